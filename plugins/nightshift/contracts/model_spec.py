@@ -1,0 +1,319 @@
+"""A model is a spec: one YAML file says what is predicted, from what, how it is trained, promoted, scored and watched."""
+
+from __future__ import annotations
+
+import datetime as dt
+from enum import StrEnum
+from functools import lru_cache
+from hashlib import sha256
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from nightshift.contracts.datasets import Identifier
+from nightshift.contracts.yaml_document import Frozen, read_document
+from nightshift.errors import SpecError
+
+Ratio = Annotated[float, Field(ge=0, le=1)]
+PositiveInt = Annotated[int, Field(gt=0)]
+
+
+class Task(StrEnum):
+    """What kind of label is predicted."""
+
+    BINARY = "binary"
+    REGRESSION = "regression"
+    MULTICLASS = "multiclass"
+    RANKING = "ranking"
+
+
+class Weekday(StrEnum):
+    """Day of the week of a partition."""
+
+    MONDAY = "monday"
+    TUESDAY = "tuesday"
+    WEDNESDAY = "wednesday"
+    THURSDAY = "thursday"
+    FRIDAY = "friday"
+    SATURDAY = "saturday"
+    SUNDAY = "sunday"
+
+
+class Entity(Frozen):
+    """The thing that features describe.
+
+    Attributes:
+        name: For people.
+        key: The identifier column of the feature view, of type text.
+    """
+
+    name: Identifier
+    key: Identifier
+
+
+class CategoricalFeature(Frozen):
+    """A feature with levels; a level that is not known is treated as missing.
+
+    Attributes:
+        name: Column of the feature view.
+        levels: The known levels; empty takes them from the training set, sorted.
+        minimum_rows: Levels from the training set with fewer rows count as missing.
+    """
+
+    name: Identifier
+    levels: tuple[str, ...] = ()
+    minimum_rows: PositiveInt = 20
+
+
+class Features(Frozen):
+    """The columns of the feature view that the model reads, in this order."""
+
+    numeric: tuple[Identifier, ...] = ()
+    categorical: tuple[CategoricalFeature, ...] = ()
+
+    @model_validator(mode="after")
+    def _unique(self) -> Features:
+        if len(set(self.names)) < len(self.names) or not self.names:
+            raise ValueError("at least one feature, each named once")
+        return self
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Return all names, numeric ones first."""
+        return self.numeric + tuple(feature.name for feature in self.categorical)
+
+
+class Label(Frozen):
+    """Where the outcome stands and when it can be trusted.
+
+    Attributes:
+        relation: Relation of schema ``marts`` with the entity key, ``partition_date``, ``event_timestamp``, ``known_at``, ``superseded_at``.
+        column: Its label column; null means that the entity never gets a label.
+        maturity_days: Whole operating days after the predicted day until labels count as final.
+    """
+
+    relation: Identifier
+    column: Identifier
+    maturity_days: int = Field(default=1, ge=0)
+
+
+class Training(Frozen):
+    """How a challenger is made.
+
+    Attributes:
+        schedule: ``nightly``, ``weekly`` (on ``weekday``) or ``never`` (only when the monitor asks).
+        weekday: The operating day after which a weekly training runs.
+        window_days: Operating days of labelled rows, the hold-out included.
+        minimum_days: Fewer labelled days refuse to train.
+        gap_days: Days left out between training, validation and hold-out, so that no window straddles.
+        validation_days: Days for early stopping and calibration.
+        holdout_days: Later days that no fit has seen; the evaluation stands on them.
+        backtest_folds: Rolling folds before the final fit; 0 switches the backtest off.
+        seed: Seed of every random choice.
+        num_boost_round: Upper limit of trees.
+        early_stopping_rounds: Rounds without a better validation loss.
+        params: LightGBM parameters; determinism is set by us and cannot be switched off.
+    """
+
+    schedule: Literal["nightly", "weekly", "never"]
+    weekday: Weekday = Weekday.SUNDAY
+    window_days: PositiveInt = 120
+    minimum_days: PositiveInt = 40
+    gap_days: int = Field(default=1, ge=0)
+    validation_days: PositiveInt = 14
+    holdout_days: PositiveInt = 14
+    backtest_folds: int = Field(default=2, ge=0)
+    seed: int = 20130101
+    num_boost_round: PositiveInt = 400
+    early_stopping_rounds: PositiveInt = 40
+    params: dict[str, float | int | str | bool] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _window_holds_splits(self) -> Training:
+        if self.minimum_days <= self.validation_days + self.holdout_days + 2 * self.gap_days:
+            raise ValueError("minimum_days > validation_days + holdout_days + 2 * gap_days")
+        if self.window_days < self.minimum_days:
+            raise ValueError("window_days >= minimum_days")
+        return self
+
+
+class Slice(Frozen):
+    """A declared part of the rows that is measured on its own.
+
+    Attributes:
+        column: Categorical column of the feature view; one slice per level.
+        minimum_rows: Smaller slices are shown, never judged.
+    """
+
+    column: Identifier
+    minimum_rows: PositiveInt = 300
+
+
+class Promotion(Frozen):
+    """When a challenger becomes champion.
+
+    Attributes:
+        metric: Primary metric, a name of ``nightshift.training.evaluation``.
+        non_inferiority_margin: How much worse than the champion it may be on the same rows, in the metric's unit.
+        minimum_gain_over_baseline: How much better than the rule baseline it must be at least.
+        slices: Declared slices; reported, and refused when worse than the champion by more than ``slice_margin``.
+        slice_margin: Allowed loss of the primary metric within a slice.
+    """
+
+    metric: str
+    non_inferiority_margin: float = Field(default=0.0, ge=0)
+    minimum_gain_over_baseline: float = Field(default=0.0, ge=0)
+    slices: tuple[Slice, ...] = ()
+    slice_margin: float = Field(default=0.05, ge=0)
+
+
+class FallbackRule(Frozen):
+    """What is published without a usable champion; also the rule baseline that a model must beat.
+
+    Attributes:
+        feature: Numeric column of the feature view that serves as the score.
+        default: Score where that column is null.
+    """
+
+    feature: Identifier
+    default: float
+
+
+class Scoring(Frozen):
+    """How a partition is scored.
+
+    Attributes:
+        shards: Number of mapped tasks per partition range; entities are split by hash of their key.
+        reasons: Number of top reasons per row; 0 switches them off.
+        fallback: The rule without a champion.
+    """
+
+    shards: PositiveInt = 2
+    reasons: int = Field(default=3, ge=0)
+    fallback: FallbackRule
+
+
+class WindowRule(Frozen):
+    """A condition must hold in ``n`` of the last ``m`` operating days."""
+
+    n: PositiveInt
+    m: PositiveInt
+
+    @model_validator(mode="after")
+    def _n_of_m(self) -> WindowRule:
+        if self.n > self.m:
+            raise ValueError("n <= m")
+        return self
+
+
+class Monitoring(Frozen):
+    """When the evidence says that the model must be retrained.
+
+    Attributes:
+        psi_threshold: Population stability index of one feature above which it drifts. Source: 0.2, Siddiqi, Credit Risk Scorecards (2006).
+        drifted_features_ratio: Share of features that must drift for a drifted day.
+        score_psi_threshold: The same for the score.
+        metric: Performance metric that is watched.
+        maximum_metric_loss: Allowed loss against the champion's hold-out, in the metric's unit.
+        windows: Days on which a condition must hold.
+        cooldown_days: Operating days without another decision after one.
+        triggers: Which conditions may open a decision.
+        minimum_labels: Matured labels below which performance gives no verdict.
+        report_rows: Rows of each sample in the Evidently report.
+    """
+
+    psi_threshold: float = Field(default=0.2, gt=0)
+    drifted_features_ratio: Ratio = 0.3
+    score_psi_threshold: float = Field(default=0.2, gt=0)
+    metric: str
+    maximum_metric_loss: float = Field(gt=0)
+    windows: WindowRule
+    cooldown_days: int = Field(default=7, ge=0)
+    triggers: tuple[Literal["drift", "score_drift", "performance"], ...] = ("drift", "score_drift", "performance")
+    minimum_labels: PositiveInt = 200
+    report_rows: PositiveInt = 4000
+
+
+class ModelSpec(Frozen):
+    """The whole life of one model.
+
+    Attributes:
+        name: Name of the model, of its prediction table and of its DAGs.
+        description: What it predicts and for whom.
+        task: Kind of label.
+        owner: Team that answers for it.
+        runbook: Page for on-call.
+        deadline: Local time on the morning after the partition's day by which predictions must stand.
+        entity: What is predicted for.
+        event_timestamp: Column of the feature view that says when the predicted thing happens.
+        feature_view: Name; its table is ``features.feat_<feature_view>``.
+        features: Columns that the model reads.
+        label: The outcome.
+        positive_threshold: Binary only: probability from which a row counts as positive; None chooses the best F1 on validation.
+    """
+
+    name: Identifier
+    description: str
+    task: Task
+    owner: str
+    runbook: str
+    deadline: dt.time
+    entity: Entity
+    event_timestamp: Identifier
+    feature_view: Identifier
+    features: Features
+    label: Label
+    training: Training
+    promotion: Promotion
+    scoring: Scoring
+    monitoring: Monitoring
+    positive_threshold: Ratio | None = None
+
+    @model_validator(mode="after")
+    def _name_fits(self) -> ModelSpec:
+        if len(self.name) > 40:
+            raise ValueError("name has at most 40 characters, relation names are built from it")
+        return self
+
+    @property
+    def predictions_dataset(self) -> str:
+        """Return the ledger's name of the predictions."""
+        return f"predictions/{self.name}"
+
+    @property
+    def features_dataset(self) -> str:
+        """Return the ledger's name of the feature view."""
+        return f"features/{self.feature_view}"
+
+    @property
+    def feature_table(self) -> str:
+        """Return the table of the feature view within schema ``features``."""
+        return f"feat_{self.feature_view}"
+
+    @property
+    def digest(self) -> str:
+        """Return the SHA-256 of the spec's content, hex."""
+        return sha256(self.model_dump_json().encode()).hexdigest()
+
+
+@lru_cache(maxsize=64)
+def load_spec(models_dir: Path, name: str) -> ModelSpec:
+    """Read one spec, ``<models_dir>/<name>.yaml``.
+
+    Raises:
+        SpecError: It is absent or wrong, or its name is not the file's.
+    """
+    spec = read_document(models_dir / f"{name}.yaml", ModelSpec)
+    if spec.name != name:
+        raise SpecError(f"{name}.yaml names the model {spec.name!r}.", expected=name, todo="Rename the file or the model.")
+    return spec
+
+
+def load_specs(models_dir: Path) -> dict[str, ModelSpec]:
+    """Read all specs, by name in alphabetical order.
+
+    Raises:
+        SpecError: One is wrong.
+    """
+    return {path.stem: load_spec(models_dir, path.stem) for path in sorted(models_dir.glob("*.yaml"))}

@@ -1,0 +1,134 @@
+"""Partition and PartitionRange: one operating day of one dataset, and several.
+
+A day is 23, 24 or 25 hours long in its own timezone, so its edges are computed there and compared in UTC, half-open.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import total_ordering
+from zoneinfo import ZoneInfo
+
+from nightshift.errors import NightshiftError
+
+OPERATING_TIMEZONE = "America/New_York"
+CUTOFF = dt.time(0, 30)
+"""Local time on the day after at which the night's knowledge ends at the earliest. Source: docs/adr/0001-time.md."""
+
+
+class PartitionKeyError(NightshiftError):
+    """A partition key is not a day ``YYYY-MM-DD``."""
+
+    code = "NS-TIME-001"
+
+
+@total_ordering
+@dataclass(frozen=True)
+class Partition:
+    """All rows of one operating day.
+
+    Attributes:
+        day: The operating day.
+        timezone: IANA name of the zone whose midnight bounds the day.
+    """
+
+    day: dt.date
+    timezone: str = OPERATING_TIMEZONE
+
+    @classmethod
+    def parse(cls, key: str, timezone: str = OPERATING_TIMEZONE) -> Partition:
+        """Read a partition key.
+
+        Raises:
+            PartitionKeyError: The key is not ``YYYY-MM-DD``.
+        """
+        try:
+            day = dt.date.fromisoformat(key)
+        except ValueError:
+            day = None
+        if day is None or day.isoformat() != key:
+            raise PartitionKeyError(f"Not a partition key: {key!r}.", expected="YYYY-MM-DD", got=repr(key), todo="Give the operating day.")
+        return cls(day, timezone)
+
+    @property
+    def key(self) -> str:
+        """Return the key ``YYYY-MM-DD``."""
+        return self.day.isoformat()
+
+    @property
+    def start(self) -> dt.datetime:
+        """Return the first instant of the day in UTC (included)."""
+        return _local_midnight(self.day, self.timezone)
+
+    @property
+    def end(self) -> dt.datetime:
+        """Return the first instant after the day in UTC (excluded)."""
+        return _local_midnight(self.day + dt.timedelta(days=1), self.timezone)
+
+    @property
+    def cutoff(self) -> dt.datetime:
+        """Return the earliest knowledge cut-off of the night after this day, in UTC (included)."""
+        local = dt.datetime.combine(self.day + dt.timedelta(days=1), CUTOFF, ZoneInfo(self.timezone))
+        return local.astimezone(dt.UTC)
+
+    def shift(self, days: int) -> Partition:
+        """Return the partition that many operating days later (negative: earlier)."""
+        return Partition(self.day + dt.timedelta(days=days), self.timezone)
+
+    def __lt__(self, other: Partition) -> bool:
+        """Order by day."""
+        return self.day < other.day
+
+    def __str__(self) -> str:
+        """Return the key."""
+        return self.key
+
+
+def _local_midnight(day: dt.date, timezone: str) -> dt.datetime:
+    return dt.datetime.combine(day, dt.time(0), ZoneInfo(timezone)).astimezone(dt.UTC)
+
+
+@dataclass(frozen=True)
+class PartitionRange:
+    """Consecutive partitions, both ends included.
+
+    Raises:
+        PartitionKeyError: The last day lies before the first.
+    """
+
+    first: Partition
+    last: Partition
+
+    def __post_init__(self) -> None:
+        """Refuse an empty range."""
+        if self.last < self.first:
+            raise PartitionKeyError(f"Empty range {self}.", expected="first <= last", todo="Swap the two days.")
+
+    @classmethod
+    def of(cls, first: str, last: str | None = None) -> PartitionRange:
+        """Read a range from one or two partition keys."""
+        return cls(Partition.parse(first), Partition.parse(last or first))
+
+    @classmethod
+    def single(cls, partition: Partition) -> PartitionRange:
+        """Return the range that holds one partition."""
+        return cls(partition, partition)
+
+    @property
+    def days(self) -> list[dt.date]:
+        """Return the days in order."""
+        return [self.first.day + dt.timedelta(days=i) for i in range((self.last.day - self.first.day).days + 1)]
+
+    def __iter__(self) -> Iterator[Partition]:
+        """Iterate over the partitions in order."""
+        return (Partition(day, self.first.timezone) for day in self.days)
+
+    def __len__(self) -> int:
+        """Return the number of partitions."""
+        return (self.last.day - self.first.day).days + 1
+
+    def __str__(self) -> str:
+        """Return ``first`` or ``first..last``."""
+        return self.first.key if self.first == self.last else f"{self.first.key}..{self.last.key}"

@@ -1,0 +1,69 @@
+"""Who is running: the identity that every write, log line and ledger row carries."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from dataclasses import dataclass
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
+
+from nightshift.settings import PROJECT_ROOT
+
+_CODE_FOLDERS = ("plugins/nightshift", "dbt_project", "dags", "expectations")
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """Identify one attempt of one run.
+
+    Attributes:
+        run_id: Stable over attempts of the same run, for example ``score__flight_delayed/2013-07-01``.
+        attempt: 1 for the first try.
+        actor: Who started it: ``airflow``, ``cli:<user>`` or ``test``.
+    """
+
+    run_id: str
+    attempt: int = 1
+    actor: str = "cli"
+
+    @property
+    def application_name(self) -> str:
+        """Return the name that the warehouse shows for our connections (PostgreSQL keeps 63 bytes)."""
+        return f"nightshift {self.run_id}#{self.attempt}"[:63]
+
+
+@cache
+def code_version() -> str:
+    """Return the commit of the checkout, ``<commit>-dirty.<digest>`` with local changes, or a digest of the code without git.
+
+    ``NIGHTSHIFT_CODE_VERSION`` wins: an image sets it at build time.
+    """
+    if given := os.environ.get("NIGHTSHIFT_CODE_VERSION"):
+        return given
+    commit = _git("rev-parse", "--short=12", "HEAD")
+    if commit is None:
+        return f"tree.{_code_digest()}"
+    is_dirty = _git("status", "--porcelain", "--", *_CODE_FOLDERS) != ""
+    return f"{commit}-dirty.{_code_digest()}" if is_dirty else commit
+
+
+def _git(*args: str) -> str | None:
+    try:
+        done = subprocess.run(["git", "-C", str(PROJECT_ROOT), *args], capture_output=True, text=True, check=False)  # noqa: S603, S607
+    except OSError:
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def _code_digest() -> str:
+    digest = sha256()
+    for folder in _CODE_FOLDERS:
+        for path in sorted(_sources(PROJECT_ROOT / folder)):
+            digest.update(str(path.relative_to(PROJECT_ROOT)).encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def _sources(folder: Path) -> list[Path]:
+    return [p for p in folder.rglob("*") if p.suffix in {".py", ".sql", ".yml", ".yaml", ".json"} and "target" not in p.parts]

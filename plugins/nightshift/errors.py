@@ -1,0 +1,105 @@
+"""The exception family: a stable code, what happened, what was expected, and what to do next.
+
+Every code has a runbook page ``docs/runbooks/<code>.md``.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class NightshiftError(Exception):
+    """Report a failure that a person or a retry policy can act on.
+
+    Args:
+        what: What happened, in one sentence.
+        expected: What the code expected, if that says more.
+        got: What came instead.
+        todo: The one next step that is safe.
+        code: A stable code that is more precise than the class's own.
+
+    Attributes:
+        code: The stable code, ``NS-<AREA>-<NNN>``.
+        is_retryable: Whether the same call can succeed later without a person.
+    """
+
+    code: ClassVar[str] | str = "NS-CORE-000"
+    is_retryable: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        expected: str | None = None,
+        got: str | None = None,
+        todo: str | None = None,
+        code: str | None = None,
+    ) -> None:
+        self.what, self.expected, self.got, self.todo = what, expected, got, todo
+        if code is not None:
+            self.code = code
+        super().__init__(what)
+
+    def __str__(self) -> str:
+        """Return one line per known part, the code first."""
+        lines = [f"[{self.code}] {self.what}"]
+        lines += [f"  expected: {self.expected}"] if self.expected is not None else []
+        lines += [f"  got:      {self.got}"] if self.got is not None else []
+        lines += [f"  to do:    {self.todo}"] if self.todo is not None else []
+        return "\n".join(lines)
+
+
+class SettingsError(NightshiftError):
+    """A setting is missing or wrong."""
+
+    code = "NS-SETTINGS-001"
+
+
+class SpecError(NightshiftError):
+    """A contract or model spec is wrong; names file and line."""
+
+    code = "NS-SPEC-001"
+
+
+class ObjectStoreError(NightshiftError):
+    """The object store refused, failed or returned other bytes than were written."""
+
+    code = "NS-LAKE-001"
+    is_retryable = True
+
+
+class WarehouseError(NightshiftError):
+    """The warehouse could not be reached or refused a statement."""
+
+    code = "NS-WAREHOUSE-001"
+    is_retryable = True
+
+
+class StaleTokenError(NightshiftError):
+    """A newer attempt owns the partition; this one must not publish."""
+
+    code = "NS-WRITE-001"
+
+
+class ContentConflictError(NightshiftError):
+    """The same inputs gave other content than what is published."""
+
+    code = "NS-WRITE-002"
+
+
+class AuditError(NightshiftError):
+    """Staged rows failed the audit, or the audit gave no verdict."""
+
+    code = "NS-WRITE-003"
+
+
+class LoadStateError(NightshiftError):
+    """A load is not in the state that the step needs."""
+
+    code = "NS-WRITE-004"
+
+
+class ServiceError(NightshiftError):
+    """A local service (PostgreSQL, S3, Airflow, MLflow) could not be started, stopped or reached."""
+
+    code = "NS-SERVICE-001"

@@ -1,0 +1,1 @@
+"""From a drop in the lake to a published raw partition."""

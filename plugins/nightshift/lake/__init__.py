@@ -1,0 +1,1 @@
+"""The object store: drops in landing, immutable snapshots, artefacts."""

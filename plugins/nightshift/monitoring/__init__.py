@@ -1,0 +1,1 @@
+"""From outcomes and features to performance, drift, verdicts and retrain decisions."""

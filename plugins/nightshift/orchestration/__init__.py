@@ -1,0 +1,1 @@
+"""The joint to Airflow: assets, defaults and task bodies."""

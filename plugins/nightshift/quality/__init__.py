@@ -1,0 +1,1 @@
+"""Checks that stop a run: contracts, expectation suites, quarantine, profiles."""

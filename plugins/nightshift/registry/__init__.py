@@ -1,0 +1,1 @@
+"""Model versions, and who is champion since when."""

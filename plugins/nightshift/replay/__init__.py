@@ -1,0 +1,1 @@
+"""The upstream system, played on a virtual clock."""

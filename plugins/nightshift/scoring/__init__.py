@@ -1,0 +1,1 @@
+"""From a champion and a feature partition to a published prediction partition."""

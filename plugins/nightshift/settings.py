@@ -1,0 +1,89 @@
+"""Endpoints and credentials, typed, frozen, read once from the environment.
+
+Process variables win over ``<home>/env``, the file that ``nightshift up`` writes for the local services.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import cached_property
+from pathlib import Path
+
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from nightshift.errors import SettingsError
+
+PROJECT_ROOT = Path(__file__).resolve().parents[2]
+
+
+def default_home() -> Path:
+    """Return the folder of local state: ``NIGHTSHIFT_HOME`` or ``.nightshift`` in the project."""
+    return Path(os.environ.get("NIGHTSHIFT_HOME") or PROJECT_ROOT / ".nightshift").resolve()
+
+
+class Settings(BaseSettings):
+    """Where the warehouse, the object store and MLflow are, and who we are there.
+
+    Attributes:
+        home: Folder of local state (logs, ports, secrets of the local services).
+        warehouse_host: PostgreSQL host; with port, database, user and password.
+        warehouse_admin_user: A role that may create roles; only ``nightshift migrate`` uses it. Empty: the warehouse user itself.
+        s3_endpoint_url: URL of the S3 server; empty for AWS.
+        s3_bucket: The one bucket for landing, artefacts, reports and data docs.
+        mlflow_tracking_uri: A tracking server's URL or a PostgreSQL URL; empty switches MLflow off.
+        statement_timeout_seconds: Server-side limit of one statement.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="NIGHTSHIFT_", frozen=True, extra="ignore", env_ignore_empty=True)
+
+    home: Path = Field(default_factory=default_home)
+    warehouse_host: str
+    warehouse_port: int = Field(default=5432, gt=0, lt=65536)
+    warehouse_database: str = "warehouse"
+    warehouse_user: str = "nightshift"
+    warehouse_password: SecretStr = SecretStr("")
+    warehouse_sslmode: str = "prefer"
+    warehouse_admin_user: str = ""
+    warehouse_admin_password: SecretStr = SecretStr("")
+    analyst_password: SecretStr = SecretStr("")
+    s3_endpoint_url: str = ""
+    s3_region: str = "us-east-1"
+    s3_access_key_id: str = ""
+    s3_secret_access_key: SecretStr = SecretStr("")
+    s3_bucket: str = "nightshift"
+    mlflow_tracking_uri: SecretStr = SecretStr("")
+    dags_dir: Path = PROJECT_ROOT / "dags"
+    dbt_project_dir: Path = PROJECT_ROOT / "dbt_project"
+    expectations_dir: Path = PROJECT_ROOT / "expectations"
+    statement_timeout_seconds: int = Field(default=600, gt=0)
+    lock_timeout_seconds: int = Field(default=10, gt=0)
+
+    @cached_property
+    def models_dir(self) -> Path:
+        """Return the folder of model specs."""
+        return self.dags_dir / "models"
+
+    @cached_property
+    def datasets_dir(self) -> Path:
+        """Return the folder of dataset contracts."""
+        return self.dags_dir / "datasets"
+
+
+def load_settings() -> Settings:
+    """Read the settings from the environment and ``<home>/env``.
+
+    Raises:
+        SettingsError: A setting is missing or has a wrong type; the message names the variables.
+    """
+    env_file = default_home() / "env"
+    try:
+        return Settings(_env_file=env_file if env_file.is_file() else None)  # type: ignore[call-arg]
+    except ValidationError as error:
+        names = ", ".join(f"NIGHTSHIFT_{'_'.join(map(str, e['loc'])).upper()}" for e in error.errors())
+        reasons = "; ".join(e["msg"] for e in error.errors())
+        raise SettingsError(
+            f"Settings are missing or wrong: {names}.",
+            got=reasons,
+            todo="Run `nightshift up` for the local services, or set the variables (.env.example documents each).",
+        ) from None

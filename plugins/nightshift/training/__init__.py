@@ -1,0 +1,1 @@
+"""From feature partitions to an evaluated challenger."""

@@ -1,0 +1,1 @@
+"""From raw partitions to published feature partitions, through dbt."""

@@ -1,0 +1,1 @@
+"""The warehouse: connections, the write path, the ledger, bulk copies, dbt."""

@@ -1,0 +1,71 @@
+"""Connections to the warehouse: named after their run, in UTC, with server-side time limits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from nightshift.errors import WarehouseError
+
+if TYPE_CHECKING:
+    import psycopg
+
+    from nightshift.settings import Settings
+
+    Connection = psycopg.Connection[tuple[Any, ...]]
+
+CONNECT_TIMEOUT_SECONDS = 10
+IDLE_IN_TRANSACTION_SECONDS = 120
+
+
+def connection_options(settings: Settings) -> str:
+    """Return the session parameters that make a lost client stop and every run read the same text forms."""
+    values = {
+        "statement_timeout": f"{settings.statement_timeout_seconds}s",
+        "lock_timeout": f"{settings.lock_timeout_seconds}s",
+        "idle_in_transaction_session_timeout": f"{IDLE_IN_TRANSACTION_SECONDS}s",
+        "client_connection_check_interval": "2s",
+        "timezone": "UTC",
+        "datestyle": "ISO",
+        "extra_float_digits": "1",
+    }
+    return " ".join(f"-c {name}={value}" for name, value in values.items())
+
+
+def conninfo(settings: Settings, application_name: str) -> dict[str, Any]:
+    """Return libpq parameters; hold them no longer than needed, they contain the password."""
+    return {
+        "host": settings.warehouse_host,
+        "port": settings.warehouse_port,
+        "dbname": settings.warehouse_database,
+        "user": settings.warehouse_user,
+        "password": settings.warehouse_password.get_secret_value(),
+        "sslmode": settings.warehouse_sslmode,
+        "application_name": application_name,
+        "connect_timeout": CONNECT_TIMEOUT_SECONDS,
+        "options": connection_options(settings),
+    }
+
+
+@contextmanager
+def connect(settings: Settings, application_name: str = "nightshift") -> Iterator[Connection]:
+    """Open a connection, in autocommit mode: a transaction is always an explicit ``with conn.transaction()``.
+
+    Raises:
+        WarehouseError: The server cannot be reached or refuses us; the password is in no message.
+    """
+    import psycopg
+
+    try:
+        conn = psycopg.connect(**conninfo(settings, application_name), autocommit=True)
+    except psycopg.OperationalError as error:
+        raise WarehouseError(
+            f"Cannot connect to the warehouse at {settings.warehouse_host}:{settings.warehouse_port}/{settings.warehouse_database}.",
+            got=str(error).strip().splitlines()[-1],
+            todo="Run `nightshift status`; for the local services `nightshift up`.",
+        ) from None
+    try:
+        yield conn
+    finally:
+        conn.close()

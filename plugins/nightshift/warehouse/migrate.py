@@ -1,0 +1,71 @@
+"""Create and upgrade the warehouse: numbered SQL files, each applied once, then one raw table per contract."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nightshift.errors import WarehouseError
+
+if TYPE_CHECKING:
+    from nightshift.contracts.datasets import DatasetContract
+    from nightshift.warehouse.connection import Connection
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+_LOCK = 0x6E69676874  # "night"
+
+
+def migrate(conn: Connection, contracts: dict[str, DatasetContract]) -> list[str]:
+    """Bring the warehouse to the newest schema; safe at any time and from several places at once.
+
+    Returns:
+        The names of the migrations that this call applied.
+
+    Raises:
+        WarehouseError: An applied migration is not among ours: the code is older than the warehouse.
+    """
+    with conn.transaction():
+        conn.execute("select pg_advisory_xact_lock(%s)", [_LOCK])
+        conn.execute("create schema if not exists ops")
+        conn.execute("create table if not exists ops.schema_migrations (name text primary key, applied_at timestamptz not null default now())")
+        applied = {name for (name,) in conn.execute("select name from ops.schema_migrations")}
+        files = {path.name: path for path in sorted(MIGRATIONS.glob("*.sql"))}
+        _refuse_newer_warehouse(applied - files.keys())
+        pending = [name for name in files if name not in applied]
+        for name in pending:
+            conn.execute(files[name].read_bytes())
+            conn.execute("insert into ops.schema_migrations (name) values (%s)", [name])
+        for contract in contracts.values():
+            ensure_raw_table(conn, contract)
+    return pending
+
+
+def _refuse_newer_warehouse(unknown: set[str]) -> None:
+    if unknown:
+        raise WarehouseError(
+            "The warehouse is newer than this code.",
+            got=", ".join(sorted(unknown)),
+            todo="Deploy the code that made it, or a newer one.",
+            code="NS-WAREHOUSE-002",
+        )
+
+
+def ensure_raw_table(conn: Connection, contract: DatasetContract) -> None:
+    """Create the raw table of a contract, or add the columns that the contract gained.
+
+    Grain: one delivered row of one version. Columns: ``partition_date, load_id, known_at, source_uri, source_sha256, source_row`` and the contract's.
+    """
+    from psycopg import sql
+
+    table = sql.Identifier("raw", contract.name)
+    columns = [(column.name, column.type.sql) for column in contract.columns]
+    conn.execute(
+        sql.SQL(
+            "create table if not exists {} (partition_date date not null, load_id bigint not null, known_at timestamptz not null,"
+            " source_uri text not null, source_sha256 text not null, source_row bigint not null)"
+        ).format(table)
+    )
+    for name, sql_type in columns:
+        conn.execute(sql.SQL("alter table {} add column if not exists {} {}").format(table, sql.Identifier(name), sql.SQL(sql_type)))
+    index = sql.Identifier(f"{contract.name}_by_partition")
+    conn.execute(sql.SQL("create index if not exists {} on {} (partition_date, load_id)").format(index, table))

@@ -1,0 +1,102 @@
+"""Real parts for every test: one PostgreSQL and one S3 server a session, a fresh database and bucket a test."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+
+import psycopg
+import pytest
+
+from nightshift.contracts.datasets import load_contracts
+from nightshift.contracts.run import RunContext
+from nightshift.settings import PROJECT_ROOT, Settings, load_settings
+from nightshift.warehouse.connection import connect
+from nightshift.warehouse.migrate import migrate
+
+if TYPE_CHECKING:
+    from nightshift.warehouse.connection import Connection
+
+
+@pytest.fixture(scope="session")
+def services_env(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """Return NIGHTSHIFT_* variables of a running PostgreSQL and S3 server.
+
+    ``NIGHTSHIFT_TEST_ENV`` names an env file of servers that already run; without it they are started here and stopped at the end.
+    """
+    if given := os.environ.get("NIGHTSHIFT_TEST_ENV"):
+        lines = (line.split("=", 1) for line in Path(given).read_text().splitlines() if "=" in line and not line.startswith("#"))
+        yield {name: value.strip("'\"") for name, value in lines}
+        return
+    from nightshift.services.local_env import LocalServers
+
+    with LocalServers(tmp_path_factory.mktemp("night shift")) as servers:
+        yield servers.env
+
+
+@pytest.fixture(scope="session")
+def session_settings(services_env: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """Return settings of the session's servers."""
+    for name in [name for name in os.environ if name.startswith("NIGHTSHIFT_") and name != "NIGHTSHIFT_TEST_ENV"]:
+        del os.environ[name]
+    os.environ["NIGHTSHIFT_HOME"] = str(tmp_path_factory.mktemp("home"))
+    os.environ.update({name: value for name, value in services_env.items() if name != "NIGHTSHIFT_HOME"})
+    return load_settings()
+
+
+@pytest.fixture(scope="session")
+def template_database(session_settings: Settings) -> Iterator[str]:
+    """Return the name of a migrated, empty database; every test gets a copy."""
+    name = f"template_{uuid.uuid4().hex[:12]}"
+    _admin(session_settings, f"create database {name}")
+    settings = session_settings.model_copy(update={"warehouse_database": name})
+    with connect(settings, "test template") as conn:
+        migrate(conn, load_contracts(PROJECT_ROOT / "dags" / "datasets"))
+    yield name
+    _admin(session_settings, f"drop database {name} with (force)")
+
+
+@pytest.fixture
+def settings(session_settings: Settings, template_database: str) -> Iterator[Settings]:
+    """Return settings of a fresh, migrated database and of a bucket that does not exist yet."""
+    name = f"test_{uuid.uuid4().hex[:12]}"
+    _admin(session_settings, f"create database {name} template {template_database}")
+    yield session_settings.model_copy(update={"warehouse_database": name, "s3_bucket": name.replace("_", "-")})
+    _admin(session_settings, f"drop database {name} with (force)")
+
+
+@pytest.fixture
+def conn(settings: Settings) -> Iterator[Connection]:
+    """Return an autocommit connection to the test's own warehouse."""
+    with connect(settings, "test") as connection:
+        yield connection
+
+
+@pytest.fixture
+def run() -> RunContext:
+    """Return the identity that tests write under."""
+    return RunContext("test/run", 1, "test")
+
+
+def _admin(settings: Settings, statement: str) -> None:
+    """Run one statement in the maintenance database as a role that may create databases."""
+    user = settings.warehouse_admin_user or settings.warehouse_user
+    password = settings.warehouse_admin_password if settings.warehouse_admin_user else settings.warehouse_password
+    with psycopg.connect(
+        host=settings.warehouse_host,
+        port=settings.warehouse_port,
+        dbname="postgres",
+        user=user,
+        password=password.get_secret_value(),
+        autocommit=True,
+    ) as conn:
+        conn.execute(statement.encode())
+        if statement.startswith("create"):
+            database = statement.split()[2]
+            conn.execute(f"alter database {database} owner to {settings.warehouse_user}".encode())
