@@ -99,6 +99,11 @@ class PostgresServer:
         """Return the generated password of a role: the superuser's, an owner's or the analyst's."""
         return self._credentials.get("postgres-superuser" if role == SUPERUSER else f"postgres-{role}")
 
+    def url(self, database: str) -> str:
+        """Return the URL, with password, by which a database's owner logs in."""
+        owner = DATABASE_OWNERS[database]
+        return f"postgresql://{owner}:{self.password(owner)}@{LOOPBACK}:{self.port}/{database}"
+
     def ensure_started(self) -> PostgresEndpoint:
         """Start the server unless it runs and answers; return where it listens.
 

@@ -1,0 +1,57 @@
+"""Write ``<home>/env``: the NIGHTSHIFT_* settings of the running local services."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from nightshift.services.object_server import ObjectServer
+from nightshift.services.ports import LOOPBACK
+from nightshift.services.postgres import SUPERUSER, PostgresServer
+
+FILE_NAME = "env"
+
+
+def warehouse_settings(server: PostgresServer) -> dict[str, str]:
+    """Return the settings that point at the local warehouse."""
+    return {
+        "NIGHTSHIFT_WAREHOUSE_HOST": LOOPBACK,
+        "NIGHTSHIFT_WAREHOUSE_PORT": str(server.port),
+        "NIGHTSHIFT_WAREHOUSE_DATABASE": "warehouse",
+        "NIGHTSHIFT_WAREHOUSE_USER": "nightshift",
+        "NIGHTSHIFT_WAREHOUSE_PASSWORD": server.password("nightshift"),
+        "NIGHTSHIFT_WAREHOUSE_ADMIN_USER": SUPERUSER,
+        "NIGHTSHIFT_WAREHOUSE_ADMIN_PASSWORD": server.password(SUPERUSER),
+        "NIGHTSHIFT_ANALYST_PASSWORD": server.password("analyst"),
+    }
+
+
+def mlflow_settings(server: PostgresServer) -> dict[str, str]:
+    """Return the settings that point MLflow's tracking store at the local PostgreSQL."""
+    return {"NIGHTSHIFT_MLFLOW_TRACKING_URI": server.url("mlflow")}
+
+
+def object_store_settings(server: ObjectServer) -> dict[str, str]:
+    """Return the settings that point at the local S3 server."""
+    endpoint = server.endpoint
+    return {
+        "NIGHTSHIFT_S3_ENDPOINT_URL": endpoint.url,
+        "NIGHTSHIFT_S3_REGION": "us-east-1",
+        "NIGHTSHIFT_S3_ACCESS_KEY_ID": endpoint.access_key_id,
+        "NIGHTSHIFT_S3_SECRET_ACCESS_KEY": endpoint.secret_access_key,
+        "NIGHTSHIFT_S3_BUCKET": endpoint.bucket,
+    }
+
+
+def write_env(home: Path, settings: Mapping[str, str]) -> Path:
+    """Replace ``<home>/env`` (mode 0600) with the given settings, quoted for a shell, and return its path."""
+    target = home / FILE_NAME
+    partial = home / f".{FILE_NAME}.{os.getpid()}"
+    lines = ["# Written by `nightshift up`. Variables of the process win over this file."]
+    lines += [f"{name}='{value}'" for name, value in settings.items()]
+    partial.unlink(missing_ok=True)
+    with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write("\n".join(lines) + "\n")
+    partial.replace(target)
+    return target
