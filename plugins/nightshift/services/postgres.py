@@ -129,20 +129,16 @@ class PostgresServer:
         import psycopg
 
         try:
-            with psycopg.connect(**self._login("postgres"), connect_timeout=3) as connection:
+            with psycopg.connect(self._login("postgres"), connect_timeout=3) as connection:
                 return connection.execute("SELECT 1").fetchone() == (1,)
         except psycopg.Error:
             return False
 
-    def _login(self, database: str) -> dict[str, str]:
-        return {
-            "host": LOOPBACK,
-            "port": str(self.port),
-            "dbname": database,
-            "user": SUPERUSER,
-            "password": self.password(SUPERUSER),
-            "application_name": "nightshift services",
-        }
+    def _login(self, database: str) -> str:
+        from psycopg.conninfo import make_conninfo
+
+        password = self.password(SUPERUSER)
+        return make_conninfo(host=LOOPBACK, port=self.port, dbname=database, user=SUPERUSER, password=password)
 
     def _ensure_data(self) -> Path:
         """Create the data folder if it is not complete, write its configuration and return it."""
@@ -214,7 +210,7 @@ class PostgresServer:
             return
         import psycopg
 
-        with psycopg.connect(**self._login("postgres"), autocommit=True) as connection:
+        with psycopg.connect(self._login("postgres"), autocommit=True) as connection:
             for role in (*DATABASE_OWNERS.values(), "analyst"):
                 _create_role(connection, role, self.password(role))
             for database, owner in DATABASE_OWNERS.items():

@@ -1,0 +1,36 @@
+"""Check that every YAML file of the repository parses and repeats no key."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+
+def main() -> int:
+    """Return 1 if a tracked or new YAML file is broken, else 0."""
+    listed = subprocess.run(  # noqa: S603
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "*.yaml", "*.yml"],  # noqa: S607
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    paths = [Path(name) for name in listed.stdout.split("\0") if name]
+    problems = [problem for path in paths if path.exists() and (problem := _problem(path))]
+    print("\n".join(problems) or f"{len(paths)} YAML files are well formed.")  # noqa: T201
+    return 1 if problems else 0
+
+
+def _problem(path: Path) -> str | None:
+    try:
+        list(YAML(typ="safe", pure=True).load_all(path))
+    except YAMLError as error:
+        return f"{path}: {error}"
+    return None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

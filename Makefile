@@ -1,0 +1,52 @@
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-builtin-rules
+BIN := .venv/bin
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: help install demo up down status test lint format backtest lock clean
+
+help: ## Show these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+install: ## Create .venv with every locked package (skipped when it is up to date)
+	@.ci/install
+
+demo: install ## Play 60 days and three nights of real flights through the real scheduler
+	@$(BIN)/nightshift demo
+
+up: install ## Start PostgreSQL, S3, Airflow and MLflow on loopback
+	@$(BIN)/nightshift up
+
+down: ## Stop them
+	@if [ -x $(BIN)/nightshift ]; then $(BIN)/nightshift down; fi
+
+status: install ## Show what runs, where, and whether it is healthy
+	@$(BIN)/nightshift status
+
+test: install ## Run every test, with coverage
+	@$(BIN)/coverage erase
+	@$(BIN)/python -m pytest --cov --cov-report=term $(PYTEST_ARGS)
+
+lint: install ## Check style, types, layers, SQL and YAML
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache
+	@$(BIN)/sqlfluff lint --disable-progress-bar dbt_project/models dbt_project/tests
+	@$(BIN)/python .ci/check_yaml.py
+
+format: install ## Format the Python code
+	@$(BIN)/ruff check --fix . && $(BIN)/ruff format .
+
+backtest: install ## Report the model's quality for every month of 2013 from April on
+	@$(BIN)/nightshift backtest
+
+lock: ## Compile requirements.in into requirements.txt, with hashes
+	@$(BIN)/uv pip compile --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
+	    requirements.in -o requirements.txt
+
+clean: down ## Stop the services and delete their data and the caches (not .venv)
+	@if [ -x $(BIN)/nightshift ]; then $(BIN)/nightshift down --delete-data; fi
+	@rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.* dbt_project/target dbt_project/logs
