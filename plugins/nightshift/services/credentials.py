@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import secrets
 from collections.abc import Callable
@@ -16,6 +17,11 @@ def new_password() -> str:
 def new_hex_key() -> str:
     """Return a new key of 256 bits as 64 hexadecimal digits."""
     return secrets.token_hex(32)
+
+
+def new_fernet_key() -> str:
+    """Return a new key for Airflow's encryption: 256 bits in URL-safe base64."""
+    return base64.urlsafe_b64encode(secrets.token_bytes(32)).decode()
 
 
 class Credentials:

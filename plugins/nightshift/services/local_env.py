@@ -55,3 +55,12 @@ def write_env(home: Path, settings: Mapping[str, str]) -> Path:
         file.write("\n".join(lines) + "\n")
     partial.replace(target)
     return target
+
+
+def read_env(home: Path) -> dict[str, str]:
+    """Return what ``<home>/env`` says; empty if there is no such file."""
+    path = home / FILE_NAME
+    if not path.is_file():
+        return {}
+    pairs = (line.split("=", 1) for line in path.read_text().splitlines() if "=" in line and not line.startswith("#"))
+    return {name: value.removeprefix("'").removesuffix("'") for name, value in pairs}

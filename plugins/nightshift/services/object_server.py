@@ -47,6 +47,11 @@ class ObjectServer:
         port: First of the TCP ports; None: free ones, chosen once and remembered.
     """
 
+    name = NAME
+    group = NAME
+    is_optional = False
+    unhealthy_limit_seconds: float | None = 60.0
+
     def __init__(self, home: Path, port: int | None = None) -> None:
         self._home = prepare_home(home)
         self._fixed_port = port
@@ -57,6 +62,11 @@ class ObjectServer:
     def port(self) -> int:
         """Return the S3 port on which the server listens, or last listened."""
         return self._fixed_port or Ports(self._home).remembered().get(NAME, 0)
+
+    @property
+    def address(self) -> str:
+        """Return where the server is reached."""
+        return f"http://{LOOPBACK}:{self.port}"
 
     @property
     def endpoint(self) -> ObjectServerEndpoint:

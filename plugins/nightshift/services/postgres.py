@@ -79,6 +79,12 @@ class PostgresServer:
         port: TCP port; None: a free one, chosen once and remembered.
     """
 
+    name = NAME
+    group = NAME
+    is_optional = False
+    unhealthy_limit_seconds: float | None = None
+    """None: a running postmaster recovers by itself; ending it would only lengthen the recovery."""
+
     def __init__(self, home: Path, port: int | None = None) -> None:
         self._home = prepare_home(home)
         self._fixed_port = port
@@ -89,6 +95,11 @@ class PostgresServer:
     def port(self) -> int:
         """Return the port on which the server listens, or last listened."""
         return self._fixed_port or Ports(self._home).remembered().get(NAME, 0)
+
+    @property
+    def address(self) -> str:
+        """Return where the server is reached."""
+        return f"{LOOPBACK}:{self.port}"
 
     @property
     def endpoint(self) -> PostgresEndpoint:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -9,7 +10,7 @@ import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import psutil
 
@@ -24,10 +25,11 @@ class Launch:
 
     Attributes:
         argv: Program and arguments.
-        env: The whole environment of the process.
+        env: Environment of the process.
         cwd: Working folder.
         uid: User to become; None: stay who we are.
         gid: Group to become; None: stay who we are.
+        inherits_env: Whether our own environment is added, below ``env``.
     """
 
     argv: Sequence[str]
@@ -35,6 +37,12 @@ class Launch:
     cwd: Path = Path("/")
     uid: int | None = None
     gid: int | None = None
+    inherits_env: bool = False
+
+    @property
+    def digest(self) -> str:
+        """Return a digest of what the process is told; another digest means that a running process is outdated."""
+        return hashlib.sha256(json.dumps([list(self.argv), dict(self.env), str(self.cwd)], sort_keys=True).encode()).hexdigest()
 
 
 class ServerProcess:
@@ -53,21 +61,25 @@ class ServerProcess:
 
     def find(self) -> psutil.Process | None:
         """Return the running process that was recorded at its start, or None."""
+        record = self._read_record()
         try:
-            record = json.loads(self._record.read_text())
             process = psutil.Process(record["pid"])
             if abs(process.create_time() - record["started_at"]) > START_TIME_TOLERANCE_SECONDS:
                 return None
             return None if _is_ended(process) else process
-        except (FileNotFoundError, ValueError, KeyError, psutil.NoSuchProcess):
+        except (KeyError, psutil.NoSuchProcess):
             return None
+
+    def is_outdated(self, launch: Launch) -> bool:
+        """Return whether the recorded process was started with other arguments or settings than these."""
+        return self._read_record().get("launch") != launch.digest
 
     def start(self, launch: Launch) -> psutil.Process:
         """Start the process in its own session, with its output in the log file, and record it."""
         with self._open_log() as log:
             child = subprocess.Popen(  # noqa: S603 - argv is ours
                 list(launch.argv),
-                env={**launch.env, MARK: self._mark},
+                env={**(os.environ if launch.inherits_env else {}), **launch.env, MARK: self._mark},
                 cwd=launch.cwd,
                 user=launch.uid,
                 group=launch.gid,
@@ -81,7 +93,7 @@ class ServerProcess:
         child.returncode = 0  # detached on purpose: it outlives us, and find() reaps it
         process = psutil.Process(child.pid)
         partial = self._record.with_suffix(".partial")
-        partial.write_text(json.dumps({"pid": child.pid, "started_at": process.create_time()}))
+        partial.write_text(json.dumps({"pid": child.pid, "started_at": process.create_time(), "launch": launch.digest}))
         partial.replace(self._record)
         return process
 
@@ -113,6 +125,13 @@ class ServerProcess:
         if not self.log_file.exists():
             return ""
         return "\n".join(self.log_file.read_text(errors="replace").splitlines()[-n_lines:])
+
+    def _read_record(self) -> dict[str, Any]:
+        try:
+            record: dict[str, Any] = json.loads(self._record.read_text())
+        except (FileNotFoundError, ValueError):
+            return {}
+        return record
 
     def _open_log(self) -> BinaryIO:
         if self.log_file.exists() and self.log_file.stat().st_size > MAX_LOG_BYTES:

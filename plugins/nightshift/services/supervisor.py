@@ -1,0 +1,180 @@
+"""Keep the parts of a home running: start, watch, restart with growing pauses.
+
+The supervisor is one small process. It is not the parts' parent in any way that matters: each part is found again by its
+recorded pid and start time, so a supervisor that was killed is replaced by `nightshift up` without touching a part.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from nightshift.services.local_env import write_env
+from nightshift.services.placement import prepare_home
+from nightshift.services.process import Launch, ServerProcess
+from nightshift.services.stack import Part, compose
+from nightshift.settings import PROJECT_ROOT
+
+NAME = "supervisor"
+TICK_SECONDS = 1.0
+HEALTH_INTERVAL_SECONDS = 15.0
+FIRST_PAUSE_SECONDS = 1.0
+LONGEST_PAUSE_SECONDS = 60.0
+STABLE_AFTER_SECONDS = 60.0
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class PartState:
+    """What the supervisor remembers of one part; times are of the monotonic clock.
+
+    Attributes:
+        n_starts: How often this supervisor has started it.
+        n_failures: Starts in a row that did not last.
+        last_error: Why the last start failed.
+        started_at: Time of the last start.
+        next_try_at: No start before this time.
+        next_check_at: No health check before this time.
+        healthy_at: When it was last seen healthy, or started.
+    """
+
+    n_starts: int = 0
+    n_failures: int = 0
+    last_error: str = ""
+    started_at: float = field(default=0.0, repr=False)
+    next_try_at: float = 0.0
+    next_check_at: float = 0.0
+    healthy_at: float = 0.0
+
+
+class Supervisor:
+    """Keeps some groups of parts running until it is told to end.
+
+    Args:
+        home: Folder of local state, prepared.
+        groups: Names out of ``stack.GROUPS``.
+    """
+
+    def __init__(self, home: Path, groups: Sequence[str]) -> None:
+        self._home, self._groups = home, groups
+        self._states: dict[str, PartState] = {}
+        self._is_ending = threading.Event()
+
+    def end(self) -> None:
+        """Ask the loop to end; the parts keep running."""
+        self._is_ending.set()
+
+    def run(self) -> None:
+        """Watch the parts until asked to end."""
+        while not self._is_ending.is_set():
+            self.watch_once()
+            self._is_ending.wait(TICK_SECONDS)
+
+    def watch_once(self) -> None:
+        """Start what does not run and restart what has been unhealthy for too long."""
+        for part in compose(self._home, self._groups).parts:
+            if self._is_ending.is_set():
+                return
+            state = self._states.setdefault(part.name, PartState())
+            try:
+                self._watch(part, state, time.monotonic())
+            except Exception as error:
+                self._note_failure(part, state, str(error))
+
+    def _watch(self, part: Part, state: PartState, now: float) -> None:
+        if now < state.next_try_at:
+            return
+        if part.process.find() is None:
+            self._start(part, state, now)
+        elif now >= state.next_check_at:
+            state.next_check_at = now + HEALTH_INTERVAL_SECONDS
+            self._check(part, state, now)
+
+    def _start(self, part: Part, state: PartState, now: float) -> None:
+        if state.n_starts and now - state.started_at < STABLE_AFTER_SECONDS:
+            self._pause(state, now)
+        else:
+            state.n_failures = 0
+        state.n_starts += 1
+        state.started_at = state.healthy_at = now
+        part.ensure_started()
+        state.last_error = ""
+        log.info("%s started (pid %s)", part.name, getattr(part.process.find(), "pid", None))
+        self._publish()
+
+    def _check(self, part: Part, state: PartState, now: float) -> None:
+        if part.is_healthy():
+            state.healthy_at = now
+            part.ensure_started()
+        elif part.unhealthy_limit_seconds is not None and state.healthy_at and now - state.healthy_at > part.unhealthy_limit_seconds:
+            log.warning("%s does not answer since %.0f s: restarting it", part.name, now - state.healthy_at)
+            part.stop()
+        state.healthy_at = state.healthy_at or now
+
+    def _note_failure(self, part: Part, state: PartState, reason: str) -> None:
+        state.last_error = reason
+        self._pause(state, time.monotonic())
+        log.error("%s could not be started: %s", part.name, reason)
+        self._publish()
+
+    @staticmethod
+    def _pause(state: PartState, now: float) -> None:
+        state.n_failures += 1
+        state.next_try_at = now + min(FIRST_PAUSE_SECONDS * 2**state.n_failures, LONGEST_PAUSE_SECONDS)
+
+    def _publish(self) -> None:
+        """Rewrite the env file (a part may have got another port) and what `status` shows."""
+        write_env(self._home, compose(self._home, self._groups).settings)
+        state_file = self._home / "run" / "states.json"
+        partial = state_file.with_suffix(".partial")
+        partial.write_text(json.dumps({name: asdict(state) for name, state in self._states.items()}))
+        partial.replace(state_file)
+
+
+def ensure_supervisor(home: Path, groups: Sequence[str]) -> None:
+    """Start the supervisor of a home for these groups, replacing one that watches others or was told other settings."""
+    process = ServerProcess(home, NAME)
+    argv = [sys.executable, "-m", __name__, "--home", str(home), "--groups", ",".join(groups)]
+    own = {name: value for name, value in os.environ.items() if name.startswith("NIGHTSHIFT_") and name != "NIGHTSHIFT_PROCESS"}
+    launch = Launch(argv, {**own, "NIGHTSHIFT_HOME": str(home)}, PROJECT_ROOT, inherits_env=True)
+    if process.find() is not None:
+        if not process.is_outdated(launch):
+            return
+        process.stop()
+    process.start(launch)
+
+
+def main() -> None:
+    """Run the supervisor in the foreground; a second one for the same home ends at once."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--home", type=Path, required=True)
+    parser.add_argument("--groups", type=lambda text: text.split(","), required=True)
+    arguments = parser.parse_args()
+    os.umask(0o077)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    home = prepare_home(arguments.home)
+    lock = os.open(home / "run" / "supervisor.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        sys.exit("Another supervisor watches this home.")
+    supervisor = Supervisor(home, arguments.groups)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: supervisor.end())
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    supervisor.run()
+
+
+if __name__ == "__main__":
+    main()
