@@ -59,6 +59,11 @@ class ServerProcess:
         self._record = home / "run" / f"{name}.json"
         self._mark = f"{home}:{name}"
 
+    @property
+    def was_started(self) -> bool:
+        """Return whether a start is recorded that no stop has ended, whatever became of the process."""
+        return self._record.exists()
+
     def find(self) -> psutil.Process | None:
         """Return the running process that was recorded at its start, or None."""
         record = self._read_record()

@@ -89,7 +89,7 @@ class Supervisor:
             state = self._states.setdefault(part.name, PartState())
             try:
                 self._watch(part, state, time.monotonic())
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - whatever one part raises, the others are still watched
                 self._note_failure(part, state, str(error))
 
     def _watch(self, part: Part, state: PartState, now: float) -> None:

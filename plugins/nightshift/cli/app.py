@@ -1,0 +1,35 @@
+"""The ``nightshift`` command: what a person types. Each command imports what it needs when it runs."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import typer
+
+from nightshift.cli import doctor, psql, services
+from nightshift.errors import NightshiftError
+
+app = typer.Typer(
+    help="A nightly batch-ML pipeline that a team can leave alone with its pager.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command()(services.up)
+app.command()(services.down)
+app.command()(services.status)
+app.command()(doctor.doctor)
+app.command()(psql.psql)
+
+
+def main() -> None:
+    """Run the command; an error of ours is printed with its code, without a traceback, and exits with 1."""
+    os.umask(0o077)
+    try:
+        app(prog_name="nightshift")
+    except NightshiftError as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,144 @@
+"""``nightshift up | down | status``: the local services."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from nightshift.cli.console import print_table, say
+from nightshift.errors import ServiceError
+from nightshift.settings import default_home
+
+if TYPE_CHECKING:
+    from nightshift.services.stack import Part, Stack
+
+START_TIMEOUT_SECONDS = 240.0
+POLL_SECONDS = 0.25
+STARTING_SECONDS = 60.0
+
+
+def up(
+    only: Annotated[str, typer.Option(help="Comma-separated: postgres, s3, airflow, mlflow. Default: all.")] = "",
+) -> None:
+    """Start the local services and wait until they are healthy. Safe to repeat."""
+    from nightshift.services.local_env import write_env
+    from nightshift.services.placement import prepare_home
+    from nightshift.services.stack import GROUPS, compose, running_groups
+    from nightshift.services.supervisor import ensure_supervisor
+
+    home = prepare_home(default_home())
+    asked = set(_names(only)) or set(GROUPS)
+    compose(home, asked)
+    groups = [group for group in GROUPS if group in asked | running_groups(home)]
+    stack = compose(home, groups)
+    for notice in stack.notices:
+        say(f"  {notice}")
+    if stack.parts:
+        ensure_supervisor(home, groups)
+        _wait(home, stack)
+    write_env(home, compose(home, groups).settings)
+    _print_addresses(home, stack)
+
+
+def down(
+    delete_data: Annotated[bool, typer.Option("--delete-data", help="Delete the home with all databases and objects too.")] = False,
+) -> None:
+    """Stop the local services."""
+    from nightshift.services.placement import prepare_home, remove_placed_files
+    from nightshift.services.process import ServerProcess
+    from nightshift.services.stack import all_parts
+    from nightshift.services.supervisor import NAME
+
+    if not default_home().is_dir():
+        return
+    home = prepare_home(default_home())
+    ServerProcess(home, NAME).stop()
+    for part in reversed(all_parts(home)):
+        if part.process.was_started:
+            part.stop()
+            say(f"  {part.name:<22} stopped")
+    if delete_data:
+        remove_placed_files(home)
+        shutil.rmtree(home)
+        say(f"  {home} deleted")
+
+
+def status() -> None:
+    """Show each part's state, pid, address and health. Exits with 1 if something is down."""
+    from nightshift.services.placement import prepare_home
+    from nightshift.services.process import ServerProcess
+    from nightshift.services.stack import compose
+    from nightshift.services.supervisor import NAME
+
+    home = prepare_home(default_home())
+    supervisor = ServerProcess(home, NAME).find()
+    rows = [(NAME, *(("ok", str(supervisor.pid)) if supervisor else ("down", "-")), "", "")]
+    stack = compose(home)
+    rows += [_status_row(part) for part in stack.parts]
+    print_table(("part", "state", "pid", "address", "health"), rows)
+    for notice in stack.notices:
+        say(notice)
+    is_complete = supervisor is not None and all(row[4] in ("healthy", "starting") for row in rows[1:])
+    if not is_complete:
+        say("To start what is down: nightshift up. Logs: " + str(home / "logs"))
+        raise typer.Exit(1)
+
+
+def _status_row(part: Part) -> tuple[str, str, str, str, str]:
+    process = part.process.find()
+    if process is None:
+        return (part.name, "down", "-", part.address, "-")
+    if part.is_healthy():
+        health = "healthy"
+    else:
+        health = "starting" if time.time() - process.create_time() < STARTING_SECONDS else "broken"
+    return (part.name, "ok", str(process.pid), part.address, health)
+
+
+def _names(only: str) -> list[str]:
+    return [name.strip() for name in only.split(",") if name.strip()]
+
+
+def _wait(home: Path, stack: Stack) -> None:
+    """Wait for the parts that are not optional, telling of each when it becomes healthy.
+
+    Raises:
+        ServiceError: A part did not become healthy in time, or its start failed again and again.
+    """
+    started_at = time.monotonic()
+    waiting = [part for part in stack.parts if not part.is_optional]
+    while waiting:
+        for part in [part for part in waiting if part.is_healthy()]:
+            waiting.remove(part)
+            say(f"  {part.name:<22} healthy after {time.monotonic() - started_at:4.1f} s   {part.address}")
+        if waiting and time.monotonic() - started_at > START_TIMEOUT_SECONDS:
+            raise ServiceError(
+                f"Not healthy after {START_TIMEOUT_SECONDS:.0f} s: {', '.join(part.name for part in waiting)}.",
+                got="\n".join(part.process.log_tail() for part in waiting) + f"\n{_last_errors(home)}",
+                todo=f"Read the logs in {home / 'logs'}, then run `nightshift doctor`.",
+            )
+        time.sleep(POLL_SECONDS)
+
+
+def _last_errors(home: Path) -> str:
+    import json
+
+    states = home / "run" / "states.json"
+    if not states.is_file():
+        return ""
+    return "\n".join(f"{name}: {state['last_error']}" for name, state in json.loads(states.read_text()).items() if state["last_error"])
+
+
+def _print_addresses(home: Path, stack: Stack) -> None:
+    addresses = {part.group: part.address for part in reversed(stack.parts) if part.address}
+    if "postgres" in addresses:
+        say("  warehouse   nightshift psql (analysts: nightshift psql --role analyst)")
+    if "airflow" in addresses:
+        say(f"  Airflow     {addresses['airflow']}  user admin, password: cat '{home / 'secrets' / 'airflow-admin'}'")
+    if "mlflow" in addresses:
+        say(f"  MLflow      {addresses['mlflow']}")
+    say(f"  settings    {home / 'env'}")
