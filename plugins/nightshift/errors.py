@@ -99,6 +99,12 @@ class LoadStateError(NightshiftError):
     code = "NS-WRITE-004"
 
 
+class LostAnswerError(WarehouseError):
+    """The connection broke during a commit: it may have taken place, the next attempt reads it back."""
+
+    code = "NS-WRITE-005"
+
+
 class ServiceError(NightshiftError):
     """A local service (PostgreSQL, S3, Airflow, MLflow) could not be started, stopped or reached."""
 

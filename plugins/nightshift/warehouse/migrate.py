@@ -27,7 +27,9 @@ def migrate(conn: Connection, contracts: dict[str, DatasetContract]) -> list[str
     with conn.transaction():
         conn.execute("select pg_advisory_xact_lock(%s)", [_LOCK])
         conn.execute("create schema if not exists ops")
-        conn.execute("create table if not exists ops.schema_migrations (name text primary key, applied_at timestamptz not null default now())")
+        conn.execute(
+            "create table if not exists ops.schema_migrations (name text primary key, applied_at timestamptz not null default now())"
+        )
         applied = {name for (name,) in conn.execute("select name from ops.schema_migrations")}
         files = {path.name: path for path in sorted(MIGRATIONS.glob("*.sql"))}
         _refuse_newer_warehouse(applied - files.keys())
@@ -53,7 +55,8 @@ def _refuse_newer_warehouse(unknown: set[str]) -> None:
 def ensure_raw_table(conn: Connection, contract: DatasetContract) -> None:
     """Create the raw table of a contract, or add the columns that the contract gained.
 
-    Grain: one delivered row of one version. Columns: ``partition_date, load_id, known_at, source_uri, source_sha256, source_row`` and the contract's.
+    Grain: one delivered row of one version. Columns: ``partition_date, load_id, known_at, source_uri, source_sha256, source_row``
+    and the contract's.
     """
     from psycopg import sql
 

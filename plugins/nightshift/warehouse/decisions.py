@@ -1,0 +1,95 @@
+"""Orders to retrain: opened once per model and partition, closed by exactly one run, however often and by however many it is tried.
+
+The row is the order, the asset event only its wake-up: a lost event delays a training, it never loses one.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from nightshift.contracts.partitions import Partition
+    from nightshift.contracts.run import RunContext
+    from nightshift.warehouse.connection import Connection
+
+
+@dataclass(frozen=True)
+class RetrainDecision:
+    """One order to retrain.
+
+    Attributes:
+        decision_id: Identity in ``monitoring.retrain_decisions``.
+        model: The model.
+        partition_date: The partition whose evidence opened it.
+        state: ``open``, ``consumed`` or ``refused``.
+        reasons: Why, for people.
+        closed_partition: The partition whose training closed it.
+    """
+
+    decision_id: int
+    model: str
+    partition_date: dt.date
+    state: str
+    reasons: tuple[str, ...]
+    closed_partition: dt.date | None
+
+
+_COLUMNS = "decision_id, model, partition_date, state, reasons, closed_partition"
+
+
+def open_decision(
+    conn: Connection, model: str, partition: Partition, reasons: Sequence[str], evidence: Mapping[str, Any], run: RunContext
+) -> RetrainDecision:
+    """Open an order, or return the one that this model and partition already have, whatever its state."""
+    conn.execute(
+        """
+        insert into monitoring.retrain_decisions (model, partition_date, reasons, evidence, opened_by)
+        values (%s, %s, %s, %s, %s) on conflict (model, partition_date) do nothing
+        """,
+        [model, partition.day, list(reasons), json.dumps(evidence, default=str), run.run_id],
+    )
+    return _select(conn, "model = %s and partition_date = %s", [model, partition.day])[0]
+
+
+def open_ones(conn: Connection, model: str, until: Partition | None = None) -> list[RetrainDecision]:
+    """Return the open orders of a model, oldest first; with ``until`` only those of that partition and before."""
+    return _select(conn, "model = %s and state = 'open' and partition_date <= coalesce(%s, 'infinity'::date)", [model, until and until.day])
+
+
+def closed_by(conn: Connection, model: str, partition: Partition) -> list[RetrainDecision]:
+    """Return the orders that the training of this partition closed."""
+    return _select(conn, "model = %s and closed_partition = %s", [model, partition.day])
+
+
+def consume(
+    conn: Connection,
+    decision_id: int,
+    partition: Partition,
+    run: RunContext,
+    outcome: Mapping[str, Any],
+    state: Literal["consumed", "refused"] = "consumed",
+) -> bool:
+    """Close an open order.
+
+    Returns:
+        True for the one caller that closed it; False when it was closed before.
+    """
+    cursor = conn.execute(
+        """
+        update monitoring.retrain_decisions
+        set state = %s, closed_at = clock_timestamp(), closed_by = %s, closed_partition = %s, outcome = %s
+        where decision_id = %s and state = 'open'
+        """,
+        [state, run.run_id, partition.day, json.dumps(outcome, default=str), decision_id],
+    )
+    return cursor.rowcount == 1
+
+
+def _select(conn: Connection, condition: str, parameters: list[Any]) -> list[RetrainDecision]:
+    query = f"select {_COLUMNS} from monitoring.retrain_decisions where {condition} order by partition_date"  # noqa: S608 - ours
+    return [RetrainDecision(*row[:4], tuple(row[4]), row[5]) for row in conn.execute(query.encode(), parameters)]
