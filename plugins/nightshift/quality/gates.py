@@ -1,0 +1,270 @@
+"""Gates: run an expectation suite on staged rows by SQL; a batch that fails, or a missing verdict, stops the run.
+
+The only module that knows Great Expectations. Source: docs/adr/0009-gates-and-monitoring.md.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nightshift.errors import NightshiftError
+from nightshift.quality.gate_page import render_page
+from nightshift.warehouse.connection import conninfo
+
+if TYPE_CHECKING:
+    from great_expectations.core import ExpectationSuite
+
+    from nightshift.contracts.partitions import PartitionRange
+    from nightshift.contracts.run import RunContext
+    from nightshift.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+_DATASET = re.compile(r"^[a-z][a-z0-9_]*/[a-z][a-z0-9_]*$")
+_RESULT_FORMAT = {"result_format": "BASIC", "partial_unexpected_count": 0, "include_unexpected_rows": False}
+"""Counts only: no value of a row enters a log, a result or a page."""
+
+
+class GateError(NightshiftError):
+    """Staged rows failed their expectation suite, or the gate could give no verdict; nothing is published.
+
+    Attributes:
+        result: The verdict; None when there is none.
+    """
+
+    code = "NS-GATE-001"
+    result: GateResult | None = None
+
+
+class SuiteError(GateError):
+    """The expectation suite is missing, empty or wrong; without one there is no verdict."""
+
+    code = "NS-GATE-002"
+
+
+class GateCrashError(GateError):
+    """The suite could not be evaluated, as a whole or in part."""
+
+    code = "NS-GATE-003"
+    is_retryable = True
+
+
+@dataclass(frozen=True)
+class Check:
+    """The outcome of one expectation.
+
+    Attributes:
+        expectation: Name of the expectation and the columns that it reads.
+        arguments: Its other arguments, as JSON.
+        severity: ``critical`` stops the run; ``warning`` and ``info`` are only shown.
+        has_passed: Whether the batch meets it.
+        has_crashed: Whether it could not be evaluated; that stops the run at every severity.
+        observed: An aggregate or a count of unexpected rows, never a value of a row.
+    """
+
+    expectation: str
+    arguments: str
+    severity: str
+    has_passed: bool
+    has_crashed: bool
+    observed: str
+
+    def __str__(self) -> str:
+        """Return one line for the log."""
+        return f"{self.expectation} {self.arguments}: {self.observed}"
+
+
+@dataclass(frozen=True)
+class GateResult:
+    """The verdict on one batch.
+
+    Attributes:
+        dataset: Name in the ledger.
+        passed: Whether no critical expectation failed.
+        n_expectations: Expectations evaluated.
+        failed: What the batch does not meet; after a pass only warnings.
+        docs_key: Key of the HTML page in the bucket, the JSON lies beside it; None if the bucket could not take it.
+    """
+
+    dataset: str
+    passed: bool
+    n_expectations: int
+    failed: list[Check]
+    docs_key: str | None
+
+
+def run_gate(  # noqa: PLR0913, PLR0917  (the staged batch is addressed by all of these)
+    settings: Settings, dataset: str, schema: str, table: str, load_id: int, partitions: PartitionRange, run: RunContext
+) -> GateResult:
+    """Run the dataset's suite on the staged rows of a load, all partitions as one batch.
+
+    Args:
+        settings: Warehouse, bucket, and ``expectations_dir``.
+        dataset: Name in the ledger; its suite is ``<expectations_dir>/<dataset>.json`` in Great Expectations' own format.
+        schema: Schema of the table.
+        table: Table with ``partition_date`` and ``load_id``.
+        load_id: The staged load.
+        partitions: Both ends included.
+        run: Who asks; names the connection.
+
+    Returns:
+        The verdict of a batch that passed. The page in the bucket is evidence, not part of the verdict.
+
+    Raises:
+        GateError: A critical expectation failed; the message lists each with what was observed.
+        SuiteError: The suite is missing, empty or wrong.
+        GateCrashError: The suite could not be evaluated, as a whole or in part.
+    """
+    suite = _read_suite(settings.expectations_dir, dataset)
+    results = _evaluate(settings, suite, _batch_query(schema, table, load_id, partitions), run)
+    checks = [_check(result) for result in results]
+    stopping = [check for check in checks if not check.has_passed and (check.has_crashed or check.severity == "critical")]
+    passed = bool(checks) and len(checks) == len(suite.expectations) and not stopping
+    key = f"data_docs/{dataset}/{partitions}/{load_id}-{run.attempt}"
+    page = render_page(f"{dataset} · {partitions} · load {load_id}", passed, [vars(check) for check in checks])
+    evidence = {"dataset": dataset, "partitions": str(partitions), "load_id": load_id, "success": passed, "results": results}
+    docs_key = _store_docs(settings, key, page, evidence)
+    result = GateResult(dataset, passed, len(checks), [check for check in checks if not check.has_passed], docs_key)
+    _stop_unless_passed(result, stopping, partitions)
+    return result
+
+
+def _read_suite(expectations_dir: Path, dataset: str) -> ExpectationSuite:
+    from great_expectations.core import ExpectationSuite
+
+    if not _DATASET.match(dataset):
+        raise SuiteError(f"Not a dataset name: {dataset!r}.", expected="<layer>/<name>", todo="Correct the caller.")
+    path = expectations_dir / f"{dataset}.json"
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        suite = ExpectationSuite(name=document["name"], expectations=document["expectations"], meta=document.get("meta"))
+    except Exception as error:  # noqa: BLE001  (whatever is wrong with a suite: without it there is no verdict)
+        raise SuiteError(
+            f"The expectation suite of {dataset} cannot be used.",
+            expected=f"{dataset}.json in {expectations_dir}, a suite in Great Expectations' JSON format",
+            got=f"{type(error).__name__}: {str(error)[:500]}",
+            todo="Correct or restore the suite; without one nothing is published.",
+        ) from None
+    n_written, n_known = len(document["expectations"]), len(suite.expectations)
+    if not n_written or n_known < n_written:  # Great Expectations drops an expectation whose type it does not know without a word.
+        raise SuiteError(
+            f"The expectation suite of {dataset} is empty or has expectations that Great Expectations does not know.",
+            expected="at least one expectation, each of a known type",
+            got=f"{n_known} known of {n_written}",
+            todo="Correct the types in the suite.",
+        )
+    return suite
+
+
+def _batch_query(schema: str, table: str, load_id: int, partitions: PartitionRange) -> str:
+    from psycopg import sql
+
+    query = sql.SQL("select * from {} where load_id = {} and partition_date between {} and {}")
+    first, last = sql.Literal(partitions.first.day), sql.Literal(partitions.last.day)
+    return query.format(sql.Identifier(schema, table), sql.Literal(load_id), first, last).as_string(None)
+
+
+def _evaluate(settings: Settings, suite: ExpectationSuite, query: str, run: RunContext) -> list[dict[str, Any]]:
+    """Return one result per expectation as plain JSON.
+
+    The engine is driven without a data context: a context writes into the temporary folder, and its data source would have to hold a URL
+    with the password. Here the connection is opened by us.
+    """
+    import psycopg
+    import sqlalchemy
+    from great_expectations.core.batch import Batch
+    from great_expectations.core.batch_spec import RuntimeQueryBatchSpec
+    from great_expectations.execution_engine import SqlAlchemyExecutionEngine
+    from great_expectations.validator.validator import Validator
+
+    engine = sqlalchemy.create_engine(
+        "postgresql+psycopg://", creator=lambda: psycopg.connect(**conninfo(settings, run.application_name)), pool_size=1, max_overflow=0
+    )
+    try:
+        engine.connect().close()
+        execution = SqlAlchemyExecutionEngine(engine=engine, create_temp_table=False)
+        data, markers = execution.get_batch_data_and_markers(RuntimeQueryBatchSpec(query=query))
+        validator = Validator(execution, batches=[Batch(data=data, batch_markers=markers)])
+        validator._metrics_calculator.show_progress_bars = False  # noqa: SLF001  (without a context there is no other switch)
+        configurations = [expectation.configuration for expectation in suite.expectations]
+        results = validator.graph_validate(configurations, runtime_configuration={"result_format": _RESULT_FORMAT})
+        return [result.to_json_dict() for result in results]
+    except Exception as error:  # noqa: BLE001  (a gate without a verdict has failed, whatever the reason)
+        raise GateCrashError(
+            f"The gate {suite.name} gave no verdict.",
+            got=_without_values(f"{type(error).__name__}: {error}"),
+            todo="A missing verdict is a failure: nothing was published. Rerun the task; see the runbook if it stays so.",
+        ) from None
+    finally:
+        engine.dispose()
+
+
+def _check(result: dict[str, Any]) -> Check:
+    configuration = result["expectation_config"]
+    arguments = {name: value for name, value in configuration["kwargs"].items() if name != "batch_id"}
+    names = [arguments.pop(name) for name in ("column", "column_A", "column_B", "column_list") if name in arguments]
+    columns = ", ".join(part for name in names for part in (name if isinstance(name, list) else [name]))
+    crash = _crash_of(result)
+    return Check(
+        expectation=f"{configuration['type']}({columns})",
+        arguments=json.dumps(arguments, sort_keys=True) if arguments else "",
+        severity=str(configuration.get("severity") or "critical"),
+        has_passed=bool(result["success"]) and crash is None,
+        has_crashed=crash is not None,
+        observed=crash or _observed(result["result"]),
+    )
+
+
+def _crash_of(result: dict[str, Any]) -> str | None:
+    """Return why an expectation could not be evaluated, and drop its traceback from the result: messages may quote values."""
+    info = result.pop("exception_info", None) or {}
+    raised = [info] if "raised_exception" in info else [part for part in info.values() if isinstance(part, dict)]
+    messages = [part["exception_message"] for part in raised if part.get("raised_exception")]
+    return f"could not be evaluated: {_without_values(str(messages[0]))}" if messages else None
+
+
+def _without_values(message: str) -> str:
+    """Return the class of a database error, which says enough, or the first line of any other message."""
+    database_error = re.search(r"psycopg\.errors\.(\w+)", message)
+    return database_error.group(1) if database_error else message.strip().split("\n")[0][:200]
+
+
+def _observed(measured: dict[str, Any]) -> str:
+    if "unexpected_count" in measured:
+        share = measured.get("unexpected_percent") or 0.0
+        return f"{measured['unexpected_count']} of {measured['element_count']} rows unexpected ({share:.2f} %)"
+    return f"observed {measured['observed_value']}" if "observed_value" in measured else "no observation"
+
+
+def _store_docs(settings: Settings, key: str, page: str, evidence: dict[str, Any]) -> str | None:
+    """Store page and JSON; a bucket that fails changes no verdict: the verdict stands in the log and in the ledger."""
+    from nightshift.lake.object_store import ObjectStore
+
+    try:
+        store = ObjectStore.open(settings)
+        store.put(f"{key}.json", json.dumps(evidence, indent=2, sort_keys=True).encode(), "application/json")
+        store.put(f"{key}.html", page.encode(), "text/html; charset=utf-8")
+    except Exception as error:  # noqa: BLE001  (see the docstring)
+        logger.warning("The data docs %s.html could not be stored: %s", key, str(error).splitlines()[0])
+        return None
+    return f"{key}.html"
+
+
+def _stop_unless_passed(result: GateResult, stopping: list[Check], partitions: PartitionRange) -> None:
+    if result.passed:
+        return
+    has_crashed = not stopping or any(check.has_crashed for check in stopping)
+    error = (GateCrashError if has_crashed else GateError)(
+        f"{result.dataset} of {partitions} failed {len(stopping)} of {result.n_expectations} expectations:\n    "
+        + "\n    ".join(map(str, stopping)),
+        expected="every critical expectation evaluated and met",
+        got=f"data docs: {result.docs_key or 'could not be stored'}",
+        todo="Nothing was published. Correct the data upstream or, if the suite is wrong, the suite; then rerun the task.",
+    )
+    error.result = result
+    raise error

@@ -1,0 +1,242 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from nightshift.contracts.partitions import PartitionRange
+from nightshift.contracts.run import RunContext
+from nightshift.quality.gates import GateError, run_gate
+from nightshift.settings import PROJECT_ROOT, Settings
+
+if TYPE_CHECKING:
+    from nightshift.warehouse.connection import Connection
+
+pytestmark = pytest.mark.integration
+
+DAY = PartitionRange.of("2013-03-10")
+YEAR = PartitionRange.of("2013-01-01", "2013-12-31")
+CAME = {"known_at": "'2013-03-11 04:31Z'", "source_uri": "'s3://b/k'", "source_sha256": "'0'", "source_row": "n"}
+FLIGHT = {"flight_number": "n", "carrier": "'UA'", "origin": "'EWR'", "destination": "'ORD'"}
+RATES = [f"{what}_delay_rate_{days}d" for what in ("carrier", "route", "destination", "aircraft", "origin_hour") for days in (1, 7, 28)]
+GOOD = {
+    "raw/flight_schedules": (
+        5,
+        CAME | FLIGHT,
+        {
+            "flight_date": "day + 1",
+            "tail_number": "'N123UA'",
+            "scheduled_departure_at": "day + interval '30 hours'",
+            "scheduled_arrival_hhmm": "1430",
+            "distance_miles": "719",
+        },
+    ),
+    "raw/flight_outcomes": (
+        5,
+        CAME | FLIGHT | {"known_at": "day + interval '29 hours'"},
+        {
+            "flight_date": "day",
+            "scheduled_departure_at": "day + interval '15 hours'",
+            "status": "case n when 1 then 'cancelled' else 'arrived' end",
+            "departure_delay_minutes": "nullif(n, 1)",
+            "arrival_delay_minutes": "nullif(n, 1)",
+            "air_time_minutes": "120",
+            "outcome_at": "day + interval '18 hours'",
+        },
+    ),
+    "raw/weather": (
+        24,
+        CAME | {"known_at": "day + interval '29 hours'"},
+        {
+            "origin": "'JFK'",
+            "observed_at": "day + n * interval '1 hour'",
+            "temperature_f": "40",
+            "humidity_pct": "60",
+            "wind_direction_deg": "360",
+            "precipitation_in": "0",
+            "visibility_miles": "10",
+        },
+    ),
+    "raw/airports": (
+        120,
+        CAME,
+        {
+            "airport": "chr(65 + n / 26) || chr(65 + mod(n, 26)) || 'X'",
+            "airport_name": "'x'",
+            "latitude_deg": "40",
+            "longitude_deg": "-74",
+            "altitude_ft": "12",
+        },
+    ),
+    "raw/planes": (
+        120,
+        CAME,
+        {
+            "tail_number": "'N' || n",
+            "manufactured_year": "2001",
+            "aircraft_type": "'jet'",
+            "manufacturer": "'B'",
+            "model": "'7'",
+            "n_engines": "2",
+            "n_seats": "150",
+            "engine": "'fan'",
+        },
+    ),
+    "raw/carriers": (6, CAME, {"carrier": "'A' || n", "carrier_name": "'x'"}),
+    "features/flight": (
+        5,
+        FLIGHT,
+        {
+            "flight_id": "to_char(day + 1, 'YYYY-MM-DD') || '_UA_' || n || '_EWR'",
+            "event_timestamp": "(day + interval '38 hours') at time zone 'UTC'",
+            "as_of": "(day + interval '29 hours') at time zone 'UTC'",
+            "departure_minute_of_day": "600",
+            "arrival_minute_of_day": "700",
+            "day_of_week": "1",
+            "days_to_holiday": "14",
+            "distance_miles": "719",
+            "aircraft_age_years": "7",
+            "aircraft_seats": "150",
+            "aircraft_legs_before_count": "0",
+            "origin_hour_flights_count": "20",
+            "origin_day_flights_count": "300",
+            "destination_hour_flights_count": "5",
+            **dict.fromkeys(RATES, "0.2::float8"),
+            "origin_hour_arrival_delay_mean_28d": "6.5",
+            "temperature_f_last": "40",
+            "dew_point_f_last": "30",
+            "humidity_pct_last": "60",
+            "wind_speed_mph_last": "8",
+            "wind_direction_deg_last": "270",
+            "precipitation_in_last": "0",
+            "pressure_mb_last": "1012",
+            "visibility_miles_last": "10",
+        },
+    ),
+}
+BROKEN = [
+    (
+        "raw/flight_schedules",
+        "flight_date = partition_date",
+        "expect_column_pair_values_a_to_be_greater_than_b(flight_date, partition_date)",
+    ),
+    ("raw/flight_outcomes", "arrival_delay_minutes = null", "expect_column_values_to_not_be_null(arrival_delay_minutes)"),
+    ("raw/weather", "temperature_f = 900", "expect_column_values_to_be_between(temperature_f)"),
+    ("raw/airports", "latitude_deg = 91", "expect_column_values_to_be_between(latitude_deg)"),
+    ("raw/planes", "n_seats = null", "expect_column_values_to_not_be_null(n_seats)"),
+    ("raw/carriers", "carrier = 'AA'", "expect_compound_columns_to_be_unique(partition_date, carrier)"),
+    ("features/flight", "route_delay_rate_7d = 'NaN'", "expect_column_values_to_be_between(route_delay_rate_7d)"),
+]
+
+
+def stage(conn: Connection, dataset: str, partitions: PartitionRange, load_id: int = 7) -> tuple[str, str]:
+    """Stage the good batch of a dataset for each day of a range; returns schema and table."""
+    n, came, columns = GOOD[dataset]
+    schema, name = dataset.split("/")
+    table = f"{schema}.{name}" if schema == "raw" else f"{schema}.feat_{name}"
+    values = {"partition_date": "day", "load_id": str(load_id)} | came | columns
+    rows = f"select {', '.join(f'{value} as {column}' for column, value in values.items())} from rows"
+    source = f"with rows as (select d::date as day, n from unnest(%s::date[]) d, generate_series(1, {n}) n)"
+    if schema == "raw":
+        conn.execute(f"insert into {table} ({', '.join(values)}) {source} {rows}".encode(), [partitions.days])
+    else:
+        days = ", ".join(f"'{day}'" for day in partitions.days)
+        conn.execute(f"create table {table} as {source.replace('%s', f'array[{days}]')} {rows}".encode())
+    return schema, table.split(".")[1]
+
+
+@pytest.mark.parametrize("dataset", GOOD)
+@pytest.mark.parametrize("partitions", [DAY, YEAR], ids=["one partition", "a year"])
+def test_gate_passes_when_batch_is_good(
+    settings: Settings, conn: Connection, run: RunContext, dataset: str, partitions: PartitionRange
+) -> None:
+    conn.execute("set timezone to 'UTC'")
+    schema, table = stage(conn, dataset, partitions)
+    result = run_gate(settings, dataset, schema, table, 7, partitions, run)
+    suite = json.loads((PROJECT_ROOT / "expectations" / f"{dataset}.json").read_text())
+    assert (result.dataset, result.passed, result.failed) == (dataset, True, [])
+    assert result.n_expectations == len(suite["expectations"]) >= 5
+
+
+@pytest.mark.parametrize(("dataset", "change", "expectation"), BROKEN)
+def test_gate_stops_and_names_the_expectation_when_batch_is_bad(
+    settings: Settings, conn: Connection, run: RunContext, dataset: str, change: str, expectation: str
+) -> None:
+    schema, table = stage(conn, dataset, DAY)
+    conn.execute(f"update {schema}.{table} set {change}".encode())
+    with pytest.raises(GateError, match="rows unexpected") as caught:
+        run_gate(settings, dataset, schema, table, 7, DAY, run)
+    assert caught.value.code == "NS-GATE-001"
+    assert caught.value.result is not None
+    assert [check.expectation for check in caught.value.result.failed] == [expectation]
+
+
+def test_gate_stops_when_no_row_is_staged_under_the_load(settings: Settings, conn: Connection, run: RunContext) -> None:
+    stage(conn, "raw/weather", DAY, load_id=6)
+    with pytest.raises(GateError, match="expect_table_row_count_to_be_between"):
+        run_gate(settings, "raw/weather", "raw", "weather", 7, DAY, run)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (None, "FileNotFoundError"),
+        ("{", "JSONDecodeError"),
+        ('{"name": "raw/weather", "expectations": []}', "is empty"),
+        ('{"name": "raw/weather", "expectations": [{"type": "expect_nothing", "kwargs": {}}]}', "0 known of 1"),
+        ('{"name": "raw/weather", "expectations": [{"type": "expect_column_values_to_not_be_null", "kwargs": {}}]}', "column"),
+    ],
+    ids=["missing", "no json", "empty", "unknown expectation", "argument missing"],
+)
+def test_gate_refuses_when_suite_cannot_be_used(
+    settings: Settings, run: RunContext, tmp_path: Path, content: str | None, reason: str
+) -> None:
+    (tmp_path / "raw").mkdir()
+    if content is not None:
+        (tmp_path / "raw" / "weather.json").write_text(content)
+    with pytest.raises(GateError, match=reason) as caught:
+        run_gate(settings.model_copy(update={"expectations_dir": tmp_path}), "raw/weather", "raw", "weather", 7, DAY, run)
+    assert caught.value.code == "NS-GATE-002"
+
+
+def test_gate_refuses_when_an_expectation_cannot_be_evaluated(settings: Settings, conn: Connection, run: RunContext) -> None:
+    stage(conn, "raw/weather", DAY)
+    conn.execute("alter table raw.weather drop column humidity_pct")
+    with pytest.raises(GateError, match=r"between\(humidity_pct\).*could not be evaluated.*humidity_pct") as caught:
+        run_gate(settings, "raw/weather", "raw", "weather", 7, DAY, run)
+    assert caught.value.code == "NS-GATE-003"
+
+
+def test_gate_gives_no_verdict_and_no_password_when_warehouse_is_gone(settings: Settings, run: RunContext) -> None:
+    gone = settings.model_copy(update={"warehouse_port": 1})
+    with pytest.raises(GateError) as caught:
+        run_gate(gone, "raw/weather", "raw", "weather", 7, DAY, run)
+    assert (caught.value.code, caught.value.is_retryable) == ("NS-GATE-003", True)
+    assert settings.warehouse_password.get_secret_value() not in str(caught.value)
+
+
+def test_warning_is_reported_when_batch_passes(settings: Settings, conn: Connection, run: RunContext) -> None:
+    stage(conn, "raw/weather", DAY)
+    conn.execute("update raw.weather set temperature_f = null")
+    result = run_gate(settings, "raw/weather", "raw", "weather", 7, DAY, run)
+    assert [(check.expectation, check.severity) for check in result.failed] == [
+        ("expect_column_values_to_not_be_null(temperature_f)", "warning")
+    ]
+
+
+def test_verdict_stands_when_bucket_is_gone(settings: Settings, conn: Connection, run: RunContext) -> None:
+    stage(conn, "raw/carriers", DAY)
+    result = run_gate(settings.model_copy(update={"s3_endpoint_url": "http://127.0.0.1:9"}), "raw/carriers", "raw", "carriers", 7, DAY, run)
+    assert (result.passed, result.docs_key) == (True, None)
+
+
+def test_gate_leaves_no_file_and_no_connection_when_done(
+    settings: Settings, conn: Connection, run: RunContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    stage(conn, "raw/carriers", DAY)
+    run_gate(settings, "raw/carriers", "raw", "carriers", 7, DAY, run)
+    assert list(tmp_path.iterdir()) == []
+    assert conn.execute("select count(*) from pg_stat_activity where application_name = %s", [run.application_name]).fetchone() == (0,)
