@@ -9,13 +9,6 @@ from nightshift.errors import ObjectStoreError
 from nightshift.lake.object_store import ObjectConflictError, ObjectCorruptError, ObjectMissingError, ObjectStore
 
 
-@pytest.fixture
-def store(settings) -> ObjectStore:
-    opened = ObjectStore.open(settings)
-    opened.ensure_bucket()
-    return opened
-
-
 def test_get_returns_the_bytes_when_the_digest_is_right(store):
     digest = store.put("a/one", b"hello")
 

@@ -1,0 +1,169 @@
+"""The landing protocol: a drop is a data file, and a manifest written after it that says what the file is.
+
+``landing/<dataset>/dt=YYYY-MM-DD/<anything>.csv`` and ``<anything>.manifest.json``. Files without a manifest are not delivered yet.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import TYPE_CHECKING
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+
+from nightshift.errors import NightshiftError
+
+if TYPE_CHECKING:
+    from nightshift.contracts.partitions import PartitionRange
+    from nightshift.lake.object_store import ObjectStore
+
+PARALLEL_REQUESTS = 16
+_MANIFEST = ".manifest.json"
+
+
+class ManifestError(NightshiftError):
+    """A manifest in the landing prefix is wrong or contradicts the place where it lies."""
+
+    code = "NS-LAKE-010"
+
+
+class DropManifest(BaseModel):
+    """What upstream says about a file.
+
+    Attributes:
+        dataset: Name of the dataset's contract.
+        partition: Operating day.
+        delivered_at: When it was delivered, UTC: the ``known_at`` of its rows.
+        data_key: Key of the data file, in the manifest's folder.
+        sha256: Digest of the data file, hex.
+        n_rows: Rows of the data file without its header.
+        schema_version: Version of the contract that the file follows.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    dataset: str
+    partition: dt.date
+    delivered_at: AwareDatetime
+    data_key: str
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    n_rows: int = Field(ge=0)
+    schema_version: int = Field(ge=1)
+
+
+@dataclass(frozen=True)
+class NewDrop:
+    """A file to deliver.
+
+    Attributes:
+        dataset: Name of the dataset's contract.
+        partition: Operating day.
+        delivered_at: When it is delivered, UTC.
+        data: The file.
+        n_rows: Rows without the header.
+        name: Stem of both files.
+        schema_version: Version of the contract that the file follows.
+        claimed_sha256: What the manifest says instead of the true digest; for the replay of faults.
+    """
+
+    dataset: str
+    partition: dt.date
+    delivered_at: dt.datetime
+    data: bytes
+    n_rows: int
+    name: str
+    schema_version: int = 1
+    claimed_sha256: str | None = None
+
+
+def partition_prefix(dataset: str, day: dt.date) -> str:
+    """Return the folder of one partition's drops, with a slash at its end."""
+    return f"landing/{dataset}/dt={day.isoformat()}/"
+
+
+def list_drops(store: ObjectStore, dataset: str, partitions: PartitionRange) -> list[DropManifest]:
+    """Return the delivered drops by partition, then by the time of their delivery.
+
+    The dataset's folder is listed from the first day on, a thousand keys per request; manifests are read in parallel.
+
+    Raises:
+        ManifestError: A manifest is no JSON, misses a value, or names another dataset, partition or folder than its own.
+        ObjectStoreError: The store cannot be read.
+    """
+    keys = _manifest_keys(store, dataset, partitions)
+    with ThreadPoolExecutor(PARALLEL_REQUESTS) as pool:
+        manifests = list(pool.map(lambda key: _read_manifest(store, key), keys))
+    return sorted(manifests, key=lambda m: (m.partition, m.delivered_at, m.data_key))
+
+
+def list_undelivered(store: ObjectStore, dataset: str, partitions: PartitionRange) -> list[str]:
+    """Return the keys of files in the range that have no manifest."""
+    keys = _keys(store, dataset, partitions)
+    delivered = {key.removesuffix(_MANIFEST) for key in keys if key.endswith(_MANIFEST)}
+    return [key for key in keys if not key.endswith(_MANIFEST) and key.rsplit(".", 1)[0] not in delivered]
+
+
+def read_data(store: ObjectStore, drops: Iterable[DropManifest]) -> list[bytes]:
+    """Read data files in parallel, in the order of the drops, as they are: the caller compares digests.
+
+    Raises:
+        ObjectMissingError: A manifest names a file that does not exist.
+    """
+    with ThreadPoolExecutor(PARALLEL_REQUESTS) as pool:
+        return list(pool.map(lambda drop: store.get(drop.data_key), drops))
+
+
+def write_drop(store: ObjectStore, drop: NewDrop) -> DropManifest:
+    """Deliver a file: the data first, then the manifest that makes it count. Delivering the same again changes nothing.
+
+    Raises:
+        ObjectConflictError: Another file was delivered under that name.
+    """
+    folder = partition_prefix(drop.dataset, drop.partition)
+    manifest = DropManifest(
+        dataset=drop.dataset,
+        partition=drop.partition,
+        delivered_at=drop.delivered_at,
+        data_key=f"{folder}{drop.name}.csv",
+        sha256=drop.claimed_sha256 or sha256(drop.data).hexdigest(),
+        n_rows=drop.n_rows,
+        schema_version=drop.schema_version,
+    )
+    store.put(manifest.data_key, drop.data, "text/csv")
+    store.put(f"{folder}{drop.name}{_MANIFEST}", manifest.model_dump_json(indent=1).encode(), "application/json")
+    return manifest
+
+
+def _manifest_keys(store: ObjectStore, dataset: str, partitions: PartitionRange) -> list[str]:
+    return [key for key in _keys(store, dataset, partitions) if key.endswith(_MANIFEST)]
+
+
+def _keys(store: ObjectStore, dataset: str, partitions: PartitionRange) -> list[str]:
+    first, last = partition_prefix(dataset, partitions.first.day), partition_prefix(dataset, partitions.last.day)
+    keys: list[str] = []
+    for key in store.list(f"landing/{dataset}/dt=", start_after=first):
+        if key > last and not key.startswith(last):
+            break
+        keys.append(key)
+    return keys
+
+
+def _read_manifest(store: ObjectStore, key: str) -> DropManifest:
+    try:
+        manifest = DropManifest.model_validate_json(store.get(key))
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'document'}: {e['msg']}" for e in error.errors())
+        raise ManifestError(f"{store.uri(key)} is not a manifest.", got=problems, todo="Ask upstream to deliver it again.") from None
+    folder = key.rsplit("/", 1)[0] + "/"
+    said = partition_prefix(manifest.dataset, manifest.partition)
+    if said != folder or manifest.data_key.rsplit("/", 1)[0] + "/" != folder:
+        raise ManifestError(
+            f"{store.uri(key)} belongs to another place.",
+            expected=f"dataset, partition and data_key of {folder}",
+            got=f"{manifest.dataset}, {manifest.partition}, {manifest.data_key}",
+            todo="Ask upstream to deliver it again.",
+        )
+    return manifest

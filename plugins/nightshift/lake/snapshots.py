@@ -1,0 +1,74 @@
+"""Immutable Parquet snapshots, named by the hash of their content: the same rows give the same object."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from nightshift.lake.object_store import ObjectStore
+
+_ROW_GROUP_ROWS = 65_536
+_CONTENT_TYPE = "application/vnd.apache.parquet"
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Where a snapshot is and what it holds.
+
+    Attributes:
+        key: ``<prefix>/<sha256>.parquet``.
+        sha256: Digest of the Parquet bytes, hex.
+        n_rows: Number of rows.
+    """
+
+    key: str
+    sha256: str
+    n_rows: int
+
+
+def write_snapshot(store: ObjectStore, table: pa.Table, prefix: str) -> Snapshot:
+    """Write a table; the same rows in the same order with the same schema land at the same key.
+
+    Args:
+        store: Where.
+        table: Order the rows by a total key first: the order is part of the content.
+        prefix: What the key begins with, without a slash at its end.
+
+    Raises:
+        ObjectStoreError: The server cannot be reached or refuses.
+    """
+    data = _parquet(table)
+    digest = sha256(data).hexdigest()
+    key = f"{prefix}/{digest}.parquet"
+    store.put(key, data, _CONTENT_TYPE)
+    return Snapshot(key, digest, table.num_rows)
+
+
+def read_snapshot(store: ObjectStore, key: str, sha256: str) -> pa.Table:
+    """Read a snapshot back, verified.
+
+    Raises:
+        ObjectMissingError: It does not exist.
+        ObjectCorruptError: Its bytes are not those that were written.
+    """
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    return parquet.read_table(pa.BufferReader(store.get(key, sha256)))
+
+
+def _parquet(table: pa.Table) -> bytes:
+    """Return Parquet bytes that depend on schema and rows alone, not on how the table is cut into chunks."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    sink = pa.BufferOutputStream()
+    parquet.write_table(
+        table.combine_chunks(), sink, version="2.6", compression="zstd", row_group_size=_ROW_GROUP_ROWS, write_page_checksum=True
+    )
+    data: bytes = sink.getvalue().to_pybytes()
+    return data

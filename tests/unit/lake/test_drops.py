@@ -1,0 +1,71 @@
+"""The landing protocol: manifest last, listed by range, wrong manifests refused."""
+
+import datetime as dt
+from dataclasses import replace
+
+import pytest
+
+from nightshift.contracts.partitions import PartitionRange
+from nightshift.lake.drops import ManifestError, NewDrop, list_drops, list_undelivered, read_data, write_drop
+from nightshift.lake.object_store import ObjectConflictError, ObjectMissingError
+
+DAY = dt.date(2013, 3, 10)
+AT = dt.datetime(2013, 3, 11, 4, 5, tzinfo=dt.UTC)
+DROP = NewDrop("weather", DAY, AT, b"a,b\n1,2\n", 1, "weather")
+
+
+def days_of(drops):
+    return [(d.partition.isoformat(), d.data_key.rsplit("/", 1)[1]) for d in drops]
+
+
+def test_list_drops_returns_the_range_in_the_order_of_delivery_when_drops_lie_around_it(store):
+    for day in (9, 10, 11, 12):
+        write_drop(store, replace(DROP, partition=dt.date(2013, 3, day)))
+    write_drop(store, replace(DROP, name="a_correction", delivered_at=AT + dt.timedelta(days=3), data=b"a,b\n1,3\n"))
+    write_drop(store, replace(DROP, dataset="weather2"))
+
+    drops = list_drops(store, "weather", PartitionRange.of("2013-03-10", "2013-03-11"))
+
+    assert days_of(drops) == [("2013-03-10", "weather.csv"), ("2013-03-10", "a_correction.csv"), ("2013-03-11", "weather.csv")]
+    assert drops[0].delivered_at == AT
+    assert read_data(store, drops) == [b"a,b\n1,2\n", b"a,b\n1,3\n", b"a,b\n1,2\n"]
+
+
+def test_a_file_is_not_delivered_when_its_manifest_is_absent(store):
+    store.put("landing/weather/dt=2013-03-10/x.csv", b"a\n1\n")
+    write_drop(store, DROP)
+    one_day = PartitionRange.of("2013-03-10")
+
+    assert days_of(list_drops(store, "weather", one_day)) == [("2013-03-10", "weather.csv")]
+    assert list_undelivered(store, "weather", one_day) == ["landing/weather/dt=2013-03-10/x.csv"]
+
+
+def test_delivering_again_changes_nothing_when_the_file_is_the_same(store):
+    assert write_drop(store, DROP) == write_drop(store, DROP)
+    with pytest.raises(ObjectConflictError):
+        write_drop(store, replace(DROP, data=b"a,b\n9,9\n"))
+
+
+@pytest.mark.parametrize(
+    ("manifest", "says"),
+    [
+        (b"{", "Invalid JSON"),
+        (b"{}", "sha256: Field required"),
+        (b'{"dataset":"planes","partition":"2013-03-10","delivered_at":"2013-03-11T04:05:00Z","data_key":"landing/planes/dt=2013-03-10/x.csv",'
+         b'"sha256":"' + b"0" * 64 + b'","n_rows":1,"schema_version":1}', "another place"),
+        (b'{"dataset":"weather","partition":"2013-03-10","delivered_at":"2013-03-11T04:05:00","data_key":"landing/weather/dt=2013-03-10/x.csv",'
+         b'"sha256":"' + b"0" * 64 + b'","n_rows":1,"schema_version":1}', "timezone"),
+    ],
+)  # fmt: skip
+def test_a_manifest_is_refused_when_it_is_wrong(store, manifest, says):
+    store.put("landing/weather/dt=2013-03-10/x.manifest.json", manifest)
+
+    with pytest.raises(ManifestError, match=says):
+        list_drops(store, "weather", PartitionRange.of("2013-03-10"))
+
+
+def test_reading_fails_when_the_manifest_names_no_file(store):
+    manifest = write_drop(store, DROP)
+
+    with pytest.raises(ObjectMissingError):
+        read_data(store, [manifest.model_copy(update={"data_key": "landing/weather/dt=2013-03-10/other.csv"})])
