@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from nightshift.services.stack import Part, Stack
 
 START_TIMEOUT_SECONDS = 240.0
+BASE_GROUPS = ("postgres", "s3")
+"""The others use these, so they end last."""
 POLL_SECONDS = 0.25
 STARTING_SECONDS = 60.0
 
@@ -49,22 +52,32 @@ def down(
 ) -> None:
     """Stop the local services."""
     from nightshift.services.placement import prepare_home, remove_placed_files
-    from nightshift.services.process import ServerProcess
     from nightshift.services.stack import all_parts
-    from nightshift.services.supervisor import NAME
+    from nightshift.services.supervisor import stop_supervisor
 
     if not default_home().is_dir():
         return
     home = prepare_home(default_home())
-    ServerProcess(home, NAME).stop()
-    for part in reversed(all_parts(home)):
-        if part.process.was_started:
-            part.stop()
-            say(f"  {part.name:<22} stopped")
+    stop_supervisor(home)
+    started = [part for part in all_parts(home) if part.process.was_started]
+    _stop([part for part in started if part.group not in BASE_GROUPS])
+    _stop([part for part in started if part.group in BASE_GROUPS])
     if delete_data:
         remove_placed_files(home)
         shutil.rmtree(home)
         say(f"  {home} deleted")
+
+
+def _stop(parts: Sequence[Part]) -> None:
+    """Stop some parts at the same time; the first failure is raised when all have been tried."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    def stop(part: Part) -> None:
+        part.stop()
+        say(f"  {part.name:<22} stopped")
+
+    with ThreadPoolExecutor(max_workers=max(len(parts), 1)) as pool:
+        list(pool.map(stop, parts))
 
 
 def status() -> None:
@@ -92,10 +105,8 @@ def _status_row(part: Part) -> tuple[str, str, str, str, str]:
     process = part.process.find()
     if process is None:
         return (part.name, "down", "-", part.address, "-")
-    if part.is_healthy():
-        health = "healthy"
-    else:
-        health = "starting" if time.time() - process.create_time() < STARTING_SECONDS else "broken"
+    is_new = time.time() - process.create_time() < STARTING_SECONDS
+    health = "healthy" if part.is_healthy() else ("starting" if is_new else "broken")
     return (part.name, "ok", str(process.pid), part.address, health)
 
 

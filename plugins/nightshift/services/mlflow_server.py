@@ -10,6 +10,8 @@ from http import HTTPStatus
 from pathlib import Path
 
 from nightshift.services.airflow_settings import QUIET_VENDORS
+from nightshift.services.local_env import object_store_settings
+from nightshift.services.object_server import ObjectServer
 from nightshift.services.placement import prepare_home
 from nightshift.services.ports import LOOPBACK, Ports
 from nightshift.services.postgres import PostgresServer
@@ -23,7 +25,7 @@ class MlflowServer:
 
     Args:
         home: Folder of local state.
-        object_store: The NIGHTSHIFT_S3_* settings of the store that holds the artefacts.
+        elsewhere: NIGHTSHIFT_S3_* variables of a store that this home does not run; they win over the local one's.
     """
 
     name = NAME
@@ -31,9 +33,9 @@ class MlflowServer:
     is_optional = True
     unhealthy_limit_seconds: float | None = 180.0
 
-    def __init__(self, home: Path, object_store: Mapping[str, str]) -> None:
+    def __init__(self, home: Path, elsewhere: Mapping[str, str]) -> None:
         self._home = prepare_home(home)
-        self._object_store = object_store
+        self._elsewhere = elsewhere
         self.process = ServerProcess(self._home, NAME)
 
     @property
@@ -69,9 +71,10 @@ class MlflowServer:
 
     def _launch(self) -> Launch:
         program = Path(sysconfig.get_path("scripts")) / "mlflow"
-        store = self._object_store
+        store = {**object_store_settings(ObjectServer(self._home)), **self._elsewhere}
         environment = {
             **QUIET_VENDORS,
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
             "PATH": f"{program.parent}{os.pathsep}{os.environ.get('PATH', '/usr/bin:/bin')}",
             "MLFLOW_BACKEND_STORE_URI": PostgresServer(self._home).url("mlflow"),
             "MLFLOW_DEFAULT_ARTIFACT_ROOT": f"s3://{store['NIGHTSHIFT_S3_BUCKET']}/mlflow",

@@ -7,7 +7,8 @@ import json
 import os
 import signal
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -17,6 +18,7 @@ import psutil
 START_TIME_TOLERANCE_SECONDS = 2.0
 MAX_LOG_BYTES = 20_000_000
 MARK = "NIGHTSHIFT_PROCESS"
+PYTHON = os.path.realpath(sys.executable)
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,11 @@ class ServerProcess:
         return self._read_record().get("launch") != launch.digest
 
     def start(self, launch: Launch) -> psutil.Process:
-        """Start the process in its own session, with its output in the log file, and record it."""
+        """Start the process in its own session, with its output in the log file, and record it.
+
+        What a killed predecessor left behind is ended first, except for workers that are busy (they have children).
+        """
+        self.end_idle_leftovers()
         with self._open_log() as log:
             child = subprocess.Popen(  # noqa: S603 - argv is ours
                 list(launch.argv),
@@ -97,33 +103,48 @@ class ServerProcess:
             )
         child.returncode = 0  # detached on purpose: it outlives us, and find() reaps it
         process = psutil.Process(child.pid)
-        partial = self._record.with_suffix(".partial")
-        partial.write_text(json.dumps({"pid": child.pid, "started_at": process.create_time(), "launch": launch.digest}))
-        partial.replace(self._record)
+        sessions = sorted({os.getsid(member.pid) for member in self.members()} | {child.pid})
+        self._write_record(pid=child.pid, started_at=process.create_time(), launch=launch.digest, sessions=sessions)
         return process
 
-    def stop(self, polite: signal.Signals = signal.SIGTERM, grace_seconds: float = 10.0) -> None:
+    def stop(self, polite: signal.Signals = signal.SIGTERM, grace_seconds: float = 10.0, *, with_children: bool = True) -> None:
         """End the process and whatever it has left behind; the polite signal comes first, then SIGKILL.
 
         Args:
             polite: Signal that asks the process to end.
             grace_seconds: How long it may take.
+            with_children: Whether its children end too when they have opened a session of their own.
         """
-        if (process := self.find()) is not None:
+        process = self.find()
+        family = process.children(recursive=True) if process is not None and with_children else []
+        if process is not None:
             process.send_signal(polite)
             _gone(process, grace_seconds)
-        for survivor in [p for p in (self.find(), *self.members()) if p is not None]:
+        for survivor in {*family, *self.members(), *([process] if process else [])}:
             _kill(survivor)
         self._record.unlink(missing_ok=True)
 
-    def members(self) -> Iterator[psutil.Process]:
-        """Yield every running process that was started by this part, also after the part itself was killed."""
-        for process in psutil.process_iter():
-            try:
-                if process.environ().get(MARK) == self._mark and not _is_ended(process):
-                    yield process
-            except psutil.Error:
-                continue
+    def end_idle_leftovers(self) -> None:
+        """End the processes without children that an earlier, killed process of this part has left behind."""
+        leader = self.find()
+        for member in self.members():
+            if (leader is None or os.getsid(member.pid) != leader.pid) and not member.children():
+                _kill(member)
+
+    def members(self) -> list[psutil.Process]:
+        """Return the running processes in the sessions that this part has opened, also after the part itself was killed."""
+        sessions = set(self._read_record().get("sessions", []))
+        return [process for process in psutil.process_iter() if sessions and self._is_member(process, sessions)]
+
+    def _is_member(self, process: psutil.Process, sessions: set[int]) -> bool:
+        """Return whether a process is in one of the sessions and carries our mark, or had it overwritten by its title."""
+        try:
+            if os.getsid(process.pid) not in sessions or _is_ended(process):
+                return False
+            environment = process.environ()
+            return environment.get(MARK, self._mark) == self._mark and bool(MARK in environment or process.exe() == PYTHON)
+        except (OSError, psutil.Error):
+            return False
 
     def log_tail(self, n_lines: int = 12) -> str:
         """Return the last lines of the log file."""
@@ -137,6 +158,11 @@ class ServerProcess:
         except (FileNotFoundError, ValueError):
             return {}
         return record
+
+    def _write_record(self, **content: object) -> None:
+        partial = self._record.with_suffix(".partial")
+        partial.write_text(json.dumps(content))
+        partial.replace(self._record)
 
     def _open_log(self) -> BinaryIO:
         if self.log_file.exists() and self.log_file.stat().st_size > MAX_LOG_BYTES:

@@ -19,13 +19,6 @@ from nightshift.services.process import ServerProcess
 
 GROUPS = ("postgres", "s3", "airflow", "mlflow")
 AIRFLOW_DATABASE = "NIGHTSHIFT_AIRFLOW_DATABASE_URL"
-S3_DEFAULTS = {
-    "NIGHTSHIFT_S3_ENDPOINT_URL": "",
-    "NIGHTSHIFT_S3_REGION": "us-east-1",
-    "NIGHTSHIFT_S3_ACCESS_KEY_ID": "",
-    "NIGHTSHIFT_S3_SECRET_ACCESS_KEY": "",
-    "NIGHTSHIFT_S3_BUCKET": "nightshift",
-}
 
 
 class Part(Protocol):
@@ -143,8 +136,7 @@ def _parts(home: Path, groups: Iterable[str], around: Surroundings) -> Iterable[
         elif group == "airflow":
             yield from (AirflowPart(home, name, around.variables.get(AIRFLOW_DATABASE)) for name in COMMANDS)
         else:
-            store = {**S3_DEFAULTS, **object_store_settings(ObjectServer(home)), **around.variables}
-            yield MlflowServer(home, {name: store[name] for name in S3_DEFAULTS})
+            yield MlflowServer(home, around.variables)
 
 
 def _settings(home: Path, left_out: Collection[str]) -> dict[str, str]:

@@ -13,7 +13,6 @@ import logging
 import os
 import signal
 import sys
-import threading
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -26,7 +25,7 @@ from nightshift.services.stack import Part, compose
 from nightshift.settings import PROJECT_ROOT
 
 NAME = "supervisor"
-TICK_SECONDS = 1.0
+TICK_SECONDS = 0.5
 HEALTH_INTERVAL_SECONDS = 15.0
 FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 60.0
@@ -69,22 +68,22 @@ class Supervisor:
     def __init__(self, home: Path, groups: Sequence[str]) -> None:
         self._home, self._groups = home, groups
         self._states: dict[str, PartState] = {}
-        self._is_ending = threading.Event()
+        self._is_ending = False
 
     def end(self) -> None:
         """Ask the loop to end; the parts keep running."""
-        self._is_ending.set()
+        self._is_ending = True
 
     def run(self) -> None:
         """Watch the parts until asked to end."""
-        while not self._is_ending.is_set():
+        while not self._is_ending:
             self.watch_once()
-            self._is_ending.wait(TICK_SECONDS)
+            time.sleep(TICK_SECONDS)
 
     def watch_once(self) -> None:
         """Start what does not run and restart what has been unhealthy for too long."""
         for part in compose(self._home, self._groups).parts:
-            if self._is_ending.is_set():
+            if self._is_ending:
                 return
             state = self._states.setdefault(part.name, PartState())
             try:
@@ -114,6 +113,7 @@ class Supervisor:
         self._publish()
 
     def _check(self, part: Part, state: PartState, now: float) -> None:
+        part.process.end_idle_leftovers()
         if part.is_healthy():
             state.healthy_at = now
             part.ensure_started()
@@ -151,8 +151,13 @@ def ensure_supervisor(home: Path, groups: Sequence[str]) -> None:
     if process.find() is not None:
         if not process.is_outdated(launch):
             return
-        process.stop()
+        stop_supervisor(home)
     process.start(launch)
+
+
+def stop_supervisor(home: Path) -> None:
+    """End the supervisor; the parts, which are its children or were adopted, keep running."""
+    ServerProcess(home, NAME).stop(with_children=False)
 
 
 def main() -> None:
