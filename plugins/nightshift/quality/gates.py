@@ -17,6 +17,7 @@ from nightshift.quality.gate_page import render_page
 from nightshift.warehouse.connection import conninfo
 
 if TYPE_CHECKING:
+    import psycopg
     from great_expectations.core import ExpectationSuite
 
     from nightshift.contracts.partitions import PartitionRange
@@ -175,16 +176,13 @@ def _evaluate(settings: Settings, suite: ExpectationSuite, query: str, run: RunC
     The engine is driven without a data context: a context writes into the temporary folder, and its data source would have to hold a URL
     with the password. Here the connection is opened by us.
     """
-    import psycopg
     import sqlalchemy
     from great_expectations.core.batch import Batch
     from great_expectations.core.batch_spec import RuntimeQueryBatchSpec
     from great_expectations.execution_engine import SqlAlchemyExecutionEngine
     from great_expectations.validator.validator import Validator
 
-    engine = sqlalchemy.create_engine(
-        "postgresql+psycopg://", creator=lambda: psycopg.connect(**conninfo(settings, run.application_name)), pool_size=1, max_overflow=0
-    )
+    engine = sqlalchemy.create_engine("postgresql+psycopg://", creator=lambda: _open(settings, run), pool_size=1, max_overflow=0)
     try:
         engine.connect().close()
         execution = SqlAlchemyExecutionEngine(engine=engine, create_temp_table=False)
@@ -202,6 +200,19 @@ def _evaluate(settings: Settings, suite: ExpectationSuite, query: str, run: RunC
         ) from None
     finally:
         engine.dispose()
+
+
+def _open(settings: Settings, run: RunContext) -> psycopg.Connection[Any]:
+    """Connect as any other stage does, without nested loops.
+
+    Rows that were staged a second ago have no statistics yet, and the join by which Great Expectations counts repeated keys then takes
+    minutes for a year (9 s instead of 0.3 s for 8,760 rows).
+    """
+    import psycopg
+
+    info = conninfo(settings, run.application_name)
+    info["options"] += " -c enable_nestloop=off"
+    return psycopg.connect(**info)
 
 
 def _check(result: dict[str, Any]) -> Check:
