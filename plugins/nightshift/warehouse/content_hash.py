@@ -76,7 +76,8 @@ def _query(target: Target, columns: list[str], load_id: int) -> tuple[sql.Compos
     query = sql.SQL(
         """
         with hashed as (
-            select partition_date, md5(record_send(row({columns}))) as digest, row({key})::text as key_text, num_nulls({key}) > 0 as has_null_key
+            select partition_date, md5(record_send(row({columns}))) as digest,
+                row({key})::text as key_text, num_nulls({key}) > 0 as has_null_key
             from {table} where load_id = %s offset 0
         )
         select partition_date, count(*), count(*) - count(distinct key_text) filter (where not has_null_key),

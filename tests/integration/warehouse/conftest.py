@@ -41,7 +41,8 @@ def tables(conn: Connection) -> None:
     """Create the two tables and the reader's view."""
     conn.execute("create table features.feat_thing (partition_date date, load_id bigint, thing_id text, name text, value double precision)")
     conn.execute(
-        "create table raw.thing (partition_date date, load_id bigint, known_at timestamptz, thing_id text, name text, value double precision)"
+        "create table raw.thing (partition_date date, load_id bigint, known_at timestamptz,"
+        " thing_id text, name text, value double precision)"
     )
     conn.execute(
         "create view analytics.thing as select t.* from features.feat_thing t join ops.published p"

@@ -6,12 +6,13 @@ import math
 import time
 
 import pytest
-from hypothesis import HealthCheck, given, settings as hypothesis_settings
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from tests.integration.warehouse.conftest import DAY, PLAIN, VERSIONED, manifest, stage
 
 from nightshift.warehouse.content_hash import measure
 from nightshift.warehouse.partition_write import begin
-from tests.integration.warehouse.conftest import DAY, PLAIN, VERSIONED, manifest, stage
 
 pytestmark = pytest.mark.integration
 DAY_DATE = DAY.first.day

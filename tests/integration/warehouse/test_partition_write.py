@@ -9,12 +9,12 @@ import time
 from itertools import permutations
 
 import pytest
+from tests.integration.warehouse.conftest import DAY, PLAIN, VERSIONED, manifest, stage
 
 from nightshift.contracts.partitions import PartitionRange
 from nightshift.errors import AuditError, ContentConflictError, LoadStateError, LostAnswerError, StaleTokenError, WarehouseError
 from nightshift.warehouse.connection import connect
 from nightshift.warehouse.partition_write import Target, audit, begin, collect, hold_stage, publish, read_back, refuse, resume
-from tests.integration.warehouse.conftest import DAY, PLAIN, VERSIONED, manifest, stage
 
 pytestmark = pytest.mark.integration
 ROWS = [("a", "x", 1.5), ("b", None, 2.5)]
@@ -33,7 +33,12 @@ def test_rows_become_visible_when_published(conn, write_day):
     (published,) = write_day(ROWS)
 
     assert _visible(conn) == ROWS
-    assert (published.dataset, published.partition_date, published.n_rows, published.is_new) == (PLAIN.dataset, dt.date(2013, 7, 1), 2, True)
+    assert (published.dataset, published.partition_date, published.n_rows, published.is_new) == (
+        PLAIN.dataset,
+        dt.date(2013, 7, 1),
+        2,
+        True,
+    )
 
 
 def test_rows_stay_invisible_when_only_audited(conn, tables):
@@ -218,7 +223,9 @@ def test_resume_names_the_least_advanced_state(conn, tables):
 
 
 def test_rerun_reads_back_when_the_answer_of_the_commit_is_lost(conn, settings, tables):
-    conn.execute("create function ops.slow_commit() returns trigger language plpgsql as $$ begin perform pg_sleep(0.6); return null; end $$")
+    conn.execute(
+        "create function ops.slow_commit() returns trigger language plpgsql as $$ begin perform pg_sleep(0.6); return null; end $$"
+    )
     conn.execute(
         "create constraint trigger slow_commit after insert on ops.published deferrable initially deferred"
         " for each row execute function ops.slow_commit()"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -19,7 +20,7 @@ def test_three_years_of_partitions_tile_without_a_gap(zone):
     days = list(PartitionRange(Partition(dt.date(2012, 1, 1), zone), Partition(dt.date(2014, 12, 31), zone)))
 
     assert len(days) == 366 + 365 + 365
-    assert all(before.end == after.start for before, after in zip(days, days[1:], strict=False))
+    assert all(before.end == after.start for before, after in pairwise(days))
     assert all(dt.timedelta(hours=23) <= day.end - day.start <= dt.timedelta(hours=25) for day in days)
 
 
@@ -27,7 +28,7 @@ def test_three_years_of_partitions_tile_without_a_gap(zone):
 def test_cutoffs_rise_by_about_a_day_in_every_zone(zone):
     cutoffs = [p.cutoff for p in PartitionRange(Partition(dt.date(2012, 1, 1), zone), Partition(dt.date(2014, 12, 31), zone))]
 
-    assert all(23 * HOUR <= after - before <= 25 * HOUR for before, after in zip(cutoffs, cutoffs[1:], strict=False))
+    assert all(23 * HOUR <= after - before <= 25 * HOUR for before, after in pairwise(cutoffs))
 
 
 @pytest.mark.parametrize(
@@ -65,8 +66,9 @@ def test_new_york_day_has_these_edges_in_utc(day, start, cutoff):
     assert (partition.start.isoformat(), partition.cutoff.isoformat()) == (start, cutoff)
 
 
-@given(st.datetimes(dt.datetime(2011, 1, 1), dt.datetime(2016, 1, 1), timezones=st.just(dt.UTC)), st.sampled_from(ZONES))
-def test_every_instant_lies_in_exactly_one_day(instant, zone):
+@given(st.floats(0, 5 * 366), st.sampled_from(ZONES))
+def test_every_instant_lies_in_exactly_one_day(days_since_2011, zone):
+    instant = dt.datetime(2011, 1, 1, tzinfo=dt.UTC) + dt.timedelta(days=days_since_2011)
     near = [Partition(instant.date() + dt.timedelta(days=i), zone) for i in (-1, 0, 1)]
 
     assert sum(day.start <= instant < day.end for day in near) == 1

@@ -1,0 +1,162 @@
+"""The relations of one model's predictions: its base table, and the views that analysts read."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from nightshift.contracts.metrics import Task
+
+if TYPE_CHECKING:
+    from nightshift.contracts.model_spec import ModelSpec
+    from nightshift.warehouse.connection import Connection
+
+SCHEMA = "predictions"
+_LOCK = 0x70726564  # "pred"
+
+_PREDICTION_COLUMNS = {
+    "partition_date": "Operating day whose night made the prediction.",
+    "load_id": "The load that wrote the row.",
+    "{key}": "The {entity} that is predicted for.",
+    "event_timestamp": "When the predicted thing is due to happen, UTC.",
+    "score": "What the model says as it is: {score}.",
+    "probability": "Calibrated probability, 0 to 1, of the positive class; null for models that are not binary.",
+    "decile": "Place of the score within its night: 10 holds the highest tenth, 1 the lowest.",
+    "is_positive": "Whether the probability reaches the model's threshold; null for models that are not binary.",
+    "reasons": "The features that moved the score most, as [{{feature, value, contribution}}], the strongest first.",
+    "model_version": "Version of the champion that scored; null under the fallback rule.",
+    "features_as_of": "Nothing that was delivered later than this was used, UTC.",
+    "score_source": "champion, or fallback_rule when there was no usable champion.",
+    "score_source_reason": "Why the fallback rule was used; null for a champion.",
+    "run_id": "The run that wrote the row.",
+}
+_HISTORY_COLUMNS = {
+    "published_at": "From when readers saw this load, UTC.",
+    "superseded_at": "When a newer load took its place, UTC; null while it is current.",
+}
+_OUTCOME_COLUMNS = {
+    "outcome": "What came true: {label} as last delivered; null while unknown, or when this {entity} never gets one.",
+    "outcome_known_at": "When that outcome was delivered, UTC.",
+    "is_mature": "Whether so many days of outcomes have been delivered since that it counts as final.",
+}
+
+
+def ensure_prediction_relations(conn: Connection, spec: ModelSpec, *, replace_views: bool = False) -> None:
+    """Create what is missing of ``predictions.<model>`` and ``analytics.<model>_{current,history,outcomes}``.
+
+    The outcomes view comes into being once its label relation does.
+
+    Args:
+        conn: A connection of the warehouse's owner, outside of a transaction.
+        spec: The model.
+        replace_views: Write the views anew although they exist: at a deployment. It waits for their readers, so a night leaves them.
+    """
+    with conn.transaction():
+        conn.execute("select pg_advisory_xact_lock(%s)", [_LOCK])
+        if not _exists(conn, SCHEMA, spec.name):
+            _create_table(conn, spec)
+        views = {"current": _CURRENT, "history": _HISTORY}
+        if _exists(conn, "marts", spec.label.relation):
+            views["outcomes"] = _OUTCOMES
+        for suffix, query in views.items():
+            if replace_views or not _exists(conn, "analytics", f"{spec.name}_{suffix}"):
+                _create_view(conn, spec, suffix, query)
+
+
+def _exists(conn: Connection, schema: str, relation: str) -> bool:
+    return conn.execute("select to_regclass(format('%%I.%%I', %s::text, %s::text)) is not null", [schema, relation]).fetchone() == (True,)
+
+
+def _create_table(conn: Connection, spec: ModelSpec) -> None:
+    from psycopg import sql
+
+    table, key = sql.Identifier(SCHEMA, spec.name), sql.Identifier(spec.entity.key)
+    conn.execute(sql.SQL(_TABLE).format(table=table, key=key))
+    comment = (
+        f"Every load of {spec.name}, published or not: read the views in schema analytics. Grain: partition, load and {spec.entity.name}."
+    )
+    conn.execute(sql.SQL("comment on table {} is {}").format(table, sql.Literal(comment)))
+
+
+def _create_view(conn: Connection, spec: ModelSpec, suffix: str, query: str) -> None:
+    from psycopg import sql
+
+    view = sql.Identifier("analytics", f"{spec.name}_{suffix}")
+    columns = _columns_of(spec, suffix)
+    selected = [name for name in columns if name not in _HISTORY_COLUMNS and name not in _OUTCOME_COLUMNS]
+    body = sql.SQL(query).format(
+        columns=sql.SQL(", ").join(sql.Identifier("t", name) for name in selected),
+        table=sql.Identifier(SCHEMA, spec.name),
+        dataset=sql.Literal(spec.predictions_dataset),
+        key=sql.Identifier(spec.entity.key),
+        label=sql.Identifier(spec.label.column),
+        labels=sql.Identifier("marts", spec.label.relation),
+        days_to_maturity=sql.Literal(1 + spec.label.maturity_days),
+    )
+    # A security barrier: a filter of the reader is never run on rows that the view leaves out, so no error message can show them.
+    conn.execute(sql.SQL("create or replace view {} with (security_barrier) as {}").format(view, body))
+    conn.execute(sql.SQL("comment on view {} is {}").format(view, sql.Literal(_describe(spec, suffix))))
+    for name, text in columns.items():
+        conn.execute(sql.SQL("comment on column {}.{} is {}").format(view, sql.Identifier(name), sql.Literal(text)))
+
+
+def _columns_of(spec: ModelSpec, suffix: str) -> dict[str, str]:
+    """Return name and description of a view's columns, in order."""
+    extra = {"current": {}, "history": _HISTORY_COLUMNS, "outcomes": _OUTCOME_COLUMNS}[suffix]
+    words = {
+        "key": spec.entity.key,
+        "entity": spec.entity.name,
+        "label": spec.label.column,
+        "score": "the probability before calibration" if spec.task is Task.BINARY else f"the predicted {spec.label.column}",
+    }
+    return {name.format(**words): text.format(**words) for name, text in (_PREDICTION_COLUMNS | extra).items()}
+
+
+def _describe(spec: ModelSpec, suffix: str) -> str:
+    grain = f"one row per {spec.entity.name} and night"
+    says = {
+        "current": f"The predictions that count now. Grain: {grain}.",
+        "history": f"Every load that was ever published, also the superseded ones. Grain: {grain} and load.",
+        "outcomes": f"The predictions that count now beside what came true. Grain: {grain}.",
+    }
+    return f"{spec.description} {says[suffix]} Owner: {spec.owner}."
+
+
+_TABLE = """
+create table {table} (
+    partition_date date not null,
+    load_id bigint not null,
+    shard integer not null,
+    {key} text not null,
+    event_timestamp timestamptz not null,
+    score double precision not null,
+    probability double precision,
+    decile smallint,
+    is_positive boolean,
+    reasons jsonb not null default '[]',
+    model_version integer,
+    features_as_of timestamptz not null,
+    score_source text not null check (score_source in ('champion', 'fallback_rule')),
+    score_source_reason text,
+    run_id text not null,
+    primary key (partition_date, load_id, {key})
+)
+"""
+_CURRENT = """
+select {columns} from {table} t
+join ops.published p on p.dataset = {dataset} and p.partition_date = t.partition_date and p.load_id = t.load_id
+"""
+_HISTORY = """
+select {columns}, l.published_at, l.superseded_at from {table} t
+join ops.loads l on l.dataset = {dataset} and l.partition_date = t.partition_date and l.load_id = t.load_id and l.state = 'published'
+"""
+_OUTCOMES = """
+with latest as (
+    select distinct on ({key}) {key}, {label} as outcome, known_at from {labels} where superseded_at is null
+    order by {key}, known_at desc, partition_date desc
+)
+select {columns}, latest.outcome, latest.known_at as outcome_known_at,
+    coalesce(t.partition_date + {days_to_maturity} <= (select max(partition_date) from {labels}), false) as is_mature
+from {table} t
+join ops.published p on p.dataset = {dataset} and p.partition_date = t.partition_date and p.load_id = t.load_id
+left join latest on latest.{key} = t.{key}
+"""
