@@ -47,6 +47,7 @@ def test_analyst_reads_views_made_before_and_after_the_grants(analyst):
 
 @pytest.mark.parametrize("schema", CLOSED_SCHEMAS)
 def test_analyst_is_refused_in_every_other_schema(analyst, schema):
+    analyst.execute("set default_transaction_read_only = off")
     for statement in (
         "select * from {}.secret",
         "insert into {}.secret values (1)",
