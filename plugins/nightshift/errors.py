@@ -21,10 +21,12 @@ class NightshiftError(Exception):
     Attributes:
         code: The stable code, ``NS-<AREA>-<NNN>``.
         is_retryable: Whether the same call can succeed later without a person.
+        is_waiting: Whether the call only waits for something that upstream still owes.
     """
 
     code: ClassVar[str] | str = "NS-CORE-000"
     is_retryable: ClassVar[bool] = False
+    is_waiting: ClassVar[bool] = False
 
     def __init__(
         self,

@@ -1,0 +1,139 @@
+"""``nightshift demo``: a history in one range, then real nights through the real scheduler, on real flights."""
+
+from __future__ import annotations
+
+import getpass
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from nightshift.cli.console import say
+from nightshift.cli.night import Night, run_night
+from nightshift.contracts.partitions import Partition, PartitionRange
+from nightshift.contracts.run import RunContext
+from nightshift.errors import ServiceError
+from nightshift.settings import default_home, load_settings
+
+if TYPE_CHECKING:
+    from nightshift.contracts.model_spec import ModelSpec
+    from nightshift.services.airflow_api import AirflowApi
+    from nightshift.settings import Settings
+
+FIRST_DAY = "2013-01-01"
+FIRST_NIGHT = "2013-03-05"
+N_NIGHTS = 4
+"""The nights around the storm of 2013-03-06 to 08. Source: docs/adr/0010-demo.md."""
+AIRFLOW_TIMEOUT_SECONDS = 300
+
+
+@dataclass
+class Stopwatch:
+    """Name and seconds of each step, in order."""
+
+    steps: list[tuple[str, float]] = field(default_factory=list)
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """Say that a step begins, and how long it took."""
+        say(f"[{len(self.steps) + 1}] {name}")
+        started = time.monotonic()
+        yield
+        self.steps.append((name, time.monotonic() - started))
+        say(f"      done in {self.steps[-1][1]:.1f} s")
+
+
+def demo(
+    first_night: Annotated[str, typer.Option(help="First night that runs through Airflow, YYYY-MM-DD.")] = FIRST_NIGHT,
+    nights: Annotated[int, typer.Option(min=1, help="Number of nights.")] = N_NIGHTS,
+) -> None:
+    """Run the whole loop on real flights: load a history, train, then nights through Airflow. Leaves the services up."""
+    from nightshift.cli import services
+    from nightshift.cli.summary import print_summary
+    from nightshift.contracts.model_spec import load_specs
+
+    watch = Stopwatch()
+    begin = Partition.parse(first_night)
+    history = PartitionRange(Partition.parse(FIRST_DAY), begin.shift(-1))
+    with watch.step("Start PostgreSQL and the S3 server; Airflow and MLflow start beside what follows"):
+        services.launch(wait_for=("postgres", "s3"))
+    settings = load_settings()
+    specs = load_specs(settings.models_dir)
+    run = RunContext(f"demo/{first_night}", actor=f"cli:{getpass.getuser()}")
+    load_history(settings, specs, history, run, watch)
+    api = _wait_for_airflow(default_home(), specs, watch)
+    done: list[Night] = []
+    for key in [begin.shift(i).key for i in range(nights)]:
+        with watch.step(f"Night {key}: upstream delivers, Airflow does the rest"):
+            _deliver(settings, PartitionRange.of(key))
+            done.append(run_night(api, key, expected_dags(specs)))
+    print_summary(settings, specs, done, watch.steps, api.url)
+
+
+def load_history(settings: Settings, specs: dict[str, ModelSpec], history: PartitionRange, run: RunContext, watch: Stopwatch) -> None:
+    """Bring a warehouse from nothing to one trained champion per model, everything in one range."""
+    from nightshift.contracts.datasets import load_contracts
+    from nightshift.ingestion.load import ingest
+    from nightshift.transformation.build import build
+    from nightshift.cli.setup import set_up
+
+    with watch.step("Create the warehouse and the bucket"):
+        set_up(settings)
+    with watch.step(f"Upstream delivers {len(history)} days ({history})"):
+        _deliver(settings, history)
+    with watch.step("Ingest them in one range: contract, COPY, gate, publish"):
+        for name in load_contracts(settings.datasets_dir):
+            result = ingest(settings, name, history, run)
+            say(f"      raw/{name:<18} {result.n_rows:>8,} rows, {result.n_refused} refused")
+    with watch.step("Build features in one range: dbt, gate, publish"):
+        build(settings, history, run)
+    for spec in specs.values():
+        with watch.step(f"Train {spec.name} on what was known on {history.last}"):
+            say(f"      {train_once(settings, spec, history.last, run)}")
+
+
+def train_once(settings: Settings, spec: ModelSpec, partition: Partition, run: RunContext) -> str:
+    """Make a challenger, decide, and return the decision in one line."""
+    from nightshift.registry.promotion import decide
+    from nightshift.training.pipeline import build_training_set, train
+
+    key = build_training_set(settings, spec, partition, run)
+    decision = decide(settings, spec, train(settings, spec, key, run), run)
+    return f"{decision.verdict}: {'; '.join(decision.reasons)}"
+
+
+def expected_dags(specs: dict[str, ModelSpec]) -> set[str]:
+    """Return the DAGs that each night wakes."""
+    return {"ingest", "transform"} | {f"{stage}__{name}" for name in specs for stage in ("score", "monitor", "train")}
+
+
+def _deliver(settings: Settings, partitions: PartitionRange) -> None:
+    from nightshift.replay.upstream import deliver
+
+    summary = deliver(settings, partitions)
+    say(f"      {summary.n_drops} drops, {summary.n_rows:,} rows in landing/")
+
+
+def _wait_for_airflow(home: Path, specs: dict[str, ModelSpec], watch: Stopwatch) -> AirflowApi:
+    from nightshift.cli import services
+    from nightshift.services.airflow_api import AirflowApi
+
+    with watch.step("Wait until Airflow is healthy and has read the DAGs"):
+        services.launch(wait_for=("airflow",))
+        api, started = AirflowApi.local(home), time.monotonic()
+        while missing := expected_dags(specs) - api.dag_ids():
+            if time.monotonic() - started > AIRFLOW_TIMEOUT_SECONDS:
+                raise ServiceError(
+                    f"Airflow did not read: {', '.join(sorted(missing))}.",
+                    got="; ".join(api.import_errors()) or "no import error",
+                    todo="Run `nightshift doctor`.",
+                    code="NS-SERVICE-012",
+                )
+            time.sleep(1)
+        for dag_id in expected_dags(specs):
+            api.unpause(dag_id)
+    return api
