@@ -1,0 +1,1 @@
+{{ trailing_outcomes(["destination"]) }}

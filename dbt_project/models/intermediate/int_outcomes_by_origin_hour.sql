@@ -1,0 +1,1 @@
+{{ trailing_outcomes(["origin", "scheduled_departure_hour"]) }}

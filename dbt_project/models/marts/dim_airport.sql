@@ -1,0 +1,6 @@
+with
+airports as (
+    select * from {{ ref("stg_airports") }}
+)
+
+select * from airports

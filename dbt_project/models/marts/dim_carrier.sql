@@ -1,0 +1,6 @@
+with
+carriers as (
+    select * from {{ ref("stg_carriers") }}
+)
+
+select * from carriers

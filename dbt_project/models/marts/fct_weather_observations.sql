@@ -1,0 +1,6 @@
+with
+observations as (
+    select * from {{ ref("stg_weather") }}
+)
+
+select * from observations
