@@ -9,9 +9,10 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from nightshift.contracts.datasets import Identifier
+from nightshift.contracts.metrics import Task, metrics_of
 from nightshift.contracts.yaml_document import Frozen, read_document
 from nightshift.errors import SpecError
 
@@ -19,13 +20,24 @@ Ratio = Annotated[float, Field(ge=0, le=1)]
 PositiveInt = Annotated[int, Field(gt=0)]
 
 
-class Task(StrEnum):
-    """What kind of label is predicted."""
+MAXIMUM_NAME_LENGTH = 40
+Calibration = Literal["platt", "isotonic", "none"]
 
-    BINARY = "binary"
-    REGRESSION = "regression"
-    MULTICLASS = "multiclass"
-    RANKING = "ranking"
+# fmt: off
+OUR_PARAMS = frozenset({
+    "num_threads", "num_thread", "nthread", "nthreads", "n_jobs", "seed", "random_seed", "random_state", "data_random_seed",
+    "data_seed", "bagging_seed", "bagging_fraction_seed", "feature_fraction_seed", "extra_seed", "drop_seed", "deterministic",
+    "force_col_wise", "force_row_wise", "objective", "objective_type", "app", "application", "loss", "metric", "metrics",
+    "metric_types", "num_class", "num_classes", "boosting", "boosting_type", "boost", "linear_tree", "linear_trees", "num_iterations",
+    "num_iteration", "n_iter", "num_tree", "num_trees", "num_round", "num_rounds", "nrounds", "num_boost_round", "n_estimators",
+    "max_iter", "early_stopping_round", "early_stopping_rounds", "early_stopping", "n_iter_no_change", "first_metric_only", "device",
+    "device_type", "input_model", "model_input", "model_in", "output_model", "model_output", "model_out", "snapshot_freq",
+    "save_period", "valid", "test", "valid_data", "data", "train", "train_data", "task", "task_type", "machines", "num_machines",
+    "tree_learner", "config", "config_file", "categorical_feature", "cat_feature", "cat_column", "ignore_column", "weight_column",
+    "group_column", "label_column", "header", "two_round", "verbosity", "verbose"
+})
+# fmt: on
+"""LightGBM parameters, all aliases included, that the trainer sets: same training set and spec must give the same trees."""
 
 
 class Weekday(StrEnum):
@@ -88,7 +100,8 @@ class Label(Frozen):
     """Where the outcome stands and when it can be trusted.
 
     Attributes:
-        relation: Relation of schema ``marts`` with the entity key, ``partition_date``, ``event_timestamp``, ``known_at``, ``superseded_at``.
+        relation: Relation of schema ``marts`` with the entity key, ``partition_date``, ``event_timestamp``, ``known_at`` and
+            ``superseded_at``; with a ``load_id`` it is read through the published pointer ``marts/<relation>``.
         column: Its label column; null means that the entity never gets a label.
         maturity_days: Whole operating days after the predicted day until labels count as final.
     """
@@ -113,7 +126,9 @@ class Training(Frozen):
         seed: Seed of every random choice.
         num_boost_round: Upper limit of trees.
         early_stopping_rounds: Rounds without a better validation loss.
-        params: LightGBM parameters; determinism is set by us and cannot be switched off.
+        objective: Regression only: the loss; None takes the task's own.
+        calibration: Binary only: how scores become probabilities, fitted on the validation days.
+        params: LightGBM parameters; threads, seeds, determinism, objective and rounds are set by us and refused here.
     """
 
     schedule: Literal["nightly", "weekly", "never"]
@@ -127,7 +142,16 @@ class Training(Frozen):
     seed: int = 20130101
     num_boost_round: PositiveInt = 400
     early_stopping_rounds: PositiveInt = 40
-    params: dict[str, float | int | str | bool] = Field(default_factory=dict)
+    objective: Literal["regression", "regression_l1", "huber", "fair", "quantile", "mape"] | None = None
+    calibration: Calibration = "platt"
+    params: dict[str, bool | int | float | str] = Field(default_factory=dict)
+
+    @field_validator("params")
+    @classmethod
+    def _params_are_free(cls, params: dict[str, bool | int | float | str]) -> dict[str, bool | int | float | str]:
+        if taken := sorted(OUR_PARAMS & params.keys()):
+            raise ValueError(f"parameters that the trainer does not set itself; remove {', '.join(taken)}")
+        return params
 
     @model_validator(mode="after")
     def _window_holds_splits(self) -> Training:
@@ -154,11 +178,12 @@ class Promotion(Frozen):
     """When a challenger becomes champion.
 
     Attributes:
-        metric: Primary metric, a name of ``nightshift.training.evaluation``.
+        metric: Primary metric, a name of ``nightshift.contracts.metrics`` that fits the task.
         non_inferiority_margin: How much worse than the champion it may be on the same rows, in the metric's unit.
         minimum_gain_over_baseline: How much better than the rule baseline it must be at least.
         slices: Declared slices; reported, and refused when worse than the champion by more than ``slice_margin``.
-        slice_margin: Allowed loss of the primary metric within a slice.
+        slice_margin: Allowed loss of the primary metric within a slice, in the metric's unit.
+        maximum_calibration_error: Binary only: a challenger above it is refused; None switches the check off.
     """
 
     metric: str
@@ -166,6 +191,7 @@ class Promotion(Frozen):
     minimum_gain_over_baseline: float = Field(default=0.0, ge=0)
     slices: tuple[Slice, ...] = ()
     slice_margin: float = Field(default=0.05, ge=0)
+    maximum_calibration_error: Ratio | None = None
 
 
 class FallbackRule(Frozen):
@@ -270,10 +296,18 @@ class ModelSpec(Frozen):
     monitoring: Monitoring
     positive_threshold: Ratio | None = None
 
+    @field_validator("promotion", "monitoring")
+    @classmethod
+    def _metric_fits_task(cls, part: Promotion | Monitoring, info: ValidationInfo) -> Promotion | Monitoring:
+        task = info.data.get("task")
+        if task is not None and part.metric not in metrics_of(task):
+            raise ValueError(f"a metric of task {task}: {', '.join(metrics_of(task))}; not {part.metric!r}")
+        return part
+
     @model_validator(mode="after")
     def _name_fits(self) -> ModelSpec:
-        if len(self.name) > 40:
-            raise ValueError("name has at most 40 characters, relation names are built from it")
+        if len(self.name) > MAXIMUM_NAME_LENGTH:
+            raise ValueError(f"name has at most {MAXIMUM_NAME_LENGTH} characters, relation names are built from it")
         return self
 
     @property

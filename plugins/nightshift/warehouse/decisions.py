@@ -92,4 +92,7 @@ def consume(
 
 def _select(conn: Connection, condition: str, parameters: list[Any]) -> list[RetrainDecision]:
     query = f"select {_COLUMNS} from monitoring.retrain_decisions where {condition} order by partition_date"  # noqa: S608 - ours
-    return [RetrainDecision(*row[:4], tuple(row[4]), row[5]) for row in conn.execute(query.encode(), parameters)]
+    return [
+        RetrainDecision(decision_id, model, day, state, tuple(reasons), closed_partition)
+        for decision_id, model, day, state, reasons, closed_partition in conn.execute(query.encode(), parameters)
+    ]

@@ -34,6 +34,7 @@ create table ml.model_versions (
     spec_digest text not null,
     code_version text not null,
     metrics jsonb not null,
+    figures jsonb not null,
     run_id text not null,
     created_at timestamptz not null default clock_timestamp(),
     primary key (model, version),
@@ -41,7 +42,7 @@ create table ml.model_versions (
 );
 comment on table ml.model_versions is 'Every model ever trained, with the digests that a loader verifies. Grain: model and version.';
 comment on column ml.model_versions.trees_sha256 is 'Digest of the trees alone, without the parameters block.';
-comment on column ml.model_versions.fit_end is 'Last predicted day that any fit of this version has seen, validation and calibration included.';
+comment on column ml.model_versions.fit_end is 'Last feature partition that any fit of this version has seen, validation and calibration included.';
 
 create table ml.evaluations (
     model text not null,

@@ -1,0 +1,217 @@
+"""Gradient-boosted trees: the only module that knows LightGBM.
+
+A fit runs in segments of fixed length, each starting from the text of the one before and with random streams of its own. A killed
+fit therefore goes on from its last segment to the very trees of an undisturbed one. Source: docs/adr/0007-training-and-promotion.md.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nightshift.training.model_text import check_model_text
+
+if TYPE_CHECKING:
+    import lightgbm as lgb
+    import numpy as np
+    import numpy.typing as npt
+
+    Matrix = npt.NDArray[np.float64]
+    Vector = npt.NDArray[np.float64]
+
+SEGMENT_ROUNDS = 50
+"""Trees between two checkpoints; part of what a fit is: another length gives other trees."""
+
+
+@dataclass(frozen=True)
+class FitPlan:
+    """What a fit does, apart from its rows.
+
+    Attributes:
+        objective: LightGBM's name of the loss.
+        params: Free parameters of the spec.
+        seed: Seed of every random choice.
+        n_rounds: Upper limit of trees.
+        patience_rounds: Rounds without a better validation loss after which the fit stops.
+        categorical_positions: Columns of the matrix that hold level codes.
+        names: Names of the matrix' columns.
+        n_threads: Threads; the trees do not depend on it.
+        segment_rounds: Trees between two checkpoints.
+    """
+
+    objective: str
+    params: dict[str, bool | int | float | str]
+    seed: int
+    n_rounds: int
+    patience_rounds: int
+    categorical_positions: list[int]
+    names: list[str]
+    n_threads: int = 1
+    segment_rounds: int = SEGMENT_ROUNDS
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A finished fit, or one at a checkpoint.
+
+    Attributes:
+        text: The model as text; up to the best round once finished.
+        losses: Validation loss after each round.
+    """
+
+    text: str
+    losses: tuple[float, ...]
+
+    @property
+    def best_round(self) -> int:
+        """Return the number of trees with the lowest validation loss, the first of equals."""
+        return self.losses.index(min(self.losses)) + 1 if self.losses else 0
+
+
+def thread_count() -> int:
+    """Return how many threads this process may use: ``OMP_NUM_THREADS``, else the processors it may run on."""
+    return int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))
+
+
+def fit_trees(train: tuple[Matrix, Vector], validation: tuple[Matrix, Vector], plan: FitPlan, checkpoint: Path | None = None) -> Fit:
+    """Fit trees with early stopping on the validation rows.
+
+    Args:
+        train: Matrix (n, k) and label (n,), in a total order: another order of rows gives other trees.
+        validation: The same for the later rows.
+        plan: What to do.
+        checkpoint: File of the last finished segment; it is read if it is there, and replaced after every segment.
+    """
+    data, watched = _datasets(train, validation, plan)
+    state = _load_checkpoint(checkpoint)
+    while not _is_finished(state, plan):
+        state = _fit_segment(state, data, watched, plan)
+        _save_checkpoint(checkpoint, state)
+    return replace(state, text=_portable(load_booster(state.text).model_to_string(num_iteration=state.best_round)))
+
+
+def load_booster(text: str, names: list[str] | None = None) -> lgb.Booster:
+    """Load a model from text, after checks: LightGBM ends the process on a bad one.
+
+    Args:
+        text: A text model.
+        names: The feature names it must have, in order; None skips that check.
+
+    Raises:
+        ModelTextError: The text is truncated, inconsistent or of other features.
+    """
+    import lightgbm as lgb
+
+    check_model_text(text, names)
+    return lgb.Booster(model_str=text)
+
+
+def predict_raw(booster: lgb.Booster, matrix: Matrix) -> Vector:
+    """Return raw scores (log-odds, or the label's unit) of shape (n,) for a matrix of ``encode``."""
+    import numpy as np
+
+    return np.asarray(booster.predict(matrix, raw_score=True, num_threads=thread_count()), dtype=np.float64)
+
+
+def contributions(booster: lgb.Booster, matrix: Matrix) -> Matrix:
+    """Return what each feature adds to the raw score; shape (n, k + 1), the last column is the base value.
+
+    Source: Lundberg & Lee (2017), A unified approach to interpreting model predictions. About 300 times slower than ``predict_raw``.
+    """
+    import numpy as np
+
+    return np.asarray(booster.predict(matrix, pred_contrib=True, num_threads=thread_count()), dtype=np.float64)
+
+
+def importance(booster: lgb.Booster) -> dict[str, float]:
+    """Return the share of the total gain of each feature, 0 to 1, the largest first."""
+    gains = dict(zip(booster.feature_name(), booster.feature_importance("gain").tolist(), strict=True))
+    total = sum(gains.values()) or 1.0
+    return {name: gain / total for name, gain in sorted(gains.items(), key=lambda item: (-item[1], item[0]))}
+
+
+def trees_digest(text: str) -> str:
+    """Return the SHA-256, hex, of a text model without its ``parameters:`` block."""
+    return sha256(re.sub(r"\nparameters:.*?end of parameters\n", "\n", text, flags=re.DOTALL).encode()).hexdigest()
+
+
+def _datasets(train: tuple[Matrix, Vector], validation: tuple[Matrix, Vector], plan: FitPlan) -> tuple[lgb.Dataset, lgb.Dataset]:
+    import lightgbm as lgb
+
+    keep: dict[str, Any] = {"free_raw_data": False, "feature_name": plan.names, "categorical_feature": plan.categorical_positions}
+    data = lgb.Dataset(train[0], train[1], params=_params(plan, 0), **keep)
+    return data, lgb.Dataset(validation[0], validation[1], reference=data, params=_params(plan, 0), **keep)
+
+
+def _params(plan: FitPlan, segment: int) -> dict[str, Any]:
+    """Return LightGBM's parameters; the streams drawn while growing trees start anew in every segment."""
+    stream = plan.seed + segment
+    return {
+        **plan.params,
+        "objective": plan.objective,
+        "deterministic": True,
+        "force_col_wise": True,
+        "num_threads": plan.n_threads,
+        "seed": plan.seed,
+        "data_random_seed": plan.seed,
+        "bagging_seed": stream,
+        "feature_fraction_seed": stream,
+        "extra_seed": stream,
+        "verbosity": -1,
+    }
+
+
+def _is_finished(state: Fit, plan: FitPlan) -> bool:
+    return len(state.losses) >= plan.n_rounds or _has_stalled(state.losses, plan.patience_rounds)
+
+
+def _has_stalled(losses: tuple[float, ...] | list[float], patience_rounds: int) -> bool:
+    return bool(losses) and len(losses) - (losses.index(min(losses)) + 1) >= patience_rounds
+
+
+def _fit_segment(state: Fit, data: lgb.Dataset, watched: lgb.Dataset, plan: FitPlan) -> Fit:
+    import lightgbm as lgb
+
+    losses = list(state.losses)
+
+    def watch(env: lgb.callback.CallbackEnv) -> None:
+        losses.append(float(env.evaluation_result_list[0][2]))
+        if _has_stalled(losses, plan.patience_rounds):
+            raise lgb.callback.EarlyStopException(env.iteration, env.evaluation_result_list)
+
+    done = len(state.losses)
+    booster = lgb.train(
+        _params(plan, done // plan.segment_rounds),
+        data,
+        num_boost_round=min(plan.segment_rounds, plan.n_rounds - done),
+        valid_sets=[watched],
+        init_model=load_booster(state.text) if state.text else None,
+        callbacks=[watch],
+    )
+    return Fit(booster.model_to_string(num_iteration=-1), tuple(losses))
+
+
+def _portable(text: str) -> str:
+    """Return the text without what depends on the machine: the number of threads stands in the parameters."""
+    return re.sub(r"^\[num_threads: \d+\]$", "[num_threads: 1]", text, flags=re.MULTILINE)
+
+
+def _load_checkpoint(checkpoint: Path | None) -> Fit:
+    if checkpoint is None or not checkpoint.is_file():
+        return Fit("", ())
+    document = json.loads(checkpoint.read_text(encoding="utf-8"))
+    return Fit(document["text"], tuple(document["losses"]))
+
+
+def _save_checkpoint(checkpoint: Path | None, state: Fit) -> None:
+    if checkpoint is None:
+        return
+    checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    draft = checkpoint.with_suffix(f".{os.getpid()}")
+    draft.write_text(json.dumps({"text": state.text, "losses": state.losses}), encoding="utf-8")
+    draft.replace(checkpoint)

@@ -1,0 +1,234 @@
+"""From a partition to a candidate: is it time, what are the rows, fit, calibrate, measure, store."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nightshift.contracts.metrics import Task
+from nightshift.contracts.model_spec import Weekday
+from nightshift.contracts.partitions import Partition, PartitionRange
+from nightshift.contracts.run import code_version
+from nightshift.errors import NightshiftError
+from nightshift.lake.object_store import ObjectStore
+from nightshift.training.booster import FitPlan, fit_trees, importance, load_booster, predict_raw, thread_count
+from nightshift.training.calibration import fit_calibration
+from nightshift.training.candidate import Candidate, Origin, store_candidate
+from nightshift.training.evaluation import Measured, Predictions, best_threshold, evidence, measure, overall, rule_predictions
+from nightshift.training.figures import draw_binary, draw_by_day, draw_importance, draw_regression
+from nightshift.training.reference import describe
+from nightshift.training.signature import encode, learn_signature, numbers
+from nightshift.training.splits import Split, backtest_folds, rows_between, rows_of, split_window
+from nightshift.training.trained_model import TrainedModel
+from nightshift.training.training_set import find_training_set, read_rows
+from nightshift.warehouse.connection import connect
+from nightshift.warehouse.decisions import closed_by, open_ones
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+    import pyarrow as pa
+
+    from nightshift.contracts.model_spec import ModelSpec
+    from nightshift.contracts.run import RunContext
+    from nightshift.settings import Settings
+    from nightshift.training.training_set import TrainingSet
+    from nightshift.warehouse.connection import Connection
+
+    Vector = npt.NDArray[np.float64]
+
+_OBJECTIVES = {Task.BINARY: "binary", Task.REGRESSION: "regression"}
+_WEEKDAYS = list(Weekday)
+
+
+class TrainingError(NightshiftError):
+    """The spec cannot be trained."""
+
+    code = "NS-TRAIN-011"
+
+
+def is_due(settings: Settings, spec: ModelSpec, partition: Partition) -> bool:
+    """Return whether this night trains: its schedule says so, an order of the monitor is open, or this night has closed one (a rerun)."""
+    if spec.training.schedule == "nightly":
+        return True
+    if spec.training.schedule == "weekly" and _WEEKDAYS[partition.day.weekday()] == spec.training.weekday:
+        return True
+    with connect(settings, f"nightshift is_due {spec.name}"[:63]) as conn:
+        return bool(open_ones(conn, spec.name, partition) or closed_by(conn, spec.name, partition))
+
+
+def train(settings: Settings, spec: ModelSpec, training_set_key: str, run: RunContext) -> Candidate:
+    """Train one candidate; the same training set, spec and code give the same digest.
+
+    A version that was registered from the same three is returned without a fit. A killed call goes on from its last checkpoint.
+
+    Raises:
+        TrainingError: The task has no trainer.
+        TrainingSetError: There is no such training set.
+        ObjectStoreError: The rows are missing or were changed, or the store cannot be reached.
+    """
+    store = ObjectStore.open(settings)
+    with connect(settings, run.application_name) as conn:
+        training_set = find_training_set(conn, training_set_key)
+        known = _registered(conn, spec, training_set)
+    if known is not None:
+        return known
+    rows = read_rows(store, training_set)
+    checkpoint = settings.home / "checkpoints" / f"{_fit_identity(spec, training_set)}.json"
+    split = split_window(training_set.window, spec.training)
+    trained, measured, figures = train_rows(spec, rows, split, training_set.key, checkpoint)
+    candidate = store_candidate(store, trained, _origin(spec, training_set, split), measured, figures)
+    checkpoint.unlink(missing_ok=True)
+    return candidate
+
+
+def train_rows(
+    spec: ModelSpec, rows: pa.Table, split: Split, training_set: str, checkpoint: Path | None = None
+) -> tuple[TrainedModel, list[Measured], dict[str, bytes]]:
+    """Fit, calibrate and measure a model on rows in their total order.
+
+    Returns:
+        The model, the evidence (hold-out and backtest) and figures by file name.
+    """
+    folds = [_fit_and_judge(spec, rows, fold, f"backtest-{n}") for n, fold in enumerate(backtest_folds(_window(split), spec.training), 1)]
+    final = _fit_and_judge(spec, rows, split, "holdout", checkpoint)
+    unseen = final.trained.predictions(rows_between(rows, split.validation.first.day, split.holdout.last.day)).score
+    trained = replace(
+        final.trained,
+        decile_edges=_decile_edges(unseen),
+        metrics={source: overall(final.measured, source) for source in ("challenger", "baseline")},
+        reference=describe(rows_between(rows, split.train.first.day, split.validation.last.day), final.trained.signature, unseen),
+        training={**final.trained.training, "training_set": training_set},
+    )
+    measured = [part for judged in (final, *folds) for part in judged.measured]
+    return trained, measured, _draw(spec, [final, *folds])
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A model with its predictions on the hold-out of one split.
+
+    Attributes:
+        trained: The model; without profile and deciles.
+        measured: Evidence on the hold-out.
+        rows: The hold-out rows.
+        challenger: The model's predictions for them.
+        baseline: The rule's predictions for them.
+    """
+
+    trained: TrainedModel
+    measured: list[Measured]
+    rows: pa.Table
+    challenger: Predictions
+    baseline: Predictions
+
+
+def _fit_and_judge(spec: ModelSpec, rows: pa.Table, split: Split, sample: str, checkpoint: Path | None = None) -> Judged:
+    trained = fit_model(spec, rows_of(rows, split.train), rows_of(rows, split.validation), checkpoint)
+    trained = replace(trained, training={**trained.training, "split": str(split)})
+    holdout = rows_of(rows, split.holdout)
+    challenger = trained.predictions(holdout)
+    baseline = rule_predictions(spec.task, spec.scoring.fallback, holdout, _rule_threshold(spec, rows_of(rows, split.validation)))
+    label = numbers(holdout, spec.label.column)
+    measured = evidence(spec, sample, holdout, label, {"challenger": challenger, "baseline": baseline})
+    return Judged(trained, measured, holdout, challenger, baseline)
+
+
+def fit_model(spec: ModelSpec, train_part: pa.Table, validation: pa.Table, checkpoint: Path | None = None) -> TrainedModel:
+    """Fit trees on one part; stop, calibrate and choose the threshold on a later one.
+
+    Raises:
+        TrainingError: The task has no trainer.
+        SignatureError: The rows do not fit the spec.
+    """
+    signature = learn_signature(spec.features, train_part)
+    plan = FitPlan(
+        objective=_objective(spec),
+        params=spec.training.params,
+        seed=spec.training.seed,
+        n_rounds=spec.training.num_boost_round,
+        patience_rounds=spec.training.early_stopping_rounds,
+        categorical_positions=signature.categorical_positions,
+        names=signature.names,
+        n_threads=thread_count(),
+    )
+    matrix, label = encode(validation, signature), numbers(validation, spec.label.column)
+    fit = fit_trees((encode(train_part, signature), numbers(train_part, spec.label.column)), (matrix, label), plan, checkpoint)
+    raw = predict_raw(load_booster(fit.text, signature.names), matrix)
+    calibration = fit_calibration(spec.training.calibration, raw, label) if spec.task == Task.BINARY else {"method": "none"}
+    facts: dict[str, Any] = {"seed": spec.training.seed, "n_trees": fit.best_round, "n_rounds": len(fit.losses), "loss": min(fit.losses)}
+    model = TrainedModel(fit.text, spec.name, spec.task, signature, calibration, 0.5, (), {}, {}, facts)
+    return replace(model, threshold=_threshold(spec, label, model.from_raw(raw)))
+
+
+def _objective(spec: ModelSpec) -> str:
+    if spec.task not in _OBJECTIVES:
+        raise TrainingError(f"Task {spec.task} has no trainer.", expected=", ".join(_OBJECTIVES), todo="Choose a task that has one.")
+    return spec.training.objective or _OBJECTIVES[spec.task]
+
+
+def _threshold(spec: ModelSpec, label: Vector, predictions: Predictions) -> float:
+    if spec.positive_threshold is not None or predictions.probability is None:
+        return 0.5 if spec.positive_threshold is None else spec.positive_threshold
+    return best_threshold(label, predictions.probability)
+
+
+def _rule_threshold(spec: ModelSpec, validation: pa.Table) -> float:
+    return _threshold(spec, numbers(validation, spec.label.column), rule_predictions(spec.task, spec.scoring.fallback, validation))
+
+
+def _decile_edges(score: Vector) -> tuple[float, ...]:
+    import numpy as np
+
+    return tuple(np.quantile(score, np.arange(1, 10) / 10).tolist())
+
+
+def _draw(spec: ModelSpec, judged: list[Judged]) -> dict[str, bytes]:
+    final = judged[0]
+    label = numbers(final.rows, spec.label.column)
+    draw = draw_binary if spec.task == Task.BINARY else draw_regression
+    return {
+        **draw(label, final.challenger, final.baseline),
+        "importance.png": draw_importance(importance(final.trained.booster)),
+        "backtest.png": draw_by_day(spec.promotion.metric, _by_day(spec, judged)),
+    }
+
+
+def _by_day(spec: ModelSpec, judged: list[Judged]) -> dict[str, dict[str, float]]:
+    """Return the primary metric of each day of every hold-out, by source."""
+    import numpy as np
+
+    by_source: dict[str, dict[str, float]] = {"challenger": {}, "baseline": {}}
+    for part in judged:
+        days = np.array([str(day) for day in part.rows.column("partition_date").to_pylist()])
+        label = numbers(part.rows, spec.label.column)
+        for day in np.unique(days):
+            for source, predictions in (("challenger", part.challenger), ("baseline", part.baseline)):
+                value = measure(spec.task, label[days == day], predictions.at(days == day))[spec.promotion.metric]
+                if value is not None:
+                    by_source[source][str(day)] = value
+    return by_source
+
+
+def _window(split: Split) -> PartitionRange:
+    return PartitionRange(split.train.first, split.holdout.last)
+
+
+def _fit_identity(spec: ModelSpec, training_set: TrainingSet) -> str:
+    return sha256(f"{training_set.key} {spec.digest} {code_version()}".encode()).hexdigest()
+
+
+def _origin(spec: ModelSpec, training_set: TrainingSet, split: Split) -> Origin:
+    return Origin(training_set.key, training_set.partition, split.validation.last.day, spec.digest, code_version())
+
+
+def _registered(conn: Connection, spec: ModelSpec, training_set: TrainingSet) -> Candidate | None:
+    names = [name for name in Candidate.__dataclass_fields__ if name not in {"partition", "measured"}]
+    query = f"""
+        select {", ".join(names)} from ml.model_versions
+        where model = %s and training_set = %s and spec_digest = %s and code_version = %s order by version limit 1
+    """  # noqa: S608 - field names of our own type
+    row = conn.execute(query.encode(), [spec.name, training_set.key, spec.digest, code_version()]).fetchone()
+    return None if row is None else Candidate(partition=training_set.partition, **dict(zip(names, row, strict=True)))

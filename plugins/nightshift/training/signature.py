@@ -1,0 +1,182 @@
+"""What a model reads: names, order, types and levels, checked before every fit and every predict.
+
+LightGBM itself takes missing, re-ordered or re-coded columns without a word. Source: LightGBM issues 2396, 5664, 5902.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any
+
+from nightshift.errors import NightshiftError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+    import pyarrow as pa
+
+    from nightshift.contracts.model_spec import Features
+
+    Matrix = npt.NDArray[np.float64]
+
+
+class SignatureError(NightshiftError):
+    """The rows do not have the columns, types or values that the model reads."""
+
+    code = "NS-MODEL-001"
+
+
+@dataclass(frozen=True)
+class Signature:
+    """The columns of a model's matrix, numeric ones first, in this order.
+
+    Attributes:
+        numeric: Names of the numeric columns.
+        categorical: Names and levels; a level's code is its place in the list, any other level counts as missing.
+    """
+
+    numeric: tuple[str, ...]
+    categorical: tuple[tuple[str, tuple[str, ...]], ...]
+
+    @property
+    def names(self) -> list[str]:
+        """Return the names of the matrix' columns, in order."""
+        return [*self.numeric, *(name for name, _ in self.categorical)]
+
+    @property
+    def categorical_positions(self) -> list[int]:
+        """Return the places of the categorical columns in the matrix."""
+        return list(range(len(self.numeric), len(self.names)))
+
+    @property
+    def digest(self) -> str:
+        """Return the SHA-256 of the signature, hex."""
+        return sha256(json.dumps(self.as_json(), sort_keys=True).encode()).hexdigest()
+
+    def as_json(self) -> dict[str, Any]:
+        """Return plain lists and texts."""
+        return {"numeric": list(self.numeric), "categorical": [{"name": name, "levels": list(levels)} for name, levels in self.categorical]}
+
+    @classmethod
+    def from_json(cls, document: dict[str, Any]) -> Signature:
+        """Return the signature that ``as_json`` wrote."""
+        return cls(tuple(document["numeric"]), tuple((part["name"], tuple(part["levels"])) for part in document["categorical"]))
+
+
+def learn_signature(features: Features, rows: pa.Table) -> Signature:
+    """Take the levels from the spec, or from the rows: those with enough rows, sorted.
+
+    Args:
+        features: The spec's features.
+        rows: The rows that the model is fitted on; other rows must not decide what is known.
+
+    Raises:
+        SignatureError: A feature column is missing or has an unfit type.
+    """
+    check_columns(features.names, rows)
+    levels = [(part.name, part.levels or _frequent_levels(rows, part.name, part.minimum_rows)) for part in features.categorical]
+    return Signature(features.numeric, tuple(levels))
+
+
+def check_columns(names: tuple[str, ...] | list[str], rows: pa.Table) -> None:
+    """Refuse rows without these columns.
+
+    Raises:
+        SignatureError: Names are missing; the message has the difference.
+    """
+    if missing := [name for name in names if name not in rows.column_names]:
+        others = sorted(set(rows.column_names) - set(names))
+        raise SignatureError(
+            f"{len(missing)} feature column(s) are missing: {', '.join(missing)}.",
+            expected=f"{len(names)} columns: {', '.join(names)}",
+            got=f"also there, not read: {', '.join(others) or 'nothing'}",
+            todo="Add them to the feature view, or take them out of the spec.",
+        )
+
+
+def encode(rows: pa.Table, signature: Signature) -> Matrix:
+    """Turn rows into the model's matrix.
+
+    Args:
+        rows: At least the signature's columns, in any order; shape (n, any).
+        signature: What the model reads.
+
+    Returns:
+        Shape (n, len(signature.names)), doubles; missing values and unknown levels are NaN.
+
+    Raises:
+        SignatureError: A column is missing, has an unfit type, or holds an infinite number.
+    """
+    import numpy as np
+
+    check_columns(signature.names, rows)
+    matrix = np.empty((rows.num_rows, len(signature.names)), dtype=np.float64)
+    for place, name in enumerate(signature.numeric):
+        matrix[:, place] = _numbers(rows, name)
+    for place, (name, levels) in enumerate(signature.categorical, start=len(signature.numeric)):
+        matrix[:, place] = _codes(rows, name, levels)
+    return matrix
+
+
+def numbers(rows: pa.Table, name: str) -> npt.NDArray[np.float64]:
+    """Return one numeric column as doubles, null as NaN; shape (n,).
+
+    Raises:
+        SignatureError: The column is missing, no number, or holds an infinite number.
+    """
+    check_columns([name], rows)
+    return _numbers(rows, name)
+
+
+def _numbers(rows: pa.Table, name: str) -> npt.NDArray[np.float64]:
+    import numpy as np
+    import pyarrow as pa
+
+    column = rows.column(name)
+    kind = column.type
+    if not (pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind) or pa.types.is_decimal(kind)):
+        raise _wrong_type(name, "a number", str(kind))
+    # Arrow casts no boolean to a double, only by way of an integer.
+    whole = column.cast(pa.int8()) if pa.types.is_boolean(kind) else column
+    values: npt.NDArray[np.float64] = whole.cast(pa.float64()).to_numpy()
+    if np.isinf(values).any():
+        raise SignatureError(
+            f"Column {name!r} holds {int(np.isinf(values).sum())} infinite value(s).",
+            expected="finite numbers or null",
+            todo="Find the division by zero in the feature view.",
+            code="NS-MODEL-002",
+        )
+    return values
+
+
+def _codes(rows: pa.Table, name: str, levels: tuple[str, ...]) -> npt.NDArray[np.float64]:
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    found = pc.index_in(_texts(rows, name), value_set=pa.array(levels, pa.string()))
+    codes: npt.NDArray[np.float64] = found.cast(pa.float64()).to_numpy()
+    return np.where(np.isnan(codes), np.nan, codes)
+
+
+def _texts(rows: pa.Table, name: str) -> pa.ChunkedArray:
+    import pyarrow as pa
+
+    column = rows.column(name)
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind)):
+        raise _wrong_type(name, "text", str(column.type))
+    return column.cast(pa.string())
+
+
+def _frequent_levels(rows: pa.Table, name: str, minimum_rows: int) -> tuple[str, ...]:
+    counts = _texts(rows, name).value_counts().to_pylist()
+    return tuple(sorted(part["values"] for part in counts if part["values"] is not None and part["counts"] >= minimum_rows))
+
+
+def _wrong_type(name: str, expected: str, got: str) -> SignatureError:
+    return SignatureError(
+        f"Column {name!r} has an unfit type.", expected=expected, got=got, todo="Cast it in the feature view, or move it in the spec."
+    )

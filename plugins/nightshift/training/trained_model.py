@@ -1,0 +1,146 @@
+"""A trained model: two text files, ``model.lgb`` and ``model.json``, and what they say about rows.
+
+``model.json`` holds nothing of the machine, the clock or the code version, so that the same training gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any
+
+from nightshift.contracts.metrics import Task
+from nightshift.training.booster import contributions, load_booster, predict_raw, trees_digest
+from nightshift.training.calibration import apply_calibration, sigmoid
+from nightshift.training.evaluation import Predictions
+from nightshift.training.model_text import ModelTextError
+from nightshift.training.signature import Signature, encode
+
+if TYPE_CHECKING:
+    import lightgbm as lgb
+    import numpy as np
+    import numpy.typing as npt
+    import pyarrow as pa
+
+    Vector = npt.NDArray[np.float64]
+    Matrix = npt.NDArray[np.float64]
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A model that can score.
+
+    Attributes:
+        text: The trees, LightGBM's text format.
+        model: Name of the spec.
+        task: Kind of label.
+        signature: What it reads.
+        calibration: Plain numbers of ``training.calibration``.
+        threshold: Probability from which a row is called positive; binary only.
+        decile_edges: Nine rising inner edges of the score, from rows that the trees were not fitted on.
+        metrics: Hold-out metrics, by source (``challenger``, ``baseline``) and name.
+        reference: The profile that drift is measured against, of ``training.reference``.
+        training: Training set, partition, split, seed, rounds.
+    """
+
+    text: str
+    model: str
+    task: Task
+    signature: Signature
+    calibration: dict[str, Any]
+    threshold: float
+    decile_edges: tuple[float, ...]
+    metrics: dict[str, dict[str, float | None]]
+    reference: dict[str, Any]
+    training: dict[str, Any]
+
+    @cached_property
+    def booster(self) -> lgb.Booster:
+        """Return the checked and loaded trees."""
+        return load_booster(self.text, self.signature.names)
+
+    @property
+    def files(self) -> dict[str, bytes]:
+        """Return the content of ``model.lgb`` and ``model.json``."""
+        document = {
+            "format": FORMAT,
+            "model": self.model,
+            "task": self.task.value,
+            "signature": self.signature.as_json(),
+            "signature_digest": self.signature.digest,
+            "trees_sha256": trees_digest(self.text),
+            "calibration": self.calibration,
+            "threshold": self.threshold,
+            "decile_edges": list(self.decile_edges),
+            "metrics": self.metrics,
+            "reference": self.reference,
+            "training": self.training,
+        }
+        metadata = json.dumps(document, indent=1, sort_keys=True, allow_nan=False)
+        return {"model.lgb": self.text.encode(), "model.json": metadata.encode()}
+
+    @property
+    def digest(self) -> str:
+        """Return the SHA-256, hex, of both files: the identity of the model."""
+        files = self.files
+        return sha256("".join(sha256(files[name]).hexdigest() for name in ("model.lgb", "model.json")).encode()).hexdigest()
+
+    @classmethod
+    def from_files(cls, model_lgb: bytes, model_json: bytes) -> TrainedModel:
+        """Read both files; their digests were verified by the caller.
+
+        Raises:
+            ModelTextError: The files do not belong together, or are of an unknown format.
+        """
+        document = json.loads(model_json)
+        text = model_lgb.decode()
+        if document.get("format") != FORMAT or document["trees_sha256"] != trees_digest(text):
+            raise ModelTextError(
+                "model.json and model.lgb do not belong together.",
+                expected=f"format {FORMAT}, trees {document.get('trees_sha256')}",
+                got=f"format {document.get('format')}, trees {trees_digest(text)}",
+                todo="Roll back to a version whose files are whole.",
+            )
+        kept = {name: document[name] for name in ("model", "calibration", "threshold", "metrics", "reference", "training")}
+        signature = Signature.from_json(document["signature"])
+        return cls(text=text, task=Task(document["task"]), signature=signature, decile_edges=tuple(document["decile_edges"]), **kept)
+
+    def encode(self, rows: pa.Table) -> Matrix:
+        """Return the model's matrix of some rows; see ``training.signature.encode``."""
+        return encode(rows, self.signature)
+
+    def raw(self, rows: pa.Table) -> Vector:
+        """Return raw scores (log-odds, or the label's unit) of shape (n,).
+
+        Raises:
+            SignatureError: The rows do not fit the signature.
+        """
+        return predict_raw(self.booster, self.encode(rows))
+
+    def predictions(self, rows: pa.Table) -> Predictions:
+        """Return score and probability of some rows.
+
+        Raises:
+            SignatureError: The rows do not fit the signature.
+        """
+        return self.from_raw(self.raw(rows))
+
+    def from_raw(self, raw: Vector) -> Predictions:
+        """Turn raw scores of any engine, shape (n,), into score and probability."""
+        if self.task == Task.BINARY:
+            return Predictions(sigmoid(raw), apply_calibration(self.calibration, raw), self.threshold)
+        return Predictions(raw)
+
+    def deciles(self, score: Vector) -> npt.NDArray[np.int64]:
+        """Return the decile of each score, 1 (lowest) to 10 (highest), by the edges of unseen rows; shape (n,)."""
+        import numpy as np
+
+        return np.searchsorted(np.asarray(self.decile_edges), score, side="right").astype(np.int64) + 1
+
+    def contributions(self, rows: pa.Table) -> Matrix:
+        """Return what each feature adds to the raw score, shape (n, k); the base value is left out."""
+        return contributions(self.booster, self.encode(rows))[:, :-1]

@@ -1,0 +1,283 @@
+"""Build the rows a model is trained on: published features, joined to the labels that the night knew, frozen as Parquet.
+
+No row is newer than its label's maturity, and no label is one that was delivered or corrected after the night's as-of.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any
+
+from nightshift.contracts.metrics import Task
+from nightshift.contracts.partitions import Partition, PartitionRange
+from nightshift.contracts.run import code_version
+from nightshift.errors import NightshiftError
+from nightshift.lake.object_store import ObjectStore
+from nightshift.lake.snapshots import Snapshot, read_snapshot, write_snapshot
+from nightshift.training.signature import check_columns, numbers
+from nightshift.warehouse.bulk import read_arrow
+from nightshift.warehouse.connection import connect
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from psycopg import sql
+
+    from nightshift.contracts.model_spec import ModelSpec
+    from nightshift.contracts.run import RunContext
+    from nightshift.settings import Settings
+    from nightshift.warehouse.connection import Connection
+
+_BOOKKEEPING = ("load_id", "run_id", "loaded_at")
+"""Columns that say how a row came here; they would give equal rows another hash."""
+
+
+class TrainingSetError(NightshiftError):
+    """There are not enough labelled, published rows, or they do not fit the spec."""
+
+    code = "NS-TRAIN-001"
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """An immutable training set.
+
+    Attributes:
+        key: Its object key, which is its identity: model, partition and content hash.
+        sha256: Digest of the Parquet file, hex.
+        n_rows: Labelled rows.
+        partition: The night that trains.
+        window: Feature partitions of the rows; the predicted day is the day after each.
+        as_of: What the labels could know, UTC, included.
+    """
+
+    key: str
+    sha256: str
+    n_rows: int
+    partition: Partition
+    window: PartitionRange
+    as_of: dt.datetime
+
+
+def mature_window(spec: ModelSpec, partition: Partition) -> PartitionRange:
+    """Return the feature partitions whose predicted day is mature on that night: ``window_days`` days at most."""
+    last = partition.shift(-1 - spec.label.maturity_days)
+    return PartitionRange(last.shift(1 - spec.training.window_days), last)
+
+
+def build_training_set(settings: Settings, spec: ModelSpec, partition: Partition, run: RunContext) -> TrainingSet:
+    """Build, write and record the training set of one night; the same knowledge gives the same key.
+
+    Raises:
+        TrainingSetError: Too few days (001), a hole (002), a label of one value (003), a relation that is absent or unfit (004).
+        SignatureError: The feature view lacks columns of the spec; the message has the difference.
+        ObjectStoreError: The object store cannot be reached.
+    """
+    with connect(settings, run.application_name) as conn:
+        loads = _published_loads(conn, spec, mature_window(spec, partition))
+        window = _whole_window(spec, loads, partition)
+        as_of = partition.cutoff
+        query = _query(conn, spec, PartitionRange(window.first, partition), window, as_of)
+        rows = read_arrow(settings, query, run.application_name)
+        check_rows(spec, rows)
+        store = ObjectStore.open(settings)
+        store.ensure_bucket()
+        snapshot = write_snapshot(store, rows, f"training_sets/{spec.name}/{partition}")
+        training_set = TrainingSet(snapshot.key, snapshot.sha256, rows.num_rows, partition, window, as_of)
+        _record(conn, store, spec, training_set, {"query": query.as_string(None), "partitions": loads, **_facts(spec, snapshot)}, run)
+    return training_set
+
+
+def find_training_set(conn: Connection, key: str) -> TrainingSet:
+    """Return a recorded training set.
+
+    Raises:
+        TrainingSetError: There is no such key.
+    """
+    row = conn.execute(
+        "select training_set, sha256, n_rows, partition_date, first_day, last_day, as_of from ml.training_sets where training_set = %s",
+        [key],
+    ).fetchone()
+    if row is None:
+        raise TrainingSetError(f"There is no training set {key!r}.", todo="Build it first.", code="NS-TRAIN-005")
+    return TrainingSet(row[0], row[1], row[2], Partition(row[3]), PartitionRange(Partition(row[4]), Partition(row[5])), row[6])
+
+
+def read_rows(store: ObjectStore, training_set: TrainingSet) -> pa.Table:
+    """Return the rows, verified, ordered by ``partition_date`` and entity key: all columns of the feature view and the label.
+
+    Raises:
+        ObjectStoreError: They are missing or were changed.
+    """
+    return read_snapshot(store, training_set.key, training_set.sha256)
+
+
+def check_rows(spec: ModelSpec, rows: pa.Table) -> None:
+    """Refuse rows that cannot be learnt from.
+
+    Raises:
+        TrainingSetError: Too few labelled days, or a label of one value.
+        SignatureError: Missing columns, or infinite numbers.
+    """
+    import numpy as np
+
+    slices = tuple(part.column for part in spec.promotion.slices)
+    check_columns((*spec.features.names, *slices, spec.scoring.fallback.feature), rows)
+    n_days = len(rows.column("partition_date").unique())
+    if n_days < spec.training.minimum_days:
+        raise _too_few_days(spec, n_days)
+    values = np.unique(numbers(rows, spec.label.column))
+    allowed = {0.0, 1.0} if spec.task == Task.BINARY else set(values.tolist())
+    if values.size == 1 or not set(values.tolist()) <= allowed:
+        raise TrainingSetError(
+            f"Label {spec.label.column!r} does not fit task {spec.task}.",
+            expected="both 0 and 1" if spec.task == Task.BINARY else "more than one value",
+            got=", ".join(map(str, values[:5].tolist())),
+            todo=f"Look at marts.{spec.label.relation}: is the outcome joined and mature?",
+            code="NS-TRAIN-003",
+        )
+
+
+def _published_loads(conn: Connection, spec: ModelSpec, window: PartitionRange) -> list[dict[str, Any]]:
+    query = """
+        select p.partition_date::text, p.load_id, l.content_hash
+        from ops.published p join ops.loads l using (dataset, partition_date, load_id)
+        where p.dataset = %s and p.partition_date between %s and %s order by p.partition_date
+    """
+    found = conn.execute(query, [spec.features_dataset, window.first.day, window.last.day])
+    return [{"partition": day, "load_id": load_id, "content_hash": content_hash} for day, load_id, content_hash in found]
+
+
+def _whole_window(spec: ModelSpec, loads: list[dict[str, Any]], partition: Partition) -> PartitionRange:
+    """Return the window from its first published day on, which must have no holes."""
+    published = [str(load["partition"]) for load in loads]
+    last = mature_window(spec, partition).last
+    if not published:
+        raise _too_few_days(spec, 0)
+    window = PartitionRange(Partition.parse(published[0]), last)
+    if holes := sorted({day.key for day in window} - set(published)):
+        raise TrainingSetError(
+            f"{len(holes)} feature partition(s) of the training window are not published: {', '.join(holes[:10])}.",
+            expected=f"{spec.features_dataset} published for {window}",
+            got=f"{len(published)} of {len(window)} days",
+            todo="Backfill these days, then rerun the training.",
+            code="NS-TRAIN-002",
+        )
+    if len(window) < spec.training.minimum_days:
+        raise _too_few_days(spec, len(window))
+    return window
+
+
+def _too_few_days(spec: ModelSpec, n_days: int) -> TrainingSetError:
+    return TrainingSetError(
+        f"Too few labelled days to train {spec.name}.",
+        expected=f"at least {spec.training.minimum_days} (training.minimum_days)",
+        got=str(n_days),
+        todo="Backfill more history; until then the fallback rule scores.",
+    )
+
+
+def _query(conn: Connection, spec: ModelSpec, known: PartitionRange, window: PartitionRange, as_of: dt.datetime) -> sql.Composed:
+    """Return the one query of the training set; the label's latest version that was known, and not superseded, at ``as_of``."""
+    from psycopg import sql
+
+    columns = [name for name in _columns(conn, "features", spec.feature_table) if name not in _BOOKKEEPING]
+    label_columns = _columns(conn, "marts", spec.label.relation)
+    _refuse_unfit(spec, columns, label_columns)
+    pointer = sql.SQL("join ops.published lp on lp.dataset = {} and lp.partition_date = l.partition_date and lp.load_id = l.load_id")
+    return sql.SQL(
+        """
+        with labels as (
+            select distinct on (l.{key}) l.{key}, l.{label}
+            from marts.{labels} l {pointer}
+            where l.partition_date between {first} and {known_day}
+                and l.known_at <= {as_of} and (l.superseded_at is null or l.superseded_at > {as_of})
+            order by l.{key}, l.known_at desc, l.partition_date desc
+        )
+        select {columns}, labels.{label}
+        from features.{table} f
+        join ops.published p on p.dataset = {dataset} and p.partition_date = f.partition_date and p.load_id = f.load_id
+        join labels on labels.{key} = f.{key}
+        where f.partition_date between {first} and {last} and labels.{label} is not null
+        order by f.partition_date, f.{key} collate "C"
+        """
+    ).format(
+        key=sql.Identifier(spec.entity.key),
+        label=sql.Identifier(spec.label.column),
+        labels=sql.Identifier(spec.label.relation),
+        pointer=pointer.format(sql.Literal(f"marts/{spec.label.relation}")) if "load_id" in label_columns else sql.SQL(""),
+        columns=sql.SQL(", ").join(sql.SQL("f.{}").format(sql.Identifier(name)) for name in columns),
+        table=sql.Identifier(spec.feature_table),
+        dataset=sql.Literal(spec.features_dataset),
+        first=sql.Literal(window.first.day),
+        last=sql.Literal(window.last.day),
+        known_day=sql.Literal(known.last.day),
+        as_of=sql.Literal(as_of),
+    )
+
+
+def _columns(conn: Connection, schema: str, relation: str) -> list[str]:
+    found = conn.execute(
+        "select attname from pg_attribute where attrelid = to_regclass(format('%%I.%%I', %s::text, %s::text)) and attnum > 0"
+        " and not attisdropped order by attname",
+        [schema, relation],
+    )
+    return [str(name) for (name,) in found]
+
+
+def _refuse_unfit(spec: ModelSpec, columns: list[str], label_columns: list[str]) -> None:
+    needed = {spec.entity.key, "partition_date", "known_at", "superseded_at", spec.label.column}
+    if missing := sorted(needed - set(label_columns)):
+        raise TrainingSetError(
+            f"marts.{spec.label.relation} lacks {', '.join(missing)}.",
+            expected=", ".join(sorted(needed)),
+            got=", ".join(label_columns) or "no such relation",
+            todo="Correct the label's dbt model, or the spec's `label`.",
+            code="NS-TRAIN-004",
+        )
+    if missing := sorted({spec.entity.key, "partition_date", "load_id"} - {*columns, "load_id"}):
+        raise TrainingSetError(
+            f"features.{spec.feature_table} lacks {', '.join(missing)}.", got=", ".join(columns) or "no such relation", code="NS-TRAIN-004"
+        )
+    if spec.label.column in columns:
+        raise TrainingSetError(
+            f"The label {spec.label.column!r} stands in the feature view: the model would read the answer.",
+            todo="Take it out of the feature view, or name the label otherwise.",
+            code="NS-TRAIN-004",
+        )
+
+
+def _facts(spec: ModelSpec, snapshot: Snapshot) -> dict[str, Any]:
+    return {
+        "key": snapshot.key,
+        "sha256": snapshot.sha256,
+        "n_rows": snapshot.n_rows,
+        "features": list(spec.features.names),
+        "label": spec.label.column,
+        "spec_digest": spec.digest,
+        "code_version": code_version(),
+    }
+
+
+def _record(
+    conn: Connection, store: ObjectStore, spec: ModelSpec, training_set: TrainingSet, manifest: dict[str, Any], run: RunContext
+) -> None:
+    """Write the manifest beside the rows and into the warehouse; the first one of a key stands."""
+    window = training_set.window
+    whole = {**manifest, "partition": training_set.partition.key, "as_of": training_set.as_of.isoformat(), "window": str(window)}
+    document = json.dumps(whole, indent=1, sort_keys=True)
+    digest = sha256(document.encode()).hexdigest()
+    store.put(f"{training_set.key.removesuffix('.parquet')}.manifest.{digest[:16]}.json", document.encode(), "application/json")
+    conn.execute(
+        """
+        insert into ml.training_sets (training_set, model, partition_date, as_of, first_day, last_day, n_rows, sha256, spec_digest,
+            code_version, manifest, run_id)
+        values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s) on conflict (training_set) do nothing
+        """,
+        [
+            *(training_set.key, spec.name, training_set.partition.day, training_set.as_of, window.first.day, window.last.day),
+            *(training_set.n_rows, training_set.sha256, spec.digest, code_version(), document, run.run_id),
+        ],
+    )

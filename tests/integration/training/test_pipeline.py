@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+import json
+from hashlib import sha256
+
+import psycopg
+import pytest
+
+from nightshift.contracts.partitions import Partition
+from nightshift.lake.object_store import ObjectStore
+from nightshift.registry.model_versions import load_model, register
+from nightshift.registry.promotion import decide
+from nightshift.training import booster
+from nightshift.training.pipeline import is_due, train
+from nightshift.training.training_set import build_training_set, read_rows
+from nightshift.warehouse.decisions import consume, open_decision, open_ones
+
+pytestmark = pytest.mark.integration
+
+
+class Killed(BaseException):
+    """Stands for a kill -9: nothing catches it."""
+
+
+@pytest.fixture
+def training_set(world):
+    return build_training_set(world.settings, world.spec, world.night, world.run)
+
+
+@pytest.fixture
+def candidate(world, training_set):
+    return train(world.settings, world.spec, training_set.key, world.run)
+
+
+def test_model_beats_rule_baseline_when_features_tell(candidate):
+    assert candidate.metrics["challenger"]["roc_auc"] > 0.8
+    assert candidate.metrics["baseline"]["roc_auc"] == 0.5
+    assert candidate.metrics["challenger"]["log_loss"] < candidate.metrics["baseline"]["log_loss"]
+
+
+def test_files_are_named_by_their_digests(world, candidate):
+    store = ObjectStore.open(world.settings)
+    shas = [sha256(store.get(key)).hexdigest() for key in (candidate.model_key, candidate.metadata_key)]
+    assert shas == [candidate.model_sha256, candidate.metadata_sha256]
+    assert candidate.model_key == f"models/parcel_late/{candidate.digest}/model.lgb"
+    assert candidate.digest == sha256("".join(shas).encode()).hexdigest()
+    assert sorted(candidate.figures) == ["backtest.png", "curves.png", "importance.png", "reliability.png"]
+    assert store.get(candidate.figures["curves.png"]).startswith(b"\x89PNG")
+
+
+def test_same_digest_when_trained_twice_with_other_thread_counts(world, training_set, monkeypatch):
+    digests = set()
+    for n_threads in ("1", "2"):
+        monkeypatch.setenv("OMP_NUM_THREADS", n_threads)
+        digests.add(train(world.settings, world.spec, training_set.key, world.run).digest)
+    assert len(digests) == 1
+
+
+def test_no_second_version_when_registered_twice(world, training_set, candidate, monkeypatch):
+    first = register(world.settings, candidate, world.run)
+    monkeypatch.setattr(booster, "fit_trees", None)
+    again = train(world.settings, world.spec, training_set.key, world.run)
+    assert (again.digest, again.figures, again.metrics) == (candidate.digest, candidate.figures, candidate.metrics)
+    assert register(world.settings, again, world.run) == first
+    assert world.conn.execute("select count(*), max(version) from ml.model_versions").fetchone() == (1, 1)
+
+
+def test_other_version_when_spec_changes(world, training_set, candidate):
+    other = world.spec_with(training={**world.spec.training.model_dump(), "seed": 7})
+    assert train(world.settings, other, training_set.key, world.run).digest != candidate.digest
+
+
+def test_same_digest_when_killed_after_every_checkpoint(world, training_set, candidate, monkeypatch):
+    save, n_kills = booster._save_checkpoint, 0
+
+    def save_and_die(checkpoint, state):
+        save(checkpoint, state)
+        if checkpoint is not None:
+            raise Killed
+
+    monkeypatch.setattr(booster, "_save_checkpoint", save_and_die)
+    while True:
+        try:
+            resumed = train(world.settings, world.spec, training_set.key, world.run)
+            break
+        except Killed:
+            n_kills += 1
+            assert n_kills < 20
+    assert n_kills == 2
+    assert resumed.digest == candidate.digest
+    assert list((world.settings.home / "checkpoints").iterdir()) == []
+
+
+def test_evidence_is_append_only_and_holds_slices(world, candidate):
+    register(world.settings, candidate, world.run)
+    found = world.conn.execute(
+        "select distinct sample, source, slice_column, slice_level from ml.evaluations where metric = 'roc_auc' order by 1, 2, 3, 4"
+    ).fetchall()
+    levels = [("", ""), ("carrier", "A"), ("carrier", "B"), ("carrier", "C")]
+    sources = [(sample, source) for sample in ("backtest-1", "holdout") for source in ("baseline", "challenger")]
+    assert found == [(*source, *level) for source in sources for level in levels]
+    statements = [
+        "update ml.evaluations set value = 1",
+        "truncate ml.evaluations",
+        "delete from ml.model_versions",
+        "delete from ml.training_sets",
+    ]
+    for statement in statements:
+        with pytest.raises(psycopg.errors.RaiseException, match="append-only"):
+            world.conn.execute(statement)
+
+
+def test_loaded_model_scores_as_trained_and_reference_describes_fit_rows(world, training_set, candidate):
+    version = register(world.settings, candidate, world.run)
+    store = ObjectStore.open(world.settings)
+    model = load_model(store, version)
+    rows = read_rows(store, training_set).slice(0, 5)
+    predictions = model.predictions(rows)
+    assert predictions.score.shape == (5,)
+    assert ((predictions.probability > 0) & (predictions.probability < 1)).all()
+    assert model.contributions(rows).shape == (5, 4)
+    assert set(model.deciles(predictions.score)) <= set(range(1, 11))
+    document = json.loads(store.get(version.metadata_key))
+    reference = document["reference"]
+    assert sorted(reference) == ["categorical", "numeric", "score"]
+    assert sorted(reference["categorical"]["carrier"]["shares"]) == ["A", "B", "C"]
+    assert len(reference["numeric"]["wind"]["edges"]) + 1 == len(reference["numeric"]["wind"]["shares"])
+    assert reference["numeric"]["weight"]["missing_share"] == pytest.approx(3 / 57)
+    assert sum(reference["score"]["shares"]) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(("night", "expected"), [("2020-02-02", True), ("2020-02-01", False)])
+def test_weekly_model_is_due_on_its_weekday(world, night, expected):
+    assert is_due(world.settings, world.spec, Partition.parse(night)) is expected
+
+
+def test_order_of_the_monitor_makes_due_and_is_consumed_once(world, candidate):
+    saturday = world.night
+    version = register(world.settings, candidate, world.run)
+    later = open_decision(world.conn, "parcel_late", saturday.shift(1), ["later"], {}, world.run)
+    order = open_decision(world.conn, "parcel_late", saturday.shift(-1), ["drift"], {"psi": 0.4}, world.run)
+    assert open_decision(world.conn, "parcel_late", saturday.shift(-1), ["again"], {}, world.run) == order
+    assert is_due(world.settings, world.spec, saturday)
+    decide(world.settings, world.spec, version.version, world.run)
+    assert [o.decision_id for o in open_ones(world.conn, "parcel_late")] == [later.decision_id]
+    assert consume(world.conn, order.decision_id, saturday, world.run, {}) is False
+    assert is_due(world.settings, world.spec, saturday)
+    assert not is_due(world.settings, world.spec, saturday.shift(-1))
+    query = "select state, closed_partition, outcome->>'verdict' from monitoring.retrain_decisions where decision_id = %s"
+    row = world.conn.execute(query, [order.decision_id])
+    assert row.fetchone() == ("consumed", saturday.day, "first")
+
+
+def test_regression_spec_trains_from_the_same_view(world):
+    spec = world.spec_with(
+        name="parcel_delay",
+        task="regression",
+        label={"relation": "fct_parcel_labels", "column": "delay_minutes"},
+        promotion={"metric": "rmse"},
+        scoring={"fallback": {"feature": "late_rate_7d", "default": 3.0}},
+        monitoring={"metric": "mae", "maximum_metric_loss": 5, "windows": {"n": 1, "m": 2}},
+    )
+    training_set = build_training_set(world.settings, spec, world.night, world.run)
+    candidate = train(world.settings, spec, training_set.key, world.run)
+    assert candidate.metrics["challenger"]["rmse"] < 12.5
+    assert candidate.metrics["baseline"]["rmse"] > 14
+    version = register(world.settings, candidate, world.run)
+    assert decide(world.settings, spec, version.version, world.run).verdict == "first"
