@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 START_TIMEOUT_SECONDS = 240.0
 BASE_GROUPS = ("postgres", "s3")
 """The others use these, so they end last."""
+HOPELESS_FAILURES = 4
 POLL_SECONDS = 0.25
 STARTING_SECONDS = 60.0
 
@@ -126,22 +127,28 @@ def _wait(home: Path, stack: Stack) -> None:
         for part in [part for part in waiting if part.is_healthy()]:
             waiting.remove(part)
             say(f"  {part.name:<22} healthy after {time.monotonic() - started_at:4.1f} s   {part.address}")
-        if waiting and time.monotonic() - started_at > START_TIMEOUT_SECONDS:
+        is_too_late = time.monotonic() - started_at > START_TIMEOUT_SECONDS
+        if waiting and (is_too_late or _is_failing(home, waiting)):
             raise ServiceError(
-                f"Not healthy after {START_TIMEOUT_SECONDS:.0f} s: {', '.join(part.name for part in waiting)}.",
-                got="\n".join(part.process.log_tail() for part in waiting) + f"\n{_last_errors(home)}",
+                f"Not healthy after {time.monotonic() - started_at:.0f} s: {', '.join(part.name for part in waiting)}.",
+                got=_last_errors(home) or "\n".join(part.process.log_tail() for part in waiting),
                 todo=f"Read the logs in {home / 'logs'}, then run `nightshift doctor`.",
             )
         time.sleep(POLL_SECONDS)
 
 
-def _last_errors(home: Path) -> str:
-    import json
+def _is_failing(home: Path, waiting: Sequence[Part]) -> bool:
+    """Return whether the supervisor has given up hope, not tries, for one of the parts."""
+    from nightshift.services.supervisor import read_states
 
-    states = home / "run" / "states.json"
-    if not states.is_file():
-        return ""
-    return "\n".join(f"{name}: {state['last_error']}" for name, state in json.loads(states.read_text()).items() if state["last_error"])
+    names = {part.name for part in waiting}
+    return any(state.n_failures >= HOPELESS_FAILURES for name, state in read_states(home).items() if name in names)
+
+
+def _last_errors(home: Path) -> str:
+    from nightshift.services.supervisor import read_states
+
+    return "\n".join(f"{name}: {state.last_error}" for name, state in read_states(home).items() if state.last_error)
 
 
 def _print_addresses(home: Path, stack: Stack) -> None:

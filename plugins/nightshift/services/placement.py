@@ -16,6 +16,8 @@ from pathlib import Path
 
 UNPRIVILEGED_USER = "nobody"
 SYSTEM_STATE_DIR = Path("/var/lib/nightshift")
+TRAVERSABLE = 0o711
+"""Set by chmod, since a strict umask would take it away from mkdir: others may pass through, but not list."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,8 @@ class Placement:
         stamp = f"{path.stat().st_mtime_ns:x}-{path.stat().st_ino:x}"
         copy = self.root / "programs" / f"{path.name}-{stamp}"
         if not copy.exists():
-            copy.parent.mkdir(mode=0o711, exist_ok=True)
+            copy.parent.mkdir(exist_ok=True)
+            copy.parent.chmod(TRAVERSABLE)
             _copy(path, copy)
         return copy
 
@@ -60,7 +63,7 @@ def prepare_home(home: Path) -> Path:
     """Create the home folder, closed to other users, and return its absolute path."""
     home = home.expanduser().resolve()
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
-    home.chmod(0o711 if os.geteuid() == 0 else 0o700)
+    home.chmod(TRAVERSABLE if os.geteuid() == 0 else 0o700)
     for name in ("run", "logs", "secrets"):
         (home / name).mkdir(mode=0o700, exist_ok=True)
     return home
@@ -88,9 +91,10 @@ def _private_root(home: Path) -> Path:
     pointer = home / "private-root"
     if pointer.is_file() and (root := Path(pointer.read_text().strip())).is_dir():
         return root
-    SYSTEM_STATE_DIR.mkdir(mode=0o711, parents=True, exist_ok=True)
+    SYSTEM_STATE_DIR.mkdir(parents=True, exist_ok=True)
+    SYSTEM_STATE_DIR.chmod(TRAVERSABLE)
     root = Path(tempfile.mkdtemp(prefix="home-", dir=SYSTEM_STATE_DIR))
-    root.chmod(0o711)
+    root.chmod(TRAVERSABLE)
     pointer.write_text(str(root))
     return root
 

@@ -142,6 +142,14 @@ class Supervisor:
         partial.replace(state_file)
 
 
+def read_states(home: Path) -> dict[str, PartState]:
+    """Return what the running supervisor last said of each part; empty if none runs."""
+    state_file = home / "run" / "states.json"
+    if ServerProcess(home, NAME).find() is None or not state_file.is_file():
+        return {}
+    return {name: PartState(**state) for name, state in json.loads(state_file.read_text()).items()}
+
+
 def ensure_supervisor(home: Path, groups: Sequence[str]) -> None:
     """Start the supervisor of a home for these groups, replacing one that watches others or was told other settings."""
     process = ServerProcess(home, NAME)
@@ -174,6 +182,7 @@ def main() -> None:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         sys.exit("Another supervisor watches this home.")
+    (home / "run" / "states.json").unlink(missing_ok=True)
     supervisor = Supervisor(home, arguments.groups)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: supervisor.end())
