@@ -1,5 +1,4 @@
-"""# ingest
-Loads the night's drops from the lake into the raw layer.
+"""Loads the night's drops from the lake into the raw layer.
 
 **Reads** `landing/<dataset>/dt=<partition>/` (manifest and data file) of every contract in `dags/datasets`.
 **Writes** `raw.<dataset>`, `quarantine.*`; emits `raw/<dataset>` for each daily dataset.

@@ -1,5 +1,4 @@
-"""# monitor__&lt;model&gt;
-Measures the predictions whose outcomes are mature, and tonight's drift; asks for a retraining when the evidence says so.
+"""Measures the predictions whose outcomes are mature, and tonight's drift; asks for a retraining when the evidence says so.
 
 **Reads** published predictions, outcomes as known at the partition's as-of, features, the champion's training reference.
 **Writes** `monitoring.*`, a report in the lake, at most one row in `monitoring.retrain_decisions`; emits `retrain/<model>` then.

@@ -1,5 +1,4 @@
-"""# score__&lt;model&gt;
-Scores tomorrow's entities with the champion and publishes the predictions. One DAG per spec in `dags/models`.
+"""Scores tomorrow's entities with the champion and publishes the predictions. One DAG per spec in `dags/models`.
 
 **Reads** the published feature partition; the champion from the warehouse's registry and the lake. Never MLflow, never a training.
 **Writes** `predictions.<model>`; emits `predictions/<model>`.

@@ -1,10 +1,10 @@
-"""# train__&lt;model&gt;
-Trains a challenger when the spec's schedule or an open decision asks for it, and promotes or refuses it.
+"""Trains a challenger when the spec's schedule or an open decision asks for it, and promotes or refuses it.
 
 **Reads** published feature partitions, labels as known at the partition's as-of, open rows of `monitoring.retrain_decisions`.
 **Writes** a training set and model files in the lake, `ml.*`, MLflow; emits `model/<model>`.
-**Starts** every night with the features, and with `retrain/<model>`: a lost event loses nothing, the next night finds the open decision.
-**Rerun, clear, backfill** are safe: same training set and spec give the same trees and the same recorded decision. Scoring never waits for it.
+**Starts** every night with the features, and with `retrain/<model>`: if that event is lost, the next night finds the open decision.
+**Rerun, clear, backfill** are safe: same training set and spec give the same trees and the same recorded decision.
+Scoring never waits for it.
 """
 
 from __future__ import annotations

@@ -1,10 +1,9 @@
-"""# transform
-Builds marts and feature views with dbt, and publishes them.
+"""Builds marts and feature views with dbt, and publishes them.
 
 **Reads** the raw partitions of the look-back, as known at the partition's as-of.
 **Writes** `marts.*`, `features.*`; emits `features/<view>` for each feature view that a spec names.
 **Starts** when every daily raw dataset of the partition is there; waits while the look-back has holes.
-**Rerun, clear, backfill** are safe: readers keep the published load until the new one has passed its gate; equal inputs give equal content.
+**Rerun, clear, backfill** are safe: readers keep the published load until the new one has passed its gate.
 """
 
 from __future__ import annotations

@@ -76,10 +76,10 @@ def demo(
 
 def load_history(settings: Settings, specs: dict[str, ModelSpec], history: PartitionRange, run: RunContext, watch: Stopwatch) -> None:
     """Bring a warehouse from nothing to one trained champion per model, everything in one range."""
+    from nightshift.cli.setup import set_up
     from nightshift.contracts.datasets import load_contracts
     from nightshift.ingestion.load import ingest
     from nightshift.transformation.build import build
-    from nightshift.cli.setup import set_up
 
     with watch.step("Create the warehouse and the bucket"):
         set_up(settings)

@@ -37,7 +37,9 @@ select drift_status, performance_status, decision_id, report_key from monitoring
 """
 
 
-def print_summary(settings: Settings, specs: dict[str, ModelSpec], nights: Sequence[Night], steps: Iterable[tuple[str, float]], url: str) -> None:
+def print_summary(
+    settings: Settings, specs: dict[str, ModelSpec], nights: Sequence[Night], steps: Iterable[tuple[str, float]], url: str
+) -> None:
     """Print one table per model, the timings, and the places where a person looks next."""
     with connect(settings, "nightshift demo summary") as conn:
         for spec in specs.values():
@@ -71,14 +73,16 @@ def _row(conn: Connection, spec: ModelSpec, night: tuple[Any, ...]) -> tuple[str
 def _print_timings(nights: Sequence[Night], steps: Iterable[tuple[str, float]]) -> None:
     say("\nTimings")
     rows = list(steps)
-    print_table(("seconds", "step"), [(f"{seconds:7.1f}", name) for name, seconds in rows] + [(f"{sum(s for _, s in rows):7.1f}", "all")])
+    print_table(("seconds", "step"), [(f"{s:7.1f}", name) for name, s in [*rows, ("all", sum(s for _, s in rows))]])
     for night in nights:
-        say(f"  {night.partition_key}: {night.seconds_to_predictions:.0f} s from the drop to published predictions, {night.n_runs} DAG runs")
+        say(
+            f"  {night.partition_key}: {night.seconds_to_predictions:.0f} s from the drop to published predictions, {night.n_runs} DAG runs"
+        )
 
 
 def _print_places(url: str, model: str) -> None:
     password = default_home() / "secrets" / "airflow-admin"
     say("\nWhere to look")
-    say(f'  SQL       .venv/bin/nightshift psql --role analyst -c "select * from analytics.{model}_current limit 5"')
+    say(f'  SQL       .venv/bin/nightshift psql --role analyst -c "select * from analytics.{model}_current limit 5"')  # noqa: S608 - shown, not run
     say(f"  Airflow   {url}   user admin, password: cat '{password}'")
     say("  all       .venv/bin/nightshift status        stop with: make down")

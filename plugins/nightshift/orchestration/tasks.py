@@ -90,7 +90,8 @@ def task_scope() -> Iterator[TaskScope]:
         )
     partition = Partition.parse(run.partition_key)
     signal.signal(signal.SIGTERM, _raise_terminated)
-    yield TaskScope(load_settings(), partition, RunContext(f"{run.dag_id}/{partition.key}/{instance.task_id}", instance.try_number, "airflow"))
+    identity = RunContext(f"{run.dag_id}/{partition.key}/{instance.task_id}", instance.try_number, "airflow")
+    yield TaskScope(load_settings(), partition, identity)
 
 
 def _raise_terminated(signal_number: int, _: object) -> NoReturn:
@@ -121,7 +122,7 @@ def load_dataset(dataset: str) -> dict[str, int]:
 def _wait_for_cutoff(partition: Partition) -> None:
     """Keep a night from starting before its as-of: what came in between would change a rerun."""
     if dt.datetime.now(dt.UTC) < partition.cutoff:
-        raise CutoffAheadError(f"The knowledge cut-off of {partition} is {partition.cutoff.isoformat()}.", todo="Nothing: the task waits for it.")
+        raise CutoffAheadError(f"The cut-off of {partition} is {partition.cutoff.isoformat()}.", todo="Nothing: the task waits for it.")
 
 
 def build_features() -> dict[str, Any]:
@@ -193,20 +194,23 @@ def build_training_set(model: str) -> str:
     from nightshift.training.training_set import build_training_set as build
 
     with task_scope() as scope:
-        return build(scope.settings, scope.spec(model), scope.partition, scope.run)
+        return build(scope.settings, scope.spec(model), scope.partition, scope.run).key
 
 
-def train_model(model: str, training_set_key: str) -> dict[str, Any]:
-    """Train and evaluate a challenger; return what identifies it."""
+def train_model(model: str, training_set_key: str) -> int:
+    """Train, evaluate and register a challenger; return its version."""
+    from nightshift.registry.model_versions import register
     from nightshift.training.pipeline import train
 
     with task_scope() as scope:
-        return train(scope.settings, scope.spec(model), training_set_key, scope.run).summary()
+        candidate = train(scope.settings, scope.spec(model), training_set_key, scope.run)
+        return register(scope.settings, candidate, scope.run).version
 
 
-def decide_promotion(model: str, candidate: dict[str, Any]) -> dict[str, Any]:
+def decide_promotion(model: str, version: int) -> dict[str, Any]:
     """Promote or refuse the challenger, and close the decisions that asked for it."""
     from nightshift.registry.promotion import decide
 
     with task_scope() as scope:
-        return decide(scope.settings, scope.spec(model), candidate, scope.run).summary()
+        decision = decide(scope.settings, scope.spec(model), version, scope.run)
+        return {"promotion_id": decision.promotion_id, "verdict": decision.verdict, "reasons": list(decision.reasons)}

@@ -96,7 +96,7 @@ class AirflowApi:
         body = {"dag_run_id": run.run_id, "dry_run": False, "only_failed": False, "reset_dag_runs": True, "task_ids": task_ids}
         return len(self._call("POST", f"/dags/{run.dag_id}/clearTaskInstances", json=body)["task_instances"])
 
-    def _call(self, method: str, path: str, **content: Any) -> dict[str, Any]:
+    def _call(self, method: str, path: str, **content: Any) -> dict[str, Any]:  # noqa: ANN401 - passed on to httpx
         """Send one request; a token that has expired is renewed once.
 
         Raises:
