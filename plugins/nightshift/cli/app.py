@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from nightshift.cli import doctor, psql, services
+from nightshift.cli import demo, doctor, psql, services, setup
 from nightshift.errors import NightshiftError
 
 app = typer.Typer(
@@ -19,6 +19,8 @@ app = typer.Typer(
 app.command()(services.up)
 app.command()(services.down)
 app.command()(services.status)
+app.command()(setup.migrate)
+app.command()(demo.demo)
 app.command()(doctor.doctor)
 app.command()(psql.psql)
 

@@ -55,12 +55,13 @@ def demo(
     from nightshift.cli import services
     from nightshift.cli.summary import print_summary
     from nightshift.contracts.model_spec import load_specs
+    from nightshift.services.stack import GROUPS
 
     watch = Stopwatch()
     begin = Partition.parse(first_night)
     history = PartitionRange(Partition.parse(FIRST_DAY), begin.shift(-1))
     with watch.step("Start PostgreSQL and the S3 server; Airflow and MLflow start beside what follows"):
-        services.launch(wait_for=("postgres", "s3"))
+        services.launch(GROUPS, wait_for=services.BASE_GROUPS)
     settings = load_settings()
     specs = load_specs(settings.models_dir)
     run = RunContext(f"demo/{first_night}", actor=f"cli:{getpass.getuser()}")
@@ -98,12 +99,15 @@ def load_history(settings: Settings, specs: dict[str, ModelSpec], history: Parti
 
 def train_once(settings: Settings, spec: ModelSpec, partition: Partition, run: RunContext) -> str:
     """Make a challenger, decide, and return the decision in one line."""
+    from nightshift.registry.model_versions import register
     from nightshift.registry.promotion import decide
-    from nightshift.training.pipeline import build_training_set, train
+    from nightshift.training.pipeline import train
+    from nightshift.training.training_set import build_training_set
 
-    key = build_training_set(settings, spec, partition, run)
-    decision = decide(settings, spec, train(settings, spec, key, run), run)
-    return f"{decision.verdict}: {'; '.join(decision.reasons)}"
+    training_set = build_training_set(settings, spec, partition, run)
+    version = register(settings, train(settings, spec, training_set.key, run), run)
+    decision = decide(settings, spec, version.version, run)
+    return f"version {version.version}, {decision.verdict}: {'; '.join(decision.reasons)}"
 
 
 def expected_dags(specs: dict[str, ModelSpec]) -> set[str]:
@@ -121,9 +125,10 @@ def _deliver(settings: Settings, partitions: PartitionRange) -> None:
 def _wait_for_airflow(home: Path, specs: dict[str, ModelSpec], watch: Stopwatch) -> AirflowApi:
     from nightshift.cli import services
     from nightshift.services.airflow_api import AirflowApi
+    from nightshift.services.stack import GROUPS
 
     with watch.step("Wait until Airflow is healthy and has read the DAGs"):
-        services.launch(wait_for=("airflow",))
+        services.launch(GROUPS, wait_for=("airflow",))
         api, started = AirflowApi.local(home), time.monotonic()
         while missing := expected_dags(specs) - api.dag_ids():
             if time.monotonic() - started > AIRFLOW_TIMEOUT_SECONDS:

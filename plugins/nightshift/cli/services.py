@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,7 +12,7 @@ import typer
 
 from nightshift.cli.console import print_table, say
 from nightshift.errors import ServiceError
-from nightshift.settings import default_home
+from nightshift.settings import default_home, load_settings
 
 if TYPE_CHECKING:
     from nightshift.services.stack import Part, Stack
@@ -28,24 +28,43 @@ STARTING_SECONDS = 60.0
 def up(
     only: Annotated[str, typer.Option(help="Comma-separated: postgres, s3, airflow, mlflow. Default: all.")] = "",
 ) -> None:
-    """Start the local services and wait until they are healthy. Safe to repeat."""
+    """Start the local services, wait until they are healthy, and bring the warehouse to the newest schema. Safe to repeat."""
+    from nightshift.cli.setup import set_up
+    from nightshift.services.stack import GROUPS
+
+    asked = _names(only) or list(GROUPS)
+    stack = launch(asked, wait_for=asked)
+    if set(BASE_GROUPS) <= set(asked):
+        set_up(load_settings())
+    _print_addresses(default_home(), stack)
+
+
+def launch(groups: Collection[str], wait_for: Collection[str]) -> Stack:
+    """Have the supervisor run some groups beside those that run already, and wait for some of them.
+
+    Args:
+        groups: Names out of ``nightshift.services.stack.GROUPS``.
+        wait_for: The groups to wait for; the others go on starting in the background.
+
+    Raises:
+        ServiceError: A group is unknown, or a part did not become healthy.
+    """
     from nightshift.services.local_env import write_env
     from nightshift.services.placement import prepare_home
     from nightshift.services.stack import GROUPS, compose, running_groups
     from nightshift.services.supervisor import ensure_supervisor
 
     home = prepare_home(default_home())
-    asked = set(_names(only)) or set(GROUPS)
-    compose(home, asked)
-    groups = [group for group in GROUPS if group in asked | running_groups(home)]
-    stack = compose(home, groups)
+    compose(home, groups)
+    wanted = [group for group in GROUPS if group in set(groups) | running_groups(home)]
+    stack = compose(home, wanted)
     for notice in stack.notices:
         say(f"  {notice}")
     if stack.parts:
-        ensure_supervisor(home, groups)
-        _wait(home, stack)
-    write_env(home, compose(home, groups).settings)
-    _print_addresses(home, stack)
+        ensure_supervisor(home, wanted)
+        _wait(home, [part for part in stack.parts if part.group in wait_for])
+    write_env(home, compose(home, wanted).settings)
+    return stack
 
 
 def down(
@@ -115,14 +134,14 @@ def _names(only: str) -> list[str]:
     return [name.strip() for name in only.split(",") if name.strip()]
 
 
-def _wait(home: Path, stack: Stack) -> None:
+def _wait(home: Path, parts: Sequence[Part]) -> None:
     """Wait for the parts that are not optional, telling of each when it becomes healthy.
 
     Raises:
         ServiceError: A part did not become healthy in time, or its start failed again and again.
     """
     started_at = time.monotonic()
-    waiting = [part for part in stack.parts if not part.is_optional]
+    waiting = [part for part in parts if not part.is_optional]
     while waiting:
         for part in [part for part in waiting if part.is_healthy()]:
             waiting.remove(part)
