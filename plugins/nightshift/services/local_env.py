@@ -1,12 +1,14 @@
-"""Write ``<home>/env``: the NIGHTSHIFT_* settings of the running local services."""
+"""The NIGHTSHIFT_* settings of local servers, in ``<home>/env`` or for the length of a with block."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Self
 
 from nightshift.services.object_server import ObjectServer
+from nightshift.services.placement import prepare_home, remove_placed_files
 from nightshift.services.ports import LOOPBACK
 from nightshift.services.postgres import SUPERUSER, PostgresServer
 
@@ -64,3 +66,41 @@ def read_env(home: Path) -> dict[str, str]:
         return {}
     pairs = (line.split("=", 1) for line in path.read_text().splitlines() if "=" in line and not line.startswith("#"))
     return {name: value.removeprefix("'").removesuffix("'") for name, value in pairs}
+
+
+class LocalServers:
+    """PostgreSQL and S3 without a supervisor, stopped at the end of a with block; for tests and benchmarks.
+
+    Args:
+        home: Folder of local state.
+
+    Attributes:
+        env: The NIGHTSHIFT_* settings that point at the running servers.
+    """
+
+    def __init__(self, home: Path) -> None:
+        self._home = prepare_home(home)
+        self._postgres, self._object_server = PostgresServer(self._home), ObjectServer(self._home)
+        self.env: dict[str, str] = {}
+
+    def __enter__(self) -> Self:
+        """Start both servers.
+
+        Raises:
+            ServiceError: One of them did not start; the other is stopped.
+        """
+        try:
+            self._postgres.ensure_started()
+            self._object_server.ensure_started()
+        except BaseException:
+            self.__exit__()
+            raise
+        own = {"NIGHTSHIFT_HOME": str(self._home)}
+        self.env = own | warehouse_settings(self._postgres) | mlflow_settings(self._postgres) | object_store_settings(self._object_server)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop both servers and delete what they keep outside of the home."""
+        self._postgres.stop()
+        self._object_server.stop()
+        remove_placed_files(self._home)

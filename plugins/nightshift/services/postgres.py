@@ -97,6 +97,11 @@ class PostgresServer:
         return self._fixed_port or Ports(self._home).remembered().get(NAME, 0)
 
     @property
+    def data_dir(self) -> Path:
+        """Return PostgreSQL's data folder, which may lie outside of the home."""
+        return place_servers(self._home).own_dir(NAME) / "data"
+
+    @property
     def address(self) -> str:
         """Return where the server is reached."""
         return f"{LOOPBACK}:{self.port}"
@@ -153,8 +158,7 @@ class PostgresServer:
 
     def _ensure_data(self) -> Path:
         """Create the data folder if it is not complete, write its configuration and return it."""
-        placement = place_servers(self._home)
-        data = placement.own_dir(NAME) / "data"
+        data = self.data_dir
         if not (data / "PG_VERSION").exists() or not (data / "global" / "pg_control").exists():
             self._initdb(data)
         for name, text in {"postgresql.conf": CONFIGURATION.format(port=self.port), "pg_hba.conf": HOST_ACCESS}.items():

@@ -1,0 +1,35 @@
+"""Ports are chosen free, once, and remembered."""
+
+import socket
+
+import pytest
+
+from nightshift.errors import ServiceError
+from nightshift.services.ports import LOOPBACK, Ports, is_free
+
+
+def test_same_port_is_returned_when_it_is_still_free(tmp_path):
+    first = Ports(tmp_path).usable("s3")
+    assert Ports(tmp_path).usable("s3") == first
+    assert Ports(tmp_path).remembered() == {"s3": first}
+
+
+def test_another_port_is_remembered_when_a_foreign_process_took_it(tmp_path):
+    first = Ports(tmp_path).usable("s3")
+    with socket.socket() as foreign:
+        foreign.bind((LOOPBACK, first))
+        foreign.listen()
+        assert not is_free(first)
+        second = Ports(tmp_path).usable("s3")
+    assert second != first
+    assert Ports(tmp_path).remembered() == {"s3": second}
+
+
+def test_services_get_different_ports_when_both_ask(tmp_path):
+    ports = Ports(tmp_path)
+    assert ports.usable("a") != ports.usable("b")
+
+
+def test_code_and_advice_are_given_when_no_port_is_usable(tmp_path):
+    with pytest.raises(ServiceError, match="NS-SERVICE-001"):
+        Ports(tmp_path).usable("s3", lambda _port: False)
