@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+import pyarrow as pa
 import pytest
+from pydantic import SecretStr
 
 from nightshift.contracts.model_spec import ModelSpec
-from nightshift.contracts.partitions import PartitionRange
+from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.contracts.run import RunContext
+from nightshift.lake.object_store import ObjectStore
+from nightshift.registry.model_versions import ModelVersion, register
 from nightshift.scoring.relations import ensure_prediction_relations
+from nightshift.settings import Settings
+from nightshift.training.candidate import Origin, store_candidate
+from nightshift.training.pipeline import fit_model
+from nightshift.training.trained_model import TrainedModel
 from nightshift.warehouse.partition_write import LoadManifest, PublishedLoad, Target, audit, begin, publish
 
 if TYPE_CHECKING:
@@ -34,7 +46,7 @@ def make_spec(**changed: object) -> ModelSpec:
         "feature_view": "parcel",
         "features": {"numeric": ["weight_kg", "late_rate_7d"], "categorical": [{"name": "depot", "minimum_rows": 1}]},
         "label": {"relation": "fct_parcel_labels", "column": "is_late", "maturity_days": 1},
-        "training": {"schedule": "nightly"},
+        "training": {"schedule": "nightly", "num_boost_round": 20, "params": {"num_leaves": 4, "min_data_in_leaf": 20}},
         "promotion": {"metric": "roc_auc"},
         "scoring": {"shards": 3, "reasons": 2, "fallback": {"feature": "late_rate_7d", "default": 0.25}},
         "monitoring": {"metric": "log_loss", "maximum_metric_loss": 0.1, "windows": {"n": 2, "m": 3}},
@@ -76,3 +88,71 @@ def warehouse(conn: Connection, spec: ModelSpec) -> Connection:
     )
     ensure_prediction_relations(conn, spec)
     return conn
+
+
+class Registry:
+    """Train, store and promote tiny real models."""
+
+    def __init__(self, settings: Settings, conn: Connection, spec: ModelSpec) -> None:
+        self.settings, self.conn, self.spec = settings, conn, spec
+        self.store = ObjectStore.open(settings)
+        self.store.ensure_bucket()
+
+    def promote(self, effective: str, seed: int = 1) -> ModelVersion:
+        """Make a new version champion from a partition on."""
+        trained = tiny_model(self.spec, seed)
+        day = Partition.parse(effective).shift(-1)
+        training_set = f"training/{seed}"
+        self.conn.execute(
+            "insert into ml.training_sets (training_set, model, partition_date, as_of, first_day, last_day, n_rows, sha256, spec_digest,"
+            " code_version, manifest, run_id) values (%s, %s, %s, now(), %s, %s, 1, '', '', '', '{}', 'r') on conflict do nothing",
+            [training_set, self.spec.name, day.day, day.day, day.day],
+        )
+        origin = Origin(training_set, day, day.day, self.spec.digest, "test")
+        version = register(self.settings, store_candidate(self.store, trained, origin, [], {}), RunContext("train/test", 1, "test"))
+        self.conn.execute(
+            "insert into ml.promotions (model, version, verdict, partition_date, effective_partition, reasons, numbers, run_id, actor)"
+            " values (%s, %s, 'promoted', %s, %s, '{}', '{}', 'r', 'test')",
+            [self.spec.name, version.version, day.day, effective],
+        )
+        return version
+
+    def corrupt(self, version: ModelVersion) -> None:
+        """Replace the trees in the bucket by others, as a person with a key could."""
+        self.store._client.put_object(Bucket=self.store.bucket, Key=version.model_key, Body=b"tree\nversion=v4\n")
+
+
+def tiny_model(spec: ModelSpec, seed: int) -> TrainedModel:
+    """Fit a few trees on made-up parcels; other seeds give other trees."""
+    dice = np.random.default_rng(seed)
+    n = 600
+    weight, rate = dice.uniform(0, 15, n), dice.uniform(0, 0.7, n)
+    depot = np.where(dice.random(n) < 0.5, "north", "south")
+    late = (dice.random(n) < 0.1 + 0.5 * rate + 0.02 * weight).astype(float)
+    rows = pa.table({"weight_kg": weight, "late_rate_7d": rate, "depot": depot, "is_late": late})
+    model = fit_model(spec, rows.slice(0, 400), rows.slice(400))
+    return replace(model, decile_edges=tuple(i / 10 for i in range(1, 10)))
+
+
+@pytest.fixture
+def scoring_settings(settings: Settings, tmp_path: Path) -> Settings:
+    """Return settings with a suite for the predictions, and without MLflow."""
+    suite = {
+        "name": "predictions/parcel_late",
+        "expectations": [
+            {
+                "type": "expect_column_values_to_be_between",
+                "kwargs": {"column": "probability", "min_value": 0.0, "max_value": 0.99},
+                "severity": "critical",
+            }
+        ],
+        "meta": {},
+    }
+    (tmp_path / "predictions").mkdir()
+    (tmp_path / "predictions" / "parcel_late.json").write_text(json.dumps(suite))
+    return settings.model_copy(update={"expectations_dir": tmp_path, "mlflow_tracking_uri": SecretStr("")})
+
+
+@pytest.fixture
+def registry(scoring_settings: Settings, warehouse: Connection, spec: ModelSpec) -> Registry:
+    return Registry(scoring_settings, warehouse, spec)

@@ -1,0 +1,109 @@
+"""Read the rows to predict for: whole loads of the feature view, by shard."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from nightshift.errors import NightshiftError
+from nightshift.warehouse.bulk import read_arrow
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from psycopg import sql
+
+    from nightshift.contracts.model_spec import ModelSpec
+    from nightshift.contracts.partitions import PartitionRange
+    from nightshift.scoring.plan import DayPlan, ScorePlan
+    from nightshift.settings import Settings
+    from nightshift.warehouse.connection import Connection
+
+SAMPLE_ROWS = 100
+"""Rows on which a champion shows that it works; contributions are slow, and 100 rows meet most branches."""
+
+
+class FeaturesMissingError(NightshiftError):
+    """The feature view has no published load of a partition."""
+
+    code = "NS-SCORE-003"
+
+
+@dataclass(frozen=True)
+class Feature:
+    """The published load of the feature view for one partition."""
+
+    partition_date: dt.date
+    load_id: int
+    content_hash: str
+
+
+def published_features(conn: Connection, spec: ModelSpec, partitions: PartitionRange) -> list[Feature]:
+    """Return the load of each partition that readers see now, in order.
+
+    Raises:
+        FeaturesMissingError: A partition has none.
+    """
+    rows = conn.execute(
+        """
+        select p.partition_date, p.load_id, l.content_hash from ops.published p join ops.loads l using (dataset, partition_date, load_id)
+        where p.dataset = %s and p.partition_date between %s and %s order by p.partition_date
+        """,
+        [spec.features_dataset, partitions.first.day, partitions.last.day],
+    ).fetchall()
+    missing = sorted(set(partitions.days) - {row[0] for row in rows})
+    if missing:
+        raise FeaturesMissingError(
+            f"The feature view {spec.feature_view} is not published for {len(missing)} of {len(partitions)} partition(s).",
+            expected=f"all of {partitions}",
+            got=f"none for {', '.join(map(str, missing[:5]))}",
+            todo="Run `transform` for them first.",
+        )
+    return [Feature(*row) for row in rows]
+
+
+def read_shard(
+    settings: Settings, spec: ModelSpec, plan: ScorePlan, days: Sequence[DayPlan], shard: int, features: Sequence[str]
+) -> pa.Table:
+    """Return one shard's rows of some days, ordered by partition and key, from the loads that the plan names.
+
+    Returns:
+        Columns ``partition_date``, the entity's key, the event timestamp, ``as_of`` and the features; doubles bit by bit.
+    """
+    from psycopg import sql
+
+    loads = sql.SQL(", ").join(
+        sql.SQL("({}::date, {})").format(sql.Literal(d.partition_date), sql.Literal(d.feature_load_id)) for d in days
+    )
+    condition = sql.SQL("(partition_date, load_id) in ({}) and {}").format(loads, shard_condition(spec, plan.n_shards, shard))
+    return read_arrow(settings, _select(spec, features, condition))
+
+
+def read_sample(settings: Settings, spec: ModelSpec, load: Feature, features: Sequence[str]) -> pa.Table:
+    """Return the first rows of one load, with the columns of ``read_shard``."""
+    from psycopg import sql
+
+    condition = sql.SQL("partition_date = {}::date and load_id = {}").format(sql.Literal(load.partition_date), sql.Literal(load.load_id))
+    return read_arrow(settings, _select(spec, features, condition) + sql.SQL(" limit {}").format(sql.Literal(SAMPLE_ROWS)))
+
+
+def shard_condition(spec: ModelSpec, n_shards: int, shard: int) -> sql.Composed:
+    """Return the SQL condition that puts every entity into exactly one shard."""
+    from psycopg import sql
+
+    return sql.SQL("abs(mod(hashtextextended({}, 0), {})) = {}").format(
+        sql.Identifier(spec.entity.key), sql.Literal(n_shards), sql.Literal(shard)
+    )
+
+
+def _select(spec: ModelSpec, features: Sequence[str], condition: sql.Composed) -> sql.Composed:
+    from psycopg import sql
+
+    names = dict.fromkeys(["partition_date", spec.entity.key, spec.event_timestamp, "as_of", *features])
+    return sql.SQL("select {} from {} where {} order by partition_date, {}").format(
+        sql.SQL(", ").join(map(sql.Identifier, names)),
+        sql.Identifier("features", spec.feature_table),
+        condition,
+        sql.Identifier(spec.entity.key),
+    )
