@@ -9,14 +9,15 @@ A range: `airflow backfill create --dag-id ingest --from-date 2013-03-01 --to-da
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from airflow.sdk import CronPartitionTimetable, dag, task
 
 from nightshift.contracts.datasets import Delivery, load_contracts
 from nightshift.contracts.partitions import OPERATING_TIMEZONE
 from nightshift.orchestration import assets, defaults, tasks
-from nightshift.settings import PROJECT_ROOT
 
-DAILY = [contract for contract in load_contracts(PROJECT_ROOT / "dags" / "datasets").values() if contract.delivery is Delivery.DAILY]
+DAILY = [contract for contract in load_contracts(Path(__file__).parent / "datasets").values() if contract.delivery is Delivery.DAILY]
 
 
 @dag(

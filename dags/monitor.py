@@ -8,11 +8,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from airflow.sdk import DAG, PartitionedAssetTimetable, task
 
 from nightshift.contracts.model_spec import ModelSpec, load_specs
 from nightshift.orchestration import assets, defaults, tasks
-from nightshift.settings import PROJECT_ROOT
 
 
 def build_dag(spec: ModelSpec) -> DAG:
@@ -29,5 +30,5 @@ def build_dag(spec: ModelSpec) -> DAG:
     return dag
 
 
-for _spec in load_specs(PROJECT_ROOT / "dags" / "models").values():
+for _spec in load_specs(Path(__file__).parent / "models").values():
     globals()[f"monitor__{_spec.name}"] = build_dag(_spec)

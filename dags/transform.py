@@ -8,15 +8,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from airflow.sdk import PartitionedAssetTimetable, dag, task
 
 from nightshift.contracts.datasets import Delivery, load_contracts
 from nightshift.contracts.model_spec import load_specs
 from nightshift.orchestration import assets, defaults, tasks
-from nightshift.settings import PROJECT_ROOT
 
-DAILY = [contract for contract in load_contracts(PROJECT_ROOT / "dags" / "datasets").values() if contract.delivery is Delivery.DAILY]
-VIEWS = sorted({spec.feature_view for spec in load_specs(PROJECT_ROOT / "dags" / "models").values()})
+DAILY = [contract for contract in load_contracts(Path(__file__).parent / "datasets").values() if contract.delivery is Delivery.DAILY]
+VIEWS = sorted({spec.feature_view for spec in load_specs(Path(__file__).parent / "models").values()})
 
 
 @dag(

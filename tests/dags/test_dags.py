@@ -1,0 +1,81 @@
+"""The DAGs that Airflow reads are the ones that we mean, and each of them decides what it must."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.dags.conftest import read_dags
+
+from nightshift.settings import PROJECT_ROOT
+
+MODELS = ("arrival_delay_minutes", "flight_delayed")
+EXPECTED = {"ingest", "transform"} | {f"{stage}__{model}" for stage in ("score", "monitor", "train") for model in MODELS}
+
+
+def test_exactly_the_expected_dags_load(parsed: dict[str, Any]) -> None:
+    assert parsed["errors"] == {}
+    assert set(parsed["dags"]) == EXPECTED
+
+
+def test_no_heavy_library_is_imported_when_dags_are_parsed(parsed: dict[str, Any]) -> None:
+    assert parsed["heavy"] == []
+
+
+@pytest.mark.parametrize("dag_id", sorted(EXPECTED))
+def test_every_dag_decides_runs_catchup_tags_and_documentation(parsed: dict[str, Any], dag_id: str) -> None:
+    dag = parsed["dags"][dag_id]
+    assert dag["max_active_runs"] == 1
+    assert dag["catchup"] is False
+    assert "nightshift" in dag["tags"]
+    for word in ("**Reads**", "**Writes**", "**Starts**", "**Rerun"):
+        assert word in dag["doc"]
+
+
+@pytest.mark.parametrize("dag_id", sorted(EXPECTED))
+def test_every_task_decides_owner_retries_time_limit_and_pool(parsed: dict[str, Any], dag_id: str) -> None:
+    tasks = parsed["dags"][dag_id]["tasks"]
+    assert tasks
+    for task in tasks.values():
+        assert task["owner"] in {"data-platform", "flight-operations"}
+        assert task["retries"] >= 2
+        assert task["timeout_seconds"] > 0
+        assert task["pool"] in {"warehouse", "scoring", "training"}
+        assert task["policy"] == "StageRetryPolicy"
+
+
+def test_assets_chain_the_dags(parsed: dict[str, Any]) -> None:
+    outlets = {dag_id: sorted(name for task in dag["tasks"].values() for name in task["outlets"]) for dag_id, dag in parsed["dags"].items()}
+    assert outlets == {
+        "ingest": ["raw/flight_outcomes", "raw/flight_schedules", "raw/weather"],
+        "transform": ["features/flight"],
+        **{f"score__{model}": [f"predictions/{model}"] for model in MODELS},
+        **{f"monitor__{model}": [f"retrain/{model}"] for model in MODELS},
+        **{f"train__{model}": [f"model/{model}"] for model in MODELS},
+    }
+
+
+def test_reference_data_loads_before_the_daily_datasets(parsed: dict[str, Any]) -> None:
+    assert parsed["dags"]["ingest"]["tasks"]["load_reference"]["downstream"] == [
+        "load_flight_outcomes",
+        "load_flight_schedules",
+        "load_weather",
+    ]
+
+
+def test_scoring_publishes_after_all_shards(parsed: dict[str, Any]) -> None:
+    tasks = parsed["dags"]["score__flight_delayed"]["tasks"]
+    assert tasks["begin"]["downstream"] == ["publish", "score_shard"]
+    assert tasks["score_shard"]["downstream"] == ["publish"]
+
+
+def test_a_new_spec_needs_no_python(tmp_path: Path) -> None:
+    folder = tmp_path / "dags"
+    shutil.copytree(PROJECT_ROOT / "dags", folder)
+    spec = (folder / "models" / "flight_delayed.yaml").read_text()
+    (folder / "models" / "flight_late_again.yaml").write_text(spec.replace("name: flight_delayed", "name: flight_late_again", 1))
+    dags = read_dags(folder, tmp_path / "home")
+    assert dags["errors"] == {}
+    assert {"score__flight_late_again", "monitor__flight_late_again", "train__flight_late_again"} <= set(dags["dags"])
