@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from nightshift.errors import NightshiftError
+from nightshift.scoring.contributions import TreeContributions
 from nightshift.scoring.reasons import top_reasons
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     Vector = npt.NDArray[np.float64]
 
 BATCH_ROWS = 65_536
-"""Rows scored at once. Source: stack-wide measurement, 50-100 thousand rows keep the matrix in cache."""
+"""Rows scored at once: bounds the memory, and more are not faster. Source: docs/adr/0008-scoring.md."""
 TOLERANCE = 1e-6
 """Allowed relative difference between a raw score and the sum of its contributions."""
 
@@ -45,11 +46,12 @@ def score_rows(model: TrainedModel, rows: pa.Table, n_reasons: int) -> pa.Table:
     """
     import pyarrow as pa
 
-    batches = [_score_batch(model, rows.slice(start, BATCH_ROWS), n_reasons) for start in range(0, max(rows.num_rows, 1), BATCH_ROWS)]
-    return pa.concat_tables(batches)
+    contributions = TreeContributions(model) if n_reasons else None
+    batches = [rows.slice(start, BATCH_ROWS) for start in range(0, max(rows.num_rows, 1), BATCH_ROWS)]
+    return pa.concat_tables([_score_batch(model, contributions, batch, n_reasons) for batch in batches])
 
 
-def _score_batch(model: TrainedModel, rows: pa.Table, n_reasons: int) -> pa.Table:
+def _score_batch(model: TrainedModel, contributions: TreeContributions | None, rows: pa.Table, n_reasons: int) -> pa.Table:
     import pyarrow as pa
 
     predicted = model.predictions(rows)
@@ -58,7 +60,7 @@ def _score_batch(model: TrainedModel, rows: pa.Table, n_reasons: int) -> pa.Tabl
     is_positive = (
         pa.nulls(rows.num_rows, pa.bool_()) if predicted.probability is None else pa.array(predicted.probability >= predicted.threshold)
     )
-    reasons = top_reasons(model.contributions(rows), model.signature.names, rows, n_reasons) if n_reasons else ["[]"] * rows.num_rows
+    reasons = top_reasons(contributions.of(rows), model.signature.names, rows, n_reasons) if contributions else ["[]"] * rows.num_rows
     return pa.table(
         {
             "score": pa.array(predicted.score),
@@ -94,7 +96,7 @@ def try_model(model: TrainedModel, rows: pa.Table) -> None:
     import numpy as np
 
     score_rows(model, rows, n_reasons=1)
-    raw, added = model.raw(rows), model.contributions(rows).sum(axis=1)
+    raw, added = model.raw(rows), TreeContributions(model).of(rows).sum(axis=1)
     base = raw - added
     if rows.num_rows and not np.allclose(base, base[0], rtol=TOLERANCE, atol=TOLERANCE):
         raise ChampionBrokenError("The champion's contributions do not add up to its scores.", todo="Roll the champion back.")

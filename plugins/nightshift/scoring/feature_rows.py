@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from nightshift.settings import Settings
     from nightshift.warehouse.connection import Connection
 
-SAMPLE_ROWS = 100
-"""Rows on which a champion shows that it works; contributions are slow, and 100 rows meet most branches."""
+SAMPLE_ROWS = 1_000
+"""Rows on which a champion shows that it works before a shard relies on it."""
 
 
 class FeaturesMissingError(NightshiftError):
