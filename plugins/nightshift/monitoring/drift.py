@@ -1,0 +1,166 @@
+"""Drift: all rows of a partition against the reference that the champion was trained on, from counts in SQL.
+
+A night always differs from a season: all its flights share one weather and one day of the week. So a column drifts only when the night is
+further from the reference than the training set's own nights are. Source: docs/adr/0009-gates-and-monitoring.md.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any, Literal
+
+from nightshift.quality.profiles import CategoricalColumn, ColumnProfile, NumericColumn, profile
+
+if TYPE_CHECKING:
+    from psycopg import sql
+
+    from nightshift.warehouse.connection import Connection
+
+PSEUDO_COUNT = 0.5
+"""Added to every bin, so that an empty one has a finite logarithm. Source: Jeffreys' prior of a proportion."""
+SCORE = "score"
+
+
+@dataclass(frozen=True)
+class Drift:
+    """How far one column of a partition is from the reference.
+
+    Attributes:
+        feature: Column; ``score`` for the model's own output.
+        kind: What was compared.
+        psi: Population stability index in nats; 0 is best.
+        psi_noise: What the index exceeded in one of twenty nights of the training set.
+        effect: Kolmogorov-Smirnov distance of the binned numbers, total variation distance of the levels; 0 to 1, 0 is best.
+        missing_share: Share of null rows, 0 to 1; with that of the reference.
+        mean: Mean of the numbers; with that of the reference.
+        n_rows: Rows of the partition.
+        is_drifted: Whether the index is above the threshold and above the noise.
+    """
+
+    feature: str
+    kind: Literal["numeric", "categorical", "score"]
+    psi: float
+    psi_noise: float
+    effect: float
+    missing_share: float
+    reference_missing_share: float
+    mean: float | None
+    reference_mean: float | None
+    n_rows: int
+    is_drifted: bool
+
+
+@dataclass(frozen=True)
+class Yardstick:
+    """What the nights are measured against.
+
+    Attributes:
+        reference: The ``reference`` section of the champion's ``model.json``.
+        noise: Index that one of twenty training nights exceeds, by column.
+        psi_threshold: Index below which nothing counts as drift, for features.
+        score_psi_threshold: The same for the score.
+    """
+
+    reference: Mapping[str, Any]
+    noise: Mapping[str, float]
+    psi_threshold: float
+    score_psi_threshold: float
+
+
+def feature_drift(conn: Connection, relation: sql.Composable, yardstick: Yardstick) -> dict[dt.date, list[Drift]]:
+    """Compare all features of each partition with the reference.
+
+    Args:
+        conn: Any connection.
+        relation: The published feature rows, with ``partition_date``.
+        yardstick: Reference, noise and threshold.
+
+    Returns:
+        By partition, numeric features first, each in the order of their names.
+    """
+    numeric, categorical = yardstick.reference["numeric"], yardstick.reference["categorical"]
+    numbers = [NumericColumn(name, tuple(numeric[name]["edges"])) for name in sorted(numeric)]
+    texts = [CategoricalColumn(name, tuple(sorted(categorical[name]["shares"]))) for name in sorted(categorical)]
+    return {
+        day: [_compare(column.name, "numeric", columns[column.name], numeric[column.name], yardstick) for column in numbers]
+        + [_compare(column.name, "categorical", columns[column.name], categorical[column.name], yardstick) for column in texts]
+        for day, columns in profile(conn, relation, numbers, texts).items()
+    }
+
+
+def score_drift(conn: Connection, relation: sql.Composable, yardstick: Yardstick) -> dict[dt.date, Drift]:
+    """Compare the published scores of each partition with those that the champion gave to unseen rows of its training."""
+    score = yardstick.reference[SCORE]
+    profiles = profile(conn, relation, [NumericColumn(SCORE, tuple(score["edges"]))], [])
+    return {day: _compare(SCORE, "score", columns[SCORE], score, yardstick) for day, columns in profiles.items()}
+
+
+def expected_shares(reference: Mapping[str, Any]) -> list[float]:
+    """Return the reference's share of each bin or level, of all other levels if it has levels, and of missing rows; they sum to 1."""
+    missing, shares = float(reference["missing_share"]), reference["shares"]
+    known = [*(shares[level] for level in sorted(shares)), 0.0] if isinstance(shares, Mapping) else shares
+    return [share * (1 - missing) for share in known] + [missing]
+
+
+def _compare(
+    name: str,
+    kind: Literal["numeric", "categorical", "score"],
+    current: ColumnProfile,
+    reference: Mapping[str, Any],
+    yardstick: Yardstick,
+) -> Drift:
+    expected = expected_shares(reference)
+    psi = stability_index([*current.counts, current.n_missing], expected, int(reference["n"]))
+    threshold = yardstick.score_psi_threshold if kind == "score" else yardstick.psi_threshold
+    distance = total_variation if kind == "categorical" else largest_gap
+    return Drift(
+        feature=name,
+        kind=kind,
+        psi=psi,
+        psi_noise=yardstick.noise[name],
+        effect=distance(current.counts, expected[:-1]),
+        missing_share=current.missing_share,
+        reference_missing_share=expected[-1],
+        mean=current.mean,
+        reference_mean=reference.get("mean"),
+        n_rows=current.n_rows,
+        is_drifted=psi > max(threshold, yardstick.noise[name]),
+    )
+
+
+def stability_index(counts: Sequence[int], expected: Sequence[float], n_reference: int) -> float:
+    """Return the population stability index of some rows against expected shares, in nats; 0 is best.
+
+    Bins that are empty on both sides are left out.
+
+    Args:
+        counts: Rows per bin; shape (k,).
+        expected: Share per bin in the reference, sums to 1; shape (k,).
+        n_reference: Rows of the reference.
+
+    Source: Siddiqi, Credit Risk Scorecards (2006), chapter 9.
+    """
+    used = [(n, share * n_reference) for n, share in zip(counts, expected, strict=True) if n > 0 or share > 0]
+    n_rows, n_expected = sum(n for n, _ in used) + PSEUDO_COUNT * len(used), sum(n for _, n in used) + PSEUDO_COUNT * len(used)
+    pairs = [((n + PSEUDO_COUNT) / n_rows, (m + PSEUDO_COUNT) / n_expected) for n, m in used]
+    return math.fsum((p - q) * math.log(p / q) for p, q in pairs)
+
+
+def largest_gap(counts: Sequence[int], expected: Sequence[float]) -> float:
+    """Return the Kolmogorov-Smirnov distance of binned numbers, missing ones left out; 0 to 1, 0 is best."""
+    n, total = sum(counts), math.fsum(expected)
+    if n == 0 or total == 0:
+        return float((n == 0) != (total == 0))
+    return max(abs(have / n - want / total) for have, want in zip(accumulate(counts), accumulate(expected), strict=True))
+
+
+def total_variation(counts: Sequence[int], expected: Sequence[float]) -> float:
+    """Return half the sum of the differences of the shares, missing ones left out; 0 to 1, 0 is best."""
+    n, total = sum(counts), math.fsum(expected)
+    if n == 0 or total == 0:
+        return float((n == 0) != (total == 0))
+    return math.fsum(abs(have / n - want / total) for have, want in zip(counts, expected, strict=True)) / 2

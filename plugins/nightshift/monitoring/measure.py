@@ -1,0 +1,177 @@
+"""A night's monitoring from beginning to end: outcomes, performance, drift, ruling, report, publication, decision."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import asdict, replace
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any
+
+from nightshift.errors import NightshiftError
+from nightshift.lake.object_store import ObjectStore
+from nightshift.monitoring.drift import SCORE, Drift
+from nightshift.monitoring.night import Champion, Night
+from nightshift.monitoring.outcomes import evaluated_partition, published_features
+from nightshift.monitoring.performance import ALL_ROWS, Performance, metric_loss
+from nightshift.monitoring.report import Sample, make_report
+from nightshift.monitoring.trigger import NightStatus, rule, status
+from nightshift.monitoring.verdict import Verdict, publish_night, read_verdict
+from nightshift.warehouse.bulk import read_arrow
+from nightshift.warehouse.connection import connect
+from nightshift.warehouse.decisions import open_decision
+from nightshift.warehouse.partition_write import LoadManifest
+
+if TYPE_CHECKING:
+    from nightshift.contracts.model_spec import ModelSpec
+    from nightshift.contracts.partitions import PartitionRange
+    from nightshift.contracts.run import RunContext
+    from nightshift.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+
+class VerdictLostError(NightshiftError):
+    """The verdict that was published is not what readers see."""
+
+    code = "NS-MONITOR-003"
+    is_retryable = True
+
+
+def measure(settings: Settings, spec: ModelSpec, partitions: PartitionRange, run: RunContext) -> Verdict:
+    """Measure each night of a range in order, publish its verdict, and open a decision where the evidence asks for it.
+
+    A night without champion, predictions or mature labels gets a verdict too, which says so. Safe to rerun: the same evidence gives the
+    same verdict and never a second decision. In a range only nights that trigger, and the last one, get a report.
+
+    Returns:
+        The verdict of the last night, as read back; its ``retrain_decision_id`` is the last one that the range opened.
+
+    Raises:
+        FeaturesNotPublishedError: The feature view of a night is not published.
+        WarehouseError: The warehouse cannot be reached.
+        ObjectStoreError: The champion's files or training set cannot be read.
+    """
+    champions: dict[int, Champion] = {}
+    decision_id: int | None = None
+    with connect(settings, run.application_name) as conn:
+        for partition in partitions:
+            verdict = _measure_night(Night(settings, spec, conn, partition, run, champions), wants_report=partition == partitions.last)
+            decision_id = verdict.retrain_decision_id or decision_id
+    return replace(verdict, retrain_decision_id=decision_id)
+
+
+def _measure_night(night: Night, *, wants_report: bool) -> Verdict:
+    inputs = night.inputs()
+    drifts = night.drifts()
+    performance, predicted_by = night.performance()
+    verdict = _judge(night, drifts, performance, predicted_by)
+    digest = sha256(json.dumps([inputs, asdict(verdict)], sort_keys=True, default=str).encode()).hexdigest()
+    if wants_report or verdict.has_triggered:
+        verdict = _with_report(night, verdict, drifts, digest)
+    if verdict.has_triggered:
+        open_decision(night.conn, night.spec.name, night.partition, verdict.reasons, _evidence(verdict), night.run)
+    manifest = LoadManifest(night.run, inputs | {"report": verdict.report_key or "none"})
+    publish_night(night.conn, verdict, drifts, [asdict(one) | {"model_version": predicted_by} for one in performance], manifest)
+    seen = read_verdict(night.conn, night.spec.name, night.partition)
+    if seen != verdict or (seen.has_triggered and seen.retrain_decision_id is None):
+        raise VerdictLostError(f"The verdict of {night.partition} is not what readers see.", expected=str(verdict), got=str(seen))
+    return seen
+
+
+def _judge(night: Night, drifts: list[Drift], performance: list[Performance], predicted_by: int | None) -> Verdict:
+    limits, version = night.spec.monitoring, night.champion.version.version if night.champion else None
+    features = [one.is_drifted for one in drifts if one.kind != "score"]
+    score = next((one for one in drifts if one.kind == "score"), None)
+    watched = next((one for one in performance if (one.slice_name, one.metric) == (ALL_ROWS, limits.metric)), None)
+    expected = night.expected_metric(predicted_by)
+    today = NightStatus(
+        night.partition.day,
+        drift=status(sum(features) / len(features) >= limits.drifted_features_ratio if features else None),
+        score_drift=status(score.is_drifted if score else None),
+        performance=status(_has_lost(night, watched, expected, is_champion=predicted_by is not None and predicted_by == version)),
+    )
+    ruling = rule(night.spec, today, night.earlier, night.decided)
+    return Verdict(
+        model=night.spec.name,
+        partition_date=night.partition.day,
+        model_version=version,
+        drift_status=today.drift,
+        score_drift_status=today.score_drift,
+        performance_status=today.performance,
+        n_features=len(features),
+        n_drifted=sum(features),
+        score_psi=score.psi if score else None,
+        metric=limits.metric,
+        metric_value=watched.value if watched else None,
+        metric_baseline=watched.baseline_value if watched else None,
+        metric_expected=expected,
+        n_labels=watched.n_labels if watched else 0,
+        evaluated_partition=evaluated_partition(night.spec, night.partition).day,
+        breached_days={name: [day.isoformat() for day in days] for name, days in ruling.breached_days.items()},
+        in_cooldown=ruling.in_cooldown,
+        has_triggered=ruling.has_triggered,
+        reasons=[*ruling.reasons, *night.remarks],
+        report_key=None,
+    )
+
+
+def _has_lost(night: Night, watched: Performance | None, expected: float | None, *, is_champion: bool) -> bool | None:
+    """Return whether the champion's published predictions are worse than its hold-out promised; None if that cannot be said."""
+    limits = night.spec.monitoring
+    if watched is None or watched.value is None:
+        return None
+    if not is_champion or expected is None:
+        night.remarks.append("the matured predictions are not the champion's")
+        return None
+    if watched.n_labels < limits.minimum_labels:
+        night.remarks.append(f"only {watched.n_labels} labels, {limits.minimum_labels} are needed")
+        return None
+    return metric_loss(limits.metric, watched.value, expected) > limits.maximum_metric_loss
+
+
+def _with_report(night: Night, verdict: Verdict, drifts: list[Drift], digest: str) -> Verdict:
+    """Add a report; whatever goes wrong with it is a reason in the verdict, nothing more."""
+    if night.champion is None:
+        return verdict
+    key = f"reports/{night.spec.name}/{night.partition}/{digest[:16]}"
+    try:
+        store = ObjectStore.open(night.settings)
+        if not store.exists(f"{key}.html"):
+            report = make_report(*_samples(night, night.champion), _categorical(night.champion), _limits(night, drifts))
+            store.put(f"{key}.json", report.json, "application/json")
+            store.put(f"{key}.html", report.html, "text/html; charset=utf-8")
+    except Exception as error:  # noqa: BLE001  (see the docstring)
+        reason = f"no report: {error.what if isinstance(error, NightshiftError) else type(error).__name__}"
+        logger.warning("%s %s: %s", night.spec.name, night.partition, error)
+        return replace(verdict, reasons=[*verdict.reasons, reason])
+    return replace(verdict, report_key=f"{key}.html")
+
+
+def _samples(night: Night, champion: Champion) -> tuple[Sample, Sample]:
+    """Return the reference (training rows, scores of unseen rows) and the current sample (the night's rows and scores)."""
+    from psycopg import sql
+
+    size, seed = night.spec.monitoring.report_rows, night.spec.training.seed
+    signature, rows = champion.trained.signature, champion.rows
+    unseen = champion.trained.predictions(rows.slice(rows.num_rows - champion.n_unseen)).score
+    reference = Sample.draw(rows.slice(0, rows.num_rows - champion.n_unseen), unseen, signature, size, seed)
+    order = sql.SQL("select t.* from {} order by t.{} collate {}").format(
+        published_features(night.spec, night.partition, night.partition), sql.Identifier(night.spec.entity.key), sql.Identifier("C")
+    )
+    current = read_arrow(night.settings, order, night.run.application_name)
+    return reference, Sample.draw(current, champion.trained.predictions(current).score, signature, size, seed)
+
+
+def _categorical(champion: Champion) -> list[str]:
+    return [name for name, _ in champion.trained.signature.categorical]
+
+
+def _limits(night: Night, drifts: list[Drift]) -> dict[str, float]:
+    limits = {one.feature: max(night.spec.monitoring.psi_threshold, one.psi_noise) for one in drifts}
+    return {SCORE: night.spec.monitoring.score_psi_threshold} | limits
+
+
+def _evidence(verdict: Verdict) -> dict[str, Any]:
+    names = ("n_drifted", "n_features", "score_psi", "metric", "metric_value", "metric_expected", "n_labels", "report_key", "model_version")
+    return {name: getattr(verdict, name) for name in names}

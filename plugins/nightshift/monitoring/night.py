@@ -1,0 +1,157 @@
+"""One night of one model: what the monitor looks at, each thing read once."""
+
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from nightshift.lake.object_store import ObjectStore
+from nightshift.monitoring.drift import SCORE, Drift, Yardstick, feature_drift, score_drift
+from nightshift.monitoring.noise import training_noise
+from nightshift.monitoring.outcomes import evaluated_partition, knowledge_cutoff, published_features, published_predictions, read_outcomes
+from nightshift.monitoring.performance import Performance, measure_performance
+from nightshift.monitoring.trigger import NightStatus
+from nightshift.monitoring.verdict import earlier_nights
+from nightshift.registry.model_versions import find_version, load_model
+from nightshift.registry.promotion import champion_for
+from nightshift.training.training_set import find_training_set, read_rows
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from nightshift.contracts.model_spec import ModelSpec
+    from nightshift.contracts.partitions import Partition
+    from nightshift.contracts.run import RunContext
+    from nightshift.registry.model_versions import ModelVersion
+    from nightshift.settings import Settings
+    from nightshift.training.trained_model import TrainedModel
+    from nightshift.warehouse.connection import Connection
+
+
+@dataclass
+class Champion:
+    """The version that is measured, with what it was trained on; read once per run."""
+
+    version: ModelVersion
+    trained: TrainedModel
+    rows: pa.Table
+
+    @cached_property
+    def noise(self) -> dict[str, float]:
+        """Return what the training set's own nights exceed rarely, by column."""
+        return training_noise(self.trained, self.rows)
+
+    @property
+    def n_unseen(self) -> int:
+        """Return the number of last rows whose scores are the reference."""
+        return int(self.trained.reference[SCORE]["n"])
+
+
+@dataclass
+class Night:
+    """One night of one model while it is measured."""
+
+    settings: Settings
+    spec: ModelSpec
+    conn: Connection
+    partition: Partition
+    run: RunContext
+    champions: dict[int, Champion]
+    remarks: list[str] = field(default_factory=list)
+
+    @cached_property
+    def champion(self) -> Champion | None:
+        """Return the version that scored this night, or else the one that serves it."""
+        scored = self._versions(self.partition)
+        serving = find_version(self.conn, self.spec.name, scored[0]) if scored else champion_for(self.conn, self.spec.name, self.partition)
+        if serving is None:
+            self.remarks.append("there is no champion yet")
+            return None
+        if serving.version not in self.champions:
+            store = ObjectStore.open(self.settings)
+            rows = read_rows(store, find_training_set(self.conn, serving.training_set))
+            self.champions[serving.version] = Champion(serving, load_model(store, serving), rows)
+        return self.champions[serving.version]
+
+    @cached_property
+    def as_of(self) -> dt.datetime:
+        """Return what this night may know, UTC, included."""
+        return knowledge_cutoff(self.conn, self.spec, self.partition)
+
+    def yardstick(self, champion: Champion) -> Yardstick:
+        """Return what this night is compared with."""
+        limits = self.spec.monitoring
+        return Yardstick(champion.trained.reference, champion.noise, limits.psi_threshold, limits.score_psi_threshold)
+
+    def drifts(self) -> list[Drift]:
+        """Return the drift of all features, and of the score if the champion's predictions are published."""
+        if self.champion is None:
+            return []
+        yardstick = self.yardstick(self.champion)
+        found = feature_drift(self.conn, published_features(self.spec, self.partition, self.partition), yardstick)[self.partition.day]
+        if self._versions(self.partition):
+            scores = score_drift(self.conn, published_predictions(self.spec, self.partition, self.partition), yardstick)
+            return [*found, scores[self.partition.day]]
+        self.remarks.append("no scores of the champion are published for this night")
+        return found
+
+    def performance(self) -> tuple[list[Performance], int | None]:
+        """Return the metrics of the predictions that mature tonight, and the version that made them."""
+        evaluated = evaluated_partition(self.spec, self.partition)
+        rows = read_outcomes(self.settings, self.conn, self.spec, self.partition, self.as_of)
+        if rows is None:
+            self.remarks.append(f"no matured predictions of {evaluated}")
+            return [], None
+        versions = self._versions(evaluated)
+        return measure_performance(self.spec, rows), versions[0] if versions else None
+
+    def expected_metric(self, version: int | None) -> float | None:
+        """Return the watched metric on the hold-out of a version."""
+        if version is None:
+            return None
+        return find_version(self.conn, self.spec.name, version).metrics.get("challenger", {}).get(self.spec.monitoring.metric)
+
+    @cached_property
+    def decided(self) -> list[dt.date]:
+        """Return the partitions of the model's other decisions that are near enough to matter."""
+        query = """
+            select partition_date from monitoring.retrain_decisions
+            where model = %(model)s and partition_date <> %(day)s and abs(partition_date - %(day)s::date) <= %(days)s
+            order by partition_date
+        """
+        near = {"model": self.spec.name, "day": self.partition.day, "days": self.spec.monitoring.cooldown_days}
+        return [day for (day,) in self.conn.execute(query, near)]
+
+    @cached_property
+    def earlier(self) -> list[NightStatus]:
+        """Return what the nights of the window before this one found about the same champion."""
+        return earlier_nights(self.conn, self.spec, self.partition, self.champion.version.version if self.champion else None)
+
+    def inputs(self) -> dict[str, str]:
+        """Return digests of everything that the verdict depends on, the report apart."""
+        evaluated = evaluated_partition(self.spec, self.partition)
+        datasets = [self.spec.features_dataset, self.spec.predictions_dataset, f"marts/{self.spec.label.relation}"]
+        rows = self.conn.execute(
+            """
+            select p.dataset, p.partition_date, l.content_hash
+            from ops.published p join ops.loads l using (dataset, partition_date, load_id)
+            where p.dataset = any(%s) and p.partition_date between %s and %s order by p.dataset, p.partition_date
+            """,
+            [datasets, evaluated.day, self.partition.day],
+        )
+        loads = {f"{dataset} {day}": content_hash for dataset, day, content_hash in rows}
+        champion = self.champion.version.digest if self.champion else "none"
+        others = {"earlier": str(self.earlier), "decided": str(self.decided)}
+        return {**loads, **others, "spec": self.spec.digest, "champion": champion, "as_of": self.as_of.isoformat()}
+
+    def _versions(self, partition: Partition) -> list[int]:
+        """Return the versions whose predictions of a partition are published; none under the fallback rule."""
+        from psycopg import sql
+
+        if self.conn.execute("select to_regclass(format('predictions.%%I', %s::text))", [self.spec.name]).fetchone() == (None,):
+            return []
+        query = sql.SQL("select distinct model_version from {} where model_version is not null order by model_version desc")
+        rows = self.conn.execute(query.format(published_predictions(self.spec, partition, partition)))
+        return [version for (version,) in rows]

@@ -1,0 +1,66 @@
+"""Measure published predictions against their outcomes, overall and by slice, beside the rule baseline on the same rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from nightshift.contracts.metrics import METRICS, Task
+from nightshift.training.calibration import EDGE
+from nightshift.training.evaluation import Measured, Predictions, evidence, rule_predictions
+from nightshift.training.signature import numbers
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from nightshift.contracts.model_spec import ModelSpec
+
+_SAMPLE = "published"
+ALL_ROWS = "all"
+
+
+@dataclass(frozen=True)
+class Performance:
+    """One metric of one slice of a night's predictions; ``slice_name`` is ``all`` for all rows."""
+
+    slice_name: str
+    slice_value: str
+    metric: str
+    value: float | None
+    baseline_value: float | None
+    n_labels: int
+
+
+def measure_performance(spec: ModelSpec, rows: pa.Table) -> list[Performance]:
+    """Return all metrics of the task for all rows and for each level of the declared slices.
+
+    Args:
+        spec: Task, slices and rule.
+        rows: As ``outcomes.read_outcomes`` returns them, at least one.
+    """
+    published = _published(spec.task, rows)
+    by_source = {"model": published, "baseline": rule_predictions(spec.task, spec.scoring.fallback, rows, published.threshold)}
+    measured = evidence(spec, _SAMPLE, rows, numbers(rows, "label"), by_source)
+    baseline = {_place(part): part.value for part in measured if part.source == "baseline"}
+    return [Performance(*_place(part), part.value, baseline[_place(part)], part.n_rows) for part in measured if part.source == "model"]
+
+
+def metric_loss(metric: str, value: float, expected: float) -> float:
+    """Return by how much a metric is worse than expected, in its own unit; negative if it is better."""
+    return -METRICS[metric].gain(value, expected)
+
+
+def _place(part: Measured) -> tuple[str, str, str]:
+    return part.slice_column or ALL_ROWS, part.slice_level, part.metric
+
+
+def _published(task: Task, rows: pa.Table) -> Predictions:
+    """Return the predictions as they were published; the threshold is the lowest probability that was called positive."""
+    import numpy as np
+
+    score = numbers(rows, "score")
+    if task is not Task.BINARY:
+        return Predictions(score)
+    probability = np.clip(np.nan_to_num(numbers(rows, "probability"), nan=0.5), EDGE, 1 - EDGE)
+    is_positive = np.nan_to_num(numbers(rows, "is_positive")) > 0
+    return Predictions(score, probability, float(probability[is_positive].min()) if is_positive.any() else np.inf)
