@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from nightshift.cli import demo, doctor, psql, services, setup
+from nightshift.cli import backtest, demo, doctor, psql, services, setup
 from nightshift.errors import NightshiftError
 
 app = typer.Typer(
@@ -21,6 +21,7 @@ app.command()(services.down)
 app.command()(services.status)
 app.command()(setup.migrate)
 app.command()(demo.demo)
+app.command()(backtest.backtest)
 app.command()(doctor.doctor)
 app.command()(psql.psql)
 
