@@ -92,7 +92,9 @@ class DatasetContract(Frozen):
         history_start: First operating day for which a drop is due.
         grain: What one row stands for.
         key: Columns that identify a row within a partition.
-        event_timestamp: The column that says when it happened; None for reference data.
+        event_timestamp: The column that says when it happened, within the partition's day; None for reference data.
+        day_column: A date column that says to which partition a row belongs; None if no column does.
+        day_offset_days: ``day_column`` minus the partition's day: 1 for a schedule of the next day.
         columns: The columns, in the order of the warehouse.
         minimum_rows: Fewer accepted rows stop the load.
         maximum_refused_ratio: Share of rows, 0 to 1, that may be quarantined before the whole file is refused.
@@ -109,6 +111,8 @@ class DatasetContract(Frozen):
     grain: str
     key: tuple[Identifier, ...] = Field(min_length=1)
     event_timestamp: Identifier | None = None
+    day_column: Identifier | None = None
+    day_offset_days: int = 0
     columns: tuple[Column, ...] = Field(min_length=1)
     minimum_rows: int = Field(default=1, ge=0)
     maximum_refused_ratio: float = Field(default=0.0, ge=0, le=1)
@@ -120,9 +124,9 @@ class DatasetContract(Frozen):
         names = [column.name for column in self.columns]
         if len(set(names)) < len(names):
             raise ValueError("column names are unique")
-        unknown = set(self.key) | ({self.event_timestamp} if self.event_timestamp else set())
-        if missing := sorted(unknown - set(names)):
-            raise ValueError(f"key and event_timestamp name columns of this contract, unknown: {missing}")
+        named = {*self.key, self.event_timestamp, self.day_column} - {None}
+        if missing := sorted(str(name) for name in named - set(names)):
+            raise ValueError(f"key, event_timestamp and day_column name columns of this contract, unknown: {missing}")
         return self
 
     @property

@@ -1,0 +1,324 @@
+"""Drops to raw partitions: check every file, stage all good rows by one COPY, gate, publish; refused rows to quarantine.
+
+A range is one load per dataset. Each delivered content is a version with its own ``known_at``; a drop that is in already is passed over.
+A drop that breaks its contract stops the load, unless a later drop of its partition stands for it.
+Source: docs/adr/0005-raw-versions.md.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import TYPE_CHECKING
+
+from nightshift.contracts.datasets import Delivery, load_contract
+from nightshift.contracts.partitions import Partition, PartitionRange
+from nightshift.errors import LoadStateError, NightshiftError
+from nightshift.ingestion.row_check import CheckedRows, check_rows
+from nightshift.lake.drops import list_drops, list_undelivered, partition_prefix, read_data
+from nightshift.lake.object_store import ObjectStore
+from nightshift.quality.contract_check import ContractError, DeliveredFile, check_file
+from nightshift.quality.quarantine import RefusedRow, keep_drop, keep_rows
+from nightshift.warehouse.bulk import copy_in
+from nightshift.warehouse.connection import connect
+from nightshift.warehouse.partition_write import LoadManifest, PartitionWrite, Target, audit, begin, hold_stage, publish, refuse
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from nightshift.contracts.datasets import DatasetContract
+    from nightshift.contracts.run import RunContext
+    from nightshift.lake.drops import DropManifest
+    from nightshift.settings import Settings
+    from nightshift.warehouse.connection import Connection
+
+
+class DropMissingError(NightshiftError):
+    """A daily file has not been delivered yet."""
+
+    code = "NS-INGEST-001"
+    is_retryable = True
+
+
+@dataclass(frozen=True)
+class IngestedPartition:
+    """What readers see of one partition.
+
+    Attributes:
+        day: The operating day.
+        n_rows: Rows of the published version.
+        n_refused: Distinct rows of its file that went to quarantine.
+        load_id: The published load.
+        is_new: Whether this call published it.
+    """
+
+    day: dt.date
+    n_rows: int
+    n_refused: int
+    load_id: int
+    is_new: bool
+
+
+@dataclass(frozen=True)
+class IngestResult:
+    """What ``ingest`` leaves behind, as read back from the warehouse.
+
+    Attributes:
+        dataset: Name in the ledger.
+        partitions: Partitions with a drop, by day; a dataset that comes on change may have none.
+    """
+
+    dataset: str
+    partitions: tuple[IngestedPartition, ...]
+
+    @property
+    def n_rows(self) -> int:
+        """Return the rows that readers see in the range."""
+        return sum(partition.n_rows for partition in self.partitions)
+
+    @property
+    def n_refused(self) -> int:
+        """Return the refused rows of the files behind them."""
+        return sum(partition.n_refused for partition in self.partitions)
+
+    @property
+    def is_new(self) -> bool:
+        """Return whether this call published anything."""
+        return any(partition.is_new for partition in self.partitions)
+
+
+@dataclass(frozen=True)
+class _Ingest:
+    """What all steps of one call share."""
+
+    settings: Settings
+    store: ObjectStore
+    conn: Connection
+    contract: DatasetContract
+    run: RunContext
+
+    @property
+    def target(self) -> Target:
+        contract = self.contract
+        return Target(contract.dataset, "raw", contract.name, contract.key, is_versioned=True, may_be_empty=contract.minimum_rows == 0)
+
+    @property
+    def contract_digest(self) -> str:
+        return sha256(self.contract.model_dump_json().encode()).hexdigest()
+
+
+def ingest(settings: Settings, dataset: str, partitions: PartitionRange, run: RunContext) -> IngestResult:
+    """Bring every delivered drop of a range into ``raw.<dataset>``; calling it again changes nothing.
+
+    Args:
+        settings: Where lake and warehouse are, and the folders of contracts and suites.
+        dataset: Name of the contract.
+        partitions: Both ends included; days before the dataset's history are passed over.
+        run: Who loads.
+
+    Raises:
+        DropMissingError: A daily dataset has no drop for a day; retry later.
+        ContractError: A file does not keep its contract; nothing of the range is visible.
+        GateError: The expectation suite refused the rows, or there is none.
+        ManifestError: A manifest is wrong.
+        StaleTokenError: A newer attempt has taken a partition.
+    """
+    contract = load_contract(settings.datasets_dir, dataset)
+    store = ObjectStore.open(settings)
+    drops = list_drops(store, dataset, partitions)
+    _refuse_missing(store, contract, partitions, drops)
+    with connect(settings, run.application_name) as conn:
+        call = _Ingest(settings, store, conn, contract, run)
+        published = _load_new(call, drops)
+        return _read_back(call, sorted({drop.partition for drop in drops}), published)
+
+
+def _refuse_missing(store: ObjectStore, contract: DatasetContract, partitions: PartitionRange, drops: Sequence[DropManifest]) -> None:
+    if contract.delivery is not Delivery.DAILY:
+        return
+    delivered = {drop.partition for drop in drops}
+    missing = [day for day in partitions.days if day >= contract.history_start and day not in delivered]
+    if missing:
+        halfway = [key for key in list_undelivered(store, contract.name, partitions) if any(f"dt={day}/" in key for day in missing)]
+        raise DropMissingError(
+            f"{contract.name}: {len(missing)} of {len(partitions)} days have no drop, the first is {missing[0]}.",
+            expected=f"a data file and its manifest under {store.uri(partition_prefix(contract.name, missing[0]))}",
+            got=f"{len(halfway)} file(s) without a manifest" if halfway else "nothing",
+            todo=f"The night waits up to {contract.maximum_wait_minutes} minutes; after that ask upstream for the file.",
+        )
+
+
+def _load_new(call: _Ingest, drops: Sequence[DropManifest]) -> set[dt.date]:
+    """Load what is not in yet and return the days that got a new version."""
+    known = _known_drops(call)
+    new = [drop for drop in drops if (drop.partition, drop.sha256, drop.delivered_at) not in known]
+    if not new:
+        return set()
+    newest = {drop.partition: drop for drop in drops}
+    whole, files = _checked_files(call, new, newest)
+    if not whole:
+        return set()
+    rows = check_rows(call.contract, whole, files)
+    _settle_errors(call, [(whole[place], error) for place, error in rows.errors.items()], newest)
+    published: set[dt.date] = set()
+    for places in _loads(whole, [place for place in range(len(whole)) if place not in rows.errors]):
+        published |= _load(call, whole, files, rows, places)
+    return published
+
+
+def _known_drops(call: _Ingest) -> set[tuple[dt.date, str, dt.datetime]]:
+    """Return what was ingested under this contract and has not been refused since."""
+    rows = call.conn.execute(
+        """
+        select d.partition_date, d.source_sha256, d.known_at
+        from raw.ingested_drops d join ops.loads l using (dataset, partition_date, load_id)
+        where d.dataset = %s and d.contract_digest = %s and l.state in ('published', 'duplicate')
+        """,
+        [call.contract.dataset, call.contract_digest],
+    )
+    return {(day, digest, known_at) for day, digest, known_at in rows}
+
+
+def _checked_files(
+    call: _Ingest, drops: Sequence[DropManifest], newest: dict[dt.date, DropManifest]
+) -> tuple[list[DropManifest], list[DeliveredFile]]:
+    whole: list[DropManifest] = []
+    files: list[DeliveredFile] = []
+    errors: list[tuple[DropManifest, ContractError]] = []
+    for drop, data in zip(drops, read_data(call.store, drops), strict=True):
+        try:
+            files.append(check_file(call.contract, drop, data))
+            whole.append(drop)
+        except ContractError as error:
+            errors.append((drop, error))
+    _settle_errors(call, errors, newest)
+    return whole, files
+
+
+def _settle_errors(call: _Ingest, errors: Sequence[tuple[DropManifest, ContractError]], newest: dict[dt.date, DropManifest]) -> None:
+    """Record broken drops; those that no later drop stands for stop the load.
+
+    Raises:
+        ContractError: The first of them.
+    """
+    for drop, error in errors:
+        keep_drop(call.conn, drop, call.store.uri(drop.data_key), error, call.run)
+    for drop, error in errors:
+        if newest[drop.partition] == drop:
+            raise error
+
+
+def _loads(drops: Sequence[DropManifest], places: Sequence[int]) -> Iterator[list[int]]:
+    """Yield the places of drops that become one load: consecutive days, one drop each, versions of a day in the order of delivery."""
+    waves: list[dict[dt.date, int]] = []
+    for place in places:
+        day = drops[place].partition
+        wave = next((wave for wave in waves if day not in wave), None)
+        if wave is None:
+            wave = {}
+            waves.append(wave)
+        wave[day] = place
+    for wave in waves:
+        days = sorted(wave)
+        breaks = [i for i, day in enumerate(days) if i == 0 or day != days[i - 1] + dt.timedelta(days=1)]
+        for start, end in zip(breaks, [*breaks[1:], len(days)], strict=True):
+            yield [wave[day] for day in days[start:end]]
+
+
+def _load(
+    call: _Ingest, drops: Sequence[DropManifest], files: Sequence[DeliveredFile], rows: CheckedRows, places: Sequence[int]
+) -> set[dt.date]:
+    """Stage, audit, gate and publish one load; return the days that got a new version."""
+    mine = [drops[place] for place in places]
+    partitions = PartitionRange(*(Partition(drop.partition, call.contract.timezone) for drop in (mine[0], mine[-1])))
+    lines = "\n".join(f"{drop.partition} {drop.delivered_at.isoformat()} {drop.sha256}" for drop in mine)
+    inputs = {"contract": call.contract_digest, "drops": sha256(lines.encode()).hexdigest()}
+    write = begin(call.conn, [call.target], partitions, LoadManifest(call.run, inputs, {d.partition: d.delivered_at for d in mine}))
+    _stage(call, write, drops, files, rows, places)
+    refused, duplicated = (sum(n) for n in ([len(rows.refused[p]) for p in places], [rows.n_duplicated[p] for p in places]))
+    audit(call.conn, write, {"n_refused": refused, "n_duplicated": duplicated})
+    _gate(call, write)
+    return {load.partition_date for load in publish(call.conn, write) if load.is_new}
+
+
+def _stage(
+    call: _Ingest,
+    write: PartitionWrite,
+    drops: Sequence[DropManifest],
+    files: Sequence[DeliveredFile],
+    rows: CheckedRows,
+    places: Sequence[int],
+) -> None:
+    with call.conn.transaction():
+        hold_stage(call.conn, write)
+        copy_in(call.conn, "raw", call.contract.name, _raw_rows(call, write.load_id, drops, rows, places))
+        for place in places:
+            kept = [RefusedRow(row.row_number, row.reason, row.column, row.delivered) for row in rows.refused[place]]
+            keep_rows(call.conn, write.load_id, drops[place], call.store.uri(drops[place].data_key), kept)
+        with call.conn.cursor() as cursor:
+            cursor.executemany(
+                "insert into raw.ingested_drops values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
+                [
+                    (
+                        call.contract.dataset, drop.partition, write.load_id, drop.delivered_at, call.store.uri(drop.data_key), drop.sha256,
+                        call.contract_digest, drop.n_rows, rows.n_duplicated[place], len(rows.refused[place]), list(files[place].notes),
+                    )
+                    for place, drop in ((place, drops[place]) for place in places)
+                ],
+            )  # fmt: skip
+
+
+def _raw_rows(call: _Ingest, load_id: int, drops: Sequence[DropManifest], rows: CheckedRows, places: Sequence[int]) -> pa.Table:
+    """Return the good rows of these drops with the columns that every raw table has."""
+    import numpy as np
+    import pyarrow as pa
+
+    chosen = np.isin(rows.places, places)
+    source = pa.array(rows.places[chosen])
+    table = rows.values.filter(pa.array(chosen))
+    by_drop = {
+        "partition_date": pa.array([drop.partition for drop in drops], pa.date32()),
+        "known_at": pa.array([drop.delivered_at for drop in drops], pa.timestamp("us", "UTC")),
+        "source_uri": pa.array([call.store.uri(drop.data_key) for drop in drops]),
+        "source_sha256": pa.array([drop.sha256 for drop in drops]),
+    }
+    for name, values in by_drop.items():
+        table = table.append_column(name, values.take(source))
+    table = table.append_column("source_row", pa.array(rows.row_numbers[chosen]))
+    return table.append_column("load_id", pa.array(np.full(table.num_rows, load_id)))
+
+
+def _gate(call: _Ingest, write: PartitionWrite) -> None:
+    """Run the dataset's suite; a dataset that comes daily must have one."""
+    from nightshift.quality.gates import GateError, run_gate
+
+    has_suite = (call.settings.expectations_dir / f"{call.contract.dataset}.json").is_file()
+    if not has_suite and call.contract.delivery is not Delivery.DAILY:
+        return
+    try:
+        run_gate(call.settings, call.contract.dataset, "raw", call.contract.name, write.load_id, write.partitions, call.run)
+    except GateError as error:
+        refuse(call.conn, write, str(error).splitlines()[0])
+        raise
+
+
+def _read_back(call: _Ingest, days: Sequence[dt.date], published: set[dt.date]) -> IngestResult:
+    rows = call.conn.execute(
+        """
+        select p.partition_date, l.n_rows, coalesce(d.n_refused, 0), p.load_id
+        from ops.published p join ops.loads l using (dataset, partition_date, load_id)
+        left join raw.ingested_drops d using (dataset, partition_date, load_id)
+        where p.dataset = %s and p.partition_date = any(%s) order by p.partition_date
+        """,
+        [call.contract.dataset, list(days)],
+    ).fetchall()
+    if len(rows) != len(days):
+        raise LoadStateError(
+            f"{call.contract.dataset}: not every delivered partition became visible.",
+            expected=f"{len(days)} published partitions",
+            got=str(len(rows)),
+            todo="Rerun the task; if it stays so, read ops.loads of this run.",
+        )
+    return IngestResult(call.contract.dataset, tuple(IngestedPartition(day, *counts, is_new=day in published) for day, *counts in rows))

@@ -1,0 +1,263 @@
+"""Split the rows of many files into good ones and refused ones, all files at once.
+
+A row that is there twice with the same content counts once. Rows of one file with the same key and different content are all refused:
+nobody can say which is right.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nightshift.contracts.partitions import Partition
+from nightshift.ingestion.cast import CastColumn, Reason, arrow_type, cast_column
+from nightshift.quality.contract_check import ContractError, check_refused, check_types
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+    import pyarrow as pa
+
+    from nightshift.contracts.datasets import Column, DatasetContract
+    from nightshift.lake.drops import DropManifest
+    from nightshift.quality.contract_check import DeliveredFile
+
+    Mask = npt.NDArray[np.bool_]
+
+_REASONS = tuple(Reason)
+_GOOD, _DUPLICATE = -1, -2
+
+
+@dataclass(frozen=True)
+class RefusedRow:
+    """A row that goes to quarantine.
+
+    Attributes:
+        place: Index of its file.
+        row_number: Position in the file, 1 for the first behind the header.
+        reason: Why.
+        column: The column at fault; None if the whole row is.
+        delivered: Its texts by column, as they came.
+    """
+
+    place: int
+    row_number: int
+    reason: Reason
+    column: str | None
+    delivered: dict[str, str | None]
+
+
+@dataclass(frozen=True)
+class CheckedRows:
+    """The rows of several files.
+
+    Attributes:
+        values: shape (n_good, n_columns), the contract's columns, typed, good rows only, in the order of files and rows.
+        places: shape (n_good,), index of each row's file.
+        row_numbers: shape (n_good,), position of each row in its file.
+        refused: Distinct refused rows of each file.
+        n_duplicated: Rows of each file that repeat an earlier one.
+        errors: What is wrong with a file as a whole, by its index.
+    """
+
+    values: pa.Table
+    places: npt.NDArray[np.int64]
+    row_numbers: npt.NDArray[np.int64]
+    refused: tuple[tuple[RefusedRow, ...], ...]
+    n_duplicated: tuple[int, ...]
+    errors: dict[int, ContractError]
+
+
+def check_rows(contract: DatasetContract, drops: Sequence[DropManifest], files: Sequence[DeliveredFile]) -> CheckedRows:
+    """Type the rows, hold them against the contract, and judge each file by its rows.
+
+    Args:
+        contract: What upstream promised.
+        drops: The manifests of the files.
+        files: The files, at least one.
+    """
+    rows = _cast_all(contract, drops, files)
+    _refuse_outside_partition(contract, drops, rows)
+    _settle_repeated_keys(contract, rows)
+    refused = _refused_by_file(files, rows)
+    is_good = rows.verdict == _GOOD
+    n_good = np.bincount(rows.places[is_good], minlength=len(files)).tolist()
+    errors = {i: error for i, drop in enumerate(drops) if (error := _judge(contract, drop, rows, i, (n_good[i], refused[i])))}
+    n_duplicated = np.bincount(rows.places[rows.verdict == _DUPLICATE], minlength=len(files))
+    return CheckedRows(
+        rows.values.filter(is_good), rows.places[is_good], rows.numbers[is_good], tuple(refused), tuple(n_duplicated.tolist()), errors
+    )
+
+
+@dataclass
+class _Rows:
+    """All delivered rows; ``verdict`` is the place of a reason, or good, or duplicate."""
+
+    texts: pa.Table
+    values: pa.Table
+    places: npt.NDArray[np.int64]
+    numbers: npt.NDArray[np.int64]
+    verdict: npt.NDArray[np.int64]
+    culprit: npt.NDArray[np.int64]
+    n_values: dict[str, npt.NDArray[np.int64]]
+    n_wrong: dict[str, npt.NDArray[np.int64]]
+
+    def column(self, name: str) -> pa.ChunkedArray:
+        return self.values.column(name)
+
+    def refuse(self, mask: Mask, reason: Reason, culprit: int) -> None:
+        first = mask & (self.verdict == _GOOD)
+        self.verdict[first] = _REASONS.index(reason)
+        self.culprit[first] = culprit
+
+
+def _cast_all(contract: DatasetContract, drops: Sequence[DropManifest], files: Sequence[DeliveredFile]) -> _Rows:
+    """Type all rows; files of an older schema version get null in the columns that it did not have."""
+    import pyarrow as pa
+
+    versions = sorted({drop.schema_version for drop in drops})
+    members = [[i for i, drop in enumerate(drops) if drop.schema_version == version] for version in versions]
+    order = [place for places in members for place in places]
+    lengths = [files[place].texts.num_rows for place in order]
+    names = [column.name for column in contract.columns]
+    n, n_files = sum(lengths), len(files)
+    rows = _Rows(
+        texts=pa.concat_tables([_with_all_columns(files[place].texts, names) for place in order]),
+        values=pa.table({}),
+        places=np.repeat(np.array(order, dtype=np.int64), lengths),
+        numbers=np.concatenate([np.asarray(files[place].row_numbers, dtype=np.int64) for place in order]),
+        verdict=np.full(n, _GOOD),
+        culprit=np.full(n, -1),
+        n_values={name: np.zeros(n_files, dtype=np.int64) for name in names},
+        n_wrong={name: np.zeros(n_files, dtype=np.int64) for name in names},
+    )
+    parts, start = [], 0
+    for version, places in zip(versions, members, strict=True):
+        length = sum(files[place].texts.num_rows for place in places)
+        parts.append(_cast_version(contract, version, rows, slice(start, start + length)))
+        start += length
+    rows.values = pa.concat_tables(parts).combine_chunks()
+    return rows
+
+
+def _with_all_columns(texts: pa.Table, names: Iterable[str]) -> pa.Table:
+    import pyarrow as pa
+
+    there = set(texts.column_names)
+    return pa.table({name: texts[name] if name in there else pa.nulls(texts.num_rows, pa.string()) for name in names})
+
+
+def _cast_version(contract: DatasetContract, version: int, rows: _Rows, part: slice) -> pa.Table:
+    import pyarrow as pa
+
+    then = {column.name: column for column in contract.columns_of(version) or ()}
+    texts = rows.texts.slice(part.start, part.stop - part.start)
+    columns: dict[str, pa.Array] = {}
+    for number, now in enumerate(contract.columns):
+        if now.name not in then:
+            columns[now.name] = pa.nulls(texts.num_rows, arrow_type(now.type))
+            continue
+        cast = cast_column(texts[now.name], then[now.name], contract.timezone)
+        columns[now.name] = cast.values.cast(arrow_type(now.type))
+        _record_problems(rows, part, number, now, texts, cast)
+    return pa.table(columns)
+
+
+def _record_problems(rows: _Rows, part: slice, number: int, column: Column, texts: pa.Table, cast: CastColumn) -> None:
+    places, n_files = rows.places[part], len(rows.n_values[column.name])
+    has_value = np.asarray(texts[column.name].is_valid())
+    rows.n_values[column.name] += np.bincount(places[has_value], minlength=n_files)
+    if (wrong := cast.problems.get(Reason.WRONG_TYPE)) is not None:
+        rows.n_wrong[column.name] += np.bincount(places[wrong], minlength=n_files)
+    for reason in _REASONS:
+        if (mask := cast.problems.get(reason)) is not None:
+            everywhere = np.zeros(len(rows.verdict), dtype=bool)
+            everywhere[part] = mask
+            rows.refuse(everywhere, reason, number)
+
+
+def _refuse_outside_partition(contract: DatasetContract, drops: Sequence[DropManifest], rows: _Rows) -> None:
+    names = [column.name for column in contract.columns]
+    days = [Partition(drop.partition, contract.timezone) for drop in drops]
+    if contract.event_timestamp:
+        starts, ends = _naive([day.start for day in days]), _naive([day.end for day in days])
+        at = _column(rows, contract.event_timestamp).astype("datetime64[us]")
+        outside = (at < starts[rows.places]) | (at >= ends[rows.places])
+        rows.refuse(outside, Reason.OUTSIDE_PARTITION, names.index(contract.event_timestamp))
+    if contract.day_column:
+        wanted = np.array([day.shift(contract.day_offset_days).day for day in days], dtype="datetime64[D]")
+        outside = _column(rows, contract.day_column).astype("datetime64[D]") != wanted[rows.places]
+        rows.refuse(outside, Reason.OUTSIDE_PARTITION, names.index(contract.day_column))
+
+
+def _naive(edges: Sequence[dt.datetime]) -> npt.NDArray[np.datetime64]:
+    return np.array([edge.replace(tzinfo=None) for edge in edges], dtype="datetime64[us]")
+
+
+def _column(rows: _Rows, name: str) -> npt.NDArray[Any]:
+    values: npt.NDArray[Any] = rows.column(name).to_numpy()
+    return values
+
+
+def _settle_repeated_keys(contract: DatasetContract, rows: _Rows) -> None:
+    """Keep the first of equal rows; refuse the rest of the rows whose key is there more than once in a file."""
+    good = np.flatnonzero(rows.verdict == _GOOD)
+    repeated = good[_is_repeated(_codes(rows, good, contract.key), "any")]
+    if not len(repeated):
+        return
+    again = _is_repeated(_codes(rows, repeated, rows.values.column_names), "first")
+    rows.verdict[repeated[again]] = _DUPLICATE
+    rest = repeated[~again]
+    conflicting = np.zeros(len(rows.verdict), dtype=bool)
+    conflicting[rest[_is_repeated(_codes(rows, rest, contract.key), "any")]] = True
+    rows.refuse(conflicting, Reason.CONFLICTING_KEY, -1)
+
+
+def _is_repeated(codes: npt.NDArray[np.int64], keep: str) -> Mask:
+    import pandas as pd
+
+    return pd.Series(codes).duplicated(keep="first" if keep == "first" else False).to_numpy()
+
+
+def _codes(rows: _Rows, chosen: npt.NDArray[np.int64], names: Iterable[str]) -> npt.NDArray[np.int64]:
+    """Return one number per chosen row, equal for rows of one file that are equal in these columns."""
+    import pandas as pd
+
+    codes = rows.places[chosen]
+    for name in names:
+        column = rows.column(name).take(chosen).combine_chunks()
+        indices = column.dictionary_encode(null_encoding="encode").indices.to_numpy(zero_copy_only=False).astype(np.int64)
+        codes = pd.factorize(codes * (indices.max(initial=0) + 1) + indices)[0]
+    return codes
+
+
+def _refused_by_file(files: Sequence[DeliveredFile], rows: _Rows) -> list[tuple[RefusedRow, ...]]:
+    names = rows.texts.column_names
+    found: list[dict[tuple[Any, ...], RefusedRow]] = [{} for _ in files]
+    for place, file in enumerate(files):
+        for number, text in file.malformed:
+            found[place].setdefault((text,), RefusedRow(place, number, Reason.MALFORMED_ROW, None, {"line": text}))
+    chosen = np.flatnonzero(rows.verdict >= 0)
+    for i, delivered in zip(chosen.tolist(), rows.texts.take(chosen).to_pylist(), strict=True):
+        place, culprit = int(rows.places[i]), int(rows.culprit[i])
+        row = RefusedRow(place, int(rows.numbers[i]), _REASONS[rows.verdict[i]], names[culprit] if culprit >= 0 else None, delivered)
+        found[place].setdefault(tuple(delivered.values()), row)
+    return [tuple(by_content.values()) for by_content in found]
+
+
+def _judge(
+    contract: DatasetContract, drop: DropManifest, rows: _Rows, place: int, counted: tuple[int, Sequence[RefusedRow]]
+) -> ContractError | None:
+    n_good, refused = counted
+    try:
+        columns = contract.columns_of(drop.schema_version) or ()
+        n_values, n_wrong = ({name: int(n[place]) for name, n in by_name.items()} for by_name in (rows.n_values, rows.n_wrong))
+        check_types(drop, columns, n_values, n_wrong)
+        check_refused(contract, drop, n_good, Counter(row.reason.value for row in refused))
+    except ContractError as error:
+        return error
+    return None

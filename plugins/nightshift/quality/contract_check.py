@@ -1,0 +1,252 @@
+"""Compare a delivered file with its contract before any of its rows is used; a refusal prints the difference."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from hashlib import sha256
+from typing import TYPE_CHECKING
+
+from nightshift.errors import NightshiftError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from nightshift.contracts.datasets import Column, DatasetContract
+    from nightshift.lake.drops import DropManifest
+
+WRONG_TYPE_RATIO = 0.5
+"""Share of a column's values, 0 to 1, above which a wrong type is a changed schema and no longer single bad rows. Source: ADR 0005."""
+_SIMILARITY = 0.6
+"""How alike a missing and an unknown column are called when one is suggested as the other. Source: difflib's default."""
+
+
+class ContractError(NightshiftError):
+    """A delivered file does not keep its contract; none of its rows is visible."""
+
+    code = "NS-CONTRACT-001"
+
+
+class DigestError(ContractError):
+    """The file is not the one that the manifest describes."""
+
+    code = "NS-CONTRACT-002"
+
+
+class RowCountError(ContractError):
+    """The file has another number of rows than the manifest says: it is truncated, or was written to again."""
+
+    code = "NS-CONTRACT-003"
+
+
+class ColumnsError(ContractError):
+    """Columns are missing, renamed or delivered twice."""
+
+    code = "NS-CONTRACT-004"
+
+
+class TypeChangedError(ContractError):
+    """Most values of a column have another type than the contract says."""
+
+    code = "NS-CONTRACT-005"
+
+
+class RefusedRatioError(ContractError):
+    """More rows were refused than the contract allows, or fewer were good than it demands."""
+
+    code = "NS-CONTRACT-006"
+
+
+class UnreadableError(ContractError):
+    """The file is no CSV text in UTF-8, or follows a schema version that the contract does not know."""
+
+    code = "NS-CONTRACT-007"
+
+
+@dataclass(frozen=True)
+class DeliveredFile:
+    """A file that keeps its contract as a whole; its rows are still to be checked.
+
+    Attributes:
+        texts: shape (n_rows, n_columns), text, one column per contract column that the schema version has, by its warehouse name.
+        row_numbers: Position of each row in the file, 1 for the first behind the header.
+        malformed: Position and text of rows with another number of fields than the header.
+        notes: What the contract does not know and does not need: added columns.
+    """
+
+    texts: pa.Table
+    row_numbers: Sequence[int]
+    malformed: tuple[tuple[int, str], ...]
+    notes: tuple[str, ...]
+
+
+def check_file(contract: DatasetContract, drop: DropManifest, data: bytes) -> DeliveredFile:
+    """Check digest, columns and number of rows of a file, and return its rows as text.
+
+    Raises:
+        DigestError: The bytes are not those of the manifest.
+        ColumnsError: A column is missing, renamed or there twice.
+        RowCountError: The number of rows is not that of the manifest.
+        UnreadableError: It is no CSV in UTF-8, or its schema version is unknown.
+    """
+    columns = contract.columns_of(drop.schema_version)
+    if columns is None:
+        known = sorted({contract.schema_version, *contract.schema_history})
+        raise UnreadableError(
+            f"{_name(drop)} follows an unknown schema version.",
+            expected=f"one of {known}",
+            got=str(drop.schema_version),
+            todo="Add the version to the dataset's contract.",
+        )
+    _check_digest(drop, data)
+    header = _header(drop, data)
+    notes = _check_columns(drop, columns, header)
+    file = _read(drop, columns, header, data, notes)
+    n_rows = len(file.row_numbers) + len(file.malformed)
+    if n_rows != drop.n_rows:
+        raise RowCountError(
+            f"{_name(drop)} has another number of rows than its manifest says.",
+            expected=f"{drop.n_rows} rows",
+            got=f"{n_rows} rows",
+            todo="Ask upstream to deliver it again; a truncated file is never used.",
+        )
+    return file
+
+
+def check_types(drop: DropManifest, columns: Sequence[Column], n_values: Mapping[str, int], n_wrong: Mapping[str, int]) -> None:
+    """Refuse a file in which most values of a column have another type.
+
+    Args:
+        drop: The file.
+        columns: The contract's columns.
+        n_values: Values that are not empty, by column.
+        n_wrong: Those among them that cannot be read as the column's type.
+
+    Raises:
+        TypeChangedError: In at least one column.
+    """
+    changed = [c for c in columns if n_wrong.get(c.name, 0) > WRONG_TYPE_RATIO * n_values.get(c.name, 0)]
+    if changed:
+        lines = [f"{c.name}: expected {c.type}, {n_wrong[c.name]} of {n_values[c.name]} values are something else" for c in changed]
+        raise TypeChangedError(
+            f"{_name(drop)} has columns of another type:\n    " + "\n    ".join(lines),
+            todo="If upstream changed the schema, give the contract a new schema_version; else ask for the file again.",
+        )
+
+
+def check_refused(contract: DatasetContract, drop: DropManifest, n_good: int, reasons: Mapping[str, int]) -> None:
+    """Refuse a file with more bad rows, or fewer good ones, than the contract allows.
+
+    Args:
+        contract: Whose limits count.
+        drop: The file.
+        n_good: Accepted rows, duplicates counted once.
+        reasons: Refused rows by reason.
+
+    Raises:
+        RefusedRatioError: A limit is exceeded.
+    """
+    n_refused = sum(reasons.values())
+    said = ", ".join(f"{n} {reason}" for reason, n in sorted(reasons.items())) or "none refused"
+    if n_refused > contract.maximum_refused_ratio * (n_good + n_refused):
+        expected = f"at most {contract.maximum_refused_ratio:.1%} of the rows refused"
+    elif n_good < contract.minimum_rows:
+        expected = f"at least {contract.minimum_rows} good rows"
+    else:
+        return
+    raise RefusedRatioError(
+        f"{_name(drop)} does not have enough good rows.",
+        expected=expected,
+        got=f"{n_good} good, {n_refused} refused: {said}",
+        todo="Ask upstream for a corrected file; change the limit in the contract only if such rows are normal.",
+    )
+
+
+def _name(drop: DropManifest) -> str:
+    return f"{drop.dataset} of {drop.partition} ({drop.data_key})"
+
+
+def _check_digest(drop: DropManifest, data: bytes) -> None:
+    if (got := sha256(data).hexdigest()) != drop.sha256:
+        n_lines = max(data.count(b"\n") - 1, 0)
+        raise DigestError(
+            f"{_name(drop)} is not the file that its manifest describes: it is corrupt or truncated.",
+            expected=f"sha256 {drop.sha256}, {drop.n_rows} rows",
+            got=f"sha256 {got}, {n_lines} lines, {len(data)} bytes",
+            todo="Ask upstream to deliver it again.",
+        )
+
+
+def _header(drop: DropManifest, data: bytes) -> list[str]:
+    try:
+        text = data[: data.find(b"\n") + 1 or len(data)].decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise _unreadable(drop, "its header is not UTF-8") from None
+    header = next(csv.reader(io.StringIO(text)), [])
+    if not header:
+        raise _unreadable(drop, "it is empty")
+    return header
+
+
+def _unreadable(drop: DropManifest, why: str) -> UnreadableError:
+    return UnreadableError(f"{_name(drop)} cannot be read.", expected="CSV text in UTF-8 with a header", got=why, todo="Ask for it again.")
+
+
+def _check_columns(drop: DropManifest, columns: Sequence[Column], header: Sequence[str]) -> tuple[str, ...]:
+    """Return notes on added columns."""
+    expected = [column.delivered_name for column in columns]
+    missing = [name for name in expected if name not in header]
+    added = [name for name in header if name not in expected]
+    repeated = sorted({name for name in header if header.count(name) > 1})
+    if missing or repeated:
+        lines = [_missing_line(name, added) for name in missing]
+        lines += [f"+ {name}  (unknown)" for name in added] + [f"! {name}  (delivered {header.count(name)} times)" for name in repeated]
+        raise ColumnsError(
+            f"{_name(drop)} has other columns than schema version {drop.schema_version}:\n    " + "\n    ".join(lines),
+            expected=", ".join(expected),
+            got=", ".join(header),
+            todo="If upstream changed the schema, give the contract a new schema_version; else ask for the file again.",
+        )
+    return tuple(f"added column ignored: {name}" for name in added)
+
+
+def _missing_line(name: str, added: Sequence[str]) -> str:
+    alike = get_close_matches(name, added, n=1, cutoff=_SIMILARITY)
+    return f"- {name}  (missing{f'; renamed to {alike[0]}?' if alike else ''})"
+
+
+def _read(drop: DropManifest, columns: Sequence[Column], header: Sequence[str], data: bytes, notes: tuple[str, ...]) -> DeliveredFile:
+    import pyarrow as pa
+    from pyarrow import csv as arrow_csv
+
+    malformed: list[tuple[int, str]] = []
+
+    def set_aside(row: arrow_csv.InvalidRow) -> str:
+        malformed.append((row.number - 1, row.text))
+        return "skip"
+
+    names = [column.delivered_name for column in columns]
+    try:
+        texts = arrow_csv.read_csv(
+            pa.BufferReader(data),
+            arrow_csv.ReadOptions(use_threads=False, column_names=list(header), skip_rows=1, block_size=max(len(data), 1 << 20)),
+            arrow_csv.ParseOptions(newlines_in_values=True, invalid_row_handler=set_aside),
+            arrow_csv.ConvertOptions(
+                column_types=dict.fromkeys(names, pa.string()),
+                include_columns=names,
+                strings_can_be_null=True,
+                quoted_strings_can_be_null=True,
+                null_values=[""],
+            ),
+        )
+    except pa.ArrowInvalid as error:
+        if "Empty CSV" not in str(error):
+            raise _unreadable(drop, str(error).splitlines()[0]) from None
+        texts = pa.table({name: pa.array([], pa.string()) for name in names})
+    numbers: Sequence[int] = range(1, texts.num_rows + len(malformed) + 1)
+    if skipped := {number for number, _ in malformed}:
+        numbers = [number for number in numbers if number not in skipped]
+    return DeliveredFile(texts.rename_columns([column.name for column in columns]), numbers, tuple(malformed), notes)
