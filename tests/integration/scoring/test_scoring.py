@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import psycopg
 import pytest
@@ -9,6 +11,7 @@ from tests.integration.scoring.conftest import DAY, make_spec, publish_features,
 
 from nightshift.contracts.partitions import PartitionRange
 from nightshift.contracts.run import RunContext
+from nightshift.errors import ObjectStoreError
 from nightshift.quality.gates import GateError
 from nightshift.scoring.batch_scorer import begin, score_shard
 from nightshift.scoring.feature_rows import FeaturesMissingError, read_shard
@@ -282,3 +285,28 @@ def test_a_reader_in_one_snapshot_sees_the_same_rows_while_a_publish_happens(reg
             score(scoring_settings, spec, DAY, run)
             assert _current(reader, "*") == before
         assert _sources(reader) == {("champion", None, 1)}
+
+
+def test_first_attempt_fails_and_the_second_falls_back_when_the_bucket_is_away(registry, warehouse, scoring_settings, spec, run):
+    publish_features(warehouse)
+    registry.promote("2013-07-01")
+    plan = begin(scoring_settings, spec, DAY, run)
+    away = scoring_settings.model_copy(update={"s3_endpoint_url": "http://127.0.0.1:9"})
+    with pytest.raises(ObjectStoreError):
+        score_shard(away, spec, plan, 0, run)
+    score_shard(away, spec, plan, 0, RunContext(run.run_id, 2, "test"))
+    publish(away, spec, plan, run)
+
+    ((source, reason, _),) = _sources(warehouse)
+    assert (source, reason) == ("fallback_rule", "version 1 cannot score (NS-LAKE-001)")
+
+
+def test_two_attempts_of_one_shard_at_once_leave_its_rows_once(registry, warehouse, scoring_settings, spec, run):
+    publish_features(warehouse, n_rows=400)
+    registry.promote("2013-07-01")
+    plan = begin(scoring_settings, spec, DAY, run)
+    attempts = [(shard, RunContext(run.run_id, attempt, "test")) for shard in plan.shards for attempt in (1, 2)]
+    with ThreadPoolExecutor(len(attempts)) as pool:
+        list(pool.map(lambda attempt: score_shard(scoring_settings, spec, plan, *attempt), attempts))
+
+    assert publish(scoring_settings, spec, plan, run)[0].n_rows == 400
