@@ -119,7 +119,7 @@ def _deliver(settings: Settings, partitions: PartitionRange) -> None:
     from nightshift.replay.upstream import deliver
 
     summary = deliver(settings, partitions)
-    say(f"      {summary.n_drops} drops, {summary.n_rows:,} rows in landing/")
+    say(f"      {sum(summary.n_drops.values())} drops, {sum(summary.n_rows.values()):,} rows in landing/")
 
 
 def _wait_for_airflow(home: Path, specs: dict[str, ModelSpec], watch: Stopwatch) -> AirflowApi:
