@@ -101,7 +101,7 @@ class Label(Frozen):
 
     Attributes:
         relation: Relation of schema ``marts`` with the entity key, ``partition_date``, ``event_timestamp``, ``known_at`` and
-            ``superseded_at``; with a ``load_id`` it is read through the published pointer ``marts/<relation>``.
+            ``superseded_at``; a relation that is written through the write path is read through its pointer ``marts/<relation>``.
         column: Its label column; null means that the entity never gets a label.
         maturity_days: Whole operating days after the predicted day until labels count as final.
     """

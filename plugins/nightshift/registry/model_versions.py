@@ -15,7 +15,9 @@ from dataclasses import dataclass
 from importlib.metadata import version as package_version
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from nightshift.errors import NightshiftError
 from nightshift.lake.object_store import ObjectStore
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_REASON_LENGTH = 300
 _MLFLOW_PACKAGES = ("lightgbm", "numpy", "scikit-learn")
 _MLFLOW_ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -189,7 +192,7 @@ def mirror_aliases(settings: Settings, conn: Connection, model: str) -> str | No
                 if mlflow_version:
                     mlflow.MlflowClient().set_registered_model_alias(model, alias, mlflow_version)
     except Exception as error:  # noqa: BLE001 - MLflow is a view for people; nothing of it may stop a night
-        return _warn(model, error)
+        return _warn(settings, model, error)
     return None
 
 
@@ -226,7 +229,7 @@ def _mirror(settings: Settings, conn: Connection, version: ModelVersion) -> str 
     try:
         run_id, mlflow_version = _log_version(settings, version)
     except Exception as error:  # noqa: BLE001 - MLflow is a view for people; nothing of it may stop a night
-        warning = _warn(version.model, error)
+        warning = _warn(settings, version.model, error)
     conn.execute(
         """
         insert into ml.mlflow_mirror (model, digest, mlflow_run_id, mlflow_version, warning, mirrored_at)
@@ -249,29 +252,43 @@ def _log_version(settings: Settings, version: ModelVersion) -> tuple[str, str]:
     """Log parameters, metrics, figures and the model; return MLflow's run id and version."""
     store = ObjectStore.open(settings)
     trained = load_model(store, version)
+    with _mlflow(settings) as mlflow:
+        experiment_id = _experiment_id(mlflow, version.model, store.uri(f"mlflow/{version.model}"))
+        with mlflow.start_run(experiment_id=experiment_id, run_name=f"{version.partition_date} v{version.version}") as active:
+            return active.info.run_id, _log_run(mlflow, store, version, trained)
+
+
+def _experiment_id(mlflow: ModuleType, model: str, artifacts: str) -> str:
+    """Return the model's experiment; a tracking URL that is a database would else put artefacts into the working folder."""
+    found = mlflow.get_experiment_by_name(model)
+    return str(found.experiment_id if found else mlflow.create_experiment(model, artifact_location=artifacts))
+
+
+def _log_run(mlflow: ModuleType, store: ObjectStore, version: ModelVersion, trained: TrainedModel) -> str:
     parameters = {**trained.training, "digest": version.digest, "version": version.version, "partition": version.partition_date.isoformat()}
-    with _mlflow(settings) as mlflow, mlflow.start_run(run_name=f"{version.model} {version.partition_date} v{version.version}") as active:
-        mlflow.log_params(parameters)
-        values = {f"{source}.{name}": value for source, found in version.metrics.items() for name, value in found.items()}
-        mlflow.log_metrics({name: value for name, value in values.items() if value is not None})
-        with TemporaryDirectory() as folder:
-            for name, key in version.figures.items():
-                store.download(key, Path(folder) / name)
-            (Path(folder) / "model.json").write_bytes(trained.files["model.json"])
-            mlflow.log_artifacts(folder, "evidence")
-        # Without given requirements MLflow imports the model in a new process to guess them: 8 seconds.
-        requirements = [f"{name}=={package_version(name)}" for name in _MLFLOW_PACKAGES]
-        logged = mlflow.lightgbm.log_model(
-            trained.booster, name="model", registered_model_name=version.model, pip_requirements=requirements, await_registration_for=None
-        )
-        return active.info.run_id, str(logged.registered_model_version)
+    values = {f"{source}.{name}": value for source, found in version.metrics.items() for name, value in found.items()}
+    mlflow.log_params(parameters)
+    mlflow.log_metrics({name: value for name, value in values.items() if value is not None})
+    with TemporaryDirectory() as folder:
+        for name, key in version.figures.items():
+            store.download(key, Path(folder) / name)
+        (Path(folder) / "model.json").write_bytes(trained.files["model.json"])
+        mlflow.log_artifacts(folder, "evidence")
+    # Without given requirements MLflow imports the model in a new process to guess them: 8 seconds.
+    requirements = [f"{name}=={package_version(name)}" for name in _MLFLOW_PACKAGES]
+    logged = mlflow.lightgbm.log_model(
+        trained.booster, name="model", registered_model_name=version.model, pip_requirements=requirements, await_registration_for=None
+    )
+    return str(logged.registered_model_version)
 
 
 @contextmanager
-def _mlflow(settings: Settings) -> Iterator[Any]:
+def _mlflow(settings: Settings) -> Iterator[ModuleType]:
     """Import MLflow, pointed at our tracking server and store; its settings are process-wide variables and are put back afterwards."""
+    uri = settings.mlflow_tracking_uri.get_secret_value()
     given = {
         **_MLFLOW_ENVIRONMENT,
+        "MLFLOW_TRACKING_URI": uri,
         "MLFLOW_S3_ENDPOINT_URL": settings.s3_endpoint_url,
         "AWS_ACCESS_KEY_ID": settings.s3_access_key_id,
         "AWS_SECRET_ACCESS_KEY": settings.s3_secret_access_key.get_secret_value(),
@@ -283,7 +300,7 @@ def _mlflow(settings: Settings) -> Iterator[Any]:
         import mlflow
         import mlflow.lightgbm
 
-        mlflow.set_tracking_uri(settings.mlflow_tracking_uri.get_secret_value())
+        mlflow.set_tracking_uri(uri)
         yield mlflow
     finally:
         for name, value in before.items():
@@ -292,7 +309,8 @@ def _mlflow(settings: Settings) -> Iterator[Any]:
                 os.environ[name] = value
 
 
-def _warn(model: str, error: Exception) -> str:
-    reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"[:300]
+def _warn(settings: Settings, model: str, error: Exception) -> str:
+    password = urlsplit(settings.mlflow_tracking_uri.get_secret_value()).password or "\0"
+    reason = f"{type(error).__name__}: {error!s}".replace(password, "***").splitlines()[0][:_REASON_LENGTH]
     logger.warning("MLflow does not show %s yet (%s); the warehouse has it, `sync_mlflow` tries again.", model, reason)
     return reason

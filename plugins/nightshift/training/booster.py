@@ -14,7 +14,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nightshift.training.model_text import check_model_text
+from nightshift.training.model_text import ModelTextError, check_model_text
 
 if TYPE_CHECKING:
     import lightgbm as lgb
@@ -108,7 +108,10 @@ def load_booster(text: str, names: list[str] | None = None) -> lgb.Booster:
     import lightgbm as lgb
 
     check_model_text(text, names)
-    return lgb.Booster(model_str=text)
+    try:
+        return lgb.Booster(model_str=text)
+    except lgb.basic.LightGBMError as error:
+        raise ModelTextError("LightGBM refuses the model file.", got=str(error), todo="Load another version, or train again.") from None
 
 
 def predict_raw(booster: lgb.Booster, matrix: Matrix) -> Vector:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from nightshift.errors import NightshiftError
 
 _END_OF_TREES = "end of trees\n"
+_HEADER = {"num_class", "num_tree_per_iteration", "label_index", "max_feature_idx", "objective", "feature_names", "feature_infos"}
 
 
 class ModelTextError(NightshiftError):
@@ -27,7 +28,7 @@ def check_model_text(text: str, names: list[str] | None = None) -> None:
         ModelTextError: The first thing that is wrong.
     """
     header, trees = _header(text)
-    own_names = header.get("feature_names", "").split(" ")
+    own_names = header["feature_names"].split(" ")
     if names is not None and own_names != names:
         raise _refused("its features are not those of the signature", " ".join(names), " ".join(own_names))
     sizes = _integers(header.get("tree_sizes", ""), "tree_sizes")
@@ -46,7 +47,10 @@ def _header(text: str) -> tuple[dict[str, str], str]:
     head, mark, rest = text.partition("\n\nTree=0\n")
     if not text.startswith("tree\nversion=v4\n") or not mark or "\nend of parameters" not in text:
         raise _refused("it is no complete text model", "a header, trees and parameters", f"{len(text)} characters")
-    return dict(line.split("=", 1) for line in head.splitlines() if "=" in line), f"Tree=0\n{rest}"
+    fields = dict(line.split("=", 1) for line in head.splitlines() if "=" in line)
+    if missing := sorted(_HEADER - fields.keys()):
+        raise _refused("its header lacks lines", ", ".join(sorted(_HEADER)), f"no {', '.join(missing)}")
+    return fields, f"Tree=0\n{rest}"
 
 
 def _check_tree(number: int, text: str, n_features: int) -> None:

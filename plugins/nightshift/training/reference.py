@@ -62,11 +62,17 @@ def profile_numbers(values: Vector) -> dict[str, Any]:
 
 
 def quantile_edges(values: Vector, n_bins: int) -> list[float]:
-    """Return the distinct inner edges of equally filled bins, without the smallest value: nothing lies below it."""
+    """Return the distinct inner edges of equally filled bins; a smallest value that fills a whole bin has one of its own.
+
+    Mostly zero columns such as rain would else have a single bin, in which no drift can be seen.
+    """
     import numpy as np
 
-    edges = np.unique(np.quantile(values, np.arange(1, n_bins) / n_bins, method="higher"))
-    return [float(edge) for edge in edges if edge > values.min()]
+    edges = np.quantile(values, np.arange(1, n_bins) / n_bins, method="higher")
+    above = values[values > values.min()]
+    if above.size == 0:
+        return []
+    return [float(edge) for edge in np.unique(np.maximum(edges, above.min()))]
 
 
 def _profile_levels(rows: pa.Table, name: str) -> dict[str, Any]:

@@ -78,7 +78,8 @@ def build_training_set(settings: Settings, spec: ModelSpec, partition: Partition
     with connect(settings, run.application_name) as conn:
         loads = _published_loads(conn, spec, mature_window(spec, partition))
         window = _whole_window(spec, loads, partition)
-        as_of = partition.cutoff
+        _refuse_unfit(conn, spec)
+        as_of = _as_of(conn, spec, partition)
         query = _query(conn, spec, PartitionRange(window.first, partition), window, as_of)
         rows = read_arrow(settings, query, run.application_name)
         check_rows(spec, rows)
@@ -179,13 +180,38 @@ def _too_few_days(spec: ModelSpec, n_days: int) -> TrainingSetError:
     )
 
 
+def _as_of(conn: Connection, spec: ModelSpec, partition: Partition) -> dt.datetime:
+    """Return what the night knew: the as-of of the feature rows that it published.
+
+    Raises:
+        TrainingSetError: The night has published no features.
+    """
+    from psycopg import sql
+
+    query = sql.SQL(
+        """
+        select max(f.as_of) from ops.published p
+        left join features.{} f on f.partition_date = p.partition_date and f.load_id = p.load_id
+        where p.dataset = %s and p.partition_date = %s group by p.load_id
+        """
+    ).format(sql.Identifier(spec.feature_table))
+    row = conn.execute(query, [spec.features_dataset, partition.day]).fetchone()
+    if row is None:
+        raise TrainingSetError(
+            f"{spec.features_dataset} of {partition} is not published: what that night knew is not decided.",
+            todo="Let the night's transform publish first, then rerun the training.",
+            code="NS-TRAIN-002",
+        )
+    return row[0] or partition.cutoff
+
+
 def _query(conn: Connection, spec: ModelSpec, known: PartitionRange, window: PartitionRange, as_of: dt.datetime) -> sql.Composed:
     """Return the one query of the training set; the label's latest version that was known, and not superseded, at ``as_of``."""
     from psycopg import sql
 
     columns = [name for name in _columns(conn, "features", spec.feature_table) if name not in _BOOKKEEPING]
-    label_columns = _columns(conn, "marts", spec.label.relation)
-    _refuse_unfit(spec, columns, label_columns)
+    dataset = f"marts/{spec.label.relation}"
+    is_published = conn.execute("select exists (select from ops.published where dataset = %s)", [dataset]).fetchone() == (True,)
     pointer = sql.SQL("join ops.published lp on lp.dataset = {} and lp.partition_date = l.partition_date and lp.load_id = l.load_id")
     return sql.SQL(
         """
@@ -207,7 +233,7 @@ def _query(conn: Connection, spec: ModelSpec, known: PartitionRange, window: Par
         key=sql.Identifier(spec.entity.key),
         label=sql.Identifier(spec.label.column),
         labels=sql.Identifier(spec.label.relation),
-        pointer=pointer.format(sql.Literal(f"marts/{spec.label.relation}")) if "load_id" in label_columns else sql.SQL(""),
+        pointer=pointer.format(sql.Literal(dataset)) if is_published else sql.SQL(""),
         columns=sql.SQL(", ").join(sql.SQL("f.{}").format(sql.Identifier(name)) for name in columns),
         table=sql.Identifier(spec.feature_table),
         dataset=sql.Literal(spec.features_dataset),
@@ -227,7 +253,8 @@ def _columns(conn: Connection, schema: str, relation: str) -> list[str]:
     return [str(name) for (name,) in found]
 
 
-def _refuse_unfit(spec: ModelSpec, columns: list[str], label_columns: list[str]) -> None:
+def _refuse_unfit(conn: Connection, spec: ModelSpec) -> None:
+    columns, label_columns = _columns(conn, "features", spec.feature_table), _columns(conn, "marts", spec.label.relation)
     needed = {spec.entity.key, "partition_date", "known_at", "superseded_at", spec.label.column}
     if missing := sorted(needed - set(label_columns)):
         raise TrainingSetError(
@@ -237,7 +264,7 @@ def _refuse_unfit(spec: ModelSpec, columns: list[str], label_columns: list[str])
             todo="Correct the label's dbt model, or the spec's `label`.",
             code="NS-TRAIN-004",
         )
-    if missing := sorted({spec.entity.key, "partition_date", "load_id"} - {*columns, "load_id"}):
+    if missing := sorted({spec.entity.key, "partition_date", "load_id", "as_of"} - set(columns)):
         raise TrainingSetError(
             f"features.{spec.feature_table} lacks {', '.join(missing)}.", got=", ".join(columns) or "no such relation", code="NS-TRAIN-004"
         )

@@ -117,7 +117,7 @@ def publish(conn: Connection, dataset: str, day: dt.date, load_id: int) -> None:
 
 @dataclass(frozen=True)
 class World:
-    """Thirty published days, and the night that trains on all of them."""
+    """Thirty labelled days and two immature ones, and the night that trains on them."""
 
     settings: Settings
     conn: Connection
@@ -138,6 +138,6 @@ def world(settings: Settings, conn: Connection, run: RunContext, tmp_path: Path,
     monkeypatch.setenv("NIGHTSHIFT_CODE_VERSION", "test")
     code_version.cache_clear()
     create_tables(conn)
-    fill(conn, 30)
+    fill(conn, 32)
     quiet = settings.model_copy(update={"mlflow_tracking_uri": SecretStr(""), "home": tmp_path})
     return World(quiet, conn, tiny_spec(), run, Partition.parse("2020-02-01"))

@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+import psycopg
+import pytest
+
+from nightshift.lake.object_store import ObjectStore
+from nightshift.registry import promotion
+from nightshift.registry.model_versions import RegistryError, find_version, load_model, register
+from nightshift.registry.promotion import PromotionRaceError, champion_for, decide
+from nightshift.training.model_text import ModelTextError
+from nightshift.training.pipeline import train
+from nightshift.training.training_set import build_training_set
+
+pytestmark = pytest.mark.integration
+
+
+def make_version(world, night=None, **training):
+    """Return a registered version; ``n_rounds`` of trees decide how good it is."""
+    spec = world.spec_with(training={**world.spec.training.model_dump(), "backtest_folds": 0, **training})
+    training_set = build_training_set(world.settings, spec, night or world.night, world.run)
+    return register(world.settings, train(world.settings, spec, training_set.key, world.run), world.run)
+
+
+def make_weak_version(world, night=None):
+    return make_version(world, night, params={"num_leaves": 2, "learning_rate": 0.01}, num_boost_round=1)
+
+
+def judge(world, version, spec=None):
+    return decide(world.settings, spec or world.spec, version.version, world.run)
+
+
+def n_promotions(world):
+    return world.conn.execute("select count(*) from ml.promotions").fetchone()[0]
+
+
+def test_first_version_is_champion_from_the_next_partition_on(world):
+    decision = judge(world, make_version(world))
+    assert (decision.verdict, decision.champion_version, decision.is_promoted) == ("first", None, True)
+    assert decision.effective_partition == world.night.shift(1).day
+    assert champion_for(world.conn, "parcel_late", world.night) is None
+    assert champion_for(world.conn, "parcel_late", world.night.shift(1)).version == 1
+    assert champion_for(world.conn, "parcel_late", world.night.shift(99)).version == 1
+
+
+def test_better_challenger_replaces_champion_on_the_same_rows(world):
+    judge(world, make_weak_version(world))
+    decision = judge(world, make_version(world))
+    assert (decision.verdict, decision.version, decision.champion_version) == ("promoted", 2, 1)
+    numbers = decision.numbers
+    auc = {source: values["roc_auc"] for source, values in numbers["overall"].items()}
+    assert numbers["rows"] == {"first": "2020-01-26", "last": "2020-01-30", "n_rows": 285}
+    assert auc["challenger"] > auc["champion"] > auc["baseline"]
+    assert sorted(numbers["slices"]["carrier"]) == ["A", "B", "C"]
+    assert champion_for(world.conn, "parcel_late", world.night.shift(1)).version == 2
+
+
+def test_worse_challenger_is_refused_and_champion_stays(world):
+    judge(world, make_version(world))
+    decision = judge(world, make_weak_version(world))
+    assert decision.verdict == "refused"
+    assert "is not better than the champion's" in decision.reasons[0]
+    assert champion_for(world.conn, "parcel_late", world.night.shift(1)).version == 1
+
+
+def test_first_version_is_refused_when_worse_than_the_rule(world):
+    know_it_all = "update features.feat_parcel f set late_rate_7d = l.is_late::int from marts.fct_parcel_labels l"
+    world.conn.execute(f"{know_it_all} where f.parcel_id = l.parcel_id")
+    decision = judge(world, make_version(world))
+    assert decision.verdict == "refused"
+    assert "worse than the rule baseline's 1.0000" in decision.reasons[0]
+    assert champion_for(world.conn, "parcel_late", world.night.shift(1)) is None
+
+
+def test_rerun_returns_the_recorded_decision(world):
+    version = make_version(world)
+    first = judge(world, version)
+    assert judge(world, version) == first
+    assert n_promotions(world) == 1
+
+
+def test_decisions_cannot_be_changed(world):
+    judge(world, make_version(world))
+    for statement in ("update ml.promotions set verdict = 'refused'", "delete from ml.promotions", "truncate ml.promotions"):
+        with pytest.raises(psycopg.errors.RaiseException, match="append-only"):
+            world.conn.execute(statement)
+
+
+def test_old_night_trained_late_does_not_replace_the_later_champion(world):
+    judge(world, make_version(world))
+    old_night = world.night.shift(-5)
+    decision = judge(world, make_version(world, old_night))
+    assert (decision.verdict, decision.effective_partition) == ("first", old_night.shift(1).day)
+    assert champion_for(world.conn, "parcel_late", world.night).version == 2
+    assert champion_for(world.conn, "parcel_late", world.night.shift(1)).version == 1
+
+
+def test_rows_that_the_champion_was_fitted_on_are_left_out(world):
+    champion = make_version(world, validation_days=1, holdout_days=2, gap_days=0)
+    assert str(champion.fit_end) == "2020-01-28"
+    judge(world, champion, world.spec_with(training={**world.spec.training.model_dump(), "holdout_days": 2}))
+    decision = judge(world, make_version(world))
+    assert decision.numbers["rows"]["first"] == "2020-01-30"
+
+
+def test_refused_when_no_row_is_later_than_the_champions_fit(world):
+    champion = make_version(world, validation_days=1, holdout_days=1, gap_days=0)
+    judge(world, champion, world.spec_with(training={**world.spec.training.model_dump(), "holdout_days": 1, "gap_days": 0}))
+    decision = judge(world, make_version(world))
+    assert (str(champion.fit_end), decision.verdict, decision.numbers["rows"]["n_rows"]) == ("2020-01-29", "refused", 0)
+    assert decision.reasons == ("No row is later than everything that champion and challenger were fitted on.",)
+
+
+def test_broken_champion_is_not_compared_but_named(world, monkeypatch):
+    champion = make_version(world)
+    judge(world, champion)
+    challenger = make_weak_version(world)
+    load = promotion.load_model
+
+    def load_all_but_champion(store, version):
+        if version.version == champion.version:
+            raise ModelTextError("broken")
+        return load(store, version)
+
+    monkeypatch.setattr(promotion, "load_model", load_all_but_champion)
+    decision = judge(world, challenger)
+    assert decision.verdict == "promoted"
+    assert "Champion version 1 can score no more (NS-MODEL-003)" in decision.reasons[1]
+
+
+def test_race_is_refused_when_champion_changes_during_the_comparison(world, monkeypatch):
+    judge(world, make_weak_version(world))
+    challenger, other = make_version(world), make_version(world, seed=5, params={"num_leaves": 3})
+    compare = promotion._judge
+
+    def compare_while_other_is_promoted(*args):
+        monkeypatch.setattr(promotion, "_judge", compare)
+        assert judge(world, other).verdict == "promoted"
+        return compare(*args)
+
+    monkeypatch.setattr(promotion, "_judge", compare_while_other_is_promoted)
+    with pytest.raises(PromotionRaceError):
+        judge(world, challenger)
+    assert n_promotions(world) == 2
+
+
+def test_changed_file_is_refused_when_loaded(world):
+    version = make_version(world)
+    store = ObjectStore.open(world.settings)
+    store._client.put_object(Bucket=store.bucket, Key=version.model_key, Body=store.get(version.model_key)[:-100])
+    with pytest.raises(Exception, match="NS-LAKE-004"):
+        load_model(store, version)
+
+
+def test_unknown_version_is_refused(world):
+    with pytest.raises(RegistryError, match="no version 7"):
+        find_version(world.conn, "parcel_late", 7)

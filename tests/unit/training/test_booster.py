@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from nightshift.training import booster
+from nightshift.training.booster import FitPlan, contributions, fit_trees, load_booster, predict_raw, trees_digest
+
+NAMES = ["a", "b", "c", "kind"]
+PLAN = FitPlan(
+    objective="binary",
+    params={"num_leaves": 7, "bagging_fraction": 0.7, "bagging_freq": 1, "feature_fraction": 0.7, "learning_rate": 0.1},
+    seed=7,
+    n_rounds=45,
+    patience_rounds=12,
+    categorical_positions=[3],
+    names=NAMES,
+    segment_rounds=10,
+)
+
+
+@pytest.fixture(scope="module")
+def parts():
+    random = np.random.default_rng(3)
+    matrix = random.normal(size=(1500, 4))
+    matrix[:, 3] = random.integers(0, 5, 1500)
+    matrix[::7, 1] = np.nan
+    label = (matrix[:, 0] + (matrix[:, 3] == 2) + random.normal(size=1500) > 0).astype(float)
+    return (matrix[:1000], label[:1000]), (matrix[1000:], label[1000:])
+
+
+@pytest.fixture(scope="module")
+def fit(parts):
+    return fit_trees(*parts, PLAN)
+
+
+@pytest.mark.parametrize("n_threads", [1, 2, 4])
+def test_same_text_when_threads_differ(parts, fit, n_threads):
+    assert fit_trees(*parts, replace(PLAN, n_threads=n_threads)).text == fit.text
+
+
+def test_other_trees_when_seed_differs(parts, fit):
+    assert trees_digest(fit_trees(*parts, replace(PLAN, seed=8)).text) != trees_digest(fit.text)
+
+
+def test_other_trees_when_rows_are_shuffled(parts, fit):
+    (matrix, label), validation = parts
+    order = np.random.default_rng(0).permutation(label.size)
+    assert trees_digest(fit_trees((matrix[order], label[order]), validation, PLAN).text) != trees_digest(fit.text)
+
+
+@pytest.mark.parametrize("n_finished", [1, 2, 3])
+def test_same_text_when_killed_after_a_segment(parts, fit, tmp_path, monkeypatch, n_finished):
+    checkpoint = tmp_path / "deep" / "fit.json"
+    save, saved = booster._save_checkpoint, []
+
+    def save_then_die(path, state):
+        save(path, state)
+        saved.append(len(state.losses))
+        if len(saved) == n_finished:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(booster, "_save_checkpoint", save_then_die)
+    with pytest.raises(KeyboardInterrupt):
+        fit_trees(*parts, PLAN, checkpoint)
+    resumed = fit_trees(*parts, PLAN, checkpoint)
+    assert resumed == fit
+    assert saved[n_finished] > 10 * n_finished
+
+
+def test_same_text_when_killed_within_a_segment(parts, fit, tmp_path, monkeypatch):
+    checkpoint = tmp_path / "fit.json"
+    stalled, n_rounds = booster._has_stalled, []
+
+    def die_in_round_15(losses, patience):
+        n_rounds.append(len(losses))
+        if len(losses) == 15:
+            raise KeyboardInterrupt
+        return stalled(losses, patience)
+
+    monkeypatch.setattr(booster, "_has_stalled", die_in_round_15)
+    with pytest.raises(KeyboardInterrupt):
+        fit_trees(*parts, PLAN, checkpoint)
+    monkeypatch.setattr(booster, "_has_stalled", stalled)
+    assert fit_trees(*parts, PLAN, checkpoint).text == fit.text
+
+
+def test_fit_stops_at_the_best_round(parts, fit):
+    assert len(fit.losses) - fit.best_round in range(PLAN.patience_rounds + 1)
+    assert load_booster(fit.text).num_trees() == fit.best_round
+    assert min(fit.losses) == fit.losses[fit.best_round - 1]
+
+
+def test_fit_ends_at_the_limit_of_rounds(parts):
+    assert len(fit_trees(*parts, replace(PLAN, n_rounds=13, patience_rounds=100)).losses) == 13
+
+
+def test_contributions_add_up_to_the_raw_score(parts, fit):
+    matrix = parts[1][0][:20]
+    model = load_booster(fit.text, NAMES)
+    parts_of_score = contributions(model, matrix)
+    assert parts_of_score.shape == (20, 5)
+    np.testing.assert_allclose(parts_of_score.sum(axis=1), predict_raw(model, matrix), rtol=1e-9)
+
+
+def test_trees_digest_ignores_parameters(fit):
+    assert trees_digest(fit.text.replace("[learning_rate: 0.1]", "[learning_rate: 0.2]")) == trees_digest(fit.text)
+    assert trees_digest(fit.text.replace("leaf_value=", "leaf_value=1", 1)) != trees_digest(fit.text)
+
+
+def test_few_rows_are_learnt_by_heart():
+    matrix = np.arange(50, dtype=float).reshape(-1, 1)
+    label = (np.arange(50) % 2).astype(float)
+    plan = FitPlan("binary", {"min_data_in_leaf": 1, "num_leaves": 60, "learning_rate": 0.5, "min_data_in_bin": 1}, 1, 60, 60, [], ["x"])
+    losses = fit_trees((matrix, label), (matrix, label), plan).losses
+    assert losses[-1] < 0.02 < losses[0]
