@@ -67,8 +67,7 @@ def _measure_night(night: Night, *, wants_report: bool) -> Verdict:
     performance, predicted_by = night.performance()
     verdict = _judge(night, drifts, performance, predicted_by)
     digest = sha256(json.dumps([inputs, asdict(verdict)], sort_keys=True, default=str).encode()).hexdigest()
-    if wants_report or verdict.has_triggered:
-        verdict = _with_report(night, verdict, drifts, digest)
+    verdict = _with_report(night, verdict, drifts, digest, wants_report=wants_report or verdict.has_triggered)
     if verdict.has_triggered:
         open_decision(night.conn, night.spec.name, night.partition, verdict.reasons, _evidence(verdict), night.run)
     manifest = LoadManifest(night.run, inputs | {"report": verdict.report_key or "none"})
@@ -130,14 +129,17 @@ def _has_lost(night: Night, watched: Performance | None, expected: float | None,
     return metric_loss(limits.metric, watched.value, expected) > limits.maximum_metric_loss
 
 
-def _with_report(night: Night, verdict: Verdict, drifts: list[Drift], digest: str) -> Verdict:
-    """Add a report; whatever goes wrong with it is a reason in the verdict, nothing more."""
+def _with_report(night: Night, verdict: Verdict, drifts: list[Drift], digest: str, *, wants_report: bool) -> Verdict:
+    """Link the report of this verdict, made before or now; whatever goes wrong with it is a reason in the verdict, nothing more."""
     if night.champion is None:
         return verdict
     key = f"reports/{night.spec.name}/{night.partition}/{digest[:16]}"
     try:
         store = ObjectStore.open(night.settings)
-        if not store.exists(f"{key}.html"):
+        is_there = store.exists(f"{key}.html")
+        if not is_there and not wants_report:
+            return verdict
+        if not is_there:
             report = make_report(*_samples(night, night.champion), _categorical(night.champion), _limits(night, drifts))
             store.put(f"{key}.json", report.json, "application/json")
             store.put(f"{key}.html", report.html, "text/html; charset=utf-8")

@@ -110,7 +110,7 @@ def _query(spec: ModelSpec, evaluated: Partition, partition: Partition, as_of: d
             order by l.{key}, l.known_at desc, l.partition_date desc
         ), features as (select t.* from {features}), predictions as (select t.* from {predictions})
         select predictions.score, predictions.probability, predictions.is_positive, predictions.model_version,
-            labels.label::double precision as label, {seen}
+            labels.label, {seen}
         from predictions join features using (partition_date, {key}) join labels using ({key})
         where labels.label is not null order by predictions.{key} collate "C"
         """

@@ -30,7 +30,7 @@ class Ruling:
 
     Attributes:
         breached_days: Per condition, the nights of the window on which it held.
-        in_cooldown: Whether another decision is too near.
+        in_cooldown: Whether an earlier decision is too near.
         has_triggered: Whether a decision must stand for this partition.
         reasons: Why or why not, for people.
     """
@@ -55,13 +55,14 @@ def rule(spec: ModelSpec, today: NightStatus, earlier: Sequence[NightStatus], de
     nights = [one for one in earlier if 0 < (night - one.partition_date).days < window.m] + [today]
     breached = {name: sorted(one.partition_date for one in nights if getattr(one, name) == "breached") for name in CONDITIONS}
     near = [day for day in decided if 0 < abs((night - day).days) <= spec.monitoring.cooldown_days]
+    in_cooldown = any(day < night for day in near)
     fulfilled = [name for name in spec.monitoring.triggers if len(breached[name]) >= window.n and night in breached[name]]
     reasons = [
         f"{name} held on {len(breached[name])} of the last {window.m} nights: {', '.join(map(str, breached[name]))}" for name in fulfilled
     ]
     if fulfilled and near:
         reasons.append(f"in cooldown: {spec.monitoring.cooldown_days} days around the decision of {max(near)}")
-    return Ruling(breached, in_cooldown=bool(near), has_triggered=bool(fulfilled) and not near, reasons=reasons)
+    return Ruling(breached, in_cooldown=in_cooldown, has_triggered=bool(fulfilled) and not near, reasons=reasons)
 
 
 def status(is_breached: bool | None) -> Status:

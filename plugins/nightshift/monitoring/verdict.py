@@ -35,7 +35,7 @@ class Verdict:
             ``metric_expected`` of the predicting version's hold-out.
         evaluated_partition: The night that made the predictions that matured.
         breached_days: Per condition, the nights of the window on which it held.
-        in_cooldown: Whether another decision is too near.
+        in_cooldown: Whether an earlier decision is too near.
         has_triggered: Whether a decision stands for this night.
         reasons: Why, for people.
         report_key: Object key of the HTML report; None when it could not be made.

@@ -8,6 +8,7 @@ import pytest
 
 from nightshift.contracts.partitions import PartitionRange
 from nightshift.contracts.run import RunContext
+from nightshift.lake.object_store import ObjectStore
 from nightshift.quality.gates import GateError, run_gate
 from nightshift.settings import PROJECT_ROOT, Settings
 
@@ -20,7 +21,8 @@ DAY = PartitionRange.of("2013-03-10")
 YEAR = PartitionRange.of("2013-01-01", "2013-12-31")
 CAME = {"known_at": "'2013-03-11 04:31Z'", "source_uri": "'s3://b/k'", "source_sha256": "'0'", "source_row": "n"}
 FLIGHT = {"flight_number": "n", "carrier": "'UA'", "origin": "'EWR'", "destination": "'ORD'"}
-RATES = [f"{what}_delay_rate_{days}d" for what in ("carrier", "route", "destination", "aircraft", "origin_hour") for days in (1, 7, 28)]
+GROUPS = ["all", "carrier", "route", "destination", "aircraft", "origin_hour", "origin", "flight_number", "carrier_hour", "carrier_origin"]
+RATES = [f"{what}_delay_rate_{days}d" for what in GROUPS for days in (1, 7, 28)]
 GOOD = {
     "raw/flight_schedules": (
         5,
@@ -104,7 +106,9 @@ GOOD = {
             "origin_day_flights_count": "300",
             "destination_hour_flights_count": "5",
             **dict.fromkeys(RATES, "0.2::float8"),
-            "origin_hour_arrival_delay_mean_28d": "6.5",
+            **{f"{what}_arrival_delay_mean_28d": "6.5" for what in ("origin_hour", "carrier", "route", "aircraft", "flight_number")},
+            **dict.fromkeys(["all_not_arrived_rate_1d", "all_not_arrived_rate_7d", "origin_evening_delay_rate_1d"], "0.1"),
+            "scheduled_block_minutes": "140",
             "temperature_f_last": "40",
             "dew_point_f_last": "30",
             "humidity_pct_last": "60",
@@ -116,6 +120,24 @@ GOOD = {
         },
     ),
 }
+for _model, _probability in (("flight_delayed", "0.2::float8"), ("arrival_delay_minutes", "null::float8")):
+    GOOD[f"predictions/{_model}"] = (
+        5,
+        {},
+        {
+            "flight_id": "day || '_UA_' || n || '_EWR'",
+            "event_timestamp": "now()",
+            "score": "0.2::float8",
+            "probability": _probability,
+            "decile": "n",
+            "reasons": "'[]'::jsonb",
+            "model_version": "case when n > 1 then 3 end",
+            "features_as_of": "now()",
+            "score_source": "case when n > 1 then 'champion' else 'fallback_rule' end",
+            "score_source_reason": "case when n = 1 then 'no champion' end",
+            "run_id": "'test'",
+        },
+    )
 BROKEN = [
     (
         "raw/flight_schedules",
@@ -127,6 +149,8 @@ BROKEN = [
     ("raw/airports", "latitude_deg = 91", "expect_column_values_to_be_between(latitude_deg)"),
     ("raw/planes", "n_seats = null", "expect_column_values_to_not_be_null(n_seats)"),
     ("raw/carriers", "carrier = 'AA'", "expect_compound_columns_to_be_unique(partition_date, carrier)"),
+    ("predictions/flight_delayed", "probability = 1.01", "expect_column_values_to_be_between(probability)"),
+    ("predictions/arrival_delay_minutes", "model_version = null", "expect_column_values_to_not_be_null(model_version)"),
     ("features/flight", "route_delay_rate_7d = 'NaN'", "expect_column_values_to_be_between(route_delay_rate_7d)"),
 ]
 
@@ -135,7 +159,7 @@ def stage(conn: Connection, dataset: str, partitions: PartitionRange, load_id: i
     """Stage the good batch of a dataset for each day of a range; returns schema and table."""
     n, came, columns = GOOD[dataset]
     schema, name = dataset.split("/")
-    table = f"{schema}.{name}" if schema == "raw" else f"{schema}.feat_{name}"
+    table = f"{schema}.feat_{name}" if schema == "features" else f"{schema}.{name}"
     values = {"partition_date": "day", "load_id": str(load_id)} | came | columns
     rows = f"select {', '.join(f'{value} as {column}' for column, value in values.items())} from rows"
     source = f"with rows as (select d::date as day, n from unnest(%s::date[]) d, generate_series(1, {n}) n)"
@@ -230,6 +254,23 @@ def test_verdict_stands_when_bucket_is_gone(settings: Settings, conn: Connection
     stage(conn, "raw/carriers", DAY)
     result = run_gate(settings.model_copy(update={"s3_endpoint_url": "http://127.0.0.1:9"}), "raw/carriers", "raw", "carriers", 7, DAY, run)
     assert (result.passed, result.docs_key) == (True, None)
+
+
+def test_page_and_json_are_in_the_bucket_when_gate_ran(settings: Settings, conn: Connection, run: RunContext) -> None:
+    store = ObjectStore.open(settings)
+    store.ensure_bucket()
+    stage(conn, "raw/carriers", DAY)
+    conn.execute("update raw.carriers set carrier_name = 'Secret & Sons'")
+    for _attempt in range(2):
+        result = run_gate(settings, "raw/carriers", "raw", "carriers", 7, DAY, run)
+        assert result.docs_key == "data_docs/raw/carriers/2013-03-10/7-1.html"
+    page = store.get("data_docs/raw/carriers/2013-03-10/7-1.html").decode()
+    assert "passed: 5 of 5 expectations met" in page
+    evidence = store.get("data_docs/raw/carriers/2013-03-10/7-1.json").decode()
+    assert (json.loads(evidence)["success"], len(json.loads(evidence)["results"])) == (True, 5)
+    for text in (page, evidence):
+        assert "Secret" not in text
+        assert settings.warehouse_password.get_secret_value() not in text
 
 
 def test_gate_leaves_no_file_and_no_connection_when_done(

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from nightshift.monitoring import report as module
+from nightshift.monitoring.report import ReportError, Sample, make_report
+from nightshift.training.signature import Signature
+
+SIGNATURE = Signature(("wind",), (("carrier", ("A", "B")),))
+
+
+def rows(n: int, shift: float = 0.0) -> pa.Table:
+    random = np.random.default_rng(n)
+    carriers = random.choice(["A", "B", None], n)
+    return pa.table({"wind": random.normal(size=n) + shift, "carrier": pa.array(carriers.tolist(), pa.string())})
+
+
+def sample(table: pa.Table, n_rows: int = 300) -> Sample:
+    return Sample.draw(table, np.arange(table.num_rows, dtype=float), SIGNATURE, n_rows, 7)
+
+
+def test_sample_is_bounded_and_the_same_when_seed_is_the_same() -> None:
+    first, second = sample(rows(500)), sample(rows(500))
+    assert first.columns["wind"].shape == (300,)
+    assert all(np.array_equal(first.columns[name], second.columns[name], equal_nan=True) for name in first.columns)
+    assert sorted(first.columns) == ["carrier", "score", "wind"]
+
+
+def test_sample_holds_all_rows_when_there_are_fewer() -> None:
+    assert sample(rows(50)).columns["score"].tolist() == list(map(float, range(50)))
+
+
+@pytest.mark.slow
+def test_report_shows_each_column_with_our_limits() -> None:
+    limits = {"wind": 0.2, "carrier": 0.3, "score": 0.2}
+    made = make_report(sample(rows(500)), sample(rows(400, shift=3.0)), ["carrier"], limits)
+    found = {m["config"]["column"]: (m["value"], m["config"]["threshold"]) for m in json.loads(made.json)["metrics"]}
+    assert {name: limit for name, (_, limit) in found.items()} == limits
+    assert found["wind"][0] > 0.2 > found["carrier"][0]
+    assert b"<html" in made.html[:2000].lower()
+
+
+def test_report_fails_in_time_when_its_process_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "DEADLINE_SECONDS", 0.01)
+    with pytest.raises(ReportError, match="not finished in time"):
+        make_report(sample(rows(50)), sample(rows(50)), [], {"wind": 0.2, "carrier": 0.2, "score": 0.2})
+
+
+def test_report_names_the_reason_when_its_process_fails() -> None:
+    with pytest.raises(ReportError, match="KeyError") as caught:
+        make_report(sample(rows(50)), sample(rows(50)), [], {})
+    assert caught.value.code == "NS-MONITOR-002"

@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+from nightshift.quality.gate_page import render_page
+
+MET = {
+    "expectation": "not_null(a)",
+    "arguments": "",
+    "severity": "critical",
+    "has_passed": True,
+    "has_crashed": False,
+    "observed": "0 of 3",
+}
+
+
+def test_page_puts_failures_first_and_counts_when_one_fails() -> None:
+    failed = MET | {"expectation": "unique(b)", "has_passed": False, "observed": "2 of 3"}
+    page = render_page("raw/weather", False, [MET, failed])
+    assert "failed: 1 of 2 expectations met" in page
+    assert page.index("unique(b)") < page.index("not_null(a)")
+
+
+def test_page_escapes_texts_when_they_hold_markup() -> None:
+    page = render_page("<b>", True, [MET | {"expectation": "<img onerror=x>"}])
+    assert "<img" not in page
+    assert "&lt;img onerror=x&gt;" in page
+    assert "<title>&lt;b&gt;" in page
+
+
+def test_page_loads_nothing_and_forbids_scripts_when_opened() -> None:
+    page = render_page("raw/weather", True, [MET])
+    assert "default-src 'none'" in page
+    assert "http" not in page.replace("http-equiv", "")
+    assert "<script" not in page
