@@ -20,7 +20,7 @@ from nightshift.ingestion.row_check import CheckedRows, check_rows
 from nightshift.lake.drops import list_drops, list_undelivered, partition_prefix, read_data
 from nightshift.lake.object_store import ObjectStore
 from nightshift.quality.contract_check import ContractError, DeliveredFile, check_file
-from nightshift.quality.quarantine import RefusedRow, keep_drop, keep_rows
+from nightshift.quality.quarantine import keep_drop, keep_rows
 from nightshift.warehouse.bulk import copy_in
 from nightshift.warehouse.connection import connect
 from nightshift.warehouse.partition_write import LoadManifest, PartitionWrite, Target, audit, begin, hold_stage, publish, refuse
@@ -239,6 +239,7 @@ def _load(
     _stage(call, write, drops, files, rows, places)
     refused, duplicated = (sum(n) for n in ([len(rows.refused[p]) for p in places], [rows.n_duplicated[p] for p in places]))
     audit(call.conn, write, {"n_refused": refused, "n_duplicated": duplicated})
+    _refresh_statistics(call)
     _gate(call, write)
     return {load.partition_date for load in publish(call.conn, write) if load.is_new}
 
@@ -255,8 +256,7 @@ def _stage(
         hold_stage(call.conn, write)
         copy_in(call.conn, "raw", call.contract.name, _raw_rows(call, write.load_id, drops, rows, places))
         for place in places:
-            kept = [RefusedRow(row.row_number, row.reason, row.column, row.delivered) for row in rows.refused[place]]
-            keep_rows(call.conn, write.load_id, drops[place], call.store.uri(drops[place].data_key), kept)
+            keep_rows(call.conn, write.load_id, drops[place], call.store.uri(drops[place].data_key), rows.refused[place])
         with call.conn.cursor() as cursor:
             cursor.executemany(
                 "insert into raw.ingested_drops values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
@@ -290,6 +290,13 @@ def _raw_rows(call: _Ingest, load_id: int, drops: Sequence[DropManifest], rows: 
     return table.append_column("load_id", pa.array(np.full(table.num_rows, load_id)))
 
 
+def _refresh_statistics(call: _Ingest) -> None:
+    """Let the planner see the staged rows: the gate's check for repeated keys took 87 s for a year without this, 4 s with it."""
+    from psycopg import sql
+
+    call.conn.execute(sql.SQL("analyze {}").format(sql.Identifier("raw", call.contract.name)))
+
+
 def _gate(call: _Ingest, write: PartitionWrite) -> None:
     """Run the dataset's suite; a dataset that comes daily must have one."""
     from nightshift.quality.gates import GateError, run_gate
@@ -321,4 +328,7 @@ def _read_back(call: _Ingest, days: Sequence[dt.date], published: set[dt.date]) 
             got=str(len(rows)),
             todo="Rerun the task; if it stays so, read ops.loads of this run.",
         )
-    return IngestResult(call.contract.dataset, tuple(IngestedPartition(day, *counts, is_new=day in published) for day, *counts in rows))
+    return IngestResult(
+        call.contract.dataset,
+        tuple(IngestedPartition(day, n_rows, n_refused, load_id, day in published) for day, n_rows, n_refused, load_id in rows),
+    )

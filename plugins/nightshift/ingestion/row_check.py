@@ -17,6 +17,7 @@ import numpy as np
 from nightshift.contracts.partitions import Partition
 from nightshift.ingestion.cast import CastColumn, Reason, arrow_type, cast_column
 from nightshift.quality.contract_check import ContractError, check_refused, check_types
+from nightshift.quality.quarantine import RefusedRow
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -30,25 +31,6 @@ if TYPE_CHECKING:
 
 _REASONS = tuple(Reason)
 _GOOD, _DUPLICATE = -1, -2
-
-
-@dataclass(frozen=True)
-class RefusedRow:
-    """A row that goes to quarantine.
-
-    Attributes:
-        place: Index of its file.
-        row_number: Position in the file, 1 for the first behind the header.
-        reason: Why.
-        column: The column at fault; None if the whole row is.
-        delivered: Its texts by column, as they came.
-    """
-
-    place: int
-    row_number: int
-    reason: Reason
-    column: str | None
-    delivered: dict[str, str | None]
 
 
 @dataclass(frozen=True)
@@ -240,11 +222,11 @@ def _refused_by_file(files: Sequence[DeliveredFile], rows: _Rows) -> list[tuple[
     found: list[dict[tuple[Any, ...], RefusedRow]] = [{} for _ in files]
     for place, file in enumerate(files):
         for number, text in file.malformed:
-            found[place].setdefault((text,), RefusedRow(place, number, Reason.MALFORMED_ROW, None, {"line": text}))
+            found[place].setdefault((text,), RefusedRow(number, Reason.MALFORMED_ROW, None, {"line": text}))
     chosen = np.flatnonzero(rows.verdict >= 0)
     for i, delivered in zip(chosen.tolist(), rows.texts.take(chosen).to_pylist(), strict=True):
         place, culprit = int(rows.places[i]), int(rows.culprit[i])
-        row = RefusedRow(place, int(rows.numbers[i]), _REASONS[rows.verdict[i]], names[culprit] if culprit >= 0 else None, delivered)
+        row = RefusedRow(int(rows.numbers[i]), _REASONS[rows.verdict[i]], names[culprit] if culprit >= 0 else None, delivered)
         found[place].setdefault(tuple(delivered.values()), row)
     return [tuple(by_content.values()) for by_content in found]
 
@@ -257,7 +239,7 @@ def _judge(
         columns = contract.columns_of(drop.schema_version) or ()
         n_values, n_wrong = ({name: int(n[place]) for name, n in by_name.items()} for by_name in (rows.n_values, rows.n_wrong))
         check_types(drop, columns, n_values, n_wrong)
-        check_refused(contract, drop, n_good, Counter(row.reason.value for row in refused))
+        check_refused(contract, drop, n_good, Counter(row.reason for row in refused))
     except ContractError as error:
         return error
     return None

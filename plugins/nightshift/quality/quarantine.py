@@ -58,7 +58,7 @@ class RefusedRow:
 
 @dataclass(frozen=True)
 class QuarantinedRow:
-    """A row in quarantine. Its attributes are the columns of ``quarantine.refused_rows``."""
+    """A row in quarantine: columns of ``quarantine.refused_rows``; ``state`` is one of ``QuarantineState``."""
 
     row_id: int
     dataset: str
@@ -69,7 +69,7 @@ class QuarantinedRow:
     reason: str
     column_name: str | None
     delivered: dict[str, str | None]
-    state: QuarantineState
+    state: str
 
 
 def keep_rows(conn: Connection, load_id: int, drop: DropManifest, source_uri: str, rows: Sequence[RefusedRow]) -> None:
@@ -126,7 +126,7 @@ def list_rows(
         """,
         [dataset, partitions.first.day, partitions.last.day, state.value, limit],
     ).fetchall()
-    return [QuarantinedRow(*values, state=QuarantineState(state_now)) for *values, state_now in rows]
+    return [QuarantinedRow(*row) for row in rows]
 
 
 def count_rows(conn: Connection, dataset: str, partitions: PartitionRange) -> dict[tuple[str, QuarantineState], int]:
