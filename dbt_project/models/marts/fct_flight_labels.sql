@@ -7,7 +7,6 @@ labels as (
     select
         flight_id,
         partition_date,
-        load_id,
         outcome_at as event_timestamp,
         known_at,
         superseded_at,
