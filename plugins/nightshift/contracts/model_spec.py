@@ -79,7 +79,12 @@ class CategoricalFeature(Frozen):
 
 
 class Features(Frozen):
-    """The columns of the feature view that the model reads, in this order."""
+    """The columns of the feature view that the model reads, in this order.
+
+    Attributes:
+        numeric: Columns with numbers or truth values; null is missing.
+        categorical: Columns with levels.
+    """
 
     numeric: tuple[Identifier, ...] = ()
     categorical: tuple[CategoricalFeature, ...] = ()
@@ -221,7 +226,12 @@ class Scoring(Frozen):
 
 
 class WindowRule(Frozen):
-    """A condition must hold in ``n`` of the last ``m`` operating days."""
+    """A condition must hold in ``n`` of the last ``m`` operating days.
+
+    Attributes:
+        n: Days on which it holds.
+        m: Days that are looked at.
+    """
 
     n: PositiveInt
     m: PositiveInt

@@ -191,8 +191,11 @@ def _objections(spec: ModelSpec, measured: list[Measured]) -> list[str]:
     margin = spec.promotion.non_inferiority_margin
     if champion is not None and not _is_enough(metric.gain(challenger, champion), margin):
         objections.append(f"{spec.promotion.metric} {challenger:.4f} is not better than the champion's {champion:.4f} (margin {margin:g}).")
-    if baseline is not None and metric.gain(challenger, baseline) < spec.promotion.minimum_gain_over_baseline:
-        objections.append(f"{spec.promotion.metric} {challenger:.4f} is worse than the rule baseline's {baseline:.4f}.")
+    minimum = spec.promotion.minimum_gain_over_baseline
+    if baseline is not None and (gain := metric.gain(challenger, baseline)) < minimum:
+        objections.append(
+            f"{spec.promotion.metric} {challenger:.4f} gains {gain:.4f} on the rule baseline's {baseline:.4f}, not {minimum:g}."
+        )
     limit, error = spec.promotion.maximum_calibration_error, by_source["challenger"].get("calibration_error")
     if limit is not None and error is not None and error > limit:
         objections.append(f"Calibration error {error:.4f} is above {limit:g}.")

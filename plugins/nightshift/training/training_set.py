@@ -181,28 +181,18 @@ def _too_few_days(spec: ModelSpec, n_days: int) -> TrainingSetError:
 
 
 def _as_of(conn: Connection, spec: ModelSpec, partition: Partition) -> dt.datetime:
-    """Return what the night knew: the as-of of the feature rows that it published.
-
-    Raises:
-        TrainingSetError: The night has published no features.
-    """
+    """Return what the night knew: the as-of of the features that it published; its nominal cut-off if it published none, as in a backtest."""
     from psycopg import sql
 
     query = sql.SQL(
         """
         select max(f.as_of) from ops.published p
-        left join features.{} f on f.partition_date = p.partition_date and f.load_id = p.load_id
-        where p.dataset = %s and p.partition_date = %s group by p.load_id
+        join features.{} f on f.partition_date = p.partition_date and f.load_id = p.load_id
+        where p.dataset = %s and p.partition_date = %s
         """
     ).format(sql.Identifier(spec.feature_table))
     row = conn.execute(query, [spec.features_dataset, partition.day]).fetchone()
-    if row is None:
-        raise TrainingSetError(
-            f"{spec.features_dataset} of {partition} is not published: what that night knew is not decided.",
-            todo="Let the night's transform publish first, then rerun the training.",
-            code="NS-TRAIN-002",
-        )
-    return row[0] or partition.cutoff
+    return (row and row[0]) or partition.cutoff
 
 
 def _query(conn: Connection, spec: ModelSpec, known: PartitionRange, window: PartitionRange, as_of: dt.datetime) -> sql.Composed:

@@ -67,7 +67,7 @@ def test_first_version_is_refused_when_worse_than_the_rule(world):
     world.conn.execute(f"{know_it_all} where f.parcel_id = l.parcel_id")
     decision = judge(world, make_version(world))
     assert decision.verdict == "refused"
-    assert "worse than the rule baseline's 1.0000" in decision.reasons[0]
+    assert "on the rule baseline's 1.0000" in decision.reasons[0]
     assert champion_for(world.conn, "parcel_late", world.night.shift(1)) is None
 
 

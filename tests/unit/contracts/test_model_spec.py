@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import shutil
+
+import pytest
+
+from nightshift.contracts.metrics import METRICS
+from nightshift.contracts.model_spec import load_spec, load_specs
+from nightshift.errors import SpecError
+from nightshift.settings import PROJECT_ROOT
+
+MODELS = PROJECT_ROOT / "dags" / "models"
+
+
+@pytest.fixture
+def edited(tmp_path):
+    """Return a function that copies flight_delayed.yaml with one line replaced, loads it and returns the error's text."""
+
+    def edit(old, new):
+        text = (MODELS / "flight_delayed.yaml").read_text()
+        assert text.count(old) == 1
+        (tmp_path / "flight_delayed.yaml").write_text(text.replace(old, new))
+        line = next(number for number, found in enumerate(text.replace(old, new).splitlines(), 1) if new.splitlines()[-1] in found)
+        with pytest.raises(SpecError) as refusal:
+            load_spec(tmp_path, "flight_delayed")
+        return str(refusal.value), line
+
+    return edit
+
+
+def test_both_specs_load_and_name_metrics_of_their_task():
+    specs = load_specs(MODELS)
+    assert {name: spec.task.value for name, spec in specs.items()} == {"flight_delayed": "binary", "arrival_delay_minutes": "regression"}
+    assert all(METRICS[spec.promotion.metric].task == spec.task for spec in specs.values())
+
+
+def test_digest_does_not_depend_on_comments_and_order_of_keys(tmp_path):
+    lines = (MODELS / "flight_delayed.yaml").read_text().splitlines()
+    moved = ["# a comment", *(line for line in lines if not line.startswith("owner:")), "owner: flight-operations"]
+    (tmp_path / "flight_delayed.yaml").write_text("\n".join(moved))
+    assert load_spec(tmp_path, "flight_delayed").digest == load_spec(MODELS, "flight_delayed").digest
+
+
+def test_unknown_key_is_refused_with_file_and_line(edited):
+    text, line = edited("  window_days: 120", "  windowdays: 120")
+    assert f"flight_delayed.yaml:{line}: training.windowdays: expected a known key" in text
+    assert "docs/specs.md" in text
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        (
+            "  schedule: nightly",
+            "  schedule: hourly",
+            "training.schedule: expected Input should be 'nightly', 'weekly' or 'never'",
+        ),
+        ("  gap_days: 1", "  gap_days: -1", "training.gap_days: expected Input should be greater than or equal to 0 (got -1)"),
+        ("task: binary", "task: guess", "task: expected Input should be 'binary', 'regression', 'multiclass' or 'ranking' (got 'guess')"),
+        ("label: {relation:", "label: {relations:", "label.relations: expected a known key"),
+        ("feature_view: flight", "feature_view: Flight View", "feature_view: expected String should match pattern"),
+    ],
+)
+def test_wrong_value_is_refused_with_line_and_expectation(edited, old, new, expected):
+    text, line = edited(old, new)
+    assert f"flight_delayed.yaml:{line}: {expected}" in text
+
+
+def test_missing_key_is_refused(edited):
+    text, _ = edited("owner: flight-operations\n", "\n# no owner\n")
+    assert "owner: expected Field required" in text
+
+
+@pytest.mark.parametrize("parameter", ["num_threads", "n_jobs", "seed", "deterministic", "force_row_wise", "objective", "n_estimators"])
+def test_parameter_that_the_trainer_sets_is_refused(edited, parameter):
+    text, line = edited("params: {learning_rate: 0.05", f"params: {{{parameter}: 1, learning_rate: 0.05")
+    assert f"flight_delayed.yaml:{line}: training.params: expected Value error, parameters that the trainer does not set itself" in text
+    assert f"remove {parameter}" in text
+
+
+@pytest.mark.parametrize(("old", "part"), [("  metric: roc_auc", "promotion"), ("  metric: log_loss", "monitoring")])
+def test_metric_of_another_task_is_refused(edited, old, part):
+    text, _ = edited(old, "  metric: rmse")
+    assert f": {part}: expected Value error, a metric of task binary: roc_auc," in text
+    assert "not 'rmse'" in text
+
+
+def test_name_must_be_the_files(tmp_path):
+    shutil.copy(MODELS / "flight_delayed.yaml", tmp_path / "other.yaml")
+    with pytest.raises(SpecError, match=r"other.yaml names the model 'flight_delayed'"):
+        load_spec(tmp_path, "other")
+
+
+def test_window_must_hold_all_parts(edited):
+    text, _ = edited("  minimum_days: 40", "  minimum_days: 19")
+    assert "minimum_days > validation_days + holdout_days + 2 * gap_days" in text
