@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from nightshift.cli import backtest, demo, doctor, psql, services, setup
+from nightshift.cli import airflow, backtest, demo, doctor, psql, report, services, setup
 from nightshift.errors import NightshiftError
 
 app = typer.Typer(
@@ -24,6 +24,8 @@ app.command()(demo.demo)
 app.command()(backtest.backtest)
 app.command()(doctor.doctor)
 app.command()(psql.psql)
+app.command()(report.report)
+app.command(context_settings=airflow.CONTEXT)(airflow.airflow)
 
 
 def main() -> None:

@@ -33,7 +33,8 @@ select metric, value, baseline_value, n_labels from monitoring.performance_publi
 where model = %s and partition_date = %s and slice_name = 'all' and metric = %s
 """
 _VERDICT = """
-select drift_status, performance_status, decision_id, report_key from monitoring.verdicts_published where model = %s and partition_date = %s
+select n_drifted || '/' || n_features || ' ' || drift_status, performance_status, has_triggered
+from monitoring.verdicts_published where model = %s and partition_date = %s
 """
 
 
@@ -49,7 +50,7 @@ def print_summary(
     _print_places(url, next(iter(specs)))
 
 
-_HEADERS = ("night", "rows in", "refused", "predictions", "scored by", "quality of that night", "drift", "retraining")
+_HEADERS = ("night", "rows in", "refused", "predictions", "scored by", "quality of its predictions", "drift", "loss", "retraining")
 
 
 def _rows(conn: Connection, spec: ModelSpec, nights: Sequence[Night]) -> list[tuple[Any, ...]]:
@@ -66,8 +67,18 @@ def _row(conn: Connection, spec: ModelSpec, night: tuple[Any, ...]) -> tuple[str
     quality = conn.execute(_PERFORMANCE, [spec.name, day, spec.promotion.metric]).fetchone()
     verdict = conn.execute(_VERDICT, [spec.name, day]).fetchone()
     shown = "labels not mature yet" if quality is None else "{} {:.3f}, rule {:.3f} ({} flights)".format(*quality)
-    drift, decision = ("-", "-") if verdict is None else (str(verdict[0]), "triggered" if verdict[2] else "-")
-    return (str(day), f"{rows_in or 0:,}", f"{rows_refused:,}", f"{n_predictions or 0:,}", source or "-", shown, drift, decision)
+    drift, loss, has_triggered = verdict or ("-", "-", False)
+    return (
+        str(day),
+        f"{rows_in or 0:,}",
+        f"{rows_refused:,}",
+        f"{n_predictions or 0:,}",
+        source or "-",
+        shown,
+        drift,
+        loss,
+        "triggered" if has_triggered else "-",
+    )
 
 
 def _print_timings(nights: Sequence[Night], steps: Iterable[tuple[str, float]]) -> None:

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from nightshift.errors import ServiceError
 from nightshift.services.airflow_settings import airflow_environment, pools_document, write_logins
@@ -115,6 +115,11 @@ class AirflowPart:
             command = " ".join(["airflow", *arguments])
             raise ServiceError(f"`{command}` failed.", got=(done.stdout + done.stderr)[-2000:], todo="Run `nightshift doctor`.")
         return done.stdout
+
+    def exec(self, *arguments: str) -> NoReturn:
+        """Become one `airflow` command under the settings of the parts."""
+        launch = self._launch()
+        os.execve(launch.argv[0], [launch.argv[0], *arguments], {**os.environ, **launch.env})  # noqa: S606 - argv is ours
 
     def _environment(self) -> dict[str, str]:
         return airflow_environment(self._home, self._metadata_url(), Ports(self._home).remembered().get(API_SERVER, 0))
