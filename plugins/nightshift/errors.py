@@ -24,7 +24,7 @@ class NightshiftError(Exception):
         is_waiting: Whether the call only waits for something that upstream still owes.
     """
 
-    code: ClassVar[str] | str = "NS-CORE-000"
+    code: str = "NS-CORE-000"
     is_retryable: ClassVar[bool] = False
     is_waiting: ClassVar[bool] = False
 

@@ -62,23 +62,14 @@ def _row(conn: Connection, spec: ModelSpec, night: tuple[Any, ...]) -> tuple[str
     from psycopg import sql
 
     day, rows_in, rows_refused, n_predictions = night
-    view = sql.SQL(_SOURCE).format(view=sql.Identifier(f"{spec.name}_current"))  # type: ignore[arg-type]
+    view = sql.SQL(_SOURCE).format(view=sql.Identifier(f"{spec.name}_current"))
     source = (conn.execute(view, [day]).fetchone() or ("-",))[0]
     quality = conn.execute(_PERFORMANCE, [spec.name, day, spec.promotion.metric]).fetchone()
     verdict = conn.execute(_VERDICT, [spec.name, day]).fetchone()
     shown = "labels not mature yet" if quality is None else "{} {:.3f}, rule {:.3f} ({} flights)".format(*quality)
     drift, loss, has_triggered = verdict or ("-", "-", False)
-    return (
-        str(day),
-        f"{rows_in or 0:,}",
-        f"{rows_refused:,}",
-        f"{n_predictions or 0:,}",
-        source or "-",
-        shown,
-        drift,
-        loss,
-        "triggered" if has_triggered else "-",
-    )
+    retraining = "triggered" if has_triggered else "-"
+    return (str(day), f"{rows_in or 0:,}", f"{rows_refused:,}", f"{n_predictions or 0:,}", source or "-", shown, drift, loss, retraining)
 
 
 def _print_timings(nights: Sequence[Night], steps: Iterable[tuple[str, float]]) -> None:

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from ruamel.yaml import YAML
-from ruamel.yaml.comments import CommentedBase
+from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from nightshift.errors import SpecError
@@ -42,7 +42,7 @@ def read_document(path: Path, model: type[DocumentT]) -> DocumentT:
         ) from None
 
 
-def _parse(path: Path) -> CommentedBase:
+def _parse(path: Path) -> CommentedMap:
     try:
         raw = YAML(typ="rt").load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -51,12 +51,12 @@ def _parse(path: Path) -> CommentedBase:
         mark = error.problem_mark if isinstance(error, MarkedYAMLError) else None
         where = f"{path.name}:{mark.line + 1}" if mark else path.name
         raise SpecError(f"{where} is not YAML.", got=str(error).splitlines()[0]) from None
-    if not isinstance(raw, dict):
+    if not isinstance(raw, CommentedMap):
         raise SpecError(f"{path.name} is not a mapping.", expected="keys and values", got=type(raw).__name__)
     return raw
 
 
-def _describe(path: Path, raw: Any, error: dict[str, Any]) -> str:
+def _describe(path: Path, raw: CommentedMap, error: dict[str, Any]) -> str:
     loc = error["loc"]
     dotted = ".".join(map(str, loc)) or "document"
     expected = "a known key" if error["type"] == "extra_forbidden" else error["msg"]
@@ -64,12 +64,13 @@ def _describe(path: Path, raw: Any, error: dict[str, Any]) -> str:
     return f"{path.name}:{_line_of(raw, loc)}: {dotted}: expected {expected}{got}"
 
 
-def _line_of(raw: Any, loc: tuple[Any, ...]) -> int:
+def _line_of(raw: CommentedMap, loc: tuple[Any, ...]) -> int:
     """Return the 1-based line of the deepest part of ``loc`` that stands in the file."""
-    line, node = 1, raw
+    line = 1
+    node: Any = raw
     for part in loc:
         try:
-            line = (node.lc.key(part) if isinstance(node, dict) else node.lc.item(part))[0] + 1
+            line = (node.lc.key(part) if isinstance(node, CommentedMap) else node.lc.item(part))[0] + 1
             node = node[part]
         except (AttributeError, KeyError, IndexError, TypeError):
             break

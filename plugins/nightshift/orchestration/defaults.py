@@ -22,7 +22,7 @@ POOL_WAREHOUSE, POOL_SCORING, POOL_TRAINING = "warehouse", "scoring", "training"
 PRIORITY_NIGHT, PRIORITY_SCORE, PRIORITY_MONITOR, PRIORITY_TRAIN = 50, 100, 20, 10
 
 
-class StageRetryPolicy(RetryPolicy):
+class StageRetryPolicy(RetryPolicy):  # type: ignore[misc]  # airflow.sdk exports it lazily, untyped
     """Wait for what is owed, retry what can heal by itself, and fail at once what needs a person.
 
     A waiting task uses up to its ``retries``; any other failure has ``N_TRIES`` tries in a row at most.
