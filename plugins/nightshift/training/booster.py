@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     Matrix = npt.NDArray[np.float64]
     Vector = npt.NDArray[np.float64]
 
-SEGMENT_ROUNDS = 50
+SEGMENT_ROUNDS = 100
 """Trees between two checkpoints; part of what a fit is: another length gives other trees."""
 
 

@@ -70,7 +70,10 @@ def test_other_version_when_spec_changes(world, training_set, candidate):
     assert train(world.settings, other, training_set.key, world.run).digest != candidate.digest
 
 
-def test_same_digest_when_killed_after_every_checkpoint(world, training_set, candidate, monkeypatch):
+def test_same_digest_when_killed_after_every_checkpoint(world, training_set, monkeypatch):
+    rounds = {"early_stopping_rounds": 80, "num_boost_round": 150, "backtest_folds": 0}
+    long_spec = world.spec_with(training={**world.spec.training.model_dump(), **rounds})
+    undisturbed = train(world.settings, long_spec, training_set.key, world.run)
     save, n_kills = booster._save_checkpoint, 0
 
     def save_and_die(checkpoint, state):
@@ -81,13 +84,13 @@ def test_same_digest_when_killed_after_every_checkpoint(world, training_set, can
     monkeypatch.setattr(booster, "_save_checkpoint", save_and_die)
     while True:
         try:
-            resumed = train(world.settings, world.spec, training_set.key, world.run)
+            resumed = train(world.settings, long_spec, training_set.key, world.run)
             break
         except Killed:
             n_kills += 1
             assert n_kills < 20
     assert n_kills == 2
-    assert resumed.digest == candidate.digest
+    assert resumed.digest == undisturbed.digest
     assert list((world.settings.home / "checkpoints").iterdir()) == []
 
 
