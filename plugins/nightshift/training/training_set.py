@@ -181,7 +181,7 @@ def _too_few_days(spec: ModelSpec, n_days: int) -> TrainingSetError:
 
 
 def _as_of(conn: Connection, spec: ModelSpec, partition: Partition) -> dt.datetime:
-    """Return what the night knew: the as-of of the features that it published; its nominal cut-off if it published none, as in a backtest."""
+    """Return what the night knew: the as-of of the features that it published; its nominal cut-off if there are none (a backtest)."""
     from psycopg import sql
 
     query = sql.SQL(
