@@ -74,6 +74,15 @@ class Column(Frozen):
     levels: tuple[str, ...] = ()
     description: str = ""
 
+    @model_validator(mode="after")
+    def _limits_fit_the_type(self) -> Column:
+        is_numeric = self.type in {ColumnType.INTEGER, ColumnType.NUMBER}
+        if not is_numeric and (self.minimum is not None or self.maximum is not None):
+            raise ValueError("minimum and maximum belong to numbers")
+        if self.levels and self.type is not ColumnType.TEXT:
+            raise ValueError("levels belong to texts")
+        return self
+
     @property
     def delivered_name(self) -> str:
         """Return the name in the delivered file."""

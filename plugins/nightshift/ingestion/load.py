@@ -10,29 +10,24 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from nightshift.contracts.datasets import Delivery, load_contract
-from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.errors import LoadStateError, NightshiftError
-from nightshift.ingestion.row_check import CheckedRows, check_rows
+from nightshift.ingestion.raw_version import CheckedDrops, IngestCall, write_version
+from nightshift.ingestion.row_check import check_rows
 from nightshift.lake.drops import list_drops, list_undelivered, partition_prefix, read_data
 from nightshift.lake.object_store import ObjectStore
 from nightshift.quality.contract_check import ContractError, DeliveredFile, check_file
-from nightshift.quality.quarantine import keep_drop, keep_rows
-from nightshift.warehouse.bulk import copy_in
+from nightshift.quality.quarantine import keep_drop
 from nightshift.warehouse.connection import connect
-from nightshift.warehouse.partition_write import LoadManifest, PartitionWrite, Target, audit, begin, hold_stage, publish, refuse
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from nightshift.contracts.datasets import DatasetContract
+    from nightshift.contracts.partitions import PartitionRange
     from nightshift.contracts.run import RunContext
     from nightshift.lake.drops import DropManifest
     from nightshift.settings import Settings
-    from nightshift.warehouse.connection import Connection
 
 
 class DropMissingError(NightshiftError):
@@ -89,26 +84,6 @@ class IngestResult:
         return any(partition.is_new for partition in self.partitions)
 
 
-@dataclass(frozen=True)
-class _Ingest:
-    """What all steps of one call share."""
-
-    settings: Settings
-    store: ObjectStore
-    conn: Connection
-    contract: DatasetContract
-    run: RunContext
-
-    @property
-    def target(self) -> Target:
-        contract = self.contract
-        return Target(contract.dataset, "raw", contract.name, contract.key, is_versioned=True, may_be_empty=contract.minimum_rows == 0)
-
-    @property
-    def contract_digest(self) -> str:
-        return sha256(self.contract.model_dump_json().encode()).hexdigest()
-
-
 def ingest(settings: Settings, dataset: str, partitions: PartitionRange, run: RunContext) -> IngestResult:
     """Bring every delivered drop of a range into ``raw.<dataset>``; calling it again changes nothing.
 
@@ -130,7 +105,7 @@ def ingest(settings: Settings, dataset: str, partitions: PartitionRange, run: Ru
     drops = list_drops(store, dataset, partitions)
     _refuse_missing(store, contract, partitions, drops)
     with connect(settings, run.application_name) as conn:
-        call = _Ingest(settings, store, conn, contract, run)
+        call = IngestCall(settings, store, conn, contract, run)
         published = _load_new(call, drops)
         return _read_back(call, sorted({drop.partition for drop in drops}), published)
 
@@ -150,7 +125,7 @@ def _refuse_missing(store: ObjectStore, contract: DatasetContract, partitions: P
         )
 
 
-def _load_new(call: _Ingest, drops: Sequence[DropManifest]) -> set[dt.date]:
+def _load_new(call: IngestCall, drops: Sequence[DropManifest]) -> set[dt.date]:
     """Load what is not in yet and return the days that got a new version."""
     known = _known_drops(call)
     new = [drop for drop in drops if (drop.partition, drop.sha256, drop.delivered_at) not in known]
@@ -163,12 +138,13 @@ def _load_new(call: _Ingest, drops: Sequence[DropManifest]) -> set[dt.date]:
     rows = check_rows(call.contract, whole, files)
     _settle_errors(call, [(whole[place], error) for place, error in rows.errors.items()], newest)
     published: set[dt.date] = set()
+    checked = CheckedDrops(whole, files, rows)
     for places in _loads(whole, [place for place in range(len(whole)) if place not in rows.errors]):
-        published |= _load(call, whole, files, rows, places)
+        published |= write_version(call, checked, places)
     return published
 
 
-def _known_drops(call: _Ingest) -> set[tuple[dt.date, str, dt.datetime]]:
+def _known_drops(call: IngestCall) -> set[tuple[dt.date, str, dt.datetime]]:
     """Return what was ingested under this contract and has not been refused since."""
     rows = call.conn.execute(
         """
@@ -182,7 +158,7 @@ def _known_drops(call: _Ingest) -> set[tuple[dt.date, str, dt.datetime]]:
 
 
 def _checked_files(
-    call: _Ingest, drops: Sequence[DropManifest], newest: dict[dt.date, DropManifest]
+    call: IngestCall, drops: Sequence[DropManifest], newest: dict[dt.date, DropManifest]
 ) -> tuple[list[DropManifest], list[DeliveredFile]]:
     whole: list[DropManifest] = []
     files: list[DeliveredFile] = []
@@ -197,7 +173,7 @@ def _checked_files(
     return whole, files
 
 
-def _settle_errors(call: _Ingest, errors: Sequence[tuple[DropManifest, ContractError]], newest: dict[dt.date, DropManifest]) -> None:
+def _settle_errors(call: IngestCall, errors: Sequence[tuple[DropManifest, ContractError]], newest: dict[dt.date, DropManifest]) -> None:
     """Record broken drops; those that no later drop stands for stop the load.
 
     Raises:
@@ -227,91 +203,7 @@ def _loads(drops: Sequence[DropManifest], places: Sequence[int]) -> Iterator[lis
             yield [wave[day] for day in days[start:end]]
 
 
-def _load(
-    call: _Ingest, drops: Sequence[DropManifest], files: Sequence[DeliveredFile], rows: CheckedRows, places: Sequence[int]
-) -> set[dt.date]:
-    """Stage, audit, gate and publish one load; return the days that got a new version."""
-    mine = [drops[place] for place in places]
-    partitions = PartitionRange(*(Partition(drop.partition, call.contract.timezone) for drop in (mine[0], mine[-1])))
-    lines = "\n".join(f"{drop.partition} {drop.delivered_at.isoformat()} {drop.sha256}" for drop in mine)
-    inputs = {"contract": call.contract_digest, "drops": sha256(lines.encode()).hexdigest()}
-    write = begin(call.conn, [call.target], partitions, LoadManifest(call.run, inputs, {d.partition: d.delivered_at for d in mine}))
-    _stage(call, write, drops, files, rows, places)
-    refused, duplicated = (sum(n) for n in ([len(rows.refused[p]) for p in places], [rows.n_duplicated[p] for p in places]))
-    audit(call.conn, write, {"n_refused": refused, "n_duplicated": duplicated})
-    _refresh_statistics(call)
-    _gate(call, write)
-    return {load.partition_date for load in publish(call.conn, write) if load.is_new}
-
-
-def _stage(
-    call: _Ingest,
-    write: PartitionWrite,
-    drops: Sequence[DropManifest],
-    files: Sequence[DeliveredFile],
-    rows: CheckedRows,
-    places: Sequence[int],
-) -> None:
-    with call.conn.transaction():
-        hold_stage(call.conn, write)
-        copy_in(call.conn, "raw", call.contract.name, _raw_rows(call, write.load_id, drops, rows, places))
-        for place in places:
-            keep_rows(call.conn, write.load_id, drops[place], call.store.uri(drops[place].data_key), rows.refused[place])
-        with call.conn.cursor() as cursor:
-            cursor.executemany(
-                "insert into raw.ingested_drops values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
-                [
-                    (
-                        call.contract.dataset, drop.partition, write.load_id, drop.delivered_at, call.store.uri(drop.data_key), drop.sha256,
-                        call.contract_digest, drop.n_rows, rows.n_duplicated[place], len(rows.refused[place]), list(files[place].notes),
-                    )
-                    for place, drop in ((place, drops[place]) for place in places)
-                ],
-            )  # fmt: skip
-
-
-def _raw_rows(call: _Ingest, load_id: int, drops: Sequence[DropManifest], rows: CheckedRows, places: Sequence[int]) -> pa.Table:
-    """Return the good rows of these drops with the columns that every raw table has."""
-    import numpy as np
-    import pyarrow as pa
-
-    chosen = np.isin(rows.places, places)
-    source = pa.array(rows.places[chosen])
-    table = rows.values.filter(pa.array(chosen))
-    by_drop = {
-        "partition_date": pa.array([drop.partition for drop in drops], pa.date32()),
-        "known_at": pa.array([drop.delivered_at for drop in drops], pa.timestamp("us", "UTC")),
-        "source_uri": pa.array([call.store.uri(drop.data_key) for drop in drops]),
-        "source_sha256": pa.array([drop.sha256 for drop in drops]),
-    }
-    for name, values in by_drop.items():
-        table = table.append_column(name, values.take(source))
-    table = table.append_column("source_row", pa.array(rows.row_numbers[chosen]))
-    return table.append_column("load_id", pa.array(np.full(table.num_rows, load_id)))
-
-
-def _refresh_statistics(call: _Ingest) -> None:
-    """Let the planner see the staged rows: the gate's check for repeated keys took 87 s for a year without this, 4 s with it."""
-    from psycopg import sql
-
-    call.conn.execute(sql.SQL("analyze {}").format(sql.Identifier("raw", call.contract.name)))
-
-
-def _gate(call: _Ingest, write: PartitionWrite) -> None:
-    """Run the dataset's suite; a dataset that comes daily must have one."""
-    from nightshift.quality.gates import GateError, run_gate
-
-    has_suite = (call.settings.expectations_dir / f"{call.contract.dataset}.json").is_file()
-    if not has_suite and call.contract.delivery is not Delivery.DAILY:
-        return
-    try:
-        run_gate(call.settings, call.contract.dataset, "raw", call.contract.name, write.load_id, write.partitions, call.run)
-    except GateError as error:
-        refuse(call.conn, write, str(error).splitlines()[0])
-        raise
-
-
-def _read_back(call: _Ingest, days: Sequence[dt.date], published: set[dt.date]) -> IngestResult:
+def _read_back(call: IngestCall, days: Sequence[dt.date], published: set[dt.date]) -> IngestResult:
     rows = call.conn.execute(
         """
         select p.partition_date, l.n_rows, coalesce(d.n_refused, 0), p.load_id

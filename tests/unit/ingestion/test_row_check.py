@@ -1,0 +1,144 @@
+"""Rows of several files at once: good, refused with a reason, repeated; and the verdict on each file."""
+
+import datetime as dt
+from hashlib import sha256
+
+import pytest
+
+from nightshift.contracts.datasets import DatasetContract
+from nightshift.ingestion.row_check import check_rows
+from nightshift.lake.drops import DropManifest
+from nightshift.quality.contract_check import check_file
+
+CONTRACT = DatasetContract(
+    name="events",
+    description="Events.",
+    schema_version=2,
+    delivery="daily",
+    history_start="2013-03-01",
+    grain="one event",
+    key=("id",),
+    event_timestamp="at",
+    columns=(
+        {"name": "id", "type": "text"},
+        {"name": "at", "type": "local_timestamp"},
+        {"name": "size", "type": "integer", "is_nullable": True, "maximum": 100},
+    ),
+    maximum_refused_ratio=0.75,
+    schema_history={1: ({"name": "id", "source": "key", "type": "text"}, {"name": "at", "type": "local_timestamp"})},
+)
+
+
+def drop(data: bytes, day: str = "2013-03-10", version: int = 2) -> DropManifest:
+    return DropManifest(
+        dataset="events",
+        partition=day,
+        delivered_at=dt.datetime(2013, 3, 11, 4, 5, tzinfo=dt.UTC),
+        data_key=f"landing/events/dt={day}/x.csv",
+        sha256=sha256(data).hexdigest(),
+        n_rows=data.count(b"\n") - 1,
+        schema_version=version,
+    )
+
+
+def check(*deliveries, contract=CONTRACT):
+    drops = [drop(*delivery) for delivery in deliveries]
+    return check_rows(contract, drops, [check_file(contract, d, data) for d, (data, *_) in zip(drops, deliveries, strict=True)])
+
+
+def reasons(rows, place=0):
+    return [(row.row_number, str(row.reason), row.column) for row in rows.refused[place]]
+
+
+def test_good_rows_keep_their_place_when_bad_rows_lie_between():
+    rows = check((b"id,at,size\na,2013-03-10 05:00,1\nb,2013-03-10 05:00,big\nc,2013-03-10 05:00,\nd,2013-03-10 02:30,1\n",))
+
+    assert rows.values.to_pydict()["id"] == ["a", "c"]
+    assert rows.row_numbers.tolist() == [1, 3]
+    assert reasons(rows) == [(2, "wrong_type", "size"), (4, "nonexistent_time", "at")]
+    assert rows.refused[0][0].delivered == {"id": "b", "at": "2013-03-10 05:00", "size": "big"}
+    assert rows.errors == {}
+
+
+def test_rows_are_refused_when_they_lie_outside_of_their_day():
+    lines = b"a,2013-03-10 00:00,1\nb,2013-03-09 23:59,1\nc,2013-03-10 23:59,1\nd,2013-03-11 00:00,1\n"
+
+    rows = check((b"id,at,size\n" + lines,))
+
+    assert rows.values.to_pydict()["id"] == ["a", "c"]
+    assert reasons(rows) == [(2, "outside_partition", "at"), (4, "outside_partition", "at")]
+
+
+def test_rows_are_refused_when_their_day_column_names_another_day():
+    contract = CONTRACT.model_copy(
+        update={"event_timestamp": None, "day_column": "day", "day_offset_days": 1, "columns": (*CONTRACT.columns[:1], DAY)}
+    )
+
+    rows = check((b"id,day\na,2013-03-11\nb,2013-03-10\n",), contract=contract)
+
+    assert rows.values.to_pydict()["id"] == ["a"]
+    assert reasons(rows) == [(2, "outside_partition", "day")]
+
+
+DAY = DatasetContract.model_validate(
+    {**CONTRACT.model_dump(), "columns": [*CONTRACT.model_dump()["columns"], {"name": "day", "type": "date"}]}
+).columns[-1]
+
+
+def test_equal_rows_count_once_when_a_file_repeats_them():
+    rows = check((b"id,at,size\na,2013-03-10 05:00,1\na,2013-03-10 05:00:00,01\nb,2013-03-10 05:00,\nb,2013-03-10 05:00,\n",))
+
+    assert rows.values.to_pydict()["id"] == ["a", "b"]
+    assert rows.n_duplicated == (2,)
+    assert reasons(rows) == []
+
+
+def test_all_rows_of_a_key_are_refused_when_their_content_differs():
+    rows = check((b"id,at,size\na,2013-03-10 05:00,1\na,2013-03-10 05:00,2\na,2013-03-10 05:00,1\nb,2013-03-10 05:00,2\n",))
+
+    assert rows.values.to_pydict()["id"] == ["b"]
+    assert reasons(rows) == [(1, "conflicting_key", None), (2, "conflicting_key", None)]
+
+
+def test_the_same_key_is_no_conflict_when_it_is_in_two_files():
+    first = (b"id,at,size\na,2013-03-10 05:00,1\n",)
+    second = (b"id,at,size\na,2013-03-10 05:00,2\n",)
+
+    rows = check(first, second)
+
+    assert rows.values.to_pydict()["size"] == [1, 2]
+    assert rows.places.tolist() == [0, 1]
+
+
+def test_a_file_of_an_older_schema_version_has_nulls_when_a_column_is_newer():
+    rows = check((b"id,at,size\na,2013-03-10 05:00,1\n",), (b"key,at\nb,2013-03-10 05:00\n", "2013-03-10", 1))
+
+    assert sorted(zip(rows.places.tolist(), rows.values.to_pydict()["id"], rows.values.to_pydict()["size"], strict=True)) == [
+        (0, "a", 1),
+        (1, "b", None),
+    ]
+
+
+def test_malformed_rows_are_refused_with_their_text_when_fields_are_missing():
+    rows = check((b"id,at,size\na,2013-03-10 05:00,1\nb\nc,2013-03-10 05:00,1\n",))
+
+    assert rows.row_numbers.tolist() == [1, 3]
+    assert reasons(rows) == [(2, "malformed_row", None)]
+    assert rows.refused[0][0].delivered == {"line": "b"}
+
+
+@pytest.mark.parametrize(
+    ("lines", "code", "says"),
+    [
+        (b"a,2013-03-10 05:00,x\nb,2013-03-10 05:00,y\nc,2013-03-10 05:00,1\n", "NS-CONTRACT-005", "size: expected integer, 2 of 3 values"),
+        (b"a,2013-03-10 05:00,101\nb,2013-03-10 05:00,101\nc,2013-03-10 05:00,101\nd,2013-03-10 05:00,101\n", "NS-CONTRACT-006",
+         "at most 75.0% of the rows refused\n  got:      0 good, 4 refused: 4 out_of_range"),
+        (b"", "NS-CONTRACT-006", "at least 1 good rows"),
+    ],
+)  # fmt: skip
+def test_only_its_own_file_is_wrong_when_a_limit_is_exceeded(lines, code, says):
+    rows = check((b"id,at,size\na,2013-03-10 05:00,1\n",), (b"id,at,size\n" + lines,))
+
+    assert list(rows.errors) == [1]
+    assert rows.errors[1].code == code
+    assert says in str(rows.errors[1])

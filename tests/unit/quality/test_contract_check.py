@@ -1,0 +1,137 @@
+"""A file as a whole: digest, columns, number of rows; each with a file that passes and one that is refused with a difference."""
+
+import datetime as dt
+from hashlib import sha256
+
+import pytest
+
+from nightshift.contracts.datasets import DatasetContract
+from nightshift.lake.drops import DropManifest
+from nightshift.quality.contract_check import (
+    ColumnsError,
+    ContractError,
+    DigestError,
+    RefusedRatioError,
+    RowCountError,
+    TypeChangedError,
+    UnreadableError,
+    check_file,
+    check_refused,
+    check_types,
+)
+
+CONTRACT = DatasetContract(
+    name="weather",
+    description="Weather.",
+    schema_version=1,
+    delivery="daily",
+    history_start="2013-01-01",
+    grain="one hour",
+    key=("origin",),
+    columns=({"name": "origin", "type": "text"}, {"name": "temperature_f", "source": "temp", "type": "number", "is_nullable": True}),
+    maximum_refused_ratio=0.5,
+)
+GOOD = b"origin,temp\nEWR,39.5\nJFK,\n"
+
+
+def manifest(data: bytes, **changed) -> DropManifest:
+    values = {
+        "dataset": "weather",
+        "partition": "2013-03-10",
+        "delivered_at": dt.datetime(2013, 3, 11, 4, 5, tzinfo=dt.UTC),
+        "data_key": "landing/weather/dt=2013-03-10/weather.csv",
+        "sha256": sha256(data).hexdigest(),
+        "n_rows": 2,
+        "schema_version": 1,
+    }
+    return DropManifest(**values | changed)
+
+
+def check(data: bytes, **changed):
+    return check_file(CONTRACT, manifest(data, **changed), data)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        GOOD,
+        b"temp,origin\n39.5,EWR\n,JFK\n",
+        b"\xef\xbb\xbforigin,temp\r\nEWR,39.5\r\nJFK,\r\n",
+        b'"origin","temp"\n"EWR","39.5"\n"JFK",""\n',
+    ],
+)
+def test_a_file_passes_when_it_keeps_its_contract(data):
+    file = check(data)
+
+    assert file.texts.to_pydict() == {"origin": ["EWR", "JFK"], "temperature_f": ["39.5", None]}
+    assert list(file.row_numbers) == [1, 2]
+    assert (file.malformed, file.notes) == ((), ())
+
+
+def test_an_added_column_is_noted_when_the_contract_does_not_know_it():
+    file = check(b"origin,gust,temp\nEWR,1,39.5\nJFK,2,\n")
+
+    assert file.texts.column_names == ["origin", "temperature_f"]
+    assert file.notes == ("added column ignored: gust",)
+
+
+def test_the_difference_is_printed_when_a_column_was_renamed():
+    with pytest.raises(ColumnsError) as caught:
+        check(b"origin,temp_f\nEWR,39.5\nJFK,\n")
+
+    assert str(caught.value).splitlines() == [
+        "[NS-CONTRACT-004] weather of 2013-03-10 (landing/weather/dt=2013-03-10/weather.csv) has other columns than schema version 1:",
+        "    - temp  (missing; renamed to temp_f?)",
+        "    + temp_f  (unknown)",
+        "  expected: origin, temp",
+        "  got:      origin, temp_f",
+        "  to do:    If upstream changed the schema, give the contract a new schema_version; else ask for the file again.",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("data", "changed", "error", "says"),
+    [
+        (GOOD, {"sha256": "0" * 64}, DigestError, "expected: sha256 0000"),
+        (GOOD[:-5], {}, RowCountError, "expected: 2 rows"),
+        (b"origin,temp\nEWR,39.5\n", {}, RowCountError, "got:      1 rows"),
+        (b"origin\nEWR\nJFK\n", {}, ColumnsError, r"- temp  \(missing\)"),
+        (b"origin,temp,temp\nEWR,1,1\nJFK,1,1\n", {}, ColumnsError, r"! temp  \(delivered 2 times\)"),
+        (b"", {"n_rows": 0}, UnreadableError, "it is empty"),
+        (b"origin,temp\n\xff\xfe,1\n", {"n_rows": 1}, UnreadableError, "UTF8|UTF-8"),
+        (GOOD, {"schema_version": 9}, UnreadableError, r"one of \[1\]"),
+    ],
+)
+def test_a_file_is_refused_when_it_breaks_its_contract(data, changed, error, says):
+    with pytest.raises(error, match=says) as caught:
+        check(data, **changed)
+    assert isinstance(caught.value, ContractError)
+    assert not caught.value.is_retryable
+
+
+def test_a_malformed_row_is_set_aside_when_the_rest_is_readable():
+    file = check(b"origin,temp\nEWR,1\nJFK,2,3\nLGA,4\n", n_rows=3)
+
+    assert file.texts.to_pydict()["origin"] == ["EWR", "LGA"]
+    assert list(file.row_numbers) == [1, 3]
+    assert file.malformed == ((2, "JFK,2,3"),)
+
+
+def test_an_empty_file_with_a_header_is_whole_when_the_manifest_says_so():
+    assert check(b"origin,temp\n", n_rows=0).texts.num_rows == 0
+
+
+def test_types_are_judged_by_most_values_when_some_are_wrong():
+    drop = manifest(GOOD)
+
+    check_types(drop, CONTRACT.columns, {"temperature_f": 4}, {"temperature_f": 2})
+    with pytest.raises(TypeChangedError, match="temperature_f: expected number, 3 of 4"):
+        check_types(drop, CONTRACT.columns, {"temperature_f": 4}, {"temperature_f": 3})
+
+
+def test_the_refused_ratio_is_an_inclusive_limit_when_rows_are_refused():
+    drop = manifest(GOOD)
+
+    check_refused(CONTRACT, drop, 2, {"wrong_type": 1, "out_of_range": 1})
+    with pytest.raises(RefusedRatioError, match="2 good, 3 refused: 1 out_of_range, 2 wrong_type"):
+        check_refused(CONTRACT, drop, 2, {"wrong_type": 2, "out_of_range": 1})
