@@ -118,8 +118,8 @@ features as (
             ("carrier", 20), ("route", 20), ("destination", 20), ("origin_hour", 20), ("origin", 20),
             ("carrier_hour", 20), ("carrier_origin", 20), ("aircraft", 5), ("flight_number", 5)
         ] -%}
-        {{ smoothed("by_%s.n_delayed_%sd" % (group, window), "by_%s.n_arrived_%sd" % (group, window), "day_rates.delay_rate_%sd" % window, weight) }}
-            as {{ group }}_delay_rate_{{ window }}d,
+        {%- set delayed, arrived = "by_%s.n_delayed_%sd" % (group, window), "by_%s.n_arrived_%sd" % (group, window) %}
+        {{ smoothed(delayed, arrived, "day_rates.delay_rate_%sd" % window, weight) }} as {{ group }}_delay_rate_{{ window }}d,
         {% endfor -%}
         {% endfor -%}
         {% for group in ["carrier", "route", "origin_hour", "aircraft", "flight_number"] -%}

@@ -15,7 +15,7 @@ last_arrival as (
         outcomes.outcome_at
     from versions
     inner join outcomes on versions.source_partition_date = outcomes.partition_date and versions.source_load_id = outcomes.load_id
-    order by versions.partition_date, outcomes.tail_number, outcomes.outcome_at desc, outcomes.flight_id desc
+    order by versions.partition_date asc, outcomes.tail_number asc, outcomes.outcome_at desc, outcomes.flight_id desc
 )
 
 select * from last_arrival

@@ -18,9 +18,9 @@ visible as (
         row_number() over (
             partition by clocks.partition_date, versions.dataset order by versions.partition_date desc
         ) = 1 as is_latest
-    from clocks
-    inner join versions
-        on clocks.partition_date >= versions.partition_date
+    from versions
+    inner join clocks
+        on versions.partition_date <= clocks.partition_date
         and versions.known_at <= clocks.as_of
         and (versions.superseded_at is null or versions.superseded_at > clocks.as_of)
 )

@@ -9,7 +9,9 @@ versions as (
 
 versioned as (
     select
-        concat_ws('_', to_char(delivered.flight_date, 'YYYY-MM-DD'), delivered.carrier, delivered.flight_number, delivered.origin) as flight_id,
+        concat_ws(
+            '_', to_char(delivered.flight_date, 'YYYY-MM-DD'), delivered.carrier, delivered.flight_number, delivered.origin
+        ) as flight_id,
         delivered.flight_date,
         delivered.carrier,
         delivered.flight_number,
