@@ -1,0 +1,95 @@
+"""Every error code has a page, every page a code, and the index lists them all."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from nightshift.settings import PROJECT_ROOT
+
+RUNBOOKS = PROJECT_ROOT / "docs" / "runbooks"
+CODE = re.compile(r"NS-[A-Z]+-\d{3}")
+PAGES = sorted(RUNBOOKS.glob("NS-*.md"))
+
+
+def codes_of(path: Path) -> set[str]:
+    """Return the codes that a module gives to errors: ``code = "…"`` in a class and ``code="…"`` in a call."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        values: list[ast.expr | None] = []
+        if isinstance(node, ast.ClassDef):
+            for part in node.body:
+                targets = part.targets if isinstance(part, ast.Assign) else [part.target] if isinstance(part, ast.AnnAssign) else []
+                if any(isinstance(target, ast.Name) and target.id == "code" for target in targets):
+                    values.append(part.value)  # type: ignore[union-attr]
+        elif isinstance(node, ast.Call):
+            values = [keyword.value for keyword in node.keywords if keyword.arg == "code"]
+        found |= {v.value for v in values if isinstance(v, ast.Constant) and isinstance(v.value, str) and CODE.fullmatch(v.value)}
+    return found
+
+
+def raised_codes() -> set[str]:
+    return set().union(*(codes_of(path) for path in (PROJECT_ROOT / "plugins").rglob("*.py")))
+
+
+def test_codes_are_read_from_classes_and_calls(tmp_path: Path):
+    module = tmp_path / "module.py"
+    lines = [
+        "class A(E):",
+        '    code: str = "NS-A-001"',
+        "class B(E):",
+        '    code = "NS-B-001"',
+        'raise E("x", code="NS-C-001")',
+        'x = "NS-D-001"',
+    ]
+    module.write_text("\n".join(lines))
+    assert codes_of(module) == {"NS-A-001", "NS-B-001", "NS-C-001"}
+
+
+def test_every_code_has_a_page_and_every_page_a_code():
+    codes = raised_codes()
+    assert len(codes) > 50
+    assert codes == {page.stem for page in PAGES}
+
+
+def test_no_two_errors_share_a_code():
+    """A code that stands in two classes would send people to the wrong page."""
+    classes = [
+        part.value.value
+        for path in (PROJECT_ROOT / "plugins").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ClassDef)
+        for part in node.body
+        if isinstance(part, ast.Assign) and isinstance(part.value, ast.Constant) and CODE.fullmatch(str(part.value.value))
+    ]
+    assert sorted(classes) == sorted(set(classes))
+
+
+def test_index_has_one_line_for_each_page_and_nothing_else():
+    rows = [line for line in (RUNBOOKS / "README.md").read_text(encoding="utf-8").splitlines() if line.startswith("| [NS-")]
+    titles = [page.read_text(encoding="utf-8").splitlines()[0].split(": ", 1)[1] for page in PAGES]
+    assert rows == [f"| [{page.stem}]({page.name}) | {title} |" for page, title in zip(PAGES, titles, strict=True)]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=[page.stem for page in PAGES])
+def test_page_answers_the_questions_of_the_night(page: Path):
+    text = page.read_text(encoding="utf-8")
+    assert text.startswith(f"# {page.stem}: ")
+    assert len(text.splitlines()) <= 30
+    for heading in ("**What happened.**", "**Touches.**", "**Look.**", "**Do.**", "**Escalate**"):
+        assert text.count(heading) == 1, heading
+
+
+@pytest.mark.parametrize("page", [*PAGES, RUNBOOKS / "README.md"], ids=lambda page: page.stem)
+def test_links_and_commands_exist(page: Path):
+    from typer.main import get_command
+
+    from nightshift.cli.app import app
+
+    text = page.read_text(encoding="utf-8")
+    assert [link for link in re.findall(r"\]\(([^)]+)\)", text) if not (RUNBOOKS / link).is_file()] == []
+    known = set(get_command(app).commands)  # type: ignore[attr-defined]
+    assert set(re.findall(r"(?:^|`)nightshift ([a-z]+)", text, re.MULTILINE)) <= known
