@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from nightshift.errors import NightshiftError
 from nightshift.lake.object_store import ObjectStore
-from nightshift.monitoring.drift import SCORE, Drift
+from nightshift.monitoring.drift import Drift
 from nightshift.monitoring.night import Champion, Night
 from nightshift.monitoring.outcomes import evaluated_partition, published_features
 from nightshift.monitoring.performance import ALL_ROWS, Performance, metric_loss
-from nightshift.monitoring.report import Sample, make_report
+from nightshift.monitoring.report import Sample, Shown, make_report
 from nightshift.monitoring.trigger import NightStatus, rule, status
 from nightshift.monitoring.verdict import Verdict, publish_night, read_verdict
 from nightshift.warehouse.bulk import read_arrow
@@ -116,7 +116,10 @@ def _judge(night: Night, drifts: list[Drift], performance: list[Performance], pr
 
 
 def _has_lost(night: Night, watched: Performance | None, expected: float | None, *, is_champion: bool) -> bool | None:
-    """Return whether the champion's published predictions are worse than its hold-out promised; None if that cannot be said."""
+    """Return whether the champion is worse than its hold-out promised, and no better than the rule; None if that cannot be said.
+
+    In a storm every prediction is bad: a model that still beats the rule on the same rows gains nothing by another training.
+    """
     limits = night.spec.monitoring
     if watched is None or watched.value is None:
         return None
@@ -126,7 +129,8 @@ def _has_lost(night: Night, watched: Performance | None, expected: float | None,
     if watched.n_labels < limits.minimum_labels:
         night.remarks.append(f"only {watched.n_labels} labels, {limits.minimum_labels} are needed")
         return None
-    return metric_loss(limits.metric, watched.value, expected) > limits.maximum_metric_loss
+    beats_rule = watched.baseline_value is not None and metric_loss(limits.metric, watched.value, watched.baseline_value) < 0
+    return metric_loss(limits.metric, watched.value, expected) > limits.maximum_metric_loss and not beats_rule
 
 
 def _with_report(night: Night, verdict: Verdict, drifts: list[Drift], digest: str, *, wants_report: bool) -> Verdict:
@@ -140,7 +144,7 @@ def _with_report(night: Night, verdict: Verdict, drifts: list[Drift], digest: st
         if not is_there and not wants_report:
             return verdict
         if not is_there:
-            report = make_report(*_samples(night, night.champion), _categorical(night.champion), _limits(night, drifts))
+            report = make_report(*_samples(night, night.champion), _shown(night, night.champion, drifts))
             store.put(f"{key}.json", report.json, "application/json")
             store.put(f"{key}.html", report.html, "text/html; charset=utf-8")
     except Exception as error:  # noqa: BLE001  (see the docstring)
@@ -165,13 +169,13 @@ def _samples(night: Night, champion: Champion) -> tuple[Sample, Sample]:
     return reference, Sample.draw(current, champion.trained.predictions(current).score, signature, size, seed)
 
 
-def _categorical(champion: Champion) -> list[str]:
-    return [name for name, _ in champion.trained.signature.categorical]
-
-
-def _limits(night: Night, drifts: list[Drift]) -> dict[str, float]:
-    limits = {one.feature: max(night.spec.monitoring.psi_threshold, one.psi_noise) for one in drifts}
-    return {SCORE: night.spec.monitoring.score_psi_threshold} | limits
+def _shown(night: Night, champion: Champion, drifts: list[Drift]) -> Shown:
+    return Shown(
+        psi={one.feature: one.psi for one in drifts},
+        drifted=[one.feature for one in drifts if one.is_drifted],
+        drifted_ratio=night.spec.monitoring.drifted_features_ratio,
+        categorical=[name for name, _ in champion.trained.signature.categorical],
+    )
 
 
 def _evidence(verdict: Verdict) -> dict[str, Any]:

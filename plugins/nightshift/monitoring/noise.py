@@ -27,16 +27,15 @@ def training_noise(trained: TrainedModel, rows: pa.Table) -> dict[str, float]:
 
     Args:
         trained: The champion.
-        rows: Its whole training set, in order; the last ``reference["score"]["n"]`` rows are those whose scores are the reference.
+        rows: Its whole training set. The scores of all its nights count: the few unseen ones show too little of how nights differ.
     """
     reference = trained.reference
     noise = {
         name: _nightly_quantile(rows, _bins_of_numbers(numbers(rows, name), part), part) for name, part in reference["numeric"].items()
     }
     noise |= {name: _nightly_quantile(rows, _bins_of_levels(rows, name, part), part) for name, part in reference["categorical"].items()}
-    unseen = rows.slice(rows.num_rows - int(reference[SCORE]["n"]))
-    scores = _bins_of_numbers(trained.predictions(unseen).score, reference[SCORE])
-    return noise | {SCORE: _nightly_quantile(unseen, scores, reference[SCORE])}
+    scores = _bins_of_numbers(trained.predictions(rows).score, reference[SCORE])
+    return noise | {SCORE: _nightly_quantile(rows, scores, reference[SCORE])}
 
 
 def _bins_of_numbers(values: npt.NDArray[np.float64], reference: Mapping[str, Any]) -> npt.NDArray[np.int64]:

@@ -9,7 +9,7 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -77,14 +77,30 @@ class Report:
     json: bytes
 
 
-def make_report(reference: Sample, current: Sample, categorical: list[str], limits: dict[str, float]) -> Report:
-    """Compare two samples column by column.
+@dataclass(frozen=True)
+class Shown:
+    """What the report says about drift: the verdict's own numbers over all rows, never those of the sample.
+
+    Attributes:
+        psi: Stability index by column; a column without one is left out.
+        drifted: The columns that drifted.
+        drifted_ratio: Share of drifted features, 0 to 1, from which the night counts as drifted.
+        categorical: The columns that are codes of levels.
+    """
+
+    psi: dict[str, float]
+    drifted: list[str]
+    drifted_ratio: float
+    categorical: list[str]
+
+
+def make_report(reference: Sample, current: Sample, shown: Shown) -> Report:
+    """Draw two samples beside each other, column by column.
 
     Args:
         reference: Rows of the champion's training set.
         current: Rows of the night.
-        categorical: Names of the columns that are codes of levels.
-        limits: Stability index, by column, from which it is shown as drifted: the verdict's own limits.
+        shown: The verdict's numbers.
 
     Raises:
         ReportError: The report's process failed or did not finish in time.
@@ -93,7 +109,7 @@ def make_report(reference: Sample, current: Sample, categorical: list[str], limi
         folder = Path(name)
         reference.write(folder / "reference.parquet")
         current.write(folder / "current.parquet")
-        (folder / "plan.json").write_text(json.dumps({"categorical": categorical, "limits": limits}))
+        (folder / "plan.json").write_text(json.dumps(asdict(shown)))
         _run_child(folder)
         return Report((folder / "report.html").read_bytes(), (folder / "report.json").read_bytes())
 
@@ -117,19 +133,33 @@ def _write_report(folder: Path) -> None:
     from evidently import DataDefinition, Dataset
     from evidently import Report as EvidentlyReport
     from evidently.metrics import ValueDrift
+    from evidently.presets import DataDriftPreset
 
-    plan: dict[str, Any] = json.loads((folder / "plan.json").read_text())
+    shown = Shown(**json.loads((folder / "plan.json").read_text()))
     frames = [pd.read_parquet(folder / f"{name}.parquet") for name in ("current", "reference")]
-    columns = [name for name in frames[0].columns if all(frame[name].notna().any() for frame in frames)]
-    categorical = [name for name in plan["categorical"] if name in columns]
+    columns = [name for name in shown.psi if all(frame[name].notna().any() for frame in frames)]
+    categorical = [name for name in shown.categorical if name in columns]
     definition = DataDefinition(numerical_columns=[name for name in columns if name not in categorical], categorical_columns=categorical)
     whole = [frame[columns].astype(dict.fromkeys(categorical, "Int64")) for frame in frames]
     current, reference = (Dataset.from_pandas(frame, definition) for frame in whole)
-    snapshot = EvidentlyReport([ValueDrift(column=name, method="psi", threshold=plan["limits"][name]) for name in columns]).run(
-        current, reference
-    )
+    methods = {name: _given_answer(name, shown.psi[name], name in shown.drifted) for name in columns}
+    features = [name for name in columns if name != SCORE]
+    metrics: list[Any] = [DataDriftPreset(columns=features, per_column_method=methods, drift_share=shown.drifted_ratio)]
+    metrics += [ValueDrift(column=SCORE, method=methods[SCORE])] if SCORE in columns else []
+    snapshot = EvidentlyReport(metrics).run(current, reference)
     (folder / "report.html").write_text(snapshot.get_html_str(as_iframe=False), encoding="utf-8")
     (folder / "report.json").write_text(snapshot.json(), encoding="utf-8")
+
+
+def _given_answer(column: str, psi: float, is_drifted: bool) -> str:
+    """Register a drift test with Evidently that answers what is known already; return its name."""
+    from evidently.legacy.calculations.stattests import StatTest, register_stattest
+    from evidently.legacy.core import ColumnType
+
+    name = f"psi_of_{column}"
+    test = StatTest(name=name, display_name="PSI, all rows", allowed_feature_types=list(ColumnType))
+    register_stattest(test, lambda *_: (psi, is_drifted))
+    return name
 
 
 if __name__ == "__main__":

@@ -206,7 +206,7 @@ def _open(settings: Settings, run: RunContext) -> psycopg.Connection[Any]:
     """Connect as any other stage does, without nested loops.
 
     Rows that were staged a second ago have no statistics yet, and the join by which Great Expectations counts repeated keys then takes
-    minutes for a year (9 s instead of 0.3 s for 8,760 rows).
+    minutes for a year (7.6 s instead of less than 0.8 s for 8,760 rows).
     """
     import psycopg
 

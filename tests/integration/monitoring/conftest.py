@@ -102,8 +102,8 @@ class World:
     def flip(self, dataset: str, day: dt.date, load_id: int) -> None:
         """Move the pointer as the write path would."""
         self.conn.execute(
-            "insert into ops.loads (dataset, partition_date, load_id, token, state, run_id, attempt, actor, code_version, inputs, inputs_digest,"
-            " content_hash) values (%s, %s, %s, 1, 'published', 'test', 1, 'test', 'test', '{}', 'test', %s)",
+            "insert into ops.loads (dataset, partition_date, load_id, token, state, run_id, attempt, actor, code_version, inputs,"
+            " inputs_digest, content_hash) values (%s, %s, %s, 1, 'published', 'test', 1, 'test', 'test', '{}', 'test', %s)",
             [dataset, day, load_id, f"hash of {load_id}"],
         )
         self.conn.execute(

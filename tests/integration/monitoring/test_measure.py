@@ -184,3 +184,13 @@ def test_report_is_linked_and_not_made_again_when_night_is_rerun(world, monkeypa
     assert ObjectStore.open(world.settings).get(key) == b"<html></html>"
     monkeypatch.setattr(module, "make_report", lambda *_: pytest.fail("made again"))
     assert world.measure("2020-02-02").report_key == key
+
+
+def test_loss_is_no_breach_when_the_rule_is_worse_on_the_same_rows(world) -> None:
+    for key in ("2020-02-02", "2020-02-03", "2020-02-04"):
+        world.add_night(key)
+        world.score_night(key)
+    world.conn.execute("update predictions.parcel_late set probability = 0.5 * probability + 0.25")
+    verdict = world.measure("2020-02-04", maximum_metric_loss=0.01)
+    assert verdict.metric_expected + 0.01 < verdict.metric_value < verdict.metric_baseline
+    assert verdict.performance_status == "ok"
