@@ -35,6 +35,7 @@ class DropMissingError(NightshiftError):
 
     code = "NS-INGEST-001"
     is_retryable = True
+    is_waiting = True
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ class LookbackIncomplete(NightshiftError):  # noqa: N818  (a state of the data t
 
     code = "NS-TRANSFORM-001"
     is_retryable = True
+    is_waiting = True
 
 
 class InputsChangedError(NightshiftError):
