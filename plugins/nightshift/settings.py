@@ -78,7 +78,7 @@ def load_settings() -> Settings:
     """
     env_file = default_home() / "env"
     try:
-        return Settings(_env_file=env_file if env_file.is_file() else None)  # type: ignore[call-arg]
+        return Settings(_env_file=env_file if env_file.is_file() else None)
     except ValidationError as error:
         names = ", ".join(f"NIGHTSHIFT_{'_'.join(map(str, e['loc'])).upper()}" for e in error.errors())
         reasons = "; ".join(e["msg"] for e in error.errors())

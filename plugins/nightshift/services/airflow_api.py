@@ -72,7 +72,7 @@ class AirflowApi:
         """Let the scheduler start runs of the DAG."""
         self._call("PATCH", f"/dags/{dag_id}", json={"is_paused": False})
 
-    def trigger(self, dag_id: str, partition_key: str) -> str:
+    def trigger(self, dag_id: str, partition_key: str | None) -> str:
         """Start a run of one partition and return its run id."""
         run = self._call("POST", f"/dags/{dag_id}/dagRuns", json={"logical_date": None, "partition_key": partition_key})
         return str(run["dag_run_id"])

@@ -1,0 +1,86 @@
+"""One night through the real scheduler, and every task of it once more."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from tests.integration.airflow.conftest import NIGHT, Whole, expected_dags
+
+from nightshift.services.airflow_api import AirflowApi, DagRun
+from nightshift.settings import Settings
+from nightshift.warehouse.connection import connect
+
+pytestmark = [pytest.mark.airflow, pytest.mark.integration, pytest.mark.timeout(900)]
+
+RERUN_TIMEOUT_SECONDS = 240
+
+
+def published(settings: Settings) -> dict[str, tuple[str, int]]:
+    """Return content hash and rows of everything that readers see of the night."""
+    query = """
+        select p.dataset, l.content_hash, l.n_rows from ops.published p join ops.loads l using (dataset, partition_date, load_id)
+        where p.partition_date = %s and p.dataset not like 'monitoring%%'
+    """
+    with connect(settings, "test") as conn:
+        return {dataset: (content_hash, n_rows) for dataset, content_hash, n_rows in conn.execute(query, [NIGHT])}
+
+
+def test_a_night_runs_every_dag_and_publishes_every_dataset(whole: Whole) -> None:
+    runs = whole.api.runs(NIGHT)
+    assert {run.dag_id for run in runs} == expected_dags(whole.settings)
+    assert {run.state for run in runs} == {"success"}
+    assert set(published(whole.settings)) == {
+        "raw/flight_schedules",
+        "raw/flight_outcomes",
+        "raw/weather",
+        "features/flight",
+        "predictions/flight_delayed",
+        "predictions/arrival_delay_minutes",
+    }
+
+
+def test_every_scheduled_flight_of_the_next_day_is_scored_once_by_the_champion(whole: Whole) -> None:
+    query = """
+        select count(*), count(distinct flight_id), min(model_version), max(model_version), min(score_source), max(score_source)
+        from analytics.flight_delayed_current where partition_date = %s
+    """
+    with connect(whole.settings, "test") as conn:
+        scored = conn.execute(query, [NIGHT]).fetchone()
+        scheduled = conn.execute("select n_rows from ops.loads where dataset = 'raw/flight_schedules' and partition_date = %s", [NIGHT])
+        n_flights = scheduled.fetchall()[-1][0]
+    assert n_flights == 896
+    assert scored == (n_flights, n_flights, 1, 1, "champion", "champion")
+
+
+@pytest.mark.parametrize("dag_id", ["ingest", "transform", "score__flight_delayed", "train__flight_delayed", "monitor__flight_delayed"])
+def test_a_cleared_dag_run_publishes_the_same_content(whole: Whole, dag_id: str) -> None:
+    before = published(whole.settings)
+    run = next(run for run in whole.api.runs(NIGHT) if run.dag_id == dag_id)
+    assert whole.api.clear(run) > 0
+    _wait_until_quiet(whole.api)
+    assert {run.state for run in whole.api.runs(NIGHT)} == {"success"}
+    assert published(whole.settings) == before
+
+
+def test_a_run_without_a_partition_fails_with_its_code(whole: Whole) -> None:
+    run_id = whole.api.trigger("train__flight_delayed", None)
+    run = _wait_for_end(whole.api, "train__flight_delayed", run_id)
+    assert run.state == "failed"
+
+
+def _wait_until_quiet(api: AirflowApi) -> None:
+    """Wait until no run of the night is active, in three polls in a row."""
+    n_quiet, started = 0, time.monotonic()
+    while n_quiet < 3:
+        time.sleep(1)
+        n_quiet = n_quiet + 1 if all(run.state in {"success", "failed"} for run in api.runs(NIGHT)) else 0
+        assert time.monotonic() - started < RERUN_TIMEOUT_SECONDS
+
+
+def _wait_for_end(api: AirflowApi, dag_id: str, run_id: str) -> DagRun:
+    started = time.monotonic()
+    while (run := api.run(dag_id, run_id)).state not in {"success", "failed"}:
+        time.sleep(1)
+        assert time.monotonic() - started < RERUN_TIMEOUT_SECONDS
+    return run
