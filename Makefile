@@ -5,7 +5,7 @@ MAKEFLAGS += --no-builtin-rules
 BIN := .venv/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help install demo up down status test lint format backtest lock clean
+.PHONY: help install demo up down status test lint format docs backtest lock clean
 
 help: ## Show these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -39,6 +39,11 @@ lint: install ## Check style, types, layers, SQL and YAML
 
 format: install ## Format the Python code
 	@$(BIN)/ruff check --fix . && $(BIN)/ruff format .
+
+docs: install ## Renew the generated pages: docs/DAGS.md and docs/specs.md
+	@home=$$(mktemp -d) && trap 'rm -rf "$$home"' EXIT && \
+	    AIRFLOW_HOME="$$home" $(BIN)/python -m nightshift.orchestration.dag_docs dags docs/DAGS.md >/dev/null
+	@$(BIN)/python -m nightshift.contracts.reference_page > docs/specs.md
 
 backtest: install ## Report the model's quality for every month of 2013 from April on
 	@$(BIN)/nightshift backtest
