@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-builtin-rules
 BIN := .venv/bin
-export OMP_NUM_THREADS ?= 1
+
 
 .PHONY: help install demo up down status test lint format docs backtest lock clean
 
@@ -13,7 +13,7 @@ help: ## Show these targets
 install: ## Create .venv with every locked package (skipped when it is up to date)
 	@.ci/install
 
-demo: install ## Play 60 days and three nights of real flights through the real scheduler
+demo: install ## Load a history of real flights, train, and run three nights through the real scheduler
 	@$(BIN)/nightshift demo
 
 up: install ## Start PostgreSQL, S3, Airflow and MLflow on loopback
@@ -25,6 +25,7 @@ down: ## Stop them
 status: install ## Show what runs, where, and whether it is healthy
 	@$(BIN)/nightshift status
 
+test: export OMP_NUM_THREADS = 1
 test: install ## Run every test, with coverage
 	@$(BIN)/coverage erase
 	@$(BIN)/python -m pytest --cov --cov-report=term $(PYTEST_ARGS)

@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from nightshift.cli import airflow, backtest, demo, doctor, psql, report, services, setup
+from nightshift.cli import airflow, backtest, demo, doctor, history, psql, report, services, setup
 from nightshift.errors import NightshiftError
 
 app = typer.Typer(
@@ -22,6 +22,8 @@ app.command()(services.status)
 app.command()(setup.migrate)
 app.command()(demo.demo)
 app.command()(backtest.backtest)
+for command in (history.replay, history.deliver, history.backfill, history.train, history.score):
+    app.command()(command)
 app.command()(doctor.doctor)
 app.command()(psql.psql)
 app.command()(report.report)

@@ -77,10 +77,8 @@ def own_warehouse(settings: Settings) -> Settings:
 
 def load_year(settings: Settings, run: RunContext) -> dict[str, float]:
     """Deliver, ingest and transform the whole year in one range; return the seconds of each step."""
-    from nightshift.contracts.datasets import load_contracts
+    from nightshift.cli.history import deliver_range, ingest_range, transform_range
     from nightshift.ingestion.load import ingest
-    from nightshift.replay.upstream import deliver
-    from nightshift.transformation.build import build
 
     timings: dict[str, float] = {}
 
@@ -89,16 +87,15 @@ def load_year(settings: Settings, run: RunContext) -> dict[str, float]:
         say(f"  {step}: {timings[step]:.1f} s")
 
     started = time.monotonic()
-    deliver(settings, YEAR)
-    deliver(settings, LAST_OUTCOMES, datasets=("flight_outcomes",))
+    deliver_range(settings, YEAR)
+    deliver_range(settings, LAST_OUTCOMES, ("flight_outcomes",))
     timed(f"upstream delivers {len(YEAR)} days", started)
     started = time.monotonic()
-    for name in load_contracts(settings.datasets_dir):
-        ingest(settings, name, YEAR, run)
+    ingest_range(settings, YEAR, run)
     ingest(settings, "flight_outcomes", LAST_OUTCOMES, run)
     timed("ingest of the year in one range", started)
     started = time.monotonic()
-    build(settings, YEAR, run)
+    transform_range(settings, YEAR, run)
     timed("features of the year in one range", started)
     return timings
 

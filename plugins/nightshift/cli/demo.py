@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nightshift.cli.console import say
+from nightshift.cli.history import REFERENCE_DATASETS, deliver_range, ingest_range, train_once, transform_range
 from nightshift.cli.night import Night, run_night
+from nightshift.cli.setup import set_up
 from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.contracts.run import RunContext
 from nightshift.errors import ServiceError
@@ -24,10 +26,13 @@ if TYPE_CHECKING:
     from nightshift.services.airflow_api import AirflowApi
     from nightshift.settings import Settings
 
-FIRST_DAY = "2013-01-01"
-FIRST_NIGHT = "2013-03-05"
-N_NIGHTS = 4
-"""The nights around the storm of 2013-03-06 to 08. Source: docs/adr/0010-demo.md."""
+REFERENCE_DAY = PartitionRange.of("2013-01-01")
+"""Upstream delivers airports, aircraft and carriers once."""
+HISTORY_DAYS = 66
+"""Nights of features before the first night in Airflow."""
+FIRST_NIGHT = "2013-09-05"
+N_NIGHTS = 3
+"""The end of the summer season: real drift on the second night. Source: docs/adr/0010-demo.md."""
 AIRFLOW_TIMEOUT_SECONDS = 300
 
 
@@ -59,7 +64,7 @@ def demo(
 
     watch = Stopwatch()
     begin = Partition.parse(first_night)
-    history = PartitionRange(Partition.parse(FIRST_DAY), begin.shift(-1))
+    history = PartitionRange(begin.shift(-HISTORY_DAYS), begin.shift(-1))
     with watch.step("Start PostgreSQL and the S3 server; Airflow and MLflow start beside what follows"):
         services.launch(GROUPS, wait_for=services.BASE_GROUPS)
     settings = load_settings()
@@ -70,56 +75,33 @@ def demo(
     done: list[Night] = []
     for key in [begin.shift(i).key for i in range(nights)]:
         with watch.step(f"Night {key}: upstream delivers, Airflow does the rest"):
-            _deliver(settings, PartitionRange.of(key))
+            deliver_range(settings, PartitionRange.of(key))
             done.append(run_night(api, key, expected_dags(specs)))
     print_summary(settings, specs, done, watch.steps, api.url)
 
 
 def load_history(settings: Settings, specs: dict[str, ModelSpec], history: PartitionRange, run: RunContext, watch: Stopwatch) -> None:
     """Bring a warehouse from nothing to one trained champion per model, everything in one range."""
-    from nightshift.cli.setup import set_up
-    from nightshift.contracts.datasets import load_contracts
-    from nightshift.ingestion.load import ingest
-    from nightshift.transformation.build import build
+    from nightshift.warehouse.ledger import LOOKBACK_DAYS
 
+    raw = PartitionRange(max(history.first.shift(-LOOKBACK_DAYS), REFERENCE_DAY.first), history.last)
     with watch.step("Create the warehouse and the bucket"):
         set_up(settings)
-    with watch.step(f"Upstream delivers {len(history)} days ({history})"):
-        _deliver(settings, history)
+    with watch.step(f"Upstream delivers {len(raw)} days ({raw})"):
+        deliver_range(settings, REFERENCE_DAY, REFERENCE_DATASETS)
+        deliver_range(settings, raw)
     with watch.step("Ingest them in one range: contract, COPY, gate, publish"):
-        for name in load_contracts(settings.datasets_dir):
-            result = ingest(settings, name, history, run)
-            say(f"      raw/{name:<18} {result.n_rows:>8,} rows, {result.n_refused} refused")
-    with watch.step("Build features in one range: dbt, gate, publish"):
-        build(settings, history, run)
+        ingest_range(settings, raw, run)
+    with watch.step(f"Build the features of {len(history)} nights in one range: dbt, gate, publish"):
+        transform_range(settings, history, run)
     for spec in specs.values():
         with watch.step(f"Train {spec.name} on what was known on {history.last}"):
             say(f"      {train_once(settings, spec, history.last, run)}")
 
 
-def train_once(settings: Settings, spec: ModelSpec, partition: Partition, run: RunContext) -> str:
-    """Make a challenger, decide, and return the decision in one line."""
-    from nightshift.registry.model_versions import register
-    from nightshift.registry.promotion import decide
-    from nightshift.training.pipeline import train
-    from nightshift.training.training_set import build_training_set
-
-    training_set = build_training_set(settings, spec, partition, run)
-    version = register(settings, train(settings, spec, training_set.key, run), run)
-    decision = decide(settings, spec, version.version, run)
-    return f"version {version.version}, {decision.verdict}: {'; '.join(decision.reasons)}"
-
-
 def expected_dags(specs: dict[str, ModelSpec]) -> set[str]:
     """Return the DAGs that each night wakes."""
     return {"ingest", "transform"} | {f"{stage}__{name}" for name in specs for stage in ("score", "monitor", "train")}
-
-
-def _deliver(settings: Settings, partitions: PartitionRange) -> None:
-    from nightshift.replay.upstream import deliver
-
-    summary = deliver(settings, partitions)
-    say(f"      {sum(summary.n_drops.values())} drops, {sum(summary.n_rows.values()):,} rows in landing/")
 
 
 def _wait_for_airflow(home: Path, specs: dict[str, ModelSpec], watch: Stopwatch) -> AirflowApi:

@@ -1,0 +1,133 @@
+"""``nightshift replay | deliver | backfill | train``: bring data and models of the past in one range, without Airflow."""
+
+from __future__ import annotations
+
+import datetime as dt
+import getpass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from nightshift.cli.console import say
+from nightshift.contracts.partitions import Partition, PartitionRange
+from nightshift.contracts.run import RunContext
+from nightshift.settings import load_settings
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from nightshift.contracts.model_spec import ModelSpec
+    from nightshift.settings import Settings
+
+REFERENCE_DATASETS = ("airports", "carriers", "planes")
+First = Annotated[str, typer.Argument(help="First partition, YYYY-MM-DD.")]
+Last = Annotated[str, typer.Argument(help="Last partition, included; the first by default.")]
+
+
+def replay(first: First, last: Last = "") -> None:
+    """Play the upstream system: write the drops of real flights of 2013 into the lake."""
+    deliver_range(load_settings(), PartitionRange.of(first, last or None))
+
+
+def deliver(
+    dataset: Annotated[str, typer.Argument(help="Name of the dataset's contract.")],
+    partition: Annotated[str, typer.Argument(help="Operating day, YYYY-MM-DD.")],
+    file: Annotated[Path, typer.Argument(help="A CSV file with a header.", exists=True, dir_okay=False)],
+    delivered_at: Annotated[str, typer.Option(help="When it became known, ISO time with offset; now by default.")] = "",
+) -> None:
+    """Put a file of your own into the lake as one drop: data file and manifest."""
+    import csv
+
+    from nightshift.contracts.datasets import load_contract
+    from nightshift.lake.drops import NewDrop, write_drop
+    from nightshift.lake.object_store import ObjectStore
+
+    settings = load_settings()
+    contract = load_contract(settings.datasets_dir, dataset)
+    at = dt.datetime.fromisoformat(delivered_at).astimezone(dt.UTC) if delivered_at else dt.datetime.now(dt.UTC)
+    data = file.read_bytes()
+    with file.open(encoding="utf-8", newline="") as lines:
+        n_rows = sum(1 for _ in csv.reader(lines)) - 1
+    day = Partition.parse(partition, contract.timezone).day
+    name = f"{file.stem}-{at:%Y%m%dT%H%M%SZ}"
+    drop = write_drop(ObjectStore.open(settings), NewDrop(dataset, day, at, data, n_rows, name, contract.schema_version))
+    say(f"{drop.data_key}: {n_rows:,} rows, delivered at {at.isoformat()}")
+
+
+def backfill(first: First, last: Last = "") -> None:
+    """Ingest and transform a range of partitions in one go, then publish it; Airflow backfills night by night instead."""
+    settings, partitions = load_settings(), PartitionRange.of(first, last or None)
+    run = RunContext(f"backfill/{partitions}", actor=f"cli:{getpass.getuser()}")
+    ingest_range(settings, partitions, run)
+    transform_range(settings, partitions, run)
+
+
+def train(
+    model: Annotated[str, typer.Argument(help="Name of the model.")],
+    partition: Annotated[str, typer.Argument(help="Night that trains, YYYY-MM-DD.")],
+) -> None:
+    """Train one challenger as that night would, and promote or refuse it."""
+    from nightshift.contracts.model_spec import load_spec
+
+    settings, night = load_settings(), Partition.parse(partition)
+    run = RunContext(f"train__{model}/{night}", actor=f"cli:{getpass.getuser()}")
+    say(train_once(settings, load_spec(settings.models_dir, model), night, run))
+
+
+def score(
+    model: Annotated[str, typer.Argument(help="Name of the model.")],
+    first: First,
+    last: Last = "",
+) -> None:
+    """Score and publish a range of partitions as their nights would."""
+    from nightshift.contracts.model_spec import load_spec
+    from nightshift.scoring.publication import score as score_range
+
+    settings, partitions = load_settings(), PartitionRange.of(first, last or None)
+    run = RunContext(f"score__{model}/{partitions}", actor=f"cli:{getpass.getuser()}")
+    published = score_range(settings, load_spec(settings.models_dir, model), partitions, run)
+    say(f"predictions/{model}: {sum(load.n_rows for load in published):,} rows in {len(published)} partition(s)")
+
+
+def deliver_range(settings: Settings, partitions: PartitionRange, datasets: Sequence[str] | None = None) -> None:
+    """Let the replayed upstream deliver a range; what is there already stays."""
+    from nightshift.replay.flights_2013 import DATASETS
+    from nightshift.replay.upstream import deliver as deliver_drops
+
+    summary = deliver_drops(settings, partitions, datasets=datasets or DATASETS)
+    say(f"      {sum(summary.n_drops.values())} drops, {sum(summary.n_rows.values()):,} rows in landing/")
+
+
+def ingest_range(settings: Settings, partitions: PartitionRange, run: RunContext) -> None:
+    """Ingest every dataset over a range; reference data from its first delivery on."""
+    from nightshift.contracts.datasets import Delivery, load_contracts
+    from nightshift.ingestion.load import ingest
+
+    for name, contract in load_contracts(settings.datasets_dir).items():
+        wanted = partitions
+        if contract.delivery is Delivery.ON_CHANGE:
+            wanted = PartitionRange(min(Partition(contract.history_start), partitions.first), partitions.last)
+        result = ingest(settings, name, wanted, run)
+        say(f"      raw/{name:<18} {result.n_rows:>9,} rows, {result.n_refused} refused")
+
+
+def transform_range(settings: Settings, partitions: PartitionRange, run: RunContext) -> None:
+    """Build and publish the feature views of a range."""
+    from nightshift.transformation.build import build
+
+    result = build(settings, partitions, run)
+    say(f"      {result.n_rows:,} rows of features in {len(partitions)} partition(s)")
+
+
+def train_once(settings: Settings, spec: ModelSpec, partition: Partition, run: RunContext) -> str:
+    """Make a challenger, decide, and return the decision in one line."""
+    from nightshift.registry.model_versions import register
+    from nightshift.registry.promotion import decide
+    from nightshift.training.pipeline import train as fit
+    from nightshift.training.training_set import build_training_set
+
+    training_set = build_training_set(settings, spec, partition, run)
+    version = register(settings, fit(settings, spec, training_set.key, run), run).version
+    decision = decide(settings, spec, version, run)
+    return f"version {version}, {decision.verdict}: {'; '.join(decision.reasons)}"
