@@ -93,3 +93,11 @@ def test_links_and_commands_exist(page: Path):
     assert [link for link in re.findall(r"\]\(([^)]+)\)", text) if not (RUNBOOKS / link).is_file()] == []
     known = set(get_command(app).commands)  # type: ignore[attr-defined]
     assert set(re.findall(r"(?:^|`)nightshift ([a-z]+)", text, re.MULTILINE)) <= known
+
+
+def test_index_of_decisions_is_current():
+    folder = PROJECT_ROOT / "docs" / "adr"
+    pages = sorted(folder.glob("0*.md"))
+    titles = [page.read_text(encoding="utf-8").splitlines()[0].removeprefix("# ").split(". ", 1)[1] for page in pages]
+    rows = [line for line in (folder / "README.md").read_text(encoding="utf-8").splitlines() if line.startswith("| [")]
+    assert rows == [f"| [{page.stem[:4]}]({page.name}) | {title} |" for page, title in zip(pages, titles, strict=True)]
