@@ -4,7 +4,6 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-builtin-rules
 BIN := .venv/bin
 
-
 .PHONY: help install demo up down status test lint format docs backtest lock clean
 
 help: ## Show these targets

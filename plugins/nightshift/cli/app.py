@@ -10,6 +10,9 @@ import typer
 from nightshift.cli import airflow, backtest, demo, doctor, history, psql, report, services, setup
 from nightshift.errors import NightshiftError
 
+SPIN_COUNT = "10000"
+"""OpenMP threads that spin beside busy neighbours make a training ten times slower. Source: docs/adr/0002-local-services.md."""
+
 app = typer.Typer(
     help="A nightly batch-ML pipeline that a team can leave alone with its pager.",
     no_args_is_help=True,
@@ -33,6 +36,7 @@ app.command(context_settings=airflow.CONTEXT)(airflow.airflow)
 def main() -> None:
     """Run the command; an error of ours is printed with its code, without a traceback, and exits with 1."""
     os.umask(0o077)
+    os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
     try:
         app(prog_name="nightshift")
     except NightshiftError as error:
