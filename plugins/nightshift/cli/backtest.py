@@ -27,7 +27,7 @@ DATABASE = "backtest"
 
 
 def backtest(
-    every_days: Annotated[int, typer.Option(min=1, help="Nights between two trainings.")] = 7,
+    every_days: Annotated[int, typer.Option(min=0, help="Nights between two trainings; 0 trains once before each month.")] = 0,
     report: Annotated[bool, typer.Option("--report", help="Write docs/backtest.md.")] = False,
 ) -> None:
     """Measure both models on each month of 2013 from April on, always scored from the evening before."""
@@ -43,14 +43,19 @@ def backtest(
     results = {}
     for spec in load_specs(settings.models_dir).values():
         started = time.monotonic()
-        say(f"{spec.name}: training every {every_days} nights")
+        say(f"{spec.name}: training {rhythm(every_days)}")
         rows = labelled_rows(settings, spec, YEAR.last, run)
-        results[spec.name] = measure(spec, rows, FIRST_NIGHT, YEAR.last, every_days, lambda line: say(f"  {line}"))
+        results[spec.name] = measure(spec, rows, FIRST_NIGHT, YEAR.last, every_days or None, lambda line: say(f"  {line}"))
         timings[f"backtest of {spec.name}"] = time.monotonic() - started
         print_months(spec, results[spec.name])
     print_table(("seconds", "step"), [(f"{seconds:7.1f}", step) for step, seconds in timings.items()])
     if report:
         write_report(load_specs(settings.models_dir), results, timings, every_days)
+
+
+def rhythm(every_days: int) -> str:
+    """Return the rhythm of trainings in words."""
+    return f"every {every_days} nights" if every_days else "once before each month"
 
 
 def own_warehouse(settings: Settings) -> Settings:
@@ -121,7 +126,7 @@ def write_report(specs: dict[str, ModelSpec], results: dict[str, list[MonthResul
         "# Backtest on 2013",
         "",
         f"Written by `nightshift backtest --every-days {every_days} --report`: {os.cpu_count()} cores, Python {platform.python_version()}.",
-        f"Each model is trained every {every_days} nights on the 120 days before, with labels that were mature on that night, and scores",
+        f"Each model is trained {rhythm(every_days)} on the 120 days before, with labels that were mature on that night, and scores",
         "every flight from the evening before. In brackets: the spec's rule on the same flights.",
         "Cancelled and diverted flights have no label.",
     ]

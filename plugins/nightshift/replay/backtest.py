@@ -54,26 +54,33 @@ def labelled_rows(settings: Settings, spec: ModelSpec, last: Partition, run: Run
 
 
 def backtest(
-    spec: ModelSpec, rows: pa.Table, first: Partition, last: Partition, every_days: int, progress: Callable[[str], None]
+    spec: ModelSpec, rows: pa.Table, first: Partition, last: Partition, every_days: int | None, progress: Callable[[str], None]
 ) -> list[MonthResult]:
-    """Train every ``every_days`` nights, score the nights until the next training, and measure by month of the predicted day.
+    """Train on a rhythm, score the nights until the next training, and measure by month of the predicted day.
 
     Args:
         spec: The model.
         rows: ``labelled_rows`` that reach back over the first training window.
         first: First night that is scored.
         last: Last night that is scored.
-        every_days: Nights between two trainings.
+        every_days: Nights between two trainings; None trains once before each month of predicted days.
         progress: Called with one line per training.
     """
     scored: list[tuple[pa.Table, Predictions]] = []
     night = first
     while night <= last:
-        until = min(night.shift(every_days - 1), last)
+        until = min(_last_of_month(night) if every_days is None else night.shift(every_days - 1), last)
         scored.append(_score(spec, rows, night, until))
         progress(f"trained on the evening of {night.shift(-1)}, scored {night}..{until}: {scored[-1][0].num_rows:,} rows")
         night = until.shift(1)
     return list(_by_month(spec, scored))
+
+
+def _last_of_month(night: Partition) -> Partition:
+    """Return the last night that predicts a day of the same month."""
+    first_day = night.shift(1).day.replace(day=1)
+    next_month = (first_day + dt.timedelta(days=32)).replace(day=1)
+    return Partition(next_month - dt.timedelta(days=2))
 
 
 def _score(spec: ModelSpec, rows: pa.Table, first: Partition, last: Partition) -> tuple[pa.Table, Predictions]:
