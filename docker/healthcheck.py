@@ -1,0 +1,12 @@
+"""Exit with 0 if the part of this container answers; NIGHTSHIFT_HEALTH_URL names where, the API server by default."""  # noqa: INP001 - a script
+
+import os
+import sys
+import urllib.request
+
+URL = os.environ.get("NIGHTSHIFT_HEALTH_URL", "http://127.0.0.1:8080/api/v2/monitor/health")
+
+try:
+    urllib.request.urlopen(URL, timeout=8).close()  # noqa: S310 - the address is the operator's
+except OSError as error:
+    sys.exit(f"{URL}: {error}")
