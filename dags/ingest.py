@@ -1,7 +1,7 @@
 """Loads the night's drops from the lake into the raw layer.
 
 **Reads** `landing/<dataset>/dt=<partition>/` (manifest and data file) of every contract in `dags/datasets`.
-**Writes** `raw.<dataset>`, `quarantine.*`; emits `raw/<dataset>` for each daily dataset.
+**Writes** `raw.<dataset>`, `quarantine.*`; emits `raw/<dataset>` of all daily datasets together, when the last one is in.
 **Starts** at midnight in New York for the day that ended; each task waits for the cut-off (00:30) and for its drop.
 **Rerun, clear, backfill** are safe at any time: the same file gives the same rows, another content becomes a new version.
 A range: `airflow backfill create --dag-id ingest --from-date 2013-03-01 --to-date 2013-03-07 --max-active-runs 1`.
@@ -23,16 +23,16 @@ DAILY = [contract for contract in load_contracts(Path(__file__).parent / "datase
 @dag(
     dag_id="ingest",
     schedule=CronPartitionTimetable("0 0 * * *", timezone=OPERATING_TIMEZONE, run_offset=-1, key_format="%Y-%m-%d"),
-    default_args=defaults.task_defaults("data-platform", timeout_minutes=20, wait_minutes=max(c.maximum_wait_minutes for c in DAILY)),
-    **defaults.dag_defaults(__doc__, "ingest"),
+    default_args=defaults.task_defaults("data-platform", timeout_minutes=20),
+    **defaults.dag_defaults(__doc__, "ingest", max_active_runs=4),
 )
 def ingest() -> None:
-    """Wire reference data before the daily datasets."""
+    """Wire reference data, the daily datasets side by side, and one event for all of them; a day that waits does not stop another day."""
     common = {"pool": defaults.POOL_WAREHOUSE, "priority_weight": defaults.PRIORITY_NIGHT}
     reference = task(task_id="load_reference", **common)(tasks.load_reference)()
-    for contract in DAILY:
-        load = task(task_id=f"load_{contract.name}", outlets=[assets.raw(contract.name)], **common)(tasks.load_dataset)
-        reference >> load(contract.name)
+    loads = [task(task_id=f"load_{contract.name}", **common)(tasks.load_dataset)(contract.name) for contract in DAILY]
+    announce = task(task_id="announce_raw", outlets=[assets.raw(contract.name) for contract in DAILY], **common)(tasks.announce_raw)
+    reference >> loads >> announce()
 
 
 ingest()

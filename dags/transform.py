@@ -23,7 +23,7 @@ VIEWS = sorted({spec.feature_view for spec in load_specs(Path(__file__).parent /
 @dag(
     dag_id="transform",
     schedule=PartitionedAssetTimetable(assets=assets.all_of(assets.raw(contract.name) for contract in DAILY)),
-    default_args=defaults.task_defaults("data-platform", timeout_minutes=60, wait_minutes=180),
+    default_args=defaults.task_defaults("data-platform", timeout_minutes=60),
     **defaults.dag_defaults(__doc__, "transform"),
 )
 def transform() -> None:

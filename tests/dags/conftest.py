@@ -23,6 +23,7 @@ print("RESULT" + json.dumps({
     "heavy": sorted(heavy & set(sys.modules)),
     "dags": {dag.dag_id: {
         "doc": dag.doc_md, "tags": sorted(dag.tags), "max_active_runs": dag.max_active_runs, "catchup": dag.catchup,
+        "start_date": str(dag.start_date) if dag.start_date else None,
         "timetable": type(dag.timetable).__name__,
         "tasks": {task.task_id: {
             "owner": task.owner, "retries": task.retries, "pool": task.pool, "policy": type(task.retry_policy).__name__,

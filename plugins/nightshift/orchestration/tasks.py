@@ -1,12 +1,14 @@
 """Task bodies: each is one call into a stage. XCom carries keys and counts, never rows.
 
 A body that returns has read its result back from the warehouse; a terminated one raises (Airflow 3.3 records a task that
-handles SIGTERM and goes on as success: docs/adr/0003-partitions-and-assets.md).
+handles SIGTERM and goes on as success: docs/adr/0003-partitions-and-assets.md). A body that upstream keeps waiting is put
+back by the scheduler until its limit; that uses up no try and no slot.
 """
 
 from __future__ import annotations
 
 import datetime as dt
+import logging
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,9 +16,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow.sdk import get_current_context
-from airflow.sdk.exceptions import AirflowSkipException
+from airflow.sdk.exceptions import AirflowRescheduleException, AirflowSkipException
 
-from nightshift.contracts.datasets import Delivery, load_contracts
+from nightshift.contracts.datasets import Delivery, load_contract, load_contracts
 from nightshift.contracts.model_spec import load_spec
 from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.contracts.run import RunContext
@@ -26,6 +28,16 @@ from nightshift.settings import load_settings
 if TYPE_CHECKING:
     from nightshift.contracts.model_spec import ModelSpec
     from nightshift.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+WAIT_DELAY = dt.timedelta(minutes=2)
+"""Pause between two looks for what upstream still owes."""
+LONGEST_WAIT = dt.timedelta(minutes=180)
+"""How long a task waits where no contract says it: for the cut-off, and for holes in the look-back."""
+
+
+_AFTER_SIGNAL = "Clear it to run it again; nothing is half published."
 
 
 class TaskTerminatedError(NightshiftError):
@@ -75,10 +87,11 @@ class TaskScope:
 
 @contextmanager
 def task_scope() -> Iterator[TaskScope]:
-    """Give the running task its scope, and turn SIGTERM into an error.
+    """Give the running task its scope, and turn SIGTERM into an error, also where a stage swallows it.
 
     Raises:
         NotPartitionedError: The run was started without a partition key.
+        TaskTerminatedError: Airflow ended the task.
     """
     context = get_current_context()
     run, instance = context["dag_run"], context["ti"]
@@ -89,47 +102,86 @@ def task_scope() -> Iterator[TaskScope]:
             todo="Trigger `ingest` with a partition key, or use `airflow backfill create --dag-id ingest`.",
         )
     partition = Partition.parse(run.partition_key)
-    signal.signal(signal.SIGTERM, _raise_terminated)
     identity = RunContext(f"{run.dag_id}/{partition.key}/{instance.task_id}", instance.try_number, "airflow")
+    terminated: list[TaskTerminatedError] = []
+
+    def terminate(signal_number: int, _: object) -> NoReturn:
+        terminated.append(TaskTerminatedError(f"The task was ended by signal {signal_number}.", todo=_AFTER_SIGNAL))
+        raise terminated[0]
+
+    signal.signal(signal.SIGTERM, terminate)
     yield TaskScope(load_settings(), partition, identity)
+    if terminated:
+        raise terminated[0]
 
 
-def _raise_terminated(signal_number: int, _: object) -> NoReturn:
-    raise TaskTerminatedError(f"The task was ended by signal {signal_number}.", todo="Clear it to run it again; nothing is half published.")
+@contextmanager
+def waiting(limit: dt.timedelta) -> Iterator[None]:
+    """Put the task back for a while if the block waits for upstream; after the limit, let its error through.
+
+    Args:
+        limit: Time since the first look.
+
+    Raises:
+        AirflowRescheduleException: The block waits, and there is time left.
+        NightshiftError: The block waits and the limit is over, or it failed.
+    """
+    try:
+        yield
+    except NightshiftError as error:
+        context, now = get_current_context(), dt.datetime.now(dt.UTC)
+        if not error.is_waiting or now - (context["ti"].get_first_reschedule_date(context) or now) >= limit:
+            raise
+        logger.warning("Waiting for upstream:\n%s", error)
+        raise AirflowRescheduleException(now + WAIT_DELAY) from error
 
 
 def load_reference() -> dict[str, int]:
     """Ingest the datasets that come only when something changed; return their accepted rows."""
     from nightshift.ingestion.load import ingest
 
-    with task_scope() as scope:
-        _wait_for_cutoff(scope.partition)
+    with task_scope() as scope, waiting(LONGEST_WAIT):
+        _refuse_before_cutoff(scope.partition)
         contracts = load_contracts(scope.settings.datasets_dir).values()
         names = [contract.name for contract in contracts if contract.delivery is Delivery.ON_CHANGE]
         return {name: ingest(scope.settings, name, scope.partitions, scope.run).n_rows for name in names}
 
 
 def load_dataset(dataset: str) -> dict[str, int]:
-    """Ingest one daily dataset; while its drop is missing, the task waits."""
+    """Ingest one daily dataset; while its drop is missing, the task waits as long as the contract says."""
     from nightshift.ingestion.load import ingest
 
-    with task_scope() as scope:
-        _wait_for_cutoff(scope.partition)
+    with task_scope() as scope, waiting(_longest_wait(scope, dataset)):
+        _refuse_before_cutoff(scope.partition)
         result = ingest(scope.settings, dataset, scope.partitions, scope.run)
         return {"n_rows": result.n_rows, "n_refused": result.n_refused}
 
 
-def _wait_for_cutoff(partition: Partition) -> None:
+def _longest_wait(scope: TaskScope, dataset: str) -> dt.timedelta:
+    return dt.timedelta(minutes=load_contract(scope.settings.datasets_dir, dataset).maximum_wait_minutes)
+
+
+def _refuse_before_cutoff(partition: Partition) -> None:
     """Keep a night from starting before its as-of: what came in between would change a rerun."""
     if dt.datetime.now(dt.UTC) < partition.cutoff:
         raise CutoffAheadError(f"The cut-off of {partition} is {partition.cutoff.isoformat()}.", todo="Nothing: the task waits for it.")
+
+
+def announce_raw() -> str:
+    """Emit the events of all raw datasets from one task, and return the partition key.
+
+    Two tasks that end at the same moment make two half-filled entries in Airflow's queue, and neither starts ``transform``.
+    Source: docs/adr/0003-partitions-and-assets.md, apache/airflow#71070.
+    """
+    with task_scope() as scope:
+        return scope.partition.key
 
 
 def build_features() -> dict[str, Any]:
     """Build, check and publish marts and feature views; while the look-back has holes, the task waits."""
     from nightshift.transformation.build import build
 
-    with task_scope() as scope:
+    with task_scope() as scope, waiting(LONGEST_WAIT):
         return build(scope.settings, scope.partitions, scope.run).summary()
 
 
@@ -193,7 +245,7 @@ def build_training_set(model: str) -> str:
     """Freeze the training set and return its key."""
     from nightshift.training.training_set import build_training_set as build
 
-    with task_scope() as scope:
+    with task_scope() as scope, waiting(LONGEST_WAIT):
         return build(scope.settings, scope.spec(model), scope.partition, scope.run).key
 
 

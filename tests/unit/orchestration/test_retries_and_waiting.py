@@ -1,0 +1,110 @@
+"""What a failed task does next: wait, try again, or call a person."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import os
+import signal
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from airflow.sdk import RetryAction
+from airflow.sdk.exceptions import AirflowRescheduleException
+
+from nightshift.errors import AuditError, WarehouseError
+from nightshift.orchestration import tasks
+from nightshift.orchestration.defaults import StageRetryPolicy, task_defaults
+from nightshift.orchestration.tasks import NotPartitionedError, TaskTerminatedError, task_scope, waiting
+from nightshift.transformation.build import LookbackIncomplete
+
+LIMIT = dt.timedelta(minutes=60)
+
+
+class Instance:
+    """A task instance that looked for the first time some minutes ago."""
+
+    def __init__(self, first_look: dt.datetime | None = None) -> None:
+        self.task_id, self.try_number, self._first_look = "build_features", 2, first_look
+
+    def get_first_reschedule_date(self, _: Any) -> dt.datetime | None:
+        return self._first_look
+
+
+@pytest.fixture
+def context(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
+    """Be a task of Airflow's; the handler of SIGTERM is restored afterwards."""
+    given: dict[str, Any] = {"dag_run": SimpleNamespace(dag_id="transform", run_id="r", partition_key="2013-03-10"), "ti": Instance()}
+    monkeypatch.setattr(tasks, "get_current_context", lambda: given)
+    monkeypatch.setattr(tasks, "load_settings", lambda: None)
+    before = signal.getsignal(signal.SIGTERM)
+    yield given
+    signal.signal(signal.SIGTERM, before)
+
+
+def minutes_ago(minutes: int) -> dt.datetime:
+    return dt.datetime.now(dt.UTC) - dt.timedelta(minutes=minutes)
+
+
+@pytest.mark.parametrize(
+    ("error", "action"),
+    [
+        (WarehouseError("down"), RetryAction.RETRY),
+        (ValueError("ours or a vendor's"), RetryAction.RETRY),
+        (AuditError("refused"), RetryAction.FAIL),
+        (LookbackIncomplete("holes, and the limit is over"), RetryAction.FAIL),
+    ],
+)
+@pytest.mark.parametrize("try_number", [1, 7])
+def test_policy_asks_the_error_when_a_task_fails(error: Exception, action: RetryAction, try_number: int) -> None:
+    """Airflow counts the tries, also after a clear, so the number must not matter."""
+    assert StageRetryPolicy().evaluate(error, try_number, 2).action is action
+
+
+def test_a_task_has_three_tries() -> None:
+    assert task_defaults("team", timeout_minutes=5)["retries"] == 2
+
+
+@pytest.mark.parametrize("first_look", [None, minutes_ago(59)])
+def test_task_is_put_back_when_upstream_owes_something(context: dict[str, Any], first_look: dt.datetime | None) -> None:
+    context["ti"] = Instance(first_look)
+    with pytest.raises(AirflowRescheduleException) as raised, waiting(LIMIT):
+        raise LookbackIncomplete("holes")
+    pause = (raised.value.reschedule_date - dt.datetime.now(dt.UTC)).total_seconds()
+    assert 110 < pause <= 120
+
+
+def test_task_fails_with_its_code_when_the_limit_is_over(context: dict[str, Any]) -> None:
+    context["ti"] = Instance(minutes_ago(61))
+    with pytest.raises(LookbackIncomplete), waiting(LIMIT):
+        raise LookbackIncomplete("holes")
+
+
+def test_task_does_not_wait_when_nothing_is_owed(context: dict[str, Any]) -> None:
+    with pytest.raises(WarehouseError), waiting(LIMIT):
+        raise WarehouseError("down")
+
+
+def test_scope_has_the_run_partition_and_an_identity_without_the_try(context: dict[str, Any]) -> None:
+    with task_scope() as scope:
+        assert scope.partition.key == "2013-03-10"
+        assert [day.key for day in scope.partitions] == ["2013-03-10"]
+        assert (scope.run.run_id, scope.run.attempt, scope.run.actor) == ("transform/2013-03-10/build_features", 2, "airflow")
+
+
+def test_scope_refuses_a_run_without_a_partition(context: dict[str, Any]) -> None:
+    context["dag_run"].partition_key = None
+    with pytest.raises(NotPartitionedError), task_scope():
+        pytest.fail("the body ran")
+
+
+def test_terminated_task_raises_when_the_signal_comes(context: dict[str, Any]) -> None:
+    with pytest.raises(TaskTerminatedError), task_scope():
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_terminated_task_raises_when_a_stage_swallows_the_signal(context: dict[str, Any]) -> None:
+    with pytest.raises(TaskTerminatedError), task_scope(), contextlib.suppress(Exception):
+        os.kill(os.getpid(), signal.SIGTERM)
