@@ -41,7 +41,7 @@ def _overview_row(dag: DAG) -> str:
 def _section(file: str, dags: list[DAG]) -> str:
     """Return heading, documentation and the tables of tasks that differ by more than the model's name."""
     ids = ", ".join(f"`{dag.dag_id}`" for dag in dags)
-    limits = "; ".join(sorted({f"{dag.max_active_runs} active run, {dag.max_active_tasks} active tasks at most" for dag in dags}))
+    limits = "; ".join(sorted({f"At most {dag.max_active_runs} active run(s) and {dag.max_active_tasks} active tasks" for dag in dags}))
     tables = list(dict.fromkeys(_task_table(dag) for dag in dags))
     documentation = (dags[0].doc_md or "").strip().replace("\n**", "\n\n**")
     return "\n\n".join([f"## `dags/{file}`", ids, documentation, f"{limits}.", *tables])
