@@ -82,7 +82,6 @@ def write_version(call: IngestCall, checked: CheckedDrops, places: Sequence[int]
     _stage(call, write, checked, places)
     refused, duplicated = (sum(n) for n in ([len(rows.refused[p]) for p in places], [rows.n_duplicated[p] for p in places]))
     audit(call.conn, write, {"n_refused": refused, "n_duplicated": duplicated})
-    _refresh_statistics(call)
     _gate(call, write)
     return {load.partition_date for load in publish(call.conn, write) if load.is_new}
 
@@ -126,13 +125,6 @@ def _raw_rows(call: IngestCall, load_id: int, checked: CheckedDrops, places: Seq
         table = table.append_column(name, values.take(source))
     table = table.append_column("source_row", pa.array(rows.row_numbers[chosen]))
     return table.append_column("load_id", pa.array(np.full(table.num_rows, load_id)))
-
-
-def _refresh_statistics(call: IngestCall) -> None:
-    """Let the planner see the staged rows: the gate's check for repeated keys took 87 s for a year without this, 4 s with it."""
-    from psycopg import sql
-
-    call.conn.execute(sql.SQL("analyze {}").format(sql.Identifier("raw", call.contract.name)))
 
 
 def _gate(call: IngestCall, write: PartitionWrite) -> None:
