@@ -31,7 +31,7 @@ def warehouse_settings(server: PostgresServer) -> dict[str, str]:
 
 def mlflow_settings(server: PostgresServer) -> dict[str, str]:
     """Return the settings that point MLflow's tracking store at the local PostgreSQL."""
-    return {"NIGHTSHIFT_MLFLOW_TRACKING_URI": server.url("mlflow")}
+    return {"NIGHTSHIFT_MLFLOW_TRACKING_URI": server.url("mlflow").replace("postgresql:", "postgresql+psycopg2:")}
 
 
 def object_store_settings(server: ObjectServer) -> dict[str, str]:
