@@ -208,12 +208,20 @@ def score_shard(model: str, plan: dict[str, Any], shard: int) -> int:
 
 
 def publish_predictions(model: str, plan: dict[str, Any]) -> dict[str, Any]:
-    """Audit, gate and publish the predictions; return what readers see."""
+    """Audit, gate and publish the predictions; return what readers see.
+
+    A plan whose shards are not all there (somebody cleared ``begin`` alone) is given up: this task then does all of the scoring itself.
+    """
     from nightshift.scoring.plan import ScorePlan
-    from nightshift.scoring.publication import publish
+    from nightshift.scoring.publication import IncompletePredictionsError, publish, score
 
     with task_scope() as scope:
-        published = publish(scope.settings, scope.spec(model), ScorePlan.model_validate(plan), scope.run)
+        spec = scope.spec(model)
+        try:
+            published = publish(scope.settings, spec, ScorePlan.model_validate(plan), scope.run)
+        except IncompletePredictionsError as error:
+            logger.warning("Scoring once more in this task:\n%s", error)
+            published = score(scope.settings, spec, scope.partitions, scope.run)
         return {"load_id": published[0].load_id, "n_rows": published[0].n_rows, "content_hash": published[0].content_hash}
 
 
