@@ -24,6 +24,12 @@ if TYPE_CHECKING:
     from nightshift.warehouse.connection import Connection
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the end-to-end tests last: while their Airflow is up, everything else is slower."""
+    items.sort(key=lambda item: "e2e" in item.path.parts)
+
+
 @pytest.fixture(scope="session")
 def services_env(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """Return NIGHTSHIFT_* variables of a running PostgreSQL and S3 server.
