@@ -57,7 +57,14 @@ def session_settings(services_env: dict[str, str], tmp_path_factory: pytest.Temp
 
 
 @pytest.fixture(scope="session")
-def template_database(session_settings: Settings) -> Iterator[str]:
+def fast_server(session_settings: Settings) -> None:
+    """Let the test server skip fsync: no test cuts the machine's power, and every test creates a database."""
+    _admin(session_settings, "alter system set fsync = off")
+    _admin(session_settings, "select pg_reload_conf()")
+
+
+@pytest.fixture(scope="session")
+def template_database(session_settings: Settings, fast_server: None) -> Iterator[str]:
     """Return the name of a migrated, empty database; every test gets a copy."""
     name = f"template_{uuid.uuid4().hex[:12]}"
     _admin(session_settings, f"create database {name}")
@@ -103,6 +110,6 @@ def _admin(settings: Settings, statement: str) -> None:
         autocommit=True,
     ) as conn:
         conn.execute(statement.encode())
-        if statement.startswith("create"):
+        if statement.startswith("create database"):
             database = statement.split()[2]
             conn.execute(f"alter database {database} owner to {settings.warehouse_user}".encode())
