@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -22,7 +23,7 @@ from nightshift.training.reference import describe
 from nightshift.training.signature import encode, learn_signature, numbers
 from nightshift.training.splits import Split, backtest_folds, rows_between, rows_of, split_window
 from nightshift.training.trained_model import TrainedModel
-from nightshift.training.training_set import find_training_set, read_rows
+from nightshift.training.training_set import count_published_days, find_training_set, read_rows
 from nightshift.warehouse.connection import connect
 from nightshift.warehouse.decisions import closed_by, open_ones
 
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 
     Vector = npt.NDArray[np.float64]
 
+logger = logging.getLogger(__name__)
+
 _OBJECTIVES = {Task.BINARY: "binary", Task.REGRESSION: "regression"}
 _WEEKDAYS = list(Weekday)
 
@@ -50,12 +53,19 @@ class TrainingError(NightshiftError):
 
 
 def is_due(settings: Settings, spec: ModelSpec, partition: Partition) -> bool:
-    """Return whether this night trains: its schedule says so, an order of the monitor is open, or this night has closed one (a rerun)."""
-    if spec.training.schedule == "nightly":
-        return True
-    if spec.training.schedule == "weekly" and _WEEKDAYS[partition.day.weekday()] == spec.training.weekday:
-        return True
+    """Return whether this night trains.
+
+    Its schedule says so, an order of the monitor is open, or this night has closed one (a rerun). A warehouse whose history is still
+    shorter than ``minimum_days`` is never due: its nights are scored by the rule.
+    """
     with connect(settings, f"nightshift is_due {spec.name}"[:63]) as conn:
+        if count_published_days(conn, spec, partition) < spec.training.minimum_days:
+            logger.info("%s has fewer published days than training.minimum_days, %s.", spec.features_dataset, spec.training.minimum_days)
+            return False
+        if spec.training.schedule == "nightly":
+            return True
+        if spec.training.schedule == "weekly" and _WEEKDAYS[partition.day.weekday()] == spec.training.weekday:
+            return True
         return bool(open_ones(conn, spec.name, partition) or closed_by(conn, spec.name, partition))
 
 

@@ -67,6 +67,11 @@ def mature_window(spec: ModelSpec, partition: Partition) -> PartitionRange:
     return PartitionRange(last.shift(1 - spec.training.window_days), last)
 
 
+def count_published_days(conn: Connection, spec: ModelSpec, partition: Partition) -> int:
+    """Return how many feature partitions of the night's training window are published."""
+    return len(_published_loads(conn, spec, mature_window(spec, partition)))
+
+
 def build_training_set(settings: Settings, spec: ModelSpec, partition: Partition, run: RunContext) -> TrainingSet:
     """Build, write and record the training set of one night; the same knowledge gives the same key.
 

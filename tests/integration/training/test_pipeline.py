@@ -137,6 +137,13 @@ def test_weekly_model_is_due_on_its_weekday(world, night, expected):
     assert is_due(world.settings, world.spec, Partition.parse(night)) is expected
 
 
+def test_nightly_model_is_not_due_when_the_history_is_too_short(world):
+    nightly = world.spec.training.model_copy(update={"schedule": "nightly"})
+    spec = world.spec.model_copy(update={"training": nightly})
+    assert is_due(world.settings, spec, world.night)
+    assert not is_due(world.settings, spec, world.night.shift(-400))
+
+
 def test_order_of_the_monitor_makes_due_and_is_consumed_once(world, candidate):
     saturday = world.night
     version = register(world.settings, candidate, world.run)
