@@ -67,9 +67,9 @@ def test_a_task_has_three_tries() -> None:
     assert task_defaults("team", timeout_minutes=5)["retries"] == 2
 
 
-@pytest.mark.parametrize("first_look", [None, minutes_ago(59)])
-def test_task_is_put_back_when_upstream_owes_something(context: dict[str, Any], first_look: dt.datetime | None) -> None:
-    context["ti"] = Instance(first_look)
+@pytest.mark.parametrize("minutes", [None, 59])
+def test_task_is_put_back_when_upstream_owes_something(context: dict[str, Any], minutes: int | None) -> None:
+    context["ti"] = Instance(None if minutes is None else minutes_ago(minutes))
     with pytest.raises(AirflowRescheduleException) as raised, waiting(LIMIT):
         raise LookbackIncomplete("holes")
     pause = (raised.value.reschedule_date - dt.datetime.now(dt.UTC)).total_seconds()
