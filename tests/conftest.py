@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -95,6 +95,16 @@ def conn(settings: Settings) -> Iterator[Connection]:
 def run() -> RunContext:
     """Return the identity that tests write under."""
     return RunContext("test/run", 1, "test")
+
+
+@pytest.fixture
+def record_figure(request: pytest.FixtureRequest) -> Callable[[str, float], None]:
+    """Return a function that keeps a measured number (name with its unit, value) for the generated reliability page."""
+
+    def record(name: str, value: float) -> None:
+        request.node.user_properties.append((name, value))
+
+    return record
 
 
 def _admin(settings: Settings, statement: str) -> None:
