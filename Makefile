@@ -25,9 +25,9 @@ status: install ## Show what runs, where, and whether it is healthy
 	@$(BIN)/nightshift status
 
 test: export OMP_NUM_THREADS = 1
-test: install ## Run every test, with coverage
+test: install ## Run every test in two processes, with coverage
 	@$(BIN)/coverage erase
-	@$(BIN)/python -m pytest --cov --cov-report=term $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest --numprocesses=2 --dist=loadgroup --no-loadscope-reorder --cov --cov-report=term $(PYTEST_ARGS)
 
 lint: install ## Check style, types, layers, SQL and YAML
 	@$(BIN)/ruff check .

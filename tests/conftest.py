@@ -24,10 +24,19 @@ if TYPE_CHECKING:
     from nightshift.warehouse.connection import Connection
 
 
-@pytest.hookimpl(trylast=True)
+_WITH_AIRFLOW = {"e2e", "scheduler"}
+"""Folders whose tests share one running Airflow."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run the end-to-end tests last: while their Airflow is up, everything else is slower."""
-    items.sort(key=lambda item: "e2e" in item.path.parts)
+    """Keep a module's tests, and all tests of the running Airflow, in one process each: what they share is started once.
+
+    The longest group comes first, so that the other process does the rest meanwhile.
+    """
+    items.sort(key=lambda item: not _WITH_AIRFLOW & {*item.path.parts})
+    for item in items:
+        group = "airflow" if _WITH_AIRFLOW & {*item.path.parts} else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(scope="session")

@@ -27,6 +27,7 @@ def published(settings: Settings) -> dict[str, tuple[str, int]]:
 
 
 def test_a_night_runs_every_dag_and_publishes_every_dataset(whole: Whole) -> None:
+    _wait_until_quiet(whole.api)
     runs = whole.api.runs(NIGHT)
     assert {run.dag_id for run in runs} == expected_dags(whole.settings)
     assert {run.state for run in runs} == {"success"}
