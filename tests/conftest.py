@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from nightshift.warehouse.connection import Connection
 
 
+pytest_plugins = ["tests.evidence.recorder"]
 _WITH_AIRFLOW = {"e2e", "scheduler"}
 """Folders whose tests share one running Airflow."""
 

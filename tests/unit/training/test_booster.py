@@ -37,6 +37,7 @@ def fit(parts):
 
 
 @pytest.mark.parametrize("n_threads", [1, 2, 4])
+@pytest.mark.mlts("infra-1")
 def test_same_text_when_threads_differ(parts, fit, n_threads):
     assert fit_trees(*parts, replace(PLAN, n_threads=n_threads)).text == fit.text
 
@@ -110,6 +111,7 @@ def test_trees_digest_ignores_parameters(fit):
     assert trees_digest(fit.text.replace("leaf_value=", "leaf_value=1", 1)) != trees_digest(fit.text)
 
 
+@pytest.mark.mlts("infra-2")
 def test_few_rows_are_learnt_by_heart():
     matrix = np.arange(50, dtype=float).reshape(-1, 1)
     label = (np.arange(50) % 2).astype(float)
