@@ -4,7 +4,7 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-builtin-rules
 BIN := .venv/bin
 
-.PHONY: help install demo up down status test lint format docs backtest lock clean
+.PHONY: help install demo up down status test evidence lint format docs backtest lock clean
 
 help: ## Show these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -28,6 +28,12 @@ test: export OMP_NUM_THREADS = 1
 test: install ## Run every test in two processes, with coverage
 	@$(BIN)/coverage erase
 	@$(BIN)/python -m pytest --numprocesses=2 --dist=loadgroup --no-loadscope-reorder --cov --cov-report=term $(PYTEST_ARGS)
+
+evidence: export OMP_NUM_THREADS = 1
+evidence: install ## Run the tests behind the promises, and renew docs/reliability.md and docs/ml-test-score.md
+	@$(BIN)/python -m pytest --numprocesses=2 --dist=loadgroup --no-loadscope-reorder -m "(promise or mlts) and not long" \
+	    --evidence tests/evidence/latest.json $(PYTEST_ARGS)
+	@$(BIN)/python -m tests.evidence.pages
 
 lint: install ## Check style, types, layers, SQL and YAML
 	@$(BIN)/ruff check .
