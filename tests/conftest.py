@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 
 pytest_plugins = ["tests.evidence.recorder"]
+pytest_plugins = ["tests.whole_night"]
+
 _WITH_AIRFLOW = {"e2e", "scheduler"}
 """Folders whose tests share one running Airflow."""
 

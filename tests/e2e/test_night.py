@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 import pytest
-from tests.e2e.conftest import NIGHT, Whole, expected_dags
+from tests.whole_night import NIGHT, Whole, expected_dags
 
 from nightshift.services.airflow_api import AirflowApi, DagRun
 from nightshift.settings import Settings

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 import pytest
-from tests.e2e.conftest import Whole, expected_dags
+from tests.whole_night import Whole, expected_dags
 
 from nightshift.contracts.partitions import PartitionRange
 from nightshift.replay.upstream import deliver

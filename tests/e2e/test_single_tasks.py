@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 
 import pytest
-from tests.e2e.conftest import NIGHT, Whole
 from tests.e2e.test_night import published
+from tests.whole_night import NIGHT, Whole
 
 pytestmark = [pytest.mark.airflow, pytest.mark.integration, pytest.mark.timeout(900)]
 

@@ -1,56 +1,27 @@
 """Task bodies: each is one call into a stage. XCom carries keys and counts, never rows.
 
-A body that returns has read its result back from the warehouse; a terminated one raises (Airflow 3.3 records a task that
-handles SIGTERM and goes on as success: docs/adr/0003-partitions-and-assets.md). A body that upstream keeps waiting is put
-back by the scheduler until its limit; that uses up no try and no slot.
+A body that returns has read its result back from the warehouse (``post_conditions``), and one that Airflow ends raises (``task_scope``).
+A body that upstream keeps waiting is put back by the scheduler until its limit; that uses up no try and no slot.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 import logging
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any
 
-from airflow.sdk import get_current_context
-from airflow.sdk.exceptions import AirflowRescheduleException, AirflowSkipException
+from airflow.sdk.exceptions import AirflowSkipException
 
-from nightshift.contracts.datasets import Delivery, load_contract, load_contracts
-from nightshift.contracts.model_spec import load_spec
-from nightshift.contracts.partitions import Partition, PartitionRange
-from nightshift.contracts.run import RunContext
+from nightshift.contracts.datasets import DatasetContract, Delivery, load_contract, load_contracts
+from nightshift.contracts.partitions import Partition
 from nightshift.errors import NightshiftError
-from nightshift.settings import load_settings
-
-if TYPE_CHECKING:
-    from nightshift.contracts.model_spec import ModelSpec
-    from nightshift.settings import Settings
+from nightshift.orchestration.post_conditions import count_shard, require_published, require_row
+from nightshift.orchestration.task_scope import TaskScope, task_scope, waiting
 
 logger = logging.getLogger(__name__)
 
-WAIT_DELAY = dt.timedelta(minutes=2)
-"""Pause between two looks for what upstream still owes."""
 LONGEST_WAIT = dt.timedelta(minutes=180)
 """How long a task waits where no contract says it: for the cut-off, and for holes in the look-back."""
-
-
-_AFTER_SIGNAL = "Clear it to run it again; nothing is half published."
-
-
-class TaskTerminatedError(NightshiftError):
-    """Airflow ended the task, by a person's mark, a clear or a shutdown."""
-
-    code = "NS-AIRFLOW-001"
-    is_retryable = True
-
-
-class NotPartitionedError(NightshiftError):
-    """A run has no partition key."""
-
-    code = "NS-AIRFLOW-002"
 
 
 class CutoffAheadError(NightshiftError):
@@ -61,90 +32,23 @@ class CutoffAheadError(NightshiftError):
     is_waiting = True
 
 
-@dataclass(frozen=True)
-class TaskScope:
-    """What a task body works with.
-
-    Attributes:
-        settings: Endpoints and credentials.
-        partition: The run's partition.
-        run: The identity of this try.
-    """
-
-    settings: Settings
-    partition: Partition
-    run: RunContext
-
-    @property
-    def partitions(self) -> PartitionRange:
-        """Return the partition as a range."""
-        return PartitionRange.single(self.partition)
-
-    def spec(self, model: str) -> ModelSpec:
-        """Return one model's spec."""
-        return load_spec(self.settings.models_dir, model)
-
-
-@contextmanager
-def task_scope() -> Iterator[TaskScope]:
-    """Give the running task its scope, and turn SIGTERM into an error, also where a stage swallows it.
-
-    Raises:
-        NotPartitionedError: The run was started without a partition key.
-        TaskTerminatedError: Airflow ended the task.
-    """
-    context = get_current_context()
-    run, instance = context["dag_run"], context["ti"]
-    if not run.partition_key:
-        raise NotPartitionedError(
-            f"Run {run.run_id} has no partition key.",
-            expected="a partition key YYYY-MM-DD",
-            todo="Trigger `ingest` with a partition key, or use `airflow backfill create --dag-id ingest`.",
-        )
-    partition = Partition.parse(run.partition_key)
-    identity = RunContext(f"{run.dag_id}/{partition.key}/{instance.task_id}", instance.try_number, "airflow")
-    terminated: list[TaskTerminatedError] = []
-
-    def terminate(signal_number: int, _: object) -> NoReturn:
-        terminated.append(TaskTerminatedError(f"The task was ended by signal {signal_number}.", todo=_AFTER_SIGNAL))
-        raise terminated[0]
-
-    signal.signal(signal.SIGTERM, terminate)
-    yield TaskScope(load_settings(), partition, identity)
-    if terminated:
-        raise terminated[0]
-
-
-@contextmanager
-def waiting(limit: dt.timedelta) -> Iterator[None]:
-    """Put the task back for a while if the block waits for upstream; after the limit, let its error through.
-
-    Args:
-        limit: Time since the first look.
-
-    Raises:
-        AirflowRescheduleException: The block waits, and there is time left.
-        NightshiftError: The block waits and the limit is over, or it failed.
-    """
-    try:
-        yield
-    except NightshiftError as error:
-        context, now = get_current_context(), dt.datetime.now(dt.UTC)
-        if not error.is_waiting or now - (context["ti"].get_first_reschedule_date(context) or now) >= limit:
-            raise
-        logger.warning("Waiting for upstream:\n%s", error)
-        raise AirflowRescheduleException(now + WAIT_DELAY) from error
-
-
 def load_reference() -> dict[str, int]:
     """Ingest the datasets that come only when something changed; return their accepted rows."""
     from nightshift.ingestion.load import ingest
 
     with task_scope() as scope, waiting(LONGEST_WAIT):
         _refuse_before_cutoff(scope.partition)
-        contracts = load_contracts(scope.settings.datasets_dir).values()
-        names = [contract.name for contract in contracts if contract.delivery is Delivery.ON_CHANGE]
-        return {name: ingest(scope.settings, name, scope.partitions, scope.run).n_rows for name in names}
+        counts: dict[str, int] = {}
+        for contract in _contracts(scope, Delivery.ON_CHANGE):
+            result = ingest(scope.settings, contract.name, scope.partitions, scope.run)
+            counts[contract.name] = require_published(scope, [contract.dataset])[contract.dataset].n_rows if result.partitions else 0
+        return counts
+
+
+def _contracts(scope: TaskScope, delivery: Delivery) -> list[DatasetContract]:
+    """Return the contracts of one kind that have a history by the scope's partition."""
+    contracts = load_contracts(scope.settings.datasets_dir).values()
+    return [contract for contract in contracts if contract.delivery is delivery and contract.history_start <= scope.partition.day]
 
 
 def load_dataset(dataset: str) -> dict[str, int]:
@@ -154,7 +58,8 @@ def load_dataset(dataset: str) -> dict[str, int]:
     with task_scope() as scope, waiting(_longest_wait(scope, dataset)):
         _refuse_before_cutoff(scope.partition)
         result = ingest(scope.settings, dataset, scope.partitions, scope.run)
-        return {"n_rows": result.n_rows, "n_refused": result.n_refused}
+        owed = [contract.dataset for contract in _contracts(scope, Delivery.DAILY) if contract.name == dataset]
+        return {"n_rows": sum(seen.n_rows for seen in require_published(scope, owed).values()), "n_refused": result.n_refused}
 
 
 def _longest_wait(scope: TaskScope, dataset: str) -> dt.timedelta:
@@ -174,6 +79,7 @@ def announce_raw() -> str:
     Source: docs/adr/0003-partitions-and-assets.md, apache/airflow#71070.
     """
     with task_scope() as scope:
+        require_published(scope, [contract.dataset for contract in _contracts(scope, Delivery.DAILY)])
         return scope.partition.key
 
 
@@ -182,7 +88,9 @@ def build_features() -> dict[str, Any]:
     from nightshift.transformation.build import build
 
     with task_scope() as scope, waiting(LONGEST_WAIT):
-        return build(scope.settings, scope.partitions, scope.run).summary()
+        result = build(scope.settings, scope.partitions, scope.run)
+        require_published(scope, {load.dataset for load in result.published})
+        return result.summary()
 
 
 def begin_scoring(model: str) -> dict[str, Any]:
@@ -190,7 +98,9 @@ def begin_scoring(model: str) -> dict[str, Any]:
     from nightshift.scoring.batch_scorer import begin
 
     with task_scope() as scope:
-        return begin(scope.settings, scope.spec(model), scope.partitions, scope.run).model_dump(mode="json")
+        plan = begin(scope.settings, scope.spec(model), scope.partitions, scope.run)
+        require_row(scope, "load", load_id=plan.load_id, dataset=scope.spec(model).predictions_dataset)
+        return plan.model_dump(mode="json")
 
 
 def shards_of(plan: dict[str, Any]) -> list[int]:
@@ -204,7 +114,10 @@ def score_shard(model: str, plan: dict[str, Any], shard: int) -> int:
     from nightshift.scoring.plan import ScorePlan
 
     with task_scope() as scope:
-        return score(scope.settings, scope.spec(model), ScorePlan.model_validate(plan), shard, scope.run)["n_rows"]
+        spec, begun = scope.spec(model), ScorePlan.model_validate(plan)
+        score(scope.settings, spec, begun, shard, scope.run)
+        require_row(scope, "load", load_id=begun.load_id, dataset=spec.predictions_dataset)
+        return count_shard(scope, spec, begun.load_id, shard)
 
 
 def publish_predictions(model: str, plan: dict[str, Any]) -> dict[str, Any]:
@@ -222,7 +135,9 @@ def publish_predictions(model: str, plan: dict[str, Any]) -> dict[str, Any]:
         except IncompletePredictionsError as error:
             logger.warning("Scoring once more in this task:\n%s", error)
             published = score(scope.settings, spec, scope.partitions, scope.run)
-        return {"load_id": published[0].load_id, "n_rows": published[0].n_rows, "content_hash": published[0].content_hash}
+        logger.info("Published: %s", published)
+        seen = require_published(scope, [spec.predictions_dataset])[spec.predictions_dataset]
+        return {"load_id": seen.load_id, "n_rows": seen.n_rows, "content_hash": seen.content_hash}
 
 
 def measure_model(model: str) -> dict[str, Any]:
@@ -230,7 +145,9 @@ def measure_model(model: str) -> dict[str, Any]:
     from nightshift.monitoring.measure import measure
 
     with task_scope() as scope:
-        return measure(scope.settings, scope.spec(model), scope.partitions, scope.run).summary()
+        verdict = measure(scope.settings, scope.spec(model), scope.partitions, scope.run)
+        require_published(scope, [f"monitoring/{model}"])
+        return verdict.summary()
 
 
 def announce_retraining(verdict: dict[str, Any]) -> int:
@@ -238,7 +155,8 @@ def announce_retraining(verdict: dict[str, Any]) -> int:
     decision_id = verdict["retrain_decision_id"]
     if decision_id is None:
         raise AirflowSkipException("The verdict asks for no retraining.")
-    return int(decision_id)
+    with task_scope() as scope:
+        return int(require_row(scope, "decision", decision_id=decision_id))
 
 
 def is_training_due(model: str) -> bool:
@@ -254,7 +172,8 @@ def build_training_set(model: str) -> str:
     from nightshift.training.training_set import build_training_set as build
 
     with task_scope() as scope, waiting(LONGEST_WAIT):
-        return build(scope.settings, scope.spec(model), scope.partition, scope.run).key
+        key = build(scope.settings, scope.spec(model), scope.partition, scope.run).key
+        return str(require_row(scope, "training set", key=key, model=model))
 
 
 def train_model(model: str, training_set_key: str) -> int:
@@ -264,7 +183,8 @@ def train_model(model: str, training_set_key: str) -> int:
 
     with task_scope() as scope:
         candidate = train(scope.settings, scope.spec(model), training_set_key, scope.run)
-        return register(scope.settings, candidate, scope.run).version
+        version = register(scope.settings, candidate, scope.run).version
+        return int(require_row(scope, "model version", version=version, model=model))
 
 
 def decide_promotion(model: str, version: int) -> dict[str, Any]:
@@ -273,4 +193,5 @@ def decide_promotion(model: str, version: int) -> dict[str, Any]:
 
     with task_scope() as scope:
         decision = decide(scope.settings, scope.spec(model), version, scope.run)
-        return {"promotion_id": decision.promotion_id, "verdict": decision.verdict, "reasons": list(decision.reasons)}
+        recorded = require_row(scope, "promotion", promotion_id=decision.promotion_id, model=model, version=version)
+        return {"promotion_id": decision.promotion_id, "verdict": recorded, "reasons": list(decision.reasons)}

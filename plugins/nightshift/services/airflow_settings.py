@@ -66,6 +66,7 @@ TUNING = {
     "AIRFLOW__LOGGING__COLORED_CONSOLE_LOG": "False",
     "AIRFLOW__WORKERS__MAX_FAILED_HEARTBEATS": "10",
 }
+"""A variable of the same name in our own environment wins, so that an installation can tune its Airflow."""
 
 
 def airflow_environment(home: Path, database_url: str, api_port: int) -> dict[str, str]:
@@ -81,7 +82,7 @@ def airflow_environment(home: Path, database_url: str, api_port: int) -> dict[st
     return {
         **QUIET_VENDORS,
         **TASK_DEFAULTS,
-        **TUNING,
+        **{name: os.environ.get(name, value) for name, value in TUNING.items()},
         "NIGHTSHIFT_HOME": str(home),
         "AIRFLOW_HOME": str(home / "airflow"),
         "AIRFLOW__CORE__DAGS_FOLDER": str(dags_dir()),

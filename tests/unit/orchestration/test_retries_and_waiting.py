@@ -6,6 +6,10 @@ import contextlib
 import datetime as dt
 import os
 import signal
+import subprocess
+import sys
+import threading
+import time
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -15,9 +19,17 @@ from airflow.sdk import RetryAction
 from airflow.sdk.exceptions import AirflowRescheduleException
 
 from nightshift.errors import AuditError, WarehouseError
-from nightshift.orchestration import tasks
+from nightshift.orchestration import task_scope as scopes
 from nightshift.orchestration.defaults import StageRetryPolicy, task_defaults
-from nightshift.orchestration.tasks import NotPartitionedError, TaskTerminatedError, task_scope, waiting
+from nightshift.orchestration.task_scope import (
+    OVERDUE_EXIT_CODE,
+    NotPartitionedError,
+    TaskTerminatedError,
+    ended_when_overdue,
+    task_scope,
+    waiting,
+)
+from nightshift.settings import PROJECT_ROOT
 from nightshift.transformation.build import LookbackIncomplete
 
 LIMIT = dt.timedelta(minutes=60)
@@ -37,8 +49,9 @@ class Instance:
 def context(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
     """Be a task of Airflow's; the handler of SIGTERM is restored afterwards."""
     given: dict[str, Any] = {"dag_run": SimpleNamespace(dag_id="transform", run_id="r", partition_key="2013-03-10"), "ti": Instance()}
-    monkeypatch.setattr(tasks, "get_current_context", lambda: given)
-    monkeypatch.setattr(tasks, "load_settings", lambda: None)
+    given["task"] = SimpleNamespace(execution_timeout=None)
+    monkeypatch.setattr(scopes, "get_current_context", lambda: given)
+    monkeypatch.setattr(scopes, "load_settings", lambda: None)
     before = signal.getsignal(signal.SIGTERM)
     yield given
     signal.signal(signal.SIGTERM, before)
@@ -106,5 +119,58 @@ def test_terminated_task_raises_when_the_signal_comes(context: dict[str, Any]) -
 
 
 def test_terminated_task_raises_when_a_stage_swallows_the_signal(context: dict[str, Any]) -> None:
-    with pytest.raises(TaskTerminatedError), task_scope(), contextlib.suppress(Exception):
+    with pytest.raises(TaskTerminatedError), task_scope(), contextlib.suppress(BaseException):
         os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_no_stage_mistakes_the_signal_for_a_failure_of_its_own(context: dict[str, Any]) -> None:
+    """What a stage makes of an exception, for example a broken champion, must not happen because somebody ended the task."""
+    blamed = []
+
+    def stage() -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        except Exception:  # noqa: BLE001 - as a stage would
+            blamed.append("the champion")
+
+    with pytest.raises(TaskTerminatedError), task_scope():
+        stage()
+    assert blamed == []
+
+
+def test_a_second_signal_does_not_interrupt_the_clean_up(context: dict[str, Any]) -> None:
+    cleaned = []
+
+    def stage() -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+            cleaned.append("rolled back")
+
+    with pytest.raises(TaskTerminatedError), task_scope():
+        stage()
+    assert cleaned == ["rolled back"]
+
+
+@pytest.mark.parametrize("call", ["time.sleep(30)", "ctypes.PyDLL(None).sleep(30)"])
+def test_process_ends_with_code_and_stacks_when_c_code_outlives_the_limit(call: str) -> None:
+    """``PyDLL`` keeps the interpreter's lock, as a vendor's C code may: no thread of Python runs then."""
+    code = "import ctypes, datetime, time; from nightshift.orchestration.task_scope import ended_when_overdue as ended\n"
+    code += "import signal; signal.signal(signal.SIGALRM, lambda *_: None)\n"
+    code += f"with ended(datetime.timedelta(seconds=1), grace_seconds=1.0): {call}"
+    env = {**os.environ, "PYTHONPATH": str(PROJECT_ROOT / "plugins")}
+    started = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=60, check=False)
+    assert time.monotonic() - started < 25
+    assert done.returncode == (OVERDUE_EXIT_CODE if "time" in call else 1)
+    assert ("[NS-AIRFLOW-004]" in done.stderr) == ("time" in call)
+    assert "most recent call first" in done.stderr
+
+
+def test_watchdog_is_gone_when_the_task_ends_in_time() -> None:
+    before = threading.active_count()
+    with ended_when_overdue(dt.timedelta(seconds=60)):
+        assert threading.active_count() == before + 1
+    time.sleep(0.1)
+    assert threading.active_count() == before

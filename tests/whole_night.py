@@ -1,4 +1,8 @@
-"""A whole nightshift in a home of its own: PostgreSQL, S3 and Airflow with the real scheduler, a month of history, trained models."""
+"""A whole nightshift in a home of its own: PostgreSQL, S3 and Airflow with the real scheduler, a month of history, trained models.
+
+Tests of several folders share it. Airflow notices a dead task after seconds instead of minutes, retries after two seconds, and every
+DAG file runs ``hook`` when it is read, so that a test can put a fault into the next tasks (``Whole.inject``).
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +36,16 @@ history = PartitionRange.of("{FIRST_DAY}", "{LAST_DAY}")
 load_history(settings, load_specs(settings.models_dir), history, RunContext("test/history", actor="test"), Stopwatch())
 deliver(settings, PartitionRange.of("{NIGHT}"))
 """
+IMPATIENT = {
+    "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "20",
+    "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "5",
+    "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "2",
+}
+_QUICK_RETRY = """
+import datetime
+from nightshift.orchestration import defaults
+defaults.RETRY_DELAY = datetime.timedelta(seconds=2)
+"""
 
 
 @dataclass(frozen=True)
@@ -47,23 +62,40 @@ class Whole:
     api: AirflowApi
     night: Night
 
+    @contextmanager
+    def inject(self, code: str) -> Iterator[None]:
+        """Have every DAG file run this code when a task reads it, as long as the block lasts."""
+        hook = self.settings.dags_dir / "hook"
+        _replace(hook, _QUICK_RETRY + code)
+        try:
+            yield
+        finally:
+            _replace(hook, _QUICK_RETRY)
+
 
 @pytest.fixture(scope="session")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Whole]:
-    """Start everything, load a history in one range, train, and run one night through Airflow."""
-    base = tmp_path_factory.mktemp("whole night")
+    """Start everything, load a history in one range, train, and run one night through Airflow.
+
+    ``NIGHTSHIFT_TEST_WHOLE`` names a folder in which all of this stays alive for the next call.
+    """
+    kept = os.environ.get("NIGHTSHIFT_TEST_WHOLE")
+    base = Path(kept) if kept else tmp_path_factory.mktemp("whole night")
     home, dags = base / "home", base / "dags"
-    _copy_small_dags(dags)
     env = {name: value for name, value in os.environ.items() if not name.startswith("NIGHTSHIFT_")}
-    env |= {"NIGHTSHIFT_HOME": str(home), "NIGHTSHIFT_DAGS_DIR": str(dags), "PYTHONPATH": str(PROJECT_ROOT / "plugins")}
+    env |= {"NIGHTSHIFT_HOME": str(home), "NIGHTSHIFT_DAGS_DIR": str(dags), "PYTHONPATH": str(PROJECT_ROOT / "plugins"), **IMPATIENT}
     try:
-        _run(env, "-m", "nightshift.cli", "up", "--only", "postgres,s3,airflow")
-        _run(env, "-c", _HISTORY)
+        if is_new := not dags.exists():
+            _copy_small_dags(dags)
+            _run(env, "-m", "nightshift.cli", "up", "--only", "postgres,s3,airflow")
+            _run(env, "-c", _HISTORY)
         settings = Settings(dags_dir=dags, **{name.removeprefix("NIGHTSHIFT_").lower(): value for name, value in read_env(home).items()})
         api = AirflowApi.local(home)
-        yield Whole(settings, api, run_night(api, NIGHT, expected_dags(settings), timeout_seconds=420))
+        night = run_night(api, NIGHT, expected_dags(settings), timeout_seconds=420) if is_new else Night(NIGHT, 0, 0.0, 0.0)
+        yield Whole(settings, api, night)
     finally:
-        _run(env, "-m", "nightshift.cli", "down", "--delete-data")
+        if not kept:
+            _run(env, "-m", "nightshift.cli", "down", "--delete-data")
 
 
 def expected_dags(settings: Settings) -> set[str]:
@@ -80,6 +112,17 @@ def _copy_small_dags(folder: Path) -> None:
         for key, value in {"minimum_days": 25, "validation_days": 5, "holdout_days": 5, "num_boost_round": 30}.items():
             text = "\n".join(f"  {key}: {value}" if line.strip().startswith(f"{key}:") else line for line in text.splitlines())
         path.write_text(text + "\n")
+    _replace(folder / "hook", _QUICK_RETRY)
+    for path in folder.glob("*.py"):
+        head, imports, rest = path.read_text().partition("from nightshift.orchestration import ")
+        path.write_text(f'{head}exec((Path(__file__).parent / "hook").read_text())\n{imports}{rest}')
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a file that tasks may read at this very moment."""
+    partial = path.with_suffix(".partial")
+    partial.write_text(text)
+    partial.replace(path)
 
 
 def _run(env: dict[str, str], *arguments: str) -> None:
