@@ -26,6 +26,7 @@ def published(settings: Settings) -> dict[str, tuple[str, int]]:
         return {dataset: (content_hash, n_rows) for dataset, content_hash, n_rows in conn.execute(query, [NIGHT])}
 
 
+@pytest.mark.mlts("infra-3")
 def test_a_night_runs_every_dag_and_publishes_every_dataset(whole: Whole) -> None:
     _wait_until_quiet(whole.api)
     runs = whole.api.runs(NIGHT)
@@ -54,6 +55,8 @@ def test_every_scheduled_flight_of_the_next_day_is_scored_once_by_the_champion(w
     assert scored == (n_flights, n_flights, 1, 1, "champion", "champion")
 
 
+@pytest.mark.promise("R6")
+@pytest.mark.promise("R11")
 @pytest.mark.parametrize("dag_id", ["ingest", "transform", "score__flight_delayed", "train__flight_delayed", "monitor__flight_delayed"])
 def test_a_cleared_dag_run_publishes_the_same_content(whole: Whole, dag_id: str) -> None:
     before = published(whole.settings)

@@ -20,6 +20,8 @@ TIMEOUT_SECONDS = 420
 RESCHEDULE_TIMEOUT_SECONDS = 30
 
 
+@pytest.mark.mlts("infra-3")
+@pytest.mark.promise("R11")
 def test_backfilled_nights_run_in_order_through_every_dag_while_another_day_waits(whole: Whole) -> None:
     waiting = whole.api.run("ingest", whole.api.trigger("ingest", UNDELIVERED))
     nights = PartitionRange.of(FIRST, LAST)

@@ -13,6 +13,7 @@ pytestmark = [pytest.mark.airflow, pytest.mark.integration, pytest.mark.timeout(
 TIMEOUT_SECONDS = 120
 
 
+@pytest.mark.promise("R6")
 @pytest.mark.parametrize("task_ids", [["begin", "publish", "score_shard"], ["score_shard", "begin", "publish"]])
 def test_scoring_tasks_cleared_alone_in_any_order_publish_the_same_content(whole: Whole, task_ids: list[str]) -> None:
     before = published(whole.settings)

@@ -37,6 +37,7 @@ def test_quiet_night_is_ok_when_champion_scored_it(world) -> None:
     ]
 
 
+@pytest.mark.mlts("mon-3")
 def test_decision_opens_when_drift_holds_on_two_of_three_nights(world) -> None:
     for key in ("2020-02-02", "2020-02-03", "2020-02-04"):
         world.add_night(key, wind=3.0 if key != "2020-02-03" else 0.0)
@@ -50,6 +51,8 @@ def test_decision_opens_when_drift_holds_on_two_of_three_nights(world) -> None:
     assert third.summary()["retrain_decision_id"] == third.retrain_decision_id is not None
 
 
+@pytest.mark.promise("R16")
+@pytest.mark.promise("R6")
 def test_rerun_gives_the_same_verdict_and_no_second_decision(world) -> None:
     for key in ("2020-02-02", "2020-02-03", "2020-02-04"):
         world.add_night(key, wind=3.0)
@@ -64,6 +67,7 @@ def test_rerun_gives_the_same_verdict_and_no_second_decision(world) -> None:
     assert len(before) == 9
 
 
+@pytest.mark.promise("R6")
 def test_bulk_range_gives_what_night_by_night_gives(world) -> None:
     for key in ("2020-02-02", "2020-02-03"):
         world.add_night(key, wind=3.0)
@@ -87,6 +91,7 @@ def test_cooldown_is_a_reason_when_it_stops_a_decision(world) -> None:
     assert verdict.retrain_decision_id is not None
 
 
+@pytest.mark.mlts("mon-7")
 def test_performance_is_measured_two_nights_later_beside_the_rule(world) -> None:
     for key in ("2020-02-02", "2020-02-03", "2020-02-04"):
         world.add_night(key)
@@ -103,6 +108,7 @@ def test_performance_is_measured_two_nights_later_beside_the_rule(world) -> None
     assert [len(slices), sum(row[1] for row in slices)] == [3, 114]
 
 
+@pytest.mark.mlts("mon-7")
 def test_decision_opens_when_outcomes_turn_against_the_champion(world) -> None:
     for day in range(2, 6):
         world.add_night(f"2020-02-0{day}", is_turned=True)

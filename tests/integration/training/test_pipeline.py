@@ -48,6 +48,8 @@ def test_files_are_named_by_their_digests(world, candidate):
     assert store.get(candidate.figures["curves.png"]).startswith(b"\x89PNG")
 
 
+@pytest.mark.promise("R6")
+@pytest.mark.mlts("infra-1")
 def test_same_digest_when_trained_twice_with_other_thread_counts(world, training_set, monkeypatch):
     digests = set()
     for n_threads in ("1", "2"):
@@ -70,6 +72,8 @@ def test_other_version_when_spec_changes(world, training_set, candidate):
     assert train(world.settings, other, training_set.key, world.run).digest != candidate.digest
 
 
+@pytest.mark.promise("R4")
+@pytest.mark.promise("R6")
 def test_same_digest_when_killed_after_every_checkpoint(world, training_set, monkeypatch):
     rounds = {"early_stopping_rounds": 80, "num_boost_round": 150, "backtest_folds": 0}
     long_spec = world.spec_with(training={**world.spec.training.model_dump(), **rounds})
@@ -144,6 +148,7 @@ def test_nightly_model_is_not_due_when_the_history_is_too_short(world):
     assert not is_due(world.settings, spec, world.night.shift(-400))
 
 
+@pytest.mark.promise("R16")
 def test_order_of_the_monitor_makes_due_and_is_consumed_once(world, candidate):
     saturday = world.night
     version = register(world.settings, candidate, world.run)

@@ -31,6 +31,7 @@ def test_rows_are_labelled_mature_and_totally_ordered(world):
     assert "load_id" not in rows.column_names
 
 
+@pytest.mark.promise("R6")
 def test_same_key_when_built_twice_and_when_rows_lie_in_another_order(world):
     first = build(world)
     world.conn.execute("create table features.copy as select * from features.feat_parcel order by wind")
@@ -40,6 +41,7 @@ def test_same_key_when_built_twice_and_when_rows_lie_in_another_order(world):
     assert world.conn.execute("select count(*) from ml.training_sets").fetchone() == (1,)
 
 
+@pytest.mark.mlts("model-1")
 def test_manifest_names_query_partitions_and_code(world):
     training_set = build(world)
     manifest = world.conn.execute("select manifest from ml.training_sets where training_set = %s", [training_set.key]).fetchone()[0]
@@ -61,6 +63,7 @@ def test_unpublished_load_is_not_read(world):
     assert build(world).key == before.key
 
 
+@pytest.mark.promise("R7")
 @pytest.mark.parametrize(("known_at", "counts"), [("2020-02-02 05:30+00", True), ("2020-02-02 05:31+00", False)])
 def test_correction_counts_only_when_known_at_as_of(world, known_at, counts):
     parcel = "2020-01-05-001"
@@ -80,6 +83,7 @@ def label_of(world, parcel):
     return rows.filter(pc.equal(rows["parcel_id"], parcel))["is_late"].to_pylist()[0]
 
 
+@pytest.mark.promise("R7")
 def test_future_labels_change_nothing(world):
     before = build(world)
     world.add_day("2020-02-02")
@@ -134,6 +138,7 @@ def test_refused_when_label_is_unfit(world, label, words):
     assert refusal.value.code == "NS-TRAIN-004"
 
 
+@pytest.mark.mlts("data-4")
 def test_refused_when_answer_stands_in_the_feature_view(world):
     world.conn.execute("alter table features.feat_parcel add column is_late boolean")
     with pytest.raises(TrainingSetError, match="the model would read the answer"):

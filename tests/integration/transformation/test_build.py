@@ -102,6 +102,9 @@ class Oracle:
         return values | {"as_of": self.as_of}
 
 
+@pytest.mark.promise("R7")
+@pytest.mark.promise("R10")
+@pytest.mark.mlts("data-4")
 def test_features_equal_an_independent_recomputation_when_drops_come_late_and_are_corrected(world, run: RunContext) -> None:
     whole = days(33)
     for day in whole:
@@ -132,6 +135,8 @@ def test_features_equal_an_independent_recomputation_when_drops_come_late_and_ar
     assert hashes(world.conn) == at_once
 
 
+@pytest.mark.promise("R7")
+@pytest.mark.promise("R6")
 def test_an_older_as_of_keeps_its_features_when_a_correction_comes_later(world, run: RunContext) -> None:
     for day in days(4):
         world.deliver_day(day, seed=1)

@@ -89,6 +89,7 @@ def test_views_on_a_mart_stand_and_new_columns_come_when_the_project_changes(own
     assert not ensure_relations(own_project)
 
 
+@pytest.mark.mlts("data-6")
 def test_a_new_feature_view_is_published_when_a_model_and_a_suite_are_added(own_project: Settings, world, run: RunContext) -> None:
     folder = own_project.dbt_project_dir / "models" / "features"
     (folder / "feat_short.sql").write_text(ANOTHER_VIEW)
@@ -111,6 +112,7 @@ def test_the_error_shows_the_cause_when_the_project_cannot_be_parsed(own_project
     assert own_project.warehouse_password.get_secret_value() not in str(caught.value)
 
 
+@pytest.mark.mlts("data-7")
 def test_unit_and_data_tests_of_the_project_pass(settings: Settings, world, run: RunContext) -> None:
     from nightshift.warehouse.dbt_runner import _call_dbt, _target_folder
 
@@ -124,6 +126,7 @@ def test_unit_and_data_tests_of_the_project_pass(settings: Settings, world, run:
     assert sum(result["unique_id"].startswith("unit_test.") for result in results) >= 7
 
 
+@pytest.mark.promise("R17")
 def test_dbt_ends_when_its_parent_is_killed(settings: Settings, conn: Connection, tmp_path: Path) -> None:
     ensure_relations(settings)
     script = (
