@@ -11,6 +11,7 @@ from pathlib import Path
 
 from nightshift.settings import PROJECT_ROOT
 
+_NAME_BYTES = 63
 _CODE_FOLDERS = ("plugins/nightshift", "dbt_project", "dags", "expectations")
 
 
@@ -30,8 +31,12 @@ class RunContext:
 
     @property
     def application_name(self) -> str:
-        """Return the name that the warehouse shows for our connections (PostgreSQL keeps 63 bytes)."""
-        return f"nightshift {self.run_id}#{self.attempt}"[:63]
+        """Return the name that the warehouse shows for our connections; PostgreSQL keeps 63 bytes, and two attempts never share one."""
+        name, attempt = f"nightshift {self.run_id}", f"#{self.attempt}"
+        if len(name.encode() + attempt.encode()) > _NAME_BYTES:
+            attempt = f"~{sha256(self.run_id.encode()).hexdigest()[:6]}{attempt}"
+            name = name.encode()[: _NAME_BYTES - len(attempt)].decode(errors="ignore")
+        return name + attempt
 
 
 @cache

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 
 from nightshift.contracts.datasets import Delivery
 from nightshift.contracts.partitions import Partition, PartitionRange
+from nightshift.fault_points import FaultPoint, reach
 from nightshift.quality.quarantine import keep_rows
 from nightshift.warehouse.bulk import copy_in
+from nightshift.warehouse.connection import lose
 from nightshift.warehouse.partition_write import LoadManifest, PartitionWrite, Target, audit, begin, hold_stage, publish, refuse
 
 if TYPE_CHECKING:
@@ -79,7 +81,9 @@ def write_version(call: IngestCall, checked: CheckedDrops, places: Sequence[int]
     lines = "\n".join(f"{drop.partition} {drop.delivered_at.isoformat()} {drop.sha256}" for drop in mine)
     inputs = {"contract": call.contract_digest, "drops": sha256(lines.encode()).hexdigest()}
     write = begin(call.conn, [call.target], partitions, LoadManifest(call.run, inputs, {d.partition: d.delivered_at for d in mine}))
+    reach(FaultPoint.INGEST_CHECKED)
     _stage(call, write, checked, places)
+    reach(FaultPoint.INGEST_STAGE_AFTER, lambda: lose(call.conn))
     refused, duplicated = (sum(n) for n in ([len(rows.refused[p]) for p in places], [rows.n_duplicated[p] for p in places]))
     audit(call.conn, write, {"n_refused": refused, "n_duplicated": duplicated})
     _gate(call, write)

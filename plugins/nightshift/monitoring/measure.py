@@ -9,6 +9,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from nightshift.errors import NightshiftError
+from nightshift.fault_points import FaultPoint, reach
 from nightshift.lake.object_store import ObjectStore
 from nightshift.monitoring.drift import Drift
 from nightshift.monitoring.night import Champion, Night
@@ -18,7 +19,7 @@ from nightshift.monitoring.report import Sample, Shown, make_report
 from nightshift.monitoring.trigger import NightStatus, rule, status
 from nightshift.monitoring.verdict import Verdict, publish_night, read_verdict
 from nightshift.warehouse.bulk import read_arrow
-from nightshift.warehouse.connection import connect
+from nightshift.warehouse.connection import connect, lose
 from nightshift.warehouse.decisions import open_decision
 from nightshift.warehouse.partition_write import LoadManifest
 
@@ -68,8 +69,10 @@ def _measure_night(night: Night, *, wants_report: bool) -> Verdict:
     verdict = _judge(night, drifts, performance, predicted_by)
     digest = sha256(json.dumps([inputs, asdict(verdict)], sort_keys=True, default=str).encode()).hexdigest()
     verdict = _with_report(night, verdict, drifts, digest, wants_report=wants_report or verdict.has_triggered)
+    reach(FaultPoint.MONITOR_MEASURED)
     if verdict.has_triggered:
         open_decision(night.conn, night.spec.name, night.partition, verdict.reasons, _evidence(verdict), night.run)
+        reach(FaultPoint.DECISION_AFTER, lambda: lose(night.conn))
     manifest = LoadManifest(night.run, inputs | {"report": verdict.report_key or "none"})
     publish_night(night.conn, verdict, drifts, [asdict(one) | {"model_version": predicted_by} for one in performance], manifest)
     seen = read_verdict(night.conn, night.spec.name, night.partition)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nightshift.errors import NightshiftError
+from nightshift.fault_points import FaultPoint, reach
 from nightshift.quality.gate_page import render_page
 from nightshift.warehouse.connection import conninfo
 
@@ -121,6 +122,7 @@ def run_gate(  # noqa: PLR0913, PLR0917  (the staged batch is addressed by all o
         SuiteError: The suite is missing, empty or wrong.
         GateCrashError: The suite could not be evaluated, as a whole or in part.
     """
+    reach(FaultPoint.GATE_BEFORE)
     suite = _read_suite(settings.expectations_dir, dataset)
     results = _evaluate(settings, suite, _batch_query(schema, table, load_id, partitions), run)
     checks = [_check(result) for result in results]
@@ -132,6 +134,7 @@ def run_gate(  # noqa: PLR0913, PLR0917  (the staged batch is addressed by all o
     docs_key = _store_docs(settings, key, page, evidence)
     result = GateResult(dataset, passed, len(checks), [check for check in checks if not check.has_passed], docs_key)
     _stop_unless_passed(result, stopping, partitions)
+    reach(FaultPoint.GATE_AFTER)
     return result
 
 

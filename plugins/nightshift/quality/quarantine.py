@@ -11,6 +11,8 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from nightshift.errors import NightshiftError
+from nightshift.fault_points import FaultPoint, reach
+from nightshift.warehouse.connection import lose
 
 if TYPE_CHECKING:
     from nightshift.contracts.partitions import PartitionRange
@@ -104,6 +106,7 @@ def keep_drop(conn: Connection, drop: DropManifest, source_uri: str, error: Nigh
         """,
         [f"raw/{drop.dataset}", drop.partition, drop.delivered_at, source_uri, drop.sha256, error.code, str(error), run.run_id],
     )
+    reach(FaultPoint.KEEP_DROP_AFTER, lambda: lose(conn))
 
 
 def list_rows(
@@ -170,6 +173,7 @@ def settle_rows(conn: Connection, row_ids: Sequence[int], state: QuarantineState
                 got=f"row_id {', '.join(map(str, missing[:5]))}",
                 todo="List the open rows again.",
             )
+    reach(FaultPoint.SETTLE_ROWS_AFTER, lambda: lose(conn))
 
 
 def _storable(delivered: Mapping[str, str | None]) -> str:

@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from nightshift.errors import NightshiftError
+from nightshift.fault_points import FaultPoint, reach
 from nightshift.lake.object_store import ObjectStore
 from nightshift.training.trained_model import TrainedModel
-from nightshift.warehouse.connection import connect
+from nightshift.warehouse.connection import connect, lose
 
 if TYPE_CHECKING:
     from nightshift.contracts.run import RunContext
@@ -102,6 +103,7 @@ def register(settings: Settings, candidate: Candidate, run: RunContext) -> Model
             if _find(conn, candidate.model, candidate.digest) is None:
                 _insert(conn, candidate, run)
                 record_evidence(conn, candidate, candidate.measured, run)
+        reach(FaultPoint.REGISTER_AFTER, lambda: lose(conn))
         version = _find(conn, candidate.model, candidate.digest)
         assert version is not None  # noqa: S101 - inserted above
         _mirror(settings, conn, version)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from nightshift.contracts.metrics import METRICS
 from nightshift.contracts.partitions import Partition
 from nightshift.errors import NightshiftError, ObjectStoreError
+from nightshift.fault_points import FaultPoint, reach
 from nightshift.lake.object_store import ObjectStore
 from nightshift.registry.model_versions import ModelVersion, find_version, load_model, lock_model, mirror_aliases, record_evidence
 from nightshift.training.evaluation import Measured, evidence, overall, rule_predictions
@@ -20,7 +21,7 @@ from nightshift.training.model_text import ModelTextError
 from nightshift.training.signature import SignatureError, numbers
 from nightshift.training.splits import rows_between, split_window
 from nightshift.training.training_set import find_training_set, read_rows
-from nightshift.warehouse.connection import connect
+from nightshift.warehouse.connection import connect, lose
 from nightshift.warehouse.decisions import consume, open_ones
 
 if TYPE_CHECKING:
@@ -84,6 +85,25 @@ def champion_for(conn: Connection, model: str, partition: Partition) -> ModelVer
         [model, partition.day],
     ).fetchone()
     return None if row is None else find_version(conn, model, row[0])
+
+
+def promoted_versions(conn: Connection, model: str, partition: Partition, n: int) -> list[int]:
+    """Return the last ``n`` versions that were promoted for a partition, the champion first; one that was rolled back is left out."""
+    rows = conn.execute(
+        """
+        with promoted as (
+            select distinct on (version) version, effective_partition, promotion_id from ml.promotions
+            where model = %(model)s and verdict <> 'refused' and effective_partition <= %(day)s
+            order by version, effective_partition desc, promotion_id desc
+        )
+        select version from promoted where not exists (
+            select from ml.promotions r where r.model = %(model)s and r.verdict = 'rolled_back' and r.effective_partition <= %(day)s
+                and r.champion_version = promoted.version and r.promotion_id > promoted.promotion_id)
+        order by effective_partition desc, promotion_id desc limit %(n)s
+        """,
+        {"model": model, "day": partition.day, "n": n},
+    )
+    return [version for (version,) in rows]
 
 
 def decide(settings: Settings, spec: ModelSpec, version: int, run: RunContext) -> Decision:
@@ -226,6 +246,7 @@ def _slice_objections(spec: ModelSpec, measured: list[Measured]) -> list[str]:
 def _record(conn: Connection, challenger: ModelVersion, champion: ModelVersion | None, judged: Judgement, run: RunContext) -> Decision:
     """Append decision and evidence and close the open orders in one transaction; the first recorded decision stands."""
     partition = Partition(challenger.partition_date)
+    reach(FaultPoint.PROMOTION_JUDGED)
     with conn.transaction():
         lock_model(conn, challenger.model)
         if find_decision(conn, challenger.model, challenger.version) is None:
@@ -237,6 +258,7 @@ def _record(conn: Connection, challenger: ModelVersion, champion: ModelVersion |
         outcome = {"version": challenger.version, "verdict": decision.verdict, "promotion_id": decision.promotion_id}
         for order in open_ones(conn, challenger.model, partition):
             consume(conn, order.decision_id, partition, run, outcome)
+    reach(FaultPoint.PROMOTION_AFTER, lambda: lose(conn))
     return decision
 
 

@@ -9,6 +9,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from nightshift.errors import NightshiftError, WarehouseError
+from nightshift.fault_points import FaultPoint, reach
 from nightshift.scoring.champion import Champions, Choice, load_version
 from nightshift.scoring.engine import ChampionBrokenError, score_rows
 from nightshift.scoring.fallback import stage_fallback
@@ -16,7 +17,7 @@ from nightshift.scoring.feature_rows import Feature, published_features, read_sh
 from nightshift.scoring.plan import DayPlan, ScorePlan
 from nightshift.scoring.relations import SCHEMA, ensure_prediction_relations
 from nightshift.warehouse.bulk import copy_in
-from nightshift.warehouse.connection import connect
+from nightshift.warehouse.connection import connect, lose
 from nightshift.warehouse.partition_write import LoadManifest, Target, hold_stage, refuse
 from nightshift.warehouse.partition_write import begin as begin_write
 
@@ -84,6 +85,7 @@ def _begin_plan(
         )
         for load, choice in chosen
     )
+    reach(FaultPoint.SCORE_BEGIN_AFTER)
     return ScorePlan(load_id=write.load_id, n_shards=spec.scoring.shards, days=days)
 
 
@@ -105,6 +107,7 @@ def score_shard(settings: Settings, spec: ModelSpec, plan: ScorePlan, shard: int
         ObjectStoreError: The first attempt could not read the champion; later attempts fall back.
         WarehouseError: The warehouse cannot be reached.
     """
+    reach(FaultPoint.SCORE_SHARD_BEFORE)
     with connect(settings, run.application_name) as conn:
         try:
             scored = [_score_days(settings, conn, spec, plan, (version, shard), run) for version in plan.days_by_version]
@@ -112,6 +115,7 @@ def score_shard(settings: Settings, spec: ModelSpec, plan: ScorePlan, shard: int
             refuse(conn, plan.write(predictions_target(spec)), f"{CHAMPION_BROKE}: {error.what}")
         else:
             _stage(conn, spec, plan, shard, scored, run)
+            reach(FaultPoint.SCORE_SHARD_AFTER, lambda: lose(conn))
         return {"shard": shard, "n_rows": _count(conn, spec, plan, shard)}
 
 

@@ -14,6 +14,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nightshift.fault_points import FaultPoint, reach
 from nightshift.training.model_text import ModelTextError, check_model_text
 
 if TYPE_CHECKING:
@@ -92,6 +93,7 @@ def fit_trees(train: tuple[Matrix, Vector], validation: tuple[Matrix, Vector], p
     while not _is_finished(state, plan):
         state = _fit_segment(state, data, watched, plan)
         _save_checkpoint(checkpoint, state)
+        reach(FaultPoint.CHECKPOINT_AFTER)
     return replace(state, text=_portable(load_booster(state.text).model_to_string(num_iteration=state.best_round)))
 
 

@@ -13,6 +13,7 @@ from nightshift.contracts.model_spec import Weekday
 from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.contracts.run import code_version
 from nightshift.errors import NightshiftError
+from nightshift.fault_points import FaultPoint, reach
 from nightshift.lake.object_store import ObjectStore
 from nightshift.training.booster import FitPlan, fit_trees, importance, load_booster, predict_raw, thread_count
 from nightshift.training.calibration import fit_calibration
@@ -90,6 +91,7 @@ def train(settings: Settings, spec: ModelSpec, training_set_key: str, run: RunCo
     split = split_window(training_set.window, spec.training)
     trained, measured, figures = train_rows(spec, rows, split, training_set.key, checkpoint)
     candidate = store_candidate(store, trained, _origin(spec, training_set, split), measured, figures)
+    reach(FaultPoint.TRAIN_STORED)
     checkpoint.unlink(missing_ok=True)
     return candidate
 

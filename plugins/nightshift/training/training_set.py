@@ -15,11 +15,12 @@ from nightshift.contracts.metrics import Task
 from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.contracts.run import code_version
 from nightshift.errors import NightshiftError
+from nightshift.fault_points import FaultPoint, reach
 from nightshift.lake.object_store import ObjectStore
 from nightshift.lake.snapshots import Snapshot, read_snapshot, write_snapshot
 from nightshift.training.signature import check_columns, numbers
 from nightshift.warehouse.bulk import read_arrow
-from nightshift.warehouse.connection import connect
+from nightshift.warehouse.connection import connect, lose
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -93,6 +94,7 @@ def build_training_set(settings: Settings, spec: ModelSpec, partition: Partition
         snapshot = write_snapshot(store, rows, f"training_sets/{spec.name}/{partition}")
         training_set = TrainingSet(snapshot.key, snapshot.sha256, rows.num_rows, partition, window, as_of)
         _record(conn, store, spec, training_set, {"query": query.as_string(None), "partitions": loads, **_facts(spec, snapshot)}, run)
+        reach(FaultPoint.TRAINING_SET_AFTER, lambda: lose(conn))
     return training_set
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nightshift.warehouse.connection import conninfo
+from nightshift.fault_points import FaultPoint, reach
+from nightshift.warehouse.connection import conninfo, lose
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -55,4 +56,5 @@ def copy_in(conn: Connection, schema: str, table: str, rows: pa.Table) -> int:
     with conn.cursor() as cursor:
         with cursor.copy(statement) as copy:
             copy.write(memoryview(sink.getvalue()))
+        reach(FaultPoint.COPY_AFTER, lambda: lose(conn))
         return cursor.rowcount

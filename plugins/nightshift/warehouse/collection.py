@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from nightshift.fault_points import FaultPoint, reach
+
 if TYPE_CHECKING:
     from nightshift.warehouse.connection import Connection
-    from nightshift.warehouse.partition_write import Target
+    from nightshift.warehouse.load import Target
 
 
 def collect_target(conn: Connection, target: Target) -> int:
@@ -20,6 +22,7 @@ def collect_target(conn: Connection, target: Target) -> int:
         pairs = {"days": [day for day, _ in dead], "load_ids": [load_id for _, load_id in dead], "dataset": target.dataset}
         delete = sql.SQL(_DELETE_ROWS).format(table=sql.Identifier(target.schema, target.table))
         n_deleted = conn.execute(delete, pairs).rowcount
+        reach(FaultPoint.COLLECT_DELETED)
         conn.execute(_MARK_COLLECTED, pairs)
     return n_deleted
 

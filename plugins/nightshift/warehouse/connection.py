@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from nightshift.errors import WarehouseError
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     Connection = psycopg.Connection[tuple[Any, ...]]
 
 CONNECT_TIMEOUT_SECONDS = 10
+CANCEL_TIMEOUT_SECONDS = 2
 IDLE_IN_TRANSACTION_SECONDS = 120
 
 
@@ -26,6 +27,9 @@ def connection_options(settings: Settings) -> str:
         "lock_timeout": f"{settings.lock_timeout_seconds}s",
         "idle_in_transaction_session_timeout": f"{IDLE_IN_TRANSACTION_SECONDS}s",
         "client_connection_check_interval": "2s",
+        "tcp_keepalives_idle": "30",
+        "tcp_keepalives_interval": "10",
+        "tcp_keepalives_count": "3",
         "timezone": "UTC",
         "datestyle": "ISO",
         "extra_float_digits": "1",
@@ -68,4 +72,23 @@ def connect(settings: Settings, application_name: str = "nightshift") -> Iterato
     try:
         yield conn
     finally:
-        conn.close()
+        _end(conn)
+
+
+def _end(conn: Connection) -> None:
+    """Close the connection; what still runs on the server (the client was interrupted) is cancelled, not left to a timeout."""
+    from psycopg import Error
+    from psycopg.pq import TransactionStatus
+
+    if not conn.closed and conn.info.transaction_status == TransactionStatus.ACTIVE:
+        with suppress(Error):  # If this fails, the server ends it by itself: it looks every two seconds whether we are still there.
+            conn.cancel_safe(timeout=CANCEL_TIMEOUT_SECONDS)
+    conn.close()
+
+
+def lose(conn: Connection) -> NoReturn:
+    """Behave as if the network had failed behind the last statement; for fault points."""
+    from psycopg import OperationalError
+
+    conn.close()
+    raise OperationalError("the connection is lost")

@@ -10,98 +10,26 @@ from __future__ import annotations
 import datetime as dt
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
-from nightshift.contracts.run import RunContext, code_version
+from nightshift.contracts.run import code_version
 from nightshift.errors import AuditError, LoadStateError, LostAnswerError, WarehouseError
+from nightshift.fault_points import FaultPoint, reach
+from nightshift.warehouse.audit import measure_days, problems_of, record_measured
 from nightshift.warehouse.collection import collect_target
-from nightshift.warehouse.content_hash import Measured, measure, measure_nothing
+from nightshift.warehouse.connection import lose
+from nightshift.warehouse.load import STATES, LoadManifest, PartitionWrite, PublishedLoad, Target
 from nightshift.warehouse.pointer import flip
+from nightshift.warehouse.supersession import end_older_attempts
 
 if TYPE_CHECKING:
     from nightshift.contracts.partitions import PartitionRange
     from nightshift.warehouse.connection import Connection
 
-STATES = ("staged", "audited", "published", "duplicate", "refused", "collected")
-"""States of a load, the least advanced first."""
-
-
-@dataclass(frozen=True)
-class Target:
-    """One dataset that a write publishes, and the table that holds its loads.
-
-    Attributes:
-        dataset: Name in the ledger, for example ``features/flight``.
-        schema: Schema of the table.
-        table: Table with ``partition_date`` and ``load_id``.
-        key: Columns that are unique and not null within a partition.
-        is_versioned: Raw data: every version stays readable, and the pointer goes to the one with the latest ``known_at``.
-        may_be_empty: Whether a partition without rows passes the audit.
-    """
-
-    dataset: str
-    schema: str
-    table: str
-    key: tuple[str, ...]
-    is_versioned: bool = False
-    may_be_empty: bool = False
-
-
-@dataclass(frozen=True)
-class LoadManifest:
-    """What a load is made from.
-
-    Attributes:
-        run: Who writes.
-        inputs: Digest or load id by name of everything that the content depends on; the same inputs and code must give the same content.
-        known_at: Raw data: when upstream delivered it, UTC; by day when the partitions of a range were delivered at different times.
-    """
-
-    run: RunContext
-    inputs: Mapping[str, str]
-    known_at: dt.datetime | Mapping[dt.date, dt.datetime] | None = None
-
-    @property
-    def digest(self) -> str:
-        """Return the SHA-256 over inputs and code version, hex."""
-        return sha256(json.dumps([dict(self.inputs), code_version()], sort_keys=True).encode()).hexdigest()
-
-    def known_at_of(self, day: dt.date) -> dt.datetime | None:
-        """Return when that day's data was delivered, UTC."""
-        return self.known_at[day] if isinstance(self.known_at, Mapping) else self.known_at
-
-
-@dataclass(frozen=True)
-class PartitionWrite:
-    """A begun write: pass it to ``audit`` and ``publish``.
-
-    Attributes:
-        load_id: Write it into every staged row.
-        targets: The datasets.
-        partitions: The partitions, all of them published together.
-    """
-
-    load_id: int
-    targets: tuple[Target, ...]
-    partitions: PartitionRange
-
-
-@dataclass(frozen=True)
-class PublishedLoad:
-    """What readers see of one partition after ``publish``, as read back.
-
-    Attributes:
-        is_new: False when the write's content stood there before: its rows are dropped and the pointer stayed.
-    """
-
-    dataset: str
-    partition_date: dt.date
-    load_id: int
-    n_rows: int
-    content_hash: str
-    is_new: bool = field(compare=False)
+__all__ = [
+    "LoadManifest", "PartitionWrite", "PublishedLoad", "Target",
+    "audit", "begin", "collect", "hold_stage", "publish", "read_back", "refuse", "resume",
+]  # fmt: skip
 
 
 def begin(conn: Connection, targets: Sequence[Target], partitions: PartitionRange, manifest: LoadManifest) -> PartitionWrite:
@@ -112,6 +40,8 @@ def begin(conn: Connection, targets: Sequence[Target], partitions: PartitionRang
     """
     if manifest.known_at is None and any(target.is_versioned for target in targets):
         raise LoadStateError("A version of raw data needs the time of its delivery.", expected="known_at", todo="Pass it in the manifest.")
+    reach(FaultPoint.BEGIN_BEFORE)
+    end_older_attempts(conn, manifest.run)
     with conn.transaction():
         row = conn.execute(
             _BEGIN,
@@ -127,6 +57,7 @@ def begin(conn: Connection, targets: Sequence[Target], partitions: PartitionRang
                 "digest": manifest.digest,
             },
         ).fetchone()
+    reach(FaultPoint.BEGIN_AFTER, lambda: lose(conn))
     if row is None:
         raise LoadStateError("A write without targets.", expected="at least one dataset", todo="Name what the load publishes.")
     return PartitionWrite(int(row[0]), tuple(targets), partitions)
@@ -183,16 +114,18 @@ def audit(conn: Connection, write: PartitionWrite, detail: Mapping[str, Any] | N
     """
     counts: dict[tuple[str, dt.date], int] = {}
     problems: list[str] = []
+    reach(FaultPoint.AUDIT_BEFORE)
     _refresh_statistics(conn, write, [(target.schema, target.table) for target in write.targets])
     with conn.transaction():
         conn.execute("select from ops.loads where load_id = %s order by dataset, partition_date for update", [write.load_id])
         for target in write.targets:
-            by_day, unexpected = _measure_days(conn, target, write)
-            problems += _problems(target, by_day, unexpected)
-            _record_measured(conn, target, write.load_id, by_day, detail or {})
+            by_day, unexpected = measure_days(conn, target, write)
+            problems += problems_of(target, by_day, unexpected)
+            record_measured(conn, target, write.load_id, by_day, detail or {})
             counts |= {(target.dataset, day): measured.n_rows for day, measured in by_day.items()}
         if not problems:
             conn.execute("update ops.loads set state = 'audited' where load_id = %s and state = 'staged'", [write.load_id])
+    reach(FaultPoint.AUDIT_AFTER, lambda: lose(conn))
     if problems:
         summary = "; ".join(problems[:5])
         refuse(conn, write, summary)
@@ -217,41 +150,6 @@ def _refresh_statistics(conn: Connection, write: PartitionWrite, tables: Iterabl
             conn.execute(sql.SQL("analyze (skip_locked) {}").format(sql.Identifier(schema, table)))
 
 
-def _measure_days(conn: Connection, target: Target, write: PartitionWrite) -> tuple[dict[dt.date, Measured], set[dt.date]]:
-    found, nothing = measure(conn, target, write.load_id), measure_nothing(conn, target)
-    days = write.partitions.days
-    return {day: found.get(day, nothing) for day in days}, found.keys() - set(days)
-
-
-def _problems(target: Target, by_day: Mapping[dt.date, Measured], unexpected: Iterable[dt.date]) -> list[str]:
-    problems = [f"{target.dataset} has rows of {day}, outside of the range" for day in sorted(unexpected)]
-    for day, measured in by_day.items():
-        if measured.n_rows == 0 and not target.may_be_empty:
-            problems.append(f"{target.dataset} has no rows of {day}")
-        if measured.n_bad_keys:
-            keys = ", ".join(target.key)
-            problems.append(f"{target.dataset} has {measured.n_bad_keys} rows of {day} with a null or repeated key ({keys})")
-    return problems
-
-
-def _record_measured(conn: Connection, target: Target, load_id: int, by_day: Mapping[dt.date, Measured], detail: Mapping[str, Any]) -> None:
-    conn.execute(
-        """
-        update ops.loads l set n_rows = r.n_rows, content_hash = r.content_hash, detail = l.detail || %s
-        from unnest(%s::date[], %s::bigint[], %s::text[]) r (partition_date, n_rows, content_hash)
-        where l.dataset = %s and l.load_id = %s and l.partition_date = r.partition_date and l.state in ('staged', 'audited')
-        """,
-        [
-            json.dumps(dict(detail), sort_keys=True, default=str),
-            list(by_day),
-            [measured.n_rows for measured in by_day.values()],
-            [measured.content_hash for measured in by_day.values()],
-            target.dataset,
-            load_id,
-        ],
-    )
-
-
 def refuse(conn: Connection, write: PartitionWrite, reason: str) -> None:
     """Record that a gate refused the staged rows; they can never be published."""
     conn.execute(
@@ -265,6 +163,7 @@ def refuse(conn: Connection, write: PartitionWrite, reason: str) -> None:
         """,
         [reason, write.load_id],
     )
+    reach(FaultPoint.REFUSE_AFTER, lambda: lose(conn))
 
 
 def publish(conn: Connection, write: PartitionWrite) -> list[PublishedLoad]:
@@ -281,9 +180,12 @@ def publish(conn: Connection, write: PartitionWrite) -> list[PublishedLoad]:
     """
     import psycopg
 
+    reach(FaultPoint.PUBLISH_BEFORE)
     try:
         with conn.transaction():
             flip(conn, write)
+            reach(FaultPoint.PUBLISH_FLIPPED)
+        reach(FaultPoint.PUBLISH_AFTER, lambda: lose(conn))
     except psycopg.OperationalError as error:
         if conn.closed:
             raise LostAnswerError(
@@ -348,4 +250,5 @@ def collect(conn: Connection, targets: Sequence[Target]) -> int:
     Returns:
         Number of deleted rows.
     """
+    reach(FaultPoint.COLLECT_BEFORE)
     return sum(collect_target(conn, target) for target in targets)

@@ -8,7 +8,7 @@ from nightshift.errors import AuditError, ContentConflictError, StaleTokenError
 
 if TYPE_CHECKING:
     from nightshift.warehouse.connection import Connection
-    from nightshift.warehouse.partition_write import PartitionWrite, Target
+    from nightshift.warehouse.load import PartitionWrite, Target
 
 _DONE = {"published", "duplicate"}
 
@@ -73,9 +73,8 @@ def _refuse_conflicts(conn: Connection, write: PartitionWrite) -> None:
     conflict = conn.execute(
         """
         select l.dataset, l.partition_date, old.content_hash, l.content_hash
-        from ops.loads l join ops.published p using (dataset, partition_date)
-        join ops.loads old on old.dataset = p.dataset and old.partition_date = p.partition_date and old.load_id = p.load_id
-        where l.load_id = %s and l.dataset = any(%s) and l.inputs_digest = old.inputs_digest and l.content_hash <> old.content_hash
+        from ops.loads l join ops.loads old using (dataset, partition_date, inputs_digest)
+        where l.load_id = %s and l.dataset = any(%s) and old.state in ('published', 'duplicate') and l.content_hash <> old.content_hash
         order by l.dataset, l.partition_date limit 1
         """,
         [write.load_id, plain],

@@ -1,0 +1,94 @@
+"""What a write is about: the datasets that it publishes, what it is made from, and what readers see afterwards."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import TYPE_CHECKING
+
+from nightshift.contracts.run import RunContext, code_version
+
+if TYPE_CHECKING:
+    from nightshift.contracts.partitions import PartitionRange
+
+STATES = ("staged", "audited", "published", "duplicate", "refused", "collected")
+"""States of a load, the least advanced first."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """One dataset that a write publishes, and the table that holds its loads.
+
+    Attributes:
+        dataset: Name in the ledger, for example ``features/flight``.
+        schema: Schema of the table.
+        table: Table with ``partition_date`` and ``load_id``.
+        key: Columns that are unique and not null within a partition.
+        is_versioned: Raw data: every version stays readable, and the pointer goes to the one with the latest ``known_at``.
+        may_be_empty: Whether a partition without rows passes the audit.
+    """
+
+    dataset: str
+    schema: str
+    table: str
+    key: tuple[str, ...]
+    is_versioned: bool = False
+    may_be_empty: bool = False
+
+
+@dataclass(frozen=True)
+class LoadManifest:
+    """What a load is made from.
+
+    Attributes:
+        run: Who writes.
+        inputs: Digest or load id by name of everything that the content depends on; the same inputs and code must give the same content.
+        known_at: Raw data: when upstream delivered it, UTC; by day when the partitions of a range were delivered at different times.
+    """
+
+    run: RunContext
+    inputs: Mapping[str, str]
+    known_at: dt.datetime | Mapping[dt.date, dt.datetime] | None = None
+
+    @property
+    def digest(self) -> str:
+        """Return the SHA-256 over inputs and code version, hex."""
+        return sha256(json.dumps([dict(self.inputs), code_version()], sort_keys=True).encode()).hexdigest()
+
+    def known_at_of(self, day: dt.date) -> dt.datetime | None:
+        """Return when that day's data was delivered, UTC."""
+        return self.known_at[day] if isinstance(self.known_at, Mapping) else self.known_at
+
+
+@dataclass(frozen=True)
+class PartitionWrite:
+    """A begun write: pass it to ``audit`` and ``publish``.
+
+    Attributes:
+        load_id: Write it into every staged row.
+        targets: The datasets.
+        partitions: The partitions, all of them published together.
+    """
+
+    load_id: int
+    targets: tuple[Target, ...]
+    partitions: PartitionRange
+
+
+@dataclass(frozen=True)
+class PublishedLoad:
+    """What readers see of one partition after ``publish``, as read back.
+
+    Attributes:
+        is_new: False when the write's content stood there before: its rows are dropped and the pointer stayed.
+    """
+
+    dataset: str
+    partition_date: dt.date
+    load_id: int
+    n_rows: int
+    content_hash: str
+    is_new: bool = field(compare=False)
