@@ -128,8 +128,8 @@ def write_report(specs: dict[str, ModelSpec], results: dict[str, list[MonthResul
         f"Written by `nightshift backtest --every-days {every_days} --report`: {os.cpu_count()} cores, Python {platform.python_version()}.",
         f"Each model is trained {rhythm(every_days)} on the 120 days before, with labels that were mature on that night, and scores",
         "every flight from the evening before. In brackets: the spec's rule on the same flights.",
-        "Cancelled and diverted flights have no label. The specs' settings were chosen among a few on these same months, so the figures are",
-        "slightly optimistic.",
+        "Cancelled and diverted flights have no label. The specs' settings were chosen among a few on these same months, so the",
+        "figures are slightly optimistic.",
     ]
     for name, spec in specs.items():
         metrics = shown_metrics(spec)
