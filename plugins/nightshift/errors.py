@@ -77,6 +77,26 @@ class WarehouseError(NightshiftError):
     is_retryable = True
 
 
+class WarehouseFullError(WarehouseError):
+    """The warehouse has no space left; what was published stands."""
+
+    code = "NS-WAREHOUSE-003"
+
+
+class LocalSpaceError(NightshiftError):
+    """A disk of this machine is full, or a file may not grow any more."""
+
+    code = "NS-SPACE-001"
+    is_retryable = True
+
+
+class MemoryShortError(NightshiftError):
+    """This process, or the warehouse for it, got no more memory."""
+
+    code = "NS-MEMORY-001"
+    is_retryable = True
+
+
 class StaleTokenError(NightshiftError):
     """A newer attempt owns the partition; this one must not publish."""
 

@@ -31,6 +31,8 @@ class Settings(BaseSettings):
         warehouse_admin_user: A role that may create roles; only ``nightshift migrate`` uses it. Empty: the warehouse user itself.
         s3_endpoint_url: URL of the S3 server; empty for AWS.
         s3_bucket: The one bucket for landing, artefacts, reports and data docs.
+        s3_connect_timeout_seconds: Limit of a connection's start; of a pause within an answer the read timeout.
+        s3_request_attempts: How often a request is sent at most; each waits longer for the next.
         mlflow_tracking_uri: A tracking server's URL or a PostgreSQL URL; empty switches MLflow off.
         statement_timeout_seconds: Server-side limit of one statement.
     """
@@ -52,6 +54,9 @@ class Settings(BaseSettings):
     s3_access_key_id: str = ""
     s3_secret_access_key: SecretStr = SecretStr("")
     s3_bucket: str = "nightshift"
+    s3_connect_timeout_seconds: float = Field(default=5, gt=0)
+    s3_read_timeout_seconds: float = Field(default=30, gt=0)
+    s3_request_attempts: int = Field(default=5, gt=0)
     mlflow_tracking_uri: SecretStr = SecretStr("")
     dags_dir: Path = PROJECT_ROOT / "dags"
     dbt_project_dir: Path = PROJECT_ROOT / "dbt_project"

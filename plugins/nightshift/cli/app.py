@@ -9,6 +9,7 @@ import typer
 
 from nightshift.cli import airflow, backtest, demo, doctor, history, psql, report, services, setup
 from nightshift.errors import NightshiftError
+from nightshift.exhaustion import named_exhaustion
 
 SPIN_COUNT = "10000"
 """OpenMP threads that spin beside busy neighbours make a training ten times slower. Source: docs/adr/0002-local-services.md."""
@@ -38,7 +39,8 @@ def main() -> None:
     os.umask(0o077)
     os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
     try:
-        app(prog_name="nightshift")
+        with named_exhaustion():
+            app(prog_name="nightshift")
     except NightshiftError as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(1)

@@ -29,13 +29,14 @@ def report(
     """Download the drift report of a night and print where it is; open it in a browser."""
     from nightshift.contracts.model_spec import load_spec
     from nightshift.contracts.partitions import Partition
+    from nightshift.lake.content_keys import digest_in
     from nightshift.lake.object_store import ObjectStore
 
     settings = load_settings()
     spec = load_spec(settings.models_dir, model)
     day, key = _find(settings, spec.name, Partition.parse(night).key if night else None)
     path = into / f"{spec.name}-{day}{Path(key).suffix}"
-    path.write_bytes(ObjectStore.open(settings).get(key))
+    path.write_bytes(ObjectStore.open(settings).get(key, digest_in(key)))
     say(str(path.resolve()))
 
 

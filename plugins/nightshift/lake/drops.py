@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
 from nightshift.errors import NightshiftError
+from nightshift.lake.object_store import ObjectCorruptError
 
 if TYPE_CHECKING:
     from nightshift.contracts.partitions import PartitionRange
@@ -107,13 +108,15 @@ def list_undelivered(store: ObjectStore, dataset: str, partitions: PartitionRang
 
 
 def read_data(store: ObjectStore, drops: Iterable[DropManifest]) -> list[bytes]:
-    """Read data files in parallel, in the order of the drops, as they are: the caller compares digests.
+    """Read data files in parallel, in the order of the drops.
+
+    A file with another digest than its manifest's is read as it is: the contract's check refuses it and keeps the evidence.
 
     Raises:
         ObjectMissingError: A manifest names a file that does not exist.
     """
     with ThreadPoolExecutor(PARALLEL_REQUESTS) as pool:
-        return list(pool.map(lambda drop: store.get(drop.data_key), drops))
+        return list(pool.map(lambda drop: _read_data(store, drop), drops))
 
 
 def write_drop(store: ObjectStore, drop: NewDrop) -> DropManifest:
@@ -149,6 +152,13 @@ def _keys(store: ObjectStore, dataset: str, partitions: PartitionRange) -> list[
             break
         keys.append(key)
     return keys
+
+
+def _read_data(store: ObjectStore, drop: DropManifest) -> bytes:
+    try:
+        return store.get(drop.data_key, drop.sha256)
+    except ObjectCorruptError:
+        return store.get(drop.data_key)
 
 
 def _read_manifest(store: ObjectStore, key: str) -> DropManifest:

@@ -1,33 +1,37 @@
 """The object store, written once and read verified: the only module that knows boto3.
 
-botocore retries a refused or lost request, but neither a body that breaks off nor one whose checksum is wrong; and a
-conditional put whose answer was lost is refused on its second try because of our own object. Both are handled here.
-Source: docs/adr/0005-raw-versions.md.
+botocore retries a refused or lost request, but neither a body that breaks off nor one whose checksum is wrong; a conditional put whose
+answer was lost is refused on its second try because of our own object; a listing has no checksum at all. All are handled here: whatever
+happens on the way, a caller gets the right bytes or one of our errors. Source: docs/adr/0013-faults-of-the-store-and-of-the-machine.md.
 """
 
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from hashlib import file_digest, sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from nightshift.errors import ObjectStoreError
+from nightshift.exhaustion import named_exhaustion
+from nightshift.fault_points import FaultPoint, reach
+from nightshift.lake.transfer import Body, TransitError, digest_of, receive, size_of, whole_file
 
 if TYPE_CHECKING:
+    from botocore.exceptions import ClientError
     from tenacity import Retrying
 
+    from nightshift.lake.transfer import Received
     from nightshift.settings import Settings
 
-CONNECT_TIMEOUT_SECONDS = 5
-READ_TIMEOUT_SECONDS = 30
-REQUEST_ATTEMPTS = 5
-BODY_ATTEMPTS = 4
+TRANSFER_ATTEMPTS = 4
+"""How often a body, an upload or a listing that was damaged on its way is asked for; botocore's own attempts lie below."""
 POOL_CONNECTIONS = 32
 """Requests that several threads may have open at once through one store."""
-_CHUNK_BYTES = 1 << 20
+MAX_OBJECT_BYTES = 5 * 1024**3
+"""What one conditional put with a SHA-256 over the whole object can hold; a multipart upload has neither."""
 
 
 class ObjectMissingError(ObjectStoreError):
@@ -50,16 +54,37 @@ class ObjectCorruptError(ObjectStoreError):
     is_retryable = False
 
 
+class ObjectDamagedError(ObjectStoreError):
+    """What came or went was damaged, broken off or too slow on its way, again and again."""
+
+    code = "NS-LAKE-005"
+
+
+class StoreFullError(ObjectStoreError):
+    """The object store has no space left."""
+
+    code = "NS-LAKE-006"
+
+
+class ObjectTooLargeError(ObjectStoreError):
+    """The content is larger than what one conditional put can hold."""
+
+    code = "NS-LAKE-007"
+    is_retryable = False
+
+
 class ObjectStore:
     """One bucket. Safe to share between threads.
 
     Args:
         client: A boto3 S3 client.
         bucket: The bucket's name.
+        patience_seconds: How long a body may be slower than ``MIN_BYTES_PER_SECOND``.
     """
 
-    def __init__(self, client: Any, bucket: str) -> None:  # noqa: ANN401 - boto3 makes its client's class at run time
+    def __init__(self, client: Any, bucket: str, patience_seconds: float = 30) -> None:  # noqa: ANN401 - boto3 makes its class at run time
         self._client = client
+        self._patience_seconds = patience_seconds
         self.bucket = bucket
 
     @classmethod
@@ -69,9 +94,9 @@ class ObjectStore:
         from botocore.config import Config
 
         config = Config(
-            retries={"mode": "standard", "total_max_attempts": REQUEST_ATTEMPTS},
-            connect_timeout=CONNECT_TIMEOUT_SECONDS,
-            read_timeout=READ_TIMEOUT_SECONDS,
+            retries={"mode": "standard", "total_max_attempts": settings.s3_request_attempts},
+            connect_timeout=settings.s3_connect_timeout_seconds,
+            read_timeout=settings.s3_read_timeout_seconds,
             max_pool_connections=POOL_CONNECTIONS,
             s3={"addressing_style": "path"} if settings.s3_endpoint_url else {},
         )
@@ -80,7 +105,8 @@ class ObjectStore:
             aws_secret_access_key=settings.s3_secret_access_key.get_secret_value() or None,
             region_name=settings.s3_region,
         )
-        return cls(session.client("s3", endpoint_url=settings.s3_endpoint_url or None, config=config), settings.s3_bucket)
+        client = session.client("s3", endpoint_url=settings.s3_endpoint_url or None, config=config)
+        return cls(client, settings.s3_bucket, settings.s3_read_timeout_seconds)
 
     def uri(self, key: str) -> str:
         """Return ``s3://<bucket>/<key>``."""
@@ -114,12 +140,14 @@ class ObjectStore:
 
         Raises:
             ObjectConflictError: The key holds other content.
+            ObjectTooLargeError: More than ``MAX_OBJECT_BYTES``.
             ObjectStoreError: The server cannot be reached or refuses.
         """
-        digest = _digest(data)
+        self._refuse_too_large(key, size_of(data))
+        digest = digest_of(data)
+        reach(FaultPoint.PUT_BEFORE)
         with self._reported("write", key):
-            code = self._put_if_absent(key, data, digest, content_type)
-            if code and not self._holds(key, digest):
+            if not _retrying()(self._put_and_compare, key, data, digest, content_type):
                 raise ObjectConflictError(
                     f"{self.uri(key)} holds other content already.",
                     expected=f"sha256 {digest.hex()}",
@@ -133,17 +161,17 @@ class ObjectStore:
 
         Args:
             key: Which one.
-            sha256: What its digest must be, hex.
+            sha256: What its digest must be, hex, or how it must begin.
 
         Raises:
             ObjectMissingError: It does not exist.
             ObjectCorruptError: Its content has another digest.
-            ObjectStoreError: The server cannot be reached, or the body broke off again and again.
+            ObjectDamagedError: The body was damaged or broke off again and again.
+            ObjectStoreError: The server cannot be reached.
         """
+        reach(FaultPoint.GET_BEFORE)
         with self._reported("read", key):
-            data: bytes = _retrying()(lambda: self._body(key).read())
-        self._verify(key, _digest(data).hex(), sha256)
-        return data
+            return _retrying()(self._read, key, sha256)
 
     def download(self, key: str, path: Path, sha256: str | None = None) -> None:
         """Read an object into a file, which appears only when it is complete and verified.
@@ -151,33 +179,55 @@ class ObjectStore:
         Raises:
             ObjectMissingError: It does not exist.
             ObjectCorruptError: Its content has another digest.
-            ObjectStoreError: The server cannot be reached, or the body broke off again and again.
+            ObjectDamagedError: The body was damaged or broke off again and again.
+            ObjectStoreError: The server cannot be reached.
+            LocalSpaceError: The folder's disk is full.
         """
-        partial = path.with_name(f".{path.name}.partial")
-        try:
-            with self._reported("read", key):
-                _retrying()(self._read_into, key, partial)
-            self._verify(key, _digest(partial).hex(), sha256)
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+        with self._reported("read", key), named_exhaustion(), whole_file(path) as partial:
+            _retrying()(self._read_into, key, partial, sha256)
 
     def list(self, prefix: str, start_after: str = "") -> Iterator[str]:
         """Yield the keys under a prefix in order, a thousand per request.
 
+        A listing has no checksum, so each page counts only when two answers agree.
+
         Args:
             prefix: What the keys begin with.
             start_after: Only keys that sort behind this one.
+
+        Raises:
+            ObjectDamagedError: No two answers agree.
+            ObjectStoreError: The server cannot be reached.
         """
-        with self._reported("list", prefix):
-            pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix, StartAfter=start_after)
-            for page in pages:
-                yield from (entry["Key"] for entry in page.get("Contents", ()))
+        goes_on = True
+        while goes_on:
+            with self._reported("list", prefix):
+                keys, goes_on = _retrying()(self._agreed_page, prefix, start_after)
+            yield from keys
+            start_after = keys[-1] if keys else start_after
 
     def exists(self, key: str) -> bool:
         """Return whether there is such an object."""
         with self._reported("look up", key):
-            return self._answer_code(self._client.head_object, Bucket=self.bucket, Key=key) == ""
+            return self._is_there(key)
+
+    def _refuse_too_large(self, key: str, n_bytes: int) -> None:
+        if n_bytes > MAX_OBJECT_BYTES:
+            raise ObjectTooLargeError(
+                f"{self.uri(key)} would have {n_bytes} bytes.",
+                expected=f"at most {MAX_OBJECT_BYTES}, what one conditional put can hold",
+                todo="Write it in parts of its own keys, for example one snapshot per month.",
+            )
+
+    def _put_and_compare(self, key: str, data: bytes | Path, digest: bytes, content_type: str) -> bool:
+        """Return whether the key holds our content now."""
+        code = self._put_if_absent(key, data, digest, content_type)
+        reach(FaultPoint.PUT_AFTER, _lose_answer)
+        if code in _DAMAGED:
+            raise TransitError(f"the server received other bytes ({code})")
+        if code in _RACING and not self._is_there(key):
+            raise TransitError(f"another write was under way ({code})")
+        return not code or self._holds(key, digest)
 
     def _put_if_absent(self, key: str, data: bytes | Path, digest: bytes, content_type: str) -> str:
         request: dict[str, Any] = {
@@ -195,28 +245,68 @@ class ObjectStore:
     def _holds(self, key: str, digest: bytes) -> bool:
         """Return whether the object that is there has our digest: by the server's checksum, or by reading it."""
         head = self._client.head_object(Bucket=self.bucket, Key=key, ChecksumMode="ENABLED")
-        if stated := head.get("ChecksumSHA256"):
-            return bool(base64.b64decode(stated) == digest)
-        return _digest(self.get(key)) == digest
+        stated = head.get("ChecksumSHA256")
+        return stated == base64.b64encode(digest).decode() or digest_of(self.get(key)) == digest
 
-    def _body(self, key: str) -> BinaryIO:
-        body: BinaryIO = self._client.get_object(Bucket=self.bucket, Key=key, ChecksumMode="ENABLED")["Body"]
-        return body
+    def _is_there(self, key: str) -> bool:
+        return self._answer_code(self._client.head_object, Bucket=self.bucket, Key=key) == ""
 
-    def _read_into(self, key: str, path: Path) -> None:
-        body = self._body(key)
+    def _read(self, key: str, sha256: str | None) -> bytes:
+        data = bytearray()
+        self._receive(key, data.extend, sha256)
+        return bytes(data)
+
+    def _read_into(self, key: str, path: Path, sha256: str | None) -> None:
         with path.open("wb") as file:
-            while chunk := body.read(_CHUNK_BYTES):
-                file.write(chunk)
+            self._receive(key, file.write, sha256)
 
-    def _verify(self, key: str, got: str, expected: str | None) -> None:
-        if expected is not None and got != expected:
+    def _receive(self, key: str, write: Callable[[bytes], object], sha256: str | None) -> None:
+        """Read a body once and verify what the server says of it, then what the caller expects.
+
+        Raises:
+            TransitError: It is not what the server sent.
+            ObjectCorruptError: The server sent it like this, or says nothing of it; asked once more it may be another.
+        """
+        answer = self._client.get_object(Bucket=self.bucket, Key=key, ChecksumMode="ENABLED")
+        if "ContentLength" not in answer:
+            raise TransitError("the answer broke off in its head")
+        body: Body = answer["Body"]
+        try:
+            received = receive(body, write, self._patience_seconds)
+        except _broken_bodies() as error:
+            raise TransitError(str(error)) from error
+        _compare_etag(answer, received)
+        if sha256 is not None and not received.sha256.startswith(sha256):
             raise ObjectCorruptError(
                 f"{self.uri(key)} is not what was written.",
-                expected=f"sha256 {expected}",
-                got=f"sha256 {got}",
+                expected=f"sha256 {sha256}",
+                got=f"sha256 {received.sha256}",
                 todo="Restore the object from a version or backup; do not overwrite it.",
             )
+
+    def _agreed_page(self, prefix: str, start_after: str) -> tuple[tuple[str, ...], bool]:
+        first, second = self._page(prefix, start_after), self._page(prefix, start_after)
+        if first != second:
+            raise TransitError("two listings in a row do not agree")
+        return first
+
+    def _page(self, prefix: str, start_after: str) -> tuple[tuple[str, ...], bool]:
+        """Return the keys of one answer, and whether more follow.
+
+        Raises:
+            TransitError: The answer is no listing, or contradicts itself.
+        """
+        from botocore.parsers import ResponseParserError
+
+        try:
+            page = self._client.list_objects_v2(Bucket=self.bucket, Prefix=prefix, StartAfter=start_after)
+        except (ResponseParserError, ValueError) as error:
+            raise TransitError("the listing cannot be read") from error
+        keys = tuple(entry.get("Key", "") for entry in page.get("Contents", ()))
+        is_whole = "IsTruncated" in page and page.get("KeyCount", len(keys)) == len(keys)
+        if not is_whole or not all(key.startswith(prefix) for key in keys) or (keys and keys[-1] <= start_after):
+            raise TransitError("the listing contradicts itself")
+        return keys, bool(page["IsTruncated"] and keys)
 
     @staticmethod
     def _answer_code(request: Callable[..., Any], **arguments: object) -> str:
@@ -230,9 +320,11 @@ class ObjectStore:
         try:
             request(**arguments)
         except ClientError as error:
-            code = str(error.response.get("Error", {}).get("Code", ""))
-            if code in _ABSENT | _TAKEN:
+            code, status = _code_and_status(error)
+            if code in _DECIDED:
                 return code
+            if status in _DECIDED:
+                return status
             raise
         return ""
 
@@ -240,17 +332,29 @@ class ObjectStore:
     def _reported(self, verb: str, key: str) -> Iterator[None]:
         """Turn the vendor's errors into ours; no message holds a credential."""
         from botocore.exceptions import BotoCoreError, ClientError
+        from botocore.parsers import ResponseParserError
 
-        failures: tuple[type[Exception], ...] = (BotoCoreError, *_broken_bodies())
+        failures: tuple[type[Exception], ...] = (BotoCoreError, ResponseParserError, *_broken_bodies())
         try:
             yield
         except ClientError as error:
-            if error.response.get("Error", {}).get("Code") in _ABSENT:
+            code, status = _code_and_status(error)
+            if code in _ABSENT or status == "404":
                 raise ObjectMissingError(
                     f"{self.uri(key)} does not exist.",
                     todo="Check the bucket and the key; an object that a manifest names is never deleted.",
                 ) from None
+            if code in _FULL or status in _FULL:
+                raise StoreFullError(
+                    f"Cannot {verb} {self.uri(key)}: the store has no space.", got=str(error), todo="Make space there, then rerun the task."
+                ) from error
             raise self._failed(verb, key, error) from error
+        except TransitError as error:
+            raise ObjectDamagedError(
+                f"Cannot {verb} {self.uri(key)}: {TRANSFER_ATTEMPTS} transfers were damaged, broken off or too slow.",
+                got=str(error),
+                todo="Look at the network between here and the store. Retrying is safe.",
+            ) from error
         except failures as error:
             raise self._failed(verb, key, error) from error
 
@@ -263,7 +367,33 @@ class ObjectStore:
 
 
 _ABSENT = {"404", "NoSuchKey", "NoSuchBucket", "NotFound"}
-_TAKEN = {"412", "PreconditionFailed", "409", "ConditionalRequestConflict", "BucketAlreadyOwnedByYou", "BucketAlreadyExists"}
+_RACING = {"412", "PreconditionFailed", "409", "ConditionalRequestConflict"}
+_OWNED = {"BucketAlreadyOwnedByYou", "BucketAlreadyExists"}
+_DAMAGED = {"BadDigest", "InvalidDigest", "IncompleteBody", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch"}
+_DECIDED = _ABSENT | _RACING | _OWNED | _DAMAGED
+_FULL = {"507", "InsufficientStorage", "InsufficientCapacity", "XMinioStorageFull", "QuotaExceeded"}
+_PLAIN_ETAG = re.compile('"?([0-9a-f]{32})"?')
+
+
+def _code_and_status(error: ClientError) -> tuple[str, str]:
+    answer = error.response
+    return str(answer.get("Error", {}).get("Code", "")), str(answer.get("ResponseMetadata", {}).get("HTTPStatusCode", ""))
+
+
+def _compare_etag(answer: dict[str, Any], received: Received) -> None:
+    """Compare a body of which the server states no checksum with its ETag, the MD5 of what was written in one unencrypted request.
+
+    Raises:
+        TransitError: They differ.
+    """
+    etag = _PLAIN_ETAG.fullmatch(answer.get("ETag", ""))
+    is_keyed = answer.get("ServerSideEncryption", "").startswith("aws:kms") or "SSECustomerAlgorithm" in answer
+    if etag and not is_keyed and not any(name.startswith("Checksum") for name in answer) and etag[1] != received.md5:
+        raise TransitError(f"its MD5 is {received.md5}, the server says {etag[1]}")
+
+
+def _lose_answer() -> NoReturn:
+    raise TransitError("the answer is lost")
 
 
 def _broken_bodies() -> tuple[type[Exception], ...]:
@@ -280,18 +410,12 @@ def _broken_bodies() -> tuple[type[Exception], ...]:
 
 
 def _retrying() -> Retrying:
+    """Return what repeats a transfer that was damaged on its way; a wrong digest is asked for again too, since many stores state none."""
     from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
     return Retrying(
-        stop=stop_after_attempt(BODY_ATTEMPTS),
+        stop=stop_after_attempt(TRANSFER_ATTEMPTS),
         wait=wait_random_exponential(multiplier=0.1, max=5),
-        retry=retry_if_exception_type(_broken_bodies()),
+        retry=retry_if_exception_type((TransitError, ObjectCorruptError)),
         reraise=True,
     )
-
-
-def _digest(data: bytes | Path) -> bytes:
-    if isinstance(data, bytes):
-        return sha256(data).digest()
-    with data.open("rb") as file:
-        return file_digest(file, "sha256").digest()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from nightshift.errors import NightshiftError
 from nightshift.fault_points import FaultPoint, reach
+from nightshift.lake.content_keys import content_key
 from nightshift.lake.object_store import ObjectStore
 from nightshift.monitoring.drift import Drift
 from nightshift.monitoring.night import Champion, Night
@@ -140,21 +141,22 @@ def _with_report(night: Night, verdict: Verdict, drifts: list[Drift], digest: st
     """Link the report of this verdict, made before or now; whatever goes wrong with it is a reason in the verdict, nothing more."""
     if night.champion is None:
         return verdict
-    key = f"reports/{night.spec.name}/{night.partition}/{digest[:16]}"
+    folder = f"reports/{night.spec.name}/{night.partition}/{digest[:16]}"
     try:
         store = ObjectStore.open(night.settings)
-        is_there = store.exists(f"{key}.html")
-        if not is_there and not wants_report:
+        key = next((key for key in store.list(f"{folder}/") if key.endswith(".html")), None)
+        if key is None and not wants_report:
             return verdict
-        if not is_there:
+        if key is None:
             report = make_report(*_samples(night, night.champion), _shown(night, night.champion, drifts))
-            store.put(f"{key}.json", report.json, "application/json")
-            store.put(f"{key}.html", report.html, "text/html; charset=utf-8")
+            key = content_key(folder, report.html, ".html")
+            store.put(content_key(folder, report.json, ".json"), report.json, "application/json")
+            store.put(key, report.html, "text/html; charset=utf-8")
     except Exception as error:  # noqa: BLE001  (see the docstring)
         reason = f"no report: {error.what if isinstance(error, NightshiftError) else type(error).__name__}"
         logger.warning("%s %s: %s", night.spec.name, night.partition, error)
         return replace(verdict, reasons=[*verdict.reasons, reason])
-    return replace(verdict, report_key=f"{key}.html")
+    return replace(verdict, report_key=key)
 
 
 def _samples(night: Night, champion: Champion) -> tuple[Sample, Sample]:

@@ -24,6 +24,7 @@ from nightshift.contracts.model_spec import load_spec
 from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.contracts.run import RunContext
 from nightshift.errors import NightshiftError
+from nightshift.exhaustion import named_exhaustion
 from nightshift.settings import load_settings
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ def task_scope() -> Iterator[TaskScope]:
     partition = Partition.parse(run.partition_key)
     identity = RunContext(f"{run.dag_id}/{partition.key}/{instance.task_id}", instance.try_number, "airflow")
     scope = TaskScope(load_settings(), partition, identity)
-    with ended_by_sigterm(scope), ended_when_overdue(context["task"].execution_timeout):
+    with ended_by_sigterm(scope), ended_when_overdue(context["task"].execution_timeout), named_exhaustion():
         yield scope
 
 

@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 
 from nightshift.errors import NightshiftError
 from nightshift.fault_points import FaultPoint, reach
+from nightshift.lake.content_keys import digest_in
 from nightshift.lake.object_store import ObjectStore
 from nightshift.training.trained_model import TrainedModel
 from nightshift.warehouse.connection import connect, lose
@@ -274,7 +275,7 @@ def _log_run(mlflow: ModuleType, store: ObjectStore, version: ModelVersion, trai
     mlflow.log_metrics({name: value for name, value in values.items() if value is not None})
     with TemporaryDirectory() as folder:
         for name, key in version.figures.items():
-            store.download(key, Path(folder) / name)
+            store.download(key, Path(folder) / name, digest_in(key))
         (Path(folder) / "model.json").write_bytes(trained.files["model.json"])
         mlflow.log_artifacts(folder, "evidence")
     # Without given requirements MLflow imports the model in a new process to guess them: 8 seconds.

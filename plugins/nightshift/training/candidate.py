@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import datetime as dt
 from dataclasses import dataclass, field
-from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from nightshift.contracts.partitions import Partition
+from nightshift.lake.content_keys import content_key
 from nightshift.training.booster import trees_digest
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def store_candidate(
     types = {"model.lgb": "text/plain", "model.json": "application/json"}
     shas = {name: store.put(f"{prefix}/{name}", content, types[name]) for name, content in files.items()}
     # A picture may come out otherwise with another drawing library: its key has its own digest.
-    keys = {name: f"{prefix}/figures/{sha256(png).hexdigest()[:16]}-{name}" for name, png in figures.items()}
+    keys = {name: content_key(f"{prefix}/figures", png, f"-{name}") for name, png in figures.items()}
     for name, png in figures.items():
         store.put(keys[name], png, "image/png")
     return Candidate(

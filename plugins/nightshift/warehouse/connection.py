@@ -7,6 +7,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from nightshift.errors import WarehouseError
+from nightshift.exhaustion import named_exhaustion
 
 if TYPE_CHECKING:
     import psycopg
@@ -58,6 +59,8 @@ def connect(settings: Settings, application_name: str = "nightshift") -> Iterato
 
     Raises:
         WarehouseError: The server cannot be reached or refuses us; the password is in no message.
+        WarehouseFullError: A statement of the block found the warehouse's disk full.
+        MemoryShortError: A statement of the block got no more memory.
     """
     import psycopg
 
@@ -70,7 +73,8 @@ def connect(settings: Settings, application_name: str = "nightshift") -> Iterato
             todo="Run `nightshift status`; for the local services `nightshift up`.",
         ) from None
     try:
-        yield conn
+        with named_exhaustion():
+            yield conn
     finally:
         _end(conn)
 

@@ -1,0 +1,100 @@
+"""Bodies on their way: read to the end with digests, no slower than a floor, into memory or into a file that appears whole.
+
+Knows no vendor: a body is anything that can be read.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import file_digest, md5, sha256
+from pathlib import Path
+from typing import Protocol
+
+MIN_BYTES_PER_SECOND = 16 * 1024
+"""A body that stays slower than this after the read timeout is given up: a connection that trickles would never time out."""
+_SMALLEST_CHUNK, _LARGEST_CHUNK = 16, 1 << 18
+_SECONDS_PER_CHUNK = 0.5
+
+
+class TransitError(Exception):
+    """What went or came was damaged, broken off or too slow on its way; the same request may do better."""
+
+
+class Body(Protocol):
+    """What can be read piece by piece."""
+
+    def read(self, amt: int | None = None, /) -> bytes:
+        """Return at most that many bytes; none at the end."""
+
+
+@dataclass(frozen=True)
+class Received:
+    """What came.
+
+    Attributes:
+        n_bytes: How many bytes.
+        sha256: Their digest, hex.
+        md5: Their MD5, hex: what an ETag of an object that was written in one request says.
+    """
+
+    n_bytes: int
+    sha256: str
+    md5: str
+
+
+def receive(body: Body, write: Callable[[bytes], object], patience_seconds: float) -> Received:
+    """Read a body to its end and pass it on.
+
+    Pieces grow with the speed, so that the clock is looked at about twice a second however slow the body is.
+
+    Args:
+        body: Read only here.
+        write: Called with each piece.
+        patience_seconds: How long the body may be slower than the floor.
+
+    Raises:
+        TransitError: It is too slow.
+    """
+    digest, etag = sha256(), md5(usedforsecurity=False)
+    began, n_bytes, size = time.monotonic(), 0, _SMALLEST_CHUNK
+    while True:
+        asked = time.monotonic()
+        chunk = body.read(size)
+        now = time.monotonic()
+        if not chunk:
+            return Received(n_bytes, digest.hexdigest(), etag.hexdigest())
+        write(chunk)
+        digest.update(chunk)
+        etag.update(chunk)
+        n_bytes += len(chunk)
+        if now - began > patience_seconds and n_bytes < MIN_BYTES_PER_SECOND * (now - began):
+            raise TransitError(f"{n_bytes} bytes in {now - began:.0f} s: slower than {MIN_BYTES_PER_SECOND // 1024} KiB/s")
+        is_fast = now - asked < _SECONDS_PER_CHUNK
+        size = min(2 * size, _LARGEST_CHUNK) if is_fast else max(size // 4, _SMALLEST_CHUNK)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Yield a file beside ``path`` to write to; it becomes ``path`` when the block ends well, and is deleted when it does not."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def digest_of(data: bytes | Path) -> bytes:
+    """Return the SHA-256 of bytes, or of a file's content."""
+    if isinstance(data, bytes):
+        return sha256(data).digest()
+    with data.open("rb") as file:
+        return file_digest(file, "sha256").digest()
+
+
+def size_of(data: bytes | Path) -> int:
+    """Return the number of bytes."""
+    return len(data) if isinstance(data, bytes) else data.stat().st_size
