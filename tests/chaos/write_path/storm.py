@@ -1,7 +1,7 @@
 """A storm over the write path: writers killed with SIGKILL, the database stopped in ``immediate`` mode, readers that never pause.
 
-Runs as a program of its own (``python -m tests.chaos.write_path.storm``), without threads, so that it can fork; its result is one JSON line.
-The controls run the same readers over the usual ways to write, which must be caught.
+Runs as a program of its own (``python -m tests.chaos.write_path.storm``), without threads, so that it can fork; its result is one
+JSON line. The controls run the same readers over the usual ways to write, which must be caught.
 """
 
 from __future__ import annotations
@@ -375,8 +375,8 @@ def _ledger_problems(conn: psycopg.Connection[Any], acknowledged: Path) -> list[
     """Return acknowledged loads that are not published, and publications out of the order of their tokens."""
     promised = [int(line) for line in acknowledged.read_text().split()]
     lost = conn.execute(
-        "select load_id from unnest(%s::bigint[]) wanted (load_id) where not exists (select from ops.loads l where l.load_id = wanted.load_id"
-        " and l.state = 'published')",
+        "select load_id from unnest(%s::bigint[]) wanted (load_id) where not exists"
+        " (select from ops.loads l where l.load_id = wanted.load_id and l.state = 'published')",
         [promised],
     ).fetchall()
     disordered = conn.execute(
