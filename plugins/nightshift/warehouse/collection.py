@@ -16,7 +16,9 @@ def collect_target(conn: Connection, target: Target) -> int:
     from psycopg import sql
 
     with conn.transaction():
-        dead = conn.execute(_DEAD_LOADS, [target.dataset]).fetchall()
+        # A delivery that said nothing new becomes a version again when an older one arrives between it and its twin.
+        dead_states = ["refused", "collected"] if target.is_versioned else ["duplicate", "refused", "collected"]
+        dead = conn.execute(_DEAD_LOADS, [target.dataset, dead_states]).fetchall()
         if not dead:
             return 0
         pairs = {"days": [day for day, _ in dead], "load_ids": [load_id for _, load_id in dead], "dataset": target.dataset}
@@ -30,7 +32,7 @@ def collect_target(conn: Connection, target: Target) -> int:
 _DEAD_LOADS = """
 select l.partition_date, l.load_id from ops.loads l join ops.fences f using (dataset, partition_date)
 where l.dataset = %s and (l.collected_at is null or l.collected_at > clock_timestamp() - interval '1 day')
-    and (l.state in ('duplicate', 'refused', 'collected') or (l.state in ('staged', 'audited') and l.token < f.token))
+    and (l.state = any(%s) or (l.state in ('staged', 'audited') and l.token < f.token))
 order by l.partition_date, l.load_id
 for update of l
 """

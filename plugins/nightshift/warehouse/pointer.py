@@ -90,11 +90,16 @@ def _refuse_conflicts(conn: Connection, write: PartitionWrite) -> None:
 
 
 def _flip_target(conn: Connection, target: Target, load_id: int) -> None:
-    """Mark duplicates, then publish the rest; a versioned target leaves the pointer on the latest ``known_at``."""
+    """Mark duplicates, publish the rest, move the pointer, and record it."""
     parameters = {"dataset": target.dataset, "load_id": load_id}
-    conn.execute(_MARK_VERSION_DUPLICATES if target.is_versioned else _MARK_DUPLICATES, parameters)
-    conn.execute(_MARK_PUBLISHED, parameters)
-    conn.execute(_MOVE_VERSION_POINTER if target.is_versioned else _MOVE_POINTER, parameters)
+    if target.is_versioned:
+        conn.execute(_MARK_PUBLISHED, parameters)
+        conn.execute(_SETTLE_VERSIONS, parameters)
+        conn.execute(_MOVE_VERSION_POINTER, parameters)
+    else:
+        conn.execute(_MARK_DUPLICATES, parameters)
+        conn.execute(_MARK_PUBLISHED, parameters)
+        conn.execute(_MOVE_POINTER, parameters)
     conn.execute(_APPEND_LEDGER, parameters)
 
 
@@ -103,12 +108,6 @@ update ops.loads l set state = 'duplicate' from ops.published p
 join ops.loads old on old.dataset = p.dataset and old.partition_date = p.partition_date and old.load_id = p.load_id
 where l.dataset = %(dataset)s and l.load_id = %(load_id)s and p.dataset = l.dataset and p.partition_date = l.partition_date
     and old.content_hash = l.content_hash
-"""
-_MARK_VERSION_DUPLICATES = """
-update ops.loads l set state = 'duplicate' where l.dataset = %(dataset)s and l.load_id = %(load_id)s and l.content_hash = (
-    select v.content_hash from ops.raw_versions v
-    where v.dataset = l.dataset and v.partition_date = l.partition_date and v.known_at <= l.known_at
-    order by v.known_at desc, v.load_id desc limit 1)
 """
 _MARK_PUBLISHED = """
 update ops.loads set state = 'published', published_at = clock_timestamp()
@@ -127,11 +126,39 @@ select dataset, partition_date, load_id, token, published_at from mine
 on conflict (dataset, partition_date) do update
 set load_id = excluded.load_id, token = excluded.token, published_at = excluded.published_at
 """
+_SETTLE_VERSIONS = """
+with delivered as (
+    select l.dataset, l.partition_date, l.load_id, l.state, l.known_at, d.source_sha256, l.content_hash,
+        row_number() over (
+            partition by l.partition_date, l.known_at, coalesce(d.source_sha256, l.load_id::text) order by l.load_id desc
+        ) = 1 as is_latest_reading
+    from ops.loads l left join raw.ingested_drops d using (dataset, partition_date, load_id)
+    where l.dataset = %(dataset)s and l.state in ('published', 'duplicate') and l.collected_at is null
+        and l.partition_date in (select partition_date from ops.loads where dataset = %(dataset)s and load_id = %(load_id)s)
+), compared as (
+    select *, content_hash is not distinct from lag(content_hash)
+        over (partition by partition_date order by known_at, source_sha256 collate "C", load_id) as says_nothing_new
+    from delivered where is_latest_reading
+), settled as (
+    update ops.loads l
+    set state = case when c.says_nothing_new then 'duplicate' else 'published' end,
+        published_at = case when c.says_nothing_new then l.published_at else coalesce(l.published_at, clock_timestamp()) end
+    from compared c
+    where l.dataset = c.dataset and l.partition_date = c.partition_date and l.load_id = c.load_id
+        and (l.state = 'duplicate') <> c.says_nothing_new
+    returning l.dataset, l.partition_date, l.load_id, l.state, l.token, l.content_hash, l.n_rows
+)
+insert into ops.ledger (dataset, partition_date, load_id, event, token, run_id, actor, content_hash, n_rows)
+select s.dataset, s.partition_date, s.load_id, s.state, s.token, mine.run_id, mine.actor, s.content_hash, s.n_rows
+from settled s join ops.loads mine on mine.dataset = s.dataset and mine.partition_date = s.partition_date and mine.load_id = %(load_id)s
+where s.load_id <> %(load_id)s order by s.partition_date, s.load_id
+"""
+"""Let every delivery of the partitions say again whether it differs from the one before it: one that arrives late may come between two."""
 _MOVE_VERSION_POINTER = """
 insert into ops.published (dataset, partition_date, load_id, token)
-select distinct on (v.dataset, v.partition_date) v.dataset, v.partition_date, v.load_id, l.token
+select v.dataset, v.partition_date, v.load_id, l.token
 from ops.raw_versions v join ops.loads l on l.dataset = v.dataset and l.partition_date = v.partition_date and l.load_id = %(load_id)s
-where v.dataset = %(dataset)s order by v.dataset, v.partition_date, v.known_at desc, v.load_id desc
+where v.dataset = %(dataset)s and v.superseded_at is null order by v.partition_date
 on conflict (dataset, partition_date) do update set load_id = excluded.load_id, token = excluded.token, published_at = clock_timestamp()
 where published.load_id <> excluded.load_id
 """
