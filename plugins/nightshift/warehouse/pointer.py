@@ -110,9 +110,11 @@ where l.dataset = %(dataset)s and l.load_id = %(load_id)s and p.dataset = l.data
     and old.content_hash = l.content_hash
 """
 _MARK_PUBLISHED = """
-update ops.loads set state = 'published', published_at = clock_timestamp()
-where dataset = %(dataset)s and load_id = %(load_id)s and state = 'audited'
+update ops.loads l set state = 'published', published_at = greatest(clock_timestamp(), (
+    select p.published_at from ops.published p where p.dataset = l.dataset and p.partition_date = l.partition_date))
+where l.dataset = %(dataset)s and l.load_id = %(load_id)s and l.state = 'audited'
 """
+"""A clock that is set back must not end a load before it began: within a partition, times of publication never fall."""
 _MOVE_POINTER = """
 with mine as (
     select dataset, partition_date, load_id, token, published_at from ops.loads
@@ -159,7 +161,8 @@ insert into ops.published (dataset, partition_date, load_id, token)
 select v.dataset, v.partition_date, v.load_id, l.token
 from ops.raw_versions v join ops.loads l on l.dataset = v.dataset and l.partition_date = v.partition_date and l.load_id = %(load_id)s
 where v.dataset = %(dataset)s and v.superseded_at is null order by v.partition_date
-on conflict (dataset, partition_date) do update set load_id = excluded.load_id, token = excluded.token, published_at = clock_timestamp()
+on conflict (dataset, partition_date) do update
+set load_id = excluded.load_id, token = excluded.token, published_at = greatest(clock_timestamp(), published.published_at)
 where published.load_id <> excluded.load_id
 """
 _APPEND_LEDGER = """
