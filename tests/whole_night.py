@@ -91,7 +91,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Whole]:
             _run(env, "-c", _HISTORY)
         settings = Settings(dags_dir=dags, **{name.removeprefix("NIGHTSHIFT_").lower(): value for name, value in read_env(home).items()})
         api = AirflowApi.local(home)
-        night = run_night(api, NIGHT, expected_dags(settings), timeout_seconds=420) if is_new else Night(NIGHT, 0, 0.0, 0.0)
+        night = run_night(api, NIGHT, expected_dags(settings), timeout_seconds=800) if is_new else Night(NIGHT, 0, 0.0, 0.0)
         yield Whole(settings, api, night)
     finally:
         if not kept:

@@ -12,7 +12,7 @@ from tests.dags.conftest import read_dags
 from nightshift.settings import PROJECT_ROOT
 
 MODELS = ("arrival_delay_minutes", "flight_delayed")
-EXPECTED = {"ingest", "transform"} | {f"{stage}__{model}" for stage in ("score", "monitor", "train") for model in MODELS}
+EXPECTED = {"catch_up", "ingest", "transform"} | {f"{stage}__{model}" for stage in ("score", "monitor", "train") for model in MODELS}
 
 
 def test_exactly_the_expected_dags_load(parsed: dict[str, Any]) -> None:
@@ -51,6 +51,15 @@ def test_assets_chain_the_dags(parsed: dict[str, Any]) -> None:
     outlets = {dag_id: sorted(name for task in dag["tasks"].values() for name in task["outlets"]) for dag_id, dag in parsed["dags"].items()}
     assert outlets == {
         "ingest": ["raw/flight_outcomes", "raw/flight_schedules", "raw/weather"],
+        "catch_up": sorted(
+            [
+                "raw/flight_outcomes",
+                "raw/flight_schedules",
+                "raw/weather",
+                "features/flight",
+                *(f"{kind}/{model}" for kind in ("predictions", "retrain") for model in MODELS),
+            ]
+        ),
         "transform": ["features/flight"],
         **{f"score__{model}": [f"predictions/{model}"] for model in MODELS},
         **{f"monitor__{model}": [f"retrain/{model}"] for model in MODELS},

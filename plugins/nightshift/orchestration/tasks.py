@@ -13,6 +13,7 @@ from typing import Any
 from airflow.sdk.exceptions import AirflowSkipException
 
 from nightshift.contracts.datasets import DatasetContract, Delivery, load_contract, load_contracts
+from nightshift.contracts.model_spec import load_specs
 from nightshift.contracts.partitions import Partition
 from nightshift.errors import NightshiftError
 from nightshift.orchestration.post_conditions import count_shard, require_published, require_row
@@ -89,7 +90,7 @@ def build_features() -> dict[str, Any]:
 
     with task_scope() as scope, waiting(LONGEST_WAIT):
         result = build(scope.settings, scope.partitions, scope.run)
-        require_published(scope, {load.dataset for load in result.published})
+        require_published(scope, {spec.features_dataset for spec in load_specs(scope.settings.models_dir).values()})
         return result.summary()
 
 
