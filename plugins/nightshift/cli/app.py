@@ -26,7 +26,15 @@ app.command()(services.status)
 app.command()(setup.migrate)
 app.command()(demo.demo)
 app.command()(backtest.backtest)
-for command in (history.replay, history.deliver, history.backfill, history.train, history.score):
+for command in (
+    history.replay,
+    history.deliver,
+    history.deliver_history,
+    history.backfill,
+    history.train,
+    history.score,
+    history.monitor,
+):
     app.command()(command)
 app.command()(doctor.doctor)
 app.command()(psql.psql)

@@ -1,4 +1,4 @@
-"""``nightshift replay | deliver | backfill | train``: bring data and models of the past in one range, without Airflow."""
+"""``nightshift replay | deliver | deliver-history | backfill | train | score | monitor``: data and models of the past, without Airflow."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from nightshift.settings import load_settings
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from nightshift.contracts.datasets import DatasetContract
     from nightshift.contracts.model_spec import ModelSpec
     from nightshift.settings import Settings
 
@@ -37,22 +38,31 @@ def deliver(
     delivered_at: Annotated[str, typer.Option(help="When it became known, ISO time with offset; now by default.")] = "",
 ) -> None:
     """Put a file of your own into the lake as one drop: data file and manifest."""
-    import csv
-
     from nightshift.contracts.datasets import load_contract
-    from nightshift.lake.drops import NewDrop, write_drop
-    from nightshift.lake.object_store import ObjectStore
 
     settings = load_settings()
     contract = load_contract(settings.datasets_dir, dataset)
     at = dt.datetime.fromisoformat(delivered_at).astimezone(dt.UTC) if delivered_at else dt.datetime.now(dt.UTC)
-    data = file.read_bytes()
-    with file.open(encoding="utf-8", newline="") as lines:
-        n_rows = sum(1 for _ in csv.reader(lines)) - 1
-    day = Partition.parse(partition, contract.timezone).day
-    name = f"{file.stem}-{at:%Y%m%dT%H%M%SZ}"
-    drop = write_drop(ObjectStore.open(settings), NewDrop(dataset, day, at, data, n_rows, name, contract.schema_version))
-    say(f"{drop.data_key}: {n_rows:,} rows, delivered at {at.isoformat()}")
+    _deliver_files(settings, contract, [(Partition.parse(partition, contract.timezone), file, at)])
+
+
+def deliver_history(
+    dataset: Annotated[str, typer.Argument(help="Name of the dataset's contract.")],
+    folder: Annotated[Path, typer.Argument(help="A folder of CSV files named <day>.csv.", exists=True, file_okay=False)],
+    at_cutoff: Annotated[
+        bool, typer.Option("--at-cutoff", help="Say that each file became known at the cut-off of its night; now by default.")
+    ] = False,
+) -> None:
+    """Put a folder of your own files, <day>.csv each, into the lake: one drop a day."""
+    from nightshift.contracts.datasets import load_contract
+
+    settings = load_settings()
+    contract = load_contract(settings.datasets_dir, dataset)
+    files = [(Partition.parse(file.stem, contract.timezone), file) for file in sorted(folder.glob("*.csv"))]
+    if not files:
+        raise typer.BadParameter(f"{folder} holds no CSV file; expected <day>.csv, such as 2013-02-01.csv.")
+    now = dt.datetime.now(dt.UTC)
+    _deliver_files(settings, contract, [(partition, file, partition.cutoff if at_cutoff else now) for partition, file in files])
 
 
 def backfill(first: First, last: Last = "") -> None:
@@ -88,6 +98,26 @@ def score(
     run = RunContext(f"score__{model}/{partitions}", actor=f"cli:{getpass.getuser()}")
     published = score_range(settings, load_spec(settings.models_dir, model), partitions, run)
     say(f"predictions/{model}: {sum(load.n_rows for load in published):,} rows in {len(published)} partition(s)")
+    for line in _scored_by(settings, model, partitions):
+        say(f"      {line}")
+
+
+def monitor(
+    model: Annotated[str, typer.Argument(help="Name of the model.")],
+    first: First,
+    last: Last = "",
+) -> None:
+    """Measure drift and matured predictions of a range of nights as they would, and give each verdict."""
+    from nightshift.contracts.model_spec import load_spec
+    from nightshift.monitoring.measure import measure
+
+    settings, partitions = load_settings(), PartitionRange.of(first, last or None)
+    run = RunContext(f"monitor__{model}/{partitions}", actor=f"cli:{getpass.getuser()}")
+    verdict = measure(settings, load_spec(settings.models_dir, model), partitions, run)
+    found = {"drift": verdict.drift_status, "score drift": verdict.score_drift_status, "performance": verdict.performance_status}
+    say(f"{model} on {partitions.last}: {', '.join(f'{condition} {state}' for condition, state in found.items())}")
+    for reason in verdict.reasons:
+        say(f"      {reason}")
 
 
 def deliver_range(settings: Settings, partitions: PartitionRange, datasets: Sequence[str] | None = None) -> None:
@@ -131,3 +161,39 @@ def train_once(settings: Settings, spec: ModelSpec, partition: Partition, run: R
     version = register(settings, fit(settings, spec, training_set.key, run), run).version
     decision = decide(settings, spec, version, run)
     return f"version {version}, {decision.verdict}: {'; '.join(decision.reasons)}"
+
+
+def _deliver_files(settings: Settings, contract: DatasetContract, files: Sequence[tuple[Partition, Path, dt.datetime]]) -> None:
+    """Write one drop per partition, file and time of delivery (UTC)."""
+    import csv
+
+    from nightshift.lake.drops import NewDrop, write_drop
+    from nightshift.lake.object_store import ObjectStore
+
+    store = ObjectStore.open(settings)
+    for partition, file, at in files:
+        with file.open(encoding="utf-8", newline="") as lines:
+            n_rows = sum(1 for _ in csv.reader(lines)) - 1
+        name = f"{file.stem}-{at:%Y%m%dT%H%M%SZ}"
+        drop = write_drop(store, NewDrop(contract.name, partition.day, at, file.read_bytes(), n_rows, name, contract.schema_version))
+        say(f"{drop.data_key}: {n_rows:,} rows, delivered at {at.isoformat()}")
+
+
+def _scored_by(settings: Settings, model: str, partitions: PartitionRange) -> list[str]:
+    """Say for each source of the published scores of a range how many rows it made, and why if it was the rule."""
+    from psycopg import sql
+
+    from nightshift.warehouse.connection import connect
+
+    query = sql.SQL(
+        """
+        select score_source, model_version, score_source_reason, count(*) from {}
+        where partition_date between %s and %s group by 1, 2, 3 order by 1, 2, 3
+        """
+    ).format(sql.Identifier("analytics", f"{model}_current"))
+    with connect(settings, "nightshift score") as conn:
+        found = conn.execute(query, [partitions.first.day, partitions.last.day]).fetchall()
+    return [
+        f"{n_rows:,} by {'champion v' + str(version) if source == 'champion' else f'the rule: {reason}'}"
+        for source, version, reason, n_rows in found
+    ]

@@ -77,7 +77,8 @@ def build_training_set(settings: Settings, spec: ModelSpec, partition: Partition
     """Build, write and record the training set of one night; the same knowledge gives the same key.
 
     Raises:
-        TrainingSetError: Too few days (001), a hole (002), a label of one value (003), a relation that is absent or unfit (004).
+        TrainingSetError: Too few days (001), a hole (002), a label of one value (003), a relation that is absent or unfit (004),
+            entity keys that stand for several outcomes (006).
         SignatureError: The feature view lacks columns of the spec; the message has the difference.
         ObjectStoreError: The object store cannot be reached.
     """
@@ -86,7 +87,9 @@ def build_training_set(settings: Settings, spec: ModelSpec, partition: Partition
         window = _whole_window(spec, loads, partition)
         _refuse_unfit(conn, spec)
         as_of = _as_of(conn, spec, partition)
-        query = _query(conn, spec, PartitionRange(window.first, partition), window, as_of)
+        known = PartitionRange(window.first, partition)
+        _refuse_recurring_keys(conn, spec, known, window, as_of)
+        query = _query(conn, spec, known, window, as_of)
         rows = read_arrow(settings, query, run.application_name)
         check_rows(spec, rows)
         store = ObjectStore.open(settings)
@@ -207,9 +210,6 @@ def _query(conn: Connection, spec: ModelSpec, known: PartitionRange, window: Par
     from psycopg import sql
 
     columns = [name for name in _columns(conn, "features", spec.feature_table) if name not in _BOOKKEEPING]
-    dataset = f"marts/{spec.label.relation}"
-    is_published = conn.execute("select exists (select from ops.published where dataset = %s)", [dataset]).fetchone() == (True,)
-    pointer = sql.SQL("join ops.published lp on lp.dataset = {} and lp.partition_date = l.partition_date and lp.load_id = l.load_id")
     return sql.SQL(
         """
         with labels as (
@@ -230,7 +230,7 @@ def _query(conn: Connection, spec: ModelSpec, known: PartitionRange, window: Par
         key=sql.Identifier(spec.entity.key),
         label=sql.Identifier(spec.label.column),
         labels=sql.Identifier(spec.label.relation),
-        pointer=pointer.format(sql.Literal(dataset)) if is_published else sql.SQL(""),
+        pointer=_label_pointer(conn, spec),
         columns=sql.SQL(", ").join(sql.SQL("f.{}").format(sql.Identifier(name)) for name in columns),
         table=sql.Identifier(spec.feature_table),
         dataset=sql.Literal(spec.features_dataset),
@@ -239,6 +239,61 @@ def _query(conn: Connection, spec: ModelSpec, known: PartitionRange, window: Par
         known_day=sql.Literal(known.last.day),
         as_of=sql.Literal(as_of),
     )
+
+
+def _label_pointer(conn: Connection, spec: ModelSpec) -> sql.Composable:
+    """Return the join that follows the label relation's pointer; nothing for a view over all versions."""
+    from psycopg import sql
+
+    dataset = f"marts/{spec.label.relation}"
+    is_published = conn.execute("select exists (select from ops.published where dataset = %s)", [dataset]).fetchone() == (True,)
+    pointer = sql.SQL("join ops.published lp on lp.dataset = {} and lp.partition_date = l.partition_date and lp.load_id = l.load_id")
+    return pointer.format(sql.Literal(dataset)) if is_published else sql.SQL("")
+
+
+def _refuse_recurring_keys(conn: Connection, spec: ModelSpec, known: PartitionRange, window: PartitionRange, as_of: dt.datetime) -> None:
+    """Refuse keys that are predicted on several days and have outcomes on several days: each row would get the last one.
+
+    A key with many features and one outcome (predicted every evening until it is known) is fine, so is one with one feature row whose
+    outcome was told twice.
+    """
+    from psycopg import sql
+
+    query = sql.SQL(
+        """
+        select count(*), min(labelled.{key}) from (
+            select l.{key} from marts.{labels} l {pointer}
+            where l.partition_date between {first} and {known_day}
+                and l.known_at <= {as_of} and (l.superseded_at is null or l.superseded_at > {as_of})
+            group by l.{key} having min(l.partition_date) < max(l.partition_date)
+        ) labelled
+        join (
+            select f.{key} from features.{table} f
+            join ops.published p on p.dataset = {dataset} and p.partition_date = f.partition_date and p.load_id = f.load_id
+            where f.partition_date between {first} and {last}
+            group by f.{key} having min(f.partition_date) < max(f.partition_date)
+        ) predicted on predicted.{key} = labelled.{key}
+        """
+    ).format(
+        key=sql.Identifier(spec.entity.key),
+        labels=sql.Identifier(spec.label.relation),
+        pointer=_label_pointer(conn, spec),
+        table=sql.Identifier(spec.feature_table),
+        dataset=sql.Literal(spec.features_dataset),
+        first=sql.Literal(window.first.day),
+        last=sql.Literal(window.last.day),
+        known_day=sql.Literal(known.last.day),
+        as_of=sql.Literal(as_of),
+    )
+    n_keys, example = conn.execute(query).fetchone() or (0, None)
+    if n_keys:
+        raise TrainingSetError(
+            f"{n_keys:,} value(s) of entity key {spec.entity.key!r} stand for the outcomes of several days.",
+            expected="a key that names one predicted thing, such as 2013-02-01_shop7 for the visitors of shop7 on that day",
+            got=f"{example!r} has feature rows and labels of several days",
+            todo=f"Put the day into the key, in features.{spec.feature_table} and marts.{spec.label.relation} alike.",
+            code="NS-TRAIN-006",
+        )
 
 
 def _columns(conn: Connection, schema: str, relation: str) -> list[str]:

@@ -33,6 +33,22 @@ _ENSURE_WAIT_SECONDS = 300
 _FEATURE_PREFIX = "feat_"
 
 
+_TODO = "Correct the model or its inputs; nothing was published. dbt's log is in <home>/logs/dbt."
+_REPLACED_VIEW = (
+    "A view may only gain columns, at its end. If this change is meant, `drop view … cascade` it and run `nightshift migrate`: it makes it "
+    "and the analysts' views on it again."
+)
+_TODO_BY_WORDS = {
+    "name of view column": _REPLACED_VIEW,
+    "drop columns from view": _REPLACED_VIEW,
+    "data type of view column": _REPLACED_VIEW,
+    "source and target schemas on this incremental model are out of sync": (
+        "A feature view may gain columns, but not lose or retype them: older loads have them. Keep the column, or give the view a new name."
+    ),
+}
+"""What to do, by words of the message: PostgreSQL's and dbt's own hints do not fit here."""
+
+
 class DbtError(NightshiftError):
     """A dbt model failed; names the model and gives the database's message."""
 
@@ -147,7 +163,7 @@ def _raise_for_failures(runs: list[ModelRun], code: int, output: str, n_wanted: 
         raise DbtError(
             f"dbt model {broken.model} failed ({len(failed)} of {len(runs)} models did not run).",
             got=broken.message.strip() or broken.status,
-            todo="Correct the model or its inputs; nothing was published. dbt's log is in <home>/logs/dbt.",
+            todo=next((todo for words, todo in _TODO_BY_WORDS.items() if words in broken.message), _TODO),
         )
     if code or not runs or (n_wanted and len(runs) != n_wanted):
         raise DbtProcessError(

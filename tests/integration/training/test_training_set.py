@@ -117,6 +117,24 @@ def test_refused_when_label_has_one_class(world):
     assert refusal.value.code == "NS-TRAIN-003"
 
 
+def test_refused_when_a_key_stands_for_the_outcomes_of_several_days(world):
+    for relation in ("features.feat_parcel", "marts.fct_parcel_labels"):
+        world.conn.execute(f"update {relation} set parcel_id = right(parcel_id, 3)")
+    with pytest.raises(TrainingSetError) as refusal:
+        build(world)
+    assert (refusal.value.code, refusal.value.got) == ("NS-TRAIN-006", "'000' has feature rows and labels of several days")
+    assert refusal.value.what.startswith("60 value(s) of entity key 'parcel_id'")
+
+
+def test_built_when_a_key_of_one_day_has_its_outcome_told_on_two(world):
+    world.conn.execute(
+        "insert into marts.fct_parcel_labels"
+        " select partition_date + 1, load_id, parcel_id, event_timestamp, known_at, superseded_at, is_late, 0"
+        " from marts.fct_parcel_labels where partition_date = '2020-01-05'"
+    )
+    assert build(world).n_rows == 30 * 57
+
+
 def test_refused_with_difference_when_feature_is_missing(world):
     spec = world.spec_with(features={"numeric": ["wind", "humidity"]})
     with pytest.raises(SignatureError) as refusal:

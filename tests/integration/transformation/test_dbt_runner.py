@@ -16,7 +16,7 @@ import pytest
 from nightshift.contracts.partitions import PartitionRange
 from nightshift.settings import PROJECT_ROOT, Settings
 from nightshift.transformation.build import build
-from nightshift.warehouse.dbt_runner import DbtProcessError, ensure_relations, feature_views, parsed_project
+from nightshift.warehouse.dbt_runner import DbtError, DbtProcessError, ensure_relations, feature_views, parsed_project
 
 if TYPE_CHECKING:
     from nightshift.contracts.run import RunContext
@@ -80,7 +80,7 @@ def test_views_on_a_mart_stand_and_new_columns_come_when_the_project_changes(own
     ensure_relations(own_project)
     conn.execute("create view analytics.labels as select flight_id, is_delayed from marts.fct_flight_labels")
     conn.execute("alter table features.feat_flight drop column distance_miles")
-    model = own_project.dbt_project_dir / "models" / "marts" / "fct_flight_labels.sql"
+    model = own_project.dbt_project_dir / "models" / "marts" / "flights" / "fct_flight_labels.sql"
     model.write_text(model.read_text().replace(">= 15", ">= 16"))
 
     assert ensure_relations(own_project)
@@ -90,6 +90,17 @@ def test_views_on_a_mart_stand_and_new_columns_come_when_the_project_changes(own
 
 
 @pytest.mark.mlts("data-6")
+def test_the_error_says_how_to_replace_a_view_when_it_loses_a_column(own_project: Settings, conn: Connection) -> None:
+    ensure_relations(own_project)
+    model = own_project.dbt_project_dir / "models" / "marts" / "flights" / "fct_flight_labels.sql"
+    model.write_text(model.read_text().replace("        flight_id,", "        flight_id as flight,"))
+
+    with pytest.raises(DbtError, match="fct_flight_labels") as caught:
+        ensure_relations(own_project)
+
+    assert "may only gain columns" in str(caught.value)
+
+
 def test_a_new_feature_view_is_published_when_a_model_and_a_suite_are_added(own_project: Settings, world, run: RunContext) -> None:
     folder = own_project.dbt_project_dir / "models" / "features"
     (folder / "feat_short.sql").write_text(ANOTHER_VIEW)

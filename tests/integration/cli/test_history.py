@@ -1,0 +1,71 @@
+"""What a person types to bring a history of their own."""
+
+from __future__ import annotations
+
+import datetime as dt
+from pathlib import Path
+
+import pytest
+import typer
+
+from nightshift.cli import history
+from nightshift.contracts.partitions import PartitionKeyError, PartitionRange
+from nightshift.lake.drops import list_drops
+from nightshift.lake.object_store import ObjectStore
+from nightshift.settings import Settings
+
+pytestmark = pytest.mark.integration
+CONTRACT = """
+name: visits
+description: Visitors of a shop by hour.
+schema_version: 3
+timezone: America/New_York
+delivery: daily
+history_start: 2013-02-01
+grain: one shop and hour
+key: [shop, hour]
+columns:
+  - {name: shop, type: text}
+  - {name: hour, type: integer}
+"""
+
+
+@pytest.fixture
+def own(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """Return settings with one contract, which the commands read too."""
+    (tmp_path / "dags" / "datasets").mkdir(parents=True)
+    (tmp_path / "dags" / "datasets" / "visits.yaml").write_text(CONTRACT)
+    (tmp_path / "files").mkdir()
+    changed = settings.model_copy(update={"dags_dir": tmp_path / "dags"})
+    ObjectStore.open(changed).ensure_bucket()
+    monkeypatch.setattr(history, "load_settings", lambda: changed)
+    return changed
+
+
+def test_each_file_of_a_folder_is_the_drop_of_its_day_when_a_history_is_delivered(own: Settings, tmp_path: Path) -> None:
+    (tmp_path / "files" / "2013-02-01.csv").write_text("shop,hour\na,9\na,10\n")
+    (tmp_path / "files" / "2013-07-01.csv").write_text('shop,hour\n"a\nb",9\n')
+
+    for _ in range(2):
+        history.deliver_history("visits", tmp_path / "files", at_cutoff=True)
+
+    drops = list_drops(ObjectStore.open(own), "visits", PartitionRange.of("2013-01-01", "2013-12-31"))
+    assert [(drop.partition.isoformat(), drop.n_rows, drop.delivered_at, drop.schema_version) for drop in drops] == [
+        ("2013-02-01", 2, dt.datetime(2013, 2, 2, 5, 30, tzinfo=dt.UTC), 3),
+        ("2013-07-01", 1, dt.datetime(2013, 7, 2, 4, 30, tzinfo=dt.UTC), 3),
+    ]
+
+
+def test_nothing_is_delivered_when_a_file_of_the_folder_is_not_named_by_its_day(own: Settings, tmp_path: Path) -> None:
+    (tmp_path / "files" / "2013-02-01.csv").write_text("shop,hour\na,9\n")
+    (tmp_path / "files" / "monday.csv").write_text("shop,hour\na,9\n")
+
+    with pytest.raises(PartitionKeyError, match="monday"):
+        history.deliver_history("visits", tmp_path / "files")
+
+    assert list_drops(ObjectStore.open(own), "visits", PartitionRange.of("2013-01-01", "2013-12-31")) == []
+
+
+def test_an_empty_folder_is_refused_when_a_history_is_delivered(own: Settings, tmp_path: Path) -> None:
+    with pytest.raises(typer.BadParameter, match="holds no CSV file"):
+        history.deliver_history("visits", tmp_path / "files")
