@@ -3,7 +3,8 @@
 **Reads** the published feature partition; the champion from the warehouse's registry and the lake. Never MLflow, never a training.
 **Writes** `predictions.<model>`; emits `predictions/<model>`.
 **Starts** when the feature view of the partition is published.
-**No champion, or a broken one**: the spec's fallback rule scores, and every row says so in `score_source`.
+**No champion, or a broken one**: the champion before it scores, else the last scores aged, else the spec's rule; every row says so in
+`score_source`.
 **Rerun, clear, backfill** are safe: a partition that a model version scored is scored by it again, so the content is equal.
 """
 

@@ -12,7 +12,7 @@ from tests.dags.conftest import read_dags
 from nightshift.settings import PROJECT_ROOT
 
 MODELS = ("arrival_delay_minutes", "flight_delayed")
-EXPECTED = {"catch_up", "ingest", "transform"} | {f"{stage}__{model}" for stage in ("score", "monitor", "train") for model in MODELS}
+EXPECTED = {"catch_up", "ingest", "transform"} | {f"{stage}__{model}" for stage in ("score", "rescue", "monitor", "train") for model in MODELS}
 
 
 def test_exactly_the_expected_dags_load(parsed: dict[str, Any]) -> None:
@@ -62,6 +62,7 @@ def test_assets_chain_the_dags(parsed: dict[str, Any]) -> None:
         ),
         "transform": ["features/flight"],
         **{f"score__{model}": [f"predictions/{model}"] for model in MODELS},
+        **{f"rescue__{model}": [f"predictions/{model}"] for model in MODELS},
         **{f"monitor__{model}": [f"retrain/{model}"] for model in MODELS},
         **{f"train__{model}": [f"model/{model}"] for model in MODELS},
     }
@@ -93,4 +94,4 @@ def test_a_new_spec_needs_no_python(tmp_path: Path) -> None:
     (folder / "models" / "flight_late_again.yaml").write_text(spec.replace("name: flight_delayed", "name: flight_late_again", 1))
     dags = read_dags(folder, tmp_path / "home")
     assert dags["errors"] == {}
-    assert {"score__flight_late_again", "monitor__flight_late_again", "train__flight_late_again"} <= set(dags["dags"])
+    assert {"score__flight_late_again", "rescue__flight_late_again", "monitor__flight_late_again", "train__flight_late_again"} <= set(dags["dags"])

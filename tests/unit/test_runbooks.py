@@ -92,7 +92,7 @@ def test_links_and_commands_exist(page: Path):
     text = page.read_text(encoding="utf-8")
     assert [link for link in re.findall(r"\]\(([^)]+)\)", text) if not (RUNBOOKS / link).is_file()] == []
     known = set(get_command(app).commands)  # type: ignore[attr-defined]
-    assert set(re.findall(r"(?:^|`)nightshift ([a-z]+)", text, re.MULTILINE)) <= known
+    assert set(re.findall(r"(?:^|`)nightshift ([a-z-]+)", text, re.MULTILINE)) <= known
 
 
 def test_index_of_decisions_is_current():

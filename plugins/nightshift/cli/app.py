@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from nightshift.cli import airflow, backtest, demo, doctor, history, psql, report, services, setup
+from nightshift.cli import airflow, backtest, check_freshness, demo, doctor, history, psql, report, rescue, services, setup
 from nightshift.errors import NightshiftError
 from nightshift.exhaustion import named_exhaustion
 
@@ -39,6 +39,8 @@ for command in (
 app.command()(doctor.doctor)
 app.command()(psql.psql)
 app.command()(report.report)
+app.command()(rescue.rescue)
+app.command()(check_freshness.check_freshness)
 app.command(context_settings=airflow.CONTEXT)(airflow.airflow)
 
 

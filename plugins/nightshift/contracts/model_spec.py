@@ -8,11 +8,13 @@ from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Literal
+from zoneinfo import ZoneInfo
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from nightshift.contracts.datasets import Identifier
 from nightshift.contracts.metrics import Task, metrics_of
+from nightshift.contracts.partitions import CUTOFF, OPERATING_TIMEZONE, Partition
 from nightshift.contracts.yaml_document import Frozen, read_document
 from nightshift.errors import SpecError
 
@@ -58,10 +60,13 @@ class Entity(Frozen):
     Attributes:
         name: For people.
         key: The identifier column of the feature view, of type text.
+        recurs: Whether the same key comes again night after night (a customer, not a flight of one day); then the entities of the last
+            published features stand in for a list that is missing.
     """
 
     name: Identifier
     key: Identifier
+    recurs: bool = False
 
 
 class CategoricalFeature(Frozen):
@@ -211,18 +216,65 @@ class FallbackRule(Frozen):
     default: float
 
 
+class CarryOver(Frozen):
+    """How the last score of the same recurring entity serves when no model can score.
+
+    Attributes:
+        key: Columns by which the entity is known on another day, of the spine's relation, or of the feature view without a spine; empty
+            takes the entity's key itself.
+        maximum_age_days: Older scores are not used; 0 switches the step off.
+        half_life_days: After so many days half of the difference to the rule's score is left.
+    """
+
+    key: tuple[Identifier, ...] = ()
+    maximum_age_days: int = Field(default=7, ge=0)
+    half_life_days: float = Field(default=3.5, gt=0)
+
+
+class Spine(Frozen):
+    """Where the entities of a night stand when its feature view is not published.
+
+    Attributes:
+        relation: Relation of schema ``staging`` with the entity's key, ``partition_date``, ``load_id``, ``known_at`` and ``superseded_at``.
+        event_timestamp: Its column that says when the predicted thing happens.
+        key_parts: Columns whose values, joined by ``_``, make the entity's key; with ``day`` they allow to expect an old list again.
+        day: The date among ``key_parts``.
+        repeat_days: Without tonight's list the one of so many days before is expected again; 0 switches that off.
+        repeat_times: How often ``repeat_days`` may be gone back.
+    """
+
+    relation: Identifier
+    event_timestamp: Identifier
+    key_parts: tuple[Identifier, ...] = ()
+    day: Identifier | None = None
+    repeat_days: int = Field(default=7, ge=0)
+    repeat_times: PositiveInt = 3
+
+    @model_validator(mode="after")
+    def _day_is_a_part(self) -> Spine:
+        if self.day is not None and self.day not in self.key_parts:
+            raise ValueError("day is one of key_parts")
+        return self
+
+
 class Scoring(Frozen):
     """How a partition is scored.
 
     Attributes:
         shards: Number of mapped tasks per partition range; entities are split by hash of their key.
         reasons: Number of top reasons per row; 0 switches them off.
-        fallback: The rule without a champion.
+        fallback: The rule, the ladder's last step.
+        carry_over: The step before it: the last score of the same entity, aged.
+        spine: Where the entities stand without features; null leaves a night without features to a person, unless the entity recurs.
+        rescue_minutes_before_deadline: When the rescue looks whether the partition is published.
     """
 
     shards: PositiveInt = 2
     reasons: int = Field(default=3, ge=0)
     fallback: FallbackRule
+    carry_over: CarryOver = CarryOver()
+    spine: Spine | None = None
+    rescue_minutes_before_deadline: PositiveInt = 60
 
 
 class WindowRule(Frozen):
@@ -319,6 +371,40 @@ class ModelSpec(Frozen):
         if len(self.name) > MAXIMUM_NAME_LENGTH:
             raise ValueError(f"name has at most {MAXIMUM_NAME_LENGTH} characters, relation names are built from it")
         return self
+
+    @model_validator(mode="after")
+    def _rescue_lies_in_the_night(self) -> ModelSpec:
+        if self._rescue_minute < CUTOFF.hour * 60 + CUTOFF.minute:
+            raise ValueError(
+                f"deadline - scoring.rescue_minutes_before_deadline is at least {CUTOFF:%H:%M}, when the night begins: a later deadline or"
+                " fewer minutes"
+            )
+        return self
+
+    @property
+    def _rescue_minute(self) -> int:
+        return self.deadline.hour * 60 + self.deadline.minute - self.scoring.rescue_minutes_before_deadline
+
+    @property
+    def rescue_at(self) -> dt.time:
+        """Return the local time at which the rescue looks, on the morning after the partition's day."""
+        return dt.time(*divmod(self._rescue_minute, 60))
+
+    def deadline_of(self, partition: Partition) -> dt.datetime:
+        """Return by when the predictions of a partition must stand, UTC: the deadline on the morning after its day."""
+        local = dt.datetime.combine(partition.day + dt.timedelta(days=1), self.deadline, ZoneInfo(partition.timezone))
+        return local.astimezone(dt.UTC)
+
+    def last_due(self, at: dt.datetime) -> Partition:
+        """Return the last partition whose deadline is not after an instant (with a timezone)."""
+        partition = Partition(at.astimezone(ZoneInfo(OPERATING_TIMEZONE)).date())
+        while self.deadline_of(partition) > at:
+            partition = partition.shift(-1)
+        return partition
+
+    def last_to_rescue(self, at: dt.datetime) -> Partition:
+        """Return the last partition whose rescue time is not after an instant (with a timezone)."""
+        return self.last_due(at + dt.timedelta(minutes=self.scoring.rescue_minutes_before_deadline))
 
     @property
     def predictions_dataset(self) -> str:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 N_TRIES = 3
 RETRY_DELAY = dt.timedelta(seconds=20)
 POOL_WAREHOUSE, POOL_SCORING, POOL_TRAINING = "warehouse", "scoring", "training"
-PRIORITY_NIGHT, PRIORITY_SCORE, PRIORITY_MONITOR, PRIORITY_TRAIN = 50, 100, 20, 10
+PRIORITY_RESCUE, PRIORITY_NIGHT, PRIORITY_SCORE, PRIORITY_MONITOR, PRIORITY_TRAIN = 200, 50, 100, 20, 10
 
 
 class StageRetryPolicy(RetryPolicy):  # type: ignore[misc]  # airflow.sdk exports it lazily, untyped

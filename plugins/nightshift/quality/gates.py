@@ -18,7 +18,10 @@ from nightshift.quality.gate_page import render_page
 from nightshift.warehouse.connection import conninfo
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import psycopg
+    import sqlalchemy
     from great_expectations.core import ExpectationSuite
 
     from nightshift.contracts.partitions import PartitionRange
@@ -30,6 +33,8 @@ logger = logging.getLogger(__name__)
 _DATASET = re.compile(r"^[a-z][a-z0-9_]*/[a-z][a-z0-9_]*$")
 _RESULT_FORMAT = {"result_format": "BASIC", "partial_unexpected_count": 0, "include_unexpected_rows": False}
 """Counts only: no value of a row enters a log, a result or a page."""
+_ONLY_SHOWN = frozenset({"warning", "info"})
+"""Severities that stop nothing; every other word does."""
 
 
 class GateError(NightshiftError):
@@ -125,9 +130,9 @@ def run_gate(  # noqa: PLR0913, PLR0917  (the staged batch is addressed by all o
     reach(FaultPoint.GATE_BEFORE)
     suite = _read_suite(settings.expectations_dir, dataset)
     results = _evaluate(settings, suite, _batch_query(schema, table, load_id, partitions), run)
-    checks = [_check(result) for result in results]
-    stopping = [check for check in checks if not check.has_passed and (check.has_crashed or check.severity == "critical")]
-    passed = bool(checks) and len(checks) == len(suite.expectations) and not stopping
+    checks = _read_results(suite, results)
+    stopping = [check for check in checks if not check.has_passed and (check.has_crashed or check.severity not in _ONLY_SHOWN)]
+    passed = not stopping
     key = f"data_docs/{dataset}/{partitions}/{load_id}-{run.attempt}"
     page = render_page(f"{dataset} · {partitions} · load {load_id}", passed, [vars(check) for check in checks])
     evidence = {"dataset": dataset, "partitions": str(partitions), "load_id": load_id, "success": passed, "results": results}
@@ -139,10 +144,12 @@ def run_gate(  # noqa: PLR0913, PLR0917  (the staged batch is addressed by all o
 
 
 def _read_suite(expectations_dir: Path, dataset: str) -> ExpectationSuite:
-    from great_expectations.core import ExpectationSuite
-
     if not _DATASET.match(dataset):
         raise SuiteError(f"Not a dataset name: {dataset!r}.", expected="<layer>/<name>", todo="Correct the caller.")
+    try:
+        from great_expectations.core import ExpectationSuite
+    except Exception as error:  # noqa: BLE001  (a library that cannot be loaded gives no verdict)
+        raise _crash(dataset, error) from None
     path = expectations_dir / f"{dataset}.json"
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
@@ -162,6 +169,13 @@ def _read_suite(expectations_dir: Path, dataset: str) -> ExpectationSuite:
             got=f"{n_known} known of {n_written}",
             todo="Correct the types in the suite.",
         )
+    if not any(_severity(expectation.configuration.to_json_dict()) not in _ONLY_SHOWN for expectation in suite.expectations):
+        raise SuiteError(
+            f"No expectation of {dataset} can stop a run.",
+            expected="at least one expectation of severity critical",
+            got=f"{n_known} that are only shown",
+            todo="Raise the severity of what must hold.",
+        )
     return suite
 
 
@@ -180,14 +194,15 @@ def _evaluate(settings: Settings, suite: ExpectationSuite, query: str, run: RunC
     with the password. Here the connection is opened by us.
     """
     import sqlalchemy
-    from great_expectations.core.batch import Batch
-    from great_expectations.core.batch_spec import RuntimeQueryBatchSpec
-    from great_expectations.execution_engine import SqlAlchemyExecutionEngine
-    from great_expectations.validator.validator import Validator
 
     engine = sqlalchemy.create_engine("postgresql+psycopg://", creator=lambda: _open(settings, run), pool_size=1, max_overflow=0)
     try:
-        engine.connect().close()
+        from great_expectations.core.batch import Batch
+        from great_expectations.core.batch_spec import RuntimeQueryBatchSpec
+        from great_expectations.execution_engine import SqlAlchemyExecutionEngine
+        from great_expectations.validator.validator import Validator
+
+        _refuse_empty(engine, suite, query)
         execution = SqlAlchemyExecutionEngine(engine=engine, create_temp_table=False)
         data, markers = execution.get_batch_data_and_markers(RuntimeQueryBatchSpec(query=query))
         validator = Validator(execution, batches=[Batch(data=data, batch_markers=markers)])
@@ -195,14 +210,36 @@ def _evaluate(settings: Settings, suite: ExpectationSuite, query: str, run: RunC
         configurations = [expectation.configuration for expectation in suite.expectations]
         results = validator.graph_validate(configurations, runtime_configuration={"result_format": _RESULT_FORMAT})
         return [result.to_json_dict() for result in results]
+    except GateError:
+        raise
     except Exception as error:  # noqa: BLE001  (a gate without a verdict has failed, whatever the reason)
-        raise GateCrashError(
-            f"The gate {suite.name} gave no verdict.",
-            got=_without_values(f"{type(error).__name__}: {error}"),
-            todo="A missing verdict is a failure: nothing was published. Rerun the task; see the runbook if it stays so.",
-        ) from None
+        raise _crash(str(suite.name), error) from None
     finally:
         engine.dispose()
+
+
+def _crash(name: str, error: Exception) -> GateCrashError:
+    return GateCrashError(
+        f"The gate {name} gave no verdict.",
+        got=_without_values(f"{type(error).__name__}: {error}"),
+        todo="A missing verdict is a failure: nothing was published. Rerun the task; see the runbook if it stays so.",
+    )
+
+
+def _refuse_empty(engine: sqlalchemy.Engine, suite: ExpectationSuite, query: str) -> None:
+    """Refuse a batch without rows, on which most expectations hold, unless the suite itself allows an empty table."""
+    import sqlalchemy
+
+    with engine.connect() as connection:
+        has_rows = connection.execute(sqlalchemy.text(f"select exists ({query})".replace(":", r"\:"))).scalar()
+    counted = [e.configuration for e in suite.expectations if e.configuration.type == "expect_table_row_count_to_be_between"]
+    may_be_empty = any(configuration.kwargs.get("min_value") == 0 for configuration in counted)
+    if has_rows is not True and not may_be_empty:
+        raise GateError(
+            f"The batch of {suite.name} has no rows.",
+            expected="at least one row, or expect_table_row_count_to_be_between with min_value 0 in the suite",
+            todo="Nothing was published. Find out why the stage wrote nothing, then rerun it.",
+        )
 
 
 def _open(settings: Settings, run: RunContext) -> psycopg.Connection[Any]:
@@ -218,6 +255,32 @@ def _open(settings: Settings, run: RunContext) -> psycopg.Connection[Any]:
     return psycopg.connect(**info)
 
 
+def _read_results(suite: ExpectationSuite, results: list[dict[str, Any]]) -> list[Check]:
+    """Return one check per expectation of the suite; a result that is missing, strange or of another expectation is no verdict.
+
+    Raises:
+        GateCrashError: The results are not the suite's.
+    """
+    try:
+        checks = [_check(result) for result in results]
+        found = sorted(result["expectation_config"]["type"] for result in results)
+        asked = sorted(expectation.configuration.type for expectation in suite.expectations)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise _crash(str(suite.name), error) from None
+    if found != asked:
+        raise GateCrashError(
+            f"The gate {suite.name} evaluated other expectations than its suite has.",
+            expected=f"{len(asked)} results, one per expectation",
+            got=f"{len(found)} results",
+            todo="A missing verdict is a failure: nothing was published. Rerun the task; see the runbook if it stays so.",
+        )
+    return checks
+
+
+def _severity(configuration: Mapping[str, Any]) -> str:
+    return str(configuration.get("severity") or "critical")
+
+
 def _check(result: dict[str, Any]) -> Check:
     configuration = result["expectation_config"]
     arguments = {name: value for name, value in configuration["kwargs"].items() if name != "batch_id"}
@@ -227,8 +290,8 @@ def _check(result: dict[str, Any]) -> Check:
     return Check(
         expectation=f"{configuration['type']}({columns})",
         arguments=json.dumps(arguments, sort_keys=True) if arguments else "",
-        severity=str(configuration.get("severity") or "critical"),
-        has_passed=bool(result["success"]) and crash is None,
+        severity=_severity(configuration),
+        has_passed=result["success"] is True and crash is None,
         has_crashed=crash is not None,
         observed=crash or _observed(result["result"]),
     )

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from nightshift.errors import NightshiftError, WarehouseError
 from nightshift.fault_points import FaultPoint, reach
+from nightshift.scoring.carry_over import feature_spine, past_digest, past_scores
 from nightshift.scoring.champion import Champions, Choice, load_version
 from nightshift.scoring.engine import ChampionBrokenError, score_rows
 from nightshift.scoring.fallback import stage_fallback
 from nightshift.scoring.feature_rows import Feature, published_features, read_shard
-from nightshift.scoring.plan import DayPlan, ScorePlan
+from nightshift.scoring.plan import LADDER, MODEL_MADE, DayPlan, PastScores, ScorePlan, ScoreSource
 from nightshift.scoring.relations import SCHEMA, ensure_prediction_relations
 from nightshift.warehouse.bulk import copy_in
 from nightshift.warehouse.connection import connect, lose
@@ -31,7 +33,14 @@ if TYPE_CHECKING:
     from nightshift.warehouse.connection import Connection
 
 CHAMPION_BROKE = "champion broke while scoring"
-"""Why a load was refused so that ``publication`` goes on with the fallback rule."""
+"""Why a load was refused so that ``publication`` goes on with the next step of the ladder."""
+
+
+class WorseStepError(NightshiftError):
+    """A rerun would replace a model's published scores by a worse step of the ladder."""
+
+    code = "NS-SCORE-004"
+    is_retryable = True
 
 
 def predictions_target(spec: ModelSpec) -> Target:
@@ -39,54 +48,90 @@ def predictions_target(spec: ModelSpec) -> Target:
     return Target(spec.predictions_dataset, SCHEMA, spec.name, (spec.entity.key,))
 
 
-def begin(settings: Settings, spec: ModelSpec, partitions: PartitionRange, run: RunContext) -> ScorePlan:
-    """Choose the champion of each partition, try it on tonight's rows, and begin the write.
+def begin(
+    settings: Settings, spec: ModelSpec, partitions: PartitionRange, run: RunContext, broken: Mapping[int, str] | None = None
+) -> ScorePlan:
+    """Choose who scores each partition, try it on tonight's rows, and begin the write.
 
-    A missing or broken champion is no failure: the plan then names the fallback rule and the reason.
+    A missing or broken champion is no failure: the plan then names the next step of the ladder and the reason.
+
+    Args:
+        settings: Warehouse and bucket.
+        spec: The model.
+        partitions: Both ends included.
+        run: Who scores.
+        broken: Versions that broke in this run already, and why; they are not asked again.
 
     Raises:
         FeaturesMissingError: The feature view is not published for a partition.
+        WorseStepError: What is published is the work of a better step, which cannot be repeated now.
         WarehouseError: The warehouse cannot be reached.
     """
     with connect(settings, run.application_name) as conn:
         ensure_prediction_relations(conn, spec)
         features = published_features(conn, spec, partitions)
-        champions = Champions(settings, spec, conn)
+        champions = Champions(settings, spec, conn, broken or {})
         choices = [champions.choose(partition, load) for partition, load in zip(partitions, features, strict=True)]
-        return _begin_plan(conn, spec, partitions, list(zip(features, choices, strict=True)), run)
+        refuse_worse_steps(conn, spec, list(zip(partitions.days, (choice.source for choice in choices), strict=True)))
+        return _begin_plan(conn, spec, partitions, list(zip(features, choices, strict=True)), run, broken or {})
 
 
-def begin_fallback(conn: Connection, spec: ModelSpec, broken: ScorePlan, reason: str, run: RunContext) -> ScorePlan:
-    """Begin a new write in place of one whose champion broke: the same features, the fallback rule for every partition."""
-    rows = conn.execute(
-        "select partition_date, load_id, content_hash from ops.loads where dataset = %s and (partition_date, load_id) in"
-        " (select * from unnest(%s::date[], %s::bigint[])) order by partition_date",
-        [spec.features_dataset, [day.partition_date for day in broken.days], [day.feature_load_id for day in broken.days]],
-    ).fetchall()
-    return _begin_plan(conn, spec, broken.partitions, [(Feature(*row), Choice(None, reason)) for row in rows], run)
+def refuse_worse_steps(conn: Connection, spec: ModelSpec, steps: Sequence[tuple[dt.date, ScoreSource]]) -> None:
+    """Keep what a model made: a rerun while that model cannot be read must not replace its scores by a worse step's.
+
+    Raises:
+        WorseStepError: It would, for one of the days.
+    """
+    from psycopg import sql
+
+    query = sql.SQL(
+        "select distinct t.partition_date, t.score_source from {} t join ops.published p using (partition_date, load_id)"
+        " where p.dataset = %s and t.partition_date = any(%s) and t.score_source = any(%s)"
+    ).format(sql.Identifier(SCHEMA, spec.name))
+    rows = conn.execute(query, [spec.predictions_dataset, [day for day, _ in steps], list(MODEL_MADE)]).fetchall()
+    published: dict[dt.date, ScoreSource] = dict(rows)
+    worse = [(day, step) for day, step in steps if day in published and LADDER.index(step) > LADDER.index(published[day])]
+    if worse:
+        day, step = worse[0]
+        raise WorseStepError(
+            f"The predictions of {spec.name} for {len(worse)} partition(s) would become worse than they are.",
+            expected=f"{published[day]} on {day}, as published",
+            got=f"only {step} can score now",
+            todo="The published rows stand. Repair or roll back the model, then clear the task; nothing is late.",
+        )
 
 
 def _begin_plan(
-    conn: Connection, spec: ModelSpec, partitions: PartitionRange, chosen: list[tuple[Feature, Choice]], run: RunContext
+    conn: Connection,
+    spec: ModelSpec,
+    partitions: PartitionRange,
+    chosen: list[tuple[Feature, Choice]],
+    run: RunContext,
+    broken: Mapping[int, str],
 ) -> ScorePlan:
+    past = past_scores(conn, spec, [load.partition_date for load, choice in chosen if choice.version is None])
+    days = tuple(_plan_day(load, choice, past.get(load.partition_date, ())) for load, choice in chosen)
     inputs = {
         "features": _digest((load.partition_date, load.content_hash) for load, _ in chosen),
-        "models": _digest((load.partition_date, choice.digest) for load, choice in chosen),
+        "models": _digest((load.partition_date, f"{choice.source} {choice.digest} {choice.reason or ''}") for load, choice in chosen),
         "spec": spec.digest,
     }
+    if past:
+        inputs["past scores"] = past_digest(conn, spec, days)
     write = begin_write(conn, [predictions_target(spec)], partitions, LoadManifest(run, inputs))
-    days = tuple(
-        DayPlan(
-            partition_date=load.partition_date,
-            feature_load_id=load.load_id,
-            model_version=choice.version,
-            score_source="fallback_rule" if choice.version is None else "champion",
-            score_source_reason=choice.reason,
-        )
-        for load, choice in chosen
-    )
     reach(FaultPoint.SCORE_BEGIN_AFTER)
-    return ScorePlan(load_id=write.load_id, n_shards=spec.scoring.shards, days=days)
+    return ScorePlan(load_id=write.load_id, n_shards=spec.scoring.shards, days=days, broken=dict(broken))
+
+
+def _plan_day(load: Feature, choice: Choice, past: tuple[PastScores, ...]) -> DayPlan:
+    return DayPlan(
+        partition_date=load.partition_date,
+        feature_load_id=load.load_id,
+        model_version=choice.version,
+        score_source="carried_over" if past else choice.source,
+        score_source_reason=choice.reason,
+        past=past,
+    )
 
 
 def _digest(parts: Iterable[tuple[object, str]]) -> str:
@@ -96,7 +141,7 @@ def _digest(parts: Iterable[tuple[object, str]]) -> str:
 def score_shard(settings: Settings, spec: ModelSpec, plan: ScorePlan, shard: int, run: RunContext) -> dict[str, int]:
     """Score one shard's entities in all partitions of the plan, and stage the rows; again is harmless, also at the same time.
 
-    A champion that breaks here although it was tried refuses the whole load; ``publication.publish`` then publishes the fallback rule.
+    A champion that breaks here although it was tried refuses the whole load; ``publication.publish`` then takes the next step.
     A load that is audited or published already is left as it is.
 
     Returns:
@@ -129,7 +174,8 @@ def _score_days(
     rows = read_shard(settings, spec, plan, plan.days_by_version[version], shard, model.signature.names)
     with _blame_champion(version, run):
         scored = score_rows(model, rows, spec.scoring.reasons)
-    return _prediction_rows(spec, rows, scored, {"load_id": plan.load_id, "shard": shard, "model_version": version, "run_id": run.run_id})
+    same_in_all: dict[str, int | str] = {"load_id": plan.load_id, "shard": shard, "model_version": version, "run_id": run.run_id}
+    return _prediction_rows(spec, plan, rows, scored, same_in_all)
 
 
 @contextmanager
@@ -148,9 +194,12 @@ def _blame_champion(version: int, run: RunContext) -> Iterator[None]:
         raise ChampionBrokenError(f"version {version} cannot score ({name})", todo="Roll the champion back.") from error
 
 
-def _prediction_rows(spec: ModelSpec, rows: pa.Table, scored: pa.Table, same_in_all: dict[str, int | str]) -> pa.Table:
-    """Return the columns of the predictions table, shape (n, 14); the reason for a fallback stays null."""
+def _prediction_rows(spec: ModelSpec, plan: ScorePlan, rows: pa.Table, scored: pa.Table, same_in_all: dict[str, int | str]) -> pa.Table:
+    """Return the columns of the predictions table, shape (n, 15)."""
     import pyarrow as pa
+
+    planned = {day.partition_date: day for day in plan.days}
+    sources = [planned[day] for day in rows["partition_date"].to_pylist()]
 
     columns = {
         "partition_date": rows["partition_date"],
@@ -158,9 +207,10 @@ def _prediction_rows(spec: ModelSpec, rows: pa.Table, scored: pa.Table, same_in_
         "event_timestamp": rows[spec.event_timestamp],
         "features_as_of": rows["as_of"],
         **{name: scored[name] for name in scored.column_names},
+        "score_source": pa.array([day.score_source for day in sources], pa.string()),
+        "score_source_reason": pa.array([day.score_source_reason for day in sources], pa.string()),
     }
-    constants = {"score_source": "champion", **same_in_all}
-    return pa.table(columns | {name: pa.repeat(value, rows.num_rows) for name, value in constants.items()})
+    return pa.table(columns | {name: pa.repeat(value, rows.num_rows) for name, value in same_in_all.items()})
 
 
 def _stage(conn: Connection, spec: ModelSpec, plan: ScorePlan, shard: int, scored: list[pa.Table], run: RunContext) -> None:
@@ -178,7 +228,7 @@ def _stage(conn: Connection, spec: ModelSpec, plan: ScorePlan, shard: int, score
         conn.execute(delete, [plan.partitions.first.day, plan.partitions.last.day, plan.load_id, shard])
         for rows in scored:
             copy_in(conn, SCHEMA, spec.name, rows)
-        stage_fallback(conn, spec, plan, shard, run)
+        stage_fallback(conn, spec, plan, shard, run, feature_spine(spec))
 
 
 def _count(conn: Connection, spec: ModelSpec, plan: ScorePlan, shard: int) -> int:

@@ -1,26 +1,30 @@
-"""Find the champion of a partition, and let it prove that it can score before anybody relies on it."""
+"""Find who scores a partition: the champion, else the one before it; each proves that it can score before anybody relies on it."""
 
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from nightshift.errors import NightshiftError
 from nightshift.lake.object_store import ObjectStore
 from nightshift.registry.model_versions import find_version, load_model
-from nightshift.registry.promotion import champion_for
+from nightshift.registry.promotion import promoted_versions
 from nightshift.scoring.engine import ChampionBrokenError, try_model
 from nightshift.scoring.feature_rows import Feature, read_sample
 
 if TYPE_CHECKING:
     from nightshift.contracts.model_spec import ModelSpec
     from nightshift.contracts.partitions import Partition
+    from nightshift.scoring.plan import ScoreSource
     from nightshift.settings import Settings
     from nightshift.training.trained_model import TrainedModel
     from nightshift.warehouse.connection import Connection
 
 NO_CHAMPION = "no champion is promoted for this partition"
+N_CANDIDATES = 2
+"""The champion and the one before it. Older ones were beaten twice; yesterday's scores come next."""
 
 
 @dataclass(frozen=True)
@@ -28,75 +32,96 @@ class Choice:
     """Who scores a partition.
 
     Attributes:
-        version: The champion's version; None under the fallback rule.
-        digest: The champion's identity, or the reason without one.
+        version: The version; None when no model can.
+        digest: The version's identity; empty without one.
+        source: The step of the ladder.
+        reason: Why not a better step; None for a champion.
     """
 
     version: int | None
     digest: str
+    source: ScoreSource
+    reason: str | None
 
-    @property
-    def reason(self) -> str | None:
-        """Return why there is no champion, None if there is one."""
-        return None if self.version is not None else self.digest
+
+@dataclass(frozen=True)
+class _Trial:
+    digest: str
+    objection: str | None
 
 
 @dataclass
 class Champions:
-    """Choose champions for the partitions of one run; each version is loaded and tried once.
+    """Choose versions for the partitions of one run; each is loaded and tried once.
 
     Attributes:
         settings: Warehouse and bucket.
         spec: The model.
         conn: A connection to the warehouse.
+        broken: Versions that are not asked again, and why.
     """
 
     settings: Settings
     spec: ModelSpec
     conn: Connection
-    _tried: dict[int, Choice] = field(default_factory=dict)
+    broken: Mapping[int, str] = field(default_factory=dict)
+    _tried: dict[int, _Trial] = field(default_factory=dict)
 
     def choose(self, partition: Partition, features: Feature) -> Choice:
         """Return who scores the partition.
 
-        The version that made the published predictions stays: a rerun gives the same. Whatever is wrong with the registry, the bucket
-        or the model leads to the fallback rule; only the warehouse itself is needed.
+        The version whose predictions are published as the champion's stays: a rerun gives the same. Whatever is wrong with the registry,
+        the bucket or a model leads one step down; only the warehouse itself is needed.
         """
+        import psycopg
+
         try:
-            version = self._pinned_version(partition.day) or self._promoted_version(partition)
-        except NightshiftError as error:
-            return Choice(None, f"the champion cannot be found ({error.code})")
-        if version is None:
-            return Choice(None, NO_CHAMPION)
+            candidates = self._candidates(partition)
+        except (NightshiftError, psycopg.ProgrammingError) as error:
+            name = error.code if isinstance(error, NightshiftError) else type(error).__name__
+            return Choice(None, "", "fallback_rule", f"the champion cannot be found ({name})")
+        objections: list[str] = []
+        for place, version in enumerate(candidates):
+            trial = self._trial(version, features)
+            if trial.objection is None:
+                return Choice(version, trial.digest, "previous_champion" if place else "champion", "; ".join(objections) or None)
+            objections.append(trial.objection)
+        return Choice(None, "", "fallback_rule", "; ".join(objections) or NO_CHAMPION)
+
+    def _candidates(self, partition: Partition) -> list[int]:
+        pinned = published_champion(self.conn, self.spec, partition.day)
+        promoted = promoted_versions(self.conn, self.spec.name, partition, N_CANDIDATES)
+        return list(dict.fromkeys([*([pinned] if pinned else []), *promoted]))[:N_CANDIDATES]
+
+    def _trial(self, version: int, features: Feature) -> _Trial:
+        if version in self.broken:
+            return _Trial("", self.broken[version])
         if version not in self._tried:
             self._tried[version] = self._try(version, features)
         return self._tried[version]
 
-    def _promoted_version(self, partition: Partition) -> int | None:
-        champion = champion_for(self.conn, self.spec.name, partition)
-        return champion.version if champion else None
-
-    def _pinned_version(self, day: dt.date) -> int | None:
-        """Return the version of the published predictions; they were made by one version, so any row tells."""
-        from psycopg import sql
-
-        query = sql.SQL(
-            "select t.model_version from {} t join ops.published p using (partition_date, load_id)"
-            " where p.dataset = %s and p.partition_date = %s limit 1"
-        ).format(sql.Identifier("predictions", self.spec.name))
-        row = self.conn.execute(query, [self.spec.predictions_dataset, day]).fetchone()
-        return row[0] if row else None
-
-    def _try(self, version: int, features: Feature) -> Choice:
+    def _try(self, version: int, features: Feature) -> _Trial:
         try:
             model = load_version(self.settings, self.conn, self.spec, version)
             try_model(model, read_sample(self.settings, self.spec, features, model.signature.names))
             digest = find_version(self.conn, self.spec.name, version).digest
         except NightshiftError as error:
-            return Choice(None, f"version {version} cannot score ({error.code})")
+            return _Trial("", f"version {version} cannot score ({error.code})")
         except Exception as error:  # noqa: BLE001  (a model may break in any way; the night is published all the same)
-            return Choice(None, f"version {version} cannot score ({type(error).__name__})")
-        return Choice(version, digest)
+            return _Trial("", f"version {version} cannot score ({type(error).__name__})")
+        return _Trial(digest, None)
+
+
+def published_champion(conn: Connection, spec: ModelSpec, day: dt.date) -> int | None:
+    """Return the version whose predictions of that day are published as the champion's; one version made them all, so any row tells."""
+    from psycopg import sql
+
+    query = sql.SQL(
+        "select t.model_version from {} t join ops.published p using (partition_date, load_id)"
+        " where p.dataset = %s and p.partition_date = %s and t.score_source = 'champion' limit 1"
+    ).format(sql.Identifier("predictions", spec.name))
+    row = conn.execute(query, [spec.predictions_dataset, day]).fetchone()
+    return row[0] if row else None
 
 
 def load_version(settings: Settings, conn: Connection, spec: ModelSpec, version: int) -> TrainedModel:

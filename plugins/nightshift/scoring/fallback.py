@@ -1,10 +1,11 @@
-"""The rule that is published without a usable champion: one column of the feature view, in SQL alone, so that nothing else can break it."""
+"""The ladder's steps without a model, in SQL alone, so that nothing else can break them: the old score, aged; else the rule."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from nightshift.contracts.metrics import Task
+from nightshift.scoring.carry_over import Spine, fill_carried
 from nightshift.scoring.feature_rows import shard_condition
 from nightshift.training.calibration import EDGE
 
@@ -18,25 +19,27 @@ DEFAULT_THRESHOLD = 0.5
 """Probability from which a row is called positive when neither the spec nor a champion says so."""
 
 
-def stage_fallback(conn: Connection, spec: ModelSpec, plan: ScorePlan, shard: int, run: RunContext) -> int:
-    """Stage the rule's scores of one shard's rows, for the days of the plan without a champion; within the caller's transaction.
+def stage_fallback(conn: Connection, spec: ModelSpec, plan: ScorePlan, shard: int, run: RunContext, spine: Spine) -> int:
+    """Stage one shard's rows for the days of the plan that no model scores; within the caller's transaction.
 
-    The score is the rule's column, its default where that is null or not finite. A binary score counts as the probability, kept inside
-    of 0 to 1 as a champion's is. Deciles are taken within the night; the only reason is the rule's column.
+    The rule's score is its column, its default where that is null or not finite. An entity with an old score of a model gets that score,
+    moved towards the rule's by half of the difference in each half-life: with age this step becomes the next. A binary score of the rule
+    counts as the probability, kept inside of 0 to 1 as a champion's is. Deciles are taken within the night.
 
     Returns:
         Number of staged rows.
     """
     from psycopg import sql
 
-    days = plan.days_without_champion
+    days = plan.days_without_model
     if not days:
         return 0
+    fill_carried(conn, spec, days, spine)
     query = sql.SQL(_STAGE).format(
         table=sql.Identifier("predictions", spec.name),
         key=sql.Identifier(spec.entity.key),
         event_timestamp=sql.Identifier(spec.event_timestamp),
-        features=sql.Identifier("features", spec.feature_table),
+        features=spine.relation,
         rule=sql.Identifier(spec.scoring.fallback.feature),
         is_in_shard=shard_condition(spec, plan.n_shards, shard),
         is_binary=sql.Literal(spec.task is Task.BINARY),
@@ -48,6 +51,7 @@ def stage_fallback(conn: Connection, spec: ModelSpec, plan: ScorePlan, shard: in
             "feature_loads": [day.feature_load_id for day in days],
             "why": [day.score_source_reason for day in days],
             "default": spec.scoring.fallback.default,
+            "half_life": spec.scoring.carry_over.half_life_days,
             "edge": EDGE,
             "threshold": DEFAULT_THRESHOLD if spec.positive_threshold is None else spec.positive_threshold,
             "rule": spec.scoring.fallback.feature,
@@ -67,20 +71,34 @@ insert into {table} (
 with days as (
     select * from unnest(%(days)s::date[], %(feature_loads)s::bigint[], %(why)s::text[]) d (partition_date, load_id, why)
 ), ruled as (
-    select f.partition_date, f.{key}, f.{event_timestamp} as event_timestamp, f.as_of, f.{rule}::double precision as value, days.why,
-        case when f.{rule}::double precision between '-1e300' and '1e300' then f.{rule}::double precision else %(default)s end as score
+    select f.partition_date, f.{key}, f.{event_timestamp} as event_timestamp, f.as_of, days.why,
+        case when f.{rule}::double precision between '-1e300' and '1e300' then f.{rule}::double precision end as value,
+        c.from_date, c.score as old_score, c.probability as old_probability, c.model_version as old_version,
+        coalesce(power(0.5::double precision, (f.partition_date - c.from_date) / %(half_life)s::double precision), 0) as weight
     from {features} f join days using (partition_date, load_id)
-), ranked as (
-    select *, ntile(10) over (partition by partition_date order by score, {key}) as decile,
-        case when {is_binary} then greatest(least(score, 1 - %(edge)s), %(edge)s) end as probability
+    left join carried_over c on c.partition_date = f.partition_date and c.entity = f.{key}
+), scored as (
+    select *, coalesce(value, %(default)s::double precision) as rule_score,
+        greatest(least(coalesce(value, %(default)s::double precision), 1 - %(edge)s), %(edge)s) as rule_probability
     from ruled
+), aged as (
+    select *, case when from_date is null then rule_score else rule_score + weight * (old_score - rule_score) end as score,
+        case when {is_binary} and from_date is null then rule_probability
+            when {is_binary} then rule_probability + weight * (old_probability - rule_probability) end as probability
+    from scored
+), ranked as (
+    select *, ntile(10) over (partition by partition_date order by score, {key}) as decile from aged
 )
 select
     partition_date, %(load_id)s, %(shard)s, {key}, event_timestamp, score, probability, decile,
     probability >= %(threshold)s::double precision,
-    case when %(n_reasons)s = 0 then '[]' else jsonb_build_array(jsonb_build_object(
-        'feature', %(rule)s::text, 'value', case when value between '-1e300' and '1e300' then value end, 'contribution', null)) end,
-    null, as_of, 'fallback_rule', why, %(run_id)s
+    case when %(n_reasons)s = 0 then '[]'
+        when from_date is null then jsonb_build_array(jsonb_build_object('feature', %(rule)s::text, 'value', value, 'contribution', null))
+        else jsonb_build_array(jsonb_build_object('feature', 'score_of_' || from_date, 'value', old_score, 'contribution', null)) end,
+    null, as_of, case when from_date is null then 'fallback_rule' else 'carried_over' end,
+    case when from_date is null then why
+        else format('%%s; the score of %%s by version %%s, %%s day(s) old', why, from_date, old_version, partition_date - from_date) end,
+    %(run_id)s
 from ranked where {is_in_shard}
 order by partition_date, {key}
 """

@@ -1,16 +1,22 @@
-"""Publish a plan's rows: complete, audited, past the gate, in one flip; or the fallback rule in their place."""
+"""Publish a plan's rows: complete, audited, past the gate, in one flip; or the next step of the ladder in their place."""
 
 from __future__ import annotations
 
+import logging
+import re
 from typing import TYPE_CHECKING
 
+from nightshift.contracts.metrics import Task
 from nightshift.errors import AuditError
-from nightshift.scoring.batch_scorer import CHAMPION_BROKE, begin, begin_fallback, predictions_target, score_shard
+from nightshift.scoring.batch_scorer import CHAMPION_BROKE, begin, predictions_target, score_shard
+from nightshift.scoring.carry_over import Spine, feature_spine
 from nightshift.scoring.relations import SCHEMA
 from nightshift.warehouse import partition_write
 from nightshift.warehouse.connection import connect
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from nightshift.contracts.model_spec import ModelSpec
     from nightshift.contracts.partitions import PartitionRange
     from nightshift.contracts.run import RunContext
@@ -18,6 +24,8 @@ if TYPE_CHECKING:
     from nightshift.settings import Settings
     from nightshift.warehouse.connection import Connection
     from nightshift.warehouse.partition_write import PublishedLoad
+
+logger = logging.getLogger(__name__)
 
 
 class IncompletePredictionsError(AuditError):
@@ -29,72 +37,102 @@ class IncompletePredictionsError(AuditError):
 def publish(settings: Settings, spec: ModelSpec, plan: ScorePlan, run: RunContext) -> list[PublishedLoad]:
     """Check the staged rows against the feature load, pass the gate, flip the pointer and read it back.
 
-    Safe to call again at any time: a published plan is read back. A load that a breaking champion has refused is replaced by the
-    fallback rule, marked in ``score_source``, so that the night is published without a person.
+    Safe to call again at any time: a published plan is read back. A load that a breaking model has refused, or whose gate said no to a
+    model's scores, is replaced by the next step of the ladder, marked in ``score_source``, so that the night is published without a
+    person. A gate without a verdict publishes nothing.
 
     Raises:
         IncompletePredictionsError: Rows are missing, double, strange, or hold impossible values; nothing is published.
         AuditError: The write path's audit refused.
-        GateError: The expectation suite refused, or could not be evaluated.
+        GateError: The expectation suite refused the ladder's last step, or could not be evaluated.
         StaleTokenError: A newer attempt owns a partition.
         ContentConflictError: The same features, model and spec gave other predictions.
     """
+    from nightshift.quality.gates import GateCrashError, GateError, SuiteError
+
     target = predictions_target(spec)
     with connect(settings, run.application_name) as conn:
         write, state = partition_write.resume(conn, plan.load_id, [target], plan.partitions)
-        if state == "refused" and (reason := _why_champion_broke(conn, plan)):
-            return _publish_fallback(settings, spec, begin_fallback(conn, spec, plan, reason, run), run)
+        if state == "refused" and (broken := _what_broke(conn, plan)):
+            return _publish_next(settings, spec, plan, broken, run)
         if state in ("staged", "audited"):
-            _refuse_incomplete(conn, spec, plan)
+            refuse_incomplete(conn, spec, plan, feature_spine(spec))
             partition_write.audit(conn, write)
-            _pass_gate(settings, spec, plan, run)
+            try:
+                pass_gate(settings, spec, plan, run)
+            except (GateCrashError, SuiteError):
+                raise
+            except GateError as error:
+                if not plan.days_by_version:
+                    raise
+                logger.warning("The next step of the ladder takes over:\n%s", error)
+                broken = {version: f"the scores of version {version} failed their gate ({error.code})" for version in plan.days_by_version}
+                partition_write.refuse(conn, write, f"{error.code}: {error.what}")
+                return _publish_next(settings, spec, plan, broken, run)
         published = partition_write.publish(conn, write)
         partition_write.collect(conn, [target])
     return published
 
 
-def score(settings: Settings, spec: ModelSpec, partitions: PartitionRange, run: RunContext) -> list[PublishedLoad]:
+def score(
+    settings: Settings, spec: ModelSpec, partitions: PartitionRange, run: RunContext, broken: Mapping[int, str] | None = None
+) -> list[PublishedLoad]:
     """Plan, score and publish in one process; what the tasks of a night do, in their order.
 
     Raises:
         FeaturesMissingError: The feature view is not published for a partition.
+        WorseStepError: What is published is the work of a better step, which cannot be repeated now.
         NightshiftError: As ``publish``.
     """
-    plan = begin(settings, spec, partitions, run)
+    plan = begin(settings, spec, partitions, run, broken)
     for shard in plan.shards:
         score_shard(settings, spec, plan, shard, run)
     return publish(settings, spec, plan, run)
 
 
-def _publish_fallback(settings: Settings, spec: ModelSpec, plan: ScorePlan, run: RunContext) -> list[PublishedLoad]:
-    for shard in plan.shards:
-        score_shard(settings, spec, plan, shard, run)
-    return publish(settings, spec, plan, run)
+def _publish_next(settings: Settings, spec: ModelSpec, plan: ScorePlan, broken: Mapping[int, str], run: RunContext) -> list[PublishedLoad]:
+    """Score once more without the versions that broke; each round knows one more of them, so there is an end."""
+    return score(settings, spec, plan.partitions, run, {**plan.broken, **broken})
 
 
-def _why_champion_broke(conn: Connection, plan: ScorePlan) -> str | None:
+def _what_broke(conn: Connection, plan: ScorePlan) -> dict[int, str]:
+    """Return the version because of which the load was refused, and why; empty if it was refused for another reason."""
     row = conn.execute(
         "select detail ->> 'refused' from ops.loads where load_id = %s order by partition_date limit 1", [plan.load_id]
     ).fetchone()
     prefix = f"{CHAMPION_BROKE}: "
-    return row[0].removeprefix(prefix) if row and row[0] and row[0].startswith(prefix) else None
+    if not row or not row[0] or not row[0].startswith(prefix):
+        return {}
+    why = row[0].removeprefix(prefix)
+    version = re.match(r"version (\d+) ", why)
+    return {int(version.group(1)): why} if version else {}
 
 
-def _pass_gate(settings: Settings, spec: ModelSpec, plan: ScorePlan, run: RunContext) -> None:
+def pass_gate(settings: Settings, spec: ModelSpec, plan: ScorePlan, run: RunContext) -> None:
+    """Run the expectation suite of the predictions on the plan's load.
+
+    Raises:
+        GateError: It refused, or gave no verdict.
+    """
     from nightshift.quality.gates import run_gate
 
     run_gate(settings, spec.predictions_dataset, SCHEMA, spec.name, plan.load_id, plan.partitions, run)
 
 
-def _refuse_incomplete(conn: Connection, spec: ModelSpec, plan: ScorePlan) -> None:
-    """Refuse the load unless it has exactly one good row per row of the feature load; one scan of each side."""
+def refuse_incomplete(conn: Connection, spec: ModelSpec, plan: ScorePlan, spine: Spine) -> None:
+    """Refuse the load unless it has exactly one good row per row of the spine; one scan of each side.
+
+    Raises:
+        IncompletePredictionsError: It has not.
+    """
     from psycopg import sql
 
     query = sql.SQL(_COMPARE).format(
         key=sql.Identifier(spec.entity.key),
         event_timestamp=sql.Identifier(spec.event_timestamp),
-        features=sql.Identifier("features", spec.feature_table),
+        features=spine.relation,
         predictions=sql.Identifier(SCHEMA, spec.name),
+        is_binary=sql.Literal(spec.task is Task.BINARY),
     )
     days = {
         "days": [day.partition_date for day in plan.days],
@@ -135,6 +173,8 @@ select coalesce(f.partition_date, p.partition_date),
     count(*) filter (where f.{key} is null) as predictions_without_an_entity,
     count(*) filter (where p.score in ('NaN', 'Infinity', '-Infinity')) as scores_that_are_not_finite,
     count(*) filter (where p.probability not between 0 and 1) as probabilities_outside_of_0_to_1,
+    count(*) filter (where {is_binary} and p.{key} is not null and p.probability is null) as missing_probabilities,
+    count(*) filter (where p.score_source <> 'champion' and p.score_source_reason is null) as rows_without_a_reason,
     count(*) filter (where p.{key} is not null and (p.decile between 1 and 10) is not true) as deciles_outside_of_1_to_10,
     count(*) filter (where p.model_version is distinct from f.version and p.{key} is not null and f.{key} is not null)
         as predictions_of_another_model,

@@ -20,13 +20,13 @@ _PREDICTION_COLUMNS = {
     "event_timestamp": "When the predicted thing is due to happen, UTC.",
     "score": "What rows are ordered by: {score}.",
     "probability": "Calibrated probability, 0 to 1, of the positive class; null for models that are not binary.",
-    "decile": "10 (highest) to 1: where the score lies among the champion's hold-out, or under the fallback rule within its night.",
+    "decile": "10 (highest) to 1: where the score lies among its model's hold-out, or without a model within its night.",
     "is_positive": "Whether the probability reaches the model's threshold; null for models that are not binary.",
     "reasons": "The features that moved the score most, as [{{feature, value, contribution}}], the strongest first.",
-    "model_version": "Version of the champion that scored; null under the fallback rule.",
+    "model_version": "Version of the model that scored tonight's features; null where none did.",
     "features_as_of": "Nothing that was delivered later than this was used, UTC.",
-    "score_source": "champion, or fallback_rule when there was no usable champion.",
-    "score_source_reason": "Why the fallback rule was used; null for a champion.",
+    "score_source": "The step of the ladder: champion, previous_champion, carried_over (an older score of a model, aged), fallback_rule.",
+    "score_source_reason": "Why not a better step, and for carried_over whose score of which night; null for a champion.",
     "run_id": "The run that wrote the row.",
 }
 _HISTORY_COLUMNS = {
@@ -135,7 +135,7 @@ create table {table} (
     reasons jsonb not null default '[]',
     model_version integer,
     features_as_of timestamptz not null,
-    score_source text not null check (score_source in ('champion', 'fallback_rule')),
+    score_source text not null check (score_source in ('champion', 'previous_champion', 'carried_over', 'fallback_rule')),
     score_source_reason text,
     run_id text not null,
     primary key (partition_date, load_id, {key})

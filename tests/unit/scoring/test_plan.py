@@ -30,7 +30,7 @@ def test_plan_groups_days_by_who_scores():
     plan = ScorePlan.model_validate(DOCUMENT)
 
     assert [day.partition_date.day for day in plan.days_by_version[1]] == [1, 3]
-    assert [day.partition_date.day for day in plan.days_without_champion] == [2]
+    assert [day.partition_date.day for day in plan.days_without_model] == [2]
     assert (str(plan.partitions), plan.shards) == ("2013-07-01..2013-07-03", [0, 1])
 
 

@@ -1,0 +1,40 @@
+"""Looks before the deadline whether the night is published and, if not, publishes what is possible. One DAG per spec in `dags/models`.
+
+**Reads** `ops.published`; then, as far as they are there, the features, the champion and the one before it, the scores of the nights
+before, and the list of entities in `scoring.spine`.
+**Writes** `predictions.<model>`, `ops.rescues`; emits `predictions/<model>` when it scored features whose wake-up was lost.
+**Starts** `scoring.rescue_minutes_before_deadline` before the spec's deadline, by the clock, whatever happened to the night. It asks the
+warehouse, never an event. When the partition is published it does nothing; a pipeline that is not in operation is skipped.
+**Later** features replace it: `score__<model>` then publishes the champion's predictions.
+**Rerun, clear, backfill** are safe: a published partition is left alone. By hand, or without Airflow: `nightshift rescue <model>`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from airflow.sdk import DAG, CronPartitionTimetable, task
+
+from nightshift.contracts.model_spec import ModelSpec, load_specs
+from nightshift.contracts.partitions import OPERATING_TIMEZONE
+from nightshift.orchestration import assets, defaults, rescue_tasks
+
+
+def build_dag(spec: ModelSpec) -> DAG:
+    """Wire the look, and the event that follows only from a scoring of features."""
+    common = {"pool": defaults.POOL_SCORING, "priority_weight": defaults.PRIORITY_RESCUE}
+    with DAG(
+        dag_id=f"rescue__{spec.name}",
+        schedule=CronPartitionTimetable(
+            f"{spec.rescue_at.minute} {spec.rescue_at.hour} * * *", timezone=OPERATING_TIMEZONE, run_offset=-1, key_format="%Y-%m-%d"
+        ),
+        default_args=defaults.task_defaults(spec.owner, timeout_minutes=15),
+        **defaults.dag_defaults(__doc__, "rescue", spec.name),
+    ) as dag:
+        found = task(task_id="rescue", **common)(rescue_tasks.rescue_predictions)(spec.name)
+        task(task_id="announce", outlets=[assets.predictions(spec)], **common)(rescue_tasks.announce_rescued)(found)
+    return dag
+
+
+for _spec in load_specs(Path(__file__).parent / "models").values():
+    globals()[f"rescue__{_spec.name}"] = build_dag(_spec)

@@ -1,0 +1,128 @@
+"""``nightshift check-freshness``: is everything published that must stand? For cron, systemd or a person; needs no Airflow."""
+
+from __future__ import annotations
+
+import datetime as dt
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from nightshift.cli.console import print_table, say
+from nightshift.contracts.partitions import OPERATING_TIMEZONE
+from nightshift.errors import NightshiftError
+from nightshift.settings import load_settings
+
+if TYPE_CHECKING:
+    from nightshift.monitoring.freshness import Freshness
+    from nightshift.settings import Settings
+
+LATE, COULD_NOT_LOOK = 1, 2
+
+
+class LateError(NightshiftError):
+    """Predictions that must stand are not published."""
+
+    code = "NS-FRESH-001"
+
+
+class InstantError(NightshiftError):
+    """``--at`` is not an instant."""
+
+    code = "NS-FRESH-003"
+
+
+def check_freshness(
+    at: Annotated[
+        str, typer.Option(help="Look as of this instant, ISO 8601, in operating time unless it has an offset; by default now.")
+    ] = "",
+    notify: Annotated[bool, typer.Option("--notify", help="Tell NIGHTSHIFT_NOTIFY_COMMAND and NIGHTSHIFT_NOTIFY_URL when late.")] = False,
+) -> None:
+    """Compare what is published with each spec's deadline. Exits with 0: on time; 1: late; 2: could not look."""
+    settings: Settings | None = None
+    try:
+        settings = load_settings()
+        found = _look(settings, _instant(at))
+    except Exception as error:  # noqa: BLE001  (whatever kept us from looking: it must not pass for on time)
+        what = str(error) if isinstance(error, NightshiftError) else f"{type(error).__name__}: {error}"
+        sys.stderr.write(f"Could not look.\n{what}\n")
+        _tell(settings if notify else None, {"event": "could not look", "reason": what})
+        raise typer.Exit(COULD_NOT_LOOK) from None
+    _show(found)
+    if found.late:
+        sys.stderr.write(f"{_late(found)}\n")
+        _tell(settings if notify else None, found.document())
+        raise typer.Exit(LATE)
+
+
+def _look(settings: Settings, at: dt.datetime) -> Freshness:
+    from nightshift.contracts.datasets import Delivery, load_contracts
+    from nightshift.contracts.model_spec import load_specs
+    from nightshift.monitoring.freshness import check
+
+    contracts = load_contracts(settings.datasets_dir).values()
+    specs = load_specs(settings.models_dir)
+    if not specs:
+        raise InstantError("There is no model to look at.", expected=f"specs in {settings.models_dir}", todo="Set NIGHTSHIFT_DAGS_DIR.")
+    return check(settings, specs, [contract for contract in contracts if contract.delivery is Delivery.DAILY], at)
+
+
+def _instant(text: str) -> dt.datetime:
+    from zoneinfo import ZoneInfo
+
+    if not text:
+        return dt.datetime.now(dt.UTC)
+    try:
+        at = dt.datetime.fromisoformat(text)
+    except ValueError:
+        raise InstantError(f"Not an instant: {text!r}.", expected="ISO 8601, for example 2013-03-05T04:30", todo="Correct --at.") from None
+    return (at if at.tzinfo else at.replace(tzinfo=ZoneInfo(OPERATING_TIMEZONE))).astimezone(dt.UTC)
+
+
+def _show(found: Freshness) -> None:
+    from zoneinfo import ZoneInfo
+
+    say(f"As of {found.at:%Y-%m-%d %H:%M} UTC")
+    zone = ZoneInfo(OPERATING_TIMEZONE)
+    print_table(
+        ("model", "partition", "deadline", "published", "rows", "status"),
+        [
+            (
+                one.model,
+                one.partition.isoformat(),
+                f"{one.deadline.astimezone(zone):%Y-%m-%d %H:%M %Z}",
+                f"{one.published_at:%Y-%m-%d %H:%M} UTC" if one.published_at else f"no; newest is {one.newest or 'none'}",
+                ", ".join(f"{n} {step}" for step, n in one.n_rows.items()) or "-",
+                one.status,
+            )
+            for one in found.models
+        ],
+    )
+    print_table(
+        ("input", "newest partition", "days behind"),
+        [
+            (one.dataset, str(one.newest or "none"), "-" if one.days_behind is None else str(max(one.days_behind, 0)))
+            for one in found.inputs
+        ],
+    )
+
+
+def _late(found: Freshness) -> LateError:
+    names = ", ".join(f"{one.model} of {one.partition} (due {one.deadline:%H:%M} UTC)" for one in found.late)
+    return LateError(
+        f"Late: {names}.",
+        expected="predictions published before their deadline",
+        todo="docs/runbooks/README.md, 'The night did not publish'; `nightshift rescue <model> --night <day>` publishes what is possible.",
+    )
+
+
+def _tell(settings: Settings | None, document: dict[str, Any]) -> None:
+    """Notify if that was asked for; a failure is printed, and the exit code keeps saying what was found."""
+    from nightshift.monitoring.notification import NotificationError, notify
+
+    if settings is None:
+        return
+    try:
+        say(f"Told by {' and '.join(notify(settings, document))}.")
+    except NotificationError as error:
+        sys.stderr.write(f"{error}\n")

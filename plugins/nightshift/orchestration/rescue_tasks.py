@@ -1,0 +1,37 @@
+"""Task bodies of the rescue: look before the deadline, publish what is possible, wake the monitor if it has something to measure."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any
+
+from airflow.sdk.exceptions import AirflowSkipException
+
+from nightshift.orchestration.post_conditions import require_published
+from nightshift.orchestration.task_scope import task_scope, waiting
+
+
+def rescue_predictions(model: str) -> dict[str, Any]:
+    """Publish the best possible step of the ladder unless the partition is published; return what the look came to.
+
+    A scoring that has just begun may finish while more than half of the time until the deadline is left.
+    """
+    from nightshift.scoring.rescue import rescue
+
+    with task_scope() as scope:
+        spec = scope.spec(model)
+        patience = dt.timedelta(minutes=spec.scoring.rescue_minutes_before_deadline / 2)
+        may_wait = dt.datetime.now(dt.UTC) < spec.deadline_of(scope.partition) - patience
+        with waiting(patience):
+            found = rescue(scope.settings, spec, scope.partition, scope.run, may_wait=may_wait)
+        if found.outcome == "dormant":
+            raise AirflowSkipException(f"Not in operation: {found.reason}.")
+        seen = require_published(scope, [spec.predictions_dataset])[spec.predictions_dataset]
+        return {"outcome": found.outcome, "reason": found.reason, "load_id": seen.load_id, "n_rows": seen.n_rows}
+
+
+def announce_rescued(found: dict[str, Any]) -> int:
+    """Emit the predictions' event after a scoring of features; else the task is skipped: the monitor has nothing to measure, or had it."""
+    if found["outcome"] != "scored":
+        raise AirflowSkipException(f"Nothing to announce: {found['outcome']}.")
+    return int(found["load_id"])

@@ -1,0 +1,153 @@
+"""The check as cron runs it: a process of its own in which Airflow cannot be imported."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nightshift.contracts.model_spec import load_specs
+from nightshift.contracts.partitions import PartitionRange
+from nightshift.contracts.run import RunContext
+from nightshift.scoring.batch_scorer import predictions_target
+from nightshift.scoring.relations import ensure_prediction_relations
+from nightshift.settings import PROJECT_ROOT, Settings
+from nightshift.warehouse.partition_write import LoadManifest, audit, begin, publish
+
+pytestmark = [pytest.mark.integration, pytest.mark.promise("R20"), pytest.mark.mlts("mon-1")]
+BLOCKER = """
+import sys
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {"airflow", "boto3", "mlflow", "dbt", "great_expectations", "lightgbm", "evidently"}:
+            raise ImportError(name + " must not be needed")
+sys.meta_path.insert(0, Blocker())
+sys.argv = ["nightshift", "check-freshness", *sys.argv[1:]]
+from nightshift.cli.app import main
+main()
+"""
+IN_TIME = "2013-03-05T04:30"
+"""Half an hour after the deadline of partition 2013-03-04, in New York."""
+
+
+def look(settings: Settings, *args: str, **changed: str) -> subprocess.CompletedProcess[str]:
+    env = {name: value for name, value in os.environ.items() if not name.startswith("NIGHTSHIFT_")}
+    env |= {
+        "PYTHONPATH": str(PROJECT_ROOT / "plugins"),
+        "NIGHTSHIFT_HOME": os.environ["NIGHTSHIFT_HOME"],
+        "NIGHTSHIFT_WAREHOUSE_HOST": settings.warehouse_host,
+        "NIGHTSHIFT_WAREHOUSE_PORT": str(settings.warehouse_port),
+        "NIGHTSHIFT_WAREHOUSE_DATABASE": settings.warehouse_database,
+        "NIGHTSHIFT_WAREHOUSE_USER": settings.warehouse_user,
+        "NIGHTSHIFT_WAREHOUSE_PASSWORD": settings.warehouse_password.get_secret_value(),
+        **changed,
+    }
+    return subprocess.run([sys.executable, "-c", BLOCKER, *args], env=env, capture_output=True, text=True, timeout=60, check=False)
+
+
+def pager(tmp_path: Path) -> tuple[str, Path]:
+    said = tmp_path / "said.json"
+    script = tmp_path / "pager.py"
+    script.write_text(f"import sys, pathlib\npathlib.Path({str(said)!r}).write_text(sys.stdin.read())\n")
+    return f"{sys.executable} {script}", said
+
+
+@pytest.fixture
+def publish_night(conn):
+    """Return a function that publishes one row of a model for a night."""
+
+    def publish_one(model: str, day: str, source: str = "champion") -> None:
+        spec = load_specs(PROJECT_ROOT / "dags" / "models")[model]
+        ensure_prediction_relations(conn, spec)
+        write = begin(conn, [predictions_target(spec)], PartitionRange.of(day), LoadManifest(RunContext("test"), {"n": "1"}))
+        conn.execute(
+            f"insert into predictions.{model} (partition_date, load_id, shard, flight_id, event_timestamp, score, decile, features_as_of,"
+            " score_source, run_id) values (%s, %s, 0, 'f', now(), 0.5, 1, now(), %s, 'r')".encode(),
+            [day, write.load_id, source],
+        )
+        audit(conn, write)
+        publish(conn, write)
+
+    return publish_one
+
+
+@pytest.fixture
+def both(publish_night):
+    for model in ("flight_delayed", "arrival_delay_minutes"):
+        publish_night(model, "2013-03-04")
+    return publish_night
+
+
+def test_all_is_well_when_every_due_partition_is_published(settings, both):
+    done = look(settings, "--at", IN_TIME)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.count("1 champion") == 2
+    assert "2013-03-05 04:00 EST" in done.stdout
+
+
+def test_a_partition_is_not_late_before_its_deadline(settings, both):
+    assert look(settings, "--at", "2013-03-06T03:59").returncode == 0
+    assert look(settings, "--at", "2013-03-06T04:00").returncode == 1
+
+
+def test_it_is_late_and_says_which_when_one_model_is_missing(settings, publish_night, tmp_path):
+    publish_night("flight_delayed", "2013-03-04")
+    publish_night("arrival_delay_minutes", "2013-03-03")
+    command, said = pager(tmp_path)
+    done = look(settings, "--at", IN_TIME, "--notify", NIGHTSHIFT_NOTIFY_COMMAND=command)
+
+    assert done.returncode == 1
+    assert "[NS-FRESH-001] Late: arrival_delay_minutes of 2013-03-04 (due 09:00 UTC)." in done.stderr
+    assert "newest is 2013-03-03" in done.stdout
+    told = json.loads(said.read_text())
+    assert (told["event"], told["late"]) == ("late", ["arrival_delay_minutes"])
+    by_name = {one["model"]: one for one in told["models"]}
+    assert by_name["flight_delayed"]["status"] == "ok"
+    assert by_name["arrival_delay_minutes"]["deadline"] == "2013-03-05T09:00:00+00:00"
+
+
+def test_a_rescued_partition_is_on_time_and_shown_as_degraded(settings, both, publish_night, tmp_path):
+    publish_night("flight_delayed", "2013-03-05", "champion")
+    publish_night("arrival_delay_minutes", "2013-03-05", "fallback_rule")
+    command, said = pager(tmp_path)
+    done = look(settings, "--at", "2013-03-06T05:00", "--notify", NIGHTSHIFT_NOTIFY_COMMAND=command)
+
+    assert (done.returncode, said.exists()) == (0, False)
+    assert "1 fallback_rule" in done.stdout
+    assert "degraded" in done.stdout
+
+
+def test_it_could_not_look_when_the_warehouse_is_down(settings, tmp_path):
+    command, said = pager(tmp_path)
+    done = look(settings, "--notify", NIGHTSHIFT_WAREHOUSE_PORT="1", NIGHTSHIFT_NOTIFY_COMMAND=command)
+
+    assert done.returncode == 2
+    assert "NS-WAREHOUSE-001" in done.stderr
+    assert json.loads(said.read_text())["event"] == "could not look"
+    assert settings.warehouse_password.get_secret_value() not in done.stderr + said.read_text()
+
+
+@pytest.mark.parametrize(
+    ("args", "changed"),
+    [
+        (["--at", "yesterday"], {}),
+        ([], {"NIGHTSHIFT_DAGS_DIR": "/nowhere"}),
+        ([], {"NIGHTSHIFT_WAREHOUSE_HOST": ""}),
+        ([], {"NIGHTSHIFT_WAREHOUSE_DATABASE": "postgres"}),
+    ],
+    ids=["no instant", "no specs", "no settings", "no relations"],
+)
+def test_it_could_not_look_when_something_else_is_wrong(settings, args, changed):
+    done = look(settings, *args, **changed)
+    assert (done.returncode, done.stderr.splitlines()[0]) == (2, "Could not look.")
+
+
+def test_a_failed_notification_is_reported_and_the_exit_code_stays(settings, both):
+    done = look(settings, "--at", "2013-03-06T05:00", "--notify", NIGHTSHIFT_NOTIFY_COMMAND="/no/such/pager")
+    assert done.returncode == 1
+    assert "[NS-FRESH-001]" in done.stderr
+    assert "[NS-FRESH-002]" in done.stderr
