@@ -4,7 +4,7 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-builtin-rules
 BIN := .venv/bin
 
-.PHONY: help install demo up down status test evidence lint format docs backtest lock clean
+.PHONY: help install demo up down status test storm evidence lint format docs backtest lock clean
 
 help: ## Show these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -34,6 +34,10 @@ evidence: install ## Run the tests behind the promises, and renew docs/reliabili
 	@$(BIN)/python -m pytest --numprocesses=2 --dist=loadgroup --no-loadscope-reorder -m "(promise or mlts) and not long" \
 	    --evidence tests/evidence/latest.json $(PYTEST_ARGS)
 	@$(BIN)/python -m tests.evidence.pages
+
+storm: export OMP_NUM_THREADS = 1
+storm: install ## Kill, crash and break for minutes: every long test, with its progress
+	@$(BIN)/python -m pytest -m long -s -rA --numprocesses=0 tests/chaos $(PYTEST_ARGS)
 
 lint: install ## Check style, types, layers, SQL and YAML
 	@$(BIN)/ruff check .

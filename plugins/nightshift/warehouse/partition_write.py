@@ -118,6 +118,7 @@ def audit(conn: Connection, write: PartitionWrite, detail: Mapping[str, Any] | N
     _refresh_statistics(conn, write, [(target.schema, target.table) for target in write.targets])
     with conn.transaction():
         conn.execute("select from ops.loads where load_id = %s order by dataset, partition_date for update", [write.load_id])
+        conn.execute("set local enable_indexscan = off")  # A fresh load lies together: row by row through the key takes 1.6 times as long.
         for target in write.targets:
             by_day, unexpected = measure_days(conn, target, write)
             problems += problems_of(target, by_day, unexpected)

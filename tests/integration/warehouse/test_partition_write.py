@@ -110,6 +110,31 @@ def test_publish_is_refused_loudly_when_same_inputs_give_other_content(conn, wri
     assert _visible(conn) == ROWS
 
 
+def test_publish_is_refused_loudly_when_an_earlier_publication_had_the_same_inputs(conn, write_day):
+    write_day(ROWS, inputs="a")
+    write_day(OTHER, inputs="b")
+
+    with pytest.raises(ContentConflictError, match="same inputs"):
+        write_day([("a", "z", 1.5)], inputs="a")
+    assert _visible(conn) == OTHER
+
+
+def test_pointer_returns_when_earlier_inputs_come_back(conn, write_day):
+    for inputs, rows in (("a", ROWS), ("b", OTHER), ("a", ROWS)):
+        write_day(rows, inputs=inputs)
+
+    assert _visible(conn) == ROWS
+
+
+def test_null_keys_are_refused_when_the_table_itself_refuses_repeated_ones(conn, tables):
+    conn.execute("create unique index on features.feat_thing (thing_id, load_id, partition_date)")
+    write = begin(conn, [PLAIN], DAY, manifest())
+    stage(conn, write, [("a", "x", 1.0), (None, "y", 2.0), (None, "z", 3.0)])
+
+    with pytest.raises(AuditError, match="2 rows of 2013-07-01 with a null or repeated key"):
+        audit(conn, write)
+
+
 @pytest.mark.parametrize(
     ("rows", "problem"),
     [
