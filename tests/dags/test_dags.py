@@ -12,7 +12,8 @@ from tests.dags.conftest import read_dags
 from nightshift.settings import PROJECT_ROOT
 
 MODELS = ("arrival_delay_minutes", "flight_delayed")
-EXPECTED = {"catch_up", "ingest", "transform"} | {f"{stage}__{model}" for stage in ("score", "rescue", "monitor", "train") for model in MODELS}
+STAGES = ("score", "rescue", "monitor", "train")
+EXPECTED = {"catch_up", "ingest", "transform"} | {f"{stage}__{model}" for stage in STAGES for model in MODELS}
 
 
 def test_exactly_the_expected_dags_load(parsed: dict[str, Any]) -> None:
@@ -94,4 +95,4 @@ def test_a_new_spec_needs_no_python(tmp_path: Path) -> None:
     (folder / "models" / "flight_late_again.yaml").write_text(spec.replace("name: flight_delayed", "name: flight_late_again", 1))
     dags = read_dags(folder, tmp_path / "home")
     assert dags["errors"] == {}
-    assert {"score__flight_late_again", "rescue__flight_late_again", "monitor__flight_late_again", "train__flight_late_again"} <= set(dags["dags"])
+    assert {f"{stage}__flight_late_again" for stage in STAGES} <= set(dags["dags"])

@@ -151,6 +151,16 @@ BROKEN = [
     ("raw/carriers", "carrier = 'AA'", "expect_compound_columns_to_be_unique(partition_date, carrier)"),
     ("predictions/flight_delayed", "probability = 1.01", "expect_column_values_to_be_between(probability)"),
     ("predictions/arrival_delay_minutes", "model_version = null", "expect_column_values_to_not_be_null(model_version)"),
+    (
+        "predictions/arrival_delay_minutes",
+        "score_source = 'carried_over', score_source_reason = null",
+        "expect_column_values_to_not_be_null(score_source_reason)",
+    ),
+    (
+        "predictions/flight_delayed",
+        "score_source = 'previous_champion', score_source_reason = 'why', model_version = null",
+        "expect_column_values_to_not_be_null(model_version)",
+    ),
     ("features/flight", "route_delay_rate_7d = 'NaN'", "expect_column_values_to_be_between(route_delay_rate_7d)"),
 ]
 
