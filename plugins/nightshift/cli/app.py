@@ -7,7 +7,22 @@ import sys
 
 import typer
 
-from nightshift.cli import airflow, backtest, check_freshness, demo, doctor, history, psql, report, rescue, services, setup
+from nightshift.cli import (
+    airflow,
+    backtest,
+    check_freshness,
+    contract,
+    demo,
+    doctor,
+    history,
+    psql,
+    quarantine,
+    redo,
+    report,
+    rescue,
+    services,
+    setup,
+)
 from nightshift.errors import NightshiftError
 from nightshift.exhaustion import named_exhaustion
 
@@ -38,6 +53,9 @@ for command in (
     app.command()(command)
 app.command()(doctor.doctor)
 app.command()(psql.psql)
+app.add_typer(quarantine.app, name="quarantine")
+app.add_typer(contract.app, name="contract")
+app.command()(redo.redo)
 app.command()(report.report)
 app.command()(rescue.rescue)
 app.command()(check_freshness.check_freshness)

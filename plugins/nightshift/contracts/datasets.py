@@ -57,21 +57,25 @@ class Column(Frozen):
     Attributes:
         name: Name in the warehouse.
         source: Name in the delivered file; the warehouse's name if empty.
-        type: A ``local_timestamp`` is wall-clock time in the contract's timezone; an explicit offset in the value wins.
+        type: Type in the warehouse. A ``local_timestamp`` is wall-clock time in the contract's timezone; an offset in the value wins.
+        delivered_as: Type in the delivered file, converted to ``type``; null if it is the same.
         is_nullable: Whether an empty value is allowed.
         minimum: Smallest allowed number, included.
         maximum: Largest allowed number, included.
         levels: The only allowed texts; empty allows all.
+        default: What rows have whose schema version lacks the column, as it would be delivered; null makes it empty.
         description: For the data dictionary.
     """
 
     name: Identifier
     source: str = ""
     type: ColumnType
+    delivered_as: ColumnType | None = None
     is_nullable: bool = False
     minimum: float | None = None
     maximum: float | None = None
     levels: tuple[str, ...] = ()
+    default: str | None = None
     description: str = ""
 
     @model_validator(mode="after")
@@ -87,6 +91,31 @@ class Column(Frozen):
     def delivered_name(self) -> str:
         """Return the name in the delivered file."""
         return self.source or self.name
+
+
+class SchemaChange(Frozen):
+    """What one schema version changed against the version before it; columns are named as the contract names them today.
+
+    Attributes:
+        since: Operating day from which files have at least this version, whatever their manifest says; null trusts the manifests.
+        why: For people.
+        added: Columns that files have from this version on; older rows have the column's default.
+        removed: Columns that files have no more; they stay in the warehouse, null from then on.
+        renamed: Column to its name in the files before.
+        retyped: Column to its type in the files before; it is converted to the type that the column has.
+    """
+
+    since: dt.date | None = None
+    why: str = ""
+    added: tuple[Identifier, ...] = ()
+    removed: tuple[Identifier, ...] = ()
+    renamed: dict[Identifier, str] = Field(default_factory=dict)
+    retyped: dict[Identifier, ColumnType] = Field(default_factory=dict)
+
+    @property
+    def columns(self) -> set[str]:
+        """Return the columns that it names."""
+        return {*self.added, *self.removed, *self.renamed, *self.retyped}
 
 
 class DatasetContract(Frozen):
@@ -108,7 +137,7 @@ class DatasetContract(Frozen):
         minimum_rows: Fewer accepted rows stop the load.
         maximum_refused_ratio: Share of rows, 0 to 1, that may be quarantined before the whole file is refused.
         maximum_wait_minutes: How long a night waits for a missing drop.
-        schema_history: Columns by older schema versions, so that old partitions still load.
+        versions: What each schema version after the first changed, so that old partitions still load.
     """
 
     name: Identifier
@@ -126,7 +155,7 @@ class DatasetContract(Frozen):
     minimum_rows: int = Field(default=1, ge=0)
     maximum_refused_ratio: float = Field(default=0.0, ge=0, le=1)
     maximum_wait_minutes: int = Field(default=180, ge=0)
-    schema_history: dict[int, tuple[Column, ...]] = Field(default_factory=dict)
+    versions: dict[int, SchemaChange] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _columns_exist(self) -> DatasetContract:
@@ -143,9 +172,39 @@ class DatasetContract(Frozen):
         """Return the dataset's name in the ledger, ``raw/<name>``."""
         return f"raw/{self.name}"
 
+    @model_validator(mode="after")
+    def _versions_fit(self) -> DatasetContract:
+        wanted = list(range(2, self.schema_version + 1))
+        if sorted(self.versions) != wanted:
+            raise ValueError(f"versions says what each of {wanted} changed, got {sorted(self.versions)}")
+        by_name = {column.name: column for column in self.columns}
+        changed = set[str]().union(*(change.columns for change in self.versions.values()))
+        if missing := sorted(changed - by_name.keys()):
+            raise ValueError(f"versions name columns of this contract, also removed ones; unknown: {missing}")
+        for name in sorted({name for change in self.versions.values() for name in (*change.added, *change.removed)}):
+            if name in {*self.key, self.event_timestamp, self.day_column}:
+                raise ValueError(f"{name} says which row it is, so every version has it")
+            if not by_name[name].is_nullable and by_name[name].default is None:
+                raise ValueError(f"{name} is not in every version, so it is nullable or has a default")
+        return self
+
+    def version_for(self, day: dt.date, said: int) -> int:
+        """Return the schema version of a file: what its manifest says, or a later one that holds since an earlier day."""
+        held = [number for number, change in self.versions.items() if change.since is not None and change.since <= day]
+        return max([said, *held])
+
     def columns_of(self, schema_version: int) -> tuple[Column, ...] | None:
-        """Return the columns of that schema version, None if the contract never had it."""
-        return self.columns if schema_version == self.schema_version else self.schema_history.get(schema_version)
+        """Return the columns that files of that schema version have, None if the contract never had it."""
+        if not 1 <= schema_version <= self.schema_version:
+            return None
+        by_name = {column.name: column for column in self.columns}
+        delivered = dict.fromkeys(by_name, True) | {name: False for change in self.versions.values() for name in change.removed}
+        for number in range(self.schema_version, schema_version, -1):
+            change = self.versions[number]
+            delivered |= dict.fromkeys(change.removed, True) | dict.fromkeys(change.added, False)
+            by_name |= {name: by_name[name].model_copy(update={"source": source}) for name, source in change.renamed.items()}
+            by_name |= {name: by_name[name].model_copy(update={"delivered_as": kind}) for name, kind in change.retyped.items()}
+        return tuple(column for name, column in by_name.items() if delivered[name])
 
 
 @lru_cache(maxsize=64)

@@ -95,19 +95,42 @@ def _at(mask: Mask, places: npt.NDArray[np.int32]) -> Mask:
 
 def _cast_distinct(texts: pa.Array, column: Column, timezone: str) -> CastColumn:
     never = np.zeros(len(texts), dtype=bool)
-    match column.type:
+    delivered = column.delivered_as or column.type
+    match delivered:
         case ColumnType.TEXT:
             values = _text(texts)
         case ColumnType.INTEGER | ColumnType.NUMBER:
-            values = _numeric(texts, column.type)
+            values = _numeric(texts, delivered)
         case ColumnType.BOOLEAN:
             values = _boolean(texts)
         case ColumnType.DATE:
             values = _date(texts)
         case ColumnType.UTC_TIMESTAMP | ColumnType.LOCAL_TIMESTAMP:
-            values, never = _timestamp(texts, "UTC" if column.type is ColumnType.UTC_TIMESTAMP else timezone)
+            values, never = _timestamp(texts, "UTC" if delivered is ColumnType.UTC_TIMESTAMP else timezone)
+    values = values if delivered is column.type else _converted(values, texts, column.type)
     problems = {Reason.WRONG_TYPE: np.asarray(values.is_null()) & ~never, Reason.NONEXISTENT_TIME: never}
     return CastColumn(values, problems | _limits(values, column))
+
+
+def _converted(values: pa.Array, texts: pa.Array, wanted: ColumnType) -> pa.Array:
+    """Return values of another type, null where one has no counterpart: 12.5 is no integer."""
+    import pyarrow as pa
+
+    if wanted is ColumnType.TEXT:
+        return _where(values.is_valid(), texts)
+    try:
+        return values.cast(arrow_type(wanted))
+    except pa.ArrowInvalid:
+        return pa.concat_arrays([_converted_one(values.slice(i, 1), arrow_type(wanted)) for i in range(len(values))])
+
+
+def _converted_one(value: pa.Array, wanted: pa.DataType) -> pa.Array:
+    import pyarrow as pa
+
+    try:
+        return value.cast(wanted)
+    except pa.ArrowInvalid:
+        return pa.nulls(1, wanted)
 
 
 def _limits(values: pa.Array, column: Column) -> dict[Reason, Mask]:

@@ -8,7 +8,7 @@ Source: docs/adr/0005-raw-versions.md.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from nightshift.contracts.run import RunContext
     from nightshift.lake.drops import DropManifest
     from nightshift.settings import Settings
+    from nightshift.warehouse.connection import Connection
 
 
 class DropMissingError(NightshiftError):
@@ -103,12 +104,29 @@ def ingest(settings: Settings, dataset: str, partitions: PartitionRange, run: Ru
     """
     contract = load_contract(settings.datasets_dir, dataset)
     store = ObjectStore.open(settings)
-    drops = list_drops(store, dataset, partitions)
+    drops = drops_in_order(store, dataset, partitions)
     _refuse_missing(store, contract, partitions, drops)
     with connect(settings, run.application_name) as conn:
+        hold_off_sweeps(conn, contract.dataset)
         call = IngestCall(settings, store, conn, contract, run)
         published = _load_new(call, drops)
         return _read_back(call, sorted({drop.partition for drop in drops}), published)
+
+
+def drops_in_order(store: ObjectStore, dataset: str, partitions: PartitionRange) -> list[DropManifest]:
+    """Return the drops of a range by partition and delivery; of two delivered at the same instant the one with the greater digest counts.
+
+    Raises:
+        ManifestError: A manifest is wrong.
+    """
+    return sorted(list_drops(store, dataset, partitions), key=lambda drop: (drop.partition, drop.delivered_at, drop.sha256))
+
+
+def hold_off_sweeps(conn: Connection, dataset: str) -> None:
+    """Let no sweep of this dataset start while the connection lives, and wait for the one that runs; loads do not exclude each other."""
+    with conn.transaction():
+        conn.execute("set local lock_timeout = '120s'")
+        conn.execute("select pg_advisory_lock_shared(hashtextextended(%s, 0))", [f"sweep {dataset}"])
 
 
 def _refuse_missing(store: ObjectStore, contract: DatasetContract, partitions: PartitionRange, drops: Sequence[DropManifest]) -> None:
@@ -130,19 +148,28 @@ def _load_new(call: IngestCall, drops: Sequence[DropManifest]) -> set[dt.date]:
     """Load what is not in yet and return the days that got a new version."""
     known = _known_drops(call)
     new = [drop for drop in drops if (drop.partition, drop.sha256, drop.delivered_at) not in known]
-    if not new:
-        return set()
-    newest = {drop.partition: drop for drop in drops}
-    whole, files = _checked_files(call, new, newest)
-    if not whole:
-        return set()
-    rows = check_rows(call.contract, whole, files)
-    _settle_errors(call, [(whole[place], error) for place, error in rows.errors.items()], newest)
     published: set[dt.date] = set()
-    checked = CheckedDrops(whole, files, rows)
-    for places in _loads(whole, [place for place in range(len(whole)) if place not in rows.errors]):
+    for checked, places in check_drops(call, new, {drop.partition: drop for drop in drops}):
         published |= write_version(call, checked, places)
     return published
+
+
+def check_drops(
+    call: IngestCall, drops: Sequence[DropManifest], newest: Mapping[dt.date, DropManifest]
+) -> list[tuple[CheckedDrops, list[int]]]:
+    """Check files and rows, record the broken drops, and return for each load the drops and the places of those that it takes.
+
+    Raises:
+        ContractError: The newest drop of a partition is broken: nothing stands for it.
+    """
+    whole, files = _checked_files(call, drops, newest)
+    if not whole:
+        return []
+    rows = check_rows(call.contract, whole, files)
+    _settle_errors(call, [(whole[place], error) for place, error in rows.errors.items()], newest)
+    good = [place for place in range(len(whole)) if place not in rows.errors]
+    checked = CheckedDrops(whole, files, rows)
+    return [(checked, places) for places in _loads(whole, good)]
 
 
 def _known_drops(call: IngestCall) -> set[tuple[dt.date, str, dt.datetime]]:
@@ -159,7 +186,7 @@ def _known_drops(call: IngestCall) -> set[tuple[dt.date, str, dt.datetime]]:
 
 
 def _checked_files(
-    call: IngestCall, drops: Sequence[DropManifest], newest: dict[dt.date, DropManifest]
+    call: IngestCall, drops: Sequence[DropManifest], newest: Mapping[dt.date, DropManifest]
 ) -> tuple[list[DropManifest], list[DeliveredFile]]:
     whole: list[DropManifest] = []
     files: list[DeliveredFile] = []
@@ -174,7 +201,7 @@ def _checked_files(
     return whole, files
 
 
-def _settle_errors(call: IngestCall, errors: Sequence[tuple[DropManifest, ContractError]], newest: dict[dt.date, DropManifest]) -> None:
+def _settle_errors(call: IngestCall, errors: Sequence[tuple[DropManifest, ContractError]], newest: Mapping[dt.date, DropManifest]) -> None:
     """Record broken drops; those that no later drop stands for stop the load.
 
     Raises:
@@ -183,7 +210,7 @@ def _settle_errors(call: IngestCall, errors: Sequence[tuple[DropManifest, Contra
     for drop, error in errors:
         keep_drop(call.conn, drop, call.store.uri(drop.data_key), error, call.run)
     for drop, error in errors:
-        if newest[drop.partition] == drop:
+        if newest.get(drop.partition) == drop:
             raise error
 
 

@@ -48,7 +48,12 @@ class IngestCall:
     @property
     def contract_digest(self) -> str:
         """Return the SHA-256 of the contract, hex: drops are ingested again when it changed."""
-        return sha256(self.contract.model_dump_json().encode()).hexdigest()
+        return contract_digest(self.contract)
+
+
+def contract_digest(contract: DatasetContract) -> str:
+    """Return the SHA-256 of a contract, hex."""
+    return sha256(contract.model_dump_json().encode()).hexdigest()
 
 
 @dataclass(frozen=True)

@@ -98,11 +98,12 @@ class _Rows:
 
 
 def _cast_all(contract: DatasetContract, drops: Sequence[DropManifest], files: Sequence[DeliveredFile]) -> _Rows:
-    """Type all rows; files of an older schema version get null in the columns that it did not have."""
+    """Type all rows; files of a schema version without a column get its default, or null."""
     import pyarrow as pa
 
-    versions = sorted({drop.schema_version for drop in drops})
-    members = [[i for i, drop in enumerate(drops) if drop.schema_version == version] for version in versions]
+    version_of = [contract.version_for(drop.partition, drop.schema_version) for drop in drops]
+    versions = sorted(set(version_of))
+    members = [[i for i, of_drop in enumerate(version_of) if of_drop == version] for version in versions]
     order = [place for places in members for place in places]
     lengths = [files[place].texts.num_rows for place in order]
     names = [column.name for column in contract.columns]
@@ -141,12 +142,20 @@ def _cast_version(contract: DatasetContract, version: int, rows: _Rows, part: sl
     columns: dict[str, pa.Array] = {}
     for number, now in enumerate(contract.columns):
         if now.name not in then:
-            columns[now.name] = pa.nulls(texts.num_rows, arrow_type(now.type))
+            columns[now.name] = _defaults(now, texts.num_rows, contract.timezone)
             continue
         cast = cast_column(texts[now.name], then[now.name], contract.timezone)
         columns[now.name] = cast.values.cast(arrow_type(now.type))
         _record_problems(rows, part, number, now, texts, cast)
     return pa.table(columns)
+
+
+def _defaults(column: Column, n_rows: int, timezone: str) -> pa.Array:
+    import pyarrow as pa
+
+    if column.default is None:
+        return pa.nulls(n_rows, arrow_type(column.type))
+    return cast_column(pa.chunked_array([pa.repeat(column.default, n_rows)]), column, timezone).values
 
 
 def _record_problems(rows: _Rows, part: slice, number: int, column: Column, texts: pa.Table, cast: CastColumn) -> None:
@@ -236,7 +245,7 @@ def _judge(
 ) -> ContractError | None:
     n_good, refused = counted
     try:
-        columns = contract.columns_of(drop.schema_version) or ()
+        columns = contract.columns_of(contract.version_for(drop.partition, drop.schema_version)) or ()
         n_values, n_wrong = ({name: int(n[place]) for name, n in by_name.items()} for by_name in (rows.n_values, rows.n_wrong))
         check_types(drop, columns, n_values, n_wrong)
         check_refused(contract, drop, n_good, Counter(row.reason for row in refused))

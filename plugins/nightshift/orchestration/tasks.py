@@ -14,10 +14,11 @@ from airflow.sdk.exceptions import AirflowSkipException
 
 from nightshift.contracts.datasets import DatasetContract, Delivery, load_contract, load_contracts
 from nightshift.contracts.model_spec import load_specs
-from nightshift.contracts.partitions import Partition
+from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.errors import NightshiftError
 from nightshift.orchestration.post_conditions import count_shard, require_published, require_row
 from nightshift.orchestration.task_scope import TaskScope, task_scope, waiting
+from nightshift.warehouse.ledger import LOOKBACK_DAYS
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +44,7 @@ def load_reference() -> dict[str, int]:
         for contract in _contracts(scope, Delivery.ON_CHANGE):
             result = ingest(scope.settings, contract.name, scope.partitions, scope.run)
             counts[contract.name] = require_published(scope, [contract.dataset])[contract.dataset].n_rows if result.partitions else 0
+            _sweep(scope, contract, contract.history_start)
         return counts
 
 
@@ -59,8 +61,29 @@ def load_dataset(dataset: str) -> dict[str, int]:
     with task_scope() as scope, waiting(_longest_wait(scope, dataset)):
         _refuse_before_cutoff(scope.partition)
         result = ingest(scope.settings, dataset, scope.partitions, scope.run)
-        owed = [contract.dataset for contract in _contracts(scope, Delivery.DAILY) if contract.name == dataset]
-        return {"n_rows": sum(seen.n_rows for seen in require_published(scope, owed).values()), "n_refused": result.n_refused}
+        contracts = [contract for contract in _contracts(scope, Delivery.DAILY) if contract.name == dataset]
+        seen = require_published(scope, [contract.dataset for contract in contracts])
+        n_late = sum(_sweep(scope, contract, scope.partition.shift(-LOOKBACK_DAYS).day) for contract in contracts)
+        return {"n_rows": sum(one.n_rows for one in seen.values()), "n_refused": result.n_refused, "n_late_drops": n_late}
+
+
+def _sweep(scope: TaskScope, contract: DatasetContract, first: dt.date) -> int:
+    """Load what came late for earlier partitions and return how many drops that were; its troubles are not tonight's."""
+    from nightshift.ingestion.sweep import sweep
+
+    last = scope.partition.shift(-1)
+    if last.day < max(first, contract.history_start):
+        return 0
+    try:
+        swept = sweep(scope.settings, contract.name, PartitionRange(Partition(max(first, contract.history_start)), last), scope.run)
+    except NightshiftError as error:
+        logger.warning("Late drops of %s stay for the next night:\n%s", contract.name, error)
+        return 0
+    for drop, code in swept.left:
+        logger.warning("A late drop was refused with %s: %s", code, drop.data_key)
+    if swept.loaded:
+        logger.warning("%s late drop(s) of %s are in; `nightshift redo --plan` lists what they touch.", len(swept.loaded), contract.name)
+    return len(swept.loaded)
 
 
 def _longest_wait(scope: TaskScope, dataset: str) -> dt.timedelta:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 WRONG_TYPE_RATIO = 0.5
 """Share of a column's values, 0 to 1, above which a wrong type is a changed schema and no longer single bad rows. Source: ADR 0005."""
-_SIMILARITY = 0.6
+SIMILARITY = 0.6
 """How alike a missing and an unknown column are called when one is suggested as the other. Source: difflib's default."""
 
 
@@ -92,18 +92,18 @@ def check_file(contract: DatasetContract, drop: DropManifest, data: bytes) -> De
         RowCountError: The number of rows is not that of the manifest.
         UnreadableError: It is no CSV in UTF-8, or its schema version is unknown.
     """
-    columns = contract.columns_of(drop.schema_version)
+    version = contract.version_for(drop.partition, drop.schema_version)
+    columns = contract.columns_of(version)
     if columns is None:
-        known = sorted({contract.schema_version, *contract.schema_history})
         raise UnreadableError(
             f"{_name(drop)} follows an unknown schema version.",
-            expected=f"one of {known}",
+            expected=f"1 to {contract.schema_version}",
             got=str(drop.schema_version),
-            todo="Add the version to the dataset's contract.",
+            todo=allowed_commands(drop),
         )
     _check_digest(drop, data)
     header = _header(drop, data)
-    notes = _check_columns(drop, columns, header)
+    notes = _check_columns(drop, columns, header, version)
     file = _read(drop, columns, header, data, notes)
     n_rows = len(file.row_numbers) + len(file.malformed)
     if n_rows != drop.n_rows:
@@ -114,6 +114,16 @@ def check_file(contract: DatasetContract, drop: DropManifest, data: bytes) -> De
             todo="Ask upstream to deliver it again; a truncated file is never used.",
         )
     return file
+
+
+def allowed_commands(drop: DropManifest) -> str:
+    """Return what a person may do about a file whose schema is not the contract's."""
+    return (
+        "Nothing was written. By mistake: ask upstream to deliver it again, the next run takes the newer file. On purpose:"
+        f"\n      nightshift contract diff {drop.dataset} {drop.partition}    # prints the difference and what to edit in the contract"
+        "\n      nightshift migrate                                # after the edit"
+        f"\n      nightshift redo --dataset {drop.dataset} --from {drop.partition}"
+    )
 
 
 def check_types(drop: DropManifest, columns: Sequence[Column], n_values: Mapping[str, int], n_wrong: Mapping[str, int]) -> None:
@@ -130,10 +140,13 @@ def check_types(drop: DropManifest, columns: Sequence[Column], n_values: Mapping
     """
     changed = [c for c in columns if n_wrong.get(c.name, 0) > WRONG_TYPE_RATIO * n_values.get(c.name, 0)]
     if changed:
-        lines = [f"{c.name}: expected {c.type}, {n_wrong[c.name]} of {n_values[c.name]} values are something else" for c in changed]
+        lines = [
+            f"{c.name}: expected {c.delivered_as or c.type}, {n_wrong[c.name]} of {n_values[c.name]} values are something else"
+            for c in changed
+        ]
         raise TypeChangedError(
             f"{_name(drop)} has columns of another type:\n    " + "\n    ".join(lines),
-            todo="If upstream changed the schema, give the contract a new schema_version; else ask for the file again.",
+            todo=allowed_commands(drop),
         )
 
 
@@ -195,7 +208,7 @@ def _unreadable(drop: DropManifest, why: str) -> UnreadableError:
     return UnreadableError(f"{_name(drop)} cannot be read.", expected="CSV text in UTF-8 with a header", got=why, todo="Ask for it again.")
 
 
-def _check_columns(drop: DropManifest, columns: Sequence[Column], header: Sequence[str]) -> tuple[str, ...]:
+def _check_columns(drop: DropManifest, columns: Sequence[Column], header: Sequence[str], version: int) -> tuple[str, ...]:
     """Return notes on added columns."""
     expected = [column.delivered_name for column in columns]
     missing = [name for name in expected if name not in header]
@@ -205,16 +218,16 @@ def _check_columns(drop: DropManifest, columns: Sequence[Column], header: Sequen
         lines = [_missing_line(name, added) for name in missing]
         lines += [f"+ {name}  (unknown)" for name in added] + [f"! {name}  (delivered {header.count(name)} times)" for name in repeated]
         raise ColumnsError(
-            f"{_name(drop)} has other columns than schema version {drop.schema_version}:\n    " + "\n    ".join(lines),
+            f"{_name(drop)} has other columns than schema version {version}:\n    " + "\n    ".join(lines),
             expected=", ".join(expected),
             got=", ".join(header),
-            todo="If upstream changed the schema, give the contract a new schema_version; else ask for the file again.",
+            todo=allowed_commands(drop),
         )
     return tuple(f"added column ignored: {name}" for name in added)
 
 
 def _missing_line(name: str, added: Sequence[str]) -> str:
-    alike = get_close_matches(name, added, n=1, cutoff=_SIMILARITY)
+    alike = get_close_matches(name, added, n=1, cutoff=SIMILARITY)
     return f"- {name}  (missing{f'; renamed to {alike[0]}?' if alike else ''})"
 
 

@@ -27,6 +27,7 @@ class QuarantineState(StrEnum):
     OPEN = "open"
     CORRECTED = "corrected"
     REPLAYED = "replayed"
+    SUPERSEDED = "superseded"
     DISMISSED = "dismissed"
 
 
@@ -150,7 +151,7 @@ def settle_rows(conn: Connection, row_ids: Sequence[int], state: QuarantineState
     Args:
         conn: A connection; the change is one transaction.
         row_ids: Which rows.
-        state: ``corrected`` by a later delivery, ``replayed`` when ingested after all, ``dismissed`` when nobody needs them.
+        state: ``superseded`` by a later delivery, ``dismissed`` when nobody needs them; corrections have their own way.
         actor: Who decided.
         note: Why.
 
@@ -162,7 +163,7 @@ def settle_rows(conn: Connection, row_ids: Sequence[int], state: QuarantineState
         settled = conn.execute(
             """
             update quarantine.refused_rows set state = %s, decided_at = clock_timestamp(), decided_by = %s, note = %s
-            where row_id = any(%s) and state = 'open' returning row_id
+            where row_id = any(%s) and state in ('open', 'corrected') returning row_id
             """,
             [state.value, actor, note, wanted],
         ).fetchall()

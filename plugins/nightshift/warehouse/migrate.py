@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nightshift.errors import WarehouseError
+from nightshift.errors import SpecError, WarehouseError
 
 if TYPE_CHECKING:
     from nightshift.contracts.datasets import DatasetContract
@@ -57,6 +57,9 @@ def ensure_raw_table(conn: Connection, contract: DatasetContract) -> None:
 
     Grain: one delivered row of one version. Columns: ``partition_date, load_id, known_at, source_uri, source_sha256, source_row``
     and the contract's.
+
+    Raises:
+        SpecError: A column has another type there: views stand on it, and old rows have been read with it.
     """
     from psycopg import sql
 
@@ -70,5 +73,26 @@ def ensure_raw_table(conn: Connection, contract: DatasetContract) -> None:
     )
     for name, sql_type in columns:
         conn.execute(sql.SQL("alter table {} add column if not exists {} {}").format(table, sql.Identifier(name), sql.SQL(sql_type)))
+    _refuse_changed_types(conn, contract)
     index = sql.Identifier(f"{contract.name}_by_partition")
     conn.execute(sql.SQL("create index if not exists {} on {} (partition_date, load_id)").format(index, table))
+
+
+def _refuse_changed_types(conn: Connection, contract: DatasetContract) -> None:
+    rows = conn.execute(
+        """
+        select attname, format_type(atttypid, atttypmod) from pg_attribute
+        where attrelid = to_regclass(format('raw.%%I', %s::text)) and attnum > 0 and not attisdropped
+        """,
+        [contract.name],
+    )
+    there = {name: {"timestamp with time zone": "timestamptz"}.get(kind, kind) for name, kind in rows}
+    if changed := [column for column in contract.columns if there[column.name] != column.type.sql]:
+        column = changed[0]
+        raise SpecError(
+            f"raw.{contract.name}.{column.name} has another type in the warehouse than in the contract.",
+            expected=there[column.name],
+            got=column.type.sql,
+            todo="Keep `type` and say in `delivered_as` what files have; or add a column of another name and list this one as removed.",
+            code="NS-SPEC-002",
+        )

@@ -129,18 +129,24 @@ on conflict (dataset, partition_date) do update
 set load_id = excluded.load_id, token = excluded.token, published_at = excluded.published_at
 """
 _SETTLE_VERSIONS = """
-with delivered as (
+with readings as (
     select l.dataset, l.partition_date, l.load_id, l.state, l.known_at, d.source_sha256, l.content_hash,
-        row_number() over (
-            partition by l.partition_date, l.known_at, coalesce(d.source_sha256, l.load_id::text) order by l.load_id desc
-        ) = 1 as is_latest_reading
+        coalesce(d.source_sha256, l.load_id::text) as source
     from ops.loads l left join raw.ingested_drops d using (dataset, partition_date, load_id)
     where l.dataset = %(dataset)s and l.state in ('published', 'duplicate') and l.collected_at is null
         and l.partition_date in (select partition_date from ops.loads where dataset = %(dataset)s and load_id = %(load_id)s)
+), latest as (
+    select *, first_value(content_hash) over (partition by partition_date, known_at, source order by load_id desc) as latest_hash
+    from readings
+), delivered as (
+    select *, coalesce(max(load_id) filter (where content_hash is distinct from latest_hash)
+        over (partition by partition_date, known_at, source), 0) as last_other_reading
+    from latest
 ), compared as (
-    select *, content_hash is not distinct from lag(content_hash)
-        over (partition by partition_date order by known_at, source_sha256 collate "C", load_id) as says_nothing_new
-    from delivered where is_latest_reading
+    select *, content_hash is not distinct from lag(content_hash) over chain
+        and (last_other_reading = 0 or (known_at, source) = (lag(known_at) over chain, lag(source) over chain)) as says_nothing_new
+    from delivered where load_id > last_other_reading
+    window chain as (partition by partition_date order by known_at, source_sha256 collate "C", load_id)
 ), settled as (
     update ops.loads l
     set state = case when c.says_nothing_new then 'duplicate' else 'published' end,
@@ -155,7 +161,8 @@ select s.dataset, s.partition_date, s.load_id, s.state, s.token, mine.run_id, mi
 from settled s join ops.loads mine on mine.dataset = s.dataset and mine.partition_date = s.partition_date and mine.load_id = %(load_id)s
 where s.load_id <> %(load_id)s order by s.partition_date, s.load_id
 """
-"""Let every delivery of the partitions say again whether it differs from the one before it: one that arrives late may come between two."""
+"""Let every delivery of the partitions say again whether it differs from the one before it: one that arrives late may come between two.
+A delivery that was read again under another contract counts as it was read last."""
 _MOVE_VERSION_POINTER = """
 insert into ops.published (dataset, partition_date, load_id, token)
 select v.dataset, v.partition_date, v.load_id, l.token

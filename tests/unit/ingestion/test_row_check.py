@@ -25,7 +25,7 @@ CONTRACT = DatasetContract(
         {"name": "size", "type": "integer", "is_nullable": True, "maximum": 100},
     ),
     maximum_refused_ratio=0.75,
-    schema_history={1: ({"name": "id", "source": "key", "type": "text"}, {"name": "at", "type": "local_timestamp"})},
+    versions={2: {"added": ["size"], "renamed": {"id": "key"}}},
 )
 
 

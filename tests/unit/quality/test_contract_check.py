@@ -85,7 +85,10 @@ def test_the_difference_is_printed_when_a_column_was_renamed():
         "    + temp_f  (unknown)",
         "  expected: origin, temp",
         "  got:      origin, temp_f",
-        "  to do:    If upstream changed the schema, give the contract a new schema_version; else ask for the file again.",
+        "  to do:    Nothing was written. By mistake: ask upstream to deliver it again, the next run takes the newer file. On purpose:",
+        "      nightshift contract diff weather 2013-03-10    # prints the difference and what to edit in the contract",
+        "      nightshift migrate                                # after the edit",
+        "      nightshift redo --dataset weather --from 2013-03-10",
     ]
 
 
@@ -99,7 +102,7 @@ def test_the_difference_is_printed_when_a_column_was_renamed():
         (b"origin,temp,temp\nEWR,1,1\nJFK,1,1\n", {}, ColumnsError, r"! temp  \(delivered 2 times\)"),
         (b"", {"n_rows": 0}, UnreadableError, "it is empty"),
         (b"origin,temp\n\xff\xfe,1\n", {"n_rows": 1}, UnreadableError, "UTF8|UTF-8"),
-        (GOOD, {"schema_version": 9}, UnreadableError, r"one of \[1\]"),
+        (GOOD, {"schema_version": 9}, UnreadableError, "expected: 1 to 1"),
     ],
 )
 def test_a_file_is_refused_when_it_breaks_its_contract(data, changed, error, says):

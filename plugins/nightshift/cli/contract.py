@@ -1,0 +1,69 @@
+"""``nightshift contract diff``: what a delivered file has otherwise than its contract, and what adopting it takes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from nightshift.cli.console import say
+from nightshift.contracts.partitions import Partition, PartitionRange
+from nightshift.settings import load_settings
+
+if TYPE_CHECKING:
+    from nightshift.ingestion.schema_diff import SchemaDiff
+
+app = typer.Typer(help="Contracts of delivered data.", no_args_is_help=True)
+
+
+@app.callback()
+def contract() -> None:
+    """Contracts of delivered data."""
+
+
+@app.command()
+def diff(
+    dataset: Annotated[str, typer.Argument(help="Name of the dataset's contract.")],
+    partition: Annotated[str, typer.Argument(help="Operating day of the drop, YYYY-MM-DD; its newest drop is read.")],
+) -> None:
+    """Compare the newest drop of a day with its contract; print the difference and the YAML that adopts it. Writes nothing.
+
+    Exits with 1 when they differ.
+    """
+    from nightshift.contracts.datasets import load_contract
+    from nightshift.errors import SpecError
+    from nightshift.ingestion.load import drops_in_order
+    from nightshift.ingestion.schema_diff import adoption, compare_schema
+    from nightshift.lake.drops import read_data
+    from nightshift.lake.object_store import ObjectStore
+
+    settings = load_settings()
+    contract = load_contract(settings.datasets_dir, dataset)
+    store = ObjectStore.open(settings)
+    drops = drops_in_order(store, dataset, PartitionRange.single(Partition.parse(partition, contract.timezone)))
+    if not drops:
+        raise SpecError(f"{dataset} of {partition} has no drop.", todo="Look at `nightshift redo --plan`.", code="NS-INGEST-002")
+    found = compare_schema(contract, drops[-1], read_data(store, drops[-1:])[0])
+    if found.is_empty:
+        say(f"{drops[-1].data_key}: as the contract says")
+        return
+    say(f"{drops[-1].data_key}, schema version {contract.version_for(drops[-1].partition, drops[-1].schema_version)}:")
+    for line in describe(found):
+        say(f"  {line}")
+    say(f"\nTo adopt it, edit dags/datasets/{dataset}.yaml:\n")
+    for line in adoption(contract, drops[-1], found):
+        say(line)
+    say("\nThen: nightshift migrate")
+    say(f"      nightshift redo --dataset {dataset} --from {partition} --reread")
+    say("A guess at a renaming or a type is a guess: ask upstream. Else ask for the file in its old form; nothing was written.")
+    raise typer.Exit(1)
+
+
+def describe(found: SchemaDiff) -> list[str]:
+    """Return one line per difference."""
+    return [
+        *(f"- {column.delivered_name}  (missing)" for column in found.removed),
+        *(f"~ {name}  (missing; renamed to {source}?)" for name, source in found.renamed.items()),
+        *(f"! {name}  (its values are {kind} now)" for name, kind in found.retyped.items()),
+        *(f"+ {name}  (unknown, {kind}; ignored until adopted)" for name, kind in found.added.items()),
+    ]

@@ -1,0 +1,167 @@
+"""Replay corrected rows: the newest file of a partition with the right values in it, delivered as a drop of its own.
+
+So a correction takes the way of every other delivery: contract, row checks, gate, a version with its own ``known_at``. It is there again
+when the warehouse is loaded anew from the lake. Source: docs/adr/0014-late-and-wrong-data.md.
+"""
+
+from __future__ import annotations
+
+import csv
+import datetime as dt
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import TYPE_CHECKING
+
+from nightshift.contracts.datasets import load_contract
+from nightshift.contracts.partitions import Partition, PartitionRange
+from nightshift.errors import LoadStateError, NightshiftError
+from nightshift.ingestion.load import drops_in_order, ingest
+from nightshift.ingestion.row_check import check_rows
+from nightshift.lake.drops import NewDrop, read_data, write_drop
+from nightshift.lake.object_store import ObjectStore
+from nightshift.quality.contract_check import check_file
+from nightshift.quality.correction import Correction, corrections_of, settle_corrected
+from nightshift.warehouse.connection import connect
+
+if TYPE_CHECKING:
+    from nightshift.contracts.datasets import DatasetContract
+    from nightshift.contracts.run import RunContext
+    from nightshift.lake.drops import DropManifest
+    from nightshift.quality.quarantine import RefusedRow
+    from nightshift.settings import Settings
+    from nightshift.warehouse.connection import Connection
+
+
+class CorrectionRefusedError(NightshiftError):
+    """A corrected row does not pass the checks either, or its time lies before the delivery that it corrects; nothing was delivered."""
+
+    code = "NS-QUARANTINE-002"
+
+
+@dataclass(frozen=True)
+class ReplayResult:
+    """What a replay did.
+
+    Attributes:
+        replayed: Rows that are in the published version now.
+        superseded: Corrected rows that the newest delivery does not have any more: upstream repaired or withdrew them.
+        data_key: The drop that was delivered; None when there was nothing to replay.
+        load_id: The published load, as read back; None when there was nothing to replay.
+    """
+
+    replayed: tuple[int, ...] = ()
+    superseded: tuple[int, ...] = ()
+    data_key: str | None = None
+    load_id: int | None = None
+
+
+def replay_corrections(settings: Settings, dataset: str, day: dt.date, run: RunContext) -> ReplayResult:
+    """Deliver and ingest the newest file of a partition with its corrected rows; again, it finds nothing to do.
+
+    Raises:
+        CorrectionRefusedError: A corrected row is refused again; nothing was delivered, none is dropped.
+        NightshiftError: As ``ingest``.
+    """
+    contract = load_contract(settings.datasets_dir, dataset)
+    store = ObjectStore.open(settings)
+    partitions = PartitionRange.single(Partition(day, contract.timezone))
+    with connect(settings, run.application_name) as conn:
+        corrections = corrections_of(conn, contract.dataset, day)
+        if not corrections:
+            return ReplayResult()
+        base = _newest_ingested(conn, contract, drops_in_order(store, dataset, partitions))
+        data = read_data(store, [base])[0]
+        refused = _refused(contract, base, data)
+        present = [correction for correction in corrections if correction.row_digest in refused]
+        gone = [correction.row_id for correction in corrections if correction.row_digest not in refused]
+        settle_corrected(conn, gone, "superseded", run.actor)
+        if not present:
+            return ReplayResult(superseded=tuple(gone))
+        drop = _corrected_drop(contract, base, data, {refused[one.row_digest].row_number: one for one in present})
+        _refuse_bad(contract, drop, refused, present)
+        manifest = write_drop(store, drop)
+        ingest(settings, dataset, partitions, run)
+        load_id = _published_load(conn, contract, manifest)
+        settle_corrected(conn, [correction.row_id for correction in present], "replayed", run.actor)
+    return ReplayResult(tuple(one.row_id for one in present), tuple(gone), manifest.data_key, load_id)
+
+
+def _newest_ingested(conn: Connection, contract: DatasetContract, drops: Sequence[DropManifest]) -> DropManifest:
+    rows = conn.execute(
+        "select partition_date, source_sha256, known_at from raw.ingested_drops d join ops.loads l using (dataset, partition_date, load_id,"
+        " known_at) where dataset = %s and l.state in ('published', 'duplicate')",
+        [contract.dataset],
+    ).fetchall()
+    found = [drop for drop in drops if (drop.partition, drop.sha256, drop.delivered_at) in set(rows)]
+    if not found:
+        raise LoadStateError(f"No drop of {contract.name} is in.", todo="Ingest the partition first.")
+    return found[-1]
+
+
+def _refused(contract: DatasetContract, drop: DropManifest, data: bytes) -> dict[str, RefusedRow]:
+    """Return the refused rows of a file by their digest, as ingest keeps them."""
+    checked = check_rows(contract, [drop], [check_file(contract, drop, data)])
+    return {row.digest: row for row in checked.refused[0]}
+
+
+def _corrected_drop(contract: DatasetContract, base: DropManifest, data: bytes, corrections: Mapping[int, Correction]) -> NewDrop:
+    """Return the file with the corrected rows in the place of those of the same number, and of the same text."""
+    header, *rows = [row for row in csv.reader(io.StringIO(data.decode("utf-8-sig"), newline="")) if row]
+    columns = contract.columns_of(contract.version_for(base.partition, base.schema_version)) or ()
+    delivered_name = {column.name: column.delivered_name for column in columns}
+    for number, correction in corrections.items():
+        wrong, right = rows[number - 1], {delivered_name.get(name, name): text for name, text in correction.corrected.items()}
+        kept = wrong if len(wrong) == len(header) else [""] * len(header)
+        fixed = [(right[name] or "") if name in right else kept[place] for place, name in enumerate(header)]
+        rows = [fixed if row == wrong else row for row in rows]
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\n").writerows([header, *rows])
+    content = text.getvalue().encode()
+    known_at = max(correction.known_at for correction in corrections.values())
+    if known_at <= base.delivered_at:
+        raise CorrectionRefusedError(
+            f"A correction of {base.data_key} would be older than the file.",
+            expected=f"known after {base.delivered_at.isoformat()}",
+            got=known_at.isoformat(),
+            todo="Correct the row again with a later --at.",
+        )
+    name = f"corrected-{known_at:%Y%m%dT%H%M%SZ}-{sha256(content).hexdigest()[:12]}"
+    return NewDrop(base.dataset, base.partition, known_at, content, len(rows), name, base.schema_version)
+
+
+def _refuse_bad(contract: DatasetContract, drop: NewDrop, before: Mapping[str, RefusedRow], corrections: Sequence[Correction]) -> None:
+    """Refuse the drop unless it has fewer refused rows than the file before, by exactly the corrected ones."""
+    from nightshift.lake.drops import DropManifest
+
+    manifest = DropManifest(
+        dataset=drop.dataset,
+        partition=drop.partition,
+        delivered_at=drop.delivered_at,
+        data_key="corrected",
+        sha256=sha256(drop.data).hexdigest(),
+        n_rows=drop.n_rows,
+        schema_version=drop.schema_version,
+    )
+    allowed = before.keys() - {correction.row_digest for correction in corrections}
+    if bad := [row for digest, row in _refused(contract, manifest, drop.data).items() if digest not in allowed]:
+        said = "; ".join(f"row {row.row_number}: {row.reason}{f' in {row.column}' if row.column else ''}" for row in bad[:5])
+        raise CorrectionRefusedError(
+            f"{len(bad)} row(s) of the corrected {drop.dataset} of {drop.partition} are refused again.",
+            expected="rows that keep the contract, with keys that no other row has",
+            got=said,
+            todo="Nothing was delivered. Correct them again (`nightshift quarantine correct`), or dismiss them.",
+        )
+
+
+def _published_load(conn: Connection, contract: DatasetContract, manifest: DropManifest) -> int:
+    """Return the load that readers see if it came from the replayed drop."""
+    row = conn.execute(
+        "select p.load_id from ops.published p join raw.ingested_drops d using (dataset, partition_date, load_id)"
+        " where p.dataset = %s and p.partition_date = %s and d.source_sha256 = %s",
+        [contract.dataset, manifest.partition, manifest.sha256],
+    ).fetchone()
+    if row is None:
+        raise LoadStateError(f"{manifest.data_key} is not what readers see.", todo="Run the replay again; then read ops.loads of this run.")
+    return int(row[0])

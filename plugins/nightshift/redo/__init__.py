@@ -1,0 +1,1 @@
+"""What late and corrected data touches, and doing that again in order."""

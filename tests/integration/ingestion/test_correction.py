@@ -1,0 +1,150 @@
+"""A refused row from quarantine to readers: corrected by a person, replayed as a delivery of its own."""
+
+import datetime as dt
+
+import pytest
+
+from nightshift.contracts.partitions import PartitionRange
+from nightshift.ingestion.corrected_drop import CorrectionRefusedError, replay_corrections
+from nightshift.ingestion.load import ingest
+from nightshift.lake.drops import NewDrop, write_drop
+from nightshift.lake.object_store import ObjectStore
+from nightshift.quality.correction import QuarantineRightError, correct_row, find_row, require_right
+from nightshift.quality.quarantine import QuarantineError, QuarantineState, list_rows, settle_rows
+from nightshift.warehouse.connection import connect
+from nightshift.warehouse.grants import ANALYST, apply_grants
+from nightshift.warehouse.migrate import migrate
+
+pytestmark = [pytest.mark.integration, pytest.mark.promise("R5")]
+
+DAY = dt.date(2013, 3, 10)
+DAYS = PartitionRange.of("2013-03-10")
+DELIVERED = dt.datetime(2013, 3, 11, 5, tzinfo=dt.UTC)
+CORRECTED = DELIVERED + dt.timedelta(hours=9)
+CONTRACT = """{name: things, description: d, schema_version: 1, delivery: on_change, history_start: 2013-01-01, grain: g, key: [id],
+ columns: [{name: id, type: text}, {name: size, source: how_big, type: integer, maximum: 100}], maximum_refused_ratio: 0.5}"""
+FILE = b"id,how_big,extra\na,1,x\nb,wrong,y\nc,7,z\nb,wrong,y\n"
+
+
+@pytest.fixture
+def things(settings, conn, tmp_path, run):
+    """Return settings of a small dataset of which one file with one refused row is in, and that row."""
+    from nightshift.contracts.datasets import load_contracts
+
+    (tmp_path / "datasets").mkdir()
+    (tmp_path / "datasets" / "things.yaml").write_text(CONTRACT)
+    moved = settings.model_copy(update={"dags_dir": tmp_path})
+    migrate(conn, load_contracts(moved.datasets_dir))
+    ObjectStore.open(moved).ensure_bucket()
+    deliver(moved, FILE, 4, DELIVERED, "first")
+    ingest(moved, "things", DAYS, run)
+    return moved, list_rows(conn, "raw/things", DAYS)[0].row_id
+
+
+def deliver(settings, data, n_rows, at, name):
+    write_drop(ObjectStore.open(settings), NewDrop("things", DAY, at, data, n_rows, name))
+
+
+def visible(conn):
+    return conn.execute("select t.id, t.size, t.known_at from raw.things t join ops.published p using (partition_date, load_id)"
+                        " where p.dataset = 'raw/things' order by 1").fetchall()  # fmt: skip
+
+
+def test_a_corrected_row_becomes_a_version_of_its_own_time_when_replayed(things, conn, run):
+    settings, row_id = things
+    assert visible(conn) == [("a", 1, DELIVERED), ("c", 7, DELIVERED)]
+    correct_row(conn, row_id, {"size": "5"}, CORRECTED, "cli:ann", "upstream says 5")
+
+    result = replay_corrections(settings, "things", DAY, run)
+
+    assert (result.replayed, result.superseded) == ((row_id,), ())
+    assert visible(conn) == [("a", 1, CORRECTED), ("b", 5, CORRECTED), ("c", 7, CORRECTED)]
+    versions = conn.execute("select known_at, superseded_at, n_rows from ops.raw_versions order by 1").fetchall()
+    assert versions == [(DELIVERED, CORRECTED, 2), (CORRECTED, None, 3)]
+    assert find_row(conn, row_id).state == "replayed"
+    assert conn.execute("select actor, note, corrected from quarantine.corrections").fetchall() == [
+        ("cli:ann", "upstream says 5", {"id": "b", "size": "5"})
+    ]
+    stored = ObjectStore.open(settings).get(result.data_key)
+    assert stored == b"id,how_big,extra\na,1,x\nb,5,y\nc,7,z\nb,5,y\n"
+    assert replay_corrections(settings, "things", DAY, run).data_key is None
+
+
+@pytest.mark.parametrize(
+    ("values", "at", "says"),
+    [
+        ({"size": "101"}, CORRECTED, "row 2: out_of_range in size"),
+        ({"size": "5", "id": "c"}, CORRECTED, "conflicting_key"),
+        ({"size": "5"}, DELIVERED, "known after"),
+    ],
+)
+def test_nothing_is_delivered_when_a_corrected_row_breaks_the_contract_too(things, conn, run, values, at, says):
+    settings, row_id = things
+    before = visible(conn)
+    correct_row(conn, row_id, values, at, "cli:ann", "a guess")
+
+    with pytest.raises(CorrectionRefusedError, match=says):
+        replay_corrections(settings, "things", DAY, run)
+
+    assert visible(conn) == before
+    assert find_row(conn, row_id).state == "corrected"
+    correct_row(conn, row_id, {"id": "b", "size": "6"}, CORRECTED, "cli:ann", "asked")
+    assert replay_corrections(settings, "things", DAY, run).replayed == (row_id,)
+    assert visible(conn)[1][:2] == ("b", 6)
+
+
+def test_a_correction_is_superseded_and_said_so_when_upstream_repaired_the_row(things, conn, run):
+    settings, row_id = things
+    correct_row(conn, row_id, {"size": "5"}, CORRECTED, "cli:ann", "upstream says 5")
+    deliver(settings, b"id,how_big\na,1\nb,4\n", 2, DELIVERED + dt.timedelta(hours=1), "second")
+    ingest(settings, "things", DAYS, run)
+
+    result = replay_corrections(settings, "things", DAY, run)
+
+    assert (result.replayed, result.superseded, result.data_key) == ((), (row_id,), None)
+    assert [row[:2] for row in visible(conn)] == [("a", 1), ("b", 4)]
+    assert find_row(conn, row_id).state == "superseded"
+
+
+def test_a_replay_ends_the_same_when_it_was_killed_before_it_was_recorded(things, conn, run, monkeypatch):
+    from nightshift.ingestion import corrected_drop
+
+    settings, row_id = things
+    correct_row(conn, row_id, {"size": "5"}, CORRECTED, "cli:ann", "upstream says 5")
+    real = corrected_drop.ingest
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(corrected_drop, "ingest", killed)
+    with pytest.raises(KeyboardInterrupt):
+        replay_corrections(settings, "things", DAY, run)
+    monkeypatch.setattr(corrected_drop, "ingest", real)
+
+    replay_corrections(settings, "things", DAY, run)
+
+    assert find_row(conn, row_id).state == "replayed"
+    assert conn.execute("select count(*) from ops.raw_versions").fetchone() == (2,)
+
+
+def test_a_row_is_not_corrected_when_it_is_settled_or_nothing_says_why(things, conn):
+    _, row_id = things
+    for values, note in (({"colour": "red"}, "why"), ({}, "why"), ({"size": "5"}, " ")):
+        with pytest.raises(QuarantineError, match="cannot be corrected so"):
+            correct_row(conn, row_id, values, CORRECTED, "cli:ann", note)
+    settle_rows(conn, [row_id], QuarantineState.DISMISSED, "cli:ann", "nobody needs it")
+    with pytest.raises(QuarantineError, match="is settled"):
+        correct_row(conn, row_id, {"size": "5"}, CORRECTED, "cli:ann", "late")
+
+
+def test_refused_rows_are_not_shown_when_the_role_may_not_see_them(settings, conn):
+    require_right(conn)
+    changed = {"warehouse_user": settings.warehouse_admin_user, "warehouse_password": settings.warehouse_admin_password}
+    with connect(settings.model_copy(update=changed), "test admin") as admin:
+        apply_grants(admin)
+    changed = {"warehouse_user": ANALYST, "warehouse_password": settings.analyst_password}
+    with (
+        connect(settings.model_copy(update=changed), "test analyst") as analyst,
+        pytest.raises(QuarantineRightError, match="role analyst"),
+    ):
+        require_right(analyst)
