@@ -3,6 +3,7 @@
 import datetime as dt
 
 import pytest
+from typer.testing import CliRunner
 
 from nightshift.contracts.partitions import PartitionRange
 from nightshift.ingestion.corrected_drop import CorrectionRefusedError, replay_corrections
@@ -148,3 +149,51 @@ def test_refused_rows_are_not_shown_when_the_role_may_not_see_them(settings, con
         pytest.raises(QuarantineRightError, match="role analyst"),
     ):
         require_right(analyst)
+
+
+def test_a_person_lists_shows_corrects_and_replays_a_row_by_command(things, conn, monkeypatch):
+    from nightshift.cli import quarantine
+
+    settings, row_id = things
+    monkeypatch.setattr(quarantine, "load_settings", lambda: settings)
+
+    def type_in(*words):
+        done = CliRunner().invoke(quarantine.app, list(map(str, words)), catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+        return done.output
+
+    assert "wrong" not in type_in("list", "things").replace("wrong_type", "")
+    assert "'wrong'" in type_in("show", row_id)
+    type_in("correct", row_id, "--set", "size=5", "--note", "upstream says 5", "--at", CORRECTED.isoformat())
+    assert f"1 row(s) replayed by landing/things/dt={DAY}/corrected-" in type_in("replay", "things", DAY)
+    assert type_in("replay", "things", DAY) == "nothing to replay\n"
+    assert [row[:2] for row in visible(conn)] == [("a", 1), ("b", 5), ("c", 7)]
+
+
+def test_the_difference_and_what_adopts_it_are_printed_by_command(things, monkeypatch):
+    from nightshift.cli import contract
+
+    settings, _ = things
+    monkeypatch.setattr(contract, "load_settings", lambda: settings)
+
+    done = CliRunner().invoke(contract.app, ["diff", "things", str(DAY)])
+
+    assert done.exit_code == 1
+    for line in ("+ extra  (unknown, text; ignored until adopted)", "    added: [extra]", "Then: nightshift migrate"):
+        assert line in done.output
+
+
+def test_the_plan_of_a_redo_is_printed_by_command(things, monkeypatch):
+    from nightshift.cli import redo
+    from nightshift.cli.app import app
+
+    settings, _ = things
+    monkeypatch.setattr(redo, "load_settings", lambda: settings)
+    deliver(settings, b"id,how_big\na,2\n", 1, CORRECTED, "second")
+
+    done = CliRunner().invoke(app, ["redo", "--plan", "--dataset", "things"], catch_exceptions=False)
+
+    assert done.exit_code == 0
+    assert "late arrivals: 1 drop(s) that landed and are not in" in done.output
+    assert "landing/things/dt=2013-03-10/second.csv" in done.output
+    assert "added column ignored: extra" in done.output
