@@ -157,9 +157,17 @@ def n_backends(whole: Whole, application_name: str) -> int:
     return int(row[0]) if row else 0
 
 
+def is_gone(process: psutil.Process) -> bool:
+    """Return whether a process has ended, also if nobody has asked for its exit code yet."""
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
 def expect_nothing_left(whole: Whole, victim: Held, seconds: float = 10) -> float:
     """Wait until neither the task's process nor a backend of it is there; return how long that took, in seconds."""
     started = time.monotonic()
-    eventually(lambda: not victim.task.is_running() or victim.task.status() == psutil.STATUS_ZOMBIE, seconds, "the process is gone")
+    eventually(lambda: is_gone(victim.task), seconds, "the process is gone")
     eventually(lambda: n_backends(whole, victim.application_name) == 0, seconds - (time.monotonic() - started), "its backends are gone")
     return time.monotonic() - started

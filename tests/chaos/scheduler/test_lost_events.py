@@ -15,7 +15,7 @@ from nightshift.services.airflow_parts import API_SERVER, AirflowPart
 from nightshift.warehouse import decisions
 from nightshift.warehouse.connection import connect
 
-pytestmark = [pytest.mark.airflow, pytest.mark.integration, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.airflow, pytest.mark.integration, pytest.mark.timeout(900, func_only=True)]
 
 SCORES, FEATURES, VERDICT = "predictions/flight_delayed", "features/flight", "monitoring/flight_delayed"
 _IMPATIENT = """

@@ -19,7 +19,7 @@ from tests.chaos.scheduler.disturbance import (
 )
 from tests.whole_night import Whole
 
-pytestmark = [pytest.mark.airflow, pytest.mark.integration, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.airflow, pytest.mark.integration, pytest.mark.timeout(900, func_only=True)]
 
 SCORES = "predictions/flight_delayed"
 
