@@ -70,7 +70,8 @@ def _start(dag: DAG) -> str:
     timetable = dag.timetable
     condition = getattr(timetable, "asset_condition", None)
     if condition is None:
-        return f"cron `{timetable.expression}` {timetable.timezone}{', for the day that ended' if timetable.partitioned else ''}"
+        is_partitioned = getattr(timetable, "partitioned", False)
+        return f"cron `{timetable.expression}` {timetable.timezone}{', for the day that ended' if is_partitioned else ''}"
     return _condition(condition)
 
 
