@@ -70,7 +70,7 @@ def _start(dag: DAG) -> str:
     timetable = dag.timetable
     condition = getattr(timetable, "asset_condition", None)
     if condition is None:
-        is_partitioned = getattr(timetable, "partitioned", False)
+        is_partitioned = hasattr(timetable, "run_offset")
         return f"cron `{timetable.expression}` {timetable.timezone}{', for the day that ended' if is_partitioned else ''}"
     return _condition(condition)
 
