@@ -156,12 +156,13 @@ class ObjectStore:
                 )
         return digest.hex()
 
-    def get(self, key: str, sha256: str | None = None) -> bytes:
+    def get(self, key: str, sha256: str | None = None, n_bytes: int | None = None) -> bytes:
         """Read an object.
 
         Args:
             key: Which one.
             sha256: What its digest must be, hex, or how it must begin.
+            n_bytes: What its size must be; of an object of another size nothing is read.
 
         Raises:
             ObjectMissingError: It does not exist.
@@ -171,7 +172,7 @@ class ObjectStore:
         """
         reach(FaultPoint.GET_BEFORE)
         with self._reported("read", key):
-            return _retrying()(self._read, key, sha256)
+            return _retrying()(self._read, key, sha256, n_bytes)
 
     def download(self, key: str, path: Path, sha256: str | None = None) -> None:
         """Read an object into a file, which appears only when it is complete and verified.
@@ -251,16 +252,16 @@ class ObjectStore:
     def _is_there(self, key: str) -> bool:
         return self._answer_code(self._client.head_object, Bucket=self.bucket, Key=key) == ""
 
-    def _read(self, key: str, sha256: str | None) -> bytes:
+    def _read(self, key: str, sha256: str | None, n_bytes: int | None) -> bytes:
         data = bytearray()
-        self._receive(key, data.extend, sha256)
+        self._receive(key, data.extend, sha256, n_bytes)
         return bytes(data)
 
     def _read_into(self, key: str, path: Path, sha256: str | None) -> None:
         with path.open("wb") as file:
             self._receive(key, file.write, sha256)
 
-    def _receive(self, key: str, write: Callable[[bytes], object], sha256: str | None) -> None:
+    def _receive(self, key: str, write: Callable[[bytes], object], sha256: str | None, n_bytes: int | None = None) -> None:
         """Read a body once and verify what the server says of it, then what the caller expects.
 
         Raises:
@@ -271,6 +272,14 @@ class ObjectStore:
         if "ContentLength" not in answer:
             raise TransitError("the answer broke off in its head")
         body: Body = answer["Body"]
+        if n_bytes not in {None, answer["ContentLength"]}:
+            answer["Body"].close()
+            raise ObjectCorruptError(
+                f"{self.uri(key)} is not what was written.",
+                expected=f"{n_bytes} bytes",
+                got=f"{answer['ContentLength']} bytes",
+                todo="Restore the object from a version or backup; do not overwrite it.",
+            )
         try:
             received = receive(body, write, self._patience_seconds)
         except _broken_bodies() as error:

@@ -11,6 +11,7 @@ import os
 import re
 from dataclasses import dataclass, replace
 from hashlib import sha256
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -107,13 +108,31 @@ def load_booster(text: str, names: list[str] | None = None) -> lgb.Booster:
     Raises:
         ModelTextError: The text is truncated, inconsistent or of other features.
     """
+    check_model_text(text, names)
+    return load_checked(text)
+
+
+def load_checked(text: str) -> lgb.Booster:
+    """Load a text that ``check_model_text`` has taken.
+
+    Raises:
+        ModelTextError: LightGBM refuses it all the same.
+    """
     import lightgbm as lgb
 
-    check_model_text(text, names)
     try:
         return lgb.Booster(model_str=text)
-    except lgb.basic.LightGBMError as error:
+    # The package reads the parameters as JSON, which the library writes without looking at them.
+    except (lgb.basic.LightGBMError, ValueError) as error:
         raise ModelTextError("LightGBM refuses the model file.", got=str(error), todo="Load another version, or train again.") from None
+
+
+def library_path() -> Path:
+    """Return LightGBM's shared library, for a process that loads it without the package; nothing is imported here."""
+    found = find_spec("lightgbm")
+    if found is None or found.origin is None:
+        raise ModelTextError("LightGBM is not installed.", todo="Install the requirements again.")
+    return Path(found.origin).parent / "lib" / "lib_lightgbm.so"
 
 
 def predict_raw(booster: lgb.Booster, matrix: Matrix) -> Vector:

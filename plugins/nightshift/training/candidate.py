@@ -25,8 +25,10 @@ class Candidate:
         digest: Identity of the model: the digest of both file digests.
         model_key: Object key of ``model.lgb``.
         model_sha256: Its digest, hex.
+        model_bytes: Its size.
         metadata_key: Object key of ``model.json``.
         metadata_sha256: Its digest, hex.
+        metadata_bytes: Its size.
         trees_sha256: Digest of the trees without parameters, hex.
         training_set: Key of the training set.
         partition: The night that trained.
@@ -42,8 +44,10 @@ class Candidate:
     digest: str
     model_key: str
     model_sha256: str
+    model_bytes: int
     metadata_key: str
     metadata_sha256: str
+    metadata_bytes: int
     trees_sha256: str
     training_set: str
     partition: Partition
@@ -95,8 +99,10 @@ def store_candidate(
         digest=digest,
         model_key=f"{prefix}/model.lgb",
         model_sha256=shas["model.lgb"],
+        model_bytes=len(files["model.lgb"]),
         metadata_key=f"{prefix}/model.json",
         metadata_sha256=shas["model.json"],
+        metadata_bytes=len(files["model.json"]),
         trees_sha256=trees_digest(trained.text),
         metrics=trained.metrics,
         figures=keys,

@@ -240,7 +240,8 @@ def _registered(conn: Connection, spec: ModelSpec, training_set: TrainingSet) ->
     names = [name for name in Candidate.__dataclass_fields__ if name not in {"partition", "measured"}]
     query = f"""
         select {", ".join(names)} from ml.model_versions
-        where model = %s and training_set = %s and spec_digest = %s and code_version = %s order by version limit 1
+        where model = %s and training_set = %s and spec_digest = %s and code_version = %s and model_bytes is not null
+        order by version limit 1
     """  # noqa: S608 - field names of our own type
     row = conn.execute(query.encode(), [spec.name, training_set.key, spec.digest, code_version()]).fetchone()
     return None if row is None else Candidate(partition=training_set.partition, **dict(zip(names, row, strict=True)))

@@ -6,16 +6,20 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from nightshift.contracts.metrics import Task
-from nightshift.training.booster import contributions, load_booster, predict_raw, trees_digest
+from nightshift.training.booster import contributions, library_path, load_checked, predict_raw, trees_digest
 from nightshift.training.calibration import apply_calibration, sigmoid
 from nightshift.training.evaluation import Predictions
-from nightshift.training.model_text import ModelTextError
+from nightshift.training.golden import Golden, golden_rows
+from nightshift.training.load_trial import prove_in_child
+from nightshift.training.model_text import check_model_text
+from nightshift.training.model_tokens import refused
 from nightshift.training.signature import Signature, encode
 
 if TYPE_CHECKING:
@@ -27,7 +31,8 @@ if TYPE_CHECKING:
     Vector = npt.NDArray[np.float64]
     Matrix = npt.NDArray[np.float64]
 
-FORMAT = 1
+FORMAT = 2
+"""2: with golden predictions. A file of another format is refused: train again."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,7 @@ class TrainedModel:
         metrics: Hold-out metrics, by source (``challenger``, ``baseline``) and name.
         reference: The profile that drift is measured against, of ``training.reference``.
         training: Training set, partition, split, seed, rounds.
+        golden: What the stored model answered; None before it is stored.
     """
 
     text: str
@@ -57,13 +63,28 @@ class TrainedModel:
     metrics: dict[str, dict[str, float | None]]
     reference: dict[str, Any]
     training: dict[str, Any]
+    golden: Golden | None = None
 
     @cached_property
     def booster(self) -> lgb.Booster:
-        """Return the checked and loaded trees."""
-        return load_booster(self.text, self.signature.names)
+        """Return the trees, loaded after all checks: the text, then, for a stored model, a child process and its golden predictions.
 
-    @property
+        Raises:
+            ModelTextError: The text is refused; its subclasses say that the child died or that the answers are others.
+        """
+        check_model_text(self.text, self.signature.names)
+        if self.golden is None:
+            return load_checked(self.text)
+        prove_in_child(self.text, self.golden, library_path())
+        booster = load_checked(self.text)
+        self.golden.compare(predict_raw(booster, self.golden.matrix), contributions(booster, self.golden.matrix))
+        return booster
+
+    def _answered(self) -> Golden:
+        matrix = golden_rows(self.text, self.signature)
+        return Golden.of(matrix, predict_raw(self.booster, matrix), contributions(self.booster, matrix))
+
+    @cached_property
     def files(self) -> dict[str, bytes]:
         """Return the content of ``model.lgb`` and ``model.json``."""
         document = {
@@ -79,6 +100,7 @@ class TrainedModel:
             "metrics": self.metrics,
             "reference": self.reference,
             "training": self.training,
+            "golden": (self.golden or self._answered()).as_json(),
         }
         metadata = json.dumps(document, indent=1, sort_keys=True, allow_nan=False)
         return {"model.lgb": self.text.encode(), "model.json": metadata.encode()}
@@ -96,18 +118,30 @@ class TrainedModel:
         Raises:
             ModelTextError: The files do not belong together, or are of an unknown format.
         """
-        document = json.loads(model_json)
-        text = model_lgb.decode()
-        if document.get("format") != FORMAT or document["trees_sha256"] != trees_digest(text):
-            raise ModelTextError(
-                "model.json and model.lgb do not belong together.",
-                expected=f"format {FORMAT}, trees {document.get('trees_sha256')}",
-                got=f"format {document.get('format')}, trees {trees_digest(text)}",
-                todo="Roll back to a version whose files are whole.",
-            )
+        try:
+            document = json.loads(model_json, parse_constant=_refuse_constant, parse_float=_finite)
+            text = model_lgb.decode("ascii")
+            if document["format"] != FORMAT or document["trees_sha256"] != trees_digest(text):
+                raise refused(
+                    "model.json and model.lgb do not belong together",
+                    f"format {FORMAT}, trees {document['trees_sha256']}",
+                    f"format {document['format']}, trees {trees_digest(text)}",
+                )
+            return cls._from_document(text, document)
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+            raise refused(
+                "model.json or model.lgb cannot be read", "files as they were written", f"{type(error).__name__}: {error}"
+            ) from None
+
+    @classmethod
+    def _from_document(cls, text: str, document: dict[str, Any]) -> TrainedModel:
         kept = {name: document[name] for name in ("model", "calibration", "threshold", "metrics", "reference", "training")}
         signature = Signature.from_json(document["signature"])
-        return cls(text=text, task=Task(document["task"]), signature=signature, decile_edges=tuple(document["decile_edges"]), **kept)
+        if document["signature_digest"] != signature.digest or not isinstance(kept["threshold"], int | float):
+            raise refused("model.json contradicts itself", f"signature {document['signature_digest']}", f"signature {signature.digest}")
+        golden = Golden.from_json(document["golden"], len(signature.names))
+        edges = tuple(map(float, document["decile_edges"]))
+        return cls(text=text, task=Task(document["task"]), signature=signature, decile_edges=edges, golden=golden, **kept)
 
     def encode(self, rows: pa.Table) -> Matrix:
         """Return the model's matrix of some rows; see ``training.signature.encode``."""
@@ -144,3 +178,14 @@ class TrainedModel:
     def contributions(self, rows: pa.Table) -> Matrix:
         """Return what each feature adds to the raw score, shape (n, k); the base value is left out."""
         return contributions(self.booster, self.encode(rows))[:, :-1]
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is no number")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is beyond a double")
+    return number

@@ -7,6 +7,7 @@ import pyarrow as pa
 import pytest
 
 from nightshift.contracts.model_spec import ModelSpec
+from nightshift.scoring import engine
 from nightshift.scoring.contributions import TreeContributions, _leaf_table
 from nightshift.scoring.engine import score_rows, try_model
 from nightshift.training.pipeline import fit_model
@@ -114,5 +115,9 @@ def test_an_unknown_level_counts_as_missing(model):
     assert score_rows(model, unknown, 0).equals(score_rows(model, missing, 0))
 
 
-def test_a_whole_model_passes_its_trial(model):
+def test_a_whole_model_passes_its_trial_on_a_hundred_rows(model, monkeypatch):
+    scored: list[int] = []
+    monkeypatch.setattr(engine, "score_rows", lambda *args, **named: scored.append(score_rows(*args, **named).num_rows))
     try_model(model, _rows(100))
+
+    assert scored == [100]

@@ -1,0 +1,179 @@
+"""MLflow shows people what the warehouse holds: parameters, metrics, figures, models, aliases. The only module that knows MLflow.
+
+MLflow may be down, slow or empty: training, promotion and scoring go on, and ``sync_mlflow`` catches up later.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from importlib.metadata import version as package_version
+from io import StringIO
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import ModuleType
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from nightshift.lake.content_keys import digest_in
+from nightshift.lake.object_store import ObjectStore
+from nightshift.registry.stored_version import ModelVersion, load_model, select_versions
+from nightshift.training.trained_model import TrainedModel
+from nightshift.warehouse.connection import connect
+
+if TYPE_CHECKING:
+    from nightshift.settings import Settings
+    from nightshift.warehouse.connection import Connection
+
+logger = logging.getLogger(__name__)
+
+_REASON_LENGTH = 300
+_MLFLOW_PACKAGES = ("lightgbm", "numpy", "scikit-learn")
+_MLFLOW_ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "GIT_PYTHON_REFRESH": "quiet",
+}
+
+
+def mirror_version(settings: Settings, conn: Connection, version: ModelVersion) -> str | None:
+    """Show one version in MLflow unless it does already; record what went wrong, and return it, or None."""
+    if not settings.mlflow_tracking_uri.get_secret_value() or _is_mirrored(conn, version):
+        return None
+    run_id = mlflow_version = warning = None
+    try:
+        run_id, mlflow_version = _log_version(settings, version)
+    except Exception as error:  # noqa: BLE001 - MLflow is a view for people; nothing of it may stop a night
+        warning = _warn(settings, version.model, error)
+    conn.execute(
+        """
+        insert into ml.mlflow_mirror (model, digest, mlflow_run_id, mlflow_version, warning, mirrored_at)
+        values (%s, %s, %s, %s, %s, case when %s::text is null then clock_timestamp() end)
+        on conflict (model, digest) do update set mlflow_run_id = excluded.mlflow_run_id, mlflow_version = excluded.mlflow_version,
+            warning = excluded.warning, mirrored_at = excluded.mirrored_at, tried_at = clock_timestamp()
+        where mlflow_mirror.mirrored_at is null
+        """,
+        [version.model, version.digest, run_id, mlflow_version, warning, warning],
+    )
+    return warning
+
+
+def sync_mlflow(settings: Settings, model: str) -> list[str]:
+    """Mirror the versions that MLflow does not show yet, and set the aliases.
+
+    Returns:
+        Warnings; empty when MLflow shows everything, or is switched off.
+    """
+    with connect(settings, f"nightshift sync {model}"[:63]) as conn:
+        shown = "select from ml.mlflow_mirror m where m.model = v.model and m.digest = v.digest and m.mirrored_at is not null"
+        versions = select_versions(conn, f"where v.model = %s and not exists ({shown}) order by v.version", [model])
+        warnings = [mirror_version(settings, conn, version) for version in versions]
+        warnings.append(mirror_aliases(settings, conn, model))
+    return [warning for warning in warnings if warning]
+
+
+def mirror_aliases(settings: Settings, conn: Connection, model: str) -> str | None:
+    """Point MLflow's ``champion`` at the last promoted version and ``challenger`` at the last one tried; return a warning, or None."""
+    if not settings.mlflow_tracking_uri.get_secret_value():
+        return None
+    rows = conn.execute(
+        """
+        with named (alias, version) as (
+            (select 'champion', version from ml.promotions where model = %(model)s and verdict <> 'refused'
+            order by effective_partition desc, promotion_id desc limit 1)
+            union all
+            (select 'challenger', version from ml.promotions where model = %(model)s order by promotion_id desc limit 1)
+        )
+        select alias, mlflow_version from named join ml.model_versions v using (version) join ml.mlflow_mirror m using (model, digest)
+        where model = %(model)s
+        """,
+        {"model": model},
+    ).fetchall()
+    try:
+        with _mlflow(settings) as mlflow:
+            for alias, mlflow_version in rows:
+                if mlflow_version:
+                    mlflow.MlflowClient().set_registered_model_alias(model, alias, mlflow_version)
+    except Exception as error:  # noqa: BLE001 - MLflow is a view for people; nothing of it may stop a night
+        return _warn(settings, model, error)
+    return None
+
+
+def _is_mirrored(conn: Connection, version: ModelVersion) -> bool:
+    query = "select 1 from ml.mlflow_mirror where model = %s and digest = %s and mirrored_at is not null"
+    return conn.execute(query, [version.model, version.digest]).fetchone() is not None
+
+
+def _log_version(settings: Settings, version: ModelVersion) -> tuple[str, str]:
+    """Log parameters, metrics, figures and the model; return MLflow's run id and version."""
+    store = ObjectStore.open(settings)
+    trained = load_model(store, version)
+    # It prints what it registers, to neither of its loggers.
+    with _mlflow(settings) as mlflow, redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+        experiment_id = _experiment_id(mlflow, version.model, store.uri(f"mlflow/{version.model}"))
+        with mlflow.start_run(experiment_id=experiment_id, run_name=f"{version.partition_date} v{version.version}") as active:
+            return active.info.run_id, _log_run(mlflow, store, version, trained)
+
+
+def _experiment_id(mlflow: ModuleType, model: str, artifacts: str) -> str:
+    """Return the model's experiment; a tracking URL that is a database would else put artefacts into the working folder."""
+    found = mlflow.get_experiment_by_name(model)
+    return str(found.experiment_id if found else mlflow.create_experiment(model, artifact_location=artifacts))
+
+
+def _log_run(mlflow: ModuleType, store: ObjectStore, version: ModelVersion, trained: TrainedModel) -> str:
+    parameters = {**trained.training, "digest": version.digest, "version": version.version, "partition": version.partition_date.isoformat()}
+    values = {f"{source}.{name}": value for source, found in version.metrics.items() for name, value in found.items()}
+    mlflow.log_params(parameters)
+    mlflow.log_metrics({name: value for name, value in values.items() if value is not None})
+    with TemporaryDirectory() as folder:
+        for name, key in version.figures.items():
+            store.download(key, Path(folder) / name, digest_in(key))
+        (Path(folder) / "model.json").write_bytes(trained.files["model.json"])
+        mlflow.log_artifacts(folder, "evidence")
+    # Without given requirements MLflow imports the model in a new process to guess them: 8 seconds.
+    requirements = [f"{name}=={package_version(name)}" for name in _MLFLOW_PACKAGES]
+    logged = mlflow.lightgbm.log_model(
+        trained.booster, name="model", registered_model_name=version.model, pip_requirements=requirements, await_registration_for=None
+    )
+    return str(logged.registered_model_version)
+
+
+@contextmanager
+def _mlflow(settings: Settings) -> Iterator[ModuleType]:
+    """Import MLflow, pointed at our tracking server and store; its settings are process-wide variables and are put back afterwards."""
+    uri = settings.mlflow_tracking_uri.get_secret_value()
+    given = {
+        **_MLFLOW_ENVIRONMENT,
+        "MLFLOW_TRACKING_URI": uri,
+        "MLFLOW_S3_ENDPOINT_URL": settings.s3_endpoint_url,
+        "AWS_ACCESS_KEY_ID": settings.s3_access_key_id,
+        "AWS_SECRET_ACCESS_KEY": settings.s3_secret_access_key.get_secret_value(),
+        "AWS_DEFAULT_REGION": settings.s3_region,
+    }
+    before = {name: os.environ.get(name) for name in given}
+    os.environ.update({name: value for name, value in given.items() if value})
+    try:
+        import mlflow
+        import mlflow.lightgbm
+
+        mlflow.set_tracking_uri(uri)
+        yield mlflow
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+
+
+def _warn(settings: Settings, model: str, error: Exception) -> str:
+    password = urlsplit(settings.mlflow_tracking_uri.get_secret_value()).password or "\0"
+    reason = f"{type(error).__name__}: {error!s}".replace(password, "***").splitlines()[0][:_REASON_LENGTH]
+    logger.warning("MLflow does not show %s yet (%s); the warehouse has it, `sync_mlflow` tries again.", model, reason)
+    return reason

@@ -1,0 +1,140 @@
+"""The steps between a file and its first score, each with what it is there for."""
+
+from __future__ import annotations
+
+import json
+import time
+from hashlib import sha256
+
+import pytest
+from tests.chaos.poisoned_models.conftest import stored
+
+from nightshift.training import load_trial, load_trial_child
+from nightshift.training.booster import library_path
+from nightshift.training.golden import N_ROWS, GoldenError
+from nightshift.training.load_trial import LoadTrialError, prove_in_child
+from nightshift.training.model_tokens import ModelTextError
+from nightshift.training.trained_model import TrainedModel
+
+pytestmark = [pytest.mark.promise("R8"), pytest.mark.mlts("infra-4")]
+
+
+@pytest.fixture(autouse=True)
+def _forget(monkeypatch):
+    monkeypatch.setattr(load_trial, "_proved", set())
+
+
+def with_document(model: TrainedModel, **changed: object) -> TrainedModel:
+    document = json.loads(model.files["model.json"]) | changed
+    return TrainedModel.from_files(model.files["model.lgb"], json.dumps(document).encode())
+
+
+def test_stored_model_comes_back_as_it_was(models, record_figure):
+    model = models["binary"]
+    assert stored(model).digest == model.digest
+    began = time.monotonic()
+    assert stored(model).booster.num_trees() > 5
+    record_figure("load with child process, seconds", time.monotonic() - began)
+
+
+def test_child_is_asked_once_for_the_same_text(models, monkeypatch):
+    model = models["regression"]
+    stored(model).booster  # noqa: B018
+    monkeypatch.setattr(load_trial, "_run", lambda content: pytest.fail("asked again"))
+    assert stored(model).booster.num_trees() > 5
+
+
+@pytest.mark.parametrize("name", ["raw", "contributions"])
+def test_model_is_refused_when_it_answers_otherwise_than_when_it_was_stored(models, name):
+    model = models["binary"]
+    golden = json.loads(model.files["model.json"])["golden"]
+    if name == "raw":
+        golden["raw"][3] = golden["raw"][3] * (1 + 2**-52)
+    else:
+        golden["contributions"][3][0] += 1e-6
+    with pytest.raises(GoldenError) as refusal:
+        with_document(model, golden=golden).booster  # noqa: B018
+    assert refusal.value.code == "NS-MODEL-005"
+
+
+def test_golden_predictions_are_compared_although_the_text_has_passed_before(models):
+    model = models["binary"]
+    stored(model).booster  # noqa: B018
+    golden = json.loads(model.files["model.json"])["golden"]
+    golden["raw"][0] += 0.5
+    with pytest.raises(GoldenError, match="scores otherwise"):
+        with_document(model, golden=golden).booster  # noqa: B018
+
+
+def test_golden_rows_lie_on_both_sides_of_most_splits(models):
+    for model in models.values():
+        leaves = model.booster.predict(model.golden.matrix, pred_leaf=True)
+        n_leaves = sum(int(line.split("=")[1]) for line in model.text.split("\n") if line.startswith("num_leaves="))
+        reached = sum(len({*leaves[:, tree]}) for tree in range(leaves.shape[1]))
+        assert len(model.golden.rows) == N_ROWS
+        assert reached > 0.6 * n_leaves
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"format": 1},
+        {"trees_sha256": "0" * 64},
+        {"signature_digest": "0" * 64},
+        {"task": "poetry"},
+        {"signature": {}},
+        {"golden": None},
+        {"golden": {"rows": [], "raw": [], "contributions": []}},
+        {"threshold": "0.5"},
+        {"decile_edges": ["x"]},
+        {"threshold": float("nan")},
+        {"decile_edges": [float("inf")]},
+    ],
+    ids=str,
+)
+def test_files_are_refused_when_they_do_not_belong_together(models, changed):
+    with pytest.raises(ModelTextError) as refusal:
+        with_document(models["binary"], **changed)
+    assert refusal.value.code == "NS-MODEL-003"
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"null", b"{", b"\xff\xfe", b'{"format": 2}', b"[" * 100_000])
+def test_files_are_refused_when_one_is_no_document(models, content):
+    with pytest.raises(ModelTextError, match="cannot be read"):
+        TrainedModel.from_files(models["binary"].files["model.lgb"], content)
+
+
+def test_huge_number_in_the_document_is_refused(models):
+    files = models["binary"].files
+    with pytest.raises(ModelTextError, match="cannot be read"):
+        TrainedModel.from_files(files["model.lgb"], files["model.json"].replace(b'"threshold": ', b'"threshold": 1e999, "was": '))
+
+
+def test_load_is_refused_when_the_child_takes_too_long(models, monkeypatch):
+    monkeypatch.setattr(load_trial, "DEADLINE_SECONDS", 0.001)
+    with pytest.raises(LoadTrialError, match="too long"):
+        prove_in_child(models["binary"].text, models["binary"].golden, library_path())
+
+
+def test_load_is_refused_when_the_child_has_too_little_memory(models, monkeypatch):
+    monkeypatch.setattr(load_trial, "MEMORY_BYTES", 1 << 20)
+    with pytest.raises(LoadTrialError) as refusal:
+        prove_in_child(models["binary"].text, models["binary"].golden, library_path())
+    assert refusal.value.code == "NS-MODEL-004"
+
+
+def test_child_knows_nothing_of_our_environment(monkeypatch, tmp_path):
+    script = tmp_path / "child.py"
+    script.write_text("import json, os, sys\nprint(json.dumps([sorted(os.environ), 'nightshift' in sys.modules, len(sys.path)]))\n")
+    monkeypatch.setenv("NIGHTSHIFT_WAREHOUSE_PASSWORD", "canary")
+    monkeypatch.setattr(load_trial_child, "__file__", str(script))
+    names, has_package, _ = json.loads(load_trial._run(b""))
+    assert {*names} <= {"OMP_NUM_THREADS", "LD_LIBRARY_PATH", "TMPDIR", "LC_CTYPE"}
+    assert not has_package
+
+
+def test_other_model_under_the_same_name_is_refused(models):
+    binary, regression = models["binary"], models["regression"]
+    assert sha256(binary.files["model.lgb"]).digest() != sha256(regression.files["model.lgb"]).digest()
+    with pytest.raises(ModelTextError, match="do not belong together"):
+        TrainedModel.from_files(regression.files["model.lgb"], binary.files["model.json"])
