@@ -30,6 +30,7 @@ def recurring_spec():
     return make_spec(scoring=RECURRING)
 
 
+@pytest.mark.long
 def test_previous_champion_scores_when_the_champion_is_broken(registry, warehouse, scoring_settings, spec, run):
     publish_features(warehouse)
     registry.promote("2013-06-01", seed=1)
@@ -55,6 +56,7 @@ def test_previous_champion_scores_when_the_champion_breaks_between_two_shards(re
     assert publish(scoring_settings, spec, plan, run) == first
 
 
+@pytest.mark.long
 def test_version_that_was_rolled_back_is_no_previous_champion(registry, warehouse, scoring_settings, spec, run):
     publish_features(warehouse)
     good = registry.promote("2013-06-01", seed=1)
@@ -69,6 +71,7 @@ def test_version_that_was_rolled_back_is_no_previous_champion(registry, warehous
     assert {source for (source,) in current(warehouse, "score_source")} == {"fallback_rule"}
 
 
+@pytest.mark.long
 def test_champion_replaces_the_previous_one_when_it_is_repaired(registry, warehouse, scoring_settings, spec, run):
     publish_features(warehouse)
     registry.promote("2013-06-01", seed=1)
@@ -108,6 +111,7 @@ def test_yesterdays_score_is_carried_over_and_aged_when_no_model_can_score(regis
     assert {row[4] for row in by_source["fallback_rule"]} == {"version 1 cannot score (NS-LAKE-004)"}
 
 
+@pytest.mark.long
 def test_a_carried_score_is_the_rules_score_when_it_is_old(registry, warehouse, scoring_settings, run):
     spec = make_spec(scoring=RECURRING | {"carry_over": {"key": ["weight_kg"], "half_life_days": 0.01}})
     publish_features(warehouse, YESTERDAY)
@@ -121,6 +125,7 @@ def test_a_carried_score_is_the_rules_score_when_it_is_old(registry, warehouse, 
     assert (scores["2013-07-01-3"], scores["2013-07-01-10"]) == (pytest.approx(0.3), pytest.approx(0.25))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("day", "carry_over", "steps"),
     [
@@ -147,6 +152,7 @@ def test_an_old_score_serves_as_long_as_the_spec_says(  # noqa: PLR0917
     assert {source for (source,) in current(warehouse, "score_source", day)} == steps
 
 
+@pytest.mark.long
 def test_carried_scores_are_not_carried_over_again(registry, warehouse, scoring_settings, recurring_spec, run):
     nights = [PartitionRange.of(f"2013-07-0{i}") for i in (1, 2, 3)]
     for night in (YESTERDAY, *nights):
@@ -208,6 +214,7 @@ def test_the_rule_is_published_when_the_gate_refuses_the_models(registry, wareho
     assert reason == "; ".join(f"the scores of version {version} failed their gate (NS-GATE-001)" for version in (2, 1))
 
 
+@pytest.mark.long
 def test_nothing_is_published_when_the_gate_refuses_the_last_step_too(registry, warehouse, scoring_settings, spec, run):
     publish_features(warehouse)
     registry.promote("2013-06-01")
@@ -218,6 +225,7 @@ def test_nothing_is_published_when_the_gate_refuses_the_last_step_too(registry, 
     assert current(warehouse, "score") == []
 
 
+@pytest.mark.long
 def test_regression_ages_its_score_and_has_no_probability(registry, warehouse, scoring_settings, run):
     spec = make_spec(
         task="regression",

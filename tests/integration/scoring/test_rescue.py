@@ -89,6 +89,7 @@ def test_nothing_happens_when_the_pipeline_is_not_in_operation(warehouse, scorin
     assert warehouse.execute("select count(*) from ops.loads where dataset like 'predictions%'").fetchone() == (0,)
 
 
+@pytest.mark.long
 def test_champion_scores_when_only_the_wake_up_was_lost(registry, warehouse, scoring_settings, spec, run):
     publish_features(warehouse)
     registry.promote("2013-07-01")
@@ -107,6 +108,7 @@ def test_rescue_waits_when_a_scoring_has_just_begun_and_there_is_time(registry, 
     assert rescue(scoring_settings, spec, NIGHT, RunContext("rescue/x", 2, "test")).outcome == "scored"
 
 
+@pytest.mark.long
 def test_rescue_does_not_wait_when_the_scoring_is_dead(registry, warehouse, scoring_settings, spec, run):
     publish_features(warehouse)
     registry.promote("2013-07-01")
@@ -141,6 +143,7 @@ def test_listed_parcels_get_their_old_scores_when_features_are_missing(registry,
     assert warehouse.execute(rescues).fetchall() == [("2013-07-01", "list", "2013-07-01", "passed", FEATURES_AWAY)]
 
 
+@pytest.mark.long
 def test_rule_values_are_the_last_published_ones_when_no_model_ever_scored(warehouse, lists, scoring_settings, listed_spec, run):
     lists("2013-06-29", n=15)
     lists("2013-07-01", n=20)
@@ -152,6 +155,7 @@ def test_rule_values_are_the_last_published_ones_when_no_model_ever_scored(wareh
     assert set(current(warehouse, "score_source")) == {("fallback_rule",)}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("listed", "days_before"), [("2013-06-24", 7), ("2013-06-17", 14), ("2013-06-10", 21)])
 def test_the_list_of_the_same_weekday_is_expected_again_when_tonights_is_missing(  # noqa: PLR0917
     warehouse, lists, scoring_settings, listed_spec, run, listed, days_before
@@ -190,6 +194,7 @@ def test_a_spec_without_a_spine_publishes_nothing_when_its_keys_do_not_recur(war
         rescue(scoring_settings, spec, NIGHT, run)
 
 
+@pytest.mark.long
 def test_recurring_entities_are_expected_again_when_features_are_missing(registry, warehouse, scoring_settings, run):
     spec = make_spec(entity={"name": "parcel", "key": "parcel_id", "recurs": True})
     publish_features(warehouse, PartitionRange.of("2013-06-29"))
@@ -237,6 +242,7 @@ def test_nothing_is_published_when_the_gate_says_no_to_the_last_step(warehouse, 
     assert current(warehouse, "score") == []
 
 
+@pytest.mark.long
 def test_rescue_is_the_same_when_it_is_repeated_after_its_pointer_was_lost(warehouse, lists, scoring_settings, listed_spec, run):
     lists("2013-07-01")
     publish_features(warehouse, PartitionRange.of("2013-06-28"))
