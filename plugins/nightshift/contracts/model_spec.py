@@ -13,8 +13,9 @@ from zoneinfo import ZoneInfo
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from nightshift.contracts.datasets import Identifier
-from nightshift.contracts.metrics import Task, metrics_of
+from nightshift.contracts.metrics import METRICS, Task, metrics_of
 from nightshift.contracts.partitions import CUTOFF, OPERATING_TIMEZONE, Partition
+from nightshift.contracts.promotion_spec import Promotion
 from nightshift.contracts.yaml_document import Frozen, read_document
 from nightshift.errors import SpecError
 
@@ -170,38 +171,6 @@ class Training(Frozen):
         if self.window_days < self.minimum_days:
             raise ValueError("window_days >= minimum_days")
         return self
-
-
-class Slice(Frozen):
-    """A declared part of the rows that is measured on its own.
-
-    Attributes:
-        column: Categorical column of the feature view; one slice per level.
-        minimum_rows: Smaller slices are shown, never judged.
-    """
-
-    column: Identifier
-    minimum_rows: PositiveInt = 300
-
-
-class Promotion(Frozen):
-    """When a challenger becomes champion.
-
-    Attributes:
-        metric: Primary metric, a name of ``nightshift.contracts.metrics`` that fits the task.
-        non_inferiority_margin: How much worse than the champion it may be on the same rows, in the metric's unit.
-        minimum_gain_over_baseline: How much better than the rule baseline it must be at least.
-        slices: Declared slices; reported, and refused when worse than the champion by more than ``slice_margin``.
-        slice_margin: Allowed loss of the primary metric within a slice, in the metric's unit.
-        maximum_calibration_error: Binary only: a challenger above it is refused; None switches the check off.
-    """
-
-    metric: str
-    non_inferiority_margin: float = Field(default=0.0, ge=0)
-    minimum_gain_over_baseline: float = Field(default=0.0, ge=0)
-    slices: tuple[Slice, ...] = ()
-    slice_margin: float = Field(default=0.05, ge=0)
-    maximum_calibration_error: Ratio | None = None
 
 
 class FallbackRule(Frozen):
@@ -365,6 +334,13 @@ class ModelSpec(Frozen):
         if task is not None and part.metric not in metrics_of(task):
             raise ValueError(f"a metric of task {task}: {', '.join(metrics_of(task))}; not {part.metric!r}")
         return part
+
+    @field_validator("promotion")
+    @classmethod
+    def _metric_has_a_better_side(cls, promotion: Promotion) -> Promotion:
+        if METRICS[promotion.metric].better == "nearer":
+            raise ValueError(f"a metric of which more or less is better; {promotion.metric} has a best value in between")
+        return promotion
 
     @model_validator(mode="after")
     def _name_fits(self) -> ModelSpec:

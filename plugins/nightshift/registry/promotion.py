@@ -1,6 +1,6 @@
 """Who is champion: judge a challenger on rows that nobody was fitted on, and keep the decision with its numbers for ever.
 
-Source: docs/adr/0007-training-and-promotion.md.
+Source: docs/adr/0007-training-and-promotion.md, docs/adr/0017-evidence-gate.md.
 """
 
 from __future__ import annotations
@@ -10,25 +10,28 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from nightshift.contracts.metrics import METRICS
 from nightshift.contracts.partitions import Partition
-from nightshift.errors import NightshiftError, ObjectStoreError
+from nightshift.contracts.run import code_version
+from nightshift.errors import NightshiftError
 from nightshift.fault_points import FaultPoint, reach
+from nightshift.lake.content_keys import content_key
 from nightshift.lake.object_store import ObjectStore
-from nightshift.registry.model_versions import ModelVersion, find_version, load_model, lock_model, mirror_aliases, record_evidence
-from nightshift.training.evaluation import Measured, evidence, overall, rule_predictions
-from nightshift.training.model_text import ModelTextError
-from nightshift.training.signature import SignatureError, numbers
-from nightshift.training.splits import rows_between, split_window
-from nightshift.training.training_set import find_training_set, read_rows
+from nightshift.registry.case import Case
+from nightshift.registry.evidence import PREFIX, Kept, last_digest, write_record
+from nightshift.registry.evidence_page import draw_figures, render_page
+from nightshift.registry.gate import judge, objections
+from nightshift.registry.model_versions import ModelVersion, find_version, lock_model, mirror_aliases, record_evidence
+from nightshift.training.evaluation import Measured, evidence, overall
+from nightshift.training.intervals import N_DRAWS
+from nightshift.training.training_set import find_training_set
 from nightshift.warehouse.connection import connect, lose
 from nightshift.warehouse.decisions import consume, open_ones
 
 if TYPE_CHECKING:
     from nightshift.contracts.model_spec import ModelSpec
     from nightshift.contracts.run import RunContext
+    from nightshift.registry.criteria import Criterion
     from nightshift.settings import Settings
-    from nightshift.training.training_set import TrainingSet
     from nightshift.warehouse.connection import Connection
 
 SAMPLE = "promotion"
@@ -75,11 +78,11 @@ def champion_for(conn: Connection, model: str, partition: Partition) -> ModelVer
     """Return the version that serves a partition: the one of the last promotion whose effective partition is not later.
 
     Promotions are ordered by effective partition, then by when they were decided: an old night that is trained late does not replace
-    the champion of later nights.
+    the champion of later nights. A rollback revokes the promotions before it that would count from its own partition on.
     """
     row = conn.execute(
         """
-        select version from ml.promotions where model = %s and verdict <> 'refused' and effective_partition <= %s
+        select version from ml.succession where model = %s and effective_partition <= %s
         order by effective_partition desc, promotion_id desc limit 1
         """,
         [model, partition.day],
@@ -92,8 +95,8 @@ def promoted_versions(conn: Connection, model: str, partition: Partition, n: int
     rows = conn.execute(
         """
         with promoted as (
-            select distinct on (version) version, effective_partition, promotion_id from ml.promotions
-            where model = %(model)s and verdict <> 'refused' and effective_partition <= %(day)s
+            select distinct on (version) version, effective_partition, promotion_id from ml.succession
+            where model = %(model)s and effective_partition <= %(day)s
             order by version, effective_partition desc, promotion_id desc
         )
         select version from promoted where not exists (
@@ -109,12 +112,14 @@ def promoted_versions(conn: Connection, model: str, partition: Partition, n: int
 def decide(settings: Settings, spec: ModelSpec, version: int, run: RunContext) -> Decision:
     """Judge a challenger once: promote it from the partition after its own on, or refuse it; open orders to retrain are closed by this.
 
-    Champion, challenger and rule baseline are scored on the same rows: the challenger's hold-out, as far as it is later than all that
-    either was fitted on. A rerun returns the recorded decision.
+    Champion, challenger and baselines are scored on the same rows: the challenger's hold-out, as far as it is later than all that
+    either was fitted on. Every criterion of ``registry.gate`` must be met; the evidence record and its page are in the bucket before the
+    decision stands. A rerun returns the recorded decision.
 
     Raises:
         RegistryError: There is no such version.
-        ObjectStoreError: The challenger's files or rows are missing or were changed.
+        PromotionRaceError: Another version became champion meanwhile.
+        ObjectStoreError: The object store cannot be reached.
     """
     store = ObjectStore.open(settings)
     with connect(settings, run.application_name) as conn:
@@ -122,8 +127,8 @@ def decide(settings: Settings, spec: ModelSpec, version: int, run: RunContext) -
         decision = find_decision(conn, spec.name, version)
         if decision is None:
             champion = champion_for(conn, spec.name, Partition(challenger.partition_date).shift(1))
-            training_set = find_training_set(conn, challenger.training_set)
-            decision = _record(conn, challenger, champion, _judge(spec, store, training_set, challenger, champion), run)
+            case = _case(settings, store, conn, spec, (challenger, champion))
+            decision = _record(conn, case, _judge(case), run)
         mirror_aliases(settings, conn, spec.name)
     return decision
 
@@ -142,116 +147,84 @@ def find_decision(conn: Connection, model: str, version: int) -> Decision | None
 
 @dataclass(frozen=True)
 class Judgement:
-    """What a comparison found.
+    """What the gate found.
 
     Attributes:
-        objections: Why the challenger must not serve; empty promotes it.
+        criteria: Every answer, in the order of the record.
         remarks: What else a reader should know.
-        measured: All numbers behind it.
+        measured: All metrics behind it, by source and slice; empty where the challenger cannot score.
         rows: First day, last day and number of the rows compared.
+        page: The page for people.
     """
 
-    objections: list[str]
+    criteria: list[Criterion]
     remarks: list[str]
     measured: list[Measured]
     rows: dict[str, Any]
+    page: str
+
+    @property
+    def objections(self) -> list[str]:
+        """Return why the challenger must not serve; empty promotes it."""
+        return objections(self.criteria)
 
     def verdict(self, champion: ModelVersion | None) -> str:
         """Return the verdict of ``ml.promotions``."""
         return "refused" if self.objections else ("promoted" if champion else "first")
 
+    def reasons(self, champion: ModelVersion | None) -> list[str]:
+        """Return why, one sentence each."""
+        agreement = "Every criterion is met: better than the champion." if champion else "Every criterion is met; there is no champion yet."
+        return [*(self.objections or [agreement]), *self.remarks]
+
     @property
     def numbers(self) -> dict[str, Any]:
-        """Return the rows and every metric: by source overall, and by slice."""
+        """Return the rows, every criterion in short, and every metric: by source overall, and by slice."""
         overall_numbers = {source: overall(self.measured, source, SAMPLE) for source in dict.fromkeys(m.source for m in self.measured)}
         slices: dict[str, Any] = {}
         for part in self.measured:
             if part.slice_column:
                 level = slices.setdefault(part.slice_column, {}).setdefault(part.slice_level, {"n_rows": part.n_rows})
                 level.setdefault(part.source, {})[part.metric] = part.value
-        return {"rows": self.rows, "overall": overall_numbers, "slices": slices}
+        verdicts = {criterion.name: criterion.verdict.value for criterion in self.criteria}
+        return {"rows": self.rows, "criteria": verdicts, "overall": overall_numbers, "slices": slices}
 
 
-def _judge(
-    spec: ModelSpec, store: ObjectStore, training_set: TrainingSet, challenger: ModelVersion, champion: ModelVersion | None
-) -> Judgement:
-    holdout = split_window(training_set.window, spec.training).holdout
-    fitted_until = max([challenger.fit_end, *([champion.fit_end] if champion else [])])
-    first = max(holdout.first.day, fitted_until + dt.timedelta(days=1 + spec.training.gap_days))
-    rows = rows_between(read_rows(store, training_set), first, holdout.last.day)
-    facts = {"first": first.isoformat(), "last": holdout.last.key, "n_rows": rows.num_rows}
-    if rows.num_rows == 0:
-        return Judgement(["No row is later than everything that champion and challenger were fitted on."], [], [], facts)
-    trained = load_model(store, challenger)
-    predictions = {
-        "challenger": trained.predictions(rows),
-        "baseline": rule_predictions(spec.task, spec.scoring.fallback, rows, trained.threshold),
-    }
-    remarks = []
-    if champion is not None:
-        try:
-            predictions["champion"] = load_model(store, champion).predictions(rows)
-        except (ObjectStoreError, ModelTextError, SignatureError) as error:
-            if isinstance(error, ObjectStoreError) and error.is_retryable:
-                raise
-            remarks.append(f"Champion version {champion.version} can score no more ({error.code}): it is not compared.")
-    measured = evidence(spec, SAMPLE, rows, numbers(rows, spec.label.column), predictions)
-    return Judgement(_objections(spec, measured), remarks, measured, facts)
+def _judge(case: Case) -> Judgement:
+    """Ask the gate, measure what can be measured, and write the page."""
+    criteria = judge(case)
+    can_score = any(criterion.name == "scores" and not criterion.is_refusal for criterion in criteria)
+    sources = {"challenger": "challenger", "baseline": "rule", **({"champion": "champion"} if can_score and case.champion_model else {})}
+    measured = evidence(case.spec, SAMPLE, case.rows, case.label, {k: case.of(v) for k, v in sources.items()}) if can_score else []
+    facts = {"first": case.first_day.isoformat(), "last": case.split.holdout.last.key, "n_rows": case.n_rows}
+    remarks = [f"Not compared: {case.champion_problem}."] if case.champion and can_score and case.champion_problem else []
+    page = render_page(case, criteria, objections(criteria), draw_figures(case, criteria) if can_score else {})
+    key = content_key(f"{PREFIX}/{case.spec.name}", page, ".html")
+    case.store.put(key, page, "text/html; charset=utf-8")
+    return Judgement(criteria, remarks, measured, facts, key)
 
 
-def _objections(spec: ModelSpec, measured: list[Measured]) -> list[str]:
-    """Return why the challenger must not serve: champion, baseline, slices, calibration."""
-    metric = METRICS[spec.promotion.metric]
-    by_source = {source: overall(measured, source, SAMPLE) for source in ("challenger", "champion", "baseline")}
-    values = {source: found.get(spec.promotion.metric) for source, found in by_source.items()}
-    challenger, champion, baseline = values["challenger"], values["champion"], values["baseline"]
-    if challenger is None:
-        return [f"{spec.promotion.metric} is not defined on these rows: they have one class only."]
-    objections = []
-    margin = spec.promotion.non_inferiority_margin
-    if champion is not None and not _is_enough(metric.gain(challenger, champion), margin):
-        objections.append(f"{spec.promotion.metric} {challenger:.4f} is not better than the champion's {champion:.4f} (margin {margin:g}).")
-    minimum = spec.promotion.minimum_gain_over_baseline
-    if baseline is not None and (gain := metric.gain(challenger, baseline)) < minimum:
-        objections.append(
-            f"{spec.promotion.metric} {challenger:.4f} gains {gain:.4f} on the rule baseline's {baseline:.4f}, not {minimum:g}."
-        )
-    limit, error = spec.promotion.maximum_calibration_error, by_source["challenger"].get("calibration_error")
-    if limit is not None and error is not None and error > limit:
-        objections.append(f"Calibration error {error:.4f} is above {limit:g}.")
-    return objections + _slice_objections(spec, measured)
+def _case(
+    settings: Settings, store: ObjectStore, conn: Connection, spec: ModelSpec, versions: tuple[ModelVersion, ModelVersion | None]
+) -> Case:
+    challenger, champion = versions
+    training_set = find_training_set(conn, challenger.training_set)
+    row = conn.execute("select manifest from ml.training_sets where training_set = %s", [training_set.key]).fetchone()
+    return Case(settings, store, spec, training_set, row[0] if row else {}, challenger, champion)
 
 
-def _is_enough(gain: float, margin: float) -> bool:
-    """Return whether the gain beats the champion; an equal one only counts within a declared margin."""
-    return gain > 0 or (margin > 0 and gain >= -margin)
-
-
-def _slice_objections(spec: ModelSpec, measured: list[Measured]) -> list[str]:
-    metric = METRICS[spec.promotion.metric]
-    minimum_rows = {part.column: part.minimum_rows for part in spec.promotion.slices}
-    judged = [m for m in measured if m.metric == spec.promotion.metric and m.slice_column and m.n_rows >= minimum_rows[m.slice_column]]
-    values = {(m.source, m.slice_column, m.slice_level): m.value for m in judged}
-    objections = []
-    for (source, column, level), champion in values.items():
-        challenger = values.get(("challenger", column, level))
-        if source == "champion" and champion is not None and challenger is not None:
-            loss = -metric.gain(challenger, champion)
-            if loss > spec.promotion.slice_margin:
-                where = f"{spec.promotion.metric} of {column} = {level}"
-                objections.append(f"{where} is {challenger:.4f}, the champion's {champion:.4f}: worse by {loss:.4f}.")
-    return objections
-
-
-def _record(conn: Connection, challenger: ModelVersion, champion: ModelVersion | None, judged: Judgement, run: RunContext) -> Decision:
+def _record(conn: Connection, case: Case, judged: Judgement, run: RunContext) -> Decision:
     """Append decision and evidence and close the open orders in one transaction; the first recorded decision stands."""
+    challenger, champion = case.challenger, case.champion
     partition = Partition(challenger.partition_date)
     reach(FaultPoint.PROMOTION_JUDGED)
     with conn.transaction():
         lock_model(conn, challenger.model)
         if find_decision(conn, challenger.model, challenger.version) is None:
             _refuse_race(champion, champion_for(conn, challenger.model, partition.shift(1)))
-            _append(conn, challenger, champion, judged, run)
+            document = _document(case, judged, run, last_digest(conn, challenger.model))
+            kept = write_record(case.settings, case.store, challenger.model, document)
+            _append(conn, case, judged, kept, run)
             record_evidence(conn, challenger, judged.measured, run)
         decision = find_decision(conn, challenger.model, challenger.version)
         assert decision is not None  # noqa: S101 - appended above
@@ -260,6 +233,34 @@ def _record(conn: Connection, challenger: ModelVersion, champion: ModelVersion |
             consume(conn, order.decision_id, partition, run, outcome)
     reach(FaultPoint.PROMOTION_AFTER, lambda: lose(conn))
     return decision
+
+
+def _document(case: Case, judged: Judgement, run: RunContext, previous: str | None) -> dict[str, Any]:
+    """Return the evidence record: who was judged by which limits on which rows, every answer, and the record before."""
+    challenger, champion = case.challenger, case.champion
+    partition = Partition(challenger.partition_date)
+    return {
+        "previous": previous,
+        "model": challenger.model,
+        "version": challenger.version,
+        "digest": challenger.digest,
+        "champion": champion and {"version": champion.version, "digest": champion.digest},
+        "partition": partition.key,
+        "effective_partition": partition.shift(1).key,
+        "verdict": judged.verdict(champion),
+        "reasons": judged.reasons(champion),
+        "criteria": [criterion.as_json() for criterion in judged.criteria],
+        "rows": judged.rows,
+        "numbers": judged.numbers,
+        "training_set": {"key": case.training_set.key, "sha256": case.training_set.sha256, "n_rows": case.training_set.n_rows},
+        "limits": case.spec.promotion.model_dump(mode="json"),
+        "spec_digest": case.spec.digest,
+        "code_version": code_version(),
+        "draws": {"of": "days", "n": N_DRAWS, "seed": case.seed},
+        "page": judged.page,
+        "run_id": run.run_id,
+        "actor": run.actor,
+    }
 
 
 def _refuse_race(judged: ModelVersion | None, now: ModelVersion | None) -> None:
@@ -273,17 +274,18 @@ def _refuse_race(judged: ModelVersion | None, now: ModelVersion | None) -> None:
         )
 
 
-def _append(conn: Connection, challenger: ModelVersion, champion: ModelVersion | None, judged: Judgement, run: RunContext) -> None:
-    agreement = "Better than champion and rule baseline." if champion else "Not worse than the rule baseline; there is no champion yet."
+def _append(conn: Connection, case: Case, judged: Judgement, kept: Kept, run: RunContext) -> None:
+    challenger, champion = case.challenger, case.champion
     conn.execute(
         """
         insert into ml.promotions (model, version, verdict, champion_version, partition_date, effective_partition, reasons, numbers,
-            run_id, actor)
-        values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+            run_id, actor, evidence_key, evidence_sha256, evidence_signature, evidence_page)
+        values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
         """,
         [
             *(challenger.model, challenger.version, judged.verdict(champion), champion and champion.version),
             *(challenger.partition_date, Partition(challenger.partition_date).shift(1).day),
-            *([*(judged.objections or [agreement]), *judged.remarks], json.dumps(judged.numbers), run.run_id, run.actor),
+            *(judged.reasons(champion), json.dumps(judged.numbers), run.run_id, run.actor),
+            *(kept.key, kept.sha256, kept.signature, judged.page),
         ],
     )

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nightshift.errors import NightshiftError
+from nightshift.training.served_rows import select_rows
 from nightshift.warehouse.bulk import read_arrow
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def read_shard(
         sql.SQL("({}::date, {})").format(sql.Literal(d.partition_date), sql.Literal(d.feature_load_id)) for d in days
     )
     condition = sql.SQL("(partition_date, load_id) in ({}) and {}").format(loads, shard_condition(spec, plan.n_shards, shard))
-    return read_arrow(settings, _select(spec, features, condition))
+    return read_arrow(settings, select_rows(spec, features, condition))
 
 
 def read_sample(settings: Settings, spec: ModelSpec, load: Feature, features: Sequence[str]) -> pa.Table:
@@ -85,7 +86,7 @@ def read_sample(settings: Settings, spec: ModelSpec, load: Feature, features: Se
     from psycopg import sql
 
     condition = sql.SQL("partition_date = {}::date and load_id = {}").format(sql.Literal(load.partition_date), sql.Literal(load.load_id))
-    return read_arrow(settings, _select(spec, features, condition) + sql.SQL(" limit {}").format(sql.Literal(SAMPLE_ROWS)))
+    return read_arrow(settings, select_rows(spec, features, condition) + sql.SQL(" limit {}").format(sql.Literal(SAMPLE_ROWS)))
 
 
 def shard_condition(spec: ModelSpec, n_shards: int, shard: int) -> sql.Composed:
@@ -94,16 +95,4 @@ def shard_condition(spec: ModelSpec, n_shards: int, shard: int) -> sql.Composed:
 
     return sql.SQL("abs(mod(hashtextextended({}, 0), {})) = {}").format(
         sql.Identifier(spec.entity.key), sql.Literal(n_shards), sql.Literal(shard)
-    )
-
-
-def _select(spec: ModelSpec, features: Sequence[str], condition: sql.Composed) -> sql.Composed:
-    from psycopg import sql
-
-    names = dict.fromkeys(["partition_date", spec.entity.key, spec.event_timestamp, "as_of", *features])
-    return sql.SQL("select {} from {} where {} order by partition_date, {}").format(
-        sql.SQL(", ").join(map(sql.Identifier, names)),
-        sql.Identifier("features", spec.feature_table),
-        condition,
-        sql.Identifier(spec.entity.key),
     )

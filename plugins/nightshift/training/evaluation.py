@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import pyarrow as pa
 
-    from nightshift.contracts.model_spec import FallbackRule, ModelSpec, Slice
+    from nightshift.contracts.model_spec import FallbackRule, ModelSpec
+    from nightshift.contracts.promotion_spec import Fairness, Slice
 
     Vector = npt.NDArray[np.float64]
 
@@ -236,7 +237,7 @@ def evidence(spec: ModelSpec, sample: str, rows: pa.Table, label: Vector, by_sou
     ]
 
 
-def slice_masks(part: Slice, rows: pa.Table) -> Iterator[tuple[str, npt.NDArray[np.bool_]]]:
+def slice_masks(part: Slice | Fairness, rows: pa.Table) -> Iterator[tuple[str, npt.NDArray[np.bool_]]]:
     """Yield each level of a slice, sorted, with a mask of its rows; null has the level ``(missing)``."""
     import numpy as np
 

@@ -4,7 +4,7 @@ import psycopg
 import pytest
 
 from nightshift.lake.object_store import ObjectStore
-from nightshift.registry import promotion
+from nightshift.registry import case, promotion
 from nightshift.registry.model_versions import RegistryError, find_version, load_model, register
 from nightshift.registry.promotion import PromotionRaceError, champion_for, decide
 from nightshift.training.model_text import ModelTextError
@@ -25,6 +25,23 @@ def make_weak_version(world, night=None):
     return make_version(world, night, params={"num_leaves": 2, "learning_rate": 0.01}, num_boost_round=1)
 
 
+def seat_weak_champion(world):
+    """Return a weak version that a spec without limits has let through."""
+    lenient = {"metric": "roc_auc", "non_inferiority_margin": 1, "calibration_margin": 1, "maximum_calibration_slope": 1e9}
+    version = make_weak_version(world)
+    assert judge(world, version, world.spec_with(promotion=lenient)).verdict == "first"
+    return version
+
+
+def seat(world, version):
+    """Make a version champion as a person would, without a judgement."""
+    world.conn.execute(
+        "insert into ml.promotions (model, version, verdict, partition_date, effective_partition, reasons, numbers, run_id, actor)"
+        " values (%s, %s, 'first', %s, %s, '{}', '{}', 'test', 'test')",
+        [version.model, version.version, version.partition_date, world.night.shift(1).day],
+    )
+
+
 def judge(world, version, spec=None):
     return decide(world.settings, spec or world.spec, version.version, world.run)
 
@@ -43,7 +60,7 @@ def test_first_version_is_champion_from_the_next_partition_on(world):
 
 
 def test_better_challenger_replaces_champion_on_the_same_rows(world):
-    judge(world, make_weak_version(world))
+    seat_weak_champion(world)
     decision = judge(world, make_version(world))
     assert (decision.verdict, decision.version, decision.champion_version) == ("promoted", 2, 1)
     numbers = decision.numbers
@@ -58,7 +75,8 @@ def test_worse_challenger_is_refused_and_champion_stays(world):
     judge(world, make_version(world))
     decision = judge(world, make_weak_version(world))
     assert decision.verdict == "refused"
-    assert "is not better than the champion's" in decision.reasons[0]
+    assert decision.numbers["criteria"]["non_inferiority"] == "failed"
+    assert decision.reasons[0].startswith("non_inferiority: The gain in roc_auc is -0.")
     assert champion_for(world.conn, "parcel_late", world.night.shift(1)).version == 1
 
 
@@ -67,7 +85,8 @@ def test_first_version_is_refused_when_worse_than_the_rule(world):
     world.conn.execute(f"{know_it_all} where f.parcel_id = l.parcel_id")
     decision = judge(world, make_version(world))
     assert decision.verdict == "refused"
-    assert "on the rule baseline's 1.0000" in decision.reasons[0]
+    assert decision.numbers["overall"]["baseline"]["roc_auc"] == 1.0
+    assert decision.reasons[0].startswith("baseline[rule]: The gain in roc_auc over the rule baseline is -0.")
     assert champion_for(world.conn, "parcel_late", world.night.shift(1)) is None
 
 
@@ -97,39 +116,42 @@ def test_old_night_trained_late_does_not_replace_the_later_champion(world):
 def test_rows_that_the_champion_was_fitted_on_are_left_out(world):
     champion = make_version(world, validation_days=1, holdout_days=2, gap_days=0)
     assert str(champion.fit_end) == "2020-01-28"
-    judge(world, champion, world.spec_with(training={**world.spec.training.model_dump(), "holdout_days": 2}))
+    seat(world, champion)
     decision = judge(world, make_version(world))
-    assert decision.numbers["rows"]["first"] == "2020-01-30"
+    assert decision.numbers["rows"] == {"first": "2020-01-30", "last": "2020-01-30", "n_rows": 57}
+    assert decision.reasons[0].startswith("evidence_rows: 57 rows of 1 day(s)")
 
 
 def test_refused_when_no_row_is_later_than_the_champions_fit(world):
     champion = make_version(world, validation_days=1, holdout_days=1, gap_days=0)
-    judge(world, champion, world.spec_with(training={**world.spec.training.model_dump(), "holdout_days": 1, "gap_days": 0}))
+    seat(world, champion)
     decision = judge(world, make_version(world))
     assert (str(champion.fit_end), decision.verdict, decision.numbers["rows"]["n_rows"]) == ("2020-01-29", "refused", 0)
-    assert decision.reasons == ("No row is later than everything that champion and challenger were fitted on.",)
+    reason = "NS-REGISTRY-003: No row is later than everything that champion and challenger were fitted on."
+    assert reason in decision.reasons[0]
+    assert decision.reasons[0].startswith("evidence_rows, ")
 
 
 def test_broken_champion_is_not_compared_but_named(world, monkeypatch):
     champion = make_version(world)
     judge(world, champion)
-    challenger = make_weak_version(world)
-    load = promotion.load_model
+    challenger = make_version(world, seed=5)
+    load = case.load_model
 
     def load_all_but_champion(store, version):
         if version.version == champion.version:
             raise ModelTextError("broken")
         return load(store, version)
 
-    monkeypatch.setattr(promotion, "load_model", load_all_but_champion)
+    monkeypatch.setattr(case, "load_model", load_all_but_champion)
     decision = judge(world, challenger)
     assert decision.verdict == "promoted"
-    assert "Champion version 1 can score no more (NS-MODEL-003)" in decision.reasons[1]
+    assert "champion version 1 can score no more (NS-MODEL-003)" in decision.reasons[1]
 
 
 def test_race_is_refused_when_champion_changes_during_the_comparison(world, monkeypatch):
-    judge(world, make_weak_version(world))
-    challenger, other = make_version(world), make_version(world, seed=5, params={"num_leaves": 3})
+    seat_weak_champion(world)
+    challenger, other = make_version(world), make_version(world, seed=5)
     compare = promotion._judge
 
     def compare_while_other_is_promoted(*args):

@@ -1,0 +1,106 @@
+"""When a challenger becomes champion: the declared limits of the evidence gate. Source of the defaults: docs/adr/0017-evidence-gate.md."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, model_validator
+
+from nightshift.contracts.datasets import Identifier
+from nightshift.contracts.yaml_document import Frozen
+
+Ratio = Annotated[float, Field(ge=0, le=1)]
+PositiveInt = Annotated[int, Field(gt=0)]
+Margin = Annotated[float, Field(ge=0)]
+
+
+class Slice(Frozen):
+    """A declared part of the rows that is measured on its own.
+
+    Attributes:
+        column: Categorical column of the feature view; one slice per level.
+        minimum_rows: Smaller slices are shown, never judged.
+    """
+
+    column: Identifier
+    minimum_rows: PositiveInt = 300
+
+
+class Fairness(Frozen):
+    """A declared group that the model must treat alike; binary only.
+
+    Attributes:
+        column: Column of the feature view; one group per level.
+        minimum_rows: Smaller groups are shown, never judged.
+        minimum_selection_ratio: Lowest share of rows called positive in a group over the highest. Source: the four-fifths rule, 29 CFR
+            1607.4(D).
+        maximum_calibration_gap: Largest difference between two groups in mean probability minus positive rate.
+    """
+
+    column: Identifier
+    minimum_rows: PositiveInt = 300
+    minimum_selection_ratio: Ratio = 0.8
+    maximum_calibration_gap: Ratio = 0.1
+
+
+class Promotion(Frozen):
+    """When a challenger becomes champion.
+
+    A criterion that crashes, or has no number, counts as failed.
+
+    Attributes:
+        metric: Primary metric, a name of ``nightshift.contracts.metrics`` that fits the task and has a better side.
+        confidence: Of every one-sided bound; intervals have it on either side.
+        non_inferiority_margin: How much worse than the champion the gain's lower bound may be, in the metric's unit; None takes a tenth
+            of what the champion gains on the prior.
+        superiority_probability: How probable it must be that the challenger is better than the champion.
+        stale_after_days: A champion trained so many days before the challenger is replaced by one that is not inferior and not worse by
+            point estimate; None demands superiority for ever.
+        minimum_gain_over_baseline: How much better than each baseline it must be at least, in the metric's unit.
+        minimum_evidence_days: Days that the comparison stands on at least.
+        minimum_evidence_rows: The same in rows.
+        maximum_gap_days: Days in a row without a row that the training window may have.
+        slices: Declared slices; refused when significantly worse than the champion (without one: than the rule), and by more than
+            ``slice_margin``.
+        slice_margin: Allowed loss of the primary metric within a slice, in the metric's unit; None takes a quarter of what the champion
+            (without one: the challenger) gains on the prior.
+        maximum_calibration_error: A challenger above it is refused; None leaves the comparison with the champion.
+        calibration_margin: Refused is a calibration error proved to exceed the champion's (without one: the rule's) by more, in the
+            label's unit; None takes a twentieth of the label's standard deviation.
+        minimum_calibration_slope: Refused is a slope of the outcome on the prediction proved to be lower; below 1 is over-confident.
+        maximum_calibration_slope: The same for a higher one.
+        fairness: Declared groups; none switches these criteria off.
+        maximum_decile_churn: Share of rows that may change their decile; unrelated scores change 0.9.
+        minimum_rank_correlation: Spearman's correlation with the champion's scores.
+        maximum_scoring_seconds: Processor seconds for 100,000 rows.
+        maximum_model_bytes: Size of the model's files.
+        maximum_feature_separation: How well one feature alone may separate the labels (AUC, or Spearman's correlation): more is a leak.
+    """
+
+    metric: str
+    confidence: float = Field(default=0.95, gt=0.5, lt=1)
+    non_inferiority_margin: Margin | None = None
+    superiority_probability: float = Field(default=0.95, gt=0.5, lt=1)
+    stale_after_days: PositiveInt | None = 28
+    minimum_gain_over_baseline: Margin = 0.0
+    minimum_evidence_days: int = Field(default=5, ge=2)
+    minimum_evidence_rows: PositiveInt = 200
+    maximum_gap_days: int = Field(default=3, ge=0)
+    slices: tuple[Slice, ...] = ()
+    slice_margin: Margin | None = None
+    maximum_calibration_error: Margin | None = None
+    calibration_margin: Margin | None = None
+    minimum_calibration_slope: float = 0.5
+    maximum_calibration_slope: float = 2.0
+    fairness: tuple[Fairness, ...] = ()
+    maximum_decile_churn: Ratio = 0.9
+    minimum_rank_correlation: float = Field(default=0.3, ge=-1, le=1)
+    maximum_scoring_seconds: float = Field(default=60.0, gt=0)
+    maximum_model_bytes: PositiveInt = 50_000_000
+    maximum_feature_separation: Ratio = 0.95
+
+    @model_validator(mode="after")
+    def _slopes_rise(self) -> Promotion:
+        if self.minimum_calibration_slope > self.maximum_calibration_slope:
+            raise ValueError("minimum_calibration_slope <= maximum_calibration_slope")
+        return self

@@ -1,0 +1,30 @@
+"""The query by which feature rows are read to be scored; who checks that training saw the same values uses the very same one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from psycopg import sql
+
+    from nightshift.contracts.model_spec import ModelSpec
+
+
+def select_rows(spec: ModelSpec, features: Sequence[str], condition: sql.Composed) -> sql.Composed:
+    """Return the query: partition, entity key, event timestamp, as-of and the features, ordered by partition and key.
+
+    Args:
+        spec: The model.
+        features: Columns of the feature view.
+        condition: Which rows, of which loads.
+    """
+    from psycopg import sql
+
+    names = dict.fromkeys(["partition_date", spec.entity.key, spec.event_timestamp, "as_of", *features])
+    return sql.SQL("select {} from {} where {} order by partition_date, {}").format(
+        sql.SQL(", ").join(map(sql.Identifier, names)),
+        sql.Identifier("features", spec.feature_table),
+        condition,
+        sql.Identifier(spec.entity.key),
+    )
