@@ -125,10 +125,12 @@ class ServerProcess:
         self._record.unlink(missing_ok=True)
 
     def end_idle_leftovers(self) -> None:
-        """End the processes without children that an earlier, killed process of this part has left behind."""
+        """End the idle workers that an earlier, killed process of this part has left behind; a busy one and its task go on to their end."""
         leader = self.find()
-        for member in self.members():
-            if (leader is None or os.getsid(member.pid) != leader.pid) and not member.children():
+        members = self.members()
+        pids = {member.pid for member in members}
+        for member in members:
+            if (leader is None or os.getsid(member.pid) != leader.pid) and not member.children() and member.ppid() not in pids:
                 _kill(member)
 
     def members(self) -> list[psutil.Process]:

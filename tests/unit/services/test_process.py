@@ -19,6 +19,8 @@ PARENT = Launch(
     {"PATH": "/usr/bin:/bin"},
 )
 
+GRANDPARENT = Launch([sys.executable, "-c", f"import subprocess; subprocess.run({list(PARENT.argv)!r})"], {"PATH": "/usr/bin:/bin"})
+
 
 @pytest.fixture
 def part(tmp_path):
@@ -61,6 +63,19 @@ def test_leftover_child_is_ended_when_its_parent_was_killed(part):
     assert part.members() == [child]
     part.end_idle_leftovers()
     assert _wait_for(lambda: not child.is_running())
+
+
+def test_busy_worker_and_its_task_go_on_when_the_part_was_killed(part):
+    leader = part.start(GRANDPARENT)
+    assert _wait_for(lambda: len(leader.children(recursive=True)) == 2)
+    worker, task = leader.children(recursive=True)
+    leader.kill()
+    assert _wait_for(lambda: part.find() is None)
+    part.end_idle_leftovers()
+    assert worker.is_running()
+    assert task.is_running()
+    task.kill()
+    _wait_for(lambda: not task.is_running())
 
 
 def test_children_end_too_when_part_is_stopped(part):
