@@ -41,7 +41,7 @@ def mirror_rows(world):
     return world.conn.execute("select mlflow_version, warning, mirrored_at is not null from ml.mlflow_mirror").fetchall()
 
 
-def test_version_stands_and_mirror_catches_up_when_mlflow_was_down(world, version, tracking_uri, monkeypatch):
+def test_version_stands_and_mirror_catches_up_when_mlflow_was_down(world, version, tracking_uri, monkeypatch, capfd):
     [(mlflow_version, warning, is_mirrored)] = mirror_rows(world)
     assert (mlflow_version, is_mirrored) == (None, False)
     assert "127.0.0.1" in warning
@@ -52,6 +52,7 @@ def test_version_stands_and_mirror_catches_up_when_mlflow_was_down(world, versio
     assert sync_mlflow(up, "parcel_late") == []
 
     assert mirror_rows(world) == [("1", None, True)]
+    assert "registered model" not in "".join(capfd.readouterr())
     assert dict(os.environ) == environment
     assert_mlflow_shows(version, world, tracking_uri, monkeypatch)
 
