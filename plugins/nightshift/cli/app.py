@@ -15,13 +15,16 @@ from nightshift.cli import (
     demo,
     doctor,
     history,
+    models,
     psql,
     quarantine,
     redo,
     report,
+    repro,
     rescue,
     services,
     setup,
+    why,
 )
 from nightshift.errors import NightshiftError
 from nightshift.exhaustion import named_exhaustion
@@ -56,7 +59,11 @@ app.command()(psql.psql)
 app.add_typer(quarantine.app, name="quarantine")
 app.add_typer(contract.app, name="contract")
 app.command()(redo.redo)
+app.command()(models.models)
+app.command()(models.rollback)
 app.command()(report.report)
+app.command()(repro.repro)
+app.command()(why.why)
 app.command()(rescue.rescue)
 app.command()(check_freshness.check_freshness)
 app.command(context_settings=airflow.CONTEXT)(airflow.airflow)

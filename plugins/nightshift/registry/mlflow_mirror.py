@@ -85,10 +85,11 @@ def mirror_aliases(settings: Settings, conn: Connection, model: str) -> str | No
     rows = conn.execute(
         """
         with named (alias, version) as (
-            (select 'champion', version from ml.promotions where model = %(model)s and verdict <> 'refused'
+            (select 'champion', version from ml.succession where model = %(model)s
             order by effective_partition desc, promotion_id desc limit 1)
             union all
-            (select 'challenger', version from ml.promotions where model = %(model)s order by promotion_id desc limit 1)
+            (select 'challenger', version from ml.promotions where model = %(model)s and verdict <> 'rolled_back'
+            order by promotion_id desc limit 1)
         )
         select alias, mlflow_version from named join ml.model_versions v using (version) join ml.mlflow_mirror m using (model, digest)
         where model = %(model)s

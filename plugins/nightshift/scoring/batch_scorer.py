@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
+from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.errors import NightshiftError, WarehouseError
 from nightshift.fault_points import FaultPoint, reach
 from nightshift.scoring.carry_over import feature_spine, past_digest, past_scores
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from nightshift.contracts.model_spec import ModelSpec
-    from nightshift.contracts.partitions import PartitionRange
     from nightshift.contracts.run import RunContext
     from nightshift.settings import Settings
     from nightshift.warehouse.connection import Connection
@@ -73,7 +73,7 @@ def begin(
         champions = Champions(settings, spec, conn, broken or {})
         choices = [champions.choose(partition, load) for partition, load in zip(partitions, features, strict=True)]
         refuse_worse_steps(conn, spec, list(zip(partitions.days, (choice.source for choice in choices), strict=True)))
-        return _begin_plan(conn, spec, partitions, list(zip(features, choices, strict=True)), run, broken or {})
+        return begin_plan(conn, spec, list(zip(features, choices, strict=True)), run, broken or {})
 
 
 def refuse_worse_steps(conn: Connection, spec: ModelSpec, steps: Sequence[tuple[dt.date, ScoreSource]]) -> None:
@@ -101,26 +101,28 @@ def refuse_worse_steps(conn: Connection, spec: ModelSpec, steps: Sequence[tuple[
         )
 
 
-def _begin_plan(
-    conn: Connection,
-    spec: ModelSpec,
-    partitions: PartitionRange,
-    chosen: list[tuple[Feature, Choice]],
-    run: RunContext,
-    broken: Mapping[int, str],
+def begin_plan(
+    conn: Connection, spec: ModelSpec, chosen: Sequence[tuple[Feature, Choice]], run: RunContext, broken: Mapping[int, str]
 ) -> ScorePlan:
+    """Begin the write of consecutive partitions whose features and scorers are chosen."""
     past = past_scores(conn, spec, [load.partition_date for load, choice in chosen if choice.version is None])
     days = tuple(_plan_day(load, choice, past.get(load.partition_date, ())) for load, choice in chosen)
-    inputs = {
+    inputs = inputs_of(spec, chosen)
+    if past:
+        inputs["past scores"] = past_digest(conn, spec, days)
+    partitions = PartitionRange(Partition(days[0].partition_date), Partition(days[-1].partition_date))
+    write = begin_write(conn, [predictions_target(spec)], partitions, LoadManifest(run, inputs))
+    reach(FaultPoint.SCORE_BEGIN_AFTER)
+    return ScorePlan(load_id=write.load_id, n_shards=spec.scoring.shards, days=days, broken=dict(broken))
+
+
+def inputs_of(spec: ModelSpec, chosen: Sequence[tuple[Feature, Choice]]) -> dict[str, str]:
+    """Return digests of what the predictions of these partitions are made from, past scores apart."""
+    return {
         "features": _digest((load.partition_date, load.content_hash) for load, _ in chosen),
         "models": _digest((load.partition_date, f"{choice.source} {choice.digest} {choice.reason or ''}") for load, choice in chosen),
         "spec": spec.digest,
     }
-    if past:
-        inputs["past scores"] = past_digest(conn, spec, days)
-    write = begin_write(conn, [predictions_target(spec)], partitions, LoadManifest(run, inputs))
-    reach(FaultPoint.SCORE_BEGIN_AFTER)
-    return ScorePlan(load_id=write.load_id, n_shards=spec.scoring.shards, days=days, broken=dict(broken))
 
 
 def _plan_day(load: Feature, choice: Choice, past: tuple[PastScores, ...]) -> DayPlan:
@@ -185,7 +187,7 @@ def _blame_champion(version: int, run: RunContext) -> Iterator[None]:
 
     try:
         yield
-    except (psycopg.Error, WarehouseError):
+    except (psycopg.Error, WarehouseError, MemoryError):
         raise
     except Exception as error:
         if isinstance(error, NightshiftError) and error.is_retryable and run.attempt == 1:

@@ -59,12 +59,14 @@ class Champions:
         spec: The model.
         conn: A connection to the warehouse.
         broken: Versions that are not asked again, and why.
+        only: The one version to ask, whoever is champion; None asks as promoted.
     """
 
     settings: Settings
     spec: ModelSpec
     conn: Connection
     broken: Mapping[int, str] = field(default_factory=dict)
+    only: int | None = None
     _tried: dict[int, _Trial] = field(default_factory=dict)
 
     def choose(self, partition: Partition, features: Feature) -> Choice:
@@ -89,6 +91,8 @@ class Champions:
         return Choice(None, "", "fallback_rule", "; ".join(objections) or NO_CHAMPION)
 
     def _candidates(self, partition: Partition) -> list[int]:
+        if self.only is not None:
+            return [self.only]
         pinned = published_champion(self.conn, self.spec, partition.day)
         promoted = promoted_versions(self.conn, self.spec.name, partition, N_CANDIDATES)
         return list(dict.fromkeys([*([pinned] if pinned else []), *promoted]))[:N_CANDIDATES]

@@ -74,6 +74,27 @@ def publish(settings: Settings, spec: ModelSpec, plan: ScorePlan, run: RunContex
     return published
 
 
+def publish_or_refuse(settings: Settings, spec: ModelSpec, plan: ScorePlan, run: RunContext) -> list[PublishedLoad]:
+    """Do as ``publish``, but raise instead of taking the next step of the ladder: for a plan that somebody asked for by name.
+
+    Raises:
+        IncompletePredictionsError: As ``publish``.
+        AuditError: The audit refused, or the model broke while scoring.
+        GateError: The expectation suite refused, or could not be evaluated.
+        StaleTokenError: A newer attempt owns a partition.
+    """
+    target = predictions_target(spec)
+    with connect(settings, run.application_name) as conn:
+        write, state = partition_write.resume(conn, plan.load_id, [target], plan.partitions)
+        if state in ("staged", "audited"):
+            refuse_incomplete(conn, spec, plan, feature_spine(spec))
+            partition_write.audit(conn, write)
+            pass_gate(settings, spec, plan, run)
+        published = partition_write.publish(conn, write)
+        partition_write.collect(conn, [target])
+    return published
+
+
 def score(
     settings: Settings, spec: ModelSpec, partitions: PartitionRange, run: RunContext, broken: Mapping[int, str] | None = None
 ) -> list[PublishedLoad]:

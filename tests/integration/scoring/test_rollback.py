@@ -1,0 +1,171 @@
+"""An earlier champion is put back, and what its successors published becomes what it would have published."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import psycopg
+import pytest
+from tests.integration.scoring.conftest import Registry, publish_features
+
+from nightshift.contracts.model_spec import ModelSpec
+from nightshift.contracts.partitions import Partition, PartitionRange
+from nightshift.contracts.run import RunContext
+from nightshift.registry.promotion import champion_for, promoted_versions
+from nightshift.registry.rollback import RollbackRefusedError, history
+from nightshift.scoring.publication import score
+from nightshift.scoring.repair import Repaired, plan_rollback, roll_back
+from nightshift.warehouse.connection import connect
+
+if TYPE_CHECKING:
+    from nightshift.settings import Settings
+    from nightshift.warehouse.connection import Connection
+
+pytestmark = [pytest.mark.integration]
+DAYS = PartitionRange.of("2013-07-02", "2013-07-04")
+OLD, NEW = "2013-07-02", "2013-07-03"
+RUN = RunContext("rollback/test", 1, "on-call")
+
+
+def rolled_back(settings: Settings, spec: ModelSpec, version: int, since: str | None = None) -> Repaired:
+    """Put a version back, as the command does."""
+    plan = plan_rollback(settings, spec, version, Partition.parse(since) if since else None, RUN)
+    return roll_back(settings, spec, plan, "the scores look wrong", RUN)
+
+
+def published(conn: Connection) -> dict[str, tuple[str, int]]:
+    """Return content hash and model version of what readers see, by day."""
+    rows = conn.execute(
+        "select p.partition_date::text, l.content_hash, min(t.model_version) from ops.published p"
+        " join ops.loads l using (dataset, partition_date, load_id) join predictions.parcel_late t using (partition_date, load_id)"
+        " where p.dataset = 'predictions/parcel_late' group by 1, 2 order by 1"
+    )
+    return {day: (content_hash, version) for day, content_hash, version in rows}
+
+
+@pytest.fixture
+def scored_by_two(conn: Connection, registry: Registry, spec: ModelSpec) -> dict[str, tuple[str, int]]:
+    """Let version 1 score three nights, then version 2 the last two of them; return what version 1 had published."""
+    publish_features(conn, DAYS)
+    registry.promote(OLD, seed=1)
+    for night in DAYS:
+        score(registry.settings, spec, PartitionRange.single(night), RUN)
+    before = published(conn)
+    registry.promote(NEW, seed=2)
+    rolled_back(registry.settings, spec, 2, NEW)
+    assert {day: version for day, (_, version) in published(conn).items()} == {day.key: 1 if day.key < NEW else 2 for day in DAYS}
+    return before
+
+
+@pytest.mark.promise("R19")
+@pytest.mark.mlts("infra-7")
+def test_tables_are_what_the_old_version_would_have_published(
+    conn: Connection, registry: Registry, spec: ModelSpec, scored_by_two: dict[str, tuple[str, int]]
+) -> None:
+    repaired = rolled_back(registry.settings, spec, 1)
+    assert published(conn) == scored_by_two
+    assert [load.partition_date.isoformat() for load in repaired.published] == ["2013-07-03", "2013-07-04"]
+
+    last = history(conn, spec.name)[-1]
+    assert (last.version, last.verdict, last.champion_version, last.effective_partition.isoformat()) == (1, "rolled_back", 2, NEW)
+    assert (last.actor, last.reasons, last.stands) == ("on-call", ("the scores look wrong",), True)
+    assert [entry.stands for entry in history(conn, spec.name)] == [True, False, False, True]
+
+
+def test_content_is_the_same_when_no_load_was_kept(
+    conn: Connection, registry: Registry, spec: ModelSpec, scored_by_two: dict[str, tuple[str, int]]
+) -> None:
+    conn.execute("update ops.loads set collected_at = clock_timestamp() where dataset = 'predictions/parcel_late'")
+    plan = plan_rollback(registry.settings, spec, 1, None, RUN)
+    assert [stretch.kept for stretch in plan.stretches] == [()]
+    roll_back(registry.settings, spec, plan, "again", RUN)
+    assert published(conn) == scored_by_two
+
+
+def test_nights_after_it_are_scored_by_the_old_version_and_a_rerun_changes_nothing(
+    conn: Connection, registry: Registry, spec: ModelSpec, scored_by_two: dict[str, tuple[str, int]]
+) -> None:
+    rolled_back(registry.settings, spec, 1)
+    record = history(conn, spec.name)
+    rolled_back(registry.settings, spec, 1, NEW)
+    score(registry.settings, spec, DAYS, RUN)
+    assert published(conn) == scored_by_two
+    assert history(conn, spec.name) == record
+    assert (champion := champion_for(conn, spec.name, Partition.parse("2013-07-09"))) is not None
+    assert champion.version == 1
+    assert promoted_versions(conn, spec.name, Partition.parse("2013-07-09"), 2) == [1]
+
+
+def test_nothing_moves_when_the_old_version_is_corrupt(
+    conn: Connection, registry: Registry, spec: ModelSpec, scored_by_two: dict[str, tuple[str, int]]
+) -> None:
+    from nightshift.registry.model_versions import find_version
+
+    registry.corrupt(find_version(conn, spec.name, 1))
+    before, record = published(conn), history(conn, spec.name)
+    with pytest.raises(RollbackRefusedError, match="version 1 cannot score"):
+        rolled_back(registry.settings, spec, 1)
+    assert published(conn) == before
+    assert history(conn, spec.name) == record
+
+
+def test_it_is_refused_when_it_cannot_mean_anything(
+    conn: Connection, registry: Registry, spec: ModelSpec, scored_by_two: dict[str, tuple[str, int]]
+) -> None:
+    before = published(conn)
+    for version, since, message in ((2, None, "is the champion"), (3, None, "no former champion"), (2, OLD, "would know the future")):
+        with pytest.raises(RollbackRefusedError, match=message):
+            rolled_back(registry.settings, spec, version, since)
+    assert published(conn) == before
+
+
+@pytest.mark.promise("R3")
+def test_readers_see_no_mixture_while_it_runs(
+    conn: Connection, registry: Registry, spec: ModelSpec, scored_by_two: dict[str, tuple[str, int]]
+) -> None:
+    seen: list[tuple[int, ...]] = []
+    stop = threading.Event()
+
+    def read() -> None:
+        with connect(registry.settings, "reader") as reader:
+            reader.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
+            while not stop.is_set():
+                rows = reader.execute(
+                    "select model_version, count(*) from analytics.parcel_late_current where partition_date >= %s group by 1", [NEW]
+                )
+                seen.append(tuple(rows.fetchall()))
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    rolled_back(registry.settings, spec, 1)
+    time.sleep(0.1)
+    stop.set()
+    thread.join()
+    assert set(seen) == {((2, 100),), ((1, 100),)}
+
+
+@pytest.mark.long
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.promise("R19")
+def test_thirty_partitions_are_repaired_from_kept_loads_within_a_minute(
+    conn: Connection, registry: Registry, spec: ModelSpec, record_figure: Callable[[str, float], None]
+) -> None:
+    month = PartitionRange.of("2013-07-01", "2013-07-30")
+    publish_features(conn, month, n_rows=900)
+    registry.promote("2013-07-01", seed=1)
+    score(registry.settings, spec, month, RUN)
+    before = published(conn)
+    registry.promote("2013-07-01", seed=2)
+    rolled_back(registry.settings, spec, 2, "2013-07-01")
+    started = time.monotonic()
+    plan = plan_rollback(registry.settings, spec, 1, Partition.parse("2013-07-01"), RUN)
+    assert len(plan.stretches[0].kept) == 30
+    roll_back(registry.settings, spec, plan, "back", RUN)
+    seconds = time.monotonic() - started
+    record_figure("seconds for 30 partitions of 900 rows", round(seconds, 1))
+    assert published(conn) == before
+    assert seconds < 60
