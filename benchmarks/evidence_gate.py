@@ -166,6 +166,7 @@ def _prepare(n_holdout: int, n_days: int) -> list[int]:
             labels = rows.select(["partition_date", "row_id", "event_timestamp", "label"]).append_column("known_at", rows["as_of"])
             copy_in(conn, "marts", "fct_bench", labels)
         conn.execute("create index on features.feat_bench (partition_date, load_id, row_id)")
+        conn.execute("analyze features.feat_bench, marts.fct_bench")
         conn.execute(
             "insert into ops.loads (dataset, partition_date, load_id, token, state, run_id, attempt, actor, code_version, inputs,"
             " inputs_digest, content_hash) select distinct 'features/bench', partition_date, 1, 1, 'published', 'b', 1, 'b', 'b',"

@@ -109,7 +109,7 @@ def _table(criteria: list[Criterion]) -> Iterator[str]:
         yield (
             f'<tr class="{criterion.verdict.value}"><td class="name">{escape(criterion.name)}</td>'
             f'<td class="mark">{_MARKS[criterion.verdict]}</td><td class="number">{_short(criterion.number)}</td>'
-            f'<td class="number">{interval}</td><td class="number">{escape(_short(criterion.limit))}</td>'
+            f'<td class="number">{interval}</td><td>{escape(_short(criterion.limit))}</td>'
             f"<td>{escape(criterion.reason)}</td></tr>"
         )
     yield "</tbody></table></div>"

@@ -44,8 +44,9 @@ def superiority(case: Case) -> Criterion:
     if probability < needed:
         reason += f"; the champion is {age} day(s) older" + (f", stale after {limit}" if limit else "")
         reason += ": replaced, since the challenger is not inferior" if is_stale else ""
-    facts = {"probability": probability, "age_days": age, "is_stale": is_stale, "smallest_visible_gain": visible}
-    return held("superiority", is_held=probability >= needed or is_stale, reason=reason + ".", limit=needed, of=gain, **facts)
+    facts = {"probability": probability, "needed": needed, "age_days": age, "is_stale": is_stale, "smallest_visible_gain": visible}
+    limit_text = f"above 0 with probability {needed:g}"
+    return held("superiority", is_held=probability >= needed or is_stale, reason=reason + ".", limit=limit_text, of=gain, **facts)
 
 
 def baselines(case: Case) -> Iterator[Criterion]:
@@ -69,7 +70,7 @@ def baselines(case: Case) -> Iterator[Criterion]:
 
 def calibration(case: Case) -> Iterator[Criterion]:
     """Ask whether predictions can be read as probabilities (or as the label's unit): error and slope."""
-    yield _calibration_error(case)
+    yield from _calibration_error(case)
     declared, predicted = case.spec.promotion, case.predicted("challenger")
     values = log_odds_of(predicted) if case.is_binary else predicted
     slope = slope_estimate(case.label, values, case.days, declared.confidence, is_logistic=case.is_binary)
@@ -79,18 +80,19 @@ def calibration(case: Case) -> Iterator[Criterion]:
     yield held("calibration[slope]", is_held=is_held, reason=reason, limit=f"{low:g} to {high:g}", of=slope)
 
 
-def _calibration_error(case: Case) -> Criterion:
+def _calibration_error(case: Case) -> Iterator[Criterion]:
     declared, reference = case.spec.promotion, case.reference
     sources = {source: calibration_error(case.label, case.predicted(source), case.days) for source in ("challenger", reference)}
     error, excess = case.estimate(sources["challenger"]), case.estimate(difference(sources["challenger"], sources[reference]))
     margin = declared.calibration_margin
     margin = float(case.label.std()) * RELATIVE_CALIBRATION_MARGIN if margin is None else margin
-    limit = declared.maximum_calibration_error
-    is_held = excess.low <= margin and (limit is None or error.value <= limit)
-    reason = f"The calibration error is {_shown(error)}, the excess over the {reference}'s {_shown(excess)}; "
-    reason += f"its lower bound must not lie above {margin:.4f}" + ("." if limit is None else f", the error not above {limit:g}.")
-    facts = {"excess": excess.value, "excess_interval": [excess.low, excess.high], "reference": reference}
-    return held("calibration[error]", is_held=is_held, reason=reason, limit=margin if limit is None else limit, of=error, **facts)
+    text = f"{_shown(error)}, the {reference}'s {error.value - excess.value:.4f}"
+    reason = f"The calibration error is {text}; the lower bound of the excess {_shown(excess)} must not lie above {margin:.4f}."
+    facts = {"error": error.value, "error_interval": [error.low, error.high], "reference": reference}
+    yield held("calibration[excess]", is_held=excess.low <= margin, reason=reason, limit=margin, of=excess, **facts)
+    if (limit := declared.maximum_calibration_error) is not None:
+        reason = f"The calibration error is {text}; {limit:g} is allowed."
+        yield held("calibration[error]", is_held=error.value <= limit, reason=reason, limit=limit, of=error)
 
 
 def slices(case: Case) -> Iterator[Criterion]:

@@ -79,7 +79,12 @@ def test_refused_by_leakage_when_a_feature_is_the_outcome(court):
 
 
 def test_refused_by_calibration_when_probabilities_are_too_high(court):
-    assert "calibration[error]" in refused_by(court, court.judge(recalibrated(court.fit(), intercept=1.5)))
+    assert "calibration[excess]" in refused_by(court, court.judge(recalibrated(court.fit(), intercept=1.5)))
+
+
+def test_refused_by_calibration_error_when_above_a_declared_limit(court):
+    spec = make_spec(promotion={"maximum_calibration_error": 0.001})
+    assert "calibration[error]" in refused_by(court, court.judge(court.fit(num_leaves=21), spec))
 
 
 def test_refused_by_calibration_slope_when_over_confident(court):

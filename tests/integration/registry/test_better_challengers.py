@@ -40,7 +40,7 @@ def test_record_has_every_criterion_with_limit_number_interval_and_verdict(decid
     assert {part["verdict"] for part in record["criteria"]} <= {"passed", "not_applicable"}
     superiority = next(part for part in record["criteria"] if part["name"] == "superiority")
     assert superiority["interval"][0] < superiority["number"] < superiority["interval"][1]
-    assert superiority["facts"]["probability"] >= superiority["limit"] == 0.95
+    assert superiority["facts"]["probability"] >= superiority["facts"]["needed"] == 0.95
     assert (record["version"], record["champion"]["version"], record["verdict"]) == (2, 1, "promoted")
     assert record["limits"]["metric"] == "roc_auc"
     assert record["rows"] == {"first": "2020-02-04", "last": "2020-02-13", "n_rows": 3000}

@@ -94,3 +94,8 @@ def test_name_must_be_the_files(tmp_path):
 def test_window_must_hold_all_parts(edited):
     text, _ = edited("  minimum_days: 40", "  minimum_days: 19")
     assert "minimum_days > validation_days + holdout_days + 2 * gap_days" in text
+
+
+def test_promotion_needs_a_metric_with_a_better_side(edited):
+    text, _ = edited("  metric: roc_auc", "  metric: calibration_slope")
+    assert "calibration_slope has a best value in between" in text
