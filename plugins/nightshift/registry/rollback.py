@@ -64,7 +64,7 @@ def history(conn: Connection, model: str) -> list[Succession]:
         """,
         [model],
     )
-    return [Succession(*row[:6], tuple(row[6]), row[7], row[8]) for row in rows]
+    return [Succession(row[0], row[1], row[2], row[3], row[4], row[5], tuple(row[6]), row[7], row[8]) for row in rows]
 
 
 def first_partition_since(conn: Connection, model: str, version: int) -> Partition:
