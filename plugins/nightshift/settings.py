@@ -38,6 +38,7 @@ class Settings(BaseSettings):
         notify_command: What ``check-freshness --notify`` runs, without a shell, with JSON on standard input.
         notify_url: A webhook that it posts the same JSON to.
         statement_timeout_seconds: Server-side limit of one statement.
+        leakage_probe_days: Nights that are rebuilt with the future hidden before each training, at least one.
     """
 
     model_config = SettingsConfigDict(env_prefix="NIGHTSHIFT_", frozen=True, extra="ignore", env_ignore_empty=True)
@@ -69,6 +70,7 @@ class Settings(BaseSettings):
     expectations_dir: Path = PROJECT_ROOT / "expectations"
     statement_timeout_seconds: int = Field(default=600, gt=0)
     lock_timeout_seconds: int = Field(default=10, gt=0)
+    leakage_probe_days: int = Field(default=1, gt=0, le=120)
 
     @cached_property
     def models_dir(self) -> Path:

@@ -154,9 +154,11 @@ def train_once(settings: Settings, spec: ModelSpec, partition: Partition, run: R
     """Make a challenger, decide, and return the decision in one line."""
     from nightshift.registry.model_versions import register
     from nightshift.registry.promotion import decide
+    from nightshift.training.leakage import probe_features
     from nightshift.training.pipeline import train as fit
-    from nightshift.training.training_set import build_training_set
+    from nightshift.training.training_set import build_training_set, mature_window
 
+    probe_features(settings, spec, mature_window(spec, partition), run)
     training_set = build_training_set(settings, spec, partition, run)
     version = register(settings, fit(settings, spec, training_set.key, run), run).version
     decision = decide(settings, spec, version, run)

@@ -48,6 +48,11 @@ def write_snapshot(store: ObjectStore, table: pa.Table, prefix: str) -> Snapshot
     return Snapshot(key, digest, table.num_rows)
 
 
+def digest_of(table: pa.Table) -> str:
+    """Return the SHA-256, hex, that a snapshot of the table would have."""
+    return sha256(_parquet(table)).hexdigest()
+
+
 def read_snapshot(store: ObjectStore, key: str, sha256: str) -> pa.Table:
     """Read a snapshot back, verified.
 

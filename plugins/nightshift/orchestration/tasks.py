@@ -192,10 +192,13 @@ def is_training_due(model: str) -> bool:
 
 
 def build_training_set(model: str) -> str:
-    """Freeze the training set and return its key."""
+    """Probe the window's features for leaks, freeze the training set and return its key."""
+    from nightshift.training.leakage import probe_features
     from nightshift.training.training_set import build_training_set as build
+    from nightshift.training.training_set import mature_window
 
     with task_scope() as scope, waiting(LONGEST_WAIT):
+        probe_features(scope.settings, scope.spec(model), mature_window(scope.spec(model), scope.partition), scope.run)
         key = build(scope.settings, scope.spec(model), scope.partition, scope.run).key
         return str(require_row(scope, "training set", key=key, model=model))
 

@@ -1,0 +1,98 @@
+"""Rebuild a training set from its manifest: the recorded query over the recorded loads gives the recorded bytes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from nightshift.errors import NightshiftError
+from nightshift.lake.snapshots import digest_of
+from nightshift.warehouse.bulk import read_arrow
+from nightshift.warehouse.connection import connect
+
+if TYPE_CHECKING:
+    from psycopg import sql
+
+    from nightshift.settings import Settings
+    from nightshift.warehouse.connection import Connection
+
+_POINTER = "join ops.published p on"
+
+
+class ManifestUnreadableError(NightshiftError):
+    """A training set's manifest cannot be followed."""
+
+    code = "NS-REPRO-004"
+
+
+@dataclass(frozen=True)
+class RebuiltTrainingSet:
+    """A training set made again.
+
+    Attributes:
+        key: Its object key.
+        n_rows: Rows as recorded.
+        n_rows_rebuilt: Rows that came out now.
+        sha256: Recorded content hash, hex.
+        sha256_rebuilt: Content hash of what came out now.
+    """
+
+    key: str
+    n_rows: int
+    n_rows_rebuilt: int
+    sha256: str
+    sha256_rebuilt: str
+
+    @property
+    def is_equal(self) -> bool:
+        """Return whether the same bytes came out."""
+        return self.sha256 == self.sha256_rebuilt
+
+
+def rebuild_training_set(settings: Settings, model: str, version: int) -> RebuiltTrainingSet:
+    """Run the manifest's query on the feature loads that it names, whatever is published now, and hash what comes out; nothing is written.
+
+    Raises:
+        RegistryError: There is no such version.
+        ManifestUnreadableError: The manifest has no query or no loads.
+    """
+    from nightshift.registry.stored_version import find_version
+
+    with connect(settings, "nightshift repro") as conn:
+        key = find_version(conn, model, version).training_set
+        n_rows, sha256, manifest, dataset = _recorded(conn, key)
+    rows = read_arrow(settings, _pinned(manifest, dataset, key), "nightshift repro")
+    return RebuiltTrainingSet(key, n_rows, rows.num_rows, sha256, digest_of(rows))
+
+
+def _recorded(conn: Connection, key: str) -> tuple[int, str, dict[str, Any], str]:
+    row = conn.execute(
+        """
+        select t.n_rows, t.sha256, t.manifest, (select l.dataset from ops.loads l
+            where l.load_id = (t.manifest #>> '{partitions,0,load_id}')::bigint and l.dataset like 'features/%%' limit 1)
+        from ml.training_sets t where t.training_set = %s
+        """,
+        [key],
+    ).fetchone()
+    if row is None or row[3] is None or not row[2].get("query"):
+        raise ManifestUnreadableError(
+            f"The manifest of {key} cannot be followed.", expected="a query and feature loads", todo="Only recorded sets can be rebuilt."
+        )
+    return row[0], row[1], row[2], row[3]
+
+
+def _pinned(manifest: dict[str, Any], dataset: str, key: str) -> sql.Composed:
+    """Return the recorded query with the recorded loads in the place of the pointer."""
+    from psycopg import sql
+
+    before, found, after = str(manifest["query"]).partition(_POINTER)
+    if not found or _POINTER in after:
+        raise ManifestUnreadableError(
+            f"The query of {key} does not follow the pointer once.", todo="It was made by other code: check it out."
+        )
+    loads = sql.SQL(", ").join(
+        sql.SQL("({}, {}::date, {}::bigint)").format(sql.Literal(dataset), sql.Literal(part["partition"]), sql.Literal(part["load_id"]))
+        for part in manifest["partitions"]
+    )
+    pinned = sql.SQL("join (values {}) as p (dataset, partition_date, load_id) on").format(loads)
+    return sql.SQL(before) + pinned + sql.SQL(after)
