@@ -24,22 +24,23 @@ if TYPE_CHECKING:
     from nightshift.warehouse.connection import Connection
 
 
-pytest_plugins = ["tests.evidence.recorder"]
-pytest_plugins = ["tests.whole_night"]
+pytest_plugins = ["tests.evidence.recorder", "tests.whole_night"]
 
 _WITH_AIRFLOW = {"e2e", "scheduler"}
 """Folders whose tests share one running Airflow."""
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
     """Keep a module's tests, and all tests of the running Airflow, in one process each: what they share is started once.
 
-    The longest group comes first, so that the other process does the rest meanwhile.
+    The longest group comes first, whatever the shuffle did, so that the other process does the rest meanwhile.
     """
-    items.sort(key=lambda item: not _WITH_AIRFLOW & {*item.path.parts})
     for item in items:
         group = "airflow" if _WITH_AIRFLOW & {*item.path.parts} else str(item.path)
         item.add_marker(pytest.mark.xdist_group(group))
+    yield
+    items.sort(key=lambda item: not _WITH_AIRFLOW & {*item.path.parts})
 
 
 @pytest.fixture(scope="session")
