@@ -27,11 +27,11 @@ status: install ## Show what runs, where, and whether it is healthy
 test: export OMP_NUM_THREADS = 1
 test: install ## Run every test in two processes, with coverage
 	@$(BIN)/coverage erase
-	@$(BIN)/python -m pytest --numprocesses=2 --dist=loadgroup --no-loadscope-reorder --cov --cov-report=term $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest --numprocesses=2 --dist=loadscope --no-loadscope-reorder --cov --cov-report=term $(PYTEST_ARGS)
 
 evidence: export OMP_NUM_THREADS = 1
 evidence: install ## Run the tests behind the promises, and renew docs/reliability.md and docs/ml-test-score.md
-	@$(BIN)/python -m pytest --numprocesses=2 --dist=loadgroup --no-loadscope-reorder -m "(promise or mlts) and not long" \
+	@$(BIN)/python -m pytest --numprocesses=2 --dist=loadscope --no-loadscope-reorder -m "(promise or mlts) and not long" \
 	    --evidence tests/evidence/latest.json $(PYTEST_ARGS)
 	@$(BIN)/python -m tests.evidence.pages
 

@@ -13,6 +13,8 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 import psycopg
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from nightshift.contracts.datasets import load_contracts
 from nightshift.contracts.run import RunContext
@@ -32,15 +34,22 @@ _WITH_AIRFLOW = {"e2e", "scheduler"}
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
-    """Keep a module's tests, and all tests of the running Airflow, in one process each: what they share is started once.
-
-    The longest group comes first, whatever the shuffle did, so that the other process does the rest meanwhile.
-    """
-    for item in items:
-        group = "airflow" if _WITH_AIRFLOW & {*item.path.parts} else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
+    """Begin with the tests of the running Airflow, whatever the shuffle did: they take longest, and another process does the rest."""
     yield
     items.sort(key=lambda item: not _WITH_AIRFLOW & {*item.path.parts})
+
+
+class ByServers(LoadScopeScheduling):
+    """Keep a module's tests in one process, and all tests of the running Airflow: what they share is started once."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        module = nodeid.partition("::")[0]
+        return "airflow" if _WITH_AIRFLOW & {*module.split("/")} else module
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByServers:
+    """Spread the tests over the processes of ``--numprocesses``."""
+    return ByServers(config, log)
 
 
 @pytest.fixture(scope="session")
