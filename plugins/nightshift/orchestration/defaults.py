@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import RetryDecision, RetryPolicy
 
-from nightshift.errors import NightshiftError
+from nightshift.errors import NightshiftError, StaleTokenError
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -23,6 +23,8 @@ class StageRetryPolicy(RetryPolicy):  # type: ignore[misc]  # airflow.sdk export
 
     def evaluate(self, exception: BaseException, try_number: int, max_tries: int, context: Context | None = None) -> RetryDecision:  # noqa: ARG002
         """Decide by the error's own word; Airflow calls it in the worker, and counts the tries itself."""
+        if isinstance(exception, StaleTokenError):
+            return RetryDecision.retry(RETRY_DELAY, "another run took the partition; the next try finds its content there")
         if isinstance(exception, NightshiftError):
             if exception.is_waiting:
                 return RetryDecision.fail(f"{exception.code} was waited for in vain")

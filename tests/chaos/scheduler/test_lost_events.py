@@ -53,7 +53,7 @@ def test_scoring_and_monitor_catch_up_when_the_features_event_was_lost(whole: Wh
         assert _count_runs(whole, "score__flight_delayed") == n_runs
         assert SCORES not in contents(whole)
         catch_up(whole)
-        eventually(lambda: VERDICT in contents(whole), 120, "scored and measured")
+        eventually(lambda: VERDICT in contents(whole), 400, "scored and measured")
         wait_until_quiet(whole)
     assert {run.state for run in whole.api.runs(NIGHT)} == {"success"}
 
@@ -67,7 +67,7 @@ def test_transform_catches_up_when_the_raw_events_were_lost(whole: Whole) -> Non
             wait_until_quiet(whole)
         assert FEATURES not in contents(whole)
         catch_up(whole)
-        eventually(lambda: FEATURES in contents(whole), 120, "built")
+        eventually(lambda: FEATURES in contents(whole), 300, "built")
         wait_until_quiet(whole)
 
 
@@ -98,11 +98,13 @@ def test_nothing_is_woken_when_nothing_is_stranded(whole: Whole) -> None:
 def test_a_backfill_that_races_the_nightly_run_publishes_the_same_content(whole: Whole) -> None:
     predictions = {f"predictions/{dag_id.partition('__')[2]}" for dag_id in expected_dags(whole.settings) if dag_id.startswith("score__")}
     with unpublished(whole, FEATURES, *predictions):
-        start(whole, "ingest")
+        before = _count_runs(whole, "ingest")
         span = ["--from-date", NIGHT, "--to-date", NIGHT, "--reprocess-behavior", "completed", "--max-active-runs", "1"]
         AirflowPart(whole.settings.home, API_SERVER).run("backfill", "create", "--dag-id", "ingest", *span)
-        eventually(lambda: predictions <= set(contents(whole)), 180, "scored")
+        start(whole, "ingest")
+        eventually(lambda: predictions <= set(contents(whole)), 400, "scored")
         wait_until_quiet(whole)
+        assert _count_runs(whole, "ingest") == before + 2
     assert {run.state for run in whole.api.runs(NIGHT)} == {"success"}
 
 

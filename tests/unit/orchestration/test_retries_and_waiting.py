@@ -18,7 +18,7 @@ import pytest
 from airflow.sdk import RetryAction
 from airflow.sdk.exceptions import AirflowRescheduleException
 
-from nightshift.errors import AuditError, WarehouseError
+from nightshift.errors import AuditError, StaleTokenError, WarehouseError
 from nightshift.orchestration import task_scope as scopes
 from nightshift.orchestration.defaults import StageRetryPolicy, task_defaults
 from nightshift.orchestration.task_scope import (
@@ -66,6 +66,7 @@ def minutes_ago(minutes: int) -> dt.datetime:
     [
         (WarehouseError("down"), RetryAction.RETRY),
         (ValueError("ours or a vendor's"), RetryAction.RETRY),
+        (StaleTokenError("a run that raced this one publishes"), RetryAction.RETRY),
         (AuditError("refused"), RetryAction.FAIL),
         (LookbackIncomplete("holes, and the limit is over"), RetryAction.FAIL),
     ],
