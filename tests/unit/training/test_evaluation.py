@@ -5,7 +5,8 @@ import pyarrow as pa
 import pytest
 
 from nightshift.contracts.metrics import METRICS, Task
-from nightshift.contracts.model_spec import FallbackRule, Slice
+from nightshift.contracts.model_spec import FallbackRule
+from nightshift.contracts.promotion_spec import Slice
 from nightshift.training.evaluation import (
     EvaluationError,
     Predictions,
