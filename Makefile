@@ -36,8 +36,9 @@ evidence: install ## Run the tests behind the promises, and renew docs/reliabili
 	@$(BIN)/python -m tests.evidence.pages
 
 storm: export OMP_NUM_THREADS = 1
-storm: install ## Kill, crash and break for minutes: every long test, with its progress
-	@$(BIN)/python -m pytest -m long -s -rA --numprocesses=0 tests/chaos $(PYTEST_ARGS)
+storm: install ## Kill, crash and break for long: every test marked long, with its progress; renews the same pages
+	@$(BIN)/python -m pytest -m long -s -rA --numprocesses=0 --evidence tests/evidence/latest.json $(PYTEST_ARGS)
+	@$(BIN)/python -m tests.evidence.pages
 
 lint: install ## Check style, types, layers, SQL and YAML
 	@$(BIN)/ruff check .

@@ -96,7 +96,7 @@ def _by_mark(entries: Entries, marker: str) -> dict[str, Entries]:
 def _proof_table(entries: Entries) -> list[str]:
     """Return one row per test function, its parametrised cases counted."""
     if not entries:
-        return ["No test yet."]
+        return ["No run of a test of it is recorded."]
     cases: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for test, entry in entries.items():
         cases[test.partition("[")[0]].append(entry)

@@ -68,7 +68,7 @@ def history(conn: Connection, model: str) -> list[Succession]:
 
 
 def first_partition_since(conn: Connection, model: str, version: int) -> Partition:
-    """Return from which partition on other versions took over from this one, the earliest that stands.
+    """Return from which partition on other versions took over from this one; for a rollback that stands, its own.
 
     Raises:
         RollbackRefusedError: The version never was champion, or nothing came after it.
@@ -82,6 +82,9 @@ def first_partition_since(conn: Connection, model: str, version: int) -> Partiti
             got=str(version),
             todo=f"`nightshift models {model}` shows who was champion when.",
         )
+    newest = max(standing, key=lambda entry: (entry.effective_partition, entry.promotion_id))
+    if newest.version == version and newest.verdict == "rolled_back":
+        return Partition(newest.effective_partition)
     last = max((entry.effective_partition, entry.promotion_id) for entry in mine)
     later = [entry.effective_partition for entry in standing if (entry.effective_partition, entry.promotion_id) > last]
     if not later:

@@ -34,17 +34,24 @@ class IncompletePredictionsError(AuditError):
     code = "NS-SCORE-001"
 
 
-def publish(settings: Settings, spec: ModelSpec, plan: ScorePlan, run: RunContext) -> list[PublishedLoad]:
+def publish(settings: Settings, spec: ModelSpec, plan: ScorePlan, run: RunContext, *, may_step_down: bool = True) -> list[PublishedLoad]:
     """Check the staged rows against the feature load, pass the gate, flip the pointer and read it back.
 
     Safe to call again at any time: a published plan is read back. A load that a breaking model has refused, or whose gate said no to a
     model's scores, is replaced by the next step of the ladder, marked in ``score_source``, so that the night is published without a
     person. A gate without a verdict publishes nothing.
 
+    Args:
+        settings: Warehouse and bucket.
+        spec: The model.
+        plan: What was staged.
+        run: Who publishes.
+        may_step_down: Whether the next step may take over; False for a version that somebody asked for by name.
+
     Raises:
         IncompletePredictionsError: Rows are missing, double, strange, or hold impossible values; nothing is published.
-        AuditError: The write path's audit refused.
-        GateError: The expectation suite refused the ladder's last step, or could not be evaluated.
+        AuditError: The write path's audit refused, or the load was refused before and nothing may step in.
+        GateError: The expectation suite refused and nothing may step in, or it could not be evaluated.
         StaleTokenError: A newer attempt owns a partition.
         ContentConflictError: The same features, model and spec gave other predictions.
     """
@@ -53,7 +60,7 @@ def publish(settings: Settings, spec: ModelSpec, plan: ScorePlan, run: RunContex
     target = predictions_target(spec)
     with connect(settings, run.application_name) as conn:
         write, state = partition_write.resume(conn, plan.load_id, [target], plan.partitions)
-        if state == "refused" and (broken := _what_broke(conn, plan)):
+        if may_step_down and state == "refused" and (broken := _what_broke(conn, plan)):
             return _publish_next(settings, spec, plan, broken, run)
         if state in ("staged", "audited"):
             refuse_incomplete(conn, spec, plan, feature_spine(spec))
@@ -63,33 +70,12 @@ def publish(settings: Settings, spec: ModelSpec, plan: ScorePlan, run: RunContex
             except (GateCrashError, SuiteError):
                 raise
             except GateError as error:
-                if not plan.days_by_version:
+                if not may_step_down or not plan.days_by_version:
                     raise
                 logger.warning("The next step of the ladder takes over:\n%s", error)
                 broken = {version: f"the scores of version {version} failed their gate ({error.code})" for version in plan.days_by_version}
                 partition_write.refuse(conn, write, f"{error.code}: {error.what}")
                 return _publish_next(settings, spec, plan, broken, run)
-        published = partition_write.publish(conn, write)
-        partition_write.collect(conn, [target])
-    return published
-
-
-def publish_or_refuse(settings: Settings, spec: ModelSpec, plan: ScorePlan, run: RunContext) -> list[PublishedLoad]:
-    """Do as ``publish``, but raise instead of taking the next step of the ladder: for a plan that somebody asked for by name.
-
-    Raises:
-        IncompletePredictionsError: As ``publish``.
-        AuditError: The audit refused, or the model broke while scoring.
-        GateError: The expectation suite refused, or could not be evaluated.
-        StaleTokenError: A newer attempt owns a partition.
-    """
-    target = predictions_target(spec)
-    with connect(settings, run.application_name) as conn:
-        write, state = partition_write.resume(conn, plan.load_id, [target], plan.partitions)
-        if state in ("staged", "audited"):
-            refuse_incomplete(conn, spec, plan, feature_spine(spec))
-            partition_write.audit(conn, write)
-            pass_gate(settings, spec, plan, run)
         published = partition_write.publish(conn, write)
         partition_write.collect(conn, [target])
     return published

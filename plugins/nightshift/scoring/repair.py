@@ -19,7 +19,7 @@ from nightshift.registry.rollback import RollbackRefusedError, first_partition_s
 from nightshift.scoring.batch_scorer import begin_plan, inputs_of, predictions_target, score_shard
 from nightshift.scoring.champion import Champions, Choice
 from nightshift.scoring.feature_rows import Feature, published_features
-from nightshift.scoring.publication import publish_or_refuse
+from nightshift.scoring.publication import publish
 from nightshift.scoring.relations import SCHEMA, ensure_prediction_relations
 from nightshift.warehouse.connection import connect
 from nightshift.warehouse.ledger import published_loads
@@ -198,7 +198,7 @@ def _republish(settings: Settings, spec: ModelSpec, stretch: Stretch, run: RunCo
     if not stretch.kept:
         for shard in plan.shards:
             score_shard(settings, spec, plan, shard, run)
-    return publish_or_refuse(settings, spec, plan, run)
+    return publish(settings, spec, plan, run, may_step_down=False)
 
 
 def _stage_kept(conn: Connection, spec: ModelSpec, plan: ScorePlan, kept: Sequence[int], run: RunContext) -> None:

@@ -27,6 +27,9 @@ key: [shop, hour]
 columns:
   - {name: shop, type: text}
   - {name: hour, type: integer}
+versions:
+  2: {why: The hour of the till instead of the office.}
+  3: {why: A second till.}
 """
 
 

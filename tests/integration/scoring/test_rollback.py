@@ -90,7 +90,7 @@ def test_nights_after_it_are_scored_by_the_old_version_and_a_rerun_changes_nothi
 ) -> None:
     rolled_back(registry.settings, spec, 1)
     record = history(conn, spec.name)
-    rolled_back(registry.settings, spec, 1, NEW)
+    rolled_back(registry.settings, spec, 1)
     score(registry.settings, spec, DAYS, RUN)
     assert published(conn) == scored_by_two
     assert history(conn, spec.name) == record
@@ -116,10 +116,16 @@ def test_it_is_refused_when_it_cannot_mean_anything(
     conn: Connection, registry: Registry, spec: ModelSpec, scored_by_two: dict[str, tuple[str, int]]
 ) -> None:
     before = published(conn)
-    for version, since, message in ((2, None, "is the champion"), (3, None, "no former champion"), (2, OLD, "would know the future")):
+    for version, since, message in ((3, None, "no former champion"), (2, OLD, "would know the future")):
         with pytest.raises(RollbackRefusedError, match=message):
             rolled_back(registry.settings, spec, version, since)
     assert published(conn) == before
+
+
+def test_it_is_refused_when_the_version_is_the_champion(registry: Registry, spec: ModelSpec) -> None:
+    registry.promote(OLD, seed=1)
+    with pytest.raises(RollbackRefusedError, match="is the champion"):
+        rolled_back(registry.settings, spec, 1)
 
 
 @pytest.mark.promise("R3")

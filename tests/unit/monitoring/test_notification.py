@@ -70,6 +70,7 @@ def test_webhook_gets_the_document(hook: type[Hook]):
         ("/no/such/pager", "FileNotFoundError"),
         ("'never closed", "ValueError"),
     ],
+    ids=["ends with 1", "is absent", "is no command"],
 )
 def test_a_command_that_fails_is_named(command: str, reason: str):
     with pytest.raises(NotificationError, match=reason):
