@@ -12,7 +12,7 @@ from tests.dags.conftest import read_dags
 from nightshift.settings import PROJECT_ROOT
 
 MODELS = ("arrival_delay_minutes", "flight_delayed")
-STAGES = ("score", "rescue", "monitor", "train")
+STAGES = ("score", "rescue", "monitor", "train", "rollback")
 EXPECTED = {"catch_up", "ingest", "transform"} | {f"{stage}__{model}" for stage in STAGES for model in MODELS}
 
 
@@ -66,6 +66,7 @@ def test_assets_chain_the_dags(parsed: dict[str, Any]) -> None:
         **{f"rescue__{model}": [f"predictions/{model}"] for model in MODELS},
         **{f"monitor__{model}": [f"retrain/{model}"] for model in MODELS},
         **{f"train__{model}": [f"model/{model}"] for model in MODELS},
+        **{f"rollback__{model}": [] for model in MODELS},
     }
 
 

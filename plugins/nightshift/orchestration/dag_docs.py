@@ -66,8 +66,10 @@ def _names(names: Iterator[str] | Sequence[str]) -> str:
 
 
 def _start(dag: DAG) -> str:
-    """Return when the DAG starts: a cron expression with its zone, or assets of the same partition."""
+    """Return when the DAG starts: by hand, by a cron expression with its zone, or by assets of the same partition."""
     timetable = dag.timetable
+    if not timetable.can_be_scheduled:
+        return "by hand, with a form"
     condition = getattr(timetable, "asset_condition", None)
     if condition is None:
         is_partitioned = hasattr(timetable, "run_offset")

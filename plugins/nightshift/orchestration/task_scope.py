@@ -91,8 +91,11 @@ class TaskScope:
 
 
 @contextmanager
-def task_scope() -> Iterator[TaskScope]:
+def task_scope(partition: Partition | None = None) -> Iterator[TaskScope]:
     """Give the running task its scope; end it with an error when Airflow ends it or its limit is over, whatever a stage does.
+
+    Args:
+        partition: The partition, in a run that a person starts with a form; else it is the run's key.
 
     Raises:
         NotPartitionedError: The run was started without a partition key.
@@ -100,13 +103,13 @@ def task_scope() -> Iterator[TaskScope]:
     """
     context = get_current_context()
     run, instance = context["dag_run"], context["ti"]
-    if not run.partition_key:
+    if partition is None and not run.partition_key:
         raise NotPartitionedError(
             f"Run {run.run_id} has no partition key.",
             expected="a partition key YYYY-MM-DD",
             todo="Trigger `ingest` with a partition key, or use `airflow backfill create --dag-id ingest`.",
         )
-    partition = Partition.parse(run.partition_key)
+    partition = partition or Partition.parse(run.partition_key)
     identity = RunContext(f"{run.dag_id}/{partition.key}/{instance.task_id}", instance.try_number, "airflow")
     scope = TaskScope(load_settings(), partition, identity)
     with ended_by_sigterm(scope), ended_when_overdue(context["task"].execution_timeout), named_exhaustion():

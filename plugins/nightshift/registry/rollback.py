@@ -40,6 +40,7 @@ class Succession:
         effective_partition: First partition for which it counts.
         reasons: Why, one sentence each.
         actor: Who or what decided.
+        run_id: The run that decided.
         stands: Whether it was neither refused nor revoked by a later rollback.
     """
 
@@ -51,6 +52,7 @@ class Succession:
     effective_partition: dt.date
     reasons: tuple[str, ...]
     actor: str
+    run_id: str
     stands: bool
 
 
@@ -59,12 +61,19 @@ def history(conn: Connection, model: str) -> list[Succession]:
     rows = conn.execute(
         """
         select p.promotion_id, p.at, p.version, p.verdict, p.champion_version, p.effective_partition, p.reasons, p.actor,
-            s.promotion_id is not null
+            p.run_id, s.promotion_id is not null
         from ml.promotions p left join ml.succession s using (promotion_id) where p.model = %s order by p.promotion_id
         """,
         [model],
     )
-    return [Succession(row[0], row[1], row[2], row[3], row[4], row[5], tuple(row[6]), row[7], row[8]) for row in rows]
+    return [Succession(row[0], row[1], row[2], row[3], row[4], row[5], tuple(row[6]), *row[7:]) for row in rows]
+
+
+def decision_after(conn: Connection, model: str, run_id: str) -> Succession | None:
+    """Return the last decision that made another one champion after a run's own rollback; None if the run has none, or it is the last."""
+    deciding = [entry for entry in history(conn, model) if entry.verdict != "refused"]
+    has_decided = any(entry.run_id == run_id and entry.verdict == "rolled_back" for entry in deciding)
+    return deciding[-1] if has_decided and deciding[-1].run_id != run_id else None
 
 
 def first_partition_since(conn: Connection, model: str, version: int) -> Partition:

@@ -72,9 +72,9 @@ class AirflowApi:
         """Let the scheduler start runs of the DAG."""
         self._call("PATCH", f"/dags/{dag_id}", json={"is_paused": False})
 
-    def trigger(self, dag_id: str, partition_key: str | None) -> str:
-        """Start a run of one partition and return its run id."""
-        run = self._call("POST", f"/dags/{dag_id}/dagRuns", json={"logical_date": None, "partition_key": partition_key})
+    def trigger(self, dag_id: str, partition_key: str | None, **form: object) -> str:
+        """Start a run, of one partition or with the answers to a form, and return its run id."""
+        run = self._call("POST", f"/dags/{dag_id}/dagRuns", json={"logical_date": None, "partition_key": partition_key, "conf": form})
         return str(run["dag_run_id"])
 
     def run(self, dag_id: str, run_id: str) -> DagRun:

@@ -44,6 +44,7 @@ def catch_up(whole: Whole) -> None:
 
 
 @pytest.mark.promise("R16")
+@pytest.mark.long
 def test_scoring_and_monitor_catch_up_when_the_features_event_was_lost(whole: Whole) -> None:
     with unpublished(whole, SCORES, VERDICT):
         n_runs = _count_runs(whole, "score__flight_delayed")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -53,7 +54,7 @@ def pager(tmp_path: Path) -> tuple[str, Path]:
     said = tmp_path / "said.json"
     script = tmp_path / "pager.py"
     script.write_text(f"import sys, pathlib\npathlib.Path({str(said)!r}).write_text(sys.stdin.read())\n")
-    return f"{sys.executable} {script}", said
+    return shlex.join([sys.executable, str(script)]), said
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 import threading
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from nightshift.monitoring.notification import NotificationError, notify
 from nightshift.settings import Settings
 
 pytestmark = pytest.mark.promise("R20")
+PYTHON = shlex.quote(sys.executable)
 DOCUMENT = {"event": "late", "late": ["flight_delayed"]}
 
 
@@ -49,7 +51,7 @@ def settings_with(command: str = "", url: str = "") -> Settings:
 
 
 def writer(path: Path) -> str:
-    return f"{sys.executable} -c \"import sys, pathlib; pathlib.Path('{path}').write_text(sys.stdin.read())\""
+    return f"{PYTHON} -c \"import sys, pathlib; pathlib.Path('{path}').write_text(sys.stdin.read())\""
 
 
 def test_command_gets_the_document_on_standard_input(tmp_path: Path):
@@ -66,7 +68,7 @@ def test_webhook_gets_the_document(hook: type[Hook]):
 @pytest.mark.parametrize(
     ("command", "reason"),
     [
-        (f"{sys.executable} -c \"import sys; sys.exit('the pager is down')\"", "ended with 1: the pager is down"),
+        (f"{PYTHON} -c \"import sys; sys.exit('the pager is down')\"", "ended with 1: the pager is down"),
         ("/no/such/pager", "FileNotFoundError"),
         ("'never closed", "ValueError"),
     ],
@@ -80,7 +82,7 @@ def test_a_command_that_fails_is_named(command: str, reason: str):
 def test_a_command_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("nightshift.monitoring.notification.TIMEOUT_SECONDS", 0.5)
     with pytest.raises(NotificationError, match="TimeoutExpired"):
-        notify(settings_with(f"{sys.executable} -c 'import time; time.sleep(60)'"), DOCUMENT)
+        notify(settings_with(f"{PYTHON} -c 'import time; time.sleep(60)'"), DOCUMENT)
 
 
 def test_the_other_channel_is_told_when_one_fails(hook: type[Hook]):

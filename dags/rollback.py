@@ -1,0 +1,55 @@
+"""Puts an earlier champion back and publishes again what its successors scored. One DAG per spec; a person starts it with a form.
+
+**Reads** `ml.*`, the model files in the lake, `ops.published`, published features.
+**Writes** `ml.promotions` (verdict `rolled_back`, with who and why), `predictions.<model>` of every partition from the first one on, the
+alias in MLflow.
+**Starts** by hand: "Trigger" asks for the version, the first partition, the reason, and whether only the plan is wanted.
+**Rerun, clear** are safe: a run that is cleared goes on with its own rollback, and changes nothing once somebody has decided since.
+From a terminal: `nightshift rollback <model> --to <version>`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from airflow.sdk import DAG, Param, task
+
+from nightshift.contracts.model_spec import ModelSpec, load_specs
+from nightshift.orchestration import defaults, rollback_tasks
+
+FORM = {
+    "to_version": Param(
+        None, type="integer", minimum=1, title="Version to put back", description="A former champion; `nightshift models` lists them."
+    ),
+    "since": Param(
+        None,
+        type=["null", "string"],
+        format="date",
+        title="First partition to repair",
+        description="Leave it empty for the one from which other versions took over.",
+    ),
+    "reason": Param(None, type="string", minLength=5, title="Reason", description="Kept in the record of champions, with your name."),
+    "only_plan": Param(
+        False, type="boolean", title="Only show the plan", description="Try the version and list what would be published; nothing moves."
+    ),
+}
+
+
+def build_dag(spec: ModelSpec) -> DAG:
+    """Wire the trial, which changes nothing, and the repair."""
+    common = {"pool": defaults.POOL_SCORING, "priority_weight": defaults.PRIORITY_SCORE}
+    with DAG(
+        dag_id=f"rollback__{spec.name}",
+        schedule=None,
+        is_paused_upon_creation=False,
+        params=FORM,
+        default_args=defaults.task_defaults(spec.owner, timeout_minutes=60),
+        **defaults.dag_defaults(__doc__, "rollback", spec.name),
+    ) as dag:
+        plan = task(task_id="plan", **common)(rollback_tasks.plan_repair)(spec.name)
+        task(task_id="repair", **common)(rollback_tasks.repair_partitions)(spec.name, plan)
+    return dag
+
+
+for _spec in load_specs(Path(__file__).parent / "models").values():
+    globals()[f"rollback__{_spec.name}"] = build_dag(_spec)

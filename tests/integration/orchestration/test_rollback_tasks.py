@@ -1,0 +1,116 @@
+"""A rollback that a person asks for in Airflow's form, and what becomes of it when its run is cleared later."""
+
+from __future__ import annotations
+
+import datetime as dt
+import signal
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from airflow.sdk.exceptions import AirflowSkipException
+from tests.integration.scoring.conftest import Registry, publish_features, registry, scoring_settings, spec, warehouse
+
+from nightshift.contracts.model_spec import ModelSpec
+from nightshift.contracts.partitions import PartitionRange
+from nightshift.contracts.run import RunContext
+from nightshift.orchestration import rollback_tasks
+from nightshift.orchestration import task_scope as scopes
+from nightshift.registry.rollback import RollbackRefusedError, history
+from nightshift.scoring.publication import score
+
+if TYPE_CHECKING:
+    from nightshift.warehouse.connection import Connection
+
+__all__ = ["registry", "scoring_settings", "spec", "warehouse"]
+pytestmark = [pytest.mark.integration]
+
+DAYS = PartitionRange.of("2013-07-02", "2013-07-04")
+Ask = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def two_champions(conn: Connection, registry: Registry, spec: ModelSpec) -> Registry:
+    """Let version 1 score the first night, and version 2 the two after it."""
+    publish_features(conn, DAYS)
+    registry.promote("2013-07-02", seed=1)
+    registry.promote("2013-07-03", seed=2)
+    score(registry.settings, spec, DAYS, RunContext("score/test", 1, "test"))
+    return registry
+
+
+@pytest.fixture
+def ask(two_champions: Registry, spec: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ask]:
+    """Return a function that runs both tasks as Airflow does after somebody has filled in the form."""
+
+    def run_both(asked_in: str = "manual__1", **form: object) -> dict[str, Any]:
+        given = {
+            "params": {"to_version": 1, "since": None, "reason": "scores look wrong", "only_plan": False, **form},
+            "dag_run": SimpleNamespace(dag_id="rollback__parcel_late", run_id=asked_in, partition_key=None, triggering_user_name="ann"),
+            "ti": SimpleNamespace(task_id="a_task", try_number=1),
+            "task": SimpleNamespace(execution_timeout=dt.timedelta(minutes=5)),
+        }
+        for module in (scopes, rollback_tasks):
+            monkeypatch.setattr(module, "get_current_context", lambda: given)
+        return rollback_tasks.repair_partitions(spec.name, rollback_tasks.plan_repair(spec.name))
+
+    for module in (scopes, rollback_tasks):
+        monkeypatch.setattr(module, "load_settings", lambda: two_champions.settings)
+    monkeypatch.setattr(scopes.TaskScope, "spec", lambda *_: spec)
+    before = signal.getsignal(signal.SIGTERM)
+    yield run_both
+    signal.signal(signal.SIGTERM, before)
+
+
+def served(conn: Connection) -> list[int]:
+    """Return which version scored each published night, the oldest first."""
+    query = (
+        "select min(t.model_version) from predictions.parcel_late t join ops.published p using (partition_date, load_id)"
+        " where p.dataset = 'predictions/parcel_late' group by partition_date order by partition_date"
+    )
+    return [version for (version,) in conn.execute(query)]
+
+
+@pytest.mark.promise("R19")
+def test_form_puts_the_version_back_under_the_name_of_who_asked(conn: Connection, spec: ModelSpec, ask: Ask) -> None:
+    assert served(conn) == [1, 2, 2]
+    done = ask()
+    assert served(conn) == [1, 1, 1]
+    last = history(conn, spec.name)[-1]
+    assert done == {"version": 1, "since": "2013-07-03", "n_partitions": 2, "promotion_id": last.promotion_id, "n_changed": 2}
+    assert (last.actor, last.reasons, last.run_id) == ("airflow:ann", ("scores look wrong",), "rollback__parcel_late/2013-07-03/manual__1")
+
+
+def test_nothing_moves_when_only_the_plan_is_wanted(conn: Connection, spec: ModelSpec, ask: Ask) -> None:
+    record = history(conn, spec.name)
+    with pytest.raises(AirflowSkipException, match=r"2 partition\(s\) would be published again"):
+        ask(only_plan=True)
+    assert served(conn) == [1, 2, 2]
+    assert history(conn, spec.name) == record
+
+
+def test_nothing_moves_when_the_version_never_was_champion(conn: Connection, ask: Ask) -> None:
+    with pytest.raises(RollbackRefusedError, match="no former champion"):
+        ask(to_version=7)
+    assert served(conn) == [1, 2, 2]
+
+
+@pytest.mark.promise("R19")
+def test_cleared_run_changes_nothing_more(conn: Connection, spec: ModelSpec, ask: Ask) -> None:
+    ask()
+    record = history(conn, spec.name)
+    assert ask()["n_changed"] == 0
+    assert history(conn, spec.name) == record
+
+
+@pytest.mark.promise("R19")
+def test_cleared_run_is_skipped_when_somebody_has_decided_since(conn: Connection, spec: ModelSpec, ask: Ask) -> None:
+    ask()
+    ask("manual__2", to_version=2, since="2013-07-03")
+    assert served(conn) == [1, 2, 2]
+    record = history(conn, spec.name)
+    with pytest.raises(AirflowSkipException, match="made version 2 champion since, decided by airflow:ann"):
+        ask()
+    assert served(conn) == [1, 2, 2]
+    assert history(conn, spec.name) == record
