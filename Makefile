@@ -4,7 +4,7 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-builtin-rules
 BIN := .venv/bin
 
-.PHONY: help install demo up down status test storm evidence lint format docs backtest lock clean
+.PHONY: help install demo up down status test coverage storm evidence lint format docs backtest lock clean
 
 help: ## Show these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -25,7 +25,11 @@ status: install ## Show what runs, where, and whether it is healthy
 	@$(BIN)/nightshift status
 
 test: export OMP_NUM_THREADS = 1
-test: install ## Run every test in two processes, with coverage
+test: install ## Run every test in two processes
+	@$(BIN)/python -m pytest --numprocesses=2 --dist=loadscope --no-loadscope-reorder $(PYTEST_ARGS)
+
+coverage: export OMP_NUM_THREADS = 1
+coverage: install ## The same, and report the lines and branches that no test runs
 	@$(BIN)/coverage erase
 	@$(BIN)/python -m pytest --numprocesses=2 --dist=loadscope --no-loadscope-reorder --cov --cov-report=term $(PYTEST_ARGS)
 
