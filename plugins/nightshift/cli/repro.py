@@ -85,6 +85,8 @@ def _print_one(replay: Replay) -> None:
         say(f"equal: {replay.n_values} values, bit by bit")
     else:
         _print_differences([replay])
+    if replay.remark:
+        say(replay.remark)
 
 
 def _print_many(replays: list[Replay]) -> None:
@@ -95,6 +97,8 @@ def _print_many(replays: list[Replay]) -> None:
         f"{n_equal:,} of {len(replays):,} predictions equal, bit by bit: {len(nights)} night(s), {len(versions)} model version(s),"
         f" {n_old:,} superseded"
     )
+    for remark, n in Counter(r.remark for r in replays if r.remark).items():
+        say(f"{n:,} with {remark}")
     if n_equal < len(replays):
         _print_differences([replay for replay in replays if not replay.is_equal])
 
@@ -121,6 +125,7 @@ def _facts(replay: Replay) -> dict[str, Any]:
         "is_equal": replay.is_equal,
         "published_hash": replay.published_hash,
         "row_hash": replay.row_hash,
+        "remark": replay.remark,
         "differences": [vars(difference) for difference in replay.differences],
     }
 

@@ -226,12 +226,18 @@ class Spine(Frozen):
         return self
 
 
+EngineChoice = Literal["auto", "lightgbm", "lignum"]
+"""Who computes raw scores. Source: docs/adr/0022-engines.md."""
+
+
 class Scoring(Frozen):
     """How a partition is scored.
 
     Attributes:
         shards: Number of mapped tasks per partition range; entities are split by hash of their key.
         reasons: Number of top reasons per row; 0 switches them off.
+        engine: ``lightgbm`` is the reference; ``auto`` takes the accelerated ``lignum`` for a version that was proved equal in every bit;
+            ``lignum`` does the same and logs an error where it cannot.
         fallback: The rule, the ladder's last step.
         carry_over: The step before it: the last score of the same entity, aged.
         spine: Where the entities stand without features; null leaves a night without features to a person, unless the entity recurs.
@@ -240,6 +246,7 @@ class Scoring(Frozen):
 
     shards: PositiveInt = 2
     reasons: int = Field(default=3, ge=0)
+    engine: EngineChoice = "auto"
     fallback: FallbackRule
     carry_over: CarryOver = CarryOver()
     spine: Spine | None = None

@@ -145,6 +145,13 @@ def _read_by(conn: Connection, spec: ModelSpec, load_id: int, days: set[dt.date]
     return {day: find_feature_load(conn, spec, day, seen[day][0]) for day in sorted(days)}
 
 
+def reason_methods(conn: Connection, spec: ModelSpec, predictions: Iterable[Prediction]) -> dict[int, str | None]:
+    """Return, by load, how its reasons were made; None for loads of before this was noted: path attribution."""
+    loads = sorted({prediction.load_id for prediction in predictions})
+    query = "select distinct load_id, inputs ->> 'reasons' from ops.loads where dataset = %s and load_id = any(%s)"
+    return dict(conn.execute(query, [spec.predictions_dataset, loads]).fetchall())
+
+
 _CANDIDATES = """
 select p.partition_date, f.load_id, f.content_hash, p.inputs ->> 'features'
 from ops.loads p join ops.loads f on f.dataset = %(features)s and f.partition_date = p.partition_date and f.state = 'published'

@@ -10,10 +10,11 @@ from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from nightshift.errors import NightshiftError
-from nightshift.provenance.predictions import VALUES, Prediction, feature_loads
+from nightshift.provenance.predictions import VALUES, Prediction, feature_loads, reason_methods
 from nightshift.provenance.rebuild import Row, rebuild_rows
 from nightshift.scoring.champion import load_version
-from nightshift.scoring.engine import score_rows
+from nightshift.scoring.contributions import METHOD
+from nightshift.scoring.scorer import score_rows
 from nightshift.training.served_rows import select_rows
 from nightshift.transformation.feature_manifest import FeatureLoad
 from nightshift.warehouse.bulk import read_arrow
@@ -59,6 +60,7 @@ class Replay:
         n_values: Values compared: features and columns of the prediction.
         row_hash: SHA-256 over the replayed prediction and its features, hex.
         published_hash: The same over what is published.
+        remark: What could not be compared, and why; empty when everything was.
     """
 
     prediction: Prediction
@@ -67,6 +69,7 @@ class Replay:
     n_values: int
     row_hash: str
     published_hash: str
+    remark: str = ""
 
     @property
     def is_equal(self) -> bool:
@@ -96,6 +99,7 @@ def replay_predictions(settings: Settings, spec: ModelSpec, predictions: Sequenc
     _refuse_without_model(predictions)
     with connect(settings, "nightshift repro") as conn:
         loads = feature_loads(conn, spec, predictions)
+        methods = reason_methods(conn, spec, predictions)
         models = {v: load_version(settings, conn, spec, v) for v in sorted({p.version for p in predictions if p.version is not None})}
     read = [loads[p.load_id, p.day] for p in predictions]
     stored, rebuilt = rebuild_rows(settings, spec, [(load, p.key) for load, p in zip(read, predictions, strict=True)])
@@ -105,7 +109,7 @@ def replay_predictions(settings: Settings, spec: ModelSpec, predictions: Sequenc
         mine = [i for i, p in enumerate(predictions) if p.version == version and places[i] in rebuilt]
         scored |= dict(zip(mine, _score(settings, spec, model, [rebuilt[places[i]] for i in mine]), strict=True))
     return [
-        _compare(p, load, (stored.get(place, {}), rebuilt.get(place, {})), scored.get(i, {}))
+        _compare(p, load, (stored.get(place, {}), rebuilt.get(place, {})), scored.get(i, {}), methods.get(p.load_id))
         for i, (p, load, place) in enumerate(zip(predictions, read, places, strict=True))
     ]
 
@@ -125,7 +129,7 @@ def _score(settings: Settings, spec: ModelSpec, model: TrainedModel, rows: list[
     if not rows:
         return []
     table = _as_arrow(settings, spec, model.signature.names, rows)
-    scored = score_rows(model, table, spec.scoring.reasons).to_pylist()
+    scored = score_rows(model, table, spec.scoring.reasons, spec.scoring.engine).to_pylist()
     return [
         {**made, "reasons": json.loads(made["reasons"]), "event_timestamp": row[spec.event_timestamp], "features_as_of": row["as_of"]}
         for made, row in zip(scored, rows, strict=True)
@@ -141,16 +145,22 @@ def _as_arrow(settings: Settings, spec: ModelSpec, features: Sequence[str], rows
     return pa.Table.from_pylist([{name: row[name] for name in schema.names} for row in rows], schema=schema)
 
 
-def _compare(prediction: Prediction, load: FeatureLoad, features: tuple[Row, Row], scored: Row) -> Replay:
+def _compare(prediction: Prediction, load: FeatureLoad, features: tuple[Row, Row], scored: Row, method: str | None) -> Replay:
     published = {**{f"feature {name}": value for name, value in features[0].items()}, **prediction.values}
     replayed = {**{f"feature {name}": value for name, value in features[1].items()}, **{name: scored.get(name) for name in VALUES}}
+    remark = ""
+    if method != METHOD:
+        # This code cannot make such reasons; everything else must still be equal.
+        published.pop("reasons", None)
+        replayed.pop("reasons", None)
+        remark = f"reasons not compared: they were made by {method or 'path attribution'}, this code makes {METHOD}"
     names = list(dict.fromkeys([*published, *replayed]))
     differences = tuple(
         Difference(name, published.get(name, "no value"), replayed.get(name, "no value"))
         for name in names
         if _exact(published.get(name)) != _exact(replayed.get(name)) or (name in published) != (name in replayed)
     )
-    return Replay(prediction, load, differences, len(names), row_hash(replayed), row_hash(published))
+    return Replay(prediction, load, differences, len(names), row_hash(replayed), row_hash(published), remark)
 
 
 def row_hash(values: Row) -> str:

@@ -82,10 +82,11 @@ def _insert(conn: Connection, candidate: Candidate, run: RunContext) -> None:
     conn.execute(
         """
         insert into ml.model_versions (model, version, digest, model_key, model_sha256, model_bytes, metadata_key, metadata_sha256,
-            metadata_bytes, trees_sha256, training_set, partition_date, fit_end, spec_digest, code_version, metrics, figures, run_id)
+            metadata_bytes, trees_sha256, training_set, partition_date, fit_end, spec_digest, code_version, metrics, figures, run_id,
+            engine_proof)
         select %(model)s, coalesce(max(version), 0) + 1, %(digest)s, %(model_key)s, %(model_sha256)s, %(model_bytes)s, %(metadata_key)s,
             %(metadata_sha256)s, %(metadata_bytes)s, %(trees_sha256)s, %(training_set)s, %(day)s, %(fit_end)s, %(spec_digest)s,
-            %(code_version)s, %(metrics)s, %(figures)s, %(run_id)s
+            %(code_version)s, %(metrics)s, %(figures)s, %(run_id)s, %(engine_proof)s
         from ml.model_versions where model = %(model)s
         """,
         {
@@ -94,5 +95,6 @@ def _insert(conn: Connection, candidate: Candidate, run: RunContext) -> None:
             "figures": json.dumps(candidate.figures),
             "day": candidate.partition.day,
             "run_id": run.run_id,
+            "engine_proof": json.dumps(candidate.engine_proof) if candidate.engine_proof else None,
         },
     )

@@ -6,8 +6,8 @@ The warehouse says what a file must be: the bucket is never asked about itself. 
 from __future__ import annotations
 
 import datetime as dt
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, LiteralString
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, LiteralString
 
 from nightshift.errors import NightshiftError
 from nightshift.lake.object_store import ObjectStore
@@ -50,6 +50,7 @@ class ModelVersion:
         fit_end: Last feature partition that a fit has seen.
         metrics: Hold-out metrics by source and name.
         figures: File name to object key.
+        engine_proof: Of ``training.engine_proof``; None for versions of before.
     """
 
     model: str
@@ -66,11 +67,12 @@ class ModelVersion:
     fit_end: dt.date
     metrics: dict[str, dict[str, float | None]]
     figures: dict[str, str]
+    engine_proof: dict[str, Any] | None = None
 
 
 _SELECT = """
 select v.model, v.version, v.digest, v.model_key, v.model_sha256, v.model_bytes, v.metadata_key, v.metadata_sha256, v.metadata_bytes,
-    v.training_set, v.partition_date, v.fit_end, v.metrics, v.figures
+    v.training_set, v.partition_date, v.fit_end, v.metrics, v.figures, v.engine_proof
 from ml.model_versions v
 """
 
@@ -102,7 +104,8 @@ def load_model(store: ObjectStore, version: ModelVersion) -> TrainedModel:
         ModelTextError: The trees are refused; the code says by which check.
     """
     model_lgb = _file(store, version.model_key, version.model_sha256, version.model_bytes)
-    trained = TrainedModel.from_files(model_lgb, _file(store, version.metadata_key, version.metadata_sha256, version.metadata_bytes))
+    model_json = _file(store, version.metadata_key, version.metadata_sha256, version.metadata_bytes)
+    trained = replace(TrainedModel.from_files(model_lgb, model_json), engine_proof=version.engine_proof)
     # Loads the trees now: a broken version must fail here, where the caller can still fall back.
     trained.booster  # noqa: B018
     return trained

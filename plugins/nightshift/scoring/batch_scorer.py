@@ -14,11 +14,12 @@ from nightshift.errors import NightshiftError, WarehouseError
 from nightshift.fault_points import FaultPoint, reach
 from nightshift.scoring.carry_over import feature_spine, past_digest, past_scores
 from nightshift.scoring.champion import Champions, Choice, load_version
-from nightshift.scoring.engine import ChampionBrokenError, score_rows
+from nightshift.scoring.contributions import METHOD
 from nightshift.scoring.fallback import stage_fallback
 from nightshift.scoring.feature_rows import Feature, published_features, read_shard
 from nightshift.scoring.plan import LADDER, MODEL_MADE, DayPlan, PastScores, ScorePlan, ScoreSource
 from nightshift.scoring.relations import SCHEMA, ensure_prediction_relations
+from nightshift.scoring.scorer import ChampionBrokenError, score_rows
 from nightshift.warehouse.bulk import copy_in
 from nightshift.warehouse.connection import connect, lose
 from nightshift.warehouse.partition_write import LoadManifest, Target, hold_stage, refuse
@@ -122,6 +123,7 @@ def inputs_of(spec: ModelSpec, chosen: Sequence[tuple[Feature, Choice]]) -> dict
         "features": _digest((load.partition_date, load.content_hash) for load, _ in chosen),
         "models": _digest((load.partition_date, f"{choice.source} {choice.digest} {choice.reason or ''}") for load, choice in chosen),
         "spec": spec.digest,
+        "reasons": METHOD,
     }
 
 
@@ -175,7 +177,7 @@ def _score_days(
         model = load_version(settings, conn, spec, version)
     rows = read_shard(settings, spec, plan, plan.days_by_version[version], shard, model.signature.names)
     with _blame_champion(version, run):
-        scored = score_rows(model, rows, spec.scoring.reasons)
+        scored = score_rows(model, rows, spec.scoring.reasons, spec.scoring.engine)
     same_in_all: dict[str, int | str] = {"load_id": plan.load_id, "shard": shard, "model_version": version, "run_id": run.run_id}
     return _prediction_rows(spec, plan, rows, scored, same_in_all)
 

@@ -11,8 +11,8 @@ from nightshift.errors import NightshiftError
 from nightshift.lake.object_store import ObjectStore
 from nightshift.registry.model_versions import find_version, load_model
 from nightshift.registry.promotion import promoted_versions
-from nightshift.scoring.engine import ChampionBrokenError, try_model
 from nightshift.scoring.feature_rows import Feature, read_sample
+from nightshift.scoring.scorer import ChampionBrokenError, try_model
 
 if TYPE_CHECKING:
     from nightshift.contracts.model_spec import ModelSpec
@@ -107,7 +107,8 @@ class Champions:
     def _try(self, version: int, features: Feature) -> _Trial:
         try:
             model = load_version(self.settings, self.conn, self.spec, version)
-            try_model(model, read_sample(self.settings, self.spec, features, model.signature.names))
+            rows = read_sample(self.settings, self.spec, features, model.signature.names)
+            try_model(model, rows, self.spec.scoring.engine)
             digest = find_version(self.conn, self.spec.name, version).digest
         except NightshiftError as error:
             return _Trial("", f"version {version} cannot score ({error.code})")

@@ -1,88 +1,106 @@
-"""Split a score into what each feature added on the row's way through the trees.
+"""Split a score into what each feature adds to it: exact Shapley values, for every row.
 
-At each split the expected value changes from the node's to the chosen child's; that change belongs to the feature that was asked. Summed
-over all trees it gives the raw score less a constant. It costs about as much as a prediction, where exact Shapley values (LightGBM's
-``pred_contrib``) cost some hundred times as much: 450 s for a year of flights. Source: Saabas (2014), Interpreting random forests;
-docs/adr/0008-scoring.md compares both.
+``forest`` and ``shapley_kernel`` compute what LightGBM's ``pred_contrib`` does, some dozens of times as fast; it stays as the fallback.
+Source: docs/adr/0023-exact-reasons.md.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import logging
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import TYPE_CHECKING
 
-from nightshift.training.booster import thread_count
+from nightshift.training import booster
+from nightshift.training.golden import CONTRIBUTION_TOLERANCE
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import numpy as np
     import numpy.typing as npt
-    import pyarrow as pa
 
+    from nightshift.scoring.forest import Forest
     from nightshift.training.trained_model import TrainedModel
 
     Matrix = npt.NDArray[np.float64]
 
-BLOCK_ROWS = 2_048
-"""Rows whose contributions stay in the processor's cache while all trees are added."""
+logger = logging.getLogger(__name__)
+
+METHOD = "shapley/1"
+"""How reasons are made, an input of every load: other reasons for the same model and features are then no conflict."""
+TASK_ROWS = 2_048
+"""Rows that a thread takes at once; a multiple of the kernel's lanes."""
 
 
-class TreeContributions:
-    """What each leaf of each tree says about each feature, taken from a model once.
+class Contributions:
+    """What each feature adds to the raw scores of a model: by the kernel, or by LightGBM where that fails.
 
     Args:
         model: The champion.
+
+    Attributes:
+        is_accelerated: Whether the kernel computes them.
     """
 
     def __init__(self, model: TrainedModel) -> None:
         self._model = model
-        trees = model.booster.dump_model()["tree_info"]
-        self._tables = [_leaf_table(tree["tree_structure"], tree["num_leaves"], len(model.signature.names)) for tree in trees]
+        self._explain: Callable[[Matrix, Matrix], None] | None = None
+        try:
+            self._explain = _kernel_of(model)
+        except Exception as error:  # noqa: BLE001  (whatever a compiler or a full disk does, the night is published all the same)
+            logger.warning("Reasons are computed by LightGBM, many times slower: %s: %s", type(error).__name__, error)
 
-    def of(self, rows: pa.Table) -> Matrix:
-        """Return what each feature adds to the raw score, shape (n, k), columns in the order of the signature.
+    @property
+    def is_accelerated(self) -> bool:
+        """Return whether the kernel computes them."""
+        return self._explain is not None
 
-        Raises:
-            SignatureError: The rows do not fit the model's signature.
+    def of(self, matrix: Matrix) -> Matrix:
+        """Return what each feature adds to the raw score, shape (n, k).
+
+        Args:
+            matrix: Of ``TrainedModel.encode``, shape (n, k).
         """
-        import numpy as np
-
-        matrix = self._model.encode(rows)
-        added = np.zeros(matrix.shape)
-        if not rows.num_rows:
-            return added
-        leaves = np.asarray(self._model.booster.predict(matrix, pred_leaf=True, num_threads=thread_count()), dtype=np.int64)
-        leaves = leaves.reshape(len(matrix), -1)
-        for start in range(0, len(matrix), BLOCK_ROWS):
-            block = added[start : start + BLOCK_ROWS]
-            for place, table in enumerate(self._tables):
-                block += table[leaves[start : start + BLOCK_ROWS, place]]
-        return added
+        if self._explain is None:
+            return booster.contributions(self._model.booster, matrix)[:, :-1] if len(matrix) else matrix
+        return _in_threads(self._explain, matrix)
 
 
-def _leaf_table(tree: dict[str, Any], n_leaves: int, n_features: int) -> Matrix:
-    """Return what each feature adds on the way to each leaf; shape (n_leaves, n_features)."""
+def _kernel_of(model: TrainedModel) -> Callable[[Matrix, Matrix], None]:
+    """Return the kernel over a model's trees, after it has given the model's golden contributions.
+
+    Raises:
+        ValueError: It gives others, or the trees are too large.
+    """
     import numpy as np
 
-    table = np.zeros((n_leaves, n_features))
-    pending = [(tree, np.zeros(n_features))]
-    while pending:
-        node, added = pending.pop()
-        if "split_feature" not in node:
-            table[node.get("leaf_index", 0)] = added
-            continue
-        here = _expected(node)[0]
-        for child in (node["left_child"], node["right_child"]):
-            further = added.copy()
-            further[node["split_feature"]] += _expected(child)[0] - here
-            pending.append((child, further))
-    return table
+    from nightshift.scoring.forest import read_forest
+    from nightshift.scoring.shapley_kernel import compiled_kernel
+
+    explain = partial(_explain, compiled_kernel(), read_forest(model.text))
+    if model.golden is not None:
+        expected = np.array(model.golden.contributions)[:, :-1]
+        added = np.empty_like(expected)
+        explain(model.golden.matrix, added)
+        scale = max(1.0, float(np.abs(expected).max()))
+        if not np.abs(added - expected).max() <= CONTRIBUTION_TOLERANCE * scale:
+            raise ValueError("the kernel does not give the model's golden contributions")
+    return explain
 
 
-def _expected(node: dict[str, Any]) -> tuple[float, float]:
-    """Return the mean value and the number of the training rows below a node; kept in the node."""
-    if "split_feature" not in node:
-        return node["leaf_value"], node.get("leaf_count", 1)
-    if "expected" not in node:
-        (left, n_left), (right, n_right) = _expected(node["left_child"]), _expected(node["right_child"])
-        node["expected"] = ((left * n_left + right * n_right) / (n_left + n_right), n_left + n_right)
-    mean, n_rows = node["expected"]
-    return mean, n_rows
+def _explain(kernel: Callable[..., None], forest: Forest, matrix: Matrix, added: Matrix) -> None:
+    kernel(matrix, added, *vars(forest).values())
+
+
+def _in_threads(explain: Callable[[Matrix, Matrix], None], matrix: Matrix) -> Matrix:
+    """Explain all rows in as many threads as the process may use; each row's values are the same in any."""
+    import numpy as np
+
+    matrix = np.ascontiguousarray(matrix)
+    added = np.empty_like(matrix)
+    parts = [slice(start, start + TASK_ROWS) for start in range(0, len(matrix), TASK_ROWS)]
+    with ThreadPoolExecutor(max(1, min(len(parts), booster.thread_count()))) as threads:
+        for _ in threads.map(lambda part: explain(matrix[part], added[part]), parts):
+            pass
+    return added

@@ -1,102 +1,102 @@
-"""Apply a trained model to rows: batch by batch, signature first, every number finite."""
+"""Compute raw scores: LightGBM is the reference, lignum the accelerated engine for models that were proved equal in every bit."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import logging
+from typing import TYPE_CHECKING, Protocol
 
-from nightshift.errors import NightshiftError
-from nightshift.scoring.contributions import TreeContributions
-from nightshift.scoring.reasons import top_reasons
+from nightshift.training.booster import predict_raw
+from nightshift.training.engine_proof import objection_to
+from nightshift.training.lignum_trees import LignumTrees
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
-    import pyarrow as pa
 
+    from nightshift.contracts.model_spec import EngineChoice
     from nightshift.training.trained_model import TrainedModel
 
     Vector = npt.NDArray[np.float64]
+    Matrix = npt.NDArray[np.float64]
 
-BATCH_ROWS = 65_536
-"""Rows scored at once: bounds the memory, and more are not faster. Source: docs/adr/0008-scoring.md."""
-TOLERANCE = 1e-6
-"""Allowed relative difference between a raw score and the sum of its contributions."""
+logger = logging.getLogger(__name__)
 
 
-class ChampionBrokenError(NightshiftError):
-    """The champion cannot score: its files, its signature or its answers are wrong."""
+class Engine(Protocol):
+    """Something that scores one model."""
 
-    code = "NS-SCORE-002"
+    @property
+    def name(self) -> str:
+        """Return the name by which specs and logs know it."""
+
+    def raw(self, matrix: Matrix) -> Vector:
+        """Return raw scores, shape (n,), of a matrix of ``TrainedModel.encode``, shape (n, k)."""
 
 
-def score_rows(model: TrainedModel, rows: pa.Table, n_reasons: int) -> pa.Table:
-    """Return ``score, probability, decile, is_positive, reasons`` for rows of the feature view.
+class LightGbmEngine:
+    """The reference."""
+
+    name = "lightgbm"
+
+    def __init__(self, model: TrainedModel) -> None:
+        self._booster = model.booster
+
+    def raw(self, matrix: Matrix) -> Vector:
+        """Return raw scores, shape (n,)."""
+        return predict_raw(self._booster, matrix)
+
+
+class LignumEngine:
+    """The accelerated engine; a batch that it cannot score is scored by the reference, to the same bits."""
+
+    name = "lignum"
+
+    def __init__(self, model: TrainedModel, trees: LignumTrees) -> None:
+        self._reference, self._trees = LightGbmEngine(model), trees
+
+    def raw(self, matrix: Matrix) -> Vector:
+        """Return raw scores, shape (n,)."""
+        if not len(matrix):
+            return self._reference.raw(matrix)
+        try:
+            raw = self._trees.raw(matrix)
+        except Exception as error:  # noqa: BLE001  (scores are published on time, whatever an optional engine does)
+            logger.warning("Engine lignum failed in the middle (%s: %s); lightgbm scores this batch.", type(error).__name__, error)
+            return self._reference.raw(matrix)
+        return raw if raw.shape == (len(matrix),) else self._reference.raw(matrix)
+
+
+def choose_engine(model: TrainedModel, choice: EngineChoice) -> Engine:
+    """Return the engine that the spec asks for, if the model's proof and golden rows allow it here, else the reference.
+
+    Never an error: a demand for ``lignum`` that cannot be met is logged as one, and LightGBM gives the same scores later.
 
     Args:
-        model: The champion.
-        rows: At least the model's columns, in any order; shape (n, any).
-        n_reasons: Number of top reasons per row.
-
-    Returns:
-        Shape (n, 5), in the order of the rows; probability and is_positive are null unless the model is binary.
-
-    Raises:
-        SignatureError: The rows do not fit the model's signature.
-        ChampionBrokenError: A score is not finite.
+        model: A loaded version, with its stored proof.
+        choice: ``scoring.engine`` of the spec.
     """
-    import pyarrow as pa
-
-    contributions = TreeContributions(model) if n_reasons else None
-    batches = [rows.slice(start, BATCH_ROWS) for start in range(0, max(rows.num_rows, 1), BATCH_ROWS)]
-    return pa.concat_tables([_score_batch(model, contributions, batch, n_reasons) for batch in batches])
-
-
-def _score_batch(model: TrainedModel, contributions: TreeContributions | None, rows: pa.Table, n_reasons: int) -> pa.Table:
-    import pyarrow as pa
-
-    predicted = model.predictions(rows)
-    _refuse_unusable(predicted.score, predicted.probability)
-    probability = pa.nulls(rows.num_rows, pa.float64()) if predicted.probability is None else pa.array(predicted.probability)
-    is_positive = (
-        pa.nulls(rows.num_rows, pa.bool_()) if predicted.probability is None else pa.array(predicted.probability >= predicted.threshold)
-    )
-    reasons = top_reasons(contributions.of(rows), model.signature.names, rows, n_reasons) if contributions else ["[]"] * rows.num_rows
-    return pa.table(
-        {
-            "score": pa.array(predicted.score),
-            "probability": probability,
-            "decile": pa.array(model.deciles(predicted.score)),
-            "is_positive": is_positive,
-            "reasons": pa.array(reasons, pa.string()),
-        }
-    )
+    if choice == "lightgbm":
+        return LightGbmEngine(model)
+    objection = objection_to(model.engine_proof)
+    if objection is None:
+        try:
+            return _accelerated(model)
+        except Exception as error:  # noqa: BLE001  (as in ``raw``)
+            objection = f"{type(error).__name__}: {error}"
+    level = logging.ERROR if choice == "lignum" else logging.INFO
+    logger.log(level, "Engine lightgbm scores %s though scoring.engine is %s: %s.", model.model, choice, objection)
+    return LightGbmEngine(model)
 
 
-def _refuse_unusable(score: Vector, probability: Vector | None) -> None:
-    import numpy as np
-
-    n_bad = int((~np.isfinite(score)).sum())
-    if probability is not None:
-        n_bad += int((~((probability >= 0) & (probability <= 1))).sum())
-    if n_bad:
-        raise ChampionBrokenError(
-            f"The champion gave {n_bad} unusable score(s).",
-            expected="finite scores, probabilities from 0 to 1",
-            todo="Roll the champion back.",
-        )
-
-
-def try_model(model: TrainedModel, rows: pa.Table) -> None:
-    """Let the model show on some rows of tonight that it works, before any shard relies on it.
+def _accelerated(model: TrainedModel) -> LignumEngine:
+    """Return the accelerated engine after it has given the golden scores.
 
     Raises:
-        SignatureError: The rows do not fit the model's signature.
-        ChampionBrokenError: A score is not finite, or its contributions do not add up to it.
+        ValueError: It gives others, or there are none.
     """
     import numpy as np
 
-    score_rows(model, rows, n_reasons=1)
-    raw, added = model.raw(rows), TreeContributions(model).of(rows).sum(axis=1)
-    base = raw - added
-    if rows.num_rows and not np.allclose(base, base[0], rtol=TOLERANCE, atol=TOLERANCE):
-        raise ChampionBrokenError("The champion's contributions do not add up to its scores.", todo="Roll the champion back.")
+    trees = LignumTrees(model.text)
+    if model.golden is None or trees.raw(model.golden.matrix).tobytes() != np.array(model.golden.raw).tobytes():
+        raise ValueError("it does not give the model's golden scores")
+    return LignumEngine(model, trees)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nightshift.contracts.partitions import Partition
 from nightshift.lake.content_keys import content_key
@@ -38,6 +38,7 @@ class Candidate:
         metrics: Hold-out metrics by source and name.
         figures: File name to object key of the PNGs.
         measured: All evidence; empty when the version was registered before.
+        engine_proof: Of ``training.engine_proof``; None leaves the version to the reference engine.
     """
 
     model: str
@@ -57,6 +58,7 @@ class Candidate:
     metrics: dict[str, dict[str, float | None]]
     figures: dict[str, str]
     measured: list[Measured] = field(default_factory=list)
+    engine_proof: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)

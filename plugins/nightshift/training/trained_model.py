@@ -51,6 +51,7 @@ class TrainedModel:
         reference: The profile that drift is measured against, of ``training.reference``.
         training: Training set, partition, split, seed, rounds.
         golden: What the stored model answered; None before it is stored.
+        engine_proof: Of ``training.engine_proof``, as the registry has it; no part of the files.
     """
 
     text: str
@@ -64,6 +65,7 @@ class TrainedModel:
     reference: dict[str, Any]
     training: dict[str, Any]
     golden: Golden | None = None
+    engine_proof: dict[str, Any] | None = None
 
     @cached_property
     def booster(self) -> lgb.Booster:

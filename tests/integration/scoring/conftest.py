@@ -6,7 +6,7 @@ import datetime as dt
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -98,8 +98,8 @@ class Registry:
         self.store = ObjectStore.open(settings)
         self.store.ensure_bucket()
 
-    def promote(self, effective: str, seed: int = 1) -> ModelVersion:
-        """Make a new version champion from a partition on."""
+    def promote(self, effective: str, seed: int = 1, proof: dict[str, Any] | None = None) -> ModelVersion:
+        """Make a new version champion from a partition on, with or without a proof for the accelerated engine."""
         trained = tiny_model(self.spec, seed)
         day = Partition.parse(effective).shift(-1)
         training_set = f"training/{seed}"
@@ -109,7 +109,8 @@ class Registry:
             [training_set, self.spec.name, day.day, day.day, day.day],
         )
         origin = Origin(training_set, day, day.day, self.spec.digest, "test")
-        version = register(self.settings, store_candidate(self.store, trained, origin, [], {}), RunContext("train/test", 1, "test"))
+        candidate = replace(store_candidate(self.store, trained, origin, [], {}), engine_proof=proof)
+        version = register(self.settings, candidate, RunContext("train/test", 1, "test"))
         self.conn.execute(
             "insert into ml.promotions (model, version, verdict, partition_date, effective_partition, reasons, numbers, run_id, actor)"
             " values (%s, %s, 'promoted', %s, %s, '{}', '{}', 'r', 'test')",

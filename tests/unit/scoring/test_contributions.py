@@ -7,9 +7,9 @@ import pyarrow as pa
 import pytest
 
 from nightshift.contracts.model_spec import ModelSpec
-from nightshift.scoring import engine
-from nightshift.scoring.contributions import TreeContributions, _leaf_table
-from nightshift.scoring.engine import score_rows, try_model
+from nightshift.scoring import scorer, shapley_kernel
+from nightshift.scoring.contributions import Contributions
+from nightshift.scoring.scorer import Scorer, score_rows, try_model
 from nightshift.training.pipeline import fit_model
 from nightshift.training.signature import SignatureError
 from nightshift.training.trained_model import TrainedModel
@@ -49,36 +49,41 @@ def model() -> TrainedModel:
     return fit_model(SPEC, rows.slice(0, 600), rows.slice(600))
 
 
-def test_leaf_table_gives_each_split_what_it_changed():
-    tree = {
-        "split_feature": 1,
-        "left_child": {"leaf_index": 0, "leaf_value": 1.0, "leaf_count": 30},
-        "right_child": {
-            "split_feature": 0,
-            "left_child": {"leaf_index": 1, "leaf_value": 2.0, "leaf_count": 5},
-            "right_child": {"leaf_index": 2, "leaf_value": 8.0, "leaf_count": 5},
-        },
-    }
-    # The root expects (30 * 1 + 5 * 2 + 5 * 8) / 40 = 2, the right node (2 + 8) / 2 = 5.
-    assert _leaf_table(tree, 3, 2).tolist() == [[0.0, -1.0], [-3.0, 3.0], [3.0, 3.0]]
-
-
-def test_leaf_table_is_zero_when_a_tree_never_splits():
-    assert _leaf_table({"leaf_value": 0.3}, 1, 2).tolist() == [[0.0, 0.0]]
-
-
 def test_contributions_add_up_to_the_raw_score_less_a_constant(model):
     rows = _rows(3000, seed=2)
-    base = model.raw(rows) - TreeContributions(model).of(rows).sum(axis=1)
+    base = model.raw(rows) - Contributions(model).of(model.encode(rows)).sum(axis=1)
 
     assert np.ptp(base) < 1e-12
 
 
-def test_contributions_name_nearly_the_reasons_of_exact_shapley_values(model):
+def test_contributions_are_lightgbms_own(model):
     rows = _rows(1000, seed=3)
-    ours, exact = TreeContributions(model).of(rows), model.contributions(rows)
+    ours = Contributions(model)
 
-    assert np.corrcoef(ours.ravel(), exact.ravel())[0, 1] > 0.9
+    assert ours.is_accelerated
+    assert np.abs(ours.of(model.encode(rows)) - model.contributions(rows)).max() < 1e-13
+
+
+def test_lightgbm_computes_contributions_when_the_kernel_cannot_be_made(model, monkeypatch, caplog):
+    def fail():
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(shapley_kernel, "compiled_kernel", fail)
+    rows, ours = _rows(50, seed=3), Contributions(model)
+
+    assert not ours.is_accelerated
+    assert "no space left on device" in caplog.text
+    assert ours.of(model.encode(rows)).tobytes() == model.contributions(rows).tobytes()
+    assert ours.of(model.encode(rows.slice(0, 0))).shape == (0, 3)
+
+
+def test_lightgbm_computes_contributions_when_the_kernel_gives_others_than_the_golden_ones(model, monkeypatch, caplog):
+    stored = TrainedModel.from_files(*model.files.values())
+    assert Contributions(stored).is_accelerated
+
+    monkeypatch.setattr(shapley_kernel, "compiled_kernel", lambda: lambda matrix, added, *arrays: added.fill(0.25))
+    assert not Contributions(stored).is_accelerated
+    assert "golden" in caplog.text
 
 
 def test_scores_do_not_depend_on_the_order_of_columns_or_rows(model):
@@ -117,7 +122,38 @@ def test_an_unknown_level_counts_as_missing(model):
 
 def test_a_whole_model_passes_its_trial_on_a_hundred_rows(model, monkeypatch):
     scored: list[int] = []
-    monkeypatch.setattr(engine, "score_rows", lambda *args, **named: scored.append(score_rows(*args, **named).num_rows))
+    score = Scorer.score
+    monkeypatch.setattr(Scorer, "score", lambda self, rows: scored.append(score(self, rows).num_rows))
     try_model(model, _rows(100))
 
     assert scored == [100]
+
+
+def test_a_model_fails_its_trial_when_its_contributions_do_not_add_up(model, monkeypatch):
+    of = Contributions.of
+    monkeypatch.setattr(Contributions, "of", lambda self, matrix: of(self, matrix) * np.linspace(1, 2, len(matrix))[:, None])
+
+    with pytest.raises(scorer.ChampionBrokenError):
+        try_model(model, _rows(100))
+
+
+def test_a_stream_gives_the_same_rows_whatever_its_batches(model, monkeypatch):
+    rows, whole = _rows(500, seed=8), score_rows(model, _rows(500, seed=8), 2)
+    monkeypatch.setattr(scorer, "BATCH_ROWS", 64)
+    streamed = pa.concat_tables(Scorer(model, 2).stream(rows.to_batches(max_chunksize=150)))
+
+    assert streamed.equals(whole)
+
+
+def test_a_stream_reads_a_batch_only_when_the_one_before_was_taken(model):
+    read: list[int] = []
+
+    def batches():
+        for number in range(3):
+            read.append(number)
+            yield _rows(10)
+
+    stream = Scorer(model, 2).stream(batches())
+    next(stream)
+
+    assert read == [0]

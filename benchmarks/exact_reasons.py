@@ -1,0 +1,139 @@
+"""Exact reasons and raw scores, rows a second: the kernel against LightGBM's ``pred_contrib``, and lignum against LightGBM's ``predict``.
+
+``python -m benchmarks.exact_reasons [--trees 300] [--leaves 63] [--rounds 3]`` trains a model on made-up rows with missing values,
+then runs each pair A B A B on the same threads (``OMP_NUM_THREADS``, else all), and prints medians, ratio, largest difference, machine
+and command.
+Prepared parts (imports, loading, compiling) are timed apart.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import lightgbm as lgb
+    import numpy as np
+    import numpy.typing as npt
+
+    Matrix = npt.NDArray[np.float64]
+
+LEAST_RATIO = 15
+"""Rows a second of the kernel against ``pred_contrib``; the difference may be 1e-9 of the score's scale."""
+LARGEST_DIFFERENCE = 1e-9
+N_NUMERIC, N_CATEGORICAL, N_LEVELS = 25, 5, 30
+CONTRIB_ROWS, KERNEL_ROWS, PREDICT_ROWS, N_REASONS = 1_024, 16_384, 65_536, 3
+
+
+def main() -> int:
+    """Run the benchmark; return 1 when a limit is broken."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--trees", type=int, default=300)
+    parser.add_argument("--leaves", type=int, default=63)
+    parser.add_argument("--rounds", type=int, default=3, help="repetitions of each side")
+    parser.add_argument("--json", action="store_true", help="print JSON only")
+    given = parser.parse_args()
+    matrix, booster = _make(given.trees, given.leaves)
+    found: dict[str, Any] = {
+        "command": " ".join(sys.argv),
+        "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} processors, Python {platform.python_version()}",
+        "load": os.getloadavg()[0],
+        "model": f"{given.trees} trees, {given.leaves} leaves, {N_NUMERIC} numeric and {N_CATEGORICAL} categorical features",
+        "reasons": _reasons(booster, matrix, given.rounds),
+        "engines": _engines(booster, matrix, given.rounds),
+    }
+    print(json.dumps(found, indent=1))
+    reasons, engines = found["reasons"], found["engines"]
+    if not given.json:
+        print(f"exact contributions: {reasons['ratio']:.1f} times pred_contrib; lignum: {engines['ratio']:.2f} times predict")
+    is_good = reasons["ratio"] >= LEAST_RATIO and reasons["relative_difference"] <= LARGEST_DIFFERENCE and engines["is_equal"]
+    return 0 if is_good else 1
+
+
+def _make(n_trees: int, n_leaves: int) -> tuple[Matrix, lgb.Booster]:
+    import lightgbm as lgb
+    import numpy as np
+
+    dice = np.random.default_rng(1)
+    matrix = dice.normal(size=(PREDICT_ROWS, N_NUMERIC + N_CATEGORICAL))
+    matrix[:, N_NUMERIC:] = dice.integers(0, N_LEVELS, (len(matrix), N_CATEGORICAL))
+    matrix[dice.random(matrix.shape) < 0.05] = np.nan
+    known = np.nan_to_num(matrix)
+    signal = known[:, :4].sum(axis=1) + known[:, 5] * known[:, 6] + known[:, N_NUMERIC] % 3
+    label = (signal + dice.normal(size=len(matrix)) > 1).astype(float)
+    params = {"objective": "binary", "num_leaves": n_leaves, "verbosity": -1, "deterministic": True, "force_col_wise": True, "seed": 1}
+    data = lgb.Dataset(matrix, label, categorical_feature=list(range(N_NUMERIC, N_NUMERIC + N_CATEGORICAL)))
+    return matrix, lgb.train(params, data, n_trees)
+
+
+def _reasons(booster: lgb.Booster, matrix: Matrix, rounds: int) -> dict[str, Any]:
+    import numpy as np
+    import pyarrow as pa
+
+    from nightshift.scoring.contributions import _explain, _in_threads
+    from nightshift.scoring.forest import read_forest
+    from nightshift.scoring.reasons import top_reasons
+    from nightshift.scoring.shapley_kernel import compiled_kernel
+    from nightshift.training.booster import contributions
+
+    forest, forest_seconds = _timed(lambda: read_forest(booster.model_to_string()))
+    explain = partial(_explain, compiled_kernel(), forest)
+    _, first_seconds = _timed(lambda: explain(matrix[:10], np.empty_like(matrix[:10])))
+    rows, names = matrix[:KERNEL_ROWS], booster.feature_name()
+    table = pa.table({name: rows[:, place] for place, name in enumerate(names)})
+    ours: Callable[[], Any] = partial(_in_threads, explain, rows)
+    peer, kernel = _side_by_side((partial(contributions, booster, matrix[:CONTRIB_ROWS]), ours), rounds)
+    added = ours()
+    _, json_seconds = _timed(lambda: top_reasons(added.copy(), names, table, N_REASONS))
+    raw = booster.predict(matrix[:CONTRIB_ROWS], raw_score=True)
+    difference = np.abs(contributions(booster, matrix[:CONTRIB_ROWS])[:, :-1] - added[:CONTRIB_ROWS]).max()
+    return {
+        "pred_contrib_rows_per_second": round(CONTRIB_ROWS / peer),
+        "kernel_rows_per_second": round(KERNEL_ROWS / kernel),
+        "ratio": (KERNEL_ROWS / kernel) / (CONTRIB_ROWS / peer),
+        "relative_difference": float(difference / np.abs(raw).max()),
+        "top_reasons_rows_per_second": round(KERNEL_ROWS / json_seconds),
+        "forest_seconds": forest_seconds,
+        "first_call_seconds": first_seconds,
+    }
+
+
+def _engines(booster: lgb.Booster, matrix: Matrix, rounds: int) -> dict[str, Any]:
+    from nightshift.training.booster import predict_raw
+    from nightshift.training.lignum_trees import LignumTrees
+
+    trees, load_seconds = _timed(lambda: LignumTrees(booster.model_to_string()))
+    reference, accelerated = _side_by_side((partial(predict_raw, booster, matrix), partial(trees.raw, matrix)), rounds)
+    return {
+        "lightgbm_rows_per_second": round(len(matrix) / reference),
+        "lignum_rows_per_second": round(len(matrix) / accelerated),
+        "ratio": reference / accelerated,
+        "is_equal": trees.raw(matrix).tobytes() == predict_raw(booster, matrix).tobytes(),
+        "load_seconds": load_seconds,
+    }
+
+
+def _timed(work: Callable[[], Any]) -> tuple[Any, float]:
+    start = time.perf_counter()
+    return work(), time.perf_counter() - start
+
+
+def _side_by_side(works: tuple[Callable[[], Any], Callable[[], Any]], rounds: int) -> tuple[float, float]:
+    """Return the median seconds of both, run A B A B after one round that does not count."""
+    seconds: tuple[list[float], list[float]] = ([], [])
+    for _ in range(rounds + 1):
+        for work, taken in zip(works, seconds, strict=True):
+            taken.append(_timed(work)[1])
+    return statistics.median(seconds[0][1:]), statistics.median(seconds[1][1:])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,54 @@
+"""Random LightGBM models of many shapes, for tests of engines and contributions."""
+
+from __future__ import annotations
+
+import lightgbm as lgb
+import numpy as np
+import numpy.typing as npt
+
+Matrix = npt.NDArray[np.float64]
+N_NUMERIC, N_LEVELS = 5, 40
+
+
+def make_matrix(n: int, seed: int) -> Matrix:
+    """Return numbers with NaN, zeros and repeated values, then two columns of level codes; shape (n, 7)."""
+    dice = np.random.default_rng(seed)
+    matrix = np.empty((n, N_NUMERIC + 2))
+    matrix[:, :N_NUMERIC] = dice.normal(size=(n, N_NUMERIC)).round(1)
+    matrix[:, 1] = np.where(dice.random(n) < 0.5, 0.0, matrix[:, 1])
+    matrix[:, N_NUMERIC] = dice.integers(0, 4, n)
+    matrix[:, N_NUMERIC + 1] = dice.integers(0, N_LEVELS, n)
+    matrix[dice.random(matrix.shape) < 0.1] = np.nan
+    return matrix
+
+
+def make_booster(seed: int, n: int = 1500, **params: object) -> lgb.Booster:
+    """Fit trees that ask every column, also the same one many times on a path."""
+    matrix = make_matrix(n, seed)
+    known = np.nan_to_num(matrix)
+    codes = known[:, N_NUMERIC + 1]
+    label = known[:, 0] * known[:, 1] + np.sin(3 * known[:, 2]) + (codes % 3) + np.isnan(matrix[:, 3]) + 0.3 * (known[:, N_NUMERIC] == 2)
+    if params.get("objective", "regression") == "binary":
+        label = (label > np.median(label)).astype(float)
+    rounds = params.pop("rounds", 12)
+    assert isinstance(rounds, int)
+    settings = {"objective": "regression", "verbosity": -1, "num_threads": 1, "min_data_in_leaf": 5, "seed": seed, **params}
+    data = lgb.Dataset(matrix, label, categorical_feature=[N_NUMERIC, N_NUMERIC + 1], params=settings)
+    return lgb.train(settings, data, rounds)
+
+
+SHAPES: dict[str, dict[str, object]] = {
+    "usual": {"num_leaves": 31},
+    "binary": {"objective": "binary", "num_leaves": 15},
+    "wide": {"num_leaves": 200, "min_data_in_leaf": 2},
+    "stumps": {"num_leaves": 2, "rounds": 30},
+    "levels one by one": {"num_leaves": 31, "max_cat_to_onehot": 64},
+    "levels in sets": {"num_leaves": 31, "max_cat_to_onehot": 1, "cat_smooth": 0, "cat_l2": 0, "min_data_per_group": 1},
+    "zero is missing": {"num_leaves": 31, "zero_as_missing": True},
+    "nothing is missing": {"num_leaves": 31, "use_missing": False},
+    "extra random": {"num_leaves": 31, "extra_trees": True},
+    "one bin a value": {"num_leaves": 60, "max_bin": 4},
+    "constant": {"num_leaves": 31, "min_data_in_leaf": 10_000, "rounds": 3},
+    "some rows and columns": {"num_leaves": 31, "bagging_fraction": 0.5, "bagging_freq": 1, "feature_fraction": 0.5},
+    "dart": {"boosting": "dart", "num_leaves": 15},
+}
