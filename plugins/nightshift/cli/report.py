@@ -55,6 +55,6 @@ def _find(settings: Settings, model: str, night: str | None) -> tuple[str, str]:
     if row is None:
         raise NoReportError(
             f"There is no report of {model}{f' for {night}' if night else ''}.",
-            todo="Look at monitoring.verdicts_published: its reasons say why a report is missing.",
+            todo="Look at monitoring.verdicts_published: report_problem says why a report is missing.",
         )
     return row[0], row[1]

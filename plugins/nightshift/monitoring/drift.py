@@ -63,12 +63,14 @@ class Yardstick:
         noise: Index that one of twenty training nights exceeds, by column.
         psi_threshold: Index below which nothing counts as drift, for features.
         score_psi_threshold: The same for the score.
+        minimum_effect: Effect size, or change of the missing share, below which nothing counts as drift.
     """
 
     reference: Mapping[str, Any]
     noise: Mapping[str, float]
     psi_threshold: float
     score_psi_threshold: float
+    minimum_effect: float
 
 
 def feature_drift(conn: Connection, relation: sql.Composable, yardstick: Yardstick) -> dict[dt.date, list[Drift]]:
@@ -116,19 +118,20 @@ def _compare(
     expected = expected_shares(reference)
     psi = stability_index([*current.counts, current.n_missing], expected, int(reference["n"]))
     threshold = yardstick.score_psi_threshold if kind == "score" else yardstick.psi_threshold
-    distance = total_variation if kind == "categorical" else largest_gap
+    effect = (total_variation if kind == "categorical" else largest_gap)(current.counts, expected[:-1])
+    change = max(effect, abs(current.missing_share - expected[-1]))
     return Drift(
         feature=name,
         kind=kind,
         psi=psi,
         psi_noise=yardstick.noise[name],
-        effect=distance(current.counts, expected[:-1]),
+        effect=effect,
         missing_share=current.missing_share,
         reference_missing_share=expected[-1],
         mean=current.mean,
         reference_mean=reference.get("mean"),
         n_rows=current.n_rows,
-        is_drifted=psi > max(threshold, yardstick.noise[name]),
+        is_drifted=psi > max(threshold, yardstick.noise[name]) and change >= yardstick.minimum_effect,
     )
 
 

@@ -17,11 +17,11 @@ from nightshift.monitoring.night import Champion, Night
 from nightshift.monitoring.outcomes import evaluated_partition, published_features
 from nightshift.monitoring.performance import ALL_ROWS, Performance, metric_loss
 from nightshift.monitoring.report import Sample, Shown, make_report
-from nightshift.monitoring.trigger import NightStatus, rule, status
+from nightshift.monitoring.trigger import Decided, NightStatus, rule, status
 from nightshift.monitoring.verdict import Verdict, publish_night, read_verdict
 from nightshift.warehouse.bulk import read_arrow
 from nightshift.warehouse.connection import connect, lose
-from nightshift.warehouse.decisions import open_decision
+from nightshift.warehouse.decisions import decide_alone, open_decision
 from nightshift.warehouse.partition_write import LoadManifest
 
 if TYPE_CHECKING:
@@ -67,34 +67,45 @@ def _measure_night(night: Night, *, wants_report: bool) -> Verdict:
     inputs = night.inputs()
     drifts = night.drifts()
     performance, predicted_by = night.performance()
-    verdict = _judge(night, drifts, performance, predicted_by)
+    reach(FaultPoint.MONITOR_MEASURED)
+    with decide_alone(night.conn, night.spec.name):
+        decided = night.decided()
+        verdict = judge(night, drifts, performance, predicted_by, decided)
+        if verdict.has_triggered:
+            open_decision(night.conn, night.spec.name, night.partition, verdict.reasons, _evidence(verdict), night.run)
+    if verdict.has_triggered:
+        reach(FaultPoint.DECISION_AFTER, lambda: lose(night.conn))
     digest = sha256(json.dumps([inputs, asdict(verdict)], sort_keys=True, default=str).encode()).hexdigest()
     verdict = _with_report(night, verdict, drifts, digest, wants_report=wants_report or verdict.has_triggered)
-    reach(FaultPoint.MONITOR_MEASURED)
-    if verdict.has_triggered:
-        open_decision(night.conn, night.spec.name, night.partition, verdict.reasons, _evidence(verdict), night.run)
-        reach(FaultPoint.DECISION_AFTER, lambda: lose(night.conn))
-    manifest = LoadManifest(night.run, inputs | {"report": verdict.report_key or "none"})
-    publish_night(night.conn, verdict, drifts, [asdict(one) | {"model_version": predicted_by} for one in performance], manifest)
+    beside = {"model_version": predicted_by, "maturity": verdict.maturity}
+    manifest = LoadManifest(night.run, inputs | {"decided": str(decided.others)})
+    publish_night(night.conn, verdict, drifts, [asdict(one) | beside for one in performance], manifest)
     seen = read_verdict(night.conn, night.spec.name, night.partition)
     if seen != verdict or (seen.has_triggered and seen.retrain_decision_id is None):
         raise VerdictLostError(f"The verdict of {night.partition} is not what readers see.", expected=str(verdict), got=str(seen))
     return seen
 
 
-def _judge(night: Night, drifts: list[Drift], performance: list[Performance], predicted_by: int | None) -> Verdict:
+def judge(night: Night, drifts: list[Drift], performance: list[Performance], predicted_by: int | None, decided: Decided) -> Verdict:
+    """Return the verdict that a night's drift and matured performance, beside earlier verdicts and orders, give; nothing is written."""
     limits, version = night.spec.monitoring, night.champion.version.version if night.champion else None
     features = [one.is_drifted for one in drifts if one.kind != "score"]
     score = next((one for one in drifts if one.kind == "score"), None)
     watched = next((one for one in performance if (one.slice_name, one.metric) == (ALL_ROWS, limits.metric)), None)
     expected = night.expected_metric(predicted_by)
+    loss = _matured_loss(night, watched, expected, is_champion=predicted_by is not None and predicted_by == version)
     today = NightStatus(
         night.partition.day,
         drift=status(sum(features) / len(features) >= limits.drifted_features_ratio if features else None),
         score_drift=status(score.is_drifted if score else None),
-        performance=status(_has_lost(night, watched, expected, is_champion=predicted_by is not None and predicted_by == version)),
+        performance=status(None if loss is None else loss > limits.maximum_metric_loss),
+        severe_loss=status(
+            None
+            if loss is None or limits.triggers.severe_loss_factor is None
+            else loss > limits.triggers.severe_loss_factor * limits.maximum_metric_loss
+        ),
     )
-    ruling = rule(night.spec, today, night.earlier, night.decided)
+    ruling = rule(night.spec, today, night.earlier, decided, night.red)
     return Verdict(
         model=night.spec.name,
         partition_date=night.partition.day,
@@ -102,6 +113,7 @@ def _judge(night: Night, drifts: list[Drift], performance: list[Performance], pr
         drift_status=today.drift,
         score_drift_status=today.score_drift,
         performance_status=today.performance,
+        severe_loss_status=today.severe_loss,
         n_features=len(features),
         n_drifted=sum(features),
         score_psi=score.psi if score else None,
@@ -109,18 +121,23 @@ def _judge(night: Night, drifts: list[Drift], performance: list[Performance], pr
         metric_value=watched.value if watched else None,
         metric_baseline=watched.baseline_value if watched else None,
         metric_expected=expected,
-        n_labels=watched.n_labels if watched else 0,
+        n_labels=night.labels.n_labels,
+        n_predictions=night.labels.n_predictions,
+        n_never_labelled=night.labels.n_never,
+        label_share=night.labels.share,
+        maturity=night.labels.maturity(night.spec),
         evaluated_partition=evaluated_partition(night.spec, night.partition).day,
         breached_days={name: [day.isoformat() for day in days] for name, days in ruling.breached_days.items()},
         in_cooldown=ruling.in_cooldown,
+        is_over_budget=ruling.is_over_budget,
+        red_reasons=night.red,
         has_triggered=ruling.has_triggered,
         reasons=[*ruling.reasons, *night.remarks],
-        report_key=None,
     )
 
 
-def _has_lost(night: Night, watched: Performance | None, expected: float | None, *, is_champion: bool) -> bool | None:
-    """Return whether the champion is worse than its hold-out promised, and no better than the rule; None if that cannot be said.
+def _matured_loss(night: Night, watched: Performance | None, expected: float | None, *, is_champion: bool) -> float | None:
+    """Return by how much the champion is worse than its hold-out promised, 0 if better than the rule; None if that cannot be said.
 
     In a storm every prediction is bad: a model that still beats the rule on the same rows gains nothing by another training.
     """
@@ -130,15 +147,19 @@ def _has_lost(night: Night, watched: Performance | None, expected: float | None,
     if not is_champion or expected is None:
         night.remarks.append("the matured predictions are not the champion's")
         return None
+    maturity = night.labels.maturity(night.spec)
+    if maturity != "mature":
+        night.remarks.append(f"labels of the evaluated night are {maturity}: {night.labels.share or 0:.0%} are known")
+        return None
     if watched.n_labels < limits.minimum_labels:
         night.remarks.append(f"only {watched.n_labels} labels, {limits.minimum_labels} are needed")
         return None
     beats_rule = watched.baseline_value is not None and metric_loss(limits.metric, watched.value, watched.baseline_value) < 0
-    return metric_loss(limits.metric, watched.value, expected) > limits.maximum_metric_loss and not beats_rule
+    return 0.0 if beats_rule else metric_loss(limits.metric, watched.value, expected)
 
 
 def _with_report(night: Night, verdict: Verdict, drifts: list[Drift], digest: str, *, wants_report: bool) -> Verdict:
-    """Link the report of this verdict, made before or now; whatever goes wrong with it is a reason in the verdict, nothing more."""
+    """Link the report of this verdict, made before or now; whatever goes wrong with it is its problem, nothing more."""
     if night.champion is None:
         return verdict
     folder = f"reports/{night.spec.name}/{night.partition}/{digest[:16]}"
@@ -153,9 +174,9 @@ def _with_report(night: Night, verdict: Verdict, drifts: list[Drift], digest: st
             store.put(content_key(folder, report.json, ".json"), report.json, "application/json")
             store.put(key, report.html, "text/html; charset=utf-8")
     except Exception as error:  # noqa: BLE001  (see the docstring)
-        reason = f"no report: {error.what if isinstance(error, NightshiftError) else type(error).__name__}"
+        problem = error.what if isinstance(error, NightshiftError) else type(error).__name__
         logger.warning("%s %s: %s", night.spec.name, night.partition, error)
-        return replace(verdict, reasons=[*verdict.reasons, reason])
+        return replace(verdict, report_problem=f"no report: {problem}")
     return replace(verdict, report_key=key)
 
 
@@ -184,5 +205,16 @@ def _shown(night: Night, champion: Champion, drifts: list[Drift]) -> Shown:
 
 
 def _evidence(verdict: Verdict) -> dict[str, Any]:
-    names = ("n_drifted", "n_features", "score_psi", "metric", "metric_value", "metric_expected", "n_labels", "report_key", "model_version")
+    names = (
+        "n_drifted",
+        "n_features",
+        "score_psi",
+        "metric",
+        "metric_value",
+        "metric_expected",
+        "n_labels",
+        "maturity",
+        "label_share",
+        "model_version",
+    )
     return {name: getattr(verdict, name) for name in names}

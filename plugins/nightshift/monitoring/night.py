@@ -7,16 +7,26 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from nightshift.contracts.partitions import PartitionRange
 from nightshift.lake.object_store import ObjectStore
+from nightshift.monitoring.data_quality import red_reasons
 from nightshift.monitoring.drift import SCORE, Drift, Yardstick, feature_drift, score_drift
 from nightshift.monitoring.noise import training_noise
-from nightshift.monitoring.outcomes import evaluated_partition, knowledge_cutoff, published_features, published_predictions, read_outcomes
+from nightshift.monitoring.outcomes import (
+    count_labels,
+    evaluated_partition,
+    knowledge_cutoff,
+    published_features,
+    published_predictions,
+    read_outcomes,
+)
 from nightshift.monitoring.performance import Performance, measure_performance
-from nightshift.monitoring.trigger import NightStatus
+from nightshift.monitoring.trigger import Decided, NightStatus
 from nightshift.monitoring.verdict import earlier_nights
 from nightshift.registry.model_versions import find_version, load_model
 from nightshift.registry.promotion import champion_for
 from nightshift.training.training_set import find_training_set, read_rows
+from nightshift.warehouse.decisions import decided_days
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -24,6 +34,7 @@ if TYPE_CHECKING:
     from nightshift.contracts.model_spec import ModelSpec
     from nightshift.contracts.partitions import Partition
     from nightshift.contracts.run import RunContext
+    from nightshift.monitoring.maturity import LabelCount
     from nightshift.registry.model_versions import ModelVersion
     from nightshift.settings import Settings
     from nightshift.training.trained_model import TrainedModel
@@ -83,7 +94,9 @@ class Night:
     def yardstick(self, champion: Champion) -> Yardstick:
         """Return what this night is compared with."""
         limits = self.spec.monitoring
-        return Yardstick(champion.trained.reference, champion.noise, limits.psi_threshold, limits.score_psi_threshold)
+        return Yardstick(
+            champion.trained.reference, champion.noise, limits.psi_threshold, limits.score_psi_threshold, limits.minimum_effect
+        )
 
     def drifts(self) -> list[Drift]:
         """Return the drift of all features, and of the score if the champion's predictions are published."""
@@ -114,15 +127,21 @@ class Night:
         return find_version(self.conn, self.spec.name, version).metrics.get("challenger", {}).get(self.spec.monitoring.metric)
 
     @cached_property
-    def decided(self) -> list[dt.date]:
-        """Return the partitions of the model's other decisions that are near enough to matter."""
-        query = """
-            select partition_date from monitoring.retrain_decisions
-            where model = %(model)s and partition_date <> %(day)s and abs(partition_date - %(day)s::date) <= %(days)s
-            order by partition_date
-        """
-        near = {"model": self.spec.name, "day": self.partition.day, "days": self.spec.monitoring.cooldown_days}
-        return [day for (day,) in self.conn.execute(query, near)]
+    def labels(self) -> LabelCount:
+        """Return how far the labels of the evaluated night are."""
+        return count_labels(self.conn, self.spec, self.partition, self.as_of)
+
+    @cached_property
+    def red(self) -> list[str]:
+        """Return why the data of the night, and of what its loss stands on, cannot be trusted."""
+        days = PartitionRange(evaluated_partition(self.spec, self.partition), self.partition)
+        return red_reasons(self.conn, self.spec, days, self.settings.datasets_dir)
+
+    def decided(self) -> Decided:
+        """Return the model's orders near enough to matter; read under its lock."""
+        limits = self.spec.monitoring
+        near = decided_days(self.conn, self.spec.name, self.partition, max(limits.cooldown_days, limits.retrain_budget.days))
+        return Decided(own=self.partition.day in near, others=[day for day in near if day != self.partition.day])
 
     @cached_property
     def earlier(self) -> list[NightStatus]:
@@ -130,7 +149,7 @@ class Night:
         return earlier_nights(self.conn, self.spec, self.partition, self.champion.version.version if self.champion else None)
 
     def inputs(self) -> dict[str, str]:
-        """Return digests of everything that the verdict depends on, the report apart."""
+        """Return digests of everything that the verdict depends on, the orders apart."""
         evaluated = evaluated_partition(self.spec, self.partition)
         datasets = [self.spec.features_dataset, self.spec.predictions_dataset, f"marts/{self.spec.label.relation}"]
         rows = self.conn.execute(
@@ -143,7 +162,7 @@ class Night:
         )
         loads = {f"{dataset} {day}": content_hash for dataset, day, content_hash in rows}
         champion = self.champion.version.digest if self.champion else "none"
-        others = {"earlier": str(self.earlier), "decided": str(self.decided)}
+        others = {"earlier": str(self.earlier), "red": str(self.red)}
         return {**loads, **others, "spec": self.spec.digest, "champion": champion, "as_of": self.as_of.isoformat()}
 
     def _versions(self, partition: Partition) -> list[int]:

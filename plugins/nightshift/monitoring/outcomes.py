@@ -6,6 +6,7 @@ import datetime as dt
 from typing import TYPE_CHECKING
 
 from nightshift.errors import NightshiftError
+from nightshift.monitoring.maturity import LabelCount
 from nightshift.warehouse.bulk import read_arrow
 
 if TYPE_CHECKING:
@@ -87,28 +88,65 @@ def read_outcomes(settings: Settings, conn: Connection, spec: ModelSpec, partiti
         One row per labelled entity in the order of its key: ``score``, ``probability``, ``is_positive``, ``model_version``, ``label``, and
         the columns of the slices and of the rule baseline from the feature rows that were scored; None without predictions or labels.
     """
-    evaluated = evaluated_partition(spec, partition)
-    label_columns = _columns(conn, "marts", spec.label.relation)
-    if not label_columns or not _columns(conn, "predictions", spec.name):
+    labels = _labels(conn, spec, partition, as_of)
+    if labels is None:
         return None
-    rows = read_arrow(settings, _query(spec, evaluated, partition, as_of, is_pointed="load_id" in label_columns))
+    rows = read_arrow(settings, _query(spec, evaluated_partition(spec, partition), labels))
     return rows if rows.num_rows else None
 
 
-def _query(spec: ModelSpec, evaluated: Partition, partition: Partition, as_of: dt.datetime, *, is_pointed: bool) -> sql.Composed:
+def count_labels(conn: Connection, spec: ModelSpec, partition: Partition, as_of: dt.datetime) -> LabelCount:
+    """Return how many of the predictions that mature on this night had a label at ``as_of``, and how many never get one."""
     from psycopg import sql
 
+    labels, evaluated = _labels(conn, spec, partition, as_of), evaluated_partition(spec, partition)
+    if labels is None:
+        return LabelCount()
+    query = sql.SQL(
+        """
+        with labels as ({labels}), predictions as (select t.* from {predictions})
+        select count(*), count(labels.label), count(*) filter (where labels.{key} is not null and labels.label is null)
+        from predictions left join labels using ({key})
+        """
+    ).format(key=sql.Identifier(spec.entity.key), labels=labels, predictions=published_predictions(spec, evaluated, evaluated))
+    row = conn.execute(query).fetchone()
+    return LabelCount(*row) if row else LabelCount()
+
+
+def _labels(conn: Connection, spec: ModelSpec, partition: Partition, as_of: dt.datetime) -> sql.Composed | None:
+    """Return the labels as known, one row per entity, or None while there are no labels or no predictions at all."""
+    from psycopg import sql
+
+    label_columns = _columns(conn, "marts", spec.label.relation)
+    if not label_columns or not _columns(conn, "predictions", spec.name):
+        return None
     pointer = sql.SQL("join ops.published lp on lp.dataset = {} and lp.partition_date = l.partition_date and lp.load_id = l.load_id")
+    return sql.SQL(
+        """
+        select distinct on (l.{key}) l.{key}, l.{label} as label
+        from marts.{labels} l {pointer}
+        where l.partition_date between {evaluated} and {night} and l.known_at <= {as_of}
+            and (l.superseded_at is null or l.superseded_at > {as_of})
+        order by l.{key}, l.known_at desc, l.partition_date desc
+        """
+    ).format(
+        key=sql.Identifier(spec.entity.key),
+        label=sql.Identifier(spec.label.column),
+        labels=sql.Identifier(spec.label.relation),
+        pointer=pointer.format(sql.Literal(f"marts/{spec.label.relation}")) if "load_id" in label_columns else sql.SQL(""),
+        evaluated=sql.Literal(evaluated_partition(spec, partition).day),
+        night=sql.Literal(partition.day),
+        as_of=sql.Literal(as_of),
+    )
+
+
+def _query(spec: ModelSpec, evaluated: Partition, labels: sql.Composed) -> sql.Composed:
+    from psycopg import sql
+
     seen = dict.fromkeys([*(part.column for part in spec.promotion.slices), spec.scoring.fallback.feature])
     return sql.SQL(
         """
-        with labels as (
-            select distinct on (l.{key}) l.{key}, l.{label} as label
-            from marts.{labels} l {pointer}
-            where l.partition_date between {evaluated} and {night} and l.known_at <= {as_of}
-                and (l.superseded_at is null or l.superseded_at > {as_of})
-            order by l.{key}, l.known_at desc, l.partition_date desc
-        ), features as (select t.* from {features}), predictions as (select t.* from {predictions})
+        with labels as ({labels}), features as (select t.* from {features}), predictions as (select t.* from {predictions})
         select predictions.score, predictions.probability, predictions.is_positive, predictions.model_version,
             labels.label, {seen}
         from predictions join features using (partition_date, {key}) join labels using ({key})
@@ -116,12 +154,7 @@ def _query(spec: ModelSpec, evaluated: Partition, partition: Partition, as_of: d
         """
     ).format(
         key=sql.Identifier(spec.entity.key),
-        label=sql.Identifier(spec.label.column),
-        labels=sql.Identifier(spec.label.relation),
-        pointer=pointer.format(sql.Literal(f"marts/{spec.label.relation}")) if is_pointed else sql.SQL(""),
-        evaluated=sql.Literal(evaluated.day),
-        night=sql.Literal(partition.day),
-        as_of=sql.Literal(as_of),
+        labels=labels,
         features=published_features(spec, evaluated, evaluated),
         predictions=published_predictions(spec, evaluated, evaluated),
         seen=sql.SQL(", ").join(sql.Identifier("features", name) for name in seen),

@@ -1,4 +1,4 @@
-"""From evidence to a decision: a condition must hold on N of the last M nights of one champion, and not soon after another decision."""
+"""From evidence to a decision: which conditions must hold together, on N of the last M nights of one champion, and what blocks an order."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from nightshift.contracts.model_spec import ModelSpec
 
 Status = Literal["ok", "breached", "unknown"]
-CONDITIONS = ("drift", "score_drift", "performance")
+CONDITIONS = ("drift", "score_drift", "performance", "severe_loss")
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,20 @@ class NightStatus:
     drift: Status
     score_drift: Status
     performance: Status
+    severe_loss: Status
+
+
+@dataclass(frozen=True)
+class Decided:
+    """The model's orders near a night.
+
+    Attributes:
+        own: Whether the night itself has one; it stands, so that a rerun rules the same.
+        others: Partitions of the others, in order.
+    """
+
+    own: bool = False
+    others: Sequence[dt.date] = ()
 
 
 @dataclass(frozen=True)
@@ -29,40 +43,88 @@ class Ruling:
     """Whether the evidence asks for a retraining.
 
     Attributes:
-        breached_days: Per condition, the nights of the window on which it held.
+        breached_days: Per condition, the nights on which it held: of the window, for drift also those that the window's loss is about.
         in_cooldown: Whether an earlier decision is too near.
+        is_over_budget: Whether the earlier decisions have used up the budget.
         has_triggered: Whether a decision must stand for this partition.
         reasons: Why or why not, for people.
     """
 
     breached_days: dict[str, list[dt.date]]
     in_cooldown: bool
+    is_over_budget: bool
     has_triggered: bool
     reasons: list[str]
 
 
-def rule(spec: ModelSpec, today: NightStatus, earlier: Sequence[NightStatus], decided: Sequence[dt.date]) -> Ruling:
-    """Apply windows and cooldown.
+def loss_lag_days(spec: ModelSpec) -> int:
+    """Return how many nights after a prediction its loss is measured."""
+    return 1 + spec.label.maturity_days
+
+
+def rule(spec: ModelSpec, today: NightStatus, earlier: Sequence[NightStatus], decided: Decided, red: Sequence[str]) -> Ruling:
+    """Apply conditions, windows, and what blocks an order.
 
     Args:
-        spec: Windows, cooldown and the conditions that may trigger.
+        spec: Windows, cooldown, budget and the conditions that must hold together.
         today: The night that is judged.
         earlier: Nights before it that measured the same champion; those outside of the window are left out.
-        decided: Partitions of all decisions of the model. One of this very partition does not count, so that a rerun rules the same;
-            one of a later partition does, so that an old night that is rerun opens no second decision.
+        decided: The model's orders. Those after the night matter only when nothing else blocks, so that an old night that is rerun opens
+            no second order and gives no other reasons.
+        red: Why the data of the night cannot be trusted; empty if it can.
     """
-    window, night = spec.monitoring.windows, today.partition_date
-    nights = [one for one in earlier if 0 < (night - one.partition_date).days < window.m] + [today]
-    breached = {name: sorted(one.partition_date for one in nights if getattr(one, name) == "breached") for name in CONDITIONS}
-    near = [day for day in decided if 0 < abs((night - day).days) <= spec.monitoring.cooldown_days]
-    in_cooldown = any(day < night for day in near)
-    fulfilled = [name for name in spec.monitoring.triggers if len(breached[name]) >= window.n and night in breached[name]]
-    reasons = [
-        f"{name} held on {len(breached[name])} of the last {window.m} nights: {', '.join(map(str, breached[name]))}" for name in fulfilled
-    ]
-    if fulfilled and near:
-        reasons.append(f"in cooldown: {spec.monitoring.cooldown_days} days around the decision of {max(near)}")
-    return Ruling(breached, in_cooldown=in_cooldown, has_triggered=bool(fulfilled) and not near, reasons=reasons)
+    limits, night = spec.monitoring, today.partition_date
+    breached = _breached_days(spec, today, earlier)
+    evidence = _evidence(spec, today, breached)
+    before = [day for day in decided.others if day < night]
+    cooldown = [day for day in before if (night - day).days <= limits.cooldown_days]
+    spent = [day for day in before if (night - day).days < limits.retrain_budget.days]
+    is_over_budget = len(spent) >= limits.retrain_budget.retrainings
+    blocks = [f"blocked, data quality is red: {why}" for why in red]
+    if cooldown:
+        blocks.append(f"in cooldown: {limits.cooldown_days} days around the decision of {max(cooldown)}")
+    if is_over_budget:
+        blocks.append(f"over budget: {len(spent)} decisions within {limits.retrain_budget.days} days, {', '.join(map(str, spent))}")
+    after = [day for day in decided.others if 0 < (day - night).days <= limits.cooldown_days]
+    if not blocks and after:
+        blocks.append(f"in cooldown: {limits.cooldown_days} days around the decision of {min(after)}")
+    has_triggered = bool(evidence) and (decided.own or not blocks)
+    reasons = evidence + ([] if has_triggered or not evidence else blocks)
+    return Ruling(breached, bool(cooldown), is_over_budget, has_triggered, reasons)
+
+
+def _breached_days(spec: ModelSpec, today: NightStatus, earlier: Sequence[NightStatus]) -> dict[str, list[dt.date]]:
+    nights, lag = [*earlier, today], loss_lag_days(spec)
+    reach = {name: spec.monitoring.windows.m + (lag if name in ("drift", "score_drift") else 0) for name in CONDITIONS}
+    return {
+        name: sorted(
+            one.partition_date
+            for one in nights
+            if 0 <= (today.partition_date - one.partition_date).days < reach[name] and getattr(one, name) == "breached"
+        )
+        for name in CONDITIONS
+    }
+
+
+def _evidence(spec: ModelSpec, today: NightStatus, breached: dict[str, list[dt.date]]) -> list[str]:
+    """Return what asks for a retraining, in words; empty if nothing does."""
+    window, triggers, night = spec.monitoring.windows, spec.monitoring.triggers, today.partition_date
+    recent = {name: [day for day in days if (night - day).days < window.m] for name, days in breached.items()}
+    held = {name: len(days) >= window.n and night in days for name, days in recent.items()}
+    words = {
+        name: f"{name} held on {len(days)} of the last {window.m} nights: {', '.join(map(str, days))}" for name, days in recent.items()
+    }
+    lagged = [name for name in triggers.drift if len(breached[name]) >= window.n]
+    if held["performance"] and lagged:
+        return [f"{name} held on {len(breached[name])} nights: {', '.join(map(str, breached[name]))}" for name in lagged] + [
+            words["performance"]
+        ]
+    if held["severe_loss"]:
+        return [words["severe_loss"], "acts on matured loss alone: it is severe"]
+    drifted = [name for name in triggers.drift if held[name]]
+    if drifted and triggers.may_act_on_drift_alone and today.performance == "unknown":
+        return [words[name] for name in drifted] + ["acts on drift alone: no matured loss confirms or contradicts it tonight"]
+    return []
 
 
 def status(is_breached: bool | None) -> Status:

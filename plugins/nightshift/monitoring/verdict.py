@@ -9,15 +9,18 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from nightshift.contracts.partitions import Partition, PartitionRange
-from nightshift.monitoring.trigger import NightStatus, Status
+from nightshift.monitoring.trigger import NightStatus, Status, loss_lag_days
 from nightshift.warehouse.partition_write import LoadManifest, Target, audit, begin, publish
 
 if TYPE_CHECKING:
     from nightshift.contracts.model_spec import ModelSpec
     from nightshift.monitoring.drift import Drift
+    from nightshift.monitoring.maturity import Maturity
     from nightshift.warehouse.connection import Connection
 
 SCHEMA = "monitoring"
+BESIDE = frozenset({"retrain_decision_id", "report_key", "report_problem"})
+"""Fields that stand in tables of their own: they say what followed from a verdict, not what it found."""
 
 
 @dataclass(frozen=True)
@@ -30,15 +33,21 @@ class Verdict:
         model_version: The champion that was measured; None without one.
         drift_status: Whether enough features drifted, ``unknown`` without a champion; and so on for the other conditions.
         n_features: Features compared; ``n_drifted`` of them drifted.
+        severe_loss_status: Whether the matured loss is above ``severe_loss_factor`` times the limit.
         score_psi: Population stability index of the scores.
         metric: The watched metric; ``metric_value`` over all matured rows, ``metric_baseline`` of the rule on the same rows,
             ``metric_expected`` of the predicting version's hold-out.
+        n_labels: Matured labels that the metrics stand on, of ``n_predictions``; ``n_never_labelled`` of these never get one.
+        label_share: Known labels among the predictions that can get one, 1 is best.
+        maturity: Of the evaluated night; only ``mature`` metrics trigger.
         evaluated_partition: The night that made the predictions that matured.
         breached_days: Per condition, the nights of the window on which it held.
         in_cooldown: Whether an earlier decision is too near.
+        is_over_budget: Whether earlier decisions have used up the budget.
+        red_reasons: Why the data cannot be trusted; blocks a decision.
         has_triggered: Whether a decision stands for this night.
         reasons: Why, for people.
-        report_key: Object key of the HTML report; None when it could not be made.
+        report_key: Object key of the HTML report; None when it could not be made, ``report_problem`` then says why. Neither is content.
         retrain_decision_id: The decision of this night; None when it did not trigger.
     """
 
@@ -48,6 +57,7 @@ class Verdict:
     drift_status: Status
     score_drift_status: Status
     performance_status: Status
+    severe_loss_status: Status
     n_features: int
     n_drifted: int
     score_psi: float | None
@@ -56,17 +66,24 @@ class Verdict:
     metric_baseline: float | None
     metric_expected: float | None
     n_labels: int
+    n_predictions: int
+    n_never_labelled: int
+    label_share: float | None
+    maturity: Maturity
     evaluated_partition: dt.date
     breached_days: Mapping[str, Sequence[str]]
     in_cooldown: bool
+    is_over_budget: bool
+    red_reasons: Sequence[str]
     has_triggered: bool
     reasons: Sequence[str]
-    report_key: str | None
+    report_key: str | None = None
+    report_problem: str | None = None
     retrain_decision_id: int | None = field(default=None, compare=False)
 
     def summary(self) -> dict[str, Any]:
         """Return keys and counts that fit into an XCom."""
-        names = ("model", "model_version", "n_features", "n_drifted", "n_labels", "report_key", "retrain_decision_id")
+        names = ("model", "model_version", "n_features", "n_drifted", "n_labels", "maturity", "report_key", "retrain_decision_id")
         statuses = ("drift_status", "score_drift_status", "performance_status")
         return {"partition": self.partition_date.isoformat()} | {name: getattr(self, name) for name in names + statuses}
 
@@ -89,7 +106,7 @@ def targets(model: str) -> tuple[Target, Target, Target]:
 def publish_night(
     conn: Connection, verdict: Verdict, drifts: Sequence[Drift], performance: Sequence[Mapping[str, Any]], manifest: LoadManifest
 ) -> None:
-    """Stage, audit and publish what one night measured.
+    """Stage, audit and publish what one night measured, then link its report.
 
     Args:
         conn: A connection outside of a transaction.
@@ -105,8 +122,8 @@ def publish_night(
     write = begin(conn, targets(verdict.model), PartitionRange.single(Partition(verdict.partition_date)), manifest)
     place = {"partition_date": verdict.partition_date, "load_id": write.load_id, "model": verdict.model}
     version = {"model_version": verdict.model_version}
-    whole = {name: value for name, value in asdict(verdict).items() if name != "retrain_decision_id"}
-    document = {name: json.dumps(whole[name]) for name in ("breached_days", "reasons")}
+    whole = {name: value for name, value in asdict(verdict).items() if name not in BESIDE}
+    document = {name: json.dumps(whole[name]) for name in ("breached_days", "red_reasons", "reasons")}
     evaluated = {"evaluated_partition": verdict.evaluated_partition}
     with conn.transaction():
         _insert(conn, "verdicts", [whole | document | place])
@@ -114,6 +131,27 @@ def publish_night(
         _insert(conn, "performance", [dict(one) | evaluated | place for one in performance])
     audit(conn, write)
     publish(conn, write)
+    if verdict.report_key or verdict.report_problem:
+        _link_report(conn, verdict)
+
+
+def _link_report(conn: Connection, verdict: Verdict) -> None:
+    """Put the report beside the load that readers see, which is an older one when the content is the same."""
+    conn.execute(
+        """
+        insert into monitoring.reports (model, partition_date, load_id, report_key, problem)
+        select %(model)s, partition_date, load_id, %(key)s, %(problem)s from ops.published
+        where dataset = %(dataset)s and partition_date = %(day)s
+        on conflict (model, partition_date, load_id) do update set report_key = excluded.report_key, problem = excluded.problem
+        """,
+        {
+            "model": verdict.model,
+            "key": verdict.report_key,
+            "problem": verdict.report_problem,
+            "dataset": f"monitoring/{verdict.model}",
+            "day": verdict.partition_date,
+        },
+    )
 
 
 def _insert(conn: Connection, table: str, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -137,13 +175,13 @@ def read_verdict(conn: Connection, model: str, partition: Partition) -> Verdict 
 
 
 def earlier_nights(conn: Connection, spec: ModelSpec, partition: Partition, model_version: int | None) -> list[NightStatus]:
-    """Return what the nights of the window before this one found about the same champion, oldest first."""
+    """Return what the nights before this one found about the same champion, as far as its drift window goes, oldest first."""
     rows = conn.execute(
         """
-        select partition_date, drift_status, score_drift_status, performance_status from monitoring.verdicts_published
+        select partition_date, drift_status, score_drift_status, performance_status, severe_loss_status from monitoring.verdicts_published
         where model = %s and partition_date > %s::date - %s and partition_date < %s and model_version is not distinct from %s
         order by partition_date
         """,
-        [spec.name, partition.day, spec.monitoring.windows.m, partition.day, model_version],
+        [spec.name, partition.day, spec.monitoring.windows.m + loss_lag_days(spec), partition.day, model_version],
     )
     return [NightStatus(*row) for row in rows]

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -54,6 +56,26 @@ def open_decision(
         [model, partition.day, list(reasons), json.dumps(evidence, default=str), run.run_id],
     )
     return _select(conn, "model = %s and partition_date = %s", [model, partition.day])[0]
+
+
+@contextmanager
+def decide_alone(conn: Connection, model: str) -> Iterator[None]:
+    """Hold the right to decide about a model until the end of the block: one transaction, in which cooldown and budget stay true."""
+    with conn.transaction():
+        conn.execute("select pg_advisory_xact_lock(hashtextextended('retrain/' || %s, 0))", [model])
+        yield
+
+
+def decided_days(conn: Connection, model: str, partition: Partition, days: int) -> list[dt.date]:
+    """Return the partitions of a model's orders, whatever their state, up to so many days before and after one, in order."""
+    rows = conn.execute(
+        """
+        select partition_date from monitoring.retrain_decisions
+        where model = %(model)s and abs(partition_date - %(day)s::date) <= %(days)s order by partition_date
+        """,
+        {"model": model, "day": partition.day, "days": days},
+    )
+    return [day for (day,) in rows]
 
 
 def open_ones(conn: Connection, model: str, until: Partition | None = None) -> list[RetrainDecision]:

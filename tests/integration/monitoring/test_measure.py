@@ -117,7 +117,10 @@ def test_decision_opens_when_outcomes_turn_against_the_champion(world) -> None:
     assert verdict.performance_status == "breached"
     assert verdict.metric_value > verdict.metric_expected + 0.3
     assert world.decisions() == [("2020-02-05", "open")]
-    assert verdict.reasons == ["performance held on 2 of the last 3 nights: 2020-02-04, 2020-02-05"]
+    assert verdict.reasons == [
+        "severe_loss held on 2 of the last 3 nights: 2020-02-04, 2020-02-05",
+        "acts on matured loss alone: it is severe",
+    ]
 
 
 def test_outcome_that_is_delivered_too_late_counts_for_nothing(world) -> None:
@@ -180,7 +183,7 @@ def test_verdict_stands_when_report_fails(world, monkeypatch: pytest.MonkeyPatch
     world.score_night("2020-02-02")
     verdict = world.measure("2020-02-02")
     assert (verdict.drift_status, verdict.report_key) == ("ok", None)
-    assert verdict.reasons[-1] == "no report: The report was not finished in time."
+    assert verdict.report_problem == "no report: The report was not finished in time."
 
 
 def test_report_is_linked_and_not_made_again_when_night_is_rerun(world, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,10 +5,11 @@ import datetime as dt
 import pytest
 
 from nightshift.contracts.model_spec import ModelSpec, load_spec
-from nightshift.monitoring.trigger import NightStatus, rule, status
+from nightshift.monitoring.trigger import Decided, NightStatus, rule, status
 from nightshift.settings import PROJECT_ROOT
 
 SPEC = load_spec(PROJECT_ROOT / "dags" / "models", "arrival_delay_minutes")
+ALONE = {"may_act_on_drift_alone": True}
 
 
 def spec_with(**changes: object) -> ModelSpec:
@@ -16,54 +17,111 @@ def spec_with(**changes: object) -> ModelSpec:
     return ModelSpec.model_validate(SPEC.model_dump() | {"monitoring": monitoring})
 
 
-def night(day: int, drift: str = "ok", score_drift: str = "ok", performance: str = "ok") -> NightStatus:
-    return NightStatus(dt.date(2013, 9, day), drift, score_drift, performance)
+def night(day: int, drift: str = "ok", score_drift: str = "ok", performance: str = "unknown", severe_loss: str = "unknown") -> NightStatus:
+    return NightStatus(dt.date(2013, 9, day), drift, score_drift, performance, severe_loss)
 
 
-def test_triggers_when_condition_held_on_n_of_m_nights() -> None:
-    ruling = rule(spec_with(), night(6, "breached"), [night(4, "breached"), night(5)], [])
+def days(*numbers: int) -> list[dt.date]:
+    return [dt.date(2013, 9, number) for number in numbers]
+
+
+def judge(spec: ModelSpec, today: NightStatus, earlier=(), others=(), *, own: bool = False, red=()):
+    return rule(spec, today, earlier, Decided(own, others), red)
+
+
+@pytest.mark.mlts("mon-7")
+def test_triggers_when_drift_and_matured_loss_hold_together() -> None:
+    earlier = [night(4, "breached"), night(5, "breached", performance="breached")]
+    ruling = judge(spec_with(), night(6, performance="breached"), earlier)
     assert ruling.has_triggered
-    assert ruling.breached_days["drift"] == [dt.date(2013, 9, 4), dt.date(2013, 9, 6)]
-    assert ruling.reasons == ["drift held on 2 of the last 3 nights: 2013-09-04, 2013-09-06"]
+    assert ruling.reasons == [
+        "drift held on 2 nights: 2013-09-04, 2013-09-05",
+        "performance held on 2 of the last 3 nights: 2013-09-05, 2013-09-06",
+    ]
 
 
-def test_waits_when_condition_held_on_one_night_only() -> None:
-    ruling = rule(spec_with(), night(6, "breached"), [night(4), night(5)], [])
+def test_drift_counts_when_it_is_as_old_as_the_loss_is_about() -> None:
+    earlier = [night(2, "breached"), night(3, "breached"), night(5, performance="breached")]
+    assert judge(spec_with(), night(6, performance="breached"), earlier).has_triggered
+    too_old = [night(1, "breached"), night(3, "breached"), night(5, performance="breached")]
+    assert not judge(spec_with(), night(6, performance="breached"), too_old).has_triggered
+
+
+def test_drift_alone_waits_when_spec_does_not_allow_it() -> None:
+    ruling = judge(spec_with(), night(6, "breached"), [night(5, "breached")])
     assert (ruling.has_triggered, ruling.reasons) == (False, [])
 
 
-def test_waits_when_earlier_night_lies_outside_of_the_window() -> None:
-    assert not rule(spec_with(), night(6, "breached"), [night(3, "breached")], []).has_triggered
+def test_drift_alone_acts_and_says_so_when_spec_allows_it() -> None:
+    ruling = judge(spec_with(triggers=ALONE), night(6, "breached"), [night(4, "breached"), night(5)])
+    assert ruling.has_triggered
+    assert ruling.reasons == [
+        "drift held on 2 of the last 3 nights: 2013-09-04, 2013-09-06",
+        "acts on drift alone: no matured loss confirms or contradicts it tonight",
+    ]
 
 
-def test_waits_when_nights_of_different_conditions_add_up() -> None:
-    assert not rule(spec_with(), night(6, "breached"), [night(5, performance="breached")], []).has_triggered
+def test_drift_alone_waits_when_matured_loss_contradicts_it() -> None:
+    assert not judge(spec_with(triggers=ALONE), night(6, "breached", performance="ok"), [night(5, "breached")]).has_triggered
+
+
+def test_loss_alone_waits_when_it_is_not_severe() -> None:
+    assert not judge(spec_with(), night(6, performance="breached"), [night(5, performance="breached")]).has_triggered
+
+
+def test_loss_alone_acts_when_it_is_severe() -> None:
+    bad = {"performance": "breached", "severe_loss": "breached"}
+    ruling = judge(spec_with(), night(6, **bad), [night(5, **bad)])
+    assert ruling.has_triggered
+    assert ruling.reasons[-1] == "acts on matured loss alone: it is severe"
+
+
+@pytest.mark.parametrize("earlier", [[night(4), night(5)], [night(3, "breached")], [night(4, "unknown"), night(5, "unknown")]])
+def test_waits_when_condition_held_on_too_few_nights_of_the_window(earlier) -> None:
+    assert not judge(spec_with(triggers=ALONE), night(6, "breached"), earlier).has_triggered
 
 
 def test_waits_when_tonight_itself_is_quiet() -> None:
-    assert not rule(spec_with(), night(6), [night(4, "breached"), night(5, "breached")], []).has_triggered
-
-
-def test_unknown_counts_as_not_breached() -> None:
-    assert not rule(spec_with(), night(6, "breached"), [night(4, "unknown"), night(5, "unknown")], []).has_triggered
+    assert not judge(spec_with(triggers=ALONE), night(6), [night(4, "breached"), night(5, "breached")]).has_triggered
 
 
 def test_condition_is_ignored_when_spec_does_not_list_it() -> None:
     earlier = [night(5, score_drift="breached")]
-    assert not rule(spec_with(triggers=["drift"]), night(6, score_drift="breached"), earlier, []).has_triggered
-    assert rule(spec_with(triggers=["score_drift"]), night(6, score_drift="breached"), earlier, []).has_triggered
+    assert not judge(spec_with(triggers=ALONE | {"drift": ["drift"]}), night(6, score_drift="breached"), earlier).has_triggered
+    assert judge(spec_with(triggers=ALONE | {"drift": ["score_drift"]}), night(6, score_drift="breached"), earlier).has_triggered
 
 
-@pytest.mark.parametrize(("decided", "has_triggered"), [(8, True), (9, False), (16, True), (15, False), (23, False), (24, True)])
+@pytest.mark.parametrize(("decided", "has_triggered"), [(8, True), (9, False), (15, False), (23, False), (24, True)])
 def test_cooldown_reaches_as_many_days_as_declared_both_ways(decided: int, has_triggered: bool) -> None:
-    ruling = rule(spec_with(), night(16, "breached"), [night(15, "breached")], [dt.date(2013, 9, decided)])
+    ruling = judge(spec_with(triggers=ALONE), night(16, "breached"), [night(15, "breached")], days(decided))
     assert ruling.has_triggered is has_triggered
     assert ruling.in_cooldown is (decided in (9, 15))
+    assert has_triggered or ruling.reasons[-1] == f"in cooldown: 7 days around the decision of 2013-09-{decided:02d}"
 
 
-def test_reason_is_recorded_when_cooldown_stops_it() -> None:
-    ruling = rule(spec_with(), night(16, "breached"), [night(15, "breached")], [dt.date(2013, 9, 12)])
-    assert ruling.reasons[-1] == "in cooldown: 7 days around the decision of 2013-09-12"
+@pytest.mark.parametrize(("n", "has_triggered"), [(3, True), (2, False)])
+def test_budget_blocks_when_it_is_used_up(n: int, has_triggered: bool) -> None:
+    spec = spec_with(triggers=ALONE, retrain_budget={"retrainings": n, "days": 20})
+    ruling = judge(spec, night(28, "breached"), [night(27, "breached")], days(8, 9, 20))
+    assert (ruling.has_triggered, ruling.is_over_budget) == (has_triggered, not has_triggered)
+    assert has_triggered or ruling.reasons[-1] == "over budget: 2 decisions within 20 days, 2013-09-09, 2013-09-20"
+
+
+def test_red_data_blocks_and_the_next_night_triggers_when_it_is_repaired() -> None:
+    spec, drifted = spec_with(triggers=ALONE), [night(4, "breached"), night(5, "breached"), night(6, "breached")]
+    blocked = judge(spec, drifted[1], drifted[:1], red=["raw/weather of 2013-09-05 is missing"])
+    assert not blocked.has_triggered
+    assert blocked.reasons[-1] == "blocked, data quality is red: raw/weather of 2013-09-05 is missing"
+    assert judge(spec, drifted[2], drifted[:2]).has_triggered
+
+
+@pytest.mark.promise("R6")
+def test_rerun_rules_the_same_when_later_nights_have_decided_meanwhile() -> None:
+    spec, earlier = spec_with(triggers=ALONE), [night(15, "breached")]
+    assert judge(spec, night(16, "breached"), earlier) == judge(spec, night(16, "breached"), earlier, days(24, 27, 29), own=True)
+    red = ["features/flight of 2013-09-16 was refused by its gate"]
+    assert judge(spec, night(16, "breached"), earlier, red=red) == judge(spec, night(16, "breached"), earlier, days(17), red=red)
+    assert judge(spec, night(16, "breached"), earlier, days(12)) == judge(spec, night(16, "breached"), earlier, days(12, 20))
 
 
 def test_status_is_unknown_when_it_cannot_be_said() -> None:
