@@ -4,8 +4,8 @@
 **Writes** `ml.promotions` (verdict `rolled_back`, with who and why), `predictions.<model>` of every partition from the first one on, the
 alias in MLflow.
 **Starts** by hand: "Trigger" asks for the version, the first partition, the reason, and whether only the plan is wanted.
-**Rerun, clear, backfill**: a run that is cleared goes on with its own rollback, and changes nothing once somebody has decided since; there is
-no schedule to backfill.
+**Rerun, clear, backfill**: a run that is cleared goes on with its own rollback, and changes nothing once somebody has decided since;
+there is no schedule to backfill.
 From a terminal: `nightshift rollback <model> --to <version>`.
 """
 
