@@ -4,10 +4,10 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-builtin-rules
 BIN := .venv/bin
 
-.PHONY: help install demo up down status test coverage storm evidence lint format docs backtest lock clean
+.PHONY: help install demo up down status test coverage storm evidence lint format docs backtest policy-backtest lock clean
 
 help: ## Show these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 install: ## Create .venv with every locked package (skipped when it is up to date)
 	@.ci/install
@@ -62,6 +62,9 @@ docs: install ## Renew the generated pages: docs/DAGS.md and docs/specs.md
 
 backtest: install ## Report the model's quality for every month of 2013 from April on
 	@$(BIN)/nightshift backtest
+
+policy-backtest: install ## Compare when to train again, over the same nights; a killed run goes on
+	@$(BIN)/nightshift backtest policy
 
 lock: ## Compile requirements.in into requirements.txt, with hashes
 	@$(BIN)/uv pip compile --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \

@@ -10,6 +10,7 @@ import typer
 from nightshift.cli import (
     airflow,
     backtest,
+    backtest_policy,
     check_freshness,
     contract,
     demo,
@@ -43,7 +44,8 @@ app.command()(services.down)
 app.command()(services.status)
 app.command()(setup.migrate)
 app.command()(demo.demo)
-app.command()(backtest.backtest)
+backtest.app.command()(backtest_policy.policy)
+app.add_typer(backtest.app, name="backtest")
 for command in (
     history.replay,
     history.deliver,

@@ -1,4 +1,4 @@
-"""``nightshift backtest``: every month of 2013 from April on, in a warehouse of its own."""
+"""``nightshift backtest``: every month of 2013 from April on, in a warehouse of its own; ``backtest policy`` compares ways to retrain."""
 
 from __future__ import annotations
 
@@ -21,16 +21,25 @@ if TYPE_CHECKING:
     from nightshift.settings import Settings
 
 YEAR = PartitionRange.of("2013-01-01", "2013-12-30")
-LAST_OUTCOMES = PartitionRange.of("2013-12-31")
 FIRST_NIGHT = Partition.parse("2013-03-31")
 DATABASE = "backtest"
 
+app = typer.Typer(invoke_without_command=True)
 
+
+@app.callback()
 def backtest(
+    context: typer.Context,
     every_days: Annotated[int, typer.Option(min=0, help="Nights between two trainings; 0 trains once before each month.")] = 0,
     report: Annotated[bool, typer.Option("--report", help="Write docs/backtest.md.")] = False,
 ) -> None:
     """Measure both models on each month of 2013 from April on, always scored from the evening before."""
+    if context.invoked_subcommand is None:
+        backtest_months(every_days, report=report)
+
+
+def backtest_months(every_days: int, *, report: bool) -> None:
+    """Measure each month, print it, and write the page where asked."""
     from nightshift.cli import services
     from nightshift.contracts.model_spec import load_specs
     from nightshift.replay.backtest import backtest as measure
@@ -80,8 +89,11 @@ def own_warehouse(settings: Settings) -> Settings:
     return own
 
 
-def load_year(settings: Settings, run: RunContext) -> dict[str, float]:
-    """Deliver, ingest and transform the whole year in one range; return the seconds of each step."""
+def load_year(settings: Settings, run: RunContext, days: PartitionRange = YEAR) -> dict[str, float]:
+    """Deliver, ingest and transform the whole year, or a part of it, in one range; return the seconds of each step.
+
+    The outcomes of the day after the last one are delivered too: they are the labels of its predictions.
+    """
     from nightshift.cli.history import deliver_range, ingest_range, transform_range
     from nightshift.ingestion.load import ingest
 
@@ -91,17 +103,18 @@ def load_year(settings: Settings, run: RunContext) -> dict[str, float]:
         timings[step] = time.monotonic() - started
         say(f"  {step}: {timings[step]:.1f} s")
 
+    last_outcomes = PartitionRange.single(days.last.shift(1))
     started = time.monotonic()
-    deliver_range(settings, YEAR)
-    deliver_range(settings, LAST_OUTCOMES, ("flight_outcomes",))
-    timed(f"upstream delivers {len(YEAR)} days", started)
+    deliver_range(settings, days)
+    deliver_range(settings, last_outcomes, ("flight_outcomes",))
+    timed(f"upstream delivers {len(days)} days", started)
     started = time.monotonic()
-    ingest_range(settings, YEAR, run)
-    ingest(settings, "flight_outcomes", LAST_OUTCOMES, run)
-    timed("ingest of the year in one range", started)
+    ingest_range(settings, days, run)
+    ingest(settings, "flight_outcomes", last_outcomes, run)
+    timed(f"ingest of {len(days)} days in one range", started)
     started = time.monotonic()
-    transform_range(settings, YEAR, run)
-    timed("features of the year in one range", started)
+    transform_range(settings, days, run)
+    timed(f"features of {len(days)} days in one range", started)
     return timings
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from nightshift.contracts.metrics import Task
 from nightshift.contracts.partitions import Partition
 from nightshift.lake.object_store import ObjectStore
+from nightshift.replay.comparison import joined
 from nightshift.training.evaluation import Predictions, measure, rule_predictions
 from nightshift.training.pipeline import fit_model
 from nightshift.training.signature import numbers
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from nightshift.contracts.model_spec import ModelSpec
     from nightshift.contracts.run import RunContext
     from nightshift.settings import Settings
+    from nightshift.training.training_set import TrainingSet
 
 
 @dataclass(frozen=True)
@@ -48,9 +50,13 @@ class MonthResult:
 
 def labelled_rows(settings: Settings, spec: ModelSpec, last: Partition, run: RunContext) -> pa.Table:
     """Return all published feature rows up to a partition with their labels as known two nights later, in total order."""
+    return read_rows(ObjectStore.open(settings), labelled_set(settings, spec, last, run))
+
+
+def labelled_set(settings: Settings, spec: ModelSpec, last: Partition, run: RunContext) -> TrainingSet:
+    """Freeze the rows of ``labelled_rows``; the same rows have the same digest."""
     everything = spec.model_copy(update={"training": spec.training.model_copy(update={"window_days": 3660})})
-    training_set = build_training_set(settings, everything, last.shift(1 + spec.label.maturity_days), run)
-    return read_rows(ObjectStore.open(settings), training_set)
+    return build_training_set(settings, everything, last.shift(1 + spec.label.maturity_days), run)
 
 
 def backtest(
@@ -97,20 +103,12 @@ def _by_month(spec: ModelSpec, scored: list[tuple[pa.Table, Predictions]]) -> It
 
     rows = pa.concat_tables([part for part, _ in scored])
     months = np.array([(day + dt.timedelta(days=1)).replace(day=1) for day in rows.column("partition_date").to_pylist()])
-    predicted = _concat([predictions for _, predictions in scored])
+    predicted = joined([predictions for _, predictions in scored])
     rule = rule_predictions(spec.task, spec.scoring.fallback, rows)
     label = numbers(rows, spec.label.column)
     for month in np.unique(months):
         at: npt.NDArray[np.bool_] = months == month
         yield MonthResult(month, int(at.sum()), measure(spec.task, label[at], predicted.at(at)), measure(spec.task, label[at], rule.at(at)))
-
-
-def _concat(parts: list[Predictions]) -> Predictions:
-    import numpy as np
-
-    probabilities = [part.probability for part in parts if part.probability is not None]
-    threshold = parts[-1].threshold
-    return Predictions(np.concatenate([part.score for part in parts]), np.concatenate(probabilities) if probabilities else None, threshold)
 
 
 def shown_metrics(spec: ModelSpec) -> tuple[str, ...]:

@@ -50,7 +50,7 @@ def draw_reliability(label: Vector, by_source: dict[str, Vector], unit: str) -> 
     for source, bins in points.items():
         axes.plot([mean for mean, _, _ in bins], [rate for _, rate, _ in bins], "o-", ms=4, color=_COLOURS[source], label=source)
     _finish(axes, "Reliability: prediction against outcome", f"mean prediction ({unit})", f"mean outcome ({unit})")
-    return _svg(figure)
+    return svg(figure)
 
 
 def draw_lift(label: Vector, by_source: dict[str, Vector]) -> str:
@@ -68,7 +68,7 @@ def draw_lift(label: Vector, by_source: dict[str, Vector]) -> str:
     _finish(
         axes, "Lift: outcome by tenth of the score", "tenth of the rows, highest scores first", "times the mean" if is_ratio else "outcome"
     )
-    return _svg(figure)
+    return svg(figure)
 
 
 def draw_forest(bars: list[Bar], metric: str) -> str:
@@ -83,7 +83,7 @@ def draw_forest(bars: list[Bar], metric: str) -> str:
     axes.set_yticks(list(places), [bar.name for bar in bars], fontsize=8.5)
     axes.set_ylim(0.4, len(bars) + 0.6)
     _finish(axes, "Gains with their intervals", f"gain in {metric}; right of zero the challenger is better", "", has_legend=False)
-    return _svg(figure)
+    return svg(figure)
 
 
 def _canvas(width: float, height: float) -> tuple[Figure, Axes]:
@@ -103,7 +103,7 @@ def _finish(axes: Axes, title: str, x: str, y: str, *, has_legend: bool = True) 
         axes.legend(frameon=False, fontsize=8.5)
 
 
-def _svg(figure: Figure) -> str:
+def svg(figure: Figure) -> str:
     """Return the drawing alone, the same for the same numbers: no date, no random ids."""
     import matplotlib as mpl
 

@@ -107,15 +107,7 @@ def train_rows(
         The model, the evidence (hold-out and backtest) and figures by file name.
     """
     folds = [_fit_and_judge(spec, rows, fold, f"backtest-{n}") for n, fold in enumerate(backtest_folds(_window(split), spec.training), 1)]
-    final = _fit_and_judge(spec, rows, split, "holdout", checkpoint)
-    unseen = final.trained.predictions(rows_between(rows, split.validation.first.day, split.holdout.last.day)).score
-    trained = replace(
-        final.trained,
-        decile_edges=_decile_edges(unseen),
-        metrics={source: overall(final.measured, source) for source in ("challenger", "baseline")},
-        reference=describe(rows_between(rows, split.train.first.day, split.validation.last.day), final.trained.signature, unseen),
-        training={**final.trained.training, "training_set": training_set},
-    )
+    trained, final = fit_and_describe(spec, rows, split, training_set, checkpoint)
     measured = [part for judged in (final, *folds) for part in judged.measured]
     return trained, measured, _draw(spec, [final, *folds])
 
@@ -148,6 +140,26 @@ def _fit_and_judge(spec: ModelSpec, rows: pa.Table, split: Split, sample: str, c
     label = numbers(holdout, spec.label.column)
     measured = evidence(spec, sample, holdout, label, {"challenger": challenger, "baseline": baseline})
     return Judged(trained, measured, holdout, challenger, baseline)
+
+
+def fit_and_describe(
+    spec: ModelSpec, rows: pa.Table, split: Split, training_set: str, checkpoint: Path | None = None
+) -> tuple[TrainedModel, Judged]:
+    """Fit and calibrate a model on rows in their total order, and add what the monitor compares nights with; nothing is drawn.
+
+    Returns:
+        The model with its hold-out metrics, deciles and reference profile, and the hold-out that it was judged on.
+    """
+    final = _fit_and_judge(spec, rows, split, "holdout", checkpoint)
+    unseen = final.trained.predictions(rows_between(rows, split.validation.first.day, split.holdout.last.day)).score
+    trained = replace(
+        final.trained,
+        decile_edges=_decile_edges(unseen),
+        metrics={source: overall(final.measured, source) for source in ("challenger", "baseline")},
+        reference=describe(rows_between(rows, split.train.first.day, split.validation.last.day), final.trained.signature, unseen),
+        training={**final.trained.training, "training_set": training_set},
+    )
+    return trained, final
 
 
 def fit_model(spec: ModelSpec, train_part: pa.Table, validation: pa.Table, checkpoint: Path | None = None) -> TrainedModel:

@@ -1,0 +1,97 @@
+"""The evidence gate on replayed models: every criterion about predictions, the product's own code, on the rows that the night would judge.
+
+The criteria about stored files (provenance, size, agreement of features with the scorer's) hold by construction here and are not asked.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from nightshift.contracts.partitions import Partition
+from nightshift.lake.object_store import ObjectStore
+from nightshift.registry import fitness, groups, quality
+from nightshift.registry.case import Case
+from nightshift.registry.criteria import Question, answer
+from nightshift.registry.model_versions import ModelVersion
+from nightshift.training.splits import split_window
+from nightshift.training.training_set import TrainingSet, mature_window
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from nightshift.replay.fleet import Fleet
+    from nightshift.settings import Settings
+    from nightshift.training.trained_model import TrainedModel
+
+QUESTIONS: dict[str, Question] = {
+    "evidence_rows": fitness.evidence_rows,
+    "superiority": quality.superiority,
+    "scores": fitness.scores,
+    "non_inferiority": quality.non_inferiority,
+    "calibration": quality.calibration,
+    "slice": quality.slices,
+    "fairness": groups.fairness,
+    "churn": quality.churn,
+    "baseline": quality.baselines,
+    "leakage": fitness.leakage,
+}
+"""Every family must agree, so the first refusal decides: the ones that refuse most and cost least come first."""
+
+
+@dataclass(frozen=True)
+class ReplayedCase(Case):
+    """A case whose models and rows come from the replay instead of the registry."""
+
+    fleet: Fleet
+
+    @cached_property
+    def trained(self) -> TrainedModel:
+        """Return the challenger's model."""
+        return self.fleet.of(self.challenger.partition_date).model
+
+    @cached_property
+    def _tried_champion(self) -> tuple[TrainedModel | None, str]:
+        return None if self.champion is None else self.fleet.of(self.champion.partition_date).model, ""
+
+    @cached_property
+    def all_rows(self) -> pa.Table:
+        """Return the challenger's whole training set."""
+        return self.fleet.window(self.challenger.partition_date)
+
+
+def passes(settings: Settings, fleet: Fleet, challenger: dt.date, champion: dt.date) -> bool:
+    """Return whether the model of one night may replace that of an earlier one.
+
+    Raises:
+        NightshiftError: Something that a later try may have back.
+    """
+    window = mature_window(fleet.spec, Partition(challenger))
+    training_set = TrainingSet("", "", 0, Partition(challenger), window, Partition(challenger).cutoff)
+    versions = (version_of(fleet, challenger), version_of(fleet, champion))
+    case = ReplayedCase(settings, ObjectStore.open(settings), fleet.spec, training_set, {}, *versions, fleet)
+    return all(not any(one.is_refusal for one in answer(case, {name: question})) for name, question in QUESTIONS.items())
+
+
+def version_of(fleet: Fleet, night: dt.date) -> ModelVersion:
+    """Return how the registry would describe the model of a night, without its files."""
+    model = fleet.of(night).model
+    split = split_window(mature_window(fleet.spec, Partition(night)), fleet.spec.training)
+    return ModelVersion(
+        model=fleet.spec.name,
+        version=night.toordinal(),
+        digest=str(night),
+        model_key="",
+        model_sha256="",
+        model_bytes=None,
+        metadata_key="",
+        metadata_sha256="",
+        metadata_bytes=None,
+        training_set=str(night),
+        partition_date=night,
+        fit_end=split.validation.last.day,
+        metrics=model.metrics,
+        figures={},
+    )

@@ -1,0 +1,128 @@
+"""The policy backtest of one model: train every night once, live through the year under each policy, and compare ages."""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import TYPE_CHECKING
+
+from nightshift.contracts.run import code_version
+from nightshift.replay.backtest import shown_metrics
+from nightshift.replay.fleet import Fleet
+from nightshift.replay.gate import passes
+from nightshift.replay.policies import POLICIES, Course, Policy, Rhythm, follow
+from nightshift.replay.policy_quality import PolicyResult, Scoreboard, estimated_metrics
+from nightshift.replay.progress import Progress, Work
+from nightshift.replay.staleness import Staleness, measure_staleness
+from nightshift.replay.watch import Watch
+from nightshift.warehouse.connection import connect
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from nightshift.contracts.model_spec import ModelSpec
+    from nightshift.contracts.partitions import PartitionRange
+    from nightshift.settings import Settings
+
+_GUESSED_SECONDS = {"training": 1.6, "monitored night": 0.4, "gate": 0.3, "policy": 8.0, "ages": 15.0}
+"""Of one unit on two quiet cores, for the time left before a unit is done. Source: docs/policy-backtest.md."""
+
+
+@dataclass(frozen=True)
+class PolicyBacktest:
+    """What the nights say about one model.
+
+    Attributes:
+        spec: The model.
+        nights: Scored nights.
+        n_rows: Their labelled rows.
+        results: By policy, ``never`` first.
+        staleness: Metrics by age of the model; None where there are too few nights.
+        n_kept: Trainings that an earlier run had left.
+        mean_training_seconds: Processor seconds of one training.
+    """
+
+    spec: ModelSpec
+    nights: PartitionRange
+    n_rows: int
+    results: list[PolicyResult]
+    staleness: Staleness | None
+    n_kept: int
+    mean_training_seconds: float
+
+
+def training_nights(nights: PartitionRange) -> list[dt.date]:
+    """Return the nights that train: the evening before the first, and every night."""
+    return [nights.first.shift(-1).day, *nights.days]
+
+
+def planned(fleets: Sequence[Fleet], nights: PartitionRange) -> dict[str, Work]:
+    """Return the work that lies ahead, by kind; a triggered policy's gate is asked too seldom to count."""
+    n_models, n = len(fleets), len(nights)
+    units = {
+        "training": sum(len(fleet.missing(training_nights(nights))) for fleet in fleets),
+        "monitored night": n_models * n * sum(policy.rhythm is Rhythm.TRIGGERED for policy in POLICIES),
+        "gate": n_models * sum({Rhythm.NIGHTLY: n, Rhythm.WEEKLY: n // 7}.get(p.rhythm, 0) for p in POLICIES if p.is_gated),
+        "policy": n_models * len(POLICIES),
+        "ages": n_models,
+    }
+    return {kind: Work(n_units, _GUESSED_SECONDS[kind]) for kind, n_units in units.items()}
+
+
+def fleet_folder(home: Path, spec: ModelSpec, rows_sha256: str) -> Path:
+    """Return where a spec's models are kept: another spec, other rows or other code never meet them."""
+    identity = sha256(f"{spec.digest} {rows_sha256} {code_version()}".encode()).hexdigest()
+    return home / "policy_backtest" / f"{spec.name}-{identity[:16]}"
+
+
+def backtest_policies(
+    settings: Settings, fleet: Fleet, nights: PartitionRange, progress: Progress, tell: Callable[[PolicyResult], None]
+) -> PolicyBacktest:
+    """Compare all policies on the nights.
+
+    Args:
+        settings: The backtest's own warehouse, with the features of the nights and of the first window.
+        fleet: Where models are kept; finished ones are not trained again.
+        nights: Scored nights.
+        progress: What was ``planned``.
+        tell: Called with each policy's result.
+
+    Raises:
+        FeaturesNotPublishedError: The features of a night are not published.
+        WarehouseError: The warehouse cannot be reached.
+    """
+    trained, name = training_nights(nights), fleet.spec.name
+    n_missing = len(fleet.missing(trained))
+    for night, _ in fleet.train(trained, len(os.sched_getaffinity(0))):
+        progress.done("training", f"{name} learns what was known on {night}")
+    staleness = measure_staleness(fleet, nights, shown_metrics(fleet.spec), estimated_metrics(fleet.spec))
+    progress.done("ages", f"{name} was measured at every age")
+    scoreboard, results = Scoreboard(fleet, nights, shown_metrics(fleet.spec)), []
+    for policy in POLICIES:
+        results.append(scoreboard.result(_live(settings, fleet, nights, policy, progress)))
+        progress.done("policy", f"{name} under {policy} was measured")
+        tell(results[-1])
+    seconds = [fleet.of(night).processor_seconds for night in trained]
+    n_rows = scoreboard.n_rows
+    return PolicyBacktest(fleet.spec, nights, n_rows, results, staleness, len(trained) - n_missing, sum(seconds) / len(seconds))
+
+
+def _live(settings: Settings, fleet: Fleet, nights: PartitionRange, policy: Policy, progress: Progress) -> Course:
+    name = fleet.spec.name
+    with connect(settings, f"nightshift backtest {name}"[:63]) as conn:
+        watch = Watch(settings, conn, fleet)
+
+        def trigger(night: dt.date, course: Course) -> bool:
+            has_triggered = watch.has_triggered(night, course)
+            progress.done("monitored night", f"{name} under {policy} is watched on {night}")
+            return has_triggered
+
+        def gate(challenger: dt.date, champion: dt.date) -> bool:
+            has_passed = passes(settings, fleet, challenger, champion)
+            progress.done("gate", f"{name} under {policy} judges the model of {challenger}")
+            return has_passed
+
+        return follow(policy, nights, fleet.spec.training.weekday, trigger, gate)
