@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING
@@ -38,32 +38,33 @@ class Measured:
 def measure(conn: Connection, target: Target, load_id: int) -> dict[dt.date, Measured]:
     """Return what every partition of a load holds, the empty ones left out; one scan.
 
-    Each row's binary wire form is hashed to 64 bits and the hashes are summed, so that the order of the rows does not matter and a repeated
-    row does. The binary form tells null from '', keeps every bit of a double and knows no session setting.
+    Each row is hashed to 64 bits by its values, as SQL compares them, and the hashes are summed, so that the order of the rows does not
+    matter and a repeated row does. Null differs from '', every bit of a double counts but the sign of zero, and no session setting does.
     """
     columns = _hashed_columns(conn, target)
     query = _query(target, columns, is_unique=_has_unique_index(conn, target))
     return {
-        day: Measured(n_rows, n_bad_keys, _content_hash(columns, n_rows, row_hashes))
+        day: Measured(n_rows, n_bad_keys, _content_hash(list(columns), n_rows, row_hashes))
         for day, n_rows, n_bad_keys, row_hashes in conn.execute(query, [load_id])
     }
 
 
 def measure_nothing(conn: Connection, target: Target) -> Measured:
     """Return what an empty partition of the target holds."""
-    return Measured(0, 0, _content_hash(_hashed_columns(conn, target), 0, 0))
+    return Measured(0, 0, _content_hash(list(_hashed_columns(conn, target)), 0, 0))
 
 
-def _hashed_columns(conn: Connection, target: Target) -> list[str]:
+def _hashed_columns(conn: Connection, target: Target) -> dict[str, str]:
+    """Return the type of each column that is content, by name, in the order of the names."""
     left_out = VOLATILE_COLUMNS | VERSION_COLUMNS if target.is_versioned else VOLATILE_COLUMNS
     rows = conn.execute(
         """
-        select attname from pg_attribute
+        select attname, format_type(atttypid, null) from pg_attribute
         where attrelid = to_regclass(format('%%I.%%I', %s::text, %s::text)) and attnum > 0 and not attisdropped
         """,
         [target.schema, target.table],
     )
-    return sorted({name for (name,) in rows} - left_out)
+    return {name: kind for name, kind in sorted(rows.fetchall()) if name not in left_out}
 
 
 def _content_hash(columns: list[str], n_rows: int, row_hashes: int) -> str:
@@ -84,29 +85,37 @@ def _has_unique_index(conn: Connection, target: Target) -> bool:
     return bool(row and row[0])
 
 
-def _query(target: Target, columns: list[str], *, is_unique: bool) -> sql.Composed:
+def _query(target: Target, columns: Mapping[str, str], *, is_unique: bool) -> sql.Composed:
     from psycopg import sql
 
-    return sql.SQL(_MEASURE_UNIQUE if is_unique else _MEASURE).format(
-        columns=_names(columns), key=_names(target.key), table=sql.Identifier(target.schema, target.table)
+    values = sql.SQL(", ").join(
+        sql.SQL("{}::text" if kind in _UNHASHABLE else "{}").format(sql.Identifier(name)) for name, kind in columns.items()
     )
+    return sql.SQL(_MEASURE_UNIQUE if is_unique else _MEASURE).format(
+        columns=values, key=_names(target.key), table=sql.Identifier(target.schema, target.table)
+    )
+
+
+_UNHASHABLE = frozenset({"json", "xml", "tsvector", "point", "box", "path", "polygon", "circle", "line", "lseg"})
+"""Types that PostgreSQL cannot hash; their text is."""
 
 
 _MEASURE_UNIQUE = """
 select partition_date, count(*), count(*) filter (where num_nulls({key}) > 0),
-    sum(hash_record_extended(row(record_send(row({columns}))), 0))
+    sum(hashint8extended(hash_record_extended(row({columns}), 0), 0))
 from {table} where load_id = %s group by partition_date
 """
 _MEASURE = """
 with hashed as (
-    select partition_date, hash_record_extended(row(record_send(row({columns}))), 0) as row_hash,
-        case when num_nulls({key}) = 0 then hash_record_extended(row(record_send(row({key}))), 0) end as key_hash
+    select partition_date, hashint8extended(hash_record_extended(row({columns}), 0), 0) as row_hash,
+        case when num_nulls({key}) = 0 then hash_record_extended(row({key}), 0) end as key_hash
     from {table} where load_id = %s offset 0
 )
 select partition_date, count(*), count(*) - count(distinct key_hash), sum(row_hash) from hashed group by partition_date
 """
-"""`offset 0` keeps whole rows out of the sort. 64 bits tell keys apart: ten million of them agree by chance once in 400,000 loads, and then
-the audit refuses."""
+"""`offset 0` keeps whole rows out of the sort. `hash_record_extended` adds up the hashes of the columns, so a sum of it would not see
+values that swap rows: a second hash tells them apart. 64 bits do so for keys: ten million of them agree by chance once in 400,000 loads,
+and then the audit refuses."""
 
 
 def _names(columns: Iterable[str]) -> sql.Composed:

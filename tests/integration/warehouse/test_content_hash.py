@@ -47,6 +47,22 @@ def test_hash_changes_when_values_swap_rows(conn, tables):
     assert _hash(conn, [("a", "x", 1.0), ("b", "y", 2.0)]) != _hash(conn, [("a", "y", 1.0), ("b", "x", 2.0)])
 
 
+def test_hash_changes_when_values_swap_columns(conn, tables):
+    assert _hash(conn, [("x", "y", 1.0)]) != _hash(conn, [("y", "x", 1.0)])
+
+
+def test_hash_changes_when_only_a_json_document_does(conn, tables):
+    """json has no hash in PostgreSQL, jsonb has."""
+    for name, kind in (("document", "json"), ("other", "jsonb")):
+        conn.execute(f"""alter table features.feat_thing add column {name} {kind} default '{{"a": 1}}'""".encode())
+    before = _hash(conn, [("a", "x", 1.0)])
+    conn.execute("""alter table features.feat_thing alter document set default '{"a": 2}'""")
+    changed = _hash(conn, [("a", "x", 1.0)])
+    conn.execute("""alter table features.feat_thing alter other set default '{"a": 2}'""")
+
+    assert len({before, changed, _hash(conn, [("a", "x", 1.0)])}) == 3
+
+
 def test_hash_sees_delivery_time_only_where_it_is_content(conn, tables):
     conn.execute("alter table features.feat_thing add column known_at timestamptz")
     before, raw_before = _hash(conn, [("a", "x", 1.0)]), _hash(conn, [("a", "x", 1.0)], VERSIONED)
