@@ -15,6 +15,7 @@ from nightshift.cli import (
     contract,
     demo,
     doctor,
+    evidence,
     history,
     models,
     psql,
@@ -63,6 +64,7 @@ app.add_typer(contract.app, name="contract")
 app.command()(redo.redo)
 app.command()(models.models)
 app.command()(models.rollback)
+app.command()(evidence.evidence)
 app.command()(report.report)
 app.command()(repro.repro)
 app.command()(why.why)

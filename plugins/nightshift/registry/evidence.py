@@ -31,6 +31,12 @@ class EvidenceError(NightshiftError):
     code = "NS-REGISTRY-004"
 
 
+class NoEvidenceError(NightshiftError):
+    """Nothing was decided about a version."""
+
+    code = "NS-REGISTRY-005"
+
+
 @dataclass(frozen=True)
 class Kept:
     """Where a record is.
@@ -44,6 +50,19 @@ class Kept:
     key: str
     sha256: str
     signature: str | None
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where the evidence of one decision is.
+
+    Attributes:
+        kept: The record.
+        page: Object key of the page for people; its name has its digest.
+    """
+
+    kept: Kept
+    page: str
 
 
 def write_record(settings: Settings, store: ObjectStore, model: str, document: dict[str, Any]) -> Kept:
@@ -84,6 +103,28 @@ def last_digest(conn: Connection, model: str) -> str | None:
         [model],
     ).fetchone()
     return None if row is None else str(row[0])
+
+
+def find_entry(conn: Connection, model: str, version: int | None = None) -> Entry:
+    """Return where the evidence of the last decision is, over all versions or about one.
+
+    Raises:
+        NoEvidenceError: There is none.
+    """
+    row = conn.execute(
+        """
+        select evidence_key, evidence_sha256, evidence_signature, evidence_page from ml.promotions
+        where model = %(model)s and evidence_sha256 is not null and (%(version)s::bigint is null or version = %(version)s)
+        order by promotion_id desc limit 1
+        """,
+        {"model": model, "version": version},
+    ).fetchone()
+    if row is None:
+        raise NoEvidenceError(
+            f"Nothing was decided about {f'version {version}' if version else 'any version'} of {model}.",
+            todo="`nightshift models` lists the decisions; a rollback is one without evidence of its own.",
+        )
+    return Entry(Kept(*row[:3]), row[3])
 
 
 def verify_chain(settings: Settings, store: ObjectStore, conn: Connection, model: str) -> int:

@@ -10,8 +10,9 @@ import pytest
 from pydantic import SecretStr
 from tests.integration.registry.conftest import NIGHT, make_spec
 
+from nightshift.cli import evidence
 from nightshift.lake.object_store import ObjectStoreError
-from nightshift.registry.evidence import EvidenceError, verify_chain
+from nightshift.registry.evidence import EvidenceError, NoEvidenceError, verify_chain
 from nightshift.registry.gate import QUESTIONS, judge, objections
 from nightshift.registry.promotion import champion_for
 
@@ -63,6 +64,29 @@ def test_page_is_whole_without_network_or_script(decided):
     assert text.count("<svg") == 3
     assert "<script" not in text
     assert "src=" not in text.replace("default-src", "").replace("style-src", "").replace("img-src", "")
+
+
+def test_command_shows_and_fetches_a_decision_when_the_chain_verifies(decided, tmp_path, monkeypatch, capsys):
+    court, decisions = decided
+    monkeypatch.setattr(evidence, "load_settings", lambda: court.settings)
+    evidence.evidence(court.spec.name, into=tmp_path)
+    evidence.evidence(court.spec.name, version=1, into=tmp_path)
+    said = capsys.readouterr().out
+    assert "parcel_late: 3 records verified" in said
+    assert "Version 3 was refused: superiority" in said
+    assert "Version 1 was first" in said
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"parcel_late-v{n}.{kind}" for n in (1, 3) for kind in ("html", "json")]
+    record = json.loads((tmp_path / "parcel_late-v3.json").read_text())
+    assert record == court.record(decisions[2])
+    assert sha256((tmp_path / "parcel_late-v3.html").read_bytes()).hexdigest() in record["page"]
+
+
+def test_command_names_what_is_missing_when_a_version_was_not_judged(decided, tmp_path, monkeypatch):
+    court, _ = decided
+    monkeypatch.setattr(evidence, "load_settings", lambda: court.settings)
+    with pytest.raises(NoEvidenceError, match="version 99 of parcel_late"):
+        evidence.evidence(court.spec.name, version=99, into=tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_chain_does_not_verify_when_a_record_was_changed(decided):
