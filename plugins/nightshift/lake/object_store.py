@@ -371,7 +371,8 @@ class ObjectStore:
         return ObjectStoreError(
             f"Cannot {verb} {self.uri(key)}.",
             got=str(error),
-            todo="Run `nightshift status`; check NIGHTSHIFT_S3_ENDPOINT_URL and the key's rights. Retrying is safe.",
+            todo="Run `nightshift status`; check NIGHTSHIFT_S3_ENDPOINT_URL and the key's rights."
+            f"{_FULL_DISK_HINT if verb == 'write' and _is_internal(error) else ''} Retrying is safe.",
         )
 
 
@@ -381,12 +382,17 @@ _OWNED = {"BucketAlreadyOwnedByYou", "BucketAlreadyExists"}
 _DAMAGED = {"BadDigest", "InvalidDigest", "IncompleteBody", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch"}
 _DECIDED = _ABSENT | _RACING | _OWNED | _DAMAGED
 _FULL = {"507", "InsufficientStorage", "InsufficientCapacity", "XMinioStorageFull", "QuotaExceeded"}
+_FULL_DISK_HINT = " A store whose own disk is full may answer so: look at it and at the store's log (`nightshift doctor`)."
 _PLAIN_ETAG = re.compile('"?([0-9a-f]{32})"?')
 
 
 def _code_and_status(error: ClientError) -> tuple[str, str]:
     answer = error.response
     return str(answer.get("Error", {}).get("Code", "")), str(answer.get("ResponseMetadata", {}).get("HTTPStatusCode", ""))
+
+
+def _is_internal(error: Exception) -> bool:
+    return "(InternalError)" in str(error)
 
 
 def _compare_etag(answer: dict[str, Any], received: Received) -> None:

@@ -15,6 +15,8 @@ from psycopg import sql
 
 from nightshift.contracts.partitions import PartitionRange
 from nightshift.replay.upstream import deliver
+from nightshift.services.object_server import ObjectServer, ObjectServerEndpoint
+from nightshift.services.placement import place_servers
 
 DISK_BYTES = 24 * 1024**2
 
@@ -66,8 +68,24 @@ def small_disk(tmp_path) -> Iterator[SmallDisk]:
     yield from mounted(path)
 
 
-def mounted(path: Path) -> Iterator[SmallDisk]:
-    command = [shutil.which("mount") or "mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", str(path)]
+@pytest.fixture
+def store_on_small_disk(tmp_path) -> Iterator[tuple[ObjectServerEndpoint, SmallDisk]]:
+    """Return an S3 server of its own whose objects lie on the small disk."""
+    home = tmp_path / "store home"
+    server, folder = ObjectServer(home), place_servers(home).own_dir("s3")
+    try:
+        for disk in mounted(folder, folder.stat()):
+            try:
+                yield server.ensure_started(), disk
+            finally:
+                server.stop()
+    finally:
+        shutil.rmtree(folder.parent, ignore_errors=True)
+
+
+def mounted(path: Path, owner: os.stat_result | None = None) -> Iterator[SmallDisk]:
+    rights = f",uid={owner.st_uid},gid={owner.st_gid},mode=700" if owner else ""
+    command = [shutil.which("mount") or "mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}{rights}", "tmpfs", str(path)]
     if os.geteuid() != 0 or subprocess.run(command, check=False, capture_output=True).returncode:
         pytest.skip("a tmpfs cannot be mounted here; the variant by RLIMIT_FSIZE runs everywhere")
     try:

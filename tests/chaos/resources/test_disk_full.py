@@ -9,9 +9,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
 from nightshift.contracts.partitions import PartitionRange
-from nightshift.errors import LocalSpaceError, WarehouseFullError
+from nightshift.errors import LocalSpaceError, ObjectStoreError, WarehouseFullError
 from nightshift.ingestion.load import ingest
 from nightshift.lake.object_store import ObjectStore
 from nightshift.warehouse.connection import connect
@@ -98,6 +99,24 @@ def test_write_names_the_disk_and_a_rerun_succeeds_when_files_may_not_grow(setti
     assert conn.execute("select count(*) from features.feat_thing join ops.published using (load_id)").fetchone() == (10,)
     again = stage(conn, begin(conn, [PLAIN], day, manifest("b")), 8_000)
     assert (again[0].n_rows, again[0].is_new) == (8_000, True)
+
+
+def test_upload_hints_at_the_disk_and_a_rerun_succeeds_when_the_store_is_full(settings, store_on_small_disk):
+    server, disk = store_on_small_disk
+    secret = SecretStr(server.secret_access_key)
+    changes = {"s3_endpoint_url": server.url, "s3_access_key_id": server.access_key_id, "s3_secret_access_key": secret}
+    store = ObjectStore.open(settings.model_copy(update={**changes, "s3_bucket": server.bucket}))
+    content = os.urandom(300_000)
+    kept = store.put("kept", content)
+    disk.fill()
+
+    with pytest.raises(ObjectStoreError, match="NS-LAKE-001") as caught:
+        store.put("late", content[::-1])
+
+    assert "disk is full" in caught.value.todo
+    assert store.get("kept", kept) == content
+    disk.free()
+    assert store.get("late", store.put("late", content[::-1])) == content[::-1]
 
 
 def test_download_names_the_disk_and_leaves_nothing_when_the_folder_is_full(settings, small_disk):
