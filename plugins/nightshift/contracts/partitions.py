@@ -6,14 +6,47 @@ A day is 23, 24 or 25 hours long in its own timezone, so its edges are computed 
 from __future__ import annotations
 
 import datetime as dt
+import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import total_ordering
-from zoneinfo import ZoneInfo
+from pathlib import Path
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from nightshift.errors import NightshiftError
+from nightshift.settings import PROJECT_ROOT
 
-OPERATING_TIMEZONE = "America/New_York"
+
+class TimezoneError(NightshiftError):
+    """The project's operating timezone is no timezone."""
+
+    code = "NS-TIME-002"
+
+
+def operating_timezone() -> str:
+    """Return the IANA zone that ``dbt_project.yml`` names, the one place for SQL and Python.
+
+    Raises:
+        TimezoneError: It names none that exists.
+    """
+    path = Path(os.environ.get("NIGHTSHIFT_DBT_PROJECT_DIR") or PROJECT_ROOT / "dbt_project") / "dbt_project.yml"
+    found = re.search(r"^ +operating_timezone: *['\"]?([\w/+-]+)", path.read_text(encoding="utf-8"), re.MULTILINE)
+    name = found[1] if found else ""
+    try:
+        ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError):
+        raise TimezoneError(
+            "The operating timezone does not exist.",
+            expected="vars.operating_timezone with a name as of the IANA database, such as Europe/Berlin",
+            got=name or "none",
+            todo=f"Correct it in {path}.",
+        ) from None
+    return name
+
+
+OPERATING_TIMEZONE = operating_timezone()
+"""IANA zone whose midnight begins a night, for all datasets and models."""
 CUTOFF = dt.time(0, 30)
 """Local time on the day after at which the night's knowledge ends at the earliest. Source: docs/adr/0001-time.md."""
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nightshift.contracts.partitions import Partition, PartitionKeyError, PartitionRange
+from nightshift.contracts.partitions import Partition, PartitionKeyError, PartitionRange, TimezoneError, operating_timezone
 
 ZONES = ["UTC", "America/New_York", "Europe/Berlin", "Asia/Kolkata", "Australia/Lord_Howe", "America/St_Johns"]
 HOUR = dt.timedelta(hours=1)
@@ -100,3 +100,21 @@ def test_range_refuses_when_last_lies_before_first():
 def test_shift_counts_days_not_hours():
     assert Partition.parse("2013-03-09").shift(2).key == "2013-03-11"
     assert Partition.parse("2013-11-04").shift(-2).key == "2013-11-02"
+
+
+@pytest.mark.parametrize(
+    ("line", "zone"),
+    [("Europe/Berlin", "Europe/Berlin"), ("'Australia/Lord_Howe'", "Australia/Lord_Howe"), ('"Etc/GMT+5"  # fixed', "Etc/GMT+5")],
+)
+def test_operating_timezone_is_that_of_the_dbt_project(tmp_path, monkeypatch, line, zone):
+    (tmp_path / "dbt_project.yml").write_text(f"vars:\n  load_id: 0\n  operating_timezone: {line}\n")
+    monkeypatch.setenv("NIGHTSHIFT_DBT_PROJECT_DIR", str(tmp_path))
+    assert operating_timezone() == zone
+
+
+@pytest.mark.parametrize("text", ["vars:\n  operating_timezone: Mars/Olympus\n", "vars: {}\n", "vars:\n  operating_timezone:\n"])
+def test_operating_timezone_is_refused_when_it_does_not_exist(tmp_path, monkeypatch, text):
+    (tmp_path / "dbt_project.yml").write_text(text)
+    monkeypatch.setenv("NIGHTSHIFT_DBT_PROJECT_DIR", str(tmp_path))
+    with pytest.raises(TimezoneError, match="NS-TIME-002"):
+        operating_timezone()
