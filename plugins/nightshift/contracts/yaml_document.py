@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
-from ruamel.yaml import YAML
-from ruamel.yaml.comments import CommentedMap
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
+from nightshift.contracts.quick_yaml import read_plain
 from nightshift.errors import SpecError
+
+if TYPE_CHECKING:
+    from ruamel.yaml.comments import CommentedMap
 
 IDENTIFIER = r"^[a-z_][a-z0-9_]{0,62}$"
 """Names that become SQL identifiers. Source: PostgreSQL's limit of 63 bytes."""
@@ -31,6 +32,13 @@ def read_document(path: Path, model: type[DocumentT]) -> DocumentT:
     Raises:
         SpecError: The file is absent, is no YAML mapping, has an unknown key or a wrong value.
     """
+    try:
+        return model.model_validate(read_plain(path.read_text(encoding="utf-8")))
+    except (ValidationError, UnicodeDecodeError, OSError):
+        return _read_with_lines(path, model)
+
+
+def _read_with_lines(path: Path, model: type[DocumentT]) -> DocumentT:
     raw = _parse(path)
     try:
         return model.model_validate(raw)
@@ -43,6 +51,10 @@ def read_document(path: Path, model: type[DocumentT]) -> DocumentT:
 
 
 def _parse(path: Path) -> CommentedMap:
+    from ruamel.yaml import YAML
+    from ruamel.yaml.comments import CommentedMap
+    from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
     try:
         raw = YAML(typ="rt").load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -66,6 +78,8 @@ def _describe(path: Path, raw: CommentedMap, error: dict[str, Any]) -> str:
 
 def _line_of(raw: CommentedMap, loc: tuple[Any, ...]) -> int:
     """Return the 1-based line of the deepest part of ``loc`` that stands in the file."""
+    from ruamel.yaml.comments import CommentedMap
+
     line = 1
     node: Any = raw
     for part in loc:
