@@ -93,7 +93,9 @@ def explain(  # noqa: C901, D417, PLR0912, PLR0913, PLR0915, PLR0917  (one loop 
         for f in range(n_features):
             for lane in range(LANES):
                 # The last block is filled up with its last row, so that every loop has the same length.
-                value[f, lane] = matrix[min(first + lane, end - 1), f]
+                given = matrix[min(first + lane, end - 1), f]
+                # LightGBM takes rows in as sparse ones: what is almost zero is zero.
+                value[f, lane] = 0.0 if given >= -_ALMOST_ZERO and given <= _ALMOST_ZERO else given
                 total[f, lane] = 0.0
         for tree in range(n_trees):
             start = tree_start[tree]
@@ -118,7 +120,7 @@ def explain(  # noqa: C901, D417, PLR0912, PLR0913, PLR0915, PLR0917  (one loop 
                     if kind == _ZERO:
                         for lane in range(LANES):
                             asked = value[f, lane]
-                            is_missing = asked != asked or (asked >= -_ALMOST_ZERO and asked <= _ALMOST_ZERO)  # noqa: PLR0124
+                            is_missing = asked != asked or asked == 0.0  # noqa: PLR0124
                             way[node, lane] = default if is_missing else (_LEFT if asked <= limit else _RIGHT)
                     else:
                         if kind != _NAN:
