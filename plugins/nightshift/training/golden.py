@@ -6,6 +6,7 @@ Source: docs/adr/0016-loading-a-model.md.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
@@ -118,7 +119,8 @@ def golden_rows(text: str, signature: Signature) -> Matrix:
     asked: list[set[float]] = [set() for _ in range(n_features)]
     for tree in check_model_text(text, signature.names):
         for feature, threshold in zip(tree.features, tree.thresholds, strict=True):
-            asked[feature].add(threshold)
+            if math.isfinite(threshold):
+                asked[feature].add(threshold)
     for place, (_, levels) in enumerate(signature.categorical, start=len(signature.numeric)):
         asked[place] = {float(code) for code in range(len(levels))}
     matrix = np.full((N_ROWS, n_features), np.nan)

@@ -5,6 +5,7 @@ Source: LightGBM issues 7357, 7437 and 7438: its reader trusts counts and indexe
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from itertools import pairwise
@@ -20,7 +21,8 @@ _WORD = re.compile(r"\d{1,10}", re.ASCII)
 _IS_CATEGORICAL = 1
 _SET_BY_DEFAULT = 3
 """Bits of a node that asks for a level and has a default side, which none has."""
-_N_MISSING_TYPES = 3
+_N_MISSING_TYPES, _NAN_IS_MISSING = 3, 2
+_INFINITE = "inf"
 _LINES = (
     *("num_leaves", "num_cat", "split_feature", "split_gain", "threshold", "decision_type", "left_child", "right_child"),
     *("leaf_value", "leaf_weight", "leaf_count", "internal_value", "internal_weight", "internal_count"),
@@ -69,8 +71,9 @@ def read_tree(number: int, text: str, n_features: int) -> Tree:
     features = integers(fields["split_feature"], f"{where}, split_feature", n_leaves - 1)
     if features and not 0 <= min(features) <= max(features) < n_features:
         raise refused(f"{where} splits on a feature that does not exist", f"0 to {n_features - 1}", f"{min(features)} to {max(features)}")
-    thresholds = numbers(fields["threshold"], f"{where}, threshold", n_leaves - 1)
-    is_categorical = _decisions(fields, where, n_leaves - 1)
+    decisions = _decisions(fields, where, n_leaves - 1)
+    is_categorical = [bool(decision & _IS_CATEGORICAL) for decision in decisions]
+    thresholds = _thresholds(fields["threshold"], where, decisions)
     _check_sets(fields, where, [threshold for threshold, has_set in zip(thresholds, is_categorical, strict=True) if has_set])
     return Tree(features, thresholds, is_categorical, numbers(fields["leaf_value"], f"{where}, leaf_value", n_leaves))
 
@@ -123,16 +126,29 @@ def _check_way_down(children: list[list[int]], where: str, n_nodes: int) -> None
         raise refused(f"{where} has nodes that its root does not reach", str(n_nodes), str(n_seen))
 
 
-def _decisions(fields: dict[str, str], where: str, n_nodes: int) -> list[bool]:
-    """Return whether each node asks for a level.
+def _decisions(fields: dict[str, str], where: str, n_nodes: int) -> list[int]:
+    """Return how each node decides.
 
-    The first bit says so, the second where missing values go, the two above what counts as missing: nothing, zero, or NaN.
+    The first bit says whether it asks for a level, the second where missing values go, the two above what counts as missing: nothing,
+    zero, or NaN.
     """
     decisions = integers(fields["decision_type"], f"{where}, decision_type", n_nodes)
     for decision in decisions:
         if decision < 0 or decision >> 2 >= _N_MISSING_TYPES or decision & _SET_BY_DEFAULT == _SET_BY_DEFAULT:
             raise refused(f"{where} decides in a way that does not exist", "a decision type", str(decision))
-    return [bool(decision & _IS_CATEGORICAL) for decision in decisions]
+    return decisions
+
+
+def _thresholds(text: str, where: str, decisions: list[int]) -> list[float]:
+    """Return the thresholds; an infinite one, of a node that tells only missing values from all others, is LightGBM's own."""
+    words = text.split(" ") if text else []
+    found = numbers(" ".join("0" if word == _INFINITE else word for word in words), f"{where}, threshold", len(decisions))
+    for place, (word, decision) in enumerate(zip(words, decisions, strict=True)):
+        if word == _INFINITE:
+            if decision >> 2 != _NAN_IS_MISSING or decision & _IS_CATEGORICAL:
+                raise refused(f"{where} has an infinite threshold where nothing is missing", "a finite number", f"decision type {decision}")
+            found[place] = math.inf
+    return found
 
 
 def _check_sets(fields: dict[str, str], where: str, numbers_of_sets: list[float]) -> None:

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import math
 import re
 
+import lightgbm as lgb
 import numpy as np
 import pytest
 from tests.chaos.poisoned_models.mutators import with_true_sizes
 
-from nightshift.training.booster import FitPlan, fit_trees, load_booster
+from nightshift.training.booster import FitPlan, fit_trees, load_booster, predict_raw
+from nightshift.training.golden import golden_rows
 from nightshift.training.model_text import ModelTextError, check_model_text
+from nightshift.training.signature import Signature
 
 pytestmark = [pytest.mark.promise("R8"), pytest.mark.mlts("infra-4")]
 
@@ -26,6 +30,42 @@ def test_whole_model_passes(text):
     assert len(trees) == text.count("Tree=")
     assert {len(tree.leaf_values) - len(tree.thresholds) for tree in trees} == {1}
     assert load_booster(text).num_trees() > 0
+
+
+@pytest.fixture(scope="module")
+def missing():
+    """Return a model whose column tells something only by being missing: LightGBM writes an infinite threshold, and rows to score."""
+    dice = np.random.default_rng(3)
+    matrix = dice.normal(size=(900, 2))
+    matrix[:, 0] = np.where(dice.random(900) < 0.4, np.nan, dice.integers(0, 3, 900))
+    label = np.where(np.isnan(matrix[:, 0]), dice.random(900) < 0.8, dice.random(900) < 0.2).astype(float)
+    plan = FitPlan("binary", {"num_leaves": 4, "min_data_in_leaf": 5}, 1, 20, 20, [], ["a", "b"])
+    return fit_trees((matrix[:600], label[:600]), (matrix[600:], label[600:]), plan).text, matrix
+
+
+def test_model_passes_when_a_node_asks_only_whether_a_value_is_missing(missing):
+    text, matrix = missing
+    assert re.search(r"threshold=.*\binf\b", text)
+    trees = check_model_text(text, ["a", "b"])
+    assert math.inf in [threshold for tree in trees for threshold in tree.thresholds]
+    raw = predict_raw(load_booster(text), matrix)
+    assert raw[np.isnan(matrix[:, 0])].mean() > raw[~np.isnan(matrix[:, 0])].mean() + 1
+    again = lgb.Booster(model_str=text).predict(matrix, raw_score=True)
+    assert raw.tobytes() == again.tobytes()
+
+
+def test_golden_rows_are_finite_or_missing_when_a_threshold_is_infinite(missing):
+    rows = golden_rows(missing[0], Signature(("a", "b"), ()))
+    assert not np.isinf(rows).any()
+    assert np.isnan(rows[:, 0]).any()
+
+
+@pytest.mark.parametrize("damage", [("=inf", "=-inf"), ("=inf", "=nan"), ("=inf", "=infinity"), ("=8 ", "=0 ")])
+def test_infinite_threshold_is_refused_when_it_is_not_lightgbms_own(missing, damage):
+    first = missing[0].partition("\nTree=1")[0]
+    assert "threshold=inf " in first
+    with pytest.raises(ModelTextError):
+        check_model_text(with_true_sizes(missing[0].replace(first, first.replace(*damage))))
 
 
 @pytest.mark.parametrize("names", [["b", "a", "kind"], ["a", "b"], ["a", "b", "kind", "more"]])
@@ -66,7 +106,7 @@ def test_damaged_tree_is_refused(text, pattern, replacement):
         (r"leaf_value=\S+", "leaf_value=1e+999", "no double holds"),
         (r"leaf_value=\S+", "leaf_value=1e+300", "impossible score"),
         (r"leaf_value=", "leaf_value= ", "leaf_value holds something else"),
-        (r"threshold=\S+", "threshold=inf", "threshold holds something else than finite numbers"),
+        (r"threshold=\S+", "threshold=inf", "infinite threshold where nothing is missing"),
         (r"threshold=\S+", "threshold=1_0", "threshold holds something else than finite numbers"),
         (r"decision_type=\d+", "decision_type=12", "decides in a way that does not exist"),
         (r"decision_type=\d+", "decision_type=3", "decides in a way that does not exist"),
