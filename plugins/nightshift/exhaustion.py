@@ -18,6 +18,7 @@ _DISK_FULL, _OUT_OF_MEMORY = "53100", "53200"
 _SPACE_WORDS = re.compile("No space left on device|File too large|Disk quota exceeded|DiskFull")
 _SERVER_WORDS = re.compile("could not (extend|write|create|open|fsync)|DiskFull")
 """How PostgreSQL begins such a message, and psycopg's class, which is all that a gate keeps of it."""
+_MEMORY_WORDS = re.compile("std::bad_alloc|can't start new thread")
 _NAMED = (WarehouseFullError, LocalSpaceError, MemoryShortError, ObjectStoreError)
 
 
@@ -51,7 +52,8 @@ def exhaustion_of(error: BaseException) -> NightshiftError | None:
 
 def _named(error: BaseException) -> NightshiftError | None:
     state = getattr(error, "sqlstate", None)
-    if isinstance(error, MemoryError) or state == _OUT_OF_MEMORY or "std::bad_alloc" in str(error):
+    is_memory = isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
+    if is_memory or state == _OUT_OF_MEMORY or _MEMORY_WORDS.search(str(error)):
         return MemoryShortError(
             "There is no more memory" + (" in the warehouse." if state else " for this process."),
             got=_first_line(error),

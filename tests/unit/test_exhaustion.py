@@ -34,6 +34,8 @@ class AdbcError(Exception):
         (OSError(errno.EFBIG, "File too large"), LocalSpaceError),
         (MemoryError(), MemoryShortError),
         (RuntimeError("lightgbm: std::bad_alloc"), MemoryShortError),
+        (RuntimeError("can't start new thread"), MemoryShortError),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), MemoryShortError),
     ],
 )
 def test_error_is_replaced_by_its_cause_when_something_ran_out(raised, named):

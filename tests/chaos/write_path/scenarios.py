@@ -26,6 +26,7 @@ from nightshift.lake.object_store import ObjectStore
 from nightshift.lake.snapshots import read_snapshot, write_snapshot
 from nightshift.quality.contract_check import ContractError
 from nightshift.quality.quarantine import QuarantineState, list_rows, settle_rows
+from nightshift.registry.evidence import verify_chain
 from nightshift.replay.faults import Fault, FaultKind
 from nightshift.replay.upstream import deliver
 from nightshift.settings import Settings
@@ -259,7 +260,9 @@ def left_behind(settings: Settings) -> dict[str, list[str]]:
     """Return everything that a rerun must leave as an undisturbed run does, in a fixed order; the objects of the bucket too."""
     with connect(settings) as conn:
         found = {name: sorted(str(row) for row in conn.execute(query.encode())) for name, query in _LEFT_BEHIND.items()}
+        models = [name for (name,) in conn.execute("select distinct model from ml.promotions order by 1")]
+        found["verified records"] = [f"{name} {verify_chain(settings, ObjectStore.open(settings), conn, name)}" for name in models]
     with contextlib.suppress(NightshiftError):
-        # Data docs are evidence of each attempt, under its load id.
-        found["objects"] = [key for key in ObjectStore.open(settings).list("") if not key.startswith("data_docs/")]
+        # Data docs and evidence records are of one attempt each: they name its load or its run, and the seconds that scoring took.
+        found["objects"] = [key for key in ObjectStore.open(settings).list("") if not key.startswith(("data_docs/", "evidence/"))]
     return found
