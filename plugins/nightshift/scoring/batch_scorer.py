@@ -12,15 +12,17 @@ from typing import TYPE_CHECKING
 from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.errors import NightshiftError, WarehouseError
 from nightshift.fault_points import FaultPoint, reach
+from nightshift.scoring.ahead import Ahead
 from nightshift.scoring.carry_over import feature_spine, past_digest, past_scores
 from nightshift.scoring.champion import Champions, Choice, load_version
 from nightshift.scoring.contributions import METHOD
 from nightshift.scoring.fallback import stage_fallback
-from nightshift.scoring.feature_rows import Feature, published_features, read_shard
+from nightshift.scoring.feature_rows import Feature, published_features, shard_query
 from nightshift.scoring.plan import LADDER, MODEL_MADE, DayPlan, PastScores, ScorePlan, ScoreSource
+from nightshift.scoring.progress import Progress
 from nightshift.scoring.relations import SCHEMA, ensure_prediction_relations
-from nightshift.scoring.scorer import ChampionBrokenError, score_rows
-from nightshift.warehouse.bulk import copy_in
+from nightshift.scoring.scorer import ChampionBrokenError, Scorer
+from nightshift.warehouse.bulk import copy_in, stream_arrow
 from nightshift.warehouse.connection import connect, lose
 from nightshift.warehouse.partition_write import LoadManifest, Target, hold_stage, refuse
 from nightshift.warehouse.partition_write import begin as begin_write
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from nightshift.contracts.model_spec import ModelSpec
     from nightshift.contracts.run import RunContext
     from nightshift.settings import Settings
+    from nightshift.training.trained_model import TrainedModel
     from nightshift.warehouse.connection import Connection
 
 CHAMPION_BROKE = "champion broke while scoring"
@@ -159,27 +162,63 @@ def score_shard(settings: Settings, spec: ModelSpec, plan: ScorePlan, shard: int
     reach(FaultPoint.SCORE_SHARD_BEFORE)
     with connect(settings, run.application_name) as conn:
         try:
-            scored = [_score_days(settings, conn, spec, plan, (version, shard), run) for version in plan.days_by_version]
+            _stage(settings, conn, spec, plan, shard, run)
         except ChampionBrokenError as error:
             refuse(conn, plan.write(predictions_target(spec)), f"{CHAMPION_BROKE}: {error.what}")
         else:
-            _stage(conn, spec, plan, shard, scored, run)
             reach(FaultPoint.SCORE_SHARD_AFTER, lambda: lose(conn))
         return {"shard": shard, "n_rows": _count(conn, spec, plan, shard)}
 
 
-def _score_days(
-    settings: Settings, conn: Connection, spec: ModelSpec, plan: ScorePlan, version_and_shard: tuple[int, int], run: RunContext
-) -> pa.Table:
-    """Return the finished rows of one shard for the days of one champion."""
-    version, shard = version_and_shard
-    with _blame_champion(version, run):
-        model = load_version(settings, conn, spec, version)
-    rows = read_shard(settings, spec, plan, plan.days_by_version[version], shard, model.signature.names)
-    with _blame_champion(version, run):
-        scored = score_rows(model, rows, spec.scoring.reasons, spec.scoring.engine)
-    same_in_all: dict[str, int | str] = {"load_id": plan.load_id, "shard": shard, "model_version": version, "run_id": run.run_id}
-    return _prediction_rows(spec, plan, rows, scored, same_in_all)
+def _stage(settings: Settings, conn: Connection, spec: ModelSpec, plan: ScorePlan, shard: int, run: RunContext) -> None:
+    """Replace the shard's rows in one transaction, one writer a shard, unless the load is audited already.
+
+    Reading, predicting and writing overlap, a few batches ahead of each other: the memory does not grow with the partition.
+    """
+    from psycopg import sql
+
+    models = _load_champions(settings, conn, spec, plan, run)
+    table = sql.Identifier(SCHEMA, spec.name)
+    with conn.transaction():
+        conn.execute(
+            "select pg_advisory_xact_lock(hashtextextended(format('score %%s %%s', %s::text, %s::text), 0))", [plan.load_id, shard]
+        )
+        if hold_stage(conn, plan.write(predictions_target(spec))) != "staged":
+            return
+        delete = sql.SQL("delete from {} where partition_date between %s and %s and load_id = %s and shard = %s").format(table)
+        conn.execute(delete, [plan.partitions.first.day, plan.partitions.last.day, plan.load_id, shard])
+        progress = Progress(f"shard {shard} of {spec.name}", _expected_rows(conn, spec, plan))
+        with Ahead(_scored(settings, spec, plan, shard, models, run)) as scored:
+            for rows in scored:
+                progress.add(copy_in(conn, SCHEMA, spec.name, rows))
+        progress.end()
+        stage_fallback(conn, spec, plan, shard, run, feature_spine(spec))
+
+
+def _load_champions(settings: Settings, conn: Connection, spec: ModelSpec, plan: ScorePlan, run: RunContext) -> dict[int, TrainedModel]:
+    """Return the plan's models by version."""
+    models = {}
+    for version in plan.days_by_version:
+        with _blame_champion(version, run):
+            models[version] = load_version(settings, conn, spec, version)
+    return models
+
+
+def _scored(
+    settings: Settings, spec: ModelSpec, plan: ScorePlan, shard: int, models: Mapping[int, TrainedModel], run: RunContext
+) -> Iterator[pa.Table]:
+    """Yield the finished rows of one shard, batch by batch."""
+    for version, days in plan.days_by_version.items():
+        model = models[version]
+        with _blame_champion(version, run):
+            scorer = Scorer(model, spec.scoring.reasons, spec.scoring.engine)
+        same_in_all: dict[str, int | str] = {"load_id": plan.load_id, "shard": shard, "model_version": version, "run_id": run.run_id}
+        query = shard_query(spec, plan, days, shard, model.signature.names)
+        with Ahead(stream_arrow(settings, query, run.application_name)) as waiting:
+            for batch in waiting:
+                with _blame_champion(version, run):
+                    scored = scorer.score(batch)
+                yield _prediction_rows(spec, days, batch, scored, same_in_all)
 
 
 @contextmanager
@@ -198,41 +237,35 @@ def _blame_champion(version: int, run: RunContext) -> Iterator[None]:
         raise ChampionBrokenError(f"version {version} cannot score ({name})", todo="Roll the champion back.") from error
 
 
-def _prediction_rows(spec: ModelSpec, plan: ScorePlan, rows: pa.Table, scored: pa.Table, same_in_all: dict[str, int | str]) -> pa.Table:
+def _prediction_rows(
+    spec: ModelSpec, days: Sequence[DayPlan], rows: pa.RecordBatch, scored: pa.Table, same_in_all: dict[str, int | str]
+) -> pa.Table:
     """Return the columns of the predictions table, shape (n, 15)."""
     import pyarrow as pa
+    import pyarrow.compute as pc
 
-    planned = {day.partition_date: day for day in plan.days}
-    sources = [planned[day] for day in rows["partition_date"].to_pylist()]
-
+    place = pc.index_in(rows.column("partition_date"), pa.array([day.partition_date for day in days], pa.date32()))
     columns = {
-        "partition_date": rows["partition_date"],
-        spec.entity.key: rows[spec.entity.key],
-        "event_timestamp": rows[spec.event_timestamp],
-        "features_as_of": rows["as_of"],
-        **{name: scored[name] for name in scored.column_names},
-        "score_source": pa.array([day.score_source for day in sources], pa.string()),
-        "score_source_reason": pa.array([day.score_source_reason for day in sources], pa.string()),
+        "partition_date": rows.column("partition_date"),
+        spec.entity.key: rows.column(spec.entity.key),
+        "event_timestamp": rows.column(spec.event_timestamp),
+        "features_as_of": rows.column("as_of"),
+        **{name: scored.column(name) for name in scored.column_names},
+        "score_source": pa.array([day.score_source for day in days], pa.string()).take(place),
+        "score_source_reason": pa.array([day.score_source_reason for day in days], pa.string()).take(place),
     }
     return pa.table(columns | {name: pa.repeat(value, rows.num_rows) for name, value in same_in_all.items()})
 
 
-def _stage(conn: Connection, spec: ModelSpec, plan: ScorePlan, shard: int, scored: list[pa.Table], run: RunContext) -> None:
-    """Replace the shard's rows in one transaction, one writer a shard, unless the load is audited already."""
-    from psycopg import sql
-
-    table = sql.Identifier(SCHEMA, spec.name)
-    with conn.transaction():
-        conn.execute(
-            "select pg_advisory_xact_lock(hashtextextended(format('score %%s %%s', %s::text, %s::text), 0))", [plan.load_id, shard]
-        )
-        if hold_stage(conn, plan.write(predictions_target(spec))) != "staged":
-            return
-        delete = sql.SQL("delete from {} where partition_date between %s and %s and load_id = %s and shard = %s").format(table)
-        conn.execute(delete, [plan.partitions.first.day, plan.partitions.last.day, plan.load_id, shard])
-        for rows in scored:
-            copy_in(conn, SCHEMA, spec.name, rows)
-        stage_fallback(conn, spec, plan, shard, run, feature_spine(spec))
+def _expected_rows(conn: Connection, spec: ModelSpec, plan: ScorePlan) -> int:
+    """Return about how many rows a shard has: the feature loads' rows, evenly split."""
+    loads = [day.feature_load_id for day in plan.days if day.model_version is not None]
+    query = """
+        select coalesce(sum(n_rows), 0) from ops.loads
+        where dataset = %s and load_id = any(%s) and partition_date between %s and %s
+    """
+    row = conn.execute(query, [spec.features_dataset, loads, plan.partitions.first.day, plan.partitions.last.day]).fetchone()
+    return int(row[0]) // plan.n_shards if row else 0
 
 
 def _count(conn: Connection, spec: ModelSpec, plan: ScorePlan, shard: int) -> int:

@@ -64,25 +64,24 @@ def published_features(conn: Connection, spec: ModelSpec, partitions: PartitionR
     return [Feature(*row) for row in rows]
 
 
-def read_shard(
-    settings: Settings, spec: ModelSpec, plan: ScorePlan, days: Sequence[DayPlan], shard: int, features: Sequence[str]
-) -> pa.Table:
-    """Return one shard's rows of some days, ordered by partition and key, from the loads that the plan names.
+def shard_query(spec: ModelSpec, plan: ScorePlan, days: Sequence[DayPlan], shard: int, features: Sequence[str]) -> sql.Composed:
+    """Return the query of one shard's rows of some days, in no order, from the loads that the plan names.
 
-    Returns:
-        Columns ``partition_date``, the entity's key, the event timestamp, ``as_of`` and the features; doubles bit by bit.
+    It selects ``partition_date``, the entity's key, the event timestamp, ``as_of`` and the features.
     """
     from psycopg import sql
 
     loads = sql.SQL(", ").join(
         sql.SQL("({}::date, {})").format(sql.Literal(d.partition_date), sql.Literal(d.feature_load_id)) for d in days
     )
-    condition = sql.SQL("(partition_date, load_id) in ({}) and {}").format(loads, shard_condition(spec, plan.n_shards, shard))
-    return read_arrow(settings, select_rows(spec, features, condition))
+    condition = sql.SQL("(partition_date, load_id) in ({})").format(loads)
+    if plan.n_shards > 1:
+        condition += sql.SQL(" and ") + shard_condition(spec, plan.n_shards, shard)
+    return select_rows(spec, features, condition, is_ordered=False)
 
 
 def read_sample(settings: Settings, spec: ModelSpec, load: Feature, features: Sequence[str]) -> pa.Table:
-    """Return the first rows of one load, with the columns of ``read_shard``."""
+    """Return the first rows of one load, with the columns of ``shard_query``, ordered by key."""
     from psycopg import sql
 
     condition = sql.SQL("partition_date = {}::date and load_id = {}").format(sql.Literal(load.partition_date), sql.Literal(load.load_id))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from nightshift.errors import WarehouseError
 from nightshift.fault_points import FaultPoint, reach
 from nightshift.warehouse.connection import conninfo, lose
 
@@ -13,6 +15,11 @@ if TYPE_CHECKING:
 
     from nightshift.settings import Settings
     from nightshift.warehouse.connection import Connection
+
+
+STREAM_BATCH_BYTES = 4 * 1024**2
+STREAM_TIMEOUT_SECONDS = 3_600
+"""Limit of one streamed query: it stays open while its reader works on the batches, as long as a task may run."""
 
 
 def read_arrow(settings: Settings, query: sql.Composed | sql.SQL, application_name: str = "nightshift") -> pa.Table:
@@ -26,17 +33,54 @@ def read_arrow(settings: Settings, query: sql.Composed | sql.SQL, application_na
     Returns:
         One column per selected column; ``double precision`` arrives bit by bit (binary protocol).
     """
-    from urllib.parse import quote, urlencode
-
     import adbc_driver_postgresql.dbapi as adbc
+
+    with adbc.connect(_uri(settings, application_name)) as connection, connection.cursor() as cursor:
+        cursor.execute(query.as_string(None))
+        return cursor.fetch_arrow_table()
+
+
+def stream_arrow(
+    settings: Settings, query: sql.Composed | sql.SQL, application_name: str = "nightshift", batch_bytes: int = STREAM_BATCH_BYTES
+) -> Iterator[pa.RecordBatch]:
+    """Run one query as ``read_arrow`` does and yield its rows batch by batch, as they arrive; the server waits for a slow reader.
+
+    Args:
+        settings: Where the warehouse is.
+        query: As for ``read_arrow``.
+        application_name: Shown by the warehouse.
+        batch_bytes: About how much memory a batch takes.
+
+    Raises:
+        WarehouseError: The server cannot be reached, or ended the query.
+    """
+    import adbc_driver_postgresql.dbapi as adbc
+    from adbc_driver_postgresql import StatementOptions
+
+    patient = settings.model_copy(update={"statement_timeout_seconds": max(settings.statement_timeout_seconds, STREAM_TIMEOUT_SECONDS)})
+    try:
+        with adbc.connect(_uri(patient, application_name)) as connection, connection.cursor() as cursor:
+            cursor.adbc_statement.set_options(**{StatementOptions.BATCH_SIZE_HINT_BYTES.value: str(batch_bytes)})
+            cursor.execute(query.as_string(None))
+            yield from cursor.fetch_record_batch()
+    except (adbc.Error, OSError) as error:  # Arrow's reader says OSError when the connection is lost
+        raise WarehouseError(
+            "The warehouse ended a query whose rows were being read.", got=_first_line(error), todo="Rerun the task; nothing was published."
+        ) from error
+
+
+def _uri(settings: Settings, application_name: str) -> str:
+    """Return where the warehouse is, as libpq reads it; hold it no longer than needed, it contains the password."""
+    from urllib.parse import quote, urlencode
 
     info = conninfo(settings, application_name)
     user, password = quote(info.pop("user"), safe=""), quote(info.pop("password"), safe="")
     host, port, dbname = info.pop("host"), info.pop("port"), quote(info.pop("dbname"), safe="")
-    uri = f"postgresql://{user}:{password}@{host}:{port}/{dbname}?{urlencode(info, quote_via=quote)}"
-    with adbc.connect(uri) as connection, connection.cursor() as cursor:
-        cursor.execute(query.as_string(None))
-        return cursor.fetch_arrow_table()
+    return f"postgresql://{user}:{password}@{host}:{port}/{dbname}?{urlencode(info, quote_via=quote)}"
+
+
+def _first_line(error: Exception) -> str:
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def copy_in(conn: Connection, schema: str, table: str, rows: pa.Table) -> int:

@@ -14,9 +14,10 @@ from nightshift.contracts.run import RunContext
 from nightshift.errors import ObjectStoreError
 from nightshift.quality.gates import GateError
 from nightshift.scoring.batch_scorer import begin, score_shard
-from nightshift.scoring.feature_rows import FeaturesMissingError, read_shard
+from nightshift.scoring.feature_rows import FeaturesMissingError, shard_query
 from nightshift.scoring.plan import ScorePlan
 from nightshift.scoring.publication import IncompletePredictionsError, publish, score
+from nightshift.warehouse.bulk import read_arrow
 from nightshift.warehouse.connection import connect
 
 pytestmark = pytest.mark.integration
@@ -55,7 +56,7 @@ def test_published_scores_are_the_models_own_in_every_bit(registry, warehouse, s
     model = tiny_model(spec, 3)
     expected = {}
     for shard in plan.shards:
-        rows = read_shard(scoring_settings, spec, plan, plan.days, shard, model.signature.names)
+        rows = read_arrow(scoring_settings, shard_query(spec, plan, plan.days, shard, model.signature.names))
         predicted = model.predictions(rows)
         expected |= dict(zip(rows["parcel_id"].to_pylist(), zip(predicted.score, predicted.probability, strict=True), strict=True))
     assert len(expected) == 50

@@ -1,0 +1,369 @@
+"""Score a partition of a feature view in the warehouse and publish it: nightshift beside what one would write instead.
+
+    PYTHONPATH=plugins .venv/bin/python benchmarks/scoring.py [--rows 5000000] [--trees 300] [--leaves 63] [--repeats 3] [--json FILE]
+
+Ways, each in a process of its own, A B C A B C …, medians:
+
+- ``predict only``: ``LightGBM.predict`` on an array that is in memory already; the floor.
+- ``pandas``: ``read_sql`` → ``predict`` → ``to_sql`` in chunks of 10,000 rows, the script that one writes
+  first; it publishes nothing safely.
+- ``nightshift lightgbm`` and ``nightshift lignum``: plan, stream, audit, gate, publish, read back, by ``nightshift.scoring``.
+
+Rows, features and model are made up, of the shape of the real ones: 26 numbers, 4 categories of 30 levels, every twentieth value
+missing. Every score that was published is compared with LightGBM's own, bit by bit. Peak memory is that of the process as the kernel
+counted it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime as dt
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from nightshift.contracts.model_spec import ModelSpec
+from nightshift.contracts.partitions import Partition, PartitionRange
+from nightshift.contracts.run import RunContext, code_version
+from nightshift.services.local_env import LocalServers
+from nightshift.settings import PROJECT_ROOT, Settings, load_settings
+
+if TYPE_CHECKING:
+    import psycopg
+
+    from nightshift.training.trained_model import TrainedModel
+
+DAY = PartitionRange.of("2013-07-01")
+N_NUMERIC, N_CATEGORICAL, N_LEVELS, N_TRAIN = 26, 4, 30, 60_000
+NUMERIC = [f"n{i:02d}" for i in range(N_NUMERIC)]
+CATEGORICAL = [f"c{i}" for i in range(N_CATEGORICAL)]
+LIMITS = {
+    "pandas / nightshift lignum": (8.0, "at least"),
+    "nightshift lightgbm / predict only": (1.3, "at most"),
+    "nightshift lignum / predict only": (0.42, "at most"),
+}
+PEAK_MIB = 450
+
+
+def make_spec(engine: str, reasons: int, shards: int = 1, trees: int = 300, leaves: int = 63) -> ModelSpec:
+    """Return the model's spec."""
+    return ModelSpec.model_validate(
+        {
+            "name": "bench",
+            "description": "Made up.",
+            "task": "binary",
+            "owner": "bench",
+            "runbook": "docs/runbooks/README.md",
+            "deadline": "04:00",
+            "entity": {"name": "thing", "key": "thing_id"},
+            "event_timestamp": "event_timestamp",
+            "feature_view": "bench",
+            "features": {"numeric": NUMERIC, "categorical": [{"name": name} for name in CATEGORICAL]},
+            "label": {"relation": "fct_bench_labels", "column": "is_late", "maturity_days": 1},
+            "training": {
+                "schedule": "nightly",
+                "num_boost_round": trees,
+                "early_stopping_rounds": trees,
+                "params": {"num_leaves": leaves, "min_data_in_leaf": 20, "learning_rate": 0.02},
+            },
+            "promotion": {"metric": "roc_auc"},
+            "scoring": {"shards": shards, "reasons": reasons, "engine": engine, "fallback": {"feature": "n00", "default": 0.25}},
+            "monitoring": {"metric": "log_loss", "maximum_metric_loss": 0.1, "windows": {"n": 2, "m": 3}},
+        }
+    )
+
+
+def make_features(conn: psycopg.Connection[Any], n_rows: int) -> None:
+    """Create the feature table and publish one partition of it by the write path."""
+    from nightshift.warehouse.partition_write import LoadManifest, Target, audit, begin, publish
+
+    columns = ", ".join([*(f"{name} double precision" for name in NUMERIC), *(f"{name} text" for name in CATEGORICAL)])
+    conn.execute(
+        "create table features.feat_bench (partition_date date not null, load_id bigint not null, thing_id text not null,"
+        f" event_timestamp timestamptz not null, as_of timestamptz not null, {columns})".encode()
+    )
+    conn.execute("create index on features.feat_bench (load_id, partition_date)")
+    conn.execute(
+        "create table marts.fct_bench_labels (thing_id text, partition_date date, event_timestamp timestamptz,"
+        " known_at timestamptz, superseded_at timestamptz, is_late integer)"
+    )
+    write = begin(
+        conn, [Target("features/bench", "features", "feat_bench", ("thing_id",))], DAY, LoadManifest(RunContext("bench", 1, "bench"), {})
+    )
+    numbers = ", ".join("case when random() > 0.05 then random_normal() end" for _ in NUMERIC)
+    texts = ", ".join(f"case when random() > 0.05 then 'level ' || floor(random() * {N_LEVELS})::int end" for _ in CATEGORICAL)
+    conn.execute("set statement_timeout = 0")
+    conn.execute("select setseed(0.5)")
+    conn.execute(
+        f"insert into features.feat_bench select '2013-07-01', {write.load_id}, 'thing ' || lpad(i::text, 9, '0'),"
+        f" '2013-07-02 12:00+00', '2013-07-02 04:30+00', {numbers}, {texts} from generate_series(1, {n_rows}) i".encode()
+    )
+    audit(conn, write)
+    publish(conn, write)
+    conn.execute("analyze features.feat_bench")
+
+
+def train_champion(settings: Settings, conn: psycopg.Connection[Any], given: argparse.Namespace) -> None:
+    """Train on made-up rows, store, register and promote."""
+    from nightshift.lake.object_store import ObjectStore
+    from nightshift.registry.model_versions import register
+    from nightshift.training.candidate import Origin, store_candidate
+    from nightshift.training.engine_proof import prove_engine
+
+    spec, day = make_spec("auto", 0, trees=given.trees, leaves=given.leaves), Partition.parse("2013-06-30")
+    trained, rows = fit(spec)
+    conn.execute(
+        "insert into ml.training_sets (training_set, model, partition_date, as_of, first_day, last_day, n_rows, sha256, spec_digest,"
+        " code_version, manifest, run_id) values ('bench', 'bench', %s, now(), %s, %s, 1, '', '', '', '{}', 'r')",
+        [day.day] * 3,
+    )
+    store = ObjectStore.open(settings)
+    store.ensure_bucket()
+    candidate = store_candidate(store, trained, Origin("bench", day, day.day, spec.digest, "bench"), [], {})
+    candidate = replace(candidate, engine_proof=prove_engine(trained, rows.slice(0, 20_000)))
+    version = register(settings, candidate, RunContext("train/bench", 1, "bench"))
+    conn.execute(
+        "insert into ml.promotions (model, version, verdict, partition_date, effective_partition, reasons, numbers, run_id, actor)"
+        " values ('bench', %s, 'promoted', %s, '2013-07-01', '{}', '{}', 'r', 'bench')",
+        [version.version, day.day],
+    )
+
+
+def fit(spec: ModelSpec) -> tuple[TrainedModel, pa.Table]:
+    """Return a model of full size, and the rows that it was fitted on."""
+    from nightshift.training.pipeline import fit_model
+
+    dice = np.random.default_rng(1)
+    values = dice.normal(size=(N_TRAIN, N_NUMERIC))
+    levels = dice.integers(0, N_LEVELS, (N_TRAIN, N_CATEGORICAL))
+    signal = values[:, :4].sum(axis=1) + values[:, 5] * values[:, 6] + levels[:, 0] % 3
+    label = (signal + dice.normal(size=N_TRAIN) > 1).astype(float)
+    values[dice.random(values.shape) < 0.05] = np.nan
+    texts = {name: pa.array([f"level {level}" for level in levels[:, i]]) for i, name in enumerate(CATEGORICAL)}
+    rows = pa.table({name: pa.array(values[:, i], from_pandas=True) for i, name in enumerate(NUMERIC)} | texts | {"is_late": label})
+    model = fit_model(spec, rows.slice(0, N_TRAIN - 10_000), rows.slice(N_TRAIN - 10_000))
+    return replace(model, decile_edges=tuple(i / 10 for i in range(1, 10))), rows
+
+
+def predict_only(settings: Settings, home: Path) -> dict[str, Any]:
+    """Predict from an array in memory; keep the scores for the comparison."""
+    model = champion(settings)
+    matrix = model.encode(read_features(settings))
+    started = time.perf_counter()
+    raw = model.booster.predict(matrix, raw_score=True)
+    seconds = time.perf_counter() - started
+    np.save(home / "expected.npy", model.from_raw(raw).score)
+    return {"seconds": seconds}
+
+
+def champion(settings: Settings) -> TrainedModel:
+    """Return the model as scoring loads it."""
+    from nightshift.scoring.champion import load_version
+    from nightshift.warehouse.connection import connect
+
+    with connect(settings, "bench") as conn:
+        return load_version(settings, conn, make_spec("auto", 0), 1)
+
+
+def read_features(settings: Settings) -> pa.Table:
+    """Return all feature rows, ordered by key."""
+    from psycopg import sql
+
+    from nightshift.warehouse.bulk import stream_arrow
+
+    names = ", ".join([*NUMERIC, *CATEGORICAL])
+    query = sql.SQL(f"select thing_id, {names} from features.feat_bench order by thing_id")  # type: ignore[arg-type]
+    return pa.Table.from_batches(list(stream_arrow(settings, query)))
+
+
+def pandas_script(settings: Settings) -> dict[str, Any]:
+    """Do what one writes first: everything in memory, categories by hand, rows back in chunks."""
+    import lightgbm as lgb
+    import pandas as pd
+    import sqlalchemy as sa
+
+    model = champion(settings)
+    booster, levels = lgb.Booster(model_str=model.text), dict(model.signature.categorical)
+    url = sa.URL.create(
+        "postgresql+psycopg",
+        settings.warehouse_user,
+        settings.warehouse_password.get_secret_value(),
+        settings.warehouse_host,
+        settings.warehouse_port,
+        settings.warehouse_database,
+    )
+    engine = sa.create_engine(url)
+    names = ", ".join(["thing_id", *NUMERIC, *CATEGORICAL])
+    started = time.perf_counter()
+    frame = pd.read_sql(sa.text(f"select {names} from features.feat_bench where partition_date = '2013-07-01'"), engine)
+    for name in CATEGORICAL:
+        frame[name] = pd.Categorical(frame[name], categories=levels[name]).codes.astype(float)
+        frame.loc[frame[name] < 0, name] = np.nan
+    score = booster.predict(frame[[*NUMERIC, *CATEGORICAL]], raw_score=True)
+    out = pd.DataFrame({"partition_date": dt.date(2013, 7, 1), "thing_id": frame["thing_id"], "score": score})
+    out.to_sql("pandas_predictions", engine, schema="predictions", if_exists="replace", index=False, chunksize=10_000, method="multi")
+    return {"seconds": time.perf_counter() - started}
+
+
+def ours(settings: Settings, engine: str, reasons: int) -> dict[str, Any]:
+    """Score and publish the night, and compare every published score with LightGBM's."""
+    from nightshift.scoring.batch_scorer import begin, score_shard
+    from nightshift.scoring.publication import publish
+    from nightshift.scoring.relations import ensure_prediction_relations
+    from nightshift.warehouse.connection import connect
+
+    spec, run = make_spec(engine, reasons), RunContext(f"bench/{engine}", 1, "bench")
+    with connect(settings, "bench") as conn:
+        ensure_prediction_relations(conn, spec)
+        conn.execute("truncate predictions.bench")
+        conn.execute("delete from ops.published where dataset = 'predictions/bench'")
+    marks = [time.perf_counter()]
+    plan = begin(settings, spec, DAY, run)
+    marks.append(time.perf_counter())
+    for shard in plan.shards:
+        score_shard(settings, spec, plan, shard, run)
+    marks.append(time.perf_counter())
+    (load,) = publish(settings, spec, plan, run)
+    marks.append(time.perf_counter())
+    steps = dict(zip(("begin", "shards", "publish"), np.diff(marks).tolist(), strict=True))
+    return {"seconds": marks[-1] - marks[0], "steps": steps, "n_rows": load.n_rows}
+
+
+def compare(settings: Settings, home: Path) -> int:
+    """Return how many published scores are not LightGBM's own, bit by bit."""
+    from psycopg import sql
+
+    from nightshift.warehouse.bulk import stream_arrow
+
+    query = sql.SQL(
+        "select score from predictions.bench t join ops.published p using (load_id) where p.dataset = 'predictions/bench' order by thing_id"
+    )
+    found = np.concatenate([batch.column("score").to_numpy() for batch in stream_arrow(settings, query)])
+    expected = np.load(home / "expected.npy")
+    return int((found.view(np.int64) != expected.view(np.int64)).sum()) if found.shape == expected.shape else max(len(found), len(expected))
+
+
+WAYS: dict[str, Any] = {
+    "predict only": predict_only,
+    "pandas": lambda settings, _: pandas_script(settings),
+    "nightshift lightgbm": lambda settings, _: ours(settings, "lightgbm", 0),
+    "nightshift lignum": lambda settings, _: ours(settings, "lignum", 0),
+    "nightshift lignum, 3 reasons": lambda settings, _: ours(settings, "lignum", 3),
+}
+
+
+def child(way: str, home: Path) -> None:
+    """Run one way in this process and print what it measured."""
+    settings = load_settings().model_copy(update={"expectations_dir": home / "expectations"})
+    found = WAYS[way](settings, home)
+    if way.startswith("nightshift"):
+        found["n_different"] = compare(settings, home)
+    print(json.dumps(found))
+
+
+def run_way(way: str, home: Path) -> dict[str, Any]:
+    """Run one way in a process of its own; add its peak memory."""
+    process = subprocess.Popen([sys.executable, __file__, "--child", way, "--home", str(home)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    said = process.stdout.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"{way} ended with {process.returncode}")
+    return {**json.loads(said.splitlines()[-1]), "peak_mib": usage.ru_maxrss / 1024}
+
+
+def write_suite(home: Path) -> None:
+    """Give the gate the suite of the flights."""
+    text = (PROJECT_ROOT / "expectations" / "predictions" / "flight_delayed.json").read_text(encoding="utf-8")
+    folder = home / "expectations" / "predictions"
+    folder.mkdir(parents=True)
+    (folder / "bench.json").write_text(text.replace("flight_delayed", "bench").replace("flight_id", "thing_id"))
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=5_000_000)
+    parser.add_argument("--trees", type=int, default=300)
+    parser.add_argument("--leaves", type=int, default=63)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--ways", default=",".join(WAYS).replace(", 3", ";3"), help="comma separated")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    parser.add_argument("--home", type=Path, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.child:
+        child(given.child, given.home)
+        return
+    ways = [way.replace(";3", ", 3") for way in given.ways.split(",")]
+    os.environ["NIGHTSHIFT_CODE_VERSION"] = code_version()
+    os.environ.setdefault("OMP_NUM_THREADS", str(os.cpu_count()))
+    with tempfile.TemporaryDirectory() as home, LocalServers(Path(home) / "servers") as servers:
+        os.environ.update(servers.env)
+        prepare(Path(home), given)
+        found: dict[str, list[dict[str, Any]]] = {way: [] for way in ways}
+        for number in range(given.repeats):
+            for way in ways:
+                found[way].append(run_way(way, Path(home)))
+                print(f"round {number + 1} {way:30} {found[way][-1]}", flush=True)
+    report(found, given)
+
+
+def prepare(home: Path, given: argparse.Namespace) -> None:
+    """Make everything that is not measured."""
+    from nightshift.warehouse.connection import connect
+    from nightshift.warehouse.migrate import migrate
+
+    settings = load_settings()
+    write_suite(home)
+    with connect(settings) as conn:
+        migrate(conn, {})
+        started = time.perf_counter()
+        make_features(conn, given.rows)
+        print(f"{given.rows:,} feature rows made in {time.perf_counter() - started:.0f} s", flush=True)
+        train_champion(settings, conn, given)
+
+
+def report(found: dict[str, list[dict[str, Any]]], given: argparse.Namespace) -> None:
+    """Print medians, ratios and limits; write them as JSON where asked."""
+    commit = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
+    facts = {
+        "command": " ".join(sys.argv),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, Python {platform.python_version()}",
+        "commit": commit,
+        "rows": given.rows,
+        "model": f"{given.trees} trees of {given.leaves} leaves, {N_NUMERIC} numbers and {N_CATEGORICAL} categories",
+    }
+    medians = {way: statistics.median(run["seconds"] for run in runs) for way, runs in found.items()}
+    peaks = {way: max(run["peak_mib"] for run in runs) for way, runs in found.items()}
+    different = sum(run.get("n_different", 0) for runs in found.values() for run in runs)
+    print()
+    for name, value in facts.items():
+        print(f"{name:9} {value}")
+    for way, seconds in medians.items():
+        print(f"{way:30} median {seconds:8.2f} s   {given.rows / seconds:10,.0f} rows/s   peak {peaks[way]:7.0f} MiB")
+    ratios = {}
+    for name, (limit, kind) in LIMITS.items():
+        first, second = name.split(" / ")
+        if first in medians and second in medians:
+            ratios[name] = medians[first] / medians[second]
+            print(f"{name}: {ratios[name]:.2f}, {kind} {limit}")
+    print(f"scores that are not LightGBM's own: {different}")
+    if given.json:
+        given.json.write_text(json.dumps({**facts, "seconds": medians, "peak_mib": peaks, "ratios": ratios, "runs": found}, indent=1))
+
+
+if __name__ == "__main__":
+    main()

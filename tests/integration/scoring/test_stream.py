@@ -1,0 +1,129 @@
+"""A shard is a stream: the same rows in any batches, nothing left when it breaks or is cancelled in the middle."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+from tests.integration.scoring.conftest import DAY, Registry, make_spec, publish_features
+
+from nightshift.errors import WarehouseError
+from nightshift.scoring import batch_scorer
+from nightshift.scoring.batch_scorer import begin, score_shard
+from nightshift.scoring.publication import publish, score
+from nightshift.scoring.scorer import Scorer
+from nightshift.warehouse.bulk import stream_arrow
+
+pytestmark = pytest.mark.integration
+N_ROWS = 3_000
+
+
+@pytest.fixture
+def spec():
+    return make_spec(scoring={"shards": 1, "reasons": 2, "fallback": {"feature": "late_rate_7d", "default": 0.25}})
+
+
+@pytest.fixture
+def small_batches(monkeypatch) -> None:
+    """Let a few rows be a batch, so that a small table is a long stream."""
+    monkeypatch.setattr(batch_scorer, "stream_arrow", partial(stream_arrow, batch_bytes=4_000))
+
+
+@pytest.fixture
+def ready(warehouse, registry: Registry):
+    publish_features(warehouse, n_rows=N_ROWS)
+    registry.promote("2013-07-01")
+    return warehouse
+
+
+def staged(conn) -> int:
+    return int(conn.execute("select count(*) from predictions.parcel_late").fetchone()[0])
+
+
+def fail_at(n: int, error: BaseException, before: Callable[..., object]) -> Callable[..., object]:
+    """Return a function that does what it did before, and fails at its n-th call."""
+    calls = iter(range(1, 10**9))
+
+    def wrapped(*arguments: object, **named: object) -> object:
+        if next(calls) == n:
+            raise error
+        return before(*arguments, **named)
+
+    return wrapped
+
+
+def test_content_is_the_same_when_batches_are_small(ready, scoring_settings, spec, run, small_batches, monkeypatch):
+    batches: list[int] = []
+    scored = Scorer.score
+    monkeypatch.setattr(Scorer, "score", lambda self, rows: batches.append(rows.num_rows) or scored(self, rows))
+    (small,) = score(scoring_settings, spec, DAY, run)
+    assert len(batches) > 20
+    monkeypatch.setattr(batch_scorer, "stream_arrow", stream_arrow)
+    (again,) = score(scoring_settings, spec, DAY, run)
+    assert (small.n_rows, small.is_new, again.is_new) == (N_ROWS, True, False)
+    assert small.load_id == again.load_id
+
+
+def test_next_step_is_published_when_the_champion_breaks_in_the_middle(ready, scoring_settings, spec, run, small_batches, monkeypatch):
+    plan = begin(scoring_settings, spec, DAY, run)
+    monkeypatch.setattr(Scorer, "score", fail_at(7, ValueError("it broke"), Scorer.score))
+    score_shard(scoring_settings, spec, plan, 0, run)
+    assert staged(ready) == 0
+    monkeypatch.undo()
+    (published,) = publish(scoring_settings, spec, plan, run)
+    assert published.n_rows == N_ROWS
+    sources = ready.execute("select distinct score_source, score_source_reason from analytics.parcel_late_current").fetchall()
+    assert sources == [("fallback_rule", "version 1 cannot score (ValueError)")]
+
+
+def test_rerun_scores_all_when_the_server_ends_the_reader(warehouse, registry, scoring_settings, spec, run, monkeypatch):
+    """So many rows that they are not all on their way already."""
+    publish_features(warehouse, n_rows=(n_rows := 200_000))
+    registry.promote("2013-07-01")
+    plan = begin(scoring_settings, spec, DAY, run)
+    end_readers = "select pg_terminate_backend(pid) from pg_stat_activity where query ilike 'copy (select%%'"
+    with monkeypatch.context() as patched:
+        scored = Scorer.score
+        patched.setattr(batch_scorer, "stream_arrow", partial(stream_arrow, batch_bytes=100_000))
+        patched.setattr(Scorer, "score", lambda self, rows: (warehouse.execute(end_readers), scored(self, rows))[-1])
+        with pytest.raises(WarehouseError, match="NS-WAREHOUSE-001"):
+            score_shard(scoring_settings, spec, plan, 0, run)
+    assert staged(warehouse) == 0
+    assert score_shard(scoring_settings, spec, plan, 0, run)["n_rows"] == n_rows
+
+
+def test_nothing_works_on_after_two_seconds_when_it_is_cancelled(ready, scoring_settings, spec, run, small_batches, monkeypatch):
+    plan = begin(scoring_settings, spec, DAY, run)
+    monkeypatch.setattr(batch_scorer, "copy_in", fail_at(5, KeyboardInterrupt(), batch_scorer.copy_in))
+    with pytest.raises(KeyboardInterrupt):
+        score_shard(scoring_settings, spec, plan, 0, run)
+    started = time.monotonic()
+    while n_left(ready, run.application_name):
+        assert time.monotonic() - started < 2
+        time.sleep(0.05)
+    assert staged(ready) == 0
+    monkeypatch.undo()
+    assert score_shard(scoring_settings, spec, plan, 0, run)["n_rows"] == N_ROWS
+
+
+def n_left(conn, application_name: str) -> int:
+    """Return how many threads and backends still work for the shard."""
+    backends = conn.execute(
+        "select count(*) from pg_stat_activity where application_name = %s and pid <> pg_backend_pid()", [application_name]
+    ).fetchone()[0]
+    return int(backends) + sum(thread.name.startswith("ahead of") for thread in threading.enumerate())
+
+
+@pytest.mark.usefixtures("ready", "small_batches")
+def test_log_says_rows_speed_and_time_left_when_a_shard_takes_long(scoring_settings, spec, run, monkeypatch, caplog):
+    monkeypatch.setattr("nightshift.scoring.progress.EVERY_SECONDS", 0.0)
+    with caplog.at_level("INFO", "nightshift.scoring.progress"):
+        score(scoring_settings, spec, DAY, run)
+    said = [record.message for record in caplog.records if record.name == "nightshift.scoring.progress"]
+    assert said[0].startswith("shard 0 of parcel_late: ")
+    assert f" of about {N_ROWS:,} rows, " in said[0]
+    assert said[0].endswith(" s left")
+    assert said[-1].startswith(f"shard 0 of parcel_late: {N_ROWS:,} rows in ")
