@@ -18,7 +18,7 @@ _RESOLVED = {
     "timestamp": re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}"),
 }
 """What YAML 1.1, which libyaml's binding speaks, and 1.2 read alike."""
-_DOUBTFUL = re.compile(r"[-+.]*([0-9]|inf|nan).*|<<|=", re.IGNORECASE | re.DOTALL)
+_DOUBTFUL = re.compile(r"[-+.0-9].*|<<|=", re.DOTALL)
 """What else may be a number, a time or a merge in one of them."""
 
 
