@@ -25,6 +25,7 @@ class FaultPoint(StrEnum):
     BEGIN_BEFORE = "write.begin.before"
     BEGIN_AFTER = "write.begin.after"
     COPY_AFTER = "write.copy.after"
+    APPEND_AFTER = "write.append.after"
     AUDIT_BEFORE = "write.audit.before"
     AUDIT_AFTER = "write.audit.after"
     REFUSE_AFTER = "write.refuse.after"

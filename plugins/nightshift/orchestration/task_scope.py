@@ -15,6 +15,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from airflow.sdk import get_current_context
@@ -110,10 +111,16 @@ def task_scope(partition: Partition | None = None) -> Iterator[TaskScope]:
             todo="Trigger `ingest` with a partition key, or use `airflow backfill create --dag-id ingest`.",
         )
     partition = partition or Partition.parse(run.partition_key)
-    identity = RunContext(f"{run.dag_id}/{partition.key}/{instance.task_id}", instance.try_number, "airflow")
-    scope = TaskScope(load_settings(), partition, identity)
+    identity = task_identity(run.dag_id, run.run_id, partition.key, instance.task_id, instance.map_index)
+    scope = TaskScope(load_settings(), partition, RunContext(identity, instance.try_number, "airflow"))
     with ended_by_sigterm(scope), ended_when_overdue(context["task"].execution_timeout), named_exhaustion():
         yield scope
+
+
+def task_identity(dag_id: str, run_id: str, partition_key: str, task_id: str, map_index: int = -1) -> str:
+    """Return ``<dag>/<partition>/<task>[.<map index>]@<digest of the DAG run>``: the same in each try, other in every other run and shard."""
+    place = f".{map_index}" if map_index >= 0 else ""
+    return f"{dag_id}/{partition_key}/{task_id}{place}@{sha256(run_id.encode()).hexdigest()[:6]}"
 
 
 @contextmanager

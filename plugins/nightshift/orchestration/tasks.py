@@ -15,7 +15,7 @@ from airflow.sdk.exceptions import AirflowSkipException
 from nightshift.contracts.datasets import DatasetContract, Delivery, load_contract, load_contracts
 from nightshift.contracts.model_spec import load_specs
 from nightshift.contracts.partitions import Partition, PartitionRange
-from nightshift.errors import NightshiftError
+from nightshift.errors import NightshiftError, StaleTokenError
 from nightshift.orchestration.post_conditions import count_shard, require_published, require_row
 from nightshift.orchestration.task_scope import TaskScope, task_scope, waiting
 from nightshift.warehouse.ledger import LOOKBACK_DAYS
@@ -147,19 +147,23 @@ def score_shard(model: str, plan: dict[str, Any], shard: int) -> int:
 def publish_predictions(model: str, plan: dict[str, Any]) -> dict[str, Any]:
     """Audit, gate and publish the predictions; return what readers see.
 
-    A plan whose shards are not all there (somebody cleared ``begin`` alone) is given up: this task then does all of the scoring itself.
+    A plan whose shards are not all there (somebody cleared ``begin`` alone), or that was overtaken by an attempt that published nothing,
+    is given up: this task then does all of the scoring itself. What a newer attempt has published is the night's result.
     """
     from nightshift.scoring.plan import ScorePlan
-    from nightshift.scoring.publication import IncompletePredictionsError, publish, score
+    from nightshift.scoring.publication import IncompletePredictionsError, has_successor, publish, score
 
     with task_scope() as scope:
         spec = scope.spec(model)
+        begun = ScorePlan.model_validate(plan)
         try:
-            published = publish(scope.settings, spec, ScorePlan.model_validate(plan), scope.run)
-        except IncompletePredictionsError as error:
-            logger.warning("Scoring once more in this task:\n%s", error)
-            published = score(scope.settings, spec, scope.partitions, scope.run)
-        logger.info("Published: %s", published)
+            logger.info("Published: %s", publish(scope.settings, spec, begun, scope.run))
+        except (IncompletePredictionsError, StaleTokenError) as error:
+            if isinstance(error, StaleTokenError) and has_successor(scope.settings, spec, begun, scope.run):
+                logger.warning("A newer attempt has published the partition:\n%s", error)
+            else:
+                logger.warning("Scoring once more in this task:\n%s", error)
+                logger.info("Published: %s", score(scope.settings, spec, scope.partitions, scope.run))
         seen = require_published(scope, [spec.predictions_dataset])[spec.predictions_dataset]
         return {"load_id": seen.load_id, "n_rows": seen.n_rows, "content_hash": seen.content_hash}
 

@@ -17,15 +17,17 @@ from nightshift.scoring.carry_over import feature_spine, past_digest, past_score
 from nightshift.scoring.champion import Champions, Choice, load_version
 from nightshift.scoring.contributions import METHOD
 from nightshift.scoring.fallback import stage_fallback
-from nightshift.scoring.feature_rows import Feature, published_features, shard_query
+from nightshift.scoring.feature_rows import Feature, in_key_order, published_features, shard_query
 from nightshift.scoring.plan import LADDER, MODEL_MADE, DayPlan, PastScores, ScorePlan, ScoreSource
 from nightshift.scoring.progress import Progress
 from nightshift.scoring.relations import SCHEMA, ensure_prediction_relations
 from nightshift.scoring.scorer import ChampionBrokenError, Scorer
-from nightshift.warehouse.bulk import copy_in, stream_arrow
+from nightshift.warehouse.append_stream import append_stream
+from nightshift.warehouse.bulk import stream_arrow
 from nightshift.warehouse.connection import connect, lose
 from nightshift.warehouse.partition_write import LoadManifest, Target, hold_stage, refuse
 from nightshift.warehouse.partition_write import begin as begin_write
+from nightshift.warehouse.supersession import end_older_attempts
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from nightshift.settings import Settings
     from nightshift.training.trained_model import TrainedModel
     from nightshift.warehouse.connection import Connection
+    from nightshift.warehouse.partition_write import Transaction
 
 CHAMPION_BROKE = "champion broke while scoring"
 """Why a load was refused so that ``publication`` goes on with the next step of the ladder."""
@@ -161,6 +164,7 @@ def score_shard(settings: Settings, spec: ModelSpec, plan: ScorePlan, shard: int
     """
     reach(FaultPoint.SCORE_SHARD_BEFORE)
     with connect(settings, run.application_name) as conn:
+        end_older_attempts(conn, run)
         try:
             _stage(settings, conn, spec, plan, shard, run)
         except ChampionBrokenError as error:
@@ -171,28 +175,46 @@ def score_shard(settings: Settings, spec: ModelSpec, plan: ScorePlan, shard: int
 
 
 def _stage(settings: Settings, conn: Connection, spec: ModelSpec, plan: ScorePlan, shard: int, run: RunContext) -> None:
-    """Replace the shard's rows in one transaction, one writer a shard, unless the load is audited already.
+    """Replace the shard's rows, one writer a shard, unless the load is audited already.
 
     Reading, predicting and writing overlap, a few batches ahead of each other: the memory does not grow with the partition.
     """
+    models = _load_champions(settings, conn, spec, plan, run)
+    with conn.transaction():
+        if plan.days_without_model and _may_replace(conn, spec, plan, shard, plan.days_without_model):
+            stage_fallback(conn, spec, plan, shard, run, feature_spine(spec))
+    if not models:
+        return
+    scored_days = [day for day in plan.days if day.model_version is not None]
+    progress = Progress(f"shard {shard} of {spec.name}", _expected_rows(conn, spec, plan))
+    with Ahead(_scored(settings, spec, plan, shard, models, run)) as scored:
+        append_stream(
+            settings,
+            SCHEMA,
+            spec.name,
+            progress.watch(scored),
+            lambda transaction: _may_replace(transaction, spec, plan, shard, scored_days),
+            run.application_name,
+        )
+    progress.end()
+
+
+def _may_replace(transaction: Transaction, spec: ModelSpec, plan: ScorePlan, shard: int, days: Sequence[DayPlan]) -> bool:
+    """Keep other attempts and the audit away until the transaction ends, and delete the shard's rows of these days.
+
+    Returns:
+        Whether rows may still be staged; nothing is deleted if not.
+    """
     from psycopg import sql
 
-    models = _load_champions(settings, conn, spec, plan, run)
-    table = sql.Identifier(SCHEMA, spec.name)
-    with conn.transaction():
-        conn.execute(
-            "select pg_advisory_xact_lock(hashtextextended(format('score %%s %%s', %s::text, %s::text), 0))", [plan.load_id, shard]
-        )
-        if hold_stage(conn, plan.write(predictions_target(spec))) != "staged":
-            return
-        delete = sql.SQL("delete from {} where partition_date between %s and %s and load_id = %s and shard = %s").format(table)
-        conn.execute(delete, [plan.partitions.first.day, plan.partitions.last.day, plan.load_id, shard])
-        progress = Progress(f"shard {shard} of {spec.name}", _expected_rows(conn, spec, plan))
-        with Ahead(_scored(settings, spec, plan, shard, models, run)) as scored:
-            for rows in scored:
-                progress.add(copy_in(conn, SCHEMA, spec.name, rows))
-        progress.end()
-        stage_fallback(conn, spec, plan, shard, run, feature_spine(spec))
+    name = sql.Literal(f"score {plan.load_id} {shard}")
+    transaction.execute(sql.SQL("select pg_advisory_xact_lock(hashtextextended({}, 0))::text").format(name))
+    if hold_stage(transaction, plan.write(predictions_target(spec))) != "staged":
+        return False
+    delete = sql.SQL("delete from {} where partition_date = any({}) and load_id = {} and shard = {}")
+    places = map(sql.Literal, ([day.partition_date for day in days], plan.load_id, shard))
+    transaction.execute(delete.format(sql.Identifier(SCHEMA, spec.name), *places))
+    return True
 
 
 def _load_champions(settings: Settings, conn: Connection, spec: ModelSpec, plan: ScorePlan, run: RunContext) -> dict[int, TrainedModel]:
@@ -216,9 +238,10 @@ def _scored(
         query = shard_query(spec, plan, days, shard, model.signature.names)
         with Ahead(stream_arrow(settings, query, run.application_name)) as waiting:
             for batch in waiting:
+                rows = in_key_order(spec, batch)
                 with _blame_champion(version, run):
-                    scored = scorer.score(batch)
-                yield _prediction_rows(spec, days, batch, scored, same_in_all)
+                    scored = scorer.score(rows)
+                yield _prediction_rows(spec, days, rows, scored, same_in_all)
 
 
 @contextmanager

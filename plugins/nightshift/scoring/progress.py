@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +36,12 @@ class Progress:
             rate = self._n_rows / (now - self._began)
             left = max(self._expected - self._n_rows, 0) / rate if rate else 0.0
             logger.info("%s: %s of about %s rows, %s rows/s, %.0f s left", self._what, *self._counts(), f"{rate:,.0f}", left)
+
+    def watch(self, batches: Iterable[pa.Table]) -> Iterator[pa.Table]:
+        """Pass batches on and count each one when the next is asked for."""
+        for batch in batches:
+            yield batch
+            self.add(batch.num_rows)
 
     def end(self) -> None:
         """Say what was done in all."""

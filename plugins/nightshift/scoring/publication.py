@@ -97,6 +97,18 @@ def score(
     return publish(settings, spec, plan, run)
 
 
+def has_successor(settings: Settings, spec: ModelSpec, plan: ScorePlan, run: RunContext) -> bool:
+    """Return whether readers see a load of a newer attempt in every partition of the plan."""
+    query = """
+        select count(*) from ops.loads mine join ops.published p using (dataset, partition_date)
+        join ops.loads newer on (newer.dataset, newer.partition_date, newer.load_id) = (p.dataset, p.partition_date, p.load_id)
+        where mine.dataset = %s and mine.load_id = %s and newer.token > mine.token
+    """
+    with connect(settings, run.application_name) as conn:
+        row = conn.execute(query, [spec.predictions_dataset, plan.load_id]).fetchone()
+    return row == (len(plan.days),)
+
+
 def _publish_next(settings: Settings, spec: ModelSpec, plan: ScorePlan, broken: Mapping[int, str], run: RunContext) -> list[PublishedLoad]:
     """Score once more without the versions that broke; each round knows one more of them, so there is an end."""
     return score(settings, spec, plan.partitions, run, {**plan.broken, **broken})
@@ -127,20 +139,20 @@ def pass_gate(settings: Settings, spec: ModelSpec, plan: ScorePlan, run: RunCont
 
 
 def refuse_incomplete(conn: Connection, spec: ModelSpec, plan: ScorePlan, spine: Spine) -> None:
-    """Refuse the load unless it has exactly one good row per row of the spine; one scan of each side.
+    """Refuse the load unless it has exactly one good row per row of the spine; one scan of each side, and a join only to name what differs.
 
     Raises:
         IncompletePredictionsError: It has not.
     """
     from psycopg import sql
 
-    query = sql.SQL(_COMPARE).format(
-        key=sql.Identifier(spec.entity.key),
-        event_timestamp=sql.Identifier(spec.event_timestamp),
-        features=spine.relation,
-        predictions=sql.Identifier(SCHEMA, spec.name),
-        is_binary=sql.Literal(spec.task is Task.BINARY),
-    )
+    names = {
+        "key": sql.Identifier(spec.entity.key),
+        "event_timestamp": sql.Identifier(spec.event_timestamp),
+        "features": spine.relation,
+        "predictions": sql.Identifier(SCHEMA, spec.name),
+        "is_binary": sql.Literal(spec.task is Task.BINARY),
+    }
     days = {
         "days": [day.partition_date for day in plan.days],
         "feature_loads": [day.feature_load_id for day in plan.days],
@@ -150,10 +162,12 @@ def refuse_incomplete(conn: Connection, spec: ModelSpec, plan: ScorePlan, spine:
     with conn.transaction():
         # A load that was just copied has no statistics: a nested loop over it takes minutes where a hash join takes a second.
         conn.execute("set local enable_nestloop = off")
-        cursor = conn.execute(query, days)
-        names = [column.name for column in cursor.description or []][1:]
+        if conn.execute(sql.SQL(_AGREE).format(**names), days).fetchone() == (True,):
+            return
+        cursor = conn.execute(sql.SQL(_COMPARE).format(**names), days)
+        counted = [column.name for column in cursor.description or []][1:]
         rows = cursor.fetchall()
-    problems = [f"{n} {name.replace('_', ' ')} on {day}" for day, *counts in rows for name, n in zip(names, counts, strict=True) if n]
+    problems = [f"{n} {name.replace('_', ' ')} on {day}" for day, *counts in rows for name, n in zip(counted, counts, strict=True) if n]
     if problems:
         summary = "; ".join(problems[:5])
         partition_write.refuse(conn, plan.write(predictions_target(spec)), summary)
@@ -164,6 +178,30 @@ def refuse_incomplete(conn: Connection, spec: ModelSpec, plan: ScorePlan, spine:
             todo="Nothing was published. Clear the run's first task and all after it.",
         )
 
+
+_AGREE = """
+with days as (
+    select * from unnest(%(days)s::date[], %(feature_loads)s::bigint[], %(versions)s::int[]) d (partition_date, load_id, version)
+), f as (
+    select days.partition_date, count(*) as n_rows,
+        sum(hashint8extended(hash_record_extended(row(v.{key}, v.{event_timestamp}, v.as_of), 0), 0)) as row_hashes
+    from {features} v join days using (partition_date, load_id) group by 1
+), p as (
+    select t.partition_date, count(*) as n_rows,
+        sum(hashint8extended(hash_record_extended(row(t.{key}, t.{event_timestamp}, t.features_as_of), 0), 0)) as row_hashes,
+        count(*) filter (where score not in ('NaN', 'Infinity', '-Infinity') and decile between 1 and 10
+            and (probability between 0 and 1 or (probability is null and not {is_binary}))
+            and (score_source = 'champion' or score_source_reason is not null)
+            and model_version is not distinct from version) as n_good
+    from {predictions} t left join days using (partition_date)
+    where t.load_id = %(load_id)s
+        and t.partition_date between (select min(partition_date) from days) and (select max(partition_date) from days)
+    group by 1
+)
+select bool_and(coalesce(f.n_rows = p.n_rows and p.n_rows = p.n_good and f.row_hashes = p.row_hashes, false))
+from f full join p using (partition_date)
+"""
+"""No key is in a load twice, which the table itself refuses: equal sums of hashes then mean equal sets."""
 
 _COMPARE = """
 with days as (

@@ -138,7 +138,7 @@ create table {table} (
     score_source text not null check (score_source in ('champion', 'previous_champion', 'carried_over', 'fallback_rule')),
     score_source_reason text,
     run_id text not null,
-    primary key (partition_date, load_id, {key})
+    primary key (load_id, partition_date, {key})
 )
 """
 _CURRENT = """

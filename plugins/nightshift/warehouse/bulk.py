@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 STREAM_BATCH_BYTES = 4 * 1024**2
 STREAM_TIMEOUT_SECONDS = 3_600
-"""Limit of one streamed query: it stays open while its reader works on the batches, as long as a task may run."""
+"""Limit of one streamed statement: it stays open while the other side works on the batches, as long as a task may run."""
 
 
 def read_arrow(settings: Settings, query: sql.Composed | sql.SQL, application_name: str = "nightshift") -> pa.Table:
@@ -57,16 +57,21 @@ def stream_arrow(
     import adbc_driver_postgresql.dbapi as adbc
     from adbc_driver_postgresql import StatementOptions
 
-    patient = settings.model_copy(update={"statement_timeout_seconds": max(settings.statement_timeout_seconds, STREAM_TIMEOUT_SECONDS)})
     try:
-        with adbc.connect(_uri(patient, application_name)) as connection, connection.cursor() as cursor:
+        with adbc.connect(stream_uri(settings, application_name)) as connection, connection.cursor() as cursor:
             cursor.adbc_statement.set_options(**{StatementOptions.BATCH_SIZE_HINT_BYTES.value: str(batch_bytes)})
             cursor.execute(query.as_string(None))
             yield from cursor.fetch_record_batch()
     except (adbc.Error, OSError) as error:  # Arrow's reader says OSError when the connection is lost
         raise WarehouseError(
-            "The warehouse ended a query whose rows were being read.", got=_first_line(error), todo="Rerun the task; nothing was published."
+            "The warehouse ended a query whose rows were being read.", got=first_line(error), todo="Rerun the task; nothing was published."
         ) from error
+
+
+def stream_uri(settings: Settings, application_name: str) -> str:
+    """Return where the warehouse is, for a connection whose one statement lasts as long as its other side needs; it has the password."""
+    limit = max(settings.statement_timeout_seconds, STREAM_TIMEOUT_SECONDS)
+    return _uri(settings.model_copy(update={"statement_timeout_seconds": limit}), application_name)
 
 
 def _uri(settings: Settings, application_name: str) -> str:
@@ -79,7 +84,8 @@ def _uri(settings: Settings, application_name: str) -> str:
     return f"postgresql://{user}:{password}@{host}:{port}/{dbname}?{urlencode(info, quote_via=quote)}"
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """Return the first line of a driver's message that says something."""
     return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 

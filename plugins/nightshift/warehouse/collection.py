@@ -12,7 +12,10 @@ if TYPE_CHECKING:
 
 
 def collect_target(conn: Connection, target: Target) -> int:
-    """Delete the rows of one target's dead loads, in one transaction, and return how many they were."""
+    """Delete the rows of one target's dead loads, in one transaction, and return how many they were.
+
+    A load that an old attempt still stages is left for the next time: whoever has published must not wait for whom it overtook.
+    """
     from psycopg import sql
 
     with conn.transaction():
@@ -34,7 +37,7 @@ select l.partition_date, l.load_id from ops.loads l join ops.fences f using (dat
 where l.dataset = %s and (l.collected_at is null or l.collected_at > clock_timestamp() - interval '1 day')
     and (l.state = any(%s) or (l.state in ('staged', 'audited') and l.token < f.token))
 order by l.partition_date, l.load_id
-for update of l
+for update of l skip locked
 """
 _DELETE_ROWS = """
 delete from {table} t using unnest(%(days)s::date[], %(load_ids)s::bigint[]) d (partition_date, load_id)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING
@@ -42,7 +42,7 @@ def measure(conn: Connection, target: Target, load_id: int) -> dict[dt.date, Mea
     matter and a repeated row does. Null differs from '', every bit of a double counts but the sign of zero, and no session setting does.
     """
     columns = _hashed_columns(conn, target)
-    query = _query(target, columns, is_unique=_has_unique_index(conn, target))
+    query = _query(target, columns, is_unique=has_unique_index(conn, target.schema, target.table, target.key))
     return {
         day: Measured(n_rows, n_bad_keys, _content_hash(list(columns), n_rows, row_hashes))
         for day, n_rows, n_bad_keys, row_hashes in conn.execute(query, [load_id])
@@ -71,7 +71,7 @@ def _content_hash(columns: list[str], n_rows: int, row_hashes: int) -> str:
     return sha256(f"{','.join(columns)}:{n_rows}:{row_hashes}".encode()).hexdigest()
 
 
-def _has_unique_index(conn: Connection, target: Target) -> bool:
+def has_unique_index(conn: Connection, schema: str, table: str, key: Sequence[str]) -> bool:
     """Return whether the table itself refuses a repeated key within a load of a partition: then nobody needs to count them."""
     row = conn.execute(
         """
@@ -80,7 +80,7 @@ def _has_unique_index(conn: Connection, target: Target) -> bool:
         from pg_index i where i.indrelid = to_regclass(format('%%I.%%I', %s::text, %s::text))
             and i.indisunique and i.indisvalid and i.indimmediate and i.indpred is null and i.indexprs is null
         """,
-        [["partition_date", "load_id", *target.key], target.schema, target.table],
+        [["partition_date", "load_id", *key], schema, table],
     ).fetchone()
     return bool(row and row[0])
 

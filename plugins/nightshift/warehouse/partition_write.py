@@ -10,7 +10,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from nightshift.contracts.run import code_version
 from nightshift.errors import AuditError, LoadStateError, LostAnswerError, WarehouseError
@@ -23,6 +23,8 @@ from nightshift.warehouse.pointer import flip
 from nightshift.warehouse.supersession import end_older_attempts
 
 if TYPE_CHECKING:
+    from psycopg import sql
+
     from nightshift.contracts.partitions import PartitionRange
     from nightshift.warehouse.connection import Connection
 
@@ -85,7 +87,14 @@ returning load_id
 """
 
 
-def hold_stage(conn: Connection, write: PartitionWrite) -> str:
+class Transaction(Protocol):
+    """Whatever runs statements in an open transaction: a connection, or the transaction of a stream."""
+
+    def execute(self, query: sql.Composed, /) -> Iterable[tuple[Any, ...]]:
+        """Run a statement and return its rows."""
+
+
+def hold_stage(transaction: Transaction, write: PartitionWrite) -> str:
     """Keep the load from being audited until the caller's transaction ends, so that nothing is staged behind an audit.
 
     Returns:
@@ -94,7 +103,10 @@ def hold_stage(conn: Connection, write: PartitionWrite) -> str:
     Raises:
         LoadStateError: There is no such load.
     """
-    rows = conn.execute("select state from ops.loads where load_id = %s order by dataset, partition_date for share", [write.load_id])
+    from psycopg import sql
+
+    query = sql.SQL("select state from ops.loads where load_id = {} order by dataset, partition_date for share")
+    rows = transaction.execute(query.format(sql.Literal(write.load_id)))
     return _least_advanced(write.load_id, {state for (state,) in rows})
 
 

@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 import psutil
 from tests.whole_night import NIGHT, Whole
 
+from nightshift.contracts.run import RunContext
+from nightshift.orchestration.task_scope import task_identity
 from nightshift.services.airflow_api import DagRun
 from nightshift.warehouse.connection import connect
 
@@ -87,7 +89,8 @@ def held(whole: Whole, run: DagRun, task_id: str, table: str, event: str = "inse
 
     The task goes on when the block ends.
     """
-    name = f"nightshift {run.dag_id}/{run.partition_key}/{task_id}#{attempt}"[:63]
+    identity = task_identity(run.dag_id, run.run_id, str(run.partition_key), task_id)
+    name = RunContext(identity, attempt, "airflow").application_name
     with connect(whole.settings, "test") as conn:
         conn.execute(_HOLDS)
         conn.execute("insert into public.chaos_holds values (%s)", [name])

@@ -227,7 +227,7 @@ SCENARIOS: Mapping[str, Scenario] = {
     "score": Scenario(
         _prepare_scoring,
         _score,
-        (P.SCORE_BEGIN_AFTER, P.SCORE_SHARD_BEFORE, P.SCORE_SHARD_AFTER, P.GATE_BEFORE, P.GATE_AFTER),
+        (P.SCORE_BEGIN_AFTER, P.SCORE_SHARD_BEFORE, P.APPEND_AFTER, P.SCORE_SHARD_AFTER, P.GATE_BEFORE, P.GATE_AFTER),
         is_long=True,
     ),
     "train": Scenario(

@@ -48,7 +48,7 @@ def ask(two_champions: Registry, spec: ModelSpec, monkeypatch: pytest.MonkeyPatc
         given = {
             "params": {"to_version": 1, "since": None, "reason": "scores look wrong", "only_plan": False, **form},
             "dag_run": SimpleNamespace(dag_id="rollback__parcel_late", run_id=asked_in, partition_key=None, triggering_user_name="ann"),
-            "ti": SimpleNamespace(task_id="a_task", try_number=1),
+            "ti": SimpleNamespace(task_id="a_task", try_number=1, map_index=-1),
             "task": SimpleNamespace(execution_timeout=dt.timedelta(minutes=5)),
         }
         for module in (scopes, rollback_tasks):

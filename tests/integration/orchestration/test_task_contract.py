@@ -74,7 +74,7 @@ def task_of_airflow(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iter
     run = SimpleNamespace(dag_id="a_dag", run_id="r", partition_key=DAY.isoformat())
     given = {
         "dag_run": run,
-        "ti": SimpleNamespace(task_id="a_task", try_number=1),
+        "ti": SimpleNamespace(task_id="a_task", try_number=1, map_index=-1),
         "task": SimpleNamespace(execution_timeout=dt.timedelta(minutes=5)),
     }
     monkeypatch.setattr(scopes, "get_current_context", lambda: given)

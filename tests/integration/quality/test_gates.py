@@ -9,6 +9,7 @@ import pytest
 from nightshift.contracts.partitions import PartitionRange
 from nightshift.contracts.run import RunContext
 from nightshift.lake.object_store import ObjectStore
+from nightshift.quality import gates
 from nightshift.quality.gates import GateError, run_gate
 from nightshift.settings import PROJECT_ROOT, Settings
 
@@ -191,6 +192,15 @@ def stage(conn: Connection, dataset: str, partitions: PartitionRange, load_id: i
     return schema, table.split(".")[1]
 
 
+@pytest.fixture(params=["query by query", "one scan"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Evaluate small batches as large ones too."""
+    if request.param == "one scan":
+        monkeypatch.setattr(gates, "ONE_SCAN_ROWS", 0)
+    return str(request.param)
+
+
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("dataset", GOOD)
 @pytest.mark.parametrize("partitions", [DAY, YEAR], ids=["one partition", "a year"])
 def test_gate_passes_when_batch_is_good(
@@ -204,6 +214,7 @@ def test_gate_passes_when_batch_is_good(
     assert result.n_expectations == len(suite["expectations"]) >= 5
 
 
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize(("dataset", "change", "expectation"), BROKEN)
 def test_gate_stops_and_names_the_expectation_when_batch_is_bad(
     settings: Settings, conn: Connection, run: RunContext, dataset: str, change: str, expectation: str

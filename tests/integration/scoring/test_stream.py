@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import pytest
 from tests.integration.scoring.conftest import DAY, Registry, make_spec, publish_features
 
-from nightshift.errors import WarehouseError
+from nightshift.errors import NightshiftError, WarehouseError
 from nightshift.scoring import batch_scorer
 from nightshift.scoring.batch_scorer import begin, score_shard
+from nightshift.scoring.progress import Progress
 from nightshift.scoring.publication import publish, score
 from nightshift.scoring.scorer import Scorer
 from nightshift.warehouse.bulk import stream_arrow
@@ -95,9 +100,17 @@ def test_rerun_scores_all_when_the_server_ends_the_reader(warehouse, registry, s
     assert score_shard(scoring_settings, spec, plan, 0, run)["n_rows"] == n_rows
 
 
-def test_nothing_works_on_after_two_seconds_when_it_is_cancelled(ready, scoring_settings, spec, run, small_batches, monkeypatch):
+def interrupt_at(n: int) -> Callable[..., None]:
+    """Return a ``Progress.add`` in whose n-th call a signal arrives, which Python gives to the main thread."""
+    calls = iter(range(1, 10**9))
+    return lambda *_: os.kill(os.getpid(), signal.SIGINT) if next(calls) == n else None
+
+
+@pytest.mark.usefixtures("small_batches")
+@pytest.mark.parametrize("is_signal", [False, True], ids=["in the stream", "by a signal"])
+def test_nothing_works_on_after_two_seconds_when_it_is_cancelled(ready, scoring_settings, spec, run, monkeypatch, is_signal):
     plan = begin(scoring_settings, spec, DAY, run)
-    monkeypatch.setattr(batch_scorer, "copy_in", fail_at(5, KeyboardInterrupt(), batch_scorer.copy_in))
+    monkeypatch.setattr(Progress, "add", interrupt_at(5) if is_signal else fail_at(5, KeyboardInterrupt(), Progress.add))
     with pytest.raises(KeyboardInterrupt):
         score_shard(scoring_settings, spec, plan, 0, run)
     started = time.monotonic()
@@ -114,7 +127,65 @@ def n_left(conn, application_name: str) -> int:
     backends = conn.execute(
         "select count(*) from pg_stat_activity where application_name = %s and pid <> pg_backend_pid()", [application_name]
     ).fetchone()[0]
-    return int(backends) + sum(thread.name.startswith("ahead of") for thread in threading.enumerate())
+    return int(backends) + sum(thread.name.startswith(("ahead of", "append to")) for thread in threading.enumerate())
+
+
+def test_nothing_ends_a_shard_when_it_takes_longer_than_an_idle_transaction_may(ready, scoring_settings, spec, run, monkeypatch):
+    monkeypatch.setattr("nightshift.warehouse.connection.IDLE_IN_TRANSACTION_SECONDS", 1)
+    monkeypatch.setattr(batch_scorer, "stream_arrow", partial(stream_arrow, batch_bytes=100_000))
+    plan = begin(scoring_settings, spec, DAY, run)
+    monkeypatch.setattr(Progress, "add", lambda *_: time.sleep(1.5))
+    assert score_shard(scoring_settings, spec, plan, 0, run)["n_rows"] == N_ROWS
+
+
+def test_published_rows_stay_when_an_attempt_wakes_up_that_stood_still(ready, scoring_settings, spec, run, monkeypatch):
+    """It had its models loaded; meanwhile a later attempt staged and published the load."""
+    plan = begin(scoring_settings, spec, DAY, run)
+
+    def publish_meanwhile(*arguments: object) -> object:
+        monkeypatch.undo()
+        score_shard(scoring_settings, spec, plan, 0, run)
+        publish(scoring_settings, spec, plan, run)
+        return loaded(*arguments)
+
+    loaded = batch_scorer._load_champions
+    monkeypatch.setattr(batch_scorer, "_load_champions", publish_meanwhile)
+    assert score_shard(scoring_settings, spec, plan, 0, run)["n_rows"] == N_ROWS
+    rows = ready.execute("select count(*) from analytics.parcel_late_current").fetchone()
+    assert rows == (N_ROWS,)
+
+
+def test_later_attempt_wins_when_an_older_one_hangs_in_its_stream(ready, scoring_settings, spec, run, small_batches, monkeypatch):
+    plan = begin(scoring_settings, spec, DAY, run)
+    is_released = threading.Event()
+    added = Progress.add
+    monkeypatch.setattr(Progress, "add", lambda *arguments: (is_released.wait(30), added(*arguments)))
+    older = threading.Thread(target=lambda: suppress_errors(score_shard, scoring_settings, spec, plan, 0, run), daemon=True)
+    older.start()
+    wait_until(lambda: n_left(ready, run.application_name) > 0 and holds_lock(ready))
+    monkeypatch.setattr(Progress, "add", added)
+    assert score_shard(scoring_settings, spec, plan, 0, replace(run, attempt=2))["n_rows"] == N_ROWS
+    is_released.set()
+    older.join(10)
+    assert not older.is_alive()
+    (published,) = publish(scoring_settings, spec, plan, replace(run, attempt=2))
+    assert published.n_rows == N_ROWS
+
+
+def suppress_errors(call: Callable[..., object], *arguments: object) -> None:
+    with contextlib.suppress(NightshiftError):
+        call(*arguments)
+
+
+def holds_lock(conn) -> bool:
+    return bool(conn.execute("select count(*) from pg_locks where locktype = 'advisory' and granted").fetchone()[0])
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 @pytest.mark.usefixtures("ready", "small_batches")

@@ -39,7 +39,7 @@ class Instance:
     """A task instance that looked for the first time some minutes ago."""
 
     def __init__(self, first_look: dt.datetime | None = None) -> None:
-        self.task_id, self.try_number, self._first_look = "build_features", 2, first_look
+        self.task_id, self.try_number, self.map_index, self._first_look = "build_features", 2, -1, first_look
 
     def get_first_reschedule_date(self, _: Any) -> dt.datetime | None:
         return self._first_look
@@ -105,7 +105,7 @@ def test_scope_has_the_run_partition_and_an_identity_without_the_try(context: di
     with task_scope() as scope:
         assert scope.partition.key == "2013-03-10"
         assert [day.key for day in scope.partitions] == ["2013-03-10"]
-        assert (scope.run.run_id, scope.run.attempt, scope.run.actor) == ("transform/2013-03-10/build_features", 2, "airflow")
+        assert (scope.run.run_id, scope.run.attempt, scope.run.actor) == ("transform/2013-03-10/build_features@454349", 2, "airflow")
 
 
 def test_scope_refuses_a_run_without_a_partition(context: dict[str, Any]) -> None:
