@@ -118,7 +118,7 @@ def task_scope(partition: Partition | None = None) -> Iterator[TaskScope]:
 
 
 def task_identity(dag_id: str, run_id: str, partition_key: str, task_id: str, map_index: int = -1) -> str:
-    """Return ``<dag>/<partition>/<task>[.<map index>]@<digest of the DAG run>``: the same in each try, other in every other run and shard."""
+    """Return ``<dag>/<partition>/<task>[.<map index>]@<digest of the DAG run>``: equal in all tries, other in other runs and shards."""
     place = f".{map_index}" if map_index >= 0 else ""
     return f"{dag_id}/{partition_key}/{task_id}{place}@{sha256(run_id.encode()).hexdigest()[:6]}"
 
