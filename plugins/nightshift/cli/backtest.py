@@ -14,6 +14,7 @@ from nightshift.cli.console import print_table, say
 from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.contracts.run import RunContext
 from nightshift.settings import PROJECT_ROOT, load_settings
+from nightshift.warehouse.ledger import LOOKBACK_DAYS
 
 if TYPE_CHECKING:
     from nightshift.contracts.model_spec import ModelSpec
@@ -92,7 +93,8 @@ def own_warehouse(settings: Settings) -> Settings:
 def load_year(settings: Settings, run: RunContext, days: PartitionRange = YEAR) -> dict[str, float]:
     """Deliver, ingest and transform the whole year, or a part of it, in one range; return the seconds of each step.
 
-    The outcomes of the day after the last one are delivered too: they are the labels of its predictions.
+    The outcomes of the day after the last one are delivered too: they are the labels of its predictions. A part gets features from the
+    night on whose look-back is whole.
     """
     from nightshift.cli.history import deliver_range, ingest_range, transform_range
     from nightshift.ingestion.load import ingest
@@ -113,8 +115,9 @@ def load_year(settings: Settings, run: RunContext, days: PartitionRange = YEAR) 
     ingest(settings, "flight_outcomes", last_outcomes, run)
     timed(f"ingest of {len(days)} days in one range", started)
     started = time.monotonic()
-    transform_range(settings, days, run)
-    timed(f"features of {len(days)} days in one range", started)
+    nights = days if days.first == YEAR.first else PartitionRange(days.first.shift(LOOKBACK_DAYS), days.last)
+    transform_range(settings, nights, run)
+    timed(f"features of {len(nights)} nights in one range", started)
     return timings
 
 

@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from pathlib import Path
@@ -68,21 +69,20 @@ class Fleet:
 
     def train(self, nights: Sequence[dt.date], n_processes: int) -> Iterator[tuple[dt.date, float]]:
         """Train what is missing; yield each night as it is done, with its seconds. A finished night survives a kill."""
-        import multiprocessing
-
         missing = self.missing(nights)
         if not missing:
             return
-        shared = _share(self.rows, self.folder)
-        spec = self.spec.model_dump_json()
-        with ProcessPoolExecutor(n_processes, multiprocessing.get_context("spawn"), _begin_worker) as pool:
-            try:
-                jobs = [pool.submit(_train_into, self.folder, spec, shared, night) for night in missing]
-                for job in as_completed(jobs):
-                    yield job.result()
-            finally:
-                pool.shutdown(cancel_futures=True)
-        shared.unlink()
+        with self.shared() as shared, worker_processes(n_processes) as pool:
+            jobs = [pool.submit(_train_into, shared, night) for night in missing]
+            for job in as_completed(jobs):
+                yield job.result()
+
+    @contextmanager
+    def shared(self) -> Iterator[SharedFleet]:
+        """Give what another process needs to work with the fleet, as long as the block lasts."""
+        rows = _share(self.rows, self.folder)
+        yield SharedFleet(self.spec.model_dump_json(), rows, self.folder)
+        rows.unlink()
 
     def of(self, night: dt.date) -> Trained:
         """Return the model that a night trained."""
@@ -104,6 +104,37 @@ class Fleet:
         return self._predicted[trained, night]
 
 
+@dataclass(frozen=True)
+class SharedFleet:
+    """A fleet on its way to another process.
+
+    Attributes:
+        spec: The spec as JSON.
+        rows: File of the labelled rows; all processes map it.
+        folder: The fleet's folder.
+    """
+
+    spec: str
+    rows: Path
+    folder: Path
+
+    def open(self) -> Fleet:
+        """Return the fleet."""
+        return Fleet(ModelSpec.model_validate_json(self.spec), _mapped(self.rows), self.folder)
+
+
+@contextmanager
+def worker_processes(n_processes: int) -> Iterator[ProcessPoolExecutor]:
+    """Give processes of one thread each; they end with this one, however it ends, and drop what has not begun when the block fails."""
+    import multiprocessing
+
+    with ProcessPoolExecutor(n_processes, multiprocessing.get_context("spawn"), _begin_worker) as pool:
+        try:
+            yield pool
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
 def train_as_of(spec: ModelSpec, rows: pa.Table, night: dt.date) -> TrainedModel:
     """Train as that night would: its window, its split, its hold-out metrics and reference profile; folds and slices are left out."""
     bare = spec.model_copy(update={"promotion": spec.promotion.model_copy(update={"slices": ()})})
@@ -112,11 +143,12 @@ def train_as_of(spec: ModelSpec, rows: pa.Table, night: dt.date) -> TrainedModel
     return fit_and_describe(bare, rows_between(rows, window.first.day, window.last.day), split, str(night))[0]
 
 
-def _train_into(folder: Path, spec_json: str, shared: Path, night: dt.date) -> tuple[dt.date, float]:
-    spec, rows = ModelSpec.model_validate_json(spec_json), _mapped(shared)
+def _train_into(shared: SharedFleet, night: dt.date) -> tuple[dt.date, float]:
+    fleet = shared.open()
+    folder = fleet.folder
     started = time.monotonic()
     began = time.process_time()
-    model = train_as_of(spec, rows, night)
+    model = train_as_of(fleet.spec, fleet.rows, night)
     document = {name: getattr(model, name) for name in _KEPT} | {
         "task": model.task.value,
         "signature": model.signature.as_json(),

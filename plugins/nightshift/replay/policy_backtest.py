@@ -5,13 +5,14 @@ from __future__ import annotations
 import datetime as dt
 import os
 from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_EXCEPTION, wait
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from nightshift.contracts.run import code_version
 from nightshift.replay.backtest import shown_metrics
-from nightshift.replay.fleet import Fleet
+from nightshift.replay.fleet import Fleet, SharedFleet, worker_processes
 from nightshift.replay.gate import passes
 from nightshift.replay.policies import POLICIES, Course, Policy, Rhythm, follow
 from nightshift.replay.policy_quality import PolicyResult, Scoreboard, estimated_metrics
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 _GUESSED_SECONDS = {"training": 1.6, "monitored night": 0.4, "gate": 0.3, "policy": 8.0, "ages": 15.0}
 """Of one unit on two quiet cores, for the time left before a unit is done. Source: docs/policy-backtest.md."""
+
+_LOOK_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -101,28 +104,53 @@ def backtest_policies(
     staleness = measure_staleness(fleet, nights, shown_metrics(fleet.spec), estimated_metrics(fleet.spec))
     progress.done("ages", f"{name} was measured at every age")
     scoreboard, results = Scoreboard(fleet, nights, shown_metrics(fleet.spec)), []
-    for policy in POLICIES:
-        results.append(scoreboard.result(_live(settings, fleet, nights, policy, progress)))
-        progress.done("policy", f"{name} under {policy} was measured")
+    for course in _courses(settings, fleet, nights, progress):
+        results.append(scoreboard.result(course))
+        progress.done("policy", f"{name} under {course.policy} was measured")
         tell(results[-1])
     seconds = [fleet.of(night).processor_seconds for night in trained]
     n_rows = scoreboard.n_rows
     return PolicyBacktest(fleet.spec, nights, n_rows, results, staleness, len(trained) - n_missing, sum(seconds) / len(seconds))
 
 
-def _live(settings: Settings, fleet: Fleet, nights: PartitionRange, policy: Policy, progress: Progress) -> Course:
+def _courses(settings: Settings, fleet: Fleet, nights: PartitionRange, progress: Progress) -> list[Course]:
+    """Live through the nights under every policy, in as many processes as there are processors; policies know nothing of each other."""
+    import multiprocessing
+
+    by_work = sorted(POLICIES, key=lambda policy: (policy.is_gated, list(Rhythm).index(policy.rhythm)), reverse=True)
+    with (
+        fleet.shared() as shared,
+        multiprocessing.get_context("spawn").Manager() as manager,
+        worker_processes(len(os.sched_getaffinity(0))) as pool,
+    ):
+        told = manager.Queue()
+        jobs = {policy: pool.submit(_live, settings, shared, nights, policy, told.put) for policy in by_work}
+        left = set(jobs.values())
+        while left:
+            done, left = wait(left, _LOOK_SECONDS, FIRST_EXCEPTION)
+            while not told.empty():
+                progress.done(*told.get())
+            for job in done:
+                job.result()
+        return [jobs[policy].result() for policy in POLICIES]
+
+
+def _live(
+    settings: Settings, shared: SharedFleet, nights: PartitionRange, policy: Policy, tell: Callable[[tuple[str, str]], None]
+) -> Course:
+    fleet = shared.open()
     name = fleet.spec.name
     with connect(settings, f"nightshift backtest {name}"[:63]) as conn:
         watch = Watch(settings, conn, fleet)
 
         def trigger(night: dt.date, course: Course) -> bool:
             has_triggered = watch.has_triggered(night, course)
-            progress.done("monitored night", f"{name} under {policy} is watched on {night}")
+            tell(("monitored night", f"{name} under {policy} is watched on {night}"))
             return has_triggered
 
         def gate(challenger: dt.date, champion: dt.date) -> bool:
             has_passed = passes(settings, fleet, challenger, champion)
-            progress.done("gate", f"{name} under {policy} judges the model of {challenger}")
+            tell(("gate", f"{name} under {policy} judges the model of {challenger}"))
             return has_passed
 
         return follow(policy, nights, fleet.spec.training.weekday, trigger, gate)

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import datetime as dt
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from tests.integration.monitoring.conftest import TRAINED_ON, World, history, no_report, world  # noqa: F401  (fixtures)
 
-from nightshift.contracts.partitions import Partition
+from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.lake.object_store import ObjectStore
 from nightshift.registry.model_versions import register
 from nightshift.registry.promotion import decide
+from nightshift.replay import policy_backtest
 from nightshift.replay.backtest import labelled_set
-from nightshift.replay.fleet import Fleet
+from nightshift.replay.fleet import Fleet, SharedFleet
 from nightshift.replay.gate import passes
-from nightshift.replay.policies import Course, Policy, Rhythm
+from nightshift.replay.policies import POLICIES, Course, Policy, Rhythm
+from nightshift.replay.policy_backtest import backtest_policies, planned, training_nights
+from nightshift.replay.policy_quality import PolicyResult
+from nightshift.replay.progress import Progress
 from nightshift.replay.watch import Watch, status_of
 from nightshift.training.pipeline import train
 from nightshift.training.training_set import build_training_set, read_rows
@@ -93,3 +98,29 @@ def test_gate_decides_as_the_product_does(stormy: World, tmp_path: Path, night: 
     version = register(stormy.settings, train(stormy.settings, stormy.spec, training_set.key, stormy.run), stormy.run)
     decision = decide(stormy.settings, stormy.spec, version.version, stormy.run)
     assert passes(stormy.settings, fleet_of(stormy, tmp_path, CHAMPION, night), night, CHAMPION) == decision.is_promoted, decision.reasons
+
+
+def test_every_policy_takes_its_course_when_they_run_side_by_side(stormy: World, tmp_path: Path):
+    nights = PartitionRange(Partition(NIGHTS[0]), Partition(NIGHTS[-1]))
+    fleet = fleet_of(stormy, tmp_path, *training_nights(nights))
+    told: list[PolicyResult] = []
+    progress = Progress(planned([fleet], nights), lambda _: None)
+    found = backtest_policies(stormy.settings, fleet, nights, progress, told.append)
+    shared = on_disk(fleet)
+    alone = [policy_backtest._live(stormy.settings, shared, nights, policy, lambda _: None) for policy in POLICIES]
+    assert [result.policy for result in told] == list(POLICIES)
+    assert [result.course for result in found.results] == alone
+    by_policy = {str(result.policy): result.course for result in found.results}
+    assert set(by_policy["never"].served.values()) == {nights.first.shift(-1).day}
+    assert by_policy["nightly"].promoted == NIGHTS
+    assert by_policy["drift-triggered"].decided
+    assert progress.work["gate"].n_done >= len(NIGHTS)
+    assert progress.work["monitored night"].n_done == 2 * len(NIGHTS)
+
+
+def on_disk(fleet: Fleet) -> SharedFleet:
+    """Return the fleet with its rows in a file that stays."""
+    with fleet.shared() as shared:
+        kept = shared.rows.with_suffix(".kept")
+        kept.write_bytes(shared.rows.read_bytes())
+    return replace(shared, rows=kept)
