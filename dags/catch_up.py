@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from pathlib import Path
 
 from airflow.sdk import CronTriggerTimetable, dag, task
@@ -32,7 +33,7 @@ WOKEN_BY = {
     dag_id=catch_up.DAG_ID,
     schedule=CronTriggerTimetable("*/10 * * * *", timezone="UTC"),
     default_args=defaults.task_defaults("data-platform", timeout_minutes=5),
-    **defaults.dag_defaults(__doc__, "catch_up"),
+    **defaults.dag_defaults(__doc__, "catch_up", longest_run=dt.timedelta(minutes=20)),
 )
 def build() -> None:
     """Wire one look, and a wake-up per joint: only the assets of the joint that is stranded have an event."""

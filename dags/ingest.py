@@ -9,9 +9,10 @@ A range: `airflow backfill create --dag-id ingest --from-date 2013-03-01 --to-da
 
 from __future__ import annotations
 
+import datetime as dt
 from pathlib import Path
 
-from airflow.sdk import CronPartitionTimetable, dag, task
+from airflow.sdk import CronPartitionTimetable, TriggerRule, dag, task
 
 from nightshift.contracts.datasets import Delivery, load_contracts
 from nightshift.contracts.partitions import OPERATING_TIMEZONE
@@ -24,15 +25,23 @@ DAILY = [contract for contract in load_contracts(Path(__file__).parent / "datase
     dag_id="ingest",
     schedule=CronPartitionTimetable("0 0 * * *", timezone=OPERATING_TIMEZONE, run_offset=-1, key_format="%Y-%m-%d"),
     default_args=defaults.task_defaults("data-platform", timeout_minutes=20),
-    **defaults.dag_defaults(__doc__, "ingest", max_active_runs=4),
+    **defaults.dag_defaults(__doc__, "ingest", max_active_runs=4, longest_run=dt.timedelta(hours=12)),
 )
 def ingest() -> None:
-    """Wire reference data, the daily datasets side by side, and one event for all of them; a day that waits does not stop another day."""
+    """Wire all loads side by side, and one event for the daily ones; a day that waits does not stop another day."""
     common = {"pool": defaults.POOL_WAREHOUSE, "priority_weight": defaults.PRIORITY_NIGHT}
     reference = task(task_id="load_reference", **common)(tasks.load_reference)()
     loads = [task(task_id=f"load_{contract.name}", **common)(tasks.load_dataset)(contract.name) for contract in DAILY]
-    announce = task(task_id="announce_raw", outlets=[assets.raw(contract.name) for contract in DAILY], **common)(tasks.announce_raw)
-    reference >> loads >> announce()
+    # A reference file that is refused stops no flights: the night goes on with what was known of it, and the run ends red.
+    announce = task(
+        task_id="announce_raw",
+        outlets=[assets.raw(contract.name) for contract in DAILY],
+        trigger_rule=TriggerRule.ALL_DONE,
+        **common,
+    )(tasks.announce_raw)
+    failures = task(task_id="tell_failures", trigger_rule=TriggerRule.ONE_FAILED, **common)(tasks.tell_failures)
+    [reference, *loads] >> announce()
+    [reference, *loads] >> failures()
 
 
 ingest()

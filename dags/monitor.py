@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from pathlib import Path
 
 from airflow.sdk import DAG, PartitionedAssetTimetable, task
@@ -23,7 +24,7 @@ def build_dag(spec: ModelSpec) -> DAG:
         dag_id=f"monitor__{spec.name}",
         schedule=PartitionedAssetTimetable(assets=assets.predictions(spec)),
         default_args=defaults.task_defaults(spec.owner, timeout_minutes=30),
-        **defaults.dag_defaults(__doc__, "monitor", spec.name),
+        **defaults.dag_defaults(__doc__, "monitor", spec.name, longest_run=dt.timedelta(hours=6)),
     ) as dag:
         verdict = task(task_id="measure", **common)(tasks.measure_model)(spec.name)
         task(task_id="announce_retraining", outlets=[assets.retrain(spec)], **common)(tasks.announce_retraining)(verdict)

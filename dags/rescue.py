@@ -1,7 +1,7 @@
 """Looks before the deadline whether the night is published and, if not, publishes what is possible. One DAG per spec in `dags/models`.
 
 **Reads** `ops.published`; then, as far as they are there, the features, the champion and the one before it, the scores of the nights
-before, and the list of entities in `scoring.spine`.
+before, and the list of entities in `scoring.spine`. A second try asks no model any more, a third no gate: what hung once may hang again.
 **Writes** `predictions.<model>`, `ops.rescues`; emits `predictions/<model>` when it scored features whose wake-up was lost.
 **Starts** `scoring.rescue_minutes_before_deadline` before the spec's deadline, by the clock, whatever happened to the night. It asks the
 warehouse, never an event. When the partition is published it does nothing; a pipeline that is not in operation is skipped.
@@ -11,6 +11,7 @@ warehouse, never an event. When the partition is published it does nothing; a pi
 
 from __future__ import annotations
 
+import datetime as dt
 from pathlib import Path
 
 from airflow.sdk import DAG, CronPartitionTimetable, task
@@ -22,14 +23,16 @@ from nightshift.orchestration import assets, defaults, rescue_tasks
 
 def build_dag(spec: ModelSpec) -> DAG:
     """Wire the look, and the event that follows only from a scoring of features."""
-    common = {"pool": defaults.POOL_SCORING, "priority_weight": defaults.PRIORITY_RESCUE}
+    common = {"pool": defaults.POOL_RESCUE, "priority_weight": defaults.PRIORITY_RESCUE}
+    minutes = spec.scoring.rescue_minutes_before_deadline
     with DAG(
         dag_id=f"rescue__{spec.name}",
         schedule=CronPartitionTimetable(
             f"{spec.rescue_at.minute} {spec.rescue_at.hour} * * *", timezone=OPERATING_TIMEZONE, run_offset=-1, key_format="%Y-%m-%d"
         ),
-        default_args=defaults.task_defaults(spec.owner, timeout_minutes=15),
-        **defaults.dag_defaults(__doc__, "rescue", spec.name),
+        # Half of the time may go by waiting for a scoring that has just begun; three tries share the other half.
+        default_args=defaults.task_defaults(spec.owner, timeout_minutes=max(1, (minutes // 2 - 2) // defaults.N_TRIES)),
+        **defaults.dag_defaults(__doc__, "rescue", spec.name, longest_run=dt.timedelta(minutes=2 * minutes), max_active_runs=2),
     ) as dag:
         found = task(task_id="rescue", **common)(rescue_tasks.rescue_predictions)(spec.name)
         task(task_id="announce", outlets=[assets.predictions(spec)], **common)(rescue_tasks.announce_rescued)(found)

@@ -11,6 +11,7 @@ From a terminal: `nightshift rollback <model> --to <version>`.
 
 from __future__ import annotations
 
+import datetime as dt
 from pathlib import Path
 
 from airflow.sdk import DAG, Param, task
@@ -45,7 +46,7 @@ def build_dag(spec: ModelSpec) -> DAG:
         is_paused_upon_creation=False,
         params=FORM,
         default_args=defaults.task_defaults(spec.owner, timeout_minutes=60),
-        **defaults.dag_defaults(__doc__, "rollback", spec.name),
+        **defaults.dag_defaults(__doc__, "rollback", spec.name, longest_run=dt.timedelta(hours=12)),
     ) as dag:
         plan = task(task_id="plan", **common)(rollback_tasks.plan_repair)(spec.name)
         task(task_id="repair", **common)(rollback_tasks.repair_partitions)(spec.name, plan)

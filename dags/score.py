@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from pathlib import Path
 
 from airflow.sdk import DAG, PartitionedAssetTimetable, task
@@ -25,7 +26,7 @@ def build_dag(spec: ModelSpec) -> DAG:
         dag_id=f"score__{spec.name}",
         schedule=PartitionedAssetTimetable(assets=assets.features(spec.feature_view)),
         default_args=defaults.task_defaults(spec.owner, timeout_minutes=30),
-        **defaults.dag_defaults(__doc__, "score", spec.name),
+        **defaults.dag_defaults(__doc__, "score", spec.name, longest_run=dt.timedelta(hours=8)),
     ) as dag:
         plan = task(task_id="begin", **common)(tasks.begin_scoring)(spec.name)
         shards = task(task_id="score_shard", **common)(tasks.score_shard).partial(model=spec.name, plan=plan)

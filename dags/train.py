@@ -9,6 +9,7 @@ Scoring never waits for it.
 
 from __future__ import annotations
 
+import datetime as dt
 from pathlib import Path
 
 from airflow.sdk import DAG, PartitionedAssetTimetable, task
@@ -24,7 +25,7 @@ def build_dag(spec: ModelSpec) -> DAG:
         dag_id=f"train__{spec.name}",
         schedule=PartitionedAssetTimetable(assets=assets.any_of([assets.features(spec.feature_view), assets.retrain(spec)])),
         default_args=defaults.task_defaults(spec.owner, timeout_minutes=120),
-        **defaults.dag_defaults(__doc__, "train", spec.name),
+        **defaults.dag_defaults(__doc__, "train", spec.name, longest_run=dt.timedelta(hours=24)),
     ) as dag:
         due = task.short_circuit(task_id="is_due", **common)(tasks.is_training_due)(spec.name)
         training_set = task(task_id="build_training_set", **common)(tasks.build_training_set)(spec.name)

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from pathlib import Path
 
 from airflow.sdk import PartitionedAssetTimetable, dag, task
@@ -24,7 +25,7 @@ VIEWS = sorted({spec.feature_view for spec in load_specs(Path(__file__).parent /
     dag_id="transform",
     schedule=PartitionedAssetTimetable(assets=assets.all_of(assets.raw(contract.name) for contract in DAILY)),
     default_args=defaults.task_defaults("data-platform", timeout_minutes=60),
-    **defaults.dag_defaults(__doc__, "transform"),
+    **defaults.dag_defaults(__doc__, "transform", longest_run=dt.timedelta(hours=8)),
 )
 def transform() -> None:
     """One fat task: starting dbt costs more than most models."""

@@ -23,12 +23,14 @@ print("RESULT" + json.dumps({
     "heavy": sorted(heavy & set(sys.modules)),
     "dags": {dag.dag_id: {
         "doc": dag.doc_md, "tags": sorted(dag.tags), "max_active_runs": dag.max_active_runs, "catchup": dag.catchup,
+        "longest_run_seconds": dag.dagrun_timeout.total_seconds() if dag.dagrun_timeout else 0,
         "start_date": str(dag.start_date) if dag.start_date else None,
         "timetable": type(dag.timetable).__name__,
         "tasks": {task.task_id: {
             "owner": task.owner, "retries": task.retries, "pool": task.pool, "policy": type(task.retry_policy).__name__,
             "timeout_seconds": task.execution_timeout.total_seconds() if task.execution_timeout else None,
             "outlets": sorted(outlet.name for outlet in task.outlets), "downstream": sorted(task.downstream_task_ids),
+            "trigger_rule": str(getattr(task.trigger_rule, "value", task.trigger_rule)),
         } for task in dag.tasks},
     } for dag in bag.dags.values()},
 }))

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from tests.dags.conftest import read_dags
 
+from nightshift.contracts.model_spec import load_spec
+from nightshift.orchestration.defaults import RETRY_DELAY
 from nightshift.settings import PROJECT_ROOT
 
 MODELS = ("arrival_delay_minutes", "flight_delayed")
@@ -28,7 +30,9 @@ def test_no_heavy_library_is_imported_when_dags_are_parsed(parsed: dict[str, Any
 @pytest.mark.parametrize("dag_id", sorted(EXPECTED))
 def test_every_dag_decides_runs_catchup_tags_and_documentation(parsed: dict[str, Any], dag_id: str) -> None:
     dag = parsed["dags"][dag_id]
-    assert dag["max_active_runs"] == (4 if dag_id == "ingest" else 1)
+    assert dag["max_active_runs"] == (4 if dag_id == "ingest" else 2 if dag_id.startswith("rescue") else 1)
+    tries = sum(task["timeout_seconds"] * (task["retries"] + 1) for task in dag["tasks"].values())
+    assert dag["longest_run_seconds"] >= min(tries, 6 * 3600) or dag_id == "catch_up", "it would end while its tasks may still try"
     assert dag["start_date"] is None, "Airflow would start last midnight's run as soon as it reads the DAG"
     assert dag["catchup"] is False
     assert "nightshift" in dag["tags"]
@@ -44,7 +48,7 @@ def test_every_task_decides_owner_retries_time_limit_and_pool(parsed: dict[str, 
         assert task["owner"] in {"data-platform", "flight-operations"}
         assert task["retries"] >= 2
         assert task["timeout_seconds"] > 0
-        assert task["pool"] in {"warehouse", "scoring", "training"}
+        assert task["pool"] in {"warehouse", "scoring", "training", "rescue"}
         assert task["policy"] == "StageRetryPolicy"
 
 
@@ -76,11 +80,19 @@ def test_assets_that_are_waited_for_together_are_emitted_by_one_task(parsed: dic
     assert emitting == {"announce_raw": ["raw/flight_outcomes", "raw/flight_schedules", "raw/weather"]}
 
 
-def test_ingest_loads_reference_data_first_and_announces_last(parsed: dict[str, Any]) -> None:
+def test_ingest_announces_after_all_loads_and_ends_red_when_one_failed(parsed: dict[str, Any]) -> None:
     tasks = parsed["dags"]["ingest"]["tasks"]
-    daily = ["load_flight_outcomes", "load_flight_schedules", "load_weather"]
-    assert tasks["load_reference"]["downstream"] == daily
-    assert [tasks[name]["downstream"] for name in daily] == [["announce_raw"]] * 3
+    loads = ["load_flight_outcomes", "load_flight_schedules", "load_reference", "load_weather"]
+    assert [tasks[name]["downstream"] for name in loads] == [["announce_raw", "tell_failures"]] * 4
+    assert (tasks["announce_raw"]["trigger_rule"], tasks["tell_failures"]["trigger_rule"]) == ("all_done", "one_failed")
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_all_tries_of_a_rescue_end_before_the_deadline(parsed: dict[str, Any], model: str) -> None:
+    minutes = load_spec(PROJECT_ROOT / "dags" / "models", model).scoring.rescue_minutes_before_deadline
+    rescue = parsed["dags"][f"rescue__{model}"]["tasks"]["rescue"]
+    longest = (rescue["retries"] + 1) * rescue["timeout_seconds"] + rescue["retries"] * RETRY_DELAY.total_seconds()
+    assert minutes * 60 / 2 + longest <= minutes * 60
 
 
 def test_scoring_publishes_after_all_shards(parsed: dict[str, Any]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from enum import StrEnum
-from functools import lru_cache
+from functools import cache, lru_cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Literal
@@ -24,6 +24,7 @@ PositiveInt = Annotated[int, Field(gt=0)]
 
 
 MAXIMUM_NAME_LENGTH = 40
+_RULES_SINCE = dt.date(2025, 1, 1)
 Calibration = Literal["platt", "isotonic", "none"]
 
 # fmt: off
@@ -333,6 +334,15 @@ class Monitoring(Frozen):
     report_rows: PositiveInt = 4000
 
 
+@cache
+def is_skipped(at: dt.time, timezone: str) -> bool:
+    """Return whether a local time is left out on some night, when clocks go forward; two years tell, since rules repeat by the year."""
+    zone = ZoneInfo(timezone)
+    days = (_RULES_SINCE + dt.timedelta(days=n) for n in range(2 * 366))
+    local = (dt.datetime.combine(day, at, zone) for day in days)
+    return any(one.astimezone(dt.UTC).astimezone(zone).time() != at for one in local)
+
+
 class ModelSpec(Frozen):
     """The whole life of one model.
 
@@ -395,6 +405,11 @@ class ModelSpec(Frozen):
             raise ValueError(
                 f"deadline - scoring.rescue_minutes_before_deadline is at least {CUTOFF:%H:%M}, when the night begins: a later deadline or"
                 " fewer minutes"
+            )
+        if skipped := next((at for at in (self.rescue_at, self.deadline) if is_skipped(at, OPERATING_TIMEZONE)), None):
+            raise ValueError(
+                f"{skipped:%H:%M} does not exist in {OPERATING_TIMEZONE} on the night on which clocks go forward, and the rescue would come"
+                " too late: another deadline, or other minutes before it"
             )
         return self
 

@@ -63,7 +63,7 @@ def links(settings: Settings) -> list[Link]:
 def stranded(conn: Connection, link: Link) -> list[Partition]:
     """Return the partitions that a night has published upstream of a joint and that did not get past it, oldest first.
 
-    Partitions that a person has loaded in a range are none: nobody promised to score a history. What a rescue published before the
+    Partitions that only a person has loaded, in a range, are none: nobody promised to score a history. What a rescue published before the
     deadline stands in for the rest of the night, it is not its end.
     """
     rows = conn.execute(
@@ -81,7 +81,9 @@ def stranded(conn: Connection, link: Link) -> list[Partition]:
 
 _STRANDED = """
 select p.partition_date from ops.published p join ops.loads l using (dataset, partition_date, load_id)
-where p.dataset = any(%(upstream)s) and l.actor = 'airflow' and p.published_at > clock_timestamp() - %(horizon)s::interval
+where p.dataset = any(%(upstream)s) and p.published_at > clock_timestamp() - %(horizon)s::interval
+    and exists (
+        select from ops.loads a where a.dataset = p.dataset and a.partition_date = p.partition_date and a.actor = 'airflow')
     and not exists (
         select from ops.published d join ops.loads by using (dataset, partition_date, load_id)
         where d.dataset = %(downstream)s and d.partition_date = p.partition_date and not starts_with(by.run_id, 'rescue__'))

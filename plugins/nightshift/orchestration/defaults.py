@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 N_TRIES = 3
 RETRY_DELAY = dt.timedelta(seconds=20)
-POOL_WAREHOUSE, POOL_SCORING, POOL_TRAINING = "warehouse", "scoring", "training"
+POOL_WAREHOUSE, POOL_SCORING, POOL_TRAINING, POOL_RESCUE = "warehouse", "scoring", "training", "rescue"
 PRIORITY_RESCUE, PRIORITY_NIGHT, PRIORITY_SCORE, PRIORITY_MONITOR, PRIORITY_TRAIN = 200, 50, 100, 20, 10
 
 
@@ -50,13 +50,21 @@ def task_defaults(owner: str, *, timeout_minutes: int) -> dict[str, Any]:
     }
 
 
-def dag_defaults(doc: str | None, *tags: str, max_active_runs: int = 1) -> dict[str, Any]:
+def dag_defaults(doc: str | None, *tags: str, longest_run: dt.timedelta, max_active_runs: int = 1) -> dict[str, Any]:
     """Return the arguments that all DAGs share: no catch-up, documentation and tags, one active run unless said otherwise.
 
     There is no start date: with one, Airflow starts the run of the last midnight as soon as it reads a DAG, and that run waits in vain.
+
+    Args:
+        doc: The DAG's documentation.
+        tags: Beside ``nightshift``.
+        longest_run: After it a run fails: one whose task is lost to Airflow but never ends would keep all later nights waiting. More than
+            all tries and waits of its tasks take.
+        max_active_runs: Runs at the same time.
     """
     return {
         "catchup": False,
+        "dagrun_timeout": longest_run,
         "max_active_runs": max_active_runs,
         "max_active_tasks": 8,
         "doc_md": doc,

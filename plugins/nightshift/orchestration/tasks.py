@@ -26,6 +26,12 @@ LONGEST_WAIT = dt.timedelta(minutes=180)
 """How long a task waits where no contract says it: for the cut-off, and for holes in the look-back."""
 
 
+class LoadFailedError(NightshiftError):
+    """A load of the night failed; what does not need it went on."""
+
+    code = "NS-AIRFLOW-006"
+
+
 class CutoffAheadError(NightshiftError):
     """The partition's knowledge cut-off lies ahead."""
 
@@ -105,6 +111,19 @@ def announce_raw() -> str:
     with task_scope() as scope:
         require_published(scope, [contract.dataset for contract in _contracts(scope, Delivery.DAILY)])
         return scope.partition.key
+
+
+def tell_failures() -> None:
+    """Fail, so that a run does not end green in which a load failed and the event was emitted all the same.
+
+    Raises:
+        LoadFailedError: Always; Airflow starts it only after a failure.
+    """
+    raise LoadFailedError(
+        "A load of this night failed; see the red tasks beside this one.",
+        expected="every dataset loaded, or waited for",
+        todo="If `announce_raw` is green the night went on with the reference data of before. Correct the file, then clear the task.",
+    )
 
 
 def build_features() -> dict[str, Any]:

@@ -37,6 +37,8 @@ logger = logging.getLogger(__name__)
 
 DORMANT_DAYS = 28
 """Without anything published for so long a pipeline is not in operation, and nobody waits for its predictions."""
+WITHOUT_MODEL, WITHOUT_GATE = 2, 3
+"""Attempts from which on the rescue asks no model, and no gate."""
 IN_PROGRESS_MINUTES = 5
 """A scoring that began so short ago is left to finish while there is time."""
 
@@ -74,7 +76,7 @@ def rescue(settings: Settings, spec: ModelSpec, partition: Partition, run: RunCo
         settings: Warehouse and bucket.
         spec: The model.
         partition: The night.
-        run: Who looks.
+        run: Who looks. From its second attempt on no model is asked, from the third on no gate: the first may have hung in them.
         may_wait: Whether a scoring that has just begun may finish first.
 
     Raises:
@@ -95,7 +97,9 @@ def rescue(settings: Settings, spec: ModelSpec, partition: Partition, run: RunCo
             _wait_for_scoring(conn, spec, partition)
         has_features = _published(conn, spec.features_dataset, partition) is not None
     why = f"the features of {partition} are not published"
-    if has_features:
+    if has_features and run.attempt >= WITHOUT_MODEL:
+        why = "an earlier attempt of the rescue did not come back from scoring"
+    elif has_features:
         try:
             (load,) = score(settings, spec, PartitionRange.single(partition), run)
             return Rescue("scored", load.load_id, load.n_rows)
@@ -156,8 +160,8 @@ def _publish_last_step(settings: Settings, spec: ModelSpec, partition: Partition
             partition_write.refuse(conn, plan.write(target), no_verdict)
             day = day.model_copy(update={"score_source_reason": f"{day.score_source_reason}; {no_verdict}, the checks in SQL have passed"})
             plan = _stage(conn, spec, partition, source, day, spine, run)
-        _record(conn, spec, source, day, plan, run, gate="no verdict" if no_verdict else "passed")
         (load,) = partition_write.publish(conn, plan.write(target))
+        _record(conn, spec, source, day, plan, run, gate="no verdict" if no_verdict else "passed")
         partition_write.collect(conn, [target])
     return load
 
@@ -201,6 +205,8 @@ def _gate(settings: Settings, spec: ModelSpec, plan: ScorePlan, run: RunContext)
     """Return None after a pass, and why there is no verdict if there is none; a verdict that says no is raised."""
     from nightshift.quality.gates import GateCrashError, GateError, SuiteError
 
+    if run.attempt >= WITHOUT_GATE:
+        return "the gate was not asked, since earlier attempts did not come back"
     try:
         pass_gate(settings, spec, plan, run)
     except GateError as error:

@@ -16,6 +16,7 @@ POOLS = {
     "training": (1, "One training at a time: it takes every core."),
     "warehouse": (4, "Tasks that keep the warehouse busy."),
     "scoring": (4, "Shards that are scored at the same time."),
+    "rescue": (2, "Rescues before the deadline, which wait for nobody."),
 }
 
 QUIET_VENDORS = {

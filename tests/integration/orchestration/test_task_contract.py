@@ -28,7 +28,7 @@ PLAN = ScorePlan(
 INGESTED = SimpleNamespace(partitions=(SimpleNamespace(n_rows=5),), n_rows=5, n_refused=0)
 PUBLISHED = SimpleNamespace(load_id=999, n_rows=5, content_hash="h", dataset="features/flight")
 
-READ_ONLY = {"is_training_due", "shards_of"}
+READ_ONLY = {"tell_failures", "is_training_due", "shards_of"}
 """They answer a question from what they are given or from the warehouse, and leave nothing behind."""
 LIES: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
     "load_reference": (tasks.load_reference, {"nightshift.ingestion.load.ingest": INGESTED}),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from dataclasses import replace
 
 import pytest
 from tests.integration.scoring.conftest import DAY, make_spec, publish_features
@@ -11,6 +12,7 @@ from tests.integration.scoring.test_ladder import allow_only, current
 from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.contracts.run import RunContext
 from nightshift.quality.gates import GateError
+from nightshift.scoring import rescue as rescue_stage
 from nightshift.scoring.batch_scorer import begin
 from nightshift.scoring.publication import score
 from nightshift.scoring.rescue import ScoringInProgressError, rescue
@@ -105,7 +107,7 @@ def test_rescue_waits_when_a_scoring_has_just_begun_and_there_is_time(registry, 
     with pytest.raises(ScoringInProgressError):
         rescue(scoring_settings, spec, NIGHT, RunContext("rescue/x", 1, "test"), may_wait=True)
 
-    assert rescue(scoring_settings, spec, NIGHT, RunContext("rescue/x", 2, "test")).outcome == "scored"
+    assert rescue(scoring_settings, spec, NIGHT, RunContext("rescue/x", 1, "test")).outcome == "scored"
 
 
 @pytest.mark.long
@@ -231,6 +233,25 @@ def test_last_step_is_published_and_marked_when_the_gate_has_no_suite(registry, 
     assert (source, version) == ("fallback_rule", None)
     assert reason == "scoring failed (NS-GATE-002); the gate gave no verdict (NS-GATE-002), the checks in SQL have passed"
     assert warehouse.execute("select gate from ops.rescues").fetchall() == [("no verdict",)]
+
+
+def test_later_attempts_ask_neither_model_nor_gate_when_an_earlier_one_hung(registry, warehouse, scoring_settings, spec, run, monkeypatch):
+    publish_features(warehouse)
+    registry.promote("2013-07-01")
+
+    def hang(*_: object, **__: object) -> None:
+        pytest.fail("an attempt hangs here until its limit")
+
+    monkeypatch.setattr(rescue_stage, "score", hang)
+    second = rescue(scoring_settings, spec, NIGHT, replace(run, attempt=2))
+    assert (second.outcome, second.reason) == ("rescued", "an earlier attempt of the rescue did not come back from scoring")
+    warehouse.execute("delete from ops.published where dataset = 'predictions/parcel_late'")
+    monkeypatch.setattr(rescue_stage, "pass_gate", hang)
+    third = rescue(scoring_settings, spec, NIGHT, replace(run, attempt=3))
+    assert third.outcome == "rescued"
+    reasons = {reason for (reason,) in current(warehouse, "score_source_reason")}
+    assert all("the gate was not asked" in reason for reason in reasons)
+    assert warehouse.execute("select gate from ops.rescues order by rescue_id").fetchall() == [("passed",), ("no verdict",)]
 
 
 def test_nothing_is_published_when_the_gate_says_no_to_the_last_step(warehouse, scoring_settings, spec, run):

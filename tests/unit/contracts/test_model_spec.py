@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import datetime as dt
 import shutil
 
 import pytest
 
 from nightshift.contracts.metrics import METRICS
-from nightshift.contracts.model_spec import load_spec, load_specs
+from nightshift.contracts.model_spec import is_skipped, load_spec, load_specs
 from nightshift.errors import SpecError
 from nightshift.settings import PROJECT_ROOT
 
@@ -99,3 +100,20 @@ def test_window_must_hold_all_parts(edited):
 def test_promotion_needs_a_metric_with_a_better_side(edited):
     text, _ = edited("  metric: roc_auc", "  metric: calibration_slope")
     assert "calibration_slope has a best value in between" in text
+
+
+def test_deadline_is_refused_when_the_rescue_would_fall_into_the_hour_that_is_skipped(edited):
+    text, _ = edited('deadline: "04:00"', 'deadline: "03:30"')
+    assert "02:30 does not exist in America/New_York on the night on which clocks go forward" in text
+
+
+@pytest.mark.parametrize(
+    ("timezone", "skipped"),
+    [("America/New_York", "02:30"), ("Europe/Berlin", "02:00"), ("Australia/Lord_Howe", "02:15"), ("Asia/Kolkata", None), ("UTC", None)],
+)
+def test_skipped_times_are_those_that_no_clock_shows_on_some_night(timezone, skipped):
+    times = [dt.time(hour, minute) for hour in range(5) for minute in (0, 15, 30, 45)]
+    found = [f"{at:%H:%M}" for at in times if is_skipped(at, timezone)]
+    assert (skipped in found) if skipped else (found == [])
+    assert "01:45" not in found
+    assert "03:00" not in found
