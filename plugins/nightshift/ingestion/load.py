@@ -8,7 +8,7 @@ Source: docs/adr/0005-raw-versions.md.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from nightshift.contracts.datasets import DatasetContract
     from nightshift.contracts.partitions import PartitionRange
     from nightshift.contracts.run import RunContext
-    from nightshift.lake.drops import DropManifest
+    from nightshift.lake.drops import DropManifest, ManifestError
     from nightshift.settings import Settings
     from nightshift.warehouse.connection import Connection
 
@@ -113,13 +113,21 @@ def ingest(settings: Settings, dataset: str, partitions: PartitionRange, run: Ru
         return _read_back(call, sorted({drop.partition for drop in drops}), published)
 
 
-def drops_in_order(store: ObjectStore, dataset: str, partitions: PartitionRange) -> list[DropManifest]:
+def drops_in_order(
+    store: ObjectStore, dataset: str, partitions: PartitionRange, pass_over: Callable[[ManifestError], None] | None = None
+) -> list[DropManifest]:
     """Return the drops of a range by partition and delivery; of two delivered at the same instant the one with the greater digest counts.
 
+    Args:
+        store: The lake.
+        dataset: Name of the contract.
+        partitions: Both ends included.
+        pass_over: Is told of each wrong manifest, whose drop is then left out.
+
     Raises:
-        ManifestError: A manifest is wrong.
+        ManifestError: A manifest is wrong, and nobody is told.
     """
-    return sorted(list_drops(store, dataset, partitions), key=lambda drop: (drop.partition, drop.delivered_at, drop.sha256))
+    return sorted(list_drops(store, dataset, partitions, pass_over), key=lambda drop: (drop.partition, drop.delivered_at, drop.sha256))
 
 
 def hold_off_sweeps(conn: Connection, dataset: str) -> None:

@@ -7,6 +7,7 @@ one is recorded and left: it must not stop a night that does not need it. Source
 from __future__ import annotations
 
 import datetime as dt
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from nightshift.lake.drops import DropManifest
     from nightshift.settings import Settings
     from nightshift.warehouse.connection import Connection
+
+logger = logging.getLogger(__name__)
 
 Delivered = tuple[dt.date, str, dt.datetime]
 
@@ -54,17 +57,16 @@ def late_drops(
 ) -> list[DropManifest]:
     """Return drops that landed and are not in, by partition and delivery; a refused one only while nothing newer stands for it.
 
+    A wrong manifest is logged and passed over: it stops its own partition, when that is loaded, and no other.
+
     Args:
         conn: Any connection.
         store: The lake; one listing per thousand keys, and one small read per drop.
         dataset: Name of the contract.
         partitions: Both ends included.
         contract_digest: Count only what was read under this contract as in; None counts what was read under any.
-
-    Raises:
-        ManifestError: A manifest is wrong.
     """
-    drops = drops_in_order(store, dataset, partitions)
+    drops = drops_in_order(store, dataset, partitions, lambda error: logger.warning("A manifest is passed over:\n%s", error))
     newest = {drop.partition: drop for drop in drops}
     ingested, refused = _ingested(conn, f"raw/{dataset}", contract_digest), _refused(conn, f"raw/{dataset}")
     return [
@@ -83,7 +85,6 @@ def sweep(settings: Settings, dataset: str, partitions: PartitionRange, run: Run
         reread: Take those too that are in, but were read under another contract than today's.
 
     Raises:
-        ManifestError: A manifest is wrong.
         StaleTokenError: A newer attempt has taken a partition.
     """
     contract = load_contract(settings.datasets_dir, dataset)

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import sha256
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from nightshift.lake.object_store import ObjectStore
 
 PARALLEL_REQUESTS = 16
+LONGEST_AHEAD = dt.timedelta(hours=36)
+"""A partition's cut-off, from which a history may be dated, lies ahead by a day and a night at most. A later time would let the nights of
+its look-back see what comes until then."""
 _MANIFEST = ".manifest.json"
 
 
@@ -85,18 +88,33 @@ def partition_prefix(dataset: str, day: dt.date) -> str:
     return f"landing/{dataset}/dt={day.isoformat()}/"
 
 
-def list_drops(store: ObjectStore, dataset: str, partitions: PartitionRange) -> list[DropManifest]:
+def list_drops(
+    store: ObjectStore, dataset: str, partitions: PartitionRange, pass_over: Callable[[ManifestError], None] | None = None
+) -> list[DropManifest]:
     """Return the delivered drops by partition, then by the time of their delivery.
 
     The dataset's folder is listed from the first day on, a thousand keys per request; manifests are read in parallel.
 
+    Args:
+        store: The lake.
+        dataset: Name of the contract.
+        partitions: Both ends included.
+        pass_over: Is told of each wrong manifest, whose drop is then left out; None: the first one is raised.
+
     Raises:
-        ManifestError: A manifest is no JSON, misses a value, or names another dataset, partition or folder than its own.
+        ManifestError: A manifest is no JSON, misses a value, is dated in the future, or names another dataset, partition or folder than its
+            own.
         ObjectStoreError: The store cannot be read.
     """
     keys = _manifest_keys(store, dataset, partitions)
     with ThreadPoolExecutor(PARALLEL_REQUESTS) as pool:
-        manifests = list(pool.map(lambda key: _read_manifest(store, key), keys))
+        read = list(pool.map(lambda key: _try_manifest(store, key), keys))
+    for error in read:
+        if isinstance(error, ManifestError):
+            if pass_over is None:
+                raise error
+            pass_over(error)
+    manifests = [manifest for manifest in read if isinstance(manifest, DropManifest)]
     return sorted(manifests, key=lambda m: (m.partition, m.delivered_at, m.data_key))
 
 
@@ -161,12 +179,19 @@ def _read_data(store: ObjectStore, drop: DropManifest) -> bytes:
         return store.get(drop.data_key)
 
 
+def _try_manifest(store: ObjectStore, key: str) -> DropManifest | ManifestError:
+    try:
+        return _read_manifest(store, key)
+    except ManifestError as error:
+        return error
+
+
 def _read_manifest(store: ObjectStore, key: str) -> DropManifest:
     try:
         manifest = DropManifest.model_validate_json(store.get(key))
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'document'}: {e['msg']}" for e in error.errors())
-        raise ManifestError(f"{store.uri(key)} is not a manifest.", got=problems, todo="Ask upstream to deliver it again.") from None
+        raise ManifestError(f"{store.uri(key)} is not a manifest.", got=problems, todo=_TODO) from None
     folder = key.rsplit("/", 1)[0] + "/"
     said = partition_prefix(manifest.dataset, manifest.partition)
     if said != folder or manifest.data_key.rsplit("/", 1)[0] + "/" != folder:
@@ -174,6 +199,16 @@ def _read_manifest(store: ObjectStore, key: str) -> DropManifest:
             f"{store.uri(key)} belongs to another place.",
             expected=f"dataset, partition and data_key of {folder}",
             got=f"{manifest.dataset}, {manifest.partition}, {manifest.data_key}",
-            todo="Ask upstream to deliver it again.",
+            todo=_TODO,
+        )
+    if manifest.delivered_at > dt.datetime.now(dt.UTC) + LONGEST_AHEAD:
+        raise ManifestError(
+            f"{store.uri(key)} is dated in the future.",
+            expected="delivered_at at the time of its delivery",
+            got=manifest.delivered_at.isoformat(),
+            todo=_TODO,
         )
     return manifest
+
+
+_TODO = "Ask upstream to deliver the file again under another name, and take this manifest out of the folder: its partition waits for both."

@@ -34,7 +34,8 @@ class Punctuality:
         deadline: When it was, UTC.
         published_at: When readers saw what they see now, UTC; None if the partition is not published.
         newest: The newest published partition; None if there is none.
-        n_rows: Rows of the partition by step of the ladder.
+        n_rows: Rows of the partition by step of the ladder, counted now.
+        n_published: Rows that were published; None if the partition is not.
         owner: Team that answers for it.
         runbook: Its page.
     """
@@ -45,13 +46,14 @@ class Punctuality:
     published_at: dt.datetime | None
     newest: dt.date | None
     n_rows: dict[str, int]
+    n_published: int | None
     owner: str
     runbook: str
 
     @property
     def is_late(self) -> bool:
-        """Return whether the deadline is over and nothing is published."""
-        return self.published_at is None
+        """Return whether the deadline is over and nothing is published, or rows of it are gone."""
+        return self.published_at is None or sum(self.n_rows.values()) != self.n_published
 
     @property
     def status(self) -> str:
@@ -125,7 +127,8 @@ def check(settings: Settings, specs: Mapping[str, ModelSpec], contracts: Iterabl
 def _punctuality(conn: Connection, spec: ModelSpec, at: dt.datetime) -> Punctuality:
     partition = spec.last_due(at)
     row = conn.execute(
-        "select published_at, load_id from ops.published where dataset = %s and partition_date = %s",
+        "select p.published_at, load_id, n_rows from ops.published p left join ops.loads using (dataset, partition_date, load_id)"
+        " where dataset = %s and partition_date = %s",
         [spec.predictions_dataset, partition.day],
     ).fetchone()
     return Punctuality(
@@ -135,6 +138,7 @@ def _punctuality(conn: Connection, spec: ModelSpec, at: dt.datetime) -> Punctual
         published_at=row[0] if row else None,
         newest=_newest(conn, spec.predictions_dataset),
         n_rows=_steps(conn, spec, partition, row[1]) if row else {},
+        n_published=row[2] if row else None,
         owner=spec.owner,
         runbook=spec.runbook,
     )

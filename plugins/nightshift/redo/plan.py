@@ -102,9 +102,6 @@ def make_plan(settings: Settings, conn: Connection, scope: Scope) -> Plan:
         settings: Lake, contracts and specs.
         conn: Any connection to the warehouse.
         scope: Which drops.
-
-    Raises:
-        ManifestError: A manifest in the landing prefix is wrong.
     """
     contracts, store = load_contracts(settings.datasets_dir), ObjectStore.open(settings)
     ranges = {name: days for name, contract in contracts.items() if (days := scope.range_of(contract))}

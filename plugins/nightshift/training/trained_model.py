@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     Vector = npt.NDArray[np.float64]
     Matrix = npt.NDArray[np.float64]
 
+_N_DECILES = 10
 FORMAT = 2
 """2: with golden predictions. A file of another format is refused: train again."""
 
@@ -130,7 +131,7 @@ class TrainedModel:
                     f"format {document['format']}, trees {trees_digest(text)}",
                 )
             return cls._from_document(text, document)
-        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        except (ValueError, ArithmeticError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise refused(
                 "model.json or model.lgb cannot be read", "files as they were written", f"{type(error).__name__}: {error}"
             ) from None
@@ -142,7 +143,10 @@ class TrainedModel:
         if document["signature_digest"] != signature.digest or not isinstance(kept["threshold"], int | float):
             raise refused("model.json contradicts itself", f"signature {document['signature_digest']}", f"signature {signature.digest}")
         golden = Golden.from_json(document["golden"], len(signature.names))
+        kept["threshold"] = float(kept["threshold"])
         edges = tuple(map(float, document["decile_edges"]))
+        if len(edges) >= _N_DECILES or list(edges) != sorted(edges):
+            raise refused("model.json has no edges of deciles", "at most nine numbers that never fall", f"{len(edges)} numbers")
         return cls(text=text, task=Task(document["task"]), signature=signature, decile_edges=edges, golden=golden, **kept)
 
     def encode(self, rows: pa.Table) -> Matrix:

@@ -69,15 +69,14 @@ def _refuse_unaudited(load_id: int, states: set[str]) -> None:
 
 
 def _refuse_conflicts(conn: Connection, write: PartitionWrite) -> None:
-    plain = [target.dataset for target in write.targets if not target.is_versioned]
     conflict = conn.execute(
         """
         select l.dataset, l.partition_date, old.content_hash, l.content_hash
         from ops.loads l join ops.loads old using (dataset, partition_date, inputs_digest)
-        where l.load_id = %s and l.dataset = any(%s) and old.state in ('published', 'duplicate') and l.content_hash <> old.content_hash
+        where l.load_id = %s and old.state in ('published', 'duplicate') and l.content_hash <> old.content_hash
         order by l.dataset, l.partition_date limit 1
         """,
-        [write.load_id, plain],
+        [write.load_id],
     ).fetchone()
     if conflict:
         dataset, day, before, now = conflict

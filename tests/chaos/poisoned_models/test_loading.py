@@ -110,6 +110,35 @@ def test_huge_number_in_the_document_is_refused(models):
         TrainedModel.from_files(files["model.lgb"], files["model.json"].replace(b'"threshold": ', b'"threshold": 1e999, "was": '))
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"threshold": 10**400},
+        {"decile_edges": [10**400]},
+        {"decile_edges": [i / 20 for i in range(12)]},
+        {"decile_edges": [0.2, 0.1]},
+        {"decile_edges": ["a"]},
+        {"threshold": None},
+    ],
+)
+def test_document_is_refused_when_its_numbers_cannot_mean_anything(models, changed):
+    files = models["binary"].files
+    document = json.dumps(json.loads(files["model.json"]) | changed).encode()
+    with pytest.raises(ModelTextError):
+        TrainedModel.from_files(files["model.lgb"], document)
+
+
+def test_poisoned_file_is_refused_within_five_seconds_when_its_child_hangs(models, monkeypatch, tmp_path):
+    asleep = tmp_path / "asleep.py"
+    asleep.write_text("import time\ntime.sleep(60)\n")
+    monkeypatch.setattr(load_trial.load_trial_child, "__file__", str(asleep))
+    monkeypatch.setattr(load_trial, "_proved", set())
+    started = time.monotonic()
+    with pytest.raises(LoadTrialError, match="too long"):
+        prove_in_child(models["binary"].text, models["binary"].golden, library_path())
+    assert time.monotonic() - started < 5
+
+
 def test_load_is_refused_when_the_child_takes_too_long(models, monkeypatch):
     monkeypatch.setattr(load_trial, "DEADLINE_SECONDS", 0.001)
     with pytest.raises(LoadTrialError, match="too long"):

@@ -90,6 +90,13 @@ def test_all_is_well_when_every_due_partition_is_published(settings, both):
     assert "2013-03-05 04:00 EST" in done.stdout
 
 
+def test_it_is_late_when_published_rows_are_gone(settings, both, conn):
+    conn.execute("delete from predictions.flight_delayed")
+    done = look(settings, "--at", IN_TIME)
+    assert done.returncode == 1
+    assert "[NS-FRESH-001] Late: flight_delayed of 2013-03-04" in done.stderr
+
+
 def test_a_partition_is_not_late_before_its_deadline(settings, both):
     assert look(settings, "--at", "2013-03-06T03:59").returncode == 0
     assert look(settings, "--at", "2013-03-06T04:00").returncode == 1

@@ -110,6 +110,15 @@ def test_publish_is_refused_loudly_when_same_inputs_give_other_content(conn, wri
     assert _visible(conn) == ROWS
 
 
+def test_a_version_is_refused_loudly_when_the_same_file_and_contract_give_other_rows(conn, write_day):
+    delivered = {"target": VERSIONED, "known_at": dt.datetime(2013, 7, 2, tzinfo=dt.UTC)}
+    write_day(ROWS, **delivered)
+
+    with pytest.raises(ContentConflictError, match="same inputs"):
+        write_day(OTHER, **delivered)
+    assert conn.execute("select count(*) from ops.loads where state = 'published'").fetchone() == (1,)
+
+
 def test_publish_is_refused_loudly_when_an_earlier_publication_had_the_same_inputs(conn, write_day):
     write_day(ROWS, inputs="a")
     write_day(OTHER, inputs="b")

@@ -55,6 +55,8 @@ def test_delivering_again_changes_nothing_when_the_file_is_the_same(store):
          b'"sha256":"' + b"0" * 64 + b'","n_rows":1,"schema_version":1}', "another place"),
         (b'{"dataset":"weather","partition":"2013-03-10","delivered_at":"2013-03-11T04:05:00","data_key":"landing/weather/dt=2013-03-10/x.csv",'
          b'"sha256":"' + b"0" * 64 + b'","n_rows":1,"schema_version":1}', "timezone"),
+        (b'{"dataset":"weather","partition":"2013-03-10","delivered_at":"2099-03-11T04:05:00Z","data_key":"landing/weather/dt=2013-03-10/x.csv",'
+         b'"sha256":"' + b"0" * 64 + b'","n_rows":1,"schema_version":1}', "dated in the future"),
     ],
 )  # fmt: skip
 def test_a_manifest_is_refused_when_it_is_wrong(store, manifest, says):
@@ -62,6 +64,17 @@ def test_a_manifest_is_refused_when_it_is_wrong(store, manifest, says):
 
     with pytest.raises(ManifestError, match=says):
         list_drops(store, "weather", PartitionRange.of("2013-03-10"))
+
+
+def test_other_drops_are_listed_when_a_wrong_manifest_is_passed_over(store):
+    write_drop(store, DROP)
+    store.put("landing/weather/dt=2013-03-11/x.manifest.json", b"{")
+    passed_over = []
+
+    drops = list_drops(store, "weather", PartitionRange.of("2013-03-10", "2013-03-11"), passed_over.append)
+
+    assert days_of(drops) == [("2013-03-10", "weather.csv")]
+    assert [error.code for error in passed_over] == ["NS-LAKE-010"]
 
 
 def test_reading_fails_when_the_manifest_names_no_file(store):
