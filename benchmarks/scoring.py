@@ -21,6 +21,7 @@ import datetime as dt
 import json
 import os
 import platform
+import resource
 import statistics
 import subprocess
 import sys
@@ -267,21 +268,21 @@ def child(way: str, home: Path) -> None:
     """Run one way in this process and print what it measured."""
     settings = load_settings().model_copy(update={"expectations_dir": home / "expectations"})
     found = WAYS[way](settings, home)
+    found["peak_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     if way.startswith("nightshift"):
         found["n_different"] = compare(settings, home)
     print(json.dumps(found))
 
 
 def run_way(way: str, home: Path) -> dict[str, Any]:
-    """Run one way in a process of its own; add its peak memory."""
+    """Run one way in a process of its own."""
     process = subprocess.Popen([sys.executable, __file__, "--child", way, "--home", str(home)], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     said = process.stdout.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
+    if process.wait():
         raise SystemExit(f"{way} ended with {process.returncode}")
-    return {**json.loads(said.splitlines()[-1]), "peak_mib": usage.ru_maxrss / 1024}
+    found: dict[str, Any] = json.loads(said.splitlines()[-1])
+    return found
 
 
 def write_suite(home: Path) -> None:
