@@ -19,7 +19,7 @@ import pytest
 
 from nightshift.cli.night import Night, run_night
 from nightshift.contracts.model_spec import load_specs
-from nightshift.services.airflow_api import AirflowApi
+from nightshift.services.airflow_api import AirflowApi, DagRun
 from nightshift.services.local_env import read_env
 from nightshift.settings import PROJECT_ROOT, Settings
 
@@ -103,6 +103,15 @@ def expected_dags(settings: Settings) -> set[str]:
     """Return the DAGs that a night wakes."""
     stages = ("score", "monitor", "train")
     return {"ingest", "transform"} | {f"{stage}__{name}" for name in load_specs(settings.models_dir) for stage in stages}
+
+
+def not_green(api: AirflowApi, runs: list[DagRun]) -> list[str]:
+    """Return the runs that did not succeed, each with its tasks: ``score__m failed: begin success, publish failed``."""
+    return [
+        f"{run.dag_id} {run.state}: " + ", ".join(f"{task['task_id']} {task['state']}" for task in api.tasks(run))
+        for run in runs
+        if run.state != "success"
+    ]
 
 
 def _copy_small_dags(folder: Path) -> None:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from nightshift.settings import Settings
 
 logger = logging.getLogger(__name__)
+logging.getLogger("great_expectations._docs_decorators").setLevel(logging.WARNING)  # a hundred lines per import
 
 _DATASET = re.compile(r"^[a-z][a-z0-9_]*/[a-z][a-z0-9_]*$")
 _RESULT_FORMAT = {"result_format": "BASIC", "partial_unexpected_count": 0, "include_unexpected_rows": False}

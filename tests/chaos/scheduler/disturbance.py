@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import psutil
-from tests.whole_night import NIGHT, Whole
+from tests.whole_night import NIGHT, Whole, not_green
 
 from nightshift.contracts.run import RunContext
 from nightshift.orchestration.task_scope import task_identity
@@ -55,13 +55,18 @@ def contents(whole: Whole) -> Contents:
 
 @contextmanager
 def unpublished(whole: Whole, *datasets: str) -> Iterator[None]:
-    """Take the datasets away from the night's readers; at the end they must be back, published anew with the content of before."""
-    before = contents(whole)
+    """Take the datasets away from the night's readers; at the end they must be back, published anew with the content of before.
+
+    Nothing may be under way when they vanish, and no run may be left red.
+    """
+    wait_until_quiet(whole)
+    before, red = contents(whole), not_green(whole.api, whole.api.runs(NIGHT))
     assert set(datasets) <= set(before)
     with connect(whole.settings, "test") as conn:
         conn.execute("delete from ops.published where partition_date = %s and dataset = any(%s)", [NIGHT, list(datasets)])
     yield
     after = contents(whole)
+    assert not_green(whole.api, whole.api.runs(NIGHT)) == red
     assert after.keys() == before.keys()
     assert {name: after[name] for name in after if not name.startswith(MEASURED)} == {
         name: before[name] for name in before if not name.startswith(MEASURED)
