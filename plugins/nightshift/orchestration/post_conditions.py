@@ -7,13 +7,14 @@ swallowed signal, a skipped step, a mocked call) can become a green task without
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from nightshift.errors import NightshiftError
 from nightshift.warehouse.connection import connect
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from nightshift.contracts.model_spec import ModelSpec
     from nightshift.orchestration.task_scope import TaskScope
@@ -41,11 +42,16 @@ class Seen:
     content_hash: str
 
 
-def require_published(scope: TaskScope, datasets: Iterable[str]) -> dict[str, Seen]:
+def require_published(scope: TaskScope, datasets: Iterable[str], claims: Mapping[str, int] = MappingProxyType({})) -> dict[str, Seen]:
     """Return what readers see of each dataset.
 
+    Args:
+        scope: The task.
+        datasets: Which must be published for its partition.
+        claims: Loads that the stage says it left there, by dataset: readers must see that load, or one that came after it.
+
     Raises:
-        PostConditionError: One of them is not published for the partition.
+        PostConditionError: One of them is not published for the partition, or readers see a load from before.
     """
     wanted = list(datasets)
     query = """
@@ -57,6 +63,9 @@ def require_published(scope: TaskScope, datasets: Iterable[str]) -> dict[str, Se
         seen = {dataset: Seen(*row) for dataset, *row in conn.execute(query, [scope.partition.day, wanted])}
     if missing := [dataset for dataset in wanted if dataset not in seen]:
         raise _broken(scope, f"{', '.join(missing)} published")
+    for dataset, load_id in claims.items():
+        if seen[dataset].load_id < load_id:
+            raise _broken(scope, f"{dataset} load {load_id} or a later one", f"load {seen[dataset].load_id}")
     return seen
 
 
@@ -93,10 +102,10 @@ FACTS = {
 """The facts that are no published partition, by the word for them; each query finds one row or none."""
 
 
-def _broken(scope: TaskScope, fact: str) -> PostConditionError:
+def _broken(scope: TaskScope, fact: str, got: str = "no such row") -> PostConditionError:
     return PostConditionError(
         f"The stage returned, but the warehouse does not have its result for {scope.partition}.",
         expected=fact,
-        got="no such row",
+        got=got,
         todo="Rerun the task. If it stays so, something deleted rows or the task runs against another warehouse.",
     )

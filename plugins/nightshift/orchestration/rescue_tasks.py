@@ -24,9 +24,9 @@ def rescue_predictions(model: str) -> dict[str, Any]:
         may_wait = dt.datetime.now(dt.UTC) < spec.deadline_of(scope.partition) - patience
         with waiting(patience):
             found = rescue(scope.settings, spec, scope.partition, scope.run, may_wait=may_wait)
-        if found.outcome == "dormant":
+        if found.load_id is None:
             raise AirflowSkipException(f"Not in operation: {found.reason}.")
-        seen = require_published(scope, [spec.predictions_dataset])[spec.predictions_dataset]
+        seen = require_published(scope, [spec.predictions_dataset], {spec.predictions_dataset: found.load_id})[spec.predictions_dataset]
         return {"outcome": found.outcome, "reason": found.reason, "load_id": seen.load_id, "n_rows": seen.n_rows}
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.exceptions import AirflowSkipException
 
@@ -19,6 +19,11 @@ from nightshift.errors import NightshiftError, StaleTokenError
 from nightshift.orchestration.post_conditions import count_shard, require_published, require_row
 from nightshift.orchestration.task_scope import TaskScope, task_scope, waiting
 from nightshift.warehouse.ledger import LOOKBACK_DAYS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from nightshift.warehouse.load import PublishedLoad
 
 logger = logging.getLogger(__name__)
 
@@ -132,8 +137,17 @@ def build_features() -> dict[str, Any]:
 
     with task_scope() as scope, waiting(LONGEST_WAIT):
         result = build(scope.settings, scope.partitions, scope.run)
-        require_published(scope, {spec.features_dataset for spec in load_specs(scope.settings.models_dir).values()})
+        claims = _claims(result.published)
+        require_published(scope, claims.keys() | _views(scope), claims)
         return result.summary()
+
+
+def _claims(published: Iterable[PublishedLoad]) -> dict[str, int]:
+    return {load.dataset: load.load_id for load in published}
+
+
+def _views(scope: TaskScope) -> set[str]:
+    return {spec.features_dataset for spec in load_specs(scope.settings.models_dir).values()}
 
 
 def begin_scoring(model: str) -> dict[str, Any]:
@@ -175,15 +189,17 @@ def publish_predictions(model: str, plan: dict[str, Any]) -> dict[str, Any]:
     with task_scope() as scope:
         spec = scope.spec(model)
         begun = ScorePlan.model_validate(plan)
+        published: list[PublishedLoad] = []
         try:
-            logger.info("Published: %s", publish(scope.settings, spec, begun, scope.run))
+            published = publish(scope.settings, spec, begun, scope.run)
         except (IncompletePredictionsError, StaleTokenError) as error:
             if isinstance(error, StaleTokenError) and has_successor(scope.settings, spec, begun, scope.run):
                 logger.warning("A newer attempt has published the partition:\n%s", error)
             else:
                 logger.warning("Scoring once more in this task:\n%s", error)
-                logger.info("Published: %s", score(scope.settings, spec, scope.partitions, scope.run))
-        seen = require_published(scope, [spec.predictions_dataset])[spec.predictions_dataset]
+                published = score(scope.settings, spec, scope.partitions, scope.run)
+        logger.info("Published: %s", published)
+        seen = require_published(scope, [spec.predictions_dataset], _claims(published))[spec.predictions_dataset]
         return {"load_id": seen.load_id, "n_rows": seen.n_rows, "content_hash": seen.content_hash}
 
 

@@ -128,15 +128,41 @@ def test_document_is_refused_when_its_numbers_cannot_mean_anything(models, chang
         TrainedModel.from_files(files["model.lgb"], document)
 
 
-def test_poisoned_file_is_refused_within_five_seconds_when_its_child_hangs(models, monkeypatch, tmp_path):
-    asleep = tmp_path / "asleep.py"
-    asleep.write_text("import time\ntime.sleep(60)\n")
-    monkeypatch.setattr(load_trial.load_trial_child, "__file__", str(asleep))
-    monkeypatch.setattr(load_trial, "_proved", set())
+def test_poisoned_file_is_refused_within_five_seconds_when_it_keeps_its_child_busy(models, monkeypatch, tmp_path):
+    _have_child_run(monkeypatch, tmp_path, "while True: pass")
     started = time.monotonic()
     with pytest.raises(LoadTrialError, match="too long"):
         prove_in_child(models["binary"].text, models["binary"].golden, library_path())
     assert time.monotonic() - started < 5
+
+
+def test_good_model_is_taken_when_the_machine_starved_its_first_child(models, monkeypatch, tmp_path):
+    ran, real = tmp_path / "ran", load_trial_child.__file__
+    _have_child_run(
+        monkeypatch,
+        tmp_path,
+        f"import pathlib, runpy, time\nran = pathlib.Path({str(ran)!r})\nif not ran.exists(): ran.touch(); time.sleep(60)\n"
+        f"runpy.run_path({real!r}, run_name='__main__')",
+    )
+    monkeypatch.setattr(load_trial, "DEADLINE_SECONDS", 2.0)
+    prove_in_child(models["binary"].text, models["binary"].golden, library_path())
+    assert ran.exists()
+
+
+def test_load_is_refused_when_three_children_in_a_row_do_nothing(models, monkeypatch, tmp_path):
+    ran = tmp_path / "ran"
+    _have_child_run(monkeypatch, tmp_path, f"import time\nopen({str(ran)!r}, 'a').write('x')\ntime.sleep(60)")
+    monkeypatch.setattr(load_trial, "DEADLINE_SECONDS", 1.0)
+    with pytest.raises(LoadTrialError, match="too long"):
+        prove_in_child(models["binary"].text, models["binary"].golden, library_path())
+    assert ran.read_text() == "xxx"
+
+
+def _have_child_run(monkeypatch, tmp_path, code):
+    script = tmp_path / "child.py"
+    script.write_text(code + "\n")
+    monkeypatch.setattr(load_trial.load_trial_child, "__file__", str(script))
+    monkeypatch.setattr(load_trial, "_proved", set())
 
 
 def test_load_is_refused_when_the_child_takes_too_long(models, monkeypatch):

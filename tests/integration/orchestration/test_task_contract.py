@@ -7,15 +7,21 @@ import inspect
 import signal
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from nightshift.contracts.partitions import Partition, PartitionRange
+from nightshift.contracts.run import RunContext
+from nightshift.orchestration import rescue_tasks, tasks
 from nightshift.orchestration import task_scope as scopes
-from nightshift.orchestration import tasks
 from nightshift.orchestration.post_conditions import PostConditionError
 from nightshift.scoring.plan import DayPlan, ScorePlan
 from nightshift.settings import Settings
+from nightshift.warehouse.partition_write import LoadManifest, Target, audit, begin, publish
+
+if TYPE_CHECKING:
+    from nightshift.warehouse.connection import Connection
 
 pytestmark = [pytest.mark.integration, pytest.mark.promise("R18")]
 
@@ -27,8 +33,9 @@ PLAN = ScorePlan(
 )
 INGESTED = SimpleNamespace(partitions=(SimpleNamespace(n_rows=5),), n_rows=5, n_refused=0)
 PUBLISHED = SimpleNamespace(load_id=999, n_rows=5, content_hash="h", dataset="features/flight")
+MANIFEST = LoadManifest(RunContext("test/run", 1, "test"), {"input": "a"})
 
-READ_ONLY = {"tell_failures", "is_training_due", "shards_of"}
+READ_ONLY = {"tell_failures", "is_training_due", "shards_of", "announce_rescued"}
 """They answer a question from what they are given or from the warehouse, and leave nothing behind."""
 LIES: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
     "load_reference": (tasks.load_reference, {"nightshift.ingestion.load.ingest": INGESTED}),
@@ -46,6 +53,10 @@ LIES: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
     "publish_predictions": (
         lambda: tasks.publish_predictions(MODEL, PLAN.model_dump(mode="json")),
         {"nightshift.scoring.publication.publish": [PUBLISHED]},
+    ),
+    "rescue_predictions": (
+        lambda: rescue_tasks.rescue_predictions(MODEL),
+        {"nightshift.scoring.rescue.rescue": SimpleNamespace(outcome="scored", reason=None, load_id=999, n_rows=5)},
     ),
     "measure_model": (
         lambda: tasks.measure_model(MODEL),
@@ -86,7 +97,12 @@ def task_of_airflow(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iter
 
 def test_every_task_has_its_contract() -> None:
     """A new task body needs a post-condition (``nightshift.orchestration.post_conditions``) and a line in ``LIES``."""
-    bodies = {name for name, body in inspect.getmembers(tasks, inspect.isfunction) if body.__module__ == tasks.__name__ and name[0] != "_"}
+    bodies = {
+        name
+        for module in (tasks, rescue_tasks)
+        for name, body in inspect.getmembers(module, inspect.isfunction)
+        if body.__module__ == module.__name__ and name[0] != "_"
+    }
     assert bodies == LIES.keys() | READ_ONLY
 
 
@@ -100,3 +116,22 @@ def test_task_fails_when_its_stage_returns_without_a_result_in_the_warehouse(
     with pytest.raises(PostConditionError) as raised:
         task()
     assert raised.value.code == "NS-AIRFLOW-005"
+
+
+@pytest.mark.parametrize("task", ["publish_predictions", "rescue_predictions"])
+def test_task_fails_when_readers_see_a_load_from_before_its_own(
+    task_of_airflow: None, conn: Connection, monkeypatch: pytest.MonkeyPatch, task: str
+) -> None:
+    dataset = f"predictions/{MODEL}"
+    older = begin(conn, [Target(dataset, "features", "feat_thing", ("thing_id",))], PartitionRange.single(Partition(DAY)), MANIFEST)
+    conn.execute("create table features.feat_thing (partition_date date, load_id bigint, thing_id text)")
+    conn.execute("insert into features.feat_thing values (%s, %s, 'a')", [DAY, older.load_id])
+    audit(conn, older)
+    publish(conn, older)
+    body, stages = LIES[task]
+    claim = SimpleNamespace(load_id=older.load_id + 1, n_rows=1, content_hash="h", dataset=dataset, outcome="scored", reason=None)
+    for stage in stages:
+        monkeypatch.setattr(stage, lambda *_, **__: [claim] if task == "publish_predictions" else claim)
+    with pytest.raises(PostConditionError) as raised:
+        body()
+    assert raised.value.got == f"load {older.load_id}"
