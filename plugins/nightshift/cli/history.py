@@ -89,14 +89,17 @@ def score(
     model: Annotated[str, typer.Argument(help="Name of the model.")],
     first: First,
     last: Last = "",
+    version: Annotated[int, typer.Option(help="Take this version, whoever was champion; by default the one valid on each night.")] = 0,
 ) -> None:
-    """Score and publish a range of partitions as their nights would."""
+    """Score and publish a range of partitions as their nights would, or by a version that you name, and say who scored."""
     from nightshift.contracts.model_spec import load_spec
+    from nightshift.scoring.champion import Named
     from nightshift.scoring.publication import score as score_range
 
     settings, partitions = load_settings(), PartitionRange.of(first, last or None)
     run = RunContext(f"score__{model}/{partitions}", actor=f"cli:{getpass.getuser()}")
-    published = score_range(settings, load_spec(settings.models_dir, model), partitions, run)
+    named = Named(version, run.actor) if version else None
+    published = score_range(settings, load_spec(settings.models_dir, model), partitions, run, named=named)
     say(f"predictions/{model}: {sum(load.n_rows for load in published):,} rows in {len(published)} partition(s)")
     for line in _scored_by(settings, model, partitions):
         say(f"      {line}")
@@ -196,6 +199,6 @@ def _scored_by(settings: Settings, model: str, partitions: PartitionRange) -> li
     with connect(settings, "nightshift score") as conn:
         found = conn.execute(query, [partitions.first.day, partitions.last.day]).fetchall()
     return [
-        f"{n_rows:,} by {'champion v' + str(version) if source == 'champion' else f'the rule: {reason}'}"
+        f"{n_rows:,} by {source.replace('_', ' ')}{f' v{version}' if version else ''}{f': {reason}' if reason else ''}"
         for source, version, reason, n_rows in found
     ]

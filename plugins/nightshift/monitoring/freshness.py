@@ -57,8 +57,8 @@ class Punctuality:
 
     @property
     def status(self) -> str:
-        """Return ``late``, ``degraded`` (published without the champion), or ``ok``."""
-        return "late" if self.is_late else ("ok" if set(self.n_rows) <= {"champion"} else "degraded")
+        """Return ``late``, ``degraded`` (published by neither the champion nor a version that a person named), or ``ok``."""
+        return "late" if self.is_late else ("ok" if set(self.n_rows) <= {"champion", "named_version"} else "degraded")
 
 
 @dataclass(frozen=True)

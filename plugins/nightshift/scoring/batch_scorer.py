@@ -14,7 +14,7 @@ from nightshift.errors import NightshiftError, WarehouseError
 from nightshift.fault_points import FaultPoint, reach
 from nightshift.scoring.ahead import Ahead
 from nightshift.scoring.carry_over import feature_spine, past_digest, past_scores
-from nightshift.scoring.champion import Champions, Choice, load_version
+from nightshift.scoring.champion import Champions, Choice, Named, load_version
 from nightshift.scoring.contributions import METHOD
 from nightshift.scoring.fallback import stage_fallback
 from nightshift.scoring.feature_rows import Feature, in_key_order, published_features, shard_query
@@ -56,7 +56,12 @@ def predictions_target(spec: ModelSpec) -> Target:
 
 
 def begin(
-    settings: Settings, spec: ModelSpec, partitions: PartitionRange, run: RunContext, broken: Mapping[int, str] | None = None
+    settings: Settings,
+    spec: ModelSpec,
+    partitions: PartitionRange,
+    run: RunContext,
+    broken: Mapping[int, str] | None = None,
+    named: Named | None = None,
 ) -> ScorePlan:
     """Choose who scores each partition, try it on tonight's rows, and begin the write.
 
@@ -68,18 +73,27 @@ def begin(
         partitions: Both ends included.
         run: Who scores.
         broken: Versions that broke in this run already, and why; they are not asked again.
+        named: The version to take, whoever was champion; None takes who was valid on each night.
 
     Raises:
         FeaturesMissingError: The feature view is not published for a partition.
         WorseStepError: What is published is the work of a better step, which cannot be repeated now.
+        ChampionBrokenError: The named version cannot score.
         WarehouseError: The warehouse cannot be reached.
     """
     with connect(settings, run.application_name) as conn:
         ensure_prediction_relations(conn, spec)
         features = published_features(conn, spec, partitions)
-        champions = Champions(settings, spec, conn, broken or {})
+        champions = Champions(settings, spec, conn, broken or {}, named=named)
         choices = [champions.choose(partition, load) for partition, load in zip(partitions, features, strict=True)]
-        refuse_worse_steps(conn, spec, list(zip(partitions.days, (choice.source for choice in choices), strict=True)))
+        if named is None:
+            refuse_worse_steps(conn, spec, list(zip(partitions.days, (choice.source for choice in choices), strict=True)))
+        elif reason := next((choice.reason for choice in choices if choice.version is None), None):
+            raise ChampionBrokenError(
+                f"Version {named.version} of {spec.name} was asked for and cannot score: {reason}.",
+                expected=f"a version whose files are whole and which scores the features of {partitions}",
+                todo="Nothing was published. Name another version; `nightshift models` shows them.",
+            )
         return begin_plan(conn, spec, list(zip(features, choices, strict=True)), run, broken or {})
 
 

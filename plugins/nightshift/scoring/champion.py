@@ -45,6 +45,26 @@ class Choice:
 
 
 @dataclass(frozen=True)
+class Named:
+    """A version that a person asks for by name, whoever is champion.
+
+    Attributes:
+        version: The version.
+        actor: Who asks.
+    """
+
+    version: int
+    actor: str
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    version: int
+    source: ScoreSource
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
 class _Trial:
     digest: str
     objection: str | None
@@ -59,7 +79,8 @@ class Champions:
         spec: The model.
         conn: A connection to the warehouse.
         broken: Versions that are not asked again, and why.
-        only: The one version to ask, whoever is champion; None asks as promoted.
+        only: The one version to ask, as the champion that it is about to become; None asks as promoted.
+        named: The one version to ask, whoever is champion; every row says so.
     """
 
     settings: Settings
@@ -67,35 +88,53 @@ class Champions:
     conn: Connection
     broken: Mapping[int, str] = field(default_factory=dict)
     only: int | None = None
+    named: Named | None = None
     _tried: dict[int, _Trial] = field(default_factory=dict)
 
     def choose(self, partition: Partition, features: Feature) -> Choice:
         """Return who scores the partition.
 
-        The version whose predictions are published as the champion's stays: a rerun gives the same. Whatever is wrong with the registry,
-        the bucket or a model leads one step down; only the warehouse itself is needed.
+        The version whose predictions are published as the champion's, or as named, stays: a rerun gives the same. Whatever is wrong with
+        the registry, the bucket or a model leads one step down; only the warehouse itself is needed.
+
+        Raises:
+            RegistryError: There is no version of the name that was given.
         """
         import psycopg
 
         try:
             candidates = self._candidates(partition)
         except (NightshiftError, psycopg.ProgrammingError) as error:
+            if self.named is not None:
+                raise
             name = error.code if isinstance(error, NightshiftError) else type(error).__name__
             return Choice(None, "", "fallback_rule", f"the champion cannot be found ({name})")
         objections: list[str] = []
-        for place, version in enumerate(candidates):
-            trial = self._trial(version, features)
+        for candidate in candidates:
+            trial = self._trial(candidate.version, features)
             if trial.objection is None:
-                return Choice(version, trial.digest, "previous_champion" if place else "champion", "; ".join(objections) or None)
+                return Choice(candidate.version, trial.digest, candidate.source, "; ".join(objections) or candidate.reason)
             objections.append(trial.objection)
         return Choice(None, "", "fallback_rule", "; ".join(objections) or NO_CHAMPION)
 
-    def _candidates(self, partition: Partition) -> list[int]:
+    def _candidates(self, partition: Partition) -> list[_Candidate]:
         if self.only is not None:
-            return [self.only]
-        pinned = published_champion(self.conn, self.spec, partition.day)
+            return [_Candidate(self.only, "champion")]
         promoted = promoted_versions(self.conn, self.spec.name, partition, N_CANDIDATES)
-        return list(dict.fromkeys([*([pinned] if pinned else []), *promoted]))[:N_CANDIDATES]
+        if self.named is not None:
+            is_champion = promoted[:1] == [self.named.version]
+            return [_Candidate(self.named.version, "champion") if is_champion else self._named(self.named, partition)]
+        pinned = _published_choice(self.conn, self.spec, partition.day)
+        if pinned and pinned.source == "champion":
+            promoted = list(dict.fromkeys([pinned.version, *promoted]))[:N_CANDIDATES]
+        steps = [_Candidate(version, "previous_champion" if place else "champion") for place, version in enumerate(promoted)]
+        return [pinned, *steps] if pinned and pinned.source != "champion" else steps
+
+    def _named(self, named: Named, partition: Partition) -> _Candidate:
+        """Return the version with who named it, and whether it learned from what came after the night."""
+        trained = find_version(self.conn, self.spec.name, named.version).partition_date
+        ahead = f", and has learned from nights up to {trained}" if trained >= partition.day else ""
+        return _Candidate(named.version, "named_version", f"version {named.version} was named by {named.actor}{ahead}")
 
     def _trial(self, version: int, features: Feature) -> _Trial:
         if version in self.broken:
@@ -117,16 +156,16 @@ class Champions:
         return _Trial(digest, None)
 
 
-def published_champion(conn: Connection, spec: ModelSpec, day: dt.date) -> int | None:
-    """Return the version whose predictions of that day are published as the champion's; one version made them all, so any row tells."""
+def _published_choice(conn: Connection, spec: ModelSpec, day: dt.date) -> _Candidate | None:
+    """Return the version whose predictions of that day are published as the champion's or as named; it made them all, so any row tells."""
     from psycopg import sql
 
     query = sql.SQL(
-        "select t.model_version from {} t join ops.published p using (partition_date, load_id)"
-        " where p.dataset = %s and p.partition_date = %s and t.score_source = 'champion' limit 1"
+        "select t.model_version, t.score_source, t.score_source_reason from {} t join ops.published p using (partition_date, load_id)"
+        " where p.dataset = %s and p.partition_date = %s and t.score_source in ('champion', 'named_version') limit 1"
     ).format(sql.Identifier("predictions", spec.name))
     row = conn.execute(query, [spec.predictions_dataset, day]).fetchone()
-    return row[0] if row else None
+    return _Candidate(*row) if row else None
 
 
 def load_version(settings: Settings, conn: Connection, spec: ModelSpec, version: int) -> TrainedModel:

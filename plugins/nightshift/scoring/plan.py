@@ -11,10 +11,10 @@ from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.contracts.yaml_document import Frozen
 from nightshift.warehouse.partition_write import PartitionWrite, Target
 
-ScoreSource = Literal["champion", "previous_champion", "carried_over", "fallback_rule"]
-"""The steps of the ladder, the best first. Source: docs/adr/0015-always-on-time.md."""
-LADDER: tuple[ScoreSource, ...] = ("champion", "previous_champion", "carried_over", "fallback_rule")
-MODEL_MADE: tuple[ScoreSource, ...] = LADDER[:2]
+ScoreSource = Literal["champion", "named_version", "previous_champion", "carried_over", "fallback_rule"]
+"""The steps of the ladder, the best first; a person may name a version instead. Source: docs/adr/0015-always-on-time.md."""
+LADDER: tuple[ScoreSource, ...] = ("champion", "named_version", "previous_champion", "carried_over", "fallback_rule")
+MODEL_MADE: tuple[ScoreSource, ...] = LADDER[:3]
 
 
 class PastScores(Frozen):

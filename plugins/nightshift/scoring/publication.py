@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from nightshift.contracts.model_spec import ModelSpec
     from nightshift.contracts.partitions import PartitionRange
     from nightshift.contracts.run import RunContext
+    from nightshift.scoring.champion import Named
     from nightshift.scoring.plan import ScorePlan
     from nightshift.settings import Settings
     from nightshift.warehouse.connection import Connection
@@ -82,19 +83,27 @@ def publish(settings: Settings, spec: ModelSpec, plan: ScorePlan, run: RunContex
 
 
 def score(
-    settings: Settings, spec: ModelSpec, partitions: PartitionRange, run: RunContext, broken: Mapping[int, str] | None = None
+    settings: Settings,
+    spec: ModelSpec,
+    partitions: PartitionRange,
+    run: RunContext,
+    broken: Mapping[int, str] | None = None,
+    named: Named | None = None,
 ) -> list[PublishedLoad]:
     """Plan, score and publish in one process; what the tasks of a night do, in their order.
+
+    A named version scores whoever was champion, says so in every row, stays when the night is run again, and has no next step.
 
     Raises:
         FeaturesMissingError: The feature view is not published for a partition.
         WorseStepError: What is published is the work of a better step, which cannot be repeated now.
+        ChampionBrokenError: The named version cannot score.
         NightshiftError: As ``publish``.
     """
-    plan = begin(settings, spec, partitions, run, broken)
+    plan = begin(settings, spec, partitions, run, broken, named)
     for shard in plan.shards:
         score_shard(settings, spec, plan, shard, run)
-    return publish(settings, spec, plan, run)
+    return publish(settings, spec, plan, run, may_step_down=named is None)
 
 
 def has_successor(settings: Settings, spec: ModelSpec, plan: ScorePlan, run: RunContext) -> bool:

@@ -25,8 +25,8 @@ _PREDICTION_COLUMNS = {
     "reasons": "The features that moved the score most, as [{{feature, value, contribution}}], the strongest first.",
     "model_version": "Version of the model that scored tonight's features; null where none did.",
     "features_as_of": "Nothing that was delivered later than this was used, UTC.",
-    "score_source": "The step of the ladder: champion, previous_champion, carried_over (an older score of a model, aged), fallback_rule.",
-    "score_source_reason": "Why not a better step, and for carried_over whose score of which night; null for a champion.",
+    "score_source": "champion, previous_champion, carried_over (an older score of a model, aged), fallback_rule; named_version by hand.",
+    "score_source_reason": "Why not the champion; for carried_over whose old score, for named_version by whom; null for a champion.",
     "run_id": "The run that wrote the row.",
 }
 _HISTORY_COLUMNS = {
@@ -135,7 +135,7 @@ create table {table} (
     reasons jsonb not null default '[]',
     model_version integer,
     features_as_of timestamptz not null,
-    score_source text not null check (score_source in ('champion', 'previous_champion', 'carried_over', 'fallback_rule')),
+    score_source text not null check (score_source in ('champion', 'named_version', 'previous_champion', 'carried_over', 'fallback_rule')),
     score_source_reason text,
     run_id text not null,
     primary key (load_id, partition_date, {key})

@@ -63,7 +63,7 @@ def test_the_page_is_a_whole_project_when_its_files_are_written_into_an_empty_on
     history.backfill("2013-01-01", "2013-01-10")
     history.score("shop_visitors", "2013-01-09", "2013-01-10")
 
-    assert "4 by the rule: no champion is promoted for this partition" in capsys.readouterr().out
+    assert "4 by fallback rule: no champion is promoted for this partition" in capsys.readouterr().out
     found = conn.execute("select shop_day, score, outcome, is_mature from analytics.shop_visitors_outcomes order by 1").fetchall()
     assert found == [
         ("2013-01-10_hill", 110.0, 190, False),
