@@ -22,7 +22,8 @@ class Ahead(Generic[Item]):
     """Iterates over items that a thread takes from their source in advance; use as a context manager.
 
     Whatever the source raises is raised here, at its place in the order. When the block ends, for whatever reason, the thread takes no
-    further item, gives up the one that it is just taking, and closes a source that is a generator.
+    further item, gives up the one that it is just taking, and closes a source that is a generator. Whoever still waits for an item, in
+    another thread, gets an ``InterruptedError``: an end would look like the whole.
 
     Args:
         source: Iterated in the thread.
@@ -46,7 +47,12 @@ class Ahead(Generic[Item]):
 
     def _items(self) -> Iterator[Item]:
         while True:
-            item, error, is_last = self._waiting.get()
+            try:
+                item, error, is_last = self._waiting.get(timeout=_LOOK_SECONDS)
+            except queue.Empty:
+                if self._is_stopped.is_set():
+                    raise InterruptedError("the stream was stopped") from None
+                continue
             if error is not None:
                 raise error
             if is_last:

@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 
@@ -106,7 +106,15 @@ def interrupt_at(n: int) -> Callable[..., None]:
     return lambda *_: os.kill(os.getpid(), signal.SIGINT) if next(calls) == n else None
 
 
-@pytest.mark.usefixtures("small_batches")
+@pytest.fixture
+def hears_signals() -> Iterator[None]:
+    """Have Python's own handler for SIGINT, which a shell's background jobs ignore."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("small_batches", "hears_signals")
 @pytest.mark.parametrize("is_signal", [False, True], ids=["in the stream", "by a signal"])
 def test_nothing_works_on_after_two_seconds_when_it_is_cancelled(ready, scoring_settings, spec, run, monkeypatch, is_signal):
     plan = begin(scoring_settings, spec, DAY, run)
@@ -114,20 +122,21 @@ def test_nothing_works_on_after_two_seconds_when_it_is_cancelled(ready, scoring_
     with pytest.raises(KeyboardInterrupt):
         score_shard(scoring_settings, spec, plan, 0, run)
     started = time.monotonic()
-    while n_left(ready, run.application_name):
-        assert time.monotonic() - started < 2
+    while left := still_at_work(ready, run.application_name):
+        assert time.monotonic() - started < 2, left
         time.sleep(0.05)
     assert staged(ready) == 0
     monkeypatch.undo()
     assert score_shard(scoring_settings, spec, plan, 0, run)["n_rows"] == N_ROWS
 
 
-def n_left(conn, application_name: str) -> int:
-    """Return how many threads and backends still work for the shard."""
+def still_at_work(conn, application_name: str) -> list[str]:
+    """Return the threads and backends that still work for the shard."""
     backends = conn.execute(
-        "select count(*) from pg_stat_activity where application_name = %s and pid <> pg_backend_pid()", [application_name]
-    ).fetchone()[0]
-    return int(backends) + sum(thread.name.startswith(("ahead of", "append to")) for thread in threading.enumerate())
+        "select state || ': ' || query from pg_stat_activity where application_name = %s and pid <> pg_backend_pid()", [application_name]
+    ).fetchall()
+    threads = [thread.name for thread in threading.enumerate() if thread.name.startswith(("ahead of", "append to"))]
+    return [query for (query,) in backends] + threads
 
 
 def test_nothing_ends_a_shard_when_it_takes_longer_than_an_idle_transaction_may(ready, scoring_settings, spec, run, monkeypatch):
@@ -162,7 +171,7 @@ def test_later_attempt_wins_when_an_older_one_hangs_in_its_stream(ready, scoring
     monkeypatch.setattr(Progress, "add", lambda *arguments: (is_released.wait(30), added(*arguments)))
     older = threading.Thread(target=lambda: suppress_errors(score_shard, scoring_settings, spec, plan, 0, run), daemon=True)
     older.start()
-    wait_until(lambda: n_left(ready, run.application_name) > 0 and holds_lock(ready))
+    wait_until(lambda: still_at_work(ready, run.application_name) and holds_lock(ready))
     monkeypatch.setattr(Progress, "add", added)
     assert score_shard(scoring_settings, spec, plan, 0, replace(run, attempt=2))["n_rows"] == N_ROWS
     is_released.set()

@@ -96,3 +96,33 @@ def test_stages_overlap() -> None:
         for _ in second:
             time.sleep(0.05)
     assert time.monotonic() - started < 1.2  # one after the other: 1.5
+
+
+def test_reader_in_another_thread_is_told_when_the_block_ends_while_it_waits() -> None:
+    """An end without an error would look like the end of the items, and part of them would be stored as the whole."""
+    told: list[object] = []
+    goes_on = threading.Event()
+
+    def source() -> Iterator[int]:
+        yield 1
+        goes_on.wait(10)
+        yield 2
+
+    def read(items: Iterator[int]) -> None:
+        try:
+            told.extend(items)
+            told.append("end")
+        except InterruptedError as error:
+            told.append(type(error))
+
+    def interrupted() -> None:
+        with Ahead(source()) as items:
+            threading.Thread(target=read, args=(items,)).start()
+            time.sleep(0.2)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    eventually(lambda: told[-1:] == [InterruptedError])
+    goes_on.set()
+    eventually(lambda: n_threads() == 0)
