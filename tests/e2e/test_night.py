@@ -64,7 +64,7 @@ def test_a_cleared_dag_run_publishes_the_same_content(whole: Whole, dag_id: str)
     run = next(run for run in whole.api.runs(NIGHT) if run.dag_id == dag_id)
     assert whole.api.clear(run) > 0
     _wait_until_quiet(whole.api)
-    assert not_green(whole.api, whole.api.runs(NIGHT)) == red
+    assert set(not_green(whole.api, whole.api.runs(NIGHT))) <= set(red)
     assert published(whole.settings) == before
 
 

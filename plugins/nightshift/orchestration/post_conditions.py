@@ -7,7 +7,6 @@ swallowed signal, a skipped step, a mocked call) can become a green task without
 from __future__ import annotations
 
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from nightshift.errors import NightshiftError
@@ -42,7 +41,7 @@ class Seen:
     content_hash: str
 
 
-def require_published(scope: TaskScope, datasets: Iterable[str], claims: Mapping[str, int] = MappingProxyType({})) -> dict[str, Seen]:
+def require_published(scope: TaskScope, datasets: Iterable[str], claims: Mapping[str, int] | None = None) -> dict[str, Seen]:
     """Return what readers see of each dataset.
 
     Args:
@@ -63,7 +62,7 @@ def require_published(scope: TaskScope, datasets: Iterable[str], claims: Mapping
         seen = {dataset: Seen(*row) for dataset, *row in conn.execute(query, [scope.partition.day, wanted])}
     if missing := [dataset for dataset in wanted if dataset not in seen]:
         raise _broken(scope, f"{', '.join(missing)} published")
-    for dataset, load_id in claims.items():
+    for dataset, load_id in (claims or {}).items():
         if seen[dataset].load_id < load_id:
             raise _broken(scope, f"{dataset} load {load_id} or a later one", f"load {seen[dataset].load_id}")
     return seen

@@ -12,7 +12,10 @@ from nightshift.contracts.yaml_document import Frozen
 from nightshift.warehouse.partition_write import PartitionWrite, Target
 
 ScoreSource = Literal["champion", "named_version", "previous_champion", "carried_over", "fallback_rule"]
-"""The steps of the ladder, the best first; a person may name a version instead. Source: docs/adr/0015-always-on-time.md."""
+"""The steps of the ladder, the best first. ``named_version`` is none: a person asked for it, and only the champion is better.
+
+Source: docs/adr/0015-always-on-time.md.
+"""
 LADDER: tuple[ScoreSource, ...] = ("champion", "named_version", "previous_champion", "carried_over", "fallback_rule")
 MODEL_MADE: tuple[ScoreSource, ...] = LADDER[:3]
 

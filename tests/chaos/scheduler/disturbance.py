@@ -57,7 +57,7 @@ def contents(whole: Whole) -> Contents:
 def unpublished(whole: Whole, *datasets: str) -> Iterator[None]:
     """Take the datasets away from the night's readers; at the end they must be back, published anew with the content of before.
 
-    Nothing may be under way when they vanish, and no run may be left red.
+    Nothing may be under way when they vanish, and it leaves no run red.
     """
     wait_until_quiet(whole)
     before, red = contents(whole), not_green(whole.api, whole.api.runs(NIGHT))
@@ -66,7 +66,7 @@ def unpublished(whole: Whole, *datasets: str) -> Iterator[None]:
         conn.execute("delete from ops.published where partition_date = %s and dataset = any(%s)", [NIGHT, list(datasets)])
     yield
     after = contents(whole)
-    assert not_green(whole.api, whole.api.runs(NIGHT)) == red
+    assert set(not_green(whole.api, whole.api.runs(NIGHT))) <= set(red)
     assert after.keys() == before.keys()
     assert {name: after[name] for name in after if not name.startswith(MEASURED)} == {
         name: before[name] for name in before if not name.startswith(MEASURED)

@@ -118,20 +118,31 @@ def test_task_fails_when_its_stage_returns_without_a_result_in_the_warehouse(
     assert raised.value.code == "NS-AIRFLOW-005"
 
 
-@pytest.mark.parametrize("task", ["publish_predictions", "rescue_predictions"])
+@pytest.mark.parametrize(
+    ("task", "dataset"),
+    [
+        ("build_features", "features/flight"),
+        ("publish_predictions", f"predictions/{MODEL}"),
+        ("rescue_predictions", f"predictions/{MODEL}"),
+    ],
+)
 def test_task_fails_when_readers_see_a_load_from_before_its_own(
-    task_of_airflow: None, conn: Connection, monkeypatch: pytest.MonkeyPatch, task: str
+    task_of_airflow: None, conn: Connection, monkeypatch: pytest.MonkeyPatch, task: str, dataset: str
 ) -> None:
-    dataset = f"predictions/{MODEL}"
     older = begin(conn, [Target(dataset, "features", "feat_thing", ("thing_id",))], PartitionRange.single(Partition(DAY)), MANIFEST)
     conn.execute("create table features.feat_thing (partition_date date, load_id bigint, thing_id text)")
     conn.execute("insert into features.feat_thing values (%s, %s, 'a')", [DAY, older.load_id])
     audit(conn, older)
     publish(conn, older)
+    load = SimpleNamespace(load_id=older.load_id + 1, n_rows=1, content_hash="h", dataset=dataset)
+    says = {
+        "build_features": SimpleNamespace(published=(load,), summary=dict),
+        "publish_predictions": [load],
+        "rescue_predictions": SimpleNamespace(outcome="scored", reason=None, load_id=load.load_id, n_rows=1),
+    }
     body, stages = LIES[task]
-    claim = SimpleNamespace(load_id=older.load_id + 1, n_rows=1, content_hash="h", dataset=dataset, outcome="scored", reason=None)
     for stage in stages:
-        monkeypatch.setattr(stage, lambda *_, **__: [claim] if task == "publish_predictions" else claim)
+        monkeypatch.setattr(stage, lambda *_, **__: says[task])
     with pytest.raises(PostConditionError) as raised:
         body()
     assert raised.value.got == f"load {older.load_id}"
