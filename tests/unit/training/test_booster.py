@@ -52,6 +52,33 @@ def test_other_trees_when_rows_are_shuffled(parts, fit):
     assert trees_digest(fit_trees((matrix[order], label[order]), validation, PLAN).text) != trees_digest(fit.text)
 
 
+_SAMPLED = {"bagging_fraction": 0.8, "bagging_freq": 1, "feature_fraction": 0.5}
+
+
+@pytest.mark.parametrize("objective", ["binary", "regression_l1"])
+@pytest.mark.parametrize(
+    ("grows_on", "params"),
+    [
+        (True, {}),
+        (True, _SAMPLED),
+        (True, _SAMPLED | {"bagging_freq": 5, "feature_fraction_bynode": 0.5}),
+        (False, _SAMPLED | {"extra_trees": True}),
+        (True, _SAMPLED | {"lambda_l1": 1.0, "max_depth": 3, "min_data_in_leaf": 40, "max_bin": 31, "cat_smooth": 2.0, "path_smooth": 1.0}),
+        (True, {"bagging_fraction": 0.5, "bagging_freq": 0}),
+        (False, _SAMPLED | {"bagging_freq": 3}),
+        (False, {"data_sample_strategy": "goss"}),
+    ],
+)
+def test_same_text_when_each_segment_starts_from_the_text(parts, monkeypatch, objective, grows_on, params):
+    plan = replace(PLAN, objective=objective, params=params, patience_rounds=45)
+    n_grown, grow_on = [], booster._grow_on
+    monkeypatch.setattr(booster, "_grow_on", lambda *args: n_grown.append(1) or grow_on(*args))
+    grown = fit_trees(*parts, plan)
+    assert len(n_grown) == (4 if grows_on else 0)
+    monkeypatch.setattr(booster, "_may_grow_on", lambda _: False)
+    assert fit_trees(*parts, plan) == grown
+
+
 @pytest.mark.parametrize("n_finished", [1, 2, 3])
 def test_same_text_when_killed_after_a_segment(parts, fit, tmp_path, monkeypatch, n_finished):
     checkpoint = tmp_path / "deep" / "fit.json"
