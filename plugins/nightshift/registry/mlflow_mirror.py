@@ -21,7 +21,7 @@ from nightshift.lake.content_keys import digest_in
 from nightshift.lake.object_store import ObjectStore
 from nightshift.registry.stored_version import ModelVersion, load_model, select_versions
 from nightshift.training.trained_model import TrainedModel
-from nightshift.warehouse.connection import connect
+from nightshift.warehouse.connection import connect, conninfo
 
 if TYPE_CHECKING:
     from nightshift.settings import Settings
@@ -48,7 +48,7 @@ def mirror_version(settings: Settings, conn: Connection, version: ModelVersion) 
         return None
     run_id = mlflow_version = warning = None
     try:
-        run_id, mlflow_version = _log_version(settings, version)
+        run_id, mlflow_version = _log_version(settings, version, _name(conn))
     except Exception as error:  # noqa: BLE001 - MLflow is a view for people; nothing of it may stop a night
         warning = _warn(settings, version.model, error)
     conn.execute(
@@ -97,7 +97,7 @@ def mirror_aliases(settings: Settings, conn: Connection, model: str) -> str | No
         {"model": model},
     ).fetchall()
     try:
-        with _mlflow(settings) as mlflow:
+        with _mlflow(settings, _name(conn)) as mlflow:
             for alias, mlflow_version in rows:
                 if mlflow_version:
                     mlflow.MlflowClient().set_registered_model_alias(model, alias, mlflow_version)
@@ -106,17 +106,21 @@ def mirror_aliases(settings: Settings, conn: Connection, model: str) -> str | No
     return None
 
 
+def _name(conn: Connection) -> str:
+    return conn.info.get_parameters().get("application_name", "nightshift")
+
+
 def _is_mirrored(conn: Connection, version: ModelVersion) -> bool:
     query = "select 1 from ml.mlflow_mirror where model = %s and digest = %s and mirrored_at is not null"
     return conn.execute(query, [version.model, version.digest]).fetchone() is not None
 
 
-def _log_version(settings: Settings, version: ModelVersion) -> tuple[str, str]:
+def _log_version(settings: Settings, version: ModelVersion, application_name: str) -> tuple[str, str]:
     """Log parameters, metrics, figures and the model; return MLflow's run id and version."""
     store = ObjectStore.open(settings)
     trained = load_model(store, version)
     # It prints what it registers, to neither of its loggers.
-    with _mlflow(settings) as mlflow, redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+    with _mlflow(settings, application_name) as mlflow, redirect_stdout(StringIO()), redirect_stderr(StringIO()):
         experiment_id = _experiment_id(mlflow, version.model, store.uri(f"mlflow/{version.model}"))
         with mlflow.start_run(experiment_id=experiment_id, run_name=f"{version.partition_date} v{version.version}") as active:
             return active.info.run_id, _log_run(mlflow, store, version, trained)
@@ -147,9 +151,9 @@ def _log_run(mlflow: ModuleType, store: ObjectStore, version: ModelVersion, trai
 
 
 @contextmanager
-def _mlflow(settings: Settings) -> Iterator[ModuleType]:
+def _mlflow(settings: Settings, application_name: str) -> Iterator[ModuleType]:
     """Import MLflow, pointed at our tracking server and store; its settings are process-wide variables and are put back afterwards."""
-    uri = settings.mlflow_tracking_uri.get_secret_value()
+    uri = tracking_uri(settings, application_name)
     given = {
         **_MLFLOW_ENVIRONMENT,
         "MLFLOW_TRACKING_URI": uri,
@@ -171,6 +175,18 @@ def _mlflow(settings: Settings) -> Iterator[ModuleType]:
             os.environ.pop(name, None)
             if value is not None:
                 os.environ[name] = value
+
+
+def tracking_uri(settings: Settings, application_name: str) -> str:
+    """Return the address for MLflow; the connections to a PostgreSQL are limited and named like our own."""
+    uri = settings.mlflow_tracking_uri.get_secret_value()
+    if not uri.startswith("postgresql"):
+        return uri
+    from sqlalchemy.engine import make_url
+
+    limits = conninfo(settings, application_name)
+    ours = {name: str(limits[name]) for name in ("application_name", "connect_timeout", "options")}
+    return make_url(uri).update_query_dict(ours).render_as_string(hide_password=False)
 
 
 def _warn(settings: Settings, model: str, error: Exception) -> str:

@@ -32,7 +32,7 @@ _GROWS_ON = frozenset(
     {
         *("learning_rate", "num_leaves", "max_depth", "min_data_in_leaf", "min_sum_hessian_in_leaf", "min_gain_to_split", "lambda_l1"),
         *("lambda_l2", "feature_fraction", "feature_fraction_bynode", "bagging_fraction", "bagging_freq", "max_bin"),
-        *("cat_smooth", "cat_l2", "max_cat_to_onehot", "min_data_per_group", "path_smooth", "min_data_in_bin"),
+        *("alpha", "cat_smooth", "cat_l2", "max_cat_to_onehot", "min_data_per_group", "path_smooth", "min_data_in_bin"),
     }
 )
 """Parameters with which a booster that grows on is proved to give the trees of one that starts from the text."""

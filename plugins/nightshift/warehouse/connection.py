@@ -19,6 +19,12 @@ if TYPE_CHECKING:
 CONNECT_TIMEOUT_SECONDS = 10
 CANCEL_TIMEOUT_SECONDS = 2
 IDLE_IN_TRANSACTION_SECONDS = 120
+_PASSING = {
+    "55P03": "A lock was not free in time: somebody else works on the same rows or tables.",
+    "57014": "A statement took longer than its limit, or somebody cancelled it.",
+    "40P01": "Two transactions waited for each other, and the warehouse ended this one.",
+}
+"""What can pass by itself, by SQLSTATE."""
 
 
 def connection_options(settings: Settings) -> str:
@@ -59,6 +65,7 @@ def connect(settings: Settings, application_name: str = "nightshift") -> Iterato
 
     Raises:
         WarehouseError: The server cannot be reached or refuses us; the password is in no message.
+        WarehouseError: In the block the connection broke, a lock was not free in time, or a statement took too long.
         WarehouseFullError: A statement of the block found the warehouse's disk full.
         MemoryShortError: A statement of the block got no more memory.
     """
@@ -75,6 +82,12 @@ def connect(settings: Settings, application_name: str = "nightshift") -> Iterato
     try:
         with named_exhaustion():
             yield conn
+    except psycopg.OperationalError as error:
+        raise WarehouseError(
+            _PASSING.get(error.sqlstate or "", "The connection to the warehouse broke."),
+            got=str(error).strip(),
+            todo="Rerun the task: nothing was published by halves. `nightshift status` says whether the warehouse runs.",
+        ) from error
     finally:
         _end(conn)
 

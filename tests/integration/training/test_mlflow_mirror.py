@@ -1,15 +1,19 @@
 from __future__ import annotations
 
 import os
+import time
 from urllib.parse import quote
 
 import pytest
 from pydantic import SecretStr
+from sqlalchemy import create_engine, text
 
+from nightshift.registry import mlflow_mirror
 from nightshift.registry.model_versions import register, sync_mlflow
 from nightshift.registry.promotion import decide
 from nightshift.training.pipeline import train
 from nightshift.training.training_set import build_training_set
+from nightshift.warehouse.connection import connect
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(240)]
 
@@ -73,3 +77,37 @@ def assert_mlflow_shows(version, world, tracking_uri, monkeypatch):
     assert run.data.metrics["challenger.roc_auc"] == version.metrics["challenger"]["roc_auc"]
     names = {part.path for part in client.list_artifacts(run.info.run_id, "evidence")}
     assert names == {f"evidence/{name}" for name in ("backtest.png", "curves.png", "importance.png", "model.json", "reliability.png")}
+
+
+@pytest.mark.promise("R17")
+def test_the_night_goes_on_when_somebody_holds_mlflows_tables(world, version, tracking_uri):
+    up = with_mlflow(world, tracking_uri).model_copy(update={"lock_timeout_seconds": 1})
+    assert sync_mlflow(up, "parcel_late") == []
+    world.conn.execute("delete from ml.mlflow_mirror")
+    with world.conn.transaction():
+        world.conn.execute("lock table public.registered_models, public.experiments")
+        started = time.monotonic()
+        with connect(up, "sync beside a lock") as conn:
+            assert "LockNotAvailable" in str(mirror_aliases_of_all(up, conn))
+        assert time.monotonic() - started < 20
+
+
+def mirror_aliases_of_all(settings, conn):
+    conn.execute(
+        "insert into ml.mlflow_mirror (model, digest, mlflow_version, mirrored_at) select model, digest, '1', now() from ml.model_versions"
+    )
+    return mlflow_mirror.mirror_aliases(settings, conn, "parcel_late")
+
+
+def test_mlflows_connections_are_named_and_limited_like_ours(world, tracking_uri):
+    limited = mlflow_mirror.tracking_uri(with_mlflow(world, tracking_uri), "train/parcel_late")
+    with create_engine(limited).connect() as conn:
+        names = ("application_name", "statement_timeout", "lock_timeout", "client_connection_check_interval")
+        found = {name: conn.execute(text(f"show {name}")).scalar() for name in names}
+    assert found == {
+        "application_name": "train/parcel_late",
+        "statement_timeout": "10min",
+        "lock_timeout": "10s",
+        "client_connection_check_interval": "2s",
+    }
+    assert mlflow_mirror.tracking_uri(with_mlflow(world, "http://127.0.0.1:9"), "x") == "http://127.0.0.1:9"

@@ -55,7 +55,7 @@ def test_other_trees_when_rows_are_shuffled(parts, fit):
 _SAMPLED = {"bagging_fraction": 0.8, "bagging_freq": 1, "feature_fraction": 0.5}
 
 
-@pytest.mark.parametrize("objective", ["binary", "regression_l1"])
+@pytest.mark.parametrize("objective", ["binary", "regression_l1", "huber", "quantile", "poisson"])
 @pytest.mark.parametrize(
     ("grows_on", "params"),
     [
@@ -64,7 +64,7 @@ _SAMPLED = {"bagging_fraction": 0.8, "bagging_freq": 1, "feature_fraction": 0.5}
         (True, _SAMPLED | {"bagging_freq": 5, "feature_fraction_bynode": 0.5}),
         (False, _SAMPLED | {"extra_trees": True}),
         (True, _SAMPLED | {"lambda_l1": 1.0, "max_depth": 3, "min_data_in_leaf": 40, "max_bin": 31, "cat_smooth": 2.0, "path_smooth": 1.0}),
-        (True, {"bagging_fraction": 0.5, "bagging_freq": 0}),
+        (True, {"bagging_fraction": 0.5, "bagging_freq": 0, "alpha": 0.7}),
         (False, _SAMPLED | {"bagging_freq": 3}),
         (False, {"data_sample_strategy": "goss"}),
     ],
