@@ -41,6 +41,7 @@ class FaultPoint(StrEnum):
     INGEST_STAGE_AFTER = "ingest.stage.after"
     KEEP_DROP_AFTER = "quarantine.keep_drop.after"
     SETTLE_ROWS_AFTER = "quarantine.settle_rows.after"
+    CORRECT_ROW_AFTER = "quarantine.correct_row.after"
     RELATIONS_BEFORE = "dbt.relations.before"
     DBT_BEFORE = "dbt.run.before"
     DBT_AFTER = "dbt.run.done"
@@ -55,6 +56,7 @@ class FaultPoint(StrEnum):
     REGISTER_AFTER = "train.register.after"
     PROMOTION_JUDGED = "promotion.judged"
     PROMOTION_AFTER = "promotion.decide.after"
+    ROLLBACK_AFTER = "rollback.record.after"
     MONITOR_MEASURED = "monitor.measured"
     DECISION_AFTER = "monitor.decision.after"
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from nightshift.contracts.metrics import Task
 from nightshift.contracts.model_spec import ModelSpec
 from nightshift.contracts.partitions import Partition
-from nightshift.training.pipeline import fit_and_describe
+from nightshift.training.pipeline import fit_and_judge, with_reference
 from nightshift.training.signature import Signature
 from nightshift.training.splits import rows_between, split_window
 from nightshift.training.trained_model import TrainedModel
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from nightshift.training.evaluation import Predictions
 
-_KEPT = ("text", "model", "calibration", "threshold", "metrics", "reference", "training")
+_KEPT = ("text", "model", "calibration", "threshold", "metrics", "training")
 _LOADED_MODELS = 8
 
 
@@ -88,6 +88,11 @@ class Fleet:
         """Return the model that a night trained."""
         return _load(_file(self.folder, night))
 
+    def described(self, night: dt.date) -> TrainedModel:
+        """Return the model with the profile of its rows, which few of the models ever need."""
+        rows = self.window(night)
+        return with_reference(self.of(night).model, rows, split_window(mature_window(self.spec, Partition(night)), self.spec.training))
+
     def window(self, night: dt.date) -> pa.Table:
         """Return the rows of a night's training set."""
         window = mature_window(self.spec, Partition(night))
@@ -136,11 +141,11 @@ def worker_processes(n_processes: int) -> Iterator[ProcessPoolExecutor]:
 
 
 def train_as_of(spec: ModelSpec, rows: pa.Table, night: dt.date) -> TrainedModel:
-    """Train as that night would: its window, its split, its hold-out metrics and reference profile; folds and slices are left out."""
+    """Train as that night would: its window, its split, its hold-out metrics; folds, slices and the monitor's profile are left out."""
     bare = spec.model_copy(update={"promotion": spec.promotion.model_copy(update={"slices": ()})})
     window = mature_window(spec, Partition(night))
     split = split_window(window, spec.training)
-    return fit_and_describe(bare, rows_between(rows, window.first.day, window.last.day), split, str(night))[0]
+    return fit_and_judge(bare, rows_between(rows, window.first.day, window.last.day), split, str(night))[0]
 
 
 def _train_into(shared: SharedFleet, night: dt.date) -> tuple[dt.date, float]:
@@ -170,6 +175,7 @@ def _load(path: Path) -> Trained:
     document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     model = TrainedModel(
         **{name: document[name] for name in _KEPT},
+        reference={},
         task=Task(document["task"]),
         signature=Signature.from_json(document["signature"]),
         decile_edges=tuple(document["decile_edges"]),

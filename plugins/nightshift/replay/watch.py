@@ -46,7 +46,7 @@ class ReplayedNight(Night):
         trained_on = self.served[self.partition.day]
         if trained_on.toordinal() not in self.champions:
             version, rows = version_of(self.fleet, trained_on), self.fleet.window(trained_on)
-            self.champions[version.version] = Champion(version, self.fleet.of(trained_on).model, rows)
+            self.champions[version.version] = Champion(version, self.fleet.described(trained_on), rows)
         return self.champions[trained_on.toordinal()]
 
     def drifts(self) -> list[Drift]:

@@ -160,8 +160,8 @@ def _publish_last_step(settings: Settings, spec: ModelSpec, partition: Partition
             partition_write.refuse(conn, plan.write(target), no_verdict)
             day = day.model_copy(update={"score_source_reason": f"{day.score_source_reason}; {no_verdict}, the checks in SQL have passed"})
             plan = _stage(conn, spec, partition, source, day, spine, run)
-        (load,) = partition_write.publish(conn, plan.write(target))
-        _record(conn, spec, source, day, plan, run, gate="no verdict" if no_verdict else "passed")
+        gate = "no verdict" if no_verdict else "passed"
+        (load,) = partition_write.publish(conn, plan.write(target), lambda: _record(conn, spec, source, day, plan, run, gate=gate))
         partition_write.collect(conn, [target])
     return load
 

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import httpx
 
 TIMEOUT_SECONDS = 20.0
+PAGE_ENTRIES = 100
+"""Airflow's own upper limit of a page; it cuts a larger wish without a word."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class AirflowApi:
 
     def dag_ids(self) -> set[str]:
         """Return the DAGs that the DAG processor has read."""
-        return {dag["dag_id"] for dag in self._call("GET", "/dags", params={"limit": 200})["dags"]}
+        return {dag["dag_id"] for dag in self._all("/dags", "dags", order_by="dag_id")}
 
     def import_errors(self) -> list[str]:
         """Return the files that do not load, with the last line of their traceback."""
@@ -83,18 +85,26 @@ class AirflowApi:
 
     def runs(self, partition_key: str) -> list[DagRun]:
         """Return all runs of all DAGs for one partition, the oldest first."""
-        found = self._call("GET", "/dags/~/dagRuns", params={"partition_key_pattern": partition_key, "limit": 200, "order_by": "id"})
-        return [run for run in map(_dag_run, found["dag_runs"]) if run.partition_key == partition_key]
+        found = self._all("/dags/~/dagRuns", "dag_runs", partition_key_pattern=partition_key, order_by="id")
+        return [run for run in map(_dag_run, found) if run.partition_key == partition_key]
 
     def tasks(self, run: DagRun) -> list[dict[str, Any]]:
         """Return the task instances of one run: ``task_id``, ``map_index``, ``state``, ``try_number``, ``duration`` in seconds."""
-        found = self._call("GET", f"/dags/{run.dag_id}/dagRuns/{run.run_id}/taskInstances", params={"limit": 200})
-        return list(found["task_instances"])
+        return self._all(f"/dags/{run.dag_id}/dagRuns/{run.run_id}/taskInstances", "task_instances", order_by="id")
 
     def clear(self, run: DagRun, task_ids: list[str] | None = None) -> int:
         """Clear tasks of one run so that they run again, and return how many task instances that touched."""
         body = {"dag_run_id": run.run_id, "dry_run": False, "only_failed": False, "reset_dag_runs": True, "task_ids": task_ids}
         return len(self._call("POST", f"/dags/{run.dag_id}/clearTaskInstances", json=body)["task_instances"])
+
+    def _all(self, path: str, name: str, **query: str) -> list[dict[str, Any]]:
+        """Return all entries of a listing: Airflow gives no more than a page at once, whatever limit one asks for."""
+        entries: list[dict[str, Any]] = []
+        while True:
+            page = self._call("GET", path, params={**query, "limit": PAGE_ENTRIES, "offset": len(entries)})
+            entries += page[name]
+            if not page[name] or len(entries) >= page["total_entries"]:
+                return entries
 
     def _call(self, method: str, path: str, **content: Any) -> dict[str, Any]:  # noqa: ANN401 - passed on to httpx
         """Send one request; a token that has expired is renewed once.

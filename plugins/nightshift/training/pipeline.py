@@ -107,7 +107,8 @@ def train_rows(
         The model, the evidence (hold-out and backtest) and figures by file name.
     """
     folds = [_fit_and_judge(spec, rows, fold, f"backtest-{n}") for n, fold in enumerate(backtest_folds(_window(split), spec.training), 1)]
-    trained, final = fit_and_describe(spec, rows, split, training_set, checkpoint)
+    trained, final = fit_and_judge(spec, rows, split, training_set, checkpoint)
+    trained = with_reference(trained, rows, split)
     measured = [part for judged in (final, *folds) for part in judged.measured]
     return trained, measured, _draw(spec, [final, *folds])
 
@@ -142,24 +143,32 @@ def _fit_and_judge(spec: ModelSpec, rows: pa.Table, split: Split, sample: str, c
     return Judged(trained, measured, holdout, challenger, baseline)
 
 
-def fit_and_describe(
+def fit_and_judge(
     spec: ModelSpec, rows: pa.Table, split: Split, training_set: str, checkpoint: Path | None = None
 ) -> tuple[TrainedModel, Judged]:
-    """Fit and calibrate a model on rows in their total order, and add what the monitor compares nights with; nothing is drawn.
+    """Fit and calibrate a model on rows in their total order, and judge it; nothing is drawn.
 
     Returns:
-        The model with its hold-out metrics, deciles and reference profile, and the hold-out that it was judged on.
+        The model with its hold-out metrics and deciles, and the hold-out that it was judged on.
     """
     final = _fit_and_judge(spec, rows, split, "holdout", checkpoint)
-    unseen = final.trained.predictions(rows_between(rows, split.validation.first.day, split.holdout.last.day)).score
     trained = replace(
         final.trained,
-        decile_edges=_decile_edges(unseen),
+        decile_edges=_decile_edges(_unseen_scores(final.trained, rows, split)),
         metrics={source: overall(final.measured, source) for source in ("challenger", "baseline")},
-        reference=describe(rows_between(rows, split.train.first.day, split.validation.last.day), final.trained.signature, unseen),
         training={**final.trained.training, "training_set": training_set},
     )
     return trained, final
+
+
+def with_reference(trained: TrainedModel, rows: pa.Table, split: Split) -> TrainedModel:
+    """Return the model with the profile that the monitor compares nights with."""
+    seen = rows_between(rows, split.train.first.day, split.validation.last.day)
+    return replace(trained, reference=describe(seen, trained.signature, _unseen_scores(trained, rows, split)))
+
+
+def _unseen_scores(trained: TrainedModel, rows: pa.Table, split: Split) -> Vector:
+    return trained.predictions(rows_between(rows, split.validation.first.day, split.holdout.last.day)).score
 
 
 def fit_model(spec: ModelSpec, train_part: pa.Table, validation: pa.Table, checkpoint: Path | None = None) -> TrainedModel:

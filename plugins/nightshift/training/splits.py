@@ -59,12 +59,16 @@ def rows_of(rows: pa.Table, days: PartitionRange) -> pa.Table:
 
 
 def rows_between(rows: pa.Table, first: dt.date, last: dt.date) -> pa.Table:
-    """Return the rows from ``first`` to ``last``, both included, in the given order."""
+    """Return the rows from ``first`` to ``last``, both included, in the given order; rows that are sorted by day are not copied."""
+    import numpy as np
     import pyarrow as pa
-    import pyarrow.compute as pc
 
-    day = rows.column("partition_date").cast(pa.date32())
-    return rows.filter(pc.and_(pc.greater_equal(day, pa.scalar(first, pa.date32())), pc.less_equal(day, pa.scalar(last, pa.date32()))))
+    days = rows.column("partition_date").cast(pa.date32()).cast(pa.int32()).to_numpy()
+    ends = [(day - dt.date(1970, 1, 1)).days for day in (first, last)]
+    if bool(np.all(days[1:] >= days[:-1])):
+        start, stop = np.searchsorted(days, ends[0]), np.searchsorted(days, ends[1], side="right")
+        return rows.slice(start, max(stop - start, 0))
+    return rows.filter(pa.array((days >= ends[0]) & (days <= ends[1])))
 
 
 def _ending(last: Partition, n_days: int) -> PartitionRange:

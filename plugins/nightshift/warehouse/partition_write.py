@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from nightshift.contracts.run import code_version
@@ -179,10 +179,15 @@ def refuse(conn: Connection, write: PartitionWrite, reason: str) -> None:
     reach(FaultPoint.REFUSE_AFTER, lambda: lose(conn))
 
 
-def publish(conn: Connection, write: PartitionWrite) -> list[PublishedLoad]:
+def publish(conn: Connection, write: PartitionWrite, along: Callable[[], None] = lambda: None) -> list[PublishedLoad]:
     """Flip the pointers of all targets and partitions in one transaction, then read back what readers see.
 
     A partition whose content equals the published one keeps its pointer. Calling it again after a lost answer is safe.
+
+    Args:
+        conn: A connection outside of a transaction.
+        write: What ``begin`` gave.
+        along: Statements on ``conn`` that belong to the publication: committed with it or not at all.
 
     Raises:
         StaleTokenError: A newer attempt has taken a partition.
@@ -197,6 +202,7 @@ def publish(conn: Connection, write: PartitionWrite) -> list[PublishedLoad]:
     try:
         with conn.transaction():
             flip(conn, write)
+            along()
             reach(FaultPoint.PUBLISH_FLIPPED)
         reach(FaultPoint.PUBLISH_AFTER, lambda: lose(conn))
     except psycopg.OperationalError as error:

@@ -22,9 +22,11 @@ from nightshift.contracts.run import RunContext
 from nightshift.errors import AuditError, NightshiftError
 from nightshift.fault_points import FaultPoint
 from nightshift.ingestion.load import ingest
+from nightshift.ingestion.corrected_drop import replay_corrections
 from nightshift.lake.object_store import ObjectStore
 from nightshift.lake.snapshots import read_snapshot, write_snapshot
 from nightshift.quality.contract_check import ContractError
+from nightshift.quality.correction import correct_row
 from nightshift.quality.quarantine import QuarantineState, list_rows, settle_rows
 from nightshift.registry.evidence import verify_chain
 from nightshift.replay.faults import Fault, FaultKind
@@ -119,6 +121,15 @@ def _settle(settings: Settings, run: RunContext) -> None:
             settle_rows(conn, open_rows, QuarantineState.DISMISSED, "test")
 
 
+def _correct(settings: Settings, run: RunContext) -> None:
+    _ingest(settings, run)
+    known_at = FIRST.first.cutoff + dt.timedelta(hours=9)
+    with connect(settings, run.application_name) as conn:
+        for row in list_rows(conn, "raw/airports", FIRST):
+            correct_row(conn, row.row_id, {"latitude_deg": "41.5"}, known_at, "test", "looked up")
+    replay_corrections(settings, "airports", FIRST.first.day, run)
+
+
 def _transform(settings: Settings, run: RunContext) -> None:
     from nightshift.transformation.build import build
 
@@ -153,6 +164,24 @@ def _score(settings: Settings, run: RunContext) -> None:
     from nightshift.scoring.publication import score
 
     score(settings, scoring.make_spec(), DAY, run)
+
+
+def _prepare_rollback(settings: Settings) -> None:
+    from nightshift.scoring.relations import ensure_prediction_relations
+
+    _prepare_scoring(settings)
+    spec = scoring.make_spec()
+    with connect(settings) as conn:
+        ensure_prediction_relations(conn, spec)
+        scoring.Registry(settings, conn, spec).promote("2013-07-01", seed=2)
+    _score(settings, RunContext("test/prepare", 1, "test"))
+
+
+def _rollback(settings: Settings, run: RunContext) -> None:
+    from nightshift.scoring.repair import plan_rollback, roll_back
+
+    spec = scoring.make_spec()
+    roll_back(settings, spec, plan_rollback(settings, spec, 1, DAY.first, run), "an exercise", run)
 
 
 def _prepare_training(settings: Settings) -> None:
@@ -223,6 +252,7 @@ SCENARIOS: Mapping[str, Scenario] = {
     "ingest": Scenario(_deliver(), _ingest, (P.INGEST_CHECKED, P.INGEST_STAGE_AFTER)),
     "refuse drop": Scenario(_deliver(Fault(FaultKind.MISSING_COLUMN, "carriers", _DAY, column="name")), _refuse_drop, (P.KEEP_DROP_AFTER,)),
     "settle": Scenario(_deliver(Fault(FaultKind.BAD_ROWS, "airports", _DAY, column="lat")), _settle, (P.SETTLE_ROWS_AFTER,)),
+    "correct": Scenario(_deliver(Fault(FaultKind.BAD_ROWS, "airports", _DAY, column="lat")), _correct, (P.CORRECT_ROW_AFTER,)),
     "transform": Scenario(_prepare_flights, _transform, (P.RELATIONS_BEFORE, P.DBT_BEFORE, P.DBT_AFTER), is_long=True),
     "score": Scenario(
         _prepare_scoring,
@@ -236,6 +266,7 @@ SCENARIOS: Mapping[str, Scenario] = {
         (P.TRAINING_SET_AFTER, P.CHECKPOINT_AFTER, P.TRAIN_STORED, P.REGISTER_AFTER, P.PROMOTION_JUDGED, P.PROMOTION_AFTER),
         is_long=True,
     ),
+    "rollback": Scenario(_prepare_rollback, _rollback, (P.ROLLBACK_AFTER,), is_long=True),
     "monitor": Scenario(_prepare_monitoring, _monitor, (P.MONITOR_MEASURED, P.DECISION_AFTER), is_long=True),
 }
 

@@ -61,7 +61,6 @@ def prepared(
             settings = _fresh(session_settings, template_database, tmp_path_factory.mktemp("home"))
             if name == "transform":
                 settings = settings.model_copy(update={"expectations_dir": PROJECT_ROOT / "expectations"})
-            _import_before_forking(scenario)
             assert _in_child(lambda: scenario.prepare(settings)) == COMPLETED
             undisturbed = _copy(settings, tmp_path_factory.mktemp("home"))
             assert _in_child(lambda: scenario.step(undisturbed, _run(1))) == COMPLETED
@@ -197,9 +196,3 @@ def _copy(settings: Settings, home: Path) -> Settings:
 
 def _drop(settings: Settings) -> None:
     _admin(settings, f"drop database {settings.warehouse_database} with (force)")
-
-
-def _import_before_forking(scenario: Scenario) -> None:
-    """Pay for heavy imports once, not in every child."""
-    if scenario.is_long:
-        pass

@@ -9,8 +9,10 @@ import pytest
 from tests.integration.scoring.conftest import DAY, make_spec, publish_features
 from tests.integration.scoring.test_ladder import allow_only, current
 
+from nightshift import fault_points
 from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.contracts.run import RunContext
+from nightshift.errors import NightshiftError
 from nightshift.quality.gates import GateError
 from nightshift.scoring import rescue as rescue_stage
 from nightshift.scoring.batch_scorer import begin
@@ -274,3 +276,23 @@ def test_rescue_is_the_same_when_it_is_repeated_after_its_pointer_was_lost(wareh
 
     assert (again.outcome, again.n_rows) == ("rescued", first.n_rows)
     assert current(warehouse, "parcel_id, score, score_source_reason") == before
+
+
+@pytest.mark.promise("R4")
+@pytest.mark.parametrize("fault", ["write.publish.flipped:1:exception", "write.publish.after:1:lost_answer"])
+def test_a_rescue_is_recorded_once_with_its_publication_when_it_breaks_there(  # noqa: PLR0917
+    warehouse, lists, scoring_settings, listed_spec, run, fault
+):
+    lists("2013-07-01")
+    publish_features(warehouse, PartitionRange.of("2013-06-28"))
+    fault_points.arm(fault)
+    with pytest.raises(NightshiftError):
+        rescue(scoring_settings, listed_spec, NIGHT, run)
+    fault_points.arm("")
+    rescue(scoring_settings, listed_spec, NIGHT, RunContext("rescue/night", 2, "test"))
+
+    recorded = warehouse.execute(
+        "select r.load_id = p.load_id from ops.rescues r left join ops.published p on p.dataset = 'predictions/parcel_late'"
+        " and p.partition_date = r.partition_date"
+    ).fetchall()
+    assert recorded == [(True,)]
