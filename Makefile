@@ -4,7 +4,7 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-builtin-rules
 BIN := .venv/bin
 
-.PHONY: help install demo up down status test coverage storm evidence lint format docs backtest policy-backtest lock clean
+.PHONY: help install demo up down status test coverage storm evidence bench bench-quick lint format docs backtest policy-backtest lock clean
 
 help: ## Show these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -43,6 +43,12 @@ storm: export OMP_NUM_THREADS = 1
 storm: install ## Kill, crash and break for long: every test marked long, with its progress; renews the same pages
 	@$(BIN)/python -m pytest -m long -s -rA --numprocesses=0 --evidence tests/evidence/latest.json $(PYTEST_ARGS)
 	@$(BIN)/python -m tests.evidence.pages
+
+bench: install ## Measure everything beside its peers at full size (an hour or two), and write docs/performance.md
+	@PYTHONPATH=plugins $(BIN)/python -m benchmarks $(BENCH_ARGS)
+
+bench-quick: install ## The same with small sizes, in minutes; nothing is written
+	@PYTHONPATH=plugins $(BIN)/python -m benchmarks --quick $(BENCH_ARGS)
 
 lint: install ## Check style, types, layers, SQL and YAML
 	@$(BIN)/ruff check .

@@ -1,6 +1,6 @@
 """How long Airflow's DAG files take to read with many model specs, after Airflow itself is imported.
 
-    PYTHONPATH=plugins .venv/bin/python benchmarks/dag_parsing.py [--specs 50] [--repeats 5]
+    PYTHONPATH=plugins .venv/bin/python -m benchmarks.dag_parsing [--specs 50] [--repeats 5]
 
 Each repeat is a process of its own, as each parse of Airflow's is. The limit is 0.5 s for all files together.
 """
@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import re
 import shutil
 import statistics
@@ -19,8 +18,11 @@ import sys
 import tempfile
 from pathlib import Path
 
+from benchmarks.result import Limited, Result
+
 from nightshift.settings import PROJECT_ROOT
 
+LIMIT_SECONDS = 0.5
 READ = """
 import importlib.util, json, pathlib, sys, time
 import airflow.sdk
@@ -45,11 +47,12 @@ def copy_dags(folder: Path, n_specs: int) -> None:
         (folder / "models" / f"{name}.yaml").write_text(re.sub(r"^name: .*$", f"name: {name}", text, flags=re.MULTILINE))
 
 
-def main() -> None:
+def main() -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--specs", type=int, default=50)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as home:
         folder = Path(home) / "dags"
@@ -59,13 +62,12 @@ def main() -> None:
             json.loads(subprocess.run([sys.executable, "-c", READ, folder], env=environment, capture_output=True, check=True).stdout)
             for _ in range(given.repeats + 1)
         ][1:]
-    print(f"machine   {platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, Python {platform.python_version()}")
-    print(f"specs     {given.specs}, {runs[0]['n_dags']} DAGs, {given.repeats} processes after one to warm up\n")
-    for name in runs[0]["seconds"]:
-        print(f"{name:14} median {statistics.median(run['seconds'][name] for run in runs):.3f} s")
-    totals = [sum(run["seconds"].values()) for run in runs]
-    print(f"{'together':14} median {statistics.median(totals):.3f} s   min {min(totals):.3f}   max {max(totals):.3f}; limit 0.5")
+    result = Result("dag_parsing", f"{given.specs} specs, {runs[0]['n_dags']} DAGs, {given.repeats} processes after one to warm up")
+    result.figures = {f"{name}, s": statistics.median(run["seconds"][name] for run in runs) for name in runs[0]["seconds"]}
+    together = statistics.median(sum(run["seconds"].values()) for run in runs)
+    result.limited["all DAG files together"] = Limited(together, "at most", LIMIT_SECONDS, "s")
+    return result.tell(given.json)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

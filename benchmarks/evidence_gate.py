@@ -10,13 +10,14 @@ import argparse
 import datetime as dt
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from benchmarks.result import Limited, Result
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -34,6 +35,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=100_000, help="hold-out rows")
     parser.add_argument("--days", type=int, default=28, help="hold-out days")
+    parser.add_argument("--json", type=Path)
     parser.add_argument("--decide", metavar="VERSION", type=int, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.decide:
@@ -45,10 +47,12 @@ def main() -> int:
         versions = _prepare(given.rows, given.days)
         command = [sys.executable, "-m", "benchmarks.evidence_gate", "--days", str(given.days), "--decide"]
         measured = [json.loads(subprocess.check_output([*command, str(version)])) for version in versions]
-    print(f"{platform.machine()}, {os.cpu_count()} processors, Python {platform.python_version()}, load {os.getloadavg()[0]:.1f}")
-    for what, found in zip(("first champion", "against the champion"), measured, strict=True):
-        print(f"{what}: {json.dumps(found)}")
-    return int(any(found["seconds"] > LIMIT_SECONDS or found["peak_mb"] > LIMIT_MB for found in measured))
+    result = Result("evidence_gate", f"{given.rows:,} hold-out rows of {given.days} days, {N_FEATURES + 1} features")
+    for what, found in zip(("first champion", "against a champion"), measured, strict=True):
+        result.figures |= {f"{what}, criteria": found["n_criteria"], f"{what}, processor s": found["processor_seconds"]}
+        result.limited[f"{what}, whole decision"] = Limited(found["seconds"], "at most", LIMIT_SECONDS, "s")
+        result.limited[f"{what}, peak memory"] = Limited(found["peak_mb"], "at most", LIMIT_MB, "MiB")
+    return result.tell(given.json)
 
 
 def _decide(n_days: int, version: int) -> int:

@@ -9,15 +9,15 @@ Prepared parts (imports, loading, compiling) are timed apart.
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
 import statistics
 import sys
 import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from benchmarks.result import Limited, Result
 
 if TYPE_CHECKING:
     import lightgbm as lgb
@@ -39,23 +39,25 @@ def main() -> int:
     parser.add_argument("--trees", type=int, default=300)
     parser.add_argument("--leaves", type=int, default=63)
     parser.add_argument("--rounds", type=int, default=3, help="repetitions of each side")
-    parser.add_argument("--json", action="store_true", help="print JSON only")
+    parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     matrix, booster = _make(given.trees, given.leaves)
-    found: dict[str, Any] = {
-        "command": " ".join(sys.argv),
-        "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} processors, Python {platform.python_version()}",
-        "load": os.getloadavg()[0],
-        "model": f"{given.trees} trees, {given.leaves} leaves, {N_NUMERIC} numeric and {N_CATEGORICAL} categorical features",
-        "reasons": _reasons(booster, matrix, given.rounds),
-        "engines": _engines(booster, matrix, given.rounds),
+    reasons, engines = _reasons(booster, matrix, given.rounds), _engines(booster, matrix, given.rounds)
+    features = f"{N_NUMERIC} numeric and {N_CATEGORICAL} categorical features"
+    result = Result("exact_reasons", f"{given.trees} trees of {given.leaves} leaves, {features}, {given.rounds} rounds")
+    result.figures = {name: float(value) for name, value in {**reasons, **engines}.items() if not name.endswith("ratio")}
+    result.limited = {
+        "kernel / pred_contrib": Limited(reasons["ratio"], "at least", LEAST_RATIO),
+        "difference / scale of the score": Limited(reasons["relative_difference"], "at most", LARGEST_DIFFERENCE),
+        "lignum / LightGBM.predict": Limited(engines["ratio"], "at least", 1),
+        "rows that lignum scores otherwise": Limited(float(not engines["is_equal"]), "at most", 0),
     }
-    print(json.dumps(found, indent=1))
-    reasons, engines = found["reasons"], found["engines"]
-    if not given.json:
-        print(f"exact contributions: {reasons['ratio']:.1f} times pred_contrib; lignum: {engines['ratio']:.2f} times predict")
-    is_good = reasons["ratio"] >= LEAST_RATIO and reasons["relative_difference"] <= LARGEST_DIFFERENCE and engines["is_equal"]
-    return 0 if is_good else 1
+    result.bars = {
+        "pred_contrib": reasons["pred_contrib_rows_per_second"],
+        "nightshift, exact": reasons["kernel_rows_per_second"],
+    }
+    result.unit = "rows explained a second"
+    return result.tell(given.json)
 
 
 def _make(n_trees: int, n_leaves: int) -> tuple[Matrix, lgb.Booster]:

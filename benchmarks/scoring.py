@@ -1,6 +1,6 @@
 """Score a partition of a feature view in the warehouse and publish it: nightshift beside what one would write instead.
 
-    PYTHONPATH=plugins .venv/bin/python benchmarks/scoring.py [--rows 5000000] [--trees 300] [--leaves 63] [--repeats 3] [--json FILE]
+    PYTHONPATH=plugins .venv/bin/python -m benchmarks.scoring [--rows 5000000] [--trees 300] [--leaves 63] [--repeats 3] [--json FILE]
 
 Ways, each in a process of its own, A B C A B C …, medians:
 
@@ -20,7 +20,6 @@ import argparse
 import datetime as dt
 import json
 import os
-import platform
 import resource
 import statistics
 import subprocess
@@ -29,10 +28,11 @@ import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
+from benchmarks.result import Limited, Result
 
 from nightshift.contracts.model_spec import ModelSpec
 from nightshift.contracts.partitions import Partition, PartitionRange
@@ -49,7 +49,7 @@ DAY = PartitionRange.of("2013-07-01")
 N_NUMERIC, N_CATEGORICAL, N_LEVELS, N_TRAIN = 26, 4, 30, 60_000
 NUMERIC = [f"n{i:02d}" for i in range(N_NUMERIC)]
 CATEGORICAL = [f"c{i}" for i in range(N_CATEGORICAL)]
-LIMITS = {
+LIMITS: dict[str, tuple[float, Literal["at least", "at most"]]] = {
     "pandas / nightshift lignum": (8.0, "at least"),
     "nightshift lightgbm / predict only": (1.3, "at most"),
     "nightshift lignum / predict only": (0.42, "at most"),
@@ -276,7 +276,9 @@ def child(way: str, home: Path) -> None:
 
 def run_way(way: str, home: Path) -> dict[str, Any]:
     """Run one way in a process of its own."""
-    process = subprocess.Popen([sys.executable, __file__, "--child", way, "--home", str(home)], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.scoring", "--child", way, "--home", str(home)], stdout=subprocess.PIPE, text=True
+    )
     assert process.stdout is not None
     said = process.stdout.read()
     if process.wait():
@@ -319,7 +321,7 @@ def main() -> None:
             for way in ways:
                 found[way].append(run_way(way, Path(home)))
                 print(f"round {number + 1} {way:30} {found[way][-1]}", flush=True)
-    report(found, given)
+    sys.exit(report(found, given))
 
 
 def prepare(home: Path, given: argparse.Namespace) -> None:
@@ -337,33 +339,25 @@ def prepare(home: Path, given: argparse.Namespace) -> None:
         train_champion(settings, conn, given)
 
 
-def report(found: dict[str, list[dict[str, Any]]], given: argparse.Namespace) -> None:
-    """Print medians, ratios and limits; write them as JSON where asked."""
-    commit = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
-    facts = {
-        "command": " ".join(sys.argv),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, Python {platform.python_version()}",
-        "commit": commit,
-        "rows": given.rows,
-        "model": f"{given.trees} trees of {given.leaves} leaves, {N_NUMERIC} numbers and {N_CATEGORICAL} categories",
-    }
+def report(found: dict[str, list[dict[str, Any]]], given: argparse.Namespace) -> int:
+    """Print and store medians, ratios and limits."""
     medians = {way: statistics.median(run["seconds"] for run in runs) for way, runs in found.items()}
     peaks = {way: max(run["peak_mib"] for run in runs) for way, runs in found.items()}
-    different = sum(run.get("n_different", 0) for runs in found.values() for run in runs)
-    print()
-    for name, value in facts.items():
-        print(f"{name:9} {value}")
+    model = f"{given.trees} trees of {given.leaves} leaves, {N_NUMERIC} numbers and {N_CATEGORICAL} categories"
+    result = Result("scoring", f"{given.rows:,} rows, {model}, {given.repeats} rounds")
     for way, seconds in medians.items():
-        print(f"{way:30} median {seconds:8.2f} s   {given.rows / seconds:10,.0f} rows/s   peak {peaks[way]:7.0f} MiB")
-    ratios = {}
+        result.figures |= {f"{way}, s": seconds, f"{way}, peak MiB": peaks[way]}
     for name, (limit, kind) in LIMITS.items():
         first, second = name.split(" / ")
         if first in medians and second in medians:
-            ratios[name] = medians[first] / medians[second]
-            print(f"{name}: {ratios[name]:.2f}, {kind} {limit}")
-    print(f"scores that are not LightGBM's own: {different}")
-    if given.json:
-        given.json.write_text(json.dumps({**facts, "seconds": medians, "peak_mib": peaks, "ratios": ratios, "runs": found}, indent=1))
+            result.limited[name] = Limited(medians[first] / medians[second], kind, limit)
+    for way in medians:
+        if way.startswith("nightshift") and not way.endswith("reasons"):
+            result.limited[f"{way}, peak memory"] = Limited(peaks[way], "at most", PEAK_MIB, "MiB")
+    different = sum(run.get("n_different", 0) for runs in found.values() for run in runs)
+    result.limited["scores that are not LightGBM's own"] = Limited(different, "at most", 0)
+    result.bars, result.unit = {way: given.rows / seconds for way, seconds in medians.items()}, "rows scored a second"
+    return result.tell(given.json)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What the write path costs: begin, stage, audit, publish, against a bare COPY of the same rows into an equal table.
 
-    PYTHONPATH=plugins .venv/bin/python benchmarks/write_path.py [--rows 336776] [--partitions 1] [--repeats 7]
+    PYTHONPATH=plugins .venv/bin/python -m benchmarks.write_path [--rows 336776] [--partitions 1] [--repeats 7]
 
 The table is that of predictions: a primary key from the start, 14 columns. Both sides send the same bytes by ``copy_in``. A B B A …, one
 warm-up round, medians, and processor times beside them; every round starts with an empty table after a checkpoint. The server is one
@@ -12,9 +12,7 @@ from __future__ import annotations
 import argparse
 import datetime as dt
 import os
-import platform
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -25,6 +23,7 @@ import numpy as np
 import psutil
 import psycopg
 import pyarrow as pa
+from benchmarks.result import Limited, Result
 
 from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.contracts.run import RunContext, code_version
@@ -39,6 +38,7 @@ if TYPE_CHECKING:
     from nightshift.settings import Settings
     from nightshift.warehouse.connection import Connection
 
+LARGEST_RATIO = 1.15
 TARGET = Target("predictions/bench", "predictions", "bench", ("flight_id",))
 COLUMNS = """
     partition_date date not null, load_id bigint not null, flight_id text not null, event_timestamp timestamptz not null,
@@ -146,6 +146,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=336_776)
     parser.add_argument("--partitions", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=20, help="many: a backend is now and then an eighth slower for its whole life")
+    parser.add_argument("--json", type=Path)
     parser.add_argument("--without-reasons", action="store_true", help="leave the jsonb column null")
     given = parser.parse_args()
     os.environ["NIGHTSHIFT_CODE_VERSION"] = code_version()
@@ -160,21 +161,20 @@ def main() -> None:
             for table in ("bench", "bare"):
                 conn.execute(f"create table predictions.{table} ({COLUMNS})".encode())
         seconds = measure(settings, rows, days, given.repeats)
-    _print(seconds, given)
+    sys.exit(report(seconds, given))
 
 
-def _print(seconds: dict[str, list[float]], given: argparse.Namespace) -> None:
+def report(seconds: dict[str, list[float]], given: argparse.Namespace) -> int:
+    """Print and store medians and ratios."""
     median = {name: statistics.median(values) for name, values in seconds.items()}
     ratios = [whole / bare for whole, bare in zip(seconds["whole protocol"], seconds["bare COPY"], strict=True)]
-    commit = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
-    print(f"command   PYTHONPATH=plugins python {' '.join(sys.orig_argv[-len(sys.argv) :])}")
-    print(f"machine   {platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, {platform.platform()}, commit {commit}")
-    print(f"rows      {given.rows} in {given.partitions} partition(s), 14 columns, {given.repeats} rounds A B B A\n")
-    for name, values in seconds.items():
-        print(f"{name:15} median {median[name]:7.3f} s   min {min(values):7.3f}   max {max(values):7.3f}")
-    ratio = median["whole protocol"] / median["bare COPY"]
-    print(f"\nratio of medians {ratio:.3f}, median of the rounds' ratios {statistics.median(ratios):.3f}; limit 1.15")
-    print(f"ratio of processor times {median['CPU of protocol'] / median['CPU of bare']:.3f} (client and backend)")
+    result = Result("write_path", f"{given.rows:,} rows in {given.partitions} partition(s), 14 columns, {given.repeats} rounds A B B A")
+    result.figures = {f"{name}, s": value for name, value in median.items()}
+    result.figures["median of the rounds' ratios"] = statistics.median(ratios)
+    result.figures["ratio of processor times"] = median["CPU of protocol"] / median["CPU of bare"]
+    result.limited["whole protocol / bare COPY"] = Limited(median["whole protocol"] / median["bare COPY"], "at most", LARGEST_RATIO)
+    result.bars, result.unit = {name: given.rows / median[name] for name in ("bare COPY", "whole protocol")}, "rows written a second"
+    return result.tell(given.json)
 
 
 if __name__ == "__main__":

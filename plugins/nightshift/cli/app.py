@@ -18,6 +18,7 @@ from nightshift.cli import (
     evidence,
     history,
     models,
+    profile,
     psql,
     quarantine,
     redo,
@@ -66,6 +67,7 @@ app.command()(models.models)
 app.command()(models.rollback)
 app.command()(evidence.evidence)
 app.command()(report.report)
+app.command()(profile.profile)
 app.command()(repro.repro)
 app.command()(why.why)
 app.command()(rescue.rescue)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Literal
 
-from nightshift.quality.profiles import CategoricalColumn, ColumnProfile, NumericColumn, profile
+from nightshift.quality.bin_counts import CategoricalColumn, ColumnProfile, NumericColumn, profile
 
 if TYPE_CHECKING:
     from psycopg import sql

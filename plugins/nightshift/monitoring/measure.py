@@ -19,6 +19,7 @@ from nightshift.monitoring.performance import ALL_ROWS, Performance, metric_loss
 from nightshift.monitoring.report import Sample, Shown, make_report
 from nightshift.monitoring.trigger import Decided, NightStatus, rule, status
 from nightshift.monitoring.verdict import Verdict, publish_night, read_verdict
+from nightshift.quality.profiles import LoadTable, profile_load
 from nightshift.warehouse.bulk import read_arrow
 from nightshift.warehouse.connection import connect, lose
 from nightshift.warehouse.decisions import decide_alone, open_decision
@@ -26,9 +27,10 @@ from nightshift.warehouse.partition_write import LoadManifest
 
 if TYPE_CHECKING:
     from nightshift.contracts.model_spec import ModelSpec
-    from nightshift.contracts.partitions import PartitionRange
+    from nightshift.contracts.partitions import Partition, PartitionRange
     from nightshift.contracts.run import RunContext
     from nightshift.settings import Settings
+    from nightshift.warehouse.connection import Connection
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +62,17 @@ def measure(settings: Settings, spec: ModelSpec, partitions: PartitionRange, run
         for partition in partitions:
             verdict = _measure_night(Night(settings, spec, conn, partition, run, champions), wants_report=partition == partitions.last)
             decision_id = verdict.retrain_decision_id or decision_id
+            _keep_profiles(settings, conn, spec, partition, run)
     return replace(verdict, retrain_decision_id=decision_id)
+
+
+def _keep_profiles(settings: Settings, conn: Connection, spec: ModelSpec, partition: Partition, run: RunContext) -> None:
+    """Profile what was published of the night; a view for people, which stops nothing."""
+    for dataset in (spec.features_dataset, spec.predictions_dataset):
+        try:
+            profile_load(settings, conn, LoadTable.published(conn, dataset, partition.day), run)
+        except NightshiftError as error:
+            logger.warning("%s of %s has no profile: %s", dataset, partition, error)
 
 
 def _measure_night(night: Night, *, wants_report: bool) -> Verdict:

@@ -1,155 +1,212 @@
-"""One-scan SQL profiles: how the rows of each partition of a relation spread over given bins and levels."""
+"""Profile every column of a load in one scan, keep the result per partition, and add partitions up without reading a row again.
+
+One query streams the partition in batches; memory is bounded by the batch and the sketches. Source: docs/adr/0026-profiles.md.
+"""
 
 from __future__ import annotations
 
 import datetime as dt
-from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
+from nightshift.errors import NightshiftError
+from nightshift.quality.sketch import NumberSketch, Sketch, TextSketch
+from nightshift.warehouse.ahead import Ahead
+from nightshift.warehouse.bulk import stream_arrow
+
 if TYPE_CHECKING:
+    import pyarrow as pa
     from psycopg import sql
 
+    from nightshift.contracts.partitions import PartitionRange
+    from nightshift.contracts.run import RunContext
+    from nightshift.settings import Settings
     from nightshift.warehouse.connection import Connection
 
-_BOOLEAN_OID = 16
-"""Type of a boolean; it has no cast to a double. Source: PostgreSQL, pg_type.dat."""
+_TECHNICAL = {"partition_date", "load_id", "run_id"}
+_NUMBERS = {16, 20, 21, 23, 700, 701, 1700}
+_TIMES = {1082, 1114, 1184}
+_TEXTS = {25, 1042, 1043}
+_BOOLEAN = 16
+"""Types by their number. Source: PostgreSQL, pg_type.dat."""
+_BATCH_ROWS = 65_536
+_TABLES = {"raw": "{}", "features": "feat_{}", "predictions": "{}"}
+"""Name of a dataset's table within the schema of its layer."""
+_IDENTIFIER = "_id"
+"""How the name of a text ends that names one entity or event: such texts are counted and never kept."""
+
+
+class ProfileError(NightshiftError):
+    """There is nothing to profile, or no profile to read."""
+
+    code = "NS-PROFILE-001"
 
 
 @dataclass(frozen=True)
-class NumericColumn:
-    """A number and the inner edges of its bins, ``[edge, next edge)``, rising; no edge gives one bin."""
-
-    name: str
-    edges: tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class CategoricalColumn:
-    """A text and its known levels."""
-
-    name: str
-    levels: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class ColumnProfile:
-    """How one column of one partition spreads.
+class LoadTable:
+    """One partition of a load.
 
     Attributes:
-        n_rows: All rows.
-        n_missing: Rows that are null or NaN.
-        counts: Rows per bin (edges + 1), or per level in the column's order and then all other levels.
-        mean: Mean of the numbers; None without any.
-        std: Standard deviation of the numbers, divided by n; None without any.
+        dataset: Name in the ledger.
+        schema, table: Where its rows are.
+        load_id: Which load.
+        day: Which partition.
     """
 
-    n_rows: int
-    n_missing: int
-    counts: tuple[int, ...]
-    mean: float | None
-    std: float | None
+    dataset: str
+    schema: str
+    table: str
+    load_id: int
+    day: dt.date
 
-    @property
-    def missing_share(self) -> float:
-        """Return the share of missing rows, 0 to 1."""
-        return self.n_missing / self.n_rows
+    @classmethod
+    def published(cls, conn: Connection, dataset: str, day: dt.date) -> LoadTable:
+        """Return what readers see of a partition.
+
+        Raises:
+            ProfileError: There is no such dataset, or the partition is not published.
+        """
+        layer, _, name = dataset.partition("/")
+        row = conn.execute("select load_id from ops.published where dataset = %s and partition_date = %s", [dataset, day]).fetchone()
+        if row is None or layer not in _TABLES:
+            raise ProfileError(
+                f"{dataset} of {day} is not published.",
+                expected="raw/<dataset>, features/<view> or predictions/<model>, and a day that readers have",
+                todo="select distinct dataset from ops.published",
+            )
+        return cls(dataset, layer, _TABLES[layer].format(name), row[0], day)
 
 
-def profile(
-    conn: Connection, relation: sql.Composable, numeric: Sequence[NumericColumn], categorical: Sequence[CategoricalColumn]
-) -> dict[dt.date, dict[str, ColumnProfile]]:
-    """Profile all rows of a relation, each partition on its own, in one scan.
-
-    Sums are exact decimals, so that the order of the rows changes no bit of the result.
+def scan(batches: Iterable[pa.RecordBatch]) -> dict[str, Sketch]:
+    """Return the summary of every column: doubles as numbers, texts as texts.
 
     Args:
-        conn: Any connection.
-        relation: What follows ``from``, with the alias ``t``; it has ``partition_date``.
-        numeric: Columns that are numbers.
-        categorical: Columns that are texts.
-
-    Returns:
-        Profile by partition and column; a partition without rows is absent.
+        batches: Columns of doubles and strings; all batches have the same schema.
     """
-    rows_by_column: dict[tuple[dt.date, str], list[tuple[Any, ...]]] = defaultdict(list)
-    for day, name, *cell in conn.execute(_query(relation, numeric, categorical, _boolean_columns(conn, relation))):
-        rows_by_column[day, name].append(tuple(cell))
-    sizes = {column.name: len(column.edges) + 1 for column in numeric} | {column.name: len(column.levels) + 1 for column in categorical}
-    profiles: dict[dt.date, dict[str, ColumnProfile]] = defaultdict(dict)
-    for (day, name), cells in sorted(rows_by_column.items()):
-        profiles[day][name] = _summarise(cells, sizes[name])
-    return dict(profiles)
+    import pyarrow as pa
+
+    found: dict[str, Sketch] = {}
+    for batch in batches:
+        for name, column in zip(batch.schema.names, batch.columns, strict=True):
+            is_text = pa.types.is_string(column.type)
+            if name not in found:
+                found[name] = TextSketch(keeps_levels=not name.endswith(_IDENTIFIER)) if is_text else NumberSketch()
+            sketch = found[name]
+            for start in range(0, max(len(column), 1), _BATCH_ROWS):
+                part = column.slice(start, _BATCH_ROWS)
+                sketch.add(part if is_text else part.to_numpy(zero_copy_only=False))
+    return found
 
 
-def _query(
-    relation: sql.Composable, numeric: Sequence[NumericColumn], categorical: Sequence[CategoricalColumn], booleans: set[str]
-) -> sql.Composed:
-    """Turn each row into one row per column with its bin, then count; the number of columns is free, as a select list's is not."""
+def profile_load(settings: Settings, conn: Connection, load: LoadTable, run: RunContext) -> dict[str, Sketch]:
+    """Profile one partition of a load and keep the result; what is kept already is read and not made again.
+
+    Args:
+        settings: Where the warehouse is.
+        conn: A connection outside of a transaction.
+        load: What to profile.
+        run: Who asks.
+
+    Raises:
+        ProfileError: The table has no column that can be profiled.
+        WarehouseError: The server cannot be reached, or ended the query.
+    """
+    if kept := _read(conn, load.dataset, [(load.day, load.load_id)]):
+        return kept
+    with Ahead(stream_arrow(settings, _query(conn, load), run.application_name)) as batches:
+        found = scan(batches)
+    if found and next(iter(found.values())).n_rows:
+        _keep(conn, load, found, run)
+    return found
+
+
+def read_profiles(conn: Connection, dataset: str, partitions: PartitionRange) -> dict[str, Sketch]:
+    """Return the summary of all published rows of a range, added up from its partitions.
+
+    Raises:
+        ProfileError: A published partition of the range has no profile.
+    """
+    loads = conn.execute(
+        "select partition_date, load_id from ops.published where dataset = %s and partition_date between %s and %s",
+        [dataset, partitions.first.day, partitions.last.day],
+    ).fetchall()
+    known = {
+        (day, load_id)
+        for day, load_id in conn.execute(
+            "select distinct partition_date, load_id from monitoring.profiles where dataset = %s and partition_date between %s and %s",
+            [dataset, partitions.first.day, partitions.last.day],
+        )
+    }
+    if missing := sorted({(day, load_id) for day, load_id in loads} - known):
+        raise ProfileError(
+            f"{len(missing)} published partition(s) of {dataset} have no profile.",
+            got=", ".join(str(day) for day, _ in missing[:5]),
+            todo=f"nightshift profile {dataset} --from {missing[0][0]} --to {missing[-1][0]}",
+        )
+    return _read(conn, dataset, loads)
+
+
+def _read(conn: Connection, dataset: str, loads: Iterable[tuple[dt.date, int]]) -> dict[str, Sketch]:
+    days, load_ids = [list(part) for part in zip(*loads, strict=True)] or [[], []]
+    rows = conn.execute(
+        "select column_name, kind, n_rows, n_missing, minimum, maximum, sketch from monitoring.profiles"
+        " join unnest(%s::date[], %s::bigint[]) wanted (partition_date, load_id) using (partition_date, load_id)"
+        " where dataset = %s order by place, partition_date",
+        [days, load_ids, dataset],
+    )
+    merged: dict[str, Sketch] = {}
+    for name, kind, n_rows, n_missing, minimum, maximum, data in rows:
+        one: Any = (
+            NumberSketch.from_bytes(data, n_rows, n_missing, minimum, maximum)
+            if kind == "number"
+            else TextSketch.from_bytes(data, n_rows, n_missing)
+        )
+        if name in merged:
+            merged[name].merge(one)
+        else:
+            merged[name] = one
+    return merged
+
+
+def _keep(conn: Connection, load: LoadTable, found: Mapping[str, Sketch], run: RunContext) -> None:
+    statement = (
+        "insert into monitoring.profiles (dataset, partition_date, load_id, place, column_name, kind, n_rows, n_missing, minimum, maximum,"
+        " mean, std, n_distinct, sketch, run_id) values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s) on conflict do nothing"
+    )
+    rows = [
+        (
+            *(load.dataset, load.day, load.load_id, place, name, one.kind, one.n_rows, one.n_missing, one.minimum, one.maximum),
+            *(one.mean, one.std, one.distinct.estimate, one.as_bytes(), run.run_id),
+        )
+        for place, (name, one) in enumerate(found.items())
+    ]
+    with conn.transaction(), conn.cursor() as cursor:
+        cursor.executemany(statement, rows)
+
+
+def _query(conn: Connection, load: LoadTable) -> sql.Composed:
     from psycopg import sql
 
-    cells = [_numeric_cell(column, is_boolean=column.name in booleans) for column in numeric]
-    cells += [_categorical_cell(column) for column in categorical]
-    return sql.SQL(
-        """
-        select t.partition_date, c.name, c.bin, count(*), sum(c.value::numeric), sum(c.value::numeric * c.value::numeric)
-        from {relation} cross join lateral (values {cells}) c (name, bin, value)
-        group by t.partition_date, c.name, c.bin
-        """
-    ).format(relation=relation, cells=sql.SQL(", ").join(cells))
-
-
-def _numeric_cell(column: NumericColumn, *, is_boolean: bool) -> sql.Composed:
-    from psycopg import sql
-
-    cast = "t.{}::integer::float8" if is_boolean else "nullif(t.{}::float8, 'NaN')"
-    place = "width_bucket({value}, {edges}::float8[])" if column.edges else "case when {value} is not null then 0 end"
-    return sql.SQL("({name}, " + place + ", {value})").format(
-        name=sql.Literal(column.name), value=sql.SQL(cast).format(sql.Identifier(column.name)), edges=sql.Literal(list(column.edges))
+    table = sql.Identifier(load.schema, load.table)
+    described = conn.execute(sql.SQL("select * from {} limit 0").format(table)).description or []
+    cells = [cell for column in described if (cell := _cell(column.name, column.type_code)) is not None]
+    if not cells:
+        raise ProfileError(f"{load.dataset} has no column that can be profiled.", expected="numbers, times or texts", todo="Nothing.")
+    return sql.SQL("select {} from {} where load_id = {} and partition_date = {}").format(
+        sql.SQL(", ").join(cells), table, sql.Literal(load.load_id), sql.Literal(load.day)
     )
 
 
-def _categorical_cell(column: CategoricalColumn) -> sql.Composed:
+def _cell(name: str, type_code: int) -> sql.Composed | None:
+    """Return a column as a double or a text: times as seconds since 1970, booleans as 0 and 1; None for what cannot be profiled."""
     from psycopg import sql
 
-    return sql.SQL(
-        "({name}, case when t.{column} is not null then coalesce(array_position({levels}::text[], t.{column}) - 1, {n}) end, null::float8)"
-    ).format(
-        name=sql.Literal(column.name),
-        column=sql.Identifier(column.name),
-        levels=sql.Literal(list(column.levels)),
-        n=sql.Literal(len(column.levels)),
-    )
-
-
-def _boolean_columns(conn: Connection, relation: sql.Composable) -> set[str]:
-    from psycopg import sql
-
-    described = conn.execute(sql.SQL("select t.* from {} limit 0").format(relation)).description or []
-    return {column.name for column in described if column.type_code == _BOOLEAN_OID}
-
-
-def _summarise(cells: list[tuple[Any, ...]], n_bins: int) -> ColumnProfile:
-    counts = [0] * n_bins
-    n_missing = 0
-    has_numbers = False
-    total = squares = Decimal(0)
-    for place, n, value_sum, square_sum in cells:
-        if place is None:
-            n_missing = n
-            continue
-        counts[place] = n
-        has_numbers = has_numbers or value_sum is not None
-        total, squares = total + (value_sum or 0), squares + (square_sum or 0)
-    n_known = sum(counts)
-    mean = total / n_known if has_numbers else None
-    variance = max(squares / n_known - mean * mean, Decimal(0)) if mean is not None else None
-    return ColumnProfile(
-        n_rows=n_known + n_missing,
-        n_missing=n_missing,
-        counts=tuple(counts),
-        mean=None if mean is None else float(mean),
-        std=None if variance is None else float(variance.sqrt()),
-    )
+    if name in _TECHNICAL or type_code not in _NUMBERS | _TIMES | _TEXTS:
+        return None
+    cast = "{0}::text as {0}"
+    if type_code in _TIMES:
+        cast = "extract(epoch from {0})::float8 as {0}"
+    elif type_code in _NUMBERS:
+        cast = "{0}::integer::float8 as {0}" if type_code == _BOOLEAN else "{0}::float8 as {0}"
+    return sql.SQL(cast).format(sql.Identifier(name))

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.errors import NightshiftError, WarehouseError
 from nightshift.fault_points import FaultPoint, reach
-from nightshift.scoring.ahead import Ahead
 from nightshift.scoring.carry_over import feature_spine, past_digest, past_scores
 from nightshift.scoring.champion import Champions, Choice, Named, load_version
 from nightshift.scoring.contributions import METHOD
@@ -22,6 +21,7 @@ from nightshift.scoring.plan import LADDER, MODEL_MADE, DayPlan, PastScores, Sco
 from nightshift.scoring.progress import Progress
 from nightshift.scoring.relations import SCHEMA, ensure_prediction_relations
 from nightshift.scoring.scorer import ChampionBrokenError, Scorer
+from nightshift.warehouse.ahead import Ahead
 from nightshift.warehouse.append_stream import append_stream
 from nightshift.warehouse.bulk import stream_arrow
 from nightshift.warehouse.connection import connect, lose

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import lightgbm as lgb
     import numpy as np
     import numpy.typing as npt
+    import pyarrow as pa
 
     Matrix = npt.NDArray[np.float64]
     Vector = npt.NDArray[np.float64]
@@ -88,11 +89,14 @@ def thread_count() -> int:
     return int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))
 
 
-def fit_trees(train: tuple[Matrix, Vector], validation: tuple[Matrix, Vector], plan: FitPlan, checkpoint: Path | None = None) -> Fit:
+def fit_trees(
+    train: tuple[Matrix | pa.Table, Vector], validation: tuple[Matrix, Vector], plan: FitPlan, checkpoint: Path | None = None
+) -> Fit:
     """Fit trees with early stopping on the validation rows.
 
     Args:
-        train: Matrix (n, k) and label (n,), in a total order: another order of rows gives other trees.
+        train: Columns of ``encode_columns`` (or a matrix, (n, k)) and label (n,), in a total order: another order of rows gives other
+            trees.
         validation: The same for the later rows.
         plan: What to do.
         checkpoint: File of the last finished segment; it is read if it is there, and replaced after every segment.
@@ -175,7 +179,7 @@ def trees_digest(text: str) -> str:
     return sha256(re.sub(r"\nparameters:.*?end of parameters\n", "\n", text, flags=re.DOTALL).encode()).hexdigest()
 
 
-def _datasets(train: tuple[Matrix, Vector], validation: tuple[Matrix, Vector], plan: FitPlan) -> tuple[lgb.Dataset, lgb.Dataset]:
+def _datasets(train: tuple[Matrix | pa.Table, Vector], validation: tuple[Matrix, Vector], plan: FitPlan) -> tuple[lgb.Dataset, lgb.Dataset]:
     import lightgbm as lgb
 
     keep: dict[str, Any] = {"free_raw_data": False, "feature_name": plan.names, "categorical_feature": plan.categorical_positions}

@@ -22,7 +22,7 @@ from nightshift.training.engine_proof import prove_engine
 from nightshift.training.evaluation import Measured, Predictions, best_threshold, evidence, measure, overall, rule_predictions
 from nightshift.training.figures import draw_binary, draw_by_day, draw_importance, draw_regression
 from nightshift.training.reference import describe
-from nightshift.training.signature import encode, learn_signature, numbers
+from nightshift.training.signature import encode, encode_columns, learn_signature, numbers
 from nightshift.training.splits import Split, backtest_folds, rows_between, rows_of, split_window
 from nightshift.training.trained_model import TrainedModel
 from nightshift.training.training_set import count_published_days, find_training_set, read_rows
@@ -190,7 +190,7 @@ def fit_model(spec: ModelSpec, train_part: pa.Table, validation: pa.Table, check
         n_threads=thread_count(),
     )
     matrix, label = encode(validation, signature), numbers(validation, spec.label.column)
-    fit = fit_trees((encode(train_part, signature), numbers(train_part, spec.label.column)), (matrix, label), plan, checkpoint)
+    fit = fit_trees((encode_columns(train_part, signature), numbers(train_part, spec.label.column)), (matrix, label), plan, checkpoint)
     raw = predict_raw(load_booster(fit.text, signature.names), matrix)
     calibration = fit_calibration(spec.training.calibration, raw, label) if spec.task == Task.BINARY else {"method": "none"}
     facts: dict[str, Any] = {"seed": spec.training.seed, "n_trees": fit.best_round, "n_rounds": len(fit.losses), "loss": min(fit.losses)}

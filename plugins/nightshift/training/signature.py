@@ -120,6 +120,25 @@ def encode(rows: pa.Table, signature: Signature) -> Matrix:
     return matrix
 
 
+def encode_columns(rows: pa.Table, signature: Signature) -> pa.Table:
+    """Turn rows into the columns of the model's matrix, in its order; columns that are doubles already are not copied.
+
+    Raises:
+        SignatureError: As ``encode``.
+    """
+    import numpy as np
+    import pyarrow as pa
+
+    check_columns(signature.names, rows)
+    columns: dict[str, pa.Array | pa.ChunkedArray] = {}
+    for name in signature.numeric:
+        values = _numbers(rows, name)
+        columns[name] = rows.column(name) if pa.types.is_float64(rows.column(name).type) else pa.array(values)
+    for name, levels in signature.categorical:
+        columns[name] = pa.array(_codes(rows, name, levels).astype(np.float32))
+    return pa.table(columns)
+
+
 def numbers(rows: pa.Table, name: str) -> npt.NDArray[np.float64]:
     """Return one numeric column as doubles, null as NaN; shape (n,).
 

@@ -21,8 +21,8 @@ from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.contracts.run import RunContext
 from nightshift.errors import AuditError, NightshiftError
 from nightshift.fault_points import FaultPoint
-from nightshift.ingestion.load import ingest
 from nightshift.ingestion.corrected_drop import replay_corrections
+from nightshift.ingestion.load import ingest
 from nightshift.lake.object_store import ObjectStore
 from nightshift.lake.snapshots import read_snapshot, write_snapshot
 from nightshift.quality.contract_check import ContractError

@@ -1,63 +1,173 @@
+"""One scan per partition, kept and added up; its distances rule as Evidently does."""
+
 from __future__ import annotations
 
 import datetime as dt
-from typing import TYPE_CHECKING
+import time
+from collections.abc import Callable
+from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import pytest
-from psycopg import sql
 
-from nightshift.quality.profiles import CategoricalColumn, ColumnProfile, NumericColumn, profile
-
-if TYPE_CHECKING:
-    from nightshift.warehouse.connection import Connection
+from nightshift.contracts.partitions import PartitionRange
+from nightshift.quality.distances import jensen_shannon, stability_index, wasserstein
+from nightshift.quality.profiles import LoadTable, ProfileError, profile_load, read_profiles, scan
+from nightshift.warehouse.partition_write import LoadManifest, Target, audit, begin, publish
 
 pytestmark = pytest.mark.integration
-
-DAY = dt.date(2013, 3, 10)
-RELATION = sql.SQL("(select * from monitoring.sample) t")
+TARGET = Target("features/sample", "features", "feat_sample", ("thing_id",))
+DAYS = PartitionRange.of("2013-07-01", "2013-07-03")
 
 
 @pytest.fixture
-def sample(conn: Connection) -> Connection:
-    conn.execute("create table monitoring.sample (partition_date date, speed float8, is_wet boolean, legs bigint, carrier text)")
-    rows = [(10, True, 1, "UA"), (20, False, None, "B6"), (30, None, 2, None), (None, True, 2, "ZZ"), (float("nan"), True, 3, "UA")]
-    with conn.cursor() as cursor:
-        cursor.executemany("insert into monitoring.sample values (%s, %s, %s, %s, %s)", [(DAY, *row) for row in rows])
-    return conn
-
-
-def test_bins_are_half_open_and_nan_is_missing(sample: Connection) -> None:
-    found = profile(sample, RELATION, [NumericColumn("speed", (20.0, 30.0))], [])
-    assert found == {DAY: {"speed": ColumnProfile(5, 2, (1, 1, 1), 20.0, pytest.approx(8.16496580927726))}}
-    assert found[DAY]["speed"].missing_share == 0.4
-
-
-def test_other_levels_are_counted_last_when_they_are_unknown(sample: Connection) -> None:
-    found = profile(sample, RELATION, [], [CategoricalColumn("carrier", ("AA", "B6", "UA"))])
-    assert found == {DAY: {"carrier": ColumnProfile(5, 1, (0, 1, 2, 1), None, None)}}
-
-
-def test_booleans_and_integers_are_numbers(sample: Connection) -> None:
-    found = profile(sample, RELATION, [NumericColumn("is_wet", (1.0,)), NumericColumn("legs", ())], [])
-    assert found[DAY]["is_wet"] == ColumnProfile(5, 1, (1, 3), 0.75, pytest.approx(0.4330127018922193))
-    assert found[DAY]["legs"].counts == (4,)
-
-
-def test_column_without_any_value_is_all_missing(sample: Connection) -> None:
-    sample.execute("update monitoring.sample set speed = null")
-    assert profile(sample, RELATION, [NumericColumn("speed", (1.0,))], [])[DAY]["speed"] == ColumnProfile(5, 5, (0, 0), None, None)
-
-
-def test_partitions_are_profiled_on_their_own_when_there_are_several(sample: Connection) -> None:
-    sample.execute("insert into monitoring.sample values ('2013-03-11', 5, true, 1, 'UA')")
-    found = profile(sample, RELATION, [NumericColumn("speed", ())], [])
-    assert {day: columns["speed"].n_rows for day, columns in found.items()} == {DAY: 5, dt.date(2013, 3, 11): 1}
-
-
-def test_result_is_the_same_to_the_bit_when_rows_come_in_another_order(sample: Connection) -> None:
-    sample.execute("insert into monitoring.sample select '2013-03-12', sqrt(g) * 1e-3, true, g, 'UA' from generate_series(1, 3000) g")
-    sample.execute(
-        "create table monitoring.shuffled as select * from monitoring.sample order by md5(legs::text || coalesce(speed::text, ''))"
+def loads(settings, conn, run) -> list[LoadTable]:
+    """Publish three days of 500 rows with one column of every kind."""
+    conn.execute(
+        "create table features.feat_sample (partition_date date, load_id bigint, thing_id text, speed float8, legs integer, is_wet boolean,"
+        " price numeric(8, 2), due_at timestamptz, due_on date, carrier text, note jsonb, run_id text)"
     )
-    columns = [NumericColumn("speed", (0.01, 0.03))]
-    assert profile(sample, RELATION, columns, []) == profile(sample, sql.SQL("(select * from monitoring.shuffled) t"), columns, [])
+    write = begin(conn, [TARGET], DAYS, LoadManifest(run, {"input": "a"}))
+    conn.execute(
+        "insert into features.feat_sample select d::date, %s, d::date || ' ' || i, case when i %% 10 > 0 then sqrt(i) - 5 end, i %% 7,"
+        " i %% 3 = 0, i / 4.0, d + i * interval '1 minute', d::date, (array['AA', 'B6', null, 'UA'])[1 + i %% 4], '{}', 'r'"
+        " from generate_series('2013-07-01'::timestamptz, '2013-07-03', '1 day') d, generate_series(1, 500) i",
+        [write.load_id],
+    )
+    audit(conn, write)
+    publish(conn, write)
+    return [LoadTable("features/sample", "features", "feat_sample", write.load_id, day) for day in DAYS.days]
+
+
+def test_every_column_of_a_partition_is_summarised(settings, conn, run, loads):
+    found = profile_load(settings, conn, loads[0], run)
+    assert list(found) == ["thing_id", "speed", "legs", "is_wet", "price", "due_at", "due_on", "carrier"]
+    speed = np.sqrt([i for i in range(1, 501) if i % 10]) - 5
+    assert (found["speed"].n_rows, found["speed"].n_missing) == (500, 50)
+    assert (found["speed"].minimum, found["speed"].maximum) == (speed.min(), speed.max())
+    assert found["speed"].mean == pytest.approx(speed.mean(), rel=1e-14)
+    assert found["speed"].std == pytest.approx(speed.std(), rel=1e-7)
+    assert found["speed"].distinct.estimate == pytest.approx(450, rel=0.2)
+    assert (found["legs"].distinct.estimate, found["is_wet"].mean) == (7, 166 / 500)
+    assert found["carrier"].levels == {"AA": 125, "B6": 125, "UA": 125}
+    assert found["carrier"].n_missing == 125
+    assert (found["thing_id"].levels, found["thing_id"].distinct.estimate) == ({}, pytest.approx(500, rel=0.2))
+    assert found["due_on"].minimum == dt.datetime(2013, 7, 1, tzinfo=dt.UTC).timestamp()
+
+
+def test_days_are_added_up_to_what_one_scan_of_them_gives(settings, conn, run, loads):
+    with pytest.raises(ProfileError, match="NS-PROFILE-001"):
+        read_profiles(conn, "features/sample", DAYS)
+    for load in loads:
+        profile_load(settings, conn, load, run)
+    merged = read_profiles(conn, "features/sample", DAYS)
+    rows = conn.execute("select speed, carrier from features.feat_sample order by md5(thing_id)").fetchall()
+    table = pa.table({"speed": pa.array([row[0] for row in rows], pa.float64()), "carrier": pa.array([row[1] for row in rows])})
+    at_once = scan(table.to_batches(max_chunksize=77))
+    assert merged["speed"].as_bytes() == at_once["speed"].as_bytes()
+    assert merged["carrier"].as_bytes() == at_once["carrier"].as_bytes()
+    assert (merged["speed"].mean, merged["speed"].std) == (at_once["speed"].mean, at_once["speed"].std)
+
+
+def test_a_kept_profile_is_read_and_not_made_again(settings, conn, run, loads):
+    first = profile_load(settings, conn, loads[0], run)
+    conn.execute("delete from features.feat_sample")
+    again = profile_load(settings, conn, loads[0], run)
+    assert {name: one.as_bytes() for name, one in first.items()} == {name: one.as_bytes() for name, one in again.items()}
+
+
+def test_an_empty_partition_leaves_no_profile(settings, conn, run, loads):
+    found = profile_load(settings, conn, LoadTable("features/sample", "features", "feat_sample", 99, DAYS.days[0]), run)
+    assert found == {} or next(iter(found.values())).n_rows == 0
+    assert conn.execute("select count(*) from monitoring.profiles").fetchone() == (0,)
+
+
+@pytest.mark.timeout(240)
+def test_thirty_days_of_thirty_columns_are_added_up_within_a_second(conn, run, record_figure):
+    from nightshift.quality.profiles import _keep
+
+    dice = np.random.default_rng(3)
+    days = PartitionRange.of("2013-07-01", "2013-07-30")
+    conn.execute(
+        "insert into ops.loads (dataset, partition_date, load_id, token, state, run_id, attempt, actor, code_version, inputs,"
+        " inputs_digest, content_hash) select 'features/wide', d::date, 7, 1, 'published', 'r', 1, 'a', 'c', '{}', 'i', 'h'"
+        " from generate_series('2013-07-01'::date, '2013-07-30', '1 day') d"
+    )
+    conn.execute("insert into ops.published (dataset, partition_date, load_id, token) select dataset, partition_date, 7, 1 from ops.loads")
+    for day in days.days:
+        table = pa.table({f"n{place}": dice.normal(place, 1 + place, 2_000) for place in range(30)})
+        _keep(conn, LoadTable("features/wide", "features", "wide", 7, day), scan(table.to_batches()), run)
+    started = time.perf_counter()
+    merged = read_profiles(conn, "features/wide", days)
+    seconds = time.perf_counter() - started
+    record_figure("seconds to add up 30 days of 30 columns", seconds)
+    assert (len(merged), merged["n29"].n_rows) == (30, 60_000)
+    assert seconds < 1
+
+
+def _numbers() -> list[tuple[str, Callable[[np.random.Generator], tuple[Any, Any]]]]:
+    def normal(mean, std):
+        return lambda dice: (dice.normal(0, 1, 4_000), dice.normal(mean, std, 3_000))
+
+    return [
+        *[(f"normal {mean} {std}", normal(mean, std)) for mean in (0.0, 0.05, 0.3, 1.0) for std in (1.0, 1.1, 2.0)],
+        *[
+            (f"shifted by {shift}", lambda dice, shift=shift: (1000 + dice.normal(0, 50, 4_000), 1000 + shift + dice.normal(0, 50, 3_000)))
+            for shift in (0.0, 20.0, 60.0)
+        ],
+        *[(f"log-normal {s}", lambda dice, s=s: (dice.lognormal(0, 1, 4_000), dice.lognormal(s, 1, 3_000))) for s in (0.0, 0.4, 1.0)],
+        *[
+            (f"counts of {rate}", lambda dice, rate=rate: (dice.poisson(3, 4_000) * 1.0, dice.poisson(rate, 3_000) * 1.0))
+            for rate in (3, 4, 8)
+        ],
+        *[
+            (
+                f"zeros {share}",
+                lambda dice, share=share: (
+                    dice.exponential(2, 4_000) * (dice.random(4_000) < 0.3),
+                    dice.exponential(2, 3_000) * (dice.random(3_000) < share),
+                ),
+            )
+            for share in (0.3, 0.6, 0.9)
+        ],
+    ]
+
+
+def _texts() -> list[tuple[str, Callable[[np.random.Generator], tuple[Any, Any]]]]:
+    names = np.array([f"level {place}" for place in range(12)])
+    weights = np.arange(1, 13) / 78
+    return [
+        (
+            f"levels {power}",
+            lambda dice, power=power: (
+                dice.choice(names, 4_000, p=weights),
+                dice.choice(names, 3_000, p=weights**power / (weights**power).sum()),
+            ),
+        )
+        for power in (1.0, 1.3, 2.0, 0.0)
+    ]
+
+
+CASES = [
+    *[(name, make, method) for name, make in _numbers() for method in ("psi", "jensenshannon", "wasserstein")],
+    *[(name, make, method) for name, make in _texts() for method in ("psi", "jensenshannon")],
+]
+
+
+@pytest.mark.mlts("mon-2")
+@pytest.mark.parametrize(("name", "make", "method"), CASES, ids=[f"{name}, {method}" for name, _, method in CASES])
+def test_verdict_is_evidentlys(name, make, method):
+    import pandas as pd
+    from evidently import DataDefinition, Dataset, Report
+    from evidently.metrics import ValueDrift
+
+    reference, current = make(np.random.default_rng(5))
+    is_text = reference.dtype.kind == "U"
+    definition = DataDefinition(**{"categorical_columns" if is_text else "numerical_columns": ["x"]})
+    sides = [Dataset.from_pandas(pd.DataFrame({"x": side}), definition) for side in (current, reference)]
+    theirs = float(Report([ValueDrift(column="x", method=method)]).run(*sides).dict()["metrics"][0]["value"])
+    ours_reference, ours_current = (scan(pa.table({"x": side}).to_batches())["x"] for side in (reference, current))
+    ours = {"psi": stability_index, "jensenshannon": jensen_shannon, "wasserstein": wasserstein}[method](ours_reference, ours_current)
+    assert (ours >= 0.1) == (theirs >= 0.1), (ours, theirs)
+    assert ours == pytest.approx(theirs, rel=0.1, abs=0.02)

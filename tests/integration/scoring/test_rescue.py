@@ -280,9 +280,7 @@ def test_rescue_is_the_same_when_it_is_repeated_after_its_pointer_was_lost(wareh
 
 @pytest.mark.promise("R4")
 @pytest.mark.parametrize("fault", ["write.publish.flipped:1:exception", "write.publish.after:1:lost_answer"])
-def test_a_rescue_is_recorded_once_with_its_publication_when_it_breaks_there(  # noqa: PLR0917
-    warehouse, lists, scoring_settings, listed_spec, run, fault
-):
+def test_a_rescue_is_recorded_once_with_its_publication_when_it_breaks_there(warehouse, lists, scoring_settings, listed_spec, run, fault):
     lists("2013-07-01")
     publish_features(warehouse, PartitionRange.of("2013-06-28"))
     fault_points.arm(fault)

@@ -1,0 +1,155 @@
+"""Train from a snapshot in the object store, against LightGBM alone on the same rows as an array that is in memory already.
+
+    PYTHONPATH=plugins .venv/bin/python -m benchmarks.training [--rows 5000000] [--trees 300] [--repeats 3]
+
+Both sides grow the same number of trees with the same parameters and watch the same validation rows after each. Ours reads and verifies the
+Parquet snapshot, learns the levels, encodes, grows in segments with a checkpoint after each, and calibrates. Each side runs in a
+process of its own, A B A B, medians; peak memory is that of the process as the kernel counted it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from benchmarks.result import Limited, Result
+from benchmarks.scoring import CATEGORICAL, N_CATEGORICAL, N_LEVELS, N_NUMERIC, NUMERIC, make_spec
+
+from nightshift.services.local_env import LocalServers
+from nightshift.settings import load_settings
+
+LARGEST_TIME, LARGEST_MEMORY = 1.15, 1.3
+VALIDATION_SHARE = 20
+LEAVES = 63
+
+
+def make_rows(n_rows: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return a matrix, categories as codes, every twentieth value missing, and labels."""
+    dice = np.random.default_rng(1)
+    matrix = np.empty((n_rows, N_NUMERIC + N_CATEGORICAL))
+    for place in range(N_NUMERIC + N_CATEGORICAL):
+        matrix[:, place] = dice.normal(size=n_rows) if place < N_NUMERIC else dice.integers(0, N_LEVELS, n_rows)
+        matrix[dice.random(n_rows) < 0.05, place] = np.nan
+    signal = np.nan_to_num(matrix[:, 0]) + np.nan_to_num(matrix[:, 1]) * np.nan_to_num(matrix[:, 2]) + np.nan_to_num(matrix[:, -1]) % 3
+    return matrix, (signal + dice.normal(size=n_rows) > 1).astype(float)
+
+
+def prepare(home: Path, n_rows: int) -> None:
+    """Store the rows twice: as a snapshot in the bucket, and as arrays; both parts in one order."""
+    from nightshift.lake.object_store import ObjectStore
+    from nightshift.lake.snapshots import write_snapshot
+
+    store = ObjectStore.open(load_settings())
+    store.ensure_bucket()
+    matrix, label = make_rows(n_rows)
+    np.save(home / "matrix.npy", matrix)
+    np.save(home / "label.npy", label)
+    columns: dict[str, pa.Array] = {name: pa.array(matrix[:, place], from_pandas=True) for place, name in enumerate(NUMERIC)}
+    levels = pa.array([f"level {number:02d}" for number in range(N_LEVELS)])
+    for place, name in enumerate(CATEGORICAL, start=N_NUMERIC):
+        codes = pa.array(np.nan_to_num(matrix[:, place]).astype(np.int8), mask=np.isnan(matrix[:, place]))
+        columns[name] = levels.take(codes)
+    snapshot = write_snapshot(store, pa.table({**columns, "is_late": label}), "bench")
+    (home / "snapshot.json").write_text(json.dumps([snapshot.key, snapshot.sha256]))
+
+
+def lightgbm_alone(home: Path, trees: int) -> float:
+    """Bin and grow from arrays in memory; return the seconds."""
+    import lightgbm as lgb
+
+    from nightshift.training.booster import FitPlan, _params, thread_count
+
+    matrix, label = np.load(home / "matrix.npy"), np.load(home / "label.npy")
+    n_train = len(label) - len(label) // VALIDATION_SHARE
+    spec = make_spec("auto", 0, trees=trees, leaves=LEAVES)
+    places = list(range(N_NUMERIC, N_NUMERIC + N_CATEGORICAL))
+    plan = FitPlan("binary", spec.training.params, spec.training.seed, trees, trees, places, [*NUMERIC, *CATEGORICAL], thread_count())
+    started = time.perf_counter()
+    data = lgb.Dataset(matrix[:n_train], label[:n_train], params=_params(plan, 0), categorical_feature=places)
+    watched = lgb.Dataset(matrix[n_train:], label[n_train:], reference=data, params=_params(plan, 0))
+    lgb.train(_params(plan, 0), data, trees, valid_sets=[watched])
+    return time.perf_counter() - started
+
+
+def nightshift(home: Path, trees: int) -> float:
+    """Read the snapshot and fit a model; return the seconds."""
+    from nightshift.lake.object_store import ObjectStore
+    from nightshift.lake.snapshots import read_snapshot
+    from nightshift.training.pipeline import fit_model
+
+    spec = make_spec("auto", 0, trees=trees, leaves=LEAVES)
+    key, sha256 = json.loads((home / "snapshot.json").read_text())
+    started = time.perf_counter()
+    rows = read_snapshot(ObjectStore.open(load_settings()), key, sha256)
+    n_train = rows.num_rows - rows.num_rows // VALIDATION_SHARE
+    checkpoint = home / f"checkpoint-{os.getpid()}.json"
+    model = fit_model(spec, rows.slice(0, n_train), rows.slice(n_train), checkpoint)
+    seconds = time.perf_counter() - started
+    assert len(model.text) > 1000
+    return seconds
+
+
+WAYS = {"LightGBM alone": lightgbm_alone, "nightshift": nightshift}
+
+
+def run_way(way: str, home: Path, trees: int) -> dict[str, Any]:
+    """Run one way in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.training", "--child", way, "--home", str(home), "--trees", str(trees)]
+    found: dict[str, Any] = json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()[-1])
+    return found
+
+
+def main() -> int:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=5_000_000)
+    parser.add_argument("--trees", type=int, default=300)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    parser.add_argument("--home", type=Path, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    os.environ.setdefault("OMP_NUM_THREADS", str(os.cpu_count()))
+    if given.child:
+        seconds = WAYS[given.child](given.home, given.trees)
+        print(json.dumps({"seconds": seconds, "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
+        return 0
+    found: dict[str, list[dict[str, Any]]] = {way: [] for way in WAYS}
+    with tempfile.TemporaryDirectory() as folder, LocalServers(Path(folder) / "servers") as servers:
+        os.environ.update(servers.env)
+        prepare(Path(folder), given.rows)
+        for number in range(given.repeats):
+            for way in WAYS:
+                found[way].append(run_way(way, Path(folder), given.trees))
+                print(f"round {number + 1} {way:16} {found[way][-1]}", flush=True)
+    return report(found, given)
+
+
+def report(found: dict[str, list[dict[str, Any]]], given: argparse.Namespace) -> int:
+    """Print and store medians and ratios."""
+    seconds = {way: statistics.median(run["seconds"] for run in runs) for way, runs in found.items()}
+    peaks = {way: max(run["peak_mib"] for run in runs) for way, runs in found.items()}
+    columns = f"{N_NUMERIC} numbers and {N_CATEGORICAL} categories"
+    result = Result("training", f"{given.rows:,} rows, {columns}, {given.trees} trees of {LEAVES} leaves, {given.repeats} rounds")
+    for way in WAYS:
+        result.figures |= {f"{way}, s": seconds[way], f"{way}, peak MiB": peaks[way]}
+    ours, alone = "nightshift", "LightGBM alone"
+    result.limited["nightshift / LightGBM alone, time"] = Limited(seconds[ours] / seconds[alone], "at most", LARGEST_TIME)
+    result.limited["nightshift / LightGBM alone, peak memory"] = Limited(peaks[ours] / peaks[alone], "at most", LARGEST_MEMORY)
+    result.bars, result.unit = {way: given.rows / seconds[way] for way in (alone, ours)}, "rows trained on a second"
+    return result.tell(given.json)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

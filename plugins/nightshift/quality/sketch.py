@@ -1,0 +1,396 @@
+"""Mergeable summaries of a column: batches, shards and days are added up in any order and any cut, to the same bits.
+
+Numbers fall into bins that are the same for every column: the first bits of a double, sign, exponent and six of the mantissa. So no bin is
+wider than 1/64 of its values, nothing need be known beforehand, and two summaries always compare. Sums are exact integers.
+Source: docs/adr/0026-profiles.md; the bins are those of HdrHistogram (Tene 2012), the distinct count is that of Bar-Yossef et al. (2002),
+the frequent texts are those of Misra & Gries (1982).
+"""
+
+from __future__ import annotations
+
+import heapq
+import json
+import math
+import zlib
+from collections import Counter
+from dataclasses import dataclass, field
+from fractions import Fraction
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+    import pyarrow as pa
+
+    Doubles = npt.NDArray[np.float64]
+    Integers = npt.NDArray[np.int64]
+
+SUB_BINS = 64
+"""Bins of a power of two: a quantile is off by one bin at most, 1/64 of its value."""
+_LOW_BITS, _HALF_BITS, _SQUARE_BITS = 46, 23, 18
+_LOW_MASK, _HALF_MASK = (1 << _LOW_BITS) - 1, (1 << _HALF_BITS) - 1
+_MAGNITUDE = (1 << 63) - 1
+_INFINITE = 2047
+"""Exponent of an infinite number."""
+_EXPONENT_SHIFT = 6
+"""Bits of a bin's number below its exponent."""
+_UNIT_POWER = 1074
+"""Every double is a whole multiple of 2 to the minus this."""
+DISTINCT_KEPT = 256
+"""Smallest hashes that are kept: up to so many distinct values are counted exactly, more with a standard error of 6.3 percent."""
+LEVELS_KEPT = 1_024
+"""Texts that are counted: up to so many distinct ones exactly, more with an error that is stated."""
+_HASH_BITS = 64
+
+
+@dataclass
+class Distinct:
+    """An estimate of how many distinct values there are: the smallest of their hashes.
+
+    Attributes:
+        smallest: At most ``DISTINCT_KEPT`` hashes, rising, all different.
+    """
+
+    smallest: Any = None
+
+    def add(self, hashes: npt.NDArray[np.uint64]) -> None:
+        """Count values by their hashes; shape (any,)."""
+        import numpy as np
+
+        if self.smallest is None:
+            self.smallest = np.empty(0, np.uint64)
+        if self.smallest.size == DISTINCT_KEPT:
+            hashes = hashes[hashes < self.smallest[-1]]
+        if hashes.size:
+            self.smallest = np.unique(np.concatenate([self.smallest, hashes]))[:DISTINCT_KEPT]
+
+    @property
+    def estimate(self) -> int:
+        """Return the number of distinct values."""
+        if self.smallest is None or self.smallest.size < DISTINCT_KEPT:
+            return 0 if self.smallest is None else int(self.smallest.size)
+        return (DISTINCT_KEPT - 1) * (1 << _HASH_BITS) // (int(self.smallest[-1]) + 1)
+
+
+@dataclass
+class NumberSketch:
+    """What is known of a column of numbers.
+
+    Attributes:
+        n_rows: All rows.
+        n_missing: Null or NaN.
+        minimum, maximum: Of the numbers, infinite ones too; None without any.
+        distinct: How many distinct numbers.
+    """
+
+    n_rows: int = 0
+    n_missing: int = 0
+    minimum: float | None = None
+    maximum: float | None = None
+    distinct: Distinct = field(default_factory=Distinct)
+    _first: int = 0
+    _counts: Any = None
+    _low: Any = None
+    _high: Any = None
+    _square: Any = None
+    _total: int = 0
+    _squares: int = 0
+
+    kind = "number"
+
+    def add(self, values: Doubles) -> None:
+        """Add a batch; NaN is missing. Shape (n,)."""
+        import numpy as np
+
+        known = values[~np.isnan(values)]
+        self.n_rows += values.size
+        self.n_missing += values.size - known.size
+        if known.size == 0:
+            return
+        known += 0.0  # a negative zero is a zero
+        self._widen(float(known.min()), float(known.max()))
+        bits = known.view(np.int64)
+        self.distinct.add(_mixed(bits.view(np.uint64)))
+        self._count(bits)
+
+    def _count(self, bits: Integers) -> None:
+        import numpy as np
+
+        places = np.where(bits < 0, ~((bits & _MAGNITUDE) >> _LOW_BITS), bits >> _LOW_BITS)
+        first, last = int(places.min()), int(places.max())
+        self._make_room(first, last)
+        places -= self._first
+        size = self._counts.size
+        low = bits & _LOW_MASK
+        # Each of the three sums stays below 2**53 for a batch of 2**17 rows, so that doubles hold it exactly.
+        self._counts += np.bincount(places, minlength=size)
+        self._low += np.bincount(places, (low & _HALF_MASK).astype(np.float64), size).astype(np.int64)
+        self._high += np.bincount(places, (low >> _HALF_BITS).astype(np.float64), size).astype(np.int64)
+        rounded = (low >> (_LOW_BITS - _SQUARE_BITS)).astype(np.float64)
+        self._square += np.bincount(places, rounded * rounded, size).astype(np.int64)
+
+    def _make_room(self, first: int, last: int) -> None:
+        import numpy as np
+
+        if self._counts is None:
+            self._first = first
+            self._counts, self._low, self._high, self._square = (np.zeros(last - first + 1, np.int64) for _ in range(4))
+        before, behind = max(self._first - first, 0), max(last - (self._first + self._counts.size - 1), 0)
+        if before or behind:
+            for name in ("_counts", "_low", "_high", "_square"):
+                setattr(self, name, np.pad(getattr(self, name), (before, behind)))
+            self._first -= before
+
+    def _widen(self, low: float, high: float) -> None:
+        self.minimum = low if self.minimum is None else min(self.minimum, low)
+        self.maximum = high if self.maximum is None else max(self.maximum, high)
+
+    def _settle(self) -> None:
+        """Turn the sums within bins into two exact totals; the bins keep their counts."""
+        import numpy as np
+
+        if self._low is None:
+            return
+        for place in np.flatnonzero(self._counts):
+            key, n = int(place) + self._first, int(self._counts[place])
+            within = int(self._low[place]) + (int(self._high[place]) << _HALF_BITS)
+            sign, magnitude = (-1, ~key) if key < 0 else (1, key)
+            exponent, start = magnitude >> _EXPONENT_SHIFT, (magnitude & (SUB_BINS - 1)) << _LOW_BITS
+            start, power = (start | (1 << 52), exponent - 1) if exponent else (start, 0)
+            if exponent == _INFINITE:
+                continue
+            self._total += sign * (n * start + within) << power
+            squared_within = int(self._square[place]) << (2 * (_LOW_BITS - _SQUARE_BITS))
+            self._squares += (n * start * start + 2 * start * within + squared_within) << (2 * power)
+        self._low = self._high = self._square = None
+
+    def merge(self, other: NumberSketch) -> None:
+        """Add another summary."""
+        import numpy as np
+
+        self.n_rows += other.n_rows
+        self.n_missing += other.n_missing
+        self.distinct.add(other.distinct.smallest if other.distinct.smallest is not None else np.empty(0, np.uint64))
+        if other.minimum is None or other.maximum is None:
+            return
+        self._settle()
+        other._settle()
+        self._widen(other.minimum, other.maximum)
+        self._total += other._total
+        self._squares += other._squares
+        if self._counts is None:
+            self._first, self._counts = other._first, other._counts.copy()
+            return
+        first = min(self._first, other._first)
+        last = max(self._first + self._counts.size, other._first + other._counts.size)
+        counts = np.zeros(last - first, np.int64)
+        for start, added in ((self._first - first, self._counts), (other._first - first, other._counts)):
+            counts[start : start + added.size] += added
+        self._first, self._counts = first, counts
+
+    @property
+    def n_known(self) -> int:
+        """Return the number of numbers."""
+        return self.n_rows - self.n_missing
+
+    @property
+    def mean(self) -> float | None:
+        """Return the exactly rounded mean; None without numbers or with an infinite one."""
+        self._settle()
+        if self.minimum is None or math.isinf(self.minimum) or math.isinf(self.maximum or 0):
+            return None
+        return float(Fraction(self._total, self.n_known << _UNIT_POWER))
+
+    @property
+    def std(self) -> float | None:
+        """Return the standard deviation, divided by n; each number counts with 24 bits of its mantissa."""
+        if self.mean is None:
+            return None
+        mean = Fraction(self._total, self.n_known << _UNIT_POWER)
+        return math.sqrt(max(Fraction(self._squares, self.n_known << (2 * _UNIT_POWER)) - mean * mean, Fraction(0)))
+
+    def bins(self) -> tuple[Doubles, Integers]:
+        """Return the lower edges of the bins that are not empty, rising, and their counts; both of shape (k,)."""
+        import numpy as np
+
+        if self._counts is None:
+            return np.empty(0), np.empty(0, np.int64)
+        places = np.flatnonzero(self._counts)
+        return _lower_edges(places + self._first), self._counts[places]
+
+    def quantile(self, share: float) -> float:
+        """Return a number that no more than that share of the numbers lies below, off by one bin (1/64 of it) at most.
+
+        Raises:
+            ValueError: There is no number.
+        """
+        import numpy as np
+
+        edges, counts = self.bins()
+        if not counts.size or self.minimum is None or self.maximum is None:
+            raise ValueError("a quantile of no numbers")
+        if share >= 1:
+            return self.maximum
+        place = int(np.searchsorted(np.cumsum(counts), share * counts.sum(), side="right"))
+        return float(min(max(edges[min(place, counts.size - 1)], self.minimum), self.maximum))
+
+    def middles(self) -> tuple[Doubles, Integers]:
+        """Return what stands for the numbers of each bin, its middle within the smallest and the largest number, and the counts."""
+        import numpy as np
+
+        edges, counts = self.bins()
+        half = np.spacing(np.abs(edges)) * float(1 << (_LOW_BITS - 1))
+        middles = np.clip(edges + half, self.minimum, self.maximum) if counts.size else edges
+        return np.where(np.isfinite(middles), middles, edges), counts
+
+    def histogram(self, inner_edges: Doubles) -> Integers:
+        """Return how many numbers lie between given edges; a bin of ours counts where its middle lies. Shape (edges + 1,)."""
+        import numpy as np
+
+        middles, counts = self.middles()
+        return np.bincount(np.searchsorted(inner_edges, middles, side="right"), counts, len(inner_edges) + 1).astype(np.int64)
+
+    def as_bytes(self) -> bytes:
+        """Return everything, compressed."""
+        import numpy as np
+
+        self._settle()
+        places = np.flatnonzero(self._counts) if self._counts is not None else np.empty(0, np.int64)
+        counts = self._counts[places] if self._counts is not None else places
+        head = {"first": self._first, "total": hex(self._total), "squares": hex(self._squares), "n_bins": places.size}
+        smallest = self.distinct.smallest if self.distinct.smallest is not None else np.empty(0, np.uint64)
+        return _packed(head, places.astype("<i4"), counts.astype("<i8"), smallest.astype("<u8"))
+
+    @classmethod
+    def from_bytes(cls, data: bytes, n_rows: int, n_missing: int, minimum: float | None, maximum: float | None) -> NumberSketch:
+        """Return what ``as_bytes`` was made of; the other values are columns of their own."""
+        import numpy as np
+
+        head, rest = _unpacked(data)
+        n = head["n_bins"]
+        places, counts = np.frombuffer(rest, "<i4", n), np.frombuffer(rest, "<i8", n, 4 * n)
+        found = cls(n_rows, n_missing, minimum, maximum, Distinct(np.frombuffer(rest, "<u8", offset=12 * n).astype(np.uint64)))
+        found._first, found._total, found._squares = head["first"], int(head["total"], 16), int(head["squares"], 16)
+        if n:
+            found._counts = np.zeros(int(places[-1]) + 1, np.int64)
+            found._counts[places] = counts
+        return found
+
+
+@dataclass
+class TextSketch:
+    """What is known of a column of texts.
+
+    Attributes:
+        n_rows: All rows.
+        n_missing: Null.
+        levels: Rows by text, at most ``LEVELS_KEPT``; each count is too low by ``n_uncounted`` at most.
+        n_uncounted: 0 as long as there were no more distinct texts than that.
+        distinct: How many distinct texts.
+        keeps_levels: Whether texts are kept; those of an identifier are only counted.
+    """
+
+    n_rows: int = 0
+    n_missing: int = 0
+    levels: Counter[str] = field(default_factory=Counter)
+    n_uncounted: int = 0
+    distinct: Distinct = field(default_factory=Distinct)
+    keeps_levels: bool = True
+
+    kind = "text"
+    minimum: None = None
+    maximum: None = None
+    mean: None = None
+    std: None = None
+
+    def add(self, texts: pa.Array) -> None:
+        """Add a batch of texts; shape (n,)."""
+        found = texts.value_counts()
+        levels = dict(zip(found.field("values").to_pylist(), found.field("counts").to_pylist(), strict=True))
+        self.n_rows += len(texts)
+        self.n_missing += levels.pop(None, 0)
+        self._count(levels)
+
+    def _count(self, levels: dict[str, int]) -> None:
+        import numpy as np
+
+        hashes = [int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "little") for text in levels]
+        self.distinct.add(np.array(hashes, np.uint64))
+        if not self.keeps_levels:
+            return
+        self.levels.update(levels)
+        if (n_spare := len(self.levels) - LEVELS_KEPT) > 0:
+            # Everybody gives as much as the largest of those that leave has: Misra & Gries, many at once.
+            dues = heapq.nsmallest(n_spare, self.levels.values())[-1]
+            self.n_uncounted += dues
+            self.levels = Counter({text: n - dues for text, n in self.levels.items() if n > dues})
+
+    def merge(self, other: TextSketch) -> None:
+        """Add another summary."""
+        import numpy as np
+
+        self.n_rows += other.n_rows
+        self.n_missing += other.n_missing
+        self.n_uncounted += other.n_uncounted
+        self.distinct.add(other.distinct.smallest if other.distinct.smallest is not None else np.empty(0, np.uint64))
+        smallest = self.distinct.smallest
+        self._count(dict(other.levels))
+        self.distinct.smallest = smallest
+
+    @property
+    def n_known(self) -> int:
+        """Return the number of texts."""
+        return self.n_rows - self.n_missing
+
+    def as_bytes(self) -> bytes:
+        """Return everything, compressed."""
+        import numpy as np
+
+        smallest = self.distinct.smallest if self.distinct.smallest is not None else np.empty(0, np.uint64)
+        head = {"levels": dict(sorted(self.levels.items())), "n_uncounted": self.n_uncounted}
+        return _packed(head, smallest.astype("<u8"))
+
+    @classmethod
+    def from_bytes(cls, data: bytes, n_rows: int, n_missing: int) -> TextSketch:
+        """Return what ``as_bytes`` was made of; the other values are columns of their own."""
+        import numpy as np
+
+        head, rest = _unpacked(data)
+        return cls(n_rows, n_missing, Counter(head["levels"]), head["n_uncounted"], Distinct(np.frombuffer(rest, "<u8").astype(np.uint64)))
+
+
+Sketch = NumberSketch | TextSketch
+
+
+def _lower_edges(keys: Integers) -> Doubles:
+    """Return the number next to zero of bins on the negative side turned to their lower end, else the lower end itself."""
+    import numpy as np
+
+    positive = np.maximum(keys, 0) << _LOW_BITS
+    # A negative bin goes down to the start of the bin that is next in magnitude.
+    negative = ((np.maximum(~keys, 0) + 1) << _LOW_BITS) - 1
+    edges = np.where(keys < 0, -negative.view(np.float64), positive.view(np.float64))
+    return np.asarray(edges, dtype=np.float64)
+
+
+def _mixed(bits: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """Return well spread hashes. Source: Steele, Lea & Flood (2014), SplitMix64."""
+    import numpy as np
+
+    mixed = bits + np.uint64(0x9E3779B97F4A7C15)
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    found: npt.NDArray[np.uint64] = mixed ^ (mixed >> np.uint64(31))
+    return found
+
+
+def _packed(head: dict[str, Any], *arrays: Any) -> bytes:  # noqa: ANN401  (arrays of several types)
+    text = json.dumps(head, ensure_ascii=False).encode()
+    return zlib.compress(len(text).to_bytes(4, "little") + text + b"".join(array.tobytes() for array in arrays), 1)
+
+
+def _unpacked(data: bytes) -> tuple[dict[str, Any], bytes]:
+    whole = zlib.decompress(data)
+    n = int.from_bytes(whole[:4], "little")
+    return json.loads(whole[4 : 4 + n]), whole[4 + n :]
