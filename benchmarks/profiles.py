@@ -4,8 +4,8 @@
 
 Ours: stream the partition, summarise its 30 columns, keep the profile, check ranges and missing shares, and three distances of every
 column to another partition that is profiled already. The peer: read as many rows of both partitions as it can take by ``pandas.read_sql``,
-and let Evidently compare every column by its stability index. Each side in a process of its own, A B A B, medians, peak memory as the kernel
-counted it. Last, 30 kept days are added up.
+and let Evidently compare every column by its stability index. Each side in a process of its own, A B A B, medians, peak memory as the
+kernel counted it. Last, 30 kept days are added up.
 """
 
 from __future__ import annotations
@@ -20,14 +20,18 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.result import Limited, Result
 from benchmarks.scoring import CATEGORICAL, DAY, NUMERIC, make_features
+
 from nightshift.contracts.partitions import PartitionRange
 from nightshift.contracts.run import RunContext
 from nightshift.services.local_env import LocalServers
 from nightshift.settings import load_settings
+
+if TYPE_CHECKING:
+    from nightshift.quality.profiles import LoadTable
 
 LIMIT_SECONDS, LIMIT_MIB, LIMIT_MERGE_SECONDS = 60, 500, 1
 OTHER_LOAD, N_DAYS = 1_000_001, 30
@@ -52,7 +56,7 @@ def prepare(n_rows: int) -> None:
         conn.execute("analyze features.feat_bench")
 
 
-def _load(load_id: int) -> Any:
+def _load(load_id: int) -> LoadTable:
     from nightshift.quality.profiles import LoadTable
 
     return LoadTable("features/bench", "features", "feat_bench", load_id, DAY.first.day)
@@ -131,16 +135,16 @@ def merging(_: int) -> dict[str, Any]:
     days = PartitionRange(DAY.first.shift(1), DAY.first.shift(N_DAYS))
     with connect(load_settings(), "bench") as conn:
         span = [days.first.day, days.last.day]
+        columns = "place, column_name, kind, n_rows, n_missing, minimum, maximum, mean, std, n_distinct, sketch, run_id"
         conn.execute(
-            "insert into ops.published (dataset, partition_date, load_id, token) select dataset, d::date, load_id, token from ops.published,"
-            " generate_series(%s::date, %s, '1 day') d where dataset = 'features/bench' on conflict do nothing",
+            "insert into ops.published (dataset, partition_date, load_id, token) select dataset, d::date, load_id, token"
+            " from ops.published, generate_series(%s::date, %s, '1 day') d where dataset = 'features/bench' on conflict do nothing",
             span,
         )
         conn.execute(
-            "insert into monitoring.profiles (dataset, partition_date, load_id, place, column_name, kind, n_rows, n_missing, minimum, maximum,"
-            " mean, std, n_distinct, sketch, run_id) select dataset, d::date, load_id, place, column_name, kind, n_rows, n_missing, minimum,"
-            " maximum, mean, std, n_distinct, sketch, run_id from monitoring.profiles p, generate_series(%s::date, %s, '1 day') d"
-            f" where p.load_id <> {OTHER_LOAD} and p.partition_date = '{DAY.first.day}' on conflict do nothing".encode(),
+            f"insert into monitoring.profiles (dataset, partition_date, load_id, {columns}) select dataset, d::date, load_id, {columns}"
+            f" from monitoring.profiles p, generate_series(%s::date, %s, '1 day') d where p.load_id <> {OTHER_LOAD}"
+            f" and p.partition_date = '{DAY.first.day}' on conflict do nothing".encode(),
             span,
         )
         started = time.perf_counter()

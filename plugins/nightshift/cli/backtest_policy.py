@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -36,7 +37,7 @@ def policy(
     """
     from nightshift.cli import services
     from nightshift.contracts.model_spec import load_spec, load_specs
-    from nightshift.replay.policy_backtest import backtest_policies, planned
+    from nightshift.replay.policy_backtest import compare_policies, planned, train_models
     from nightshift.replay.progress import Progress
 
     began = time.monotonic()
@@ -49,13 +50,25 @@ def policy(
     timings = load_year(settings, run, needed_days(specs, nights))
     fleets = [open_fleet(settings, spec, nights, run) for spec in specs]
     progress = Progress(planned(fleets, nights), lambda line: say(f"  {line}"))
-    found: list[PolicyBacktest] = []
-    for fleet in fleets:
+
+    def compare(fleet: Fleet, n_kept: int) -> PolicyBacktest:
         started = time.monotonic()
-        say(f"{fleet.spec.name}: {len(nights)} nights, {nights}")
-        found.append(backtest_policies(settings, fleet, nights, progress, lambda result: say(f"    {', '.join(policy_cells(result))}")))
-        timings[f"{fleet.spec.name}, {found[-1].n_kept} trainings kept from an earlier run"] = time.monotonic() - started
-        print_backtest(found[-1])
+        try:
+            return compare_policies(settings, fleet, nights, progress, lambda result: say(f"    {', '.join(policy_cells(result))}"), n_kept)
+        finally:
+            timings[f"{fleet.spec.name}: policies and ages, beside the next model's trainings"] = time.monotonic() - started
+
+    with ThreadPoolExecutor(len(fleets)) as pool:
+        jobs = []
+        for fleet in fleets:
+            say(f"{fleet.spec.name}: {len(nights)} nights, {nights}")
+            started = time.monotonic()
+            n_kept = train_models(fleet, nights, progress)
+            timings[f"{fleet.spec.name}: trainings, {n_kept} kept from an earlier run"] = time.monotonic() - started
+            jobs.append(pool.submit(compare, fleet, n_kept))
+        found = [job.result() for job in jobs]
+    for one in found:
+        print_backtest(one)
     timings["all"] = time.monotonic() - began
     print_table(("seconds", "step"), [(f"{seconds:7.1f}", step) for step, seconds in timings.items()])
     if report:

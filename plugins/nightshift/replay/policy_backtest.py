@@ -81,26 +81,33 @@ def fleet_folder(home: Path, spec: ModelSpec, rows_sha256: str) -> Path:
     return home / "policy_backtest" / f"{spec.name}-{identity[:16]}"
 
 
-def backtest_policies(
-    settings: Settings, fleet: Fleet, nights: PartitionRange, progress: Progress, tell: Callable[[PolicyResult], None]
+def train_models(fleet: Fleet, nights: PartitionRange, progress: Progress) -> int:
+    """Train the model of every night that an earlier run has not kept, on all processors; return how many were kept."""
+    trained = training_nights(nights)
+    n_missing = len(fleet.missing(trained))
+    for night, _ in fleet.train(trained, len(os.sched_getaffinity(0))):
+        progress.done("training", f"{fleet.spec.name} learns what was known on {night}")
+    return len(trained) - n_missing
+
+
+def compare_policies(
+    settings: Settings, fleet: Fleet, nights: PartitionRange, progress: Progress, tell: Callable[[PolicyResult], None], n_kept: int = 0
 ) -> PolicyBacktest:
-    """Compare all policies on the nights.
+    """Compare all policies on the nights, whose models are trained.
 
     Args:
         settings: The backtest's own warehouse, with the features of the nights and of the first window.
-        fleet: Where models are kept; finished ones are not trained again.
+        fleet: Where the models are.
         nights: Scored nights.
         progress: What was ``planned``.
         tell: Called with each policy's result.
+        n_kept: Models that an earlier run had kept.
 
     Raises:
         FeaturesNotPublishedError: The features of a night are not published.
         WarehouseError: The warehouse cannot be reached.
     """
-    trained, name = training_nights(nights), fleet.spec.name
-    n_missing = len(fleet.missing(trained))
-    for night, _ in fleet.train(trained, len(os.sched_getaffinity(0))):
-        progress.done("training", f"{name} learns what was known on {night}")
+    name = fleet.spec.name
     staleness = measure_staleness(fleet, nights, shown_metrics(fleet.spec), estimated_metrics(fleet.spec))
     progress.done("ages", f"{name} was measured at every age")
     scoreboard, results = Scoreboard(fleet, nights, shown_metrics(fleet.spec)), []
@@ -108,9 +115,8 @@ def backtest_policies(
         results.append(scoreboard.result(course))
         progress.done("policy", f"{name} under {course.policy} was measured")
         tell(results[-1])
-    seconds = [fleet.of(night).processor_seconds for night in trained]
-    n_rows = scoreboard.n_rows
-    return PolicyBacktest(fleet.spec, nights, n_rows, results, staleness, len(trained) - n_missing, sum(seconds) / len(seconds))
+    seconds = [fleet.of(night).processor_seconds for night in training_nights(nights)]
+    return PolicyBacktest(fleet.spec, nights, scoreboard.n_rows, results, staleness, n_kept, sum(seconds) / len(seconds))
 
 
 def _courses(settings: Settings, fleet: Fleet, nights: PartitionRange, progress: Progress) -> list[Course]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -35,7 +36,7 @@ class Work:
 
 @dataclass
 class Progress:
-    """Progress over several kinds of work that are done one after the other.
+    """Progress over several kinds of work, one after the other or side by side; threads may share it.
 
     Attributes:
         work: By kind.
@@ -48,6 +49,7 @@ class Progress:
     clock: Callable[[], float] = time.monotonic
     _last_unit: float = field(init=False)
     _last_line: float = field(init=False, default=float("-inf"))
+    _lock: threading.Lock = field(init=False, default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
         """Begin now."""
@@ -55,13 +57,14 @@ class Progress:
 
     def done(self, kind: str, now: str) -> None:
         """Count a finished unit, and say what was done and how long the rest will take, unless a line was printed just now."""
-        at, work = self.clock(), self.work[kind]
-        work.n_done += 1
-        work.seconds += at - self._last_unit
-        self._last_unit = at
-        if at - self._last_line >= PAUSE_SECONDS:
-            self._last_line = at
-            self.say(f"{self.left()} left: {now}, {kind} {work.n_done} of {work.n_units}")
+        with self._lock:
+            at, work = self.clock(), self.work[kind]
+            work.n_done += 1
+            work.seconds += at - self._last_unit
+            self._last_unit = at
+            if at - self._last_line >= PAUSE_SECONDS:
+                self._last_line = at
+                self.say(f"{self.left()} left: {now}, {kind} {work.n_done} of {work.n_units}")
 
     def left(self) -> str:
         """Return how long all the rest will take, as minutes and seconds."""

@@ -18,7 +18,7 @@ from nightshift.replay.backtest import labelled_set
 from nightshift.replay.fleet import Fleet, SharedFleet
 from nightshift.replay.gate import passes
 from nightshift.replay.policies import POLICIES, Course, Policy, Rhythm
-from nightshift.replay.policy_backtest import backtest_policies, planned, training_nights
+from nightshift.replay.policy_backtest import compare_policies, planned, train_models, training_nights
 from nightshift.replay.policy_quality import PolicyResult
 from nightshift.replay.progress import Progress
 from nightshift.replay.watch import Watch, status_of
@@ -105,7 +105,8 @@ def test_every_policy_takes_its_course_when_they_run_side_by_side(stormy: World,
     fleet = fleet_of(stormy, tmp_path, *training_nights(nights))
     told: list[PolicyResult] = []
     progress = Progress(planned([fleet], nights), lambda _: None)
-    found = backtest_policies(stormy.settings, fleet, nights, progress, told.append)
+    n_kept = train_models(fleet, nights, progress)
+    found = compare_policies(stormy.settings, fleet, nights, progress, told.append, n_kept)
     shared = on_disk(fleet)
     alone = [policy_backtest._live(stormy.settings, shared, nights, policy, lambda _: None) for policy in POLICIES]
     assert [result.policy for result in told] == list(POLICIES)
