@@ -13,6 +13,7 @@ from nightshift.cli import (
     backtest_policy,
     check_freshness,
     contract,
+    critical_path,
     demo,
     doctor,
     evidence,
@@ -67,6 +68,7 @@ app.command()(models.models)
 app.command()(models.rollback)
 app.command()(evidence.evidence)
 app.command()(report.report)
+app.command()(critical_path.critical_path)
 app.command()(profile.profile)
 app.command()(repro.repro)
 app.command()(why.why)

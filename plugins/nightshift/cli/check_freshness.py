@@ -14,7 +14,7 @@ from nightshift.errors import NightshiftError
 from nightshift.settings import load_settings
 
 if TYPE_CHECKING:
-    from nightshift.monitoring.freshness import Freshness
+    from nightshift.monitoring.freshness import Freshness, Punctuality
     from nightshift.settings import Settings
 
 LATE, COULD_NOT_LOOK = 1, 2
@@ -93,7 +93,7 @@ def _show(found: Freshness) -> None:
                 f"{one.deadline.astimezone(zone):%Y-%m-%d %H:%M %Z}",
                 f"{one.published_at:%Y-%m-%d %H:%M} UTC" if one.published_at else f"no; newest is {one.newest or 'none'}",
                 ", ".join(f"{n} {step}" for step, n in one.n_rows.items()) or "-",
-                one.status,
+                f"{one.status}{f', {len(one.missing_before)} before it missing' if one.missing_before else ''}",
             )
             for one in found.models
         ],
@@ -108,12 +108,18 @@ def _show(found: Freshness) -> None:
 
 
 def _late(found: Freshness) -> LateError:
-    names = ", ".join(f"{one.model} of {one.partition} (due {one.deadline:%H:%M} UTC)" for one in found.late)
+    names = ", ".join(_late_one(one) for one in found.late)
     return LateError(
         f"Late: {names}.",
         expected="predictions published before their deadline",
         todo="docs/runbooks/README.md, 'The night did not publish'; `nightshift rescue <model> --night <day>` publishes what is possible.",
     )
+
+
+def _late_one(one: Punctuality) -> str:
+    if one.missing_before:
+        return f"{one.model} of {', '.join(str(day) for day in one.missing_before)}, and the last due partition is {one.partition}"
+    return f"{one.model} of {one.partition} (due {one.deadline:%H:%M} UTC)"
 
 
 def _tell(settings: Settings | None, document: dict[str, Any]) -> None:

@@ -47,6 +47,7 @@ def print_summary(
             say(f"\n{spec.name}: {spec.description}")
             print_table(_HEADERS, [_row(conn, spec, night) for night in _rows(conn, spec, nights)])
     _print_timings(nights, steps)
+    _print_path(nights[-1].partition_key)
     _print_places(url, next(iter(specs)))
 
 
@@ -80,6 +81,14 @@ def _print_timings(nights: Sequence[Night], steps: Iterable[tuple[str, float]]) 
         say(
             f"  {night.partition_key}: {night.seconds_to_predictions:.0f} s from the drop to published predictions, {night.n_runs} DAG runs"
         )
+
+
+def _print_path(night: str) -> None:
+    from nightshift.cli.critical_path import find_path, print_path
+    from nightshift.services.airflow_api import AirflowApi
+
+    say(f"\nWhat the predictions of {night} waited for, in seconds")
+    print_path(find_path(AirflowApi.local(default_home()), night))
 
 
 def _print_places(url: str, model: str) -> None:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from nightshift.settings import Settings
     from nightshift.warehouse.connection import Connection
 
+LOOK_BACK_DAYS = 7
+"""Partitions before the one that is due whose absence counts too: a night that nobody repaired in the morning."""
 STATEMENT_TIMEOUT_SECONDS = 30
 """A look from outside gives up rather than waits behind a busy night."""
 
@@ -36,6 +38,7 @@ class Punctuality:
         newest: The newest published partition; None if there is none.
         n_rows: Rows of the partition by step of the ladder, counted now.
         n_published: Rows that were published; None if the partition is not.
+        missing_before: Partitions of the days before that readers do not have, although they have older ones.
         owner: Team that answers for it.
         runbook: Its page.
     """
@@ -47,13 +50,14 @@ class Punctuality:
     newest: dt.date | None
     n_rows: dict[str, int]
     n_published: int | None
+    missing_before: tuple[dt.date, ...]
     owner: str
     runbook: str
 
     @property
     def is_late(self) -> bool:
-        """Return whether the deadline is over and nothing is published, or rows of it are gone."""
-        return self.published_at is None or sum(self.n_rows.values()) != self.n_published
+        """Return whether the deadline is over and nothing is published, rows of it are gone, or a partition before it is missing."""
+        return self.published_at is None or sum(self.n_rows.values()) != self.n_published or bool(self.missing_before)
 
     @property
     def status(self) -> str:
@@ -139,9 +143,22 @@ def _punctuality(conn: Connection, spec: ModelSpec, at: dt.datetime) -> Punctual
         newest=_newest(conn, spec.predictions_dataset),
         n_rows=_steps(conn, spec, partition, row[1]) if row else {},
         n_published=row[2] if row else None,
+        missing_before=_missing_before(conn, spec.predictions_dataset, partition),
         owner=spec.owner,
         runbook=spec.runbook,
     )
+
+
+def _missing_before(conn: Connection, dataset: str, partition: Partition) -> tuple[dt.date, ...]:
+    rows = conn.execute(
+        """
+        with seen as (select partition_date from ops.published where dataset = %(dataset)s)
+        select day::date from generate_series(%(first)s::timestamp, %(last)s, interval '1 day') day
+        where day::date > (select min(partition_date) from seen) and day::date not in (select partition_date from seen) order by 1
+        """,
+        {"dataset": dataset, "first": partition.shift(-LOOK_BACK_DAYS).day, "last": partition.shift(-1).day},
+    )
+    return tuple(day for (day,) in rows)
 
 
 def _steps(conn: Connection, spec: ModelSpec, partition: Partition, load_id: int) -> dict[str, int]:

@@ -113,6 +113,7 @@ def task_scope(partition: Partition | None = None) -> Iterator[TaskScope]:
     partition = partition or Partition.parse(run.partition_key)
     identity = task_identity(run.dag_id, run.run_id, partition.key, instance.task_id, instance.map_index)
     scope = TaskScope(load_settings(), partition, RunContext(identity, instance.try_number, "airflow"))
+    logger.info("The task's own code begins: %s, try %s.", identity, instance.try_number)
     with ended_by_sigterm(scope), ended_when_overdue(context["task"].execution_timeout), named_exhaustion():
         yield scope
 

@@ -92,6 +92,12 @@ class AirflowApi:
         """Return the task instances of one run: ``task_id``, ``map_index``, ``state``, ``try_number``, ``duration`` in seconds."""
         return self._all(f"/dags/{run.dag_id}/dagRuns/{run.run_id}/taskInstances", "task_instances", order_by="id")
 
+    def log(self, run: DagRun, task_id: str, attempt: int, map_index: int = -1) -> list[dict[str, Any]]:
+        """Return the lines that one try has written: ``timestamp``, ``event``, and what the logger added."""
+        path = f"/dags/{run.dag_id}/dagRuns/{run.run_id}/taskInstances/{task_id}/logs/{attempt}"
+        found = self._call("GET", path, params={"full_content": "true", "map_index": map_index}, headers={"Accept": "application/json"})
+        return [line for line in found["content"] if isinstance(line, dict)]
+
     def clear(self, run: DagRun, task_ids: list[str] | None = None) -> int:
         """Clear tasks of one run so that they run again, and return how many task instances that touched."""
         body = {"dag_run_id": run.run_id, "dry_run": False, "only_failed": False, "reset_dag_runs": True, "task_ids": task_ids}

@@ -134,8 +134,7 @@ def set_paused(whole: Whole, dag_id: str, *, is_paused: bool) -> None:
 
 def log_of(whole: Whole, run: DagRun, task_id: str, attempt: int = 1) -> str:
     """Return the log of one try as Airflow shows it."""
-    path = f"/dags/{run.dag_id}/dagRuns/{run.run_id}/taskInstances/{task_id}/logs/{attempt}"
-    return str(whole.api._call("GET", path, params={"full_content": "true"}, headers={"Accept": "application/json"})["content"])
+    return str(whole.api.log(run, task_id, attempt))
 
 
 def start(whole: Whole, dag_id: str) -> DagRun:

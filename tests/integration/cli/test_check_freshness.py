@@ -118,6 +118,17 @@ def test_it_is_late_and_says_which_when_one_model_is_missing(settings, publish_n
     assert by_name["arrival_delay_minutes"]["deadline"] == "2013-03-05T09:00:00+00:00"
 
 
+def test_it_is_late_when_a_night_before_was_never_published(settings, both, publish_night):
+    publish_night("flight_delayed", "2013-02-20")
+    publish_night("flight_delayed", "2013-03-01")
+    publish_night("flight_delayed", "2013-03-02")
+    found = look(settings, "--at", IN_TIME)
+    assert found.returncode == 1, found.stderr
+    # 2013-02-25 and -26 to -28 lie within the seven days; what lies before is no business of tonight's.
+    assert "flight_delayed of 2013-02-25, 2013-02-26, 2013-02-27, 2013-02-28, 2013-03-03" in found.stderr
+    assert "arrival_delay_minutes of" not in found.stderr
+
+
 def test_a_rescued_partition_is_on_time_and_shown_as_degraded(settings, both, publish_night, tmp_path):
     publish_night("flight_delayed", "2013-03-05", "champion")
     publish_night("arrival_delay_minutes", "2013-03-05", "fallback_rule")
