@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from nightshift.contracts.metrics import METRICS, Metric, Task
 from nightshift.errors import NightshiftError, ObjectStoreError
 from nightshift.registry.model_versions import ModelVersion, load_model
-from nightshift.training.baselines import baseline_predictions
+from nightshift.training.baselines import Baselines
 from nightshift.training.by_day import Days, Statistic, draw_days, statistic
 from nightshift.training.intervals import N_DRAWS, Estimate, difference, estimate
 from nightshift.training.model_text import ModelTextError
@@ -159,9 +159,9 @@ class Case:
         return {name: model.predictions(self.rows) for name, model in models.items()}
 
     @cached_property
-    def baselines(self) -> dict[str, Predictions]:
+    def baselines(self) -> Baselines:
         """Return the baselines' predictions: ``prior``, ``rule``, ``linear``, ``tree``."""
-        return baseline_predictions(self.spec, self.fit_rows, self.rows, self.trained.threshold)
+        return Baselines(self.spec, self.fit_rows, self.rows, self.trained.threshold)
 
     @property
     def reference(self) -> str:

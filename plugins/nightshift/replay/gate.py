@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import datetime as dt
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING
 
 from nightshift.contracts.partitions import Partition
@@ -16,6 +16,7 @@ from nightshift.registry import fitness, groups, quality
 from nightshift.registry.case import Case
 from nightshift.registry.criteria import Question, answer
 from nightshift.registry.model_versions import ModelVersion
+from nightshift.training.evaluation import joined
 from nightshift.training.splits import split_window
 from nightshift.training.training_set import TrainingSet, mature_window
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from nightshift.replay.fleet import Fleet
     from nightshift.settings import Settings
+    from nightshift.training.evaluation import Predictions
     from nightshift.training.trained_model import TrainedModel
 
 QUESTIONS: dict[str, Question] = {
@@ -57,6 +59,15 @@ class ReplayedCase(Case):
         return None if self.champion is None else self.fleet.of(self.champion.partition_date).model, ""
 
     @cached_property
+    def predictions(self) -> dict[str, Predictions]:
+        """Return the models' predictions; those of a champion for a night are made once for all its challengers."""
+        nights = [day.as_py() for day in self.rows.column("partition_date").unique()]
+        models = {"challenger": self.challenger, **({"champion": self.champion} if self.champion else {})}
+        return {
+            name: joined([self.fleet.predictions(version.partition_date, night) for night in nights]) for name, version in models.items()
+        }
+
+    @cached_property
     def all_rows(self) -> pa.Table:
         """Return the challenger's whole training set."""
         return self.fleet.window(self.challenger.partition_date)
@@ -71,8 +82,14 @@ def passes(settings: Settings, fleet: Fleet, challenger: dt.date, champion: dt.d
     window = mature_window(fleet.spec, Partition(challenger))
     training_set = TrainingSet("", "", 0, Partition(challenger), window, Partition(challenger).cutoff)
     versions = (version_of(fleet, challenger), version_of(fleet, champion))
-    case = ReplayedCase(settings, ObjectStore.open(settings), fleet.spec, training_set, {}, *versions, fleet)
+    case = ReplayedCase(settings, _store(settings), fleet.spec, training_set, {}, *versions, fleet)
     return all(not any(one.is_refusal for one in answer(case, {name: question})) for name, question in QUESTIONS.items())
+
+
+@lru_cache(1)
+def _store(settings: Settings) -> ObjectStore:
+    """Return the store; a client takes a third of a second to make, and a replay asks hundreds of times."""
+    return ObjectStore.open(settings)
 
 
 def version_of(fleet: Fleet, night: dt.date) -> ModelVersion:

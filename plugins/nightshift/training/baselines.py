@@ -5,6 +5,9 @@ The judge fits them from the immutable training set, so no challenger can bring 
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from nightshift.contracts.metrics import Task
@@ -33,31 +36,57 @@ _MAXIMUM_LEVELS = 50
 _MEDIAN_METRICS = {"mae"}
 
 
-def baseline_predictions(spec: ModelSpec, fit_rows: pa.Table, rows: pa.Table, threshold: float) -> dict[str, Predictions]:
-    """Predict some rows by each baseline.
+@dataclass(frozen=True, eq=False)
+class Baselines(Mapping[str, Predictions]):
+    """Predictions of ``prior``, ``rule``, ``linear`` and ``tree`` for some rows; each is made when it is first asked for.
 
-    Args:
+    The same rows give the same predictions. Whoever asks gets a ``SignatureError`` when the rows do not fit the spec.
+
+    Attributes:
         spec: Task, features, rule and seed.
         fit_rows: Rows that the challenger was fitted, stopped and calibrated on, in their total order.
         rows: Later rows; shape (n, any).
         threshold: Probability from which a row is called positive.
-
-    Returns:
-        ``prior``, ``rule``, ``linear`` and ``tree``; the same rows give the same predictions.
-
-    Raises:
-        SignatureError: The rows do not fit the spec.
     """
-    sample = _evenly(fit_rows)
-    signature = learn_signature(spec.features, sample)
-    label = numbers(sample, spec.label.column)
-    train, later = encode(sample, signature), encode(rows, signature)
-    return {
-        "prior": _wrap(spec, _prior(spec, label, rows.num_rows), threshold),
-        "rule": rule_predictions(spec.task, spec.scoring.fallback, rows, threshold),
-        "linear": _wrap(spec, _fit(_linear(spec, signature), spec, train, label, later), threshold),
-        "tree": _wrap(spec, _fit(_tree(spec, signature), spec, train, label, later), threshold),
-    }
+
+    spec: ModelSpec
+    fit_rows: pa.Table
+    rows: pa.Table
+    threshold: float
+    _made: dict[str, Predictions] = field(default_factory=dict)
+
+    def __iter__(self) -> Iterator[str]:
+        """Return the names."""
+        return iter(("prior", "rule", "linear", "tree"))
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        return 4
+
+    def __getitem__(self, name: str) -> Predictions:
+        """Return the predictions of one."""
+        if name not in self._made:
+            self._made[name] = self._make(name)
+        return self._made[name]
+
+    @cached_property
+    def _sample(self) -> pa.Table:
+        return _evenly(self.fit_rows)
+
+    @cached_property
+    def _encoded(self) -> tuple[Signature, Matrix, Matrix]:
+        signature = learn_signature(self.spec.features, self._sample)
+        return signature, encode(self._sample, signature), encode(self.rows, signature)
+
+    def _make(self, name: str) -> Predictions:
+        if name == "rule":
+            return rule_predictions(self.spec.task, self.spec.scoring.fallback, self.rows, self.threshold)
+        label = numbers(self._sample, self.spec.label.column)
+        if name == "prior":
+            return _wrap(self.spec, _prior(self.spec, label, self.rows.num_rows), self.threshold)
+        signature, train, later = self._encoded
+        model = {"linear": _linear, "tree": _tree}[name](self.spec, signature)
+        return _wrap(self.spec, _fit(model, self.spec, train, label, later), self.threshold)
 
 
 def _evenly(rows: pa.Table) -> pa.Table:

@@ -52,6 +52,16 @@ class Predictions:
         return Predictions(self.score[mask], None if self.probability is None else self.probability[mask], self.threshold)
 
 
+def joined(parts: Sequence[Predictions]) -> Predictions:
+    """Return the predictions of one model for several parts of rows, in that order; at least one part."""
+    import numpy as np
+
+    probabilities = [part.probability for part in parts if part.probability is not None]
+    return Predictions(
+        np.concatenate([part.score for part in parts]), np.concatenate(probabilities) if probabilities else None, parts[0].threshold
+    )
+
+
 @dataclass(frozen=True)
 class Measured:
     """One measured number.

@@ -6,9 +6,10 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
+from hashlib import sha256
 from itertools import count, product
 
 import pytest
@@ -23,11 +24,18 @@ from nightshift.warehouse.connection import connect
 from nightshift.warehouse.partition_write import LoadManifest, PartitionWrite, PublishedLoad, audit, begin, publish
 
 pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("conflicts")]
+
+
+def by_airflow(dag_run: str, attempt: int) -> Callable[[str], RunContext]:
+    """Return the identity of one try, as ``orchestration.task_scope.task_identity`` writes it."""
+    return lambda key: RunContext(f"transform/{key}/build_features@{sha256(dag_run.encode()).hexdigest()[:6]}", attempt, "airflow")
+
+
 WHO = {
-    "schedule": lambda key: RunContext(f"transform/{key}/build_features", 1, "airflow"),
-    "backfill": lambda key: RunContext(f"backfill/{key}/build_features", 1, "airflow"),
-    "rerun": lambda key: RunContext(f"transform/{key}/build_features", 2, "airflow"),
-    "by hand": lambda key: RunContext(f"night/{key}", 1, "cli:anna"),
+    "schedule": by_airflow("asset_triggered__2013-07-01T04:31:00", 1),
+    "backfill": by_airflow("backfill__2013-07-01T09:00:00", 1),
+    "rerun": by_airflow("asset_triggered__2013-07-01T04:31:00", 2),
+    "by hand": lambda key: RunContext(f"backfill/{key}", 1, "cli:anna"),
 }
 WHERE = {
     "same partition": ((0, 0), (0, 0)),
