@@ -146,6 +146,7 @@ def test_a_night_is_measured_without_its_report_when_evidently_breaks(whole: Who
         script.chmod(0o755)
         program = str(script)
     with unpublished(whole, "monitoring/flight_delayed"), whole.inject(_REPORT.format(program)):
+        _forget_reports(whole)
         run = start(whole, "monitor__flight_delayed")
         assert end_of(whole, run).state == "success"
         assert "NS-MONITOR-002" in log_of(whole, run, "measure")
@@ -154,18 +155,25 @@ def test_a_night_is_measured_without_its_report_when_evidently_breaks(whole: Who
 
 @pytest.mark.promise("R18")
 def test_the_champion_scores_on_time_when_training_dies(whole: Whole) -> None:
-    dies = _HOOK + "from nightshift.training import booster\nbooster._fit_segment = _crash\n"
+    dies = _HOOK + "from nightshift.training import pipeline\npipeline.train = _crash\n"
     with unpublished(whole, *PREDICTIONS):
         with whole.inject(dies):
             trained = start(whole, "train__flight_delayed")
             scored = [start(whole, f"score__{model}") for model in MODELS]
             assert {end_of(whole, run).state for run in scored} == {"success"}
             assert {frozenset(_sources(whole, model)) for model in MODELS} == {frozenset({CHAMPION})}
-            end_of(whole, trained, seconds=400)
+            assert end_of(whole, trained, seconds=400).state == "failed"
             wait_until_quiet(whole)
         whole.api.clear(trained)
         assert end_of(whole, trained).state == "success"
         wait_until_quiet(whole)
+
+
+def _forget_reports(whole: Whole) -> None:
+    """Delete the night's reports: one that is there is not made again."""
+    client, bucket = _client(whole.settings), whole.settings.s3_bucket
+    for one in client.list_objects_v2(Bucket=bucket, Prefix=f"reports/flight_delayed/{NIGHT}/").get("Contents", []):
+        client.delete_object(Bucket=bucket, Key=one["Key"])
 
 
 def _sources(whole: Whole, model: str) -> set[str]:
