@@ -170,7 +170,6 @@ class ObjectStore:
             ObjectDamagedError: The body was damaged or broke off again and again.
             ObjectStoreError: The server cannot be reached.
         """
-        reach(FaultPoint.GET_BEFORE)
         with self._reported("read", key):
             return _retrying()(self._read, key, sha256, n_bytes)
 
@@ -268,6 +267,7 @@ class ObjectStore:
             TransitError: It is not what the server sent.
             ObjectCorruptError: The server sent it like this, or says nothing of it; asked once more it may be another.
         """
+        reach(FaultPoint.GET_BEFORE)
         answer = self._client.get_object(Bucket=self.bucket, Key=key, ChecksumMode="ENABLED")
         if "ContentLength" not in answer:
             raise TransitError("the answer broke off in its head")
