@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.result import Limited, Result
-from benchmarks.scoring import CATEGORICAL, DAY, NUMERIC, make_features
+from benchmarks.scoring import CATEGORICAL, DAY, NUMERIC, make_features, sql_engine
 
 from nightshift.contracts.partitions import PartitionRange
 from nightshift.contracts.run import RunContext
@@ -102,16 +102,7 @@ def evidently(peer_rows: int) -> dict[str, Any]:
     from evidently import DataDefinition, Dataset, Report
     from evidently.metrics import ValueDrift
 
-    settings = load_settings()
-    url = sa.URL.create(
-        "postgresql+psycopg",
-        settings.warehouse_user,
-        settings.warehouse_password.get_secret_value(),
-        settings.warehouse_host,
-        settings.warehouse_port,
-        settings.warehouse_database,
-    )
-    engine, names = sa.create_engine(url), ", ".join([*NUMERIC, *CATEGORICAL])
+    engine, names = sql_engine(load_settings()), ", ".join([*NUMERIC, *CATEGORICAL])
     started = time.perf_counter()
     definition = DataDefinition(numerical_columns=NUMERIC, categorical_columns=CATEGORICAL)
     sides = [

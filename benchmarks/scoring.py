@@ -42,6 +42,7 @@ from nightshift.settings import PROJECT_ROOT, Settings, load_settings
 
 if TYPE_CHECKING:
     import psycopg
+    import sqlalchemy
 
     from nightshift.training.trained_model import TrainedModel
 
@@ -188,14 +189,10 @@ def read_features(settings: Settings) -> pa.Table:
     return pa.Table.from_batches(list(stream_arrow(settings, query)))
 
 
-def pandas_script(settings: Settings) -> dict[str, Any]:
-    """Do what one writes first: everything in memory, categories by hand, rows back in chunks."""
-    import lightgbm as lgb
-    import pandas as pd
+def sql_engine(settings: Settings) -> sqlalchemy.Engine:
+    """Return the engine that a script would make."""
     import sqlalchemy as sa
 
-    model = champion(settings)
-    booster, levels = lgb.Booster(model_str=model.text), dict(model.signature.categorical)
     url = sa.URL.create(
         "postgresql+psycopg",
         settings.warehouse_user,
@@ -204,7 +201,18 @@ def pandas_script(settings: Settings) -> dict[str, Any]:
         settings.warehouse_port,
         settings.warehouse_database,
     )
-    engine = sa.create_engine(url)
+    return sa.create_engine(url)
+
+
+def pandas_script(settings: Settings) -> dict[str, Any]:
+    """Do what one writes first: everything in memory, categories by hand, rows back in chunks."""
+    import lightgbm as lgb
+    import pandas as pd
+    import sqlalchemy as sa
+
+    model = champion(settings)
+    booster, levels = lgb.Booster(model_str=model.text), dict(model.signature.categorical)
+    engine = sql_engine(settings)
     names = ", ".join(["thing_id", *NUMERIC, *CATEGORICAL])
     started = time.perf_counter()
     frame = pd.read_sql(sa.text(f"select {names} from features.feat_bench where partition_date = '2013-07-01'"), engine)

@@ -99,14 +99,17 @@ class _Task:
 
     @property
     def stage(self) -> int:
+        """Return its place in STAGES, -1 outside."""
         return next((place for place, name in enumerate(STAGES) if self.run.dag_id.startswith(name)), -1)
 
     @property
     def ended_at(self) -> dt.datetime:
+        """Return when it ended."""
         return _at(self.found["end_date"])
 
     @property
     def started_at(self) -> dt.datetime:
+        """Return when its process began."""
         return _at(self.found["start_date"])
 
 

@@ -63,7 +63,7 @@ def _summary(name: str, sketch: Sketch) -> Sequence[str]:
     from nightshift.quality.sketch import TextSketch
 
     missing = f"{sketch.n_missing / sketch.n_rows:.2%}" if sketch.n_rows else ""
-    head = (name, f"{sketch.n_rows:,}", missing, f"{sketch.distinct.estimate:,}")
+    head = (name, f"{sketch.n_rows:,}", missing, f"{sketch.n_distinct:,}")
     if isinstance(sketch, TextSketch):
         shown = ", ".join(f"{text} {n / sketch.n_known:.0%}" for text, n in sketch.levels.most_common(_LEVELS_SHOWN))
         return (*head, shown, *("" for _ in range(6)))

@@ -71,7 +71,7 @@ def _keep_profiles(settings: Settings, conn: Connection, spec: ModelSpec, partit
     for dataset in (spec.features_dataset, spec.predictions_dataset):
         try:
             profile_load(settings, conn, LoadTable.published(conn, dataset, partition.day), run)
-        except NightshiftError as error:
+        except Exception as error:  # noqa: BLE001 - the verdict is published; nothing of a view may make its task fail
             logger.warning("%s of %s has no profile: %s", dataset, partition, error)
 
 

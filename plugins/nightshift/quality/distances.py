@@ -85,7 +85,7 @@ def _edges(reference: NumberSketch, current: NumberSketch) -> Doubles:
     """Return the inner edges of the bins that both sides fall into."""
     import numpy as np
 
-    if reference.distinct.estimate <= FEW_VALUES:
+    if reference.n_distinct <= FEW_VALUES:
         middles = np.union1d(reference.middles()[0], current.middles()[0])
         return (middles[1:] + middles[:-1]) / 2
     finite = np.concatenate([side.middles()[0] for side in (reference, current)])

@@ -177,7 +177,7 @@ def _keep(conn: Connection, load: LoadTable, found: Mapping[str, Sketch], run: R
     rows = [
         (
             *(load.dataset, load.day, load.load_id, place, name, one.kind, one.n_rows, one.n_missing, one.minimum, one.maximum),
-            *(one.mean, one.std, one.distinct.estimate, one.as_bytes(), run.run_id),
+            *(one.mean, one.std, one.n_distinct, one.as_bytes(), run.run_id),
         )
         for place, (name, one) in enumerate(found.items())
     ]

@@ -195,6 +195,11 @@ class NumberSketch:
         return self.n_rows - self.n_missing
 
     @property
+    def n_distinct(self) -> int:
+        """Return how many distinct numbers there are, about."""
+        return min(self.distinct.estimate, self.n_known)
+
+    @property
     def mean(self) -> float | None:
         """Return the exactly rounded mean; None without numbers or with an infinite one."""
         self._settle()
@@ -342,6 +347,11 @@ class TextSketch:
     def n_known(self) -> int:
         """Return the number of texts."""
         return self.n_rows - self.n_missing
+
+    @property
+    def n_distinct(self) -> int:
+        """Return how many distinct texts there are, about."""
+        return min(self.distinct.estimate, self.n_known)
 
     def as_bytes(self) -> bytes:
         """Return everything, compressed."""

@@ -248,9 +248,10 @@ def _grow_on(booster: lgb.Booster, state: Fit, plan: FitPlan) -> Fit:
     LightGBM draws a stream anew when its seed changes, and the one of the bagging only when a fraction of it does.
     """
     params, n_rounds = _segment(state, plan)
-    if fraction := plan.params.get("bagging_fraction"):
+    fraction = float(plan.params.get("bagging_fraction", 1))
+    if fraction < 1:  # at 1 no bag is drawn, and turning that on and off would leave it on
         before = _params(plan, len(state.losses) // plan.segment_rounds - 1)
-        booster.reset_parameter({**before, "bagging_fraction": float(fraction) / 2})
+        booster.reset_parameter({**before, "bagging_fraction": fraction / 2})
     booster.reset_parameter({**params, "num_iterations": n_rounds})
     losses = list(state.losses)
     for _ in range(n_rounds):

@@ -53,6 +53,11 @@ def test_other_trees_when_rows_are_shuffled(parts, fit):
 
 
 _SAMPLED = {"bagging_fraction": 0.8, "bagging_freq": 1, "feature_fraction": 0.5}
+_STRONG = {"lambda_l1": 1.0, "max_depth": 3, "min_data_in_leaf": 40, "max_bin": 31, "cat_smooth": 2.0, "path_smooth": 1.0}
+EVERY_OTHER = {
+    "learning_rate": 0.07, "num_leaves": 6, "min_sum_hessian_in_leaf": 0.5, "min_gain_to_split": 0.01, "lambda_l2": 3.0,
+    "cat_l2": 4.0, "max_cat_to_onehot": 2, "min_data_per_group": 30, "min_data_in_bin": 5,
+}
 
 
 @pytest.mark.parametrize("objective", ["binary", "regression_l1", "huber", "quantile", "poisson"])
@@ -63,8 +68,10 @@ _SAMPLED = {"bagging_fraction": 0.8, "bagging_freq": 1, "feature_fraction": 0.5}
         (True, _SAMPLED),
         (True, _SAMPLED | {"bagging_freq": 5, "feature_fraction_bynode": 0.5}),
         (False, _SAMPLED | {"extra_trees": True}),
-        (True, _SAMPLED | {"lambda_l1": 1.0, "max_depth": 3, "min_data_in_leaf": 40, "max_bin": 31, "cat_smooth": 2.0, "path_smooth": 1.0}),
+        (True, _SAMPLED | _STRONG),
         (True, {"bagging_fraction": 0.5, "bagging_freq": 0, "alpha": 0.7}),
+        (True, {"bagging_fraction": 1.0, "bagging_freq": 1}),
+        (True, EVERY_OTHER),
         (False, _SAMPLED | {"bagging_freq": 3}),
         (False, {"data_sample_strategy": "goss"}),
     ],
@@ -77,6 +84,11 @@ def test_same_text_when_each_segment_starts_from_the_text(parts, monkeypatch, ob
     assert len(n_grown) == (4 if grows_on else 0)
     monkeypatch.setattr(booster, "_may_grow_on", lambda _: False)
     assert fit_trees(*parts, plan) == grown
+
+
+def test_every_parameter_with_which_a_booster_grows_on_is_fitted_both_ways():
+    tried = _SAMPLED.keys() | _STRONG.keys() | EVERY_OTHER.keys() | {"alpha", "feature_fraction_bynode"}
+    assert tried == booster._GROWS_ON
 
 
 @pytest.mark.parametrize("n_finished", [1, 2, 3])
