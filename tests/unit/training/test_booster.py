@@ -55,8 +55,15 @@ def test_other_trees_when_rows_are_shuffled(parts, fit):
 _SAMPLED = {"bagging_fraction": 0.8, "bagging_freq": 1, "feature_fraction": 0.5}
 _STRONG = {"lambda_l1": 1.0, "max_depth": 3, "min_data_in_leaf": 40, "max_bin": 31, "cat_smooth": 2.0, "path_smooth": 1.0}
 EVERY_OTHER = {
-    "learning_rate": 0.07, "num_leaves": 6, "min_sum_hessian_in_leaf": 0.5, "min_gain_to_split": 0.01, "lambda_l2": 3.0,
-    "cat_l2": 4.0, "max_cat_to_onehot": 2, "min_data_per_group": 30, "min_data_in_bin": 5,
+    "learning_rate": 0.07,
+    "num_leaves": 6,
+    "min_sum_hessian_in_leaf": 0.5,
+    "min_gain_to_split": 0.01,
+    "lambda_l2": 3.0,
+    "cat_l2": 4.0,
+    "max_cat_to_onehot": 2,
+    "min_data_per_group": 30,
+    "min_data_in_bin": 5,
 }
 
 
