@@ -10,13 +10,14 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from nightshift.cli.critical_path import Step, find_path
 from nightshift.cli.night import Night, run_night
 from nightshift.contracts.model_spec import load_specs
 from nightshift.services.airflow_api import AirflowApi, DagRun
@@ -57,11 +58,13 @@ class Whole:
         settings: Its endpoints.
         api: Its Airflow.
         night: The night that went through the scheduler.
+        path: What its predictions waited for, read before any test touched its runs; empty in a kept home.
     """
 
     settings: Settings
     api: AirflowApi
     night: Night
+    path: Sequence[Step]
 
     @contextmanager
     def inject(self, code: str) -> Iterator[None]:
@@ -93,7 +96,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Whole]:
         settings = Settings(dags_dir=dags, **{name.removeprefix("NIGHTSHIFT_").lower(): value for name, value in read_env(home).items()})
         api = AirflowApi.local(home)
         night = run_night(api, NIGHT, expected_dags(settings), timeout_seconds=800) if is_new else Night(NIGHT, 0, 0.0, 0.0)
-        yield Whole(settings, api, night)
+        yield Whole(settings, api, night, find_path(api, NIGHT) if is_new else ())
     finally:
         if not kept:
             _run(env, "-m", "nightshift.cli", "down", "--delete-data")

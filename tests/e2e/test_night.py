@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import time
 
 import pytest
 from tests.whole_night import NIGHT, Whole, expected_dags, not_green
 
-from nightshift.cli.critical_path import find_path
 from nightshift.services.airflow_api import AirflowApi, DagRun
 from nightshift.settings import Settings
 from nightshift.warehouse.connection import connect
@@ -45,20 +43,18 @@ def test_a_night_runs_every_dag_and_publishes_every_dataset(whole: Whole) -> Non
 
 
 def test_the_critical_path_of_a_night_adds_up(whole: Whole) -> None:
-    _wait_until_quiet(whole.api)
-    path = find_path(whole.api, NIGHT)
-    names = [step.task.partition("[")[0] for step in path]
+    if not whole.path:
+        pytest.skip("the runs of a kept home may have been cleared")
+    names = [step.task.partition("[")[0] for step in whole.path]
     assert names[0].startswith("ingest.load_")
     assert names[-1].endswith(".publish")
     assert [name for name in names if name.startswith(("transform.", "ingest.announce"))] == [
         "ingest.announce_raw",
         "transform.build_features",
     ]
-    assert all(min(step.waiting, step.starting, step.importing, step.working) >= 0 for step in path)
-    assert all(step.importing > 0.05 and step.working > 0 for step in path)
-    ended = max(dt.datetime.fromisoformat(str(run.ended_at)) for run in whole.api.runs(NIGHT) if run.dag_id.startswith("score__"))
-    started = next(dt.datetime.fromisoformat(str(run.started_at)) for run in whole.api.runs(NIGHT) if run.dag_id == "ingest")
-    assert sum(step.seconds for step in path) == pytest.approx((ended - started).total_seconds(), abs=3)
+    assert all(min(step.waiting, step.starting, step.importing, step.working) >= 0 for step in whole.path)
+    assert all(step.importing > 0.05 and step.working > 0 for step in whole.path)
+    assert sum(step.seconds for step in whole.path) == pytest.approx(whole.night.seconds_to_predictions, abs=10)
 
 
 def test_every_scheduled_flight_of_the_next_day_is_scored_once_by_the_champion(whole: Whole) -> None:
