@@ -11,23 +11,36 @@ import base64
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from nightshift.errors import ObjectStoreError
 from nightshift.exhaustion import named_exhaustion
 from nightshift.fault_points import FaultPoint, reach
-from nightshift.lake.transfer import Body, TransitError, digest_of, receive, size_of, whole_file
+from nightshift.lake.transfer import (
+    MIN_BYTES_PER_SECOND,
+    Body,
+    TransitError,
+    UnansweredError,
+    answered_within,
+    digest_of,
+    receive,
+    size_of,
+    whole_file,
+)
 
 if TYPE_CHECKING:
     from botocore.exceptions import ClientError
-    from tenacity import Retrying
+    from tenacity import RetryCallState, Retrying
 
     from nightshift.lake.transfer import Received
     from nightshift.settings import Settings
 
 TRANSFER_ATTEMPTS = 4
 """How often a body, an upload or a listing that was damaged on its way is asked for; botocore's own attempts lie below."""
+UNANSWERED_ATTEMPTS = 2
+"""The same of one whose answer only trickles: each costs the whole limit of an answer."""
 POOL_CONNECTIONS = 32
 """Requests that several threads may have open at once through one store."""
 MAX_OBJECT_BYTES = 5 * 1024**3
@@ -80,11 +93,19 @@ class ObjectStore:
         client: A boto3 S3 client.
         bucket: The bucket's name.
         patience_seconds: How long a body may be slower than ``MIN_BYTES_PER_SECOND``.
+        answer_seconds: How long a whole answer without its body may take, with botocore's attempts; what is sent adds its own time.
     """
 
-    def __init__(self, client: Any, bucket: str, patience_seconds: float = 30) -> None:  # noqa: ANN401 - boto3 makes its class at run time
+    def __init__(
+        self,
+        client: Any,  # noqa: ANN401 - boto3 makes its class at run time
+        bucket: str,
+        patience_seconds: float = 30,
+        answer_seconds: float = 200,
+    ) -> None:
         self._client = client
         self._patience_seconds = patience_seconds
+        self._answer_seconds = answer_seconds
         self.bucket = bucket
 
     @classmethod
@@ -106,7 +127,10 @@ class ObjectStore:
             region_name=settings.s3_region,
         )
         client = session.client("s3", endpoint_url=settings.s3_endpoint_url or None, config=config)
-        return cls(client, settings.s3_bucket, settings.s3_read_timeout_seconds)
+        attempts = settings.s3_request_attempts
+        pauses = 2.0 ** (attempts - 1) - 1
+        answer_seconds = attempts * (settings.s3_connect_timeout_seconds + settings.s3_read_timeout_seconds) + pauses
+        return cls(client, settings.s3_bucket, settings.s3_read_timeout_seconds, answer_seconds)
 
     def uri(self, key: str) -> str:
         """Return ``s3://<bucket>/<key>``."""
@@ -118,14 +142,8 @@ class ObjectStore:
         Raises:
             ObjectStoreError: The server refuses, or the name belongs to someone else.
         """
-        region = self._client.meta.region_name
-        location = {} if region == "us-east-1" else {"CreateBucketConfiguration": {"LocationConstraint": region}}
         with self._reported("create the bucket", ""):
-            if self._answer_code(self._client.head_bucket, Bucket=self.bucket) in _ABSENT:
-                code = self._answer_code(self._client.create_bucket, Bucket=self.bucket, **location)
-                if code not in {"", "BucketAlreadyOwnedByYou", "BucketAlreadyExists"}:
-                    raise ObjectStoreError(f"Cannot create the bucket {self.bucket}.", got=code, todo="Run `nightshift doctor`.")
-                self._client.head_bucket(Bucket=self.bucket)
+            _retrying()(self._create_bucket_if_absent)
 
     def put(self, key: str, data: bytes | Path, content_type: str = "application/octet-stream") -> str:
         """Write an object once.
@@ -209,7 +227,16 @@ class ObjectStore:
     def exists(self, key: str) -> bool:
         """Return whether there is such an object."""
         with self._reported("look up", key):
-            return self._is_there(key)
+            return bool(_retrying()(self._is_there, key))
+
+    def _create_bucket_if_absent(self) -> None:
+        region = self._client.meta.region_name
+        location = {} if region == "us-east-1" else {"CreateBucketConfiguration": {"LocationConstraint": region}}
+        if self._answer_code(self._client.head_bucket, Bucket=self.bucket) in _ABSENT:
+            code = self._answer_code(self._client.create_bucket, Bucket=self.bucket, **location)
+            if code not in {"", "BucketAlreadyOwnedByYou", "BucketAlreadyExists"}:
+                raise ObjectStoreError(f"Cannot create the bucket {self.bucket}.", got=code, todo="Run `nightshift doctor`.")
+            self._ask(self._client.head_bucket, Bucket=self.bucket)
 
     def _refuse_too_large(self, key: str, n_bytes: int) -> None:
         if n_bytes > MAX_OBJECT_BYTES:
@@ -235,6 +262,7 @@ class ObjectStore:
             "Key": key,
             "IfNoneMatch": "*",
             "ContentType": content_type,
+            "ContentLength": size_of(data),
             "ChecksumSHA256": base64.b64encode(digest).decode(),
         }
         if isinstance(data, bytes):
@@ -244,7 +272,7 @@ class ObjectStore:
 
     def _holds(self, key: str, digest: bytes) -> bool:
         """Return whether the object that is there has our digest: by the server's checksum, or by reading it."""
-        head = self._client.head_object(Bucket=self.bucket, Key=key, ChecksumMode="ENABLED")
+        head = self._ask(self._client.head_object, Bucket=self.bucket, Key=key, ChecksumMode="ENABLED")
         stated = head.get("ChecksumSHA256")
         return stated == base64.b64encode(digest).decode() or digest_of(self.get(key)) == digest
 
@@ -268,7 +296,7 @@ class ObjectStore:
             ObjectCorruptError: The server sent it like this, or says nothing of it; asked once more it may be another.
         """
         reach(FaultPoint.GET_BEFORE)
-        answer = self._client.get_object(Bucket=self.bucket, Key=key, ChecksumMode="ENABLED")
+        answer = self._ask(self._client.get_object, Bucket=self.bucket, Key=key, ChecksumMode="ENABLED")
         if "ContentLength" not in answer:
             raise TransitError("the answer broke off in its head")
         body: Body = answer["Body"]
@@ -308,7 +336,7 @@ class ObjectStore:
         from botocore.parsers import ResponseParserError
 
         try:
-            page = self._client.list_objects_v2(Bucket=self.bucket, Prefix=prefix, StartAfter=start_after)
+            page = self._ask(self._client.list_objects_v2, Bucket=self.bucket, Prefix=prefix, StartAfter=start_after)
         except (ResponseParserError, ValueError) as error:
             raise TransitError("the listing cannot be read") from error
         keys = tuple(entry.get("Key", "") for entry in page.get("Contents", ()))
@@ -317,8 +345,16 @@ class ObjectStore:
             raise TransitError("the listing contradicts itself")
         return keys, bool(page["IsTruncated"] and keys)
 
-    @staticmethod
-    def _answer_code(request: Callable[..., Any], **arguments: object) -> str:
+    def _ask(self, request: Callable[..., Any], **arguments: object) -> Any:  # noqa: ANN401 - botocore makes its answers at run time
+        """Send one request, with botocore's own attempts, and return its answer.
+
+        Raises:
+            UnansweredError: Whatever came, it was not whole in time.
+        """
+        sent = int(str(arguments.get("ContentLength", 0)))
+        return answered_within(self._answer_seconds + sent / MIN_BYTES_PER_SECOND, partial(request, **arguments))
+
+    def _answer_code(self, request: Callable[..., Any], **arguments: object) -> str:
         """Return '' when the request succeeds, else the code of an answer that the caller decides on.
 
         Raises:
@@ -327,7 +363,7 @@ class ObjectStore:
         from botocore.exceptions import ClientError
 
         try:
-            request(**arguments)
+            self._ask(request, **arguments)
         except ClientError as error:
             code, status = _code_and_status(error)
             if code in _DECIDED:
@@ -360,7 +396,7 @@ class ObjectStore:
             raise self._failed(verb, key, error) from error
         except TransitError as error:
             raise ObjectDamagedError(
-                f"Cannot {verb} {self.uri(key)}: {TRANSFER_ATTEMPTS} transfers were damaged, broken off or too slow.",
+                f"Cannot {verb} {self.uri(key)}: every transfer was damaged, broken off or too slow.",
                 got=str(error),
                 todo="Look at the network between here and the store. Retrying is safe.",
             ) from error
@@ -426,11 +462,16 @@ def _broken_bodies() -> tuple[type[Exception], ...]:
 
 def _retrying() -> Retrying:
     """Return what repeats a transfer that was damaged on its way; a wrong digest is asked for again too, since many stores state none."""
-    from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+    from tenacity import Retrying, retry_if_exception_type, wait_random_exponential
 
     return Retrying(
-        stop=stop_after_attempt(TRANSFER_ATTEMPTS),
+        stop=_is_enough,
         wait=wait_random_exponential(multiplier=0.1, max=5),
         retry=retry_if_exception_type((TransitError, ObjectCorruptError)),
         reraise=True,
     )
+
+
+def _is_enough(state: RetryCallState) -> bool:
+    error = state.outcome.exception() if state.outcome else None
+    return state.attempt_number >= (UNANSWERED_ATTEMPTS if isinstance(error, UnansweredError) else TRANSFER_ATTEMPTS)

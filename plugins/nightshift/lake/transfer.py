@@ -5,13 +5,14 @@ Knows no vendor: a body is anything that can be read.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import file_digest, md5, sha256
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 MIN_BYTES_PER_SECOND = 16 * 1024
 """A body that stays slower than this after the read timeout is given up: a connection that trickles would never time out."""
@@ -21,6 +22,13 @@ _SECONDS_PER_CHUNK = 0.5
 
 class TransitError(Exception):
     """What went or came was damaged, broken off or too slow on its way; the same request may do better."""
+
+
+class UnansweredError(TransitError):
+    """No whole answer came in time, though something came now and then, so that no timeout of a socket noticed."""
+
+
+Answer = TypeVar("Answer")
 
 
 class Body(Protocol):
@@ -74,6 +82,35 @@ def receive(body: Body, write: Callable[[bytes], object], patience_seconds: floa
             raise TransitError(f"{n_bytes} bytes in {now - began:.0f} s: slower than {MIN_BYTES_PER_SECOND // 1024} KiB/s")
         is_fast = now - asked < _SECONDS_PER_CHUNK
         size = min(2 * size, _LARGEST_CHUNK) if is_fast else max(size // 4, _SMALLEST_CHUNK)
+
+
+def answered_within(seconds: float, request: Callable[[], Answer]) -> Answer:
+    """Send a request, and give it up when its answer is not whole in time.
+
+    A socket's timeout begins anew with every byte, so an answer that trickles would never end. The request runs in a thread of its own,
+    which is left to its fate: whatever it still does must be safe to be done twice.
+
+    Raises:
+        UnansweredError: No whole answer came in time.
+        Exception: What the request raises.
+    """
+    answers: list[Answer] = []
+    errors: list[BaseException] = []
+
+    def ask() -> None:
+        try:
+            answers.append(request())
+        except BaseException as error:  # noqa: BLE001 - raised again by whoever waits
+            errors.append(error)
+
+    thread = threading.Thread(target=ask, name="object store request", daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if errors:
+        raise errors[0]
+    if not answers:
+        raise UnansweredError(f"no whole answer within {seconds:.0f} s")
+    return answers[0]
 
 
 @contextmanager

@@ -17,6 +17,7 @@ LOOPBACK = "127.0.0.1"
 HANG_LIMIT_SECONDS = 30.0
 DRIP_SECONDS = 0.05
 DRIP_BYTES = 256
+TRICKLE_SECONDS = 0.1
 _ERROR = b"<?xml version='1.0'?><Error><Code>%s</Code><Message>played by the fault proxy</Message></Error>"
 
 KINDS = {
@@ -32,6 +33,7 @@ KINDS = {
     "flipped": "one bit of the answer's body is another; of an answer without body, of the digest that it states",
     "flipped_request": "one bit of the request's body is another",
     "drip": "the answer comes in small pieces, slowly",
+    "trickle": "the answer comes byte by byte, each before a timeout would notice",
 }
 
 
@@ -180,14 +182,16 @@ class FaultProxy:
         if kind == "flipped":
             answer = Message(answer.head, _flip(answer.body)) if answer.body else Message(_flip_digest(answer.head), b"")
         if kind == "drip":
-            return self._drip(client, answer)
+            return self._drip(client, answer, DRIP_BYTES, DRIP_SECONDS)
+        if kind == "trickle":
+            return self._drip(client, answer, 1, TRICKLE_SECONDS)
         client.sendall(answer.raw)
         return True
 
-    def _drip(self, client: socket.socket, answer: Message) -> bool:
-        for start in range(0, len(answer.raw), DRIP_BYTES):
-            client.sendall(answer.raw[start : start + DRIP_BYTES])
-            if self._closing.wait(DRIP_SECONDS):
+    def _drip(self, client: socket.socket, answer: Message, n_bytes: int, seconds: float) -> bool:
+        for start in range(0, len(answer.raw), n_bytes):
+            client.sendall(answer.raw[start : start + n_bytes])
+            if self._closing.wait(seconds):
                 return False
         return True
 
