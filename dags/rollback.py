@@ -1,9 +1,9 @@
-"""Puts an earlier champion back and publishes again what its successors scored. One DAG per spec; a person starts it with a form.
+"""Puts an earlier champion back and publishes again what its successors scored. One DAG for all models; a person starts it with a form.
 
 **Reads** `ml.*`, the model files in the lake, `ops.published`, published features.
 **Writes** `ml.promotions` (verdict `rolled_back`, with who and why), `predictions.<model>` of every partition from the first one on, the
 alias in MLflow.
-**Starts** by hand: "Trigger" asks for the version, the first partition, the reason, and whether only the plan is wanted.
+**Starts** by hand: "Trigger" asks for the model, the version, the first partition, the reason, and whether only the plan is wanted.
 **Rerun, clear, backfill**: a run that is cleared goes on with its own rollback, and changes nothing once somebody has decided since;
 there is no schedule to backfill.
 From a terminal: `nightshift rollback <model> --to <version>`.
@@ -14,12 +14,13 @@ from __future__ import annotations
 import datetime as dt
 from pathlib import Path
 
-from airflow.sdk import DAG, Param, task
+from airflow.sdk import Param, dag, task
 
-from nightshift.contracts.model_spec import ModelSpec, load_specs
+from nightshift.contracts.model_spec import load_specs
 from nightshift.orchestration import defaults, rollback_tasks
 
 FORM = {
+    "model": Param(None, type="string", enum=sorted(load_specs(Path(__file__).parent / "models")), title="Model"),
     "to_version": Param(
         None, type="integer", minimum=1, title="Version to put back", description="A former champion; `nightshift models` lists them."
     ),
@@ -37,21 +38,19 @@ FORM = {
 }
 
 
-def build_dag(spec: ModelSpec) -> DAG:
+@dag(
+    dag_id="rollback",
+    schedule=None,
+    is_paused_upon_creation=False,
+    params=FORM,
+    default_args=defaults.task_defaults("data-platform", timeout_minutes=60),
+    **defaults.dag_defaults(__doc__, "rollback", longest_run=dt.timedelta(hours=12), max_active_runs=4),
+)
+def build() -> None:
     """Wire the trial, which changes nothing, and the repair."""
     common = {"pool": defaults.POOL_SCORING, "priority_weight": defaults.PRIORITY_SCORE}
-    with DAG(
-        dag_id=f"rollback__{spec.name}",
-        schedule=None,
-        is_paused_upon_creation=False,
-        params=FORM,
-        default_args=defaults.task_defaults(spec.owner, timeout_minutes=60),
-        **defaults.dag_defaults(__doc__, "rollback", spec.name, longest_run=dt.timedelta(hours=12)),
-    ) as dag:
-        plan = task(task_id="plan", **common)(rollback_tasks.plan_repair)(spec.name)
-        task(task_id="repair", **common)(rollback_tasks.repair_partitions)(spec.name, plan)
-    return dag
+    plan = task(task_id="plan", **common)(rollback_tasks.plan_repair)()
+    task(task_id="repair", **common)(rollback_tasks.repair_partitions)(plan)
 
 
-for _spec in load_specs(Path(__file__).parent / "models").values():
-    globals()[f"rollback__{_spec.name}"] = build_dag(_spec)
+build()

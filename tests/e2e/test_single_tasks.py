@@ -40,7 +40,7 @@ def end_of(whole: Whole, dag_id: str, run_id: str) -> str:
 @pytest.mark.promise("R19")
 def test_rollback_that_a_person_asks_for_publishes_what_the_version_gives_and_names_the_person(whole: Whole) -> None:
     before = published(whole.settings)
-    dag_id, form = "rollback__flight_delayed", {"to_version": 1, "since": NIGHT, "reason": "an exercise"}
+    dag_id, form = "rollback", {"model": "flight_delayed", "to_version": 1, "since": NIGHT, "reason": "an exercise"}
     run_id = whole.api.trigger(dag_id, None, **form, only_plan=True)
     assert end_of(whole, dag_id, run_id) == "success"
     states = {task["task_id"]: task["state"] for task in whole.api.tasks(whole.api.run(dag_id, run_id))}

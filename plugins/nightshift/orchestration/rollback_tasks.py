@@ -26,6 +26,7 @@ class Form:
     """What a person asked for.
 
     Attributes:
+        model: Whose champion.
         version: Who shall serve again.
         since: First partition to repair; None takes the one from which others took over.
         reason: Why.
@@ -34,6 +35,7 @@ class Form:
         asked_in: The DAG run, the same in each of its tries.
     """
 
+    model: str
     version: int
     since: Partition | None
     reason: str
@@ -42,20 +44,20 @@ class Form:
     asked_in: str
 
 
-def plan_repair(model: str) -> dict[str, Any]:
+def plan_repair() -> dict[str, Any]:
     """Try the version on every affected partition and log what would be published again; nothing is written."""
     from nightshift.scoring.repair import plan_rollback
 
     form = _form()
-    with task_scope(_first_partition(model, form)) as scope:
-        plan = plan_rollback(scope.settings, scope.spec(model), form.version, scope.partition, _run(scope, form))
+    with task_scope(_first_partition(form)) as scope:
+        plan = plan_rollback(scope.settings, scope.spec(form.model), form.version, scope.partition, _run(scope, form))
         logger.info("Version %d loads, passes its guard and scores; it would serve from %s on.", plan.version, plan.since)
         for stretch in plan.stretches:
             logger.info("To repair: %s, %s", stretch.partitions, "from kept loads" if stretch.kept else "to be scored again")
         return {"version": plan.version, "since": plan.since.key, "n_partitions": plan.n_partitions}
 
 
-def repair_partitions(model: str, plan: dict[str, Any]) -> dict[str, Any]:
+def repair_partitions(plan: dict[str, Any]) -> dict[str, Any]:
     """Record the rollback, publish what it means, and read it back.
 
     A run that is cleared goes on with what it recorded, from the same partition on. If somebody has decided since, it is skipped.
@@ -66,11 +68,11 @@ def repair_partitions(model: str, plan: dict[str, Any]) -> dict[str, Any]:
     with task_scope(Partition.parse(plan["since"])) as scope:
         if form.only_plan:
             raise AirflowSkipException(f"Only the plan was wanted: {plan['n_partitions']} partition(s) would be published again.")
-        run, spec = _run(scope, form), scope.spec(model)
-        _skip_if_overtaken(scope, model, run)
+        run, spec = _run(scope, form), scope.spec(form.model)
+        _skip_if_overtaken(scope, form.model, run)
         found = plan_rollback(scope.settings, spec, form.version, scope.partition, run)
         repaired = roll_back(scope.settings, spec, found, form.reason, run, logger.info)
-        require_row(scope, "promotion", promotion_id=repaired.promotion_id, model=model, version=form.version)
+        require_row(scope, "promotion", promotion_id=repaired.promotion_id, model=form.model, version=form.version)
         n_changed = sum(load.is_new for load in repaired.published)
         return {**plan, "promotion_id": repaired.promotion_id, "n_changed": n_changed}
 
@@ -79,6 +81,7 @@ def _form() -> Form:
     context = get_current_context()
     params, run = context["params"], context["dag_run"]
     return Form(
+        model=params["model"],
         version=params["to_version"],
         since=Partition.parse(params["since"]) if params["since"] else None,
         reason=params["reason"],
@@ -93,7 +96,7 @@ def _run(scope: TaskScope, form: Form) -> RunContext:
     return replace(scope.run, run_id=run_id, actor=f"airflow:{form.asked_by}")
 
 
-def _first_partition(model: str, form: Form) -> Partition:
+def _first_partition(form: Form) -> Partition:
     """Return what the form says, or the partition from which other versions took over."""
     from nightshift.registry.rollback import first_partition_since
     from nightshift.warehouse.connection import connect
@@ -101,7 +104,7 @@ def _first_partition(model: str, form: Form) -> Partition:
     if form.since:
         return form.since
     with connect(load_settings(), "nightshift rollback") as conn:
-        return first_partition_since(conn, model, form.version)
+        return first_partition_since(conn, form.model, form.version)
 
 
 def _skip_if_overtaken(scope: TaskScope, model: str, run: RunContext) -> None:

@@ -46,14 +46,14 @@ def ask(two_champions: Registry, spec: ModelSpec, monkeypatch: pytest.MonkeyPatc
 
     def run_both(asked_in: str = "manual__1", **form: object) -> dict[str, Any]:
         given = {
-            "params": {"to_version": 1, "since": None, "reason": "scores look wrong", "only_plan": False, **form},
-            "dag_run": SimpleNamespace(dag_id="rollback__parcel_late", run_id=asked_in, partition_key=None, triggering_user_name="ann"),
+            "params": {"model": spec.name, "to_version": 1, "since": None, "reason": "scores look wrong", "only_plan": False, **form},
+            "dag_run": SimpleNamespace(dag_id="rollback", run_id=asked_in, partition_key=None, triggering_user_name="ann"),
             "ti": SimpleNamespace(task_id="a_task", try_number=1, map_index=-1),
             "task": SimpleNamespace(execution_timeout=dt.timedelta(minutes=5)),
         }
         for module in (scopes, rollback_tasks):
             monkeypatch.setattr(module, "get_current_context", lambda: given)
-        return rollback_tasks.repair_partitions(spec.name, rollback_tasks.plan_repair(spec.name))
+        return rollback_tasks.repair_partitions(rollback_tasks.plan_repair())
 
     for module in (scopes, rollback_tasks):
         monkeypatch.setattr(module, "load_settings", lambda: two_champions.settings)
@@ -79,7 +79,7 @@ def test_form_puts_the_version_back_under_the_name_of_who_asked(conn: Connection
     assert served(conn) == [1, 1, 1]
     last = history(conn, spec.name)[-1]
     assert done == {"version": 1, "since": "2013-07-03", "n_partitions": 2, "promotion_id": last.promotion_id, "n_changed": 2}
-    assert (last.actor, last.reasons, last.run_id) == ("airflow:ann", ("scores look wrong",), "rollback__parcel_late/2013-07-03/manual__1")
+    assert (last.actor, last.reasons, last.run_id) == ("airflow:ann", ("scores look wrong",), "rollback/2013-07-03/manual__1")
 
 
 def test_nothing_moves_when_only_the_plan_is_wanted(conn: Connection, spec: ModelSpec, ask: Ask) -> None:
