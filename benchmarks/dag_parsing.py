@@ -2,7 +2,8 @@
 
     PYTHONPATH=plugins .venv/bin/python -m benchmarks.dag_parsing [--specs 50] [--repeats 5]
 
-Each repeat is a process of its own, as each parse of Airflow's is; its DAG processor imports Airflow before it parts. The limit is 0.5 s for all files together.
+Each repeat is a process of its own, as each parse of Airflow's is; its DAG processor imports Airflow before it parts.
+The limit is 0.5 s for all files together.
 """
 
 from __future__ import annotations

@@ -23,6 +23,7 @@ from nightshift.lake.drops import NewDrop, read_data, write_drop
 from nightshift.lake.object_store import ObjectStore
 from nightshift.quality.contract_check import check_file
 from nightshift.quality.correction import Correction, corrections_of, settle_corrected
+from nightshift.quality.file_blocks import read_cells
 from nightshift.warehouse.connection import connect
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ def _refused(contract: DatasetContract, drop: DropManifest, data: bytes) -> dict
 
 def _corrected_drop(contract: DatasetContract, base: DropManifest, data: bytes, corrections: Mapping[int, Correction]) -> NewDrop:
     """Return the file with the corrected rows in the place of those of the same number, and of the same text."""
-    header, *rows = [row for row in csv.reader(io.StringIO(data.decode("utf-8-sig"), newline="")) if row]
+    header, rows = read_cells(data, base.data_key)
     columns = contract.columns_of(contract.version_for(base.partition, base.schema_version)) or ()
     delivered_name = {column.name: column.delivered_name for column in columns}
     for number, correction in corrections.items():

@@ -1,6 +1,7 @@
 """Drops to raw partitions: check every file, stage all good rows by one COPY, gate, publish; refused rows to quarantine.
 
-A range is one load per dataset. Each delivered content is a version with its own ``known_at``; a drop that is in already is passed over.
+A range is one load per dataset, but for drops of very many rows, which stream one by one.
+Each delivered content is a version with its own ``known_at``; a drop that is in already is passed over.
 A drop that breaks its contract stops the load, unless a later drop of its partition stands for it.
 Source: docs/adr/0005-raw-versions.md.
 """
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from nightshift.contracts.datasets import Delivery, load_contract
 from nightshift.errors import LoadStateError, NightshiftError
+from nightshift.ingestion.large_drop import is_large, write_large
 from nightshift.ingestion.raw_version import CheckedDrops, IngestCall, write_version
 from nightshift.ingestion.row_check import check_rows
 from nightshift.lake.drops import list_drops, list_undelivered, partition_prefix, read_data
@@ -154,12 +156,27 @@ def _refuse_missing(store: ObjectStore, contract: DatasetContract, partitions: P
 
 def _load_new(call: IngestCall, drops: Sequence[DropManifest]) -> set[dt.date]:
     """Load what is not in yet and return the days that got a new version."""
-    known = _known_drops(call)
+    known, newest = _known_drops(call), {drop.partition: drop for drop in drops}
     new = [drop for drop in drops if (drop.partition, drop.sha256, drop.delivered_at) not in known]
     published: set[dt.date] = set()
-    for checked, places in check_drops(call, new, {drop.partition: drop for drop in drops}):
+    for checked, places in check_drops(call, [drop for drop in new if not is_large(drop)], newest):
         published |= write_version(call, checked, places)
+    for drop in filter(is_large, new):
+        published |= load_large(call, drop, newest)
     return published
+
+
+def load_large(call: IngestCall, drop: DropManifest, newest: Mapping[dt.date, DropManifest]) -> set[dt.date]:
+    """Load one drop that streams, or record that it is broken, and return its day if it got a new version.
+
+    Raises:
+        ContractError: It is broken and the newest of its partition: nothing stands for it.
+    """
+    try:
+        return write_large(call, drop)
+    except ContractError as error:
+        _settle_errors(call, [(drop, error)], newest)
+        return set()
 
 
 def check_drops(

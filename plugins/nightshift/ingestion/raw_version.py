@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from nightshift.lake.drops import DropManifest
     from nightshift.lake.object_store import ObjectStore
     from nightshift.quality.contract_check import DeliveredFile
+    from nightshift.quality.quarantine import RefusedRow
     from nightshift.settings import Settings
     from nightshift.warehouse.connection import Connection
 
@@ -81,16 +82,27 @@ def write_version(call: IngestCall, checked: CheckedDrops, places: Sequence[int]
         GateError: The suite refused them, or there is none; the load is recorded as refused.
         StaleTokenError: A newer attempt has taken a partition.
     """
-    rows, mine = checked.rows, [checked.drops[place] for place in places]
-    partitions = PartitionRange(*(Partition(drop.partition, call.contract.timezone) for drop in (mine[0], mine[-1])))
-    lines = "\n".join(f"{drop.partition} {drop.delivered_at.isoformat()} {drop.sha256}" for drop in mine)
-    inputs = {"contract": call.contract_digest, "drops": sha256(lines.encode()).hexdigest()}
-    write = begin(call.conn, [call.target], partitions, LoadManifest(call.run, inputs, {d.partition: d.delivered_at for d in mine}))
-    reach(FaultPoint.INGEST_CHECKED)
+    rows = checked.rows
+    write = begin_version(call, [checked.drops[place] for place in places])
     _stage(call, write, checked, places)
-    reach(FaultPoint.INGEST_STAGE_AFTER, lambda: lose(call.conn))
     refused, duplicated = (sum(n) for n in ([len(rows.refused[p]) for p in places], [rows.n_duplicated[p] for p in places]))
-    audit(call.conn, write, {"n_refused": refused, "n_duplicated": duplicated})
+    return publish_version(call, write, {"n_refused": refused, "n_duplicated": duplicated})
+
+
+def begin_version(call: IngestCall, drops: Sequence[DropManifest]) -> PartitionWrite:
+    """Begin the load of drops of consecutive days, one each."""
+    partitions = PartitionRange(*(Partition(drop.partition, call.contract.timezone) for drop in (drops[0], drops[-1])))
+    lines = "\n".join(f"{drop.partition} {drop.delivered_at.isoformat()} {drop.sha256}" for drop in drops)
+    inputs = {"contract": call.contract_digest, "drops": sha256(lines.encode()).hexdigest()}
+    write = begin(call.conn, [call.target], partitions, LoadManifest(call.run, inputs, {d.partition: d.delivered_at for d in drops}))
+    reach(FaultPoint.INGEST_CHECKED)
+    return write
+
+
+def publish_version(call: IngestCall, write: PartitionWrite, counts: Mapping[str, int]) -> set[dt.date]:
+    """Audit, gate and publish what is staged, and return the days that got a new version."""
+    reach(FaultPoint.INGEST_STAGE_AFTER, lambda: lose(call.conn))
+    audit(call.conn, write, counts)
     _gate(call, write)
     return {load.partition_date for load in publish(call.conn, write) if load.is_new}
 
@@ -101,18 +113,37 @@ def _stage(call: IngestCall, write: PartitionWrite, checked: CheckedDrops, place
         hold_stage(call.conn, write)
         copy_in(call.conn, "raw", call.contract.name, _raw_rows(call, write.load_id, checked, places))
         for place in places:
-            keep_rows(call.conn, write.load_id, drops[place], call.store.uri(drops[place].data_key), rows.refused[place])
-        with call.conn.cursor() as cursor:
-            cursor.executemany(
-                "insert into raw.ingested_drops values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
-                [
-                    (
-                        call.contract.dataset, drop.partition, write.load_id, drop.delivered_at, call.store.uri(drop.data_key), drop.sha256,
-                        call.contract_digest, drop.n_rows, rows.n_duplicated[place], len(rows.refused[place]), list(files[place].notes),
-                    )
-                    for place, drop in ((place, drops[place]) for place in places)
-                ],
-            )  # fmt: skip
+            keep_source(call, write, Source(drops[place], rows.refused[place], rows.n_duplicated[place], files[place].notes))
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a load keeps of a file beside its good rows.
+
+    Attributes:
+        drop: The file.
+        refused: Its distinct refused rows.
+        n_duplicated: Rows that repeat an earlier one.
+        notes: What the contract does not know.
+    """
+
+    drop: DropManifest
+    refused: Sequence[RefusedRow]
+    n_duplicated: int
+    notes: Sequence[str]
+
+
+def keep_source(call: IngestCall, write: PartitionWrite, source: Source) -> None:
+    """Keep the refused rows and the origin of a load's rows, in the caller's transaction."""
+    drop, uri = source.drop, call.store.uri(source.drop.data_key)
+    keep_rows(call.conn, write.load_id, drop, uri, source.refused)
+    call.conn.execute(
+        "insert into raw.ingested_drops values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
+        [
+            call.contract.dataset, drop.partition, write.load_id, drop.delivered_at, uri, drop.sha256, call.contract_digest, drop.n_rows,
+            source.n_duplicated, len(source.refused), list(source.notes),
+        ],
+    )  # fmt: skip
 
 
 def _raw_rows(call: IngestCall, load_id: int, checked: CheckedDrops, places: Sequence[int]) -> pa.Table:

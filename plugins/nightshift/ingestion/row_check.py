@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import datetime as dt
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     Mask = npt.NDArray[np.bool_]
 
 _REASONS = tuple(Reason)
-_GOOD, _DUPLICATE = -1, -2
+GOOD, _DUPLICATE = -1, -2
+"""What a row's verdict is beside the place of a reason."""
 
 
 @dataclass(frozen=True)
@@ -62,13 +63,16 @@ def check_rows(contract: DatasetContract, drops: Sequence[DropManifest], files: 
         drops: The manifests of the files.
         files: The files, at least one.
     """
-    rows = _cast_all(contract, drops, files)
-    _refuse_outside_partition(contract, drops, rows)
-    _settle_repeated_keys(contract, rows)
-    refused = _refused_by_file(files, rows)
-    is_good = rows.verdict == _GOOD
+    rows = type_rows(contract, drops, files)
+    settle_repeated_keys(contract, rows)
+    refused = refused_by_file(files, rows)
+    is_good = rows.verdict == GOOD
     n_good = np.bincount(rows.places[is_good], minlength=len(files)).tolist()
-    errors = {i: error for i, drop in enumerate(drops) if (error := _judge(contract, drop, rows, i, (n_good[i], refused[i])))}
+    errors = {
+        i: error
+        for i, drop in enumerate(drops)
+        if (error := judge(contract, drop, counted_of(rows, i), n_good[i], Counter(row.reason for row in refused[i])))
+    }
     n_duplicated = np.bincount(rows.places[rows.verdict == _DUPLICATE], minlength=len(files))
     return CheckedRows(
         rows.values.filter(is_good), rows.places[is_good], rows.numbers[is_good], tuple(refused), tuple(n_duplicated.tolist()), errors
@@ -76,8 +80,8 @@ def check_rows(contract: DatasetContract, drops: Sequence[DropManifest], files: 
 
 
 @dataclass
-class _Rows:
-    """All delivered rows; ``verdict`` is the place of a reason, or good, or duplicate."""
+class TypedRows:
+    """Delivered rows of some files; ``verdict`` is the place of a reason, or good, or duplicate."""
 
     texts: pa.Table
     values: pa.Table
@@ -89,16 +93,30 @@ class _Rows:
     n_wrong: dict[str, npt.NDArray[np.int64]]
 
     def column(self, name: str) -> pa.ChunkedArray:
+        """Return the typed values of one column."""
         return self.values.column(name)
 
+    def take(self, chosen: npt.NDArray[np.int64]) -> TypedRows:
+        """Return only these rows; what was counted of columns stays."""
+        return replace(
+            self,
+            texts=self.texts.take(chosen),
+            values=self.values.take(chosen),
+            places=self.places[chosen],
+            numbers=self.numbers[chosen],
+            verdict=self.verdict[chosen],
+            culprit=self.culprit[chosen],
+        )
+
     def refuse(self, mask: Mask, reason: Reason, culprit: int) -> None:
-        first = mask & (self.verdict == _GOOD)
+        """Refuse rows that are good so far; ``culprit`` is the place of the column at fault, -1 for the whole row."""
+        first = mask & (self.verdict == GOOD)
         self.verdict[first] = _REASONS.index(reason)
         self.culprit[first] = culprit
 
 
-def _cast_all(contract: DatasetContract, drops: Sequence[DropManifest], files: Sequence[DeliveredFile]) -> _Rows:
-    """Type all rows; files of a schema version without a column get its default, or null."""
+def type_rows(contract: DatasetContract, drops: Sequence[DropManifest], files: Sequence[DeliveredFile]) -> TypedRows:
+    """Type all rows and hold each by itself against the contract; a schema version without a column has its default, or null."""
     import pyarrow as pa
 
     version_of = [contract.version_for(drop.partition, drop.schema_version) for drop in drops]
@@ -108,12 +126,12 @@ def _cast_all(contract: DatasetContract, drops: Sequence[DropManifest], files: S
     lengths = [files[place].texts.num_rows for place in order]
     names = [column.name for column in contract.columns]
     n, n_files = sum(lengths), len(files)
-    rows = _Rows(
+    rows = TypedRows(
         texts=pa.concat_tables([_with_all_columns(files[place].texts, names) for place in order]),
         values=pa.table({}),
         places=np.repeat(np.array(order, dtype=np.int64), lengths),
         numbers=np.concatenate([np.asarray(files[place].row_numbers, dtype=np.int64) for place in order]),
-        verdict=np.full(n, _GOOD),
+        verdict=np.full(n, GOOD),
         culprit=np.full(n, -1),
         n_values={name: np.zeros(n_files, dtype=np.int64) for name in names},
         n_wrong={name: np.zeros(n_files, dtype=np.int64) for name in names},
@@ -124,6 +142,7 @@ def _cast_all(contract: DatasetContract, drops: Sequence[DropManifest], files: S
         parts.append(_cast_version(contract, version, rows, slice(start, start + length)))
         start += length
     rows.values = pa.concat_tables(parts).combine_chunks()
+    _refuse_outside_partition(contract, drops, rows)
     return rows
 
 
@@ -134,7 +153,7 @@ def _with_all_columns(texts: pa.Table, names: Iterable[str]) -> pa.Table:
     return pa.table({name: texts[name] if name in there else pa.nulls(texts.num_rows, pa.string()) for name in names})
 
 
-def _cast_version(contract: DatasetContract, version: int, rows: _Rows, part: slice) -> pa.Table:
+def _cast_version(contract: DatasetContract, version: int, rows: TypedRows, part: slice) -> pa.Table:
     import pyarrow as pa
 
     then = {column.name: column for column in contract.columns_of(version) or ()}
@@ -158,7 +177,7 @@ def _defaults(column: Column, n_rows: int, timezone: str) -> pa.Array:
     return cast_column(pa.chunked_array([pa.repeat(column.default, n_rows)]), column, timezone).values
 
 
-def _record_problems(rows: _Rows, part: slice, number: int, column: Column, texts: pa.Table, cast: CastColumn) -> None:
+def _record_problems(rows: TypedRows, part: slice, number: int, column: Column, texts: pa.Table, cast: CastColumn) -> None:
     places, n_files = rows.places[part], len(rows.n_values[column.name])
     has_value = np.asarray(texts[column.name].is_valid())
     rows.n_values[column.name] += np.bincount(places[has_value], minlength=n_files)
@@ -171,7 +190,7 @@ def _record_problems(rows: _Rows, part: slice, number: int, column: Column, text
             rows.refuse(everywhere, reason, number)
 
 
-def _refuse_outside_partition(contract: DatasetContract, drops: Sequence[DropManifest], rows: _Rows) -> None:
+def _refuse_outside_partition(contract: DatasetContract, drops: Sequence[DropManifest], rows: TypedRows) -> None:
     names = [column.name for column in contract.columns]
     days = [Partition(drop.partition, contract.timezone) for drop in drops]
     if contract.event_timestamp:
@@ -189,14 +208,14 @@ def _naive(edges: Sequence[dt.datetime]) -> npt.NDArray[np.datetime64]:
     return np.array([edge.replace(tzinfo=None) for edge in edges], dtype="datetime64[us]")
 
 
-def _column(rows: _Rows, name: str) -> npt.NDArray[Any]:
+def _column(rows: TypedRows, name: str) -> npt.NDArray[Any]:
     values: npt.NDArray[Any] = rows.column(name).to_numpy()
     return values
 
 
-def _settle_repeated_keys(contract: DatasetContract, rows: _Rows) -> None:
+def settle_repeated_keys(contract: DatasetContract, rows: TypedRows) -> None:
     """Keep the first of equal rows; refuse the rest of the rows whose key is there more than once in a file."""
-    good = np.flatnonzero(rows.verdict == _GOOD)
+    good = np.flatnonzero(rows.verdict == GOOD)
     repeated = good[_is_repeated(_codes(rows, good, contract.key), "any")]
     if not len(repeated):
         return
@@ -214,7 +233,7 @@ def _is_repeated(codes: npt.NDArray[np.int64], keep: str) -> Mask:
     return pd.Series(codes).duplicated(keep="first" if keep == "first" else False).to_numpy()
 
 
-def _codes(rows: _Rows, chosen: npt.NDArray[np.int64], names: Iterable[str]) -> npt.NDArray[np.int64]:
+def _codes(rows: TypedRows, chosen: npt.NDArray[np.int64], names: Iterable[str]) -> npt.NDArray[np.int64]:
     """Return one number per chosen row, equal for rows of one file that are equal in these columns."""
     import pandas as pd
 
@@ -226,7 +245,8 @@ def _codes(rows: _Rows, chosen: npt.NDArray[np.int64], names: Iterable[str]) -> 
     return codes
 
 
-def _refused_by_file(files: Sequence[DeliveredFile], rows: _Rows) -> list[tuple[RefusedRow, ...]]:
+def refused_by_file(files: Sequence[DeliveredFile], rows: TypedRows) -> list[tuple[RefusedRow, ...]]:
+    """Return the distinct refused rows of each file, with their text."""
     names = rows.texts.column_names
     found: list[dict[tuple[Any, ...], RefusedRow]] = [{} for _ in files]
     for place, file in enumerate(files):
@@ -240,15 +260,31 @@ def _refused_by_file(files: Sequence[DeliveredFile], rows: _Rows) -> list[tuple[
     return [tuple(by_content.values()) for by_content in found]
 
 
-def _judge(
-    contract: DatasetContract, drop: DropManifest, rows: _Rows, place: int, counted: tuple[int, Sequence[RefusedRow]]
+ByColumn = Mapping[str, int]
+
+
+def counted_of(rows: TypedRows, place: int) -> tuple[ByColumn, ByColumn]:
+    """Return how many values each column of a file has, and how many of another type."""
+    n_values, n_wrong = ({name: int(n[place]) for name, n in by_name.items()} for by_name in (rows.n_values, rows.n_wrong))
+    return n_values, n_wrong
+
+
+def judge(
+    contract: DatasetContract, drop: DropManifest, counted: tuple[ByColumn, ByColumn], n_good: int, reasons: Mapping[str, int]
 ) -> ContractError | None:
-    n_good, refused = counted
+    """Return what is wrong with a file as a whole, None if nothing is.
+
+    Args:
+        contract: What upstream promised.
+        drop: The file.
+        counted: Values by column, and those of another type.
+        n_good: Accepted rows.
+        reasons: Distinct refused rows by reason.
+    """
     try:
         columns = contract.columns_of(contract.version_for(drop.partition, drop.schema_version)) or ()
-        n_values, n_wrong = ({name: int(n[place]) for name, n in by_name.items()} for by_name in (rows.n_values, rows.n_wrong))
-        check_types(drop, columns, n_values, n_wrong)
-        check_refused(contract, drop, n_good, Counter(row.reason for row in refused))
+        check_types(drop, columns, *counted)
+        check_refused(contract, drop, n_good, reasons)
     except ContractError as error:
         return error
     return None

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -14,6 +12,7 @@ import numpy as np
 from nightshift.contracts.datasets import Column, ColumnType
 from nightshift.ingestion.cast import Reason, cast_column
 from nightshift.quality.contract_check import SIMILARITY, WRONG_TYPE_RATIO
+from nightshift.quality.file_blocks import read_cells
 
 if TYPE_CHECKING:
     from nightshift.contracts.datasets import DatasetContract
@@ -48,7 +47,7 @@ class SchemaDiff:
 
 def compare_schema(contract: DatasetContract, drop: DropManifest, data: bytes) -> SchemaDiff:
     """Return the difference between a file and the columns of its schema version, the newest one if it names none that we know."""
-    header, *rows = csv.reader(io.StringIO(data.decode("utf-8-sig"), newline=""))
+    header, rows = read_cells(data, drop.data_key)
     rows = [row for row in rows if len(row) == len(header)]
     columns = contract.columns_of(contract.version_for(drop.partition, drop.schema_version)) or contract.columns
     expected = {column.delivered_name: column for column in columns}

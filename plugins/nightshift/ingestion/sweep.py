@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nightshift.contracts.datasets import load_contract
-from nightshift.ingestion.load import check_drops, drops_in_order
+from nightshift.ingestion.large_drop import is_large
+from nightshift.ingestion.load import check_drops, drops_in_order, load_large
 from nightshift.ingestion.raw_version import IngestCall, write_version
 from nightshift.lake.object_store import ObjectStore
 from nightshift.quality.gates import GateError
@@ -97,8 +98,10 @@ def sweep(settings: Settings, dataset: str, partitions: PartitionRange, run: Run
         late = late_drops(conn, store, dataset, partitions, digest)
         published: set[dt.date] = set()
         gated: dict[Delivered, str] = {}
-        for checked, places in check_drops(call, late, {}):
+        for checked, places in check_drops(call, [drop for drop in late if not is_large(drop)], {}):
             published |= _write(call, checked, places, gated)
+        for drop in filter(is_large, late):
+            published |= _write_large(call, drop, gated)
         ingested, refused = _ingested(conn, contract.dataset, digest), _refused(conn, contract.dataset) | gated
     return SweepResult(
         contract.dataset,
@@ -116,6 +119,14 @@ def _write(call: IngestCall, checked: CheckedDrops, places: Sequence[int], gated
         if len(places) > 1:
             return {day for place in places for day in _write(call, checked, [place], gated)}
         gated[_identity(checked.drops[places[0]])] = error.code
+        return set()
+
+
+def _write_large(call: IngestCall, drop: DropManifest, gated: dict[Delivered, str]) -> set[dt.date]:
+    try:
+        return load_large(call, drop, {})
+    except GateError as error:
+        gated[_identity(drop)] = error.code
         return set()
 
 

@@ -1,6 +1,7 @@
 """The landing protocol: a drop is a data file, and a manifest written after it that says what the file is.
 
-``landing/<dataset>/dt=YYYY-MM-DD/<anything>.csv`` and ``<anything>.manifest.json``. Files without a manifest are not delivered yet.
+``landing/<dataset>/dt=YYYY-MM-DD/<anything>.csv`` and ``<anything>.manifest.json``; the file may also be ``.csv.gz``, ``.csv.zst``,
+``.csv.bz2`` or ``.parquet``. Files without a manifest are not delivered yet.
 """
 
 from __future__ import annotations
@@ -70,6 +71,7 @@ class NewDrop:
         n_rows: Rows without the header.
         name: Stem of both files.
         schema_version: Version of the contract that the file follows.
+        suffix: Format: ``.csv``, also compressed as ``.csv.gz``, ``.csv.zst`` or ``.csv.bz2``, or ``.parquet``.
         claimed_sha256: What the manifest says instead of the true digest; for the replay of faults.
     """
 
@@ -80,6 +82,7 @@ class NewDrop:
     n_rows: int
     name: str
     schema_version: int = 1
+    suffix: str = ".csv"
     claimed_sha256: str | None = None
 
 
@@ -122,7 +125,14 @@ def list_undelivered(store: ObjectStore, dataset: str, partitions: PartitionRang
     """Return the keys of files in the range that have no manifest."""
     keys = _keys(store, dataset, partitions)
     delivered = {key.removesuffix(_MANIFEST) for key in keys if key.endswith(_MANIFEST)}
-    return [key for key in keys if not key.endswith(_MANIFEST) and key.rsplit(".", 1)[0] not in delivered]
+    return [key for key in keys if not key.endswith(_MANIFEST) and _stem(key) not in delivered]
+
+
+def _stem(key: str) -> str:
+    """Return a data file's key without its format: what its manifest's key begins with."""
+    for compression in (".gz", ".zst", ".bz2"):
+        key = key.removesuffix(compression)
+    return key.rsplit(".", 1)[0]
 
 
 def read_data(store: ObjectStore, drops: Iterable[DropManifest]) -> list[bytes]:
@@ -148,12 +158,12 @@ def write_drop(store: ObjectStore, drop: NewDrop) -> DropManifest:
         dataset=drop.dataset,
         partition=drop.partition,
         delivered_at=drop.delivered_at,
-        data_key=f"{folder}{drop.name}.csv",
+        data_key=f"{folder}{drop.name}{drop.suffix}",
         sha256=drop.claimed_sha256 or sha256(drop.data).hexdigest(),
         n_rows=drop.n_rows,
         schema_version=drop.schema_version,
     )
-    store.put(manifest.data_key, drop.data, "text/csv")
+    store.put(manifest.data_key, drop.data, "text/csv" if drop.suffix == ".csv" else "application/octet-stream")
     store.put(f"{folder}{drop.name}{_MANIFEST}", manifest.model_dump_json(indent=1).encode(), "application/json")
     return manifest
 

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from nightshift.errors import NightshiftError
+from nightshift.quality.file_blocks import UnreadableFileError, read_blocks, read_header
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy.typing as npt
     import pyarrow as pa
 
     from nightshift.contracts.datasets import Column, DatasetContract
     from nightshift.lake.drops import DropManifest
+    from nightshift.quality.file_blocks import Block
 
 WRONG_TYPE_RATIO = 0.5
 """Share of a column's values, 0 to 1, above which a wrong type is a changed schema and no longer single bad rows. Source: ADR 0005."""
@@ -61,7 +66,7 @@ class RefusedRatioError(ContractError):
 
 
 class UnreadableError(ContractError):
-    """The file is no CSV text in UTF-8, or follows a schema version that the contract does not know."""
+    """The file is no text in UTF-8, or follows a schema version that the contract does not know."""
 
     code = "NS-CONTRACT-007"
 
@@ -78,8 +83,23 @@ class DeliveredFile:
     """
 
     texts: pa.Table
-    row_numbers: Sequence[int]
+    row_numbers: npt.NDArray[np.int64]
     malformed: tuple[tuple[int, str], ...]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class FileHead:
+    """What is known of a file before its rows are read.
+
+    Attributes:
+        header: Its columns, in order.
+        columns: Those of its schema version.
+        notes: What the contract does not know and does not need: added columns.
+    """
+
+    header: tuple[str, ...]
+    columns: tuple[Column, ...]
     notes: tuple[str, ...]
 
 
@@ -90,10 +110,89 @@ def check_file(contract: DatasetContract, drop: DropManifest, data: bytes) -> De
         DigestError: The bytes are not those of the manifest.
         ColumnsError: A column is missing, renamed or there twice.
         RowCountError: The number of rows is not that of the manifest.
-        UnreadableError: It is no CSV in UTF-8, or its schema version is unknown.
+        UnreadableError: It is no text in UTF-8, or its schema version is unknown.
     """
-    version = contract.version_for(drop.partition, drop.schema_version)
-    columns = contract.columns_of(version)
+    import pyarrow as pa
+
+    columns = _columns_of(contract, drop)
+    _check_digest(drop, data)
+    head = check_head(contract, drop, data, columns)
+    malformed: list[tuple[int, str]] = []
+    blocks = list(read_rows(drop, head, data, malformed))
+    names = [column.name for column in head.columns]
+    nothing = pa.table({name: pa.array([], pa.string()) for name in names})
+    texts = pa.concat_tables([nothing, *(block.texts.rename_columns(names) for block in blocks)])
+    numbers = np.concatenate([np.empty(0, dtype=np.int64), *(block.row_numbers for block in blocks)])
+    return DeliveredFile(texts, numbers, tuple(malformed), head.notes)
+
+
+def check_head(contract: DatasetContract, drop: DropManifest, source: bytes | Path, columns: Sequence[Column] | None = None) -> FileHead:
+    """Check the columns of a file whose bytes are the right ones.
+
+    Args:
+        contract: What upstream promised.
+        drop: The manifest.
+        source: The file, or its bytes.
+        columns: Those of its schema version, where the caller knows them.
+
+    Raises:
+        ColumnsError: A column is missing, renamed or there twice.
+        UnreadableError: It has no header, or its schema version is unknown.
+    """
+    known = _columns_of(contract, drop) if columns is None else columns
+    try:
+        header = read_header(source, drop.data_key)
+    except UnreadableFileError as error:
+        raise _unreadable(drop, str(error)) from None
+    if not header:
+        raise _unreadable(drop, "it is empty")
+    notes = _check_columns(drop, known, header, contract.version_for(drop.partition, drop.schema_version))
+    return FileHead(tuple(header), tuple(known), notes)
+
+
+def read_rows(
+    drop: DropManifest, head: FileHead, source: bytes | Path, malformed: list[tuple[int, str]], names: Sequence[str] | None = None
+) -> Iterator[Block]:
+    """Yield the rows of a file, columns as delivered; of more rows than the manifest says none is kept in memory.
+
+    Args:
+        drop: The manifest.
+        head: What ``check_head`` gave.
+        source: The file, or its bytes.
+        malformed: Is filled with position and text of rows with another number of fields than the header.
+        names: Columns to read, as delivered; None reads all of the schema version.
+
+    Raises:
+        RowCountError: The number of rows is not that of the manifest; raised at the end.
+        UnreadableError: The file cannot be read to its end.
+    """
+    n_rows = n_malformed = 0
+
+    def set_aside(position: int, text: str) -> None:
+        nonlocal n_malformed
+        n_malformed += 1
+        if n_malformed <= drop.n_rows:
+            malformed.append((position, text))
+
+    wanted = [column.delivered_name for column in head.columns] if names is None else names
+    try:
+        for block in read_blocks(source, drop.data_key, head.header, wanted, set_aside):
+            n_rows += len(block.row_numbers)
+            if n_rows + n_malformed <= drop.n_rows:
+                yield block
+    except UnreadableFileError as error:
+        raise _unreadable(drop, str(error)) from None
+    if n_rows + n_malformed != drop.n_rows:
+        raise RowCountError(
+            f"{_name(drop)} has another number of rows than its manifest says.",
+            expected=f"{drop.n_rows} rows",
+            got=f"{n_rows + n_malformed} rows",
+            todo="Ask upstream to deliver it again; a truncated file is never used.",
+        )
+
+
+def _columns_of(contract: DatasetContract, drop: DropManifest) -> tuple[Column, ...]:
+    columns = contract.columns_of(contract.version_for(drop.partition, drop.schema_version))
     if columns is None:
         raise UnreadableError(
             f"{_name(drop)} follows an unknown schema version.",
@@ -101,19 +200,7 @@ def check_file(contract: DatasetContract, drop: DropManifest, data: bytes) -> De
             got=str(drop.schema_version),
             todo=allowed_commands(drop),
         )
-    _check_digest(drop, data)
-    header = _header(drop, data)
-    notes = _check_columns(drop, columns, header, version)
-    file = _read(drop, columns, header, data, notes)
-    n_rows = len(file.row_numbers) + len(file.malformed)
-    if n_rows != drop.n_rows:
-        raise RowCountError(
-            f"{_name(drop)} has another number of rows than its manifest says.",
-            expected=f"{drop.n_rows} rows",
-            got=f"{n_rows} rows",
-            todo="Ask upstream to deliver it again; a truncated file is never used.",
-        )
-    return file
+    return tuple(columns)
 
 
 def allowed_commands(drop: DropManifest) -> str:
@@ -185,27 +272,26 @@ def _name(drop: DropManifest) -> str:
 def _check_digest(drop: DropManifest, data: bytes) -> None:
     if (got := sha256(data).hexdigest()) != drop.sha256:
         n_lines = max(data.count(b"\n") - 1, 0)
-        raise DigestError(
-            f"{_name(drop)} is not the file that its manifest describes: it is corrupt or truncated.",
-            expected=f"sha256 {drop.sha256}, {drop.n_rows} rows",
-            got=f"sha256 {got}, {n_lines} lines, {len(data)} bytes",
-            todo="Ask upstream to deliver it again.",
-        )
+        raise digest_error(drop, f"sha256 {got}, {n_lines} lines, {len(data)} bytes")
 
 
-def _header(drop: DropManifest, data: bytes) -> list[str]:
-    try:
-        text = data[: data.find(b"\n") + 1 or len(data)].decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise _unreadable(drop, "its header is not UTF-8") from None
-    header = next(csv.reader(io.StringIO(text)), [])
-    if not header:
-        raise _unreadable(drop, "it is empty")
-    return header
+def digest_error(drop: DropManifest, got: str) -> DigestError:
+    """Return the refusal of a file that is not the one of its manifest."""
+    return DigestError(
+        f"{_name(drop)} is not the file that its manifest describes: it is corrupt or truncated.",
+        expected=f"sha256 {drop.sha256}, {drop.n_rows} rows",
+        got=got,
+        todo="Ask upstream to deliver it again.",
+    )
 
 
 def _unreadable(drop: DropManifest, why: str) -> UnreadableError:
-    return UnreadableError(f"{_name(drop)} cannot be read.", expected="CSV text in UTF-8 with a header", got=why, todo="Ask for it again.")
+    return UnreadableError(
+        f"{_name(drop)} cannot be read.",
+        expected="CSV text in UTF-8 with a header, plain or compressed, or Parquet",
+        got=why,
+        todo="Ask for it again.",
+    )
 
 
 def _check_columns(drop: DropManifest, columns: Sequence[Column], header: Sequence[str], version: int) -> tuple[str, ...]:
@@ -229,37 +315,3 @@ def _check_columns(drop: DropManifest, columns: Sequence[Column], header: Sequen
 def _missing_line(name: str, added: Sequence[str]) -> str:
     alike = get_close_matches(name, added, n=1, cutoff=SIMILARITY)
     return f"- {name}  (missing{f'; renamed to {alike[0]}?' if alike else ''})"
-
-
-def _read(drop: DropManifest, columns: Sequence[Column], header: Sequence[str], data: bytes, notes: tuple[str, ...]) -> DeliveredFile:
-    import pyarrow as pa
-    from pyarrow import csv as arrow_csv
-
-    malformed: list[tuple[int, str]] = []
-
-    def set_aside(row: arrow_csv.InvalidRow) -> str:
-        malformed.append((row.number - 1, row.text))
-        return "skip"
-
-    names = [column.delivered_name for column in columns]
-    try:
-        texts = arrow_csv.read_csv(
-            pa.BufferReader(data),
-            arrow_csv.ReadOptions(use_threads=False, column_names=list(header), skip_rows=1, block_size=max(len(data), 1 << 20)),
-            arrow_csv.ParseOptions(newlines_in_values=True, invalid_row_handler=set_aside),
-            arrow_csv.ConvertOptions(
-                column_types=dict.fromkeys(names, pa.string()),
-                include_columns=names,
-                strings_can_be_null=True,
-                quoted_strings_can_be_null=True,
-                null_values=[""],
-            ),
-        )
-    except pa.ArrowInvalid as error:
-        if "Empty CSV" not in str(error):
-            raise _unreadable(drop, str(error).splitlines()[0]) from None
-        texts = pa.table({name: pa.array([], pa.string()) for name in names})
-    numbers: Sequence[int] = range(1, texts.num_rows + len(malformed) + 1)
-    if skipped := {number for number, _ in malformed}:
-        numbers = [number for number in numbers if number not in skipped]
-    return DeliveredFile(texts.rename_columns([column.name for column in columns]), numbers, tuple(malformed), notes)

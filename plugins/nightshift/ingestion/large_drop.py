@@ -1,0 +1,244 @@
+"""One drop of very many rows: a verified copy on disk, read block by block into one binary COPY; memory knows blocks, not the file.
+
+The rules are those of ``row_check``. Only one of them looks beyond a row: rows that share a key. So the keys are read once before, as
+64-bit hashes, and rows whose hash is there twice wait until the end, where the usual rule settles them together.
+Source: docs/adr/0027-large-drops.md.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from nightshift.errors import LoadStateError
+from nightshift.ingestion.cast import Reason, arrow_type, cast_column
+from nightshift.ingestion.raw_version import Source, begin_version, keep_source, publish_version
+from nightshift.ingestion.row_check import GOOD, counted_of, judge, refused_by_file, settle_repeated_keys, type_rows
+from nightshift.lake.object_store import ObjectCorruptError
+from nightshift.quality.contract_check import ContractError, DeliveredFile, check_head, digest_error, read_rows
+from nightshift.quality.quarantine import RefusedRow
+from nightshift.warehouse.ahead import Ahead
+from nightshift.warehouse.append_stream import append_stream
+from nightshift.warehouse.partition_write import hold_stage, refuse
+
+if TYPE_CHECKING:
+    import datetime as dt
+
+    import numpy.typing as npt
+    import pyarrow as pa
+
+    from nightshift.ingestion.raw_version import IngestCall
+    from nightshift.ingestion.row_check import TypedRows
+    from nightshift.lake.drops import DropManifest
+    from nightshift.quality.contract_check import FileHead
+    from nightshift.warehouse.load import PartitionWrite
+
+    Hashes = npt.NDArray[np.uint64]
+
+logger = logging.getLogger(__name__)
+
+LARGE_ROWS = 500_000
+"""From so many rows on a drop is a load of its own that streams; below, all drops of a call are checked and loaded together."""
+_PROGRESS_ROWS = 1_000_000
+
+
+def is_large(drop: DropManifest) -> bool:
+    """Return whether a drop streams."""
+    return drop.n_rows >= LARGE_ROWS
+
+
+def write_large(call: IngestCall, drop: DropManifest) -> set[dt.date]:
+    """Load one drop, and return its day if it got a new version.
+
+    Raises:
+        ContractError: The file does not keep its contract; nothing of it is visible.
+        AuditError: The staged rows are not what the write path accepts.
+        GateError: The suite refused them, or there is none; the load is recorded as refused.
+        StaleTokenError: A newer attempt has taken the partition.
+        LocalSpaceError: The disk for the copy is full.
+    """
+    with tempfile.TemporaryDirectory(prefix="nightshift-drop-") as folder:
+        path = Path(folder) / Path(drop.data_key).name
+        try:
+            call.store.download(drop.data_key, path, drop.sha256)
+        except ObjectCorruptError as error:
+            raise digest_error(drop, error.got or "other bytes") from None
+        rows = _Rows(call, drop, path)
+        write = begin_version(call, [drop])
+        try:
+            _append(call, write, rows)
+        except ContractError as error:
+            refuse(call.conn, write, str(error).splitlines()[0])
+            raise
+    with call.conn.transaction():
+        hold_stage(call.conn, write)
+        keep_source(call, write, Source(drop, rows.refused, rows.n_duplicated, rows.head.notes))
+    return publish_version(call, write, {"n_refused": len(rows.refused), "n_duplicated": rows.n_duplicated})
+
+
+def _append(call: IngestCall, write: PartitionWrite, rows: _Rows) -> None:
+    with Ahead(rows.batches(write.load_id)) as batches:
+        n_stored = append_stream(
+            call.settings,
+            "raw",
+            call.contract.name,
+            batches,
+            lambda transaction: hold_stage(transaction, write) == "staged",
+            call.run.application_name,
+        )
+    if n_stored != rows.n_good:
+        raise LoadStateError(
+            f"{call.contract.dataset}: not every row of {rows.drop.data_key} was staged.",
+            expected=f"{rows.n_good} rows",
+            got=f"{n_stored}",
+            todo="Another attempt has taken the load over; rerun the task.",
+        )
+
+
+class _Rows:
+    """The rows of one drop in a stream; what was counted is there when the stream has ended.
+
+    Attributes:
+        refused: Distinct refused rows.
+        n_good: Rows that were staged.
+        n_duplicated: Rows that repeat an earlier one.
+    """
+
+    def __init__(self, call: IngestCall, drop: DropManifest, path: Path) -> None:
+        self._call, self.drop, self._path = call, drop, path
+        self.head: FileHead = check_head(call.contract, drop, path)
+        self.n_good = self.n_duplicated = 0
+        self._refused: dict[tuple[object, ...], RefusedRow] = {}
+        self._malformed: list[tuple[int, str]] = []
+        self._n_values: Counter[str] = Counter()
+        self._n_wrong: Counter[str] = Counter()
+        self._repeated = _repeated(self._key_hashes())
+
+    @property
+    def refused(self) -> list[RefusedRow]:
+        """Return the distinct refused rows, malformed ones first."""
+        malformed = {text: RefusedRow(number, Reason.MALFORMED_ROW, None, {"line": text}) for number, text in reversed(self._malformed)}
+        return [*reversed(malformed.values()), *self._refused.values()]
+
+    def batches(self, load_id: int) -> Iterator[pa.Table]:
+        """Yield the good rows as ``raw.<dataset>`` has them.
+
+        Raises:
+            ContractError: What came does not keep the contract, as soon as that is sure.
+        """
+        waiting: list[TypedRows] = []
+        names = [column.name for column in self.head.columns]
+        for block in read_rows(self.drop, self.head, self._path, self._malformed):
+            file = DeliveredFile(block.texts.rename_columns(names), block.row_numbers, (), ())
+            rows = type_rows(self._call.contract, [self.drop], [file])
+            self._count(rows)
+            if (is_waiting := self._is_repeated(rows)).any():
+                waiting.append(rows.take(np.flatnonzero(is_waiting)))
+                rows.verdict[is_waiting] = _WAITING
+            yield self._staged(rows, file, load_id)
+            self._stop_when_hopeless()
+        for rows, file in self._settled(waiting):
+            yield self._staged(rows, file, load_id)
+        self._judge()
+
+    def _count(self, rows: TypedRows) -> None:
+        n_values, n_wrong = counted_of(rows, 0)
+        self._n_values.update(n_values)
+        self._n_wrong.update(n_wrong)
+
+    def _staged(self, rows: TypedRows, file: DeliveredFile, load_id: int) -> pa.Table:
+        import pyarrow as pa
+
+        for row in refused_by_file([file], rows)[0]:
+            self._refused.setdefault(tuple(row.delivered.values()), row)
+        chosen = rows.verdict == GOOD
+        table, n_before = rows.values.filter(chosen), self.n_good
+        self.n_good += table.num_rows
+        if self.n_good // _PROGRESS_ROWS > n_before // _PROGRESS_ROWS:
+            logger.info("%s: %s of %s rows", self.drop.data_key, f"{self.n_good:,}", f"{self.drop.n_rows:,}")
+        by_load = {
+            "partition_date": pa.scalar(self.drop.partition, pa.date32()),
+            "known_at": pa.scalar(self.drop.delivered_at, pa.timestamp("us", "UTC")),
+            "source_uri": pa.scalar(self._call.store.uri(self.drop.data_key)),
+            "source_sha256": pa.scalar(self.drop.sha256),
+            "load_id": pa.scalar(load_id, pa.int64()),
+        }
+        for name, value in by_load.items():
+            table = table.append_column(name, pa.repeat(value, table.num_rows))
+        return table.append_column("source_row", pa.array(rows.numbers[chosen]))
+
+    def _settled(self, waiting: list[TypedRows]) -> Iterator[tuple[TypedRows, DeliveredFile]]:
+        """Yield the rows that waited, once the rule for repeated keys has judged all of them together."""
+        import pyarrow as pa
+
+        if not waiting:
+            return
+        first = waiting[0]
+        first.texts = pa.concat_tables([rows.texts for rows in waiting])
+        first.values = pa.concat_tables([rows.values for rows in waiting]).combine_chunks()
+        for name in ("places", "numbers", "verdict", "culprit"):
+            setattr(first, name, np.concatenate([getattr(rows, name) for rows in waiting]))
+        settle_repeated_keys(self._call.contract, first)
+        self.n_duplicated = int(np.sum((first.verdict != GOOD) & (first.verdict < 0)))
+        yield first, DeliveredFile(first.texts, first.numbers, (), ())
+
+    def _stop_when_hopeless(self) -> None:
+        """Raise what the end would say, once more distinct rows are refused than a file of so many rows may have."""
+        if len(self._refused) + len({text for _, text in self._malformed}) > self._call.contract.maximum_refused_ratio * self.drop.n_rows:
+            self._judge()
+
+    def _judge(self) -> None:
+        reasons = Counter(row.reason for row in self.refused)
+        if error := judge(self._call.contract, self.drop, (self._n_values, self._n_wrong), self.n_good, reasons):
+            raise error
+
+    def _key_hashes(self) -> Iterator[Hashes]:
+        """Read only the keys, as warehouse values, in the order of the file."""
+        contract = self._call.contract
+        now = {column.name: column for column in contract.columns}
+        keys = [column for column in self.head.columns if column.name in contract.key]
+        for block in read_rows(self.drop, self.head, self._path, [], [column.delivered_name for column in keys]):
+            casts = (cast_column(block.texts[column.delivered_name], column, contract.timezone) for column in keys)
+            yield _hashes([cast.values.cast(arrow_type(now[column.name].type)) for column, cast in zip(keys, casts, strict=True)])
+
+    def _is_repeated(self, rows: TypedRows) -> npt.NDArray[np.bool_]:
+        if not len(self._repeated):
+            return np.zeros(len(rows.verdict), dtype=bool)
+        keys = [column.name for column in self.head.columns if column.name in self._call.contract.key]
+        hashes = _hashes([rows.column(name).combine_chunks() for name in keys])
+        return np.isin(hashes, self._repeated) & (rows.verdict == GOOD)
+
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+"""So that equal values in two columns do not cancel. Source: boost::hash_combine."""
+_WAITING = -3
+"""Verdict of a row that is judged at the end."""
+
+
+def _hashes(columns: list[pa.Array]) -> Hashes:
+    """Return one number per row, shape (n,), equal for rows with equal values; different ones differ but for chance."""
+    from pandas.util import hash_array
+
+    mixed = np.zeros(len(columns[0]) if columns else 0, dtype=np.uint64)
+    for column in columns:
+        encoded = column.dictionary_encode()
+        distinct = encoded.dictionary.to_numpy(zero_copy_only=False)
+        if distinct.dtype.kind == "M":
+            distinct = distinct.astype("datetime64[us]").astype(np.int64)
+        by_value = np.append(hash_array(distinct, categorize=False), np.uint64(0))
+        own = by_value[encoded.indices.fill_null(len(distinct)).to_numpy(zero_copy_only=False)]
+        mixed ^= own + _GOLDEN + (mixed << np.uint64(6)) + (mixed >> np.uint64(2))
+    return mixed
+
+
+def _repeated(parts: Iterator[Hashes]) -> Hashes:
+    """Return the hashes that are there more than once, in order."""
+    hashes = np.concatenate([np.empty(0, dtype=np.uint64), *parts])
+    hashes.sort()
+    return np.unique(hashes[1:][hashes[1:] == hashes[:-1]])

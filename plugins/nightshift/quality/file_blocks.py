@@ -1,0 +1,207 @@
+"""A delivered file as blocks of text rows: CSV, compressed CSV and Parquet, one block in memory at a time.
+
+Everything becomes text first, so that a value means the same in every format and a refused row is kept as it came.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+    import pyarrow as pa
+
+BLOCK_BYTES = 8 * 1024**2
+BLOCK_ROWS = 65_536
+_HEADER_BYTES = 1 << 20
+_COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
+
+
+class UnreadableFileError(ValueError):
+    """The bytes are not what the file's name says."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """Consecutive rows of a file.
+
+    Attributes:
+        texts: shape (n, n_columns), text as delivered; null where the file is empty.
+        row_numbers: shape (n,), position of each row in the file, 1 for the first behind the header.
+    """
+
+    texts: pa.Table
+    row_numbers: npt.NDArray[np.int64]
+
+
+def read_header(source: bytes | Path, name: str) -> list[str]:
+    """Return the names of a file's columns, in order; none of an empty file.
+
+    Args:
+        source: The file, or its bytes.
+        name: Its name: what it ends with says the format.
+
+    Raises:
+        UnreadableFileError: It has no header of this format.
+    """
+    with _named_failures():
+        if name.endswith(".parquet"):
+            return list(_parquet(source).schema_arrow.names)
+        with _open(source, name) as stream:
+            head: bytes = stream.read(_HEADER_BYTES)
+    try:
+        line = head[: head.find(b"\n") + 1 or len(head)].decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise UnreadableFileError("its header is not UTF-8") from None
+    return next(csv.reader(io.StringIO(line)), [])
+
+
+def read_blocks(
+    source: bytes | Path, name: str, header: Sequence[str], columns: Sequence[str], set_aside: Callable[[int, str], None]
+) -> Iterator[Block]:
+    """Yield a file's rows from first to last.
+
+    Args:
+        source: The file, or its bytes.
+        name: Its name: what it ends with says the format.
+        header: What ``read_header`` gave.
+        columns: The columns to read.
+        set_aside: Is told position and text of each row that has another number of fields than the header, before the block behind it.
+
+    Raises:
+        UnreadableFileError: It cannot be read to its end.
+    """
+    with _named_failures():
+        if name.endswith(".parquet"):
+            yield from _parquet_blocks(source, columns)
+        else:
+            yield from _csv_blocks(source, name, header, columns, set_aside)
+
+
+def _csv_blocks(
+    source: bytes | Path, name: str, header: Sequence[str], columns: Sequence[str], set_aside: Callable[[int, str], None]
+) -> Iterator[Block]:
+    import pyarrow as pa
+    from pyarrow import csv as arrow_csv
+
+    malformed: list[int] = []
+
+    def skip(row: arrow_csv.InvalidRow) -> str:
+        malformed.append(row.number - 1)
+        set_aside(row.number - 1, row.text)
+        return "skip"
+
+    with _open(source, name) as stream:
+        try:
+            reader = arrow_csv.open_csv(
+                stream,
+                arrow_csv.ReadOptions(use_threads=False, column_names=list(header), skip_rows=1, block_size=BLOCK_BYTES),
+                arrow_csv.ParseOptions(newlines_in_values=True, invalid_row_handler=skip),
+                arrow_csv.ConvertOptions(
+                    column_types=dict.fromkeys(columns, pa.string()),
+                    include_columns=columns,
+                    strings_can_be_null=True,
+                    quoted_strings_can_be_null=True,
+                    null_values=[""],
+                ),
+            )
+        except pa.ArrowInvalid as error:
+            if any(text in str(error) for text in _WITHOUT_ROWS):
+                return
+            raise
+        first = 1
+        for batch in reader:
+            numbers = _numbers(first, batch.num_rows, malformed)
+            first = int(numbers[-1]) + 1 if len(numbers) else first
+            yield Block(pa.Table.from_batches([batch]), numbers)
+
+
+_WITHOUT_ROWS = ("Empty CSV", "Could not skip initial")
+"""What Arrow says of a file that ends with its header."""
+
+
+def _numbers(first: int, n_rows: int, malformed: Sequence[int]) -> npt.NDArray[np.int64]:
+    """Return the positions of rows, those of malformed ones left out; the list may know ones that come later."""
+    numbers = np.arange(first, first + n_rows, dtype=np.int64)
+    for position in malformed:
+        if position >= first:
+            numbers[numbers >= position] += 1
+    return numbers
+
+
+def _parquet_blocks(source: bytes | Path, columns: Sequence[str]) -> Iterator[Block]:
+    import pyarrow as pa
+    from pyarrow import compute as pc
+
+    first = 1
+    for batch in _parquet(source).iter_batches(BLOCK_ROWS, columns=list(columns), use_threads=False):
+        texts = {}
+        for name in columns:
+            text = _as_text(batch.column(name))
+            texts[name] = pc.if_else(pc.equal(text, ""), pa.scalar(None, pa.string()), text)
+        yield Block(pa.table(texts), np.arange(first, first + batch.num_rows, dtype=np.int64))
+        first += batch.num_rows
+
+
+def _as_text(values: pa.Array) -> pa.Array:
+    """Return values as a CSV file would have them."""
+    import pyarrow as pa
+
+    if pa.types.is_dictionary(values.type):
+        values = values.dictionary_decode()
+    if pa.types.is_timestamp(values.type) and values.type.unit == "ns":
+        values = values.cast(pa.timestamp("us", values.type.tz))
+    return values.cast(pa.string())
+
+
+def _parquet(source: bytes | Path) -> pa.parquet.ParquetFile:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    return parquet.ParquetFile(pa.BufferReader(source) if isinstance(source, bytes) else source)
+
+
+def _open(source: bytes | Path, name: str) -> pa.NativeFile:
+    import pyarrow as pa
+
+    compression = next((kind for suffix, kind in _COMPRESSIONS.items() if name.endswith(suffix)), None)
+    return pa.input_stream(pa.BufferReader(source) if isinstance(source, bytes) else str(source), compression=compression)
+
+
+@contextmanager
+def _named_failures() -> Iterator[None]:
+    """Say of whatever Arrow cannot read that the file is wrong, in Arrow's first line."""
+    import pyarrow as pa
+
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        raise UnreadableFileError(str(error).partition("\n")[0]) from None
+
+
+def read_cells(data: bytes, name: str) -> tuple[list[str], list[list[str]]]:
+    """Return header and rows of a whole file as text, malformed rows as they are; for the few files that a person looks at.
+
+    Args:
+        data: The file's bytes.
+        name: Its name: what it ends with says the format.
+
+    Raises:
+        UnreadableFileError: It cannot be read.
+    """
+    if name.endswith(".parquet"):
+        header = read_header(data, name)
+        rows = [row for block in read_blocks(data, name, header, header, lambda *_: None) for row in block.texts.to_pylist()]
+        return header, [[row[column] or "" for column in header] for row in rows]
+    with _named_failures(), _open(data, name) as stream:
+        text = stream.read().decode("utf-8-sig")
+    header, *cells = [row for row in csv.reader(io.StringIO(text, newline="")) if row] or [[]]
+    return header, cells
