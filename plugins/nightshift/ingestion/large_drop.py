@@ -212,7 +212,8 @@ class _Rows:
             return np.zeros(len(rows.verdict), dtype=bool)
         keys = [column.name for column in self.head.columns if column.name in self._call.contract.key]
         hashes = _hashes([rows.column(name).combine_chunks() for name in keys])
-        return np.isin(hashes, self._repeated) & (rows.verdict == GOOD)
+        is_repeated: npt.NDArray[np.bool_] = np.isin(hashes, self._repeated) & (rows.verdict == GOOD)
+        return is_repeated
 
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)

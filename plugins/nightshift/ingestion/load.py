@@ -198,11 +198,15 @@ def check_drops(
 
 
 def _known_drops(call: IngestCall) -> set[tuple[dt.date, str, dt.datetime]]:
-    """Return what was ingested under this contract and has not been refused since."""
+    """Return what was ingested under this contract, has not been refused since, and whose partition readers see.
+
+    A pointer that somebody has lost comes back when its drops are read again.
+    """
     rows = call.conn.execute(
         """
         select d.partition_date, d.source_sha256, d.known_at
         from raw.ingested_drops d join ops.loads l using (dataset, partition_date, load_id)
+        join ops.published p using (dataset, partition_date)
         where d.dataset = %s and d.contract_digest = %s and l.state in ('published', 'duplicate')
         """,
         [call.contract.dataset, call.contract_digest],

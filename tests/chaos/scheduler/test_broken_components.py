@@ -89,7 +89,7 @@ def drop_is_damaged(whole: Whole, _: Path) -> Iterator[None]:
 
 BREAKS = {
     "source: the drop is damaged": Break(
-        (SCHEDULES, FEATURES, *PREDICTIONS), "ingest", "load_flight_schedules", drop_is_damaged, "NS-LAKE"
+        (SCHEDULES, FEATURES, *PREDICTIONS), "ingest", "load_flight_schedules", drop_is_damaged, "NS-CONTRACT-002"
     ),
     "dbt: a model raises": Break((FEATURES, *PREDICTIONS), "transform", "build_features", dbt_model_raises, "division by zero"),
     "GX: raises on the features": Break((FEATURES, *PREDICTIONS), "transform", "build_features", code(_GATE.format("_fail")), "on purpose"),

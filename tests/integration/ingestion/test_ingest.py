@@ -346,3 +346,15 @@ def test_every_error_has_a_stable_code_when_raised():
 
     assert len(set(codes)) == len(codes) == 8
     assert issubclass(DropMissingError, NightshiftError)
+
+
+def test_a_lost_pointer_comes_back_when_the_drop_is_read_again(settings, conn, run):
+    play(settings)
+    ingest(settings, "weather", DAYS, run)
+    before, rows = versions(conn), visible(conn)
+    conn.execute("delete from ops.published where partition_date = %s", [DAY])
+
+    ingest(settings, "weather", DAYS, run)
+
+    assert visible(conn) == rows
+    assert versions(conn) == before

@@ -1,0 +1,293 @@
+"""A drop that streams: what stands in the warehouse is what the usual way leaves, for any file and format, block by block."""
+
+from __future__ import annotations
+
+import datetime as dt
+import gzip
+import io
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from pyarrow import csv, parquet
+
+from nightshift import fault_points
+from nightshift.contracts.partitions import PartitionRange
+from nightshift.contracts.run import RunContext
+from nightshift.errors import NightshiftError
+from nightshift.fault_points import FaultPoint, InjectedFaultError
+from nightshift.ingestion import large_drop
+from nightshift.ingestion.load import IngestResult, ingest
+from nightshift.ingestion.sweep import sweep
+from nightshift.lake.drops import NewDrop, write_drop
+from nightshift.lake.object_store import ObjectStore
+from nightshift.quality import file_blocks
+from nightshift.quality.contract_check import (
+    ColumnsError,
+    DigestError,
+    RefusedRatioError,
+    RowCountError,
+    TypeChangedError,
+    UnreadableError,
+)
+from nightshift.replay.upstream import deliver
+from nightshift.settings import Settings
+
+if TYPE_CHECKING:
+    from nightshift.warehouse.connection import Connection
+
+pytestmark = pytest.mark.integration
+
+DAY = PartitionRange.of("2013-03-10")
+DATASET = "flight_schedules"
+BLOCK = 6_000
+"""Bytes: about a hundred rows, so that a day is a dozen blocks."""
+Header = list[str]
+Rows = list[list[str]]
+
+
+@pytest.fixture
+def settings(settings: Settings, tmp_path) -> Settings:
+    return settings.model_copy(update={"home": tmp_path})
+
+
+@pytest.fixture
+def streaming(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
+    """Return a switch: every drop streams in small blocks, or none does."""
+
+    def switch(is_on: bool) -> None:
+        monkeypatch.setattr(large_drop, "LARGE_ROWS", 1 if is_on else 10**9)
+        monkeypatch.setattr(file_blocks, "BLOCK_BYTES", BLOCK)
+        monkeypatch.setattr(file_blocks, "BLOCK_ROWS", 70)
+
+    switch(True)
+    return switch
+
+
+@pytest.fixture
+def day(settings: Settings) -> tuple[Header, Rows]:
+    """Return a real day's file as upstream delivers it."""
+    elsewhere = settings.model_copy(update={"s3_bucket": f"{settings.s3_bucket}-real"})
+    deliver(elsewhere, DAY, (), datasets=(DATASET,))
+    store = ObjectStore.open(elsewhere)
+    (key,) = [key for key in store.list("landing/") if key.endswith(".csv")]
+    return file_blocks.read_cells(store.get(key), key)
+
+
+@dataclass(frozen=True)
+class World:
+    """A bucket and a warehouse for one test."""
+
+    settings: Settings
+    conn: Connection
+    run: RunContext
+
+    def bring(self, data: bytes, n_rows: int, suffix: str = ".csv", hour: int = 4, **claims: str) -> str:
+        """Deliver bytes and return the key of their manifest."""
+        at = dt.datetime(2013, 3, 11, hour, 30, tzinfo=dt.UTC)
+        drop = NewDrop(DATASET, DAY.first.day, at, data, n_rows, f"file-{hour}", suffix=suffix, **claims)
+        write_drop(ObjectStore.open(self.settings), drop)
+        return f"landing/{DATASET}/dt={DAY.first}/file-{hour}.manifest.json"
+
+    def ingest(self, attempt: int = 1) -> IngestResult:
+        return ingest(self.settings, DATASET, DAY, RunContext(self.run.run_id, attempt, self.run.actor))
+
+    def one(self, query: str) -> object:
+        row = self.conn.execute(query.encode()).fetchone()
+        return row[0] if row else None
+
+    def forget(self) -> None:
+        """Empty what ingest writes."""
+        self.conn.execute(
+            f"delete from raw.{DATASET}; delete from raw.ingested_drops; delete from quarantine.refused_rows;"
+            " delete from ops.published; delete from ops.loads; delete from ops.fences".encode()
+        )
+
+    def stands(self) -> dict[str, list[tuple[object, ...]]]:
+        """Return all that an ingest leaves, without the names of its loads."""
+        queries = {
+            "rows": f"select (to_jsonb(t) - 'load_id')::text from raw.{DATASET} t order by source_row, 1",
+            "refused": "select source_row, reason, column_name, delivered::text, row_digest from quarantine.refused_rows order by 1, 5",
+            "drops": "select known_at, source_uri, source_sha256, n_delivered, n_duplicated, n_refused, notes from raw.ingested_drops",
+            "published": "select dataset, partition_date, content_hash, n_rows, detail->>'n_refused', detail->>'n_duplicated'"
+            " from ops.published join ops.loads using (dataset, partition_date, load_id)",
+        }
+        return {name: self.conn.execute(query.encode()).fetchall() for name, query in queries.items()}
+
+
+@pytest.fixture
+def world(settings: Settings, conn: Connection, run: RunContext) -> World:
+    ObjectStore.open(settings).ensure_bucket()
+    return World(settings, conn, run)
+
+
+def as_csv(header: Header, rows: Rows) -> bytes:
+    return "".join(",".join(row) + "\n" for row in [header, *rows]).encode()
+
+
+def damaged(header: Header, rows: Rows, seed: int, *, n_bad: int = 6) -> Rows:
+    """Repeat rows near and far, contradict some, spoil some, and shuffle a part, so that all of it crosses blocks."""
+    dice = np.random.default_rng(seed)
+    rows = [list(row) for row in rows]
+    n = len(rows)
+    distance, carrier = header.index("distance_miles"), header.index("carrier")
+    for place in dice.choice(n, 12, replace=False):
+        rows.insert(int(dice.integers(0, len(rows))), list(rows[place]))
+    for place in dice.choice(n, 2, replace=False):
+        twin = list(rows[place])
+        twin[distance] = str(int(twin[distance] or 100) + 1)
+        rows.append(twin)
+    for place, wrong in zip(dice.choice(n, n_bad, replace=False), ["x", "-3", "99999", "", "1e3", "7.5"] * n_bad, strict=False):
+        rows[place][distance] = wrong
+    if seed % 2:
+        rows.insert(50, [*rows[50], "one too many"])
+        rows[n // 2] = rows[n // 2][:3]
+    rows[3][carrier] = f'"{rows[3][carrier]}"'
+    return rows
+
+
+@pytest.mark.promise("R5")
+@pytest.mark.parametrize("seed", range(6))
+def test_everything_is_as_the_usual_way_leaves_it(world, streaming, day, seed):
+    header, clean = day
+    rows = damaged(header, clean, seed)
+    data = as_csv(header, rows)
+    world.bring(gzip.compress(data) if seed == 3 else data, len(rows), ".csv.gz" if seed == 3 else ".csv")
+    streaming(False)
+    world.ingest()
+    usual = world.stands()
+    world.forget()
+
+    streaming(True)
+    result = world.ingest()
+
+    assert world.stands() == usual
+    assert usual["refused"]
+    assert usual["drops"][0][4] >= 10
+    assert result.n_rows == len(usual["rows"])
+    assert not world.ingest().is_new
+
+
+def test_typed_columns_mean_the_same_when_the_file_is_parquet(world, streaming, day):
+    header, rows = day
+    manifest = world.bring(as_csv(header, rows), len(rows))
+    world.ingest()
+    by_csv = world.one("select content_hash from ops.loads where state = 'published'")
+    world.forget()
+    store = ObjectStore.open(world.settings)
+    store._client.delete_object(Bucket=store.bucket, Key=manifest)
+    typed = csv.read_csv(io.BytesIO(as_csv(header, rows)), convert_options=csv.ConvertOptions(strings_can_be_null=True))
+    assert all(pa.types.is_integer(typed.schema.field(name).type) for name in ("flight_number", "distance_miles"))
+    sink = io.BytesIO()
+    parquet.write_table(typed, sink)
+
+    world.bring(sink.getvalue(), len(rows), ".parquet", hour=5)
+    world.ingest()
+
+    assert world.one("select content_hash from ops.loads where state = 'published'") == by_csv
+
+
+def spoilt(kind: str, header: Header, rows: Rows) -> tuple[bytes, int, str, dict[str, str]]:
+    """Return bytes, rows that the manifest says, suffix, and its other claims."""
+    data, n_rows = as_csv(header, rows), len(rows)
+    wrong = [[*row[:-1], "far"] for row in rows]
+    few = [list(row) for row in rows]
+    for row in few[::20]:
+        row[-1] = "far"
+    return {
+        "other digest": (data, n_rows, ".csv", {"claimed_sha256": sha256(b"another").hexdigest()}),
+        "more rows": (data, n_rows - 1, ".csv", {}),
+        "fewer rows": (data, n_rows + 1, ".csv", {}),
+        "cut off": (gzip.compress(data)[:-500], n_rows, ".csv.gz", {}),
+        "not compressed": (data, n_rows, ".csv.gz", {}),
+        "no parquet": (data, n_rows, ".parquet", {}),
+        "column missing": (as_csv(["other", *header[1:]], rows), n_rows, ".csv", {}),
+        "column retyped": (as_csv(header, wrong), n_rows, ".csv", {}),
+        "too many bad rows": (as_csv(header, few), n_rows, ".csv", {}),
+        "not text": (data.replace(b"EWR", b"\xff\xfe\xfd"), n_rows, ".csv", {}),
+    }[kind]
+
+
+@pytest.mark.parametrize(
+    ("kind", "error"),
+    [
+        ("other digest", DigestError),
+        ("more rows", RowCountError),
+        ("fewer rows", RowCountError),
+        ("cut off", UnreadableError),
+        ("not compressed", UnreadableError),
+        ("no parquet", UnreadableError),
+        ("column missing", ColumnsError),
+        ("column retyped", TypeChangedError),
+        ("too many bad rows", RefusedRatioError),
+        ("not text", UnreadableError),
+    ],
+)
+@pytest.mark.parametrize("is_large", [True, False])
+def test_nothing_is_visible_and_the_reason_is_kept_when_the_file_is_wrong(world, streaming, day, kind, error, is_large):
+    streaming(is_large)
+    data, n_rows, suffix, claims = spoilt(kind, *day)
+    world.bring(data, n_rows, suffix, **claims)
+
+    with pytest.raises(error):
+        world.ingest()
+
+    assert world.one("select count(*) from ops.published") == 0
+    assert world.one("select array_agg(code) from quarantine.refused_drops") == [error.code]
+    assert world.one("select count(*) from ops.loads where state = 'staged'") == 0
+
+
+def test_a_later_drop_stands_for_a_broken_one(world, streaming, day):
+    header, rows = day
+    data, n_rows, suffix, claims = spoilt("too many bad rows", header, rows)
+    world.bring(data, n_rows, suffix, hour=4, **claims)
+    world.bring(as_csv(header, rows), len(rows), hour=6)
+
+    assert world.ingest().n_rows == len(rows)
+    assert world.one("select array_agg(code) from quarantine.refused_drops") == [RefusedRatioError.code]
+
+
+def test_a_sweep_takes_a_late_one(world, streaming, day):
+    header, rows = day
+    world.bring(as_csv(header, rows[:-5]), len(rows) - 5, hour=4)
+    world.ingest()
+    world.bring(as_csv(header, rows), len(rows), hour=6)
+
+    found = sweep(world.settings, DATASET, DAY, world.run)
+
+    assert found.published == (DAY.first.day,)
+    assert len(world.stands()["drops"]) == 2
+
+
+@pytest.fixture
+def unarmed() -> Iterator[None]:
+    yield
+    fault_points.arm("")
+
+
+@pytest.mark.promise("R4")
+@pytest.mark.usefixtures("unarmed")
+@pytest.mark.parametrize("point", [FaultPoint.INGEST_CHECKED, FaultPoint.APPEND_AFTER, FaultPoint.INGEST_STAGE_AFTER])
+def test_a_rerun_ends_the_same_when_it_broke(world, streaming, day, point):
+    header, rows = day
+    rows = damaged(header, rows, 1)
+    world.bring(as_csv(header, rows), len(rows))
+    world.ingest()
+    undisturbed = world.stands()
+    world.forget()
+
+    fault_points.arm(f"{point}:1:exception")
+    with pytest.raises((InjectedFaultError, NightshiftError)):
+        world.ingest()
+    assert world.one("select count(*) from ops.published") == 0
+    fault_points.arm("")
+    world.ingest(attempt=2)
+
+    after = world.stands()
+    assert after["published"] == undisturbed["published"]
+    assert set(after["rows"]) == set(undisturbed["rows"])
+    assert after["refused"] == undisturbed["refused"]
