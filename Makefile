@@ -4,7 +4,7 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-builtin-rules
 BIN := .venv/bin
 
-.PHONY: help install demo up down status test coverage storm evidence bench bench-quick lint format docs backtest policy-backtest lock clean
+.PHONY: help install demo up down status test test-celery coverage storm evidence bench bench-quick lint format docs backtest policy-backtest lock clean
 
 help: ## Show these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -28,6 +28,11 @@ test: export OMP_NUM_THREADS = 1
 test: install ## Run every test in two processes
 	@$(BIN)/python -m pytest --numprocesses=2 --dist=loadscope --no-loadscope-reorder $(PYTEST_ARGS)
 
+test-celery: export OMP_NUM_THREADS = 1
+test-celery: install ## Run a night on Celery: Redis, two workers, and one of them lost in the middle; renews the same pages
+	@$(BIN)/python -m pytest -m celery -s -rA --numprocesses=0 --evidence tests/evidence/latest.json tests/workers $(PYTEST_ARGS)
+	@$(BIN)/python -m tests.evidence.pages
+
 coverage: export OMP_NUM_THREADS = 1
 coverage: install ## The same, and report the lines and branches that no test runs
 	@$(BIN)/coverage erase
@@ -35,7 +40,7 @@ coverage: install ## The same, and report the lines and branches that no test ru
 
 evidence: export OMP_NUM_THREADS = 1
 evidence: install ## Run the tests behind the promises, and renew docs/reliability.md and docs/ml-test-score.md
-	@$(BIN)/python -m pytest --numprocesses=2 --dist=loadscope --no-loadscope-reorder -m "(promise or mlts) and not long" \
+	@$(BIN)/python -m pytest --numprocesses=2 --dist=loadscope --no-loadscope-reorder -m "(promise or mlts) and not long and not celery" \
 	    --evidence tests/evidence/latest.json $(PYTEST_ARGS)
 	@$(BIN)/python -m tests.evidence.pages
 

@@ -10,8 +10,8 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,7 +84,21 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Whole]:
     ``NIGHTSHIFT_TEST_WHOLE`` names a folder in which all of this stays alive for the next call.
     """
     kept = os.environ.get("NIGHTSHIFT_TEST_WHOLE")
-    base = Path(kept) if kept else tmp_path_factory.mktemp("whole night")
+    with open_whole(Path(kept) if kept else tmp_path_factory.mktemp("whole night"), is_kept=bool(kept)) as opened:
+        yield opened
+
+
+@contextmanager
+def open_whole(
+    base: Path, *, is_kept: bool = False, beside: Callable[[Path], AbstractContextManager[None]] = lambda _: nullcontext()
+) -> Iterator[Whole]:
+    """Open a whole nightshift in a folder.
+
+    Args:
+        base: Folder for its home and its DAGs.
+        is_kept: Let it live on, and take what is there.
+        beside: Given the home, runs what its Airflow needs beside it, from before the night until the end.
+    """
     home, dags = base / "home", base / "dags"
     env = {name: value for name, value in os.environ.items() if not name.startswith("NIGHTSHIFT_")}
     env |= {"NIGHTSHIFT_HOME": str(home), "NIGHTSHIFT_DAGS_DIR": str(dags), "PYTHONPATH": str(PROJECT_ROOT / "plugins"), **IMPATIENT}
@@ -95,10 +109,11 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Whole]:
             _run(env, "-c", _HISTORY)
         settings = Settings(dags_dir=dags, **{name.removeprefix("NIGHTSHIFT_").lower(): value for name, value in read_env(home).items()})
         api = AirflowApi.local(home)
-        night = run_night(api, NIGHT, expected_dags(settings), timeout_seconds=800) if is_new else Night(NIGHT, 0, 0.0, 0.0)
-        yield Whole(settings, api, night, find_path(api, NIGHT) if is_new else ())
+        with beside(home):
+            night = run_night(api, NIGHT, expected_dags(settings), timeout_seconds=800) if is_new else Night(NIGHT, 0, 0.0, 0.0)
+            yield Whole(settings, api, night, find_path(api, NIGHT) if is_new else ())
     finally:
-        if not kept:
+        if not is_kept:
             _run(env, "-m", "nightshift.cli", "down", "--delete-data")
 
 

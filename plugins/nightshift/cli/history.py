@@ -34,7 +34,10 @@ def replay(first: First, last: Last = "") -> None:
 def deliver(
     dataset: Annotated[str, typer.Argument(help="Name of the dataset's contract.")],
     partition: Annotated[str, typer.Argument(help="Operating day, YYYY-MM-DD.")],
-    file: Annotated[Path, typer.Argument(help="A CSV file with a header.", exists=True, dir_okay=False)],
+    file: Annotated[
+        Path,
+        typer.Argument(help="A CSV file with a header, plain or compressed (.csv.gz), or a Parquet file.", exists=True, dir_okay=False),
+    ],
     delivered_at: Annotated[str, typer.Option(help="When it became known, ISO time with offset; now by default.")] = "",
 ) -> None:
     """Put a file of your own into the lake as one drop: data file and manifest."""
@@ -48,19 +51,23 @@ def deliver(
 
 def deliver_history(
     dataset: Annotated[str, typer.Argument(help="Name of the dataset's contract.")],
-    folder: Annotated[Path, typer.Argument(help="A folder of CSV files named <day>.csv.", exists=True, file_okay=False)],
+    folder: Annotated[
+        Path, typer.Argument(help="A folder of files named <day>.csv, <day>.csv.gz or <day>.parquet.", exists=True, file_okay=False)
+    ],
     at_cutoff: Annotated[
         bool, typer.Option("--at-cutoff", help="Say that each file became known at the cut-off of its night; now by default.")
     ] = False,
 ) -> None:
-    """Put a folder of your own files, <day>.csv each, into the lake: one drop a day."""
+    """Put a folder of your own files, one for each day, into the lake: one drop a day."""
     from nightshift.contracts.datasets import load_contract
+    from nightshift.quality.file_blocks import suffix_of
 
     settings = load_settings()
     contract = load_contract(settings.datasets_dir, dataset)
-    files = [(Partition.parse(file.stem, contract.timezone), file) for file in sorted(folder.glob("*.csv"))]
+    found = [(file.name.removesuffix(suffix_of(file.name)), file) for file in sorted(folder.iterdir()) if suffix_of(file.name)]
+    files = [(Partition.parse(day, contract.timezone), file) for day, file in found]
     if not files:
-        raise typer.BadParameter(f"{folder} holds no CSV file; expected <day>.csv, such as 2013-02-01.csv.")
+        raise typer.BadParameter(f"{folder} holds no data file; expected <day>.csv, such as 2013-02-01.csv, or .csv.gz, or .parquet.")
     now = dt.datetime.now(dt.UTC)
     _deliver_files(settings, contract, [(partition, file, partition.cutoff if at_cutoff else now) for partition, file in files])
 
@@ -170,17 +177,21 @@ def train_once(settings: Settings, spec: ModelSpec, partition: Partition, run: R
 
 def _deliver_files(settings: Settings, contract: DatasetContract, files: Sequence[tuple[Partition, Path, dt.datetime]]) -> None:
     """Write one drop per partition, file and time of delivery (UTC)."""
-    import csv
-
     from nightshift.lake.drops import NewDrop, write_drop
     from nightshift.lake.object_store import ObjectStore
+    from nightshift.quality.file_blocks import UnreadableFileError, count_rows, suffix_of
 
     store = ObjectStore.open(settings)
     for partition, file, at in files:
-        with file.open(encoding="utf-8", newline="") as lines:
-            n_rows = sum(1 for _ in csv.reader(lines)) - 1
-        name = f"{file.stem}-{at:%Y%m%dT%H%M%SZ}"
-        drop = write_drop(store, NewDrop(contract.name, partition.day, at, file.read_bytes(), n_rows, name, contract.schema_version))
+        suffix = suffix_of(file.name) or ".csv"
+        try:
+            n_rows = count_rows(file, file.name)
+        except UnreadableFileError as error:
+            raise typer.BadParameter(f"{file} cannot be read as {suffix}: {error}") from None
+        name = f"{file.name.removesuffix(suffix)}-{at:%Y%m%dT%H%M%SZ}"
+        drop = write_drop(
+            store, NewDrop(contract.name, partition.day, at, file.read_bytes(), n_rows, name, contract.schema_version, suffix)
+        )
         say(f"{drop.data_key}: {n_rows:,} rows, delivered at {at.isoformat()}")
 
 

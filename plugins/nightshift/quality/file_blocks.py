@@ -23,6 +23,8 @@ BLOCK_BYTES = 8 * 1024**2
 BLOCK_ROWS = 65_536
 _HEADER_BYTES = 1 << 20
 _COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
+SUFFIXES = (".csv", *(f".csv{suffix}" for suffix in _COMPRESSIONS), ".parquet")
+"""The formats of a drop, by how its file's name ends."""
 
 
 class UnreadableFileError(ValueError):
@@ -84,6 +86,26 @@ def read_blocks(
             yield from _parquet_blocks(source, columns)
         else:
             yield from _csv_blocks(source, name, header, columns, set_aside)
+
+
+def count_rows(source: bytes | Path, name: str) -> int:
+    """Return how many rows a file has behind its header, malformed ones too: what its manifest says.
+
+    Args:
+        source: The file, or its bytes.
+        name: Its name: what it ends with says the format.
+
+    Raises:
+        UnreadableFileError: It cannot be read to its end.
+    """
+    header, malformed = read_header(source, name), []
+    blocks = read_blocks(source, name, header, header[:1], lambda position, _: malformed.append(position))
+    return sum(len(block.row_numbers) for block in blocks) + len(malformed) if header else 0
+
+
+def suffix_of(name: str) -> str:
+    """Return what a file's name ends with, one of ``SUFFIXES``; empty for another format."""
+    return next((suffix for suffix in SUFFIXES if name.endswith(suffix)), "")
 
 
 def _csv_blocks(

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import datetime as dt
+import gzip
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 import typer
+from pyarrow import parquet
 
 from nightshift.cli import history
 from nightshift.contracts.partitions import PartitionKeyError, PartitionRange
@@ -70,5 +73,26 @@ def test_nothing_is_delivered_when_a_file_of_the_folder_is_not_named_by_its_day(
 
 
 def test_an_empty_folder_is_refused_when_a_history_is_delivered(own: Settings, tmp_path: Path) -> None:
-    with pytest.raises(typer.BadParameter, match="holds no CSV file"):
+    with pytest.raises(typer.BadParameter, match="holds no data file"):
         history.deliver_history("visits", tmp_path / "files")
+
+
+def test_compressed_files_and_parquet_are_delivered_with_their_count_of_rows(own: Settings, tmp_path: Path) -> None:
+    rows = "shop,hour\na,9\nb,10\nc,11\n"
+    (tmp_path / "files" / "2013-02-01.csv.gz").write_bytes(gzip.compress(rows.encode()))
+    parquet.write_table(pa.table({"shop": ["a", "b"], "hour": [9, 10]}), tmp_path / "files" / "2013-02-02.parquet")
+
+    history.deliver_history("visits", tmp_path / "files")
+
+    drops = list_drops(ObjectStore.open(own), "visits", PartitionRange.of("2013-01-01", "2013-12-31"))
+    assert [(str(drop.partition), drop.n_rows, drop.data_key.partition("Z")[2]) for drop in drops] == [
+        ("2013-02-01", 3, ".csv.gz"),
+        ("2013-02-02", 2, ".parquet"),
+    ]
+
+
+def test_a_file_that_is_not_what_its_name_says_is_refused(own: Settings, tmp_path: Path) -> None:
+    (tmp_path / "files" / "2013-02-01.csv.gz").write_text("shop,hour\na,9\n")
+    with pytest.raises(typer.BadParameter, match=r"cannot be read as \.csv\.gz"):
+        history.deliver_history("visits", tmp_path / "files")
+    assert list_drops(ObjectStore.open(own), "visits", PartitionRange.of("2013-01-01", "2013-12-31")) == []
