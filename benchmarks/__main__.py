@@ -42,9 +42,11 @@ BENCHMARKS = (
     Benchmark("exact_reasons", quick=("--rounds=1",)),
     Benchmark("write_path", quick=("--rows=100000", "--repeats=3")),
     Benchmark("evidence_gate", quick=("--rows=20000",)),
+    Benchmark("ingest", quick=("--rows=600000", "--repeats=1")),
     Benchmark("training", quick=("--rows=200000", "--trees=100", "--repeats=1")),
     Benchmark("profiles", quick=("--rows=300000", "--peer-rows=50000", "--repeats=1")),
     Benchmark("scoring", quick=("--rows=200000", "--repeats=1")),
+    Benchmark("scaling", quick=None),
 )
 
 

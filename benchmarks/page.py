@@ -22,6 +22,7 @@ TITLES = {
     "ingest": "Files in the lake to the raw layer",
     "profiles": "Checks and drift from one scan",
     "evidence_gate": "One decision of the evidence gate",
+    "scaling": "How it grows",
     "dag_parsing": "Reading the DAG files of 50 models",
 }
 OURS, PEER = "#1b6ca8", "#b8bec4"
