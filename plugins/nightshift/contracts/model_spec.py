@@ -134,6 +134,7 @@ class Training(Frozen):
         gap_days: Days left out between training, validation and hold-out, so that no window straddles.
         validation_days: Days for early stopping and calibration.
         holdout_days: Later days that no fit has seen; the evaluation stands on them.
+        maximum_rows: Of a larger window a sample of about so many rows is taken, by a hash of the entity's key: it bounds the memory.
         backtest_folds: Rolling folds before the final fit; 0 switches the backtest off.
         seed: Seed of every random choice.
         num_boost_round: Upper limit of trees.
@@ -150,6 +151,7 @@ class Training(Frozen):
     gap_days: int = Field(default=1, ge=0)
     validation_days: PositiveInt = 14
     holdout_days: PositiveInt = 14
+    maximum_rows: PositiveInt = 10_000_000
     backtest_folds: int = Field(default=2, ge=0)
     seed: int = 20130101
     num_boost_round: PositiveInt = 400

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import logging
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from nightshift.contracts.run import RunContext
     from nightshift.settings import Settings
     from nightshift.warehouse.connection import Connection
+
+logger = logging.getLogger(__name__)
 
 _BOOKKEEPING = ("load_id", "run_id", "loaded_at")
 """Columns that say how a row came here; they would give equal rows another hash."""
@@ -89,14 +92,22 @@ def build_training_set(settings: Settings, spec: ModelSpec, partition: Partition
         as_of = _as_of(conn, spec, partition)
         known = PartitionRange(window.first, partition)
         _refuse_recurring_keys(conn, spec, known, window, as_of)
-        query = _query(conn, spec, known, window, as_of)
+        sampled = _sampled_share(conn, spec, window)
+        query = _query(conn, spec, known, window, as_of, sampled)
         rows = read_arrow(settings, query, run.application_name)
         check_rows(spec, rows)
         store = ObjectStore.open(settings)
         store.ensure_bucket()
         snapshot = write_snapshot(store, rows, f"training_sets/{spec.name}/{partition}")
         training_set = TrainingSet(snapshot.key, snapshot.sha256, rows.num_rows, partition, window, as_of)
-        _record(conn, store, spec, training_set, {"query": query.as_string(None), "partitions": loads, **_facts(spec, snapshot)}, run)
+        _record(
+            conn,
+            store,
+            spec,
+            training_set,
+            {"query": query.as_string(None), "partitions": loads, "sampled_share": sampled, **_facts(spec, snapshot)},
+            run,
+        )
         reach(FaultPoint.TRAINING_SET_AFTER, lambda: lose(conn))
     return training_set
 
@@ -205,7 +216,44 @@ def _as_of(conn: Connection, spec: ModelSpec, partition: Partition) -> dt.dateti
     return (row and row[0]) or partition.cutoff
 
 
-def _query(conn: Connection, spec: ModelSpec, known: PartitionRange, window: PartitionRange, as_of: dt.datetime) -> sql.Composed:
+def _sampled_share(conn: Connection, spec: ModelSpec, window: PartitionRange) -> float:
+    """Return the share of the rows that the training set takes, 1 for all; rows without a label count too, so it errs to fewer."""
+    from psycopg import sql
+
+    query = sql.SQL(
+        """
+        select count(*) from features.{} f
+        join ops.published p on p.dataset = %s and p.partition_date = f.partition_date and p.load_id = f.load_id
+        where f.partition_date between %s and %s
+        """
+    ).format(sql.Identifier(spec.feature_table))
+    row = conn.execute(query, [spec.features_dataset, window.first.day, window.last.day]).fetchone()
+    n_rows = int(row[0]) if row else 0
+    if n_rows <= spec.training.maximum_rows:
+        return 1.0
+    share = spec.training.maximum_rows / n_rows
+    logger.info("Of %s rows a sample of %.2f %% is taken (training.maximum_rows).", f"{n_rows:,}", 100 * share)
+    return share
+
+
+def _in_sample(key: sql.Composable, share: float) -> sql.Composable:
+    """Return the condition of a sample by key: the same keys on all days and in every run."""
+    from psycopg import sql
+
+    if share >= 1:
+        return sql.SQL("true")
+    return sql.SQL("(hashtextextended({}::text, {}) & {}) < {}").format(
+        key, sql.Literal(_SAMPLE_SEED), sql.Literal(_SAMPLE_MASK), sql.Literal(round(share * (_SAMPLE_MASK + 1)))
+    )
+
+
+_SAMPLE_SEED, _SAMPLE_MASK = 20130101, (1 << 40) - 1
+"""Another seed than that of shards, so that a sample is none of them."""
+
+
+def _query(
+    conn: Connection, spec: ModelSpec, known: PartitionRange, window: PartitionRange, as_of: dt.datetime, share: float
+) -> sql.Composed:
     """Return the one query of the training set; the label's latest version that was known, and not superseded, at ``as_of``."""
     from psycopg import sql
 
@@ -223,7 +271,7 @@ def _query(conn: Connection, spec: ModelSpec, known: PartitionRange, window: Par
         from features.{table} f
         join ops.published p on p.dataset = {dataset} and p.partition_date = f.partition_date and p.load_id = f.load_id
         join labels on labels.{key} = f.{key}
-        where f.partition_date between {first} and {last} and labels.{label} is not null
+        where f.partition_date between {first} and {last} and labels.{label} is not null and {in_sample}
         order by f.partition_date, f.{key} collate "C"
         """
     ).format(
@@ -238,6 +286,7 @@ def _query(conn: Connection, spec: ModelSpec, known: PartitionRange, window: Par
         last=sql.Literal(window.last.day),
         known_day=sql.Literal(known.last.day),
         as_of=sql.Literal(as_of),
+        in_sample=_in_sample(sql.SQL("f.{}").format(sql.Identifier(spec.entity.key)), share),
     )
 
 

@@ -96,19 +96,21 @@ class Held:
 
 
 @contextmanager
-def held(whole: Whole, run: DagRun, task_id: str, table: str, event: str = "insert", attempt: int = 1) -> Iterator[Callable[[], Held]]:
+def held(
+    whole: Whole, run: DagRun, task_id: str, table: str, *, event: str = "insert", attempt: int = 1, map_index: int = -1
+) -> Iterator[Callable[[], Held]]:
     """Stop one try of a task before its statements on a table; the block gets a function that waits until it is there.
 
     The task goes on when the block ends.
     """
-    identity = task_identity(run.dag_id, run.run_id, str(run.partition_key), task_id)
+    identity = task_identity(run.dag_id, run.run_id, str(run.partition_key), task_id, map_index)
     name = RunContext(identity, attempt, "airflow").application_name
     with connect(whole.settings, "test") as conn:
         conn.execute(_HOLDS)
         conn.execute("insert into public.chaos_holds values (%s)", [name])
         conn.execute(f"create trigger chaos_hold before {event} on {table} for each statement execute function public.chaos_hold()")
     try:
-        yield lambda: _wait_until_held(whole, run, task_id, name)
+        yield lambda: _wait_until_held(whole, run, task_id, name, map_index)
     finally:
         with connect(whole.settings, "test") as conn:
             conn.execute("delete from public.chaos_holds where application_name = %s", [name])
@@ -116,17 +118,17 @@ def held(whole: Whole, run: DagRun, task_id: str, table: str, event: str = "inse
             conn.execute(f"drop trigger chaos_hold on {table}")
 
 
-def _wait_until_held(whole: Whole, run: DagRun, task_id: str, name: str) -> Held:
+def _wait_until_held(whole: Whole, run: DagRun, task_id: str, name: str, map_index: int) -> Held:
     query = "select pid from pg_stat_activity where application_name = %s and wait_event = 'PgSleep'"
     with connect(whole.settings, "test") as conn:
         eventually(lambda: conn.execute(query, [name]).fetchone(), 180, f"{name} is held")
-    process = psutil.Process(int(instance(whole, run, task_id)["pid"]))
+    process = psutil.Process(int(instance(whole, run, task_id, map_index)["pid"]))
     return Held(name, process, process.parent())
 
 
-def instance(whole: Whole, run: DagRun, task_id: str) -> dict[str, Any]:
+def instance(whole: Whole, run: DagRun, task_id: str, map_index: int = -1) -> dict[str, Any]:
     """Return one task instance of a run: ``state``, ``try_number``, ``pid``, …"""
-    return next(task for task in whole.api.tasks(run) if task["task_id"] == task_id)
+    return next(task for task in whole.api.tasks(run) if (task["task_id"], task["map_index"]) == (task_id, map_index))
 
 
 def mark_failed(whole: Whole, run: DagRun, task_id: str) -> None:

@@ -48,7 +48,7 @@ def test_nothing_is_published_when_the_task_is_marked_failed_before_the_commit(
 def test_the_log_says_what_readers_see_when_the_task_is_marked_failed_after_the_commit(whole: Whole) -> None:
     with unpublished(whole, SCORES):
         run = start(whole, "score__flight_delayed")
-        with held(whole, run, "publish", "predictions.flight_delayed", "delete") as wait_until_held:
+        with held(whole, run, "publish", "predictions.flight_delayed", event="delete") as wait_until_held:
             victim = wait_until_held()
             assert SCORES in contents(whole)
             mark_failed(whole, run, "publish")

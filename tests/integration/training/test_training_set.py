@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import datetime as dt
 
+import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
@@ -176,3 +177,22 @@ def test_label_relation_may_be_a_view_without_a_pointer_of_its_own(world):
     world.conn.execute("delete from ops.published where dataset = 'marts/fct_parcel_labels'")
     world.conn.execute("update marts.fct_parcel_labels set load_id = 17")
     assert build(world).key == before.key
+
+
+def with_maximum(world, n_rows):
+    return world.spec.model_copy(update={"training": world.spec.training.model_copy(update={"maximum_rows": n_rows})})
+
+
+def test_a_large_window_is_sampled_by_key_and_the_manifest_says_so(world):
+    whole = rows_of(world, build(world))
+    training_set = build(world, with_maximum(world, 400))
+    rows = rows_of(world, training_set)
+
+    assert 300 < rows.num_rows < 500
+    keys = set(rows["parcel_id"].to_pylist())
+    assert rows.equals(whole.filter(pc.is_in(whole["parcel_id"], pa.array(sorted(keys)))))
+    assert len(rows["partition_date"].unique()) == 30
+    manifest = world.conn.execute("select manifest from ml.training_sets where training_set = %s", [training_set.key]).fetchone()[0]
+    assert manifest["sampled_share"] == pytest.approx(400 / whole.num_rows, rel=0.1)
+    assert build(world, with_maximum(world, 400)).key == training_set.key
+    assert build(world, with_maximum(world, whole.num_rows + 200)).n_rows == whole.num_rows
