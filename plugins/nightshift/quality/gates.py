@@ -16,6 +16,7 @@ from nightshift.errors import NightshiftError
 from nightshift.fault_points import FaultPoint, reach
 from nightshift.quality.gate_page import render_page
 from nightshift.quality.one_scan import passed_in_one_scan
+from nightshift.warehouse.audit import is_audited_unique
 from nightshift.warehouse.connection import connect, conninfo
 from nightshift.warehouse.content_hash import has_unique_index
 
@@ -198,7 +199,12 @@ def _passed_at_once(
             row = conn.execute("select sum(n_rows) from ops.loads where load_id = %s", [load_id]).fetchone()
             if row is None or (row[0] or 0) < ONE_SCAN_ROWS:
                 return []
-            found = passed_in_one_scan(conn, query, expectations, lambda columns: has_unique_index(conn, schema, table, columns))
+            found = passed_in_one_scan(
+                conn,
+                query,
+                expectations,
+                lambda columns: has_unique_index(conn, schema, table, columns) or is_audited_unique(conn, load_id, columns),
+            )
     except Exception as error:  # noqa: BLE001  (Great Expectations evaluates all of it then, and has the words for what is wrong)
         logger.warning("The suite %s is evaluated query by query: %s", suite.name, _without_values(f"{type(error).__name__}: {error}"))
         return []

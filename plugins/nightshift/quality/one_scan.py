@@ -58,7 +58,7 @@ def passed_in_one_scan(
         conn: A connection of the warehouse.
         query: Selects the batch.
         expectations: In Great Expectations' JSON: ``type``, ``kwargs``.
-        is_unique: Whether an index of the table keeps these columns unique within the batch: then nobody needs to count.
+        is_unique: Whether it is known that these columns are unique within the batch: then nobody needs to count.
     """
     from psycopg import sql
 

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from nightshift.warehouse.load import PartitionWrite, Target
 
 
+UNIQUE_KEY = "unique_key"
+"""In a load's ``detail``: the columns that the audit found unique and not null within each partition."""
+
+
 def measure_days(conn: Connection, target: Target, write: PartitionWrite) -> tuple[dict[dt.date, Measured], set[dt.date]]:
     """Return what each partition of the range holds, the empty ones too, and the days outside of it that have rows."""
     found, nothing = measure(conn, target, write.load_id), measure_nothing(conn, target)
@@ -50,3 +54,9 @@ def record_measured(conn: Connection, target: Target, load_id: int, by_day: Mapp
             load_id,
         ],
     )
+
+
+def is_audited_unique(conn: Connection, load_id: int, columns: Iterable[str]) -> bool:
+    """Return whether the audit of a load has shown that these columns are unique within it; nothing is staged behind an audit."""
+    rows = conn.execute("select distinct state, detail -> %s from ops.loads where load_id = %s", [UNIQUE_KEY, load_id]).fetchall()
+    return bool(rows) and all(state == "audited" and key and {"partition_date", *key} <= {*columns} for state, key in rows)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from nightshift.contracts.run import code_version
 from nightshift.errors import AuditError, LoadStateError, LostAnswerError, WarehouseError
 from nightshift.fault_points import FaultPoint, reach
-from nightshift.warehouse.audit import measure_days, problems_of, record_measured
+from nightshift.warehouse.audit import UNIQUE_KEY, measure_days, problems_of, record_measured
 from nightshift.warehouse.collection import collect_target
 from nightshift.warehouse.connection import lose
 from nightshift.warehouse.load import STATES, LoadManifest, PartitionWrite, PublishedLoad, Target
@@ -133,8 +133,10 @@ def audit(conn: Connection, write: PartitionWrite, detail: Mapping[str, Any] | N
         conn.execute("set local enable_indexscan = off")  # A fresh load lies together: row by row through the key takes 1.6 times as long.
         for target in write.targets:
             by_day, unexpected = measure_days(conn, target, write)
-            problems += problems_of(target, by_day, unexpected)
-            record_measured(conn, target, write.load_id, by_day, detail or {})
+            found = problems_of(target, by_day, unexpected)
+            proved = {} if found else {UNIQUE_KEY: list(target.key)}
+            record_measured(conn, target, write.load_id, by_day, {**(detail or {}), **proved})
+            problems += found
             counts |= {(target.dataset, day): measured.n_rows for day, measured in by_day.items()}
         if not problems:
             conn.execute("update ops.loads set state = 'audited' where load_id = %s and state = 'staged'", [write.load_id])

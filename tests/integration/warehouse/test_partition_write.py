@@ -13,6 +13,7 @@ from tests.integration.warehouse.conftest import DAY, PLAIN, VERSIONED, manifest
 
 from nightshift.contracts.partitions import PartitionRange
 from nightshift.errors import AuditError, ContentConflictError, LoadStateError, LostAnswerError, StaleTokenError, WarehouseError
+from nightshift.warehouse.audit import is_audited_unique
 from nightshift.warehouse.connection import connect
 from nightshift.warehouse.partition_write import Target, audit, begin, collect, hold_stage, publish, read_back, refuse, resume
 
@@ -48,6 +49,21 @@ def test_rows_stay_invisible_when_only_audited(conn, tables):
     assert audit(conn, write) == {(PLAIN.dataset, dt.date(2013, 7, 1)): 2}
     assert _visible(conn) == []
     assert _states(conn) == ["audited"]
+
+
+def test_columns_count_as_unique_only_when_the_audit_has_shown_it(conn, tables):
+    write = begin(conn, [PLAIN], DAY, manifest())
+    stage(conn, write, ROWS)
+    key = ["partition_date", *PLAIN.key]
+    assert not is_audited_unique(conn, write.load_id, key)
+
+    audit(conn, write)
+
+    assert is_audited_unique(conn, write.load_id, [*key, "value"])
+    assert not is_audited_unique(conn, write.load_id, key[1:])
+    assert not is_audited_unique(conn, write.load_id + 1, key)
+    refuse(conn, write, "a test")
+    assert not is_audited_unique(conn, write.load_id, key)
 
 
 def test_publish_is_refused_when_audit_is_missing(conn, tables):
