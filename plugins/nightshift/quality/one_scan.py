@@ -75,6 +75,11 @@ def passed_in_one_scan(
     }
 
 
+def knows(expectations: Sequence[Mapping[str, Any]]) -> bool:
+    """Return whether each of these, and at least one, is of a kind that one scan can judge."""
+    return bool(expectations) and all(_counted(one, lambda _: True) is not None for one in expectations)
+
+
 def _result(expectation: Mapping[str, Any], n_considered: int, n_unexpected: int) -> dict[str, Any]:
     """Return the result in the form of Great Expectations."""
     measured: dict[str, Any] = (

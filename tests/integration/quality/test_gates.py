@@ -228,6 +228,29 @@ def test_gate_stops_and_names_the_expectation_when_batch_is_bad(
     assert [check.expectation for check in caught.value.result.failed] == [expectation]
 
 
+def test_great_expectations_is_not_asked_when_a_large_batch_is_good_and_is_when_it_is_not(
+    settings: Settings, conn: Connection, run: RunContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    schema, table = stage(conn, "raw/weather", DAY)
+    asked: list[str] = []
+    read_suite = gates._read_suite
+    monkeypatch.setattr(gates, "_read_suite", lambda *given: asked.append(given[1]) or read_suite(*given))
+
+    by_suite = run_gate(settings, "raw/weather", schema, table, 7, DAY, run)
+    assert asked == ["raw/weather"]
+    monkeypatch.setattr(gates, "ONE_SCAN_ROWS", 0)
+    at_once = run_gate(settings, "raw/weather", schema, table, 7, DAY, run)
+    assert asked == ["raw/weather"]
+    assert [check.expectation for check in at_once.failed] == [check.expectation for check in by_suite.failed] == []
+    assert at_once.n_expectations == by_suite.n_expectations
+
+    conn.execute(b"update raw.weather set origin = null")
+    with pytest.raises(GateError):
+        run_gate(settings, "raw/weather", schema, table, 7, DAY, run)
+    assert asked == ["raw/weather"] * 2
+
+
+@pytest.mark.usefixtures("way")
 def test_gate_stops_when_no_row_is_staged_under_the_load(settings: Settings, conn: Connection, run: RunContext) -> None:
     stage(conn, "raw/weather", DAY, load_id=6)
     with pytest.raises(GateError, match="expect_table_row_count_to_be_between"):
@@ -245,6 +268,7 @@ def test_gate_stops_when_no_row_is_staged_under_the_load(settings: Settings, con
     ],
     ids=["missing", "no json", "empty", "unknown expectation", "argument missing"],
 )
+@pytest.mark.usefixtures("way")
 def test_gate_refuses_when_suite_cannot_be_used(
     settings: Settings, run: RunContext, tmp_path: Path, content: str | None, reason: str
 ) -> None:
