@@ -25,8 +25,8 @@ status: install ## Show what runs, where, and whether it is healthy
 	@$(BIN)/nightshift status
 
 test: export OMP_NUM_THREADS = 1
-test: install ## Run every test in three processes: they wait more than they work
-	@$(BIN)/python -m pytest --numprocesses=3 --dist=loadscope --no-loadscope-reorder $(PYTEST_ARGS)
+test: install ## Run every test in two processes
+	@$(BIN)/python -m pytest --numprocesses=2 --dist=loadscope --no-loadscope-reorder $(PYTEST_ARGS)
 
 test-celery: export OMP_NUM_THREADS = 1
 test-celery: install ## Run a night on Celery: Redis, two workers, and one of them lost in the middle; renews the same pages
@@ -36,11 +36,11 @@ test-celery: install ## Run a night on Celery: Redis, two workers, and one of th
 coverage: export OMP_NUM_THREADS = 1
 coverage: install ## The same, and report the lines and branches that no test runs
 	@$(BIN)/coverage erase
-	@$(BIN)/python -m pytest --numprocesses=3 --dist=loadscope --no-loadscope-reorder --cov --cov-report=term $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest --numprocesses=2 --dist=loadscope --no-loadscope-reorder --cov --cov-report=term $(PYTEST_ARGS)
 
 evidence: export OMP_NUM_THREADS = 1
 evidence: install ## Run the tests behind the promises, and renew docs/reliability.md and docs/ml-test-score.md
-	@$(BIN)/python -m pytest --numprocesses=3 --dist=loadscope --no-loadscope-reorder -m "(promise or mlts) and not long and not celery" \
+	@$(BIN)/python -m pytest --numprocesses=2 --dist=loadscope --no-loadscope-reorder -m "(promise or mlts) and not long and not celery" \
 	    --evidence tests/evidence/latest.json $(PYTEST_ARGS)
 	@$(BIN)/python -m tests.evidence.pages
 

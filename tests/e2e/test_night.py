@@ -72,7 +72,16 @@ def test_every_scheduled_flight_of_the_next_day_is_scored_once_by_the_champion(w
 
 @pytest.mark.promise("R6")
 @pytest.mark.promise("R11")
-@pytest.mark.parametrize("dag_id", ["ingest", "transform", "score__flight_delayed", "train__flight_delayed", "monitor__flight_delayed"])
+@pytest.mark.parametrize(
+    "dag_id",
+    [
+        "ingest",
+        pytest.param("transform", marks=pytest.mark.long),
+        "score__flight_delayed",
+        "train__flight_delayed",
+        "monitor__flight_delayed",
+    ],
+)
 def test_a_cleared_dag_run_publishes_the_same_content(whole: Whole, dag_id: str) -> None:
     _wait_until_quiet(whole.api)
     before, red = published(whole.settings), not_green(whole.api, whole.api.runs(NIGHT))

@@ -13,7 +13,7 @@ from nightshift.services.airflow_api import AirflowApi, DagRun
 from nightshift.services.airflow_parts import API_SERVER, AirflowPart
 from nightshift.warehouse.connection import connect
 
-pytestmark = [pytest.mark.airflow, pytest.mark.integration, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.airflow, pytest.mark.integration, pytest.mark.timeout(900), pytest.mark.long]
 
 FIRST, LAST, UNDELIVERED = "2013-02-05", "2013-02-06", "2013-02-08"
 TIMEOUT_SECONDS = 420
