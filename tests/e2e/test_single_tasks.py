@@ -18,7 +18,9 @@ TIMEOUT_SECONDS = 120
 
 
 @pytest.mark.promise("R6")
-@pytest.mark.parametrize("task_ids", [["begin", "publish", "score_shard"], ["score_shard", "begin", "publish"]])
+@pytest.mark.parametrize(
+    "task_ids", [["begin", "publish", "score_shard"], pytest.param(["score_shard", "begin", "publish"], marks=pytest.mark.long)]
+)
 def test_scoring_tasks_cleared_alone_in_any_order_publish_the_same_content(whole: Whole, task_ids: list[str]) -> None:
     before = published(whole.settings)
     run = next(run for run in whole.api.runs(NIGHT) if run.dag_id == "score__flight_delayed")
@@ -38,6 +40,7 @@ def end_of(whole: Whole, dag_id: str, run_id: str) -> str:
 
 
 @pytest.mark.promise("R19")
+@pytest.mark.long
 def test_rollback_that_a_person_asks_for_publishes_what_the_version_gives_and_names_the_person(whole: Whole) -> None:
     before = published(whole.settings)
     dag_id, form = "rollback", {"model": "flight_delayed", "to_version": 1, "since": NIGHT, "reason": "an exercise"}
