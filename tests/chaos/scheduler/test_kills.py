@@ -25,12 +25,11 @@ from tests.whole_night import NIGHT, Whole
 from nightshift.services.process import ServerProcess
 from nightshift.warehouse.connection import connect
 
-pytestmark = [pytest.mark.airflow, pytest.mark.integration, pytest.mark.timeout(900, func_only=True)]
+pytestmark = [pytest.mark.airflow, pytest.mark.integration, pytest.mark.timeout(900, func_only=True), pytest.mark.long]
 
 SCORES, FEATURES = "predictions/flight_delayed", "features/flight"
 
 
-@pytest.mark.long
 @pytest.mark.promise("R1")
 @pytest.mark.promise("R17")
 def test_killed_task_is_tried_again_and_leaves_no_backend_when_it_dies_while_publishing(
@@ -86,7 +85,6 @@ def test_two_live_tries_publish_once_when_the_supervisor_is_killed(whole: Whole,
     assert _attempt_of_published(whole, FEATURES) == 2
 
 
-@pytest.mark.long
 @pytest.mark.promise("R1")
 def test_running_task_ends_as_success_when_the_scheduler_is_killed(whole: Whole) -> None:
     scheduler = ServerProcess(whole.settings.home, "airflow-scheduler")

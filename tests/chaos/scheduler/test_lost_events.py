@@ -15,7 +15,7 @@ from nightshift.services.airflow_parts import API_SERVER, AirflowPart
 from nightshift.warehouse import decisions
 from nightshift.warehouse.connection import connect
 
-pytestmark = [pytest.mark.airflow, pytest.mark.integration, pytest.mark.timeout(900, func_only=True)]
+pytestmark = [pytest.mark.airflow, pytest.mark.integration, pytest.mark.timeout(900, func_only=True), pytest.mark.long]
 
 SCORES, FEATURES, VERDICT = "predictions/flight_delayed", "features/flight", "monitoring/flight_delayed"
 _IMPATIENT = """
@@ -44,7 +44,6 @@ def catch_up(whole: Whole) -> None:
 
 
 @pytest.mark.promise("R16")
-@pytest.mark.long
 def test_scoring_and_monitor_catch_up_when_the_features_event_was_lost(whole: Whole) -> None:
     with unpublished(whole, SCORES, VERDICT):
         n_runs = _count_runs(whole, "score__flight_delayed")
@@ -59,7 +58,6 @@ def test_scoring_and_monitor_catch_up_when_the_features_event_was_lost(whole: Wh
     assert not_green(whole.api, whole.api.runs(NIGHT)) == []
 
 
-@pytest.mark.long
 @pytest.mark.promise("R16")
 def test_transform_catches_up_when_the_raw_events_were_lost(whole: Whole) -> None:
     with unpublished(whole, FEATURES):
@@ -72,7 +70,6 @@ def test_transform_catches_up_when_the_raw_events_were_lost(whole: Whole) -> Non
         wait_until_quiet(whole)
 
 
-@pytest.mark.long
 @pytest.mark.promise("R16")
 def test_an_order_to_retrain_is_followed_once_when_its_event_was_lost(whole: Whole) -> None:
     model, night = "arrival_delay_minutes", Partition.parse(NIGHT)
@@ -85,7 +82,6 @@ def test_an_order_to_retrain_is_followed_once_when_its_event_was_lost(whole: Who
     assert [one.decision_id for one in closed] == [order.decision_id]
 
 
-@pytest.mark.long
 def test_nothing_is_woken_when_nothing_is_stranded(whole: Whole) -> None:
     wait_until_quiet(whole)
     before = len(whole.api.runs(NIGHT))
@@ -94,7 +90,6 @@ def test_nothing_is_woken_when_nothing_is_stranded(whole: Whole) -> None:
     assert len(whole.api.runs(NIGHT)) == before
 
 
-@pytest.mark.long
 @pytest.mark.promise("R11")
 def test_a_backfill_that_races_the_nightly_run_publishes_the_same_content(whole: Whole) -> None:
     predictions = {f"predictions/{dag_id.partition('__')[2]}" for dag_id in expected_dags(whole.settings) if dag_id.startswith("score__")}

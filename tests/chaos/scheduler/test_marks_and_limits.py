@@ -19,7 +19,7 @@ from tests.chaos.scheduler.disturbance import (
 )
 from tests.whole_night import Whole
 
-pytestmark = [pytest.mark.airflow, pytest.mark.integration, pytest.mark.timeout(900, func_only=True)]
+pytestmark = [pytest.mark.airflow, pytest.mark.integration, pytest.mark.timeout(900, func_only=True), pytest.mark.long]
 
 SCORES = "predictions/flight_delayed"
 
@@ -44,7 +44,6 @@ def test_nothing_is_published_when_the_task_is_marked_failed_before_the_commit(
         wait_until_quiet(whole)
 
 
-@pytest.mark.long
 def test_the_log_says_what_readers_see_when_the_task_is_marked_failed_after_the_commit(whole: Whole) -> None:
     with unpublished(whole, SCORES):
         run = start(whole, "score__flight_delayed")
@@ -82,7 +81,6 @@ partition_write.audit = _endless_audit
 """One call of C that no signal interrupts, minutes long; ``sleep`` of libc returns when the alarm comes."""
 
 
-@pytest.mark.long
 @pytest.mark.promise("R17")
 def test_the_next_try_publishes_when_one_is_over_its_limit_in_c_code(whole: Whole) -> None:
     (whole.settings.dags_dir / "armed").touch()
@@ -96,7 +94,6 @@ def test_the_next_try_publishes_when_one_is_over_its_limit_in_c_code(whole: Whol
         wait_until_quiet(whole)
 
 
-@pytest.mark.long
 @pytest.mark.promise("R17")
 def test_the_server_stops_working_and_the_next_try_publishes_when_one_is_over_its_limit_in_sql(
     whole: Whole, record_figure: Callable[[str, float], None]
