@@ -108,18 +108,17 @@ def bare_copy(settings: Settings, path: Path) -> float:
 
 
 INGEST = f"""
-import json, resource, time
+import json, time
+from benchmarks.result import peak_mib
 from nightshift.contracts.partitions import PartitionRange
 from nightshift.contracts.run import RunContext
 from nightshift.ingestion.load import ingest
 from nightshift.settings import load_settings
 import nightshift.ingestion.large_drop, pyarrow.csv, adbc_driver_postgresql.dbapi
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 started = time.perf_counter()
 done = ingest(load_settings(), "{DATASET}", PartitionRange.of("{DAY}"), RunContext("bench/ingest", 1, "bench"))
 seconds = time.perf_counter() - started
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-print(json.dumps({{"seconds": seconds, "n_rows": done.n_rows, "peak": peak / 1024, "before": before / 1024}}))
+print(json.dumps({{"seconds": seconds, "n_rows": done.n_rows, "peak": peak_mib()}}))
 """
 
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -22,7 +21,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.result import Limited, Result
+from benchmarks.result import Limited, Result, peak_mib
 from benchmarks.scoring import CATEGORICAL, DAY, NUMERIC, make_features, sql_engine
 
 from nightshift.contracts.partitions import PartitionRange
@@ -165,7 +164,7 @@ def main() -> int:
     given = parser.parse_args()
     if given.child:
         found = WAYS[given.child](given.peer_rows)
-        print(json.dumps({**found, "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
+        print(json.dumps({**found, "peak_mib": peak_mib()}))
         return 0
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     runs: dict[str, list[dict[str, Any]]] = {way: [] for way in WAYS}

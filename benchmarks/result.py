@@ -80,6 +80,15 @@ class Result:
         return 0 if self.is_good else 1
 
 
+def peak_mib() -> float:
+    """Return the most memory that this process has held, in MiB.
+
+    ``getrusage`` would be wrong: a child begins with the peak of whoever started it.
+    """
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
+
+
 def measured_on() -> dict[str, Any]:
     """Return command, machine and commit."""
     path = Path(sys.argv[0]).resolve()

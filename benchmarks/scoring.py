@@ -20,7 +20,6 @@ import argparse
 import datetime as dt
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -32,7 +31,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
-from benchmarks.result import Limited, Result
+from benchmarks.result import Limited, Result, peak_mib
 
 from nightshift.contracts.model_spec import ModelSpec
 from nightshift.contracts.partitions import Partition, PartitionRange
@@ -276,7 +275,7 @@ def child(way: str, home: Path) -> None:
     """Run one way in this process and print what it measured."""
     settings = load_settings().model_copy(update={"expectations_dir": home / "expectations"})
     found = WAYS[way](settings, home)
-    found["peak_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    found["peak_mib"] = peak_mib()
     if way.startswith("nightshift") and (home / "expected.npy").exists():
         found["n_different"] = compare(settings, home)
     print(json.dumps(found))

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -23,7 +22,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from benchmarks.result import Limited, Result
+from benchmarks.result import Limited, Result, peak_mib
 from benchmarks.scoring import CATEGORICAL, N_CATEGORICAL, N_LEVELS, N_NUMERIC, NUMERIC, make_spec
 
 from nightshift.services.local_env import LocalServers
@@ -123,7 +122,7 @@ def main() -> int:
     os.environ.setdefault("OMP_NUM_THREADS", str(os.cpu_count()))
     if given.child:
         seconds = WAYS[given.child](given.home, given.trees)
-        print(json.dumps({"seconds": seconds, "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
+        print(json.dumps({"seconds": seconds, "peak_mib": peak_mib()}))
         return 0
     found: dict[str, list[dict[str, Any]]] = {way: [] for way in WAYS}
     with tempfile.TemporaryDirectory() as folder, LocalServers(Path(folder) / "servers") as servers:
