@@ -25,7 +25,7 @@ status: install ## Show what runs, where, and whether it is healthy
 	@$(BIN)/nightshift status
 
 test: export OMP_NUM_THREADS = 1
-test: install ## Run every test in two processes
+test: install ## Run the tests in two processes; `make storm` runs the long ones
 	@$(BIN)/python -m pytest --numprocesses=2 --dist=loadscope --no-loadscope-reorder $(PYTEST_ARGS)
 
 test-celery: export OMP_NUM_THREADS = 1

@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.result import Limited, Result
+from benchmarks.result import Limited, Result, peak_mib
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -56,8 +56,6 @@ def main() -> int:
 
 
 def _decide(n_days: int, version: int) -> int:
-    import resource
-
     started, cpu = time.perf_counter(), time.process_time()
     from nightshift.contracts.run import RunContext
     from nightshift.registry.promotion import decide
@@ -67,7 +65,7 @@ def _decide(n_days: int, version: int) -> int:
     found = {
         "seconds": round(time.perf_counter() - started, 1),
         "processor_seconds": round(time.process_time() - cpu, 1),
-        "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+        "peak_mb": round(peak_mib()),
         "verdict": decision.verdict,
         "n_criteria": len(decision.numbers["criteria"]),
         **decision.numbers["rows"],

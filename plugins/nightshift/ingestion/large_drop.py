@@ -8,9 +8,12 @@ Source: docs/adr/0027-large-drops.md.
 from __future__ import annotations
 
 import logging
+import shutil
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,8 +21,8 @@ import numpy as np
 
 from nightshift.errors import LoadStateError
 from nightshift.ingestion.cast import Reason, arrow_type, cast_column
-from nightshift.ingestion.raw_version import Source, begin_version, keep_source, publish_version
-from nightshift.ingestion.row_check import GOOD, counted_of, judge, refused_by_file, settle_repeated_keys, type_rows
+from nightshift.ingestion.raw_version import Source, begin_version, keep_source, publish_version, with_origin
+from nightshift.ingestion.row_check import DUPLICATE, GOOD, TypedRows, counted_of, judge, refused_by_file, settle_repeated_keys, type_rows
 from nightshift.lake.object_store import ObjectCorruptError
 from nightshift.quality.contract_check import ContractError, DeliveredFile, check_head, digest_error, read_rows
 from nightshift.quality.quarantine import RefusedRow
@@ -34,7 +37,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from nightshift.ingestion.raw_version import IngestCall
-    from nightshift.ingestion.row_check import TypedRows
     from nightshift.lake.drops import DropManifest
     from nightshift.quality.contract_check import FileHead
     from nightshift.warehouse.load import PartitionWrite
@@ -46,6 +48,8 @@ logger = logging.getLogger(__name__)
 LARGE_ROWS = 500_000
 """From so many rows on a drop is a load of its own that streams; below, all drops of a call are checked and loaded together."""
 _PROGRESS_ROWS = 1_000_000
+_LONGEST_LOAD_SECONDS = 24 * 3600
+"""A copy that is older belongs to nobody: a task is ended long before."""
 
 
 def is_large(drop: DropManifest) -> bool:
@@ -63,8 +67,8 @@ def write_large(call: IngestCall, drop: DropManifest) -> set[dt.date]:
         StaleTokenError: A newer attempt has taken the partition.
         LocalSpaceError: The disk for the copy is full.
     """
-    with tempfile.TemporaryDirectory(prefix="nightshift-drop-") as folder:
-        path = Path(folder) / Path(drop.data_key).name
+    with _folder(call.settings.home / "drops") as folder:
+        path = folder / Path(drop.data_key).name
         try:
             call.store.download(drop.data_key, path, drop.sha256)
         except ObjectCorruptError as error:
@@ -80,6 +84,18 @@ def write_large(call: IngestCall, drop: DropManifest) -> set[dt.date]:
         hold_stage(call.conn, write)
         keep_source(call, write, Source(drop, rows.refused, rows.n_duplicated, rows.head.notes))
     return publish_version(call, write, {"n_refused": len(rows.refused), "n_duplicated": rows.n_duplicated})
+
+
+@contextmanager
+def _folder(parent: Path) -> Iterator[Path]:
+    """Yield a folder of its own, deleted at the end, and delete those that killed processes have left."""
+    parent.mkdir(parents=True, exist_ok=True)
+    for left in parent.iterdir():
+        with suppress(FileNotFoundError):  # its owner ends it at this moment
+            if time.time() - left.stat().st_mtime > _LONGEST_LOAD_SECONDS:
+                shutil.rmtree(left)
+    with tempfile.TemporaryDirectory(dir=parent) as name:
+        yield Path(name)
 
 
 def _append(call: IngestCall, write: PartitionWrite, rows: _Rows) -> None:
@@ -153,8 +169,6 @@ class _Rows:
         self._n_wrong.update(n_wrong)
 
     def _staged(self, rows: TypedRows, file: DeliveredFile, load_id: int) -> pa.Table:
-        import pyarrow as pa
-
         for row in refused_by_file([file], rows)[0]:
             self._refused.setdefault(tuple(row.delivered.values()), row)
         chosen = rows.verdict == GOOD
@@ -162,31 +176,16 @@ class _Rows:
         self.n_good += table.num_rows
         if self.n_good // _PROGRESS_ROWS > n_before // _PROGRESS_ROWS:
             logger.info("%s: %s of %s rows", self.drop.data_key, f"{self.n_good:,}", f"{self.drop.n_rows:,}")
-        by_load = {
-            "partition_date": pa.scalar(self.drop.partition, pa.date32()),
-            "known_at": pa.scalar(self.drop.delivered_at, pa.timestamp("us", "UTC")),
-            "source_uri": pa.scalar(self._call.store.uri(self.drop.data_key)),
-            "source_sha256": pa.scalar(self.drop.sha256),
-            "load_id": pa.scalar(load_id, pa.int64()),
-        }
-        for name, value in by_load.items():
-            table = table.append_column(name, pa.repeat(value, table.num_rows))
-        return table.append_column("source_row", pa.array(rows.numbers[chosen]))
+        return with_origin(self._call, load_id, table, [self.drop], (rows.places[chosen], rows.numbers[chosen]))
 
     def _settled(self, waiting: list[TypedRows]) -> Iterator[tuple[TypedRows, DeliveredFile]]:
         """Yield the rows that waited, once the rule for repeated keys has judged all of them together."""
-        import pyarrow as pa
-
         if not waiting:
             return
-        first = waiting[0]
-        first.texts = pa.concat_tables([rows.texts for rows in waiting])
-        first.values = pa.concat_tables([rows.values for rows in waiting]).combine_chunks()
-        for name in ("places", "numbers", "verdict", "culprit"):
-            setattr(first, name, np.concatenate([getattr(rows, name) for rows in waiting]))
-        settle_repeated_keys(self._call.contract, first)
-        self.n_duplicated = int(np.sum((first.verdict != GOOD) & (first.verdict < 0)))
-        yield first, DeliveredFile(first.texts, first.numbers, (), ())
+        rows = TypedRows.together(waiting)
+        settle_repeated_keys(self._call.contract, rows)
+        self.n_duplicated = int(np.sum(rows.verdict == DUPLICATE))
+        yield rows, DeliveredFile(rows.texts, rows.numbers, (), ())
 
     def _stop_when_hopeless(self) -> None:
         """Raise what the end would say, once more distinct rows are refused than a file of so many rows may have."""

@@ -17,6 +17,8 @@ from nightshift.warehouse.connection import lose
 from nightshift.warehouse.partition_write import LoadManifest, PartitionWrite, Target, audit, begin, hold_stage, publish, refuse
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
     import pyarrow as pa
 
     from nightshift.contracts.datasets import DatasetContract
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
     from nightshift.quality.quarantine import RefusedRow
     from nightshift.settings import Settings
     from nightshift.warehouse.connection import Connection
+
+    Numbers = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -108,10 +112,14 @@ def publish_version(call: IngestCall, write: PartitionWrite, counts: Mapping[str
 
 
 def _stage(call: IngestCall, write: PartitionWrite, checked: CheckedDrops, places: Sequence[int]) -> None:
+    import numpy as np
+
     drops, files, rows = checked.drops, checked.files, checked.rows
+    chosen = np.isin(rows.places, places)
+    table = with_origin(call, write.load_id, rows.values.filter(chosen), drops, (rows.places[chosen], rows.row_numbers[chosen]))
     with call.conn.transaction():
         hold_stage(call.conn, write)
-        copy_in(call.conn, "raw", call.contract.name, _raw_rows(call, write.load_id, checked, places))
+        copy_in(call.conn, "raw", call.contract.name, table)
         for place in places:
             keep_source(call, write, Source(drops[place], rows.refused[place], rows.n_duplicated[place], files[place].notes))
 
@@ -146,25 +154,31 @@ def keep_source(call: IngestCall, write: PartitionWrite, source: Source) -> None
     )  # fmt: skip
 
 
-def _raw_rows(call: IngestCall, load_id: int, checked: CheckedDrops, places: Sequence[int]) -> pa.Table:
-    """Return the good rows of these drops with the columns that every raw table has."""
+def with_origin(
+    call: IngestCall, load_id: int, values: pa.Table, drops: Sequence[DropManifest], origin: tuple[Numbers, Numbers]
+) -> pa.Table:
+    """Return good rows with the columns that every raw table has.
+
+    Args:
+        call: What all loads of a call share.
+        load_id: The load.
+        values: shape (n, n_columns), the contract's columns.
+        drops: Where rows may come from.
+        origin: Each shape (n,): the place of a row's drop in ``drops``, and the row's position in its file.
+    """
     import numpy as np
     import pyarrow as pa
 
-    drops, rows = checked.drops, checked.rows
-    chosen = np.isin(rows.places, places)
-    source = pa.array(rows.places[chosen])
-    table = rows.values.filter(pa.array(chosen))
+    places, numbers = pa.array(origin[0]), pa.array(origin[1])
     by_drop = {
         "partition_date": pa.array([drop.partition for drop in drops], pa.date32()),
         "known_at": pa.array([drop.delivered_at for drop in drops], pa.timestamp("us", "UTC")),
         "source_uri": pa.array([call.store.uri(drop.data_key) for drop in drops]),
         "source_sha256": pa.array([drop.sha256 for drop in drops]),
     }
-    for name, values in by_drop.items():
-        table = table.append_column(name, values.take(source))
-    table = table.append_column("source_row", pa.array(rows.row_numbers[chosen]))
-    return table.append_column("load_id", pa.array(np.full(table.num_rows, load_id)))
+    for name, of_drop in by_drop.items():
+        values = values.append_column(name, of_drop.take(places))
+    return values.append_column("source_row", numbers).append_column("load_id", pa.array(np.full(values.num_rows, load_id)))
 
 
 def _gate(call: IngestCall, write: PartitionWrite) -> None:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     Mask = npt.NDArray[np.bool_]
 
 _REASONS = tuple(Reason)
-GOOD, _DUPLICATE = -1, -2
+GOOD, DUPLICATE = -1, -2
 """What a row's verdict is beside the place of a reason."""
 
 
@@ -73,7 +73,7 @@ def check_rows(contract: DatasetContract, drops: Sequence[DropManifest], files: 
         for i, drop in enumerate(drops)
         if (error := judge(contract, drop, counted_of(rows, i), n_good[i], Counter(row.reason for row in refused[i])))
     }
-    n_duplicated = np.bincount(rows.places[rows.verdict == _DUPLICATE], minlength=len(files))
+    n_duplicated = np.bincount(rows.places[rows.verdict == DUPLICATE], minlength=len(files))
     return CheckedRows(
         rows.values.filter(is_good), rows.places[is_good], rows.numbers[is_good], tuple(refused), tuple(n_duplicated.tolist()), errors
     )
@@ -106,6 +106,21 @@ class TypedRows:
             numbers=self.numbers[chosen],
             verdict=self.verdict[chosen],
             culprit=self.culprit[chosen],
+        )
+
+    @classmethod
+    def together(cls, parts: Sequence[TypedRows]) -> TypedRows:
+        """Return the rows of all parts, one behind the other; what was counted of columns is that of the first."""
+        import pyarrow as pa
+
+        return replace(
+            parts[0],
+            texts=pa.concat_tables([part.texts for part in parts]),
+            values=pa.concat_tables([part.values for part in parts]).combine_chunks(),
+            places=np.concatenate([part.places for part in parts]),
+            numbers=np.concatenate([part.numbers for part in parts]),
+            verdict=np.concatenate([part.verdict for part in parts]),
+            culprit=np.concatenate([part.culprit for part in parts]),
         )
 
     def refuse(self, mask: Mask, reason: Reason, culprit: int) -> None:
@@ -220,7 +235,7 @@ def settle_repeated_keys(contract: DatasetContract, rows: TypedRows) -> None:
     if not len(repeated):
         return
     again = _is_repeated(_codes(rows, repeated, rows.values.column_names), "first")
-    rows.verdict[repeated[again]] = _DUPLICATE
+    rows.verdict[repeated[again]] = DUPLICATE
     rest = repeated[~again]
     conflicting = np.zeros(len(rows.verdict), dtype=bool)
     conflicting[rest[_is_repeated(_codes(rows, rest, contract.key), "any")]] = True

@@ -114,9 +114,8 @@ def check_file(contract: DatasetContract, drop: DropManifest, data: bytes) -> De
     """
     import pyarrow as pa
 
-    columns = _columns_of(contract, drop)
     _check_digest(drop, data)
-    head = check_head(contract, drop, data, columns)
+    head = check_head(contract, drop, data)
     malformed: list[tuple[int, str]] = []
     blocks = list(read_rows(drop, head, data, malformed))
     names = [column.name for column in head.columns]
@@ -126,28 +125,27 @@ def check_file(contract: DatasetContract, drop: DropManifest, data: bytes) -> De
     return DeliveredFile(texts, numbers, tuple(malformed), head.notes)
 
 
-def check_head(contract: DatasetContract, drop: DropManifest, source: bytes | Path, columns: Sequence[Column] | None = None) -> FileHead:
+def check_head(contract: DatasetContract, drop: DropManifest, source: bytes | Path) -> FileHead:
     """Check the columns of a file whose bytes are the right ones.
 
     Args:
         contract: What upstream promised.
         drop: The manifest.
         source: The file, or its bytes.
-        columns: Those of its schema version, where the caller knows them.
 
     Raises:
         ColumnsError: A column is missing, renamed or there twice.
         UnreadableError: It has no header, or its schema version is unknown.
     """
-    known = _columns_of(contract, drop) if columns is None else columns
+    columns = _columns_of(contract, drop)
     try:
         header = read_header(source, drop.data_key)
     except UnreadableFileError as error:
         raise _unreadable(drop, str(error)) from None
     if not header:
         raise _unreadable(drop, "it is empty")
-    notes = _check_columns(drop, known, header, contract.version_for(drop.partition, drop.schema_version))
-    return FileHead(tuple(header), tuple(known), notes)
+    notes = _check_columns(drop, columns, header, contract.version_for(drop.partition, drop.schema_version))
+    return FileHead(tuple(header), columns, notes)
 
 
 def read_rows(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import datetime as dt
 import gzip
 import io
+import os
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
@@ -261,6 +263,20 @@ def test_a_sweep_takes_a_late_one(world, streaming, day):
 
     assert found.published == (DAY.first.day,)
     assert len(world.stands()["drops"]) == 2
+
+
+def test_no_copy_is_left_and_one_of_a_killed_process_goes_after_a_day(world, streaming, day):
+    header, rows = day
+    kept, forgotten = (world.settings.home / "drops" / name for name in ("of another task", "of a killed task"))
+    for folder in (kept, forgotten):
+        folder.mkdir(parents=True)
+    long_ago = time.time() - 25 * 3600
+    os.utime(forgotten, (long_ago, long_ago))
+    world.bring(as_csv(header, rows), len(rows))
+
+    world.ingest()
+
+    assert list((world.settings.home / "drops").iterdir()) == [kept]
 
 
 @pytest.fixture
