@@ -198,8 +198,8 @@ def _passed_as_a_whole(
 ) -> list[dict[str, Any]] | None:
     """Return the results of a large load that meets all of its suite for certain; None leaves everything to Great Expectations.
 
-    It spares the import, seconds and two hundred megabytes. Whatever is wrong, unknown or strange, with the suite or with a row, needs
-    its words.
+    It spares an import that takes longer than the scan. Whatever is wrong, unknown or strange, with the suite or with a row, needs its
+    words, and is then looked at once more.
     """
     try:
         document = json.loads((settings.expectations_dir / f"{dataset}.json").read_text(encoding="utf-8"))
