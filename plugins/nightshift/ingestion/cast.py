@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -65,7 +66,7 @@ def cast_column(texts: pa.ChunkedArray, column: Column, timezone: str) -> CastCo
         timezone: Zone of local timestamps without an offset: a time that was twice is its first, one that never was is refused.
     """
     encoded = texts.combine_chunks().dictionary_encode()
-    distinct = _cast_distinct(encoded.dictionary, column, timezone)
+    distinct = _known_texts(column, timezone).cast(encoded.dictionary)
     is_empty = np.asarray(encoded.indices.is_null())
     places = encoded.indices.fill_null(0).to_numpy(zero_copy_only=False)
     problems = {reason: ~is_empty & _at(mask, places) for reason, mask in distinct.problems.items() if mask.any()}
@@ -91,6 +92,46 @@ def arrow_type(column_type: ColumnType) -> pa.DataType:
 
 def _at(mask: Mask, places: npt.NDArray[np.int32]) -> Mask:
     return mask[places] if len(mask) else np.zeros(len(places), dtype=bool)
+
+
+class _KnownTexts:
+    """Casts each text of a column once, however many blocks of a file, or files, have it."""
+
+    def __init__(self, column: Column, timezone: str) -> None:
+        self._column, self._timezone = column, timezone
+        self._known: tuple[pa.Array, CastColumn] | None = None
+
+    def cast(self, texts: pa.Array) -> CastColumn:
+        """Return what texts become, each of them there once; threads that come at the same time do at worst something twice."""
+        from pyarrow import compute as pc
+
+        if len(texts) > _MOST_KNOWN:
+            return _cast_distinct(texts, self._column, self._timezone)
+        known, cast = self._known or (texts.slice(0, 0), _cast_distinct(texts.slice(0, 0), self._column, self._timezone))
+        if len(new := texts.filter(pc.invert(pc.is_in(texts, value_set=known)))):
+            if len(known) + len(new) > _MOST_KNOWN:
+                known, cast = texts, _cast_distinct(texts, self._column, self._timezone)
+            else:
+                known, cast = _together(known, new), _casts_together(cast, _cast_distinct(new, self._column, self._timezone))
+            self._known = known, cast
+        places = pc.index_in(texts, value_set=known)
+        return CastColumn(cast.values.take(places), {reason: mask[np.asarray(places)] for reason, mask in cast.problems.items()})
+
+
+_known_texts = lru_cache(maxsize=256)(_KnownTexts)
+_MOST_KNOWN = 1 << 14
+"""Distinct texts of a column that are remembered; a column with more is text that hardly repeats."""
+
+
+def _together(first: pa.Array, second: pa.Array) -> pa.Array:
+    import pyarrow as pa
+
+    return pa.concat_arrays([first, second])
+
+
+def _casts_together(first: CastColumn, second: CastColumn) -> CastColumn:
+    problems = {reason: np.concatenate([mask, second.problems[reason]]) for reason, mask in first.problems.items()}
+    return CastColumn(_together(first.values, second.values), problems)
 
 
 def _cast_distinct(texts: pa.Array, column: Column, timezone: str) -> CastColumn:

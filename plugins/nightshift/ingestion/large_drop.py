@@ -1,7 +1,7 @@
 """One drop of very many rows: a verified copy on disk, read block by block into one binary COPY; memory knows blocks, not the file.
 
-The rules are those of ``row_check``. Only one of them looks beyond a row: rows that share a key. So the keys are read once before, as
-64-bit hashes, and rows whose hash is there twice wait until the end, where the usual rule settles them together.
+The rules are those of ``row_check``. Only one of them looks beyond a row: rows that share a key. So each staged row leaves a 64-bit hash of
+its key; if one is there twice, the rows behind it are read again, settled together by the usual rule, and those that lose are withdrawn.
 Source: docs/adr/0027-large-drops.md.
 """
 
@@ -12,7 +12,7 @@ import shutil
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nightshift.errors import LoadStateError
-from nightshift.ingestion.cast import Reason, arrow_type, cast_column
+from nightshift.ingestion.cast import Reason
 from nightshift.ingestion.raw_version import Source, begin_version, keep_source, publish_version, with_origin
 from nightshift.ingestion.row_check import DUPLICATE, GOOD, TypedRows, counted_of, judge, refused_by_file, settle_repeated_keys, type_rows
 from nightshift.lake.object_store import ObjectCorruptError
@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from nightshift.warehouse.load import PartitionWrite
 
     Hashes = npt.NDArray[np.uint64]
+    Mask = npt.NDArray[np.bool_]
+    Numbers = npt.NDArray[np.int64]
 
 logger = logging.getLogger(__name__)
 
@@ -82,8 +84,10 @@ def write_large(call: IngestCall, drop: DropManifest) -> set[dt.date]:
             raise
     with call.conn.transaction():
         hold_stage(call.conn, write)
+        _withdraw(call, write, rows.lost)
         keep_source(call, write, Source(drop, rows.refused, rows.n_duplicated, rows.head.notes))
-    return publish_version(call, write, {"n_refused": len(rows.refused), "n_duplicated": rows.n_duplicated})
+    counts = {"n_refused": len(rows.refused), "n_duplicated": rows.n_duplicated}
+    return publish_version(call, write, counts, {drop.partition: rows.n_good})
 
 
 @contextmanager
@@ -108,13 +112,23 @@ def _append(call: IngestCall, write: PartitionWrite, rows: _Rows) -> None:
             lambda transaction: hold_stage(transaction, write) == "staged",
             call.run.application_name,
         )
-    if n_stored != rows.n_good:
+    if n_stored != rows.n_good + len(rows.lost):
         raise LoadStateError(
             f"{call.contract.dataset}: not every row of {rows.drop.data_key} was staged.",
-            expected=f"{rows.n_good} rows",
+            expected=f"{rows.n_good + len(rows.lost)} rows",
             got=f"{n_stored}",
             todo="Another attempt has taken the load over; rerun the task.",
         )
+
+
+def _withdraw(call: IngestCall, write: PartitionWrite, numbers: Numbers) -> None:
+    """Delete staged rows by their position in the file, in the caller's transaction: nobody else has seen them."""
+    from psycopg import sql
+
+    if len(numbers):
+        table = sql.Identifier("raw", call.contract.name)
+        query = sql.SQL("delete from {} where partition_date = %s and load_id = %s and source_row = any(%s)").format(table)
+        call.conn.execute(query, [write.partitions.days[0], write.load_id, numbers.tolist()])
 
 
 class _Rows:
@@ -122,19 +136,21 @@ class _Rows:
 
     Attributes:
         refused: Distinct refused rows.
-        n_good: Rows that were staged.
+        n_good: Rows that are to stay.
         n_duplicated: Rows that repeat an earlier one.
+        lost: shape (n,), positions of rows that were staged and must be withdrawn.
     """
 
     def __init__(self, call: IngestCall, drop: DropManifest, path: Path) -> None:
         self._call, self.drop, self._path = call, drop, path
         self.head: FileHead = check_head(call.contract, drop, path)
         self.n_good = self.n_duplicated = 0
+        self.lost: Numbers = np.empty(0, dtype=np.int64)
         self._refused: dict[tuple[object, ...], RefusedRow] = {}
         self._malformed: list[tuple[int, str]] = []
         self._n_values: Counter[str] = Counter()
         self._n_wrong: Counter[str] = Counter()
-        self._repeated = _repeated(self._key_hashes())
+        self._key_hashes: list[Hashes] = []
 
     @property
     def refused(self) -> list[RefusedRow]:
@@ -148,44 +164,55 @@ class _Rows:
         Raises:
             ContractError: What came does not keep the contract, as soon as that is sure.
         """
-        waiting: list[TypedRows] = []
-        names = [column.name for column in self.head.columns]
-        for block in read_rows(self.drop, self.head, self._path, self._malformed):
-            file = DeliveredFile(block.texts.rename_columns(names), block.row_numbers, (), ())
-            rows = type_rows(self._call.contract, [self.drop], [file])
+        for rows in self._typed(self._malformed):
             self._count(rows)
-            if (is_waiting := self._is_repeated(rows)).any():
-                waiting.append(rows.take(np.flatnonzero(is_waiting)))
-                rows.verdict[is_waiting] = _WAITING
-            yield self._staged(rows, file, load_id)
+            self._keep_refused(rows)
+            is_good = rows.verdict == GOOD
+            self._key_hashes.append(self._hashes(rows, is_good))
+            yield self._staged(rows, is_good, load_id)
             self._stop_when_hopeless()
-        for rows, file in self._settled(waiting):
-            yield self._staged(rows, file, load_id)
+        self._settle_repeated_keys()
         self._judge()
+
+    def _typed(self, malformed: list[tuple[int, str]]) -> Iterator[TypedRows]:
+        names = [column.name for column in self.head.columns]
+        for block in read_rows(self.drop, self.head, self._path, malformed):
+            file = DeliveredFile(block.texts.rename_columns(names), block.row_numbers, (), ())
+            yield type_rows(self._call.contract, [self.drop], [file])
 
     def _count(self, rows: TypedRows) -> None:
         n_values, n_wrong = counted_of(rows, 0)
         self._n_values.update(n_values)
         self._n_wrong.update(n_wrong)
 
-    def _staged(self, rows: TypedRows, file: DeliveredFile, load_id: int) -> pa.Table:
-        for row in refused_by_file([file], rows)[0]:
+    def _keep_refused(self, rows: TypedRows) -> None:
+        for row in refused_by_file([DeliveredFile(rows.texts, rows.numbers, (), ())], rows)[0]:
             self._refused.setdefault(tuple(row.delivered.values()), row)
-        chosen = rows.verdict == GOOD
-        table, n_before = rows.values.filter(chosen), self.n_good
+
+    def _staged(self, rows: TypedRows, is_good: Mask, load_id: int) -> pa.Table:
+        table, n_before = rows.values.filter(is_good), self.n_good
         self.n_good += table.num_rows
         if self.n_good // _PROGRESS_ROWS > n_before // _PROGRESS_ROWS:
             logger.info("%s: %s of %s rows", self.drop.data_key, f"{self.n_good:,}", f"{self.drop.n_rows:,}")
-        return with_origin(self._call, load_id, table, [self.drop], (rows.places[chosen], rows.numbers[chosen]))
+        return with_origin(load_id, table, [self.drop], (rows.places[is_good], rows.numbers[is_good]))
 
-    def _settled(self, waiting: list[TypedRows]) -> Iterator[tuple[TypedRows, DeliveredFile]]:
-        """Yield the rows that waited, once the rule for repeated keys has judged all of them together."""
-        if not waiting:
+    def _settle_repeated_keys(self) -> None:
+        """Read the rows again whose key another one has, and let the usual rule judge all of them together."""
+        repeated = _repeated(self._key_hashes)
+        self._key_hashes.clear()
+        if not len(repeated):
             return
-        rows = TypedRows.together(waiting)
+        logger.info("%s: %s keys are there more than once; reads their rows again", self.drop.data_key, f"{len(repeated):,}")
+        parts = []
+        for rows in self._typed([]):
+            good = np.flatnonzero(rows.verdict == GOOD)
+            parts.append(rows.take(good[np.isin(self._hashes(rows, rows.verdict == GOOD), repeated)]))
+        rows = TypedRows.together(parts)
         settle_repeated_keys(self._call.contract, rows)
+        self._keep_refused(rows)
         self.n_duplicated = int(np.sum(rows.verdict == DUPLICATE))
-        yield rows, DeliveredFile(rows.texts, rows.numbers, (), ())
+        self.lost = rows.numbers[rows.verdict != GOOD]
+        self.n_good -= len(self.lost)
 
     def _stop_when_hopeless(self) -> None:
         """Raise what the end would say, once more distinct rows are refused than a file of so many rows may have."""
@@ -197,28 +224,14 @@ class _Rows:
         if error := judge(self._call.contract, self.drop, (self._n_values, self._n_wrong), self.n_good, reasons):
             raise error
 
-    def _key_hashes(self) -> Iterator[Hashes]:
-        """Read only the keys, as warehouse values, in the order of the file."""
-        contract = self._call.contract
-        now = {column.name: column for column in contract.columns}
-        keys = [column for column in self.head.columns if column.name in contract.key]
-        for block in read_rows(self.drop, self.head, self._path, [], [column.delivered_name for column in keys]):
-            casts = (cast_column(block.texts[column.delivered_name], column, contract.timezone) for column in keys)
-            yield _hashes([cast.values.cast(arrow_type(now[column.name].type)) for column, cast in zip(keys, casts, strict=True)])
-
-    def _is_repeated(self, rows: TypedRows) -> npt.NDArray[np.bool_]:
-        if not len(self._repeated):
-            return np.zeros(len(rows.verdict), dtype=bool)
+    def _hashes(self, rows: TypedRows, chosen: Mask) -> Hashes:
+        """Return one number for the key of each chosen row; a key column that the file does not have is the same for all."""
         keys = [column.name for column in self.head.columns if column.name in self._call.contract.key]
-        hashes = _hashes([rows.column(name).combine_chunks() for name in keys])
-        is_repeated: npt.NDArray[np.bool_] = np.isin(hashes, self._repeated) & (rows.verdict == GOOD)
-        return is_repeated
+        return _hashes([rows.column(name).filter(chosen).combine_chunks() for name in keys])
 
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 """So that equal values in two columns do not cancel. Source: boost::hash_combine."""
-_WAITING = -3
-"""Verdict of a row that is judged at the end."""
 
 
 def _hashes(columns: list[pa.Array]) -> Hashes:
@@ -237,7 +250,7 @@ def _hashes(columns: list[pa.Array]) -> Hashes:
     return mixed
 
 
-def _repeated(parts: Iterator[Hashes]) -> Hashes:
+def _repeated(parts: Sequence[Hashes]) -> Hashes:
     """Return the hashes that are there more than once, in order."""
     hashes = np.concatenate([np.empty(0, dtype=np.uint64), *parts])
     hashes.sort()

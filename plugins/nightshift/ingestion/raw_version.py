@@ -103,10 +103,12 @@ def begin_version(call: IngestCall, drops: Sequence[DropManifest]) -> PartitionW
     return write
 
 
-def publish_version(call: IngestCall, write: PartitionWrite, counts: Mapping[str, int]) -> set[dt.date]:
-    """Audit, gate and publish what is staged, and return the days that got a new version."""
+def publish_version(
+    call: IngestCall, write: PartitionWrite, counts: Mapping[str, int], sent: Mapping[dt.date, int] | None = None
+) -> set[dt.date]:
+    """Audit, gate and publish what is staged, and return the days that got a new version; ``sent`` as ``audit`` has it."""
     reach(FaultPoint.INGEST_STAGE_AFTER, lambda: lose(call.conn))
-    audit(call.conn, write, counts)
+    audit(call.conn, write, counts, sent)
     _gate(call, write)
     return {load.partition_date for load in publish(call.conn, write) if load.is_new}
 
@@ -116,7 +118,7 @@ def _stage(call: IngestCall, write: PartitionWrite, checked: CheckedDrops, place
 
     drops, files, rows = checked.drops, checked.files, checked.rows
     chosen = np.isin(rows.places, places)
-    table = with_origin(call, write.load_id, rows.values.filter(chosen), drops, (rows.places[chosen], rows.row_numbers[chosen]))
+    table = with_origin(write.load_id, rows.values.filter(chosen), drops, (rows.places[chosen], rows.row_numbers[chosen]))
     with call.conn.transaction():
         hold_stage(call.conn, write)
         copy_in(call.conn, "raw", call.contract.name, table)
@@ -154,13 +156,10 @@ def keep_source(call: IngestCall, write: PartitionWrite, source: Source) -> None
     )  # fmt: skip
 
 
-def with_origin(
-    call: IngestCall, load_id: int, values: pa.Table, drops: Sequence[DropManifest], origin: tuple[Numbers, Numbers]
-) -> pa.Table:
-    """Return good rows with the columns that every raw table has.
+def with_origin(load_id: int, values: pa.Table, drops: Sequence[DropManifest], origin: tuple[Numbers, Numbers]) -> pa.Table:
+    """Return good rows with the columns that every raw table has; the file itself stands once in ``raw.ingested_drops``.
 
     Args:
-        call: What all loads of a call share.
         load_id: The load.
         values: shape (n, n_columns), the contract's columns.
         drops: Where rows may come from.
@@ -173,8 +172,6 @@ def with_origin(
     by_drop = {
         "partition_date": pa.array([drop.partition for drop in drops], pa.date32()),
         "known_at": pa.array([drop.delivered_at for drop in drops], pa.timestamp("us", "UTC")),
-        "source_uri": pa.array([call.store.uri(drop.data_key) for drop in drops]),
-        "source_sha256": pa.array([drop.sha256 for drop in drops]),
     }
     for name, of_drop in by_drop.items():
         values = values.append_column(name, of_drop.take(places))

@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from botocore.exceptions import ClientError
     from tenacity import RetryCallState, Retrying
 
-    from nightshift.lake.transfer import Received
     from nightshift.settings import Settings
 
 TRANSFER_ATTEMPTS = 4
@@ -309,10 +308,11 @@ class ObjectStore:
                 todo="Restore the object from a version or backup; do not overwrite it.",
             )
         try:
-            received = receive(body, write, self._patience_seconds)
+            received = receive(body, write, self._patience_seconds, with_md5=sha256 is None)
         except _broken_bodies() as error:
             raise TransitError(str(error)) from error
-        _compare_etag(answer, received)
+        if received.md5:
+            _compare_etag(answer, received.md5)
         if sha256 is not None and not received.sha256.startswith(sha256):
             raise ObjectCorruptError(
                 f"{self.uri(key)} is not what was written.",
@@ -431,7 +431,7 @@ def _is_internal(error: Exception) -> bool:
     return "(InternalError)" in str(error)
 
 
-def _compare_etag(answer: dict[str, Any], received: Received) -> None:
+def _compare_etag(answer: dict[str, Any], md5: str) -> None:
     """Compare a body of which the server states no checksum with its ETag, the MD5 of what was written in one unencrypted request.
 
     Raises:
@@ -439,8 +439,8 @@ def _compare_etag(answer: dict[str, Any], received: Received) -> None:
     """
     etag = _PLAIN_ETAG.fullmatch(answer.get("ETag", ""))
     is_keyed = answer.get("ServerSideEncryption", "").startswith("aws:kms") or "SSECustomerAlgorithm" in answer
-    if etag and not is_keyed and not any(name.startswith("Checksum") for name in answer) and etag[1] != received.md5:
-        raise TransitError(f"its MD5 is {received.md5}, the server says {etag[1]}")
+    if etag and not is_keyed and not any(name.startswith("Checksum") for name in answer) and etag[1] != md5:
+        raise TransitError(f"its MD5 is {md5}, the server says {etag[1]}")
 
 
 def _lose_answer() -> NoReturn:

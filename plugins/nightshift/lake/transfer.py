@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import file_digest, md5, sha256
@@ -45,16 +46,16 @@ class Received:
     Attributes:
         n_bytes: How many bytes.
         sha256: Their digest, hex.
-        md5: Their MD5, hex: what an ETag of an object that was written in one request says.
+        md5: Their MD5, hex, if it was asked for: what an ETag of an object that was written in one request says.
     """
 
     n_bytes: int
     sha256: str
-    md5: str
+    md5: str | None
 
 
-def receive(body: Body, write: Callable[[bytes], object], patience_seconds: float) -> Received:
-    """Read a body to its end and pass it on.
+def receive(body: Body, write: Callable[[bytes], object], patience_seconds: float, *, with_md5: bool) -> Received:
+    """Read a body to its end and pass it on, while another thread takes its digests.
 
     Pieces grow with the speed, so that the clock is looked at about twice a second however slow the body is.
 
@@ -62,21 +63,39 @@ def receive(body: Body, write: Callable[[bytes], object], patience_seconds: floa
         body: Read only here.
         write: Called with each piece.
         patience_seconds: How long the body may be slower than the floor.
+        with_md5: Whether the MD5 is asked for too.
 
     Raises:
         TransitError: It is too slow.
     """
-    digest, etag = sha256(), md5(usedforsecurity=False)
+    digest, etag = sha256(), md5(usedforsecurity=False) if with_md5 else None
+    n_bytes = 0
+
+    def digest_chunk(chunk: bytes) -> None:
+        digest.update(chunk)
+        if etag:
+            etag.update(chunk)
+
+    with ThreadPoolExecutor(1, "digest") as digesting:
+        before: Future[None] | None = None
+        for chunk in _chunks(body, patience_seconds):
+            if before:
+                before.result()
+            before = digesting.submit(digest_chunk, chunk)
+            write(chunk)
+            n_bytes += len(chunk)
+    return Received(n_bytes, digest.hexdigest(), etag.hexdigest() if etag else None)
+
+
+def _chunks(body: Body, patience_seconds: float) -> Iterator[bytes]:
     began, n_bytes, size = time.monotonic(), 0, _SMALLEST_CHUNK
     while True:
         asked = time.monotonic()
         chunk = body.read(size)
         now = time.monotonic()
         if not chunk:
-            return Received(n_bytes, digest.hexdigest(), etag.hexdigest())
-        write(chunk)
-        digest.update(chunk)
-        etag.update(chunk)
+            return
+        yield chunk
         n_bytes += len(chunk)
         if now - began > patience_seconds and n_bytes < MIN_BYTES_PER_SECOND * (now - began):
             raise TransitError(f"{n_bytes} bytes in {now - began:.0f} s: slower than {MIN_BYTES_PER_SECOND // 1024} KiB/s")

@@ -132,16 +132,15 @@ def _files(conn: Connection, settings: Settings, load: FeatureLoad) -> list[Fact
 
 
 def _sources(conn: Connection, dataset: str, day: object, load_id: int) -> list[Facts]:
-    from psycopg import sql
-
-    query = sql.SQL(
-        "select source_uri, source_sha256, min(known_at), count(*) from {}"
-        " where partition_date = %s and load_id = %s group by 1, 2 order by 1"
-    ).format(sql.Identifier(*dataset.split("/")))
+    rows = conn.execute(
+        "select d.source_uri, d.source_sha256, d.known_at, l.n_rows from raw.ingested_drops d"
+        " join ops.loads l using (dataset, partition_date, load_id) where (dataset, partition_date, load_id) = (%s, %s, %s)",
+        [dataset, day, load_id],
+    )
     return [
         {"dataset": dataset, "partition": str(day), "load_id": load_id, "source_uri": uri, "source_sha256": sha256}
         | {"known_at": str(known_at), "n_rows": n_rows}
-        for uri, sha256, known_at, n_rows in conn.execute(query, [day, load_id])
+        for uri, sha256, known_at, n_rows in rows
     ]
 
 
@@ -157,12 +156,12 @@ def _own_rows(conn: Connection, settings: Settings, spec: ModelSpec, prediction:
     for dataset, day, load_id in _seen(conn, load):
         if dataset in having:
             query = sql.SQL(
-                "select source_uri, source_sha256, source_row from {}"
-                " where partition_date = %s and load_id = %s and concat_ws('_', {}) = %s"
+                "select d.source_uri, d.source_sha256, r.source_row from {} r join raw.ingested_drops d using (partition_date, load_id)"
+                " where d.dataset = %s and r.partition_date = %s and r.load_id = %s and concat_ws('_', {}) = %s"
             ).format(
                 sql.Identifier(*dataset.split("/")), sql.SQL(", ").join(sql.SQL("{}::text").format(sql.Identifier(part)) for part in parts)
             )
-            rows = conn.execute(query, [day, load_id, prediction.key])
+            rows = conn.execute(query, [dataset, day, load_id, prediction.key])
             found += [
                 {"dataset": dataset, "partition": str(day), "load_id": load_id}
                 | {"source_uri": uri, "source_sha256": sha256, "source_row": number}

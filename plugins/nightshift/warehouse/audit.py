@@ -18,19 +18,25 @@ UNIQUE_KEY = "unique_key"
 """In a load's ``detail``: the columns that the audit found unique and not null within each partition."""
 
 
-def measure_days(conn: Connection, target: Target, write: PartitionWrite) -> tuple[dict[dt.date, Measured], set[dt.date]]:
+def measure_days(
+    conn: Connection, target: Target, write: PartitionWrite, *, is_unique: bool
+) -> tuple[dict[dt.date, Measured], set[dt.date]]:
     """Return what each partition of the range holds, the empty ones too, and the days outside of it that have rows."""
-    found, nothing = measure(conn, target, write.load_id), measure_nothing(conn, target)
+    found, nothing = measure(conn, target, write.load_id, is_unique=is_unique), measure_nothing(conn, target)
     days = write.partitions.days
     return {day: found.get(day, nothing) for day in days}, found.keys() - set(days)
 
 
-def problems_of(target: Target, by_day: Mapping[dt.date, Measured], unexpected: Iterable[dt.date]) -> list[str]:
+def problems_of(
+    target: Target, by_day: Mapping[dt.date, Measured], unexpected: Iterable[dt.date], sent: Mapping[dt.date, int] | None
+) -> list[str]:
     """Return why these rows must not be published, one sentence each."""
     problems = [f"{target.dataset} has rows of {day}, outside of the range" for day in sorted(unexpected)]
     for day, measured in by_day.items():
         if measured.n_rows == 0 and not target.may_be_empty:
             problems.append(f"{target.dataset} has no rows of {day}")
+        if sent is not None and measured.n_rows != sent.get(day, 0):
+            problems.append(f"{target.dataset} has {measured.n_rows} rows of {day}, not the {sent.get(day, 0)} that were sent")
         if measured.n_bad_keys:
             keys = ", ".join(target.key)
             problems.append(f"{target.dataset} has {measured.n_bad_keys} rows of {day} with a null or repeated key ({keys})")

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from nightshift.warehouse.connection import Connection
     from nightshift.warehouse.load import Target
 
-VOLATILE_COLUMNS = frozenset({"load_id", "run_id", "shard", "source_uri", "source_sha256", "source_row", "loaded_at"})
+VOLATILE_COLUMNS = frozenset({"load_id", "run_id", "shard", "source_row", "loaded_at"})
 """Columns that say how a row came here, not what it says: left out of the content hash."""
 VERSION_COLUMNS = frozenset({"known_at"})
 """Left out for raw data too: the same content delivered again is the same version."""
@@ -35,14 +35,14 @@ class Measured:
     content_hash: str
 
 
-def measure(conn: Connection, target: Target, load_id: int) -> dict[dt.date, Measured]:
-    """Return what every partition of a load holds, the empty ones left out; one scan.
+def measure(conn: Connection, target: Target, load_id: int, *, is_unique: bool = False) -> dict[dt.date, Measured]:
+    """Return what every partition of a load holds, the empty ones left out; one scan, which counts no keys known to be unique.
 
     Each row is hashed to 64 bits by its values, as SQL compares them, and the hashes are summed, so that the order of the rows does not
     matter and a repeated row does. Null differs from '', every bit of a double counts but the sign of zero, and no session setting does.
     """
     columns = _hashed_columns(conn, target)
-    query = _query(target, columns, is_unique=has_unique_index(conn, target.schema, target.table, target.key))
+    query = _query(target, columns, is_unique=is_unique or has_unique_index(conn, target.schema, target.table, target.key))
     return {
         day: Measured(n_rows, n_bad_keys, _content_hash(list(columns), n_rows, row_hashes))
         for day, n_rows, n_bad_keys, row_hashes in conn.execute(query, [load_id])

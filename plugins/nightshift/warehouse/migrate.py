@@ -55,8 +55,8 @@ def _refuse_newer_warehouse(unknown: set[str]) -> None:
 def ensure_raw_table(conn: Connection, contract: DatasetContract) -> None:
     """Create the raw table of a contract, or add the columns that the contract gained.
 
-    Grain: one delivered row of one version. Columns: ``partition_date, load_id, known_at, source_uri, source_sha256, source_row``
-    and the contract's.
+    Grain: one delivered row of one version. Columns: ``partition_date, load_id, known_at, source_row`` and the contract's. The file of a
+    version stands in ``raw.ingested_drops``; tables of before had it in every row.
 
     Raises:
         SpecError: A column has another type there: views stand on it, and old rows have been read with it.
@@ -68,9 +68,10 @@ def ensure_raw_table(conn: Connection, contract: DatasetContract) -> None:
     conn.execute(
         sql.SQL(
             "create table if not exists {} (partition_date date not null, load_id bigint not null, known_at timestamptz not null,"
-            " source_uri text not null, source_sha256 text not null, source_row bigint not null)"
+            " source_row bigint not null)"
         ).format(table)
     )
+    conn.execute(sql.SQL("alter table {} drop column if exists source_uri, drop column if exists source_sha256").format(table))
     for name, sql_type in columns:
         conn.execute(sql.SQL("alter table {} add column if not exists {} {}").format(table, sql.Identifier(name), sql.SQL(sql_type)))
     _refuse_changed_types(conn, contract)

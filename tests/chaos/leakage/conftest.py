@@ -86,7 +86,7 @@ class RandomHistory:
             manifest = LoadManifest(RunContext("test/history", 1, "test"), {"seed": str(self.seed)}, known_at)
             write = begin(self.world.conn, [target], span, manifest)
             drops = {day: self.rows(dataset, day) for day in self.days}
-            came = {"load_id": write.load_id, "source_uri": "s3://b/k", "source_sha256": "0", "source_row": 1}
+            came = {"load_id": write.load_id, "source_row": 1}
             rows = [row | came | {"partition_date": day, "known_at": known_at[day]} for day in self.days for row in drops[day]]
             copy_in(self.world.conn, "raw", dataset, pa.Table.from_pylist(rows))
             audit(self.world.conn, write)

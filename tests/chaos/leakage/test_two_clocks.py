@@ -116,8 +116,8 @@ _POISON = [
     "update raw.flight_schedules r set distance_miles = 1, tail_number = 'N1', scheduled_arrival_hhmm = 1 where {later}",
     "delete from raw.flight_schedules r where flight_number > 5 and {later}",
     """insert into raw.weather
-            (partition_date, load_id, known_at, source_uri, source_sha256, source_row, origin, observed_at, temperature_f)
-        select %(day)s, load_id, known_at, source_uri, source_sha256, source_row, origin, %(as_of)s + interval '1 hour', 999
+            (partition_date, load_id, known_at, source_row, origin, observed_at, temperature_f)
+        select %(day)s, load_id, known_at, source_row, origin, %(as_of)s + interval '1 hour', 999
         from raw.weather r where partition_date = %(day)s limit 1""",
 ]
 _LATER = "(partition_date > %(day)s or known_at > %(as_of)s)"

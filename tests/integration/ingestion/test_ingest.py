@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from nightshift.contracts.datasets import load_contracts
 from nightshift.contracts.partitions import PartitionRange
 from nightshift.errors import NightshiftError
 from nightshift.ingestion.load import DropMissingError, ingest
@@ -15,6 +16,7 @@ from nightshift.quality.gates import GateError, SuiteError
 from nightshift.quality.quarantine import QuarantineState, count_rows, list_rows
 from nightshift.replay.faults import Fault, FaultKind
 from nightshift.replay.upstream import deliver
+from nightshift.warehouse.migrate import migrate
 
 pytestmark = pytest.mark.integration
 
@@ -73,11 +75,12 @@ def test_every_column_arrives_typed_when_a_row_is_loaded(settings, conn, run):
     ingest(settings, "flight_outcomes", PartitionRange.of("2013-01-01"), run)
 
     row = conn.execute("select * from raw.flight_outcomes where carrier = 'UA' and flight_number = 1545 and origin = 'EWR'").fetchone()
+    source = conn.execute("select source_uri from raw.ingested_drops where load_id = %s", [row[1]]).fetchone()
 
+    assert source == (f"s3://{settings.s3_bucket}/landing/flight_outcomes/dt=2013-01-01/flight_outcomes.csv",)
     assert row[0] == dt.date(2013, 1, 1)
     assert row[2] == dt.datetime(2013, 1, 2, 5, 5, tzinfo=dt.UTC)
-    assert row[3] == f"s3://{settings.s3_bucket}/landing/flight_outcomes/dt=2013-01-01/flight_outcomes.csv"
-    assert row[5:] == (
+    assert row[3:] == (
         1, dt.date(2013, 1, 1), "UA", 1545, "N14228", "EWR", "IAH", dt.datetime(2013, 1, 1, 10, 15, tzinfo=dt.UTC), "arrived", 2, 11, 227,
         dt.datetime(2013, 1, 1, 14, 30, tzinfo=dt.UTC),
     )  # fmt: skip
@@ -280,9 +283,6 @@ def test_local_times_are_refused_when_the_clock_was_set_over_them(settings, conn
         store = ObjectStore.open(settings)
         store.ensure_bucket()
         write_drop(store, NewDrop(name, day, dt.datetime(2013, 5, 1, tzinfo=dt.UTC), text, 3, "x"))
-    from nightshift.contracts.datasets import load_contracts
-    from nightshift.warehouse.migrate import migrate
-
     migrate(conn, load_contracts(folder))
     moved = settings.model_copy(update={"dags_dir": settings.home})
 
@@ -358,3 +358,17 @@ def test_a_lost_pointer_comes_back_when_the_drop_is_read_again(settings, conn, r
 
     assert visible(conn) == rows
     assert versions(conn) == before
+
+
+def test_a_table_of_before_loses_the_file_in_each_row_and_no_version_changes(settings, conn, run):
+    play(settings)
+    conn.execute("alter table raw.weather add column source_uri text default 's3://b/k', add column source_sha256 text default '0'")
+    ingest(settings, "weather", DAYS, run)
+    rows, known = visible(conn), versions(conn)
+
+    migrate(conn, load_contracts(settings.datasets_dir))
+
+    assert not ingest(settings, "weather", DAYS, run).is_new
+    assert (visible(conn), versions(conn)) == (rows, known)
+    columns = conn.execute("select attname from pg_attribute where attrelid = 'raw.weather'::regclass and attnum > 0 and not attisdropped")
+    assert not {"source_uri", "source_sha256"} & {name for (name,) in columns}

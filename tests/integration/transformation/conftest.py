@@ -115,15 +115,12 @@ class World:
         target = Target(contract.dataset, "raw", dataset, contract.key, is_versioned=True)
         manifest = LoadManifest(RunContext("test/world", 1, "test"), {"known_at": known_at.isoformat()}, known_at)
         write = begin(self.conn, [target], PartitionRange.single(Partition(day)), manifest)
-        came = {
-            "partition_date": day,
-            "load_id": write.load_id,
-            "known_at": known_at,
-            "source_uri": "s3://b/k",
-            "source_sha256": "0",
-            "source_row": 1,
-        }
+        came = {"partition_date": day, "load_id": write.load_id, "known_at": known_at, "source_row": 1}
         copy_in(self.conn, "raw", dataset, pa.Table.from_pylist([row | came for row in rows]))
+        self.conn.execute(
+            "insert into raw.ingested_drops values (%s, %s, %s, %s, 's3://b/k', %s, '', %s, 0, 0, '{}')",
+            [contract.dataset, day, write.load_id, known_at, f"{write.load_id:064d}", len(rows)],
+        )
         audit(self.conn, write)
         publish(self.conn, write)
         self.versions.append((dataset, day, known_at, rows))

@@ -179,6 +179,29 @@ def test_audit_refuses_when_rows_or_keys_are_bad(conn, tables, rows, problem):
         publish(conn, write)
 
 
+@pytest.mark.parametrize("n_sent", [1, 2, 3])
+def test_audit_refuses_when_another_number_of_rows_is_there_than_was_sent(conn, tables, n_sent):
+    write = begin(conn, [PLAIN], DAY, manifest())
+    stage(conn, write, [("a", "x", 1.0), ("b", "y", 2.0)])
+    sent = dict.fromkeys(DAY.days, n_sent)
+
+    if n_sent == 2:
+        assert audit(conn, write, sent=sent) == {(PLAIN.dataset, DAY.days[0]): n_sent}
+    else:
+        with pytest.raises(AuditError, match=f"2 rows of 2013-07-01, not the {n_sent} that were sent"):
+            audit(conn, write, sent=sent)
+    assert _states(conn) == ["audited" if n_sent == 2 else "refused"]
+
+
+def test_audit_refuses_rows_outside_of_the_range_and_null_keys_when_it_knows_what_was_sent(conn, tables):
+    write = begin(conn, [PLAIN], DAY, manifest())
+    stage(conn, write, [(None, "x", 1.0)])
+    stage(conn, write, ROWS, day="2013-07-02")
+
+    with pytest.raises(AuditError, match=r"2013-07-02, outside of the range; .*1 rows of 2013-07-01 with a null"):
+        audit(conn, write, sent=dict.fromkeys(DAY.days, 1))
+
+
 def test_audit_refuses_when_rows_lie_outside_of_the_range(conn, tables):
     write = begin(conn, [PLAIN], DAY, manifest())
     stage(conn, write, ROWS)

@@ -2,10 +2,12 @@
 
 import datetime as dt
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
 from nightshift.contracts.datasets import Column
+from nightshift.ingestion import cast as module
 from nightshift.ingestion.cast import Reason, cast_column
 
 
@@ -100,3 +102,21 @@ def test_a_local_time_is_the_first_when_it_was_twice():
 def test_nothing_is_refused_when_there_are_no_rows(column_type):
     assert len(cast([], type=column_type).values) == 0
     assert cast([None, None], type=column_type).problems[Reason.MISSING_VALUE].tolist() == [True, True]
+
+
+@pytest.mark.parametrize("most_known", [0, 3, 1 << 14])
+def test_a_text_means_the_same_however_many_blocks_had_it_before(monkeypatch, most_known):
+    given = {"type": "integer", "minimum": 2, "maximum": 7}
+    dice = np.random.default_rng(7)
+    blocks = [dice.choice(["1", "2", "3", "4", "seven", "7", "8", "", None], 12).tolist() for _ in range(40)]
+    blocks = [[text or None for text in block] for block in blocks]
+    monkeypatch.setattr(module, "_MOST_KNOWN", 0)
+    alone = [cast(block, **given) for block in blocks]
+
+    monkeypatch.setattr(module, "_MOST_KNOWN", most_known)
+    module._known_texts.cache_clear()
+    remembered = [cast(block, **given) for block in blocks]
+
+    assert [(one.values.to_pylist(), refused(one)) for one in remembered] == [(one.values.to_pylist(), refused(one)) for one in alone]
+    assert any("wrong_type" in refused(one) for one in alone)
+    assert any("out_of_range" in refused(one) for one in alone)
