@@ -147,7 +147,7 @@ class Champions:
         try:
             model = load_version(self.settings, self.conn, self.spec, version)
             rows = read_sample(self.settings, self.spec, features, model.signature.names)
-            try_model(model, rows, self.spec.scoring.engine)
+            try_model(model, rows, self.spec.scoring.reasons, self.spec.scoring.engine)
             digest = find_version(self.conn, self.spec.name, version).digest
         except NightshiftError as error:
             return _Trial("", f"version {version} cannot score ({error.code})")

@@ -116,8 +116,14 @@ def _refuse_unusable(score: Vector, probability: Vector | None) -> None:
         )
 
 
-def try_model(model: TrainedModel, rows: pa.Table, engine: EngineChoice = "auto") -> None:
+def try_model(model: TrainedModel, rows: pa.Table, n_reasons: int, engine: EngineChoice = "auto") -> None:
     """Let the model show on some rows of tonight that it works, before any shard relies on it.
+
+    Args:
+        model: The champion.
+        rows: Rows of the feature view.
+        n_reasons: Of the spec; without any, nobody asks for contributions, and their kernel is not even loaded.
+        engine: ``scoring.engine`` of the spec.
 
     Raises:
         SignatureError: The rows do not fit the model's signature.
@@ -125,10 +131,11 @@ def try_model(model: TrainedModel, rows: pa.Table, engine: EngineChoice = "auto"
     """
     import numpy as np
 
-    scorer = Scorer(model, n_reasons=1, engine=engine)
+    scorer = Scorer(model, n_reasons, engine)
     scorer.score(rows)
+    if scorer.contributions is None:
+        return
     matrix = model.encode(rows)
-    added = scorer.contributions.of(matrix) if scorer.contributions else matrix
-    base = scorer.engine.raw(matrix) - added.sum(axis=1)
+    base = scorer.engine.raw(matrix) - scorer.contributions.of(matrix).sum(axis=1)
     if rows.num_rows and not np.allclose(base, base[0], rtol=TOLERANCE, atol=TOLERANCE):
         raise ChampionBrokenError("The champion's contributions do not add up to its scores.", todo="Roll the champion back.")

@@ -124,7 +124,7 @@ def test_a_whole_model_passes_its_trial_on_a_hundred_rows(model, monkeypatch):
     scored: list[int] = []
     score = Scorer.score
     monkeypatch.setattr(Scorer, "score", lambda self, rows: scored.append(score(self, rows).num_rows))
-    try_model(model, _rows(100))
+    try_model(model, _rows(100), 1)
 
     assert scored == [100]
 
@@ -134,7 +134,7 @@ def test_a_model_fails_its_trial_when_its_contributions_do_not_add_up(model, mon
     monkeypatch.setattr(Contributions, "of", lambda self, matrix: of(self, matrix) * np.linspace(1, 2, len(matrix))[:, None])
 
     with pytest.raises(scorer.ChampionBrokenError):
-        try_model(model, _rows(100))
+        try_model(model, _rows(100), 1)
 
 
 def test_a_stream_gives_the_same_rows_whatever_its_batches(model, monkeypatch):
