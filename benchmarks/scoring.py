@@ -7,6 +7,8 @@ Ways, each in a process of its own, A B C A B C …, medians:
 - ``predict only``: ``LightGBM.predict`` on an array that is in memory already; the floor.
 - ``pandas``: ``read_sql`` → ``predict`` → ``to_sql`` in chunks of 10,000 rows, the script that one writes
   first; it publishes nothing safely.
+- ``spark_udf``: MLflow's, on local PySpark (``spark_peer.py``), in an environment of its own that is made for it; without Java it is left
+  out, and the result says so. It is compared by raw scores.
 - ``nightshift lightgbm`` and ``nightshift lignum``: plan, stream, audit, gate, publish, read back, by ``nightshift.scoring``.
 
 Rows, features and model are made up, of the shape of the real ones: 26 numbers, 4 categories of 30 levels, every twentieth value
@@ -20,11 +22,13 @@ import argparse
 import datetime as dt
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -51,6 +55,7 @@ NUMERIC = [f"n{i:02d}" for i in range(N_NUMERIC)]
 CATEGORICAL = [f"c{i}" for i in range(N_CATEGORICAL)]
 LIMITS: dict[str, tuple[float, Literal["at least", "at most"]]] = {
     "pandas / nightshift lignum": (8.0, "at least"),
+    "spark_udf / nightshift lignum": (4.5, "at least"),
     "nightshift lightgbm / predict only": (1.3, "at most"),
     "nightshift lignum / predict only": (0.42, "at most"),
 }
@@ -165,6 +170,7 @@ def predict_only(settings: Settings, home: Path) -> dict[str, Any]:
     raw = model.booster.predict(matrix, raw_score=True)
     seconds = time.perf_counter() - started
     np.save(home / "expected.npy", model.from_raw(raw).score)
+    np.save(home / "expected_raw.npy", raw)
     return {"seconds": seconds}
 
 
@@ -262,9 +268,68 @@ def compare(settings: Settings, home: Path) -> int:
     return int((found.view(np.int64) != expected.view(np.int64)).sum()) if found.shape == expected.shape else max(len(found), len(expected))
 
 
+def spark_script(settings: Settings, home: Path) -> dict[str, Any]:
+    """Let the peer score the same rows, and compare its raw scores with LightGBM's to the last bit."""
+    from pyarrow import parquet
+
+    folder = home / "spark"
+    if not folder.exists():
+        _prepare_spark(settings, folder)
+    command = [str(folder / "venv" / "bin" / "python"), str(PROJECT_ROOT / "benchmarks" / "spark_peer.py"), str(folder)]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | {"PYSPARK_PYTHON": command[0]}
+    with tempfile.TemporaryFile("w+") as said, tempfile.TemporaryFile("w+") as complained:
+        process = subprocess.Popen(command, stdout=said, stderr=complained, env=environment)
+        peak = _peak_of_tree(process)
+        said.seek(0)
+        complained.seek(0)
+        if process.wait():
+            raise SystemExit(complained.read()[-3000:])
+        found: dict[str, Any] = json.loads(said.read().splitlines()[-1])
+    scores = parquet.read_table(folder / "scores").sort_by("thing_id").column("score").to_numpy()
+    expected = np.load(home / "expected_raw.npy") if (home / "expected_raw.npy").exists() else scores
+    return found | {"peak_mib": peak, "n_different": int((scores != expected).sum())}
+
+
+def _prepare_spark(settings: Settings, folder: Path) -> None:
+    """Make the peer's environment, and write rows and model as it reads them."""
+    from importlib.metadata import version
+
+    from benchmarks.spark_peer import N_PARTITIONS, PACKAGES
+    from pyarrow import parquet
+
+    (folder / "features").mkdir(parents=True)
+    uv = Path(sys.executable).with_name("uv")
+    ours = {name: version(name) for name in ("mlflow", "lightgbm", "pyarrow", "numpy")}
+    subprocess.run([uv, "venv", "-q", "--python", sys.executable, folder / "venv"], check=True)
+    packages = [package.format(**ours) for package in PACKAGES]
+    subprocess.run([uv, "pip", "install", "-q", "--python", folder / "venv" / "bin" / "python", *packages], check=True)
+    model, rows = champion(settings), read_features(settings)
+    (folder / "model.txt").write_text(model.text, encoding="ascii")
+    (folder / "levels.json").write_text(json.dumps({name: list(levels) for name, levels in dict(model.signature.categorical).items()}))
+    size = -(-rows.num_rows // N_PARTITIONS)
+    for part in range(N_PARTITIONS):
+        parquet.write_table(rows.slice(part * size, size), folder / "features" / f"{part}.parquet")
+
+
+def _peak_of_tree(process: subprocess.Popen[str]) -> float:
+    """Return the most memory that a process and its children have held together, in MiB, looked at four times a second."""
+    import psutil
+
+    peak, root = 0.0, psutil.Process(process.pid)
+    while process.poll() is None:
+        held = 0
+        for one in [root, *root.children(recursive=True)]:
+            with suppress(psutil.Error):
+                held += one.memory_full_info().pss
+        peak = max(peak, held / 1024**2)
+        time.sleep(0.25)
+    return peak
+
+
 WAYS: dict[str, Any] = {
     "predict only": predict_only,
     "pandas": lambda settings, _: pandas_script(settings),
+    "spark_udf": spark_script,
     "nightshift lightgbm": lambda settings, _: ours(settings, "lightgbm", 0),
     "nightshift lignum": lambda settings, _: ours(settings, "lignum", 0),
     "nightshift lignum, 3 reasons": lambda settings, _: ours(settings, "lignum", 3),
@@ -275,7 +340,7 @@ def child(way: str, home: Path) -> None:
     """Run one way in this process and print what it measured."""
     settings = load_settings().model_copy(update={"expectations_dir": home / "expectations"})
     found = WAYS[way](settings, home)
-    found["peak_mib"] = peak_mib()
+    found.setdefault("peak_mib", peak_mib())
     if way.startswith("nightshift") and (home / "expected.npy").exists():
         found["n_different"] = compare(settings, home)
     print(json.dumps(found))
@@ -318,6 +383,9 @@ def main() -> None:
         child(given.child, given.home)
         return
     ways = [way.replace(";3", ", 3") for way in given.ways.split(",")]
+    if "spark_udf" in ways and not shutil.which("java"):
+        print("spark_udf is left out: there is no Java", flush=True)
+        ways.remove("spark_udf")
     os.environ["NIGHTSHIFT_CODE_VERSION"] = code_version()
     os.environ.setdefault("OMP_NUM_THREADS", str(os.cpu_count()))
     with tempfile.TemporaryDirectory() as home, LocalServers(Path(home) / "servers") as servers:

@@ -6,6 +6,7 @@ words. Source: docs/adr/0025-large-loads.md.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from nightshift.warehouse.connection import Connection
 
 _TOGETHER = "expect_compound_columns_to_be_unique"
+_WRITTEN_CONDITION = re.compile(r'col\("([a-z_][a-z0-9_]*)"\) (==|!=) "([a-zA-Z0-9_ -]*)"')
 
 
 @dataclass(frozen=True)
@@ -109,11 +111,14 @@ def _counted(expectation: Mapping[str, Any], is_unique: Callable[[Sequence[str]]
 
 
 def _row_condition(given: object, parser: object) -> sql.Composable | None:
-    """Return a comparison of a column with a text, in the form to which Great Expectations parses it; None for any other."""
+    """Return a comparison of a column with a text, as suites write it or as Great Expectations parses that; None for any other."""
     from psycopg import sql
 
     if given is None:
         return sql.SQL("true")
+    if isinstance(given, str) and (written := _WRITTEN_CONDITION.fullmatch(given)) and parser == "great_expectations":
+        column, sign, value = written.groups()
+        return sql.SQL("{} {} {}").format(sql.Identifier(column), sql.SQL("=" if sign == "==" else "<>"), sql.Literal(value))
     match given:
         case {"type": "comparison", "column": {"name": str(column)}, "operator": "==" | "!=" as operator, "parameter": str(value), **rest}:
             is_known = not rest and parser == "great_expectations"
