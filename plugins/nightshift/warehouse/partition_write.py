@@ -163,7 +163,7 @@ _GROWN_BYTES, _GROWN_RATIO = 64 * 1024**2, 0.1
 
 
 def _has_grown(conn: Connection, schema: str, table: str) -> bool:
-    """Return whether a table has far more pages than its statistics know: then PostgreSQL would take a few million rows for a few thousand."""
+    """Return whether a table has far more pages than its statistics know: PostgreSQL would take a few million rows for a few thousand."""
     row = conn.execute(
         """
         select pg_relation_size(oid) - greatest(relpages, 0) * current_setting('block_size')::bigint
