@@ -3,8 +3,9 @@
     PYTHONPATH=plugins .venv/bin/python -m benchmarks.training [--rows 5000000] [--trees 300] [--repeats 3]
 
 Both sides grow the same number of trees with the same parameters and watch the same validation rows after each. Ours reads and verifies the
-Parquet snapshot, learns the levels, encodes, grows in segments with a checkpoint after each, and calibrates. Each side runs in a
-process of its own, A B A B, medians; peak memory is that of the process as the kernel counted it.
+Parquet snapshot, learns the levels, encodes, grows in segments with a checkpoint after each, and calibrates. A third side does so on Dask
+workers on this machine, which shows what distribution costs before more machines pay for it; its peak is without the workers. Each side
+runs in a process of its own, A B A B, medians; peak memory is that of the process as the kernel counted it.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ def lightgbm_alone(home: Path, trees: int) -> float:
     """Bin and grow from arrays in memory; return the seconds."""
     import lightgbm as lgb
 
-    from nightshift.training.booster import FitPlan, _params, thread_count
+    from nightshift.training.booster import FitPlan, params_of, thread_count
 
     matrix, label = np.load(home / "matrix.npy"), np.load(home / "label.npy")
     n_train = len(label) - len(label) // VALIDATION_SHARE
@@ -75,19 +76,25 @@ def lightgbm_alone(home: Path, trees: int) -> float:
     places = list(range(N_NUMERIC, N_NUMERIC + N_CATEGORICAL))
     plan = FitPlan("binary", spec.training.params, spec.training.seed, trees, trees, places, [*NUMERIC, *CATEGORICAL], thread_count())
     started = time.perf_counter()
-    data = lgb.Dataset(matrix[:n_train], label[:n_train], params=_params(plan, 0), categorical_feature=places)
-    watched = lgb.Dataset(matrix[n_train:], label[n_train:], reference=data, params=_params(plan, 0))
-    lgb.train(_params(plan, 0), data, trees, valid_sets=[watched])
+    data = lgb.Dataset(matrix[:n_train], label[:n_train], params=params_of(plan, 0), categorical_feature=places)
+    watched = lgb.Dataset(matrix[n_train:], label[n_train:], reference=data, params=params_of(plan, 0))
+    lgb.train(params_of(plan, 0), data, trees, valid_sets=[watched])
     return time.perf_counter() - started
 
 
-def nightshift(home: Path, trees: int) -> float:
+def on_dask(home: Path, trees: int) -> float:
+    """Do what ``nightshift`` does with ``training.engine: dask``, on as many workers here as there are threads; return the seconds."""
+    return nightshift(home, trees, "dask")
+
+
+def nightshift(home: Path, trees: int, engine: str = "local") -> float:
     """Read the snapshot and fit a model; return the seconds."""
     from nightshift.lake.object_store import ObjectStore
     from nightshift.lake.snapshots import read_snapshot
     from nightshift.training.pipeline import fit_model
 
     spec = make_spec("auto", 0, trees=trees, leaves=LEAVES)
+    spec = spec.model_copy(update={"training": spec.training.model_copy(update={"engine": engine})})
     key, sha256 = json.loads((home / "snapshot.json").read_text())
     started = time.perf_counter()
     rows = read_snapshot(ObjectStore.open(load_settings()), key, sha256)
@@ -99,7 +106,7 @@ def nightshift(home: Path, trees: int) -> float:
     return seconds
 
 
-WAYS = {"LightGBM alone": lightgbm_alone, "nightshift": nightshift}
+WAYS = {"LightGBM alone": lightgbm_alone, "nightshift": nightshift, "nightshift on Dask": on_dask}
 
 
 def run_way(way: str, home: Path, trees: int) -> dict[str, Any]:
@@ -115,6 +122,7 @@ def main() -> int:
     parser.add_argument("--rows", type=int, default=5_000_000)
     parser.add_argument("--trees", type=int, default=300)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--ways", default=",".join(WAYS), help="comma separated; the first two are always there")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--child", help=argparse.SUPPRESS)
     parser.add_argument("--home", type=Path, help=argparse.SUPPRESS)
@@ -124,14 +132,15 @@ def main() -> int:
         seconds = WAYS[given.child](given.home, given.trees)
         print(json.dumps({"seconds": seconds, "peak_mib": peak_mib()}))
         return 0
-    found: dict[str, list[dict[str, Any]]] = {way: [] for way in WAYS}
+    ways = [way for number, way in enumerate(WAYS) if number < 2 or way in given.ways.split(",")]
+    found: dict[str, list[dict[str, Any]]] = {way: [] for way in ways}
     with tempfile.TemporaryDirectory() as folder, LocalServers(Path(folder) / "servers") as servers:
         os.environ.update(servers.env)
         prepare(Path(folder), given.rows)
         for number in range(given.repeats):
-            for way in WAYS:
+            for way in ways:
                 found[way].append(run_way(way, Path(folder), given.trees))
-                print(f"round {number + 1} {way:16} {found[way][-1]}", flush=True)
+                print(f"round {number + 1} {way:18} {found[way][-1]}", flush=True)
     return report(found, given)
 
 
@@ -141,12 +150,12 @@ def report(found: dict[str, list[dict[str, Any]]], given: argparse.Namespace) ->
     peaks = {way: max(run["peak_mib"] for run in runs) for way, runs in found.items()}
     columns = f"{N_NUMERIC} numbers and {N_CATEGORICAL} categories"
     result = Result("training", f"{given.rows:,} rows, {columns}, {given.trees} trees of {LEAVES} leaves, {given.repeats} rounds")
-    for way in WAYS:
+    for way in found:
         result.figures |= {f"{way}, s": seconds[way], f"{way}, peak MiB": peaks[way]}
     ours, alone = "nightshift", "LightGBM alone"
     result.limited["nightshift / LightGBM alone, time"] = Limited(seconds[ours] / seconds[alone], "at most", LARGEST_TIME)
     result.limited["nightshift / LightGBM alone, peak memory"] = Limited(peaks[ours] / peaks[alone], "at most", LARGEST_MEMORY)
-    result.bars, result.unit = {way: given.rows / seconds[way] for way in (alone, ours)}, "rows trained on a second"
+    result.bars, result.unit = {way: given.rows / seconds[way] for way in found}, "rows trained on a second"
     return result.tell(given.json)
 
 

@@ -34,6 +34,7 @@ class Settings(BaseSettings):
         s3_connect_timeout_seconds: Limit of a connection's start; of a pause within an answer the read timeout.
         s3_request_attempts: How often a request is sent at most; each waits longer for the next.
         mlflow_tracking_uri: A tracking server's URL or a PostgreSQL URL; empty switches MLflow off.
+        dask_scheduler: Address of the Dask scheduler for models with ``training.engine: dask``; empty starts workers beside the task.
         evidence_key: Key of the signature of evidence records; empty leaves them unsigned, their digests are chained all the same.
         notify_command: What ``check-freshness --notify`` runs, without a shell, with JSON on standard input.
         notify_url: A webhook that it posts the same JSON to.
@@ -62,6 +63,7 @@ class Settings(BaseSettings):
     s3_read_timeout_seconds: float = Field(default=30, gt=0)
     s3_request_attempts: int = Field(default=5, gt=0)
     mlflow_tracking_uri: SecretStr = SecretStr("")
+    dask_scheduler: str = ""
     evidence_key: SecretStr = SecretStr("")
     notify_command: str = ""
     notify_url: SecretStr = SecretStr("")

@@ -141,6 +141,8 @@ class Training(Frozen):
         early_stopping_rounds: Rounds without a better validation loss.
         objective: Regression only: the loss; None takes the task's own.
         calibration: Binary only: how scores become probabilities, fitted on the validation days.
+        engine: ``local`` trains on the machine of the task; ``dask`` on the workers of a cluster (``NIGHTSHIFT_DASK_SCHEDULER``; without
+            one, on workers that are started beside the task). Other trees than ``local``, of the same kind.
         params: LightGBM parameters; threads, seeds, determinism, objective and rounds are set by us and refused here.
     """
 
@@ -158,6 +160,7 @@ class Training(Frozen):
     early_stopping_rounds: PositiveInt = 40
     objective: Literal["regression", "regression_l1", "huber", "fair", "quantile", "mape"] | None = None
     calibration: Calibration = "platt"
+    engine: Literal["local", "dask"] = "local"
     params: dict[str, bool | int | float | str] = Field(default_factory=dict)
 
     @field_validator("params")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from importlib.util import find_spec
@@ -110,7 +111,27 @@ def fit_trees(
             growing, state = _fit_segment(state, data, watched, plan)
         _save_checkpoint(checkpoint, state)
         reach(FaultPoint.CHECKPOINT_AFTER)
-    return replace(state, text=_portable(load_booster(state.text).model_to_string(num_iteration=state.best_round)))
+    return _at_best(state)
+
+
+def stop_at_best(text: str, losses: Sequence[float], plan: FitPlan) -> Fit:
+    """Return a fit of which all rounds were grown at once as it would have been with early stopping.
+
+    Args:
+        text: The model.
+        losses: Validation loss after each round.
+        plan: Whose patience counts.
+    """
+    watched: list[float] = []
+    for loss in losses:
+        watched.append(loss)
+        if _has_stalled(watched, plan.patience_rounds):
+            break
+    return _at_best(Fit(text, tuple(watched)))
+
+
+def _at_best(state: Fit) -> Fit:
+    return replace(state, text=portable(load_booster(state.text).model_to_string(num_iteration=state.best_round)))
 
 
 def load_booster(text: str, names: list[str] | None = None) -> lgb.Booster:
@@ -183,11 +204,11 @@ def _datasets(train: tuple[Matrix | pa.Table, Vector], validation: tuple[Matrix,
     import lightgbm as lgb
 
     keep: dict[str, Any] = {"free_raw_data": False, "feature_name": plan.names, "categorical_feature": plan.categorical_positions}
-    data = lgb.Dataset(train[0], train[1], params=_params(plan, 0), **keep)
-    return data, lgb.Dataset(validation[0], validation[1], reference=data, params=_params(plan, 0), **keep)
+    data = lgb.Dataset(train[0], train[1], params=params_of(plan, 0), **keep)
+    return data, lgb.Dataset(validation[0], validation[1], reference=data, params=params_of(plan, 0), **keep)
 
 
-def _params(plan: FitPlan, segment: int) -> dict[str, Any]:
+def params_of(plan: FitPlan, segment: int) -> dict[str, Any]:
     """Return LightGBM's parameters; the streams drawn while growing trees start anew in every segment."""
     stream = plan.seed + segment
     return {
@@ -250,7 +271,7 @@ def _grow_on(booster: lgb.Booster, state: Fit, plan: FitPlan) -> Fit:
     params, n_rounds = _segment(state, plan)
     fraction = float(plan.params.get("bagging_fraction", 1))
     if fraction < 1:  # at 1 no bag is drawn, and turning that on and off would leave it on
-        before = _params(plan, len(state.losses) // plan.segment_rounds - 1)
+        before = params_of(plan, len(state.losses) // plan.segment_rounds - 1)
         booster.reset_parameter({**before, "bagging_fraction": fraction / 2})
     booster.reset_parameter({**params, "num_iterations": n_rounds})
     losses = list(state.losses)
@@ -265,12 +286,14 @@ def _grow_on(booster: lgb.Booster, state: Fit, plan: FitPlan) -> Fit:
 def _segment(state: Fit, plan: FitPlan) -> tuple[dict[str, Any], int]:
     """Return the parameters and the length of the next segment."""
     done = len(state.losses)
-    return _params(plan, done // plan.segment_rounds), min(plan.segment_rounds, plan.n_rounds - done)
+    return params_of(plan, done // plan.segment_rounds), min(plan.segment_rounds, plan.n_rounds - done)
 
 
-def _portable(text: str) -> str:
-    """Return the text without what depends on the machine: the number of threads stands in the parameters."""
-    return re.sub(r"^\[num_threads: \d+\]$", "[num_threads: 1]", text, flags=re.MULTILINE)
+def portable(text: str) -> str:
+    """Return the text without what its parameters say of the machines: threads, addresses and ports."""
+    for name, value in (("num_threads", "1"), ("local_listen_port", "12400"), ("machines", "")):
+        text = re.sub(rf"^\[{name}: [^\]\n]*\]$", f"[{name}: {value}]", text, flags=re.MULTILINE)
+    return text
 
 
 def _load_checkpoint(checkpoint: Path | None) -> Fit:

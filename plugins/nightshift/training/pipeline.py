@@ -15,9 +15,11 @@ from nightshift.contracts.run import code_version
 from nightshift.errors import NightshiftError
 from nightshift.fault_points import FaultPoint, reach
 from nightshift.lake.object_store import ObjectStore
+from nightshift.settings import load_settings
 from nightshift.training.booster import FitPlan, fit_trees, importance, load_booster, predict_raw, thread_count
 from nightshift.training.calibration import fit_calibration
 from nightshift.training.candidate import Candidate, Origin, store_candidate
+from nightshift.training.dask_trees import fit_trees_on_dask
 from nightshift.training.engine_proof import prove_engine
 from nightshift.training.evaluation import Measured, Predictions, best_threshold, evidence, measure, overall, rule_predictions
 from nightshift.training.figures import draw_binary, draw_by_day, draw_importance, draw_regression
@@ -177,6 +179,7 @@ def fit_model(spec: ModelSpec, train_part: pa.Table, validation: pa.Table, check
     Raises:
         TrainingError: The task has no trainer.
         SignatureError: The rows do not fit the spec.
+        DaskError: The spec asks for Dask, and its cluster failed.
     """
     signature = learn_signature(spec.features, train_part)
     plan = FitPlan(
@@ -190,7 +193,11 @@ def fit_model(spec: ModelSpec, train_part: pa.Table, validation: pa.Table, check
         n_threads=thread_count(),
     )
     matrix, label = encode(validation, signature), numbers(validation, spec.label.column)
-    fit = fit_trees((encode_columns(train_part, signature), numbers(train_part, spec.label.column)), (matrix, label), plan, checkpoint)
+    part = encode_columns(train_part, signature), numbers(train_part, spec.label.column)
+    if spec.training.engine == "dask":
+        fit = fit_trees_on_dask(part, (matrix, label), plan, load_settings().dask_scheduler)
+    else:
+        fit = fit_trees(part, (matrix, label), plan, checkpoint)
     raw = predict_raw(load_booster(fit.text, signature.names), matrix)
     calibration = fit_calibration(spec.training.calibration, raw, label) if spec.task == Task.BINARY else {"method": "none"}
     facts: dict[str, Any] = {"seed": spec.training.seed, "n_trees": fit.best_round, "n_rounds": len(fit.losses), "loss": min(fit.losses)}

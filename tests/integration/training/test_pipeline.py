@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import ExitStack
 from hashlib import sha256
 
 import psycopg
@@ -10,7 +11,7 @@ from nightshift.contracts.partitions import Partition
 from nightshift.lake.object_store import ObjectStore
 from nightshift.registry.model_versions import load_model, register
 from nightshift.registry.promotion import decide
-from nightshift.training import booster
+from nightshift.training import booster, pipeline
 from nightshift.training.pipeline import is_due, train
 from nightshift.training.training_set import build_training_set, read_rows
 from nightshift.warehouse.decisions import consume, open_decision, open_ones
@@ -181,3 +182,28 @@ def test_regression_spec_trains_from_the_same_view(world):
     assert candidate.metrics["baseline"]["rmse"] > 14
     version = register(world.settings, candidate, world.run)
     assert decide(world.settings, spec, version.version, world.run).verdict == "first"
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("is_cluster", [True, False])
+def test_a_spec_that_asks_for_dask_gets_the_same_evidence_and_registry(world, candidate, monkeypatch, is_cluster):
+    """A cluster that stands already, as in production; or workers beside the task."""
+    from dask.distributed import LocalCluster
+
+    training = world.spec.training.model_copy(update={"engine": "dask", "backtest_folds": 0})
+    spec = world.spec_with(training=training.model_dump(mode="json"))
+    training_set = build_training_set(world.settings, spec, world.night, world.run)
+    with ExitStack() as cleanup:
+        scheduler = ""
+        if is_cluster:
+            options = {"threads_per_worker": 1, "host": "127.0.0.1", "dashboard_address": None}
+            scheduler = cleanup.enter_context(LocalCluster(n_workers=2, processes=True, **options)).scheduler_address
+        monkeypatch.setattr(pipeline, "load_settings", lambda: world.settings.model_copy(update={"dask_scheduler": scheduler}))
+        on_dask = train(world.settings, spec, training_set.key, world.run)
+
+    assert on_dask.metrics["challenger"]["roc_auc"] == pytest.approx(candidate.metrics["challenger"]["roc_auc"], abs=0.03)
+    assert on_dask.metrics["baseline"] == candidate.metrics["baseline"]
+    version = register(world.settings, on_dask, world.run)
+    assert load_model(ObjectStore.open(world.settings), version).training["n_trees"] > 0
+    assert decide(world.settings, spec, version.version, world.run).verdict == "first"
+    assert train(world.settings, spec, training_set.key, world.run).digest == on_dask.digest

@@ -1,0 +1,188 @@
+"""Grow trees on the workers of a Dask cluster, for rows that take one machine too long. The only module that knows Dask.
+
+LightGBM's distributed training has neither early stopping nor checkpoints: all rounds are grown, and the validation rows say here how many
+of them count. Source: docs/adr/0029-training-on-dask.md.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from nightshift.errors import NightshiftError
+from nightshift.training.booster import load_booster, params_of, portable, stop_at_best
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+    import pyarrow as pa
+    from dask.distributed import Client
+
+    from nightshift.training.booster import Fit, FitPlan
+
+    Matrix = npt.NDArray[np.float64]
+    Vector = npt.NDArray[np.float64]
+
+logger = logging.getLogger(__name__)
+
+CONNECT_SECONDS = 30
+NETWORK_MINUTES = 5
+"""How long LightGBM's workers wait for each other before the fit fails."""
+
+
+class DaskError(NightshiftError):
+    """The Dask cluster cannot be reached, has no workers, or lost one in the middle; nothing was stored."""
+
+    code = "NS-TRAIN-014"
+    is_retryable = True
+
+
+def fit_trees_on_dask(train: tuple[pa.Table, Vector], validation: tuple[Matrix, Vector], plan: FitPlan, scheduler: str) -> Fit:
+    """Grow all rounds on a cluster, and keep those up to the best one by the rule of ``fit_trees``.
+
+    Each worker holds one consecutive part of the rows. LightGBM numbers the workers anew in each fit, and the sums of histograms are
+    rounded in that order: another fit gives other trees, as good ones.
+
+    Args:
+        train: Columns of ``encode_columns`` and label (n,), in a total order.
+        validation: Matrix of ``encode``, (m, k), and label (m,), of the later rows.
+        plan: What to do.
+        scheduler: Address of the cluster's scheduler; empty starts ``plan.n_threads`` workers here for the time of the fit.
+
+    Raises:
+        DaskError: The cluster failed, or the objective's loss is not known here.
+    """
+    if plan.objective not in _LOSSES:
+        raise DaskError(
+            f"The objective {plan.objective} cannot be stopped early on Dask.",
+            expected=", ".join(sorted(_LOSSES)),
+            todo="Set `training.engine: local`.",
+        )
+    with _cluster(scheduler, plan.n_threads) as client:
+        text = _grow(client, train, plan)
+    return stop_at_best(text, losses_of(text, plan, validation), plan)
+
+
+def _grow(client: Client, train: tuple[pa.Table, Vector], plan: FitPlan) -> str:
+    """Return the model of all rounds as text."""
+    import lightgbm as lgb
+
+    kind = lgb.DaskLGBMClassifier if plan.objective == "binary" else lgb.DaskLGBMRegressor
+    params = {name: value for name, value in params_of(plan, 0).items() if name != "num_threads"}  # each worker has its own number
+    matrix, label = _distributed(client, *train)
+    model = kind(client=client, n_estimators=plan.n_rounds, tree_learner="data", time_out=NETWORK_MINUTES, **params)
+    model.fit(matrix, label, categorical_feature=plan.categorical_positions, feature_name=plan.names)
+    return portable(model.booster_.model_to_string(num_iteration=-1))
+
+
+@contextmanager
+def _cluster(scheduler: str, n_local: int) -> Iterator[Client]:
+    """Connect to a cluster, or start one on the loopback address; whatever fails within is Dask's or LightGBM's network's failure."""
+    from dask.distributed import Client, LocalCluster
+
+    cluster = None
+    try:
+        if not scheduler:
+            options: dict[str, Any] = {"threads_per_worker": 1, "host": "127.0.0.1", "dashboard_address": None, "memory_limit": 0}
+            cluster = LocalCluster(n_workers=n_local, processes=True, **options)
+        with Client(cluster or scheduler, timeout=CONNECT_SECONDS) as client:
+            client.wait_for_workers(1, timeout=CONNECT_SECONDS)
+            yield client
+    except Exception as error:
+        raise DaskError(
+            "The trees were not grown on the Dask cluster.",
+            got=f"{type(error).__name__}: {str(error)[:300]}",
+            todo="Look at the scheduler and its workers (NIGHTSHIFT_DASK_SCHEDULER), then rerun the task; or set `training.engine: local`.",
+        ) from error
+    finally:
+        if cluster is not None:
+            cluster.close()
+
+
+def _distributed(client: Client, rows: pa.Table, label: Vector) -> tuple[Any, Any]:
+    """Give each worker its consecutive part, one after another, so that only one part is there twice at a time."""
+    import dask.array as da
+    import numpy as np
+
+    workers = sorted(client.scheduler_info(n_workers=-1)["workers"])
+    size = math.ceil(len(label) / len(workers))
+    matrices, labels = [], []
+    for place, worker in enumerate(workers):
+        part = rows.slice(place * size, size)
+        if not part.num_rows:
+            break
+        matrix = np.column_stack([column.to_numpy().astype(np.float64, copy=False) for column in part.itercolumns()])
+        values = label[place * size : place * size + part.num_rows]
+        held = client.scatter([matrix, values], workers=[worker], hash=False)
+        matrices.append(da.from_delayed(held[0], matrix.shape, np.float64))
+        labels.append(da.from_delayed(held[1], values.shape, np.float64))
+        logger.info("Worker %s of %s holds %s rows.", place + 1, len(workers), f"{part.num_rows:,}")
+    return da.concatenate(matrices), da.concatenate(labels)
+
+
+def losses_of(text: str, plan: FitPlan, validation: tuple[Matrix, Vector]) -> list[float]:
+    """Return the validation loss after each round, as LightGBM measures it while growing, to rounding."""
+    import numpy as np
+
+    (matrix, label), loss = validation, _LOSSES[plan.objective]
+    booster, raw, losses = load_booster(text, plan.names), np.zeros(len(label)), []
+    for number in range(booster.num_trees()):
+        raw += booster.predict(matrix, raw_score=True, start_iteration=number, num_iteration=1, num_threads=plan.n_threads)
+        losses.append(float(np.mean(loss(raw, label, plan.params))))
+    return losses
+
+
+def _binary(raw: Vector, label: Vector, _: Mapping[str, Any]) -> Vector:
+    import numpy as np
+
+    signed = np.where(label > 0, raw, -raw)
+    return np.logaddexp(0, -signed)
+
+
+def _l2(raw: Vector, label: Vector, _: Mapping[str, Any]) -> Vector:
+    return (raw - label) ** 2
+
+
+def _l1(raw: Vector, label: Vector, _: Mapping[str, Any]) -> Vector:
+    return abs(raw - label)
+
+
+def _huber(raw: Vector, label: Vector, params: Mapping[str, Any]) -> Vector:
+    import numpy as np
+
+    alpha, distance = float(params.get("alpha", 0.9)), abs(raw - label)
+    return np.where(distance <= alpha, 0.5 * distance**2, alpha * (distance - 0.5 * alpha))
+
+
+def _fair(raw: Vector, label: Vector, params: Mapping[str, Any]) -> Vector:
+    import numpy as np
+
+    width, distance = float(params.get("fair_c", 1.0)), abs(raw - label)
+    return width * distance - width * width * np.log1p(distance / width)
+
+
+def _quantile(raw: Vector, label: Vector, params: Mapping[str, Any]) -> Vector:
+    import numpy as np
+
+    alpha, distance = float(params.get("alpha", 0.9)), label - raw
+    return np.where(distance < 0, (alpha - 1) * distance, alpha * distance)
+
+
+def _mape(raw: Vector, label: Vector, _: Mapping[str, Any]) -> Vector:
+    import numpy as np
+
+    return abs(raw - label) / np.maximum(1, abs(label))
+
+
+_LOSSES: dict[str, Callable[[Vector, Vector, Mapping[str, Any]], Vector]] = {
+    "binary": _binary,
+    "regression": _l2,
+    "regression_l1": _l1,
+    "huber": _huber,
+    "fair": _fair,
+    "quantile": _quantile,
+    "mape": _mape,
+}
