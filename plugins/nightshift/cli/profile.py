@@ -29,13 +29,22 @@ def profile(
     last: Annotated[str, typer.Option("--to", help="Last day; the first by default.")] = "",
     against_first: Annotated[str, typer.Option("--against-from", help="First day to compare with.")] = "",
     against_last: Annotated[str, typer.Option("--against-to", help="Last day to compare with.")] = "",
+    check: Annotated[
+        bool, typer.Option("--check", help="Hold the dataset's suite against the profile; ends with 1 when it is broken.")
+    ] = False,
 ) -> None:
-    """Summarise every column of the published days, or say how far they are from other days. Each day is read once and then kept."""
+    """Summarise every column of the published days, hold their suite against it, or say how far they are from other days.
+
+    Each day is read once and then kept.
+    """
     from nightshift.warehouse.connection import connect
 
     settings = load_settings()
     with connect(settings, "nightshift profile") as conn:
-        found = _profiles(settings, conn, dataset, PartitionRange.of(first, last or first))
+        days = PartitionRange.of(first, last or first)
+        found = _profiles(settings, conn, dataset, days)
+        if check:
+            raise typer.Exit(_show_checks(settings, dataset, found, len(days)))
         if not against_first:
             headers = ("column", "rows", "missing", "distinct", "minimum", "5 %", "median", "95 %", "maximum", "mean", "std")
             print_table(headers, [_summary(name, sketch) for name, sketch in found.items()])
@@ -45,6 +54,18 @@ def profile(
         ("column", "PSI", "Jensen-Shannon", "Wasserstein, in std"),
         [_distances(name, other[name], sketch) for name, sketch in found.items() if name in other],
     )
+
+
+def _show_checks(settings: Settings, dataset: str, found: dict[str, Sketch], n_days: int) -> int:
+    """Print what the profile says of each expectation, and return 1 when one is broken."""
+    from nightshift.quality.gates import read_expectations
+    from nightshift.quality.profile_checks import Verdict, check_profile
+
+    checks = check_profile(found, read_expectations(settings.expectations_dir, dataset), n_days)
+    print_table(("expectation", "column", "verdict", "outside"), [(one.kind, one.column, one.verdict, one.observed) for one in checks])
+    n_unknown = sum(one.verdict is Verdict.UNKNOWN for one in checks)
+    say(f"{len(checks) - n_unknown} of {len(checks)} expectations are settled by the profile; the gate has settled all of them on each day")
+    return int(any(one.verdict is Verdict.BROKEN for one in checks))
 
 
 def _profiles(settings: Settings, conn: Connection, dataset: str, days: PartitionRange) -> dict[str, Sketch]:

@@ -157,6 +157,15 @@ def run_gate(  # noqa: PLR0913, PLR0917  (the staged batch is addressed by all o
     return result
 
 
+def read_expectations(expectations_dir: Path, dataset: str) -> list[dict[str, Any]]:
+    """Return the expectations of a dataset's suite, in Great Expectations' JSON.
+
+    Raises:
+        SuiteError: The suite cannot be used, or is empty.
+    """
+    return [_json_of(expectation) for expectation in _read_suite(expectations_dir, dataset).expectations]
+
+
 def _read_suite(expectations_dir: Path, dataset: str) -> ExpectationSuite:
     if not _DATASET.match(dataset):
         raise SuiteError(f"Not a dataset name: {dataset!r}.", expected="<layer>/<name>", todo="Correct the caller.")

@@ -224,6 +224,30 @@ class NumberSketch:
         places = np.flatnonzero(self._counts)
         return _lower_edges(places + self._first), self._counts[places]
 
+    def count_outside(self, low: float, high: float, *, is_low_outside: bool, is_high_outside: bool) -> tuple[int, int]:
+        """Return the least and the most numbers that can lie outside of limits; equal when smallest and largest number settle it.
+
+        Args:
+            low: Lower limit.
+            high: Upper limit.
+            is_low_outside: Whether the limit itself lies outside.
+            is_high_outside: The same for the upper one.
+        """
+        import numpy as np
+
+        if self.minimum is None or self.maximum is None or self._counts is None:
+            return 0, 0
+        is_within = (self.minimum > low if is_low_outside else self.minimum >= low) and (
+            self.maximum < high if is_high_outside else self.maximum <= high
+        )
+        if is_within:
+            return 0, 0
+        keys = np.flatnonzero(self._counts) + self._first
+        counts = self._counts[keys - self._first]
+        lower, upper = _lower_edges(keys - 1), _lower_edges(keys + 2)  # a bin more on each side: no question of which edge belongs to it
+        least = int(counts[(upper < low) | (lower > high)].sum())
+        return max(least, 1), int(counts[(lower <= low) | (upper >= high)].sum())
+
     def quantile(self, share: float) -> float:
         """Return a number that no more than that share of the numbers lies below, off by one bin (1/64 of it) at most.
 
