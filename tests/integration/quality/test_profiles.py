@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 import time
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +11,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from typer.testing import CliRunner
 
+from nightshift.cli import profile
+from nightshift.cli.app import app
 from nightshift.contracts.partitions import PartitionRange
 from nightshift.quality.distances import jensen_shannon, stability_index, wasserstein
 from nightshift.quality.profiles import LoadTable, ProfileError, profile_load, read_profiles, scan
@@ -75,6 +79,29 @@ def test_a_kept_profile_is_read_and_not_made_again(settings, conn, run, loads):
     conn.execute("delete from features.feat_sample")
     again = profile_load(settings, conn, loads[0], run)
     assert {name: one.as_bytes() for name, one in first.items()} == {name: one.as_bytes() for name, one in again.items()}
+
+
+@pytest.mark.parametrize(("largest", "code"), [(30, 0), (5, 1)])
+@pytest.mark.usefixtures("loads")
+def test_a_suite_is_held_against_the_profile_of_several_days(settings, tmp_path, monkeypatch, largest, code):
+    suite = {
+        "name": "features/sample",
+        "expectations": [
+            {"type": "expect_table_row_count_to_be_between", "kwargs": {"min_value": 1, "max_value": 500}},
+            {"type": "expect_column_values_to_be_between", "kwargs": {"column": "speed", "min_value": -5, "max_value": largest}},
+            {"type": "expect_column_values_to_be_in_set", "kwargs": {"column": "carrier", "value_set": ["AA", "B6", "UA"]}},
+            {"type": "expect_column_values_to_not_be_null", "kwargs": {"column": "carrier", "mostly": 0.7}},
+        ],
+    }
+    (tmp_path / "features").mkdir()
+    (tmp_path / "features" / "sample.json").write_text(json.dumps(suite))
+    monkeypatch.setattr(profile, "load_settings", lambda: settings.model_copy(update={"expectations_dir": tmp_path}))
+
+    shown = CliRunner().invoke(app, ["profile", "features/sample", "--from", "2013-07-01", "--to", "2013-07-03", "--check"])
+
+    assert shown.exit_code == code, shown.output
+    assert "3 of 4 expectations are settled" in shown.output
+    assert ("broken" in shown.output) == bool(code)
 
 
 def test_an_empty_partition_leaves_no_profile(settings, conn, run, loads):
