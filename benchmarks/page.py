@@ -23,6 +23,7 @@ TITLES = {
     "profiles": "Checks and drift from one scan",
     "evidence_gate": "One decision of the evidence gate",
     "scaling": "How it grows",
+    "empty_night": "A night on which nothing happens",
     "dag_parsing": "Reading the DAG files of 50 models",
 }
 OURS, PEER = "#1b6ca8", "#b8bec4"
@@ -47,11 +48,17 @@ def write_page() -> None:
     ]
     for name, result in results.items():
         lines += ["", f"## {TITLES[name]}", "", f"{result['sizes']}. {result['machine']}, commit `{result['commit']}`.", ""]
-        lines += ["```sh", result["command"], "```", "", "| figure | measured | limit | |", "|---|---|---|---|"]
-        lines += [_limited(what, found) for what, found in result["limited"].items()]
-        lines += [f"| {what} | {number:,.4g} | | |" for what, number in result["figures"].items()]
+        against = result.get("against", {"commit": "", "ratios": {}})
+        ratios = f"× of `{against['commit']}`" if against["commit"] else ""
+        lines += ["```sh", result["command"], "```", "", f"| figure | measured | limit | | {ratios} |", "|---|---|---|---|---|"]
+        lines += [f"{_limited(what, found)} {_ratio(against, what)} |" for what, found in result["limited"].items()]
+        lines += [f"| {what} | {number:,.4g} | | | {_ratio(against, what)} |" for what, number in result["figures"].items()]
     PAGE.write_text("\n".join(lines) + "\n", encoding="utf-8")
     _draw({name: result for name, result in results.items() if result["bars"]})
+
+
+def _ratio(against: dict[str, Any], what: str) -> str:
+    return f"{against['ratios'][what]:.2f}" if what in against["ratios"] else ""
 
 
 def _limited(what: str, found: dict[str, Any]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from nightshift.contracts.metrics import Task
@@ -60,6 +61,7 @@ def publish(settings: Settings, spec: ModelSpec, plan: ScorePlan, run: RunContex
 
     target = predictions_target(spec)
     with connect(settings, run.application_name) as conn:
+        target = replace(target, may_be_empty=_has_empty_night(conn, spec, plan))
         write, state = partition_write.resume(conn, plan.load_id, [target], plan.partitions)
         if may_step_down and state == "refused" and (broken := _what_broke(conn, plan)):
             return _publish_next(settings, spec, plan, broken, run)
@@ -104,6 +106,16 @@ def score(
     for shard in plan.shards:
         score_shard(settings, spec, plan, shard, run)
     return publish(settings, spec, plan, run, may_step_down=named is None)
+
+
+def _has_empty_night(conn: Connection, spec: ModelSpec, plan: ScorePlan) -> bool:
+    """Return whether a night's published features have no entity: then its predictions have no row, as ``refuse_incomplete`` compares."""
+    row = conn.execute(
+        "select bool_or(n_rows = 0) from ops.loads join unnest(%s::date[], %s::bigint[]) d (partition_date, load_id)"
+        " using (partition_date, load_id) where dataset = %s and state = 'published'",
+        [[day.partition_date for day in plan.days], [day.feature_load_id for day in plan.days], spec.features_dataset],
+    ).fetchone()
+    return bool(row and row[0])
 
 
 def has_successor(settings: Settings, spec: ModelSpec, plan: ScorePlan, run: RunContext) -> bool:

@@ -106,7 +106,7 @@ def build(settings: Settings, partitions: PartitionRange, run: RunContext) -> Tr
 
 
 def _target(view: FeatureView) -> Target:
-    return Target(view.dataset, "features", view.table, (view.entity_key,))
+    return Target(view.dataset, "features", view.table, (view.entity_key,), may_be_empty=view.may_be_empty)
 
 
 def _variables(write: PartitionWrite, as_of: Mapping[Partition, dt.datetime]) -> dict[str, Any]:

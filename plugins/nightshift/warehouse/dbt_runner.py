@@ -69,11 +69,13 @@ class FeatureView:
         name: Name of the view; its table is ``features.feat_<name>``.
         entity_key: Its identifier column, from ``meta.entity_key`` of the model.
         columns: PostgreSQL type by column, in order, from the model's contract.
+        may_be_empty: Whether a night may have no entity, from ``meta.may_be_empty``; the suite has its say too.
     """
 
     name: str
     entity_key: str
     columns: Mapping[str, str]
+    may_be_empty: bool = False
 
     @property
     def dataset(self) -> str:
@@ -118,7 +120,8 @@ def _feature_view(model: Mapping[str, Any]) -> FeatureView:
             got=repr(key),
             todo=f"Add it in {model['patch_path'] or model['original_file_path']}.",
         )
-    return FeatureView(model["name"].removeprefix(_FEATURE_PREFIX), key, columns)
+    may_be_empty = model["config"]["meta"].get("may_be_empty") is True
+    return FeatureView(model["name"].removeprefix(_FEATURE_PREFIX), key, columns, may_be_empty)
 
 
 def run_models(

@@ -28,7 +28,7 @@ from nightshift.warehouse.partition_write import LoadManifest, PublishedLoad, Ta
 if TYPE_CHECKING:
     from nightshift.warehouse.connection import Connection
 
-FEATURES = Target("features/parcel", "features", "feat_parcel", ("parcel_id",))
+FEATURES = Target("features/parcel", "features", "feat_parcel", ("parcel_id",), may_be_empty=True)
 DAY = PartitionRange.of("2013-07-01")
 
 

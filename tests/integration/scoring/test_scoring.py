@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -311,3 +312,42 @@ def test_two_attempts_of_one_shard_at_once_leave_its_rows_once(registry, warehou
         list(pool.map(lambda attempt: score_shard(scoring_settings, spec, plan, *attempt), attempts))
 
     assert publish(scoring_settings, spec, plan, run)[0].n_rows == 400
+
+
+@pytest.mark.parametrize("has_champion", [True, False])
+def test_a_night_without_entities_is_published_without_rows(registry, warehouse, scoring_settings, spec, run, has_champion):
+    if has_champion:
+        registry.promote("2013-07-01")
+    publish_features(warehouse, n_rows=0)
+    _allow_no_rows(scoring_settings)
+
+    (published,) = score(scoring_settings, spec, DAY, run)
+    (again,) = score(scoring_settings, spec, DAY, run)
+
+    assert (published.n_rows, published.is_new, again.is_new, again.load_id) == (0, True, False, published.load_id)
+    assert _current(warehouse, "parcel_id") == []
+
+
+def test_an_empty_night_is_refused_when_the_suite_wants_rows(registry, warehouse, scoring_settings, spec, run):
+    registry.promote("2013-07-01")
+    publish_features(warehouse, n_rows=0)
+
+    with pytest.raises(GateError, match="no rows"):
+        score(scoring_settings, spec, DAY, run)
+
+
+def test_no_night_with_entities_is_published_without_rows(registry, warehouse, scoring_settings, spec, run):
+    registry.promote("2013-07-01")
+    publish_features(warehouse)
+    _allow_no_rows(scoring_settings)
+    plan = begin(scoring_settings, spec, DAY, run)
+
+    with pytest.raises(IncompletePredictionsError, match="50 entities without a prediction"):
+        publish(scoring_settings, spec, plan, run)
+
+
+def _allow_no_rows(settings) -> None:
+    path = settings.expectations_dir / "predictions" / "parcel_late.json"
+    suite = json.loads(path.read_text())
+    suite["expectations"].append({"type": "expect_table_row_count_to_be_between", "kwargs": {"min_value": 0}, "severity": "critical"})
+    path.write_text(json.dumps(suite))
