@@ -49,7 +49,7 @@ def write_page() -> None:
     for name, result in results.items():
         lines += ["", f"## {TITLES[name]}", "", f"{result['sizes']}. {result['machine']}, commit `{result['commit']}`.", ""]
         against = result.get("against", {"commit": "", "ratios": {}})
-        ratios = f"× of `{against['commit']}`" if against["commit"] else ""
+        ratios = f"x of `{against['commit']}`" if against["commit"] else ""
         lines += ["```sh", result["command"], "```", "", f"| figure | measured | limit | | {ratios} |", "|---|---|---|---|---|"]
         lines += [f"{_limited(what, found)} {_ratio(against, what)} |" for what, found in result["limited"].items()]
         lines += [f"| {what} | {number:,.4g} | | | {_ratio(against, what)} |" for what, number in result["figures"].items()]
