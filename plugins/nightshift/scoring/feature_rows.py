@@ -38,6 +38,7 @@ class Feature:
     partition_date: dt.date
     load_id: int
     content_hash: str
+    n_rows: int
 
 
 def published_features(conn: Connection, spec: ModelSpec, partitions: PartitionRange) -> list[Feature]:
@@ -48,7 +49,8 @@ def published_features(conn: Connection, spec: ModelSpec, partitions: PartitionR
     """
     rows = conn.execute(
         """
-        select p.partition_date, p.load_id, l.content_hash from ops.published p join ops.loads l using (dataset, partition_date, load_id)
+        select p.partition_date, p.load_id, l.content_hash, l.n_rows
+        from ops.published p join ops.loads l using (dataset, partition_date, load_id)
         where p.dataset = %s and p.partition_date between %s and %s order by p.partition_date
         """,
         [spec.features_dataset, partitions.first.day, partitions.last.day],

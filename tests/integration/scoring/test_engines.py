@@ -8,11 +8,12 @@ import pytest
 from tests.integration.scoring.conftest import DAY, publish_features
 
 from nightshift.provenance.predictions import reason_methods, sample_predictions
-from nightshift.scoring import batch_scorer, scorer
+from nightshift.scoring import batch_scorer, engine, scorer
 from nightshift.scoring.contributions import METHOD
 from nightshift.scoring.publication import score
 from nightshift.scoring.reasons import top_reasons
 from nightshift.training import engine_proof
+from nightshift.training.lignum_trees import has_compiler
 
 pytestmark = pytest.mark.integration
 PROOF = {"engine": "lignum", "version": "0.3.0", "n_rows": 200, "is_equal": True, "objection": None, "raw_sha256": "0"}
@@ -26,10 +27,10 @@ def _engines(monkeypatch) -> set[str]:
     """Return a set that fills with the names of the engines that score."""
     used, choose = set(), scorer.choose_engine
 
-    def noted(model, choice):
-        engine = choose(model, choice)
-        used.add(engine.name)
-        return engine
+    def noted(model, choice, libraries=None):
+        chosen = choose(model, choice, libraries)
+        used.add("compiled lignum" if getattr(chosen, "is_compiled", False) else chosen.name)
+        return chosen
 
     monkeypatch.setattr(scorer, "choose_engine", noted)
     return used
@@ -50,6 +51,22 @@ def test_a_proved_version_is_scored_by_the_accelerated_engine_to_the_same_conten
     (second,) = score(scoring_settings, spec, DAY, run)
 
     assert used == {"lightgbm"}
+    assert (second.load_id, second.is_new, _scores(warehouse)) == (first.load_id, False, published)
+
+
+@pytest.mark.skipif(not has_compiler(), reason="there is no C compiler")
+def test_a_night_of_very_many_rows_is_scored_by_compiled_trees_to_the_same_content(
+    registry, warehouse, scoring_settings, spec, run, monkeypatch
+):
+    publish_features(warehouse)
+    registry.promote("2013-07-01", proof=PROOF)
+    (first,) = score(scoring_settings, spec, DAY, run)
+    published = _scores(warehouse)
+    monkeypatch.setattr(engine, "COMPILE_ROWS", 50)
+    used = _engines(monkeypatch)
+    (second,) = score(scoring_settings, spec, DAY, run)
+
+    assert used == {"lignum", "compiled lignum"}  # the trial, which decides; then the shards
     assert (second.load_id, second.is_new, _scores(warehouse)) == (first.load_id, False, published)
 
 

@@ -12,11 +12,11 @@ from tests.unit.scoring.models import SHAPES, make_booster, make_matrix
 from tests.unit.scoring.test_contributions import SPEC, _rows
 
 from nightshift.scoring import engine
-from nightshift.scoring.engine import choose_engine
+from nightshift.scoring.engine import choose_engine, compile_where_it_pays
 from nightshift.scoring.scorer import score_rows
 from nightshift.training import engine_proof
 from nightshift.training.engine_proof import prove_engine
-from nightshift.training.lignum_trees import LignumTrees
+from nightshift.training.lignum_trees import LignumTrees, has_compiler
 from nightshift.training.pipeline import fit_model
 from nightshift.training.trained_model import TrainedModel
 
@@ -123,3 +123,69 @@ def test_both_engines_give_the_same_bits_when_trees_have_this_shape(shape):
 
 def test_scoring_nothing_gives_nothing_with_the_accelerated_engine(proved):
     assert score_rows(proved, _rows(10).slice(0, 0), 2, "auto").schema.field("score").type == pa.float64()
+
+
+@pytest.fixture
+def many_rows(monkeypatch):
+    monkeypatch.setattr(engine, "COMPILE_ROWS", 1_000)
+    monkeypatch.setattr(engine, "COMPARED_ROWS", 500)
+
+
+needs_compiler = pytest.mark.skipif(not has_compiler(), reason="there is no C compiler")
+
+
+@needs_compiler
+@pytest.mark.usefixtures("many_rows")
+def test_trees_are_compiled_once_for_many_rows_and_give_the_same_bits(proved, tmp_path):
+    rows = _rows(3000, seed=4)
+    compile_where_it_pays(proved, "auto", tmp_path / "compiled", 999)
+    assert not (tmp_path / "compiled").exists()
+
+    compile_where_it_pays(proved, "auto", tmp_path / "compiled", 1_000)
+    (library,) = (tmp_path / "compiled").glob("*.so")
+    made = library.stat().st_mtime_ns
+    compile_where_it_pays(proved, "auto", tmp_path / "compiled", 1_000)
+
+    chosen = choose_engine(proved, "auto", tmp_path / "compiled")
+    assert (chosen.name, chosen.is_compiled, library.stat().st_mtime_ns) == ("lignum", True, made)
+    assert {path.suffix for path in (tmp_path / "compiled").iterdir()} == {".so", ".sha256"}
+    assert chosen.raw(proved.encode(rows)).tobytes() == proved.raw(rows).tobytes()
+
+
+@needs_compiler
+@pytest.mark.usefixtures("many_rows")
+@pytest.mark.parametrize("damage", ["truncated", "of another model"])
+def test_trees_are_interpreted_when_the_compiled_ones_are_not_theirs(proved, tmp_path, damage):
+    compile_where_it_pays(proved, "auto", tmp_path, 1_000)
+    (library,) = tmp_path.glob("*.so")
+    if damage == "truncated":
+        library.write_bytes(library.read_bytes()[:5_000])
+    else:
+        rows = _rows(500, seed=77)
+        model = fit_model(SPEC, rows.slice(0, 300), rows.slice(300))
+        other = replace(TrainedModel.from_files(*model.files.values()), engine_proof=prove_engine(model, rows))
+        compile_where_it_pays(other, "auto", tmp_path / "other", 1_000)
+        for path in (tmp_path / "other").iterdir():
+            path.replace(library.with_suffix(path.suffix))
+
+    chosen = choose_engine(proved, "auto", tmp_path)
+
+    assert (chosen.name, chosen.is_compiled) == ("lignum", False)
+    assert chosen.raw(proved.encode(_rows(50))).tobytes() == proved.raw(_rows(50)).tobytes()
+
+
+@pytest.mark.usefixtures("many_rows")
+@pytest.mark.parametrize("why", ["no compiler", "it fails", "not proved", "reference", "no proof"])
+def test_nothing_is_compiled_when_it_cannot_or_must_not_be(proved, tmp_path, monkeypatch, why):
+    model = replace(proved, engine_proof=None) if why == "no proof" else proved
+    if why == "no compiler":
+        monkeypatch.setattr(engine, "has_compiler", lambda: False)
+    if why == "it fails":
+        monkeypatch.setenv("PATH", str(tmp_path))
+        monkeypatch.setattr(engine, "has_compiler", lambda: True)
+    if why == "not proved":
+        model = replace(proved, engine_proof={**proved.engine_proof, "is_equal": False, "objection": "x"})
+
+    compile_where_it_pays(model, "lightgbm" if why == "reference" else "auto", tmp_path / "compiled", 5_000)
+
+    assert list(tmp_path.glob("compiled/*")) == []
