@@ -1,6 +1,6 @@
 """How time and memory grow with the rows of one partition: ingest, scoring and profile, each at several sizes.
 
-    PYTHONPATH=plugins .venv/bin/python -m benchmarks.scaling [--rows 100000,1000000,10000000] [--parts ingest,scoring]
+    PYTHONPATH=plugins .venv/bin/python -m benchmarks.scaling [--rows 100000,1000000,10000000,30000000] [--parts ingest,scoring]
 
 Each size is a run of the part's own benchmark, ours alone, with a server of its own; the slope is that of the logarithms between the two
 largest sizes: 1 is proportional.
@@ -45,7 +45,7 @@ def measure(part: str, n_rows: int) -> tuple[float, float]:
 def main() -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", default="100000,1000000,10000000")
+    parser.add_argument("--rows", default="100000,1000000,10000000,30000000")
     parser.add_argument("--parts", default=",".join(PARTS))
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from nightshift.warehouse.connection import Connection
     from nightshift.warehouse.load import Target
 
-VOLATILE_COLUMNS = frozenset({"load_id", "run_id", "shard", "source_row", "loaded_at"})
+VOLATILE_COLUMNS = frozenset({"load_id", "run_id", "shard", "source_uri", "source_sha256", "source_row", "loaded_at"})
 """Columns that say how a row came here, not what it says: left out of the content hash."""
 VERSION_COLUMNS = frozenset({"known_at"})
 """Left out for raw data too: the same content delivered again is the same version."""

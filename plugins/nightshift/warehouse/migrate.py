@@ -56,7 +56,7 @@ def ensure_raw_table(conn: Connection, contract: DatasetContract) -> None:
     """Create the raw table of a contract, or add the columns that the contract gained.
 
     Grain: one delivered row of one version. Columns: ``partition_date, load_id, known_at, source_row`` and the contract's. The file of a
-    version stands in ``raw.ingested_drops``; tables of before had it in every row.
+    version stands in ``raw.ingested_drops``; tables of before keep two columns for it, which new rows leave null.
 
     Raises:
         SpecError: A column has another type there: views stand on it, and old rows have been read with it.
@@ -71,12 +71,25 @@ def ensure_raw_table(conn: Connection, contract: DatasetContract) -> None:
             " source_row bigint not null)"
         ).format(table)
     )
-    conn.execute(sql.SQL("alter table {} drop column if exists source_uri, drop column if exists source_sha256").format(table))
+    _leave_null(conn, contract, ("source_uri", "source_sha256"))
     for name, sql_type in columns:
         conn.execute(sql.SQL("alter table {} add column if not exists {} {}").format(table, sql.Identifier(name), sql.SQL(sql_type)))
     _refuse_changed_types(conn, contract)
     index = sql.Identifier(f"{contract.name}_by_partition")
     conn.execute(sql.SQL("create index if not exists {} on {} (partition_date, load_id)").format(index, table))
+
+
+def _leave_null(conn: Connection, contract: DatasetContract, columns: tuple[str, ...]) -> None:
+    """Let rows come without columns that only older code fills; they stay for as long as it may still run."""
+    from psycopg import sql
+
+    there = conn.execute(
+        "select attname from pg_attribute where attrelid = to_regclass(format('raw.%%I', %s::text)) and attname = any(%s) and attnotnull",
+        [contract.name, list(columns)],
+    ).fetchall()
+    for (name,) in there:
+        query = sql.SQL("alter table {} alter column {} drop not null")
+        conn.execute(query.format(sql.Identifier("raw", contract.name), sql.Identifier(name)))
 
 
 def _refuse_changed_types(conn: Connection, contract: DatasetContract) -> None:
