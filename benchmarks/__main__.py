@@ -3,8 +3,8 @@
     PYTHONPATH=plugins .venv/bin/python -m benchmarks [--quick] [--only scoring,ingest] [--against HEAD~1] [--page-only]
 
 A full run takes an hour or two on two cores and replaces ``benchmarks/results/*.json``; ``--quick`` takes minutes, compares with the last
-full results, leaves the slowest peers out, and writes nothing. ``--against`` runs each benchmark of another commit just before ours, with the same packages, and keeps
-the ratios of all figures beside ours.
+full results, leaves the slowest peers out, and writes nothing. ``--against`` runs each benchmark of another commit just before ours, with
+the same packages, and keeps the ratios of all figures beside ours.
 """
 
 from __future__ import annotations
