@@ -172,7 +172,7 @@ def _matured_loss(night: Night, watched: Performance | None, expected: float | N
 
 def _with_report(night: Night, verdict: Verdict, drifts: list[Drift], digest: str, *, wants_report: bool) -> Verdict:
     """Link the report of this verdict, made before or now; whatever goes wrong with it is its problem, nothing more."""
-    if night.champion is None:
+    if night.champion is None or not drifts:
         return verdict
     folder = f"reports/{night.spec.name}/{night.partition}/{digest[:16]}"
     try:

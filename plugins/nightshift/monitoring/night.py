@@ -99,11 +99,15 @@ class Night:
         )
 
     def drifts(self) -> list[Drift]:
-        """Return the drift of all features, and of the score if the champion's predictions are published."""
+        """Return the drift of all features, and of the score if the champion's predictions are published; nothing of an empty night."""
         if self.champion is None:
             return []
         yardstick = self.yardstick(self.champion)
-        found = feature_drift(self.conn, published_features(self.spec, self.partition, self.partition), yardstick)[self.partition.day]
+        by_day = feature_drift(self.conn, published_features(self.spec, self.partition, self.partition), yardstick)
+        if self.partition.day not in by_day:
+            self.remarks.append(f"the night has no {self.spec.entity.name}")
+            return []
+        found = by_day[self.partition.day]
         if self._versions(self.partition):
             scores = score_drift(self.conn, published_predictions(self.spec, self.partition, self.partition), yardstick)
             return [*found, scores[self.partition.day]]

@@ -32,23 +32,25 @@ def evaluated_partition(spec: ModelSpec, partition: Partition) -> Partition:
 
 
 def knowledge_cutoff(conn: Connection, spec: ModelSpec, partition: Partition) -> dt.datetime:
-    """Return the as-of of a night, UTC, as its published feature rows carry it.
+    """Return the as-of of a night, UTC, as its published feature rows carry it; the partition's cut-off for a night without rows.
 
     Raises:
         FeaturesNotPublishedError: They are not published.
     """
     from psycopg import sql
 
-    query = sql.SQL("select max(as_of) from {}").format(published_features(spec, partition, partition))
+    query = sql.SQL(
+        "select (select max(as_of) from {}), exists (select from ops.published where dataset = {} and partition_date = {})"
+    ).format(published_features(spec, partition, partition), sql.Literal(spec.features_dataset), sql.Literal(partition.day))
     row = conn.execute(query).fetchone()
-    if row is None or row[0] is None:
+    if row is None or not row[1]:
         raise FeaturesNotPublishedError(
             f"{spec.features_dataset} of {partition} is not published.",
             expected="one published load",
             todo="Run `transform` for this partition; the monitor follows by itself.",
         )
-    as_of: dt.datetime = row[0]
-    return as_of
+    as_of: dt.datetime | None = row[0]
+    return as_of or partition.cutoff
 
 
 def published_features(spec: ModelSpec, first: Partition, last: Partition) -> sql.Composed:

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+PIECE_ROWS = 250_000
+"""Rows that go to a worker at once."""
 CONNECT_SECONDS = 30
 NETWORK_MINUTES = 5
 """How long LightGBM's workers wait for each other before the fit fails."""
@@ -103,23 +105,23 @@ def _cluster(scheduler: str, n_local: int) -> Iterator[Client]:
 
 
 def _distributed(client: Client, rows: pa.Table, label: Vector) -> tuple[Any, Any]:
-    """Give each worker its consecutive part, one after another, so that only one part is there twice at a time."""
+    """Give each worker its consecutive share of the rows, piece by piece: no more than a piece is here twice."""
     import dask.array as da
     import numpy as np
 
     workers = sorted(client.scheduler_info(n_workers=-1)["workers"])
-    size = math.ceil(len(label) / len(workers))
+    share = math.ceil(len(label) / len(workers))
     matrices, labels = [], []
     for place, worker in enumerate(workers):
-        part = rows.slice(place * size, size)
-        if not part.num_rows:
-            break
-        matrix = np.column_stack([column.to_numpy().astype(np.float64, copy=False) for column in part.itercolumns()])
-        values = label[place * size : place * size + part.num_rows]
-        held = client.scatter([matrix, values], workers=[worker], hash=False)
-        matrices.append(da.from_delayed(held[0], matrix.shape, np.float64))
-        labels.append(da.from_delayed(held[1], values.shape, np.float64))
-        logger.info("Worker %s of %s holds %s rows.", place + 1, len(workers), f"{part.num_rows:,}")
+        end = min((place + 1) * share, len(label))
+        for start in range(place * share, end, PIECE_ROWS):
+            part = rows.slice(start, min(PIECE_ROWS, end - start))
+            matrix = np.column_stack([column.to_numpy().astype(np.float64, copy=False) for column in part.itercolumns()])
+            values = label[start : start + part.num_rows]
+            held = client.scatter([matrix, values], workers=[worker], hash=False)
+            matrices.append(da.from_delayed(held[0], matrix.shape, np.float64))
+            labels.append(da.from_delayed(held[1], values.shape, np.float64))
+        logger.info("Worker %s of %s holds %s rows.", place + 1, len(workers), f"{max(end - place * share, 0):,}")
     return da.concatenate(matrices), da.concatenate(labels)
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import datetime as dt
+
 import pytest
 
 from nightshift.contracts.partitions import Partition
@@ -35,6 +37,20 @@ def test_quiet_night_is_ok_when_champion_scored_it(world) -> None:
         ("numeric", "wind", False),
         ("score", "score", False),
     ]
+
+
+def test_an_empty_night_is_measured_as_one_and_is_no_drift(world) -> None:
+    """Also when it is the night whose labels mature."""
+    for dataset in ("features/parcel", "predictions/parcel_late"):
+        world.flip(dataset, dt.date(2020, 2, 2), 1_000_000)
+    verdict = world.measure("2020-02-02", report_rows=100)
+    assert (verdict.drift_status, verdict.score_drift_status, verdict.n_features) == ("unknown", "unknown", 0)
+    assert (verdict.report_key, verdict.has_triggered) == (None, False)
+    assert "the night has no parcel" in verdict.reasons
+    for key in ("2020-02-03", "2020-02-04"):
+        world.add_night(key)
+        world.score_night(key)
+    assert "no matured predictions of 2020-02-02" in world.measure("2020-02-03", "2020-02-04").reasons
 
 
 @pytest.mark.mlts("mon-3")
