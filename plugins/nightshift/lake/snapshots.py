@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -58,17 +60,34 @@ def digest_of(table: pa.Table) -> str:
 def read_snapshot(store: ObjectStore, key: str, sha256: str) -> pa.Table:
     """Read a snapshot back, verified; its file lies on disk while it is read, not beside the rows in memory.
 
+    It is read group by group into memory of the system's allocator: Arrow's own holds about a quarter more while it reads.
+
     Raises:
         ObjectMissingError: It does not exist.
         ObjectCorruptError: Its bytes are not those that were written.
         LocalSpaceError: The disk for temporary files is full.
     """
+    import pyarrow as pa
     from pyarrow import parquet
 
-    with TemporaryDirectory(prefix="nightshift-snapshot-") as folder:
+    with TemporaryDirectory(prefix="nightshift-snapshot-") as folder, _system_memory():
         path = Path(folder) / "rows.parquet"
         store.download(key, path, sha256)
-        return parquet.read_table(path, pre_buffer=False)
+        with parquet.ParquetFile(path, pre_buffer=False) as file:
+            groups = [file.read_row_group(place) for place in range(file.num_row_groups)]
+            return pa.concat_tables(groups) if groups else file.read()
+
+
+@contextmanager
+def _system_memory() -> Iterator[None]:
+    import pyarrow as pa
+
+    before = pa.default_memory_pool()
+    pa.set_memory_pool(pa.system_memory_pool())
+    try:
+        yield
+    finally:
+        pa.set_memory_pool(before)
 
 
 def _parquet(table: pa.Table) -> bytes:
