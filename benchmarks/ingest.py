@@ -53,7 +53,8 @@ def make_flights(n_rows: int) -> pa.Table:
     """Return made-up flights of one day: as many as asked, keys unique, every fiftieth aircraft unknown."""
     dice = np.random.default_rng(1)
     number = np.arange(n_rows)
-    carriers = pa.array([a + b for a in "ABCDEFGHIJKLMNOPQRSTUVWXYZ" for b in "ABCDEFGHIJKLMNOPQRSTUVWXYZ"])
+    signs = "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
+    carriers = pa.array([a + b for a in signs for b in signs])  # enough for 38 million keys
     minute = dice.integers(0, 24 * 60, n_rows)
     local = np.datetime64("2013-07-02T00:00:00") + minute.astype("timedelta64[m]")
     tails = pa.array([f"N{i:05d}" for i in range(4_000)] + [None] * 80)

@@ -209,18 +209,27 @@ class _Rows:
             parts.append(rows.take(good[np.isin(self._hashes(rows, rows.verdict == GOOD), repeated)]))
         rows = TypedRows.together(parts)
         settle_repeated_keys(self._call.contract, rows)
-        self._keep_refused(rows)
         self.n_duplicated = int(np.sum(rows.verdict == DUPLICATE))
         self.lost = rows.numbers[rows.verdict != GOOD]
         self.n_good -= len(self.lost)
+        n_conflicting = int(np.sum(rows.verdict >= 0))  # all different: equal ones count as duplicates
+        if self._is_hopeless(n_conflicting):
+            self._judge(n_conflicting)
+        self._keep_refused(rows)
 
     def _stop_when_hopeless(self) -> None:
         """Raise what the end would say, once more distinct rows are refused than a file of so many rows may have."""
-        if len(self._refused) + len({text for _, text in self._malformed}) > self._call.contract.maximum_refused_ratio * self.drop.n_rows:
+        if self._is_hopeless(0):
             self._judge()
 
-    def _judge(self) -> None:
+    def _is_hopeless(self, n_more: int) -> bool:
+        n_refused = len(self._refused) + len({text for _, text in self._malformed}) + n_more
+        return n_refused > self._call.contract.maximum_refused_ratio * self.drop.n_rows
+
+    def _judge(self, n_conflicting: int = 0) -> None:
         reasons = Counter(row.reason for row in self.refused)
+        if n_conflicting:
+            reasons[Reason.CONFLICTING_KEY] += n_conflicting
         if error := judge(self._call.contract, self.drop, (self._n_values, self._n_wrong), self.n_good, reasons):
             raise error
 

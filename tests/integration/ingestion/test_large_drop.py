@@ -200,7 +200,9 @@ def spoilt(kind: str, header: Header, rows: Rows) -> tuple[bytes, int, str, dict
     few = [list(row) for row in rows]
     for row in few[::20]:
         row[-1] = "far"
+    doubled = [*rows, *([*row[:-1], "777"] for row in rows)]
     return {
+        "keys in conflict": (as_csv(header, doubled), 2 * n_rows, ".csv", {}),
         "other digest": (data, n_rows, ".csv", {"claimed_sha256": sha256(b"another").hexdigest()}),
         "more rows": (data, n_rows - 1, ".csv", {}),
         "fewer rows": (data, n_rows + 1, ".csv", {}),
@@ -217,6 +219,7 @@ def spoilt(kind: str, header: Header, rows: Rows) -> tuple[bytes, int, str, dict
 @pytest.mark.parametrize(
     ("kind", "error"),
     [
+        ("keys in conflict", RefusedRatioError),
         ("other digest", DigestError),
         ("more rows", RowCountError),
         ("fewer rows", RowCountError),
