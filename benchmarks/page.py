@@ -49,16 +49,19 @@ def write_page() -> None:
     for name, result in results.items():
         lines += ["", f"## {TITLES[name]}", "", f"{result['sizes']}. {result['machine']}, commit `{result['commit']}`.", ""]
         against = result.get("against", {"commit": "", "ratios": {}})
-        ratios = f"x of `{against['commit']}`" if against["commit"] else ""
-        lines += ["```sh", result["command"], "```", "", f"| figure | measured | limit | | {ratios} |", "|---|---|---|---|---|"]
-        lines += [f"{_limited(what, found)} {_ratio(against, what)} |" for what, found in result["limited"].items()]
-        lines += [f"| {what} | {number:,.4g} | | | {_ratio(against, what)} |" for what, number in result["figures"].items()]
+        ratios, line = (f" x of `{against['commit']}` |", "---|") if against["commit"] else ("", "")
+        lines += ["```sh", result["command"], "```", "", f"| figure | measured | limit | |{ratios}", f"|---|---|---|---|{line}"]
+        lines += [f"{_limited(what, found)}{_ratio(against, what)}" for what, found in result["limited"].items()]
+        lines += [f"| {what} | {number:,.4g} | | |{_ratio(against, what)}" for what, number in result["figures"].items()]
     PAGE.write_text("\n".join(lines) + "\n", encoding="utf-8")
     _draw({name: result for name, result in results.items() if result["bars"]})
 
 
 def _ratio(against: dict[str, Any], what: str) -> str:
-    return f"{against['ratios'][what]:.2f}" if what in against["ratios"] else ""
+    """Return the cell of another commit; none where no other commit was measured."""
+    if not against["commit"]:
+        return ""
+    return f" {against['ratios'][what]:.2f} |" if what in against["ratios"] else " |"
 
 
 def _limited(what: str, found: dict[str, Any]) -> str:

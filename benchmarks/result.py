@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shlex
 import subprocess
 import sys
 from dataclasses import asdict, dataclass, field
@@ -95,7 +96,9 @@ def measured_on() -> dict[str, Any]:
     shown = path.relative_to(PROJECT_ROOT) if path.is_relative_to(PROJECT_ROOT) else Path(path.name)
     commit = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], cwd=PROJECT_ROOT, capture_output=True, text=True, check=False)
     return {
-        "command": " ".join(["PYTHONPATH=plugins python", "-m", ".".join(shown.with_suffix("").parts), *_shown_arguments()]),
+        "command": f"PYTHONPATH=plugins python -m {'.'.join(shown.with_suffix('').parts)} {shlex.join(_shown_arguments())}".strip(),
+            ["PYTHONPATH=plugins python", "-m", ".".join(shown.with_suffix("").parts), shlex.join(_shown_arguments())]
+        ).strip(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, Python {platform.python_version()}",
         "commit": commit.stdout.strip(),
     }
