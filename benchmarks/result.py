@@ -97,8 +97,6 @@ def measured_on() -> dict[str, Any]:
     commit = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], cwd=PROJECT_ROOT, capture_output=True, text=True, check=False)
     return {
         "command": f"PYTHONPATH=plugins python -m {'.'.join(shown.with_suffix('').parts)} {shlex.join(_shown_arguments())}".strip(),
-            ["PYTHONPATH=plugins python", "-m", ".".join(shown.with_suffix("").parts), shlex.join(_shown_arguments())]
-        ).strip(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, Python {platform.python_version()}",
         "commit": commit.stdout.strip(),
     }
@@ -106,4 +104,8 @@ def measured_on() -> dict[str, Any]:
 
 def _shown_arguments() -> list[str]:
     """Leave out where the result goes."""
-    return [text for before, text in zip(["", *sys.argv[1:]], sys.argv[1:], strict=False) if "--json" not in (text, before)]
+    return [
+        text
+        for before, text in zip(["", *sys.argv[1:]], sys.argv[1:], strict=False)
+        if before != "--json" and not text.startswith("--json")
+    ]
