@@ -104,8 +104,5 @@ def measured_on() -> dict[str, Any]:
 
 def _shown_arguments() -> list[str]:
     """Leave out where the result goes."""
-    return [
-        text
-        for before, text in zip(["", *sys.argv[1:]], sys.argv[1:], strict=False)
-        if before != "--json" and not text.startswith("--json")
-    ]
+    pairs = zip(["", *sys.argv[1:]], sys.argv[1:], strict=False)
+    return [text for before, text in pairs if before != "--json" and not text.startswith("--json")]
