@@ -119,7 +119,7 @@ def test_last_good_model_scores_when_the_champion_is_poisoned_in_the_bucket(regi
 def test_nothing_is_read_when_the_bucket_holds_more_than_the_warehouse_names(registry, monkeypatch):
     champion = registry.promote("2013-07-01")
     registry.store._client.put_object(Bucket=registry.store.bucket, Key=champion.model_key, Body=b"x" * (champion.model_bytes + 1))
-    monkeypatch.setattr("nightshift.lake.object_store.receive", lambda *_: pytest.fail("read"))
+    monkeypatch.setattr("nightshift.lake.object_store.receive", lambda *_, **__: pytest.fail("read"))
     with pytest.raises(ObjectStoreError, match=f"{champion.model_bytes} bytes"):
         load_model(registry.store, champion)
 
