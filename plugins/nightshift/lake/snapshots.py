@@ -70,10 +70,10 @@ def read_snapshot(store: ObjectStore, key: str, sha256: str) -> pa.Table:
     import pyarrow as pa
     from pyarrow import parquet
 
-    with TemporaryDirectory(prefix="nightshift-snapshot-") as folder, _system_memory():
+    with TemporaryDirectory(prefix="nightshift-snapshot-") as folder:
         path = Path(folder) / "rows.parquet"
         store.download(key, path, sha256)
-        with parquet.ParquetFile(path, pre_buffer=False) as file:
+        with _system_memory(), parquet.ParquetFile(path, pre_buffer=False) as file:
             groups = [file.read_row_group(place) for place in range(file.num_row_groups)]
             return pa.concat_tables(groups) if groups else file.read()
 

@@ -61,7 +61,8 @@ def _check(profile: Mapping[str, Sketch], kind: str, given: dict[str, Any], n_pa
     column = str(given.get("column", ""))
     if kind == "expect_table_row_count_to_be_between" and n_partitions == 1 and profile and set(given) <= {"min_value", "max_value"}:
         n_rows = next(iter(profile.values())).n_rows
-        is_met = given.get("min_value", 0) <= n_rows <= given.get("max_value", n_rows)
+        smallest, largest = given.get("min_value"), given.get("max_value")
+        is_met = (smallest is None or n_rows >= smallest) and (largest is None or n_rows <= largest)
         return ProfileCheck(kind, "", Verdict.MET if is_met else Verdict.BROKEN, f"{n_rows:,} rows")
     mostly = given.pop("mostly", 1.0)
     count = _COUNTS.get(kind)
@@ -101,10 +102,11 @@ def _of_other_texts(sketch: Sketch, given: dict[str, Any]) -> Counts | None:
         not isinstance(sketch, TextSketch)
         or not sketch.keeps_levels
         or not isinstance(allowed, list)
+        or not all(isinstance(text, str) for text in allowed)
         or set(given) != {"column", "value_set"}
     ):
         return None
-    n_allowed = sum(n for text, n in sketch.levels.items() if text in {*map(str, allowed)})
+    n_allowed = sum(n for text, n in sketch.levels.items() if text in {*allowed})
     n_other = sum(sketch.levels.values()) - n_allowed
     if not sketch.n_uncounted:
         return sketch.n_known, n_other, n_other

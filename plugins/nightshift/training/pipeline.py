@@ -15,7 +15,6 @@ from nightshift.contracts.run import code_version
 from nightshift.errors import NightshiftError
 from nightshift.fault_points import FaultPoint, reach
 from nightshift.lake.object_store import ObjectStore
-from nightshift.settings import load_settings
 from nightshift.training.booster import FitPlan, fit_trees, importance, load_booster, predict_raw, thread_count
 from nightshift.training.calibration import fit_calibration
 from nightshift.training.candidate import Candidate, Origin, store_candidate
@@ -74,7 +73,7 @@ def is_due(settings: Settings, spec: ModelSpec, partition: Partition) -> bool:
 
 
 def train(settings: Settings, spec: ModelSpec, training_set_key: str, run: RunContext) -> Candidate:
-    """Train one candidate; the same training set, spec and code give the same digest.
+    """Train one candidate; the same training set, spec and code give the same digest, unless the spec trains on Dask.
 
     A version that was registered from the same three is returned without a fit. A killed call goes on from its last checkpoint.
 
@@ -92,7 +91,7 @@ def train(settings: Settings, spec: ModelSpec, training_set_key: str, run: RunCo
     rows = read_rows(store, training_set)
     checkpoint = settings.home / "checkpoints" / f"{_fit_identity(spec, training_set)}.json"
     split = split_window(training_set.window, spec.training)
-    trained, measured, figures = train_rows(spec, rows, split, training_set.key, checkpoint)
+    trained, measured, figures = train_rows(spec, rows, split, training_set.key, checkpoint, settings.dask_scheduler)
     proof = prove_engine(trained, rows_of(rows, split.holdout))
     candidate = replace(store_candidate(store, trained, _origin(spec, training_set, split), measured, figures), engine_proof=proof)
     reach(FaultPoint.TRAIN_STORED)
@@ -101,15 +100,18 @@ def train(settings: Settings, spec: ModelSpec, training_set_key: str, run: RunCo
 
 
 def train_rows(
-    spec: ModelSpec, rows: pa.Table, split: Split, training_set: str, checkpoint: Path | None = None
+    spec: ModelSpec, rows: pa.Table, split: Split, training_set: str, checkpoint: Path | None = None, dask_scheduler: str = ""
 ) -> tuple[TrainedModel, list[Measured], dict[str, bytes]]:
     """Fit, calibrate and measure a model on rows in their total order.
 
     Returns:
         The model, the evidence (hold-out and backtest) and figures by file name.
     """
-    folds = [_fit_and_judge(spec, rows, fold, f"backtest-{n}") for n, fold in enumerate(backtest_folds(_window(split), spec.training), 1)]
-    trained, final = fit_and_judge(spec, rows, split, training_set, checkpoint)
+    folds = [
+        _fit_and_judge(spec, rows, fold, f"backtest-{n}", dask_scheduler=dask_scheduler)
+        for n, fold in enumerate(backtest_folds(_window(split), spec.training), 1)
+    ]
+    trained, final = fit_and_judge(spec, rows, split, training_set, checkpoint, dask_scheduler)
     trained = with_reference(trained, rows, split)
     measured = [part for judged in (final, *folds) for part in judged.measured]
     return trained, measured, _draw(spec, [final, *folds])
@@ -134,8 +136,10 @@ class Judged:
     baseline: Predictions
 
 
-def _fit_and_judge(spec: ModelSpec, rows: pa.Table, split: Split, sample: str, checkpoint: Path | None = None) -> Judged:
-    trained = fit_model(spec, rows_of(rows, split.train), rows_of(rows, split.validation), checkpoint)
+def _fit_and_judge(
+    spec: ModelSpec, rows: pa.Table, split: Split, sample: str, checkpoint: Path | None = None, dask_scheduler: str = ""
+) -> Judged:
+    trained = fit_model(spec, rows_of(rows, split.train), rows_of(rows, split.validation), checkpoint, dask_scheduler)
     trained = replace(trained, training={**trained.training, "split": str(split)})
     holdout = rows_of(rows, split.holdout)
     challenger = trained.predictions(holdout)
@@ -146,14 +150,14 @@ def _fit_and_judge(spec: ModelSpec, rows: pa.Table, split: Split, sample: str, c
 
 
 def fit_and_judge(
-    spec: ModelSpec, rows: pa.Table, split: Split, training_set: str, checkpoint: Path | None = None
+    spec: ModelSpec, rows: pa.Table, split: Split, training_set: str, checkpoint: Path | None = None, dask_scheduler: str = ""
 ) -> tuple[TrainedModel, Judged]:
     """Fit and calibrate a model on rows in their total order, and judge it; nothing is drawn.
 
     Returns:
         The model with its hold-out metrics and deciles, and the hold-out that it was judged on.
     """
-    final = _fit_and_judge(spec, rows, split, "holdout", checkpoint)
+    final = _fit_and_judge(spec, rows, split, "holdout", checkpoint, dask_scheduler)
     trained = replace(
         final.trained,
         decile_edges=_decile_edges(_unseen_scores(final.trained, rows, split)),
@@ -173,8 +177,12 @@ def _unseen_scores(trained: TrainedModel, rows: pa.Table, split: Split) -> Vecto
     return trained.predictions(rows_between(rows, split.validation.first.day, split.holdout.last.day)).score
 
 
-def fit_model(spec: ModelSpec, train_part: pa.Table, validation: pa.Table, checkpoint: Path | None = None) -> TrainedModel:
+def fit_model(
+    spec: ModelSpec, train_part: pa.Table, validation: pa.Table, checkpoint: Path | None = None, dask_scheduler: str = ""
+) -> TrainedModel:
     """Fit trees on one part; stop, calibrate and choose the threshold on a later one.
+
+    ``dask_scheduler`` counts for ``training.engine: dask`` alone; empty starts workers here.
 
     Raises:
         TrainingError: The task has no trainer.
@@ -195,7 +203,7 @@ def fit_model(spec: ModelSpec, train_part: pa.Table, validation: pa.Table, check
     matrix, label = encode(validation, signature), numbers(validation, spec.label.column)
     part = encode_columns(train_part, signature), numbers(train_part, spec.label.column)
     if spec.training.engine == "dask":
-        fit = fit_trees_on_dask(part, (matrix, label), plan, load_settings().dask_scheduler)
+        fit = fit_trees_on_dask(part, (matrix, label), plan, dask_scheduler)
     else:
         fit = fit_trees(part, (matrix, label), plan, checkpoint)
     raw = predict_raw(load_booster(fit.text, signature.names), matrix)

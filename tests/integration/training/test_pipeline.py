@@ -11,7 +11,7 @@ from nightshift.contracts.partitions import Partition
 from nightshift.lake.object_store import ObjectStore
 from nightshift.registry.model_versions import load_model, register
 from nightshift.registry.promotion import decide
-from nightshift.training import booster, pipeline
+from nightshift.training import booster
 from nightshift.training.pipeline import is_due, train
 from nightshift.training.training_set import build_training_set, read_rows
 from nightshift.warehouse.decisions import consume, open_decision, open_ones
@@ -186,7 +186,7 @@ def test_regression_spec_trains_from_the_same_view(world):
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("is_cluster", [True, False])
-def test_a_spec_that_asks_for_dask_gets_the_same_evidence_and_registry(world, candidate, monkeypatch, is_cluster):
+def test_a_spec_that_asks_for_dask_gets_the_same_evidence_and_registry(world, candidate, is_cluster):
     """A cluster that stands already, as in production; or workers beside the task."""
     from dask.distributed import LocalCluster
 
@@ -198,8 +198,8 @@ def test_a_spec_that_asks_for_dask_gets_the_same_evidence_and_registry(world, ca
         if is_cluster:
             options = {"threads_per_worker": 1, "host": "127.0.0.1", "dashboard_address": None}
             scheduler = cleanup.enter_context(LocalCluster(n_workers=2, processes=True, **options)).scheduler_address
-        monkeypatch.setattr(pipeline, "load_settings", lambda: world.settings.model_copy(update={"dask_scheduler": scheduler}))
-        on_dask = train(world.settings, spec, training_set.key, world.run)
+        settings = world.settings.model_copy(update={"dask_scheduler": scheduler})
+        on_dask = train(settings, spec, training_set.key, world.run)
 
     assert on_dask.metrics["challenger"]["roc_auc"] == pytest.approx(candidate.metrics["challenger"]["roc_auc"], abs=0.03)
     assert on_dask.metrics["baseline"] == candidate.metrics["baseline"]

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 FIRST = dt.date(2013, 1, 1)
 LOCAL_NOON_UTC_HOUR = 17
-SOURCE = {"source_uri": "s3://b/k", "source_sha256": "0"}
 FLEET = [
     ("UA", 1, "N1", "EWR", "ORD"),
     ("UA", 2, "N2", "EWR", "IAH"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from dataclasses import replace
 
@@ -101,10 +102,8 @@ def test_a_lost_worker_fails_the_fit_and_leaves_nothing_running(parts, monkeypat
 
     def losing(client, rows, label):
         held = distributed(client, rows, label)
-        for worker in list(client.scheduler_info(n_workers=-1)["workers"].values())[1:]:
-            pid = client.run(__import__("os").getpid, workers=[worker["address"]] if "address" in worker else None)
-            psutil.Process(next(iter(pid.values()))).kill()
-            break
+        _, lost = client.run(os.getpid).values()
+        psutil.Process(lost).kill()
         return held
 
     monkeypatch.setattr(dask_trees, "_distributed", losing)
