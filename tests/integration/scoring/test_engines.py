@@ -62,9 +62,10 @@ def test_a_night_of_very_many_rows_is_scored_by_compiled_trees_to_the_same_conte
     registry.promote("2013-07-01", proof=PROOF)
     (first,) = score(scoring_settings, spec, DAY, run)
     published = _scores(warehouse)
+    own_home = scoring_settings.model_copy(update={"home": scoring_settings.expectations_dir})  # compiled trees are kept there
     monkeypatch.setattr(engine, "COMPILE_ROWS", 50)
     used = _engines(monkeypatch)
-    (second,) = score(scoring_settings, spec, DAY, run)
+    (second,) = score(own_home, spec, DAY, run)
 
     assert used == {"lignum", "compiled lignum"}  # the trial, which decides; then the shards
     assert (second.load_id, second.is_new, _scores(warehouse)) == (first.load_id, False, published)
