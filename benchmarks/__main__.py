@@ -49,7 +49,7 @@ BENCHMARKS = (
     Benchmark("ingest", quick=("--rows=600000", "--repeats=1")),
     Benchmark("training", quick=("--rows=200000", "--trees=100", "--repeats=1", "--ways=")),
     Benchmark("profiles", quick=("--rows=300000", "--peer-rows=50000", "--repeats=1")),
-    Benchmark("scoring", quick=("--rows=200000", "--repeats=1", "--ways=predict only,pandas,nightshift lightgbm,nightshift lignum")),
+    Benchmark("scoring", quick=("--rows=200000", "--repeats=1", "--ways=predict only,pandas,nightshift lightgbm,nightshift quickscorer")),
     Benchmark("empty_night", quick=None),
     Benchmark("scaling", quick=None),
 )

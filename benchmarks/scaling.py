@@ -22,7 +22,7 @@ from nightshift.settings import PROJECT_ROOT
 
 PARTS = {
     "ingest": (["--repeats=1"], "nightshift, s", "peak memory, MiB"),
-    "scoring": (["--repeats=1", "--ways=nightshift lignum"], "nightshift lignum, s", "nightshift lignum, peak MiB"),
+    "scoring": (["--repeats=1", "--ways=nightshift quickscorer"], "nightshift quickscorer, s", "nightshift quickscorer, peak MiB"),
     "profiles": (["--repeats=1", "--peer-rows=50000"], "nightshift, s", "nightshift, peak MiB"),
 }
 """Arguments of a part's benchmark, and the figures that count."""

@@ -9,7 +9,7 @@ Ways, each in a process of its own, A B C A B C …, medians:
   ways to write; it publishes nothing safely.
 - ``spark_udf``: MLflow's, on local PySpark (``spark_peer.py``), in an environment of its own that is made for it; without Java it is left
   out, and the result says so. It is compared by raw scores.
-- ``nightshift lightgbm`` and ``nightshift lignum``: plan, stream, audit, gate, publish, read back, by ``nightshift.scoring``.
+- ``nightshift`` and the name of an engine: plan, stream, audit, gate, publish, read back, by ``nightshift.scoring``.
 
 Rows, features and model are made up, of the shape of the real ones: 26 numbers, 4 categories of 30 levels, every twentieth value
 missing. Every score that was published is compared with LightGBM's own, bit by bit. Peak memory is that of the process as the kernel
@@ -54,10 +54,10 @@ N_NUMERIC, N_CATEGORICAL, N_LEVELS, N_TRAIN = 26, 4, 30, 60_000
 NUMERIC = [f"n{i:02d}" for i in range(N_NUMERIC)]
 CATEGORICAL = [f"c{i}" for i in range(N_CATEGORICAL)]
 LIMITS: dict[str, tuple[float, Literal["at least", "at most"]]] = {
-    "pandas / nightshift lignum": (8.0, "at least"),
-    "spark_udf / nightshift lignum": (4.5, "at least"),
+    "pandas / nightshift quickscorer": (8.0, "at least"),
+    "spark_udf / nightshift quickscorer": (4.5, "at least"),
     "nightshift lightgbm / predict only": (1.3, "at most"),
-    "nightshift lignum / predict only": (0.42, "at most"),
+    "nightshift quickscorer / predict only": (0.42, "at most"),
 }
 PEAK_MIB = 450
 
@@ -125,7 +125,7 @@ def train_champion(settings: Settings, conn: psycopg.Connection[Any], given: arg
     from nightshift.lake.object_store import ObjectStore
     from nightshift.registry.model_versions import register
     from nightshift.training.candidate import Origin, store_candidate
-    from nightshift.training.engine_proof import prove_engine
+    from nightshift.training.engine_proof import prove_engines
 
     spec, day = make_spec("auto", 0, trees=given.trees, leaves=given.leaves), Partition.parse("2013-06-30")
     trained, rows = fit(spec)
@@ -137,7 +137,7 @@ def train_champion(settings: Settings, conn: psycopg.Connection[Any], given: arg
     store = ObjectStore.open(settings)
     store.ensure_bucket()
     candidate = store_candidate(store, trained, Origin("bench", day, day.day, spec.digest, "bench"), [], {})
-    candidate = replace(candidate, engine_proof=prove_engine(trained, rows.slice(0, 20_000)))
+    candidate = replace(candidate, engine_proof=prove_engines(trained, rows.slice(0, 20_000)))
     version = register(settings, candidate, RunContext("train/bench", 1, "bench"))
     conn.execute(
         "insert into ml.promotions (model, version, verdict, partition_date, effective_partition, reasons, numbers, run_id, actor)"
@@ -331,8 +331,9 @@ WAYS: dict[str, Any] = {
     "pandas": lambda settings, _: pandas_script(settings),
     "spark_udf": spark_script,
     "nightshift lightgbm": lambda settings, _: ours(settings, "lightgbm", 0),
+    "nightshift quickscorer": lambda settings, _: ours(settings, "quickscorer", 0),
+    "nightshift quickscorer, 3 reasons": lambda settings, _: ours(settings, "quickscorer", 3),
     "nightshift lignum": lambda settings, _: ours(settings, "lignum", 0),
-    "nightshift lignum, 3 reasons": lambda settings, _: ours(settings, "lignum", 3),
 }
 
 

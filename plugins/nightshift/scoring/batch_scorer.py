@@ -13,7 +13,7 @@ from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.errors import NightshiftError, WarehouseError
 from nightshift.fault_points import FaultPoint, reach
 from nightshift.scoring.carry_over import feature_spine, past_digest, past_scores
-from nightshift.scoring.champion import Champions, Choice, Named, compiled_folder, load_version
+from nightshift.scoring.champion import Champions, Choice, Named, load_version
 from nightshift.scoring.contributions import METHOD
 from nightshift.scoring.fallback import stage_fallback
 from nightshift.scoring.feature_rows import Feature, in_key_order, published_features, shard_query
@@ -247,7 +247,7 @@ def _scored(
     for version, days in plan.days_by_version.items():
         model = models[version]
         with _blame_champion(version, run):
-            scorer = Scorer(model, spec.scoring.reasons, spec.scoring.engine, compiled_folder(settings))
+            scorer = Scorer(model, spec.scoring.reasons, spec.scoring.engine)
         same_in_all: dict[str, int | str] = {"load_id": plan.load_id, "shard": shard, "model_version": version, "run_id": run.run_id}
         query = shard_query(spec, plan, days, shard, model.signature.names)
         with Ahead(stream_arrow(settings, query, run.application_name)) as waiting:

@@ -11,13 +11,10 @@ from nightshift.errors import NightshiftError
 from nightshift.lake.object_store import ObjectStore
 from nightshift.registry.model_versions import find_version, load_model
 from nightshift.registry.promotion import promoted_versions
-from nightshift.scoring.engine import compile_where_it_pays
 from nightshift.scoring.feature_rows import Feature, read_sample
 from nightshift.scoring.scorer import ChampionBrokenError, try_model
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from nightshift.contracts.model_spec import ModelSpec
     from nightshift.contracts.partitions import Partition
     from nightshift.scoring.plan import ScoreSource
@@ -151,18 +148,12 @@ class Champions:
             model = load_version(self.settings, self.conn, self.spec, version)
             rows = read_sample(self.settings, self.spec, features, model.signature.names)
             try_model(model, rows, self.spec.scoring.reasons, self.spec.scoring.engine)
-            compile_where_it_pays(model, self.spec.scoring.engine, compiled_folder(self.settings), features.n_rows)
             digest = find_version(self.conn, self.spec.name, version).digest
         except NightshiftError as error:
             return _Trial("", f"version {version} cannot score ({error.code})")
         except Exception as error:  # noqa: BLE001  (a model may break in any way; the night is published all the same)
             return _Trial("", f"version {version} cannot score ({type(error).__name__})")
         return _Trial(digest, None)
-
-
-def compiled_folder(settings: Settings) -> Path:
-    """Return where this machine keeps compiled trees."""
-    return settings.home / "compiled"
 
 
 def _published_choice(conn: Connection, spec: ModelSpec, day: dt.date) -> _Candidate | None:

@@ -7,7 +7,6 @@ Source: docs/adr/0023-exact-reasons.md.
 from __future__ import annotations
 
 import logging
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -29,8 +28,6 @@ logger = logging.getLogger(__name__)
 
 METHOD = "shapley/1"
 """How reasons are made, an input of every load: other reasons for the same model and features are then no conflict."""
-TASK_ROWS = 2_048
-"""Rows that a thread takes at once; a multiple of the kernel's lanes."""
 
 
 class Contributions:
@@ -76,9 +73,10 @@ def _kernel_of(model: TrainedModel) -> Callable[[Matrix, Matrix], None]:
     import numpy as np
 
     from nightshift.scoring.forest import read_forest
-    from nightshift.scoring.shapley_kernel import compiled_kernel
+    from nightshift.scoring.shapley_kernel import explain as loops
+    from nightshift.training.kernels import compiled
 
-    explain = partial(_explain, compiled_kernel(), read_forest(model.text))
+    explain = partial(_explain, compiled(loops), read_forest(model.text))
     if model.golden is not None:
         expected = np.array(model.golden.contributions)[:, :-1]
         added = np.empty_like(expected)
@@ -97,10 +95,9 @@ def _in_threads(explain: Callable[[Matrix, Matrix], None], matrix: Matrix) -> Ma
     """Explain all rows in as many threads as the process may use; each row's values are the same in any."""
     import numpy as np
 
+    from nightshift.training.kernels import in_threads
+
     matrix = np.ascontiguousarray(matrix)
     added = np.empty_like(matrix)
-    parts = [slice(start, start + TASK_ROWS) for start in range(0, len(matrix), TASK_ROWS)]
-    with ThreadPoolExecutor(max(1, min(len(parts), booster.thread_count()))) as threads:
-        for _ in threads.map(lambda part: explain(matrix[part], added[part]), parts):
-            pass
+    in_threads(lambda rows: explain(matrix[rows], added[rows]), len(matrix))
     return added

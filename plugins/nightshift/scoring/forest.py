@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from nightshift.scoring.quadrature import gauss_legendre
+from nightshift.training.tree_text import split_trees
 
 if TYPE_CHECKING:
     import numpy as np
@@ -89,8 +90,7 @@ def read_forest(text: str) -> Forest:
     import numpy as np
 
     growing = _Growing()
-    for part in text.partition("\nend of trees")[0].split("\nTree=")[1:]:
-        fields = dict(line.split("=", 1) for line in part.split("\n")[1:] if line)
+    for fields in split_trees(text):
         if fields["num_leaves"] != "1":
             _add_tree(growing, fields)
     columns = list(zip(*growing.rows, strict=True)) or [()] * 9

@@ -11,7 +11,6 @@ from nightshift.scoring.reasons import top_reasons
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from pathlib import Path
 
     import numpy as np
     import numpy.typing as npt
@@ -41,12 +40,11 @@ class Scorer:
         model: The champion.
         n_reasons: Number of top reasons per row.
         engine: ``scoring.engine`` of the spec.
-        libraries: Folder of compiled trees; None interprets them.
     """
 
-    def __init__(self, model: TrainedModel, n_reasons: int, engine: EngineChoice = "auto", libraries: Path | None = None) -> None:
+    def __init__(self, model: TrainedModel, n_reasons: int, engine: EngineChoice = "auto") -> None:
         self._model, self._n_reasons = model, n_reasons
-        self.engine = choose_engine(model, engine, libraries)
+        self.engine = choose_engine(model, engine)
         self.contributions = Contributions(model) if n_reasons else None
 
     def stream(self, batches: Iterable[pa.RecordBatch | pa.Table]) -> Iterator[pa.Table]:

@@ -6,53 +6,22 @@ a row's values are the same bits with any number of threads and in any batch.
 
 from __future__ import annotations
 
-import logging
-import os
-from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nightshift.settings import default_home
+from nightshift.training.tree_text import ALMOST_ZERO
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     import numpy.typing as npt
 
     Doubles = npt.NDArray[np.float64]
     Integers = npt.NDArray[np.int64]
 
-logger = logging.getLogger(__name__)
-
 LANES = 64
 """Rows in one block; what one tree keeps of them fits the second cache level. Source: benchmarks/exact_reasons.py."""
 _LEFT, _RIGHT, _LEFT_PATH_BEFORE = 1, 2, 0
 _NAN, _ZERO = 2, 1
-_ALMOST_ZERO = 1.0000000180025095e-35
-"""LightGBM's ``kZeroThreshold``, a single-precision number."""
-
-
-@cache
-def compiled_kernel() -> Callable[..., None]:
-    """Return ``explain`` as machine code: compiled at the first call on a machine, then read from ``<home>/kernels``.
-
-    ``NUMBA_CACHE_DIR`` names another folder. Where none can be written, each process compiles for itself.
-    """
-    import numba
-
-    if not os.environ.get("NUMBA_CACHE_DIR"):
-        numba.config.CACHE_DIR = str(default_home() / "kernels")
-    try:
-        return _compile(numba, is_kept=True)
-    except (RuntimeError, OSError) as error:
-        logger.warning("The compiled kernel of the reasons cannot be kept: %s", error)
-        return _compile(numba, is_kept=False)
-
-
-def _compile(numba: Any, *, is_kept: bool) -> Callable[..., None]:  # noqa: ANN401  (a module without types)
-    kernel: Callable[..., None] = numba.njit(explain, nogil=True, cache=is_kept)
-    return kernel
 
 
 def explain(  # noqa: C901, D417, PLR0912, PLR0913, PLR0915, PLR0917  (one loop nest over plain arrays is what numba makes fast)
@@ -95,7 +64,7 @@ def explain(  # noqa: C901, D417, PLR0912, PLR0913, PLR0915, PLR0917  (one loop 
                 # The last block is filled up with its last row, so that every loop has the same length.
                 given = matrix[min(first + lane, end - 1), f]
                 # LightGBM takes rows in as sparse ones: what is almost zero is zero.
-                value[f, lane] = 0.0 if given >= -_ALMOST_ZERO and given <= _ALMOST_ZERO else given
+                value[f, lane] = 0.0 if given >= -ALMOST_ZERO and given <= ALMOST_ZERO else given
                 total[f, lane] = 0.0
         for tree in range(n_trees):
             start = tree_start[tree]

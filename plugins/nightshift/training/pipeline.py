@@ -19,7 +19,7 @@ from nightshift.training.booster import FitPlan, fit_trees, importance, load_boo
 from nightshift.training.calibration import fit_calibration
 from nightshift.training.candidate import Candidate, Origin, store_candidate
 from nightshift.training.dask_trees import fit_trees_on_dask
-from nightshift.training.engine_proof import prove_engine
+from nightshift.training.engine_proof import prove_engines
 from nightshift.training.evaluation import Measured, Predictions, best_threshold, evidence, measure, overall, rule_predictions
 from nightshift.training.figures import draw_binary, draw_by_day, draw_importance, draw_regression
 from nightshift.training.reference import describe
@@ -92,7 +92,7 @@ def train(settings: Settings, spec: ModelSpec, training_set_key: str, run: RunCo
     checkpoint = settings.home / "checkpoints" / f"{_fit_identity(spec, training_set)}.json"
     split = split_window(training_set.window, spec.training)
     trained, measured, figures = train_rows(spec, rows, split, training_set.key, checkpoint, settings.dask_scheduler)
-    proof = prove_engine(trained, rows_of(rows, split.holdout))
+    proof = prove_engines(trained, rows_of(rows, split.holdout))
     candidate = replace(store_candidate(store, trained, _origin(spec, training_set, split), measured, figures), engine_proof=proof)
     reach(FaultPoint.TRAIN_STORED)
     checkpoint.unlink(missing_ok=True)

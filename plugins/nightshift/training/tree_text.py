@@ -9,8 +9,12 @@ import math
 import re
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 from nightshift.training.model_tokens import fields_of, integers, numbers, refused
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 MAX_LEAVES = 131_072
 """Source: LightGBM's documentation of ``num_leaves``."""
@@ -23,12 +27,18 @@ _SET_BY_DEFAULT = 3
 """Bits of a node that asks for a level and has a default side, which none has."""
 _N_MISSING_TYPES, _NAN_IS_MISSING = 3, 2
 _INFINITE = "inf"
+ALMOST_ZERO = 1.0000000180025095e-35
+"""LightGBM's ``kZeroThreshold``, a single-precision number."""
 _LINES = (
     *("num_leaves", "num_cat", "split_feature", "split_gain", "threshold", "decision_type", "left_child", "right_child"),
     *("leaf_value", "leaf_weight", "leaf_count", "internal_value", "internal_weight", "internal_count"),
 )
 _CATEGORICAL_LINES = ("cat_boundaries", "cat_threshold")
 _LAST_LINES = ("is_linear", "shrinkage")
+
+
+class UnsuitableTreesError(ValueError):
+    """An accelerated engine would be slower with these trees than by a walk, or take too much memory."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +56,12 @@ class Tree:
     thresholds: list[float]
     is_categorical: list[bool]
     leaf_values: list[float]
+
+
+def split_trees(text: str) -> Iterator[dict[str, str]]:
+    """Yield the lines of each tree by name, of a text model that ``check_model_text`` has taken."""
+    for part in text.partition("\nend of trees")[0].split("\nTree=")[1:]:
+        yield dict(line.split("=", 1) for line in part.split("\n")[1:] if line)
 
 
 def read_tree(number: int, text: str, n_features: int) -> Tree:

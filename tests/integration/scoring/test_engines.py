@@ -8,15 +8,15 @@ import pytest
 from tests.integration.scoring.conftest import DAY, publish_features
 
 from nightshift.provenance.predictions import reason_methods, sample_predictions
-from nightshift.scoring import batch_scorer, engine, scorer
+from nightshift.scoring import batch_scorer, scorer
 from nightshift.scoring.contributions import METHOD
 from nightshift.scoring.publication import score
 from nightshift.scoring.reasons import top_reasons
-from nightshift.training import engine_proof
-from nightshift.training.lignum_trees import has_compiler
+from nightshift.training import quickscorer
+from nightshift.training.quickscorer import VERSION
 
 pytestmark = pytest.mark.integration
-PROOF = {"engine": "lignum", "version": "0.3.0", "n_rows": 200, "is_equal": True, "objection": None, "raw_sha256": "0"}
+PROOF = {"n_rows": 200, "raw_sha256": "0", "engines": {"quickscorer": {"version": VERSION, "objection": None}}}
 
 
 def _scores(conn) -> list[tuple]:
@@ -27,9 +27,9 @@ def _engines(monkeypatch) -> set[str]:
     """Return a set that fills with the names of the engines that score."""
     used, choose = set(), scorer.choose_engine
 
-    def noted(model, choice, libraries=None):
-        chosen = choose(model, choice, libraries)
-        used.add("compiled lignum" if getattr(chosen, "is_compiled", False) else chosen.name)
+    def noted(model, choice):
+        chosen = choose(model, choice)
+        used.add(chosen.name)
         return chosen
 
     monkeypatch.setattr(scorer, "choose_engine", noted)
@@ -44,30 +44,13 @@ def test_a_proved_version_is_scored_by_the_accelerated_engine_to_the_same_conten
     used = _engines(monkeypatch)
     (first,) = score(scoring_settings, spec, DAY, run)
     published = _scores(warehouse)
-    assert used == {"lignum"}
+    assert used == {"quickscorer"}
 
-    monkeypatch.setattr(engine_proof, "installed_version", lambda: "0.4.0")
+    monkeypatch.setattr(quickscorer, "VERSION", "2")
     used.clear()
     (second,) = score(scoring_settings, spec, DAY, run)
 
     assert used == {"lightgbm"}
-    assert (second.load_id, second.is_new, _scores(warehouse)) == (first.load_id, False, published)
-
-
-@pytest.mark.skipif(not has_compiler(), reason="there is no C compiler")
-def test_a_night_of_very_many_rows_is_scored_by_compiled_trees_to_the_same_content(
-    registry, warehouse, scoring_settings, spec, run, monkeypatch
-):
-    publish_features(warehouse)
-    registry.promote("2013-07-01", proof=PROOF)
-    (first,) = score(scoring_settings, spec, DAY, run)
-    published = _scores(warehouse)
-    own_home = scoring_settings.model_copy(update={"home": scoring_settings.expectations_dir})  # compiled trees are kept there
-    monkeypatch.setattr(engine, "COMPILE_ROWS", 50)
-    used = _engines(monkeypatch)
-    (second,) = score(own_home, spec, DAY, run)
-
-    assert used == {"lignum", "compiled lignum"}  # the trial, which decides; then the shards
     assert (second.load_id, second.is_new, _scores(warehouse)) == (first.load_id, False, published)
 
 
@@ -76,7 +59,7 @@ def test_the_night_is_published_and_an_error_logged_when_the_spec_demands_an_eng
 ):
     publish_features(warehouse)
     registry.promote("2013-07-01")
-    demanding = spec.model_copy(update={"scoring": spec.scoring.model_copy(update={"engine": "lignum"})})
+    demanding = spec.model_copy(update={"scoring": spec.scoring.model_copy(update={"engine": "quickscorer"})})
     score(scoring_settings, demanding, DAY, run)
 
     assert {row for (row,) in warehouse.execute("select score_source from analytics.parcel_late_current")} == {"champion"}

@@ -7,9 +7,10 @@ import pyarrow as pa
 import pytest
 
 from nightshift.contracts.model_spec import ModelSpec
-from nightshift.scoring import scorer, shapley_kernel
+from nightshift.scoring import scorer
 from nightshift.scoring.contributions import Contributions
 from nightshift.scoring.scorer import Scorer, score_rows, try_model
+from nightshift.training import kernels
 from nightshift.training.pipeline import fit_model
 from nightshift.training.signature import SignatureError
 from nightshift.training.trained_model import TrainedModel
@@ -65,10 +66,10 @@ def test_contributions_are_lightgbms_own(model):
 
 
 def test_lightgbm_computes_contributions_when_the_kernel_cannot_be_made(model, monkeypatch, caplog):
-    def fail():
+    def fail(loops):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(shapley_kernel, "compiled_kernel", fail)
+    monkeypatch.setattr(kernels, "compiled", fail)
     rows, ours = _rows(50, seed=3), Contributions(model)
 
     assert not ours.is_accelerated
@@ -81,7 +82,7 @@ def test_lightgbm_computes_contributions_when_the_kernel_gives_others_than_the_g
     stored = TrainedModel.from_files(*model.files.values())
     assert Contributions(stored).is_accelerated
 
-    monkeypatch.setattr(shapley_kernel, "compiled_kernel", lambda: lambda matrix, added, *arrays: added.fill(0.25))
+    monkeypatch.setattr(kernels, "compiled", lambda loops: lambda matrix, added, *arrays: added.fill(0.25))
     assert not Contributions(stored).is_accelerated
     assert "golden" in caplog.text
 

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from tests.unit.scoring.models import N_LEVELS, SHAPES, make_booster, make_matrix
 
 from nightshift.scoring import forest
-from nightshift.scoring.contributions import TASK_ROWS, _explain, _in_threads
+from nightshift.scoring.contributions import _explain, _in_threads
 from nightshift.scoring.forest import TooLargeForestError, read_forest
-from nightshift.scoring.shapley_kernel import LANES, compiled_kernel
+from nightshift.scoring.shapley_kernel import LANES, explain
+from nightshift.training.kernels import TASK_ROWS, compiled
 
 RELATIVE = 1e-9
 ALMOST_ZERO = 1.0000000180025095e-35
@@ -21,7 +22,7 @@ ALMOST_ZERO = 1.0000000180025095e-35
 
 def _ours(booster, matrix):
     text = booster.model_to_string()
-    return _in_threads(partial(_explain, compiled_kernel(), read_forest(text)), matrix)
+    return _in_threads(partial(_explain, compiled(explain), read_forest(text)), matrix)
 
 
 def _assert_equal(booster, matrix):
