@@ -169,7 +169,7 @@ def score_shard(settings: Settings, spec: ModelSpec, plan: ScorePlan, shard: int
     A load that is audited or published already is left as it is.
 
     Returns:
-        ``shard`` and ``n_rows``, the shard's rows in the load as counted in the warehouse.
+        ``shard`` and ``n_rows``, the shard's rows in the load as the warehouse has counted them.
 
     Raises:
         LoadStateError: There is no such load.
@@ -180,29 +180,33 @@ def score_shard(settings: Settings, spec: ModelSpec, plan: ScorePlan, shard: int
     with connect(settings, run.application_name) as conn:
         end_older_attempts(conn, run)
         try:
-            _stage(settings, conn, spec, plan, shard, run)
+            n_rows = _stage(settings, conn, spec, plan, shard, run)
         except ChampionBrokenError as error:
             refuse(conn, plan.write(predictions_target(spec)), f"{CHAMPION_BROKE}: {error.what}")
+            n_rows = None
         else:
             reach(FaultPoint.SCORE_SHARD_AFTER, lambda: lose(conn))
-        return {"shard": shard, "n_rows": _count(conn, spec, plan, shard)}
+        return {"shard": shard, "n_rows": _count(conn, spec, plan, shard) if n_rows is None else n_rows}
 
 
-def _stage(settings: Settings, conn: Connection, spec: ModelSpec, plan: ScorePlan, shard: int, run: RunContext) -> None:
+def _stage(settings: Settings, conn: Connection, spec: ModelSpec, plan: ScorePlan, shard: int, run: RunContext) -> int | None:
     """Replace the shard's rows, one writer a shard, unless the load is audited already.
 
     Reading, predicting and writing overlap, a few batches ahead of each other: the memory does not grow with the partition.
+
+    Returns:
+        Rows that the warehouse has taken; None if that is not all of the shard.
     """
     models = _load_champions(settings, conn, spec, plan, run)
     with conn.transaction():
         if plan.days_without_model and _may_replace(conn, spec, plan, shard, plan.days_without_model):
             stage_fallback(conn, spec, plan, shard, run, feature_spine(spec))
     if not models:
-        return
+        return None
     scored_days = [day for day in plan.days if day.model_version is not None]
     progress = Progress(f"shard {shard} of {spec.name}", _expected_rows(conn, spec, plan))
     with Ahead(_scored(settings, spec, plan, shard, models, run)) as scored:
-        append_stream(
+        n_rows = append_stream(
             settings,
             SCHEMA,
             spec.name,
@@ -211,6 +215,7 @@ def _stage(settings: Settings, conn: Connection, spec: ModelSpec, plan: ScorePla
             run.application_name,
         )
     progress.end()
+    return None if plan.days_without_model else n_rows or None
 
 
 def _may_replace(transaction: Transaction, spec: ModelSpec, plan: ScorePlan, shard: int, days: Sequence[DayPlan]) -> bool:

@@ -66,6 +66,7 @@ def publish(settings: Settings, spec: ModelSpec, plan: ScorePlan, run: RunContex
         if may_step_down and state == "refused" and (broken := _what_broke(conn, plan)):
             return _publish_next(settings, spec, plan, broken, run)
         if state in ("staged", "audited"):
+            partition_write.refresh_grown(conn, write)
             refuse_incomplete(conn, spec, plan, feature_spine(spec))
             partition_write.audit(conn, write)
             try:
@@ -179,6 +180,8 @@ def refuse_incomplete(conn: Connection, spec: ModelSpec, plan: ScorePlan, spine:
         "feature_loads": [day.feature_load_id for day in plan.days],
         "versions": [day.model_version for day in plan.days],
         "load_id": plan.load_id,
+        "first": plan.partitions.first.day,
+        "last": plan.partitions.last.day,
     }
     with conn.transaction():
         # A load that was just copied has no statistics: a nested loop over it takes minutes where a hash join takes a second.
@@ -201,7 +204,7 @@ def refuse_incomplete(conn: Connection, spec: ModelSpec, plan: ScorePlan, spine:
 
 
 _AGREE = """
-with days as (
+with days as not materialized (
     select * from unnest(%(days)s::date[], %(feature_loads)s::bigint[], %(versions)s::int[]) d (partition_date, load_id, version)
 ), f as (
     select days.partition_date, count(*) as n_rows,
@@ -215,14 +218,16 @@ with days as (
             and (score_source = 'champion' or score_source_reason is not null)
             and model_version is not distinct from version) as n_good
     from {predictions} t left join days using (partition_date)
-    where t.load_id = %(load_id)s
-        and t.partition_date between (select min(partition_date) from days) and (select max(partition_date) from days)
+    where t.load_id = %(load_id)s and t.partition_date between %(first)s and %(last)s
     group by 1
 )
 select bool_and(coalesce(f.n_rows = p.n_rows and p.n_rows = p.n_good and f.row_hashes = p.row_hashes, false))
 from f full join p using (partition_date)
 """
-"""No key is in a load twice, which the table itself refuses: equal sums of hashes then mean equal sets."""
+"""No key is in a load twice, which the table itself refuses: equal sums of hashes then mean equal sets.
+
+Days that are materialized would keep PostgreSQL from scanning in parallel.
+"""
 
 _COMPARE = """
 with days as (
