@@ -68,7 +68,8 @@ def lightgbm_alone(home: Path, trees: int) -> float:
     """Bin and grow from arrays in memory; return the seconds."""
     import lightgbm as lgb
 
-    from nightshift.training.booster import FitPlan, params_of, thread_count
+    from nightshift.kernels import thread_count
+    from nightshift.training.booster import FitPlan, params_of
 
     matrix, label = np.load(home / "matrix.npy"), np.load(home / "label.npy")
     n_train = len(label) - len(label) // VALIDATION_SHARE

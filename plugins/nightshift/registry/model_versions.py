@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from nightshift.fault_points import FaultPoint, reach
 from nightshift.registry.mlflow_mirror import mirror_aliases, mirror_version, sync_mlflow
-from nightshift.registry.stored_version import ModelVersion, RegistryError, find_version, load_model, select_versions
+from nightshift.registry.stored_version import ModelVersion, RegistryError, find_version, load_model, open_model, select_versions
 from nightshift.warehouse.connection import connect, lose
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ __all__ = [
     "load_model",
     "lock_model",
     "mirror_aliases",
+    "open_model",
     "record_evidence",
     "register",
     "sync_mlflow",

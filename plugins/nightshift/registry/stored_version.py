@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, LiteralString
 
 from nightshift.errors import NightshiftError
 from nightshift.lake.object_store import ObjectStore
-from nightshift.training.model_text import ModelTextError
+from nightshift.training.model_text import ModelTextError, check_model_text
 from nightshift.training.trained_model import TrainedModel
 
 if TYPE_CHECKING:
@@ -96,7 +96,21 @@ def select_versions(conn: Connection, condition: LiteralString, values: list[str
 
 
 def load_model(store: ObjectStore, version: ModelVersion) -> TrainedModel:
-    """Load a version: sizes and digests of the warehouse, the text's structure, a load in a child process, golden predictions.
+    """Load a version: what ``open_model`` does, then a load in a child process, and golden predictions.
+
+    Raises:
+        ObjectStoreError: A file is missing or was changed.
+        ModelSizeError: A file is too large, or its size is not known.
+        ModelTextError: The trees are refused; the code says by which check.
+    """
+    trained = open_model(store, version)
+    # Loads the trees now: a broken version must fail here, where the caller can still fall back.
+    trained.booster  # noqa: B018
+    return trained
+
+
+def open_model(store: ObjectStore, version: ModelVersion) -> TrainedModel:
+    """Read a version: sizes and digests of the warehouse, the text's structure. LightGBM is not needed before something asks for it.
 
     Raises:
         ObjectStoreError: A file is missing or was changed.
@@ -106,8 +120,7 @@ def load_model(store: ObjectStore, version: ModelVersion) -> TrainedModel:
     model_lgb = _file(store, version.model_key, version.model_sha256, version.model_bytes)
     model_json = _file(store, version.metadata_key, version.metadata_sha256, version.metadata_bytes)
     trained = replace(TrainedModel.from_files(model_lgb, model_json), engine_proof=version.engine_proof)
-    # Loads the trees now: a broken version must fail here, where the caller can still fall back.
-    trained.booster  # noqa: B018
+    check_model_text(trained.text, trained.signature.names)
     return trained
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from nightshift.errors import NightshiftError
 from nightshift.lake.object_store import ObjectStore
-from nightshift.registry.model_versions import find_version, load_model
+from nightshift.registry.model_versions import find_version, open_model
 from nightshift.registry.promotion import promoted_versions
 from nightshift.scoring.feature_rows import Feature, read_sample
 from nightshift.scoring.scorer import ChampionBrokenError, try_model
@@ -169,7 +169,7 @@ def _published_choice(conn: Connection, spec: ModelSpec, day: dt.date) -> _Candi
 
 
 def load_version(settings: Settings, conn: Connection, spec: ModelSpec, version: int) -> TrainedModel:
-    """Load a version of the model, its files verified.
+    """Read a version of the model, its files verified; its trees are tried by the engine that scores with them.
 
     Raises:
         RegistryError: There is no such version.
@@ -177,7 +177,7 @@ def load_version(settings: Settings, conn: Connection, spec: ModelSpec, version:
         ModelTextError: The trees are refused.
         ChampionBrokenError: The file holds another model.
     """
-    model = load_model(ObjectStore.open(settings), find_version(conn, spec.name, version))
+    model = open_model(ObjectStore.open(settings), find_version(conn, spec.name, version))
     if (model.model, model.task) != (spec.name, spec.task):
         raise ChampionBrokenError(
             "The champion's file holds another model.", expected=f"{spec.name}, {spec.task}", got=f"{model.model}, {model.task}"

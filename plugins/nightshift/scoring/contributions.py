@@ -72,9 +72,9 @@ def _kernel_of(model: TrainedModel) -> Callable[[Matrix, Matrix], None]:
     """
     import numpy as np
 
+    from nightshift.kernels import compiled
     from nightshift.scoring.forest import read_forest
     from nightshift.scoring.shapley_kernel import explain as loops
-    from nightshift.training.kernels import compiled
 
     explain = partial(_explain, compiled(loops), read_forest(model.text))
     if model.golden is not None:
@@ -95,7 +95,7 @@ def _in_threads(explain: Callable[[Matrix, Matrix], None], matrix: Matrix) -> Ma
     """Explain all rows in as many threads as the process may use; each row's values are the same in any."""
     import numpy as np
 
-    from nightshift.training.kernels import in_threads
+    from nightshift.kernels import in_threads
 
     matrix = np.ascontiguousarray(matrix)
     added = np.empty_like(matrix)

@@ -59,20 +59,21 @@ class AcceleratedEngine:
         import numpy as np
 
         self.name = name
-        self._reference, self._trees = LightGbmEngine(model), _trees(name, model.text)
+        self._model, self._trees = model, _trees(name, model.text)
         if model.golden is None or self._trees.raw(model.golden.matrix).tobytes() != np.array(model.golden.raw).tobytes():
             raise ValueError("it does not give the model's golden scores")
 
     def raw(self, matrix: Matrix) -> Vector:
         """Return raw scores, shape (n,)."""
-        if not len(matrix):
-            return self._reference.raw(matrix)
         try:
             raw = self._trees.raw(matrix)
+            if raw.shape == (len(matrix),):
+                return raw
+            wrong = f"{raw.shape} scores"
         except Exception as error:  # noqa: BLE001  (scores are published on time, whatever an accelerated engine does)
-            logger.warning("Engine %s failed in the middle (%s: %s); lightgbm scores this batch.", self.name, type(error).__name__, error)
-            return self._reference.raw(matrix)
-        return raw if raw.shape == (len(matrix),) else self._reference.raw(matrix)
+            wrong = f"{type(error).__name__}: {error}"
+        logger.warning("Engine %s failed in the middle (%s); lightgbm scores this batch.", self.name, wrong)
+        return LightGbmEngine(self._model).raw(matrix)
 
 
 def _trees(name: Accelerated, text: str) -> QuickScorer | LignumTrees:

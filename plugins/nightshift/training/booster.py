@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nightshift.fault_points import FaultPoint, reach
+from nightshift.kernels import thread_count
 from nightshift.training.model_text import ModelTextError, check_model_text
 
 if TYPE_CHECKING:
@@ -83,11 +84,6 @@ class Fit:
     def best_round(self) -> int:
         """Return the number of trees with the lowest validation loss, the first of equals."""
         return self.losses.index(min(self.losses)) + 1 if self.losses else 0
-
-
-def thread_count() -> int:
-    """Return how many threads this process may use: ``OMP_NUM_THREADS``, else the processors it may run on."""
-    return int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))
 
 
 def fit_trees(

@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nightshift.training.booster import thread_count
+from nightshift.kernels import thread_count
 
 if TYPE_CHECKING:
     import numpy as np

@@ -14,8 +14,9 @@ from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.contracts.run import code_version
 from nightshift.errors import NightshiftError
 from nightshift.fault_points import FaultPoint, reach
+from nightshift.kernels import thread_count
 from nightshift.lake.object_store import ObjectStore
-from nightshift.training.booster import FitPlan, fit_trees, importance, load_booster, predict_raw, thread_count
+from nightshift.training.booster import FitPlan, fit_trees, importance, load_booster, predict_raw
 from nightshift.training.calibration import fit_calibration
 from nightshift.training.candidate import Candidate, Origin, store_candidate
 from nightshift.training.dask_trees import fit_trees_on_dask

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nightshift.training.kernels import compiled, in_threads
+from nightshift.kernels import compiled, in_threads
 from nightshift.training.tree_text import ALMOST_ZERO, UnsuitableTreesError, split_trees
 
 if TYPE_CHECKING:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+import logging
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Literal
 
 from nightshift.errors import WarehouseError
 from nightshift.fault_points import FaultPoint, reach
-from nightshift.warehouse.connection import conninfo, lose
+from nightshift.warehouse.connection import connect, conninfo, lose
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from psycopg import sql
 
     from nightshift.settings import Settings
+    from nightshift.warehouse.binary_rows import RowReader
     from nightshift.warehouse.connection import Connection
 
+logger = logging.getLogger(__name__)
 
 STREAM_BATCH_BYTES = 4 * 1024**2
 STREAM_TIMEOUT_SECONDS = 3_600
@@ -43,7 +46,9 @@ def read_arrow(settings: Settings, query: sql.Composed | sql.SQL, application_na
 def stream_arrow(
     settings: Settings, query: sql.Composed | sql.SQL, application_name: str = "nightshift", batch_bytes: int = STREAM_BATCH_BYTES
 ) -> Iterator[pa.RecordBatch]:
-    """Run one query as ``read_arrow`` does and yield its rows batch by batch, as they arrive; the server waits for a slow reader.
+    """Run one query and yield its rows batch by batch, as they arrive; the server waits for a slow reader.
+
+    Types are those of ``read_arrow``. Columns of types that ``binary_rows`` does not know are read by its driver, twice as slow.
 
     Args:
         settings: Where the warehouse is.
@@ -54,24 +59,72 @@ def stream_arrow(
     Raises:
         WarehouseError: The server cannot be reached, or ended the query.
     """
+    import psycopg
+
+    from nightshift.warehouse.libpq import copy_out
+
+    with connect(streaming(settings), application_name) as conn:
+        try:
+            reader = _reader(_columns(conn, query))
+            if reader is not None:
+                for data, most_rows in copy_out(conn, query, batch_bytes):
+                    if (batch := reader.read(data, most_rows)).num_rows:
+                        yield batch
+                return
+        except psycopg.Error as error:
+            raise _ended(error) from error
+    yield from _stream_by_driver(settings, query, application_name, batch_bytes)
+
+
+def _reader(columns: dict[str, str]) -> RowReader | None:
+    """Return what reads these columns; None where a type is unknown, or loops cannot be compiled here."""
+    from nightshift.warehouse.binary_rows import RowReader, is_readable
+    from nightshift.warehouse.libpq import compiled_collect
+
+    if not is_readable(list(columns.values())):
+        return None
+    try:
+        compiled_collect()
+        return RowReader(columns)
+    except Exception as error:  # noqa: BLE001  (a compiler must not stop a night: the driver reads the same)
+        logger.warning("Rows are read by the driver, twice as slow: %s: %s", type(error).__name__, error)
+        return None
+
+
+def _columns(conn: Connection, query: sql.Composed | sql.SQL) -> dict[str, str]:
+    """Return PostgreSQL's type of each column of a query, by name."""
+    from psycopg import sql
+
+    cursor = conn.execute(sql.SQL("select * from ({}) as described limit 0").format(query))
+    kinds = conn.adapters.types
+    return {column.name: getattr(kinds.get(column.type_code), "name", "unknown") for column in cursor.description or []}
+
+
+def _stream_by_driver(
+    settings: Settings, query: sql.Composed | sql.SQL, application_name: str, batch_bytes: int
+) -> Iterator[pa.RecordBatch]:
     import adbc_driver_postgresql.dbapi as adbc
     from adbc_driver_postgresql import StatementOptions
 
     try:
-        with adbc.connect(stream_uri(settings, application_name)) as connection, connection.cursor() as cursor:
+        with adbc.connect(_uri(streaming(settings), application_name)) as connection, connection.cursor() as cursor:
             cursor.adbc_statement.set_options(**{StatementOptions.BATCH_SIZE_HINT_BYTES.value: str(batch_bytes)})
             cursor.execute(query.as_string(None))
             yield from cursor.fetch_record_batch()
     except (adbc.Error, OSError) as error:  # Arrow's reader says OSError when the connection is lost
-        raise WarehouseError(
-            "The warehouse ended a query whose rows were being read.", got=first_line(error), todo="Rerun the task; nothing was published."
-        ) from error
+        raise _ended(error) from error
 
 
-def stream_uri(settings: Settings, application_name: str) -> str:
-    """Return where the warehouse is, for a connection whose one statement lasts as long as its other side needs; it has the password."""
+def _ended(error: Exception) -> WarehouseError:
+    return WarehouseError(
+        "The warehouse ended a query whose rows were being read.", got=first_line(error), todo="Rerun the task; nothing was published."
+    )
+
+
+def streaming(settings: Settings) -> Settings:
+    """Return settings for a connection whose one statement lasts as long as its other side needs."""
     limit = max(settings.statement_timeout_seconds, STREAM_TIMEOUT_SECONDS)
-    return _uri(settings.model_copy(update={"statement_timeout_seconds": limit}), application_name)
+    return settings.model_copy(update={"statement_timeout_seconds": limit})
 
 
 def _uri(settings: Settings, application_name: str) -> str:
@@ -95,16 +148,25 @@ def copy_in(conn: Connection, schema: str, table: str, rows: pa.Table) -> int:
     Returns:
         Number of rows that the server says it took.
     """
+    with conn.cursor() as cursor:
+        with cursor.copy(copy_statement(schema, table, rows.column_names, "csv")) as copy:
+            copy.write(as_csv(rows))
+        reach(FaultPoint.COPY_AFTER, lambda: lose(conn))
+        return cursor.rowcount
+
+
+def copy_statement(schema: str, table: str, columns: Sequence[str], form: Literal["csv", "binary"]) -> sql.Composed:
+    """Return the COPY that takes rows of these columns."""
     from psycopg import sql
+
+    names = sql.SQL(", ").join(map(sql.Identifier, columns))
+    return sql.SQL("copy {} ({}) from stdin (format {})").format(sql.Identifier(schema, table), names, sql.SQL(form))
+
+
+def as_csv(rows: pa.Table) -> memoryview:
+    """Return rows as COPY reads texts: null is empty, an empty text is quoted."""
     from pyarrow import BufferOutputStream, csv
 
     sink = BufferOutputStream()
     csv.write_csv(rows, sink, csv.WriteOptions(include_header=False, quoting_style="needed"))
-    statement = sql.SQL("copy {} ({}) from stdin (format csv)").format(
-        sql.Identifier(schema, table), sql.SQL(", ").join(map(sql.Identifier, rows.column_names))
-    )
-    with conn.cursor() as cursor:
-        with cursor.copy(statement) as copy:
-            copy.write(memoryview(sink.getvalue()))
-        reach(FaultPoint.COPY_AFTER, lambda: lose(conn))
-        return cursor.rowcount
+    return memoryview(sink.getvalue())

@@ -6,11 +6,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from nightshift import kernels
 from nightshift.contracts.model_spec import ModelSpec
 from nightshift.scoring import scorer
 from nightshift.scoring.contributions import Contributions
 from nightshift.scoring.scorer import Scorer, score_rows, try_model
-from nightshift.training import kernels
 from nightshift.training.pipeline import fit_model
 from nightshift.training.signature import SignatureError
 from nightshift.training.trained_model import TrainedModel

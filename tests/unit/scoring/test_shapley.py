@@ -10,11 +10,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.unit.scoring.models import N_LEVELS, SHAPES, make_booster, make_matrix
 
+from nightshift.kernels import TASK_ROWS, compiled
 from nightshift.scoring import forest
 from nightshift.scoring.contributions import _explain, _in_threads
 from nightshift.scoring.forest import TooLargeForestError, read_forest
 from nightshift.scoring.shapley_kernel import LANES, explain
-from nightshift.training.kernels import TASK_ROWS, compiled
 
 RELATIVE = 1e-9
 ALMOST_ZERO = 1.0000000180025095e-35

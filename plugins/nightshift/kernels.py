@@ -9,10 +9,10 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from nightshift.settings import default_home
-from nightshift.training.booster import thread_count
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 logger = logging.getLogger(__name__)
 
@@ -20,8 +20,13 @@ TASK_ROWS = 2_048
 """Rows that a thread takes at once; a multiple of the kernels' lanes."""
 
 
+def thread_count() -> int:
+    """Return how many threads this process may use: ``OMP_NUM_THREADS``, else the processors it may run on."""
+    return int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))
+
+
 @cache
-def compiled(function: Callable[..., None]) -> Callable[..., None]:
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """Return a function as machine code: compiled at the first call on a machine, then read from ``<home>/kernels``.
 
     ``NUMBA_CACHE_DIR`` names another folder. Where none can be written, each process compiles for itself.
@@ -40,9 +45,26 @@ def compiled(function: Callable[..., None]) -> Callable[..., None]:
         return _compile(numba, function, is_kept=False)
 
 
-def _compile(numba: Any, function: Callable[..., None], *, is_kept: bool) -> Callable[..., None]:  # noqa: ANN401  (a module without types)
-    kernel: Callable[..., None] = numba.njit(function, nogil=True, cache=is_kept)
+def _compile(numba: Any, function: Callable[..., Any], *, is_kept: bool) -> Callable[..., Any]:  # noqa: ANN401  (a module without types)
+    kernel: Callable[..., Any] = numba.njit(function, nogil=True, cache=is_kept)
     return kernel
+
+
+def external(library: Path | None, name: str, result: str, *arguments: str) -> Any:  # noqa: ANN401  (a type of numba)
+    """Return a C function that compiled loops may call; they hold the interpreter's lock no longer than that.
+
+    Args:
+        library: Where it is; None for the C library.
+        name: Its symbol.
+        result: ``int32``, ``uintp`` (a pointer, or a size) or ``void``.
+        arguments: The same for each.
+    """
+    from llvmlite import binding
+    from numba.core import types
+
+    if library is not None:
+        binding.load_library_permanently(str(library))
+    return types.ExternalFunction(name, getattr(types, result)(*(getattr(types, argument) for argument in arguments)))
 
 
 def in_threads(work: Callable[[slice], None], n_rows: int) -> None:
