@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+N_SORTED_BY, LEAST_SORTED = 4, 1_000
+"""Features by whose quarters rows are sorted, and rows for which that pays. Source: docs/adr/0022-engines.md."""
+
 
 class Engine(Protocol):
     """Something that scores one model."""
@@ -40,11 +43,26 @@ class LightGbmEngine:
     name = "lightgbm"
 
     def __init__(self, model: TrainedModel) -> None:
+        import numpy as np
+
         self._booster = model.booster
+        self._asked_most = np.argsort(-model.booster.feature_importance("split"), kind="stable")[:N_SORTED_BY]
 
     def raw(self, matrix: Matrix) -> Vector:
-        """Return raw scores, shape (n,)."""
-        return predict_raw(self._booster, matrix)
+        """Return raw scores, shape (n,).
+
+        Rows go in by quarters of the features that are asked most: neighbours then take the same branches, which processors guess right.
+        """
+        import numpy as np
+
+        cell = np.zeros(len(matrix), np.int16)
+        for feature in self._asked_most if len(matrix) >= LEAST_SORTED else ():
+            values = np.nan_to_num(matrix[:, feature])
+            cell = cell * 4 + np.searchsorted(np.quantile(values[::8], (0.25, 0.5, 0.75)), values).astype(np.int16)
+        order = np.argsort(cell, kind="stable")
+        raw = np.empty(len(matrix))
+        raw[order] = predict_raw(self._booster, matrix[order])
+        return raw
 
 
 class AcceleratedEngine:

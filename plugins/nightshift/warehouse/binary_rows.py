@@ -227,7 +227,7 @@ def split_rows(  # noqa: C901, PLR0912, PLR0913, PLR0917  (plain arrays are what
         Number of rows; -1 where the bytes are no such rows.
     """
     n_columns, n_bytes, most_rows = len(widths), len(data), is_null.shape[1]
-    at, row = start, 0
+    at, row = np.int64(start), 0
     while at < n_bytes:
         if at + 2 > n_bytes:
             return -1
@@ -276,10 +276,9 @@ def split_rows(  # noqa: C901, PLR0912, PLR0913, PLR0917  (plain arrays are what
                     | np.uint64(data[i + np.uint64(7)])
                 )
             else:
-                value = np.int64(np.int8(data[at]))  # whose sign is the number's
+                fixed[place, row] = np.int8(data[at])  # whose sign is the number's
                 for place_of_byte in range(1, width):
-                    value = (value << np.int64(8)) | np.int64(data[at + place_of_byte])
-                fixed[place, row] = value
+                    fixed[place, row] = (fixed[place, row] << np.int64(8)) | np.int64(data[at + place_of_byte])
             at += length
         row += 1
     return row

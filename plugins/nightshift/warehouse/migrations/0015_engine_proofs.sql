@@ -1,0 +1,2 @@
+-- A proof now speaks of every accelerated engine; those of before stay valid for the one that they name.
+comment on column ml.model_versions.engine_proof is 'Comparison of the accelerated engines with LightGBM on the hold-out, made in training: n_rows, raw_sha256, and engines: of each its version and objection (null when every bit is equal). Older ones name one engine: engine, version, is_equal, objection. Null for versions that LightGBM scores.';
