@@ -7,8 +7,9 @@ Ways, each in a process of its own, A B C A B C …, medians:
 - ``predict only``: ``LightGBM.predict`` on an array that is in memory already; the floor.
 - ``pandas``: ``read_sql`` → ``predict`` → ``to_sql`` in chunks of 10,000 rows, the script that one writes first, and the faster one of its
   ways to write; it publishes nothing safely.
-- ``spark_udf``: MLflow's, on local PySpark (``spark_peer.py``), in an environment of its own that is made for it; without Java it is left
-  out, and the result says so. It is compared by raw scores.
+- ``spark_udf``: MLflow's, on local PySpark (``spark_peer.py``), in an environment of its own that is made for it, from and to the
+  warehouse by JDBC (Debian's ``libpostgresql-jdbc-java``, or ``--jdbc``). ``spark_udf on Parquet`` is spared the warehouse in both
+  directions. What needs Java or the driver is left out without, and the result says so. They are compared by raw scores.
 - ``nightshift`` and the name of an engine: plan, stream, audit, gate, publish, read back, by ``nightshift.scoring``.
 
 Rows, features and model are made up, of the shape of the real ones: 26 numbers, 4 categories of 30 levels, every twentieth value
@@ -30,6 +31,7 @@ import tempfile
 import time
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -60,6 +62,8 @@ LIMITS: dict[str, tuple[float, Literal["at least", "at most"]]] = {
     "nightshift quickscorer / predict only": (0.42, "at most"),
 }
 PEAK_MIB = 450
+JDBC = "NIGHTSHIFT_BENCH_JDBC"
+JDBC_OF_DEBIAN = Path("/usr/share/java/postgresql.jar")
 
 
 def make_spec(engine: str, reasons: int, shards: int = 1, trees: int = 300, leaves: int = 63) -> ModelSpec:
@@ -268,14 +272,18 @@ def compare(settings: Settings, home: Path) -> int:
     return int((found.view(np.int64) != expected.view(np.int64)).sum()) if found.shape == expected.shape else max(len(found), len(expected))
 
 
-def spark_script(settings: Settings, home: Path) -> dict[str, Any]:
+def spark_script(settings: Settings, home: Path, *, has_warehouse: bool) -> dict[str, Any]:
     """Let the peer score the same rows, and compare its raw scores with LightGBM's to the last bit."""
+    from psycopg import sql
     from pyarrow import parquet
+
+    from nightshift.warehouse.bulk import read_arrow
 
     folder = home / "spark"
     if not folder.exists():
         _prepare_spark(settings, folder)
     command = [str(folder / "venv" / "bin" / "python"), str(PROJECT_ROOT / "benchmarks" / "spark_peer.py"), str(folder)]
+    command += [os.environ[JDBC]] if has_warehouse else []
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | {"PYSPARK_PYTHON": command[0]}
     with tempfile.TemporaryFile("w+") as said, tempfile.TemporaryFile("w+") as complained:
         process = subprocess.Popen(command, stdout=said, stderr=complained, env=environment)
@@ -285,7 +293,11 @@ def spark_script(settings: Settings, home: Path) -> dict[str, Any]:
         if process.wait():
             raise SystemExit(complained.read()[-3000:])
         found: dict[str, Any] = json.loads(said.read().splitlines()[-1])
-    scores = parquet.read_table(folder / "scores").sort_by("thing_id").column("score").to_numpy()
+    if has_warehouse:
+        table = read_arrow(settings, sql.SQL("select score from predictions.spark_predictions order by thing_id"))
+    else:
+        table = parquet.read_table(folder / "scores").sort_by("thing_id")
+    scores = table.column("score").to_numpy()
     expected = np.load(home / "expected_raw.npy") if (home / "expected_raw.npy").exists() else scores
     return found | {"peak_mib": peak, "n_different": int((scores != expected).sum())}
 
@@ -329,7 +341,8 @@ def _peak_of_tree(process: subprocess.Popen[str]) -> float:
 WAYS: dict[str, Any] = {
     "predict only": predict_only,
     "pandas": lambda settings, _: pandas_script(settings),
-    "spark_udf": spark_script,
+    "spark_udf": partial(spark_script, has_warehouse=True),
+    "spark_udf on Parquet": partial(spark_script, has_warehouse=False),
     "nightshift lightgbm": lambda settings, _: ours(settings, "lightgbm", 0),
     "nightshift quickscorer": lambda settings, _: ours(settings, "quickscorer", 0),
     "nightshift quickscorer, 3 reasons": lambda settings, _: ours(settings, "quickscorer", 3),
@@ -376,6 +389,7 @@ def main() -> None:
     parser.add_argument("--leaves", type=int, default=63)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--ways", default=",".join(WAYS).replace(", 3", ";3"), help="comma separated")
+    parser.add_argument("--jdbc", type=Path, default=JDBC_OF_DEBIAN, help="PostgreSQL's JDBC driver, a jar")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--child", help=argparse.SUPPRESS)
     parser.add_argument("--home", type=Path, help=argparse.SUPPRESS)
@@ -384,9 +398,12 @@ def main() -> None:
         child(given.child, given.home)
         return
     ways = [way.replace(";3", ", 3") for way in given.ways.split(",")]
-    if "spark_udf" in ways and not shutil.which("java"):
-        print("spark_udf is left out: there is no Java", flush=True)
-        ways.remove("spark_udf")
+    for way in [way for way in ways if way.startswith("spark_udf")]:
+        needed = {"Java": shutil.which("java"), "PostgreSQL's JDBC driver": "Parquet" in way or given.jdbc.is_file()}
+        if missing := [name for name, is_there in needed.items() if not is_there]:
+            print(f"{way} is left out: there is no {' and no '.join(missing)}", flush=True)
+            ways.remove(way)
+    os.environ[JDBC] = str(given.jdbc)
     os.environ["NIGHTSHIFT_CODE_VERSION"] = code_version()
     os.environ.setdefault("OMP_NUM_THREADS", str(os.cpu_count()))
     with tempfile.TemporaryDirectory() as home, LocalServers(Path(home) / "servers") as servers:

@@ -61,6 +61,7 @@ def stream_arrow(
     """
     import psycopg
 
+    from nightshift.warehouse.binary_rows import UnreadableRowsError
     from nightshift.warehouse.libpq import copy_out
 
     with connect(streaming(settings), application_name) as conn:
@@ -71,17 +72,17 @@ def stream_arrow(
                     if (batch := reader.read(data, most_rows)).num_rows:
                         yield batch
                 return
-        except psycopg.Error as error:
+        except (psycopg.Error, UnreadableRowsError) as error:
             raise _ended(error) from error
     yield from _stream_by_driver(settings, query, application_name, batch_bytes)
 
 
-def _reader(columns: dict[str, str]) -> RowReader | None:
-    """Return what reads these columns; None where a type is unknown, or loops cannot be compiled here."""
+def _reader(columns: dict[str, str] | None) -> RowReader | None:
+    """Return what reads these columns; None where they have no own names, a type is unknown, or loops cannot be compiled here."""
     from nightshift.warehouse.binary_rows import RowReader, is_readable
     from nightshift.warehouse.libpq import compiled_collect
 
-    if not is_readable(list(columns.values())):
+    if columns is None or not is_readable(list(columns.values())):
         return None
     try:
         compiled_collect()
@@ -91,13 +92,13 @@ def _reader(columns: dict[str, str]) -> RowReader | None:
         return None
 
 
-def _columns(conn: Connection, query: sql.Composed | sql.SQL) -> dict[str, str]:
-    """Return PostgreSQL's type of each column of a query, by name."""
+def _columns(conn: Connection, query: sql.Composed | sql.SQL) -> dict[str, str] | None:
+    """Return PostgreSQL's type of each column of a query, by name; None if names repeat."""
     from psycopg import sql
 
-    cursor = conn.execute(sql.SQL("select * from ({}) as described limit 0").format(query))
-    kinds = conn.adapters.types
-    return {column.name: getattr(kinds.get(column.type_code), "name", "unknown") for column in cursor.description or []}
+    described = conn.execute(sql.SQL("select * from ({}) as described limit 0").format(query)).description or []
+    kinds = {column.name: getattr(conn.adapters.types.get(column.type_code), "name", "unknown") for column in described}
+    return kinds if len(kinds) == len(described) else None
 
 
 def _stream_by_driver(

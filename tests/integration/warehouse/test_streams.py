@@ -57,6 +57,16 @@ def test_the_driver_reads_types_that_we_do_not_know(settings):
     assert read.num_rows == 3
 
 
+def test_the_driver_reads_columns_of_one_name(settings):
+    assert _rows(stream_arrow(settings, sql.SQL("select 1 as one, 2 as one"))).num_columns == 2
+
+
+def test_an_infinite_time_is_a_named_error(settings):
+    with pytest.raises(WarehouseError, match="ended a query") as raised:
+        list(stream_arrow(settings, sql.SQL("select timestamptz 'infinity' as t")))
+    assert "infinite" in str(raised.value)
+
+
 @pytest.mark.parametrize("damage", [OSError("no libpq"), RuntimeError("no compiler")])
 def test_the_driver_reads_where_loops_cannot_be_compiled(settings, monkeypatch, caplog, damage):
     def fail():
