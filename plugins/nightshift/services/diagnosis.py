@@ -24,7 +24,8 @@ from nightshift.settings import PROJECT_ROOT, load_settings
 
 HEAVY_PACKAGES = (
     "adbc_driver_postgresql.dbapi", "airflow.sdk", "boto3", "dbt.cli.main", "evidently", "great_expectations", "lightgbm", "lignum",
-    "matplotlib.pyplot", "mlflow", "nightshift.settings", "numpy", "pandas", "psycopg", "pyarrow.parquet", "sklearn.metrics", "sqlalchemy",
+    "matplotlib.pyplot", "mlflow", "nightshift.settings", "numba", "numpy", "pandas", "psycopg", "pyarrow.parquet", "sklearn.metrics",
+    "sqlalchemy",
 )  # fmt: skip
 IMPORT_TIMEOUT_SECONDS = 120
 MIN_FREE_BYTES = 5 * 1024**3
