@@ -83,11 +83,11 @@ def shard_query(spec: ModelSpec, plan: ScorePlan, days: Sequence[DayPlan], shard
 
 
 def read_sample(settings: Settings, spec: ModelSpec, load: Feature, features: Sequence[str]) -> pa.Table:
-    """Return the first rows of one load, with the columns of ``shard_query``, ordered by key."""
+    """Return some rows of one load, with the columns of ``shard_query``; which ones may differ: an order would read the whole load."""
     from psycopg import sql
 
     condition = sql.SQL("partition_date = {}::date and load_id = {}").format(sql.Literal(load.partition_date), sql.Literal(load.load_id))
-    return read_arrow(settings, select_rows(spec, features, condition) + sql.SQL(" limit {}").format(sql.Literal(SAMPLE_ROWS)))
+    return read_arrow(settings, select_rows(spec, features, condition, is_ordered=False) + sql.SQL(" limit {}").format(sql.Literal(SAMPLE_ROWS)))
 
 
 def shard_condition(spec: ModelSpec, n_shards: int, shard: int) -> sql.Composed:
