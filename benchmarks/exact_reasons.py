@@ -81,14 +81,15 @@ def _reasons(booster: lgb.Booster, matrix: Matrix, rounds: int) -> dict[str, Any
     import numpy as np
     import pyarrow as pa
 
+    from nightshift.kernels import compiled
     from nightshift.scoring.contributions import _explain, _in_threads
     from nightshift.scoring.forest import read_forest
     from nightshift.scoring.reasons import top_reasons
-    from nightshift.scoring.shapley_kernel import compiled_kernel
+    from nightshift.scoring.shapley_kernel import explain as loops
     from nightshift.training.booster import contributions
 
     forest, forest_seconds = _timed(lambda: read_forest(booster.model_to_string()))
-    explain = partial(_explain, compiled_kernel(), forest)
+    explain = partial(_explain, compiled(loops), forest)
     _, first_seconds = _timed(lambda: explain(matrix[:10], np.empty_like(matrix[:10])))
     rows, names = matrix[:KERNEL_ROWS], booster.feature_name()
     table = pa.table({name: rows[:, place] for place, name in enumerate(names)})
