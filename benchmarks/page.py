@@ -23,6 +23,7 @@ TITLES = {
     "profiles": "Checks and drift from one scan",
     "evidence_gate": "One decision of the evidence gate",
     "scaling": "How it grows",
+    "scaling_scoring": "How scoring grows",
     "empty_night": "A night on which nothing happens",
     "dag_parsing": "Reading the DAG files of 50 models",
 }

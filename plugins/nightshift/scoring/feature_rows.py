@@ -87,7 +87,8 @@ def read_sample(settings: Settings, spec: ModelSpec, load: Feature, features: Se
     from psycopg import sql
 
     condition = sql.SQL("partition_date = {}::date and load_id = {}").format(sql.Literal(load.partition_date), sql.Literal(load.load_id))
-    return read_arrow(settings, select_rows(spec, features, condition, is_ordered=False) + sql.SQL(" limit {}").format(sql.Literal(SAMPLE_ROWS)))
+    rows = select_rows(spec, features, condition, is_ordered=False)
+    return read_arrow(settings, rows + sql.SQL(" limit {}").format(sql.Literal(SAMPLE_ROWS)))
 
 
 def shard_condition(spec: ModelSpec, n_shards: int, shard: int) -> sql.Composed:
