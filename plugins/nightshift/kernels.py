@@ -51,20 +51,28 @@ def _compile(numba: Any, function: Callable[..., Any], *, is_kept: bool) -> Call
 
 
 def external(library: Path | None, name: str, result: str, *arguments: str) -> Any:  # noqa: ANN401  (a type of numba)
-    """Return a C function that compiled loops may call; they hold the interpreter's lock no longer than that.
+    """Return a C function that compiled loops may call.
+
+    Loops know it by a symbol of ours: several libraries of a process may have one of the same name.
 
     Args:
         library: Where it is; None for the C library.
         name: Its symbol.
         result: ``int32``, ``uintp`` (a pointer, or a size) or ``void``.
         arguments: The same for each.
+
+    Raises:
+        OSError: The library cannot be loaded.
+        AttributeError: It has no such function.
     """
+    import ctypes
+
     from llvmlite import binding
     from numba.core import types
 
-    if library is not None:
-        binding.load_library_permanently(str(library))
-    return types.ExternalFunction(name, getattr(types, result)(*(getattr(types, argument) for argument in arguments)))
+    function = getattr(ctypes.CDLL(None if library is None else str(library)), name)
+    binding.add_symbol(f"nightshift_{name}", ctypes.cast(function, ctypes.c_void_p).value)
+    return types.ExternalFunction(f"nightshift_{name}", getattr(types, result)(*(getattr(types, argument) for argument in arguments)))
 
 
 def in_threads(work: Callable[[slice], None], n_rows: int) -> None:

@@ -37,12 +37,12 @@ LANES = 128
 CHUNK_WORDS = 32
 """Words of leaves, for each lane, that are worked on at once: with ``LANES`` 32 KiB, which the first cache level holds."""
 MAX_LEAVES = 256
-"""Work grows with all nodes of a tree, a walk with its depth: larger trees are faster by a walk. Source: benchmarks/exact_reasons.py."""
+"""Work grows with all nodes of a tree, a walk with its depth: larger trees are faster by a walk. Source: docs/adr/0022-engines.md."""
 MAX_SET_BYTES = 64 << 20
 _WORD = 64
 _ALL = (1 << _WORD) - 1
 _IS_CATEGORICAL, _DEFAULT_LEFT = 1, 2
-_ZERO_IS_MISSING, _NAN_IS_MISSING = 1, 2
+_ZERO_IS_MISSING = 1
 _SIGNIFICANT = 0x03F79D71B4CB0A89
 """A de Bruijn number: multiplied by a power of two, its six highest bits are another number for each. Source: Leiserson et al. (1998)."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, suppress
@@ -16,10 +17,13 @@ from nightshift.warehouse.connection import CANCEL_TIMEOUT_SECONDS, connect, los
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from psycopg import Copy, sql
+    from psycopg import sql
 
     from nightshift.settings import Settings
+    from nightshift.warehouse.binary_rows import RowWriter
     from nightshift.warehouse.connection import Connection
+
+logger = logging.getLogger(__name__)
 
 _LOOK_SECONDS = 0.1
 _END_SECONDS = 1.0
@@ -125,18 +129,18 @@ class _Appending(threading.Thread):
         return self._n_rows
 
     def _append(self, conn: Connection) -> int:
-        from nightshift.warehouse.binary_rows import is_writable
-
         source = iter(self._batches)
         first = next(source, None)
         if first is None:
             return 0
         kinds = _kinds(conn, self._schema, self._table)
         columns = {name: kinds[name] for name in first.column_names}
-        is_binary = is_writable(list(columns.values()))
+        writer = _writer(columns)
+        batches = self._watched(chain([first], source))
         with conn.cursor() as cursor:
-            with cursor.copy(copy_statement(self._schema, self._table, list(columns), "binary" if is_binary else "csv")) as copy:
-                (_write_binary if is_binary else _write_csv)(copy, columns, self._watched(chain([first], source)))
+            with cursor.copy(copy_statement(self._schema, self._table, list(columns), "binary" if writer else "csv")) as copy:
+                for part in _binary(writer, batches) if writer else map(as_csv, batches):
+                    copy.write(part)
             return cursor.rowcount
 
     def _watched(self, batches: Iterable[pa.Table]) -> Iterator[pa.Table]:
@@ -155,16 +159,23 @@ def _kinds(conn: Connection, schema: str, table: str) -> dict[str, str]:
     return dict(conn.execute(query, [schema, table]).fetchall())
 
 
-def _write_binary(copy: Copy, columns: dict[str, str], batches: Iterable[pa.Table]) -> None:
-    from nightshift.warehouse.binary_rows import HEADER, TRAILER, RowWriter
+def _writer(columns: dict[str, str]) -> RowWriter | None:
+    """Return what writes these columns; None where a type is unknown, or loops cannot be compiled here."""
+    from nightshift.warehouse.binary_rows import RowWriter, is_writable
 
-    writer = RowWriter(columns)
-    copy.write(HEADER)
+    if not is_writable(list(columns.values())):
+        return None
+    try:
+        return RowWriter(columns)
+    except Exception as error:  # noqa: BLE001  (a compiler must not stop a night: the server takes texts as well)
+        logger.warning("Rows are written as texts, more slowly: %s: %s", type(error).__name__, error)
+        return None
+
+
+def _binary(writer: RowWriter, batches: Iterable[pa.Table]) -> Iterator[bytes | memoryview]:
+    from nightshift.warehouse.binary_rows import HEADER, TRAILER
+
+    yield HEADER
     for batch in batches:
-        copy.write(writer.write(batch.cast(writer.schema)).data)
-    copy.write(TRAILER)
-
-
-def _write_csv(copy: Copy, _: dict[str, str], batches: Iterable[pa.Table]) -> None:
-    for batch in batches:
-        copy.write(as_csv(batch))
+        yield writer.write(batch.cast(writer.schema)).data
+    yield TRAILER

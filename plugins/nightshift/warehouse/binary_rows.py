@@ -53,6 +53,9 @@ class RowReader:
 
     Args:
         columns: PostgreSQL's type of each column, by name, in order; all of ``TYPES``.
+
+    Raises:
+        Exception: What keeps numba from compiling; it comes here, not in a stream.
     """
 
     def __init__(self, columns: Mapping[str, str]) -> None:
@@ -62,6 +65,7 @@ class RowReader:
         self._widths = np.array(widths, np.int64)
         self._places = _places(widths)
         self._split, self._gather = compiled(split_rows), compiled(gather_texts)
+        self.read(np.frombuffer(TRAILER, np.uint8), 0)
 
     def read(self, data: Bytes, most_rows: int) -> pa.RecordBatch:
         """Return the rows of some bytes, which hold whole rows; header and trailer may be among them.
@@ -100,6 +104,9 @@ class RowWriter:
 
     Args:
         columns: PostgreSQL's type of each column, by name, in the COPY's order; all ones that ``is_writable``.
+
+    Raises:
+        Exception: As of ``RowReader``.
     """
 
     def __init__(self, columns: Mapping[str, str]) -> None:
@@ -111,6 +118,7 @@ class RowWriter:
         # A jsonb value begins with the version of its format.
         self._prefixes = np.array([kind == "jsonb" for kind in columns.values()], np.int64)
         self._join = compiled(join_rows)
+        self.write(self.schema.empty_table())
 
     def write(self, rows: pa.Table) -> Bytes:
         """Return the bytes of some rows, without header and trailer.

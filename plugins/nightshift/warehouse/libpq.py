@@ -71,17 +71,20 @@ def copy_out(conn: Connection, query: sql.Composed | sql.SQL, batch_bytes: int) 
 
 @cache
 def compiled_collect() -> Callable[..., int]:
-    """Return ``collect_rows`` as machine code that calls the driver's own libpq.
+    """Return ``collect_rows`` as machine code that calls the driver's own libpq, compiled: a failure comes here, not in a stream.
 
     Raises:
         OSError: The driver does not bring one.
+        Exception: What else keeps numba from compiling.
     """
     global _get, _free, _copy  # noqa: PLW0603  (names that the loop calls; they must be there before it is compiled)
     library = _library()
     _get = external(library, "PQgetCopyData", "int32", "uintp", "uintp", "int32")
     _free = external(library, "PQfreemem", "void", "uintp")
     _copy = external(None, "memcpy", "uintp", "uintp", "uintp", "uintp")
-    return compiled(collect_rows)
+    collect = compiled(collect_rows)
+    collect(0, np.empty(0, np.uint8), 0, np.zeros(1, np.uintp), np.zeros(2, np.int64))
+    return collect
 
 
 def _library() -> Path:

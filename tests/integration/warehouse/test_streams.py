@@ -11,7 +11,7 @@ import pytest
 from psycopg import sql
 
 from nightshift.errors import WarehouseError
-from nightshift.warehouse import bulk, libpq
+from nightshift.warehouse import binary_rows, bulk, libpq
 from nightshift.warehouse.append_stream import append_stream
 from nightshift.warehouse.bulk import stream_arrow
 
@@ -67,14 +67,29 @@ def test_an_infinite_time_is_a_named_error(settings):
     assert "infinite" in str(raised.value)
 
 
-@pytest.mark.parametrize("damage", [OSError("no libpq"), RuntimeError("no compiler")])
-def test_the_driver_reads_where_loops_cannot_be_compiled(settings, monkeypatch, caplog, damage):
-    def fail():
-        raise damage
+def _no_libpq(monkeypatch) -> None:
+    def fail() -> None:
+        raise OSError("psycopg does not bring its own libpq")
 
-    monkeypatch.setattr(libpq, "compiled_collect", fail)
+    libpq.compiled_collect.cache_clear()
+    monkeypatch.setattr(libpq, "_library", fail)
+
+
+def _no_compiler(monkeypatch) -> None:
+    """Have numba fail as it does: not when a function is given to it, but when it is called."""
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("no compiler")
+
+    monkeypatch.setattr(binary_rows, "compiled", lambda _: fail)
+
+
+@pytest.mark.parametrize("damage", [_no_libpq, _no_compiler])
+def test_the_driver_reads_where_our_loops_cannot(settings, monkeypatch, caplog, damage):
+    damage(monkeypatch)
     with caplog.at_level(logging.WARNING):
         read = _rows(stream_arrow(settings, sql.SQL("select 1 as one")))
+    libpq.compiled_collect.cache_clear()
 
     assert read.to_pylist() == [{"one": 1}]
     assert "read by the driver" in caplog.text
@@ -110,14 +125,18 @@ def taken(conn) -> None:
 
 
 @pytest.mark.usefixtures("taken")
-@pytest.mark.parametrize("is_binary", [True, False])
-def test_what_is_appended_is_what_was_given(settings, is_binary):
+@pytest.mark.parametrize("way", ["binary", "an unknown type", "no compiler"])
+def test_what_is_appended_is_what_was_given(settings, monkeypatch, caplog, way):
     batches = list(stream_arrow(settings, sql.SQL(EVERY_TYPE.format(n=60) + " order by i"), batch_bytes=1_000))
     given = [pa.Table.from_batches([batch]).append_column("j", pa.array(['{"a": [1, "ä"]}'] * batch.num_rows)) for batch in batches]
-    if not is_binary:
+    if way == "an unknown type":
         given = [rows.append_column("n", pa.array(np.full(rows.num_rows, 1.5))) for rows in given]
 
-    assert append_stream(settings, "raw", "taken", given, lambda _: True, "test") == 61
+    with monkeypatch.context() as patch:
+        if way == "no compiler":
+            _no_compiler(patch)
+        assert append_stream(settings, "raw", "taken", given, lambda _: True, "test") == 61
+    assert ("written as texts" in caplog.text) == (way == "no compiler")
     columns = sql.SQL(", ").join(map(sql.Identifier, batches[0].schema.names))
     stored = _rows(stream_arrow(settings, sql.SQL("select {} from raw.taken order by i4 nulls first, i2").format(columns)))
     expected = pa.Table.from_batches(batches).sort_by([("i2", "ascending")])

@@ -46,7 +46,7 @@ def test_a_matrix_may_lie_in_memory_in_any_order(order):
     assert QuickScorer(booster.model_to_string()).raw(given).tobytes() == booster.predict(given, raw_score=True).tobytes()
 
 
-def test_rows_are_the_same_bits_as_a_python_loop_gives(monkeypatch):
+def test_rows_are_the_same_bits_as_a_python_loop_gives():
     booster, matrix = make_booster(7, num_leaves=70, rounds=2, min_data_in_leaf=2), _edges(150)
     tables = tuple(vars(leaf_masks(booster.model_to_string())).values())
     total = np.empty(len(matrix))
