@@ -115,7 +115,7 @@ from nightshift.contracts.partitions import PartitionRange
 from nightshift.contracts.run import RunContext
 from nightshift.ingestion.load import ingest
 from nightshift.settings import load_settings
-import nightshift.ingestion.large_drop, pyarrow.csv, numba
+import nightshift.ingestion.large_drop, pyarrow.csv
 started = time.perf_counter()
 done = ingest(load_settings(), "{DATASET}", PartitionRange.of("{DAY}"), RunContext("bench/ingest", 1, "bench"))
 seconds = time.perf_counter() - started

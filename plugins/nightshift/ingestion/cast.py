@@ -67,11 +67,14 @@ def cast_column(texts: pa.ChunkedArray, column: Column, timezone: str) -> CastCo
     """
     encoded = texts.combine_chunks().dictionary_encode()
     distinct = _known_texts(column, timezone).cast(encoded.dictionary)
-    is_empty = np.asarray(encoded.indices.is_null())
-    places = encoded.indices.fill_null(0).to_numpy(zero_copy_only=False)
-    problems = {reason: ~is_empty & _at(mask, places) for reason, mask in distinct.problems.items() if mask.any()}
-    if not column.is_nullable and is_empty.any():
-        problems[Reason.MISSING_VALUE] = is_empty
+    problems: dict[Reason, Mask] = {}
+    wrong = {reason: mask for reason, mask in distinct.problems.items() if mask.any()}
+    if wrong or (encoded.null_count and not column.is_nullable):
+        is_empty = np.asarray(encoded.indices.is_null())
+        places = encoded.indices.fill_null(0).to_numpy(zero_copy_only=False)
+        problems = {reason: ~is_empty & _at(mask, places) for reason, mask in wrong.items()}
+        if encoded.null_count and not column.is_nullable:
+            problems[Reason.MISSING_VALUE] = is_empty
     return CastColumn(distinct.values.take(encoded.indices), problems)
 
 
@@ -108,13 +111,15 @@ class _KnownTexts:
         if len(texts) > _MOST_KNOWN:
             return _cast_distinct(texts, self._column, self._timezone)
         known, cast = self._known or (texts.slice(0, 0), _cast_distinct(texts.slice(0, 0), self._column, self._timezone))
-        if len(new := texts.filter(pc.invert(pc.is_in(texts, value_set=known)))):
+        places = pc.index_in(texts, value_set=known)
+        if places.null_count:
+            new = texts.filter(places.is_null())
             if len(known) + len(new) > _MOST_KNOWN:
                 known, cast = texts, _cast_distinct(texts, self._column, self._timezone)
             else:
                 known, cast = _together(known, new), _casts_together(cast, _cast_distinct(new, self._column, self._timezone))
             self._known = known, cast
-        places = pc.index_in(texts, value_set=known)
+            places = pc.index_in(texts, value_set=known)
         return CastColumn(cast.values.take(places), {reason: mask[np.asarray(places)] for reason, mask in cast.problems.items()})
 
 

@@ -25,9 +25,11 @@ from nightshift.ingestion.raw_version import Source, begin_version, keep_source,
 from nightshift.ingestion.row_check import DUPLICATE, GOOD, TypedRows, counted_of, judge, refused_by_file, settle_repeated_keys, type_rows
 from nightshift.lake.object_store import ObjectCorruptError
 from nightshift.quality.contract_check import ContractError, DeliveredFile, check_head, digest_error, read_rows
+from nightshift.quality.gates import count_passing
 from nightshift.quality.quarantine import RefusedRow
 from nightshift.warehouse.ahead import Ahead
 from nightshift.warehouse.append_stream import append_stream
+from nightshift.warehouse.migrate import ensure_large_table
 from nightshift.warehouse.partition_write import hold_stage, refuse
 
 if TYPE_CHECKING:
@@ -49,6 +51,8 @@ logger = logging.getLogger(__name__)
 
 LARGE_ROWS = 500_000
 """From so many rows on a drop is a load of its own that streams; below, all drops of a call are checked and loaded together."""
+N_CONNECTIONS = 2
+"""Connections that store one drop: a server stores rows more slowly than they are checked."""
 _PROGRESS_ROWS = 1_000_000
 _LONGEST_LOAD_SECONDS = 24 * 3600
 """A copy that is older belongs to nobody: a task is ended long before."""
@@ -87,7 +91,7 @@ def write_large(call: IngestCall, drop: DropManifest) -> set[dt.date]:
         _withdraw(call, write, rows.lost)
         keep_source(call, write, Source(drop, rows.refused, rows.n_duplicated, rows.head.notes))
     counts = {"n_refused": len(rows.refused), "n_duplicated": rows.n_duplicated}
-    return publish_version(call, write, counts, {drop.partition: rows.n_good})
+    return publish_version(call, write, counts, {drop.partition: rows.n_good}, rows.passing)
 
 
 @contextmanager
@@ -103,14 +107,16 @@ def _folder(parent: Path) -> Iterator[Path]:
 
 
 def _append(call: IngestCall, write: PartitionWrite, rows: _Rows) -> None:
+    table = ensure_large_table(call.conn, call.contract)
     with Ahead(rows.batches(write.load_id)) as batches:
         n_stored = append_stream(
             call.settings,
             "raw",
-            call.contract.name,
+            table,
             batches,
             lambda transaction: hold_stage(transaction, write) == "staged",
             call.run.application_name,
+            N_CONNECTIONS,
         )
     if n_stored != rows.n_good + len(rows.lost):
         raise LoadStateError(
@@ -139,6 +145,7 @@ class _Rows:
         n_good: Rows that are to stay.
         n_duplicated: Rows that repeat an earlier one.
         lost: shape (n,), positions of rows that were staged and must be withdrawn.
+        passing: What was counted of the dataset's suite; None if it has none that can be used.
     """
 
     def __init__(self, call: IngestCall, drop: DropManifest, path: Path) -> None:
@@ -146,6 +153,7 @@ class _Rows:
         self.head: FileHead = check_head(call.contract, drop, path)
         self.n_good = self.n_duplicated = 0
         self.lost: Numbers = np.empty(0, dtype=np.int64)
+        self.passing = count_passing(call.settings, call.contract.dataset)
         self._refused: dict[tuple[object, ...], RefusedRow] = {}
         self._malformed: list[tuple[int, str]] = []
         self._n_values: Counter[str] = Counter()
@@ -190,11 +198,14 @@ class _Rows:
             self._refused.setdefault(tuple(row.delivered.values()), row)
 
     def _staged(self, rows: TypedRows, is_good: Mask, load_id: int) -> pa.Table:
-        table, n_before = rows.values.filter(is_good), self.n_good
+        table, n_before = rows.values if is_good.all() else rows.values.filter(is_good), self.n_good
         self.n_good += table.num_rows
         if self.n_good // _PROGRESS_ROWS > n_before // _PROGRESS_ROWS:
             logger.info("%s: %s of %s rows", self.drop.data_key, f"{self.n_good:,}", f"{self.drop.n_rows:,}")
-        return with_origin(load_id, table, [self.drop], (rows.places[is_good], rows.numbers[is_good]))
+        staged = with_origin(load_id, table, [self.drop], (rows.places[is_good], rows.numbers[is_good]))
+        if self.passing:
+            self.passing.add(staged)
+        return staged
 
     def _settle_repeated_keys(self) -> None:
         """Read the rows again whose key another one has, and let the usual rule judge all of them together."""
@@ -236,7 +247,8 @@ class _Rows:
     def _hashes(self, rows: TypedRows, chosen: Mask) -> Hashes:
         """Return one number for the key of each chosen row; a key column that the file does not have is the same for all."""
         keys = [column.name for column in self.head.columns if column.name in self._call.contract.key]
-        return _hashes([rows.column(name).filter(chosen).combine_chunks() for name in keys])
+        columns = [rows.column(name) if chosen.all() else rows.column(name).filter(chosen) for name in keys]
+        return _hashes([column.combine_chunks() for column in columns])
 
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
@@ -244,19 +256,33 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 def _hashes(columns: list[pa.Array]) -> Hashes:
-    """Return one number per row, shape (n,), equal for rows with equal values; different ones differ but for chance."""
-    from pandas.util import hash_array
-
+    """Return one number per row, shape (n,), equal in this process for rows with equal values; different ones differ but for chance."""
     mixed = np.zeros(len(columns[0]) if columns else 0, dtype=np.uint64)
     for column in columns:
-        encoded = column.dictionary_encode()
-        distinct = encoded.dictionary.to_numpy(zero_copy_only=False)
-        if distinct.dtype.kind == "M":
-            distinct = distinct.astype("datetime64[us]").astype(np.int64)
-        by_value = np.append(hash_array(distinct, categorize=False), np.uint64(0))
-        own = by_value[encoded.indices.fill_null(len(distinct)).to_numpy(zero_copy_only=False)]
+        own = _scattered(_numbers(column))
         mixed ^= own + _GOLDEN + (mixed << np.uint64(6)) + (mixed >> np.uint64(2))
     return mixed
+
+
+def _numbers(column: pa.Array) -> Hashes:
+    """Return a number for each value, shape (n,), the same for the same; for null the hash of None."""
+    import pyarrow as pa
+
+    if pa.types.is_integer(column.type) or pa.types.is_temporal(column.type):
+        whole = column.cast(pa.int32()) if pa.types.is_date32(column.type) else column
+        numbers: Numbers = whole.cast(pa.int64()).fill_null(hash(None)).to_numpy()
+    else:
+        encoded = column.dictionary_encode("encode")
+        distinct = np.fromiter(map(hash, encoded.dictionary.to_pylist()), np.int64, len(encoded.dictionary))
+        numbers = distinct[encoded.indices.to_numpy()]
+    return numbers.astype(np.uint64)
+
+
+def _scattered(numbers: Hashes) -> Hashes:
+    """Return numbers of which each bit depends on all bits of the given ones. Source: finalizer of SplitMix64."""
+    mixed = (numbers ^ (numbers >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return mixed ^ (mixed >> np.uint64(31))
 
 
 def _repeated(parts: Sequence[Hashes]) -> Hashes:

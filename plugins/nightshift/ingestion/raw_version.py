@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from nightshift.lake.drops import DropManifest
     from nightshift.lake.object_store import ObjectStore
     from nightshift.quality.contract_check import DeliveredFile
+    from nightshift.quality.passing_rows import PassingRows
     from nightshift.quality.quarantine import RefusedRow
     from nightshift.settings import Settings
     from nightshift.warehouse.connection import Connection
@@ -104,12 +105,24 @@ def begin_version(call: IngestCall, drops: Sequence[DropManifest]) -> PartitionW
 
 
 def publish_version(
-    call: IngestCall, write: PartitionWrite, counts: Mapping[str, int], sent: Mapping[dt.date, int] | None = None
+    call: IngestCall,
+    write: PartitionWrite,
+    counts: Mapping[str, int],
+    sent: Mapping[dt.date, int] | None = None,
+    passing: PassingRows | None = None,
 ) -> set[dt.date]:
-    """Audit, gate and publish what is staged, and return the days that got a new version; ``sent`` as ``audit`` has it."""
+    """Audit, gate and publish what is staged, and return the days that got a new version.
+
+    Args:
+        call: What all loads of a call share.
+        write: The begun write.
+        counts: Kept with the load.
+        sent: As ``audit`` has it.
+        passing: As ``run_gate`` has it.
+    """
     reach(FaultPoint.INGEST_STAGE_AFTER, lambda: lose(call.conn))
     audit(call.conn, write, counts, sent)
-    _gate(call, write)
+    _gate(call, write, passing)
     return {load.partition_date for load in publish(call.conn, write) if load.is_new}
 
 
@@ -165,20 +178,20 @@ def with_origin(load_id: int, values: pa.Table, drops: Sequence[DropManifest], o
         drops: Where rows may come from.
         origin: Each shape (n,): the place of a row's drop in ``drops``, and the row's position in its file.
     """
-    import numpy as np
     import pyarrow as pa
 
-    places, numbers = pa.array(origin[0]), pa.array(origin[1])
     by_drop = {
         "partition_date": pa.array([drop.partition for drop in drops], pa.date32()),
         "known_at": pa.array([drop.delivered_at for drop in drops], pa.timestamp("us", "UTC")),
     }
     for name, of_drop in by_drop.items():
-        values = values.append_column(name, of_drop.take(places))
-    return values.append_column("source_row", numbers).append_column("load_id", pa.array(np.full(values.num_rows, load_id)))
+        values = values.append_column(name, of_drop.take(pa.array(origin[0])) if len(drops) > 1 else pa.repeat(of_drop[0], len(values)))
+    return values.append_column("source_row", pa.array(origin[1])).append_column(
+        "load_id", pa.repeat(pa.scalar(load_id, pa.int64()), len(values))
+    )
 
 
-def _gate(call: IngestCall, write: PartitionWrite) -> None:
+def _gate(call: IngestCall, write: PartitionWrite, passing: PassingRows | None) -> None:
     """Run the dataset's suite; a dataset that comes daily must have one."""
     from nightshift.quality.gates import GateError, run_gate
 
@@ -186,7 +199,7 @@ def _gate(call: IngestCall, write: PartitionWrite) -> None:
     if not has_suite and call.contract.delivery is not Delivery.DAILY:
         return
     try:
-        run_gate(call.settings, call.contract.dataset, "raw", call.contract.name, write.load_id, write.partitions, call.run)
+        run_gate(call.settings, call.contract.dataset, "raw", call.contract.name, write.load_id, write.partitions, call.run, passing)
     except GateError as error:
         refuse(call.conn, write, str(error).splitlines()[0])
         raise

@@ -194,7 +194,8 @@ def _defaults(column: Column, n_rows: int, timezone: str) -> pa.Array:
 
 def _record_problems(rows: TypedRows, part: slice, number: int, column: Column, texts: pa.Table, cast: CastColumn) -> None:
     places, n_files = rows.places[part], len(rows.n_values[column.name])
-    has_value = np.asarray(texts[column.name].is_valid())
+    delivered = texts[column.name]
+    has_value = np.asarray(delivered.is_valid()) if delivered.null_count else slice(None)
     rows.n_values[column.name] += np.bincount(places[has_value], minlength=n_files)
     if (wrong := cast.problems.get(Reason.WRONG_TYPE)) is not None:
         rows.n_wrong[column.name] += np.bincount(places[wrong], minlength=n_files)

@@ -17,7 +17,7 @@ from typing import Protocol, TypeVar
 
 MIN_BYTES_PER_SECOND = 16 * 1024
 """A body that stays slower than this after the read timeout is given up: a connection that trickles would never time out."""
-_SMALLEST_CHUNK, _LARGEST_CHUNK = 16, 1 << 18
+_SMALLEST_CHUNK, _LARGEST_CHUNK = 16, 1 << 20
 _SECONDS_PER_CHUNK = 0.5
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import pyarrow as pa
 
-BLOCK_BYTES = 1024**2
+BLOCK_BYTES = 4 * 1024**2
 """Arrow reads up to 32 of them ahead."""
 BLOCK_ROWS = 65_536
 _HEADER_BYTES = 1 << 20

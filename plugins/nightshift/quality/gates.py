@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from nightshift.errors import NightshiftError
 from nightshift.fault_points import FaultPoint, reach
 from nightshift.quality.gate_page import render_page
-from nightshift.quality.one_scan import knows, passed_in_one_scan
+from nightshift.quality.one_scan import frequent_texts, knows, passed_in_one_scan
 from nightshift.warehouse.audit import is_audited_unique
 from nightshift.warehouse.connection import connect, conninfo
 from nightshift.warehouse.content_hash import has_unique_index
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from nightshift.contracts.partitions import PartitionRange
     from nightshift.contracts.run import RunContext
+    from nightshift.quality.passing_rows import PassingRows
     from nightshift.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -114,7 +115,14 @@ class GateResult:
 
 
 def run_gate(  # noqa: PLR0913, PLR0917  (the staged batch is addressed by all of these)
-    settings: Settings, dataset: str, schema: str, table: str, load_id: int, partitions: PartitionRange, run: RunContext
+    settings: Settings,
+    dataset: str,
+    schema: str,
+    table: str,
+    load_id: int,
+    partitions: PartitionRange,
+    run: RunContext,
+    passing: PassingRows | None = None,
 ) -> GateResult:
     """Run the dataset's suite on the staged rows of a load, all partitions as one batch.
 
@@ -126,6 +134,7 @@ def run_gate(  # noqa: PLR0913, PLR0917  (the staged batch is addressed by all o
         load_id: The staged load.
         partitions: Both ends included.
         run: Who asks; names the connection.
+        passing: What was counted on the way into the stage; used if just as many rows are there.
 
     Returns:
         The verdict of a batch that passed. The page in the bucket is evidence, not part of the verdict.
@@ -137,7 +146,7 @@ def run_gate(  # noqa: PLR0913, PLR0917  (the staged batch is addressed by all o
     """
     reach(FaultPoint.GATE_BEFORE)
     query, place = _batch_query(schema, table, load_id, partitions), (schema, table, load_id)
-    results = _passed_as_a_whole(settings, dataset, query, place, run)
+    results = _passed_as_a_whole(settings, dataset, query, place, run, passing)
     if results is None:
         suite = _read_suite(settings.expectations_dir, dataset)
         results = _passed_at_once(settings, [_json_of(expectation) for expectation in suite.expectations], query, place, run)
@@ -203,7 +212,7 @@ def _read_suite(expectations_dir: Path, dataset: str) -> ExpectationSuite:
 
 
 def _passed_as_a_whole(
-    settings: Settings, dataset: str, query: sql.Composed, place: tuple[str, str, int], run: RunContext
+    settings: Settings, dataset: str, query: sql.Composed, place: tuple[str, str, int], run: RunContext, passing: PassingRows | None
 ) -> list[dict[str, Any]] | None:
     """Return the results of a large load that meets all of its suite for certain; None leaves everything to Great Expectations.
 
@@ -216,15 +225,30 @@ def _passed_as_a_whole(
         can_stop = any(_severity(expectation) not in _ONLY_SHOWN for expectation in expectations)
         if not (_DATASET.match(dataset) and document["name"] and can_stop and knows(expectations)):
             return None
-        results = _passed_at_once(settings, expectations, query, place, run)
+        results = _passed_at_once(settings, expectations, query, place, run, passing)
         n_rows = max(result["result"].get("observed_value", result["result"].get("element_count", 0)) for result in results)
     except Exception:  # noqa: BLE001  (see the docstring)
         return None
     return results if len(results) == len(expectations) and n_rows else None
 
 
+def count_passing(settings: Settings, dataset: str) -> PassingRows | None:
+    """Return what counts a dataset's suite on rows that pass; None if there is none that can be used, which its gate will say."""
+    from nightshift.quality.passing_rows import PassingRows
+
+    try:
+        return PassingRows(json.loads((settings.expectations_dir / f"{dataset}.json").read_text(encoding="utf-8"))["expectations"])
+    except Exception:  # noqa: BLE001  (see the docstring)
+        return None
+
+
 def _passed_at_once(
-    settings: Settings, expectations: Sequence[Mapping[str, Any]], query: sql.Composed, place: tuple[str, str, int], run: RunContext
+    settings: Settings,
+    expectations: Sequence[Mapping[str, Any]],
+    query: sql.Composed,
+    place: tuple[str, str, int],
+    run: RunContext,
+    passing: PassingRows | None = None,
 ) -> list[dict[str, Any]]:
     """Return the results of what a large load meets for certain; Great Expectations would send a query for each and take minutes."""
     schema, table, load_id = place
@@ -233,18 +257,19 @@ def _passed_at_once(
             row = conn.execute("select sum(n_rows) from ops.loads where load_id = %s", [load_id]).fetchone()
             if row is None or (row[0] or 0) < ONE_SCAN_ROWS:
                 return []
-            found = passed_in_one_scan(
-                conn,
-                query,
-                expectations,
-                lambda columns: has_unique_index(conn, schema, table, columns) or is_audited_unique(conn, load_id, columns),
-            )
+
+            def is_unique(columns: Sequence[str]) -> bool:
+                return has_unique_index(conn, schema, table, columns) or is_audited_unique(conn, load_id, columns)
+
+            found = passing.passed(conn, is_unique) if passing and passing.n_rows == row[0] else {}
+            rest = [one for place, one in enumerate(expectations) if place not in found]
+            scanned = passed_in_one_scan(conn, query, rest, is_unique, frequent_texts(conn, schema, table)) if rest else {}
     except Exception as error:  # noqa: BLE001  (Great Expectations evaluates all of it then, and has the words for what is wrong)
         logger.warning(
             "A suite of %s.%s is evaluated query by query: %s", schema, table, _without_values(f"{type(error).__name__}: {error}")
         )
         return []
-    return list(found.values())
+    return [*found.values(), *scanned.values()]
 
 
 def _json_of(expectation: Expectation) -> dict[str, Any]:

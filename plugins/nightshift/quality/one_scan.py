@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
 
     from nightshift.warehouse.connection import Connection
 
-_TOGETHER = "expect_compound_columns_to_be_unique"
+TOGETHER, PATTERN = "expect_compound_columns_to_be_unique", "expect_column_values_to_match_regex"
+ROW_COUNT = "expect_table_row_count_to_be_between"
 _WRITTEN_CONDITION = re.compile(r'col\("([a-z_][a-z0-9_]*)"\) (==|!=) "([a-zA-Z0-9_ -]*)"')
 
 
@@ -38,21 +40,38 @@ class _Counted:
     mostly: float = 1.0
 
     def passes(self, n_considered: int, n_unexpected: int) -> bool:
-        """Return whether the counts meet it; nothing to consider is nothing unexpected."""
-        if (self.minimum is not None and n_considered < self.minimum) or (self.maximum is not None and n_considered > self.maximum):
-            return False
-        return n_considered == 0 or (n_considered - n_unexpected) / n_considered >= self.mostly
+        """Return whether the counts meet it."""
+        return has_number(n_considered, self.minimum, self.maximum) and has_share(n_considered, n_unexpected, self.mostly)
 
 
-def _filtered(considered: sql.Composable, breaks: sql.Composable, mostly: float) -> _Counted:
+def has_number(n_considered: int, minimum: float | None, maximum: float | None) -> bool:
+    """Return whether so many rows are neither too few nor too many."""
+    return (minimum is None or n_considered >= minimum) and (maximum is None or n_considered <= maximum)
+
+
+def has_share(n_considered: int, n_unexpected: int, mostly: float) -> bool:
+    """Return whether enough of the rows meet an expectation; nothing to consider is nothing unexpected."""
+    return n_considered == 0 or (n_considered - n_unexpected) / n_considered >= mostly
+
+
+def _count(*conditions: sql.Composable | None) -> sql.Composable:
+    """Return an aggregate, the rows that meet all of these."""
     from psycopg import sql
 
-    count = sql.SQL("count(*) filter (where {})")
-    return _Counted(count.format(considered), sql.SQL("count(*) filter (where ({}) and ({}))").format(considered, breaks), mostly=mostly)
+    given = [sql.SQL("({})").format(condition) for condition in conditions if condition is not None]
+    return sql.SQL("count(*) filter (where {})").format(sql.SQL(" and ").join(given)) if given else sql.SQL("count(*)")
+
+
+def _filtered(considered: Sequence[sql.Composable | None], breaks: sql.Composable, mostly: float) -> _Counted:
+    return _Counted(_count(*considered), _count(*considered, breaks), mostly=mostly)
 
 
 def passed_in_one_scan(
-    conn: Connection, query: sql.Composable, expectations: Sequence[Mapping[str, Any]], is_unique: Callable[[Sequence[str]], bool]
+    conn: Connection,
+    query: sql.Composable,
+    expectations: Sequence[Mapping[str, Any]],
+    is_unique: Callable[[Sequence[str]], bool],
+    frequent: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> dict[int, dict[str, Any]]:
     """Return the results of the expectations that the batch certainly meets, by their place; the others are not in it.
 
@@ -61,17 +80,18 @@ def passed_in_one_scan(
         query: Selects the batch.
         expectations: In Great Expectations' JSON: ``type``, ``kwargs``.
         is_unique: Whether it is known that these columns are unique within the batch: then nobody needs to count.
+        frequent: Texts that columns may well have, as ``frequent_texts`` says: each is held against a pattern once.
     """
     from psycopg import sql
 
-    counted = {place: found for place, one in enumerate(expectations) if (found := _counted(one, is_unique)) is not None}
+    counted = {place: found for place, one in enumerate(expectations) if (found := _counted(one, is_unique, frequent)) is not None}
     if not counted:
         return {}
     counts = [sql.SQL("{}, {}").format(one.n_considered, one.n_unexpected) for one in counted.values()]
     row = conn.execute(sql.SQL("select {} from ({}) batch").format(sql.SQL(", ").join(counts), query)).fetchone()
     pairs = zip(row[::2], row[1::2], strict=True) if row else ()
     return {
-        place: _result(expectations[place], n_considered, n_unexpected)
+        place: result_of(expectations[place], n_considered, n_unexpected, "one scan")
         for (place, one), (n_considered, n_unexpected) in zip(counted.items(), pairs, strict=True)
         if one.passes(n_considered, n_unexpected)
     }
@@ -79,34 +99,59 @@ def passed_in_one_scan(
 
 def knows(expectations: Sequence[Mapping[str, Any]]) -> bool:
     """Return whether each of these, and at least one, is of a kind that one scan can judge."""
-    return bool(expectations) and all(_counted(one, lambda _: True) is not None for one in expectations)
+    return bool(expectations) and all(_counted(one, lambda _: True, {}) is not None for one in expectations)
 
 
-def _result(expectation: Mapping[str, Any], n_considered: int, n_unexpected: int) -> dict[str, Any]:
-    """Return the result in the form of Great Expectations."""
+def frequent_texts(conn: Connection, schema: str, table: str) -> dict[str, list[str]]:
+    """Return texts that the planner's statistics name for columns of a table or its parts; none where it has no statistics."""
+    return dict(
+        conn.execute(
+            """
+            with target as (select to_regclass(format('%%I.%%I', %s::text, %s::text)) as oid)
+            select a.attname, array_agg(distinct found.value)
+            from target, pg_class c join pg_namespace n on n.oid = c.relnamespace
+            join pg_attribute a on a.attrelid = c.oid and a.atttypid in ('text'::regtype, 'varchar'::regtype)
+                and a.attcollation = 'pg_catalog.default'::regcollation
+            join pg_stats s on s.schemaname = n.nspname and s.tablename = c.relname and s.attname = a.attname,
+                unnest(s.most_common_vals::text::text[] || s.histogram_bounds::text::text[]) found (value)
+            where c.oid = target.oid or c.oid in (select inhrelid from pg_inherits where inhparent = target.oid)
+            group by a.attname
+            """,
+            [schema, table],
+        ).fetchall()
+    )
+
+
+def result_of(expectation: Mapping[str, Any], n_considered: int, n_unexpected: int, by: str) -> dict[str, Any]:
+    """Return the result in the form of Great Expectations; ``by`` says who has counted."""
     measured: dict[str, Any] = (
         {"observed_value": n_considered}
-        if expectation["type"] == "expect_table_row_count_to_be_between"
+        if expectation["type"] == ROW_COUNT
         else {
             "element_count": n_considered,
             "unexpected_count": n_unexpected,
             "unexpected_percent": 100.0 * n_unexpected / n_considered if n_considered else 0.0,
         }
     )
-    return {"success": True, "expectation_config": dict(expectation), "result": measured, "exception_info": {}, "meta": {"by": "one scan"}}
+    return {"success": True, "expectation_config": dict(expectation), "result": measured, "exception_info": {}, "meta": {"by": by}}
 
 
-def _counted(expectation: Mapping[str, Any], is_unique: Callable[[Sequence[str]], bool]) -> _Counted | None:
+def _counted(
+    expectation: Mapping[str, Any], is_unique: Callable[[Sequence[str]], bool], frequent: Mapping[str, Sequence[str]]
+) -> _Counted | None:
     """Return an expectation as counts; None for what only Great Expectations can judge."""
     kind, given = _KINDS.get(expectation["type"]), dict(expectation["kwargs"])
-    condition = _row_condition(given.pop("row_condition", None), given.pop("condition_parser", None))
+    restriction = given.pop("row_condition", None)
+    condition = _row_condition(restriction, given.pop("condition_parser", None))
     mostly = given.pop("mostly", 1.0)
-    if condition is None or not isinstance(mostly, int | float):
+    if (restriction is not None and condition is None) or not isinstance(mostly, int | float):
         return None
-    if expectation["type"] == _TOGETHER and set(given) == {"column_list"} and mostly == 1:
+    if expectation["type"] == TOGETHER and set(given) == {"column_list"} and mostly == 1:
         return _unique_together(given["column_list"], condition, is_known=is_unique(given["column_list"]))
     if kind is None or set(given) - kind.arguments:
         return None
+    if expectation["type"] == PATTERN:
+        given["frequent"] = frequent.get(given["column"], ())
     return kind.build(given, condition, float(mostly))
 
 
@@ -114,8 +159,6 @@ def _row_condition(given: object, parser: object) -> sql.Composable | None:
     """Return a comparison of a column with a text, as suites write it or as Great Expectations parses that; None for any other."""
     from psycopg import sql
 
-    if given is None:
-        return sql.SQL("true")
     if isinstance(given, str) and (written := _WRITTEN_CONDITION.fullmatch(given)) and parser == "great_expectations":
         column, sign, value = written.groups()
         return sql.SQL("{} {} {}").format(sql.Identifier(column), sql.SQL("=" if sign == "==" else "<>"), sql.Literal(value))
@@ -127,46 +170,46 @@ def _row_condition(given: object, parser: object) -> sql.Composable | None:
     return None
 
 
-def _unique_together(columns: Sequence[str], condition: sql.Composable, *, is_known: bool) -> _Counted:
+def _unique_together(columns: Sequence[str], condition: sql.Composable | None, *, is_known: bool) -> _Counted:
     """Compare the rows by hashes of 64 bits; where two agree by chance, Great Expectations says that they differ."""
     from psycopg import sql
 
-    considered = sql.SQL("count(*) filter (where {})").format(condition)
+    considered = _count(condition)
     if is_known:
         return _Counted(considered, sql.SQL("0"))
     values = sql.SQL(", ").join(map(sql.Identifier, columns))
-    distinct = sql.SQL("count(distinct hash_record_extended(row({}), 0)) filter (where {})").format(values, condition)
+    distinct = sql.SQL("count(distinct hash_record_extended(row({}), 0)) filter (where {})").format(values, condition or sql.SQL("true"))
     return _Counted(considered, sql.SQL("{} - {}").format(considered, distinct))
 
 
-def _row_count(given: dict[str, Any], condition: sql.Composable, _: float) -> _Counted | None:
+def _row_count(given: dict[str, Any], condition: sql.Composable | None, _: float) -> _Counted | None:
     from psycopg import sql
 
     minimum, maximum = given.get("min_value"), given.get("max_value")
-    if not _are_numbers(minimum, maximum):
+    if not are_numbers(minimum, maximum):
         return None
-    return _Counted(sql.SQL("count(*) filter (where {})").format(condition), sql.SQL("0"), minimum, maximum)
+    return _Counted(_count(condition), sql.SQL("0"), minimum, maximum)
 
 
-def _not_null(given: dict[str, Any], condition: sql.Composable, mostly: float) -> _Counted:
+def _not_null(given: dict[str, Any], condition: sql.Composable | None, mostly: float) -> _Counted:
     from psycopg import sql
 
-    return _filtered(condition, sql.SQL("{} is null").format(sql.Identifier(given["column"])), mostly)
+    return _filtered([condition], sql.SQL("{} is null").format(sql.Identifier(given["column"])), mostly)
 
 
-def _values(given: dict[str, Any], condition: sql.Composable, mostly: float, holds: sql.Composable) -> _Counted:
+def _values(given: dict[str, Any], condition: sql.Composable | None, mostly: float, holds: sql.Composable) -> _Counted:
     """Count the values that are not null; a comparison that gives null is counted as broken."""
     from psycopg import sql
 
-    considered = sql.SQL("({}) and {} is not null").format(condition, sql.Identifier(given["column"]))
-    return _filtered(considered, sql.SQL("({}) is not true").format(holds), mostly)
+    is_there = sql.SQL("{} is not null").format(sql.Identifier(given["column"]))
+    return _filtered([condition, is_there], sql.SQL("({}) is not true").format(holds), mostly)
 
 
-def _between(given: dict[str, Any], condition: sql.Composable, mostly: float) -> _Counted | None:
+def _between(given: dict[str, Any], condition: sql.Composable | None, mostly: float) -> _Counted | None:
     from psycopg import sql
 
     minimum, maximum = given.get("min_value"), given.get("max_value")
-    if not _are_numbers(minimum, maximum):
+    if not are_numbers(minimum, maximum):
         return None
     sides = [(minimum, ">" if given.get("strict_min") else ">="), (maximum, "<" if given.get("strict_max") else "<=")]
     holds = [
@@ -177,7 +220,7 @@ def _between(given: dict[str, Any], condition: sql.Composable, mostly: float) ->
     return _values(given, condition, mostly, sql.SQL(" and ").join(holds)) if holds else None
 
 
-def _in_set(given: dict[str, Any], condition: sql.Composable, mostly: float) -> _Counted | None:
+def _in_set(given: dict[str, Any], condition: sql.Composable | None, mostly: float) -> _Counted | None:
     from psycopg import sql
 
     allowed = given.get("value_set")
@@ -186,25 +229,32 @@ def _in_set(given: dict[str, Any], condition: sql.Composable, mostly: float) -> 
     return _values(given, condition, mostly, sql.SQL("{}::text = any({})").format(sql.Identifier(given["column"]), sql.Literal(allowed)))
 
 
-def _regex(given: dict[str, Any], condition: sql.Composable, mostly: float) -> _Counted | None:
+def _regex(given: dict[str, Any], condition: sql.Composable | None, mostly: float) -> _Counted | None:
+    """Match each frequent text once: a pattern costs several times as much as to look a text up, bit by bit the same."""
     from psycopg import sql
 
     if not isinstance(given.get("regex"), str):
         return None
-    return _values(given, condition, mostly, sql.SQL("{} ~ {}").format(sql.Identifier(given["column"]), sql.Literal(given["regex"])))
+    column, pattern = sql.Identifier(given["column"]), sql.Literal(given["regex"])
+    holds = sql.SQL("{} ~ {}").format(column, pattern)
+    if frequent := list(given["frequent"]):
+        known = sql.SQL('{} collate "C" in (select v collate "C" from unnest({}::text[]) v where v ~ {})')
+        holds = sql.SQL("{} or {}").format(known.format(column, sql.Literal(frequent), pattern), holds)
+    return _values(given, condition, mostly, holds)
 
 
-def _a_over_b(given: dict[str, Any], condition: sql.Composable, mostly: float) -> _Counted:
+def _a_over_b(given: dict[str, Any], condition: sql.Composable | None, mostly: float) -> _Counted:
     """Rows in which one of both is missing are left to Great Expectations."""
     from psycopg import sql
 
     a, b = sql.Identifier(given["column_A"]), sql.Identifier(given["column_B"])
-    considered = sql.SQL("({}) and num_nonnulls({}, {}) > 0").format(condition, a, b)
+    is_there = sql.SQL("num_nonnulls({}, {}) > 0").format(a, b)
     holds = sql.SQL("{} " + (">=" if given.get("or_equal") else ">") + " {}").format(a, b)
-    return _filtered(considered, sql.SQL("({}) is not true").format(holds), mostly)
+    return _filtered([condition, is_there], sql.SQL("({}) is not true").format(holds), mostly)
 
 
-def _are_numbers(*values: object) -> bool:
+def are_numbers(*values: object) -> bool:
+    """Return whether these are numbers, or absent."""
     return all(value is None or (isinstance(value, int | float) and not isinstance(value, bool)) for value in values)
 
 
@@ -215,10 +265,10 @@ class _Kind:
 
 
 _KINDS = {
-    "expect_table_row_count_to_be_between": _Kind(frozenset({"min_value", "max_value"}), _row_count),
+    ROW_COUNT: _Kind(frozenset({"min_value", "max_value"}), _row_count),
     "expect_column_values_to_not_be_null": _Kind(frozenset({"column"}), _not_null),
     "expect_column_values_to_be_between": _Kind(frozenset({"column", "min_value", "max_value", "strict_min", "strict_max"}), _between),
     "expect_column_values_to_be_in_set": _Kind(frozenset({"column", "value_set"}), _in_set),
-    "expect_column_values_to_match_regex": _Kind(frozenset({"column", "regex"}), _regex),
+    PATTERN: _Kind(frozenset({"column", "regex"}), _regex),
     "expect_column_pair_values_a_to_be_greater_than_b": _Kind(frozenset({"column_A", "column_B", "or_equal"}), _a_over_b),
 }

@@ -1,4 +1,4 @@
-"""PostgreSQL's binary COPY format from and to Arrow, for the types that nightly tables have; every double keeps its bits.
+"""PostgreSQL's binary COPY format to Arrow, for the types that nightly tables have; every double keeps its bits.
 
 A row is its number of fields, and of each field its length (-1 for null) and its bytes, the highest first.
 Source: PostgreSQL's documentation of COPY, "Binary Format"; docs/adr/0031-binary-rows.md.
@@ -40,8 +40,7 @@ TYPES: dict[str, tuple[pa.DataType, int]] = {
     "varchar": (pa.string(), 0),
     "bpchar": (pa.string(), 0),
 }
-"""Arrow's type and the bytes of a value, 0 for texts, of each of PostgreSQL's that is read and written."""
-_ONLY_WRITTEN = {"json": (pa.string(), 0), "jsonb": (pa.string(), 0)}
+"""Arrow's type and the bytes of a value, 0 for texts, of each of PostgreSQL's that is read."""
 
 
 class UnreadableRowsError(ValueError):
@@ -99,63 +98,9 @@ class RowReader:
         return pa.RecordBatch.from_arrays(columns, self._names)
 
 
-class RowWriter:
-    """Turns Arrow tables into the data of one COPY.
-
-    Args:
-        columns: PostgreSQL's type of each column, by name, in the COPY's order; all ones that ``is_writable``.
-
-    Raises:
-        Exception: As of ``RowReader``.
-    """
-
-    def __init__(self, columns: Mapping[str, str]) -> None:
-        kinds = {**TYPES, **_ONLY_WRITTEN}
-        self.schema = pa.schema([(name, kinds[kind][0]) for name, kind in columns.items()])
-        widths = [kinds[kind][1] for kind in columns.values()]
-        self._widths = np.array(widths, np.int64)
-        self._places = _places(widths)
-        # A jsonb value begins with the version of its format.
-        self._prefixes = np.array([kind == "jsonb" for kind in columns.values()], np.int64)
-        self._join = compiled(join_rows)
-        self.write(self.schema.empty_table())
-
-    def write(self, rows: pa.Table) -> Bytes:
-        """Return the bytes of some rows, without header and trailer.
-
-        Args:
-            rows: Of ``schema``, shape (n, columns).
-        """
-        n_rows, n_texts = rows.num_rows, int((self._widths == 0).sum())
-        fixed = np.empty((len(self._widths) - n_texts, n_rows), np.int64)
-        is_null = np.zeros((len(self._widths), n_rows), np.bool_)
-        offsets = np.empty((n_texts, n_rows + 1), np.int64)
-        texts, n_bytes = [], 0
-        for column, (width, place) in enumerate(zip(self._widths, self._places, strict=True)):
-            array = rows.column(column).combine_chunks()
-            if array.null_count:
-                is_null[column] = array.is_null().to_numpy(zero_copy_only=False)
-            if width:
-                fixed[place] = _to_wire(array)
-                continue
-            own, data = _text_buffers(array)
-            offsets[place] = own + n_bytes
-            texts.append(data)
-            n_bytes += len(data)
-        out = np.empty(n_rows * int(2 + 4 * len(self._widths) + self._widths.sum() + self._prefixes.sum()) + n_bytes, np.uint8)
-        text = np.concatenate([np.zeros(0, np.uint8), *texts])
-        end = self._join(fixed, offsets, text, is_null, self._widths, self._places, self._prefixes, out)
-        return out[:end]
-
-
 def is_readable(kinds: Sequence[str]) -> bool:
     """Return whether ``RowReader`` knows all these types."""
     return all(kind in TYPES for kind in kinds)
-
-
-def is_writable(kinds: Sequence[str]) -> bool:
-    """Return whether ``RowWriter`` knows all these types."""
-    return all(kind in TYPES or kind in _ONLY_WRITTEN for kind in kinds)
 
 
 def _places(widths: Sequence[int]) -> Integers:
@@ -180,33 +125,6 @@ def _from_wire(values: Integers, kind: pa.DataType) -> npt.NDArray[Any]:
             raise UnreadableRowsError("a time is infinite")
         return values + shift
     return values.astype(f"i{kind.byte_width}", copy=False)
-
-
-def _to_wire(array: pa.Array) -> Integers:
-    """Return a column's values as signed numbers, anything where it is null; shape (n,)."""
-    kind = array.type
-    if kind == pa.bool_():
-        return np.asarray(array.cast(pa.int8()).fill_null(0), np.int64)
-    plain = {1: np.int8, 2: np.int16, 4: np.int32, 8: np.int64}[kind.byte_width]
-    buffer = array.buffers()[1]
-    values = np.frombuffer(buffer, plain, len(array), array.offset * kind.byte_width) if buffer else np.zeros(len(array), plain)
-    if kind == pa.date32():
-        return values.astype(np.int64) - _DAYS_BEFORE_2000
-    if pa.types.is_timestamp(kind):
-        return values - _SECONDS_BEFORE_2000 * _MICROSECONDS
-    return values.astype(np.int64, copy=False)
-
-
-def _text_buffers(array: pa.Array) -> tuple[Integers, Bytes]:
-    """Return where each text begins, and where the last one ends, in the bytes that come with them."""
-    _, offsets, data = array.buffers()
-    own = (
-        np.frombuffer(offsets, np.int32, len(array) + 1, 4 * array.offset).astype(np.int64)
-        if offsets
-        else np.zeros(len(array) + 1, np.int64)
-    )
-    first, end = int(own[0]), int(own[-1])
-    return own - first, np.frombuffer(data, np.uint8)[first:end] if data and end > first else np.zeros(0, np.uint8)
 
 
 def split_rows(  # noqa: C901, PLR0912, PLR0913, PLR0917  (plain arrays are what numba makes fast)
@@ -307,64 +225,3 @@ def gather_texts(data: Bytes, begins: Integers, ends: npt.NDArray[np.int32], n_r
         while at < ends[row + 1]:
             text[at] = data[at + shift]
             at += 1
-
-
-def join_rows(  # noqa: PLR0913, PLR0917  (as above)
-    fixed: Integers,
-    offsets: Integers,
-    text: Bytes,
-    is_null: npt.NDArray[np.bool_],
-    widths: Integers,
-    places: Integers,
-    prefixes: Integers,
-    out: Bytes,
-) -> int:
-    """Write rows as COPY reads them.
-
-    Args:
-        fixed: Values of fixed width as signed numbers, shape (fixed columns, n).
-        offsets: Where each text begins in ``text``, and where the last one ends, shape (texts, n + 1).
-        text: All texts.
-        is_null: What is null, shape (columns, n).
-        widths: Bytes of each column's values, 0 for texts.
-        places: Each column's place among those of a fixed width, or among the texts.
-        prefixes: 1 for a column whose texts begin with a byte that says the version of its format.
-        out: Receives the rows.
-
-    Returns:
-        Number of bytes.
-    """
-    n_columns, n_rows = is_null.shape
-    at = np.uint64(0)
-    one, eight = np.uint64(1), np.uint64(8)
-    for row in range(n_rows):
-        out[at] = np.uint8(n_columns >> 8)
-        out[at + one] = np.uint8(n_columns & 255)
-        at += np.uint64(2)
-        for column in range(n_columns):
-            width, place, prefix = widths[column], places[column], prefixes[column]
-            length = np.int64(-1)
-            if not is_null[column, row]:
-                length = width or offsets[place, row + 1] - offsets[place, row] + prefix
-            out[at] = np.uint8((length >> 24) & 255)
-            out[at + one] = np.uint8((length >> 16) & 255)
-            out[at + np.uint64(2)] = np.uint8((length >> 8) & 255)
-            out[at + np.uint64(3)] = np.uint8(length & 255)
-            at += np.uint64(4)
-            if length < 0:
-                continue
-            if width:
-                value = np.uint64(fixed[place, row])
-                shift = np.uint64(8 * (width - 1))
-                for _ in range(width):
-                    out[at] = np.uint8((value >> shift) & np.uint64(255))
-                    at += one
-                    shift -= eight
-            else:
-                if prefix:
-                    out[at] = 1
-                    at += one
-                for i in range(offsets[place, row], offsets[place, row + 1]):
-                    out[at] = text[i]
-                    at += one
-    return int(at)

@@ -79,6 +79,28 @@ def ensure_raw_table(conn: Connection, contract: DatasetContract) -> None:
     conn.execute(sql.SQL("create index if not exists {} on {} (partition_date, load_id)").format(index, table))
 
 
+def ensure_large_table(conn: Connection, contract: DatasetContract) -> str:
+    """Create the part of a raw table that takes very many rows at once, and return its name; whoever reads the raw table reads it too.
+
+    A load lies together in it, so a block range index finds it; an entry for each row would cost nearly as much as the row.
+    PostgreSQL brings such an index up to date when it vacuums, which a load of such a size brings about. Source:
+    docs/adr/0032-large-raw-loads.md.
+    """
+    from psycopg import sql
+
+    name = f"{contract.name}$large"  # no contract can have this name
+    table, raw = sql.Identifier("raw", name), sql.Identifier("raw", contract.name)
+    with conn.transaction():
+        conn.execute("select pg_advisory_xact_lock(%s)", [_LOCK])
+        if conn.execute("select to_regclass(format('raw.%%I', %s::text))", [name]).fetchone() == (None,):
+            settings = "autovacuum_vacuum_insert_scale_factor = 0, autovacuum_vacuum_insert_threshold = 100000"
+            conn.execute(sql.SQL("create table {} () inherits ({}) with ({})").format(table, raw, sql.SQL(settings)))
+            index = sql.Identifier(f"{name}_by_partition")
+            conn.execute(sql.SQL("create index {} on {} using brin (partition_date, load_id)").format(index, table))
+            conn.execute(sql.SQL("comment on table {} is {}").format(table, sql.Literal(f"Large loads of raw.{contract.name}: read that.")))
+    return name
+
+
 def _leave_null(conn: Connection, contract: DatasetContract, columns: tuple[str, ...]) -> None:
     """Let rows come without columns that only older code fills; they stay for as long as it may still run."""
     from psycopg import sql

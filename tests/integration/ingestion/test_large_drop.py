@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import gzip
 import io
+import json
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -27,7 +28,7 @@ from nightshift.ingestion.load import IngestResult, ingest
 from nightshift.ingestion.sweep import sweep
 from nightshift.lake.drops import NewDrop, write_drop
 from nightshift.lake.object_store import ObjectStore
-from nightshift.quality import file_blocks
+from nightshift.quality import file_blocks, gates
 from nightshift.quality.contract_check import (
     ColumnsError,
     DigestError,
@@ -172,6 +173,40 @@ def test_everything_is_as_the_usual_way_leaves_it(world, streaming, day, seed):
     assert usual["drops"][0][4] >= 10
     assert result.n_rows == len(usual["rows"])
     assert not world.ingest().is_new
+
+
+def test_its_rows_lie_in_the_part_for_large_loads(world, streaming, day):
+    header, rows = day
+    world.bring(as_csv(header, rows), len(rows))
+    world.ingest()
+
+    assert world.one(f"select count(*) from only raw.{DATASET}") == 0
+    assert world.one(f'select count(*) from raw."{DATASET}$large"') == len(rows)
+
+
+def test_its_suite_is_counted_where_the_rows_pass(world, streaming, day, monkeypatch):
+    header, rows = day
+    monkeypatch.setattr(gates, "ONE_SCAN_ROWS", 1)
+    monkeypatch.setattr(gates, "passed_in_one_scan", lambda *_: pytest.fail("the stage was scanned"))
+    world.bring(as_csv(header, rows), len(rows))
+    world.ingest()
+
+    store = ObjectStore.open(world.settings)
+    (key,) = [key for key in store.list(f"data_docs/raw/{DATASET}") if key.endswith(".json")]
+    results = json.loads(store.get(key))["results"]
+    assert len(results) == len(gates.read_expectations(world.settings.expectations_dir, f"raw/{DATASET}"))
+    assert {result["meta"]["by"] for result in results} == {"passing rows"}
+
+
+def test_its_stage_is_scanned_when_rows_of_it_were_withdrawn(world, streaming, day, monkeypatch):
+    header, rows = day
+    monkeypatch.setattr(gates, "ONE_SCAN_ROWS", 1)
+    world.bring(as_csv(header, [*rows, rows[0]]), len(rows) + 1)
+    world.ingest()
+
+    store = ObjectStore.open(world.settings)
+    (key,) = [key for key in store.list(f"data_docs/raw/{DATASET}") if key.endswith(".json")]
+    assert {result["meta"]["by"] for result in json.loads(store.get(key))["results"]} == {"one scan"}
 
 
 def test_typed_columns_mean_the_same_when_the_file_is_parquet(world, streaming, day):

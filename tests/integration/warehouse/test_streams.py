@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import logging
 import time
 
@@ -125,18 +126,14 @@ def taken(conn) -> None:
 
 
 @pytest.mark.usefixtures("taken")
-@pytest.mark.parametrize("way", ["binary", "an unknown type", "no compiler"])
-def test_what_is_appended_is_what_was_given(settings, monkeypatch, caplog, way):
+@pytest.mark.parametrize(("way", "n_connections"), [("binary", 1), ("binary", 3), ("an unknown type", 1), ("an unknown type", 2)])
+def test_what_is_appended_is_what_was_given(settings, way, n_connections):
     batches = list(stream_arrow(settings, sql.SQL(EVERY_TYPE.format(n=60) + " order by i"), batch_bytes=1_000))
     given = [pa.Table.from_batches([batch]).append_column("j", pa.array(['{"a": [1, "ä"]}'] * batch.num_rows)) for batch in batches]
     if way == "an unknown type":
         given = [rows.append_column("n", pa.array(np.full(rows.num_rows, 1.5))) for rows in given]
 
-    with monkeypatch.context() as patch:
-        if way == "no compiler":
-            _no_compiler(patch)
-        assert append_stream(settings, "raw", "taken", given, lambda _: True, "test") == 61
-    assert ("written as texts" in caplog.text) == (way == "no compiler")
+    assert append_stream(settings, "raw", "taken", given, lambda _: True, "test", n_connections) == 61
     columns = sql.SQL(", ").join(map(sql.Identifier, batches[0].schema.names))
     stored = _rows(stream_arrow(settings, sql.SQL("select {} from raw.taken order by i4 nulls first, i2").format(columns)))
     expected = pa.Table.from_batches(batches).sort_by([("i2", "ascending")])
@@ -146,9 +143,69 @@ def test_what_is_appended_is_what_was_given(settings, monkeypatch, caplog, way):
 
 
 @pytest.mark.usefixtures("taken")
-def test_nothing_is_stored_when_the_warehouse_refuses_the_last_batch(settings, conn):
+def test_the_ends_of_each_type_are_stored_as_they_are(settings):
+    columns = {
+        "i2": pa.array([-(2**15), 2**15 - 1, None], pa.int16()),
+        "i4": pa.array([-(2**31), 2**31 - 1, None], pa.int32()),
+        "i8": pa.array([-(2**63), 2**63 - 1, None]),
+        "f4": pa.array([1.5, -(2.0**-149), None], pa.float32()),
+        "f8": pa.array([-0.0, 5e-324, float("inf")]),
+        "d": pa.array([dt.date(1, 1, 1), dt.date(9999, 12, 31), None]),
+        "ts": pa.array([-62135596800000000, 253402300799999999, None], pa.timestamp("us")),
+        "tz": pa.array([253402300799999999, -62135596800000000, None], pa.timestamp("us", "UTC")),
+    }
+    given = pa.table(columns)
+    append_stream(settings, "raw", "taken", [given.slice(1), given.slice(0, 1)], lambda _: True, "test")
+    stored = _rows(stream_arrow(settings, sql.SQL("select i2, i4, i8, f4, f8, d, ts, tz from raw.taken order by f8")))
+
+    assert stored.sort_by("f8").equals(given.sort_by("f8"))
+    assert stored["f8"].to_numpy().tobytes() == given.sort_by("f8")["f8"].to_numpy().tobytes()
+
+
+@pytest.mark.usefixtures("taken")
+@pytest.mark.parametrize("n_connections", [1, 2])
+def test_nothing_is_stored_when_the_warehouse_refuses_the_last_batch(settings, conn, n_connections):
     given = [pa.table({"i4": pa.array([i], pa.int32()), "t": [text]}) for i, text in enumerate(["good", "good", "refused"])]
     with pytest.raises(WarehouseError, match="did not take rows"):
-        append_stream(settings, "raw", "taken", given, lambda _: True, "test")
+        append_stream(settings, "raw", "taken", given, lambda _: True, "test", n_connections)
 
+    assert conn.execute("select count(*) from raw.taken").fetchone() == (0,)
+
+
+@pytest.mark.usefixtures("taken")
+@pytest.mark.parametrize("n_connections", [1, 2, 3])
+def test_nothing_is_stored_when_the_last_batch_is_an_error(settings, conn, n_connections):
+    def batches():
+        for i in range(10):
+            yield pa.table({"i4": pa.array([i], pa.int32())})
+        raise LookupError("a file ends in the middle")
+
+    with pytest.raises(LookupError, match="in the middle"):
+        append_stream(settings, "raw", "taken", batches(), lambda _: True, "test", n_connections)
+
+    assert conn.execute("select count(*) from raw.taken").fetchone() == (0,)
+
+
+@pytest.mark.usefixtures("taken")
+def test_nothing_is_stored_when_one_of_the_connections_is_lost(settings, conn):
+    def batches():
+        for i in range(1_000):
+            if i == 20:
+                find = "select pid from pg_stat_activity where application_name = 'test of a lost connection' limit 1"
+                conn.execute(f"select pg_terminate_backend(({find}))")
+            yield pa.table({"t": ["x" * 100_000] * 10})
+
+    started = time.monotonic()
+    with pytest.raises(WarehouseError, match=r"connection to the warehouse broke|did not take rows"):
+        append_stream(settings, "raw", "taken", batches(), lambda _: True, "test of a lost connection", 2)
+
+    assert time.monotonic() - started < 10
+    assert conn.execute("select count(*) from raw.taken").fetchone() == (0,)
+
+
+@pytest.mark.usefixtures("taken")
+def test_rows_that_are_not_wanted_are_not_stored(settings, conn):
+    given = [pa.table({"i4": pa.array([i], pa.int32())}) for i in range(5)]
+
+    assert append_stream(settings, "raw", "taken", given, lambda _: False, "test", 2) == 0
     assert conn.execute("select count(*) from raw.taken").fetchone() == (0,)

@@ -1,4 +1,4 @@
-"""Binary rows: what is written is read again in every bit, and bytes that are no rows are refused."""
+"""Binary rows: what the server would send is read in every bit, and bytes that are no rows are refused."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nightshift.warehouse.binary_rows import HEADER, TRAILER, TYPES, RowReader, RowWriter, UnreadableRowsError
+from nightshift.warehouse.binary_rows import HEADER, TRAILER, TYPES, RowReader, UnreadableRowsError
 
 COLUMNS = {f"a {kind}": kind for kind in TYPES}
 _DAYS = st.dates(dt.date(1900, 1, 1), dt.date(2200, 1, 1))
@@ -43,32 +43,46 @@ def _bytes(data: bytes) -> np.ndarray:
     return np.frombuffer(data, np.uint8)
 
 
+def _field(kind: str, value: object) -> bytes:
+    """Return a value as PostgreSQL's documentation has it."""
+    if value is None:
+        return struct.pack(">i", -1)
+    match value:
+        case str():
+            data = value.encode()
+        case dt.datetime():
+            since = value.replace(tzinfo=dt.UTC) - dt.datetime(2000, 1, 1, tzinfo=dt.UTC)
+            data = struct.pack(">q", since // dt.timedelta(microseconds=1))
+        case dt.date():
+            data = struct.pack(">i", (value - dt.date(2000, 1, 1)).days)
+        case _:
+            data = struct.pack(">" + {"bool": "?", "int2": "h", "int4": "i", "int8": "q", "float4": "f", "float8": "d"}[kind], value)
+    return struct.pack(">i", len(data)) + data
+
+
+def _rows(columns: dict[str, str], rows: list[tuple[object, ...]]) -> bytes:
+    return b"".join(
+        struct.pack(">h", len(columns)) + b"".join(_field(kind, value) for kind, value in zip(columns.values(), row, strict=True))
+        for row in rows
+    )
+
+
 @settings(max_examples=60, deadline=None)
-@given(rows=ROWS, start=st.integers(0, 5))
-def test_what_was_written_is_read_again(rows, start):
-    table = _table(rows).slice(start)
-    written = RowWriter(COLUMNS).write(table).tobytes()
+@given(rows=ROWS)
+def test_the_rows_are_those_that_the_bytes_are(rows):
+    read = RowReader(COLUMNS).read(_bytes(HEADER + _rows(COLUMNS, rows) + TRAILER), len(rows))
 
-    assert pa.Table.from_batches([RowReader(COLUMNS).read(_bytes(HEADER + written + TRAILER), len(rows))]).equals(table)
-
-
-def test_the_bytes_are_those_of_the_documentation():
-    row = pa.table({"n": pa.array([-2, None], pa.int16()), "x": [1.5, None], "t": pa.array(["é", None]), "j": ["[]", "{}"]})
-    written = RowWriter({"n": "int2", "x": "float8", "t": "text", "j": "jsonb"}).write(row).tobytes()
-    first = struct.pack(">hihidi2si3s", 4, 2, -2, 8, 1.5, 2, "é".encode(), 3, b"\x01[]")
-
-    assert written == first + struct.pack(">hiiii3s", 4, -1, -1, -1, 3, b"\x01{}")
+    assert pa.Table.from_batches([read]).equals(_table(rows))
 
 
 def test_doubles_keep_their_bits():
-    bits = np.array([0, 1 << 63, 0x7FF0 << 48, 0xFFF0 << 48, 0x7FF8000000000123, 1], np.uint64)
-    table = pa.table({"x": pa.array(bits.view(np.float64))})
-    read = RowReader({"x": "float8"}).read(RowWriter({"x": "float8"}).write(table), len(bits))
+    bits = [0, 1 << 63, 0x7FF0 << 48, 0xFFF0 << 48, 0x7FF8000000000123, 1]
+    read = RowReader({"x": "float8"}).read(_bytes(b"".join(struct.pack(">hiQ", 1, 8, n) for n in bits)), len(bits))
 
-    assert read.column("x").to_numpy().tobytes() == bits.tobytes()
+    assert read.column("x").to_numpy().tobytes() == np.array(bits, np.uint64).tobytes()
 
 
-GOOD = RowWriter({"n": "int4", "t": "text"}).write(pa.table({"n": pa.array([7], pa.int32()), "t": ["abc"]})).tobytes()
+GOOD = _rows({"n": "int4", "t": "text"}, [(7, "abc")])
 
 
 @pytest.mark.parametrize(
