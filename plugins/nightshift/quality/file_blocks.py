@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import pyarrow as pa
 
-BLOCK_BYTES = 4 * 1024**2
-"""Arrow reads up to 32 of them ahead."""
+BLOCK_BYTES = 1024**2
+"""What is parsed at once; Arrow reads up to 32 of them ahead."""
 BLOCK_ROWS = 65_536
+"""About the rows that come together: what is done with them costs as much for a few."""
 _HEADER_BYTES = 1 << 20
 _COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
 SUFFIXES = (".csv", *(f".csv{suffix}" for suffix in _COMPRESSIONS), ".parquet")
@@ -141,10 +142,23 @@ def _csv_blocks(
                 return
             raise
         first = 1
-        for batch in reader:
-            numbers = _numbers(first, batch.num_rows, malformed)
+        for batches in _together(reader):
+            texts = pa.Table.from_batches(batches)
+            numbers = _numbers(first, texts.num_rows, malformed)
             first = int(numbers[-1]) + 1 if len(numbers) else first
-            yield Block(pa.Table.from_batches([batch]), numbers)
+            yield Block(texts, numbers)
+
+
+def _together(batches: Iterable[pa.RecordBatch]) -> Iterator[list[pa.RecordBatch]]:
+    """Yield as many batches as have rows for a block."""
+    waiting: list[pa.RecordBatch] = []
+    for batch in batches:
+        waiting.append(batch)
+        if sum(one.num_rows for one in waiting) >= BLOCK_ROWS:
+            yield waiting
+            waiting = []
+    if waiting:
+        yield waiting
 
 
 _WITHOUT_ROWS = ("Empty CSV", "Could not skip initial")
