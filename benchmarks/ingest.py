@@ -4,8 +4,8 @@
 
 Both in turns, A B A B …, medians. The bare side is ``COPY … FROM`` a file that the server itself reads, into a table of the nine
 delivered columns without an index: no digest, no check, no origin of a row, no pointer. Ours is ``nightshift.ingestion`` with contract,
-quarantine, audit and gate, in a process of its own whose
-modules are imported before the clock starts. Peak memory is that of this process as the kernel counted it.
+quarantine, audit and gate, in a process of its own whose modules are imported before the clock starts. Peak memory is that of this
+process as the kernel counted it.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ import shutil
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -158,7 +158,7 @@ class _Rows:
         self._malformed: list[tuple[int, str]] = []
         self._n_values: Counter[str] = Counter()
         self._n_wrong: Counter[str] = Counter()
-        self._key_hashes: list[Hashes] = []
+        self._key_hashes = bytearray()  # grows in place: an array for each block would be there twice at the end
 
     @property
     def refused(self) -> list[RefusedRow]:
@@ -176,7 +176,7 @@ class _Rows:
             self._count(rows)
             self._keep_refused(rows)
             is_good = rows.verdict == GOOD
-            self._key_hashes.append(self._hashes(rows, is_good))
+            self._key_hashes += self._hashes(rows, is_good).tobytes()
             yield self._staged(rows, is_good, load_id)
             self._stop_when_hopeless()
         self._settle_repeated_keys()
@@ -209,8 +209,8 @@ class _Rows:
 
     def _settle_repeated_keys(self) -> None:
         """Read the rows again whose key another one has, and let the usual rule judge all of them together."""
-        repeated = _repeated(self._key_hashes)
-        self._key_hashes.clear()
+        repeated = _repeated(np.frombuffer(self._key_hashes, dtype=np.uint64))
+        self._key_hashes = bytearray()
         if not len(repeated):
             return
         logger.info("%s: %s keys are there more than once; reads their rows again", self.drop.data_key, f"{len(repeated):,}")
@@ -285,8 +285,7 @@ def _scattered(numbers: Hashes) -> Hashes:
     return mixed ^ (mixed >> np.uint64(31))
 
 
-def _repeated(parts: Sequence[Hashes]) -> Hashes:
-    """Return the hashes that are there more than once, in order."""
-    hashes = np.concatenate([np.empty(0, dtype=np.uint64), *parts])
+def _repeated(hashes: Hashes) -> Hashes:
+    """Sort hashes where they are, and return those that are there more than once, in order."""
     hashes.sort()
     return np.unique(hashes[1:][hashes[1:] == hashes[:-1]])
