@@ -46,8 +46,9 @@ DATASET, DAY = "flight_schedules", "2013-07-01"
 SMALLEST_RATIO = 0.6
 BARE = """
 create table bare_flights (flight_date date, carrier text, flight_number integer, tail_number text, origin text, destination text,
-    scheduled_departure_local timestamp, scheduled_arrival_hhmm integer, distance_miles integer)
+    scheduled_departure_local timestamp, scheduled_arrival_hhmm integer, distance_miles integer) with (autovacuum_enabled = off)
 """
+"""No autovacuum, which would clean up behind this side while the other one is measured."""
 
 
 def make_flights(n_rows: int) -> pa.Table:
