@@ -261,15 +261,17 @@ def _passed_at_once(
             def is_unique(columns: Sequence[str]) -> bool:
                 return has_unique_index(conn, schema, table, columns) or is_audited_unique(conn, load_id, columns)
 
-            found = passing.passed(conn, is_unique) if passing and passing.n_rows == row[0] else {}
-            rest = [one for place, one in enumerate(expectations) if place not in found]
+            passed = passing.passed(conn, is_unique) if passing and passing.n_rows == row[0] else []
+            found = [result for result in passed if result["expectation_config"] in expectations]
+            judged = [result["expectation_config"] for result in found]
+            rest = [one for one in expectations if one not in judged]
             scanned = passed_in_one_scan(conn, query, rest, is_unique, frequent_texts(conn, schema, table)) if rest else {}
     except Exception as error:  # noqa: BLE001  (Great Expectations evaluates all of it then, and has the words for what is wrong)
         logger.warning(
             "A suite of %s.%s is evaluated query by query: %s", schema, table, _without_values(f"{type(error).__name__}: {error}")
         )
         return []
-    return [*found.values(), *scanned.values()]
+    return [*found, *scanned.values()]
 
 
 def _json_of(expectation: Expectation) -> dict[str, Any]:

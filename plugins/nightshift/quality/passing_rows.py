@@ -59,18 +59,18 @@ class PassingRows:
             if len(self._texts[column]) > _MOST_TEXTS:
                 del self._texts[column]
 
-    def passed(self, conn: Connection, is_unique: Callable[[Sequence[str]], bool]) -> dict[int, dict[str, Any]]:
-        """Return the results of the expectations that the rows certainly meet, by their place; the others are not in it.
+    def passed(self, conn: Connection, is_unique: Callable[[Sequence[str]], bool]) -> list[dict[str, Any]]:
+        """Return the results of the expectations that the rows certainly meet; the others are not in it.
 
         Args:
             conn: A connection of the warehouse.
             is_unique: As of ``one_scan.passed_in_one_scan``.
         """
-        return {
-            place: result_of(one, *self._counted[place], _BY)
+        return [
+            result_of(one, *self._counted[place], _BY)
             for place, one in enumerate(self._expectations)
             if place in self._counts and self._is_met(conn, place, is_unique)
-        }
+        ]
 
     def _is_met(self, conn: Connection, place: int, is_unique: Callable[[Sequence[str]], bool]) -> bool:
         kind, given = self._expectations[place]["type"], self._expectations[place]["kwargs"]
@@ -103,11 +103,13 @@ def _count_of(expectation: Mapping[str, Any]) -> Callable[[pa.Table], Counted] |
     """Return what counts an expectation on some rows; None for what only a scan can judge."""
     given = dict(expectation["kwargs"])
     mostly = given.pop("mostly", 1.0)
-    arguments, build = _KINDS.get(expectation["type"], (frozenset(), None))
-    limits = [given[name] for name in ("min_value", "max_value") if given.get(name) is not None]
-    if build is None or given.keys() - arguments or not are_numbers(mostly, *limits) or max(map(abs, limits), default=0) >= _EXACT_DOUBLES:
+    if (known := _KINDS.get(expectation["type"])) is None or given.keys() - known[0]:
         return None
-    return build(given) if mostly == 1 or expectation["type"] != TOGETHER else None
+    limits = [given[name] for name in ("min_value", "max_value") if given.get(name) is not None]
+    has_names = all(isinstance(given[name], str) for name in given.keys() & {"column", "column_A", "column_B"})
+    if not has_names or not are_numbers(mostly, *limits) or max(map(abs, limits), default=0) >= _EXACT_DOUBLES:
+        return None
+    return known[1](given) if mostly == 1 or expectation["type"] != TOGETHER else None
 
 
 def _of_all(_: Mapping[str, Any]) -> Callable[[pa.Table], Counted]:

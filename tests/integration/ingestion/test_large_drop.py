@@ -8,6 +8,7 @@ import io
 import json
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
@@ -37,6 +38,7 @@ from nightshift.quality.contract_check import (
     TypeChangedError,
     UnreadableError,
 )
+from nightshift.quality.passing_rows import PassingRows
 from nightshift.replay.upstream import deliver
 from nightshift.settings import Settings
 
@@ -184,6 +186,13 @@ def test_its_rows_lie_in_the_part_for_large_loads(world, streaming, day):
     assert world.one(f'select count(*) from raw."{DATASET}$large"') == len(rows)
 
 
+def judged_by(world: World) -> list[str]:
+    """Return who has judged each expectation of the drop's gate."""
+    store = ObjectStore.open(world.settings)
+    (key,) = [key for key in store.list(f"data_docs/raw/{DATASET}") if key.endswith(".json")]
+    return [result["meta"]["by"] for result in json.loads(store.get(key))["results"]]
+
+
 def test_its_suite_is_counted_where_the_rows_pass(world, streaming, day, monkeypatch):
     header, rows = day
     monkeypatch.setattr(gates, "ONE_SCAN_ROWS", 1)
@@ -191,11 +200,8 @@ def test_its_suite_is_counted_where_the_rows_pass(world, streaming, day, monkeyp
     world.bring(as_csv(header, rows), len(rows))
     world.ingest()
 
-    store = ObjectStore.open(world.settings)
-    (key,) = [key for key in store.list(f"data_docs/raw/{DATASET}") if key.endswith(".json")]
-    results = json.loads(store.get(key))["results"]
-    assert len(results) == len(gates.read_expectations(world.settings.expectations_dir, f"raw/{DATASET}"))
-    assert {result["meta"]["by"] for result in results} == {"passing rows"}
+    n_expectations = len(gates.read_expectations(world.settings.expectations_dir, f"raw/{DATASET}"))
+    assert judged_by(world) == ["passing rows"] * n_expectations
 
 
 def test_its_stage_is_scanned_when_rows_of_it_were_withdrawn(world, streaming, day, monkeypatch):
@@ -204,9 +210,18 @@ def test_its_stage_is_scanned_when_rows_of_it_were_withdrawn(world, streaming, d
     world.bring(as_csv(header, [*rows, rows[0]]), len(rows) + 1)
     world.ingest()
 
-    store = ObjectStore.open(world.settings)
-    (key,) = [key for key in store.list(f"data_docs/raw/{DATASET}") if key.endswith(".json")]
-    assert {result["meta"]["by"] for result in json.loads(store.get(key))["results"]} == {"one scan"}
+    assert set(judged_by(world)) == {"one scan"}
+
+
+def test_its_stage_is_scanned_for_what_has_come_into_the_suite_since(world, streaming, day, monkeypatch):
+    header, rows = day
+    suite = json.loads((world.settings.expectations_dir / "raw" / f"{DATASET}.json").read_text())["expectations"]
+    monkeypatch.setattr(gates, "ONE_SCAN_ROWS", 1)
+    monkeypatch.setattr(large_drop, "count_passing", lambda *_: PassingRows([*suite[7:4:-1], {"type": "gone", "kwargs": {}}]))
+    world.bring(as_csv(header, rows), len(rows))
+    world.ingest()
+
+    assert Counter(judged_by(world)) == {"passing rows": 3, "one scan": len(suite) - 3}
 
 
 def test_typed_columns_mean_the_same_when_the_file_is_parquet(world, streaming, day):
