@@ -3,9 +3,10 @@
     PYTHONPATH=plugins .venv/bin/python -m benchmarks.training [--rows 5000000] [--trees 300] [--repeats 3]
 
 Both sides grow the same number of trees with the same parameters and watch the same validation rows after each. Ours reads and verifies the
-Parquet snapshot, learns the levels, encodes, grows in segments with a checkpoint after each, and calibrates. A third side does so on Dask
-workers on this machine, which shows what distribution costs before more machines pay for it; its peak is without the workers. Each side
-runs in a process of its own, A B A B, medians; peak memory is that of the process as the kernel counted it.
+Parquet snapshot, learns the levels, encodes, bins and keeps the bins, grows in segments with a checkpoint after each, and calibrates;
+``nightshift again`` finds the bins that it has kept. The last side does so on Dask workers on this machine, which shows what distribution
+costs before more machines pay for it; its peak is without the workers. Each side runs in a process of its own, A B A B, medians; peak
+memory is that of the process as the kernel counted it.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -88,11 +90,19 @@ def on_dask(home: Path, trees: int) -> float:
     return nightshift(home, trees, "dask")
 
 
-def nightshift(home: Path, trees: int, engine: str = "local") -> float:
+def again(home: Path, trees: int) -> float:
+    """Fit the rows that ``nightshift`` has binned, as another trial on the same night does; return the seconds."""
+    return nightshift(home, trees, is_first=False)
+
+
+def nightshift(home: Path, trees: int, engine: str = "local", *, is_first: bool = True) -> float:
     """Read the snapshot and fit a model; return the seconds."""
     from nightshift.lake.object_store import ObjectStore
     from nightshift.lake.snapshots import read_snapshot
-    from nightshift.training.pipeline import fit_model
+    from nightshift.training.pipeline import Workplace, fit_model
+
+    if is_first:
+        shutil.rmtree(home / "binned_rows", ignore_errors=True)
 
     spec = make_spec("auto", 0, trees=trees, leaves=LEAVES)
     spec = spec.model_copy(update={"training": spec.training.model_copy(update={"engine": engine})})
@@ -101,13 +111,13 @@ def nightshift(home: Path, trees: int, engine: str = "local") -> float:
     rows = read_snapshot(ObjectStore.open(load_settings()), key, sha256)
     n_train = rows.num_rows - rows.num_rows // VALIDATION_SHARE
     checkpoint = home / f"checkpoint-{os.getpid()}.json"
-    model = fit_model(spec, rows.slice(0, n_train), rows.slice(n_train), checkpoint)
+    model = fit_model(spec, rows.slice(0, n_train), rows.slice(n_train), Workplace(checkpoint, home / "binned_rows"))
     seconds = time.perf_counter() - started
     assert len(model.text) > 1000
     return seconds
 
 
-WAYS = {"LightGBM alone": lightgbm_alone, "nightshift": nightshift, "nightshift on Dask": on_dask}
+WAYS = {"LightGBM alone": lightgbm_alone, "nightshift": nightshift, "nightshift again": again, "nightshift on Dask": on_dask}
 
 
 def run_way(way: str, home: Path, trees: int) -> dict[str, Any]:

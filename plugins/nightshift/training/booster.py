@@ -39,6 +39,8 @@ _GROWS_ON = frozenset(
     }
 )
 """Parameters with which a booster that grows on is proved to give the trees of one that starts from the text."""
+_BINS_ON = frozenset({"max_bin", "min_data_in_bin", "min_data_in_leaf"})
+"""Those of them that decide how values are binned, or whether a column is worth it."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,11 @@ class Fit:
 
 
 def fit_trees(
-    train: tuple[Matrix | pa.Table, Vector], validation: tuple[Matrix, Vector], plan: FitPlan, checkpoint: Path | None = None
+    train: tuple[Matrix | pa.Table, Vector],
+    validation: tuple[Matrix, Vector],
+    plan: FitPlan,
+    checkpoint: Path | None = None,
+    binned_rows: Path | None = None,
 ) -> Fit:
     """Fit trees with early stopping on the validation rows.
 
@@ -97,9 +103,13 @@ def fit_trees(
         validation: The same for the later rows.
         plan: What to do.
         checkpoint: File of the last finished segment; it is read if it is there, and replaced after every segment.
+        binned_rows: Folder of rows that were binned before; None bins them.
     """
-    data, watched = _datasets(train, validation, plan)
     state, growing = _load_checkpoint(checkpoint), None
+    # Who goes on from a text needs the values themselves.
+    needs_bins_only = binned_rows is not None and not state.text and _may_grow_on(plan)
+    data = _binned(train, plan, binned_rows) if binned_rows is not None and needs_bins_only else _dataset(train, plan)
+    watched = _dataset(validation, plan, data)
     while not _is_finished(state, plan):
         if growing is not None and _may_grow_on(plan):
             state = _grow_on(growing, state, plan)
@@ -196,12 +206,38 @@ def trees_digest(text: str) -> str:
     return sha256(re.sub(r"\nparameters:.*?end of parameters\n", "\n", text, flags=re.DOTALL).encode()).hexdigest()
 
 
-def _datasets(train: tuple[Matrix | pa.Table, Vector], validation: tuple[Matrix, Vector], plan: FitPlan) -> tuple[lgb.Dataset, lgb.Dataset]:
+def _dataset(rows: tuple[Matrix | pa.Table, Vector], plan: FitPlan, reference: lgb.Dataset | None = None) -> lgb.Dataset:
     import lightgbm as lgb
 
-    keep: dict[str, Any] = {"free_raw_data": False, "feature_name": plan.names, "categorical_feature": plan.categorical_positions}
-    data = lgb.Dataset(train[0], train[1], params=params_of(plan, 0), **keep)
-    return data, lgb.Dataset(validation[0], validation[1], reference=data, params=params_of(plan, 0), **keep)
+    return lgb.Dataset(rows[0], rows[1], reference=reference, params=params_of(plan, 0), **_keep(plan))
+
+
+def _keep(plan: FitPlan) -> dict[str, Any]:
+    return {"free_raw_data": False, "feature_name": plan.names, "categorical_feature": plan.categorical_positions}
+
+
+def _binned(rows: tuple[Matrix | pa.Table, Vector], plan: FitPlan, folder: Path) -> lgb.Dataset:
+    """Return the training rows as they were binned before, or bin them and keep that."""
+    import lightgbm as lgb
+
+    from nightshift.training.binned_rows import BinnedRows
+
+    facts = {
+        "lightgbm": lgb.__version__,
+        "names": plan.names,
+        "categorical": plan.categorical_positions,
+        "seed": plan.seed,
+        "params": {name: value for name, value in plan.params.items() if name in _BINS_ON},
+    }
+    binned = BinnedRows(folder, rows[0], rows[1], facts)
+    if path := binned.find():
+        try:
+            return lgb.Dataset(str(path), params=params_of(plan, 0), **_keep(plan)).construct()
+        except lgb.basic.LightGBMError:
+            binned.drop(path)
+    data = _dataset(rows, plan).construct()
+    binned.keep(data.save_binary)
+    return data
 
 
 def params_of(plan: FitPlan, segment: int) -> dict[str, Any]:

@@ -91,8 +91,9 @@ def train(settings: Settings, spec: ModelSpec, training_set_key: str, run: RunCo
         return known
     rows = read_rows(store, training_set)
     checkpoint = settings.home / "checkpoints" / f"{_fit_identity(spec, training_set)}.json"
+    workplace = Workplace(checkpoint, settings.home / "binned_rows", settings.dask_scheduler)
     split = split_window(training_set.window, spec.training)
-    trained, measured, figures = train_rows(spec, rows, split, training_set.key, checkpoint, settings.dask_scheduler)
+    trained, measured, figures = train_rows(spec, rows, split, training_set.key, workplace)
     proof = prove_engines(trained, rows_of(rows, split.holdout))
     candidate = replace(store_candidate(store, trained, _origin(spec, training_set, split), measured, figures), engine_proof=proof)
     reach(FaultPoint.TRAIN_STORED)
@@ -100,8 +101,26 @@ def train(settings: Settings, spec: ModelSpec, training_set_key: str, run: RunCo
     return candidate
 
 
+@dataclass(frozen=True)
+class Workplace:
+    """What a fit may use beside its rows.
+
+    Attributes:
+        checkpoint: File from which a killed fit goes on; None starts anew.
+        binned_rows: Folder of rows that earlier fits have binned; None bins them.
+        dask_scheduler: Counts for ``training.engine: dask`` alone; empty starts workers here.
+    """
+
+    checkpoint: Path | None = None
+    binned_rows: Path | None = None
+    dask_scheduler: str = ""
+
+
+_NOTHING = Workplace()
+
+
 def train_rows(
-    spec: ModelSpec, rows: pa.Table, split: Split, training_set: str, checkpoint: Path | None = None, dask_scheduler: str = ""
+    spec: ModelSpec, rows: pa.Table, split: Split, training_set: str, workplace: Workplace = _NOTHING
 ) -> tuple[TrainedModel, list[Measured], dict[str, bytes]]:
     """Fit, calibrate and measure a model on rows in their total order.
 
@@ -109,10 +128,10 @@ def train_rows(
         The model, the evidence (hold-out and backtest) and figures by file name.
     """
     folds = [
-        _fit_and_judge(spec, rows, fold, f"backtest-{n}", dask_scheduler=dask_scheduler)
+        _fit_and_judge(spec, rows, fold, f"backtest-{n}", replace(workplace, checkpoint=None))
         for n, fold in enumerate(backtest_folds(_window(split), spec.training), 1)
     ]
-    trained, final = fit_and_judge(spec, rows, split, training_set, checkpoint, dask_scheduler)
+    trained, final = fit_and_judge(spec, rows, split, training_set, workplace)
     trained = with_reference(trained, rows, split)
     measured = [part for judged in (final, *folds) for part in judged.measured]
     return trained, measured, _draw(spec, [final, *folds])
@@ -137,10 +156,8 @@ class Judged:
     baseline: Predictions
 
 
-def _fit_and_judge(
-    spec: ModelSpec, rows: pa.Table, split: Split, sample: str, checkpoint: Path | None = None, dask_scheduler: str = ""
-) -> Judged:
-    trained = fit_model(spec, rows_of(rows, split.train), rows_of(rows, split.validation), checkpoint, dask_scheduler)
+def _fit_and_judge(spec: ModelSpec, rows: pa.Table, split: Split, sample: str, workplace: Workplace = _NOTHING) -> Judged:
+    trained = fit_model(spec, rows_of(rows, split.train), rows_of(rows, split.validation), workplace)
     trained = replace(trained, training={**trained.training, "split": str(split)})
     holdout = rows_of(rows, split.holdout)
     challenger = trained.predictions(holdout)
@@ -151,14 +168,14 @@ def _fit_and_judge(
 
 
 def fit_and_judge(
-    spec: ModelSpec, rows: pa.Table, split: Split, training_set: str, checkpoint: Path | None = None, dask_scheduler: str = ""
+    spec: ModelSpec, rows: pa.Table, split: Split, training_set: str, workplace: Workplace = _NOTHING
 ) -> tuple[TrainedModel, Judged]:
     """Fit and calibrate a model on rows in their total order, and judge it; nothing is drawn.
 
     Returns:
         The model with its hold-out metrics and deciles, and the hold-out that it was judged on.
     """
-    final = _fit_and_judge(spec, rows, split, "holdout", checkpoint, dask_scheduler)
+    final = _fit_and_judge(spec, rows, split, "holdout", workplace)
     trained = replace(
         final.trained,
         decile_edges=_decile_edges(_unseen_scores(final.trained, rows, split)),
@@ -178,12 +195,8 @@ def _unseen_scores(trained: TrainedModel, rows: pa.Table, split: Split) -> Vecto
     return trained.predictions(rows_between(rows, split.validation.first.day, split.holdout.last.day)).score
 
 
-def fit_model(
-    spec: ModelSpec, train_part: pa.Table, validation: pa.Table, checkpoint: Path | None = None, dask_scheduler: str = ""
-) -> TrainedModel:
+def fit_model(spec: ModelSpec, train_part: pa.Table, validation: pa.Table, workplace: Workplace = _NOTHING) -> TrainedModel:
     """Fit trees on one part; stop, calibrate and choose the threshold on a later one.
-
-    ``dask_scheduler`` counts for ``training.engine: dask`` alone; empty starts workers here.
 
     Raises:
         TrainingError: The task has no trainer.
@@ -204,9 +217,9 @@ def fit_model(
     matrix, label = encode(validation, signature), numbers(validation, spec.label.column)
     part = encode_columns(train_part, signature), numbers(train_part, spec.label.column)
     if spec.training.engine == "dask":
-        fit = fit_trees_on_dask(part, (matrix, label), plan, dask_scheduler)
+        fit = fit_trees_on_dask(part, (matrix, label), plan, workplace.dask_scheduler)
     else:
-        fit = fit_trees(part, (matrix, label), plan, checkpoint)
+        fit = fit_trees(part, (matrix, label), plan, workplace.checkpoint, workplace.binned_rows)
     raw = predict_raw(load_booster(fit.text, signature.names), matrix)
     calibration = fit_calibration(spec.training.calibration, raw, label) if spec.task == Task.BINARY else {"method": "none"}
     facts: dict[str, Any] = {"seed": spec.training.seed, "n_trees": fit.best_round, "n_rounds": len(fit.losses), "loss": min(fit.losses)}

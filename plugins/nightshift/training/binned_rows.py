@@ -1,0 +1,86 @@
+"""Training rows as LightGBM has binned them, on disk by the hash of their content: another fit of the same rows need not bin them.
+
+A file is a copy of what can be made again. Whatever is wrong with one, it goes, and the rows are binned. Source:
+docs/adr/0033-binned-rows.md.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from hashlib import file_digest, sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+logger = logging.getLogger(__name__)
+
+N_KEPT = 4
+"""Files that are kept, those that were used last: a window's rows and its folds'."""
+
+
+class BinnedRows:
+    """One file of a folder.
+
+    Args:
+        folder: Of all files; it is made when one is kept.
+        columns: What is binned, shape (n, k), in order.
+        label: shape (n,).
+        facts: What else decides about bins: parameters, names, LightGBM's version; as JSON.
+    """
+
+    def __init__(self, folder: Path, columns: pa.Table | npt.NDArray[Any], label: npt.NDArray[Any], facts: Mapping[str, Any]) -> None:
+        self._folder = folder
+        digest = sha256(json.dumps(facts, sort_keys=True).encode())
+        for column in [*(columns.columns if isinstance(columns, pa.Table) else [columns]), label]:
+            values = np.ascontiguousarray(column)
+            digest.update(f"{values.dtype} {values.shape}".encode())
+            digest.update(values.data)
+        self._key = digest.hexdigest()
+
+    def find(self) -> Path | None:
+        """Return the file if it is there and whole."""
+        for path in self._folder.glob(f"{self._key}-*.bin"):
+            if path.stem == f"{self._key}-{_digest(path)}":
+                path.touch()
+                return path
+            self.drop(path)
+        return None
+
+    def drop(self, path: Path) -> None:
+        """Delete a file that cannot be used."""
+        logger.warning("Binned rows in %s cannot be used; they are binned again.", path.name)
+        path.unlink(missing_ok=True)
+
+    def keep(self, save: Callable[[str], object]) -> None:
+        """Keep the file that ``save`` writes, and delete the oldest ones; a fit goes on without.
+
+        Args:
+            save: Writes to the path that it is given; the file does not exist.
+        """
+        draft = self._folder / f".{self._key}.{os.getpid()}"
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            draft.unlink(missing_ok=True)
+            save(str(draft))
+            draft.replace(self._folder / f"{self._key}-{_digest(draft)}.bin")
+            for path in sorted(self._folder.glob("*.bin"), key=lambda path: path.stat().st_mtime)[:-N_KEPT]:
+                path.unlink(missing_ok=True)
+        except Exception as error:  # noqa: BLE001  (a full disk, another process: the rows are in memory)
+            logger.warning("Binned rows are not kept: %s: %s", type(error).__name__, error)
+        finally:
+            with suppress(OSError):
+                draft.unlink(missing_ok=True)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return file_digest(file, "sha256").hexdigest()[:32]
