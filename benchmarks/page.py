@@ -24,6 +24,7 @@ TITLES = {
     "evidence_gate": "One decision of the evidence gate",
     "scaling": "How it grows",
     "scaling_scoring": "How scoring grows",
+    "scaling_ingest": "How ingest grows",
     "empty_night": "A night on which nothing happens",
     "dag_parsing": "Reading the DAG files of 50 models",
 }
