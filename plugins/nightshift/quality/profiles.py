@@ -114,7 +114,7 @@ def profile_load(settings: Settings, conn: Connection, load: LoadTable, run: Run
     """
     if kept := _read(conn, load.dataset, [(load.day, load.load_id)]):
         return kept
-    with Ahead(stream_arrow(settings, _query(conn, load), run.application_name)) as batches:
+    with Ahead(stream_arrow(settings, _query(conn, load), run.application_name, is_lean=True)) as batches:
         found = scan(batches)
     if found and next(iter(found.values())).n_rows:
         _keep(conn, load, found, run)

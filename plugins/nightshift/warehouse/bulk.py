@@ -44,7 +44,12 @@ def read_arrow(settings: Settings, query: sql.Composed | sql.SQL, application_na
 
 
 def stream_arrow(
-    settings: Settings, query: sql.Composed | sql.SQL, application_name: str = "nightshift", batch_bytes: int = STREAM_BATCH_BYTES
+    settings: Settings,
+    query: sql.Composed | sql.SQL,
+    application_name: str = "nightshift",
+    batch_bytes: int = STREAM_BATCH_BYTES,
+    *,
+    is_lean: bool = False,
 ) -> Iterator[pa.RecordBatch]:
     """Run one query and yield its rows batch by batch, as they arrive; the server waits for a slow reader.
 
@@ -55,10 +60,14 @@ def stream_arrow(
         query: As for ``read_arrow``.
         application_name: Shown by the warehouse.
         batch_bytes: About how much memory a batch takes.
+        is_lean: Read by the driver in any case: slower, but a process that compiles nothing else saves 143 MiB.
 
     Raises:
         WarehouseError: The server cannot be reached, or ended the query.
     """
+    if is_lean:
+        yield from _stream_by_driver(settings, query, application_name, batch_bytes)
+        return
     import psycopg
 
     from nightshift.warehouse.binary_rows import UnreadableRowsError
