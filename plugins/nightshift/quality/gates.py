@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from nightshift.errors import NightshiftError
 from nightshift.fault_points import FaultPoint, reach
 from nightshift.quality.gate_page import render_page
-from nightshift.quality.one_scan import frequent_texts, knows, passed_in_one_scan
+from nightshift.quality.one_scan import knows, passed_in_one_scan
 from nightshift.warehouse.audit import is_audited_unique
 from nightshift.warehouse.connection import connect, conninfo
 from nightshift.warehouse.content_hash import has_unique_index
@@ -265,7 +265,7 @@ def _passed_at_once(
             found = [result for result in passed if result["expectation_config"] in expectations]
             judged = [result["expectation_config"] for result in found]
             rest = [one for one in expectations if one not in judged]
-            scanned = passed_in_one_scan(conn, query, rest, is_unique, frequent_texts(conn, schema, table)) if rest else {}
+            scanned = passed_in_one_scan(conn, query, rest, is_unique) if rest else {}
     except Exception as error:  # noqa: BLE001  (Great Expectations evaluates all of it then, and has the words for what is wrong)
         logger.warning(
             "A suite of %s.%s is evaluated query by query: %s", schema, table, _without_values(f"{type(error).__name__}: {error}")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -17,8 +16,20 @@ if TYPE_CHECKING:
 
     from nightshift.warehouse.connection import Connection
 
-TOGETHER, PATTERN = "expect_compound_columns_to_be_unique", "expect_column_values_to_match_regex"
-ROW_COUNT = "expect_table_row_count_to_be_between"
+ROW_COUNT, TOGETHER = "expect_table_row_count_to_be_between", "expect_compound_columns_to_be_unique"
+NOT_NULL, BETWEEN = "expect_column_values_to_not_be_null", "expect_column_values_to_be_between"
+IN_SET, PATTERN = "expect_column_values_to_be_in_set", "expect_column_values_to_match_regex"
+A_OVER_B = "expect_column_pair_values_a_to_be_greater_than_b"
+ARGUMENTS = {
+    ROW_COUNT: frozenset({"min_value", "max_value"}),
+    TOGETHER: frozenset({"column_list"}),
+    NOT_NULL: frozenset({"column"}),
+    BETWEEN: frozenset({"column", "min_value", "max_value", "strict_min", "strict_max"}),
+    IN_SET: frozenset({"column", "value_set"}),
+    PATTERN: frozenset({"column", "regex"}),
+    A_OVER_B: frozenset({"column_A", "column_B", "or_equal"}),
+}
+"""The kinds that are counted, and what is known of each beside ``mostly`` and a condition."""
 _WRITTEN_CONDITION = re.compile(r'col\("([a-z_][a-z0-9_]*)"\) (==|!=) "([a-zA-Z0-9_ -]*)"')
 
 
@@ -67,11 +78,7 @@ def _filtered(considered: Sequence[sql.Composable | None], breaks: sql.Composabl
 
 
 def passed_in_one_scan(
-    conn: Connection,
-    query: sql.Composable,
-    expectations: Sequence[Mapping[str, Any]],
-    is_unique: Callable[[Sequence[str]], bool],
-    frequent: Mapping[str, Sequence[str]] = MappingProxyType({}),
+    conn: Connection, query: sql.Composable, expectations: Sequence[Mapping[str, Any]], is_unique: Callable[[Sequence[str]], bool]
 ) -> dict[int, dict[str, Any]]:
     """Return the results of the expectations that the batch certainly meets, by their place; the others are not in it.
 
@@ -80,11 +87,10 @@ def passed_in_one_scan(
         query: Selects the batch.
         expectations: In Great Expectations' JSON: ``type``, ``kwargs``.
         is_unique: Whether it is known that these columns are unique within the batch: then nobody needs to count.
-        frequent: Texts that columns may well have, as ``frequent_texts`` says: each is held against a pattern once.
     """
     from psycopg import sql
 
-    counted = {place: found for place, one in enumerate(expectations) if (found := _counted(one, is_unique, frequent)) is not None}
+    counted = {place: found for place, one in enumerate(expectations) if (found := _counted(one, is_unique)) is not None}
     if not counted:
         return {}
     counts = [sql.SQL("{}, {}").format(one.n_considered, one.n_unexpected) for one in counted.values()]
@@ -99,27 +105,7 @@ def passed_in_one_scan(
 
 def knows(expectations: Sequence[Mapping[str, Any]]) -> bool:
     """Return whether each of these, and at least one, is of a kind that one scan can judge."""
-    return bool(expectations) and all(_counted(one, lambda _: True, {}) is not None for one in expectations)
-
-
-def frequent_texts(conn: Connection, schema: str, table: str) -> dict[str, list[str]]:
-    """Return texts that the planner's statistics name for columns of a table or its parts; none where it has no statistics."""
-    return dict(
-        conn.execute(
-            """
-            with target as (select to_regclass(format('%%I.%%I', %s::text, %s::text)) as oid)
-            select a.attname, array_agg(distinct found.value)
-            from target, pg_class c join pg_namespace n on n.oid = c.relnamespace
-            join pg_attribute a on a.attrelid = c.oid and a.atttypid in ('text'::regtype, 'varchar'::regtype)
-                and a.attcollation = 'pg_catalog.default'::regcollation
-            join pg_stats s on s.schemaname = n.nspname and s.tablename = c.relname and s.attname = a.attname,
-                unnest(s.most_common_vals::text::text[] || s.histogram_bounds::text::text[]) found (value)
-            where c.oid = target.oid or c.oid in (select inhrelid from pg_inherits where inhparent = target.oid)
-            group by a.attname
-            """,
-            [schema, table],
-        ).fetchall()
-    )
+    return bool(expectations) and all(_counted(one, lambda _: True) is not None for one in expectations)
 
 
 def result_of(expectation: Mapping[str, Any], n_considered: int, n_unexpected: int, by: str) -> dict[str, Any]:
@@ -136,23 +122,19 @@ def result_of(expectation: Mapping[str, Any], n_considered: int, n_unexpected: i
     return {"success": True, "expectation_config": dict(expectation), "result": measured, "exception_info": {}, "meta": {"by": by}}
 
 
-def _counted(
-    expectation: Mapping[str, Any], is_unique: Callable[[Sequence[str]], bool], frequent: Mapping[str, Sequence[str]]
-) -> _Counted | None:
+def _counted(expectation: Mapping[str, Any], is_unique: Callable[[Sequence[str]], bool]) -> _Counted | None:
     """Return an expectation as counts; None for what only Great Expectations can judge."""
-    kind, given = _KINDS.get(expectation["type"]), dict(expectation["kwargs"])
+    kind, given = expectation["type"], dict(expectation["kwargs"])
     restriction = given.pop("row_condition", None)
     condition = _row_condition(restriction, given.pop("condition_parser", None))
     mostly = given.pop("mostly", 1.0)
     if (restriction is not None and condition is None) or not isinstance(mostly, int | float):
         return None
-    if expectation["type"] == TOGETHER and set(given) == {"column_list"} and mostly == 1:
-        return _unique_together(given["column_list"], condition, is_known=is_unique(given["column_list"]))
-    if kind is None or set(given) - kind.arguments:
+    if kind not in ARGUMENTS or set(given) - ARGUMENTS[kind]:
         return None
-    if expectation["type"] == PATTERN:
-        given["frequent"] = frequent.get(given["column"], ())
-    return kind.build(given, condition, float(mostly))
+    if kind == TOGETHER:
+        return _unique_together(given["column_list"], condition, is_known=is_unique(given["column_list"])) if mostly == 1 else None
+    return _BUILD[kind](given, condition, float(mostly))
 
 
 def _row_condition(given: object, parser: object) -> sql.Composable | None:
@@ -230,17 +212,11 @@ def _in_set(given: dict[str, Any], condition: sql.Composable | None, mostly: flo
 
 
 def _regex(given: dict[str, Any], condition: sql.Composable | None, mostly: float) -> _Counted | None:
-    """Match each frequent text once: a pattern costs several times as much as to look a text up, bit by bit the same."""
     from psycopg import sql
 
     if not isinstance(given.get("regex"), str):
         return None
-    column, pattern = sql.Identifier(given["column"]), sql.Literal(given["regex"])
-    holds = sql.SQL("{} ~ {}").format(column, pattern)
-    if frequent := list(given["frequent"]):
-        known = sql.SQL('{} collate "C" in (select v collate "C" from unnest({}::text[]) v where v ~ {})')
-        holds = sql.SQL("{} or {}").format(known.format(column, sql.Literal(frequent), pattern), holds)
-    return _values(given, condition, mostly, holds)
+    return _values(given, condition, mostly, sql.SQL("{} ~ {}").format(sql.Identifier(given["column"]), sql.Literal(given["regex"])))
 
 
 def _a_over_b(given: dict[str, Any], condition: sql.Composable | None, mostly: float) -> _Counted:
@@ -258,17 +234,11 @@ def are_numbers(*values: object) -> bool:
     return all(value is None or (isinstance(value, int | float) and not isinstance(value, bool)) for value in values)
 
 
-@dataclass(frozen=True)
-class _Kind:
-    arguments: frozenset[str]
-    build: Callable[[dict[str, Any], Any, float], _Counted | None]
-
-
-_KINDS = {
-    ROW_COUNT: _Kind(frozenset({"min_value", "max_value"}), _row_count),
-    "expect_column_values_to_not_be_null": _Kind(frozenset({"column"}), _not_null),
-    "expect_column_values_to_be_between": _Kind(frozenset({"column", "min_value", "max_value", "strict_min", "strict_max"}), _between),
-    "expect_column_values_to_be_in_set": _Kind(frozenset({"column", "value_set"}), _in_set),
-    PATTERN: _Kind(frozenset({"column", "regex"}), _regex),
-    "expect_column_pair_values_a_to_be_greater_than_b": _Kind(frozenset({"column_A", "column_B", "or_equal"}), _a_over_b),
+_BUILD: dict[str, Callable[[dict[str, Any], Any, float], _Counted | None]] = {
+    ROW_COUNT: _row_count,
+    NOT_NULL: _not_null,
+    BETWEEN: _between,
+    IN_SET: _in_set,
+    PATTERN: _regex,
+    A_OVER_B: _a_over_b,
 }

@@ -12,7 +12,20 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 from pyarrow import compute as pc
 
-from nightshift.quality.one_scan import PATTERN, ROW_COUNT, TOGETHER, are_numbers, has_number, has_share, result_of
+from nightshift.quality.one_scan import (
+    A_OVER_B,
+    ARGUMENTS,
+    BETWEEN,
+    IN_SET,
+    NOT_NULL,
+    PATTERN,
+    ROW_COUNT,
+    TOGETHER,
+    are_numbers,
+    has_number,
+    has_share,
+    result_of,
+)
 
 if TYPE_CHECKING:
     from nightshift.warehouse.connection import Connection
@@ -96,20 +109,21 @@ def _do_match(conn: Connection, texts: set[str], pattern: str) -> bool:
 def _text_column(expectation: Mapping[str, Any]) -> str | None:
     """Return the column whose distinct texts decide about an expectation; None for another kind."""
     kind, given = expectation["type"], expectation["kwargs"]
-    return given.get("column") if kind in {PATTERN, "expect_column_values_to_be_in_set"} else None
+    return given.get("column") if kind in {PATTERN, IN_SET} else None
 
 
 def _count_of(expectation: Mapping[str, Any]) -> Callable[[pa.Table], Counted] | None:
     """Return what counts an expectation on some rows; None for what only a scan can judge."""
     given = dict(expectation["kwargs"])
     mostly = given.pop("mostly", 1.0)
-    if (known := _KINDS.get(expectation["type"])) is None or given.keys() - known[0]:
+    kind = expectation["type"]
+    if kind not in ARGUMENTS or given.keys() - ARGUMENTS[kind]:
         return None
     limits = [given[name] for name in ("min_value", "max_value") if given.get(name) is not None]
     has_names = all(isinstance(given[name], str) for name in given.keys() & {"column", "column_A", "column_B"})
     if not has_names or not are_numbers(mostly, *limits) or max(map(abs, limits), default=0) >= _EXACT_DOUBLES:
         return None
-    return known[1](given) if mostly == 1 or expectation["type"] != TOGETHER else None
+    return _COUNT[kind](given) if mostly == 1 or kind != TOGETHER else None
 
 
 def _of_all(_: Mapping[str, Any]) -> Callable[[pa.Table], Counted]:
@@ -165,13 +179,12 @@ def _n_true(conditions: Sequence[pa.ChunkedArray]) -> int:
     return int(pc.sum(both).as_py() or 0)
 
 
-_KINDS: dict[str, tuple[frozenset[str], Callable[[Mapping[str, Any]], Callable[[pa.Table], Counted] | None]]] = {
-    ROW_COUNT: (frozenset({"min_value", "max_value"}), _of_all),
-    TOGETHER: (frozenset({"column_list"}), _of_all),
-    PATTERN: (frozenset({"column", "regex"}), _of_texts),
-    "expect_column_values_to_be_in_set": (frozenset({"column", "value_set"}), _of_texts),
-    "expect_column_values_to_not_be_null": (frozenset({"column"}), _of_nulls),
-    "expect_column_values_to_be_between": (frozenset({"column", "min_value", "max_value", "strict_min", "strict_max"}), _of_range),
-    "expect_column_pair_values_a_to_be_greater_than_b": (frozenset({"column_A", "column_B", "or_equal"}), _of_pair),
+_COUNT: dict[str, Callable[[Mapping[str, Any]], Callable[[pa.Table], Counted] | None]] = {
+    ROW_COUNT: _of_all,
+    TOGETHER: _of_all,
+    PATTERN: _of_texts,
+    IN_SET: _of_texts,
+    NOT_NULL: _of_nulls,
+    BETWEEN: _of_range,
+    A_OVER_B: _of_pair,
 }
-"""The arguments that are known of each kind, and what counts it; all kinds of ``one_scan``."""

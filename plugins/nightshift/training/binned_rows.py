@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from hashlib import file_digest, sha256
@@ -25,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 N_KEPT = 4
 """Files that are kept, those that were used last: a window's rows and its folds'."""
+_LONGEST_SAVE_SECONDS = 3600
+"""A draft that is older was left by a killed process."""
 
 
 class BinnedRows:
@@ -49,16 +52,18 @@ class BinnedRows:
     def find(self) -> Path | None:
         """Return the file if it is there and whole."""
         for path in self._folder.glob(f"{self._key}-*.bin"):
-            if path.stem == f"{self._key}-{_digest(path)}":
-                path.touch()
-                return path
-            self.drop(path)
+            with suppress(OSError):  # another fit has deleted it, or it cannot be read: then it is not there
+                if path.stem == f"{self._key}-{_digest(path)}":
+                    path.touch()
+                    return path
+                self.drop(path)
         return None
 
     def drop(self, path: Path) -> None:
         """Delete a file that cannot be used."""
         logger.warning("Binned rows in %s cannot be used; they are binned again.", path.name)
-        path.unlink(missing_ok=True)
+        with suppress(OSError):
+            path.unlink()
 
     def keep(self, save: Callable[[str], object]) -> None:
         """Keep the file that ``save`` writes, and delete the oldest ones; a fit goes on without.
@@ -72,13 +77,19 @@ class BinnedRows:
             draft.unlink(missing_ok=True)
             save(str(draft))
             draft.replace(self._folder / f"{self._key}-{_digest(draft)}.bin")
-            for path in sorted(self._folder.glob("*.bin"), key=lambda path: path.stat().st_mtime)[:-N_KEPT]:
-                path.unlink(missing_ok=True)
+            self._tidy()
         except Exception as error:  # noqa: BLE001  (a full disk, another process: the rows are in memory)
             logger.warning("Binned rows are not kept: %s: %s", type(error).__name__, error)
         finally:
             with suppress(OSError):
                 draft.unlink(missing_ok=True)
+
+    def _tidy(self) -> None:
+        for path in sorted(self._folder.glob("[!.]*.bin"), key=lambda path: path.stat().st_mtime)[:-N_KEPT]:
+            path.unlink(missing_ok=True)
+        for path in self._folder.glob(".*"):
+            if time.time() - path.stat().st_mtime > _LONGEST_SAVE_SECONDS:
+                path.unlink(missing_ok=True)
 
 
 def _digest(path: Path) -> str:

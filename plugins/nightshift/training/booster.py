@@ -106,9 +106,9 @@ def fit_trees(
         binned_rows: Folder of rows that were binned before; None bins them.
     """
     state, growing = _load_checkpoint(checkpoint), None
-    # Who goes on from a text needs the values themselves.
-    needs_bins_only = binned_rows is not None and not state.text and _may_grow_on(plan)
-    data = _binned(train, plan, binned_rows) if binned_rows is not None and needs_bins_only else _dataset(train, plan)
+    if state.text or not _may_grow_on(plan):
+        binned_rows = None  # Who goes on from a text needs the values themselves.
+    data = _dataset(train, plan) if binned_rows is None else _binned(train, plan, binned_rows)
     watched = _dataset(validation, plan, data)
     while not _is_finished(state, plan):
         if growing is not None and _may_grow_on(plan):

@@ -11,7 +11,7 @@ from psycopg import sql
 
 from nightshift.contracts.run import RunContext
 from nightshift.quality.gates import _evaluate
-from nightshift.quality.one_scan import frequent_texts, passed_in_one_scan
+from nightshift.quality.one_scan import passed_in_one_scan
 from nightshift.settings import Settings
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def test_nothing_passes_that_great_expectations_refuses(settings: Settings, conn
         make_table(conn, dice)
         suite = ExpectationSuite(name="raw/dice", expectations=[make_expectation(dice) for _ in range(N_EXPECTATIONS)])
         expectations = [expectation.configuration.to_json_dict() for expectation in suite.expectations]
-        passed = passed_in_one_scan(conn, QUERY, expectations, lambda _: False, dice.choice([{}, {"word": ["A1", "ab", "nowhere"]}]))
+        passed = passed_in_one_scan(conn, QUERY, expectations, lambda _: False)
         judged = _evaluate(settings, suite, QUERY.as_string(None), run)
         refused = [result["expectation_config"] for result in judged if not result["success"]]
         assert [expectations[place] for place in passed if expectations[place] in refused] == []
@@ -84,26 +84,6 @@ def test_nothing_passes_that_great_expectations_refuses(settings: Settings, conn
     assert n_passed < N_TABLES * N_EXPECTATIONS
     assert n_passed_too >= 0.9 * n_passed
     record_figure("expectations judged alike by one scan and by Great Expectations", n_passed_too)
-
-
-def test_frequent_texts_are_those_of_a_table_and_its_parts(conn: Connection) -> None:
-    conn.execute("create table raw.dice as select 'parent' as word, 1 as n, 'c' collate \"C\" as other from generate_series(1, 9)")
-    conn.execute("create table raw.part () inherits (raw.dice)")
-    conn.execute("insert into raw.part select case when i % 2 = 0 then 'even' else 'odd' end, i, 'c' from generate_series(1, 99) i")
-    assert frequent_texts(conn, "raw", "dice") == {}
-    conn.execute("analyze raw.dice")
-    conn.execute("analyze raw.part")
-    assert frequent_texts(conn, "raw", "dice") == {"word": ["even", "odd", "parent"]}
-
-
-@pytest.mark.parametrize(("word", "n_unexpected"), [("ab", 0), ("AB", 1), (None, 0)])
-@pytest.mark.parametrize("frequent", [[], ["ab", "AB", "é"]])
-def test_a_pattern_counts_the_same_with_frequent_texts(conn: Connection, word: str | None, n_unexpected: int, frequent: list[str]) -> None:
-    conn.execute("create table raw.dice as select 'ab' as word from generate_series(1, 9) union all select %s::text", [word])
-    lenient = {"type": "expect_column_values_to_match_regex", "kwargs": {"column": "word", "regex": "^[a-z]*$", "mostly": 0.5}}
-    found = passed_in_one_scan(conn, QUERY, [lenient], lambda _: False, {"word": frequent})
-    assert found[0]["result"]["unexpected_count"] == n_unexpected
-    assert found[0]["result"]["element_count"] == 9 + (word is not None)
 
 
 def test_scan_trusts_an_index_that_keeps_the_columns_unique(conn: Connection) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
+import os
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from tests.unit.training.test_booster import _SAMPLED, _STRONG, EVERY_OTHER, PLAN
+from tests.unit.training.test_booster import _SAMPLED, _STRONG, EVERY_OTHER, PLAN, make_parts
 
 from nightshift.training import binned_rows, booster
 from nightshift.training.booster import fit_trees
@@ -20,13 +22,9 @@ TUNED = {"num_leaves": 5, "learning_rate": 0.3, "feature_fraction": 0.5, "lambda
 
 @pytest.fixture(scope="module")
 def parts():
-    random = np.random.default_rng(3)
-    matrix = random.normal(size=(1500, 4))
-    matrix[:, 3] = random.integers(0, 5, 1500)
-    matrix[::7, 1] = np.nan
-    label = (matrix[:, 0] + (matrix[:, 3] == 2) + random.normal(size=1500) > 0).astype(float)
-    columns = pa.table({name: pa.array(matrix[:1000, i], from_pandas=True) for i, name in enumerate(PLAN.names)})
-    return (columns, label[:1000]), (matrix[1000:], label[1000:])
+    (matrix, label), validation = make_parts()
+    columns = pa.table({name: pa.array(matrix[:, i], from_pandas=True) for i, name in enumerate(PLAN.names)})
+    return (columns, label), validation
 
 
 def files(folder: Path) -> list[str]:
@@ -154,3 +152,28 @@ def test_the_files_that_were_used_last_stay(parts, tmp_path):
     fit_trees(*parts, plans[-1], None, tmp_path)
 
     assert len(files(tmp_path)) == len(oldest) == binned_rows.N_KEPT
+
+
+def test_a_draft_of_a_killed_process_goes(parts, tmp_path):
+    kept, forgotten = tmp_path / ".of another process", tmp_path / ".of a killed process"
+    for draft in (kept, forgotten):
+        draft.write_bytes(b"half")
+    os.utime(forgotten, (time.time() - 7200,) * 2)
+    fit_trees(*parts, PLAN, None, tmp_path)
+
+    assert kept.exists()
+    assert not forgotten.exists()
+
+
+def test_a_file_that_another_fit_deletes_is_binned_anew(parts, tmp_path, monkeypatch):
+    undisturbed = fit_trees(*parts, PLAN, None, tmp_path)
+    digest = binned_rows._digest
+
+    def delete_first(path):
+        path.unlink()
+        monkeypatch.setattr(binned_rows, "_digest", digest)
+        return digest(path)
+
+    monkeypatch.setattr(binned_rows, "_digest", delete_first)
+    assert fit_trees(*parts, PLAN, None, tmp_path) == undisturbed
+    assert len(files(tmp_path)) == 1

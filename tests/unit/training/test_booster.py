@@ -21,14 +21,19 @@ PLAN = FitPlan(
 )
 
 
-@pytest.fixture(scope="module")
-def parts():
+def make_parts():
+    """Return training and validation rows: three numbers, one with gaps, and a kind that matters."""
     random = np.random.default_rng(3)
     matrix = random.normal(size=(1500, 4))
     matrix[:, 3] = random.integers(0, 5, 1500)
     matrix[::7, 1] = np.nan
     label = (matrix[:, 0] + (matrix[:, 3] == 2) + random.normal(size=1500) > 0).astype(float)
     return (matrix[:1000], label[:1000]), (matrix[1000:], label[1000:])
+
+
+@pytest.fixture(scope="module")
+def parts():
+    return make_parts()
 
 
 @pytest.fixture(scope="module")
