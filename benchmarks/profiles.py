@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.result import Limited, Result, peak_mib
-from benchmarks.scoring import CATEGORICAL, DAY, NUMERIC, make_features, sql_engine
+from benchmarks.scoring import DAY, make_features, sql_engine
+from benchmarks.shape import CATEGORICAL, NUMERIC, SHAPE
 
 from nightshift.contracts.partitions import PartitionRange
 from nightshift.contracts.run import RunContext
@@ -183,10 +184,8 @@ def report(runs: dict[str, list[dict[str, Any]]], given: argparse.Namespace) -> 
     seconds = {way: statistics.median(run["seconds"] for run in found) for way, found in runs.items()}
     peaks = {way: max(run["peak_mib"] for run in found) for way, found in runs.items()}
     speed = {way: runs[way][0]["rows"] / seconds[way] for way in ("pandas and Evidently", "nightshift")}
-    columns = f"{len(NUMERIC)} numbers and {len(CATEGORICAL)} texts"
-    result = Result(
-        "profiles", f"{given.rows:,} rows, {columns}; Evidently on {given.peer_rows:,} rows of each side; {given.repeats} rounds"
-    )
+    sizes = f"{given.rows:,} rows, {SHAPE}; Evidently on {given.peer_rows:,} rows of each side; {given.repeats} rounds"
+    result = Result("profiles", sizes)
     result.figures = {f"{way}, s": value for way, value in seconds.items()} | {f"{way}, peak MiB": value for way, value in peaks.items()}
     result.figures["rows/s, nightshift / pandas and Evidently"] = speed["nightshift"] / speed["pandas and Evidently"]
     result.limited = {

@@ -14,9 +14,8 @@ Ways, each in a process of its own, A B C A B C …, medians:
 
 Loops are compiled before, by a round of ours that does not count: that is done once a machine, not once a night.
 
-Rows, features and model are made up, of the shape of the real ones: 26 numbers, 4 categories of 30 levels, every twentieth value
-missing. Every score that was published is compared with LightGBM's own, bit by bit. Peak memory is that of the process as the kernel
-counted it.
+Rows, features and model are made up, of the shape of the real ones or of another one (``shape.py``). Every score that was published is
+compared with LightGBM's own, bit by bit. Peak memory is that of the process as the kernel counted it.
 """
 
 from __future__ import annotations
@@ -40,6 +39,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pyarrow as pa
 from benchmarks.result import Limited, Result, peak_mib
+from benchmarks.shape import CATEGORICAL, N_CATEGORICAL, N_LEVELS, N_NUMERIC, NUMERIC, SHAPE
 
 from nightshift.contracts.model_spec import ModelSpec
 from nightshift.contracts.partitions import Partition, PartitionRange
@@ -54,9 +54,7 @@ if TYPE_CHECKING:
     from nightshift.training.trained_model import TrainedModel
 
 DAY = PartitionRange.of("2013-07-01")
-N_NUMERIC, N_CATEGORICAL, N_LEVELS, N_TRAIN = 26, 4, 30, 60_000
-NUMERIC = [f"n{i:02d}" for i in range(N_NUMERIC)]
-CATEGORICAL = [f"c{i}" for i in range(N_CATEGORICAL)]
+N_TRAIN = 60_000
 LIMITS: dict[str, tuple[float, Literal["at least", "at most"]]] = {
     "pandas / nightshift quickscorer": (8.0, "at least"),
     "spark_udf / nightshift quickscorer": (4.5, "at least"),
@@ -113,8 +111,8 @@ def make_features(conn: psycopg.Connection[Any], n_rows: int) -> None:
     write = begin(
         conn, [Target("features/bench", "features", "feat_bench", ("thing_id",))], DAY, LoadManifest(RunContext("bench", 1, "bench"), {})
     )
-    numbers = ", ".join("case when random() > 0.05 then random_normal() end" for _ in NUMERIC)
-    texts = ", ".join(f"case when random() > 0.05 then 'level ' || floor(random() * {N_LEVELS})::int end" for _ in CATEGORICAL)
+    numbers = ", ".join(f"case when random() >= {SHAPE.missing} then random_normal() end" for _ in NUMERIC)
+    texts = ", ".join(f"case when random() >= {SHAPE.missing} then 'level ' || floor(random() * {N_LEVELS})::int end" for _ in CATEGORICAL)
     conn.execute("set statement_timeout = 0")
     conn.execute("select setseed(0.5)")
     conn.execute(
@@ -161,7 +159,7 @@ def fit(spec: ModelSpec) -> tuple[TrainedModel, pa.Table]:
     levels = dice.integers(0, N_LEVELS, (N_TRAIN, N_CATEGORICAL))
     signal = values[:, :4].sum(axis=1) + values[:, 5] * values[:, 6] + levels[:, 0] % 3
     label = (signal + dice.normal(size=N_TRAIN) > 1).astype(float)
-    values[dice.random(values.shape) < 0.05] = np.nan
+    values[dice.random(values.shape) < SHAPE.missing] = np.nan
     texts = {name: pa.array([f"level {level}" for level in levels[:, i]]) for i, name in enumerate(CATEGORICAL)}
     rows = pa.table({name: pa.array(values[:, i], from_pandas=True) for i, name in enumerate(NUMERIC)} | texts | {"is_late": label})
     model = fit_model(spec, rows.slice(0, N_TRAIN - 10_000), rows.slice(N_TRAIN - 10_000))
@@ -440,7 +438,7 @@ def report(found: dict[str, list[dict[str, Any]]], given: argparse.Namespace) ->
     """Print and store medians, ratios and limits."""
     medians = {way: statistics.median(run["seconds"] for run in runs) for way, runs in found.items()}
     peaks = {way: max(run["peak_mib"] for run in runs) for way, runs in found.items()}
-    model = f"{given.trees} trees of {given.leaves} leaves, {N_NUMERIC} numbers and {N_CATEGORICAL} categories"
+    model = f"{given.trees} trees of {given.leaves} leaves, {SHAPE}"
     result = Result("scoring", f"{given.rows:,} rows, {model}, {given.repeats} rounds")
     for way, seconds in medians.items():
         result.figures |= {f"{way}, s": seconds, f"{way}, peak MiB": peaks[way]}

@@ -26,7 +26,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from benchmarks.result import Limited, Result, peak_mib
-from benchmarks.scoring import CATEGORICAL, N_CATEGORICAL, N_LEVELS, N_NUMERIC, NUMERIC, make_spec
+from benchmarks.scoring import make_spec
+from benchmarks.shape import CATEGORICAL, N_CATEGORICAL, N_LEVELS, N_NUMERIC, NUMERIC, SHAPE
 
 from nightshift.services.local_env import LocalServers
 from nightshift.settings import load_settings
@@ -37,12 +38,12 @@ LEAVES = 63
 
 
 def make_rows(n_rows: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return a matrix, categories as codes, every twentieth value missing, and labels."""
+    """Return a matrix, categories as codes, some values missing, and labels."""
     dice = np.random.default_rng(1)
     matrix = np.empty((n_rows, N_NUMERIC + N_CATEGORICAL))
     for place in range(N_NUMERIC + N_CATEGORICAL):
         matrix[:, place] = dice.normal(size=n_rows) if place < N_NUMERIC else dice.integers(0, N_LEVELS, n_rows)
-        matrix[dice.random(n_rows) < 0.05, place] = np.nan
+        matrix[dice.random(n_rows) < SHAPE.missing, place] = np.nan
     signal = np.nan_to_num(matrix[:, 0]) + np.nan_to_num(matrix[:, 1]) * np.nan_to_num(matrix[:, 2]) + np.nan_to_num(matrix[:, -1]) % 3
     return matrix, (signal + dice.normal(size=n_rows) > 1).astype(float)
 
@@ -60,7 +61,7 @@ def prepare(home: Path, n_rows: int) -> None:
     columns: dict[str, pa.Array] = {name: pa.array(matrix[:, place], from_pandas=True) for place, name in enumerate(NUMERIC)}
     levels = pa.array([f"level {number:02d}" for number in range(N_LEVELS)])
     for place, name in enumerate(CATEGORICAL, start=N_NUMERIC):
-        codes = pa.array(np.nan_to_num(matrix[:, place]).astype(np.int8), mask=np.isnan(matrix[:, place]))
+        codes = pa.array(np.nan_to_num(matrix[:, place]).astype(np.int32), mask=np.isnan(matrix[:, place]))
         columns[name] = levels.take(codes)
     snapshot = write_snapshot(store, pa.table({**columns, "is_late": label}), "bench")
     (home / "snapshot.json").write_text(json.dumps([snapshot.key, snapshot.sha256]))
@@ -159,8 +160,7 @@ def report(found: dict[str, list[dict[str, Any]]], given: argparse.Namespace) ->
     """Print and store medians and ratios."""
     seconds = {way: statistics.median(run["seconds"] for run in runs) for way, runs in found.items()}
     peaks = {way: max(run["peak_mib"] for run in runs) for way, runs in found.items()}
-    columns = f"{N_NUMERIC} numbers and {N_CATEGORICAL} categories"
-    result = Result("training", f"{given.rows:,} rows, {columns}, {given.trees} trees of {LEAVES} leaves, {given.repeats} rounds")
+    result = Result("training", f"{given.rows:,} rows, {SHAPE}, {given.trees} trees of {LEAVES} leaves, {given.repeats} rounds")
     for way in found:
         result.figures |= {f"{way}, s": seconds[way], f"{way}, peak MiB": peaks[way]}
     ours, alone = "nightshift", "LightGBM alone"

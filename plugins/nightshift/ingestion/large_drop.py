@@ -1,8 +1,8 @@
-"""One drop of very many rows: a verified copy on disk, read block by block into one binary COPY; memory knows blocks, not the file.
+"""One drop of very many rows: read block by block, while it comes from the lake, into one COPY; memory knows blocks, not the file.
 
 The rules are those of ``row_check``. Only one of them looks beyond a row: rows that share a key. So each staged row leaves a 64-bit hash of
 its key; if one is there twice, the rows behind it are read again, settled together by the usual rule, and those that lose are withdrawn.
-Source: docs/adr/0027-large-drops.md.
+Source: docs/adr/0027-large-drops.md, docs/adr/0034-rows-while-the-file-is-coming.md.
 """
 
 from __future__ import annotations
@@ -19,15 +19,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from nightshift.ahead import Ahead
 from nightshift.errors import LoadStateError
 from nightshift.ingestion.cast import Reason
 from nightshift.ingestion.raw_version import Source, begin_version, keep_source, publish_version, with_origin
 from nightshift.ingestion.row_check import DUPLICATE, GOOD, TypedRows, counted_of, judge, refused_by_file, settle_repeated_keys, type_rows
 from nightshift.lake.object_store import ObjectCorruptError
+from nightshift.lake.object_stream import ObjectStream
 from nightshift.quality.contract_check import ContractError, DeliveredFile, check_head, digest_error, read_rows
 from nightshift.quality.gates import count_passing
 from nightshift.quality.quarantine import RefusedRow
-from nightshift.warehouse.ahead import Ahead
 from nightshift.warehouse.append_stream import append_stream
 from nightshift.warehouse.migrate import ensure_large_table
 from nightshift.warehouse.partition_write import hold_stage, refuse
@@ -71,27 +72,44 @@ def write_large(call: IngestCall, drop: DropManifest) -> set[dt.date]:
         AuditError: The staged rows are not what the write path accepts.
         GateError: The suite refused them, or there is none; the load is recorded as refused.
         StaleTokenError: A newer attempt has taken the partition.
-        LocalSpaceError: The disk for the copy is full.
+        ObjectDamagedError: Its bytes were damaged on their way; a rerun may do better.
+        LocalSpaceError: The disk for the copy of a Parquet file is full.
     """
-    with _folder(call.settings.home / "drops") as folder:
-        path = folder / Path(drop.data_key).name
-        try:
-            call.store.download(drop.data_key, path, drop.sha256)
-        except ObjectCorruptError as error:
-            raise digest_error(drop, error.got or "other bytes") from None
-        rows = _Rows(call, drop, path)
-        write = begin_version(call, [drop])
-        try:
-            _append(call, write, rows)
-        except ContractError as error:
-            refuse(call.conn, write, str(error).splitlines()[0])
-            raise
+    rows = _Rows(call, drop)
+    write = begin_version(call, [drop])
+    try:
+        _append(call, write, rows)
+    except ContractError as error:
+        refuse(call.conn, write, str(error).splitlines()[0])
+        raise
     with call.conn.transaction():
         hold_stage(call.conn, write)
         _withdraw(call, write, rows.lost)
         keep_source(call, write, Source(drop, rows.refused, rows.n_duplicated, rows.head.notes))
     counts = {"n_refused": len(rows.refused), "n_duplicated": rows.n_duplicated}
     return publish_version(call, write, counts, {drop.partition: rows.n_good}, rows.passing)
+
+
+@contextmanager
+def _arriving(call: IngestCall, drop: DropManifest) -> Iterator[tuple[bytes | Path, ObjectStream | Path]]:
+    """Yield where to read a drop's head and where its rows; at the end its digest has been compared.
+
+    A Parquet file begins with its end, so it is copied to disk first.
+
+    Raises:
+        DigestError: The bytes are not those of the manifest; raised in the place of what they may have led to.
+    """
+    try:
+        if drop.data_key.endswith(".parquet"):
+            with _folder(call.settings.home / "drops") as folder:
+                path = folder / Path(drop.data_key).name
+                call.store.download(drop.data_key, path, drop.sha256)
+                yield path, path
+        else:
+            with ObjectStream(call.store, drop.data_key, drop.sha256) as stream:
+                yield stream.first, stream
+    except ObjectCorruptError as error:
+        raise digest_error(drop, error.got or "other bytes") from None
 
 
 @contextmanager
@@ -141,6 +159,7 @@ class _Rows:
     """The rows of one drop in a stream; what was counted is there when the stream has ended.
 
     Attributes:
+        head: Its columns, known when the first rows are.
         refused: Distinct refused rows.
         n_good: Rows that are to stay.
         n_duplicated: Rows that repeat an earlier one.
@@ -148,9 +167,10 @@ class _Rows:
         passing: What was counted of the dataset's suite; None if it has none that can be used.
     """
 
-    def __init__(self, call: IngestCall, drop: DropManifest, path: Path) -> None:
-        self._call, self.drop, self._path = call, drop, path
-        self.head: FileHead = check_head(call.contract, drop, path)
+    head: FileHead
+
+    def __init__(self, call: IngestCall, drop: DropManifest) -> None:
+        self._call, self.drop = call, drop
         self.n_good = self.n_duplicated = 0
         self.lost: Numbers = np.empty(0, dtype=np.int64)
         self.passing = count_passing(call.settings, call.contract.dataset)
@@ -172,19 +192,21 @@ class _Rows:
         Raises:
             ContractError: What came does not keep the contract, as soon as that is sure.
         """
-        for rows in self._typed(self._malformed):
-            self._count(rows)
-            self._keep_refused(rows)
-            is_good = rows.verdict == GOOD
-            self._key_hashes += self._hashes(rows, is_good).tobytes()
-            yield self._staged(rows, is_good, load_id)
-            self._stop_when_hopeless()
+        with _arriving(self._call, self.drop) as (start, source):
+            self.head = check_head(self._call.contract, self.drop, start)
+            for rows in self._typed(source, self._malformed):
+                self._count(rows)
+                self._keep_refused(rows)
+                is_good = rows.verdict == GOOD
+                self._key_hashes += self._hashes(rows, is_good).tobytes()
+                yield self._staged(rows, is_good, load_id)
+                self._stop_when_hopeless()
         self._settle_repeated_keys()
         self._judge()
 
-    def _typed(self, malformed: list[tuple[int, str]]) -> Iterator[TypedRows]:
+    def _typed(self, source: ObjectStream | Path, malformed: list[tuple[int, str]]) -> Iterator[TypedRows]:
         names = [column.name for column in self.head.columns]
-        for block in read_rows(self.drop, self.head, self._path, malformed):
+        for block in read_rows(self.drop, self.head, source, malformed):
             file = DeliveredFile(block.texts.rename_columns(names), block.row_numbers, (), ())
             yield type_rows(self._call.contract, [self.drop], [file])
 
@@ -215,9 +237,10 @@ class _Rows:
             return
         logger.info("%s: %s keys are there more than once; reads their rows again", self.drop.data_key, f"{len(repeated):,}")
         parts = []
-        for rows in self._typed([]):
-            good = np.flatnonzero(rows.verdict == GOOD)
-            parts.append(rows.take(good[np.isin(self._hashes(rows, rows.verdict == GOOD), repeated)]))
+        with _arriving(self._call, self.drop) as (_, source):
+            for rows in self._typed(source, []):
+                good = np.flatnonzero(rows.verdict == GOOD)
+                parts.append(rows.take(good[np.isin(self._hashes(rows, rows.verdict == GOOD), repeated)]))
         rows = TypedRows.together(parts)
         settle_repeated_keys(self._call.contract, rows)
         self.n_duplicated = int(np.sum(rows.verdict == DUPLICATE))

@@ -8,6 +8,7 @@ happens on the way, a caller gets the right bytes or one of our errors. Source: 
 from __future__ import annotations
 
 import base64
+import hashlib
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,10 +21,10 @@ from nightshift.exhaustion import named_exhaustion
 from nightshift.fault_points import FaultPoint, reach
 from nightshift.lake.transfer import (
     MIN_BYTES_PER_SECOND,
-    Body,
     TransitError,
     UnansweredError,
     answered_within,
+    chunks_of,
     digest_of,
     receive,
     size_of,
@@ -204,6 +205,41 @@ class ObjectStore:
         with self._reported("read", key), named_exhaustion(), whole_file(path) as partial:
             _retrying()(self._read_into, key, partial, sha256)
 
+    def chunks(self, key: str, start: int = 0) -> Iterator[bytes]:
+        """Yield an object's content in order while it comes; a transfer that breaks off is continued, whatever was used before.
+
+        Nothing says whether the bytes are the right ones until their digest is taken, which is left to the caller (``ObjectStream``).
+
+        Args:
+            key: The object's key.
+            start: The first byte.
+
+        Raises:
+            ObjectMissingError: It does not exist.
+            ObjectDamagedError: The body broke off again and again at one place.
+            ObjectStoreError: The server cannot be reached.
+        """
+        with self._reported("read", key):
+            n_bytes = _retrying()(self._n_bytes, key)
+        rest: Iterator[bytes] = iter(())
+        while start < n_bytes:
+            with self._reported("read", key):
+                chunk, rest = _retrying()(self._next_chunk, key, start, rest)
+            start += len(chunk)
+            yield chunk
+
+    def verify(self, key: str, sha256: str) -> None:
+        """Read an object and keep nothing of it.
+
+        Raises:
+            ObjectMissingError: It does not exist.
+            ObjectCorruptError: Its content has another digest.
+            ObjectDamagedError: The body was damaged or broke off again and again.
+            ObjectStoreError: The server cannot be reached.
+        """
+        with self._reported("read", key):
+            _retrying()(self._receive, key, lambda _: None, sha256)
+
     def list(self, prefix: str, start_after: str = "") -> Iterator[str]:
         """Yield the keys under a prefix in order, a thousand per request.
 
@@ -288,6 +324,27 @@ class ObjectStore:
         with path.open("wb") as file:
             self._receive(key, file.write, sha256)
 
+    def _n_bytes(self, key: str) -> int:
+        answer = self._ask(self._client.head_object, Bucket=self.bucket, Key=key)
+        if "ContentLength" not in answer:
+            raise TransitError("the answer broke off in its head")
+        return int(answer["ContentLength"])
+
+    def _next_chunk(self, key: str, start: int, rest: Iterator[bytes]) -> tuple[bytes, Iterator[bytes]]:
+        """Return the next bytes of a body and what follows; if it has broken off, those of another request for what is left."""
+        try:
+            if chunk := next(rest, b""):
+                return chunk, rest
+            reach(FaultPoint.GET_BEFORE)
+            answer = self._ask(self._client.get_object, Bucket=self.bucket, Key=key, Range=f"bytes={start}-")
+            rest = chunks_of(answer["Body"], self._patience_seconds)
+            chunk = next(rest, b"")
+        except _broken_bodies() as error:
+            raise TransitError(str(error)) from error
+        if not chunk:
+            raise TransitError(f"nothing came behind byte {start}")
+        return chunk, rest
+
     def _receive(self, key: str, write: Callable[[bytes], object], sha256: str | None, n_bytes: int | None = None) -> None:
         """Read a body once and verify what the server says of it, then what the caller expects.
 
@@ -301,7 +358,6 @@ class ObjectStore:
         answer = self._ask(self._client.get_object, Bucket=self.bucket, Key=key, **stated)
         if "ContentLength" not in answer:
             raise TransitError("the answer broke off in its head")
-        body: Body = answer["Body"]
         if n_bytes not in {None, answer["ContentLength"]}:
             answer["Body"].close()
             raise ObjectCorruptError(
@@ -310,17 +366,18 @@ class ObjectStore:
                 got=f"{answer['ContentLength']} bytes",
                 todo="Restore the object from a version or backup; do not overwrite it.",
             )
+        digest = hashlib.md5(usedforsecurity=False) if sha256 is None else hashlib.sha256()
         try:
-            received = receive(body, write, self._patience_seconds, with_md5=sha256 is None)
+            receive(answer["Body"], write, self._patience_seconds, digest)
         except _broken_bodies() as error:
             raise TransitError(str(error)) from error
-        if received.md5:
-            _compare_etag(answer, received.md5)
-        if sha256 is not None and not received.sha256.startswith(sha256):
+        if sha256 is None:
+            _compare_etag(answer, digest.hexdigest())
+        elif not digest.hexdigest().startswith(sha256):
             raise ObjectCorruptError(
                 f"{self.uri(key)} is not what was written.",
                 expected=f"sha256 {sha256}",
-                got=f"sha256 {received.sha256}",
+                got=f"sha256 {digest.hexdigest()}",
                 todo="Restore the object from a version or backup; do not overwrite it.",
             )
 

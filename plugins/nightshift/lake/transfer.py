@@ -10,8 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
-from hashlib import file_digest, md5, sha256
+from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -39,68 +38,60 @@ class Body(Protocol):
         """Return at most that many bytes; none at the end."""
 
 
-@dataclass(frozen=True)
-class Received:
-    """What came.
+class Digest(Protocol):
+    """A digest of hashlib's."""
 
-    Attributes:
-        n_bytes: How many bytes.
-        sha256: Their digest, hex.
-        md5: Their MD5, hex, if it was asked for: what an ETag of an object that was written in one request says.
-    """
+    def update(self, data: bytes, /) -> None:
+        """Take in more bytes."""
 
-    n_bytes: int
-    sha256: str
-    md5: str | None
+    def hexdigest(self) -> str:
+        """Return the digest of what was taken in, hex."""
 
 
-def receive(body: Body, write: Callable[[bytes], object], patience_seconds: float, *, with_md5: bool) -> Received:
-    """Read a body to its end and pass it on, while another thread takes its digests.
-
-    Pieces grow with the speed, so that the clock is looked at about twice a second however slow the body is.
+def receive(body: Body, write: Callable[[bytes], object], patience_seconds: float, digest: Digest | None = None) -> None:
+    """Read a body to its end and pass it on, while another thread takes its digest.
 
     Args:
         body: Read only here.
         write: Called with each piece.
         patience_seconds: How long the body may be slower than the floor.
-        with_md5: Whether the MD5 is asked for too.
+        digest: Takes in each piece.
 
     Raises:
         TransitError: It is too slow.
     """
-    digest, etag = sha256(), md5(usedforsecurity=False) if with_md5 else None
-    n_bytes = 0
-
-    def digest_chunk(chunk: bytes) -> None:
-        digest.update(chunk)
-        if etag:
-            etag.update(chunk)
-
     with ThreadPoolExecutor(1, "digest") as digesting:
         before: Future[None] | None = None
-        for chunk in _chunks(body, patience_seconds):
+        for chunk in chunks_of(body, patience_seconds):
             if before:
                 before.result()
-            before = digesting.submit(digest_chunk, chunk)
+            if digest:
+                before = digesting.submit(digest.update, chunk)
             write(chunk)
-            n_bytes += len(chunk)
-    return Received(n_bytes, digest.hexdigest(), etag.hexdigest() if etag else None)
 
 
-def _chunks(body: Body, patience_seconds: float) -> Iterator[bytes]:
-    began, n_bytes, size = time.monotonic(), 0, _SMALLEST_CHUNK
+def chunks_of(body: Body, patience_seconds: float) -> Iterator[bytes]:
+    """Yield a body piece by piece; they grow with the speed, so that the clock is looked at about twice a second however slow it is.
+
+    Args:
+        body: Read only here.
+        patience_seconds: How long it may be slower than the floor; what its reader does meanwhile does not count.
+
+    Raises:
+        TransitError: It is too slow.
+    """
+    waited, n_bytes, size = 0.0, 0, _SMALLEST_CHUNK
     while True:
         asked = time.monotonic()
         chunk = body.read(size)
-        now = time.monotonic()
+        took = time.monotonic() - asked
         if not chunk:
             return
         yield chunk
-        n_bytes += len(chunk)
-        if now - began > patience_seconds and n_bytes < MIN_BYTES_PER_SECOND * (now - began):
-            raise TransitError(f"{n_bytes} bytes in {now - began:.0f} s: slower than {MIN_BYTES_PER_SECOND // 1024} KiB/s")
-        is_fast = now - asked < _SECONDS_PER_CHUNK
-        size = min(2 * size, _LARGEST_CHUNK) if is_fast else max(size // 4, _SMALLEST_CHUNK)
+        waited, n_bytes = waited + took, n_bytes + len(chunk)
+        if waited > patience_seconds and n_bytes < MIN_BYTES_PER_SECOND * waited:
+            raise TransitError(f"{n_bytes} bytes in {waited:.0f} s: slower than {MIN_BYTES_PER_SECOND // 1024} KiB/s")
+        size = min(2 * size, _LARGEST_CHUNK) if took < _SECONDS_PER_CHUNK else max(size // 4, _SMALLEST_CHUNK)
 
 
 def answered_within(seconds: float, request: Callable[[], Answer]) -> Answer:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from nightshift.contracts.datasets import Column, DatasetContract
     from nightshift.lake.drops import DropManifest
-    from nightshift.quality.file_blocks import Block
+    from nightshift.quality.file_blocks import Block, Source
 
 WRONG_TYPE_RATIO = 0.5
 """Share of a column's values, 0 to 1, above which a wrong type is a changed schema and no longer single bad rows. Source: ADR 0005."""
@@ -149,14 +149,14 @@ def check_head(contract: DatasetContract, drop: DropManifest, source: bytes | Pa
 
 
 def read_rows(
-    drop: DropManifest, head: FileHead, source: bytes | Path, malformed: list[tuple[int, str]], names: Sequence[str] | None = None
+    drop: DropManifest, head: FileHead, source: Source, malformed: list[tuple[int, str]], names: Sequence[str] | None = None
 ) -> Iterator[Block]:
     """Yield the rows of a file, columns as delivered; of more rows than the manifest says none is kept in memory.
 
     Args:
         drop: The manifest.
         head: What ``check_head`` gave.
-        source: The file, or its bytes.
+        source: The file, its bytes, or one that is still coming.
         malformed: Is filled with position and text of rows with another number of fields than the header.
         names: Columns to read, as delivered; None reads all of the schema version.
 

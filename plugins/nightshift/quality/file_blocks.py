@@ -19,6 +19,11 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import pyarrow as pa
 
+    from nightshift.lake.object_stream import ObjectStream
+
+    Source = bytes | Path | ObjectStream
+    """A file's bytes, the file, or one that is still coming, to be read once."""
+
 BLOCK_BYTES = 1024**2
 """What is parsed at once; Arrow reads up to 32 of them ahead."""
 BLOCK_ROWS = 65_536
@@ -69,12 +74,12 @@ def read_header(source: bytes | Path, name: str) -> list[str]:
 
 
 def read_blocks(
-    source: bytes | Path, name: str, header: Sequence[str], columns: Sequence[str], set_aside: Callable[[int, str], None]
+    source: Source, name: str, header: Sequence[str], columns: Sequence[str], set_aside: Callable[[int, str], None]
 ) -> Iterator[Block]:
     """Yield a file's rows from first to last.
 
     Args:
-        source: The file, or its bytes.
+        source: The file, its bytes, or one that is still coming; not for Parquet, whose end is read first.
         name: Its name: what it ends with says the format.
         header: What ``read_header`` gave.
         columns: The columns to read.
@@ -84,7 +89,7 @@ def read_blocks(
         UnreadableFileError: It cannot be read to its end.
     """
     with _named_failures():
-        if name.endswith(".parquet"):
+        if isinstance(source, bytes | Path) and name.endswith(".parquet"):
             yield from _parquet_blocks(source, columns)
         else:
             yield from _csv_blocks(source, name, header, columns, set_aside)
@@ -111,7 +116,7 @@ def suffix_of(name: str) -> str:
 
 
 def _csv_blocks(
-    source: bytes | Path, name: str, header: Sequence[str], columns: Sequence[str], set_aside: Callable[[int, str], None]
+    source: Source, name: str, header: Sequence[str], columns: Sequence[str], set_aside: Callable[[int, str], None]
 ) -> Iterator[Block]:
     import pyarrow as pa
     from pyarrow import csv as arrow_csv
@@ -206,11 +211,19 @@ def _parquet(source: bytes | Path) -> pa.parquet.ParquetFile:
     return parquet.ParquetFile(pa.BufferReader(source) if isinstance(source, bytes) else source)
 
 
-def _open(source: bytes | Path, name: str) -> pa.NativeFile:
+@contextmanager
+def _open(source: Source, name: str) -> Iterator[pa.NativeFile]:
     import pyarrow as pa
 
     compression = next((kind for suffix, kind in _COMPRESSIONS.items() if name.endswith(suffix)), None)
-    return pa.input_stream(pa.BufferReader(source) if isinstance(source, bytes) else str(source), compression=compression)
+    coming = None if isinstance(source, bytes | Path) else source
+    place = coming or (pa.BufferReader(source) if isinstance(source, bytes) else str(source))
+    with pa.input_stream(place, compression=compression) as stream:
+        try:
+            yield stream
+        finally:
+            if coming:
+                coming.close()  # Arrow's threads read in advance, and whoever closes their reader waits for them
 
 
 @contextmanager

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from nightshift.ahead import Ahead
 from nightshift.errors import NightshiftError
 from nightshift.quality.sketch import NumberSketch, Sketch, TextSketch
-from nightshift.warehouse.ahead import Ahead
 from nightshift.warehouse.bulk import stream_arrow
 
 if TYPE_CHECKING:

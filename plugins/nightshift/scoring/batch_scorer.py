@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
+from nightshift.ahead import Ahead
 from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.errors import NightshiftError, WarehouseError
 from nightshift.fault_points import FaultPoint, reach
@@ -21,7 +22,6 @@ from nightshift.scoring.plan import LADDER, MODEL_MADE, DayPlan, PastScores, Sco
 from nightshift.scoring.progress import Progress
 from nightshift.scoring.relations import SCHEMA, ensure_prediction_relations
 from nightshift.scoring.scorer import ChampionBrokenError, Scorer
-from nightshift.warehouse.ahead import Ahead
 from nightshift.warehouse.append_stream import append_stream
 from nightshift.warehouse.bulk import stream_arrow
 from nightshift.warehouse.connection import connect, lose

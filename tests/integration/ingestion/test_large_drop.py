@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import os
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -22,13 +23,14 @@ from pyarrow import csv, parquet
 from nightshift import fault_points
 from nightshift.contracts.partitions import PartitionRange
 from nightshift.contracts.run import RunContext
-from nightshift.errors import NightshiftError
+from nightshift.errors import NightshiftError, ObjectStoreError
 from nightshift.fault_points import FaultPoint, InjectedFaultError
 from nightshift.ingestion import large_drop
 from nightshift.ingestion.load import IngestResult, ingest
 from nightshift.ingestion.sweep import sweep
+from nightshift.lake import object_stream, transfer
 from nightshift.lake.drops import NewDrop, write_drop
-from nightshift.lake.object_store import ObjectStore
+from nightshift.lake.object_store import ObjectDamagedError, ObjectStore
 from nightshift.quality import file_blocks, gates
 from nightshift.quality.contract_check import (
     ColumnsError,
@@ -134,6 +136,14 @@ def as_csv(header: Header, rows: Rows) -> bytes:
     return "".join(",".join(row) + "\n" for row in [header, *rows]).encode()
 
 
+def as_parquet(header: Header, rows: Rows) -> bytes:
+    typed = csv.read_csv(io.BytesIO(as_csv(header, rows)), convert_options=csv.ConvertOptions(strings_can_be_null=True))
+    assert all(pa.types.is_integer(typed.schema.field(name).type) for name in ("flight_number", "distance_miles"))
+    sink = io.BytesIO()
+    parquet.write_table(typed, sink)
+    return sink.getvalue()
+
+
 def damaged(header: Header, rows: Rows, seed: int, *, n_bad: int = 6) -> Rows:
     """Repeat rows near and far, contradict some, spoil some, and shuffle a part, so that all of it crosses blocks."""
     dice = np.random.default_rng(seed)
@@ -232,12 +242,8 @@ def test_typed_columns_mean_the_same_when_the_file_is_parquet(world, streaming, 
     world.forget()
     store = ObjectStore.open(world.settings)
     store._client.delete_object(Bucket=store.bucket, Key=manifest)
-    typed = csv.read_csv(io.BytesIO(as_csv(header, rows)), convert_options=csv.ConvertOptions(strings_can_be_null=True))
-    assert all(pa.types.is_integer(typed.schema.field(name).type) for name in ("flight_number", "distance_miles"))
-    sink = io.BytesIO()
-    parquet.write_table(typed, sink)
 
-    world.bring(sink.getvalue(), len(rows), ".parquet", hour=5)
+    world.bring(as_parquet(header, rows), len(rows), ".parquet", hour=5)
     world.ingest()
 
     assert world.one("select content_hash from ops.loads where state = 'published'") == by_csv
@@ -318,6 +324,85 @@ def test_a_sweep_takes_a_late_one(world, streaming, day):
     assert len(world.stands()["drops"]) == 2
 
 
+def come_in_chunks(patch: pytest.MonkeyPatch, before: Callable[[int], None]) -> None:
+    """Let files come in small chunks, and call a function before each of them with the bytes that have come."""
+    real = ObjectStore.chunks
+
+    def chunks(store: ObjectStore, key: str, start: int = 0) -> Iterator[bytes]:
+        for chunk in real(store, key, start):
+            before(start)
+            start += len(chunk)
+            yield chunk
+
+    patch.setattr(transfer, "_LARGEST_CHUNK", BLOCK)
+    patch.setattr(object_stream, "FIRST_BYTES", BLOCK)
+    patch.setattr(ObjectStore, "chunks", chunks)
+
+
+def test_rows_are_staged_before_the_file_has_come(world, streaming, day, monkeypatch):
+    header, rows = day
+    some_are_staged, real = threading.Event(), large_drop.with_origin
+    monkeypatch.setattr(large_drop, "with_origin", lambda *given: (some_are_staged.set(), real(*given))[1])
+
+    def wait_for_rows(n_bytes: int) -> None:
+        assert n_bytes < 5 * BLOCK or some_are_staged.wait(30), "no row is staged before the whole file is there"
+
+    come_in_chunks(monkeypatch, wait_for_rows)
+    world.bring(as_csv(header, rows), len(rows))
+
+    assert world.ingest().n_rows == len(rows)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_another_digest_is_the_reason_whatever_else_is_wrong(world, streaming, day, suffix):
+    header, rows = day
+    world.bring(as_csv(["other", *header[1:]], rows), len(rows) + 9, suffix, claimed_sha256=sha256(b"another").hexdigest())
+
+    with pytest.raises(DigestError):
+        world.ingest()
+
+
+@pytest.mark.promise("R13")
+@pytest.mark.parametrize("wrong", ["far", "9999"])
+def test_nothing_is_held_against_a_file_that_was_damaged_on_its_way(world, streaming, day, monkeypatch, wrong):
+    """Not even when the damage looks like a broken contract; a rerun takes it."""
+    header, rows = day
+    world.bring(as_csv(header, rows), len(rows))
+    with monkeypatch.context() as damaging:
+        real = ObjectStore.chunks
+        damaging.setattr(ObjectStore, "chunks", lambda *given: iter([_with_last_field(b"".join(real(*given)), wrong)]))
+        with pytest.raises(ObjectDamagedError):
+            world.ingest()
+    assert world.one("select count(*) from ops.published") == 0
+    assert world.one("select count(*) from quarantine.refused_drops") == 0
+
+    assert world.ingest(attempt=2).n_rows == len(rows)
+
+
+def _with_last_field(file: bytes, text: str) -> bytes:
+    head, *lines = file.split(b"\n")
+    return b"\n".join([head, *(line.rpartition(b",")[0] + b"," + text.encode() if line else line for line in lines)])
+
+
+@pytest.mark.promise("R13")
+def test_an_end_that_is_none_leaves_nothing_and_a_rerun_takes_the_file(world, streaming, day, monkeypatch):
+    header, rows = day
+    world.bring(as_csv(header, rows), len(rows))
+
+    def break_off(n_bytes: int) -> None:
+        if n_bytes > 4 * BLOCK:
+            raise ObjectStoreError("The store is gone.", todo="Rerun the task.")
+
+    with monkeypatch.context() as breaking:
+        come_in_chunks(breaking, break_off)
+        with pytest.raises(ObjectStoreError, match="is gone"):
+            world.ingest()
+    assert world.one(f"select count(*) from raw.{DATASET}") == 0
+    assert world.one("select count(*) from quarantine.refused_drops") == 0
+
+    assert world.ingest(attempt=2).n_rows == len(rows)
+
+
 def test_no_copy_is_left_and_one_of_a_killed_process_goes_after_a_day(world, streaming, day):
     header, rows = day
     kept, forgotten = (world.settings.home / "drops" / name for name in ("of another task", "of a killed task"))
@@ -325,11 +410,20 @@ def test_no_copy_is_left_and_one_of_a_killed_process_goes_after_a_day(world, str
         folder.mkdir(parents=True)
     long_ago = time.time() - 25 * 3600
     os.utime(forgotten, (long_ago, long_ago))
-    world.bring(as_csv(header, rows), len(rows))
+    world.bring(as_parquet(header, rows), len(rows), ".parquet")
 
     world.ingest()
 
     assert list((world.settings.home / "drops").iterdir()) == [kept]
+
+
+def test_no_file_but_parquet_needs_a_disk(world, streaming, day):
+    header, rows = day
+    world.bring(gzip.compress(as_csv(header, rows)), len(rows), ".csv.gz")
+
+    world.ingest()
+
+    assert not (world.settings.home / "drops").exists()
 
 
 @pytest.fixture

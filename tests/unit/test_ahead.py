@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from nightshift.warehouse.ahead import N_WAITING, Ahead
+from nightshift.ahead import N_WAITING, Ahead
 
 
 def eventually(look: Callable[[], bool], seconds: float = 2.0) -> None:

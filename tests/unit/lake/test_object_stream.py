@@ -1,0 +1,198 @@
+"""An object as a stream: the bytes in order while they come, no end believed before the digest, nobody left waiting."""
+
+import io
+import threading
+import time
+from collections.abc import Iterator
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+
+from nightshift.errors import ObjectStoreError
+from nightshift.lake import object_stream, transfer
+from nightshift.lake.object_store import ObjectCorruptError, ObjectDamagedError, ObjectMissingError
+from nightshift.lake.object_stream import ObjectStream
+from nightshift.quality import file_blocks
+from nightshift.quality.file_blocks import read_blocks
+
+LINES = b"a,b\n" + b"".join(b"%07d,some text\n" % i for i in range(200_000))
+"""3.6 MB: more than whatever reads in advance holds of blocks of 50 KB."""
+DIGEST = sha256(LINES).hexdigest()
+KEY = "drop.csv"
+
+
+@pytest.fixture
+def lake(store, monkeypatch):
+    monkeypatch.setattr(transfer, "_LARGEST_CHUNK", 50_000)
+    monkeypatch.setattr(object_stream, "FIRST_BYTES", 100_000)
+    store.put(KEY, LINES)
+    return store
+
+
+def read_all(stream: ObjectStream) -> bytes:
+    return b"".join(iter(lambda: stream.read(70_000), b""))
+
+
+class Stalling:
+    """Lets the transfer stop at a chunk until it is told to go on."""
+
+    def __init__(self, store, monkeypatch, n_chunks: int) -> None:
+        self.go_on, self._real, self._n_chunks = threading.Event(), store.chunks, n_chunks
+        monkeypatch.setattr(store, "chunks", self._chunks)
+
+    def _chunks(self, key, start=0) -> Iterator[bytes]:
+        for place, chunk in enumerate(self._real(key, start)):
+            if place == self._n_chunks and not start:
+                self.go_on.wait(20)
+            yield chunk
+
+
+def test_it_gives_all_bytes_in_order(lake):
+    with ObjectStream(lake, KEY, DIGEST) as stream:
+        assert LINES.startswith(stream.first)
+        assert 100_000 <= len(stream.first) < 200_000
+        assert read_all(stream) == LINES
+
+
+@pytest.mark.parametrize("content", [b"", b"x"])
+def test_it_gives_small_objects(store, content):
+    digest = store.put("small", content)
+
+    with ObjectStream(store, "small", digest) as stream:
+        assert stream.first == content
+        assert read_all(stream) == content
+
+
+def test_it_names_the_object_when_it_is_missing(store):
+    with pytest.raises(ObjectMissingError, match="nothing/here"), ObjectStream(store, "nothing/here", DIGEST):
+        pass
+
+
+def test_bytes_can_be_read_before_the_object_has_come(lake, monkeypatch):
+    stalling = Stalling(lake, monkeypatch, 30)
+
+    with ObjectStream(lake, KEY, DIGEST) as stream:
+        seen = b"".join(bytes(stream.read(250_000)) for _ in range(8))
+        assert LINES.startswith(seen)
+        assert len(seen) > 400_000
+        stalling.go_on.set()
+        assert seen + read_all(stream) == LINES
+
+
+def test_another_digest_is_an_error_at_the_end(lake):
+    with pytest.raises(ObjectCorruptError, match="expected: sha256 0000"), ObjectStream(lake, KEY, "0" * 64) as stream:
+        assert read_all(stream) == LINES
+
+
+def test_another_digest_takes_the_place_of_what_it_may_have_led_to(lake):
+    with pytest.raises(ObjectCorruptError), ObjectStream(lake, KEY, "0" * 64) as stream:
+        _ = len(stream.first) / 0
+
+
+def test_an_error_in_the_block_stays_when_the_digest_is_right(lake):
+    with pytest.raises(ZeroDivisionError), ObjectStream(lake, KEY, DIGEST) as stream:
+        _ = len(stream.read(1_000)) / 0
+
+
+def test_bytes_that_were_damaged_on_their_way_are_another_error(lake, monkeypatch):
+    real = lake._next_chunk
+
+    def damage(*place):
+        chunk, rest = real(*place)
+        return chunk.replace(b"0150000", b"0150001"), rest
+
+    monkeypatch.setattr(lake, "_next_chunk", damage)
+
+    with pytest.raises(ObjectDamagedError, match=f"expected: sha256 {DIGEST}") as caught, ObjectStream(lake, KEY, DIGEST) as stream:
+        assert read_all(stream) != LINES
+    assert caught.value.is_retryable
+
+
+class _BreakingBody(io.BytesIO):
+    """Breaks off after some bytes, with an error of the network or with a plain end."""
+
+    def __init__(self, body, n_bytes: int, *, is_silent: bool = False) -> None:
+        super().__init__(body.read(n_bytes))
+        body.close()
+        self._is_silent = is_silent
+
+    def read(self, *given):
+        from botocore.exceptions import ResponseStreamingError
+
+        if not (chunk := super().read(*given)) and not self._is_silent:
+            raise ResponseStreamingError(error="connection reset")
+        return chunk
+
+
+@pytest.mark.parametrize("is_silent", [True, False])
+def test_a_transfer_that_breaks_off_is_continued(lake, monkeypatch, is_silent):
+    real, asked = lake._client.get_object, []
+
+    def break_off(**arguments):
+        asked.append(arguments["Range"])
+        answer = real(**arguments)
+        return answer | {"Body": _BreakingBody(answer["Body"], 1_000_000, is_silent=is_silent)}
+
+    monkeypatch.setattr(lake._client, "get_object", break_off)
+
+    with ObjectStream(lake, KEY, DIGEST) as stream:
+        assert read_all(stream) == LINES
+    assert asked == [f"bytes={start}-" for start in range(0, len(LINES), 1_000_000)]
+
+
+def test_a_transfer_that_cannot_go_on_is_an_error_and_no_end(lake, monkeypatch):
+    real, asked = lake._client.get_object, []
+
+    def vanish(**arguments):
+        asked.append(arguments["Range"])
+        answer = real(**arguments)
+        return answer | {"Body": _BreakingBody(answer["Body"], 900_000 if len(asked) == 1 else 0)}
+
+    monkeypatch.setattr(lake._client, "get_object", vanish)
+
+    with pytest.raises(ObjectStoreError, match="NS-LAKE-005"), ObjectStream(lake, KEY, DIGEST) as stream:
+        read_all(stream)
+    assert set(asked) == {"bytes=0-", "bytes=900000-"}
+
+
+def read_some(lake) -> Iterator[int]:
+    with ObjectStream(lake, KEY, DIGEST) as stream:
+        for block in read_blocks(stream, KEY, ["a", "b"], ["a"], pytest.fail):
+            yield len(block.row_numbers)
+
+
+def test_nobody_waits_for_a_transfer_that_is_given_up(lake, monkeypatch):
+    """Arrow reads in advance and would wait for its thread, which waits for bytes."""
+    stalling = Stalling(lake, monkeypatch, 30)
+    monkeypatch.setattr(file_blocks, "BLOCK_BYTES", 50_000)
+    monkeypatch.setattr(file_blocks, "BLOCK_ROWS", 1)
+    some = read_some(lake)
+    assert sum(next(some) for _ in range(3)) > 0
+    time.sleep(0.2)  # Arrow has read what there is, and waits
+
+    began = time.monotonic()
+    some.close()
+
+    assert time.monotonic() - began < 1
+    stalling.go_on.set()
+
+
+def test_nobody_waits_for_a_reader_that_never_came(lake):
+    began = time.monotonic()
+    with ObjectStream(lake, KEY, DIGEST):
+        time.sleep(0.2)  # chunks wait
+
+    assert time.monotonic() - began < 5
+
+
+def test_it_leaves_no_thread_and_no_descriptor(lake):
+    def n_open() -> int:
+        return len(list(Path("/dev/fd").iterdir()))
+
+    for _ in range(2):  # the first opens connections that stay
+        before = n_open()
+        with ObjectStream(lake, KEY, DIGEST) as stream:
+            read_all(stream)
+    assert n_open() == before
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("ahead of")]
