@@ -78,7 +78,7 @@ def nightshift(_: int) -> dict[str, Any]:
         started = time.perf_counter()
         found = profile_load(settings, conn, _load(row[0]), RUN)
         in_range = [one.minimum is None or (one.minimum > -10 and one.maximum < 1e10) for one in found.values()]
-        few_missing = [one.n_missing < 0.1 * one.n_rows for one in found.values()]
+        few_missing = [one.n_missing <= (SHAPE.missing + 0.05) * one.n_rows for one in found.values()]
         drift = {
             name: (stability_index(reference[name], one), jensen_shannon(reference[name], one))
             for name, one in found.items()

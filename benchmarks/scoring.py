@@ -398,6 +398,8 @@ def main() -> None:
         child(given.child, given.home)
         return
     ways = [way.replace(";3", ", 3") for way in given.ways.split(",")]
+    if unknown := [way for way in ways if way not in WAYS]:
+        parser.error(f"no such way: {', '.join(unknown)}; there are: {','.join(WAYS).replace(', 3', ';3')}")
     for way in [way for way in ways if way.startswith("spark_udf")]:
         needed = {"Java": shutil.which("java"), "PostgreSQL's JDBC driver": "Parquet" in way or given.jdbc.is_file()}
         if missing := [name for name, is_there in needed.items() if not is_there]:

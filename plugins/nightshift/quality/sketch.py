@@ -1,9 +1,7 @@
 """Mergeable summaries of a column: batches, shards and days are added up in any order and any cut, to the same bits.
 
-Numbers fall into bins that are the same for every column: the first bits of a double, sign, exponent and six of the mantissa. So no bin is
-wider than 1/64 of its values, nothing need be known beforehand, and two summaries always compare. Sums are exact integers.
-Source: docs/adr/0026-profiles.md; the bins are those of HdrHistogram (Tene 2012), the distinct count is that of Bar-Yossef et al. (2002),
-the frequent texts are those of Misra & Gries (1982).
+Source: docs/adr/0026-profiles.md; the distinct count is that of Bar-Yossef et al. (2002), the frequent texts are those of Misra & Gries
+(1982).
 """
 
 from __future__ import annotations
@@ -18,6 +16,8 @@ from fractions import Fraction
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
+from nightshift.quality.number_bins import UNIT_POWER, Bins, Pages, lower_edges, middles
+
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
@@ -26,17 +26,6 @@ if TYPE_CHECKING:
     Doubles = npt.NDArray[np.float64]
     Integers = npt.NDArray[np.int64]
 
-SUB_BINS = 64
-"""Bins of a power of two: a quantile is off by one bin at most, 1/64 of its value."""
-_LOW_BITS, _HALF_BITS, _SQUARE_BITS = 46, 23, 18
-_LOW_MASK, _HALF_MASK = (1 << _LOW_BITS) - 1, (1 << _HALF_BITS) - 1
-_MAGNITUDE = (1 << 63) - 1
-_INFINITE = 2047
-"""Exponent of an infinite number."""
-_EXPONENT_SHIFT = 6
-"""Bits of a bin's number below its exponent."""
-_UNIT_POWER = 1074
-"""Every double is a whole multiple of 2 to the minus this."""
 DISTINCT_KEPT = 256
 """Smallest hashes that are kept: up to so many distinct values are counted exactly, more with a standard error of 6.3 percent."""
 LEVELS_KEPT = 1_024
@@ -63,7 +52,7 @@ class Distinct:
         if self.smallest.size == DISTINCT_KEPT:
             hashes = hashes[hashes < self.smallest[-1]]
         if hashes.size:
-            self.smallest = np.unique(np.concatenate([self.smallest, hashes]))[:DISTINCT_KEPT]
+            self.smallest = np.unique(np.concatenate([self.smallest, hashes]))[:DISTINCT_KEPT].copy()
 
     @property
     def estimate(self) -> int:
@@ -89,13 +78,8 @@ class NumberSketch:
     minimum: float | None = None
     maximum: float | None = None
     distinct: Distinct = field(default_factory=Distinct)
-    _first: int = 0
-    _counts: Any = None
-    _low: Any = None
-    _high: Any = None
-    _square: Any = None
-    _total: int = 0
-    _squares: int = 0
+    _settled: Bins = field(default_factory=Bins)
+    _pages: Pages | None = None
 
     kind = "number"
 
@@ -112,58 +96,20 @@ class NumberSketch:
         self._widen(float(known.min()), float(known.max()))
         bits = known.view(np.int64)
         self.distinct.add(_mixed(bits.view(np.uint64)))
-        self._count(bits)
+        if self._pages is None or self._pages.is_full:
+            self._settled, self._pages = self._bins, Pages()
+        self._pages.add(bits)
 
-    def _count(self, bits: Integers) -> None:
-        import numpy as np
-
-        places = np.where(bits < 0, ~((bits & _MAGNITUDE) >> _LOW_BITS), bits >> _LOW_BITS)
-        first, last = int(places.min()), int(places.max())
-        self._make_room(first, last)
-        places -= self._first
-        size = self._counts.size
-        low = bits & _LOW_MASK
-        # Each of the three sums stays below 2**53 for a batch of 2**17 rows, so that doubles hold it exactly.
-        self._counts += np.bincount(places, minlength=size)
-        self._low += np.bincount(places, (low & _HALF_MASK).astype(np.float64), size).astype(np.int64)
-        self._high += np.bincount(places, (low >> _HALF_BITS).astype(np.float64), size).astype(np.int64)
-        rounded = (low >> (_LOW_BITS - _SQUARE_BITS)).astype(np.float64)
-        self._square += np.bincount(places, rounded * rounded, size).astype(np.int64)
-
-    def _make_room(self, first: int, last: int) -> None:
-        import numpy as np
-
-        if self._counts is None:
-            self._first = first
-            self._counts, self._low, self._high, self._square = (np.zeros(last - first + 1, np.int64) for _ in range(4))
-        before, behind = max(self._first - first, 0), max(last - (self._first + self._counts.size - 1), 0)
-        if before or behind:
-            for name in ("_counts", "_low", "_high", "_square"):
-                setattr(self, name, np.pad(getattr(self, name), (before, behind)))
-            self._first -= before
+    @property
+    def _bins(self) -> Bins:
+        """Return the bins of all numbers."""
+        if self._pages is not None:
+            self._settled, self._pages = self._settled.plus(self._pages.bins()), None
+        return self._settled
 
     def _widen(self, low: float, high: float) -> None:
         self.minimum = low if self.minimum is None else min(self.minimum, low)
         self.maximum = high if self.maximum is None else max(self.maximum, high)
-
-    def _settle(self) -> None:
-        """Turn the sums within bins into two exact totals; the bins keep their counts."""
-        import numpy as np
-
-        if self._low is None:
-            return
-        for place in np.flatnonzero(self._counts):
-            key, n = int(place) + self._first, int(self._counts[place])
-            within = int(self._low[place]) + (int(self._high[place]) << _HALF_BITS)
-            sign, magnitude = (-1, ~key) if key < 0 else (1, key)
-            exponent, start = magnitude >> _EXPONENT_SHIFT, (magnitude & (SUB_BINS - 1)) << _LOW_BITS
-            start, power = (start | (1 << 52), exponent - 1) if exponent else (start, 0)
-            if exponent == _INFINITE:
-                continue
-            self._total += sign * (n * start + within) << power
-            squared_within = int(self._square[place]) << (2 * (_LOW_BITS - _SQUARE_BITS))
-            self._squares += (n * start * start + 2 * start * within + squared_within) << (2 * power)
-        self._low = self._high = self._square = None
 
     def merge(self, other: NumberSketch) -> None:
         """Add another summary."""
@@ -174,20 +120,8 @@ class NumberSketch:
         self.distinct.add(other.distinct.smallest if other.distinct.smallest is not None else np.empty(0, np.uint64))
         if other.minimum is None or other.maximum is None:
             return
-        self._settle()
-        other._settle()
         self._widen(other.minimum, other.maximum)
-        self._total += other._total
-        self._squares += other._squares
-        if self._counts is None:
-            self._first, self._counts = other._first, other._counts.copy()
-            return
-        first = min(self._first, other._first)
-        last = max(self._first + self._counts.size, other._first + other._counts.size)
-        counts = np.zeros(last - first, np.int64)
-        for start, added in ((self._first - first, self._counts), (other._first - first, other._counts)):
-            counts[start : start + added.size] += added
-        self._first, self._counts = first, counts
+        self._settled = self._bins.plus(other._bins)
 
     @property
     def n_known(self) -> int:
@@ -202,27 +136,21 @@ class NumberSketch:
     @property
     def mean(self) -> float | None:
         """Return the exactly rounded mean; None without numbers or with an infinite one."""
-        self._settle()
         if self.minimum is None or math.isinf(self.minimum) or math.isinf(self.maximum or 0):
             return None
-        return float(Fraction(self._total, self.n_known << _UNIT_POWER))
+        return float(Fraction(self._bins.total, self.n_known << UNIT_POWER))
 
     @property
     def std(self) -> float | None:
         """Return the standard deviation, divided by n; each number counts with 24 bits of its mantissa."""
         if self.mean is None:
             return None
-        mean = Fraction(self._total, self.n_known << _UNIT_POWER)
-        return math.sqrt(max(Fraction(self._squares, self.n_known << (2 * _UNIT_POWER)) - mean * mean, Fraction(0)))
+        mean = Fraction(self._bins.total, self.n_known << UNIT_POWER)
+        return _root(max(Fraction(self._bins.squares, self.n_known << (2 * UNIT_POWER)) - mean * mean, Fraction(0)))
 
     def bins(self) -> tuple[Doubles, Integers]:
         """Return the lower edges of the bins that are not empty, rising, and their counts; both of shape (k,)."""
-        import numpy as np
-
-        if self._counts is None:
-            return np.empty(0), np.empty(0, np.int64)
-        places = np.flatnonzero(self._counts)
-        return _lower_edges(places + self._first), self._counts[places]
+        return lower_edges(self._bins.keys), self._bins.counts
 
     def count_outside(self, low: float, high: float, *, is_low_outside: bool, is_high_outside: bool) -> tuple[int, int]:
         """Return the least and the most numbers that can lie outside of limits; equal when smallest and largest number settle it.
@@ -233,18 +161,15 @@ class NumberSketch:
             is_low_outside: Whether the limit itself lies outside.
             is_high_outside: The same for the upper one.
         """
-        import numpy as np
-
-        if self.minimum is None or self.maximum is None or self._counts is None:
+        if self.minimum is None or self.maximum is None:
             return 0, 0
         is_within = (self.minimum > low if is_low_outside else self.minimum >= low) and (
             self.maximum < high if is_high_outside else self.maximum <= high
         )
         if is_within:
             return 0, 0
-        keys = np.flatnonzero(self._counts) + self._first
-        counts = self._counts[keys - self._first]
-        lower, upper = _lower_edges(keys - 1), _lower_edges(keys + 2)  # a bin more on each side: no question of which edge belongs to it
+        keys, counts = self._bins.keys, self._bins.counts
+        lower, upper = lower_edges(keys - 1), lower_edges(keys + 2)  # a bin more on each side: no question of which edge belongs to it
         least = int(counts[(upper < low) | (lower > high)].sum())
         return max(least, 1), int(counts[(lower <= low) | (upper >= high)].sum())
 
@@ -269,9 +194,8 @@ class NumberSketch:
         import numpy as np
 
         edges, counts = self.bins()
-        half = np.spacing(np.abs(edges)) * float(1 << (_LOW_BITS - 1))
-        middles = np.clip(edges + half, self.minimum, self.maximum) if counts.size else edges
-        return np.where(np.isfinite(middles), middles, edges), counts
+        found = np.clip(middles(edges), self.minimum, self.maximum) if counts.size else edges
+        return np.where(np.isfinite(found), found, edges), counts
 
     def histogram(self, inner_edges: Doubles) -> Integers:
         """Return how many numbers lie between given edges; a bin of ours counts where its middle lies. Shape (edges + 1,)."""
@@ -284,12 +208,11 @@ class NumberSketch:
         """Return everything, compressed."""
         import numpy as np
 
-        self._settle()
-        places = np.flatnonzero(self._counts) if self._counts is not None else np.empty(0, np.int64)
-        counts = self._counts[places] if self._counts is not None else places
-        head = {"first": self._first, "total": hex(self._total), "squares": hex(self._squares), "n_bins": places.size}
+        keys, counts = self._bins.keys, self._bins.counts
+        first = int(keys[0]) if keys.size else 0
+        head = {"first": first, "total": hex(self._bins.total), "squares": hex(self._bins.squares), "n_bins": keys.size}
         smallest = self.distinct.smallest if self.distinct.smallest is not None else np.empty(0, np.uint64)
-        return _packed(head, places.astype("<i4"), counts.astype("<i8"), smallest.astype("<u8"))
+        return _packed(head, (keys - first).astype("<i4"), counts.astype("<i8"), smallest.astype("<u8"))
 
     @classmethod
     def from_bytes(cls, data: bytes, n_rows: int, n_missing: int, minimum: float | None, maximum: float | None) -> NumberSketch:
@@ -299,12 +222,10 @@ class NumberSketch:
         head, rest = _unpacked(data)
         n = head["n_bins"]
         places, counts = np.frombuffer(rest, "<i4", n), np.frombuffer(rest, "<i8", n, 4 * n)
-        found = cls(n_rows, n_missing, minimum, maximum, Distinct(np.frombuffer(rest, "<u8", offset=12 * n).astype(np.uint64)))
-        found._first, found._total, found._squares = head["first"], int(head["total"], 16), int(head["squares"], 16)
-        if n:
-            found._counts = np.zeros(int(places[-1]) + 1, np.int64)
-            found._counts[places] = counts
-        return found
+        total, squares = int(head["total"], 16), int(head["squares"], 16)
+        bins = Bins(places.astype(np.int64) + head["first"], counts.astype(np.int64), total, squares)
+        distinct = Distinct(np.frombuffer(rest, "<u8", offset=12 * n).astype(np.uint64))
+        return cls(n_rows, n_missing, minimum, maximum, distinct, bins)
 
 
 @dataclass
@@ -335,19 +256,18 @@ class TextSketch:
 
     def add(self, texts: pa.Array) -> None:
         """Add a batch of texts; shape (n,)."""
+        import numpy as np
+
         found = texts.value_counts()
         levels = dict(zip(found.field("values").to_pylist(), found.field("counts").to_pylist(), strict=True))
         self.n_rows += len(texts)
         self.n_missing += levels.pop(None, 0)
-        self._count(levels)
-
-    def _count(self, levels: dict[str, int]) -> None:
-        import numpy as np
-
         hashes = [int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "little") for text in levels]
         self.distinct.add(np.array(hashes, np.uint64))
-        if not self.keeps_levels:
-            return
+        if self.keeps_levels:
+            self._count(levels)
+
+    def _count(self, levels: dict[str, int]) -> None:
         self.levels.update(levels)
         if (n_spare := len(self.levels) - LEVELS_KEPT) > 0:
             # Everybody gives as much as the largest of those that leave has: Misra & Gries, many at once.
@@ -363,9 +283,7 @@ class TextSketch:
         self.n_missing += other.n_missing
         self.n_uncounted += other.n_uncounted
         self.distinct.add(other.distinct.smallest if other.distinct.smallest is not None else np.empty(0, np.uint64))
-        smallest = self.distinct.smallest
-        self._count(dict(other.levels))
-        self.distinct.smallest = smallest
+        self._count(other.levels)
 
     @property
     def n_known(self) -> int:
@@ -397,15 +315,10 @@ class TextSketch:
 Sketch = NumberSketch | TextSketch
 
 
-def _lower_edges(keys: Integers) -> Doubles:
-    """Return the number next to zero of bins on the negative side turned to their lower end, else the lower end itself."""
-    import numpy as np
-
-    positive = np.maximum(keys, 0) << _LOW_BITS
-    # A negative bin goes down to the start of the bin that is next in magnitude.
-    negative = ((np.maximum(~keys, 0) + 1) << _LOW_BITS) - 1
-    edges = np.where(keys < 0, -negative.view(np.float64), positive.view(np.float64))
-    return np.asarray(edges, dtype=np.float64)
+def _root(square: Fraction) -> float:
+    """Return the square root, also of what no double can hold."""
+    power = (square.numerator.bit_length() - square.denominator.bit_length()) // 2
+    return math.ldexp(math.sqrt(square / Fraction(4) ** power), power)
 
 
 def _mixed(bits: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:

@@ -86,8 +86,9 @@ def check_columns(names: tuple[str, ...] | list[str], rows: pa.Table) -> None:
     Raises:
         SignatureError: Names are missing; the message has the difference.
     """
-    if missing := [name for name in names if name not in rows.column_names]:
-        others = sorted(set(rows.column_names) - set(names))
+    there = set(rows.column_names)  # made anew by every call
+    if missing := [name for name in names if name not in there]:
+        others = sorted(there - set(names))
         raise SignatureError(
             f"{len(missing)} feature column(s) are missing: {', '.join(missing)}.",
             expected=f"{len(names)} columns: {', '.join(names)}",

@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 
 from nightshift.contracts.model_spec import Features
-from nightshift.training.signature import Signature, SignatureError, encode, learn_signature
+from nightshift.training.signature import Signature, SignatureError, check_columns, encode, learn_signature
 
 SIGNATURE = Signature(("wind", "is_fragile"), (("carrier", ("A", "B")),))
 ROWS = pa.table(
@@ -46,6 +46,25 @@ def test_wrong_type_is_refused(name, values, expected, got):
     with pytest.raises(SignatureError) as refusal:
         encode(rows, SIGNATURE)
     assert (refusal.value.expected, refusal.value.got) == (expected, got)
+
+
+class Rows:
+    """Rows of very many columns, which count how often all names are asked for: a table makes them anew each time."""
+
+    n_asked = 0
+
+    @property
+    def column_names(self):
+        self.n_asked += 1
+        return [f"c{i}" for i in range(500)]
+
+
+def test_a_wide_table_is_checked_at_once():
+    rows = Rows()
+
+    check_columns([f"c{i}" for i in range(500)], rows)
+
+    assert rows.n_asked == 1
 
 
 @pytest.mark.parametrize("infinity", [np.inf, -np.inf])
