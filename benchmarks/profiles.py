@@ -2,10 +2,10 @@
 
     PYTHONPATH=plugins .venv/bin/python -m benchmarks.profiles [--rows 10000000] [--peer-rows 500000] [--repeats 3]
 
-Ours: stream the partition, summarise its 30 columns, keep the profile, check ranges and missing shares, and three distances of every
-column to another partition that is profiled already. The peer: read as many rows of both partitions as it can take by ``pandas.read_sql``,
-and let Evidently compare every column by its stability index. Each side in a process of its own, A B A B, medians, peak memory as the
-kernel counted it. Last, 30 kept days are added up.
+Ours: stream the partition, summarise its columns, count them in the bins of a model as the night's drift does, keep the profile, check
+ranges and missing shares, and three distances of every column to another partition that is profiled already. The peer: read as many rows of
+both partitions as it can take by ``pandas.read_sql``, and let Evidently compare every column by its stability index. Each side in a process
+of its own, A B A B, medians, peak memory as the kernel counted it. Last, 30 kept days are added up.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from benchmarks.result import Limited, Result, peak_mib
 from benchmarks.scoring import DAY, make_features, sql_engine
-from benchmarks.shape import CATEGORICAL, NUMERIC, SHAPE
+from benchmarks.shape import CATEGORICAL, N_LEVELS, NUMERIC, SHAPE
 
 from nightshift.contracts.partitions import PartitionRange
 from nightshift.contracts.run import RunContext
@@ -64,19 +65,23 @@ def _load(load_id: int) -> LoadTable:
 
 def nightshift(_: int) -> dict[str, Any]:
     """Profile, check and compare."""
+    from nightshift.quality.bin_counts import BinCounter, CategoricalColumn, NumericColumn
     from nightshift.quality.distances import jensen_shannon, stability_index, wasserstein
-    from nightshift.quality.profiles import profile_load
+    from nightshift.quality.profiles import keep_profile, profile_load, scan_load
     from nightshift.quality.sketch import NumberSketch
     from nightshift.warehouse.connection import connect
 
     settings = load_settings()
     with connect(settings, "bench") as conn:
+        edges, levels = tuple(np.linspace(-1.5, 1.5, 9)), tuple(f"level {number}" for number in range(N_LEVELS))
+        counter = BinCounter([NumericColumn(name, edges) for name in NUMERIC], [CategoricalColumn(name, levels) for name in CATEGORICAL])
         reference = profile_load(settings, conn, _load(OTHER_LOAD), RUN)
         row = conn.execute("select load_id from ops.published where dataset = 'features/bench'").fetchone()
         assert row is not None
         conn.execute("delete from monitoring.profiles where load_id = %s", row)
         started = time.perf_counter()
-        found = profile_load(settings, conn, _load(row[0]), RUN)
+        found = scan_load(settings, conn, _load(row[0]), RUN, counter)
+        keep_profile(conn, _load(row[0]), found, RUN)
         in_range = [one.minimum is None or (one.minimum > -10 and one.maximum < 1e10) for one in found.values()]
         few_missing = [one.n_missing <= (SHAPE.missing + 0.05) * one.n_rows for one in found.values()]
         drift = {
@@ -88,6 +93,8 @@ def nightshift(_: int) -> dict[str, Any]:
             name: wasserstein(reference[name], one) for name, one in found.items() if isinstance(one, NumberSketch) and name in NUMERIC
         }
         seconds = time.perf_counter() - started
+    binned = counter.columns(found)
+    assert all(sum(one.counts) + one.n_missing == one.n_rows for one in binned.values())
     assert all(in_range)
     assert all(few_missing)
     assert [name for name, (index, _) in drift.items() if index > 0.1] == ["n00"]

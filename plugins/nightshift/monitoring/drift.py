@@ -1,4 +1,4 @@
-"""Drift: all rows of a partition against the reference that the champion was trained on, from counts in SQL.
+"""Drift: all rows of a night against the reference that the champion was trained on, from exact counts.
 
 A night always differs from a season: all its flights share one weather and one day of the week. So a column drifts only when the night is
 further from the reference than the training set's own nights are. Source: docs/adr/0009-gates-and-monitoring.md.
@@ -6,19 +6,13 @@ further from the reference than the training set's own nights are. Source: docs/
 
 from __future__ import annotations
 
-import datetime as dt
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-from nightshift.quality.bin_counts import CategoricalColumn, ColumnProfile, NumericColumn, profile
-
-if TYPE_CHECKING:
-    from psycopg import sql
-
-    from nightshift.warehouse.connection import Connection
+from nightshift.quality.bin_counts import BinnedColumn, CategoricalColumn, NumericColumn
 
 PSEUDO_COUNT = 0.5
 """Added to every bin, so that an empty one has a finite logarithm. Source: Jeffreys' prior of a proportion."""
@@ -73,32 +67,35 @@ class Yardstick:
     minimum_effect: float
 
 
-def feature_drift(conn: Connection, relation: sql.Composable, yardstick: Yardstick) -> dict[dt.date, list[Drift]]:
-    """Compare all features of each partition with the reference.
+def features_to_count(reference: Mapping[str, Any]) -> tuple[list[NumericColumn], list[CategoricalColumn]]:
+    """Return the features and their bins in the reference, numeric ones first, each in the order of their names."""
+    numeric, categorical = reference["numeric"], reference["categorical"]
+    return (
+        [NumericColumn(name, tuple(numeric[name]["edges"])) for name in sorted(numeric)],
+        [CategoricalColumn(name, tuple(sorted(categorical[name]["shares"]))) for name in sorted(categorical)],
+    )
+
+
+def score_to_count(reference: Mapping[str, Any]) -> NumericColumn:
+    """Return the score and its bins in the reference."""
+    return NumericColumn(SCORE, tuple(reference[SCORE]["edges"]))
+
+
+def feature_drift(columns: Mapping[str, BinnedColumn], yardstick: Yardstick) -> list[Drift]:
+    """Compare all features of a night with the reference, in the order of ``features_to_count``.
 
     Args:
-        conn: Any connection.
-        relation: The published feature rows, with ``partition_date``.
+        columns: What was counted of the night.
         yardstick: Reference, noise and threshold.
-
-    Returns:
-        By partition, numeric features first, each in the order of their names.
     """
     numeric, categorical = yardstick.reference["numeric"], yardstick.reference["categorical"]
-    numbers = [NumericColumn(name, tuple(numeric[name]["edges"])) for name in sorted(numeric)]
-    texts = [CategoricalColumn(name, tuple(sorted(categorical[name]["shares"]))) for name in sorted(categorical)]
-    return {
-        day: [_compare(column.name, "numeric", columns[column.name], numeric[column.name], yardstick) for column in numbers]
-        + [_compare(column.name, "categorical", columns[column.name], categorical[column.name], yardstick) for column in texts]
-        for day, columns in profile(conn, relation, numbers, texts).items()
-    }
+    numbers = [_compare(name, "numeric", columns[name], numeric[name], yardstick) for name in sorted(numeric)]
+    return numbers + [_compare(name, "categorical", columns[name], categorical[name], yardstick) for name in sorted(categorical)]
 
 
-def score_drift(conn: Connection, relation: sql.Composable, yardstick: Yardstick) -> dict[dt.date, Drift]:
-    """Compare the published scores of each partition with those that the champion gave to unseen rows of its training."""
-    score = yardstick.reference[SCORE]
-    profiles = profile(conn, relation, [NumericColumn(SCORE, tuple(score["edges"]))], [])
-    return {day: _compare(SCORE, "score", columns[SCORE], score, yardstick) for day, columns in profiles.items()}
+def score_drift(column: BinnedColumn, yardstick: Yardstick) -> Drift:
+    """Compare the published scores of a night with those that the champion gave to unseen rows of its training."""
+    return _compare(SCORE, "score", column, yardstick.reference[SCORE], yardstick)
 
 
 def expected_shares(reference: Mapping[str, Any]) -> list[float]:
@@ -111,7 +108,7 @@ def expected_shares(reference: Mapping[str, Any]) -> list[float]:
 def _compare(
     name: str,
     kind: Literal["numeric", "categorical", "score"],
-    current: ColumnProfile,
+    current: BinnedColumn,
     reference: Mapping[str, Any],
     yardstick: Yardstick,
 ) -> Drift:

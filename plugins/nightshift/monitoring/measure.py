@@ -19,7 +19,7 @@ from nightshift.monitoring.performance import ALL_ROWS, Performance, metric_loss
 from nightshift.monitoring.report import Sample, Shown, make_report
 from nightshift.monitoring.trigger import Decided, NightStatus, rule, status
 from nightshift.monitoring.verdict import Verdict, publish_night, read_verdict
-from nightshift.quality.profiles import LoadTable, profile_load
+from nightshift.quality.profiles import LoadTable, keep_profile, profile_load
 from nightshift.warehouse.bulk import read_arrow
 from nightshift.warehouse.connection import connect, lose
 from nightshift.warehouse.decisions import decide_alone, open_decision
@@ -27,10 +27,9 @@ from nightshift.warehouse.partition_write import LoadManifest
 
 if TYPE_CHECKING:
     from nightshift.contracts.model_spec import ModelSpec
-    from nightshift.contracts.partitions import Partition, PartitionRange
+    from nightshift.contracts.partitions import PartitionRange
     from nightshift.contracts.run import RunContext
     from nightshift.settings import Settings
-    from nightshift.warehouse.connection import Connection
 
 logger = logging.getLogger(__name__)
 
@@ -60,19 +59,24 @@ def measure(settings: Settings, spec: ModelSpec, partitions: PartitionRange, run
     decision_id: int | None = None
     with connect(settings, run.application_name) as conn:
         for partition in partitions:
-            verdict = _measure_night(Night(settings, spec, conn, partition, run, champions), wants_report=partition == partitions.last)
+            night = Night(settings, spec, conn, partition, run, champions)
+            verdict = _measure_night(night, wants_report=partition == partitions.last)
             decision_id = verdict.retrain_decision_id or decision_id
-            _keep_profiles(settings, conn, spec, partition, run)
+            _keep_profiles(night)
     return replace(verdict, retrain_decision_id=decision_id)
 
 
-def _keep_profiles(settings: Settings, conn: Connection, spec: ModelSpec, partition: Partition, run: RunContext) -> None:
-    """Profile what was published of the night; a view for people, which stops nothing."""
-    for dataset in (spec.features_dataset, spec.predictions_dataset):
+def _keep_profiles(night: Night) -> None:
+    """Keep the profiles that the night's scans have given, and make those that are missing; a view for people, which stops nothing."""
+    for dataset in (night.spec.features_dataset, night.spec.predictions_dataset):
         try:
-            profile_load(settings, conn, LoadTable.published(conn, dataset, partition.day), run)
+            load = LoadTable.published(night.conn, dataset, night.partition.day)
+            if load in night.profiles:
+                keep_profile(night.conn, load, night.profiles[load], night.run)
+            else:
+                profile_load(night.settings, night.conn, load, night.run)
         except Exception as error:  # noqa: BLE001 - the verdict is published; nothing of a view may make its task fail
-            logger.warning("%s of %s has no profile: %s", dataset, partition, error)
+            logger.warning("%s of %s has no profile: %s", dataset, night.partition, error)
 
 
 def _measure_night(night: Night, *, wants_report: bool) -> Verdict:

@@ -10,19 +10,20 @@ from typing import TYPE_CHECKING
 from nightshift.contracts.partitions import PartitionRange
 from nightshift.lake.object_store import ObjectStore
 from nightshift.monitoring.data_quality import red_reasons
-from nightshift.monitoring.drift import SCORE, Drift, Yardstick, feature_drift, score_drift
+from nightshift.monitoring.drift import SCORE, Drift, Yardstick, feature_drift, features_to_count, score_drift, score_to_count
 from nightshift.monitoring.noise import training_noise
 from nightshift.monitoring.outcomes import (
     count_labels,
     evaluated_partition,
     knowledge_cutoff,
-    published_features,
     published_predictions,
     read_outcomes,
 )
 from nightshift.monitoring.performance import Performance, measure_performance
 from nightshift.monitoring.trigger import Decided, NightStatus
 from nightshift.monitoring.verdict import earlier_nights
+from nightshift.quality.bin_counts import BinCounter
+from nightshift.quality.profiles import LoadTable, scan_load
 from nightshift.registry.model_versions import find_version, load_model
 from nightshift.registry.promotion import champion_for
 from nightshift.training.training_set import find_training_set, read_rows
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from nightshift.contracts.partitions import Partition
     from nightshift.contracts.run import RunContext
     from nightshift.monitoring.maturity import LabelCount
+    from nightshift.quality.bin_counts import BinnedColumn
+    from nightshift.quality.sketch import Sketch
     from nightshift.registry.model_versions import ModelVersion
     from nightshift.settings import Settings
     from nightshift.training.trained_model import TrainedModel
@@ -71,6 +74,7 @@ class Night:
     run: RunContext
     champions: dict[int, Champion]
     remarks: list[str] = field(default_factory=list)
+    profiles: dict[LoadTable, dict[str, Sketch]] = field(default_factory=dict)
 
     @cached_property
     def champion(self) -> Champion | None:
@@ -103,16 +107,23 @@ class Night:
         if self.champion is None:
             return []
         yardstick = self.yardstick(self.champion)
-        by_day = feature_drift(self.conn, published_features(self.spec, self.partition, self.partition), yardstick)
-        if self.partition.day not in by_day:
+        features = self._counted(self.spec.features_dataset, BinCounter(*features_to_count(yardstick.reference)))
+        if not features:
             self.remarks.append(f"the night has no {self.spec.entity.name}")
             return []
-        found = by_day[self.partition.day]
+        found = feature_drift(features, yardstick)
         if self._versions(self.partition):
-            scores = score_drift(self.conn, published_predictions(self.spec, self.partition, self.partition), yardstick)
-            return [*found, scores[self.partition.day]]
+            scores = self._counted(self.spec.predictions_dataset, BinCounter([score_to_count(yardstick.reference)], []))
+            return [*found, score_drift(scores[SCORE], yardstick)]
         self.remarks.append("no scores of the champion are published for this night")
         return found
+
+    def _counted(self, dataset: str, counter: BinCounter) -> dict[str, BinnedColumn]:
+        """Count what is published of the night, and remember the profile that the same scan gives; nothing without rows."""
+        load = LoadTable.published(self.conn, dataset, self.partition.day)
+        scanned = scan_load(self.settings, self.conn, load, self.run, counter)
+        self.profiles[load] = scanned
+        return counter.columns(scanned) if scanned else {}
 
     def performance(self) -> tuple[list[Performance], int | None]:
         """Return the metrics of the predictions that mature tonight, and the version that made them."""

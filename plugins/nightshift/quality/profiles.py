@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from nightshift.contracts.partitions import PartitionRange
     from nightshift.contracts.run import RunContext
+    from nightshift.quality.bin_counts import BinCounter
     from nightshift.settings import Settings
     from nightshift.warehouse.connection import Connection
 
@@ -78,16 +79,19 @@ class LoadTable:
         return cls(dataset, layer, _TABLES[layer].format(name), row[0], day)
 
 
-def scan(batches: Iterable[pa.RecordBatch]) -> dict[str, Sketch]:
+def scan(batches: Iterable[pa.RecordBatch], counter: BinCounter | None = None) -> dict[str, Sketch]:
     """Return the summary of every column: doubles as numbers, texts as texts.
 
     Args:
         batches: Columns of doubles and strings; all batches have the same schema.
+        counter: Counts the same rows in bins of its own.
     """
     import pyarrow as pa
 
     found: dict[str, Sketch] = {}
     for batch in batches:
+        if counter:
+            counter.add(batch)
         for name, column in zip(batch.schema.names, batch.columns, strict=True):
             is_text = pa.types.is_string(column.type)
             if name not in found:
@@ -114,11 +118,30 @@ def profile_load(settings: Settings, conn: Connection, load: LoadTable, run: Run
     """
     if kept := _read(conn, load.dataset, [(load.day, load.load_id)]):
         return kept
-    with Ahead(stream_arrow(settings, _query(conn, load), run.application_name, is_lean=True)) as batches:
-        found = scan(batches)
-    if found and next(iter(found.values())).n_rows:
-        _keep(conn, load, found, run)
+    found = scan_load(settings, conn, load, run)
+    keep_profile(conn, load, found, run)
     return found
+
+
+def scan_load(
+    settings: Settings, conn: Connection, load: LoadTable, run: RunContext, counter: BinCounter | None = None
+) -> dict[str, Sketch]:
+    """Profile one partition of a load and keep nothing; without rows nothing is found.
+
+    Args:
+        settings: Where the warehouse is.
+        conn: A connection outside of a transaction.
+        load: What to profile.
+        run: Who asks.
+        counter: Counts the same rows in bins of its own, in the same scan.
+
+    Raises:
+        ProfileError: The table has no column that can be profiled.
+        WarehouseError: The server cannot be reached, or ended the query.
+    """
+    with Ahead(stream_arrow(settings, _query(conn, load, counter), run.application_name, is_lean=True)) as batches:
+        found = scan(batches, counter)
+    return found if found and next(iter(found.values())).n_rows else {}
 
 
 def read_profiles(conn: Connection, dataset: str, partitions: PartitionRange) -> dict[str, Sketch]:
@@ -169,7 +192,8 @@ def _read(conn: Connection, dataset: str, loads: Iterable[tuple[dt.date, int]]) 
     return merged
 
 
-def _keep(conn: Connection, load: LoadTable, found: Mapping[str, Sketch], run: RunContext) -> None:
+def keep_profile(conn: Connection, load: LoadTable, found: Mapping[str, Sketch], run: RunContext) -> None:
+    """Keep what ``scan_load`` has found; what is kept already stays."""
     statement = (
         "insert into monitoring.profiles (dataset, partition_date, load_id, place, column_name, kind, n_rows, n_missing, minimum, maximum,"
         " mean, std, n_distinct, sketch, run_id) values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s) on conflict do nothing"
@@ -185,12 +209,14 @@ def _keep(conn: Connection, load: LoadTable, found: Mapping[str, Sketch], run: R
         cursor.executemany(statement, rows)
 
 
-def _query(conn: Connection, load: LoadTable) -> sql.Composed:
+def _query(conn: Connection, load: LoadTable, counter: BinCounter | None) -> sql.Composed:
     from psycopg import sql
 
     table = sql.Identifier(load.schema, load.table)
     described = conn.execute(sql.SQL("select * from {} limit 0").format(table)).description or []
-    cells = [cell for column in described if (cell := _cell(column.name, column.type_code)) is not None]
+    wanted = counter.types if counter else {}
+    found = {column.name: _type(column.name, column.type_code, wanted) for column in described}
+    cells = [_cell(column.name, column.type_code, found[column.name]) for column in described if found[column.name]]
     if not cells:
         raise ProfileError(f"{load.dataset} has no column that can be profiled.", expected="numbers, times or texts", todo="Nothing.")
     return sql.SQL("select {} from {} where load_id = {} and partition_date = {}").format(
@@ -198,15 +224,20 @@ def _query(conn: Connection, load: LoadTable) -> sql.Composed:
     )
 
 
-def _cell(name: str, type_code: int) -> sql.Composed | None:
-    """Return a column as a double or a text: times as seconds since 1970, booleans as 0 and 1; None for what cannot be profiled."""
+def _type(name: str, type_code: int, wanted: Mapping[str, str]) -> str:
+    """Return as what a column is read: what its counter wants, a double, or a text; empty for what cannot be profiled."""
+    if name in wanted or name in _TECHNICAL:
+        return wanted.get(name, "")
+    return "float8" if type_code in _NUMBERS | _TIMES else "text" if type_code in _TEXTS else ""
+
+
+def _cell(name: str, type_code: int, kind: str) -> sql.Composed:
+    """Return a column as a double or a text: times as seconds since 1970, booleans as 0 and 1."""
     from psycopg import sql
 
-    if name in _TECHNICAL or type_code not in _NUMBERS | _TIMES | _TEXTS:
-        return None
-    cast = "{0}::text as {0}"
-    if type_code in _TIMES:
-        cast = "extract(epoch from {0})::float8 as {0}"
-    elif type_code in _NUMBERS:
-        cast = "{0}::integer::float8 as {0}" if type_code == _BOOLEAN else "{0}::float8 as {0}"
-    return sql.SQL(cast).format(sql.Identifier(name))
+    cast = "{0}::{1} as {0}"
+    if kind == "float8" and type_code in _TIMES:
+        cast = "extract(epoch from {0})::{1} as {0}"
+    elif kind == "float8" and type_code == _BOOLEAN:
+        cast = "{0}::integer::{1} as {0}"
+    return sql.SQL(cast).format(sql.Identifier(name), sql.SQL(kind))

@@ -6,25 +6,28 @@ import datetime as dt
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nightshift.contracts.partitions import Partition
 from nightshift.contracts.run import RunContext
-from nightshift.monitoring.drift import Drift, feature_drift, score_drift
+from nightshift.monitoring.drift import SCORE, Drift, feature_drift, features_to_count, score_drift, score_to_count
 from nightshift.monitoring.maturity import LabelCount
 from nightshift.monitoring.measure import judge
 from nightshift.monitoring.night import Champion, Night
 from nightshift.monitoring.outcomes import evaluated_partition, published_features
 from nightshift.monitoring.performance import Performance, measure_performance
 from nightshift.monitoring.trigger import Decided, NightStatus
+from nightshift.quality.bin_counts import BinCounter
+from nightshift.quality.profiles import scan
 from nightshift.replay.gate import version_of
+from nightshift.training.signature import numbers
 from nightshift.warehouse.bulk import read_arrow
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from psycopg import sql
 
     from nightshift.monitoring.verdict import Verdict
+    from nightshift.quality.bin_counts import BinnedColumn
     from nightshift.replay.fleet import Fleet
     from nightshift.replay.policies import Course
     from nightshift.settings import Settings
@@ -51,10 +54,14 @@ class ReplayedNight(Night):
 
     def drifts(self) -> list[Drift]:
         """Return the drift of all features, and of the score over all rows of the night."""
-        relation, yardstick = published_features(self.spec, self.partition, self.partition), self.yardstick(self.champion)
-        scores = _relation_of_scores(self.partition.day, self.champion.trained.predictions(self.features).score.tolist())
-        day = self.partition.day
-        return [*feature_drift(self.conn, relation, yardstick)[day], score_drift(self.conn, scores, yardstick)[day]]
+        yardstick = self.yardstick(self.champion)
+        numeric, categorical = features_to_count(yardstick.reference)
+        columns: dict[str, Any] = {column.name: numbers(self.features, column.name) for column in numeric}
+        columns |= {column.name: self.features.column(column.name).cast("string") for column in categorical}
+        features = _counted(columns, BinCounter(numeric, categorical))
+        score = self.champion.trained.predictions(self.features).score
+        scores = _counted({SCORE: score}, BinCounter([score_to_count(yardstick.reference)], []))
+        return [*feature_drift(features, yardstick), score_drift(scores[SCORE], yardstick)]
 
     @cached_property
     def features(self) -> pa.Table:
@@ -163,7 +170,7 @@ def _outcomes(fleet: Fleet, trained_on: dt.date, night: dt.date) -> pa.Table:
     return pa.table({**columns, rule: rows.column(rule)})
 
 
-def _relation_of_scores(day: dt.date, scores: list[float]) -> sql.Composed:
-    from psycopg import sql
+def _counted(columns: Mapping[str, Any], counter: BinCounter) -> dict[str, BinnedColumn]:
+    import pyarrow as pa
 
-    return sql.SQL("(select {}::date as partition_date, unnest({}::float8[]) as score) t").format(sql.Literal(day), sql.Literal(scores))
+    return counter.columns(scan(pa.table(dict(columns)).to_batches(), counter))

@@ -10,6 +10,7 @@ from nightshift.monitoring import measure as module
 from nightshift.monitoring.outcomes import FeaturesNotPublishedError
 from nightshift.monitoring.report import ReportError
 from nightshift.monitoring.verdict import read_verdict
+from nightshift.quality import profiles
 from nightshift.warehouse.decisions import consume
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("no_report")]
@@ -37,6 +38,20 @@ def test_quiet_night_is_ok_when_champion_scored_it(world) -> None:
         ("numeric", "wind", False),
         ("score", "score", False),
     ]
+
+
+def test_rows_of_a_night_are_read_once_for_drift_and_profile(world, monkeypatch) -> None:
+    world.add_night("2020-02-02")
+    world.score_night("2020-02-02")
+    real, queries = profiles.stream_arrow, []
+    monkeypatch.setattr(profiles, "stream_arrow", lambda *given, **how: (queries.append(given[1]), real(*given, **how))[1])
+    world.measure("2020-02-02")
+
+    assert len(queries) == 2  # features and predictions
+    kept = world.conn.execute(
+        "select dataset, count(*) > 3 from monitoring.profiles where partition_date = '2020-02-02' group by 1 order by 1"
+    )
+    assert kept.fetchall() == [("features/parcel", True), ("predictions/parcel_late", True)]
 
 
 def test_an_empty_night_is_measured_as_one_and_is_no_drift(world) -> None:

@@ -16,8 +16,9 @@ from typer.testing import CliRunner
 from nightshift.cli import profile
 from nightshift.cli.app import app
 from nightshift.contracts.partitions import PartitionRange
+from nightshift.quality.bin_counts import BinCounter, CategoricalColumn, NumericColumn
 from nightshift.quality.distances import jensen_shannon, stability_index, wasserstein
-from nightshift.quality.profiles import LoadTable, ProfileError, profile_load, read_profiles, scan
+from nightshift.quality.profiles import LoadTable, ProfileError, keep_profile, profile_load, read_profiles, scan, scan_load
 from nightshift.warehouse.partition_write import LoadManifest, Target, audit, begin, publish
 
 pytestmark = pytest.mark.integration
@@ -58,6 +59,27 @@ def test_every_column_of_a_partition_is_summarised(settings, conn, run, loads):
     assert found["carrier"].n_missing == 125
     assert (found["thing_id"].levels, found["thing_id"].distinct.estimate) == ({}, pytest.approx(500, rel=0.2))
     assert found["due_on"].minimum == dt.datetime(2013, 7, 1, tzinfo=dt.UTC).timestamp()
+
+
+def test_bins_of_whatever_type_are_counted_in_the_same_scan(settings, conn, run, loads):
+    conn.execute("create type features.kind as enum ('AA', 'B6', 'UA')")
+    conn.execute("alter table features.feat_sample alter carrier type features.kind using carrier::features.kind")
+    speed = [np.sqrt(i) - 5 for i in range(1, 501) if i % 10]
+    numeric = [NumericColumn(name, (1.0, 3.0)) for name in ("legs", "is_wet", "price", "speed")]
+    counter = BinCounter(numeric, [CategoricalColumn("carrier", ("AA", "UA"))])
+
+    scanned = scan_load(settings, conn, loads[0], run, counter)
+
+    found = counter.columns(scanned)
+    assert {name: column.counts for name, column in found.items()} == {
+        "legs": (71, 144, 285),
+        "is_wet": (334, 166, 0),
+        "price": (3, 8, 489),
+        "speed": tuple(np.histogram(speed, [-5, 1, 3, 99])[0]),
+        "carrier": (125, 125, 125),
+    }
+    assert (found["speed"].n_missing, found["carrier"].n_missing, found["is_wet"].mean) == (50, 125, 166 / 500)
+    assert set(scanned) == {"thing_id", "speed", "legs", "is_wet", "price", "due_at", "due_on", "carrier"}
 
 
 def test_days_are_added_up_to_what_one_scan_of_them_gives(settings, conn, run, loads):
@@ -106,14 +128,12 @@ def test_a_suite_is_held_against_the_profile_of_several_days(settings, tmp_path,
 
 def test_an_empty_partition_leaves_no_profile(settings, conn, run, loads):
     found = profile_load(settings, conn, LoadTable("features/sample", "features", "feat_sample", 99, DAYS.days[0]), run)
-    assert found == {} or next(iter(found.values())).n_rows == 0
+    assert found == {}
     assert conn.execute("select count(*) from monitoring.profiles").fetchone() == (0,)
 
 
 @pytest.mark.timeout(240)
 def test_thirty_days_of_thirty_columns_are_added_up_within_a_second(conn, run, record_figure):
-    from nightshift.quality.profiles import _keep
-
     dice = np.random.default_rng(3)
     days = PartitionRange.of("2013-07-01", "2013-07-30")
     conn.execute(
@@ -124,7 +144,7 @@ def test_thirty_days_of_thirty_columns_are_added_up_within_a_second(conn, run, r
     conn.execute("insert into ops.published (dataset, partition_date, load_id, token) select dataset, partition_date, 7, 1 from ops.loads")
     for day in days.days:
         table = pa.table({f"n{place}": dice.normal(place, 1 + place, 2_000) for place in range(30)})
-        _keep(conn, LoadTable("features/wide", "features", "wide", 7, day), scan(table.to_batches()), run)
+        keep_profile(conn, LoadTable("features/wide", "features", "wide", 7, day), scan(table.to_batches()), run)
     started = time.perf_counter()
     merged = read_profiles(conn, "features/wide", days)
     seconds = time.perf_counter() - started
