@@ -22,9 +22,7 @@ TITLES = {
     "ingest": "Files in the lake to the raw layer",
     "profiles": "Checks and drift from one scan",
     "evidence_gate": "One decision of the evidence gate",
-    "scaling": "How profiles grow, and how ingest grew before ADR 32",
-    "scaling_scoring": "How scoring grows",
-    "scaling_ingest": "How ingest grows",
+    "scaling": "How ingest, scoring and profiles grow",
     "empty_night": "A night on which nothing happens",
     "dag_parsing": "Reading the DAG files of 50 models",
 }
