@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import logging
 import math
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from nightshift.errors import NightshiftError
@@ -89,7 +91,8 @@ def _cluster(scheduler: str, n_local: int) -> Iterator[Client]:
     try:
         if not scheduler:
             options: dict[str, Any] = {"threads_per_worker": 1, "host": "127.0.0.1", "dashboard_address": None, "memory_limit": 0}
-            cluster = LocalCluster(n_workers=n_local, processes=True, **options)
+            with _nothing_as_main():
+                cluster = LocalCluster(n_workers=n_local, processes=True, **options)
         with Client(cluster or scheduler, timeout=CONNECT_SECONDS) as client:
             client.wait_for_workers(1, timeout=CONNECT_SECONDS)
             yield client
@@ -102,6 +105,17 @@ def _cluster(scheduler: str, n_local: int) -> Iterator[Client]:
     finally:
         if cluster is not None:
             cluster.close()
+
+
+@contextmanager
+def _nothing_as_main() -> Iterator[None]:
+    """Let processes that are spawned meanwhile not import the program that runs here: that of an Airflow task looks for a database."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def _distributed(client: Client, rows: pa.Table, label: Vector) -> tuple[Any, Any]:

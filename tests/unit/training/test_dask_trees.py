@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -116,3 +118,25 @@ def test_a_lost_worker_fails_the_fit_and_leaves_nothing_running(parts, monkeypat
 def test_an_objective_without_a_known_loss_is_refused(parts):
     with pytest.raises(DaskError, match=r"training\.engine: local"):
         fit_trees_on_dask(*parts, replace(PLAN, objective="poisson"), "")
+
+
+PROGRAM = """
+if __name__ != "__main__":
+    raise RuntimeError("a worker has imported the program")
+import sys
+from nightshift.training import dask_trees
+with dask_trees._cluster("", 2) as client:
+    client.wait_for_workers(2, timeout=30)
+    assert client.submit(sum, [1, 2]).result() == 3
+assert "dask_trees" in vars(sys.modules["__main__"])
+print("workers came")
+"""
+
+
+def test_workers_do_not_import_the_program_that_starts_them(tmp_path):
+    """That of an Airflow task fails there: it looks for a database."""
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM)
+    done = subprocess.run([sys.executable, program], capture_output=True, text=True, check=False, timeout=120)
+
+    assert "workers came" in done.stdout, done.stderr[-2_000:]
