@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import datetime as dt
-import io
 import json
 import os
 import statistics
@@ -77,7 +76,7 @@ def make_flights(n_rows: int) -> pa.Table:
 
 def as_file(flights: pa.Table, kind: str) -> bytes:
     """Return the flights as upstream delivers them."""
-    sink = io.BytesIO()
+    sink = pa.BufferOutputStream()
     if kind == "parquet":
         parquet.write_table(flights, sink)
     elif kind == "csv.gz":
@@ -85,7 +84,7 @@ def as_file(flights: pa.Table, kind: str) -> bytes:
             csv.write_csv(flights, stream, csv.WriteOptions(quoting_style="needed"))
     else:
         csv.write_csv(flights, sink, csv.WriteOptions(quoting_style="needed"))
-    return sink.getvalue()
+    return bytes(sink.getvalue())
 
 
 def deliver(settings: Settings, content: bytes, n_rows: int, kind: str) -> None:

@@ -330,13 +330,18 @@ class ObjectStore:
             raise TransitError("the answer broke off in its head")
         return int(answer["ContentLength"])
 
+    def _get(self, key: str, **how: str) -> dict[str, Any]:
+        """Ask for an object, and return the answer with its body still to come."""
+        reach(FaultPoint.GET_BEFORE)
+        answer: dict[str, Any] = self._ask(self._client.get_object, Bucket=self.bucket, Key=key, **how)
+        return answer
+
     def _next_chunk(self, key: str, start: int, rest: Iterator[bytes]) -> tuple[bytes, Iterator[bytes]]:
         """Return the next bytes of a body and what follows; if it has broken off, those of another request for what is left."""
         try:
             if chunk := next(rest, b""):
                 return chunk, rest
-            reach(FaultPoint.GET_BEFORE)
-            answer = self._ask(self._client.get_object, Bucket=self.bucket, Key=key, Range=f"bytes={start}-")
+            answer = self._get(key, Range=f"bytes={start}-")
             rest = chunks_of(answer["Body"], self._patience_seconds)
             chunk = next(rest, b"")
         except _broken_bodies() as error:
@@ -352,10 +357,9 @@ class ObjectStore:
             TransitError: It is not what the server sent.
             ObjectCorruptError: The server sent it like this, or says nothing of it; asked once more it may be another.
         """
-        reach(FaultPoint.GET_BEFORE)
         # Botocore's digest is taken between two reads, ours beside them; where we know what to expect, ours says all.
         stated = {"ChecksumMode": "ENABLED"} if sha256 is None else {}
-        answer = self._ask(self._client.get_object, Bucket=self.bucket, Key=key, **stated)
+        answer = self._get(key, **stated)
         if "ContentLength" not in answer:
             raise TransitError("the answer broke off in its head")
         if n_bytes not in {None, answer["ContentLength"]}:
