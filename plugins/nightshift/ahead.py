@@ -37,11 +37,19 @@ class Ahead(Generic[Item]):
         self._thread = threading.Thread(target=self._run, name=f"ahead of {threading.current_thread().name}", daemon=True)
 
     def __enter__(self) -> Iterator[Item]:
+        return self.start()
+
+    def start(self) -> Iterator[Item]:
+        """Begin, where no block can say when it ends; ``stop`` ends it."""
         self._thread.start()
         return self._items()
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def stop(self) -> None:
+        """End it, without waiting for the thread."""
         self._is_stopped.set()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.stop()
         if kind is None:
             self._thread.join()
 

@@ -53,7 +53,7 @@ class ObjectStream:
         self.closed = False
 
     def __enter__(self) -> ObjectStream:
-        self._chunks = self._ahead.__enter__()
+        self._chunks = self._ahead.start()
         first = bytearray()
         while len(first) < FIRST_BYTES and (chunk := next(self._chunks, b"")):
             first += chunk
@@ -73,7 +73,9 @@ class ObjectStream:
             ObjectStoreError: No more comes.
         """
         with self._reading:
-            if not self._left and not self.closed:
+            if self.closed:  # a late reader must not touch the digest, which takes in the rest meanwhile
+                raise InterruptedError("the stream was closed")
+            if not self._left:
                 self._left = memoryview(next(self._chunks, b""))
             chunk = self._left if n_bytes < 0 else self._left[:n_bytes]
             self._left = self._left[len(chunk) :]
@@ -84,7 +86,7 @@ class ObjectStream:
     def close(self) -> None:
         """End the transfer, and wake whoever waits for bytes: to be called before a reader is closed that reads in advance."""
         self.closed = True
-        self._ahead.__exit__(InterruptedError, None, None)
+        self._ahead.stop()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()

@@ -48,7 +48,7 @@ class Digest(Protocol):
         """Return the digest of what was taken in, hex."""
 
 
-def receive(body: Body, write: Callable[[bytes], object], patience_seconds: float, digest: Digest | None = None) -> None:
+def receive(body: Body, write: Callable[[bytes], object], patience_seconds: float, digest: Digest) -> None:
     """Read a body to its end and pass it on, while another thread takes its digest.
 
     Args:
@@ -65,8 +65,7 @@ def receive(body: Body, write: Callable[[bytes], object], patience_seconds: floa
         for chunk in chunks_of(body, patience_seconds):
             if before:
                 before.result()
-            if digest:
-                before = digesting.submit(digest.update, chunk)
+            before = digesting.submit(digest.update, chunk)
             write(chunk)
 
 

@@ -1,7 +1,7 @@
 """Counts of numbers in bins that are the same for every column, and exact sums: in any order and any cut the same to the bit.
 
 A bin is the first bits of a double: sign, exponent and six of the mantissa. So none is wider than 1/64 of its values, nothing need be known
-beforehand, and two columns always compare. Memory grows with the exponents that occur: a kilobyte or two for each, while rows are added.
+beforehand, and two columns always compare. Memory grows with the exponents that occur: two kilobytes for each, while rows are added.
 Source: docs/adr/0026-profiles.md; the bins are those of HdrHistogram (Tene 2012).
 """
 

@@ -95,6 +95,15 @@ def test_an_error_in_the_block_stays_when_the_digest_is_right(lake):
         _ = len(stream.read(1_000)) / 0
 
 
+def test_a_reader_that_comes_too_late_gets_nothing_and_spoils_no_digest(lake):
+    """Arrow's thread may still read when the block has ended already."""
+    with ObjectStream(lake, KEY, DIGEST) as stream:
+        stream.read(1_000)
+        stream.close()
+        with pytest.raises(InterruptedError):
+            stream.read(1_000)
+
+
 def test_bytes_that_were_damaged_on_their_way_are_another_error(lake, monkeypatch):
     real = lake._next_chunk
 
