@@ -15,7 +15,7 @@ install: ## Create .venv with every locked package (skipped when it is up to dat
 demo: install ## Load a history of real flights, train, and run three nights through the real scheduler
 	@$(BIN)/nightshift demo
 
-up: install ## Start PostgreSQL, S3, Airflow and MLflow on loopback
+up: install ## Start PostgreSQL, S3 and Airflow on loopback
 	@$(BIN)/nightshift up
 
 down: ## Stop them
@@ -66,10 +66,11 @@ lint: install ## Check style, types, layers, SQL and YAML
 format: install ## Format the Python code
 	@$(BIN)/ruff check --fix . && $(BIN)/ruff format .
 
-docs: install ## Renew the generated pages: docs/DAGS.md and docs/specs.md
+docs: install ## Renew the generated pages: docs/DAGS.md, docs/specs.md and docs/listeners.md
 	@home=$$(mktemp -d) && trap 'rm -rf "$$home"' EXIT && \
 	    AIRFLOW_HOME="$$home" $(BIN)/python -m nightshift.orchestration.dag_docs dags docs/DAGS.md >/dev/null
 	@$(BIN)/python -m nightshift.contracts.reference_page > docs/specs.md
+	@$(BIN)/python -m nightshift.services.listeners > docs/listeners.md
 
 backtest: install ## Report the model's quality for every month of 2013 from April on
 	@$(BIN)/nightshift backtest
@@ -82,5 +83,5 @@ lock: ## Compile requirements.in into requirements.txt, with hashes
 	    requirements.in -o requirements.txt
 
 clean: down ## Stop the services and delete their data and the caches (not .venv)
-	@if [ -x $(BIN)/nightshift ]; then $(BIN)/nightshift down --delete-data; fi
+	@if [ -x $(BIN)/nightshift ]; then $(BIN)/nightshift down --delete-data --yes; fi
 	@rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.* dbt_project/target dbt_project/logs

@@ -34,6 +34,7 @@ from nightshift.replay.flights_2013 import read_by_partition
 from nightshift.replay.upstream import deliver
 from nightshift.services.airflow_api import AirflowApi
 from nightshift.services.local_env import read_env
+from nightshift.services.watchdog import ends_with_us
 from nightshift.settings import PROJECT_ROOT, Settings, load_settings
 from nightshift.warehouse.connection import connect
 
@@ -48,8 +49,8 @@ from nightshift.cli.demo import Stopwatch, load_history
 from nightshift.contracts.model_spec import load_specs
 from nightshift.contracts.partitions import PartitionRange
 from nightshift.contracts.run import RunContext
-from nightshift.settings import load_settings
-settings = load_settings()
+from nightshift.settings import load_admin_settings
+settings = load_admin_settings()
 history = PartitionRange.of("{FIRST_DAY}", "{LAST_DAY}")
 load_history(settings, load_specs(settings.models_dir), history, RunContext("bench/history", actor="bench"), Stopwatch())
 """
@@ -131,12 +132,13 @@ def main() -> int:
         env = {name: value for name, value in os.environ.items() if not name.startswith("NIGHTSHIFT_")}
         os.environ |= {"NIGHTSHIFT_HOME": str(home), **copy_project(Path(folder))}
         env |= {name: value for name, value in os.environ.items() if name.startswith("NIGHTSHIFT_")}
-        try:
-            run(env, "-m", "nightshift.cli", "up", "--only", "postgres,s3,airflow")
-            run(env, "-c", HISTORY)
-            paths = nights(home, given.repeats)
-        finally:
-            run(env, "-m", "nightshift.cli", "down", "--delete-data")
+        with ends_with_us(home):
+            try:
+                run(env, "-m", "nightshift.cli", "up", "--only", "postgres,s3,airflow")
+                run(env, "-c", HISTORY)
+                paths = nights(home, given.repeats)
+            finally:
+                run(env, "-m", "nightshift.cli", "down", "--delete-data", "--yes")
     seconds = [sum(step.seconds for step in path) for path in paths]
     middle = paths[seconds.index(statistics.median_low(seconds))]
     result = Result("empty_night", f"{len(middle)} tasks on the path, {len(paths)} nights; of two models the later one")

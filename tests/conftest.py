@@ -61,8 +61,10 @@ def services_env(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str,
     ``NIGHTSHIFT_TEST_ENV`` names an env file of servers that already run; without it they are started here and stopped at the end.
     """
     if given := os.environ.get("NIGHTSHIFT_TEST_ENV"):
-        lines = (line.split("=", 1) for line in Path(given).read_text().splitlines() if "=" in line and not line.startswith("#"))
-        yield {name: value.strip("'\"") for name, value in lines}
+        from nightshift.services.local_env import ADMIN_FILE_NAME, read_env
+
+        path = Path(given)
+        yield read_env(path.parent, path.name) | read_env(path.parent, ADMIN_FILE_NAME)
         return
     from nightshift.services.local_env import LocalServers
 

@@ -21,7 +21,8 @@ from nightshift.cli.critical_path import Step, find_path
 from nightshift.cli.night import Night, run_night
 from nightshift.contracts.model_spec import load_specs
 from nightshift.services.airflow_api import AirflowApi, DagRun
-from nightshift.services.local_env import read_env
+from nightshift.services.local_env import ADMIN_FILE_NAME, read_env
+from nightshift.services.watchdog import ends_with_us
 from nightshift.settings import PROJECT_ROOT, Settings
 
 FIRST_DAY, LAST_DAY, NIGHT = "2013-01-01", "2013-02-03", "2013-02-04"
@@ -31,8 +32,8 @@ from nightshift.contracts.model_spec import load_specs
 from nightshift.contracts.partitions import PartitionRange
 from nightshift.contracts.run import RunContext
 from nightshift.replay.upstream import deliver
-from nightshift.settings import load_settings
-settings = load_settings()
+from nightshift.settings import load_admin_settings
+settings = load_admin_settings()
 history = PartitionRange.of("{FIRST_DAY}", "{LAST_DAY}")
 load_history(settings, load_specs(settings.models_dir), history, RunContext("test/history", actor="test"), Stopwatch())
 deliver(settings, PartitionRange.of("{NIGHT}"))
@@ -102,19 +103,22 @@ def open_whole(
     home, dags = base / "home", base / "dags"
     env = {name: value for name, value in os.environ.items() if not name.startswith("NIGHTSHIFT_")}
     env |= {"NIGHTSHIFT_HOME": str(home), "NIGHTSHIFT_DAGS_DIR": str(dags), "PYTHONPATH": str(PROJECT_ROOT / "plugins"), **IMPATIENT}
-    try:
-        if is_new := not dags.exists():
-            _copy_small_dags(dags)
-            _run(env, "-m", "nightshift.cli", "up", "--only", "postgres,s3,airflow")
-            _run(env, "-c", _HISTORY)
-        settings = Settings(dags_dir=dags, **{name.removeprefix("NIGHTSHIFT_").lower(): value for name, value in read_env(home).items()})
-        api = AirflowApi.local(home)
-        with beside(home):
-            night = run_night(api, NIGHT, expected_dags(settings), timeout_seconds=800) if is_new else Night(NIGHT, 0, 0.0, 0.0)
-            yield Whole(settings, api, night, find_path(api, NIGHT) if is_new else ())
-    finally:
-        if not is_kept:
-            _run(env, "-m", "nightshift.cli", "down", "--delete-data")
+    with nullcontext() if is_kept else ends_with_us(home):
+        try:
+            if is_new := not dags.exists():
+                _copy_small_dags(dags)
+                _run(env, "-m", "nightshift.cli", "up", "--only", "postgres,s3,airflow")
+                _run(env, "-c", _HISTORY)
+            given = read_env(home) | read_env(home, ADMIN_FILE_NAME)
+            values = {name.removeprefix("NIGHTSHIFT_").lower(): value for name, value in given.items()}
+            settings = Settings(dags_dir=dags, **values)
+            api = AirflowApi.local(home)
+            with beside(home):
+                night = run_night(api, NIGHT, expected_dags(settings), timeout_seconds=800) if is_new else Night(NIGHT, 0, 0.0, 0.0)
+                yield Whole(settings, api, night, find_path(api, NIGHT) if is_new else ())
+        finally:
+            if not is_kept:
+                _run(env, "-m", "nightshift.cli", "down", "--delete-data", "--yes")
 
 
 def expected_dags(settings: Settings) -> set[str]:

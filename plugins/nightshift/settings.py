@@ -19,7 +19,12 @@ PROJECT_ROOT = Path(__file__).resolve().parents[2]
 
 def default_home() -> Path:
     """Return the folder of local state: ``NIGHTSHIFT_HOME`` or ``.nightshift`` in the project."""
-    return Path(os.environ.get("NIGHTSHIFT_HOME") or PROJECT_ROOT / ".nightshift").resolve()
+    return named_home().resolve()
+
+
+def named_home() -> Path:
+    """Return the same folder as it was named, links not followed."""
+    return Path(os.environ.get("NIGHTSHIFT_HOME") or PROJECT_ROOT / ".nightshift").absolute()
 
 
 class Settings(BaseSettings):
@@ -85,15 +90,27 @@ class Settings(BaseSettings):
         return self.dags_dir / "datasets"
 
 
-def load_settings() -> Settings:
-    """Read the settings from the environment and ``<home>/env``.
+def load_admin_settings() -> Settings:
+    """Read the settings with the login that may create roles, for `up`, `migrate` and their like; a task has no need of it.
 
     Raises:
         SettingsError: A setting is missing or has a wrong type; the message names the variables.
     """
-    env_file = default_home() / "env"
+    return load_settings("env", "admin-env")
+
+
+def load_settings(*env_files: str) -> Settings:
+    """Read the settings from the environment and from files of the home.
+
+    Args:
+        env_files: Names of files in the home, ``env`` by default; variables of the process win over them.
+
+    Raises:
+        SettingsError: A setting is missing or has a wrong type; the message names the variables.
+    """
+    paths = [default_home() / name for name in env_files or ("env",)]
     try:
-        return Settings(_env_file=env_file if env_file.is_file() else None)
+        return Settings(_env_file=[path for path in paths if path.is_file()] or None)
     except ValidationError as error:
         names = ", ".join(f"NIGHTSHIFT_{'_'.join(map(str, e['loc'])).upper()}" for e in error.errors())
         reasons = "; ".join(e["msg"] for e in error.errors())

@@ -32,6 +32,10 @@ LOOPBACK = "127.0.0.1"
 PREDICTIONS = "predictions/flight_delayed"
 
 
+ENDS_WITH_US = ("setpriv", "--pdeathsig", "KILL")
+"""A killed pytest takes its servers with it."""
+
+
 @dataclass
 class Workers:
     """Two Celery workers, each with a log of its own."""
@@ -44,7 +48,7 @@ class Workers:
         command = [launch.argv[0], "celery", "worker", "--concurrency=2", f"--celery-hostname={name}@%h", "--skip-serve-logs"]
         with (self.folder / f"{name}.log").open("wb") as log:
             self.processes[name] = subprocess.Popen(
-                [*command, "--without-gossip", "--without-mingle"],
+                [*ENDS_WITH_US, *command, "--without-gossip", "--without-mingle"],
                 env={**os.environ, **launch.env},
                 cwd=launch.cwd,
                 stdout=log,
@@ -90,7 +94,7 @@ def running_redis(folder: Path) -> Iterator[str]:
         f"bind {LOOPBACK}\nport {port}\nrequirepass {password}\nsave ''\nappendonly no\ndir {folder}\n".replace("''", '""')
     )
     with (folder / "redis.log").open("wb") as log:
-        process = subprocess.Popen([program, configuration], stdout=log, stderr=subprocess.STDOUT, cwd=folder)
+        process = subprocess.Popen([*ENDS_WITH_US, program, configuration], stdout=log, stderr=subprocess.STDOUT, cwd=folder)
     url = f"redis://:{password}@{LOOPBACK}:{port}/0"
     try:
         client = redis.Redis.from_url(url)

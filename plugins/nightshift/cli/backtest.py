@@ -13,7 +13,7 @@ import typer
 from nightshift.cli.console import print_table, say
 from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.contracts.run import RunContext
-from nightshift.settings import PROJECT_ROOT, load_settings
+from nightshift.settings import PROJECT_ROOT, load_admin_settings
 from nightshift.warehouse.ledger import LOOKBACK_DAYS
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def backtest_months(every_days: int, *, report: bool) -> None:
     from nightshift.replay.backtest import labelled_rows
 
     services.launch(services.BASE_GROUPS, wait_for=services.BASE_GROUPS)
-    settings = own_warehouse(load_settings())
+    settings = own_warehouse(load_admin_settings())
     run = RunContext("backtest", actor=f"cli:{getpass.getuser()}")
     timings = load_year(settings, run)
     results = {}

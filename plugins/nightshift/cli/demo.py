@@ -19,7 +19,7 @@ from nightshift.cli.setup import set_up
 from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.contracts.run import RunContext
 from nightshift.errors import ServiceError
-from nightshift.settings import default_home, load_settings
+from nightshift.settings import default_home, load_admin_settings
 
 if TYPE_CHECKING:
     from nightshift.contracts.model_spec import ModelSpec
@@ -60,14 +60,14 @@ def demo(
     from nightshift.cli import services
     from nightshift.cli.summary import print_summary
     from nightshift.contracts.model_spec import load_specs
-    from nightshift.services.stack import GROUPS
+    from nightshift.services.stack import DEFAULT_GROUPS
 
     watch = Stopwatch()
     begin = Partition.parse(first_night)
     history = PartitionRange(begin.shift(-HISTORY_DAYS), begin.shift(-1))
-    with watch.step("Start PostgreSQL and the S3 server; Airflow and MLflow start beside what follows"):
-        services.launch(GROUPS, wait_for=services.BASE_GROUPS)
-    settings = load_settings()
+    with watch.step("Start PostgreSQL and the S3 server; Airflow starts beside what follows"):
+        services.launch(DEFAULT_GROUPS, wait_for=services.BASE_GROUPS)
+    settings = load_admin_settings()
     specs = load_specs(settings.models_dir)
     run = RunContext(f"demo/{first_night}", actor=f"cli:{getpass.getuser()}")
     load_history(settings, specs, history, run, watch)
@@ -107,10 +107,10 @@ def expected_dags(specs: dict[str, ModelSpec]) -> set[str]:
 def _wait_for_airflow(home: Path, specs: dict[str, ModelSpec], watch: Stopwatch) -> AirflowApi:
     from nightshift.cli import services
     from nightshift.services.airflow_api import AirflowApi
-    from nightshift.services.stack import GROUPS
+    from nightshift.services.stack import DEFAULT_GROUPS
 
     with watch.step("Wait until Airflow is healthy and has read the DAGs"):
-        services.launch(GROUPS, wait_for=("airflow",))
+        services.launch(DEFAULT_GROUPS, wait_for=("airflow",))
         api, started = AirflowApi.local(home), time.monotonic()
         while missing := expected_dags(specs) - api.dag_ids():
             if time.monotonic() - started > AIRFLOW_TIMEOUT_SECONDS:

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from nightshift.errors import ServiceError
-from nightshift.settings import Settings, load_settings
+from nightshift.settings import Settings, load_admin_settings, load_settings
 
 
 class Role(StrEnum):
@@ -27,7 +27,7 @@ def psql(
     command: Annotated[str | None, typer.Option("-c", "--command", help="Run this SQL and exit.")] = None,
 ) -> None:
     """Open the warehouse in psql, or run one statement. The password travels in the environment, never in the arguments."""
-    settings = load_settings()
+    settings = load_admin_settings() if role is Role.admin else load_settings()
     user, password = _login(settings, role)
     environment = {
         **os.environ,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from collections.abc import Collection, Sequence
@@ -12,7 +13,7 @@ import typer
 
 from nightshift.cli.console import print_table, say
 from nightshift.errors import ServiceError
-from nightshift.settings import default_home, load_settings
+from nightshift.settings import default_home, load_admin_settings, named_home
 
 if TYPE_CHECKING:
     from nightshift.services.stack import Part, Stack
@@ -26,16 +27,20 @@ STARTING_SECONDS = 60.0
 
 
 def up(
-    only: Annotated[str, typer.Option(help="Comma-separated: postgres, s3, airflow, mlflow. Default: all.")] = "",
+    only: Annotated[str, typer.Option(help="Comma-separated: postgres, s3, airflow, mlflow. Default: all but mlflow.")] = "",
+    beside: Annotated[str, typer.Option("--with", help="Start this too: mlflow, whose pages only show what the warehouse has.")] = "",
 ) -> None:
     """Start the local services, wait until they are healthy, and bring the warehouse to the newest schema. Safe to repeat."""
     from nightshift.cli.setup import set_up
-    from nightshift.services.stack import GROUPS
+    from nightshift.services.placement import prepare_home
+    from nightshift.services.stack import DEFAULT_GROUPS
+    from nightshift.services.up_lock import only_up
 
-    asked = _names(only) or list(GROUPS)
+    asked = [*(_names(only) or DEFAULT_GROUPS), *_names(beside)]
     stack = launch(asked, wait_for=asked)
     if set(BASE_GROUPS) <= set(asked):
-        set_up(load_settings())
+        with only_up(prepare_home(default_home()), say):
+            set_up(load_admin_settings())
     _print_addresses(default_home(), stack)
 
 
@@ -49,13 +54,21 @@ def launch(groups: Collection[str], wait_for: Collection[str]) -> Stack:
     Raises:
         ServiceError: A group is unknown, or a part did not become healthy.
     """
-    from nightshift.services.local_env import write_env
     from nightshift.services.placement import prepare_home
-    from nightshift.services.stack import GROUPS, compose, running_groups
-    from nightshift.services.supervisor import ensure_supervisor
+    from nightshift.services.stack import compose
+    from nightshift.services.up_lock import only_up
 
     home = prepare_home(default_home())
     compose(home, groups)
+    with only_up(home, say):
+        return _launch(home, groups, wait_for)
+
+
+def _launch(home: Path, groups: Collection[str], wait_for: Collection[str]) -> Stack:
+    from nightshift.services.local_env import write_env
+    from nightshift.services.stack import GROUPS, compose, running_groups
+    from nightshift.services.supervisor import ensure_supervisor
+
     wanted = [group for group in GROUPS if group in set(groups) | running_groups(home)]
     stack = compose(home, wanted)
     for notice in stack.notices:
@@ -69,14 +82,24 @@ def launch(groups: Collection[str], wait_for: Collection[str]) -> Stack:
 
 def down(
     delete_data: Annotated[bool, typer.Option("--delete-data", help="Delete the home with all databases and objects too.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Delete without a question.")] = False,
 ) -> None:
-    """Stop the local services."""
+    """Stop the local services.
+
+    Raises:
+        ServiceError: The home is not a folder that nightshift made.
+    """
+    from nightshift.services.home import check_deletable
     from nightshift.services.placement import prepare_home, remove_placed_files
     from nightshift.services.stack import all_parts
     from nightshift.services.supervisor import stop_supervisor
 
-    if not default_home().is_dir():
+    if not os.path.lexists(named_home()) or not any(default_home().glob("*")):
         return
+    if delete_data:
+        check_deletable(named_home())
+        if not yes:
+            typer.confirm(f"Delete {named_home()} with all its databases, objects and logs?", abort=True)
     home = prepare_home(default_home())
     stop_supervisor(home)
     started = [part for part in all_parts(home) if part.process.was_started]
@@ -104,13 +127,13 @@ def status() -> None:
     """Show each part's state, pid, address and health. Exits with 1 if something is down."""
     from nightshift.services.placement import prepare_home
     from nightshift.services.process import ServerProcess
-    from nightshift.services.stack import compose
+    from nightshift.services.stack import compose, expected_groups
     from nightshift.services.supervisor import NAME
 
     home = prepare_home(default_home())
     supervisor = ServerProcess(home, NAME).find()
     rows = [(NAME, *(("ok", str(supervisor.pid)) if supervisor else ("down", "-")), "", "")]
-    stack = compose(home)
+    stack = compose(home, expected_groups(home))
     rows += [_status_row(part) for part in stack.parts]
     print_table(("part", "state", "pid", "address", "health"), rows)
     for notice in stack.notices:
@@ -177,5 +200,5 @@ def _print_addresses(home: Path, stack: Stack) -> None:
     if "airflow" in addresses:
         say(f"  Airflow     {addresses['airflow']}  user admin, password: cat '{home / 'secrets' / 'airflow-admin'}'")
     if "mlflow" in addresses:
-        say(f"  MLflow      {addresses['mlflow']}")
+        say(f"  MLflow      {addresses['mlflow']}  user admin, password: cat '{home / 'secrets' / 'mlflow-admin'}'")
     say(f"  settings    {home / 'env'}")

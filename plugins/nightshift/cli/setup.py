@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from nightshift.cli.console import say
-from nightshift.settings import load_settings
+from nightshift.settings import load_admin_settings
 
 if TYPE_CHECKING:
     from nightshift.settings import Settings
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 def migrate() -> None:
     """Create or upgrade the warehouse, the bucket, dbt's tables, the prediction tables and the analyst's views."""
-    set_up(load_settings())
+    set_up(load_admin_settings())
 
 
 def set_up(settings: Settings) -> None:

@@ -92,14 +92,11 @@ def _print_path(night: str) -> None:
 
 
 def _print_places(url: str, model: str) -> None:
-    from nightshift.services.stack import all_parts
-
     password = default_home() / "secrets" / "airflow-admin"
-    mlflow = next((part.address for part in all_parts(default_home()) if part.group == "mlflow"), "")
     query = f"select * from analytics.{model}_current limit 5"  # noqa: S608 - shown, not run
     say("\nWhere to look")
     say(f'  SQL       .venv/bin/nightshift psql --role analyst -c "{query}"')
     say(f"  Airflow   {url}   user admin, password: cat '{password}'")
-    say(f"  MLflow    {mlflow}")
+    say("  MLflow    .venv/bin/nightshift up --with mlflow")
     say(f"  report    .venv/bin/nightshift report {model}")
     say("  all       .venv/bin/nightshift status        stop with: make down")

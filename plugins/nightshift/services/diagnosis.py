@@ -18,7 +18,7 @@ from pathlib import Path
 from nightshift.errors import NightshiftError, ServiceError
 from nightshift.services.airflow_parts import AirflowPart
 from nightshift.services.process import ServerProcess
-from nightshift.services.stack import compose
+from nightshift.services.stack import compose, expected_groups
 from nightshift.services.supervisor import NAME as SUPERVISOR
 from nightshift.settings import PROJECT_ROOT, load_settings
 
@@ -113,7 +113,11 @@ def check_disk(home: Path) -> Iterator[Finding]:
 
 def check_permissions(home: Path) -> Iterator[Finding]:
     """Yield secret files that others could read."""
-    secrets = [path for path in (*(home / "secrets").glob("*"), home / "env", home / "airflow" / "airflow.cfg") if path.is_file()]
+    secrets = [
+        path
+        for path in (*(home / "secrets").glob("*"), home / "env", home / "admin-env", home / "airflow" / "airflow.cfg")
+        if path.is_file()
+    ]
     open_files = [path for path in secrets if stat.S_IMODE(path.stat().st_mode) & 0o077]
     for path in open_files:
         yield Finding("permissions", "broken", f"{path} is readable by others", f"chmod 600 '{path}'")
@@ -146,7 +150,7 @@ def check_settings(_home: Path) -> Iterator[Finding]:
 
 def check_services(home: Path) -> Iterator[Finding]:
     """Yield the health of the supervisor and of each local part."""
-    stack = compose(home)
+    stack = compose(home, expected_groups(home))
     if ServerProcess(home, SUPERVISOR).find() is None and stack.parts:
         yield Finding("supervisor", "broken", "not running: nothing restarts a part that dies", "nightshift up")
     else:

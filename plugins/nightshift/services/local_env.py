@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Self
 
@@ -13,6 +14,9 @@ from nightshift.services.ports import LOOPBACK
 from nightshift.services.postgres import SUPERUSER, PostgresServer
 
 FILE_NAME = "env"
+ADMIN_FILE_NAME = "admin-env"
+"""The superuser's login; only administrative commands read it, tasks never do."""
+ADMIN_PREFIX = "NIGHTSHIFT_WAREHOUSE_ADMIN_"
 
 
 def warehouse_settings(server: PostgresServer) -> dict[str, str]:
@@ -47,11 +51,23 @@ def object_store_settings(server: ObjectServer) -> dict[str, str]:
 
 
 def write_env(home: Path, settings: Mapping[str, str]) -> Path:
-    """Replace ``<home>/env`` (mode 0600) with the given settings, quoted for a shell, and return its path."""
-    target = home / FILE_NAME
-    partial = home / f".{FILE_NAME}.{os.getpid()}"
+    """Replace ``<home>/env`` and ``<home>/admin-env`` (mode 0600) with the given settings; return the path of the first.
+
+    Args:
+        home: Folder of local state.
+        settings: Variables; those of the superuser go into the second file.
+    """
+    admin = {name: value for name, value in settings.items() if name.startswith(ADMIN_PREFIX)}
+    _write(home / ADMIN_FILE_NAME, admin)
+    return _write(home / FILE_NAME, {name: value for name, value in settings.items() if name not in admin})
+
+
+def _write(target: Path, settings: Mapping[str, str]) -> Path:
+    """Replace a file of variables, quoted for a shell."""
+    partial = target.parent / "run" / f"{target.name}.{os.getpid()}"
     lines = ["# Written by `nightshift up`. Variables of the process win over this file."]
     lines += [f"{name}='{value}'" for name, value in settings.items()]
+    partial.parent.mkdir(mode=0o700, exist_ok=True)
     partial.unlink(missing_ok=True)
     with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write("\n".join(lines) + "\n")
@@ -59,9 +75,9 @@ def write_env(home: Path, settings: Mapping[str, str]) -> Path:
     return target
 
 
-def read_env(home: Path) -> dict[str, str]:
-    """Return what ``<home>/env`` says; empty if there is no such file."""
-    path = home / FILE_NAME
+def read_env(home: Path, file_name: str = FILE_NAME) -> dict[str, str]:
+    """Return what a file of variables in the home says, ``env`` by default; empty if there is no such file."""
+    path = home / file_name
     if not path.is_file():
         return {}
     pairs = (line.split("=", 1) for line in path.read_text().splitlines() if "=" in line and not line.startswith("#"))
@@ -70,6 +86,8 @@ def read_env(home: Path) -> dict[str, str]:
 
 class LocalServers:
     """PostgreSQL and S3 without a supervisor, stopped at the end of a with block; for tests and benchmarks.
+
+    They also end when this process is killed within the block; their data stays then.
 
     Args:
         home: Folder of local state.
@@ -81,6 +99,7 @@ class LocalServers:
     def __init__(self, home: Path) -> None:
         self._home = prepare_home(home)
         self._postgres, self._object_server = PostgresServer(self._home), ObjectServer(self._home)
+        self._exits = ExitStack()
         self.env: dict[str, str] = {}
 
     def __enter__(self) -> Self:
@@ -89,7 +108,10 @@ class LocalServers:
         Raises:
             ServiceError: One of them did not start; the other is stopped.
         """
+        from nightshift.services.watchdog import ends_with_us
+
         try:
+            self._exits.enter_context(ends_with_us(self._home))
             self._postgres.ensure_started()
             self._object_server.ensure_started()
         except BaseException:
@@ -103,4 +125,5 @@ class LocalServers:
         """Stop both servers and delete what they keep outside of the home."""
         self._postgres.stop()
         self._object_server.stop()
+        self._exits.close()
         remove_placed_files(self._home)

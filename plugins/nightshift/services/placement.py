@@ -14,8 +14,11 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from nightshift.services.home import claim_home
+
 UNPRIVILEGED_USER = "nobody"
 SYSTEM_STATE_DIR = Path("/var/lib/nightshift")
+ROOT_PREFIX = "home-"
 TRAVERSABLE = 0o711
 """Set by chmod, since a strict umask would take it away from mkdir: others may pass through, but not list."""
 
@@ -60,9 +63,14 @@ class Placement:
 
 
 def prepare_home(home: Path) -> Path:
-    """Create the home folder, closed to other users, and return its absolute path."""
+    """Create the home folder, closed to other users, and return its absolute path.
+
+    Raises:
+        ServiceError: The folder exists and is not a home of ours; it is left as it is.
+    """
     home = home.expanduser().resolve()
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    claim_home(home)
     home.chmod(TRAVERSABLE if os.geteuid() == 0 else 0o700)
     for name in ("run", "logs", "secrets"):
         (home / name).mkdir(mode=0o700, exist_ok=True)
@@ -89,14 +97,24 @@ def remove_placed_files(home: Path) -> None:
 def _private_root(home: Path) -> Path:
     """Return the folder outside of an unreachable home; its random name is kept in the home."""
     pointer = home / "private-root"
-    if pointer.is_file() and (root := Path(pointer.read_text().strip())).is_dir():
+    root = _pointed_root(pointer)
+    if root is not None:
         return root
     SYSTEM_STATE_DIR.mkdir(parents=True, exist_ok=True)
     SYSTEM_STATE_DIR.chmod(TRAVERSABLE)
-    root = Path(tempfile.mkdtemp(prefix="home-", dir=SYSTEM_STATE_DIR))
+    root = Path(tempfile.mkdtemp(prefix=ROOT_PREFIX, dir=SYSTEM_STATE_DIR))
     root.chmod(TRAVERSABLE)
     pointer.write_text(str(root))
     return root
+
+
+def _pointed_root(pointer: Path) -> Path | None:
+    """Return the folder that a home's pointer names; None unless it is one that we made, since it is deleted with the home."""
+    if not pointer.is_file():
+        return None
+    root = Path(pointer.read_text().strip())
+    is_ours = root.parent == SYSTEM_STATE_DIR and root.name.startswith(ROOT_PREFIX) and not root.is_symlink()
+    return root if is_ours and root.is_dir() else None
 
 
 def _can_traverse(path: Path) -> bool:

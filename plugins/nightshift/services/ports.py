@@ -7,15 +7,20 @@ import json
 import os
 import random
 import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+import psutil
 
 from nightshift.errors import ServiceError
 
 LOOPBACK = "127.0.0.1"
 FIRST_PORT, LAST_PORT = 15_000, 22_000
 """Below the kernel's ephemeral range (32768 and up), also with SeaweedFS's gRPC twins at +10000."""
+PATIENCE_SECONDS = 10.0
+"""A killed server is gone from the process table before the kernel has closed its last socket."""
 
 
 def is_free(port: int) -> bool:
@@ -44,7 +49,9 @@ class Ports:
         return json.loads(self._file.read_text()) if self._file.exists() else {}
 
     def usable(self, name: str, is_usable: Callable[[int], bool] = is_free) -> int:
-        """Return the remembered port of a service that is not running, or remember a new one if that is taken.
+        """Return the remembered port of a service that is not running, or remember a new one if another program took it.
+
+        A port that is taken by no living program is waited for: clients that still run were told this one.
 
         Args:
             name: Service name.
@@ -55,7 +62,7 @@ class Ports:
         """
         with self._locked():
             ports = self.remembered()
-            if name not in ports or not is_usable(ports[name]):
+            if name not in ports or not _becomes_usable(ports[name], is_usable):
                 ports[name] = self._choose(set(ports.values()), is_usable)
                 self._write(ports)
             return ports[name]
@@ -84,3 +91,19 @@ class Ports:
             yield
         finally:
             os.close(lock)
+
+
+def _becomes_usable(port: int, is_usable: Callable[[int], bool]) -> bool:
+    """Return whether a port is usable, waiting for the sockets of a dead server to close."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not is_usable(port):
+        if time.monotonic() > deadline or _has_living_listener(port):
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def _has_living_listener(port: int) -> bool:
+    """Return whether a program that we can see listens there; a dying one has lost its list of open files."""
+    listeners = (c for c in psutil.net_connections("tcp") if c.status == psutil.CONN_LISTEN)
+    return any(c.pid is not None and c.laddr.port == port for c in listeners)

@@ -18,6 +18,8 @@ from nightshift.services.postgres import PostgresServer
 from nightshift.services.process import ServerProcess
 
 GROUPS = ("postgres", "s3", "airflow", "mlflow")
+DEFAULT_GROUPS = ("postgres", "s3", "airflow")
+"""What `nightshift up` starts. MLflow's pages are for people, so a person asks for them: `nightshift up --with mlflow`."""
 AIRFLOW_DATABASE = "NIGHTSHIFT_AIRFLOW_DATABASE_URL"
 
 
@@ -96,7 +98,7 @@ class Surroundings:
         return reasons
 
 
-def compose(home: Path, groups: Collection[str] = GROUPS, environment: Mapping[str, str] | None = None) -> Stack:
+def compose(home: Path, groups: Collection[str] = DEFAULT_GROUPS, environment: Mapping[str, str] | None = None) -> Stack:
     """Return the parts of the asked groups that this home runs itself.
 
     Args:
@@ -115,6 +117,12 @@ def compose(home: Path, groups: Collection[str] = GROUPS, environment: Mapping[s
     chosen = [group for group in GROUPS if group in groups and group not in left_out]
     notices = tuple(f"{group} is not started here: {left_out[group]}" for group in GROUPS if group in groups and group in left_out)
     return Stack(tuple(_parts(home, chosen, around)), notices, _settings(home, left_out))
+
+
+def expected_groups(home: Path) -> list[str]:
+    """Return the groups that should run: what `nightshift up` starts, and what was started beside it and never stopped."""
+    started = {part.group for part in all_parts(home) if part.process.was_started}
+    return [group for group in GROUPS if group in DEFAULT_GROUPS or group in started]
 
 
 def running_groups(home: Path) -> set[str]:

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from nightshift.services.home import is_home
 from nightshift.services.local_env import write_env
 from nightshift.services.placement import prepare_home
 from nightshift.services.process import Launch, ServerProcess
@@ -75,8 +76,8 @@ class Supervisor:
         self._is_ending = True
 
     def run(self) -> None:
-        """Watch the parts until asked to end."""
-        while not self._is_ending:
+        """Watch the parts until asked to end, or until the home is deleted, which a start would make anew."""
+        while not self._is_ending and is_home(self._home):
             self.watch_once()
             time.sleep(TICK_SECONDS)
 

@@ -7,20 +7,25 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
 import psycopg
 import pytest
 
-from nightshift.services.local_env import LocalServers, read_env
+from nightshift.services.local_env import ADMIN_FILE_NAME, LocalServers, read_env
 from nightshift.services.object_server import ObjectServer
 from nightshift.services.placement import prepare_home, remove_placed_files
 from nightshift.services.ports import LOOPBACK
 from nightshift.services.postgres import PostgresServer
 from nightshift.services.process import ServerProcess
+from nightshift.services.watchdog import ends_with_us
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
+
+WATCHDOG_SECONDS = 20
+"""Ten are enough on a quiet machine."""
 
 
 @pytest.fixture(scope="module")
@@ -29,9 +34,10 @@ def home():
     with tempfile.TemporaryDirectory(prefix="night shift ") as folder:
         Path(folder).chmod(0o711)
         path = prepare_home(Path(folder) / "a home")
-        _nightshift(path, "up", "--only", "postgres,s3")
-        yield path
-        _nightshift(path, "down")
+        with ends_with_us(path):
+            _nightshift(path, "up", "--only", "postgres,s3")
+            yield path
+            _nightshift(path, "down")
         remove_placed_files(path)
 
 
@@ -43,7 +49,7 @@ def _nightshift(home, *arguments, check=True):
         capture_output=True,
         text=True,
         check=check,
-        timeout=120,
+        timeout=300,
     )
 
 
@@ -115,10 +121,11 @@ def test_committed_row_is_there_when_postgres_was_killed(home):
         assert connection.execute("SELECT a FROM kept").fetchone() == (42,)
 
 
-def test_s3_answers_again_when_it_was_killed(home):
-    process = ObjectServer(home).process.find()
+def test_s3_answers_again_on_its_port_when_it_was_killed(home):
+    process, port = ObjectServer(home).process.find(), ObjectServer(home).port
     os.kill(process.pid, signal.SIGKILL)
     assert _wait_for(lambda: ObjectServer(home).process.find() not in (None, process) and ObjectServer(home).is_healthy())
+    assert ObjectServer(home).port == port, "tasks that run were told the old one"
 
 
 def test_servers_are_adopted_when_supervisor_was_killed(home):
@@ -169,3 +176,60 @@ def test_nothing_is_left_running_or_outside_when_local_servers_end(tmp_path):
             assert connection.execute("SELECT 1").fetchone() == (1,)
     assert PostgresServer(tmp_path / "a home").process.find() is None
     assert os.geteuid() != 0 or not outside.exists()
+
+
+STARTER = """
+import sys, time
+from pathlib import Path
+import psycopg
+from nightshift.services.local_env import LocalServers
+with LocalServers(Path(sys.argv[1])) as servers:
+    login = {key: servers.env[f"NIGHTSHIFT_WAREHOUSE_{key.upper()}"] for key in ("host", "port", "user", "password")}
+    with psycopg.connect(**login, dbname="warehouse") as connection:
+        connection.execute("create table kept as select 42 as a")
+    print("started", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_servers_end_and_their_data_is_sound_when_their_starter_was_killed(tmp_path):
+    home = prepare_home(tmp_path / "a home")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    starter = subprocess.Popen([sys.executable, "-c", STARTER, str(home)], env=environment, stdout=subprocess.PIPE)
+    assert starter.stdout.readline() == b"started\n"
+    parts = [server(home).process for server in (PostgresServer, ObjectServer)]
+    leaders = [ServerProcess(home, "watchdog").find(), *(part.find() for part in parts)]
+    family = [*leaders, *(child for leader in leaders for child in leader.children(recursive=True))]
+    assert len(family) > 6
+
+    starter.kill()
+    starter.wait()
+
+    assert _wait_for(lambda: not any(map(_is_alive, family)), WATCHDOG_SECONDS)
+    with LocalServers(home), _connect(home, "nightshift") as connection:
+        assert connection.execute("SELECT a FROM kept").fetchone() == (42,)
+
+
+def _is_alive(process):
+    """Return whether a process runs; a dead one whose new parent has not asked for it yet does not."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def test_both_succeed_when_two_people_start_at_once(tmp_path):
+    home = prepare_home(tmp_path / "a home")
+    with ends_with_us(home):
+        with ThreadPoolExecutor(2) as pool:
+            done = list(pool.map(lambda _: _nightshift(home, "up", "--only", "s3", check=False), range(2)))
+        assert [(one.returncode, one.stderr) for one in done] == [(0, ""), (0, "")]
+        _nightshift(home, "down", "--delete-data", "--yes")
+
+
+def test_task_settings_have_no_superuser_when_services_are_up(home):
+    assert not [name for name in read_env(home) if "ADMIN" in name]
+    assert read_env(home, ADMIN_FILE_NAME)["NIGHTSHIFT_WAREHOUSE_ADMIN_USER"] == "postgres"
+    password = PostgresServer(home).password("postgres")
+    assert password not in (home / "env").read_text()
+    assert _nightshift(home, "psql", "--role", "admin", "-c", "SELECT current_user").stdout.split()[2] == "postgres"

@@ -1,5 +1,6 @@
 """The supervisor restarts what died, with growing pauses, and never ends a part that works."""
 
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -87,3 +88,11 @@ def test_part_is_left_alone_when_it_has_no_limit(watch):
     watch.part.is_well = False
     watch(500)
     assert watch(500).n_stops == 0
+
+
+def test_supervisor_ends_and_makes_nothing_anew_when_its_home_was_deleted(tmp_path):
+    home = prepare_home(tmp_path / "home")
+    supervisor = Supervisor(home, ["s3"])
+    shutil.rmtree(home)
+    supervisor.run()
+    assert not home.exists()
