@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from nightshift.services.airflow_settings import QUIET_VENDORS, pools_document
+from nightshift.services.mlflow_app import PASSWORD_VARIABLE
 from nightshift.settings import PROJECT_ROOT
 
 DOCKER = PROJECT_ROOT / "docker"
@@ -40,12 +41,70 @@ def test_only_loopback_ports_are_published():
     assert all(port.startswith("127.0.0.1:") for port in ports)
 
 
-def test_tasks_do_not_get_the_superuser_or_the_keys_of_other_servers():
-    for name in ("api-server", "scheduler", "dag-processor"):
-        values = " ".join(map(str, SERVICES[name]["environment"].values()))
-        assert "POSTGRES_PASSWORD" not in values
-        assert not any(key.startswith(("WEED_", "POSTGRES_", "NIGHTSHIFT_WAREHOUSE_ADMIN")) for key in SERVICES[name]["environment"])
-    assert SERVICES["setup"]["environment"]["NIGHTSHIFT_WAREHOUSE_ADMIN_USER"] == "postgres"
+AIRFLOW_SECRETS = {
+    "NIGHTSHIFT_WAREHOUSE_PASSWORD", "NIGHTSHIFT_S3_ACCESS_KEY_ID", "NIGHTSHIFT_S3_SECRET_ACCESS_KEY", "MLFLOW_DATABASE_PASSWORD",
+    "AIRFLOW__API__SECRET_KEY", "AIRFLOW__API_AUTH__JWT_SECRET", "AIRFLOW__CORE__FERNET_KEY", "AIRFLOW_DATABASE_PASSWORD",
+}  # fmt: skip
+SECRETS = {
+    "postgres": {
+        "POSTGRES_PASSWORD", "NIGHTSHIFT_WAREHOUSE_PASSWORD", "NIGHTSHIFT_ANALYST_PASSWORD", "AIRFLOW_DATABASE_PASSWORD",
+        "MLFLOW_DATABASE_PASSWORD",
+    },
+    "s3": {
+        "NIGHTSHIFT_S3_ACCESS_KEY_ID", "NIGHTSHIFT_S3_SECRET_ACCESS_KEY", "MLFLOW_S3_ACCESS_KEY_ID", "MLFLOW_S3_SECRET_ACCESS_KEY",
+        "WEED_S3_SSE_KEK", "WEED_JWT_SIGNING_KEY", "WEED_JWT_SIGNING_READ_KEY", "WEED_JWT_FILER_SIGNING_KEY",
+        "WEED_JWT_FILER_SIGNING_READ_KEY",
+    },
+    "setup": {*AIRFLOW_SECRETS, "POSTGRES_PASSWORD"},
+    "api-server": AIRFLOW_SECRETS,
+    "scheduler": AIRFLOW_SECRETS,
+    "dag-processor": AIRFLOW_SECRETS,
+    "mlflow": {"NIGHTSHIFT_MLFLOW_PASSWORD", "MLFLOW_DATABASE_PASSWORD", "MLFLOW_S3_ACCESS_KEY_ID", "MLFLOW_S3_SECRET_ACCESS_KEY"},
+}  # fmt: skip
+"""What each service is told; a new service has to be written down here."""
+
+
+def test_every_service_is_told_its_own_secrets_and_no_others():
+    told = {name: set(re.findall(r"\$\{([A-Z0-9_]+):\?\}", str(service["environment"]))) for name, service in SERVICES.items()}
+    assert told == SECRETS
+
+
+@pytest.mark.parametrize("name", sorted(SERVICES))
+def test_no_secret_stands_in_an_argument_of_any_service(name: str):
+    command = str(SERVICES[name].get("command", "")) + str(SERVICES[name].get("entrypoint", ""))
+    health = str(SERVICES[name].get("healthcheck", ""))
+    assert not re.search(r"\$\{?[A-Z]|password|secret|://", command + health, re.IGNORECASE)
+
+
+def test_state_of_tasks_is_shared_with_nobody_else():
+    sharing = {name for name, service in SERVICES.items() if any("state:" in volume for volume in service.get("volumes", []))}
+    assert sharing == {"setup", "api-server", "scheduler", "dag-processor"}
+
+
+def test_only_pages_for_people_leave_the_inner_network():
+    assert yaml.safe_load(COMPOSE)["networks"]["backend"] == {"internal": True}
+    outside = {name for name, service in SERVICES.items() if service["networks"] != ["backend"]}
+    assert outside == {"api-server", "mlflow"}
+    assert outside == {name for name, service in SERVICES.items() if "ports" in service}
+
+
+def test_every_service_is_on_the_page_of_listeners():
+    listed = (PROJECT_ROOT / "docs" / "listeners.md").read_text(encoding="utf-8").split("## `docker/compose.yaml`")[1]
+    assert {name for name in SERVICES if f"\n| {name} |" not in listed} == set()
+    published = [port for service in SERVICES.values() for port in service.get("ports", [])]
+    assert [port for port in published if port not in listed] == []
+
+
+def test_scheduler_serves_its_health_to_its_own_container_and_no_logs():
+    assert "--skip-serve-logs" in SERVICES["scheduler"]["command"]
+    assert SERVICES["scheduler"]["environment"]["AIRFLOW__SCHEDULER__SCHEDULER_HEALTH_CHECK_SERVER_HOST"] == "127.0.0.1"
+
+
+def test_mlflow_is_served_by_our_page_behind_its_login():
+    command = SERVICES["mlflow"]["command"]
+    assert command[-1] == "nightshift.services.mlflow_app:create()"
+    assert "mlflow" not in command
+    assert PASSWORD_VARIABLE in SERVICES["mlflow"]["environment"]
 
 
 def test_env_example_names_exactly_the_secrets_that_compose_demands_and_holds_none():

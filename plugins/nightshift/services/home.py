@@ -1,4 +1,4 @@
-"""Recognise a home: a folder that nightshift made, and that it may therefore close, fill and delete."""
+"""Recognise a home: a folder that nightshift made, and may therefore close, fill and delete."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ OWN_NAMES = frozenset(
         "programs", "replay_clock", "run", "s3", "secrets",
     }
 )  # fmt: skip
-"""What stages and servers write into a home; a worker's home has some of them before the first `nightshift up`."""
+"""What stages and servers write into a home; a worker's home has some of it before any `up`."""
 
 
 def is_home(folder: Path) -> bool:
@@ -42,7 +42,8 @@ def claim_home(home: Path) -> None:
         return
     foreign = sorted(path.name for path in home.iterdir() if path.name not in OWN_NAMES)
     if foreign or home.stat().st_uid != os.geteuid():
-        raise _foreign(home, f"{len(foreign)} other files or folders in it" if foreign else "another user's folder")
+        n_files = f"{len(foreign)} other files or folders in it"
+        raise _foreign(home, n_files if foreign else "another user's folder")
     marker = os.open(home / MARKER, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     with os.fdopen(marker, "w") as file:
         file.write(MARKER_TEXT)

@@ -1,31 +1,35 @@
-"""Run MLflow's tracking server, so that people can look at runs; the pipeline itself writes to its database and S3."""
+"""Run MLflow's pages, so that people can look at runs; the pipeline itself writes to its database and S3."""
 
 from __future__ import annotations
 
-import os
-import sysconfig
+import sys
 import urllib.request
 from collections.abc import Mapping
 from http import HTTPStatus
 from pathlib import Path
 
 from nightshift.services.airflow_settings import QUIET_VENDORS
+from nightshift.services.credentials import Credentials
 from nightshift.services.local_env import object_store_settings
+from nightshift.services.mlflow_app import PASSWORD_VARIABLE
 from nightshift.services.object_server import ObjectServer
 from nightshift.services.placement import prepare_home
 from nightshift.services.ports import LOOPBACK, Ports
 from nightshift.services.postgres import PostgresServer
 from nightshift.services.process import Launch, ServerProcess
+from nightshift.settings import PROJECT_ROOT
 
 NAME = "mlflow"
+PASSWORD_FILE = "mlflow-admin"  # noqa: S105 - the name of the file
 
 
 class MlflowServer:
-    """The MLflow server of one home. Nothing waits for it and nothing fails without it.
+    """The MLflow pages of one home, started when asked for. Nothing waits for them and nothing fails without them.
 
     Args:
         home: Folder of local state.
-        elsewhere: NIGHTSHIFT_S3_* variables of a store that this home does not run; they win over the local one's.
+        elsewhere: NIGHTSHIFT_S3_* variables of a store that this home does not run; figures are not shown then,
+            since its key is not for a page.
     """
 
     name = NAME
@@ -70,18 +74,32 @@ class MlflowServer:
             return False
 
     def _launch(self) -> Launch:
-        program = Path(sysconfig.get_path("scripts")) / "mlflow"
+        listen = ["--bind", f"{LOOPBACK}:{self.port}", "--workers", "1", "--threads", "4", "--no-control-socket"]
+        argv = [sys.executable, "-m", "gunicorn", *listen, "--timeout", "120", "nightshift.services.mlflow_app:create()"]
+        return Launch(argv, self._environment(), self._home)
+
+    def _environment(self) -> dict[str, str]:
+        """Return all that the server knows: the password of MLflow's own database, and a key that only reads ``mlflow/``."""
         store = {**object_store_settings(ObjectServer(self._home)), **self._elsewhere}
-        environment = {
+        return {
             **QUIET_VENDORS,
-            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-            "PATH": f"{program.parent}{os.pathsep}{os.environ.get('PATH', '/usr/bin:/bin')}",
+            "HOME": str(self._home),
+            "PATH": "/usr/bin:/bin",
+            "PYTHONPATH": str(PROJECT_ROOT / "plugins"),
             "MLFLOW_BACKEND_STORE_URI": PostgresServer(self._home).url("mlflow"),
             "MLFLOW_DEFAULT_ARTIFACT_ROOT": f"s3://{store['NIGHTSHIFT_S3_BUCKET']}/mlflow",
-            "MLFLOW_S3_ENDPOINT_URL": store["NIGHTSHIFT_S3_ENDPOINT_URL"],
-            "AWS_ACCESS_KEY_ID": store["NIGHTSHIFT_S3_ACCESS_KEY_ID"],
-            "AWS_SECRET_ACCESS_KEY": store["NIGHTSHIFT_S3_SECRET_ACCESS_KEY"],
-            "AWS_DEFAULT_REGION": store["NIGHTSHIFT_S3_REGION"],
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+            PASSWORD_VARIABLE: Credentials(self._home).get(PASSWORD_FILE),
+            **self._store_environment(),
         }
-        listen = ["--host", LOOPBACK, "--port", str(self.port), "--workers", "1", "--no-serve-artifacts"]
-        return Launch([str(program), "server", *listen], environment, self._home, inherits_env=True)
+
+    def _store_environment(self) -> dict[str, str]:
+        if any(name.startswith("NIGHTSHIFT_S3_") for name in self._elsewhere):
+            return {"AWS_EC2_METADATA_DISABLED": "true"}
+        server = ObjectServer(self._home)
+        return {
+            "MLFLOW_S3_ENDPOINT_URL": server.endpoint.url,
+            "AWS_ACCESS_KEY_ID": server.mlflow_keys.key_id,
+            "AWS_SECRET_ACCESS_KEY": server.mlflow_keys.secret,
+            "AWS_DEFAULT_REGION": object_store_settings(server)["NIGHTSHIFT_S3_REGION"],
+        }

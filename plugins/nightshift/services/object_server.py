@@ -11,6 +11,7 @@ from pathlib import Path
 
 from nightshift.errors import ServiceError
 from nightshift.services.credentials import Credentials, new_hex_key
+from nightshift.services.object_files import IDENTITIES_FILE, KeyPair, write_object_server_files
 from nightshift.services.placement import place_servers, prepare_home
 from nightshift.services.ports import LOOPBACK, Ports, is_free
 from nightshift.services.process import Launch, ServerProcess
@@ -80,13 +81,22 @@ class ObjectServer:
         Raises:
             ServiceError: It did not answer in time; the message has the end of its log.
         """
+        if self.process.find() is not None and self.process.is_outdated(self._launch()):
+            self.stop()
         if self.process.find() is None:
             if self._fixed_port is None:
                 Ports(self._home).usable(NAME, _are_listeners_free)
             _remove_stale_sockets(self.port)
+            self._write_files()
             self.process.start(self._launch())
         self._wait_until_healthy()
         return self.endpoint
+
+    @property
+    def mlflow_keys(self) -> KeyPair:
+        """Return the key pair that may read ``mlflow/`` in the bucket, and nothing else."""
+        key_id, secret = self._credentials.get("s3-mlflow-access-key-id"), self._credentials.get("s3-mlflow-secret-access-key")
+        return KeyPair(key_id, secret)
 
     def stop(self) -> None:
         """Stop the server."""
@@ -116,6 +126,14 @@ class ObjectServer:
             todo=f"Read {self.process.log_file}; `nightshift doctor` checks disk space, ports and permissions.",
         )
 
+    def _write_files(self) -> None:
+        """Write what closes the inner listeners, and who may use the S3 gateway."""
+        placement = place_servers(self._home)
+        endpoint = self.endpoint
+        keys = {"nightshift": KeyPair(endpoint.access_key_id, endpoint.secret_access_key), "mlflow": self.mlflow_keys}
+        for path in write_object_server_files(placement.own_dir(NAME), keys, BUCKET):
+            placement.give(path)
+
     def _launch(self) -> Launch:
         placement = place_servers(self._home)
         data = placement.own_dir(NAME)
@@ -128,7 +146,9 @@ class ObjectServer:
         loopback = [f"-ip={LOOPBACK}", f"-ip.bind={LOOPBACK}"]
         off = ["-master.telemetry=false", "-admin.ui=false", "-webdav=false", "-s3.port.iceberg=0", "-s3.port.lance=0"]
         volumes = ["-volume.max=2000", "-master.volumeSizeLimitMB=1024"]
-        return ["-dir=.", f"-bucket={BUCKET}", "-s3.allowDeleteBucketNotEmpty=false", *loopback, *off, *volumes, *ports]
+        # HTTP of the master gives a write token for any object to whoever asks; the S3 gateway does not use it.
+        closed = ["-disableHttp", f"-s3.config={IDENTITIES_FILE}", "-s3.allowDeleteBucketNotEmpty=false"]
+        return ["-dir=.", f"-bucket={BUCKET}", *closed, *loopback, *off, *volumes, *ports]
 
     def _environment(self, data: Path) -> dict[str, str]:
         keys = {
@@ -142,8 +162,6 @@ class ObjectServer:
             "PATH": "/usr/bin:/bin",
             "HOME": str(data),
             "GOMEMLIMIT": "700MiB",
-            "AWS_ACCESS_KEY_ID": self.endpoint.access_key_id,
-            "AWS_SECRET_ACCESS_KEY": self.endpoint.secret_access_key,
             **{variable: self._credentials.get(name, new_hex_key) for variable, name in keys.items()},
         }
 

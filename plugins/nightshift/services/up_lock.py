@@ -1,4 +1,4 @@
-"""One `nightshift up` at a time for each home: a second one waits for the first, or says that it gave up."""
+"""One `nightshift up` at a time for each home: a second one waits, or says that it gave up."""
 
 from __future__ import annotations
 
@@ -56,6 +56,6 @@ def _busy(home: Path, seconds: float) -> ServiceError:
     return ServiceError(
         f"Another `nightshift up` still works on {home} after {seconds:g} s.",
         expected="one at a time",
-        todo="Wait for it, or end it and run `nightshift up` again; the services that it started go on.",
+        todo="Wait for it, or end it and run `nightshift up` again; its services go on.",
         code="NS-SERVICE-014",
     )

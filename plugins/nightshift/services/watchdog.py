@@ -1,8 +1,9 @@
 """End the servers of a home when the program that started them is gone, however it died.
 
-Tests and benchmarks stop their servers themselves; a SIGKILL leaves them no time for it. So each starts one small process that waits
-for the starter's end on a pidfd, which the kernel makes readable at any death, and then stops what the home runs. A death signal
-(PR_SET_PDEATHSIG) would be simpler, but it fires when the starting *thread* ends, and a server that becomes another user loses it.
+Tests and benchmarks stop their servers themselves; a SIGKILL leaves them no time for it. So each
+starts one small process that waits for the starter's end on a pidfd, which the kernel makes readable
+at any death, and then stops what the home runs. A death signal (PR_SET_PDEATHSIG) would be simpler,
+but it fires when the starting *thread* ends, and a server that becomes another user loses it.
 """
 
 from __future__ import annotations
@@ -29,15 +30,17 @@ NAME = "watchdog"
 
 @contextmanager
 def ends_with_us(home: Path) -> Iterator[None]:
-    """Stop every server of a home that still runs when the block ends, or when this process does, in whatever way.
+    """Stop each server of a home that runs when the block ends, or this process, in whatever way.
 
     Args:
         home: Folder of local state; the block starts its servers.
     """
     process = ServerProcess(prepare_home(home), NAME)
     started_at = psutil.Process().create_time()
-    argv = [sys.executable, "-m", __name__, "--home", str(home), "--pid", str(os.getpid()), "--started-at", str(started_at)]
-    child = process.start(Launch(argv, {"PYTHONPATH": str(PROJECT_ROOT / "plugins")}, Path("/"), inherits_env=True))
+    starter = ["--pid", str(os.getpid()), "--started-at", str(started_at)]
+    argv = [sys.executable, "-m", __name__, "--home", str(home), *starter]
+    environment = {"PYTHONPATH": str(PROJECT_ROOT / "plugins")}
+    child = process.start(Launch(argv, environment, Path("/"), inherits_env=True))
     try:
         yield
     finally:
@@ -65,7 +68,7 @@ def wait_for_end(pid: int, started_at: float) -> None:
 
 
 def stop_everything(home: Path) -> None:
-    """Stop the supervisor first, which would start the others again, then every part; data stays."""
+    """Stop the supervisor, which would start the others again, then every part; data stays."""
     stop_supervisor(home)
     started = [part for part in all_parts(home) if part.process.was_started]
     with ThreadPoolExecutor(max(len(started), 1)) as pool:
