@@ -188,6 +188,7 @@ class _Rows:
         self._refused: dict[tuple[object, ...], RefusedRow] = {}
         self._reasons: Counter[str] = Counter()
         self._malformed: list[tuple[int, str]] = []
+        self._n_typed = 0
         self._n_values: Counter[str] = Counter()
         self._n_wrong: Counter[str] = Counter()
         self._key_hashes = bytearray()  # grows in place: an array for each block would be there twice at the end
@@ -228,6 +229,7 @@ class _Rows:
             yield type_rows(self._call.contract, [self.drop], [file])
 
     def _count(self, rows: TypedRows) -> None:
+        self._n_typed += len(rows.verdict)
         n_values, n_wrong = counted_of(rows, 0)
         self._n_values.update(n_values)
         self._n_wrong.update(n_wrong)
@@ -285,7 +287,9 @@ class _Rows:
         if self._malformed:
             reasons[Reason.MALFORMED_ROW] += len(self._malformed)
         counted = self._n_values, self._n_wrong
-        if error := judge(self._call.contract, self.drop, counted, self.n_good, reasons):
+        # What has come is all the evidence there is when the file is given up in the middle.
+        seen = self.drop.model_copy(update={"n_rows": min(self.drop.n_rows, self._n_typed)})
+        if error := judge(self._call.contract, seen, counted, self.n_good, reasons):
             raise error
 
     def _hashes(self, rows: TypedRows, chosen: Mask) -> Hashes:
