@@ -78,11 +78,16 @@ def correct(
     at: Annotated[str, typer.Option(help="When the right value became known, ISO time with offset; now by default.")] = "",
 ) -> None:
     """Say what a refused row should have said; `replay` then ingests it."""
-    from nightshift.quality.correction import correct_row
+    from nightshift.contracts.datasets import load_contract
+    from nightshift.ingestion.corrected_drop import refuse_unreadable
+    from nightshift.quality.correction import correct_row, find_row
 
     known_at = dt.datetime.fromisoformat(at).astimezone(dt.UTC) if at else dt.datetime.now(dt.UTC)
     given = {name: text or None for name, _, text in (value.partition("=") for value in values)}
     with _quarantine() as conn:
+        refused = find_row(conn, row)
+        contract = load_contract(load_settings().datasets_dir, refused.dataset.removeprefix("raw/"))
+        refuse_unreadable(contract, refused, given)
         found = correct_row(conn, row, given, known_at, _actor(), note)
     say(f"row {row} is corrected, known at {known_at.isoformat()}. To ingest it:")
     say(f"nightshift quarantine replay {found.dataset.removeprefix('raw/')} {found.partition_date}")

@@ -21,14 +21,32 @@ if TYPE_CHECKING:
 
     Mask = npt.NDArray[np.bool_]
 
-_INTEGER = r"^-?[0-9]{1,18}$"
-_NUMBER = r"^-?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?$"
-_DATE = r"^(?P<year>[0-9]{4})-(?P<month>[0-9]{2})-(?P<day>[0-9]{2})$"
-_TIMESTAMP = (
-    r"^(?P<year>[0-9]{4})-(?P<month>[0-9]{2})-(?P<day>[0-9]{2})[T ](?P<hour>[0-9]{2}):(?P<minute>[0-9]{2})"
-    r"(?::(?P<second>[0-9]{2})(?:\.(?P<fraction>[0-9]{1,6}))?)?(?P<zone>Z|(?P<sign>[+-])(?P<zone_hour>[0-9]{2}):?(?P<zone_minute>[0-9]{2}))?$"
+_SHORT_INTEGER = r"^-?[0-9]{1,18}$"
+"""Digits that fit 64 bits however they are chosen: nearly all integers, and the fast way."""
+_LONG_INTEGER = r"^(?P<sign>[+-]?)0*(?P<digits>[0-9]{1,19})(?:\.0+)?$"
+"""An integer of up to 19 digits; a column of whole numbers with one gap is written as 12.0 by pandas."""
+_NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?$"
+_DATE = (
+    r"^(?P<year>[0-9]{4})-(?P<month>[0-9]{2})-(?P<day>[0-9]{2})"
+    r"(?:[Tt ]00:00(?::00(?:\.0{1,9})?)?)?$"
 )
-_TRUE, _FALSE = ("true", "t", "1", "yes"), ("false", "f", "0", "no")
+"""A day; pandas and numpy write one as its midnight."""
+_TIMESTAMP = (
+    r"^(?P<year>[0-9]{4})-(?P<month>[0-9]{2})-(?P<day>[0-9]{2})"
+    r"[Tt ](?P<hour>[0-9]{2}):(?P<minute>[0-9]{2})"
+    r"(?::(?P<second>[0-9]{2})(?:\.(?P<fraction>[0-9]{1,9}))?)?"
+    r"(?P<zone> ?(?:[Zz]|UTC|(?P<sign>[+-])(?P<zone_hour>0[0-9]|1[0-5])"
+    r"(?::?(?P<zone_minute>[0-5][0-9])(?::?(?P<zone_second>[0-5][0-9]))?)?))?$"
+)
+"""A time as ISO 8601, PostgreSQL, BigQuery, pandas, numpy and Java write it. An offset has at most
+15 hours, the limit of PostgreSQL; digits beyond the microsecond are cut off."""
+_TRUE, _FALSE = ("true", "t", "1", "1.0", "yes"), ("false", "f", "0", "0.0", "no")
+_LARGEST = ("9223372036854775807", "9223372036854775808")
+"""The largest magnitude of a positive and of a negative integer of 64 bits."""
+_EXACT = float(2**53)
+"""Up to here a double holds every whole number."""
+_FIRST_INSTANT, _END_OF_TIME = np.datetime64("0001-01-01", "us"), np.datetime64("10000-01-01", "us")
+"""The instants that Python can hold, and so every reader of the warehouse: from, and before."""
 
 
 class Reason(StrEnum):
@@ -38,6 +56,7 @@ class Reason(StrEnum):
     MISSING_VALUE = "missing_value"
     WRONG_TYPE = "wrong_type"
     NONEXISTENT_TIME = "nonexistent_time"
+    REPEATED_HOUR = "repeated_hour"
     OUT_OF_RANGE = "out_of_range"
     UNKNOWN_LEVEL = "unknown_level"
     OUTSIDE_PARTITION = "outside_partition"
@@ -51,10 +70,13 @@ class CastColumn:
     Attributes:
         values: shape (n,), of the column's type, timestamps in UTC; null where a problem says so.
         problems: shape (n,) by reason, whether the value is refused for it.
+        was_twice: shape (n,), whether it is a wall-clock time without an offset that the clock
+            showed twice; None if none is.
     """
 
     values: pa.Array
     problems: Mapping[Reason, Mask]
+    was_twice: Mask | None = None
 
 
 def cast_column(texts: pa.ChunkedArray, column: Column, timezone: str) -> CastColumn:
@@ -68,14 +90,17 @@ def cast_column(texts: pa.ChunkedArray, column: Column, timezone: str) -> CastCo
     encoded = texts.combine_chunks().dictionary_encode()
     distinct = _known_texts(column, timezone).cast(encoded.dictionary)
     problems: dict[Reason, Mask] = {}
+    was_twice: Mask | None = None
     wrong = {reason: mask for reason, mask in distinct.problems.items() if mask.any()}
     if wrong or (encoded.null_count and not column.is_nullable):
         is_empty = np.asarray(encoded.indices.is_null())
         places = encoded.indices.fill_null(0).to_numpy(zero_copy_only=False)
         problems = {reason: ~is_empty & _at(mask, places) for reason, mask in wrong.items()}
+        # A time that was twice is refused only where it is part of a key that is there twice.
+        was_twice = problems.pop(Reason.REPEATED_HOUR, None)
         if encoded.null_count and not column.is_nullable:
             problems[Reason.MISSING_VALUE] = is_empty
-    return CastColumn(distinct.values.take(encoded.indices), problems)
+    return CastColumn(distinct.values.take(encoded.indices), problems, was_twice)
 
 
 def arrow_type(column_type: ColumnType) -> pa.DataType:
@@ -140,7 +165,10 @@ def _casts_together(first: CastColumn, second: CastColumn) -> CastColumn:
 
 
 def _cast_distinct(texts: pa.Array, column: Column, timezone: str) -> CastColumn:
-    never = np.zeros(len(texts), dtype=bool)
+    import pyarrow as pa
+    from pyarrow import compute as pc
+
+    times = _Times.none(len(texts))
     delivered = column.delivered_as or column.type
     match delivered:
         case ColumnType.TEXT:
@@ -152,10 +180,41 @@ def _cast_distinct(texts: pa.Array, column: Column, timezone: str) -> CastColumn
         case ColumnType.DATE:
             values = _date(texts)
         case ColumnType.UTC_TIMESTAMP | ColumnType.LOCAL_TIMESTAMP:
-            values, never = _timestamp(texts, "UTC" if delivered is ColumnType.UTC_TIMESTAMP else timezone)
+            is_utc = delivered is ColumnType.UTC_TIMESTAMP
+            values, times = _timestamp(texts, "UTC" if is_utc else timezone)
     values = values if delivered is column.type else _converted(values, texts, column.type)
-    problems = {Reason.WRONG_TYPE: np.asarray(values.is_null()) & ~never, Reason.NONEXISTENT_TIME: never}
-    return CastColumn(values, problems | _limits(values, column))
+    is_known = times.never | times.too_far
+    problems = {
+        Reason.WRONG_TYPE: np.asarray(values.is_null()) & ~is_known,
+        Reason.NONEXISTENT_TIME: times.never,
+        Reason.REPEATED_HOUR: times.was_twice,
+        Reason.OUT_OF_RANGE: times.too_far | _outside(values, column),
+    }
+    if column.levels:
+        known_level = pc.is_in(values, pa.array(column.levels))
+        problems[Reason.UNKNOWN_LEVEL] = _true(pc.invert(known_level))
+    return CastColumn(values, problems)
+
+
+@dataclass(frozen=True)
+class _Times:
+    """What is special about times, each shape (n,).
+
+    Attributes:
+        never: The clock never showed it.
+        was_twice: The clock showed it twice, and no offset says which of the two is meant.
+        too_far: The instant lies outside of what a reader's clock can hold.
+    """
+
+    never: Mask
+    was_twice: Mask
+    too_far: Mask
+
+    @classmethod
+    def none(cls, n: int) -> _Times:
+        """Return that nothing is special about any of n values."""
+        nothing = np.zeros(n, dtype=bool)
+        return cls(nothing, nothing, nothing)
 
 
 def _converted(values: pa.Array, texts: pa.Array, wanted: ColumnType) -> pa.Array:
@@ -179,8 +238,8 @@ def _converted_one(value: pa.Array, wanted: pa.DataType) -> pa.Array:
         return pa.nulls(1, wanted)
 
 
-def _limits(values: pa.Array, column: Column) -> dict[Reason, Mask]:
-    import pyarrow as pa
+def _outside(values: pa.Array, column: Column) -> Mask:
+    """Return whether a value is outside of the contract's limits."""
     from pyarrow import compute as pc
 
     outside = np.zeros(len(values), dtype=bool)
@@ -188,10 +247,7 @@ def _limits(values: pa.Array, column: Column) -> dict[Reason, Mask]:
         outside |= _true(pc.less(values, column.minimum))
     if column.maximum is not None:
         outside |= _true(pc.greater(values, column.maximum))
-    limits = {Reason.OUT_OF_RANGE: outside}
-    if column.levels:
-        limits[Reason.UNKNOWN_LEVEL] = _true(pc.invert(pc.is_in(values, pa.array(column.levels))))
-    return limits
+    return outside
 
 
 def _true(mask: pa.Array) -> Mask:
@@ -208,9 +264,52 @@ def _text(texts: pa.Array) -> pa.Array:
 def _numeric(texts: pa.Array, column_type: ColumnType) -> pa.Array:
     from pyarrow import compute as pc
 
-    pattern = _INTEGER if column_type is ColumnType.INTEGER else _NUMBER
-    values = _where(pc.match_substring_regex(texts, pattern), texts).cast(arrow_type(column_type))
-    return values if column_type is ColumnType.INTEGER else _where(pc.is_finite(values), values)
+    if column_type is ColumnType.INTEGER:
+        return _integer(texts)
+    # Arrow reads no leading plus sign.
+    is_number = pc.match_substring_regex(texts, _NUMBER)
+    unsigned = pc.replace_substring_regex(_where(is_number, texts), r"^\+", "")
+    values = unsigned.cast(arrow_type(column_type))
+    return _where(pc.is_finite(values), values)
+
+
+def _integer(texts: pa.Array) -> pa.Array:
+    """Return whole numbers of 64 bits, exact, however many digits or zeros behind a point."""
+    import pyarrow as pa
+    from pyarrow import compute as pc
+
+    is_short = pc.match_substring_regex(texts, _SHORT_INTEGER)
+    values = _where(is_short, texts).cast(pa.int64())
+    if not values.null_count:
+        return values
+    rest = _where(pc.invert(is_short), texts)
+    return pc.coalesce(values, _long_integer(rest), _whole_double(rest))
+
+
+def _long_integer(texts: pa.Array) -> pa.Array:
+    """Return integers of up to 19 digits; null for other texts and beyond 64 bits."""
+    import pyarrow as pa
+    from pyarrow import compute as pc
+
+    parts = _parts(texts, _LONG_INTEGER)
+    digits = pc.struct_field(parts, "digits")
+    is_negative = pc.equal(pc.struct_field(parts, "sign"), "-")
+    # Texts of equal length are in the order of their numbers.
+    fits_digits = pc.less(pc.utf8_length(digits), 19)
+    fits = pc.or_(fits_digits, pc.less_equal(digits, pc.if_else(is_negative, _LARGEST[1], _LARGEST[0])))
+    signed = pc.binary_join_element_wise(pc.if_else(is_negative, "-", ""), digits, "")
+    return _where(fits, signed).cast(pa.int64())
+
+
+def _whole_double(texts: pa.Array) -> pa.Array:
+    """Return whole numbers that are written with an exponent, as a double of a Parquet file is."""
+    import pyarrow as pa
+    from pyarrow import compute as pc
+
+    has_exponent = pc.match_substring(texts, "e", ignore_case=True)
+    numbers = _numeric(_where(has_exponent, texts), ColumnType.NUMBER)
+    is_whole = pc.and_(pc.equal(numbers, pc.trunc(numbers)), pc.less_equal(pc.abs(numbers), _EXACT))
+    return _where(is_whole, numbers).cast(pa.int64())
 
 
 def _boolean(texts: pa.Array) -> pa.Array:
@@ -234,19 +333,29 @@ def _date(texts: pa.Array) -> pa.Array:
     return pa.array(_days(_parts(texts, _DATE)), pa.date32())
 
 
-def _timestamp(texts: pa.Array, timezone: str) -> tuple[pa.Array, Mask]:
-    """Return instants in UTC, null where there is none, and whether a time never was."""
+def _timestamp(texts: pa.Array, timezone: str) -> tuple[pa.Array, _Times]:
+    """Return instants in UTC, null where there is none, and what is special about them."""
     import pyarrow as pa
 
     parts = _parts(texts, _TIMESTAMP)
     wall = _clock(parts)
     has_zone = _group(texts, parts, "zone") != ""
-    offset = (_number(parts, "zone_hour") * 60 + _number(parts, "zone_minute")) * 60
-    signed = np.where(_group(texts, parts, "sign") == "-", -offset, offset).astype("timedelta64[s]")
-    local, never = to_utc(np.where(has_zone, np.datetime64("NaT", "s"), wall), timezone)
-    utc = np.where(has_zone, np.subtract(wall, signed), local).astype("datetime64[us]")
-    instants = np.add(utc, _fraction(parts).astype("timedelta64[us]"))
-    return pa.array(instants, pa.timestamp("us", "UTC")), never
+    without_zone = np.where(has_zone, np.datetime64("NaT", "s"), wall)
+    local, never, was_twice = to_utc(without_zone, timezone)
+    utc = np.where(has_zone, np.subtract(wall, _offset(texts, parts)), local)
+    instants = np.add(utc.astype("datetime64[us]"), _fraction(parts).astype("timedelta64[us]"))
+    too_far = (instants < _FIRST_INSTANT) | (instants >= _END_OF_TIME)
+    instants[too_far] = np.datetime64("NaT")
+    return pa.array(instants, pa.timestamp("us", "UTC")), _Times(never, was_twice, too_far)
+
+
+def _offset(texts: pa.Array, parts: pa.Array) -> npt.NDArray[np.timedelta64]:
+    """Return the offset from UTC that a text has, shape (n,), 0 where it has none."""
+    minutes = _number(parts, "zone_hour") * 60 + _number(parts, "zone_minute")
+    seconds = minutes * 60 + _number(parts, "zone_second")
+    is_west = _group(texts, parts, "sign") == "-"
+    offset: npt.NDArray[np.timedelta64] = np.where(is_west, -seconds, seconds).astype("timedelta64[s]")
+    return offset
 
 
 def _clock(parts: pa.Array) -> npt.NDArray[np.datetime64]:
@@ -289,9 +398,9 @@ def _group(texts: pa.Array, parts: pa.Array, name: str) -> npt.NDArray[np.str_]:
 
 
 def _fraction(parts: pa.Array) -> npt.NDArray[np.int64]:
-    """Return microseconds."""
+    """Return microseconds, cut off and not rounded: a rounded time may belong to the next day."""
     import pyarrow as pa
     from pyarrow import compute as pc
 
-    digits = pc.utf8_rpad(pc.struct_field(parts, "fraction"), 6, "0")
+    digits = pc.utf8_slice_codeunits(pc.utf8_rpad(pc.struct_field(parts, "fraction"), 6, "0"), 0, 6)
     return np.asarray(digits.cast(pa.int64()).fill_null(0))

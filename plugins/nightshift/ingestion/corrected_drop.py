@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import datetime as dt
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING
@@ -17,20 +17,22 @@ from typing import TYPE_CHECKING
 from nightshift.contracts.datasets import load_contract
 from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.errors import LoadStateError, NightshiftError
+from nightshift.ingestion.cast import cast_column
 from nightshift.ingestion.load import drops_in_order, ingest
 from nightshift.ingestion.row_check import check_rows
 from nightshift.lake.drops import NewDrop, read_data, write_drop
 from nightshift.lake.object_store import ObjectStore
-from nightshift.quality.contract_check import check_file
+from nightshift.quality.contract_check import accepted_form, check_file
 from nightshift.quality.correction import Correction, corrections_of, settle_corrected
 from nightshift.quality.file_blocks import read_cells
+from nightshift.quality.quarantine import QuarantineError
 from nightshift.warehouse.connection import connect
 
 if TYPE_CHECKING:
-    from nightshift.contracts.datasets import DatasetContract
+    from nightshift.contracts.datasets import Column, DatasetContract
     from nightshift.contracts.run import RunContext
     from nightshift.lake.drops import DropManifest
-    from nightshift.quality.quarantine import RefusedRow
+    from nightshift.quality.quarantine import QuarantinedRow, RefusedRow
     from nightshift.settings import Settings
     from nightshift.warehouse.connection import Connection
 
@@ -113,13 +115,12 @@ def _corrected_drop(contract: DatasetContract, base: DropManifest, data: bytes, 
     columns = contract.columns_of(contract.version_for(base.partition, base.schema_version)) or ()
     delivered_name = {column.name: column.delivered_name for column in columns}
     for number, correction in corrections.items():
-        wrong, right = rows[number - 1], {delivered_name.get(name, name): text for name, text in correction.corrected.items()}
-        kept = wrong if len(wrong) == len(header) else [""] * len(header)
-        fixed = [(right[name] or "") if name in right else kept[place] for place, name in enumerate(header)]
+        wrong = rows[number - 1]
+        right = {delivered_name.get(name, name): text or "" for name, text in correction.corrected.items()}
+        kept = [""] * len(header) if isinstance(wrong, str) else wrong
+        fixed = [right.get(name, kept[place]) for place, name in enumerate(header)]
         rows = [fixed if row == wrong else row for row in rows]
-    text = io.StringIO(newline="")
-    csv.writer(text, lineterminator="\n").writerows([header, *rows])
-    content = text.getvalue().encode()
+    content = _as_csv([header, *rows])
     known_at = max(correction.known_at for correction in corrections.values())
     if known_at <= base.delivered_at:
         raise CorrectionRefusedError(
@@ -130,6 +131,18 @@ def _corrected_drop(contract: DatasetContract, base: DropManifest, data: bytes, 
         )
     name = f"corrected-{known_at:%Y%m%dT%H%M%SZ}-{sha256(content).hexdigest()[:12]}"
     return NewDrop(base.dataset, base.partition, known_at, content, len(rows), name, base.schema_version)
+
+
+def _as_csv(rows: Iterable[Sequence[str] | str]) -> bytes:
+    """Return a file; a malformed row is its line, and stays as malformed as it was."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    for row in rows:
+        if isinstance(row, str):
+            text.write(f"{row}\n")
+        else:
+            writer.writerow(row)
+    return text.getvalue().encode()
 
 
 def _refuse_bad(contract: DatasetContract, drop: NewDrop, before: Mapping[str, RefusedRow], corrections: Sequence[Correction]) -> None:
@@ -147,13 +160,57 @@ def _refuse_bad(contract: DatasetContract, drop: NewDrop, before: Mapping[str, R
     )
     allowed = before.keys() - {correction.row_digest for correction in corrections}
     if bad := [row for digest, row in _refused(contract, manifest, drop.data).items() if digest not in allowed]:
-        said = "; ".join(f"row {row.row_number}: {row.reason}{f' in {row.column}' if row.column else ''}" for row in bad[:5])
+        row_ids = {before[correction.row_digest].row_number: correction.row_id for correction in corrections}
+        said = "; ".join(_named(row, row_ids) for row in bad[:5])
         raise CorrectionRefusedError(
             f"{len(bad)} row(s) of the corrected {drop.dataset} of {drop.partition} are refused again.",
             expected="rows that keep the contract, with keys that no other row has",
             got=said,
             todo="Nothing was delivered. Correct them again (`nightshift quarantine correct`), or dismiss them.",
         )
+
+
+def _named(row: RefusedRow, row_ids: Mapping[int, int]) -> str:
+    """Return what is wrong with a row, by the number that the listing of the quarantine has, and by its position in the file."""
+    where = f"position {row.row_number}"
+    if row.row_number in row_ids:
+        where = f"row {row_ids[row.row_number]} ({where})"
+    return f"{where}: {row.reason}{f' in {row.column}' if row.column else ''}"
+
+
+def refuse_unreadable(contract: DatasetContract, row: QuarantinedRow, values: Mapping[str, str | None]) -> None:
+    """Refuse a correction whose values the contract cannot read; the row as a whole is judged by the replay.
+
+    Args:
+        contract: The dataset's contract.
+        row: The refused row.
+        values: Texts by column, as a file would deliver them.
+
+    Raises:
+        QuarantineError: A column is unknown, or a value is not of its type or outside of its limits.
+    """
+    columns = {column.name: column for column in contract.columns}
+    problems = [f"{name}: no such column" for name in values if name not in columns]
+    for name in values.keys() & columns.keys():
+        problems += _problems_of(contract, columns[name], values[name])
+    if "line" in row.delivered and "line" not in columns:
+        missing = [name for name, column in columns.items() if not column.is_nullable and not values.get(name)]
+        problems += [f"{name}: is missing, and the row had no columns to keep" for name in missing]
+    if problems:
+        raise QuarantineError(
+            f"Row {row.row_id} cannot be corrected so; nothing was recorded.",
+            expected="values that the contract accepts",
+            got="; ".join(sorted(problems)),
+            todo="nightshift quarantine correct <row> --set <column>=<text> --note <why>",
+        )
+
+
+def _problems_of(contract: DatasetContract, column: Column, text: str | None) -> list[str]:
+    import pyarrow as pa
+
+    problems = cast_column(pa.chunked_array([pa.array([text], pa.string())]), column, contract.timezone).problems
+    accepted = accepted_form(column.delivered_as or column.type)
+    return [f"{column.name}: {reason} (accepted: {accepted})" for reason, mask in problems.items() if mask.any()]
 
 
 def _published_load(conn: Connection, contract: DatasetContract, manifest: DropManifest) -> int:

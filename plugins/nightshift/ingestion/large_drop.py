@@ -12,7 +12,7 @@ import shutil
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,7 +23,17 @@ from nightshift.ahead import Ahead
 from nightshift.errors import LoadStateError
 from nightshift.ingestion.cast import Reason
 from nightshift.ingestion.raw_version import Source, begin_version, keep_source, publish_version, with_origin
-from nightshift.ingestion.row_check import DUPLICATE, GOOD, TypedRows, counted_of, judge, refused_by_file, settle_repeated_keys, type_rows
+from nightshift.ingestion.row_check import (
+    DUPLICATE,
+    GOOD,
+    TypedRows,
+    counted_of,
+    judge,
+    reasons_by_file,
+    refused_by_file,
+    settle_repeated_keys,
+    type_rows,
+)
 from nightshift.lake.object_store import ObjectCorruptError
 from nightshift.lake.object_stream import ObjectStream
 from nightshift.quality.contract_check import ContractError, DeliveredFile, check_head, digest_error, read_rows
@@ -85,8 +95,9 @@ def write_large(call: IngestCall, drop: DropManifest) -> set[dt.date]:
     with call.conn.transaction():
         hold_stage(call.conn, write)
         _withdraw(call, write, rows.lost)
-        keep_source(call, write, Source(drop, rows.refused, rows.n_duplicated, rows.head.notes))
-    counts = {"n_refused": len(rows.refused), "n_duplicated": rows.n_duplicated}
+        source = Source(drop, rows.refused, rows.n_good, rows.n_duplicated, rows.n_refused, rows.head.notes)
+        keep_source(call, write, source)
+    counts = {"n_refused": rows.n_refused, "n_duplicated": rows.n_duplicated}
     return publish_version(call, write, counts, {drop.partition: rows.n_good}, rows.passing)
 
 
@@ -175,7 +186,9 @@ class _Rows:
         self.lost: Numbers = np.empty(0, dtype=np.int64)
         self.passing = count_passing(call.settings, call.contract.dataset)
         self._refused: dict[tuple[object, ...], RefusedRow] = {}
+        self._reasons: Counter[str] = Counter()
         self._malformed: list[tuple[int, str]] = []
+        self._n_typed = 0
         self._n_values: Counter[str] = Counter()
         self._n_wrong: Counter[str] = Counter()
         self._key_hashes = bytearray()  # grows in place: an array for each block would be there twice at the end
@@ -185,6 +198,11 @@ class _Rows:
         """Return the distinct refused rows, malformed ones first."""
         malformed = {text: RefusedRow(number, Reason.MALFORMED_ROW, None, {"line": text}) for number, text in reversed(self._malformed)}
         return [*reversed(malformed.values()), *self._refused.values()]
+
+    @property
+    def n_refused(self) -> int:
+        """Return the refused rows, equal ones counted as often as they came."""
+        return self._reasons.total() + len(self._malformed)
 
     def batches(self, load_id: int) -> Iterator[pa.Table]:
         """Yield the good rows as ``raw.<dataset>`` has them.
@@ -211,12 +229,17 @@ class _Rows:
             yield type_rows(self._call.contract, [self.drop], [file])
 
     def _count(self, rows: TypedRows) -> None:
+        self._n_typed += len(rows.verdict)
         n_values, n_wrong = counted_of(rows, 0)
         self._n_values.update(n_values)
         self._n_wrong.update(n_wrong)
 
     def _keep_refused(self, rows: TypedRows) -> None:
-        for row in refused_by_file([DeliveredFile(rows.texts, rows.numbers, (), ())], rows)[0]:
+        if (rows.verdict < 0).all():
+            return
+        file = DeliveredFile(rows.texts, rows.numbers, (), ())
+        self._reasons.update(reasons_by_file([file], rows)[0])
+        for row in refused_by_file([file], rows)[0]:
             self._refused.setdefault(tuple(row.delivered.values()), row)
 
     def _staged(self, rows: TypedRows, is_good: Mask, load_id: int) -> pa.Table:
@@ -246,25 +269,27 @@ class _Rows:
         self.n_duplicated = int(np.sum(rows.verdict == DUPLICATE))
         self.lost = rows.numbers[rows.verdict != GOOD]
         self.n_good -= len(self.lost)
-        n_conflicting = int(np.sum(rows.verdict >= 0))  # all different: equal ones count as duplicates
-        if self._is_hopeless(n_conflicting):
-            self._judge(n_conflicting)
+        self._stop_when_hopeless(reasons_by_file([DeliveredFile(rows.texts, rows.numbers, (), ())], rows)[0])
         self._keep_refused(rows)
 
-    def _stop_when_hopeless(self) -> None:
-        """Raise what the end would say, once more distinct rows are refused than a file of so many rows may have."""
-        if self._is_hopeless(0):
-            self._judge()
+    def _stop_when_hopeless(self, more: Mapping[str, int] | None = None) -> None:
+        """Raise what the end would say, once more rows are refused than a file of so many rows may have.
 
-    def _is_hopeless(self, n_more: int) -> bool:
-        n_refused = len(self._refused) + len({text for _, text in self._malformed}) + n_more
-        return n_refused > self._call.contract.maximum_refused_ratio * self.drop.n_rows
+        Args:
+            more: Refused rows by reason that are not kept yet: there may be too many to keep.
+        """
+        n_refused = self.n_refused + sum((more or {}).values())
+        if n_refused > self._call.contract.maximum_refused_ratio * self.drop.n_rows:
+            self._judge(more)
 
-    def _judge(self, n_conflicting: int = 0) -> None:
-        reasons = Counter(row.reason for row in self.refused)
-        if n_conflicting:
-            reasons[Reason.CONFLICTING_KEY] += n_conflicting
-        if error := judge(self._call.contract, self.drop, (self._n_values, self._n_wrong), self.n_good, reasons):
+    def _judge(self, more: Mapping[str, int] | None = None) -> None:
+        reasons = self._reasons + Counter(more or {})
+        if self._malformed:
+            reasons[Reason.MALFORMED_ROW] += len(self._malformed)
+        counted = self._n_values, self._n_wrong
+        # What has come is all the evidence there is when the file is given up in the middle.
+        seen = self.drop.model_copy(update={"n_rows": min(self.drop.n_rows, self._n_typed)})
+        if error := judge(self._call.contract, seen, counted, self.n_good, reasons):
             raise error
 
     def _hashes(self, rows: TypedRows, chosen: Mask) -> Hashes:

@@ -48,7 +48,7 @@ class IngestedPartition:
     Attributes:
         day: The operating day.
         n_rows: Rows of the published version.
-        n_refused: Distinct rows of its file that went to quarantine.
+        n_refused: Refused rows of its file; equal ones stand in quarantine once.
         load_id: The published load.
         is_new: Whether this call published it.
     """

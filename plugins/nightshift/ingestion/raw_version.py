@@ -10,11 +10,21 @@ from typing import TYPE_CHECKING
 
 from nightshift.contracts.datasets import Delivery
 from nightshift.contracts.partitions import Partition, PartitionRange
+from nightshift.errors import AuditError
 from nightshift.fault_points import FaultPoint, reach
 from nightshift.quality.quarantine import keep_rows
 from nightshift.warehouse.bulk import copy_in
 from nightshift.warehouse.connection import lose
-from nightshift.warehouse.partition_write import LoadManifest, PartitionWrite, Target, audit, begin, hold_stage, publish, refuse
+from nightshift.warehouse.partition_write import (
+    LoadManifest,
+    PartitionWrite,
+    Target,
+    audit,
+    begin,
+    hold_stage,
+    publish,
+    refuse,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -90,8 +100,11 @@ def write_version(call: IngestCall, checked: CheckedDrops, places: Sequence[int]
     rows = checked.rows
     write = begin_version(call, [checked.drops[place] for place in places])
     _stage(call, write, checked, places)
-    refused, duplicated = (sum(n) for n in ([len(rows.refused[p]) for p in places], [rows.n_duplicated[p] for p in places]))
-    return publish_version(call, write, {"n_refused": refused, "n_duplicated": duplicated})
+    counts = {
+        "n_refused": sum(rows.n_refused[place] for place in places),
+        "n_duplicated": sum(rows.n_duplicated[place] for place in places),
+    }
+    return publish_version(call, write, counts)
 
 
 def begin_version(call: IngestCall, drops: Sequence[DropManifest]) -> PartitionWrite:
@@ -122,8 +135,38 @@ def publish_version(
     """
     reach(FaultPoint.INGEST_STAGE_AFTER, lambda: lose(call.conn))
     audit(call.conn, write, counts, sent)
+    _compare_books(call, write)
     _gate(call, write, passing)
     return {load.partition_date for load in publish(call.conn, write) if load.is_new}
+
+
+def _compare_books(call: IngestCall, write: PartitionWrite) -> None:
+    """Refuse a load whose rows, as the audit counted them, are not those that its drops are said to have.
+
+    The table's own check holds that each delivered row is accepted, repeated or refused.
+
+    Raises:
+        AuditError: In at least one partition.
+    """
+    wrong = call.conn.execute(
+        """
+        select l.partition_date, d.n_accepted, l.n_rows from raw.ingested_drops d
+        join ops.loads l using (dataset, partition_date, load_id)
+        where d.dataset = %s and d.load_id = %s and d.n_accepted <> l.n_rows order by l.partition_date limit 1
+        """,
+        [call.contract.dataset, write.load_id],
+    ).fetchone()
+    if wrong is None:
+        return
+    day, n_accepted, n_staged = wrong
+    summary = f"{call.contract.dataset} of {day}: {n_accepted} accepted rows, {n_staged} staged"
+    refuse(call.conn, write, summary)
+    raise AuditError(
+        f"The rows of load {write.load_id} are not those that its drops have.",
+        expected=f"{n_accepted} rows of {day}",
+        got=str(n_staged),
+        todo="Nothing was published. Rerun the task.",
+    )
 
 
 def _stage(call: IngestCall, write: PartitionWrite, checked: CheckedDrops, places: Sequence[int]) -> None:
@@ -135,8 +178,17 @@ def _stage(call: IngestCall, write: PartitionWrite, checked: CheckedDrops, place
     with call.conn.transaction():
         hold_stage(call.conn, write)
         copy_in(call.conn, "raw", call.contract.name, table)
+        n_accepted = np.bincount(rows.places, minlength=len(drops))
         for place in places:
-            keep_source(call, write, Source(drops[place], rows.refused[place], rows.n_duplicated[place], files[place].notes))
+            source = Source(
+                drop=drops[place],
+                refused=rows.refused[place],
+                n_accepted=int(n_accepted[place]),
+                n_duplicated=rows.n_duplicated[place],
+                n_refused=rows.n_refused[place],
+                notes=files[place].notes,
+            )
+            keep_source(call, write, source)
 
 
 @dataclass(frozen=True)
@@ -146,13 +198,17 @@ class Source:
     Attributes:
         drop: The file.
         refused: Its distinct refused rows.
+        n_accepted: Rows that are loaded.
         n_duplicated: Rows that repeat an earlier one.
+        n_refused: Refused rows, equal ones counted as often as they came.
         notes: What the contract does not know.
     """
 
     drop: DropManifest
     refused: Sequence[RefusedRow]
+    n_accepted: int
     n_duplicated: int
+    n_refused: int
     notes: Sequence[str]
 
 
@@ -161,10 +217,16 @@ def keep_source(call: IngestCall, write: PartitionWrite, source: Source) -> None
     drop, uri = source.drop, call.store.uri(source.drop.data_key)
     keep_rows(call.conn, write.load_id, drop, uri, source.refused)
     call.conn.execute(
-        "insert into raw.ingested_drops values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
+        """
+        insert into raw.ingested_drops (
+            dataset, partition_date, load_id, known_at, source_uri, source_sha256, contract_digest,
+            n_delivered, n_accepted, n_duplicated, n_refused, notes
+        )
+        values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+        """,
         [
-            call.contract.dataset, drop.partition, write.load_id, drop.delivered_at, uri, drop.sha256, call.contract_digest, drop.n_rows,
-            source.n_duplicated, len(source.refused), list(source.notes),
+            call.contract.dataset, drop.partition, write.load_id, drop.delivered_at, uri, drop.sha256, call.contract_digest,
+            drop.n_rows, source.n_accepted, source.n_duplicated, source.n_refused, list(source.notes),
         ],
     )  # fmt: skip
 

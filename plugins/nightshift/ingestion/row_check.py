@@ -1,7 +1,8 @@
 """Split the rows of many files into good ones and refused ones, all files at once.
 
 A row that is there twice with the same content counts once. Rows of one file with the same key and different content are all refused:
-nobody can say which is right.
+nobody can say which is right. So are rows whose keys differ only by which of two equal hours is meant, on the day the clock is set back.
+Every delivered row is accepted, repeated or refused. Source: docs/adr/0041-values-and-counts.md.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nightshift.contracts.datasets import ColumnType
 from nightshift.contracts.partitions import Partition
 from nightshift.ingestion.cast import CastColumn, Reason, arrow_type, cast_column
+from nightshift.ingestion.local_time import clock_changes
 from nightshift.quality.contract_check import ContractError, check_refused, check_types
 from nightshift.quality.quarantine import RefusedRow
 
@@ -42,7 +45,8 @@ class CheckedRows:
         values: shape (n_good, n_columns), the contract's columns, typed, good rows only, in the order of files and rows.
         places: shape (n_good,), index of each row's file.
         row_numbers: shape (n_good,), position of each row in its file.
-        refused: Distinct refused rows of each file.
+        refused: Distinct refused rows of each file, to be kept.
+        n_refused: Refused rows of each file, equal ones counted as often as they came.
         n_duplicated: Rows of each file that repeat an earlier one.
         errors: What is wrong with a file as a whole, by its index.
     """
@@ -51,6 +55,7 @@ class CheckedRows:
     places: npt.NDArray[np.int64]
     row_numbers: npt.NDArray[np.int64]
     refused: tuple[tuple[RefusedRow, ...], ...]
+    n_refused: tuple[int, ...]
     n_duplicated: tuple[int, ...]
     errors: dict[int, ContractError]
 
@@ -68,20 +73,26 @@ def check_rows(contract: DatasetContract, drops: Sequence[DropManifest], files: 
     refused = refused_by_file(files, rows)
     is_good = rows.verdict == GOOD
     n_good = np.bincount(rows.places[is_good], minlength=len(files)).tolist()
-    errors = {
-        i: error
-        for i, drop in enumerate(drops)
-        if (error := judge(contract, drop, counted_of(rows, i), n_good[i], Counter(row.reason for row in refused[i])))
-    }
+    reasons = reasons_by_file(files, rows)
+    judged = [judge(contract, drop, counted_of(rows, i), n_good[i], reasons[i]) for i, drop in enumerate(drops)]
     n_duplicated = np.bincount(rows.places[rows.verdict == DUPLICATE], minlength=len(files))
     return CheckedRows(
-        rows.values.filter(is_good), rows.places[is_good], rows.numbers[is_good], tuple(refused), tuple(n_duplicated.tolist()), errors
+        values=rows.values.filter(is_good),
+        places=rows.places[is_good],
+        row_numbers=rows.numbers[is_good],
+        refused=tuple(refused),
+        n_refused=tuple(of_file.total() for of_file in reasons),
+        n_duplicated=tuple(n_duplicated.tolist()),
+        errors={i: error for i, error in enumerate(judged) if error},
     )
 
 
 @dataclass
 class TypedRows:
-    """Delivered rows of some files; ``verdict`` is the place of a reason, or good, or duplicate."""
+    """Delivered rows of some files; ``verdict`` is the place of a reason, or good, or duplicate.
+
+    ``was_twice`` says whether a time in the row's key was there twice on the clock, and no offset says which is meant.
+    """
 
     texts: pa.Table
     values: pa.Table
@@ -89,6 +100,7 @@ class TypedRows:
     numbers: npt.NDArray[np.int64]
     verdict: npt.NDArray[np.int64]
     culprit: npt.NDArray[np.int64]
+    was_twice: Mask
     n_values: dict[str, npt.NDArray[np.int64]]
     n_wrong: dict[str, npt.NDArray[np.int64]]
 
@@ -106,6 +118,7 @@ class TypedRows:
             numbers=self.numbers[chosen],
             verdict=self.verdict[chosen],
             culprit=self.culprit[chosen],
+            was_twice=self.was_twice[chosen],
         )
 
     @classmethod
@@ -121,6 +134,7 @@ class TypedRows:
             numbers=np.concatenate([part.numbers for part in parts]),
             verdict=np.concatenate([part.verdict for part in parts]),
             culprit=np.concatenate([part.culprit for part in parts]),
+            was_twice=np.concatenate([part.was_twice for part in parts]),
         )
 
     def refuse(self, mask: Mask, reason: Reason, culprit: int) -> None:
@@ -148,6 +162,7 @@ def type_rows(contract: DatasetContract, drops: Sequence[DropManifest], files: S
         numbers=np.concatenate([np.asarray(files[place].row_numbers, dtype=np.int64) for place in order]),
         verdict=np.full(n, GOOD),
         culprit=np.full(n, -1),
+        was_twice=np.zeros(n, dtype=bool),
         n_values={name: np.zeros(n_files, dtype=np.int64) for name in names},
         n_wrong={name: np.zeros(n_files, dtype=np.int64) for name in names},
     )
@@ -180,6 +195,8 @@ def _cast_version(contract: DatasetContract, version: int, rows: TypedRows, part
             continue
         cast = cast_column(texts[now.name], then[now.name], contract.timezone)
         columns[now.name] = cast.values.cast(arrow_type(now.type))
+        if cast.was_twice is not None and now.name in contract.key:
+            rows.was_twice[part] |= cast.was_twice
         _record_problems(rows, part, number, now, texts, cast)
     return pa.table(columns)
 
@@ -230,9 +247,16 @@ def _column(rows: TypedRows, name: str) -> npt.NDArray[Any]:
 
 
 def settle_repeated_keys(contract: DatasetContract, rows: TypedRows) -> None:
-    """Keep the first of equal rows; refuse the rest of the rows whose key is there more than once in a file."""
-    good = np.flatnonzero(rows.verdict == GOOD)
-    repeated = good[_is_repeated(_codes(rows, good, contract.key), "any")]
+    """Keep the first of equal rows; refuse the rest of the rows whose key is there more than once in a file.
+
+    Rows that share a key because the clock showed its time twice are no duplicates, even if they are equal: all are refused.
+    """
+    repeated = _with_repeated_key(contract, rows)
+    if rows.was_twice[repeated].any():
+        in_repeated_hour = np.zeros(len(rows.verdict), dtype=bool)
+        in_repeated_hour[repeated] = rows.was_twice[repeated]
+        rows.refuse(in_repeated_hour, Reason.REPEATED_HOUR, _local_time_of_key(contract))
+        repeated = _with_repeated_key(contract, rows)
     if not len(repeated):
         return
     again = _is_repeated(_codes(rows, repeated, rows.values.column_names), "first")
@@ -241,6 +265,21 @@ def settle_repeated_keys(contract: DatasetContract, rows: TypedRows) -> None:
     conflicting = np.zeros(len(rows.verdict), dtype=bool)
     conflicting[rest[_is_repeated(_codes(rows, rest, contract.key), "any")]] = True
     rows.refuse(conflicting, Reason.CONFLICTING_KEY, -1)
+
+
+def _with_repeated_key(contract: DatasetContract, rows: TypedRows) -> npt.NDArray[np.int64]:
+    """Return the good rows whose key another good row of their file has."""
+    good = np.flatnonzero(rows.verdict == GOOD)
+    return good[_is_repeated(_codes(rows, good, contract.key), "any")]
+
+
+def _local_time_of_key(contract: DatasetContract) -> int:
+    """Return the position of the key's first column with local times, -1 for none."""
+    names = [column.name for column in contract.columns]
+    local = [
+        names.index(column.name) for column in contract.columns if column.name in contract.key and column.type is ColumnType.LOCAL_TIMESTAMP
+    ]
+    return local[0] if local else -1
 
 
 def _is_repeated(codes: npt.NDArray[np.int64], keep: str) -> Mask:
@@ -276,6 +315,19 @@ def refused_by_file(files: Sequence[DeliveredFile], rows: TypedRows) -> list[tup
     return [tuple(by_content.values()) for by_content in found]
 
 
+def reasons_by_file(files: Sequence[DeliveredFile], rows: TypedRows) -> list[Counter[str]]:
+    """Return how many rows of each file are refused, by reason; equal rows count as often as they came."""
+    found: list[Counter[str]] = [Counter() for _ in files]
+    for position, file in enumerate(files):
+        if file.malformed:
+            found[position][Reason.MALFORMED_ROW] += len(file.malformed)
+    refused = np.flatnonzero(rows.verdict >= 0)
+    pairs = np.stack([rows.places[refused], rows.verdict[refused]], axis=1)
+    for (position, reason), n_rows in zip(*np.unique(pairs, axis=0, return_counts=True), strict=True):
+        found[position][_REASONS[reason]] += int(n_rows)
+    return found
+
+
 ByColumn = Mapping[str, int]
 
 
@@ -295,12 +347,24 @@ def judge(
         drop: The file.
         counted: Values by column, and those of another type.
         n_good: Accepted rows.
-        reasons: Distinct refused rows by reason.
+        reasons: Refused rows by reason.
     """
     try:
         columns = contract.columns_of(contract.version_for(drop.partition, drop.schema_version)) or ()
         check_types(drop, columns, *counted)
-        check_refused(contract, drop, n_good, reasons)
+        check_refused(contract, drop, n_good, reasons, _about_the_clock(contract, drop, reasons))
     except ContractError as error:
         return error
     return None
+
+
+def _about_the_clock(contract: DatasetContract, drop: DropManifest, reasons: Mapping[str, int]) -> str:
+    """Return what a person needs to know of a day on which the clock was set; empty if no row suffers from it."""
+    if not {Reason.REPEATED_HOUR, Reason.NONEXISTENT_TIME} & reasons.keys():
+        return ""
+    day = Partition(drop.partition, contract.timezone)
+    changes = "; ".join(map(str, clock_changes(day.start, day.end, contract.timezone)))
+    return (
+        f"\n      The clock of {contract.timezone} was set: {changes or 'not on this day'}."
+        "\n      Ask for times with their offset (2013-11-03T01:00:00-05:00), or in UTC for a column of type utc_timestamp."
+    )

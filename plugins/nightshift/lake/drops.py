@@ -6,14 +6,15 @@
 
 from __future__ import annotations
 
+import codecs
 import datetime as dt
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from nightshift.errors import NightshiftError
 from nightshift.lake.object_store import ObjectCorruptError
@@ -43,7 +44,7 @@ class DropManifest(BaseModel):
         partition: Operating day.
         delivered_at: When it was delivered, UTC: the ``known_at`` of its rows.
         data_key: Key of the data file, in the manifest's folder.
-        sha256: Digest of the data file, hex.
+        sha256: Digest of the data file, hex; PowerShell writes it in upper case.
         n_rows: Rows of the data file without its header.
         schema_version: Version of the contract that the file follows.
     """
@@ -54,7 +55,7 @@ class DropManifest(BaseModel):
     partition: dt.date
     delivered_at: AwareDatetime
     data_key: str
-    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    sha256: Annotated[str, StringConstraints(pattern="^[0-9a-fA-F]{64}$", to_lower=True)]
     n_rows: int = Field(ge=0)
     schema_version: int = Field(ge=1)
 
@@ -198,7 +199,8 @@ def _try_manifest(store: ObjectStore, key: str) -> DropManifest | ManifestError:
 
 def _read_manifest(store: ObjectStore, key: str) -> DropManifest:
     try:
-        manifest = DropManifest.model_validate_json(store.get(key))
+        # Windows PowerShell puts a mark before UTF-8.
+        manifest = DropManifest.model_validate_json(store.get(key).removeprefix(codecs.BOM_UTF8))
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'document'}: {e['msg']}" for e in error.errors())
         raise ManifestError(f"{store.uri(key)} is not a manifest.", got=problems, todo=_TODO) from None

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from nightshift.contracts.datasets import ColumnType
 from nightshift.errors import NightshiftError
 from nightshift.quality.file_blocks import UnreadableFileError, read_blocks, read_header
 
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 
 WRONG_TYPE_RATIO = 0.5
 """Share of a column's values, 0 to 1, above which a wrong type is a changed schema and no longer single bad rows. Source: ADR 0005."""
+_EVIDENCE_RATIO, _EVIDENCE_VALUES = 0.01, 2
+"""Share of a file's rows, 0 to 1, and number of them, that must have a wrong value before a column's type
+counts as changed: one odd value of a column that is otherwise empty says nothing. Source: ADR 0041."""
 SIMILARITY = 0.6
 """How alike a missing and an unknown column are called when one is suggested as the other. Source: difflib's default."""
 
@@ -223,10 +227,11 @@ def check_types(drop: DropManifest, columns: Sequence[Column], n_values: Mapping
     Raises:
         TypeChangedError: In at least one column.
     """
-    changed = [c for c in columns if n_wrong.get(c.name, 0) > WRONG_TYPE_RATIO * n_values.get(c.name, 0)]
+    changed = [column for column in columns if is_other_type(n_wrong.get(column.name, 0), n_values.get(column.name, 0), drop.n_rows)]
     if changed:
         lines = [
-            f"{c.name}: expected {c.delivered_as or c.type}, {n_wrong[c.name]} of {n_values[c.name]} values are something else"
+            f"{c.name}: expected {c.delivered_as or c.type}, {n_wrong[c.name]} of {n_values[c.name]} values are something else;"
+            f" accepted: {accepted_form(c.delivered_as or c.type)}"
             for c in changed
         ]
         raise TypeChangedError(
@@ -235,14 +240,43 @@ def check_types(drop: DropManifest, columns: Sequence[Column], n_values: Mapping
         )
 
 
-def check_refused(contract: DatasetContract, drop: DropManifest, n_good: int, reasons: Mapping[str, int]) -> None:
+def is_other_type(n_wrong: int, n_values: int, n_rows: int) -> bool:
+    """Return whether a column's values say that its type has changed.
+
+    Args:
+        n_wrong: Values that cannot be read as the type.
+        n_values: All values that are not empty.
+        n_rows: Rows of the file, empty values too.
+    """
+    is_most = n_wrong > WRONG_TYPE_RATIO * n_values
+    return is_most and n_wrong >= max(_EVIDENCE_VALUES, _EVIDENCE_RATIO * n_rows)
+
+
+def accepted_form(column_type: ColumnType) -> str:
+    """Return in words how a value of a type is written; docs/values.md has every form."""
+    return _ACCEPTED_FORMS[column_type]
+
+
+_ACCEPTED_FORMS = {
+    ColumnType.TEXT: "text in UTF-8 without NUL characters",
+    ColumnType.INTEGER: "whole numbers of 64 bits, like 1200 or 12.0, without thousands separators",
+    ColumnType.NUMBER: "numbers with a decimal point, like 12.5 or 1e-3, without thousands separators",
+    ColumnType.BOOLEAN: "true or false, t or f, yes or no, 1 or 0",
+    ColumnType.DATE: "YYYY-MM-DD",
+    ColumnType.UTC_TIMESTAMP: "YYYY-MM-DD HH:MM[:SS[.ffffff]] in UTC, or with an offset like +02:00",
+    ColumnType.LOCAL_TIMESTAMP: "YYYY-MM-DD HH:MM[:SS[.ffffff]] on the zone's clock, or with an offset like +02:00",
+}
+
+
+def check_refused(contract: DatasetContract, drop: DropManifest, n_good: int, reasons: Mapping[str, int], hint: str = "") -> None:
     """Refuse a file with more bad rows, or fewer good ones, than the contract allows.
 
     Args:
         contract: Whose limits count.
         drop: The file.
         n_good: Accepted rows, duplicates counted once.
-        reasons: Refused rows by reason.
+        reasons: Refused rows by reason, equal ones counted as often as they came.
+        hint: More for a person to know about these reasons.
 
     Raises:
         RefusedRatioError: A limit is exceeded.
@@ -259,7 +293,7 @@ def check_refused(contract: DatasetContract, drop: DropManifest, n_good: int, re
         f"{_name(drop)} does not have enough good rows.",
         expected=expected,
         got=f"{n_good} good, {n_refused} refused: {said}",
-        todo="Ask upstream for a corrected file; change the limit in the contract only if such rows are normal.",
+        todo="Ask upstream for a corrected file; change the limit in the contract only if such rows are normal." + hint,
     )
 
 

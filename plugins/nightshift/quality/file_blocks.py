@@ -5,8 +5,6 @@ Everything becomes text first, so that a value means the same in every format an
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from nightshift.quality.csv_dialect import CheckedLines, DialectError, split_header
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -66,11 +66,7 @@ def read_header(source: bytes | Path, name: str) -> list[str]:
             return list(_parquet(source).schema_arrow.names)
         with _open(source, name) as stream:
             head: bytes = stream.read(_HEADER_BYTES)
-    try:
-        line = head[: head.find(b"\n") + 1 or len(head)].decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise UnreadableFileError("its header is not UTF-8") from None
-    return next(csv.reader(io.StringIO(line)), [])
+        return split_header(head)
 
 
 def read_blocks(
@@ -122,16 +118,17 @@ def _csv_blocks(
     from pyarrow import csv as arrow_csv
 
     malformed: list[int] = []
-
-    def skip(row: arrow_csv.InvalidRow) -> str:
-        malformed.append(row.number - 1)
-        set_aside(row.number - 1, row.text)
-        return "skip"
-
     with _open(source, name) as stream:
+        lines = CheckedLines(stream, len(header))
+
+        def skip(row: arrow_csv.InvalidRow) -> str:
+            malformed.append(row.number - 1)
+            set_aside(row.number - 1, lines.original(row.text))
+            return "skip"
+
         try:
             reader = arrow_csv.open_csv(
-                stream,
+                pa.PythonFile(lines, "r"),
                 arrow_csv.ReadOptions(use_threads=False, column_names=list(header), skip_rows=1, block_size=BLOCK_BYTES),
                 arrow_csv.ParseOptions(newlines_in_values=True, invalid_row_handler=skip),
                 arrow_csv.ConvertOptions(
@@ -146,12 +143,24 @@ def _csv_blocks(
             if any(text in str(error) for text in _WITHOUT_ROWS):
                 return
             raise
-        first = 1
+        first, n_rows = 1, 0
         for batches in _together(reader):
             texts = pa.Table.from_batches(batches)
             numbers = _numbers(first, texts.num_rows, malformed)
+            n_rows += len(numbers)
             first = int(numbers[-1]) + 1 if len(numbers) else first
             yield Block(texts, numbers)
+        _compare_counts(lines.n_lines - 1, n_rows + len(malformed))
+
+
+def _compare_counts(n_lines: int, n_rows: int) -> None:
+    """Refuse a file of which the parser made another number of rows than it has lines outside of quotes.
+
+    Raises:
+        UnreadableFileError: The numbers differ.
+    """
+    if n_lines != n_rows:
+        raise UnreadableFileError(f"it has {n_lines} lines of data, and was parsed as {n_rows} rows")
 
 
 def _together(batches: Iterable[pa.RecordBatch]) -> Iterator[list[pa.RecordBatch]]:
@@ -199,8 +208,6 @@ def _as_text(values: pa.Array) -> pa.Array:
 
     if pa.types.is_dictionary(values.type):
         values = values.dictionary_decode()
-    if pa.types.is_timestamp(values.type) and values.type.unit == "ns":
-        values = values.cast(pa.timestamp("us", values.type.tz))
     return values.cast(pa.string())
 
 
@@ -233,25 +240,45 @@ def _named_failures() -> Iterator[None]:
 
     try:
         yield
+    except DialectError as error:
+        raise UnreadableFileError(str(error)) from None
     except (pa.ArrowException, OSError) as error:
-        raise UnreadableFileError(str(error).partition("\n")[0]) from None
+        raise UnreadableFileError(_without_values(str(error))) from None
 
 
-def read_cells(data: bytes, name: str) -> tuple[list[str], list[list[str]]]:
-    """Return header and rows of a whole file as text, malformed rows as they are; for the few files that a person looks at.
+def _without_values(message: str) -> str:
+    """Return Arrow's first line without the row that it quotes: no message shows a value."""
+    line = message.partition("\n")[0]
+    if "CSV parse error: Row #" in line:  # our handler takes every other row with a wrong number of fields
+        return f"row {line.partition('Row #')[2].partition(':')[0]} is not text in UTF-8"
+    if "invalid UTF8" in line:
+        return f"a value of row {line.partition('Row #')[2].partition(':')[0]} is not text in UTF-8"
+    if "straddl" in line:
+        return f"a row is longer than {BLOCK_BYTES:,} bytes"
+    return line
+
+
+def read_cells(source: bytes | Path, name: str) -> tuple[list[str], list[list[str] | str]]:
+    """Return header and rows of a whole file; for the few files that a person looks at.
 
     Args:
-        data: The file's bytes.
+        source: The file, or its bytes.
         name: Its name: what it ends with says the format.
+
+    Returns:
+        The header, and the rows from first to last: their cells, empty where nothing is; of a malformed row its text.
 
     Raises:
         UnreadableFileError: It cannot be read.
     """
-    if name.endswith(".parquet"):
-        header = read_header(data, name)
-        rows = [row for block in read_blocks(data, name, header, header, lambda *_: None) for row in block.texts.to_pylist()]
-        return header, [[row[column] or "" for column in header] for row in rows]
-    with _named_failures(), _open(data, name) as stream:
-        text = stream.read().decode("utf-8-sig")
-    header, *cells = [row for row in csv.reader(io.StringIO(text, newline="")) if row] or [[]]
-    return header, cells
+    header = read_header(source, name)
+    if not header:
+        return [], []
+    # Names may be empty or there twice, positions are not.
+    names = header if name.endswith(".parquet") else [str(position) for position in range(len(header))]
+    rows: dict[int, list[str] | str] = {}
+    for block in read_blocks(source, name, names, names, rows.__setitem__):
+        columns = [column.fill_null("").to_pylist() for column in block.texts.columns]
+        cells = map(list, zip(*columns, strict=True))
+        rows |= dict(zip(block.row_numbers.tolist(), cells, strict=True))
+    return header, [rows[number] for number in sorted(rows)]

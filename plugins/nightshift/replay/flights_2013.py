@@ -111,8 +111,8 @@ def _scheduled_arrival(flights: pd.DataFrame, departure: Instants) -> Instants:
 def _next_time(after: Instants, clock: Durations, timezone: str) -> Instants:
     """Return the first instant, not before ``after``, at which the zone's clock shows that time of day."""
     midnight = to_wall(after, timezone).astype("datetime64[D]").astype("datetime64[s]")
-    same_day, _ = to_utc(np.add(midnight, clock), timezone)
-    next_day, _ = to_utc(np.add(midnight + np.timedelta64(1, "D"), clock), timezone)
+    same_day, *_ = to_utc(np.add(midnight, clock), timezone)
+    next_day, *_ = to_utc(np.add(midnight + np.timedelta64(1, "D"), clock), timezone)
     return np.where(same_day >= after, same_day, next_day)
 
 

@@ -74,7 +74,7 @@ def test_a_corrected_row_becomes_a_version_of_its_own_time_when_replayed(things,
 @pytest.mark.parametrize(
     ("values", "at", "says"),
     [
-        ({"size": "101"}, CORRECTED, "row 2: out_of_range in size"),
+        ({"size": "101"}, CORRECTED, r"row \d+ \(position 2\): out_of_range in size"),
         ({"size": "5", "id": "c"}, CORRECTED, "conflicting_key"),
         ({"size": "5"}, DELIVERED, "known after"),
     ],
@@ -197,3 +197,59 @@ def test_the_plan_of_a_redo_is_printed_by_command(things, monkeypatch):
     assert "late arrivals: 1 drop(s) that landed and are not in" in done.output
     assert "landing/things/dt=2013-03-10/second.csv" in done.output
     assert "added column ignored: extra" in done.output
+
+
+def correct_by_cli(settings, monkeypatch, row_id, *values):
+    from nightshift.cli import quarantine
+    from nightshift.cli.app import app
+
+    monkeypatch.setattr(quarantine, "load_settings", lambda: settings)
+    given = [part for value in values for part in ("--set", value)]
+    return CliRunner().invoke(app, ["quarantine", "correct", str(row_id), *given, "--note", "asked"])
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ("size=5,00", "size: wrong_type (accepted: whole numbers"),
+        ("size=101", "size: out_of_range"),
+        ("size=", "size: missing_value"),
+        ("extra=5", "extra: no such column"),
+    ],
+)
+def test_a_value_that_the_contract_cannot_read_is_no_correction(things, conn, monkeypatch, value, says):
+    settings, row_id = things
+
+    result = correct_by_cli(settings, monkeypatch, row_id, value)
+
+    assert result.exit_code != 0
+    assert isinstance(result.exception, QuarantineError)
+    assert says in str(result.exception)
+    assert find_row(conn, row_id).state == "open"
+    assert correct_by_cli(settings, monkeypatch, row_id, "size=5").exit_code == 0
+    assert find_row(conn, row_id).state == "corrected"
+
+
+def test_malformed_lines_stay_as_they_are_when_another_row_is_replayed(settings, conn, run, tmp_path, monkeypatch):
+    from nightshift.contracts.datasets import load_contracts
+
+    (tmp_path / "datasets").mkdir()
+    (tmp_path / "datasets" / "things.yaml").write_text(CONTRACT.replace("0.5}", "0.9}"))
+    moved = settings.model_copy(update={"dags_dir": tmp_path})
+    migrate(conn, load_contracts(moved.datasets_dir))
+    ObjectStore.open(moved).ensure_bucket()
+    lines = b'a,1\n\nb,"x"y\nc,"open\nd,wrong\ne,7,8\n'
+    deliver(moved, b"id,how_big\n" + lines, 5, DELIVERED, "first")
+    ingest(moved, "things", DAYS, run)
+    malformed, wrong = (
+        [row for row in list_rows(conn, "raw/things", DAYS) if row.reason == reason] for reason in ("malformed_row", "wrong_type")
+    )
+    assert [row.delivered["line"] for row in malformed] == ['b,"x"y', 'c,"open', "e,7,8"]
+    assert correct_by_cli(moved, monkeypatch, malformed[0].row_id, "size=6").exit_code != 0
+    assert correct_by_cli(moved, monkeypatch, malformed[0].row_id, "id=b", "size=6").exit_code == 0
+    assert correct_by_cli(moved, monkeypatch, wrong[0].row_id, "size=5").exit_code == 0
+
+    result = replay_corrections(moved, "things", DAY, run)
+
+    assert ObjectStore.open(moved).get(result.data_key) == b'id,how_big\na,1\nb,6\nc,"open\nd,5\ne,7,8\n'
+    assert [row[:2] for row in visible(conn)] == [("a", 1), ("b", 6), ("d", 5)]

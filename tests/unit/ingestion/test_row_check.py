@@ -4,11 +4,14 @@ import datetime as dt
 from hashlib import sha256
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from nightshift.contracts.datasets import DatasetContract
 from nightshift.ingestion.row_check import check_rows
 from nightshift.lake.drops import DropManifest
 from nightshift.quality.contract_check import check_file
+from nightshift.quality.file_blocks import count_rows
 
 CONTRACT = DatasetContract(
     name="events",
@@ -142,3 +145,83 @@ def test_only_its_own_file_is_wrong_when_a_limit_is_exceeded(lines, code, says):
     assert list(rows.errors) == [1]
     assert rows.errors[1].code == code
     assert says in str(rows.errors[1])
+
+
+@pytest.mark.parametrize("junk", [b",,", b"x,2013-03-10 05:00,none", b"x,y,z,more"])
+def test_equal_bad_rows_count_as_often_as_they_came(junk):
+    good = b"".join(b"a%d,2013-03-10 05:00,1\n" % i for i in range(100))
+
+    rows = check((b"id,at,size\n" + good + (junk + b"\n") * 900,))
+
+    assert rows.n_refused == (900,)
+    assert len(rows.refused[0]) == 1
+    assert rows.errors[0].code in ("NS-CONTRACT-005", "NS-CONTRACT-006")
+
+
+HOURS = DatasetContract(
+    name="events",
+    description="Visitors by hour.",
+    schema_version=1,
+    timezone="America/New_York",
+    delivery="daily",
+    history_start="2013-03-01",
+    grain="one hour",
+    key=("shop", "at"),
+    event_timestamp="at",
+    columns=({"name": "shop", "type": "text"}, {"name": "at", "type": "local_timestamp"}, {"name": "n", "type": "integer"}),
+    maximum_refused_ratio=0.05,
+)
+BACK = "2013-11-03"
+
+
+@pytest.mark.parametrize("second", [9, 7])
+def test_no_row_of_the_hour_that_comes_twice_is_lost_or_taken_for_another(second):
+    clock = [0, 1, 1, *range(2, 24)]
+    lines = "".join(f"hill,{BACK} {hour:02d}:00,{second if i == 2 else 7}\n" for i, hour in enumerate(clock))
+
+    rows = check((f"shop,at,n\n{lines}".encode(), BACK, 1), contract=HOURS)
+
+    assert reasons(rows) == [(2, "repeated_hour", "at"), (3, "repeated_hour", "at")][: 2 if second == 9 else 1]
+    assert (rows.n_refused, rows.n_duplicated) == ((2,), (0,))
+    assert "2013-11-03 01:00 to 02:00 was there twice" in str(rows.errors[0])
+    assert "utc_timestamp" in str(rows.errors[0])
+
+
+def test_both_hours_are_read_when_their_offsets_tell_them_apart():
+    lines = f"hill,{BACK} 01:00-04:00,7\nhill,{BACK} 01:00-05:00,7\nhill,{BACK} 03:00,1\n"
+
+    rows = check((f"shop,at,n\n{lines}".encode(), BACK, 1), contract=HOURS)
+
+    assert rows.errors == {}
+    assert [at.hour for at in rows.values.to_pydict()["at"]] == [5, 6, 8]
+
+
+def test_the_hour_that_never_was_is_named():
+    rows = check((b"shop,at,n\nhill,2013-03-10 02:30,1\n", "2013-03-10", 1), contract=HOURS)
+
+    assert "2013-03-10 02:00 to 03:00 never was" in str(rows.errors[0])
+
+
+def test_one_odd_value_of_a_column_that_is_nearly_empty_costs_its_row():
+    lines = b"a,2013-03-10 05:00,n/a\n" + b"".join(b"b%d,2013-03-10 05:00,\n" % i for i in range(999))
+
+    rows = check((b"id,at,size\n" + lines,))
+
+    assert rows.errors == {}
+    assert reasons(rows) == [(1, "wrong_type", "size")]
+    assert rows.values.num_rows == 999
+
+
+CELL = st.sampled_from(["", "a", "b", "1", "2", "x", '"', '"1"', '"a', "200", "2013-03-10 05:00", "2013-03-10 02:30", "\r"])
+
+
+@given(st.lists(st.lists(CELL, min_size=1, max_size=4), max_size=12))
+def test_every_delivered_row_is_accepted_repeated_or_refused(lines):
+    data = ("id,at,size\n" + "".join(",".join(line) + "\n" for line in lines)).encode()
+    n_rows = count_rows(data, "x.csv")
+    delivered = drop(data).model_copy(update={"n_rows": n_rows})
+
+    rows = check_rows(CONTRACT, [delivered], [check_file(CONTRACT, delivered, data)])
+
+    assert rows.values.num_rows + rows.n_duplicated[0] + rows.n_refused[0] == n_rows
+    assert n_rows == sum(",".join(line) not in ("", "\r") for line in lines) or '"' in data.decode()

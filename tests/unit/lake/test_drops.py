@@ -1,6 +1,8 @@
 """The landing protocol: manifest last, listed by range, wrong manifests refused."""
 
+import codecs
 import datetime as dt
+import json
 from dataclasses import replace
 
 import pytest
@@ -82,3 +84,11 @@ def test_reading_fails_when_the_manifest_names_no_file(store):
 
     with pytest.raises(ObjectMissingError):
         read_data(store, [manifest.model_copy(update={"data_key": "landing/weather/dt=2013-03-10/other.csv"})])
+
+
+def test_a_manifest_is_read_as_powershell_writes_it(store):
+    drop = write_drop(store, DROP)
+    said = drop.model_dump(mode="json") | {"sha256": drop.sha256.upper()}
+    store.put("landing/weather/dt=2013-03-10/windows.manifest.json", codecs.BOM_UTF8 + json.dumps(said).encode())
+
+    assert list_drops(store, "weather", PartitionRange.of("2013-03-10")) == [drop, drop]

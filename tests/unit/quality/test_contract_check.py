@@ -132,6 +132,15 @@ def test_types_are_judged_by_most_values_when_some_are_wrong():
         check_types(drop, CONTRACT.columns, {"temperature_f": 4}, {"temperature_f": 3})
 
 
+def test_a_type_has_changed_only_when_enough_values_say_so():
+    drop = manifest(GOOD, n_rows=1_000)
+
+    check_types(drop, CONTRACT.columns, {"temperature_f": 9}, {"temperature_f": 9})
+    with pytest.raises(TypeChangedError, match="10 of 10 values are something else; accepted: numbers with a decimal point"):
+        check_types(drop, CONTRACT.columns, {"temperature_f": 10}, {"temperature_f": 10})
+    check_types(manifest(GOOD, n_rows=1), CONTRACT.columns, {"temperature_f": 1}, {"temperature_f": 1})
+
+
 def test_the_refused_ratio_is_an_inclusive_limit_when_rows_are_refused():
     drop = manifest(GOOD)
 

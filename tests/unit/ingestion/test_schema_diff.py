@@ -1,0 +1,153 @@
+"""What ``contract diff`` says of any file: lines that a contract can take up, or a sentence."""
+
+import datetime as dt
+
+import pytest
+from ruamel.yaml import YAML
+
+from nightshift.cli.contract import delimiter_note, describe
+from nightshift.contracts.datasets import DatasetContract
+from nightshift.ingestion.schema_diff import adoption, compare_schema, objections
+from nightshift.lake.drops import DropManifest
+from nightshift.quality.file_blocks import UnreadableFileError
+
+CONTRACT = DatasetContract(
+    name="sales",
+    description="Sales.",
+    schema_version=1,
+    delivery="daily",
+    history_start="2013-01-01",
+    grain="one sale",
+    key=("id",),
+    event_timestamp="sold_at",
+    columns=(
+        {"name": "id", "type": "text"},
+        {"name": "sold_at", "type": "local_timestamp"},
+        {"name": "amount", "type": "number", "is_nullable": True},
+        {"name": "coupon", "type": "boolean", "is_nullable": True},
+    ),
+)
+HEADER = "id,sold_at,amount,coupon"
+ROWS = ("1,2013-09-05 10:00,2.5,true", "2,2013-09-05 11:00,3.5,false")
+
+
+def compared(header: str, *rows: str | bytes, encoding: str = "utf-8"):
+    data = "\n".join([header, *rows, ""]).encode(encoding)
+    drop = DropManifest(
+        dataset="sales",
+        partition="2013-09-05",
+        delivered_at=dt.datetime(2013, 9, 6, 4, tzinfo=dt.UTC),
+        data_key="landing/sales/dt=2013-09-05/a.csv",
+        sha256="0" * 64,
+        n_rows=len(rows),
+        schema_version=1,
+    )
+    return drop, compare_schema(CONTRACT, drop, data)
+
+
+def adopted(drop, diff) -> DatasetContract:
+    """Put the printed lines into the contract, as they say, and read it as every contract is read."""
+    said = YAML(typ="safe").load("\n".join(adoption(CONTRACT, drop, diff)))
+    columns = {column["name"]: column for column in CONTRACT.model_dump(mode="json")["columns"]}
+    assert len({column["name"] for column in said["columns"]}) == len(said["columns"])
+    columns |= {column["name"]: column for column in said["columns"]}
+    document = CONTRACT.model_dump(mode="json") | said | {"columns": list(columns.values())}
+    return DatasetContract.model_validate(document)
+
+
+@pytest.mark.parametrize(
+    ("more", "names"),
+    [
+        (["1st_dep"], ["_1st_dep"]),
+        (["Caf\u00e9 name"], ["cafe_name"]),
+        (["Gate No", "gate-no"], ["gate_no", "gate_no_2"]),
+        (["n" * 80, "n" * 81], ["n" * 63, "n" * 59 + "_2"]),
+        (["load_id", "ctid"], ["load_id_2", "ctid_2"]),
+        (["Umsatz (\u20ac)", "\u6570"], ["umsatz", "column"]),
+        (["Amount", "true", "no"], ["amount_2", "true", "no"]),
+    ],
+)
+def test_added_columns_get_names_that_a_contract_takes(more, names):
+    drop, diff = compared(f"{HEADER},{','.join(more)}", *(f"{row},{','.join('x' for _ in more)}" for row in ROWS))
+
+    added = [column for column in adopted(drop, diff).columns if column.name not in {c.name for c in CONTRACT.columns}]
+
+    assert [column.name for column in added] == names
+    assert [column.delivered_name for column in added] == more
+
+
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [
+        (("02134", "10001"), "text"),
+        (("1", "2"), "integer"),
+        (("0", "-1"), "integer"),
+        (("0.5", "1"), "number"),
+        (("2013-09-05", "2013-09-06"), "date"),
+        (("", ""), "text"),
+    ],
+)
+def test_the_type_of_an_added_column_is_the_narrowest_that_loses_nothing(values, kind):
+    _, diff = compared(f"{HEADER},more", *(f"{row},{value}" for row, value in zip(ROWS, values, strict=True)))
+
+    assert diff.added == {"more": kind}
+
+
+def test_names_that_nobody_can_adopt_are_told():
+    _, diff = compared(f"{HEADER},,x,x", *(f"{row},7,8,9" for row in ROWS))
+
+    assert diff.notes == ("column 5 has no name", "x is delivered 2 times")
+    assert "! column 5 has no name" in describe(diff)
+
+
+@pytest.mark.parametrize(
+    ("rows", "says"),
+    [
+        (('1,2013-09-05 10:00,"2,50",true', '2,2013-09-05 11:00,"3,50",true'), "amount seems to be number in a form that is not read"),
+        (("1,05.09.2013 10:00,1,true", "2,05.09.2013 11:00,1,true"), "sold_at seems to be local_timestamp in a form"),
+        (("1,2013-09-05 10:00,1,ja", "2,2013-09-05 11:00,1,nein"), "coupon seems to be boolean in a form"),
+        (("1,2013-09-05,1,true", "2,2013-09-06,1,true"), "sold_at says which row it is"),
+    ],
+)
+def test_another_spelling_is_a_sentence_and_no_new_column(rows, says):
+    _, diff = compared(HEADER, *rows)
+
+    assert [line[: len(says)] for line in objections(CONTRACT, diff)] == [says]
+    assert ", like '" in describe(diff)[0]
+
+
+def test_a_missing_event_timestamp_is_a_sentence():
+    _, diff = compared("id,amount,coupon", "1,2.5,true")
+
+    assert objections(CONTRACT, diff) == ["sold_at is missing, and says which row it is: no version can be without it."]
+
+
+def test_a_column_of_another_kind_gets_one_of_its_own():
+    drop, diff = compared(HEADER, *(row.replace("2.5", "heavy").replace("3.5", "light") for row in ROWS))
+
+    assert objections(CONTRACT, diff) == []
+    assert adopted(drop, diff).columns[-1].model_dump(include={"name", "source"}) == {"name": "amount_text", "source": "amount"}
+
+
+def test_one_odd_value_of_a_nearly_empty_column_changes_no_type():
+    rows = [f"{i},2013-09-05 10:00,{'n/a' if not i else ''},true" for i in range(1_000)]
+
+    assert compared(HEADER, *rows)[1].is_empty
+
+
+def test_another_delimiter_is_named():
+    _, diff = compared(HEADER.replace(",", ";"), *(row.replace(",", ";") for row in ROWS))
+
+    assert delimiter_note(diff) == ["The header is one column with 3 ';': another delimiter? Only commas are read."]
+
+
+@pytest.mark.parametrize(("rows", "encoding"), [(("1,caf\u00e9,1,true",), "latin-1"), (("1,x,1,true",), "utf-16")])
+def test_a_file_that_cannot_be_read_is_named_as_such(rows, encoding):
+    with pytest.raises(UnreadableFileError, match="UTF-"):
+        compared(HEADER, *rows, encoding=encoding)
+
+
+def test_long_cells_and_odd_quotes_are_no_obstacle():
+    _, diff = compared(f"{HEADER},note", f"{ROWS[0]},{'n' * 200_000}", f'{ROWS[1]},"x"y')
+
+    assert diff.added == {"note": "text"}
