@@ -6,6 +6,7 @@ import datetime as dt
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.errors import NightshiftError, WarehouseError
 from nightshift.fault_points import FaultPoint, reach
 from nightshift.scoring.carry_over import feature_spine, past_digest, past_scores
-from nightshift.scoring.champion import Champions, Choice, Named, load_version
+from nightshift.scoring.champion import LOADING_SECONDS, Champions, Choice, Named, load_version
 from nightshift.scoring.contributions import METHOD
 from nightshift.scoring.fallback import stage_fallback
 from nightshift.scoring.feature_rows import Feature, in_key_order, published_features, shard_query
@@ -22,6 +23,7 @@ from nightshift.scoring.plan import LADDER, MODEL_MADE, DayPlan, PastScores, Sco
 from nightshift.scoring.progress import Progress
 from nightshift.scoring.relations import SCHEMA, ensure_prediction_relations
 from nightshift.scoring.scorer import ChampionBrokenError, Scorer
+from nightshift.training.load_trial import retry_starved
 from nightshift.warehouse.append_stream import append_stream
 from nightshift.warehouse.bulk import stream_arrow
 from nightshift.warehouse.connection import connect, lose
@@ -252,7 +254,8 @@ def _scored(
     for version, days in plan.days_by_version.items():
         model = models[version]
         with _blame_champion(version, run):
-            scorer = Scorer(model, spec.scoring.reasons, spec.scoring.engine)
+            load = partial(Scorer, model, spec.scoring.reasons, spec.scoring.engine)
+            scorer = retry_starved(load, LOADING_SECONDS)
         same_in_all: dict[str, int | str] = {"load_id": plan.load_id, "shard": shard, "model_version": version, "run_id": run.run_id}
         query = shard_query(spec, plan, days, shard, model.signature.names)
         with Ahead(stream_arrow(settings, query, run.application_name)) as waiting:
