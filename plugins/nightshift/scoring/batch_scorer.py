@@ -79,6 +79,7 @@ def begin(
 
     Raises:
         FeaturesMissingError: The feature view is not published for a partition.
+        DamagedInputError: Its published rows are not what was published.
         WorseStepError: What is published is the work of a better step, which cannot be repeated now.
         ChampionBrokenError: The named version cannot score.
         WarehouseError: The warehouse cannot be reached.
@@ -134,7 +135,8 @@ def begin_plan(
     if past:
         inputs["past scores"] = past_digest(conn, spec, days)
     partitions = PartitionRange(Partition(days[0].partition_date), Partition(days[-1].partition_date))
-    write = begin_write(conn, [predictions_target(spec)], partitions, LoadManifest(run, inputs))
+    manifest = LoadManifest(run, inputs, reads={spec.features_dataset: 0})
+    write = begin_write(conn, [predictions_target(spec)], partitions, manifest)
     reach(FaultPoint.SCORE_BEGIN_AFTER)
     return ScorePlan(load_id=write.load_id, n_shards=spec.scoring.shards, days=days, broken=dict(broken))
 
