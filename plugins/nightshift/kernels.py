@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import logging
 import os
+import pickle
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nightshift import sealed_file
 from nightshift.settings import default_home
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +49,45 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def _compile(numba: Any, function: Callable[..., Any], *, is_kept: bool) -> Callable[..., Any]:  # noqa: ANN401  (a module without types)
     kernel: Callable[..., Any] = numba.njit(function, nogil=True, cache=is_kept)
+    if is_kept:
+        _seal(kernel)
     return kernel
+
+
+def _seal(kernel: Any) -> None:  # noqa: ANN401  (numba's dispatcher)
+    """Let a kernel's kept machine code carry its digest: numba would run whatever is in the file, and a turned bit ends the process.
+
+    Only where the files are read and written is replaced; numba still decides which one fits this function and this processor.
+    """
+    from numba.core.caching import IndexDataCacheFile
+
+    class SealedCacheFile(IndexDataCacheFile):  # type: ignore[misc]  # numba has no types
+        """Numba's index and data file, each with its digest; a damaged one is compiled again."""
+
+        def _load_index(self) -> dict[Any, str]:
+            content = sealed_file.read(Path(self._index_path))
+            if content is None:
+                return {}
+            version, stamp, overloads = pickle.loads(content)  # noqa: S301  (our own file, its digest is right)
+            found: dict[Any, str] = overloads if (version, stamp) == (self._version, self._source_stamp) else {}
+            return found
+
+        def _save_index(self, overloads: dict[Any, str]) -> None:
+            sealed_file.write(Path(self._index_path), self._dump((self._version, self._source_stamp, overloads)))
+
+        def _load_data(self, name: str) -> Any:  # noqa: ANN401  (what numba has kept)
+            content = sealed_file.read(Path(self._data_path(name)))
+            if content is None:
+                raise FileNotFoundError(name)  # numba then compiles
+            return pickle.loads(content)  # noqa: S301  (as above)
+
+        def _save_data(self, name: str, data: object) -> None:
+            sealed_file.write(Path(self._data_path(name)), self._dump(data))
+
+    kept = kernel._cache  # noqa: SLF001  (numba offers no other way)
+    files = kept._cache_file  # noqa: SLF001
+    base = files._index_name.removesuffix(".nbi")  # noqa: SLF001
+    kept._cache_file = SealedCacheFile(files._cache_path, base, files._source_stamp)  # noqa: SLF001
 
 
 def external(library: Path | None, name: str, result: str, *arguments: str) -> Any:  # noqa: ANN401  (a type of numba)

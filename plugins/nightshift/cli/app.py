@@ -28,6 +28,7 @@ from nightshift.cli import (
     rescue,
     services,
     setup,
+    void,
     why,
 )
 from nightshift.errors import NightshiftError
@@ -73,6 +74,7 @@ app.command()(profile.profile)
 app.command()(repro.repro)
 app.command()(why.why)
 app.command()(rescue.rescue)
+app.command()(void.void)
 app.command()(check_freshness.check_freshness)
 app.command(context_settings=airflow.CONTEXT)(airflow.airflow)
 

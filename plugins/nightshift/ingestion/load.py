@@ -9,6 +9,7 @@ Source: docs/adr/0005-raw-versions.md.
 from __future__ import annotations
 
 import datetime as dt
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -23,6 +24,8 @@ from nightshift.lake.object_store import ObjectStore
 from nightshift.quality.contract_check import ContractError, DeliveredFile, check_file
 from nightshift.quality.quarantine import keep_drop
 from nightshift.warehouse.connection import connect
+from nightshift.warehouse.content_hash import hash_basis
+from nightshift.warehouse.damage import Damage, LoadRecord, find_damage, find_damage_cheaply
 
 if TYPE_CHECKING:
     from nightshift.contracts.datasets import DatasetContract
@@ -31,6 +34,8 @@ if TYPE_CHECKING:
     from nightshift.lake.drops import DropManifest, ManifestError
     from nightshift.settings import Settings
     from nightshift.warehouse.connection import Connection
+
+logger = logging.getLogger(__name__)
 
 
 class DropMissingError(NightshiftError):
@@ -156,7 +161,8 @@ def _refuse_missing(store: ObjectStore, contract: DatasetContract, partitions: P
 
 def _load_new(call: IngestCall, drops: Sequence[DropManifest]) -> set[dt.date]:
     """Load what is not in yet and return the days that got a new version."""
-    known, newest = _known_drops(call), {drop.partition: drop for drop in drops}
+    known = _known_drops(call, sorted({drop.partition for drop in drops}))
+    newest = {drop.partition: drop for drop in drops}
     new = [drop for drop in drops if (drop.partition, drop.sha256, drop.delivered_at) not in known]
     published: set[dt.date] = set()
     for checked, places in check_drops(call, [drop for drop in new if not is_large(drop)], newest):
@@ -197,21 +203,36 @@ def check_drops(
     return [(checked, places) for places in _loads(whole, good)]
 
 
-def _known_drops(call: IngestCall) -> set[tuple[dt.date, str, dt.datetime]]:
-    """Return what was ingested under this contract, has not been refused since, and whose partition readers see.
+def _known_drops(call: IngestCall, days: Sequence[dt.date]) -> set[tuple[dt.date, str, dt.datetime]]:
+    """Return what was ingested under this contract, has not been refused since, and whose rows readers see as they were published.
 
-    A pointer that somebody has lost comes back when its drops are read again.
+    A pointer that somebody has lost comes back when its drops are read again, and so do rows that vanished or changed. Only a rerun has
+    something to hash: the drops of an ordinary night are new.
     """
     rows = call.conn.execute(
         """
-        select d.partition_date, d.source_sha256, d.known_at
+        select d.partition_date, d.source_sha256, d.known_at, l.state, l.load_id, l.n_rows, l.content_hash, l.detail ->> 'hash_basis'
         from raw.ingested_drops d join ops.loads l using (dataset, partition_date, load_id)
         join ops.published p using (dataset, partition_date)
-        where d.dataset = %s and d.contract_digest = %s and l.state in ('published', 'duplicate')
+        where d.dataset = %s and d.contract_digest = %s and d.partition_date = any(%s) and l.state in ('published', 'duplicate')
         """,
-        [call.contract.dataset, call.contract_digest],
-    )
-    return {(day, digest, known_at) for day, digest, known_at in rows}
+        [call.contract.dataset, call.contract_digest, list(days)],
+    ).fetchall()
+    records = [LoadRecord(row[0], *row[4:]) for row in rows if row[3] == "published"]
+    damaged = {(damage.partition_date, damage.load_id) for damage in _damages(call, records)}
+    for day, load_id in sorted(damaged):
+        logger.warning("Rows of load %s of %s of %s vanished or changed; its drop is read again.", load_id, call.contract.dataset, day)
+    # A drop may be in twice, the second time as a duplicate: it is read again if what it is a duplicate of is damaged.
+    read_again = {(row[0], row[1], row[2]) for row in rows if (row[0], row[4]) in damaged}
+    return {(row[0], row[1], row[2]) for row in rows} - read_again
+
+
+def _damages(call: IngestCall, records: Sequence[LoadRecord]) -> list[Damage]:
+    """Return the loads whose rows are not what was published; one that was hashed in another way is only counted."""
+    basis = hash_basis(call.conn, call.target)
+    hashed = [record for record in records if record.basis in (None, basis)]
+    counted = [record for record in records if record.basis not in (None, basis)]
+    return find_damage(call.conn, call.target, hashed) + find_damage_cheaply(call.conn, call.target, counted)
 
 
 def _checked_files(

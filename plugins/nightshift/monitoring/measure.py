@@ -94,7 +94,7 @@ def _measure_night(night: Night, *, wants_report: bool) -> Verdict:
     digest = sha256(json.dumps([inputs, asdict(verdict)], sort_keys=True, default=str).encode()).hexdigest()
     verdict = _with_report(night, verdict, drifts, digest, wants_report=wants_report or verdict.has_triggered)
     beside = {"model_version": predicted_by, "maturity": verdict.maturity}
-    manifest = LoadManifest(night.run, inputs | {"decided": str(decided.others)})
+    manifest = LoadManifest(night.run, inputs | {"decided": str(decided.others)}, reads=night.reads())
     publish_night(night.conn, verdict, drifts, [asdict(one) | beside for one in performance], manifest)
     seen = read_verdict(night.conn, night.spec.name, night.partition)
     if seen != verdict or (seen.has_triggered and seen.retrain_decision_id is None):

@@ -26,7 +26,10 @@ from nightshift.quality.bin_counts import BinCounter
 from nightshift.quality.profiles import LoadTable, scan_load
 from nightshift.registry.model_versions import find_version, load_model
 from nightshift.registry.promotion import champion_for
+from nightshift.scoring.batch_scorer import predictions_target
+from nightshift.training.served_rows import features_target
 from nightshift.training.training_set import find_training_set, read_rows
+from nightshift.warehouse.damage import published_records, refuse_damaged
 from nightshift.warehouse.decisions import decided_days
 
 if TYPE_CHECKING:
@@ -164,8 +167,15 @@ class Night:
         return earlier_nights(self.conn, self.spec, self.partition, self.champion.version.version if self.champion else None)
 
     def inputs(self) -> dict[str, str]:
-        """Return digests of everything that the verdict depends on, the orders apart."""
+        """Return digests of everything that the verdict depends on, the orders apart.
+
+        Raises:
+            DamagedInputError: Published features or predictions are not what was published.
+        """
         evaluated = evaluated_partition(self.spec, self.partition)
+        days = PartitionRange(evaluated, self.partition).days
+        for target in (features_target(self.spec), predictions_target(self.spec)):
+            refuse_damaged(self.conn, target, published_records(self.conn, target.dataset, days))
         datasets = [self.spec.features_dataset, self.spec.predictions_dataset, f"marts/{self.spec.label.relation}"]
         rows = self.conn.execute(
             """
@@ -179,6 +189,11 @@ class Night:
         champion = self.champion.version.digest if self.champion else "none"
         others = {"earlier": str(self.earlier), "red": str(self.red)}
         return {**loads, **others, "spec": self.spec.digest, "champion": champion, "as_of": self.as_of.isoformat()}
+
+    def reads(self) -> dict[str, int]:
+        """Return the published datasets that the verdict stands on, and how many days before the night they begin."""
+        n_days = (self.partition.day - evaluated_partition(self.spec, self.partition).day).days
+        return {self.spec.features_dataset: n_days, self.spec.predictions_dataset: n_days}
 
     def _versions(self, partition: Partition) -> list[int]:
         """Return the versions whose predictions of a partition are published; none under the fallback rule."""

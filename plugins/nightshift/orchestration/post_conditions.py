@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 from nightshift.errors import NightshiftError
 from nightshift.warehouse.connection import connect
+from nightshift.warehouse.content_hash import count_loads
+from nightshift.warehouse.load import Target
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from nightshift.contracts.model_spec import ModelSpec
     from nightshift.orchestration.task_scope import TaskScope
+    from nightshift.warehouse.connection import Connection
 
 
 class PostConditionError(NightshiftError):
@@ -42,7 +45,7 @@ class Seen:
 
 
 def require_published(scope: TaskScope, datasets: Iterable[str], claims: Mapping[str, int] | None = None) -> dict[str, Seen]:
-    """Return what readers see of each dataset.
+    """Return what readers see of each dataset: the pointer's load, and as many rows as it was published with, counted.
 
     Args:
         scope: The task.
@@ -50,7 +53,7 @@ def require_published(scope: TaskScope, datasets: Iterable[str], claims: Mapping
         claims: Loads that the stage says it left there, by dataset: readers must see that load, or one that came after it.
 
     Raises:
-        PostConditionError: One of them is not published for the partition, or readers see a load from before.
+        PostConditionError: One of them is not published for the partition, readers see a load from before, or another number of rows.
     """
     wanted = list(datasets)
     query = """
@@ -60,12 +63,30 @@ def require_published(scope: TaskScope, datasets: Iterable[str], claims: Mapping
     """
     with connect(scope.settings, scope.run.application_name) as conn:
         seen = {dataset: Seen(*row) for dataset, *row in conn.execute(query, [scope.partition.day, wanted])}
-    if missing := [dataset for dataset in wanted if dataset not in seen]:
-        raise _broken(scope, f"{', '.join(missing)} published")
-    for dataset, load_id in (claims or {}).items():
-        if seen[dataset].load_id < load_id:
-            raise _broken(scope, f"{dataset} load {load_id} or a later one", f"load {seen[dataset].load_id}")
+        if missing := [dataset for dataset in wanted if dataset not in seen]:
+            raise _broken(scope, f"{', '.join(missing)} published")
+        for dataset, load_id in (claims or {}).items():
+            if seen[dataset].load_id < load_id:
+                raise _broken(scope, f"{dataset} load {load_id} or a later one", f"load {seen[dataset].load_id}")
+        for dataset, load in seen.items():
+            n_rows = _count_rows(conn, scope, dataset, load)
+            if n_rows != load.n_rows:
+                raise _broken(scope, f"{load.n_rows} rows of {dataset}, as published", f"{n_rows} rows")
     return seen
+
+
+_TABLES = {"raw": "{}", "features": "feat_{}", "predictions": "{}"}
+"""Name of a dataset's table within the schema of its layer; what the monitor publishes, it reads back itself."""
+
+
+def _count_rows(conn: Connection, scope: TaskScope, dataset: str, load: Seen) -> int:
+    """Return how many rows of a load there are; the recorded number for a layer that shares its tables."""
+    layer, _, name = dataset.partition("/")
+    if layer not in _TABLES:
+        return load.n_rows
+    target = Target(dataset, layer, _TABLES[layer].format(name), ())
+    (n_rows,) = count_loads(conn, target, [(scope.partition.day, load.load_id)]).values()
+    return n_rows
 
 
 def require_row(scope: TaskScope, fact: str, **values: Any) -> Any:  # noqa: ANN401 - values and results of SQL

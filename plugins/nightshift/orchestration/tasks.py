@@ -18,6 +18,7 @@ from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.errors import NightshiftError, StaleTokenError
 from nightshift.orchestration.post_conditions import count_shard, require_published, require_row
 from nightshift.orchestration.task_scope import TaskScope, task_scope, waiting
+from nightshift.warehouse.damage import VanishedRowsError
 from nightshift.warehouse.ledger import LOOKBACK_DAYS
 
 if TYPE_CHECKING:
@@ -180,8 +181,9 @@ def score_shard(model: str, plan: dict[str, Any], shard: int) -> int:
 def publish_predictions(model: str, plan: dict[str, Any]) -> dict[str, Any]:
     """Audit, gate and publish the predictions; return what readers see.
 
-    A plan whose shards are not all there (somebody cleared ``begin`` alone), or that was overtaken by an attempt that published nothing,
-    is given up: this task then does all of the scoring itself. What a newer attempt has published is the night's result.
+    A plan whose shards are not all there (somebody cleared ``begin`` alone), that was overtaken by an attempt that published nothing, or
+    whose published rows have vanished is given up: this task then does all of the scoring itself. What a newer attempt has published is
+    the night's result.
     """
     from nightshift.scoring.plan import ScorePlan
     from nightshift.scoring.publication import IncompletePredictionsError, has_successor, publish, score
@@ -192,7 +194,7 @@ def publish_predictions(model: str, plan: dict[str, Any]) -> dict[str, Any]:
         published: list[PublishedLoad] = []
         try:
             published = publish(scope.settings, spec, begun, scope.run)
-        except (IncompletePredictionsError, StaleTokenError) as error:
+        except (IncompletePredictionsError, StaleTokenError, VanishedRowsError) as error:
             if isinstance(error, StaleTokenError) and has_successor(scope.settings, spec, begun, scope.run):
                 logger.warning("A newer attempt has published the partition:\n%s", error)
             else:

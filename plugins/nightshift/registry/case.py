@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from nightshift.contracts.metrics import METRICS, Metric, Task
 from nightshift.errors import NightshiftError, ObjectStoreError
@@ -32,6 +32,10 @@ if TYPE_CHECKING:
     Vector = npt.NDArray[np.float64]
     Matrix = npt.NDArray[np.float64]
     Mask = npt.NDArray[np.bool_]
+
+ChampionStatus = Literal["none", "compared", "outdated", "unreadable"]
+"""``none``: the model never had one. ``outdated``: it reads columns that the spec has no more, so nobody can be compared with it.
+``unreadable``: its files are missing or damaged."""
 
 
 class NoEvidenceError(NightshiftError):
@@ -69,7 +73,7 @@ class Case:
 
     @cached_property
     def champion_model(self) -> TrainedModel | None:
-        """Return the champion's model; None without a champion, or with one that can score no more (``champion_problem``)."""
+        """Return the champion's model; None without a champion, or with one that cannot be compared with (``champion_problem``)."""
         return self._tried_champion[0]
 
     @property
@@ -77,18 +81,35 @@ class Case:
         """Return why there is no champion to compare with, empty if there is one."""
         return self._tried_champion[1]
 
+    @property
+    def champion_status(self) -> ChampionStatus:
+        """Return what became of the champion; only an unreadable one keeps every challenger out."""
+        return self._tried_champion[2]
+
     @cached_property
-    def _tried_champion(self) -> tuple[TrainedModel | None, str]:
+    def _tried_champion(self) -> tuple[TrainedModel | None, str, ChampionStatus]:
+        """Load the champion and let it score a row.
+
+        Raises:
+            NightshiftError: Something that a later try may have back, such as a machine too busy to load a model: a decision without
+                a comparison must not stand on it.
+        """
         if self.champion is None:
-            return None, "there is no champion yet"
+            return None, "there is no champion yet", "none"
+        version = self.champion.version
         try:
             model = load_model(self.store, self.champion)
-            model.predictions(self.rows.slice(0, 1))
-        except (ObjectStoreError, ModelTextError, SignatureError) as error:
-            if isinstance(error, ObjectStoreError) and error.is_retryable:
+        except (ObjectStoreError, ModelTextError) as error:
+            if error.is_retryable:
                 raise
-            return None, f"champion version {self.champion.version} can score no more ({error.code})"
-        return model, ""
+            return None, f"champion version {version} cannot be loaded ({error.code})", "unreadable"
+        if left := sorted({*model.signature.names} - {*self.spec.features.names}):
+            return None, f"champion version {version} reads {', '.join(left)}, which the spec has no more", "outdated"
+        try:
+            model.predictions(self.rows.slice(0, 1))
+        except SignatureError as error:
+            return None, f"champion version {version} cannot score ({error.code})", "unreadable"
+        return model, "", "compared"
 
     @cached_property
     def split(self) -> Split:

@@ -155,6 +155,7 @@ class Judgement:
         measured: All metrics behind it, by source and slice; empty where the challenger cannot score.
         rows: First day, last day and number of the rows compared.
         page: The page for people.
+        champion_status: Of ``Case.champion_status``; ``not asked`` where the challenger cannot score.
     """
 
     criteria: list[Criterion]
@@ -162,6 +163,7 @@ class Judgement:
     measured: list[Measured]
     rows: dict[str, Any]
     page: str
+    champion_status: str
 
     @property
     def objections(self) -> list[str]:
@@ -187,7 +189,8 @@ class Judgement:
                 level = slices.setdefault(part.slice_column, {}).setdefault(part.slice_level, {"n_rows": part.n_rows})
                 level.setdefault(part.source, {})[part.metric] = part.value
         verdicts = {criterion.name: criterion.verdict.value for criterion in self.criteria}
-        return {"rows": self.rows, "criteria": verdicts, "overall": overall_numbers, "slices": slices}
+        found = {"rows": self.rows, "criteria": verdicts, "overall": overall_numbers, "slices": slices}
+        return found | {"champion_status": self.champion_status}
 
 
 def _judge(case: Case) -> Judgement:
@@ -197,11 +200,12 @@ def _judge(case: Case) -> Judgement:
     sources = {"challenger": "challenger", "baseline": "rule", **({"champion": "champion"} if can_score and case.champion_model else {})}
     measured = evidence(case.spec, SAMPLE, case.rows, case.label, {k: case.of(v) for k, v in sources.items()}) if can_score else []
     facts = {"first": case.first_day.isoformat(), "last": case.split.holdout.last.key, "n_rows": case.n_rows}
+    status = case.champion_status if can_score else "not asked"
     remarks = [f"Not compared: {case.champion_problem}."] if case.champion and can_score and case.champion_problem else []
     page = render_page(case, criteria, objections(criteria), draw_figures(case, criteria) if can_score else {})
     key = content_key(f"{PREFIX}/{case.spec.name}", page, ".html")
     case.store.put(key, page, "text/html; charset=utf-8")
-    return Judgement(criteria, remarks, measured, facts, key)
+    return Judgement(criteria, remarks, measured, facts, key, status)
 
 
 def _case(

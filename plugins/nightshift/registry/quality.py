@@ -22,6 +22,10 @@ RELATIVE_CALIBRATION_MARGIN = 0.05
 
 def non_inferiority(case: Case) -> Criterion:
     """Ask whether the challenger is proved not to be worse than the champion by more than the margin."""
+    if case.champion_status == "unreadable":
+        # Not the rule for a first champion: this one may well be better, and a person can have it back.
+        reason = f"Nothing is compared, and nobody promoted: {case.champion_problem}. Restore its files, or seat a version by a rollback."
+        return held("non_inferiority", is_held=False, reason=reason, limit="a champion that can be loaded")
     if case.champion_model is None:
         return not_applicable("non_inferiority", f"Nothing to compare with: {case.champion_problem}.")
     gain, margin = case.gain("champion"), margin_of(case)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from nightshift.contracts.partitions import Partition
 from nightshift.lake.object_store import ObjectStore
 from nightshift.registry import fitness, groups, quality
-from nightshift.registry.case import Case
+from nightshift.registry.case import Case, ChampionStatus
 from nightshift.registry.criteria import Question, answer
 from nightshift.registry.model_versions import ModelVersion
 from nightshift.training.evaluation import joined
@@ -55,8 +55,10 @@ class ReplayedCase(Case):
         return self.fleet.of(self.challenger.partition_date).model
 
     @cached_property
-    def _tried_champion(self) -> tuple[TrainedModel | None, str]:
-        return None if self.champion is None else self.fleet.of(self.champion.partition_date).model, ""
+    def _tried_champion(self) -> tuple[TrainedModel | None, str, ChampionStatus]:
+        if self.champion is None:
+            return None, "", "none"
+        return self.fleet.of(self.champion.partition_date).model, "", "compared"
 
     @cached_property
     def predictions(self) -> dict[str, Predictions]:

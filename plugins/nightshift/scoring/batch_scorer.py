@@ -6,6 +6,7 @@ import datetime as dt
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.errors import NightshiftError, WarehouseError
 from nightshift.fault_points import FaultPoint, reach
 from nightshift.scoring.carry_over import feature_spine, past_digest, past_scores
-from nightshift.scoring.champion import Champions, Choice, Named, load_version
+from nightshift.scoring.champion import LOADING_SECONDS, Champions, Choice, Named, load_version
 from nightshift.scoring.contributions import METHOD
 from nightshift.scoring.fallback import stage_fallback
 from nightshift.scoring.feature_rows import Feature, in_key_order, published_features, shard_query
@@ -22,6 +23,7 @@ from nightshift.scoring.plan import LADDER, MODEL_MADE, DayPlan, PastScores, Sco
 from nightshift.scoring.progress import Progress
 from nightshift.scoring.relations import SCHEMA, ensure_prediction_relations
 from nightshift.scoring.scorer import ChampionBrokenError, Scorer
+from nightshift.training.load_trial import retry_starved
 from nightshift.warehouse.append_stream import append_stream
 from nightshift.warehouse.bulk import stream_arrow
 from nightshift.warehouse.connection import connect, lose
@@ -77,6 +79,7 @@ def begin(
 
     Raises:
         FeaturesMissingError: The feature view is not published for a partition.
+        DamagedInputError: Its published rows are not what was published.
         WorseStepError: What is published is the work of a better step, which cannot be repeated now.
         ChampionBrokenError: The named version cannot score.
         WarehouseError: The warehouse cannot be reached.
@@ -132,7 +135,8 @@ def begin_plan(
     if past:
         inputs["past scores"] = past_digest(conn, spec, days)
     partitions = PartitionRange(Partition(days[0].partition_date), Partition(days[-1].partition_date))
-    write = begin_write(conn, [predictions_target(spec)], partitions, LoadManifest(run, inputs))
+    manifest = LoadManifest(run, inputs, reads={spec.features_dataset: 0})
+    write = begin_write(conn, [predictions_target(spec)], partitions, manifest)
     reach(FaultPoint.SCORE_BEGIN_AFTER)
     return ScorePlan(load_id=write.load_id, n_shards=spec.scoring.shards, days=days, broken=dict(broken))
 
@@ -252,7 +256,8 @@ def _scored(
     for version, days in plan.days_by_version.items():
         model = models[version]
         with _blame_champion(version, run):
-            scorer = Scorer(model, spec.scoring.reasons, spec.scoring.engine)
+            load = partial(Scorer, model, spec.scoring.reasons, spec.scoring.engine)
+            scorer = retry_starved(load, LOADING_SECONDS)
         same_in_all: dict[str, int | str] = {"load_id": plan.load_id, "shard": shard, "model_version": version, "run_id": run.run_id}
         query = shard_query(spec, plan, days, shard, model.signature.names)
         with Ahead(stream_arrow(settings, query, run.application_name)) as waiting:

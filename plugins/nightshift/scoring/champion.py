@@ -13,6 +13,7 @@ from nightshift.registry.model_versions import find_version, open_model
 from nightshift.registry.promotion import promoted_versions
 from nightshift.scoring.feature_rows import Feature, read_sample
 from nightshift.scoring.scorer import ChampionBrokenError, try_model
+from nightshift.training.load_trial import retry_starved
 
 if TYPE_CHECKING:
     from nightshift.contracts.model_spec import ModelSpec
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 NO_CHAMPION = "no champion is promoted for this partition"
 N_CANDIDATES = 2
 """The champion and the one before it. Older ones were beaten twice; yesterday's scores come next."""
+
+LOADING_SECONDS = 240
+"""How long a machine that is too busy to load a model is asked again before the next step takes over."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +151,7 @@ class Champions:
         try:
             model = load_version(self.settings, self.conn, self.spec, version)
             rows = read_sample(self.settings, self.spec, features, model.signature.names)
-            try_model(model, rows, self.spec.scoring.reasons, self.spec.scoring.engine)
+            retry_starved(lambda: try_model(model, rows, self.spec.scoring.reasons, self.spec.scoring.engine), LOADING_SECONDS)
             digest = find_version(self.conn, self.spec.name, version).digest
         except NightshiftError as error:
             return _Trial("", f"version {version} cannot score ({error.code})")

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nightshift.errors import NightshiftError
-from nightshift.training.served_rows import select_rows
+from nightshift.training.served_rows import features_target, select_rows
 from nightshift.warehouse.bulk import read_arrow
+from nightshift.warehouse.damage import published_records, refuse_damaged
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -46,16 +47,10 @@ def published_features(conn: Connection, spec: ModelSpec, partitions: PartitionR
 
     Raises:
         FeaturesMissingError: A partition has none.
+        DamagedInputError: Its rows are not what was published.
     """
-    rows = conn.execute(
-        """
-        select p.partition_date, p.load_id, l.content_hash, l.n_rows
-        from ops.published p join ops.loads l using (dataset, partition_date, load_id)
-        where p.dataset = %s and p.partition_date between %s and %s order by p.partition_date
-        """,
-        [spec.features_dataset, partitions.first.day, partitions.last.day],
-    ).fetchall()
-    missing = sorted(set(partitions.days) - {row[0] for row in rows})
+    records = published_records(conn, spec.features_dataset, partitions.days)
+    missing = sorted(set(partitions.days) - {record.partition_date for record in records})
     if missing:
         raise FeaturesMissingError(
             f"The feature view {spec.feature_view} is not published for {len(missing)} of {len(partitions)} partition(s).",
@@ -63,7 +58,8 @@ def published_features(conn: Connection, spec: ModelSpec, partitions: PartitionR
             got=f"none for {', '.join(map(str, missing[:5]))}",
             todo="Run `transform` for them first.",
         )
-    return [Feature(*row) for row in rows]
+    refuse_damaged(conn, features_target(spec), records)
+    return [Feature(record.partition_date, record.load_id, record.content_hash, record.n_rows or 0) for record in records]
 
 
 def shard_query(spec: ModelSpec, plan: ScorePlan, days: Sequence[DayPlan], shard: int, features: Sequence[str]) -> sql.Composed:

@@ -12,8 +12,10 @@ from nightshift.errors import AuditError
 from nightshift.scoring.batch_scorer import CHAMPION_BROKE, begin, predictions_target, score_shard
 from nightshift.scoring.carry_over import Spine, feature_spine
 from nightshift.scoring.relations import SCHEMA
+from nightshift.training.served_rows import features_target
 from nightshift.warehouse import partition_write
 from nightshift.warehouse.connection import connect
+from nightshift.warehouse.damage import DamagedInputError, published_records, refuse_damaged
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -52,6 +54,7 @@ def publish(settings: Settings, spec: ModelSpec, plan: ScorePlan, run: RunContex
 
     Raises:
         IncompletePredictionsError: Rows are missing, double, strange, or hold impossible values; nothing is published.
+        DamagedInputError: The feature rows that were scored are not what was published.
         AuditError: The write path's audit refused, or the load was refused before and nothing may step in.
         GateError: The expectation suite refused and nothing may step in, or it could not be evaluated.
         StaleTokenError: A newer attempt owns a partition.
@@ -67,6 +70,7 @@ def publish(settings: Settings, spec: ModelSpec, plan: ScorePlan, run: RunContex
             return _publish_next(settings, spec, plan, broken, run)
         if state in ("staged", "audited"):
             partition_write.refresh_grown(conn, write)
+            _refuse_damaged_features(conn, spec, plan)
             refuse_incomplete(conn, spec, plan, feature_spine(spec))
             partition_write.audit(conn, write)
             try:
@@ -107,6 +111,21 @@ def score(
     for shard in plan.shards:
         score_shard(settings, spec, plan, shard, run)
     return publish(settings, spec, plan, run, may_step_down=named is None)
+
+
+def _refuse_damaged_features(conn: Connection, spec: ModelSpec, plan: ScorePlan) -> None:
+    """Refuse the load if feature rows vanished or changed while it was scored.
+
+    Raises:
+        DamagedInputError: They have.
+    """
+    scored = {(day.partition_date, day.feature_load_id) for day in plan.days}
+    records = published_records(conn, spec.features_dataset, plan.partitions.days)
+    try:
+        refuse_damaged(conn, features_target(spec), [one for one in records if (one.partition_date, one.load_id) in scored])
+    except DamagedInputError as error:
+        partition_write.refuse(conn, plan.write(predictions_target(spec)), f"{error.code}: {error.what}")
+        raise
 
 
 def _has_empty_night(conn: Connection, spec: ModelSpec, plan: ScorePlan) -> bool:

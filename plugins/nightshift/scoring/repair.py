@@ -8,7 +8,7 @@ is equal either way. Source: docs/adr/0018-rollback.md.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -22,6 +22,7 @@ from nightshift.scoring.feature_rows import Feature, published_features
 from nightshift.scoring.publication import publish
 from nightshift.scoring.relations import SCHEMA, ensure_prediction_relations
 from nightshift.warehouse.connection import connect
+from nightshift.warehouse.damage import LoadRecord, find_damage_cheaply
 from nightshift.warehouse.ledger import published_loads
 from nightshift.warehouse.partition_write import hold_stage
 
@@ -187,7 +188,22 @@ def _kept_loads(conn: Connection, spec: ModelSpec, chosen: Sequence[tuple[Featur
     for load_id, days, kept_days, inputs in rows:
         if all(day in by_day for day in days) and inputs == inputs_of(spec, [by_day[day] for day in days]):
             kept |= dict.fromkeys(kept_days or [], load_id)
-    return tuple(kept[day] for day in by_day) if kept.keys() == by_day.keys() else ()
+    if kept.keys() != by_day.keys() or _are_damaged(conn, spec, kept):
+        return ()
+    return tuple(kept[day] for day in by_day)
+
+
+def _are_damaged(conn: Connection, spec: ModelSpec, kept: Mapping[dt.date, int]) -> bool:
+    """Return whether rows of kept loads vanished or changed since: a copy would publish that; they are scored again."""
+    rows = conn.execute(
+        """
+        select partition_date, load_id, n_rows, content_hash, detail ->> 'hash_basis'
+        from ops.loads join unnest(%s::date[], %s::bigint[]) k (partition_date, load_id) using (partition_date, load_id)
+        where dataset = %s
+        """,
+        [list(kept), list(kept.values()), spec.predictions_dataset],
+    )
+    return bool(find_damage_cheaply(conn, predictions_target(spec), [LoadRecord(*row) for row in rows]))
 
 
 def _republish(settings: Settings, spec: ModelSpec, stretch: Stretch, run: RunContext) -> list[PublishedLoad]:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Literal
 
 from nightshift.errors import NightshiftError
 from nightshift.scoring.carry_over import Spine, recurring_key
+from nightshift.training.served_rows import features_target
+from nightshift.warehouse.damage import find_damage_cheaply, published_records
 
 if TYPE_CHECKING:
     from psycopg import sql
@@ -70,12 +72,13 @@ def find_spine(conn: Connection, spec: ModelSpec, partition: Partition) -> Spine
 
 
 def _published_features(conn: Connection, spec: ModelSpec, day: dt.date, maximum_age: int) -> SpineSource | None:
-    row = conn.execute(
-        "select partition_date, load_id from ops.published where dataset = %s and partition_date between %s and %s"
-        " order by partition_date desc limit 1",
-        [spec.features_dataset, day - dt.timedelta(days=maximum_age), day],
-    ).fetchone()
-    return SpineSource("features" if row[0] == day else "repeated features", *row) if row else None
+    """Return the newest published load of the feature view; one of which rows vanished or changed names no entities."""
+    days = [day - dt.timedelta(days=age) for age in range(maximum_age + 1)]
+    for record in reversed(published_records(conn, spec.features_dataset, days)):
+        if not find_damage_cheaply(conn, features_target(spec), [record]):
+            kind: SpineKind = "features" if record.partition_date == day else "repeated features"
+            return SpineSource(kind, record.partition_date, record.load_id)
+    return None
 
 
 def _list(conn: Connection, spec: ModelSpec, day: dt.date) -> SpineSource | None:

@@ -7,7 +7,6 @@ fit therefore goes on from its last segment to the very trees of an undisturbed 
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nightshift import sealed_file
 from nightshift.fault_points import FaultPoint, reach
 from nightshift.kernels import thread_count
 from nightshift.training.model_text import ModelTextError, check_model_text
@@ -329,16 +329,14 @@ def portable(text: str) -> str:
 
 
 def _load_checkpoint(checkpoint: Path | None) -> Fit:
-    if checkpoint is None or not checkpoint.is_file():
+    """Return the last finished segment; one whose digest is not its own is no checkpoint, and the fit starts again."""
+    content = None if checkpoint is None else sealed_file.read(checkpoint)
+    if checkpoint is None or content is None:
         return Fit("", ())
-    document = json.loads(checkpoint.read_text(encoding="utf-8"))
+    document = json.loads(content)
     return Fit(document["text"], tuple(document["losses"]))
 
 
 def _save_checkpoint(checkpoint: Path | None, state: Fit) -> None:
-    if checkpoint is None:
-        return
-    checkpoint.parent.mkdir(parents=True, exist_ok=True)
-    draft = checkpoint.with_suffix(f".{os.getpid()}")
-    draft.write_text(json.dumps({"text": state.text, "losses": state.losses}), encoding="utf-8")
-    draft.replace(checkpoint)
+    if checkpoint is not None:
+        sealed_file.write(checkpoint, json.dumps({"text": state.text, "losses": state.losses}).encode())

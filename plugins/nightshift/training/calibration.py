@@ -48,7 +48,9 @@ def apply_calibration(calibration: dict[str, Any], raw: Vector) -> Vector:
     import numpy as np
 
     if calibration["method"] == "platt":
-        probability = sigmoid(calibration["slope"] * raw + calibration["intercept"])
+        with np.errstate(over="ignore"):  # an endless product is a probability at the edge
+            log_odds = calibration["slope"] * raw + calibration["intercept"]
+        probability = sigmoid(log_odds)
     elif calibration["method"] == "isotonic":
         probability = np.interp(raw, calibration["raw"], calibration["probability"])
     else:

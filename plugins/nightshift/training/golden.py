@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 N_ROWS = 48
 CONTRIBUTION_TOLERANCE = 1e-9
 """Allowed difference of a contribution, relative to 1 or more: other processors may add its terms in fused steps. A score's must be 0."""
+PROBABILITY_TOLERANCE = 1e-9
+"""Allowed relative difference of a probability: libraries differ in the last bits of an exponential."""
 _MISSING_SHARE = 8
 """One value in this many is missing."""
 
@@ -44,11 +46,13 @@ class Golden:
         rows: The model's matrix; None is a missing value. Shape (n, k).
         raw: Raw score of each row.
         contributions: What each feature adds to it, and the base value; shape (n, k + 1).
+        probability: Calibrated probability of each row, as it is published; None unless the model is binary, and for files of before.
     """
 
     rows: tuple[tuple[float | None, ...], ...]
     raw: tuple[float, ...]
     contributions: tuple[tuple[float, ...], ...]
+    probability: tuple[float, ...] | None = None
 
     @property
     def matrix(self) -> Matrix:
@@ -58,14 +62,16 @@ class Golden:
         return np.array(self.rows, dtype=np.float64)
 
     @classmethod
-    def of(cls, matrix: Matrix, raw: Vector, contributions: Matrix) -> Golden:
+    def of(cls, matrix: Matrix, raw: Vector, contributions: Matrix, probability: Vector | None) -> Golden:
         """Freeze what a model answered."""
         rows = tuple(tuple(None if value != value else value for value in row) for row in matrix.tolist())  # noqa: PLR0124 - NaN
-        return cls(rows, tuple(raw.tolist()), tuple(map(tuple, contributions.tolist())))
+        chances = None if probability is None else tuple(probability.tolist())
+        return cls(rows, tuple(raw.tolist()), tuple(map(tuple, contributions.tolist())), chances)
 
     def as_json(self) -> dict[str, Any]:
         """Return plain lists; JSON keeps every bit of a double."""
-        return {"rows": self.rows, "raw": self.raw, "contributions": self.contributions}
+        answers = {"rows": self.rows, "raw": self.raw, "contributions": self.contributions}
+        return answers if self.probability is None else {**answers, "probability": self.probability}
 
     @classmethod
     def from_json(cls, document: dict[str, Any], n_features: int) -> Golden:
@@ -75,14 +81,29 @@ class Golden:
             ModelTextError: The lists are no answers of a model with that many features.
         """
         rows, raw, contributions = (document[name] for name in ("rows", "raw", "contributions"))
-        is_whole = len(rows) == len(raw) == len(contributions) == N_ROWS
+        probability = document.get("probability")
+        is_whole = len(rows) == len(raw) == len(contributions) == N_ROWS and len(probability or raw) == N_ROWS
         if not is_whole or {*map(len, rows)} != {n_features} or {*map(len, contributions)} != {n_features + 1}:
             raise refused("its golden predictions have another shape", f"{N_ROWS} rows of {n_features} features", f"{len(rows)} rows")
         return cls(
             tuple(tuple(None if value is None else float(value) for value in row) for row in rows),
             tuple(map(float, raw)),
             tuple(tuple(map(float, row)) for row in contributions),
+            None if probability is None else tuple(map(float, probability)),
         )
+
+    def compare_probability(self, probability: Vector | None) -> None:
+        """Refuse other probabilities of the golden raw scores; files of before have none to compare with.
+
+        Raises:
+            GoldenError: One differs by more than ``PROBABILITY_TOLERANCE``.
+        """
+        import numpy as np
+
+        if self.probability is None:
+            return
+        if probability is None or not np.allclose(probability, np.array(self.probability), rtol=PROBABILITY_TOLERANCE, atol=0):
+            raise _other_answers("it calibrates scores otherwise than when it was stored", "the frozen probabilities", "others")
 
     def compare(self, raw: Vector, contributions: Matrix) -> None:
         """Refuse other answers.

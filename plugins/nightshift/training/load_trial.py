@@ -6,14 +6,17 @@ The guard in ``model_text`` should leave nothing to die of; the child is there f
 from __future__ import annotations
 
 import json
+import logging
 import os
 import resource
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from nightshift.training import load_trial_child
 from nightshift.training.golden import Golden
@@ -26,12 +29,18 @@ if TYPE_CHECKING:
     Matrix = npt.NDArray[np.float64]
     Vector = npt.NDArray[np.float64]
 
+Result = TypeVar("Result")
+logger = logging.getLogger(__name__)
+
 DEADLINE_SECONDS = 4.0
 """With the checks before it and the end of the child a file that keeps LightGBM busy is refused within five seconds."""
 CPU_SECONDS = 3
 """Processor time, which a busy machine does not use up; a model of 400 trees takes about 0.1."""
-N_TRIES, STARVED_SECONDS = 3, 0.5
-"""A child that is out of time but had less processor time than this was starved by the machine, which proves nothing about the model."""
+N_TRIES, STARVED_SECONDS = 4, 2.4
+"""A child that is out of time but had less processor time than this was starved by the machine, which proves nothing about the model.
+
+Each further child gets twice the time: a minute in all.
+"""
 MEMORY_BYTES = 1 << 30
 """Address space beside what the text takes."""
 _MEMORY_PER_TEXT_BYTE = 20
@@ -45,6 +54,29 @@ class LoadTrialError(ModelTextError):
     code = "NS-MODEL-004"
 
 
+class LoadTimeoutError(ModelTextError):
+    """The machine gave a model no time to be loaded: nothing is known about the model."""
+
+    code = "NS-MODEL-007"
+    is_retryable = True
+
+
+def retry_starved(work: Callable[[], Result], seconds: float) -> Result:
+    """Return what ``work`` gives; while the machine is too busy to load a model, try again, as long as there is time.
+
+    Raises:
+        LoadTimeoutError: It is too busy all the time.
+    """
+    give_up = time.monotonic() + seconds
+    while True:
+        try:
+            return work()
+        except LoadTimeoutError as error:
+            if time.monotonic() > give_up:
+                raise
+            logger.warning("The model is loaded again:\n%s", error)
+
+
 def prove_in_child(text: str, golden: Golden, library: Path) -> None:
     """Load a checked text and let it answer in a child process, unless this process has seen the same text pass.
 
@@ -54,7 +86,8 @@ def prove_in_child(text: str, golden: Golden, library: Path) -> None:
         library: LightGBM's shared library.
 
     Raises:
-        LoadTrialError: The child died, took too long or too much memory.
+        LoadTrialError: The child died, took too much processor time or memory.
+        LoadTimeoutError: The machine was too busy to tell.
         GoldenError: It answers otherwise.
         ModelTextError: LightGBM refuses the text.
     """
@@ -90,15 +123,24 @@ def _run(content: bytes) -> bytes:
     # Nothing of our environment, credentials least of all; -I -S keep the start at 0.03 s.
     command = [sys.executable, "-I", "-S", str(load_trial_child.__file__)]
     environment = {"OMP_NUM_THREADS": "1", **{name: os.environ[name] for name in ("LD_LIBRARY_PATH", "TMPDIR") if name in os.environ}}
-    for n_left in reversed(range(N_TRIES)):
+    deadlines = [DEADLINE_SECONDS * 2**place for place in range(N_TRIES)]
+    done: subprocess.CompletedProcess[bytes] | None = None
+    for seconds in deadlines:
         before = _seconds_of_children()
         try:
-            done = subprocess.run(command, input=content, capture_output=True, env=environment, timeout=DEADLINE_SECONDS, check=False)  # noqa: S603
+            done = subprocess.run(command, input=content, capture_output=True, env=environment, timeout=seconds, check=False)  # noqa: S603
             break
         except subprocess.TimeoutExpired:
-            was_starved = _seconds_of_children() - before < STARVED_SECONDS
-            if not was_starved or not n_left:
-                raise LoadTrialError("Loading the model took too long.", expected=f"at most {DEADLINE_SECONDS:g} s", todo=_TODO) from None
+            used = _seconds_of_children() - before
+            if used >= STARVED_SECONDS:
+                raise LoadTrialError("Loading the model took too long.", expected=f"at most {CPU_SECONDS} s", todo=_TODO) from None
+    if done is None:
+        raise LoadTimeoutError(
+            "The machine was too busy to load the model.",
+            expected=f"{STARVED_SECONDS:g} s of processor time within {sum(deadlines):g} s",
+            got="less",
+            todo="Rerun the task when the machine is less busy; nothing is wrong with the model as far as is known.",
+        )
     if done.returncode == load_trial_child.REFUSED:
         raise refused("LightGBM does not take it", "a model", done.stderr.decode(errors="replace").strip())
     if done.returncode:

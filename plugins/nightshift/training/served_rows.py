@@ -5,10 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from nightshift.warehouse.load import Target
+
 if TYPE_CHECKING:
     from psycopg import sql
 
     from nightshift.contracts.model_spec import ModelSpec
+
+
+def features_target(spec: ModelSpec) -> Target:
+    """Return where the rows of the feature view are."""
+    return Target(spec.features_dataset, "features", spec.feature_table, (spec.entity.key,))
 
 
 def select_rows(spec: ModelSpec, features: Sequence[str], condition: sql.Composed, *, is_ordered: bool = True) -> sql.Composed:

@@ -18,6 +18,7 @@ from nightshift.training.calibration import apply_calibration, sigmoid
 from nightshift.training.evaluation import Predictions
 from nightshift.training.golden import Golden, golden_rows
 from nightshift.training.load_trial import prove_in_child
+from nightshift.training.model_document import FORMAT, check_document, seal
 from nightshift.training.model_text import check_model_text
 from nightshift.training.model_tokens import refused
 from nightshift.training.signature import Signature, encode
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
     Matrix = npt.NDArray[np.float64]
 
 _N_DECILES = 10
-FORMAT = 2
-"""2: with golden predictions. A file of another format is refused: train again."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +52,7 @@ class TrainedModel:
         training: Training set, partition, split, seed, rounds.
         golden: What the stored model answered; None before it is stored.
         engine_proof: Of ``training.engine_proof``, as the registry has it; no part of the files.
+        format: Of the files; those of a version from before stay what they are.
     """
 
     text: str
@@ -67,6 +67,7 @@ class TrainedModel:
     training: dict[str, Any]
     golden: Golden | None = None
     engine_proof: dict[str, Any] | None = None
+    format: int = FORMAT
 
     @cached_property
     def booster(self) -> lgb.Booster:
@@ -85,13 +86,14 @@ class TrainedModel:
 
     def _answered(self) -> Golden:
         matrix = golden_rows(self.text, self.signature)
-        return Golden.of(matrix, predict_raw(self.booster, matrix), contributions(self.booster, matrix))
+        raw = predict_raw(self.booster, matrix)
+        return Golden.of(matrix, raw, contributions(self.booster, matrix), self.from_raw(raw).probability)
 
     @cached_property
     def files(self) -> dict[str, bytes]:
         """Return the content of ``model.lgb`` and ``model.json``."""
         document = {
-            "format": FORMAT,
+            "format": self.format,
             "model": self.model,
             "task": self.task.value,
             "signature": self.signature.as_json(),
@@ -105,7 +107,8 @@ class TrainedModel:
             "training": self.training,
             "golden": (self.golden or self._answered()).as_json(),
         }
-        metadata = json.dumps(document, indent=1, sort_keys=True, allow_nan=False)
+        sealed = seal(document) if self.format == FORMAT else document
+        metadata = json.dumps(sealed, indent=1, sort_keys=True, allow_nan=False)
         return {"model.lgb": self.text.encode(), "model.json": metadata.encode()}
 
     @property
@@ -119,16 +122,16 @@ class TrainedModel:
         """Read both files; their digests were verified by the caller.
 
         Raises:
-            ModelTextError: The files do not belong together, or are of an unknown format.
+            ModelTextError: The files do not belong together, are of an unknown format, or not what their trainer wrote.
+            GoldenError: Its calibration gives other probabilities than when it was stored.
         """
         try:
             document = json.loads(model_json, parse_constant=_refuse_constant, parse_float=_finite)
             text = model_lgb.decode("ascii")
-            if document["format"] != FORMAT or document["trees_sha256"] != trees_digest(text):
+            check_document(document)
+            if document["trees_sha256"] != trees_digest(text):
                 raise refused(
-                    "model.json and model.lgb do not belong together",
-                    f"format {FORMAT}, trees {document['trees_sha256']}",
-                    f"format {document['format']}, trees {trees_digest(text)}",
+                    "model.json and model.lgb do not belong together", f"trees {document['trees_sha256']}", f"trees {trees_digest(text)}"
                 )
             return cls._from_document(text, document)
         except (ValueError, ArithmeticError, LookupError, TypeError, AttributeError, RecursionError) as error:
@@ -139,6 +142,8 @@ class TrainedModel:
     @classmethod
     def _from_document(cls, text: str, document: dict[str, Any]) -> TrainedModel:
         kept = {name: document[name] for name in ("model", "calibration", "threshold", "metrics", "reference", "training")}
+        import numpy as np
+
         signature = Signature.from_json(document["signature"])
         if document["signature_digest"] != signature.digest or not isinstance(kept["threshold"], int | float):
             raise refused("model.json contradicts itself", f"signature {document['signature_digest']}", f"signature {signature.digest}")
@@ -147,7 +152,10 @@ class TrainedModel:
         edges = tuple(map(float, document["decile_edges"]))
         if len(edges) >= _N_DECILES or list(edges) != sorted(edges):
             raise refused("model.json has no edges of deciles", "at most nine numbers that never fall", f"{len(edges)} numbers")
-        return cls(text=text, task=Task(document["task"]), signature=signature, decile_edges=edges, golden=golden, **kept)
+        task, form = Task(document["task"]), document["format"]
+        model = cls(text=text, task=task, signature=signature, decile_edges=edges, golden=golden, format=form, **kept)
+        golden.compare_probability(model.from_raw(np.array(golden.raw)).probability)
+        return model
 
     def encode(self, rows: pa.Table) -> Matrix:
         """Return the model's matrix of some rows; see ``training.signature.encode``."""

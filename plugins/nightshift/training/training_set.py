@@ -19,9 +19,11 @@ from nightshift.errors import NightshiftError
 from nightshift.fault_points import FaultPoint, reach
 from nightshift.lake.object_store import ObjectStore
 from nightshift.lake.snapshots import Snapshot, read_snapshot, write_snapshot
+from nightshift.training.served_rows import features_target
 from nightshift.training.signature import check_columns, numbers
 from nightshift.warehouse.bulk import read_arrow
 from nightshift.warehouse.connection import connect, lose
+from nightshift.warehouse.damage import published_records, refuse_damaged
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -83,12 +85,14 @@ def build_training_set(settings: Settings, spec: ModelSpec, partition: Partition
         TrainingSetError: Too few days (001), a hole (002), a label of one value (003), a relation that is absent or unfit (004),
             entity keys that stand for several outcomes (006).
         SignatureError: The feature view lacks columns of the spec; the message has the difference.
+        DamagedInputError: Published feature rows of the window vanished or changed.
         ObjectStoreError: The object store cannot be reached.
     """
     with connect(settings, run.application_name) as conn:
         loads = _published_loads(conn, spec, mature_window(spec, partition))
         window = _whole_window(spec, loads, partition)
         _refuse_unfit(conn, spec)
+        refuse_damaged(conn, features_target(spec), published_records(conn, spec.features_dataset, window.days))
         as_of = _as_of(conn, spec, partition)
         known = PartitionRange(window.first, partition)
         _refuse_recurring_keys(conn, spec, known, window, as_of)

@@ -8,11 +8,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from nightshift.contracts.datasets import load_contracts
+from nightshift.contracts.datasets import Delivery, load_contracts
 from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.errors import NightshiftError
 from nightshift.warehouse import ledger
 from nightshift.warehouse.connection import connect
+from nightshift.warehouse.damage import refuse_damaged, version_records
 from nightshift.warehouse.dbt_runner import FeatureView, ModelRun, ensure_relations, feature_views, run_models
 from nightshift.warehouse.partition_write import LoadManifest, PartitionWrite, PublishedLoad, Target, audit, begin, collect, publish, refuse
 
@@ -85,6 +86,7 @@ def build(settings: Settings, partitions: PartitionRange, run: RunContext) -> Tr
 
     Raises:
         LookbackIncomplete: A required drop is not published; the message names each.
+        DamagedInputError: Raw rows of the look-back are not what was published.
         InputsChangedError: An input changed meanwhile.
         DbtError: A model failed.
         AuditError: A partition is empty or has repeated keys.
@@ -96,6 +98,7 @@ def build(settings: Settings, partitions: PartitionRange, run: RunContext) -> Tr
     targets = [_target(view) for view in views]
     with connect(settings, run.application_name) as conn:
         as_of, inputs = _read_inputs(conn, settings, partitions)
+        _refuse_damaged_raw(conn, settings, partitions)
         write = begin(conn, targets, partitions, LoadManifest(run, inputs))
     models = run_models(settings, [view.table for view in views], _variables(write, as_of), run.application_name)
     with connect(settings, run.application_name) as conn:
@@ -121,6 +124,20 @@ def _read_inputs(conn: Connection, settings: Settings, partitions: PartitionRang
         raise _lookback_incomplete(holes, partitions)
     as_of = ledger.as_of_by_partition(contracts, versions, partitions)
     return as_of, ledger.input_digests(versions, as_of)
+
+
+def _refuse_damaged_raw(conn: Connection, settings: Settings, partitions: PartitionRange) -> None:
+    """Refuse to build from raw versions whose rows vanished or changed since they were published.
+
+    Raises:
+        DamagedInputError: There is one in the look-back; the message names it.
+    """
+    for contract in load_contracts(settings.datasets_dir).values():
+        first = partitions.first.shift(-ledger.LOOKBACK_DAYS).day
+        if contract.delivery is not Delivery.DAILY:
+            first = contract.history_start
+        records = version_records(conn, contract.dataset, first, partitions.last.day)
+        refuse_damaged(conn, Target(contract.dataset, "raw", contract.name, contract.key, is_versioned=True), records)
 
 
 def _lookback_incomplete(holes: list[tuple[str, dt.date]], partitions: PartitionRange) -> LookbackIncomplete:

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from nightshift.warehouse.content_hash import Measured, measure, measure_nothing
+from nightshift.warehouse.content_hash import Measured, hash_basis, measure, measure_nothing
 
 if TYPE_CHECKING:
     from nightshift.warehouse.connection import Connection
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 UNIQUE_KEY = "unique_key"
 """In a load's ``detail``: the columns that the audit found unique and not null within each partition."""
+
+HASH_BASIS = "hash_basis"
+"""In a load's ``detail``: of ``content_hash.hash_basis`` at its audit."""
 
 
 def measure_days(
@@ -52,7 +55,7 @@ def record_measured(conn: Connection, target: Target, load_id: int, by_day: Mapp
         where l.dataset = %s and l.load_id = %s and l.partition_date = r.partition_date and l.state in ('staged', 'audited')
         """,
         [
-            json.dumps(dict(detail), sort_keys=True, default=str),
+            json.dumps({**detail, HASH_BASIS: hash_basis(conn, target)}, sort_keys=True, default=str),
             list(by_day),
             [measured.n_rows for measured in by_day.values()],
             [measured.content_hash for measured in by_day.values()],

@@ -10,6 +10,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nightshift import sealed_file
 from nightshift.errors import NightshiftError
 from nightshift.warehouse.dbt_runner import PARSED_PROJECT, DbtProcessError, _call_dbt, _target_folder, parsed_project
 
@@ -75,9 +76,9 @@ def compile_view(settings: Settings, table: str, variables: Mapping[str, Any]) -
     parsed = parsed_project(settings)
     asked = sha256(json.dumps([table, dict(variables)], sort_keys=True).encode()).hexdigest()[:16]
     kept = parsed / "compiled" / f"{asked}.json"
-    if kept.is_file():
+    if content := sealed_file.read(kept):
         os.utime(kept)
-        return _from_json(json.loads(kept.read_text(encoding="utf-8")))
+        return _from_json(json.loads(content))
     view = _compile(settings, parsed, table, variables)
     _keep(kept, view)
     return view
@@ -157,10 +158,7 @@ def _compiled_sql(settings: Settings, parsed: Path, names: list[str], variables:
 
 
 def _keep(path: Path, view: CompiledView) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(f".{os.getpid()}")
-    partial.write_text(json.dumps(asdict(view)), encoding="utf-8")
-    partial.replace(path)
+    sealed_file.write(path, json.dumps(asdict(view)).encode())
     for old in sorted(path.parent.glob("*.json"), key=lambda file: file.stat().st_mtime)[:-KEPT_COMPILATIONS]:
         old.unlink(missing_ok=True)
 

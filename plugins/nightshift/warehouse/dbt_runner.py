@@ -17,6 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nightshift import sealed_file
 from nightshift.errors import NightshiftError
 from nightshift.fault_points import FaultPoint, reach
 from nightshift.settings import PROJECT_ROOT
@@ -178,29 +179,51 @@ def _raise_for_failures(runs: list[ModelRun], code: int, output: str, n_wanted: 
 
 
 def parsed_project(settings: Settings) -> Path:
-    """Return the folder with the parsed project, parsing it if nobody has; safe from several processes at once.
+    """Return the folder with the parsed project, parsing it if nobody has, or if what is there is damaged.
+
+    Safe from several processes at once.
 
     Raises:
         DbtProcessError: The project cannot be parsed.
     """
     folder = settings.home / "dbt" / project_digest(settings)
-    if not (folder / PARSED_PROJECT).is_file():
+    if not _is_whole(folder):
         with _target_folder(settings) as target:
             code, output = _call_dbt(settings, ["parse"], target, None, "nightshift dbt parse")
             if code:
                 raise DbtProcessError(
                     "The dbt project cannot be parsed.", got=output.strip()[-1500:], todo="Correct it; `dbt parse` shows more."
                 )
+            sealed_file.write(target / _DIGESTS, _digests_of(target))
             _keep(target, folder)
     return folder
 
 
+_DIGESTS = "digests"
+"""File in the folder of a parsed project: what its SQL is made from must not change without a word."""
+
+
+def _digests_of(folder: Path) -> bytes:
+    names = (PARSED_PROJECT, "manifest.json")
+    return json.dumps({name: sha256((folder / name).read_bytes()).hexdigest() for name in names}).encode()
+
+
+def _is_whole(folder: Path) -> bool:
+    """Return whether a parsed project is there, as dbt has written it."""
+    try:
+        return sealed_file.read(folder / _DIGESTS) == _digests_of(folder)
+    except OSError:
+        return False
+
+
 def _keep(target: Path, folder: Path) -> None:
-    """Move a parsed project to its place; who comes second finds the same content there."""
+    """Move a parsed project to its place, a damaged one out of it; who comes second finds the same content there."""
+    if not _is_whole(folder):
+        shutil.rmtree(folder, ignore_errors=True)
     try:
         target.rename(folder)
     except OSError:
-        if not (folder / PARSED_PROJECT).is_file():
+        if not _is_whole(folder):
             raise
 
 

@@ -14,7 +14,7 @@ from nightshift.contracts.run import RunContext, code_version
 if TYPE_CHECKING:
     from nightshift.contracts.partitions import PartitionRange
 
-STATES = ("staged", "audited", "published", "duplicate", "refused", "collected")
+STATES = ("staged", "audited", "published", "duplicate", "refused", "collected", "damaged")
 """States of a load, the least advanced first."""
 
 
@@ -47,11 +47,14 @@ class LoadManifest:
         run: Who writes.
         inputs: Digest or load id by name of everything that the content depends on; the same inputs and code must give the same content.
         known_at: Raw data: when upstream delivered it, UTC; by day when the partitions of a range were delivered at different times.
+        reads: Datasets whose published rows are read, and how many days before the partition. When their rows turn out to have been
+            damaged, this load's content proves nothing about its inputs.
     """
 
     run: RunContext
     inputs: Mapping[str, str]
     known_at: dt.datetime | Mapping[dt.date, dt.datetime] | None = None
+    reads: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def digest(self) -> str:

@@ -18,8 +18,9 @@ from nightshift.fault_points import FaultPoint, reach
 from nightshift.warehouse.audit import UNIQUE_KEY, measure_days, problems_of, record_measured
 from nightshift.warehouse.collection import collect_target
 from nightshift.warehouse.connection import lose
+from nightshift.warehouse.damage import refuse_vanished
 from nightshift.warehouse.load import STATES, LoadManifest, PartitionWrite, PublishedLoad, Target
-from nightshift.warehouse.pointer import flip
+from nightshift.warehouse.pointer import READS, flip, look_at_published
 from nightshift.warehouse.supersession import end_older_attempts
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ def begin(conn: Connection, targets: Sequence[Target], partitions: PartitionRang
                 "code": code_version(),
                 "inputs": json.dumps(dict(manifest.inputs), sort_keys=True),
                 "digest": manifest.digest,
+                "detail": json.dumps({READS: dict(manifest.reads)} if manifest.reads else {}),
             },
         ).fetchone()
     reach(FaultPoint.BEGIN_AFTER, lambda: lose(conn))
@@ -78,10 +80,12 @@ with load as materialized (
     returning dataset, partition_date, token
 )
 insert into ops.loads (
-    dataset, partition_date, load_id, token, state, run_id, attempt, actor, code_version, inputs, inputs_digest, known_at
+    dataset, partition_date, load_id, token, state, run_id, attempt, actor, code_version, inputs, inputs_digest, known_at,
+    detail
 )
 select
-    dataset, partition_date, load_id, token, 'staged', %(run_id)s, %(attempt)s, %(actor)s, %(code)s, %(inputs)s, %(digest)s, known_at
+    dataset, partition_date, load_id, token, 'staged', %(run_id)s, %(attempt)s, %(actor)s, %(code)s, %(inputs)s, %(digest)s, known_at,
+    %(detail)s
 from token join wanted using (dataset, partition_date), load
 returning load_id
 """
@@ -221,7 +225,8 @@ def refuse(conn: Connection, write: PartitionWrite, reason: str) -> None:
 def publish(conn: Connection, write: PartitionWrite, along: Callable[[], None] = lambda: None) -> list[PublishedLoad]:
     """Flip the pointers of all targets and partitions in one transaction, then read back what readers see.
 
-    A partition whose content equals the published one keeps its pointer. Calling it again after a lost answer is safe.
+    A partition whose content equals the published one keeps its pointer, if the published rows still are what was published: they are
+    hashed again. Else this load takes their place as a repair. Calling it again after a lost answer is safe.
 
     Args:
         conn: A connection outside of a transaction.
@@ -234,13 +239,15 @@ def publish(conn: Connection, write: PartitionWrite, along: Callable[[], None] =
         ContentConflictError: Same inputs and code, other content: something is not deterministic.
         LostAnswerError: The connection broke, perhaps after the commit.
         WarehouseError: The warehouse refused, for example because a lock was not free in time.
+        VanishedRowsError: Readers see another number of rows than was published.
     """
     import psycopg
 
     reach(FaultPoint.PUBLISH_BEFORE)
     try:
+        published = look_at_published(conn, write)  # before the tokens are held: a scan must not make others wait
         with conn.transaction():
-            flip(conn, write)
+            flip(conn, write, published)
             along()
             reach(FaultPoint.PUBLISH_FLIPPED)
         reach(FaultPoint.PUBLISH_AFTER, lambda: lose(conn))
@@ -259,10 +266,11 @@ def publish(conn: Connection, write: PartitionWrite, along: Callable[[], None] =
 
 
 def read_back(conn: Connection, write: PartitionWrite) -> list[PublishedLoad]:
-    """Return what readers see now of the write's partitions, as the warehouse says.
+    """Return what readers see now of the write's partitions: the pointers, and the rows behind them, counted.
 
     Raises:
         LoadStateError: A partition has no pointer, or the load is not recorded as published: the write did not take place.
+        VanishedRowsError: Readers see another number of rows than was published.
     """
     rows = conn.execute(
         """
@@ -281,7 +289,9 @@ def read_back(conn: Connection, write: PartitionWrite) -> list[PublishedLoad]:
             got=f"{len(rows)}",
             todo="Rerun the task; if it stays so, read ops.loads of this load.",
         )
-    return [PublishedLoad(*row) for row in rows]
+    published = [PublishedLoad(*row) for row in rows]
+    refuse_vanished(conn, write, published)
+    return published
 
 
 def resume(conn: Connection, load_id: int, targets: Sequence[Target], partitions: PartitionRange) -> tuple[PartitionWrite, str]:

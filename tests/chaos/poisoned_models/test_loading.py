@@ -12,7 +12,7 @@ from tests.chaos.poisoned_models.conftest import stored
 from nightshift.training import load_trial, load_trial_child
 from nightshift.training.booster import library_path
 from nightshift.training.golden import N_ROWS, GoldenError
-from nightshift.training.load_trial import LoadTrialError, prove_in_child
+from nightshift.training.load_trial import LoadTimeoutError, LoadTrialError, prove_in_child, retry_starved
 from nightshift.training.model_tokens import ModelTextError
 from nightshift.training.trained_model import TrainedModel
 
@@ -128,12 +128,14 @@ def test_document_is_refused_when_its_numbers_cannot_mean_anything(models, chang
         TrainedModel.from_files(files["model.lgb"], document)
 
 
-def test_poisoned_file_is_refused_within_five_seconds_when_it_keeps_its_child_busy(models, monkeypatch, tmp_path):
+def test_poisoned_file_is_refused_within_seconds_of_the_processor_when_it_keeps_its_child_busy(models, monkeypatch, tmp_path):
+    """Seconds of the processor: a busy machine may take as long as it likes."""
     _have_child_run(monkeypatch, tmp_path, "while True: pass")
-    started = time.monotonic()
+    monkeypatch.setattr(load_trial, "STARVED_SECONDS", 0.3)
+    before = load_trial._seconds_of_children()
     with pytest.raises(LoadTrialError, match="too long"):
         prove_in_child(models["binary"].text, models["binary"].golden, library_path())
-    assert time.monotonic() - started < 5
+    assert load_trial._seconds_of_children() - before < 5
 
 
 def test_good_model_is_taken_when_the_machine_starved_its_first_child(models, monkeypatch, tmp_path):
@@ -149,13 +151,30 @@ def test_good_model_is_taken_when_the_machine_starved_its_first_child(models, mo
     assert ran.exists()
 
 
-def test_load_is_refused_when_three_children_in_a_row_do_nothing(models, monkeypatch, tmp_path):
+def test_nothing_is_said_about_the_model_when_every_child_is_starved(models, monkeypatch, tmp_path):
     ran = tmp_path / "ran"
-    _have_child_run(monkeypatch, tmp_path, f"import time\nopen({str(ran)!r}, 'a').write('x')\ntime.sleep(60)")
-    monkeypatch.setattr(load_trial, "DEADLINE_SECONDS", 1.0)
-    with pytest.raises(LoadTrialError, match="too long"):
+    stopped = "os.kill(os.getpid(), signal.SIGSTOP)"
+    _have_child_run(monkeypatch, tmp_path, f"import os, signal\nopen({str(ran)!r}, 'a').write('x')\n{stopped}")
+    monkeypatch.setattr(load_trial, "DEADLINE_SECONDS", 0.5)
+    with pytest.raises(LoadTimeoutError, match="too busy") as caught:
         prove_in_child(models["binary"].text, models["binary"].golden, library_path())
-    assert ran.read_text() == "xxx"
+    assert caught.value.is_retryable
+    assert ran.read_text() == "xxxx"
+
+
+def test_a_starved_load_is_tried_again_as_long_as_there_is_time():
+    answers = [LoadTimeoutError("busy"), LoadTimeoutError("busy"), "a model"]
+
+    def load():
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    assert retry_starved(load, 60) == "a model"
+    answers.append(LoadTimeoutError("busy"))
+    with pytest.raises(LoadTimeoutError):
+        retry_starved(load, -1)
 
 
 def _have_child_run(monkeypatch, tmp_path, code):
@@ -167,7 +186,7 @@ def _have_child_run(monkeypatch, tmp_path, code):
 
 def test_load_is_refused_when_the_child_takes_too_long(models, monkeypatch):
     monkeypatch.setattr(load_trial, "DEADLINE_SECONDS", 0.001)
-    with pytest.raises(LoadTrialError, match="too long"):
+    with pytest.raises(LoadTimeoutError, match="too busy"):
         prove_in_child(models["binary"].text, models["binary"].golden, library_path())
 
 

@@ -11,6 +11,7 @@ from nightshift.monitoring.outcomes import FeaturesNotPublishedError
 from nightshift.monitoring.report import ReportError
 from nightshift.monitoring.verdict import read_verdict
 from nightshift.quality import profiles
+from nightshift.warehouse.damage import DamagedInputError
 from nightshift.warehouse.decisions import consume
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("no_report")]
@@ -234,3 +235,35 @@ def test_loss_is_no_breach_when_the_rule_is_worse_on_the_same_rows(world) -> Non
     verdict = world.measure("2020-02-04", maximum_metric_loss=0.01)
     assert verdict.metric_expected + 0.01 < verdict.metric_value < verdict.metric_baseline
     assert verdict.performance_status == "ok"
+
+
+def test_the_verdict_is_published_again_when_its_rows_are_damaged(world) -> None:
+    world.add_night("2020-02-02")
+    world.score_night("2020-02-02")
+    right = world.measure("2020-02-02")
+    for number, statement in enumerate(
+        (
+            "delete from monitoring.verdicts",
+            "update monitoring.verdicts set n_drifted = n_drifted + 1",
+            "delete from monitoring.drift where feature = 'wind'",
+            "delete from ops.published where dataset like 'monitoring%'",
+        ),
+        start=1,
+    ):
+        world.conn.execute(statement.encode())
+        assert world.measure("2020-02-02") == right
+        assert world.conn.execute("select count(*) from monitoring.drift_published").fetchone() == (5,)
+        repaired = "select count(distinct load_id) from ops.ledger where dataset like 'monitoring%' and reason like 'repairs%'"
+        assert world.conn.execute(repaired).fetchone() == (number,)
+
+
+@pytest.mark.parametrize("table", ["features.feat_parcel", "predictions.parcel_late"])
+def test_nothing_is_measured_when_published_rows_have_vanished(world, table) -> None:
+    world.add_night("2020-02-02")
+    world.score_night("2020-02-02")
+    world.conn.execute("update ops.loads set n_rows = 120 where partition_date = '2020-02-02' and dataset !~ 'marts'")
+    world.measure("2020-02-02")
+    world.conn.execute(f"delete from {table} where partition_date = '2020-02-02' and parcel_id like '%-00_'".encode())
+    with pytest.raises(DamagedInputError) as caught:
+        world.measure("2020-02-02")
+    assert (caught.value.code, caught.value.got) == ("NS-WRITE-007", "110 of 120 rows are there")

@@ -146,3 +146,21 @@ def test_task_fails_when_readers_see_a_load_from_before_its_own(
     with pytest.raises(PostConditionError) as raised:
         body()
     assert raised.value.got == f"load {older.load_id}"
+
+
+def test_task_fails_when_readers_see_fewer_rows_than_were_published(task_of_airflow: None, conn: Connection, monkeypatch) -> None:
+    for dataset in ("flight_schedules", "flight_outcomes", "weather"):
+        target = Target(f"raw/{dataset}", "raw", dataset, ("source_row",), is_versioned=True)
+        manifest = LoadManifest(MANIFEST.run, MANIFEST.inputs, dt.datetime(2013, 1, 6, tzinfo=dt.UTC))
+        write = begin(conn, [target], PartitionRange.single(Partition(DAY)), manifest)
+        statement = f"insert into raw.{dataset} (partition_date, load_id, known_at, source_row) select %s, %s, now(), generate_series(1, 5)"
+        conn.execute(statement.encode(), [DAY, write.load_id])
+        audit(conn, write)
+        publish(conn, write)
+    assert tasks.announce_raw() == DAY.isoformat()
+
+    conn.execute("delete from raw.weather where source_row > 3")
+
+    with pytest.raises(PostConditionError) as raised:
+        tasks.announce_raw()
+    assert (raised.value.expected, raised.value.got) == ("5 rows of raw/weather, as published", "3 rows")

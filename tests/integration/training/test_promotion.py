@@ -7,6 +7,7 @@ from nightshift.lake.object_store import ObjectStore
 from nightshift.registry import case, promotion
 from nightshift.registry.model_versions import RegistryError, find_version, load_model, register
 from nightshift.registry.promotion import PromotionRaceError, champion_for, decide
+from nightshift.training.load_trial import LoadTimeoutError
 from nightshift.training.model_text import ModelTextError
 from nightshift.training.pipeline import train
 from nightshift.training.training_set import build_training_set
@@ -132,21 +133,41 @@ def test_refused_when_no_row_is_later_than_the_champions_fit(world):
     assert decision.reasons[0].startswith("evidence_rows, ")
 
 
-def test_broken_champion_is_not_compared_but_named(world, monkeypatch):
+def test_nobody_is_promoted_without_comparison_when_the_champion_cannot_be_loaded(world, monkeypatch):
+    """Neither is a decision recorded while the machine is too busy to load it: the task is repeated."""
     champion = make_version(world)
     judge(world, champion)
     challenger = make_version(world, seed=5)
-    load = case.load_model
+    load, trouble = case.load_model, [LoadTimeoutError("busy"), ModelTextError("broken")]
 
     def load_all_but_champion(store, version):
         if version.version == champion.version:
-            raise ModelTextError("broken")
+            raise trouble[0]
         return load(store, version)
 
     monkeypatch.setattr(case, "load_model", load_all_but_champion)
+    with pytest.raises(LoadTimeoutError):
+        judge(world, challenger)
+    assert n_promotions(world) == 1
+
+    trouble.pop(0)
     decision = judge(world, challenger)
-    assert decision.verdict == "promoted"
-    assert "champion version 1 can score no more (NS-MODEL-003)" in decision.reasons[1]
+    assert (decision.verdict, decision.numbers["champion_status"]) == ("refused", "unreadable")
+    assert decision.reasons[0].startswith("non_inferiority: Nothing is compared, and nobody promoted: champion version 1")
+    assert champion_for(world.conn, "parcel_late", world.night.shift(1)).version == 1
+
+
+def test_a_champion_that_reads_a_column_that_the_spec_has_no_more_is_replaced_and_named(world):
+    judge(world, make_version(world))
+    features = world.spec.features.model_dump(mode="json")
+    spec = world.spec_with(features={**features, "numeric": features["numeric"][:-1]})
+    training_set = build_training_set(world.settings, spec, world.night, world.run)
+    challenger = register(world.settings, train(world.settings, spec, training_set.key, world.run), world.run)
+
+    decision = judge(world, challenger, spec)
+
+    assert decision.numbers["champion_status"] == "outdated"
+    assert f"reads {world.spec.features.numeric[-1]}, which the spec has no more" in " ".join(decision.reasons)
 
 
 def test_race_is_refused_when_champion_changes_during_the_comparison(world, monkeypatch):

@@ -9,6 +9,7 @@ import pytest
 from nightshift.lake.object_store import ObjectStore
 from nightshift.training.signature import SignatureError
 from nightshift.training.training_set import TrainingSetError, build_training_set, read_rows
+from nightshift.warehouse.damage import DamagedInputError
 
 pytestmark = pytest.mark.integration
 
@@ -196,3 +197,13 @@ def test_a_large_window_is_sampled_by_key_and_the_manifest_says_so(world):
     assert manifest["sampled_share"] == pytest.approx(400 / whole.num_rows, rel=0.1)
     assert build(world, with_maximum(world, 400)).key == training_set.key
     assert build(world, with_maximum(world, whole.num_rows + 200)).n_rows == whole.num_rows
+
+
+def test_refused_when_published_feature_rows_have_vanished(world):
+    counted = "(select count(*) from features.feat_parcel f where f.partition_date = l.partition_date)"
+    world.conn.execute(f"update ops.loads l set n_rows = {counted}".encode())
+    build(world)
+    world.conn.execute("delete from features.feat_parcel where partition_date = '2020-01-15' and parcel_id like '%-00_'")
+    with pytest.raises(DamagedInputError, match="not what was published, on 1 day") as caught:
+        build(world)
+    assert "2020-01-15" in caught.value.expected

@@ -9,6 +9,7 @@ from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.quality.gates import GateError
 from nightshift.transformation import build as stage
 from nightshift.transformation.build import InputsChangedError, LookbackIncomplete, build
+from nightshift.warehouse.damage import DamagedInputError
 from nightshift.warehouse.dbt_runner import DbtError
 
 if TYPE_CHECKING:
@@ -204,3 +205,23 @@ def test_the_error_names_the_model_and_the_database_message_when_dbt_fails(world
 
     assert "nobody_flies" in str(caught.value)
     assert hashes(world.conn) == {}
+
+
+def test_features_are_published_again_when_their_rows_are_damaged_and_refused_when_raw_rows_are(world, run: RunContext) -> None:
+    world.deliver_day(FIRST, seed=1)
+    first_day = PartitionRange.single(Partition(FIRST))
+    build(world.settings, first_day, run)
+    right = published_features(world.conn)
+    world.conn.execute("update features.feat_flight set temperature_f_last = 0")
+    world.conn.execute("delete from features.feat_flight where flight_id in (select min(flight_id) from features.feat_flight)")
+
+    assert [load.is_new for load in build(world.settings, first_day, run).published] == [True]
+
+    def content(rows: list[dict[str, Any]]) -> list[str]:
+        return sorted(str({name: value for name, value in row.items() if name != "load_id"}) for row in rows)
+
+    assert content(published_features(world.conn)) == content(right)
+    world.conn.execute("delete from raw.weather where origin = 'EWR'")
+    with pytest.raises(DamagedInputError, match="raw/weather") as caught:
+        build(world.settings, first_day, run)
+    assert caught.value.got == "48 of 72 rows are there"

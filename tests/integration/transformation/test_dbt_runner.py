@@ -16,6 +16,7 @@ import pytest
 from nightshift.contracts.partitions import PartitionRange
 from nightshift.settings import PROJECT_ROOT, Settings
 from nightshift.transformation.build import build
+from nightshift.warehouse import dbt_runner
 from nightshift.warehouse.dbt_runner import DbtError, DbtProcessError, ensure_relations, feature_views, parsed_project
 
 if TYPE_CHECKING:
@@ -121,6 +122,32 @@ def test_the_error_shows_the_cause_when_the_project_cannot_be_parsed(own_project
         parsed_project(own_project)
     assert "nowhere" in str(caught.value)
     assert own_project.warehouse_password.get_secret_value() not in str(caught.value)
+
+
+@pytest.mark.parametrize("damaged", ["manifest.json", "partial_parse.msgpack", "digests"])
+def test_the_project_is_parsed_again_when_what_was_kept_of_it_is_damaged(
+    settings: Settings, tmp_path, monkeypatch: pytest.MonkeyPatch, damaged: str
+) -> None:
+    """Its SQL would be run as it stands there."""
+    settings, parses = settings.model_copy(update={"home": tmp_path}), []
+
+    def parse(_settings, arguments, target, *_):
+        parses.append(arguments)
+        for name in ("manifest.json", "partial_parse.msgpack"):
+            (target / name).write_text("select delay")
+        return 0, ""
+
+    monkeypatch.setattr(dbt_runner, "_call_dbt", parse)
+    folder = parsed_project(settings)
+    assert parsed_project(settings) == folder
+    assert parses == [["parse"]]
+
+    content = (folder / damaged).read_bytes()
+    (folder / damaged).write_bytes(bytes([content[0] ^ 1]) + content[1:])
+
+    assert parsed_project(settings) == folder
+    assert len(parses) == 2
+    assert (folder / "manifest.json").read_text() == "select delay"
 
 
 @pytest.mark.mlts("data-7")

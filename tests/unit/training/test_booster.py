@@ -139,6 +139,45 @@ def test_same_text_when_killed_within_a_segment(parts, fit, tmp_path, monkeypatc
     assert fit_trees(*parts, PLAN, checkpoint).text == fit.text
 
 
+def damaged(content: bytes) -> dict[str, bytes]:
+    """Return what a power cut, a full disk or a turned bit leave of a checkpoint; also of one without a digest, from before."""
+    digest, _, document = content.partition(b"\n")
+    leaf = document.index(b"leaf_value=") + len(b"leaf_value=") + 3
+    other = b"1" if document[leaf : leaf + 1] != b"1" else b"2"
+    losses = document.index(b'"losses": [') + len(b'"losses": [')
+    return {
+        "empty": b"",
+        "truncated": content[: len(content) // 2],
+        "zeroed": bytes(len(content)),
+        "no digest": document,
+        "half a digest": content[10:],
+        "a digit of a leaf": digest + b"\n" + document[:leaf] + other + document[leaf + 1 :],
+        "losses shortened": digest + b"\n" + document[:losses] + document[document.index(b",", losses) + 1 :],
+        "no document": b"\xff\x00[",
+    }
+
+
+def test_a_damaged_checkpoint_is_none_and_the_fit_starts_again(parts, fit, tmp_path, monkeypatch, caplog):
+    checkpoint = tmp_path / "fit.json"
+    booster._save_checkpoint(checkpoint, booster.Fit(fit.text, fit.losses[:20]))
+    whole = checkpoint.read_bytes()
+    assert booster._load_checkpoint(checkpoint).losses == fit.losses[:20]
+    for kind, content in damaged(whole).items():
+        assert content != whole, kind
+        checkpoint.write_bytes(content)
+        caplog.clear()
+        assert booster._load_checkpoint(checkpoint) == booster.Fit("", ()), kind
+        assert "is damaged and not used" in caplog.text, kind
+    assert fit_trees(*parts, PLAN, checkpoint) == fit
+    assert booster._load_checkpoint(checkpoint).losses == fit.losses
+
+
+def test_a_checkpoint_of_another_fit_is_none(fit, tmp_path):
+    booster._save_checkpoint(tmp_path / "one.json", booster.Fit(fit.text, fit.losses))
+    (tmp_path / "other.json").write_bytes((tmp_path / "one.json").read_bytes())
+    assert booster._load_checkpoint(tmp_path / "other.json") == booster.Fit("", ())
+
+
 def test_fit_stops_at_the_best_round(parts, fit):
     assert len(fit.losses) - fit.best_round in range(PLAN.patience_rounds + 1)
     assert load_booster(fit.text).num_trees() == fit.best_round

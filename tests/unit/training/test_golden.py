@@ -23,7 +23,7 @@ def text():
 
 def frozen() -> Golden:
     matrix = np.tile([1.0, np.nan], (N_ROWS, 1))
-    return Golden.of(matrix, np.full(N_ROWS, 0.1 + 0.2), np.full((N_ROWS, 3), 0.1))
+    return Golden.of(matrix, np.full(N_ROWS, 0.1 + 0.2), np.full((N_ROWS, 3), 0.1), np.full(N_ROWS, 0.3))
 
 
 def test_rows_are_always_the_same_and_hold_thresholds_levels_and_gaps(text):
@@ -61,6 +61,6 @@ def test_same_answers_pass_and_a_last_bit_of_a_score_is_refused():
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_answers_that_are_not_finite_are_refused_even_when_they_were_frozen_so(value):
     raw = np.full(N_ROWS, value)
-    golden = Golden.of(np.zeros((N_ROWS, 2)), raw, np.zeros((N_ROWS, 3)))
+    golden = Golden.of(np.zeros((N_ROWS, 2)), raw, np.zeros((N_ROWS, 3)), None)
     with pytest.raises(GoldenError, match="not finite"):
         golden.compare(raw, np.zeros((N_ROWS, 3)))

@@ -1,0 +1,84 @@
+"""A machine too busy to load the champion: no challenger is judged without the comparison, however often it is tried."""
+
+from __future__ import annotations
+
+import datetime as dt
+import subprocess
+from collections import Counter
+from random import Random
+
+import pytest
+from tests.chaos.poisoned_models.conftest import _spec, make_rows
+
+from nightshift.registry import case as case_module
+from nightshift.registry.case import Case
+from nightshift.registry.criteria import answer
+from nightshift.registry.model_versions import ModelVersion
+from nightshift.registry.quality import non_inferiority
+from nightshift.training import load_trial
+from nightshift.training.load_trial import LoadTimeoutError
+from nightshift.training.trained_model import TrainedModel
+
+pytestmark = [pytest.mark.promise("R8")]
+DAY = dt.date(2013, 7, 1)
+
+
+def version(number: int) -> ModelVersion:
+    return ModelVersion("parcel_binary", number, "d", "k", "s", 1, "k", "s", 1, "t", DAY, DAY, {}, {})
+
+
+class JudgedCase(Case):
+    """A case with rows and labels of its own: everything else of the gate is asked for what is real."""
+
+    rows = make_rows(5, 4)
+
+
+def judged(files: dict[str, bytes], monkeypatch, spec) -> Case:
+    """Return a new decision, in which the champion is loaded from its files."""
+    monkeypatch.setattr(case_module, "load_model", lambda _store, _version: loaded(files))
+    return JudgedCase(None, None, spec, None, {}, version(2), version(1))
+
+
+def loaded(files: dict[str, bytes]) -> TrainedModel:
+    model = TrainedModel.from_files(files["model.lgb"], files["model.json"])
+    model.booster  # noqa: B018 - what load_model does
+    return model
+
+
+def starve(monkeypatch, dice: Random, share: float) -> None:
+    """Let so many children of a load get no processor in their time."""
+    run = subprocess.run
+
+    def run_or_starve(*given, **how):
+        if dice.random() < share:
+            raise subprocess.TimeoutExpired("child", how["timeout"])
+        return run(*given, **how)
+
+    monkeypatch.setattr(load_trial.subprocess, "run", run_or_starve)
+
+
+@pytest.mark.parametrize("n", [100, pytest.param(1_000, marks=[pytest.mark.long, pytest.mark.timeout(1800)])])
+def test_no_decision_is_made_without_comparison_when_the_machine_is_starved(models, monkeypatch, record_figure, n):
+    files, spec = models["binary"].files, _spec("binary")
+    dice = Random(5)  # noqa: S311 - reproducible starvation, no secret
+    outcomes: Counter[str] = Counter()
+    starve(monkeypatch, dice, 0.97)
+    for _ in range(n):
+        monkeypatch.setattr(load_trial, "_proved", set())
+        case = judged(files, monkeypatch, spec)
+        try:
+            outcomes[case.champion_status] += 1
+        except LoadTimeoutError:
+            outcomes["repeated"] += 1
+    record_figure("starved decisions", n)
+    record_figure("decisions without a comparison", n - outcomes["repeated"] - outcomes["compared"])
+    assert set(outcomes) == {"repeated", "compared"}
+    assert outcomes["repeated"] > n / 2
+
+
+def test_the_gate_repeats_the_decision_instead_of_answering_without_the_champion(models, monkeypatch):
+    monkeypatch.setattr(load_trial, "_proved", set())
+    starve(monkeypatch, Random(1), 1.0)  # noqa: S311 - reproducible starvation, no secret
+    with pytest.raises(LoadTimeoutError, match="too busy") as caught:
+        answer(judged(models["binary"].files, monkeypatch, _spec("binary")), {"non_inferiority": non_inferiority})
+    assert caught.value.is_retryable
