@@ -1,7 +1,10 @@
 """Wakes what an event should have woken: partitions that are published upstream, and whose downstream nobody has begun.
 
-**Reads** `ops.published`, `ops.loads`, `ml.training_sets`, open rows of `monitoring.retrain_decisions`, and its own earlier events.
-**Writes** nothing; emits the asset that was lost once more, for the stranded partition, at most three times.
+**Reads** `ops.published`, `ops.loads`, `ops.task_tries`, predictions below the champion and its model,
+`ml.training_sets`, open rows of `monitoring.retrain_decisions`, and its own earlier events.
+**Writes** `ops.reruns`; emits the asset that was lost once more, for the stranded partition, at most three times.
+**Runs again** what ended and left the night unfinished: an `ingest` whose tries died without a word, and `score__<model>` of a night
+that is published below the champion although the champion can score by now; at most three times a partition, in `ops.reruns`.
 **Starts** every ten minutes; a publication of the last twenty minutes, and one older than seven days, is left alone.
 **Only nights** that went through Airflow count: a history that a person loaded in a range wakes nobody.
 **Rerun, clear, backfill** are safe: whoever is woken twice publishes the same content.
@@ -16,7 +19,7 @@ from airflow.sdk import CronTriggerTimetable, dag, task
 
 from nightshift.contracts.datasets import Delivery, load_contracts
 from nightshift.contracts.model_spec import load_specs
-from nightshift.orchestration import assets, catch_up, defaults
+from nightshift.orchestration import assets, catch_up, defaults, reruns
 
 HERE = Path(__file__).parent
 DAILY = [contract for contract in load_contracts(HERE / "datasets").values() if contract.delivery is Delivery.DAILY]
@@ -40,6 +43,7 @@ def build() -> None:
     common = {"pool": defaults.POOL_WAREHOUSE, "priority_weight": defaults.PRIORITY_NIGHT}
     inlets = [asset for group in WOKEN_BY.values() for asset in group]
     found = task(task_id="find_stranded", inlets=inlets, **common)(catch_up.find_stranded)()
+    task(task_id="rerun_unfinished", **common)(reruns.rerun_unfinished)()
     for joint, group in WOKEN_BY.items():
         task(task_id=f"wake_{joint}", outlets=group, **common)(catch_up.wake)([asset.name for asset in group], found)
 

@@ -2,7 +2,8 @@
 
 **Reads** `landing/<dataset>/dt=<partition>/` (manifest and data file) of every contract in `dags/datasets`.
 **Writes** `raw.<dataset>`, `quarantine.*`; emits `raw/<dataset>` of all daily datasets together, when the last one is in.
-**Starts** at midnight in New York for the day that ended; each task waits for the cut-off (00:30) and for its drop.
+**Starts** at midnight in New York for the day that ended; each task waits for the cut-off (00:30) and for its drop. A day before the
+history, far ahead or beyond the calendar fails at once, before anything is announced.
 **Rerun, clear, backfill** are safe at any time: the same file gives the same rows, another content becomes a new version.
 A range: `airflow backfill create --dag-id ingest --from-date 2013-03-01 --to-date 2013-03-07 --max-active-runs 1`.
 """
@@ -25,7 +26,7 @@ DAILY = [contract for contract in load_contracts(Path(__file__).parent / "datase
     dag_id="ingest",
     schedule=CronPartitionTimetable("0 0 * * *", timezone=OPERATING_TIMEZONE, run_offset=-1, key_format="%Y-%m-%d"),
     default_args=defaults.task_defaults("data-platform", timeout_minutes=20),
-    **defaults.dag_defaults(__doc__, "ingest", max_active_runs=4, longest_run=dt.timedelta(hours=12)),
+    **defaults.dag_defaults(__doc__, "ingest", max_active_runs=defaults.WAITING_RUNS, longest_run=dt.timedelta(hours=12)),
 )
 def ingest() -> None:
     """Wire all loads side by side, and one event for the daily ones; a day that waits does not stop another day."""

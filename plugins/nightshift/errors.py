@@ -5,6 +5,8 @@ Every code has a runbook page ``docs/runbooks/<code>.md``.
 
 from __future__ import annotations
 
+import re
+import traceback
 from typing import ClassVar
 
 
@@ -131,3 +133,27 @@ class ServiceError(NightshiftError):
     """A local service (PostgreSQL, S3, Airflow, MLflow) could not be started, stopped or reached."""
 
     code = "NS-SERVICE-001"
+
+
+_MAX_CAUSE = 200
+_VALUES = re.compile(r"'[^']*'|\"[^\"]*\"|\([^)]*\)|\S*\d\S*")
+"""Quoted text, brackets and words with digits: what a driver's message may quote of a row, a host or a secret."""
+
+
+def cause_of(error: BaseException) -> str:
+    """Return an error as one line that may be shown anywhere: our own by code and sentence, another by class and words without values."""
+    if isinstance(error, NightshiftError):
+        return f"{error.code}: {error.what}"
+    first = next(iter(str(error).strip().splitlines()), "")
+    words = _VALUES.sub("…", first)[:_MAX_CAUSE].strip()
+    return f"{type(error).__name__}: {words}" if words else type(error).__name__
+
+
+def stack_of(error: BaseException) -> str:
+    """Return where an error and its causes came from, for a log: files, lines and code, and messages without values."""
+    parts: list[str] = []
+    seen: BaseException | None = error
+    while seen is not None:
+        parts.append("".join(traceback.format_tb(seen.__traceback__)) + cause_of(seen))
+        seen = seen.__cause__ or seen.__context__
+    return "\ncaused by:\n".join(parts)

@@ -51,6 +51,7 @@ def test_the_critical_path_of_a_night_adds_up(whole: Whole) -> None:
     assert [name for name in names if name.startswith(("transform.", "ingest.announce"))] == [
         "ingest.announce_raw",
         "transform.build_features",
+        "transform.announce_flight",
     ]
     assert all(min(step.waiting, step.starting, step.importing, step.working) >= 0 for step in whole.path)
     assert all(step.importing > 0.05 and step.working > 0 for step in whole.path)

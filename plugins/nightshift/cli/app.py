@@ -16,6 +16,7 @@ from nightshift.cli import (
     critical_path,
     demo,
     doctor,
+    end_run,
     evidence,
     history,
     models,
@@ -76,6 +77,7 @@ app.command()(why.why)
 app.command()(rescue.rescue)
 app.command()(void.void)
 app.command()(check_freshness.check_freshness)
+app.command()(end_run.end_run)
 app.command(context_settings=airflow.CONTEXT)(airflow.airflow)
 
 

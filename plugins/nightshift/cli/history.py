@@ -158,6 +158,7 @@ def transform_range(settings: Settings, partitions: PartitionRange, run: RunCont
 
     result = build(settings, partitions, run)
     say(f"      {result.n_rows:,} rows of features in {len(partitions)} partition(s)")
+    result.require_all()
 
 
 def train_once(settings: Settings, spec: ModelSpec, partition: Partition, run: RunContext) -> str:

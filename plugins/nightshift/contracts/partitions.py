@@ -51,10 +51,20 @@ CUTOFF = dt.time(0, 30)
 """Local time on the day after at which the night's knowledge ends at the earliest. Source: docs/adr/0001-time.md."""
 
 
+EARLIEST_DAY, LATEST_DAY = dt.date(1900, 1, 1), dt.date(2199, 12, 31)
+"""Days that every library here can hold with its zone, its look-back and its nanoseconds (1677 to 2262)."""
+
+
 class PartitionKeyError(NightshiftError):
     """A partition key is not a day ``YYYY-MM-DD``."""
 
     code = "NS-TIME-001"
+
+
+class CalendarError(PartitionKeyError):
+    """A partition key is a day beyond the calendar that we can compute with."""
+
+    code = "NS-TIME-004"
 
 
 @total_ordering
@@ -76,6 +86,7 @@ class Partition:
 
         Raises:
             PartitionKeyError: The key is not ``YYYY-MM-DD``.
+            CalendarError: It is a day that no dataset can have.
         """
         try:
             day = dt.date.fromisoformat(key)
@@ -83,6 +94,13 @@ class Partition:
             day = None
         if day is None or day.isoformat() != key:
             raise PartitionKeyError(f"Not a partition key: {key!r}.", expected="YYYY-MM-DD", got=repr(key), todo="Give the operating day.")
+        if not EARLIEST_DAY <= day <= LATEST_DAY:
+            raise CalendarError(
+                f"The partition key {key} lies beyond the calendar.",
+                expected=f"{EARLIEST_DAY} to {LATEST_DAY}",
+                got=key,
+                todo="Give the operating day that you meant, and delete the run with this key.",
+            )
         return cls(day, timezone)
 
     @property

@@ -11,7 +11,7 @@ import base64
 import hashlib
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -51,6 +51,12 @@ class ObjectMissingError(ObjectStoreError):
     """There is no such object."""
 
     code = "NS-LAKE-002"
+
+
+class BucketMissingError(ObjectStoreError):
+    """There is no such bucket."""
+
+    code = "NS-LAKE-019"
 
 
 class ObjectConflictError(ObjectStoreError):
@@ -449,6 +455,7 @@ class ObjectStore:
         except ClientError as error:
             code, status = _code_and_status(error)
             if code in _ABSENT or status == "404":
+                self._require_bucket(code)
                 raise ObjectMissingError(
                     f"{self.uri(key)} does not exist.",
                     todo="Check the bucket and the key; an object that a manifest names is never deleted.",
@@ -466,6 +473,21 @@ class ObjectStore:
             ) from error
         except failures as error:
             raise self._failed(verb, key, error) from error
+
+    def _require_bucket(self, code: str) -> None:
+        """Say so if the bucket itself is absent; the answer to a request without a body does not tell."""
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        is_absent = code == "NoSuchBucket"
+        with suppress(BotoCoreError, ClientError):
+            is_absent = is_absent or self._answer_code(self._client.head_bucket, Bucket=self.bucket) in _ABSENT
+        if is_absent:
+            raise BucketMissingError(
+                f"The bucket {self.bucket} does not exist.",
+                expected="the bucket that NIGHTSHIFT_S3_BUCKET names, at NIGHTSHIFT_S3_ENDPOINT_URL",
+                got="no such bucket",
+                todo="Correct the setting; only for a new lake: `nightshift migrate` creates the bucket.",
+            ) from None
 
     def _failed(self, verb: str, key: str, error: Exception) -> ObjectStoreError:
         return ObjectStoreError(

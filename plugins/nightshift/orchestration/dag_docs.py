@@ -8,6 +8,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nightshift.orchestration.task_tries import N_TRIES
+
 if TYPE_CHECKING:
     from airflow.sdk import DAG
 
@@ -16,6 +18,7 @@ _HEAD = """# DAGs
 Generated from `dags/` by `make docs`; a test compares. Every run carries one partition key, `YYYY-MM-DD`: the operating day.
 `<model>` stands for each spec in `dags/models`. Why they start when they do: [ADR 3](adr/0003-partitions-and-assets.md).
 What an error code means: [runbooks](runbooks/README.md).
+Tries are those of our own code; Airflow may lose some more before a task's code begins ([ADR 38](adr/0038-lost-tries.md)).
 
 | DAG | starts on | emits | owner |
 |---|---|---|---|
@@ -58,7 +61,7 @@ def _task_row(task: Any) -> str:  # noqa: ANN401 - an operator, mapped or not
     mapped = " (mapped)" if task.is_mapped else ""
     minutes = f"{task.execution_timeout.total_seconds() / 60:.0f} min"
     before, emitted = _names(task.upstream_task_ids), _names(outlet.name for outlet in task.outlets)
-    return f"| `{task.task_id}`{mapped} | {before} | {task.pool} | {task.retries + 1} | {minutes} | {emitted} |"
+    return f"| `{task.task_id}`{mapped} | {before} | {task.pool} | {N_TRIES} | {minutes} | {emitted} |"
 
 
 def _names(names: Iterator[str] | Sequence[str]) -> str:

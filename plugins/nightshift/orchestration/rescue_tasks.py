@@ -23,7 +23,9 @@ def rescue_predictions(model: str) -> dict[str, Any]:
         patience = dt.timedelta(minutes=spec.scoring.rescue_minutes_before_deadline / 2)
         may_wait = dt.datetime.now(dt.UTC) < spec.deadline_of(scope.partition) - patience
         with waiting(patience):
-            found = rescue(scope.settings, spec, scope.partition, scope.run, may_wait=may_wait)
+            # A try that died before our code has hung in no model: it must not make the rescue skip one.
+            attempt = scope.n_failed + 1
+            found = rescue(scope.settings, spec, scope.partition, scope.run, may_wait=may_wait, attempt=attempt)
         if found.load_id is None:
             raise AirflowSkipException(f"Not in operation: {found.reason}.")
         seen = require_published(scope, [spec.predictions_dataset], {spec.predictions_dataset: found.load_id})[spec.predictions_dataset]

@@ -14,7 +14,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
@@ -26,6 +26,7 @@ from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.contracts.run import RunContext
 from nightshift.errors import NightshiftError
 from nightshift.exhaustion import named_exhaustion
+from nightshift.orchestration.task_tries import TaskTry, recorded
 from nightshift.settings import load_settings
 
 if TYPE_CHECKING:
@@ -75,11 +76,13 @@ class TaskScope:
         settings: Endpoints and credentials.
         partition: The run's partition.
         run: The identity of this try.
+        n_failed: Tries of our own code that failed before this one since the task was started or cleared.
     """
 
     settings: Settings
     partition: Partition
     run: RunContext
+    n_failed: int = 0
 
     @property
     def partitions(self) -> PartitionRange:
@@ -101,6 +104,7 @@ def task_scope(partition: Partition | None = None) -> Iterator[TaskScope]:
     Raises:
         NotPartitionedError: The run was started without a partition key.
         TaskTerminatedError: Airflow ended the task; says what readers see by then.
+        TriesUsedUpError: The tries before this one vanished without an answer.
     """
     context = get_current_context()
     run, instance = context["dag_run"], context["ti"]
@@ -114,8 +118,13 @@ def task_scope(partition: Partition | None = None) -> Iterator[TaskScope]:
     identity = task_identity(run.dag_id, run.run_id, partition.key, instance.task_id, instance.map_index)
     scope = TaskScope(load_settings(), partition, RunContext(identity, instance.try_number, "airflow"))
     logger.info("The task's own code begins: %s, try %s.", identity, instance.try_number)
-    with ended_by_sigterm(scope), ended_when_overdue(context["task"].execution_timeout), named_exhaustion():
-        yield scope
+    with (
+        ended_by_sigterm(scope),
+        ended_when_overdue(context["task"].execution_timeout),
+        named_exhaustion(),
+        recorded(scope.settings, TaskTry.of(context), partition.day) as n_failed,
+    ):
+        yield replace(scope, n_failed=n_failed)
 
 
 def task_identity(dag_id: str, run_id: str, partition_key: str, task_id: str, map_index: int = -1) -> str:

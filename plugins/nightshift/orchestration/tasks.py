@@ -10,14 +10,16 @@ import datetime as dt
 import logging
 from typing import TYPE_CHECKING, Any
 
+from airflow.sdk import get_current_context
 from airflow.sdk.exceptions import AirflowSkipException
 
 from nightshift.contracts.datasets import DatasetContract, Delivery, load_contract, load_contracts
-from nightshift.contracts.model_spec import load_specs
 from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.errors import NightshiftError, StaleTokenError
 from nightshift.orchestration.post_conditions import count_shard, require_published, require_row
+from nightshift.orchestration.reruns import lost_tries, silent_loads
 from nightshift.orchestration.task_scope import TaskScope, task_scope, waiting
+from nightshift.orchestration.upstream import only_what_can_come, refuse_impossible, wait_for_drop
 from nightshift.warehouse.damage import VanishedRowsError
 from nightshift.warehouse.ledger import LOOKBACK_DAYS
 
@@ -38,20 +40,12 @@ class LoadFailedError(NightshiftError):
     code = "NS-AIRFLOW-006"
 
 
-class CutoffAheadError(NightshiftError):
-    """The partition's knowledge cut-off lies ahead."""
-
-    code = "NS-AIRFLOW-003"
-    is_retryable = True
-    is_waiting = True
-
-
 def load_reference() -> dict[str, int]:
     """Ingest the datasets that come only when something changed; return their accepted rows."""
     from nightshift.ingestion.load import ingest
 
     with task_scope() as scope, waiting(LONGEST_WAIT):
-        _refuse_before_cutoff(scope.partition)
+        refuse_impossible(scope)
         counts: dict[str, int] = {}
         for contract in _contracts(scope, Delivery.ON_CHANGE):
             result = ingest(scope.settings, contract.name, scope.partitions, scope.run)
@@ -71,7 +65,7 @@ def load_dataset(dataset: str) -> dict[str, int]:
     from nightshift.ingestion.load import ingest
 
     with task_scope() as scope, waiting(_longest_wait(scope, dataset)):
-        _refuse_before_cutoff(scope.partition)
+        refuse_impossible(scope)
         result = ingest(scope.settings, dataset, scope.partitions, scope.run)
         contracts = [contract for contract in _contracts(scope, Delivery.DAILY) if contract.name == dataset]
         seen = require_published(scope, [contract.dataset for contract in contracts])
@@ -99,13 +93,7 @@ def _sweep(scope: TaskScope, contract: DatasetContract, first: dt.date) -> int:
 
 
 def _longest_wait(scope: TaskScope, dataset: str) -> dt.timedelta:
-    return dt.timedelta(minutes=load_contract(scope.settings.datasets_dir, dataset).maximum_wait_minutes)
-
-
-def _refuse_before_cutoff(partition: Partition) -> None:
-    """Keep a night from starting before its as-of: what came in between would change a rerun."""
-    if dt.datetime.now(dt.UTC) < partition.cutoff:
-        raise CutoffAheadError(f"The cut-off of {partition} is {partition.cutoff.isoformat()}.", todo="Nothing: the task waits for it.")
+    return wait_for_drop(load_contract(scope.settings.datasets_dir, dataset), scope.partition)
 
 
 def announce_raw() -> str:
@@ -115,6 +103,7 @@ def announce_raw() -> str:
     Source: docs/adr/0003-partitions-and-assets.md, apache/airflow#71070.
     """
     with task_scope() as scope:
+        refuse_impossible(scope)
         require_published(scope, [contract.dataset for contract in _contracts(scope, Delivery.DAILY)])
         return scope.partition.key
 
@@ -123,8 +112,12 @@ def tell_failures() -> None:
     """Fail, so that a run does not end green in which a load failed and the event was emitted all the same.
 
     Raises:
-        LoadFailedError: Always; Airflow starts it only after a failure.
+        LostTriesError: No load failed by its own doing: tries died before their code began, or in the middle of it.
+        LoadFailedError: One did. Airflow starts the task only after a failure.
     """
+    with task_scope() as scope:
+        if silent := silent_loads(scope.settings, get_current_context()["dag_run"].run_id):
+            raise lost_tries(", ".join(silent))
     raise LoadFailedError(
         "A load of this night failed; see the red tasks beside this one.",
         expected="every dataset loaded, or waited for",
@@ -132,23 +125,46 @@ def tell_failures() -> None:
     )
 
 
+class ViewFailedError(NightshiftError):
+    """A feature view was not published, while others were."""
+
+    code = "NS-AIRFLOW-011"
+
+
 def build_features() -> dict[str, Any]:
-    """Build, check and publish marts and feature views; while the look-back has holes, the task waits."""
+    """Build, check and publish marts and feature views; while the look-back has holes that can be filled, the task waits.
+
+    A view that fails is named in the result; its own task fails then (``announce_features``), and the other views go on.
+    """
     from nightshift.transformation.build import build
 
-    with task_scope() as scope, waiting(LONGEST_WAIT):
+    with task_scope() as scope, waiting(LONGEST_WAIT), only_what_can_come(scope):
         result = build(scope.settings, scope.partitions, scope.run)
         claims = _claims(result.published)
-        require_published(scope, claims.keys() | _views(scope), claims)
+        require_published(scope, claims, claims)
         return result.summary()
+
+
+def announce_features(view: str, built: dict[str, Any]) -> str:
+    """Emit the event of one feature view if it is published, and return the partition key.
+
+    Raises:
+        ViewFailedError: It was not built; names its error.
+    """
+    with task_scope() as scope:
+        if failure := built.get("failures", {}).get(view):
+            raise ViewFailedError(
+                f"The feature view {view} of {scope.partition} was not published; the other views were.",
+                expected="a build that passes its audit and its gate",
+                got=failure,
+                todo="Read the page of that code, correct the cause, and clear `build_features` with downstream.",
+            )
+        require_published(scope, [f"features/{view}"])
+        return scope.partition.key
 
 
 def _claims(published: Iterable[PublishedLoad]) -> dict[str, int]:
     return {load.dataset: load.load_id for load in published}
-
-
-def _views(scope: TaskScope) -> set[str]:
-    return {spec.features_dataset for spec in load_specs(scope.settings.models_dir).values()}
 
 
 def begin_scoring(model: str) -> dict[str, Any]:

@@ -82,7 +82,7 @@ def redo(settings: Settings, scope: Scope, run: RunContext, say: Say) -> RedoRes
         n_done = len(stale)
         for days in _ranges(one.day for one in stale):
             say(f"transform {days}: {_reason(stale, days)}")
-            build(settings, days, run)
+            build(settings, days, run).require_all()
         for spec in specs:
             try:
                 n_done += _score(settings, conn, spec, run, say) + _measure(settings, conn, spec, run, say)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from nightshift.ahead import Ahead
 from nightshift.contracts.partitions import Partition, PartitionRange
-from nightshift.errors import NightshiftError, WarehouseError
+from nightshift.errors import NightshiftError, WarehouseError, cause_of, stack_of
 from nightshift.fault_points import FaultPoint, reach
 from nightshift.scoring.carry_over import feature_spine, past_digest, past_scores
 from nightshift.scoring.champion import LOADING_SECONDS, Champions, Choice, Named, load_version
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
     from nightshift.training.trained_model import TrainedModel
     from nightshift.warehouse.connection import Connection
     from nightshift.warehouse.partition_write import Transaction
+
+logger = logging.getLogger(__name__)
 
 CHAMPION_BROKE = "champion broke while scoring"
 """Why a load was refused so that ``publication`` goes on with the next step of the ladder."""
@@ -280,8 +283,11 @@ def _blame_champion(version: int, run: RunContext) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, NightshiftError) and error.is_retryable and run.attempt == 1:
             raise
-        name = error.code if isinstance(error, NightshiftError) else type(error).__name__
-        raise ChampionBrokenError(f"version {version} cannot score ({name})", todo="Roll the champion back.") from error
+        logger.warning("Version %s cannot score:\n%s", version, stack_of(error))
+        raise ChampionBrokenError(
+            f"version {version} cannot score ({cause_of(error)})",
+            todo="Roll the champion back.",
+        ) from error
 
 
 def _prediction_rows(

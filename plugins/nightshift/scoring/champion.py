@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import datetime as dt
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from nightshift.errors import NightshiftError
+from nightshift.errors import NightshiftError, cause_of, stack_of
 from nightshift.lake.object_store import ObjectStore
 from nightshift.registry.model_versions import find_version, open_model
 from nightshift.registry.promotion import promoted_versions
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from nightshift.settings import Settings
     from nightshift.training.trained_model import TrainedModel
     from nightshift.warehouse.connection import Connection
+
+logger = logging.getLogger(__name__)
 
 NO_CHAMPION = "no champion is promoted for this partition"
 N_CANDIDATES = 2
@@ -111,8 +114,9 @@ class Champions:
         except (NightshiftError, psycopg.ProgrammingError) as error:
             if self.named is not None:
                 raise
-            name = error.code if isinstance(error, NightshiftError) else type(error).__name__
-            return Choice(None, "", "fallback_rule", f"the champion cannot be found ({name})")
+            self._require_warehouse()
+            logger.warning("The champion cannot be found:\n%s", stack_of(error))
+            return Choice(None, "", "fallback_rule", f"the champion cannot be found ({cause_of(error)})")
         objections: list[str] = []
         for candidate in candidates:
             trial = self._trial(candidate.version, features)
@@ -153,11 +157,15 @@ class Champions:
             rows = read_sample(self.settings, self.spec, features, model.signature.names)
             retry_starved(lambda: try_model(model, rows, self.spec.scoring.reasons, self.spec.scoring.engine), LOADING_SECONDS)
             digest = find_version(self.conn, self.spec.name, version).digest
-        except NightshiftError as error:
-            return _Trial("", f"version {version} cannot score ({error.code})")
         except Exception as error:  # noqa: BLE001  (a model may break in any way; the night is published all the same)
-            return _Trial("", f"version {version} cannot score ({type(error).__name__})")
+            self._require_warehouse()
+            logger.warning("Version %s cannot score:\n%s", version, stack_of(error))
+            return _Trial("", f"version {version} cannot score ({cause_of(error)})")
         return _Trial(digest, None)
+
+    def _require_warehouse(self) -> None:
+        """Let an error of the warehouse out: when that is away no model is to blame, and no step of the ladder would be published."""
+        self.conn.execute("select 1")
 
 
 def _published_choice(conn: Connection, spec: ModelSpec, day: dt.date) -> _Candidate | None:

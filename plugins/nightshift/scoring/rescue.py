@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 from nightshift.contracts.model_spec import CarryOver
 from nightshift.contracts.partitions import PartitionRange
-from nightshift.errors import NightshiftError, StaleTokenError, WarehouseError
+from nightshift.errors import NightshiftError, StaleTokenError, WarehouseError, cause_of, stack_of
 from nightshift.scoring.batch_scorer import predictions_target
 from nightshift.scoring.carry_over import knows_entities, past_digest, past_scores
 from nightshift.scoring.fallback import stage_fallback
@@ -69,15 +69,25 @@ class Rescue:
     reason: str | None = None
 
 
-def rescue(settings: Settings, spec: ModelSpec, partition: Partition, run: RunContext, *, may_wait: bool = False) -> Rescue:
+def rescue(
+    settings: Settings,
+    spec: ModelSpec,
+    partition: Partition,
+    run: RunContext,
+    *,
+    may_wait: bool = False,
+    attempt: int | None = None,
+) -> Rescue:
     """Make sure that the partition's predictions are published; harmless, at any time and as often as one likes.
 
     Args:
         settings: Warehouse and bucket.
         spec: The model.
         partition: The night.
-        run: Who looks. From its second attempt on no model is asked, from the third on no gate: the first may have hung in them.
+        run: Who looks.
         may_wait: Whether a scoring that has just begun may finish first.
+        attempt: Number of this attempt among those that began; None takes the run's. From the second on no model is asked, from the
+            third on no gate: the first may have hung in them.
 
     Raises:
         ScoringInProgressError: It may, and there is one.
@@ -97,7 +107,8 @@ def rescue(settings: Settings, spec: ModelSpec, partition: Partition, run: RunCo
             _wait_for_scoring(conn, spec, partition)
         has_features = _published(conn, spec.features_dataset, partition) is not None
     why = f"the features of {partition} are not published"
-    if has_features and run.attempt >= WITHOUT_MODEL:
+    number = run.attempt if attempt is None else attempt
+    if has_features and number >= WITHOUT_MODEL:
         why = "an earlier attempt of the rescue did not come back from scoring"
     elif has_features:
         try:
@@ -106,9 +117,9 @@ def rescue(settings: Settings, spec: ModelSpec, partition: Partition, run: RunCo
         except (StaleTokenError, WarehouseError):
             raise
         except Exception as error:  # noqa: BLE001  (whatever broke: the last step needs nothing but the warehouse)
-            logger.warning("The ladder's last step takes over:\n%s", error)
-            why = f"scoring failed ({_name(error)})"
-    load = _publish_last_step(settings, spec, partition, why, run)
+            logger.warning("The ladder's last step takes over:\n%s", stack_of(error))
+            why = f"scoring failed ({cause_of(error)})"
+    load = _publish_last_step(settings, spec, partition, why, run, may_ask_gate=number < WITHOUT_GATE)
     return Rescue("rescued", load.load_id, load.n_rows, why)
 
 
@@ -138,7 +149,9 @@ def _wait_for_scoring(conn: Connection, spec: ModelSpec, partition: Partition) -
         )
 
 
-def _publish_last_step(settings: Settings, spec: ModelSpec, partition: Partition, why: str, run: RunContext) -> PublishedLoad:
+def _publish_last_step(
+    settings: Settings, spec: ModelSpec, partition: Partition, why: str, run: RunContext, *, may_ask_gate: bool
+) -> PublishedLoad:
     """Publish old scores and the rule for the best list of entities; past the gate or, if that gives no verdict, past the checks in SQL."""
     target = predictions_target(spec)
     with connect(settings, run.application_name) as conn:
@@ -155,7 +168,9 @@ def _publish_last_step(settings: Settings, spec: ModelSpec, partition: Partition
             past=past,
         )
         plan = _stage(conn, spec, partition, source, day, spine, run)
-        no_verdict = _gate(settings, spec, plan, run)
+        no_verdict = (
+            _gate(settings, spec, plan, run) if may_ask_gate else "the gate was not asked, since earlier attempts did not come back"
+        )
         if no_verdict:
             partition_write.refuse(conn, plan.write(target), no_verdict)
             day = day.model_copy(update={"score_source_reason": f"{day.score_source_reason}; {no_verdict}, the checks in SQL have passed"})
@@ -205,8 +220,6 @@ def _gate(settings: Settings, spec: ModelSpec, plan: ScorePlan, run: RunContext)
     """Return None after a pass, and why there is no verdict if there is none; a verdict that says no is raised."""
     from nightshift.quality.gates import GateCrashError, GateError, SuiteError
 
-    if run.attempt >= WITHOUT_GATE:
-        return "the gate was not asked, since earlier attempts did not come back"
     try:
         pass_gate(settings, spec, plan, run)
     except GateError as error:

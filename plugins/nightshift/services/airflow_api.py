@@ -103,6 +103,10 @@ class AirflowApi:
         body = {"dag_run_id": run.run_id, "dry_run": False, "only_failed": False, "reset_dag_runs": True, "task_ids": task_ids}
         return len(self._call("POST", f"/dags/{run.dag_id}/clearTaskInstances", json=body)["task_instances"])
 
+    def fail(self, run: DagRun) -> None:
+        """Mark a run as failed; its tasks end, and what waits behind it starts."""
+        self._call("PATCH", f"/dags/{run.dag_id}/dagRuns/{run.run_id}", json={"state": "failed"})
+
     def _all(self, path: str, name: str, **query: str) -> list[dict[str, Any]]:
         """Return all entries of a listing: Airflow gives no more than a page at once, whatever limit one asks for."""
         entries: list[dict[str, Any]] = []

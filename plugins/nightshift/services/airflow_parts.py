@@ -23,13 +23,14 @@ from nightshift.services.ports import LOOPBACK, Ports
 from nightshift.services.postgres import PostgresServer
 from nightshift.services.process import Launch, ServerProcess
 
-API_SERVER = "airflow-api-server"
+API_SERVER, SCHEDULER, DAG_PROCESSOR = "airflow-api-server", "airflow-scheduler", "airflow-dag-processor"
 COMMANDS = {
     API_SERVER: ("api-server",),
-    "airflow-scheduler": ("scheduler", "--skip-serve-logs"),
-    "airflow-dag-processor": ("dag-processor",),
+    SCHEDULER: ("scheduler", "--skip-serve-logs"),
+    DAG_PROCESSOR: ("dag-processor",),
 }
-HEALTH_KEYS = {"airflow-scheduler": "scheduler", "airflow-dag-processor": "dag_processor"}
+"""In the order in which they start: the scheduler waits for the API server, without which no task can begin."""
+HEALTH_KEYS = {SCHEDULER: "scheduler", DAG_PROCESSOR: "dag_processor"}
 SETUP_TIMEOUT_SECONDS = 300
 
 
@@ -78,7 +79,9 @@ class AirflowPart:
         self.process.start(self._launch())
 
     def stop(self) -> None:
-        """Stop the process; a running task is ended too and will be retried."""
+        """Stop the process, also a suspended one; a running task is ended too and will be retried."""
+        if (process := self.process.find()) is not None:
+            process.resume()
         self.process.stop(grace_seconds=12)
 
     def is_healthy(self) -> bool:

@@ -67,8 +67,14 @@ TUNING = {
     "AIRFLOW__LOGGING__LOGGING_LEVEL": "INFO",
     "AIRFLOW__LOGGING__COLORED_CONSOLE_LOG": "False",
     "AIRFLOW__WORKERS__MAX_FAILED_HEARTBEATS": "10",
+    "AIRFLOW__WORKERS__EXECUTION_API_RETRIES": "40",
+    "AIRFLOW__WORKERS__EXECUTION_API_RETRY_WAIT_MAX": "15",
 }
-"""A variable of the same name in our own environment wins, so that an installation can tune its Airflow."""
+"""A variable of the same name in our own environment wins, so that an installation can tune its Airflow.
+
+Workers ask an API server that is away for about five minutes, every 15 seconds at the latest; by Airflow's default they give up
+after five requests, and each task that begins or ends meanwhile loses a try.
+"""
 
 
 def airflow_environment(home: Path, database_url: str, api_port: int) -> dict[str, str]:

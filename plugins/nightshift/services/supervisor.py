@@ -17,7 +17,11 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import psutil
+
+from nightshift.services.airflow_parts import API_SERVER, DAG_PROCESSOR, SCHEDULER
 from nightshift.services.home import is_home
 from nightshift.services.local_env import write_env
 from nightshift.services.placement import prepare_home
@@ -25,12 +29,27 @@ from nightshift.services.process import Launch, ServerProcess
 from nightshift.services.stack import Part, compose
 from nightshift.settings import PROJECT_ROOT
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 NAME = "supervisor"
 TICK_SECONDS = 0.5
 HEALTH_INTERVAL_SECONDS = 15.0
 FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 60.0
 STABLE_AFTER_SECONDS = 60.0
+SILENT_INTERVAL_SECONDS = 2.0
+"""Between two checks of a part that does not answer, so that what waits for it goes on soon."""
+SILENT_CHECKS = 6
+"""Checks in a row without an answer after which a running part counts as away, half a minute or more: late answers of a busy machine
+are no outage. One whose process is gone is away at once."""
+SETTLE_SECONDS = 20.0
+"""How long a part answers before what was held back goes on: tasks that have waited for it send their heartbeats first,
+or the scheduler would take them for dead. Workers ask again every 15 seconds at the latest (``airflow_settings``)."""
+HELD_BACK_BY: Mapping[str, str] = {SCHEDULER: API_SERVER}
+"""Parts that do not run while another one does not answer: each task that is dispatched meanwhile loses a try."""
+JUDGED_THROUGH: Mapping[str, str] = {SCHEDULER: API_SERVER, DAG_PROCESSOR: API_SERVER}
+"""Parts whose health another one reports: while that is away, nobody knows theirs."""
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +66,8 @@ class PartState:
         next_try_at: No start before this time.
         next_check_at: No health check before this time.
         healthy_at: When it was last seen healthy, or started.
+        n_silent: Checks in a row that it did not answer; as many as count as away, until it has answered once.
+        answers_since: Since when it has answered without a pause that counts.
     """
 
     n_starts: int = 0
@@ -56,6 +77,23 @@ class PartState:
     next_try_at: float = 0.0
     next_check_at: float = 0.0
     healthy_at: float = 0.0
+    n_silent: int = SILENT_CHECKS
+    answers_since: float = 0.0
+
+    @property
+    def is_away(self) -> bool:
+        """Return whether the part does not run or does not answer."""
+        return self.n_silent >= SILENT_CHECKS
+
+    def note_answer(self, now: float, *, is_healthy: bool) -> None:
+        """Remember what a check came to."""
+        if is_healthy and self.is_away:
+            self.answers_since = now
+        self.n_silent = 0 if is_healthy else self.n_silent + 1
+
+    def note_end(self) -> None:
+        """Remember that the process is gone."""
+        self.n_silent = SILENT_CHECKS
 
 
 class Supervisor:
@@ -93,13 +131,37 @@ class Supervisor:
                 self._note_failure(part, state, str(error))
 
     def _watch(self, part: Part, state: PartState, now: float) -> None:
+        process = part.process.find()
+        if process is None:
+            state.note_end()
+        if self._is_held_back(part, process, now):
+            state.healthy_at = now
+            return
         if now < state.next_try_at:
             return
-        if part.process.find() is None:
+        if process is None:
             self._start(part, state, now)
         elif now >= state.next_check_at:
-            state.next_check_at = now + HEALTH_INTERVAL_SECONDS
             self._check(part, state, now)
+            state.next_check_at = now + (SILENT_INTERVAL_SECONDS if state.n_silent else HEALTH_INTERVAL_SECONDS)
+
+    def _is_held_back(self, part: Part, process: psutil.Process | None, now: float) -> bool:
+        """Return whether a part must not run now; one that runs is stopped by SIGSTOP, since its end would end its tasks."""
+        if (leader := self._states.get(HELD_BACK_BY.get(part.name, ""))) is None:
+            return False
+        is_suspended = process is not None and process.status() == psutil.STATUS_STOPPED
+        if leader.is_away:
+            if process is not None and not is_suspended:
+                log.warning("%s is suspended: %s is away", part.name, HELD_BACK_BY[part.name])
+                process.suspend()
+            return True
+        if process is None or not is_suspended:
+            return False
+        if now - leader.answers_since < SETTLE_SECONDS:
+            return True
+        log.info("%s goes on", part.name)
+        process.resume()
+        return False
 
     def _start(self, part: Part, state: PartState, now: float) -> None:
         if state.n_starts and now - state.started_at < STABLE_AFTER_SECONDS:
@@ -115,7 +177,13 @@ class Supervisor:
 
     def _check(self, part: Part, state: PartState, now: float) -> None:
         part.process.end_idle_leftovers()
-        if part.is_healthy():
+        judge = self._states.get(JUDGED_THROUGH.get(part.name, ""))
+        if judge is not None and judge.is_away:
+            state.healthy_at = now
+            return
+        is_healthy = part.is_healthy()
+        state.note_answer(now, is_healthy=is_healthy)
+        if is_healthy:
             state.healthy_at = now
             part.ensure_started()
         elif part.unhealthy_limit_seconds is not None and state.healthy_at and now - state.healthy_at > part.unhealthy_limit_seconds:

@@ -1,20 +1,31 @@
-"""Build the feature views of a partition range: complete look-back, one dbt run, audit, gate, one publication."""
+"""Build the feature views of a partition range: complete look-back, one dbt run, audit, gate, one publication.
+
+A view that fails takes no other view along: the rest is built once more without it, and published. Source: docs/adr/0006-dbt-loads.md.
+"""
 
 from __future__ import annotations
 
 import datetime as dt
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from nightshift.contracts.datasets import Delivery, load_contracts
 from nightshift.contracts.partitions import Partition, PartitionRange
-from nightshift.errors import NightshiftError
+from nightshift.errors import AuditError, NightshiftError, WarehouseError
 from nightshift.warehouse import ledger
 from nightshift.warehouse.connection import connect
 from nightshift.warehouse.damage import refuse_damaged, version_records
-from nightshift.warehouse.dbt_runner import FeatureView, ModelRun, ensure_relations, feature_views, run_models
+from nightshift.warehouse.dbt_runner import (
+    DbtError,
+    DbtProcessError,
+    FeatureView,
+    ModelRun,
+    ensure_relations,
+    feature_views,
+    run_models,
+)
 from nightshift.warehouse.partition_write import LoadManifest, PartitionWrite, PublishedLoad, Target, audit, begin, collect, publish, refuse
 
 if TYPE_CHECKING:
@@ -31,6 +42,8 @@ class LookbackIncomplete(NightshiftError):  # noqa: N818  (a state of the data t
     code = "NS-TRANSFORM-001"
     is_retryable = True
     is_waiting = True
+    holes: tuple[tuple[str, dt.date], ...] = ()
+    """Each dataset of the ledger with the day that it lacks."""
 
 
 class InputsChangedError(NightshiftError):
@@ -38,6 +51,14 @@ class InputsChangedError(NightshiftError):
 
     code = "NS-TRANSFORM-003"
     is_retryable = True
+
+
+class _BlamedError(Exception):
+    """Some of several views failed; the others can do without them."""
+
+    def __init__(self, names: Sequence[str], error: NightshiftError) -> None:
+        self.names, self.error = names, error
+        super().__init__(str(error))
 
 
 @dataclass(frozen=True)
@@ -49,12 +70,24 @@ class TransformResult:
         published: One entry per feature view and partition, as read back.
         models: What dbt says about each model.
         seconds: Wall-clock time of the whole build.
+        failures: Why a view was not published, by its name; readers keep what they had of it.
     """
 
     partitions: PartitionRange
     published: tuple[PublishedLoad, ...]
     models: tuple[ModelRun, ...]
     seconds: float
+    failures: Mapping[str, NightshiftError] = field(default_factory=dict)
+
+    def require_all(self) -> TransformResult:
+        """Return the result if every view was published.
+
+        Raises:
+            NightshiftError: One was not; its own error.
+        """
+        for error in self.failures.values():
+            raise error
+        return self
 
     @property
     def n_rows(self) -> int:
@@ -71,6 +104,7 @@ class TransformResult:
             "n_new_partitions": sum(load.is_new for load in self.published),
             "load_ids": sorted({load.load_id for load in self.published})[-3:],
             "seconds": round(self.seconds, 1),
+            "failures": {name: f"{error.code}: {error.what}" for name, error in self.failures.items()},
         }
 
 
@@ -78,34 +112,102 @@ def build(settings: Settings, partitions: PartitionRange, run: RunContext) -> Tr
     """Build and publish every feature view for a range, at once or night by night with equal content.
 
     A rerun builds again: equal content keeps the published load, other content under the same inputs is an error.
+    A view whose model, audit or gate fails is left out, and named in the result; the other views are published.
 
     Args:
         settings: Warehouse, bucket, project.
-        partitions: Both ends included; all are published together or none.
+        partitions: Both ends included; all of a view are published together or none.
         run: Who builds.
 
     Raises:
         LookbackIncomplete: A required drop is not published; the message names each.
         DamagedInputError: Raw rows of the look-back are not what was published.
         InputsChangedError: An input changed meanwhile.
-        DbtError: A model failed.
-        AuditError: A partition is empty or has repeated keys.
-        GateError: The expectation suite of a feature view failed.
+        DbtError: No view is left, and a model failed.
+        AuditError: No view is left, and a partition is empty or has repeated keys.
+        GateError: No view is left, and an expectation suite failed.
+        WarehouseError: The warehouse was away.
     """
     started = time.monotonic()
-    ensure_relations(settings)
     views = feature_views(settings)
+    failures = _broken_relations(settings, views)
+    while remaining := [view for view in views if view.name not in failures]:
+        try:
+            published, models = _build_views(settings, remaining, partitions, run)
+        except _BlamedError as blamed:
+            failures |= dict.fromkeys(blamed.names, blamed.error)
+        else:
+            return TransformResult(partitions, published, models, time.monotonic() - started, failures)
+    raise next(iter(failures.values()))
+
+
+def _broken_relations(settings: Settings, views: Sequence[FeatureView]) -> dict[str, NightshiftError]:
+    """Make the project's relations, and return the views that could not be made, with why.
+
+    Raises:
+        DbtError: No view is to blame.
+    """
+    try:
+        ensure_relations(settings)
+    except DbtError as error:
+        _require_warehouse(settings, error)
+        if not (broken := [view.name for view in views if view.table in error.models]):
+            raise
+        return dict.fromkeys(broken, error)
+    return {}
+
+
+def _build_views(
+    settings: Settings, views: Sequence[FeatureView], partitions: PartitionRange, run: RunContext
+) -> tuple[tuple[PublishedLoad, ...], tuple[ModelRun, ...]]:
+    """Build some views together and publish them in one transaction.
+
+    Raises:
+        _BlamedError: Some of them failed; nothing was published.
+    """
     targets = [_target(view) for view in views]
     with connect(settings, run.application_name) as conn:
         as_of, inputs = _read_inputs(conn, settings, partitions)
         _refuse_damaged_raw(conn, settings, partitions)
         write = begin(conn, targets, partitions, LoadManifest(run, inputs))
-    models = run_models(settings, [view.table for view in views], _variables(write, as_of), run.application_name)
+    try:
+        models = run_models(settings, [view.table for view in views], _variables(write, as_of), run.application_name)
+    except (DbtError, DbtProcessError) as error:
+        _require_warehouse(settings, error)
+        if not isinstance(error, DbtError):
+            raise
+        raise _BlamedError([view.name for view in views if view.table in error.models], error) from error
     with connect(settings, run.application_name) as conn:
-        _check(conn, settings, write, inputs, run)
+        _check(conn, settings, write, inputs, run, views)
         published = publish(conn, write)
         collect(conn, targets)
-    return TransformResult(partitions, tuple(published), tuple(models), time.monotonic() - started)
+    return tuple(published), tuple(models)
+
+
+_BROKEN_CONNECTION = (
+    "server closed the connection",
+    "terminating connection",
+    "connection refused",
+    "could not connect",
+    "connection to server",
+    "the database system is",
+)
+
+
+def _require_warehouse(settings: Settings, error: NightshiftError) -> None:
+    """Say that the warehouse was away if that is why dbt failed: its own message leads to the wrong page.
+
+    Raises:
+        WarehouseError: It is away, or was.
+    """
+    with connect(settings, "nightshift transform"):
+        pass
+    if any(words in str(error).lower() for words in _BROKEN_CONNECTION):
+        raise WarehouseError(
+            "The connection to the warehouse broke while dbt used it.",
+            got=error.got,
+            todo="Rerun the task: nothing was published. `nightshift status` says whether the warehouse runs.",
+        ) from error
 
 
 def _target(view: FeatureView) -> Target:
@@ -143,28 +245,53 @@ def _refuse_damaged_raw(conn: Connection, settings: Settings, partitions: Partit
 def _lookback_incomplete(holes: list[tuple[str, dt.date]], partitions: PartitionRange) -> LookbackIncomplete:
     shown = ", ".join(f"{dataset} {day}" for dataset, day in holes[:_SHOWN_HOLES])
     more = f" and {len(holes) - _SHOWN_HOLES} more" if len(holes) > _SHOWN_HOLES else ""
-    return LookbackIncomplete(
+    error = LookbackIncomplete(
         f"The look-back of {partitions} misses {len(holes)} drop(s): {shown}{more}.",
         expected=f"a published version of every daily dataset, {ledger.LOOKBACK_DAYS} days back",
         got=f"{len(holes)} without one",
         todo="Wait for upstream, or ingest the missing drops; the build then goes on by itself.",
     )
+    error.holes = tuple(holes)
+    return error
 
 
-def _check(conn: Connection, settings: Settings, write: PartitionWrite, inputs: Mapping[str, str], run: RunContext) -> None:
+def _check(
+    conn: Connection,
+    settings: Settings,
+    write: PartitionWrite,
+    inputs: Mapping[str, str],
+    run: RunContext,
+    views: Sequence[FeatureView],
+) -> None:
     """Audit and gate the staged rows; record why if they are refused.
 
     Raises:
-        NightshiftError: The inputs changed, or the audit or a gate failed.
+        InputsChangedError: The inputs changed.
+        _BlamedError: The audit or the gate of some views failed.
     """
-    from nightshift.quality.gates import run_gate
-
+    names = {view.dataset: view.name for view in views}
     try:
         if _read_inputs(conn, settings, write.partitions)[1] != inputs:
             raise InputsChangedError("A raw version was published while the build ran.", todo="Rerun the task; nothing was published.")
-        audit(conn, write)
+        try:
+            audit(conn, write)
+        except AuditError as error:
+            blamed = [name for dataset, name in names.items() if f"{dataset} has " in error.what]
+            raise _BlamedError(blamed or list(names.values()), error) from error
         for target in write.targets:
-            run_gate(settings, target.dataset, target.schema, target.table, write.load_id, write.partitions, run)
+            _pass_gate(settings, target, write, run, names[target.dataset])
+    except _BlamedError as blamed:
+        refuse(conn, write, f"{blamed.error.code}: {blamed.error.what}")
+        raise
     except NightshiftError as error:
         refuse(conn, write, f"{error.code}: {error.what}")
         raise
+
+
+def _pass_gate(settings: Settings, target: Target, write: PartitionWrite, run: RunContext, view: str) -> None:
+    from nightshift.quality.gates import GateError, run_gate
+
+    try:
+        run_gate(settings, target.dataset, target.schema, target.table, write.load_id, write.partitions, run)
+    except GateError as error:
+        raise _BlamedError([view], error) from error

@@ -54,6 +54,8 @@ class DbtError(NightshiftError):
     """A dbt model failed; names the model and gives the database's message."""
 
     code = "NS-DBT-001"
+    models: tuple[str, ...] = ()
+    """All models that did not run: the broken ones, and those that read them."""
 
 
 class DbtProcessError(NightshiftError):
@@ -164,11 +166,13 @@ def _raise_for_failures(runs: list[ModelRun], code: int, output: str, n_wanted: 
     failed = [run for run in runs if run.status != "success"]
     broken = next((run for run in failed if run.status == "error"), failed[0] if failed else None)
     if broken:
-        raise DbtError(
+        error = DbtError(
             f"dbt model {broken.model} failed ({len(failed)} of {len(runs)} models did not run).",
             got=broken.message.strip() or broken.status,
             todo=next((todo for words, todo in _TODO_BY_WORDS.items() if words in broken.message), _TODO),
         )
+        error.models = tuple(run.model for run in failed)
+        raise error
     if code or not runs or (n_wanted and len(runs) != n_wanted):
         raise DbtProcessError(
             f"dbt ended with code {code} and a verdict on {len(runs)} models.",

@@ -45,6 +45,7 @@ LIES: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
         tasks.build_features,
         {"nightshift.transformation.build.build": SimpleNamespace(published=(PUBLISHED,), summary=lambda: {"n_rows": 5})},
     ),
+    "announce_features": (lambda: tasks.announce_features("flight", {"failures": {}}), {}),
     "begin_scoring": (lambda: tasks.begin_scoring(MODEL), {"nightshift.scoring.batch_scorer.begin": PLAN}),
     "score_shard": (
         lambda: tasks.score_shard(MODEL, PLAN.model_dump(mode="json"), 0),

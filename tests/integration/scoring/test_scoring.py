@@ -117,7 +117,8 @@ def test_fallback_rule_is_published_when_the_champion_breaks_between_two_shards(
     first = publish(scoring_settings, spec, plan, run)
 
     ((source, reason, _),) = _sources(warehouse)
-    assert (source, reason) == ("fallback_rule", "version 1 cannot score (NS-LAKE-004)")
+    assert source == "fallback_rule"
+    assert reason.startswith("version 1 cannot score (NS-LAKE-004: ")
     assert publish(scoring_settings, spec, plan, run) == first
     assert warehouse.execute("select count(distinct load_id) from predictions.parcel_late").fetchone() == (1,)
 
@@ -130,7 +131,9 @@ def test_fallback_rule_is_published_when_a_row_cannot_be_scored(registry, wareho
     )
     score(scoring_settings, spec, DAY, run)
 
-    assert _sources(warehouse) == {("fallback_rule", "version 1 cannot score (NS-MODEL-002)", None)}
+    ((source, reason, version),) = _sources(warehouse)
+    assert (source, version) == ("fallback_rule", None)
+    assert reason.startswith("version 1 cannot score (NS-MODEL-002: ")
 
 
 def test_rerun_has_the_same_content_and_leaves_no_rows(registry, warehouse, scoring_settings, spec, run):
@@ -300,7 +303,8 @@ def test_first_attempt_fails_and_the_second_falls_back_when_the_bucket_is_away(r
     publish(away, spec, plan, run)
 
     ((source, reason, _),) = _sources(warehouse)
-    assert (source, reason) == ("fallback_rule", "version 1 cannot score (NS-LAKE-001)")
+    assert source == "fallback_rule"
+    assert reason.startswith("version 1 cannot score (NS-LAKE-001: ")
 
 
 def test_two_attempts_of_one_shard_at_once_leave_its_rows_once(registry, warehouse, scoring_settings, spec, run):

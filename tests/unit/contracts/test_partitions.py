@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nightshift.contracts.partitions import Partition, PartitionKeyError, PartitionRange, TimezoneError, operating_timezone
+from nightshift.contracts.partitions import CalendarError, Partition, PartitionKeyError, PartitionRange, TimezoneError, operating_timezone
 
 ZONES = ["UTC", "America/New_York", "Europe/Berlin", "Asia/Kolkata", "Australia/Lord_Howe", "America/St_Johns"]
 HOUR = dt.timedelta(hours=1)
@@ -118,3 +118,10 @@ def test_operating_timezone_is_refused_when_it_does_not_exist(tmp_path, monkeypa
     monkeypatch.setenv("NIGHTSHIFT_DBT_PROJECT_DIR", str(tmp_path))
     with pytest.raises(TimezoneError, match="NS-TIME-002"):
         operating_timezone()
+
+
+@pytest.mark.parametrize("key", ["0001-01-01", "1899-12-31", "2200-01-01", "9999-12-31"])
+def test_a_day_beyond_the_calendar_has_a_code(key):
+    with pytest.raises(CalendarError, match="NS-TIME-004"):
+        Partition.parse(key)
+    assert Partition.parse("1900-01-01").shift(-28).cutoff < Partition.parse("2199-12-31").cutoff

@@ -6,7 +6,7 @@ from hashlib import sha256
 import pytest
 
 from nightshift.errors import ObjectStoreError
-from nightshift.lake.object_store import ObjectConflictError, ObjectCorruptError, ObjectMissingError, ObjectStore
+from nightshift.lake.object_store import BucketMissingError, ObjectConflictError, ObjectCorruptError, ObjectMissingError, ObjectStore
 
 
 def test_get_returns_the_bytes_when_the_digest_is_right(store):
@@ -128,3 +128,11 @@ def test_every_call_gives_our_error_when_the_server_is_away(settings):
     secret = settings.s3_secret_access_key.get_secret_value()
     assert secret
     assert secret not in str(caught.value)
+
+
+def test_a_bucket_that_does_not_exist_is_named_and_not_the_object(store):
+    other = ObjectStore(store._client, f"{store.bucket}-not-there")
+    for ask in (lambda: other.get("nothing/here"), lambda: list(other.list("landing/")), lambda: other.put("a/key", b"x")):
+        with pytest.raises(BucketMissingError, match="not-there does not exist") as raised:
+            ask()
+        assert raised.value.code == "NS-LAKE-019"

@@ -20,7 +20,7 @@ from airflow.sdk.exceptions import AirflowRescheduleException
 
 from nightshift.errors import AuditError, StaleTokenError, WarehouseError
 from nightshift.orchestration import task_scope as scopes
-from nightshift.orchestration.defaults import StageRetryPolicy, task_defaults
+from nightshift.orchestration.defaults import N_TRIES, StageRetryPolicy, task_defaults
 from nightshift.orchestration.task_scope import (
     OVERDUE_EXIT_CODE,
     NotPartitionedError,
@@ -77,8 +77,12 @@ def test_policy_asks_the_error_when_a_task_fails(error: Exception, action: Retry
     assert StageRetryPolicy().evaluate(error, try_number, 2).action is action
 
 
-def test_a_task_has_three_tries() -> None:
-    assert task_defaults("team", timeout_minutes=5)["retries"] == 2
+def test_airflow_may_lose_tries_beside_the_three_of_our_own_code() -> None:
+    defaults = task_defaults("team", timeout_minutes=5)
+    assert (N_TRIES, defaults["retries"]) == (3, 8)
+    pauses = [20 * defaults["retry_exponential_backoff"] ** number for number in range(8)]
+    longest = defaults["max_retry_delay"].total_seconds()
+    assert sum(min(pause, longest) for pause in pauses) > 30 * 60, "an outage of half an hour is survived"
 
 
 @pytest.mark.parametrize("minutes", [None, 59])

@@ -3,9 +3,11 @@
 import shutil
 from types import SimpleNamespace
 
+import psutil
 import pytest
 
 from nightshift.services import supervisor as module
+from nightshift.services.airflow_parts import API_SERVER, DAG_PROCESSOR, SCHEDULER
 from nightshift.services.placement import prepare_home
 from nightshift.services.supervisor import Supervisor
 
@@ -96,3 +98,102 @@ def test_supervisor_ends_and_makes_nothing_anew_when_its_home_was_deleted(tmp_pa
     shutil.rmtree(home)
     supervisor.run()
     assert not home.exists()
+
+
+class FakeProcess:
+    """A process that can be suspended, as psutil shows it."""
+
+    pid = 1
+
+    def __init__(self):
+        self.is_suspended = False
+
+    def status(self):
+        return psutil.STATUS_STOPPED if self.is_suspended else psutil.STATUS_SLEEPING
+
+    def suspend(self):
+        self.is_suspended = True
+
+    def resume(self):
+        self.is_suspended = False
+
+
+class Airflow:
+    """An API server and what needs it, in the order of the stack."""
+
+    def __init__(self, tmp_path, monkeypatch):
+        self.api, self.scheduler, self.dag_processor = (FakePart() for _ in range(3))
+        self.process, self.clock = FakeProcess(), SimpleNamespace(now=1000.0)
+        self.api.name, self.scheduler.name, self.dag_processor.name = API_SERVER, SCHEDULER, DAG_PROCESSOR
+        self.scheduler.process.find = lambda: self.process if self.scheduler.is_running else None
+        stack = SimpleNamespace(parts=(self.api, self.scheduler, self.dag_processor), settings={})
+        monkeypatch.setattr(module, "compose", lambda *_: stack)
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: self.clock.now))
+        self.supervisor = Supervisor(prepare_home(tmp_path), ["airflow"])
+
+    def after(self, seconds):
+        """Let seconds pass one by one, as the supervisor looks."""
+        for _ in range(seconds):
+            self.clock.now += 1
+            self.supervisor.watch_once()
+
+
+@pytest.fixture
+def stack(tmp_path, monkeypatch):
+    return Airflow(tmp_path, monkeypatch)
+
+
+def test_the_scheduler_starts_only_when_the_api_server_answers(stack):
+    stack.api.is_well = False
+    stack.after(30)
+    assert (stack.api.n_starts, stack.dag_processor.n_starts, stack.scheduler.n_starts) == (1, 1, 0)
+    stack.api.is_well = True
+    stack.after(4)
+    assert stack.scheduler.n_starts == 1
+
+
+def test_the_scheduler_is_suspended_when_the_api_server_dies_and_goes_on_when_it_is_back(stack):
+    stack.after(30)
+    assert not stack.process.is_suspended
+    stack.api.is_running, stack.api.is_well = False, False
+    stack.after(1)
+    assert stack.process.is_suspended
+    stack.after(300)
+    assert stack.process.is_suspended
+    stack.api.is_well = True
+    stack.after(15)
+    assert stack.process.is_suspended, "tasks have not yet sent their heartbeats"
+    stack.after(15)
+    assert not stack.process.is_suspended
+    assert (stack.scheduler.n_stops, stack.scheduler.n_starts, stack.dag_processor.n_stops) == (0, 1, 0)
+
+
+def test_some_late_answers_of_the_api_server_suspend_nobody(stack):
+    stack.after(30)
+    answers = iter([False] * 3)
+    stack.api.is_healthy = lambda: next(answers, True)
+    stack.after(40)
+    assert next(answers, None) is None
+    assert not stack.process.is_suspended
+
+
+def test_the_scheduler_is_suspended_when_the_api_server_hangs(stack):
+    stack.after(30)
+    stack.api.is_well = False
+    stack.after(45)
+    assert stack.process.is_suspended
+
+
+def test_the_scheduler_is_still_judged_while_the_api_server_answers(stack):
+    stack.after(30)
+    stack.scheduler.is_well = False
+    stack.after(120)
+    assert stack.scheduler.n_stops >= 1
+
+
+def test_a_suspended_scheduler_goes_on_under_another_supervisor(stack, tmp_path):
+    stack.after(30)
+    stack.process.suspend()
+    stack.supervisor = Supervisor(prepare_home(tmp_path), ["airflow"])
+    stack.after(30)
+    assert not stack.process.is_suspended

@@ -1,0 +1,117 @@
+"""A feature view that fails keeps no other view from being published."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from nightshift.contracts.partitions import PartitionRange
+from nightshift.errors import NightshiftError, WarehouseError
+from nightshift.quality.gates import GateError
+from nightshift.transformation import build as stage
+from nightshift.transformation.build import build
+from nightshift.warehouse.dbt_runner import DbtError, FeatureView, ModelRun
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from nightshift.contracts.run import RunContext
+    from nightshift.settings import Settings
+    from nightshift.warehouse.connection import Connection
+
+pytestmark = [pytest.mark.integration, pytest.mark.promise("R18")]
+
+NIGHT = PartitionRange.of("2013-03-10")
+VIEWS = [FeatureView(name, "shop_id", {"shop_id": "text"}) for name in ("baskets", "shops", "tills")]
+
+
+class Project:
+    """Three feature views, of which a test breaks some."""
+
+    def __init__(self, conn: Connection) -> None:
+        self.conn = conn
+        self.broken: dict[str, str] = {}
+        self.dbt_message = "division by zero"
+        for view in VIEWS:
+            conn.execute(f"create table features.{view.table} (partition_date date, load_id bigint, shop_id text)".encode())
+
+    def ensure(self, _: Settings) -> bool:
+        self._raise_for({f"feat_{name}" for name, where in self.broken.items() if where == "relations"})
+        return True
+
+    def run(self, _: Settings, tables: Sequence[str], variables: Mapping[str, Any], __: str) -> list[ModelRun]:
+        for table in tables:
+            n_rows = 0 if self.broken.get(table.removeprefix("feat_")) == "audit" else 3
+            query = f"insert into features.{table} select %s, %s, n::text from generate_series(1, {n_rows}) n"
+            self.conn.execute(query.encode(), [NIGHT.first.day, variables["load_id"]])
+        self._raise_for({table for table in tables if self.broken.get(table.removeprefix("feat_")) == "dbt"})
+        return [ModelRun(table, "success", 0.1, "") for table in tables]
+
+    def gate(self, _: Settings, dataset: str, *__: object) -> None:
+        if self.broken.get(dataset.removeprefix("features/")) == "gate":
+            raise GateError(f"{dataset} was refused")
+
+    def _raise_for(self, tables: set[str]) -> None:
+        if tables:
+            error = DbtError("dbt model failed", got=self.dbt_message)
+            error.models = tuple(tables)
+            raise error
+
+
+@pytest.fixture
+def project(conn: Connection, monkeypatch: pytest.MonkeyPatch) -> Project:
+    project = Project(conn)
+    monkeypatch.setattr(stage, "feature_views", lambda _: VIEWS)
+    monkeypatch.setattr(stage, "ensure_relations", project.ensure)
+    monkeypatch.setattr(stage, "run_models", project.run)
+    monkeypatch.setattr(stage, "_read_inputs", lambda *_: ({}, {"raw/x": "digest"}))
+    monkeypatch.setattr("nightshift.quality.gates.run_gate", project.gate)
+    return project
+
+
+def published(conn: Connection) -> set[str]:
+    return {name for (name,) in conn.execute("select dataset from ops.published")}
+
+
+@pytest.mark.parametrize("where", ["relations", "dbt", "audit", "gate"])
+def test_the_other_views_are_published_when_one_fails(project: Project, settings: Settings, run: RunContext, where: str) -> None:
+    project.broken = {"shops": where}
+    result = build(settings, NIGHT, run)
+    assert published(project.conn) == {"features/baskets", "features/tills"}
+    assert result.summary()["failures"].keys() == {"shops"}
+    assert {(load.dataset, load.n_rows) for load in result.published} == {("features/baskets", 3), ("features/tills", 3)}
+    with pytest.raises(NightshiftError, match=r"failed|refused"):
+        result.require_all()
+
+
+def test_each_failure_is_named_when_two_views_fail_in_their_own_ways(project: Project, settings: Settings, run: RunContext) -> None:
+    project.broken = {"shops": "dbt", "tills": "gate"}
+    failures = build(settings, NIGHT, run).failures
+    assert {name: error.code for name, error in failures.items()} == {"shops": "NS-DBT-001", "tills": "NS-GATE-001"}
+    assert published(project.conn) == {"features/baskets"}
+
+
+def test_nothing_is_published_and_the_error_is_raised_when_all_views_fail(project: Project, settings: Settings, run: RunContext) -> None:
+    project.broken = dict.fromkeys(("baskets", "shops", "tills"), "gate")
+    with pytest.raises(GateError):
+        build(settings, NIGHT, run)
+    assert published(project.conn) == set()
+
+
+def test_all_views_are_published_after_the_repair(project: Project, settings: Settings, run: RunContext) -> None:
+    project.broken = {"shops": "gate"}
+    before = build(settings, NIGHT, run).published
+    project.broken = {}
+    result = build(settings, NIGHT, run)
+    assert result.failures == {}
+    assert {load.dataset for load in result.published if load.is_new} == {"features/shops"}
+    assert {load.load_id for load in before} < {load.load_id for load in result.published}
+
+
+def test_the_warehouse_is_named_when_it_stopped_under_dbt(project: Project, settings: Settings, run: RunContext) -> None:
+    project.broken = {"shops": "dbt"}
+    project.dbt_message = "server closed the connection unexpectedly"
+    with pytest.raises(WarehouseError) as raised:
+        build(settings, NIGHT, run)
+    assert raised.value.code == "NS-WAREHOUSE-001"
