@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.exceptions import AirflowSkipException
 
-from nightshift.contracts.datasets import DatasetContract, Delivery, load_contract, load_contracts
-from nightshift.contracts.model_spec import load_specs
+from nightshift.contracts.datasets import DatasetContract, Delivery, load_contract, read_contracts
+from nightshift.contracts.model_spec import read_specs
 from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.errors import NightshiftError, StaleTokenError
 from nightshift.orchestration.post_conditions import count_shard, require_published, require_row
@@ -61,7 +61,7 @@ def load_reference() -> dict[str, int]:
 
 def _contracts(scope: TaskScope, delivery: Delivery) -> list[DatasetContract]:
     """Return the contracts of one kind that have a history by the scope's partition."""
-    contracts = load_contracts(scope.settings.datasets_dir).values()
+    contracts = read_contracts(scope.settings.datasets_dir).documents.values()
     return [contract for contract in contracts if contract.delivery is delivery and contract.history_start <= scope.partition.day]
 
 
@@ -138,7 +138,8 @@ def build_features() -> dict[str, Any]:
     with task_scope() as scope, waiting(LONGEST_WAIT):
         result = build(scope.settings, scope.partitions, scope.run)
         claims = _claims(result.published)
-        require_published(scope, claims.keys() | _views(scope), claims)
+        wanted = _views(scope) - {*result.left_out}
+        require_published(scope, claims.keys() | wanted, claims)
         return result.summary()
 
 
@@ -147,7 +148,8 @@ def _claims(published: Iterable[PublishedLoad]) -> dict[str, int]:
 
 
 def _views(scope: TaskScope) -> set[str]:
-    return {spec.features_dataset for spec in load_specs(scope.settings.models_dir).values()}
+    specs = read_specs(scope.settings.models_dir).documents
+    return {spec.features_dataset for spec in specs.values()}
 
 
 def begin_scoring(model: str) -> dict[str, Any]:

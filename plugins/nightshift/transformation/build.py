@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import datetime as dt
+import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from nightshift.contracts.datasets import load_contracts
+from nightshift.contracts.datasets import read_contracts
+from nightshift.contracts.document_folder import joined
 from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.errors import NightshiftError
 from nightshift.warehouse import ledger
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from nightshift.contracts.run import RunContext
     from nightshift.settings import Settings
     from nightshift.warehouse.connection import Connection
+
+logger = logging.getLogger(__name__)
 
 _SHOWN_HOLES = 10
 
@@ -48,12 +52,14 @@ class TransformResult:
         published: One entry per feature view and partition, as read back.
         models: What dbt says about each model.
         seconds: Wall-clock time of the whole build.
+        left_out: Feature views, by their name in the ledger, that read a dataset whose contract is wrong.
     """
 
     partitions: PartitionRange
     published: tuple[PublishedLoad, ...]
     models: tuple[ModelRun, ...]
     seconds: float
+    left_out: tuple[str, ...] = ()
 
     @property
     def n_rows(self) -> int:
@@ -70,6 +76,7 @@ class TransformResult:
             "n_new_partitions": sum(load.is_new for load in self.published),
             "load_ids": sorted({load.load_id for load in self.published})[-3:],
             "seconds": round(self.seconds, 1),
+            "left_out": list(self.left_out),
         }
 
 
@@ -86,13 +93,14 @@ def build(settings: Settings, partitions: PartitionRange, run: RunContext) -> Tr
     Raises:
         LookbackIncomplete: A required drop is not published; the message names each.
         InputsChangedError: An input changed meanwhile.
+        SpecError: Every view reads a dataset whose contract is wrong.
         DbtError: A model failed.
         AuditError: A partition is empty or has repeated keys.
         GateError: The expectation suite of a feature view failed.
     """
     started = time.monotonic()
     ensure_relations(settings)
-    views = feature_views(settings)
+    views, left_out = _buildable(settings)
     targets = [_target(view) for view in views]
     with connect(settings, run.application_name) as conn:
         as_of, inputs = _read_inputs(conn, settings, partitions)
@@ -102,7 +110,28 @@ def build(settings: Settings, partitions: PartitionRange, run: RunContext) -> Tr
         _check(conn, settings, write, inputs, run)
         published = publish(conn, write)
         collect(conn, targets)
-    return TransformResult(partitions, tuple(published), tuple(models), time.monotonic() - started)
+    seconds = time.monotonic() - started
+    return TransformResult(partitions, tuple(published), tuple(models), seconds, left_out)
+
+
+def _buildable(settings: Settings) -> tuple[list[FeatureView], tuple[str, ...]]:
+    """Return the views whose datasets all have a contract that can be read, and the names of the others.
+
+    A view of the others would miss tonight's rows of a dataset without a word; its models are rescued instead.
+
+    Raises:
+        SpecError: There are views, and not one of them can be built.
+    """
+    wrong = read_contracts(settings.datasets_dir).broken
+    views = feature_views(settings)
+    buildable = [view for view in views if not view.raw_datasets & wrong.keys()]
+    left_out = [view for view in views if view not in buildable]
+    if left_out and not buildable:
+        names = set[str]().union(*(view.raw_datasets for view in left_out)) & wrong.keys()
+        raise joined([wrong[name] for name in sorted(names)])
+    for view in left_out:
+        logger.error("%s is not built: it reads %s.", view.dataset, ", ".join(sorted(view.raw_datasets & wrong.keys())))
+    return buildable, tuple(view.dataset for view in left_out)
 
 
 def _target(view: FeatureView) -> Target:
@@ -115,7 +144,7 @@ def _variables(write: PartitionWrite, as_of: Mapping[Partition, dt.datetime]) ->
 
 def _read_inputs(conn: Connection, settings: Settings, partitions: PartitionRange) -> tuple[dict[Partition, dt.datetime], dict[str, str]]:
     """Return each partition's as-of and the digests of what it may read."""
-    contracts = load_contracts(settings.datasets_dir)
+    contracts = read_contracts(settings.datasets_dir).documents
     versions = ledger.raw_versions(conn, contracts.values(), partitions.last)
     if holes := ledger.missing_drops(contracts, versions, partitions):
         raise _lookback_incomplete(holes, partitions)
