@@ -46,17 +46,34 @@ class CutoffAheadError(NightshiftError):
 
 
 def load_reference() -> dict[str, int]:
-    """Ingest the datasets that come only when something changed; return their accepted rows."""
-    from nightshift.ingestion.load import ingest
+    """Ingest the datasets that come only when something changed; return their accepted rows.
 
+    Raises:
+        NightshiftError: One of them failed; all others were loaded.
+    """
     with task_scope() as scope, waiting(LONGEST_WAIT):
         _refuse_before_cutoff(scope.partition)
         counts: dict[str, int] = {}
+        errors: list[NightshiftError] = []
         for contract in _contracts(scope, Delivery.ON_CHANGE):
-            result = ingest(scope.settings, contract.name, scope.partitions, scope.run)
-            counts[contract.name] = require_published(scope, [contract.dataset])[contract.dataset].n_rows if result.partitions else 0
-            _sweep(scope, contract, contract.history_start)
+            try:
+                counts[contract.name] = _load_changes(scope, contract)
+            except NightshiftError as error:
+                logger.error("%s was not loaded:\n%s", contract.dataset, error)  # noqa: TRY400  (the error has the words)
+                errors.append(error)
+        if errors:
+            # A try that can heal by itself is made, also when another dataset needs a person.
+            raise next((error for error in errors if error.is_retryable), errors[0])
         return counts
+
+
+def _load_changes(scope: TaskScope, contract: DatasetContract) -> int:
+    from nightshift.ingestion.load import ingest
+
+    result = ingest(scope.settings, contract.name, scope.partitions, scope.run)
+    n_rows = require_published(scope, [contract.dataset])[contract.dataset].n_rows if result.partitions else 0
+    _sweep(scope, contract, contract.history_start)
+    return n_rows
 
 
 def _contracts(scope: TaskScope, delivery: Delivery) -> list[DatasetContract]:
