@@ -40,7 +40,7 @@ def last_good_spec(conn: Connection, model: str) -> ModelSpec | None:
     if row is None:
         return None
     try:
-        return ModelSpec.model_validate(row[0])
+        return ModelSpec.model_validate_json(row[0])
     except ValidationError:
         # It was kept by other code, whose specs had other keys.
         return None
