@@ -17,13 +17,14 @@ from pathlib import Path
 
 from airflow.sdk import CronTriggerTimetable, dag, task
 
-from nightshift.contracts.datasets import Delivery, load_contracts
-from nightshift.contracts.model_spec import load_specs
+from nightshift.contracts.datasets import Delivery, read_contracts
+from nightshift.contracts.model_spec import read_specs
 from nightshift.orchestration import assets, catch_up, defaults, reruns
 
 HERE = Path(__file__).parent
-DAILY = [contract for contract in load_contracts(HERE / "datasets").values() if contract.delivery is Delivery.DAILY]
-SPECS = list(load_specs(HERE / "models").values())
+CONTRACTS = read_contracts(HERE / "datasets").documents.values()
+DAILY = [contract for contract in CONTRACTS if contract.delivery is Delivery.DAILY]
+SPECS = list(read_specs(HERE / "models").documents.values())
 WOKEN_BY = {
     "transform": [assets.raw(contract.name) for contract in DAILY],
     **{f"score_{view}": [assets.features(view)] for view in sorted({spec.feature_view for spec in SPECS})},

@@ -15,11 +15,12 @@ from pathlib import Path
 
 from airflow.sdk import CronPartitionTimetable, TriggerRule, dag, task
 
-from nightshift.contracts.datasets import Delivery, load_contracts
+from nightshift.contracts.datasets import Delivery, read_contracts
 from nightshift.contracts.partitions import OPERATING_TIMEZONE
 from nightshift.orchestration import assets, defaults, tasks
 
-DAILY = [contract for contract in load_contracts(Path(__file__).parent / "datasets").values() if contract.delivery is Delivery.DAILY]
+CONTRACTS = read_contracts(Path(__file__).parent / "datasets").documents.values()
+DAILY = [contract for contract in CONTRACTS if contract.delivery is Delivery.DAILY]
 
 
 @dag(

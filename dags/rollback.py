@@ -16,11 +16,12 @@ from pathlib import Path
 
 from airflow.sdk import Param, dag, task
 
-from nightshift.contracts.model_spec import load_specs
+from nightshift.contracts.model_spec import read_specs
 from nightshift.orchestration import defaults, rollback_tasks
 
+MODELS = sorted(read_specs(Path(__file__).parent / "models").documents)
 FORM = {
-    "model": Param(None, type="string", enum=sorted(load_specs(Path(__file__).parent / "models")), title="Model"),
+    "model": Param(None, type="string", enum=MODELS, title="Model"),
     "to_version": Param(
         None, type="integer", minimum=1, title="Version to put back", description="A former champion; `nightshift models` lists them."
     ),

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from airflow.sdk import DAG, PartitionedAssetTimetable, task
 
-from nightshift.contracts.model_spec import ModelSpec, load_specs
+from nightshift.contracts.model_spec import ModelSpec, read_specs
 from nightshift.orchestration import assets, defaults, tasks
 
 
@@ -35,5 +35,5 @@ def build_dag(spec: ModelSpec) -> DAG:
     return dag
 
 
-for _spec in load_specs(Path(__file__).parent / "models").values():
+for _spec in read_specs(Path(__file__).parent / "models").documents.values():
     globals()[f"score__{_spec.name}"] = build_dag(_spec)

@@ -15,12 +15,14 @@ from pathlib import Path
 
 from airflow.sdk import PartitionedAssetTimetable, dag, task
 
-from nightshift.contracts.datasets import Delivery, load_contracts
-from nightshift.contracts.model_spec import load_specs
+from nightshift.contracts.datasets import Delivery, read_contracts
+from nightshift.contracts.model_spec import read_specs
 from nightshift.orchestration import assets, defaults, tasks
 
-DAILY = [contract for contract in load_contracts(Path(__file__).parent / "datasets").values() if contract.delivery is Delivery.DAILY]
-VIEWS = sorted({spec.feature_view for spec in load_specs(Path(__file__).parent / "models").values()})
+CONTRACTS = read_contracts(Path(__file__).parent / "datasets").documents.values()
+DAILY = [contract for contract in CONTRACTS if contract.delivery is Delivery.DAILY]
+SPECS = read_specs(Path(__file__).parent / "models").documents.values()
+VIEWS = sorted({spec.feature_view for spec in SPECS})
 
 
 @dag(
@@ -38,4 +40,5 @@ def transform() -> None:
         task(task_id=f"announce_{view}", outlets=[assets.features(view)], **common)(tasks.announce_features)(view, built)
 
 
-transform()
+if DAILY:  # without a contract nothing can be waited for
+    transform()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import uuid
 from collections.abc import Callable, Iterator
@@ -115,6 +116,15 @@ def conn(settings: Settings) -> Iterator[Connection]:
     """Return an autocommit connection to the test's own warehouse."""
     with connect(settings, "test") as connection:
         yield connection
+
+
+def write_suite(expectations_dir: Path, dataset: str) -> Path:
+    """Write the least suite that a dataset needs, a table of any size, and return the folder of suites."""
+    expectation = {"type": "expect_table_row_count_to_be_between", "kwargs": {"min_value": 0}}
+    path = expectations_dir / f"{dataset}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"name": dataset, "expectations": [expectation]}))
+    return expectations_dir
 
 
 @pytest.fixture

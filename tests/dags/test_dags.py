@@ -103,6 +103,27 @@ def test_scoring_publishes_after_all_shards(parsed: dict[str, Any]) -> None:
     assert tasks["score_shard"]["downstream"] == ["publish"]
 
 
+def test_other_models_keep_their_dags_when_spec_and_contract_files_are_wrong(tmp_path: Path) -> None:
+    folder = tmp_path / "dags"
+    shutil.copytree(PROJECT_ROOT / "dags", folder, ignore=shutil.ignore_patterns("__pycache__"))
+    good = (folder / "models" / "flight_delayed.yaml").read_text()
+    (folder / "models" / "flight_delayed.yaml").write_text(good + "unheard_of: 1\n")
+    (folder / "models" / "flight_delayed (copy).yaml").write_text(good)
+    (folder / "models" / "deep.yaml").write_text("[" * 100_000)
+    (folder / "datasets" / "weather.yaml").write_text("")
+
+    found = read_dags(folder, tmp_path / "home")
+
+    others = {dag_id for dag_id in EXPECTED if not dag_id.endswith("__flight_delayed")}
+    assert set(found["dags"]) == others | {"rescue__flight_delayed", "rescue__deep"}
+    assert [Path(file).name for file in found["errors"]] == ["wrong_files.py"]
+    for said in ("flight_delayed.yaml:116: unheard_of", "flight_delayed (copy).yaml", "deep.yaml", "weather.yaml"):
+        assert said in next(iter(found["errors"].values()))
+    assert set(found["dags"]["rescue__flight_delayed"]["tasks"]) == {"rescue"}
+    assert "load_weather" not in found["dags"]["ingest"]["tasks"]
+    assert found["heavy"] == []
+
+
 def test_a_new_spec_needs_no_python(tmp_path: Path) -> None:
     folder = tmp_path / "dags"
     shutil.copytree(PROJECT_ROOT / "dags", folder)

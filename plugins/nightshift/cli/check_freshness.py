@@ -9,21 +9,32 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nightshift.cli.console import print_table, say
+from nightshift.contracts.document_folder import joined
 from nightshift.contracts.partitions import OPERATING_TIMEZONE
 from nightshift.errors import NightshiftError
 from nightshift.settings import load_settings
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from nightshift.contracts.model_spec import ModelSpec
+    from nightshift.errors import SpecError
     from nightshift.monitoring.freshness import Freshness, Punctuality
     from nightshift.settings import Settings
 
-LATE, COULD_NOT_LOOK = 1, 2
+LATE, COULD_NOT_LOOK, WRONG_FILE = 1, 2, 3
 
 
 class LateError(NightshiftError):
     """Predictions that must stand are not published."""
 
     code = "NS-FRESH-001"
+
+
+class WrongFileError(NightshiftError):
+    """A spec or contract cannot be read; all others were judged."""
+
+    code = "NS-SPEC-003"
 
 
 class InstantError(NightshiftError):
@@ -38,11 +49,14 @@ def check_freshness(
     ] = "",
     notify: Annotated[bool, typer.Option("--notify", help="Tell NIGHTSHIFT_NOTIFY_COMMAND and NIGHTSHIFT_NOTIFY_URL when late.")] = False,
 ) -> None:
-    """Compare what is published with each spec's deadline. Exits with 0: on time; 1: late; 2: could not look."""
+    """Compare what is published with each spec's deadline.
+
+    Exits with 0: on time; 1: late; 2: could not look; 3: on time as far as the specs can be read, and a spec or contract is wrong.
+    """
     settings: Settings | None = None
     try:
         settings = load_settings()
-        found = _look(settings, _instant(at))
+        found, wrong = _look(settings, _instant(at))
     except Exception as error:  # noqa: BLE001  (whatever kept us from looking: it must not pass for on time)
         what = str(error) if isinstance(error, NightshiftError) else f"{type(error).__name__}: {error}"
         sys.stderr.write(f"Could not look.\n{what}\n")
@@ -51,20 +65,58 @@ def check_freshness(
     _show(found)
     if found.late:
         sys.stderr.write(f"{_late(found)}\n")
-        _tell(settings if notify else None, found.document())
-        raise typer.Exit(LATE)
+    if wrong:
+        sys.stderr.write(f"{wrong}\n")
+    if found.late or wrong:
+        _tell(settings if notify else None, {**found.document(), **_wrong_document(found, wrong)})
+        raise typer.Exit(LATE if found.late else WRONG_FILE)
 
 
-def _look(settings: Settings, at: dt.datetime) -> Freshness:
-    from nightshift.contracts.datasets import Delivery, load_contracts
-    from nightshift.contracts.model_spec import load_specs
+def _wrong_document(found: Freshness, wrong: WrongFileError | None) -> dict[str, Any]:
+    if wrong is None:
+        return {}
+    return {"event": "late" if found.late else "wrong file", "wrong": str(wrong)}
+
+
+def _look(settings: Settings, at: dt.datetime) -> tuple[Freshness, WrongFileError | None]:
+    """Judge every model, one whose file is wrong by its last good spec, and say which files are wrong."""
+    from nightshift.contracts.datasets import Delivery, read_contracts
+    from nightshift.contracts.model_spec import read_specs
     from nightshift.monitoring.freshness import check
 
-    contracts = load_contracts(settings.datasets_dir).values()
-    specs = load_specs(settings.models_dir)
-    if not specs:
+    contracts, specs = read_contracts(settings.datasets_dir), read_specs(settings.models_dir)
+    if not (specs.documents or specs.problems):
         raise InstantError("There is no model to look at.", expected=f"specs in {settings.models_dir}", todo="Set NIGHTSHIFT_DAGS_DIR.")
-    return check(settings, specs, [contract for contract in contracts if contract.delivery is Delivery.DAILY], at)
+    kept = _last_good(settings, sorted(specs.broken))
+    problems = [*specs.problems.values(), *contracts.problems.values()]
+    judged = specs.documents | kept
+    if not judged:
+        raise joined(problems)
+    daily = [one for one in contracts.documents.values() if one.delivery is Delivery.DAILY]
+    unjudged = [name for name in specs.broken if name not in kept]
+    return check(settings, judged, daily, at), _wrong(problems, unjudged)
+
+
+def _last_good(settings: Settings, models: Sequence[str]) -> dict[str, ModelSpec]:
+    from nightshift.warehouse.connection import connect
+    from nightshift.warehouse.last_good_specs import last_good_spec
+
+    if not models:
+        return {}
+    with connect(settings, "nightshift check-freshness") as conn:
+        found = {name: last_good_spec(conn, name) for name in models}
+    return {name: spec for name, spec in found.items() if spec is not None}
+
+
+def _wrong(problems: Sequence[SpecError], unjudged: Sequence[str]) -> WrongFileError | None:
+    if not problems:
+        return None
+    error = joined(problems)
+    return WrongFileError(
+        error.what,
+        got=f"{error.got or ''} not judged: {', '.join(unjudged) or 'none'}".strip(),
+        todo="Correct the files; a model whose file is wrong was judged by its last good spec.",
+    )
 
 
 def _instant(text: str) -> dt.datetime:

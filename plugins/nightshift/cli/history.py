@@ -141,10 +141,13 @@ def deliver_range(settings: Settings, partitions: PartitionRange, datasets: Sequ
 
 def ingest_range(settings: Settings, partitions: PartitionRange, run: RunContext) -> None:
     """Ingest every dataset over a range; reference data from its first delivery on."""
-    from nightshift.contracts.datasets import Delivery, load_contracts
+    from nightshift.contracts.datasets import Delivery, read_contracts
     from nightshift.ingestion.load import ingest
 
-    for name, contract in load_contracts(settings.datasets_dir).items():
+    contracts = read_contracts(settings.datasets_dir)
+    for problem in contracts.problems.values():
+        say(f"      not loaded: {problem}")
+    for name, contract in contracts.documents.items():
         wanted = partitions
         if contract.delivery is Delivery.ON_CHANGE:
             wanted = PartitionRange(min(Partition(contract.history_start), partitions.first), partitions.last)

@@ -22,12 +22,14 @@ _WORDS = {"first": "first champion", "promoted": "promoted over", "refused": "re
 
 def models(model: Annotated[str, typer.Argument(help="Name of a spec; all specs when left out.")] = "") -> None:
     """Show who was champion from which partition on, decided when, by whom, and why."""
-    from nightshift.contracts.model_spec import load_spec, load_specs
+    from nightshift.contracts.model_spec import load_spec, read_specs
     from nightshift.registry.rollback import history
     from nightshift.warehouse.connection import connect
 
     settings = load_settings()
-    names = [load_spec(settings.models_dir, model).name] if model else sorted(load_specs(settings.models_dir))
+    # The record of champions does not need the spec: a model whose file is wrong is shown too.
+    specs = read_specs(settings.models_dir)
+    names = [load_spec(settings.models_dir, model).name] if model else sorted([*specs.documents, *specs.broken])
     with connect(settings, "nightshift models") as conn:
         for name in names:
             say(name)

@@ -19,11 +19,13 @@ def rescue(
     night: Annotated[str, typer.Option(help="Partition, YYYY-MM-DD; by default the last whose rescue time is over.")] = "",
 ) -> None:
     """Publish the best possible predictions of a night unless it is published; harmless as often as you like."""
-    from nightshift.contracts.model_spec import load_spec
     from nightshift.scoring.rescue import rescue as look
+    from nightshift.warehouse.connection import connect
+    from nightshift.warehouse.last_good_specs import spec_for_rescue
 
     settings = load_settings()
-    spec = load_spec(settings.models_dir, model)
+    with connect(settings, "nightshift rescue") as conn:
+        spec = spec_for_rescue(conn, settings.models_dir, model)
     partition = Partition.parse(night) if night else spec.last_to_rescue(dt.datetime.now(dt.UTC))
     found = look(settings, spec, partition, RunContext(f"rescue__{model}/{partition}", actor=f"cli:{getpass.getuser()}"))
     rows = f", {found.n_rows:,} rows in load {found.load_id}" if found.load_id else ""

@@ -8,10 +8,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from nightshift.contracts.document_folder import DocumentFolder, read_folder
 from nightshift.contracts.partitions import OPERATING_TIMEZONE
+from nightshift.contracts.reserved_names import refuse_column, refuse_dataset
 from nightshift.contracts.yaml_document import IDENTIFIER, Frozen, read_document
+from nightshift.errors import SpecError
 
 Identifier = Annotated[str, Field(pattern=IDENTIFIER)]
 
@@ -77,6 +80,12 @@ class Column(Frozen):
     levels: tuple[str, ...] = ()
     default: str | None = None
     description: str = ""
+
+    @field_validator("name")
+    @classmethod
+    def _name_is_free(cls, name: str) -> str:
+        refuse_column(name)
+        return name
 
     @model_validator(mode="after")
     def _limits_fit_the_type(self) -> Column:
@@ -157,6 +166,12 @@ class DatasetContract(Frozen):
     maximum_wait_minutes: int = Field(default=180, ge=0)
     versions: dict[int, SchemaChange] = Field(default_factory=dict)
 
+    @field_validator("name")
+    @classmethod
+    def _name_is_free(cls, name: str) -> str:
+        refuse_dataset(name)
+        return name
+
     @model_validator(mode="after")
     def _columns_exist(self) -> DatasetContract:
         names = [column.name for column in self.columns]
@@ -212,15 +227,27 @@ def load_contract(datasets_dir: Path, name: str) -> DatasetContract:
     """Read one contract, ``<datasets_dir>/<name>.yaml``.
 
     Raises:
-        SpecError: It is absent or wrong.
+        SpecError: It is absent or wrong, or its name is not the file's.
     """
-    return read_document(datasets_dir / f"{name}.yaml", DatasetContract)
+    contract = read_document(datasets_dir / f"{name}.yaml", DatasetContract)
+    if contract.name != name:
+        raise SpecError(
+            f"{name}.yaml names the dataset {contract.name!r}.",
+            expected=name,
+            todo="Rename the file or the dataset; take a copy out of the folder.",
+        )
+    return contract
+
+
+def read_contracts(datasets_dir: Path) -> DocumentFolder[DatasetContract]:
+    """Read all contracts file by file: those that can be used, and what is wrong with the others."""
+    return read_folder(datasets_dir, lambda name: load_contract(datasets_dir, name))
 
 
 def load_contracts(datasets_dir: Path) -> dict[str, DatasetContract]:
-    """Read all contracts, by name in alphabetical order.
+    """Read all contracts, by name in alphabetical order; for whom one that is missing would be a wrong answer.
 
     Raises:
-        SpecError: One is wrong.
+        SpecError: One is wrong; all that are wrong are named.
     """
-    return {path.stem: load_contract(datasets_dir, path.stem) for path in sorted(datasets_dir.glob("*.yaml"))}
+    return read_contracts(datasets_dir).require_all()

@@ -12,8 +12,10 @@ class Task(StrEnum):
 
     BINARY = "binary"
     REGRESSION = "regression"
-    MULTICLASS = "multiclass"
-    RANKING = "ranking"
+
+
+NOT_SUPPORTED = ("multiclass", "ranking")
+"""Tasks that people ask for; no stage from training to monitoring can do them."""
 
 
 @dataclass(frozen=True)
@@ -51,10 +53,6 @@ def _regression(better: Literal["higher", "lower", "nearer"], best: float, unit:
     return Metric(Task.REGRESSION, better, best, unit, description)
 
 
-def _ranking(description: str) -> Metric:
-    return Metric(Task.RANKING, "higher", 1.0, "ratio", description)
-
-
 METRICS: dict[str, Metric] = {
     "roc_auc": _binary("higher", 1.0, "ratio", "Chance that a random positive row scores above a random negative one; 0.5 is chance."),
     "average_precision": _binary("higher", 1.0, "ratio", "Area under the precision-recall steps; chance is the positive rate."),
@@ -70,9 +68,6 @@ METRICS: dict[str, Metric] = {
     "mae": _regression("lower", 0.0, "label", "Mean absolute error."),
     "r2": _regression("higher", 1.0, "ratio", "Share of the label's variance that is explained; 0 for the mean."),
     "bias": _regression("nearer", 0.0, "label", "Mean of prediction minus label."),
-    "ndcg_at_k": _ranking("Discounted gain of the first k rows of a group over the best possible one."),
-    "map_at_k": _ranking("Mean over groups of the average precision of the first k rows."),
-    "hit_rate_at_k": _ranking("Share of groups with a relevant row among the first k."),
 }
 
 

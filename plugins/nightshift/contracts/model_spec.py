@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import re
 from enum import StrEnum
 from functools import cache, lru_cache
 from hashlib import sha256
@@ -13,10 +14,12 @@ from zoneinfo import ZoneInfo
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from nightshift.contracts.datasets import Identifier
-from nightshift.contracts.metrics import METRICS, Task, metrics_of
+from nightshift.contracts.document_folder import DocumentFolder, read_folder
+from nightshift.contracts.metrics import METRICS, NOT_SUPPORTED, Task, metrics_of
 from nightshift.contracts.partitions import CUTOFF, OPERATING_TIMEZONE, Partition
 from nightshift.contracts.promotion_spec import Promotion
-from nightshift.contracts.yaml_document import Frozen, read_document
+from nightshift.contracts.reserved_names import FEATURE_COLUMNS, refuse_entity_key, refuse_model
+from nightshift.contracts.yaml_document import IDENTIFIER, Frozen, read_document
 from nightshift.errors import SpecError
 
 Ratio = Annotated[float, Field(ge=0, le=1)]
@@ -69,6 +72,12 @@ class Entity(Frozen):
     name: Identifier
     key: Identifier
     recurs: bool = False
+
+    @field_validator("key")
+    @classmethod
+    def _key_is_free(cls, key: str) -> str:
+        refuse_entity_key(key)
+        return key
 
 
 class CategoricalFeature(Frozen):
@@ -383,6 +392,19 @@ class ModelSpec(Frozen):
     monitoring: Monitoring
     positive_threshold: Ratio | None = None
 
+    @field_validator("name")
+    @classmethod
+    def _name_is_free(cls, name: str) -> str:
+        refuse_model(name)
+        return name
+
+    @field_validator("task", mode="before")
+    @classmethod
+    def _task_is_supported(cls, task: object) -> object:
+        if task in NOT_SUPPORTED:
+            raise ValueError(f"{task} is not supported yet: supported tasks are {', '.join(Task)}")
+        return task
+
     @field_validator("promotion", "monitoring")
     @classmethod
     def _metric_fits_task(cls, part: Promotion | Monitoring, info: ValidationInfo) -> Promotion | Monitoring:
@@ -402,6 +424,22 @@ class ModelSpec(Frozen):
     def _name_fits(self) -> ModelSpec:
         if len(self.name) > MAXIMUM_NAME_LENGTH:
             raise ValueError(f"name has at most {MAXIMUM_NAME_LENGTH} characters, relation names are built from it")
+        return self
+
+    @model_validator(mode="after")
+    def _features_are_features(self) -> ModelSpec:
+        names = {*self.features.names, self.scoring.fallback.feature}
+        if self.label.column in names:
+            raise ValueError(f"the label {self.label.column!r} is no feature: the model would read the answer")
+        if taken := sorted(names & {self.entity.key, self.event_timestamp, *FEATURE_COLUMNS}):
+            raise ValueError(f"{', '.join(taken)}: columns that say which row it is are no features")
+        return self
+
+    @model_validator(mode="after")
+    def _rule_gives_a_probability(self) -> ModelSpec:
+        default = self.scoring.fallback.default
+        if self.task is Task.BINARY and not 0 <= default <= 1:
+            raise ValueError(f"scoring.fallback.default of a binary model is a probability, 0 to 1; not {default:g}")
         return self
 
     @model_validator(mode="after")
@@ -464,6 +502,11 @@ class ModelSpec(Frozen):
         return sha256(self.model_dump_json().encode()).hexdigest()
 
 
+def is_model_name(name: str) -> bool:
+    """Return whether a model can have this name."""
+    return re.fullmatch(IDENTIFIER, name) is not None and len(name) <= MAXIMUM_NAME_LENGTH
+
+
 @lru_cache(maxsize=64)
 def load_spec(models_dir: Path, name: str) -> ModelSpec:
     """Read one spec, ``<models_dir>/<name>.yaml``.
@@ -473,14 +516,23 @@ def load_spec(models_dir: Path, name: str) -> ModelSpec:
     """
     spec = read_document(models_dir / f"{name}.yaml", ModelSpec)
     if spec.name != name:
-        raise SpecError(f"{name}.yaml names the model {spec.name!r}.", expected=name, todo="Rename the file or the model.")
+        raise SpecError(
+            f"{name}.yaml names the model {spec.name!r}.",
+            expected=name,
+            todo="Rename the file or the model; take a copy out of the folder.",
+        )
     return spec
 
 
+def read_specs(models_dir: Path) -> DocumentFolder[ModelSpec]:
+    """Read all specs file by file: those that can be used, and what is wrong with the others."""
+    return read_folder(models_dir, lambda name: load_spec(models_dir, name))
+
+
 def load_specs(models_dir: Path) -> dict[str, ModelSpec]:
-    """Read all specs, by name in alphabetical order.
+    """Read all specs, by name in alphabetical order; for whom one that is missing would be a wrong answer.
 
     Raises:
-        SpecError: One is wrong.
+        SpecError: One is wrong; all that are wrong are named.
     """
-    return {path.stem: load_spec(models_dir, path.stem) for path in sorted(models_dir.glob("*.yaml"))}
+    return read_specs(models_dir).require_all()

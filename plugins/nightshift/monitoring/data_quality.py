@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nightshift.contracts.datasets import Delivery, load_contracts
+from nightshift.contracts.datasets import Delivery, read_contracts
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,7 +26,8 @@ def red_reasons(conn: Connection, spec: ModelSpec, partitions: PartitionRange, d
         partitions: From the night whose predictions are evaluated to the night that is judged.
         datasets_dir: Contracts, which say what is delivered daily.
     """
-    daily = [one.dataset for one in load_contracts(datasets_dir).values() if one.delivery is Delivery.DAILY]
+    contracts = read_contracts(datasets_dir).documents.values()
+    daily = [one.dataset for one in contracts if one.delivery is Delivery.DAILY]
     own = [spec.features_dataset, spec.predictions_dataset, f"marts/{spec.label.relation}"]
     parameters = {
         "verdicts": f"monitoring/{spec.name}", "features": spec.features_dataset, "daily": daily, "own": own,

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import get_current_context
 from airflow.sdk.exceptions import AirflowSkipException
 
-from nightshift.contracts.datasets import Delivery, load_contracts
-from nightshift.contracts.model_spec import load_specs
+from nightshift.contracts.datasets import Delivery, read_contracts
+from nightshift.contracts.model_spec import load_spec, read_specs
 from nightshift.contracts.partitions import Partition
 from nightshift.orchestration.task_scope import ended_when_overdue
 from nightshift.settings import load_settings
@@ -51,7 +51,8 @@ class Link:
 
 def links(settings: Settings) -> list[Link]:
     """Return the chain from raw data to monitoring, without training: that is due, not owed."""
-    contracts, specs = load_contracts(settings.datasets_dir).values(), load_specs(settings.models_dir).values()
+    contracts = read_contracts(settings.datasets_dir).documents.values()
+    specs = read_specs(settings.models_dir).documents.values()
     daily = tuple(sorted(contract.dataset for contract in contracts if contract.delivery is Delivery.DAILY))
     chain = [Link(daily, view) for view in sorted({spec.features_dataset for spec in specs})]
     for spec in specs:
@@ -100,7 +101,7 @@ def untrained(settings: Settings, conn: Connection, model: str) -> list[Partitio
     """Return the newest night's partition if its training is due and was not begun, or an order to retrain has been open for some time."""
     from nightshift.training.pipeline import is_due
 
-    spec = load_specs(settings.models_dir)[model]
+    spec = load_spec(settings.models_dir, model)
     row = conn.execute(
         _NEWEST_NIGHT, {"dataset": spec.features_dataset, "model": model, "patience": PATIENCE, "horizon": HORIZON}
     ).fetchone()
@@ -136,7 +137,7 @@ def find_stranded() -> dict[str, list[str]]:
             for partition in stranded(conn, link):
                 for dataset in link.upstream:
                     wanted.setdefault(dataset, set()).add(partition.key)
-        for model in load_specs(settings.models_dir):
+        for model in read_specs(settings.models_dir).documents:
             wanted.setdefault(f"retrain/{model}", set()).update(partition.key for partition in untrained(settings, conn, model))
     due = {name: sorted(key for key in keys if _may_wake(context, name, key)) for name, keys in wanted.items()}
     if not any(due.values()):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import get_current_context
 from airflow.sdk.exceptions import AirflowSkipException
 
-from nightshift.contracts.datasets import DatasetContract, Delivery, load_contract, load_contracts
+from nightshift.contracts.datasets import DatasetContract, Delivery, load_contract, read_contracts
 from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.errors import NightshiftError, StaleTokenError
 from nightshift.orchestration.post_conditions import count_shard, require_published, require_row
@@ -41,22 +41,39 @@ class LoadFailedError(NightshiftError):
 
 
 def load_reference() -> dict[str, int]:
-    """Ingest the datasets that come only when something changed; return their accepted rows."""
-    from nightshift.ingestion.load import ingest
+    """Ingest the datasets that come only when something changed; return their accepted rows.
 
+    Raises:
+        NightshiftError: One of them failed; all others were loaded.
+    """
     with task_scope() as scope, waiting(LONGEST_WAIT):
         refuse_impossible(scope)
         counts: dict[str, int] = {}
+        errors: list[NightshiftError] = []
         for contract in _contracts(scope, Delivery.ON_CHANGE):
-            result = ingest(scope.settings, contract.name, scope.partitions, scope.run)
-            counts[contract.name] = require_published(scope, [contract.dataset])[contract.dataset].n_rows if result.partitions else 0
-            _sweep(scope, contract, contract.history_start)
+            try:
+                counts[contract.name] = _load_changes(scope, contract)
+            except NightshiftError as error:
+                logger.error("%s was not loaded:\n%s", contract.dataset, error)  # noqa: TRY400  (the error has the words)
+                errors.append(error)
+        if errors:
+            # A try that can heal by itself is made, also when another dataset needs a person.
+            raise next((error for error in errors if error.is_retryable), errors[0])
         return counts
+
+
+def _load_changes(scope: TaskScope, contract: DatasetContract) -> int:
+    from nightshift.ingestion.load import ingest
+
+    result = ingest(scope.settings, contract.name, scope.partitions, scope.run)
+    n_rows = require_published(scope, [contract.dataset])[contract.dataset].n_rows if result.partitions else 0
+    _sweep(scope, contract, contract.history_start)
+    return n_rows
 
 
 def _contracts(scope: TaskScope, delivery: Delivery) -> list[DatasetContract]:
     """Return the contracts of one kind that have a history by the scope's partition."""
-    contracts = load_contracts(scope.settings.datasets_dir).values()
+    contracts = read_contracts(scope.settings.datasets_dir).documents.values()
     return [contract for contract in contracts if contract.delivery is delivery and contract.history_start <= scope.partition.day]
 
 

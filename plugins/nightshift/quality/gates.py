@@ -37,9 +37,29 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 logging.getLogger("great_expectations._docs_decorators").setLevel(logging.WARNING)  # a hundred lines per import
 
-_DATASET = re.compile(r"^[a-z][a-z0-9_]*/[a-z][a-z0-9_]*$")
+_DATASET = re.compile(r"[a-z][a-z0-9_]*/[a-z_][a-z0-9_]*")
 _RESULT_FORMAT = {"result_format": "BASIC", "partial_unexpected_count": 0, "include_unexpected_rows": False}
-"""Counts only: no value of a row enters a log, a result or a page."""
+"""Great Expectations looks for no example rows then."""
+_COUNTS = (
+    "element_count", "missing_count", "missing_percent", "unexpected_count", "unexpected_percent",
+    "unexpected_percent_total", "unexpected_percent_nonmissing",
+)  # fmt: skip
+"""What is kept of a result: no value of a row enters a log, a result or a page."""
+_OBSERVED_IS_A_COUNT = frozenset({
+    "expect_table_row_count_to_be_between", "expect_table_row_count_to_equal",
+    "expect_table_row_count_to_equal_other_table", "expect_table_column_count_to_be_between",
+    "expect_table_column_count_to_equal", "expect_column_unique_value_count_to_be_between",
+    "expect_column_proportion_of_unique_values_to_be_between",
+    "expect_column_proportion_of_non_null_values_to_be_between",
+})  # fmt: skip
+"""Expectations whose observed value counts rows; a minimum, a mode or a set of values is a row's own, and a mean of one row too."""
+_NOT_IN_SQL = frozenset({
+    "expect_column_values_to_be_dateutil_parseable", "expect_column_values_to_be_json_parseable",
+    "expect_column_values_to_match_json_schema", "expect_column_values_to_match_strftime_format",
+    "expect_column_values_to_be_increasing", "expect_column_values_to_be_decreasing",
+})  # fmt: skip
+"""Expectations that Great Expectations can only evaluate on a frame of pandas or Spark."""
+_NO_SUCH_COLUMN = re.compile(r'(?:Error: )?The column "[A-Za-z0-9_]+" in BatchData does not exist\.?')
 ONE_SCAN_ROWS = 100_000
 """Rows from which on a suite is evaluated in one scan first. Source: docs/adr/0025-large-loads.md."""
 _ONLY_SHOWN = frozenset({"warning", "info"})
@@ -176,12 +196,13 @@ def read_expectations(expectations_dir: Path, dataset: str) -> list[dict[str, An
 
 
 def _read_suite(expectations_dir: Path, dataset: str) -> ExpectationSuite:
-    if not _DATASET.match(dataset):
+    if not _DATASET.fullmatch(dataset):
         raise SuiteError(f"Not a dataset name: {dataset!r}.", expected="<layer>/<name>", todo="Correct the caller.")
     try:
         from great_expectations.core import ExpectationSuite
-    except Exception as error:  # noqa: BLE001  (a library that cannot be loaded gives no verdict)
-        raise _crash(dataset, error) from None
+    except Exception as error:
+        # A library that cannot be loaded gives no verdict.
+        raise _crash(dataset, error) from error
     path = expectations_dir / f"{dataset}.json"
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
@@ -200,6 +221,13 @@ def _read_suite(expectations_dir: Path, dataset: str) -> ExpectationSuite:
             expected="at least one expectation, each of a known type",
             got=f"{n_known} known of {n_written}",
             todo="Correct the types in the suite.",
+        )
+    if no_sql := sorted({expectation.configuration.type for expectation in suite.expectations} & _NOT_IN_SQL):
+        raise SuiteError(
+            f"The expectation suite of {dataset} has expectations that cannot be evaluated in a warehouse.",
+            expected="expectations with a form in SQL",
+            got=", ".join(no_sql),
+            todo="Take them out, or ask the same with expect_column_values_to_match_regex.",
         )
     if not any(_severity(_json_of(expectation)) not in _ONLY_SHOWN for expectation in suite.expectations):
         raise SuiteError(
@@ -223,7 +251,7 @@ def _passed_as_a_whole(
         document = json.loads((settings.expectations_dir / f"{dataset}.json").read_text(encoding="utf-8"))
         expectations = document["expectations"]
         can_stop = any(_severity(expectation) not in _ONLY_SHOWN for expectation in expectations)
-        if not (_DATASET.match(dataset) and document["name"] and can_stop and knows(expectations)):
+        if not (_DATASET.fullmatch(dataset) and document["name"] and can_stop and knows(expectations)):
             return None
         results = _passed_at_once(settings, expectations, query, place, run, passing)
         n_rows = max(result["result"].get("observed_value", result["result"].get("element_count", 0)) for result in results)
@@ -267,9 +295,7 @@ def _passed_at_once(
             rest = [one for one in expectations if one not in judged]
             scanned = passed_in_one_scan(conn, query, rest, is_unique) if rest else {}
     except Exception as error:  # noqa: BLE001  (Great Expectations evaluates all of it then, and has the words for what is wrong)
-        logger.warning(
-            "A suite of %s.%s is evaluated query by query: %s", schema, table, _without_values(f"{type(error).__name__}: {error}")
-        )
+        logger.warning("A suite of %s.%s is evaluated query by query: %s", schema, table, _without_values(str(error), type(error).__name__))
         return []
     return [*found, *scanned.values()]
 
@@ -319,7 +345,7 @@ def _evaluate(settings: Settings, suite: ExpectationSuite, query: str, run: RunC
         validator._metrics_calculator.show_progress_bars = False  # noqa: SLF001  (without a context there is no other switch)
         configurations = [expectation.configuration for expectation in suite.expectations]
         results = validator.graph_validate(configurations, runtime_configuration={"result_format": _RESULT_FORMAT})
-        return [result.to_json_dict() for result in results]
+        return [_counts_only(result.to_json_dict()) for result in results]
     except GateError:
         raise
     except Exception as error:  # noqa: BLE001  (a gate without a verdict has failed, whatever the reason)
@@ -328,10 +354,27 @@ def _evaluate(settings: Settings, suite: ExpectationSuite, query: str, run: RunC
         engine.dispose()
 
 
+def _counts_only(result: dict[str, Any]) -> dict[str, Any]:
+    """Return a result of Great Expectations without anything that may be a value of a row."""
+    kept = (*_COUNTS, *(["observed_value"] if result["expectation_config"]["type"] in _OBSERVED_IS_A_COUNT else []))
+    measured = result.get("result") or {}
+    return {
+        "expectation_config": result["expectation_config"],
+        "success": _plain(result["success"]),
+        "exception_info": result.get("exception_info"),
+        "result": {name: _plain(measured[name]) for name in kept if name in measured},
+    }
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401 - a number or truth value, of Python or of numpy
+    """Return a value of Python: numpy's ``True`` is not ``True``, and no JSON."""
+    return value.item() if hasattr(value, "item") else value
+
+
 def _crash(name: str, error: Exception) -> GateCrashError:
     return GateCrashError(
         f"The gate {name} gave no verdict.",
-        got=_without_values(f"{type(error).__name__}: {error}"),
+        got=_without_values(str(error), type(error).__name__),
         todo="A missing verdict is a failure: nothing was published. Rerun the task; see the runbook if it stays so.",
     )
 
@@ -410,22 +453,31 @@ def _check(result: dict[str, Any]) -> Check:
 def _crash_of(result: dict[str, Any]) -> str | None:
     """Return why an expectation could not be evaluated, and drop its traceback from the result: messages may quote values."""
     info = result.pop("exception_info", None) or {}
-    raised = [info] if "raised_exception" in info else [part for part in info.values() if isinstance(part, dict)]
-    messages = [part["exception_message"] for part in raised if part.get("raised_exception")]
-    return f"could not be evaluated: {_without_values(str(messages[0]))}" if messages else None
+    parts = [info] if "raised_exception" in info else [part for part in info.values() if isinstance(part, dict)]
+    raised = next((part for part in parts if part.get("raised_exception")), None)
+    if raised is None:
+        return None
+    message, traceback = str(raised.get("exception_message")), str(raised.get("exception_traceback"))
+    # The last line that begins with a class names the error that was raised first to last.
+    classes = re.findall(r"^(?:\w+\.)*(\w+(?:Error|Exception))(?::|$)", traceback, re.MULTILINE)
+    return f"could not be evaluated: {_without_values(message, classes[0] if classes else 'an error')}"
 
 
-def _without_values(message: str) -> str:
-    """Return the class of a database error, which says enough, or the first line of any other message."""
-    database_error = re.search(r"psycopg\.errors\.(\w+)", message)
-    return database_error.group(1) if database_error else message.strip().split("\n")[0][:200]
+def _without_values(message: str, error_class: str) -> str:
+    """Return what is known to hold no value of a row: the class of an error, and that a column is missing."""
+    if database_error := re.search(r"psycopg\.errors\.(\w+)", message):
+        return database_error.group(1)
+    missing = _NO_SUCH_COLUMN.search(message)
+    return f"{error_class}: {missing.group()}" if missing else error_class
 
 
 def _observed(measured: dict[str, Any]) -> str:
-    if "unexpected_count" in measured:
-        share = measured.get("unexpected_percent") or 0.0
-        return f"{measured['unexpected_count']} of {measured['element_count']} rows unexpected ({share:.2f} %)"
-    return f"observed {measured['observed_value']}" if "observed_value" in measured else "no observation"
+    if "unexpected_count" not in measured:
+        return f"observed {measured['observed_value']}" if "observed_value" in measured else "what was observed is not shown"
+    if "element_count" not in measured:
+        return f"{measured['unexpected_count']} unexpected"
+    share = measured.get("unexpected_percent") or 0.0
+    return f"{measured['unexpected_count']} of {measured['element_count']} rows unexpected ({share:.2f} %)"
 
 
 def _store_docs(settings: Settings, key: str, page: str, evidence: dict[str, Any]) -> str | None:

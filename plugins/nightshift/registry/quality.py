@@ -57,9 +57,9 @@ def baselines(case: Case) -> Iterator[Criterion]:
     """Ask whether the challenger beats what needs no model, and is not beaten by simple ones.
 
     Prior and rule could serve instead: the gain itself must reach the minimum. A linear model and a small tree are yardsticks: refused is
-    who is proved to be worse than they by more than the margin.
+    who is proved to gain less than the minimum on them.
     """
-    minimum, margin = case.spec.promotion.minimum_gain_over_baseline, margin_of(case)
+    minimum = case.spec.promotion.minimum_gain_over_baseline
     for name in case.baselines:
         gain = case.gain(name)
         text = f"The gain in {case.spec.promotion.metric} over the {name} baseline is {_shown(gain)}"
@@ -68,8 +68,8 @@ def baselines(case: Case) -> Iterator[Criterion]:
             is_held = gain.value > 0 and gain.value >= minimum
             yield held(f"baseline[{name}]", is_held=is_held, reason=reason, limit=minimum, of=gain)
         else:
-            reason = f"{text}; its upper bound must not lie below {-margin:+.4f}."
-            yield held(f"baseline[{name}]", is_held=gain.high >= -margin, reason=reason, limit=-margin, of=gain)
+            reason = f"{text}; its upper bound must not lie below {minimum:g}."
+            yield held(f"baseline[{name}]", is_held=gain.high >= minimum, reason=reason, limit=minimum, of=gain)
 
 
 def calibration(case: Case) -> Iterator[Criterion]:

@@ -28,6 +28,7 @@ from nightshift.training.load_trial import retry_starved
 from nightshift.warehouse.append_stream import append_stream
 from nightshift.warehouse.bulk import stream_arrow
 from nightshift.warehouse.connection import connect, lose
+from nightshift.warehouse.last_good_specs import keep_spec
 from nightshift.warehouse.partition_write import LoadManifest, Target, hold_stage, refuse
 from nightshift.warehouse.partition_write import begin as begin_write
 from nightshift.warehouse.supersession import end_older_attempts
@@ -89,6 +90,7 @@ def begin(
     """
     with connect(settings, run.application_name) as conn:
         ensure_prediction_relations(conn, spec)
+        keep_spec(conn, spec)
         features = published_features(conn, spec, partitions)
         champions = Champions(settings, spec, conn, broken or {}, named=named)
         choices = [champions.choose(partition, load) for partition, load in zip(partitions, features, strict=True)]

@@ -55,7 +55,7 @@ def ensure_prediction_relations(conn: Connection, spec: ModelSpec, *, replace_vi
         if not _exists(conn, SCHEMA, spec.name):
             _create_table(conn, spec)
         views = {"current": _CURRENT, "history": _HISTORY}
-        if _exists(conn, "marts", spec.label.relation):
+        if _has_label(conn, spec):
             views["outcomes"] = _OUTCOMES
         for suffix, query in views.items():
             if replace_views or not _exists(conn, "analytics", f"{spec.name}_{suffix}"):
@@ -64,6 +64,16 @@ def ensure_prediction_relations(conn: Connection, spec: ModelSpec, *, replace_vi
 
 def _exists(conn: Connection, schema: str, relation: str) -> bool:
     return conn.execute("select to_regclass(format('%%I.%%I', %s::text, %s::text)) is not null", [schema, relation]).fetchone() == (True,)
+
+
+def _has_label(conn: Connection, spec: ModelSpec) -> bool:
+    """Return whether the label relation has the label: a wrong name in the spec must not keep predictions from being made."""
+    row = conn.execute(
+        "select exists (select from pg_attribute"
+        " where attrelid = to_regclass(format('marts.%%I', %s::text)) and attname = %s and not attisdropped)",
+        [spec.label.relation, spec.label.column],
+    ).fetchone()
+    return row == (True,)
 
 
 def _create_table(conn: Connection, spec: ModelSpec) -> None:

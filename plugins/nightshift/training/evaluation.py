@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     Vector = npt.NDArray[np.float64]
 
 CALIBRATION_BINS = 10
-TOP_K = 10
-"""Rows of a group that a ranking metric looks at."""
 
 
 class EvaluationError(NightshiftError):
@@ -89,7 +87,7 @@ def measure(task: Task, label: Vector, predictions: Predictions) -> dict[str, fl
     """Compute all metrics of a binary or regression task.
 
     Args:
-        task: Binary or regression; ``measure_ranking`` measures ranked groups.
+        task: Binary or regression.
         label: Shape (n,), without missing values.
         predictions: For the same rows.
 
@@ -157,46 +155,6 @@ def reliability(label: Vector, probability: Vector) -> list[tuple[float, float, 
     bins = np.searchsorted(edges, probability, side="right")
     parts = [bins == number for number in np.unique(bins)]
     return [(float(probability[part].mean()), float(label[part].mean()), int(part.sum())) for part in parts]
-
-
-def measure_ranking(label: Vector, score: Vector, group: Sequence[str], k: int = TOP_K) -> dict[str, float | None]:
-    """Compute NDCG, MAP and hit rate over the first ``k`` rows of each group; 1 is best.
-
-    Args:
-        label: Relevance, 0 or more; shape (n,).
-        score: Higher comes first; ties keep the order of the rows; shape (n,).
-        group: Which group each row is ranked in; groups without a relevant row are left out.
-        k: How many rows people look at.
-
-    Source: Järvelin & Kekäläinen (2002), Cumulated gain-based evaluation of IR techniques.
-    """
-    import numpy as np
-
-    names = np.asarray(group)
-    ranked = [np.flatnonzero(names == name) for name in np.unique(names)]
-    relevance = [label[rows][np.argsort(-score[rows], kind="stable")] for rows in ranked]
-    judged = [values for values in relevance if values.max() > 0]
-    if not judged:
-        return {"ndcg_at_k": None, "map_at_k": None, "hit_rate_at_k": None}
-    return {
-        "ndcg_at_k": float(np.mean([_gain(values[:k]) / _gain(np.sort(values)[::-1][:k]) for values in judged])),
-        "map_at_k": float(np.mean([_average_precision(values, k) for values in judged])),
-        "hit_rate_at_k": float(np.mean([values[:k].max() > 0 for values in judged])),
-    }
-
-
-def _gain(relevance: Vector) -> float:
-    import numpy as np
-
-    return float((relevance / np.log2(np.arange(2, relevance.size + 2))).sum())
-
-
-def _average_precision(relevance: Vector, k: int) -> float:
-    import numpy as np
-
-    is_hit = relevance[:k] > 0
-    precision = np.cumsum(is_hit) / np.arange(1, is_hit.size + 1)
-    return float((precision * is_hit).sum() / min(int((relevance > 0).sum()), k))
 
 
 def rule_predictions(task: Task, rule: FallbackRule, rows: pa.Table, threshold: float = 0.5) -> Predictions:

@@ -6,12 +6,13 @@ A view that fails takes no other view along: the rest is built once more without
 from __future__ import annotations
 
 import datetime as dt
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from nightshift.contracts.datasets import Delivery, load_contracts
+from nightshift.contracts.datasets import Delivery, read_contracts
 from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.errors import AuditError, NightshiftError, WarehouseError
 from nightshift.warehouse import ledger
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from nightshift.contracts.run import RunContext
     from nightshift.settings import Settings
     from nightshift.warehouse.connection import Connection
+
+logger = logging.getLogger(__name__)
 
 _SHOWN_HOLES = 10
 
@@ -130,7 +133,7 @@ def build(settings: Settings, partitions: PartitionRange, run: RunContext) -> Tr
     """
     started = time.monotonic()
     views = feature_views(settings)
-    failures = _broken_relations(settings, views)
+    failures = _wrong_contracts(settings, views) | _broken_relations(settings, views)
     while remaining := [view for view in views if view.name not in failures]:
         try:
             published, models = _build_views(settings, remaining, partitions, run)
@@ -139,6 +142,20 @@ def build(settings: Settings, partitions: PartitionRange, run: RunContext) -> Tr
         else:
             return TransformResult(partitions, published, models, time.monotonic() - started, failures)
     raise next(iter(failures.values()))
+
+
+def _wrong_contracts(settings: Settings, views: Sequence[FeatureView]) -> dict[str, NightshiftError]:
+    """Return the views that read a dataset whose contract is wrong, with what is wrong.
+
+    Such a view would miss tonight's rows of the dataset without a word; its models are rescued.
+    """
+    wrong = read_contracts(settings.datasets_dir).broken
+    failures: dict[str, NightshiftError] = {}
+    for view in views:
+        unreadable = sorted(view.raw_datasets & wrong.keys())
+        if unreadable:
+            failures[view.name] = wrong[unreadable[0]]
+    return failures
 
 
 def _broken_relations(settings: Settings, views: Sequence[FeatureView]) -> dict[str, NightshiftError]:
@@ -220,7 +237,7 @@ def _variables(write: PartitionWrite, as_of: Mapping[Partition, dt.datetime]) ->
 
 def _read_inputs(conn: Connection, settings: Settings, partitions: PartitionRange) -> tuple[dict[Partition, dt.datetime], dict[str, str]]:
     """Return each partition's as-of and the digests of what it may read."""
-    contracts = load_contracts(settings.datasets_dir)
+    contracts = read_contracts(settings.datasets_dir).documents
     versions = ledger.raw_versions(conn, contracts.values(), partitions.last)
     if holes := ledger.missing_drops(contracts, versions, partitions):
         raise _lookback_incomplete(holes, partitions)
@@ -234,7 +251,7 @@ def _refuse_damaged_raw(conn: Connection, settings: Settings, partitions: Partit
     Raises:
         DamagedInputError: There is one in the look-back; the message names it.
     """
-    for contract in load_contracts(settings.datasets_dir).values():
+    for contract in read_contracts(settings.datasets_dir).documents.values():
         first = partitions.first.shift(-ledger.LOOKBACK_DAYS).day
         if contract.delivery is not Delivery.DAILY:
             first = contract.history_start

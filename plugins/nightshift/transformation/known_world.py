@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from nightshift.contracts.datasets import load_contracts
+from nightshift.contracts.datasets import read_contracts
 from nightshift.errors import NightshiftError
 from nightshift.warehouse.dbt_compiled import CompiledModel, CompiledView, compile_view
 
@@ -119,7 +119,12 @@ def _make_sources(conn: Connection, settings: Settings, view: CompiledView, know
     parameters = {"loads": sorted(knowledge.load_ids), "later": knowledge.later, "day": day, "as_of": as_of}
     conn.execute(_KNOWN_VERSIONS, parameters)
     conn.execute("analyze pg_temp.known_versions")
-    events = {contract.dataset: contract.event_timestamp for contract in load_contracts(settings.datasets_dir).values()}
+    contracts = read_contracts(settings.datasets_dir)
+    for name, problem in contracts.broken.items():
+        # Without its contract nobody can say when a row of the dataset happened.
+        if f"{_RAW}{name}" in view.sources.values():
+            raise problem
+    events = {contract.dataset: contract.event_timestamp for contract in contracts.documents.values()}
     for relation, name in view.sources.items():
         body = (
             sql.SQL(_ALL_VERSIONS)

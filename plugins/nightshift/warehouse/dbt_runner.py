@@ -73,12 +73,14 @@ class FeatureView:
         entity_key: Its identifier column, from ``meta.entity_key`` of the model.
         columns: PostgreSQL type by column, in order, from the model's contract.
         may_be_empty: Whether a night may have no entity, from ``meta.may_be_empty``; the suite has its say too.
+        raw_datasets: Names of the raw datasets that it reads, directly or through other models.
     """
 
     name: str
     entity_key: str
     columns: Mapping[str, str]
     may_be_empty: bool = False
+    raw_datasets: frozenset[str] = frozenset()
 
     @property
     def dataset(self) -> str:
@@ -110,10 +112,29 @@ def feature_views(settings: Settings) -> list[FeatureView]:
     """
     manifest = json.loads((parsed_project(settings) / "manifest.json").read_text(encoding="utf-8"))
     models = [n for n in manifest["nodes"].values() if n["resource_type"] == "model" and n["name"].startswith(_FEATURE_PREFIX)]
-    return [_feature_view(model) for model in sorted(models, key=lambda model: str(model["name"]))]
+    ordered = sorted(models, key=lambda model: str(model["name"]))
+    return [_feature_view(model, _raw_datasets(manifest, model["unique_id"])) for model in ordered]
 
 
-def _feature_view(model: Mapping[str, Any]) -> FeatureView:
+def _raw_datasets(manifest: Mapping[str, Any], model_id: str) -> frozenset[str]:
+    """Return the tables of schema ``raw`` from which a model descends."""
+    found: set[str] = set()
+    seen: set[str] = set()
+    left = [model_id]
+    while left:
+        node_id = left.pop()
+        if node_id in seen:
+            continue
+        seen.add(node_id)
+        source = manifest["sources"].get(node_id)
+        if source and source["schema"] == "raw":
+            found.add(source["identifier"])
+        node = manifest["nodes"].get(node_id, {})
+        left += node.get("depends_on", {}).get("nodes", [])
+    return frozenset(found)
+
+
+def _feature_view(model: Mapping[str, Any], raw_datasets: frozenset[str]) -> FeatureView:
     key = model["config"]["meta"].get("entity_key")
     columns = {name: column["data_type"] for name, column in model["columns"].items()}
     if key not in columns:
@@ -124,7 +145,7 @@ def _feature_view(model: Mapping[str, Any]) -> FeatureView:
             todo=f"Add it in {model['patch_path'] or model['original_file_path']}.",
         )
     may_be_empty = model["config"]["meta"].get("may_be_empty") is True
-    return FeatureView(model["name"].removeprefix(_FEATURE_PREFIX), key, columns, may_be_empty)
+    return FeatureView(model["name"].removeprefix(_FEATURE_PREFIX), key, columns, may_be_empty, raw_datasets)
 
 
 def run_models(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nightshift.contracts.document_folder import joined
 from nightshift.errors import SpecError, WarehouseError
 
 if TYPE_CHECKING:
@@ -18,10 +19,13 @@ _LOCK = 0x6E69676874  # "night"
 def migrate(conn: Connection, contracts: dict[str, DatasetContract]) -> list[str]:
     """Bring the warehouse to the newest schema; safe at any time and from several places at once.
 
+    A contract that does not fit its raw table changes nothing of it, and all others are set up.
+
     Returns:
         The names of the migrations that this call applied.
 
     Raises:
+        SpecError: Contracts do not fit their raw tables; everything else was done.
         WarehouseError: An applied migration is not among ours: the code is older than the warehouse.
     """
     with conn.transaction():
@@ -37,9 +41,20 @@ def migrate(conn: Connection, contracts: dict[str, DatasetContract]) -> list[str
         for name in pending:
             conn.execute(files[name].read_bytes())
             conn.execute("insert into ops.schema_migrations (name) values (%s)", [name])
-        for contract in contracts.values():
-            ensure_raw_table(conn, contract)
+        problems = [problem for contract in contracts.values() if (problem := _unfit(conn, contract))]
+    if problems:
+        raise joined(problems)
     return pending
+
+
+def _unfit(conn: Connection, contract: DatasetContract) -> SpecError | None:
+    """Bring one raw table to its contract; return why that cannot be done, and leave the table as it was then."""
+    try:
+        with conn.transaction():
+            ensure_raw_table(conn, contract)
+    except SpecError as error:
+        return error
+    return None
 
 
 def _refuse_newer_warehouse(unknown: set[str]) -> None:

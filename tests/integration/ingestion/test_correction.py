@@ -3,6 +3,7 @@
 import datetime as dt
 
 import pytest
+from tests.conftest import write_suite
 from typer.testing import CliRunner
 
 from nightshift.contracts.partitions import PartitionRange
@@ -34,7 +35,8 @@ def things(settings, conn, tmp_path, run):
 
     (tmp_path / "datasets").mkdir()
     (tmp_path / "datasets" / "things.yaml").write_text(CONTRACT)
-    moved = settings.model_copy(update={"dags_dir": tmp_path})
+    suites = write_suite(tmp_path / "expectations", "raw/things")
+    moved = settings.model_copy(update={"dags_dir": tmp_path, "expectations_dir": suites})
     migrate(conn, load_contracts(moved.datasets_dir))
     ObjectStore.open(moved).ensure_bucket()
     deliver(moved, FILE, 4, DELIVERED, "first")

@@ -4,6 +4,7 @@ import datetime as dt
 import json
 
 import pytest
+from tests.conftest import write_suite
 
 from nightshift.contracts.datasets import load_contracts
 from nightshift.contracts.partitions import PartitionRange
@@ -280,11 +281,12 @@ def test_local_times_are_refused_when_the_clock_was_set_over_them(settings, conn
             " maximum_refused_ratio: 0.5}"
         )
         text = data if name == "events" else b"id,at\na,2013-04-07 01:15\nb,2013-04-07 01:45\nc,2013-04-07 02:00\n"
+        write_suite(settings.home / "expectations", f"raw/{name}")
         store = ObjectStore.open(settings)
         store.ensure_bucket()
         write_drop(store, NewDrop(name, day, dt.datetime(2013, 5, 1, tzinfo=dt.UTC), text, 3, "x"))
     migrate(conn, load_contracts(folder))
-    moved = settings.model_copy(update={"dags_dir": settings.home})
+    moved = settings.model_copy(update={"dags_dir": settings.home, "expectations_dir": settings.home / "expectations"})
 
     assert ingest(moved, "events", PartitionRange.of("2013-03-10"), run).n_refused == 1
     assert ingest(moved, "island", PartitionRange.of("2013-04-07"), run).n_refused == 0
@@ -311,12 +313,13 @@ def test_nothing_is_visible_when_the_gate_refuses(settings, conn, run):
     assert ingest(settings, "weather", DAYS, run).n_rows == 213
 
 
-def test_a_daily_dataset_is_refused_when_it_has_no_suite(settings, conn, run):
-    play(settings)
+@pytest.mark.parametrize(("dataset", "days"), [("weather", DAYS), ("carriers", PartitionRange.of("2013-01-01"))])
+def test_a_dataset_is_refused_when_it_has_no_suite_however_often_it_comes(settings, conn, run, dataset, days):
+    play(settings, dataset=dataset, days=days)
 
     with pytest.raises(SuiteError):
-        ingest(settings.model_copy(update={"expectations_dir": settings.home}), "weather", DAYS, run)
-    assert visible(conn) == []
+        ingest(settings.model_copy(update={"expectations_dir": settings.home}), dataset, days, run)
+    assert conn.execute("select count(*) from ops.published").fetchone() == (0,)
 
 
 def test_a_rerun_ends_the_same_when_an_attempt_was_killed_before_publishing(settings, conn, run, monkeypatch):

@@ -3,6 +3,7 @@
 import datetime as dt
 
 import pytest
+from tests.conftest import write_suite
 
 from nightshift.contracts.datasets import load_contract, load_contracts
 from nightshift.contracts.partitions import PartitionRange
@@ -36,7 +37,8 @@ def things(settings, conn, tmp_path, run):
         folder = tmp_path / str(next(number))
         (folder / "datasets").mkdir(parents=True)
         (folder / "datasets" / "things.yaml").write_text(text)
-        moved = settings.model_copy(update={"dags_dir": folder})
+        suites = write_suite(tmp_path / "expectations", "raw/things")
+        moved = settings.model_copy(update={"dags_dir": folder, "expectations_dir": suites})
         migrate(conn, load_contracts(moved.datasets_dir))
         return moved
 

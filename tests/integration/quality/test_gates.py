@@ -288,6 +288,98 @@ def test_gate_refuses_when_an_expectation_cannot_be_evaluated(settings: Settings
     assert caught.value.code == "NS-GATE-003"
 
 
+SECRET = 918273.5
+"""Stands in one row only."""
+AGGREGATES = [
+    ("most_common_value_to_be_in_set", {"value_set": [1]}),
+    ("min_to_be_between", {"min_value": 1, "max_value": 2}),
+    ("max_to_be_between", {"min_value": 1, "max_value": 2}),
+    ("median_to_be_between", {"min_value": 1, "max_value": 2}),
+    ("mean_to_be_between", {"min_value": 1, "max_value": 2}),
+    ("sum_to_be_between", {"min_value": 1, "max_value": 2}),
+    ("stdev_to_be_between", {"min_value": 1, "max_value": 2}),
+    ("quantile_values_to_be_between", {"quantile_ranges": {"quantiles": [0.1, 0.9], "value_ranges": [[1, 2], [1, 2]]}}),
+    ("distinct_values_to_be_in_set", {"value_set": [1]}),
+    ("distinct_values_to_contain_set", {"value_set": [1]}),
+    ("distinct_values_to_equal_set", {"value_set": [1]}),
+    ("unique_value_count_to_be_between", {"min_value": 7}),
+    ("proportion_of_unique_values_to_be_between", {"min_value": 2}),
+    ("value_z_scores_to_be_less_than", {"threshold": 0.1, "double_sided": True}),
+    ("values_to_be_between", {"min_value": 1, "max_value": 2}),
+    ("values_to_be_in_set", {"value_set": [1]}),
+    ("values_to_be_of_type", {"type_": "TEXT"}),
+]
+FORTY = {"min_value": 40, "max_value": 40}
+MET = [
+    ("most_common_value_to_be_in_set", {"value_set": [40]}),
+    ("min_to_be_between", FORTY),
+    ("max_to_be_between", FORTY),
+    ("median_to_be_between", FORTY),
+    ("mean_to_be_between", FORTY),
+    ("quantile_values_to_be_between", {"quantile_ranges": {"quantiles": [0.1, 0.9], "value_ranges": [[40, 40], [40, 40]]}}),
+    ("distinct_values_to_be_in_set", {"value_set": [40, 41]}),
+    ("distinct_values_to_contain_set", {"value_set": [40]}),
+    ("distinct_values_to_equal_set", {"value_set": [40]}),
+    ("unique_value_count_to_be_between", {"min_value": 1, "max_value": 1}),
+    ("values_to_be_in_set", {"value_set": [40]}),
+]
+"""Met by the good batch, in which every temperature is 40."""
+
+
+def own_suite(settings: Settings, tmp_path: Path, kinds: list[tuple[str, dict[str, object]]]) -> Settings:
+    """Return settings with a suite about the temperature."""
+    suite = [{"type": f"expect_column_{kind}", "kwargs": {"column": "temperature_f", **arguments}} for kind, arguments in kinds]
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "weather.json").write_text(json.dumps({"name": "raw/weather", "expectations": suite}))
+    ObjectStore.open(settings).ensure_bucket()
+    return settings.model_copy(update={"expectations_dir": tmp_path})
+
+
+def test_no_value_of_a_row_is_shown_whatever_the_expectation(
+    settings: Settings, conn: Connection, run: RunContext, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    schema, table = stage(conn, "raw/weather", DAY)
+    conn.execute("update raw.weather set temperature_f = %s, visibility_miles = 10", [SECRET])
+    conn.execute(b"delete from raw.weather where source_row > 1")
+    own = own_suite(settings, tmp_path, AGGREGATES)
+
+    with pytest.raises(GateError) as caught:
+        run_gate(own, "raw/weather", schema, table, 7, DAY, run)
+
+    result = caught.value.result
+    assert result is not None
+    store = ObjectStore.open(settings)
+    shown = [str(caught.value), caplog.text, repr(result), *(store.get(key).decode() for key in store.list("data_docs/"))]
+    assert len(shown) == 5
+    assert "918273" not in "".join(shown)
+
+
+@pytest.mark.parametrize("kind", ["values_to_be_increasing", "values_to_be_json_parseable"])
+def test_an_expectation_without_a_form_in_sql_is_refused_when_the_suite_is_read(
+    settings: Settings, run: RunContext, tmp_path: Path, kind: str
+) -> None:
+    own = own_suite(settings, tmp_path, [(kind, {})])
+    with pytest.raises(GateError, match=f"cannot be evaluated in a warehouse.*\n.*\n.*expect_column_{kind}") as caught:
+        run_gate(own, "raw/weather", "raw", "weather", 7, DAY, run)
+    assert caught.value.code == "NS-GATE-002"
+
+
+def test_every_usable_expectation_passes_on_rows_that_meet_it(
+    settings: Settings, conn: Connection, run: RunContext, tmp_path: Path
+) -> None:
+    schema, table = stage(conn, "raw/weather", DAY)
+    own = own_suite(settings, tmp_path, MET)
+    result = run_gate(own, "raw/weather", schema, table, 7, DAY, run)
+    assert (result.passed, result.n_expectations, result.failed) == (True, len(MET), [])
+
+
+@pytest.mark.parametrize("dataset", ["raw/weather\n", "raw/Weather", "raw/../weather", "weather", "raw/weather/x"])
+def test_what_is_no_name_of_a_dataset_is_refused(settings: Settings, run: RunContext, dataset: str) -> None:
+    with pytest.raises(GateError, match="Not a dataset name") as caught:
+        run_gate(settings, dataset, "raw", "weather", 7, DAY, run)
+    assert caught.value.code == "NS-GATE-002"
+
+
 def test_gate_gives_no_verdict_and_no_password_when_warehouse_is_gone(settings: Settings, run: RunContext) -> None:
     gone = settings.model_copy(update={"warehouse_port": 1})
     with pytest.raises(GateError) as caught:

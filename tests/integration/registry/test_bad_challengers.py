@@ -15,6 +15,7 @@ from tests.integration.registry.conftest import FEATURES, NIGHT, RUN, make_spec
 from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.registry import gate, promotion
 from nightshift.registry.model_versions import register
+from nightshift.registry.quality import churn
 from nightshift.training.candidate import Origin, store_candidate
 
 pytestmark = [pytest.mark.integration, pytest.mark.mlts("infra-4")]
@@ -207,6 +208,18 @@ def test_refused_by_copies_when_rows_are_doubled(court):
 def test_refused_by_churn_when_too_many_rows_change_their_decile(court):
     found = refused_by(court, court.judge(court.fit(num_leaves=14), make_spec(promotion={"maximum_decile_churn": 0.05})))
     assert "churn[deciles]" in found
+
+
+def test_refused_by_churn_by_default_when_scores_are_unrelated_to_the_champions(court):
+    champion = promotion.champion_for(court.conn, court.spec.name, NIGHT.shift(1))
+    unrelated = court.case(court.register(court.fit(num_leaves=9)), champion)
+    scores = unrelated.of("challenger")
+    order = np.random.default_rng(5).permutation(scores.score.size)
+    unrelated.predictions["challenger"] = scores.at(order)
+    found = {criterion.name: criterion for criterion in churn(unrelated)}
+    assert found["churn[deciles]"].verdict == "failed"
+    assert found["churn[deciles]"].limit == 0.8
+    assert found["churn[deciles]"].number == pytest.approx(0.9, abs=0.03)
 
 
 @pytest.mark.mlts("model-7")

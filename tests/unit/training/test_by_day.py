@@ -44,8 +44,8 @@ def test_value_is_that_of_the_rows_when_the_task_is_regression(metric):
 
 def test_metric_without_a_form_by_day_is_refused():
     label, predictions, days = binary()
-    with pytest.raises(NoStatisticError, match="ndcg_at_k cannot be computed by day"):
-        statistic("ndcg_at_k", label, predictions, days)
+    with pytest.raises(NoStatisticError, match="median_error cannot be computed by day"):
+        statistic("median_error", label, predictions, days)
 
 
 def test_interval_is_a_point_when_models_are_equal():

@@ -13,7 +13,6 @@ from nightshift.training.evaluation import (
     best_threshold,
     calibration_error,
     measure,
-    measure_ranking,
     reliability,
     rule_predictions,
     slice_masks,
@@ -35,8 +34,7 @@ def test_binary_metrics_are_those_computed_by_hand():
 def test_every_declared_metric_is_measured_and_no_other():
     binary = measure(Task.BINARY, LABEL, Predictions(PROBABILITY, PROBABILITY))
     regression = measure(Task.REGRESSION, LABEL, Predictions(PROBABILITY))
-    ranking = measure_ranking(LABEL, PROBABILITY, ["a"] * 4)
-    assert {*binary, *regression, *ranking} == set(METRICS)
+    assert {*binary, *regression} == set(METRICS)
 
 
 def test_regression_metrics_are_those_computed_by_hand():
@@ -56,19 +54,6 @@ def test_undefined_metrics_are_none_when_labels_have_one_class():
 def test_no_rows_are_refused():
     with pytest.raises(EvaluationError):
         measure(Task.BINARY, np.zeros(0), Predictions(np.zeros(0), np.zeros(0)))
-
-
-def test_ranking_metrics_are_those_computed_by_hand():
-    label = np.array([0.0, 1.0, 0.0, 1.0, 0.0, 0.0, 0.0])
-    score = np.array([0.9, 0.8, 0.1, 0.2, 0.5, 0.4, 0.9])
-    values = measure_ranking(label, score, ["a", "a", "a", "b", "b", "b", "none"], k=2)
-    assert values["ndcg_at_k"] == pytest.approx((1 / np.log2(3) + 0) / 2)
-    assert values["map_at_k"] == pytest.approx((1 / 2 + 0) / 2)
-    assert values["hit_rate_at_k"] == pytest.approx(1 / 2)
-
-
-def test_ranking_is_undefined_when_nothing_is_relevant():
-    assert measure_ranking(np.zeros(2), np.ones(2), ["a", "b"])["ndcg_at_k"] is None
 
 
 def test_calibration_error_is_zero_when_rates_match():

@@ -1,0 +1,22 @@
+"""Shows every spec and contract that cannot be read as an import error of Airflow; it has no DAG of its own.
+
+A file of `dags/models` or `dags/datasets` is read by itself: a wrong one takes away the DAGs of its model, or the loading of its dataset,
+and nothing else. Here, and only here, the names of all wrong files end in an error, so that `nightshift airflow dags list-import-errors`
+and the page of Airflow show them. Source: docs/adr/0039-one-wrong-file.md.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from nightshift.contracts.datasets import read_contracts
+from nightshift.contracts.document_folder import joined
+from nightshift.contracts.model_spec import read_specs
+
+_HERE = Path(__file__).parent
+_PROBLEMS = [
+    *read_specs(_HERE / "models").problems.values(),
+    *read_contracts(_HERE / "datasets").problems.values(),
+]
+if _PROBLEMS:
+    raise joined(_PROBLEMS)

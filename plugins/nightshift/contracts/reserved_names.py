@@ -1,0 +1,75 @@
+"""Names that the warehouse or nightshift itself uses already; a contract or spec that takes one is refused when it is read."""
+
+from __future__ import annotations
+
+SYSTEM_COLUMNS = frozenset({"tableoid", "xmin", "cmin", "xmax", "cmax", "ctid"})
+"""Columns that every table has. Source: https://www.postgresql.org/docs/current/ddl-system-columns.html"""
+RAW_COLUMNS = frozenset({"partition_date", "load_id", "known_at", "source_row", "source_uri", "source_sha256"})
+"""Columns that every raw table has beside those of its contract."""
+RAW_TABLES = frozenset({"ingested_drops"})
+"""Tables of schema ``raw`` that belong to no contract."""
+PREDICTION_COLUMNS = frozenset({
+    "partition_date", "load_id", "shard", "event_timestamp", "score", "probability", "decile",
+    "is_positive", "reasons", "model_version", "features_as_of", "score_source",
+    "score_source_reason", "run_id", "published_at", "superseded_at", "outcome",
+    "outcome_known_at", "is_mature",
+})  # fmt: skip
+"""Columns of prediction tables and of the views on them, beside the entity's key."""
+FEATURE_COLUMNS = frozenset({"partition_date", "load_id", "as_of"})
+"""Columns that every feature view has for bookkeeping."""
+
+_PARTITION_INDEX, _LARGE, _PRIMARY_KEY = "_by_partition", "$large", "_pkey"
+_VIEWS = ("_current", "_history", "_outcomes")
+MAXIMUM_DATASET_LENGTH = 63 - len(_LARGE + _PARTITION_INDEX)
+"""PostgreSQL cuts longer names, and two of them would be one."""
+
+
+def refuse_column(name: str) -> None:
+    """Refuse a column that cannot stand in a raw table.
+
+    Raises:
+        ValueError: The name is taken.
+    """
+    if name in SYSTEM_COLUMNS:
+        raise ValueError(f"{name} is a system column of PostgreSQL{_remedy(name)}")
+    if name in RAW_COLUMNS:
+        raise ValueError(f"{name} is a column of every raw table{_remedy(name)}")
+
+
+def refuse_dataset(name: str) -> None:
+    """Refuse a dataset whose raw table would be another one.
+
+    Raises:
+        ValueError: The name is taken, or too long.
+    """
+    if name in RAW_TABLES:
+        raise ValueError(f"raw.{name} is a table of nightshift; choose another name")
+    if name.endswith(_PARTITION_INDEX):
+        raise ValueError(f"a name that ends in {_PARTITION_INDEX} is an index of another dataset")
+    if len(name) > MAXIMUM_DATASET_LENGTH:
+        raise ValueError(f"name has at most {MAXIMUM_DATASET_LENGTH} characters, names of relations and indexes are built from it")
+
+
+def refuse_model(name: str) -> None:
+    """Refuse a model whose relations could be taken for another model's.
+
+    Raises:
+        ValueError: The name has an ending that nightshift adds itself.
+    """
+    taken = (*_VIEWS, _PRIMARY_KEY)
+    if ending := next((ending for ending in taken if name.endswith(ending)), None):
+        raise ValueError(f"a name that ends in {ending} is a relation of the model {name.removesuffix(ending)!r}; choose another name")
+
+
+def refuse_entity_key(name: str) -> None:
+    """Refuse an entity key that predictions have as another column.
+
+    Raises:
+        ValueError: The name is taken.
+    """
+    if name in PREDICTION_COLUMNS | SYSTEM_COLUMNS:
+        raise ValueError(f"{name} is another column of every prediction table; rename it in the feature view")
+
+
+def _remedy(name: str) -> str:
+    return f": choose another name, and say `source: {name}` if files have this one"

@@ -1,0 +1,62 @@
+"""The last good spec of each model, for the night on which its file is wrong.
+
+Source: docs/adr/0039-one-wrong-file.md.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
+
+from nightshift.contracts.model_spec import ModelSpec, load_spec
+from nightshift.errors import SpecError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from nightshift.warehouse.connection import Connection
+
+logger = logging.getLogger(__name__)
+
+
+def keep_spec(conn: Connection, spec: ModelSpec) -> None:
+    """Remember a spec that can be used; one that is remembered already is left alone."""
+    conn.execute(
+        """
+        insert into ops.last_good_specs as kept (model, digest, spec) values (%s, %s, %s)
+        on conflict (model) do update
+        set digest = excluded.digest, spec = excluded.spec, kept_at = excluded.kept_at
+        where kept.digest <> excluded.digest
+        """,
+        [spec.name, spec.digest, spec.model_dump_json()],
+    )
+
+
+def last_good_spec(conn: Connection, model: str) -> ModelSpec | None:
+    """Return the last spec of a model that could be used; None if none is known to this code."""
+    row = conn.execute("select spec from ops.last_good_specs where model = %s", [model]).fetchone()
+    if row is None:
+        return None
+    try:
+        return ModelSpec.model_validate_json(row[0])
+    except ValidationError:
+        # It was kept by other code, whose specs had other keys.
+        return None
+
+
+def spec_for_rescue(conn: Connection, models_dir: Path, model: str) -> ModelSpec:
+    """Return the spec that a rescue runs on: the file's or, while that is wrong, the last good one.
+
+    Raises:
+        SpecError: The file is wrong, and no good spec of the model is known.
+    """
+    try:
+        return load_spec(models_dir, model)
+    except SpecError as error:
+        kept = last_good_spec(conn, model)
+        if kept is None:
+            raise
+        logger.warning("The rescue runs on the last good spec of %s:\n%s", model, error)
+        return kept
