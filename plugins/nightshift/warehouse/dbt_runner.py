@@ -21,6 +21,7 @@ from nightshift.errors import NightshiftError
 from nightshift.fault_points import FaultPoint, reach
 from nightshift.settings import PROJECT_ROOT
 from nightshift.warehouse.connection import connect, connection_options
+from nightshift.warehouse.faults import fault_in
 
 if TYPE_CHECKING:
     from nightshift.settings import Settings
@@ -139,6 +140,7 @@ def run_models(
         One entry per model.
 
     Raises:
+        WarehouseError: The warehouse stopped, cancelled or refused; its class says why.
         DbtError: A model failed.
         DbtProcessError: dbt failed, or the number of models that ran is not what was asked for.
     """
@@ -163,12 +165,16 @@ def _raise_for_failures(runs: list[ModelRun], code: int, output: str, n_wanted: 
     failed = [run for run in runs if run.status != "success"]
     broken = next((run for run in failed if run.status == "error"), failed[0] if failed else None)
     if broken:
+        if fault := fault_in(broken.message):
+            raise fault
         raise DbtError(
             f"dbt model {broken.model} failed ({len(failed)} of {len(runs)} models did not run).",
             got=broken.message.strip() or broken.status,
             todo=next((todo for words, todo in _TODO_BY_WORDS.items() if words in broken.message), _TODO),
         )
     if code or not runs or (n_wanted and len(runs) != n_wanted):
+        if fault := fault_in(output):
+            raise fault
         raise DbtProcessError(
             f"dbt ended with code {code} and a verdict on {len(runs)} models.",
             expected=f"code 0 and {n_wanted or 'all'} models",
