@@ -22,6 +22,7 @@ from nightshift.fault_points import FaultPoint, reach
 from nightshift.settings import PROJECT_ROOT
 from nightshift.warehouse.connection import connect, connection_options
 from nightshift.warehouse.faults import fault_in
+from nightshift.warehouse.schema_lock import DBT_RELATIONS_LOCK
 
 if TYPE_CHECKING:
     from nightshift.settings import Settings
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
 PARSED_PROJECT = "partial_parse.msgpack"
 _PROJECT_FILES = ("*.sql", "*.yml", "*.csv")
-_ENSURE_LOCK = 0x646274  # "dbt"
 _ENSURE_WAIT_SECONDS = 300
 _FEATURE_PREFIX = "feat_"
 
@@ -288,7 +288,7 @@ def ensure_relations(settings: Settings) -> bool:
             return False
         views = feature_views(settings)
         conn.execute(f"set lock_timeout = '{_ENSURE_WAIT_SECONDS}s'".encode())
-        conn.execute("select pg_advisory_lock(%s)", [_ENSURE_LOCK])
+        conn.execute("select pg_advisory_lock(%s)", [DBT_RELATIONS_LOCK])
         if _made_digest(conn) == digest:
             return False
         reach(FaultPoint.RELATIONS_BEFORE)
