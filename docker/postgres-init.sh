@@ -13,4 +13,5 @@ create airflow airflow "$AIRFLOW_DATABASE_PASSWORD"
 create mlflow mlflow "$MLFLOW_DATABASE_PASSWORD"
 psql --username=postgres --dbname=postgres --set=ON_ERROR_STOP=1 --quiet --set=password="$NIGHTSHIFT_ANALYST_PASSWORD" <<'SQL'
 create role analyst login password :'password';
+alter system set reserved_connections = 40;
 SQL

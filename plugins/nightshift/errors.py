@@ -85,6 +85,45 @@ class WarehouseFullError(WarehouseError):
     code = "NS-WAREHOUSE-003"
 
 
+class StatementCancelledError(WarehouseError):
+    """A statement reached its time limit, or somebody cancelled it."""
+
+    code = "NS-WAREHOUSE-004"
+
+
+class WarehouseRightsError(WarehouseError):
+    """The warehouse user lacks a right; only a person can grant it."""
+
+    code = "NS-WAREHOUSE-005"
+    is_retryable = False
+
+
+class ReadOnlyWarehouseError(WarehouseError):
+    """The warehouse refuses to write: it is a replica, or somebody made it read-only."""
+
+    code = "NS-WAREHOUSE-006"
+
+
+class NoConnectionLeftError(WarehouseError):
+    """The warehouse, or a pooler before it, has no connection left."""
+
+    code = "NS-WAREHOUSE-007"
+
+
+class LoginRefusedError(WarehouseError):
+    """The warehouse refuses user, password or database; only a person can correct it."""
+
+    code = "NS-WAREHOUSE-008"
+    is_retryable = False
+
+
+class PoolerError(WarehouseError):
+    """A connection pooler drops the session's limits and locks."""
+
+    code = "NS-WAREHOUSE-009"
+    is_retryable = False
+
+
 class LocalSpaceError(NightshiftError):
     """A disk of this machine is full, or a file may not grow any more."""
 

@@ -9,6 +9,7 @@ import typer
 
 from nightshift.cli import (
     airflow,
+    analyst,
     backtest,
     backtest_policy,
     check_freshness,
@@ -63,6 +64,7 @@ for command in (
     app.command()(command)
 app.command()(doctor.doctor)
 app.command()(psql.psql)
+app.add_typer(analyst.app, name="analyst")
 app.add_typer(quarantine.app, name="quarantine")
 app.add_typer(contract.app, name="contract")
 app.command()(redo.redo)

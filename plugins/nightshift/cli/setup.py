@@ -27,20 +27,36 @@ def migrate() -> None:
 def set_up(settings: Settings) -> None:
     """Create what is missing: bucket, schemas, raw tables, dbt's relations, prediction relations, grants.
 
+    Several may run at once: one after another does it. Sessions of analysts that hold one of its
+    locks for three seconds are ended.
+
     Raises:
         SpecError: Specs or contracts are wrong or do not fit; everything else was done.
         NightshiftError: A server cannot be reached or refuses.
     """
-    from nightshift.contracts.datasets import read_contracts
     from nightshift.contracts.document_folder import joined
-    from nightshift.contracts.model_spec import read_specs
     from nightshift.lake.object_store import ObjectStore
+    from nightshift.warehouse.analyst_sessions import hindering_sessions_ended
+    from nightshift.warehouse.schema_lock import set_up_alone
+
+    with set_up_alone(settings), hindering_sessions_ended(settings):
+        ObjectStore.open(settings).ensure_bucket()
+        n_pending, problems = _create_relations(settings)
+        _grant(settings)
+    if problems:
+        raise joined(problems)
+    say(f"  warehouse and bucket are ready, {n_pending} migrations applied")
+
+
+def _create_relations(settings: Settings) -> tuple[int, list[SpecError]]:
+    """Return the number of migrations, and what is wrong with single contracts and specs."""
+    from nightshift.contracts.datasets import read_contracts
+    from nightshift.contracts.model_spec import read_specs
     from nightshift.warehouse.connection import connect
     from nightshift.warehouse.migrate import migrate as apply_migrations
 
     contracts, specs = read_contracts(settings.datasets_dir), read_specs(settings.models_dir)
     problems = [*contracts.problems.values(), *specs.problems.values()]
-    ObjectStore.open(settings).ensure_bucket()
     with connect(settings, "nightshift migrate") as conn:
         pending: list[str] = []
         try:
@@ -49,10 +65,7 @@ def set_up(settings: Settings) -> None:
             problems.append(error)
         problems += _unfit_contracts(settings, contracts.documents)
         problems += _set_up_models(conn, settings, specs.documents.values())
-    _grant(settings)
-    if problems:
-        raise joined(problems)
-    say(f"  warehouse and bucket are ready, {len(pending)} migrations applied")
+    return len(pending), problems
 
 
 def _unfit_contracts(settings: Settings, names: Iterable[str]) -> list[SpecError]:
@@ -82,14 +95,23 @@ def _set_up_models(conn: Connection, settings: Settings, specs: Iterable[ModelSp
 
 
 def _grant(settings: Settings) -> None:
-    """Apply the analyst's grants as the role that may create roles."""
+    """Apply the analyst's grants and limits; say what this login could not close."""
+    from nightshift.warehouse.analyst_logins import gaps
     from nightshift.warehouse.connection import connect
     from nightshift.warehouse.grants import apply_grants
 
-    admin = settings
-    if settings.warehouse_admin_user:
-        admin = settings.model_copy(
-            update={"warehouse_user": settings.warehouse_admin_user, "warehouse_password": settings.warehouse_admin_password}
-        )
-    with connect(admin, "nightshift migrate") as conn:
+    with connect(as_admin(settings), "nightshift migrate") as conn:
         apply_grants(conn)
+        for gap in gaps(conn):
+            say(f"  open: {gap} (docs/production.md, Roles and grants)")
+
+
+def as_admin(settings: Settings) -> Settings:
+    """Return settings of the role that may create roles; the warehouse user where none is named."""
+    if not settings.warehouse_admin_user:
+        return settings
+    login = {
+        "warehouse_user": settings.warehouse_admin_user,
+        "warehouse_password": settings.warehouse_admin_password,
+    }
+    return settings.model_copy(update=login)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from nightshift.errors import NightshiftError
 from nightshift.monitoring.maturity import LabelCount
 from nightshift.warehouse.bulk import read_arrow
+from nightshift.warehouse.connection import label_queries
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -93,7 +94,8 @@ def read_outcomes(settings: Settings, conn: Connection, spec: ModelSpec, partiti
     labels = _labels(conn, spec, partition, as_of)
     if labels is None:
         return None
-    rows = read_arrow(settings, _query(spec, evaluated_partition(spec, partition), labels))
+    query = _query(spec, evaluated_partition(spec, partition), labels)
+    rows = read_arrow(settings, query, is_label_query=True)
     return rows if rows.num_rows else None
 
 
@@ -111,7 +113,8 @@ def count_labels(conn: Connection, spec: ModelSpec, partition: Partition, as_of:
         from predictions left join labels using ({key})
         """
     ).format(key=sql.Identifier(spec.entity.key), labels=labels, predictions=published_predictions(spec, evaluated, evaluated))
-    row = conn.execute(query).fetchone()
+    with label_queries(conn):
+        row = conn.execute(query).fetchone()
     return LabelCount(*row) if row else LabelCount()
 
 

@@ -19,6 +19,7 @@ from nightshift.contracts.model_spec import load_spec, read_specs
 from nightshift.contracts.partitions import Partition
 from nightshift.orchestration.task_scope import ended_when_overdue
 from nightshift.settings import load_settings
+from nightshift.warehouse.analyst_sessions import end_hindering_sessions
 from nightshift.warehouse.connection import connect
 
 if TYPE_CHECKING:
@@ -133,6 +134,7 @@ def find_stranded() -> dict[str, list[str]]:
     context, settings = get_current_context(), load_settings()
     wanted: dict[str, set[str]] = {}
     with ended_when_overdue(context["task"].execution_timeout), connect(settings, f"nightshift {DAG_ID}") as conn:
+        end_hindering_sessions(conn)
         for link in links(settings):
             for partition in stranded(conn, link):
                 for dataset in link.upstream:

@@ -61,7 +61,8 @@ def rebuild_training_set(settings: Settings, model: str, version: int) -> Rebuil
     with connect(settings, "nightshift repro") as conn:
         key = find_version(conn, model, version).training_set
         n_rows, sha256, manifest, dataset = _recorded(conn, key)
-    rows = read_arrow(settings, _pinned(manifest, dataset, key), "nightshift repro")
+    pinned = _pinned(manifest, dataset, key)
+    rows = read_arrow(settings, pinned, "nightshift repro", is_label_query=True)
     return RebuiltTrainingSet(key, n_rows, rows.num_rows, sha256, digest_of(rows))
 
 

@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nightshift.errors import NightshiftError
+from nightshift.errors import NightshiftError, WarehouseError
 from nightshift.fault_points import FaultPoint, reach
 from nightshift.quality.gate_page import render_page
 from nightshift.quality.one_scan import knows, passed_in_one_scan
 from nightshift.warehouse.audit import is_audited_unique
 from nightshift.warehouse.connection import connect, conninfo
 from nightshift.warehouse.content_hash import has_unique_index
+from nightshift.warehouse.faults import fault_in, fault_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -349,7 +350,7 @@ def _evaluate(settings: Settings, suite: ExpectationSuite, query: str, run: RunC
     except GateError:
         raise
     except Exception as error:  # noqa: BLE001  (a gate without a verdict has failed, whatever the reason)
-        raise _crash(str(suite.name), error) from None
+        raise fault_of(error) or _crash(str(suite.name), error) from None
     finally:
         engine.dispose()
 
@@ -498,6 +499,9 @@ def _stop_unless_passed(result: GateResult, stopping: list[Check], partitions: P
     if result.passed:
         return
     has_crashed = not stopping or any(check.has_crashed for check in stopping)
+    crashes = "\n".join(check.observed for check in stopping if check.has_crashed)
+    if (fault := fault_in(crashes)) and type(fault) is not WarehouseError:
+        raise fault  # The warehouse refused to evaluate: that says nothing about the rows.
     error = (GateCrashError if has_crashed else GateError)(
         f"{result.dataset} of {partitions} failed {len(stopping)} of {result.n_expectations} expectations:\n    "
         + "\n    ".join(map(str, stopping)),

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from nightshift.contracts.metrics import Task
+from nightshift.warehouse.analyst_logins import ANALYST
+from nightshift.warehouse.schema_lock import change_schema
 
 if TYPE_CHECKING:
     from nightshift.contracts.model_spec import ModelSpec
     from nightshift.warehouse.connection import Connection
 
 SCHEMA = "predictions"
-_LOCK = 0x70726564  # "pred"
 
 _PREDICTION_COLUMNS = {
     "partition_date": "Operating day whose night made the prediction.",
@@ -50,16 +51,19 @@ def ensure_prediction_relations(conn: Connection, spec: ModelSpec, *, replace_vi
         spec: The model.
         replace_views: Write the views anew although they exist: at a deployment. It waits for their readers, so a night leaves them.
     """
-    with conn.transaction():
-        conn.execute("select pg_advisory_xact_lock(%s)", [_LOCK])
-        if not _exists(conn, SCHEMA, spec.name):
-            _create_table(conn, spec)
-        views = {"current": _CURRENT, "history": _HISTORY}
-        if _has_label(conn, spec):
-            views["outcomes"] = _OUTCOMES
-        for suffix, query in views.items():
-            if replace_views or not _exists(conn, "analytics", f"{spec.name}_{suffix}"):
-                _create_view(conn, spec, suffix, query)
+    change_schema(conn, lambda: _create_missing(conn, spec, replace_views=replace_views))
+
+
+def _create_missing(conn: Connection, spec: ModelSpec, *, replace_views: bool) -> None:
+    if not _exists(conn, SCHEMA, spec.name):
+        _create_table(conn, spec)
+    views = {"current": _CURRENT, "history": _HISTORY}
+    if _has_label(conn, spec):
+        views["outcomes"] = _OUTCOMES
+        _ensure_labels_function(conn, spec, replace=replace_views)
+    for suffix, query in views.items():
+        if replace_views or not _exists(conn, "analytics", f"{spec.name}_{suffix}"):
+            _create_view(conn, spec, suffix, query)
 
 
 def _exists(conn: Connection, schema: str, relation: str) -> bool:
@@ -87,6 +91,57 @@ def _create_table(conn: Connection, spec: ModelSpec) -> None:
     conn.execute(sql.SQL("comment on table {} is {}").format(table, sql.Literal(comment)))
 
 
+def _ensure_labels_function(conn: Connection, spec: ModelSpec, *, replace: bool) -> None:
+    """Create the function that reads the label relation for the outcomes view.
+
+    A view is planned with the settings of its reader, and a label relation needs nested loops off
+    (``connection.PLAN_LABELS``). Only a function brings its own settings to every login.
+    """
+    from psycopg import sql
+
+    function = sql.Identifier(SCHEMA, f"{spec.name}_labels")
+    old_result = _result_of(conn, f"{spec.name}_labels")
+    key_type, label_type = _column_types(conn, spec)
+    new_result = f"TABLE(entity_key {key_type}, outcome {label_type}, known_at timestamp with time zone, label_date date)"
+    if old_result is not None and not replace:
+        return
+    if old_result not in {None, new_result}:  # The outcomes view goes with it, and is made again.
+        conn.execute(sql.SQL("drop function {}() cascade").format(function))
+    body = sql.SQL(_LABELS_BODY).format(
+        key=sql.Identifier(spec.entity.key),
+        label=sql.Identifier(spec.label.column),
+        labels=sql.Identifier("marts", spec.label.relation),
+        table=sql.Identifier(SCHEMA, spec.name),
+    )
+    statement = sql.SQL(_LABELS_FUNCTION).format(function=function, result=sql.SQL(new_result), body=sql.Literal(body.as_string(conn)))
+    conn.execute(statement)
+    conn.execute(sql.SQL("revoke all on function {}() from public").format(function))
+    if conn.execute("select from pg_roles where rolname = %s", [ANALYST]).fetchone() is not None:
+        grant = sql.SQL("grant execute on function {}() to {}")
+        conn.execute(grant.format(function, sql.Identifier(ANALYST)))
+
+
+def _result_of(conn: Connection, function: str) -> str | None:
+    row = conn.execute(
+        "select pg_get_function_result(to_regprocedure(format('%%I.%%I()', %s::text, %s::text)))",
+        [SCHEMA, function],
+    ).fetchone()
+    return row[0] if row else None
+
+
+def _column_types(conn: Connection, spec: ModelSpec) -> tuple[str, str]:
+    rows = conn.execute(
+        """
+        select attname, format_type(atttypid, atttypmod) from pg_attribute
+        where attrelid = to_regclass(format('marts.%%I', %s::text)) and attnum > 0
+        """,
+        [spec.label.relation],
+    ).fetchall()
+    types: dict[str, str] = dict(rows)
+    # A relation without them is refused by the training, which names what it lacks.
+    return types.get(spec.entity.key, "text"), types.get(spec.label.column, "text")
+
+
 def _create_view(conn: Connection, spec: ModelSpec, suffix: str, query: str) -> None:
     from psycopg import sql
 
@@ -98,8 +153,7 @@ def _create_view(conn: Connection, spec: ModelSpec, suffix: str, query: str) -> 
         table=sql.Identifier(SCHEMA, spec.name),
         dataset=sql.Literal(spec.predictions_dataset),
         key=sql.Identifier(spec.entity.key),
-        label=sql.Identifier(spec.label.column),
-        labels=sql.Identifier("marts", spec.label.relation),
+        labels_function=sql.Identifier(SCHEMA, f"{spec.name}_labels"),
         days_to_maturity=sql.Literal(1 + spec.label.maturity_days),
     )
     # A security barrier: a filter of the reader is never run on rows that the view leaves out, so no error message can show them.
@@ -159,14 +213,26 @@ _HISTORY = """
 select {columns}, l.published_at, l.superseded_at from {table} t
 join ops.loads l on l.dataset = {dataset} and l.partition_date = t.partition_date and l.load_id = t.load_id and l.state = 'published'
 """
+_LABELS_FUNCTION = """
+create or replace function {function}() returns {result}
+language sql stable security definer rows 1000000
+set search_path = pg_catalog, pg_temp set enable_nestloop = off set work_mem = '64MB'
+as {body}
+"""
+"""So many rows are promised that the reader's own join with them is planned as a hash join."""
+_LABELS_BODY = """
+select distinct on ({key}) {key}, {label}, known_at, partition_date
+from {labels}
+where superseded_at is null and partition_date >= (select min(partition_date) from {table})
+order by {key}, known_at desc, partition_date desc
+"""
 _OUTCOMES = """
-with latest as (
-    select distinct on ({key}) {key}, {label} as outcome, known_at from {labels} where superseded_at is null
-    order by {key}, known_at desc, partition_date desc
-)
+with latest as (select * from {labels_function}())
 select {columns}, latest.outcome, latest.known_at as outcome_known_at,
-    coalesce(t.partition_date + {days_to_maturity} <= (select max(partition_date) from {labels}), false) as is_mature
+    coalesce(
+        t.partition_date + {days_to_maturity} <= (select max(label_date) from latest), false
+    ) as is_mature
 from {table} t
 join ops.published p on p.dataset = {dataset} and p.partition_date = t.partition_date and p.load_id = t.load_id
-left join latest on latest.{key} = t.{key}
+left join latest on latest.entity_key = t.{key}
 """

@@ -14,13 +14,17 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from nightshift.errors import NightshiftError, ServiceError
+from nightshift.errors import NightshiftError, ServiceError, WarehouseError
 from nightshift.services.airflow_parts import AirflowPart
 from nightshift.services.process import ServerProcess
 from nightshift.services.stack import compose, expected_groups
 from nightshift.services.supervisor import NAME as SUPERVISOR
 from nightshift.settings import PROJECT_ROOT, load_settings
+
+if TYPE_CHECKING:
+    from nightshift.warehouse.connection import Connection
 
 HEAVY_PACKAGES = (
     "adbc_driver_postgresql.dbapi", "airflow.sdk", "boto3", "dbt.cli.main", "evidently", "great_expectations", "lightgbm", "lignum",
@@ -129,23 +133,48 @@ def check_settings(_home: Path) -> Iterator[Finding]:
     """Yield whether the settings are complete and the warehouse and the bucket answer to them."""
     settings = load_settings()
     yield Finding("settings", "ok", f"warehouse {settings.warehouse_host}:{settings.warehouse_port}, bucket {settings.s3_bucket}")
-    import psycopg
+    from nightshift.warehouse.connection import connect
 
     try:
-        with psycopg.connect(
-            host=settings.warehouse_host,
-            port=settings.warehouse_port,
-            dbname=settings.warehouse_database,
-            user=settings.warehouse_user,
-            password=settings.warehouse_password.get_secret_value(),
-            sslmode=settings.warehouse_sslmode,
-            connect_timeout=5,
-        ) as connection:
-            release = connection.info.parameter_status("server_version")
-    except psycopg.OperationalError as error:
-        yield Finding("warehouse", "broken", str(error).strip().splitlines()[-1], "nightshift up, or correct NIGHTSHIFT_WAREHOUSE_*")
-    else:
-        yield Finding("warehouse", "ok", f"PostgreSQL {release} accepts the login")
+        with connect(settings, "nightshift doctor") as connection:
+            yield from _check_warehouse(connection)
+    except WarehouseError as error:
+        found = f"[{error.code}] {error.what} {error.got or ''}"
+        fix = error.todo or "nightshift up, or correct NIGHTSHIFT_WAREHOUSE_*"
+        yield Finding("warehouse", "broken", found, fix)
+
+
+def _check_warehouse(conn: Connection) -> Iterator[Finding]:
+    """Yield whether the login may write, no pooler stands before it, and analysts have limits."""
+    from nightshift.warehouse.analyst_logins import gaps
+
+    release = conn.info.parameter_status("server_version")
+    yield Finding("warehouse", "ok", f"PostgreSQL {release} accepts the login")
+    if conn.info.parameter_status("in_hot_standby") == "on":
+        fix = "Let NIGHTSHIFT_WAREHOUSE_HOST name the primary"
+        yield Finding("warehouse", "broken", "a read-only replica: no night can write", fix)
+    if conn.execute("select pg_backend_pid()").fetchone() != (conn.info.backend_pid,):
+        fix = "Let NIGHTSHIFT_WAREHOUSE_HOST and _PORT name PostgreSQL itself"
+        yield Finding("warehouse pooler", "warning", "a connection pooler stands before it", fix)
+    closed = [name for (name,) in conn.execute(_CLOSED_SCHEMAS)]
+    if closed:
+        fix = "nightshift migrate as the owner, or grant the rights"
+        yield Finding("warehouse rights", "broken", f"no right to write {', '.join(closed)}", fix)
+    for gap in gaps(conn):
+        fix = "nightshift migrate with an admin (docs/production.md, Roles and grants)"
+        yield Finding("analysts", "warning", gap, fix)
+
+
+_CLOSED_SCHEMAS = """
+select nspname from pg_namespace
+where nspname in ('raw', 'staging', 'marts', 'features', 'ml', 'predictions', 'monitoring', 'ops')
+    and not (has_schema_privilege(oid, 'usage') and has_schema_privilege(oid, 'create'))
+union all
+select c.oid::regclass::text from pg_class c
+where c.relnamespace = to_regnamespace('ops') and c.relname in ('loads', 'published', 'ledger')
+    and not (has_table_privilege(c.oid, 'select') and has_table_privilege(c.oid, 'insert'))
+order by 1
+"""
 
 
 def check_services(home: Path) -> Iterator[Finding]:

@@ -22,7 +22,7 @@ from nightshift.lake.snapshots import Snapshot, read_snapshot, write_snapshot
 from nightshift.training.served_rows import features_target
 from nightshift.training.signature import check_columns, numbers
 from nightshift.warehouse.bulk import read_arrow
-from nightshift.warehouse.connection import connect, lose
+from nightshift.warehouse.connection import connect, label_queries, lose
 from nightshift.warehouse.damage import published_records, refuse_damaged
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def build_training_set(settings: Settings, spec: ModelSpec, partition: Partition
         _refuse_recurring_keys(conn, spec, known, window, as_of)
         sampled = _sampled_share(conn, spec, window)
         query = _query(conn, spec, known, window, as_of, sampled)
-        rows = read_arrow(settings, query, run.application_name)
+        rows = read_arrow(settings, query, run.application_name, is_label_query=True)
         check_rows(spec, rows)
         store = ObjectStore.open(settings)
         store.ensure_bucket()
@@ -338,7 +338,8 @@ def _refuse_recurring_keys(conn: Connection, spec: ModelSpec, known: PartitionRa
         known_day=sql.Literal(known.last.day),
         as_of=sql.Literal(as_of),
     )
-    n_keys, example = conn.execute(query).fetchone() or (0, None)
+    with label_queries(conn):
+        n_keys, example = conn.execute(query).fetchone() or (0, None)
     if n_keys:
         raise TrainingSetError(
             f"{n_keys:,} value(s) of entity key {spec.entity.key!r} stand for the outcomes of several days.",

@@ -13,6 +13,7 @@ from nightshift.errors import WarehouseError
 from nightshift.fault_points import FaultPoint, reach
 from nightshift.warehouse.bulk import as_csv, copy_statement, first_line, streaming
 from nightshift.warehouse.connection import CANCEL_TIMEOUT_SECONDS, connect, lose
+from nightshift.warehouse.faults import fault_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -180,6 +181,8 @@ class _Appending(threading.Thread):
         import psycopg
 
         if isinstance(self._error, psycopg.Error):
+            if fault := fault_of(self._error):
+                raise fault from self._error
             raise WarehouseError(
                 "The warehouse did not take rows that were sent to it.",
                 got=first_line(self._error),

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Literal
 
 from nightshift.errors import WarehouseError
 from nightshift.fault_points import FaultPoint, reach
-from nightshift.warehouse.connection import connect, conninfo, lose
+from nightshift.warehouse.connection import PLAN_LABELS, connect, conninfo, lose
+from nightshift.warehouse.faults import fault_in, fault_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -25,22 +26,42 @@ STREAM_TIMEOUT_SECONDS = 3_600
 """Limit of one streamed statement: it stays open while the other side works on the batches, as long as a task may run."""
 
 
-def read_arrow(settings: Settings, query: sql.Composed | sql.SQL, application_name: str = "nightshift") -> pa.Table:
-    """Run one query in its own read-only connection and return all rows.
+def read_arrow(
+    settings: Settings,
+    query: sql.Composed | sql.SQL,
+    application_name: str = "nightshift",
+    *,
+    is_label_query: bool = False,
+) -> pa.Table:
+    """Run one query in its own connection and return all rows.
 
     Args:
         settings: Where the warehouse is.
         query: Values are composed in with ``psycopg.sql.Literal``, identifiers with ``Identifier``.
         application_name: Shown by the warehouse.
+        is_label_query: The query reads a label relation: plan it as ``label_queries`` says.
 
     Returns:
         One column per selected column; ``double precision`` arrives bit by bit (binary protocol).
+
+    Raises:
+        WarehouseError: The server cannot be reached, or ended the query; its class says why.
     """
     import adbc_driver_postgresql.dbapi as adbc
 
-    with adbc.connect(_uri(settings, application_name)) as connection, connection.cursor() as cursor:
-        cursor.execute(query.as_string(None))
-        return cursor.fetch_arrow_table()
+    uri = _uri(settings, application_name)
+    try:
+        with adbc.connect(uri) as connection, connection.cursor() as cursor:
+            if is_label_query:
+                cursor.execute(PLAN_LABELS)
+            cursor.execute(query.as_string(None))
+            return cursor.fetch_arrow_table()
+    except (adbc.OperationalError, adbc.ProgrammingError, OSError) as error:
+        if fault := fault_of(error):
+            raise fault from error
+        if isinstance(error, adbc.ProgrammingError):
+            raise
+        raise _ended(error) from error
 
 
 def stream_arrow(
@@ -126,8 +147,14 @@ def _stream_by_driver(
 
 
 def _ended(error: Exception) -> WarehouseError:
-    return WarehouseError(
-        "The warehouse ended a query whose rows were being read.", got=first_line(error), todo="Rerun the task; nothing was published."
+    return (
+        fault_of(error)
+        or fault_in(first_line(error))
+        or WarehouseError(
+            "The warehouse ended a query whose rows were being read.",
+            got=first_line(error),
+            todo="Rerun the task; nothing was published.",
+        )
     )
 
 
@@ -138,13 +165,13 @@ def streaming(settings: Settings) -> Settings:
 
 
 def _uri(settings: Settings, application_name: str) -> str:
-    """Return where the warehouse is, as libpq reads it; hold it no longer than needed, it contains the password."""
+    """Return where the warehouse is, as libpq reads it; it contains the password, so drop it soon.
+
+    All parts are parameters: before the path neither a socket folder nor ``::1`` can stand.
+    """
     from urllib.parse import quote, urlencode
 
-    info = conninfo(settings, application_name)
-    user, password = quote(info.pop("user"), safe=""), quote(info.pop("password"), safe="")
-    host, port, dbname = info.pop("host"), info.pop("port"), quote(info.pop("dbname"), safe="")
-    return f"postgresql://{user}:{password}@{host}:{port}/{dbname}?{urlencode(info, quote_via=quote)}"
+    return f"postgresql://?{urlencode(conninfo(settings, application_name), quote_via=quote)}"
 
 
 def first_line(error: Exception) -> str:

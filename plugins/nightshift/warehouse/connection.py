@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from nightshift.errors import WarehouseError
+from nightshift.errors import PoolerError, WarehouseError
 from nightshift.exhaustion import named_exhaustion
+from nightshift.warehouse.faults import fault_in, fault_of
 
 if TYPE_CHECKING:
     import psycopg
@@ -21,10 +22,14 @@ CANCEL_TIMEOUT_SECONDS = 2
 IDLE_IN_TRANSACTION_SECONDS = 120
 _PASSING = {
     "55P03": "A lock was not free in time: somebody else works on the same rows or tables.",
-    "57014": "A statement took longer than its limit, or somebody cancelled it.",
     "40P01": "Two transactions waited for each other, and the warehouse ended this one.",
 }
 """What can pass by itself, by SQLSTATE."""
+PLAN_LABELS = "set local enable_nestloop = off"
+"""PostgreSQL expects one row of a label view over versions with a window function.
+
+Once its tables are analysed it would join 500,000 labels row by row, and not end.
+"""
 
 
 def connection_options(settings: Settings) -> str:
@@ -64,32 +69,80 @@ def connect(settings: Settings, application_name: str = "nightshift") -> Iterato
     """Open a connection, in autocommit mode: a transaction is always an explicit ``with conn.transaction()``.
 
     Raises:
-        WarehouseError: The server cannot be reached or refuses us; the password is in no message.
-        WarehouseError: In the block the connection broke, a lock was not free in time, or a statement took too long.
+        WarehouseError: The server cannot be reached; the password is in no message.
+        LoginRefusedError: It refuses user, password or database.
+        NoConnectionLeftError: It takes no further connection.
+        PoolerError: A pooler in between drops the limits of the session.
+        WarehouseError: In the block the connection broke or a lock was not free in time.
+        StatementCancelledError: A statement of the block took too long.
+        WarehouseRightsError: A statement of the block lacks a right.
+        ReadOnlyWarehouseError: A statement of the block wrote, and the server is a replica.
         WarehouseFullError: A statement of the block found the warehouse's disk full.
         MemoryShortError: A statement of the block got no more memory.
     """
     import psycopg
 
-    try:
-        conn = psycopg.connect(**conninfo(settings, application_name), autocommit=True)
-    except psycopg.OperationalError as error:
-        raise WarehouseError(
-            f"Cannot connect to the warehouse at {settings.warehouse_host}:{settings.warehouse_port}/{settings.warehouse_database}.",
-            got=str(error).strip().splitlines()[-1],
-            todo="Run `nightshift status`; for the local services `nightshift up`.",
-        ) from None
+    conn = _open(settings, application_name)
     try:
         with named_exhaustion():
+            _refuse_lost_limits(conn, settings)
             yield conn
-    except psycopg.OperationalError as error:
+    except psycopg.Error as error:
+        if fault := fault_of(error):
+            raise fault from error
+        if not isinstance(error, psycopg.OperationalError):
+            raise
         raise WarehouseError(
             _PASSING.get(error.sqlstate or "", "The connection to the warehouse broke."),
             got=str(error).strip(),
-            todo="Rerun the task: nothing was published by halves. `nightshift status` says whether the warehouse runs.",
+            todo="Rerun the task: no partial data was published. `nightshift status` says whether the warehouse runs.",
         ) from error
     finally:
         _end(conn)
+
+
+def _open(settings: Settings, application_name: str) -> Connection:
+    import psycopg
+
+    try:
+        return psycopg.connect(**conninfo(settings, application_name), autocommit=True)
+    except psycopg.OperationalError as error:
+        if (fault := fault_in(str(error))) and type(fault) is not WarehouseError:
+            raise fault from None
+        place = f"{settings.warehouse_host}:{settings.warehouse_port}"
+        raise WarehouseError(
+            f"Cannot connect to the warehouse at {place}/{settings.warehouse_database}.",
+            got=str(error).strip().splitlines()[-1],
+            todo="Run `nightshift status`; for the local services `nightshift up`.",
+        ) from None
+
+
+def _refuse_lost_limits(conn: Connection, settings: Settings) -> None:
+    """Refuse a session without our limits.
+
+    A pooler with ``ignore_startup_parameters = options`` drops them in silence. In transaction mode
+    it also spreads one session's advisory locks over several servers: two writers would meet.
+
+    Raises:
+        PoolerError: The session has another time limit than was asked for.
+    """
+    query = "select extract(epoch from current_setting('statement_timeout')::interval)::int"
+    row = conn.execute(query).fetchone()
+    if row != (settings.statement_timeout_seconds,):
+        raise PoolerError(
+            "The session has not the limits that were asked for: a connection pooler drops them.",
+            expected=f"statement_timeout of {settings.statement_timeout_seconds} s",
+            got=f"{row[0] if row else 'nothing'} s",
+            todo="Let NIGHTSHIFT_WAREHOUSE_HOST and _PORT name PostgreSQL itself, not the pooler.",
+        )
+
+
+@contextmanager
+def label_queries(conn: Connection) -> Iterator[None]:
+    """Plan the block's queries for label relations, whose size PostgreSQL cannot estimate."""
+    with conn.transaction():
+        conn.execute(PLAN_LABELS)
+        yield
 
 
 def _end(conn: Connection) -> None:

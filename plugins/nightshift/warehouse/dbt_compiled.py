@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from nightshift import sealed_file
 from nightshift.errors import NightshiftError
 from nightshift.warehouse.dbt_runner import PARSED_PROJECT, DbtProcessError, _call_dbt, _target_folder, parsed_project
+from nightshift.warehouse.faults import fault_in
 
 if TYPE_CHECKING:
     from nightshift.settings import Settings
@@ -149,6 +150,8 @@ def _compiled_sql(settings: Settings, parsed: Path, names: list[str], variables:
         compiled = json.loads(results.read_text(encoding="utf-8"))["results"] if results.is_file() else []
     sql = {result["unique_id"]: result["compiled_code"] for result in compiled if result["status"] == "success"}
     if code or len(sql) < len(names):
+        if fault := fault_in(output):
+            raise fault
         raise DbtProcessError(
             f"dbt compiled {len(sql)} of {len(names)} models.",
             got=output.strip()[-1500:] or "no output",

@@ -22,6 +22,8 @@ from nightshift.errors import NightshiftError
 from nightshift.fault_points import FaultPoint, reach
 from nightshift.settings import PROJECT_ROOT
 from nightshift.warehouse.connection import connect, connection_options
+from nightshift.warehouse.faults import fault_in
+from nightshift.warehouse.schema_lock import DBT_RELATIONS_LOCK
 
 if TYPE_CHECKING:
     from nightshift.settings import Settings
@@ -29,7 +31,6 @@ if TYPE_CHECKING:
 
 PARSED_PROJECT = "partial_parse.msgpack"
 _PROJECT_FILES = ("*.sql", "*.yml", "*.csv")
-_ENSURE_LOCK = 0x646274  # "dbt"
 _ENSURE_WAIT_SECONDS = 300
 _FEATURE_PREFIX = "feat_"
 
@@ -163,6 +164,7 @@ def run_models(
         One entry per model.
 
     Raises:
+        WarehouseError: The warehouse stopped, cancelled or refused; its class says why.
         DbtError: A model failed.
         DbtProcessError: dbt failed, or the number of models that ran is not what was asked for.
     """
@@ -187,6 +189,8 @@ def _raise_for_failures(runs: list[ModelRun], code: int, output: str, n_wanted: 
     failed = [run for run in runs if run.status != "success"]
     broken = next((run for run in failed if run.status == "error"), failed[0] if failed else None)
     if broken:
+        if fault := fault_in(broken.message):
+            raise fault
         error = DbtError(
             f"dbt model {broken.model} failed ({len(failed)} of {len(runs)} models did not run).",
             got=broken.message.strip() or broken.status,
@@ -195,6 +199,8 @@ def _raise_for_failures(runs: list[ModelRun], code: int, output: str, n_wanted: 
         error.models = tuple(run.model for run in failed)
         raise error
     if code or not runs or (n_wanted and len(runs) != n_wanted):
+        if fault := fault_in(output):
+            raise fault
         raise DbtProcessError(
             f"dbt ended with code {code} and a verdict on {len(runs)} models.",
             expected=f"code 0 and {n_wanted or 'all'} models",
@@ -330,7 +336,7 @@ def ensure_relations(settings: Settings) -> bool:
             return False
         views = feature_views(settings)
         conn.execute(f"set lock_timeout = '{_ENSURE_WAIT_SECONDS}s'".encode())
-        conn.execute("select pg_advisory_lock(%s)", [_ENSURE_LOCK])
+        conn.execute("select pg_advisory_lock(%s)", [DBT_RELATIONS_LOCK])
         if _made_digest(conn) == digest:
             return False
         reach(FaultPoint.RELATIONS_BEFORE)

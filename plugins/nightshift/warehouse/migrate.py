@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 from nightshift.contracts.document_folder import joined
 from nightshift.errors import SpecError, WarehouseError
+from nightshift.warehouse.schema_lock import change_schema
 
 if TYPE_CHECKING:
     from nightshift.contracts.datasets import DatasetContract
     from nightshift.warehouse.connection import Connection
 
 MIGRATIONS = Path(__file__).parent / "migrations"
-_LOCK = 0x6E69676874  # "night"
 
 
 def migrate(conn: Connection, contracts: dict[str, DatasetContract]) -> list[str]:
@@ -28,23 +28,25 @@ def migrate(conn: Connection, contracts: dict[str, DatasetContract]) -> list[str
         SpecError: Contracts do not fit their raw tables; everything else was done.
         WarehouseError: An applied migration is not among ours: the code is older than the warehouse.
     """
-    with conn.transaction():
-        conn.execute("select pg_advisory_xact_lock(%s)", [_LOCK])
-        conn.execute("create schema if not exists ops")
-        conn.execute(
-            "create table if not exists ops.schema_migrations (name text primary key, applied_at timestamptz not null default now())"
-        )
-        applied = {name for (name,) in conn.execute("select name from ops.schema_migrations")}
-        files = {path.name: path for path in sorted(MIGRATIONS.glob("*.sql"))}
-        _refuse_newer_warehouse(applied - files.keys())
-        pending = [name for name in files if name not in applied]
-        for name in pending:
-            conn.execute(files[name].read_bytes())
-            conn.execute("insert into ops.schema_migrations (name) values (%s)", [name])
-        problems = [problem for contract in contracts.values() if (problem := _unfit(conn, contract))]
+    pending, problems = change_schema(conn, lambda: _apply_pending(conn, contracts))
     if problems:
         raise joined(problems)
     return pending
+
+
+def _apply_pending(conn: Connection, contracts: dict[str, DatasetContract]) -> tuple[list[str], list[SpecError]]:
+    """Apply the migrations, make the raw tables, and return the migrations and which contracts do not fit."""
+    conn.execute("create schema if not exists ops")
+    conn.execute("create table if not exists ops.schema_migrations (name text primary key, applied_at timestamptz not null default now())")
+    applied = {name for (name,) in conn.execute("select name from ops.schema_migrations")}
+    files = {path.name: path for path in sorted(MIGRATIONS.glob("*.sql"))}
+    _refuse_newer_warehouse(applied - files.keys())
+    pending = [name for name in files if name not in applied]
+    for name in pending:
+        conn.execute(files[name].read_bytes())
+        conn.execute("insert into ops.schema_migrations (name) values (%s)", [name])
+    problems = [problem for contract in contracts.values() if (problem := _unfit(conn, contract))]
+    return pending, problems
 
 
 def _unfit(conn: Connection, contract: DatasetContract) -> SpecError | None:
@@ -101,19 +103,24 @@ def ensure_large_table(conn: Connection, contract: DatasetContract) -> str:
     PostgreSQL brings such an index up to date when it vacuums, which a load of such a size brings about. Source:
     docs/adr/0032-large-raw-loads.md.
     """
+    name = f"{contract.name}$large"  # no contract can have this name
+    change_schema(conn, lambda: _create_large_table(conn, contract, name))
+    return name
+
+
+def _create_large_table(conn: Connection, contract: DatasetContract, name: str) -> None:
     from psycopg import sql
 
-    name = f"{contract.name}$large"  # no contract can have this name
     table, raw = sql.Identifier("raw", name), sql.Identifier("raw", contract.name)
-    with conn.transaction():
-        conn.execute("select pg_advisory_xact_lock(%s)", [_LOCK])
-        if conn.execute("select to_regclass(format('raw.%%I', %s::text))", [name]).fetchone() == (None,):
-            settings = "autovacuum_vacuum_insert_scale_factor = 0, autovacuum_vacuum_insert_threshold = 100000"
-            conn.execute(sql.SQL("create table {} () inherits ({}) with ({})").format(table, raw, sql.SQL(settings)))
-            index = sql.Identifier(f"{name}_by_partition")
-            conn.execute(sql.SQL("create index {} on {} using brin (partition_date, load_id)").format(index, table))
-            conn.execute(sql.SQL("comment on table {} is {}").format(table, sql.Literal(f"Large loads of raw.{contract.name}: read that.")))
-    return name
+    query = "select to_regclass(format('raw.%%I', %s::text))"
+    if conn.execute(query, [name]).fetchone() != (None,):
+        return
+    settings = "autovacuum_vacuum_insert_scale_factor = 0, autovacuum_vacuum_insert_threshold = 100000"
+    conn.execute(sql.SQL("create table {} () inherits ({}) with ({})").format(table, raw, sql.SQL(settings)))
+    index = sql.Identifier(f"{name}_by_partition")
+    conn.execute(sql.SQL("create index {} on {} using brin (partition_date, load_id)").format(index, table))
+    comment = sql.Literal(f"Large loads of raw.{contract.name}: read that.")
+    conn.execute(sql.SQL("comment on table {} is {}").format(table, comment))
 
 
 def _leave_null(conn: Connection, contract: DatasetContract, columns: tuple[str, ...]) -> None:

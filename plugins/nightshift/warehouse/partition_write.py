@@ -19,6 +19,7 @@ from nightshift.warehouse.audit import UNIQUE_KEY, measure_days, problems_of, re
 from nightshift.warehouse.collection import collect_target
 from nightshift.warehouse.connection import lose
 from nightshift.warehouse.damage import refuse_vanished
+from nightshift.warehouse.faults import fault_of
 from nightshift.warehouse.load import STATES, LoadManifest, PartitionWrite, PublishedLoad, Target
 from nightshift.warehouse.pointer import READS, flip, look_at_published
 from nightshift.warehouse.supersession import end_older_attempts
@@ -257,6 +258,8 @@ def publish(conn: Connection, write: PartitionWrite, along: Callable[[], None] =
                 f"The answer to the commit of load {write.load_id} was lost.",
                 todo="Rerun the task: it reads back what was published and goes on.",
             ) from error
+        if fault := fault_of(error):
+            raise fault from error
         raise WarehouseError(
             f"Load {write.load_id} could not be published; nothing changed.", got=str(error).strip(), todo="Rerun the task."
         ) from error

@@ -13,7 +13,7 @@ PAGES = sorted([*(PROJECT_ROOT / "docs" / "runbooks").glob("*.md"), PROJECT_ROOT
 EXAMPLES = {
     "<day>": "2013-03-10", "<first>": "2013-03-01", "<last>": "2013-03-10", "<hole>": "2013-03-02", "<model>": "flight_delayed",
     "<dataset>": "weather", "<view>": "flight", "<column>": "distance_miles", "<load_id>": "1", "<label_relation>": "fct_flight_labels",
-    "<label>": "is_delayed",
+    "<label>": "is_delayed", "<login>": "nobody", "<database>": "warehouse", "<user>": "nightshift",
 }  # fmt: skip
 
 
