@@ -59,8 +59,9 @@ class TrainingError(NightshiftError):
 def is_due(settings: Settings, spec: ModelSpec, partition: Partition) -> bool:
     """Return whether this night trains.
 
-    Its schedule says so, an order of the monitor is open, or this night has closed one (a rerun). A warehouse whose history is still
-    shorter than ``minimum_days`` is never due: its nights are scored by the rule.
+    Its schedule says so, an order of the monitor is open, or this night has closed one (a rerun). A weekly training that was missed
+    stays due until a night has trained. A warehouse whose history is still shorter than ``minimum_days`` is never due: its nights are
+    scored by the rule.
     """
     with connect(settings, f"nightshift is_due {spec.name}"[:63]) as conn:
         if count_published_days(conn, spec, partition) < spec.training.minimum_days:
@@ -68,9 +69,26 @@ def is_due(settings: Settings, spec: ModelSpec, partition: Partition) -> bool:
             return False
         if spec.training.schedule == "nightly":
             return True
-        if spec.training.schedule == "weekly" and _WEEKDAYS[partition.day.weekday()] == spec.training.weekday:
+        if spec.training.schedule == "weekly" and _is_due_this_week(conn, spec, partition):
             return True
         return bool(open_ones(conn, spec.name, partition) or closed_by(conn, spec.name, partition))
+
+
+def _is_due_this_week(conn: Connection, spec: ModelSpec, partition: Partition) -> bool:
+    """Return whether a weekly model trains on this night: on its weekday, or later if nobody has trained since then."""
+    days_late = (partition.day.weekday() - _WEEKDAYS.index(spec.training.weekday)) % 7
+    if days_late == 0:
+        return True
+    row = conn.execute(
+        """
+        select count(*), count(*) filter (where partition_date = %s) from ml.model_versions
+        where model = %s and partition_date >= %s
+        """,
+        [partition.day, spec.name, partition.shift(-days_late).day],
+    ).fetchone()
+    n_versions, n_own = row or (0, 0)
+    # A rerun of the night that made up for the missed one answers as that night did.
+    return bool(n_versions == 0 or n_own > 0)
 
 
 def train(settings: Settings, spec: ModelSpec, training_set_key: str, run: RunContext) -> Candidate:
