@@ -28,6 +28,7 @@ from nightshift.training.signature import encode, encode_columns, learn_signatur
 from nightshift.training.splits import Split, backtest_folds, rows_between, rows_of, split_window
 from nightshift.training.trained_model import TrainedModel
 from nightshift.training.training_set import count_published_days, find_training_set, read_rows
+from nightshift.training.window_checks import check_window, is_trainable
 from nightshift.warehouse.connection import connect
 from nightshift.warehouse.decisions import closed_by, open_ones
 
@@ -148,6 +149,7 @@ def train_rows(
     folds = [
         _fit_and_judge(spec, rows, fold, f"backtest-{n}", replace(workplace, checkpoint=None))
         for n, fold in enumerate(backtest_folds(_window(split), spec.training), 1)
+        if is_trainable(spec, rows, fold)
     ]
     trained, final = fit_and_judge(spec, rows, split, training_set, workplace)
     trained = with_reference(trained, rows, split)
@@ -175,6 +177,7 @@ class Judged:
 
 
 def _fit_and_judge(spec: ModelSpec, rows: pa.Table, split: Split, sample: str, workplace: Workplace = _NOTHING) -> Judged:
+    check_window(spec, rows, split)
     trained = fit_model(spec, rows_of(rows, split.train), rows_of(rows, split.validation), workplace)
     trained = replace(trained, training={**trained.training, "split": str(split)})
     holdout = rows_of(rows, split.holdout)

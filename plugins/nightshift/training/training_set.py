@@ -20,6 +20,8 @@ from nightshift.fault_points import FaultPoint, reach
 from nightshift.lake.object_store import ObjectStore
 from nightshift.lake.snapshots import Snapshot, read_snapshot, write_snapshot
 from nightshift.training.signature import check_columns, numbers
+from nightshift.training.splits import split_window
+from nightshift.training.window_checks import check_window
 from nightshift.warehouse.bulk import read_arrow
 from nightshift.warehouse.connection import connect, lose
 
@@ -82,6 +84,7 @@ def build_training_set(settings: Settings, spec: ModelSpec, partition: Partition
     Raises:
         TrainingSetError: Too few days (001), a hole (002), a label of one value (003), a relation that is absent or unfit (004),
             entity keys that stand for several outcomes (006).
+        WindowError: A part of the window has no labelled row, or a single label value.
         SignatureError: The feature view lacks columns of the spec; the message has the difference.
         ObjectStoreError: The object store cannot be reached.
     """
@@ -96,6 +99,7 @@ def build_training_set(settings: Settings, spec: ModelSpec, partition: Partition
         query = _query(conn, spec, known, window, as_of, sampled)
         rows = read_arrow(settings, query, run.application_name)
         check_rows(spec, rows)
+        check_window(spec, rows, split_window(window, spec.training))
         store = ObjectStore.open(settings)
         store.ensure_bucket()
         snapshot = write_snapshot(store, rows, f"training_sets/{spec.name}/{partition}")
