@@ -39,6 +39,12 @@ class InputsChangedError(NightshiftError):
     is_retryable = True
 
 
+class NoFeatureViewError(NightshiftError):
+    """The dbt project has no feature view, so there is nothing to build."""
+
+    code = "NS-TRANSFORM-004"
+
+
 @dataclass(frozen=True)
 class TransformResult:
     """What readers see after a build.
@@ -84,6 +90,7 @@ def build(settings: Settings, partitions: PartitionRange, run: RunContext) -> Tr
         run: Who builds.
 
     Raises:
+        NoFeatureViewError: The project has no feature view.
         LookbackIncomplete: A required drop is not published; the message names each.
         InputsChangedError: An input changed meanwhile.
         DbtError: A model failed.
@@ -93,6 +100,8 @@ def build(settings: Settings, partitions: PartitionRange, run: RunContext) -> Tr
     started = time.monotonic()
     ensure_relations(settings)
     views = feature_views(settings)
+    if not views:
+        raise _no_view(partitions)
     targets = [_target(view) for view in views]
     with connect(settings, run.application_name) as conn:
         as_of, inputs = _read_inputs(conn, settings, partitions)
@@ -103,6 +112,15 @@ def build(settings: Settings, partitions: PartitionRange, run: RunContext) -> Tr
         published = publish(conn, write)
         collect(conn, targets)
     return TransformResult(partitions, tuple(published), tuple(models), time.monotonic() - started)
+
+
+def _no_view(partitions: PartitionRange) -> NoFeatureViewError:
+    return NoFeatureViewError(
+        "There is no feature view to build.",
+        expected="at least one model under dbt_project/models/features",
+        got=f"none for {partitions}",
+        todo=f"Add one (docs/own-model.md, step 2), then rerun `nightshift backfill {partitions.first} {partitions.last}`.",
+    )
 
 
 def _target(view: FeatureView) -> Target:
