@@ -172,9 +172,15 @@ def train_once(settings: Settings, spec: ModelSpec, partition: Partition, run: R
     from nightshift.training.pipeline import train as fit
     from nightshift.training.training_set import build_training_set, mature_window
 
-    probe_features(settings, spec, mature_window(spec, partition), run)
+    window = mature_window(spec, partition)
+    say(f"probing the features of {window} for knowledge of the future")
+    probe_features(settings, spec, window, run)
+    say(f"building the training set of {window}")
     training_set = build_training_set(settings, spec, partition, run)
-    version = register(settings, fit(settings, spec, training_set.key, run), run).version
+    say(f"training on {training_set.n_rows:,} rows of {training_set.window}")
+    candidate = fit(settings, spec, training_set.key, run)
+    version = register(settings, candidate, run).version
+    say(f"judging version {version}")
     decision = decide(settings, spec, version, run)
     return f"version {version}, {decision.verdict}: {'; '.join(decision.reasons)}"
 

@@ -99,9 +99,13 @@ def _distances(name: str, reference: Sketch, current: Sketch) -> Sequence[str]:
     from nightshift.quality.sketch import NumberSketch
 
     try:
-        shared = [f"{measure(reference, current):.4f}" for measure in (stability_index, jensen_shannon)]
+        index = f"{stability_index(reference, current):.4f}"
+    except TypeError as error:
+        return (name, str(error), "", "")
+    try:
+        divergence = f"{jensen_shannon(reference, current):.4f}"
         is_number = isinstance(reference, NumberSketch) and isinstance(current, NumberSketch)
         moved = f"{wasserstein(reference, current):.4f}" if is_number else ""  # type: ignore[arg-type]  # both are numbers
-    except (TypeError, ValueError) as error:
-        return (name, str(error), "", "")
-    return (name, *shared, moved)
+    except ValueError as error:
+        return (name, index, str(error), "")
+    return (name, index, divergence, moved)

@@ -24,9 +24,12 @@ class Role(StrEnum):
 
 def psql(
     role: Annotated[Role, typer.Option(help="analyst reads analytics.* only; admin is the superuser.")] = Role.nightshift,
-    command: Annotated[str | None, typer.Option("-c", "--command", help="Run this SQL and exit.")] = None,
+    command: Annotated[list[str] | None, typer.Option("-c", "--command", help="Run this SQL and exit; may be repeated.")] = None,
+    file: Annotated[list[Path] | None, typer.Option("-f", "--file", help="Run this file and exit; may be repeated.")] = None,
+    *,
+    is_csv: Annotated[bool, typer.Option("--csv", help="Print rows as CSV.")] = False,
 ) -> None:
-    """Open the warehouse in psql, or run one statement. The password travels in the environment, never in the arguments."""
+    """Open the warehouse in psql, or run statements. The password travels in the environment, never in the arguments."""
     settings = load_admin_settings() if role is Role.admin else load_settings()
     user, password = _login(settings, role)
     environment = {
@@ -39,9 +42,21 @@ def psql(
         "PGSSLMODE": settings.warehouse_sslmode,
         "PGAPPNAME": "nightshift psql",
     }
-    options = ["-v", "ON_ERROR_STOP=1"] + (["-c", command] if command is not None else [])
+    options = _options(command or [], file or [], is_csv=is_csv)
     program = _program()
     os.execve(program, [program, *options], environment)  # noqa: S606 - our own argv, no shell wanted
+
+
+def _options(commands: list[str], files: list[Path], *, is_csv: bool) -> list[str]:
+    """Return psql's own options; statements run before files."""
+    options = ["-v", "ON_ERROR_STOP=1"]
+    if is_csv:
+        options.append("--csv")
+    for command in commands:
+        options += ["-c", command]
+    for file in files:
+        options += ["-f", str(file)]
+    return options
 
 
 def _login(settings: Settings, role: Role) -> tuple[str, str]:

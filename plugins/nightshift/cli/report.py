@@ -38,6 +38,25 @@ def report(
     path = into / f"{spec.name}-{day}{Path(key).suffix}"
     path.write_bytes(ObjectStore.open(settings).get(key, digest_in(key)))
     say(str(path.resolve()))
+    if not night:
+        say(_which(settings, spec.name, day))
+
+
+def _which(settings: Settings, model: str, day: str) -> str:
+    """Say which night the newest report is of, and which newer nights have none."""
+    from nightshift.warehouse.connection import connect
+
+    with connect(settings, "nightshift report") as conn:
+        rows = conn.execute(
+            """
+            select partition_date::text from monitoring.verdicts_published
+            where model = %s and partition_date > %s order by partition_date
+            """,
+            [model, day],
+        ).fetchall()
+    newer = [night for (night,) in rows]
+    said = f"It is of {day}, the newest night with a report."
+    return f"{said} {len(newer)} newer night(s) have none: {', '.join(newer)}." if newer else said
 
 
 def _find(settings: Settings, model: str, night: str | None) -> tuple[str, str]:

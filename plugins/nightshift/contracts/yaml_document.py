@@ -147,9 +147,18 @@ def _parse(path: Path, text: str) -> CommentedMap:
 def _describe(path: Path, raw: CommentedMap, error: dict[str, Any]) -> str:
     loc = error["loc"]
     dotted = ".".join(map(str, loc)) or "document"
-    expected = "a known key" if error["type"] == "extra_forbidden" else error["msg"]
+    expected = _expected(error)
     got = "" if error["type"] == "missing" else f" (got {error['input']!r:.80})"
     return f"{path.name}:{_line_of(raw, loc)}: {dotted}: expected {expected}{got}"
+
+
+def _expected(error: dict[str, Any]) -> str:
+    """Return what is accepted, in words where pydantic has none."""
+    if error["type"] == "extra_forbidden":
+        return "a known key"
+    if error.get("ctx", {}).get("pattern") == IDENTIFIER:
+        return "a name of lower-case letters, digits and _, not beginning with a digit, at most 63 characters"
+    return str(error["msg"])
 
 
 def _line_of(raw: CommentedMap, loc: tuple[Any, ...]) -> int:

@@ -66,7 +66,8 @@ def stranded(conn: Connection, link: Link) -> list[Partition]:
     """Return the partitions that a night has published upstream of a joint and that did not get past it, oldest first.
 
     Partitions that only a person has loaded, in a range, are none: nobody promised to score a history. What a rescue published before the
-    deadline stands in for the rest of the night, it is not its end.
+    deadline stands in for the rest of the night, it is not its end. Of a downstream that nobody has published yet, as of a new view,
+    only the newest night counts: older ones would take the place of tonight's, and are a history that a person may build.
     """
     rows = conn.execute(
         _STRANDED,
@@ -78,7 +79,10 @@ def stranded(conn: Connection, link: Link) -> list[Partition]:
             "horizon": HORIZON,
         },
     )
-    return [Partition(day) for (day,) in rows]
+    days = [day for (day,) in rows]
+    began = conn.execute("select min(partition_date) from ops.published where dataset = %s", [link.downstream]).fetchone()
+    first = (began and began[0]) or max(days, default=dt.date.max)
+    return [Partition(day) for day in days if day >= first]
 
 
 _STRANDED = """

@@ -20,16 +20,24 @@ FEW_VALUES = 20
 """Up to so many distinct numbers of the reference count one by one, like levels."""
 SMALLEST_SHARE = 1e-4
 """A bin that is empty on one side counts as this much, so that its logarithm is finite."""
+SAME_NUMBER = 1e-13
+"""Distance, as a share of a column's greatest number, up to which sums in another order differ."""
 
 
 def stability_index(reference: Sketch, current: Sketch) -> float:
     """Return the population stability index in nats, 0 is best; bins as ``jensen_shannon`` has them.
 
-    Source: Siddiqi, Credit Risk Scorecards (2006), chapter 9.
+    Missing values are a bin, as in ``monitoring.drift``: a column that is filled for the first time
+    is far from an empty one.
+
+    Source: Siddiqi, Credit Risk Scorecards (2006).
     """
     import numpy as np
 
-    expected, found = (np.maximum(side, SMALLEST_SHARE) for side in _shares(reference, current))
+    counts = _counts(reference, current)
+    sides = zip(counts, (reference, current), strict=True)
+    shares = [np.append(known, side.n_missing) / max(side.n_rows, 1) for known, side in sides]
+    expected, found = (np.maximum(side, SMALLEST_SHARE) for side in shares)
     return float(np.sum((found - expected) * np.log(found / expected)))
 
 
@@ -66,19 +74,25 @@ def wasserstein(reference: NumberSketch, current: NumberSketch) -> float:
 
 
 def _shares(reference: Sketch, current: Sketch) -> tuple[Doubles, Doubles]:
+    first, second = _counts(reference, current)
+    if not first.sum() or not second.sum():
+        raise ValueError("a distance to no values")
+    return first / first.sum(), second / second.sum()
+
+
+def _counts(reference: Sketch, current: Sketch) -> tuple[Doubles, Doubles]:
+    """Return the values of both sides by bin or level, missing ones left out."""
     import numpy as np
 
     if isinstance(reference, TextSketch) and isinstance(current, TextSketch):
         levels = sorted(set(reference.levels) | set(current.levels))
-        counts = [np.array([sketch.levels[level] for level in levels], dtype=np.float64) for sketch in (reference, current)]
-    elif isinstance(reference, NumberSketch) and isinstance(current, NumberSketch):
+        texts = [[sketch.levels[level] for level in levels] for sketch in (reference, current)]
+        return np.array(texts[0], np.float64), np.array(texts[1], np.float64)
+    if isinstance(reference, NumberSketch) and isinstance(current, NumberSketch):
         edges = _edges(reference, current)
-        counts = [sketch.histogram(edges).astype(np.float64) for sketch in (reference, current)]
-    else:
-        raise TypeError("a number beside a text")
-    if not all(one.sum() for one in counts):
-        raise ValueError("a distance to no values")
-    return counts[0] / counts[0].sum(), counts[1] / counts[1].sum()
+        numbers = [sketch.histogram(edges).astype(np.float64) for sketch in (reference, current)]
+        return numbers[0], numbers[1]
+    raise TypeError("a number beside a text")
 
 
 def _edges(reference: NumberSketch, current: NumberSketch) -> Doubles:
@@ -87,7 +101,9 @@ def _edges(reference: NumberSketch, current: NumberSketch) -> Doubles:
 
     if reference.n_distinct <= FEW_VALUES:
         middles = np.union1d(reference.middles()[0], current.middles()[0])
-        return (middles[1:] + middles[:-1]) / 2
+        reach = SAME_NUMBER * np.abs(middles[np.isfinite(middles)]).max(initial=0.0)
+        distinct = middles[np.diff(middles, prepend=-np.inf) > reach]
+        return np.asarray((distinct[1:] + distinct[:-1]) / 2)
     finite = np.concatenate([side.middles()[0] for side in (reference, current)])
     finite = finite[np.isfinite(finite)]
     n_bins = math.ceil(math.log2(reference.n_known + current.n_known) + 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from nightshift.contracts.datasets import load_contracts
@@ -13,10 +14,11 @@ from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.errors import NightshiftError
 from nightshift.ingestion.sweep import sweep
 from nightshift.monitoring.measure import measure
-from nightshift.redo.plan import Scope, find_features, find_predictions, find_verdicts, read_knowledge
+from nightshift.redo.plan import Lineage, Scope, find_features, find_predictions, find_verdicts, read_knowledge
 from nightshift.scoring.publication import score
 from nightshift.transformation.build import build
 from nightshift.warehouse.connection import connect
+from nightshift.warehouse.dbt_compiled import raw_lineage
 
 if TYPE_CHECKING:
     from nightshift.contracts.model_spec import ModelSpec
@@ -78,14 +80,21 @@ def redo(settings: Settings, scope: Scope, run: RunContext, say: Say) -> RedoRes
     with connect(settings, run.application_name) as conn:
         before = _published(conn)
         left = _ingest(settings, scope, run, say)
-        stale = find_features(conn, read_knowledge(settings, conn), specs)
+        lineage = Lineage(raw_lineage(settings), scope)
+        stale = find_features(conn, read_knowledge(settings, conn), specs, lineage)
+        only = {one.day for one in stale} if scope.is_narrow else None
         n_done = len(stale)
         for days in _ranges(one.day for one in stale):
             say(f"transform {days}: {_reason(stale, days)}")
             build(settings, days, run).require_all()
         for spec in specs:
             try:
-                n_done += _score(settings, conn, spec, run, say) + _measure(settings, conn, spec, run, say)
+                scored = find_predictions(conn, [spec], only=only)
+                _score(settings, spec, scored, run, say)
+                n_done += len(scored)
+                knowledge, remade = read_knowledge(settings, conn), [*stale, *scored]
+                find = partial(find_verdicts, conn, knowledge, [spec], lineage, remade=remade)
+                n_done += _measure(settings, spec, run, say, find)
             except NightshiftError as error:
                 left.append(f"{spec.name}: {error}")
         after = _published(conn)
@@ -107,18 +116,16 @@ def _ingest(settings: Settings, scope: Scope, run: RunContext, say: Say) -> list
     return left
 
 
-def _score(settings: Settings, conn: Connection, spec: ModelSpec, run: RunContext, say: Say) -> int:
-    stale = find_predictions(conn, [spec])
+def _score(settings: Settings, spec: ModelSpec, stale: list[Stale], run: RunContext, say: Say) -> None:
     for days in _ranges(one.day for one in stale):
         say(f"score     {spec.name} {days}: {_reason(stale, days)}")
         score(settings, spec, days, run)
-    return len(stale)
 
 
-def _measure(settings: Settings, conn: Connection, spec: ModelSpec, run: RunContext, say: Say) -> int:
+def _measure(settings: Settings, spec: ModelSpec, run: RunContext, say: Say, find_stale: Callable[[], list[Stale]]) -> int:
     """Measure night by night in order: a verdict looks at those before it, and may be stale only because one of them changed."""
-    knowledge, done = read_knowledge(settings, conn), set[dt.date]()
-    while stale := [one for one in find_verdicts(conn, knowledge, [spec]) if one.day not in done]:
+    done = set[dt.date]()
+    while stale := [one for one in find_stale() if one.day not in done]:
         say(f"monitor   {spec.name} {stale[0].day}: {stale[0].reason}")
         measure(settings, spec, PartitionRange.single(Partition(stale[0].day)), run)
         done.add(stale[0].day)

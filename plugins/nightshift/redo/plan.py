@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,8 @@ from nightshift.lake.drops import list_undelivered
 from nightshift.lake.object_store import ObjectStore
 from nightshift.monitoring.outcomes import evaluated_partition
 from nightshift.warehouse import lateness
-from nightshift.warehouse.lateness import Done, Knowledge, Stale
+from nightshift.warehouse.dbt_compiled import raw_lineage
+from nightshift.warehouse.lateness import Counts, Done, Knowledge, Stale
 from nightshift.warehouse.ledger import RawVersion, lookback_of, raw_versions
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ FAR = dt.date(9999, 1, 1)
 
 @dataclass(frozen=True)
 class Scope:
-    """Which drops a redo takes; what they touch is always done in full.
+    """Which drops a redo takes, and so which nights: those that may read them.
 
     Attributes:
         dataset: Name of one contract; empty takes all.
@@ -50,6 +51,34 @@ class Scope:
         if self.dataset not in ("", contract.name) or last < first:
             return None
         return PartitionRange(Partition(first, contract.timezone), Partition(last, contract.timezone))
+
+    @property
+    def is_narrow(self) -> bool:
+        """Return whether some drops are left out."""
+        return bool(self.dataset or self.first or self.last)
+
+    def takes(self, version: RawVersion) -> bool:
+        """Return whether a version is of one of the drops."""
+        is_dataset = self.dataset == "" or version.dataset == f"raw/{self.dataset}"
+        return is_dataset and (self.first or dt.date.min) <= version.day <= (self.last or FAR)
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """Which raw datasets the models of the project read.
+
+    Attributes:
+        by_model: Names in the ledger, by dbt model; a model that is not there may read everything.
+        scope: Which drops count.
+    """
+
+    by_model: Mapping[str, frozenset[str]]
+    scope: Scope
+
+    def of(self, model: str) -> Counts:
+        """Return whether a version counts for a model: it is in the scope, and the model reads its dataset."""
+        read = self.by_model.get(model)
+        return lambda version: self.scope.takes(version) and (read is None or version.dataset in read)
 
 
 @dataclass(frozen=True)
@@ -109,13 +138,15 @@ def make_plan(settings: Settings, conn: Connection, scope: Scope) -> Plan:
     late = [drop for name, days in ranges.items() for drop in late_drops(conn, store, name, days, digests[name])]
     knowledge = read_knowledge(settings, conn, late)
     specs = list(load_specs(settings.models_dir).values())
-    features = find_features(conn, knowledge, specs)
-    predictions = find_predictions(conn, specs, features)
+    lineage = Lineage(raw_lineage(settings), scope)
+    features = find_features(conn, knowledge, specs, lineage)
+    only = {stale.day for stale in features} if scope.is_narrow else None
+    predictions = find_predictions(conn, specs, features, only)
     return Plan(
         tuple(late),
         tuple(features),
         tuple(predictions),
-        tuple(find_verdicts(conn, knowledge, specs, [*features, *predictions])),
+        tuple(find_verdicts(conn, knowledge, specs, lineage, [*features, *predictions])),
         tuple(_holes(conn, store, knowledge, ranges)),
         (*_trainings(conn, [stale.day for stale in features]), *_unadopted(conn)),
     )
@@ -129,11 +160,20 @@ def read_knowledge(settings: Settings, conn: Connection, late: Sequence[DropMani
     return Knowledge(contracts, versions, lateness.versions_done(conn))
 
 
-def find_features(conn: Connection, knowledge: Knowledge, specs: Iterable[ModelSpec]) -> list[Stale]:
-    """Return the nights whose features miss something, or were never built although they can be."""
+def find_features(conn: Connection, knowledge: Knowledge, specs: Iterable[ModelSpec], lineage: Lineage) -> list[Stale]:
+    """Return the nights whose features miss something, or were never built although they can be.
+
+    Args:
+        conn: Any connection.
+        knowledge: Raw versions.
+        specs: The models.
+        lineage: Which versions count for each view.
+    """
     found: dict[dt.date, Stale] = {}
-    for dataset in sorted({spec.features_dataset for spec in specs}):
-        for stale in lateness.stale_features(knowledge, dataset, lateness.last_done(conn, dataset), _nights(knowledge)):
+    for dataset, table in sorted({(spec.features_dataset, spec.feature_table) for spec in specs}):
+        built = lateness.last_done(conn, dataset)
+        counts = lineage.of(table)
+        for stale in lateness.stale_features(knowledge, dataset, built, _nights(knowledge), counts):
             found.setdefault(stale.day, stale)
     return [found[day] for day in sorted(found)]
 
@@ -145,13 +185,19 @@ def _nights(knowledge: Knowledge) -> list[dt.date]:
     return PartitionRange(Partition(min(days)), Partition(max(days))).days if days else []
 
 
-def find_predictions(conn: Connection, specs: Iterable[ModelSpec], cascade: Iterable[Stale] = ()) -> list[Stale]:
+def find_predictions(
+    conn: Connection,
+    specs: Iterable[ModelSpec],
+    cascade: Iterable[Stale] = (),
+    only: Collection[dt.date] | None = None,
+) -> list[Stale]:
     """Return the nights whose predictions are older than their features, or missing although the model was in service.
 
     Args:
         conn: Any connection.
         specs: The models.
         cascade: Features that are to be built first.
+        only: The nights of a narrow scope; None takes all.
     """
     rebuilt, found = {stale.day for stale in cascade}, []
     for spec in specs:
@@ -162,19 +208,30 @@ def find_predictions(conn: Connection, specs: Iterable[ModelSpec], cascade: Iter
             Stale(spec.predictions_dataset, day, "were never made") for day in (features.keys() | rebuilt) - scored.keys() if day > first
         ]
         stale += [Stale(spec.predictions_dataset, day, "if the features change") for day in rebuilt & scored.keys()]
-        found += _first_reason(stale)
+        found += _first_reason(one for one in stale if only is None or one.day in only)
     return found
 
 
-def find_verdicts(conn: Connection, knowledge: Knowledge, specs: Iterable[ModelSpec], cascade: Iterable[Stale] = ()) -> list[Stale]:
+def find_verdicts(
+    conn: Connection,
+    knowledge: Knowledge,
+    specs: Iterable[ModelSpec],
+    lineage: Lineage,
+    cascade: Iterable[Stale] = (),
+    remade: Iterable[Stale] = (),
+) -> list[Stale]:
     """Return the nights whose verdict is older than what it judged, or missing although the model was watched.
 
     Args:
         conn: Any connection.
         knowledge: Raw versions: a corrected outcome that a night may know changes its verdict.
         specs: The models.
+        lineage: Which versions count for each label; a narrow scope leaves verdicts before the
+            first night that it touches.
         cascade: Features and predictions that are to be made first.
+        remade: Those that were made just now: where a narrow scope begins.
     """
+    cascade, remade = list(cascade), list(remade)
     redone = {(stale.dataset, stale.day) for stale in cascade}
     found: list[Stale] = []
     for spec in specs:
@@ -182,7 +239,9 @@ def find_verdicts(conn: Connection, knowledge: Knowledge, specs: Iterable[ModelS
         needs = {spec.features_dataset: [0, back], spec.predictions_dataset: [0, back], name: list(range(1 - spec.monitoring.windows.m, 0))}
         judged = lateness.last_done(conn, name)
         inputs = {dataset: lateness.pointed(conn, dataset) for dataset in needs}
-        stale = lateness.stale_after(name, judged, inputs, needs) + _touched_by_outcomes(knowledge, name, judged, back)
+        counts = lineage.of(spec.label.relation)
+        touched = _touched_by_outcomes(knowledge, name, judged, back, counts)
+        stale = lateness.stale_after(name, judged, inputs, needs) + touched
         first, both = min(judged, default=FAR), inputs[spec.predictions_dataset].keys() & inputs[spec.features_dataset].keys()
         stale += [Stale(name, day, "was never given") for day in both - judged.keys() if day > first]
         stale += [
@@ -192,16 +251,20 @@ def find_verdicts(conn: Connection, knowledge: Knowledge, specs: Iterable[ModelS
             for day in judged
             if (dataset, day + dt.timedelta(days=offset)) in redone
         ]
+        if lineage.scope.is_narrow:
+            begin = min((one.day for one in [*cascade, *remade, *touched]), default=FAR)
+            stale = [one for one in stale if one.day >= begin]
         found += _first_reason(stale)
     return found
 
 
-def _touched_by_outcomes(knowledge: Knowledge, name: str, judged: dict[dt.date, Done], back: int) -> list[Stale]:
+def _touched_by_outcomes(knowledge: Knowledge, name: str, judged: dict[dt.date, Done], back: int, counts: Counts) -> list[Stale]:
     """Return verdicts for which a version of the days between prediction and verdict came in later."""
     found = []
     for day, as_of in knowledge.as_of(judged).items():
         earliest = day + dt.timedelta(days=back)
-        if versions := [version for version in knowledge.touching(day, as_of, judged[day]) if version.day >= earliest]:
+        touching = knowledge.touching(day, as_of, judged[day], counts)
+        if versions := [version for version in touching if version.day >= earliest]:
             found.append(Stale(name, day, f"{versions[-1].dataset} of {versions[-1].day} came in later"))
     return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from html import escape
 from typing import TYPE_CHECKING
@@ -146,4 +147,6 @@ def _label(plain: str, name: str) -> str:
 def _short(value: float | str | None) -> str:
     if value is None or isinstance(value, str):
         return value or ""
+    if not math.isfinite(value):
+        return "undefined"
     return f"{value:,.0f}" if value == int(value) else f"{value:,.4g}"

@@ -131,7 +131,8 @@ def _columns(signature: Signature, *, is_linear: bool) -> Any:  # noqa: ANN401 -
     from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
     numeric = SimpleImputer(strategy="median", keep_empty_features=True)
-    levels: Any = SimpleImputer(strategy="constant", fill_value=-1.0)
+    # A category that is empty in the whole window is kept as one level: the column says nothing.
+    levels: Any = SimpleImputer(strategy="constant", fill_value=-1.0, keep_empty_features=True)
     if is_linear:
         numeric = make_pipeline(numeric, StandardScaler())
         levels = make_pipeline(levels, OneHotEncoder(max_categories=_MAXIMUM_LEVELS, handle_unknown="infrequent_if_exist"))
@@ -144,6 +145,9 @@ def _fit(model: Any, spec: ModelSpec, train: Matrix, label: Vector, later: Matri
     import numpy as np
     from sklearn.exceptions import ConvergenceWarning
 
+    # An even sample of a very rare event may miss it: then the best model is a constant.
+    if np.ptp(label) == 0:
+        return np.full(later.shape[0], float(label[0]))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         model.fit(train, label)

@@ -138,12 +138,31 @@ def slope_estimate(label: Vector, predicted: Vector, days: Days, confidence: flo
     else:
         beta = np.linalg.lstsq(design, label, rcond=None)[0]
         fitted, spread = design @ beta, np.ones(label.size)
-    bread = np.linalg.inv(design.T @ (design * spread[:, None]))
     scores = days.sums(*(design * (label - fitted)[:, None]).T)
-    variance = bread @ scores.T @ scores @ bread * days.n / (days.n - 1)
-    error = float(np.sqrt(variance[0, 0]))
+    variance = _sandwich(design.T @ (design * spread[:, None]), scores.T @ scores)
+    error = float(np.sqrt(variance * days.n / (days.n - 1)))
     reach = float(t.ppf(confidence, days.n - 1)) * error
     return Estimate(float(beta[0]), float(beta[0]) - reach, float(beta[0]) + reach, error, days.n)
+
+
+def _sandwich(information: Matrix, noise: Matrix) -> float:
+    """Return the variance of the first coefficient.
+
+    Raises:
+        NoEstimateError: It has none: predictions that separate the outcomes perfectly.
+    """
+    import numpy as np
+
+    try:
+        bread = np.linalg.inv(information)
+        with np.errstate(invalid="ignore", over="ignore"):
+            variance = float((bread @ noise @ bread)[0, 0])
+    except np.linalg.LinAlgError:
+        variance = float("nan")
+    if not np.isfinite(variance):
+        expected = "outcomes that the predictions do not separate perfectly"
+        raise NoEstimateError("The predictions do not define a slope.", expected=expected)
+    return max(variance, 0.0)
 
 
 def _expanded_tail(n_days: int, confidence: float) -> float:

@@ -28,6 +28,7 @@ from nightshift.training.signature import encode, encode_columns, learn_signatur
 from nightshift.training.splits import Split, backtest_folds, rows_between, rows_of, split_window
 from nightshift.training.trained_model import TrainedModel
 from nightshift.training.training_set import count_published_days, find_training_set, read_rows
+from nightshift.training.window_checks import check_window, is_trainable
 from nightshift.warehouse.connection import connect
 from nightshift.warehouse.decisions import closed_by, open_ones
 
@@ -59,8 +60,9 @@ class TrainingError(NightshiftError):
 def is_due(settings: Settings, spec: ModelSpec, partition: Partition) -> bool:
     """Return whether this night trains.
 
-    Its schedule says so, an order of the monitor is open, or this night has closed one (a rerun). A warehouse whose history is still
-    shorter than ``minimum_days`` is never due: its nights are scored by the rule.
+    Its schedule says so, an order of the monitor is open, or this night has closed one (a rerun). A weekly training that was missed
+    stays due until a night has trained. A warehouse whose history is still shorter than ``minimum_days`` is never due: its nights are
+    scored by the rule.
     """
     with connect(settings, f"nightshift is_due {spec.name}"[:63]) as conn:
         if count_published_days(conn, spec, partition) < spec.training.minimum_days:
@@ -68,9 +70,26 @@ def is_due(settings: Settings, spec: ModelSpec, partition: Partition) -> bool:
             return False
         if spec.training.schedule == "nightly":
             return True
-        if spec.training.schedule == "weekly" and _WEEKDAYS[partition.day.weekday()] == spec.training.weekday:
+        if spec.training.schedule == "weekly" and _is_due_this_week(conn, spec, partition):
             return True
         return bool(open_ones(conn, spec.name, partition) or closed_by(conn, spec.name, partition))
+
+
+def _is_due_this_week(conn: Connection, spec: ModelSpec, partition: Partition) -> bool:
+    """Return whether a weekly model trains on this night: on its weekday, or later if nobody has trained since then."""
+    days_late = (partition.day.weekday() - _WEEKDAYS.index(spec.training.weekday)) % 7
+    if days_late == 0:
+        return True
+    row = conn.execute(
+        """
+        select count(*), count(*) filter (where partition_date = %s) from ml.model_versions
+        where model = %s and partition_date >= %s
+        """,
+        [partition.day, spec.name, partition.shift(-days_late).day],
+    ).fetchone()
+    n_versions, n_own = row or (0, 0)
+    # A rerun of the night that made up for the missed one answers as that night did.
+    return bool(n_versions == 0 or n_own > 0)
 
 
 def train(settings: Settings, spec: ModelSpec, training_set_key: str, run: RunContext) -> Candidate:
@@ -130,6 +149,7 @@ def train_rows(
     folds = [
         _fit_and_judge(spec, rows, fold, f"backtest-{n}", replace(workplace, checkpoint=None))
         for n, fold in enumerate(backtest_folds(_window(split), spec.training), 1)
+        if is_trainable(spec, rows, fold)
     ]
     trained, final = fit_and_judge(spec, rows, split, training_set, workplace)
     trained = with_reference(trained, rows, split)
@@ -157,6 +177,7 @@ class Judged:
 
 
 def _fit_and_judge(spec: ModelSpec, rows: pa.Table, split: Split, sample: str, workplace: Workplace = _NOTHING) -> Judged:
+    check_window(spec, rows, split)
     trained = fit_model(spec, rows_of(rows, split.train), rows_of(rows, split.validation), workplace)
     trained = replace(trained, training={**trained.training, "split": str(split)})
     holdout = rows_of(rows, split.holdout)

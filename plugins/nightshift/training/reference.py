@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from nightshift.quality.distances import SAME_NUMBER
 from nightshift.training.signature import numbers
 
 if TYPE_CHECKING:
@@ -62,17 +63,22 @@ def profile_numbers(values: Vector) -> dict[str, Any]:
 
 
 def quantile_edges(values: Vector, n_bins: int) -> list[float]:
-    """Return the distinct inner edges of equally filled bins; a smallest value that fills a whole bin has one of its own.
+    """Return the distinct inner edges of equally filled bins; a value that fills a bin has its own.
 
-    Mostly zero columns such as rain would else have a single bin, in which no drift can be seen.
+    Without bins of their own, a constant column would have a single bin, and a value that fills
+    most rows would share one with all that is smaller or greater: no drift could be seen.
     """
     import numpy as np
 
     edges = np.quantile(values, np.arange(1, n_bins) / n_bins, method="higher")
-    above = values[values > values.min()]
-    if above.size == 0:
-        return []
-    return [float(edge) for edge in np.unique(np.maximum(edges, above.min()))]
+    # A value with this share of the rows is one of the edges, or the smallest or greatest.
+    candidates = np.unique([*edges, values.min(), values.max()])
+    counts = np.array([np.count_nonzero(values == one) for one in candidates])
+    frequent = candidates[counts * n_bins >= values.size]
+    reach = max(SAME_NUMBER * float(np.abs(values).max()), float(np.finfo(np.float64).tiny))
+    others = np.setdiff1d(edges, frequent)
+    inner: list[float] = np.unique([*others, *(frequent - reach), *(frequent + reach)]).tolist()
+    return inner
 
 
 def _profile_levels(rows: pa.Table, name: str) -> dict[str, Any]:

@@ -21,6 +21,8 @@ from nightshift.lake.object_store import ObjectStore
 from nightshift.lake.snapshots import Snapshot, read_snapshot, write_snapshot
 from nightshift.training.served_rows import features_target
 from nightshift.training.signature import check_columns, numbers
+from nightshift.training.splits import split_window
+from nightshift.training.window_checks import check_window
 from nightshift.warehouse.bulk import read_arrow
 from nightshift.warehouse.connection import connect, label_queries, lose
 from nightshift.warehouse.damage import published_records, refuse_damaged
@@ -84,6 +86,7 @@ def build_training_set(settings: Settings, spec: ModelSpec, partition: Partition
     Raises:
         TrainingSetError: Too few days (001), a hole (002), a label of one value (003), a relation that is absent or unfit (004),
             entity keys that stand for several outcomes (006).
+        WindowError: A part of the window has no labelled row, or a single label value.
         SignatureError: The feature view lacks columns of the spec; the message has the difference.
         DamagedInputError: Published feature rows of the window vanished or changed.
         ObjectStoreError: The object store cannot be reached.
@@ -100,6 +103,7 @@ def build_training_set(settings: Settings, spec: ModelSpec, partition: Partition
         query = _query(conn, spec, known, window, as_of, sampled)
         rows = read_arrow(settings, query, run.application_name, is_label_query=True)
         check_rows(spec, rows)
+        check_window(spec, rows, split_window(window, spec.training))
         store = ObjectStore.open(settings)
         store.ensure_bucket()
         snapshot = write_snapshot(store, rows, f"training_sets/{spec.name}/{partition}")

@@ -64,6 +64,12 @@ class _BlamedError(Exception):
         super().__init__(str(error))
 
 
+class NoFeatureViewError(NightshiftError):
+    """The dbt project has no feature view, so there is nothing to build."""
+
+    code = "NS-TRANSFORM-004"
+
+
 @dataclass(frozen=True)
 class TransformResult:
     """What readers see after a build.
@@ -123,6 +129,7 @@ def build(settings: Settings, partitions: PartitionRange, run: RunContext) -> Tr
         run: Who builds.
 
     Raises:
+        NoFeatureViewError: The project has no feature view.
         LookbackIncomplete: A required drop is not published; the message names each.
         DamagedInputError: Raw rows of the look-back are not what was published.
         InputsChangedError: An input changed meanwhile.
@@ -133,6 +140,8 @@ def build(settings: Settings, partitions: PartitionRange, run: RunContext) -> Tr
     """
     started = time.monotonic()
     views = feature_views(settings)
+    if not views:
+        raise _no_view(partitions)
     failures = _wrong_contracts(settings, views) | _broken_relations(settings, views)
     while remaining := [view for view in views if view.name not in failures]:
         try:
@@ -225,6 +234,15 @@ def _require_warehouse(settings: Settings, error: NightshiftError) -> None:
             got=error.got,
             todo="Rerun the task: nothing was published. `nightshift status` says whether the warehouse runs.",
         ) from error
+
+
+def _no_view(partitions: PartitionRange) -> NoFeatureViewError:
+    return NoFeatureViewError(
+        "There is no feature view to build.",
+        expected="at least one model under dbt_project/models/features",
+        got=f"none for {partitions}",
+        todo=f"Add one (docs/own-model.md, step 2), then rerun `nightshift backfill {partitions.first} {partitions.last}`.",
+    )
 
 
 def _target(view: FeatureView) -> Target:

@@ -96,6 +96,27 @@ def column_descriptions(settings: Settings, table: str) -> dict[str, str]:
     return {name: column["description"] for name, column in columns.items()}
 
 
+def raw_lineage(settings: Settings) -> dict[str, frozenset[str]]:
+    """Return the raw datasets that each model of the project reads, directly or by other models.
+
+    Returns:
+        Name of the model to names in the ledger, such as ``raw/weather``.
+
+    Raises:
+        DbtProcessError: The project cannot be parsed.
+    """
+    manifest = json.loads((parsed_project(settings) / "manifest.json").read_text(encoding="utf-8"))
+    nodes, sources = manifest["nodes"], manifest["sources"]
+    models = {key: node for key, node in nodes.items() if node["resource_type"] == "model"}
+    read = {node["name"]: _read(nodes, list(_upstream(nodes, key))) for key, node in models.items()}
+    raw = {key: _dataset(node) for key, node in sources.items() if node["schema"] == "raw"}
+    return {name: frozenset(raw[key] for key in keys if key in raw) for name, keys in read.items()}
+
+
+def _dataset(source: Mapping[str, Any]) -> str:
+    return f"{source['schema']}/{source['identifier']}"
+
+
 def _compile(settings: Settings, parsed: Path, table: str, variables: Mapping[str, Any]) -> CompiledView:
     manifest = json.loads((parsed / "manifest.json").read_text(encoding="utf-8"))
     models = {key: node for key, node in manifest["nodes"].items() if node["resource_type"] == "model"}
@@ -116,7 +137,7 @@ def _compile(settings: Settings, parsed: Path, table: str, variables: Mapping[st
             for key in order
             if key in relations
         ),
-        {relations[key]: f"{node['schema']}/{node['identifier']}" for key, node in sources.items()},
+        {relations[key]: _dataset(node) for key, node in sources.items()},
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -99,6 +99,15 @@ def versions_done(conn: Connection) -> dict[tuple[str, dt.date, int], Done]:
     return {(dataset, day, load_id): Done(load_id, *rest) for dataset, day, load_id, *rest in rows}
 
 
+Counts = Callable[[RawVersion], bool]
+"""Whether a version of raw data counts for what is looked at."""
+
+
+def everything(_: RawVersion) -> bool:
+    """Count every version."""
+    return True
+
+
 @dataclass(frozen=True)
 class Knowledge:
     """Raw versions, with those that are still to come in, and what they let each night know.
@@ -121,19 +130,49 @@ class Knowledge:
                 found |= {partition.day: as_of_by_partition(self.contracts, self.versions, PartitionRange.single(partition))[partition]}
         return found
 
-    def touching(self, day: dt.date, as_of: dt.datetime, built: Done) -> list[RawVersion]:
-        """Return the versions that a night may know and that its load may have missed."""
-        needed = {c.dataset: set(lookback_of(c, Partition(day))) for c in self.contracts.values() if c.delivery is Delivery.DAILY}
+    def touching(self, day: dt.date, as_of: dt.datetime, built: Done, counts: Counts = everything) -> list[RawVersion]:
+        """Return the versions that a night may know and that its load may have missed.
+
+        Args:
+            day: The night.
+            as_of: What it may know, UTC, included.
+            built: Its last load.
+            counts: Which versions count: those of the datasets that the load reads.
+        """
+        reads = self._read_by(day)
         return [
             version
             for version in self.versions
-            if version.known_at <= as_of
-            and (version.day in needed[version.dataset] if version.dataset in needed else version.day <= day)
+            if counts(version)
+            and version.known_at <= as_of
+            and reads(version)
             and ((done := self.done.get((version.dataset, version.day, version.load_id))) is None or built.may_have_missed(done))
         ]
 
+    def has_input(self, day: dt.date, counts: Counts) -> bool:
+        """Return whether a version that counts is one that a night reads."""
+        reads = self._read_by(day)
+        return any(counts(version) and reads(version) for version in self.versions)
 
-def stale_features(knowledge: Knowledge, dataset: str, built: Mapping[dt.date, Done], days: Iterable[dt.date]) -> list[Stale]:
+    def _read_by(self, day: dt.date) -> Counts:
+        """Return whether a night reads a version: one of its look-back, or of reference data before it."""
+        daily = [c for c in self.contracts.values() if c.delivery is Delivery.DAILY]
+        needed = {contract.dataset: set(lookback_of(contract, Partition(day))) for contract in daily}
+
+        def reads(version: RawVersion) -> bool:
+            days = needed.get(version.dataset)
+            return version.day <= day if days is None else version.day in days
+
+        return reads
+
+
+def stale_features(
+    knowledge: Knowledge,
+    dataset: str,
+    built: Mapping[dt.date, Done],
+    days: Iterable[dt.date],
+    counts: Counts = everything,
+) -> list[Stale]:
     """Return nights whose feature view misses something that they may know, and nights that were never built although they can be.
 
     Args:
@@ -141,6 +180,7 @@ def stale_features(knowledge: Knowledge, dataset: str, built: Mapping[dt.date, D
         dataset: The feature view, ``features/<view>``.
         built: Its last loads.
         days: Nights to look at; those before the first that was ever built are passed over: a history is built by ``backfill``.
+        counts: Which versions count: those of the datasets that the view reads.
     """
     first = min(built, default=None)
     if first is None:
@@ -148,8 +188,9 @@ def stale_features(knowledge: Knowledge, dataset: str, built: Mapping[dt.date, D
     found: list[Stale] = []
     for day, as_of in sorted(knowledge.as_of(day for day in days if day >= first).items()):
         if day not in built:
-            found.append(Stale(dataset, day, "was never built; its look-back is complete"))
-        elif versions := knowledge.touching(day, as_of, built[day]):
+            if knowledge.has_input(day, counts):
+                found.append(Stale(dataset, day, "was never built; its look-back is complete"))
+        elif versions := knowledge.touching(day, as_of, built[day], counts):
             found.append(Stale(dataset, day, _say(versions)))
     return found
 

@@ -22,13 +22,20 @@ LONG_AGO, JUST_NOW, LAST_MONTH = "1 hour", "1 minute", "30 days"
 
 
 def load(
-    conn: Connection, dataset: str, ago: str = LONG_AGO, *, actor: str = "airflow", run: str = "a_dag", is_published: bool = True
+    conn: Connection,
+    dataset: str,
+    ago: str = LONG_AGO,
+    *,
+    actor: str = "airflow",
+    run: str = "a_dag",
+    is_published: bool = True,
+    day: dt.date = DAY,
 ) -> None:
     """Record a load that was begun some time ago, and that readers see since then if it is published."""
     row = conn.execute("select nextval('ops.load_id_seq')").fetchone()
     assert row is not None
     at = dt.datetime.now(dt.UTC)
-    values = {"dataset": dataset, "day": DAY, "load_id": row[0], "ago": ago, "at": at, "actor": actor, "run_id": f"{run}/2013-01-05/a_task"}
+    values = {"dataset": dataset, "day": day, "load_id": row[0], "ago": ago, "at": at, "actor": actor, "run_id": f"{run}/2013-01-05/a_task"}
     conn.execute(
         """
         insert into ops.loads (
@@ -60,6 +67,22 @@ def test_a_partition_is_stranded_when_nobody_scores_its_features(conn: Connectio
 def test_it_is_not_when_upstream_was_published_by_hand_just_now_or_long_ago(conn: Connection, actor: str, ago: str) -> None:
     load(conn, "features/flight", ago, actor=actor)
     assert not is_stranded(conn)
+
+
+def test_only_tonight_is_woken_when_nobody_has_built_the_new_view_yet(conn: Connection) -> None:
+    nights = [DAY - dt.timedelta(days=days) for days in range(4)]
+    for night in nights:
+        load(conn, "features/flight", day=night)
+    assert is_stranded(conn)
+
+
+def test_nights_before_the_first_of_a_view_are_left_to_a_person(conn: Connection) -> None:
+    nights = [DAY - dt.timedelta(days=days) for days in range(4)]
+    for night in nights:
+        load(conn, "features/flight", day=night)
+    load(conn, "predictions/flight_delayed", day=nights[2])
+    found = [partition.day for partition in stranded(conn, SCORE)]
+    assert found == [nights[1], nights[0]]
 
 
 def test_it_is_not_when_downstream_is_published(conn: Connection) -> None:

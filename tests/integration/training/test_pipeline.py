@@ -7,6 +7,7 @@ from hashlib import sha256
 import psycopg
 import pytest
 
+from nightshift.contracts.model_spec import Weekday
 from nightshift.contracts.partitions import Partition
 from nightshift.lake.object_store import ObjectStore
 from nightshift.registry.model_versions import load_model, register
@@ -17,6 +18,13 @@ from nightshift.training.training_set import build_training_set, read_rows
 from nightshift.warehouse.decisions import consume, open_decision, open_ones
 
 pytestmark = pytest.mark.integration
+
+
+_VERSION_OF_ANOTHER_NIGHT = b"""
+    insert into ml.model_versions
+    select (jsonb_populate_record(v, jsonb_build_object('version', 2, 'digest', 'another', 'partition_date', %s::date))).*
+    from ml.model_versions v
+"""
 
 
 class Killed(BaseException):
@@ -137,9 +145,34 @@ def test_loaded_model_scores_as_trained_and_reference_describes_fit_rows(world, 
     assert sum(reference["score"]["shares"]) == pytest.approx(1)
 
 
-@pytest.mark.parametrize(("night", "expected"), [("2020-02-02", True), ("2020-02-01", False)])
-def test_weekly_model_is_due_on_its_weekday(world, night, expected):
-    assert is_due(world.settings, world.spec, Partition.parse(night)) is expected
+def test_weekly_model_is_due_on_its_weekday_and_on_no_other_night_of_a_trained_week(world, candidate):
+    saturday = world.night
+    register(world.settings, candidate, world.run)
+    assert is_due(world.settings, world.spec, saturday.shift(1))
+    assert not is_due(world.settings, world.spec, saturday.shift(-1))
+
+
+def test_missed_weekly_training_is_due_until_one_night_has_trained(world, candidate):
+    saturday = world.night
+    missed = [saturday.shift(-days) for days in range(6)]
+    assert all(is_due(world.settings, world.spec, night) for night in missed)
+    register(world.settings, candidate, world.run)
+    assert is_due(world.settings, world.spec, saturday), "a rerun answers as before"
+    assert not any(is_due(world.settings, world.spec, night) for night in missed[1:])
+
+
+@pytest.mark.parametrize("weekday", ["monday", "wednesday", "saturday"])
+def test_training_missed_for_weeks_is_made_up_for_once(world, candidate, weekday):
+    """The nights around the change to summer time are no exception."""
+    changes = {"weekday": Weekday(weekday), "minimum_days": 1, "window_days": 90}
+    spec = world.spec.model_copy(update={"training": world.spec.training.model_copy(update=changes)})
+    register(world.settings, candidate, world.run)
+    nights = [Partition.parse("2020-03-05").shift(days) for days in range(7)]
+    assert all(is_due(world.settings, spec, night) for night in nights)
+    world.conn.execute(_VERSION_OF_ANOTHER_NIGHT, [nights[0].day])
+    until_next = [night for night in nights[1:] if not is_due(world.settings, spec, night)]
+    n_expected = (list(Weekday).index(Weekday(weekday)) - nights[1].day.weekday()) % 7
+    assert until_next == nights[1:][:n_expected]
 
 
 def test_nightly_model_is_not_due_when_the_history_is_too_short(world):

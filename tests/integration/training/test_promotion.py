@@ -4,13 +4,14 @@ import psycopg
 import pytest
 
 from nightshift.lake.object_store import ObjectStore
-from nightshift.registry import case, promotion
+from nightshift.registry import case, evidence_page, promotion
 from nightshift.registry.model_versions import RegistryError, find_version, load_model, register
 from nightshift.registry.promotion import PromotionRaceError, champion_for, decide
 from nightshift.training.load_trial import LoadTimeoutError
 from nightshift.training.model_text import ModelTextError
 from nightshift.training.pipeline import train
-from nightshift.training.training_set import build_training_set
+from nightshift.training.splits import split_window
+from nightshift.training.training_set import build_training_set, mature_window
 
 pytestmark = pytest.mark.integration
 
@@ -197,3 +198,29 @@ def test_changed_file_is_refused_when_loaded(world):
 def test_unknown_version_is_refused(world):
     with pytest.raises(RegistryError, match="no version 7"):
         find_version(world.conn, "parcel_late", 7)
+
+
+def test_holdout_of_one_class_and_an_empty_category_are_judged_and_refused(world):
+    """Every check gives a verdict, none crashes, and the decision has its page."""
+    world.conn.execute("update features.feat_parcel set carrier = null")
+    split = split_window(mature_window(world.spec, world.night), world.spec.training)
+    world.conn.execute(
+        "update marts.fct_parcel_labels set is_late = false where partition_date between %s and %s",
+        [split.holdout.first.shift(1).day, split.holdout.last.shift(1).day],
+    )
+    decision = judge(world, make_version(world))
+    assert decision.verdict == "refused"
+    reasons = "; ".join(decision.reasons)
+    assert "all with one label" in reasons
+    assert "crashed" not in reasons
+
+
+def test_columns_that_say_nothing_do_not_refuse_a_challenger(world):
+    world.conn.execute("update features.feat_parcel set carrier = null, weight = null, is_fragile = false")
+    decision = judge(world, make_version(world))
+    assert (decision.verdict, len(decision.reasons)) == ("first", 1)
+
+
+def test_page_shows_a_number_that_is_undefined():
+    assert evidence_page._short(float("nan")) == "undefined"
+    assert evidence_page._short(float("inf")) == "undefined"

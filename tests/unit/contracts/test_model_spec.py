@@ -59,7 +59,7 @@ def test_unknown_key_is_refused_with_file_and_line(edited):
         ("  gap_days: 1", "  gap_days: -1", "training.gap_days: expected Input should be greater than or equal to 0 (got -1)"),
         ("task: binary", "task: guess", "task: expected Input should be 'binary' or 'regression' (got 'guess')"),
         ("label: {relation:", "label: {relations:", "label.relations: expected a known key"),
-        ("feature_view: flight", "feature_view: Flight View", "feature_view: expected String should match pattern"),
+        ("feature_view: flight", "feature_view: Flight View", "feature_view: expected a name of lower-case letters, digits and _"),
     ],
 )
 def test_wrong_value_is_refused_with_line_and_expectation(edited, old, new, expected):

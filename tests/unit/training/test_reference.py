@@ -9,11 +9,18 @@ from nightshift.training.signature import Signature
 
 
 def test_bins_are_half_open_to_the_right():
-    profile = profile_numbers(np.array([0.0, 0.0, 1.0, 1.0, 1.0, 2.0, 2.0, 2.0, 2.0, 2.0, np.nan, np.nan]))
-    assert profile["edges"] == [1.0, 2.0]
-    assert profile["shares"] == [0.2, 0.3, 0.5]
-    assert profile["missing_share"] == pytest.approx(2 / 12)
-    assert (profile["n"], profile["mean"]) == (12, 1.3)
+    values = np.arange(1.0, 21.0)
+    profile = profile_numbers(np.append(values, [np.nan, np.nan]))
+    assert profile["edges"] == list(range(3, 20, 2))
+    assert profile["shares"] == pytest.approx([0.1] * 10)
+    assert profile["missing_share"] == pytest.approx(2 / 22)
+    assert (profile["n"], profile["mean"]) == (22, 10.5)
+
+
+def test_frequent_value_has_a_bin_of_its_own():
+    profile = profile_numbers(np.array([0.0, 0.0, 1.0, 1.0, 1.0, 2.0, 2.0, 2.0, 2.0, 2.0]))
+    assert profile["edges"] == pytest.approx([0, 0, 1, 1, 2, 2], abs=1e-9)
+    assert profile["shares"] == [0.0, 0.2, 0.0, 0.3, 0.0, 0.5, 0.0]
 
 
 def test_shares_are_equal_when_values_are_distinct():
@@ -21,12 +28,28 @@ def test_shares_are_equal_when_values_are_distinct():
 
 
 @pytest.mark.parametrize(
-    ("values", "edges", "shares", "missing"),
-    [([np.nan, np.nan], [], [0.0], 1.0), ([3.0, 3.0], [], [1.0], 0.0), ([0.0] * 99 + [1.0], [1.0], [0.99, 0.01], 0.0)],
+    ("values", "shares", "missing"),
+    [
+        ([np.nan, np.nan], [0.0], 1.0),
+        ([3.0, 3.0], [0.0, 1.0, 0.0], 0.0),
+        ([0.0] * 99 + [1.0], [0.0, 0.99, 0.01], 0.0),
+        ([1e9] * 999 + [-7.0], [0.001, 0.999, 0.0], 0.0),
+    ],
 )
-def test_degenerate_columns_have_few_bins(values, edges, shares, missing):
+def test_degenerate_columns_have_few_bins(values, shares, missing):
     profile = profile_numbers(np.array(values))
-    assert (profile["edges"], profile["shares"], profile["missing_share"]) == (edges, shares, missing)
+    assert len(profile["edges"]) + 1 == len(shares)
+    assert (profile["shares"], profile["missing_share"]) == (shares, missing)
+
+
+@pytest.mark.parametrize("constant", [0.0, -0.0, 0.1, -7.0, 1e150, 1e-300, 123456789.125])
+def test_constant_is_told_from_its_neighbours_and_not_from_its_own_rounding(constant):
+    edges = profile_numbers(np.full(50, constant))["edges"]
+    step = max(abs(constant) * 1e-9, 1e-290)
+    tonight = [constant - step, constant, np.nextafter(constant, np.inf), constant + step]
+    if constant == 0:
+        tonight[2] = constant
+    assert np.searchsorted(edges, tonight, side="right").tolist() == [0, 1, 1, 2]
 
 
 def test_every_level_is_counted_also_those_the_model_does_not_know():

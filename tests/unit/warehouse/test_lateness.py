@@ -6,7 +6,10 @@ from dataclasses import replace
 import pytest
 
 from nightshift.contracts.datasets import DatasetContract
-from nightshift.warehouse.lateness import Done, Knowledge, Stale, stale_after, stale_features
+from nightshift.redo.plan import Lineage, Scope
+from nightshift.settings import load_settings
+from nightshift.warehouse.dbt_compiled import raw_lineage
+from nightshift.warehouse.lateness import Done, Knowledge, Stale, everything, stale_after, stale_features
 from nightshift.warehouse.ledger import RawVersion
 
 DAY = dt.date(2013, 7, 10)
@@ -46,12 +49,12 @@ def night(day):
     return dt.datetime(day.year, day.month, day.day, 4, 20, tzinfo=dt.UTC) + dt.timedelta(days=1)
 
 
-def stale(*versions, done=EARLY, built=(DAY,)):
+def stale(*versions, done=EARLY, built=(DAY,), counts=everything):
     firsts = [version(DAY + dt.timedelta(days=n), 1, night(DAY + dt.timedelta(days=n))) for n in (-1, 0, 1)]
     known = {(v.dataset, v.day, v.load_id): EARLY for v in firsts} | {(v.dataset, v.day, v.load_id): done for v in versions}
     knowledge = Knowledge({"things": DAILY, "places": REFERENCE}, [*firsts, *versions], known)
     days = [DAY + dt.timedelta(days=n) for n in (-1, 0, 1, 2)]
-    return [one.day for one in stale_features(knowledge, "features/x", dict.fromkeys(built, BUILT), days)]
+    return [one.day for one in stale_features(knowledge, "features/x", dict.fromkeys(built, BUILT), days, counts)]
 
 
 LATE = replace(EARLY, load_id=99, ledger_id=99, ended_at=NOON + 99 * MINUTE)
@@ -85,3 +88,40 @@ def test_a_partition_is_stale_when_an_input_of_a_day_that_it_reads_changed():
     found = stale_after("b", {DAY: BUILT}, {"a": changed}, {"a": [0, -2]})
     assert found == [Stale("b", DAY, "a of 2013-07-08 changed since")]
     assert stale_after("b", {DAY: BUILT}, {"a": changed}, {"a": [0]}) == []
+
+
+@pytest.mark.parametrize("dataset", ["raw/places", "raw/things"])
+def test_a_dataset_that_the_view_does_not_read_touches_no_night(dataset):
+    late = version(DAY - dt.timedelta(days=1), 2, night(DAY), dataset)
+    lineage = Lineage({"feat_x": frozenset({"raw/things"})}, Scope())
+    assert (DAY in stale(late, done=LATE, counts=lineage.of("feat_x"))) is (dataset == "raw/things")
+    assert DAY in stale(late, done=LATE, counts=lineage.of("a_model_that_dbt_does_not_know"))
+
+
+@pytest.mark.parametrize(
+    ("scope", "is_touched"),
+    [
+        (Scope("things"), True),
+        (Scope("places"), False),
+        (Scope("things", first=DAY), False),
+        (Scope("", last=DAY - dt.timedelta(days=1)), True),
+        (Scope("", last=DAY - dt.timedelta(days=2)), False),
+    ],
+    ids=str,
+)
+def test_a_scope_takes_only_nights_that_its_drops_touch(scope, is_touched):
+    late = version(DAY - dt.timedelta(days=1), 2, night(DAY))
+    counts = Lineage({}, scope).of("feat_x")
+    assert (DAY in stale(late, done=LATE, counts=counts)) is is_touched
+
+
+def test_a_night_that_was_never_built_is_due_when_the_scope_has_one_of_its_inputs():
+    never = DAY + dt.timedelta(days=1)
+    assert stale(counts=Lineage({}, Scope("things", first=never)).of("feat_x")) == [never]
+    assert stale(counts=Lineage({}, Scope("places")).of("feat_x")) == []
+
+
+def test_models_of_the_project_name_the_datasets_that_they_read():
+    lineage = raw_lineage(load_settings())
+    assert {"raw/flight_schedules", "raw/weather"} <= lineage["feat_flight"]
+    assert lineage["stg_weather"] == {"raw/weather"}
