@@ -78,6 +78,7 @@ def _damage_and_run(call, seed: int, n: int) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_damaged_machine_code_is_compiled_again(call):
     _damage_and_run(call, 1, 4)
 

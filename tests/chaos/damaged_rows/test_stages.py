@@ -17,7 +17,7 @@ from nightshift.scoring.publication import publish, score
 from nightshift.scoring.rescue import rescue
 from nightshift.warehouse.damage import DamagedInputError
 
-pytestmark = [pytest.mark.integration, pytest.mark.promise("R1")]
+pytestmark = [pytest.mark.integration, pytest.mark.promise("R1"), pytest.mark.timeout(300)]
 NIGHT = dt.date(2013, 7, 1)
 PREDICTIONS = Partition("predictions/parcel_late", ("predictions", "parcel_late"), NIGHT, "parcel_id", "score")
 FEATURES = Partition("features/parcel", ("features", "feat_parcel"), NIGHT, "parcel_id", "weight_kg")

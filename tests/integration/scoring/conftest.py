@@ -54,10 +54,12 @@ def make_spec(**changed: object) -> ModelSpec:
     return ModelSpec.model_validate(document | changed)
 
 
-def publish_features(conn: Connection, partitions: PartitionRange = DAY, n_rows: int = 50, shift: float = 0.0) -> list[PublishedLoad]:
-    """Publish feature rows: weight rises with the number, the rate is null for every tenth, depots alternate."""
+def publish_features(
+    conn: Connection, partitions: PartitionRange = DAY, n_rows: int = 50, shift: float = 0.0, changed: str = ""
+) -> list[PublishedLoad]:
+    """Publish feature rows: weight rises with the number, the rate is null for every tenth, depots alternate; then as ``changed`` says."""
     run = RunContext("transform/test", 1, "test")
-    write = begin(conn, [FEATURES], partitions, LoadManifest(run, {"raw": f"{n_rows} {shift}"}))
+    write = begin(conn, [FEATURES], partitions, LoadManifest(run, {"raw": f"{n_rows} {shift} {changed}"}))
     for day in partitions.days:
         conn.execute(
             "insert into features.feat_parcel select %s, %s, format('%%s-%%s', %s::date, i), %s::timestamptz + i * interval '1 minute', %s,"
@@ -65,6 +67,8 @@ def publish_features(conn: Connection, partitions: PartitionRange = DAY, n_rows:
             " from generate_series(1, %s) i",
             [day, write.load_id, day, day + dt.timedelta(days=1), day + dt.timedelta(days=1), shift, n_rows],
         )
+    if changed:
+        conn.execute(f"update features.feat_parcel set {changed} and load_id = {write.load_id}".encode())
     audit(conn, write)
     return publish(conn, write)
 

@@ -257,8 +257,7 @@ def allow_only(settings, low: float, high: float) -> None:
 
 
 def test_the_rule_is_published_when_the_gate_refuses_the_models(registry, warehouse, scoring_settings, spec, run):
-    publish_features(warehouse)
-    warehouse.execute("update features.feat_parcel set late_rate_7d = 0.5")
+    publish_features(warehouse, changed="late_rate_7d = 0.5 where true")
     registry.promote("2013-06-01", seed=1)
     registry.promote("2013-07-01", seed=2)
     allow_only(scoring_settings, 0.5, 0.5)

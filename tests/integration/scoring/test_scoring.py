@@ -78,8 +78,7 @@ def test_fallback_rule_is_published_and_marked_when_there_is_no_champion(warehou
 
 @pytest.mark.parametrize("value", ["Infinity", "-Infinity", "NaN"])
 def test_fallback_rule_takes_its_default_when_the_column_is_not_finite(warehouse, scoring_settings, spec, run, value):
-    publish_features(warehouse, n_rows=5)
-    warehouse.execute("update features.feat_parcel set late_rate_7d = %s", [value])
+    publish_features(warehouse, n_rows=5, changed=f"late_rate_7d = '{value}' where true")
     score(scoring_settings, spec, DAY, run)
 
     assert {score for (score,) in _current(warehouse, "score")} == {0.25}
@@ -124,11 +123,9 @@ def test_fallback_rule_is_published_when_the_champion_breaks_between_two_shards(
 
 
 def test_fallback_rule_is_published_when_a_row_cannot_be_scored(registry, warehouse, scoring_settings, spec, run):
-    publish_features(warehouse, n_rows=300)
+    last = "(select max(parcel_id) from features.feat_parcel)"
+    publish_features(warehouse, n_rows=300, changed=f"weight_kg = 'Infinity' where parcel_id = {last}")
     registry.promote("2013-07-01")
-    warehouse.execute(
-        "update features.feat_parcel set weight_kg = 'Infinity' where parcel_id = (select max(parcel_id) from features.feat_parcel)"
-    )
     score(scoring_settings, spec, DAY, run)
 
     ((source, reason, version),) = _sources(warehouse)
@@ -251,8 +248,7 @@ def test_published_rows_stand_when_the_gate_refuses_the_next_load(warehouse, sco
     publish_features(warehouse)
     score(scoring_settings, spec, DAY, run)
     before = _current(warehouse, "parcel_id, score")
-    publish_features(warehouse, shift=1.0)
-    warehouse.execute("update features.feat_parcel set late_rate_7d = 1.0")
+    publish_features(warehouse, shift=1.0, changed="late_rate_7d = 1.0 where true")
 
     with pytest.raises(GateError):
         score(scoring_settings, spec, DAY, run)
