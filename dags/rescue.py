@@ -32,8 +32,12 @@ def build_dag(spec: ModelSpec) -> DAG:
         schedule=CronPartitionTimetable(
             f"{spec.rescue_at.minute} {spec.rescue_at.hour} * * *", timezone=OPERATING_TIMEZONE, run_offset=-1, key_format="%Y-%m-%d"
         ),
-        # Half of the time may go by waiting for a scoring that has just begun; three tries share the other half.
-        default_args=defaults.task_defaults(spec.owner, timeout_minutes=max(1, (minutes // 2 - 2) // defaults.N_TRIES)),
+        # Half of the time may go by waiting for a scoring that has just begun; three tries share the other half. Tries that Airflow
+        # loses before our code begins are repeated soon: the deadline is near.
+        default_args={
+            **defaults.task_defaults(spec.owner, timeout_minutes=max(1, (minutes // 2 - 2) // defaults.N_TRIES)),
+            "max_retry_delay": dt.timedelta(minutes=1),
+        },
         **defaults.dag_defaults(__doc__, "rescue", spec.name, longest_run=dt.timedelta(minutes=2 * minutes), max_active_runs=2),
     ) as dag:
         found = task(task_id="rescue", **common)(rescue_tasks.rescue_predictions)(spec.name)

@@ -10,7 +10,7 @@ import pytest
 from tests.dags.conftest import read_dags
 
 from nightshift.contracts.model_spec import load_spec
-from nightshift.orchestration.defaults import RETRY_DELAY
+from nightshift.orchestration.defaults import N_TRIES, RETRY_DELAY
 from nightshift.settings import PROJECT_ROOT
 
 MODELS = ("arrival_delay_minutes", "flight_delayed")
@@ -33,7 +33,7 @@ def test_no_heavy_library_is_imported_when_dags_are_parsed(parsed: dict[str, Any
 def test_every_dag_decides_runs_catchup_tags_and_documentation(parsed: dict[str, Any], dag_id: str) -> None:
     dag = parsed["dags"][dag_id]
     assert dag["max_active_runs"] == RUNS.get(dag_id.partition("__")[0], 1)
-    tries = sum(task["timeout_seconds"] * (task["retries"] + 1) for task in dag["tasks"].values())
+    tries = sum(task["timeout_seconds"] * N_TRIES for task in dag["tasks"].values())
     assert dag["longest_run_seconds"] >= min(tries, 6 * 3600) or dag_id == "catch_up", "it would end while its tasks may still try"
     assert dag["start_date"] is None, "Airflow would start last midnight's run as soon as it reads the DAG"
     assert dag["catchup"] is False
@@ -93,7 +93,7 @@ def test_ingest_announces_after_all_loads_and_ends_red_when_one_failed(parsed: d
 def test_all_tries_of_a_rescue_end_before_the_deadline(parsed: dict[str, Any], model: str) -> None:
     minutes = load_spec(PROJECT_ROOT / "dags" / "models", model).scoring.rescue_minutes_before_deadline
     rescue = parsed["dags"][f"rescue__{model}"]["tasks"]["rescue"]
-    longest = (rescue["retries"] + 1) * rescue["timeout_seconds"] + rescue["retries"] * RETRY_DELAY.total_seconds()
+    longest = N_TRIES * rescue["timeout_seconds"] + (N_TRIES - 1) * RETRY_DELAY.total_seconds()
     assert minutes * 60 / 2 + longest <= minutes * 60
 
 

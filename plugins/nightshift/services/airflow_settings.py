@@ -63,6 +63,7 @@ TUNING = {
     "AIRFLOW__SCHEDULER__CATCHUP_BY_DEFAULT": "False",
     "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "120",
     "AIRFLOW__SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "60",
+    "AIRFLOW__SCHEDULER__SCHEDULER_HEALTH_CHECK_THRESHOLD": "180",
     "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.5",
     "AIRFLOW__LOGGING__LOGGING_LEVEL": "INFO",
     "AIRFLOW__LOGGING__COLORED_CONSOLE_LOG": "False",
@@ -73,7 +74,8 @@ TUNING = {
 """A variable of the same name in our own environment wins, so that an installation can tune its Airflow.
 
 Workers ask an API server that is away for about five minutes, every 15 seconds at the latest; by Airflow's default they give up
-after five requests, and each task that begins or ends meanwhile loses a try.
+after five requests, and each task that begins or ends meanwhile loses a try. A scheduler that goes on after it was suspended takes
+itself for dead if its last heartbeat is older than SCHEDULER_HEALTH_CHECK_THRESHOLD, and ends its own tasks; they are tried again.
 """
 
 
