@@ -14,13 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from nightshift.contracts.datasets import Delivery, read_contracts
 from nightshift.contracts.partitions import Partition, PartitionRange
-from nightshift.errors import AuditError, NightshiftError, WarehouseError
+from nightshift.errors import AuditError, NightshiftError
 from nightshift.warehouse import ledger
 from nightshift.warehouse.connection import connect
 from nightshift.warehouse.damage import refuse_damaged, version_records
 from nightshift.warehouse.dbt_runner import (
     DbtError,
-    DbtProcessError,
     FeatureView,
     ModelRun,
     ensure_relations,
@@ -176,7 +175,6 @@ def _broken_relations(settings: Settings, views: Sequence[FeatureView]) -> dict[
     try:
         ensure_relations(settings)
     except DbtError as error:
-        _require_warehouse(settings, error)
         if not (broken := [view.name for view in views if view.table in error.models]):
             raise
         return dict.fromkeys(broken, error)
@@ -198,42 +196,13 @@ def _build_views(
         write = begin(conn, targets, partitions, LoadManifest(run, inputs))
     try:
         models = run_models(settings, [view.table for view in views], _variables(write, as_of), run.application_name)
-    except (DbtError, DbtProcessError) as error:
-        _require_warehouse(settings, error)
-        if not isinstance(error, DbtError):
-            raise
+    except DbtError as error:
         raise _BlamedError([view.name for view in views if view.table in error.models], error) from error
     with connect(settings, run.application_name) as conn:
         _check(conn, settings, write, inputs, run, views)
         published = publish(conn, write)
         collect(conn, targets)
     return tuple(published), tuple(models)
-
-
-_BROKEN_CONNECTION = (
-    "server closed the connection",
-    "terminating connection",
-    "connection refused",
-    "could not connect",
-    "connection to server",
-    "the database system is",
-)
-
-
-def _require_warehouse(settings: Settings, error: NightshiftError) -> None:
-    """Say that the warehouse was away if that is why dbt failed: its own message leads to the wrong page.
-
-    Raises:
-        WarehouseError: It is away, or was.
-    """
-    with connect(settings, "nightshift transform"):
-        pass
-    if any(words in str(error).lower() for words in _BROKEN_CONNECTION):
-        raise WarehouseError(
-            "The connection to the warehouse broke while dbt used it.",
-            got=error.got,
-            todo="Rerun the task: nothing was published. `nightshift status` says whether the warehouse runs.",
-        ) from error
 
 
 def _no_view(partitions: PartitionRange) -> NoFeatureViewError:
