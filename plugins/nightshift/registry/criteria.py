@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
@@ -66,8 +67,19 @@ class Criterion:
         return f"{self.name}: {self.reason}"
 
     def as_json(self) -> dict[str, Any]:
-        """Return plain values."""
-        return {**asdict(self), "verdict": self.verdict.value, "interval": None if self.interval is None else list(self.interval)}
+        """Return plain values; a number that is undefined, as an AUC of one class, is None."""
+        plain: dict[str, Any] = _defined({**asdict(self), "verdict": self.verdict.value})
+        return plain
+
+
+def _defined(value: Any) -> Any:  # noqa: ANN401 - plain values of any depth
+    if isinstance(value, dict):
+        return {key: _defined(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_defined(part) for part in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
 
 
 Question = Callable[["Case"], "Criterion | Iterable[Criterion]"]
