@@ -25,7 +25,7 @@ MAXIMUM_LINE_BYTES = 16 * 1024**2
 """A line is held in memory until its end has come."""
 MAXIMUM_RECORD_BYTES = 512 * 1024
 """A quoted field that is still open after so much was opened by a stray quote. Below Arrow's block of 1 MiB."""
-_CHUNK_BYTES = 1024**2
+_CHUNK_BYTES = 128 * 1024
 _QUOTE, _COMMA, _LF, _CR = b'",\n\r'
 _FIELD = rb'(?:"[^"]*+(?:""[^"]*+)*+"|[^",\r\n]*+)'
 _RECORD = re.compile(_FIELD + rb"(?:," + _FIELD + rb")*+(?:\r?\n|\Z)")
@@ -167,7 +167,7 @@ class CheckedLines:
             if self._may_hide_rows(bytes_, quotes, lines):
                 return False
             is_end[lines[np.searchsorted(quotes, lines) % 2 == 1]] = False
-        self.n_lines += int(np.count_nonzero(is_end)) + (not data.endswith(b"\n")) - _n_blank(bytes_, is_end)
+        self.n_lines += int(np.count_nonzero(is_end)) + (not data.endswith(b"\n")) - _n_blank(bytes_, is_end, has_cr=_CR in data)
         return True
 
     def _may_hide_rows(self, bytes_: npt.NDArray[np.uint8], quotes: Positions, lines: Positions) -> bool:
@@ -242,17 +242,18 @@ def _n_fields(record: bytes) -> int:
     return 1 + sum(bool(match[1] == b",") for match in _SEPARATED.finditer(record))
 
 
-def _n_blank(bytes_: npt.NDArray[np.uint8], is_end: npt.NDArray[np.bool_]) -> int:
+def _n_blank(bytes_: npt.NDArray[np.uint8], is_end: npt.NDArray[np.bool_], *, has_cr: bool) -> int:
     """Return how many lines are blank, the line before the first one being at its end.
 
     Args:
         bytes_: Lines.
         is_end: Where a line ends that is outside of quotes.
+        has_cr: Whether they have a CR at all.
     """
     n_blank = int(is_end[0]) + int(np.count_nonzero(is_end[1:] & is_end[:-1]))
-    is_cr = bytes_[:-1] == _CR
-    if not is_cr.any():
+    if not has_cr:
         return n_blank
+    is_cr = bytes_[:-1] == _CR
     begins = np.concatenate([[True], is_end[:-2]])
     return n_blank + int(np.count_nonzero(begins & is_cr & is_end[1:]))
 

@@ -4,7 +4,7 @@ import csv
 import io
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nightshift.quality import csv_dialect
@@ -102,11 +102,13 @@ def test_a_file_is_refused_when_the_parser_made_another_number_of_rows(monkeypat
 ODD = st.text(st.sampled_from('a,"\n\r;'), max_size=40)
 
 
+@settings(deadline=None)  # a busy machine is no fault
 @given(ODD, st.integers(1, 9))
 def test_the_size_of_a_chunk_means_nothing(text, chunk_bytes):
     assert read("x,y\n" + text, chunk_bytes) == read("x,y\n" + text)
 
 
+@settings(deadline=None)  # a busy machine is no fault
 @given(st.lists(st.lists(st.text(st.sampled_from('a"\n\r ;'), max_size=6), min_size=3, max_size=3), max_size=6))
 def test_what_a_strict_writer_wrote_comes_back(rows):
     """Texts without commas cannot look like rows of three fields, so every line break is text."""
@@ -116,6 +118,7 @@ def test_what_a_strict_writer_wrote_comes_back(rows):
     assert read(sink.getvalue()) == (["x", "y", "z"], rows)
 
 
+@settings(deadline=None)  # a busy machine is no fault
 @given(ODD)
 def test_every_line_that_no_quote_spans_is_one_row(text):
     plain = text.replace('"', "")
