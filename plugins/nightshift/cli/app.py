@@ -16,6 +16,7 @@ from nightshift.cli import (
     critical_path,
     demo,
     doctor,
+    drop,
     evidence,
     history,
     models,
@@ -63,6 +64,7 @@ app.command()(doctor.doctor)
 app.command()(psql.psql)
 app.add_typer(quarantine.app, name="quarantine")
 app.add_typer(contract.app, name="contract")
+app.add_typer(drop.app, name="drop")
 app.command()(redo.redo)
 app.command()(models.models)
 app.command()(models.rollback)
