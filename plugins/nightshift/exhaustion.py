@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from nightshift.errors import LocalSpaceError, MemoryShortError, NightshiftError, ObjectStoreError, WarehouseFullError
+from nightshift.redaction import redact
 
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _DISK_FULL, _OUT_OF_MEMORY = "53100", "53200"
@@ -34,6 +35,7 @@ def named_exhaustion() -> Iterator[None]:
     try:
         yield
     except Exception as error:
+        redact(error)  # here all errors of a connection, a task or a command pass on their way into a log
         named = exhaustion_of(error)
         if named is None:
             raise

@@ -17,6 +17,7 @@ from nightshift.cli import (
     critical_path,
     demo,
     doctor,
+    drop,
     end_run,
     evidence,
     history,
@@ -67,6 +68,7 @@ app.command()(psql.psql)
 app.add_typer(analyst.app, name="analyst")
 app.add_typer(quarantine.app, name="quarantine")
 app.add_typer(contract.app, name="contract")
+app.add_typer(drop.app, name="drop")
 app.command()(redo.redo)
 app.command()(models.models)
 app.command()(models.rollback)

@@ -33,16 +33,19 @@ def diff(
     """
     from nightshift.contracts.datasets import load_contract
     from nightshift.errors import SpecError
-    from nightshift.ingestion.load import drops_in_order
+    from nightshift.ingestion.deliveries import read_deliveries
     from nightshift.ingestion.schema_diff import adoption, compare_schema, objections
     from nightshift.lake.drops import read_data
     from nightshift.lake.object_store import ObjectStore
     from nightshift.quality.file_blocks import UnreadableFileError
+    from nightshift.warehouse.connection import connect
 
     settings = load_settings()
     contract = load_contract(settings.datasets_dir, dataset)
     store = ObjectStore.open(settings)
-    drops = drops_in_order(store, dataset, PartitionRange.single(Partition.parse(partition, contract.timezone)))
+    days = PartitionRange.single(Partition.parse(partition, contract.timezone))
+    with connect(settings, "nightshift contract diff") as conn:
+        drops = read_deliveries(conn, store, dataset, days).drops
     if not drops:
         raise SpecError(f"{dataset} of {partition} has no drop.", todo="Look at `nightshift redo --plan`.", code="NS-INGEST-002")
     try:

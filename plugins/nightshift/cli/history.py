@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from nightshift.contracts.datasets import DatasetContract
     from nightshift.contracts.model_spec import ModelSpec
+    from nightshift.lake.drops import NewDrop
     from nightshift.settings import Settings
 
 REFERENCE_DATASETS = ("airports", "carriers", "planes")
@@ -39,6 +40,9 @@ def deliver(
         typer.Argument(help="A CSV file with a header, plain or compressed (.csv.gz), or a Parquet file.", exists=True, dir_okay=False),
     ],
     delivered_at: Annotated[str, typer.Option(help="When it became known, ISO time with offset; now by default.")] = "",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only hold the file against its contract, as ingest will; write nothing.")
+    ] = False,
 ) -> None:
     """Put a file of your own into the lake as one drop: data file and manifest."""
     from nightshift.contracts.datasets import load_contract
@@ -46,7 +50,11 @@ def deliver(
     settings = load_settings()
     contract = load_contract(settings.datasets_dir, dataset)
     at = dt.datetime.fromisoformat(delivered_at).astimezone(dt.UTC) if delivered_at else dt.datetime.now(dt.UTC)
-    _deliver_files(settings, contract, [(Partition.parse(partition, contract.timezone), file, at)])
+    day = Partition.parse(partition, contract.timezone)
+    if dry_run:
+        say(_checked(contract, day, file, at))
+    else:
+        _deliver_files(settings, contract, [(day, file, at)])
 
 
 def deliver_history(
@@ -187,22 +195,51 @@ def train_once(settings: Settings, spec: ModelSpec, partition: Partition, run: R
 
 def _deliver_files(settings: Settings, contract: DatasetContract, files: Sequence[tuple[Partition, Path, dt.datetime]]) -> None:
     """Write one drop per partition, file and time of delivery (UTC)."""
-    from nightshift.lake.drops import NewDrop, write_drop
+    from nightshift.lake.drops import write_drop
     from nightshift.lake.object_store import ObjectStore
-    from nightshift.quality.file_blocks import UnreadableFileError, count_rows, suffix_of
 
     store = ObjectStore.open(settings)
     for partition, file, at in files:
-        suffix = suffix_of(file.name) or ".csv"
-        try:
-            n_rows = count_rows(file, file.name)
-        except UnreadableFileError as error:
-            raise typer.BadParameter(f"{file} cannot be read as {suffix}: {error}") from None
-        name = f"{file.name.removesuffix(suffix)}-{at:%Y%m%dT%H%M%SZ}"
-        drop = write_drop(
-            store, NewDrop(contract.name, partition.day, at, file.read_bytes(), n_rows, name, contract.schema_version, suffix)
-        )
-        say(f"{drop.data_key}: {n_rows:,} rows, delivered at {at.isoformat()}")
+        drop = write_drop(store, _new_drop(contract, partition, file, at))
+        say(f"{drop.data_key}: {drop.n_rows:,} rows, delivered at {at.isoformat()}")
+
+
+def _new_drop(contract: DatasetContract, partition: Partition, file: Path, at: dt.datetime) -> NewDrop:
+    from nightshift.lake.drops import NewDrop
+    from nightshift.quality.file_blocks import UnreadableFileError, count_rows, suffix_of
+    from nightshift.quality.unpacked_stream import OverLimitError
+
+    suffix = suffix_of(file.name) or ".csv"
+    try:
+        n_rows = count_rows(file, file.name)
+    except (UnreadableFileError, OverLimitError) as error:
+        raise typer.BadParameter(f"{file} cannot be read as {suffix}: {error}") from None
+    name = f"{file.name.removesuffix(suffix)}-{at:%Y%m%dT%H%M%SZ}"
+    return NewDrop(contract.name, partition.day, at, file.read_bytes(), n_rows, name, contract.schema_version, suffix)
+
+
+def _checked(contract: DatasetContract, partition: Partition, file: Path, at: dt.datetime) -> str:
+    """Return what ingest would make of a file.
+
+    Raises:
+        ContractError: It would be refused.
+    """
+    from nightshift.ingestion.row_check import check_rows
+    from nightshift.lake.drops import manifest_of
+    from nightshift.quality.contract_check import LargeFileError, check_file
+
+    new = _new_drop(contract, partition, file, at)
+    drop = manifest_of(new)
+    try:
+        delivered = check_file(contract, drop, new.data)
+    except LargeFileError:
+        return f"{file}: columns and number of rows are right; it is too large to check its rows here. Nothing was written."
+    rows = check_rows(contract, [drop], [delivered])
+    for error in rows.errors.values():
+        raise error
+    n_refused = len(rows.refused[0])
+    counts = f"{rows.values.num_rows:,} rows, {n_refused} distinct refused, {rows.n_duplicated[0]} repeated"
+    return "\n".join([f"{file} would be loaded: {counts}. Nothing was written.", *delivered.notes])
 
 
 def _scored_by(settings: Settings, model: str, partitions: PartitionRange) -> list[str]:

@@ -6,11 +6,12 @@ import datetime as dt
 from enum import StrEnum
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from nightshift.contracts.document_folder import DocumentFolder, read_folder
+from nightshift.contracts.drop_limits import DropLimits
 from nightshift.contracts.partitions import OPERATING_TIMEZONE
 from nightshift.contracts.reserved_names import refuse_column, refuse_dataset
 from nightshift.contracts.yaml_document import IDENTIFIER, Frozen, read_document
@@ -146,6 +147,9 @@ class DatasetContract(Frozen):
         minimum_rows: Fewer accepted rows stop the load.
         maximum_refused_ratio: Share of rows, 0 to 1, that may be quarantined before the whole file is refused.
         maximum_wait_minutes: How long a night waits for a missing drop.
+        maximum_backdating_days: How far ``delivered_at`` of a drop may lie before we received it, once its
+            partition has had a version for as long; ``unlimited`` for a history that is rewritten on purpose.
+        limits: How large a file may be.
         versions: What each schema version after the first changed, so that old partitions still load.
     """
 
@@ -164,6 +168,8 @@ class DatasetContract(Frozen):
     minimum_rows: int = Field(default=1, ge=0)
     maximum_refused_ratio: float = Field(default=0.0, ge=0, le=1)
     maximum_wait_minutes: int = Field(default=180, ge=0)
+    maximum_backdating_days: Annotated[int, Field(ge=0)] | Literal["unlimited"] = 3
+    limits: DropLimits = Field(default_factory=DropLimits)
     versions: dict[int, SchemaChange] = Field(default_factory=dict)
 
     @field_validator("name")

@@ -18,7 +18,8 @@ from nightshift.contracts.datasets import load_contract
 from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.errors import LoadStateError, NightshiftError
 from nightshift.ingestion.cast import cast_column
-from nightshift.ingestion.load import drops_in_order, ingest
+from nightshift.ingestion.deliveries import read_deliveries
+from nightshift.ingestion.load import ingest
 from nightshift.ingestion.row_check import check_rows
 from nightshift.lake.drops import NewDrop, read_data, write_drop
 from nightshift.lake.object_store import ObjectStore
@@ -74,7 +75,7 @@ def replay_corrections(settings: Settings, dataset: str, day: dt.date, run: RunC
         corrections = corrections_of(conn, contract.dataset, day)
         if not corrections:
             return ReplayResult()
-        base = _newest_ingested(conn, contract, drops_in_order(store, dataset, partitions))
+        base = _newest_ingested(conn, contract, read_deliveries(conn, store, dataset, partitions).drops)
         data = read_data(store, [base])[0]
         refused = _refused(contract, base, data)
         present = [correction for correction in corrections if correction.row_digest in refused]

@@ -22,7 +22,15 @@ import numpy as np
 from nightshift.ahead import Ahead
 from nightshift.errors import LoadStateError
 from nightshift.ingestion.cast import Reason
-from nightshift.ingestion.raw_version import Source, begin_version, keep_source, publish_version, with_origin
+from nightshift.ingestion.drop_guard import refusal_of
+from nightshift.ingestion.raw_version import (
+    Source,
+    begin_version,
+    keep_source,
+    publish_version,
+    refused_when_unstorable,
+    with_origin,
+)
 from nightshift.ingestion.row_check import (
     DUPLICATE,
     GOOD,
@@ -36,12 +44,12 @@ from nightshift.ingestion.row_check import (
 )
 from nightshift.lake.object_store import ObjectCorruptError
 from nightshift.lake.object_stream import ObjectStream
-from nightshift.quality.contract_check import ContractError, DeliveredFile, check_head, digest_error, read_rows
+from nightshift.quality.contract_check import IN_MEMORY_BYTES, DeliveredFile, check_head, digest_error, read_rows
 from nightshift.quality.gates import count_passing
 from nightshift.quality.quarantine import RefusedRow
 from nightshift.warehouse.append_stream import append_stream
 from nightshift.warehouse.migrate import ensure_large_table
-from nightshift.warehouse.partition_write import hold_stage, refuse
+from nightshift.warehouse.partition_write import hold_stage
 
 if TYPE_CHECKING:
     import datetime as dt
@@ -69,9 +77,12 @@ _LONGEST_LOAD_SECONDS = 24 * 3600
 """A copy that is older belongs to nobody: a task is ended long before."""
 
 
-def is_large(drop: DropManifest) -> bool:
-    """Return whether a drop streams."""
-    return drop.n_rows >= LARGE_ROWS
+def is_large(drop: DropManifest, n_bytes: int) -> bool:
+    """Return whether a drop streams, by its manifest or by the size of its file.
+
+    A file that is larger than both say is found when it is unpacked.
+    """
+    return drop.n_rows >= LARGE_ROWS or n_bytes > IN_MEMORY_BYTES
 
 
 def write_large(call: IngestCall, drop: DropManifest) -> set[dt.date]:
@@ -87,18 +98,15 @@ def write_large(call: IngestCall, drop: DropManifest) -> set[dt.date]:
     """
     rows = _Rows(call, drop)
     write = begin_version(call, [drop])
-    try:
+    with refused_when_unstorable(call, write, drop):
         _append(call, write, rows)
-    except ContractError as error:
-        refuse(call.conn, write, str(error).splitlines()[0])
-        raise
-    with call.conn.transaction():
-        hold_stage(call.conn, write)
-        _withdraw(call, write, rows.lost)
-        source = Source(drop, rows.refused, rows.n_good, rows.n_duplicated, rows.n_refused, rows.head.notes)
-        keep_source(call, write, source)
-    counts = {"n_refused": rows.n_refused, "n_duplicated": rows.n_duplicated}
-    return publish_version(call, write, counts, {drop.partition: rows.n_good}, rows.passing)
+        with call.conn.transaction():
+            hold_stage(call.conn, write)
+            _withdraw(call, write, rows.lost)
+            source = Source(drop, rows.refused, rows.n_good, rows.n_duplicated, rows.n_refused, rows.head.notes)
+            keep_source(call, write, source)
+        counts = {"n_refused": rows.n_refused, "n_duplicated": rows.n_duplicated}
+        return publish_version(call, write, counts, {drop.partition: rows.n_good}, rows.passing)
 
 
 @contextmanager
@@ -113,7 +121,7 @@ def _arriving(call: IngestCall, drop: DropManifest) -> Iterator[tuple[bytes | Pa
     try:
         if drop.data_key.endswith(".parquet"):
             with _folder(call.settings.home / "drops") as folder:
-                path = folder / Path(drop.data_key).name
+                path = folder / "drop.parquet"  # upstream's own name may be longer than a name can be here
                 call.store.download(drop.data_key, path, drop.sha256)
                 yield path, path
         else:
@@ -208,8 +216,17 @@ class _Rows:
         """Yield the good rows as ``raw.<dataset>`` has them.
 
         Raises:
-            ContractError: What came does not keep the contract, as soon as that is sure.
+            ContractError: What came does not keep the contract, or cannot be read, as soon as that is sure.
         """
+        try:
+            yield from self._batches(load_id)
+        except Exception as error:
+            refusal = refusal_of(self._call.contract, self.drop, error)
+            if refusal is None or refusal is error:
+                raise
+            raise refusal from None
+
+    def _batches(self, load_id: int) -> Iterator[pa.Table]:
         with _arriving(self._call, self.drop) as (start, source):
             self.head = check_head(self._call.contract, self.drop, start)
             for rows in self._typed(source, self._malformed):

@@ -1,37 +1,42 @@
 """Drops to raw partitions: check every file, stage all good rows by one COPY, gate, publish; refused rows to quarantine.
 
-A range is one load per dataset, but for drops of very many rows, which stream one by one.
+Consecutive days are one load, as far as they fit into memory; drops of very many rows stream one by one.
 Each delivered content is a version with its own ``known_at``; a drop that is in already is passed over.
-A drop that breaks its contract stops the load, unless a later drop of its partition stands for it.
-Source: docs/adr/0005-raw-versions.md.
+A drop that breaks its contract is recorded and left out; at the end it stops the call, unless a later drop of
+its partition stands for it. Source: docs/adr/0005-raw-versions.md, docs/adr/0040-hostile-drops.md.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nightshift.contracts.datasets import Delivery, load_contract
 from nightshift.errors import LoadStateError, NightshiftError
-from nightshift.ingestion.large_drop import is_large, write_large
-from nightshift.ingestion.raw_version import CheckedDrops, IngestCall, write_version
-from nightshift.ingestion.row_check import check_rows
-from nightshift.lake.drops import list_drops, list_undelivered, partition_prefix, read_data
+from nightshift.ingestion.deliveries import (
+    Identity,
+    backdated,
+    identity,
+    read_deliveries,
+    record_received,
+)
+from nightshift.ingestion.drop_batches import Refusals, load_drops
+from nightshift.ingestion.raw_version import IngestCall
+from nightshift.lake.drops import list_undelivered, partition_prefix
 from nightshift.lake.object_store import ObjectStore
-from nightshift.quality.contract_check import ContractError, DeliveredFile, check_file
-from nightshift.quality.quarantine import keep_drop
+from nightshift.quality.quarantine import keep_manifest
 from nightshift.warehouse.connection import connect
 from nightshift.warehouse.content_hash import hash_basis
 from nightshift.warehouse.damage import Damage, LoadRecord, find_damage, find_damage_cheaply
 
 if TYPE_CHECKING:
-    from nightshift.contracts.datasets import DatasetContract
     from nightshift.contracts.partitions import PartitionRange
     from nightshift.contracts.run import RunContext
-    from nightshift.lake.drops import DropManifest, ManifestError
+    from nightshift.ingestion.deliveries import Deliveries
+    from nightshift.lake.drops import DropManifest
     from nightshift.settings import Settings
     from nightshift.warehouse.connection import Connection
 
@@ -44,6 +49,12 @@ class DropMissingError(NightshiftError):
     code = "NS-INGEST-001"
     is_retryable = True
     is_waiting = True
+
+
+class FileAbsentError(DropMissingError):
+    """A manifest came before its data file: the drop is not delivered yet."""
+
+    code = "NS-INGEST-003"
 
 
 @dataclass(frozen=True)
@@ -104,37 +115,26 @@ def ingest(settings: Settings, dataset: str, partitions: PartitionRange, run: Ru
 
     Raises:
         DropMissingError: A daily dataset has no drop for a day; retry later.
-        ContractError: A file does not keep its contract; nothing of the range is visible.
+        ContractError: The newest file of a day does not keep its contract; all other files of the range are in.
         GateError: The expectation suite refused the rows, or there is none.
-        ManifestError: A manifest is wrong.
+        ManifestError: A manifest is wrong, and no good drop of its day came after it; all other files are in.
         StaleTokenError: A newer attempt has taken a partition.
     """
     contract = load_contract(settings.datasets_dir, dataset)
     store = ObjectStore.open(settings)
-    drops = drops_in_order(store, dataset, partitions)
-    _refuse_missing(store, contract, partitions, drops)
     with connect(settings, run.application_name) as conn:
-        hold_off_sweeps(conn, contract.dataset)
         call = IngestCall(settings, store, conn, contract, run)
-        published = _load_new(call, drops)
-        return _read_back(call, sorted({drop.partition for drop in drops}), published)
-
-
-def drops_in_order(
-    store: ObjectStore, dataset: str, partitions: PartitionRange, pass_over: Callable[[ManifestError], None] | None = None
-) -> list[DropManifest]:
-    """Return the drops of a range by partition and delivery; of two delivered at the same instant the one with the greater digest counts.
-
-    Args:
-        store: The lake.
-        dataset: Name of the contract.
-        partitions: Both ends included.
-        pass_over: Is told of each wrong manifest, whose drop is then left out.
-
-    Raises:
-        ManifestError: A manifest is wrong, and nobody is told.
-    """
-    return sorted(list_drops(store, dataset, partitions, pass_over), key=lambda drop: (drop.partition, drop.delivered_at, drop.sha256))
+        deliveries = read_deliveries(conn, store, dataset, partitions)
+        keep_wrong_manifests(call, deliveries)
+        _refuse_missing(call, partitions, deliveries)
+        record_received(conn, store, deliveries)
+        hold_off_sweeps(conn, contract.dataset)
+        refusals = Refusals(call, deliveries, is_late=False)
+        published = _load_new(refusals)
+        for wrong in deliveries.standing_manifests:
+            refusals.stand(wrong.error)
+        refusals.raise_first()
+        return _read_back(call, sorted(deliveries.newest), published)
 
 
 def hold_off_sweeps(conn: Connection, dataset: str) -> None:
@@ -144,66 +144,55 @@ def hold_off_sweeps(conn: Connection, dataset: str) -> None:
         conn.execute("select pg_advisory_lock_shared(hashtextextended(%s, 0))", [f"sweep {dataset}"])
 
 
-def _refuse_missing(store: ObjectStore, contract: DatasetContract, partitions: PartitionRange, drops: Sequence[DropManifest]) -> None:
+def _refuse_missing(call: IngestCall, partitions: PartitionRange, deliveries: Deliveries) -> None:
+    """Wait for the days of a daily dataset that nothing came for; a wrong manifest is no missing drop."""
+    contract, store = call.contract, call.store
     if contract.delivery is not Delivery.DAILY:
         return
-    delivered = {drop.partition for drop in drops}
-    missing = [day for day in partitions.days if day >= contract.history_start and day not in delivered]
-    if missing:
-        halfway = [key for key in list_undelivered(store, contract.name, partitions) if any(f"dt={day}/" in key for day in missing)]
-        raise DropMissingError(
-            f"{contract.name}: {len(missing)} of {len(partitions)} days have no drop, the first is {missing[0]}.",
-            expected=f"a data file and its manifest under {store.uri(partition_prefix(contract.name, missing[0]))}",
-            got=f"{len(halfway)} file(s) without a manifest" if halfway else "nothing",
-            todo=f"The night waits up to {contract.maximum_wait_minutes} minutes; after that ask upstream for the file.",
-        )
+    came = {drop.partition for drop in deliveries.drops} | {wrong.partition for wrong in deliveries.wrong}
+    missing = [day for day in partitions.days if day >= contract.history_start and day not in came]
+    if not missing:
+        return
+    promised = [drop for drop in deliveries.absent if drop.partition in missing]
+    if promised:
+        raise absent_error(call, promised[0])
+    halfway = [key for key in list_undelivered(store, contract.name, partitions) if any(f"dt={day}/" in key for day in missing)]
+    raise DropMissingError(
+        f"{contract.name}: {len(missing)} of {len(partitions)} days have no drop, the first is {missing[0]}.",
+        expected=f"a data file and its manifest under {store.uri(partition_prefix(contract.name, missing[0]))}",
+        got=f"{len(halfway)} file(s) without a manifest" if halfway else "nothing",
+        todo=f"The night waits up to {contract.maximum_wait_minutes} minutes; after that ask upstream for the file.",
+    )
 
 
-def _load_new(call: IngestCall, drops: Sequence[DropManifest]) -> set[dt.date]:
+def absent_error(call: IngestCall, drop: DropManifest) -> FileAbsentError:
+    """Return what is wrong with a manifest whose file is not there yet."""
+    return FileAbsentError(
+        f"{call.contract.name}: the manifest of {drop.partition} is there, its data file is not.",
+        expected=f"a file at {call.store.uri(drop.data_key)}",
+        got="nothing",
+        todo=f"A night waits up to {call.contract.maximum_wait_minutes} minutes; after that ask upstream for the file.",
+    )
+
+
+def _load_new(refusals: Refusals) -> set[dt.date]:
     """Load what is not in yet and return the days that got a new version."""
-    known = _known_drops(call, sorted({drop.partition for drop in drops}))
-    newest = {drop.partition: drop for drop in drops}
-    new = [drop for drop in drops if (drop.partition, drop.sha256, drop.delivered_at) not in known]
-    published: set[dt.date] = set()
-    for checked, places in check_drops(call, [drop for drop in new if not is_large(drop)], newest):
-        published |= write_version(call, checked, places)
-    for drop in filter(is_large, new):
-        published |= load_large(call, drop, newest)
-    return published
+    call, deliveries = refusals.call, refusals.deliveries
+    known = _known_drops(call, sorted({drop.partition for drop in deliveries.drops}))
+    new = [drop for drop in deliveries.drops if identity(drop) not in known]
+    too_old = backdated(call.contract, deliveries, new)
+    for drop, error in too_old.items():
+        refusals.add(drop, error)
+    return load_drops([drop for drop in new if drop not in too_old], refusals)
 
 
-def load_large(call: IngestCall, drop: DropManifest, newest: Mapping[dt.date, DropManifest]) -> set[dt.date]:
-    """Load one drop that streams, or record that it is broken, and return its day if it got a new version.
-
-    Raises:
-        ContractError: It is broken and the newest of its partition: nothing stands for it.
-    """
-    try:
-        return write_large(call, drop)
-    except ContractError as error:
-        _settle_errors(call, [(drop, error)], newest)
-        return set()
+def keep_wrong_manifests(call: IngestCall, deliveries: Deliveries) -> None:
+    """Record the manifests that describe no drop."""
+    for wrong in deliveries.wrong:
+        keep_manifest(call.conn, call.contract.name, wrong, call.store.uri(wrong.object.key), call.run)
 
 
-def check_drops(
-    call: IngestCall, drops: Sequence[DropManifest], newest: Mapping[dt.date, DropManifest]
-) -> list[tuple[CheckedDrops, list[int]]]:
-    """Check files and rows, record the broken drops, and return for each load the drops and the places of those that it takes.
-
-    Raises:
-        ContractError: The newest drop of a partition is broken: nothing stands for it.
-    """
-    whole, files = _checked_files(call, drops, newest)
-    if not whole:
-        return []
-    rows = check_rows(call.contract, whole, files)
-    _settle_errors(call, [(whole[place], error) for place, error in rows.errors.items()], newest)
-    good = [place for place in range(len(whole)) if place not in rows.errors]
-    checked = CheckedDrops(whole, files, rows)
-    return [(checked, places) for places in _loads(whole, good)]
-
-
-def _known_drops(call: IngestCall, days: Sequence[dt.date]) -> set[tuple[dt.date, str, dt.datetime]]:
+def _known_drops(call: IngestCall, days: Sequence[dt.date]) -> set[Identity]:
     """Return what was ingested under this contract, has not been refused since, and whose rows readers see as they were published.
 
     A pointer that somebody has lost comes back when its drops are read again, and so do rows that vanished or changed. Only a rerun has
@@ -233,52 +222,6 @@ def _damages(call: IngestCall, records: Sequence[LoadRecord]) -> list[Damage]:
     hashed = [record for record in records if record.basis in (None, basis)]
     counted = [record for record in records if record.basis not in (None, basis)]
     return find_damage(call.conn, call.target, hashed) + find_damage_cheaply(call.conn, call.target, counted)
-
-
-def _checked_files(
-    call: IngestCall, drops: Sequence[DropManifest], newest: Mapping[dt.date, DropManifest]
-) -> tuple[list[DropManifest], list[DeliveredFile]]:
-    whole: list[DropManifest] = []
-    files: list[DeliveredFile] = []
-    errors: list[tuple[DropManifest, ContractError]] = []
-    for drop, data in zip(drops, read_data(call.store, drops), strict=True):
-        try:
-            files.append(check_file(call.contract, drop, data))
-            whole.append(drop)
-        except ContractError as error:
-            errors.append((drop, error))
-    _settle_errors(call, errors, newest)
-    return whole, files
-
-
-def _settle_errors(call: IngestCall, errors: Sequence[tuple[DropManifest, ContractError]], newest: Mapping[dt.date, DropManifest]) -> None:
-    """Record broken drops; those that no later drop stands for stop the load.
-
-    Raises:
-        ContractError: The first of them.
-    """
-    for drop, error in errors:
-        keep_drop(call.conn, drop, call.store.uri(drop.data_key), error, call.run)
-    for drop, error in errors:
-        if newest.get(drop.partition) == drop:
-            raise error
-
-
-def _loads(drops: Sequence[DropManifest], places: Sequence[int]) -> Iterator[list[int]]:
-    """Yield the places of drops that become one load: consecutive days, one drop each, versions of a day in the order of delivery."""
-    waves: list[dict[dt.date, int]] = []
-    for place in places:
-        day = drops[place].partition
-        wave = next((wave for wave in waves if day not in wave), None)
-        if wave is None:
-            wave = {}
-            waves.append(wave)
-        wave[day] = place
-    for wave in waves:
-        days = sorted(wave)
-        breaks = [i for i, day in enumerate(days) if i == 0 or day != days[i - 1] + dt.timedelta(days=1)]
-        for start, end in zip(breaks, [*breaks[1:], len(days)], strict=True):
-            yield [wave[day] for day in days[start:end]]
 
 
 def _read_back(call: IngestCall, days: Sequence[dt.date], published: set[dt.date]) -> IngestResult:

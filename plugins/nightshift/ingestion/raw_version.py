@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.errors import AuditError
 from nightshift.fault_points import FaultPoint, reach
+from nightshift.ingestion.drop_guard import refusal_of_values
 from nightshift.quality.quarantine import keep_rows
 from nightshift.warehouse.bulk import copy_in
 from nightshift.warehouse.connection import lose
@@ -68,7 +70,9 @@ class IngestCall:
 
 def contract_digest(contract: DatasetContract) -> str:
     """Return the SHA-256 of a contract, hex."""
-    return sha256(contract.model_dump_json().encode()).hexdigest()
+    # Which files may come says nothing about what their rows mean: a new bound re-reads nothing.
+    said = contract.model_dump_json(exclude={"limits", "maximum_backdating_days"})
+    return sha256(said.encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -93,17 +97,38 @@ def write_version(call: IngestCall, checked: CheckedDrops, places: Sequence[int]
 
     Raises:
         AuditError: The staged rows are not what the write path accepts.
+        ContractError: A value cannot be stored; the load is recorded as refused.
         GateError: The suite refused them, or there is none; the load is recorded as refused.
         StaleTokenError: A newer attempt has taken a partition.
     """
     rows = checked.rows
-    write = begin_version(call, [checked.drops[place] for place in places])
-    _stage(call, write, checked, places)
+    drops = [checked.drops[place] for place in places]
+    write = begin_version(call, drops)
     counts = {
         "n_refused": sum(rows.n_refused[place] for place in places),
         "n_duplicated": sum(rows.n_duplicated[place] for place in places),
     }
-    return publish_version(call, write, counts)
+    with refused_when_unstorable(call, write, drops[0]):
+        _stage(call, write, checked, places)
+        return publish_version(call, write, counts)
+
+
+@contextmanager
+def refused_when_unstorable(call: IngestCall, write: PartitionWrite, drop: DropManifest) -> Iterator[None]:
+    """Refuse the begun load when the block finds a file that cannot be used: a rerun would leave one more that is only staged.
+
+    Raises:
+        ContractError: A value of the load cannot be stored, or the file does not keep its contract.
+    """
+    try:
+        yield
+    except Exception as error:
+        refusal = refusal_of_values(drop, error)
+        if refusal is None:
+            raise
+        refuse(call.conn, write, str(refusal).splitlines()[0])
+        # Neither log nor record may have what the warehouse quotes of a row.
+        raise refusal from None
 
 
 def begin_version(call: IngestCall, drops: Sequence[DropManifest]) -> PartitionWrite:

@@ -12,26 +12,28 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nightshift.contracts.datasets import load_contract
-from nightshift.ingestion.large_drop import is_large
-from nightshift.ingestion.load import check_drops, drops_in_order, load_large
-from nightshift.ingestion.raw_version import IngestCall, write_version
+from nightshift.ingestion.deliveries import (
+    Deliveries,
+    Identity,
+    backdated,
+    identity,
+    read_deliveries,
+    record_received,
+)
+from nightshift.ingestion.drop_batches import Refusals, load_drops
+from nightshift.ingestion.load import FileAbsentError, absent_error, keep_wrong_manifests
+from nightshift.ingestion.raw_version import IngestCall
 from nightshift.lake.object_store import ObjectStore
-from nightshift.quality.gates import GateError
 from nightshift.warehouse.connection import connect
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from nightshift.contracts.partitions import PartitionRange
     from nightshift.contracts.run import RunContext
-    from nightshift.ingestion.raw_version import CheckedDrops
     from nightshift.lake.drops import DropManifest
     from nightshift.settings import Settings
     from nightshift.warehouse.connection import Connection
 
 logger = logging.getLogger(__name__)
-
-Delivered = tuple[dt.date, str, dt.datetime]
 
 
 @dataclass(frozen=True)
@@ -58,21 +60,21 @@ def late_drops(
 ) -> list[DropManifest]:
     """Return drops that landed and are not in, by partition and delivery; a refused one only while nothing newer stands for it.
 
-    A wrong manifest is logged and passed over: it stops its own partition, when that is loaded, and no other.
-
     Args:
-        conn: Any connection.
+        conn: Any connection; nothing is written.
         store: The lake; one listing per thousand keys, and one small read per drop.
         dataset: Name of the contract.
         partitions: Both ends included.
         contract_digest: Count only what was read under this contract as in; None counts what was read under any.
     """
-    drops = drops_in_order(store, dataset, partitions, lambda error: logger.warning("A manifest is passed over:\n%s", error))
-    newest = {drop.partition: drop for drop in drops}
-    ingested, refused = _ingested(conn, f"raw/{dataset}", contract_digest), _refused(conn, f"raw/{dataset}")
-    return [
-        drop for drop in drops if _identity(drop) not in ingested and (_identity(drop) not in refused or newest[drop.partition] == drop)
-    ]
+    return _late(conn, read_deliveries(conn, store, dataset, partitions), f"raw/{dataset}", contract_digest)
+
+
+def _late(conn: Connection, deliveries: Deliveries, dataset: str, contract_digest: str | None) -> list[DropManifest]:
+    ingested, refused = _ingested(conn, dataset, contract_digest), _refused(conn, dataset)
+    late = [drop for drop in deliveries.drops if identity(drop) not in ingested]
+    newest = set(deliveries.newest.values())
+    return [drop for drop in late if identity(drop) not in refused or drop in newest]
 
 
 def sweep(settings: Settings, dataset: str, partitions: PartitionRange, run: RunContext, *, reread: bool = False) -> SweepResult:
@@ -95,46 +97,36 @@ def sweep(settings: Settings, dataset: str, partitions: PartitionRange, run: Run
             return SweepResult(contract.dataset, is_busy=True)
         call = IngestCall(settings, store, conn, contract, run)
         digest = call.contract_digest if reread else None
-        late = late_drops(conn, store, dataset, partitions, digest)
-        published: set[dt.date] = set()
-        gated: dict[Delivered, str] = {}
-        for checked, places in check_drops(call, [drop for drop in late if not is_large(drop)], {}):
-            published |= _write(call, checked, places, gated)
-        for drop in filter(is_large, late):
-            published |= _write_large(call, drop, gated)
-        ingested, refused = _ingested(conn, contract.dataset, digest), _refused(conn, contract.dataset) | gated
+        deliveries = read_deliveries(conn, store, dataset, partitions)
+        record_received(conn, store, deliveries)
+        refusals = Refusals(call, deliveries, is_late=True)
+        _keep_incomplete(call, refusals)
+        late = _late(conn, deliveries, contract.dataset, digest)
+        too_old = backdated(contract, deliveries, late)
+        for drop, error in too_old.items():
+            refusals.add(drop, error)
+        published = load_drops([drop for drop in late if drop not in too_old], refusals)
+        ingested = _ingested(conn, contract.dataset, digest)
+        refused = _refused(conn, contract.dataset) | refusals.codes
+    left = [*deliveries.absent, *(drop for drop in late if identity(drop) not in ingested)]
     return SweepResult(
         contract.dataset,
-        loaded=tuple(drop for drop in late if _identity(drop) in ingested),
-        left=tuple((drop, refused.get(_identity(drop), "?")) for drop in late if _identity(drop) not in ingested),
+        loaded=tuple(drop for drop in late if identity(drop) in ingested),
+        left=tuple((drop, refused.get(identity(drop), "?")) for drop in left),
         published=tuple(sorted(published)),
     )
 
 
-def _write(call: IngestCall, checked: CheckedDrops, places: Sequence[int], gated: dict[Delivered, str]) -> set[dt.date]:
-    """Load drops together, and one by one when the gate refuses them together."""
-    try:
-        return write_version(call, checked, places)
-    except GateError as error:
-        if len(places) > 1:
-            return {day for place in places for day in _write(call, checked, [place], gated)}
-        gated[_identity(checked.drops[places[0]])] = error.code
-        return set()
+def _keep_incomplete(call: IngestCall, refusals: Refusals) -> None:
+    """Record wrong manifests, and those whose file is not there: it may still come."""
+    keep_wrong_manifests(call, refusals.deliveries)
+    for wrong in refusals.deliveries.wrong:
+        logger.warning("A manifest is passed over:\n%s", wrong.error)
+    for drop in refusals.deliveries.absent:
+        refusals.add(drop, absent_error(call, drop))
 
 
-def _write_large(call: IngestCall, drop: DropManifest, gated: dict[Delivered, str]) -> set[dt.date]:
-    try:
-        return load_large(call, drop, {})
-    except GateError as error:
-        gated[_identity(drop)] = error.code
-        return set()
-
-
-def _identity(drop: DropManifest) -> Delivered:
-    return drop.partition, drop.sha256, drop.delivered_at
-
-
-def _ingested(conn: Connection, dataset: str, contract_digest: str | None) -> set[Delivered]:
+def _ingested(conn: Connection, dataset: str, contract_digest: str | None) -> set[Identity]:
     rows = conn.execute(
         """
         select d.partition_date, d.source_sha256, d.known_at
@@ -146,9 +138,12 @@ def _ingested(conn: Connection, dataset: str, contract_digest: str | None) -> se
     return {(day, digest, known_at) for day, digest, known_at in rows}
 
 
-def _refused(conn: Connection, dataset: str) -> dict[Delivered, str]:
+def _refused(conn: Connection, dataset: str) -> dict[Identity, str]:
     rows = conn.execute(
-        "select partition_date, source_sha256, known_at, code from quarantine.refused_drops where dataset = %s order by quarantined_at",
-        [dataset],
+        """
+        select partition_date, source_sha256, known_at, code from quarantine.refused_drops
+        where dataset = %s and code <> %s order by quarantined_at
+        """,
+        [dataset, FileAbsentError.code],  # such a file may still come, and is then judged for the first time
     )
     return {(day, digest, known_at): code for day, digest, known_at, code in rows}

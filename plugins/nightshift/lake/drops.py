@@ -1,32 +1,44 @@
 """The landing protocol: a drop is a data file, and a manifest written after it that says what the file is.
 
 ``landing/<dataset>/dt=YYYY-MM-DD/<anything>.csv`` and ``<anything>.manifest.json``; the file may also be ``.csv.gz``, ``.csv.zst``,
-``.csv.bz2`` or ``.parquet``. Files without a manifest are not delivered yet.
+``.csv.bz2`` or ``.parquet``. Files without a manifest are not delivered yet, and neither is a manifest whose file is not there.
+What lies deeper, or in a folder that is no day, belongs to nobody and is passed over.
+
+Manifests are written by others, so nothing in one is believed: its size, types, lengths and times are bounded before it is used.
+Source: docs/adr/0040-hostile-drops.md.
 """
 
 from __future__ import annotations
 
 import codecs
 import datetime as dt
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Any
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from nightshift.errors import NightshiftError
-from nightshift.lake.object_store import ObjectCorruptError
+from nightshift.lake.object_store import ObjectCorruptError, ObjectMissingError
 
 if TYPE_CHECKING:
     from nightshift.contracts.partitions import PartitionRange
-    from nightshift.lake.object_store import ObjectStore
+    from nightshift.lake.object_store import ListedObject, ObjectStore
 
 PARALLEL_REQUESTS = 16
 LONGEST_AHEAD = dt.timedelta(hours=36)
 """A partition's cut-off, from which a history may be dated, lies ahead by a day and a night at most. A later time would let the nights of
 its look-back see what comes until then."""
+EARLIEST = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+"""No delivery is older: times near the ends of the calendar leave the range of Python or PostgreSQL as soon as a zone is applied."""
+MAX_MANIFEST_BYTES = 64 * 1024
+"""A manifest has seven values; a larger object is not read."""
+MAX_KEY_CHARACTERS = 1024
+"""The longest key of S3."""
+_SHOWN_CHARACTERS = 200
+"""How much of a manifest's own text enters an error, escaped: it may hold line ends, or be very long."""
 _MANIFEST = ".manifest.json"
 
 
@@ -51,13 +63,19 @@ class DropManifest(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    dataset: str
+    dataset: str = Field(max_length=63)
     partition: dt.date
     delivered_at: AwareDatetime
-    data_key: str
-    sha256: Annotated[str, StringConstraints(pattern="^[0-9a-fA-F]{64}$", to_lower=True)]
-    n_rows: int = Field(ge=0)
-    schema_version: int = Field(ge=1)
+    data_key: str = Field(max_length=MAX_KEY_CHARACTERS)
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    n_rows: int = Field(ge=0, le=10**12)
+    schema_version: int = Field(ge=1, le=10**6)
+
+    @field_validator("sha256", mode="before")
+    @classmethod
+    def _is_lower_case(cls, digest: object) -> object:
+        """Take hexadecimal digits in upper case too, as PowerShell writes them."""
+        return digest.lower() if isinstance(digest, str) else digest
 
 
 @dataclass(frozen=True)
@@ -92,12 +110,83 @@ def partition_prefix(dataset: str, day: dt.date) -> str:
     return f"landing/{dataset}/dt={day.isoformat()}/"
 
 
+@dataclass(frozen=True)
+class WrongManifest:
+    """A manifest that describes no drop.
+
+    Attributes:
+        partition: Day of the folder that it lies in.
+        object: The manifest, as the store lists it.
+        error: What is wrong with it.
+    """
+
+    partition: dt.date
+    object: ListedObject
+    error: ManifestError
+
+
+@dataclass(frozen=True)
+class Landing:
+    """What lies in the folders of a range of partitions.
+
+    Attributes:
+        drops: Delivered drops, by partition and the time of their delivery.
+        wrong: Manifests that describe no drop.
+        absent: What manifests promise whose files are not there yet, in the same order.
+        manifests: The manifest of each drop and of each promise, as the store lists it.
+        files: The data file of each drop, as the store lists it.
+    """
+
+    drops: tuple[DropManifest, ...]
+    wrong: tuple[WrongManifest, ...]
+    absent: tuple[DropManifest, ...]
+    manifests: Mapping[DropManifest, ListedObject]
+    files: Mapping[str, ListedObject]
+
+    def n_bytes(self, drop: DropManifest) -> int:
+        """Return the size of a drop's file, whatever its manifest says."""
+        return self.files[drop.data_key].n_bytes
+
+    def received_at(self, drop: DropManifest) -> dt.datetime:
+        """Return when the store took a drop, UTC: its manifest, which comes last, makes it count."""
+        return self.manifests[drop].received_at
+
+
+def read_landing(store: ObjectStore, dataset: str, partitions: PartitionRange) -> Landing:
+    """Return what lies in the folders of a range; a wrong manifest harms no other.
+
+    The dataset's folder is listed from the first day on, a thousand keys per request; manifests
+    are read in parallel.
+
+    Args:
+        store: The lake.
+        dataset: Name of the contract.
+        partitions: Both ends included.
+
+    Raises:
+        ObjectStoreError: The store cannot be read.
+    """
+    files = {listed.key: listed for listed in _objects(store, dataset, partitions)}
+    listed_manifests = [listed for key, listed in files.items() if key.endswith(_MANIFEST)]
+    with ThreadPoolExecutor(PARALLEL_REQUESTS) as pool:
+        read = list(pool.map(lambda listed: _try_manifest(store, listed), listed_manifests))
+    wrong: list[WrongManifest] = []
+    manifests: dict[DropManifest, ListedObject] = {}
+    for listed, manifest in zip(listed_manifests, read, strict=True):
+        if isinstance(manifest, ManifestError):
+            wrong.append(WrongManifest(_day_of(listed.key), listed, manifest))
+        elif manifest is not None:
+            manifests.setdefault(manifest, listed)
+    in_order = sorted(manifests, key=lambda m: (m.partition, m.delivered_at, m.data_key))
+    drops = tuple(drop for drop in in_order if drop.data_key in files)
+    absent = tuple(drop for drop in in_order if drop.data_key not in files)
+    return Landing(drops, tuple(wrong), absent, manifests, files)
+
+
 def list_drops(
     store: ObjectStore, dataset: str, partitions: PartitionRange, pass_over: Callable[[ManifestError], None] | None = None
 ) -> list[DropManifest]:
-    """Return the delivered drops by partition, then by the time of their delivery.
-
-    The dataset's folder is listed from the first day on, a thousand keys per request; manifests are read in parallel.
+    """Return the delivered drops by partition, then by the time of their delivery; as ``read_landing``.
 
     Args:
         store: The lake.
@@ -110,23 +199,24 @@ def list_drops(
             own.
         ObjectStoreError: The store cannot be read.
     """
-    keys = _manifest_keys(store, dataset, partitions)
-    with ThreadPoolExecutor(PARALLEL_REQUESTS) as pool:
-        read = list(pool.map(lambda key: _try_manifest(store, key), keys))
-    for error in read:
-        if isinstance(error, ManifestError):
-            if pass_over is None:
-                raise error
-            pass_over(error)
-    manifests = [manifest for manifest in read if isinstance(manifest, DropManifest)]
-    return sorted(manifests, key=lambda m: (m.partition, m.delivered_at, m.data_key))
+    landing = read_landing(store, dataset, partitions)
+    for one in landing.wrong:
+        if pass_over is None:
+            raise one.error
+        pass_over(one.error)
+    return list(landing.drops)
 
 
 def list_undelivered(store: ObjectStore, dataset: str, partitions: PartitionRange) -> list[str]:
     """Return the keys of files in the range that have no manifest."""
-    keys = _keys(store, dataset, partitions)
-    delivered = {key.removesuffix(_MANIFEST) for key in keys if key.endswith(_MANIFEST)}
-    return [key for key in keys if not key.endswith(_MANIFEST) and _stem(key) not in delivered]
+    keys = [listed.key for listed in _objects(store, dataset, partitions)]
+    delivered = {key for key in keys if key.endswith(_MANIFEST)}
+    return [key for key in keys if not key.endswith(_MANIFEST) and manifest_key(key) not in delivered]
+
+
+def manifest_key(data_key: str) -> str:
+    """Return the key of a data file's manifest."""
+    return _stem(data_key) + _MANIFEST
 
 
 def _stem(key: str) -> str:
@@ -148,39 +238,62 @@ def read_data(store: ObjectStore, drops: Iterable[DropManifest]) -> list[bytes]:
         return list(pool.map(lambda drop: _read_data(store, drop), drops))
 
 
+def find_data(store: ObjectStore, drops: Iterable[DropManifest]) -> list[bytes | None]:
+    """Read data files as ``read_data``; None stands for one that is not there."""
+
+    def find(drop: DropManifest) -> bytes | None:
+        try:
+            return _read_data(store, drop)
+        except ObjectMissingError:
+            return None
+
+    with ThreadPoolExecutor(PARALLEL_REQUESTS) as pool:
+        return list(pool.map(find, drops))
+
+
+def manifest_of(drop: NewDrop) -> DropManifest:
+    """Return the manifest that a file is delivered with."""
+    return DropManifest(
+        dataset=drop.dataset,
+        partition=drop.partition,
+        delivered_at=drop.delivered_at,
+        data_key=f"{partition_prefix(drop.dataset, drop.partition)}{drop.name}{drop.suffix}",
+        sha256=drop.claimed_sha256 or sha256(drop.data).hexdigest(),
+        n_rows=drop.n_rows,
+        schema_version=drop.schema_version,
+    )
+
+
 def write_drop(store: ObjectStore, drop: NewDrop) -> DropManifest:
     """Deliver a file: the data first, then the manifest that makes it count. Delivering the same again changes nothing.
 
     Raises:
         ObjectConflictError: Another file was delivered under that name.
     """
-    folder = partition_prefix(drop.dataset, drop.partition)
-    manifest = DropManifest(
-        dataset=drop.dataset,
-        partition=drop.partition,
-        delivered_at=drop.delivered_at,
-        data_key=f"{folder}{drop.name}{drop.suffix}",
-        sha256=drop.claimed_sha256 or sha256(drop.data).hexdigest(),
-        n_rows=drop.n_rows,
-        schema_version=drop.schema_version,
-    )
+    manifest = manifest_of(drop)
     store.put(manifest.data_key, drop.data, "text/csv" if drop.suffix == ".csv" else "application/octet-stream")
+    folder = partition_prefix(drop.dataset, drop.partition)
     store.put(f"{folder}{drop.name}{_MANIFEST}", manifest.model_dump_json(indent=1).encode(), "application/json")
     return manifest
 
 
-def _manifest_keys(store: ObjectStore, dataset: str, partitions: PartitionRange) -> list[str]:
-    return [key for key in _keys(store, dataset, partitions) if key.endswith(_MANIFEST)]
-
-
-def _keys(store: ObjectStore, dataset: str, partitions: PartitionRange) -> list[str]:
+def _objects(store: ObjectStore, dataset: str, partitions: PartitionRange) -> Iterator[ListedObject]:
+    """Yield the objects that lie directly in the folders of a range, in the order of their keys."""
     first, last = partition_prefix(dataset, partitions.first.day), partition_prefix(dataset, partitions.last.day)
-    keys: list[str] = []
-    for key in store.list(f"landing/{dataset}/dt=", start_after=first):
-        if key > last and not key.startswith(last):
-            break
-        keys.append(key)
-    return keys
+    folders = {partition_prefix(dataset, day) for day in partitions.days}
+    for listed in store.list_objects(f"landing/{dataset}/dt=", start_after=first):
+        if listed.key > last and not listed.key.startswith(last):
+            return
+        if _folder(listed.key) in folders:
+            yield listed
+
+
+def _folder(key: str) -> str:
+    return key.rpartition("/")[0] + "/"
+
+
+def _day_of(key: str) -> dt.date:
+    return dt.date.fromisoformat(_folder(key)[-11:-1])
 
 
 def _read_data(store: ObjectStore, drop: DropManifest) -> bytes:
@@ -190,37 +303,67 @@ def _read_data(store: ObjectStore, drop: DropManifest) -> bytes:
         return store.get(drop.data_key)
 
 
-def _try_manifest(store: ObjectStore, key: str) -> DropManifest | ManifestError:
+def _try_manifest(store: ObjectStore, listed: ListedObject) -> DropManifest | ManifestError | None:
+    """Return a drop, what is wrong with its manifest, or None if it was taken away meanwhile."""
     try:
-        return _read_manifest(store, key)
+        return _read_manifest(store, listed)
     except ManifestError as error:
         return error
+    except ObjectMissingError:
+        return None
 
 
-def _read_manifest(store: ObjectStore, key: str) -> DropManifest:
+def _read_manifest(store: ObjectStore, listed: ListedObject) -> DropManifest:
+    uri = store.uri(listed.key)
+    if listed.n_bytes > MAX_MANIFEST_BYTES:
+        raise _wrong(f"{uri} is too large for a manifest.", f"at most {MAX_MANIFEST_BYTES} bytes", f"{listed.n_bytes} bytes", listed)
     try:
-        # Windows PowerShell puts a mark before UTF-8.
-        manifest = DropManifest.model_validate_json(store.get(key).removeprefix(codecs.BOM_UTF8))
+        text = store.get(listed.key, n_bytes=listed.n_bytes).removeprefix(codecs.BOM_UTF8)
+        manifest = DropManifest.model_validate_json(text, strict=True)
+    except ObjectCorruptError:
+        raise _wrong(f"{uri} changed while it was read.", "an object that is written once", "another size", listed) from None
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'document'}: {e['msg']}" for e in error.errors())
-        raise ManifestError(f"{store.uri(key)} is not a manifest.", got=problems, todo=_TODO) from None
-    folder = key.rsplit("/", 1)[0] + "/"
-    said = partition_prefix(manifest.dataset, manifest.partition)
-    if said != folder or manifest.data_key.rsplit("/", 1)[0] + "/" != folder:
-        raise ManifestError(
-            f"{store.uri(key)} belongs to another place.",
-            expected=f"dataset, partition and data_key of {folder}",
-            got=f"{manifest.dataset}, {manifest.partition}, {manifest.data_key}",
-            todo=_TODO,
-        )
-    if manifest.delivered_at > dt.datetime.now(dt.UTC) + LONGEST_AHEAD:
-        raise ManifestError(
-            f"{store.uri(key)} is dated in the future.",
-            expected="delivered_at at the time of its delivery",
-            got=manifest.delivered_at.isoformat(),
-            todo=_TODO,
-        )
+        raise _wrong(f"{uri} is not a manifest.", None, _problems(error.errors()), listed) from None
+    _check_place(uri, listed, manifest)
+    _check_time(uri, listed, manifest)
     return manifest
 
 
-_TODO = "Ask upstream to deliver the file again under another name, and take this manifest out of the folder: its partition waits for both."
+def _problems(errors: Iterable[Any]) -> str:
+    """Return what pydantic says, without the values that it was given."""
+    return "; ".join(f"{'.'.join(map(str, e['loc'])) or 'document'}: {e['msg']}" for e in errors)
+
+
+def _check_place(uri: str, listed: ListedObject, manifest: DropManifest) -> None:
+    folder = _folder(listed.key)
+    name = manifest.data_key.removeprefix(folder)
+    is_here = partition_prefix(manifest.dataset, manifest.partition) == folder and manifest.data_key == folder + name
+    # A key with such a name cannot be asked for: the store's own paths swallow it.
+    is_name = "/" not in name and name not in {"", ".", ".."} and name.isprintable()
+    if is_here and is_name:
+        return
+    said = f"{manifest.dataset}, {manifest.partition}, {manifest.data_key}"
+    raise _wrong(f"{uri} belongs to another place.", f"dataset, partition and data_key of {folder}", _shown(said), listed)
+
+
+def _check_time(uri: str, listed: ListedObject, manifest: DropManifest) -> None:
+    if manifest.delivered_at > dt.datetime.now(dt.UTC) + LONGEST_AHEAD:
+        said = manifest.delivered_at.isoformat()
+        raise _wrong(f"{uri} is dated in the future.", "delivered_at at the time of its delivery", said, listed)
+    if manifest.delivered_at < EARLIEST:
+        said = manifest.delivered_at.isoformat()
+        raise _wrong(f"{uri} is dated before any delivery.", f"delivered_at from {EARLIEST.isoformat()} on", said, listed)
+
+
+def _shown(text: str) -> str:
+    return ascii(text)[1:-1][:_SHOWN_CHARACTERS]
+
+
+def _wrong(what: str, expected: str | None, got: str, listed: ListedObject) -> ManifestError:
+    return ManifestError(
+        what,
+        expected=expected,
+        got=got,
+        todo="Ask upstream to deliver the file again under another name: a later good drop of the day stands for this manifest. If it is"
+        f"\n      just rubbish: nightshift drop set-aside {listed.key} --reason <why>",
+    )

@@ -8,10 +8,12 @@ happens on the way, a caller gets the right bytes or one of our errors. Source: 
 from __future__ import annotations
 
 import base64
+import datetime as dt
 import hashlib
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -90,6 +92,21 @@ class ObjectTooLargeError(ObjectStoreError):
 
     code = "NS-LAKE-007"
     is_retryable = False
+
+
+@dataclass(frozen=True)
+class ListedObject:
+    """An object as a listing names it.
+
+    Attributes:
+        key: Its key.
+        n_bytes: Its size.
+        received_at: When the store took it, UTC: the store's clock, not that of whoever wrote it.
+    """
+
+    key: str
+    n_bytes: int
+    received_at: dt.datetime
 
 
 class ObjectStore:
@@ -247,7 +264,11 @@ class ObjectStore:
             _retrying()(self._receive, key, lambda _: None, sha256)
 
     def list(self, prefix: str, start_after: str = "") -> Iterator[str]:
-        """Yield the keys under a prefix in order, a thousand per request.
+        """Yield the keys under a prefix in order, a thousand per request; as ``list_objects``."""
+        return (listed.key for listed in self.list_objects(prefix, start_after))
+
+    def list_objects(self, prefix: str, start_after: str = "") -> Iterator[ListedObject]:
+        """Yield the objects under a prefix in the order of their keys, a thousand per request.
 
         A listing has no checksum, so each page counts only when two answers agree.
 
@@ -262,9 +283,18 @@ class ObjectStore:
         goes_on = True
         while goes_on:
             with self._reported("list", prefix):
-                keys, goes_on = _retrying()(self._agreed_page, prefix, start_after)
-            yield from keys
-            start_after = keys[-1] if keys else start_after
+                listed, goes_on = _retrying()(self._agreed_page, prefix, start_after)
+            yield from listed
+            start_after = listed[-1].key if listed else start_after
+
+    def size(self, key: str) -> int:
+        """Return the bytes of an object.
+
+        Raises:
+            ObjectMissingError: It does not exist.
+        """
+        with self._reported("look up", key):
+            return int(_retrying()(self._n_bytes, key))
 
     def exists(self, key: str) -> bool:
         """Return whether there is such an object."""
@@ -391,14 +421,14 @@ class ObjectStore:
                 todo="Restore the object from a version or backup; do not overwrite it.",
             )
 
-    def _agreed_page(self, prefix: str, start_after: str) -> tuple[tuple[str, ...], bool]:
+    def _agreed_page(self, prefix: str, start_after: str) -> tuple[tuple[ListedObject, ...], bool]:
         first, second = self._page(prefix, start_after), self._page(prefix, start_after)
         if first != second:
             raise TransitError("two listings in a row do not agree")
         return first
 
-    def _page(self, prefix: str, start_after: str) -> tuple[tuple[str, ...], bool]:
-        """Return the keys of one answer, and whether more follow.
+    def _page(self, prefix: str, start_after: str) -> tuple[tuple[ListedObject, ...], bool]:
+        """Return the objects of one answer, and whether more follow.
 
         Raises:
             TransitError: The answer is no listing, or contradicts itself.
@@ -409,11 +439,15 @@ class ObjectStore:
             page = self._ask(self._client.list_objects_v2, Bucket=self.bucket, Prefix=prefix, StartAfter=start_after)
         except (ResponseParserError, ValueError) as error:
             raise TransitError("the listing cannot be read") from error
-        keys = tuple(entry.get("Key", "") for entry in page.get("Contents", ()))
+        entries = page.get("Contents", ())
+        keys = tuple(entry.get("Key", "") for entry in entries)
         is_whole = "IsTruncated" in page and page.get("KeyCount", len(keys)) == len(keys)
         if not is_whole or not all(key.startswith(prefix) for key in keys) or (keys and keys[-1] <= start_after):
             raise TransitError("the listing contradicts itself")
-        return keys, bool(page["IsTruncated"] and keys)
+        if not all("Size" in entry and "LastModified" in entry for entry in entries):
+            raise TransitError("the listing misses sizes or times")
+        listed = tuple(ListedObject(entry["Key"], int(entry["Size"]), entry["LastModified"]) for entry in entries)
+        return listed, bool(page["IsTruncated"] and keys)
 
     def _ask(self, request: Callable[..., Any], **arguments: object) -> Any:  # noqa: ANN401 - botocore makes its answers at run time
         """Send one request, with botocore's own attempts, and return its answer.

@@ -61,6 +61,11 @@ class ObjectStream:
         self._left = memoryview(self.first)
         return self
 
+    @property
+    def n_bytes(self) -> int:
+        """Return the object's size."""
+        return self._store.size(self._key)
+
     def readable(self) -> bool:
         """Return true: it is a file to those who ask."""
         return True

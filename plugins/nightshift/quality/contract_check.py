@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,14 @@ import numpy as np
 
 from nightshift.contracts.datasets import ColumnType
 from nightshift.errors import NightshiftError
-from nightshift.quality.file_blocks import UnreadableFileError, read_blocks, read_header
+from nightshift.quality.file_blocks import (
+    SUFFIXES,
+    UnreadableFileError,
+    read_blocks,
+    read_header,
+    suffix_of,
+)
+from nightshift.quality.unpacked_stream import OverLimitError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,8 +28,10 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from nightshift.contracts.datasets import Column, DatasetContract
+    from nightshift.contracts.drop_limits import DropLimits
     from nightshift.lake.drops import DropManifest
-    from nightshift.quality.file_blocks import Block, Source
+    from nightshift.quality.block import Block
+    from nightshift.quality.file_blocks import Source
 
 WRONG_TYPE_RATIO = 0.5
 """Share of a column's values, 0 to 1, above which a wrong type is a changed schema and no longer single bad rows. Source: ADR 0005."""
@@ -31,6 +40,12 @@ _EVIDENCE_RATIO, _EVIDENCE_VALUES = 0.01, 2
 counts as changed: one odd value of a column that is otherwise empty says nothing. Source: ADR 0041."""
 SIMILARITY = 0.6
 """How alike a missing and an unknown column are called when one is suggested as the other. Source: difflib's default."""
+IN_MEMORY_BYTES = 32 * 1024**2
+"""Text of a file that is checked as a whole. Its rows need about ten times as much until they are staged; a larger one streams."""
+_MOST_COUNTED_ROWS = 1_000_000
+"""Rows beyond those of the manifest that are still counted, to say how many came."""
+_LONGEST_NAME = 255
+"""Bytes of a column's name. Names of PostgreSQL have 63, those of files a few more."""
 
 
 class ContractError(NightshiftError):
@@ -75,6 +90,28 @@ class UnreadableError(ContractError):
     code = "NS-CONTRACT-007"
 
 
+class ReaderFailedError(ContractError):
+    """The file made its reader, or the warehouse that was to store a value, fail in a way that nobody foresaw."""
+
+    code = "NS-CONTRACT-008"
+
+
+class LimitError(ContractError):
+    """The file is larger than its contract allows, in whatever way."""
+
+    code = "NS-CONTRACT-009"
+
+
+class BackdatedError(ContractError):
+    """The file says that it was delivered long before we received it, and its partition was known already."""
+
+    code = "NS-CONTRACT-010"
+
+
+class LargeFileError(Exception):
+    """The text of a file is too large to be checked as a whole, whatever its manifest says: it must stream."""
+
+
 @dataclass(frozen=True)
 class DeliveredFile:
     """A file that keeps its contract as a whole; its rows are still to be checked.
@@ -100,11 +137,13 @@ class FileHead:
         header: Its columns, in order.
         columns: Those of its schema version.
         notes: What the contract does not know and does not need: added columns.
+        limits: How large the file may be.
     """
 
     header: tuple[str, ...]
     columns: tuple[Column, ...]
     notes: tuple[str, ...]
+    limits: DropLimits
 
 
 def check_file(contract: DatasetContract, drop: DropManifest, data: bytes) -> DeliveredFile:
@@ -115,13 +154,21 @@ def check_file(contract: DatasetContract, drop: DropManifest, data: bytes) -> De
         ColumnsError: A column is missing, renamed or there twice.
         RowCountError: The number of rows is not that of the manifest.
         UnreadableError: It is no text in UTF-8, or its schema version is unknown.
+        LimitError: It is larger than the contract allows.
+        LargeFileError: It may keep its contract, but its text is larger than ``IN_MEMORY_BYTES``.
     """
     import pyarrow as pa
 
     _check_digest(drop, data)
     head = check_head(contract, drop, data)
     malformed: list[tuple[int, str]] = []
-    blocks = list(read_rows(drop, head, data, malformed))
+    blocks: list[Block] = []
+    n_bytes = 0
+    for block in read_rows(drop, head, data, malformed):
+        n_bytes += block.texts.nbytes
+        if n_bytes > IN_MEMORY_BYTES:
+            raise LargeFileError
+        blocks.append(block)
     names = [column.name for column in head.columns]
     nothing = pa.table({name: pa.array([], pa.string()) for name in names})
     texts = pa.concat_tables([nothing, *(block.texts.rename_columns(names) for block in blocks)])
@@ -142,14 +189,19 @@ def check_head(contract: DatasetContract, drop: DropManifest, source: bytes | Pa
         UnreadableError: It has no header, or its schema version is unknown.
     """
     columns = _columns_of(contract, drop)
+    if not suffix_of(drop.data_key):
+        raise _unreadable(drop, f"a file whose name ends with none of {', '.join(SUFFIXES)}")
     try:
-        header = read_header(source, drop.data_key)
+        header = read_header(source, drop.data_key, contract.limits)
     except UnreadableFileError as error:
         raise _unreadable(drop, str(error)) from None
+    except OverLimitError as error:
+        raise over_limit(drop, error) from None
     if not header:
         raise _unreadable(drop, "it is empty")
+    _check_names(contract, drop, header)
     notes = _check_columns(drop, columns, header, contract.version_for(drop.partition, drop.schema_version))
-    return FileHead(tuple(header), columns, notes)
+    return FileHead(tuple(header), columns, notes, contract.limits)
 
 
 def read_rows(
@@ -165,8 +217,9 @@ def read_rows(
         names: Columns to read, as delivered; None reads all of the schema version.
 
     Raises:
-        RowCountError: The number of rows is not that of the manifest; raised at the end.
+        RowCountError: The number of rows is not that of the manifest; raised at the end, or when far too many came.
         UnreadableError: The file cannot be read to its end.
+        LimitError: The file is larger than the contract allows.
     """
     n_rows = n_malformed = 0
 
@@ -178,19 +231,27 @@ def read_rows(
 
     wanted = [column.delivered_name for column in head.columns] if names is None else names
     try:
-        for block in read_blocks(source, drop.data_key, head.header, wanted, set_aside):
+        for block in read_blocks(source, drop.data_key, head.header, wanted, set_aside, head.limits):
             n_rows += len(block.row_numbers)
             if n_rows + n_malformed <= drop.n_rows:
                 yield block
+            elif n_rows > drop.n_rows + _MOST_COUNTED_ROWS:
+                raise _row_count(drop, f"more than {n_rows}")
     except UnreadableFileError as error:
         raise _unreadable(drop, str(error)) from None
+    except OverLimitError as error:
+        raise over_limit(drop, error) from None
     if n_rows + n_malformed != drop.n_rows:
-        raise RowCountError(
-            f"{_name(drop)} has another number of rows than its manifest says.",
-            expected=f"{drop.n_rows} rows",
-            got=f"{n_rows + n_malformed} rows",
-            todo="Ask upstream to deliver it again; a truncated file is never used.",
-        )
+        raise _row_count(drop, str(n_rows + n_malformed))
+
+
+def _row_count(drop: DropManifest, got: str) -> RowCountError:
+    return RowCountError(
+        f"{_name(drop)} has another number of rows than its manifest says.",
+        expected=f"{drop.n_rows} rows",
+        got=f"{got} rows",
+        todo="Ask upstream to deliver it again; a truncated file is never used.",
+    )
 
 
 def _columns_of(contract: DatasetContract, drop: DropManifest) -> tuple[Column, ...]:
@@ -326,24 +387,53 @@ def _unreadable(drop: DropManifest, why: str) -> UnreadableError:
     )
 
 
+def over_limit(drop: DropManifest, error: OverLimitError) -> LimitError:
+    """Return the refusal of a file that is larger than its contract allows."""
+    return LimitError(
+        f"{_name(drop)} is larger than its contract allows.",
+        expected=f"at most {error.most:g} by limits.{error.limit}",
+        got=error.got,
+        todo="Nothing was written. Ask upstream whether the file is right; if it is, raise the limit in the contract, then:"
+        f"\n      nightshift redo --dataset {drop.dataset} --from {drop.partition}",
+    )
+
+
+def _check_names(contract: DatasetContract, drop: DropManifest, header: Sequence[str]) -> None:
+    """Refuse names that nobody can store or show: PostgreSQL has no NUL, and a log line no line end."""
+    if len(header) > contract.limits.columns:
+        raise over_limit(drop, OverLimitError("columns", contract.limits.columns, str(len(header))))
+    for place, name in enumerate(header, 1):
+        if len(name.encode(errors="replace")) > _LONGEST_NAME or (name and not name.isprintable()):
+            raise _unreadable(drop, f"the name of column {place} is longer than {_LONGEST_NAME} bytes, or has control characters")
+
+
 def _check_columns(drop: DropManifest, columns: Sequence[Column], header: Sequence[str], version: int) -> tuple[str, ...]:
-    """Return notes on added columns."""
+    """Return notes on added columns.
+
+    A file without a header has a row in its place, so a name that the contract does not know may be
+    a person's. It is counted, not told; `contract diff` shows it to whoever asks.
+    """
     expected = [column.delivered_name for column in columns]
     missing = [name for name in expected if name not in header]
-    added = [name for name in header if name not in expected]
-    repeated = sorted({name for name in header if header.count(name) > 1})
-    if missing or repeated:
-        lines = [_missing_line(name, added) for name in missing]
-        lines += [f"+ {name}  (unknown)" for name in added] + [f"! {name}  (delivered {header.count(name)} times)" for name in repeated]
+    n_added = sum(name not in expected for name in header)
+    repeated = [name for name in expected if header.count(name) > 1]
+    n_repeated = len({name for name in header if name not in expected and header.count(name) > 1})
+    if missing or repeated or n_repeated:
+        lines = [f"- {name}  (missing)" for name in missing]
+        lines += [f"! {name}  (delivered {header.count(name)} times)" for name in repeated]
+        lines += [f"! {n_repeated} unknown name(s) delivered more than once"] if n_repeated else []
         raise ColumnsError(
             f"{_name(drop)} has other columns than schema version {version}:\n    " + "\n    ".join(lines),
             expected=", ".join(expected),
-            got=", ".join(header),
+            got=f"{len(header) - n_added} of them, and {n_added} column(s) that the contract does not know; is there a header?",
             todo=allowed_commands(drop),
         )
-    return tuple(f"added column ignored: {name}" for name in added)
+    return tuple(f"added column ignored: {_told(name)}" for name in header if name not in expected)
 
 
-def _missing_line(name: str, added: Sequence[str]) -> str:
-    alike = get_close_matches(name, added, n=1, cutoff=SIMILARITY)
-    return f"- {name}  (missing{f'; renamed to {alike[0]}?' if alike else ''})"
+_IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}")
+
+
+def _told(name: str) -> str:
+    """Return the name of an added column if it is a word; the file has a header, for all names of the contract are in it."""
+    return name if _IDENTIFIER.fullmatch(name) else "one whose name is no identifier"

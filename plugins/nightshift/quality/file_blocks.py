@@ -5,19 +5,26 @@ Everything becomes text first, so that a value means the same in every format an
 
 from __future__ import annotations
 
+import errno
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from nightshift.contracts.drop_limits import DropLimits
+from nightshift.quality.block import Block
 from nightshift.quality.csv_dialect import CheckedLines, DialectError, split_header
+from nightshift.quality.parquet_blocks import open_parquet, parquet_blocks
+from nightshift.quality.parquet_pages import BrokenPageError
+from nightshift.quality.unpacked_stream import OverLimitError, UnpackedStream, most_unpacked
 
 if TYPE_CHECKING:
     import numpy.typing as npt
     import pyarrow as pa
+    from pyarrow import csv as arrow_csv
 
     from nightshift.lake.object_stream import ObjectStream
 
@@ -28,6 +35,10 @@ BLOCK_BYTES = 1024**2
 """What is parsed at once; Arrow reads up to 32 of them ahead."""
 BLOCK_ROWS = 65_536
 """About the rows that come together: what is done with them costs as much for a few."""
+BLOCK_TEXT_BYTES = 32 * 1024**2
+"""Rows of long values come together in smaller numbers: a block's text is not much larger than this."""
+MALFORMED_TEXT_BYTES = 16 * 1024**2
+"""Text of malformed rows that is kept; more of it counts as too many malformed rows."""
 _HEADER_BYTES = 1 << 20
 _COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
 SUFFIXES = (".csv", *(f".csv{suffix}" for suffix in _COMPRESSIONS), ".parquet")
@@ -38,39 +49,36 @@ class UnreadableFileError(ValueError):
     """The bytes are not what the file's name says."""
 
 
-@dataclass(frozen=True)
-class Block:
-    """Consecutive rows of a file.
-
-    Attributes:
-        texts: shape (n, n_columns), text as delivered; null where the file is empty.
-        row_numbers: shape (n,), position of each row in the file, 1 for the first behind the header.
-    """
-
-    texts: pa.Table
-    row_numbers: npt.NDArray[np.int64]
+_NO_LIMITS = DropLimits()
 
 
-def read_header(source: bytes | Path, name: str) -> list[str]:
+def read_header(source: bytes | Path, name: str, limits: DropLimits = _NO_LIMITS) -> list[str]:
     """Return the names of a file's columns, in order; none of an empty file.
 
     Args:
         source: The file, or its bytes.
         name: Its name: what it ends with says the format.
+        limits: How large it may be.
 
     Raises:
         UnreadableFileError: It has no header of this format.
+        OverLimitError: It is too large.
     """
     with _named_failures():
         if name.endswith(".parquet"):
-            return list(_parquet(source).schema_arrow.names)
-        with _open(source, name) as stream:
-            head: bytes = stream.read(_HEADER_BYTES)
+            return list(open_parquet(source, limits).schema_arrow.names)
+        with _open(source, name, limits) as stream:
+            head = bytes(stream.read(_HEADER_BYTES))
         return split_header(head)
 
 
 def read_blocks(
-    source: Source, name: str, header: Sequence[str], columns: Sequence[str], set_aside: Callable[[int, str], None]
+    source: Source,
+    name: str,
+    header: Sequence[str],
+    columns: Sequence[str],
+    set_aside: Callable[[int, str], None],
+    limits: DropLimits = _NO_LIMITS,
 ) -> Iterator[Block]:
     """Yield a file's rows from first to last.
 
@@ -80,15 +88,17 @@ def read_blocks(
         header: What ``read_header`` gave.
         columns: The columns to read.
         set_aside: Is told position and text of each row that has another number of fields than the header, before the block behind it.
+        limits: How large it may be.
 
     Raises:
         UnreadableFileError: It cannot be read to its end.
+        OverLimitError: It is too large; raised where the limit is reached, not at the end.
     """
     with _named_failures():
         if isinstance(source, bytes | Path) and name.endswith(".parquet"):
-            yield from _parquet_blocks(source, columns)
+            yield from parquet_blocks(source, columns, limits)
         else:
-            yield from _csv_blocks(source, name, header, columns, set_aside)
+            yield from _csv_blocks(source, name, header, columns, set_aside, limits)
 
 
 def count_rows(source: bytes | Path, name: str) -> int:
@@ -112,25 +122,25 @@ def suffix_of(name: str) -> str:
 
 
 def _csv_blocks(
-    source: Source, name: str, header: Sequence[str], columns: Sequence[str], set_aside: Callable[[int, str], None]
+    source: Source,
+    name: str,
+    header: Sequence[str],
+    columns: Sequence[str],
+    set_aside: Callable[[int, str], None],
+    limits: DropLimits,
 ) -> Iterator[Block]:
     import pyarrow as pa
     from pyarrow import csv as arrow_csv
 
-    malformed: list[int] = []
-    with _open(source, name) as stream:
+    with _open(source, name, limits) as stream:
         lines = CheckedLines(stream, len(header))
-
-        def skip(row: arrow_csv.InvalidRow) -> str:
-            malformed.append(row.number - 1)
-            set_aside(row.number - 1, lines.original(row.text))
-            return "skip"
-
+        malformed = _MalformedRows(set_aside, lines.original, limits.malformed_rows)
+        first, n_rows = 1, 0
         try:
             reader = arrow_csv.open_csv(
                 pa.PythonFile(lines, "r"),
                 arrow_csv.ReadOptions(use_threads=False, column_names=list(header), skip_rows=1, block_size=BLOCK_BYTES),
-                arrow_csv.ParseOptions(newlines_in_values=True, invalid_row_handler=skip),
+                arrow_csv.ParseOptions(newlines_in_values=True, invalid_row_handler=malformed.skip),
                 arrow_csv.ConvertOptions(
                     column_types=dict.fromkeys(columns, pa.string()),
                     include_columns=columns,
@@ -139,18 +149,19 @@ def _csv_blocks(
                     null_values=[""],
                 ),
             )
+            for batches in _together(reader):
+                texts = pa.Table.from_batches(batches)
+                _check_cells(texts, limits.cell_characters)
+                numbers = _numbers(first, texts.num_rows, malformed.positions)
+                n_rows += len(numbers)
+                first = int(numbers[-1]) + 1 if len(numbers) else first
+                yield Block(texts, numbers)
         except pa.ArrowInvalid as error:
+            malformed.refuse_too_many()
             if any(text in str(error) for text in _WITHOUT_ROWS):
                 return
             raise
-        first, n_rows = 1, 0
-        for batches in _together(reader):
-            texts = pa.Table.from_batches(batches)
-            numbers = _numbers(first, texts.num_rows, malformed)
-            n_rows += len(numbers)
-            first = int(numbers[-1]) + 1 if len(numbers) else first
-            yield Block(texts, numbers)
-        _compare_counts(lines.n_lines - 1, n_rows + len(malformed))
+        _compare_counts(lines.n_lines - 1, n_rows + len(malformed.positions))
 
 
 def _compare_counts(n_lines: int, n_rows: int) -> None:
@@ -163,18 +174,66 @@ def _compare_counts(n_lines: int, n_rows: int) -> None:
         raise UnreadableFileError(f"it has {n_lines} lines of data, and was parsed as {n_rows} rows")
 
 
+class _MalformedRows:
+    """Hands on rows with another number of fields than the header, until there are too many.
+
+    Attributes:
+        positions: Those that came so far, in order.
+    """
+
+    def __init__(self, set_aside: Callable[[int, str], None], original: Callable[[str], str], most: int) -> None:
+        self.positions: list[int] = []
+        self._set_aside, self._original, self._most = set_aside, original, most
+        self._n_bytes = 0
+
+    def skip(self, row: arrow_csv.InvalidRow) -> str:
+        """Tell Arrow to go on behind this row, or to stop: an exception here would be lost in Arrow."""
+        text = self._original(row.text)
+        self._n_bytes += len(text)
+        self.positions.append(row.number - 1)
+        if self._are_too_many:
+            return "error"
+        self._set_aside(row.number - 1, text)
+        return "skip"
+
+    def refuse_too_many(self) -> None:
+        if self._are_too_many:
+            raise OverLimitError("malformed_rows", self._most, f"{len(self.positions)} and more")
+
+    @property
+    def _are_too_many(self) -> bool:
+        return len(self.positions) > self._most or self._n_bytes > MALFORMED_TEXT_BYTES
+
+
+def _check_cells(texts: pa.Table, most: int) -> None:
+    """Refuse values that are too long.
+
+    Raises:
+        OverLimitError: One is.
+    """
+    from pyarrow import compute as pc
+
+    for column in texts.columns:
+        longest = pc.max(pc.binary_length(column)).as_py() or 0
+        if longest > most:
+            raise OverLimitError("cell_characters", most, f"a value of {longest}")
+
+
 def _together(batches: Iterable[pa.RecordBatch]) -> Iterator[list[pa.RecordBatch]]:
-    """Yield as many batches as have rows for a block."""
+    """Yield as many batches as have rows, or bytes, for a block."""
     waiting: list[pa.RecordBatch] = []
+    n_rows = n_bytes = 0
     for batch in batches:
         waiting.append(batch)
-        if sum(one.num_rows for one in waiting) >= BLOCK_ROWS:
+        n_rows, n_bytes = n_rows + batch.num_rows, n_bytes + batch.nbytes
+        if n_rows >= BLOCK_ROWS or n_bytes >= BLOCK_TEXT_BYTES:
             yield waiting
-            waiting = []
+            waiting, n_rows, n_bytes = [], 0, 0
     if waiting:
         yield waiting
 
 
+_MESSAGE_CHARACTERS = 300
 _WITHOUT_ROWS = ("Empty CSV", "Could not skip initial")
 """What Arrow says of a file that ends with its header."""
 
@@ -188,38 +247,8 @@ def _numbers(first: int, n_rows: int, malformed: Sequence[int]) -> npt.NDArray[n
     return numbers
 
 
-def _parquet_blocks(source: bytes | Path, columns: Sequence[str]) -> Iterator[Block]:
-    import pyarrow as pa
-    from pyarrow import compute as pc
-
-    first = 1
-    for batch in _parquet(source).iter_batches(BLOCK_ROWS, columns=list(columns), use_threads=False):
-        texts = {}
-        for name in columns:
-            text = _as_text(batch.column(name))
-            texts[name] = pc.if_else(pc.equal(text, ""), pa.scalar(None, pa.string()), text)
-        yield Block(pa.table(texts), np.arange(first, first + batch.num_rows, dtype=np.int64))
-        first += batch.num_rows
-
-
-def _as_text(values: pa.Array) -> pa.Array:
-    """Return values as a CSV file would have them."""
-    import pyarrow as pa
-
-    if pa.types.is_dictionary(values.type):
-        values = values.dictionary_decode()
-    return values.cast(pa.string())
-
-
-def _parquet(source: bytes | Path) -> pa.parquet.ParquetFile:
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    return parquet.ParquetFile(pa.BufferReader(source) if isinstance(source, bytes) else source)
-
-
 @contextmanager
-def _open(source: Source, name: str) -> Iterator[pa.NativeFile]:
+def _open(source: Source, name: str, limits: DropLimits) -> Iterator[pa.NativeFile | UnpackedStream]:
     import pyarrow as pa
 
     compression = next((kind for suffix, kind in _COMPRESSIONS.items() if name.endswith(suffix)), None)
@@ -227,23 +256,37 @@ def _open(source: Source, name: str) -> Iterator[pa.NativeFile]:
     place = coming or (pa.BufferReader(source) if isinstance(source, bytes) else str(source))
     with pa.input_stream(place, compression=compression) as stream:
         try:
-            yield stream
+            yield UnpackedStream(stream, *most_unpacked(_n_bytes(source), limits)) if compression else stream
         finally:
             if coming:
                 coming.close()  # Arrow's threads read in advance, and whoever closes their reader waits for them
 
 
+def _n_bytes(source: Source) -> int:
+    if isinstance(source, Path):
+        return source.stat().st_size
+    return len(source) if isinstance(source, bytes) else source.n_bytes
+
+
 @contextmanager
 def _named_failures() -> Iterator[None]:
-    """Say of whatever Arrow cannot read that the file is wrong, in Arrow's first line."""
+    """Say of whatever Arrow cannot read that the file is wrong, in Arrow's first line and without a value of the file."""
     import pyarrow as pa
 
     try:
         yield
-    except DialectError as error:
+    except (BrokenPageError, DialectError) as error:
         raise UnreadableFileError(str(error)) from None
     except (pa.ArrowException, OSError) as error:
+        # The machine's own troubles are not the file's: they pass, and whoever retries finds the file as it was.
+        if isinstance(error, pa.ArrowMemoryError | InterruptedError) or getattr(error, "errno", None) in _OF_THE_MACHINE:
+            raise
         raise UnreadableFileError(_without_values(str(error))) from None
+
+
+_OF_THE_MACHINE = {
+    errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EACCES, errno.ENOENT, errno.EINTR,
+}  # fmt: skip
 
 
 def _without_values(message: str) -> str:
@@ -255,7 +298,7 @@ def _without_values(message: str) -> str:
         return f"a value of row {line.partition('Row #')[2].partition(':')[0]} is not text in UTF-8"
     if "straddl" in line:
         return f"a row is longer than {BLOCK_BYTES:,} bytes"
-    return line
+    return re.sub(r"'[^']*'|\"[^\"]*\"", "…", line)[:_MESSAGE_CHARACTERS]
 
 
 def read_cells(source: bytes | Path, name: str) -> tuple[list[str], list[list[str] | str]]:

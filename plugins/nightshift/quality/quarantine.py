@@ -17,7 +17,7 @@ from nightshift.warehouse.connection import lose
 if TYPE_CHECKING:
     from nightshift.contracts.partitions import PartitionRange
     from nightshift.contracts.run import RunContext
-    from nightshift.lake.drops import DropManifest
+    from nightshift.lake.drops import DropManifest, WrongManifest
     from nightshift.warehouse.connection import Connection
 
 
@@ -108,6 +108,17 @@ def keep_drop(conn: Connection, drop: DropManifest, source_uri: str, error: Nigh
         [f"raw/{drop.dataset}", drop.partition, drop.delivered_at, source_uri, drop.sha256, error.code, str(error), run.run_id],
     )
     reach(FaultPoint.KEEP_DROP_AFTER, lambda: lose(conn))
+
+
+def keep_manifest(conn: Connection, dataset: str, wrong: WrongManifest, source_uri: str, run: RunContext) -> None:
+    """Record that a manifest describes no drop; its time is when we received it, for nothing in it can be believed."""
+    conn.execute(
+        """
+        insert into quarantine.refused_drops (dataset, partition_date, known_at, source_uri, source_sha256, code, reason, run_id)
+        values (%s, %s, %s, %s, '', %s, %s, %s) on conflict do nothing
+        """,
+        [f"raw/{dataset}", wrong.partition, wrong.object.received_at, source_uri, wrong.error.code, str(wrong.error), run.run_id],
+    )
 
 
 def list_rows(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from nightshift.errors import WarehouseError
 from nightshift.fault_points import FaultPoint, reach
+from nightshift.redaction import without_values
 from nightshift.warehouse.connection import PLAN_LABELS, connect, conninfo, lose
 from nightshift.warehouse.faults import fault_in, fault_of
 
@@ -175,8 +176,9 @@ def _uri(settings: Settings, application_name: str) -> str:
 
 
 def first_line(error: Exception) -> str:
-    """Return the first line of a driver's message that says something."""
-    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    """Return the first line of a driver's message that says something, without a value of a row."""
+    said = without_values(str(error)).splitlines()
+    return next((line for line in said if line.strip()), type(error).__name__)
 
 
 def copy_in(conn: Connection, schema: str, table: str, rows: pa.Table) -> int:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from nightshift import sealed_file
 from nightshift.errors import NightshiftError
 from nightshift.fault_points import FaultPoint, reach
+from nightshift.redaction import without_values
 from nightshift.settings import PROJECT_ROOT
 from nightshift.warehouse.connection import connect, connection_options
 from nightshift.warehouse.faults import fault_in
@@ -182,7 +183,15 @@ def _read_results(path: Path) -> list[ModelRun]:
     if not path.is_file():
         return []
     results = json.loads(path.read_text(encoding="utf-8"))["results"]
-    return [ModelRun(r["unique_id"].rsplit(".", 1)[-1], r["status"], round(r["execution_time"], 2), r["message"] or "") for r in results]
+    return [
+        ModelRun(
+            r["unique_id"].rsplit(".", 1)[-1],
+            r["status"],
+            round(r["execution_time"], 2),
+            without_values(r["message"] or ""),
+        )
+        for r in results
+    ]
 
 
 def _raise_for_failures(runs: list[ModelRun], code: int, output: str, n_wanted: int) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from nightshift.contracts.run import code_version
 from nightshift.errors import AuditError, LoadStateError, LostAnswerError, WarehouseError
 from nightshift.fault_points import FaultPoint, reach
+from nightshift.redaction import without_values
 from nightshift.warehouse.audit import UNIQUE_KEY, measure_days, problems_of, record_measured
 from nightshift.warehouse.collection import collect_target
 from nightshift.warehouse.connection import lose
@@ -261,7 +262,7 @@ def publish(conn: Connection, write: PartitionWrite, along: Callable[[], None] =
         if fault := fault_of(error):
             raise fault from error
         raise WarehouseError(
-            f"Load {write.load_id} could not be published; nothing changed.", got=str(error).strip(), todo="Rerun the task."
+            f"Load {write.load_id} could not be published; nothing changed.", got=without_values(str(error)), todo="Rerun the task."
         ) from error
     if len(write.partitions) > 1:
         _refresh_statistics(conn, [("ops", table) for table in ("fences", "loads", "published")])

@@ -17,6 +17,7 @@ from nightshift.ingestion.load import ingest
 from nightshift.ingestion.sweep import sweep
 from nightshift.lake import object_store
 from nightshift.lake.drops import NewDrop, write_drop
+from nightshift.lake.object_store import ListedObject
 from nightshift.quality import gates
 from nightshift.warehouse.connection import connect
 from nightshift.warehouse.migrate import migrate
@@ -53,11 +54,12 @@ class MemoryStore:
     def put(self, key, data, content_type):
         assert self.objects.setdefault(key, data) == data
 
-    def get(self, key, digest=None):
+    def get(self, key, digest=None, n_bytes=None):
         return self.objects[key]
 
-    def list(self, prefix, start_after=""):
-        return (key for key in sorted(self.objects) if key.startswith(prefix) and key > start_after)
+    def list_objects(self, prefix, start_after=""):
+        keys = [key for key in sorted(self.objects) if key.startswith(prefix) and key > start_after]
+        return iter([ListedObject(key, len(self.objects[key]), dt.datetime.now(dt.UTC)) for key in keys])
 
     def uri(self, key):
         return f"memory://{key}"

@@ -15,6 +15,7 @@ from nightshift.cli import history
 from nightshift.contracts.partitions import PartitionKeyError, PartitionRange
 from nightshift.lake.drops import list_drops
 from nightshift.lake.object_store import ObjectStore
+from nightshift.quality.contract_check import ColumnsError
 from nightshift.settings import Settings
 
 pytestmark = pytest.mark.integration
@@ -95,4 +96,17 @@ def test_a_file_that_is_not_what_its_name_says_is_refused(own: Settings, tmp_pat
     (tmp_path / "files" / "2013-02-01.csv.gz").write_text("shop,hour\na,9\n")
     with pytest.raises(typer.BadParameter, match=r"cannot be read as \.csv\.gz"):
         history.deliver_history("visits", tmp_path / "files")
+    assert list_drops(ObjectStore.open(own), "visits", PartitionRange.of("2013-01-01", "2013-12-31")) == []
+
+
+def test_a_file_is_only_checked_when_a_delivery_is_tried_out(own: Settings, tmp_path: Path, capsys) -> None:
+    file, wrong = tmp_path / "files" / "right.csv", tmp_path / "files" / "wrong.csv"
+    file.write_text("shop,hour\na,9\na,9\na,10\n")
+    wrong.write_text("shop\na\n")
+
+    history.deliver("visits", "2013-02-01", file, dry_run=True)
+    with pytest.raises(ColumnsError):
+        history.deliver("visits", "2013-02-01", wrong, dry_run=True)
+
+    assert "would be loaded: 2 rows, 0 distinct refused, 1 repeated. Nothing was written." in capsys.readouterr().out
     assert list_drops(ObjectStore.open(own), "visits", PartitionRange.of("2013-01-01", "2013-12-31")) == []

@@ -1,0 +1,48 @@
+"""Take the values of rows out of what a database says, before it enters a log, an error or a table.
+
+PostgreSQL quotes rows in some lines of its messages (`DETAIL:  Key (email)=(…) already exists.`,
+`CONTEXT:  COPY people, line 3: "…"`), and the value itself when it cannot be read as its type.
+Source: PostgreSQL, "Error and Notice Message Fields" and "Error Message Style Guide".
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_QUOTING_LINE = re.compile(r"^(\s*)(DETAIL|Failing row contains|Key \(|QUERY|STATEMENT)\b.*$|^(\s*)Key \(.*$", re.MULTILINE)
+_COPIED_ROW = re.compile(r"(COPY [^\n]*?, line \d+(?:, column [^\n:]+)?): \"[^\n]*")
+_QUOTED_VALUE = re.compile(
+    r"((?:invalid input (?:syntax|value) for [^\n:\"]*|[^\n\"]*out of range(?: for type [\w ]+)?"
+    r"|[^\n\"]*not recognized|malformed [^\n:\"]*)(?:\"[^\"\n]*\")?: )\"[^\n]*"
+)
+_STATEMENT_LINE = re.compile(r"^\s*LINE \d+:.*$", re.MULTILINE)
+_LITERAL = re.compile(r"'[^']*'?")
+_VALUE_BEFORE = re.compile(r"value \"[^\"\n]*\" (is out of range)")
+
+
+def without_values(message: str) -> str:
+    """Return a database's message without the lines and quotations that may hold a value of a row."""
+    message = _QUOTING_LINE.sub("", message)
+    message = _COPIED_ROW.sub(r"\1", message)
+    message = _QUOTED_VALUE.sub(r"\1…", message)
+    message = _STATEMENT_LINE.sub(lambda line: _LITERAL.sub("'…'", line[0]), message)
+    message = _VALUE_BEFORE.sub(r"a value \1", message)
+    return "\n".join(line for line in message.splitlines() if line.strip())
+
+
+def redact(error: BaseException) -> None:
+    """Take values out of the messages of database errors, also of those that caused an error: a traceback shows them all."""
+    for one in _chain(error):
+        if hasattr(one, "sqlstate"):
+            one.args = tuple(without_values(part) if isinstance(part, str) else part for part in one.args)
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    found: BaseException | None = error
+    while found is not None:
+        yield found
+        found = found.__cause__ or found.__context__
