@@ -21,7 +21,7 @@ from nightshift.ingestion.cast import cast_column
 from nightshift.ingestion.deliveries import read_deliveries
 from nightshift.ingestion.load import ingest
 from nightshift.ingestion.row_check import check_rows
-from nightshift.lake.drops import NewDrop, read_data, write_drop
+from nightshift.lake.drops import NewDrop, manifest_of, read_data, write_drop
 from nightshift.lake.object_store import ObjectStore
 from nightshift.quality.contract_check import accepted_form, check_file
 from nightshift.quality.correction import Correction, corrections_of, settle_corrected
@@ -148,19 +148,8 @@ def _as_csv(rows: Iterable[Sequence[str] | str]) -> bytes:
 
 def _refuse_bad(contract: DatasetContract, drop: NewDrop, before: Mapping[str, RefusedRow], corrections: Sequence[Correction]) -> None:
     """Refuse the drop unless it has fewer refused rows than the file before, by exactly the corrected ones."""
-    from nightshift.lake.drops import DropManifest
-
-    manifest = DropManifest(
-        dataset=drop.dataset,
-        partition=drop.partition,
-        delivered_at=drop.delivered_at,
-        data_key="corrected",
-        sha256=sha256(drop.data).hexdigest(),
-        n_rows=drop.n_rows,
-        schema_version=drop.schema_version,
-    )
     allowed = before.keys() - {correction.row_digest for correction in corrections}
-    if bad := [row for digest, row in _refused(contract, manifest, drop.data).items() if digest not in allowed]:
+    if bad := [row for digest, row in _refused(contract, manifest_of(drop), drop.data).items() if digest not in allowed]:
         row_ids = {before[correction.row_digest].row_number: correction.row_id for correction in corrections}
         said = "; ".join(_named(row, row_ids) for row in bad[:5])
         raise CorrectionRefusedError(

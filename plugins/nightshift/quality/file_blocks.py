@@ -19,6 +19,7 @@ from nightshift.quality.block import Block
 from nightshift.quality.csv_dialect import CheckedLines, DialectError, split_header
 from nightshift.quality.parquet_blocks import open_parquet, parquet_blocks
 from nightshift.quality.parquet_pages import BrokenPageError
+from nightshift.quality.parquet_trial import try_parquet
 from nightshift.quality.unpacked_stream import OverLimitError, UnpackedStream, most_unpacked
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ def read_header(source: bytes | Path, name: str, limits: DropLimits = _NO_LIMITS
     """
     with _named_failures():
         if name.endswith(".parquet"):
+            try_parquet(source, limits)
             return list(open_parquet(source, limits).schema_arrow.names)
         with _open(source, name, limits) as stream:
             head = bytes(stream.read(_HEADER_BYTES))

@@ -21,9 +21,7 @@ from nightshift.cli.app import app
     ],
     ids=["none", "a statement", "statements as csv", "files"],
 )
-def test_options_are_passed_on(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, given: list[str], passed: list[str]
-) -> None:
+def test_options_are_passed_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, given: list[str], passed: list[str]) -> None:
     monkeypatch.setenv("NIGHTSHIFT_HOME", str(tmp_path))
     monkeypatch.setenv("NIGHTSHIFT_WAREHOUSE_HOST", "localhost")
     called: list[list[str]] = []
