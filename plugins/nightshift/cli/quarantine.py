@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nightshift.cli.console import print_table, say
-from nightshift.contracts.partitions import Partition, PartitionRange
+from nightshift.contracts.partitions import EARLIEST_DAY, LATEST_DAY, Partition, PartitionRange
 from nightshift.contracts.run import RunContext
 from nightshift.settings import load_settings
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from nightshift.warehouse.connection import Connection
 
 app = typer.Typer(help="Refused rows: look at them, correct and replay them, or dismiss them.", no_args_is_help=True)
-FIRST, LAST = "0001-01-01", "9999-12-31"
+FIRST, LAST = EARLIEST_DAY.isoformat(), LATEST_DAY.isoformat()
 Dataset = Annotated[str, typer.Argument(help="Name of the dataset's contract.")]
 Row = Annotated[int, typer.Argument(help="Number of the row, as `list` shows it.")]
 Note = Annotated[str, typer.Option(help="Why; kept with your name.")]

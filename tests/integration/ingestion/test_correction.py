@@ -237,7 +237,8 @@ def test_malformed_lines_stay_as_they_are_when_another_row_is_replayed(settings,
 
     (tmp_path / "datasets").mkdir()
     (tmp_path / "datasets" / "things.yaml").write_text(CONTRACT.replace("0.5}", "0.9}"))
-    moved = settings.model_copy(update={"dags_dir": tmp_path})
+    suites = write_suite(tmp_path / "expectations", "raw/things")
+    moved = settings.model_copy(update={"dags_dir": tmp_path, "expectations_dir": suites})
     migrate(conn, load_contracts(moved.datasets_dir))
     ObjectStore.open(moved).ensure_bucket()
     lines = b'a,1\n\nb,"x"y\nc,"open\nd,wrong\ne,7,8\n'
