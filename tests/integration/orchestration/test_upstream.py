@@ -26,6 +26,7 @@ from nightshift.orchestration.upstream import (
 )
 from nightshift.settings import Settings
 from nightshift.transformation.build import LookbackIncomplete, build
+from nightshift.warehouse.dbt_runner import FeatureView
 from nightshift.warehouse.waiting_tasks import waiting_tasks
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def look_back(settings: Settings, day: dt.date) -> None:
 @pytest.fixture
 def no_dbt(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nightshift.transformation.build.ensure_relations", lambda _: False)
-    view = SimpleNamespace(name="flight", dataset="features/flight", table="feat_flight", entity_key="flight_id", may_be_empty=False)
+    view = FeatureView("flight", "flight_id", {})
     monkeypatch.setattr("nightshift.transformation.build.feature_views", lambda _: [view])
 
 
