@@ -23,7 +23,7 @@ from nightshift.services.supervisor import NAME as SUPERVISOR
 from nightshift.settings import PROJECT_ROOT, load_settings
 
 HEAVY_PACKAGES = (
-    "adbc_driver_postgresql.dbapi", "airflow.sdk", "boto3", "dbt.cli.main", "evidently", "great_expectations", "lightgbm", "lignum",
+    "adbc_driver_postgresql.dbapi", "airflow.sdk", "boto3", "dbt.cli.main", "evidently", "great_expectations", "lightgbm",
     "matplotlib.pyplot", "mlflow", "nightshift.settings", "numba", "numpy", "pandas", "psycopg", "pyarrow.parquet", "sklearn.metrics",
     "sqlalchemy",
 )  # fmt: skip
