@@ -50,7 +50,6 @@ def main() -> int:
         "kernel / pred_contrib": Limited(reasons["ratio"], "at least", LEAST_RATIO),
         "difference / scale of the score": Limited(reasons["relative_difference"], "at most", LARGEST_DIFFERENCE),
         "quickscorer / LightGBM.predict": Limited(engines["quickscorer_ratio"], "at least", 4),
-        "lignum / LightGBM.predict": Limited(engines["lignum_ratio"], "at least", 1),
         "engines that score a row otherwise": Limited(float(engines["n_unequal"]), "at most", 0),
     }
     result.bars = {
@@ -112,21 +111,17 @@ def _reasons(booster: lgb.Booster, matrix: Matrix, rounds: int) -> dict[str, Any
 
 def _engines(booster: lgb.Booster, matrix: Matrix, rounds: int) -> dict[str, Any]:
     from nightshift.training.booster import predict_raw
-    from nightshift.training.lignum_trees import LignumTrees
     from nightshift.training.quickscorer import QuickScorer
 
     quick, load_seconds = _timed(lambda: QuickScorer(booster.model_to_string()))
-    lignum = LignumTrees(booster.model_to_string())
-    ways = (partial(predict_raw, booster, matrix), partial(quick.raw, matrix), partial(lignum.raw, matrix))
+    ways = (partial(predict_raw, booster, matrix), partial(quick.raw, matrix))
     quick.raw(matrix[:1])  # reads the machine code, or makes it
-    reference, by_quick, by_lignum = _side_by_side(ways, rounds)
+    reference, by_quick = _side_by_side(ways, rounds)
     expected, *others = (way().tobytes() for way in ways)
     return {
         "lightgbm_rows_per_second": round(len(matrix) / reference),
         "quickscorer_rows_per_second": round(len(matrix) / by_quick),
-        "lignum_rows_per_second": round(len(matrix) / by_lignum),
         "quickscorer_ratio": reference / by_quick,
-        "lignum_ratio": reference / by_lignum,
         "n_unequal": sum(other != expected for other in others),
         "load_seconds": load_seconds,
     }

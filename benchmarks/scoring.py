@@ -346,7 +346,6 @@ WAYS: dict[str, Any] = {
     "nightshift lightgbm": lambda settings, _: ours(settings, "lightgbm", 0),
     "nightshift quickscorer": lambda settings, _: ours(settings, "quickscorer", 0),
     "nightshift quickscorer, 3 reasons": lambda settings, _: ours(settings, "quickscorer", 3),
-    "nightshift lignum": lambda settings, _: ours(settings, "lignum", 0),
 }
 
 

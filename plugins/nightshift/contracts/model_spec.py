@@ -241,7 +241,7 @@ class Spine(Frozen):
         return self
 
 
-EngineChoice = Literal["auto", "lightgbm", "quickscorer", "lignum"]
+EngineChoice = Literal["auto", "lightgbm", "quickscorer"]
 """Who computes raw scores. Source: docs/adr/0022-engines.md."""
 
 
@@ -251,8 +251,9 @@ class Scoring(Frozen):
     Attributes:
         shards: Number of mapped tasks per partition range; entities are split by hash of their key.
         reasons: Number of top reasons per row; 0 switches them off.
-        engine: ``lightgbm`` is the reference; ``auto`` takes the fastest of the accelerated ones, ``quickscorer`` and ``lignum``, that a
-            version was proved equal with in every bit; the name of one does the same with that one, and logs an error where it cannot.
+        engine: ``lightgbm`` is the reference; ``auto`` takes the accelerated ``quickscorer`` where
+            training has proved it equal in every bit; ``quickscorer`` does the same, and logs an
+            error where it cannot.
         fallback: The rule, the ladder's last step.
         carry_over: The step before it: the last score of the same entity, aged.
         spine: Where the entities stand without features; null leaves a night without features to a person, unless the entity recurs.

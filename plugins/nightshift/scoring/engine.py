@@ -1,4 +1,4 @@
-"""Compute raw scores: LightGBM is the reference, others are for models of which they were proved equal in every bit."""
+"""Compute raw scores by LightGBM, or by the accelerated engine where it was proved equal."""
 
 from __future__ import annotations
 
@@ -6,15 +6,13 @@ import logging
 from typing import TYPE_CHECKING, Protocol
 
 from nightshift.training.booster import predict_raw
-from nightshift.training.engine_proof import ACCELERATED, Accelerated, objection_to
-from nightshift.training.lignum_trees import LignumTrees
+from nightshift.training.engine_proof import ACCELERATED, objection_to_proof
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
     from nightshift.contracts.model_spec import EngineChoice
-    from nightshift.training.quickscorer import QuickScorer
     from nightshift.training.trained_model import TrainedModel
 
     Vector = npt.NDArray[np.float64]
@@ -66,19 +64,26 @@ class LightGbmEngine:
 
 
 class AcceleratedEngine:
-    """An accelerated engine; a batch that it cannot score is scored by the reference, to the same bits."""
+    """QuickScorer; a batch that it cannot score is scored by the reference, to the same bits."""
 
-    def __init__(self, name: Accelerated, model: TrainedModel) -> None:
+    name = ACCELERATED
+
+    def __init__(self, model: TrainedModel) -> None:
         """Load the trees, and have them give the golden scores.
 
         Raises:
             ValueError: They give others, or there are none.
+            UnsuitableTreesError: The trees are too large for this engine.
         """
         import numpy as np
 
-        self.name = name
-        self._model, self._trees = model, _trees(name, model.text)
-        if model.golden is None or self._trees.raw(model.golden.matrix).tobytes() != np.array(model.golden.raw).tobytes():
+        from nightshift.training.quickscorer import QuickScorer
+
+        self._model, self._trees = model, QuickScorer(model.text)
+        if model.golden is None:
+            raise ValueError("the model has no golden scores")
+        golden_raw = self._trees.raw(model.golden.matrix)
+        if golden_raw.tobytes() != np.array(model.golden.raw).tobytes():
             raise ValueError("it does not give the model's golden scores")
 
     def raw(self, matrix: Matrix) -> Vector:
@@ -88,24 +93,17 @@ class AcceleratedEngine:
             if raw.shape == (len(matrix),):
                 return raw
             wrong = f"{raw.shape} scores"
-        except Exception as error:  # noqa: BLE001  (scores are published on time, whatever an accelerated engine does)
+        except Exception as error:  # noqa: BLE001  (scores are published on time, whatever this engine does)
             wrong = f"{type(error).__name__}: {error}"
         logger.warning("Engine %s failed in the middle (%s); lightgbm scores this batch.", self.name, wrong)
         return LightGbmEngine(self._model).raw(matrix)
 
 
-def _trees(name: Accelerated, text: str) -> QuickScorer | LignumTrees:
-    if name == "lignum":
-        return LignumTrees(text)
-    from nightshift.training.quickscorer import QuickScorer
-
-    return QuickScorer(text)
-
-
 def choose_engine(model: TrainedModel, choice: EngineChoice) -> Engine:
-    """Return the fastest engine that the spec, the model's proof and its golden rows allow here, else the reference.
+    """Return the accelerated engine if spec, proof and golden rows allow it, else the reference.
 
-    Never an error: a demand for an accelerated one that cannot be met is logged as one, and LightGBM gives the same scores later.
+    Never an error: a demand for the accelerated engine that cannot be met is logged as one, and
+    LightGBM gives the same scores later.
 
     Args:
         model: A loaded version, with its stored proof.
@@ -113,15 +111,12 @@ def choose_engine(model: TrainedModel, choice: EngineChoice) -> Engine:
     """
     if choice == "lightgbm":
         return LightGbmEngine(model)
-    objections = []
-    for name in ACCELERATED if choice == "auto" else (choice,):
-        objection = objection_to(name, model.engine_proof)
-        if objection is None:
-            try:
-                return AcceleratedEngine(name, model)
-            except Exception as error:  # noqa: BLE001  (as in ``raw``)
-                objection = f"{type(error).__name__}: {error}"
-        objections.append(f"{name}: {objection}")
+    objection = objection_to_proof(model.engine_proof)
+    if objection is None:
+        try:
+            return AcceleratedEngine(model)
+        except Exception as error:  # noqa: BLE001  (as in ``raw``)
+            objection = f"{type(error).__name__}: {error}"
     level = logging.INFO if choice == "auto" else logging.ERROR
-    logger.log(level, "Engine lightgbm scores %s though scoring.engine is %s. %s.", model.model, choice, "; ".join(objections))
+    logger.log(level, "Engine lightgbm scores %s though scoring.engine is %s. %s: %s.", model.model, choice, ACCELERATED, objection)
     return LightGbmEngine(model)

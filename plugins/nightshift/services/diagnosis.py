@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from nightshift.warehouse.connection import Connection
 
 HEAVY_PACKAGES = (
-    "adbc_driver_postgresql.dbapi", "airflow.sdk", "boto3", "dbt.cli.main", "evidently", "great_expectations", "lightgbm", "lignum",
+    "adbc_driver_postgresql.dbapi", "airflow.sdk", "boto3", "dbt.cli.main", "evidently", "great_expectations", "lightgbm",
     "matplotlib.pyplot", "mlflow", "nightshift.settings", "numba", "numpy", "pandas", "psycopg", "pyarrow.parquet", "sklearn.metrics",
     "sqlalchemy",
 )  # fmt: skip

@@ -1,12 +1,14 @@
-"""Prove, when a model is made, which accelerated engines give its predictions in every bit; the proof is stored with the version."""
+"""Prove, when a model is made, that the accelerated engine gives its predictions in every bit.
+
+The proof is stored with the version. Source: docs/adr/0022-engines.md.
+"""
 
 from __future__ import annotations
 
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from nightshift.training.booster import predict_raw
-from nightshift.training.lignum_trees import installed_version, raw_in_child
 from nightshift.training.tree_text import UnsuitableTreesError
 
 if TYPE_CHECKING:
@@ -19,50 +21,46 @@ if TYPE_CHECKING:
     Matrix = npt.NDArray[np.float64]
     Vector = npt.NDArray[np.float64]
 
-Accelerated = Literal["quickscorer", "lignum"]
-ACCELERATED: tuple[Accelerated, ...] = ("quickscorer", "lignum")
-"""The faster one first."""
+ACCELERATED = "quickscorer"
+"""The accelerated engine's name in specs, proofs and logs."""
 
 
 def prove_engines(model: TrainedModel, rows: pa.Table) -> dict[str, Any]:
-    """Score the evaluation rows with every engine and say of each accelerated one whether every bit is LightGBM's.
+    """Score the evaluation rows with both engines and record whether every bit is LightGBM's.
 
-    Whatever an accelerated engine does wrong is an answer, not an error: such a model is scored by another one.
+    Whatever the accelerated engine does wrong is an answer, not an error: LightGBM scores then.
 
     Args:
         model: The candidate.
         rows: Its hold-out, shape (n, any).
 
     Returns:
-        ``n_rows``, ``raw_sha256`` of LightGBM's raw scores, and ``engines``: of each its ``version`` and ``objection`` (None when equal).
+        ``n_rows``, ``raw_sha256`` of LightGBM's raw scores, and ``engines``: by name the
+        ``version`` and ``objection`` (None when equal).
     """
-    matrix = model.encode(rows)
-    raw = predict_raw(model.booster, matrix)
-    engines = {name: {"version": version_of(name), "objection": _compare(name, model.text, matrix, raw)} for name in ACCELERATED}
-    return {"n_rows": len(raw), "raw_sha256": sha256(raw.tobytes()).hexdigest(), "engines": engines}
-
-
-def version_of(engine: Accelerated) -> str | None:
-    """Return the version of an engine as it is here, None where it is not installed."""
-    if engine == "lignum":
-        return installed_version()
     from nightshift.training.quickscorer import VERSION
 
-    return VERSION
+    matrix = model.encode(rows)
+    raw = predict_raw(model.booster, matrix)
+    proof = {"version": VERSION, "objection": _compare(model.text, matrix, raw)}
+    raw_sha256 = sha256(raw.tobytes()).hexdigest()
+    return {"n_rows": len(raw), "raw_sha256": raw_sha256, "engines": {ACCELERATED: proof}}
 
 
-def _compare(engine: Accelerated, text: str, matrix: Matrix, expected: Vector) -> str | None:
+def _compare(text: str, matrix: Matrix, expected: Vector) -> str | None:
+    """Return why the accelerated engine may not score this model; None if every bit is equal."""
     if not len(expected):
         return "there is no evaluation row"
     try:
-        raw = raw_in_child(text, matrix) if engine == "lignum" else _quick_raw(text, matrix)
+        raw = _quick_raw(text, matrix)
     except UnsuitableTreesError as error:
         return str(error)
     except Exception as error:  # noqa: BLE001  (an accelerated engine must not stop a training)
         return f"it cannot score the model ({type(error).__name__})"
     if raw.tobytes() == expected.tobytes():
         return None
-    return f"{int((raw != expected).sum()) if raw.shape == expected.shape else len(expected)} of {len(expected)} raw scores differ"
+    n_different = int((raw != expected).sum()) if raw.shape == expected.shape else len(expected)
+    return f"{n_different} of {len(expected)} raw scores differ"
 
 
 def _quick_raw(text: str, matrix: Matrix) -> Vector:
@@ -71,17 +69,19 @@ def _quick_raw(text: str, matrix: Matrix) -> Vector:
     return QuickScorer(text).raw(matrix)
 
 
-def objection_to(engine: Accelerated, proof: dict[str, Any] | None) -> str | None:
-    """Return why a stored proof does not allow an accelerated engine here and now, None if it does."""
+def objection_to_proof(proof: dict[str, Any] | None) -> str | None:
+    """Return why a stored proof does not allow the accelerated engine here; None if it does."""
+    from nightshift.training.quickscorer import VERSION
+
     if proof is None:
         return "the version was registered without a proof"
-    # Versions from before have the proof of one engine.
-    engines = proof.get("engines") or {proof["engine"]: proof}
-    if engine not in engines:
+    # A version of before migration 0015 has the proof of an engine that is gone.
+    engines = proof.get("engines", {})
+    if ACCELERATED not in engines:
         return "the version was registered without its proof"
-    version, objection = engines[engine]["version"], engines[engine]["objection"]
+    version, objection = engines[ACCELERATED]["version"], engines[ACCELERATED]["objection"]
     if objection is not None:
         return f"it was not proved equal: {objection}"
-    if version != version_of(engine):
-        return f"it was proved with version {version}, installed is {version_of(engine) or 'none'}"
+    if version != VERSION:
+        return f"it was proved with version {version}, installed is {VERSION}"
     return None

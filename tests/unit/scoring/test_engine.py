@@ -16,12 +16,11 @@ from nightshift.scoring.engine import choose_engine
 from nightshift.scoring.scorer import score_rows
 from nightshift.training import engine_proof
 from nightshift.training.engine_proof import prove_engines
-from nightshift.training.lignum_trees import LignumTrees
 from nightshift.training.pipeline import fit_model
 from nightshift.training.quickscorer import QuickScorer
 from nightshift.training.trained_model import TrainedModel
 
-ENGINES = ["lightgbm", "quickscorer", "lignum"]
+ENGINES = ["lightgbm", "quickscorer"]
 
 
 @pytest.fixture(scope="module")
@@ -40,28 +39,27 @@ def test_the_proof_says_what_was_compared(proved):
     proof = proved.engine_proof
 
     assert proof["n_rows"] == 300
-    assert proof["engines"] == {"quickscorer": {"version": "1", "objection": None}, "lignum": {"version": "0.3.0", "objection": None}}
+    assert proof["engines"] == {"quickscorer": {"version": "1", "objection": None}}
 
 
-def test_auto_takes_the_fastest_engine_that_was_proved(proved):
+def test_auto_takes_the_accelerated_engine_when_it_was_proved(proved):
     rows = _rows(3000, seed=4)
-    only_lignum = _with(proved, quickscorer={"version": "1", "objection": "it has a tree of 300 leaves, more than 256"})
 
     assert choose_engine(proved, "auto").name == "quickscorer"
-    assert choose_engine(only_lignum, "auto").name == "lignum"
     assert [choose_engine(proved, name).name for name in ENGINES] == ENGINES
     first, *others = (score_rows(proved, rows, 2, name) for name in ("auto", *ENGINES))
     assert all(first.equals(other) for other in others)
 
 
-def test_a_version_with_the_proof_of_before_is_scored_by_lignum(proved):
-    old = {"engine": "lignum", "version": "0.3.0", "n_rows": 300, "is_equal": True, "objection": None, "raw_sha256": "0"}
+def test_lightgbm_scores_a_version_whose_proof_is_of_an_engine_that_is_gone(proved):
+    of_before = {"engine": "gone", "version": "0.3.0", "n_rows": 300, "objection": None}
+    also_gone = _with(proved, gone={"version": "0.3.0", "objection": None})
 
-    assert choose_engine(replace(proved, engine_proof=old), "auto").name == "lignum"
-    assert choose_engine(replace(proved, engine_proof={**old, "objection": "2 differ"}), "auto").name == "lightgbm"
+    assert choose_engine(replace(proved, engine_proof=of_before), "auto").name == "lightgbm"
+    assert choose_engine(also_gone, "auto").name == "quickscorer"
 
 
-@pytest.mark.parametrize(("choice", "level"), [("auto", logging.INFO), ("lignum", logging.ERROR), ("quickscorer", logging.ERROR)])
+@pytest.mark.parametrize(("choice", "level"), [("auto", logging.INFO), ("quickscorer", logging.ERROR)])
 @pytest.mark.parametrize(
     ("changed", "reason"),
     [
@@ -71,7 +69,7 @@ def test_a_version_with_the_proof_of_before_is_scored_by_lignum(proved):
     ],
 )
 def test_the_reference_scores_and_says_why_when_the_proof_is_not_enough(proved, caplog, choice, level, changed, reason):
-    model = _with(proved, lignum=changed, quickscorer=changed) if changed else replace(proved, engine_proof=None)
+    model = _with(proved, quickscorer=changed) if changed else replace(proved, engine_proof=None)
     with caplog.at_level(logging.INFO):
         chosen = choose_engine(model, choice)
 
@@ -79,37 +77,27 @@ def test_the_reference_scores_and_says_why_when_the_proof_is_not_enough(proved, 
     assert [(record.levelno, reason in record.message) for record in caplog.records if record.name == engine.__name__] == [(level, True)]
 
 
-@pytest.mark.parametrize(("name", "trees"), [("lignum", LignumTrees), ("quickscorer", QuickScorer)])
-def test_the_reference_scores_when_golden_rows_come_out_otherwise(proved, caplog, monkeypatch, name, trees):
-    raw = trees.raw
-    monkeypatch.setattr(trees, "raw", lambda self, matrix: np.nextafter(raw(self, matrix), np.inf))
+def test_the_reference_scores_when_golden_rows_come_out_otherwise(proved, caplog, monkeypatch):
+    raw = QuickScorer.raw
+    monkeypatch.setattr(QuickScorer, "raw", lambda self, matrix: np.nextafter(raw(self, matrix), np.inf))
 
-    assert choose_engine(proved, name).name == "lightgbm"
+    assert choose_engine(proved, "quickscorer").name == "lightgbm"
     assert "golden" in caplog.text
 
 
-def test_the_reference_scores_when_lignum_is_not_installed(proved, caplog, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "lignum", None)
-
-    assert choose_engine(proved, "lignum").name == "lightgbm"
-    assert "ModuleNotFoundError" in caplog.text or "ImportError" in caplog.text
-
-
-@pytest.mark.parametrize(("name", "trees"), [("lignum", LignumTrees), ("quickscorer", QuickScorer)])
-def test_a_batch_is_scored_by_the_reference_when_the_accelerated_engine_fails_in_the_middle(proved, monkeypatch, name, trees):
-    chosen, matrix = choose_engine(proved, name), proved.encode(_rows(100))
+def test_a_batch_is_scored_by_the_reference_when_the_accelerated_engine_fails_in_the_middle(proved, monkeypatch):
+    chosen, matrix = choose_engine(proved, "quickscorer"), proved.encode(_rows(100))
 
     def fail(self, matrix):
         raise RuntimeError("out of threads")
 
-    monkeypatch.setattr(trees, "raw", fail)
-    assert chosen.name == name
+    monkeypatch.setattr(QuickScorer, "raw", fail)
+    assert chosen.name == "quickscorer"
     assert chosen.raw(matrix).tobytes() == proved.raw(_rows(100)).tobytes()
 
 
-@pytest.mark.parametrize("name", ["lignum", "quickscorer"])
 @pytest.mark.parametrize("damage", ["differs", "dies", "no rows", "too few"])
-def test_a_proof_says_no_when_the_accelerated_engine_is_wrong(proved, monkeypatch, name, damage):
+def test_a_proof_says_no_when_the_accelerated_engine_is_wrong(proved, monkeypatch, damage):
     rows = _rows(50, seed=2)
 
     def other(text, matrix):
@@ -117,7 +105,7 @@ def test_a_proof_says_no_when_the_accelerated_engine_is_wrong(proved, monkeypatc
             raise OSError("signal 11")
         return np.nextafter(proved.raw(rows), np.inf) if damage == "differs" else proved.raw(rows)[:-1]
 
-    monkeypatch.setattr(engine_proof, "raw_in_child" if name == "lignum" else "_quick_raw", other)
+    monkeypatch.setattr(engine_proof, "_quick_raw", other)
     proof = prove_engines(proved, rows.slice(0, 0) if damage == "no rows" else rows)
     expected = {
         "differs": "50 of 50 raw scores differ",
@@ -126,16 +114,15 @@ def test_a_proof_says_no_when_the_accelerated_engine_is_wrong(proved, monkeypatc
         "too few": "50 of 50 raw scores differ",
     }
 
-    assert proof["engines"][name]["objection"] == expected[damage]
+    assert proof["engines"]["quickscorer"]["objection"] == expected[damage]
 
 
-@pytest.mark.parametrize("trees", [LignumTrees, QuickScorer])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_all_engines_give_the_same_bits_when_trees_have_this_shape(shape, trees):
+def test_both_engines_give_the_same_bits_when_trees_have_this_shape(shape):
     booster, matrix = make_booster(11, **dict(SHAPES[shape])), make_matrix(2000, seed=12)
     expected = booster.predict(matrix, raw_score=True, num_threads=1)
 
-    assert trees(booster.model_to_string()).raw(matrix).tobytes() == expected.tobytes()
+    assert QuickScorer(booster.model_to_string()).raw(matrix).tobytes() == expected.tobytes()
 
 
 def test_scoring_nothing_gives_nothing_with_the_accelerated_engine(proved):
