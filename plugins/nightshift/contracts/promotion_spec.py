@@ -58,7 +58,8 @@ class Promotion(Frozen):
             point estimate; None demands superiority for ever.
         minimum_gain_over_baseline: How much better than each baseline it must be at least, in the metric's unit: than prior and rule by
             point estimate; than a linear model and a small tree it must not be proved to gain less. So one that is proved worse than
-            its linear baseline is refused by default.
+            its linear baseline is refused by default. A negative number declares how much worse than a linear model or a small tree is
+            accepted.
         minimum_evidence_days: Days that the comparison stands on at least.
         minimum_evidence_rows: The same in rows.
         maximum_gap_days: Days in a row without a row that the training window may have.
@@ -85,7 +86,7 @@ class Promotion(Frozen):
     non_inferiority_margin: Margin | None = None
     superiority_probability: float = Field(default=0.95, gt=0.5, lt=1)
     stale_after_days: PositiveInt | None = 28
-    minimum_gain_over_baseline: Margin = 0.0
+    minimum_gain_over_baseline: float = Field(default=0.0, allow_inf_nan=False)
     minimum_evidence_days: int = Field(default=5, ge=2)
     minimum_evidence_rows: PositiveInt = 200
     maximum_gap_days: int = Field(default=3, ge=0)

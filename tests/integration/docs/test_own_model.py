@@ -72,7 +72,8 @@ def test_the_page_is_a_whole_project_when_its_files_are_written_into_an_empty_on
         ("2013-01-11_river", 120.0, None, False),
     ]
     spec = load_spec(own.models_dir, "shop_visitors")
-    short = spec.model_copy(update={"training": spec.training.model_copy(update={"minimum_days": 3})})
+    days = {"minimum_days": 3, "validation_days": 1, "holdout_days": 1, "gap_days": 0}
+    short = spec.model_copy(update={"training": spec.training.model_copy(update=days)})
     rows = read_rows(ObjectStore.open(own), build_training_set(own, short, Partition.parse("2013-01-10"), run))
     pairs = zip(rows["shop_day"].to_pylist(), rows["visitors"].to_pylist(), strict=True)
     assert list(pairs)[:3] == [("2013-01-02_hill", 30), ("2013-01-02_river", 20), ("2013-01-03_hill", 50)]
