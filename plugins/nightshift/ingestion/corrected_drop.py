@@ -106,7 +106,7 @@ def _newest_ingested(conn: Connection, contract: DatasetContract, drops: Sequenc
 
 def _refused(contract: DatasetContract, drop: DropManifest, data: bytes) -> dict[str, RefusedRow]:
     """Return the refused rows of a file by their digest, as ingest keeps them."""
-    checked = check_rows(contract, [drop], [check_file(contract, drop, data)])
+    checked = check_rows(contract, [drop], [check_file(contract, drop, data)], lists_all=True)
     return {row.digest: row for row in checked.refused[0]}
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -60,21 +60,30 @@ class CheckedRows:
     errors: dict[int, ContractError]
 
 
-def check_rows(contract: DatasetContract, drops: Sequence[DropManifest], files: Sequence[DeliveredFile]) -> CheckedRows:
+def check_rows(
+    contract: DatasetContract,
+    drops: Sequence[DropManifest],
+    files: Sequence[DeliveredFile],
+    *,
+    lists_all: bool = False,
+) -> CheckedRows:
     """Type the rows, hold them against the contract, and judge each file by its rows.
 
     Args:
         contract: What upstream promised.
         drops: The manifests of the files.
         files: The files, at least one.
+        lists_all: List the refused rows also of a file that is refused as a whole.
     """
     rows = type_rows(contract, drops, files)
     settle_repeated_keys(contract, rows)
-    refused = refused_by_file(files, rows)
     is_good = rows.verdict == GOOD
     n_good = np.bincount(rows.places[is_good], minlength=len(files)).tolist()
     reasons = reasons_by_file(files, rows)
     judged = [judge(contract, drop, counted_of(rows, i), n_good[i], reasons[i]) for i, drop in enumerate(drops)]
+    errors = {i: error for i, error in enumerate(judged) if error}
+    # Nobody keeps the rows of a refused file, and a hostile one has millions of them.
+    refused = refused_by_file(files, rows, set() if lists_all else errors.keys())
     n_duplicated = np.bincount(rows.places[rows.verdict == DUPLICATE], minlength=len(files))
     return CheckedRows(
         values=rows.values.filter(is_good),
@@ -83,7 +92,7 @@ def check_rows(contract: DatasetContract, drops: Sequence[DropManifest], files: 
         refused=tuple(refused),
         n_refused=tuple(of_file.total() for of_file in reasons),
         n_duplicated=tuple(n_duplicated.tolist()),
-        errors={i: error for i, error in enumerate(judged) if error},
+        errors=errors,
     )
 
 
@@ -300,14 +309,17 @@ def _codes(rows: TypedRows, chosen: npt.NDArray[np.int64], names: Iterable[str])
     return codes
 
 
-def refused_by_file(files: Sequence[DeliveredFile], rows: TypedRows) -> list[tuple[RefusedRow, ...]]:
-    """Return the distinct refused rows of each file, with their text."""
+def refused_by_file(files: Sequence[DeliveredFile], rows: TypedRows, left_out: Collection[int] = ()) -> list[tuple[RefusedRow, ...]]:
+    """Return the distinct refused rows of each file, with their text; none of the files left out."""
     names = rows.texts.column_names
     found: list[dict[tuple[Any, ...], RefusedRow]] = [{} for _ in files]
     for place, file in enumerate(files):
+        if place in left_out:
+            continue
         for number, text in file.malformed:
             found[place].setdefault((text,), RefusedRow(number, Reason.MALFORMED_ROW, None, {"line": text}))
-    chosen = np.flatnonzero(rows.verdict >= 0)
+    is_listed = (rows.verdict >= 0) & ~np.isin(rows.places, list(left_out))
+    chosen = np.flatnonzero(is_listed)
     for i, delivered in zip(chosen.tolist(), rows.texts.take(chosen).to_pylist(), strict=True):
         place, culprit = int(rows.places[i]), int(rows.culprit[i])
         row = RefusedRow(int(rows.numbers[i]), _REASONS[rows.verdict[i]], names[culprit] if culprit >= 0 else None, delivered)

@@ -46,7 +46,8 @@ def drop(data: bytes, day: str = "2013-03-10", version: int = 2) -> DropManifest
 
 def check(*deliveries, contract=CONTRACT):
     drops = [drop(*delivery) for delivery in deliveries]
-    return check_rows(contract, drops, [check_file(contract, d, data) for d, (data, *_) in zip(drops, deliveries, strict=True)])
+    files = [check_file(contract, d, data) for d, (data, *_) in zip(drops, deliveries, strict=True)]
+    return check_rows(contract, drops, files, lists_all=True)
 
 
 def reasons(rows, place=0):
@@ -145,6 +146,21 @@ def test_only_its_own_file_is_wrong_when_a_limit_is_exceeded(lines, code, says):
     assert list(rows.errors) == [1]
     assert rows.errors[1].code == code
     assert says in str(rows.errors[1])
+
+
+def test_rows_are_listed_of_a_refused_file_only_for_who_asks():
+    """A hostile file has millions of them, and nobody keeps them."""
+    bad = b"id,at,size\n" + b"".join(b"%d,2013-03-10 05:00,big\n" % i for i in range(9))
+    good = b"id,at,size\nx,2013-03-10 05:00,1\nb,2013-03-10 05:00,big\n"
+
+    drops = [drop(bad), drop(good)]
+    files = [check_file(CONTRACT, drop(data), data) for data in (bad, good)]
+    rows, asked = check_rows(CONTRACT, drops, files), check_rows(CONTRACT, drops, files, lists_all=True)
+
+    assert list(rows.errors) == [0]
+    assert [len(of_file) for of_file in rows.refused] == [0, 1]
+    assert rows.n_refused == (9, 1)
+    assert [len(of_file) for of_file in asked.refused] == [9, 1]
 
 
 @pytest.mark.parametrize("junk", [b",,", b"x,2013-03-10 05:00,none", b"x,y,z,more"])
