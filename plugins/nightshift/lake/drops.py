@@ -280,16 +280,24 @@ def write_drop(store: ObjectStore, drop: NewDrop) -> DropManifest:
 def _objects(store: ObjectStore, dataset: str, partitions: PartitionRange) -> Iterator[ListedObject]:
     """Yield the objects that lie directly in the folders of a range, in the order of their keys."""
     first, last = partition_prefix(dataset, partitions.first.day), partition_prefix(dataset, partitions.last.day)
-    folders = {partition_prefix(dataset, day) for day in partitions.days}
     for listed in store.list_objects(f"landing/{dataset}/dt=", start_after=first):
         if listed.key > last and not listed.key.startswith(last):
             return
-        if _folder(listed.key) in folders:
+        # Only what lies directly in a day's folder; a range may end in the year 2199, so days are not listed.
+        if _folder(listed.key) == _folder_of_its_day(dataset, listed.key):
             yield listed
 
 
 def _folder(key: str) -> str:
     return key.rpartition("/")[0] + "/"
+
+
+def _folder_of_its_day(dataset: str, key: str) -> str | None:
+    """Return the folder of the day that a key names, None if it names no day."""
+    try:
+        return partition_prefix(dataset, _day_of(key))
+    except ValueError:
+        return None
 
 
 def _day_of(key: str) -> dt.date:

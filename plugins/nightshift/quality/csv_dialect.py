@@ -59,7 +59,10 @@ def split_header(head: bytes) -> list[str]:
         raise DialectError("a quote of its header is not where RFC 4180 has it, or the header has more than one line")
     if any(character < " " and character != "\t" for character in text.rstrip("\r\n")):
         raise DialectError("its header has a control character")
-    return next(csv.reader([text]), [])
+    try:
+        return next(csv.reader([text]), [])
+    except csv.Error as error:
+        raise DialectError(f"its header is no line of CSV: {error}") from None
 
 
 def _other_encoding(head: bytes) -> str:

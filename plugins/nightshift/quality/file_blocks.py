@@ -51,6 +51,8 @@ class UnreadableFileError(ValueError):
 
 
 _NO_LIMITS = DropLimits()
+_ANY_CELL = _NO_LIMITS.model_copy(update={"cell_characters": BLOCK_BYTES})
+"""For a person who looks at a file because a cell of it is too long."""
 
 
 def read_header(source: bytes | Path, name: str, limits: DropLimits = _NO_LIMITS) -> list[str]:
@@ -322,7 +324,7 @@ def read_cells(source: bytes | Path, name: str) -> tuple[list[str], list[list[st
     # Names may be empty or there twice, positions are not.
     names = header if name.endswith(".parquet") else [str(position) for position in range(len(header))]
     rows: dict[int, list[str] | str] = {}
-    for block in read_blocks(source, name, names, names, rows.__setitem__):
+    for block in read_blocks(source, name, names, names, rows.__setitem__, _ANY_CELL):
         columns = [column.fill_null("").to_pylist() for column in block.texts.columns]
         cells = map(list, zip(*columns, strict=True))
         rows |= dict(zip(block.row_numbers.tolist(), cells, strict=True))

@@ -100,7 +100,7 @@ def test_files_are_refused_when_they_do_not_belong_together(models, changed):
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"null", b"{", b"\xff\xfe", b'{"format": 2}', b"[" * 100_000])
 def test_files_are_refused_when_one_is_no_document(models, content):
-    with pytest.raises(ModelTextError, match="cannot be read"):
+    with pytest.raises(ModelTextError, match=r"cannot be read|is no document"):
         TrainedModel.from_files(models["binary"].files["model.lgb"], content)
 
 
