@@ -103,6 +103,6 @@ def test_the_rescue_takes_the_list_when_the_features_are_damaged(warehouse, scor
     rescued = rescue(scoring_settings, listed_spec, DAY.first, run)
 
     assert rescued.outcome == "rescued"
-    assert rescued.reason == "scoring failed (NS-WRITE-007)"
+    assert rescued.reason.startswith("scoring failed (NS-WRITE-007: ")
     source = warehouse.execute("select entities_from from ops.rescues").fetchall()
     assert source == [("list",)]

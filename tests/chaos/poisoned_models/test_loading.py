@@ -13,6 +13,7 @@ from nightshift.training import load_trial, load_trial_child
 from nightshift.training.booster import library_path
 from nightshift.training.golden import N_ROWS, GoldenError
 from nightshift.training.load_trial import LoadTimeoutError, LoadTrialError, prove_in_child, retry_starved
+from nightshift.training.model_document import SEAL, seal
 from nightshift.training.model_tokens import ModelTextError
 from nightshift.training.trained_model import TrainedModel
 
@@ -25,8 +26,10 @@ def _forget(monkeypatch):
 
 
 def with_document(model: TrainedModel, **changed: object) -> TrainedModel:
+    """Return the model with a changed document that has the right digest, as whoever forges it would give it."""
     document = json.loads(model.files["model.json"]) | changed
-    return TrainedModel.from_files(model.files["model.lgb"], json.dumps(document).encode())
+    document.pop(SEAL)
+    return TrainedModel.from_files(model.files["model.lgb"], json.dumps(seal(document)).encode())
 
 
 def test_stored_model_comes_back_as_it_was(models, record_figure):

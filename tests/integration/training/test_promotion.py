@@ -29,7 +29,13 @@ def make_weak_version(world, night=None):
 
 def seat_weak_champion(world):
     """Return a weak version that a spec without limits has let through."""
-    lenient = {"metric": "roc_auc", "non_inferiority_margin": 1, "calibration_margin": 1, "maximum_calibration_slope": 1e9}
+    lenient = {
+        "metric": "roc_auc",
+        "non_inferiority_margin": 1,
+        "minimum_gain_over_baseline": -1,
+        "calibration_margin": 1,
+        "maximum_calibration_slope": 1e9,
+    }
     version = make_weak_version(world)
     assert judge(world, version, world.spec_with(promotion=lenient)).verdict == "first"
     return version
