@@ -59,6 +59,10 @@ LIES: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
         lambda: rescue_tasks.rescue_predictions(MODEL),
         {"nightshift.scoring.rescue.rescue": SimpleNamespace(outcome="scored", reason=None, load_id=999, n_rows=5)},
     ),
+    "rescue_by_last_good_spec": (
+        lambda: rescue_tasks.rescue_by_last_good_spec(MODEL),
+        {"nightshift.scoring.rescue.rescue": SimpleNamespace(outcome="scored", reason=None, load_id=999, n_rows=5)},
+    ),
     "measure_model": (
         lambda: tasks.measure_model(MODEL),
         {"nightshift.monitoring.measure.measure": SimpleNamespace(summary=lambda: {"retrain_decision_id": None})},
@@ -91,6 +95,7 @@ def task_of_airflow(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iter
     }
     monkeypatch.setattr(scopes, "get_current_context", lambda: given)
     monkeypatch.setattr(scopes, "load_settings", lambda: settings)
+    monkeypatch.setattr(rescue_tasks, "load_settings", lambda: settings)
     before = signal.getsignal(signal.SIGTERM)
     yield
     signal.signal(signal.SIGTERM, before)

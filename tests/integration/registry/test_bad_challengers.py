@@ -75,8 +75,9 @@ def test_refused_by_agreement_when_training_saw_what_scoring_does_not(court):
 def test_refused_by_leakage_when_a_feature_is_the_outcome(court):
     spec = make_spec(features={"numeric": FEATURES})
     decision = court.judge(court.fit(spec), spec)
-    assert refused_by(court, decision) == {"leakage"}
-    assert "hint separates the labels best: 1.000" in decision.reasons[0]
+    # The baselines use the hint as well, and need less than a forest for it.
+    assert "leakage" in refused_by(court, decision)
+    assert any("hint separates the labels best: 1.000" in reason for reason in decision.reasons)
 
 
 def test_refused_by_calibration_when_probabilities_are_too_high(court):
