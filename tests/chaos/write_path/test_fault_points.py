@@ -18,7 +18,7 @@ import psycopg
 import pytest
 from pydantic import SecretStr
 from tests.chaos.write_path.scenarios import SCENARIOS, Scenario, left_behind
-from tests.conftest import _admin
+from tests.conftest import _admin, write_suite
 
 from nightshift import fault_points
 from nightshift.contracts.run import RunContext, code_version
@@ -175,7 +175,8 @@ def _has_struck() -> bool:
 def _fresh(settings: Settings, template: str, home: Path) -> Settings:
     name = f"fault_{uuid.uuid4().hex[:12]}"
     _admin(settings, f"create database {name} template {template}")
-    (home / "expectations").mkdir()
+    for dataset in ("raw/airports", "raw/carriers"):
+        write_suite(home / "expectations", dataset)
     places = {"home": home, "expectations_dir": home / "expectations", "mlflow_tracking_uri": SecretStr("")}
     return settings.model_copy(update={"warehouse_database": name, "s3_bucket": name.replace("_", "-"), **places})
 
