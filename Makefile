@@ -13,7 +13,7 @@ install: ## Create .venv with every locked package (skipped when it is up to dat
 	@.ci/install
 
 demo: install ## Load a history of real flights, train, and run three nights through the real scheduler
-	@$(BIN)/nightshift demo
+	@$(BIN)/python -m examples.flights demo
 
 up: install ## Start PostgreSQL, S3 and Airflow on loopback
 	@$(BIN)/nightshift up
@@ -70,13 +70,13 @@ docs: install ## Renew the generated pages: docs/DAGS.md, docs/specs.md and docs
 	@home=$$(mktemp -d) && trap 'rm -rf "$$home"' EXIT && \
 	    AIRFLOW_HOME="$$home" $(BIN)/python -m nightshift.orchestration.dag_docs dags docs/DAGS.md >/dev/null
 	@$(BIN)/python -m nightshift.contracts.reference_page > docs/specs.md
-	@$(BIN)/python -m nightshift.services.listeners > docs/listeners.md
+	@$(BIN)/python -m nightshift_local.listeners > docs/listeners.md
 
 backtest: install ## Report the model's quality for every month of 2013 from April on
-	@$(BIN)/nightshift backtest
+	@$(BIN)/python -m examples.flights backtest
 
 policy-backtest: install ## Compare when to train again, over the same nights; a killed run goes on
-	@$(BIN)/nightshift backtest policy
+	@$(BIN)/python -m examples.flights backtest policy
 
 lock: ## Compile requirements.in into requirements.txt, with hashes
 	@$(BIN)/uv pip compile --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \

@@ -21,22 +21,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks.result import Limited, Result
+from examples.flights.airflow_night import run_night
+from examples.flights.clock import advance_clock, delivery_time
+from examples.flights.demo import expected_dags
+from examples.flights.flights_2013 import read_by_partition
+from examples.flights.upstream import deliver
 
 from nightshift.cli.critical_path import find_path, print_path
-from nightshift.cli.demo import expected_dags
-from nightshift.cli.night import run_night
 from nightshift.contracts.model_spec import load_specs
 from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.lake.drops import NewDrop, write_drop
 from nightshift.lake.object_store import ObjectStore
-from nightshift.replay.clock import advance_clock, delivery_time
-from nightshift.replay.flights_2013 import read_by_partition
-from nightshift.replay.upstream import deliver
-from nightshift.services.airflow_api import AirflowApi
-from nightshift.services.local_env import read_env
-from nightshift.services.watchdog import ends_with_us
 from nightshift.settings import PROJECT_ROOT, Settings, load_settings
 from nightshift.warehouse.connection import connect
+from nightshift_local.airflow_api import AirflowApi
+from nightshift_local.local_env import read_env
+from nightshift_local.watchdog import ends_with_us
 
 if TYPE_CHECKING:
     from nightshift.cli.critical_path import Step
@@ -45,7 +45,7 @@ LONGEST_SECONDS = 45
 FIRST_DAY, LAST_DAY = "2013-01-01", "2013-02-03"
 DAILY = ("flight_outcomes", "flight_schedules", "weather")
 HISTORY = f"""
-from nightshift.cli.demo import Stopwatch, load_history
+from examples.flights.demo import Stopwatch, load_history
 from nightshift.contracts.model_spec import load_specs
 from nightshift.contracts.partitions import PartitionRange
 from nightshift.contracts.run import RunContext

@@ -40,7 +40,7 @@ def main() -> int:
     given = parser.parse_args()
     if given.decide:
         return _decide(given.days, given.decide)
-    from nightshift.services.local_env import LocalServers
+    from nightshift_local.local_env import LocalServers
 
     with tempfile.TemporaryDirectory() as home, LocalServers(Path(home)) as servers:
         os.environ.update(servers.env)
@@ -148,7 +148,7 @@ def _prepare(n_holdout: int, n_days: int) -> list[int]:
     from nightshift.training.pipeline import fit_model
     from nightshift.training.splits import rows_of, split_window
     from nightshift.training.training_set import build_training_set, read_rows
-    from nightshift.warehouse.bulk import copy_in
+    from nightshift.warehouse.arrow_io import copy_in
     from nightshift.warehouse.connection import connect
     from nightshift.warehouse.migrate import migrate
 

@@ -80,15 +80,15 @@ def _reasons(booster: lgb.Booster, matrix: Matrix, rounds: int) -> dict[str, Any
     import numpy as np
     import pyarrow as pa
 
-    from nightshift.kernels import compiled
-    from nightshift.scoring.contributions import _explain, _in_threads
-    from nightshift.scoring.forest import read_forest
+    from nightshift.kernels import jit
+    from nightshift.models.booster import contributions
+    from nightshift.models.shap_values import _explain, _in_threads
+    from nightshift.models.shapley_kernel import explain as loops
+    from nightshift.models.tree_arrays import read_forest
     from nightshift.scoring.reasons import top_reasons
-    from nightshift.scoring.shapley_kernel import explain as loops
-    from nightshift.training.booster import contributions
 
     forest, forest_seconds = _timed(lambda: read_forest(booster.model_to_string()))
-    explain = partial(_explain, compiled(loops), forest)
+    explain = partial(_explain, jit(loops), forest)
     _, first_seconds = _timed(lambda: explain(matrix[:10], np.empty_like(matrix[:10])))
     rows, names = matrix[:KERNEL_ROWS], booster.feature_name()
     table = pa.table({name: rows[:, place] for place, name in enumerate(names)})
@@ -110,8 +110,8 @@ def _reasons(booster: lgb.Booster, matrix: Matrix, rounds: int) -> dict[str, Any
 
 
 def _engines(booster: lgb.Booster, matrix: Matrix, rounds: int) -> dict[str, Any]:
-    from nightshift.training.booster import predict_raw
-    from nightshift.training.quickscorer import QuickScorer
+    from nightshift.models.booster import predict_raw
+    from nightshift.models.quickscorer import QuickScorer
 
     quick, load_seconds = _timed(lambda: QuickScorer(booster.model_to_string()))
     ways = (partial(predict_raw, booster, matrix), partial(quick.raw, matrix))

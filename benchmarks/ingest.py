@@ -33,10 +33,10 @@ from nightshift.contracts.partitions import PartitionRange
 from nightshift.contracts.run import code_version
 from nightshift.lake.drops import NewDrop, write_drop
 from nightshift.lake.object_store import ObjectStore
-from nightshift.services.local_env import LocalServers
 from nightshift.settings import PROJECT_ROOT, load_settings
 from nightshift.warehouse.connection import connect
 from nightshift.warehouse.migrate import migrate
+from nightshift_local.local_env import LocalServers
 
 if TYPE_CHECKING:
     from nightshift.settings import Settings

@@ -28,8 +28,8 @@ from benchmarks.shape import CATEGORICAL, N_LEVELS, NUMERIC, SHAPE
 
 from nightshift.contracts.partitions import PartitionRange
 from nightshift.contracts.run import RunContext
-from nightshift.services.local_env import LocalServers
 from nightshift.settings import load_settings
+from nightshift_local.local_env import LocalServers
 
 if TYPE_CHECKING:
     from nightshift.quality.profiles import LoadTable

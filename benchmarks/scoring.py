@@ -44,14 +44,14 @@ from benchmarks.shape import CATEGORICAL, N_CATEGORICAL, N_LEVELS, N_NUMERIC, NU
 from nightshift.contracts.model_spec import ModelSpec
 from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.contracts.run import RunContext, code_version
-from nightshift.services.local_env import LocalServers
 from nightshift.settings import PROJECT_ROOT, Settings, load_settings
+from nightshift_local.local_env import LocalServers
 
 if TYPE_CHECKING:
     import psycopg
     import sqlalchemy
 
-    from nightshift.training.trained_model import TrainedModel
+    from nightshift.models.trained_model import TrainedModel
 
 DAY = PartitionRange.of("2013-07-01")
 N_TRAIN = 60_000
@@ -127,9 +127,9 @@ def make_features(conn: psycopg.Connection[Any], n_rows: int) -> None:
 def train_champion(settings: Settings, conn: psycopg.Connection[Any], given: argparse.Namespace) -> None:
     """Train on made-up rows, store, register and promote."""
     from nightshift.lake.object_store import ObjectStore
+    from nightshift.models.engine_equivalence import prove_engines
     from nightshift.registry.model_versions import register
     from nightshift.training.candidate import Origin, store_candidate
-    from nightshift.training.engine_proof import prove_engines
 
     spec, day = make_spec("auto", 0, trees=given.trees, leaves=given.leaves), Partition.parse("2013-06-30")
     trained, rows = fit(spec)
@@ -191,7 +191,7 @@ def read_features(settings: Settings) -> pa.Table:
     """Return all feature rows, ordered by key."""
     from psycopg import sql
 
-    from nightshift.warehouse.bulk import stream_arrow
+    from nightshift.warehouse.arrow_io import stream_arrow
 
     names = ", ".join([*NUMERIC, *CATEGORICAL])
     query = sql.SQL(f"select thing_id, {names} from features.feat_bench order by thing_id")  # type: ignore[arg-type]
@@ -237,8 +237,8 @@ def pandas_script(settings: Settings) -> dict[str, Any]:
 def ours(settings: Settings, engine: str, reasons: int) -> dict[str, Any]:
     """Score and publish the night, and compare every published score with LightGBM's."""
     from nightshift.scoring.batch_scorer import begin, score_shard
+    from nightshift.scoring.prediction_tables import ensure_prediction_relations
     from nightshift.scoring.publication import publish
-    from nightshift.scoring.relations import ensure_prediction_relations
     from nightshift.warehouse.connection import connect
 
     spec, run = make_spec(engine, reasons), RunContext(f"bench/{engine}", 1, "bench")
@@ -262,7 +262,7 @@ def compare(settings: Settings, home: Path) -> int:
     """Return how many published scores are not LightGBM's own, bit by bit."""
     from psycopg import sql
 
-    from nightshift.warehouse.bulk import stream_arrow
+    from nightshift.warehouse.arrow_io import stream_arrow
 
     query = sql.SQL(
         "select score from predictions.bench t join ops.published p using (load_id) where p.dataset = 'predictions/bench' order by thing_id"
@@ -277,7 +277,7 @@ def spark_script(settings: Settings, home: Path, *, has_warehouse: bool) -> dict
     from psycopg import sql
     from pyarrow import parquet
 
-    from nightshift.warehouse.bulk import read_arrow
+    from nightshift.warehouse.arrow_io import read_arrow
 
     folder = home / "spark"
     if not folder.exists():

@@ -29,8 +29,8 @@ from benchmarks.result import Limited, Result, peak_mib
 from benchmarks.scoring import make_spec
 from benchmarks.shape import CATEGORICAL, N_CATEGORICAL, N_LEVELS, N_NUMERIC, NUMERIC, SHAPE
 
-from nightshift.services.local_env import LocalServers
 from nightshift.settings import load_settings
+from nightshift_local.local_env import LocalServers
 
 LARGEST_TIME, LARGEST_MEMORY = 1.15, 1.3
 VALIDATION_SHARE = 20
@@ -72,7 +72,7 @@ def lightgbm_alone(home: Path, trees: int) -> float:
     import lightgbm as lgb
 
     from nightshift.kernels import thread_count
-    from nightshift.training.booster import FitPlan, params_of
+    from nightshift.training.boosting import FitPlan, params_of
 
     matrix, label = np.load(home / "matrix.npy"), np.load(home / "label.npy")
     n_train = len(label) - len(label) // VALIDATION_SHARE

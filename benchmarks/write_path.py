@@ -27,12 +27,12 @@ from benchmarks.result import Limited, Result
 
 from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.contracts.run import RunContext, code_version
-from nightshift.services.local_env import LocalServers
 from nightshift.settings import load_settings
-from nightshift.warehouse.bulk import copy_in
+from nightshift.warehouse.arrow_io import copy_in
 from nightshift.warehouse.connection import connect
 from nightshift.warehouse.migrate import migrate
 from nightshift.warehouse.partition_write import LoadManifest, PartitionWrite, Target, audit, begin, publish
+from nightshift_local.local_env import LocalServers
 
 if TYPE_CHECKING:
     from nightshift.settings import Settings

@@ -62,12 +62,12 @@ def services_env(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str,
     ``NIGHTSHIFT_TEST_ENV`` names an env file of servers that already run; without it they are started here and stopped at the end.
     """
     if given := os.environ.get("NIGHTSHIFT_TEST_ENV"):
-        from nightshift.services.local_env import ADMIN_FILE_NAME, read_env
+        from nightshift_local.local_env import ADMIN_FILE_NAME, read_env
 
         path = Path(given)
         yield read_env(path.parent, path.name) | read_env(path.parent, ADMIN_FILE_NAME)
         return
-    from nightshift.services.local_env import LocalServers
+    from nightshift_local.local_env import LocalServers
 
     with LocalServers(tmp_path_factory.mktemp("night shift")) as servers:
         yield servers.env

@@ -16,22 +16,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from examples.flights.airflow_night import Night, run_night
 
 from nightshift.cli.critical_path import Step, find_path
-from nightshift.cli.night import Night, run_night
 from nightshift.contracts.model_spec import load_specs
-from nightshift.services.airflow_api import AirflowApi, DagRun
-from nightshift.services.local_env import ADMIN_FILE_NAME, read_env
-from nightshift.services.watchdog import ends_with_us
 from nightshift.settings import PROJECT_ROOT, Settings
+from nightshift_local.airflow_api import AirflowApi, DagRun
+from nightshift_local.local_env import ADMIN_FILE_NAME, read_env
+from nightshift_local.watchdog import ends_with_us
 
 FIRST_DAY, LAST_DAY, NIGHT = "2013-01-01", "2013-02-03", "2013-02-04"
 _HISTORY = f"""
-from nightshift.cli.demo import Stopwatch, load_history
+from examples.flights.demo import Stopwatch, load_history
 from nightshift.contracts.model_spec import load_specs
 from nightshift.contracts.partitions import PartitionRange
 from nightshift.contracts.run import RunContext
-from nightshift.replay.upstream import deliver
+from examples.flights.upstream import deliver
 from nightshift.settings import load_admin_settings
 settings = load_admin_settings()
 history = PartitionRange.of("{FIRST_DAY}", "{LAST_DAY}")

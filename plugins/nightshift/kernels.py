@@ -28,7 +28,7 @@ def thread_count() -> int:
 
 
 @cache
-def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+def jit(function: Callable[..., Any]) -> Callable[..., Any]:
     """Return a function as machine code: compiled at the first call on a machine, then read from ``<home>/kernels``.
 
     ``NUMBA_CACHE_DIR`` names another folder. Where none can be written, each process compiles for itself.

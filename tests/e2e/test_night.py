@@ -7,9 +7,9 @@ import time
 import pytest
 from tests.whole_night import NIGHT, Whole, expected_dags, not_green
 
-from nightshift.services.airflow_api import AirflowApi, DagRun
 from nightshift.settings import Settings
 from nightshift.warehouse.connection import connect
+from nightshift_local.airflow_api import AirflowApi, DagRun
 
 pytestmark = [pytest.mark.airflow, pytest.mark.integration, pytest.mark.timeout(900)]
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 
 import pytest
+from examples.flights.upstream import deliver
 from tests.whole_night import Whole, expected_dags, not_green
 
 from nightshift.contracts.partitions import PartitionRange
-from nightshift.replay.upstream import deliver
-from nightshift.services.airflow_api import AirflowApi, DagRun
-from nightshift.services.airflow_parts import API_SERVER, AirflowPart
 from nightshift.warehouse.connection import connect
+from nightshift_local.airflow_api import AirflowApi, DagRun
+from nightshift_local.airflow_parts import API_SERVER, AirflowPart
 
 pytestmark = [pytest.mark.airflow, pytest.mark.integration, pytest.mark.timeout(900), pytest.mark.long]
 

@@ -9,8 +9,8 @@ from tests.e2e.test_night import published
 from tests.whole_night import NIGHT, Whole
 
 from nightshift.registry.rollback import history
-from nightshift.services.airflow_settings import USER
 from nightshift.warehouse.connection import connect
+from nightshift_local.airflow_settings import USER
 
 pytestmark = [pytest.mark.airflow, pytest.mark.integration, pytest.mark.timeout(900)]
 

@@ -7,8 +7,8 @@ import traceback
 import psycopg
 import pytest
 
-from nightshift.exhaustion import named_exhaustion
 from nightshift.redaction import without_values
+from nightshift.resource_errors import translate_resource_errors
 from nightshift.warehouse.connection import connect
 
 SECRET = "Anna Muster"
@@ -73,6 +73,6 @@ def test_no_traceback_quotes_a_row_when_a_statement_fails(settings, statement):
 
 def test_the_cause_of_an_error_is_redacted_too():
     cause = psycopg.errors.UniqueViolation("duplicate key\nDETAIL:  Key (name)=(Anna Muster) already exists.")
-    with pytest.raises(RuntimeError) as caught, named_exhaustion():
+    with pytest.raises(RuntimeError) as caught, translate_resource_errors():
         raise RuntimeError("it failed") from cause
     assert SECRET not in "".join(traceback.format_exception(caught.value))

@@ -23,8 +23,8 @@ import redis
 from tests.chaos.scheduler.disturbance import contents, end_of, eventually, held, instance, start, unpublished, wait_until_quiet
 from tests.whole_night import NIGHT, Whole, open_whole
 
-from nightshift.services.airflow_parts import AirflowPart
 from nightshift.warehouse.connection import connect
+from nightshift_local.airflow_parts import AirflowPart
 
 pytestmark = [pytest.mark.airflow, pytest.mark.integration, pytest.mark.celery, pytest.mark.timeout(1500, func_only=True)]
 

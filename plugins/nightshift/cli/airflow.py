@@ -11,6 +11,6 @@ CONTEXT = {"allow_extra_args": True, "ignore_unknown_options": True, "help_optio
 
 def airflow(context: typer.Context) -> None:
     """Run the airflow command with the settings of the local services, for example: nightshift airflow dags list."""
-    from nightshift.services.airflow_parts import API_SERVER, AirflowPart
+    from nightshift_local.airflow_parts import API_SERVER, AirflowPart
 
     AirflowPart(default_home(), API_SERVER).exec(*context.args)

@@ -10,12 +10,9 @@ import typer
 from nightshift.cli import (
     airflow,
     analyst,
-    backtest,
-    backtest_policy,
     check_freshness,
     contract,
     critical_path,
-    demo,
     doctor,
     drop,
     end_run,
@@ -35,7 +32,7 @@ from nightshift.cli import (
     why,
 )
 from nightshift.errors import NightshiftError
-from nightshift.exhaustion import named_exhaustion
+from nightshift.resource_errors import translate_resource_errors
 
 SPIN_COUNT = "10000"
 """OpenMP threads that spin beside busy neighbours make a training ten times slower. Source: docs/adr/0002-local-services.md."""
@@ -50,11 +47,7 @@ app.command()(services.up)
 app.command()(services.down)
 app.command()(services.status)
 app.command()(setup.migrate)
-app.command()(demo.demo)
-backtest.app.command()(backtest_policy.policy)
-app.add_typer(backtest.app, name="backtest")
 for command in (
-    history.replay,
     history.deliver,
     history.deliver_history,
     history.backfill,
@@ -86,12 +79,17 @@ app.command(context_settings=airflow.CONTEXT)(airflow.airflow)
 
 
 def main() -> None:
-    """Run the command; an error of ours is printed with its code, without a traceback, and exits with 1."""
+    """Run the ``nightshift`` command."""
+    run_app(app, "nightshift")
+
+
+def run_app(command: typer.Typer, name: str) -> None:
+    """Run a command line; print an error of ours with its code and without a traceback, and exit with 1."""
     os.umask(0o077)
     os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
     try:
-        with named_exhaustion():
-            app(prog_name="nightshift")
+        with translate_resource_errors():
+            command(prog_name=name)
     except NightshiftError as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(1)

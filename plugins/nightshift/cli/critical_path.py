@@ -14,7 +14,7 @@ from nightshift.errors import NightshiftError
 from nightshift.settings import default_home
 
 if TYPE_CHECKING:
-    from nightshift.services.airflow_api import AirflowApi, DagRun
+    from nightshift_local.airflow_api import AirflowApi, DagRun
 
 STAGES = ("ingest", "transform", "score__")
 """What the path leads through, in order: names of DAGs, or how they begin."""
@@ -56,7 +56,7 @@ def critical_path(
     night: Annotated[str, typer.Argument(help="Partition, YYYY-MM-DD, that went through Airflow.")],
 ) -> None:
     """Print what a night's predictions waited for, and the shares of waiting, starting, importing and working."""
-    from nightshift.services.airflow_api import AirflowApi
+    from nightshift_local.airflow_api import AirflowApi
 
     print_path(find_path(AirflowApi.local(default_home()), night))
 

@@ -10,7 +10,7 @@ from nightshift.settings import default_home
 
 def doctor() -> None:
     """Check packages (imports really tried), disk, permissions, settings, services and DAGs. Exits with 1 if something is broken."""
-    from nightshift.services.diagnosis import diagnose
+    from nightshift_local.diagnosis import diagnose
 
     findings = list(diagnose(default_home()))
     print_table(("check", "result", "found"), ((finding.check, finding.level, finding.what) for finding in findings))

@@ -18,7 +18,7 @@ def end_run(
     day: Annotated[str, typer.Argument(help="Partition key of its run, also a mistyped one.")],
 ) -> None:
     """Mark the queued and running runs of a DAG for a day as failed, so that they wait for nothing any more; data stays as it is."""
-    from nightshift.services.airflow_api import AirflowApi
+    from nightshift_local.airflow_api import AirflowApi
 
     api = AirflowApi.local(default_home())
     active = [run for run in api.runs(day) if run.dag_id == dag and run.state not in ENDED]

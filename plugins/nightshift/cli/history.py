@@ -1,4 +1,4 @@
-"""``nightshift replay | deliver | deliver-history | backfill | train | score | monitor``: data and models of the past, without Airflow."""
+"""``nightshift deliver | deliver-history | backfill | train | score | monitor``: data and models of the past, without Airflow."""
 
 from __future__ import annotations
 
@@ -22,14 +22,8 @@ if TYPE_CHECKING:
     from nightshift.lake.drops import NewDrop
     from nightshift.settings import Settings
 
-REFERENCE_DATASETS = ("airports", "carriers", "planes")
 First = Annotated[str, typer.Argument(help="First partition, YYYY-MM-DD.")]
 Last = Annotated[str, typer.Argument(help="Last partition, included; the first by default.")]
-
-
-def replay(first: First, last: Last = "") -> None:
-    """Play the upstream system: write the drops of real flights of 2013 into the lake."""
-    deliver_range(load_settings(), PartitionRange.of(first, last or None))
 
 
 def deliver(
@@ -108,12 +102,12 @@ def score(
 ) -> None:
     """Score and publish a range of partitions as their nights would, or by a version that you name, and say who scored."""
     from nightshift.contracts.model_spec import load_spec
-    from nightshift.scoring.champion import Named
+    from nightshift.scoring.champion import PinnedVersion
     from nightshift.scoring.publication import score as score_range
 
     settings, partitions = load_settings(), PartitionRange.of(first, last or None)
     run = RunContext(f"score__{model}/{partitions}", actor=f"cli:{getpass.getuser()}")
-    named = Named(version, run.actor) if version else None
+    named = PinnedVersion(version, run.actor) if version else None
     published = score_range(settings, load_spec(settings.models_dir, model), partitions, run, named=named)
     say(f"predictions/{model}: {sum(load.n_rows for load in published):,} rows in {len(published)} partition(s)")
     for line in _scored_by(settings, model, partitions):
@@ -127,7 +121,7 @@ def monitor(
 ) -> None:
     """Measure drift and matured predictions of a range of nights as they would, and give each verdict."""
     from nightshift.contracts.model_spec import load_spec
-    from nightshift.monitoring.measure import measure
+    from nightshift.monitoring.monitor import measure
 
     settings, partitions = load_settings(), PartitionRange.of(first, last or None)
     run = RunContext(f"monitor__{model}/{partitions}", actor=f"cli:{getpass.getuser()}")
@@ -136,15 +130,6 @@ def monitor(
     say(f"{model} on {partitions.last}: {', '.join(f'{condition} {state}' for condition, state in found.items())}")
     for reason in verdict.reasons:
         say(f"      {reason}")
-
-
-def deliver_range(settings: Settings, partitions: PartitionRange, datasets: Sequence[str] | None = None) -> None:
-    """Let the replayed upstream deliver a range; what is there already stays."""
-    from nightshift.replay.flights_2013 import DATASETS
-    from nightshift.replay.upstream import deliver as deliver_drops
-
-    summary = deliver_drops(settings, partitions, datasets=datasets or DATASETS)
-    say(f"      {sum(summary.n_drops.values())} drops, {sum(summary.n_rows.values()):,} rows in landing/")
 
 
 def ingest_range(settings: Settings, partitions: PartitionRange, run: RunContext) -> None:
@@ -176,8 +161,8 @@ def train_once(settings: Settings, spec: ModelSpec, partition: Partition, run: R
     """Make a challenger, decide, and return the decision in one line."""
     from nightshift.registry.model_versions import register
     from nightshift.registry.promotion import decide
-    from nightshift.training.leakage import probe_features
     from nightshift.training.pipeline import train as fit
+    from nightshift.training.point_in_time_probe import probe_features
     from nightshift.training.training_set import build_training_set, mature_window
 
     window = mature_window(spec, partition)

@@ -15,7 +15,7 @@ from nightshift.settings import load_settings
 
 if TYPE_CHECKING:
     from nightshift.registry.rollback import Succession
-    from nightshift.scoring.repair import RepairPlan
+    from nightshift.scoring.republish import RepairPlan
 
 _WORDS = {"first": "first champion", "promoted": "promoted over", "refused": "refused against", "rolled_back": "put back for"}
 
@@ -59,7 +59,7 @@ def rollback(
 ) -> None:
     """Put an earlier champion back, and publish again what its successors scored. Safe to repeat."""
     from nightshift.contracts.model_spec import load_spec
-    from nightshift.scoring.repair import plan_rollback, roll_back
+    from nightshift.scoring.republish import plan_rollback, roll_back
 
     settings, started = load_settings(), time.monotonic()
     spec = load_spec(settings.models_dir, model)

@@ -19,7 +19,7 @@ def rescue(
     night: Annotated[str, typer.Option(help="Partition, YYYY-MM-DD; by default the last whose rescue time is over.")] = "",
 ) -> None:
     """Publish the best possible predictions of a night unless it is published; harmless as often as you like."""
-    from nightshift.scoring.rescue import rescue as look
+    from nightshift.scoring.deadline_fallback import rescue as look
     from nightshift.warehouse.connection import connect
     from nightshift.warehouse.last_good_specs import spec_for_rescue
 

@@ -16,7 +16,7 @@ from nightshift.errors import ServiceError, cause_of
 from nightshift.settings import default_home, load_admin_settings, load_settings, named_home
 
 if TYPE_CHECKING:
-    from nightshift.services.stack import Part, Stack
+    from nightshift_local.stack import Part, Stack
 
 START_TIMEOUT_SECONDS = 360.0
 """The scheduler starts behind the API server: 124 s under a load of 30 on two cores when they started together."""
@@ -33,9 +33,9 @@ def up(
 ) -> None:
     """Start the local services, wait until they are healthy, and bring the warehouse to the newest schema. Safe to repeat."""
     from nightshift.cli.setup import set_up
-    from nightshift.services.placement import prepare_home
-    from nightshift.services.stack import DEFAULT_GROUPS
-    from nightshift.services.up_lock import only_up
+    from nightshift_local.placement import prepare_home
+    from nightshift_local.stack import DEFAULT_GROUPS
+    from nightshift_local.up_lock import only_up
 
     asked = [*(_names(only) or DEFAULT_GROUPS), *_names(beside)]
     stack = launch(asked, wait_for=asked)
@@ -49,15 +49,15 @@ def launch(groups: Collection[str], wait_for: Collection[str]) -> Stack:
     """Have the supervisor run some groups beside those that run already, and wait for some of them.
 
     Args:
-        groups: Names out of ``nightshift.services.stack.GROUPS``.
+        groups: Names out of ``nightshift_local.stack.GROUPS``.
         wait_for: The groups to wait for; the others go on starting in the background.
 
     Raises:
         ServiceError: A group is unknown, or a part did not become healthy.
     """
-    from nightshift.services.placement import prepare_home
-    from nightshift.services.stack import compose
-    from nightshift.services.up_lock import only_up
+    from nightshift_local.placement import prepare_home
+    from nightshift_local.stack import compose
+    from nightshift_local.up_lock import only_up
 
     home = prepare_home(default_home())
     compose(home, groups)
@@ -66,9 +66,9 @@ def launch(groups: Collection[str], wait_for: Collection[str]) -> Stack:
 
 
 def _launch(home: Path, groups: Collection[str], wait_for: Collection[str]) -> Stack:
-    from nightshift.services.local_env import write_env
-    from nightshift.services.stack import GROUPS, compose, running_groups
-    from nightshift.services.supervisor import ensure_supervisor
+    from nightshift_local.local_env import write_env
+    from nightshift_local.stack import GROUPS, compose, running_groups
+    from nightshift_local.supervisor import ensure_supervisor
 
     wanted = [group for group in GROUPS if group in set(groups) | running_groups(home)]
     stack = compose(home, wanted)
@@ -90,10 +90,10 @@ def down(
     Raises:
         ServiceError: The home is not a folder that nightshift made.
     """
-    from nightshift.services.home import check_deletable
-    from nightshift.services.placement import prepare_home, remove_placed_files
-    from nightshift.services.stack import all_parts
-    from nightshift.services.supervisor import stop_supervisor
+    from nightshift_local.home import check_deletable
+    from nightshift_local.placement import prepare_home, remove_placed_files
+    from nightshift_local.stack import all_parts
+    from nightshift_local.supervisor import stop_supervisor
 
     if not os.path.lexists(named_home()) or not any(default_home().glob("*")):
         return
@@ -126,10 +126,10 @@ def _stop(parts: Sequence[Part]) -> None:
 
 def status() -> None:
     """Show each part's state, pid, address and health. Exits with 1 if something is down."""
-    from nightshift.services.placement import prepare_home
-    from nightshift.services.process import ServerProcess
-    from nightshift.services.stack import compose, expected_groups
-    from nightshift.services.supervisor import NAME
+    from nightshift_local.placement import prepare_home
+    from nightshift_local.process import ServerProcess
+    from nightshift_local.stack import compose, expected_groups
+    from nightshift_local.supervisor import NAME
 
     home = prepare_home(default_home())
     supervisor = ServerProcess(home, NAME).find()
@@ -201,14 +201,14 @@ def _wait(home: Path, parts: Sequence[Part]) -> None:
 
 def _is_failing(home: Path, waiting: Sequence[Part]) -> bool:
     """Return whether the supervisor has given up hope, not tries, for one of the parts."""
-    from nightshift.services.supervisor import read_states
+    from nightshift_local.supervisor import read_states
 
     names = {part.name for part in waiting}
     return any(state.n_failures >= HOPELESS_FAILURES for name, state in read_states(home).items() if name in names)
 
 
 def _last_errors(home: Path) -> str:
-    from nightshift.services.supervisor import read_states
+    from nightshift_local.supervisor import read_states
 
     return "\n".join(f"{name}: {state.last_error}" for name, state in read_states(home).items() if state.last_error)
 

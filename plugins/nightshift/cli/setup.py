@@ -77,7 +77,7 @@ def _unfit_contracts(settings: Settings, names: Iterable[str]) -> list[SpecError
 
 def _set_up_models(conn: Connection, settings: Settings, specs: Iterable[ModelSpec]) -> list[SpecError]:
     """Make dbt's and the models' relations, keep every spec that fits, and return what is wrong with the others."""
-    from nightshift.scoring.relations import ensure_prediction_relations
+    from nightshift.scoring.prediction_tables import ensure_prediction_relations
     from nightshift.scoring.spec_check import check_spec
     from nightshift.warehouse.dbt_runner import ensure_relations, feature_views
     from nightshift.warehouse.last_good_specs import keep_spec

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from nightshift.ingestion.deliveries import Deliveries, Identity, identity
 from nightshift.ingestion.drop_guard import refusal_of
 from nightshift.ingestion.large_drop import is_large, write_large
-from nightshift.ingestion.raw_version import CheckedDrops, IngestCall, write_version
+from nightshift.ingestion.raw_load import CheckedDrops, IngestCall, write_version
 from nightshift.ingestion.row_check import check_rows
 from nightshift.lake.drops import find_data
 from nightshift.quality.contract_check import (

@@ -21,7 +21,6 @@ from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from nightshift.errors import MemoryShortError, NightshiftError
-from nightshift.exhaustion import exhaustion_of
 from nightshift.ingestion.row_check import check_rows
 from nightshift.lake.drops import DropManifest
 from nightshift.quality.contract_check import (
@@ -31,6 +30,7 @@ from nightshift.quality.contract_check import (
     ReaderFailedError,
     check_file,
 )
+from nightshift.resource_errors import exhaustion_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -19,11 +19,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nightshift.ahead import Ahead
 from nightshift.errors import LoadStateError
 from nightshift.ingestion.cast import Reason
 from nightshift.ingestion.drop_guard import refusal_of
-from nightshift.ingestion.raw_version import (
+from nightshift.ingestion.raw_load import (
     Source,
     begin_version,
     keep_source,
@@ -44,10 +43,11 @@ from nightshift.ingestion.row_check import (
 )
 from nightshift.lake.object_store import ObjectCorruptError
 from nightshift.lake.object_stream import ObjectStream
+from nightshift.prefetch import Prefetcher
 from nightshift.quality.contract_check import IN_MEMORY_BYTES, DeliveredFile, check_head, digest_error, read_rows
 from nightshift.quality.gates import count_passing
 from nightshift.quality.quarantine import RefusedRow
-from nightshift.warehouse.append_stream import append_stream
+from nightshift.warehouse.copy_stream import append_stream
 from nightshift.warehouse.migrate import ensure_large_table
 from nightshift.warehouse.partition_write import hold_stage
 
@@ -57,10 +57,10 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import pyarrow as pa
 
-    from nightshift.ingestion.raw_version import IngestCall
+    from nightshift.ingestion.raw_load import IngestCall
     from nightshift.lake.drops import DropManifest
     from nightshift.quality.contract_check import FileHead
-    from nightshift.warehouse.load import PartitionWrite
+    from nightshift.warehouse.write_types import PartitionWrite
 
     Hashes = npt.NDArray[np.uint64]
     Mask = npt.NDArray[np.bool_]
@@ -145,7 +145,7 @@ def _folder(parent: Path) -> Iterator[Path]:
 
 def _append(call: IngestCall, write: PartitionWrite, rows: _Rows) -> None:
     table = ensure_large_table(call.conn, call.contract)
-    with Ahead(rows.batches(write.load_id)) as batches:
+    with Prefetcher(rows.batches(write.load_id)) as batches:
         n_stored = append_stream(
             call.settings,
             "raw",

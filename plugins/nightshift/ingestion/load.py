@@ -24,7 +24,7 @@ from nightshift.ingestion.deliveries import (
     record_received,
 )
 from nightshift.ingestion.drop_batches import Refusals, load_drops
-from nightshift.ingestion.raw_version import IngestCall
+from nightshift.ingestion.raw_load import IngestCall
 from nightshift.lake.drops import list_undelivered, partition_prefix
 from nightshift.lake.object_store import ObjectStore
 from nightshift.quality.quarantine import keep_manifest

@@ -19,8 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from nightshift.errors import ObjectStoreError
-from nightshift.exhaustion import named_exhaustion
-from nightshift.fault_points import FaultPoint, reach
+from nightshift.failpoints import Failpoint, hit
 from nightshift.lake.transfer import (
     MIN_BYTES_PER_SECOND,
     TransitError,
@@ -32,6 +31,7 @@ from nightshift.lake.transfer import (
     size_of,
     whole_file,
 )
+from nightshift.resource_errors import translate_resource_errors
 
 if TYPE_CHECKING:
     from botocore.exceptions import ClientError
@@ -187,7 +187,7 @@ class ObjectStore:
         """
         self._refuse_too_large(key, size_of(data))
         digest = digest_of(data)
-        reach(FaultPoint.PUT_BEFORE)
+        hit(Failpoint.PUT_BEFORE)
         with self._reported("write", key):
             if not _retrying()(self._put_and_compare, key, data, digest, content_type):
                 raise ObjectConflictError(
@@ -225,7 +225,7 @@ class ObjectStore:
             ObjectStoreError: The server cannot be reached.
             LocalSpaceError: The folder's disk is full.
         """
-        with self._reported("read", key), named_exhaustion(), whole_file(path) as partial:
+        with self._reported("read", key), translate_resource_errors(), whole_file(path) as partial:
             _retrying()(self._read_into, key, partial, sha256)
 
     def chunks(self, key: str, start: int = 0) -> Iterator[bytes]:
@@ -321,7 +321,7 @@ class ObjectStore:
     def _put_and_compare(self, key: str, data: bytes | Path, digest: bytes, content_type: str) -> bool:
         """Return whether the key holds our content now."""
         code = self._put_if_absent(key, data, digest, content_type)
-        reach(FaultPoint.PUT_AFTER, _lose_answer)
+        hit(Failpoint.PUT_AFTER, _lose_answer)
         if code in _DAMAGED:
             raise TransitError(f"the server received other bytes ({code})")
         if code in _RACING and not self._is_there(key):
@@ -368,7 +368,7 @@ class ObjectStore:
 
     def _get(self, key: str, **how: str) -> dict[str, Any]:
         """Ask for an object, and return the answer with its body still to come."""
-        reach(FaultPoint.GET_BEFORE)
+        hit(Failpoint.GET_BEFORE)
         answer: dict[str, Any] = self._ask(self._client.get_object, Bucket=self.bucket, Key=key, **how)
         return answer
 

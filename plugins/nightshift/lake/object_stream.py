@@ -9,8 +9,8 @@ import threading
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
-from nightshift.ahead import Ahead
 from nightshift.lake.object_store import ObjectDamagedError
+from nightshift.prefetch import Prefetcher
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -49,7 +49,7 @@ class ObjectStream:
         self._store, self._key, self._expected = store, key, digest
         self._digest, self._n_read = sha256(), 0
         self._reading = threading.Lock()
-        self._ahead = Ahead(store.chunks(key), N_AHEAD)
+        self._ahead = Prefetcher(store.chunks(key), N_AHEAD)
         self.closed = False
 
     def __enter__(self) -> ObjectStream:

@@ -49,7 +49,7 @@ class Drift:
 
 
 @dataclass(frozen=True)
-class Yardstick:
+class DriftReference:
     """What the nights are measured against.
 
     Attributes:
@@ -81,7 +81,7 @@ def score_to_count(reference: Mapping[str, Any]) -> NumericColumn:
     return NumericColumn(SCORE, tuple(reference[SCORE]["edges"]))
 
 
-def feature_drift(columns: Mapping[str, BinnedColumn], yardstick: Yardstick) -> list[Drift]:
+def feature_drift(columns: Mapping[str, BinnedColumn], yardstick: DriftReference) -> list[Drift]:
     """Compare all features of a night with the reference, in the order of ``features_to_count``.
 
     Args:
@@ -93,7 +93,7 @@ def feature_drift(columns: Mapping[str, BinnedColumn], yardstick: Yardstick) -> 
     return numbers + [_compare(name, "categorical", columns[name], categorical[name], yardstick) for name in sorted(categorical)]
 
 
-def score_drift(column: BinnedColumn, yardstick: Yardstick) -> Drift:
+def score_drift(column: BinnedColumn, yardstick: DriftReference) -> Drift:
     """Compare the published scores of a night with those that the champion gave to unseen rows of its training."""
     return _compare(SCORE, "score", column, yardstick.reference[SCORE], yardstick)
 
@@ -110,7 +110,7 @@ def _compare(
     kind: Literal["numeric", "categorical", "score"],
     current: BinnedColumn,
     reference: Mapping[str, Any],
-    yardstick: Yardstick,
+    yardstick: DriftReference,
 ) -> Drift:
     expected = expected_shares(reference)
     psi = stability_index([*current.counts, current.n_missing], expected, int(reference["n"]))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from nightshift.errors import NightshiftError
 from nightshift.monitoring.maturity import LabelCount
-from nightshift.warehouse.bulk import read_arrow
+from nightshift.warehouse.arrow_io import read_arrow
 from nightshift.warehouse.connection import label_queries
 
 if TYPE_CHECKING:

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nightshift.contracts.metrics import METRICS, Task
-from nightshift.training.calibration import EDGE
-from nightshift.training.evaluation import Measured, Predictions, evidence, rule_predictions
-from nightshift.training.signature import numbers
+from nightshift.models.calibration import EDGE
+from nightshift.models.predictions import Predictions
+from nightshift.models.signature import numbers
+from nightshift.training.evaluation import Measured, evidence, rule_predictions
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import pyarrow as pa
 
-    from nightshift.training.signature import Signature
+    from nightshift.models.signature import Signature
 
 DEADLINE_SECONDS = 120
 """Ten times what a report takes on two busy cores."""
@@ -53,7 +53,7 @@ class Sample:
         """
         import numpy as np
 
-        from nightshift.training.signature import encode
+        from nightshift.models.signature import encode
 
         random = np.random.default_rng(seed)
         places = np.sort(random.permutation(rows.num_rows)[:n_rows])

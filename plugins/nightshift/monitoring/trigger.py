@@ -39,7 +39,7 @@ class Decided:
 
 
 @dataclass(frozen=True)
-class Ruling:
+class TriggerDecision:
     """Whether the evidence asks for a retraining.
 
     Attributes:
@@ -62,7 +62,7 @@ def loss_lag_days(spec: ModelSpec) -> int:
     return 1 + spec.label.maturity_days
 
 
-def rule(spec: ModelSpec, today: NightStatus, earlier: Sequence[NightStatus], decided: Decided, red: Sequence[str]) -> Ruling:
+def rule(spec: ModelSpec, today: NightStatus, earlier: Sequence[NightStatus], decided: Decided, red: Sequence[str]) -> TriggerDecision:
     """Apply conditions, windows, and what blocks an order.
 
     Args:
@@ -90,7 +90,7 @@ def rule(spec: ModelSpec, today: NightStatus, earlier: Sequence[NightStatus], de
         blocks.append(f"in cooldown: {limits.cooldown_days} days around the decision of {min(after)}")
     has_triggered = bool(evidence) and (decided.own or not blocks)
     reasons = evidence + ([] if has_triggered or not evidence else blocks)
-    return Ruling(breached, bool(cooldown), is_over_budget, has_triggered, reasons)
+    return TriggerDecision(breached, bool(cooldown), is_over_budget, has_triggered, reasons)
 
 
 def _breached_days(spec: ModelSpec, today: NightStatus, earlier: Sequence[NightStatus]) -> dict[str, list[dt.date]]:

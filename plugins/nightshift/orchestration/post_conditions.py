@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from nightshift.errors import NightshiftError
 from nightshift.warehouse.connection import connect
 from nightshift.warehouse.content_hash import count_loads
-from nightshift.warehouse.load import Target
+from nightshift.warehouse.write_types import Target
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

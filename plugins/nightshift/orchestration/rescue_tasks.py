@@ -45,7 +45,7 @@ def rescue_by_last_good_spec(model: str) -> dict[str, Any]:
 
 def _rescue(scope: TaskScope, spec: ModelSpec) -> dict[str, Any]:
     """Look, and rescue; a scoring that has just begun may finish while more than half of the time until the deadline is left."""
-    from nightshift.scoring.rescue import rescue
+    from nightshift.scoring.deadline_fallback import rescue
 
     patience = dt.timedelta(minutes=spec.scoring.rescue_minutes_before_deadline / 2)
     may_wait = dt.datetime.now(dt.UTC) < spec.deadline_of(scope.partition) - patience

@@ -46,7 +46,7 @@ class Form:
 
 def plan_repair() -> dict[str, Any]:
     """Try the version on every affected partition and log what would be published again; nothing is written."""
-    from nightshift.scoring.repair import plan_rollback
+    from nightshift.scoring.republish import plan_rollback
 
     form = _form()
     with task_scope(_first_partition(form)) as scope:
@@ -62,7 +62,7 @@ def repair_partitions(plan: dict[str, Any]) -> dict[str, Any]:
 
     A run that is cleared goes on with what it recorded, from the same partition on. If somebody has decided since, it is skipped.
     """
-    from nightshift.scoring.repair import plan_rollback, roll_back
+    from nightshift.scoring.republish import plan_rollback, roll_back
 
     form = _form()
     with task_scope(Partition.parse(plan["since"])) as scope:

@@ -25,8 +25,8 @@ from nightshift.contracts.model_spec import load_spec
 from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.contracts.run import RunContext
 from nightshift.errors import NightshiftError
-from nightshift.exhaustion import named_exhaustion
 from nightshift.orchestration.task_tries import TaskTry, recorded
+from nightshift.resource_errors import translate_resource_errors
 from nightshift.settings import load_settings
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def task_scope(partition: Partition | None = None) -> Iterator[TaskScope]:
     with (
         ended_by_sigterm(scope),
         ended_when_overdue(context["task"].execution_timeout),
-        named_exhaustion(),
+        translate_resource_errors(),
         recorded(scope.settings, TaskTry.of(context), partition.day) as n_failed,
     ):
         yield replace(scope, n_failed=n_failed)

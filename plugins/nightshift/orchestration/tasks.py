@@ -26,7 +26,7 @@ from nightshift.warehouse.ledger import LOOKBACK_DAYS
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from nightshift.warehouse.load import PublishedLoad
+    from nightshift.warehouse.write_types import PublishedLoad
 
 logger = logging.getLogger(__name__)
 
@@ -92,7 +92,7 @@ def load_dataset(dataset: str) -> dict[str, int]:
 
 def _sweep(scope: TaskScope, contract: DatasetContract, first: dt.date) -> int:
     """Load what came late for earlier partitions and return how many drops that were; its troubles are not tonight's."""
-    from nightshift.ingestion.sweep import sweep
+    from nightshift.ingestion.late_arrivals import sweep
 
     last = scope.partition.shift(-1)
     if last.day < max(first, contract.history_start):
@@ -240,7 +240,7 @@ def publish_predictions(model: str, plan: dict[str, Any]) -> dict[str, Any]:
 
 def measure_model(model: str) -> dict[str, Any]:
     """Measure performance and drift, and give the verdict; return it with the decision that it opened."""
-    from nightshift.monitoring.measure import measure
+    from nightshift.monitoring.monitor import measure
 
     with task_scope() as scope:
         verdict = measure(scope.settings, scope.spec(model), scope.partitions, scope.run)
@@ -267,7 +267,7 @@ def is_training_due(model: str) -> bool:
 
 def build_training_set(model: str) -> str:
     """Probe the window's features for leaks, freeze the training set and return its key."""
-    from nightshift.training.leakage import probe_features
+    from nightshift.training.point_in_time_probe import probe_features
     from nightshift.training.training_set import build_training_set as build
     from nightshift.training.training_set import mature_window
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from nightshift.contracts.partitions import Partition
 from nightshift.transformation.feature_manifest import FeatureLoad
-from nightshift.transformation.known_world import Knowledge, build_from
+from nightshift.transformation.point_in_time_rebuild import Knowledge, build_from
 from nightshift.warehouse.connection import connect
 
 if TYPE_CHECKING:

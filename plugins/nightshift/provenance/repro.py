@@ -10,22 +10,22 @@ from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from nightshift.errors import NightshiftError
+from nightshift.models.shap_values import METHOD
 from nightshift.provenance.predictions import VALUES, Prediction, feature_loads, reason_methods
 from nightshift.provenance.rebuild import Row, rebuild_rows
 from nightshift.scoring.champion import load_version
-from nightshift.scoring.contributions import METHOD
 from nightshift.scoring.scorer import score_rows
-from nightshift.training.served_rows import select_rows
+from nightshift.training.feature_query import select_rows
 from nightshift.transformation.feature_manifest import FeatureLoad
-from nightshift.warehouse.bulk import read_arrow
+from nightshift.warehouse.arrow_io import read_arrow
 from nightshift.warehouse.connection import connect
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from nightshift.contracts.model_spec import ModelSpec
+    from nightshift.models.trained_model import TrainedModel
     from nightshift.settings import Settings
-    from nightshift.training.trained_model import TrainedModel
 
 
 class NotReplayableError(NightshiftError):

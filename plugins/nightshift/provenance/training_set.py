@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from nightshift.errors import NightshiftError
 from nightshift.lake.snapshots import digest_of
-from nightshift.warehouse.bulk import read_arrow
+from nightshift.warehouse.arrow_io import read_arrow
 from nightshift.warehouse.connection import connect
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def rebuild_training_set(settings: Settings, model: str, version: int) -> Rebuil
         RegistryError: There is no such version.
         ManifestUnreadableError: The manifest has no query or no loads.
     """
-    from nightshift.registry.stored_version import find_version
+    from nightshift.registry.model_loader import find_version
 
     with connect(settings, "nightshift repro") as conn:
         key = find_version(conn, model, version).training_set

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nightshift.errors import NightshiftError
-from nightshift.fault_points import FaultPoint, reach
+from nightshift.failpoints import Failpoint, hit
 from nightshift.quality.quarantine import QuarantinedRow, QuarantineError
 from nightshift.warehouse.connection import lose
 
@@ -117,7 +117,7 @@ def correct_row(
             "insert into quarantine.corrections (row_id, known_at, actor, note, corrected) values (%s, %s, %s, %s, %s)",
             [row_id, known_at, actor, note, json.dumps(corrected)],
         )
-    reach(FaultPoint.CORRECT_ROW_AFTER, lambda: lose(conn))
+    hit(Failpoint.CORRECT_ROW_AFTER, lambda: lose(conn))
     return find_row(conn, row_id)
 
 

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nightshift.errors import NightshiftError, WarehouseError
-from nightshift.fault_points import FaultPoint, reach
+from nightshift.failpoints import Failpoint, hit
 from nightshift.quality.gate_page import render_page
-from nightshift.quality.one_scan import knows, passed_in_one_scan
+from nightshift.quality.sql_checks import knows, passed_in_one_scan
 from nightshift.warehouse.audit import is_audited_unique
 from nightshift.warehouse.connection import connect, conninfo
 from nightshift.warehouse.content_hash import has_unique_index
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from nightshift.contracts.partitions import PartitionRange
     from nightshift.contracts.run import RunContext
-    from nightshift.quality.passing_rows import PassingRows
+    from nightshift.quality.streaming_checks import PassingRows
     from nightshift.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -165,7 +165,7 @@ def run_gate(  # noqa: PLR0913, PLR0917  (the staged batch is addressed by all o
         SuiteError: The suite is missing, empty or wrong.
         GateCrashError: The suite could not be evaluated, as a whole or in part.
     """
-    reach(FaultPoint.GATE_BEFORE)
+    hit(Failpoint.GATE_BEFORE)
     query, place = _batch_query(schema, table, load_id, partitions), (schema, table, load_id)
     results = _passed_as_a_whole(settings, dataset, query, place, run, passing)
     if results is None:
@@ -183,7 +183,7 @@ def run_gate(  # noqa: PLR0913, PLR0917  (the staged batch is addressed by all o
     docs_key = _store_docs(settings, key, page, evidence)
     result = GateResult(dataset, passed, len(checks), [check for check in checks if not check.has_passed], docs_key)
     _stop_unless_passed(result, stopping, partitions)
-    reach(FaultPoint.GATE_AFTER)
+    hit(Failpoint.GATE_AFTER)
     return result
 
 
@@ -263,7 +263,7 @@ def _passed_as_a_whole(
 
 def count_passing(settings: Settings, dataset: str) -> PassingRows | None:
     """Return what counts a dataset's suite on rows that pass; None if there is none that can be used, which its gate will say."""
-    from nightshift.quality.passing_rows import PassingRows
+    from nightshift.quality.streaming_checks import PassingRows
 
     try:
         return PassingRows(json.loads((settings.expectations_dir / f"{dataset}.json").read_text(encoding="utf-8"))["expectations"])

@@ -10,10 +10,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from nightshift.ahead import Ahead
 from nightshift.errors import NightshiftError
+from nightshift.prefetch import Prefetcher
 from nightshift.quality.sketch import NumberSketch, Sketch, TextSketch
-from nightshift.warehouse.bulk import stream_arrow
+from nightshift.warehouse.arrow_io import stream_arrow
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -139,7 +139,7 @@ def scan_load(
         ProfileError: The table has no column that can be profiled.
         WarehouseError: The server cannot be reached, or ended the query.
     """
-    with Ahead(stream_arrow(settings, _query(conn, load, counter), run.application_name, is_lean=True)) as batches:
+    with Prefetcher(stream_arrow(settings, _query(conn, load, counter), run.application_name, is_lean=True)) as batches:
         found = scan(batches, counter)
     return found if found and next(iter(found.values())).n_rows else {}
 

@@ -11,7 +11,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from nightshift.errors import NightshiftError
-from nightshift.fault_points import FaultPoint, reach
+from nightshift.failpoints import Failpoint, hit
 from nightshift.warehouse.connection import lose
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def keep_drop(conn: Connection, drop: DropManifest, source_uri: str, error: Nigh
         """,
         [f"raw/{drop.dataset}", drop.partition, drop.delivered_at, source_uri, drop.sha256, error.code, str(error), run.run_id],
     )
-    reach(FaultPoint.KEEP_DROP_AFTER, lambda: lose(conn))
+    hit(Failpoint.KEEP_DROP_AFTER, lambda: lose(conn))
 
 
 def keep_manifest(conn: Connection, dataset: str, wrong: WrongManifest, source_uri: str, run: RunContext) -> None:
@@ -185,7 +185,7 @@ def settle_rows(conn: Connection, row_ids: Sequence[int], state: QuarantineState
                 got=f"row_id {', '.join(map(str, missing[:5]))}",
                 todo="List the open rows again.",
             )
-    reach(FaultPoint.SETTLE_ROWS_AFTER, lambda: lose(conn))
+    hit(Failpoint.SETTLE_ROWS_AFTER, lambda: lose(conn))
 
 
 def _storable(delivered: Mapping[str, str | None]) -> str:

@@ -16,7 +16,7 @@ from fractions import Fraction
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
-from nightshift.quality.number_bins import UNIT_POWER, Bins, Pages, lower_edges, middles
+from nightshift.quality.log_linear_histogram import UNIT_POWER, Bins, Pages, lower_edges, middles
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,7 +34,7 @@ _HASH_BITS = 64
 
 
 @dataclass
-class Distinct:
+class KMVSketch:
     """An estimate of how many distinct values there are: the smallest of their hashes.
 
     Attributes:
@@ -77,7 +77,7 @@ class NumberSketch:
     n_missing: int = 0
     minimum: float | None = None
     maximum: float | None = None
-    distinct: Distinct = field(default_factory=Distinct)
+    distinct: KMVSketch = field(default_factory=KMVSketch)
     _settled: Bins = field(default_factory=Bins)
     _pages: Pages | None = None
 
@@ -224,7 +224,7 @@ class NumberSketch:
         places, counts = np.frombuffer(rest, "<i4", n), np.frombuffer(rest, "<i8", n, 4 * n)
         total, squares = int(head["total"], 16), int(head["squares"], 16)
         bins = Bins(places.astype(np.int64) + head["first"], counts.astype(np.int64), total, squares)
-        distinct = Distinct(np.frombuffer(rest, "<u8", offset=12 * n).astype(np.uint64))
+        distinct = KMVSketch(np.frombuffer(rest, "<u8", offset=12 * n).astype(np.uint64))
         return cls(n_rows, n_missing, minimum, maximum, distinct, bins)
 
 
@@ -245,7 +245,7 @@ class TextSketch:
     n_missing: int = 0
     levels: Counter[str] = field(default_factory=Counter)
     n_uncounted: int = 0
-    distinct: Distinct = field(default_factory=Distinct)
+    distinct: KMVSketch = field(default_factory=KMVSketch)
     keeps_levels: bool = True
 
     kind = "text"
@@ -309,7 +309,7 @@ class TextSketch:
         import numpy as np
 
         head, rest = _unpacked(data)
-        return cls(n_rows, n_missing, Counter(head["levels"]), head["n_uncounted"], Distinct(np.frombuffer(rest, "<u8").astype(np.uint64)))
+        return cls(n_rows, n_missing, Counter(head["levels"]), head["n_uncounted"], KMVSketch(np.frombuffer(rest, "<u8").astype(np.uint64)))
 
 
 Sketch = NumberSketch | TextSketch

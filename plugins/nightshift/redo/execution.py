@@ -12,8 +12,8 @@ from nightshift.contracts.datasets import load_contracts
 from nightshift.contracts.model_spec import load_specs
 from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.errors import NightshiftError
-from nightshift.ingestion.sweep import sweep
-from nightshift.monitoring.measure import measure
+from nightshift.ingestion.late_arrivals import sweep
+from nightshift.monitoring.monitor import measure
 from nightshift.redo.plan import Lineage, Scope, find_features, find_predictions, find_verdicts, read_knowledge
 from nightshift.scoring.publication import score
 from nightshift.transformation.build import build
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from nightshift.contracts.run import RunContext
     from nightshift.settings import Settings
     from nightshift.warehouse.connection import Connection
-    from nightshift.warehouse.lateness import Stale
+    from nightshift.warehouse.staleness import StalePartition
 
 Say = Callable[[str], None]
 
@@ -116,13 +116,13 @@ def _ingest(settings: Settings, scope: Scope, run: RunContext, say: Say) -> list
     return left
 
 
-def _score(settings: Settings, spec: ModelSpec, stale: list[Stale], run: RunContext, say: Say) -> None:
+def _score(settings: Settings, spec: ModelSpec, stale: list[StalePartition], run: RunContext, say: Say) -> None:
     for days in _ranges(one.day for one in stale):
         say(f"score     {spec.name} {days}: {_reason(stale, days)}")
         score(settings, spec, days, run)
 
 
-def _measure(settings: Settings, spec: ModelSpec, run: RunContext, say: Say, find_stale: Callable[[], list[Stale]]) -> int:
+def _measure(settings: Settings, spec: ModelSpec, run: RunContext, say: Say, find_stale: Callable[[], list[StalePartition]]) -> int:
     """Measure night by night in order: a verdict looks at those before it, and may be stale only because one of them changed."""
     done = set[dt.date]()
     while stale := [one for one in find_stale() if one.day not in done]:
@@ -132,7 +132,7 @@ def _measure(settings: Settings, spec: ModelSpec, run: RunContext, say: Say, fin
     return len(done)
 
 
-def _reason(stale: Iterable[Stale], days: PartitionRange) -> str:
+def _reason(stale: Iterable[StalePartition], days: PartitionRange) -> str:
     return next(one.reason for one in stale if one.day == days.first.day)
 
 

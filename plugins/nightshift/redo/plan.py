@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING
 from nightshift.contracts.datasets import DatasetContract, Delivery, load_contracts
 from nightshift.contracts.model_spec import load_specs
 from nightshift.contracts.partitions import Partition, PartitionRange
-from nightshift.ingestion.raw_version import contract_digest
-from nightshift.ingestion.sweep import late_drops
+from nightshift.ingestion.late_arrivals import late_drops
+from nightshift.ingestion.raw_load import contract_digest
 from nightshift.lake.drops import list_undelivered
 from nightshift.lake.object_store import ObjectStore
 from nightshift.monitoring.outcomes import evaluated_partition
-from nightshift.warehouse import lateness
+from nightshift.warehouse import staleness
 from nightshift.warehouse.dbt_compiled import raw_lineage
-from nightshift.warehouse.lateness import Counts, Done, Knowledge, Stale
 from nightshift.warehouse.ledger import RawVersion, lookback_of, raw_versions
+from nightshift.warehouse.staleness import CompletedLoad, Counts, RawKnowledge, StalePartition
 
 if TYPE_CHECKING:
     from nightshift.contracts.model_spec import ModelSpec
@@ -112,9 +112,9 @@ class Plan:
     """
 
     late: tuple[DropManifest, ...]
-    features: tuple[Stale, ...]
-    predictions: tuple[Stale, ...]
-    verdicts: tuple[Stale, ...]
+    features: tuple[StalePartition, ...]
+    predictions: tuple[StalePartition, ...]
+    verdicts: tuple[StalePartition, ...]
     holes: tuple[Hole, ...]
     notes: tuple[str, ...]
 
@@ -152,15 +152,15 @@ def make_plan(settings: Settings, conn: Connection, scope: Scope) -> Plan:
     )
 
 
-def read_knowledge(settings: Settings, conn: Connection, late: Sequence[DropManifest] = ()) -> Knowledge:
+def read_knowledge(settings: Settings, conn: Connection, late: Sequence[DropManifest] = ()) -> RawKnowledge:
     """Return what every night may know, with late drops as if they were in."""
     contracts = load_contracts(settings.datasets_dir)
     versions = raw_versions(conn, contracts.values(), Partition(FAR))
     versions += [RawVersion(f"raw/{drop.dataset}", drop.partition, -n, drop.delivered_at, None, "") for n, drop in enumerate(late, 1)]
-    return Knowledge(contracts, versions, lateness.versions_done(conn))
+    return RawKnowledge(contracts, versions, staleness.versions_done(conn))
 
 
-def find_features(conn: Connection, knowledge: Knowledge, specs: Iterable[ModelSpec], lineage: Lineage) -> list[Stale]:
+def find_features(conn: Connection, knowledge: RawKnowledge, specs: Iterable[ModelSpec], lineage: Lineage) -> list[StalePartition]:
     """Return the nights whose features miss something, or were never built although they can be.
 
     Args:
@@ -169,16 +169,16 @@ def find_features(conn: Connection, knowledge: Knowledge, specs: Iterable[ModelS
         specs: The models.
         lineage: Which versions count for each view.
     """
-    found: dict[dt.date, Stale] = {}
+    found: dict[dt.date, StalePartition] = {}
     for dataset, table in sorted({(spec.features_dataset, spec.feature_table) for spec in specs}):
-        built = lateness.last_done(conn, dataset)
+        built = staleness.last_done(conn, dataset)
         counts = lineage.of(table)
-        for stale in lateness.stale_features(knowledge, dataset, built, _nights(knowledge), counts):
+        for stale in staleness.stale_features(knowledge, dataset, built, _nights(knowledge), counts):
             found.setdefault(stale.day, stale)
     return [found[day] for day in sorted(found)]
 
 
-def _nights(knowledge: Knowledge) -> list[dt.date]:
+def _nights(knowledge: RawKnowledge) -> list[dt.date]:
     """Return every day from the first to the last that any daily dataset has."""
     daily = {contract.dataset for contract in knowledge.contracts.values() if contract.delivery is Delivery.DAILY}
     days = {version.day for version in knowledge.versions if version.dataset in daily}
@@ -188,9 +188,9 @@ def _nights(knowledge: Knowledge) -> list[dt.date]:
 def find_predictions(
     conn: Connection,
     specs: Iterable[ModelSpec],
-    cascade: Iterable[Stale] = (),
+    cascade: Iterable[StalePartition] = (),
     only: Collection[dt.date] | None = None,
-) -> list[Stale]:
+) -> list[StalePartition]:
     """Return the nights whose predictions are older than their features, or missing although the model was in service.
 
     Args:
@@ -201,25 +201,27 @@ def find_predictions(
     """
     rebuilt, found = {stale.day for stale in cascade}, []
     for spec in specs:
-        scored, features = lateness.last_done(conn, spec.predictions_dataset), lateness.pointed(conn, spec.features_dataset)
-        stale = lateness.stale_after(spec.predictions_dataset, scored, {spec.features_dataset: features}, {spec.features_dataset: [0]})
+        scored, features = staleness.last_done(conn, spec.predictions_dataset), staleness.pointed(conn, spec.features_dataset)
+        stale = staleness.stale_after(spec.predictions_dataset, scored, {spec.features_dataset: features}, {spec.features_dataset: [0]})
         first = min(scored, default=FAR)
         stale += [
-            Stale(spec.predictions_dataset, day, "were never made") for day in (features.keys() | rebuilt) - scored.keys() if day > first
+            StalePartition(spec.predictions_dataset, day, "were never made")
+            for day in (features.keys() | rebuilt) - scored.keys()
+            if day > first
         ]
-        stale += [Stale(spec.predictions_dataset, day, "if the features change") for day in rebuilt & scored.keys()]
+        stale += [StalePartition(spec.predictions_dataset, day, "if the features change") for day in rebuilt & scored.keys()]
         found += _first_reason(one for one in stale if only is None or one.day in only)
     return found
 
 
 def find_verdicts(
     conn: Connection,
-    knowledge: Knowledge,
+    knowledge: RawKnowledge,
     specs: Iterable[ModelSpec],
     lineage: Lineage,
-    cascade: Iterable[Stale] = (),
-    remade: Iterable[Stale] = (),
-) -> list[Stale]:
+    cascade: Iterable[StalePartition] = (),
+    remade: Iterable[StalePartition] = (),
+) -> list[StalePartition]:
     """Return the nights whose verdict is older than what it judged, or missing although the model was watched.
 
     Args:
@@ -233,19 +235,19 @@ def find_verdicts(
     """
     cascade, remade = list(cascade), list(remade)
     redone = {(stale.dataset, stale.day) for stale in cascade}
-    found: list[Stale] = []
+    found: list[StalePartition] = []
     for spec in specs:
         name, back = f"monitoring/{spec.name}", (evaluated_partition(spec, Partition(FAR)).day - FAR).days
         needs = {spec.features_dataset: [0, back], spec.predictions_dataset: [0, back], name: list(range(1 - spec.monitoring.windows.m, 0))}
-        judged = lateness.last_done(conn, name)
-        inputs = {dataset: lateness.pointed(conn, dataset) for dataset in needs}
+        judged = staleness.last_done(conn, name)
+        inputs = {dataset: staleness.pointed(conn, dataset) for dataset in needs}
         counts = lineage.of(spec.label.relation)
         touched = _touched_by_outcomes(knowledge, name, judged, back, counts)
-        stale = lateness.stale_after(name, judged, inputs, needs) + touched
+        stale = staleness.stale_after(name, judged, inputs, needs) + touched
         first, both = min(judged, default=FAR), inputs[spec.predictions_dataset].keys() & inputs[spec.features_dataset].keys()
-        stale += [Stale(name, day, "was never given") for day in both - judged.keys() if day > first]
+        stale += [StalePartition(name, day, "was never given") for day in both - judged.keys() if day > first]
         stale += [
-            Stale(name, day, f"if {dataset} of {day + dt.timedelta(days=offset)} changes")
+            StalePartition(name, day, f"if {dataset} of {day + dt.timedelta(days=offset)} changes")
             for dataset in (spec.features_dataset, spec.predictions_dataset)
             for offset in needs[dataset]
             for day in judged
@@ -258,25 +260,27 @@ def find_verdicts(
     return found
 
 
-def _touched_by_outcomes(knowledge: Knowledge, name: str, judged: dict[dt.date, Done], back: int, counts: Counts) -> list[Stale]:
+def _touched_by_outcomes(
+    knowledge: RawKnowledge, name: str, judged: dict[dt.date, CompletedLoad], back: int, counts: Counts
+) -> list[StalePartition]:
     """Return verdicts for which a version of the days between prediction and verdict came in later."""
     found = []
     for day, as_of in knowledge.as_of(judged).items():
         earliest = day + dt.timedelta(days=back)
         touching = knowledge.touching(day, as_of, judged[day], counts)
         if versions := [version for version in touching if version.day >= earliest]:
-            found.append(Stale(name, day, f"{versions[-1].dataset} of {versions[-1].day} came in later"))
+            found.append(StalePartition(name, day, f"{versions[-1].dataset} of {versions[-1].day} came in later"))
     return found
 
 
-def _first_reason(stale: Iterable[Stale]) -> list[Stale]:
-    by_day: dict[dt.date, Stale] = {}
+def _first_reason(stale: Iterable[StalePartition]) -> list[StalePartition]:
+    by_day: dict[dt.date, StalePartition] = {}
     for one in stale:
         by_day.setdefault(one.day, one)
     return [by_day[day] for day in sorted(by_day)]
 
 
-def _holes(conn: Connection, store: ObjectStore, knowledge: Knowledge, ranges: dict[str, PartitionRange]) -> list[Hole]:
+def _holes(conn: Connection, store: ObjectStore, knowledge: RawKnowledge, ranges: dict[str, PartitionRange]) -> list[Hole]:
     """Return the drops that were due by the newest day of any daily dataset, and that did not even land."""
     present = {(version.dataset, version.day) for version in knowledge.versions}
     nights = _nights(knowledge)

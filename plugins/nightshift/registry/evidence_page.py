@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from html import escape
 from typing import TYPE_CHECKING
 
-from nightshift.registry.criteria import Criterion, Verdict
+from nightshift.registry.checks import Criterion, Verdict
 from nightshift.training.comparison_figures import Bar, draw_forest, draw_lift, draw_reliability
 
 if TYPE_CHECKING:
-    from nightshift.registry.case import Case
+    from nightshift.registry.promotion_context import PromotionContext
 
 _MARKS = {Verdict.PASSED: "✓ passed", Verdict.FAILED: "✗ failed", Verdict.UNKNOWN: "? unknown", Verdict.NOT_APPLICABLE: "- not asked"}
 _COMPARISONS = ("superiority", "baseline", "slice")
@@ -48,7 +48,7 @@ dt { color: var(--quiet); } dd { margin: 0; }
 """
 
 
-def draw_figures(case: Case, criteria: list[Criterion]) -> dict[str, str]:
+def draw_figures(case: PromotionContext, criteria: list[Criterion]) -> dict[str, str]:
     """Return reliability, lift and gains as SVG, by name."""
     sources = ["challenger", *(["champion"] if case.champion_model else []), "rule"]
     predicted = {source: case.predicted(source) for source in sources}
@@ -60,7 +60,7 @@ def draw_figures(case: Case, criteria: list[Criterion]) -> dict[str, str]:
     }
 
 
-def render_page(case: Case, criteria: list[Criterion], objections: list[str], figures: dict[str, str]) -> bytes:
+def render_page(case: PromotionContext, criteria: list[Criterion], objections: list[str], figures: dict[str, str]) -> bytes:
     """Return the page, UTF-8; names and levels of the data are escaped, and nothing of it runs."""
     name = f"{case.spec.name} version {case.challenger.version}"
     verdict = "refused" if objections else "promoted"
@@ -80,7 +80,7 @@ def render_page(case: Case, criteria: list[Criterion], objections: list[str], fi
     return "\n".join(parts).encode()
 
 
-def _subtitle(case: Case) -> str:
+def _subtitle(case: PromotionContext) -> str:
     champion = f"against champion version {case.champion.version}" if case.champion else "with no champion yet"
     days = f"{case.first_day} to {case.split.holdout.last}" if case.n_rows else "none"
     return f"Trained on the night of {case.challenger.partition_date}, {champion}. Rows that neither has seen: {case.n_rows:,} ({days})."
@@ -116,7 +116,7 @@ def _table(criteria: list[Criterion]) -> Iterator[str]:
     yield "</tbody></table></div>"
 
 
-def _facts(case: Case) -> Iterator[str]:
+def _facts(case: PromotionContext) -> Iterator[str]:
     declared = case.spec.promotion
     facts = {
         "Interval": f"bootstrap over {case.days.n if case.n_rows else 0} days, each bound holds with probability {declared.confidence:g}",

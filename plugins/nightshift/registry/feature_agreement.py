@@ -6,17 +6,17 @@ import datetime as dt
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from nightshift.training.served_rows import select_rows
-from nightshift.training.signature import encode
+from nightshift.models.signature import encode
+from nightshift.training.feature_query import select_rows
 from nightshift.training.splits import rows_between
-from nightshift.warehouse.bulk import read_arrow
+from nightshift.warehouse.arrow_io import read_arrow
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
     import pyarrow as pa
 
-    from nightshift.registry.case import Case
+    from nightshift.registry.promotion_context import PromotionContext
 
 SAMPLE_DAYS = 3
 DAY_ROWS = 1_000
@@ -42,7 +42,7 @@ class Agreement:
     columns: tuple[str, ...]
 
 
-def compare_features(case: Case) -> Agreement:
+def compare_features(case: PromotionContext) -> Agreement:
     """Compare the first and the last day of the fit and the last day of the comparison, from the loads that the training set names."""
     import numpy as np
 
@@ -59,7 +59,7 @@ def compare_features(case: Case) -> Agreement:
     )
 
 
-def _compare_day(case: Case, day: dt.date, load_id: int) -> tuple[int, npt.NDArray[np.bool_]]:
+def _compare_day(case: PromotionContext, day: dt.date, load_id: int) -> tuple[int, npt.NDArray[np.bool_]]:
     """Return how many sampled rows are missing, and which values differ; shape (rows, features)."""
     import numpy as np
     import pyarrow as pa
@@ -74,7 +74,7 @@ def _compare_day(case: Case, day: dt.date, load_id: int) -> tuple[int, npt.NDArr
     return trained.num_rows - both.num_rows, _differing(encode(both, signature), encode(other, signature))
 
 
-def _read(case: Case, day: dt.date, load_id: int, keys: list[str]) -> pa.Table:
+def _read(case: PromotionContext, day: dt.date, load_id: int, keys: list[str]) -> pa.Table:
     from psycopg import sql
 
     condition = sql.SQL("partition_date = {}::date and load_id = {} and {} = any({})").format(

@@ -19,8 +19,8 @@ from urllib.parse import urlsplit
 
 from nightshift.lake.content_keys import digest_in
 from nightshift.lake.object_store import ObjectStore
-from nightshift.registry.stored_version import ModelVersion, load_model, select_versions
-from nightshift.training.trained_model import TrainedModel
+from nightshift.models.trained_model import TrainedModel
+from nightshift.registry.model_loader import ModelVersion, load_model, select_versions
 from nightshift.warehouse.connection import connect, conninfo
 
 if TYPE_CHECKING:

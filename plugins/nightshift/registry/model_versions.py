@@ -8,9 +8,9 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from nightshift.fault_points import FaultPoint, reach
+from nightshift.failpoints import Failpoint, hit
 from nightshift.registry.mlflow_mirror import mirror_aliases, mirror_version, sync_mlflow
-from nightshift.registry.stored_version import ModelVersion, RegistryError, find_version, load_model, open_model, select_versions
+from nightshift.registry.model_loader import ModelVersion, RegistryError, find_version, load_model, open_model, select_versions
 from nightshift.warehouse.connection import connect, lose
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def register(settings: Settings, candidate: Candidate, run: RunContext) -> Model
             if _find(conn, candidate.model, candidate.digest) is None:
                 _insert(conn, candidate, run)
                 record_evidence(conn, candidate, candidate.measured, run)
-        reach(FaultPoint.REGISTER_AFTER, lambda: lose(conn))
+        hit(Failpoint.REGISTER_AFTER, lambda: lose(conn))
         version = _find(conn, candidate.model, candidate.digest)
         assert version is not None  # noqa: S101 - inserted above
         mirror_version(settings, conn, version)

@@ -13,24 +13,24 @@ from typing import TYPE_CHECKING, Any
 from nightshift.contracts.partitions import Partition
 from nightshift.contracts.run import code_version
 from nightshift.errors import NightshiftError
-from nightshift.fault_points import FaultPoint, reach
+from nightshift.failpoints import Failpoint, hit
 from nightshift.lake.content_keys import content_key
 from nightshift.lake.object_store import ObjectStore
-from nightshift.registry.case import Case
 from nightshift.registry.evidence import PREFIX, Kept, last_digest, write_record
 from nightshift.registry.evidence_page import draw_figures, render_page
-from nightshift.registry.gate import judge, objections
 from nightshift.registry.model_versions import ModelVersion, find_version, lock_model, mirror_aliases, record_evidence
+from nightshift.registry.promotion_context import PromotionContext
+from nightshift.registry.promotion_gate import judge, objections
+from nightshift.training.confidence_intervals import N_DRAWS
 from nightshift.training.evaluation import Measured, evidence, overall
-from nightshift.training.intervals import N_DRAWS
 from nightshift.training.training_set import find_training_set
 from nightshift.warehouse.connection import connect, lose
-from nightshift.warehouse.decisions import consume, open_ones
+from nightshift.warehouse.retrain_requests import consume, open_ones
 
 if TYPE_CHECKING:
     from nightshift.contracts.model_spec import ModelSpec
     from nightshift.contracts.run import RunContext
-    from nightshift.registry.criteria import Criterion
+    from nightshift.registry.checks import Criterion
     from nightshift.settings import Settings
     from nightshift.warehouse.connection import Connection
 
@@ -146,7 +146,7 @@ def find_decision(conn: Connection, model: str, version: int) -> Decision | None
 
 
 @dataclass(frozen=True)
-class Judgement:
+class GateResult:
     """What the gate found.
 
     Attributes:
@@ -193,7 +193,7 @@ class Judgement:
         return found | {"champion_status": self.champion_status}
 
 
-def _judge(case: Case) -> Judgement:
+def _judge(case: PromotionContext) -> GateResult:
     """Ask the gate, measure what can be measured, and write the page."""
     criteria = judge(case)
     can_score = any(criterion.name == "scores" and not criterion.is_refusal for criterion in criteria)
@@ -205,23 +205,23 @@ def _judge(case: Case) -> Judgement:
     page = render_page(case, criteria, objections(criteria), draw_figures(case, criteria) if can_score else {})
     key = content_key(f"{PREFIX}/{case.spec.name}", page, ".html")
     case.store.put(key, page, "text/html; charset=utf-8")
-    return Judgement(criteria, remarks, measured, facts, key, status)
+    return GateResult(criteria, remarks, measured, facts, key, status)
 
 
 def _case(
     settings: Settings, store: ObjectStore, conn: Connection, spec: ModelSpec, versions: tuple[ModelVersion, ModelVersion | None]
-) -> Case:
+) -> PromotionContext:
     challenger, champion = versions
     training_set = find_training_set(conn, challenger.training_set)
     row = conn.execute("select manifest from ml.training_sets where training_set = %s", [training_set.key]).fetchone()
-    return Case(settings, store, spec, training_set, row[0] if row else {}, challenger, champion)
+    return PromotionContext(settings, store, spec, training_set, row[0] if row else {}, challenger, champion)
 
 
-def _record(conn: Connection, case: Case, judged: Judgement, run: RunContext) -> Decision:
+def _record(conn: Connection, case: PromotionContext, judged: GateResult, run: RunContext) -> Decision:
     """Append decision and evidence and close the open orders in one transaction; the first recorded decision stands."""
     challenger, champion = case.challenger, case.champion
     partition = Partition(challenger.partition_date)
-    reach(FaultPoint.PROMOTION_JUDGED)
+    hit(Failpoint.PROMOTION_JUDGED)
     with conn.transaction():
         lock_model(conn, challenger.model)
         if find_decision(conn, challenger.model, challenger.version) is None:
@@ -235,11 +235,11 @@ def _record(conn: Connection, case: Case, judged: Judgement, run: RunContext) ->
         outcome = {"version": challenger.version, "verdict": decision.verdict, "promotion_id": decision.promotion_id}
         for order in open_ones(conn, challenger.model, partition):
             consume(conn, order.decision_id, partition, run, outcome)
-    reach(FaultPoint.PROMOTION_AFTER, lambda: lose(conn))
+    hit(Failpoint.PROMOTION_AFTER, lambda: lose(conn))
     return decision
 
 
-def _document(case: Case, judged: Judgement, run: RunContext, previous: str | None) -> dict[str, Any]:
+def _document(case: PromotionContext, judged: GateResult, run: RunContext, previous: str | None) -> dict[str, Any]:
     """Return the evidence record: who was judged by which limits on which rows, every answer, and the record before."""
     challenger, champion = case.challenger, case.champion
     partition = Partition(challenger.partition_date)
@@ -278,7 +278,7 @@ def _refuse_race(judged: ModelVersion | None, now: ModelVersion | None) -> None:
         )
 
 
-def _append(conn: Connection, case: Case, judged: Judgement, kept: Kept, run: RunContext) -> None:
+def _append(conn: Connection, case: PromotionContext, judged: GateResult, kept: Kept, run: RunContext) -> None:
     challenger, champion = case.challenger, case.champion
     conn.execute(
         """

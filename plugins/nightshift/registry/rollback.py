@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from nightshift.contracts.partitions import Partition
 from nightshift.errors import NightshiftError
-from nightshift.fault_points import FaultPoint, reach
+from nightshift.failpoints import Failpoint, hit
 from nightshift.registry.model_versions import find_version, lock_model
 from nightshift.registry.promotion import champion_for
 from nightshift.warehouse.connection import lose
@@ -144,6 +144,6 @@ def record_rollback(conn: Connection, model: str, version: int, since: Partition
                 run.actor,
             ],
         ).fetchone()
-    reach(FaultPoint.ROLLBACK_AFTER, lambda: lose(conn))
+    hit(Failpoint.ROLLBACK_AFTER, lambda: lose(conn))
     assert row is not None  # noqa: S101 - the statement returns its row
     return int(row[0])

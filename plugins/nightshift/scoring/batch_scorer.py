@@ -11,35 +11,35 @@ from functools import partial
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
-from nightshift.ahead import Ahead
 from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.errors import NightshiftError, WarehouseError, cause_of, stack_of
-from nightshift.fault_points import FaultPoint, reach
-from nightshift.scoring.carry_over import feature_spine, past_digest, past_scores
-from nightshift.scoring.champion import LOADING_SECONDS, Champions, Choice, Named, load_version
-from nightshift.scoring.contributions import METHOD
+from nightshift.failpoints import Failpoint, hit
+from nightshift.models.sandboxed_load import retry_starved
+from nightshift.models.shap_values import METHOD
+from nightshift.prefetch import Prefetcher
+from nightshift.scoring.champion import LOADING_SECONDS, Champions, Choice, PinnedVersion, load_version
 from nightshift.scoring.fallback import stage_fallback
-from nightshift.scoring.feature_rows import Feature, in_key_order, published_features, shard_query
+from nightshift.scoring.feature_rows import FeatureLoad, in_key_order, published_features, shard_query
+from nightshift.scoring.last_score import feature_spine, past_digest, past_scores
 from nightshift.scoring.plan import LADDER, MODEL_MADE, DayPlan, PastScores, ScorePlan, ScoreSource
+from nightshift.scoring.prediction_tables import SCHEMA, ensure_prediction_relations
 from nightshift.scoring.progress import Progress
-from nightshift.scoring.relations import SCHEMA, ensure_prediction_relations
 from nightshift.scoring.scorer import ChampionBrokenError, Scorer
-from nightshift.training.load_trial import retry_starved
-from nightshift.warehouse.append_stream import append_stream
-from nightshift.warehouse.bulk import stream_arrow
+from nightshift.warehouse.arrow_io import stream_arrow
+from nightshift.warehouse.cancel_attempts import end_older_attempts
 from nightshift.warehouse.connection import connect, lose
+from nightshift.warehouse.copy_stream import append_stream
 from nightshift.warehouse.last_good_specs import keep_spec
 from nightshift.warehouse.partition_write import LoadManifest, Target, hold_stage, refuse
 from nightshift.warehouse.partition_write import begin as begin_write
-from nightshift.warehouse.supersession import end_older_attempts
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from nightshift.contracts.model_spec import ModelSpec
     from nightshift.contracts.run import RunContext
+    from nightshift.models.trained_model import TrainedModel
     from nightshift.settings import Settings
-    from nightshift.training.trained_model import TrainedModel
     from nightshift.warehouse.connection import Connection
     from nightshift.warehouse.partition_write import Transaction
 
@@ -67,7 +67,7 @@ def begin(
     partitions: PartitionRange,
     run: RunContext,
     broken: Mapping[int, str] | None = None,
-    named: Named | None = None,
+    named: PinnedVersion | None = None,
 ) -> ScorePlan:
     """Choose who scores each partition, try it on tonight's rows, and begin the write.
 
@@ -131,7 +131,7 @@ def refuse_worse_steps(conn: Connection, spec: ModelSpec, steps: Sequence[tuple[
 
 
 def begin_plan(
-    conn: Connection, spec: ModelSpec, chosen: Sequence[tuple[Feature, Choice]], run: RunContext, broken: Mapping[int, str]
+    conn: Connection, spec: ModelSpec, chosen: Sequence[tuple[FeatureLoad, Choice]], run: RunContext, broken: Mapping[int, str]
 ) -> ScorePlan:
     """Begin the write of consecutive partitions whose features and scorers are chosen."""
     past = past_scores(conn, spec, [load.partition_date for load, choice in chosen if choice.version is None])
@@ -142,11 +142,11 @@ def begin_plan(
     partitions = PartitionRange(Partition(days[0].partition_date), Partition(days[-1].partition_date))
     manifest = LoadManifest(run, inputs, reads={spec.features_dataset: 0})
     write = begin_write(conn, [predictions_target(spec)], partitions, manifest)
-    reach(FaultPoint.SCORE_BEGIN_AFTER)
+    hit(Failpoint.SCORE_BEGIN_AFTER)
     return ScorePlan(load_id=write.load_id, n_shards=spec.scoring.shards, days=days, broken=dict(broken))
 
 
-def inputs_of(spec: ModelSpec, chosen: Sequence[tuple[Feature, Choice]]) -> dict[str, str]:
+def inputs_of(spec: ModelSpec, chosen: Sequence[tuple[FeatureLoad, Choice]]) -> dict[str, str]:
     """Return digests of what the predictions of these partitions are made from, past scores apart."""
     return {
         "features": _digest((load.partition_date, load.content_hash) for load, _ in chosen),
@@ -156,7 +156,7 @@ def inputs_of(spec: ModelSpec, chosen: Sequence[tuple[Feature, Choice]]) -> dict
     }
 
 
-def _plan_day(load: Feature, choice: Choice, past: tuple[PastScores, ...]) -> DayPlan:
+def _plan_day(load: FeatureLoad, choice: Choice, past: tuple[PastScores, ...]) -> DayPlan:
     return DayPlan(
         partition_date=load.partition_date,
         feature_load_id=load.load_id,
@@ -185,7 +185,7 @@ def score_shard(settings: Settings, spec: ModelSpec, plan: ScorePlan, shard: int
         ObjectStoreError: The first attempt could not read the champion; later attempts fall back.
         WarehouseError: The warehouse cannot be reached.
     """
-    reach(FaultPoint.SCORE_SHARD_BEFORE)
+    hit(Failpoint.SCORE_SHARD_BEFORE)
     with connect(settings, run.application_name) as conn:
         end_older_attempts(conn, run)
         try:
@@ -194,7 +194,7 @@ def score_shard(settings: Settings, spec: ModelSpec, plan: ScorePlan, shard: int
             refuse(conn, plan.write(predictions_target(spec)), f"{CHAMPION_BROKE}: {error.what}")
             n_rows = None
         else:
-            reach(FaultPoint.SCORE_SHARD_AFTER, lambda: lose(conn))
+            hit(Failpoint.SCORE_SHARD_AFTER, lambda: lose(conn))
         return {"shard": shard, "n_rows": _count(conn, spec, plan, shard) if n_rows is None else n_rows}
 
 
@@ -214,7 +214,7 @@ def _stage(settings: Settings, conn: Connection, spec: ModelSpec, plan: ScorePla
         return None
     scored_days = [day for day in plan.days if day.model_version is not None]
     progress = Progress(f"shard {shard} of {spec.name}", _expected_rows(conn, spec, plan))
-    with Ahead(_scored(settings, spec, plan, shard, models, run)) as scored:
+    with Prefetcher(_scored(settings, spec, plan, shard, models, run)) as scored:
         n_rows = append_stream(
             settings,
             SCHEMA,
@@ -265,7 +265,7 @@ def _scored(
             scorer = retry_starved(load, LOADING_SECONDS)
         same_in_all: dict[str, int | str] = {"load_id": plan.load_id, "shard": shard, "model_version": version, "run_id": run.run_id}
         query = shard_query(spec, plan, days, shard, model.signature.names)
-        with Ahead(stream_arrow(settings, query, run.application_name)) as waiting:
+        with Prefetcher(stream_arrow(settings, query, run.application_name)) as waiting:
             for batch in waiting:
                 rows = in_key_order(spec, batch)
                 with _blame_champion(version, run):

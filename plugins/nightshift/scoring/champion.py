@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING
 
 from nightshift.errors import NightshiftError, cause_of, stack_of
 from nightshift.lake.object_store import ObjectStore
+from nightshift.models.sandboxed_load import retry_starved
 from nightshift.registry.model_versions import find_version, open_model
 from nightshift.registry.promotion import promoted_versions
-from nightshift.scoring.feature_rows import Feature, read_sample
+from nightshift.scoring.feature_rows import FeatureLoad, read_sample
 from nightshift.scoring.scorer import ChampionBrokenError, try_model
-from nightshift.training.load_trial import retry_starved
 
 if TYPE_CHECKING:
     from nightshift.contracts.model_spec import ModelSpec
     from nightshift.contracts.partitions import Partition
+    from nightshift.models.trained_model import TrainedModel
     from nightshift.scoring.plan import ScoreSource
     from nightshift.settings import Settings
-    from nightshift.training.trained_model import TrainedModel
     from nightshift.warehouse.connection import Connection
 
 logger = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Named:
+class PinnedVersion:
     """A version that a person asks for by name, whoever is champion.
 
     Attributes:
@@ -95,10 +95,10 @@ class Champions:
     conn: Connection
     broken: Mapping[int, str] = field(default_factory=dict)
     only: int | None = None
-    named: Named | None = None
+    named: PinnedVersion | None = None
     _tried: dict[int, _Trial] = field(default_factory=dict)
 
-    def choose(self, partition: Partition, features: Feature) -> Choice:
+    def choose(self, partition: Partition, features: FeatureLoad) -> Choice:
         """Return who scores the partition.
 
         The version whose predictions are published as the champion's, or as named, stays: a rerun gives the same. Whatever is wrong with
@@ -138,20 +138,20 @@ class Champions:
         steps = [_Candidate(version, "previous_champion" if place else "champion") for place, version in enumerate(promoted)]
         return [pinned, *steps] if pinned and pinned.source != "champion" else steps
 
-    def _named(self, named: Named, partition: Partition) -> _Candidate:
+    def _named(self, named: PinnedVersion, partition: Partition) -> _Candidate:
         """Return the version with who named it, and whether it learned from what came after the night."""
         trained = find_version(self.conn, self.spec.name, named.version).partition_date
         ahead = f", and has learned from nights up to {trained}" if trained >= partition.day else ""
         return _Candidate(named.version, "named_version", f"version {named.version} was named by {named.actor}{ahead}")
 
-    def _trial(self, version: int, features: Feature) -> _Trial:
+    def _trial(self, version: int, features: FeatureLoad) -> _Trial:
         if version in self.broken:
             return _Trial("", self.broken[version])
         if version not in self._tried:
             self._tried[version] = self._try(version, features)
         return self._tried[version]
 
-    def _try(self, version: int, features: Feature) -> _Trial:
+    def _try(self, version: int, features: FeatureLoad) -> _Trial:
         try:
             model = load_version(self.settings, self.conn, self.spec, version)
             rows = read_sample(self.settings, self.spec, features, model.signature.names)

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.errors import NightshiftError
 from nightshift.scoring.champion import Champions
+from nightshift.scoring.deadline_fallback import IN_PROGRESS_MINUTES
 from nightshift.scoring.feature_rows import published_features
 from nightshift.scoring.plan import LADDER
-from nightshift.scoring.rescue import IN_PROGRESS_MINUTES
 
 if TYPE_CHECKING:
     from nightshift.contracts.model_spec import ModelSpec

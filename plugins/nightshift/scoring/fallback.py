@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from nightshift.contracts.metrics import Task
-from nightshift.scoring.carry_over import Spine, fill_carried
+from nightshift.models.calibration import EDGE
 from nightshift.scoring.feature_rows import shard_condition
-from nightshift.training.calibration import EDGE
+from nightshift.scoring.last_score import Spine, fill_carried
 
 if TYPE_CHECKING:
     from nightshift.contracts.model_spec import ModelSpec

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nightshift.errors import NightshiftError
-from nightshift.training.served_rows import features_target, select_rows
-from nightshift.warehouse.bulk import read_arrow
+from nightshift.training.feature_query import features_target, select_rows
+from nightshift.warehouse.arrow_io import read_arrow
 from nightshift.warehouse.damage import published_records, refuse_damaged
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class FeaturesMissingError(NightshiftError):
 
 
 @dataclass(frozen=True)
-class Feature:
+class FeatureLoad:
     """The published load of the feature view for one partition."""
 
     partition_date: dt.date
@@ -42,7 +42,7 @@ class Feature:
     n_rows: int
 
 
-def published_features(conn: Connection, spec: ModelSpec, partitions: PartitionRange) -> list[Feature]:
+def published_features(conn: Connection, spec: ModelSpec, partitions: PartitionRange) -> list[FeatureLoad]:
     """Return the load of each partition that readers see now, in order.
 
     Raises:
@@ -59,7 +59,7 @@ def published_features(conn: Connection, spec: ModelSpec, partitions: PartitionR
             todo="Run `transform` for them first.",
         )
     refuse_damaged(conn, features_target(spec), records)
-    return [Feature(record.partition_date, record.load_id, record.content_hash, record.n_rows or 0) for record in records]
+    return [FeatureLoad(record.partition_date, record.load_id, record.content_hash, record.n_rows or 0) for record in records]
 
 
 def shard_query(spec: ModelSpec, plan: ScorePlan, days: Sequence[DayPlan], shard: int, features: Sequence[str]) -> sql.Composed:
@@ -78,7 +78,7 @@ def shard_query(spec: ModelSpec, plan: ScorePlan, days: Sequence[DayPlan], shard
     return select_rows(spec, features, condition, is_ordered=False)
 
 
-def read_sample(settings: Settings, spec: ModelSpec, load: Feature, features: Sequence[str]) -> pa.Table:
+def read_sample(settings: Settings, spec: ModelSpec, load: FeatureLoad, features: Sequence[str]) -> pa.Table:
     """Return some rows of one load, with the columns of ``shard_query``; which ones may differ: an order would read the whole load."""
     from psycopg import sql
 

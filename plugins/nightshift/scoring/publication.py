@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 from nightshift.contracts.metrics import Task
 from nightshift.errors import AuditError
 from nightshift.scoring.batch_scorer import CHAMPION_BROKE, begin, predictions_target, score_shard
-from nightshift.scoring.carry_over import Spine, feature_spine
-from nightshift.scoring.relations import SCHEMA
-from nightshift.training.served_rows import features_target
+from nightshift.scoring.last_score import Spine, feature_spine
+from nightshift.scoring.prediction_tables import SCHEMA
+from nightshift.training.feature_query import features_target
 from nightshift.warehouse import partition_write
 from nightshift.warehouse.connection import connect
 from nightshift.warehouse.damage import DamagedInputError, published_records, refuse_damaged
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from nightshift.contracts.model_spec import ModelSpec
     from nightshift.contracts.partitions import PartitionRange
     from nightshift.contracts.run import RunContext
-    from nightshift.scoring.champion import Named
+    from nightshift.scoring.champion import PinnedVersion
     from nightshift.scoring.plan import ScorePlan
     from nightshift.settings import Settings
     from nightshift.warehouse.connection import Connection
@@ -95,7 +95,7 @@ def score(
     partitions: PartitionRange,
     run: RunContext,
     broken: Mapping[int, str] | None = None,
-    named: Named | None = None,
+    named: PinnedVersion | None = None,
 ) -> list[PublishedLoad]:
     """Plan, score and publish in one process; what the tasks of a night do, in their order.
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from nightshift.errors import NightshiftError
-from nightshift.scoring.contributions import Contributions
-from nightshift.scoring.engine import choose_engine
+from nightshift.models.engine import choose_engine
+from nightshift.models.shap_values import Contributions
 from nightshift.scoring.reasons import top_reasons
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from nightshift.contracts.model_spec import EngineChoice
-    from nightshift.training.trained_model import TrainedModel
+    from nightshift.models.trained_model import TrainedModel
 
     Vector = npt.NDArray[np.float64]
 

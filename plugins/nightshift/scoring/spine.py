@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from nightshift.errors import NightshiftError
-from nightshift.scoring.carry_over import Spine, recurring_key
-from nightshift.training.served_rows import features_target
+from nightshift.scoring.last_score import Spine, recurring_key
+from nightshift.training.feature_query import features_target
 from nightshift.warehouse.damage import find_damage_cheaply, published_records
 
 if TYPE_CHECKING:

@@ -11,9 +11,10 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from nightshift.contracts.metrics import Task
-from nightshift.training.calibration import EDGE
-from nightshift.training.evaluation import Predictions, rule_predictions
-from nightshift.training.signature import encode, learn_signature, numbers
+from nightshift.models.calibration import EDGE
+from nightshift.models.predictions import Predictions
+from nightshift.models.signature import encode, learn_signature, numbers
+from nightshift.training.evaluation import rule_predictions
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from nightshift.contracts.model_spec import ModelSpec
-    from nightshift.training.signature import Signature
+    from nightshift.models.signature import Signature
 
     Vector = npt.NDArray[np.float64]
     Matrix = npt.NDArray[np.float64]

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from nightshift.contracts.partitions import Partition
 from nightshift.lake.content_keys import content_key
-from nightshift.training.booster import trees_digest
+from nightshift.models.booster import trees_digest
 
 if TYPE_CHECKING:
     from nightshift.lake.object_store import ObjectStore
+    from nightshift.models.trained_model import TrainedModel
     from nightshift.training.evaluation import Measured
-    from nightshift.training.trained_model import TrainedModel
 
 
 @dataclass(frozen=True)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nightshift.contracts.metrics import Task
 from nightshift.errors import NightshiftError
-from nightshift.training.calibration import EDGE, fit_logistic, log_odds_of
-from nightshift.training.signature import numbers
+from nightshift.models.calibration import EDGE, fit_logistic, log_odds_of
+from nightshift.models.predictions import Predictions
+from nightshift.models.signature import numbers
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,35 +30,6 @@ class EvaluationError(NightshiftError):
     """The rows cannot be measured."""
 
     code = "NS-TRAIN-010"
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """What was predicted for some rows.
-
-    Attributes:
-        score: What rows are ordered by: probability before calibration, or the value in the label's unit; shape (n,).
-        probability: Calibrated probability, binary only; shape (n,).
-        threshold: Probability from which a row is called positive.
-    """
-
-    score: Vector
-    probability: Vector | None = None
-    threshold: float = 0.5
-
-    def at(self, mask: npt.NDArray[np.bool_]) -> Predictions:
-        """Return the predictions of some rows."""
-        return Predictions(self.score[mask], None if self.probability is None else self.probability[mask], self.threshold)
-
-
-def joined(parts: Sequence[Predictions]) -> Predictions:
-    """Return the predictions of one model for several parts of rows, in that order; at least one part."""
-    import numpy as np
-
-    probabilities = [part.probability for part in parts if part.probability is not None]
-    return Predictions(
-        np.concatenate([part.score for part in parts]), np.concatenate(probabilities) if probabilities else None, parts[0].threshold
-    )
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from nightshift.training.evaluation import Predictions
+    from nightshift.models.predictions import Predictions
 
     Vector = npt.NDArray[np.float64]
 

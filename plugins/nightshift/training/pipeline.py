@@ -13,24 +13,26 @@ from nightshift.contracts.model_spec import Weekday
 from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.contracts.run import code_version
 from nightshift.errors import NightshiftError
-from nightshift.fault_points import FaultPoint, reach
+from nightshift.failpoints import Failpoint, hit
 from nightshift.kernels import thread_count
 from nightshift.lake.object_store import ObjectStore
-from nightshift.training.booster import FitPlan, fit_trees, importance, load_booster, predict_raw
-from nightshift.training.calibration import fit_calibration
+from nightshift.models.booster import importance, load_booster, predict_raw
+from nightshift.models.calibration import fit_calibration
+from nightshift.models.engine_equivalence import prove_engines
+from nightshift.models.predictions import Predictions
+from nightshift.models.signature import encode, encode_columns, learn_signature, numbers
+from nightshift.models.trained_model import TrainedModel
+from nightshift.training.boosting import FitPlan, fit_trees
 from nightshift.training.candidate import Candidate, Origin, store_candidate
 from nightshift.training.dask_trees import fit_trees_on_dask
-from nightshift.training.engine_proof import prove_engines
-from nightshift.training.evaluation import Measured, Predictions, best_threshold, evidence, measure, overall, rule_predictions
+from nightshift.training.evaluation import Measured, best_threshold, evidence, measure, overall, rule_predictions
 from nightshift.training.figures import draw_binary, draw_by_day, draw_importance, draw_regression
-from nightshift.training.reference import describe
-from nightshift.training.signature import encode, encode_columns, learn_signature, numbers
+from nightshift.training.reference_profile import describe
 from nightshift.training.splits import Split, backtest_folds, rows_between, rows_of, split_window
-from nightshift.training.trained_model import TrainedModel
 from nightshift.training.training_set import count_published_days, find_training_set, read_rows
 from nightshift.training.window_checks import check_window, is_trainable
 from nightshift.warehouse.connection import connect
-from nightshift.warehouse.decisions import closed_by, open_ones
+from nightshift.warehouse.retrain_requests import closed_by, open_ones
 
 if TYPE_CHECKING:
     import numpy as np
@@ -115,7 +117,7 @@ def train(settings: Settings, spec: ModelSpec, training_set_key: str, run: RunCo
     trained, measured, figures = train_rows(spec, rows, split, training_set.key, workplace)
     proof = prove_engines(trained, rows_of(rows, split.holdout))
     candidate = replace(store_candidate(store, trained, _origin(spec, training_set, split), measured, figures), engine_proof=proof)
-    reach(FaultPoint.TRAIN_STORED)
+    hit(Failpoint.TRAIN_STORED)
     checkpoint.unlink(missing_ok=True)
     return candidate
 

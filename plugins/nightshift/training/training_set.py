@@ -16,14 +16,14 @@ from nightshift.contracts.metrics import Task
 from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.contracts.run import code_version
 from nightshift.errors import NightshiftError
-from nightshift.fault_points import FaultPoint, reach
+from nightshift.failpoints import Failpoint, hit
 from nightshift.lake.object_store import ObjectStore
 from nightshift.lake.snapshots import Snapshot, read_snapshot, write_snapshot
-from nightshift.training.served_rows import features_target
-from nightshift.training.signature import check_columns, numbers
+from nightshift.models.signature import check_columns, numbers
+from nightshift.training.feature_query import features_target
 from nightshift.training.splits import split_window
 from nightshift.training.window_checks import check_window
-from nightshift.warehouse.bulk import read_arrow
+from nightshift.warehouse.arrow_io import read_arrow
 from nightshift.warehouse.connection import connect, label_queries, lose
 from nightshift.warehouse.damage import published_records, refuse_damaged
 
@@ -116,7 +116,7 @@ def build_training_set(settings: Settings, spec: ModelSpec, partition: Partition
             {"query": query.as_string(None), "partitions": loads, "sampled_share": sampled, **_facts(spec, snapshot)},
             run,
         )
-        reach(FaultPoint.TRAINING_SET_AFTER, lambda: lose(conn))
+        hit(Failpoint.TRAINING_SET_AFTER, lambda: lose(conn))
     return training_set
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from nightshift.errors import NightshiftError
-from nightshift.training.signature import numbers
+from nightshift.models.signature import numbers
 from nightshift.training.splits import rows_of
 
 if TYPE_CHECKING:

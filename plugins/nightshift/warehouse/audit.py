@@ -11,7 +11,7 @@ from nightshift.warehouse.content_hash import Measured, hash_basis, measure, mea
 
 if TYPE_CHECKING:
     from nightshift.warehouse.connection import Connection
-    from nightshift.warehouse.load import PartitionWrite, Target
+    from nightshift.warehouse.write_types import PartitionWrite, Target
 
 
 UNIQUE_KEY = "unique_key"

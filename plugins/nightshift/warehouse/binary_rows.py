@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from nightshift.kernels import compiled
+from nightshift.kernels import jit
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -63,7 +63,7 @@ class RowReader:
         widths = [TYPES[kind][1] for kind in columns.values()]
         self._widths = np.array(widths, np.int64)
         self._places = _places(widths)
-        self._split, self._gather = compiled(split_rows), compiled(gather_texts)
+        self._split, self._gather = jit(split_rows), jit(gather_texts)
         self.read(np.frombuffer(TRAILER, np.uint8), 0)
 
     def read(self, data: Bytes, most_rows: int) -> pa.RecordBatch:

@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from nightshift.errors import PoolerError, WarehouseError
-from nightshift.exhaustion import named_exhaustion
+from nightshift.resource_errors import translate_resource_errors
 from nightshift.warehouse.faults import fault_in, fault_of
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def connect(settings: Settings, application_name: str = "nightshift") -> Iterato
 
     conn = _open(settings, application_name)
     try:
-        with named_exhaustion():
+        with translate_resource_errors():
             _refuse_lost_limits(conn, settings)
             yield conn
     except psycopg.Error as error:

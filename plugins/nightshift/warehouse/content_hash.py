@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from psycopg import sql
 
     from nightshift.warehouse.connection import Connection
-    from nightshift.warehouse.load import Target
+    from nightshift.warehouse.write_types import Target
 
 VOLATILE_COLUMNS = frozenset({"load_id", "run_id", "shard", "source_uri", "source_sha256", "source_row", "loaded_at"})
 """Columns that say how a row came here, not what it says: left out of the content hash."""

@@ -18,7 +18,7 @@ from nightshift.warehouse.content_hash import count_loads, hash_basis, measure_l
 if TYPE_CHECKING:
     from nightshift.contracts.run import RunContext
     from nightshift.warehouse.connection import Connection
-    from nightshift.warehouse.load import PartitionWrite, PublishedLoad, Target
+    from nightshift.warehouse.write_types import PartitionWrite, PublishedLoad, Target
 
 MAX_COUNTED_ROWS = 5_000_000
 MAX_HASHED_ROWS = 500_000

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from nightshift import sealed_file
 from nightshift.errors import NightshiftError
-from nightshift.fault_points import FaultPoint, reach
+from nightshift.failpoints import Failpoint, hit
 from nightshift.redaction import without_values
 from nightshift.settings import PROJECT_ROOT
 from nightshift.warehouse.connection import connect, connection_options
@@ -170,12 +170,12 @@ def run_models(
         DbtProcessError: dbt failed, or the number of models that ran is not what was asked for.
     """
     arguments = ["run", "--vars", json.dumps(variables)] + (["--select", *models] if models else [])
-    reach(FaultPoint.DBT_BEFORE)
+    hit(Failpoint.DBT_BEFORE)
     with _target_folder(settings) as target:
         code, output = _call_dbt(settings, arguments, target, parsed_project(settings) / PARSED_PROJECT, application_name)
         runs = _read_results(target / "run_results.json")
     _raise_for_failures(runs, code, output, len(models))
-    reach(FaultPoint.DBT_AFTER)
+    hit(Failpoint.DBT_AFTER)
     return runs
 
 
@@ -348,7 +348,7 @@ def ensure_relations(settings: Settings) -> bool:
         conn.execute("select pg_advisory_lock(%s)", [DBT_RELATIONS_LOCK])
         if _made_digest(conn) == digest:
             return False
-        reach(FaultPoint.RELATIONS_BEFORE)
+        hit(Failpoint.RELATIONS_BEFORE)
         for view in views:
             _add_columns(conn, view)
         run_models(settings, [], {"load_id": 0, "as_of": {}})

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nightshift.kernels import compiled, external
+from nightshift.kernels import external, jit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -82,7 +82,7 @@ def compiled_collect() -> Callable[..., int]:
     _get = external(library, "PQgetCopyData", "int32", "uintp", "uintp", "int32")
     _free = external(library, "PQfreemem", "void", "uintp")
     _copy = external(None, "memcpy", "uintp", "uintp", "uintp", "uintp")
-    collect = compiled(collect_rows)
+    collect = jit(collect_rows)
     collect(0, np.empty(0, np.uint8), 0, np.zeros(1, np.uintp), np.zeros(2, np.int64))
     return collect
 

@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from nightshift.contracts.run import code_version
 from nightshift.errors import AuditError, LoadStateError, LostAnswerError, WarehouseError
-from nightshift.fault_points import FaultPoint, reach
+from nightshift.failpoints import Failpoint, hit
 from nightshift.redaction import without_values
 from nightshift.warehouse.audit import UNIQUE_KEY, measure_days, problems_of, record_measured
-from nightshift.warehouse.collection import collect_target
+from nightshift.warehouse.cancel_attempts import end_older_attempts
 from nightshift.warehouse.connection import lose
 from nightshift.warehouse.damage import refuse_vanished
 from nightshift.warehouse.faults import fault_of
-from nightshift.warehouse.load import STATES, LoadManifest, PartitionWrite, PublishedLoad, Target
+from nightshift.warehouse.garbage_collection import collect_target
 from nightshift.warehouse.pointer import READS, flip, look_at_published
-from nightshift.warehouse.supersession import end_older_attempts
+from nightshift.warehouse.write_types import STATES, LoadManifest, PartitionWrite, PublishedLoad, Target
 
 if TYPE_CHECKING:
     from psycopg import sql
@@ -45,7 +45,7 @@ def begin(conn: Connection, targets: Sequence[Target], partitions: PartitionRang
     """
     if manifest.known_at is None and any(target.is_versioned for target in targets):
         raise LoadStateError("A version of raw data needs the time of its delivery.", expected="known_at", todo="Pass it in the manifest.")
-    reach(FaultPoint.BEGIN_BEFORE)
+    hit(Failpoint.BEGIN_BEFORE)
     end_older_attempts(conn, manifest.run)
     with conn.transaction():
         row = conn.execute(
@@ -63,7 +63,7 @@ def begin(conn: Connection, targets: Sequence[Target], partitions: PartitionRang
                 "detail": json.dumps({READS: dict(manifest.reads)} if manifest.reads else {}),
             },
         ).fetchone()
-    reach(FaultPoint.BEGIN_AFTER, lambda: lose(conn))
+    hit(Failpoint.BEGIN_AFTER, lambda: lose(conn))
     if row is None:
         raise LoadStateError("A write without targets.", expected="at least one dataset", todo="Name what the load publishes.")
     return PartitionWrite(int(row[0]), tuple(targets), partitions)
@@ -137,7 +137,7 @@ def audit(
     """
     counts: dict[tuple[str, dt.date], int] = {}
     problems: list[str] = []
-    reach(FaultPoint.AUDIT_BEFORE)
+    hit(Failpoint.AUDIT_BEFORE)
     if len(write.partitions) > 1:
         _refresh_statistics(conn, [(target.schema, target.table) for target in write.targets])
     else:
@@ -154,7 +154,7 @@ def audit(
             counts |= {(target.dataset, day): measured.n_rows for day, measured in by_day.items()}
         if not problems:
             conn.execute("update ops.loads set state = 'audited' where load_id = %s and state = 'staged'", [write.load_id])
-    reach(FaultPoint.AUDIT_AFTER, lambda: lose(conn))
+    hit(Failpoint.AUDIT_AFTER, lambda: lose(conn))
     if problems:
         summary = "; ".join(problems[:5])
         refuse(conn, write, summary)
@@ -221,7 +221,7 @@ def refuse(conn: Connection, write: PartitionWrite, reason: str) -> None:
         """,
         [reason, write.load_id],
     )
-    reach(FaultPoint.REFUSE_AFTER, lambda: lose(conn))
+    hit(Failpoint.REFUSE_AFTER, lambda: lose(conn))
 
 
 def publish(conn: Connection, write: PartitionWrite, along: Callable[[], None] = lambda: None) -> list[PublishedLoad]:
@@ -245,14 +245,14 @@ def publish(conn: Connection, write: PartitionWrite, along: Callable[[], None] =
     """
     import psycopg
 
-    reach(FaultPoint.PUBLISH_BEFORE)
+    hit(Failpoint.PUBLISH_BEFORE)
     try:
         published = look_at_published(conn, write)  # before the tokens are held: a scan must not make others wait
         with conn.transaction():
             flip(conn, write, published)
             along()
-            reach(FaultPoint.PUBLISH_FLIPPED)
-        reach(FaultPoint.PUBLISH_AFTER, lambda: lose(conn))
+            hit(Failpoint.PUBLISH_FLIPPED)
+        hit(Failpoint.PUBLISH_AFTER, lambda: lose(conn))
     except psycopg.OperationalError as error:
         if conn.closed:
             raise LostAnswerError(
@@ -323,5 +323,5 @@ def collect(conn: Connection, targets: Sequence[Target]) -> int:
     Returns:
         Number of deleted rows.
     """
-    reach(FaultPoint.COLLECT_BEFORE)
+    hit(Failpoint.COLLECT_BEFORE)
     return sum(collect_target(conn, target) for target in targets)

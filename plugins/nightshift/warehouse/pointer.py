@@ -14,7 +14,7 @@ from nightshift.warehouse.damage import Damage, LoadRecord, find_damage
 
 if TYPE_CHECKING:
     from nightshift.warehouse.connection import Connection
-    from nightshift.warehouse.load import PartitionWrite, Target
+    from nightshift.warehouse.write_types import PartitionWrite, Target
 
 logger = logging.getLogger(__name__)
 

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from nightshift.contracts.datasets import load_contracts
 from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.contracts.run import RunContext
+from nightshift.ingestion.late_arrivals import sweep
 from nightshift.ingestion.load import ingest
-from nightshift.ingestion.sweep import sweep
 from nightshift.lake import object_store
 from nightshift.lake.drops import NewDrop, write_drop
 from nightshift.lake.object_store import ListedObject

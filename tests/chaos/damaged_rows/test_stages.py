@@ -5,16 +5,16 @@ from __future__ import annotations
 import datetime as dt
 
 import pytest
+from examples.flights.upstream import deliver
 from tests.chaos.damaged_rows.damages import DAMAGES, DOUBLED, Partition
 from tests.integration.scoring.conftest import DAY, publish_features
 
 from nightshift.contracts.partitions import PartitionRange
 from nightshift.ingestion import large_drop
 from nightshift.ingestion.load import ingest
-from nightshift.replay.upstream import deliver
 from nightshift.scoring.batch_scorer import begin, score_shard
+from nightshift.scoring.deadline_fallback import rescue
 from nightshift.scoring.publication import publish, score
-from nightshift.scoring.rescue import rescue
 from nightshift.warehouse.damage import DamagedInputError
 
 pytestmark = [pytest.mark.integration, pytest.mark.promise("R1"), pytest.mark.timeout(300)]

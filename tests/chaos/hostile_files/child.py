@@ -13,8 +13,8 @@ from pathlib import Path
 from nightshift.contracts.partitions import PartitionRange
 from nightshift.contracts.run import RunContext
 from nightshift.errors import NightshiftError
+from nightshift.ingestion.late_arrivals import sweep
 from nightshift.ingestion.load import ingest
-from nightshift.ingestion.sweep import sweep
 from nightshift.settings import load_settings
 
 

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 import pytest
 from tests.integration.scoring.conftest import DAY, Registry
-from tests.integration.scoring.test_rescue import features_of_list
+from tests.integration.scoring.test_deadline_fallback import features_of_list
 
 from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.contracts.run import RunContext
 from nightshift.errors import NightshiftError
+from nightshift.scoring.deadline_fallback import rescue
 from nightshift.scoring.publication import score
-from nightshift.scoring.rescue import rescue
 
 pytestmark = [pytest.mark.integration, pytest.mark.promise("R18"), pytest.mark.mlts("infra-4")]
 NIGHT = Partition(dt.date(2013, 7, 1))
@@ -154,7 +154,7 @@ def test_a_complete_partition_stands_at_whatever_stage_it_breaks(  # noqa: PLR09
 
 
 def _training_raises(world: World) -> None:
-    world.monkeypatch.setattr("nightshift.training.booster._fit_segment", _raise)
+    world.monkeypatch.setattr("nightshift.training.boosting._fit_segment", _raise)
     with pytest.raises(RuntimeError, match="on purpose"):
         world.registry.promote("2013-06-25", seed=3)
 

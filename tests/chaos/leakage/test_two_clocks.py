@@ -19,8 +19,8 @@ from nightshift.contracts.model_spec import ModelSpec, load_spec
 from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.contracts.run import RunContext
 from nightshift.settings import PROJECT_ROOT, Settings
-from nightshift.training.leakage import LeakError, SkewError, probe_features
-from nightshift.transformation.known_world import HiddenSourceError
+from nightshift.training.point_in_time_probe import LeakError, SkewError, probe_features
+from nightshift.transformation.point_in_time_rebuild import HiddenSourceError
 from nightshift.warehouse import ledger
 from nightshift.warehouse.content_hash import measure
 from nightshift.warehouse.dbt_compiled import UnknownViewError, compile_view

@@ -7,8 +7,8 @@ import pyarrow as pa
 import pytest
 
 from nightshift.contracts.model_spec import ModelSpec
+from nightshift.models.trained_model import TrainedModel
 from nightshift.training.pipeline import fit_model
-from nightshift.training.trained_model import TrainedModel
 
 
 def _spec(task: str) -> ModelSpec:

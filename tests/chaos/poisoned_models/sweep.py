@@ -16,8 +16,8 @@ from tests.chaos.poisoned_models.conftest import make_models, make_rows
 from tests.chaos.poisoned_models.mutators import MUTATORS, mutant
 
 from nightshift.errors import NightshiftError
-from nightshift.training.booster import trees_digest
-from nightshift.training.trained_model import TrainedModel
+from nightshift.models.booster import trees_digest
+from nightshift.models.trained_model import TrainedModel
 
 ROWS = make_rows(300, 9)
 

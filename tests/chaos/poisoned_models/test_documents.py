@@ -18,11 +18,11 @@ import pytest
 from tests.chaos.poisoned_models.conftest import make_rows, stored
 
 from nightshift.errors import NightshiftError
-from nightshift.training.calibration import apply_calibration
-from nightshift.training.golden import GoldenError
-from nightshift.training.model_document import SEAL, seal
-from nightshift.training.model_tokens import ModelTextError
-from nightshift.training.trained_model import TrainedModel
+from nightshift.models.calibration import apply_calibration
+from nightshift.models.golden import GoldenError
+from nightshift.models.model_document import SEAL, seal
+from nightshift.models.model_tokens import ModelTextError
+from nightshift.models.trained_model import TrainedModel
 
 pytestmark = [pytest.mark.promise("R8"), pytest.mark.mlts("infra-4")]
 STRANGE = [None, True, "", "x", -1, 0, 1e308, 10**400, [], {}, [[]], {"method": "none"}]

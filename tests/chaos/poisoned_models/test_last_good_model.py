@@ -22,8 +22,8 @@ from tests.integration.scoring.conftest import (
 from nightshift.contracts.partitions import Partition
 from nightshift.contracts.run import RunContext
 from nightshift.errors import ObjectStoreError
+from nightshift.registry.model_loader import MAX_FILE_BYTES, ModelSizeError
 from nightshift.registry.model_versions import ModelVersion, find_version, load_model, register
-from nightshift.registry.stored_version import MAX_FILE_BYTES, ModelSizeError
 from nightshift.scoring.publication import score
 from nightshift.training.candidate import Origin, store_candidate
 

@@ -9,20 +9,20 @@ from hashlib import sha256
 import pytest
 from tests.chaos.poisoned_models.conftest import stored
 
-from nightshift.training import load_trial, load_trial_child
-from nightshift.training.booster import library_path
-from nightshift.training.golden import N_ROWS, GoldenError
-from nightshift.training.load_trial import LoadTimeoutError, LoadTrialError, prove_in_child, retry_starved
-from nightshift.training.model_document import SEAL, seal
-from nightshift.training.model_tokens import ModelTextError
-from nightshift.training.trained_model import TrainedModel
+from nightshift.models import sandboxed_load, sandboxed_load_child
+from nightshift.models.booster import library_path
+from nightshift.models.golden import N_ROWS, GoldenError
+from nightshift.models.model_document import SEAL, seal
+from nightshift.models.model_tokens import ModelTextError
+from nightshift.models.sandboxed_load import LoadTimeoutError, LoadTrialError, prove_in_child, retry_starved
+from nightshift.models.trained_model import TrainedModel
 
 pytestmark = [pytest.mark.promise("R8"), pytest.mark.mlts("infra-4")]
 
 
 @pytest.fixture(autouse=True)
 def _forget(monkeypatch):
-    monkeypatch.setattr(load_trial, "_proved", set())
+    monkeypatch.setattr(sandboxed_load, "_proved", set())
 
 
 def with_document(model: TrainedModel, **changed: object) -> TrainedModel:
@@ -43,7 +43,7 @@ def test_stored_model_comes_back_as_it_was(models, record_figure):
 def test_child_is_asked_once_for_the_same_text(models, monkeypatch):
     model = models["regression"]
     stored(model).booster  # noqa: B018
-    monkeypatch.setattr(load_trial, "_run", lambda content: pytest.fail("asked again"))
+    monkeypatch.setattr(sandboxed_load, "_run", lambda content: pytest.fail("asked again"))
     assert stored(model).booster.num_trees() > 5
 
 
@@ -134,22 +134,22 @@ def test_document_is_refused_when_its_numbers_cannot_mean_anything(models, chang
 def test_poisoned_file_is_refused_within_seconds_of_the_processor_when_it_keeps_its_child_busy(models, monkeypatch, tmp_path):
     """Seconds of the processor: a busy machine may take as long as it likes."""
     _have_child_run(monkeypatch, tmp_path, "while True: pass")
-    monkeypatch.setattr(load_trial, "STARVED_SECONDS", 0.3)
-    before = load_trial._seconds_of_children()
+    monkeypatch.setattr(sandboxed_load, "STARVED_SECONDS", 0.3)
+    before = sandboxed_load._seconds_of_children()
     with pytest.raises(LoadTrialError, match="too long"):
         prove_in_child(models["binary"].text, models["binary"].golden, library_path())
-    assert load_trial._seconds_of_children() - before < 5
+    assert sandboxed_load._seconds_of_children() - before < 5
 
 
 def test_good_model_is_taken_when_the_machine_starved_its_first_child(models, monkeypatch, tmp_path):
-    ran, real = tmp_path / "ran", load_trial_child.__file__
+    ran, real = tmp_path / "ran", sandboxed_load_child.__file__
     _have_child_run(
         monkeypatch,
         tmp_path,
         f"import pathlib, runpy, time\nran = pathlib.Path({str(ran)!r})\nif not ran.exists(): ran.touch(); time.sleep(60)\n"
         f"runpy.run_path({real!r}, run_name='__main__')",
     )
-    monkeypatch.setattr(load_trial, "DEADLINE_SECONDS", 2.0)
+    monkeypatch.setattr(sandboxed_load, "DEADLINE_SECONDS", 2.0)
     prove_in_child(models["binary"].text, models["binary"].golden, library_path())
     assert ran.exists()
 
@@ -158,7 +158,7 @@ def test_nothing_is_said_about_the_model_when_every_child_is_starved(models, mon
     ran = tmp_path / "ran"
     stopped = "os.kill(os.getpid(), signal.SIGSTOP)"
     _have_child_run(monkeypatch, tmp_path, f"import os, signal\nopen({str(ran)!r}, 'a').write('x')\n{stopped}")
-    monkeypatch.setattr(load_trial, "DEADLINE_SECONDS", 0.5)
+    monkeypatch.setattr(sandboxed_load, "DEADLINE_SECONDS", 0.5)
     with pytest.raises(LoadTimeoutError, match="too busy") as caught:
         prove_in_child(models["binary"].text, models["binary"].golden, library_path())
     assert caught.value.is_retryable
@@ -183,18 +183,18 @@ def test_a_starved_load_is_tried_again_as_long_as_there_is_time():
 def _have_child_run(monkeypatch, tmp_path, code):
     script = tmp_path / "child.py"
     script.write_text(code + "\n")
-    monkeypatch.setattr(load_trial.load_trial_child, "__file__", str(script))
-    monkeypatch.setattr(load_trial, "_proved", set())
+    monkeypatch.setattr(sandboxed_load.load_trial_child, "__file__", str(script))
+    monkeypatch.setattr(sandboxed_load, "_proved", set())
 
 
 def test_load_is_refused_when_the_child_takes_too_long(models, monkeypatch):
-    monkeypatch.setattr(load_trial, "DEADLINE_SECONDS", 0.001)
+    monkeypatch.setattr(sandboxed_load, "DEADLINE_SECONDS", 0.001)
     with pytest.raises(LoadTimeoutError, match="too busy"):
         prove_in_child(models["binary"].text, models["binary"].golden, library_path())
 
 
 def test_load_is_refused_when_the_child_has_too_little_memory(models, monkeypatch):
-    monkeypatch.setattr(load_trial, "MEMORY_BYTES", 1 << 20)
+    monkeypatch.setattr(sandboxed_load, "MEMORY_BYTES", 1 << 20)
     with pytest.raises(LoadTrialError) as refusal:
         prove_in_child(models["binary"].text, models["binary"].golden, library_path())
     assert refusal.value.code == "NS-MODEL-004"
@@ -204,8 +204,8 @@ def test_child_knows_nothing_of_our_environment(monkeypatch, tmp_path):
     script = tmp_path / "child.py"
     script.write_text("import json, os, sys\nprint(json.dumps([sorted(os.environ), 'nightshift' in sys.modules, len(sys.path)]))\n")
     monkeypatch.setenv("NIGHTSHIFT_WAREHOUSE_PASSWORD", "canary")
-    monkeypatch.setattr(load_trial_child, "__file__", str(script))
-    names, has_package, _ = json.loads(load_trial._run(b""))
+    monkeypatch.setattr(sandboxed_load_child, "__file__", str(script))
+    names, has_package, _ = json.loads(sandboxed_load._run(b""))
     assert {*names} <= {"OMP_NUM_THREADS", "LD_LIBRARY_PATH", "TMPDIR", "LC_CTYPE"}
     assert not has_package
 

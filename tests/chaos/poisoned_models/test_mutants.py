@@ -11,12 +11,12 @@ from random import Random
 import pytest
 from tests.chaos.poisoned_models.mutators import MUTATORS, mutant, with_true_sizes
 
+from nightshift.models import sandboxed_load
+from nightshift.models.booster import library_path
+from nightshift.models.model_tokens import ModelTextError
+from nightshift.models.sandboxed_load import LoadTrialError, prove_in_child
+from nightshift.models.trained_model import TrainedModel
 from nightshift.settings import PROJECT_ROOT
-from nightshift.training import load_trial
-from nightshift.training.booster import library_path
-from nightshift.training.load_trial import LoadTrialError, prove_in_child
-from nightshift.training.model_tokens import ModelTextError
-from nightshift.training.trained_model import TrainedModel
 
 pytestmark = [pytest.mark.promise("R8"), pytest.mark.mlts("infra-4"), pytest.mark.mlts("mon-5")]
 LONGEST_SECONDS = 5.0
@@ -94,7 +94,7 @@ def test_lightgbm_dies_of_mutants_when_nobody_checks_their_text(models, kind):
 
 @pytest.mark.timeout(60)
 def test_endless_tree_ends_with_the_childs_processor_time_when_nobody_checks_its_text(models, monkeypatch):
-    monkeypatch.setattr(load_trial, "CPU_SECONDS", 1)
+    monkeypatch.setattr(sandboxed_load, "CPU_SECONDS", 1)
     model = models["binary"]
     left = next(line for line in model.text.split("\n") if line.startswith("left_child="))
     ring = with_true_sizes(model.text.replace(left, "left_child=" + " ".join(["0"] * len(left.split(" "))), 1))

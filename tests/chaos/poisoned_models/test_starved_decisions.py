@@ -10,14 +10,14 @@ from random import Random
 import pytest
 from tests.chaos.poisoned_models.conftest import _spec, make_rows
 
-from nightshift.registry import case as case_module
-from nightshift.registry.case import Case
-from nightshift.registry.criteria import answer
+from nightshift.models import sandboxed_load
+from nightshift.models.sandboxed_load import LoadTimeoutError
+from nightshift.models.trained_model import TrainedModel
+from nightshift.registry import promotion_context as case_module
+from nightshift.registry.checks import answer
 from nightshift.registry.model_versions import ModelVersion
-from nightshift.registry.quality import non_inferiority
-from nightshift.training import load_trial
-from nightshift.training.load_trial import LoadTimeoutError
-from nightshift.training.trained_model import TrainedModel
+from nightshift.registry.performance_checks import non_inferiority
+from nightshift.registry.promotion_context import PromotionContext
 
 pytestmark = [pytest.mark.promise("R8")]
 DAY = dt.date(2013, 7, 1)
@@ -27,13 +27,13 @@ def version(number: int) -> ModelVersion:
     return ModelVersion("parcel_binary", number, "d", "k", "s", 1, "k", "s", 1, "t", DAY, DAY, {}, {})
 
 
-class JudgedCase(Case):
+class JudgedCase(PromotionContext):
     """A case with rows and labels of its own: everything else of the gate is asked for what is real."""
 
     rows = make_rows(5, 4)
 
 
-def judged(files: dict[str, bytes], monkeypatch, spec) -> Case:
+def judged(files: dict[str, bytes], monkeypatch, spec) -> PromotionContext:
     """Return a new decision, in which the champion is loaded from its files."""
     monkeypatch.setattr(case_module, "load_model", lambda _store, _version: loaded(files))
     return JudgedCase(None, None, spec, None, {}, version(2), version(1))
@@ -54,7 +54,7 @@ def starve(monkeypatch, dice: Random, share: float) -> None:
             raise subprocess.TimeoutExpired("child", how["timeout"])
         return run(*given, **how)
 
-    monkeypatch.setattr(load_trial.subprocess, "run", run_or_starve)
+    monkeypatch.setattr(sandboxed_load.subprocess, "run", run_or_starve)
 
 
 @pytest.mark.parametrize("n", [100, pytest.param(1_000, marks=[pytest.mark.long, pytest.mark.timeout(1800)])])
@@ -64,7 +64,7 @@ def test_no_decision_is_made_without_comparison_when_the_machine_is_starved(mode
     outcomes: Counter[str] = Counter()
     starve(monkeypatch, dice, 0.97)
     for _ in range(n):
-        monkeypatch.setattr(load_trial, "_proved", set())
+        monkeypatch.setattr(sandboxed_load, "_proved", set())
         case = judged(files, monkeypatch, spec)
         try:
             outcomes[case.champion_status] += 1
@@ -77,7 +77,7 @@ def test_no_decision_is_made_without_comparison_when_the_machine_is_starved(mode
 
 
 def test_the_gate_repeats_the_decision_instead_of_answering_without_the_champion(models, monkeypatch):
-    monkeypatch.setattr(load_trial, "_proved", set())
+    monkeypatch.setattr(sandboxed_load, "_proved", set())
     starve(monkeypatch, Random(1), 1.0)  # noqa: S311 - reproducible starvation, no secret
     with pytest.raises(LoadTimeoutError, match="too busy") as caught:
         answer(judged(models["binary"].files, monkeypatch, _spec("binary")), {"non_inferiority": non_inferiority})

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from examples.flights.upstream import deliver
 from psycopg import sql
 
 from nightshift.contracts.partitions import PartitionRange
-from nightshift.replay.upstream import deliver
-from nightshift.services.object_server import ObjectServer, ObjectServerEndpoint
-from nightshift.services.placement import place_servers
+from nightshift_local.object_server import ObjectServer, ObjectServerEndpoint
+from nightshift_local.placement import place_servers
 
 DISK_BYTES = 24 * 1024**2
 

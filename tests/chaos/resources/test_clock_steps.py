@@ -6,13 +6,13 @@ import datetime as dt
 from contextlib import contextmanager
 
 import pytest
+from examples.flights.faults import Fault, FaultKind
+from examples.flights.upstream import deliver
 
 from nightshift.contracts.partitions import PartitionRange
 from nightshift.errors import ObjectStoreError
 from nightshift.ingestion.load import ingest
 from nightshift.lake.object_store import ObjectStore
-from nightshift.replay.faults import Fault, FaultKind
-from nightshift.replay.upstream import deliver
 from nightshift.warehouse.connection import connect
 from nightshift.warehouse.partition_write import LoadManifest, Target, audit, begin, publish
 

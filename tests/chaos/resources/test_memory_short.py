@@ -21,7 +21,7 @@ import os, resource, signal, sys
 import boto3, great_expectations, numpy, psycopg, pyarrow.compute, pyarrow.csv
 from nightshift.contracts.partitions import PartitionRange
 from nightshift.contracts.run import RunContext
-from nightshift.exhaustion import named_exhaustion
+from nightshift.resource_errors import named_exhaustion
 from nightshift.ingestion import load, raw_version
 from nightshift.settings import load_settings
 

@@ -13,8 +13,8 @@ from tests.whole_night import NIGHT, Whole, not_green
 
 from nightshift.contracts.run import RunContext
 from nightshift.orchestration.task_scope import task_identity
-from nightshift.services.airflow_api import DagRun
 from nightshift.warehouse.connection import connect
+from nightshift_local.airflow_api import DagRun
 
 Found = TypeVar("Found")
 Contents = dict[str, tuple[str, int]]

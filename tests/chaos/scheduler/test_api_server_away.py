@@ -13,11 +13,11 @@ import pytest
 from tests.chaos.scheduler.disturbance import contents, eventually, start, unpublished, wait_until_quiet
 from tests.whole_night import IMPATIENT, NIGHT, Whole, not_green
 
-from nightshift.services.airflow_parts import API_SERVER, DAG_PROCESSOR, SCHEDULER
-from nightshift.services.process import ServerProcess
-from nightshift.services.supervisor import NAME as SUPERVISOR
 from nightshift.settings import PROJECT_ROOT
 from nightshift.warehouse.connection import connect
+from nightshift_local.airflow_parts import API_SERVER, DAG_PROCESSOR, SCHEDULER
+from nightshift_local.process import ServerProcess
+from nightshift_local.supervisor import NAME as SUPERVISOR
 
 pytestmark = [pytest.mark.airflow, pytest.mark.integration, pytest.mark.timeout(1500, func_only=True), pytest.mark.long]
 

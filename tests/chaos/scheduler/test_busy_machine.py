@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from examples.flights.faults import Fault, FaultKind
+from examples.flights.flights_2013 import DATASETS
+from examples.flights.upstream import deliver
 from tests.chaos.scheduler.disturbance import ENDED, eventually
 from tests.whole_night import Whole, open_whole
 
 from nightshift.contracts.model_spec import load_specs
 from nightshift.contracts.partitions import Partition, PartitionRange
-from nightshift.replay.faults import Fault, FaultKind
-from nightshift.replay.flights_2013 import DATASETS
-from nightshift.replay.upstream import deliver
 from nightshift.warehouse.connection import connect
 
 pytestmark = [

@@ -22,8 +22,8 @@ from tests.chaos.scheduler.disturbance import (
 )
 from tests.whole_night import NIGHT, Whole
 
-from nightshift.services.process import ServerProcess
 from nightshift.warehouse.connection import connect
+from nightshift_local.process import ServerProcess
 
 pytestmark = [pytest.mark.airflow, pytest.mark.integration, pytest.mark.timeout(900, func_only=True), pytest.mark.long]
 

@@ -12,8 +12,8 @@ import pytest
 from tests.chaos.scheduler.disturbance import contents, end_of, start, wait_until_quiet
 from tests.whole_night import NIGHT, Whole
 
-from nightshift.services.airflow_parts import AirflowPart
 from nightshift.warehouse.connection import connect
+from nightshift_local.airflow_parts import AirflowPart
 
 pytestmark = [pytest.mark.airflow, pytest.mark.integration, pytest.mark.timeout(1500, func_only=True), pytest.mark.long]
 

@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import pyarrow as pa
+from examples.flights.faults import Fault, FaultKind
+from examples.flights.upstream import deliver
 from tests.integration.monitoring import conftest as parcels
 from tests.integration.scoring import conftest as scoring
 from tests.integration.training import conftest as training
@@ -20,7 +22,7 @@ from nightshift.contracts.model_spec import ModelSpec
 from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.contracts.run import RunContext
 from nightshift.errors import AuditError, NightshiftError
-from nightshift.fault_points import FaultPoint
+from nightshift.failpoints import Failpoint
 from nightshift.ingestion.corrected_drop import replay_corrections
 from nightshift.ingestion.load import ingest
 from nightshift.lake.object_store import ObjectStore
@@ -29,15 +31,13 @@ from nightshift.quality.contract_check import ContractError
 from nightshift.quality.correction import correct_row
 from nightshift.quality.quarantine import QuarantineState, list_rows, settle_rows
 from nightshift.registry.evidence import verify_chain
-from nightshift.replay.faults import Fault, FaultKind
-from nightshift.replay.upstream import deliver
 from nightshift.settings import Settings
-from nightshift.warehouse.bulk import copy_in
+from nightshift.warehouse.arrow_io import copy_in
 from nightshift.warehouse.connection import connect
-from nightshift.warehouse.decisions import open_ones
 from nightshift.warehouse.partition_write import LoadManifest, audit, begin, collect, publish
+from nightshift.warehouse.retrain_requests import open_ones
 
-P = FaultPoint
+P = Failpoint
 FIRST = PartitionRange.of("2013-01-01")
 NIGHT = Partition.parse("2020-02-01")
 STORMY = ("2020-02-02", "2020-02-03", "2020-02-04")
@@ -56,7 +56,7 @@ class Scenario:
 
     prepare: Callable[[Settings], None]
     step: Callable[[Settings, RunContext], object]
-    points: tuple[FaultPoint, ...]
+    points: tuple[Failpoint, ...]
     is_long: bool = False
 
 
@@ -167,7 +167,7 @@ def _score(settings: Settings, run: RunContext) -> None:
 
 
 def _prepare_rollback(settings: Settings) -> None:
-    from nightshift.scoring.relations import ensure_prediction_relations
+    from nightshift.scoring.prediction_tables import ensure_prediction_relations
 
     _prepare_scoring(settings)
     spec = scoring.make_spec()
@@ -178,7 +178,7 @@ def _prepare_rollback(settings: Settings) -> None:
 
 
 def _rollback(settings: Settings, run: RunContext) -> None:
-    from nightshift.scoring.repair import plan_rollback, roll_back
+    from nightshift.scoring.republish import plan_rollback, roll_back
 
     spec = scoring.make_spec()
     roll_back(settings, spec, plan_rollback(settings, spec, 1, DAY.first, run), "an exercise", run)
@@ -203,7 +203,7 @@ def _train(settings: Settings, run: RunContext) -> None:
 
 
 def _prepare_monitoring(settings: Settings) -> None:
-    from nightshift.scoring.relations import ensure_prediction_relations
+    from nightshift.scoring.prediction_tables import ensure_prediction_relations
 
     ObjectStore.open(settings).ensure_bucket()
     with connect(settings) as conn:
@@ -220,7 +220,7 @@ def _prepare_monitoring(settings: Settings) -> None:
 
 
 def _monitor(settings: Settings, run: RunContext) -> None:
-    from nightshift.monitoring import measure as module
+    from nightshift.monitoring import monitor as module
     from nightshift.monitoring.report import Report
 
     module.make_report = lambda *_: Report(b"<html></html>", b"{}")  # Evidently takes seconds and has its own test

@@ -28,13 +28,13 @@ import psycopg
 from nightshift.contracts.partitions import PartitionRange
 from nightshift.contracts.run import RunContext
 from nightshift.errors import NightshiftError, StaleTokenError
-from nightshift.services.local_env import warehouse_settings
-from nightshift.services.placement import remove_placed_files
-from nightshift.services.postgres import SUPERUSER, PostgresServer
 from nightshift.settings import Settings
 from nightshift.warehouse.connection import connect
 from nightshift.warehouse.migrate import migrate
 from nightshift.warehouse.partition_write import LoadManifest, Target, audit, begin, collect, publish
+from nightshift_local.local_env import warehouse_settings
+from nightshift_local.placement import remove_placed_files
+from nightshift_local.postgres import SUPERUSER, PostgresServer
 
 FORK = multiprocessing.get_context("fork")
 TARGET = Target("features/thing", "features", "feat_thing", ("thing_id",))

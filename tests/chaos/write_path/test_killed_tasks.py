@@ -13,7 +13,7 @@ from tests.integration.warehouse.conftest import DAY, PLAIN, manifest
 
 from nightshift.contracts.run import RunContext
 from nightshift.settings import Settings
-from nightshift.warehouse.bulk import read_arrow
+from nightshift.warehouse.arrow_io import read_arrow
 from nightshift.warehouse.connection import connect
 from nightshift.warehouse.partition_write import LoadManifest, begin
 

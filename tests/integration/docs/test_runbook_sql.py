@@ -33,7 +33,7 @@ def statements() -> list[tuple[str, str]]:
 @pytest.mark.slow
 def test_every_statement_of_a_page_runs(settings: Settings, conn: psycopg.Connection):
     from nightshift.contracts.model_spec import load_specs
-    from nightshift.scoring.relations import ensure_prediction_relations
+    from nightshift.scoring.prediction_tables import ensure_prediction_relations
     from nightshift.warehouse.dbt_runner import ensure_relations
 
     ensure_relations(settings)

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 from nightshift.contracts.datasets import load_contract, load_contracts
 from nightshift.contracts.partitions import PartitionRange
 from nightshift.contracts.run import RunContext
+from nightshift.ingestion.late_arrivals import SweepResult, sweep
 from nightshift.ingestion.load import IngestResult, ingest
-from nightshift.ingestion.sweep import SweepResult, sweep
 from nightshift.lake.object_store import ObjectStore
 from nightshift.settings import Settings
 from nightshift.warehouse.connection import connect

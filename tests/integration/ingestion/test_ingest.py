@@ -4,6 +4,8 @@ import datetime as dt
 import json
 
 import pytest
+from examples.flights.faults import Fault, FaultKind
+from examples.flights.upstream import deliver
 from tests.conftest import write_suite
 
 from nightshift.contracts.datasets import load_contracts
@@ -15,8 +17,6 @@ from nightshift.lake.object_store import ObjectStore
 from nightshift.quality.contract_check import ColumnsError, ContractError, DigestError, RefusedRatioError, RowCountError, TypeChangedError
 from nightshift.quality.gates import GateError, SuiteError
 from nightshift.quality.quarantine import QuarantineState, count_rows, list_rows
-from nightshift.replay.faults import Fault, FaultKind
-from nightshift.replay.upstream import deliver
 from nightshift.warehouse.migrate import migrate
 
 pytestmark = pytest.mark.integration
@@ -323,19 +323,19 @@ def test_a_dataset_is_refused_when_it_has_no_suite_however_often_it_comes(settin
 
 
 def test_a_rerun_ends_the_same_when_an_attempt_was_killed_before_publishing(settings, conn, run, monkeypatch):
-    from nightshift.ingestion import raw_version
+    from nightshift.ingestion import raw_load
 
     play(settings, fault(FaultKind.BAD_ROWS, column="temperature_f", value="cold", n_rows=2))
-    real = raw_version.publish
+    real = raw_load.publish
 
     def killed(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(raw_version, "publish", killed)
+    monkeypatch.setattr(raw_load, "publish", killed)
     with pytest.raises(KeyboardInterrupt):
         ingest(settings, "weather", DAYS, run)
     assert visible(conn) == []
-    monkeypatch.setattr(raw_version, "publish", real)
+    monkeypatch.setattr(raw_load, "publish", real)
 
     result = ingest(settings, "weather", DAYS, run)
 

@@ -18,16 +18,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 import pytest
+from examples.flights.upstream import deliver
 from pyarrow import csv, parquet
 
-from nightshift import fault_points
+from nightshift import failpoints
 from nightshift.contracts.partitions import PartitionRange
 from nightshift.contracts.run import RunContext
 from nightshift.errors import NightshiftError, ObjectStoreError
-from nightshift.fault_points import FaultPoint, InjectedFaultError
+from nightshift.failpoints import Failpoint, InjectedFaultError
 from nightshift.ingestion import large_drop
+from nightshift.ingestion.late_arrivals import sweep
 from nightshift.ingestion.load import IngestResult, ingest
-from nightshift.ingestion.sweep import sweep
 from nightshift.lake import object_stream, transfer
 from nightshift.lake.drops import NewDrop, write_drop
 from nightshift.lake.object_store import ObjectDamagedError, ObjectStore
@@ -40,8 +41,7 @@ from nightshift.quality.contract_check import (
     TypeChangedError,
     UnreadableError,
 )
-from nightshift.quality.passing_rows import PassingRows
-from nightshift.replay.upstream import deliver
+from nightshift.quality.streaming_checks import PassingRows
 from nightshift.settings import Settings
 
 if TYPE_CHECKING:
@@ -429,12 +429,12 @@ def test_no_file_but_parquet_needs_a_disk(world, streaming, day):
 @pytest.fixture
 def unarmed() -> Iterator[None]:
     yield
-    fault_points.arm("")
+    failpoints.enable("")
 
 
 @pytest.mark.promise("R4")
 @pytest.mark.usefixtures("unarmed")
-@pytest.mark.parametrize("point", [FaultPoint.INGEST_CHECKED, FaultPoint.APPEND_AFTER, FaultPoint.INGEST_STAGE_AFTER])
+@pytest.mark.parametrize("point", [Failpoint.INGEST_CHECKED, Failpoint.APPEND_AFTER, Failpoint.INGEST_STAGE_AFTER])
 def test_a_rerun_ends_the_same_when_it_broke(world, streaming, day, point):
     header, rows = day
     rows = damaged(header, rows, 1)
@@ -443,11 +443,11 @@ def test_a_rerun_ends_the_same_when_it_broke(world, streaming, day, point):
     undisturbed = world.stands()
     world.forget()
 
-    fault_points.arm(f"{point}:1:exception")
+    failpoints.enable(f"{point}:1:exception")
     with pytest.raises((InjectedFaultError, NightshiftError)):
         world.ingest()
     assert world.one("select count(*) from ops.published") == 0
-    fault_points.arm("")
+    failpoints.enable("")
     world.ingest(attempt=2)
 
     after = world.stands()

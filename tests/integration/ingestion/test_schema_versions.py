@@ -8,9 +8,9 @@ from tests.conftest import write_suite
 from nightshift.contracts.datasets import load_contract, load_contracts
 from nightshift.contracts.partitions import PartitionRange
 from nightshift.errors import SpecError
+from nightshift.ingestion.late_arrivals import sweep
 from nightshift.ingestion.load import ingest
 from nightshift.ingestion.schema_diff import adoption, compare_schema
-from nightshift.ingestion.sweep import sweep
 from nightshift.lake.drops import NewDrop, write_drop
 from nightshift.lake.object_store import ObjectStore
 from nightshift.quality.contract_check import ColumnsError, TypeChangedError

@@ -16,15 +16,15 @@ from nightshift.contracts.model_spec import ModelSpec
 from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.contracts.run import RunContext, code_version
 from nightshift.lake.object_store import ObjectStore
-from nightshift.monitoring.measure import measure
+from nightshift.monitoring.monitor import measure
 from nightshift.monitoring.verdict import Verdict
 from nightshift.registry.model_versions import find_version, load_model, register
 from nightshift.registry.promotion import decide
-from nightshift.scoring.relations import ensure_prediction_relations
+from nightshift.scoring.prediction_tables import ensure_prediction_relations
 from nightshift.settings import Settings
 from nightshift.training.pipeline import train
 from nightshift.training.training_set import build_training_set
-from nightshift.warehouse.bulk import read_arrow
+from nightshift.warehouse.arrow_io import read_arrow
 
 if TYPE_CHECKING:
     from nightshift.warehouse.connection import Connection
@@ -192,7 +192,7 @@ def world(history: World) -> World:
 @pytest.fixture
 def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave the report away: Evidently takes seconds and has its own test."""
-    from nightshift.monitoring import measure as module
+    from nightshift.monitoring import monitor as module
     from nightshift.monitoring.report import Report
 
     monkeypatch.setattr(module, "make_report", lambda *_: Report(b"<html></html>", b"{}"))

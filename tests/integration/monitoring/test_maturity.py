@@ -9,11 +9,11 @@ import pytest
 from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.contracts.run import RunContext
 from nightshift.errors import NightshiftError
-from nightshift.monitoring import measure as module
+from nightshift.monitoring import monitor as module
 from nightshift.monitoring.report import ReportError
 from nightshift.monitoring.verdict import read_verdict
 from nightshift.warehouse.connection import connect
-from nightshift.warehouse.decisions import consume, decide_alone, decided_days, open_decision, open_ones
+from nightshift.warehouse.retrain_requests import consume, decide_alone, decided_days, open_decision, open_ones
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("no_report")]
 NIGHTS = ("2020-02-02", "2020-02-03", "2020-02-04", "2020-02-05")

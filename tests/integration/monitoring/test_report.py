@@ -6,9 +6,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from nightshift.models.signature import Signature
 from nightshift.monitoring import report as module
 from nightshift.monitoring.report import ReportError, Sample, Shown, make_report
-from nightshift.training.signature import Signature
 
 SIGNATURE = Signature(("wind",), (("carrier", ("A", "B")),))
 

@@ -57,15 +57,15 @@ LIES: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
     ),
     "rescue_predictions": (
         lambda: rescue_tasks.rescue_predictions(MODEL),
-        {"nightshift.scoring.rescue.rescue": SimpleNamespace(outcome="scored", reason=None, load_id=999, n_rows=5)},
+        {"nightshift.scoring.deadline_fallback.rescue": SimpleNamespace(outcome="scored", reason=None, load_id=999, n_rows=5)},
     ),
     "rescue_by_last_good_spec": (
         lambda: rescue_tasks.rescue_by_last_good_spec(MODEL),
-        {"nightshift.scoring.rescue.rescue": SimpleNamespace(outcome="scored", reason=None, load_id=999, n_rows=5)},
+        {"nightshift.scoring.deadline_fallback.rescue": SimpleNamespace(outcome="scored", reason=None, load_id=999, n_rows=5)},
     ),
     "measure_model": (
         lambda: tasks.measure_model(MODEL),
-        {"nightshift.monitoring.measure.measure": SimpleNamespace(summary=lambda: {"retrain_decision_id": None})},
+        {"nightshift.monitoring.monitor.measure": SimpleNamespace(summary=lambda: {"retrain_decision_id": None})},
     ),
     "announce_retraining": (lambda: tasks.announce_retraining({"retrain_decision_id": 7}), {}),
     "build_training_set": (

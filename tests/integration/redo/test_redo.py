@@ -3,17 +3,17 @@
 import datetime as dt
 
 import pytest
+from examples.flights.faults import Fault, FaultKind
+from examples.flights.upstream import deliver
 from pydantic import SecretStr
 
 from nightshift.cli.redo import print_plan
 from nightshift.contracts.model_spec import load_specs
 from nightshift.contracts.partitions import PartitionRange
 from nightshift.ingestion.load import ingest
-from nightshift.monitoring.measure import measure
+from nightshift.monitoring.monitor import measure
 from nightshift.redo.execution import redo
 from nightshift.redo.plan import Hole, Scope, make_plan
-from nightshift.replay.faults import Fault, FaultKind
-from nightshift.replay.upstream import deliver
 from nightshift.scoring.publication import score
 from nightshift.transformation.build import LookbackIncomplete, build
 

@@ -23,16 +23,16 @@ from nightshift.contracts.partitions import Partition
 from nightshift.contracts.run import RunContext
 from nightshift.lake.object_store import ObjectStore
 from nightshift.lake.snapshots import write_snapshot
-from nightshift.registry.case import Case
+from nightshift.models.trained_model import TrainedModel
 from nightshift.registry.model_versions import ModelVersion, register
 from nightshift.registry.promotion import Decision, decide
+from nightshift.registry.promotion_context import PromotionContext
 from nightshift.settings import Settings
 from nightshift.training.candidate import Origin, store_candidate
 from nightshift.training.pipeline import fit_model
 from nightshift.training.splits import rows_of, split_window
-from nightshift.training.trained_model import TrainedModel
 from nightshift.training.training_set import TrainingSet, build_training_set, find_training_set, read_rows
-from nightshift.warehouse.bulk import copy_in
+from nightshift.warehouse.arrow_io import copy_in
 from nightshift.warehouse.connection import connect
 
 if TYPE_CHECKING:
@@ -190,11 +190,11 @@ class Court:
         """Return the criteria that refuse, with their verdicts."""
         return {name: verdict for name, verdict in decision.numbers["criteria"].items() if verdict in ("failed", "unknown")}
 
-    def case(self, version: ModelVersion, champion: ModelVersion | None, spec: ModelSpec | None = None) -> Case:
+    def case(self, version: ModelVersion, champion: ModelVersion | None, spec: ModelSpec | None = None) -> PromotionContext:
         """Return a case as ``decide`` makes it."""
         manifest = self.conn.execute("select manifest from ml.training_sets where training_set = %s", [version.training_set]).fetchone()[0]
         training_set = find_training_set(self.conn, version.training_set)
-        return Case(self.settings, self.store, spec or self.spec, training_set, manifest, version, champion)
+        return PromotionContext(self.settings, self.store, spec or self.spec, training_set, manifest, version, champion)
 
 
 @pytest.fixture(scope="module")

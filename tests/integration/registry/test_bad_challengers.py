@@ -13,9 +13,9 @@ import pytest
 from tests.integration.registry.conftest import FEATURES, NIGHT, RUN, make_spec
 
 from nightshift.contracts.partitions import Partition, PartitionRange
-from nightshift.registry import gate, promotion
+from nightshift.registry import promotion, promotion_gate
 from nightshift.registry.model_versions import register
-from nightshift.registry.quality import churn
+from nightshift.registry.performance_checks import churn
 from nightshift.training.candidate import Origin, store_candidate
 
 pytestmark = [pytest.mark.integration, pytest.mark.mlts("infra-4")]
@@ -247,14 +247,14 @@ def test_refused_by_rule_when_it_gains_too_little_on_it(court):
 
 
 def test_refused_when_a_criterion_crashes(court, monkeypatch):
-    monkeypatch.setitem(gate.QUESTIONS, "leakage", lambda case: 1 / 0)
+    monkeypatch.setitem(promotion_gate.QUESTIONS, "leakage", lambda case: 1 / 0)
     decision = court.judge(court.fit(num_leaves=17))
     assert court.refusals(decision)["leakage"] == "unknown"
     assert "leakage: no verdict, it crashed with ZeroDivisionError" in " ".join(decision.reasons)
 
 
 def test_refused_when_a_criterion_answers_nothing(court, monkeypatch):
-    monkeypatch.setitem(gate.QUESTIONS, "slice", lambda case: [])
+    monkeypatch.setitem(promotion_gate.QUESTIONS, "slice", lambda case: [])
     assert court.refusals(court.judge(court.fit(num_leaves=18)))["slice"] == "unknown"
 
 

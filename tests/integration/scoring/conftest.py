@@ -17,12 +17,12 @@ from nightshift.contracts.model_spec import ModelSpec
 from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.contracts.run import RunContext
 from nightshift.lake.object_store import ObjectStore
+from nightshift.models.trained_model import TrainedModel
 from nightshift.registry.model_versions import ModelVersion, register
-from nightshift.scoring.relations import ensure_prediction_relations
+from nightshift.scoring.prediction_tables import ensure_prediction_relations
 from nightshift.settings import Settings
 from nightshift.training.candidate import Origin, store_candidate
 from nightshift.training.pipeline import fit_model
-from nightshift.training.trained_model import TrainedModel
 from nightshift.warehouse.partition_write import LoadManifest, PublishedLoad, Target, audit, begin, publish
 
 if TYPE_CHECKING:

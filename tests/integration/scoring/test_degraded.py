@@ -11,7 +11,7 @@ from tests.integration.scoring.conftest import DAY, publish_features
 from nightshift.contracts.partitions import Partition
 from nightshift.contracts.run import RunContext
 from nightshift.errors import WarehouseError
-from nightshift.scoring.champion import Named
+from nightshift.scoring.champion import PinnedVersion
 from nightshift.scoring.degraded import LATE_WINDOW, DegradedNight, better_choice, degraded_nights
 from nightshift.scoring.publication import score
 from nightshift.warehouse.connection import connect
@@ -72,7 +72,7 @@ def test_nothing_is_better_when_the_champion_is_really_broken(registry, warehous
     assert better_choice(scoring_settings, spec, warehouse, night) is None
 
 
-@pytest.mark.parametrize("named", [None, Named(1, "a_person")])
+@pytest.mark.parametrize("named", [None, PinnedVersion(1, "a_person")])
 def test_a_night_of_the_champion_or_of_a_named_version_is_not_degraded(registry, warehouse, scoring_settings, spec, named):
     publish_features(warehouse)
     registry.promote("2013-07-01" if named is None else "2013-08-01")

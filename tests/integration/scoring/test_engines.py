@@ -7,13 +7,13 @@ import logging
 import pytest
 from tests.integration.scoring.conftest import DAY, publish_features
 
+from nightshift.models import quickscorer
+from nightshift.models.quickscorer import VERSION
+from nightshift.models.shap_values import METHOD
 from nightshift.provenance.predictions import reason_methods, sample_predictions
 from nightshift.scoring import batch_scorer, scorer
-from nightshift.scoring.contributions import METHOD
 from nightshift.scoring.publication import score
 from nightshift.scoring.reasons import top_reasons
-from nightshift.training import quickscorer
-from nightshift.training.quickscorer import VERSION
 
 pytestmark = pytest.mark.integration
 PROOF = {"n_rows": 200, "raw_sha256": "0", "engines": {"quickscorer": {"version": VERSION, "objection": None}}}

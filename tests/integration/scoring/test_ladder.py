@@ -12,9 +12,9 @@ from nightshift.contracts.run import RunContext
 from nightshift.quality.gates import GateError
 from nightshift.registry.model_versions import RegistryError
 from nightshift.scoring.batch_scorer import WorseStepError, begin, score_shard
-from nightshift.scoring.champion import Named
+from nightshift.scoring.champion import PinnedVersion
+from nightshift.scoring.prediction_tables import ensure_prediction_relations
 from nightshift.scoring.publication import publish, score
-from nightshift.scoring.relations import ensure_prediction_relations
 from nightshift.scoring.scorer import ChampionBrokenError
 
 pytestmark = [pytest.mark.integration, pytest.mark.promise("R18")]
@@ -64,7 +64,7 @@ def test_named_version_scores_and_stays_until_the_champion_is_named(registry, wa
     publish_features(warehouse)
     registry.promote("2013-06-01", seed=1)
     registry.promote("2013-06-20", seed=2)
-    score(scoring_settings, spec, DAY, run, named=Named(1, "cli:ada"))
+    score(scoring_settings, spec, DAY, run, named=PinnedVersion(1, "cli:ada"))
     expected = {("named_version", "version 1 was named by cli:ada", 1)}
     assert set(current(warehouse, "score_source, score_source_reason, model_version")) == expected
 
@@ -72,7 +72,7 @@ def test_named_version_scores_and_stays_until_the_champion_is_named(registry, wa
     assert not any(load.is_new for load in score(scoring_settings, spec, DAY, nightly))
     assert set(current(warehouse, "score_source, score_source_reason, model_version")) == expected
 
-    score(scoring_settings, spec, DAY, run, named=Named(2, "cli:ada"))
+    score(scoring_settings, spec, DAY, run, named=PinnedVersion(2, "cli:ada"))
     assert set(current(warehouse, "score_source, score_source_reason, model_version")) == {("champion", None, 2)}
 
 
@@ -80,7 +80,7 @@ def test_named_version_says_that_it_knows_the_future_of_a_night(registry, wareho
     publish_features(warehouse)
     registry.promote("2013-06-01", seed=1)
     later = registry.promote("2013-07-09", seed=2)
-    score(scoring_settings, spec, DAY, run, named=Named(2, "cli:ada"))
+    score(scoring_settings, spec, DAY, run, named=PinnedVersion(2, "cli:ada"))
     reason = f"version 2 was named by cli:ada, and has learned from nights up to {later.partition_date}"
     assert set(current(warehouse, "score_source, score_source_reason, model_version")) == {("named_version", reason, 2)}
 
@@ -89,7 +89,7 @@ def test_champion_scores_when_a_night_of_a_named_version_is_run_again_and_that_i
     publish_features(warehouse)
     named = registry.promote("2013-06-01", seed=1)
     registry.promote("2013-06-20", seed=2)
-    score(scoring_settings, spec, DAY, run, named=Named(1, "cli:ada"))
+    score(scoring_settings, spec, DAY, run, named=PinnedVersion(1, "cli:ada"))
     registry.corrupt(named)
     score(scoring_settings, spec, DAY, run)
     assert set(current(warehouse, "score_source, model_version")) == {("champion", 2)}
@@ -103,9 +103,9 @@ def test_nothing_changes_when_the_named_version_is_broken_or_unknown(registry, w
     before = current(warehouse, "score, model_version, load_id")
     registry.corrupt(broken)
     with pytest.raises(ChampionBrokenError, match="Version 1 of parcel_late was asked for"):
-        score(scoring_settings, spec, DAY, run, named=Named(1, "cli:ada"))
+        score(scoring_settings, spec, DAY, run, named=PinnedVersion(1, "cli:ada"))
     with pytest.raises(RegistryError):
-        score(scoring_settings, spec, DAY, run, named=Named(77, "cli:ada"))
+        score(scoring_settings, spec, DAY, run, named=PinnedVersion(77, "cli:ada"))
     assert current(warehouse, "score, model_version, load_id") == before
 
 

@@ -17,7 +17,7 @@ from nightshift.contracts.run import RunContext
 from nightshift.registry.promotion import champion_for, promoted_versions
 from nightshift.registry.rollback import RollbackRefusedError, history
 from nightshift.scoring.publication import score
-from nightshift.scoring.repair import Repaired, plan_rollback, roll_back
+from nightshift.scoring.republish import Repaired, plan_rollback, roll_back
 from nightshift.warehouse.connection import connect
 
 if TYPE_CHECKING:

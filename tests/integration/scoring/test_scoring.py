@@ -18,7 +18,7 @@ from nightshift.scoring.batch_scorer import begin, score_shard
 from nightshift.scoring.feature_rows import FeaturesMissingError, shard_query
 from nightshift.scoring.plan import ScorePlan
 from nightshift.scoring.publication import IncompletePredictionsError, publish, score
-from nightshift.warehouse.bulk import read_arrow
+from nightshift.warehouse.arrow_io import read_arrow
 from nightshift.warehouse.connection import connect
 
 pytestmark = pytest.mark.integration

@@ -14,7 +14,7 @@ from tests.integration.training.conftest import tiny_spec
 
 from nightshift.contracts.partitions import Partition
 from nightshift.monitoring import outcomes
-from nightshift.scoring.relations import ensure_prediction_relations
+from nightshift.scoring.prediction_tables import ensure_prediction_relations
 from nightshift.training.training_set import build_training_set
 from nightshift.warehouse.grants import ANALYST, apply_grants
 

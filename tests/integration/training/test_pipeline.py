@@ -12,10 +12,10 @@ from nightshift.contracts.partitions import Partition
 from nightshift.lake.object_store import ObjectStore
 from nightshift.registry.model_versions import load_model, register
 from nightshift.registry.promotion import decide
-from nightshift.training import booster
+from nightshift.training import boosting
 from nightshift.training.pipeline import is_due, train
 from nightshift.training.training_set import build_training_set, read_rows
-from nightshift.warehouse.decisions import consume, open_decision, open_ones
+from nightshift.warehouse.retrain_requests import consume, open_decision, open_ones
 
 pytestmark = pytest.mark.integration
 
@@ -69,7 +69,7 @@ def test_same_digest_when_trained_twice_with_other_thread_counts(world, training
 
 def test_no_second_version_when_registered_twice(world, training_set, candidate, monkeypatch):
     first = register(world.settings, candidate, world.run)
-    monkeypatch.setattr(booster, "fit_trees", None)
+    monkeypatch.setattr(boosting, "fit_trees", None)
     again = train(world.settings, world.spec, training_set.key, world.run)
     assert (again.digest, again.figures, again.metrics) == (candidate.digest, candidate.figures, candidate.metrics)
     assert register(world.settings, again, world.run) == first
@@ -87,14 +87,14 @@ def test_same_digest_when_killed_after_every_checkpoint(world, training_set, mon
     rounds = {"early_stopping_rounds": 80, "num_boost_round": 150, "backtest_folds": 0}
     long_spec = world.spec_with(training={**world.spec.training.model_dump(), **rounds})
     undisturbed = train(world.settings, long_spec, training_set.key, world.run)
-    save, n_kills = booster._save_checkpoint, 0
+    save, n_kills = boosting._save_checkpoint, 0
 
     def save_and_die(checkpoint, state):
         save(checkpoint, state)
         if checkpoint is not None:
             raise Killed
 
-    monkeypatch.setattr(booster, "_save_checkpoint", save_and_die)
+    monkeypatch.setattr(boosting, "_save_checkpoint", save_and_die)
     while True:
         try:
             resumed = train(world.settings, long_spec, training_set.key, world.run)

@@ -4,11 +4,11 @@ import psycopg
 import pytest
 
 from nightshift.lake.object_store import ObjectStore
-from nightshift.registry import case, evidence_page, promotion
+from nightshift.models.model_text import ModelTextError
+from nightshift.models.sandboxed_load import LoadTimeoutError
+from nightshift.registry import evidence_page, promotion, promotion_context
 from nightshift.registry.model_versions import RegistryError, find_version, load_model, register
 from nightshift.registry.promotion import PromotionRaceError, champion_for, decide
-from nightshift.training.load_trial import LoadTimeoutError
-from nightshift.training.model_text import ModelTextError
 from nightshift.training.pipeline import train
 from nightshift.training.splits import split_window
 from nightshift.training.training_set import build_training_set, mature_window
@@ -145,14 +145,14 @@ def test_nobody_is_promoted_without_comparison_when_the_champion_cannot_be_loade
     champion = make_version(world)
     judge(world, champion)
     challenger = make_version(world, seed=5)
-    load, trouble = case.load_model, [LoadTimeoutError("busy"), ModelTextError("broken")]
+    load, trouble = promotion_context.load_model, [LoadTimeoutError("busy"), ModelTextError("broken")]
 
     def load_all_but_champion(store, version):
         if version.version == champion.version:
             raise trouble[0]
         return load(store, version)
 
-    monkeypatch.setattr(case, "load_model", load_all_but_champion)
+    monkeypatch.setattr(promotion_context, "load_model", load_all_but_champion)
     with pytest.raises(LoadTimeoutError):
         judge(world, challenger)
     assert n_promotions(world) == 1

@@ -7,7 +7,7 @@ import pyarrow.compute as pc
 import pytest
 
 from nightshift.lake.object_store import ObjectStore
-from nightshift.training.signature import SignatureError
+from nightshift.models.signature import SignatureError
 from nightshift.training.training_set import TrainingSetError, build_training_set, read_rows
 from nightshift.warehouse.damage import DamagedInputError
 

@@ -14,7 +14,7 @@ from tests.integration.scoring.conftest import make_spec
 from nightshift.cli.setup import as_admin
 from nightshift.contracts.datasets import load_contracts
 from nightshift.errors import WarehouseError
-from nightshift.scoring.relations import ensure_prediction_relations
+from nightshift.scoring.prediction_tables import ensure_prediction_relations
 from nightshift.settings import PROJECT_ROOT, Settings
 from nightshift.warehouse import analyst_sessions
 from nightshift.warehouse.analyst_logins import (

@@ -13,11 +13,11 @@ from psycopg import sql
 
 from nightshift import errors
 from nightshift.cli.setup import as_admin
-from nightshift.services import diagnosis
 from nightshift.settings import Settings
-from nightshift.warehouse import bulk, dbt_runner, faults
-from nightshift.warehouse.append_stream import append_stream
+from nightshift.warehouse import arrow_io, dbt_runner, faults
 from nightshift.warehouse.connection import connect
+from nightshift.warehouse.copy_stream import append_stream
+from nightshift_local import diagnosis
 
 pytestmark = pytest.mark.integration
 ONE = sql.SQL("select 1 as n")
@@ -109,9 +109,9 @@ def test_every_way_reaches_a_host_of_every_form(reached):
 
     with connect(reached, "test") as opened:
         opened.execute("create table public.taken (n integer)")
-    assert bulk.read_arrow(reached, ONE).to_pylist() == [{"n": 1}]
+    assert arrow_io.read_arrow(reached, ONE).to_pylist() == [{"n": 1}]
     for is_lean in (False, True):
-        batches = bulk.stream_arrow(reached, ONE, is_lean=is_lean)
+        batches = arrow_io.stream_arrow(reached, ONE, is_lean=is_lean)
         assert sum(batch.num_rows for batch in batches) == 1
     rows = pa.table({"n": pa.array([1, 2], pa.int32())})
     assert append_stream(reached, "public", "taken", [rows], lambda _: True, "test") == 2
@@ -148,9 +148,9 @@ def codes_of(settings: Settings, query: str) -> set[str]:
     statement = sql.SQL(query)
     ways = [
         by_psycopg,
-        lambda: bulk.read_arrow(settings, statement),
-        lambda: list(bulk.stream_arrow(settings, statement)),
-        lambda: list(bulk.stream_arrow(settings, statement, is_lean=True)),
+        lambda: arrow_io.read_arrow(settings, statement),
+        lambda: list(arrow_io.stream_arrow(settings, statement)),
+        lambda: list(arrow_io.stream_arrow(settings, statement, is_lean=True)),
     ]
     found = set()
     for way in ways:
@@ -175,7 +175,7 @@ def test_a_write_to_a_read_only_warehouse_has_its_code(settings, conn):
 
 
 def test_a_statement_over_its_limit_has_its_code(settings, monkeypatch):
-    monkeypatch.setattr(bulk, "STREAM_TIMEOUT_SECONDS", 1)
+    monkeypatch.setattr(arrow_io, "STREAM_TIMEOUT_SECONDS", 1)
     impatient = settings.model_copy(update={"statement_timeout_seconds": 1})
     assert codes_of(impatient, "select pg_sleep(30)::text as n") == {"NS-WAREHOUSE-004"}
 

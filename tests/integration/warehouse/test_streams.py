@@ -12,9 +12,9 @@ import pytest
 from psycopg import sql
 
 from nightshift.errors import WarehouseError
-from nightshift.warehouse import binary_rows, bulk, libpq
-from nightshift.warehouse.append_stream import append_stream
-from nightshift.warehouse.bulk import stream_arrow
+from nightshift.warehouse import arrow_io, binary_rows, libpq
+from nightshift.warehouse.arrow_io import stream_arrow
+from nightshift.warehouse.copy_stream import append_stream
 
 pytestmark = pytest.mark.integration
 EVERY_TYPE = """
@@ -36,7 +36,7 @@ def _rows(batches) -> pa.Table:
 def test_our_loops_read_what_the_driver_reads(settings, batch_bytes):
     query = sql.SQL(EVERY_TYPE.format(n=60) + " order by i")
     ours = _rows(stream_arrow(settings, query, batch_bytes=batch_bytes))
-    theirs = _rows(bulk._stream_by_driver(settings, query, "test", 1 << 22))
+    theirs = _rows(arrow_io._stream_by_driver(settings, query, "test", 1 << 22))
 
     assert ours.schema.equals(theirs.schema)
     assert ours.drop(["f8"]).equals(theirs.drop(["f8"]))

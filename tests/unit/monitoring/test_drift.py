@@ -6,8 +6,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from nightshift.models.signature import Signature
 from nightshift.monitoring.drift import (
-    Yardstick,
+    DriftReference,
     expected_shares,
     feature_drift,
     features_to_count,
@@ -15,12 +16,11 @@ from nightshift.monitoring.drift import (
     stability_index,
     total_variation,
 )
-from nightshift.monitoring.noise import training_noise
+from nightshift.monitoring.drift_baseline import training_noise
 from nightshift.quality import distances
 from nightshift.quality.bin_counts import BinCounter
 from nightshift.quality.profiles import scan
-from nightshift.training.reference import describe
-from nightshift.training.signature import Signature
+from nightshift.training.reference_profile import describe
 
 
 def test_index_is_zero_when_shares_are_equal() -> None:
@@ -102,7 +102,7 @@ def drift_of(then: pa.Array, now: pa.Array):
     trained = type("Trained", (), {"reference": reference, "predictions": lambda _, rows: Scores(rows)})()
     counter = BinCounter(*features_to_count(reference))
     scanned = scan(pa.table({"x": now}).to_batches(), counter)
-    yardstick = Yardstick(reference, training_noise(trained, rows), 0.2, 0.2, 0.1)
+    yardstick = DriftReference(reference, training_noise(trained, rows), 0.2, 0.2, 0.1)
     before = scan(pa.table({"x": then}).to_batches())["x"]
     [drift] = feature_drift(counter.columns(scanned), yardstick)
     return drift, distances.stability_index(before, scanned["x"])

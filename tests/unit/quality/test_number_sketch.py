@@ -10,7 +10,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from nightshift.quality import number_bins
+from nightshift.quality import log_linear_histogram
 from nightshift.quality.sketch import NumberSketch
 
 
@@ -51,7 +51,7 @@ def test_it_is_the_same_to_the_byte_in_any_cut_and_order(kind, monkeypatch):
 
     assert sketched(*shuffled).as_bytes() == whole
     assert merged.as_bytes() == whole
-    monkeypatch.setattr(number_bins, "_MOST_ROWS", 500)
+    monkeypatch.setattr(log_linear_histogram, "_MOST_ROWS", 500)
     assert sketched(*shuffled).as_bytes() == whole
 
 

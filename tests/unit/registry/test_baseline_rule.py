@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import pytest
 
 from nightshift.contracts.promotion_spec import Promotion
-from nightshift.registry.quality import baselines
-from nightshift.training.intervals import Estimate
-
-if TYPE_CHECKING:
-    from nightshift.registry.case import Case
+from nightshift.registry.performance_checks import baselines
+from nightshift.training.confidence_intervals import Estimate
 
 
 def verdict(name: str, value: float, low: float, high: float, minimum: float = 0.0) -> str:
@@ -20,7 +17,7 @@ def verdict(name: str, value: float, low: float, high: float, minimum: float = 0
     declared = Promotion(metric="roc_auc", minimum_gain_over_baseline=minimum)
     gain = Estimate(value, low, high, (high - low) / 4, 7)
     case = SimpleNamespace(spec=SimpleNamespace(promotion=declared), baselines=[name], gain=lambda _: gain, advantage=0.196)
-    (criterion,) = baselines(cast("Case", case))
+    (criterion,) = baselines(cast("PromotionContext", case))
     return criterion.verdict.value
 
 

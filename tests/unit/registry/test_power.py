@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from nightshift.training.by_day import Days, draw_days, statistic
-from nightshift.training.evaluation import Predictions
-from nightshift.training.intervals import difference, estimate
+from nightshift.models.predictions import Predictions
+from nightshift.training.block_bootstrap import Days, draw_days, statistic
+from nightshift.training.confidence_intervals import difference, estimate
 
 N_ROWS_A_DAY = 400
 NEEDED = 0.95

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from tests.unit.training.test_booster import _SAMPLED, _STRONG, EVERY_OTHER, PLAN, make_parts
+from tests.unit.training.test_boosting import _SAMPLED, _STRONG, EVERY_OTHER, PLAN, make_parts
 
-from nightshift.training import binned_rows, booster
-from nightshift.training.booster import fit_trees
+from nightshift.training import binned_rows, boosting
+from nightshift.training.boosting import fit_trees
 
 TUNED = {"num_leaves": 5, "learning_rate": 0.3, "feature_fraction": 0.5, "lambda_l2": 1.0}
 """Differs from the plan in nothing that decides about bins."""
@@ -45,7 +45,7 @@ def test_the_trees_are_those_of_the_rows(parts, tmp_path, n_binned, objective, p
     plan = replace(PLAN, objective=objective, params=params)
     undisturbed = fit_trees(*parts, plan)
     fit_trees(
-        *parts, replace(plan, params={name: value for name, value in params.items() if name in booster._BINS_ON} | TUNED), None, tmp_path
+        *parts, replace(plan, params={name: value for name, value in params.items() if name in boosting._BINS_ON} | TUNED), None, tmp_path
     )
 
     assert fit_trees(*parts, plan, None, tmp_path) == undisturbed
@@ -122,16 +122,16 @@ def test_a_fit_goes_on_without_a_folder(parts, tmp_path, caplog):
 
 def test_a_killed_fit_goes_on_from_its_checkpoint(parts, tmp_path, monkeypatch):
     undisturbed = fit_trees(*parts, PLAN)
-    checkpoint, folder, save = tmp_path / "fit.json", tmp_path / "binned", booster._save_checkpoint
+    checkpoint, folder, save = tmp_path / "fit.json", tmp_path / "binned", boosting._save_checkpoint
 
     def save_then_die(path, state):
         save(path, state)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(booster, "_save_checkpoint", save_then_die)
+    monkeypatch.setattr(boosting, "_save_checkpoint", save_then_die)
     with pytest.raises(KeyboardInterrupt):
         fit_trees(*parts, PLAN, checkpoint, folder)
-    monkeypatch.setattr(booster, "_save_checkpoint", save)
+    monkeypatch.setattr(boosting, "_save_checkpoint", save)
 
     assert fit_trees(*parts, PLAN, checkpoint, folder) == undisturbed
 

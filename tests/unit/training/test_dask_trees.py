@@ -12,8 +12,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from nightshift.models.booster import load_booster, predict_raw
 from nightshift.training import dask_trees
-from nightshift.training.booster import FitPlan, fit_trees, load_booster, predict_raw
+from nightshift.training.boosting import FitPlan, fit_trees
 from nightshift.training.dask_trees import DaskError, fit_trees_on_dask, losses_of
 
 NAMES = ["a", "b", "kind"]

@@ -7,9 +7,9 @@ import pytest
 from nightshift.contracts.metrics import METRICS, Task
 from nightshift.contracts.model_spec import FallbackRule
 from nightshift.contracts.promotion_spec import Slice
+from nightshift.models.predictions import Predictions
 from nightshift.training.evaluation import (
     EvaluationError,
-    Predictions,
     best_threshold,
     calibration_error,
     measure,

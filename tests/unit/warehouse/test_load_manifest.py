@@ -23,7 +23,7 @@ def test_digest_depends_on_inputs_and_not_on_who_runs():
 
 def test_digest_depends_on_the_code(monkeypatch):
     before = LoadManifest(RUN, {"a": "1"}).digest
-    monkeypatch.setattr("nightshift.warehouse.load.code_version", lambda: "other")
+    monkeypatch.setattr("nightshift.warehouse.write_types.code_version", lambda: "other")
 
     assert LoadManifest(RUN, {"a": "1"}).digest != before
 

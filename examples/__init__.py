@@ -1,0 +1,1 @@
+"""Projects that use nightshift. The library imports none of them."""

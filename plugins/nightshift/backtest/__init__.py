@@ -1,0 +1,1 @@
+"""Backtests: models and policies over past nights, without Airflow."""

@@ -1,0 +1,96 @@
+"""Load and read a LightGBM model: scores, contributions, importance, digest.
+
+With ``training.boosting``, which fits, the only module that knows LightGBM.
+"""
+
+from __future__ import annotations
+
+import re
+from hashlib import sha256
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nightshift.kernels import thread_count
+from nightshift.models.model_text import ModelTextError, check_model_text
+
+if TYPE_CHECKING:
+    import lightgbm as lgb
+    import numpy as np
+    import numpy.typing as npt
+
+    Matrix = npt.NDArray[np.float64]
+    Vector = npt.NDArray[np.float64]
+
+
+def load_booster(text: str, names: list[str] | None = None) -> lgb.Booster:
+    """Load a model from text, after checks: LightGBM ends the process on a bad one.
+
+    Args:
+        text: A text model.
+        names: The feature names it must have, in order; None skips that check.
+
+    Raises:
+        ModelTextError: The text is truncated, inconsistent or of other features.
+    """
+    check_model_text(text, names)
+    return load_checked(text)
+
+
+def load_checked(text: str) -> lgb.Booster:
+    """Load a text that ``check_model_text`` has taken.
+
+    Raises:
+        ModelTextError: LightGBM refuses it all the same.
+    """
+    import lightgbm as lgb
+
+    try:
+        return lgb.Booster(model_str=text)
+    # The package reads the parameters as JSON, which the library writes without looking at them.
+    except (lgb.basic.LightGBMError, ValueError) as error:
+        raise ModelTextError("LightGBM refuses the model file.", got=str(error), todo="Load another version, or train again.") from None
+
+
+def library_path() -> Path:
+    """Return LightGBM's shared library, for a process that loads it without the package; nothing is imported here."""
+    found = find_spec("lightgbm")
+    if found is None or found.origin is None:
+        raise ModelTextError("LightGBM is not installed.", todo="Install the requirements again.")
+    return Path(found.origin).parent / "lib" / "lib_lightgbm.so"
+
+
+def predict_raw(booster: lgb.Booster, matrix: Matrix) -> Vector:
+    """Return raw scores (log-odds, or the label's unit) of shape (n,) for a matrix of ``encode``."""
+    import numpy as np
+
+    return np.asarray(booster.predict(matrix, raw_score=True, num_threads=thread_count()), dtype=np.float64)
+
+
+def contributions(booster: lgb.Booster, matrix: Matrix) -> Matrix:
+    """Return what each feature adds to the raw score; shape (n, k + 1), the last column is the base value.
+
+    Source: Lundberg & Lee (2017), A unified approach to interpreting model predictions. About 300 times slower than ``predict_raw``.
+    """
+    import numpy as np
+
+    return np.asarray(booster.predict(matrix, pred_contrib=True, num_threads=thread_count()), dtype=np.float64)
+
+
+def importance(booster: lgb.Booster) -> dict[str, float]:
+    """Return the share of the total gain of each feature, 0 to 1, the largest first."""
+    gains = dict(zip(booster.feature_name(), booster.feature_importance("gain").tolist(), strict=True))
+    total = sum(gains.values()) or 1.0
+    return {name: gain / total for name, gain in sorted(gains.items(), key=lambda item: (-item[1], item[0]))}
+
+
+def trees_digest(text: str) -> str:
+    """Return the SHA-256, hex, of a text model without its ``parameters:`` block."""
+    return sha256(re.sub(r"\nparameters:.*?end of parameters\n", "\n", text, flags=re.DOTALL).encode()).hexdigest()
+
+
+def portable(text: str) -> str:
+    """Return the text without what its parameters say of the machines: threads, addresses and ports."""
+    for name, value in (("num_threads", "1"), ("local_listen_port", "12400"), ("machines", "")):
+        text = re.sub(rf"^\[{name}: [^\]\n]*\]$", f"[{name}: {value}]", text, flags=re.MULTILINE)
+    return text

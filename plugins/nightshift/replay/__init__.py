@@ -1,1 +1,0 @@
-"""The upstream system, played on a virtual clock."""

@@ -1,0 +1,154 @@
+"""A small client of Airflow's public REST API: start a partition's run, and follow it through the DAGs that it wakes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nightshift.errors import ServiceError
+from nightshift_local.airflow_parts import API_SERVER
+from nightshift_local.airflow_settings import USER
+from nightshift_local.credentials import Credentials
+from nightshift_local.ports import LOOPBACK, Ports
+
+if TYPE_CHECKING:
+    import httpx
+
+TIMEOUT_SECONDS = 20.0
+PAGE_ENTRIES = 100
+"""Airflow's own upper limit of a page; it cuts a larger wish without a word."""
+
+
+@dataclass(frozen=True)
+class DagRun:
+    """One run of one DAG.
+
+    Attributes:
+        dag_id: The DAG.
+        run_id: Airflow's name of the run.
+        partition_key: Its partition, None for a run without one.
+        state: ``queued``, ``running``, ``success`` or ``failed``.
+        started_at: ISO time, None while queued.
+        ended_at: ISO time, None before the end.
+    """
+
+    dag_id: str
+    run_id: str
+    partition_key: str | None
+    state: str
+    started_at: str | None
+    ended_at: str | None
+
+
+class AirflowApi:
+    """Talk to one Airflow API server.
+
+    Args:
+        url: Base URL.
+        user: User of the auth manager.
+        password: Its password.
+    """
+
+    def __init__(self, url: str, user: str, password: str) -> None:
+        self.url = url
+        self._login = {"username": user, "password": password}
+        self._client: httpx.Client | None = None
+
+    @classmethod
+    def local(cls, home: Path) -> AirflowApi:
+        """Return the client of the home's own Airflow."""
+        port = Ports(home).remembered().get(API_SERVER, 0)
+        return cls(f"http://{LOOPBACK}:{port}", USER, Credentials(home).get("airflow-admin"))
+
+    def dag_ids(self) -> set[str]:
+        """Return the DAGs that the DAG processor has read."""
+        return {dag["dag_id"] for dag in self._all("/dags", "dags", order_by="dag_id")}
+
+    def import_errors(self) -> list[str]:
+        """Return the files that do not load, with the last line of their traceback."""
+        errors = self._call("GET", "/importErrors", params={"limit": 50})["import_errors"]
+        return [f"{error['filename']}: {error['stack_trace'].strip().splitlines()[-1]}" for error in errors]
+
+    def unpause(self, dag_id: str) -> None:
+        """Let the scheduler start runs of the DAG."""
+        self._call("PATCH", f"/dags/{dag_id}", json={"is_paused": False})
+
+    def trigger(self, dag_id: str, partition_key: str | None, **form: object) -> str:
+        """Start a run, of one partition or with the answers to a form, and return its run id."""
+        run = self._call("POST", f"/dags/{dag_id}/dagRuns", json={"logical_date": None, "partition_key": partition_key, "conf": form})
+        return str(run["dag_run_id"])
+
+    def run(self, dag_id: str, run_id: str) -> DagRun:
+        """Return one run."""
+        return _dag_run(self._call("GET", f"/dags/{dag_id}/dagRuns/{run_id}"))
+
+    def runs(self, partition_key: str) -> list[DagRun]:
+        """Return all runs of all DAGs for one partition, the oldest first."""
+        found = self._all("/dags/~/dagRuns", "dag_runs", partition_key_pattern=partition_key, order_by="id")
+        return [run for run in map(_dag_run, found) if run.partition_key == partition_key]
+
+    def tasks(self, run: DagRun) -> list[dict[str, Any]]:
+        """Return the task instances of one run: ``task_id``, ``map_index``, ``state``, ``try_number``, ``duration`` in seconds."""
+        return self._all(f"/dags/{run.dag_id}/dagRuns/{run.run_id}/taskInstances", "task_instances", order_by="id")
+
+    def log(self, run: DagRun, task_id: str, attempt: int, map_index: int = -1) -> list[dict[str, Any]]:
+        """Return the lines that one try has written: ``timestamp``, ``event``, and what the logger added."""
+        path = f"/dags/{run.dag_id}/dagRuns/{run.run_id}/taskInstances/{task_id}/logs/{attempt}"
+        found = self._call("GET", path, params={"full_content": "true", "map_index": map_index}, headers={"Accept": "application/json"})
+        return [line for line in found["content"] if isinstance(line, dict)]
+
+    def clear(self, run: DagRun, task_ids: list[str] | None = None) -> int:
+        """Clear tasks of one run so that they run again, and return how many task instances that touched."""
+        body = {"dag_run_id": run.run_id, "dry_run": False, "only_failed": False, "reset_dag_runs": True, "task_ids": task_ids}
+        return len(self._call("POST", f"/dags/{run.dag_id}/clearTaskInstances", json=body)["task_instances"])
+
+    def fail(self, run: DagRun) -> None:
+        """Mark a run as failed; its tasks end, and what waits behind it starts."""
+        self._call("PATCH", f"/dags/{run.dag_id}/dagRuns/{run.run_id}", json={"state": "failed"})
+
+    def _all(self, path: str, name: str, **query: str) -> list[dict[str, Any]]:
+        """Return all entries of a listing: Airflow gives no more than a page at once, whatever limit one asks for."""
+        entries: list[dict[str, Any]] = []
+        while True:
+            page = self._call("GET", path, params={**query, "limit": PAGE_ENTRIES, "offset": len(entries)})
+            entries += page[name]
+            if not page[name] or len(entries) >= page["total_entries"]:
+                return entries
+
+    def _call(self, method: str, path: str, **content: Any) -> dict[str, Any]:  # noqa: ANN401 - passed on to httpx
+        """Send one request; a token that has expired is renewed once.
+
+        Raises:
+            ServiceError: Airflow cannot be reached or refuses.
+        """
+        import httpx
+
+        try:
+            answer = self._authorised().request(method, f"/api/v2{path}", **content)
+            if answer.status_code == httpx.codes.UNAUTHORIZED:
+                self._client = None
+                answer = self._authorised().request(method, f"/api/v2{path}", **content)
+        except httpx.HTTPError as error:
+            raise ServiceError(
+                f"Airflow at {self.url} does not answer {method} {path}.", got=repr(error), todo="Run `nightshift status`."
+            ) from None
+        if answer.is_error:
+            raise ServiceError(
+                f"Airflow refused {method} {path}.", got=f"{answer.status_code} {answer.text[:500]}", todo="Run `nightshift doctor`."
+            )
+        return answer.json() if answer.content else {}
+
+    def _authorised(self) -> httpx.Client:
+        import httpx
+
+        if self._client is None:
+            client = httpx.Client(base_url=self.url, timeout=TIMEOUT_SECONDS, trust_env=False)
+            token = client.post("/auth/token", json=self._login).raise_for_status().json()["access_token"]
+            client.headers["Authorization"] = f"Bearer {token}"
+            self._client = client
+        return self._client
+
+
+def _dag_run(run: dict[str, Any]) -> DagRun:
+    return DagRun(run["dag_id"], run["dag_run_id"], run.get("partition_key"), run["state"], run["start_date"], run["end_date"])

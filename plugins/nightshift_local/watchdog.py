@@ -1,0 +1,91 @@
+"""End the servers of a home when the program that started them is gone, however it died.
+
+Tests and benchmarks stop their servers themselves; a SIGKILL leaves them no time for it. So each
+starts one small process that waits for the starter's end on a pidfd, which the kernel makes readable
+at any death, and then stops what the home runs. A death signal (PR_SET_PDEATHSIG) would be simpler,
+but it fires when the starting *thread* ends, and a server that becomes another user loses it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import select
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+
+from nightshift.settings import PROJECT_ROOT
+from nightshift_local.placement import prepare_home
+from nightshift_local.process import START_TIME_TOLERANCE_SECONDS, Launch, ServerProcess
+from nightshift_local.stack import all_parts
+from nightshift_local.supervisor import stop_supervisor
+
+NAME = "watchdog"
+
+
+@contextmanager
+def ends_with_us(home: Path) -> Iterator[None]:
+    """Stop each server of a home that runs when the block ends, or this process, in whatever way.
+
+    Args:
+        home: Folder of local state; the block starts its servers.
+    """
+    process = ServerProcess(prepare_home(home), NAME)
+    started_at = psutil.Process().create_time()
+    starter = ["--pid", str(os.getpid()), "--started-at", str(started_at)]
+    argv = [sys.executable, "-m", __name__, "--home", str(home), *starter]
+    environment = {"PYTHONPATH": str(PROJECT_ROOT / "plugins")}
+    child = process.start(Launch(argv, environment, Path("/"), inherits_env=True))
+    try:
+        yield
+    finally:
+        # Not by its record, which is gone when the block deleted the home.
+        child.kill()
+        child.wait()
+        if home.is_dir():
+            stop_everything(prepare_home(home))
+
+
+def wait_for_end(pid: int, started_at: float) -> None:
+    """Return when the process that had this pid and start time has ended, or is no longer there."""
+    try:
+        starter = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        is_same = abs(psutil.Process(pid).create_time() - started_at) < START_TIME_TOLERANCE_SECONDS
+        if is_same:
+            select.select([starter], [], [])
+    except psutil.NoSuchProcess:
+        return
+    finally:
+        os.close(starter)
+
+
+def stop_everything(home: Path) -> None:
+    """Stop the supervisor, which would start the others again, then every part; data stays."""
+    stop_supervisor(home)
+    started = [part for part in all_parts(home) if part.process.was_started]
+    with ThreadPoolExecutor(max(len(started), 1)) as pool:
+        list(pool.map(lambda part: part.stop(), started))
+
+
+def main() -> None:
+    """Wait for the starter's end, then stop the servers of its home."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--home", type=Path, required=True)
+    parser.add_argument("--pid", type=int, required=True)
+    parser.add_argument("--started-at", type=float, required=True)
+    given = parser.parse_args()
+    wait_for_end(given.pid, given.started_at)
+    if given.home.is_dir():
+        stop_everything(prepare_home(given.home))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,127 @@
+"""The replayed monitor and gate say what the product's say, on the same nights of the same warehouse."""
+
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tests.integration.monitoring.conftest import TRAINED_ON, World, history, no_report, world  # noqa: F401  (fixtures)
+
+from nightshift.backtest import policy_backtest
+from nightshift.backtest.backtest import labelled_set
+from nightshift.backtest.monitor_replay import Watch, status_of
+from nightshift.backtest.nightly_models import Fleet, SharedFleet
+from nightshift.backtest.policies import POLICIES, Course, Policy, Rhythm
+from nightshift.backtest.policy_backtest import compare_policies, planned, train_models, training_nights
+from nightshift.backtest.policy_quality import PolicyResult
+from nightshift.backtest.progress import Progress
+from nightshift.backtest.promotion_replay import passes
+from nightshift.contracts.partitions import Partition, PartitionRange
+from nightshift.lake.object_store import ObjectStore
+from nightshift.registry.model_versions import register
+from nightshift.registry.promotion import decide
+from nightshift.training.pipeline import train
+from nightshift.training.training_set import build_training_set, read_rows
+
+pytestmark = pytest.mark.integration
+
+CHAMPION = TRAINED_ON.day
+QUIET, STORMY = (2, 3, 4), (5, 6, 7, 8)
+NIGHTS = [dt.date(2020, 2, day) for day in (*QUIET, *STORMY)]
+SAME = (
+    "drift_status",
+    "score_drift_status",
+    "performance_status",
+    "severe_loss_status",
+    "n_features",
+    "n_drifted",
+    "score_psi",
+    "metric_value",
+    "metric_baseline",
+    "metric_expected",
+    "n_labels",
+    "breached_days",
+    "in_cooldown",
+    "is_over_budget",
+    "has_triggered",
+)
+
+
+@pytest.fixture
+def stormy(world: World, no_report: None) -> World:  # noqa: F811
+    """Return the world after three quiet nights and four on which the wind blows and outcomes are turned around."""
+    for night in NIGHTS:
+        world.add_night(night.isoformat(), wind=0.0 if night.day in QUIET else 3.0, is_turned=night.day in STORMY)
+        world.score_night(night.isoformat())
+    return world
+
+
+def fleet_of(world: World, tmp_path: Path, *nights: dt.date) -> Fleet:  # noqa: F811
+    rows = labelled_set(world.settings, world.spec, Partition(NIGHTS[-1]), world.run)
+    made = Fleet(world.spec, read_rows(ObjectStore.open(world.settings), rows), tmp_path / "fleet")
+    list(made.train(nights, 1))
+    return made
+
+
+def test_verdicts_are_those_of_the_product_when_the_weather_changes(stormy: World, tmp_path: Path):
+    watch, course = Watch(stormy.settings, stormy.conn, fleet_of(stormy, tmp_path, CHAMPION)), Course(Policy(Rhythm.TRIGGERED))
+    for night in NIGHTS:
+        course.served[night] = CHAMPION
+        if watch.has_triggered(night, course):
+            course.decided.append(night)
+    found = {night: {name: getattr(watch.verdicts[night], name) for name in SAME} for night in NIGHTS}
+    product = {night: stormy.measure(night.isoformat()) for night in NIGHTS}
+    assert found == {night: {name: getattr(verdict, name) for name in SAME} for night, verdict in product.items()}
+    assert course.decided == [dt.date.fromisoformat(day) for day, _ in stormy.decisions()]
+    assert course.decided
+    assert {status_of(watch.verdicts[night]).score_drift for night in NIGHTS} == {"ok", "breached"}
+    assert {status_of(watch.verdicts[night]).performance for night in NIGHTS} == {"unknown", "ok", "breached"}
+
+
+def test_verdict_of_another_champion_does_not_count_when_the_model_changed(stormy: World, tmp_path: Path):
+    fleet, changed = fleet_of(stormy, tmp_path, CHAMPION, dt.date(2020, 2, 5)), Course(Policy(Rhythm.TRIGGERED))
+    watch = Watch(stormy.settings, stormy.conn, fleet)
+    for night in NIGHTS:
+        changed.served[night] = CHAMPION if night <= dt.date(2020, 2, 5) else dt.date(2020, 2, 5)
+        watch.has_triggered(night, changed)
+    sixth = watch.verdicts[dt.date(2020, 2, 6)]
+    assert sixth.model_version == dt.date(2020, 2, 5).toordinal()
+    assert all(day >= "2020-02-06" for days in sixth.breached_days.values() for day in days)
+    assert sixth.performance_status == "unknown"
+
+
+@pytest.mark.parametrize("night", [dt.date(2020, 2, 4), dt.date(2020, 2, 8)])
+def test_gate_decides_as_the_product_does(stormy: World, tmp_path: Path, night: dt.date):
+    training_set = build_training_set(stormy.settings, stormy.spec, Partition(night), stormy.run)
+    version = register(stormy.settings, train(stormy.settings, stormy.spec, training_set.key, stormy.run), stormy.run)
+    decision = decide(stormy.settings, stormy.spec, version.version, stormy.run)
+    assert passes(stormy.settings, fleet_of(stormy, tmp_path, CHAMPION, night), night, CHAMPION) == decision.is_promoted, decision.reasons
+
+
+def test_every_policy_takes_its_course_when_they_run_side_by_side(stormy: World, tmp_path: Path):
+    nights = PartitionRange(Partition(NIGHTS[0]), Partition(NIGHTS[-1]))
+    fleet = fleet_of(stormy, tmp_path, *training_nights(nights))
+    told: list[PolicyResult] = []
+    progress = Progress(planned([fleet], nights), lambda _: None)
+    n_kept = train_models(fleet, nights, progress)
+    found = compare_policies(stormy.settings, fleet, nights, progress, told.append, n_kept)
+    shared = on_disk(fleet)
+    alone = [policy_backtest._live(stormy.settings, shared, nights, policy, lambda _: None) for policy in POLICIES]
+    assert [result.policy for result in told] == list(POLICIES)
+    assert [result.course for result in found.results] == alone
+    by_policy = {str(result.policy): result.course for result in found.results}
+    assert set(by_policy["never"].served.values()) == {nights.first.shift(-1).day}
+    assert by_policy["nightly"].promoted == NIGHTS
+    assert by_policy["drift-triggered"].decided
+    assert progress.work["gate"].n_done >= len(NIGHTS)
+    assert progress.work["monitored night"].n_done == 2 * len(NIGHTS)
+
+
+def on_disk(fleet: Fleet) -> SharedFleet:
+    """Return the fleet with its rows in a file that stays."""
+    with fleet.shared() as shared:
+        kept = shared.rows.with_suffix(".kept")
+        kept.write_bytes(shared.rows.read_bytes())
+    return replace(shared, rows=kept)
