@@ -24,8 +24,14 @@ def main() -> int:
     parser.add_argument("file", nargs="?", type=Path, help="File with one message.")
     parser.add_argument("--range", dest="commits", help="Commits to check, for example main..HEAD.")
     arguments = parser.parse_args()
-    messages = read_commits(arguments.commits) if arguments.commits else {"message": arguments.file.read_text()}
-    problems = [f"{name}: {problem}" for name, text in messages.items() for problem in find_problems(text)]
+    messages = (
+        read_commits(arguments.commits)
+        if arguments.commits
+        else {"message": arguments.file.read_text()}
+    )
+    problems = [
+        f"{name}: {problem}" for name, text in messages.items() for problem in find_problems(text)
+    ]
     print("\n".join(problems) or f"{len(messages)} commit message(s) are well formed.")  # noqa: T201
     return 1 if problems else 0
 
@@ -45,7 +51,9 @@ def find_problems(message: str) -> list[str]:
     subject, *rest = lines or [""]
     problems = []
     if not SUBJECT.fullmatch(subject):
-        problems.append(f"the subject is not `kind(scope): what it does`, kind one of {', '.join(KINDS)}: {subject!r}")
+        problems.append(
+            f"the subject is not `kind(scope): what it does`, kind one of {', '.join(KINDS)}: {subject!r}"
+        )
     if len(subject) > SUBJECT_LENGTH:
         problems.append(f"the subject has {len(subject)} characters, at most {SUBJECT_LENGTH}")
     if rest and rest[0]:

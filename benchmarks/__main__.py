@@ -1,10 +1,12 @@
 """Run the benchmarks one after another, keep their results, and write docs/performance.md from them.
 
-    PYTHONPATH=plugins .venv/bin/python -m benchmarks [--quick] [--only scoring,ingest] [--against HEAD~1] [--page-only]
+    PYTHONPATH=plugins .venv/bin/python -m benchmarks [--quick] [--only scoring,ingest] [--against
+    HEAD~1] [--page-only]
 
-A full run takes an hour or two on two cores and replaces ``benchmarks/results/*.json``; ``--quick`` takes minutes, compares with the last
-full results, leaves the slowest peers out, and writes nothing. ``--against`` runs each benchmark of another commit just before ours, with
-the same packages, and keeps the ratios of all figures beside ours.
+A full run takes an hour or two on two cores and replaces ``benchmarks/results/*.json``; ``--quick``
+takes minutes, compares with the last full results, leaves the slowest peers out, and writes
+nothing. ``--against`` runs each benchmark of another commit just before ours, with the same
+packages, and keeps the ratios of all figures beside ours.
 """
 
 from __future__ import annotations
@@ -49,7 +51,14 @@ BENCHMARKS = (
     Benchmark("ingest", quick=("--rows=600000", "--repeats=1")),
     Benchmark("training", quick=("--rows=200000", "--trees=100", "--repeats=1", "--ways=")),
     Benchmark("profiles", quick=("--rows=300000", "--peer-rows=50000", "--repeats=1")),
-    Benchmark("scoring", quick=("--rows=200000", "--repeats=1", "--ways=predict only,pandas,nightshift lightgbm,nightshift quickscorer")),
+    Benchmark(
+        "scoring",
+        quick=(
+            "--rows=200000",
+            "--repeats=1",
+            "--ways=predict only,pandas,nightshift lightgbm,nightshift quickscorer",
+        ),
+    ),
     Benchmark("empty_night", quick=None),
     Benchmark("scaling", quick=None),
 )
@@ -57,17 +66,27 @@ BENCHMARKS = (
 
 def main() -> int:
     """Run what was asked for; return 1 when something failed or a limit is missed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="small sizes; results are shown and not kept")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="small sizes; results are shown and not kept"
+    )
     parser.add_argument("--only", default="", help="comma separated names")
     parser.add_argument("--against", default="", help="a commit, run in the same call")
-    parser.add_argument("--page-only", action="store_true", help="write the page from the results that are there")
+    parser.add_argument(
+        "--page-only", action="store_true", help="write the page from the results that are there"
+    )
     given = parser.parse_args()
     if given.page_only:
         write_page()
         return 0
     wanted = given.only.split(",") if given.only else [one.module for one in BENCHMARKS]
-    chosen = [one for one in BENCHMARKS if one.module in wanted and not (given.quick and one.quick is None)]
+    chosen = [
+        one
+        for one in BENCHMARKS
+        if one.module in wanted and not (given.quick and one.quick is None)
+    ]
     with tempfile.TemporaryDirectory() as folder, _checkout(given.against) as other:
         kept = Path(folder) if given.quick else RESULTS
         ended = {}
@@ -80,21 +99,46 @@ def main() -> int:
         before, now = read_results(RESULTS), read_results(kept)
     print("\n=== summary")
     for name, (code, seconds) in ended.items():
-        print(f"{name:16} {'limits met' if code == 0 else 'MISSED a limit, or failed':26} {seconds:6.0f} s")
+        print(
+            f"{name:16} {'limits met' if code == 0 else 'MISSED a limit, or failed':26} {seconds:6.0f} s"
+        )
         if given.quick and name in before and name in now:
-            print("".join(f"    {line}\n" for line in _beside(before[name]["limited"], now[name]["limited"])), end="")
+            print(
+                "".join(
+                    f"    {line}\n"
+                    for line in _beside(before[name]["limited"], now[name]["limited"])
+                ),
+                end="",
+            )
         if against := now.get(name, {}).get("against"):
-            print("".join(f"    {what}: {ratio:.2f} x that of {against['commit']}\n" for what, ratio in against["ratios"].items()), end="")
+            print(
+                "".join(
+                    f"    {what}: {ratio:.2f} x that of {against['commit']}\n"
+                    for what, ratio in against["ratios"].items()
+                ),
+                end="",
+            )
     if not given.quick:
         write_page()
     return int(any(code for code, _ in ended.values()) and not given.quick)
 
 
-def _run(one: Benchmark, folder: Path, *, is_quick: bool, project: Path = PROJECT_ROOT) -> tuple[int, float]:
+def _run(
+    one: Benchmark, folder: Path, *, is_quick: bool, project: Path = PROJECT_ROOT
+) -> tuple[int, float]:
     arguments = (one.quick or ()) if is_quick else one.full
-    print(f"\n=== {one.module} {' '.join(arguments)}{'' if project == PROJECT_ROOT else ' (the other commit)'}", flush=True)
+    print(
+        f"\n=== {one.module} {' '.join(arguments)}{'' if project == PROJECT_ROOT else ' (the other commit)'}",
+        flush=True,
+    )
     started = time.monotonic()
-    command = [sys.executable, "-m", f"benchmarks.{one.module}", *arguments, f"--json={folder / f'{one.module}.json'}"]
+    command = [
+        sys.executable,
+        "-m",
+        f"benchmarks.{one.module}",
+        *arguments,
+        f"--json={folder / f'{one.module}.json'}",
+    ]
     environment = {**os.environ, "PYTHONPATH": str(project / "plugins")}
     code = subprocess.run(command, cwd=project, env=environment, check=False).returncode
     return code, time.monotonic() - started
@@ -120,14 +164,29 @@ def _keep_ratios(ours: Path, theirs: Path) -> None:
     if not (ours.is_file() and theirs.is_file()):
         return
     now, before = (json.loads(path.read_text(encoding="utf-8")) for path in (ours, theirs))
-    numbers = [{**one["figures"], **{name: limited["value"] for name, limited in one["limited"].items()}} for one in (now, before)]
-    ratios = {name: number / numbers[1][name] for name, number in numbers[0].items() if numbers[1].get(name)}
-    ours.write_text(json.dumps({**now, "against": {"commit": before["commit"], "ratios": ratios}}, indent=1) + "\n", encoding="utf-8")
+    numbers = [
+        {**one["figures"], **{name: limited["value"] for name, limited in one["limited"].items()}}
+        for one in (now, before)
+    ]
+    ratios = {
+        name: number / numbers[1][name]
+        for name, number in numbers[0].items()
+        if numbers[1].get(name)
+    }
+    ours.write_text(
+        json.dumps({**now, "against": {"commit": before["commit"], "ratios": ratios}}, indent=1)
+        + "\n",
+        encoding="utf-8",
+    )
 
 
 def _beside(before: dict[str, dict[str, float]], now: dict[str, dict[str, float]]) -> list[str]:
     """Return the limited figures of this run beside those of the last full one; other sizes, so only their order says something."""
-    return [f"{name}: {now[name]['value']:.3g}, at full size {before[name]['value']:.3g}" for name in now if name in before]
+    return [
+        f"{name}: {now[name]['value']:.3g}, at full size {before[name]['value']:.3g}"
+        for name in now
+        if name in before
+    ]
 
 
 if __name__ == "__main__":

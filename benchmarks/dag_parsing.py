@@ -2,8 +2,8 @@
 
     PYTHONPATH=plugins .venv/bin/python -m benchmarks.dag_parsing [--specs 50] [--repeats 5]
 
-Each repeat is a process of its own, as each parse of Airflow's is; its DAG processor imports Airflow before it parts.
-The limit is 0.5 s for all files together.
+Each repeat is a process of its own, as each parse of Airflow's is; its DAG processor imports
+Airflow before it parts. The limit is 0.5 s for all files together.
 """
 
 from __future__ import annotations
@@ -45,12 +45,16 @@ def copy_dags(folder: Path, n_specs: int) -> None:
     text = (folder / "models" / "flight_delayed.yaml").read_text(encoding="utf-8")
     for number in range(n_specs - len(list((folder / "models").glob("*.yaml")))):
         name = f"copy_{number:03d}"
-        (folder / "models" / f"{name}.yaml").write_text(re.sub(r"^name: .*$", f"name: {name}", text, flags=re.MULTILINE))
+        (folder / "models" / f"{name}.yaml").write_text(
+            re.sub(r"^name: .*$", f"name: {name}", text, flags=re.MULTILINE)
+        )
 
 
 def main() -> int:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--specs", type=int, default=50)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--json", type=Path)
@@ -58,13 +62,31 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as home:
         folder = Path(home) / "dags"
         copy_dags(folder, given.specs)
-        environment = {**os.environ, "AIRFLOW_HOME": home, "NIGHTSHIFT_DAGS_DIR": str(folder), "PYTHONPATH": str(PROJECT_ROOT / "plugins")}
+        environment = {
+            **os.environ,
+            "AIRFLOW_HOME": home,
+            "NIGHTSHIFT_DAGS_DIR": str(folder),
+            "PYTHONPATH": str(PROJECT_ROOT / "plugins"),
+        }
         runs = [
-            json.loads(subprocess.run([sys.executable, "-c", READ, folder], env=environment, capture_output=True, check=True).stdout)
+            json.loads(
+                subprocess.run(
+                    [sys.executable, "-c", READ, folder],
+                    env=environment,
+                    capture_output=True,
+                    check=True,
+                ).stdout
+            )
             for _ in range(given.repeats + 1)
         ][1:]
-    result = Result("dag_parsing", f"{given.specs} specs, {runs[0]['n_dags']} DAGs, {given.repeats} processes after one to warm up")
-    result.figures = {f"{name}, s": statistics.median(run["seconds"][name] for run in runs) for name in runs[0]["seconds"]}
+    result = Result(
+        "dag_parsing",
+        f"{given.specs} specs, {runs[0]['n_dags']} DAGs, {given.repeats} processes after one to warm up",
+    )
+    result.figures = {
+        f"{name}, s": statistics.median(run["seconds"][name] for run in runs)
+        for name in runs[0]["seconds"]
+    }
     together = statistics.median(sum(run["seconds"].values()) for run in runs)
     result.limited["all DAG files together"] = Limited(together, "at most", LIMIT_SECONDS, "s")
     return result.tell(given.json)

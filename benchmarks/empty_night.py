@@ -2,9 +2,11 @@
 
     PYTHONPATH=plugins .venv/bin/python -m benchmarks.empty_night [--repeats 2] [--json FILE]
 
-A copy of contracts, suites and feature view that allow a night without rows (docs/adr/0030-empty-nights.md), and of specs that train on a
-month. History, training and one usual night come first; then upstream delivers files without rows. The time is that of the critical
-path: from the start of ``ingest`` to the end of the last task that publishes predictions, as Airflow recorded it.
+A copy of contracts, suites and feature view that allow a night without rows
+(docs/adr/0030-empty-nights.md), and of specs that train on a month. History, training and one usual
+night come first; then upstream delivers files without rows. The time is that of the critical path:
+from the start of ``ingest`` to the end of the last task that publishes predictions, as Airflow
+recorded it.
 """
 
 from __future__ import annotations
@@ -59,23 +61,40 @@ SMALL_SPEC = {"minimum_days": 25, "validation_days": 5, "holdout_days": 5, "num_
 
 def copy_project(folder: Path) -> dict[str, str]:
     """Copy what declares datasets, models and checks, edited so that a night may be empty, and return the settings that point there."""
-    places = {"dags": "DAGS_DIR", "dbt_project": "DBT_PROJECT_DIR", "expectations": "EXPECTATIONS_DIR"}
+    places = {
+        "dags": "DAGS_DIR",
+        "dbt_project": "DBT_PROJECT_DIR",
+        "expectations": "EXPECTATIONS_DIR",
+    }
     for name in places:
-        shutil.copytree(PROJECT_ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "target", "logs"))
+        shutil.copytree(
+            PROJECT_ROOT / name,
+            folder / name,
+            ignore=shutil.ignore_patterns("__pycache__", "target", "logs"),
+        )
     for name in DAILY:
-        _edit(folder / "dags" / "datasets" / f"{name}.yaml", r"^minimum_rows: \d+", "minimum_rows: 0")
+        _edit(
+            folder / "dags" / "datasets" / f"{name}.yaml", r"^minimum_rows: \d+", "minimum_rows: 0"
+        )
     for path in (folder / "dags" / "models").glob("*.yaml"):
         for key, value in SMALL_SPEC.items():
             _edit(path, rf"^  {key}: \d+", f"  {key}: {value}")
     _edit(folder / "dbt_project" / "models" / "features" / "flights" / "_features.yml", r"\{entity_key: flight_id\}",
           "{entity_key: flight_id, may_be_empty: true}")  # fmt: skip
     for path in (folder / "expectations").glob("*/*.json"):
-        _edit(path, r'("expect_table_row_count_to_be_between",\s+"kwargs": \{\s+"min_value": )1\b', r"\g<1>0")
+        _edit(
+            path,
+            r'("expect_table_row_count_to_be_between",\s+"kwargs": \{\s+"min_value": )1\b',
+            r"\g<1>0",
+        )
     return {f"NIGHTSHIFT_{variable}": str(folder / name) for name, variable in places.items()}
 
 
 def _edit(path: Path, pattern: str, value: str) -> None:
-    path.write_text(re.sub(pattern, value, path.read_text(encoding="utf-8"), flags=re.MULTILINE), encoding="utf-8")
+    path.write_text(
+        re.sub(pattern, value, path.read_text(encoding="utf-8"), flags=re.MULTILINE),
+        encoding="utf-8",
+    )
 
 
 def deliver_nothing(settings: Settings, day: Partition) -> None:
@@ -83,13 +102,20 @@ def deliver_nothing(settings: Settings, day: Partition) -> None:
     store = ObjectStore.open(settings)
     for dataset in DAILY:
         header = ",".join(next(iter(read_by_partition(dataset).values())).column_names)
-        write_drop(store, NewDrop(dataset, day.day, delivery_time(dataset, day), f"{header}\n".encode(), 0, "bench"))
+        write_drop(
+            store,
+            NewDrop(
+                dataset, day.day, delivery_time(dataset, day), f"{header}\n".encode(), 0, "bench"
+            ),
+        )
     advance_clock(settings, day.cutoff)
 
 
 def run(env: dict[str, str], *arguments: str) -> None:
     """Run Python in the benchmark's home, and show what it said if it fails."""
-    done = subprocess.run([sys.executable, *arguments], env=env, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, *arguments], env=env, capture_output=True, text=True, check=False
+    )
     if done.returncode:
         sys.exit(done.stdout[-3000:] + done.stderr[-3000:])
 
@@ -123,13 +149,17 @@ def nights(home: Path, n_empty: int) -> list[list[Step]]:
 
 def main() -> int:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder) / "home"
-        env = {name: value for name, value in os.environ.items() if not name.startswith("NIGHTSHIFT_")}
+        env = {
+            name: value for name, value in os.environ.items() if not name.startswith("NIGHTSHIFT_")
+        }
         os.environ |= {"NIGHTSHIFT_HOME": str(home), **copy_project(Path(folder))}
         env |= {name: value for name, value in os.environ.items() if name.startswith("NIGHTSHIFT_")}
         with ends_with_us(home):
@@ -141,10 +171,15 @@ def main() -> int:
                 run(env, "-m", "nightshift.cli", "down", "--delete-data", "--yes")
     seconds = [sum(step.seconds for step in path) for path in paths]
     middle = paths[seconds.index(statistics.median_low(seconds))]
-    result = Result("empty_night", f"{len(middle)} tasks on the path, {len(paths)} nights; of two models the later one")
+    result = Result(
+        "empty_night",
+        f"{len(middle)} tasks on the path, {len(paths)} nights; of two models the later one",
+    )
     for part in ("waiting", "starting", "importing", "working"):
         result.figures[f"{part}, s"] = sum(getattr(step, part) for step in middle)
-    result.limited["from the start to published"] = Limited(statistics.median_low(seconds), "at most", LONGEST_SECONDS, "s")
+    result.limited["from the start to published"] = Limited(
+        statistics.median_low(seconds), "at most", LONGEST_SECONDS, "s"
+    )
     return result.tell(given.json)
 
 

@@ -1,7 +1,8 @@
 """Time and memory of one decision: challenger against champion on 100,000 hold-out rows, with all criteria, record and page.
 
-``python -m benchmarks.evidence_gate [--rows 100000] [--days 28]`` starts its own PostgreSQL and S3 server, makes the rows and both models,
-and runs ``decide`` in a fresh process whose seconds and peak memory are printed: what the nightly task costs, imports included.
+``python -m benchmarks.evidence_gate [--rows 100000] [--days 28]`` starts its own PostgreSQL and S3
+server, makes the rows and both models, and runs ``decide`` in a fresh process whose seconds and
+peak memory are printed: what the nightly task costs, imports included.
 """
 
 from __future__ import annotations
@@ -45,13 +46,32 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as home, LocalServers(Path(home)) as servers:
         os.environ.update(servers.env)
         versions = _prepare(given.rows, given.days)
-        command = [sys.executable, "-m", "benchmarks.evidence_gate", "--days", str(given.days), "--decide"]
-        measured = [json.loads(subprocess.check_output([*command, str(version)])) for version in versions]
-    result = Result("evidence_gate", f"{given.rows:,} hold-out rows of {given.days} days, {N_FEATURES + 1} features")
+        command = [
+            sys.executable,
+            "-m",
+            "benchmarks.evidence_gate",
+            "--days",
+            str(given.days),
+            "--decide",
+        ]
+        measured = [
+            json.loads(subprocess.check_output([*command, str(version)])) for version in versions
+        ]
+    result = Result(
+        "evidence_gate",
+        f"{given.rows:,} hold-out rows of {given.days} days, {N_FEATURES + 1} features",
+    )
     for what, found in zip(("first champion", "against a champion"), measured, strict=True):
-        result.figures |= {f"{what}, criteria": found["n_criteria"], f"{what}, processor s": found["processor_seconds"]}
-        result.limited[f"{what}, whole decision"] = Limited(found["seconds"], "at most", LIMIT_SECONDS, "s")
-        result.limited[f"{what}, peak memory"] = Limited(found["peak_mb"], "at most", LIMIT_MB, "MiB")
+        result.figures |= {
+            f"{what}, criteria": found["n_criteria"],
+            f"{what}, processor s": found["processor_seconds"],
+        }
+        result.limited[f"{what}, whole decision"] = Limited(
+            found["seconds"], "at most", LIMIT_SECONDS, "s"
+        )
+        result.limited[f"{what}, peak memory"] = Limited(
+            found["peak_mb"], "at most", LIMIT_MB, "MiB"
+        )
     return result.tell(given.json)
 
 
@@ -61,7 +81,9 @@ def _decide(n_days: int, version: int) -> int:
     from nightshift.registry.promotion import decide
     from nightshift.settings import load_settings
 
-    decision = decide(load_settings(), _spec(n_days), version, RunContext("benchmark", 1, "benchmark"))
+    decision = decide(
+        load_settings(), _spec(n_days), version, RunContext("benchmark", 1, "benchmark")
+    )
     found = {
         "seconds": round(time.perf_counter() - started, 1),
         "processor_seconds": round(time.process_time() - cpu, 1),
@@ -88,7 +110,10 @@ def _spec(n_days: int) -> ModelSpec:
             "entity": {"name": "row", "key": "row_id"},
             "event_timestamp": "event_timestamp",
             "feature_view": "bench",
-            "features": {"numeric": [f"f{i}" for i in range(N_FEATURES)], "categorical": [{"name": "carrier"}]},
+            "features": {
+                "numeric": [f"f{i}" for i in range(N_FEATURES)],
+                "categorical": [{"name": "carrier"}],
+            },
             "label": {"relation": "fct_bench", "column": "label"},
             "training": {
                 "schedule": "nightly",
@@ -100,9 +125,17 @@ def _spec(n_days: int) -> ModelSpec:
                 "backtest_folds": 0,
                 "num_boost_round": 200,
             },
-            "promotion": {"metric": "roc_auc", "slices": [{"column": "carrier"}], "fairness": [{"column": "carrier"}]},
+            "promotion": {
+                "metric": "roc_auc",
+                "slices": [{"column": "carrier"}],
+                "fairness": [{"column": "carrier"}],
+            },
             "scoring": {"fallback": {"feature": "f0", "default": 0.3}},
-            "monitoring": {"metric": "log_loss", "maximum_metric_loss": 0.1, "windows": {"n": 2, "m": 3}},
+            "monitoring": {
+                "metric": "log_loss",
+                "maximum_metric_loss": 0.1,
+                "windows": {"n": 2, "m": 3},
+            },
         }
     )
 
@@ -116,16 +149,22 @@ def _rows(n_holdout: int, n_days: int) -> pa.Table:
     day = np.sort(np.arange(n) % all_days)
     features = dice.normal(size=(n, N_FEATURES))
     features[:, 0] = dice.random(n)
-    logit = features[:, 1] + features[:, 2] * features[:, 3] + 0.3 * dice.normal(size=all_days)[day] - 1
+    logit = (
+        features[:, 1] + features[:, 2] * features[:, 3] + 0.3 * dice.normal(size=all_days)[day] - 1
+    )
     dates = np.datetime64(FIRST_DAY) + day
     return pa.table(
         {
             "partition_date": pa.array(dates, pa.date32()),
             "row_id": [f"{i:08d}" for i in range(n)],
-            "event_timestamp": pa.array((dates + 1).astype("datetime64[s]"), pa.timestamp("us", "UTC")),
+            "event_timestamp": pa.array(
+                (dates + 1).astype("datetime64[s]"), pa.timestamp("us", "UTC")
+            ),
             "as_of": pa.array((dates + 1).astype("datetime64[s]"), pa.timestamp("us", "UTC")),
             **{f"f{i}": features[:, i] for i in range(N_FEATURES)},
-            "carrier": np.array([f"c{i:02d}" for i in range(N_CARRIERS)])[dice.integers(0, N_CARRIERS, n)],
+            "carrier": np.array([f"c{i:02d}" for i in range(N_CARRIERS)])[
+                dice.integers(0, N_CARRIERS, n)
+            ],
             "label": dice.random(n) < 1 / (1 + np.exp(-logit)),
         }
     )
@@ -152,7 +191,12 @@ def _prepare(n_holdout: int, n_days: int) -> list[int]:
     from nightshift.warehouse.connection import connect
     from nightshift.warehouse.migrate import migrate
 
-    settings, spec, rows, run = load_settings(), _spec(n_days), _rows(n_holdout, n_days), RunContext("benchmark", 1, "benchmark")
+    settings, spec, rows, run = (
+        load_settings(),
+        _spec(n_days),
+        _rows(n_holdout, n_days),
+        RunContext("benchmark", 1, "benchmark"),
+    )
     night = Partition(FIRST_DAY).shift(3 * n_days + 3)
     with connect(settings, "benchmark") as conn:
         migrate(conn, load_contracts(settings.datasets_dir))
@@ -164,8 +208,15 @@ def _prepare(n_holdout: int, n_days: int) -> list[int]:
         )
         with conn.transaction():
             loads = pa.array(np.ones(rows.num_rows, np.int64))
-            copy_in(conn, "features", "feat_bench", rows.drop_columns(["label"]).append_column("load_id", loads))
-            labels = rows.select(["partition_date", "row_id", "event_timestamp", "label"]).append_column("known_at", rows["as_of"])
+            copy_in(
+                conn,
+                "features",
+                "feat_bench",
+                rows.drop_columns(["label"]).append_column("load_id", loads),
+            )
+            labels = rows.select(
+                ["partition_date", "row_id", "event_timestamp", "label"]
+            ).append_column("known_at", rows["as_of"])
             copy_in(conn, "marts", "fct_bench", labels)
         conn.execute("create index on features.feat_bench (partition_date, load_id, row_id)")
         conn.execute("analyze features.feat_bench, marts.fct_bench")
@@ -183,12 +234,28 @@ def _prepare(n_holdout: int, n_days: int) -> list[int]:
     known, split = read_rows(store, training_set), split_window(training_set.window, spec.training)
     versions = []
     for n_leaves in (7, 31):
-        changed = spec.model_copy(update={"training": spec.training.model_copy(update={"params": {"num_leaves": n_leaves}})})
+        changed = spec.model_copy(
+            update={
+                "training": spec.training.model_copy(update={"params": {"num_leaves": n_leaves}})
+            }
+        )
         model = fit_model(changed, rows_of(known, split.train), rows_of(known, split.validation))
-        edges = tuple(np.quantile(model.predictions(rows_of(known, split.holdout)).score, np.arange(1, 10) / 10).tolist())
-        model = replace(model, decile_edges=edges, training={"training_set": training_set.key, "split": str(split)})
-        origin = Origin(training_set.key, night, split.validation.last.day, spec.digest, "benchmark")
-        versions.append(register(settings, store_candidate(store, model, origin, [], {}), run).version)
+        edges = tuple(
+            np.quantile(
+                model.predictions(rows_of(known, split.holdout)).score, np.arange(1, 10) / 10
+            ).tolist()
+        )
+        model = replace(
+            model,
+            decile_edges=edges,
+            training={"training_set": training_set.key, "split": str(split)},
+        )
+        origin = Origin(
+            training_set.key, night, split.validation.last.day, spec.digest, "benchmark"
+        )
+        versions.append(
+            register(settings, store_candidate(store, model, origin, [], {}), run).version
+        )
     return versions
 
 

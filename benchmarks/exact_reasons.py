@@ -1,8 +1,8 @@
 """Exact reasons and raw scores, rows a second: the kernel against LightGBM's ``pred_contrib``, engines against its ``predict``.
 
-``python -m benchmarks.exact_reasons [--trees 300] [--leaves 63] [--rounds 3]`` trains a model on made-up rows with missing values,
-then runs each pair A B A B on the same threads (``OMP_NUM_THREADS``, else all), and prints medians, ratio, largest difference, machine
-and command.
+``python -m benchmarks.exact_reasons [--trees 300] [--leaves 63] [--rounds 3]`` trains a model on
+made-up rows with missing values, then runs each pair A B A B on the same threads
+(``OMP_NUM_THREADS``, else all), and prints medians, ratio, largest difference, machine and command.
 Prepared parts (imports, loading, compiling) are timed apart.
 """
 
@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     Matrix = npt.NDArray[np.float64]
 
 LEAST_RATIO = 15
-"""Rows a second of the kernel against ``pred_contrib``; the difference may be 1e-9 of the score's scale."""
+"""Rows a second of the kernel against ``pred_contrib``; the difference may be 1e-9 of the
+score's scale.
+"""
 LARGEST_DIFFERENCE = 1e-9
 N_NUMERIC, N_CATEGORICAL, N_LEVELS = 25, 5, 30
 CONTRIB_ROWS, KERNEL_ROWS, PREDICT_ROWS, N_REASONS = 1_024, 16_384, 65_536, 3
@@ -42,13 +44,25 @@ def main() -> int:
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     matrix, booster = _make(given.trees, given.leaves)
-    reasons, engines = _reasons(booster, matrix, given.rounds), _engines(booster, matrix, given.rounds)
+    reasons, engines = (
+        _reasons(booster, matrix, given.rounds),
+        _engines(booster, matrix, given.rounds),
+    )
     features = f"{N_NUMERIC} numeric and {N_CATEGORICAL} categorical features"
-    result = Result("exact_reasons", f"{given.trees} trees of {given.leaves} leaves, {features}, {given.rounds} rounds")
-    result.figures = {name: float(value) for name, value in {**reasons, **engines}.items() if not name.endswith("ratio")}
+    result = Result(
+        "exact_reasons",
+        f"{given.trees} trees of {given.leaves} leaves, {features}, {given.rounds} rounds",
+    )
+    result.figures = {
+        name: float(value)
+        for name, value in {**reasons, **engines}.items()
+        if not name.endswith("ratio")
+    }
     result.limited = {
         "kernel / pred_contrib": Limited(reasons["ratio"], "at least", LEAST_RATIO),
-        "difference / scale of the score": Limited(reasons["relative_difference"], "at most", LARGEST_DIFFERENCE),
+        "difference / scale of the score": Limited(
+            reasons["relative_difference"], "at most", LARGEST_DIFFERENCE
+        ),
         "quickscorer / LightGBM.predict": Limited(engines["quickscorer_ratio"], "at least", 4),
         "engines that score a row otherwise": Limited(float(engines["n_unequal"]), "at most", 0),
     }
@@ -71,8 +85,17 @@ def _make(n_trees: int, n_leaves: int) -> tuple[Matrix, lgb.Booster]:
     known = np.nan_to_num(matrix)
     signal = known[:, :4].sum(axis=1) + known[:, 5] * known[:, 6] + known[:, N_NUMERIC] % 3
     label = (signal + dice.normal(size=len(matrix)) > 1).astype(float)
-    params = {"objective": "binary", "num_leaves": n_leaves, "verbosity": -1, "deterministic": True, "force_col_wise": True, "seed": 1}
-    data = lgb.Dataset(matrix, label, categorical_feature=list(range(N_NUMERIC, N_NUMERIC + N_CATEGORICAL)))
+    params = {
+        "objective": "binary",
+        "num_leaves": n_leaves,
+        "verbosity": -1,
+        "deterministic": True,
+        "force_col_wise": True,
+        "seed": 1,
+    }
+    data = lgb.Dataset(
+        matrix, label, categorical_feature=list(range(N_NUMERIC, N_NUMERIC + N_CATEGORICAL))
+    )
     return matrix, lgb.train(params, data, n_trees)
 
 
@@ -93,11 +116,15 @@ def _reasons(booster: lgb.Booster, matrix: Matrix, rounds: int) -> dict[str, Any
     rows, names = matrix[:KERNEL_ROWS], booster.feature_name()
     table = pa.table({name: rows[:, place] for place, name in enumerate(names)})
     ours: Callable[[], Any] = partial(_in_threads, explain, rows)
-    peer, kernel = _side_by_side((partial(contributions, booster, matrix[:CONTRIB_ROWS]), ours), rounds)
+    peer, kernel = _side_by_side(
+        (partial(contributions, booster, matrix[:CONTRIB_ROWS]), ours), rounds
+    )
     added = ours()
     _, json_seconds = _timed(lambda: top_reasons(added.copy(), names, table, N_REASONS))
     raw = booster.predict(matrix[:CONTRIB_ROWS], raw_score=True)
-    difference = np.abs(contributions(booster, matrix[:CONTRIB_ROWS])[:, :-1] - added[:CONTRIB_ROWS]).max()
+    difference = np.abs(
+        contributions(booster, matrix[:CONTRIB_ROWS])[:, :-1] - added[:CONTRIB_ROWS]
+    ).max()
     return {
         "pred_contrib_rows_per_second": round(CONTRIB_ROWS / peer),
         "kernel_rows_per_second": round(KERNEL_ROWS / kernel),

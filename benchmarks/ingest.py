@@ -1,10 +1,12 @@
 """Bring one drop of very many flights from S3 into ``raw``, hashed, checked and published, beside a bare COPY of the same local file.
 
-    PYTHONPATH=plugins .venv/bin/python -m benchmarks.ingest [--rows 5000000] [--repeats 3] [--format csv] [--json FILE]
+    PYTHONPATH=plugins .venv/bin/python -m benchmarks.ingest [--rows 5000000] [--repeats 3]
+    [--format csv] [--json FILE]
 
-Both in turns, A B A B …, medians. The bare side is ``COPY … FROM`` a file that the server itself reads, into a table of the nine
-delivered columns without an index: no digest, no check, no origin of a row, no pointer. Ours is ``nightshift.ingestion`` with contract,
-quarantine, audit and gate, in a process of its own whose modules are imported before the clock starts. Peak memory is that of this
+Both in turns, A B A B …, medians. The bare side is ``COPY … FROM`` a file that the server itself
+reads, into a table of the nine delivered columns without an index: no digest, no check, no origin
+of a row, no pointer. Ours is ``nightshift.ingestion`` with contract, quarantine, audit and gate, in
+a process of its own whose modules are imported before the clock starts. Peak memory is that of this
 process as the kernel counted it.
 """
 
@@ -66,9 +68,12 @@ def make_flights(n_rows: int) -> pa.Table:
             "flight_number": number // 3 % 9_999 + 1,
             "tail_number": tails.take(pa.array(dice.integers(0, len(tails), n_rows))),
             "origin": pa.array(["EWR", "JFK", "LGA"]).take(pa.array(number % 3)),
-            "destination": pa.array(["ATL", "BOS", "LAX", "MIA", "ORD", "SFO"]).take(pa.array(dice.integers(0, 6, n_rows))),
+            "destination": pa.array(["ATL", "BOS", "LAX", "MIA", "ORD", "SFO"]).take(
+                pa.array(dice.integers(0, 6, n_rows))
+            ),
             "scheduled_departure_local": pa.array(local.astype("datetime64[s]").astype(str)),
-            "scheduled_arrival_hhmm": dice.integers(0, 24, n_rows) * 100 + dice.integers(0, 60, n_rows),
+            "scheduled_arrival_hhmm": dice.integers(0, 24, n_rows) * 100
+            + dice.integers(0, 60, n_rows),
             "distance_miles": dice.integers(80, 5_000, n_rows),
         }
     )
@@ -92,15 +97,29 @@ def deliver(settings: Settings, content: bytes, n_rows: int, kind: str) -> None:
     delivered_at = dt.datetime(2013, 7, 2, 4, 5, tzinfo=dt.UTC)
     write_drop(
         ObjectStore.open(settings),
-        NewDrop(DATASET, PartitionRange.of(DAY).first.day, delivered_at, content, n_rows, "bench", suffix=f".{kind}"),
+        NewDrop(
+            DATASET,
+            PartitionRange.of(DAY).first.day,
+            delivered_at,
+            content,
+            n_rows,
+            "bench",
+            suffix=f".{kind}",
+        ),
     )
 
 
 def bare_copy(settings: Settings, path: Path) -> float:
     """Let the server read the file itself, in one statement."""
-    place = {"host": settings.warehouse_host, "port": settings.warehouse_port, "dbname": settings.warehouse_database}
+    place = {
+        "host": settings.warehouse_host,
+        "port": settings.warehouse_port,
+        "dbname": settings.warehouse_database,
+    }
     password = settings.warehouse_admin_password.get_secret_value()
-    with psycopg.connect(user=settings.warehouse_admin_user, password=password, autocommit=True, **place) as admin:
+    with psycopg.connect(
+        user=settings.warehouse_admin_user, password=password, autocommit=True, **place
+    ) as admin:
         admin.execute("drop table if exists bare_flights")
         admin.execute(BARE)
         admin.execute("checkpoint")
@@ -126,12 +145,26 @@ print(json.dumps({{"seconds": seconds, "n_rows": done.n_rows, "peak": peak_mib()
 
 def ours(settings: Settings) -> dict[str, float]:
     """Ingest in a process of its own, from an empty table."""
-    place = {"host": settings.warehouse_host, "port": settings.warehouse_port, "dbname": settings.warehouse_database}
+    place = {
+        "host": settings.warehouse_host,
+        "port": settings.warehouse_port,
+        "dbname": settings.warehouse_database,
+    }
     password = settings.warehouse_admin_password.get_secret_value()
-    with psycopg.connect(user=settings.warehouse_admin_user, password=password, autocommit=True, **place) as admin:
-        admin.execute(f"truncate raw.{DATASET}, raw.ingested_drops, ops.published, ops.loads, ops.fences")
+    with psycopg.connect(
+        user=settings.warehouse_admin_user, password=password, autocommit=True, **place
+    ) as admin:
+        admin.execute(
+            f"truncate raw.{DATASET}, raw.ingested_drops, ops.published, ops.loads, ops.fences"
+        )
         admin.execute("checkpoint")
-    done = subprocess.run([sys.executable, "-c", INGEST], cwd=PROJECT_ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", INGEST],
+        cwd=PROJECT_ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if done.returncode:
         sys.exit(done.stderr[-3000:])
     return dict(json.loads(done.stdout.splitlines()[-1]))
@@ -139,7 +172,9 @@ def ours(settings: Settings) -> dict[str, float]:
 
 def main() -> int:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rows", type=int, default=5_000_000)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--format", choices=("csv", "csv.gz", "parquet"), default="csv")
@@ -168,11 +203,19 @@ def main() -> int:
         n_bytes = local.stat().st_size
     median = {name: statistics.median(values) for name, values in seconds.items()}
     result = Result(
-        "ingest", f"{given.rows:,} flights, {n_bytes / 1e6:,.0f} MB of CSV, delivered as {given.format}, {given.repeats} rounds A B"
+        "ingest",
+        f"{given.rows:,} flights, {n_bytes / 1e6:,.0f} MB of CSV, delivered as {given.format}, {given.repeats} rounds A B",
     )
-    result.figures = {f"{name}, s": value for name, value in median.items()} | {"peak memory, MiB": max(peaks)}
-    result.limited["bare COPY FROM / nightshift"] = Limited(median["bare COPY FROM"] / median["nightshift"], "at least", SMALLEST_RATIO)
-    result.bars, result.unit = {name: given.rows / value for name, value in median.items()}, "rows loaded a second"
+    result.figures = {f"{name}, s": value for name, value in median.items()} | {
+        "peak memory, MiB": max(peaks)
+    }
+    result.limited["bare COPY FROM / nightshift"] = Limited(
+        median["bare COPY FROM"] / median["nightshift"], "at least", SMALLEST_RATIO
+    )
+    result.bars, result.unit = (
+        {name: given.rows / value for name, value in median.items()},
+        "rows loaded a second",
+    )
     return result.tell(given.json)
 
 

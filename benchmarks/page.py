@@ -31,7 +31,9 @@ OURS, PEER = "#1b6ca8", "#b8bec4"
 
 def read_results(folder: Path) -> dict[str, dict[str, Any]]:
     """Return the results by benchmark, in the order of the page."""
-    found = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("*.json")}
+    found = {
+        path.stem: json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("*.json")
+    }
     return {name: found[name] for name in TITLES if name in found}
 
 
@@ -47,12 +49,31 @@ def write_page() -> None:
         "![What was measured beside each other](figures/performance.svg)",
     ]
     for name, result in results.items():
-        lines += ["", f"## {TITLES[name]}", "", f"{result['sizes']}. {result['machine']}, commit `{result['commit']}`.", ""]
+        lines += [
+            "",
+            f"## {TITLES[name]}",
+            "",
+            f"{result['sizes']}. {result['machine']}, commit `{result['commit']}`.",
+            "",
+        ]
         against = result.get("against", {"commit": "", "ratios": {}})
         ratios, line = (f" x of `{against['commit']}` |", "---|") if against["commit"] else ("", "")
-        lines += ["```sh", result["command"], "```", "", f"| figure | measured | limit | |{ratios}", f"|---|---|---|---|{line}"]
-        lines += [f"{_limited(what, found)}{_ratio(against, what)}" for what, found in result["limited"].items()]
-        lines += [f"| {what} | {number:,.4g} | | |{_ratio(against, what)}" for what, number in result["figures"].items()]
+        lines += [
+            "```sh",
+            result["command"],
+            "```",
+            "",
+            f"| figure | measured | limit | |{ratios}",
+            f"|---|---|---|---|{line}",
+        ]
+        lines += [
+            f"{_limited(what, found)}{_ratio(against, what)}"
+            for what, found in result["limited"].items()
+        ]
+        lines += [
+            f"| {what} | {number:,.4g} | | |{_ratio(against, what)}"
+            for what, number in result["figures"].items()
+        ]
     PAGE.write_text("\n".join(lines) + "\n", encoding="utf-8")
     _draw({name: result for name, result in results.items() if result["bars"]})
 
@@ -65,7 +86,11 @@ def _ratio(against: dict[str, Any], what: str) -> str:
 
 
 def _limited(what: str, found: dict[str, Any]) -> str:
-    is_met = found["value"] >= found["limit"] if found["kind"] == "at least" else found["value"] <= found["limit"]
+    is_met = (
+        found["value"] >= found["limit"]
+        if found["kind"] == "at least"
+        else found["value"] <= found["limit"]
+    )
     return f"| **{what}** | {found['value']:,.4g} {found['unit']} | {found['kind']} {found['limit']:g} | {'met' if is_met else 'missed'} |"
 
 
@@ -79,7 +104,11 @@ def _draw(results: dict[str, dict[str, Any]]) -> None:
         return
     heights = [len(result["bars"]) for result in results.values()]
     figure, axes = plt.subplots(
-        len(results), 1, figsize=(8, 0.55 * sum(heights) + 0.75 * len(heights)), height_ratios=heights, squeeze=False
+        len(results),
+        1,
+        figsize=(8, 0.55 * sum(heights) + 0.75 * len(heights)),
+        height_ratios=heights,
+        squeeze=False,
     )
     for ax, (name, result) in zip(axes[:, 0], results.items(), strict=True):
         _draw_one(ax, TITLES[name], result)

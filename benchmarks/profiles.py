@@ -1,11 +1,14 @@
 """Profile a partition in the warehouse and compare it with another: nightshift's one scan beside pandas and Evidently.
 
-    PYTHONPATH=plugins .venv/bin/python -m benchmarks.profiles [--rows 10000000] [--peer-rows 500000] [--repeats 3]
+    PYTHONPATH=plugins .venv/bin/python -m benchmarks.profiles [--rows 10000000] [--peer-rows
+    500000] [--repeats 3]
 
-Ours: stream the partition, summarise its columns, count them in the bins of a model as the night's drift does, keep the profile, check
-ranges and missing shares, and three distances of every column to another partition that is profiled already. The peer: read as many rows of
-both partitions as it can take by ``pandas.read_sql``, and let Evidently compare every column by its stability index. Each side in a process
-of its own, A B A B, medians, peak memory as the kernel counted it. Last, 30 kept days are added up.
+Ours: stream the partition, summarise its columns, count them in the bins of a model as the night's
+drift does, keep the profile, check ranges and missing shares, and three distances of every column
+to another partition that is profiled already. The peer: read as many rows of both partitions as it
+can take by ``pandas.read_sql``, and let Evidently compare every column by its stability index. Each
+side in a process of its own, A B A B, medians, peak memory as the kernel counted it. Last, 30 kept
+days are added up.
 """
 
 from __future__ import annotations
@@ -73,24 +76,39 @@ def nightshift(_: int) -> dict[str, Any]:
 
     settings = load_settings()
     with connect(settings, "bench") as conn:
-        edges, levels = tuple(np.linspace(-1.5, 1.5, 9)), tuple(f"level {number}" for number in range(N_LEVELS))
-        counter = BinCounter([NumericColumn(name, edges) for name in NUMERIC], [CategoricalColumn(name, levels) for name in CATEGORICAL])
+        edges, levels = (
+            tuple(np.linspace(-1.5, 1.5, 9)),
+            tuple(f"level {number}" for number in range(N_LEVELS)),
+        )
+        counter = BinCounter(
+            [NumericColumn(name, edges) for name in NUMERIC],
+            [CategoricalColumn(name, levels) for name in CATEGORICAL],
+        )
         reference = profile_load(settings, conn, _load(OTHER_LOAD), RUN)
-        row = conn.execute("select load_id from ops.published where dataset = 'features/bench'").fetchone()
+        row = conn.execute(
+            "select load_id from ops.published where dataset = 'features/bench'"
+        ).fetchone()
         assert row is not None
         conn.execute("delete from monitoring.profiles where load_id = %s", row)
         started = time.perf_counter()
         found = scan_load(settings, conn, _load(row[0]), RUN, counter)
         keep_profile(conn, _load(row[0]), found, RUN)
-        in_range = [one.minimum is None or (one.minimum > -10 and one.maximum < 1e10) for one in found.values()]
-        few_missing = [one.n_missing <= (SHAPE.missing + 0.05) * one.n_rows for one in found.values()]
+        in_range = [
+            one.minimum is None or (one.minimum > -10 and one.maximum < 1e10)
+            for one in found.values()
+        ]
+        few_missing = [
+            one.n_missing <= (SHAPE.missing + 0.05) * one.n_rows for one in found.values()
+        ]
         drift = {
             name: (stability_index(reference[name], one), jensen_shannon(reference[name], one))
             for name, one in found.items()
             if name in NUMERIC
         }
         moved = {
-            name: wasserstein(reference[name], one) for name, one in found.items() if isinstance(one, NumberSketch) and name in NUMERIC
+            name: wasserstein(reference[name], one)
+            for name, one in found.items()
+            if isinstance(one, NumberSketch) and name in NUMERIC
         }
         seconds = time.perf_counter() - started
     binned = counter.columns(found)
@@ -114,12 +132,19 @@ def evidently(peer_rows: int) -> dict[str, Any]:
     definition = DataDefinition(numerical_columns=NUMERIC, categorical_columns=CATEGORICAL)
     sides = [
         Dataset.from_pandas(
-            pd.read_sql(sa.text(f"select {names} from features.feat_bench where load_id {which} {OTHER_LOAD} limit {peer_rows}"), engine),
+            pd.read_sql(
+                sa.text(
+                    f"select {names} from features.feat_bench where load_id {which} {OTHER_LOAD} limit {peer_rows}"
+                ),
+                engine,
+            ),
             definition,
         )
         for which in ("<>", "=")
     ]
-    report = Report([ValueDrift(column=name, method="psi") for name in [*NUMERIC, *CATEGORICAL]]).run(*sides)
+    report = Report(
+        [ValueDrift(column=name, method="psi") for name in [*NUMERIC, *CATEGORICAL]]
+    ).run(*sides)
     drifted = [one for one in report.dict()["metrics"] if float(one["value"]) > 0.1]
     assert len(drifted) == 1
     return {"seconds": time.perf_counter() - started, "rows": peer_rows}
@@ -156,16 +181,32 @@ WAYS = {"pandas and Evidently": evidently, "nightshift": nightshift, "merge": me
 
 def run_way(way: str, peer_rows: int) -> dict[str, Any]:
     """Run one way in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.profiles", "--child", way, "--peer-rows", str(peer_rows)]
-    found: dict[str, Any] = json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()[-1])
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.profiles",
+        "--child",
+        way,
+        "--peer-rows",
+        str(peer_rows),
+    ]
+    found: dict[str, Any] = json.loads(
+        subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()[
+            -1
+        ]
+    )
     return found
 
 
 def main() -> int:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rows", type=int, default=10_000_000)
-    parser.add_argument("--peer-rows", type=int, default=500_000, help="of each side; more do not fit everywhere")
+    parser.add_argument(
+        "--peer-rows", type=int, default=500_000, help="of each side; more do not fit everywhere"
+    )
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--child", help=argparse.SUPPRESS)
@@ -188,13 +229,21 @@ def main() -> int:
 
 def report(runs: dict[str, list[dict[str, Any]]], given: argparse.Namespace) -> int:
     """Print and store medians and limits."""
-    seconds = {way: statistics.median(run["seconds"] for run in found) for way, found in runs.items()}
+    seconds = {
+        way: statistics.median(run["seconds"] for run in found) for way, found in runs.items()
+    }
     peaks = {way: max(run["peak_mib"] for run in found) for way, found in runs.items()}
-    speed = {way: runs[way][0]["rows"] / seconds[way] for way in ("pandas and Evidently", "nightshift")}
+    speed = {
+        way: runs[way][0]["rows"] / seconds[way] for way in ("pandas and Evidently", "nightshift")
+    }
     sizes = f"{given.rows:,} rows, {SHAPE}; Evidently on {given.peer_rows:,} rows of each side; {given.repeats} rounds"
     result = Result("profiles", sizes)
-    result.figures = {f"{way}, s": value for way, value in seconds.items()} | {f"{way}, peak MiB": value for way, value in peaks.items()}
-    result.figures["rows/s, nightshift / pandas and Evidently"] = speed["nightshift"] / speed["pandas and Evidently"]
+    result.figures = {f"{way}, s": value for way, value in seconds.items()} | {
+        f"{way}, peak MiB": value for way, value in peaks.items()
+    }
+    result.figures["rows/s, nightshift / pandas and Evidently"] = (
+        speed["nightshift"] / speed["pandas and Evidently"]
+    )
     result.limited = {
         "profile, checks and drift": Limited(seconds["nightshift"], "at most", LIMIT_SECONDS, "s"),
         "peak memory in Python": Limited(peaks["nightshift"], "at most", LIMIT_MIB, "MiB"),

@@ -38,7 +38,10 @@ class Limited:
 
     def __str__(self) -> str:
         """Return one line."""
-        return f"{self.value:,.4g} {self.unit}".strip() + f", {self.kind} {self.limit:g}: {'met' if self.is_met else 'MISSED'}"
+        return (
+            f"{self.value:,.4g} {self.unit}".strip()
+            + f", {self.kind} {self.limit:g}: {'met' if self.is_met else 'MISSED'}"
+        )
 
 
 @dataclass
@@ -77,7 +80,9 @@ class Result:
             print(f"  {name:44} {found}")
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps({**facts, **asdict(self)}, indent=1) + "\n", encoding="utf-8")
+            path.write_text(
+                json.dumps({**facts, **asdict(self)}, indent=1) + "\n", encoding="utf-8"
+            )
         return 0 if self.is_good else 1
 
 
@@ -94,7 +99,13 @@ def measured_on() -> dict[str, Any]:
     """Return command, machine and commit."""
     path = Path(sys.argv[0]).resolve()
     shown = path.relative_to(PROJECT_ROOT) if path.is_relative_to(PROJECT_ROOT) else Path(path.name)
-    commit = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], cwd=PROJECT_ROOT, capture_output=True, text=True, check=False)
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short=12", "HEAD"],
+        cwd=PROJECT_ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     return {
         "command": f"PYTHONPATH=plugins python -m {'.'.join(shown.with_suffix('').parts)} {shlex.join(_shown_arguments())}".strip(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, Python {platform.python_version()}",

@@ -1,21 +1,26 @@
 """Score a partition of a feature view in the warehouse and publish it: nightshift beside what one would write instead.
 
-    PYTHONPATH=plugins .venv/bin/python -m benchmarks.scoring [--rows 5000000] [--trees 300] [--leaves 63] [--repeats 3] [--json FILE]
+    PYTHONPATH=plugins .venv/bin/python -m benchmarks.scoring [--rows 5000000] [--trees 300]
+    [--leaves 63] [--repeats 3] [--json FILE]
 
 Ways, each in a process of its own, A B C A B C …, medians:
 
 - ``predict only``: ``LightGBM.predict`` on an array that is in memory already; the floor.
-- ``pandas``: ``read_sql`` → ``predict`` → ``to_sql`` in chunks of 10,000 rows, the script that one writes first, and the faster one of its
-  ways to write; it publishes nothing safely.
-- ``spark_udf``: MLflow's, on local PySpark (``spark_peer.py``), in an environment of its own that is made for it, from and to the
-  warehouse by JDBC (Debian's ``libpostgresql-jdbc-java``, or ``--jdbc``). ``spark_udf on Parquet`` is spared the warehouse in both
-  directions. What needs Java or the driver is left out without, and the result says so. They are compared by raw scores.
-- ``nightshift`` and the name of an engine: plan, stream, audit, gate, publish, read back, by ``nightshift.scoring``.
+- ``pandas``: ``read_sql`` → ``predict`` → ``to_sql`` in chunks of 10,000 rows, the script that one
+  writes first, and the faster one of its ways to write; it publishes nothing safely.
+- ``spark_udf``: MLflow's, on local PySpark (``spark_peer.py``), in an environment of its own that
+  is made for it, from and to the warehouse by JDBC (Debian's ``libpostgresql-jdbc-java``, or
+  ``--jdbc``). ``spark_udf on Parquet`` is spared the warehouse in both directions. What needs Java
+  or the driver is left out without, and the result says so. They are compared by raw scores.
+- ``nightshift`` and the name of an engine: plan, stream, audit, gate, publish, read back, by
+  ``nightshift.scoring``.
 
-Loops are compiled before, by a round of ours that does not count: that is done once a machine, not once a night.
+Loops are compiled before, by a round of ours that does not count: that is done once a machine, not
+once a night.
 
-Rows, features and model are made up, of the shape of the real ones or of another one (``shape.py``). Every score that was published is
-compared with LightGBM's own, bit by bit. Peak memory is that of the process as the kernel counted it.
+Rows, features and model are made up, of the shape of the real ones or of another one
+(``shape.py``). Every score that was published is compared with LightGBM's own, bit by bit. Peak
+memory is that of the process as the kernel counted it.
 """
 
 from __future__ import annotations
@@ -66,7 +71,9 @@ JDBC = "NIGHTSHIFT_BENCH_JDBC"
 JDBC_OF_DEBIAN = Path("/usr/share/java/postgresql.jar")
 
 
-def make_spec(engine: str, reasons: int, shards: int = 1, trees: int = 300, leaves: int = 63) -> ModelSpec:
+def make_spec(
+    engine: str, reasons: int, shards: int = 1, trees: int = 300, leaves: int = 63
+) -> ModelSpec:
     """Return the model's spec."""
     return ModelSpec.model_validate(
         {
@@ -79,7 +86,10 @@ def make_spec(engine: str, reasons: int, shards: int = 1, trees: int = 300, leav
             "entity": {"name": "thing", "key": "thing_id"},
             "event_timestamp": "event_timestamp",
             "feature_view": "bench",
-            "features": {"numeric": NUMERIC, "categorical": [{"name": name} for name in CATEGORICAL]},
+            "features": {
+                "numeric": NUMERIC,
+                "categorical": [{"name": name} for name in CATEGORICAL],
+            },
             "label": {"relation": "fct_bench_labels", "column": "is_late", "maturity_days": 1},
             "training": {
                 "schedule": "nightly",
@@ -88,8 +98,17 @@ def make_spec(engine: str, reasons: int, shards: int = 1, trees: int = 300, leav
                 "params": {"num_leaves": leaves, "min_data_in_leaf": 20, "learning_rate": 0.02},
             },
             "promotion": {"metric": "roc_auc"},
-            "scoring": {"shards": shards, "reasons": reasons, "engine": engine, "fallback": {"feature": "n00", "default": 0.25}},
-            "monitoring": {"metric": "log_loss", "maximum_metric_loss": 0.1, "windows": {"n": 2, "m": 3}},
+            "scoring": {
+                "shards": shards,
+                "reasons": reasons,
+                "engine": engine,
+                "fallback": {"feature": "n00", "default": 0.25},
+            },
+            "monitoring": {
+                "metric": "log_loss",
+                "maximum_metric_loss": 0.1,
+                "windows": {"n": 2, "m": 3},
+            },
         }
     )
 
@@ -98,7 +117,12 @@ def make_features(conn: psycopg.Connection[Any], n_rows: int) -> None:
     """Create the feature table and publish one partition of it by the write path."""
     from nightshift.warehouse.partition_write import LoadManifest, Target, audit, begin, publish
 
-    columns = ", ".join([*(f"{name} double precision" for name in NUMERIC), *(f"{name} text" for name in CATEGORICAL)])
+    columns = ", ".join(
+        [
+            *(f"{name} double precision" for name in NUMERIC),
+            *(f"{name} text" for name in CATEGORICAL),
+        ]
+    )
     conn.execute(
         "create table features.feat_bench (partition_date date not null, load_id bigint not null, thing_id text not null,"
         f" event_timestamp timestamptz not null, as_of timestamptz not null, {columns})".encode()
@@ -109,10 +133,18 @@ def make_features(conn: psycopg.Connection[Any], n_rows: int) -> None:
         " known_at timestamptz, superseded_at timestamptz, is_late integer)"
     )
     write = begin(
-        conn, [Target("features/bench", "features", "feat_bench", ("thing_id",))], DAY, LoadManifest(RunContext("bench", 1, "bench"), {})
+        conn,
+        [Target("features/bench", "features", "feat_bench", ("thing_id",))],
+        DAY,
+        LoadManifest(RunContext("bench", 1, "bench"), {}),
     )
-    numbers = ", ".join(f"case when random() >= {SHAPE.missing} then random_normal() end" for _ in NUMERIC)
-    texts = ", ".join(f"case when random() >= {SHAPE.missing} then 'level ' || floor(random() * {N_LEVELS})::int end" for _ in CATEGORICAL)
+    numbers = ", ".join(
+        f"case when random() >= {SHAPE.missing} then random_normal() end" for _ in NUMERIC
+    )
+    texts = ", ".join(
+        f"case when random() >= {SHAPE.missing} then 'level ' || floor(random() * {N_LEVELS})::int end"
+        for _ in CATEGORICAL
+    )
     conn.execute("set statement_timeout = 0")
     conn.execute("select setseed(0.5)")
     conn.execute(
@@ -124,14 +156,19 @@ def make_features(conn: psycopg.Connection[Any], n_rows: int) -> None:
     conn.execute("analyze features.feat_bench")
 
 
-def train_champion(settings: Settings, conn: psycopg.Connection[Any], given: argparse.Namespace) -> None:
+def train_champion(
+    settings: Settings, conn: psycopg.Connection[Any], given: argparse.Namespace
+) -> None:
     """Train on made-up rows, store, register and promote."""
     from nightshift.lake.object_store import ObjectStore
     from nightshift.models.engine_equivalence import prove_engines
     from nightshift.registry.model_versions import register
     from nightshift.training.candidate import Origin, store_candidate
 
-    spec, day = make_spec("auto", 0, trees=given.trees, leaves=given.leaves), Partition.parse("2013-06-30")
+    spec, day = (
+        make_spec("auto", 0, trees=given.trees, leaves=given.leaves),
+        Partition.parse("2013-06-30"),
+    )
     trained, rows = fit(spec)
     conn.execute(
         "insert into ml.training_sets (training_set, model, partition_date, as_of, first_day, last_day, n_rows, sha256, spec_digest,"
@@ -140,7 +177,9 @@ def train_champion(settings: Settings, conn: psycopg.Connection[Any], given: arg
     )
     store = ObjectStore.open(settings)
     store.ensure_bucket()
-    candidate = store_candidate(store, trained, Origin("bench", day, day.day, spec.digest, "bench"), [], {})
+    candidate = store_candidate(
+        store, trained, Origin("bench", day, day.day, spec.digest, "bench"), [], {}
+    )
     candidate = replace(candidate, engine_proof=prove_engines(trained, rows.slice(0, 20_000)))
     version = register(settings, candidate, RunContext("train/bench", 1, "bench"))
     conn.execute(
@@ -160,8 +199,15 @@ def fit(spec: ModelSpec) -> tuple[TrainedModel, pa.Table]:
     signal = values[:, :4].sum(axis=1) + values[:, 5] * values[:, 6] + levels[:, 0] % 3
     label = (signal + dice.normal(size=N_TRAIN) > 1).astype(float)
     values[dice.random(values.shape) < SHAPE.missing] = np.nan
-    texts = {name: pa.array([f"level {level}" for level in levels[:, i]]) for i, name in enumerate(CATEGORICAL)}
-    rows = pa.table({name: pa.array(values[:, i], from_pandas=True) for i, name in enumerate(NUMERIC)} | texts | {"is_late": label})
+    texts = {
+        name: pa.array([f"level {level}" for level in levels[:, i]])
+        for i, name in enumerate(CATEGORICAL)
+    }
+    rows = pa.table(
+        {name: pa.array(values[:, i], from_pandas=True) for i, name in enumerate(NUMERIC)}
+        | texts
+        | {"is_late": label}
+    )
     model = fit_model(spec, rows.slice(0, N_TRAIN - 10_000), rows.slice(N_TRAIN - 10_000))
     return replace(model, decile_edges=tuple(i / 10 for i in range(1, 10))), rows
 
@@ -224,13 +270,25 @@ def pandas_script(settings: Settings) -> dict[str, Any]:
     engine = sql_engine(settings)
     names = ", ".join(["thing_id", *NUMERIC, *CATEGORICAL])
     started = time.perf_counter()
-    frame = pd.read_sql(sa.text(f"select {names} from features.feat_bench where partition_date = '2013-07-01'"), engine)
+    frame = pd.read_sql(
+        sa.text(f"select {names} from features.feat_bench where partition_date = '2013-07-01'"),
+        engine,
+    )
     for name in CATEGORICAL:
         frame[name] = pd.Categorical(frame[name], categories=levels[name]).codes.astype(float)
         frame.loc[frame[name] < 0, name] = np.nan
     score = booster.predict(frame[[*NUMERIC, *CATEGORICAL]], raw_score=True)
-    out = pd.DataFrame({"partition_date": dt.date(2013, 7, 1), "thing_id": frame["thing_id"], "score": score})
-    out.to_sql("pandas_predictions", engine, schema="predictions", if_exists="replace", index=False, chunksize=10_000)
+    out = pd.DataFrame(
+        {"partition_date": dt.date(2013, 7, 1), "thing_id": frame["thing_id"], "score": score}
+    )
+    out.to_sql(
+        "pandas_predictions",
+        engine,
+        schema="predictions",
+        if_exists="replace",
+        index=False,
+        chunksize=10_000,
+    )
     return {"seconds": time.perf_counter() - started}
 
 
@@ -267,9 +325,15 @@ def compare(settings: Settings, home: Path) -> int:
     query = sql.SQL(
         "select score from predictions.bench t join ops.published p using (load_id) where p.dataset = 'predictions/bench' order by thing_id"
     )
-    found = np.concatenate([batch.column("score").to_numpy() for batch in stream_arrow(settings, query)])
+    found = np.concatenate(
+        [batch.column("score").to_numpy() for batch in stream_arrow(settings, query)]
+    )
     expected = np.load(home / "expected.npy")
-    return int((found.view(np.int64) != expected.view(np.int64)).sum()) if found.shape == expected.shape else max(len(found), len(expected))
+    return (
+        int((found.view(np.int64) != expected.view(np.int64)).sum())
+        if found.shape == expected.shape
+        else max(len(found), len(expected))
+    )
 
 
 def spark_script(settings: Settings, home: Path, *, has_warehouse: bool) -> dict[str, Any]:
@@ -282,9 +346,15 @@ def spark_script(settings: Settings, home: Path, *, has_warehouse: bool) -> dict
     folder = home / "spark"
     if not folder.exists():
         _prepare_spark(settings, folder)
-    command = [str(folder / "venv" / "bin" / "python"), str(PROJECT_ROOT / "benchmarks" / "spark_peer.py"), str(folder)]
+    command = [
+        str(folder / "venv" / "bin" / "python"),
+        str(PROJECT_ROOT / "benchmarks" / "spark_peer.py"),
+        str(folder),
+    ]
     command += [os.environ[JDBC]] if has_warehouse else []
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | {"PYSPARK_PYTHON": command[0]}
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | {
+        "PYSPARK_PYTHON": command[0]
+    }
     with tempfile.TemporaryFile("w+") as said, tempfile.TemporaryFile("w+") as complained:
         process = subprocess.Popen(command, stdout=said, stderr=complained, env=environment)
         peak = _peak_of_tree(process)
@@ -294,11 +364,15 @@ def spark_script(settings: Settings, home: Path, *, has_warehouse: bool) -> dict
             raise SystemExit(complained.read()[-3000:])
         found: dict[str, Any] = json.loads(said.read().splitlines()[-1])
     if has_warehouse:
-        table = read_arrow(settings, sql.SQL("select score from predictions.spark_predictions order by thing_id"))
+        table = read_arrow(
+            settings, sql.SQL("select score from predictions.spark_predictions order by thing_id")
+        )
     else:
         table = parquet.read_table(folder / "scores").sort_by("thing_id")
     scores = table.column("score").to_numpy()
-    expected = np.load(home / "expected_raw.npy") if (home / "expected_raw.npy").exists() else scores
+    expected = (
+        np.load(home / "expected_raw.npy") if (home / "expected_raw.npy").exists() else scores
+    )
     return found | {"peak_mib": peak, "n_different": int((scores != expected).sum())}
 
 
@@ -314,10 +388,17 @@ def _prepare_spark(settings: Settings, folder: Path) -> None:
     ours = {name: version(name) for name in ("mlflow", "lightgbm", "pyarrow", "numpy")}
     subprocess.run([uv, "venv", "-q", "--python", sys.executable, folder / "venv"], check=True)
     packages = [package.format(**ours) for package in PACKAGES]
-    subprocess.run([uv, "pip", "install", "-q", "--python", folder / "venv" / "bin" / "python", *packages], check=True)
+    subprocess.run(
+        [uv, "pip", "install", "-q", "--python", folder / "venv" / "bin" / "python", *packages],
+        check=True,
+    )
     model, rows = champion(settings), read_features(settings)
     (folder / "model.txt").write_text(model.text, encoding="ascii")
-    (folder / "levels.json").write_text(json.dumps({name: list(levels) for name, levels in dict(model.signature.categorical).items()}))
+    (folder / "levels.json").write_text(
+        json.dumps(
+            {name: list(levels) for name, levels in dict(model.signature.categorical).items()}
+        )
+    )
     size = -(-rows.num_rows // N_PARTITIONS)
     for part in range(N_PARTITIONS):
         parquet.write_table(rows.slice(part * size, size), folder / "features" / f"{part}.parquet")
@@ -362,7 +443,9 @@ def child(way: str, home: Path) -> None:
 def run_way(way: str, home: Path) -> dict[str, Any]:
     """Run one way in a process of its own."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.scoring", "--child", way, "--home", str(home)], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", "benchmarks.scoring", "--child", way, "--home", str(home)],
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert process.stdout is not None
     said = process.stdout.read()
@@ -374,21 +457,31 @@ def run_way(way: str, home: Path) -> dict[str, Any]:
 
 def write_suite(home: Path) -> None:
     """Give the gate the suite of the flights."""
-    text = (PROJECT_ROOT / "expectations" / "predictions" / "flight_delayed.json").read_text(encoding="utf-8")
+    text = (PROJECT_ROOT / "expectations" / "predictions" / "flight_delayed.json").read_text(
+        encoding="utf-8"
+    )
     folder = home / "expectations" / "predictions"
     folder.mkdir(parents=True)
-    (folder / "bench.json").write_text(text.replace("flight_delayed", "bench").replace("flight_id", "thing_id"))
+    (folder / "bench.json").write_text(
+        text.replace("flight_delayed", "bench").replace("flight_id", "thing_id")
+    )
 
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rows", type=int, default=5_000_000)
     parser.add_argument("--trees", type=int, default=300)
     parser.add_argument("--leaves", type=int, default=63)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--ways", default=",".join(WAYS).replace(", 3", ";3"), help="comma separated")
-    parser.add_argument("--jdbc", type=Path, default=JDBC_OF_DEBIAN, help="PostgreSQL's JDBC driver, a jar")
+    parser.add_argument(
+        "--ways", default=",".join(WAYS).replace(", 3", ";3"), help="comma separated"
+    )
+    parser.add_argument(
+        "--jdbc", type=Path, default=JDBC_OF_DEBIAN, help="PostgreSQL's JDBC driver, a jar"
+    )
     parser.add_argument("--json", type=Path)
     parser.add_argument("--child", help=argparse.SUPPRESS)
     parser.add_argument("--home", type=Path, help=argparse.SUPPRESS)
@@ -398,9 +491,14 @@ def main() -> None:
         return
     ways = [way.replace(";3", ", 3") for way in given.ways.split(",")]
     if unknown := [way for way in ways if way not in WAYS]:
-        parser.error(f"no such way: {', '.join(unknown)}; there are: {','.join(WAYS).replace(', 3', ';3')}")
+        parser.error(
+            f"no such way: {', '.join(unknown)}; there are: {','.join(WAYS).replace(', 3', ';3')}"
+        )
     for way in [way for way in ways if way.startswith("spark_udf")]:
-        needed = {"Java": shutil.which("java"), "PostgreSQL's JDBC driver": "Parquet" in way or given.jdbc.is_file()}
+        needed = {
+            "Java": shutil.which("java"),
+            "PostgreSQL's JDBC driver": "Parquet" in way or given.jdbc.is_file(),
+        }
         if missing := [name for name, is_there in needed.items() if not is_there]:
             print(f"{way} is left out: there is no {' and no '.join(missing)}", flush=True)
             ways.remove(way)
@@ -411,7 +509,10 @@ def main() -> None:
         os.environ.update(servers.env)
         prepare(Path(home), given)
         if any(way.startswith("nightshift") for way in ways):
-            print(f"once, uncounted                {run_way('nightshift quickscorer', Path(home))}", flush=True)
+            print(
+                f"once, uncounted                {run_way('nightshift quickscorer', Path(home))}",
+                flush=True,
+            )
         found: dict[str, list[dict[str, Any]]] = {way: [] for way in ways}
         for number in range(given.repeats):
             for way in ways:
@@ -431,13 +532,17 @@ def prepare(home: Path, given: argparse.Namespace) -> None:
         migrate(conn, {})
         started = time.perf_counter()
         make_features(conn, given.rows)
-        print(f"{given.rows:,} feature rows made in {time.perf_counter() - started:.0f} s", flush=True)
+        print(
+            f"{given.rows:,} feature rows made in {time.perf_counter() - started:.0f} s", flush=True
+        )
         train_champion(settings, conn, given)
 
 
 def report(found: dict[str, list[dict[str, Any]]], given: argparse.Namespace) -> int:
     """Print and store medians, ratios and limits."""
-    medians = {way: statistics.median(run["seconds"] for run in runs) for way, runs in found.items()}
+    medians = {
+        way: statistics.median(run["seconds"] for run in runs) for way, runs in found.items()
+    }
     peaks = {way: max(run["peak_mib"] for run in runs) for way, runs in found.items()}
     model = f"{given.trees} trees of {given.leaves} leaves, {SHAPE}"
     result = Result("scoring", f"{given.rows:,} rows, {model}, {given.repeats} rounds")
@@ -450,10 +555,15 @@ def report(found: dict[str, list[dict[str, Any]]], given: argparse.Namespace) ->
     for way in medians:
         if way.startswith("nightshift") and not way.endswith("reasons"):
             result.limited[f"{way}, peak memory"] = Limited(peaks[way], "at most", PEAK_MIB, "MiB")
-    compared = [run["n_different"] for runs in found.values() for run in runs if "n_different" in run]
+    compared = [
+        run["n_different"] for runs in found.values() for run in runs if "n_different" in run
+    ]
     if compared:
         result.limited["scores that are not LightGBM's own"] = Limited(sum(compared), "at most", 0)
-    result.bars, result.unit = {way: given.rows / seconds for way, seconds in medians.items()}, "rows scored a second"
+    result.bars, result.unit = (
+        {way: given.rows / seconds for way, seconds in medians.items()},
+        "rows scored a second",
+    )
     return result.tell(given.json)
 
 

@@ -1,6 +1,7 @@
 """The shape of made-up features, the same for every benchmark: 26 numbers, 4 categories of 30 levels, every twentieth value missing.
 
-That of the real ones. ``NIGHTSHIFT_BENCH_SHAPE`` names another one, in whole or in part, for this process and those that it starts:
+That of the real ones. ``NIGHTSHIFT_BENCH_SHAPE`` names another one, in whole or in part, for this
+process and those that it starts:
 
     NIGHTSHIFT_BENCH_SHAPE=numbers=400,categories=20,levels=3000,missing=0.6
 """

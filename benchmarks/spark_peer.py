@@ -2,9 +2,10 @@
 
     python -m benchmarks.spark_peer <folder> [<jar>]
 
-The folder has ``model.txt`` and ``levels.json``. With PostgreSQL's JDBC driver it does what we do, from and to the warehouse, by eight
-connections and batched inserts. Without, it is spared the warehouse in both directions: it reads ``features/`` and writes ``scores/``, in
-Parquet. Starting Spark and saving the model are not in the time.
+The folder has ``model.txt`` and ``levels.json``. With PostgreSQL's JDBC driver it does what we do,
+from and to the warehouse, by eight connections and batched inserts. Without, it is spared the
+warehouse in both directions: it reads ``features/`` and writes ``scores/``, in Parquet. Starting
+Spark and saving the model are not in the time.
 """
 
 from __future__ import annotations
@@ -16,7 +17,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("pyspark==4.0.1", "mlflow-skinny=={mlflow}", "lightgbm=={lightgbm}", "pandas==2.3.3", "pyarrow=={pyarrow}", "numpy=={numpy}")
+PACKAGES = (
+    "pyspark==4.0.1",
+    "mlflow-skinny=={mlflow}",
+    "lightgbm=={lightgbm}",
+    "pandas==2.3.3",
+    "pyarrow=={pyarrow}",
+    "numpy=={numpy}",
+)
 """What its environment has; the versions in braces are ours."""
 N_PARTITIONS = 8
 KEYS = ("thing_id", "partition_date", "load_id", "event_timestamp", "as_of")
@@ -53,7 +61,9 @@ def main() -> None:
     saved = folder / "mlflow_model"
     if not saved.exists():
         artifacts = {"trees": str(folder / "model.txt"), "levels": str(folder / "levels.json")}
-        mlflow.pyfunc.save_model(str(saved), python_model=Model(), artifacts=artifacts, pip_requirements=["lightgbm"])
+        mlflow.pyfunc.save_model(
+            str(saved), python_model=Model(), artifacts=artifacts, pip_requirements=["lightgbm"]
+        )
     jars = sys.argv[2:]
     spark = (
         SparkSession.builder.master("local[*]")
@@ -68,7 +78,11 @@ def main() -> None:
     score = mlflow.pyfunc.spark_udf(spark, str(saved), result_type="double", env_manager="local")
     spark.range(10).count()
     started = time.perf_counter()
-    rows = _from_warehouse(spark) if jars else spark.read.parquet(str(folder / "features")).repartition(N_PARTITIONS)
+    rows = (
+        _from_warehouse(spark)
+        if jars
+        else spark.read.parquet(str(folder / "features")).repartition(N_PARTITIONS)
+    )
     names = [name for name in rows.columns if name not in KEYS]
     scores = rows.select("thing_id", score(struct(*names)).alias("score")).write.mode("overwrite")
     if jars:
@@ -83,8 +97,12 @@ def main() -> None:
 
 def _from_warehouse(spark: Any) -> Any:  # noqa: ANN401  (without types here)
     """Return the feature rows, read by as many connections as there are partitions."""
-    parts = [f"abs(mod(hashtext(thing_id), {N_PARTITIONS})) = {part}" for part in range(N_PARTITIONS)]
-    return spark.read.option("fetchsize", 10_000).jdbc(_url(), "features.feat_bench", predicates=parts, properties=_login())
+    parts = [
+        f"abs(mod(hashtext(thing_id), {N_PARTITIONS})) = {part}" for part in range(N_PARTITIONS)
+    ]
+    return spark.read.option("fetchsize", 10_000).jdbc(
+        _url(), "features.feat_bench", predicates=parts, properties=_login()
+    )
 
 
 def _url() -> str:

@@ -1,12 +1,15 @@
 """Train from a snapshot in the object store, against LightGBM alone on the same rows as an array that is in memory already.
 
-    PYTHONPATH=plugins .venv/bin/python -m benchmarks.training [--rows 5000000] [--trees 300] [--repeats 3]
+    PYTHONPATH=plugins .venv/bin/python -m benchmarks.training [--rows 5000000] [--trees 300]
+    [--repeats 3]
 
-Both sides grow the same number of trees with the same parameters and watch the same validation rows after each. Ours reads and verifies the
-Parquet snapshot, learns the levels, encodes, bins and keeps the bins, grows in segments with a checkpoint after each, and calibrates;
-``nightshift again`` finds the bins that it has kept. The last side does so on Dask workers on this machine, which shows what distribution
-costs before more machines pay for it; its peak is without the workers. Each side runs in a process of its own, A B A B, medians; peak
-memory is that of the process as the kernel counted it.
+Both sides grow the same number of trees with the same parameters and watch the same validation rows
+after each. Ours reads and verifies the Parquet snapshot, learns the levels, encodes, bins and keeps
+the bins, grows in segments with a checkpoint after each, and calibrates; ``nightshift again`` finds
+the bins that it has kept. The last side does so on Dask workers on this machine, which shows what
+distribution costs before more machines pay for it; its peak is without the workers. Each side runs
+in a process of its own, A B A B, medians; peak memory is that of the process as the kernel counted
+it.
 """
 
 from __future__ import annotations
@@ -42,9 +45,15 @@ def make_rows(n_rows: int) -> tuple[np.ndarray, np.ndarray]:
     dice = np.random.default_rng(1)
     matrix = np.empty((n_rows, N_NUMERIC + N_CATEGORICAL))
     for place in range(N_NUMERIC + N_CATEGORICAL):
-        matrix[:, place] = dice.normal(size=n_rows) if place < N_NUMERIC else dice.integers(0, N_LEVELS, n_rows)
+        matrix[:, place] = (
+            dice.normal(size=n_rows) if place < N_NUMERIC else dice.integers(0, N_LEVELS, n_rows)
+        )
         matrix[dice.random(n_rows) < SHAPE.missing, place] = np.nan
-    signal = np.nan_to_num(matrix[:, 0]) + np.nan_to_num(matrix[:, 1]) * np.nan_to_num(matrix[:, 2]) + np.nan_to_num(matrix[:, -1]) % 3
+    signal = (
+        np.nan_to_num(matrix[:, 0])
+        + np.nan_to_num(matrix[:, 1]) * np.nan_to_num(matrix[:, 2])
+        + np.nan_to_num(matrix[:, -1]) % 3
+    )
     return matrix, (signal + dice.normal(size=n_rows) > 1).astype(float)
 
 
@@ -58,10 +67,14 @@ def prepare(home: Path, n_rows: int) -> None:
     matrix, label = make_rows(n_rows)
     np.save(home / "matrix.npy", matrix)
     np.save(home / "label.npy", label)
-    columns: dict[str, pa.Array] = {name: pa.array(matrix[:, place], from_pandas=True) for place, name in enumerate(NUMERIC)}
+    columns: dict[str, pa.Array] = {
+        name: pa.array(matrix[:, place], from_pandas=True) for place, name in enumerate(NUMERIC)
+    }
     levels = pa.array([f"level {number:02d}" for number in range(N_LEVELS)])
     for place, name in enumerate(CATEGORICAL, start=N_NUMERIC):
-        codes = pa.array(np.nan_to_num(matrix[:, place]).astype(np.int32), mask=np.isnan(matrix[:, place]))
+        codes = pa.array(
+            np.nan_to_num(matrix[:, place]).astype(np.int32), mask=np.isnan(matrix[:, place])
+        )
         columns[name] = levels.take(codes)
     snapshot = write_snapshot(store, pa.table({**columns, "is_late": label}), "bench")
     (home / "snapshot.json").write_text(json.dumps([snapshot.key, snapshot.sha256]))
@@ -78,10 +91,23 @@ def lightgbm_alone(home: Path, trees: int) -> float:
     n_train = len(label) - len(label) // VALIDATION_SHARE
     spec = make_spec("auto", 0, trees=trees, leaves=LEAVES)
     places = list(range(N_NUMERIC, N_NUMERIC + N_CATEGORICAL))
-    plan = FitPlan("binary", spec.training.params, spec.training.seed, trees, trees, places, [*NUMERIC, *CATEGORICAL], thread_count())
+    plan = FitPlan(
+        "binary",
+        spec.training.params,
+        spec.training.seed,
+        trees,
+        trees,
+        places,
+        [*NUMERIC, *CATEGORICAL],
+        thread_count(),
+    )
     started = time.perf_counter()
-    data = lgb.Dataset(matrix[:n_train], label[:n_train], params=params_of(plan, 0), categorical_feature=places)
-    watched = lgb.Dataset(matrix[n_train:], label[n_train:], reference=data, params=params_of(plan, 0))
+    data = lgb.Dataset(
+        matrix[:n_train], label[:n_train], params=params_of(plan, 0), categorical_feature=places
+    )
+    watched = lgb.Dataset(
+        matrix[n_train:], label[n_train:], reference=data, params=params_of(plan, 0)
+    )
     lgb.train(params_of(plan, 0), data, trees, valid_sets=[watched])
     return time.perf_counter() - started
 
@@ -112,29 +138,57 @@ def nightshift(home: Path, trees: int, engine: str = "local", *, is_first: bool 
     rows = read_snapshot(ObjectStore.open(load_settings()), key, sha256)
     n_train = rows.num_rows - rows.num_rows // VALIDATION_SHARE
     checkpoint = home / f"checkpoint-{os.getpid()}.json"
-    model = fit_model(spec, rows.slice(0, n_train), rows.slice(n_train), Workplace(checkpoint, home / "binned_rows"))
+    model = fit_model(
+        spec,
+        rows.slice(0, n_train),
+        rows.slice(n_train),
+        Workplace(checkpoint, home / "binned_rows"),
+    )
     seconds = time.perf_counter() - started
     assert len(model.text) > 1000
     return seconds
 
 
-WAYS = {"LightGBM alone": lightgbm_alone, "nightshift": nightshift, "nightshift again": again, "nightshift on Dask": on_dask}
+WAYS = {
+    "LightGBM alone": lightgbm_alone,
+    "nightshift": nightshift,
+    "nightshift again": again,
+    "nightshift on Dask": on_dask,
+}
 
 
 def run_way(way: str, home: Path, trees: int) -> dict[str, Any]:
     """Run one way in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.training", "--child", way, "--home", str(home), "--trees", str(trees)]
-    found: dict[str, Any] = json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()[-1])
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.training",
+        "--child",
+        way,
+        "--home",
+        str(home),
+        "--trees",
+        str(trees),
+    ]
+    found: dict[str, Any] = json.loads(
+        subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()[
+            -1
+        ]
+    )
     return found
 
 
 def main() -> int:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rows", type=int, default=5_000_000)
     parser.add_argument("--trees", type=int, default=300)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--ways", default=",".join(WAYS), help="comma separated; the first two are always there")
+    parser.add_argument(
+        "--ways", default=",".join(WAYS), help="comma separated; the first two are always there"
+    )
     parser.add_argument("--json", type=Path)
     parser.add_argument("--child", help=argparse.SUPPRESS)
     parser.add_argument("--home", type=Path, help=argparse.SUPPRESS)
@@ -158,15 +212,27 @@ def main() -> int:
 
 def report(found: dict[str, list[dict[str, Any]]], given: argparse.Namespace) -> int:
     """Print and store medians and ratios."""
-    seconds = {way: statistics.median(run["seconds"] for run in runs) for way, runs in found.items()}
+    seconds = {
+        way: statistics.median(run["seconds"] for run in runs) for way, runs in found.items()
+    }
     peaks = {way: max(run["peak_mib"] for run in runs) for way, runs in found.items()}
-    result = Result("training", f"{given.rows:,} rows, {SHAPE}, {given.trees} trees of {LEAVES} leaves, {given.repeats} rounds")
+    result = Result(
+        "training",
+        f"{given.rows:,} rows, {SHAPE}, {given.trees} trees of {LEAVES} leaves, {given.repeats} rounds",
+    )
     for way in found:
         result.figures |= {f"{way}, s": seconds[way], f"{way}, peak MiB": peaks[way]}
     ours, alone = "nightshift", "LightGBM alone"
-    result.limited["nightshift / LightGBM alone, time"] = Limited(seconds[ours] / seconds[alone], "at most", LARGEST_TIME)
-    result.limited["nightshift / LightGBM alone, peak memory"] = Limited(peaks[ours] / peaks[alone], "at most", LARGEST_MEMORY)
-    result.bars, result.unit = {way: given.rows / seconds[way] for way in found}, "rows trained on a second"
+    result.limited["nightshift / LightGBM alone, time"] = Limited(
+        seconds[ours] / seconds[alone], "at most", LARGEST_TIME
+    )
+    result.limited["nightshift / LightGBM alone, peak memory"] = Limited(
+        peaks[ours] / peaks[alone], "at most", LARGEST_MEMORY
+    )
+    result.bars, result.unit = (
+        {way: given.rows / seconds[way] for way in found},
+        "rows trained on a second",
+    )
     return result.tell(given.json)
 
 

@@ -1,10 +1,12 @@
 """What the write path costs: begin, stage, audit, publish, against a bare COPY of the same rows into an equal table.
 
-    PYTHONPATH=plugins .venv/bin/python -m benchmarks.write_path [--rows 336776] [--partitions 1] [--repeats 7]
+    PYTHONPATH=plugins .venv/bin/python -m benchmarks.write_path [--rows 336776] [--partitions 1]
+    [--repeats 7]
 
-The table is that of predictions: a primary key from the start, 14 columns. Both sides send the same bytes by ``copy_in``. A B B A …, one
-warm-up round, medians, and processor times beside them; every round starts with an empty table after a checkpoint. The server is one
-of our own, with its usual settings.
+The table is that of predictions: a primary key from the start, 14 columns. Both sides send the same
+bytes by ``copy_in``. A B B A …, one warm-up round, medians, and processor times beside them; every
+round starts with an empty table after a checkpoint. The server is one of our own, with its usual
+settings.
 """
 
 from __future__ import annotations
@@ -31,7 +33,14 @@ from nightshift.settings import load_settings
 from nightshift.warehouse.arrow_io import copy_in
 from nightshift.warehouse.connection import connect
 from nightshift.warehouse.migrate import migrate
-from nightshift.warehouse.partition_write import LoadManifest, PartitionWrite, Target, audit, begin, publish
+from nightshift.warehouse.partition_write import (
+    LoadManifest,
+    PartitionWrite,
+    Target,
+    audit,
+    begin,
+    publish,
+)
 from nightshift_local.local_env import LocalServers
 
 if TYPE_CHECKING:
@@ -88,7 +97,9 @@ def bare_copy(conn: Connection, rows: pa.Table) -> dict[str, float]:
     return {"bare COPY": time.perf_counter() - began}
 
 
-def protocol(conn: Connection, rows: pa.Table, days: PartitionRange, number: int) -> dict[str, float]:
+def protocol(
+    conn: Connection, rows: pa.Table, days: PartitionRange, number: int
+) -> dict[str, float]:
     """Run the whole protocol and return the seconds of each step."""
     marks = [time.perf_counter()]
 
@@ -117,22 +128,36 @@ def cpu_seconds(conn: Connection) -> float:
 
 def clean(admin: psycopg.Connection[tuple[object, ...]]) -> None:
     """Start every measurement from the same state of the server."""
-    admin.execute("truncate predictions.bench, predictions.bare, ops.published, ops.loads, ops.fences")
+    admin.execute(
+        "truncate predictions.bench, predictions.bare, ops.published, ops.loads, ops.fences"
+    )
     admin.execute("checkpoint")
 
 
-def measure(settings: Settings, rows: pa.Table, days: PartitionRange, repeats: int) -> dict[str, list[float]]:
+def measure(
+    settings: Settings, rows: pa.Table, days: PartitionRange, repeats: int
+) -> dict[str, list[float]]:
     """Alternate both sides, and which one begins; return the seconds of each step by round."""
     seconds: dict[str, list[float]] = {}
-    place = {"host": settings.warehouse_host, "port": settings.warehouse_port, "dbname": settings.warehouse_database}
+    place = {
+        "host": settings.warehouse_host,
+        "port": settings.warehouse_port,
+        "dbname": settings.warehouse_database,
+    }
     password = settings.warehouse_admin_password.get_secret_value()
-    with psycopg.connect(user=settings.warehouse_admin_user, password=password, autocommit=True, **place) as admin:
+    with psycopg.connect(
+        user=settings.warehouse_admin_user, password=password, autocommit=True, **place
+    ) as admin:
         for number in range(repeats + 1):
             for side in ("bare", "protocol") if number % 2 else ("protocol", "bare"):
                 clean(admin)
                 with connect(settings, "benchmark") as conn:
                     before = cpu_seconds(conn)
-                    found = bare_copy(conn, rows) if side == "bare" else protocol(conn, rows, days, number)
+                    found = (
+                        bare_copy(conn, rows)
+                        if side == "bare"
+                        else protocol(conn, rows, days, number)
+                    )
                     found[f"CPU of {side}"] = cpu_seconds(conn) - before
                 if number:
                     for name, value in found.items():
@@ -142,12 +167,21 @@ def measure(settings: Settings, rows: pa.Table, days: PartitionRange, repeats: i
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rows", type=int, default=336_776)
     parser.add_argument("--partitions", type=int, default=1)
-    parser.add_argument("--repeats", type=int, default=20, help="many: a backend is now and then an eighth slower for its whole life")
+    parser.add_argument(
+        "--repeats",
+        type=int,
+        default=20,
+        help="many: a backend is now and then an eighth slower for its whole life",
+    )
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--without-reasons", action="store_true", help="leave the jsonb column null")
+    parser.add_argument(
+        "--without-reasons", action="store_true", help="leave the jsonb column null"
+    )
     given = parser.parse_args()
     os.environ["NIGHTSHIFT_CODE_VERSION"] = code_version()
     first = Partition.parse("2013-01-01")
@@ -167,13 +201,24 @@ def main() -> None:
 def report(seconds: dict[str, list[float]], given: argparse.Namespace) -> int:
     """Print and store medians and ratios."""
     median = {name: statistics.median(values) for name, values in seconds.items()}
-    ratios = [whole / bare for whole, bare in zip(seconds["whole protocol"], seconds["bare COPY"], strict=True)]
-    result = Result("write_path", f"{given.rows:,} rows in {given.partitions} partition(s), 14 columns, {given.repeats} rounds A B B A")
+    ratios = [
+        whole / bare
+        for whole, bare in zip(seconds["whole protocol"], seconds["bare COPY"], strict=True)
+    ]
+    result = Result(
+        "write_path",
+        f"{given.rows:,} rows in {given.partitions} partition(s), 14 columns, {given.repeats} rounds A B B A",
+    )
     result.figures = {f"{name}, s": value for name, value in median.items()}
     result.figures["median of the rounds' ratios"] = statistics.median(ratios)
     result.figures["ratio of processor times"] = median["CPU of protocol"] / median["CPU of bare"]
-    result.limited["whole protocol / bare COPY"] = Limited(median["whole protocol"] / median["bare COPY"], "at most", LARGEST_RATIO)
-    result.bars, result.unit = {name: given.rows / median[name] for name in ("bare COPY", "whole protocol")}, "rows written a second"
+    result.limited["whole protocol / bare COPY"] = Limited(
+        median["whole protocol"] / median["bare COPY"], "at most", LARGEST_RATIO
+    )
+    result.bars, result.unit = (
+        {name: given.rows / median[name] for name in ("bare COPY", "whole protocol")},
+        "rows written a second",
+    )
     return result.tell(given.json)
 
 

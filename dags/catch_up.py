@@ -1,13 +1,14 @@
 """Wakes what an event should have woken: partitions that are published upstream, and whose downstream nobody has begun.
 
-**Reads** `ops.published`, `ops.loads`, `ops.task_tries`, predictions below the champion and its model,
-`ml.training_sets`, open rows of `monitoring.retrain_decisions`, and its own earlier events.
-**Writes** `ops.reruns`; emits the asset that was lost once more, for the stranded partition, at most three times.
-**Runs again** what ended and left the night unfinished: an `ingest` whose tries died without a word, and `score__<model>` of a night
-that is published below the champion although the champion can score by now; at most three times a partition, in `ops.reruns`.
-**Starts** every ten minutes; a publication of the last twenty minutes, and one older than seven days, is left alone.
-**Only nights** that went through Airflow count: a history that a person loaded in a range wakes nobody.
-**Rerun, clear, backfill** are safe: whoever is woken twice publishes the same content.
+**Reads** `ops.published`, `ops.loads`, `ops.task_tries`, predictions below the champion and its
+model, `ml.training_sets`, open rows of `monitoring.retrain_decisions`, and its own earlier events.
+**Writes** `ops.reruns`; emits the asset that was lost once more, for the stranded partition, at
+most three times. **Runs again** what ended and left the night unfinished: an `ingest` whose tries
+died without a word, and `score__<model>` of a night that is published below the champion although
+the champion can score by now; at most three times a partition, in `ops.reruns`. **Starts** every
+ten minutes; a publication of the last twenty minutes, and one older than seven days, is left alone.
+**Only nights** that went through Airflow count: a history that a person loaded in a range wakes
+nobody. **Rerun, clear, backfill** are safe: whoever is woken twice publishes the same content.
 """
 
 from __future__ import annotations
@@ -27,7 +28,10 @@ DAILY = [contract for contract in CONTRACTS if contract.delivery is Delivery.DAI
 SPECS = list(read_specs(HERE / "models").documents.values())
 WOKEN_BY = {
     "transform": [assets.raw(contract.name) for contract in DAILY],
-    **{f"score_{view}": [assets.features(view)] for view in sorted({spec.feature_view for spec in SPECS})},
+    **{
+        f"score_{view}": [assets.features(view)]
+        for view in sorted({spec.feature_view for spec in SPECS})
+    },
     **{f"monitor_{spec.name}": [assets.predictions(spec)] for spec in SPECS},
     **{f"train_{spec.name}": [assets.retrain(spec)] for spec in SPECS},
 }
@@ -46,7 +50,9 @@ def build() -> None:
     found = task(task_id="find_stranded", inlets=inlets, **common)(catch_up.find_stranded)()
     task(task_id="rerun_unfinished", **common)(reruns.rerun_unfinished)()
     for joint, group in WOKEN_BY.items():
-        task(task_id=f"wake_{joint}", outlets=group, **common)(catch_up.wake)([asset.name for asset in group], found)
+        task(task_id=f"wake_{joint}", outlets=group, **common)(catch_up.wake)(
+            [asset.name for asset in group], found
+        )
 
 
 build()

@@ -1,9 +1,11 @@
 """Measures the predictions whose outcomes are mature, and tonight's drift; asks for a retraining when the evidence says so.
 
-**Reads** published predictions, outcomes as known at the partition's as-of, features, the champion's training reference.
-**Writes** `monitoring.*`, a report in the lake, at most one row in `monitoring.retrain_decisions`; emits `retrain/<model>` then.
-**Starts** when the partition's predictions are published (docs/adr/0003-partitions-and-assets.md says why not with the features).
-**Rerun, clear, backfill** are safe: same partition, same verdict, never a second decision. Its failure stops nothing else.
+**Reads** published predictions, outcomes as known at the partition's as-of, features, the
+champion's training reference. **Writes** `monitoring.*`, a report in the lake, at most one row in
+`monitoring.retrain_decisions`; emits `retrain/<model>` then. **Starts** when the partition's
+predictions are published (docs/adr/0003-partitions-and-assets.md says why not with the features).
+**Rerun, clear, backfill** are safe: same partition, same verdict, never a second decision. Its
+failure stops nothing else.
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ def build_dag(spec: ModelSpec) -> DAG:
         **defaults.dag_defaults(__doc__, "monitor", spec.name, longest_run=dt.timedelta(hours=6)),
     ) as dag:
         verdict = task(task_id="measure", **common)(tasks.measure_model)(spec.name)
-        task(task_id="announce_retraining", outlets=[assets.retrain(spec)], **common)(tasks.announce_retraining)(verdict)
+        task(task_id="announce_retraining", outlets=[assets.retrain(spec)], **common)(
+            tasks.announce_retraining
+        )(verdict)
     return dag
 
 

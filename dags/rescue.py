@@ -1,14 +1,17 @@
 """Looks before the deadline whether the night is published and, if not, publishes what is possible. One DAG per spec in `dags/models`.
 
-**Reads** `ops.published`; then, as far as they are there, the features, the champion and the one before it, the scores of the nights
-before, and the list of entities in `scoring.spine`. A second try asks no model any more, a third no gate: what hung once may hang again.
-**Writes** `predictions.<model>`, `ops.rescues`; emits `predictions/<model>` when it scored features whose wake-up was lost.
-**Starts** `scoring.rescue_minutes_before_deadline` before the spec's deadline, by the clock, whatever happened to the night. It asks the
-warehouse, never an event. When the partition is published it does nothing; a pipeline that is not in operation is skipped.
-**Later** features replace it: `score__<model>` then publishes the champion's predictions.
-**A wrong spec file** takes no rescue away: every five minutes it looks whether the last good spec of that model is due (the first line of
-the task's log says which that is), and rescues with it. The file is an import error of `wrong_files.py`.
-**Rerun, clear, backfill** are safe: a published partition is left alone. By hand, or without Airflow: `nightshift rescue <model>`.
+**Reads** `ops.published`; then, as far as they are there, the features, the champion and the one
+before it, the scores of the nights before, and the list of entities in `scoring.spine`. A second
+try asks no model any more, a third no gate: what hung once may hang again. **Writes**
+`predictions.<model>`, `ops.rescues`; emits `predictions/<model>` when it scored features whose
+wake-up was lost. **Starts** `scoring.rescue_minutes_before_deadline` before the spec's deadline, by
+the clock, whatever happened to the night. It asks the warehouse, never an event. When the partition
+is published it does nothing; a pipeline that is not in operation is skipped. **Later** features
+replace it: `score__<model>` then publishes the champion's predictions. **A wrong spec file** takes
+no rescue away: every five minutes it looks whether the last good spec of that model is due (the
+first line of the task's log says which that is), and rescues with it. The file is an import error
+of `wrong_files.py`. **Rerun, clear, backfill** are safe: a published partition is left alone. By
+hand, or without Airflow: `nightshift rescue <model>`.
 """
 
 from __future__ import annotations
@@ -30,18 +33,32 @@ def build_dag(spec: ModelSpec) -> DAG:
     with DAG(
         dag_id=f"rescue__{spec.name}",
         schedule=CronPartitionTimetable(
-            f"{spec.rescue_at.minute} {spec.rescue_at.hour} * * *", timezone=OPERATING_TIMEZONE, run_offset=-1, key_format="%Y-%m-%d"
+            f"{spec.rescue_at.minute} {spec.rescue_at.hour} * * *",
+            timezone=OPERATING_TIMEZONE,
+            run_offset=-1,
+            key_format="%Y-%m-%d",
         ),
-        # Half of the time may go by waiting for a scoring that has just begun; three tries share the other half. Tries that Airflow
+        # Half of the time may go by waiting for a scoring that has just begun; three tries share
+        # the other half. Tries that Airflow
         # loses before our code begins are repeated soon: the deadline is near.
         default_args={
-            **defaults.task_defaults(spec.owner, timeout_minutes=max(1, (minutes // 2 - 2) // defaults.N_TRIES)),
+            **defaults.task_defaults(
+                spec.owner, timeout_minutes=max(1, (minutes // 2 - 2) // defaults.N_TRIES)
+            ),
             "max_retry_delay": dt.timedelta(minutes=1),
         },
-        **defaults.dag_defaults(__doc__, "rescue", spec.name, longest_run=dt.timedelta(minutes=2 * minutes), max_active_runs=2),
+        **defaults.dag_defaults(
+            __doc__,
+            "rescue",
+            spec.name,
+            longest_run=dt.timedelta(minutes=2 * minutes),
+            max_active_runs=2,
+        ),
     ) as dag:
         found = task(task_id="rescue", **common)(rescue_tasks.rescue_predictions)(spec.name)
-        task(task_id="announce", outlets=[assets.predictions(spec)], **common)(rescue_tasks.announce_rescued)(found)
+        task(task_id="announce", outlets=[assets.predictions(spec)], **common)(
+            rescue_tasks.announce_rescued
+        )(found)
     return dag
 
 
@@ -52,7 +69,9 @@ def build_dag_of_wrong_file(model: str) -> DAG:
         dag_id=f"rescue__{model}",
         schedule=CronTriggerTimetable("*/5 * * * *", timezone="UTC"),
         default_args=defaults.task_defaults("data-platform", timeout_minutes=9),
-        **defaults.dag_defaults(__doc__, "rescue", model, longest_run=dt.timedelta(minutes=60), max_active_runs=2),
+        **defaults.dag_defaults(
+            __doc__, "rescue", model, longest_run=dt.timedelta(minutes=60), max_active_runs=2
+        ),
     ) as dag:
         task(task_id="rescue", **common)(rescue_tasks.rescue_by_last_good_spec)(model)
     return dag

@@ -1,12 +1,12 @@
 """Puts an earlier champion back and publishes again what its successors scored. One DAG for all models; a person starts it with a form.
 
-**Reads** `ml.*`, the model files in the lake, `ops.published`, published features.
-**Writes** `ml.promotions` (verdict `rolled_back`, with who and why), `predictions.<model>` of every partition from the first one on, the
-alias in MLflow.
-**Starts** by hand: "Trigger" asks for the model, the version, the first partition, the reason, and whether only the plan is wanted.
-**Rerun, clear, backfill**: a run that is cleared goes on with its own rollback, and changes nothing once somebody has decided since;
-there is no schedule to backfill.
-From a terminal: `nightshift rollback <model> --to <version>`.
+**Reads** `ml.*`, the model files in the lake, `ops.published`, published features. **Writes**
+`ml.promotions` (verdict `rolled_back`, with who and why), `predictions.<model>` of every partition
+from the first one on, the alias in MLflow. **Starts** by hand: "Trigger" asks for the model, the
+version, the first partition, the reason, and whether only the plan is wanted. **Rerun, clear,
+backfill**: a run that is cleared goes on with its own rollback, and changes nothing once somebody
+has decided since; there is no schedule to backfill. From a terminal: `nightshift rollback <model>
+--to <version>`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,11 @@ MODELS = sorted(read_specs(Path(__file__).parent / "models").documents)
 FORM = {
     "model": Param(None, type="string", enum=MODELS, title="Model"),
     "to_version": Param(
-        None, type="integer", minimum=1, title="Version to put back", description="A former champion; `nightshift models` lists them."
+        None,
+        type="integer",
+        minimum=1,
+        title="Version to put back",
+        description="A former champion; `nightshift models` lists them.",
     ),
     "since": Param(
         None,
@@ -32,9 +36,18 @@ FORM = {
         title="First partition to repair",
         description="Leave it empty for the one from which other versions took over.",
     ),
-    "reason": Param(None, type="string", minLength=5, title="Reason", description="Kept in the record of champions, with your name."),
+    "reason": Param(
+        None,
+        type="string",
+        minLength=5,
+        title="Reason",
+        description="Kept in the record of champions, with your name.",
+    ),
     "only_plan": Param(
-        False, type="boolean", title="Only show the plan", description="Try the version and list what would be published; nothing moves."
+        False,
+        type="boolean",
+        title="Only show the plan",
+        description="Try the version and list what would be published; nothing moves.",
     ),
 }
 
@@ -45,7 +58,9 @@ FORM = {
     is_paused_upon_creation=False,
     params=FORM,
     default_args=defaults.task_defaults("data-platform", timeout_minutes=60),
-    **defaults.dag_defaults(__doc__, "rollback", longest_run=dt.timedelta(hours=12), max_active_runs=4),
+    **defaults.dag_defaults(
+        __doc__, "rollback", longest_run=dt.timedelta(hours=12), max_active_runs=4
+    ),
 )
 def build() -> None:
     """Wire the trial, which changes nothing, and the repair."""

@@ -1,11 +1,11 @@
 """Scores tomorrow's entities with the champion and publishes the predictions. One DAG per spec in `dags/models`.
 
-**Reads** the published feature partition; the champion from the warehouse's registry and the lake. Never MLflow, never a training.
-**Writes** `predictions.<model>`; emits `predictions/<model>`.
-**Starts** when the feature view of the partition is published.
-**No champion, or a broken one**: the champion before it scores, else the last scores aged, else the spec's rule; every row says so in
-`score_source`.
-**Rerun, clear, backfill** are safe: a partition that a model version scored is scored by it again, so the content is equal.
+**Reads** the published feature partition; the champion from the warehouse's registry and the lake.
+Never MLflow, never a training. **Writes** `predictions.<model>`; emits `predictions/<model>`.
+**Starts** when the feature view of the partition is published. **No champion, or a broken one**:
+the champion before it scores, else the last scores aged, else the spec's rule; every row says so in
+`score_source`. **Rerun, clear, backfill** are safe: a partition that a model version scored is
+scored by it again, so the content is equal.
 """
 
 from __future__ import annotations
@@ -29,8 +29,12 @@ def build_dag(spec: ModelSpec) -> DAG:
         **defaults.dag_defaults(__doc__, "score", spec.name, longest_run=dt.timedelta(hours=8)),
     ) as dag:
         plan = task(task_id="begin", **common)(tasks.begin_scoring)(spec.name)
-        shards = task(task_id="score_shard", **common)(tasks.score_shard).partial(model=spec.name, plan=plan)
-        publish = task(task_id="publish", outlets=[assets.predictions(spec)], **common)(tasks.publish_predictions)
+        shards = task(task_id="score_shard", **common)(tasks.score_shard).partial(
+            model=spec.name, plan=plan
+        )
+        publish = task(task_id="publish", outlets=[assets.predictions(spec)], **common)(
+            tasks.publish_predictions
+        )
         shards.expand(shard=list(range(spec.scoring.shards))) >> publish(spec.name, plan)
     return dag
 

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 # One folder for all tests, whose homes differ: the kernel is compiled once.
-os.environ.setdefault("NUMBA_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache" / "kernels"))
+os.environ.setdefault(
+    "NUMBA_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache" / "kernels")
+)
 
 import psycopg
 import pytest
@@ -59,7 +61,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByServe
 def services_env(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """Return NIGHTSHIFT_* variables of a running PostgreSQL and S3 server.
 
-    ``NIGHTSHIFT_TEST_ENV`` names an env file of servers that already run; without it they are started here and stopped at the end.
+    ``NIGHTSHIFT_TEST_ENV`` names an env file of servers that already run; without it they are
+    started here and stopped at the end.
     """
     if given := os.environ.get("NIGHTSHIFT_TEST_ENV"):
         from nightshift_local.local_env import ADMIN_FILE_NAME, read_env
@@ -74,12 +77,20 @@ def services_env(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str,
 
 
 @pytest.fixture(scope="session")
-def session_settings(services_env: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Settings:
+def session_settings(
+    services_env: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Settings:
     """Return settings of the session's servers."""
-    for name in [name for name in os.environ if name.startswith("NIGHTSHIFT_") and name != "NIGHTSHIFT_TEST_ENV"]:
+    for name in [
+        name
+        for name in os.environ
+        if name.startswith("NIGHTSHIFT_") and name != "NIGHTSHIFT_TEST_ENV"
+    ]:
         del os.environ[name]
     os.environ["NIGHTSHIFT_HOME"] = str(tmp_path_factory.mktemp("home"))
-    os.environ.update({name: value for name, value in services_env.items() if name != "NIGHTSHIFT_HOME"})
+    os.environ.update(
+        {name: value for name, value in services_env.items() if name != "NIGHTSHIFT_HOME"}
+    )
     return load_settings()
 
 
@@ -107,7 +118,9 @@ def settings(session_settings: Settings, template_database: str) -> Iterator[Set
     """Return settings of a fresh, migrated database and of a bucket that does not exist yet."""
     name = f"test_{uuid.uuid4().hex[:12]}"
     _admin(session_settings, f"create database {name} template {template_database}")
-    yield session_settings.model_copy(update={"warehouse_database": name, "s3_bucket": name.replace("_", "-")})
+    yield session_settings.model_copy(
+        update={"warehouse_database": name, "s3_bucket": name.replace("_", "-")}
+    )
     _admin(session_settings, f"drop database {name} with (force)")
 
 
@@ -146,7 +159,11 @@ def record_figure(request: pytest.FixtureRequest) -> Callable[[str, float], None
 def _admin(settings: Settings, statement: str) -> None:
     """Run one statement in the maintenance database as a role that may create databases."""
     user = settings.warehouse_admin_user or settings.warehouse_user
-    password = settings.warehouse_admin_password if settings.warehouse_admin_user else settings.warehouse_password
+    password = (
+        settings.warehouse_admin_password
+        if settings.warehouse_admin_user
+        else settings.warehouse_password
+    )
     with psycopg.connect(
         host=settings.warehouse_host,
         port=settings.warehouse_port,

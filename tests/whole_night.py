@@ -1,7 +1,8 @@
 """A whole nightshift in a home of its own: PostgreSQL, S3 and Airflow with the real scheduler, a month of history, trained models.
 
-Tests of several folders share it. Airflow notices a dead task after seconds instead of minutes, retries after two seconds, and every
-DAG file runs ``hook`` when it is read, so that a test can put a fault into the next tasks (``Whole.inject``).
+Tests of several folders share it. Airflow notices a dead task after seconds instead of minutes,
+retries after two seconds, and every DAG file runs ``hook`` when it is read, so that a test can put
+a fault into the next tasks (``Whole.inject``).
 """
 
 from __future__ import annotations
@@ -59,7 +60,8 @@ class Whole:
         settings: Its endpoints.
         api: Its Airflow.
         night: The night that went through the scheduler.
-        path: What its predictions waited for, read before any test touched its runs; empty in a kept home.
+        path: What its predictions waited for, read before any test touched its runs; empty in a
+            kept home.
     """
 
     settings: Settings
@@ -85,24 +87,35 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Whole]:
     ``NIGHTSHIFT_TEST_WHOLE`` names a folder in which all of this stays alive for the next call.
     """
     kept = os.environ.get("NIGHTSHIFT_TEST_WHOLE")
-    with open_whole(Path(kept) if kept else tmp_path_factory.mktemp("whole night"), is_kept=bool(kept)) as opened:
+    with open_whole(
+        Path(kept) if kept else tmp_path_factory.mktemp("whole night"), is_kept=bool(kept)
+    ) as opened:
         yield opened
 
 
 @contextmanager
 def open_whole(
-    base: Path, *, is_kept: bool = False, beside: Callable[[Path], AbstractContextManager[None]] = lambda _: nullcontext()
+    base: Path,
+    *,
+    is_kept: bool = False,
+    beside: Callable[[Path], AbstractContextManager[None]] = lambda _: nullcontext(),
 ) -> Iterator[Whole]:
     """Open a whole nightshift in a folder.
 
     Args:
         base: Folder for its home and its DAGs.
         is_kept: Let it live on, and take what is there.
-        beside: Given the home, runs what its Airflow needs beside it, from before the night until the end.
+        beside: Given the home, runs what its Airflow needs beside it, from before the night until
+            the end.
     """
     home, dags = base / "home", base / "dags"
     env = {name: value for name, value in os.environ.items() if not name.startswith("NIGHTSHIFT_")}
-    env |= {"NIGHTSHIFT_HOME": str(home), "NIGHTSHIFT_DAGS_DIR": str(dags), "PYTHONPATH": str(PROJECT_ROOT / "plugins"), **IMPATIENT}
+    env |= {
+        "NIGHTSHIFT_HOME": str(home),
+        "NIGHTSHIFT_DAGS_DIR": str(dags),
+        "PYTHONPATH": str(PROJECT_ROOT / "plugins"),
+        **IMPATIENT,
+    }
     with nullcontext() if is_kept else ends_with_us(home):
         try:
             if is_new := not dags.exists():
@@ -110,11 +123,17 @@ def open_whole(
                 _run(env, "-m", "nightshift.cli", "up", "--only", "postgres,s3,airflow")
                 _run(env, "-c", _HISTORY)
             given = read_env(home) | read_env(home, ADMIN_FILE_NAME)
-            values = {name.removeprefix("NIGHTSHIFT_").lower(): value for name, value in given.items()}
+            values = {
+                name.removeprefix("NIGHTSHIFT_").lower(): value for name, value in given.items()
+            }
             settings = Settings(dags_dir=dags, **values)
             api = AirflowApi.local(home)
             with beside(home):
-                night = run_night(api, NIGHT, expected_dags(settings), timeout_seconds=800) if is_new else Night(NIGHT, 0, 0.0, 0.0)
+                night = (
+                    run_night(api, NIGHT, expected_dags(settings), timeout_seconds=800)
+                    if is_new
+                    else Night(NIGHT, 0, 0.0, 0.0)
+                )
                 yield Whole(settings, api, night, find_path(api, NIGHT) if is_new else ())
         finally:
             if not is_kept:
@@ -124,13 +143,16 @@ def open_whole(
 def expected_dags(settings: Settings) -> set[str]:
     """Return the DAGs that a night wakes."""
     stages = ("score", "monitor", "train")
-    return {"ingest", "transform"} | {f"{stage}__{name}" for name in load_specs(settings.models_dir) for stage in stages}
+    return {"ingest", "transform"} | {
+        f"{stage}__{name}" for name in load_specs(settings.models_dir) for stage in stages
+    }
 
 
 def not_green(api: AirflowApi, runs: list[DagRun]) -> list[str]:
     """Return the runs that did not succeed, each with its tasks: ``score__m failed: begin success, publish failed``."""
     return [
-        f"{run.dag_id} {run.state}: " + ", ".join(f"{task['task_id']} {task['state']}" for task in api.tasks(run))
+        f"{run.dag_id} {run.state}: "
+        + ", ".join(f"{task['task_id']} {task['state']}" for task in api.tasks(run))
         for run in runs
         if run.state != "success"
     ]
@@ -141,13 +163,23 @@ def _copy_small_dags(folder: Path) -> None:
     shutil.copytree(PROJECT_ROOT / "dags", folder, ignore=shutil.ignore_patterns("__pycache__"))
     for path in (folder / "models").glob("*.yaml"):
         text = path.read_text()
-        for key, value in {"minimum_days": 25, "validation_days": 5, "holdout_days": 5, "num_boost_round": 30}.items():
-            text = "\n".join(f"  {key}: {value}" if line.strip().startswith(f"{key}:") else line for line in text.splitlines())
+        for key, value in {
+            "minimum_days": 25,
+            "validation_days": 5,
+            "holdout_days": 5,
+            "num_boost_round": 30,
+        }.items():
+            text = "\n".join(
+                f"  {key}: {value}" if line.strip().startswith(f"{key}:") else line
+                for line in text.splitlines()
+            )
         path.write_text(text + "\n")
     _replace(folder / "hook", _QUICK_RETRY)
     for path in folder.glob("*.py"):
         head, imports, rest = path.read_text().partition("from nightshift.orchestration import ")
-        path.write_text(f'{head}exec((Path(__file__).parent / "hook").read_text())\n{imports}{rest}')
+        path.write_text(
+            f'{head}exec((Path(__file__).parent / "hook").read_text())\n{imports}{rest}'
+        )
 
 
 def _replace(path: Path, text: str) -> None:
@@ -158,5 +190,12 @@ def _replace(path: Path, text: str) -> None:
 
 
 def _run(env: dict[str, str], *arguments: str) -> None:
-    done = subprocess.run([sys.executable, *arguments], env=env, capture_output=True, text=True, timeout=500, check=False)
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=500,
+        check=False,
+    )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]

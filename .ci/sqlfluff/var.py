@@ -1,6 +1,7 @@
 """dbt's ``var()`` for sqlfluff's Jinja templater, which takes modules by name: this module is callable.
 
-The values only have to be of the right type, so that every branch of the SQL is rendered and linted.
+The values only have to be of the right type, so that every branch of the SQL is rendered and
+linted.
 """
 
 from __future__ import annotations

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 POLL_SECONDS = 1.0
 QUIET_POLLS = 4
-"""Polls without an active run before a night counts as over: a wake-up by an asset takes the scheduler a moment."""
+"""Polls without an active run before a night counts as over: a wake-up by an asset takes the
+scheduler a moment.
+"""
 ENDED = frozenset({"success", "failed"})
 
 
@@ -36,7 +38,9 @@ class Night:
     seconds: float
 
 
-def run_night(api: AirflowApi, partition_key: str, expected: Collection[str], timeout_seconds: float = 900) -> Night:
+def run_night(
+    api: AirflowApi, partition_key: str, expected: Collection[str], timeout_seconds: float = 900
+) -> Night:
     """Start ``ingest`` for a partition and wait until every expected DAG has run and nothing is active.
 
     Args:
@@ -66,7 +70,9 @@ def run_night(api: AirflowApi, partition_key: str, expected: Collection[str], ti
         n_quiet = n_quiet + 1 if is_over else 0
         if elapsed > timeout_seconds:
             _give_up(partition_key, runs, expected, elapsed)
-    scored = max((at for (dag_id, _), at in ended.items() if dag_id.startswith("score__")), default=0.0)
+    scored = max(
+        (at for (dag_id, _), at in ended.items() if dag_id.startswith("score__")), default=0.0
+    )
     return Night(partition_key, len(ended), scored, max(ended.values()))
 
 
@@ -81,7 +87,9 @@ def _refuse_failure(api: AirflowApi, run: DagRun) -> None:
     )
 
 
-def _give_up(partition_key: str, runs: list[DagRun], expected: Collection[str], elapsed: float) -> None:
+def _give_up(
+    partition_key: str, runs: list[DagRun], expected: Collection[str], elapsed: float
+) -> None:
     active = [f"{run.dag_id} ({run.state})" for run in runs if run.state not in ENDED]
     missing = sorted(set(expected) - {run.dag_id for run in runs})
     raise ServiceError(

@@ -31,7 +31,10 @@ app = typer.Typer(invoke_without_command=True)
 @app.callback()
 def backtest(
     context: typer.Context,
-    every_days: Annotated[int, typer.Option(min=0, help="Nights between two trainings; 0 trains once before each month.")] = 0,
+    every_days: Annotated[
+        int,
+        typer.Option(min=0, help="Nights between two trainings; 0 trains once before each month."),
+    ] = 0,
     report: Annotated[bool, typer.Option("--report", help="Write docs/backtest.md.")] = False,
 ) -> None:
     """Measure both models on each month of 2013 from April on, always scored from the evening before."""
@@ -55,10 +58,14 @@ def backtest_months(every_days: int, *, report: bool) -> None:
         started = time.monotonic()
         say(f"{spec.name}: training {rhythm(every_days)}")
         rows = labelled_rows(settings, spec, YEAR.last, run)
-        results[spec.name] = measure(spec, rows, FIRST_NIGHT, YEAR.last, every_days or None, lambda line: say(f"  {line}"))
+        results[spec.name] = measure(
+            spec, rows, FIRST_NIGHT, YEAR.last, every_days or None, lambda line: say(f"  {line}")
+        )
         timings[f"backtest of {spec.name}"] = time.monotonic() - started
         print_months(spec, results[spec.name])
-    print_table(("seconds", "step"), [(f"{seconds:7.1f}", step) for step, seconds in timings.items()])
+    print_table(
+        ("seconds", "step"), [(f"{seconds:7.1f}", step) for step, seconds in timings.items()]
+    )
     if report:
         write_report(load_specs(settings.models_dir), results, timings, every_days)
 
@@ -79,13 +86,20 @@ def own_warehouse(settings: Settings) -> Settings:
         update={
             "warehouse_database": "postgres",
             "warehouse_user": settings.warehouse_admin_user or settings.warehouse_user,
-            "warehouse_password": settings.warehouse_admin_password if settings.warehouse_admin_user else settings.warehouse_password,
+            "warehouse_password": settings.warehouse_admin_password
+            if settings.warehouse_admin_user
+            else settings.warehouse_password,
         }
     )
     with psycopg.connect(**conninfo(admin, "flights backtest"), autocommit=True) as conn:
-        if conn.execute("select from pg_database where datname = %s", [DATABASE]).fetchone() is None:
+        if (
+            conn.execute("select from pg_database where datname = %s", [DATABASE]).fetchone()
+            is None
+        ):
             conn.execute(f"create database {DATABASE} owner {settings.warehouse_user}".encode())
-    own = settings.model_copy(update={"warehouse_database": DATABASE, "s3_bucket": f"{settings.s3_bucket}-{DATABASE}"})
+    own = settings.model_copy(
+        update={"warehouse_database": DATABASE, "s3_bucket": f"{settings.s3_bucket}-{DATABASE}"}
+    )
     set_up(own)
     return own
 
@@ -93,8 +107,8 @@ def own_warehouse(settings: Settings) -> Settings:
 def load_year(settings: Settings, run: RunContext, days: PartitionRange = YEAR) -> dict[str, float]:
     """Deliver, ingest and transform the whole year, or a part of it, in one range; return the seconds of each step.
 
-    The outcomes of the day after the last one are delivered too: they are the labels of its predictions. A part gets features from the
-    night on whose look-back is whole.
+    The outcomes of the day after the last one are delivered too: they are the labels of its
+    predictions. A part gets features from the night on whose look-back is whole.
     """
     from examples.flights.replay import deliver_range
     from nightshift.cli.history import ingest_range, transform_range
@@ -116,7 +130,11 @@ def load_year(settings: Settings, run: RunContext, days: PartitionRange = YEAR) 
     ingest(settings, "flight_outcomes", last_outcomes, run)
     timed(f"ingest of {len(days)} days in one range", started)
     started = time.monotonic()
-    nights = days if days.first == YEAR.first else PartitionRange(days.first.shift(LOOKBACK_DAYS), days.last)
+    nights = (
+        days
+        if days.first == YEAR.first
+        else PartitionRange(days.first.shift(LOOKBACK_DAYS), days.last)
+    )
     transform_range(settings, nights, run)
     timed(f"features of {len(nights)} nights in one range", started)
     return timings
@@ -135,7 +153,12 @@ def _cells(result: MonthResult, metrics: tuple[str, ...]) -> list[str]:
     return [f"{result.month:%Y-%m}", f"{result.n_rows:,}", *values]
 
 
-def write_report(specs: dict[str, ModelSpec], results: dict[str, list[MonthResult]], timings: dict[str, float], every_days: int) -> None:
+def write_report(
+    specs: dict[str, ModelSpec],
+    results: dict[str, list[MonthResult]],
+    timings: dict[str, float],
+    every_days: int,
+) -> None:
     """Write ``docs/backtest.md`` from what this run measured."""
     from nightshift.backtest.backtest import shown_metrics
 
@@ -150,7 +173,13 @@ def write_report(specs: dict[str, ModelSpec], results: dict[str, list[MonthResul
     ]
     for name, spec in specs.items():
         metrics = shown_metrics(spec)
-        lines += ["", f"## {name}", "", f"| month | flights | {' | '.join(metrics)} |", "|---" * (len(metrics) + 2) + "|"]
+        lines += [
+            "",
+            f"## {name}",
+            "",
+            f"| month | flights | {' | '.join(metrics)} |",
+            "|---" * (len(metrics) + 2) + "|",
+        ]
         lines += [f"| {' | '.join(_cells(result, metrics))} |" for result in results[name]]
     lines += ["", "## Time", "", "| step | seconds |", "|---|---|"]
     lines += [f"| {step} | {seconds:.1f} |" for step, seconds in timings.items()] + [""]

@@ -11,8 +11,17 @@ if TYPE_CHECKING:
     from nightshift.contracts.partitions import Partition
     from nightshift.settings import Settings
 
-DELIVERY_MINUTES = {"carriers": 1, "airports": 2, "planes": 3, "flight_outcomes": 5, "weather": 10, "flight_schedules": 15}
-"""Minutes after the end of the operating day; all lie before the cut-off of 00:30. Source: chosen, as an airline would."""
+DELIVERY_MINUTES = {
+    "carriers": 1,
+    "airports": 2,
+    "planes": 3,
+    "flight_outcomes": 5,
+    "weather": 10,
+    "flight_schedules": 15,
+}
+"""Minutes after the end of the operating day; all lie before the cut-off of 00:30. Source:
+chosen, as an airline would.
+"""
 
 
 class ClockError(NightshiftError):
@@ -39,7 +48,9 @@ def read_clock(settings: Settings) -> dt.datetime | None:
         return dt.datetime.fromisoformat(path.read_text().strip()).astimezone(dt.UTC)
     except ValueError:
         raise ClockError(
-            f"{path} holds no time.", expected="an ISO time with offset", todo=f"Delete {path.name} and deliver again."
+            f"{path} holds no time.",
+            expected="an ISO time with offset",
+            todo=f"Delete {path.name} and deliver again.",
         ) from None
 
 

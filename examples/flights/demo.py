@@ -54,7 +54,9 @@ class Stopwatch:
 
 
 def demo(
-    first_night: Annotated[str, typer.Option(help="First night that runs through Airflow, YYYY-MM-DD.")] = FIRST_NIGHT,
+    first_night: Annotated[
+        str, typer.Option(help="First night that runs through Airflow, YYYY-MM-DD.")
+    ] = FIRST_NIGHT,
     nights: Annotated[int, typer.Option(min=1, help="Number of nights.")] = N_NIGHTS,
 ) -> None:
     """Run the whole loop on real flights: load a history, train, then nights through Airflow. Leaves the services up."""
@@ -81,11 +83,19 @@ def demo(
     print_summary(settings, specs, done, watch.steps, api.url)
 
 
-def load_history(settings: Settings, specs: dict[str, ModelSpec], history: PartitionRange, run: RunContext, watch: Stopwatch) -> None:
+def load_history(
+    settings: Settings,
+    specs: dict[str, ModelSpec],
+    history: PartitionRange,
+    run: RunContext,
+    watch: Stopwatch,
+) -> None:
     """Bring a warehouse from nothing to one trained champion per model, everything in one range."""
     from nightshift.warehouse.ledger import LOOKBACK_DAYS
 
-    raw = PartitionRange(max(history.first.shift(-LOOKBACK_DAYS), REFERENCE_DAY.first), history.last)
+    raw = PartitionRange(
+        max(history.first.shift(-LOOKBACK_DAYS), REFERENCE_DAY.first), history.last
+    )
     with watch.step("Create the warehouse and the bucket"):
         set_up(settings)
     with watch.step(f"Upstream delivers {len(raw)} days ({raw})"):
@@ -93,7 +103,9 @@ def load_history(settings: Settings, specs: dict[str, ModelSpec], history: Parti
         deliver_range(settings, raw)
     with watch.step("Ingest them in one range: contract, COPY, gate, publish"):
         ingest_range(settings, raw, run)
-    with watch.step(f"Build the features of {len(history)} nights in one range: dbt, gate, publish"):
+    with watch.step(
+        f"Build the features of {len(history)} nights in one range: dbt, gate, publish"
+    ):
         transform_range(settings, history, run)
     for spec in specs.values():
         with watch.step(f"Train {spec.name} on what was known on {history.last}"):
@@ -102,7 +114,9 @@ def load_history(settings: Settings, specs: dict[str, ModelSpec], history: Parti
 
 def expected_dags(specs: dict[str, ModelSpec]) -> set[str]:
     """Return the DAGs that each night wakes."""
-    return {"ingest", "transform"} | {f"{stage}__{name}" for name in specs for stage in ("score", "monitor", "train")}
+    return {"ingest", "transform"} | {
+        f"{stage}__{name}" for name in specs for stage in ("score", "monitor", "train")
+    }
 
 
 def _wait_for_airflow(home: Path, specs: dict[str, ModelSpec], watch: Stopwatch) -> AirflowApi:

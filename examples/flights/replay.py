@@ -25,7 +25,9 @@ def replay(first: First, last: Last = "") -> None:
     deliver_range(load_settings(), PartitionRange.of(first, last or None))
 
 
-def deliver_range(settings: Settings, partitions: PartitionRange, datasets: Sequence[str] | None = None) -> None:
+def deliver_range(
+    settings: Settings, partitions: PartitionRange, datasets: Sequence[str] | None = None
+) -> None:
     """Deliver a range of days and print what was delivered; a drop that is there already stays."""
     summary = deliver(settings, partitions, datasets=datasets or DATASETS)
     n_drops, n_rows = sum(summary.n_drops.values()), sum(summary.n_rows.values())

@@ -39,7 +39,11 @@ from monitoring.verdicts_published where model = %s and partition_date = %s
 
 
 def print_summary(
-    settings: Settings, specs: dict[str, ModelSpec], nights: Sequence[Night], steps: Iterable[tuple[str, float]], url: str
+    settings: Settings,
+    specs: dict[str, ModelSpec],
+    nights: Sequence[Night],
+    steps: Iterable[tuple[str, float]],
+    url: str,
 ) -> None:
     """Print one table per model, the timings, and the places where a person looks next."""
     with connect(settings, "flights demo summary") as conn:
@@ -51,11 +55,24 @@ def print_summary(
     _print_places(url, next(iter(specs)))
 
 
-_HEADERS = ("night", "rows in", "refused", "predictions", "scored by", "quality of its predictions", "drift", "loss", "retraining")
+_HEADERS = (
+    "night",
+    "rows in",
+    "refused",
+    "predictions",
+    "scored by",
+    "quality of its predictions",
+    "drift",
+    "loss",
+    "retraining",
+)
 
 
 def _rows(conn: Connection, spec: ModelSpec, nights: Sequence[Night]) -> list[tuple[Any, ...]]:
-    parameters = {"days": [night.partition_key for night in nights], "predictions": spec.predictions_dataset}
+    parameters = {
+        "days": [night.partition_key for night in nights],
+        "predictions": spec.predictions_dataset,
+    }
     return conn.execute(_NIGHTS, parameters).fetchall()
 
 
@@ -67,16 +84,33 @@ def _row(conn: Connection, spec: ModelSpec, night: tuple[Any, ...]) -> tuple[str
     source = (conn.execute(view, [day]).fetchone() or ("-",))[0]
     quality = conn.execute(_PERFORMANCE, [spec.name, day, spec.promotion.metric]).fetchone()
     verdict = conn.execute(_VERDICT, [spec.name, day]).fetchone()
-    shown = "labels not mature yet" if quality is None else "{} {:.3f}, rule {:.3f} ({} flights)".format(*quality)
+    shown = (
+        "labels not mature yet"
+        if quality is None
+        else "{} {:.3f}, rule {:.3f} ({} flights)".format(*quality)
+    )
     drift, loss, has_triggered = verdict or ("-", "-", False)
     retraining = "triggered" if has_triggered else "-"
-    return (str(day), f"{rows_in or 0:,}", f"{rows_refused:,}", f"{n_predictions or 0:,}", source or "-", shown, drift, loss, retraining)
+    return (
+        str(day),
+        f"{rows_in or 0:,}",
+        f"{rows_refused:,}",
+        f"{n_predictions or 0:,}",
+        source or "-",
+        shown,
+        drift,
+        loss,
+        retraining,
+    )
 
 
 def _print_timings(nights: Sequence[Night], steps: Iterable[tuple[str, float]]) -> None:
     say("\nTimings")
     rows = list(steps)
-    print_table(("seconds", "step"), [(f"{s:7.1f}", name) for name, s in [*rows, ("all", sum(s for _, s in rows))]])
+    print_table(
+        ("seconds", "step"),
+        [(f"{s:7.1f}", name) for name, s in [*rows, ("all", sum(s for _, s in rows))]],
+    )
     for night in nights:
         say(
             f"  {night.partition_key}: {night.seconds_to_predictions:.0f} s from the drop to published predictions, {night.n_runs} DAG runs"

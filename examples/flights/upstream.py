@@ -43,7 +43,10 @@ class DeliverySummary:
 
 
 def deliver(
-    settings: Settings, partitions: PartitionRange, faults: Sequence[Fault] = (), datasets: Sequence[str] = DATASETS
+    settings: Settings,
+    partitions: PartitionRange,
+    faults: Sequence[Fault] = (),
+    datasets: Sequence[str] = DATASETS,
 ) -> DeliverySummary:
     """Deliver the files of a range of operating days; delivering again changes nothing.
 
@@ -63,11 +66,15 @@ def deliver(
     drops = list(_with_faults(_drops(partitions, datasets), faults))
     with ThreadPoolExecutor(PARALLEL_REQUESTS) as pool:
         list(pool.map(lambda drop: write_drop(store, drop), drops))
-    now = advance_clock(settings, max([partitions.last.cutoff, *(drop.delivered_at for drop in drops)]))
+    now = advance_clock(
+        settings, max([partitions.last.cutoff, *(drop.delivered_at for drop in drops)])
+    )
     n_drops, n_rows = Counter(drop.dataset for drop in drops), Counter[str]()
     for drop in drops:
         n_rows[drop.dataset] += drop.n_rows
-    return DeliverySummary(partitions, dict(n_drops), dict(n_rows), tuple(_silent(partitions, datasets)), now)
+    return DeliverySummary(
+        partitions, dict(n_drops), dict(n_rows), tuple(_silent(partitions, datasets)), now
+    )
 
 
 def _drops(partitions: PartitionRange, datasets: Iterable[str]) -> Iterator[NewDrop]:
@@ -79,7 +86,14 @@ def _drops(partitions: PartitionRange, datasets: Iterable[str]) -> Iterator[NewD
 
 
 def _drop(dataset: str, partition: Partition, table: pa.Table) -> NewDrop:
-    return NewDrop(dataset, partition.day, delivery_time(dataset, partition), _csv(table), table.num_rows, dataset)
+    return NewDrop(
+        dataset,
+        partition.day,
+        delivery_time(dataset, partition),
+        _csv(table),
+        table.num_rows,
+        dataset,
+    )
 
 
 def _csv(table: pa.Table) -> bytes:

@@ -1,8 +1,9 @@
 """Named places where a test breaks a run: every step that changes state outside of one transaction has one before and one behind it.
 
-``NIGHTSHIFT_FAULT=<point>:<n>:<kind>`` breaks the n-th passage of a point in this process; unset, a passage costs one comparison.
-Kinds: ``crash`` (SIGKILL, no clean-up runs), ``exception``, and at points ``*.after`` also ``lost_answer``: the server has done
-it, and the connection is gone before anybody here knows. Source: docs/adr/0011-faults-and-storms.md.
+``NIGHTSHIFT_FAULT=<point>:<n>:<kind>`` breaks the n-th passage of a point in this process; unset, a
+passage costs one comparison. Kinds: ``crash`` (SIGKILL, no clean-up runs), ``exception``, and at
+points ``*.after`` also ``lost_answer``: the server has done it, and the connection is gone before
+anybody here knows. Source: docs/adr/0011-faults-and-storms.md.
 """
 
 from __future__ import annotations
@@ -63,7 +64,11 @@ class Failpoint(StrEnum):
     @property
     def kinds(self) -> tuple[str, ...]:
         """Return what can happen here."""
-        return ("crash", "exception", "lost_answer") if self.endswith(".after") else ("crash", "exception")
+        return (
+            ("crash", "exception", "lost_answer")
+            if self.endswith(".after")
+            else ("crash", "exception")
+        )
 
 
 class InjectedFaultError(NightshiftError):
@@ -85,7 +90,9 @@ def _parse(text: str) -> _Fault | None:
     point, n_passages, kind = text.split(":")
     fault = _Fault(Failpoint(point), int(n_passages), kind)
     if kind not in fault.point.kinds or fault.n_passages < 1:
-        raise ValueError(f"{VARIABLE}={text}: {point} knows {', '.join(fault.point.kinds)}; passages count from 1")
+        raise ValueError(
+            f"{VARIABLE}={text}: {point} knows {', '.join(fault.point.kinds)}; passages count from 1"
+        )
     return fault
 
 
@@ -120,4 +127,6 @@ def _break(point: Failpoint, kind: str, lose_answer: Callable[[], object] | None
         os.kill(os.getpid(), signal.SIGKILL)
     if kind == "lost_answer" and lose_answer is not None:
         lose_answer()
-    raise InjectedFaultError(f"The fault {kind} was injected at {point}.", todo=f"Nothing: unset {VARIABLE}.")
+    raise InjectedFaultError(
+        f"The fault {kind} was injected at {point}.", todo=f"Nothing: unset {VARIABLE}."
+    )

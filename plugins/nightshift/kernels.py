@@ -31,10 +31,12 @@ def thread_count() -> int:
 def jit(function: Callable[..., Any]) -> Callable[..., Any]:
     """Return a function as machine code: compiled at the first call on a machine, then read from ``<home>/kernels``.
 
-    ``NUMBA_CACHE_DIR`` names another folder. Where none can be written, each process compiles for itself.
+    ``NUMBA_CACHE_DIR`` names another folder. Where none can be written, each process compiles for
+    itself.
 
     Args:
-        function: Loops over arrays and numbers, of a module's top level; it runs without the interpreter's lock.
+        function: Loops over arrays and numbers, of a module's top level; it runs without the
+            interpreter's lock.
     """
     import numba
 
@@ -57,7 +59,8 @@ def _compile(numba: Any, function: Callable[..., Any], *, is_kept: bool) -> Call
 def _seal(kernel: Any) -> None:  # noqa: ANN401  (numba's dispatcher)
     """Let a kernel's kept machine code carry its digest: numba would run whatever is in the file, and a turned bit ends the process.
 
-    Only where the files are read and written is replaced; numba still decides which one fits this function and this processor.
+    Only where the files are read and written is replaced; numba still decides which one fits this
+    function and this processor.
     """
     from numba.core.caching import IndexDataCacheFile
 
@@ -69,11 +72,15 @@ def _seal(kernel: Any) -> None:  # noqa: ANN401  (numba's dispatcher)
             if content is None:
                 return {}
             version, stamp, overloads = pickle.loads(content)  # noqa: S301  (our own file, its digest is right)
-            found: dict[Any, str] = overloads if (version, stamp) == (self._version, self._source_stamp) else {}
+            found: dict[Any, str] = (
+                overloads if (version, stamp) == (self._version, self._source_stamp) else {}
+            )
             return found
 
         def _save_index(self, overloads: dict[Any, str]) -> None:
-            sealed_file.write(Path(self._index_path), self._dump((self._version, self._source_stamp, overloads)))
+            sealed_file.write(
+                Path(self._index_path), self._dump((self._version, self._source_stamp, overloads))
+            )
 
         def _load_data(self, name: str) -> Any:  # noqa: ANN401  (what numba has kept)
             content = sealed_file.read(Path(self._data_path(name)))
@@ -112,7 +119,10 @@ def external(library: Path | None, name: str, result: str, *arguments: str) -> A
 
     function = getattr(ctypes.CDLL(None if library is None else str(library)), name)
     binding.add_symbol(f"nightshift_{name}", ctypes.cast(function, ctypes.c_void_p).value)
-    return types.ExternalFunction(f"nightshift_{name}", getattr(types, result)(*(getattr(types, argument) for argument in arguments)))
+    return types.ExternalFunction(
+        f"nightshift_{name}",
+        getattr(types, result)(*(getattr(types, argument) for argument in arguments)),
+    )
 
 
 def in_threads(work: Callable[[slice], None], n_rows: int) -> None:

@@ -14,16 +14,19 @@ if TYPE_CHECKING:
 Item = TypeVar("Item")
 
 N_WAITING = 2
-"""Items that may wait between two stages: enough to even out their speeds, and no more memory than that."""
+"""Items that may wait between two stages: enough to even out their speeds, and no more memory
+than that.
+"""
 _LOOK_SECONDS = 0.1
 
 
 class Prefetcher(Generic[Item]):
     """Iterates over items that a thread takes from their source in advance; use as a context manager.
 
-    Whatever the source raises is raised here, at its place in the order. When the block ends, for whatever reason, the thread takes no
-    further item, gives up the one that it is just taking, and closes a source that is a generator. Whoever still waits for an item, in
-    another thread, gets an ``InterruptedError``: an end would look like the whole.
+    Whatever the source raises is raised here, at its place in the order. When the block ends, for
+    whatever reason, the thread takes no further item, gives up the one that it is just taking, and
+    closes a source that is a generator. Whoever still waits for an item, in another thread, gets an
+    ``InterruptedError``: an end would look like the whole.
 
     Args:
         source: Iterated in the thread.
@@ -32,9 +35,13 @@ class Prefetcher(Generic[Item]):
 
     def __init__(self, source: Iterable[Item], n_waiting: int = N_WAITING) -> None:
         self._source = source
-        self._waiting: queue.Queue[tuple[Item | None, BaseException | None, bool]] = queue.Queue(n_waiting)
+        self._waiting: queue.Queue[tuple[Item | None, BaseException | None, bool]] = queue.Queue(
+            n_waiting
+        )
         self._is_stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, name=f"ahead of {threading.current_thread().name}", daemon=True)
+        self._thread = threading.Thread(
+            target=self._run, name=f"ahead of {threading.current_thread().name}", daemon=True
+        )
 
     def __enter__(self) -> Iterator[Item]:
         return self.start()
@@ -48,7 +55,12 @@ class Prefetcher(Generic[Item]):
         """End it, without waiting for the thread."""
         self._is_stopped.set()
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.stop()
         if kind is None:
             self._thread.join()

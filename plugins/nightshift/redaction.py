@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_QUOTING_LINE = re.compile(r"^(\s*)(DETAIL|Failing row contains|Key \(|QUERY|STATEMENT)\b.*$|^(\s*)Key \(.*$", re.MULTILINE)
+_QUOTING_LINE = re.compile(
+    r"^(\s*)(DETAIL|Failing row contains|Key \(|QUERY|STATEMENT)\b.*$|^(\s*)Key \(.*$", re.MULTILINE
+)
 _COPIED_ROW = re.compile(r"(COPY [^\n]*?, line \d+(?:, column [^\n:]+)?): \"[^\n]*")
 _QUOTED_VALUE = re.compile(
     r"((?:invalid input (?:syntax|value) for [^\n:\"]*|[^\n\"]*out of range(?: for type [\w ]+)?"
@@ -38,7 +40,9 @@ def redact(error: BaseException) -> None:
     """Take values out of the messages of database errors, also of those that caused an error: a traceback shows them all."""
     for one in _chain(error):
         if hasattr(one, "sqlstate"):
-            one.args = tuple(without_values(part) if isinstance(part, str) else part for part in one.args)
+            one.args = tuple(
+                without_values(part) if isinstance(part, str) else part for part in one.args
+            )
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

@@ -1,7 +1,7 @@
 """Name the cause when a disk or the memory ran out, in whatever library it shows first.
 
-PostgreSQL says so by SQLSTATE (psycopg and ADBC carry it), dbt only in its text, the operating system by errno.
-Source: docs/adr/0013-faults-of-the-store-and-of-the-machine.md.
+PostgreSQL says so by SQLSTATE (psycopg and ADBC carry it), dbt only in its text, the operating
+system by errno. Source: docs/adr/0013-faults-of-the-store-and-of-the-machine.md.
 """
 
 from __future__ import annotations
@@ -11,14 +11,22 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from nightshift.errors import LocalSpaceError, MemoryShortError, NightshiftError, ObjectStoreError, WarehouseFullError
+from nightshift.errors import (
+    LocalSpaceError,
+    MemoryShortError,
+    NightshiftError,
+    ObjectStoreError,
+    WarehouseFullError,
+)
 from nightshift.redaction import redact
 
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _DISK_FULL, _OUT_OF_MEMORY = "53100", "53200"
 _SPACE_WORDS = re.compile("No space left on device|File too large|Disk quota exceeded|DiskFull")
 _SERVER_WORDS = re.compile("could not (extend|write|create|open|fsync)|DiskFull")
-"""How PostgreSQL begins such a message, and psycopg's class, which is all that a gate keeps of it."""
+"""How PostgreSQL begins such a message, and psycopg's class, which is all that a gate keeps of
+it.
+"""
 _MEMORY_WORDS = re.compile("std::bad_alloc|can't start new thread")
 _NAMED = (WarehouseFullError, LocalSpaceError, MemoryShortError, ObjectStoreError)
 
@@ -35,7 +43,9 @@ def translate_resource_errors() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        redact(error)  # here all errors of a connection, a task or a command pass on their way into a log
+        redact(
+            error
+        )  # here all errors of a connection, a task or a command pass on their way into a log
         named = exhaustion_of(error)
         if named is None:
             raise
@@ -54,7 +64,9 @@ def exhaustion_of(error: BaseException) -> NightshiftError | None:
 
 def _named(error: BaseException) -> NightshiftError | None:
     state = getattr(error, "sqlstate", None)
-    is_memory = isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
+    is_memory = isinstance(error, MemoryError) or (
+        isinstance(error, OSError) and error.errno == errno.ENOMEM
+    )
     if is_memory or state == _OUT_OF_MEMORY or _MEMORY_WORDS.search(str(error)):
         return MemoryShortError(
             "There is no more memory" + (" in the warehouse." if state else " for this process."),

@@ -1,6 +1,7 @@
 """Endpoints and credentials, typed, frozen, read once from the environment.
 
-Process variables win over ``<home>/env``, the file that ``nightshift up`` writes for the local services.
+Process variables win over ``<home>/env``, the file that ``nightshift up`` writes for the local
+services.
 """
 
 from __future__ import annotations
@@ -33,21 +34,29 @@ class Settings(BaseSettings):
     Attributes:
         home: Folder of local state (logs, ports, secrets of the local services).
         warehouse_host: PostgreSQL host; with port, database, user and password.
-        warehouse_admin_user: A role that may create roles; only ``nightshift migrate`` uses it. Empty: the warehouse user itself.
+        warehouse_admin_user: A role that may create roles; only ``nightshift migrate`` uses it.
+            Empty: the warehouse user itself.
         s3_endpoint_url: URL of the S3 server; empty for AWS.
         s3_bucket: The one bucket for landing, artefacts, reports and data docs.
-        s3_connect_timeout_seconds: Limit of a connection's start; of a pause within an answer the read timeout.
+        s3_connect_timeout_seconds: Limit of a connection's start; of a pause within an answer the
+            read timeout.
         s3_request_attempts: How often a request is sent at most; each waits longer for the next.
         mlflow_tracking_uri: A tracking server's URL or a PostgreSQL URL; empty switches MLflow off.
-        dask_scheduler: Address of the Dask scheduler for models with ``training.engine: dask``; empty starts workers beside the task.
-        evidence_key: Key of the signature of evidence records; empty leaves them unsigned, their digests are chained all the same.
-        notify_command: What ``check-freshness --notify`` runs, without a shell, with JSON on standard input.
+        dask_scheduler: Address of the Dask scheduler for models with ``training.engine: dask``;
+            empty starts workers beside the task.
+        evidence_key: Key of the signature of evidence records; empty leaves them unsigned, their
+            digests are chained all the same.
+        notify_command: What ``check-freshness --notify`` runs, without a shell, with JSON on
+            standard input.
         notify_url: A webhook that it posts the same JSON to.
         statement_timeout_seconds: Server-side limit of one statement.
-        leakage_probe_days: Nights that are rebuilt with the future hidden before each training, at least one.
+        leakage_probe_days: Nights that are rebuilt with the future hidden before each training, at
+            least one.
     """
 
-    model_config = SettingsConfigDict(env_prefix="NIGHTSHIFT_", frozen=True, extra="ignore", env_ignore_empty=True)
+    model_config = SettingsConfigDict(
+        env_prefix="NIGHTSHIFT_", frozen=True, extra="ignore", env_ignore_empty=True
+    )
 
     home: Path = Field(default_factory=default_home)
     warehouse_host: str
@@ -103,7 +112,8 @@ def load_settings(*env_files: str) -> Settings:
     """Read the settings from the environment and from files of the home.
 
     Args:
-        env_files: Names of files in the home, ``env`` by default; variables of the process win over them.
+        env_files: Names of files in the home, ``env`` by default; variables of the process win over
+            them.
 
     Raises:
         SettingsError: A setting is missing or has a wrong type; the message names the variables.
@@ -112,7 +122,9 @@ def load_settings(*env_files: str) -> Settings:
     try:
         return Settings(_env_file=[path for path in paths if path.is_file()] or None)
     except ValidationError as error:
-        names = ", ".join(f"NIGHTSHIFT_{'_'.join(map(str, e['loc'])).upper()}" for e in error.errors())
+        names = ", ".join(
+            f"NIGHTSHIFT_{'_'.join(map(str, e['loc'])).upper()}" for e in error.errors()
+        )
         reasons = "; ".join(e["msg"] for e in error.errors())
         raise SettingsError(
             f"Settings are missing or wrong: {names}.",

@@ -68,7 +68,10 @@ class AirflowApi:
     def import_errors(self) -> list[str]:
         """Return the files that do not load, with the last line of their traceback."""
         errors = self._call("GET", "/importErrors", params={"limit": 50})["import_errors"]
-        return [f"{error['filename']}: {error['stack_trace'].strip().splitlines()[-1]}" for error in errors]
+        return [
+            f"{error['filename']}: {error['stack_trace'].strip().splitlines()[-1]}"
+            for error in errors
+        ]
 
     def unpause(self, dag_id: str) -> None:
         """Let the scheduler start runs of the DAG."""
@@ -76,7 +79,11 @@ class AirflowApi:
 
     def trigger(self, dag_id: str, partition_key: str | None, **form: object) -> str:
         """Start a run, of one partition or with the answers to a form, and return its run id."""
-        run = self._call("POST", f"/dags/{dag_id}/dagRuns", json={"logical_date": None, "partition_key": partition_key, "conf": form})
+        run = self._call(
+            "POST",
+            f"/dags/{dag_id}/dagRuns",
+            json={"logical_date": None, "partition_key": partition_key, "conf": form},
+        )
         return str(run["dag_run_id"])
 
     def run(self, dag_id: str, run_id: str) -> DagRun:
@@ -85,23 +92,46 @@ class AirflowApi:
 
     def runs(self, partition_key: str) -> list[DagRun]:
         """Return all runs of all DAGs for one partition, the oldest first."""
-        found = self._all("/dags/~/dagRuns", "dag_runs", partition_key_pattern=partition_key, order_by="id")
+        found = self._all(
+            "/dags/~/dagRuns", "dag_runs", partition_key_pattern=partition_key, order_by="id"
+        )
         return [run for run in map(_dag_run, found) if run.partition_key == partition_key]
 
     def tasks(self, run: DagRun) -> list[dict[str, Any]]:
         """Return the task instances of one run: ``task_id``, ``map_index``, ``state``, ``try_number``, ``duration`` in seconds."""
-        return self._all(f"/dags/{run.dag_id}/dagRuns/{run.run_id}/taskInstances", "task_instances", order_by="id")
+        return self._all(
+            f"/dags/{run.dag_id}/dagRuns/{run.run_id}/taskInstances",
+            "task_instances",
+            order_by="id",
+        )
 
-    def log(self, run: DagRun, task_id: str, attempt: int, map_index: int = -1) -> list[dict[str, Any]]:
+    def log(
+        self, run: DagRun, task_id: str, attempt: int, map_index: int = -1
+    ) -> list[dict[str, Any]]:
         """Return the lines that one try has written: ``timestamp``, ``event``, and what the logger added."""
         path = f"/dags/{run.dag_id}/dagRuns/{run.run_id}/taskInstances/{task_id}/logs/{attempt}"
-        found = self._call("GET", path, params={"full_content": "true", "map_index": map_index}, headers={"Accept": "application/json"})
+        found = self._call(
+            "GET",
+            path,
+            params={"full_content": "true", "map_index": map_index},
+            headers={"Accept": "application/json"},
+        )
         return [line for line in found["content"] if isinstance(line, dict)]
 
     def clear(self, run: DagRun, task_ids: list[str] | None = None) -> int:
         """Clear tasks of one run so that they run again, and return how many task instances that touched."""
-        body = {"dag_run_id": run.run_id, "dry_run": False, "only_failed": False, "reset_dag_runs": True, "task_ids": task_ids}
-        return len(self._call("POST", f"/dags/{run.dag_id}/clearTaskInstances", json=body)["task_instances"])
+        body = {
+            "dag_run_id": run.run_id,
+            "dry_run": False,
+            "only_failed": False,
+            "reset_dag_runs": True,
+            "task_ids": task_ids,
+        }
+        return len(
+            self._call("POST", f"/dags/{run.dag_id}/clearTaskInstances", json=body)[
+                "task_instances"
+            ]
+        )
 
     def fail(self, run: DagRun) -> None:
         """Mark a run as failed; its tasks end, and what waits behind it starts."""
@@ -111,7 +141,9 @@ class AirflowApi:
         """Return all entries of a listing: Airflow gives no more than a page at once, whatever limit one asks for."""
         entries: list[dict[str, Any]] = []
         while True:
-            page = self._call("GET", path, params={**query, "limit": PAGE_ENTRIES, "offset": len(entries)})
+            page = self._call(
+                "GET", path, params={**query, "limit": PAGE_ENTRIES, "offset": len(entries)}
+            )
             entries += page[name]
             if not page[name] or len(entries) >= page["total_entries"]:
                 return entries
@@ -131,11 +163,15 @@ class AirflowApi:
                 answer = self._authorised().request(method, f"/api/v2{path}", **content)
         except httpx.HTTPError as error:
             raise ServiceError(
-                f"Airflow at {self.url} does not answer {method} {path}.", got=repr(error), todo="Run `nightshift status`."
+                f"Airflow at {self.url} does not answer {method} {path}.",
+                got=repr(error),
+                todo="Run `nightshift status`.",
             ) from None
         if answer.is_error:
             raise ServiceError(
-                f"Airflow refused {method} {path}.", got=f"{answer.status_code} {answer.text[:500]}", todo="Run `nightshift doctor`."
+                f"Airflow refused {method} {path}.",
+                got=f"{answer.status_code} {answer.text[:500]}",
+                todo="Run `nightshift doctor`.",
             )
         return answer.json() if answer.content else {}
 
@@ -144,11 +180,22 @@ class AirflowApi:
 
         if self._client is None:
             client = httpx.Client(base_url=self.url, timeout=TIMEOUT_SECONDS, trust_env=False)
-            token = client.post("/auth/token", json=self._login).raise_for_status().json()["access_token"]
+            token = (
+                client.post("/auth/token", json=self._login)
+                .raise_for_status()
+                .json()["access_token"]
+            )
             client.headers["Authorization"] = f"Bearer {token}"
             self._client = client
         return self._client
 
 
 def _dag_run(run: dict[str, Any]) -> DagRun:
-    return DagRun(run["dag_id"], run["dag_run_id"], run.get("partition_key"), run["state"], run["start_date"], run["end_date"])
+    return DagRun(
+        run["dag_id"],
+        run["dag_run_id"],
+        run.get("partition_key"),
+        run["state"],
+        run["start_date"],
+        run["end_date"],
+    )

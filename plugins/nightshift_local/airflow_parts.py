@@ -23,13 +23,19 @@ from nightshift_local.ports import LOOPBACK, Ports
 from nightshift_local.postgres import PostgresServer
 from nightshift_local.process import Launch, ServerProcess
 
-API_SERVER, SCHEDULER, DAG_PROCESSOR = "airflow-api-server", "airflow-scheduler", "airflow-dag-processor"
+API_SERVER, SCHEDULER, DAG_PROCESSOR = (
+    "airflow-api-server",
+    "airflow-scheduler",
+    "airflow-dag-processor",
+)
 COMMANDS = {
     API_SERVER: ("api-server",),
     SCHEDULER: ("scheduler", "--skip-serve-logs"),
     DAG_PROCESSOR: ("dag-processor",),
 }
-"""In the order in which they start: the scheduler waits for the API server, without which no task can begin."""
+"""In the order in which they start: the scheduler waits for the API server, without which no
+task can begin.
+"""
 HEALTH_KEYS = {SCHEDULER: "scheduler", DAG_PROCESSOR: "dag_processor"}
 SETUP_TIMEOUT_SECONDS = 300
 
@@ -95,7 +101,11 @@ class AirflowPart:
         report = health[HEALTH_KEYS[self.name]]
         beat = report.get(f"latest_{HEALTH_KEYS[self.name]}_heartbeat")
         started_at = datetime.fromtimestamp(process.create_time(), UTC)
-        return report["status"] == "healthy" and beat is not None and datetime.fromisoformat(beat) >= started_at
+        return (
+            report["status"] == "healthy"
+            and beat is not None
+            and datetime.fromisoformat(beat) >= started_at
+        )
 
     def run(self, *arguments: str) -> str:
         """Run one `airflow` command under the settings of the parts and return what it printed.
@@ -116,7 +126,11 @@ class AirflowPart:
         )
         if done.returncode != 0:
             command = " ".join(["airflow", *arguments])
-            raise ServiceError(f"`{command}` failed.", got=(done.stdout + done.stderr)[-2000:], todo="Run `nightshift doctor`.")
+            raise ServiceError(
+                f"`{command}` failed.",
+                got=(done.stdout + done.stderr)[-2000:],
+                todo="Run `nightshift doctor`.",
+            )
         return done.stdout
 
     def exec(self, *arguments: str) -> NoReturn:
@@ -125,12 +139,19 @@ class AirflowPart:
         os.execve(launch.argv[0], [launch.argv[0], *arguments], {**os.environ, **launch.env})  # noqa: S606 - argv is ours
 
     def _environment(self) -> dict[str, str]:
-        return airflow_environment(self._home, self._metadata_url(), Ports(self._home).remembered().get(API_SERVER, 0))
+        return airflow_environment(
+            self._home, self._metadata_url(), Ports(self._home).remembered().get(API_SERVER, 0)
+        )
 
     def _launch(self) -> Launch:
         program = Path(sysconfig.get_path("scripts")) / "airflow"
-        environment = {**self._environment(), "PATH": f"{program.parent}{os.pathsep}{os.environ.get('PATH', '/usr/bin:/bin')}"}
-        return Launch([str(program), *COMMANDS[self.name]], environment, self._home, inherits_env=True)
+        environment = {
+            **self._environment(),
+            "PATH": f"{program.parent}{os.pathsep}{os.environ.get('PATH', '/usr/bin:/bin')}",
+        }
+        return Launch(
+            [str(program), *COMMANDS[self.name]], environment, self._home, inherits_env=True
+        )
 
     def _ensure_metadata(self) -> None:
         """Migrate the metadata database and create the pools, once per Airflow version, set of pools and database."""
@@ -155,7 +176,9 @@ class AirflowPart:
             return connection.execute("SELECT to_regclass('slot_pool')").fetchone() != (None,)
 
     def _metadata_url(self) -> str:
-        return self._database_url or PostgresServer(self._home).url("airflow").replace("postgresql:", "postgresql+psycopg2:")
+        return self._database_url or PostgresServer(self._home).url("airflow").replace(
+            "postgresql:", "postgresql+psycopg2:"
+        )
 
     @contextmanager
     def _setup_lock(self) -> Iterator[None]:
@@ -170,7 +193,9 @@ class AirflowPart:
 def _health(port: int) -> dict[str, Any] | None:
     """Return the API server's health report, or None if it does not answer."""
     try:
-        with urllib.request.urlopen(f"http://{LOOPBACK}:{port}/api/v2/monitor/health", timeout=5) as answer:
+        with urllib.request.urlopen(
+            f"http://{LOOPBACK}:{port}/api/v2/monitor/health", timeout=5
+        ) as answer:
             report: dict[str, Any] = json.load(answer)
     except (OSError, ValueError):
         return None

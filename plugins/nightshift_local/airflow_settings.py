@@ -36,7 +36,9 @@ TASK_DEFAULTS = {
     "PYTHONUNBUFFERED": "1",
     "TZ": "UTC",
 }
-"""GOMP_SPINCOUNT: threads that spin made a training beside busy neighbours ten times slower (docs/adr/0002)."""
+"""GOMP_SPINCOUNT: threads that spin made a training beside busy neighbours ten times slower
+(docs/adr/0002).
+"""
 
 TUNING = {
     "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
@@ -71,11 +73,14 @@ TUNING = {
     "AIRFLOW__WORKERS__EXECUTION_API_RETRIES": "40",
     "AIRFLOW__WORKERS__EXECUTION_API_RETRY_WAIT_MAX": "15",
 }
-"""A variable of the same name in our own environment wins, so that an installation can tune its Airflow.
+"""A variable of the same name in our own environment wins, so that an installation can tune its
+Airflow.
 
-Workers ask an API server that is away for about five minutes, every 15 seconds at the latest; by Airflow's default they give up
-after five requests, and each task that begins or ends meanwhile loses a try. A scheduler that goes on after it was suspended takes
-itself for dead if its last heartbeat is older than SCHEDULER_HEALTH_CHECK_THRESHOLD, and ends its own tasks; they are tried again.
+Workers ask an API server that is away for about five minutes, every 15 seconds at the latest; by
+Airflow's default they give up after five requests, and each task that begins or ends meanwhile
+loses a try. A scheduler that goes on after it was suspended takes itself for dead if its last
+heartbeat is older than SCHEDULER_HEALTH_CHECK_THRESHOLD, and ends its own tasks; they are tried
+again.
 """
 
 
@@ -100,7 +105,9 @@ def airflow_environment(home: Path, database_url: str, api_port: int) -> dict[st
         "AIRFLOW__CORE__FERNET_KEY": credentials.get("airflow-fernet-key", new_fernet_key),
         "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{url}/execution/",
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": f"{USER}:admin",
-        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(credentials.path("airflow-logins.json")),
+        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(
+            credentials.path("airflow-logins.json")
+        ),
         "AIRFLOW__API__BASE_URL": url,
         "AIRFLOW__API__PORT": str(api_port),
         "AIRFLOW__API__SECRET_KEY": credentials.get("airflow-api-secret-key", new_hex_key),
@@ -123,5 +130,8 @@ def write_logins(home: Path) -> None:
 
 def pools_document(pools: Mapping[str, tuple[int, str]] = POOLS) -> str:
     """Return the pools in the format of ``airflow pools import``."""
-    rows = {name: {"slots": n_slots, "description": text, "include_deferred": False} for name, (n_slots, text) in pools.items()}
+    rows = {
+        name: {"slots": n_slots, "description": text, "include_deferred": False}
+        for name, (n_slots, text) in pools.items()
+    }
     return json.dumps(rows, indent=2)

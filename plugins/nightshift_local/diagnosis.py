@@ -70,7 +70,10 @@ def diagnose(home: Path) -> Iterator[Finding]:
             yield from check(home)
         except (NightshiftError, OSError, subprocess.SubprocessError) as error:
             yield Finding(
-                check.__name__.removeprefix("check_"), "broken", f"the check itself failed: {error}", "Repair what it names, run again."
+                check.__name__.removeprefix("check_"),
+                "broken",
+                f"the check itself failed: {error}",
+                "Repair what it names, run again.",
             )
 
 
@@ -80,15 +83,35 @@ def check_python(_home: Path) -> Iterator[Finding]:
     if sys.version_info[:2] == (3, 11):
         yield Finding("python", "ok", running)
     else:
-        yield Finding("python", "broken", f"{running}, but the lock is for 3.11", "Run make install PYTHON=/path/to/python3.11")
+        yield Finding(
+            "python",
+            "broken",
+            f"{running}, but the lock is for 3.11",
+            "Run make install PYTHON=/path/to/python3.11",
+        )
 
 
 def check_lock(_home: Path) -> Iterator[Finding]:
     """Yield whether each locked package is installed in its locked version."""
-    locked = dict(re.findall(r"^([a-z0-9][a-z0-9._-]*)==(\S+)", (PROJECT_ROOT / "requirements.txt").read_text(), re.MULTILINE))
-    differing = [f"{name} {found or 'missing'} (locked {wanted})" for name, wanted in locked.items() if (found := _version(name)) != wanted]
+    locked = dict(
+        re.findall(
+            r"^([a-z0-9][a-z0-9._-]*)==(\S+)",
+            (PROJECT_ROOT / "requirements.txt").read_text(),
+            re.MULTILINE,
+        )
+    )
+    differing = [
+        f"{name} {found or 'missing'} (locked {wanted})"
+        for name, wanted in locked.items()
+        if (found := _version(name)) != wanted
+    ]
     if differing:
-        yield Finding("packages", "broken", ", ".join(differing[:8]), "rm -f .venv/installed-lock && make install")
+        yield Finding(
+            "packages",
+            "broken",
+            ", ".join(differing[:8]),
+            "rm -f .venv/installed-lock && make install",
+        )
     else:
         yield Finding("packages", "ok", f"{len(locked)} in their locked versions")
 
@@ -99,7 +122,9 @@ def check_imports(_home: Path) -> Iterator[Finding]:
         errors = dict(zip(HEAVY_PACKAGES, pool.map(_import_error, HEAVY_PACKAGES), strict=True))
     broken = {name: error for name, error in errors.items() if error}
     for name, error in broken.items():
-        yield Finding("imports", "broken", f"{name}: {error}", "rm -f .venv/installed-lock && make install")
+        yield Finding(
+            "imports", "broken", f"{name}: {error}", "rm -f .venv/installed-lock && make install"
+        )
     if not broken:
         yield Finding("imports", "ok", f"{len(errors)} heavy packages import")
 
@@ -110,7 +135,12 @@ def check_disk(home: Path) -> Iterator[Finding]:
     free = shutil.disk_usage(existing).free
     gib = f"{free / 1024**3:.1f} GiB free at {existing}"
     if free < MIN_FREE_BYTES:
-        yield Finding("disk", "broken", gib, f"Free {MIN_FREE_BYTES // 1024**3} GiB, or point NIGHTSHIFT_HOME elsewhere")
+        yield Finding(
+            "disk",
+            "broken",
+            gib,
+            f"Free {MIN_FREE_BYTES // 1024**3} GiB, or point NIGHTSHIFT_HOME elsewhere",
+        )
     else:
         yield Finding("disk", "ok", gib)
 
@@ -119,12 +149,19 @@ def check_permissions(home: Path) -> Iterator[Finding]:
     """Yield secret files that others could read."""
     secrets = [
         path
-        for path in (*(home / "secrets").glob("*"), home / "env", home / "admin-env", home / "airflow" / "airflow.cfg")
+        for path in (
+            *(home / "secrets").glob("*"),
+            home / "env",
+            home / "admin-env",
+            home / "airflow" / "airflow.cfg",
+        )
         if path.is_file()
     ]
     open_files = [path for path in secrets if stat.S_IMODE(path.stat().st_mode) & 0o077]
     for path in open_files:
-        yield Finding("permissions", "broken", f"{path} is readable by others", f"chmod 600 '{path}'")
+        yield Finding(
+            "permissions", "broken", f"{path} is readable by others", f"chmod 600 '{path}'"
+        )
     if not open_files:
         yield Finding("permissions", "ok", f"{len(secrets)} secret files are closed to others")
 
@@ -132,7 +169,11 @@ def check_permissions(home: Path) -> Iterator[Finding]:
 def check_settings(_home: Path) -> Iterator[Finding]:
     """Yield whether the settings are complete and the warehouse and the bucket answer to them."""
     settings = load_settings()
-    yield Finding("settings", "ok", f"warehouse {settings.warehouse_host}:{settings.warehouse_port}, bucket {settings.s3_bucket}")
+    yield Finding(
+        "settings",
+        "ok",
+        f"warehouse {settings.warehouse_host}:{settings.warehouse_port}, bucket {settings.s3_bucket}",
+    )
     from nightshift.warehouse.connection import connect
 
     try:
@@ -181,15 +222,28 @@ def check_services(home: Path) -> Iterator[Finding]:
     """Yield the health of the supervisor and of each local part."""
     stack = compose(home, expected_groups(home))
     if ServerProcess(home, SUPERVISOR).find() is None and stack.parts:
-        yield Finding("supervisor", "broken", "not running: nothing restarts a part that dies", "nightshift up")
+        yield Finding(
+            "supervisor",
+            "broken",
+            "not running: nothing restarts a part that dies",
+            "nightshift up",
+        )
     else:
         yield Finding("supervisor", "ok", "running")
     for part in stack.parts:
         if part.process.find() is None:
-            yield Finding(part.name, "warning" if part.is_optional else "broken", "not running", "nightshift up")
+            yield Finding(
+                part.name,
+                "warning" if part.is_optional else "broken",
+                "not running",
+                "nightshift up",
+            )
         elif not part.is_healthy():
             yield Finding(
-                part.name, "broken", "running, but does not answer", f"Read {part.process.log_file}; then nightshift down && nightshift up"
+                part.name,
+                "broken",
+                "running, but does not answer",
+                f"Read {part.process.log_file}; then nightshift down && nightshift up",
             )
         else:
             yield Finding(part.name, "ok", part.address or "healthy")
@@ -209,11 +263,21 @@ def check_dags(home: Path) -> Iterator[Finding]:
         errors = _json_rows(error.got or "")
     for row in errors:
         reason = str(row.get("error", "")).strip().splitlines()[-1:]
-        yield Finding("dags", "broken", f"{row.get('filepath')}: {' '.join(reason)}", "Repair the file; it is read again within 30 s")
+        yield Finding(
+            "dags",
+            "broken",
+            f"{row.get('filepath')}: {' '.join(reason)}",
+            "Repair the file; it is read again within 30 s",
+        )
     if not errors:
         n_dags = len(_json_rows(part.run("dags", "list", "--output", "json")))
         level = "ok" if n_dags else "broken"
-        yield Finding("dags", level, f"{n_dags} DAGs, no import errors", "" if n_dags else "Is NIGHTSHIFT_DAGS_DIR the right folder?")
+        yield Finding(
+            "dags",
+            level,
+            f"{n_dags} DAGs, no import errors",
+            "" if n_dags else "Is NIGHTSHIFT_DAGS_DIR the right folder?",
+        )
 
 
 def _version(name: str) -> str | None:
@@ -225,7 +289,12 @@ def _version(name: str) -> str | None:
 
 def _import_error(module: str) -> str:
     """Return the last line of what importing the module printed when it failed, or nothing."""
-    environment = {**os.environ, "MPLBACKEND": "Agg", "GX_ANALYTICS_ENABLED": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    environment = {
+        **os.environ,
+        "MPLBACKEND": "Agg",
+        "GX_ANALYTICS_ENABLED": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+    }
     try:
         done = subprocess.run(  # noqa: S603 - our own interpreter, a module of our list
             [sys.executable, "-c", f"import {module}"],
@@ -237,7 +306,11 @@ def _import_error(module: str) -> str:
         )
     except subprocess.TimeoutExpired:
         return f"not imported within {IMPORT_TIMEOUT_SECONDS} s"
-    return "" if done.returncode == 0 else (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+    return (
+        ""
+        if done.returncode == 0
+        else (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+    )
 
 
 def _json_rows(text: str) -> list[dict[str, object]]:

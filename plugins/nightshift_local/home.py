@@ -9,7 +9,9 @@ from pathlib import Path
 from nightshift.errors import ServiceError
 
 MARKER = ".nightshift-home"
-MARKER_TEXT = "nightshift keeps its local state here; `nightshift down --delete-data` deletes this folder.\n"
+MARKER_TEXT = (
+    "nightshift keeps its local state here; `nightshift down --delete-data` deletes this folder.\n"
+)
 OWN_NAMES = frozenset(
     {
         ".replay_clock.partial", "admin-env", "airflow", "binned_rows", "checkpoints", "dbt", "drops", "env",

@@ -49,8 +49,21 @@ class Listener:
     open_paths: tuple[str, ...] = ()
 
 
-POSTGRES = Listener("postgres", "PostgreSQL", "postgres", "role and password (SCRAM-SHA-256)", "nothing: the login is refused")
-S3 = Listener("s3", "S3 gateway", "s3", "key pair (SigV4)", "403, or that it is alive", ("/healthz", "/status"))
+POSTGRES = Listener(
+    "postgres",
+    "PostgreSQL",
+    "postgres",
+    "role and password (SCRAM-SHA-256)",
+    "nothing: the login is refused",
+)
+S3 = Listener(
+    "s3",
+    "S3 gateway",
+    "s3",
+    "key pair (SigV4)",
+    "403, or that it is alive",
+    ("/healthz", "/status"),
+)
 AIRFLOW = Listener(
     "airflow-api-server",
     "Airflow: user interface, API, execution API",
@@ -63,15 +76,27 @@ MLFLOW = Listener(
     "mlflow", "MLflow's pages, for reading; with `--with mlflow`", "http", "user and password (Basic)", "401, or that it is alive",
     ("/health",),
 )  # fmt: skip
-SOCKET = Listener("s3", "sockets of the same parts below `/tmp`", "socket", "the servers' own user (mode 0700)", "nothing: no permission")
+SOCKET = Listener(
+    "s3",
+    "sockets of the same parts below `/tmp`",
+    "socket",
+    "the servers' own user (mode 0700)",
+    "nothing: no permission",
+)
 
 
 def _inner(part: str) -> Iterator[tuple[int, Listener]]:
     """Yield port offset and listener of SeaweedFS's inner parts, HTTP and gRPC."""
     for name, offset in LISTENER_OFFSETS.items():
         if name != "s3":
-            yield offset, Listener(part, f"SeaweedFS {name}, HTTP", "tls", CERTIFICATE, NO_HANDSHAKE)
-        yield offset + GRPC_PORT_OFFSET, Listener(part, f"SeaweedFS {name}, gRPC", "tls", CERTIFICATE, NO_HANDSHAKE)
+            yield (
+                offset,
+                Listener(part, f"SeaweedFS {name}, HTTP", "tls", CERTIFICATE, NO_HANDSHAKE),
+            )
+        yield (
+            offset + GRPC_PORT_OFFSET,
+            Listener(part, f"SeaweedFS {name}, gRPC", "tls", CERTIFICATE, NO_HANDSHAKE),
+        )
 
 
 def local_listeners(home: Path) -> Mapping[int, Listener]:
@@ -84,13 +109,28 @@ def local_listeners(home: Path) -> Mapping[int, Listener]:
 
 
 LOOPBACK_ONLY = {
-    "s3": [listener for _, listener in _inner("s3") if "admin" not in listener.what and "s3, gRPC" not in listener.what],
-    "scheduler": [Listener("scheduler", "health of the scheduler, port 8974", "http", "nobody else in the container", "that it is alive")],
+    "s3": [
+        listener
+        for _, listener in _inner("s3")
+        if "admin" not in listener.what and "s3, gRPC" not in listener.what
+    ],
+    "scheduler": [
+        Listener(
+            "scheduler",
+            "health of the scheduler, port 8974",
+            "http",
+            "nobody else in the container",
+            "that it is alive",
+        )
+    ],
 }
 """Listeners that a container keeps to itself."""
 NETWORK = {
     "postgres": [(5432, POSTGRES)],
-    "s3": [(8333, S3), (18333, Listener("s3", "SeaweedFS s3, gRPC", "tls", CERTIFICATE, NO_HANDSHAKE))],
+    "s3": [
+        (8333, S3),
+        (18333, Listener("s3", "SeaweedFS s3, gRPC", "tls", CERTIFICATE, NO_HANDSHAKE)),
+    ],
     "api-server": [(8080, AIRFLOW)],
     "mlflow": [(5000, MLFLOW)],
 }

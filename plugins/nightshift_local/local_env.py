@@ -35,7 +35,11 @@ def warehouse_settings(server: PostgresServer) -> dict[str, str]:
 
 def mlflow_settings(server: PostgresServer) -> dict[str, str]:
     """Return the settings that point MLflow's tracking store at the local PostgreSQL."""
-    return {"NIGHTSHIFT_MLFLOW_TRACKING_URI": server.url("mlflow").replace("postgresql:", "postgresql+psycopg2:")}
+    return {
+        "NIGHTSHIFT_MLFLOW_TRACKING_URI": server.url("mlflow").replace(
+            "postgresql:", "postgresql+psycopg2:"
+        )
+    }
 
 
 def object_store_settings(server: ObjectServer) -> dict[str, str]:
@@ -59,7 +63,9 @@ def write_env(home: Path, settings: Mapping[str, str]) -> Path:
     """
     admin = {name: value for name, value in settings.items() if name.startswith(ADMIN_PREFIX)}
     _write(home / ADMIN_FILE_NAME, admin)
-    return _write(home / FILE_NAME, {name: value for name, value in settings.items() if name not in admin})
+    return _write(
+        home / FILE_NAME, {name: value for name, value in settings.items() if name not in admin}
+    )
 
 
 def _write(target: Path, settings: Mapping[str, str]) -> Path:
@@ -80,7 +86,11 @@ def read_env(home: Path, file_name: str = FILE_NAME) -> dict[str, str]:
     path = home / file_name
     if not path.is_file():
         return {}
-    pairs = (line.split("=", 1) for line in path.read_text().splitlines() if "=" in line and not line.startswith("#"))
+    pairs = (
+        line.split("=", 1)
+        for line in path.read_text().splitlines()
+        if "=" in line and not line.startswith("#")
+    )
     return {name: value.removeprefix("'").removesuffix("'") for name, value in pairs}
 
 
@@ -118,7 +128,12 @@ class LocalServers:
             self.__exit__()
             raise
         own = {"NIGHTSHIFT_HOME": str(self._home)}
-        self.env = own | warehouse_settings(self._postgres) | mlflow_settings(self._postgres) | object_store_settings(self._object_server)
+        self.env = (
+            own
+            | warehouse_settings(self._postgres)
+            | mlflow_settings(self._postgres)
+            | object_store_settings(self._object_server)
+        )
         return self
 
     def __exit__(self, *_: object) -> None:

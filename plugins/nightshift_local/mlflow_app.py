@@ -3,7 +3,8 @@
 MLflow's own server takes writes, uploads, webhooks and jobs, and its assistant runs shell commands.
 None of that is needed to look at runs: the pipeline writes to the tracking store directly. So only
 MLflow's plain web application is served, without the routers that its server adds (assistant,
-gateway, jobs, traces), and in front of it each request must have the login and be on a list of reads.
+gateway, jobs, traces), and in front of it each request must have the login and be on a list of
+reads.
 """
 
 from __future__ import annotations
@@ -79,7 +80,9 @@ class ReadOnlyApp:
         return scheme.lower() == "basic" and hmac.compare_digest(given, self._expected)
 
 
-def _answer(start_response: StartResponse, status: str, text: str, *headers: tuple[str, str]) -> Iterable[bytes]:
+def _answer(
+    start_response: StartResponse, status: str, text: str, *headers: tuple[str, str]
+) -> Iterable[bytes]:
     body = f"{text}\n".encode()
     fixed = [("Content-Type", "text/plain"), ("Content-Length", str(len(body)))]
     start_response(status, [*fixed, *headers])

@@ -28,8 +28,8 @@ class MlflowServer:
 
     Args:
         home: Folder of local state.
-        elsewhere: NIGHTSHIFT_S3_* variables of a store that this home does not run; figures are not shown then,
-            since its key is not for a page.
+        elsewhere: NIGHTSHIFT_S3_* variables of a store that this home does not run; figures are not
+            shown then, since its key is not for a page.
     """
 
     name = NAME
@@ -74,8 +74,24 @@ class MlflowServer:
             return False
 
     def _launch(self) -> Launch:
-        listen = ["--bind", f"{LOOPBACK}:{self.port}", "--workers", "1", "--threads", "4", "--no-control-socket"]
-        argv = [sys.executable, "-m", "gunicorn", *listen, "--timeout", "120", "nightshift_local.mlflow_app:create()"]
+        listen = [
+            "--bind",
+            f"{LOOPBACK}:{self.port}",
+            "--workers",
+            "1",
+            "--threads",
+            "4",
+            "--no-control-socket",
+        ]
+        argv = [
+            sys.executable,
+            "-m",
+            "gunicorn",
+            *listen,
+            "--timeout",
+            "120",
+            "nightshift_local.mlflow_app:create()",
+        ]
         return Launch(argv, self._environment(), self._home)
 
     def _environment(self) -> dict[str, str]:

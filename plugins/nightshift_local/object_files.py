@@ -1,8 +1,8 @@
 """The files that close SeaweedFS: certificates for its inner parts, identities of its S3 gateway.
 
 Master, volumes, filer and admin trust whoever reaches them: HTTP of the master hands out write
-tokens, gRPC of the filer takes entries. With these files each inner connection needs a certificate of
-this one installation, in both directions.
+tokens, gRPC of the filer takes entries. With these files each inner connection needs a certificate
+of this one installation, in both directions.
 """
 
 from __future__ import annotations
@@ -19,7 +19,18 @@ CERTIFICATE_LIFETIME = dt.timedelta(days=7300)
 CERTIFICATE_FILES = ("tls/ca.pem", "tls/cert.pem", "tls/key.pem")
 SECURITY_FILE = "security.toml"
 IDENTITIES_FILE = "identities.json"
-GRPC_PARTS = ("master", "volume", "filer", "s3", "admin", "worker", "client", "msg_broker", "msg_agent", "mq")
+GRPC_PARTS = (
+    "master",
+    "volume",
+    "filer",
+    "s3",
+    "admin",
+    "worker",
+    "client",
+    "msg_broker",
+    "msg_agent",
+    "mq",
+)
 HTTP_PARTS = ("master", "volume", "filer", "admin", "client")
 CONTAINER_KEYS = {
     "nightshift": ("NIGHTSHIFT_S3_ACCESS_KEY_ID", "NIGHTSHIFT_S3_SECRET_ACCESS_KEY"),
@@ -91,7 +102,9 @@ def _write_certificates(folder: Path) -> None:
     def name(text: str) -> x509.Name:
         return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
 
-    def builder(subject: str, key: ec.EllipticCurvePrivateKey, *, is_authority: bool) -> x509.CertificateBuilder:
+    def builder(
+        subject: str, key: ec.EllipticCurvePrivateKey, *, is_authority: bool
+    ) -> x509.CertificateBuilder:
         now = dt.datetime.now(dt.UTC)
         return (
             x509.CertificateBuilder(name("nightshift object server authority"), name(subject))

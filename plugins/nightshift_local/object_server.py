@@ -72,7 +72,10 @@ class ObjectServer:
     @property
     def endpoint(self) -> ObjectServerEndpoint:
         """Return where the server listens, with its keys."""
-        key_id, secret = self._credentials.get("s3-access-key-id"), self._credentials.get("s3-secret-access-key")
+        key_id, secret = (
+            self._credentials.get("s3-access-key-id"),
+            self._credentials.get("s3-secret-access-key"),
+        )
         return ObjectServerEndpoint(f"http://{LOOPBACK}:{self.port}", key_id, secret, BUCKET)
 
     def ensure_started(self) -> ObjectServerEndpoint:
@@ -95,7 +98,10 @@ class ObjectServer:
     @property
     def mlflow_keys(self) -> KeyPair:
         """Return the key pair that may read ``mlflow/`` in the bucket, and nothing else."""
-        key_id, secret = self._credentials.get("s3-mlflow-access-key-id"), self._credentials.get("s3-mlflow-secret-access-key")
+        key_id, secret = (
+            self._credentials.get("s3-mlflow-access-key-id"),
+            self._credentials.get("s3-mlflow-secret-access-key"),
+        )
         return KeyPair(key_id, secret)
 
     def stop(self) -> None:
@@ -130,7 +136,10 @@ class ObjectServer:
         """Write what closes the inner listeners, and who may use the S3 gateway."""
         placement = place_servers(self._home)
         endpoint = self.endpoint
-        keys = {"nightshift": KeyPair(endpoint.access_key_id, endpoint.secret_access_key), "mlflow": self.mlflow_keys}
+        keys = {
+            "nightshift": KeyPair(endpoint.access_key_id, endpoint.secret_access_key),
+            "mlflow": self.mlflow_keys,
+        }
         for path in write_object_server_files(placement.own_dir(NAME), keys, BUCKET):
             placement.give(path)
 
@@ -138,16 +147,36 @@ class ObjectServer:
         placement = place_servers(self._home)
         data = placement.own_dir(NAME)
         program = placement.reachable(Path(sysconfig.get_path("scripts")) / "weed")
-        return Launch([str(program), "mini", *self._options()], self._environment(data), data, placement.uid, placement.gid)
+        return Launch(
+            [str(program), "mini", *self._options()],
+            self._environment(data),
+            data,
+            placement.uid,
+            placement.gid,
+        )
 
     def _options(self) -> list[str]:
         """Return the flags; the folder is given as ``.`` since a comma in its path would be read as a list."""
-        ports = [f"-{listener}.port={self.port + offset}" for listener, offset in LISTENER_OFFSETS.items()]
+        ports = [
+            f"-{listener}.port={self.port + offset}"
+            for listener, offset in LISTENER_OFFSETS.items()
+        ]
         loopback = [f"-ip={LOOPBACK}", f"-ip.bind={LOOPBACK}"]
-        off = ["-master.telemetry=false", "-admin.ui=false", "-webdav=false", "-s3.port.iceberg=0", "-s3.port.lance=0"]
+        off = [
+            "-master.telemetry=false",
+            "-admin.ui=false",
+            "-webdav=false",
+            "-s3.port.iceberg=0",
+            "-s3.port.lance=0",
+        ]
         volumes = ["-volume.max=2000", "-master.volumeSizeLimitMB=1024"]
-        # HTTP of the master gives a write token for any object to whoever asks; the S3 gateway does not use it.
-        closed = ["-disableHttp", f"-s3.config={IDENTITIES_FILE}", "-s3.allowDeleteBucketNotEmpty=false"]
+        # HTTP of the master gives a write token for any object to whoever asks; the S3 gateway does
+        # not use it.
+        closed = [
+            "-disableHttp",
+            f"-s3.config={IDENTITIES_FILE}",
+            "-s3.allowDeleteBucketNotEmpty=false",
+        ]
         return ["-dir=.", f"-bucket={BUCKET}", *closed, *loopback, *off, *volumes, *ports]
 
     def _environment(self, data: Path) -> dict[str, str]:
@@ -162,20 +191,31 @@ class ObjectServer:
             "PATH": "/usr/bin:/bin",
             "HOME": str(data),
             "GOMEMLIMIT": "700MiB",
-            **{variable: self._credentials.get(name, new_hex_key) for variable, name in keys.items()},
+            **{
+                variable: self._credentials.get(name, new_hex_key)
+                for variable, name in keys.items()
+            },
         }
 
 
 def _are_listeners_free(port: int) -> bool:
     """Return whether all listeners, their gRPC twins and their sockets in /tmp could be opened by us."""
-    ports = [port + offset + twin for offset in LISTENER_OFFSETS.values() for twin in (0, GRPC_PORT_OFFSET)]
+    ports = [
+        port + offset + twin
+        for offset in LISTENER_OFFSETS.values()
+        for twin in (0, GRPC_PORT_OFFSET)
+    ]
     foreign_sockets = [p for p in _sockets(port) if os.geteuid() not in (0, p.stat().st_uid)]
     return all(map(is_free, ports)) and not foreign_sockets
 
 
 def _sockets(port: int) -> list[Path]:
     """Return the sockets that SeaweedFS names after its ports, in a folder that is fixed in its code."""
-    ports = [port + offset + twin for offset in LISTENER_OFFSETS.values() for twin in (0, GRPC_PORT_OFFSET)]
+    ports = [
+        port + offset + twin
+        for offset in LISTENER_OFFSETS.values()
+        for twin in (0, GRPC_PORT_OFFSET)
+    ]
     return [path for p in ports for path in Path("/tmp").glob(f"seaweedfs-*-{p}.sock")]  # noqa: S108
 
 

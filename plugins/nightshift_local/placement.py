@@ -1,7 +1,8 @@
 """Decide where a server keeps its files and as which user it runs.
 
-An ordinary user's servers run as that user under the home. PostgreSQL refuses root, so root's servers run as ``nobody``, in a
-folder that ``nobody`` can reach: the home if every parent can be traversed, else one under ``/var/lib/nightshift``.
+An ordinary user's servers run as that user under the home. PostgreSQL refuses root, so root's
+servers run as ``nobody``, in a folder that ``nobody`` can reach: the home if every parent can be
+traversed, else one under ``/var/lib/nightshift``.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ UNPRIVILEGED_USER = "nobody"
 SYSTEM_STATE_DIR = Path("/var/lib/nightshift")
 ROOT_PREFIX = "home-"
 TRAVERSABLE = 0o711
-"""Set by chmod, since a strict umask would take it away from mkdir: others may pass through, but not list."""
+"""Set by chmod, since a strict umask would take it away from mkdir: others may pass through, but
+not list.
+"""
 
 
 @dataclass(frozen=True)
@@ -113,7 +116,11 @@ def _pointed_root(pointer: Path) -> Path | None:
     if not pointer.is_file():
         return None
     root = Path(pointer.read_text().strip())
-    is_ours = root.parent == SYSTEM_STATE_DIR and root.name.startswith(ROOT_PREFIX) and not root.is_symlink()
+    is_ours = (
+        root.parent == SYSTEM_STATE_DIR
+        and root.name.startswith(ROOT_PREFIX)
+        and not root.is_symlink()
+    )
     return root if is_ours and root.is_dir() else None
 
 

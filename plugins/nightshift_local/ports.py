@@ -51,7 +51,8 @@ class Ports:
     def usable(self, name: str, is_usable: Callable[[int], bool] = is_free) -> int:
         """Return the remembered port of a service that is not running, or remember a new one if another program took it.
 
-        A port that is taken by no living program is waited for: clients that still run were told this one.
+        A port that is taken by no living program is waited for: clients that still run were told
+        this one.
 
         Args:
             name: Service name.

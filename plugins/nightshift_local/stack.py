@@ -10,7 +10,12 @@ from typing import Protocol
 
 from nightshift.errors import ServiceError
 from nightshift_local.airflow_parts import COMMANDS, AirflowPart
-from nightshift_local.local_env import mlflow_settings, object_store_settings, read_env, warehouse_settings
+from nightshift_local.local_env import (
+    mlflow_settings,
+    object_store_settings,
+    read_env,
+    warehouse_settings,
+)
 from nightshift_local.mlflow_server import MlflowServer
 from nightshift_local.object_server import ObjectServer
 from nightshift_local.placement import prepare_home
@@ -19,7 +24,9 @@ from nightshift_local.process import ServerProcess
 
 GROUPS = ("postgres", "s3", "airflow", "mlflow")
 DEFAULT_GROUPS = ("postgres", "s3", "airflow")
-"""What `nightshift up` starts. MLflow's pages are for people, so a person asks for them: `nightshift up --with mlflow`."""
+"""What `nightshift up` starts. MLflow's pages are for people, so a person asks for them:
+`nightshift up --with mlflow`.
+"""
 AIRFLOW_DATABASE = "NIGHTSHIFT_AIRFLOW_DATABASE_URL"
 
 
@@ -77,7 +84,11 @@ class Surroundings:
 
     def __init__(self, home: Path, environment: Mapping[str, str]) -> None:
         own = read_env(home)
-        self.variables = {k: v for k, v in environment.items() if k.startswith("NIGHTSHIFT_") and v and own.get(k) != v}
+        self.variables = {
+            k: v
+            for k, v in environment.items()
+            if k.startswith("NIGHTSHIFT_") and v and own.get(k) != v
+        }
 
     def has(self, *names: str) -> bool:
         """Return whether one of the variables is given."""
@@ -88,9 +99,13 @@ class Surroundings:
         reasons = {}
         if self.has("WAREHOUSE_HOST"):
             reasons["postgres"] = "NIGHTSHIFT_WAREHOUSE_HOST names another server."
-            reasons["mlflow"] = "its database would be in the local PostgreSQL, which is not started."
+            reasons["mlflow"] = (
+                "its database would be in the local PostgreSQL, which is not started."
+            )
             if AIRFLOW_DATABASE not in self.variables:
-                reasons["airflow"] = f"the local PostgreSQL is not started; set {AIRFLOW_DATABASE} to run Airflow here."
+                reasons["airflow"] = (
+                    f"the local PostgreSQL is not started; set {AIRFLOW_DATABASE} to run Airflow here."
+                )
         if self.has("S3_ENDPOINT_URL", "S3_ACCESS_KEY_ID"):
             reasons["s3"] = "NIGHTSHIFT_S3_* names another store."
         if self.has("MLFLOW_TRACKING_URI"):
@@ -98,7 +113,11 @@ class Surroundings:
         return reasons
 
 
-def compose(home: Path, groups: Collection[str] = DEFAULT_GROUPS, environment: Mapping[str, str] | None = None) -> Stack:
+def compose(
+    home: Path,
+    groups: Collection[str] = DEFAULT_GROUPS,
+    environment: Mapping[str, str] | None = None,
+) -> Stack:
     """Return the parts of the asked groups that this home runs itself.
 
     Args:
@@ -110,12 +129,18 @@ def compose(home: Path, groups: Collection[str] = DEFAULT_GROUPS, environment: M
         ServiceError: A group is unknown.
     """
     if unknown := set(groups) - set(GROUPS):
-        raise ServiceError(f"Unknown service: {', '.join(sorted(unknown))}.", expected=", ".join(GROUPS))
+        raise ServiceError(
+            f"Unknown service: {', '.join(sorted(unknown))}.", expected=", ".join(GROUPS)
+        )
     home = prepare_home(home)
     around = Surroundings(home, os.environ if environment is None else environment)
     left_out = around.left_out()
     chosen = [group for group in GROUPS if group in groups and group not in left_out]
-    notices = tuple(f"{group} is not started here: {left_out[group]}" for group in GROUPS if group in groups and group in left_out)
+    notices = tuple(
+        f"{group} is not started here: {left_out[group]}"
+        for group in GROUPS
+        if group in groups and group in left_out
+    )
     return Stack(tuple(_parts(home, chosen, around)), notices, _settings(home, left_out))
 
 
@@ -142,7 +167,9 @@ def _parts(home: Path, groups: Iterable[str], around: Surroundings) -> Iterable[
         elif group == "s3":
             yield ObjectServer(home)
         elif group == "airflow":
-            yield from (AirflowPart(home, name, around.variables.get(AIRFLOW_DATABASE)) for name in COMMANDS)
+            yield from (
+                AirflowPart(home, name, around.variables.get(AIRFLOW_DATABASE)) for name in COMMANDS
+            )
         else:
             yield MlflowServer(home, around.variables)
 

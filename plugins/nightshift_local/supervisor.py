@@ -1,7 +1,8 @@
 """Keep the parts of a home running: start, watch, restart with growing pauses.
 
-The supervisor is one small process. It is not the parts' parent in any way that matters: each part is found again by its
-recorded pid and start time, so a supervisor that was killed is replaced by `nightshift up` without touching a part.
+The supervisor is one small process. It is not the parts' parent in any way that matters: each part
+is found again by its recorded pid and start time, so a supervisor that was killed is replaced by
+`nightshift up` without touching a part.
 """
 
 from __future__ import annotations
@@ -41,13 +42,18 @@ STABLE_AFTER_SECONDS = 60.0
 SILENT_INTERVAL_SECONDS = 2.0
 """Between two checks of a part that does not answer, so that what waits for it goes on soon."""
 SILENT_CHECKS = 6
-"""Checks in a row without an answer after which a running part counts as away, half a minute or more: late answers of a busy machine
-are no outage. One whose process is gone is away at once."""
+"""Checks in a row without an answer after which a running part counts as away, half a minute or
+more: late answers of a busy machine are no outage. One whose process is gone is away at once.
+"""
 SETTLE_SECONDS = 20.0
-"""How long a part answers before what was held back goes on: tasks that have waited for it send their heartbeats first,
-or the scheduler would take them for dead. Workers ask again every 15 seconds at the latest (``airflow_settings``)."""
+"""How long a part answers before what was held back goes on: tasks that have waited for it send
+their heartbeats first, or the scheduler would take them for dead. Workers ask again every 15
+seconds at the latest (``airflow_settings``).
+"""
 HELD_BACK_BY: Mapping[str, str] = {SCHEDULER: API_SERVER}
-"""Parts that do not run while another one does not answer: each task that is dispatched meanwhile loses a try."""
+"""Parts that do not run while another one does not answer: each task that is dispatched
+meanwhile loses a try.
+"""
 JUDGED_THROUGH: Mapping[str, str] = {SCHEDULER: API_SERVER, DAG_PROCESSOR: API_SERVER}
 """Parts whose health another one reports: while that is away, nobody knows theirs."""
 
@@ -66,7 +72,8 @@ class PartState:
         next_try_at: No start before this time.
         next_check_at: No health check before this time.
         healthy_at: When it was last seen healthy, or started.
-        n_silent: Checks in a row that it did not answer; as many as count as away, until it has answered once.
+        n_silent: Checks in a row that it did not answer; as many as count as away, until it has
+            answered once.
         answers_since: Since when it has answered without a pause that counts.
     """
 
@@ -143,7 +150,9 @@ class Supervisor:
             self._start(part, state, now)
         elif now >= state.next_check_at:
             self._check(part, state, now)
-            state.next_check_at = now + (SILENT_INTERVAL_SECONDS if state.n_silent else HEALTH_INTERVAL_SECONDS)
+            state.next_check_at = now + (
+                SILENT_INTERVAL_SECONDS if state.n_silent else HEALTH_INTERVAL_SECONDS
+            )
 
     def _is_held_back(self, part: Part, process: psutil.Process | None, now: float) -> bool:
         """Return whether a part must not run now; one that runs is stopped by SIGSTOP, since its end would end its tasks."""
@@ -186,8 +195,14 @@ class Supervisor:
         if is_healthy:
             state.healthy_at = now
             part.ensure_started()
-        elif part.unhealthy_limit_seconds is not None and state.healthy_at and now - state.healthy_at > part.unhealthy_limit_seconds:
-            log.warning("%s does not answer since %.0f s: restarting it", part.name, now - state.healthy_at)
+        elif (
+            part.unhealthy_limit_seconds is not None
+            and state.healthy_at
+            and now - state.healthy_at > part.unhealthy_limit_seconds
+        ):
+            log.warning(
+                "%s does not answer since %.0f s: restarting it", part.name, now - state.healthy_at
+            )
             part.stop()
         state.healthy_at = state.healthy_at or now
 
@@ -200,14 +215,18 @@ class Supervisor:
     @staticmethod
     def _pause(state: PartState, now: float) -> None:
         state.n_failures += 1
-        state.next_try_at = now + min(FIRST_PAUSE_SECONDS * 2**state.n_failures, LONGEST_PAUSE_SECONDS)
+        state.next_try_at = now + min(
+            FIRST_PAUSE_SECONDS * 2**state.n_failures, LONGEST_PAUSE_SECONDS
+        )
 
     def _publish(self) -> None:
         """Rewrite the env file (a part may have got another port) and what `status` shows."""
         write_env(self._home, compose(self._home, self._groups).settings)
         state_file = self._home / "run" / "states.json"
         partial = state_file.with_suffix(".partial")
-        partial.write_text(json.dumps({name: asdict(state) for name, state in self._states.items()}))
+        partial.write_text(
+            json.dumps({name: asdict(state) for name, state in self._states.items()})
+        )
         partial.replace(state_file)
 
 
@@ -223,7 +242,11 @@ def ensure_supervisor(home: Path, groups: Sequence[str]) -> None:
     """Start the supervisor of a home for these groups, replacing one that watches others or was told other settings."""
     process = ServerProcess(home, NAME)
     argv = [sys.executable, "-m", __name__, "--home", str(home), "--groups", ",".join(groups)]
-    own = {name: value for name, value in os.environ.items() if name.startswith("NIGHTSHIFT_") and name != "NIGHTSHIFT_PROCESS"}
+    own = {
+        name: value
+        for name, value in os.environ.items()
+        if name.startswith("NIGHTSHIFT_") and name != "NIGHTSHIFT_PROCESS"
+    }
     launch = Launch(argv, {**own, "NIGHTSHIFT_HOME": str(home)}, PROJECT_ROOT, inherits_env=True)
     if process.find() is not None:
         if not process.is_outdated(launch):

@@ -17,7 +17,9 @@ POLL_SECONDS = 0.2
 
 
 @contextmanager
-def only_up(home: Path, say: Callable[[str], None], wait_seconds: float = WAIT_SECONDS) -> Iterator[None]:
+def only_up(
+    home: Path, say: Callable[[str], None], wait_seconds: float = WAIT_SECONDS
+) -> Iterator[None]:
     """Hold a home's lock during the block; the kernel releases it when the holder dies.
 
     Args:

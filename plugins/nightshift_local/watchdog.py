@@ -1,9 +1,10 @@
 """End the servers of a home when the program that started them is gone, however it died.
 
 Tests and benchmarks stop their servers themselves; a SIGKILL leaves them no time for it. So each
-starts one small process that waits for the starter's end on a pidfd, which the kernel makes readable
-at any death, and then stops what the home runs. A death signal (PR_SET_PDEATHSIG) would be simpler,
-but it fires when the starting *thread* ends, and a server that becomes another user loses it.
+starts one small process that waits for the starter's end on a pidfd, which the kernel makes
+readable at any death, and then stops what the home runs. A death signal (PR_SET_PDEATHSIG) would be
+simpler, but it fires when the starting *thread* ends, and a server that becomes another user loses
+it.
 """
 
 from __future__ import annotations

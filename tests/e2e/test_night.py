@@ -23,7 +23,10 @@ def published(settings: Settings) -> dict[str, tuple[str, int]]:
         where p.partition_date = %s and p.dataset not like 'monitoring%%'
     """
     with connect(settings, "test") as conn:
-        return {dataset: (content_hash, n_rows) for dataset, content_hash, n_rows in conn.execute(query, [NIGHT])}
+        return {
+            dataset: (content_hash, n_rows)
+            for dataset, content_hash, n_rows in conn.execute(query, [NIGHT])
+        }
 
 
 @pytest.mark.mlts("infra-3")
@@ -53,19 +56,28 @@ def test_the_critical_path_of_a_night_adds_up(whole: Whole) -> None:
         "transform.build_features",
         "transform.announce_flight",
     ]
-    assert all(min(step.waiting, step.starting, step.importing, step.working) >= 0 for step in whole.path)
+    assert all(
+        min(step.waiting, step.starting, step.importing, step.working) >= 0 for step in whole.path
+    )
     assert all(step.importing > 0.05 and step.working > 0 for step in whole.path)
-    assert sum(step.seconds for step in whole.path) == pytest.approx(whole.night.seconds_to_predictions, abs=10)
+    assert sum(step.seconds for step in whole.path) == pytest.approx(
+        whole.night.seconds_to_predictions, abs=10
+    )
 
 
-def test_every_scheduled_flight_of_the_next_day_is_scored_once_by_the_champion(whole: Whole) -> None:
+def test_every_scheduled_flight_of_the_next_day_is_scored_once_by_the_champion(
+    whole: Whole,
+) -> None:
     query = """
         select count(*), count(distinct flight_id), min(model_version), max(model_version), min(score_source), max(score_source)
         from analytics.flight_delayed_current where partition_date = %s
     """
     with connect(whole.settings, "test") as conn:
         scored = conn.execute(query, [NIGHT]).fetchone()
-        scheduled = conn.execute("select n_rows from ops.loads where dataset = 'raw/flight_schedules' and partition_date = %s", [NIGHT])
+        scheduled = conn.execute(
+            "select n_rows from ops.loads where dataset = 'raw/flight_schedules' and partition_date = %s",
+            [NIGHT],
+        )
         n_flights = scheduled.fetchall()[-1][0]
     assert n_flights == 896
     assert scored == (n_flights, n_flights, 1, 1, "champion", "champion")
@@ -104,7 +116,9 @@ def _wait_until_quiet(api: AirflowApi) -> None:
     n_quiet, started = 0, time.monotonic()
     while n_quiet < 3:
         time.sleep(1)
-        n_quiet = n_quiet + 1 if all(run.state in {"success", "failed"} for run in api.runs(NIGHT)) else 0
+        n_quiet = (
+            n_quiet + 1 if all(run.state in {"success", "failed"} for run in api.runs(NIGHT)) else 0
+        )
         assert time.monotonic() - started < RERUN_TIMEOUT_SECONDS
 
 

@@ -19,9 +19,15 @@ TIMEOUT_SECONDS = 120
 
 @pytest.mark.promise("R6")
 @pytest.mark.parametrize(
-    "task_ids", [["begin", "publish", "score_shard"], pytest.param(["score_shard", "begin", "publish"], marks=pytest.mark.long)]
+    "task_ids",
+    [
+        ["begin", "publish", "score_shard"],
+        pytest.param(["score_shard", "begin", "publish"], marks=pytest.mark.long),
+    ],
 )
-def test_scoring_tasks_cleared_alone_in_any_order_publish_the_same_content(whole: Whole, task_ids: list[str]) -> None:
+def test_scoring_tasks_cleared_alone_in_any_order_publish_the_same_content(
+    whole: Whole, task_ids: list[str]
+) -> None:
     before = published(whole.settings)
     run = next(run for run in whole.api.runs(NIGHT) if run.dag_id == "score__flight_delayed")
     for task_id in task_ids:
@@ -41,12 +47,19 @@ def end_of(whole: Whole, dag_id: str, run_id: str) -> str:
 
 @pytest.mark.promise("R19")
 @pytest.mark.long
-def test_rollback_that_a_person_asks_for_publishes_what_the_version_gives_and_names_the_person(whole: Whole) -> None:
+def test_rollback_that_a_person_asks_for_publishes_what_the_version_gives_and_names_the_person(
+    whole: Whole,
+) -> None:
     before = published(whole.settings)
-    dag_id, form = "rollback", {"model": "flight_delayed", "to_version": 1, "since": NIGHT, "reason": "an exercise"}
+    dag_id, form = (
+        "rollback",
+        {"model": "flight_delayed", "to_version": 1, "since": NIGHT, "reason": "an exercise"},
+    )
     run_id = whole.api.trigger(dag_id, None, **form, only_plan=True)
     assert end_of(whole, dag_id, run_id) == "success"
-    states = {task["task_id"]: task["state"] for task in whole.api.tasks(whole.api.run(dag_id, run_id))}
+    states = {
+        task["task_id"]: task["state"] for task in whole.api.tasks(whole.api.run(dag_id, run_id))
+    }
     assert states == {"plan": "success", "repair": "skipped"}
 
     run_id = whole.api.trigger(dag_id, None, **form)
@@ -55,6 +68,11 @@ def test_rollback_that_a_person_asks_for_publishes_what_the_version_gives_and_na
         assert published(whole.settings) == before
         with connect(whole.settings, "test") as conn:
             last = history(conn, "flight_delayed")[-1]
-        assert (last.verdict, last.version, last.actor, last.reasons) == ("rolled_back", 1, f"airflow:{USER}", ("an exercise",))
+        assert (last.verdict, last.version, last.actor, last.reasons) == (
+            "rolled_back",
+            1,
+            f"airflow:{USER}",
+            ("an exercise",),
+        )
         whole.api.clear(whole.api.run(dag_id, run_id))
     assert end_of(whole, dag_id, run_id) == "success"

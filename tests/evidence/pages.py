@@ -1,6 +1,7 @@
 """Write docs/reliability.md and docs/ml-test-score.md from the promises, the rubric and what the marked tests last measured.
 
-``python -m tests.evidence.pages`` collects the marked tests, drops entries of tests that are gone, and writes both pages.
+``python -m tests.evidence.pages`` collects the marked tests, drops entries of tests that are gone,
+and writes both pages.
 """
 
 from __future__ import annotations
@@ -36,8 +37,23 @@ def collected_tests() -> set[str]:
     Raises:
         CalledProcessError: A test module cannot be imported.
     """
-    options = ["--collect-only", "-q", "-p", "no:randomly", "-m", "promise or mlts", "-o", "addopts=--import-mode=importlib"]
-    done = subprocess.run([sys.executable, "-m", "pytest", *options], cwd=ROOT, capture_output=True, text=True, check=True)
+    options = [
+        "--collect-only",
+        "-q",
+        "-p",
+        "no:randomly",
+        "-m",
+        "promise or mlts",
+        "-o",
+        "addopts=--import-mode=importlib",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *options],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     return {line for line in done.stdout.splitlines() if "::" in line}
 
 
@@ -58,7 +74,9 @@ def reliability_page(promises: dict[str, str], entries: Entries) -> str:
         found = proofs.get(promise, {})
         n_passed = sum(entry["outcome"] == "passed" for entry in found.values())
         last = max((entry["day"] for entry in found.values()), default="never")
-        lines.append(f"| [{promise}](#{promise.lower()}) | {text} | {len(found)} | {n_passed} | {last} |")
+        lines.append(
+            f"| [{promise}](#{promise.lower()}) | {text} | {len(found)} | {n_passed} | {last} |"
+        )
     for promise, text in promises.items():
         lines += ["", f"## {promise}", "", text, "", *_proof_table(proofs.get(promise, {}))]
     return "\n".join(lines) + "\n"
@@ -68,7 +86,8 @@ def score_page(rubric: dict[str, dict[str, dict[str, str]]], entries: Entries) -
     """Return the page of the ML Test Score: points per check, sum per section, and the score, which is the least of the sums."""
     proofs = _by_mark(entries, "mlts")
     points = {
-        section: {check: _points(text, proofs.get(check, {})) for check, text in checks.items()} for section, checks in rubric.items()
+        section: {check: _points(text, proofs.get(check, {})) for check, text in checks.items()}
+        for section, checks in rubric.items()
     }
     sums = {section: sum(by_check.values()) for section, by_check in points.items()}
     lines = [
@@ -80,9 +99,17 @@ def score_page(rubric: dict[str, dict[str, dict[str, str]]], entries: Entries) -
         f"**Score: {min(sums.values()):g}** ({', '.join(f'{section} {total:g}' for section, total in sums.items())}; seven checks each)",
     ]
     for section, checks in rubric.items():
-        lines += ["", f"## {section}: {sums[section]:g}", "", "| | check | points | how |", "|---|---|---|---|"]
+        lines += [
+            "",
+            f"## {section}: {sums[section]:g}",
+            "",
+            "| | check | points | how |",
+            "|---|---|---|---|",
+        ]
         for check, text in checks.items():
-            lines.append(f"| {check} | {text['check']} | {points[section][check]:g} | {_how(text, proofs.get(check, {}))} |")
+            lines.append(
+                f"| {check} | {text['check']} | {points[section][check]:g} | {_how(text, proofs.get(check, {}))} |"
+            )
     return "\n".join(lines) + "\n"
 
 
@@ -134,7 +161,9 @@ def _points(text: dict[str, str], entries: Entries) -> float:
 
 
 def _how(text: dict[str, str], entries: Entries) -> str:
-    passed = sorted({test.partition("[")[0] for test, entry in entries.items() if entry["outcome"] == "passed"})
+    passed = sorted(
+        {test.partition("[")[0] for test, entry in entries.items() if entry["outcome"] == "passed"}
+    )
     if passed:
         return "; ".join(_link(test) for test in passed)
     return text.get("by_hand", "not yet")
@@ -148,7 +177,11 @@ def main() -> None:
     PAGES["promise"].write_text(reliability_page(read_yaml("promises.yaml"), entries))
     PAGES["mlts"].write_text(score_page(read_yaml("ml_test_score.yaml"), entries))
     missing = sorted(tests - entries.keys())
-    print(f"{len(entries)} marked tests with a result; without one: {len(missing)}", *missing[:20], sep="\n  ")
+    print(
+        f"{len(entries)} marked tests with a result; without one: {len(missing)}",
+        *missing[:20],
+        sep="\n  ",
+    )
 
 
 if __name__ == "__main__":

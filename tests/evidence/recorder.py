@@ -1,7 +1,7 @@
 """Keep what the marked tests measured: a pytest plugin, switched on by ``--evidence FILE``.
 
-Each test with a ``promise`` or ``mlts`` marker has one entry in the file: outcome, seconds, figures, day. A run replaces the entries of
-the tests that it ran and leaves the others.
+Each test with a ``promise`` or ``mlts`` marker has one entry in the file: outcome, seconds,
+figures, day. A run replaces the entries of the tests that it ran and leaves the others.
 """
 
 from __future__ import annotations
@@ -19,7 +19,11 @@ MARKERS = ("promise", "mlts")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the option that names the file."""
-    parser.addoption("--evidence", type=Path, help="Keep the outcome and figures of promise and mlts tests in this JSON file.")
+    parser.addoption(
+        "--evidence",
+        type=Path,
+        help="Keep the outcome and figures of promise and mlts tests in this JSON file.",
+    )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -51,10 +55,15 @@ class Recorder:
         stands_for = [(name, value) for name, value in report.user_properties if name in MARKERS]
         if stands_for and (report.when == "call" or report.outcome != "passed"):
             self._entries[report.nodeid.partition("@")[0]] = {
-                **{marker: sorted({value for name, value in stands_for if name == marker}) for marker in MARKERS},
+                **{
+                    marker: sorted({value for name, value in stands_for if name == marker})
+                    for marker in MARKERS
+                },
                 "outcome": report.outcome,
                 "seconds": round(report.duration, 1),
-                "figures": {name: value for name, value in report.user_properties if name not in MARKERS},
+                "figures": {
+                    name: value for name, value in report.user_properties if name not in MARKERS
+                },
                 "day": dt.datetime.now(dt.UTC).date().isoformat(),
                 "cores": os.cpu_count(),
             }

@@ -21,7 +21,14 @@ DOCKERFILE = (DOCKER / "Dockerfile").read_text(encoding="utf-8")
 
 
 def test_compose_file_follows_the_specification():
-    argv = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", str(DOCKER / "compose.yaml")]
+    argv = [
+        sys.executable,
+        "-m",
+        "check_jsonschema",
+        "--builtin-schema",
+        "vendor.compose-spec",
+        str(DOCKER / "compose.yaml"),
+    ]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -65,7 +72,10 @@ SECRETS = {
 
 
 def test_every_service_is_told_its_own_secrets_and_no_others():
-    told = {name: set(re.findall(r"\$\{([A-Z0-9_]+):\?\}", str(service["environment"]))) for name, service in SERVICES.items()}
+    told = {
+        name: set(re.findall(r"\$\{([A-Z0-9_]+):\?\}", str(service["environment"])))
+        for name, service in SERVICES.items()
+    }
     assert told == SECRETS
 
 
@@ -77,7 +87,11 @@ def test_no_secret_stands_in_an_argument_of_any_service(name: str):
 
 
 def test_state_of_tasks_is_shared_with_nobody_else():
-    sharing = {name for name, service in SERVICES.items() if any("state:" in volume for volume in service.get("volumes", []))}
+    sharing = {
+        name
+        for name, service in SERVICES.items()
+        if any("state:" in volume for volume in service.get("volumes", []))
+    }
     assert sharing == {"setup", "api-server", "scheduler", "dag-processor"}
 
 
@@ -89,7 +103,11 @@ def test_only_pages_for_people_leave_the_inner_network():
 
 
 def test_every_service_is_on_the_page_of_listeners():
-    listed = (PROJECT_ROOT / "docs" / "listeners.md").read_text(encoding="utf-8").split("## `docker/compose.yaml`")[1]
+    listed = (
+        (PROJECT_ROOT / "docs" / "listeners.md")
+        .read_text(encoding="utf-8")
+        .split("## `docker/compose.yaml`")[1]
+    )
     assert {name for name in SERVICES if f"\n| {name} |" not in listed} == set()
     published = [port for service in SERVICES.values() for port in service.get("ports", [])]
     assert [port for port in published if port not in listed] == []
@@ -97,7 +115,12 @@ def test_every_service_is_on_the_page_of_listeners():
 
 def test_scheduler_serves_its_health_to_its_own_container_and_no_logs():
     assert "--skip-serve-logs" in SERVICES["scheduler"]["command"]
-    assert SERVICES["scheduler"]["environment"]["AIRFLOW__SCHEDULER__SCHEDULER_HEALTH_CHECK_SERVER_HOST"] == "127.0.0.1"
+    assert (
+        SERVICES["scheduler"]["environment"][
+            "AIRFLOW__SCHEDULER__SCHEDULER_HEALTH_CHECK_SERVER_HOST"
+        ]
+        == "127.0.0.1"
+    )
 
 
 def test_mlflow_is_served_by_our_page_behind_its_login():
@@ -109,7 +132,11 @@ def test_mlflow_is_served_by_our_page_behind_its_login():
 
 def test_env_example_names_exactly_the_secrets_that_compose_demands_and_holds_none():
     demanded = set(re.findall(r"\$\{([A-Z0-9_]+):\?\}", COMPOSE))
-    lines = [line for line in (DOCKER / "env.example").read_text(encoding="utf-8").splitlines() if line and not line.startswith("#")]
+    lines = [
+        line
+        for line in (DOCKER / "env.example").read_text(encoding="utf-8").splitlines()
+        if line and not line.startswith("#")
+    ]
     assert {line.removesuffix("=") for line in lines} == demanded
     assert all(line.endswith("=") for line in lines)
 
@@ -136,7 +163,12 @@ def test_image_keeps_vendors_from_reporting_home():
 def test_healthcheck_fails_when_nothing_answers():
     argv = [sys.executable, str(DOCKER / "healthcheck.py")]
     done = subprocess.run(
-        argv, env={"NIGHTSHIFT_HEALTH_URL": "http://127.0.0.1:9/health"}, capture_output=True, text=True, timeout=60, check=False
+        argv,
+        env={"NIGHTSHIFT_HEALTH_URL": "http://127.0.0.1:9/health"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     assert done.returncode == 1
     assert "http://127.0.0.1:9/health" in done.stderr

@@ -5,9 +5,27 @@ from __future__ import annotations
 from tests.evidence.pages import PAGES, read_latest, read_yaml, reliability_page, score_page
 
 _PASSED = {
-    "tests/a.py::test_a[1]": {"promise": ["R1"], "mlts": [], "outcome": "passed", "figures": {"kills": 40}, "day": "2026-01-02"},
-    "tests/a.py::test_a[2]": {"promise": ["R1"], "mlts": [], "outcome": "failed", "figures": {"kills": 60}, "day": "2026-01-03"},
-    "tests/b.py::test_b": {"promise": [], "mlts": ["x-1"], "outcome": "passed", "figures": {}, "day": "2026-01-02"},
+    "tests/a.py::test_a[1]": {
+        "promise": ["R1"],
+        "mlts": [],
+        "outcome": "passed",
+        "figures": {"kills": 40},
+        "day": "2026-01-02",
+    },
+    "tests/a.py::test_a[2]": {
+        "promise": ["R1"],
+        "mlts": [],
+        "outcome": "failed",
+        "figures": {"kills": 60},
+        "day": "2026-01-03",
+    },
+    "tests/b.py::test_b": {
+        "promise": [],
+        "mlts": ["x-1"],
+        "outcome": "passed",
+        "figures": {},
+        "day": "2026-01-02",
+    },
 }
 
 
@@ -19,7 +37,10 @@ def test_cases_of_a_test_are_counted_and_figures_are_ranges() -> None:
 
 
 def test_score_is_the_least_section() -> None:
-    rubric = {"Data": {"x-1": {"check": "Good."}}, "Model": {"y-1": {"check": "Tried.", "by_hand": "docs/x.md"}, "y-2": {"check": "No."}}}
+    rubric = {
+        "Data": {"x-1": {"check": "Good."}},
+        "Model": {"y-1": {"check": "Tried.", "by_hand": "docs/x.md"}, "y-2": {"check": "No."}},
+    }
     page = score_page(rubric, _PASSED)
     assert "**Score: 0.5** (Data 1, Model 0.5; seven checks each)" in page
     assert "| y-2 | No. | 0 | not yet |" in page
@@ -27,8 +48,14 @@ def test_score_is_the_least_section() -> None:
 
 def test_pages_in_docs_are_current_and_every_mark_is_known() -> None:
     """Renew them with ``make evidence``, or ``python -m tests.evidence.pages``."""
-    promises, rubric, entries = read_yaml("promises.yaml"), read_yaml("ml_test_score.yaml"), read_latest()
+    promises, rubric, entries = (
+        read_yaml("promises.yaml"),
+        read_yaml("ml_test_score.yaml"),
+        read_latest(),
+    )
     assert PAGES["promise"].read_text() == reliability_page(promises, entries)
     assert PAGES["mlts"].read_text() == score_page(rubric, entries)
     assert {mark for entry in entries.values() for mark in entry["promise"]} <= promises.keys()
-    assert {mark for entry in entries.values() for mark in entry["mlts"]} <= {check for checks in rubric.values() for check in checks}
+    assert {mark for entry in entries.values() for mark in entry["mlts"]} <= {
+        check for checks in rubric.values() for check in checks
+    }

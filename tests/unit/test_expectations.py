@@ -28,6 +28,10 @@ def test_every_feature_that_a_model_reads_has_an_expectation(spec: ModelSpec) ->
 
 
 def test_every_daily_dataset_has_a_suite() -> None:
-    daily = [contract for contract in load_contracts(PROJECT_ROOT / "dags" / "datasets").values() if contract.delivery is Delivery.DAILY]
+    daily = [
+        contract
+        for contract in load_contracts(PROJECT_ROOT / "dags" / "datasets").values()
+        if contract.delivery is Delivery.DAILY
+    ]
     assert len(daily) == 3
     assert all(columns_with_an_expectation(contract.dataset) for contract in daily)

@@ -35,11 +35,17 @@ def call(tmp_path):
     """Return a function that runs the kernel in a process of its own, and the folder where it is kept."""
     (tmp_path / "loop.py").write_text(LOOP)
     folder = tmp_path / "kernels"
-    environment = {"PYTHONPATH": str(PROJECT_ROOT / "plugins"), "NUMBA_CACHE_DIR": str(folder), "PATH": os.environ["PATH"]}
+    environment = {
+        "PYTHONPATH": str(PROJECT_ROOT / "plugins"),
+        "NUMBA_CACHE_DIR": str(folder),
+        "PATH": os.environ["PATH"],
+    }
 
     def run() -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-c", CALL, str(tmp_path)]
-        return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=100, check=False)
+        return subprocess.run(
+            command, capture_output=True, text=True, env=environment, timeout=100, check=False
+        )
 
     return run, folder
 
@@ -72,7 +78,12 @@ def _damage_and_run(call, seed: int, n: int) -> None:
             damaged[start : start + 64] = bytes(len(damaged[start : start + 64]))
         path.write_bytes(damaged)
         done = run()
-        assert (done.returncode, done.stdout) == (0, "9900.0\n"), (number, path.name, kind, done.stderr[-300:])
+        assert (done.returncode, done.stdout) == (0, "9900.0\n"), (
+            number,
+            path.name,
+            kind,
+            done.stderr[-300:],
+        )
         for one, content in whole.items():
             one.write_bytes(content)
 

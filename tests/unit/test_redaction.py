@@ -33,8 +33,14 @@ SECRET = "Anna Muster"
             'extra data after last column\nCONTEXT:  COPY people, line 1: "1,Anna Muster"',
             "extra data after last column\nCONTEXT:  COPY people, line 1",
         ),
-        ('date/time field value out of range: "Anna Muster"', "date/time field value out of range: …"),
-        ('value "Anna Muster" is out of range for type integer', "a value is out of range for type integer"),
+        (
+            'date/time field value out of range: "Anna Muster"',
+            "date/time field value out of range: …",
+        ),
+        (
+            'value "Anna Muster" is out of range for type integer',
+            "a value is out of range for type integer",
+        ),
         ('malformed array literal: "Anna Muster"', "malformed array literal: …"),
         (
             'Database Error in model stg_people\n  invalid input syntax for type date: "Anna Muster"\n  DETAIL:  Key (a)=(Anna Muster)',
@@ -72,7 +78,9 @@ def test_no_traceback_quotes_a_row_when_a_statement_fails(settings, statement):
 
 
 def test_the_cause_of_an_error_is_redacted_too():
-    cause = psycopg.errors.UniqueViolation("duplicate key\nDETAIL:  Key (name)=(Anna Muster) already exists.")
+    cause = psycopg.errors.UniqueViolation(
+        "duplicate key\nDETAIL:  Key (name)=(Anna Muster) already exists."
+    )
     with pytest.raises(RuntimeError) as caught, translate_resource_errors():
         raise RuntimeError("it failed") from cause
     assert SECRET not in "".join(traceback.format_exception(caught.value))

@@ -5,7 +5,14 @@ import errno
 import psycopg
 import pytest
 
-from nightshift.errors import LocalSpaceError, MemoryShortError, NightshiftError, ObjectStoreError, WarehouseError, WarehouseFullError
+from nightshift.errors import (
+    LocalSpaceError,
+    MemoryShortError,
+    NightshiftError,
+    ObjectStoreError,
+    WarehouseError,
+    WarehouseFullError,
+)
 from nightshift.resource_errors import translate_resource_errors
 
 DBT = """dbt failed
@@ -29,7 +36,12 @@ class AdbcError(Exception):
         (AdbcError("anything"), WarehouseFullError),
         (NightshiftError(DBT), WarehouseFullError),
         (NightshiftError("The gate crashed: could not be evaluated: DiskFull"), WarehouseFullError),
-        (NightshiftError("PostgreSQL did not start.", got="write failed: No space left on device"), LocalSpaceError),
+        (
+            NightshiftError(
+                "PostgreSQL did not start.", got="write failed: No space left on device"
+            ),
+            LocalSpaceError,
+        ),
         (OSError(errno.ENOSPC, "No space left on device", "rows.parquet"), LocalSpaceError),
         (OSError(errno.EFBIG, "File too large"), LocalSpaceError),
         (MemoryError(), MemoryShortError),

@@ -22,12 +22,22 @@ def codes_of(path: Path) -> set[str]:
         values: list[ast.expr | None] = []
         if isinstance(node, ast.ClassDef):
             for part in node.body:
-                targets = part.targets if isinstance(part, ast.Assign) else [part.target] if isinstance(part, ast.AnnAssign) else []
+                targets = (
+                    part.targets
+                    if isinstance(part, ast.Assign)
+                    else [part.target]
+                    if isinstance(part, ast.AnnAssign)
+                    else []
+                )
                 if any(isinstance(target, ast.Name) and target.id == "code" for target in targets):
                     values.append(part.value)  # type: ignore[union-attr]
         elif isinstance(node, ast.Call):
             values = [keyword.value for keyword in node.keywords if keyword.arg == "code"]
-        found |= {v.value for v in values if isinstance(v, ast.Constant) and isinstance(v.value, str) and CODE.fullmatch(v.value)}
+        found |= {
+            v.value
+            for v in values
+            if isinstance(v, ast.Constant) and isinstance(v.value, str) and CODE.fullmatch(v.value)
+        }
     return found
 
 
@@ -63,15 +73,24 @@ def test_no_two_errors_share_a_code():
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.ClassDef)
         for part in node.body
-        if isinstance(part, ast.Assign) and isinstance(part.value, ast.Constant) and CODE.fullmatch(str(part.value.value))
+        if isinstance(part, ast.Assign)
+        and isinstance(part.value, ast.Constant)
+        and CODE.fullmatch(str(part.value.value))
     ]
     assert sorted(classes) == sorted(set(classes))
 
 
 def test_index_has_one_line_for_each_page_and_nothing_else():
-    rows = [line for line in (RUNBOOKS / "README.md").read_text(encoding="utf-8").splitlines() if line.startswith("| [NS-")]
+    rows = [
+        line
+        for line in (RUNBOOKS / "README.md").read_text(encoding="utf-8").splitlines()
+        if line.startswith("| [NS-")
+    ]
     titles = [page.read_text(encoding="utf-8").splitlines()[0].split(": ", 1)[1] for page in PAGES]
-    assert rows == [f"| [{page.stem}]({page.name}) | {title} |" for page, title in zip(PAGES, titles, strict=True)]
+    assert rows == [
+        f"| [{page.stem}]({page.name}) | {title} |"
+        for page, title in zip(PAGES, titles, strict=True)
+    ]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=[page.stem for page in PAGES])
@@ -90,7 +109,9 @@ def test_links_and_commands_exist(page: Path):
     from nightshift.cli.app import app
 
     text = page.read_text(encoding="utf-8")
-    assert [link for link in re.findall(r"\]\(([^)]+)\)", text) if not (RUNBOOKS / link).is_file()] == []
+    assert [
+        link for link in re.findall(r"\]\(([^)]+)\)", text) if not (RUNBOOKS / link).is_file()
+    ] == []
     known = set(get_command(app).commands)  # type: ignore[attr-defined]
     assert set(re.findall(r"(?:^|`)nightshift ([a-z-]+)", text, re.MULTILINE)) <= known
 
@@ -98,6 +119,16 @@ def test_links_and_commands_exist(page: Path):
 def test_index_of_decisions_is_current():
     folder = PROJECT_ROOT / "docs" / "adr"
     pages = sorted(folder.glob("0*.md"))
-    titles = [page.read_text(encoding="utf-8").splitlines()[0].removeprefix("# ").split(". ", 1)[1] for page in pages]
-    rows = [line for line in (folder / "README.md").read_text(encoding="utf-8").splitlines() if line.startswith("| [")]
-    assert rows == [f"| [{page.stem[:4]}]({page.name}) | {title} |" for page, title in zip(pages, titles, strict=True)]
+    titles = [
+        page.read_text(encoding="utf-8").splitlines()[0].removeprefix("# ").split(". ", 1)[1]
+        for page in pages
+    ]
+    rows = [
+        line
+        for line in (folder / "README.md").read_text(encoding="utf-8").splitlines()
+        if line.startswith("| [")
+    ]
+    assert rows == [
+        f"| [{page.stem[:4]}]({page.name}) | {title} |"
+        for page, title in zip(pages, titles, strict=True)
+    ]

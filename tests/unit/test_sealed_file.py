@@ -29,7 +29,10 @@ def test_no_turned_bit_and_no_missing_end_is_read_as_content(tmp_path):
         damaged = bytearray(whole)
         damaged[dice.randrange(len(whole))] ^= 1 << dice.randrange(8)
         path.write_bytes(damaged)
-        assert sealed_file.read(path) in (None, content)  # the line end between digest and content says nothing
+        assert sealed_file.read(path) in (
+            None,
+            content,
+        )  # the line end between digest and content says nothing
         path.write_bytes(whole[: dice.randrange(len(whole))])
         assert sealed_file.read(path) is None
 

@@ -15,6 +15,8 @@ def test_task_waits_when_upstream_owes_something(error: type[NightshiftError]):
     assert error.is_retryable
 
 
-@pytest.mark.parametrize("error", [NightshiftError, ObjectStoreError, StaleTokenError, InputsChangedError])
+@pytest.mark.parametrize(
+    "error", [NightshiftError, ObjectStoreError, StaleTokenError, InputsChangedError]
+)
 def test_task_does_not_wait_when_nothing_is_owed(error: type[NightshiftError]):
     assert not error.is_waiting

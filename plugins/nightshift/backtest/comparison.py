@@ -42,7 +42,11 @@ class Comparison:
     @classmethod
     def of(cls, spec: ModelSpec, rows: pa.Table) -> Comparison:
         """Return the comparison on labelled rows."""
-        return cls(spec, numbers(rows, spec.label.column), rows.column("partition_date").to_numpy().astype("datetime64[D]"))
+        return cls(
+            spec,
+            numbers(rows, spec.label.column),
+            rows.column("partition_date").to_numpy().astype("datetime64[D]"),
+        )
 
     @cached_property
     def days(self) -> Days:
@@ -55,7 +59,10 @@ class Comparison:
         return draw_days(self.days.n, N_DRAWS, self.spec.training.seed % 2**32)
 
     def values(
-        self, predictions: Predictions, metrics: Sequence[str], mask: npt.NDArray[np.bool_] | None = None
+        self,
+        predictions: Predictions,
+        metrics: Sequence[str],
+        mask: npt.NDArray[np.bool_] | None = None,
     ) -> dict[str, float | None]:
         """Measure predictions, over all rows or some."""
         if mask is None:
@@ -68,7 +75,9 @@ class Comparison:
         """Reduce predictions to what can be drawn by day, once for all comparisons."""
         return {name: statistic(name, self.label, predictions, self.days) for name in metrics}
 
-    def gains(self, first: dict[str, Statistic], second: dict[str, Statistic]) -> dict[str, Estimate]:
+    def gains(
+        self, first: dict[str, Statistic], second: dict[str, Statistic]
+    ) -> dict[str, Estimate]:
         """Estimate by how much the first is better than the second, paired, in each metric's unit."""
         return {name: self._gain(name, first[name], second[name]) for name in first}
 
@@ -83,4 +92,6 @@ def joined(parts: Sequence[Predictions]) -> Predictions:
 
     probabilities = [part.probability for part in parts if part.probability is not None]
     score = np.concatenate([part.score for part in parts])
-    return Predictions(score, np.concatenate(probabilities) if probabilities else None, parts[-1].threshold)
+    return Predictions(
+        score, np.concatenate(probabilities) if probabilities else None, parts[-1].threshold
+    )

@@ -28,7 +28,8 @@ class Age:
     Attributes:
         days: Age; 1 is the model of the evening before.
         values: Metrics over all rows, by name.
-        gains: Gain on the freshest model, by metric, on the same rows; positive is better. Empty for the freshest itself.
+        gains: Gain on the freshest model, by metric, on the same rows; positive is better. Empty
+            for the freshest itself.
     """
 
     days: int
@@ -51,7 +52,9 @@ class Staleness:
     ages: list[Age]
 
 
-def comparable(nights: PartitionRange, ages: Sequence[int] = AGES) -> tuple[PartitionRange, list[int]] | None:
+def comparable(
+    nights: PartitionRange, ages: Sequence[int] = AGES
+) -> tuple[PartitionRange, list[int]] | None:
     """Return the nights that have a model of every age, and the ages; None where even the freshest ones have too few.
 
     The first model is that of the evening before the first night.
@@ -63,7 +66,9 @@ def comparable(nights: PartitionRange, ages: Sequence[int] = AGES) -> tuple[Part
     return None
 
 
-def measure_staleness(fleet: Fleet, nights: PartitionRange, metrics: Sequence[str], estimated: Sequence[str]) -> Staleness | None:
+def measure_staleness(
+    fleet: Fleet, nights: PartitionRange, metrics: Sequence[str], estimated: Sequence[str]
+) -> Staleness | None:
     """Score the same nights by models of every age.
 
     Args:
@@ -78,8 +83,13 @@ def measure_staleness(fleet: Fleet, nights: PartitionRange, metrics: Sequence[st
     common, ages = found
     rows = rows_between(fleet.rows, common.first.day, common.last.day)
     comparison = Comparison.of(fleet.spec, rows)
-    predicted = {age: joined([fleet.predictions(day - dt.timedelta(days=age), day) for day in common.days]) for age in ages}
-    statistics = {age: comparison.statistics(predictions, estimated) for age, predictions in predicted.items()}
+    predicted = {
+        age: joined([fleet.predictions(day - dt.timedelta(days=age), day) for day in common.days])
+        for age in ages
+    }
+    statistics = {
+        age: comparison.statistics(predictions, estimated) for age, predictions in predicted.items()
+    }
     return Staleness(
         common,
         rows.num_rows,

@@ -13,7 +13,14 @@ from nightshift.contracts.partitions import Partition
 from nightshift.contracts.run import RunContext
 from nightshift.models.signature import numbers
 from nightshift.monitoring.context import Champion, MonitoringContext
-from nightshift.monitoring.drift import SCORE, Drift, feature_drift, features_to_count, score_drift, score_to_count
+from nightshift.monitoring.drift import (
+    SCORE,
+    Drift,
+    feature_drift,
+    features_to_count,
+    score_drift,
+    score_to_count,
+)
 from nightshift.monitoring.maturity import LabelCount
 from nightshift.monitoring.monitor import judge
 from nightshift.monitoring.outcomes import evaluated_partition, published_features
@@ -49,15 +56,21 @@ class ReplayedNight(MonitoringContext):
         trained_on = self.served[self.partition.day]
         if trained_on.toordinal() not in self.champions:
             version, rows = version_of(self.fleet, trained_on), self.fleet.window(trained_on)
-            self.champions[version.version] = Champion(version, self.fleet.described(trained_on), rows)
+            self.champions[version.version] = Champion(
+                version, self.fleet.described(trained_on), rows
+            )
         return self.champions[trained_on.toordinal()]
 
     def drifts(self) -> list[Drift]:
         """Return the drift of all features, and of the score over all rows of the night."""
         yardstick = self.yardstick(self.champion)
         numeric, categorical = features_to_count(yardstick.reference)
-        columns: dict[str, Any] = {column.name: numbers(self.features, column.name) for column in numeric}
-        columns |= {column.name: self.features.column(column.name).cast("string") for column in categorical}
+        columns: dict[str, Any] = {
+            column.name: numbers(self.features, column.name) for column in numeric
+        }
+        columns |= {
+            column.name: self.features.column(column.name).cast("string") for column in categorical
+        }
         features = _counted(columns, BinCounter(numeric, categorical))
         score = self.champion.trained.predictions(self.features).score
         scores = _counted({SCORE: score}, BinCounter([score_to_count(yardstick.reference)], []))
@@ -69,7 +82,9 @@ class ReplayedNight(MonitoringContext):
         from psycopg import sql
 
         order = sql.SQL("select t.* from {} order by t.{} collate {}").format(
-            published_features(self.spec, self.partition, self.partition), sql.Identifier(self.spec.entity.key), sql.Identifier("C")
+            published_features(self.spec, self.partition, self.partition),
+            sql.Identifier(self.spec.entity.key),
+            sql.Identifier("C"),
         )
         return read_arrow(self.settings, order, self.run.application_name)
 
@@ -79,7 +94,9 @@ class ReplayedNight(MonitoringContext):
         if evaluated not in self.served:
             return [], None
         rows = _outcomes(self.fleet, self.served[evaluated], evaluated)
-        bare = self.spec.model_copy(update={"promotion": self.spec.promotion.model_copy(update={"slices": ()})})
+        bare = self.spec.model_copy(
+            update={"promotion": self.spec.promotion.model_copy(update={"slices": ()})}
+        )
         return measure_performance(bare, rows), self.served[evaluated].toordinal()
 
     def expected_metric(self, version: int | None) -> float | None:
@@ -104,7 +121,11 @@ class ReplayedNight(MonitoringContext):
     def earlier(self) -> list[NightStatus]:
         """Return what earlier nights found about the same champion."""
         own = self.champion.version.version
-        return [status_of(verdict) for day, verdict in self.verdicts.items() if verdict.model_version == own and day < self.partition.day]
+        return [
+            status_of(verdict)
+            for day, verdict in self.verdicts.items()
+            if verdict.model_version == own and day < self.partition.day
+        ]
 
 
 @dataclass
@@ -147,7 +168,12 @@ class Watch:
 
 def status_of(verdict: Verdict) -> NightStatus:
     """Return what a verdict says to the nights after it."""
-    statuses = (verdict.drift_status, verdict.score_drift_status, verdict.performance_status, verdict.severe_loss_status)
+    statuses = (
+        verdict.drift_status,
+        verdict.score_drift_status,
+        verdict.performance_status,
+        verdict.severe_loss_status,
+    )
     return NightStatus(verdict.partition_date, *statuses)
 
 

@@ -1,6 +1,7 @@
 """One model of every night: trained once in as many processes as there are processors, kept in files, shared by all policies.
 
-A night's model is a function of its rows and its spec, so it does not matter who asks for it, or whether a killed run made it.
+A night's model is a function of its rows and its spec, so it does not matter who asks for it, or
+whether a killed run made it.
 """
 
 from __future__ import annotations
@@ -54,7 +55,8 @@ class Fleet:
 
     Attributes:
         spec: The model.
-        rows: Labelled rows, ordered by ``partition_date`` and key, that reach back over the first window.
+        rows: Labelled rows, ordered by ``partition_date`` and key, that reach back over the first
+            window.
         folder: Where they are kept; what identifies rows, spec and code is part of its name.
     """
 
@@ -91,7 +93,11 @@ class Fleet:
     def described(self, night: dt.date) -> TrainedModel:
         """Return the model with the profile of its rows, which few of the models ever need."""
         rows = self.window(night)
-        return with_reference(self.of(night).model, rows, split_window(mature_window(self.spec, Partition(night)), self.spec.training))
+        return with_reference(
+            self.of(night).model,
+            rows,
+            split_window(mature_window(self.spec, Partition(night)), self.spec.training),
+        )
 
     def window(self, night: dt.date) -> pa.Table:
         """Return the rows of a night's training set."""
@@ -105,7 +111,9 @@ class Fleet:
     def predictions(self, trained: dt.date, night: dt.date) -> Predictions:
         """Return what the model of one night says about the labelled rows of another."""
         if (trained, night) not in self._predicted:
-            self._predicted[trained, night] = self.of(trained).model.predictions(self.rows_on(night))
+            self._predicted[trained, night] = self.of(trained).model.predictions(
+                self.rows_on(night)
+            )
         return self._predicted[trained, night]
 
 
@@ -133,7 +141,9 @@ def worker_processes(n_processes: int) -> Iterator[ProcessPoolExecutor]:
     """Give processes of one thread each; they end with this one, however it ends, and drop what has not begun when the block fails."""
     import multiprocessing
 
-    with ProcessPoolExecutor(n_processes, multiprocessing.get_context("spawn"), _begin_worker) as pool:
+    with ProcessPoolExecutor(
+        n_processes, multiprocessing.get_context("spawn"), _begin_worker
+    ) as pool:
         try:
             yield pool
         finally:
@@ -145,7 +155,9 @@ def train_as_of(spec: ModelSpec, rows: pa.Table, night: dt.date) -> TrainedModel
     bare = spec.model_copy(update={"promotion": spec.promotion.model_copy(update={"slices": ()})})
     window = mature_window(spec, Partition(night))
     split = split_window(window, spec.training)
-    return fit_and_judge(bare, rows_between(rows, window.first.day, window.last.day), split, str(night))[0]
+    return fit_and_judge(
+        bare, rows_between(rows, window.first.day, window.last.day), split, str(night)
+    )[0]
 
 
 def _train_into(shared: SharedFleet, night: dt.date) -> tuple[dt.date, float]:

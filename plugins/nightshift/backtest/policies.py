@@ -31,7 +31,8 @@ class Policy:
 
     Attributes:
         rhythm: When it trains.
-        is_gated: Whether a retrained model must pass the evidence gate; else it serves from the next night on.
+        is_gated: Whether a retrained model must pass the evidence gate; else it serves from the
+            next night on.
     """
 
     rhythm: Rhythm
@@ -78,7 +79,9 @@ Gate = Callable[[dt.date, dt.date], bool]
 """Whether the model of a night, the first, may replace another one."""
 
 
-def follow(policy: Policy, nights: PartitionRange, weekday: Weekday, trigger: Trigger, gate: Gate) -> Course:
+def follow(
+    policy: Policy, nights: PartitionRange, weekday: Weekday, trigger: Trigger, gate: Gate
+) -> Course:
     """Live through the nights in order, as the product does: score, then monitor, then train.
 
     Args:
@@ -105,4 +108,6 @@ def _trains(course: Course, night: dt.date, weekday: Weekday, trigger: Trigger) 
     if rhythm is Rhythm.TRIGGERED and trigger(night, course):
         course.decided.append(night)
         return True
-    return rhythm is Rhythm.NIGHTLY or (rhythm is Rhythm.WEEKLY and _WEEKDAYS[night.weekday()] == weekday)
+    return rhythm is Rhythm.NIGHTLY or (
+        rhythm is Rhythm.WEEKLY and _WEEKDAYS[night.weekday()] == weekday
+    )

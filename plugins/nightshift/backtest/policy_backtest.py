@@ -28,8 +28,16 @@ if TYPE_CHECKING:
     from nightshift.contracts.partitions import PartitionRange
     from nightshift.settings import Settings
 
-_GUESSED_SECONDS = {"training": 1.6, "monitored night": 0.4, "gate": 0.3, "policy": 8.0, "ages": 15.0}
-"""Of one unit on two quiet cores, for the time left before a unit is done. Source: docs/policy-backtest.md."""
+_GUESSED_SECONDS = {
+    "training": 1.6,
+    "monitored night": 0.4,
+    "gate": 0.3,
+    "policy": 8.0,
+    "ages": 15.0,
+}
+"""Of one unit on two quiet cores, for the time left before a unit is done. Source:
+docs/policy-backtest.md.
+"""
 
 _LOOK_SECONDS = 0.5
 
@@ -67,8 +75,15 @@ def planned(fleets: Sequence[Fleet], nights: PartitionRange) -> dict[str, Work]:
     n_models, n = len(fleets), len(nights)
     units = {
         "training": sum(len(fleet.missing(training_nights(nights))) for fleet in fleets),
-        "monitored night": n_models * n * sum(policy.rhythm is Rhythm.TRIGGERED for policy in POLICIES),
-        "gate": n_models * sum({Rhythm.NIGHTLY: n, Rhythm.WEEKLY: n // 7}.get(p.rhythm, 0) for p in POLICIES if p.is_gated),
+        "monitored night": n_models
+        * n
+        * sum(policy.rhythm is Rhythm.TRIGGERED for policy in POLICIES),
+        "gate": n_models
+        * sum(
+            {Rhythm.NIGHTLY: n, Rhythm.WEEKLY: n // 7}.get(p.rhythm, 0)
+            for p in POLICIES
+            if p.is_gated
+        ),
         "policy": n_models * len(POLICIES),
         "ages": n_models,
     }
@@ -91,12 +106,18 @@ def train_models(fleet: Fleet, nights: PartitionRange, progress: Progress) -> in
 
 
 def compare_policies(
-    settings: Settings, fleet: Fleet, nights: PartitionRange, progress: Progress, tell: Callable[[PolicyResult], None], n_kept: int = 0
+    settings: Settings,
+    fleet: Fleet,
+    nights: PartitionRange,
+    progress: Progress,
+    tell: Callable[[PolicyResult], None],
+    n_kept: int = 0,
 ) -> PolicyBacktest:
     """Compare all policies on the nights, whose models are trained.
 
     Args:
-        settings: The backtest's own warehouse, with the features of the nights and of the first window.
+        settings: The backtest's own warehouse, with the features of the nights and of the first
+            window.
         fleet: Where the models are.
         nights: Scored nights.
         progress: What was ``planned``.
@@ -108,7 +129,9 @@ def compare_policies(
         WarehouseError: The warehouse cannot be reached.
     """
     name = fleet.spec.name
-    staleness = measure_staleness(fleet, nights, shown_metrics(fleet.spec), estimated_metrics(fleet.spec))
+    staleness = measure_staleness(
+        fleet, nights, shown_metrics(fleet.spec), estimated_metrics(fleet.spec)
+    )
     progress.done("ages", f"{name} was measured at every age")
     scoreboard, results = Scoreboard(fleet, nights, shown_metrics(fleet.spec)), []
     for course in _courses(settings, fleet, nights, progress):
@@ -116,21 +139,38 @@ def compare_policies(
         progress.done("policy", f"{name} under {course.policy} was measured")
         tell(results[-1])
     seconds = [fleet.of(night).processor_seconds for night in training_nights(nights)]
-    return PolicyBacktest(fleet.spec, nights, scoreboard.n_rows, results, staleness, n_kept, sum(seconds) / len(seconds))
+    return PolicyBacktest(
+        fleet.spec,
+        nights,
+        scoreboard.n_rows,
+        results,
+        staleness,
+        n_kept,
+        sum(seconds) / len(seconds),
+    )
 
 
-def _courses(settings: Settings, fleet: Fleet, nights: PartitionRange, progress: Progress) -> list[Course]:
+def _courses(
+    settings: Settings, fleet: Fleet, nights: PartitionRange, progress: Progress
+) -> list[Course]:
     """Live through the nights under every policy, in as many processes as there are processors; policies know nothing of each other."""
     import multiprocessing
 
-    by_work = sorted(POLICIES, key=lambda policy: (policy.is_gated, list(Rhythm).index(policy.rhythm)), reverse=True)
+    by_work = sorted(
+        POLICIES,
+        key=lambda policy: (policy.is_gated, list(Rhythm).index(policy.rhythm)),
+        reverse=True,
+    )
     with (
         fleet.shared() as shared,
         multiprocessing.get_context("spawn").Manager() as manager,
         worker_processes(len(os.sched_getaffinity(0))) as pool,
     ):
         told = manager.Queue()
-        jobs = {policy: pool.submit(_live, settings, shared, nights, policy, told.put) for policy in by_work}
+        jobs = {
+            policy: pool.submit(_live, settings, shared, nights, policy, told.put)
+            for policy in by_work
+        }
         left = set(jobs.values())
         while left:
             done, left = wait(left, _LOOK_SECONDS, FIRST_EXCEPTION)
@@ -142,7 +182,11 @@ def _courses(settings: Settings, fleet: Fleet, nights: PartitionRange, progress:
 
 
 def _live(
-    settings: Settings, shared: SharedFleet, nights: PartitionRange, policy: Policy, tell: Callable[[tuple[str, str]], None]
+    settings: Settings,
+    shared: SharedFleet,
+    nights: PartitionRange,
+    policy: Policy,
+    tell: Callable[[tuple[str, str]], None],
 ) -> Course:
     fleet = shared.open()
     name = fleet.spec.name

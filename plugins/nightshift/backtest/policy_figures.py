@@ -15,7 +15,12 @@ if TYPE_CHECKING:
     from nightshift.backtest.policy_backtest import PolicyBacktest
     from nightshift.backtest.policy_quality import PolicyResult
 
-_COLOURS = {Rhythm.NEVER: "#8a8a8a", Rhythm.WEEKLY: "#1f5f8b", Rhythm.TRIGGERED: "#c46210", Rhythm.NIGHTLY: "#3a7d44"}
+_COLOURS = {
+    Rhythm.NEVER: "#8a8a8a",
+    Rhythm.WEEKLY: "#1f5f8b",
+    Rhythm.TRIGGERED: "#c46210",
+    Rhythm.NIGHTLY: "#3a7d44",
+}
 _GUIDE = "#8a8a8a"
 
 
@@ -42,7 +47,12 @@ def policies_figure(found: PolicyBacktest) -> Figure:
     left.axvline(0, color=_GUIDE, lw=1, ls="--")
     left.set_yticks(list(places), [_label(result) for result in others], fontsize=8.5)
     left.set_ylim(0.4, len(others) + 0.6)
-    _finish(left, f"{found.spec.name}: gain on never retraining", f"gain in {metric}; right of zero is better", "")
+    _finish(
+        left,
+        f"{found.spec.name}: gain on never retraining",
+        f"gain in {metric}; right of zero is better",
+        "",
+    )
     _by_month(right, found)
     return figure
 
@@ -62,14 +72,22 @@ def staleness_figure(found: PolicyBacktest) -> Figure:
     figure = Figure(figsize=(6.4, 4), layout="constrained")
     axes = figure.subplots()
     axes.axhline(0, color=_GUIDE, lw=1, ls="--")
-    axes.plot([ages[0].days, *(days for days, _ in older)], [0, *(gain.value for _, gain in older)], color=_COLOURS[Rhythm.WEEKLY], lw=1)
+    axes.plot(
+        [ages[0].days, *(days for days, _ in older)],
+        [0, *(gain.value for _, gain in older)],
+        color=_COLOURS[Rhythm.WEEKLY],
+        lw=1,
+    )
     for days, gain in older:
         axes.plot([days, days], [gain.low, gain.high], color=_COLOURS[Rhythm.WEEKLY], lw=1.6)
         axes.plot([days], [gain.value], "o", ms=5, color=_COLOURS[Rhythm.WEEKLY])
     axes.plot([ages[0].days], [0], "o", ms=5, color=_COLOURS[Rhythm.WEEKLY], mfc="white")
     axes.set_xticks([age.days for age in ages])
     _finish(
-        axes, f"{found.spec.name}: cost of staleness", "age of the model in days", f"gain in {metric} on the model of the evening before"
+        axes,
+        f"{found.spec.name}: cost of staleness",
+        "age of the model in days",
+        f"gain in {metric} on the model of the evening before",
     )
     return figure
 
@@ -77,7 +95,14 @@ def staleness_figure(found: PolicyBacktest) -> Figure:
 def _interval(axes: Axes, result: PolicyResult, place: int, metric: str) -> None:
     gain, colour = result.gains[metric], _COLOURS[result.policy.rhythm]
     axes.plot([gain.low, gain.high], [place, place], color=colour, lw=1.6)
-    axes.plot([gain.value], [place], "o", ms=5, color=colour, mfc="white" if result.policy.is_gated else colour)
+    axes.plot(
+        [gain.value],
+        [place],
+        "o",
+        ms=5,
+        color=colour,
+        mfc="white" if result.policy.is_gated else colour,
+    )
 
 
 def _label(result: PolicyResult) -> str:
@@ -92,10 +117,21 @@ def _by_month(axes: Axes, found: PolicyBacktest) -> None:
     axes.axhline(0, color=_GUIDE, lw=1, ls="--")
     for result in found.results[1:]:
         pairs = zip(result.by_month.values(), never.by_month.values(), strict=True)
-        gains = [sign * (_defined(value[metric]) - _defined(before[metric])) for value, before in pairs]
+        gains = [
+            sign * (_defined(value[metric]) - _defined(before[metric])) for value, before in pairs
+        ]
         style = "o--" if result.policy.is_gated else "o-"
         face = "white" if result.policy.is_gated else None
-        axes.plot(months, gains, style, ms=4, lw=1.3, mfc=face, color=_COLOURS[result.policy.rhythm], label=str(result.policy))
+        axes.plot(
+            months,
+            gains,
+            style,
+            ms=4,
+            lw=1.3,
+            mfc=face,
+            color=_COLOURS[result.policy.rhythm],
+            label=str(result.policy),
+        )
     _finish(axes, "The same by month of the predicted days", "", f"gain in {metric}")
     axes.legend(frameon=False, fontsize=8, ncols=2)
 

@@ -30,7 +30,8 @@ class PolicyResult:
         mean_age_days: Mean age of the model that scored, in days; 1 is the evening before.
         values: Metrics over all rows.
         by_month: The same by first day of the month of the predicted days.
-        gains: Gain on ``never``, by estimated metric, on the same rows; positive is better. Empty for ``never`` itself.
+        gains: Gain on ``never``, by estimated metric, on the same rows; positive is better. Empty
+            for ``never`` itself.
     """
 
     course: Course
@@ -71,7 +72,9 @@ class Scoreboard:
 
     def result(self, course: Course) -> PolicyResult:
         """Measure a course; that of ``never`` comes first."""
-        predictions = joined([self._fleet.predictions(trained, night) for night, trained in course.served.items()])
+        predictions = joined(
+            [self._fleet.predictions(trained, night) for night, trained in course.served.items()]
+        )
         statistics = self._comparison.statistics(predictions, estimated_metrics(self._fleet.spec))
         if course.policy.rhythm is Rhythm.NEVER:
             self._never = statistics
@@ -82,13 +85,17 @@ class Scoreboard:
             sum(ages) / len(ages),
             self._comparison.values(predictions, self._metrics),
             self._by_month(predictions),
-            self._comparison.gains(statistics, self._never) if self._never is not statistics else {},
+            self._comparison.gains(statistics, self._never)
+            if self._never is not statistics
+            else {},
         )
 
     def _by_month(self, predictions: Predictions) -> dict[dt.date, dict[str, float | None]]:
         import numpy as np
 
         return {
-            month.astype("datetime64[D]").item(): self._comparison.values(predictions, self._metrics, self._months == month)
+            month.astype("datetime64[D]").item(): self._comparison.values(
+                predictions, self._metrics, self._months == month
+            )
             for month in np.unique(self._months)
         }

@@ -1,6 +1,7 @@
 """The evidence gate on replayed models: every criterion about predictions, the product's own code, on the rows that the night would judge.
 
-The criteria about stored files (provenance, size, agreement of features with the scorer's) hold by construction here and are not asked.
+The criteria about stored files (provenance, size, agreement of features with the scorer's) hold by
+construction here and are not asked.
 """
 
 from __future__ import annotations
@@ -40,7 +41,9 @@ QUESTIONS: dict[str, Check] = {
     "baseline": performance_checks.baselines,
     "leakage": sanity_checks.leakage,
 }
-"""Every family must agree, so the first refusal decides: the ones that refuse most and cost least come first."""
+"""Every family must agree, so the first refusal decides: the ones that refuse most and cost
+least come first.
+"""
 
 
 @dataclass(frozen=True)
@@ -64,9 +67,15 @@ class ReplayedCase(PromotionContext):
     def predictions(self) -> dict[str, Predictions]:
         """Return the models' predictions; those of a champion for a night are made once for all its challengers."""
         nights = [day.as_py() for day in self.rows.column("partition_date").unique()]
-        models = {"challenger": self.challenger, **({"champion": self.champion} if self.champion else {})}
+        models = {
+            "challenger": self.challenger,
+            **({"champion": self.champion} if self.champion else {}),
+        }
         return {
-            name: joined([self.fleet.predictions(version.partition_date, night) for night in nights]) for name, version in models.items()
+            name: joined(
+                [self.fleet.predictions(version.partition_date, night) for night in nights]
+            )
+            for name, version in models.items()
         }
 
     @cached_property
@@ -82,10 +91,15 @@ def passes(settings: Settings, fleet: Fleet, challenger: dt.date, champion: dt.d
         NightshiftError: Something that a later try may have back.
     """
     window = mature_window(fleet.spec, Partition(challenger))
-    training_set = TrainingSet("", "", 0, Partition(challenger), window, Partition(challenger).cutoff)
+    training_set = TrainingSet(
+        "", "", 0, Partition(challenger), window, Partition(challenger).cutoff
+    )
     versions = (version_of(fleet, challenger), version_of(fleet, champion))
     case = ReplayedCase(settings, _store(settings), fleet.spec, training_set, {}, *versions, fleet)
-    return all(not any(one.is_refusal for one in answer(case, {name: question})) for name, question in QUESTIONS.items())
+    return all(
+        not any(one.is_refusal for one in answer(case, {name: question}))
+        for name, question in QUESTIONS.items()
+    )
 
 
 @lru_cache(1)

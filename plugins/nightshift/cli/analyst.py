@@ -33,7 +33,9 @@ def _warehouse() -> Iterator[Connection]:
 @app.command()
 def add(
     login: Login,
-    with_password: Annotated[bool, typer.Option("--password/--no-password", help="Make a password and print it once.")] = True,
+    with_password: Annotated[
+        bool, typer.Option("--password/--no-password", help="Make a password and print it once.")
+    ] = True,
 ) -> None:
     """Create a login with all limits, or give an existing one a new password and the limits."""
     from nightshift.warehouse.analyst_logins import add_login
@@ -53,7 +55,10 @@ def list_logins() -> None:
 
     with _warehouse() as conn:
         found = logins(conn)
-    rows = [(login.name, str(login.max_connections), ", ".join(login.missing_limits) or "none") for login in found]
+    rows = [
+        (login.name, str(login.max_connections), ", ".join(login.missing_limits) or "none")
+        for login in found
+    ]
     print_table(("login", "connections", "missing limits"), rows)
 
 

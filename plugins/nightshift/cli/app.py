@@ -35,7 +35,9 @@ from nightshift.errors import NightshiftError
 from nightshift.resource_errors import translate_resource_errors
 
 SPIN_COUNT = "10000"
-"""OpenMP threads that spin beside busy neighbours make a training ten times slower. Source: docs/adr/0002-local-services.md."""
+"""OpenMP threads that spin beside busy neighbours make a training ten times slower. Source:
+docs/adr/0002-local-services.md.
+"""
 
 app = typer.Typer(
     help="A nightly batch-ML pipeline that a team can leave alone with its pager.",

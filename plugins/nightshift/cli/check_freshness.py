@@ -45,20 +45,31 @@ class InstantError(NightshiftError):
 
 def check_freshness(
     at: Annotated[
-        str, typer.Option(help="Look as of this instant, ISO 8601, in operating time unless it has an offset; by default now.")
+        str,
+        typer.Option(
+            help="Look as of this instant, ISO 8601, in operating time unless it has an offset; by default now."
+        ),
     ] = "",
-    notify: Annotated[bool, typer.Option("--notify", help="Tell NIGHTSHIFT_NOTIFY_COMMAND and NIGHTSHIFT_NOTIFY_URL when late.")] = False,
+    notify: Annotated[
+        bool,
+        typer.Option(
+            "--notify", help="Tell NIGHTSHIFT_NOTIFY_COMMAND and NIGHTSHIFT_NOTIFY_URL when late."
+        ),
+    ] = False,
 ) -> None:
     """Compare what is published with each spec's deadline.
 
-    Exits with 0: on time; 1: late; 2: could not look; 3: on time as far as the specs can be read, and a spec or contract is wrong.
+    Exits with 0: on time; 1: late; 2: could not look; 3: on time as far as the specs can be read,
+    and a spec or contract is wrong.
     """
     settings: Settings | None = None
     try:
         settings = load_settings()
         found, wrong = _look(settings, _instant(at))
     except Exception as error:  # noqa: BLE001  (whatever kept us from looking: it must not pass for on time)
-        what = str(error) if isinstance(error, NightshiftError) else f"{type(error).__name__}: {error}"
+        what = (
+            str(error) if isinstance(error, NightshiftError) else f"{type(error).__name__}: {error}"
+        )
         sys.stderr.write(f"Could not look.\n{what}\n")
         _tell(settings if notify else None, {"event": "could not look", "reason": what})
         raise typer.Exit(COULD_NOT_LOOK) from None
@@ -86,7 +97,11 @@ def _look(settings: Settings, at: dt.datetime) -> tuple[Freshness, WrongFileErro
 
     contracts, specs = read_contracts(settings.datasets_dir), read_specs(settings.models_dir)
     if not (specs.documents or specs.problems):
-        raise InstantError("There is no model to look at.", expected=f"specs in {settings.models_dir}", todo="Set NIGHTSHIFT_DAGS_DIR.")
+        raise InstantError(
+            "There is no model to look at.",
+            expected=f"specs in {settings.models_dir}",
+            todo="Set NIGHTSHIFT_DAGS_DIR.",
+        )
     kept = _last_good(settings, sorted(specs.broken))
     problems = [*specs.problems.values(), *contracts.problems.values()]
     judged = specs.documents | kept
@@ -127,7 +142,11 @@ def _instant(text: str) -> dt.datetime:
     try:
         at = dt.datetime.fromisoformat(text)
     except ValueError:
-        raise InstantError(f"Not an instant: {text!r}.", expected="ISO 8601, for example 2013-03-05T04:30", todo="Correct --at.") from None
+        raise InstantError(
+            f"Not an instant: {text!r}.",
+            expected="ISO 8601, for example 2013-03-05T04:30",
+            todo="Correct --at.",
+        ) from None
     return (at if at.tzinfo else at.replace(tzinfo=ZoneInfo(OPERATING_TIMEZONE))).astimezone(dt.UTC)
 
 
@@ -143,7 +162,9 @@ def _show(found: Freshness) -> None:
                 one.model,
                 one.partition.isoformat(),
                 f"{one.deadline.astimezone(zone):%Y-%m-%d %H:%M %Z}",
-                f"{one.published_at:%Y-%m-%d %H:%M} UTC" if one.published_at else f"no; newest is {one.newest or 'none'}",
+                f"{one.published_at:%Y-%m-%d %H:%M} UTC"
+                if one.published_at
+                else f"no; newest is {one.newest or 'none'}",
                 ", ".join(f"{n} {step}" for step, n in one.n_rows.items()) or "-",
                 f"{one.status}{f', {len(one.missing_before)} before it missing' if one.missing_before else ''}",
             )
@@ -153,7 +174,11 @@ def _show(found: Freshness) -> None:
     print_table(
         ("input", "newest partition", "days behind"),
         [
-            (one.dataset, str(one.newest or "none"), "-" if one.days_behind is None else str(max(one.days_behind, 0)))
+            (
+                one.dataset,
+                str(one.newest or "none"),
+                "-" if one.days_behind is None else str(max(one.days_behind, 0)),
+            )
             for one in found.inputs
         ],
     )

@@ -9,7 +9,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-STYLES = {"ok": "green", "healthy": "green", "warning": "yellow", "starting": "yellow", "broken": "bold red", "down": "bold red"}
+STYLES = {
+    "ok": "green",
+    "healthy": "green",
+    "warning": "yellow",
+    "starting": "yellow",
+    "broken": "bold red",
+    "down": "bold red",
+}
 PLAIN_WIDTH = 200
 
 

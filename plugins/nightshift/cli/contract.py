@@ -24,12 +24,14 @@ def contract() -> None:
 @app.command()
 def diff(
     dataset: Annotated[str, typer.Argument(help="Name of the dataset's contract.")],
-    partition: Annotated[str, typer.Argument(help="Operating day of the drop, YYYY-MM-DD; its newest drop is read.")],
+    partition: Annotated[
+        str, typer.Argument(help="Operating day of the drop, YYYY-MM-DD; its newest drop is read.")
+    ],
 ) -> None:
     """Compare the newest drop of a day with its contract; print the difference and the YAML that adopts it. Writes nothing.
 
-    Shows up to three values of a column whose type is another one. Exits with 1 when they differ, with 2 when
-    the file cannot be read.
+    Shows up to three values of a column whose type is another one. Exits with 1 when they differ,
+    with 2 when the file cannot be read.
     """
     from nightshift.contracts.datasets import load_contract
     from nightshift.errors import SpecError
@@ -47,7 +49,11 @@ def diff(
     with connect(settings, "nightshift contract diff") as conn:
         drops = read_deliveries(conn, store, dataset, days).drops
     if not drops:
-        raise SpecError(f"{dataset} of {partition} has no drop.", todo="Look at `nightshift redo --plan`.", code="NS-INGEST-002")
+        raise SpecError(
+            f"{dataset} of {partition} has no drop.",
+            todo="Look at `nightshift redo --plan`.",
+            code="NS-INGEST-002",
+        )
     try:
         found = compare_schema(contract, drops[-1], read_data(store, drops[-1:])[0])
     except UnreadableFileError as error:
@@ -56,7 +62,9 @@ def diff(
     if found.is_empty:
         say(f"{drops[-1].data_key}: as the contract says")
         return
-    say(f"{drops[-1].data_key}, schema version {contract.version_for(drops[-1].partition, drops[-1].schema_version)}:")
+    say(
+        f"{drops[-1].data_key}, schema version {contract.version_for(drops[-1].partition, drops[-1].schema_version)}:"
+    )
     for line in describe(found):
         say(f"  {line}")
     if obstacles := [*objections(contract, found), *delimiter_note(found)]:
@@ -73,7 +81,9 @@ def diff(
         say(line)
     say("\nThen: nightshift migrate")
     say(f"      nightshift redo --dataset {dataset} --from {partition} --reread")
-    say("A guess at a renaming or a type is a guess: ask upstream. Else ask for the file in its old form; nothing was written.")
+    say(
+        "A guess at a renaming or a type is a guess: ask upstream. Else ask for the file in its old form; nothing was written."
+    )
     raise typer.Exit(1)
 
 
@@ -86,7 +96,9 @@ def delimiter_note(found: SchemaDiff) -> list[str]:
     delimiter = max(n_found, key=lambda each: n_found[each])
     if not n_found[delimiter]:
         return []
-    return [f"The header is one column with {n_found[delimiter]} {delimiter!r}: another delimiter? Only commas are read."]
+    return [
+        f"The header is one column with {n_found[delimiter]} {delimiter!r}: another delimiter? Only commas are read."
+    ]
 
 
 def describe(found: SchemaDiff) -> list[str]:
@@ -94,14 +106,23 @@ def describe(found: SchemaDiff) -> list[str]:
     return [
         *(f"- {column.delivered_name}  (missing)" for column in found.removed),
         *(f"~ {name}  (missing; renamed to {source}?)" for name, source in found.renamed.items()),
-        *(f"! {name}  (its values are {kind} now{_shown(found, name)})" for name, kind in found.retyped.items()),
-        *(f"+ {name}  (unknown, {kind}; ignored until adopted)" for name, kind in found.added.items()),
+        *(
+            f"! {name}  (its values are {kind} now{_shown(found, name)})"
+            for name, kind in found.retyped.items()
+        ),
+        *(
+            f"+ {name}  (unknown, {kind}; ignored until adopted)"
+            for name, kind in found.added.items()
+        ),
         *(f"! {note}" for note in found.notes),
     ]
 
 
 def _shown(found: SchemaDiff, name: str) -> str:
-    samples = [repr(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…") for text in found.samples.get(name, ())]
+    samples = [
+        repr(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…")
+        for text in found.samples.get(name, ())
+    ]
     return f", like {', '.join(samples)}" if samples else ""
 
 

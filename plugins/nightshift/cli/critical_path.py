@@ -63,32 +63,60 @@ def critical_path(
 
 def print_path(steps: Sequence[Step]) -> None:
     """Print one line per task, and the shares."""
-    rows = [(step.task, *(f"{part:.1f}" for part in (step.waiting, step.starting, step.importing, step.working))) for step in steps]
+    rows = [
+        (
+            step.task,
+            *(
+                f"{part:.1f}"
+                for part in (step.waiting, step.starting, step.importing, step.working)
+            ),
+        )
+        for step in steps
+    ]
     print_table(("task", "waiting", "starting", "importing", "working"), rows)
     whole = sum(step.seconds for step in steps) or 1.0
-    shares = {name: sum(getattr(step, name) for step in steps) / whole for name in ("waiting", "starting", "importing", "working")}
+    shares = {
+        name: sum(getattr(step, name) for step in steps) / whole
+        for name in ("waiting", "starting", "importing", "working")
+    }
     say(f"{whole:.1f} s: " + ", ".join(f"{name} {share:.0%}" for name, share in shares.items()))
 
 
 def find_path(api: AirflowApi, night: str) -> list[Step]:
     """Return the tasks that the last prediction table of a night waited for, the first one first.
 
-    Each task waited for the one that ended last before it, in its own run, or, for the first of a run, in the DAG of the stage before.
+    Each task waited for the one that ended last before it, in its own run, or, for the first of a
+    run, in the DAG of the stage before.
 
     Raises:
         NoPathError: No run of the night has published predictions.
         ServiceError: Airflow does not answer.
     """
     runs = _last_runs(api.runs(night))
-    tasks = [_Task(run, found) for run in runs for found in api.tasks(run) if found["state"] == "success" and found["end_date"]]
-    last = max((task for task in tasks if task.stage == len(STAGES) - 1), key=lambda task: task.ended_at, default=None)
+    tasks = [
+        _Task(run, found)
+        for run in runs
+        for found in api.tasks(run)
+        if found["state"] == "success" and found["end_date"]
+    ]
+    last = max(
+        (task for task in tasks if task.stage == len(STAGES) - 1),
+        key=lambda task: task.ended_at,
+        default=None,
+    )
     if last is None:
-        raise NoPathError(f"No run of {night} has published predictions.", todo="Name a night that went through Airflow.")
+        raise NoPathError(
+            f"No run of {night} has published predictions.",
+            todo="Name a night that went through Airflow.",
+        )
     path = [last]
     while (before := _before(path[-1], tasks)) is not None:
         path.append(before)
     path.reverse()
-    starts = [_at(path[0].run.started_at or path[0].found["start_date"]), *(task.ended_at for task in path)]
+    starts = [
+        _at(path[0].run.started_at or path[0].found["start_date"]),
+        *(task.ended_at for task in path),
+    ]
     return [_step(api, task, start) for task, start in zip(path, starts, strict=False)]
 
 
@@ -100,7 +128,9 @@ class _Task:
     @property
     def stage(self) -> int:
         """Return its place in STAGES, -1 outside."""
-        return next((place for place, name in enumerate(STAGES) if self.run.dag_id.startswith(name)), -1)
+        return next(
+            (place for place, name in enumerate(STAGES) if self.run.dag_id.startswith(name)), -1
+        )
 
     @property
     def ended_at(self) -> dt.datetime:
@@ -140,8 +170,12 @@ def _step(api: AirflowApi, task: _Task, start: dt.datetime) -> Step:
 
 
 def _body_begins(api: AirflowApi, task: _Task) -> dt.datetime | None:
-    lines = api.log(task.run, task.found["task_id"], task.found["try_number"], task.found["map_index"])
-    return next((_at(line["timestamp"]) for line in lines if BODY_BEGINS in str(line.get("event"))), None)
+    lines = api.log(
+        task.run, task.found["task_id"], task.found["try_number"], task.found["map_index"]
+    )
+    return next(
+        (_at(line["timestamp"]) for line in lines if BODY_BEGINS in str(line.get("event"))), None
+    )
 
 
 def _at(text: str) -> dt.datetime:

@@ -13,7 +13,10 @@ def doctor() -> None:
     from nightshift_local.diagnosis import diagnose
 
     findings = list(diagnose(default_home()))
-    print_table(("check", "result", "found"), ((finding.check, finding.level, finding.what) for finding in findings))
+    print_table(
+        ("check", "result", "found"),
+        ((finding.check, finding.level, finding.what) for finding in findings),
+    )
     repairs = [finding for finding in findings if finding.level != "ok"]
     for finding in repairs:
         say(f"to do ({finding.check}): {finding.fix}")

@@ -55,7 +55,9 @@ def _actor() -> str:
 def list_drops(
     dataset: Dataset,
     first: Annotated[str, typer.Argument(help="First operating day, YYYY-MM-DD.")],
-    last: Annotated[str, typer.Argument(help="Last operating day, included; the first by default.")] = "",
+    last: Annotated[
+        str, typer.Argument(help="Last operating day, included; the first by default.")
+    ] = "",
 ) -> None:
     """List what was delivered for some days: when, how large, and what was decided about it."""
     from nightshift.ingestion.drop_decisions import read_decisions
@@ -75,7 +77,13 @@ def list_drops(
         for drop in landing.drops
     ]
     rows += [
-        (drop.delivered_at.isoformat(), "-", "-", drop.data_key, decided.get(drop.data_key, "its file is not there"))
+        (
+            drop.delivered_at.isoformat(),
+            "-",
+            "-",
+            drop.data_key,
+            decided.get(drop.data_key, "its file is not there"),
+        )
         for drop in landing.absent
     ]
     rows += [
@@ -103,7 +111,9 @@ def withdraw(key: Key, reason: Reason) -> None:
         others = [one for one in landing.drops if one.data_key != drop.data_key]
     say(f"{drop.data_key} is withdrawn; the file stays where it is.")
     if not others:
-        say(f"There is no other drop of {partition}: readers keep what is published until one comes.")
+        say(
+            f"There is no other drop of {partition}: readers keep what is published until one comes."
+        )
     say(f"Then: nightshift redo --dataset {dataset} --from {partition} --to {partition}")
 
 
@@ -116,4 +126,6 @@ def set_aside(key: Key, reason: Reason) -> None:
     with _landing(dataset, PartitionRange.single(partition)) as (conn, landing):
         drop_decisions.set_aside(conn, dataset, landing, key, (_actor(), reason))
     say(f"{key} is set aside; the object stays where it is.")
-    say(f"Then: nightshift airflow dags clear ingest --partition-key {partition} --only-failed --yes")
+    say(
+        f"Then: nightshift airflow dags clear ingest --partition-key {partition} --only-failed --yes"
+    )

@@ -20,7 +20,9 @@ HEADERS = ("criterion", "verdict", "limit", "number", "interval")
 
 def evidence(
     model: Annotated[str, typer.Argument(help="Name of the model.")],
-    version: Annotated[int | None, typer.Option(min=1, help="Version that was judged; the last one by default.")] = None,
+    version: Annotated[
+        int | None, typer.Option(min=1, help="Version that was judged; the last one by default.")
+    ] = None,
     into: Annotated[Path, typer.Option(help="Folder to write to.")] = Path(),
 ) -> None:
     """Verify the chain of evidence records, show one decision, and download its record and its page."""
@@ -33,12 +35,18 @@ def evidence(
     with connect(settings, "nightshift evidence") as conn:
         entry = find_entry(conn, model, version)
         n_records = verify_chain(settings, store, conn, model)
-    say(f"{model}: {n_records} records verified, each by its digest and its predecessor{_signed(settings, entry)}.")
+    say(
+        f"{model}: {n_records} records verified, each by its digest and its predecessor{_signed(settings, entry)}."
+    )
     record = read_record(settings, store, entry.kept)
     say(f"Version {record['version']} was {record['verdict']}: {' '.join(record['reasons'])}")
     print_table(HEADERS, [criterion_line(criterion) for criterion in record["criteria"]])
     for key, digest in ((entry.kept.key, entry.kept.sha256), (entry.page, None)):
-        say(str(_fetch(store, key, digest, into / f"{model}-v{record['version']}{Path(key).suffix}")))
+        say(
+            str(
+                _fetch(store, key, digest, into / f"{model}-v{record['version']}{Path(key).suffix}")
+            )
+        )
 
 
 def criterion_line(criterion: dict[str, Any]) -> tuple[str, ...]:
@@ -58,7 +66,11 @@ def _number(value: object) -> str:
 
 
 def _signed(settings: Settings, entry: Entry) -> str:
-    return " and its signature" if entry.kept.signature and settings.evidence_key.get_secret_value() else ""
+    return (
+        " and its signature"
+        if entry.kept.signature and settings.evidence_key.get_secret_value()
+        else ""
+    )
 
 
 def _fetch(store: ObjectStore, key: str, digest: str | None, path: Path) -> Path:

@@ -31,11 +31,21 @@ def deliver(
     partition: Annotated[str, typer.Argument(help="Operating day, YYYY-MM-DD.")],
     file: Annotated[
         Path,
-        typer.Argument(help="A CSV file with a header, plain or compressed (.csv.gz), or a Parquet file.", exists=True, dir_okay=False),
+        typer.Argument(
+            help="A CSV file with a header, plain or compressed (.csv.gz), or a Parquet file.",
+            exists=True,
+            dir_okay=False,
+        ),
     ],
-    delivered_at: Annotated[str, typer.Option(help="When it became known, ISO time with offset; now by default.")] = "",
+    delivered_at: Annotated[
+        str, typer.Option(help="When it became known, ISO time with offset; now by default.")
+    ] = "",
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only hold the file against its contract, as ingest will; write nothing.")
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Only hold the file against its contract, as ingest will; write nothing.",
+        ),
     ] = False,
 ) -> None:
     """Put a file of your own into the lake as one drop: data file and manifest."""
@@ -43,7 +53,11 @@ def deliver(
 
     settings = load_settings()
     contract = load_contract(settings.datasets_dir, dataset)
-    at = dt.datetime.fromisoformat(delivered_at).astimezone(dt.UTC) if delivered_at else dt.datetime.now(dt.UTC)
+    at = (
+        dt.datetime.fromisoformat(delivered_at).astimezone(dt.UTC)
+        if delivered_at
+        else dt.datetime.now(dt.UTC)
+    )
     day = Partition.parse(partition, contract.timezone)
     if dry_run:
         say(_checked(contract, day, file, at))
@@ -54,10 +68,19 @@ def deliver(
 def deliver_history(
     dataset: Annotated[str, typer.Argument(help="Name of the dataset's contract.")],
     folder: Annotated[
-        Path, typer.Argument(help="A folder of files named <day>.csv, <day>.csv.gz or <day>.parquet.", exists=True, file_okay=False)
+        Path,
+        typer.Argument(
+            help="A folder of files named <day>.csv, <day>.csv.gz or <day>.parquet.",
+            exists=True,
+            file_okay=False,
+        ),
     ],
     at_cutoff: Annotated[
-        bool, typer.Option("--at-cutoff", help="Say that each file became known at the cut-off of its night; now by default.")
+        bool,
+        typer.Option(
+            "--at-cutoff",
+            help="Say that each file became known at the cut-off of its night; now by default.",
+        ),
     ] = False,
 ) -> None:
     """Put a folder of your own files, one for each day, into the lake: one drop a day."""
@@ -66,12 +89,22 @@ def deliver_history(
 
     settings = load_settings()
     contract = load_contract(settings.datasets_dir, dataset)
-    found = [(file.name.removesuffix(suffix_of(file.name)), file) for file in sorted(folder.iterdir()) if suffix_of(file.name)]
+    found = [
+        (file.name.removesuffix(suffix_of(file.name)), file)
+        for file in sorted(folder.iterdir())
+        if suffix_of(file.name)
+    ]
     files = [(Partition.parse(day, contract.timezone), file) for day, file in found]
     if not files:
-        raise typer.BadParameter(f"{folder} holds no data file; expected <day>.csv, such as 2013-02-01.csv, or .csv.gz, or .parquet.")
+        raise typer.BadParameter(
+            f"{folder} holds no data file; expected <day>.csv, such as 2013-02-01.csv, or .csv.gz, or .parquet."
+        )
     now = dt.datetime.now(dt.UTC)
-    _deliver_files(settings, contract, [(partition, file, partition.cutoff if at_cutoff else now) for partition, file in files])
+    _deliver_files(
+        settings,
+        contract,
+        [(partition, file, partition.cutoff if at_cutoff else now) for partition, file in files],
+    )
 
 
 def backfill(first: First, last: Last = "") -> None:
@@ -98,7 +131,12 @@ def score(
     model: Annotated[str, typer.Argument(help="Name of the model.")],
     first: First,
     last: Last = "",
-    version: Annotated[int, typer.Option(help="Take this version, whoever was champion; by default the one valid on each night.")] = 0,
+    version: Annotated[
+        int,
+        typer.Option(
+            help="Take this version, whoever was champion; by default the one valid on each night."
+        ),
+    ] = 0,
 ) -> None:
     """Score and publish a range of partitions as their nights would, or by a version that you name, and say who scored."""
     from nightshift.contracts.model_spec import load_spec
@@ -108,8 +146,12 @@ def score(
     settings, partitions = load_settings(), PartitionRange.of(first, last or None)
     run = RunContext(f"score__{model}/{partitions}", actor=f"cli:{getpass.getuser()}")
     named = PinnedVersion(version, run.actor) if version else None
-    published = score_range(settings, load_spec(settings.models_dir, model), partitions, run, named=named)
-    say(f"predictions/{model}: {sum(load.n_rows for load in published):,} rows in {len(published)} partition(s)")
+    published = score_range(
+        settings, load_spec(settings.models_dir, model), partitions, run, named=named
+    )
+    say(
+        f"predictions/{model}: {sum(load.n_rows for load in published):,} rows in {len(published)} partition(s)"
+    )
     for line in _scored_by(settings, model, partitions):
         say(f"      {line}")
 
@@ -126,8 +168,14 @@ def monitor(
     settings, partitions = load_settings(), PartitionRange.of(first, last or None)
     run = RunContext(f"monitor__{model}/{partitions}", actor=f"cli:{getpass.getuser()}")
     verdict = measure(settings, load_spec(settings.models_dir, model), partitions, run)
-    found = {"drift": verdict.drift_status, "score drift": verdict.score_drift_status, "performance": verdict.performance_status}
-    say(f"{model} on {partitions.last}: {', '.join(f'{condition} {state}' for condition, state in found.items())}")
+    found = {
+        "drift": verdict.drift_status,
+        "score drift": verdict.score_drift_status,
+        "performance": verdict.performance_status,
+    }
+    say(
+        f"{model} on {partitions.last}: {', '.join(f'{condition} {state}' for condition, state in found.items())}"
+    )
     for reason in verdict.reasons:
         say(f"      {reason}")
 
@@ -143,7 +191,9 @@ def ingest_range(settings: Settings, partitions: PartitionRange, run: RunContext
     for name, contract in contracts.documents.items():
         wanted = partitions
         if contract.delivery is Delivery.ON_CHANGE:
-            wanted = PartitionRange(min(Partition(contract.history_start), partitions.first), partitions.last)
+            wanted = PartitionRange(
+                min(Partition(contract.history_start), partitions.first), partitions.last
+            )
         result = ingest(settings, name, wanted, run)
         say(f"      raw/{name:<18} {result.n_rows:>9,} rows, {result.n_refused} refused")
 
@@ -178,7 +228,11 @@ def train_once(settings: Settings, spec: ModelSpec, partition: Partition, run: R
     return f"version {version}, {decision.verdict}: {'; '.join(decision.reasons)}"
 
 
-def _deliver_files(settings: Settings, contract: DatasetContract, files: Sequence[tuple[Partition, Path, dt.datetime]]) -> None:
+def _deliver_files(
+    settings: Settings,
+    contract: DatasetContract,
+    files: Sequence[tuple[Partition, Path, dt.datetime]],
+) -> None:
     """Write one drop per partition, file and time of delivery (UTC)."""
     from nightshift.lake.drops import write_drop
     from nightshift.lake.object_store import ObjectStore
@@ -189,7 +243,9 @@ def _deliver_files(settings: Settings, contract: DatasetContract, files: Sequenc
         say(f"{drop.data_key}: {drop.n_rows:,} rows, delivered at {at.isoformat()}")
 
 
-def _new_drop(contract: DatasetContract, partition: Partition, file: Path, at: dt.datetime) -> NewDrop:
+def _new_drop(
+    contract: DatasetContract, partition: Partition, file: Path, at: dt.datetime
+) -> NewDrop:
     from nightshift.lake.drops import NewDrop
     from nightshift.quality.file_blocks import UnreadableFileError, count_rows, suffix_of
     from nightshift.quality.unpacked_stream import OverLimitError
@@ -200,7 +256,16 @@ def _new_drop(contract: DatasetContract, partition: Partition, file: Path, at: d
     except (UnreadableFileError, OverLimitError) as error:
         raise typer.BadParameter(f"{file} cannot be read as {suffix}: {error}") from None
     name = f"{file.name.removesuffix(suffix)}-{at:%Y%m%dT%H%M%SZ}"
-    return NewDrop(contract.name, partition.day, at, file.read_bytes(), n_rows, name, contract.schema_version, suffix)
+    return NewDrop(
+        contract.name,
+        partition.day,
+        at,
+        file.read_bytes(),
+        n_rows,
+        name,
+        contract.schema_version,
+        suffix,
+    )
 
 
 def _checked(contract: DatasetContract, partition: Partition, file: Path, at: dt.datetime) -> str:

@@ -17,10 +17,17 @@ if TYPE_CHECKING:
     from nightshift.registry.rollback import Succession
     from nightshift.scoring.republish import RepairPlan
 
-_WORDS = {"first": "first champion", "promoted": "promoted over", "refused": "refused against", "rolled_back": "put back for"}
+_WORDS = {
+    "first": "first champion",
+    "promoted": "promoted over",
+    "refused": "refused against",
+    "rolled_back": "put back for",
+}
 
 
-def models(model: Annotated[str, typer.Argument(help="Name of a spec; all specs when left out.")] = "") -> None:
+def models(
+    model: Annotated[str, typer.Argument(help="Name of a spec; all specs when left out.")] = "",
+) -> None:
     """Show who was champion from which partition on, decided when, by whom, and why."""
     from nightshift.contracts.model_spec import load_spec, read_specs
     from nightshift.registry.rollback import history
@@ -29,12 +36,19 @@ def models(model: Annotated[str, typer.Argument(help="Name of a spec; all specs 
     settings = load_settings()
     # The record of champions does not need the spec: a model whose file is wrong is shown too.
     specs = read_specs(settings.models_dir)
-    names = [load_spec(settings.models_dir, model).name] if model else sorted([*specs.documents, *specs.broken])
+    names = (
+        [load_spec(settings.models_dir, model).name]
+        if model
+        else sorted([*specs.documents, *specs.broken])
+    )
     with connect(settings, "nightshift models") as conn:
         for name in names:
             say(name)
             entries = history(conn, name)
-            print_table(("from partition", "version", "decision", "decided at", "by", "why"), [_line(entry) for entry in entries])
+            print_table(
+                ("from partition", "version", "decision", "decided at", "by", "why"),
+                [_line(entry) for entry in entries],
+            )
 
 
 def _line(entry: Succession) -> tuple[str, ...]:
@@ -53,9 +67,17 @@ def _line(entry: Succession) -> tuple[str, ...]:
 def rollback(
     model: Annotated[str, typer.Argument(help="Name of the spec.")],
     to: Annotated[int, typer.Option("--to", help="The former champion's version.")],
-    since: Annotated[str, typer.Option(help="First partition to repair; by default the one from which others took over.")] = "",
+    since: Annotated[
+        str,
+        typer.Option(
+            help="First partition to repair; by default the one from which others took over."
+        ),
+    ] = "",
     reason: Annotated[str, typer.Option(help="Why; kept in the record.")] = "",
-    plan: Annotated[bool, typer.Option("--plan", help="Only try the version and show what would be published again.")] = False,
+    plan: Annotated[
+        bool,
+        typer.Option("--plan", help="Only try the version and show what would be published again."),
+    ] = False,
 ) -> None:
     """Put an earlier champion back, and publish again what its successors scored. Safe to repeat."""
     from nightshift.contracts.model_spec import load_spec
@@ -72,11 +94,17 @@ def rollback(
     n_changed = sum(load.is_new for load in repaired.published)
     n_same = len(repaired.published) - n_changed
     say(f"Version {to} is champion from {found.since} on (record {repaired.promotion_id}).")
-    say(f"{n_changed} partition(s) changed, {n_same} held its predictions before; {time.monotonic() - started:.1f} s.")
+    say(
+        f"{n_changed} partition(s) changed, {n_same} held its predictions before; {time.monotonic() - started:.1f} s."
+    )
 
 
 def _show(plan: RepairPlan) -> None:
-    say(f"Version {plan.version} loads, passes its guard and scores; it serves from {plan.since} on.")
+    say(
+        f"Version {plan.version} loads, passes its guard and scores; it serves from {plan.since} on."
+    )
     say(f"{plan.n_partitions} published partition(s) to repair:")
     for stretch in plan.stretches:
-        say(f"  {stretch.partitions}: {'from kept loads' if stretch.kept else 'to be scored again'}")
+        say(
+            f"  {stretch.partitions}: {'from kept loads' if stretch.kept else 'to be scored again'}"
+        )

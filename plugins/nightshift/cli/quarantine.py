@@ -18,7 +18,10 @@ from nightshift.settings import load_settings
 if TYPE_CHECKING:
     from nightshift.warehouse.connection import Connection
 
-app = typer.Typer(help="Refused rows: look at them, correct and replay them, or dismiss them.", no_args_is_help=True)
+app = typer.Typer(
+    help="Refused rows: look at them, correct and replay them, or dismiss them.",
+    no_args_is_help=True,
+)
 FIRST, LAST = EARLIEST_DAY.isoformat(), LATEST_DAY.isoformat()
 Dataset = Annotated[str, typer.Argument(help="Name of the dataset's contract.")]
 Row = Annotated[int, typer.Argument(help="Number of the row, as `list` shows it.")]
@@ -44,15 +47,27 @@ def list_refused(
     dataset: Dataset,
     first: Annotated[str, typer.Option("--from", help="First operating day.")] = FIRST,
     last: Annotated[str, typer.Option("--to", help="Last operating day, included.")] = LAST,
-    state: Annotated[str, typer.Option(help="open, corrected, replayed, superseded or dismissed.")] = "open",
+    state: Annotated[
+        str, typer.Option(help="open, corrected, replayed, superseded or dismissed.")
+    ] = "open",
 ) -> None:
     """List refused rows, where they came from and why; their values are shown by `show` only."""
     from nightshift.quality.quarantine import QuarantineState, list_rows
 
     with _quarantine() as conn:
-        rows = list_rows(conn, f"raw/{dataset}", PartitionRange.of(first, last), QuarantineState(state))
+        rows = list_rows(
+            conn, f"raw/{dataset}", PartitionRange.of(first, last), QuarantineState(state)
+        )
     shown = [
-        (str(row.row_id), str(row.partition_date), row.reason, row.column_name or "-", str(row.source_row), row.source_uri) for row in rows
+        (
+            str(row.row_id),
+            str(row.partition_date),
+            row.reason,
+            row.column_name or "-",
+            str(row.source_row),
+            row.source_uri,
+        )
+        for row in rows
     ]
     print_table(("row", "day", "reason", "column", "position", "file"), shown)
     say(f"{len(shown)} row(s) in state {state}")
@@ -65,17 +80,37 @@ def show(row: Row) -> None:
 
     with _quarantine() as conn:
         found = find_row(conn, row)
-    say(f"{found.dataset} of {found.partition_date}, position {found.source_row} of {found.source_uri}")
-    say(f"state {found.state}; refused for {found.reason}{f' in {found.column_name}' if found.column_name else ''}")
-    print_table(("column", "delivered"), [(name, repr(text) if text is not None else "(empty)") for name, text in found.delivered.items()])
+    say(
+        f"{found.dataset} of {found.partition_date}, position {found.source_row} of {found.source_uri}"
+    )
+    say(
+        f"state {found.state}; refused for {found.reason}{f' in {found.column_name}' if found.column_name else ''}"
+    )
+    print_table(
+        ("column", "delivered"),
+        [
+            (name, repr(text) if text is not None else "(empty)")
+            for name, text in found.delivered.items()
+        ],
+    )
 
 
 @app.command()
 def correct(
     row: Row,
-    values: Annotated[list[str], typer.Option("--set", help="<column>=<text>, as a file would deliver it; empty text: no value.")],
+    values: Annotated[
+        list[str],
+        typer.Option(
+            "--set", help="<column>=<text>, as a file would deliver it; empty text: no value."
+        ),
+    ],
     note: Note,
-    at: Annotated[str, typer.Option(help="When the right value became known, ISO time with offset; now by default.")] = "",
+    at: Annotated[
+        str,
+        typer.Option(
+            help="When the right value became known, ISO time with offset; now by default."
+        ),
+    ] = "",
 ) -> None:
     """Say what a refused row should have said; `replay` then ingests it."""
     from nightshift.contracts.datasets import load_contract
@@ -104,7 +139,9 @@ def dismiss(row: Row, note: Note) -> None:
 
 
 @app.command()
-def replay(dataset: Dataset, partition: Annotated[str, typer.Argument(help="Operating day, YYYY-MM-DD.")]) -> None:
+def replay(
+    dataset: Dataset, partition: Annotated[str, typer.Argument(help="Operating day, YYYY-MM-DD.")]
+) -> None:
     """Ingest the corrected rows of a day: its newest file with the right values, as a new delivery. Safe to repeat."""
     from nightshift.ingestion.corrected_drop import replay_corrections
 

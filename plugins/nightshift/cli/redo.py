@@ -25,11 +25,27 @@ _HASH_LENGTH = 12
 
 
 def redo(
-    dataset: Annotated[str, typer.Option(help="Only late drops of this dataset; all by default.")] = "",
-    first: Annotated[str, typer.Option("--from", help="Only late drops of this operating day and later.")] = "",
-    last: Annotated[str, typer.Option("--to", help="Only late drops up to this operating day.")] = "",
-    reread: Annotated[bool, typer.Option("--reread", help="Read drops again that came in under another contract than today's.")] = False,
-    plan: Annotated[bool, typer.Option("--plan", help="Only show holes, late arrivals and what they touch; write nothing.")] = False,
+    dataset: Annotated[
+        str, typer.Option(help="Only late drops of this dataset; all by default.")
+    ] = "",
+    first: Annotated[
+        str, typer.Option("--from", help="Only late drops of this operating day and later.")
+    ] = "",
+    last: Annotated[
+        str, typer.Option("--to", help="Only late drops up to this operating day.")
+    ] = "",
+    reread: Annotated[
+        bool,
+        typer.Option(
+            "--reread", help="Read drops again that came in under another contract than today's."
+        ),
+    ] = False,
+    plan: Annotated[
+        bool,
+        typer.Option(
+            "--plan", help="Only show holes, late arrivals and what they touch; write nothing."
+        ),
+    ] = False,
 ) -> None:
     """Find late and corrected data and do again what it touches: ingest, transform, score, monitor. Safe to repeat.
 
@@ -51,7 +67,12 @@ def redo(
     from nightshift.redo.execution import redo as do_again
 
     say("")
-    result = do_again(settings, scope, RunContext(f"redo/{dataset or 'all'}", actor=f"cli:{getpass.getuser()}"), say)
+    result = do_again(
+        settings,
+        scope,
+        RunContext(f"redo/{dataset or 'all'}", actor=f"cli:{getpass.getuser()}"),
+        say,
+    )
     print_result(result)
     if result.left:
         raise typer.Exit(1)
@@ -64,15 +85,23 @@ def _day(key: str) -> dt.date | None:
 def print_plan(plan: Plan) -> None:
     """Print holes, late arrivals, and the partitions to do again in their order, each with its reason."""
     say(f"holes: {len(plan.holes)} drop(s) that upstream still owes")
-    _table(("dataset", "day", "there is", "nights that wait"), [(h.dataset, str(h.day), h.why, str(h.n_nights)) for h in plan.holes])
+    _table(
+        ("dataset", "day", "there is", "nights that wait"),
+        [(h.dataset, str(h.day), h.why, str(h.n_nights)) for h in plan.holes],
+    )
     say(f"late arrivals: {len(plan.late)} drop(s) that landed and are not in")
     _table(
         ("dataset", "day", "known at", "file"),
-        [(d.dataset, str(d.partition), f"{d.delivered_at:%Y-%m-%d %H:%M} UTC", d.data_key) for d in plan.late],
+        [
+            (d.dataset, str(d.partition), f"{d.delivered_at:%Y-%m-%d %H:%M} UTC", d.data_key)
+            for d in plan.late
+        ],
     )
     steps = [("transform", plan.features), ("score", plan.predictions), ("monitor", plan.verdicts)]
     say(f"to do again: {sum(len(stale) for _, stale in steps)} partition(s), in this order")
-    rows = [(stage, one.dataset, str(one.day), one.reason) for stage, stale in steps for one in stale]
+    rows = [
+        (stage, one.dataset, str(one.day), one.reason) for stage, stale in steps for one in stale
+    ]
     _table(("stage", "dataset", "day", "because"), rows)
     for note in plan.notes:
         say(f"left alone: {note}")
@@ -88,10 +117,18 @@ def _table(headers: Sequence[str], rows: Sequence[tuple[str, ...]]) -> None:
 def print_result(result: RedoResult) -> None:
     """Print what readers see changed, with the hashes before and after, and what was left."""
     say(f"\n{result.n_done} partition(s) done again, {len(result.changes)} changed for readers")
-    rows = [(c.dataset, str(c.day), (c.before or "-")[:_HASH_LENGTH], c.after[:_HASH_LENGTH]) for c in result.changes]
+    rows = [
+        (c.dataset, str(c.day), (c.before or "-")[:_HASH_LENGTH], c.after[:_HASH_LENGTH])
+        for c in result.changes
+    ]
     _table(("dataset", "day", "before", "after"), rows)
     if len(rows) > _SHOWN:
-        say(", ".join(f"{dataset}: {n}" for dataset, n in Counter(c.dataset for c in result.changes).items()))
+        say(
+            ", ".join(
+                f"{dataset}: {n}"
+                for dataset, n in Counter(c.dataset for c in result.changes).items()
+            )
+        )
     say("left: nothing" if not result.left else "left:")
     for line in result.left:
         say(f"  {line}")

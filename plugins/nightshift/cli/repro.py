@@ -22,11 +22,20 @@ _SHOWN = 20
 
 def repro(  # noqa: PLR0913, PLR0917  (each is an option that a person types)
     model: Annotated[str, typer.Argument(help="Name of the model.")],
-    key: Annotated[str, typer.Argument(help="Entity key of one prediction, such as 2013-03-10_UA_1545_EWR.")] = "",
-    partition: Annotated[str, typer.Option(help="Night that predicted, YYYY-MM-DD; by default the entity's last.")] = "",
-    sample: Annotated[int, typer.Option("--random", min=0, help="So many random predictions, superseded ones too.")] = 0,
+    key: Annotated[
+        str, typer.Argument(help="Entity key of one prediction, such as 2013-03-10_UA_1545_EWR.")
+    ] = "",
+    partition: Annotated[
+        str, typer.Option(help="Night that predicted, YYYY-MM-DD; by default the entity's last.")
+    ] = "",
+    sample: Annotated[
+        int,
+        typer.Option("--random", min=0, help="So many random predictions, superseded ones too."),
+    ] = 0,
     seed: Annotated[int, typer.Option(help="Chooses the random ones.")] = 1,
-    training_set: Annotated[int, typer.Option(min=0, help="Rebuild the training set of this model version instead.")] = 0,
+    training_set: Annotated[
+        int, typer.Option(min=0, help="Rebuild the training set of this model version instead.")
+    ] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Rebuild features as they were known, load the model that scored, score, and compare: values, score, reasons, hash.
@@ -36,7 +45,9 @@ def repro(  # noqa: PLR0913, PLR0917  (each is an option that a person types)
     from nightshift.contracts.model_spec import load_spec
 
     if sum(map(bool, (key, sample, training_set))) != 1:
-        raise typer.BadParameter("Name one prediction, or --random <n>, or --training-set <version>.")
+        raise typer.BadParameter(
+            "Name one prediction, or --random <n>, or --training-set <version>."
+        )
     settings = load_settings()
     spec = load_spec(settings.models_dir, model)
     if training_set:
@@ -48,13 +59,19 @@ def repro(  # noqa: PLR0913, PLR0917  (each is an option that a person types)
         raise typer.Exit(1)
 
 
-def _replay(settings: Settings, spec: ModelSpec, key: str, sample: tuple[int, int], night: Partition | None) -> list[Replay]:
+def _replay(
+    settings: Settings, spec: ModelSpec, key: str, sample: tuple[int, int], night: Partition | None
+) -> list[Replay]:
     from nightshift.provenance.predictions import find_prediction, sample_predictions
     from nightshift.provenance.repro import replay_predictions
     from nightshift.warehouse.connection import connect
 
     with connect(settings, "nightshift repro") as conn:
-        wanted = [find_prediction(conn, spec, key, night)] if key else sample_predictions(conn, spec, *sample, night)
+        wanted = (
+            [find_prediction(conn, spec, key, night)]
+            if key
+            else sample_predictions(conn, spec, *sample, night)
+        )
     return replay_predictions(settings, spec, wanted)
 
 
@@ -71,7 +88,9 @@ def _print(replays: list[Replay], as_json: bool, is_one: bool) -> bool:
 def _print_one(replay: Replay) -> None:
     made = replay.prediction
     say(f"{made.key}, partition {made.day}, load {made.load_id}, model version {made.version}")
-    say(f"features rebuilt from load {replay.features.load_id} as of {replay.features.as_of.isoformat()}")
+    say(
+        f"features rebuilt from load {replay.features.load_id} as of {replay.features.as_of.isoformat()}"
+    )
     print_table(
         ("", "published", "replayed"),
         [
@@ -105,14 +124,19 @@ def _print_many(replays: list[Replay]) -> None:
 
 def _print_differences(replays: list[Replay]) -> None:
     columns = Counter(d.column for replay in replays for d in replay.differences)
-    say(f"{len(replays):,} differ, in: {', '.join(f'{name} ({n})' for name, n in columns.most_common(_SHOWN))}")
+    say(
+        f"{len(replays):,} differ, in: {', '.join(f'{name} ({n})' for name, n in columns.most_common(_SHOWN))}"
+    )
     rows = [
         (r.prediction.key, str(r.prediction.day), d.column, repr(d.published), repr(d.replayed))
         for r in replays[:_SHOWN]
         for d in r.differences
     ]
     print_table(("entity", "partition", "column", "published", "replayed"), rows)
-    say("features were built by code " + ", ".join(sorted({replay.features.code_version for replay in replays})))
+    say(
+        "features were built by code "
+        + ", ".join(sorted({replay.features.code_version for replay in replays}))
+    )
 
 
 def _facts(replay: Replay) -> dict[str, Any]:
@@ -138,5 +162,7 @@ def _training_set(settings: Settings, spec: ModelSpec, version: int, as_json: bo
         say(json.dumps({**vars(rebuilt), "is_equal": rebuilt.is_equal}, indent=1))
     else:
         say(f"{rebuilt.key}: {rebuilt.n_rows:,} rows recorded, {rebuilt.n_rows_rebuilt:,} rebuilt")
-        say(f"content hash {rebuilt.sha256} recorded, {rebuilt.sha256_rebuilt} rebuilt: {'equal' if rebuilt.is_equal else 'DIFFERENT'}")
+        say(
+            f"content hash {rebuilt.sha256} recorded, {rebuilt.sha256_rebuilt} rebuilt: {'equal' if rebuilt.is_equal else 'DIFFERENT'}"
+        )
     return rebuilt.is_equal

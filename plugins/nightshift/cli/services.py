@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from nightshift_local.stack import Part, Stack
 
 START_TIMEOUT_SECONDS = 360.0
-"""The scheduler starts behind the API server: 124 s under a load of 30 on two cores when they started together."""
+"""The scheduler starts behind the API server: 124 s under a load of 30 on two cores when they
+started together.
+"""
 BASE_GROUPS = ("postgres", "s3")
 """The others use these, so they end last."""
 HOPELESS_FAILURES = 4
@@ -28,8 +30,18 @@ STARTING_SECONDS = 60.0
 
 
 def up(
-    only: Annotated[str, typer.Option(help="Comma-separated: postgres, s3, airflow, mlflow. Default: all but mlflow.")] = "",
-    beside: Annotated[str, typer.Option("--with", help="Start this too: mlflow, whose pages only show what the warehouse has.")] = "",
+    only: Annotated[
+        str,
+        typer.Option(
+            help="Comma-separated: postgres, s3, airflow, mlflow. Default: all but mlflow."
+        ),
+    ] = "",
+    beside: Annotated[
+        str,
+        typer.Option(
+            "--with", help="Start this too: mlflow, whose pages only show what the warehouse has."
+        ),
+    ] = "",
 ) -> None:
     """Start the local services, wait until they are healthy, and bring the warehouse to the newest schema. Safe to repeat."""
     from nightshift.cli.setup import set_up
@@ -82,7 +94,10 @@ def _launch(home: Path, groups: Collection[str], wait_for: Collection[str]) -> S
 
 
 def down(
-    delete_data: Annotated[bool, typer.Option("--delete-data", help="Delete the home with all databases and objects too.")] = False,
+    delete_data: Annotated[
+        bool,
+        typer.Option("--delete-data", help="Delete the home with all databases and objects too."),
+    ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Delete without a question.")] = False,
 ) -> None:
     """Stop the local services.
@@ -100,7 +115,9 @@ def down(
     if delete_data:
         check_deletable(named_home())
         if not yes:
-            typer.confirm(f"Delete {named_home()} with all its databases, objects and logs?", abort=True)
+            typer.confirm(
+                f"Delete {named_home()} with all its databases, objects and logs?", abort=True
+            )
     home = prepare_home(default_home())
     stop_supervisor(home)
     started = [part for part in all_parts(home) if part.process.was_started]
@@ -141,7 +158,9 @@ def status() -> None:
         say(notice)
     for notice in _night_notices():
         say(notice)
-    is_complete = supervisor is not None and all(row[4] in ("healthy", "starting") for row in rows[1:])
+    is_complete = supervisor is not None and all(
+        row[4] in ("healthy", "starting") for row in rows[1:]
+    )
     if not is_complete:
         say("To start what is down: nightshift up. Logs: " + str(home / "logs"))
         raise typer.Exit(1)
@@ -157,7 +176,11 @@ def _night_notices() -> list[str]:
     try:
         settings = load_settings()
         with connect(settings, "nightshift status") as conn:
-            nights = [night for spec in load_specs(settings.models_dir).values() for night in degraded_nights(conn, spec)]
+            nights = [
+                night
+                for spec in load_specs(settings.models_dir).values()
+                for night in degraded_nights(conn, spec)
+            ]
             waiting = [str(task.describe()) for task in waiting_tasks(conn)]
         return [*(str(night.describe()) for night in nights), *waiting]
     except Exception as error:  # noqa: BLE001 - without a warehouse, or before `migrate`, the table above says enough
@@ -188,7 +211,9 @@ def _wait(home: Path, parts: Sequence[Part]) -> None:
     while waiting:
         for part in [part for part in waiting if part.is_healthy()]:
             waiting.remove(part)
-            say(f"  {part.name:<22} healthy after {time.monotonic() - started_at:4.1f} s   {part.address}")
+            say(
+                f"  {part.name:<22} healthy after {time.monotonic() - started_at:4.1f} s   {part.address}"
+            )
         is_too_late = time.monotonic() - started_at > START_TIMEOUT_SECONDS
         if waiting and (is_too_late or _is_failing(home, waiting)):
             raise ServiceError(
@@ -204,13 +229,21 @@ def _is_failing(home: Path, waiting: Sequence[Part]) -> bool:
     from nightshift_local.supervisor import read_states
 
     names = {part.name for part in waiting}
-    return any(state.n_failures >= HOPELESS_FAILURES for name, state in read_states(home).items() if name in names)
+    return any(
+        state.n_failures >= HOPELESS_FAILURES
+        for name, state in read_states(home).items()
+        if name in names
+    )
 
 
 def _last_errors(home: Path) -> str:
     from nightshift_local.supervisor import read_states
 
-    return "\n".join(f"{name}: {state.last_error}" for name, state in read_states(home).items() if state.last_error)
+    return "\n".join(
+        f"{name}: {state.last_error}"
+        for name, state in read_states(home).items()
+        if state.last_error
+    )
 
 
 def _print_addresses(home: Path, stack: Stack) -> None:
@@ -218,7 +251,11 @@ def _print_addresses(home: Path, stack: Stack) -> None:
     if "postgres" in addresses:
         say("  warehouse   nightshift psql (analysts: nightshift psql --role analyst)")
     if "airflow" in addresses:
-        say(f"  Airflow     {addresses['airflow']}  user admin, password: cat '{home / 'secrets' / 'airflow-admin'}'")
+        say(
+            f"  Airflow     {addresses['airflow']}  user admin, password: cat '{home / 'secrets' / 'airflow-admin'}'"
+        )
     if "mlflow" in addresses:
-        say(f"  MLflow      {addresses['mlflow']}  user admin, password: cat '{home / 'secrets' / 'mlflow-admin'}'")
+        say(
+            f"  MLflow      {addresses['mlflow']}  user admin, password: cat '{home / 'secrets' / 'mlflow-admin'}'"
+        )
     say(f"  settings    {home / 'env'}")

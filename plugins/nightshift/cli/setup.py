@@ -71,11 +71,16 @@ def _create_relations(settings: Settings) -> tuple[int, list[SpecError]]:
 def _unfit_contracts(settings: Settings, names: Iterable[str]) -> list[SpecError]:
     from nightshift.scoring.spec_check import suite_problems, unfit
 
-    found = [unfit(f"{name}.yaml", list(suite_problems(settings.expectations_dir, f"raw/{name}"))) for name in names]
+    found = [
+        unfit(f"{name}.yaml", list(suite_problems(settings.expectations_dir, f"raw/{name}")))
+        for name in names
+    ]
     return [problem for problem in found if problem]
 
 
-def _set_up_models(conn: Connection, settings: Settings, specs: Iterable[ModelSpec]) -> list[SpecError]:
+def _set_up_models(
+    conn: Connection, settings: Settings, specs: Iterable[ModelSpec]
+) -> list[SpecError]:
     """Make dbt's and the models' relations, keep every spec that fits, and return what is wrong with the others."""
     from nightshift.scoring.prediction_tables import ensure_prediction_relations
     from nightshift.scoring.spec_check import check_spec

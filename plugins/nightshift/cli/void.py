@@ -14,7 +14,9 @@ from nightshift.settings import load_settings
 
 
 def void(
-    dataset: Annotated[str, typer.Argument(help="Name in the ledger, for example predictions/flight_delayed.")],
+    dataset: Annotated[
+        str, typer.Argument(help="Name in the ledger, for example predictions/flight_delayed.")
+    ],
     partition: Annotated[str, typer.Argument(help="Operating day, YYYY-MM-DD.")],
     reason: Annotated[str, typer.Option(help="Why; kept in the ledger.")],
 ) -> None:
@@ -26,4 +28,6 @@ def void(
     run = RunContext(f"void/{dataset}/{day}", actor=f"cli:{getpass.getuser()}")
     with connect(settings, run.application_name) as conn:
         loads = void_loads(conn, dataset, day.day, reason, run)
-    say(f"{dataset} of {day}: load(s) {', '.join(map(str, loads))} are void. Readers see what they saw; now rerun the stage.")
+    say(
+        f"{dataset} of {day}: load(s) {', '.join(map(str, loads))} are void. Readers see what they saw; now rerun the stage."
+    )

@@ -14,8 +14,12 @@ from nightshift.settings import load_settings
 def why(
     model: Annotated[str, typer.Argument(help="Name of the model.")],
     key: Annotated[str, typer.Argument(help="Entity key, such as 2013-03-10_UA_1545_EWR.")],
-    partition: Annotated[str, typer.Option(help="Night that predicted, YYYY-MM-DD; by default the entity's last.")] = "",
-    as_json: Annotated[bool, typer.Option("--json", help="Print the whole chain as JSON, every file and feature.")] = False,
+    partition: Annotated[
+        str, typer.Option(help="Night that predicted, YYYY-MM-DD; by default the entity's last.")
+    ] = "",
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the whole chain as JSON, every file and feature.")
+    ] = False,
 ) -> None:
     """Print the chain of a prediction: raw rows and files, features, model, training set, code, publication; and why."""
     from nightshift.contracts.model_spec import load_spec
@@ -81,7 +85,10 @@ def _feature_lines(facts: dict[str, Any]) -> list[str]:
             f"features      {features['dataset']} load {features['load_id']}, as of {features['as_of']}, {len(features['row'])} values;"
             f" code {features['code_version']}"
         ),
-        *(f"  own row     {row['source_uri']} row {row['source_row']}, SHA-256 {row['source_sha256']}" for row in facts["rows"]),
+        *(
+            f"  own row     {row['source_uri']} row {row['source_row']}, SHA-256 {row['source_sha256']}"
+            for row in facts["rows"]
+        ),
         *(
             f"  files       {dataset}: {len(found)}, {found[0]['partition']} to {found[-1]['partition']},"
             f" {sum(file['n_rows'] for file in found):,} rows; the last {found[-1]['source_uri']}, SHA-256 {found[-1]['source_sha256']}"

@@ -61,13 +61,15 @@ class Column(Frozen):
     Attributes:
         name: Name in the warehouse.
         source: Name in the delivered file; the warehouse's name if empty.
-        type: Type in the warehouse. A ``local_timestamp`` is wall-clock time in the contract's timezone; an offset in the value wins.
+        type: Type in the warehouse. A ``local_timestamp`` is wall-clock time in the contract's
+            timezone; an offset in the value wins.
         delivered_as: Type in the delivered file, converted to ``type``; null if it is the same.
         is_nullable: Whether an empty value is allowed.
         minimum: Smallest allowed number, included.
         maximum: Largest allowed number, included.
         levels: The only allowed texts; empty allows all.
-        default: What rows have whose schema version lacks the column, as it would be delivered; null makes it empty.
+        default: What rows have whose schema version lacks the column, as it would be delivered;
+            null makes it empty.
         description: For the data dictionary.
     """
 
@@ -107,12 +109,14 @@ class SchemaChange(Frozen):
     """What one schema version changed against the version before it; columns are named as the contract names them today.
 
     Attributes:
-        since: Operating day from which files have at least this version, whatever their manifest says; null trusts the manifests.
+        since: Operating day from which files have at least this version, whatever their manifest
+            says; null trusts the manifests.
         why: For people.
         added: Columns that files have from this version on; older rows have the column's default.
         removed: Columns that files have no more; they stay in the warehouse, null from then on.
         renamed: Column to its name in the files before.
-        retyped: Column to its type in the files before; it is converted to the type that the column has.
+        retyped: Column to its type in the files before; it is converted to the type that the column
+            has.
     """
 
     since: dt.date | None = None
@@ -140,17 +144,22 @@ class DatasetContract(Frozen):
         history_start: First operating day for which a drop is due.
         grain: What one row stands for.
         key: Columns that identify a row within a partition.
-        event_timestamp: The column that says when it happened, within the partition's day; None for reference data.
-        day_column: A date column that says to which partition a row belongs; None if no column does.
+        event_timestamp: The column that says when it happened, within the partition's day; None for
+            reference data.
+        day_column: A date column that says to which partition a row belongs; None if no column
+            does.
         day_offset_days: ``day_column`` minus the partition's day: 1 for a schedule of the next day.
         columns: The columns, in the order of the warehouse.
         minimum_rows: Fewer accepted rows stop the load.
-        maximum_refused_ratio: Share of rows, 0 to 1, that may be quarantined before the whole file is refused.
+        maximum_refused_ratio: Share of rows, 0 to 1, that may be quarantined before the whole file
+            is refused.
         maximum_wait_minutes: How long a night waits for a missing drop.
-        maximum_backdating_days: How far ``delivered_at`` of a drop may lie before we received it, once its
-            partition has had a version for as long; ``unlimited`` for a history that is rewritten on purpose.
+        maximum_backdating_days: How far ``delivered_at`` of a drop may lie before we received it,
+            once its partition has had a version for as long; ``unlimited`` for a history that is
+            rewritten on purpose.
         limits: How large a file may be.
-        versions: What each schema version after the first changed, so that old partitions still load.
+        versions: What each schema version after the first changed, so that old partitions still
+            load.
     """
 
     name: Identifier
@@ -185,7 +194,9 @@ class DatasetContract(Frozen):
             raise ValueError("column names are unique")
         named = {*self.key, self.event_timestamp, self.day_column} - {None}
         if missing := sorted(str(name) for name in named - set(names)):
-            raise ValueError(f"key, event_timestamp and day_column name columns of this contract, unknown: {missing}")
+            raise ValueError(
+                f"key, event_timestamp and day_column name columns of this contract, unknown: {missing}"
+            )
         return self
 
     @property
@@ -197,21 +208,33 @@ class DatasetContract(Frozen):
     def _versions_fit(self) -> DatasetContract:
         wanted = list(range(2, self.schema_version + 1))
         if sorted(self.versions) != wanted:
-            raise ValueError(f"versions says what each of {wanted} changed, got {sorted(self.versions)}")
+            raise ValueError(
+                f"versions says what each of {wanted} changed, got {sorted(self.versions)}"
+            )
         by_name = {column.name: column for column in self.columns}
         changed = set[str]().union(*(change.columns for change in self.versions.values()))
         if missing := sorted(changed - by_name.keys()):
-            raise ValueError(f"versions name columns of this contract, also removed ones; unknown: {missing}")
-        for name in sorted({name for change in self.versions.values() for name in (*change.added, *change.removed)}):
+            raise ValueError(
+                f"versions name columns of this contract, also removed ones; unknown: {missing}"
+            )
+        for name in sorted(
+            {name for change in self.versions.values() for name in (*change.added, *change.removed)}
+        ):
             if name in {*self.key, self.event_timestamp, self.day_column}:
                 raise ValueError(f"{name} says which row it is, so every version has it")
             if not by_name[name].is_nullable and by_name[name].default is None:
-                raise ValueError(f"{name} is not in every version, so it is nullable or has a default")
+                raise ValueError(
+                    f"{name} is not in every version, so it is nullable or has a default"
+                )
         return self
 
     def version_for(self, day: dt.date, said: int) -> int:
         """Return the schema version of a file: what its manifest says, or a later one that holds since an earlier day."""
-        held = [number for number, change in self.versions.items() if change.since is not None and change.since <= day]
+        held = [
+            number
+            for number, change in self.versions.items()
+            if change.since is not None and change.since <= day
+        ]
         return max([said, *held])
 
     def columns_of(self, schema_version: int) -> tuple[Column, ...] | None:
@@ -219,12 +242,20 @@ class DatasetContract(Frozen):
         if not 1 <= schema_version <= self.schema_version:
             return None
         by_name = {column.name: column for column in self.columns}
-        delivered = dict.fromkeys(by_name, True) | {name: False for change in self.versions.values() for name in change.removed}
+        delivered = dict.fromkeys(by_name, True) | {
+            name: False for change in self.versions.values() for name in change.removed
+        }
         for number in range(self.schema_version, schema_version, -1):
             change = self.versions[number]
             delivered |= dict.fromkeys(change.removed, True) | dict.fromkeys(change.added, False)
-            by_name |= {name: by_name[name].model_copy(update={"source": source}) for name, source in change.renamed.items()}
-            by_name |= {name: by_name[name].model_copy(update={"delivered_as": kind}) for name, kind in change.retyped.items()}
+            by_name |= {
+                name: by_name[name].model_copy(update={"source": source})
+                for name, source in change.renamed.items()
+            }
+            by_name |= {
+                name: by_name[name].model_copy(update={"delivered_as": kind})
+                for name, kind in change.retyped.items()
+            }
         return tuple(column for name, column in by_name.items() if delivered[name])
 
 

@@ -26,7 +26,8 @@ class Metric:
         task: The task it belongs to.
         better: Whether a higher or a lower value is better, or one nearer to the best value.
         best: The value of a perfect model.
-        unit: ``ratio`` (0 to 1), ``nats``, ``label`` (the label's own unit), ``squared label`` or ``slope``.
+        unit: ``ratio`` (0 to 1), ``nats``, ``label`` (the label's own unit), ``squared label`` or
+            ``slope``.
         description: What it measures.
     """
 
@@ -45,28 +46,58 @@ class Metric:
         return abs(reference - self.best) - abs(value - self.best)
 
 
-def _binary(better: Literal["higher", "lower", "nearer"], best: float, unit: str, description: str) -> Metric:
+def _binary(
+    better: Literal["higher", "lower", "nearer"], best: float, unit: str, description: str
+) -> Metric:
     return Metric(Task.BINARY, better, best, unit, description)
 
 
-def _regression(better: Literal["higher", "lower", "nearer"], best: float, unit: str, description: str) -> Metric:
+def _regression(
+    better: Literal["higher", "lower", "nearer"], best: float, unit: str, description: str
+) -> Metric:
     return Metric(Task.REGRESSION, better, best, unit, description)
 
 
 METRICS: dict[str, Metric] = {
-    "roc_auc": _binary("higher", 1.0, "ratio", "Chance that a random positive row scores above a random negative one; 0.5 is chance."),
-    "average_precision": _binary("higher", 1.0, "ratio", "Area under the precision-recall steps; chance is the positive rate."),
+    "roc_auc": _binary(
+        "higher",
+        1.0,
+        "ratio",
+        "Chance that a random positive row scores above a random negative one; 0.5 is chance.",
+    ),
+    "average_precision": _binary(
+        "higher",
+        1.0,
+        "ratio",
+        "Area under the precision-recall steps; chance is the positive rate.",
+    ),
     "log_loss": _binary("lower", 0.0, "nats", "Mean negative log-likelihood of the probability."),
-    "brier": _binary("lower", 0.0, "ratio", "Mean squared difference between probability and outcome."),
-    "calibration_error": _binary("lower", 0.0, "ratio", "Mean distance of probability and positive rate over ten bins of equal size."),
-    "calibration_slope": _binary("nearer", 1.0, "slope", "Slope of the outcome on the probability's log-odds; below 1: over-confident."),
+    "brier": _binary(
+        "lower", 0.0, "ratio", "Mean squared difference between probability and outcome."
+    ),
+    "calibration_error": _binary(
+        "lower",
+        0.0,
+        "ratio",
+        "Mean distance of probability and positive rate over ten bins of equal size.",
+    ),
+    "calibration_slope": _binary(
+        "nearer",
+        1.0,
+        "slope",
+        "Slope of the outcome on the probability's log-odds; below 1: over-confident.",
+    ),
     "precision": _binary("higher", 1.0, "ratio", "Share of rows called positive that are."),
     "recall": _binary("higher", 1.0, "ratio", "Share of positive rows called positive."),
     "f1": _binary("higher", 1.0, "ratio", "Harmonic mean of precision and recall."),
-    "positive_rate": _binary("nearer", 0.0, "ratio", "Share of positive labels; describes the rows, not the model."),
+    "positive_rate": _binary(
+        "nearer", 0.0, "ratio", "Share of positive labels; describes the rows, not the model."
+    ),
     "rmse": _regression("lower", 0.0, "label", "Root of the mean squared error."),
     "mae": _regression("lower", 0.0, "label", "Mean absolute error."),
-    "r2": _regression("higher", 1.0, "ratio", "Share of the label's variance that is explained; 0 for the mean."),
+    "r2": _regression(
+        "higher", 1.0, "ratio", "Share of the label's variance that is explained; 0 for the mean."
+    ),
     "bias": _regression("nearer", 0.0, "label", "Mean of prediction minus label."),
 }
 

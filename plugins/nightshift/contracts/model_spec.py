@@ -44,7 +44,9 @@ OUR_PARAMS = frozenset({
     "group_column", "label_column", "header", "two_round", "verbosity", "verbose"
 })
 # fmt: on
-"""LightGBM parameters, all aliases included, that the trainer sets: same training set and spec must give the same trees."""
+"""LightGBM parameters, all aliases included, that the trainer sets: same training set and spec
+must give the same trees.
+"""
 
 
 class Weekday(StrEnum):
@@ -65,8 +67,9 @@ class Entity(Frozen):
     Attributes:
         name: For people.
         key: The identifier column of the feature view, of type text.
-        recurs: Whether the same key comes again night after night (a customer, not a flight of one day); then the entities of the last
-            published features stand in for a list that is missing.
+        recurs: Whether the same key comes again night after night (a customer, not a flight of one
+            day); then the entities of the last published features stand in for a list that is
+            missing.
     """
 
     name: Identifier
@@ -121,8 +124,9 @@ class Label(Frozen):
     """Where the outcome stands and when it can be trusted.
 
     Attributes:
-        relation: Relation of schema ``marts`` with the entity key, ``partition_date``, ``event_timestamp``, ``known_at`` and
-            ``superseded_at``; a relation that is written through the write path is read through its pointer ``marts/<relation>``.
+        relation: Relation of schema ``marts`` with the entity key, ``partition_date``,
+            ``event_timestamp``, ``known_at`` and ``superseded_at``; a relation that is written
+            through the write path is read through its pointer ``marts/<relation>``.
         column: Its label column; null means that the entity never gets a label.
         maturity_days: Whole operating days after the predicted day until labels count as final.
     """
@@ -136,23 +140,28 @@ class Training(Frozen):
     """How a challenger is made.
 
     Attributes:
-        schedule: ``nightly``, ``weekly`` (on ``weekday``) or ``never`` (only when the monitor asks).
+        schedule: ``nightly``, ``weekly`` (on ``weekday``) or ``never`` (only when the monitor
+            asks).
         weekday: The operating day after which a weekly training runs.
         window_days: Operating days of labelled rows, the hold-out included.
         minimum_days: Fewer labelled days refuse to train.
-        gap_days: Days left out between training, validation and hold-out, so that no window straddles.
+        gap_days: Days left out between training, validation and hold-out, so that no window
+            straddles.
         validation_days: Days for early stopping and calibration.
         holdout_days: Later days that no fit has seen; the evaluation stands on them.
-        maximum_rows: Of a larger window a sample of about so many rows is taken, by a hash of the entity's key: it bounds the memory.
+        maximum_rows: Of a larger window a sample of about so many rows is taken, by a hash of the
+            entity's key: it bounds the memory.
         backtest_folds: Rolling folds before the final fit; 0 switches the backtest off.
         seed: Seed of every random choice.
         num_boost_round: Upper limit of trees.
         early_stopping_rounds: Rounds without a better validation loss.
         objective: Regression only: the loss; None takes the task's own.
         calibration: Binary only: how scores become probabilities, fitted on the validation days.
-        engine: ``local`` trains on the machine of the task; ``dask`` on the workers of a cluster (``NIGHTSHIFT_DASK_SCHEDULER``; without
-            one, on workers that are started beside the task). Other trees than ``local``, of the same kind.
-        params: LightGBM parameters; threads, seeds, determinism, objective and rounds are set by us and refused here.
+        engine: ``local`` trains on the machine of the task; ``dask`` on the workers of a cluster
+            (``NIGHTSHIFT_DASK_SCHEDULER``; without one, on workers that are started beside the
+            task). Other trees than ``local``, of the same kind.
+        params: LightGBM parameters; threads, seeds, determinism, objective and rounds are set by us
+            and refused here.
     """
 
     schedule: Literal["nightly", "weekly", "never"]
@@ -167,16 +176,22 @@ class Training(Frozen):
     seed: int = 20130101
     num_boost_round: PositiveInt = 400
     early_stopping_rounds: PositiveInt = 40
-    objective: Literal["regression", "regression_l1", "huber", "fair", "quantile", "mape"] | None = None
+    objective: (
+        Literal["regression", "regression_l1", "huber", "fair", "quantile", "mape"] | None
+    ) = None
     calibration: Calibration = "platt"
     engine: Literal["local", "dask"] = "local"
     params: dict[str, bool | int | float | str] = Field(default_factory=dict)
 
     @field_validator("params")
     @classmethod
-    def _params_are_free(cls, params: dict[str, bool | int | float | str]) -> dict[str, bool | int | float | str]:
+    def _params_are_free(
+        cls, params: dict[str, bool | int | float | str]
+    ) -> dict[str, bool | int | float | str]:
         if taken := sorted(OUR_PARAMS & params.keys()):
-            raise ValueError(f"parameters that the trainer does not set itself; remove {', '.join(taken)}")
+            raise ValueError(
+                f"parameters that the trainer does not set itself; remove {', '.join(taken)}"
+            )
         return params
 
     @model_validator(mode="after")
@@ -204,8 +219,8 @@ class CarryOver(Frozen):
     """How the last score of the same recurring entity serves when no model can score.
 
     Attributes:
-        key: Columns by which the entity is known on another day, of the spine's relation, or of the feature view without a spine; empty
-            takes the entity's key itself.
+        key: Columns by which the entity is known on another day, of the spine's relation, or of the
+            feature view without a spine; empty takes the entity's key itself.
         maximum_age_days: Older scores are not used; 0 switches the step off.
         half_life_days: After so many days half of the difference to the rule's score is left.
     """
@@ -219,11 +234,14 @@ class Spine(Frozen):
     """Where the entities of a night stand when its feature view is not published.
 
     Attributes:
-        relation: Relation of schema ``staging`` with the entity's key, ``partition_date``, ``load_id``, ``known_at`` and ``superseded_at``.
+        relation: Relation of schema ``staging`` with the entity's key, ``partition_date``,
+            ``load_id``, ``known_at`` and ``superseded_at``.
         event_timestamp: Its column that says when the predicted thing happens.
-        key_parts: Columns whose values, joined by ``_``, make the entity's key; with ``day`` they allow to expect an old list again.
+        key_parts: Columns whose values, joined by ``_``, make the entity's key; with ``day`` they
+            allow to expect an old list again.
         day: The date among ``key_parts``.
-        repeat_days: Without tonight's list the one of so many days before is expected again; 0 switches that off.
+        repeat_days: Without tonight's list the one of so many days before is expected again; 0
+            switches that off.
         repeat_times: How often ``repeat_days`` may be gone back.
     """
 
@@ -256,7 +274,8 @@ class Scoring(Frozen):
             error where it cannot.
         fallback: The rule, the ladder's last step.
         carry_over: The step before it: the last score of the same entity, aged.
-        spine: Where the entities stand without features; null leaves a night without features to a person, unless the entity recurs.
+        spine: Where the entities stand without features; null leaves a night without features to a
+            person, unless the entity recurs.
         rescue_minutes_before_deadline: When the rescue looks whether the partition is published.
     """
 
@@ -292,8 +311,10 @@ class Triggers(Frozen):
 
     Attributes:
         drift: What counts as drift: of the features, of the score, or either.
-        may_act_on_drift_alone: Whether drift may also act while the matured loss is unknown; a loss that is ok always contradicts it.
-        severe_loss_factor: Matured loss above so many times ``maximum_metric_loss`` acts without drift; null: never.
+        may_act_on_drift_alone: Whether drift may also act while the matured loss is unknown; a loss
+            that is ok always contradicts it.
+        severe_loss_factor: Matured loss above so many times ``maximum_metric_loss`` acts without
+            drift; null: never.
     """
 
     drift: tuple[Literal["drift", "score_drift"], ...] = ("drift", "score_drift")
@@ -317,9 +338,11 @@ class Monitoring(Frozen):
     """When the evidence says that the model must be retrained.
 
     Attributes:
-        psi_threshold: Population stability index of one feature above which it drifts. Source: 0.2, Siddiqi, Credit Risk Scorecards (2006).
-        minimum_effect: Effect size below which nothing counts as drift, score included: largest difference of the cumulated shares, total
-            variation of levels, or change of the missing share.
+        psi_threshold: Population stability index of one feature above which it drifts. Source: 0.2,
+            Siddiqi, Credit Risk Scorecards (2006).
+        minimum_effect: Effect size below which nothing counts as drift, score included: largest
+            difference of the cumulated shares, total variation of levels, or change of the missing
+            share.
         drifted_features_ratio: Share of features that must drift for a drifted day.
         score_psi_threshold: The same for the score.
         metric: Performance metric that is watched.
@@ -329,8 +352,9 @@ class Monitoring(Frozen):
         retrain_budget: How many decisions are allowed in how many days, beside the cooldown.
         triggers: Which conditions must hold together.
         minimum_labels: Matured labels below which performance gives no verdict.
-        minimum_label_share: Share of a night's predictions, those that never get a label left out, whose label must be known for a mature
-            night; below it the night is maturing and its metrics trigger nothing.
+        minimum_label_share: Share of a night's predictions, those that never get a label left out,
+            whose label must be known for a mature night; below it the night is maturing and its
+            metrics trigger nothing.
         report_rows: Rows of each sample in the Evidently report.
     """
 
@@ -367,13 +391,15 @@ class ModelSpec(Frozen):
         task: Kind of label.
         owner: Team that answers for it.
         runbook: Page for on-call.
-        deadline: Local time on the morning after the partition's day by which predictions must stand.
+        deadline: Local time on the morning after the partition's day by which predictions must
+            stand.
         entity: What is predicted for.
         event_timestamp: Column of the feature view that says when the predicted thing happens.
         feature_view: Name; its table is ``features.feat_<feature_view>``.
         features: Columns that the model reads.
         label: The outcome.
-        positive_threshold: Binary only: probability from which a row counts as positive; None chooses the best F1 on validation.
+        positive_threshold: Binary only: probability from which a row counts as positive; None
+            chooses the best F1 on validation.
     """
 
     name: Identifier
@@ -408,39 +434,53 @@ class ModelSpec(Frozen):
 
     @field_validator("promotion", "monitoring")
     @classmethod
-    def _metric_fits_task(cls, part: Promotion | Monitoring, info: ValidationInfo) -> Promotion | Monitoring:
+    def _metric_fits_task(
+        cls, part: Promotion | Monitoring, info: ValidationInfo
+    ) -> Promotion | Monitoring:
         task = info.data.get("task")
         if task is not None and part.metric not in metrics_of(task):
-            raise ValueError(f"a metric of task {task}: {', '.join(metrics_of(task))}; not {part.metric!r}")
+            raise ValueError(
+                f"a metric of task {task}: {', '.join(metrics_of(task))}; not {part.metric!r}"
+            )
         return part
 
     @field_validator("promotion")
     @classmethod
     def _metric_has_a_better_side(cls, promotion: Promotion) -> Promotion:
         if METRICS[promotion.metric].better == "nearer":
-            raise ValueError(f"a metric of which more or less is better; {promotion.metric} has a best value in between")
+            raise ValueError(
+                f"a metric of which more or less is better; {promotion.metric} has a best value in between"
+            )
         return promotion
 
     @model_validator(mode="after")
     def _name_fits(self) -> ModelSpec:
         if len(self.name) > MAXIMUM_NAME_LENGTH:
-            raise ValueError(f"name has at most {MAXIMUM_NAME_LENGTH} characters, relation names are built from it")
+            raise ValueError(
+                f"name has at most {MAXIMUM_NAME_LENGTH} characters, relation names are built from it"
+            )
         return self
 
     @model_validator(mode="after")
     def _features_are_features(self) -> ModelSpec:
         names = {*self.features.names, self.scoring.fallback.feature}
         if self.label.column in names:
-            raise ValueError(f"the label {self.label.column!r} is no feature: the model would read the answer")
+            raise ValueError(
+                f"the label {self.label.column!r} is no feature: the model would read the answer"
+            )
         if taken := sorted(names & {self.entity.key, self.event_timestamp, *FEATURE_COLUMNS}):
-            raise ValueError(f"{', '.join(taken)}: columns that say which row it is are no features")
+            raise ValueError(
+                f"{', '.join(taken)}: columns that say which row it is are no features"
+            )
         return self
 
     @model_validator(mode="after")
     def _rule_gives_a_probability(self) -> ModelSpec:
         default = self.scoring.fallback.default
         if self.task is Task.BINARY and not 0 <= default <= 1:
-            raise ValueError(f"scoring.fallback.default of a binary model is a probability, 0 to 1; not {default:g}")
+            raise ValueError(
+                f"scoring.fallback.default of a binary model is a probability, 0 to 1; not {default:g}"
+            )
         return self
 
     @model_validator(mode="after")
@@ -450,7 +490,10 @@ class ModelSpec(Frozen):
                 f"deadline - scoring.rescue_minutes_before_deadline is at least {CUTOFF:%H:%M}, when the night begins: a later deadline or"
                 " fewer minutes"
             )
-        if skipped := next((at for at in (self.rescue_at, self.deadline) if is_skipped(at, OPERATING_TIMEZONE)), None):
+        if skipped := next(
+            (at for at in (self.rescue_at, self.deadline) if is_skipped(at, OPERATING_TIMEZONE)),
+            None,
+        ):
             raise ValueError(
                 f"{skipped:%H:%M} does not exist in {OPERATING_TIMEZONE} on the night on which clocks go forward, and the rescue would come"
                 " too late: another deadline, or other minutes before it"
@@ -459,7 +502,11 @@ class ModelSpec(Frozen):
 
     @property
     def _rescue_minute(self) -> int:
-        return self.deadline.hour * 60 + self.deadline.minute - self.scoring.rescue_minutes_before_deadline
+        return (
+            self.deadline.hour * 60
+            + self.deadline.minute
+            - self.scoring.rescue_minutes_before_deadline
+        )
 
     @property
     def rescue_at(self) -> dt.time:
@@ -468,7 +515,9 @@ class ModelSpec(Frozen):
 
     def deadline_of(self, partition: Partition) -> dt.datetime:
         """Return by when the predictions of a partition must stand, UTC: the deadline on the morning after its day."""
-        local = dt.datetime.combine(partition.day + dt.timedelta(days=1), self.deadline, ZoneInfo(partition.timezone))
+        local = dt.datetime.combine(
+            partition.day + dt.timedelta(days=1), self.deadline, ZoneInfo(partition.timezone)
+        )
         return local.astimezone(dt.UTC)
 
     def last_due(self, at: dt.datetime) -> Partition:

@@ -1,6 +1,7 @@
 """Partition and PartitionRange: one operating day of one dataset, and several.
 
-A day is 23, 24 or 25 hours long in its own timezone, so its edges are computed there and compared in UTC, half-open.
+A day is 23, 24 or 25 hours long in its own timezone, so its edges are computed there and compared
+in UTC, half-open.
 """
 
 from __future__ import annotations
@@ -30,8 +31,13 @@ def operating_timezone() -> str:
     Raises:
         TimezoneError: It names none that exists.
     """
-    path = Path(os.environ.get("NIGHTSHIFT_DBT_PROJECT_DIR") or PROJECT_ROOT / "dbt_project") / "dbt_project.yml"
-    found = re.search(r"^ +operating_timezone: *['\"]?([\w/+-]+)", path.read_text(encoding="utf-8"), re.MULTILINE)
+    path = (
+        Path(os.environ.get("NIGHTSHIFT_DBT_PROJECT_DIR") or PROJECT_ROOT / "dbt_project")
+        / "dbt_project.yml"
+    )
+    found = re.search(
+        r"^ +operating_timezone: *['\"]?([\w/+-]+)", path.read_text(encoding="utf-8"), re.MULTILINE
+    )
     name = found[1] if found else ""
     try:
         ZoneInfo(name)
@@ -48,11 +54,15 @@ def operating_timezone() -> str:
 OPERATING_TIMEZONE = operating_timezone()
 """IANA zone whose midnight begins a night, for all datasets and models."""
 CUTOFF = dt.time(0, 30)
-"""Local time on the day after at which the night's knowledge ends at the earliest. Source: docs/adr/0001-time.md."""
+"""Local time on the day after at which the night's knowledge ends at the earliest. Source:
+docs/adr/0001-time.md.
+"""
 
 
 EARLIEST_DAY, LATEST_DAY = dt.date(1900, 1, 1), dt.date(2199, 12, 31)
-"""Days that every library here can hold with its zone, its look-back and its nanoseconds (1677 to 2262)."""
+"""Days that every library here can hold with its zone, its look-back and its nanoseconds (1677
+to 2262).
+"""
 
 
 class PartitionKeyError(NightshiftError):
@@ -93,7 +103,12 @@ class Partition:
         except ValueError:
             day = None
         if day is None or day.isoformat() != key:
-            raise PartitionKeyError(f"Not a partition key: {key!r}.", expected="YYYY-MM-DD", got=repr(key), todo="Give the operating day.")
+            raise PartitionKeyError(
+                f"Not a partition key: {key!r}.",
+                expected="YYYY-MM-DD",
+                got=repr(key),
+                todo="Give the operating day.",
+            )
         if not EARLIEST_DAY <= day <= LATEST_DAY:
             raise CalendarError(
                 f"The partition key {key} lies beyond the calendar.",
@@ -121,7 +136,9 @@ class Partition:
     @property
     def cutoff(self) -> dt.datetime:
         """Return the earliest knowledge cut-off of the night after this day, in UTC (included)."""
-        local = dt.datetime.combine(self.day + dt.timedelta(days=1), CUTOFF, ZoneInfo(self.timezone))
+        local = dt.datetime.combine(
+            self.day + dt.timedelta(days=1), CUTOFF, ZoneInfo(self.timezone)
+        )
         return local.astimezone(dt.UTC)
 
     def shift(self, days: int) -> Partition:
@@ -155,7 +172,9 @@ class PartitionRange:
     def __post_init__(self) -> None:
         """Refuse an empty range."""
         if self.last < self.first:
-            raise PartitionKeyError(f"Empty range {self}.", expected="first <= last", todo="Swap the two days.")
+            raise PartitionKeyError(
+                f"Empty range {self}.", expected="first <= last", todo="Swap the two days."
+            )
 
     @classmethod
     def of(cls, first: str, last: str | None = None) -> PartitionRange:
@@ -170,7 +189,10 @@ class PartitionRange:
     @property
     def days(self) -> list[dt.date]:
         """Return the days in order."""
-        return [self.first.day + dt.timedelta(days=i) for i in range((self.last.day - self.first.day).days + 1)]
+        return [
+            self.first.day + dt.timedelta(days=i)
+            for i in range((self.last.day - self.first.day).days + 1)
+        ]
 
     def __iter__(self) -> Iterator[Partition]:
         """Iterate over the partitions in order."""

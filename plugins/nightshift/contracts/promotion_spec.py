@@ -32,9 +32,10 @@ class Fairness(Frozen):
     Attributes:
         column: Column of the feature view; one group per level.
         minimum_rows: Smaller groups are shown, never judged.
-        minimum_selection_ratio: Lowest share of rows called positive in a group over the highest. Source: the four-fifths rule, 29 CFR
-            1607.4(D).
-        maximum_calibration_gap: Largest difference between two groups in mean probability minus positive rate.
+        minimum_selection_ratio: Lowest share of rows called positive in a group over the highest.
+            Source: the four-fifths rule, 29 CFR 1607.4(D).
+        maximum_calibration_gap: Largest difference between two groups in mean probability minus
+            positive rate.
     """
 
     column: Identifier
@@ -49,36 +50,44 @@ class Promotion(Frozen):
     A criterion that crashes, or has no number, counts as failed.
 
     Attributes:
-        metric: Primary metric, a name of ``nightshift.contracts.metrics`` that fits the task and has a better side.
+        metric: Primary metric, a name of ``nightshift.contracts.metrics`` that fits the task and
+            has a better side.
         confidence: Of every one-sided bound; intervals have it on either side.
-        non_inferiority_margin: How much worse than the champion the gain's lower bound may be, in the metric's unit; None takes a tenth
-            of what the champion gains on the prior.
-        superiority_probability: How probable it must be that the challenger is better than the champion.
-        stale_after_days: A champion trained so many days before the challenger is replaced by one that is not inferior and not worse by
-            point estimate; None demands superiority for ever.
-        minimum_gain_over_baseline: How much better than each baseline it must be at least, in the metric's unit: than prior and rule by
-            point estimate; than a linear model and a small tree it must not be proved to gain less. So one that is proved worse than
-            its linear baseline is refused by default. A negative number declares how much worse than a linear model or a small tree is
-            accepted.
+        non_inferiority_margin: How much worse than the champion the gain's lower bound may be, in
+            the metric's unit; None takes a tenth of what the champion gains on the prior.
+        superiority_probability: How probable it must be that the challenger is better than the
+            champion.
+        stale_after_days: A champion trained so many days before the challenger is replaced by one
+            that is not inferior and not worse by point estimate; None demands superiority for ever.
+        minimum_gain_over_baseline: How much better than each baseline it must be at least, in the
+            metric's unit: than prior and rule by point estimate; than a linear model and a small
+            tree it must not be proved to gain less. So one that is proved worse than its linear
+            baseline is refused by default. A negative number declares how much worse than a linear
+            model or a small tree is accepted.
         minimum_evidence_days: Days that the comparison stands on at least.
         minimum_evidence_rows: The same in rows.
         maximum_gap_days: Days in a row without a row that the training window may have.
-        slices: Declared slices; refused when significantly worse than the champion (without one: than the rule), and by more than
-            ``slice_margin``.
-        slice_margin: Allowed loss of the primary metric within a slice, in the metric's unit; None takes a quarter of what the champion
-            (without one: the challenger) gains on the prior.
-        maximum_calibration_error: A challenger above it is refused; None leaves the comparison with the champion.
-        calibration_margin: Refused is a calibration error proved to exceed the champion's (without one: the rule's) by more, in the
-            label's unit; None takes a twentieth of the label's standard deviation.
-        minimum_calibration_slope: Refused is a slope of the outcome on the prediction proved to be lower; below 1 is over-confident.
+        slices: Declared slices; refused when significantly worse than the champion (without one:
+            than the rule), and by more than ``slice_margin``.
+        slice_margin: Allowed loss of the primary metric within a slice, in the metric's unit; None
+            takes a quarter of what the champion (without one: the challenger) gains on the prior.
+        maximum_calibration_error: A challenger above it is refused; None leaves the comparison with
+            the champion.
+        calibration_margin: Refused is a calibration error proved to exceed the champion's (without
+            one: the rule's) by more, in the label's unit; None takes a twentieth of the label's
+            standard deviation.
+        minimum_calibration_slope: Refused is a slope of the outcome on the prediction proved to be
+            lower; below 1 is over-confident.
         maximum_calibration_slope: The same for a higher one.
         fairness: Declared groups; none switches these criteria off.
-        maximum_decile_churn: Share of rows that may change their decile. Unrelated scores change 0.9; the default is what normal scores
-            with a rank correlation of 0.6 change (0.7: 0.77, 0.9: 0.64). Source: docs/adr/0017-evidence-gate.md.
+        maximum_decile_churn: Share of rows that may change their decile. Unrelated scores change
+            0.9; the default is what normal scores with a rank correlation of 0.6 change (0.7: 0.77,
+            0.9: 0.64). Source: docs/adr/0017-evidence-gate.md.
         minimum_rank_correlation: Spearman's correlation with the champion's scores.
         maximum_scoring_seconds: Processor seconds for 100,000 rows.
         maximum_model_bytes: Size of the model's files.
-        maximum_feature_separation: How well one feature alone may separate the labels (AUC, or Spearman's correlation): more is a leak.
+        maximum_feature_separation: How well one feature alone may separate the labels (AUC, or
+            Spearman's correlation): more is a leak.
     """
 
     metric: str

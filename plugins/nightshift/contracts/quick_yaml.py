@@ -11,7 +11,9 @@ from typing import Any
 import yaml
 
 _WORDS = {"~": "null", "": "null"} | {
-    spelt: tag for word, tag in (("null", "null"), ("true", "bool"), ("false", "bool")) for spelt in (word, word.title(), word.upper())
+    spelt: tag
+    for word, tag in (("null", "null"), ("true", "bool"), ("false", "bool"))
+    for spelt in (word, word.title(), word.upper())
 }
 _RESOLVED = {
     "int": re.compile(r"[-+]?(0|[1-9][0-9]*)"),

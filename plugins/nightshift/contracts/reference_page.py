@@ -27,12 +27,25 @@ Every key of `dags/models/<model>.yaml` and `dags/datasets/<dataset>.yaml`. An u
 what was expected. This page is generated: `python -m nightshift.contracts.reference_page > docs/specs.md`.
 """
 _NO_DEFAULT = "required"
-_NAMES = {str: "text", int: "whole number", float: "number", bool: "true or false", dt.date: "day", dt.time: "time"}
+_NAMES = {
+    str: "text",
+    int: "whole number",
+    float: "number",
+    bool: "true or false",
+    dt.date: "day",
+    dt.time: "time",
+}
 
 
 def render() -> str:
     """Return the page as Markdown."""
-    parts = [_HEAD, "## Model spec\n", *_sections(ModelSpec, "", set()), "## Dataset contract\n", *_sections(DatasetContract, "", set())]
+    parts = [
+        _HEAD,
+        "## Model spec\n",
+        *_sections(ModelSpec, "", set()),
+        "## Dataset contract\n",
+        *_sections(DatasetContract, "", set()),
+    ]
     return "\n".join([*parts, *_metrics(), *_parameters()]).rstrip() + "\n"
 
 
@@ -42,7 +55,10 @@ def _sections(model: type[BaseModel], path: str, seen: set[type[BaseModel]]) -> 
     if path:
         yield f"### `{path}`\n\n{_summary(model)}\n"
     yield "| key | type | default | meaning |\n|---|---|---|---|"
-    yield from (_row(name, field, described.get(name, _summary(_part(field.annotation)))) for name, field in model.model_fields.items())
+    yield from (
+        _row(name, field, described.get(name, _summary(_part(field.annotation))))
+        for name, field in model.model_fields.items()
+    )
     yield ""
     for name, field in model.model_fields.items():
         inner = _part(field.annotation)
@@ -52,7 +68,11 @@ def _sections(model: type[BaseModel], path: str, seen: set[type[BaseModel]]) -> 
 
 
 def _row(name: str, field: FieldInfo, meaning: str) -> str:
-    default = _NO_DEFAULT if field.is_required() else f"`{_plain(field.get_default(call_default_factory=True))}`"
+    default = (
+        _NO_DEFAULT
+        if field.is_required()
+        else f"`{_plain(field.get_default(call_default_factory=True))}`"
+    )
     return f"| `{name}` | {_type_name(field.annotation)}{_limits(field)} | {default} | {meaning} |"
 
 
@@ -91,14 +111,19 @@ def _part(annotation: Any) -> type[BaseModel] | None:  # noqa: ANN401 - any type
     """Return the type of our own that stands in an annotation, None if there is none."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
-    return next((found for part in get_args(annotation) if (found := _part(part)) is not None), None)
+    return next(
+        (found for part in get_args(annotation) if (found := _part(part)) is not None), None
+    )
 
 
 def _described(model: type[BaseModel]) -> dict[str, str]:
     """Return what the docstring's ``Attributes`` section says of each field."""
     _, _, section = inspect.cleandoc(model.__doc__ or "").partition("Attributes:\n")
     entries = re.findall(r"^    (\w+): (.*(?:\n {8}.*)*)", section, flags=re.MULTILINE)
-    return {name: re.sub(r"\bNone\b", "null", re.sub(r"\s+", " ", text)).replace("``", "`") for name, text in entries}
+    return {
+        name: re.sub(r"\bNone\b", "null", re.sub(r"\s+", " ", text)).replace("``", "`")
+        for name, text in entries
+    }
 
 
 def _summary(model: type[BaseModel] | None) -> str:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 SYSTEM_COLUMNS = frozenset({"tableoid", "xmin", "cmin", "xmax", "cmax", "ctid"})
-"""Columns that every table has. Source: https://www.postgresql.org/docs/current/ddl-system-columns.html"""
-RAW_COLUMNS = frozenset({"partition_date", "load_id", "known_at", "source_row", "source_uri", "source_sha256"})
+"""Columns that every table has. Source:
+https://www.postgresql.org/docs/current/ddl-system-columns.html
+"""
+RAW_COLUMNS = frozenset(
+    {"partition_date", "load_id", "known_at", "source_row", "source_uri", "source_sha256"}
+)
 """Columns that every raw table has beside those of its contract."""
 RAW_TABLES = frozenset({"ingested_drops"})
 """Tables of schema ``raw`` that belong to no contract."""
@@ -47,7 +51,9 @@ def refuse_dataset(name: str) -> None:
     if name.endswith(_PARTITION_INDEX):
         raise ValueError(f"a name that ends in {_PARTITION_INDEX} is an index of another dataset")
     if len(name) > MAXIMUM_DATASET_LENGTH:
-        raise ValueError(f"name has at most {MAXIMUM_DATASET_LENGTH} characters, names of relations and indexes are built from it")
+        raise ValueError(
+            f"name has at most {MAXIMUM_DATASET_LENGTH} characters, names of relations and indexes are built from it"
+        )
 
 
 def refuse_model(name: str) -> None:
@@ -58,7 +64,9 @@ def refuse_model(name: str) -> None:
     """
     taken = (*_VIEWS, _PRIMARY_KEY)
     if ending := next((ending for ending in taken if name.endswith(ending)), None):
-        raise ValueError(f"a name that ends in {ending} is a relation of the model {name.removesuffix(ending)!r}; choose another name")
+        raise ValueError(
+            f"a name that ends in {ending} is a relation of the model {name.removesuffix(ending)!r}; choose another name"
+        )
 
 
 def refuse_entity_key(name: str) -> None:
@@ -68,7 +76,9 @@ def refuse_entity_key(name: str) -> None:
         ValueError: The name is taken.
     """
     if name in PREDICTION_COLUMNS | SYSTEM_COLUMNS:
-        raise ValueError(f"{name} is another column of every prediction table; rename it in the feature view")
+        raise ValueError(
+            f"{name} is another column of every prediction table; rename it in the feature view"
+        )
 
 
 def _remedy(name: str) -> str:

@@ -20,7 +20,8 @@ class RunContext:
     """Identify one attempt of one run.
 
     Attributes:
-        run_id: Stable over attempts of the same run, for example ``score__flight_delayed/2013-07-01``.
+        run_id: Stable over attempts of the same run, for example
+            ``score__flight_delayed/2013-07-01``.
         attempt: 1 for the first try.
         actor: Who started it: ``airflow``, ``cli:<user>`` or ``test``.
     """
@@ -56,7 +57,12 @@ def code_version() -> str:
 
 def _git(*args: str) -> str | None:
     try:
-        done = subprocess.run(["git", "-C", str(PROJECT_ROOT), *args], capture_output=True, text=True, check=False)  # noqa: S603, S607
+        done = subprocess.run(  # noqa: S603
+            ["git", "-C", str(PROJECT_ROOT), *args],  # noqa: S607
+            capture_output=True,
+            text=True,
+            check=False,
+        )
     except OSError:
         return None
     return done.stdout.strip() if done.returncode == 0 else None
@@ -71,4 +77,8 @@ def _code_digest() -> str:
 
 
 def _sources(folder: Path) -> list[Path]:
-    return [p for p in folder.rglob("*") if p.suffix in {".py", ".sql", ".yml", ".yaml", ".json"} and "target" not in p.parts]
+    return [
+        p
+        for p in folder.rglob("*")
+        if p.suffix in {".py", ".sql", ".yml", ".yaml", ".json"} and "target" not in p.parts
+    ]

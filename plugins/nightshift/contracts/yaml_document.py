@@ -19,7 +19,9 @@ IDENTIFIER = r"^[a-z_][a-z0-9_]{0,62}$"
 MAXIMUM_BYTES = 1 << 20
 """The largest specs of ours have 5 KB; one with 300 features has 20 KB."""
 MAXIMUM_DEPTH = 100
-"""Nesting: specs have 5 levels. libyaml overflows the stack, and ends the process, at some 20,000."""
+"""Nesting: specs have 5 levels. libyaml overflows the stack, and ends the process, at some
+20,000.
+"""
 MAXIMUM_NODES = 200_000
 """Values of a document with its aliases written out: nine lines can stand for a billion."""
 
@@ -56,7 +58,8 @@ def _read_text(path: Path) -> str:
     """Return the text of a file that can be parsed without harm.
 
     Raises:
-        SpecError: It is absent, no regular file, not readable, not UTF-8, too large or nested too deeply.
+        SpecError: It is absent, no regular file, not readable, not UTF-8, too large or nested too
+            deeply.
     """
     if not path.is_file():
         raise _no_file(path)
@@ -67,20 +70,31 @@ def _read_text(path: Path) -> str:
     except UnicodeDecodeError as error:
         raise SpecError(f"{path.name} is not YAML.", expected="UTF-8", got=str(error)) from None
     except OSError as error:
-        raise SpecError(f"{path.name} cannot be read.", got=error.strerror, todo="Correct its rights.") from None
+        raise SpecError(
+            f"{path.name} cannot be read.", got=error.strerror, todo="Correct its rights."
+        ) from None
     if len(content) > MAXIMUM_BYTES:
         raise SpecError(f"{path.name} is too large.", expected=f"{MAXIMUM_BYTES:,} bytes at most")
     if _is_deep(text):
-        raise SpecError(f"{path.name} is nested too deeply.", expected=f"{MAXIMUM_DEPTH} levels at most")
+        raise SpecError(
+            f"{path.name} is nested too deeply.", expected=f"{MAXIMUM_DEPTH} levels at most"
+        )
     return text
 
 
 def _no_file(path: Path) -> SpecError:
     if path.is_symlink():
-        return SpecError(f"{path.name} is a link to nowhere.", expected="a file", got=str(path.readlink()))
+        return SpecError(
+            f"{path.name} is a link to nowhere.", expected="a file", got=str(path.readlink())
+        )
     if path.exists():
         got = "a folder" if path.is_dir() else "a device, socket or pipe"
-        return SpecError(f"{path.name} is no file.", expected="a file", got=got, todo="Take it out of the folder.")
+        return SpecError(
+            f"{path.name} is no file.",
+            expected="a file",
+            got=got,
+            todo="Take it out of the folder.",
+        )
     return SpecError(f"{path} does not exist.", todo="Create it, or correct the name.")
 
 
@@ -100,7 +114,10 @@ def _refuse_bomb(path: Path, raw: object) -> None:
         SpecError: It is.
     """
     if _n_nodes(raw, {}) > MAXIMUM_NODES:
-        raise SpecError(f"{path.name} is too large.", expected=f"{MAXIMUM_NODES:,} values at most, aliases written out")
+        raise SpecError(
+            f"{path.name} is too large.",
+            expected=f"{MAXIMUM_NODES:,} values at most, aliases written out",
+        )
 
 
 def _n_nodes(node: object, seen: dict[int, float]) -> float:
@@ -169,7 +186,9 @@ def _line_of(raw: CommentedMap, loc: tuple[Any, ...]) -> int:
     node: Any = raw
     for part in loc:
         try:
-            line = (node.lc.key(part) if isinstance(node, CommentedMap) else node.lc.item(part))[0] + 1
+            line = (node.lc.key(part) if isinstance(node, CommentedMap) else node.lc.item(part))[
+                0
+            ] + 1
             node = node[part]
         except (AttributeError, KeyError, IndexError, TypeError):
             break

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 _SHORT_INTEGER = r"^-?[0-9]{1,18}$"
 """Digits that fit 64 bits however they are chosen: nearly all integers, and the fast way."""
 _LONG_INTEGER = r"^(?P<sign>[+-]?)0*(?P<digits>[0-9]{1,19})(?:\.0+)?$"
-"""An integer of up to 19 digits; a column of whole numbers with one gap is written as 12.0 by pandas."""
+"""An integer of up to 19 digits; a column of whole numbers with one gap is written as 12.0 by
+pandas.
+"""
 _NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?$"
 _DATE = (
     r"^(?P<year>[0-9]{4})-(?P<month>[0-9]{2})-(?P<day>[0-9]{2})"
@@ -85,7 +87,8 @@ def cast_column(texts: pa.ChunkedArray, column: Column, timezone: str) -> CastCo
     Args:
         texts: shape (n,), text; null where the file is empty.
         column: Type and limits.
-        timezone: Zone of local timestamps without an offset: a time that was twice is its first, one that never was is refused.
+        timezone: Zone of local timestamps without an offset: a time that was twice is its first,
+            one that never was is refused.
     """
     encoded = texts.combine_chunks().dictionary_encode()
     distinct = _known_texts(column, timezone).cast(encoded.dictionary)
@@ -135,22 +138,33 @@ class _KnownTexts:
 
         if len(texts) > _MOST_KNOWN:
             return _cast_distinct(texts, self._column, self._timezone)
-        known, cast = self._known or (texts.slice(0, 0), _cast_distinct(texts.slice(0, 0), self._column, self._timezone))
+        known, cast = self._known or (
+            texts.slice(0, 0),
+            _cast_distinct(texts.slice(0, 0), self._column, self._timezone),
+        )
         places = pc.index_in(texts, value_set=known)
         if places.null_count:
             new = texts.filter(places.is_null())
             if len(known) + len(new) > _MOST_KNOWN:
                 known, cast = texts, _cast_distinct(texts, self._column, self._timezone)
             else:
-                known, cast = _together(known, new), _casts_together(cast, _cast_distinct(new, self._column, self._timezone))
+                known, cast = (
+                    _together(known, new),
+                    _casts_together(cast, _cast_distinct(new, self._column, self._timezone)),
+                )
             self._known = known, cast
             places = pc.index_in(texts, value_set=known)
-        return CastColumn(cast.values.take(places), {reason: mask[np.asarray(places)] for reason, mask in cast.problems.items()})
+        return CastColumn(
+            cast.values.take(places),
+            {reason: mask[np.asarray(places)] for reason, mask in cast.problems.items()},
+        )
 
 
 _known_texts = lru_cache(maxsize=256)(_KnownTexts)
 _MOST_KNOWN = 1 << 14
-"""Distinct texts of a column that are remembered; a column with more is text that hardly repeats."""
+"""Distinct texts of a column that are remembered; a column with more is text that hardly
+repeats.
+"""
 
 
 def _together(first: pa.Array, second: pa.Array) -> pa.Array:
@@ -160,7 +174,10 @@ def _together(first: pa.Array, second: pa.Array) -> pa.Array:
 
 
 def _casts_together(first: CastColumn, second: CastColumn) -> CastColumn:
-    problems = {reason: np.concatenate([mask, second.problems[reason]]) for reason, mask in first.problems.items()}
+    problems = {
+        reason: np.concatenate([mask, second.problems[reason]])
+        for reason, mask in first.problems.items()
+    }
     return CastColumn(_together(first.values, second.values), problems)
 
 
@@ -226,7 +243,9 @@ def _converted(values: pa.Array, texts: pa.Array, wanted: ColumnType) -> pa.Arra
     try:
         return values.cast(arrow_type(wanted))
     except pa.ArrowInvalid:
-        return pa.concat_arrays([_converted_one(values.slice(i, 1), arrow_type(wanted)) for i in range(len(values))])
+        return pa.concat_arrays(
+            [_converted_one(values.slice(i, 1), arrow_type(wanted)) for i in range(len(values))]
+        )
 
 
 def _converted_one(value: pa.Array, wanted: pa.DataType) -> pa.Array:
@@ -296,7 +315,9 @@ def _long_integer(texts: pa.Array) -> pa.Array:
     is_negative = pc.equal(pc.struct_field(parts, "sign"), "-")
     # Texts of equal length are in the order of their numbers.
     fits_digits = pc.less(pc.utf8_length(digits), 19)
-    fits = pc.or_(fits_digits, pc.less_equal(digits, pc.if_else(is_negative, _LARGEST[1], _LARGEST[0])))
+    fits = pc.or_(
+        fits_digits, pc.less_equal(digits, pc.if_else(is_negative, _LARGEST[1], _LARGEST[0]))
+    )
     signed = pc.binary_join_element_wise(pc.if_else(is_negative, "-", ""), digits, "")
     return _where(fits, signed).cast(pa.int64())
 
@@ -354,7 +375,9 @@ def _offset(texts: pa.Array, parts: pa.Array) -> npt.NDArray[np.timedelta64]:
     minutes = _number(parts, "zone_hour") * 60 + _number(parts, "zone_minute")
     seconds = minutes * 60 + _number(parts, "zone_second")
     is_west = _group(texts, parts, "sign") == "-"
-    offset: npt.NDArray[np.timedelta64] = np.where(is_west, -seconds, seconds).astype("timedelta64[s]")
+    offset: npt.NDArray[np.timedelta64] = np.where(is_west, -seconds, seconds).astype(
+        "timedelta64[s]"
+    )
     return offset
 
 
@@ -371,8 +394,16 @@ def _days(parts: pa.Array) -> npt.NDArray[np.datetime64]:
     """Return the date, shape (n,), ``datetime64[D]``; NaT where the text is none or no such day exists."""
     year, month, day = (_number(parts, name) for name in ("year", "month", "day"))
     first = ((year - 1970) * 12 + month - 1).astype("datetime64[M]")
-    date: npt.NDArray[np.datetime64] = np.add(first.astype("datetime64[D]"), (day - 1).astype("timedelta64[D]"))
-    is_date = np.asarray(parts.is_valid()) & (month >= 1) & (month <= 12) & (date.astype("datetime64[M]") == first) & (year >= 1)  # noqa: PLR2004
+    date: npt.NDArray[np.datetime64] = np.add(
+        first.astype("datetime64[D]"), (day - 1).astype("timedelta64[D]")
+    )
+    is_date = (
+        np.asarray(parts.is_valid())
+        & (month >= 1)
+        & (month <= 12)  # noqa: PLR2004
+        & (date.astype("datetime64[M]") == first)
+        & (year >= 1)
+    )
     return np.where(is_date, date, np.datetime64("NaT", "D"))
 
 
@@ -394,7 +425,9 @@ def _number(parts: pa.Array, name: str) -> npt.NDArray[np.int64]:
 def _group(texts: pa.Array, parts: pa.Array, name: str) -> npt.NDArray[np.str_]:
     from pyarrow import compute as pc
 
-    return np.asarray(pc.struct_field(parts, name).fill_null("").to_pylist(), dtype=str).reshape(len(texts))
+    return np.asarray(pc.struct_field(parts, name).fill_null("").to_pylist(), dtype=str).reshape(
+        len(texts)
+    )
 
 
 def _fraction(parts: pa.Array) -> npt.NDArray[np.int64]:

@@ -1,7 +1,8 @@
 """Replay corrected rows: the newest file of a partition with the right values in it, delivered as a drop of its own.
 
-So a correction takes the way of every other delivery: contract, row checks, gate, a version with its own ``known_at``. It is there again
-when the warehouse is loaded anew from the lake. Source: docs/adr/0014-late-and-wrong-data.md.
+So a correction takes the way of every other delivery: contract, row checks, gate, a version with
+its own ``known_at``. It is there again when the warehouse is loaded anew from the lake. Source:
+docs/adr/0014-late-and-wrong-data.md.
 """
 
 from __future__ import annotations
@@ -50,7 +51,8 @@ class ReplayResult:
 
     Attributes:
         replayed: Rows that are in the published version now.
-        superseded: Corrected rows that the newest delivery does not have any more: upstream repaired or withdrew them.
+        superseded: Corrected rows that the newest delivery does not have any more: upstream
+            repaired or withdrew them.
         data_key: The drop that was delivered; None when there was nothing to replay.
         load_id: The published load, as read back; None when there was nothing to replay.
     """
@@ -61,11 +63,14 @@ class ReplayResult:
     load_id: int | None = None
 
 
-def replay_corrections(settings: Settings, dataset: str, day: dt.date, run: RunContext) -> ReplayResult:
+def replay_corrections(
+    settings: Settings, dataset: str, day: dt.date, run: RunContext
+) -> ReplayResult:
     """Deliver and ingest the newest file of a partition with its corrected rows; again, it finds nothing to do.
 
     Raises:
-        CorrectionRefusedError: A corrected row is refused again; nothing was delivered, none is dropped.
+        CorrectionRefusedError: A corrected row is refused again; nothing was delivered, none is
+            dropped.
         NightshiftError: As ``ingest``.
     """
     contract = load_contract(settings.datasets_dir, dataset)
@@ -75,32 +80,46 @@ def replay_corrections(settings: Settings, dataset: str, day: dt.date, run: RunC
         corrections = corrections_of(conn, contract.dataset, day)
         if not corrections:
             return ReplayResult()
-        base = _newest_ingested(conn, contract, read_deliveries(conn, store, dataset, partitions).drops)
+        base = _newest_ingested(
+            conn, contract, read_deliveries(conn, store, dataset, partitions).drops
+        )
         data = read_data(store, [base])[0]
         refused = _refused(contract, base, data)
         present = [correction for correction in corrections if correction.row_digest in refused]
-        gone = [correction.row_id for correction in corrections if correction.row_digest not in refused]
+        gone = [
+            correction.row_id for correction in corrections if correction.row_digest not in refused
+        ]
         settle_corrected(conn, gone, "superseded", run.actor)
         if not present:
             return ReplayResult(superseded=tuple(gone))
-        drop = _corrected_drop(contract, base, data, {refused[one.row_digest].row_number: one for one in present})
+        drop = _corrected_drop(
+            contract, base, data, {refused[one.row_digest].row_number: one for one in present}
+        )
         _refuse_bad(contract, drop, refused, present)
         manifest = write_drop(store, drop)
         ingest(settings, dataset, partitions, run)
         load_id = _published_load(conn, contract, manifest)
         settle_corrected(conn, [correction.row_id for correction in present], "replayed", run.actor)
-    return ReplayResult(tuple(one.row_id for one in present), tuple(gone), manifest.data_key, load_id)
+    return ReplayResult(
+        tuple(one.row_id for one in present), tuple(gone), manifest.data_key, load_id
+    )
 
 
-def _newest_ingested(conn: Connection, contract: DatasetContract, drops: Sequence[DropManifest]) -> DropManifest:
+def _newest_ingested(
+    conn: Connection, contract: DatasetContract, drops: Sequence[DropManifest]
+) -> DropManifest:
     rows = conn.execute(
         "select partition_date, source_sha256, known_at from raw.ingested_drops d join ops.loads l using (dataset, partition_date, load_id,"
         " known_at) where dataset = %s and l.state in ('published', 'duplicate')",
         [contract.dataset],
     ).fetchall()
-    found = [drop for drop in drops if (drop.partition, drop.sha256, drop.delivered_at) in set(rows)]
+    found = [
+        drop for drop in drops if (drop.partition, drop.sha256, drop.delivered_at) in set(rows)
+    ]
     if not found:
-        raise LoadStateError(f"No drop of {contract.name} is in.", todo="Ingest the partition first.")
+        raise LoadStateError(
+            f"No drop of {contract.name} is in.", todo="Ingest the partition first."
+        )
     return found[-1]
 
 
@@ -110,14 +129,22 @@ def _refused(contract: DatasetContract, drop: DropManifest, data: bytes) -> dict
     return {row.digest: row for row in checked.refused[0]}
 
 
-def _corrected_drop(contract: DatasetContract, base: DropManifest, data: bytes, corrections: Mapping[int, Correction]) -> NewDrop:
+def _corrected_drop(
+    contract: DatasetContract,
+    base: DropManifest,
+    data: bytes,
+    corrections: Mapping[int, Correction],
+) -> NewDrop:
     """Return the file with the corrected rows in the place of those of the same number, and of the same text."""
     header, rows = read_cells(data, base.data_key)
     columns = contract.columns_of(contract.version_for(base.partition, base.schema_version)) or ()
     delivered_name = {column.name: column.delivered_name for column in columns}
     for number, correction in corrections.items():
         wrong = rows[number - 1]
-        right = {delivered_name.get(name, name): text or "" for name, text in correction.corrected.items()}
+        right = {
+            delivered_name.get(name, name): text or ""
+            for name, text in correction.corrected.items()
+        }
         kept = [""] * len(header) if isinstance(wrong, str) else wrong
         fixed = [right.get(name, kept[place]) for place, name in enumerate(header)]
         rows = [fixed if row == wrong else row for row in rows]
@@ -131,7 +158,9 @@ def _corrected_drop(contract: DatasetContract, base: DropManifest, data: bytes, 
             todo="Correct the row again with a later --at.",
         )
     name = f"corrected-{known_at:%Y%m%dT%H%M%SZ}-{sha256(content).hexdigest()[:12]}"
-    return NewDrop(base.dataset, base.partition, known_at, content, len(rows), name, base.schema_version)
+    return NewDrop(
+        base.dataset, base.partition, known_at, content, len(rows), name, base.schema_version
+    )
 
 
 def _as_csv(rows: Iterable[Sequence[str] | str]) -> bytes:
@@ -146,11 +175,23 @@ def _as_csv(rows: Iterable[Sequence[str] | str]) -> bytes:
     return text.getvalue().encode()
 
 
-def _refuse_bad(contract: DatasetContract, drop: NewDrop, before: Mapping[str, RefusedRow], corrections: Sequence[Correction]) -> None:
+def _refuse_bad(
+    contract: DatasetContract,
+    drop: NewDrop,
+    before: Mapping[str, RefusedRow],
+    corrections: Sequence[Correction],
+) -> None:
     """Refuse the drop unless it has fewer refused rows than the file before, by exactly the corrected ones."""
     allowed = before.keys() - {correction.row_digest for correction in corrections}
-    if bad := [row for digest, row in _refused(contract, manifest_of(drop), drop.data).items() if digest not in allowed]:
-        row_ids = {before[correction.row_digest].row_number: correction.row_id for correction in corrections}
+    if bad := [
+        row
+        for digest, row in _refused(contract, manifest_of(drop), drop.data).items()
+        if digest not in allowed
+    ]:
+        row_ids = {
+            before[correction.row_digest].row_number: correction.row_id
+            for correction in corrections
+        }
         said = "; ".join(_named(row, row_ids) for row in bad[:5])
         raise CorrectionRefusedError(
             f"{len(bad)} row(s) of the corrected {drop.dataset} of {drop.partition} are refused again.",
@@ -168,7 +209,9 @@ def _named(row: RefusedRow, row_ids: Mapping[int, int]) -> str:
     return f"{where}: {row.reason}{f' in {row.column}' if row.column else ''}"
 
 
-def refuse_unreadable(contract: DatasetContract, row: QuarantinedRow, values: Mapping[str, str | None]) -> None:
+def refuse_unreadable(
+    contract: DatasetContract, row: QuarantinedRow, values: Mapping[str, str | None]
+) -> None:
     """Refuse a correction whose values the contract cannot read; the row as a whole is judged by the replay.
 
     Args:
@@ -177,14 +220,19 @@ def refuse_unreadable(contract: DatasetContract, row: QuarantinedRow, values: Ma
         values: Texts by column, as a file would deliver them.
 
     Raises:
-        QuarantineError: A column is unknown, or a value is not of its type or outside of its limits.
+        QuarantineError: A column is unknown, or a value is not of its type or outside of its
+            limits.
     """
     columns = {column.name: column for column in contract.columns}
     problems = [f"{name}: no such column" for name in values if name not in columns]
     for name in values.keys() & columns.keys():
         problems += _problems_of(contract, columns[name], values[name])
     if "line" in row.delivered and "line" not in columns:
-        missing = [name for name, column in columns.items() if not column.is_nullable and not values.get(name)]
+        missing = [
+            name
+            for name, column in columns.items()
+            if not column.is_nullable and not values.get(name)
+        ]
         problems += [f"{name}: is missing, and the row had no columns to keep" for name in missing]
     if problems:
         raise QuarantineError(
@@ -198,9 +246,15 @@ def refuse_unreadable(contract: DatasetContract, row: QuarantinedRow, values: Ma
 def _problems_of(contract: DatasetContract, column: Column, text: str | None) -> list[str]:
     import pyarrow as pa
 
-    problems = cast_column(pa.chunked_array([pa.array([text], pa.string())]), column, contract.timezone).problems
+    problems = cast_column(
+        pa.chunked_array([pa.array([text], pa.string())]), column, contract.timezone
+    ).problems
     accepted = accepted_form(column.delivered_as or column.type)
-    return [f"{column.name}: {reason} (accepted: {accepted})" for reason, mask in problems.items() if mask.any()]
+    return [
+        f"{column.name}: {reason} (accepted: {accepted})"
+        for reason, mask in problems.items()
+        if mask.any()
+    ]
 
 
 def _published_load(conn: Connection, contract: DatasetContract, manifest: DropManifest) -> int:
@@ -211,5 +265,8 @@ def _published_load(conn: Connection, contract: DatasetContract, manifest: DropM
         [contract.dataset, manifest.partition, manifest.sha256],
     ).fetchone()
     if row is None:
-        raise LoadStateError(f"{manifest.data_key} is not what readers see.", todo="Run the replay again; then read ops.loads of this run.")
+        raise LoadStateError(
+            f"{manifest.data_key} is not what readers see.",
+            todo="Run the replay again; then read ops.loads of this run.",
+        )
     return int(row[0])

@@ -28,7 +28,8 @@ class Deliveries:
     """Drops of a range, as ingest takes them.
 
     Attributes:
-        drops: By partition and delivery; of two delivered at the same instant the one with the greater digest counts.
+        drops: By partition and delivery; of two delivered at the same instant the one with the
+            greater digest counts.
         absent: What manifests promise whose files are not there yet.
         wrong: Manifests that describe no drop.
         n_bytes: Size of each data file, by key.
@@ -60,7 +61,11 @@ class Deliveries:
         for drop in self.drops:
             at = self.received_at[drop]
             newest[drop.partition] = max(at, newest.get(drop.partition, at))
-        return [one for one in self.wrong if one.partition not in newest or newest[one.partition] < one.object.received_at]
+        return [
+            one
+            for one in self.wrong
+            if one.partition not in newest or newest[one.partition] < one.object.received_at
+        ]
 
 
 def identity(drop: DropManifest) -> Identity:
@@ -68,7 +73,9 @@ def identity(drop: DropManifest) -> Identity:
     return drop.partition, drop.sha256, drop.delivered_at
 
 
-def read_deliveries(conn: Connection, store: ObjectStore, dataset: str, partitions: PartitionRange) -> Deliveries:
+def read_deliveries(
+    conn: Connection, store: ObjectStore, dataset: str, partitions: PartitionRange
+) -> Deliveries:
     """Return the drops of a range; one listing per thousand keys, and one small read per drop.
 
     Args:
@@ -88,7 +95,9 @@ def read_deliveries(conn: Connection, store: ObjectStore, dataset: str, partitio
     taken = [drop for drop in landing.drops if (drop.data_key, drop.sha256) not in withdrawn]
     return Deliveries(
         drops=tuple(sorted({*taken, *again}, key=_order)),
-        absent=tuple(drop for drop in landing.absent if (drop.data_key, drop.sha256) not in withdrawn),
+        absent=tuple(
+            drop for drop in landing.absent if (drop.data_key, drop.sha256) not in withdrawn
+        ),
         wrong=tuple(one for one in landing.wrong if one.object.key not in aside),
         n_bytes={key: listed.n_bytes for key, listed in landing.files.items()},
         received_at=received,
@@ -117,11 +126,13 @@ def record_received(conn: Connection, store: ObjectStore, deliveries: Deliveries
     )
 
 
-def backdated(contract: DatasetContract, deliveries: Deliveries, drops: Iterable[DropManifest]) -> dict[DropManifest, BackdatedError]:
+def backdated(
+    contract: DatasetContract, deliveries: Deliveries, drops: Iterable[DropManifest]
+) -> dict[DropManifest, BackdatedError]:
     """Return the drops that would rewrite what nights of before knew, further back than the contract allows.
 
-    A first delivery may be as old as it likes: nobody knew anything of its partition. Once a partition
-    has been known for a while, a drop that was received today is news of today.
+    A first delivery may be as old as it likes: nobody knew anything of its partition. Once a
+    partition has been known for a while, a drop that was received today is news of today.
 
     Args:
         contract: Whose bound counts.
@@ -164,12 +175,17 @@ def _received(
     )
     kept = {tuple(key): received_at for *key, received_at in rows}
     return {
-        drop: kept.get((drop.partition, store.uri(drop.data_key), drop.sha256, drop.delivered_at), landing.received_at(drop))
+        drop: kept.get(
+            (drop.partition, store.uri(drop.data_key), drop.sha256, drop.delivered_at),
+            landing.received_at(drop),
+        )
         for drop in landing.drops
     }
 
 
-def _ingested(conn: Connection, dataset: str, partitions: PartitionRange) -> tuple[set[Identity], dict[dt.date, dt.datetime]]:
+def _ingested(
+    conn: Connection, dataset: str, partitions: PartitionRange
+) -> tuple[set[Identity], dict[dt.date, dt.datetime]]:
     rows = conn.execute(
         """
         select d.partition_date, d.source_sha256, d.known_at, coalesce(r.received_at, l.started_at)

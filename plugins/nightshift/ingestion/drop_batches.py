@@ -1,9 +1,9 @@
 """Load the drops of a call: a few in memory at a time, each file judged by itself.
 
 Files are read and checked until their text fills a batch; a batch is loaded before the next one is
-read, so that memory knows one batch, whatever the range. Rows of a batch are checked together, which
-is what makes a year of small files fast; when that fails, or a load is refused, each file is taken
-alone, and only those at fault stay out. Source: docs/adr/0040-hostile-drops.md.
+read, so that memory knows one batch, whatever the range. Rows of a batch are checked together,
+which is what makes a year of small files fast; when that fails, or a load is refused, each file is
+taken alone, and only those at fault stay out. Source: docs/adr/0040-hostile-drops.md.
 """
 
 from __future__ import annotations
@@ -39,7 +39,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 BATCH_TEXT_BYTES = 16 * 1024**2
-"""Text of the files that are checked together; their rows need about ten times as much until they are staged."""
+"""Text of the files that are checked together; their rows need about ten times as much until
+they are staged.
+"""
 _READ_BYTES = 8 * 1024**2
 """Files that are read in parallel, as they lie in the lake."""
 _READ_FILES = 256
@@ -102,7 +104,9 @@ def load_drops(drops: Sequence[DropManifest], refusals: Refusals) -> set[dt.date
     small = [drop for drop in drops if not is_large(drop, sizes[drop.data_key])]
     for batch in _batches(small, refusals, large):
         for checked in _check_together(batch, refusals):
-            good = [place for place in range(len(checked.drops)) if place not in checked.rows.errors]
+            good = [
+                place for place in range(len(checked.drops)) if place not in checked.rows.errors
+            ]
             for places in _loads(checked.drops, good):
                 published |= _write(call, checked, places, refusals)
     for drop in sorted(large, key=identity):
@@ -110,7 +114,9 @@ def load_drops(drops: Sequence[DropManifest], refusals: Refusals) -> set[dt.date
     return published
 
 
-def _batches(drops: Sequence[DropManifest], refusals: Refusals, large: list[DropManifest]) -> Iterator[list[Checked]]:
+def _batches(
+    drops: Sequence[DropManifest], refusals: Refusals, large: list[DropManifest]
+) -> Iterator[list[Checked]]:
     """Yield good files until their text fills a batch; those that turn out large go to ``large``."""
     batch: list[Checked] = []
     n_bytes = 0
@@ -127,7 +133,9 @@ def _batches(drops: Sequence[DropManifest], refusals: Refusals, large: list[Drop
         yield batch
 
 
-def _read(drops: Sequence[DropManifest], refusals: Refusals) -> Iterator[tuple[DropManifest, bytes]]:
+def _read(
+    drops: Sequence[DropManifest], refusals: Refusals
+) -> Iterator[tuple[DropManifest, bytes]]:
     """Yield drops with their bytes, some read ahead; what is too large for its contract is not read."""
     sizes, limits = refusals.deliveries.n_bytes, refusals.call.contract.limits
     together: list[DropManifest] = []
@@ -135,7 +143,9 @@ def _read(drops: Sequence[DropManifest], refusals: Refusals) -> Iterator[tuple[D
     for drop in drops:
         size = sizes[drop.data_key]
         if size > limits.bytes:
-            refusals.add(drop, over_limit(drop, OverLimitError("bytes", limits.bytes, f"{size} bytes")))
+            refusals.add(
+                drop, over_limit(drop, OverLimitError("bytes", limits.bytes, f"{size} bytes"))
+            )
             continue
         if together and (n_bytes + size > _READ_BYTES or len(together) == _READ_FILES):
             yield from _read_together(together, refusals)
@@ -145,7 +155,9 @@ def _read(drops: Sequence[DropManifest], refusals: Refusals) -> Iterator[tuple[D
     yield from _read_together(together, refusals)
 
 
-def _read_together(drops: Sequence[DropManifest], refusals: Refusals) -> Iterator[tuple[DropManifest, bytes]]:
+def _read_together(
+    drops: Sequence[DropManifest], refusals: Refusals
+) -> Iterator[tuple[DropManifest, bytes]]:
     for drop, data in zip(drops, find_data(refusals.call.store, drops), strict=True):
         if data is None:  # it was there when the folder was listed; the next run will not see it
             logger.warning("%s was taken away while it was to be read", drop.data_key)
@@ -153,7 +165,9 @@ def _read_together(drops: Sequence[DropManifest], refusals: Refusals) -> Iterato
             yield drop, data
 
 
-def _check(drop: DropManifest, data: bytes, refusals: Refusals, large: list[DropManifest]) -> DeliveredFile | None:
+def _check(
+    drop: DropManifest, data: bytes, refusals: Refusals, large: list[DropManifest]
+) -> DeliveredFile | None:
     contract = refusals.call.contract
     try:
         return check_file(contract, drop, data)
@@ -193,7 +207,9 @@ def _check_together(batch: Sequence[Checked], refusals: Refusals) -> Iterator[Ch
     yield CheckedDrops(drops, files, rows)
 
 
-def _write(call: IngestCall, checked: CheckedDrops, places: Sequence[int], refusals: Refusals) -> set[dt.date]:
+def _write(
+    call: IngestCall, checked: CheckedDrops, places: Sequence[int], refusals: Refusals
+) -> set[dt.date]:
     """Load drops together, and one by one when gate or warehouse refuse them together."""
     try:
         return write_version(call, checked, places)
@@ -220,7 +236,9 @@ def _write_large(call: IngestCall, drop: DropManifest, refusals: Refusals) -> se
         return set()
 
 
-def _record_refused_load(drop: DropManifest, error: ContractError | GateError, refusals: Refusals) -> None:
+def _record_refused_load(
+    drop: DropManifest, error: ContractError | GateError, refusals: Refusals
+) -> None:
     if isinstance(error, GateError):  # the load itself is recorded as refused
         refusals.codes[identity(drop)] = error.code
     else:
@@ -239,6 +257,8 @@ def _loads(drops: Sequence[DropManifest], places: Sequence[int]) -> Iterator[lis
         wave[day] = place
     for wave in waves:
         days = sorted(wave)
-        breaks = [i for i, day in enumerate(days) if i == 0 or day != days[i - 1] + dt.timedelta(days=1)]
+        breaks = [
+            i for i, day in enumerate(days) if i == 0 or day != days[i - 1] + dt.timedelta(days=1)
+        ]
         for start, end in zip(breaks, [*breaks[1:], len(days)], strict=True):
             yield [wave[day] for day in days[start:end]]

@@ -1,8 +1,8 @@
 """What a person decided about objects of the landing prefix: a record, nothing is deleted or changed there.
 
-A withdrawn drop is not taken any more. What it said while we believed it stays what we knew then; from
-the decision on we know what the next best drop says, so that one counts as delivered again at that time.
-Source: docs/adr/0040-hostile-drops.md.
+A withdrawn drop is not taken any more. What it said while we believed it stays what we knew then;
+from the decision on we know what the next best drop says, so that one counts as delivered again at
+that time. Source: docs/adr/0040-hostile-drops.md.
 """
 
 from __future__ import annotations
@@ -58,7 +58,9 @@ class DropDecision:
     reason: str
 
 
-def read_decisions(conn: Connection, dataset: str, partitions: PartitionRange) -> list[DropDecision]:
+def read_decisions(
+    conn: Connection, dataset: str, partitions: PartitionRange
+) -> list[DropDecision]:
     """Return the decisions about a range, in the order in which they were made.
 
     Args:
@@ -93,13 +95,23 @@ def withdraw(conn: Connection, landing: Landing, key: str, actor: str, reason: s
     promised = [*landing.drops, *landing.absent]
     found = [drop for drop in promised if key in {drop.data_key, landing.manifests[drop].key}]
     if not found:
-        raise _unknown(key, "the data file or manifest of a drop", [drop.data_key for drop in promised])
+        raise _unknown(
+            key, "the data file or manifest of a drop", [drop.data_key for drop in promised]
+        )
     for drop in found:
-        _record(conn, drop.dataset, drop.partition, (DropAction.WITHDRAWN, drop.data_key, drop.sha256), (actor, reason))
+        _record(
+            conn,
+            drop.dataset,
+            drop.partition,
+            (DropAction.WITHDRAWN, drop.data_key, drop.sha256),
+            (actor, reason),
+        )
     return found[-1]
 
 
-def set_aside(conn: Connection, dataset: str, landing: Landing, key: str, decided: tuple[str, str]) -> None:
+def set_aside(
+    conn: Connection, dataset: str, landing: Landing, key: str, decided: tuple[str, str]
+) -> None:
     """Record that a wrong manifest stands for nothing.
 
     Args:
@@ -114,12 +126,16 @@ def set_aside(conn: Connection, dataset: str, landing: Landing, key: str, decide
     """
     found = [wrong for wrong in landing.wrong if wrong.object.key == key]
     if not found:
-        raise _unknown(key, "a manifest that is wrong", [wrong.object.key for wrong in landing.wrong])
+        raise _unknown(
+            key, "a manifest that is wrong", [wrong.object.key for wrong in landing.wrong]
+        )
     _record(conn, dataset, found[0].partition, (DropAction.SET_ASIDE, key, ""), decided)
 
 
 def redeliveries(
-    drops: Sequence[DropManifest], decisions: Sequence[DropDecision], ingested: set[tuple[dt.date, str, dt.datetime]]
+    drops: Sequence[DropManifest],
+    decisions: Sequence[DropDecision],
+    ingested: set[tuple[dt.date, str, dt.datetime]],
 ) -> list[DropManifest]:
     """Return the next best drop for each withdrawal, as delivered when it was withdrawn.
 
@@ -135,7 +151,11 @@ def redeliveries(
     for decision in decisions:
         if decision.action is not DropAction.WITHDRAWN:
             continue
-        known = [drop for drop in drops if drop.partition == decision.partition and drop.delivered_at <= decision.at]
+        known = [
+            drop
+            for drop in drops
+            if drop.partition == decision.partition and drop.delivered_at <= decision.at
+        ]
         left = [drop for drop in known if (drop.data_key, drop.sha256) not in gone]
         gone.add((decision.key, decision.sha256))
         if not left or (left[-1].data_key, left[-1].sha256) != (decision.key, decision.sha256):
@@ -152,7 +172,13 @@ def _identity(drop: DropManifest) -> tuple[dt.date, str, dt.datetime]:
     return drop.partition, drop.sha256, drop.delivered_at
 
 
-def _record(conn: Connection, dataset: str, day: dt.date, what: tuple[DropAction, str, str], decided: tuple[str, str]) -> None:
+def _record(
+    conn: Connection,
+    dataset: str,
+    day: dt.date,
+    what: tuple[DropAction, str, str],
+    decided: tuple[str, str],
+) -> None:
     action, key, digest = what
     row = conn.execute(
         """

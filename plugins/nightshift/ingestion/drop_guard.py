@@ -5,9 +5,11 @@ store that was away for a minute must not stand in quarantine as a bad file. The
 clearest case to the least clear:
 
 - an error of ours says it itself: ``ContractError`` is the file's, all others are not;
-- the warehouse says it by SQLSTATE: a value that it cannot store is the file's, a lost connection not;
+- the warehouse says it by SQLSTATE: a value that it cannot store is the file's, a lost connection
+  not;
 - memory: the file's, if this process could still get what a file within the limits needs;
-- anything else, out of a reader: the file's, if the same reader reads a file of ours without trouble.
+- anything else, out of a reader: the file's, if the same reader reads a file of ours without
+  trouble.
 
 Source: docs/adr/0040-hostile-drops.md.
 """
@@ -46,7 +48,9 @@ _ROOM_BYTES = 16 * IN_MEMORY_BYTES
 """What checking a file within the limits needs, with room to spare."""
 
 
-def refusal_of(contract: DatasetContract, drop: DropManifest, error: Exception) -> ContractError | None:
+def refusal_of(
+    contract: DatasetContract, drop: DropManifest, error: Exception
+) -> ContractError | None:
     """Return the refusal of a file that an exception amounts to; None if the file is not at fault.
 
     Args:
@@ -61,10 +65,13 @@ def refusal_of(contract: DatasetContract, drop: DropManifest, error: Exception) 
     short = exhaustion_of(error)
     if short is not None:
         is_files = isinstance(short, MemoryShortError) and _is_room_left()
-        return _refusal(drop, "more memory than a file within the limits needs") if is_files else None
+        return (
+            _refusal(drop, "more memory than a file within the limits needs") if is_files else None
+        )
     if _is_of_the_system(error) or not _reads_a_good_file(contract):
         return None
-    # The message stays out of the record: it may quote a row. Whoever debugs has the log of the frames.
+    # The message stays out of the record: it may quote a row. Whoever debugs has the log of the
+    # frames.
     logger.warning("%s made its reader fail in %s", drop.data_key, _frames(error))
     return _refusal(drop, f"{type(error).__name__} in {_frames(error)}")
 
@@ -77,7 +84,11 @@ def refusal_of_values(drop: DropManifest, error: Exception) -> ContractError | N
     if isinstance(error, ContractError):
         return error
     state = _value_state(error)
-    return _refusal(drop, f"a value that the warehouse cannot store (SQLSTATE {state})") if state else None
+    return (
+        _refusal(drop, f"a value that the warehouse cannot store (SQLSTATE {state})")
+        if state
+        else None
+    )
 
 
 def _refusal(drop: DropManifest, got: str) -> ReaderFailedError:
@@ -130,7 +141,10 @@ def _is_of_the_system(error: Exception) -> bool:
 
 def _reads_a_good_file(contract: DatasetContract) -> bool:
     """Return whether the reader comes to the end of a file without rows: else it is broken, whatever came."""
-    header = ",".join(f'"{column.delivered_name}"' for column in contract.columns_of(contract.schema_version) or ())
+    header = ",".join(
+        f'"{column.delivered_name}"'
+        for column in contract.columns_of(contract.schema_version) or ()
+    )
     data = f"{header}\n".encode()
     day = max(contract.history_start, dt.date(1970, 1, 2))
     drop = DropManifest(
@@ -145,7 +159,9 @@ def _reads_a_good_file(contract: DatasetContract) -> bool:
     try:
         check_rows(contract, [drop], [check_file(contract, drop, data)])
     except Exception:
-        logger.exception("The reader fails on a file of our own: the delivered one is not at fault.")
+        logger.exception(
+            "The reader fails on a file of our own: the delivered one is not at fault."
+        )
         return False
     return True
 

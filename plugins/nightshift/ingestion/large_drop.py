@@ -1,8 +1,9 @@
 """One drop of very many rows: read block by block, while it comes from the lake, into one COPY; memory knows blocks, not the file.
 
-The rules are those of ``row_check``. Only one of them looks beyond a row: rows that share a key. So each staged row leaves a 64-bit hash of
-its key; if one is there twice, the rows behind it are read again, settled together by the usual rule, and those that lose are withdrawn.
-Source: docs/adr/0027-large-drops.md, docs/adr/0034-rows-while-the-file-is-coming.md.
+The rules are those of ``row_check``. Only one of them looks beyond a row: rows that share a key. So
+each staged row leaves a 64-bit hash of its key; if one is there twice, the rows behind it are read
+again, settled together by the usual rule, and those that lose are withdrawn. Source:
+docs/adr/0027-large-drops.md, docs/adr/0034-rows-while-the-file-is-coming.md.
 """
 
 from __future__ import annotations
@@ -44,7 +45,13 @@ from nightshift.ingestion.row_check import (
 from nightshift.lake.object_store import ObjectCorruptError
 from nightshift.lake.object_stream import ObjectStream
 from nightshift.prefetch import Prefetcher
-from nightshift.quality.contract_check import IN_MEMORY_BYTES, DeliveredFile, check_head, digest_error, read_rows
+from nightshift.quality.contract_check import (
+    IN_MEMORY_BYTES,
+    DeliveredFile,
+    check_head,
+    digest_error,
+    read_rows,
+)
 from nightshift.quality.gates import count_passing
 from nightshift.quality.quarantine import RefusedRow
 from nightshift.warehouse.copy_stream import append_stream
@@ -69,7 +76,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 LARGE_ROWS = 500_000
-"""From so many rows on a drop is a load of its own that streams; below, all drops of a call are checked and loaded together."""
+"""From so many rows on a drop is a load of its own that streams; below, all drops of a call are
+checked and loaded together.
+"""
 N_CONNECTIONS = 2
 """Connections that store one drop: a server stores rows more slowly than they are checked."""
 _PROGRESS_ROWS = 1_000_000
@@ -103,25 +112,32 @@ def write_large(call: IngestCall, drop: DropManifest) -> set[dt.date]:
         with call.conn.transaction():
             hold_stage(call.conn, write)
             _withdraw(call, write, rows.lost)
-            source = Source(drop, rows.refused, rows.n_good, rows.n_duplicated, rows.n_refused, rows.head.notes)
+            source = Source(
+                drop, rows.refused, rows.n_good, rows.n_duplicated, rows.n_refused, rows.head.notes
+            )
             keep_source(call, write, source)
         counts = {"n_refused": rows.n_refused, "n_duplicated": rows.n_duplicated}
         return publish_version(call, write, counts, {drop.partition: rows.n_good}, rows.passing)
 
 
 @contextmanager
-def _arriving(call: IngestCall, drop: DropManifest) -> Iterator[tuple[bytes | Path, ObjectStream | Path]]:
+def _arriving(
+    call: IngestCall, drop: DropManifest
+) -> Iterator[tuple[bytes | Path, ObjectStream | Path]]:
     """Yield where to read a drop's head and where its rows; at the end its digest has been compared.
 
     A Parquet file begins with its end, so it is copied to disk first.
 
     Raises:
-        DigestError: The bytes are not those of the manifest; raised in the place of what they may have led to.
+        DigestError: The bytes are not those of the manifest; raised in the place of what they may
+            have led to.
     """
     try:
         if drop.data_key.endswith(".parquet"):
             with _folder(call.settings.home / "drops") as folder:
-                path = folder / "drop.parquet"  # upstream's own name may be longer than a name can be here
+                path = (
+                    folder / "drop.parquet"
+                )  # upstream's own name may be longer than a name can be here
                 call.store.download(drop.data_key, path, drop.sha256)
                 yield path, path
         else:
@@ -170,7 +186,9 @@ def _withdraw(call: IngestCall, write: PartitionWrite, numbers: Numbers) -> None
 
     if len(numbers):
         table = sql.Identifier("raw", call.contract.name)
-        query = sql.SQL("delete from {} where partition_date = %s and load_id = %s and source_row = any(%s)").format(table)
+        query = sql.SQL(
+            "delete from {} where partition_date = %s and load_id = %s and source_row = any(%s)"
+        ).format(table)
         call.conn.execute(query, [write.partitions.days[0], write.load_id, numbers.tolist()])
 
 
@@ -199,12 +217,17 @@ class _Rows:
         self._n_typed = 0
         self._n_values: Counter[str] = Counter()
         self._n_wrong: Counter[str] = Counter()
-        self._key_hashes = bytearray()  # grows in place: an array for each block would be there twice at the end
+        self._key_hashes = (
+            bytearray()
+        )  # grows in place: an array for each block would be there twice at the end
 
     @property
     def refused(self) -> list[RefusedRow]:
         """Return the distinct refused rows, malformed ones first."""
-        malformed = {text: RefusedRow(number, Reason.MALFORMED_ROW, None, {"line": text}) for number, text in reversed(self._malformed)}
+        malformed = {
+            text: RefusedRow(number, Reason.MALFORMED_ROW, None, {"line": text})
+            for number, text in reversed(self._malformed)
+        }
         return [*reversed(malformed.values()), *self._refused.values()]
 
     @property
@@ -216,7 +239,8 @@ class _Rows:
         """Yield the good rows as ``raw.<dataset>`` has them.
 
         Raises:
-            ContractError: What came does not keep the contract, or cannot be read, as soon as that is sure.
+            ContractError: What came does not keep the contract, or cannot be read, as soon as that
+                is sure.
         """
         try:
             yield from self._batches(load_id)
@@ -239,7 +263,9 @@ class _Rows:
         self._settle_repeated_keys()
         self._judge()
 
-    def _typed(self, source: ObjectStream | Path, malformed: list[tuple[int, str]]) -> Iterator[TypedRows]:
+    def _typed(
+        self, source: ObjectStream | Path, malformed: list[tuple[int, str]]
+    ) -> Iterator[TypedRows]:
         names = [column.name for column in self.head.columns]
         for block in read_rows(self.drop, self.head, source, malformed):
             file = DeliveredFile(block.texts.rename_columns(names), block.row_numbers, (), ())
@@ -263,8 +289,12 @@ class _Rows:
         table, n_before = rows.values if is_good.all() else rows.values.filter(is_good), self.n_good
         self.n_good += table.num_rows
         if self.n_good // _PROGRESS_ROWS > n_before // _PROGRESS_ROWS:
-            logger.info("%s: %s of %s rows", self.drop.data_key, f"{self.n_good:,}", f"{self.drop.n_rows:,}")
-        staged = with_origin(load_id, table, [self.drop], (rows.places[is_good], rows.numbers[is_good]))
+            logger.info(
+                "%s: %s of %s rows", self.drop.data_key, f"{self.n_good:,}", f"{self.drop.n_rows:,}"
+            )
+        staged = with_origin(
+            load_id, table, [self.drop], (rows.places[is_good], rows.numbers[is_good])
+        )
         if self.passing:
             self.passing.add(staged)
         return staged
@@ -275,18 +305,26 @@ class _Rows:
         self._key_hashes = bytearray()
         if not len(repeated):
             return
-        logger.info("%s: %s keys are there more than once; reads their rows again", self.drop.data_key, f"{len(repeated):,}")
+        logger.info(
+            "%s: %s keys are there more than once; reads their rows again",
+            self.drop.data_key,
+            f"{len(repeated):,}",
+        )
         parts = []
         with _arriving(self._call, self.drop) as (_, source):
             for rows in self._typed(source, []):
                 good = np.flatnonzero(rows.verdict == GOOD)
-                parts.append(rows.take(good[np.isin(self._hashes(rows, rows.verdict == GOOD), repeated)]))
+                parts.append(
+                    rows.take(good[np.isin(self._hashes(rows, rows.verdict == GOOD), repeated)])
+                )
         rows = TypedRows.together(parts)
         settle_repeated_keys(self._call.contract, rows)
         self.n_duplicated = int(np.sum(rows.verdict == DUPLICATE))
         self.lost = rows.numbers[rows.verdict != GOOD]
         self.n_good -= len(self.lost)
-        self._stop_when_hopeless(reasons_by_file([DeliveredFile(rows.texts, rows.numbers, (), ())], rows)[0])
+        self._stop_when_hopeless(
+            reasons_by_file([DeliveredFile(rows.texts, rows.numbers, (), ())], rows)[0]
+        )
         self._keep_refused(rows)
 
     def _stop_when_hopeless(self, more: Mapping[str, int] | None = None) -> None:
@@ -311,8 +349,12 @@ class _Rows:
 
     def _hashes(self, rows: TypedRows, chosen: Mask) -> Hashes:
         """Return one number for the key of each chosen row; a key column that the file does not have is the same for all."""
-        keys = [column.name for column in self.head.columns if column.name in self._call.contract.key]
-        columns = [rows.column(name) if chosen.all() else rows.column(name).filter(chosen) for name in keys]
+        keys = [
+            column.name for column in self.head.columns if column.name in self._call.contract.key
+        ]
+        columns = [
+            rows.column(name) if chosen.all() else rows.column(name).filter(chosen) for name in keys
+        ]
         return _hashes([column.combine_chunks() for column in columns])
 
 
@@ -338,7 +380,9 @@ def _numbers(column: pa.Array) -> Hashes:
         numbers: Numbers = whole.cast(pa.int64()).fill_null(hash(None)).to_numpy()
     else:
         encoded = column.dictionary_encode("encode")
-        distinct = np.fromiter(map(hash, encoded.dictionary.to_pylist()), np.int64, len(encoded.dictionary))
+        distinct = np.fromiter(
+            map(hash, encoded.dictionary.to_pylist()), np.int64, len(encoded.dictionary)
+        )
         numbers = distinct[encoded.indices.to_numpy()]
     return numbers.astype(np.uint64)
 

@@ -1,7 +1,8 @@
 """Find drops that landed after their partition was loaded, or for a partition that never was, and load them.
 
-Nobody starts a night for such a drop, so each night looks through its look-back, and ``nightshift redo`` through everything. A broken
-one is recorded and left: it must not stop a night that does not need it. Source: docs/adr/0014-late-and-wrong-data.md.
+Nobody starts a night for such a drop, so each night looks through its look-back, and ``nightshift
+redo`` through everything. A broken one is recorded and left: it must not stop a night that does not
+need it. Source: docs/adr/0014-late-and-wrong-data.md.
 """
 
 from __future__ import annotations
@@ -56,7 +57,11 @@ class SweepResult:
 
 
 def late_drops(
-    conn: Connection, store: ObjectStore, dataset: str, partitions: PartitionRange, contract_digest: str | None = None
+    conn: Connection,
+    store: ObjectStore,
+    dataset: str,
+    partitions: PartitionRange,
+    contract_digest: str | None = None,
 ) -> list[DropManifest]:
     """Return drops that landed and are not in, by partition and delivery; a refused one only while nothing newer stands for it.
 
@@ -65,19 +70,31 @@ def late_drops(
         store: The lake; one listing per thousand keys, and one small read per drop.
         dataset: Name of the contract.
         partitions: Both ends included.
-        contract_digest: Count only what was read under this contract as in; None counts what was read under any.
+        contract_digest: Count only what was read under this contract as in; None counts what was
+            read under any.
     """
-    return _late(conn, read_deliveries(conn, store, dataset, partitions), f"raw/{dataset}", contract_digest)
+    return _late(
+        conn, read_deliveries(conn, store, dataset, partitions), f"raw/{dataset}", contract_digest
+    )
 
 
-def _late(conn: Connection, deliveries: Deliveries, dataset: str, contract_digest: str | None) -> list[DropManifest]:
+def _late(
+    conn: Connection, deliveries: Deliveries, dataset: str, contract_digest: str | None
+) -> list[DropManifest]:
     ingested, refused = _ingested(conn, dataset, contract_digest), _refused(conn, dataset)
     late = [drop for drop in deliveries.drops if identity(drop) not in ingested]
     newest = set(deliveries.newest.values())
     return [drop for drop in late if identity(drop) not in refused or drop in newest]
 
 
-def sweep(settings: Settings, dataset: str, partitions: PartitionRange, run: RunContext, *, reread: bool = False) -> SweepResult:
+def sweep(
+    settings: Settings,
+    dataset: str,
+    partitions: PartitionRange,
+    run: RunContext,
+    *,
+    reread: bool = False,
+) -> SweepResult:
     """Load the late drops of a range; safe at any time, beside any other load.
 
     Args:
@@ -93,7 +110,9 @@ def sweep(settings: Settings, dataset: str, partitions: PartitionRange, run: Run
     contract = load_contract(settings.datasets_dir, dataset)
     store = ObjectStore.open(settings)
     with connect(settings, run.application_name) as conn:
-        if conn.execute("select pg_try_advisory_lock(hashtextextended(%s, 0))", [f"sweep {contract.dataset}"]).fetchone() != (True,):
+        if conn.execute(
+            "select pg_try_advisory_lock(hashtextextended(%s, 0))", [f"sweep {contract.dataset}"]
+        ).fetchone() != (True,):
             return SweepResult(contract.dataset, is_busy=True)
         call = IngestCall(settings, store, conn, contract, run)
         digest = call.contract_digest if reread else None
@@ -144,6 +163,9 @@ def _refused(conn: Connection, dataset: str) -> dict[Identity, str]:
         select partition_date, source_sha256, known_at, code from quarantine.refused_drops
         where dataset = %s and code <> %s order by quarantined_at
         """,
-        [dataset, FileAbsentError.code],  # such a file may still come, and is then judged for the first time
+        [
+            dataset,
+            FileAbsentError.code,
+        ],  # such a file may still come, and is then judged for the first time
     )
     return {(day, digest, known_at): code for day, digest, known_at, code in rows}

@@ -1,9 +1,10 @@
 """Drops to raw partitions: check every file, stage all good rows by one COPY, gate, publish; refused rows to quarantine.
 
-Consecutive days are one load, as far as they fit into memory; drops of very many rows stream one by one.
-Each delivered content is a version with its own ``known_at``; a drop that is in already is passed over.
-A drop that breaks its contract is recorded and left out; at the end it stops the call, unless a later drop of
-its partition stands for it. Source: docs/adr/0005-raw-versions.md, docs/adr/0040-hostile-drops.md.
+Consecutive days are one load, as far as they fit into memory; drops of very many rows stream one by
+one. Each delivered content is a version with its own ``known_at``; a drop that is in already is
+passed over. A drop that breaks its contract is recorded and left out; at the end it stops the call,
+unless a later drop of its partition stands for it. Source: docs/adr/0005-raw-versions.md,
+docs/adr/0040-hostile-drops.md.
 """
 
 from __future__ import annotations
@@ -104,7 +105,9 @@ class IngestResult:
         return any(partition.is_new for partition in self.partitions)
 
 
-def ingest(settings: Settings, dataset: str, partitions: PartitionRange, run: RunContext) -> IngestResult:
+def ingest(
+    settings: Settings, dataset: str, partitions: PartitionRange, run: RunContext
+) -> IngestResult:
     """Bring every delivered drop of a range into ``raw.<dataset>``; calling it again changes nothing.
 
     Args:
@@ -115,9 +118,11 @@ def ingest(settings: Settings, dataset: str, partitions: PartitionRange, run: Ru
 
     Raises:
         DropMissingError: A daily dataset has no drop for a day; retry later.
-        ContractError: The newest file of a day does not keep its contract; all other files of the range are in.
+        ContractError: The newest file of a day does not keep its contract; all other files of the
+            range are in.
         GateError: The expectation suite refused the rows, or there is none.
-        ManifestError: A manifest is wrong, and no good drop of its day came after it; all other files are in.
+        ManifestError: A manifest is wrong, and no good drop of its day came after it; all other
+            files are in.
         StaleTokenError: A newer attempt has taken a partition.
     """
     contract = load_contract(settings.datasets_dir, dataset)
@@ -141,7 +146,9 @@ def hold_off_sweeps(conn: Connection, dataset: str) -> None:
     """Let no sweep of this dataset start while the connection lives, and wait for the one that runs; loads do not exclude each other."""
     with conn.transaction():
         conn.execute("set local lock_timeout = '120s'")
-        conn.execute("select pg_advisory_lock_shared(hashtextextended(%s, 0))", [f"sweep {dataset}"])
+        conn.execute(
+            "select pg_advisory_lock_shared(hashtextextended(%s, 0))", [f"sweep {dataset}"]
+        )
 
 
 def _refuse_missing(call: IngestCall, partitions: PartitionRange, deliveries: Deliveries) -> None:
@@ -149,14 +156,20 @@ def _refuse_missing(call: IngestCall, partitions: PartitionRange, deliveries: De
     contract, store = call.contract, call.store
     if contract.delivery is not Delivery.DAILY:
         return
-    came = {drop.partition for drop in deliveries.drops} | {wrong.partition for wrong in deliveries.wrong}
+    came = {drop.partition for drop in deliveries.drops} | {
+        wrong.partition for wrong in deliveries.wrong
+    }
     missing = [day for day in partitions.days if day >= contract.history_start and day not in came]
     if not missing:
         return
     promised = [drop for drop in deliveries.absent if drop.partition in missing]
     if promised:
         raise absent_error(call, promised[0])
-    halfway = [key for key in list_undelivered(store, contract.name, partitions) if any(f"dt={day}/" in key for day in missing)]
+    halfway = [
+        key
+        for key in list_undelivered(store, contract.name, partitions)
+        if any(f"dt={day}/" in key for day in missing)
+    ]
     raise DropMissingError(
         f"{contract.name}: {len(missing)} of {len(partitions)} days have no drop, the first is {missing[0]}.",
         expected=f"a data file and its manifest under {store.uri(partition_prefix(contract.name, missing[0]))}",
@@ -189,14 +202,16 @@ def _load_new(refusals: Refusals) -> set[dt.date]:
 def keep_wrong_manifests(call: IngestCall, deliveries: Deliveries) -> None:
     """Record the manifests that describe no drop."""
     for wrong in deliveries.wrong:
-        keep_manifest(call.conn, call.contract.name, wrong, call.store.uri(wrong.object.key), call.run)
+        keep_manifest(
+            call.conn, call.contract.name, wrong, call.store.uri(wrong.object.key), call.run
+        )
 
 
 def _known_drops(call: IngestCall, days: Sequence[dt.date]) -> set[Identity]:
     """Return what was ingested under this contract, has not been refused since, and whose rows readers see as they were published.
 
-    A pointer that somebody has lost comes back when its drops are read again, and so do rows that vanished or changed. Only a rerun has
-    something to hash: the drops of an ordinary night are new.
+    A pointer that somebody has lost comes back when its drops are read again, and so do rows that
+    vanished or changed. Only a rerun has something to hash: the drops of an ordinary night are new.
     """
     rows = call.conn.execute(
         """
@@ -210,8 +225,14 @@ def _known_drops(call: IngestCall, days: Sequence[dt.date]) -> set[Identity]:
     records = [LoadRecord(row[0], *row[4:]) for row in rows if row[3] == "published"]
     damaged = {(damage.partition_date, damage.load_id) for damage in _damages(call, records)}
     for day, load_id in sorted(damaged):
-        logger.warning("Rows of load %s of %s of %s vanished or changed; its drop is read again.", load_id, call.contract.dataset, day)
-    # A drop may be in twice, the second time as a duplicate: it is read again if what it is a duplicate of is damaged.
+        logger.warning(
+            "Rows of load %s of %s of %s vanished or changed; its drop is read again.",
+            load_id,
+            call.contract.dataset,
+            day,
+        )
+    # A drop may be in twice, the second time as a duplicate: it is read again if what it is a
+    # duplicate of is damaged.
     read_again = {(row[0], row[1], row[2]) for row in rows if (row[0], row[4]) in damaged}
     return {(row[0], row[1], row[2]) for row in rows} - read_again
 
@@ -221,7 +242,9 @@ def _damages(call: IngestCall, records: Sequence[LoadRecord]) -> list[Damage]:
     basis = hash_basis(call.conn, call.target)
     hashed = [record for record in records if record.basis in (None, basis)]
     counted = [record for record in records if record.basis not in (None, basis)]
-    return find_damage(call.conn, call.target, hashed) + find_damage_cheaply(call.conn, call.target, counted)
+    return find_damage(call.conn, call.target, hashed) + find_damage_cheaply(
+        call.conn, call.target, counted
+    )
 
 
 def _read_back(call: IngestCall, days: Sequence[dt.date], published: set[dt.date]) -> IngestResult:
@@ -243,5 +266,8 @@ def _read_back(call: IngestCall, days: Sequence[dt.date], published: set[dt.date
         )
     return IngestResult(
         call.contract.dataset,
-        tuple(IngestedPartition(day, n_rows, n_refused, load_id, day in published) for day, n_rows, n_refused, load_id in rows),
+        tuple(
+            IngestedPartition(day, n_rows, n_refused, load_id, day in published)
+            for day, n_rows, n_refused, load_id in rows
+        ),
     )

@@ -1,7 +1,7 @@
 """Wall-clock time to UTC, many values at once, by the zone's own rules; Python's zone data, so every machine agrees.
 
-A clock that is set forward has times that never were; one that is set back has times that were twice.
-Source: docs/adr/0005-raw-versions.md.
+A clock that is set forward has times that never were; one that is set back has times that were
+twice. Source: docs/adr/0005-raw-versions.md.
 """
 
 from __future__ import annotations
@@ -46,7 +46,10 @@ def to_wall(utc: Seconds, timezone: str) -> Seconds:
     """Convert UTC, shape (n,), ``datetime64[s]``, to the zone's clock; NaT stays NaT."""
     values, places = np.unique(utc, return_inverse=True)
     zone = ZoneInfo(timezone)
-    wall = [None if value is None else _wall(value, zone) for value in values.astype("datetime64[s]").tolist()]
+    wall = [
+        None if value is None else _wall(value, zone)
+        for value in values.astype("datetime64[s]").tolist()
+    ]
     return np.array(wall, dtype="datetime64[s]")[places].reshape(utc.shape)
 
 
@@ -86,9 +89,16 @@ def clock_changes(first: dt.datetime, end: dt.datetime, timezone: str) -> list[C
 
 def _instants(wall: dt.datetime | None, zone: ZoneInfo) -> list[np.datetime64]:
     """Return the instants at which the clock showed a time, the earlier first; NaT for none."""
-    offsets = [] if wall is None else [wall.replace(tzinfo=zone, fold=fold).utcoffset() for fold in (0, 1)]
+    offsets = (
+        []
+        if wall is None
+        else [wall.replace(tzinfo=zone, fold=fold).utcoffset() for fold in (0, 1)]
+    )
     # In the years 1 and 9999 the instant may not exist in Python, but it does in numpy.
-    instants = [np.datetime64(wall, "s") - np.timedelta64(offset or dt.timedelta(), "s") for offset in offsets]
+    instants = [
+        np.datetime64(wall, "s") - np.timedelta64(offset or dt.timedelta(), "s")
+        for offset in offsets
+    ]
     if len(instants) == 2 and offsets[0] == offsets[1]:  # noqa: PLR2004
         return instants[:1]
     if not instants or instants[0] > instants[1]:  # the clock was set forward over this time

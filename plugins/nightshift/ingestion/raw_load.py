@@ -60,7 +60,14 @@ class IngestCall:
     def target(self) -> Target:
         """Return what the write path publishes: every version stays readable."""
         contract = self.contract
-        return Target(contract.dataset, "raw", contract.name, contract.key, is_versioned=True, may_be_empty=contract.minimum_rows == 0)
+        return Target(
+            contract.dataset,
+            "raw",
+            contract.name,
+            contract.key,
+            is_versioned=True,
+            may_be_empty=contract.minimum_rows == 0,
+        )
 
     @property
     def contract_digest(self) -> str:
@@ -114,7 +121,9 @@ def write_version(call: IngestCall, checked: CheckedDrops, places: Sequence[int]
 
 
 @contextmanager
-def refused_when_unstorable(call: IngestCall, write: PartitionWrite, drop: DropManifest) -> Iterator[None]:
+def refused_when_unstorable(
+    call: IngestCall, write: PartitionWrite, drop: DropManifest
+) -> Iterator[None]:
     """Refuse the begun load when the block finds a file that cannot be used: a rerun would leave one more that is only staged.
 
     Raises:
@@ -133,10 +142,19 @@ def refused_when_unstorable(call: IngestCall, write: PartitionWrite, drop: DropM
 
 def begin_version(call: IngestCall, drops: Sequence[DropManifest]) -> PartitionWrite:
     """Begin the load of drops of consecutive days, one each."""
-    partitions = PartitionRange(*(Partition(drop.partition, call.contract.timezone) for drop in (drops[0], drops[-1])))
-    lines = "\n".join(f"{drop.partition} {drop.delivered_at.isoformat()} {drop.sha256}" for drop in drops)
+    partitions = PartitionRange(
+        *(Partition(drop.partition, call.contract.timezone) for drop in (drops[0], drops[-1]))
+    )
+    lines = "\n".join(
+        f"{drop.partition} {drop.delivered_at.isoformat()} {drop.sha256}" for drop in drops
+    )
     inputs = {"contract": call.contract_digest, "drops": sha256(lines.encode()).hexdigest()}
-    write = begin(call.conn, [call.target], partitions, LoadManifest(call.run, inputs, {d.partition: d.delivered_at for d in drops}))
+    write = begin(
+        call.conn,
+        [call.target],
+        partitions,
+        LoadManifest(call.run, inputs, {d.partition: d.delivered_at for d in drops}),
+    )
     hit(Failpoint.INGEST_CHECKED)
     return write
 
@@ -193,12 +211,19 @@ def _compare_books(call: IngestCall, write: PartitionWrite) -> None:
     )
 
 
-def _stage(call: IngestCall, write: PartitionWrite, checked: CheckedDrops, places: Sequence[int]) -> None:
+def _stage(
+    call: IngestCall, write: PartitionWrite, checked: CheckedDrops, places: Sequence[int]
+) -> None:
     import numpy as np
 
     drops, files, rows = checked.drops, checked.files, checked.rows
     chosen = np.isin(rows.places, places)
-    table = with_origin(write.load_id, rows.values.filter(chosen), drops, (rows.places[chosen], rows.row_numbers[chosen]))
+    table = with_origin(
+        write.load_id,
+        rows.values.filter(chosen),
+        drops,
+        (rows.places[chosen], rows.row_numbers[chosen]),
+    )
     with call.conn.transaction():
         hold_stage(call.conn, write)
         copy_in(call.conn, "raw", call.contract.name, table)
@@ -255,14 +280,17 @@ def keep_source(call: IngestCall, write: PartitionWrite, source: Source) -> None
     )  # fmt: skip
 
 
-def with_origin(load_id: int, values: pa.Table, drops: Sequence[DropManifest], origin: tuple[Numbers, Numbers]) -> pa.Table:
+def with_origin(
+    load_id: int, values: pa.Table, drops: Sequence[DropManifest], origin: tuple[Numbers, Numbers]
+) -> pa.Table:
     """Return good rows with the columns that every raw table has; the file itself stands once in ``raw.ingested_drops``.
 
     Args:
         load_id: The load.
         values: shape (n, n_columns), the contract's columns.
         drops: Where rows may come from.
-        origin: Each shape (n,): the place of a row's drop in ``drops``, and the row's position in its file.
+        origin: Each shape (n,): the place of a row's drop in ``drops``, and the row's position in
+            its file.
     """
     import pyarrow as pa
 
@@ -271,7 +299,12 @@ def with_origin(load_id: int, values: pa.Table, drops: Sequence[DropManifest], o
         "known_at": pa.array([drop.delivered_at for drop in drops], pa.timestamp("us", "UTC")),
     }
     for name, of_drop in by_drop.items():
-        values = values.append_column(name, of_drop.take(pa.array(origin[0])) if len(drops) > 1 else pa.repeat(of_drop[0], len(values)))
+        values = values.append_column(
+            name,
+            of_drop.take(pa.array(origin[0]))
+            if len(drops) > 1
+            else pa.repeat(of_drop[0], len(values)),
+        )
     return values.append_column("source_row", pa.array(origin[1])).append_column(
         "load_id", pa.repeat(pa.scalar(load_id, pa.int64()), len(values))
     )
@@ -282,7 +315,16 @@ def _gate(call: IngestCall, write: PartitionWrite, passing: PassingRows | None) 
     from nightshift.quality.gates import GateError, run_gate
 
     try:
-        run_gate(call.settings, call.contract.dataset, "raw", call.contract.name, write.load_id, write.partitions, call.run, passing)
+        run_gate(
+            call.settings,
+            call.contract.dataset,
+            "raw",
+            call.contract.name,
+            write.load_id,
+            write.partitions,
+            call.run,
+            passing,
+        )
     except GateError as error:
         refuse(call.conn, write, str(error).splitlines()[0])
         raise

@@ -1,8 +1,9 @@
 """Split the rows of many files into good ones and refused ones, all files at once.
 
-A row that is there twice with the same content counts once. Rows of one file with the same key and different content are all refused:
-nobody can say which is right. So are rows whose keys differ only by which of two equal hours is meant, on the day the clock is set back.
-Every delivered row is accepted, repeated or refused. Source: docs/adr/0041-values-and-counts.md.
+A row that is there twice with the same content counts once. Rows of one file with the same key and
+different content are all refused: nobody can say which is right. So are rows whose keys differ only
+by which of two equal hours is meant, on the day the clock is set back. Every delivered row is
+accepted, repeated or refused. Source: docs/adr/0041-values-and-counts.md.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ class CheckedRows:
     """The rows of several files.
 
     Attributes:
-        values: shape (n_good, n_columns), the contract's columns, typed, good rows only, in the order of files and rows.
+        values: shape (n_good, n_columns), the contract's columns, typed, good rows only, in the
+            order of files and rows.
         places: shape (n_good,), index of each row's file.
         row_numbers: shape (n_good,), position of each row in its file.
         refused: Distinct refused rows of each file, to be kept.
@@ -80,7 +82,10 @@ def check_rows(
     is_good = rows.verdict == GOOD
     n_good = np.bincount(rows.places[is_good], minlength=len(files)).tolist()
     reasons = reasons_by_file(files, rows)
-    judged = [judge(contract, drop, counted_of(rows, i), n_good[i], reasons[i]) for i, drop in enumerate(drops)]
+    judged = [
+        judge(contract, drop, counted_of(rows, i), n_good[i], reasons[i])
+        for i, drop in enumerate(drops)
+    ]
     errors = {i: error for i, error in enumerate(judged) if error}
     # Nobody keeps the rows of a refused file, and a hostile one has millions of them.
     refused = refused_by_file(files, rows, set() if lists_all else errors.keys())
@@ -100,7 +105,8 @@ def check_rows(
 class TypedRows:
     """Delivered rows of some files; ``verdict`` is the place of a reason, or good, or duplicate.
 
-    ``was_twice`` says whether a time in the row's key was there twice on the clock, and no offset says which is meant.
+    ``was_twice`` says whether a time in the row's key was there twice on the clock, and no offset
+    says which is meant.
     """
 
     texts: pa.Table
@@ -153,13 +159,17 @@ class TypedRows:
         self.culprit[first] = culprit
 
 
-def type_rows(contract: DatasetContract, drops: Sequence[DropManifest], files: Sequence[DeliveredFile]) -> TypedRows:
+def type_rows(
+    contract: DatasetContract, drops: Sequence[DropManifest], files: Sequence[DeliveredFile]
+) -> TypedRows:
     """Type all rows and hold each by itself against the contract; a schema version without a column has its default, or null."""
     import pyarrow as pa
 
     version_of = [contract.version_for(drop.partition, drop.schema_version) for drop in drops]
     versions = sorted(set(version_of))
-    members = [[i for i, of_drop in enumerate(version_of) if of_drop == version] for version in versions]
+    members = [
+        [i for i, of_drop in enumerate(version_of) if of_drop == version] for version in versions
+    ]
     order = [place for places in members for place in places]
     lengths = [files[place].texts.num_rows for place in order]
     names = [column.name for column in contract.columns]
@@ -168,7 +178,9 @@ def type_rows(contract: DatasetContract, drops: Sequence[DropManifest], files: S
         texts=pa.concat_tables([_with_all_columns(files[place].texts, names) for place in order]),
         values=pa.table({}),
         places=np.repeat(np.array(order, dtype=np.int64), lengths),
-        numbers=np.concatenate([np.asarray(files[place].row_numbers, dtype=np.int64) for place in order]),
+        numbers=np.concatenate(
+            [np.asarray(files[place].row_numbers, dtype=np.int64) for place in order]
+        ),
         verdict=np.full(n, GOOD),
         culprit=np.full(n, -1),
         was_twice=np.zeros(n, dtype=bool),
@@ -189,10 +201,17 @@ def _with_all_columns(texts: pa.Table, names: Iterable[str]) -> pa.Table:
     import pyarrow as pa
 
     there = set(texts.column_names)
-    return pa.table({name: texts[name] if name in there else pa.nulls(texts.num_rows, pa.string()) for name in names})
+    return pa.table(
+        {
+            name: texts[name] if name in there else pa.nulls(texts.num_rows, pa.string())
+            for name in names
+        }
+    )
 
 
-def _cast_version(contract: DatasetContract, version: int, rows: TypedRows, part: slice) -> pa.Table:
+def _cast_version(
+    contract: DatasetContract, version: int, rows: TypedRows, part: slice
+) -> pa.Table:
     import pyarrow as pa
 
     then = {column.name: column for column in contract.columns_of(version) or ()}
@@ -215,10 +234,14 @@ def _defaults(column: Column, n_rows: int, timezone: str) -> pa.Array:
 
     if column.default is None:
         return pa.nulls(n_rows, arrow_type(column.type))
-    return cast_column(pa.chunked_array([pa.repeat(column.default, n_rows)]), column, timezone).values
+    return cast_column(
+        pa.chunked_array([pa.repeat(column.default, n_rows)]), column, timezone
+    ).values
 
 
-def _record_problems(rows: TypedRows, part: slice, number: int, column: Column, texts: pa.Table, cast: CastColumn) -> None:
+def _record_problems(
+    rows: TypedRows, part: slice, number: int, column: Column, texts: pa.Table, cast: CastColumn
+) -> None:
     places, n_files = rows.places[part], len(rows.n_values[column.name])
     delivered = texts[column.name]
     has_value = np.asarray(delivered.is_valid()) if delivered.null_count else slice(None)
@@ -232,7 +255,9 @@ def _record_problems(rows: TypedRows, part: slice, number: int, column: Column, 
             rows.refuse(everywhere, reason, number)
 
 
-def _refuse_outside_partition(contract: DatasetContract, drops: Sequence[DropManifest], rows: TypedRows) -> None:
+def _refuse_outside_partition(
+    contract: DatasetContract, drops: Sequence[DropManifest], rows: TypedRows
+) -> None:
     names = [column.name for column in contract.columns]
     days = [Partition(drop.partition, contract.timezone) for drop in drops]
     if contract.event_timestamp:
@@ -241,7 +266,9 @@ def _refuse_outside_partition(contract: DatasetContract, drops: Sequence[DropMan
         outside = (at < starts[rows.places]) | (at >= ends[rows.places])
         rows.refuse(outside, Reason.OUTSIDE_PARTITION, names.index(contract.event_timestamp))
     if contract.day_column:
-        wanted = np.array([day.shift(contract.day_offset_days).day for day in days], dtype="datetime64[D]")
+        wanted = np.array(
+            [day.shift(contract.day_offset_days).day for day in days], dtype="datetime64[D]"
+        )
         outside = _column(rows, contract.day_column).astype("datetime64[D]") != wanted[rows.places]
         rows.refuse(outside, Reason.OUTSIDE_PARTITION, names.index(contract.day_column))
 
@@ -258,7 +285,8 @@ def _column(rows: TypedRows, name: str) -> npt.NDArray[Any]:
 def settle_repeated_keys(contract: DatasetContract, rows: TypedRows) -> None:
     """Keep the first of equal rows; refuse the rest of the rows whose key is there more than once in a file.
 
-    Rows that share a key because the clock showed its time twice are no duplicates, even if they are equal: all are refused.
+    Rows that share a key because the clock showed its time twice are no duplicates, even if they
+    are equal: all are refused.
     """
     repeated = _with_repeated_key(contract, rows)
     if rows.was_twice[repeated].any():
@@ -286,7 +314,9 @@ def _local_time_of_key(contract: DatasetContract) -> int:
     """Return the position of the key's first column with local times, -1 for none."""
     names = [column.name for column in contract.columns]
     local = [
-        names.index(column.name) for column in contract.columns if column.name in contract.key and column.type is ColumnType.LOCAL_TIMESTAMP
+        names.index(column.name)
+        for column in contract.columns
+        if column.name in contract.key and column.type is ColumnType.LOCAL_TIMESTAMP
     ]
     return local[0] if local else -1
 
@@ -297,19 +327,27 @@ def _is_repeated(codes: npt.NDArray[np.int64], keep: str) -> Mask:
     return pd.Series(codes).duplicated(keep="first" if keep == "first" else False).to_numpy()
 
 
-def _codes(rows: TypedRows, chosen: npt.NDArray[np.int64], names: Iterable[str]) -> npt.NDArray[np.int64]:
+def _codes(
+    rows: TypedRows, chosen: npt.NDArray[np.int64], names: Iterable[str]
+) -> npt.NDArray[np.int64]:
     """Return one number per chosen row, equal for rows of one file that are equal in these columns."""
     import pandas as pd
 
     codes = rows.places[chosen]
     for name in names:
         column = rows.column(name).take(chosen).combine_chunks()
-        indices = column.dictionary_encode(null_encoding="encode").indices.to_numpy(zero_copy_only=False).astype(np.int64)
+        indices = (
+            column.dictionary_encode(null_encoding="encode")
+            .indices.to_numpy(zero_copy_only=False)
+            .astype(np.int64)
+        )
         codes = pd.factorize(codes * (indices.max(initial=0) + 1) + indices)[0]
     return codes
 
 
-def refused_by_file(files: Sequence[DeliveredFile], rows: TypedRows, left_out: Collection[int] = ()) -> list[tuple[RefusedRow, ...]]:
+def refused_by_file(
+    files: Sequence[DeliveredFile], rows: TypedRows, left_out: Collection[int] = ()
+) -> list[tuple[RefusedRow, ...]]:
     """Return the distinct refused rows of each file, with their text; none of the files left out."""
     names = rows.texts.column_names
     found: list[dict[tuple[Any, ...], RefusedRow]] = [{} for _ in files]
@@ -317,12 +355,19 @@ def refused_by_file(files: Sequence[DeliveredFile], rows: TypedRows, left_out: C
         if place in left_out:
             continue
         for number, text in file.malformed:
-            found[place].setdefault((text,), RefusedRow(number, Reason.MALFORMED_ROW, None, {"line": text}))
+            found[place].setdefault(
+                (text,), RefusedRow(number, Reason.MALFORMED_ROW, None, {"line": text})
+            )
     is_listed = (rows.verdict >= 0) & ~np.isin(rows.places, list(left_out))
     chosen = np.flatnonzero(is_listed)
     for i, delivered in zip(chosen.tolist(), rows.texts.take(chosen).to_pylist(), strict=True):
         place, culprit = int(rows.places[i]), int(rows.culprit[i])
-        row = RefusedRow(int(rows.numbers[i]), _REASONS[rows.verdict[i]], names[culprit] if culprit >= 0 else None, delivered)
+        row = RefusedRow(
+            int(rows.numbers[i]),
+            _REASONS[rows.verdict[i]],
+            names[culprit] if culprit >= 0 else None,
+            delivered,
+        )
         found[place].setdefault(tuple(delivered.values()), row)
     return [tuple(by_content.values()) for by_content in found]
 
@@ -335,7 +380,9 @@ def reasons_by_file(files: Sequence[DeliveredFile], rows: TypedRows) -> list[Cou
             found[position][Reason.MALFORMED_ROW] += len(file.malformed)
     refused = np.flatnonzero(rows.verdict >= 0)
     pairs = np.stack([rows.places[refused], rows.verdict[refused]], axis=1)
-    for (position, reason), n_rows in zip(*np.unique(pairs, axis=0, return_counts=True), strict=True):
+    for (position, reason), n_rows in zip(
+        *np.unique(pairs, axis=0, return_counts=True), strict=True
+    ):
         found[position][_REASONS[reason]] += int(n_rows)
     return found
 
@@ -345,12 +392,19 @@ ByColumn = Mapping[str, int]
 
 def counted_of(rows: TypedRows, place: int) -> tuple[ByColumn, ByColumn]:
     """Return how many values each column of a file has, and how many of another type."""
-    n_values, n_wrong = ({name: int(n[place]) for name, n in by_name.items()} for by_name in (rows.n_values, rows.n_wrong))
+    n_values, n_wrong = (
+        {name: int(n[place]) for name, n in by_name.items()}
+        for by_name in (rows.n_values, rows.n_wrong)
+    )
     return n_values, n_wrong
 
 
 def judge(
-    contract: DatasetContract, drop: DropManifest, counted: tuple[ByColumn, ByColumn], n_good: int, reasons: Mapping[str, int]
+    contract: DatasetContract,
+    drop: DropManifest,
+    counted: tuple[ByColumn, ByColumn],
+    n_good: int,
+    reasons: Mapping[str, int],
 ) -> ContractError | None:
     """Return what is wrong with a file as a whole, None if nothing is.
 
@@ -362,7 +416,9 @@ def judge(
         reasons: Refused rows by reason.
     """
     try:
-        columns = contract.columns_of(contract.version_for(drop.partition, drop.schema_version)) or ()
+        columns = (
+            contract.columns_of(contract.version_for(drop.partition, drop.schema_version)) or ()
+        )
         check_types(drop, columns, *counted)
         check_refused(contract, drop, n_good, reasons, _about_the_clock(contract, drop, reasons))
     except ContractError as error:
@@ -370,7 +426,9 @@ def judge(
     return None
 
 
-def _about_the_clock(contract: DatasetContract, drop: DropManifest, reasons: Mapping[str, int]) -> str:
+def _about_the_clock(
+    contract: DatasetContract, drop: DropManifest, reasons: Mapping[str, int]
+) -> str:
     """Return what a person needs to know of a day on which the clock was set; empty if no row suffers from it."""
     if not {Reason.REPEATED_HOUR, Reason.NONEXISTENT_TIME} & reasons.keys():
         return ""

@@ -68,21 +68,36 @@ def compare_schema(contract: DatasetContract, drop: DropManifest, data: bytes) -
     if not header:
         raise UnreadableFileError("it is empty")
     rows = [row for row in rows if not isinstance(row, str)]
-    columns = contract.columns_of(contract.version_for(drop.partition, drop.schema_version)) or contract.columns
+    columns = (
+        contract.columns_of(contract.version_for(drop.partition, drop.schema_version))
+        or contract.columns
+    )
     expected = {column.delivered_name: column for column in columns}
     values = {name: [row[place] or None for row in rows] for place, name in enumerate(header)}
     unknown = [name for name in dict.fromkeys(header) if name and name not in expected]
     renamed: dict[str, str] = {}
     for name, column in expected.items():
-        if name not in header and (alike := get_close_matches(name, set(unknown) - set(renamed.values()), n=1, cutoff=SIMILARITY)):
+        if name not in header and (
+            alike := get_close_matches(
+                name, set(unknown) - set(renamed.values()), n=1, cutoff=SIMILARITY
+            )
+        ):
             renamed[column.name] = alike[0]
     added = [name for name in unknown if name not in renamed.values()]
     there = [(column, values[name]) for name, column in expected.items() if name in header]
-    wrong = {column.name: _wrong_values(texts, column, contract.timezone) for column, texts in there}
-    retyped = {column.name: texts for column, texts in there if _is_other(texts, wrong[column.name])}
+    wrong = {
+        column.name: _wrong_values(texts, column, contract.timezone) for column, texts in there
+    }
+    retyped = {
+        column.name: texts for column, texts in there if _is_other(texts, wrong[column.name])
+    }
     return SchemaDiff(
         added={name: _guess(values[name], contract.timezone) for name in added},
-        removed=tuple(column for name, column in expected.items() if name not in header and column.name not in renamed),
+        removed=tuple(
+            column
+            for name, column in expected.items()
+            if name not in header and column.name not in renamed
+        ),
         renamed=renamed,
         retyped={name: _guess(texts, contract.timezone) for name, texts in retyped.items()},
         samples={name: tuple(dict.fromkeys(wrong[name]))[:_N_SAMPLES] for name in retyped},
@@ -97,7 +112,9 @@ _CODE = re.compile(r"[+-]?0[0-9]")
 
 def _notes(header: Sequence[str]) -> tuple[str, ...]:
     """Return in words what is wrong with the names of a file."""
-    unnamed = [f"column {position} has no name" for position, name in enumerate(header, 1) if not name]
+    unnamed = [
+        f"column {position} has no name" for position, name in enumerate(header, 1) if not name
+    ]
     counted = Counter(name for name in header if name)
     return (*unnamed, *(f"{name} is delivered {n} times" for name, n in counted.items() if n > 1))
 
@@ -106,9 +123,15 @@ def _wrong_values(texts: Sequence[str | None], column: Column, timezone: str) ->
     """Return the values that cannot be read as a column's type."""
     import pyarrow as pa
 
-    problems = cast_column(pa.chunked_array([pa.array(texts, pa.string())]), column, timezone).problems
+    problems = cast_column(
+        pa.chunked_array([pa.array(texts, pa.string())]), column, timezone
+    ).problems
     is_wrong = problems.get(Reason.WRONG_TYPE)
-    return [] if is_wrong is None else [texts[position] or "" for position in np.flatnonzero(is_wrong).tolist()]
+    return (
+        []
+        if is_wrong is None
+        else [texts[position] or "" for position in np.flatnonzero(is_wrong).tolist()]
+    )
 
 
 def _is_other(texts: Sequence[str | None], wrong: Sequence[str]) -> bool:
@@ -120,7 +143,11 @@ def _guess(texts: Sequence[str | None], timezone: str) -> ColumnType:
     values = [text for text in texts if text is not None]
     if not values or any(_CODE.match(text) and text.lstrip("+-").isdigit() for text in values):
         return ColumnType.TEXT
-    return next(kind for kind in _GUESSES if not _wrong_values(values, Column(name="x", type=kind), timezone))
+    return next(
+        kind
+        for kind in _GUESSES
+        if not _wrong_values(values, Column(name="x", type=kind), timezone)
+    )
 
 
 def objections(contract: DatasetContract, diff: SchemaDiff) -> list[str]:
@@ -146,7 +173,9 @@ def _is_other_spelling(samples: Sequence[str], wanted: ColumnType) -> bool:
     """Return whether texts look like values of a type that are written in another way: 2,50 or 20.11.2026 or ja."""
     if wanted is ColumnType.BOOLEAN:
         return len(samples) < _N_SAMPLES
-    return sum(any(character.isdigit() for character in text) for text in samples) * 2 > len(samples)
+    return sum(any(character.isdigit() for character in text) for text in samples) * 2 > len(
+        samples
+    )
 
 
 def adoption(contract: DatasetContract, drop: DropManifest, diff: SchemaDiff) -> list[str]:
@@ -156,22 +185,52 @@ def adoption(contract: DatasetContract, drop: DropManifest, diff: SchemaDiff) ->
     """
     by_name = {column.name: column for column in contract.columns}
     names = _free_names(diff.added, by_name)
-    apart = {name: kind for name, kind in diff.retyped.items() if not _is_convertible(kind, by_name[name].type)}
-    beside_of = _free_names([f"{name}_{kind.value}" for name, kind in apart.items()], {*by_name, *names.values()})
+    apart = {
+        name: kind
+        for name, kind in diff.retyped.items()
+        if not _is_convertible(kind, by_name[name].type)
+    }
+    beside_of = _free_names(
+        [f"{name}_{kind.value}" for name, kind in apart.items()], {*by_name, *names.values()}
+    )
     beside = dict(zip(beside_of.values(), apart.items(), strict=True))
     gone = [column.name for column in diff.removed] + list(apart)
-    columns = [by_name[name].model_copy(update={"source": source}) for name, source in diff.renamed.items()]
-    columns += [by_name[name].model_copy(update={"delivered_as": kind}) for name, kind in diff.retyped.items() if name not in apart]
+    columns = [
+        by_name[name].model_copy(update={"source": source}) for name, source in diff.renamed.items()
+    ]
+    columns += [
+        by_name[name].model_copy(update={"delivered_as": kind})
+        for name, kind in diff.retyped.items()
+        if name not in apart
+    ]
     columns += [by_name[name].model_copy(update={"is_nullable": True}) for name in gone]
-    columns += [Column(name=names[name], source=name, type=kind, is_nullable=True) for name, kind in diff.added.items()]
-    columns += [Column(name=name, source=by_name[old].delivered_name, type=kind, is_nullable=True) for name, (old, kind) in beside.items()]
-    lines = [f"schema_version: {contract.schema_version + 1}", "columns:  # replace those of the same name, add the others"]
-    lines += [f"  - {_flow(column.model_dump(mode='json', exclude_defaults=True))}" for column in columns]
+    columns += [
+        Column(name=names[name], source=name, type=kind, is_nullable=True)
+        for name, kind in diff.added.items()
+    ]
+    columns += [
+        Column(name=name, source=by_name[old].delivered_name, type=kind, is_nullable=True)
+        for name, (old, kind) in beside.items()
+    ]
+    lines = [
+        f"schema_version: {contract.schema_version + 1}",
+        "columns:  # replace those of the same name, add the others",
+    ]
+    lines += [
+        f"  - {_flow(column.model_dump(mode='json', exclude_defaults=True))}" for column in columns
+    ]
     lines += ["versions:", f"  {contract.schema_version + 1}:", f"    since: {drop.partition}"]
     lines += _entry("added", [*names.values(), *beside])
     lines += _entry("removed", gone)
     lines += _mapping("renamed", {name: by_name[name].delivered_name for name in diff.renamed})
-    lines += _mapping("retyped", {n: (by_name[n].delivered_as or by_name[n].type).value for n in diff.retyped if n not in apart})
+    lines += _mapping(
+        "retyped",
+        {
+            n: (by_name[n].delivered_as or by_name[n].type).value
+            for n in diff.retyped
+            if n not in apart
+        },
+    )
     return lines
 
 
@@ -217,7 +276,9 @@ def _flow(document: dict[str, object]) -> str:
 def _scalar(value: object) -> str:
     import json
 
-    is_plain = isinstance(value, str) and value.isidentifier() and value.lower() not in _WORDS_OF_YAML
+    is_plain = (
+        isinstance(value, str) and value.isidentifier() and value.lower() not in _WORDS_OF_YAML
+    )
     return str(value) if is_plain else json.dumps(value)
 
 

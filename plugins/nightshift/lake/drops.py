@@ -1,11 +1,12 @@
 """The landing protocol: a drop is a data file, and a manifest written after it that says what the file is.
 
-``landing/<dataset>/dt=YYYY-MM-DD/<anything>.csv`` and ``<anything>.manifest.json``; the file may also be ``.csv.gz``, ``.csv.zst``,
-``.csv.bz2`` or ``.parquet``. Files without a manifest are not delivered yet, and neither is a manifest whose file is not there.
-What lies deeper, or in a folder that is no day, belongs to nobody and is passed over.
+``landing/<dataset>/dt=YYYY-MM-DD/<anything>.csv`` and ``<anything>.manifest.json``; the file may
+also be ``.csv.gz``, ``.csv.zst``, ``.csv.bz2`` or ``.parquet``. Files without a manifest are not
+delivered yet, and neither is a manifest whose file is not there. What lies deeper, or in a folder
+that is no day, belongs to nobody and is passed over.
 
-Manifests are written by others, so nothing in one is believed: its size, types, lengths and times are bounded before it is used.
-Source: docs/adr/0040-hostile-drops.md.
+Manifests are written by others, so nothing in one is believed: its size, types, lengths and times
+are bounded before it is used. Source: docs/adr/0040-hostile-drops.md.
 """
 
 from __future__ import annotations
@@ -29,16 +30,21 @@ if TYPE_CHECKING:
 
 PARALLEL_REQUESTS = 16
 LONGEST_AHEAD = dt.timedelta(hours=36)
-"""A partition's cut-off, from which a history may be dated, lies ahead by a day and a night at most. A later time would let the nights of
-its look-back see what comes until then."""
+"""A partition's cut-off, from which a history may be dated, lies ahead by a day and a night at
+most. A later time would let the nights of its look-back see what comes until then.
+"""
 EARLIEST = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
-"""No delivery is older: times near the ends of the calendar leave the range of Python or PostgreSQL as soon as a zone is applied."""
+"""No delivery is older: times near the ends of the calendar leave the range of Python or
+PostgreSQL as soon as a zone is applied.
+"""
 MAX_MANIFEST_BYTES = 64 * 1024
 """A manifest has seven values; a larger object is not read."""
 MAX_KEY_CHARACTERS = 1024
 """The longest key of S3."""
 _SHOWN_CHARACTERS = 200
-"""How much of a manifest's own text enters an error, escaped: it may hold line ends, or be very long."""
+"""How much of a manifest's own text enters an error, escaped: it may hold line ends, or be very
+long.
+"""
 _MANIFEST = ".manifest.json"
 
 
@@ -90,7 +96,8 @@ class NewDrop:
         n_rows: Rows without the header.
         name: Stem of both files.
         schema_version: Version of the contract that the file follows.
-        suffix: Format: ``.csv``, also compressed as ``.csv.gz``, ``.csv.zst`` or ``.csv.bz2``, or ``.parquet``.
+        suffix: Format: ``.csv``, also compressed as ``.csv.gz``, ``.csv.zst`` or ``.csv.bz2``, or
+            ``.parquet``.
         claimed_sha256: What the manifest says instead of the true digest; for the replay of faults.
     """
 
@@ -184,7 +191,10 @@ def read_landing(store: ObjectStore, dataset: str, partitions: PartitionRange) -
 
 
 def list_drops(
-    store: ObjectStore, dataset: str, partitions: PartitionRange, pass_over: Callable[[ManifestError], None] | None = None
+    store: ObjectStore,
+    dataset: str,
+    partitions: PartitionRange,
+    pass_over: Callable[[ManifestError], None] | None = None,
 ) -> list[DropManifest]:
     """Return the delivered drops by partition, then by the time of their delivery; as ``read_landing``.
 
@@ -192,11 +202,12 @@ def list_drops(
         store: The lake.
         dataset: Name of the contract.
         partitions: Both ends included.
-        pass_over: Is told of each wrong manifest, whose drop is then left out; None: the first one is raised.
+        pass_over: Is told of each wrong manifest, whose drop is then left out; None: the first one
+            is raised.
 
     Raises:
-        ManifestError: A manifest is no JSON, misses a value, is dated in the future, or names another dataset, partition or folder than its
-            own.
+        ManifestError: A manifest is no JSON, misses a value, is dated in the future, or names
+            another dataset, partition or folder than its own.
         ObjectStoreError: The store cannot be read.
     """
     landing = read_landing(store, dataset, partitions)
@@ -211,7 +222,9 @@ def list_undelivered(store: ObjectStore, dataset: str, partitions: PartitionRang
     """Return the keys of files in the range that have no manifest."""
     keys = [listed.key for listed in _objects(store, dataset, partitions)]
     delivered = {key for key in keys if key.endswith(_MANIFEST)}
-    return [key for key in keys if not key.endswith(_MANIFEST) and manifest_key(key) not in delivered]
+    return [
+        key for key in keys if not key.endswith(_MANIFEST) and manifest_key(key) not in delivered
+    ]
 
 
 def manifest_key(data_key: str) -> str:
@@ -229,7 +242,8 @@ def _stem(key: str) -> str:
 def read_data(store: ObjectStore, drops: Iterable[DropManifest]) -> list[bytes]:
     """Read data files in parallel, in the order of the drops.
 
-    A file with another digest than its manifest's is read as it is: the contract's check refuses it and keeps the evidence.
+    A file with another digest than its manifest's is read as it is: the contract's check refuses it
+    and keeps the evidence.
 
     Raises:
         ObjectMissingError: A manifest names a file that does not exist.
@@ -271,19 +285,33 @@ def write_drop(store: ObjectStore, drop: NewDrop) -> DropManifest:
         ObjectConflictError: Another file was delivered under that name.
     """
     manifest = manifest_of(drop)
-    store.put(manifest.data_key, drop.data, "text/csv" if drop.suffix == ".csv" else "application/octet-stream")
+    store.put(
+        manifest.data_key,
+        drop.data,
+        "text/csv" if drop.suffix == ".csv" else "application/octet-stream",
+    )
     folder = partition_prefix(drop.dataset, drop.partition)
-    store.put(f"{folder}{drop.name}{_MANIFEST}", manifest.model_dump_json(indent=1).encode(), "application/json")
+    store.put(
+        f"{folder}{drop.name}{_MANIFEST}",
+        manifest.model_dump_json(indent=1).encode(),
+        "application/json",
+    )
     return manifest
 
 
-def _objects(store: ObjectStore, dataset: str, partitions: PartitionRange) -> Iterator[ListedObject]:
+def _objects(
+    store: ObjectStore, dataset: str, partitions: PartitionRange
+) -> Iterator[ListedObject]:
     """Yield the objects that lie directly in the folders of a range, in the order of their keys."""
-    first, last = partition_prefix(dataset, partitions.first.day), partition_prefix(dataset, partitions.last.day)
+    first, last = (
+        partition_prefix(dataset, partitions.first.day),
+        partition_prefix(dataset, partitions.last.day),
+    )
     for listed in store.list_objects(f"landing/{dataset}/dt=", start_after=first):
         if listed.key > last and not listed.key.startswith(last):
             return
-        # Only what lies directly in a day's folder; a range may end in the year 2199, so days are not listed.
+        # Only what lies directly in a day's folder; a range may end in the year 2199, so days are
+        # not listed.
         if _folder(listed.key) == _folder_of_its_day(dataset, listed.key):
             yield listed
 
@@ -324,12 +352,22 @@ def _try_manifest(store: ObjectStore, listed: ListedObject) -> DropManifest | Ma
 def _read_manifest(store: ObjectStore, listed: ListedObject) -> DropManifest:
     uri = store.uri(listed.key)
     if listed.n_bytes > MAX_MANIFEST_BYTES:
-        raise _wrong(f"{uri} is too large for a manifest.", f"at most {MAX_MANIFEST_BYTES} bytes", f"{listed.n_bytes} bytes", listed)
+        raise _wrong(
+            f"{uri} is too large for a manifest.",
+            f"at most {MAX_MANIFEST_BYTES} bytes",
+            f"{listed.n_bytes} bytes",
+            listed,
+        )
     try:
         text = store.get(listed.key, n_bytes=listed.n_bytes).removeprefix(codecs.BOM_UTF8)
         manifest = DropManifest.model_validate_json(text, strict=True)
     except ObjectCorruptError:
-        raise _wrong(f"{uri} changed while it was read.", "an object that is written once", "another size", listed) from None
+        raise _wrong(
+            f"{uri} changed while it was read.",
+            "an object that is written once",
+            "another size",
+            listed,
+        ) from None
     except ValidationError as error:
         raise _wrong(f"{uri} is not a manifest.", None, _problems(error.errors()), listed) from None
     _check_place(uri, listed, manifest)
@@ -345,22 +383,40 @@ def _problems(errors: Iterable[Any]) -> str:
 def _check_place(uri: str, listed: ListedObject, manifest: DropManifest) -> None:
     folder = _folder(listed.key)
     name = manifest.data_key.removeprefix(folder)
-    is_here = partition_prefix(manifest.dataset, manifest.partition) == folder and manifest.data_key == folder + name
+    is_here = (
+        partition_prefix(manifest.dataset, manifest.partition) == folder
+        and manifest.data_key == folder + name
+    )
     # A key with such a name cannot be asked for: the store's own paths swallow it.
     is_name = "/" not in name and name not in {"", ".", ".."} and name.isprintable()
     if is_here and is_name:
         return
     said = f"{manifest.dataset}, {manifest.partition}, {manifest.data_key}"
-    raise _wrong(f"{uri} belongs to another place.", f"dataset, partition and data_key of {folder}", _shown(said), listed)
+    raise _wrong(
+        f"{uri} belongs to another place.",
+        f"dataset, partition and data_key of {folder}",
+        _shown(said),
+        listed,
+    )
 
 
 def _check_time(uri: str, listed: ListedObject, manifest: DropManifest) -> None:
     if manifest.delivered_at > dt.datetime.now(dt.UTC) + LONGEST_AHEAD:
         said = manifest.delivered_at.isoformat()
-        raise _wrong(f"{uri} is dated in the future.", "delivered_at at the time of its delivery", said, listed)
+        raise _wrong(
+            f"{uri} is dated in the future.",
+            "delivered_at at the time of its delivery",
+            said,
+            listed,
+        )
     if manifest.delivered_at < EARLIEST:
         said = manifest.delivered_at.isoformat()
-        raise _wrong(f"{uri} is dated before any delivery.", f"delivered_at from {EARLIEST.isoformat()} on", said, listed)
+        raise _wrong(
+            f"{uri} is dated before any delivery.",
+            f"delivered_at from {EARLIEST.isoformat()} on",
+            said,
+            listed,
+        )
 
 
 def _shown(text: str) -> str:

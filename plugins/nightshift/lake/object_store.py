@@ -1,8 +1,10 @@
 """The object store, written once and read verified: the only module that knows boto3.
 
-botocore retries a refused or lost request, but neither a body that breaks off nor one whose checksum is wrong; a conditional put whose
-answer was lost is refused on its second try because of our own object; a listing has no checksum at all. All are handled here: whatever
-happens on the way, a caller gets the right bytes or one of our errors. Source: docs/adr/0013-faults-of-the-store-and-of-the-machine.md.
+botocore retries a refused or lost request, but neither a body that breaks off nor one whose
+checksum is wrong; a conditional put whose answer was lost is refused on its second try because of
+our own object; a listing has no checksum at all. All are handled here: whatever happens on the way,
+a caller gets the right bytes or one of our errors. Source:
+docs/adr/0013-faults-of-the-store-and-of-the-machine.md.
 """
 
 from __future__ import annotations
@@ -40,13 +42,17 @@ if TYPE_CHECKING:
     from nightshift.settings import Settings
 
 TRANSFER_ATTEMPTS = 4
-"""How often a body, an upload or a listing that was damaged on its way is asked for; botocore's own attempts lie below."""
+"""How often a body, an upload or a listing that was damaged on its way is asked for; botocore's
+own attempts lie below.
+"""
 UNANSWERED_ATTEMPTS = 2
 """The same of one whose answer only trickles: each costs the whole limit of an answer."""
 POOL_CONNECTIONS = 32
 """Requests that several threads may have open at once through one store."""
 MAX_OBJECT_BYTES = 5 * 1024**3
-"""What one conditional put with a SHA-256 over the whole object can hold; a multipart upload has neither."""
+"""What one conditional put with a SHA-256 over the whole object can hold; a multipart upload has
+neither.
+"""
 
 
 class ObjectMissingError(ObjectStoreError):
@@ -116,7 +122,8 @@ class ObjectStore:
         client: A boto3 S3 client.
         bucket: The bucket's name.
         patience_seconds: How long a body may be slower than ``MIN_BYTES_PER_SECOND``.
-        answer_seconds: How long a whole answer without its body may take, with botocore's attempts; what is sent adds its own time.
+        answer_seconds: How long a whole answer without its body may take, with botocore's attempts;
+            what is sent adds its own time.
     """
 
     def __init__(
@@ -153,7 +160,10 @@ class ObjectStore:
         client = session.client("s3", endpoint_url=settings.s3_endpoint_url or None, config=config)
         attempts = settings.s3_request_attempts
         pauses = 2.0 ** (attempts - 1) - 1
-        answer_seconds = attempts * (settings.s3_connect_timeout_seconds + settings.s3_read_timeout_seconds) + pauses
+        answer_seconds = (
+            attempts * (settings.s3_connect_timeout_seconds + settings.s3_read_timeout_seconds)
+            + pauses
+        )
         return cls(client, settings.s3_bucket, settings.s3_read_timeout_seconds, answer_seconds)
 
     def uri(self, key: str) -> str:
@@ -169,7 +179,9 @@ class ObjectStore:
         with self._reported("create the bucket", ""):
             _retrying()(self._create_bucket_if_absent)
 
-    def put(self, key: str, data: bytes | Path, content_type: str = "application/octet-stream") -> str:
+    def put(
+        self, key: str, data: bytes | Path, content_type: str = "application/octet-stream"
+    ) -> str:
         """Write an object once.
 
         Args:
@@ -231,7 +243,8 @@ class ObjectStore:
     def chunks(self, key: str, start: int = 0) -> Iterator[bytes]:
         """Yield an object's content in order while it comes; a transfer that breaks off is continued, whatever was used before.
 
-        Nothing says whether the bytes are the right ones until their digest is taken, which is left to the caller (``ObjectStream``).
+        Nothing says whether the bytes are the right ones until their digest is taken, which is left
+        to the caller (``ObjectStream``).
 
         Args:
             key: The object's key.
@@ -303,11 +316,19 @@ class ObjectStore:
 
     def _create_bucket_if_absent(self) -> None:
         region = self._client.meta.region_name
-        location = {} if region == "us-east-1" else {"CreateBucketConfiguration": {"LocationConstraint": region}}
+        location = (
+            {}
+            if region == "us-east-1"
+            else {"CreateBucketConfiguration": {"LocationConstraint": region}}
+        )
         if self._answer_code(self._client.head_bucket, Bucket=self.bucket) in _ABSENT:
             code = self._answer_code(self._client.create_bucket, Bucket=self.bucket, **location)
             if code not in {"", "BucketAlreadyOwnedByYou", "BucketAlreadyExists"}:
-                raise ObjectStoreError(f"Cannot create the bucket {self.bucket}.", got=code, todo="Run `nightshift doctor`.")
+                raise ObjectStoreError(
+                    f"Cannot create the bucket {self.bucket}.",
+                    got=code,
+                    todo="Run `nightshift doctor`.",
+                )
             self._ask(self._client.head_bucket, Bucket=self.bucket)
 
     def _refuse_too_large(self, key: str, n_bytes: int) -> None:
@@ -318,7 +339,9 @@ class ObjectStore:
                 todo="Write it in parts of its own keys, for example one snapshot per month.",
             )
 
-    def _put_and_compare(self, key: str, data: bytes | Path, digest: bytes, content_type: str) -> bool:
+    def _put_and_compare(
+        self, key: str, data: bytes | Path, digest: bytes, content_type: str
+    ) -> bool:
         """Return whether the key holds our content now."""
         code = self._put_if_absent(key, data, digest, content_type)
         hit(Failpoint.PUT_AFTER, _lose_answer)
@@ -344,7 +367,9 @@ class ObjectStore:
 
     def _holds(self, key: str, digest: bytes) -> bool:
         """Return whether the object that is there has our digest: by the server's checksum, or by reading it."""
-        head = self._ask(self._client.head_object, Bucket=self.bucket, Key=key, ChecksumMode="ENABLED")
+        head = self._ask(
+            self._client.head_object, Bucket=self.bucket, Key=key, ChecksumMode="ENABLED"
+        )
         stated = head.get("ChecksumSHA256")
         return stated == base64.b64encode(digest).decode() or digest_of(self.get(key)) == digest
 
@@ -369,10 +394,14 @@ class ObjectStore:
     def _get(self, key: str, **how: str) -> dict[str, Any]:
         """Ask for an object, and return the answer with its body still to come."""
         hit(Failpoint.GET_BEFORE)
-        answer: dict[str, Any] = self._ask(self._client.get_object, Bucket=self.bucket, Key=key, **how)
+        answer: dict[str, Any] = self._ask(
+            self._client.get_object, Bucket=self.bucket, Key=key, **how
+        )
         return answer
 
-    def _next_chunk(self, key: str, start: int, rest: Iterator[bytes]) -> tuple[bytes, Iterator[bytes]]:
+    def _next_chunk(
+        self, key: str, start: int, rest: Iterator[bytes]
+    ) -> tuple[bytes, Iterator[bytes]]:
         """Return the next bytes of a body and what follows; if it has broken off, those of another request for what is left."""
         try:
             if chunk := next(rest, b""):
@@ -386,14 +415,22 @@ class ObjectStore:
             raise TransitError(f"nothing came behind byte {start}")
         return chunk, rest
 
-    def _receive(self, key: str, write: Callable[[bytes], object], sha256: str | None, n_bytes: int | None = None) -> None:
+    def _receive(
+        self,
+        key: str,
+        write: Callable[[bytes], object],
+        sha256: str | None,
+        n_bytes: int | None = None,
+    ) -> None:
         """Read a body once and verify what the server says of it, then what the caller expects.
 
         Raises:
             TransitError: It is not what the server sent.
-            ObjectCorruptError: The server sent it like this, or says nothing of it; asked once more it may be another.
+            ObjectCorruptError: The server sent it like this, or says nothing of it; asked once more
+                it may be another.
         """
-        # Botocore's digest is taken between two reads, ours beside them; where we know what to expect, ours says all.
+        # Botocore's digest is taken between two reads, ours beside them; where we know what to
+        # expect, ours says all.
         stated = {"ChecksumMode": "ENABLED"} if sha256 is None else {}
         answer = self._get(key, **stated)
         if "ContentLength" not in answer:
@@ -436,17 +473,29 @@ class ObjectStore:
         from botocore.parsers import ResponseParserError
 
         try:
-            page = self._ask(self._client.list_objects_v2, Bucket=self.bucket, Prefix=prefix, StartAfter=start_after)
+            page = self._ask(
+                self._client.list_objects_v2,
+                Bucket=self.bucket,
+                Prefix=prefix,
+                StartAfter=start_after,
+            )
         except (ResponseParserError, ValueError) as error:
             raise TransitError("the listing cannot be read") from error
         entries = page.get("Contents", ())
         keys = tuple(entry.get("Key", "") for entry in entries)
         is_whole = "IsTruncated" in page and page.get("KeyCount", len(keys)) == len(keys)
-        if not is_whole or not all(key.startswith(prefix) for key in keys) or (keys and keys[-1] <= start_after):
+        if (
+            not is_whole
+            or not all(key.startswith(prefix) for key in keys)
+            or (keys and keys[-1] <= start_after)
+        ):
             raise TransitError("the listing contradicts itself")
         if not all("Size" in entry and "LastModified" in entry for entry in entries):
             raise TransitError("the listing misses sizes or times")
-        listed = tuple(ListedObject(entry["Key"], int(entry["Size"]), entry["LastModified"]) for entry in entries)
+        listed = tuple(
+            ListedObject(entry["Key"], int(entry["Size"]), entry["LastModified"])
+            for entry in entries
+        )
         return listed, bool(page["IsTruncated"] and keys)
 
     def _ask(self, request: Callable[..., Any], **arguments: object) -> Any:  # noqa: ANN401 - botocore makes its answers at run time
@@ -456,7 +505,9 @@ class ObjectStore:
             UnansweredError: Whatever came, it was not whole in time.
         """
         sent = int(str(arguments.get("ContentLength", 0)))
-        return answered_within(self._answer_seconds + sent / MIN_BYTES_PER_SECOND, partial(request, **arguments))
+        return answered_within(
+            self._answer_seconds + sent / MIN_BYTES_PER_SECOND, partial(request, **arguments)
+        )
 
     def _answer_code(self, request: Callable[..., Any], **arguments: object) -> str:
         """Return '' when the request succeeds, else the code of an answer that the caller decides on.
@@ -483,7 +534,11 @@ class ObjectStore:
         from botocore.exceptions import BotoCoreError, ClientError
         from botocore.parsers import ResponseParserError
 
-        failures: tuple[type[Exception], ...] = (BotoCoreError, ResponseParserError, *_broken_bodies())
+        failures: tuple[type[Exception], ...] = (
+            BotoCoreError,
+            ResponseParserError,
+            *_broken_bodies(),
+        )
         try:
             yield
         except ClientError as error:
@@ -496,7 +551,9 @@ class ObjectStore:
                 ) from None
             if code in _FULL or status in _FULL:
                 raise StoreFullError(
-                    f"Cannot {verb} {self.uri(key)}: the store has no space.", got=str(error), todo="Make space there, then rerun the task."
+                    f"Cannot {verb} {self.uri(key)}: the store has no space.",
+                    got=str(error),
+                    todo="Make space there, then rerun the task.",
                 ) from error
             raise self._failed(verb, key, error) from error
         except TransitError as error:
@@ -514,7 +571,10 @@ class ObjectStore:
 
         is_absent = code == "NoSuchBucket"
         with suppress(BotoCoreError, ClientError):
-            is_absent = is_absent or self._answer_code(self._client.head_bucket, Bucket=self.bucket) in _ABSENT
+            is_absent = (
+                is_absent
+                or self._answer_code(self._client.head_bucket, Bucket=self.bucket) in _ABSENT
+            )
         if is_absent:
             raise BucketMissingError(
                 f"The bucket {self.bucket} does not exist.",
@@ -535,7 +595,13 @@ class ObjectStore:
 _ABSENT = {"404", "NoSuchKey", "NoSuchBucket", "NotFound"}
 _RACING = {"412", "PreconditionFailed", "409", "ConditionalRequestConflict"}
 _OWNED = {"BucketAlreadyOwnedByYou", "BucketAlreadyExists"}
-_DAMAGED = {"BadDigest", "InvalidDigest", "IncompleteBody", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch"}
+_DAMAGED = {
+    "BadDigest",
+    "InvalidDigest",
+    "IncompleteBody",
+    "XAmzContentSHA256Mismatch",
+    "XAmzContentChecksumMismatch",
+}
 _DECIDED = _ABSENT | _RACING | _OWNED | _DAMAGED
 _FULL = {"507", "InsufficientStorage", "InsufficientCapacity", "XMinioStorageFull", "QuotaExceeded"}
 _FULL_DISK_HINT = " A store whose own disk is full may answer so: look at it and at the store's log (`nightshift doctor`)."
@@ -544,7 +610,9 @@ _PLAIN_ETAG = re.compile('"?([0-9a-f]{32})"?')
 
 def _code_and_status(error: ClientError) -> tuple[str, str]:
     answer = error.response
-    return str(answer.get("Error", {}).get("Code", "")), str(answer.get("ResponseMetadata", {}).get("HTTPStatusCode", ""))
+    return str(answer.get("Error", {}).get("Code", "")), str(
+        answer.get("ResponseMetadata", {}).get("HTTPStatusCode", "")
+    )
 
 
 def _is_internal(error: Exception) -> bool:
@@ -558,8 +626,16 @@ def _compare_etag(answer: dict[str, Any], md5: str) -> None:
         TransitError: They differ.
     """
     etag = _PLAIN_ETAG.fullmatch(answer.get("ETag", ""))
-    is_keyed = answer.get("ServerSideEncryption", "").startswith("aws:kms") or "SSECustomerAlgorithm" in answer
-    if etag and not is_keyed and not any(name.startswith("Checksum") for name in answer) and etag[1] != md5:
+    is_keyed = (
+        answer.get("ServerSideEncryption", "").startswith("aws:kms")
+        or "SSECustomerAlgorithm" in answer
+    )
+    if (
+        etag
+        and not is_keyed
+        and not any(name.startswith("Checksum") for name in answer)
+        and etag[1] != md5
+    ):
         raise TransitError(f"its MD5 is {md5}, the server says {etag[1]}")
 
 
@@ -577,7 +653,13 @@ def _broken_bodies() -> tuple[type[Exception], ...]:
     )
     from urllib3.exceptions import HTTPError
 
-    return (FlexibleChecksumError, IncompleteReadError, ReadTimeoutError, ResponseStreamingError, HTTPError)
+    return (
+        FlexibleChecksumError,
+        IncompleteReadError,
+        ReadTimeoutError,
+        ResponseStreamingError,
+        HTTPError,
+    )
 
 
 def _retrying() -> Retrying:
@@ -594,4 +676,6 @@ def _retrying() -> Retrying:
 
 def _is_enough(state: RetryCallState) -> bool:
     error = state.outcome.exception() if state.outcome else None
-    return state.attempt_number >= (UNANSWERED_ATTEMPTS if isinstance(error, UnansweredError) else TRANSFER_ATTEMPTS)
+    return state.attempt_number >= (
+        UNANSWERED_ATTEMPTS if isinstance(error, UnansweredError) else TRANSFER_ATTEMPTS
+    )

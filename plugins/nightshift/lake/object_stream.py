@@ -26,8 +26,9 @@ N_AHEAD = 8
 class ObjectStream:
     """One object, to be read once from first to last byte, by any thread; use as a context manager.
 
-    When the block ends, well or with an error, the digest of all bytes that came is compared: what was read has stood for nothing before.
-    What nobody wanted to read is fetched for that too. A block that is left otherwise, as by a closed generator, just ends the transfer.
+    When the block ends, well or with an error, the digest of all bytes that came is compared: what
+    was read has stood for nothing before. What nobody wanted to read is fetched for that too. A
+    block that is left otherwise, as by a closed generator, just ends the transfer.
 
     Args:
         store: Where the object lies.
@@ -40,7 +41,8 @@ class ObjectStream:
 
     Raises:
         ObjectMissingError: It does not exist.
-        ObjectCorruptError: It has another digest; raised at the end of the block, in the place of any error in it.
+        ObjectCorruptError: It has another digest; raised at the end of the block, in the place of
+            any error in it.
         ObjectDamagedError: The object is right, and what came was not; raised there too.
         ObjectStoreError: The server cannot be reached; raised there too.
     """
@@ -78,7 +80,9 @@ class ObjectStream:
             ObjectStoreError: No more comes.
         """
         with self._reading:
-            if self.closed:  # a late reader must not touch the digest, which takes in the rest meanwhile
+            if (
+                self.closed
+            ):  # a late reader must not touch the digest, which takes in the rest meanwhile
                 raise InterruptedError("the stream was closed")
             if not self._left:
                 self._left = memoryview(next(self._chunks, b""))
@@ -93,7 +97,12 @@ class ObjectStream:
         self.closed = True
         self._ahead.stop()
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.close()
         if kind is None or issubclass(kind, Exception):
             with self._reading:

@@ -60,7 +60,8 @@ def digest_of(table: pa.Table) -> str:
 def read_snapshot(store: ObjectStore, key: str, sha256: str) -> pa.Table:
     """Read a snapshot back, verified; its file lies on disk while it is read, not beside the rows in memory.
 
-    It is read group by group into memory of the system's allocator: Arrow's own holds about a quarter more while it reads.
+    It is read group by group into memory of the system's allocator: Arrow's own holds about a
+    quarter more while it reads.
 
     Raises:
         ObjectMissingError: It does not exist.
@@ -97,7 +98,12 @@ def _parquet(table: pa.Table) -> bytes:
 
     sink = pa.BufferOutputStream()
     parquet.write_table(
-        table.combine_chunks(), sink, version="2.6", compression="zstd", row_group_size=_ROW_GROUP_ROWS, write_page_checksum=True
+        table.combine_chunks(),
+        sink,
+        version="2.6",
+        compression="zstd",
+        row_group_size=_ROW_GROUP_ROWS,
+        write_page_checksum=True,
     )
     data: bytes = sink.getvalue().to_pybytes()
     return data

@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 MIN_BYTES_PER_SECOND = 16 * 1024
-"""A body that stays slower than this after the read timeout is given up: a connection that trickles would never time out."""
+"""A body that stays slower than this after the read timeout is given up: a connection that
+trickles would never time out.
+"""
 _SMALLEST_CHUNK, _LARGEST_CHUNK = 16, 1 << 20
 _SECONDS_PER_CHUNK = 0.5
 
@@ -48,7 +50,9 @@ class Digest(Protocol):
         """Return the digest of what was taken in, hex."""
 
 
-def receive(body: Body, write: Callable[[bytes], object], patience_seconds: float, digest: Digest) -> None:
+def receive(
+    body: Body, write: Callable[[bytes], object], patience_seconds: float, digest: Digest
+) -> None:
     """Read a body to its end and pass it on, while another thread takes its digest.
 
     Args:
@@ -74,7 +78,8 @@ def chunks_of(body: Body, patience_seconds: float) -> Iterator[bytes]:
 
     Args:
         body: Read only here.
-        patience_seconds: How long it may be slower than the floor; what its reader does meanwhile does not count.
+        patience_seconds: How long it may be slower than the floor; what its reader does meanwhile
+            does not count.
 
     Raises:
         TransitError: It is too slow.
@@ -89,15 +94,22 @@ def chunks_of(body: Body, patience_seconds: float) -> Iterator[bytes]:
         yield chunk
         waited, n_bytes = waited + took, n_bytes + len(chunk)
         if waited > patience_seconds and n_bytes < MIN_BYTES_PER_SECOND * waited:
-            raise TransitError(f"{n_bytes} bytes in {waited:.0f} s: slower than {MIN_BYTES_PER_SECOND // 1024} KiB/s")
-        size = min(2 * size, _LARGEST_CHUNK) if took < _SECONDS_PER_CHUNK else max(size // 4, _SMALLEST_CHUNK)
+            raise TransitError(
+                f"{n_bytes} bytes in {waited:.0f} s: slower than {MIN_BYTES_PER_SECOND // 1024} KiB/s"
+            )
+        size = (
+            min(2 * size, _LARGEST_CHUNK)
+            if took < _SECONDS_PER_CHUNK
+            else max(size // 4, _SMALLEST_CHUNK)
+        )
 
 
 def answered_within(seconds: float, request: Callable[[], Answer]) -> Answer:
     """Send a request, and give it up when its answer is not whole in time.
 
-    A socket's timeout begins anew with every byte, so an answer that trickles would never end. The request runs in a thread of its own,
-    which is left to its fate: whatever it still does must be safe to be done twice.
+    A socket's timeout begins anew with every byte, so an answer that trickles would never end. The
+    request runs in a thread of its own, which is left to its fate: whatever it still does must be
+    safe to be done twice.
 
     Raises:
         UnansweredError: No whole answer came in time.

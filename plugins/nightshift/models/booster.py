@@ -49,7 +49,11 @@ def load_checked(text: str) -> lgb.Booster:
         return lgb.Booster(model_str=text)
     # The package reads the parameters as JSON, which the library writes without looking at them.
     except (lgb.basic.LightGBMError, ValueError) as error:
-        raise ModelTextError("LightGBM refuses the model file.", got=str(error), todo="Load another version, or train again.") from None
+        raise ModelTextError(
+            "LightGBM refuses the model file.",
+            got=str(error),
+            todo="Load another version, or train again.",
+        ) from None
 
 
 def library_path() -> Path:
@@ -64,29 +68,41 @@ def predict_raw(booster: lgb.Booster, matrix: Matrix) -> Vector:
     """Return raw scores (log-odds, or the label's unit) of shape (n,) for a matrix of ``encode``."""
     import numpy as np
 
-    return np.asarray(booster.predict(matrix, raw_score=True, num_threads=thread_count()), dtype=np.float64)
+    return np.asarray(
+        booster.predict(matrix, raw_score=True, num_threads=thread_count()), dtype=np.float64
+    )
 
 
 def contributions(booster: lgb.Booster, matrix: Matrix) -> Matrix:
     """Return what each feature adds to the raw score; shape (n, k + 1), the last column is the base value.
 
-    Source: Lundberg & Lee (2017), A unified approach to interpreting model predictions. About 300 times slower than ``predict_raw``.
+    Source: Lundberg & Lee (2017), A unified approach to interpreting model predictions. About 300
+    times slower than ``predict_raw``.
     """
     import numpy as np
 
-    return np.asarray(booster.predict(matrix, pred_contrib=True, num_threads=thread_count()), dtype=np.float64)
+    return np.asarray(
+        booster.predict(matrix, pred_contrib=True, num_threads=thread_count()), dtype=np.float64
+    )
 
 
 def importance(booster: lgb.Booster) -> dict[str, float]:
     """Return the share of the total gain of each feature, 0 to 1, the largest first."""
-    gains = dict(zip(booster.feature_name(), booster.feature_importance("gain").tolist(), strict=True))
+    gains = dict(
+        zip(booster.feature_name(), booster.feature_importance("gain").tolist(), strict=True)
+    )
     total = sum(gains.values()) or 1.0
-    return {name: gain / total for name, gain in sorted(gains.items(), key=lambda item: (-item[1], item[0]))}
+    return {
+        name: gain / total
+        for name, gain in sorted(gains.items(), key=lambda item: (-item[1], item[0]))
+    }
 
 
 def trees_digest(text: str) -> str:
     """Return the SHA-256, hex, of a text model without its ``parameters:`` block."""
-    return sha256(re.sub(r"\nparameters:.*?end of parameters\n", "\n", text, flags=re.DOTALL).encode()).hexdigest()
+    return sha256(
+        re.sub(r"\nparameters:.*?end of parameters\n", "\n", text, flags=re.DOTALL).encode()
+    ).hexdigest()
 
 
 def portable(text: str) -> str:

@@ -13,33 +13,48 @@ if TYPE_CHECKING:
     Vector = npt.NDArray[np.float64]
 
 EDGE = 1e-6
-"""Smallest distance of a probability from 0 and 1, so that one row cannot make the log loss infinite."""
+"""Smallest distance of a probability from 0 and 1, so that one row cannot make the log loss
+infinite.
+"""
 _DIGITS = 9
-"""Significant digits kept: more than the solver's tolerance would let the last bits of a machine into the model file."""
+"""Significant digits kept: more than the solver's tolerance would let the last bits of a machine
+into the model file.
+"""
 
 
 def fit_calibration(method: Calibration, raw: Vector, label: Vector) -> dict[str, Any]:
     """Fit the map from raw score to probability.
 
     Args:
-        method: ``platt`` (a logistic curve, keeps the order), ``isotonic`` (steps, may tie rows) or ``none``.
+        method: ``platt`` (a logistic curve, keeps the order), ``isotonic`` (steps, may tie rows) or
+            ``none``.
         raw: Raw scores (log-odds), shape (n,), of rows that the trees were not fitted on.
         label: 0 or 1, shape (n,).
 
     Returns:
         Plain numbers for ``apply_calibration``.
 
-    Source: Platt (1999), Probabilistic outputs for support vector machines; Zadrozny & Elkan (2002), Transforming classifier scores.
+    Source: Platt (1999), Probabilistic outputs for support vector machines; Zadrozny & Elkan
+    (2002), Transforming classifier scores.
     """
     if method == "platt":
         slope, intercept = fit_logistic(raw, label)
-        # A falling curve would turn the order round: then the validation days say nothing about the scale.
-        return {"method": "platt", "slope": slope, "intercept": intercept} if slope > 0 else {"method": "none"}
+        # A falling curve would turn the order round: then the validation days say nothing about the
+        # scale.
+        return (
+            {"method": "platt", "slope": slope, "intercept": intercept}
+            if slope > 0
+            else {"method": "none"}
+        )
     if method == "isotonic":
         from sklearn.isotonic import IsotonicRegression
 
         steps = IsotonicRegression(y_min=0.0, y_max=1.0, out_of_bounds="clip").fit(raw, label)
-        return {"method": "isotonic", "raw": steps.X_thresholds_.tolist(), "probability": steps.y_thresholds_.tolist()}
+        return {
+            "method": "isotonic",
+            "raw": steps.X_thresholds_.tolist(),
+            "probability": steps.y_thresholds_.tolist(),
+        }
     return {"method": "none"}
 
 
@@ -63,7 +78,9 @@ def fit_logistic(log_odds: Vector, label: Vector) -> tuple[float, float]:
     import numpy as np
     from sklearn.linear_model import LogisticRegression
 
-    curve = LogisticRegression(C=np.inf, tol=1e-10, max_iter=1000).fit(log_odds.reshape(-1, 1), label)
+    curve = LogisticRegression(C=np.inf, tol=1e-10, max_iter=1000).fit(
+        log_odds.reshape(-1, 1), label
+    )
     return _rounded(curve.coef_[0, 0]), _rounded(curve.intercept_[0])
 
 

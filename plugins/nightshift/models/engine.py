@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 N_SORTED_BY, LEAST_SORTED = 4, 1_000
-"""Features by whose quarters rows are sorted, and rows for which that pays. Source: docs/adr/0022-engines.md."""
+"""Features by whose quarters rows are sorted, and rows for which that pays. Source:
+docs/adr/0022-engines.md.
+"""
 
 
 class Engine(Protocol):
@@ -44,19 +46,24 @@ class LightGbmEngine:
         import numpy as np
 
         self._booster = model.booster
-        self._asked_most = np.argsort(-model.booster.feature_importance("split"), kind="stable")[:N_SORTED_BY]
+        self._asked_most = np.argsort(-model.booster.feature_importance("split"), kind="stable")[
+            :N_SORTED_BY
+        ]
 
     def raw(self, matrix: Matrix) -> Vector:
         """Return raw scores, shape (n,).
 
-        Rows go in by quarters of the features that are asked most: neighbours then take the same branches, which processors guess right.
+        Rows go in by quarters of the features that are asked most: neighbours then take the same
+        branches, which processors guess right.
         """
         import numpy as np
 
         cell = np.zeros(len(matrix), np.int16)
         for feature in self._asked_most if len(matrix) >= LEAST_SORTED else ():
             values = np.nan_to_num(matrix[:, feature])
-            cell = cell * 4 + np.searchsorted(np.quantile(values[::8], (0.25, 0.5, 0.75)), values).astype(np.int16)
+            cell = cell * 4 + np.searchsorted(
+                np.quantile(values[::8], (0.25, 0.5, 0.75)), values
+            ).astype(np.int16)
         order = np.argsort(cell, kind="stable")
         raw = np.empty(len(matrix))
         raw[order] = predict_raw(self._booster, matrix[order])
@@ -95,7 +102,9 @@ class AcceleratedEngine:
             wrong = f"{raw.shape} scores"
         except Exception as error:  # noqa: BLE001  (scores are published on time, whatever this engine does)
             wrong = f"{type(error).__name__}: {error}"
-        logger.warning("Engine %s failed in the middle (%s); lightgbm scores this batch.", self.name, wrong)
+        logger.warning(
+            "Engine %s failed in the middle (%s); lightgbm scores this batch.", self.name, wrong
+        )
         return LightGbmEngine(self._model).raw(matrix)
 
 
@@ -118,5 +127,12 @@ def choose_engine(model: TrainedModel, choice: EngineChoice) -> Engine:
         except Exception as error:  # noqa: BLE001  (as in ``raw``)
             objection = f"{type(error).__name__}: {error}"
     level = logging.INFO if choice == "auto" else logging.ERROR
-    logger.log(level, "Engine lightgbm scores %s though scoring.engine is %s. %s: %s.", model.model, choice, ACCELERATED, objection)
+    logger.log(
+        level,
+        "Engine lightgbm scores %s though scoring.engine is %s. %s: %s.",
+        model.model,
+        choice,
+        ACCELERATED,
+        objection,
+    )
     return LightGbmEngine(model)

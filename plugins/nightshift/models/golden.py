@@ -1,7 +1,7 @@
 """Golden predictions: what a model answered when it was stored, to be answered again, bit by bit, wherever it is loaded.
 
-The rows are made up from the model's own thresholds and levels, so they lie on both sides of its splits and hold nobody's data.
-Source: docs/adr/0016-loading-a-model.md.
+The rows are made up from the model's own thresholds and levels, so they lie on both sides of its
+splits and hold nobody's data. Source: docs/adr/0016-loading-a-model.md.
 """
 
 from __future__ import annotations
@@ -25,9 +25,13 @@ if TYPE_CHECKING:
 
 N_ROWS = 48
 CONTRIBUTION_TOLERANCE = 1e-9
-"""Allowed difference of a contribution, relative to 1 or more: other processors may add its terms in fused steps. A score's must be 0."""
+"""Allowed difference of a contribution, relative to 1 or more: other processors may add its
+terms in fused steps. A score's must be 0.
+"""
 PROBABILITY_TOLERANCE = 1e-9
-"""Allowed relative difference of a probability: libraries differ in the last bits of an exponential."""
+"""Allowed relative difference of a probability: libraries differ in the last bits of an
+exponential.
+"""
 _MISSING_SHARE = 8
 """One value in this many is missing."""
 
@@ -46,7 +50,8 @@ class Golden:
         rows: The model's matrix; None is a missing value. Shape (n, k).
         raw: Raw score of each row.
         contributions: What each feature adds to it, and the base value; shape (n, k + 1).
-        probability: Calibrated probability of each row, as it is published; None unless the model is binary, and for files of before.
+        probability: Calibrated probability of each row, as it is published; None unless the model
+            is binary, and for files of before.
     """
 
     rows: tuple[tuple[float | None, ...], ...]
@@ -62,9 +67,13 @@ class Golden:
         return np.array(self.rows, dtype=np.float64)
 
     @classmethod
-    def of(cls, matrix: Matrix, raw: Vector, contributions: Matrix, probability: Vector | None) -> Golden:
+    def of(
+        cls, matrix: Matrix, raw: Vector, contributions: Matrix, probability: Vector | None
+    ) -> Golden:
         """Freeze what a model answered."""
-        rows = tuple(tuple(None if value != value else value for value in row) for row in matrix.tolist())  # noqa: PLR0124 - NaN
+        rows = tuple(
+            tuple(None if math.isnan(value) else value for value in row) for row in matrix.tolist()
+        )
         chances = None if probability is None else tuple(probability.tolist())
         return cls(rows, tuple(raw.tolist()), tuple(map(tuple, contributions.tolist())), chances)
 
@@ -82,9 +91,20 @@ class Golden:
         """
         rows, raw, contributions = (document[name] for name in ("rows", "raw", "contributions"))
         probability = document.get("probability")
-        is_whole = len(rows) == len(raw) == len(contributions) == N_ROWS and len(probability or raw) == N_ROWS
-        if not is_whole or {*map(len, rows)} != {n_features} or {*map(len, contributions)} != {n_features + 1}:
-            raise refused("its golden predictions have another shape", f"{N_ROWS} rows of {n_features} features", f"{len(rows)} rows")
+        is_whole = (
+            len(rows) == len(raw) == len(contributions) == N_ROWS
+            and len(probability or raw) == N_ROWS
+        )
+        if (
+            not is_whole
+            or {*map(len, rows)} != {n_features}
+            or {*map(len, contributions)} != {n_features + 1}
+        ):
+            raise refused(
+                "its golden predictions have another shape",
+                f"{N_ROWS} rows of {n_features} features",
+                f"{len(rows)} rows",
+            )
         return cls(
             tuple(tuple(None if value is None else float(value) for value in row) for row in rows),
             tuple(map(float, raw)),
@@ -102,25 +122,47 @@ class Golden:
 
         if self.probability is None:
             return
-        if probability is None or not np.allclose(probability, np.array(self.probability), rtol=PROBABILITY_TOLERANCE, atol=0):
-            raise _other_answers("it calibrates scores otherwise than when it was stored", "the frozen probabilities", "others")
+        if probability is None or not np.allclose(
+            probability, np.array(self.probability), rtol=PROBABILITY_TOLERANCE, atol=0
+        ):
+            raise _other_answers(
+                "it calibrates scores otherwise than when it was stored",
+                "the frozen probabilities",
+                "others",
+            )
 
     def compare(self, raw: Vector, contributions: Matrix) -> None:
         """Refuse other answers.
 
         Raises:
-            GoldenError: A score is not finite or differs in any bit, or a contribution by more than ``CONTRIBUTION_TOLERANCE``.
+            GoldenError: A score is not finite or differs in any bit, or a contribution by more than
+                ``CONTRIBUTION_TOLERANCE``.
         """
         import numpy as np
 
         expected = np.array(self.raw)
         if not np.isfinite(raw).all() or not np.isfinite(contributions).all():
-            raise _other_answers("some of its answers are not finite", "finite scores", f"{int((~np.isfinite(raw)).sum())} scores are not")
+            raise _other_answers(
+                "some of its answers are not finite",
+                "finite scores",
+                f"{int((~np.isfinite(raw)).sum())} scores are not",
+            )
         if raw.tobytes() != expected.tobytes():
             at = int(np.flatnonzero(raw != expected)[0]) if (raw != expected).any() else 0
-            raise _other_answers("it scores otherwise than when it was stored", f"{expected[at]!r}", f"{raw[at]!r}")
-        if not np.allclose(contributions, np.array(self.contributions), rtol=CONTRIBUTION_TOLERANCE, atol=CONTRIBUTION_TOLERANCE):
-            raise _other_answers("it explains scores otherwise than when it was stored", "the frozen contributions", "others")
+            raise _other_answers(
+                "it scores otherwise than when it was stored", f"{expected[at]!r}", f"{raw[at]!r}"
+            )
+        if not np.allclose(
+            contributions,
+            np.array(self.contributions),
+            rtol=CONTRIBUTION_TOLERANCE,
+            atol=CONTRIBUTION_TOLERANCE,
+        ):
+            raise _other_answers(
+                "it explains scores otherwise than when it was stored",
+                "the frozen contributions",
+                "others",
+            )
 
 
 def golden_rows(text: str, signature: Signature) -> Matrix:
@@ -156,4 +198,9 @@ def golden_rows(text: str, signature: Signature) -> Matrix:
 
 
 def _other_answers(what: str, expected: str, got: str) -> GoldenError:
-    return GoldenError(f"The model is refused: {what}.", expected=expected, got=got, todo="Load another version, or train again.")
+    return GoldenError(
+        f"The model is refused: {what}.",
+        expected=expected,
+        got=got,
+        todo="Load another version, or train again.",
+    )

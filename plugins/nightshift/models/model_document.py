@@ -1,7 +1,7 @@
 """What ``model.json`` may say: every part with its type, and a digest over all of them that its trainer has made.
 
-The warehouse knows the digest of the file; this one is there before the file has reached the bucket.
-Source: docs/adr/0016-loading-a-model.md.
+The warehouse knows the digest of the file; this one is there before the file has reached the
+bucket. Source: docs/adr/0016-loading-a-model.md.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from nightshift.models.model_tokens import refused
 
 FORMAT = 3
-"""3: with its own digest, and golden probabilities. Another format than this or the one before is refused: train again."""
+"""3: with its own digest, and golden probabilities. Another format than this or the one before
+is refused: train again.
+"""
 UNSEALED_FORMAT = 2
 """With golden predictions of raw scores only; such versions still serve."""
 SEAL = "document_sha256"
@@ -53,7 +55,11 @@ class IsotonicCalibration(_Strict):
     @model_validator(mode="after")
     def _rises(self) -> IsotonicCalibration:
         is_rising = all(left < right for left, right in pairwise(self.raw))
-        if len(self.raw) != len(self.probability) or not is_rising or self.probability != sorted(self.probability):
+        if (
+            len(self.raw) != len(self.probability)
+            or not is_rising
+            or self.probability != sorted(self.probability)
+        ):
             raise ValueError("as many probabilities as raw scores, both in order")
         return self
 
@@ -105,7 +111,9 @@ class ModelDocument(_Strict):
     signature: _Signature
     signature_digest: str
     trees_sha256: str
-    calibration: Annotated[NoCalibration | PlattCalibration | IsotonicCalibration, Field(discriminator="method")]
+    calibration: Annotated[
+        NoCalibration | PlattCalibration | IsotonicCalibration, Field(discriminator="method")
+    ]
     threshold: Finite
     decile_edges: list[Finite]
     metrics: dict[str, dict[str, Finite | None]]
@@ -118,7 +126,9 @@ class ModelDocument(_Strict):
     def _is_of_one_format(self) -> ModelDocument:
         is_sealed = self.format == FORMAT
         has_probability = self.golden.probability is not None
-        if (self.document_sha256 is not None) != is_sealed or has_probability != (is_sealed and self.task == "binary"):
+        if (self.document_sha256 is not None) != is_sealed or has_probability != (
+            is_sealed and self.task == "binary"
+        ):
             raise ValueError("its digest and golden probabilities, as its format has them")
         return self
 
@@ -132,19 +142,33 @@ def check_document(document: dict[str, Any]) -> None:
     """Refuse a document that is not what its trainer wrote, or holds what no trainer writes.
 
     Raises:
-        ModelTextError: Its digest is not its own, or a part is missing, strange, or of another type.
+        ModelTextError: Its digest is not its own, or a part is missing, strange, or of another
+            type.
     """
     if not isinstance(document, dict):
         raise refused("model.json is no document", "an object", type(document).__name__)
     content = {name: value for name, value in document.items() if name != SEAL}
     if document.get("format") == FORMAT and document.get(SEAL) != _digest(content):
-        raise refused("model.json is not what its trainer wrote", f"digest {document.get(SEAL)}", _digest(content))
+        raise refused(
+            "model.json is not what its trainer wrote",
+            f"digest {document.get(SEAL)}",
+            _digest(content),
+        )
     try:
         ModelDocument.model_validate(document)
     except ValidationError as error:
         # Names of parts only: their values may be levels that came from data.
-        parts = sorted({".".join(map(str, part["loc"][:3])) or "the document" for part in error.errors(include_input=False)})
-        raise refused("model.json cannot be read", "the parts that a trainer writes", f"wrong: {', '.join(parts[:5])}") from None
+        parts = sorted(
+            {
+                ".".join(map(str, part["loc"][:3])) or "the document"
+                for part in error.errors(include_input=False)
+            }
+        )
+        raise refused(
+            "model.json cannot be read",
+            "the parts that a trainer writes",
+            f"wrong: {', '.join(parts[:5])}",
+        ) from None
 
 
 def _digest(content: dict[str, Any]) -> str:

@@ -1,6 +1,7 @@
 """Read the words of a text model strictly: only what LightGBM itself writes, nothing that Python would read more kindly.
 
-LightGBM's reader takes half a number, a missing one or one too many without a word and goes on with memory that is not its own.
+LightGBM's reader takes half a number, a missing one or one too many without a word and goes on with
+memory that is not its own.
 """
 
 from __future__ import annotations
@@ -45,7 +46,9 @@ def fields_of(lines: list[str], names: list[str], where: str) -> dict[str, str]:
     parts = [line.partition("=") for line in lines]
     found = [name for name, _, _ in parts]
     if found != names or not all(mark for _, mark, _ in parts):
-        raise refused(f"{where} has other lines than LightGBM writes", ", ".join(names), ", ".join(found))
+        raise refused(
+            f"{where} has other lines than LightGBM writes", ", ".join(names), ", ".join(found)
+        )
     return {name: value for name, _, value in parts}
 
 
@@ -61,10 +64,14 @@ def integers(text: str, where: str, n: int | None = None) -> list[int]:
         ModelTextError: Something else, more than 32 bits hold, or another number of them.
     """
     if text and not _INTEGERS.fullmatch(text):
-        raise refused(f"{where} holds something else than whole numbers", "whole numbers", text[:40])
+        raise refused(
+            f"{where} holds something else than whole numbers", "whole numbers", text[:40]
+        )
     found = [int(word) for word in text.split(" ")] if text else []
     if found and max(map(abs, found)) > LARGEST_INTEGER:
-        raise refused(f"{where} holds a number beyond 32 bits", str(LARGEST_INTEGER), str(max(found, key=abs)))
+        raise refused(
+            f"{where} holds a number beyond 32 bits", str(LARGEST_INTEGER), str(max(found, key=abs))
+        )
     return _counted(found, where, n)
 
 
@@ -75,10 +82,14 @@ def numbers(text: str, where: str, n: int | None = None) -> list[float]:
         ModelTextError: Something else, an infinite one, or another number of them.
     """
     if text and not _NUMBERS.fullmatch(text):
-        raise refused(f"{where} holds something else than finite numbers", "finite numbers", text[:40])
+        raise refused(
+            f"{where} holds something else than finite numbers", "finite numbers", text[:40]
+        )
     found = [float(word) for word in text.split(" ")] if text else []
     if not all(map(math.isfinite, found)):
-        raise refused(f"{where} holds a number that no double holds", "finite numbers", "an infinite one")
+        raise refused(
+            f"{where} holds a number that no double holds", "finite numbers", "an infinite one"
+        )
     return _counted(found, where, n)
 
 

@@ -18,7 +18,8 @@ class Predictions:
     """What was predicted for some rows.
 
     Attributes:
-        score: What rows are ordered by: probability before calibration, or the value in the label's unit; shape (n,).
+        score: What rows are ordered by: probability before calibration, or the value in the label's
+            unit; shape (n,).
         probability: Calibrated probability, binary only; shape (n,).
         threshold: Probability from which a row is called positive.
     """
@@ -29,7 +30,11 @@ class Predictions:
 
     def at(self, mask: npt.NDArray[np.bool_]) -> Predictions:
         """Return the predictions of some rows."""
-        return Predictions(self.score[mask], None if self.probability is None else self.probability[mask], self.threshold)
+        return Predictions(
+            self.score[mask],
+            None if self.probability is None else self.probability[mask],
+            self.threshold,
+        )
 
 
 def joined(parts: Sequence[Predictions]) -> Predictions:
@@ -38,5 +43,7 @@ def joined(parts: Sequence[Predictions]) -> Predictions:
 
     probabilities = [part.probability for part in parts if part.probability is not None]
     return Predictions(
-        np.concatenate([part.score for part in parts]), np.concatenate(probabilities) if probabilities else None, parts[0].threshold
+        np.concatenate([part.score for part in parts]),
+        np.concatenate(probabilities) if probabilities else None,
+        parts[0].threshold,
     )

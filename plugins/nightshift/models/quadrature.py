@@ -1,7 +1,7 @@
 """Gauss-Legendre quadrature on [0, 1]: exact for polynomials up to degree ``2 n - 1`` with ``n`` points.
 
-Computed in decimal arithmetic and rounded once, so that points and weights are the same bits on every machine, whatever its libraries.
-Source: Press et al. (2007), Numerical Recipes, 4.6.
+Computed in decimal arithmetic and rounded once, so that points and weights are the same bits on
+every machine, whatever its libraries. Source: Press et al. (2007), Numerical Recipes, 4.6.
 """
 
 from __future__ import annotations

@@ -1,11 +1,12 @@
 """The accelerated engine: the leaf of a row is found without walking down its trees.
 
-Each tree keeps a bit for each of its leaves, from left to right, 64 in a word. A node that a row does not pass on the left takes away the
-bits of the leaves below its left side; when all nodes have been asked, the lowest bit that is left is the row's leaf. The nodes of all
-trees are asked feature by feature, in the order of their thresholds, until one is passed: no branch depends on a row, so ``LANES`` rows
-go through at once. Leaf values are added tree by tree, as LightGBM does: the same bits.
-Source: Lucchese et al. (2015), QuickScorer; Lucchese et al. (2016), Exploiting CPU SIMD extensions to speed-up document scoring with tree
-ensembles; docs/adr/0022-engines.md.
+Each tree keeps a bit for each of its leaves, from left to right, 64 in a word. A node that a row
+does not pass on the left takes away the bits of the leaves below its left side; when all nodes have
+been asked, the lowest bit that is left is the row's leaf. The nodes of all trees are asked feature
+by feature, in the order of their thresholds, until one is passed: no branch depends on a row, so
+``LANES`` rows go through at once. Leaf values are added tree by tree, as LightGBM does: the same
+bits. Source: Lucchese et al. (2015), QuickScorer; Lucchese et al. (2016), Exploiting CPU SIMD
+extensions to speed-up document scoring with tree ensembles; docs/adr/0022-engines.md.
 """
 
 from __future__ import annotations
@@ -35,9 +36,12 @@ VERSION = "1"
 LANES = 128
 """Rows in one block."""
 CHUNK_WORDS = 32
-"""Words of leaves, for each lane, that are worked on at once: with ``LANES`` 32 KiB, which the first cache level holds."""
+"""Words of leaves, for each lane, that are worked on at once: with ``LANES`` 32 KiB, which the
+first cache level holds.
+"""
 MAX_LEAVES = 512
-"""Work grows with all nodes of a tree, a walk with its depth: 512 leaves still take about half of a walk's time.
+"""Work grows with all nodes of a tree, a walk with its depth: 512 leaves still take about half of a
+walk's time.
 
 Source: docs/adr/0022-engines.md.
 """
@@ -47,7 +51,9 @@ _ALL = (1 << _WORD) - 1
 _IS_CATEGORICAL, _DEFAULT_LEFT = 1, 2
 _ZERO_IS_MISSING = 1
 _SIGNIFICANT = 0x03F79D71B4CB0A89
-"""A de Bruijn number: multiplied by a power of two, its six highest bits are another number for each. Source: Leiserson et al. (1998)."""
+"""A de Bruijn number: multiplied by a power of two, its six highest bits are another number for
+each. Source: Leiserson et al. (1998).
+"""
 
 
 @dataclass(frozen=True)
@@ -55,21 +61,26 @@ class LeafMasks:
     """All nodes of all trees, by chunk of trees, feature and threshold.
 
     Attributes:
-        feature: Column that each group of numeric nodes asks for; a group shares that and what happens to missing values.
+        feature: Column that each group of numeric nodes asks for; a group shares that and what
+            happens to missing values.
         missing: LightGBM's bits of each group: missing goes left, what counts as missing.
-        first_node: Where the nodes of each chunk's groups begin, and the number of nodes; shape (chunks * groups + 1,).
-        threshold: Largest value that passes a node, rising within a chunk's group; like the next two of shape (nodes,).
+        first_node: Where the nodes of each chunk's groups begin, and the number of nodes; shape
+            (chunks * groups + 1,).
+        threshold: Largest value that passes a node, rising within a chunk's group; like the next
+            two of shape (nodes,).
         word: Place of the word that a node changes, within its chunk.
         mask: The leaves that stay when a row does not pass.
         set_feature: Column of each categorical feature; shape (sets,).
         n_levels: Levels that are told apart; any other and missing ones are the one behind.
-        first_set: Where the tables of each chunk's categorical features begin; shape (chunks * sets + 1,).
+        first_set: Where the tables of each chunk's categorical features begin; shape (chunks * sets
+            + 1,).
         set_word: Place of the word that a table changes, within its chunk.
         set_start: Where a table begins in ``set_mask``.
         set_mask: For each level the leaves that stay.
         first_tree: First tree of each chunk, and the number of trees; shape (chunks + 1,).
         first_word: First word of each tree, and the number of words; shape (trees + 1,).
-        leaf_value: Values of each word's leaves, each in the place that ``_SIGNIFICANT`` gives its bit; shape (words, 64).
+        leaf_value: Values of each word's leaves, each in the place that ``_SIGNIFICANT`` gives its
+            bit; shape (words, 64).
     """
 
     feature: Integers
@@ -116,7 +127,8 @@ class _Tree:
 
     Attributes:
         values: Leaf values from left to right.
-        numeric: Feature, bits about missing values, threshold, and the leaves below the left side, first and behind the last.
+        numeric: Feature, bits about missing values, threshold, and the leaves below the left side,
+            first and behind the last.
         sets: By feature which levels pass, and the same leaves.
     """
 
@@ -136,16 +148,24 @@ def leaf_masks(text: str) -> LeafMasks:
     first_word, first_tree = np.cumsum([0, *n_words]), _chunks(n_words)
     groups = sorted({node[:2] for tree in trees for node in tree.numeric})
     features = sorted({feature for tree in trees for feature in tree.sets})
-    n_levels = [max(len(levels) for tree in trees for levels, _, _ in tree.sets.get(f, ())) for f in features]
+    n_levels = [
+        max(len(levels) for tree in trees for levels, _, _ in tree.sets.get(f, ()))
+        for f in features
+    ]
     nodes: list[tuple[float, int, int]] = []
     tables: list[tuple[int, Words]] = []
     first_node, first_set, n_bytes = [0], [0], 0
     for first, end in pairwise(first_tree):
-        placed = [(tree, int(start - first_word[first])) for tree, start in zip(trees[first:end], first_word[first:end], strict=True)]
+        placed = [
+            (tree, int(start - first_word[first]))
+            for tree, start in zip(trees[first:end], first_word[first:end], strict=True)
+        ]
         by_group: dict[tuple[int, int], list[tuple[float, int, int]]] = defaultdict(list)
         for tree, start in placed:
             for f, missing, threshold, low, high in tree.numeric:
-                by_group[f, missing] += [(threshold, start + word, mask) for word, mask in _without(low, high)]
+                by_group[f, missing] += [
+                    (threshold, start + word, mask) for word, mask in _without(low, high)
+                ]
         for group in groups:
             nodes += sorted(by_group[group])
             first_node.append(len(nodes))
@@ -156,7 +176,9 @@ def leaf_masks(text: str) -> LeafMasks:
                 n_bytes += sum(masks.nbytes for _, masks in made)
             first_set.append(len(tables))
             if n_bytes > MAX_SET_BYTES:
-                raise UnsuitableTreesError(f"its sets of levels take more than {MAX_SET_BYTES >> 20} MB")
+                raise UnsuitableTreesError(
+                    f"its sets of levels take more than {MAX_SET_BYTES >> 20} MB"
+                )
     return LeafMasks(
         feature=_integers(f for f, _ in groups),
         missing=_integers(missing for _, missing in groups),
@@ -181,10 +203,13 @@ def _read_tree(fields: dict[str, str]) -> _Tree:
     if len(values) > MAX_LEAVES:
         raise UnsuitableTreesError(f"it has a tree of {len(values)} leaves, more than {MAX_LEAVES}")
     features, left, right, decisions = (
-        list(map(int, fields[name].split())) for name in ("split_feature", "left_child", "right_child", "decision_type")
+        list(map(int, fields[name].split()))
+        for name in ("split_feature", "left_child", "right_child", "decision_type")
     )
     thresholds = list(map(float, fields["threshold"].split()))
-    bounds, words = (list(map(int, fields.get(name, "").split())) for name in ("cat_boundaries", "cat_threshold"))
+    bounds, words = (
+        list(map(int, fields.get(name, "").split())) for name in ("cat_boundaries", "cat_threshold")
+    )
     if not features:
         return _Tree(values)
     order, spans = _leaves_in_order(left, right)
@@ -193,14 +218,18 @@ def _read_tree(fields: dict[str, str]) -> _Tree:
         low, high = spans[node]
         if decisions[node] & _IS_CATEGORICAL:
             own = words[slice(*bounds[int(thresholds[node]) :][:2])]
-            passes = np.unpackbits(np.array(own, "<u4").view(np.uint8), bitorder="little").astype(np.bool_)
+            passes = np.unpackbits(np.array(own, "<u4").view(np.uint8), bitorder="little").astype(
+                np.bool_
+            )
             tree.sets[feature].append((passes, low, high))
         else:
             tree.numeric.append((feature, decisions[node], thresholds[node], low, high))
     return tree
 
 
-def _leaves_in_order(left: Sequence[int], right: Sequence[int]) -> tuple[list[int], dict[int, tuple[int, int]]]:
+def _leaves_in_order(
+    left: Sequence[int], right: Sequence[int]
+) -> tuple[list[int], dict[int, tuple[int, int]]]:
     """Return the leaves from left to right, and for each node which of them are below its left side: the first, and behind the last."""
     order: list[int] = []
     spans: dict[int, tuple[int, int]] = {}
@@ -288,7 +317,8 @@ def add_leaves(  # noqa: C901, D417, PLR0912, PLR0913, PLR0915, PLR0917  (one lo
 ) -> None:
     """Write the sum of each row's leaves.
 
-    Indexes of inner loops are unsigned: a negative one would count from the end, which needs a test each time.
+    Indexes of inner loops are unsigned: a negative one would count from the end, which needs a test
+    each time.
 
     Args:
         matrix: The model's matrix, shape (n, k).
@@ -296,7 +326,13 @@ def add_leaves(  # noqa: C901, D417, PLR0912, PLR0913, PLR0915, PLR0917  (one lo
         feature: This and all that follow: the arrays of a ``LeafMasks``, in its order.
     """
     n_rows, n_groups, n_sets = len(matrix), len(feature), len(set_feature)
-    lanes, nothing, one, shift, number = np.uint64(LANES), np.uint64(0), np.uint64(1), np.uint64(58), np.uint64(_SIGNIFICANT)
+    lanes, nothing, one, shift, number = (
+        np.uint64(LANES),
+        np.uint64(0),
+        np.uint64(1),
+        np.uint64(58),
+        np.uint64(_SIGNIFICANT),
+    )
     everything = ~nothing
     # Vectors that begin in one line of the cache and end in the next one are half as fast.
     words = np.empty(CHUNK_WORDS * LANES + 8, np.uint64)
@@ -331,7 +367,9 @@ def add_leaves(  # noqa: C901, D417, PLR0912, PLR0913, PLR0915, PLR0917  (one lo
             other = n_levels[group]
             for lane in range(LANES):
                 asked = matrix[min(first + lane, end - 1), set_feature[group]]
-                level[group * LANES + lane] = np.uint64(asked) if asked > -1.0 and asked < other else np.uint64(other)
+                level[group * LANES + lane] = (
+                    np.uint64(asked) if asked > -1.0 and asked < other else np.uint64(other)
+                )
         score[:] = 0.0
         for chunk in range(len(first_tree) - 1):
             words[:] = everything
@@ -350,13 +388,16 @@ def add_leaves(  # noqa: C901, D417, PLR0912, PLR0913, PLR0915, PLR0917  (one lo
                     node += one
             for group in range(n_sets):
                 here = np.uint64(group * LANES)
-                for table in range(first_set[chunk * n_sets + group], first_set[chunk * n_sets + group + 1]):
+                for table in range(
+                    first_set[chunk * n_sets + group], first_set[chunk * n_sets + group + 1]
+                ):
                     at, start = np.uint64(set_word[table]) * lanes, np.uint64(set_start[table])
                     for lane in range(lanes):
                         words[at + lane] &= set_mask[start + level[here + lane]]
             base = first_word[first_tree[chunk]]
             for tree in range(first_tree[chunk], first_tree[chunk + 1]):
-                # The leaf is the lowest bit of the first word that has one: later words come first, so that it has the last say.
+                # The leaf is the lowest bit of the first word that has one: later words come first,
+                # so that it has the last say.
                 for w in range(first_word[tree + 1] - 1, first_word[tree] - 1, -1):
                     at, row = np.uint64(w - base) * lanes, np.uint64(w)
                     for lane in range(lanes):

@@ -1,6 +1,7 @@
 """Let a model be loaded and answer in a child process first, with little memory and little time: LightGBM may die of a bad file.
 
-The guard in ``model_text`` should leave nothing to die of; the child is there for what nobody has thought of.
+The guard in ``model_text`` should leave nothing to die of; the child is there for what nobody has
+thought of.
 """
 
 from __future__ import annotations
@@ -33,11 +34,14 @@ Result = TypeVar("Result")
 logger = logging.getLogger(__name__)
 
 DEADLINE_SECONDS = 4.0
-"""With the checks before it and the end of the child a file that keeps LightGBM busy is refused within five seconds."""
+"""With the checks before it and the end of the child a file that keeps LightGBM busy is refused
+within five seconds.
+"""
 CPU_SECONDS = 3
 """Processor time, which a busy machine does not use up; a model of 400 trees takes about 0.1."""
 N_TRIES, STARVED_SECONDS = 4, 2.4
-"""A child that is out of time but had less processor time than this was starved by the machine, which proves nothing about the model.
+"""A child that is out of time but had less processor time than this was starved by the machine,
+which proves nothing about the model.
 
 Each further child gets twice the time: a minute in all.
 """
@@ -113,7 +117,11 @@ def _answers(text: str, matrix: Matrix, library: Path) -> tuple[Vector, Matrix]:
     }
     answer = _run(json.dumps(order).encode() + b"\n" + text.encode() + matrix.tobytes())
     if len(answer) != _DOUBLE_BYTES * n_rows * (n_columns + 2):
-        raise LoadTrialError("The child that loaded the model gave half an answer.", got=f"{len(answer)} bytes", todo=_TODO)
+        raise LoadTrialError(
+            "The child that loaded the model gave half an answer.",
+            got=f"{len(answer)} bytes",
+            todo=_TODO,
+        )
     values = np.frombuffer(answer, dtype=np.float64)
     return values[:n_rows], values[n_rows:].reshape(n_rows, n_columns + 1)
 
@@ -122,18 +130,32 @@ def _run(content: bytes) -> bytes:
     """Return what the child wrote."""
     # Nothing of our environment, credentials least of all; -I -S keep the start at 0.03 s.
     command = [sys.executable, "-I", "-S", str(sandboxed_load_child.__file__)]
-    environment = {"OMP_NUM_THREADS": "1", **{name: os.environ[name] for name in ("LD_LIBRARY_PATH", "TMPDIR") if name in os.environ}}
+    environment = {
+        "OMP_NUM_THREADS": "1",
+        **{name: os.environ[name] for name in ("LD_LIBRARY_PATH", "TMPDIR") if name in os.environ},
+    }
     deadlines = [DEADLINE_SECONDS * 2**place for place in range(N_TRIES)]
     done: subprocess.CompletedProcess[bytes] | None = None
     for seconds in deadlines:
         before = _seconds_of_children()
         try:
-            done = subprocess.run(command, input=content, capture_output=True, env=environment, timeout=seconds, check=False)  # noqa: S603
+            done = subprocess.run(  # noqa: S603
+                command,
+                input=content,
+                capture_output=True,
+                env=environment,
+                timeout=seconds,
+                check=False,
+            )
             break
         except subprocess.TimeoutExpired:
             used = _seconds_of_children() - before
             if used >= STARVED_SECONDS:
-                raise LoadTrialError("Loading the model took too long.", expected=f"at most {CPU_SECONDS} s", todo=_TODO) from None
+                raise LoadTrialError(
+                    "Loading the model took too long.",
+                    expected=f"at most {CPU_SECONDS} s",
+                    todo=_TODO,
+                ) from None
     if done is None:
         raise LoadTimeoutError(
             "The machine was too busy to load the model.",
@@ -142,9 +164,13 @@ def _run(content: bytes) -> bytes:
             todo="Rerun the task when the machine is less busy; nothing is wrong with the model as far as is known.",
         )
     if done.returncode == sandboxed_load_child.REFUSED:
-        raise refused("LightGBM does not take it", "a model", done.stderr.decode(errors="replace").strip())
+        raise refused(
+            "LightGBM does not take it", "a model", done.stderr.decode(errors="replace").strip()
+        )
     if done.returncode:
-        raise LoadTrialError("Loading the model ended a child process.", got=_ending(done.returncode), todo=_TODO)
+        raise LoadTrialError(
+            "Loading the model ended a child process.", got=_ending(done.returncode), todo=_TODO
+        )
     return done.stdout
 
 

@@ -1,7 +1,7 @@
 """Split a score into what each feature adds to it: exact Shapley values, for every row.
 
-``forest`` and ``shapley_kernel`` compute what LightGBM's ``pred_contrib`` does, some dozens of times as fast; it stays as the fallback.
-Source: docs/adr/0023-exact-reasons.md.
+``forest`` and ``shapley_kernel`` compute what LightGBM's ``pred_contrib`` does, some dozens of
+times as fast; it stays as the fallback. Source: docs/adr/0023-exact-reasons.md.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 METHOD = "shapley/1"
-"""How reasons are made, an input of every load: other reasons for the same model and features are then no conflict."""
+"""How reasons are made, an input of every load: other reasons for the same model and features
+are then no conflict.
+"""
 
 
 class Contributions:
@@ -46,7 +48,11 @@ class Contributions:
         try:
             self._explain = _kernel_of(model)
         except Exception as error:  # noqa: BLE001  (whatever a compiler or a full disk does, the night is published all the same)
-            logger.warning("Reasons are computed by LightGBM, many times slower: %s: %s", type(error).__name__, error)
+            logger.warning(
+                "Reasons are computed by LightGBM, many times slower: %s: %s",
+                type(error).__name__,
+                error,
+            )
 
     @property
     def is_accelerated(self) -> bool:
@@ -60,7 +66,11 @@ class Contributions:
             matrix: Of ``TrainedModel.encode``, shape (n, k).
         """
         if self._explain is None:
-            return booster.contributions(self._model.booster, matrix)[:, :-1] if len(matrix) else matrix
+            return (
+                booster.contributions(self._model.booster, matrix)[:, :-1]
+                if len(matrix)
+                else matrix
+            )
         return _in_threads(self._explain, matrix)
 
 

@@ -1,6 +1,7 @@
 """What a model reads: names, order, types and levels, checked before every fit and every predict.
 
-LightGBM itself takes missing, re-ordered or re-coded columns without a word. Source: LightGBM issues 2396, 5664, 5902.
+LightGBM itself takes missing, re-ordered or re-coded columns without a word. Source: LightGBM
+issues 2396, 5664, 5902.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ class Signature:
 
     Attributes:
         numeric: Names of the numeric columns.
-        categorical: Names and levels; a level's code is its place in the list, any other level counts as missing.
+        categorical: Names and levels; a level's code is its place in the list, any other level
+            counts as missing.
     """
 
     numeric: tuple[str, ...]
@@ -57,12 +59,20 @@ class Signature:
 
     def as_json(self) -> dict[str, Any]:
         """Return plain lists and texts."""
-        return {"numeric": list(self.numeric), "categorical": [{"name": name, "levels": list(levels)} for name, levels in self.categorical]}
+        return {
+            "numeric": list(self.numeric),
+            "categorical": [
+                {"name": name, "levels": list(levels)} for name, levels in self.categorical
+            ],
+        }
 
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> Signature:
         """Return the signature that ``as_json`` wrote."""
-        return cls(tuple(document["numeric"]), tuple((part["name"], tuple(part["levels"])) for part in document["categorical"]))
+        return cls(
+            tuple(document["numeric"]),
+            tuple((part["name"], tuple(part["levels"])) for part in document["categorical"]),
+        )
 
 
 def learn_signature(features: Features, rows: pa.Table) -> Signature:
@@ -76,7 +86,10 @@ def learn_signature(features: Features, rows: pa.Table) -> Signature:
         SignatureError: A feature column is missing or has an unfit type.
     """
     check_columns(features.names, rows)
-    levels = [(part.name, part.levels or _frequent_levels(rows, part.name, part.minimum_rows)) for part in features.categorical]
+    levels = [
+        (part.name, part.levels or _frequent_levels(rows, part.name, part.minimum_rows))
+        for part in features.categorical
+    ]
     return Signature(features.numeric, tuple(levels))
 
 
@@ -134,7 +147,9 @@ def encode_columns(rows: pa.Table, signature: Signature) -> pa.Table:
     columns: dict[str, pa.Array | pa.ChunkedArray] = {}
     for name in signature.numeric:
         values = _numbers(rows, name)
-        columns[name] = rows.column(name) if pa.types.is_float64(rows.column(name).type) else pa.array(values)
+        columns[name] = (
+            rows.column(name) if pa.types.is_float64(rows.column(name).type) else pa.array(values)
+        )
     for name, levels in signature.categorical:
         columns[name] = pa.array(_codes(rows, name, levels).astype(np.float32))
     return pa.table(columns)
@@ -156,7 +171,12 @@ def _numbers(rows: pa.Table, name: str) -> npt.NDArray[np.float64]:
 
     column = rows.column(name)
     kind = column.type
-    if not (pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind) or pa.types.is_decimal(kind)):
+    if not (
+        pa.types.is_floating(kind)
+        or pa.types.is_integer(kind)
+        or pa.types.is_boolean(kind)
+        or pa.types.is_decimal(kind)
+    ):
         raise _wrong_type(name, "a number", str(kind))
     # Arrow casts no boolean to a double, only by way of an integer.
     whole = column.cast(pa.int8()) if pa.types.is_boolean(kind) else column
@@ -193,10 +213,19 @@ def _texts(rows: pa.Table, name: str) -> pa.ChunkedArray:
 
 def _frequent_levels(rows: pa.Table, name: str, minimum_rows: int) -> tuple[str, ...]:
     counts = _texts(rows, name).value_counts().to_pylist()
-    return tuple(sorted(part["values"] for part in counts if part["values"] is not None and part["counts"] >= minimum_rows))
+    return tuple(
+        sorted(
+            part["values"]
+            for part in counts
+            if part["values"] is not None and part["counts"] >= minimum_rows
+        )
+    )
 
 
 def _wrong_type(name: str, expected: str, got: str) -> SignatureError:
     return SignatureError(
-        f"Column {name!r} has an unfit type.", expected=expected, got=got, todo="Cast it in the feature view, or move it in the spec."
+        f"Column {name!r} has an unfit type.",
+        expected=expected,
+        got=got,
+        todo="Cast it in the feature view, or move it in the spec.",
     )

@@ -1,6 +1,7 @@
 """A trained model: two text files, ``model.lgb`` and ``model.json``, and what they say about rows.
 
-``model.json`` holds nothing of the machine, the clock or the code version, so that the same training gives the same bytes.
+``model.json`` holds nothing of the machine, the clock or the code version, so that the same
+training gives the same bytes.
 """
 
 from __future__ import annotations
@@ -13,7 +14,13 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from nightshift.contracts.metrics import Task
-from nightshift.models.booster import contributions, library_path, load_checked, predict_raw, trees_digest
+from nightshift.models.booster import (
+    contributions,
+    library_path,
+    load_checked,
+    predict_raw,
+    trees_digest,
+)
 from nightshift.models.calibration import apply_calibration, sigmoid
 from nightshift.models.golden import Golden, golden_rows
 from nightshift.models.model_document import FORMAT, check_document, seal
@@ -46,7 +53,8 @@ class TrainedModel:
         signature: What it reads.
         calibration: Plain numbers of ``training.calibration``.
         threshold: Probability from which a row is called positive; binary only.
-        decile_edges: Nine rising inner edges of the score, from rows that the trees were not fitted on.
+        decile_edges: Nine rising inner edges of the score, from rows that the trees were not fitted
+            on.
         metrics: Hold-out metrics, by source (``challenger``, ``baseline``) and name.
         reference: The profile that drift is measured against, of ``training.reference``.
         training: Training set, partition, split, seed, rounds.
@@ -74,20 +82,25 @@ class TrainedModel:
         """Return the trees, loaded after all checks: the text, then, for a stored model, a child process and its golden predictions.
 
         Raises:
-            ModelTextError: The text is refused; its subclasses say that the child died or that the answers are others.
+            ModelTextError: The text is refused; its subclasses say that the child died or that the
+                answers are others.
         """
         check_model_text(self.text, self.signature.names)
         if self.golden is None:
             return load_checked(self.text)
         prove_in_child(self.text, self.golden, library_path())
         booster = load_checked(self.text)
-        self.golden.compare(predict_raw(booster, self.golden.matrix), contributions(booster, self.golden.matrix))
+        self.golden.compare(
+            predict_raw(booster, self.golden.matrix), contributions(booster, self.golden.matrix)
+        )
         return booster
 
     def _answered(self) -> Golden:
         matrix = golden_rows(self.text, self.signature)
         raw = predict_raw(self.booster, matrix)
-        return Golden.of(matrix, raw, contributions(self.booster, matrix), self.from_raw(raw).probability)
+        return Golden.of(
+            matrix, raw, contributions(self.booster, matrix), self.from_raw(raw).probability
+        )
 
     @cached_property
     def files(self) -> dict[str, bytes]:
@@ -115,14 +128,19 @@ class TrainedModel:
     def digest(self) -> str:
         """Return the SHA-256, hex, of both files: the identity of the model."""
         files = self.files
-        return sha256("".join(sha256(files[name]).hexdigest() for name in ("model.lgb", "model.json")).encode()).hexdigest()
+        return sha256(
+            "".join(
+                sha256(files[name]).hexdigest() for name in ("model.lgb", "model.json")
+            ).encode()
+        ).hexdigest()
 
     @classmethod
     def from_files(cls, model_lgb: bytes, model_json: bytes) -> TrainedModel:
         """Read both files; their digests were verified by the caller.
 
         Raises:
-            ModelTextError: The files do not belong together, are of an unknown format, or not what their trainer wrote.
+            ModelTextError: The files do not belong together, are of an unknown format, or not what
+                their trainer wrote.
             GoldenError: Its calibration gives other probabilities than when it was stored.
         """
         try:
@@ -131,29 +149,61 @@ class TrainedModel:
             check_document(document)
             if document["trees_sha256"] != trees_digest(text):
                 raise refused(
-                    "model.json and model.lgb do not belong together", f"trees {document['trees_sha256']}", f"trees {trees_digest(text)}"
+                    "model.json and model.lgb do not belong together",
+                    f"trees {document['trees_sha256']}",
+                    f"trees {trees_digest(text)}",
                 )
             return cls._from_document(text, document)
-        except (ValueError, ArithmeticError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        except (
+            ValueError,
+            ArithmeticError,
+            LookupError,
+            TypeError,
+            AttributeError,
+            RecursionError,
+        ) as error:
             raise refused(
-                "model.json or model.lgb cannot be read", "files as they were written", f"{type(error).__name__}: {error}"
+                "model.json or model.lgb cannot be read",
+                "files as they were written",
+                f"{type(error).__name__}: {error}",
             ) from None
 
     @classmethod
     def _from_document(cls, text: str, document: dict[str, Any]) -> TrainedModel:
-        kept = {name: document[name] for name in ("model", "calibration", "threshold", "metrics", "reference", "training")}
+        kept = {
+            name: document[name]
+            for name in ("model", "calibration", "threshold", "metrics", "reference", "training")
+        }
         import numpy as np
 
         signature = Signature.from_json(document["signature"])
-        if document["signature_digest"] != signature.digest or not isinstance(kept["threshold"], int | float):
-            raise refused("model.json contradicts itself", f"signature {document['signature_digest']}", f"signature {signature.digest}")
+        if document["signature_digest"] != signature.digest or not isinstance(
+            kept["threshold"], int | float
+        ):
+            raise refused(
+                "model.json contradicts itself",
+                f"signature {document['signature_digest']}",
+                f"signature {signature.digest}",
+            )
         golden = Golden.from_json(document["golden"], len(signature.names))
         kept["threshold"] = float(kept["threshold"])
         edges = tuple(map(float, document["decile_edges"]))
         if len(edges) >= _N_DECILES or list(edges) != sorted(edges):
-            raise refused("model.json has no edges of deciles", "at most nine numbers that never fall", f"{len(edges)} numbers")
+            raise refused(
+                "model.json has no edges of deciles",
+                "at most nine numbers that never fall",
+                f"{len(edges)} numbers",
+            )
         task, form = Task(document["task"]), document["format"]
-        model = cls(text=text, task=task, signature=signature, decile_edges=edges, golden=golden, format=form, **kept)
+        model = cls(
+            text=text,
+            task=task,
+            signature=signature,
+            decile_edges=edges,
+            golden=golden,
+            format=form,
+            **kept,
+        )
         golden.compare_probability(model.from_raw(np.array(golden.raw)).probability)
         return model
 
@@ -180,14 +230,18 @@ class TrainedModel:
     def from_raw(self, raw: Vector) -> Predictions:
         """Turn raw scores of any engine, shape (n,), into score and probability."""
         if self.task == Task.BINARY:
-            return Predictions(sigmoid(raw), apply_calibration(self.calibration, raw), self.threshold)
+            return Predictions(
+                sigmoid(raw), apply_calibration(self.calibration, raw), self.threshold
+            )
         return Predictions(raw)
 
     def deciles(self, score: Vector) -> npt.NDArray[np.int64]:
         """Return the decile of each score, 1 (lowest) to 10 (highest), by the edges of unseen rows; shape (n,)."""
         import numpy as np
 
-        return np.searchsorted(np.asarray(self.decile_edges), score, side="right").astype(np.int64) + 1
+        return (
+            np.searchsorted(np.asarray(self.decile_edges), score, side="right").astype(np.int64) + 1
+        )
 
     def contributions(self, rows: pa.Table) -> Matrix:
         """Return what each feature adds to the raw score, shape (n, k); the base value is left out."""

@@ -1,11 +1,12 @@
 """The trees of a model as flat arrays, with the constants by which ``shapley_kernel`` walks them.
 
-A tree's value with some features known is a sum over its leaves: the leaf's value, times 1 or 0 for each known feature of its path (does
-the row go that way), times the share of training rows that go that way for each unknown one. With every feature known to a degree t, one
-feature stands in the product with ``t * goes + (1 - t) * share``; its Shapley value is the integral over t from 0 to 1 of the difference
-that this feature makes. That is a polynomial in t of a degree less than the number of distinct features on the path.
-Source: Owen (1972), Multilinear extensions of games; Lundberg et al. (2020), From local explanations to global understanding;
-docs/adr/0023-exact-reasons.md.
+A tree's value with some features known is a sum over its leaves: the leaf's value, times 1 or 0 for
+each known feature of its path (does the row go that way), times the share of training rows that go
+that way for each unknown one. With every feature known to a degree t, one feature stands in the
+product with ``t * goes + (1 - t) * share``; its Shapley value is the integral over t from 0 to 1 of
+the difference that this feature makes. That is a polynomial in t of a degree less than the number
+of distinct features on the path. Source: Owen (1972), Multilinear extensions of games; Lundberg et
+al. (2020), From local explanations to global understanding; docs/adr/0023-exact-reasons.md.
 """
 
 from __future__ import annotations
@@ -43,13 +44,15 @@ class Forest:
         decision: LightGBM's bits: categorical, missing goes left, what counts as missing.
         left: Place of the left child within its tree; for a leaf the tree's number of nodes.
         right: The same of the right child.
-        asked_before: Place within its tree of the node above that asks for the same feature last; -1 for none.
+        asked_before: Place within its tree of the node above that asks for the same feature last;
+            -1 for none.
         from_side: The side on which the path leaves that node: 1 left, 2 right.
         first_word: Where a categorical node's set of levels begins in ``words``.
         n_levels: Levels that this set has bits for.
         words: 32 levels in each; shape (words,).
         tree_start: First node of each tree, and the number of nodes; shape (trees + 1,).
-        constants: See ``_constants``; of each tree ``n_points`` by nodes by ``N_CONSTANTS``, one after another.
+        constants: See ``_constants``; of each tree ``n_points`` by nodes by ``N_CONSTANTS``, one
+            after another.
         constants_start: Where each tree's constants begin; shape (trees,).
         n_points: Points of the quadrature of each tree; shape (trees,).
     """
@@ -110,7 +113,9 @@ def read_forest(text: str) -> Forest:
         n_levels=n_levels,
         words=np.array(growing.words or [0], np.int64),
         tree_start=np.array(growing.starts, np.int64),
-        constants=np.concatenate([constants.ravel() for constants in growing.constants] or [np.zeros(0)]),
+        constants=np.concatenate(
+            [constants.ravel() for constants in growing.constants] or [np.zeros(0)]
+        ),
         constants_start=np.cumsum([0, *sizes], dtype=np.int64)[:-1],
         n_points=np.array([len(constants) for constants in growing.constants], np.int64),
     )
@@ -134,9 +139,17 @@ class _Step:
 def _add_tree(growing: _Growing, fields: dict[str, str]) -> None:
     import numpy as np
 
-    features, left, right = (list(map(int, fields[name].split())) for name in ("split_feature", "left_child", "right_child"))
-    thresholds, values = (list(map(float, fields[name].split())) for name in ("threshold", "leaf_value"))
-    decisions, leaf_counts, counts = (list(map(int, fields[name].split())) for name in ("decision_type", "leaf_count", "internal_count"))
+    features, left, right = (
+        list(map(int, fields[name].split()))
+        for name in ("split_feature", "left_child", "right_child")
+    )
+    thresholds, values = (
+        list(map(float, fields[name].split())) for name in ("threshold", "leaf_value")
+    )
+    decisions, leaf_counts, counts = (
+        list(map(int, fields[name].split()))
+        for name in ("decision_type", "leaf_count", "internal_count")
+    )
     bounds = list(map(int, fields.get("cat_boundaries", "").split()))
     place: dict[int, int] = {}
     way, shares, most_features = [], [], 0
@@ -157,16 +170,30 @@ def _add_tree(growing: _Growing, fields: dict[str, str]) -> None:
         shares.append((float(asked_before >= 0), before, *share))
         way.append((asked_before, from_side))
     for node, (asked_before, from_side) in zip(place, way, strict=True):
-        low, high = bounds[int(thresholds[node]) :][:2] if decisions[node] & _IS_CATEGORICAL else (0, 0)
+        low, high = (
+            bounds[int(thresholds[node]) :][:2] if decisions[node] & _IS_CATEGORICAL else (0, 0)
+        )
         children = (place.get(left[node], len(place)), place.get(right[node], len(place)))
         levels = (len(growing.words) + low, 32 * (high - low))
-        growing.rows.append((features[node], thresholds[node], decisions[node], *children, asked_before, from_side, *levels))
+        growing.rows.append(
+            (
+                features[node],
+                thresholds[node],
+                decisions[node],
+                *children,
+                asked_before,
+                from_side,
+                *levels,
+            )
+        )
     growing.words += map(int, fields.get("cat_threshold", "").split())
     growing.starts.append(len(growing.rows))
     n_points = (most_features + 1) // 2
     growing.n_bytes += 8 * N_CONSTANTS * n_points * len(place)
     if growing.n_bytes > MAX_CONSTANTS_BYTES:
-        raise TooLargeForestError(f"the constants of its trees take more than {MAX_CONSTANTS_BYTES >> 20} MB")
+        raise TooLargeForestError(
+            f"the constants of its trees take more than {MAX_CONSTANTS_BYTES >> 20} MB"
+        )
     growing.constants.append(_constants(np.array(shares), n_points))
 
 
@@ -174,27 +201,40 @@ def _constants(shares: Doubles, n_points: int) -> Doubles:
     """Return the constants of a tree's nodes.
 
     Args:
-        shares: Per node whether its feature was asked for above, the share of rows along the path as far as that feature decides
-            it, then for the right and the left child that share and the weight (value times reach) of a leaf, 1 for a node.
+        shares: Per node whether its feature was asked for above, the share of rows along the path
+            as far as that feature decides it, then for the right and the left child that share and
+            the weight (value times reach) of a leaf, 1 for a node.
         n_points: Points of the quadrature.
 
     Returns:
-        Shape (n_points, nodes, 9). Factors of the path's product, each times the leaf's weight: left child if the row goes left, if it
-        leaves the path here, if it left before; the same of the right child. Then what the feature's factor is worth at the point: for
-        the left child if the row goes left, the right child if it goes right, and either if it leaves the path here.
+        Shape (n_points, nodes, 9). Factors of the path's product, each times the leaf's weight:
+            left child if the row goes left, if it
+        leaves the path here, if it left before; the same of the right child. Then what the
+            feature's factor is worth at the point: for
+        the left child if the row goes left, the right child if it goes right, and either if it
+            leaves the path here.
     """
     import numpy as np
 
     points, weights = gauss_legendre(n_points)
     was_asked, before, share_right, weight_right, share_left, weight_left = shares.T[:, None, :]
     t, off, w = points[:, None], 1 - points[:, None], weights[:, None]
-    # Each factor is divided by its share, which the leaf's weight holds: a path that was left before needs no factor then.
+    # Each factor is divided by its share, which the leaf's weight holds: a path that was left
+    # before needs no factor then.
     on_before = np.where(was_asked, t / before + off, 1.0)
     worth_before = np.where(was_asked, (1 / before - 1) / on_before, 0.0)
     on_left, on_right = t / share_left + off, t / share_right + off
     parts = (
-        *(on_left / on_before * weight_left, off / on_before * weight_left, np.broadcast_to(weight_left, on_left.shape)),
-        *(on_right / on_before * weight_right, off / on_before * weight_right, np.broadcast_to(weight_right, on_left.shape)),
+        *(
+            on_left / on_before * weight_left,
+            off / on_before * weight_left,
+            np.broadcast_to(weight_left, on_left.shape),
+        ),
+        *(
+            on_right / on_before * weight_right,
+            off / on_before * weight_right,
+            np.broadcast_to(weight_right, on_left.shape),
+        ),
         w * ((1 / share_left - 1) / on_left - worth_before),
         w * ((1 / share_right - 1) / on_right - worth_before),
         w * (-1 / off - worth_before),

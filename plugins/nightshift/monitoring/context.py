@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING
 from nightshift.contracts.partitions import PartitionRange
 from nightshift.lake.object_store import ObjectStore
 from nightshift.monitoring.data_quality import red_reasons
-from nightshift.monitoring.drift import SCORE, Drift, DriftReference, feature_drift, features_to_count, score_drift, score_to_count
+from nightshift.monitoring.drift import (
+    SCORE,
+    Drift,
+    DriftReference,
+    feature_drift,
+    features_to_count,
+    score_drift,
+    score_to_count,
+)
 from nightshift.monitoring.drift_baseline import training_noise
 from nightshift.monitoring.outcomes import (
     count_labels,
@@ -83,7 +91,11 @@ class MonitoringContext:
     def champion(self) -> Champion | None:
         """Return the version that scored this night, or else the one that serves it."""
         scored = self._versions(self.partition)
-        serving = find_version(self.conn, self.spec.name, scored[0]) if scored else champion_for(self.conn, self.spec.name, self.partition)
+        serving = (
+            find_version(self.conn, self.spec.name, scored[0])
+            if scored
+            else champion_for(self.conn, self.spec.name, self.partition)
+        )
         if serving is None:
             self.remarks.append("there is no champion yet")
             return None
@@ -102,7 +114,11 @@ class MonitoringContext:
         """Return what this night is compared with."""
         limits = self.spec.monitoring
         return DriftReference(
-            champion.trained.reference, champion.noise, limits.psi_threshold, limits.score_psi_threshold, limits.minimum_effect
+            champion.trained.reference,
+            champion.noise,
+            limits.psi_threshold,
+            limits.score_psi_threshold,
+            limits.minimum_effect,
         )
 
     def drifts(self) -> list[Drift]:
@@ -110,13 +126,17 @@ class MonitoringContext:
         if self.champion is None:
             return []
         yardstick = self.yardstick(self.champion)
-        features = self._counted(self.spec.features_dataset, BinCounter(*features_to_count(yardstick.reference)))
+        features = self._counted(
+            self.spec.features_dataset, BinCounter(*features_to_count(yardstick.reference))
+        )
         if not features:
             self.remarks.append(f"the night has no {self.spec.entity.name}")
             return []
         found = feature_drift(features, yardstick)
         if self._versions(self.partition):
-            scores = self._counted(self.spec.predictions_dataset, BinCounter([score_to_count(yardstick.reference)], []))
+            scores = self._counted(
+                self.spec.predictions_dataset, BinCounter([score_to_count(yardstick.reference)], [])
+            )
             return [*found, score_drift(scores[SCORE], yardstick)]
         self.remarks.append("no scores of the champion are published for this night")
         return found
@@ -142,7 +162,11 @@ class MonitoringContext:
         """Return the watched metric on the hold-out of a version."""
         if version is None:
             return None
-        return find_version(self.conn, self.spec.name, version).metrics.get("challenger", {}).get(self.spec.monitoring.metric)
+        return (
+            find_version(self.conn, self.spec.name, version)
+            .metrics.get("challenger", {})
+            .get(self.spec.monitoring.metric)
+        )
 
     @cached_property
     def labels(self) -> LabelCount:
@@ -158,13 +182,26 @@ class MonitoringContext:
     def decided(self) -> Decided:
         """Return the model's orders near enough to matter; read under its lock."""
         limits = self.spec.monitoring
-        near = decided_days(self.conn, self.spec.name, self.partition, max(limits.cooldown_days, limits.retrain_budget.days))
-        return Decided(own=self.partition.day in near, others=[day for day in near if day != self.partition.day])
+        near = decided_days(
+            self.conn,
+            self.spec.name,
+            self.partition,
+            max(limits.cooldown_days, limits.retrain_budget.days),
+        )
+        return Decided(
+            own=self.partition.day in near,
+            others=[day for day in near if day != self.partition.day],
+        )
 
     @cached_property
     def earlier(self) -> list[NightStatus]:
         """Return what the nights of the window before this one found about the same champion."""
-        return earlier_nights(self.conn, self.spec, self.partition, self.champion.version.version if self.champion else None)
+        return earlier_nights(
+            self.conn,
+            self.spec,
+            self.partition,
+            self.champion.version.version if self.champion else None,
+        )
 
     def inputs(self) -> dict[str, str]:
         """Return digests of everything that the verdict depends on, the orders apart.
@@ -176,7 +213,11 @@ class MonitoringContext:
         days = PartitionRange(evaluated, self.partition).days
         for target in (features_target(self.spec), predictions_target(self.spec)):
             refuse_damaged(self.conn, target, published_records(self.conn, target.dataset, days))
-        datasets = [self.spec.features_dataset, self.spec.predictions_dataset, f"marts/{self.spec.label.relation}"]
+        datasets = [
+            self.spec.features_dataset,
+            self.spec.predictions_dataset,
+            f"marts/{self.spec.label.relation}",
+        ]
         rows = self.conn.execute(
             """
             select p.dataset, p.partition_date, l.content_hash
@@ -188,7 +229,13 @@ class MonitoringContext:
         loads = {f"{dataset} {day}": content_hash for dataset, day, content_hash in rows}
         champion = self.champion.version.digest if self.champion else "none"
         others = {"earlier": str(self.earlier), "red": str(self.red)}
-        return {**loads, **others, "spec": self.spec.digest, "champion": champion, "as_of": self.as_of.isoformat()}
+        return {
+            **loads,
+            **others,
+            "spec": self.spec.digest,
+            "champion": champion,
+            "as_of": self.as_of.isoformat(),
+        }
 
     def reads(self) -> dict[str, int]:
         """Return the published datasets that the verdict stands on, and how many days before the night they begin."""
@@ -199,8 +246,14 @@ class MonitoringContext:
         """Return the versions whose predictions of a partition are published; none under the fallback rule."""
         from psycopg import sql
 
-        if self.conn.execute("select to_regclass(format('predictions.%%I', %s::text))", [self.spec.name]).fetchone() == (None,):
+        if self.conn.execute(
+            "select to_regclass(format('predictions.%%I', %s::text))", [self.spec.name]
+        ).fetchone() == (None,):
             return []
-        query = sql.SQL("select distinct model_version from {} where model_version is not null order by model_version desc")
-        rows = self.conn.execute(query.format(published_predictions(self.spec, partition, partition)))
+        query = sql.SQL(
+            "select distinct model_version from {} where model_version is not null order by model_version desc"
+        )
+        rows = self.conn.execute(
+            query.format(published_predictions(self.spec, partition, partition))
+        )
         return [version for (version,) in rows]

@@ -14,15 +14,18 @@ if TYPE_CHECKING:
     from nightshift.warehouse.connection import Connection
 
 
-def red_reasons(conn: Connection, spec: ModelSpec, partitions: PartitionRange, datasets_dir: Path) -> list[str]:
+def red_reasons(
+    conn: Connection, spec: ModelSpec, partitions: PartitionRange, datasets_dir: Path
+) -> list[str]:
     """Return what was refused or missing, and not repaired, when the last night of a range was first judged; empty if all was well.
 
-    Everything is read as of the first attempt to publish the night's verdict, so that a rerun sees the same. A repair after it counts for
-    the nights that follow.
+    Everything is read as of the first attempt to publish the night's verdict, so that a rerun sees
+    the same. A repair after it counts for the nights that follow.
 
     Args:
         conn: Any connection.
-        spec: The model: its features, predictions and labels count, and the raw data that the features were built from.
+        spec: The model: its features, predictions and labels count, and the raw data that the
+            features were built from.
         partitions: From the night whose predictions are evaluated to the night that is judged.
         datasets_dir: Contracts, which say what is delivered daily.
     """

@@ -1,7 +1,8 @@
 """Drift: all rows of a night against the reference that the champion was trained on, from exact counts.
 
-A night always differs from a season: all its flights share one weather and one day of the week. So a column drifts only when the night is
-further from the reference than the training set's own nights are. Source: docs/adr/0009-gates-and-monitoring.md.
+A night always differs from a season: all its flights share one weather and one day of the week. So
+a column drifts only when the night is further from the reference than the training set's own nights
+are. Source: docs/adr/0009-gates-and-monitoring.md.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from typing import Any, Literal
 from nightshift.quality.bin_counts import BinnedColumn, CategoricalColumn, NumericColumn
 
 PSEUDO_COUNT = 0.5
-"""Added to every bin, so that an empty one has a finite logarithm. Source: Jeffreys' prior of a proportion."""
+"""Added to every bin, so that an empty one has a finite logarithm. Source: Jeffreys' prior of a
+proportion.
+"""
 SCORE = "score"
 
 
@@ -28,7 +31,8 @@ class Drift:
         kind: What was compared.
         psi: Population stability index in nats; 0 is best.
         psi_noise: What the index exceeded in one of twenty nights of the training set.
-        effect: Kolmogorov-Smirnov distance of the binned numbers, total variation distance of the levels; 0 to 1, 0 is best.
+        effect: Kolmogorov-Smirnov distance of the binned numbers, total variation distance of the
+            levels; 0 to 1, 0 is best.
         missing_share: Share of null rows, 0 to 1; with that of the reference.
         mean: Mean of the numbers; with that of the reference.
         n_rows: Rows of the partition.
@@ -57,7 +61,8 @@ class DriftReference:
         noise: Index that one of twenty training nights exceeds, by column.
         psi_threshold: Index below which nothing counts as drift, for features.
         score_psi_threshold: The same for the score.
-        minimum_effect: Effect size, or change of the missing share, below which nothing counts as drift.
+        minimum_effect: Effect size, or change of the missing share, below which nothing counts as
+            drift.
     """
 
     reference: Mapping[str, Any]
@@ -67,12 +72,17 @@ class DriftReference:
     minimum_effect: float
 
 
-def features_to_count(reference: Mapping[str, Any]) -> tuple[list[NumericColumn], list[CategoricalColumn]]:
+def features_to_count(
+    reference: Mapping[str, Any],
+) -> tuple[list[NumericColumn], list[CategoricalColumn]]:
     """Return the features and their bins in the reference, numeric ones first, each in the order of their names."""
     numeric, categorical = reference["numeric"], reference["categorical"]
     return (
         [NumericColumn(name, tuple(numeric[name]["edges"])) for name in sorted(numeric)],
-        [CategoricalColumn(name, tuple(sorted(categorical[name]["shares"]))) for name in sorted(categorical)],
+        [
+            CategoricalColumn(name, tuple(sorted(categorical[name]["shares"])))
+            for name in sorted(categorical)
+        ],
     )
 
 
@@ -89,8 +99,14 @@ def feature_drift(columns: Mapping[str, BinnedColumn], yardstick: DriftReference
         yardstick: Reference, noise and threshold.
     """
     numeric, categorical = yardstick.reference["numeric"], yardstick.reference["categorical"]
-    numbers = [_compare(name, "numeric", columns[name], numeric[name], yardstick) for name in sorted(numeric)]
-    return numbers + [_compare(name, "categorical", columns[name], categorical[name], yardstick) for name in sorted(categorical)]
+    numbers = [
+        _compare(name, "numeric", columns[name], numeric[name], yardstick)
+        for name in sorted(numeric)
+    ]
+    return numbers + [
+        _compare(name, "categorical", columns[name], categorical[name], yardstick)
+        for name in sorted(categorical)
+    ]
 
 
 def score_drift(column: BinnedColumn, yardstick: DriftReference) -> Drift:
@@ -101,7 +117,11 @@ def score_drift(column: BinnedColumn, yardstick: DriftReference) -> Drift:
 def expected_shares(reference: Mapping[str, Any]) -> list[float]:
     """Return the reference's share of each bin or level, of all other levels if it has levels, and of missing rows; they sum to 1."""
     missing, shares = float(reference["missing_share"]), reference["shares"]
-    known = [*(shares[level] for level in sorted(shares)), 0.0] if isinstance(shares, Mapping) else shares
+    known = (
+        [*(shares[level] for level in sorted(shares)), 0.0]
+        if isinstance(shares, Mapping)
+        else shares
+    )
     return [share * (1 - missing) for share in known] + [missing]
 
 
@@ -115,7 +135,9 @@ def _compare(
     expected = expected_shares(reference)
     psi = stability_index([*current.counts, current.n_missing], expected, int(reference["n"]))
     threshold = yardstick.score_psi_threshold if kind == "score" else yardstick.psi_threshold
-    effect = (total_variation if kind == "categorical" else largest_gap)(current.counts, expected[:-1])
+    effect = (total_variation if kind == "categorical" else largest_gap)(
+        current.counts, expected[:-1]
+    )
     change = max(effect, abs(current.missing_share - expected[-1]))
     return Drift(
         feature=name,
@@ -128,7 +150,8 @@ def _compare(
         mean=current.mean,
         reference_mean=reference.get("mean"),
         n_rows=current.n_rows,
-        is_drifted=psi > max(threshold, yardstick.noise[name]) and change >= yardstick.minimum_effect,
+        is_drifted=psi > max(threshold, yardstick.noise[name])
+        and change >= yardstick.minimum_effect,
     )
 
 
@@ -144,8 +167,15 @@ def stability_index(counts: Sequence[int], expected: Sequence[float], n_referenc
 
     Source: Siddiqi, Credit Risk Scorecards (2006), chapter 9.
     """
-    used = [(n, share * n_reference) for n, share in zip(counts, expected, strict=True) if n > 0 or share > 0]
-    n_rows, n_expected = sum(n for n, _ in used) + PSEUDO_COUNT * len(used), sum(n for _, n in used) + PSEUDO_COUNT * len(used)
+    used = [
+        (n, share * n_reference)
+        for n, share in zip(counts, expected, strict=True)
+        if n > 0 or share > 0
+    ]
+    n_rows, n_expected = (
+        sum(n for n, _ in used) + PSEUDO_COUNT * len(used),
+        sum(n for _, n in used) + PSEUDO_COUNT * len(used),
+    )
     pairs = [((n + PSEUDO_COUNT) / n_rows, (m + PSEUDO_COUNT) / n_expected) for n, m in used]
     return math.fsum((p - q) * math.log(p / q) for p, q in pairs)
 
@@ -155,7 +185,10 @@ def largest_gap(counts: Sequence[int], expected: Sequence[float]) -> float:
     n, total = sum(counts), math.fsum(expected)
     if n == 0 or total == 0:
         return float((n == 0) != (total == 0))
-    return max(abs(have / n - want / total) for have, want in zip(accumulate(counts), accumulate(expected), strict=True))
+    return max(
+        abs(have / n - want / total)
+        for have, want in zip(accumulate(counts), accumulate(expected), strict=True)
+    )
 
 
 def total_variation(counts: Sequence[int], expected: Sequence[float]) -> float:
@@ -163,4 +196,7 @@ def total_variation(counts: Sequence[int], expected: Sequence[float]) -> float:
     n, total = sum(counts), math.fsum(expected)
     if n == 0 or total == 0:
         return float((n == 0) != (total == 0))
-    return math.fsum(abs(have / n - want / total) for have, want in zip(counts, expected, strict=True)) / 2
+    return (
+        math.fsum(abs(have / n - want / total) for have, want in zip(counts, expected, strict=True))
+        / 2
+    )

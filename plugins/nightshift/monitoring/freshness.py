@@ -1,6 +1,7 @@
 """Lateness as seen from outside: what is published, compared with each spec's deadline; no Airflow, no object store, one connection.
 
-A scheduler that hangs cannot report that it hangs. So this is run by another clock: cron or systemd (docs/freshness.md).
+A scheduler that hangs cannot report that it hangs. So this is run by another clock: cron or systemd
+(docs/freshness.md).
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
     from nightshift.warehouse.connection import Connection
 
 LOOK_BACK_DAYS = 7
-"""Partitions before the one that is due whose absence counts too: a night that nobody repaired in the morning."""
+"""Partitions before the one that is due whose absence counts too: a night that nobody repaired
+in the morning.
+"""
 STATEMENT_TIMEOUT_SECONDS = 30
 """A look from outside gives up rather than waits behind a busy night."""
 
@@ -34,11 +37,13 @@ class Punctuality:
         model: Name of the spec.
         partition: The last partition whose deadline is over.
         deadline: When it was, UTC.
-        published_at: When readers saw what they see now, UTC; None if the partition is not published.
+        published_at: When readers saw what they see now, UTC; None if the partition is not
+            published.
         newest: The newest published partition; None if there is none.
         n_rows: Rows of the partition by step of the ladder, counted now.
         n_published: Rows that were published; None if the partition is not.
-        missing_before: Partitions of the days before that readers do not have, although they have older ones.
+        missing_before: Partitions of the days before that readers do not have, although they have
+            older ones.
         owner: Team that answers for it.
         runbook: Its page.
     """
@@ -57,12 +62,20 @@ class Punctuality:
     @property
     def is_late(self) -> bool:
         """Return whether the deadline is over and nothing is published, rows of it are gone, or a partition before it is missing."""
-        return self.published_at is None or sum(self.n_rows.values()) != self.n_published or bool(self.missing_before)
+        return (
+            self.published_at is None
+            or sum(self.n_rows.values()) != self.n_published
+            or bool(self.missing_before)
+        )
 
     @property
     def status(self) -> str:
         """Return ``late``, ``degraded`` (published by neither the champion nor a version that a person named), or ``ok``."""
-        return "late" if self.is_late else ("ok" if set(self.n_rows) <= {"champion", "named_version"} else "degraded")
+        return (
+            "late"
+            if self.is_late
+            else ("ok" if set(self.n_rows) <= {"champion", "named_version"} else "degraded")
+        )
 
 
 @dataclass(frozen=True)
@@ -72,7 +85,8 @@ class Age:
     Attributes:
         dataset: Name in the ledger.
         newest: The newest published partition; None if there is none.
-        days_behind: Operating days that it lies behind the newest partition whose deadline is over; None if there is none.
+        days_behind: Operating days that it lies behind the newest partition whose deadline is over;
+            None if there is none.
     """
 
     dataset: str
@@ -102,11 +116,22 @@ class Freshness:
     def document(self) -> dict[str, Any]:
         """Return what a notification says, as plain JSON."""
         models = [asdict(one) | {"status": one.status} for one in self.models]
-        found: dict[str, Any] = _plain({"at": self.at, "models": models, "inputs": [asdict(one) for one in self.inputs]})
-        return {"event": "late" if self.late else "ok", "late": [one.model for one in self.late], **found}
+        found: dict[str, Any] = _plain(
+            {"at": self.at, "models": models, "inputs": [asdict(one) for one in self.inputs]}
+        )
+        return {
+            "event": "late" if self.late else "ok",
+            "late": [one.model for one in self.late],
+            **found,
+        }
 
 
-def check(settings: Settings, specs: Mapping[str, ModelSpec], contracts: Iterable[DatasetContract], at: dt.datetime) -> Freshness:
+def check(
+    settings: Settings,
+    specs: Mapping[str, ModelSpec],
+    contracts: Iterable[DatasetContract],
+    at: dt.datetime,
+) -> Freshness:
     """Compare what is published with what must stand at an instant.
 
     Args:
@@ -156,7 +181,11 @@ def _missing_before(conn: Connection, dataset: str, partition: Partition) -> tup
         select day::date from generate_series(%(first)s::timestamp, %(last)s, interval '1 day') day
         where day::date > (select min(partition_date) from seen) and day::date not in (select partition_date from seen) order by 1
         """,
-        {"dataset": dataset, "first": partition.shift(-LOOK_BACK_DAYS).day, "last": partition.shift(-1).day},
+        {
+            "dataset": dataset,
+            "first": partition.shift(-LOOK_BACK_DAYS).day,
+            "last": partition.shift(-1).day,
+        },
     )
     return tuple(day for (day,) in rows)
 
@@ -164,8 +193,14 @@ def _missing_before(conn: Connection, dataset: str, partition: Partition) -> tup
 def _steps(conn: Connection, spec: ModelSpec, partition: Partition, load_id: int) -> dict[str, int]:
     from psycopg import sql
 
-    query = sql.SQL("select score_source, count(*) from {} where partition_date = %s and load_id = %s group by 1 order by 1")
-    return dict(conn.execute(query.format(sql.Identifier("predictions", spec.name)), [partition.day, load_id]).fetchall())
+    query = sql.SQL(
+        "select score_source, count(*) from {} where partition_date = %s and load_id = %s group by 1 order by 1"
+    )
+    return dict(
+        conn.execute(
+            query.format(sql.Identifier("predictions", spec.name)), [partition.day, load_id]
+        ).fetchall()
+    )
 
 
 def _age(conn: Connection, dataset: str, due: Partition) -> Age:
@@ -174,7 +209,9 @@ def _age(conn: Connection, dataset: str, due: Partition) -> Age:
 
 
 def _newest(conn: Connection, dataset: str) -> dt.date | None:
-    row = conn.execute("select max(partition_date) from ops.published where dataset = %s", [dataset]).fetchone()
+    row = conn.execute(
+        "select max(partition_date) from ops.published where dataset = %s", [dataset]
+    ).fetchone()
     return row[0] if row else None
 
 

@@ -35,4 +35,6 @@ class LabelCount:
         """Return ``immature`` without any label, ``mature`` from the spec's minimum share on; the maturity days have passed."""
         if not self.n_labels:
             return "immature"
-        return "mature" if (self.share or 0.0) >= spec.monitoring.minimum_label_share else "maturing"
+        return (
+            "mature" if (self.share or 0.0) >= spec.monitoring.minimum_label_share else "maturing"
+        )

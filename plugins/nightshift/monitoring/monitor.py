@@ -41,14 +41,18 @@ class VerdictLostError(NightshiftError):
     is_retryable = True
 
 
-def measure(settings: Settings, spec: ModelSpec, partitions: PartitionRange, run: RunContext) -> Verdict:
+def measure(
+    settings: Settings, spec: ModelSpec, partitions: PartitionRange, run: RunContext
+) -> Verdict:
     """Measure each night of a range in order, publish its verdict, and open a decision where the evidence asks for it.
 
-    A night without champion, predictions or mature labels gets a verdict too, which says so. Safe to rerun: the same evidence gives the
-    same verdict and never a second decision. In a range only nights that trigger, and the last one, get a report.
+    A night without champion, predictions or mature labels gets a verdict too, which says so. Safe
+    to rerun: the same evidence gives the same verdict and never a second decision. In a range only
+    nights that trigger, and the last one, get a report.
 
     Returns:
-        The verdict of the last night, as read back; its ``retrain_decision_id`` is the last one that the range opened.
+        The verdict of the last night, as read back; its ``retrain_decision_id`` is the last one
+            that the range opened.
 
     Raises:
         FeaturesNotPublishedError: The feature view of a night is not published.
@@ -88,33 +92,66 @@ def _measure_night(night: MonitoringContext, *, wants_report: bool) -> Verdict:
         decided = night.decided()
         verdict = judge(night, drifts, performance, predicted_by, decided)
         if verdict.has_triggered:
-            open_decision(night.conn, night.spec.name, night.partition, verdict.reasons, _evidence(verdict), night.run)
+            open_decision(
+                night.conn,
+                night.spec.name,
+                night.partition,
+                verdict.reasons,
+                _evidence(verdict),
+                night.run,
+            )
     if verdict.has_triggered:
         hit(Failpoint.DECISION_AFTER, lambda: lose(night.conn))
-    digest = sha256(json.dumps([inputs, asdict(verdict)], sort_keys=True, default=str).encode()).hexdigest()
-    verdict = _with_report(night, verdict, drifts, digest, wants_report=wants_report or verdict.has_triggered)
+    digest = sha256(
+        json.dumps([inputs, asdict(verdict)], sort_keys=True, default=str).encode()
+    ).hexdigest()
+    verdict = _with_report(
+        night, verdict, drifts, digest, wants_report=wants_report or verdict.has_triggered
+    )
     beside = {"model_version": predicted_by, "maturity": verdict.maturity}
-    manifest = LoadManifest(night.run, inputs | {"decided": str(decided.others)}, reads=night.reads())
-    publish_night(night.conn, verdict, drifts, [asdict(one) | beside for one in performance], manifest)
+    manifest = LoadManifest(
+        night.run, inputs | {"decided": str(decided.others)}, reads=night.reads()
+    )
+    publish_night(
+        night.conn, verdict, drifts, [asdict(one) | beside for one in performance], manifest
+    )
     seen = read_verdict(night.conn, night.spec.name, night.partition)
     if seen != verdict or (seen.has_triggered and seen.retrain_decision_id is None):
-        raise VerdictLostError(f"The verdict of {night.partition} is not what readers see.", expected=str(verdict), got=str(seen))
+        raise VerdictLostError(
+            f"The verdict of {night.partition} is not what readers see.",
+            expected=str(verdict),
+            got=str(seen),
+        )
     return seen
 
 
 def judge(
-    night: MonitoringContext, drifts: list[Drift], performance: list[Performance], predicted_by: int | None, decided: Decided
+    night: MonitoringContext,
+    drifts: list[Drift],
+    performance: list[Performance],
+    predicted_by: int | None,
+    decided: Decided,
 ) -> Verdict:
     """Return the verdict that a night's drift and matured performance, beside earlier verdicts and orders, give; nothing is written."""
-    limits, version = night.spec.monitoring, night.champion.version.version if night.champion else None
+    limits, version = (
+        night.spec.monitoring,
+        night.champion.version.version if night.champion else None,
+    )
     features = [one.is_drifted for one in drifts if one.kind != "score"]
     score = next((one for one in drifts if one.kind == "score"), None)
-    watched = next((one for one in performance if (one.slice_name, one.metric) == (ALL_ROWS, limits.metric)), None)
+    watched = next(
+        (one for one in performance if (one.slice_name, one.metric) == (ALL_ROWS, limits.metric)),
+        None,
+    )
     expected = night.expected_metric(predicted_by)
-    loss = _matured_loss(night, watched, expected, is_champion=predicted_by is not None and predicted_by == version)
+    loss = _matured_loss(
+        night, watched, expected, is_champion=predicted_by is not None and predicted_by == version
+    )
     today = NightStatus(
         night.partition.day,
-        drift=status(sum(features) / len(features) >= limits.drifted_features_ratio if features else None),
+        drift=status(
+            sum(features) / len(features) >= limits.drifted_features_ratio if features else None
+        ),
         score_drift=status(score.is_drifted if score else None),
         performance=status(None if loss is None else loss > limits.maximum_metric_loss),
         severe_loss=status(
@@ -145,7 +182,9 @@ def judge(
         label_share=night.labels.share,
         maturity=night.labels.maturity(night.spec),
         evaluated_partition=evaluated_partition(night.spec, night.partition).day,
-        breached_days={name: [day.isoformat() for day in days] for name, days in ruling.breached_days.items()},
+        breached_days={
+            name: [day.isoformat() for day in days] for name, days in ruling.breached_days.items()
+        },
         in_cooldown=ruling.in_cooldown,
         is_over_budget=ruling.is_over_budget,
         red_reasons=night.red,
@@ -154,10 +193,17 @@ def judge(
     )
 
 
-def _matured_loss(night: MonitoringContext, watched: Performance | None, expected: float | None, *, is_champion: bool) -> float | None:
+def _matured_loss(
+    night: MonitoringContext,
+    watched: Performance | None,
+    expected: float | None,
+    *,
+    is_champion: bool,
+) -> float | None:
     """Return by how much the champion is worse than its hold-out promised, 0 if better than the rule; None if that cannot be said.
 
-    In a storm every prediction is bad: a model that still beats the rule on the same rows gains nothing by another training.
+    In a storm every prediction is bad: a model that still beats the rule on the same rows gains
+    nothing by another training.
     """
     limits = night.spec.monitoring
     if watched is None or watched.value is None:
@@ -167,16 +213,28 @@ def _matured_loss(night: MonitoringContext, watched: Performance | None, expecte
         return None
     maturity = night.labels.maturity(night.spec)
     if maturity != "mature":
-        night.remarks.append(f"labels of the evaluated night are {maturity}: {night.labels.share or 0:.0%} are known")
+        night.remarks.append(
+            f"labels of the evaluated night are {maturity}: {night.labels.share or 0:.0%} are known"
+        )
         return None
     if watched.n_labels < limits.minimum_labels:
         night.remarks.append(f"only {watched.n_labels} labels, {limits.minimum_labels} are needed")
         return None
-    beats_rule = watched.baseline_value is not None and metric_loss(limits.metric, watched.value, watched.baseline_value) < 0
+    beats_rule = (
+        watched.baseline_value is not None
+        and metric_loss(limits.metric, watched.value, watched.baseline_value) < 0
+    )
     return 0.0 if beats_rule else metric_loss(limits.metric, watched.value, expected)
 
 
-def _with_report(night: MonitoringContext, verdict: Verdict, drifts: list[Drift], digest: str, *, wants_report: bool) -> Verdict:
+def _with_report(
+    night: MonitoringContext,
+    verdict: Verdict,
+    drifts: list[Drift],
+    digest: str,
+    *,
+    wants_report: bool,
+) -> Verdict:
     """Link the report of this verdict, made before or now; whatever goes wrong with it is its problem, nothing more."""
     if night.champion is None or not drifts:
         return verdict
@@ -187,7 +245,9 @@ def _with_report(night: MonitoringContext, verdict: Verdict, drifts: list[Drift]
         if key is None and not wants_report:
             return verdict
         if key is None:
-            report = make_report(*_samples(night, night.champion), _shown(night, night.champion, drifts))
+            report = make_report(
+                *_samples(night, night.champion), _shown(night, night.champion, drifts)
+            )
             key = content_key(folder, report.html, ".html")
             store.put(content_key(folder, report.json, ".json"), report.json, "application/json")
             store.put(key, report.html, "text/html; charset=utf-8")
@@ -205,12 +265,18 @@ def _samples(night: MonitoringContext, champion: Champion) -> tuple[Sample, Samp
     size, seed = night.spec.monitoring.report_rows, night.spec.training.seed
     signature, rows = champion.trained.signature, champion.rows
     unseen = champion.trained.predictions(rows.slice(rows.num_rows - champion.n_unseen)).score
-    reference = Sample.draw(rows.slice(0, rows.num_rows - champion.n_unseen), unseen, signature, size, seed)
+    reference = Sample.draw(
+        rows.slice(0, rows.num_rows - champion.n_unseen), unseen, signature, size, seed
+    )
     order = sql.SQL("select t.* from {} order by t.{} collate {}").format(
-        published_features(night.spec, night.partition, night.partition), sql.Identifier(night.spec.entity.key), sql.Identifier("C")
+        published_features(night.spec, night.partition, night.partition),
+        sql.Identifier(night.spec.entity.key),
+        sql.Identifier("C"),
     )
     current = read_arrow(night.settings, order, night.run.application_name)
-    return reference, Sample.draw(current, champion.trained.predictions(current).score, signature, size, seed)
+    return reference, Sample.draw(
+        current, champion.trained.predictions(current).score, signature, size, seed
+    )
 
 
 def _shown(night: MonitoringContext, champion: Champion, drifts: list[Drift]) -> Shown:

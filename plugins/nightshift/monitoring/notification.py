@@ -29,16 +29,21 @@ def notify(settings: Settings, document: dict[str, Any]) -> list[str]:
     """Send a document to every channel that the settings name, and return the channels; one that fails does not stop the other.
 
     Raises:
-        NotificationError: No channel is set, or one failed; the message never shows the webhook's URL, which is a secret.
+        NotificationError: No channel is set, or one failed; the message never shows the webhook's
+            URL, which is a secret.
     """
     body = json.dumps(document, sort_keys=True).encode()
     url = settings.notify_url.get_secret_value()
     channels = [("command", settings.notify_command, _run), ("webhook", url, _post)]
     wanted = [(name, target, send) for name, target, send in channels if target]
-    failures = [f"{name}: {failure}" for name, target, send in wanted if (failure := send(target, body))]
+    failures = [
+        f"{name}: {failure}" for name, target, send in wanted if (failure := send(target, body))
+    ]
     if failures or not wanted:
         raise NotificationError(
-            "Nobody could be told." if len(failures) == len(wanted) else "Not everybody could be told.",
+            "Nobody could be told."
+            if len(failures) == len(wanted)
+            else "Not everybody could be told.",
             expected="NIGHTSHIFT_NOTIFY_COMMAND ends with 0, or NIGHTSHIFT_NOTIFY_URL answers with 2xx",
             got="; ".join(failures) or "neither of them is set",
             todo="Correct the channel and try it: `nightshift check-freshness --notify --at 2100-01-01T00:00Z` is always late.",
@@ -49,7 +54,13 @@ def notify(settings: Settings, document: dict[str, Any]) -> list[str]:
 def _run(command: str, body: bytes) -> str | None:
     """Run a command without a shell; return why it failed."""
     try:
-        done = subprocess.run(shlex.split(command), input=body, capture_output=True, timeout=TIMEOUT_SECONDS, check=False)  # noqa: S603
+        done = subprocess.run(  # noqa: S603
+            shlex.split(command),
+            input=body,
+            capture_output=True,
+            timeout=TIMEOUT_SECONDS,
+            check=False,
+        )
     except (OSError, ValueError, subprocess.TimeoutExpired) as error:
         return f"{type(error).__name__}: {error}"[:_SHOWN]
     if done.returncode == 0:

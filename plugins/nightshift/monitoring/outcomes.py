@@ -42,7 +42,11 @@ def knowledge_cutoff(conn: Connection, spec: ModelSpec, partition: Partition) ->
 
     query = sql.SQL(
         "select (select max(as_of) from {}), exists (select from ops.published where dataset = {} and partition_date = {})"
-    ).format(published_features(spec, partition, partition), sql.Literal(spec.features_dataset), sql.Literal(partition.day))
+    ).format(
+        published_features(spec, partition, partition),
+        sql.Literal(spec.features_dataset),
+        sql.Literal(partition.day),
+    )
     row = conn.execute(query).fetchone()
     if row is None or not row[1]:
         raise FeaturesNotPublishedError(
@@ -64,18 +68,25 @@ def published_predictions(spec: ModelSpec, first: Partition, last: Partition) ->
     return _published("predictions", spec.name, spec.predictions_dataset, (first, last))
 
 
-def _published(schema: str, table: str, dataset: str, days: tuple[Partition, Partition]) -> sql.Composed:
+def _published(
+    schema: str, table: str, dataset: str, days: tuple[Partition, Partition]
+) -> sql.Composed:
     from psycopg import sql
 
     return sql.SQL(
         "(select r.* from {table} r join ops.published p on p.dataset = {dataset} and p.partition_date = r.partition_date"
         " and p.load_id = r.load_id where r.partition_date between {first} and {last}) t"
     ).format(
-        table=sql.Identifier(schema, table), dataset=sql.Literal(dataset), first=sql.Literal(days[0].day), last=sql.Literal(days[1].day)
+        table=sql.Identifier(schema, table),
+        dataset=sql.Literal(dataset),
+        first=sql.Literal(days[0].day),
+        last=sql.Literal(days[1].day),
     )
 
 
-def read_outcomes(settings: Settings, conn: Connection, spec: ModelSpec, partition: Partition, as_of: dt.datetime) -> pa.Table | None:
+def read_outcomes(
+    settings: Settings, conn: Connection, spec: ModelSpec, partition: Partition, as_of: dt.datetime
+) -> pa.Table | None:
     """Return the predictions that mature on this night with their outcomes, as known at ``as_of``.
 
     Entities that never get a label are left out.
@@ -88,8 +99,10 @@ def read_outcomes(settings: Settings, conn: Connection, spec: ModelSpec, partiti
         as_of: What it may know, UTC, included.
 
     Returns:
-        One row per labelled entity in the order of its key: ``score``, ``probability``, ``is_positive``, ``model_version``, ``label``, and
-        the columns of the slices and of the rule baseline from the feature rows that were scored; None without predictions or labels.
+        One row per labelled entity in the order of its key: ``score``, ``probability``,
+            ``is_positive``, ``model_version``, ``label``, and
+        the columns of the slices and of the rule baseline from the feature rows that were scored;
+            None without predictions or labels.
     """
     labels = _labels(conn, spec, partition, as_of)
     if labels is None:
@@ -99,7 +112,9 @@ def read_outcomes(settings: Settings, conn: Connection, spec: ModelSpec, partiti
     return rows if rows.num_rows else None
 
 
-def count_labels(conn: Connection, spec: ModelSpec, partition: Partition, as_of: dt.datetime) -> LabelCount:
+def count_labels(
+    conn: Connection, spec: ModelSpec, partition: Partition, as_of: dt.datetime
+) -> LabelCount:
     """Return how many of the predictions that mature on this night had a label at ``as_of``, and how many never get one."""
     from psycopg import sql
 
@@ -112,20 +127,28 @@ def count_labels(conn: Connection, spec: ModelSpec, partition: Partition, as_of:
         select count(*), count(labels.label), count(*) filter (where labels.{key} is not null and labels.label is null)
         from predictions left join labels using ({key})
         """
-    ).format(key=sql.Identifier(spec.entity.key), labels=labels, predictions=published_predictions(spec, evaluated, evaluated))
+    ).format(
+        key=sql.Identifier(spec.entity.key),
+        labels=labels,
+        predictions=published_predictions(spec, evaluated, evaluated),
+    )
     with label_queries(conn):
         row = conn.execute(query).fetchone()
     return LabelCount(*row) if row else LabelCount()
 
 
-def _labels(conn: Connection, spec: ModelSpec, partition: Partition, as_of: dt.datetime) -> sql.Composed | None:
+def _labels(
+    conn: Connection, spec: ModelSpec, partition: Partition, as_of: dt.datetime
+) -> sql.Composed | None:
     """Return the labels as known, one row per entity, or None while there are no labels or no predictions at all."""
     from psycopg import sql
 
     label_columns = _columns(conn, "marts", spec.label.relation)
     if not label_columns or not _columns(conn, "predictions", spec.name):
         return None
-    pointer = sql.SQL("join ops.published lp on lp.dataset = {} and lp.partition_date = l.partition_date and lp.load_id = l.load_id")
+    pointer = sql.SQL(
+        "join ops.published lp on lp.dataset = {} and lp.partition_date = l.partition_date and lp.load_id = l.load_id"
+    )
     return sql.SQL(
         """
         select distinct on (l.{key}) l.{key}, l.{label} as label
@@ -138,7 +161,9 @@ def _labels(conn: Connection, spec: ModelSpec, partition: Partition, as_of: dt.d
         key=sql.Identifier(spec.entity.key),
         label=sql.Identifier(spec.label.column),
         labels=sql.Identifier(spec.label.relation),
-        pointer=pointer.format(sql.Literal(f"marts/{spec.label.relation}")) if "load_id" in label_columns else sql.SQL(""),
+        pointer=pointer.format(sql.Literal(f"marts/{spec.label.relation}"))
+        if "load_id" in label_columns
+        else sql.SQL(""),
         evaluated=sql.Literal(evaluated_partition(spec, partition).day),
         night=sql.Literal(partition.day),
         as_of=sql.Literal(as_of),
@@ -148,7 +173,9 @@ def _labels(conn: Connection, spec: ModelSpec, partition: Partition, as_of: dt.d
 def _query(spec: ModelSpec, evaluated: Partition, labels: sql.Composed) -> sql.Composed:
     from psycopg import sql
 
-    seen = dict.fromkeys([*(part.column for part in spec.promotion.slices), spec.scoring.fallback.feature])
+    seen = dict.fromkeys(
+        [*(part.column for part in spec.promotion.slices), spec.scoring.fallback.feature]
+    )
     return sql.SQL(
         """
         with labels as ({labels}), features as (select t.* from {features}), predictions as (select t.* from {predictions})

@@ -40,10 +40,17 @@ def measure_performance(spec: ModelSpec, rows: pa.Table) -> list[Performance]:
         rows: As ``outcomes.read_outcomes`` returns them, at least one.
     """
     published = _published(spec.task, rows)
-    by_source = {"model": published, "baseline": rule_predictions(spec.task, spec.scoring.fallback, rows, published.threshold)}
+    by_source = {
+        "model": published,
+        "baseline": rule_predictions(spec.task, spec.scoring.fallback, rows, published.threshold),
+    }
     measured = evidence(spec, _SAMPLE, rows, numbers(rows, "label"), by_source)
     baseline = {_place(part): part.value for part in measured if part.source == "baseline"}
-    return [Performance(*_place(part), part.value, baseline[_place(part)], part.n_rows) for part in measured if part.source == "model"]
+    return [
+        Performance(*_place(part), part.value, baseline[_place(part)], part.n_rows)
+        for part in measured
+        if part.source == "model"
+    ]
 
 
 def metric_loss(metric: str, value: float, expected: float) -> float:
@@ -64,4 +71,6 @@ def _published(task: Task, rows: pa.Table) -> Predictions:
         return Predictions(score)
     probability = np.clip(np.nan_to_num(numbers(rows, "probability"), nan=0.5), EDGE, 1 - EDGE)
     is_positive = np.nan_to_num(numbers(rows, "is_positive")) > 0
-    return Predictions(score, probability, float(probability[is_positive].min()) if is_positive.any() else np.inf)
+    return Predictions(
+        score, probability, float(probability[is_positive].min()) if is_positive.any() else np.inf
+    )

@@ -1,6 +1,7 @@
 """A report for people by Evidently: a bounded, seeded sample of the reference beside the night. The only module that knows Evidently.
 
-It runs in a process of its own with a deadline: its import is heavy, and neither its failure nor its slowness may touch a verdict.
+It runs in a process of its own with a deadline: its import is heavy, and neither its failure nor
+its slowness may touch a verdict.
 """
 
 from __future__ import annotations
@@ -41,7 +42,14 @@ class Sample:
     columns: dict[str, npt.NDArray[np.float64]]
 
     @classmethod
-    def draw(cls, rows: pa.Table, score: npt.NDArray[np.float64], signature: Signature, n_rows: int, seed: int) -> Sample:
+    def draw(
+        cls,
+        rows: pa.Table,
+        score: npt.NDArray[np.float64],
+        signature: Signature,
+        n_rows: int,
+        seed: int,
+    ) -> Sample:
         """Draw at most ``n_rows`` rows without replacement; the same seed and rows give the same sample.
 
         Args:
@@ -59,7 +67,9 @@ class Sample:
         places = np.sort(random.permutation(rows.num_rows)[:n_rows])
         matrix = encode(rows.take(places), signature)
         drawn = score[places] if score.size == rows.num_rows else random.choice(score, places.size)
-        return cls({name: matrix[:, place] for place, name in enumerate(signature.names)} | {SCORE: drawn})
+        return cls(
+            {name: matrix[:, place] for place, name in enumerate(signature.names)} | {SCORE: drawn}
+        )
 
     def write(self, path: Path) -> None:
         """Write the sample as a Parquet file."""
@@ -115,16 +125,39 @@ def make_report(reference: Sample, current: Sample, shown: Shown) -> Report:
 
 
 def _run_child(folder: Path) -> None:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("NIGHTSHIFT_", "AWS_", "AIRFLOW_"))}
-    environment |= {"PYTHONPATH": str(Path(__file__).parents[2]), "DO_NOT_TRACK": "1", "HOME": str(folder), "MPLCONFIGDIR": str(folder)}
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("NIGHTSHIFT_", "AWS_", "AIRFLOW_"))
+    }
+    environment |= {
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+        "DO_NOT_TRACK": "1",
+        "HOME": str(folder),
+        "MPLCONFIGDIR": str(folder),
+    }
     command = [sys.executable, "-m", "nightshift.monitoring.report", str(folder)]
     try:
-        done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, timeout=DEADLINE_SECONDS, check=False)  # noqa: S603
+        done = subprocess.run(  # noqa: S603
+            command,
+            env=environment,
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE_SECONDS,
+            check=False,
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise ReportError("The report was not finished in time.", got=type(error).__name__, todo="The verdict stands without it.") from None
+        raise ReportError(
+            "The report was not finished in time.",
+            got=type(error).__name__,
+            todo="The verdict stands without it.",
+        ) from None
     if done.returncode != 0:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise ReportError("The report's process failed.", got=last[:300], todo="The verdict stands without it.")
+        raise ReportError(
+            "The report's process failed.", got=last[:300], todo="The verdict stands without it."
+        )
 
 
 def _write_report(folder: Path) -> None:
@@ -139,12 +172,21 @@ def _write_report(folder: Path) -> None:
     frames = [pd.read_parquet(folder / f"{name}.parquet") for name in ("current", "reference")]
     columns = [name for name in shown.psi if all(frame[name].notna().any() for frame in frames)]
     categorical = [name for name in shown.categorical if name in columns]
-    definition = DataDefinition(numerical_columns=[name for name in columns if name not in categorical], categorical_columns=categorical)
+    definition = DataDefinition(
+        numerical_columns=[name for name in columns if name not in categorical],
+        categorical_columns=categorical,
+    )
     whole = [frame[columns].astype(dict.fromkeys(categorical, "Int64")) for frame in frames]
     current, reference = (Dataset.from_pandas(frame, definition) for frame in whole)
-    methods = {name: _given_answer(name, shown.psi[name], name in shown.drifted) for name in columns}
+    methods = {
+        name: _given_answer(name, shown.psi[name], name in shown.drifted) for name in columns
+    }
     features = [name for name in columns if name != SCORE]
-    metrics: list[Any] = [DataDriftPreset(columns=features, per_column_method=methods, drift_share=shown.drifted_ratio)]
+    metrics: list[Any] = [
+        DataDriftPreset(
+            columns=features, per_column_method=methods, drift_share=shown.drifted_ratio
+        )
+    ]
     metrics += [ValueDrift(column=SCORE, method=methods[SCORE])] if SCORE in columns else []
     snapshot = EvidentlyReport(metrics).run(current, reference)
     (folder / "report.html").write_text(snapshot.get_html_str(as_iframe=False), encoding="utf-8")

@@ -43,7 +43,8 @@ class TriggerDecision:
     """Whether the evidence asks for a retraining.
 
     Attributes:
-        breached_days: Per condition, the nights on which it held: of the window, for drift also those that the window's loss is about.
+        breached_days: Per condition, the nights on which it held: of the window, for drift also
+            those that the window's loss is about.
         in_cooldown: Whether an earlier decision is too near.
         is_over_budget: Whether the earlier decisions have used up the budget.
         has_triggered: Whether a decision must stand for this partition.
@@ -62,15 +63,22 @@ def loss_lag_days(spec: ModelSpec) -> int:
     return 1 + spec.label.maturity_days
 
 
-def rule(spec: ModelSpec, today: NightStatus, earlier: Sequence[NightStatus], decided: Decided, red: Sequence[str]) -> TriggerDecision:
+def rule(
+    spec: ModelSpec,
+    today: NightStatus,
+    earlier: Sequence[NightStatus],
+    decided: Decided,
+    red: Sequence[str],
+) -> TriggerDecision:
     """Apply conditions, windows, and what blocks an order.
 
     Args:
         spec: Windows, cooldown, budget and the conditions that must hold together.
         today: The night that is judged.
-        earlier: Nights before it that measured the same champion; those outside of the window are left out.
-        decided: The model's orders. Those after the night matter only when nothing else blocks, so that an old night that is rerun opens
-            no second order and gives no other reasons.
+        earlier: Nights before it that measured the same champion; those outside of the window are
+            left out.
+        decided: The model's orders. Those after the night matter only when nothing else blocks, so
+            that an old night that is rerun opens no second order and gives no other reasons.
         red: Why the data of the night cannot be trusted; empty if it can.
     """
     limits, night = spec.monitoring, today.partition_date
@@ -82,25 +90,37 @@ def rule(spec: ModelSpec, today: NightStatus, earlier: Sequence[NightStatus], de
     is_over_budget = len(spent) >= limits.retrain_budget.retrainings
     blocks = [f"blocked, data quality is red: {why}" for why in red]
     if cooldown:
-        blocks.append(f"in cooldown: {limits.cooldown_days} days around the decision of {max(cooldown)}")
+        blocks.append(
+            f"in cooldown: {limits.cooldown_days} days around the decision of {max(cooldown)}"
+        )
     if is_over_budget:
-        blocks.append(f"over budget: {len(spent)} decisions within {limits.retrain_budget.days} days, {', '.join(map(str, spent))}")
+        blocks.append(
+            f"over budget: {len(spent)} decisions within {limits.retrain_budget.days} days, {', '.join(map(str, spent))}"
+        )
     after = [day for day in decided.others if 0 < (day - night).days <= limits.cooldown_days]
     if not blocks and after:
-        blocks.append(f"in cooldown: {limits.cooldown_days} days around the decision of {min(after)}")
+        blocks.append(
+            f"in cooldown: {limits.cooldown_days} days around the decision of {min(after)}"
+        )
     has_triggered = bool(evidence) and (decided.own or not blocks)
     reasons = evidence + ([] if has_triggered or not evidence else blocks)
     return TriggerDecision(breached, bool(cooldown), is_over_budget, has_triggered, reasons)
 
 
-def _breached_days(spec: ModelSpec, today: NightStatus, earlier: Sequence[NightStatus]) -> dict[str, list[dt.date]]:
+def _breached_days(
+    spec: ModelSpec, today: NightStatus, earlier: Sequence[NightStatus]
+) -> dict[str, list[dt.date]]:
     nights, lag = [*earlier, today], loss_lag_days(spec)
-    reach = {name: spec.monitoring.windows.m + (lag if name in ("drift", "score_drift") else 0) for name in CONDITIONS}
+    reach = {
+        name: spec.monitoring.windows.m + (lag if name in ("drift", "score_drift") else 0)
+        for name in CONDITIONS
+    }
     return {
         name: sorted(
             one.partition_date
             for one in nights
-            if 0 <= (today.partition_date - one.partition_date).days < reach[name] and getattr(one, name) == "breached"
+            if 0 <= (today.partition_date - one.partition_date).days < reach[name]
+            and getattr(one, name) == "breached"
         )
         for name in CONDITIONS
     }
@@ -108,22 +128,33 @@ def _breached_days(spec: ModelSpec, today: NightStatus, earlier: Sequence[NightS
 
 def _evidence(spec: ModelSpec, today: NightStatus, breached: dict[str, list[dt.date]]) -> list[str]:
     """Return what asks for a retraining, in words; empty if nothing does."""
-    window, triggers, night = spec.monitoring.windows, spec.monitoring.triggers, today.partition_date
-    recent = {name: [day for day in days if (night - day).days < window.m] for name, days in breached.items()}
+    window, triggers, night = (
+        spec.monitoring.windows,
+        spec.monitoring.triggers,
+        today.partition_date,
+    )
+    recent = {
+        name: [day for day in days if (night - day).days < window.m]
+        for name, days in breached.items()
+    }
     held = {name: len(days) >= window.n and night in days for name, days in recent.items()}
     words = {
-        name: f"{name} held on {len(days)} of the last {window.m} nights: {', '.join(map(str, days))}" for name, days in recent.items()
+        name: f"{name} held on {len(days)} of the last {window.m} nights: {', '.join(map(str, days))}"
+        for name, days in recent.items()
     }
     lagged = [name for name in triggers.drift if len(breached[name]) >= window.n]
     if held["performance"] and lagged:
-        return [f"{name} held on {len(breached[name])} nights: {', '.join(map(str, breached[name]))}" for name in lagged] + [
-            words["performance"]
-        ]
+        return [
+            f"{name} held on {len(breached[name])} nights: {', '.join(map(str, breached[name]))}"
+            for name in lagged
+        ] + [words["performance"]]
     if held["severe_loss"]:
         return [words["severe_loss"], "acts on matured loss alone: it is severe"]
     drifted = [name for name in triggers.drift if held[name]]
     if drifted and triggers.may_act_on_drift_alone and today.performance == "unknown":
-        return [words[name] for name in drifted] + ["acts on drift alone: no matured loss confirms or contradicts it tonight"]
+        return [words[name] for name in drifted] + [
+            "acts on drift alone: no matured loss confirms or contradicts it tonight"
+        ]
     return []
 
 

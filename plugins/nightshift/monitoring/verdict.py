@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 SCHEMA = "monitoring"
 BESIDE = frozenset({"retrain_decision_id", "report_key", "report_problem"})
-"""Fields that stand in tables of their own: they say what followed from a verdict, not what it found."""
+"""Fields that stand in tables of their own: they say what followed from a verdict, not what it
+found.
+"""
 
 
 @dataclass(frozen=True)
@@ -31,13 +33,16 @@ class Verdict:
         model: Name of the spec.
         partition_date: The night.
         model_version: The champion that was measured; None without one.
-        drift_status: Whether enough features drifted, ``unknown`` without a champion; and so on for the other conditions.
+        drift_status: Whether enough features drifted, ``unknown`` without a champion; and so on for
+            the other conditions.
         n_features: Features compared; ``n_drifted`` of them drifted.
-        severe_loss_status: Whether the matured loss is above ``severe_loss_factor`` times the limit.
+        severe_loss_status: Whether the matured loss is above ``severe_loss_factor`` times the
+            limit.
         score_psi: Population stability index of the scores.
-        metric: The watched metric; ``metric_value`` over all matured rows, ``metric_baseline`` of the rule on the same rows,
-            ``metric_expected`` of the predicting version's hold-out.
-        n_labels: Matured labels that the metrics stand on, of ``n_predictions``; ``n_never_labelled`` of these never get one.
+        metric: The watched metric; ``metric_value`` over all matured rows, ``metric_baseline`` of
+            the rule on the same rows, ``metric_expected`` of the predicting version's hold-out.
+        n_labels: Matured labels that the metrics stand on, of ``n_predictions``;
+            ``n_never_labelled`` of these never get one.
         label_share: Known labels among the predictions that can get one, 1 is best.
         maturity: Of the evaluated night; only ``mature`` metrics trigger.
         evaluated_partition: The night that made the predictions that matured.
@@ -47,7 +52,8 @@ class Verdict:
         red_reasons: Why the data cannot be trusted; blocks a decision.
         has_triggered: Whether a decision stands for this night.
         reasons: Why, for people.
-        report_key: Object key of the HTML report; None when it could not be made, ``report_problem`` then says why. Neither is content.
+        report_key: Object key of the HTML report; None when it could not be made,
+            ``report_problem`` then says why. Neither is content.
         retrain_decision_id: The decision of this night; None when it did not trigger.
     """
 
@@ -83,16 +89,33 @@ class Verdict:
 
     def summary(self) -> dict[str, Any]:
         """Return keys and counts that fit into an XCom."""
-        names = ("model", "model_version", "n_features", "n_drifted", "n_labels", "maturity", "report_key", "retrain_decision_id")
+        names = (
+            "model",
+            "model_version",
+            "n_features",
+            "n_drifted",
+            "n_labels",
+            "maturity",
+            "report_key",
+            "retrain_decision_id",
+        )
         statuses = ("drift_status", "score_drift_status", "performance_status")
-        return {"partition": self.partition_date.isoformat()} | {name: getattr(self, name) for name in names + statuses}
+        return {"partition": self.partition_date.isoformat()} | {
+            name: getattr(self, name) for name in names + statuses
+        }
 
 
 def targets(model: str) -> tuple[Target, Target, Target]:
     """Return the datasets that one night publishes together."""
     return (
         Target(f"monitoring/{model}", SCHEMA, "verdicts", ("model",)),
-        Target(f"monitoring_drift/{model}", SCHEMA, "drift", ("model", "kind", "feature"), may_be_empty=True),
+        Target(
+            f"monitoring_drift/{model}",
+            SCHEMA,
+            "drift",
+            ("model", "kind", "feature"),
+            may_be_empty=True,
+        ),
         Target(
             f"monitoring_performance/{model}",
             SCHEMA,
@@ -104,7 +127,11 @@ def targets(model: str) -> tuple[Target, Target, Target]:
 
 
 def publish_night(
-    conn: Connection, verdict: Verdict, drifts: Sequence[Drift], performance: Sequence[Mapping[str, Any]], manifest: LoadManifest
+    conn: Connection,
+    verdict: Verdict,
+    drifts: Sequence[Drift],
+    performance: Sequence[Mapping[str, Any]],
+    manifest: LoadManifest,
 ) -> None:
     """Stage, audit and publish what one night measured, then link its report.
 
@@ -119,11 +146,22 @@ def publish_night(
         StaleTokenError: A newer attempt owns the night.
         AuditError: Keys are not unique.
     """
-    write = begin(conn, targets(verdict.model), PartitionRange.single(Partition(verdict.partition_date)), manifest)
-    place = {"partition_date": verdict.partition_date, "load_id": write.load_id, "model": verdict.model}
+    write = begin(
+        conn,
+        targets(verdict.model),
+        PartitionRange.single(Partition(verdict.partition_date)),
+        manifest,
+    )
+    place = {
+        "partition_date": verdict.partition_date,
+        "load_id": write.load_id,
+        "model": verdict.model,
+    }
     version = {"model_version": verdict.model_version}
     whole = {name: value for name, value in asdict(verdict).items() if name not in BESIDE}
-    document = {name: json.dumps(whole[name]) for name in ("breached_days", "red_reasons", "reasons")}
+    document = {
+        name: json.dumps(whole[name]) for name in ("breached_days", "red_reasons", "reasons")
+    }
     evaluated = {"evaluated_partition": verdict.evaluated_partition}
     with conn.transaction():
         _insert(conn, "verdicts", [whole | document | place])
@@ -160,7 +198,9 @@ def _insert(conn: Connection, table: str, rows: Sequence[Mapping[str, Any]]) -> 
     if rows:
         names = list(rows[0])
         statement = sql.SQL("insert into {} ({}) values ({})").format(
-            sql.Identifier(SCHEMA, table), sql.SQL(", ").join(map(sql.Identifier, names)), sql.SQL(", ").join(map(sql.Placeholder, names))
+            sql.Identifier(SCHEMA, table),
+            sql.SQL(", ").join(map(sql.Identifier, names)),
+            sql.SQL(", ").join(map(sql.Placeholder, names)),
         )
         with conn.cursor() as cursor:
             cursor.executemany(statement, rows)
@@ -170,11 +210,15 @@ def read_verdict(conn: Connection, model: str, partition: Partition) -> Verdict 
     """Return what readers see of a night."""
     names = list(Verdict.__dataclass_fields__)
     query = f"select {', '.join(names).replace('retrain_decision_id', 'decision_id')} from monitoring.verdicts_published"  # noqa: S608
-    row = conn.execute(f"{query} where model = %s and partition_date = %s".encode(), [model, partition.day]).fetchone()
+    row = conn.execute(
+        f"{query} where model = %s and partition_date = %s".encode(), [model, partition.day]
+    ).fetchone()
     return None if row is None else Verdict(**dict(zip(names, row, strict=True)))
 
 
-def earlier_nights(conn: Connection, spec: ModelSpec, partition: Partition, model_version: int | None) -> list[NightStatus]:
+def earlier_nights(
+    conn: Connection, spec: ModelSpec, partition: Partition, model_version: int | None
+) -> list[NightStatus]:
     """Return what the nights before this one found about the same champion, as far as its drift window goes, oldest first."""
     rows = conn.execute(
         """
@@ -182,6 +226,12 @@ def earlier_nights(conn: Connection, spec: ModelSpec, partition: Partition, mode
         where model = %s and partition_date > %s::date - %s and partition_date < %s and model_version is not distinct from %s
         order by partition_date
         """,
-        [spec.name, partition.day, spec.monitoring.windows.m + loss_lag_days(spec), partition.day, model_version],
+        [
+            spec.name,
+            partition.day,
+            spec.monitoring.windows.m + loss_lag_days(spec),
+            partition.day,
+            model_version,
+        ],
     )
     return [NightStatus(*row) for row in rows]

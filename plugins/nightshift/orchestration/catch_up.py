@@ -1,8 +1,9 @@
 """Find what was published and woke nobody, and wake it: the night follows from what stands in the warehouse, events only hurry it.
 
-Airflow loses wake-ups: of a paused DAG, of two events at one moment, of a producer that died between its commit and its report. So
-this looks at the state: a partition whose upstream a night has published some time ago and whose downstream nobody has published, and on
-which nobody works. Source: docs/adr/0012-tasks-tell-the-truth.md.
+Airflow loses wake-ups: of a paused DAG, of two events at one moment, of a producer that died
+between its commit and its report. So this looks at the state: a partition whose upstream a night
+has published some time ago and whose downstream nobody has published, and on which nobody works.
+Source: docs/adr/0012-tasks-tell-the-truth.md.
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ PATIENCE = dt.timedelta(minutes=20)
 HORIZON = dt.timedelta(days=7)
 """Older publications are left to a person."""
 MAXIMUM_WAKES = 3
-"""Times that one partition of one asset is announced again: what fails so often needs a person, and has a red run."""
+"""Times that one partition of one asset is announced again: what fails so often needs a person,
+and has a red run.
+"""
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,9 @@ def links(settings: Settings) -> list[Link]:
     """Return the chain from raw data to monitoring, without training: that is due, not owed."""
     contracts = read_contracts(settings.datasets_dir).documents.values()
     specs = read_specs(settings.models_dir).documents.values()
-    daily = tuple(sorted(contract.dataset for contract in contracts if contract.delivery is Delivery.DAILY))
+    daily = tuple(
+        sorted(contract.dataset for contract in contracts if contract.delivery is Delivery.DAILY)
+    )
     chain = [Link(daily, view) for view in sorted({spec.features_dataset for spec in specs})]
     for spec in specs:
         chain.append(Link((spec.features_dataset,), spec.predictions_dataset))
@@ -65,9 +70,11 @@ def links(settings: Settings) -> list[Link]:
 def stranded(conn: Connection, link: Link) -> list[Partition]:
     """Return the partitions that a night has published upstream of a joint and that did not get past it, oldest first.
 
-    Partitions that only a person has loaded, in a range, are none: nobody promised to score a history. What a rescue published before the
-    deadline stands in for the rest of the night, it is not its end. Of a downstream that nobody has published yet, as of a new view,
-    only the newest night counts: older ones would take the place of tonight's, and are a history that a person may build.
+    Partitions that only a person has loaded, in a range, are none: nobody promised to score a
+    history. What a rescue published before the deadline stands in for the rest of the night, it is
+    not its end. Of a downstream that nobody has published yet, as of a new view, only the newest
+    night counts: older ones would take the place of tonight's, and are a history that a person may
+    build.
     """
     rows = conn.execute(
         _STRANDED,
@@ -80,7 +87,9 @@ def stranded(conn: Connection, link: Link) -> list[Partition]:
         },
     )
     days = [day for (day,) in rows]
-    began = conn.execute("select min(partition_date) from ops.published where dataset = %s", [link.downstream]).fetchone()
+    began = conn.execute(
+        "select min(partition_date) from ops.published where dataset = %s", [link.downstream]
+    ).fetchone()
     first = (began and began[0]) or max(days, default=dt.date.max)
     return [Partition(day) for day in days if day >= first]
 
@@ -108,13 +117,23 @@ def untrained(settings: Settings, conn: Connection, model: str) -> list[Partitio
 
     spec = load_spec(settings.models_dir, model)
     row = conn.execute(
-        _NEWEST_NIGHT, {"dataset": spec.features_dataset, "model": model, "patience": PATIENCE, "horizon": HORIZON}
+        _NEWEST_NIGHT,
+        {
+            "dataset": spec.features_dataset,
+            "model": model,
+            "patience": PATIENCE,
+            "horizon": HORIZON,
+        },
     ).fetchone()
     if row is None:
         return []
     day, has_training_set, has_old_order = row
     partition = Partition(day)
-    return [partition] if has_old_order or (not has_training_set and is_due(settings, spec, partition)) else []
+    return (
+        [partition]
+        if has_old_order or (not has_training_set and is_due(settings, spec, partition))
+        else []
+    )
 
 
 _NEWEST_NIGHT = """
@@ -137,15 +156,23 @@ def find_stranded() -> dict[str, list[str]]:
     """
     context, settings = get_current_context(), load_settings()
     wanted: dict[str, set[str]] = {}
-    with ended_when_overdue(context["task"].execution_timeout), connect(settings, f"nightshift {DAG_ID}") as conn:
+    with (
+        ended_when_overdue(context["task"].execution_timeout),
+        connect(settings, f"nightshift {DAG_ID}") as conn,
+    ):
         end_hindering_sessions(conn)
         for link in links(settings):
             for partition in stranded(conn, link):
                 for dataset in link.upstream:
                     wanted.setdefault(dataset, set()).add(partition.key)
         for model in read_specs(settings.models_dir).documents:
-            wanted.setdefault(f"retrain/{model}", set()).update(partition.key for partition in untrained(settings, conn, model))
-    due = {name: sorted(key for key in keys if _may_wake(context, name, key)) for name, keys in wanted.items()}
+            wanted.setdefault(f"retrain/{model}", set()).update(
+                partition.key for partition in untrained(settings, conn, model)
+            )
+    due = {
+        name: sorted(key for key in keys if _may_wake(context, name, key))
+        for name, keys in wanted.items()
+    }
     if not any(due.values()):
         raise AirflowSkipException("Nothing is stranded.")
     return {name: keys for name, keys in due.items() if keys}
@@ -157,7 +184,11 @@ def _may_wake(context: Any, name: str, key: str) -> bool:  # noqa: ANN401 - Airf
 
     now = dt.datetime.now(dt.UTC)
     events = context["inlet_events"][Asset(name)].after((now - HORIZON).isoformat())
-    earlier = [event.timestamp for event in events if event.source_dag_id == DAG_ID and event.partition_key == key]
+    earlier = [
+        event.timestamp
+        for event in events
+        if event.source_dag_id == DAG_ID and event.partition_key == key
+    ]
     return len(earlier) < MAXIMUM_WAKES and all(at < now - PATIENCE for at in earlier)
 
 

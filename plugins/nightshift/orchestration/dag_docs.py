@@ -32,8 +32,13 @@ def render(dags: Sequence[DAG]) -> str:
         dags: All DAGs of the folder, in any order.
     """
     ordered = sorted(dags, key=lambda dag: (str(dag.fileloc), str(dag.dag_id)))
-    overview = "\n".join(_overview_row(dag) for dag in sorted(dags, key=lambda dag: str(dag.dag_id)))
-    sections = [_section(Path(file).name, list(group)) for file, group in groupby(ordered, key=lambda dag: str(dag.fileloc))]
+    overview = "\n".join(
+        _overview_row(dag) for dag in sorted(dags, key=lambda dag: str(dag.dag_id))
+    )
+    sections = [
+        _section(Path(file).name, list(group))
+        for file, group in groupby(ordered, key=lambda dag: str(dag.fileloc))
+    ]
     return _HEAD + "\n\n".join([overview, *sections]) + "\n"
 
 
@@ -44,7 +49,14 @@ def _overview_row(dag: DAG) -> str:
 def _section(file: str, dags: list[DAG]) -> str:
     """Return heading, documentation and the tables of tasks that differ by more than the model's name."""
     ids = ", ".join(f"`{dag.dag_id}`" for dag in dags)
-    limits = "; ".join(sorted({f"At most {dag.max_active_runs} active run(s) and {dag.max_active_tasks} active tasks" for dag in dags}))
+    limits = "; ".join(
+        sorted(
+            {
+                f"At most {dag.max_active_runs} active run(s) and {dag.max_active_tasks} active tasks"
+                for dag in dags
+            }
+        )
+    )
     tables = list(dict.fromkeys(_task_table(dag) for dag in dags))
     documentation = (dags[0].doc_md or "").strip().replace("\n**", "\n\n**")
     return "\n\n".join([f"## `dags/{file}`", ids, documentation, f"{limits}.", *tables])
@@ -52,7 +64,13 @@ def _section(file: str, dags: list[DAG]) -> str:
 
 def _task_table(dag: DAG) -> str:
     rows = [_task_row(task) for task in dag.topological_sort()]
-    table = "\n".join(["| task | after | pool | tries | limit of a try | emits |", "|---|---|---|---|---|---|", *rows])
+    table = "\n".join(
+        [
+            "| task | after | pool | tries | limit of a try | emits |",
+            "|---|---|---|---|---|---|",
+            *rows,
+        ]
+    )
     model = str(dag.dag_id).partition("__")[2]
     return table.replace(model, "<model>") if model else table
 
@@ -61,7 +79,9 @@ def _task_row(task: Any) -> str:  # noqa: ANN401 - an operator, mapped or not
     mapped = " (mapped)" if task.is_mapped else ""
     minutes = f"{task.execution_timeout.total_seconds() / 60:.0f} min"
     before, emitted = _names(task.upstream_task_ids), _names(outlet.name for outlet in task.outlets)
-    return f"| `{task.task_id}`{mapped} | {before} | {task.pool} | {N_TRIES} | {minutes} | {emitted} |"
+    return (
+        f"| `{task.task_id}`{mapped} | {before} | {task.pool} | {N_TRIES} | {minutes} | {emitted} |"
+    )
 
 
 def _names(names: Iterator[str] | Sequence[str]) -> str:

@@ -1,7 +1,8 @@
 """What must stand in the warehouse when a task says success: read there by the task itself, on a connection of its own.
 
-A stage reads its results back too. This is the second look, from outside of the stage, so that no way of leaving a stage early (a
-swallowed signal, a skipped step, a mocked call) can become a green task without its effect.
+A stage reads its results back too. This is the second look, from outside of the stage, so that no
+way of leaving a stage early (a swallowed signal, a skipped step, a mocked call) can become a green
+task without its effect.
 """
 
 from __future__ import annotations
@@ -44,16 +45,20 @@ class Seen:
     content_hash: str
 
 
-def require_published(scope: TaskScope, datasets: Iterable[str], claims: Mapping[str, int] | None = None) -> dict[str, Seen]:
+def require_published(
+    scope: TaskScope, datasets: Iterable[str], claims: Mapping[str, int] | None = None
+) -> dict[str, Seen]:
     """Return what readers see of each dataset: the pointer's load, and as many rows as it was published with, counted.
 
     Args:
         scope: The task.
         datasets: Which must be published for its partition.
-        claims: Loads that the stage says it left there, by dataset: readers must see that load, or one that came after it.
+        claims: Loads that the stage says it left there, by dataset: readers must see that load, or
+            one that came after it.
 
     Raises:
-        PostConditionError: One of them is not published for the partition, readers see a load from before, or another number of rows.
+        PostConditionError: One of them is not published for the partition, readers see a load from
+            before, or another number of rows.
     """
     wanted = list(datasets)
     query = """
@@ -62,21 +67,32 @@ def require_published(scope: TaskScope, datasets: Iterable[str], claims: Mapping
         where p.partition_date = %s and p.dataset = any(%s)
     """
     with connect(scope.settings, scope.run.application_name) as conn:
-        seen = {dataset: Seen(*row) for dataset, *row in conn.execute(query, [scope.partition.day, wanted])}
+        seen = {
+            dataset: Seen(*row)
+            for dataset, *row in conn.execute(query, [scope.partition.day, wanted])
+        }
         if missing := [dataset for dataset in wanted if dataset not in seen]:
             raise _broken(scope, f"{', '.join(missing)} published")
         for dataset, load_id in (claims or {}).items():
             if seen[dataset].load_id < load_id:
-                raise _broken(scope, f"{dataset} load {load_id} or a later one", f"load {seen[dataset].load_id}")
+                raise _broken(
+                    scope,
+                    f"{dataset} load {load_id} or a later one",
+                    f"load {seen[dataset].load_id}",
+                )
         for dataset, load in seen.items():
             n_rows = _count_rows(conn, scope, dataset, load)
             if n_rows != load.n_rows:
-                raise _broken(scope, f"{load.n_rows} rows of {dataset}, as published", f"{n_rows} rows")
+                raise _broken(
+                    scope, f"{load.n_rows} rows of {dataset}, as published", f"{n_rows} rows"
+                )
     return seen
 
 
 _TABLES = {"raw": "{}", "features": "feat_{}", "predictions": "{}"}
-"""Name of a dataset's table within the schema of its layer; what the monitor publishes, it reads back itself."""
+"""Name of a dataset's table within the schema of its layer; what the monitor publishes, it reads
+back itself.
+"""
 
 
 def _count_rows(conn: Connection, scope: TaskScope, dataset: str, load: Seen) -> int:
@@ -98,7 +114,9 @@ def require_row(scope: TaskScope, fact: str, **values: Any) -> Any:  # noqa: ANN
     with connect(scope.settings, scope.run.application_name) as conn:
         row = conn.execute(FACTS[fact].encode(), {"day": scope.partition.day, **values}).fetchone()
     if row is None:
-        raise _broken(scope, f"{fact} {', '.join(f'{name}={value}' for name, value in values.items())}")
+        raise _broken(
+            scope, f"{fact} {', '.join(f'{name}={value}' for name, value in values.items())}"
+        )
     return row[0]
 
 
@@ -106,9 +124,14 @@ def count_shard(scope: TaskScope, spec: ModelSpec, load_id: int, shard: int) -> 
     """Return the rows of one shard of a load, 0 where the load was refused and its rows collected."""
     from psycopg import sql
 
-    query = sql.SQL("select count(*) from {} where partition_date = %s and load_id = %s and shard = %s")
+    query = sql.SQL(
+        "select count(*) from {} where partition_date = %s and load_id = %s and shard = %s"
+    )
     with connect(scope.settings, scope.run.application_name) as conn:
-        row = conn.execute(query.format(sql.Identifier("predictions", spec.name)), [scope.partition.day, load_id, shard]).fetchone()
+        row = conn.execute(
+            query.format(sql.Identifier("predictions", spec.name)),
+            [scope.partition.day, load_id, shard],
+        ).fetchone()
     return int(row[0]) if row else 0
 
 
@@ -119,7 +142,9 @@ FACTS = {
     "model version": "select version from ml.model_versions where model = %(model)s and version = %(version)s",
     "promotion": "select verdict from ml.promotions where promotion_id = %(promotion_id)s and model = %(model)s and version = %(version)s",
 }
-"""The facts that are no published partition, by the word for them; each query finds one row or none."""
+"""The facts that are no published partition, by the word for them; each query finds one row or
+none.
+"""
 
 
 def _broken(scope: TaskScope, fact: str, got: str = "no such row") -> PostConditionError:

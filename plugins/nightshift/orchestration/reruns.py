@@ -1,8 +1,9 @@
 """Start runs again that ended and left the night unfinished or degraded, although what stopped them is gone.
 
-Two kinds: an ``ingest`` whose tasks died before their own code began or in the middle of it (``ops.task_tries``), since no asset
-wakes an ingest; and a scoring that stepped down because the store or a model could not be read (``scoring.degraded``). Bounded: three
-times a partition, twenty minutes apart. Source: docs/adr/0038-lost-tries.md.
+Two kinds: an ``ingest`` whose tasks died before their own code began or in the middle of it
+(``ops.task_tries``), since no asset wakes an ingest; and a scoring that stepped down because the
+store or a model could not be read (``scoring.degraded``). Bounded: three times a partition, twenty
+minutes apart. Source: docs/adr/0038-lost-tries.md.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 PATIENCE = dt.timedelta(minutes=20)
-"""How long after the last sign of a run nothing is wrong yet, and between two starts of one partition."""
+"""How long after the last sign of a run nothing is wrong yet, and between two starts of one
+partition.
+"""
 HORIZON = dt.timedelta(days=7)
 MAXIMUM_RERUNS = 3
 """Times that a partition's run is started again: what fails so often needs a person."""
@@ -69,7 +72,10 @@ def rerun_unfinished() -> list[str]:
     """
     context, settings = get_current_context(), load_settings()
     cleared: list[str] = []
-    with ended_when_overdue(context["task"].execution_timeout), connect(settings, "nightshift catch_up") as conn:
+    with (
+        ended_when_overdue(context["task"].execution_timeout),
+        connect(settings, "nightshift catch_up") as conn,
+    ):
         for one in [*lost_ingests(settings, conn), *improvable_scorings(settings, conn)]:
             if _is_over(one) and _claim(conn, one):
                 logger.warning("%s of %s runs again:\n%s", one.dag_id, one.day, one.reason)
@@ -82,13 +88,18 @@ def rerun_unfinished() -> list[str]:
 
 def lost_ingests(settings: Settings, conn: Connection) -> list[Rerun]:
     """Return the newest ``ingest`` run of each day that is not all published, if no load of it has failed by its own doing."""
-    contracts = [contract for contract in load_contracts(settings.datasets_dir).values() if contract.delivery is Delivery.DAILY]
+    contracts = [
+        contract
+        for contract in load_contracts(settings.datasets_dir).values()
+        if contract.delivery is Delivery.DAILY
+    ]
     values = {"horizon": HORIZON, "patience": PATIENCE, "uncounted": [*UNCOUNTED[:3]]}
     found: list[Rerun] = []
     for dag_run_id, day in conn.execute(_LOST_INGESTS, values).fetchall():
         expected = [contract.dataset for contract in contracts if contract.history_start <= day]
         published = conn.execute(
-            "select dataset from ops.published where partition_date = %s and dataset = any(%s)", [day, expected]
+            "select dataset from ops.published where partition_date = %s and dataset = any(%s)",
+            [day, expected],
         ).fetchall()
         if missing := sorted({*expected} - {dataset for (dataset,) in published}):
             found.append(Rerun("ingest", dag_run_id, day, str(lost_tries(", ".join(missing)))))
@@ -125,9 +136,14 @@ def silent_loads(settings: Settings, dag_run_id: str) -> list[str]:
         outcomes = dict(conn.execute(query, [dag_run_id]).fetchall())
     if any(outcome is not None and outcome not in UNCOUNTED[:3] for outcome in outcomes.values()):
         return []
-    daily = [contract for contract in load_contracts(settings.datasets_dir).values() if contract.delivery is Delivery.DAILY]
+    daily = [
+        contract
+        for contract in load_contracts(settings.datasets_dir).values()
+        if contract.delivery is Delivery.DAILY
+    ]
     names = ["load_reference", *(f"load_{contract.name}" for contract in daily)]
-    # A load that succeeded and is red all the same was ended while it told Airflow so: then all of them are named.
+    # A load that succeeded and is red all the same was ended while it told Airflow so: then all of
+    # them are named.
     return [name for name in names if outcomes.get(name) is None] or names
 
 
@@ -148,7 +164,9 @@ def improvable_scorings(settings: Settings, conn: Connection) -> list[Rerun]:
         try:
             found += _improvable(settings, conn, spec)
         except Exception as error:  # noqa: BLE001 - the nights of one model must not keep those of another one degraded
-            logger.warning("Whether %s can be improved is not known:\n%s", spec.name, stack_of(error))
+            logger.warning(
+                "Whether %s can be improved is not known:\n%s", spec.name, stack_of(error)
+            )
     return found
 
 
@@ -158,7 +176,12 @@ def _improvable(settings: Settings, conn: Connection, spec: ModelSpec) -> list[R
     for night in degraded_nights(conn, spec):
         run_id = _newest_run(conn, dag_id, night.partition.day)
         may_run = run_id is not None and _may_rerun(conn, dag_id, night.partition.day)
-        if run_id is None or not may_run or not night.by_airflow or not night.is_looked_after(spec, now):
+        if (
+            run_id is None
+            or not may_run
+            or not night.by_airflow
+            or not night.is_looked_after(spec, now)
+        ):
             continue
         if better_choice(settings, spec, conn, night) is not None:
             found.append(Rerun(dag_id, run_id, night.partition.day, str(night.describe())))
@@ -179,7 +202,9 @@ def _may_rerun(conn: Connection, dag_id: str, day: dt.date) -> bool:
         select count(*) < %s and coalesce(max(at) < clock_timestamp() - %s::interval, true) from ops.reruns
         where dag_id = %s and partition_date = %s and at > clock_timestamp() - %s::interval
     """
-    return conn.execute(query, [MAXIMUM_RERUNS, PATIENCE, dag_id, day, HORIZON]).fetchone() == (True,)
+    return conn.execute(query, [MAXIMUM_RERUNS, PATIENCE, dag_id, day, HORIZON]).fetchone() == (
+        True,
+    )
 
 
 def _claim(conn: Connection, one: Rerun) -> bool:
@@ -201,7 +226,9 @@ def _is_over(one: Rerun) -> bool:
     try:
         answer = SUPERVISOR_COMMS.send(GetDagRun(dag_id=one.dag_id, run_id=one.dag_run_id))
     except Exception as error:  # noqa: BLE001 - Airflow raises its own for a run that is gone
-        logger.warning("%s %s is not there any more (%s).", one.dag_id, one.dag_run_id, type(error).__name__)
+        logger.warning(
+            "%s %s is not there any more (%s).", one.dag_id, one.dag_run_id, type(error).__name__
+        )
         return False
     return isinstance(answer, DagRunResult) and str(answer.state.value) in {"failed", "success"}
 
@@ -211,4 +238,6 @@ def _clear(one: Rerun) -> None:
     from airflow.sdk.execution_time.comms import TriggerDagRun
     from airflow.sdk.execution_time.task_runner import SUPERVISOR_COMMS
 
-    SUPERVISOR_COMMS.send(TriggerDagRun(dag_id=one.dag_id, run_id=one.dag_run_id, reset_dag_run=True))
+    SUPERVISOR_COMMS.send(
+        TriggerDagRun(dag_id=one.dag_id, run_id=one.dag_run_id, reset_dag_run=True)
+    )

@@ -50,13 +50,23 @@ def _rescue(scope: TaskScope, spec: ModelSpec) -> dict[str, Any]:
     patience = dt.timedelta(minutes=spec.scoring.rescue_minutes_before_deadline / 2)
     may_wait = dt.datetime.now(dt.UTC) < spec.deadline_of(scope.partition) - patience
     with waiting(patience):
-        # A try that died before our code has hung in no model: it must not make the rescue skip one.
+        # A try that died before our code has hung in no model: it must not make the rescue skip
+        # one.
         attempt = scope.n_failed + 1
-        found = rescue(scope.settings, spec, scope.partition, scope.run, may_wait=may_wait, attempt=attempt)
+        found = rescue(
+            scope.settings, spec, scope.partition, scope.run, may_wait=may_wait, attempt=attempt
+        )
     if found.load_id is None:
         raise AirflowSkipException(f"Not in operation: {found.reason}.")
-    seen = require_published(scope, [spec.predictions_dataset], {spec.predictions_dataset: found.load_id})[spec.predictions_dataset]
-    return {"outcome": found.outcome, "reason": found.reason, "load_id": seen.load_id, "n_rows": seen.n_rows}
+    seen = require_published(
+        scope, [spec.predictions_dataset], {spec.predictions_dataset: found.load_id}
+    )[spec.predictions_dataset]
+    return {
+        "outcome": found.outcome,
+        "reason": found.reason,
+        "load_id": seen.load_id,
+        "n_rows": seen.n_rows,
+    }
 
 
 def announce_rescued(found: dict[str, Any]) -> int:

@@ -50,29 +50,48 @@ def plan_repair() -> dict[str, Any]:
 
     form = _form()
     with task_scope(_first_partition(form)) as scope:
-        plan = plan_rollback(scope.settings, scope.spec(form.model), form.version, scope.partition, _run(scope, form))
-        logger.info("Version %d loads, passes its guard and scores; it would serve from %s on.", plan.version, plan.since)
+        plan = plan_rollback(
+            scope.settings, scope.spec(form.model), form.version, scope.partition, _run(scope, form)
+        )
+        logger.info(
+            "Version %d loads, passes its guard and scores; it would serve from %s on.",
+            plan.version,
+            plan.since,
+        )
         for stretch in plan.stretches:
-            logger.info("To repair: %s, %s", stretch.partitions, "from kept loads" if stretch.kept else "to be scored again")
+            logger.info(
+                "To repair: %s, %s",
+                stretch.partitions,
+                "from kept loads" if stretch.kept else "to be scored again",
+            )
         return {"version": plan.version, "since": plan.since.key, "n_partitions": plan.n_partitions}
 
 
 def repair_partitions(plan: dict[str, Any]) -> dict[str, Any]:
     """Record the rollback, publish what it means, and read it back.
 
-    A run that is cleared goes on with what it recorded, from the same partition on. If somebody has decided since, it is skipped.
+    A run that is cleared goes on with what it recorded, from the same partition on. If somebody has
+    decided since, it is skipped.
     """
     from nightshift.scoring.republish import plan_rollback, roll_back
 
     form = _form()
     with task_scope(Partition.parse(plan["since"])) as scope:
         if form.only_plan:
-            raise AirflowSkipException(f"Only the plan was wanted: {plan['n_partitions']} partition(s) would be published again.")
+            raise AirflowSkipException(
+                f"Only the plan was wanted: {plan['n_partitions']} partition(s) would be published again."
+            )
         run, spec = _run(scope, form), scope.spec(form.model)
         _skip_if_overtaken(scope, form.model, run)
         found = plan_rollback(scope.settings, spec, form.version, scope.partition, run)
         repaired = roll_back(scope.settings, spec, found, form.reason, run, logger.info)
-        require_row(scope, "promotion", promotion_id=repaired.promotion_id, model=form.model, version=form.version)
+        require_row(
+            scope,
+            "promotion",
+            promotion_id=repaired.promotion_id,
+            model=form.model,
+            version=form.version,
+        )
         n_changed = sum(load.is_new for load in repaired.published)
         return {**plan, "promotion_id": repaired.promotion_id, "n_changed": n_changed}
 

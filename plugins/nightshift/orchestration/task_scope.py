@@ -1,7 +1,7 @@
 """What every task body runs in: its partition and identity, a time limit that holds in C code too, and an end that tells the truth.
 
-Airflow 3.3 records a task that handles SIGTERM and goes on as success, and its own time limit is an alarm that Python sees only
-between two instructions. Source: docs/adr/0012-tasks-tell-the-truth.md.
+Airflow 3.3 records a task that handles SIGTERM and goes on as success, and its own time limit is an
+alarm that Python sees only between two instructions. Source: docs/adr/0012-tasks-tell-the-truth.md.
 """
 
 from __future__ import annotations
@@ -76,7 +76,8 @@ class TaskScope:
         settings: Endpoints and credentials.
         partition: The run's partition.
         run: The identity of this try.
-        n_failed: Tries of our own code that failed before this one since the task was started or cleared.
+        n_failed: Tries of our own code that failed before this one since the task was started or
+            cleared.
     """
 
     settings: Settings
@@ -99,7 +100,8 @@ def task_scope(partition: Partition | None = None) -> Iterator[TaskScope]:
     """Give the running task its scope; end it with an error when Airflow ends it or its limit is over, whatever a stage does.
 
     Args:
-        partition: The partition, in a run that a person starts with a form; else it is the run's key.
+        partition: The partition, in a run that a person starts with a form; else it is the run's
+            key.
 
     Raises:
         NotPartitionedError: The run was started without a partition key.
@@ -115,8 +117,12 @@ def task_scope(partition: Partition | None = None) -> Iterator[TaskScope]:
             todo="Trigger `ingest` with a partition key, or use `airflow backfill create --dag-id ingest`.",
         )
     partition = partition or Partition.parse(run.partition_key)
-    identity = task_identity(run.dag_id, run.run_id, partition.key, instance.task_id, instance.map_index)
-    scope = TaskScope(load_settings(), partition, RunContext(identity, instance.try_number, "airflow"))
+    identity = task_identity(
+        run.dag_id, run.run_id, partition.key, instance.task_id, instance.map_index
+    )
+    scope = TaskScope(
+        load_settings(), partition, RunContext(identity, instance.try_number, "airflow")
+    )
     logger.info("The task's own code begins: %s, try %s.", identity, instance.try_number)
     with (
         ended_by_sigterm(scope),
@@ -127,7 +133,9 @@ def task_scope(partition: Partition | None = None) -> Iterator[TaskScope]:
         yield replace(scope, n_failed=n_failed)
 
 
-def task_identity(dag_id: str, run_id: str, partition_key: str, task_id: str, map_index: int = -1) -> str:
+def task_identity(
+    dag_id: str, run_id: str, partition_key: str, task_id: str, map_index: int = -1
+) -> str:
     """Return ``<dag>/<partition>/<task>[.<map index>]@<digest of the DAG run>``: equal in all tries, other in other runs and shards."""
     place = f".{map_index}" if map_index >= 0 else ""
     return f"{dag_id}/{partition_key}/{task_id}{place}@{sha256(run_id.encode()).hexdigest()[:6]}"
@@ -177,18 +185,28 @@ def _what_readers_see(scope: TaskScope) -> str:
     """
     try:
         with connect(scope.settings, scope.run.application_name) as conn:
-            rows = conn.execute(query, [scope.partition.day, scope.run.run_id.rpartition("/")[0] + "/"]).fetchall()
+            rows = conn.execute(
+                query, [scope.partition.day, scope.run.run_id.rpartition("/")[0] + "/"]
+            ).fetchall()
     except Exception as error:  # noqa: BLE001 - whatever it is, the task is ending and says what it knows
         return f"what is published could not be read ({type(error).__name__})"
-    return "; ".join(f"readers see {dataset} load {load_id}, published {at}" for dataset, load_id, at in rows) or "nothing is published"
+    return (
+        "; ".join(
+            f"readers see {dataset} load {load_id}, published {at}" for dataset, load_id, at in rows
+        )
+        or "nothing is published"
+    )
 
 
 @contextmanager
-def ended_when_overdue(limit: dt.timedelta | None, grace_seconds: float = GRACE_SECONDS) -> Iterator[None]:
+def ended_when_overdue(
+    limit: dt.timedelta | None, grace_seconds: float = GRACE_SECONDS
+) -> Iterator[None]:
     """End the process if the block is still there some seconds after its limit.
 
-    A thread does it while C code runs without the interpreter's lock (LightGBM, libpq); if C code holds the lock, the interpreter's own
-    watchdog, which needs none, follows. Both leave the stacks in the log. It works without a supervisor too.
+    A thread does it while C code runs without the interpreter's lock (LightGBM, libpq); if C code
+    holds the lock, the interpreter's own watchdog, which needs none, follows. Both leave the stacks
+    in the log. It works without a supervisor too.
 
     Args:
         limit: Limit of the try; None: there is none.
@@ -235,7 +253,10 @@ def waiting(limit: dt.timedelta) -> Iterator[None]:
         yield
     except NightshiftError as error:
         context, now = get_current_context(), dt.datetime.now(dt.UTC)
-        if not error.is_waiting or now - (context["ti"].get_first_reschedule_date(context) or now) >= limit:
+        if (
+            not error.is_waiting
+            or now - (context["ti"].get_first_reschedule_date(context) or now) >= limit
+        ):
             raise
         logger.warning("Waiting for upstream:\n%s", error)
         raise AirflowRescheduleException(now + WAIT_DELAY) from error

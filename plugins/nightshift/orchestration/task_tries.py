@@ -1,7 +1,8 @@
 """Record which tries reached our own code: a try that Airflow counts and that is not recorded died before it.
 
-A worker that cannot reach Airflow's API server ends before a task's code begins, and Airflow counts that as a try like any other.
-So Airflow gets more tries than we want (``defaults.N_LOST_TRIES``), and we count ours here. Source: docs/adr/0038-lost-tries.md.
+A worker that cannot reach Airflow's API server ends before a task's code begins, and Airflow counts
+that as a try like any other. So Airflow gets more tries than we want (``defaults.N_LOST_TRIES``),
+and we count ours here. Source: docs/adr/0038-lost-tries.md.
 """
 
 from __future__ import annotations

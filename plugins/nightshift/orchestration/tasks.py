@@ -1,7 +1,8 @@
 """Task bodies: each is one call into a stage. XCom carries keys and counts, never rows.
 
-A body that returns has read its result back from the warehouse (``post_conditions``), and one that Airflow ends raises (``task_scope``).
-A body that upstream keeps waiting is put back by the scheduler until its limit; that uses up no try and no slot.
+A body that returns has read its result back from the warehouse (``post_conditions``), and one that
+Airflow ends raises (``task_scope``). A body that upstream keeps waiting is put back by the
+scheduler until its limit; that uses up no try and no slot.
 """
 
 from __future__ import annotations
@@ -31,7 +32,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 LONGEST_WAIT = dt.timedelta(minutes=180)
-"""How long a task waits where no contract says it: for the cut-off, and for holes in the look-back."""
+"""How long a task waits where no contract says it: for the cut-off, and for holes in the
+look-back.
+"""
 
 
 class LoadFailedError(NightshiftError):
@@ -66,7 +69,11 @@ def _load_changes(scope: TaskScope, contract: DatasetContract) -> int:
     from nightshift.ingestion.load import ingest
 
     result = ingest(scope.settings, contract.name, scope.partitions, scope.run)
-    n_rows = require_published(scope, [contract.dataset])[contract.dataset].n_rows if result.partitions else 0
+    n_rows = (
+        require_published(scope, [contract.dataset])[contract.dataset].n_rows
+        if result.partitions
+        else 0
+    )
     _sweep(scope, contract, contract.history_start)
     return n_rows
 
@@ -74,7 +81,11 @@ def _load_changes(scope: TaskScope, contract: DatasetContract) -> int:
 def _contracts(scope: TaskScope, delivery: Delivery) -> list[DatasetContract]:
     """Return the contracts of one kind that have a history by the scope's partition."""
     contracts = read_contracts(scope.settings.datasets_dir).documents.values()
-    return [contract for contract in contracts if contract.delivery is delivery and contract.history_start <= scope.partition.day]
+    return [
+        contract
+        for contract in contracts
+        if contract.delivery is delivery and contract.history_start <= scope.partition.day
+    ]
 
 
 def load_dataset(dataset: str) -> dict[str, int]:
@@ -84,10 +95,19 @@ def load_dataset(dataset: str) -> dict[str, int]:
     with task_scope() as scope, waiting(_longest_wait(scope, dataset)):
         refuse_impossible(scope)
         result = ingest(scope.settings, dataset, scope.partitions, scope.run)
-        contracts = [contract for contract in _contracts(scope, Delivery.DAILY) if contract.name == dataset]
+        contracts = [
+            contract for contract in _contracts(scope, Delivery.DAILY) if contract.name == dataset
+        ]
         seen = require_published(scope, [contract.dataset for contract in contracts])
-        n_late = sum(_sweep(scope, contract, scope.partition.shift(-LOOKBACK_DAYS).day) for contract in contracts)
-        return {"n_rows": sum(one.n_rows for one in seen.values()), "n_refused": result.n_refused, "n_late_drops": n_late}
+        n_late = sum(
+            _sweep(scope, contract, scope.partition.shift(-LOOKBACK_DAYS).day)
+            for contract in contracts
+        )
+        return {
+            "n_rows": sum(one.n_rows for one in seen.values()),
+            "n_refused": result.n_refused,
+            "n_late_drops": n_late,
+        }
 
 
 def _sweep(scope: TaskScope, contract: DatasetContract, first: dt.date) -> int:
@@ -98,14 +118,23 @@ def _sweep(scope: TaskScope, contract: DatasetContract, first: dt.date) -> int:
     if last.day < max(first, contract.history_start):
         return 0
     try:
-        swept = sweep(scope.settings, contract.name, PartitionRange(Partition(max(first, contract.history_start)), last), scope.run)
+        swept = sweep(
+            scope.settings,
+            contract.name,
+            PartitionRange(Partition(max(first, contract.history_start)), last),
+            scope.run,
+        )
     except NightshiftError as error:
         logger.warning("Late drops of %s stay for the next night:\n%s", contract.name, error)
         return 0
     for drop, code in swept.left:
         logger.warning("A late drop was refused with %s: %s", code, drop.data_key)
     if swept.loaded:
-        logger.warning("%s late drop(s) of %s are in; `nightshift redo --plan` lists what they touch.", len(swept.loaded), contract.name)
+        logger.warning(
+            "%s late drop(s) of %s are in; `nightshift redo --plan` lists what they touch.",
+            len(swept.loaded),
+            contract.name,
+        )
     return len(swept.loaded)
 
 
@@ -116,12 +145,15 @@ def _longest_wait(scope: TaskScope, dataset: str) -> dt.timedelta:
 def announce_raw() -> str:
     """Emit the events of all raw datasets from one task, and return the partition key.
 
-    Two tasks that end at the same moment make two half-filled entries in Airflow's queue, and neither starts ``transform``.
-    Source: docs/adr/0003-partitions-and-assets.md, apache/airflow#71070.
+    Two tasks that end at the same moment make two half-filled entries in Airflow's queue, and
+    neither starts ``transform``. Source: docs/adr/0003-partitions-and-assets.md,
+    apache/airflow#71070.
     """
     with task_scope() as scope:
         refuse_impossible(scope)
-        require_published(scope, [contract.dataset for contract in _contracts(scope, Delivery.DAILY)])
+        require_published(
+            scope, [contract.dataset for contract in _contracts(scope, Delivery.DAILY)]
+        )
         return scope.partition.key
 
 
@@ -129,7 +161,8 @@ def tell_failures() -> None:
     """Fail, so that a run does not end green in which a load failed and the event was emitted all the same.
 
     Raises:
-        LostTriesError: No load failed by its own doing: tries died before their code began, or in the middle of it.
+        LostTriesError: No load failed by its own doing: tries died before their code began, or in
+            the middle of it.
         LoadFailedError: One did. Airflow starts the task only after a failure.
     """
     with task_scope() as scope:
@@ -151,7 +184,8 @@ class ViewFailedError(NightshiftError):
 def build_features() -> dict[str, Any]:
     """Build, check and publish marts and feature views; while the look-back has holes that can be filled, the task waits.
 
-    A view that fails is named in the result; its own task fails then (``announce_features``), and the other views go on.
+    A view that fails is named in the result; its own task fails then (``announce_features``), and
+    the other views go on.
     """
     from nightshift.transformation.build import build
 
@@ -190,7 +224,9 @@ def begin_scoring(model: str) -> dict[str, Any]:
 
     with task_scope() as scope:
         plan = begin(scope.settings, scope.spec(model), scope.partitions, scope.run)
-        require_row(scope, "load", load_id=plan.load_id, dataset=scope.spec(model).predictions_dataset)
+        require_row(
+            scope, "load", load_id=plan.load_id, dataset=scope.spec(model).predictions_dataset
+        )
         return plan.model_dump(mode="json")
 
 
@@ -214,12 +250,17 @@ def score_shard(model: str, plan: dict[str, Any], shard: int) -> int:
 def publish_predictions(model: str, plan: dict[str, Any]) -> dict[str, Any]:
     """Audit, gate and publish the predictions; return what readers see.
 
-    A plan whose shards are not all there (somebody cleared ``begin`` alone), that was overtaken by an attempt that published nothing, or
-    whose published rows have vanished is given up: this task then does all of the scoring itself. What a newer attempt has published is
-    the night's result.
+    A plan whose shards are not all there (somebody cleared ``begin`` alone), that was overtaken by
+    an attempt that published nothing, or whose published rows have vanished is given up: this task
+    then does all of the scoring itself. What a newer attempt has published is the night's result.
     """
     from nightshift.scoring.plan import ScorePlan
-    from nightshift.scoring.publication import IncompletePredictionsError, has_successor, publish, score
+    from nightshift.scoring.publication import (
+        IncompletePredictionsError,
+        has_successor,
+        publish,
+        score,
+    )
 
     with task_scope() as scope:
         spec = scope.spec(model)
@@ -228,13 +269,17 @@ def publish_predictions(model: str, plan: dict[str, Any]) -> dict[str, Any]:
         try:
             published = publish(scope.settings, spec, begun, scope.run)
         except (IncompletePredictionsError, StaleTokenError, VanishedRowsError) as error:
-            if isinstance(error, StaleTokenError) and has_successor(scope.settings, spec, begun, scope.run):
+            if isinstance(error, StaleTokenError) and has_successor(
+                scope.settings, spec, begun, scope.run
+            ):
                 logger.warning("A newer attempt has published the partition:\n%s", error)
             else:
                 logger.warning("Scoring once more in this task:\n%s", error)
                 published = score(scope.settings, spec, scope.partitions, scope.run)
         logger.info("Published: %s", published)
-        seen = require_published(scope, [spec.predictions_dataset], _claims(published))[spec.predictions_dataset]
+        seen = require_published(scope, [spec.predictions_dataset], _claims(published))[
+            spec.predictions_dataset
+        ]
         return {"load_id": seen.load_id, "n_rows": seen.n_rows, "content_hash": seen.content_hash}
 
 
@@ -272,7 +317,12 @@ def build_training_set(model: str) -> str:
     from nightshift.training.training_set import mature_window
 
     with task_scope() as scope, waiting(LONGEST_WAIT):
-        probe_features(scope.settings, scope.spec(model), mature_window(scope.spec(model), scope.partition), scope.run)
+        probe_features(
+            scope.settings,
+            scope.spec(model),
+            mature_window(scope.spec(model), scope.partition),
+            scope.run,
+        )
         key = build(scope.settings, scope.spec(model), scope.partition, scope.run).key
         return str(require_row(scope, "training set", key=key, model=model))
 
@@ -294,5 +344,11 @@ def decide_promotion(model: str, version: int) -> dict[str, Any]:
 
     with task_scope() as scope:
         decision = decide(scope.settings, scope.spec(model), version, scope.run)
-        recorded = require_row(scope, "promotion", promotion_id=decision.promotion_id, model=model, version=version)
-        return {"promotion_id": decision.promotion_id, "verdict": recorded, "reasons": list(decision.reasons)}
+        recorded = require_row(
+            scope, "promotion", promotion_id=decision.promotion_id, model=model, version=version
+        )
+        return {
+            "promotion_id": decision.promotion_id,
+            "verdict": recorded,
+            "reasons": list(decision.reasons),
+        }

@@ -1,7 +1,8 @@
 """What upstream can still owe: which days a night may wait for, and which keys are refused before anything is announced.
 
-A run that waits for what will never come would keep others from starting for hours. So a task waits only while the wait that a
-contract grants is not over, or while somebody is ingesting the day; all else fails at once, with a code that says what to do.
+A run that waits for what will never come would keep others from starting for hours. So a task waits
+only while the wait that a contract grants is not over, or while somebody is ingesting the day; all
+else fails at once, with a code that says what to do.
 """
 
 from __future__ import annotations
@@ -22,9 +23,13 @@ if TYPE_CHECKING:
     from nightshift.warehouse.connection import Connection
 
 EARLY_START = dt.timedelta(hours=2)
-"""How long before its cut-off a night may start and wait; the scheduled one starts half an hour before it."""
+"""How long before its cut-off a night may start and wait; the scheduled one starts half an hour
+before it.
+"""
 ASKED_FOR = dt.timedelta(minutes=30)
-"""How long a day of the past waits for its own drop: somebody has started it, so the drop may be on its way."""
+"""How long a day of the past waits for its own drop: somebody has started it, so the drop may be
+on its way.
+"""
 UNDER_WAY = dt.timedelta(minutes=30)
 """An ingest that was seen so short ago may still fill a hole."""
 _SHOWN_HOLES = 10
@@ -81,10 +86,15 @@ def refuse_impossible(scope: TaskScope) -> None:
             todo="Nothing was announced. Delete the run: the day's own night starts by itself.",
         )
     if now < partition.cutoff:
-        raise CutoffAheadError(f"The cut-off of {partition} is {partition.cutoff.isoformat()}.", todo="Nothing: the task waits for it.")
+        raise CutoffAheadError(
+            f"The cut-off of {partition} is {partition.cutoff.isoformat()}.",
+            todo="Nothing: the task waits for it.",
+        )
 
 
-def wait_for_drop(contract: DatasetContract, partition: Partition, now: dt.datetime | None = None) -> dt.timedelta:
+def wait_for_drop(
+    contract: DatasetContract, partition: Partition, now: dt.datetime | None = None
+) -> dt.timedelta:
     """Return how long a task waits from its first look for the partition's own drop."""
     granted = dt.timedelta(minutes=contract.maximum_wait_minutes)
     is_over = (now or dt.datetime.now(dt.UTC)) > _latest(contract, partition.day)
@@ -101,7 +111,10 @@ def only_what_can_come(scope: TaskScope) -> Iterator[None]:
     try:
         yield
     except LookbackIncomplete as error:
-        contracts = {contract.dataset: contract for contract in load_contracts(scope.settings.datasets_dir).values()}
+        contracts = {
+            contract.dataset: contract
+            for contract in load_contracts(scope.settings.datasets_dir).values()
+        }
         with connect(scope.settings, scope.run.application_name) as conn:
             staying = [hole for hole in error.holes if not _can_come(conn, contracts, *hole)]
         if not staying:
@@ -122,7 +135,11 @@ def _hole_stays(partition: Partition, staying: list[tuple[str, dt.date]]) -> Hol
 
 def _daily(scope: TaskScope) -> Mapping[str, DatasetContract]:
     contracts = load_contracts(scope.settings.datasets_dir)
-    return {name: contract for name, contract in contracts.items() if contract.delivery is Delivery.DAILY}
+    return {
+        name: contract
+        for name, contract in contracts.items()
+        if contract.delivery is Delivery.DAILY
+    }
 
 
 def _latest(contract: DatasetContract, day: dt.date) -> dt.datetime:
@@ -130,7 +147,9 @@ def _latest(contract: DatasetContract, day: dt.date) -> dt.datetime:
     return Partition(day).cutoff + dt.timedelta(minutes=contract.maximum_wait_minutes)
 
 
-def _can_come(conn: Connection, contracts: Mapping[str, DatasetContract], dataset: str, day: dt.date) -> bool:
+def _can_come(
+    conn: Connection, contracts: Mapping[str, DatasetContract], dataset: str, day: dt.date
+) -> bool:
     contract = contracts[dataset]
     if dt.datetime.now(dt.UTC) <= _latest(contract, day):
         return True

@@ -25,16 +25,25 @@ def explain(settings: Settings, spec: ModelSpec, prediction: Prediction) -> Fact
     """Return the chain of one prediction, plain values only; a part that does not exist (no model, no features) is None.
 
     Returns:
-        ``prediction``, ``publication``, ``features``, ``files``, ``rows``, ``model``, ``training_set`` and ``reasons``.
+        ``prediction``, ``publication``, ``features``, ``files``, ``rows``, ``model``,
+            ``training_set`` and ``reasons``.
 
     Raises:
         OriginLostError: A model made it, and its features are not kept.
     """
     with connect(settings, "nightshift why") as conn:
-        load = feature_loads(conn, spec, [prediction])[prediction.load_id, prediction.day] if prediction.version else None
+        load = (
+            feature_loads(conn, spec, [prediction])[prediction.load_id, prediction.day]
+            if prediction.version
+            else None
+        )
         model = _model(conn, spec, prediction.version) if prediction.version else None
         return {
-            "prediction": {"key": prediction.key, "partition": str(prediction.day), **_plain(prediction.values)}
+            "prediction": {
+                "key": prediction.key,
+                "partition": str(prediction.day),
+                **_plain(prediction.values),
+            }
             | {"score_source": prediction.score_source, "is_current": prediction.is_current},
             "publication": _publication(conn, spec.predictions_dataset, prediction),
             "features": _features(conn, spec, prediction, load) if load else None,
@@ -42,30 +51,47 @@ def explain(settings: Settings, spec: ModelSpec, prediction: Prediction) -> Fact
             "rows": _own_rows(conn, settings, spec, prediction, load) if load else None,
             "model": model,
             "training_set": _training_set(conn, model["training_set"]) if model else None,
-            "reasons": reasons_in_words(prediction.values["reasons"], column_descriptions(settings, spec.feature_table)),
+            "reasons": reasons_in_words(
+                prediction.values["reasons"], column_descriptions(settings, spec.feature_table)
+            ),
         }
 
 
 def reasons_in_words(reasons: list[Facts], descriptions: dict[str, str]) -> list[str]:
     """Return one sentence per reason, the strongest first."""
-    return [_in_words(reason, descriptions.get(reason["feature"], "").rstrip(".")) for reason in reasons]
+    return [
+        _in_words(reason, descriptions.get(reason["feature"], "").rstrip(".")) for reason in reasons
+    ]
 
 
 def _in_words(reason: Facts, description: str) -> str:
     value, added = reason["value"], reason["contribution"]
-    said = "is unknown" if value is None else f"is {value:.4g}" if isinstance(value, float) else f"is {value}"
+    said = (
+        "is unknown"
+        if value is None
+        else f"is {value:.4g}"
+        if isinstance(value, float)
+        else f"is {value}"
+    )
     effect = "raises" if added > 0 else "lowers"
     return f"{reason['feature']} {said} and {effect} the raw score by {abs(added):.4f}{f' ({description})' if description else ''}."
 
 
 def _plain(values: Facts) -> Facts:
-    return {name: value if isinstance(value, str | int | float | bool | list | None) else str(value) for name, value in values.items()}
+    return {
+        name: value if isinstance(value, str | int | float | bool | list | None) else str(value)
+        for name, value in values.items()
+    }
 
 
 def _one(conn: Connection, query: str, values: list[Any]) -> Facts | None:
     cursor = conn.execute(query.encode(), values)
     row = cursor.fetchone()
-    return _plain(dict(zip([column.name for column in cursor.description or []], row, strict=True))) if row else None
+    return (
+        _plain(dict(zip([column.name for column in cursor.description or []], row, strict=True)))
+        if row
+        else None
+    )
 
 
 def _publication(conn: Connection, dataset: str, prediction: Prediction) -> Facts | None:
@@ -79,11 +105,15 @@ def _publication(conn: Connection, dataset: str, prediction: Prediction) -> Fact
     )
 
 
-def _features(conn: Connection, spec: ModelSpec, prediction: Prediction, load: FeatureLoad) -> Facts:
+def _features(
+    conn: Connection, spec: ModelSpec, prediction: Prediction, load: FeatureLoad
+) -> Facts:
     from psycopg import sql
     from psycopg.rows import dict_row
 
-    query = sql.SQL("select {} from {} where partition_date = %s and load_id = %s and {} = %s").format(
+    query = sql.SQL(
+        "select {} from {} where partition_date = %s and load_id = %s and {} = %s"
+    ).format(
         sql.SQL(", ").join(map(sql.Identifier, spec.features.names)),
         sql.Identifier("features", spec.feature_table),
         sql.Identifier(spec.entity.key),
@@ -124,7 +154,11 @@ def _files(conn: Connection, settings: Settings, load: FeatureLoad) -> list[Fact
         if c.delivery == "daily"
     }
     latest = {dataset: day for dataset, day, _ in seen}
-    wanted = [(dataset, day, number) for dataset, day, number in seen if day >= needed.get(dataset, latest[dataset])]
+    wanted = [
+        (dataset, day, number)
+        for dataset, day, number in seen
+        if day >= needed.get(dataset, latest[dataset])
+    ]
     files: list[Facts] = []
     for dataset, day, load_id in wanted:
         files += _sources(conn, dataset, day, load_id)
@@ -138,20 +172,32 @@ def _sources(conn: Connection, dataset: str, day: object, load_id: int) -> list[
         [dataset, day, load_id],
     )
     return [
-        {"dataset": dataset, "partition": str(day), "load_id": load_id, "source_uri": uri, "source_sha256": sha256}
+        {
+            "dataset": dataset,
+            "partition": str(day),
+            "load_id": load_id,
+            "source_uri": uri,
+            "source_sha256": sha256,
+        }
         | {"known_at": str(known_at), "n_rows": n_rows}
         for uri, sha256, known_at, n_rows in rows
     ]
 
 
-def _own_rows(conn: Connection, settings: Settings, spec: ModelSpec, prediction: Prediction, load: FeatureLoad) -> list[Facts]:
+def _own_rows(
+    conn: Connection, settings: Settings, spec: ModelSpec, prediction: Prediction, load: FeatureLoad
+) -> list[Facts]:
     """Return the raw rows that carry the entity's own key; empty when the spec names no parts of the key."""
     from psycopg import sql
 
     parts = spec.scoring.spine.key_parts if spec.scoring.spine else ()
     if not parts:
         return []
-    having = {c.dataset for c in load_contracts(settings.datasets_dir).values() if {*parts} <= {column.name for column in c.columns}}
+    having = {
+        c.dataset
+        for c in load_contracts(settings.datasets_dir).values()
+        if {*parts} <= {column.name for column in c.columns}
+    }
     found: list[Facts] = []
     for dataset, day, load_id in _seen(conn, load):
         if dataset in having:
@@ -159,7 +205,10 @@ def _own_rows(conn: Connection, settings: Settings, spec: ModelSpec, prediction:
                 "select d.source_uri, d.source_sha256, r.source_row from {} r join raw.ingested_drops d using (partition_date, load_id)"
                 " where d.dataset = %s and r.partition_date = %s and r.load_id = %s and concat_ws('_', {}) = %s"
             ).format(
-                sql.Identifier(*dataset.split("/")), sql.SQL(", ").join(sql.SQL("{}::text").format(sql.Identifier(part)) for part in parts)
+                sql.Identifier(*dataset.split("/")),
+                sql.SQL(", ").join(
+                    sql.SQL("{}::text").format(sql.Identifier(part)) for part in parts
+                ),
             )
             rows = conn.execute(query, [dataset, day, load_id, prediction.key])
             found += [

@@ -11,7 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from nightshift.errors import NightshiftError
 from nightshift.scoring.plan import MODEL_MADE
-from nightshift.transformation.feature_manifest import FeatureLoad, OriginLostError, find_feature_load
+from nightshift.transformation.feature_manifest import (
+    FeatureLoad,
+    OriginLostError,
+    find_feature_load,
+)
 
 if TYPE_CHECKING:
     from nightshift.contracts.model_spec import ModelSpec
@@ -48,19 +52,27 @@ class Prediction:
     score_source: str
 
 
-VALUES = ("score", "probability", "decile", "is_positive", "reasons", "event_timestamp", "features_as_of")
+VALUES = (
+    "score",
+    "probability",
+    "decile",
+    "is_positive",
+    "reasons",
+    "event_timestamp",
+    "features_as_of",
+)
 """Columns of a prediction that must come out again."""
 
 
-def find_prediction(conn: Connection, spec: ModelSpec, key: str, partition: Partition | None = None) -> Prediction:
+def find_prediction(
+    conn: Connection, spec: ModelSpec, key: str, partition: Partition | None = None
+) -> Prediction:
     """Return the prediction that readers see of an entity; of its last partition if none is named.
 
     Raises:
         NoPredictionError: There is none.
     """
-    condition = (
-        "p.load_id is not null and t.{key} = %s and (%s::date is null or t.partition_date = %s) order by t.partition_date desc limit 1"
-    )
+    condition = "p.load_id is not null and t.{key} = %s and (%s::date is null or t.partition_date = %s) order by t.partition_date desc limit 1"
     day = partition.day if partition else None
     found = _select(conn, spec, condition, [key, day, day])
     if not found:
@@ -73,7 +85,9 @@ def find_prediction(conn: Connection, spec: ModelSpec, key: str, partition: Part
     return found[0]
 
 
-def sample_predictions(conn: Connection, spec: ModelSpec, n: int, seed: int, partition: Partition | None = None) -> list[Prediction]:
+def sample_predictions(
+    conn: Connection, spec: ModelSpec, n: int, seed: int, partition: Partition | None = None
+) -> list[Prediction]:
     """Return random predictions of models among all that were ever published, superseded ones too; the same seed gives the same ones.
 
     Raises:
@@ -86,11 +100,15 @@ def sample_predictions(conn: Connection, spec: ModelSpec, n: int, seed: int, par
     day = partition.day if partition else None
     found = _select(conn, spec, condition, [list(MODEL_MADE), day, day, seed, n])
     if not found:
-        raise NoPredictionError(f"No model has made a published prediction of {spec.name}.", todo="Score a night first.")
+        raise NoPredictionError(
+            f"No model has made a published prediction of {spec.name}.", todo="Score a night first."
+        )
     return found
 
 
-def _select(conn: Connection, spec: ModelSpec, condition: str, values: list[Any]) -> list[Prediction]:
+def _select(
+    conn: Connection, spec: ModelSpec, condition: str, values: list[Any]
+) -> list[Prediction]:
     from psycopg import sql
 
     column = sql.Identifier(spec.entity.key)
@@ -107,34 +125,60 @@ def _select(conn: Connection, spec: ModelSpec, condition: str, values: list[Any]
     )
     rows = conn.execute(query + sql.SQL(condition).format(key=column), values)
     return [
-        Prediction(key, day, load_id, is_current, version, dict(zip(VALUES, values, strict=True)), source)
+        Prediction(
+            key, day, load_id, is_current, version, dict(zip(VALUES, values, strict=True)), source
+        )
         for key, day, load_id, is_current, version, source, *values in rows
     ]
 
 
-def feature_loads(conn: Connection, spec: ModelSpec, predictions: Iterable[Prediction]) -> dict[tuple[int, dt.date], FeatureLoad]:
+def feature_loads(
+    conn: Connection, spec: ModelSpec, predictions: Iterable[Prediction]
+) -> dict[tuple[int, dt.date], FeatureLoad]:
     """Return the feature load of each (prediction load, partition): the one whose content the prediction load's manifest names.
 
     Raises:
-        OriginLostError: The manifest names features that are not kept, or the features' manifest names no raw loads.
+        OriginLostError: The manifest names features that are not kept, or the features' manifest
+            names no raw loads.
     """
     wanted: dict[int, set[dt.date]] = {}
     for prediction in predictions:
         wanted.setdefault(prediction.load_id, set()).add(prediction.day)
-    return {(load_id, day): found for load_id, days in sorted(wanted.items()) for day, found in _read_by(conn, spec, load_id, days).items()}
+    return {
+        (load_id, day): found
+        for load_id, days in sorted(wanted.items())
+        for day, found in _read_by(conn, spec, load_id, days).items()
+    }
 
 
-def _read_by(conn: Connection, spec: ModelSpec, load_id: int, days: set[dt.date]) -> dict[dt.date, FeatureLoad]:
+def _read_by(
+    conn: Connection, spec: ModelSpec, load_id: int, days: set[dt.date]
+) -> dict[dt.date, FeatureLoad]:
     candidates: dict[dt.date, list[tuple[int, str]]] = {}
     named = ""
-    asked = {"dataset": spec.predictions_dataset, "load": load_id, "features": spec.features_dataset}
+    asked = {
+        "dataset": spec.predictions_dataset,
+        "load": load_id,
+        "features": spec.features_dataset,
+    }
     for day, feature_load, content_hash, digest in conn.execute(_CANDIDATES, asked):
         candidates.setdefault(day, []).append((feature_load, content_hash))
         named = digest
     seen = {day: loads[0] for day, loads in candidates.items()}
     if _digest({day: content for day, (_, content) in seen.items()}) != named:
-        others = [{day: load} for day, loads in candidates.items() for load in loads] if len(candidates) == 1 else []
-        seen = next((one for one in others if _digest({day: content for day, (_, content) in one.items()}) == named), {})
+        others = (
+            [{day: load} for day, loads in candidates.items() for load in loads]
+            if len(candidates) == 1
+            else []
+        )
+        seen = next(
+            (
+                one
+                for one in others
+                if _digest({day: content for day, (_, content) in one.items()}) == named
+            ),
+            {},
+        )
     if not days <= seen.keys():
         raise OriginLostError(
             f"The features that load {load_id} of {spec.predictions_dataset} was scored on cannot be found.",
@@ -145,7 +189,9 @@ def _read_by(conn: Connection, spec: ModelSpec, load_id: int, days: set[dt.date]
     return {day: find_feature_load(conn, spec, day, seen[day][0]) for day in sorted(days)}
 
 
-def reason_methods(conn: Connection, spec: ModelSpec, predictions: Iterable[Prediction]) -> dict[int, str | None]:
+def reason_methods(
+    conn: Connection, spec: ModelSpec, predictions: Iterable[Prediction]
+) -> dict[int, str | None]:
     """Return, by load, how its reasons were made; None for loads of before this was noted: path attribution."""
     loads = sorted({prediction.load_id for prediction in predictions})
     query = "select distinct load_id, inputs ->> 'reasons' from ops.loads where dataset = %s and load_id = any(%s)"
@@ -163,4 +209,6 @@ order by p.partition_date,
 
 def _digest(contents: dict[dt.date, str]) -> str:
     """Return the digest that ``scoring.batch_scorer`` notes of the features that it reads."""
-    return sha256(json.dumps([[str(day), content] for day, content in sorted(contents.items())]).encode()).hexdigest()
+    return sha256(
+        json.dumps([[str(day), content] for day, content in sorted(contents.items())]).encode()
+    ).hexdigest()

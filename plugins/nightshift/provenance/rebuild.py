@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from nightshift.warehouse.connection import Connection
 
 LARGEST_GAP_DAYS = 7
-"""Days further apart are built apart: a trailing window over a range with holes takes longer than a second build."""
+"""Days further apart are built apart: a trailing window over a range with holes takes longer
+than a second build.
+"""
 _SCRATCH = "rebuilt_features"
 
 Row = dict[str, Any]
@@ -39,7 +41,8 @@ def rebuild_rows(
 ) -> tuple[dict[Place, Row], dict[Place, Row]]:
     """Return the stored and the rebuilt feature rows of some entities; a row that one side lacks is absent there.
 
-    Nothing is published, staged or locked: the builds live in the temporary schema of their connection.
+    Nothing is published, staged or locked: the builds live in the temporary schema of their
+    connection.
 
     Args:
         settings: Warehouse and dbt project.
@@ -58,26 +61,41 @@ def rebuild_rows(
     with connect(settings, "nightshift repro") as conn:
         for group in _groups(conn, list(keys)):
             knowledge = Knowledge(
-                {Partition(load.day): load.as_of for load in group}, frozenset[int]().union(*(load.raw_loads for load in group))
+                {Partition(load.day): load.as_of for load in group},
+                frozenset[int]().union(*(load.raw_loads for load in group)),
             )
             build_from(conn, settings, spec.feature_table, knowledge, _SCRATCH)
             for load in group:
                 places = sorted(keys[load])
-                stored |= _rows(conn, spec, load, ("features", spec.feature_table), load.load_id, places)
+                stored |= _rows(
+                    conn, spec, load, ("features", spec.feature_table), load.load_id, places
+                )
                 rebuilt |= _rows(conn, spec, load, ("pg_temp", _SCRATCH), 0, places)
     return stored, rebuilt
 
 
-def _rows(conn: Connection, spec: ModelSpec, load: FeatureLoad, table: tuple[str, str], load_id: int, keys: list[str]) -> dict[Place, Row]:
+def _rows(
+    conn: Connection,
+    spec: ModelSpec,
+    load: FeatureLoad,
+    table: tuple[str, str],
+    load_id: int,
+    keys: list[str],
+) -> dict[Place, Row]:
     from psycopg import sql
     from psycopg.rows import dict_row
 
     key = sql.Identifier(spec.entity.key)
-    query = sql.SQL("select * from {} where partition_date = %s and load_id = %s and {} = any(%s)").format(sql.Identifier(*table), key)
+    query = sql.SQL(
+        "select * from {} where partition_date = %s and load_id = %s and {} = any(%s)"
+    ).format(sql.Identifier(*table), key)
     with conn.cursor(row_factory=dict_row) as cursor:
         rows = cursor.execute(query, [load.day, load_id, keys]).fetchall()
     return {
-        (load.load_id, load.day, row[spec.entity.key]): {name: value for name, value in row.items() if name != "load_id"} for row in rows
+        (load.load_id, load.day, row[spec.entity.key]): {
+            name: value for name, value in row.items() if name != "load_id"
+        }
+        for row in rows
     }
 
 
@@ -102,7 +120,9 @@ def _runs(loads: Iterable[FeatureLoad]) -> list[list[FeatureLoad]]:
 
 def _agreeing(loads: list[FeatureLoad], known: list[_Version]) -> Iterator[list[FeatureLoad]]:
     everything = frozenset[int]().union(*(load.raw_loads for load in loads))
-    if len(loads) == 1 or all(_visible(known, everything, load) == _visible(known, load.raw_loads, load) for load in loads):
+    if len(loads) == 1 or all(
+        _visible(known, everything, load) == _visible(known, load.raw_loads, load) for load in loads
+    ):
         yield loads
         return
     half = len(loads) // 2
@@ -110,13 +130,18 @@ def _agreeing(loads: list[FeatureLoad], known: list[_Version]) -> Iterator[list[
     yield from _agreeing(loads[half:], known)
 
 
-def _visible(versions: Iterable[_Version], among: frozenset[int], load: FeatureLoad) -> dict[tuple[str, dt.date], tuple[dt.datetime, int]]:
+def _visible(
+    versions: Iterable[_Version], among: frozenset[int], load: FeatureLoad
+) -> dict[tuple[str, dt.date], tuple[dt.datetime, int]]:
     """Return the version of each drop that a partition sees: the last one that was known at its as-of."""
     seen: dict[tuple[str, dt.date], tuple[dt.datetime, int]] = {}
     for version in versions:
         if version.load_id in among and version.day <= load.day and version.known_at <= load.as_of:
             drop = (version.dataset, version.day)
-            seen[drop] = max(seen.get(drop, (version.known_at, version.load_id)), (version.known_at, version.load_id))
+            seen[drop] = max(
+                seen.get(drop, (version.known_at, version.load_id)),
+                (version.known_at, version.load_id),
+            )
     return seen
 
 

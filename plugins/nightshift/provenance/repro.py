@@ -77,7 +77,9 @@ class Replay:
         return not self.differences and self.row_hash == self.published_hash
 
 
-def replay_predictions(settings: Settings, spec: ModelSpec, predictions: Sequence[Prediction]) -> list[Replay]:
+def replay_predictions(
+    settings: Settings, spec: ModelSpec, predictions: Sequence[Prediction]
+) -> list[Replay]:
     """Rebuild features as known then, load the model versions, score, and compare; nothing is written.
 
     Args:
@@ -100,16 +102,33 @@ def replay_predictions(settings: Settings, spec: ModelSpec, predictions: Sequenc
     with connect(settings, "nightshift repro") as conn:
         loads = feature_loads(conn, spec, predictions)
         methods = reason_methods(conn, spec, predictions)
-        models = {v: load_version(settings, conn, spec, v) for v in sorted({p.version for p in predictions if p.version is not None})}
+        models = {
+            v: load_version(settings, conn, spec, v)
+            for v in sorted({p.version for p in predictions if p.version is not None})
+        }
     read = [loads[p.load_id, p.day] for p in predictions]
-    stored, rebuilt = rebuild_rows(settings, spec, [(load, p.key) for load, p in zip(read, predictions, strict=True)])
+    stored, rebuilt = rebuild_rows(
+        settings, spec, [(load, p.key) for load, p in zip(read, predictions, strict=True)]
+    )
     places = [(load.load_id, load.day, p.key) for load, p in zip(read, predictions, strict=True)]
     scored: dict[int, Row] = {}
     for version, model in models.items():
-        mine = [i for i, p in enumerate(predictions) if p.version == version and places[i] in rebuilt]
-        scored |= dict(zip(mine, _score(settings, spec, model, [rebuilt[places[i]] for i in mine]), strict=True))
+        mine = [
+            i for i, p in enumerate(predictions) if p.version == version and places[i] in rebuilt
+        ]
+        scored |= dict(
+            zip(
+                mine, _score(settings, spec, model, [rebuilt[places[i]] for i in mine]), strict=True
+            )
+        )
     return [
-        _compare(p, load, (stored.get(place, {}), rebuilt.get(place, {})), scored.get(i, {}), methods.get(p.load_id))
+        _compare(
+            p,
+            load,
+            (stored.get(place, {}), rebuilt.get(place, {})),
+            scored.get(i, {}),
+            methods.get(p.load_id),
+        )
         for i, (p, load, place) in enumerate(zip(predictions, read, places, strict=True))
     ]
 
@@ -131,23 +150,44 @@ def _score(settings: Settings, spec: ModelSpec, model: TrainedModel, rows: list[
     table = _as_arrow(settings, spec, model.signature.names, rows)
     scored = score_rows(model, table, spec.scoring.reasons, spec.scoring.engine).to_pylist()
     return [
-        {**made, "reasons": json.loads(made["reasons"]), "event_timestamp": row[spec.event_timestamp], "features_as_of": row["as_of"]}
+        {
+            **made,
+            "reasons": json.loads(made["reasons"]),
+            "event_timestamp": row[spec.event_timestamp],
+            "features_as_of": row["as_of"],
+        }
         for made, row in zip(scored, rows, strict=True)
     ]
 
 
-def _as_arrow(settings: Settings, spec: ModelSpec, features: Sequence[str], rows: list[Row]) -> pa.Table:
+def _as_arrow(
+    settings: Settings, spec: ModelSpec, features: Sequence[str], rows: list[Row]
+) -> pa.Table:
     """Return rows with the very types with which scoring reads them."""
     import pyarrow as pa
     from psycopg import sql
 
     schema = read_arrow(settings, select_rows(spec, features, sql.SQL("false").format())).schema
-    return pa.Table.from_pylist([{name: row[name] for name in schema.names} for row in rows], schema=schema)
+    return pa.Table.from_pylist(
+        [{name: row[name] for name in schema.names} for row in rows], schema=schema
+    )
 
 
-def _compare(prediction: Prediction, load: FeatureLoad, features: tuple[Row, Row], scored: Row, method: str | None) -> Replay:
-    published = {**{f"feature {name}": value for name, value in features[0].items()}, **prediction.values}
-    replayed = {**{f"feature {name}": value for name, value in features[1].items()}, **{name: scored.get(name) for name in VALUES}}
+def _compare(
+    prediction: Prediction,
+    load: FeatureLoad,
+    features: tuple[Row, Row],
+    scored: Row,
+    method: str | None,
+) -> Replay:
+    published = {
+        **{f"feature {name}": value for name, value in features[0].items()},
+        **prediction.values,
+    }
+    replayed = {
+        **{f"feature {name}": value for name, value in features[1].items()},
+        **{name: scored.get(name) for name in VALUES},
+    }
     remark = ""
     if method != METHOD:
         # This code cannot make such reasons; everything else must still be equal.
@@ -158,14 +198,19 @@ def _compare(prediction: Prediction, load: FeatureLoad, features: tuple[Row, Row
     differences = tuple(
         Difference(name, published.get(name, "no value"), replayed.get(name, "no value"))
         for name in names
-        if _exact(published.get(name)) != _exact(replayed.get(name)) or (name in published) != (name in replayed)
+        if _exact(published.get(name)) != _exact(replayed.get(name))
+        or (name in published) != (name in replayed)
     )
-    return Replay(prediction, load, differences, len(names), row_hash(replayed), row_hash(published), remark)
+    return Replay(
+        prediction, load, differences, len(names), row_hash(replayed), row_hash(published), remark
+    )
 
 
 def row_hash(values: Row) -> str:
     """Return the SHA-256, hex, of named values; equal if and only if every bit of every value is."""
-    return sha256(json.dumps({name: _exact(value) for name, value in values.items()}, sort_keys=True).encode()).hexdigest()
+    return sha256(
+        json.dumps({name: _exact(value) for name, value in values.items()}, sort_keys=True).encode()
+    ).hexdigest()
 
 
 def _exact(value: object) -> object:
@@ -179,4 +224,8 @@ def _exact(value: object) -> object:
 
 def _number(value: object) -> object:
     """Return numbers as doubles; JSON in the warehouse knows no negative zero."""
-    return (float(value) + 0.0).hex() if isinstance(value, int | float) and not isinstance(value, bool) else value
+    return (
+        (float(value) + 0.0).hex()
+        if isinstance(value, int | float) and not isinstance(value, bool)
+        else value
+    )

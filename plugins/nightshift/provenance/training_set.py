@@ -77,7 +77,9 @@ def _recorded(conn: Connection, key: str) -> tuple[int, str, dict[str, Any], str
     ).fetchone()
     if row is None or row[3] is None or not row[2].get("query"):
         raise ManifestUnreadableError(
-            f"The manifest of {key} cannot be followed.", expected="a query and feature loads", todo="Only recorded sets can be rebuilt."
+            f"The manifest of {key} cannot be followed.",
+            expected="a query and feature loads",
+            todo="Only recorded sets can be rebuilt.",
         )
     return row[0], row[1], row[2], row[3]
 
@@ -89,10 +91,13 @@ def _pinned(manifest: dict[str, Any], dataset: str, key: str) -> sql.Composed:
     before, found, after = str(manifest["query"]).partition(_POINTER)
     if not found or _POINTER in after:
         raise ManifestUnreadableError(
-            f"The query of {key} does not follow the pointer once.", todo="It was made by other code: check it out."
+            f"The query of {key} does not follow the pointer once.",
+            todo="It was made by other code: check it out.",
         )
     loads = sql.SQL(", ").join(
-        sql.SQL("({}, {}::date, {}::bigint)").format(sql.Literal(dataset), sql.Literal(part["partition"]), sql.Literal(part["load_id"]))
+        sql.SQL("({}, {}::date, {}::bigint)").format(
+            sql.Literal(dataset), sql.Literal(part["partition"]), sql.Literal(part["load_id"])
+        )
         for part in manifest["partitions"]
     )
     pinned = sql.SQL("join (values {}) as p (dataset, partition_date, load_id) on").format(loads)

@@ -38,7 +38,8 @@ class BinnedColumn:
     Attributes:
         n_rows: All rows.
         n_missing: Rows that are null or NaN.
-        counts: Rows per bin (edges + 1), or per level in the column's order and then all other levels.
+        counts: Rows per bin (edges + 1), or per level in the column's order and then all other
+            levels.
         mean: Mean of the numbers, exactly rounded; None without any, or with an infinite one.
     """
 
@@ -61,7 +62,9 @@ class BinCounter:
         categorical: Columns that are texts.
     """
 
-    def __init__(self, numeric: Sequence[NumericColumn], categorical: Sequence[CategoricalColumn]) -> None:
+    def __init__(
+        self, numeric: Sequence[NumericColumn], categorical: Sequence[CategoricalColumn]
+    ) -> None:
         import pyarrow as pa
 
         self._edges = {column.name: np.array(column.edges, np.float64) for column in numeric}
@@ -95,7 +98,12 @@ class BinCounter:
             scanned: What the same scan gave.
         """
         return {
-            name: BinnedColumn(scanned[name].n_rows, scanned[name].n_missing, tuple(counts.tolist()), scanned[name].mean)
+            name: BinnedColumn(
+                scanned[name].n_rows,
+                scanned[name].n_missing,
+                tuple(counts.tolist()),
+                scanned[name].mean,
+            )
             for name, counts in self._counts.items()
         }
 
@@ -104,5 +112,10 @@ def _places(texts: pa.Array, levels: pa.Array) -> npt.NDArray[np.int64]:
     """Return the place of each text that is not null among the levels, behind them that of others."""
     import pyarrow.compute as pc
 
-    places: npt.NDArray[np.int64] = pc.index_in(texts.drop_null(), value_set=levels).fill_null(len(levels)).to_numpy().astype(np.int64)
+    places: npt.NDArray[np.int64] = (
+        pc.index_in(texts.drop_null(), value_set=levels)
+        .fill_null(len(levels))
+        .to_numpy()
+        .astype(np.int64)
+    )
     return places

@@ -17,7 +17,8 @@ class Block:
 
     Attributes:
         texts: shape (n, n_columns), text as delivered; null where the file is empty.
-        row_numbers: shape (n,), position of each row in the file, 1 for the first behind the header.
+        row_numbers: shape (n,), position of each row in the file, 1 for the first behind the
+            header.
     """
 
     texts: pa.Table

@@ -34,14 +34,22 @@ if TYPE_CHECKING:
     from nightshift.quality.file_blocks import Source
 
 WRONG_TYPE_RATIO = 0.5
-"""Share of a column's values, 0 to 1, above which a wrong type is a changed schema and no longer single bad rows. Source: ADR 0005."""
+"""Share of a column's values, 0 to 1, above which a wrong type is a changed schema and no longer
+single bad rows. Source: ADR 0005.
+"""
 _EVIDENCE_RATIO, _EVIDENCE_VALUES = 0.01, 2
-"""Share of a file's rows, 0 to 1, and number of them, that must have a wrong value before a column's type
-counts as changed: one odd value of a column that is otherwise empty says nothing. Source: ADR 0041."""
+"""Share of a file's rows, 0 to 1, and number of them, that must have a wrong value before a
+column's type counts as changed: one odd value of a column that is otherwise empty says nothing.
+Source: ADR 0041.
+"""
 SIMILARITY = 0.6
-"""How alike a missing and an unknown column are called when one is suggested as the other. Source: difflib's default."""
+"""How alike a missing and an unknown column are called when one is suggested as the other.
+Source: difflib's default.
+"""
 IN_MEMORY_BYTES = 32 * 1024**2
-"""Text of a file that is checked as a whole. Its rows need about ten times as much until they are staged; a larger one streams."""
+"""Text of a file that is checked as a whole. Its rows need about ten times as much until they
+are staged; a larger one streams.
+"""
 _MOST_COUNTED_ROWS = 1_000_000
 """Rows beyond those of the manifest that are still counted, to say how many came."""
 _LONGEST_NAME = 255
@@ -117,7 +125,8 @@ class DeliveredFile:
     """A file that keeps its contract as a whole; its rows are still to be checked.
 
     Attributes:
-        texts: shape (n_rows, n_columns), text, one column per contract column that the schema version has, by its warehouse name.
+        texts: shape (n_rows, n_columns), text, one column per contract column that the schema
+            version has, by its warehouse name.
         row_numbers: Position of each row in the file, 1 for the first behind the header.
         malformed: Position and text of rows with another number of fields than the header.
         notes: What the contract does not know and does not need: added columns.
@@ -172,7 +181,9 @@ def check_file(contract: DatasetContract, drop: DropManifest, data: bytes) -> De
     names = [column.name for column in head.columns]
     nothing = pa.table({name: pa.array([], pa.string()) for name in names})
     texts = pa.concat_tables([nothing, *(block.texts.rename_columns(names) for block in blocks)])
-    numbers = np.concatenate([np.empty(0, dtype=np.int64), *(block.row_numbers for block in blocks)])
+    numbers = np.concatenate(
+        [np.empty(0, dtype=np.int64), *(block.row_numbers for block in blocks)]
+    )
     return DeliveredFile(texts, numbers, tuple(malformed), head.notes)
 
 
@@ -200,12 +211,18 @@ def check_head(contract: DatasetContract, drop: DropManifest, source: bytes | Pa
     if not header:
         raise _unreadable(drop, "it is empty")
     _check_names(contract, drop, header)
-    notes = _check_columns(drop, columns, header, contract.version_for(drop.partition, drop.schema_version))
+    notes = _check_columns(
+        drop, columns, header, contract.version_for(drop.partition, drop.schema_version)
+    )
     return FileHead(tuple(header), columns, notes, contract.limits)
 
 
 def read_rows(
-    drop: DropManifest, head: FileHead, source: Source, malformed: list[tuple[int, str]], names: Sequence[str] | None = None
+    drop: DropManifest,
+    head: FileHead,
+    source: Source,
+    malformed: list[tuple[int, str]],
+    names: Sequence[str] | None = None,
 ) -> Iterator[Block]:
     """Yield the rows of a file, columns as delivered; of more rows than the manifest says none is kept in memory.
 
@@ -213,11 +230,13 @@ def read_rows(
         drop: The manifest.
         head: What ``check_head`` gave.
         source: The file, its bytes, or one that is still coming.
-        malformed: Is filled with position and text of rows with another number of fields than the header.
+        malformed: Is filled with position and text of rows with another number of fields than the
+            header.
         names: Columns to read, as delivered; None reads all of the schema version.
 
     Raises:
-        RowCountError: The number of rows is not that of the manifest; raised at the end, or when far too many came.
+        RowCountError: The number of rows is not that of the manifest; raised at the end, or when
+            far too many came.
         UnreadableError: The file cannot be read to its end.
         LimitError: The file is larger than the contract allows.
     """
@@ -231,7 +250,9 @@ def read_rows(
 
     wanted = [column.delivered_name for column in head.columns] if names is None else names
     try:
-        for block in read_blocks(source, drop.data_key, head.header, wanted, set_aside, head.limits):
+        for block in read_blocks(
+            source, drop.data_key, head.header, wanted, set_aside, head.limits
+        ):
             n_rows += len(block.row_numbers)
             if n_rows + n_malformed <= drop.n_rows:
                 yield block
@@ -276,7 +297,12 @@ def allowed_commands(drop: DropManifest) -> str:
     )
 
 
-def check_types(drop: DropManifest, columns: Sequence[Column], n_values: Mapping[str, int], n_wrong: Mapping[str, int]) -> None:
+def check_types(
+    drop: DropManifest,
+    columns: Sequence[Column],
+    n_values: Mapping[str, int],
+    n_wrong: Mapping[str, int],
+) -> None:
     """Refuse a file in which most values of a column have another type.
 
     Args:
@@ -288,7 +314,11 @@ def check_types(drop: DropManifest, columns: Sequence[Column], n_values: Mapping
     Raises:
         TypeChangedError: In at least one column.
     """
-    changed = [column for column in columns if is_other_type(n_wrong.get(column.name, 0), n_values.get(column.name, 0), drop.n_rows)]
+    changed = [
+        column
+        for column in columns
+        if is_other_type(n_wrong.get(column.name, 0), n_values.get(column.name, 0), drop.n_rows)
+    ]
     if changed:
         lines = [
             f"{c.name}: expected {c.delivered_as or c.type}, {n_wrong[c.name]} of {n_values[c.name]} values are something else;"
@@ -329,7 +359,13 @@ _ACCEPTED_FORMS = {
 }
 
 
-def check_refused(contract: DatasetContract, drop: DropManifest, n_good: int, reasons: Mapping[str, int], hint: str = "") -> None:
+def check_refused(
+    contract: DatasetContract,
+    drop: DropManifest,
+    n_good: int,
+    reasons: Mapping[str, int],
+    hint: str = "",
+) -> None:
     """Refuse a file with more bad rows, or fewer good ones, than the contract allows.
 
     Args:
@@ -354,7 +390,8 @@ def check_refused(contract: DatasetContract, drop: DropManifest, n_good: int, re
         f"{_name(drop)} does not have enough good rows.",
         expected=expected,
         got=f"{n_good} good, {n_refused} refused: {said}",
-        todo="Ask upstream for a corrected file; change the limit in the contract only if such rows are normal." + hint,
+        todo="Ask upstream for a corrected file; change the limit in the contract only if such rows are normal."
+        + hint,
     )
 
 
@@ -404,10 +441,15 @@ def _check_names(contract: DatasetContract, drop: DropManifest, header: Sequence
         raise over_limit(drop, OverLimitError("columns", contract.limits.columns, str(len(header))))
     for place, name in enumerate(header, 1):
         if len(name.encode(errors="replace")) > _LONGEST_NAME or (name and not name.isprintable()):
-            raise _unreadable(drop, f"the name of column {place} is longer than {_LONGEST_NAME} bytes, or has control characters")
+            raise _unreadable(
+                drop,
+                f"the name of column {place} is longer than {_LONGEST_NAME} bytes, or has control characters",
+            )
 
 
-def _check_columns(drop: DropManifest, columns: Sequence[Column], header: Sequence[str], version: int) -> tuple[str, ...]:
+def _check_columns(
+    drop: DropManifest, columns: Sequence[Column], header: Sequence[str], version: int
+) -> tuple[str, ...]:
     """Return notes on added columns.
 
     A file without a header has a row in its place, so a name that the contract does not know may be
@@ -423,7 +465,8 @@ def _check_columns(drop: DropManifest, columns: Sequence[Column], header: Sequen
         lines += [f"! {name}  (delivered {header.count(name)} times)" for name in repeated]
         lines += [f"! {n_repeated} unknown name(s) delivered more than once"] if n_repeated else []
         raise ColumnsError(
-            f"{_name(drop)} has other columns than schema version {version}:\n    " + "\n    ".join(lines),
+            f"{_name(drop)} has other columns than schema version {version}:\n    "
+            + "\n    ".join(lines),
             expected=", ".join(expected),
             got=f"{len(header) - n_added} of them, and {n_added} column(s) that the contract does not know; is there a header?",
             todo=allowed_commands(drop),

@@ -80,12 +80,20 @@ def find_row(conn: Connection, row_id: int) -> QuarantinedRow:
         [row_id],
     ).fetchone()
     if row is None:
-        raise QuarantineError(f"There is no refused row {row_id}.", todo="`nightshift quarantine list` shows those that are open.")
+        raise QuarantineError(
+            f"There is no refused row {row_id}.",
+            todo="`nightshift quarantine list` shows those that are open.",
+        )
     return QuarantinedRow(*row)
 
 
 def correct_row(
-    conn: Connection, row_id: int, values: Mapping[str, str | None], known_at: dt.datetime, actor: str, note: str
+    conn: Connection,
+    row_id: int,
+    values: Mapping[str, str | None],
+    known_at: dt.datetime,
+    actor: str,
+    note: str,
 ) -> QuarantinedRow:
     """Record the right values of a row that is open or corrected; nothing is ingested yet. A later correction replaces an earlier one.
 
@@ -98,7 +106,8 @@ def correct_row(
         note: Why, in words.
 
     Raises:
-        QuarantineError: There is no such row, it is settled, a column is unknown, or nothing says why.
+        QuarantineError: There is no such row, it is settled, a column is unknown, or nothing says
+            why.
     """
     row = find_row(conn, row_id)
     _refuse_unusable(row, values, note)
@@ -112,7 +121,11 @@ def correct_row(
             [actor, note, row_id],
         ).fetchone()
         if done is None:
-            raise QuarantineError(f"Row {row_id} is settled.", expected="open or corrected", got=find_row(conn, row_id).state)
+            raise QuarantineError(
+                f"Row {row_id} is settled.",
+                expected="open or corrected",
+                got=find_row(conn, row_id).state,
+            )
         conn.execute(
             "insert into quarantine.corrections (row_id, known_at, actor, note, corrected) values (%s, %s, %s, %s, %s)",
             [row_id, known_at, actor, note, json.dumps(corrected)],
@@ -127,12 +140,16 @@ def _refuse_unusable(row: QuarantinedRow, values: Mapping[str, str | None], note
         raise QuarantineError(
             f"Row {row.row_id} cannot be corrected so.",
             expected=f"new texts for columns out of {', '.join(row.delivered)}, and a reason",
-            got=f"unknown columns {', '.join(unknown)}" if unknown else ("no values" if not values else "no reason"),
+            got=f"unknown columns {', '.join(unknown)}"
+            if unknown
+            else ("no values" if not values else "no reason"),
             todo="nightshift quarantine correct <row> --set <column>=<text> --note <why>",
         )
 
 
-def corrections_of(conn: Connection, dataset: str, day: dt.date, states: Sequence[str] = ("corrected",)) -> list[Correction]:
+def corrections_of(
+    conn: Connection, dataset: str, day: dt.date, states: Sequence[str] = ("corrected",)
+) -> list[Correction]:
     """Return the last correction of each row of a partition in one of these states, in the order of the rows."""
     rows = conn.execute(
         """

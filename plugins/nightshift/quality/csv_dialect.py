@@ -1,8 +1,8 @@
 """The CSV dialect of a drop, checked on the bytes before Arrow parses them: RFC 4180, LF or CRLF, UTF-8.
 
-Arrow reads odd quotes as something: ``"x"y`` as ``xy``, and a quote that is never closed swallows rows. Here a line
-that does not follow the dialect is set aside as one malformed row, and every line is counted without a parser.
-Source: docs/adr/0041-values-and-counts.md.
+Arrow reads odd quotes as something: ``"x"y`` as ``xy``, and a quote that is never closed swallows
+rows. Here a line that does not follow the dialect is set aside as one malformed row, and every line
+is counted without a parser. Source: docs/adr/0041-values-and-counts.md.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 MAXIMUM_LINE_BYTES = 16 * 1024**2
 """A line is held in memory until its end has come."""
 MAXIMUM_RECORD_BYTES = 512 * 1024
-"""A quoted field that is still open after so much was opened by a stray quote. Below Arrow's block of 1 MiB."""
+"""A quoted field that is still open after so much was opened by a stray quote. Below Arrow's
+block of 1 MiB.
+"""
 _CHUNK_BYTES = 128 * 1024
 _QUOTE, _COMMA, _LF, _CR = b'",\n\r'
 _FIELD = rb'(?:"[^"]*+(?:""[^"]*+)*+"|[^",\r\n]*+)'
@@ -56,7 +58,9 @@ def split_header(head: bytes) -> list[str]:
     except UnicodeDecodeError:
         raise DialectError("its header is not UTF-8") from None
     if not _RECORD.fullmatch(text.encode()):
-        raise DialectError("a quote of its header is not where RFC 4180 has it, or the header has more than one line")
+        raise DialectError(
+            "a quote of its header is not where RFC 4180 has it, or the header has more than one line"
+        )
     if any(character < " " and character != "\t" for character in text.rstrip("\r\n")):
         raise DialectError("its header has a control character")
     try:
@@ -88,10 +92,11 @@ _FIRST_BYTES = 4096
 class CheckedLines:
     """The bytes of a CSV file, as a file to be read once, with lines outside of the dialect replaced.
 
-    A line is outside of the dialect when a quote stands in a field that does not begin with one, when something
-    other than a comma follows a closing quote, or when it has a CR without LF outside of quotes. So is a line whose
-    quoted field spans lines that look like rows themselves, because they have as many commas as a row, or whose
-    record has another number of fields once it is complete.
+    A line is outside of the dialect when a quote stands in a field that does not begin with one,
+    when something other than a comma follows a closing quote, or when it has a CR without LF
+    outside of quotes. So is a line whose quoted field spans lines that look like rows themselves,
+    because they have as many commas as a row, or whose record has another number of fields once it
+    is complete.
 
     Args:
         stream: The uncompressed bytes.
@@ -170,10 +175,16 @@ class CheckedLines:
             if self._may_hide_rows(bytes_, quotes, lines):
                 return False
             is_end[lines[np.searchsorted(quotes, lines) % 2 == 1]] = False
-        self.n_lines += int(np.count_nonzero(is_end)) + (not data.endswith(b"\n")) - _n_blank(bytes_, is_end, has_cr=_CR in data)
+        self.n_lines += (
+            int(np.count_nonzero(is_end))
+            + (not data.endswith(b"\n"))
+            - _n_blank(bytes_, is_end, has_cr=_CR in data)
+        )
         return True
 
-    def _may_hide_rows(self, bytes_: npt.NDArray[np.uint8], quotes: Positions, lines: Positions) -> bool:
+    def _may_hide_rows(
+        self, bytes_: npt.NDArray[np.uint8], quotes: Positions, lines: Positions
+    ) -> bool:
         """Return whether a record that spans lines has another number of fields, or lines with as many commas as a row.
 
         Args:
@@ -194,7 +205,11 @@ class CheckedLines:
         # Where a record starts: behind the line before its first one.
         starts = np.concatenate([[0], lines[:-1]])[first]
         n_fields = np.searchsorted(outside, lines[last]) - np.searchsorted(outside, starts) + 1
-        return bool((is_full & between).any() or (is_full[first] & is_full[last]).any() or (n_fields != self._n_columns).any())
+        return bool(
+            (is_full & between).any()
+            or (is_full[first] & is_full[last]).any()
+            or (n_fields != self._n_columns).any()
+        )
 
     def _with_replaced_lines(self, data: bytes, is_end: bool) -> tuple[bytes, bytes]:
         """Return the records, a stand-in for each line outside of the dialect, and the rest that needs more bytes."""
@@ -222,8 +237,15 @@ class CheckedLines:
         if len(lines) == 1:
             return False
         are_ends_full = min(lines[0].count(b","), lines[-1].count(b",")) >= self._n_columns - 1
-        is_between = any(_n_fields(line) == self._n_columns for line in lines[1:-1] if line.strip(b"\r"))
-        return are_ends_full or is_between or _n_fields(record) != self._n_columns or len(record) > MAXIMUM_RECORD_BYTES
+        is_between = any(
+            _n_fields(line) == self._n_columns for line in lines[1:-1] if line.strip(b"\r")
+        )
+        return (
+            are_ends_full
+            or is_between
+            or _n_fields(record) != self._n_columns
+            or len(record) > MAXIMUM_RECORD_BYTES
+        )
 
     def _stand_in(self, line: bytes) -> bytes:
         """Return a row that Arrow calls malformed, and remember what it stands for."""

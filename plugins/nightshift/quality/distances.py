@@ -44,20 +44,28 @@ def stability_index(reference: Sketch, current: Sketch) -> float:
 def jensen_shannon(reference: Sketch, current: Sketch) -> float:
     """Return the Jensen-Shannon distance with natural logarithms, 0 (equal) to 0.833 (disjoint).
 
-    Numbers fall into equally wide bins, as many as Sturges' rule says, as in Evidently; texts into their levels.
+    Numbers fall into equally wide bins, as many as Sturges' rule says, as in Evidently; texts into
+    their levels.
     """
     import numpy as np
 
     first, second = _shares(reference, current)
     middle = (first + second) / 2
-    divergence = sum(np.sum(side[side > 0] * np.log(side[side > 0] / middle[side > 0])) for side in (first, second)) / 2
+    divergence = (
+        sum(
+            np.sum(side[side > 0] * np.log(side[side > 0] / middle[side > 0]))
+            for side in (first, second)
+        )
+        / 2
+    )
     return math.sqrt(max(float(divergence), 0.0))
 
 
 def wasserstein(reference: NumberSketch, current: NumberSketch) -> float:
     """Return the area between both distribution functions, in standard deviations of the reference; 0 is best.
 
-    A number is off by half a bin at most, so the distance is off by 1/128 of the mean absolute value at most, in the same unit.
+    A number is off by half a bin at most, so the distance is off by 1/128 of the mean absolute
+    value at most, in the same unit.
 
     Raises:
         ValueError: A side has no number.
@@ -68,7 +76,10 @@ def wasserstein(reference: NumberSketch, current: NumberSketch) -> float:
     if not first[0].size or not second[0].size:
         raise ValueError("a distance to no numbers")
     edges = np.union1d(first[0], second[0])
-    below = [np.concatenate([[0], np.cumsum(n)])[np.searchsorted(x, edges, side="right")] / n.sum() for x, n in (first, second)]
+    below = [
+        np.concatenate([[0], np.cumsum(n)])[np.searchsorted(x, edges, side="right")] / n.sum()
+        for x, n in (first, second)
+    ]
     area = float(np.sum(np.abs(below[0] - below[1])[:-1] * np.diff(edges)))
     return area / max(reference.std or 0.0, 1e-12)
 

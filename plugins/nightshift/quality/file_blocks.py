@@ -1,6 +1,7 @@
 """A delivered file as blocks of text rows: CSV, compressed CSV and Parquet, one block in memory at a time.
 
-Everything becomes text first, so that a value means the same in every format and a refused row is kept as it came.
+Everything becomes text first, so that a value means the same in every format and a refused row is
+kept as it came.
 """
 
 from __future__ import annotations
@@ -37,7 +38,9 @@ BLOCK_BYTES = 1024**2
 BLOCK_ROWS = 65_536
 """About the rows that come together: what is done with them costs as much for a few."""
 BLOCK_TEXT_BYTES = 32 * 1024**2
-"""Rows of long values come together in smaller numbers: a block's text is not much larger than this."""
+"""Rows of long values come together in smaller numbers: a block's text is not much larger than
+this.
+"""
 MALFORMED_TEXT_BYTES = 16 * 1024**2
 """Text of malformed rows that is kept; more of it counts as too many malformed rows."""
 _HEADER_BYTES = 1 << 20
@@ -87,11 +90,13 @@ def read_blocks(
     """Yield a file's rows from first to last.
 
     Args:
-        source: The file, its bytes, or one that is still coming; not for Parquet, whose end is read first.
+        source: The file, its bytes, or one that is still coming; not for Parquet, whose end is read
+            first.
         name: Its name: what it ends with says the format.
         header: What ``read_header`` gave.
         columns: The columns to read.
-        set_aside: Is told position and text of each row that has another number of fields than the header, before the block behind it.
+        set_aside: Is told position and text of each row that has another number of fields than the
+            header, before the block behind it.
         limits: How large it may be.
 
     Raises:
@@ -116,7 +121,9 @@ def count_rows(source: bytes | Path, name: str) -> int:
         UnreadableFileError: It cannot be read to its end.
     """
     header, malformed = read_header(source, name), []
-    blocks = read_blocks(source, name, header, header[:1], lambda position, _: malformed.append(position))
+    blocks = read_blocks(
+        source, name, header, header[:1], lambda position, _: malformed.append(position)
+    )
     return sum(len(block.row_numbers) for block in blocks) + len(malformed) if header else 0
 
 
@@ -143,7 +150,12 @@ def _csv_blocks(
         try:
             reader = arrow_csv.open_csv(
                 pa.PythonFile(lines, "r"),
-                arrow_csv.ReadOptions(use_threads=False, column_names=list(header), skip_rows=1, block_size=BLOCK_BYTES),
+                arrow_csv.ReadOptions(
+                    use_threads=False,
+                    column_names=list(header),
+                    skip_rows=1,
+                    block_size=BLOCK_BYTES,
+                ),
                 arrow_csv.ParseOptions(newlines_in_values=True, invalid_row_handler=malformed.skip),
                 arrow_csv.ConvertOptions(
                     column_types=dict.fromkeys(columns, pa.string()),
@@ -175,7 +187,9 @@ def _compare_counts(n_lines: int, n_rows: int) -> None:
         UnreadableFileError: The numbers differ.
     """
     if n_lines != n_rows:
-        raise UnreadableFileError(f"it has {n_lines} lines of data, and was parsed as {n_rows} rows")
+        raise UnreadableFileError(
+            f"it has {n_lines} lines of data, and was parsed as {n_rows} rows"
+        )
 
 
 class _MalformedRows:
@@ -185,7 +199,9 @@ class _MalformedRows:
         positions: Those that came so far, in order.
     """
 
-    def __init__(self, set_aside: Callable[[int, str], None], original: Callable[[str], str], most: int) -> None:
+    def __init__(
+        self, set_aside: Callable[[int, str], None], original: Callable[[str], str], most: int
+    ) -> None:
         self.positions: list[int] = []
         self._set_aside, self._original, self._most = set_aside, original, most
         self._n_bytes = 0
@@ -252,15 +268,23 @@ def _numbers(first: int, n_rows: int, malformed: Sequence[int]) -> npt.NDArray[n
 
 
 @contextmanager
-def _open(source: Source, name: str, limits: DropLimits) -> Iterator[pa.NativeFile | UnpackedStream]:
+def _open(
+    source: Source, name: str, limits: DropLimits
+) -> Iterator[pa.NativeFile | UnpackedStream]:
     import pyarrow as pa
 
-    compression = next((kind for suffix, kind in _COMPRESSIONS.items() if name.endswith(suffix)), None)
+    compression = next(
+        (kind for suffix, kind in _COMPRESSIONS.items() if name.endswith(suffix)), None
+    )
     coming = None if isinstance(source, bytes | Path) else source
     place = coming or (pa.BufferReader(source) if isinstance(source, bytes) else str(source))
     with pa.input_stream(place, compression=compression) as stream:
         try:
-            yield UnpackedStream(stream, *most_unpacked(_n_bytes(source), limits)) if compression else stream
+            yield (
+                UnpackedStream(stream, *most_unpacked(_n_bytes(source), limits))
+                if compression
+                else stream
+            )
         finally:
             if coming:
                 coming.close()  # Arrow's threads read in advance, and whoever closes their reader waits for them
@@ -282,8 +306,12 @@ def _named_failures() -> Iterator[None]:
     except (BrokenPageError, DialectError) as error:
         raise UnreadableFileError(str(error)) from None
     except (pa.ArrowException, OSError) as error:
-        # The machine's own troubles are not the file's: they pass, and whoever retries finds the file as it was.
-        if isinstance(error, pa.ArrowMemoryError | InterruptedError) or getattr(error, "errno", None) in _OF_THE_MACHINE:
+        # The machine's own troubles are not the file's: they pass, and whoever retries finds the
+        # file as it was.
+        if (
+            isinstance(error, pa.ArrowMemoryError | InterruptedError)
+            or getattr(error, "errno", None) in _OF_THE_MACHINE
+        ):
             raise
         raise UnreadableFileError(_without_values(str(error))) from None
 
@@ -296,7 +324,9 @@ _OF_THE_MACHINE = {
 def _without_values(message: str) -> str:
     """Return Arrow's first line without the row that it quotes: no message shows a value."""
     line = message.partition("\n")[0]
-    if "CSV parse error: Row #" in line:  # our handler takes every other row with a wrong number of fields
+    if (
+        "CSV parse error: Row #" in line
+    ):  # our handler takes every other row with a wrong number of fields
         return f"row {line.partition('Row #')[2].partition(':')[0]} is not text in UTF-8"
     if "invalid UTF8" in line:
         return f"a value of row {line.partition('Row #')[2].partition(':')[0]} is not text in UTF-8"
@@ -313,7 +343,8 @@ def read_cells(source: bytes | Path, name: str) -> tuple[list[str], list[list[st
         name: Its name: what it ends with says the format.
 
     Returns:
-        The header, and the rows from first to last: their cells, empty where nothing is; of a malformed row its text.
+        The header, and the rows from first to last: their cells, empty where nothing is; of a
+            malformed row its text.
 
     Raises:
         UnreadableFileError: It cannot be read.
@@ -322,7 +353,9 @@ def read_cells(source: bytes | Path, name: str) -> tuple[list[str], list[list[st
     if not header:
         return [], []
     # Names may be empty or there twice, positions are not.
-    names = header if name.endswith(".parquet") else [str(position) for position in range(len(header))]
+    names = (
+        header if name.endswith(".parquet") else [str(position) for position in range(len(header))]
+    )
     rows: dict[int, list[str] | str] = {}
     for block in read_blocks(source, name, names, names, rows.__setitem__, _ANY_CELL):
         columns = [column.fill_null("").to_pylist() for column in block.texts.columns]

@@ -30,7 +30,9 @@ def render_page(title: str, passed: bool, checks: Iterable[Mapping[str, Any]]) -
         passed: The verdict.
         checks: One mapping per expectation with the fields of ``nightshift.quality.gates.Check``.
     """
-    ordered = sorted(checks, key=lambda check: (check["has_passed"], check["expectation"], check["arguments"]))
+    ordered = sorted(
+        checks, key=lambda check: (check["has_passed"], check["expectation"], check["arguments"])
+    )
     n_met = sum(bool(check["has_passed"]) for check in ordered)
     verdict = f"{'passed' if passed else 'failed'}: {n_met} of {len(ordered)} expectations met"
     rows = "\n".join(_row(check) for check in ordered)
@@ -43,7 +45,19 @@ def render_page(title: str, passed: bool, checks: Iterable[Mapping[str, Any]]) -
 
 
 def _row(check: Mapping[str, Any]) -> str:
-    word = "met" if check["has_passed"] else "not met" if check["severity"] == "critical" else check["severity"]
-    style = "" if check["has_passed"] else "failed" if check["severity"] == "critical" or check["has_crashed"] else "warned"
+    word = (
+        "met"
+        if check["has_passed"]
+        else "not met"
+        if check["severity"] == "critical"
+        else check["severity"]
+    )
+    style = (
+        ""
+        if check["has_passed"]
+        else "failed"
+        if check["severity"] == "critical" or check["has_crashed"]
+        else "warned"
+    )
     cells = (word, check["expectation"], check["arguments"], check["observed"])
     return f'<tr class="{style}"><td>' + "<td>".join(escape(str(cell)) for cell in cells) + "</tr>"

@@ -36,10 +36,16 @@ if TYPE_CHECKING:
     from nightshift.settings import Settings
 
 logger = logging.getLogger(__name__)
-logging.getLogger("great_expectations._docs_decorators").setLevel(logging.WARNING)  # a hundred lines per import
+logging.getLogger("great_expectations._docs_decorators").setLevel(
+    logging.WARNING
+)  # a hundred lines per import
 
 _DATASET = re.compile(r"[a-z][a-z0-9_]*/[a-z_][a-z0-9_]*")
-_RESULT_FORMAT = {"result_format": "BASIC", "partial_unexpected_count": 0, "include_unexpected_rows": False}
+_RESULT_FORMAT = {
+    "result_format": "BASIC",
+    "partial_unexpected_count": 0,
+    "include_unexpected_rows": False,
+}
 """Great Expectations looks for no example rows then."""
 _COUNTS = (
     "element_count", "missing_count", "missing_percent", "unexpected_count", "unexpected_percent",
@@ -53,16 +59,22 @@ _OBSERVED_IS_A_COUNT = frozenset({
     "expect_column_proportion_of_unique_values_to_be_between",
     "expect_column_proportion_of_non_null_values_to_be_between",
 })  # fmt: skip
-"""Expectations whose observed value counts rows; a minimum, a mode or a set of values is a row's own, and a mean of one row too."""
+"""Expectations whose observed value counts rows; a minimum, a mode or a set of values is a row's
+own, and a mean of one row too.
+"""
 _NOT_IN_SQL = frozenset({
     "expect_column_values_to_be_dateutil_parseable", "expect_column_values_to_be_json_parseable",
     "expect_column_values_to_match_json_schema", "expect_column_values_to_match_strftime_format",
     "expect_column_values_to_be_increasing", "expect_column_values_to_be_decreasing",
 })  # fmt: skip
 """Expectations that Great Expectations can only evaluate on a frame of pandas or Spark."""
-_NO_SUCH_COLUMN = re.compile(r'(?:Error: )?The column "[A-Za-z0-9_]+" in BatchData does not exist\.?')
+_NO_SUCH_COLUMN = re.compile(
+    r'(?:Error: )?The column "[A-Za-z0-9_]+" in BatchData does not exist\.?'
+)
 ONE_SCAN_ROWS = 100_000
-"""Rows from which on a suite is evaluated in one scan first. Source: docs/adr/0025-large-loads.md."""
+"""Rows from which on a suite is evaluated in one scan first. Source:
+docs/adr/0025-large-loads.md.
+"""
 _ONLY_SHOWN = frozenset({"warning", "info"})
 """Severities that stop nothing; every other word does."""
 
@@ -125,7 +137,8 @@ class GateResult:
         passed: Whether no critical expectation failed.
         n_expectations: Expectations evaluated.
         failed: What the batch does not meet; after a pass only warnings.
-        docs_key: Key of the HTML page in the bucket, the JSON lies beside it; None if the bucket could not take it.
+        docs_key: Key of the HTML page in the bucket, the JSON lies beside it; None if the bucket
+            could not take it.
     """
 
     dataset: str
@@ -149,7 +162,8 @@ def run_gate(  # noqa: PLR0913, PLR0917  (the staged batch is addressed by all o
 
     Args:
         settings: Warehouse, bucket, and ``expectations_dir``.
-        dataset: Name in the ledger; its suite is ``<expectations_dir>/<dataset>.json`` in Great Expectations' own format.
+        dataset: Name in the ledger; its suite is ``<expectations_dir>/<dataset>.json`` in Great
+            Expectations' own format.
         schema: Schema of the table.
         table: Table with ``partition_date`` and ``load_id``.
         load_id: The staged load.
@@ -158,7 +172,8 @@ def run_gate(  # noqa: PLR0913, PLR0917  (the staged batch is addressed by all o
         passing: What was counted on the way into the stage; used if just as many rows are there.
 
     Returns:
-        The verdict of a batch that passed. The page in the bucket is evidence, not part of the verdict.
+        The verdict of a batch that passed. The page in the bucket is evidence, not part of the
+            verdict.
 
     Raises:
         GateError: A critical expectation failed; the message lists each with what was observed.
@@ -170,18 +185,38 @@ def run_gate(  # noqa: PLR0913, PLR0917  (the staged batch is addressed by all o
     results = _passed_as_a_whole(settings, dataset, query, place, run, passing)
     if results is None:
         suite = _read_suite(settings.expectations_dir, dataset)
-        results = _passed_at_once(settings, [_json_of(expectation) for expectation in suite.expectations], query, place, run)
+        results = _passed_at_once(
+            settings,
+            [_json_of(expectation) for expectation in suite.expectations],
+            query,
+            place,
+            run,
+        )
         results += _evaluate(settings, _without(suite, results), query.as_string(None), run)
         checks = _read_results(suite, results)
     else:
         checks = [_check(result) for result in results]
-    stopping = [check for check in checks if not check.has_passed and (check.has_crashed or check.severity not in _ONLY_SHOWN)]
+    stopping = [
+        check
+        for check in checks
+        if not check.has_passed and (check.has_crashed or check.severity not in _ONLY_SHOWN)
+    ]
     passed = not stopping
     key = f"data_docs/{dataset}/{partitions}/{load_id}-{run.attempt}"
-    page = render_page(f"{dataset} · {partitions} · load {load_id}", passed, [vars(check) for check in checks])
-    evidence = {"dataset": dataset, "partitions": str(partitions), "load_id": load_id, "success": passed, "results": results}
+    page = render_page(
+        f"{dataset} · {partitions} · load {load_id}", passed, [vars(check) for check in checks]
+    )
+    evidence = {
+        "dataset": dataset,
+        "partitions": str(partitions),
+        "load_id": load_id,
+        "success": passed,
+        "results": results,
+    }
     docs_key = _store_docs(settings, key, page, evidence)
-    result = GateResult(dataset, passed, len(checks), [check for check in checks if not check.has_passed], docs_key)
+    result = GateResult(
+        dataset, passed, len(checks), [check for check in checks if not check.has_passed], docs_key
+    )
     _stop_unless_passed(result, stopping, partitions)
     hit(Failpoint.GATE_AFTER)
     return result
@@ -193,12 +228,18 @@ def read_expectations(expectations_dir: Path, dataset: str) -> list[dict[str, An
     Raises:
         SuiteError: The suite cannot be used, or is empty.
     """
-    return [_json_of(expectation) for expectation in _read_suite(expectations_dir, dataset).expectations]
+    return [
+        _json_of(expectation) for expectation in _read_suite(expectations_dir, dataset).expectations
+    ]
 
 
 def _read_suite(expectations_dir: Path, dataset: str) -> ExpectationSuite:
     if not _DATASET.fullmatch(dataset):
-        raise SuiteError(f"Not a dataset name: {dataset!r}.", expected="<layer>/<name>", todo="Correct the caller.")
+        raise SuiteError(
+            f"Not a dataset name: {dataset!r}.",
+            expected="<layer>/<name>",
+            todo="Correct the caller.",
+        )
     try:
         from great_expectations.core import ExpectationSuite
     except Exception as error:
@@ -207,7 +248,9 @@ def _read_suite(expectations_dir: Path, dataset: str) -> ExpectationSuite:
     path = expectations_dir / f"{dataset}.json"
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-        suite = ExpectationSuite(name=document["name"], expectations=document["expectations"], meta=document.get("meta"))
+        suite = ExpectationSuite(
+            name=document["name"], expectations=document["expectations"], meta=document.get("meta")
+        )
     except Exception as error:  # noqa: BLE001  (whatever is wrong with a suite: without it there is no verdict)
         raise SuiteError(
             f"The expectation suite of {dataset} cannot be used.",
@@ -216,21 +259,27 @@ def _read_suite(expectations_dir: Path, dataset: str) -> ExpectationSuite:
             todo="Correct or restore the suite; without one nothing is published.",
         ) from None
     n_written, n_known = len(document["expectations"]), len(suite.expectations)
-    if not n_written or n_known < n_written:  # Great Expectations drops an expectation whose type it does not know without a word.
+    if (
+        not n_written or n_known < n_written
+    ):  # Great Expectations drops an expectation whose type it does not know without a word.
         raise SuiteError(
             f"The expectation suite of {dataset} is empty or has expectations that Great Expectations does not know.",
             expected="at least one expectation, each of a known type",
             got=f"{n_known} known of {n_written}",
             todo="Correct the types in the suite.",
         )
-    if no_sql := sorted({expectation.configuration.type for expectation in suite.expectations} & _NOT_IN_SQL):
+    if no_sql := sorted(
+        {expectation.configuration.type for expectation in suite.expectations} & _NOT_IN_SQL
+    ):
         raise SuiteError(
             f"The expectation suite of {dataset} has expectations that cannot be evaluated in a warehouse.",
             expected="expectations with a form in SQL",
             got=", ".join(no_sql),
             todo="Take them out, or ask the same with expect_column_values_to_match_regex.",
         )
-    if not any(_severity(_json_of(expectation)) not in _ONLY_SHOWN for expectation in suite.expectations):
+    if not any(
+        _severity(_json_of(expectation)) not in _ONLY_SHOWN for expectation in suite.expectations
+    ):
         raise SuiteError(
             f"No expectation of {dataset} can stop a run.",
             expected="at least one expectation of severity critical",
@@ -241,21 +290,33 @@ def _read_suite(expectations_dir: Path, dataset: str) -> ExpectationSuite:
 
 
 def _passed_as_a_whole(
-    settings: Settings, dataset: str, query: sql.Composed, place: tuple[str, str, int], run: RunContext, passing: PassingRows | None
+    settings: Settings,
+    dataset: str,
+    query: sql.Composed,
+    place: tuple[str, str, int],
+    run: RunContext,
+    passing: PassingRows | None,
 ) -> list[dict[str, Any]] | None:
     """Return the results of a large load that meets all of its suite for certain; None leaves everything to Great Expectations.
 
-    It spares an import that takes longer than the scan. Whatever is wrong, unknown or strange, with the suite or with a row, needs its
-    words, and is then looked at once more.
+    It spares an import that takes longer than the scan. Whatever is wrong, unknown or strange, with
+    the suite or with a row, needs its words, and is then looked at once more.
     """
     try:
-        document = json.loads((settings.expectations_dir / f"{dataset}.json").read_text(encoding="utf-8"))
+        document = json.loads(
+            (settings.expectations_dir / f"{dataset}.json").read_text(encoding="utf-8")
+        )
         expectations = document["expectations"]
         can_stop = any(_severity(expectation) not in _ONLY_SHOWN for expectation in expectations)
-        if not (_DATASET.fullmatch(dataset) and document["name"] and can_stop and knows(expectations)):
+        if not (
+            _DATASET.fullmatch(dataset) and document["name"] and can_stop and knows(expectations)
+        ):
             return None
         results = _passed_at_once(settings, expectations, query, place, run, passing)
-        n_rows = max(result["result"].get("observed_value", result["result"].get("element_count", 0)) for result in results)
+        n_rows = max(
+            result["result"].get("observed_value", result["result"].get("element_count", 0))
+            for result in results
+        )
     except Exception:  # noqa: BLE001  (see the docstring)
         return None
     return results if len(results) == len(expectations) and n_rows else None
@@ -266,7 +327,11 @@ def count_passing(settings: Settings, dataset: str) -> PassingRows | None:
     from nightshift.quality.streaming_checks import PassingRows
 
     try:
-        return PassingRows(json.loads((settings.expectations_dir / f"{dataset}.json").read_text(encoding="utf-8"))["expectations"])
+        return PassingRows(
+            json.loads((settings.expectations_dir / f"{dataset}.json").read_text(encoding="utf-8"))[
+                "expectations"
+            ]
+        )
     except Exception:  # noqa: BLE001  (see the docstring)
         return None
 
@@ -283,12 +348,16 @@ def _passed_at_once(
     schema, table, load_id = place
     try:
         with connect(settings, run.application_name) as conn:
-            row = conn.execute("select sum(n_rows) from ops.loads where load_id = %s", [load_id]).fetchone()
+            row = conn.execute(
+                "select sum(n_rows) from ops.loads where load_id = %s", [load_id]
+            ).fetchone()
             if row is None or (row[0] or 0) < ONE_SCAN_ROWS:
                 return []
 
             def is_unique(columns: Sequence[str]) -> bool:
-                return has_unique_index(conn, schema, table, columns) or is_audited_unique(conn, load_id, columns)
+                return has_unique_index(conn, schema, table, columns) or is_audited_unique(
+                    conn, load_id, columns
+                )
 
             passed = passing.passed(conn, is_unique) if passing and passing.n_rows == row[0] else []
             found = [result for result in passed if result["expectation_config"] in expectations]
@@ -296,7 +365,12 @@ def _passed_at_once(
             rest = [one for one in expectations if one not in judged]
             scanned = passed_in_one_scan(conn, query, rest, is_unique) if rest else {}
     except Exception as error:  # noqa: BLE001  (Great Expectations evaluates all of it then, and has the words for what is wrong)
-        logger.warning("A suite of %s.%s is evaluated query by query: %s", schema, table, _without_values(str(error), type(error).__name__))
+        logger.warning(
+            "A suite of %s.%s is evaluated query by query: %s",
+            schema,
+            table,
+            _without_values(str(error), type(error).__name__),
+        )
         return []
     return [*found, *scanned.values()]
 
@@ -322,15 +396,19 @@ def _batch_query(schema: str, table: str, load_id: int, partitions: PartitionRan
     return query.format(sql.Identifier(schema, table), sql.Literal(load_id), first, last)
 
 
-def _evaluate(settings: Settings, suite: ExpectationSuite, query: str, run: RunContext) -> list[dict[str, Any]]:
+def _evaluate(
+    settings: Settings, suite: ExpectationSuite, query: str, run: RunContext
+) -> list[dict[str, Any]]:
     """Return one result per expectation as plain JSON.
 
-    The engine is driven without a data context: a context writes into the temporary folder, and its data source would have to hold a URL
-    with the password. Here the connection is opened by us.
+    The engine is driven without a data context: a context writes into the temporary folder, and its
+    data source would have to hold a URL with the password. Here the connection is opened by us.
     """
     import sqlalchemy
 
-    engine = sqlalchemy.create_engine("postgresql+psycopg://", creator=lambda: _open(settings, run), pool_size=1, max_overflow=0)
+    engine = sqlalchemy.create_engine(
+        "postgresql+psycopg://", creator=lambda: _open(settings, run), pool_size=1, max_overflow=0
+    )
     try:
         from great_expectations.core.batch import Batch
         from great_expectations.core.batch_spec import RuntimeQueryBatchSpec
@@ -345,7 +423,9 @@ def _evaluate(settings: Settings, suite: ExpectationSuite, query: str, run: RunC
         validator = Validator(execution, batches=[Batch(data=data, batch_markers=markers)])
         validator._metrics_calculator.show_progress_bars = False  # noqa: SLF001  (without a context there is no other switch)
         configurations = [expectation.configuration for expectation in suite.expectations]
-        results = validator.graph_validate(configurations, runtime_configuration={"result_format": _RESULT_FORMAT})
+        results = validator.graph_validate(
+            configurations, runtime_configuration={"result_format": _RESULT_FORMAT}
+        )
         return [_counts_only(result.to_json_dict()) for result in results]
     except GateError:
         raise
@@ -357,7 +437,14 @@ def _evaluate(settings: Settings, suite: ExpectationSuite, query: str, run: RunC
 
 def _counts_only(result: dict[str, Any]) -> dict[str, Any]:
     """Return a result of Great Expectations without anything that may be a value of a row."""
-    kept = (*_COUNTS, *(["observed_value"] if result["expectation_config"]["type"] in _OBSERVED_IS_A_COUNT else []))
+    kept = (
+        *_COUNTS,
+        *(
+            ["observed_value"]
+            if result["expectation_config"]["type"] in _OBSERVED_IS_A_COUNT
+            else []
+        ),
+    )
     measured = result.get("result") or {}
     return {
         "expectation_config": result["expectation_config"],
@@ -385,8 +472,14 @@ def _refuse_empty(engine: sqlalchemy.Engine, suite: ExpectationSuite, query: str
     import sqlalchemy
 
     with engine.connect() as connection:
-        has_rows = connection.execute(sqlalchemy.text(f"select exists ({query})".replace(":", r"\:"))).scalar()
-    counted = [e.configuration for e in suite.expectations if e.configuration.type == "expect_table_row_count_to_be_between"]
+        has_rows = connection.execute(
+            sqlalchemy.text(f"select exists ({query})".replace(":", r"\:"))
+        ).scalar()
+    counted = [
+        e.configuration
+        for e in suite.expectations
+        if e.configuration.type == "expect_table_row_count_to_be_between"
+    ]
     may_be_empty = any(configuration.kwargs.get("min_value") == 0 for configuration in counted)
     if has_rows is not True and not may_be_empty:
         raise GateError(
@@ -399,8 +492,9 @@ def _refuse_empty(engine: sqlalchemy.Engine, suite: ExpectationSuite, query: str
 def _open(settings: Settings, run: RunContext) -> psycopg.Connection[Any]:
     """Connect as any other stage does, without nested loops.
 
-    Rows that were staged a second ago have no statistics yet, and the join by which Great Expectations counts repeated keys then takes
-    minutes for a year (7.6 s instead of less than 0.8 s for 8,760 rows).
+    Rows that were staged a second ago have no statistics yet, and the join by which Great
+    Expectations counts repeated keys then takes minutes for a year (7.6 s instead of less than 0.8
+    s for 8,760 rows).
     """
     import psycopg
 
@@ -437,9 +531,17 @@ def _severity(configuration: Mapping[str, Any]) -> str:
 
 def _check(result: dict[str, Any]) -> Check:
     configuration = result["expectation_config"]
-    arguments = {name: value for name, value in configuration["kwargs"].items() if name != "batch_id"}
-    names = [arguments.pop(name) for name in ("column", "column_A", "column_B", "column_list") if name in arguments]
-    columns = ", ".join(part for name in names for part in (name if isinstance(name, list) else [name]))
+    arguments = {
+        name: value for name, value in configuration["kwargs"].items() if name != "batch_id"
+    }
+    names = [
+        arguments.pop(name)
+        for name in ("column", "column_A", "column_B", "column_list")
+        if name in arguments
+    ]
+    columns = ", ".join(
+        part for name in names for part in (name if isinstance(name, list) else [name])
+    )
     crash = _crash_of(result)
     return Check(
         expectation=f"{configuration['type']}({columns})",
@@ -454,14 +556,23 @@ def _check(result: dict[str, Any]) -> Check:
 def _crash_of(result: dict[str, Any]) -> str | None:
     """Return why an expectation could not be evaluated, and drop its traceback from the result: messages may quote values."""
     info = result.pop("exception_info", None) or {}
-    parts = [info] if "raised_exception" in info else [part for part in info.values() if isinstance(part, dict)]
+    parts = (
+        [info]
+        if "raised_exception" in info
+        else [part for part in info.values() if isinstance(part, dict)]
+    )
     raised = next((part for part in parts if part.get("raised_exception")), None)
     if raised is None:
         return None
-    message, traceback = str(raised.get("exception_message")), str(raised.get("exception_traceback"))
+    message, traceback = (
+        str(raised.get("exception_message")),
+        str(raised.get("exception_traceback")),
+    )
     # The last line that begins with a class names the error that was raised first to last.
     classes = re.findall(r"^(?:\w+\.)*(\w+(?:Error|Exception))(?::|$)", traceback, re.MULTILINE)
-    return f"could not be evaluated: {_without_values(message, classes[0] if classes else 'an error')}"
+    return (
+        f"could not be evaluated: {_without_values(message, classes[0] if classes else 'an error')}"
+    )
 
 
 def _without_values(message: str, error_class: str) -> str:
@@ -474,7 +585,11 @@ def _without_values(message: str, error_class: str) -> str:
 
 def _observed(measured: dict[str, Any]) -> str:
     if "unexpected_count" not in measured:
-        return f"observed {measured['observed_value']}" if "observed_value" in measured else "what was observed is not shown"
+        return (
+            f"observed {measured['observed_value']}"
+            if "observed_value" in measured
+            else "what was observed is not shown"
+        )
     if "element_count" not in measured:
         return f"{measured['unexpected_count']} unexpected"
     share = measured.get("unexpected_percent") or 0.0
@@ -487,15 +602,23 @@ def _store_docs(settings: Settings, key: str, page: str, evidence: dict[str, Any
 
     try:
         store = ObjectStore.open(settings)
-        store.put(f"{key}.json", json.dumps(evidence, indent=2, sort_keys=True).encode(), "application/json")
+        store.put(
+            f"{key}.json",
+            json.dumps(evidence, indent=2, sort_keys=True).encode(),
+            "application/json",
+        )
         store.put(f"{key}.html", page.encode(), "text/html; charset=utf-8")
     except Exception as error:  # noqa: BLE001  (see the docstring)
-        logger.warning("The data docs %s.html could not be stored: %s", key, str(error).splitlines()[0])
+        logger.warning(
+            "The data docs %s.html could not be stored: %s", key, str(error).splitlines()[0]
+        )
         return None
     return f"{key}.html"
 
 
-def _stop_unless_passed(result: GateResult, stopping: list[Check], partitions: PartitionRange) -> None:
+def _stop_unless_passed(
+    result: GateResult, stopping: list[Check], partitions: PartitionRange
+) -> None:
     if result.passed:
         return
     has_crashed = not stopping or any(check.has_crashed for check in stopping)

@@ -1,8 +1,9 @@
 """Counts of numbers in bins that are the same for every column, and exact sums: in any order and any cut the same to the bit.
 
-A bin is the first bits of a double: sign, exponent and six of the mantissa. So none is wider than 1/64 of its values, nothing need be known
-beforehand, and two columns always compare. Memory grows with the exponents that occur: two kilobytes for each, while rows are added.
-Source: docs/adr/0026-profiles.md; the bins are those of HdrHistogram (Tene 2012).
+A bin is the first bits of a double: sign, exponent and six of the mantissa. So none is wider than
+1/64 of its values, nothing need be known beforehand, and two columns always compare. Memory grows
+with the exponents that occur: two kilobytes for each, while rows are added. Source:
+docs/adr/0026-profiles.md; the bins are those of HdrHistogram (Tene 2012).
 """
 
 from __future__ import annotations
@@ -35,14 +36,15 @@ _MOST_ROWS = 1 << 26
 class Bins:
     """Bins of a column's numbers, and their sums.
 
-    A bin's key is its number on the positive side, counted from zero, and the complement of it on the negative side, so that keys rise
-    with the numbers.
+    A bin's key is its number on the positive side, counted from zero, and the complement of it on
+    the negative side, so that keys rise with the numbers.
 
     Attributes:
         keys: shape (k,), those of the bins that are not empty, rising.
         counts: shape (k,), numbers in each.
         total: Sum of all finite numbers, in units of 2 to the minus ``UNIT_POWER``.
-        squares: Sum of their squares, in units of 2 to the minus twice that; each number counts with 24 bits of its mantissa.
+        squares: Sum of their squares, in units of 2 to the minus twice that; each number counts
+            with 24 bits of its mantissa.
     """
 
     keys: Integers = field(default_factory=lambda: np.empty(0, np.int64))
@@ -70,7 +72,9 @@ class Pages:
         self.n_rows = 0
         self._page_of = np.full(2 * _SIGN, -1, np.int64)
         self._tops = np.empty(0, np.int64)
-        self._counts, self._low, self._high, self._square = (np.zeros(0, np.int64) for _ in range(4))
+        self._counts, self._low, self._high, self._square = (
+            np.zeros(0, np.int64) for _ in range(4)
+        )
 
     @property
     def is_full(self) -> bool:
@@ -87,10 +91,15 @@ class Pages:
         places = pages * SUB_BINS + (bits >> _LOW_BITS & (SUB_BINS - 1))
         size = self._counts.size
         low = bits & _LOW_MASK
-        # Each of the three sums stays below 2**53 for a batch of 2**17 rows, so that doubles hold it exactly.
+        # Each of the three sums stays below 2**53 for a batch of 2**17 rows, so that doubles hold
+        # it exactly.
         self._counts += np.bincount(places, minlength=size)
-        self._low += np.bincount(places, (low & _HALF_MASK).astype(np.float64), size).astype(np.int64)
-        self._high += np.bincount(places, (low >> _HALF_BITS).astype(np.float64), size).astype(np.int64)
+        self._low += np.bincount(places, (low & _HALF_MASK).astype(np.float64), size).astype(
+            np.int64
+        )
+        self._high += np.bincount(places, (low >> _HALF_BITS).astype(np.float64), size).astype(
+            np.int64
+        )
         rounded = (low >> (_LOW_BITS - _SQUARE_BITS)).astype(np.float64)
         self._square += np.bincount(places, rounded * rounded, size).astype(np.int64)
         self.n_rows += bits.size
@@ -99,16 +108,27 @@ class Pages:
         self._page_of[tops] = np.arange(self._tops.size, self._tops.size + tops.size)
         self._tops = np.concatenate([self._tops, tops])
         for name in ("_counts", "_low", "_high", "_square"):
-            setattr(self, name, np.concatenate([getattr(self, name), np.zeros(tops.size * SUB_BINS, np.int64)]))
+            setattr(
+                self,
+                name,
+                np.concatenate([getattr(self, name), np.zeros(tops.size * SUB_BINS, np.int64)]),
+            )
 
     def bins(self) -> Bins:
         """Return what was added."""
-        magnitudes = ((self._tops & (_SIGN - 1)) << _EXPONENT_SHIFT)[:, np.newaxis] + np.arange(SUB_BINS)
+        magnitudes = ((self._tops & (_SIGN - 1)) << _EXPONENT_SHIFT)[:, np.newaxis] + np.arange(
+            SUB_BINS
+        )
         keys = np.where((self._tops >= _SIGN)[:, np.newaxis], ~magnitudes, magnitudes).ravel()
         places = np.flatnonzero(self._counts)
         places = places[np.argsort(keys[places])]
         sums = [self._sums(page) for page in range(self._tops.size)]
-        return Bins(keys[places], self._counts[places], sum(total for total, _ in sums), sum(squares for _, squares in sums))
+        return Bins(
+            keys[places],
+            self._counts[places],
+            sum(total for total, _ in sums),
+            sum(squares for _, squares in sums),
+        )
 
     def _sums(self, page: int) -> tuple[int, int]:
         """Return the exact sums of a page's numbers and of their squares; infinite ones do not count."""
@@ -117,12 +137,19 @@ class Pages:
         if exponent == _INFINITE:
             return 0, 0
         counts, low, high = self._counts[part], self._low[part], self._high[part]
-        # A number is its bin's start, in units of the low bits' range, and its low bits; all of it times a power of two.
+        # A number is its bin's start, in units of the low bits' range, and its low bits; all of it
+        # times a power of two.
         start = np.arange(SUB_BINS) + (SUB_BINS if exponent else 0)
         power = max(exponent - 1, 0)
-        total = (int((counts * start).sum()) << _LOW_BITS) + int(low.sum()) + (int(high.sum()) << _HALF_BITS)
+        total = (
+            (int((counts * start).sum()) << _LOW_BITS)
+            + int(low.sum())
+            + (int(high.sum()) << _HALF_BITS)
+        )
         mixed = int((low * start).sum()) + (int((high * start).sum()) << _HALF_BITS)
-        squares = (int((counts * start * start).sum()) << (2 * _LOW_BITS)) + (mixed << (_LOW_BITS + 1))
+        squares = (int((counts * start * start).sum()) << (2 * _LOW_BITS)) + (
+            mixed << (_LOW_BITS + 1)
+        )
         squares += int(self._square[part].sum()) << (2 * (_LOW_BITS - _SQUARE_BITS))
         return (total if top < _SIGN else -total) << power, squares << (2 * power)
 

@@ -1,8 +1,9 @@
 """A Parquet file as blocks of text rows, whatever its own figures say about its size.
 
-Every number in such a file is upstream's word: rows and sizes in the footer, and again in the head of
-each page. A value may be stored once and stand in a million rows. So pages are walked before Arrow
-unpacks one, texts stay dictionaries until a block is made, and a block is bounded by its text.
+Every number in such a file is upstream's word: rows and sizes in the footer, and again in the head
+of each page. A value may be stored once and stand in a million rows. So pages are walked before
+Arrow unpacks one, texts stay dictionaries until a block is made, and a block is bounded by its
+text.
 """
 
 from __future__ import annotations
@@ -43,13 +44,19 @@ def open_parquet(source: bytes | Path, limits: DropLimits) -> pa.parquet.Parquet
     from pyarrow import parquet
 
     place = pa.BufferReader(source) if isinstance(source, bytes) else source
-    file = parquet.ParquetFile(place, thrift_string_size_limit=_MOST_FOOTER_TEXT, thrift_container_size_limit=_MOST_FOOTER_ITEMS)
+    file = parquet.ParquetFile(
+        place,
+        thrift_string_size_limit=_MOST_FOOTER_TEXT,
+        thrift_container_size_limit=_MOST_FOOTER_ITEMS,
+    )
     if file.metadata.num_columns > limits.columns:
         raise OverLimitError("columns", limits.columns, str(file.metadata.num_columns))
     return file
 
 
-def parquet_blocks(source: bytes | Path, columns: Sequence[str], limits: DropLimits) -> Iterator[Block]:
+def parquet_blocks(
+    source: bytes | Path, columns: Sequence[str], limits: DropLimits
+) -> Iterator[Block]:
     """Yield the rows of a file from first to last.
 
     Raises:
@@ -68,7 +75,9 @@ def parquet_blocks(source: bytes | Path, columns: Sequence[str], limits: DropLim
     first = 1
     for batch in file.iter_batches(_BATCH_ROWS, columns=list(columns), use_threads=False):
         for part in _parts(batch, limits.cell_characters):
-            yield Block(_as_texts(part, columns), np.arange(first, first + part.num_rows, dtype=np.int64))
+            yield Block(
+                _as_texts(part, columns), np.arange(first, first + part.num_rows, dtype=np.int64)
+            )
             first += part.num_rows
 
 
@@ -77,10 +86,14 @@ def _refuse_nested(file: pa.parquet.ParquetFile, columns: Sequence[str]) -> None
 
     for name in columns:
         if pa.types.is_nested(file.schema_arrow.field(name).type):
-            raise pa.ArrowInvalid(f"column {name} holds lists or structures, expected one value for each row")
+            raise pa.ArrowInvalid(
+                f"column {name} holds lists or structures, expected one value for each row"
+            )
 
 
-def _refuse_bombs(source: bytes | Path, file: pa.parquet.ParquetFile, columns: Sequence[str], limits: DropLimits) -> None:
+def _refuse_bombs(
+    source: bytes | Path, file: pa.parquet.ParquetFile, columns: Sequence[str], limits: DropLimits
+) -> None:
     n_bytes = len(source) if isinstance(source, bytes) else source.stat().st_size
     most, error = most_unpacked(n_bytes, limits)
     total, largest = unpacked_bytes(source, file.metadata, set(columns))

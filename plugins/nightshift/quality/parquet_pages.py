@@ -1,8 +1,8 @@
 """How much the pages of a Parquet file unpack to, by the head of each page: a footer may say anything.
 
-Arrow allocates what a page's head says and unpacks into it, so a page of one kilobyte may ask for two
-gigabytes. The head is a Thrift structure in the compact protocol; only its first fields are needed.
-Source: https://github.com/apache/parquet-format (PageHeader), Thrift compact protocol.
+Arrow allocates what a page's head says and unpacks into it, so a page of one kilobyte may ask for
+two gigabytes. The head is a Thrift structure in the compact protocol; only its first fields are
+needed. Source: https://github.com/apache/parquet-format (PageHeader), Thrift compact protocol.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ class BrokenPageError(ValueError):
     """A page does not begin with a page's head."""
 
 
-def unpacked_bytes(source: bytes | Path, metadata: pa.parquet.FileMetaData, columns: set[str]) -> tuple[int, int]:
+def unpacked_bytes(
+    source: bytes | Path, metadata: pa.parquet.FileMetaData, columns: set[str]
+) -> tuple[int, int]:
     """Return the bytes that the pages of some columns unpack to, all together and the largest one.
 
     Args:

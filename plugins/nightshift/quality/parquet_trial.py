@@ -1,8 +1,9 @@
 """Read a Parquet file in a process of its own first: Arrow ends its process on some damaged files.
 
-One byte of a column's statistics is enough (`parquet::ParquetException` that nobody catches, SIGABRT,
-Arrow 25). A worker that dies of a file is started again and dies again, so the file is tried where it
-may kill. The child has no connection, no credential and 4 GiB at most; it takes about half a second.
+One byte of a column's statistics is enough (`parquet::ParquetException` that nobody catches,
+SIGABRT, Arrow 25). A worker that dies of a file is started again and dies again, so the file is
+tried where it may kill. The child has no connection, no credential and 4 GiB at most; it takes
+about half a second.
 """
 
 from __future__ import annotations
@@ -35,7 +36,13 @@ def try_parquet(source: bytes | Path, limits: DropLimits) -> None:
         raise BrokenPageError(f"its reader died of it ({signal.Signals(-done.returncode).name})")
 
 
-_DEATHS_OF_A_FILE = {-signal.SIGABRT, -signal.SIGSEGV, -signal.SIGBUS, -signal.SIGFPE, -signal.SIGILL}
+_DEATHS_OF_A_FILE = {
+    -signal.SIGABRT,
+    -signal.SIGSEGV,
+    -signal.SIGBUS,
+    -signal.SIGFPE,
+    -signal.SIGILL,
+}
 """Not SIGKILL or SIGTERM: these come from the machine, or from a person."""
 
 

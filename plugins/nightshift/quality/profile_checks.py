@@ -1,7 +1,8 @@
 """Hold a suite's expectations against profiles that are kept already: no row is read again, whether of a night or of a month.
 
-A profile knows counts, minimum and maximum exactly, and bins of 1/64; what it cannot settle it calls unknown, and the gate's own scan has
-the word. NaN counts as missing, as everywhere in a profile. Source: docs/adr/0026-profiles.md.
+A profile knows counts, minimum and maximum exactly, and bins of 1/64; what it cannot settle it
+calls unknown, and the gate's own scan has the word. NaN counts as missing, as everywhere in a
+profile. Source: docs/adr/0026-profiles.md.
 """
 
 from __future__ import annotations
@@ -46,7 +47,9 @@ Counts = tuple[int, int, int]
 """Rows that an expectation is about, and the least and the most of them that may break it."""
 
 
-def check_profile(profile: Mapping[str, Sketch], expectations: Sequence[Mapping[str, Any]], n_partitions: int = 1) -> list[ProfileCheck]:
+def check_profile(
+    profile: Mapping[str, Sketch], expectations: Sequence[Mapping[str, Any]], n_partitions: int = 1
+) -> list[ProfileCheck]:
     """Return what a profile says of each expectation, in their order.
 
     Args:
@@ -57,9 +60,16 @@ def check_profile(profile: Mapping[str, Sketch], expectations: Sequence[Mapping[
     return [_check(profile, one["type"], dict(one["kwargs"]), n_partitions) for one in expectations]
 
 
-def _check(profile: Mapping[str, Sketch], kind: str, given: dict[str, Any], n_partitions: int) -> ProfileCheck:
+def _check(
+    profile: Mapping[str, Sketch], kind: str, given: dict[str, Any], n_partitions: int
+) -> ProfileCheck:
     column = str(given.get("column", ""))
-    if kind == "expect_table_row_count_to_be_between" and n_partitions == 1 and profile and set(given) <= {"min_value", "max_value"}:
+    if (
+        kind == "expect_table_row_count_to_be_between"
+        and n_partitions == 1
+        and profile
+        and set(given) <= {"min_value", "max_value"}
+    ):
         n_rows = next(iter(profile.values())).n_rows
         smallest, largest = given.get("min_value"), given.get("max_value")
         is_met = (smallest is None or n_rows >= smallest) and (largest is None or n_rows <= largest)
@@ -67,7 +77,12 @@ def _check(profile: Mapping[str, Sketch], kind: str, given: dict[str, Any], n_pa
     mostly = given.pop("mostly", 1.0)
     count = _COUNTS.get(kind)
     sketch = profile.get(column)
-    if count is None or sketch is None or not isinstance(mostly, int | float) or {"row_condition", "condition_parser"} & set(given):
+    if (
+        count is None
+        or sketch is None
+        or not isinstance(mostly, int | float)
+        or {"row_condition", "condition_parser"} & set(given)
+    ):
         return ProfileCheck(kind, column, Verdict.UNKNOWN, "")
     counted = count(sketch, given)
     if counted is None:
@@ -76,7 +91,9 @@ def _check(profile: Mapping[str, Sketch], kind: str, given: dict[str, Any], n_pa
     observed = f"{least:,} of {n:,}" if least == most else f"{least:,} to {most:,} of {n:,}"
     if n == 0 or (n - most) / n >= mostly:
         return ProfileCheck(kind, column, Verdict.MET, observed)
-    return ProfileCheck(kind, column, Verdict.BROKEN if (n - least) / n < mostly else Verdict.UNKNOWN, observed)
+    return ProfileCheck(
+        kind, column, Verdict.BROKEN if (n - least) / n < mostly else Verdict.UNKNOWN, observed
+    )
 
 
 def _missing(sketch: Sketch, given: dict[str, Any]) -> Counts | None:
@@ -85,13 +102,23 @@ def _missing(sketch: Sketch, given: dict[str, Any]) -> Counts | None:
 
 def _outside(sketch: Sketch, given: dict[str, Any]) -> Counts | None:
     limits = [given.get("min_value"), given.get("max_value")]
-    numbers = all(limit is None or (isinstance(limit, int | float) and not isinstance(limit, bool)) for limit in limits)
-    if not isinstance(sketch, NumberSketch) or not numbers or set(given) - {"column", "min_value", "max_value", "strict_min", "strict_max"}:
+    numbers = all(
+        limit is None or (isinstance(limit, int | float) and not isinstance(limit, bool))
+        for limit in limits
+    )
+    if (
+        not isinstance(sketch, NumberSketch)
+        or not numbers
+        or set(given) - {"column", "min_value", "max_value", "strict_min", "strict_max"}
+    ):
         return None
     low = float("-inf") if limits[0] is None else float(limits[0])
     high = float("inf") if limits[1] is None else float(limits[1])
     least, most = sketch.count_outside(
-        low, high, is_low_outside=bool(given.get("strict_min")), is_high_outside=bool(given.get("strict_max"))
+        low,
+        high,
+        is_low_outside=bool(given.get("strict_min")),
+        is_high_outside=bool(given.get("strict_max")),
     )
     return sketch.n_known, least, most
 

@@ -1,6 +1,7 @@
 """Profile every column of a load in one scan, keep the result per partition, and add partitions up without reading a row again.
 
-One query streams the partition in batches; memory is bounded by the batch and the sketches. Source: docs/adr/0026-profiles.md.
+One query streams the partition in batches; memory is bounded by the batch and the sketches. Source:
+docs/adr/0026-profiles.md.
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ _BATCH_ROWS = 65_536
 _TABLES = {"raw": "{}", "features": "feat_{}", "predictions": "{}"}
 """Name of a dataset's table within the schema of its layer."""
 _IDENTIFIER = "_id"
-"""How the name of a text ends that names one entity or event: such texts are counted and never kept."""
+"""How the name of a text ends that names one entity or event: such texts are counted and never
+kept.
+"""
 
 
 class ProfileError(NightshiftError):
@@ -69,7 +72,10 @@ class LoadTable:
             ProfileError: There is no such dataset, or the partition is not published.
         """
         layer, _, name = dataset.partition("/")
-        row = conn.execute("select load_id from ops.published where dataset = %s and partition_date = %s", [dataset, day]).fetchone()
+        row = conn.execute(
+            "select load_id from ops.published where dataset = %s and partition_date = %s",
+            [dataset, day],
+        ).fetchone()
         if row is None or layer not in _TABLES:
             raise ProfileError(
                 f"{dataset} of {day} is not published.",
@@ -95,7 +101,11 @@ def scan(batches: Iterable[pa.RecordBatch], counter: BinCounter | None = None) -
         for name, column in zip(batch.schema.names, batch.columns, strict=True):
             is_text = pa.types.is_string(column.type)
             if name not in found:
-                found[name] = TextSketch(keeps_levels=not name.endswith(_IDENTIFIER)) if is_text else NumberSketch()
+                found[name] = (
+                    TextSketch(keeps_levels=not name.endswith(_IDENTIFIER))
+                    if is_text
+                    else NumberSketch()
+                )
             sketch = found[name]
             for start in range(0, max(len(column), 1), _BATCH_ROWS):
                 part = column.slice(start, _BATCH_ROWS)
@@ -103,7 +113,9 @@ def scan(batches: Iterable[pa.RecordBatch], counter: BinCounter | None = None) -
     return found
 
 
-def profile_load(settings: Settings, conn: Connection, load: LoadTable, run: RunContext) -> dict[str, Sketch]:
+def profile_load(
+    settings: Settings, conn: Connection, load: LoadTable, run: RunContext
+) -> dict[str, Sketch]:
     """Profile one partition of a load and keep the result; what is kept already is read and not made again.
 
     Args:
@@ -124,7 +136,11 @@ def profile_load(settings: Settings, conn: Connection, load: LoadTable, run: Run
 
 
 def scan_load(
-    settings: Settings, conn: Connection, load: LoadTable, run: RunContext, counter: BinCounter | None = None
+    settings: Settings,
+    conn: Connection,
+    load: LoadTable,
+    run: RunContext,
+    counter: BinCounter | None = None,
 ) -> dict[str, Sketch]:
     """Profile one partition of a load and keep nothing; without rows nothing is found.
 
@@ -139,7 +155,9 @@ def scan_load(
         ProfileError: The table has no column that can be profiled.
         WarehouseError: The server cannot be reached, or ended the query.
     """
-    with Prefetcher(stream_arrow(settings, _query(conn, load, counter), run.application_name, is_lean=True)) as batches:
+    with Prefetcher(
+        stream_arrow(settings, _query(conn, load, counter), run.application_name, is_lean=True)
+    ) as batches:
         found = scan(batches, counter)
     return found if found and next(iter(found.values())).n_rows else {}
 
@@ -170,7 +188,9 @@ def read_profiles(conn: Connection, dataset: str, partitions: PartitionRange) ->
     return _read(conn, dataset, loads)
 
 
-def _read(conn: Connection, dataset: str, loads: Iterable[tuple[dt.date, int]]) -> dict[str, Sketch]:
+def _read(
+    conn: Connection, dataset: str, loads: Iterable[tuple[dt.date, int]]
+) -> dict[str, Sketch]:
     days, load_ids = [list(part) for part in zip(*loads, strict=True)] or [[], []]
     rows = conn.execute(
         "select column_name, kind, n_rows, n_missing, minimum, maximum, sketch from monitoring.profiles"
@@ -192,7 +212,9 @@ def _read(conn: Connection, dataset: str, loads: Iterable[tuple[dt.date, int]]) 
     return merged
 
 
-def keep_profile(conn: Connection, load: LoadTable, found: Mapping[str, Sketch], run: RunContext) -> None:
+def keep_profile(
+    conn: Connection, load: LoadTable, found: Mapping[str, Sketch], run: RunContext
+) -> None:
     """Keep what ``scan_load`` has found; what is kept already stays."""
     statement = (
         "insert into monitoring.profiles (dataset, partition_date, load_id, place, column_name, kind, n_rows, n_missing, minimum, maximum,"
@@ -200,7 +222,18 @@ def keep_profile(conn: Connection, load: LoadTable, found: Mapping[str, Sketch],
     )
     rows = [
         (
-            *(load.dataset, load.day, load.load_id, place, name, one.kind, one.n_rows, one.n_missing, one.minimum, one.maximum),
+            *(
+                load.dataset,
+                load.day,
+                load.load_id,
+                place,
+                name,
+                one.kind,
+                one.n_rows,
+                one.n_missing,
+                one.minimum,
+                one.maximum,
+            ),
             *(one.mean, one.std, one.n_distinct, one.as_bytes(), run.run_id),
         )
         for place, (name, one) in enumerate(found.items())
@@ -216,9 +249,17 @@ def _query(conn: Connection, load: LoadTable, counter: BinCounter | None) -> sql
     described = conn.execute(sql.SQL("select * from {} limit 0").format(table)).description or []
     wanted = counter.types if counter else {}
     found = {column.name: _type(column.name, column.type_code, wanted) for column in described}
-    cells = [_cell(column.name, column.type_code, found[column.name]) for column in described if found[column.name]]
+    cells = [
+        _cell(column.name, column.type_code, found[column.name])
+        for column in described
+        if found[column.name]
+    ]
     if not cells:
-        raise ProfileError(f"{load.dataset} has no column that can be profiled.", expected="numbers, times or texts", todo="Nothing.")
+        raise ProfileError(
+            f"{load.dataset} has no column that can be profiled.",
+            expected="numbers, times or texts",
+            todo="Nothing.",
+        )
     return sql.SQL("select {} from {} where load_id = {} and partition_date = {}").format(
         sql.SQL(", ").join(cells), table, sql.Literal(load.load_id), sql.Literal(load.day)
     )

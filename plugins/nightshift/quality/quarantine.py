@@ -56,7 +56,9 @@ class RefusedRow:
     @property
     def digest(self) -> str:
         """Return the SHA-256 of reason and content, hex: the same row refused again is the same entry."""
-        return sha256(json.dumps([self.reason, self.column, dict(self.delivered)], sort_keys=True).encode()).hexdigest()
+        return sha256(
+            json.dumps([self.reason, self.column, dict(self.delivered)], sort_keys=True).encode()
+        ).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,9 @@ class QuarantinedRow:
     state: str
 
 
-def keep_rows(conn: Connection, load_id: int, drop: DropManifest, source_uri: str, rows: Sequence[RefusedRow]) -> None:
+def keep_rows(
+    conn: Connection, load_id: int, drop: DropManifest, source_uri: str, rows: Sequence[RefusedRow]
+) -> None:
     """Keep the refused rows of one file, within the caller's transaction; rows that are there already stay as they are."""
     if not rows:
         return
@@ -98,31 +102,56 @@ def keep_rows(conn: Connection, load_id: int, drop: DropManifest, source_uri: st
         )  # fmt: skip
 
 
-def keep_drop(conn: Connection, drop: DropManifest, source_uri: str, error: NightshiftError, run: RunContext) -> None:
+def keep_drop(
+    conn: Connection, drop: DropManifest, source_uri: str, error: NightshiftError, run: RunContext
+) -> None:
     """Record that a whole file was refused; refusing it again records nothing more."""
     conn.execute(
         """
         insert into quarantine.refused_drops (dataset, partition_date, known_at, source_uri, source_sha256, code, reason, run_id)
         values (%s, %s, %s, %s, %s, %s, %s, %s) on conflict do nothing
         """,
-        [f"raw/{drop.dataset}", drop.partition, drop.delivered_at, source_uri, drop.sha256, error.code, str(error), run.run_id],
+        [
+            f"raw/{drop.dataset}",
+            drop.partition,
+            drop.delivered_at,
+            source_uri,
+            drop.sha256,
+            error.code,
+            str(error),
+            run.run_id,
+        ],
     )
     hit(Failpoint.KEEP_DROP_AFTER, lambda: lose(conn))
 
 
-def keep_manifest(conn: Connection, dataset: str, wrong: WrongManifest, source_uri: str, run: RunContext) -> None:
+def keep_manifest(
+    conn: Connection, dataset: str, wrong: WrongManifest, source_uri: str, run: RunContext
+) -> None:
     """Record that a manifest describes no drop; its time is when we received it, for nothing in it can be believed."""
     conn.execute(
         """
         insert into quarantine.refused_drops (dataset, partition_date, known_at, source_uri, source_sha256, code, reason, run_id)
         values (%s, %s, %s, %s, '', %s, %s, %s) on conflict do nothing
         """,
-        [f"raw/{dataset}", wrong.partition, wrong.object.received_at, source_uri, wrong.error.code, str(wrong.error), run.run_id],
+        [
+            f"raw/{dataset}",
+            wrong.partition,
+            wrong.object.received_at,
+            source_uri,
+            wrong.error.code,
+            str(wrong.error),
+            run.run_id,
+        ],
     )
 
 
 def list_rows(
-    conn: Connection, dataset: str, partitions: PartitionRange, state: QuarantineState = QuarantineState.OPEN, limit: int = 100
+    conn: Connection,
+    dataset: str,
+    partitions: PartitionRange,
+    state: QuarantineState = QuarantineState.OPEN,
+    limit: int = 100,
 ) -> list[QuarantinedRow]:
     """Return refused rows by partition and position.
 
@@ -144,7 +173,9 @@ def list_rows(
     return [QuarantinedRow(*row) for row in rows]
 
 
-def count_rows(conn: Connection, dataset: str, partitions: PartitionRange) -> dict[tuple[str, QuarantineState], int]:
+def count_rows(
+    conn: Connection, dataset: str, partitions: PartitionRange
+) -> dict[tuple[str, QuarantineState], int]:
     """Return how many rows are in quarantine, by reason and state."""
     rows = conn.execute(
         """
@@ -156,13 +187,16 @@ def count_rows(conn: Connection, dataset: str, partitions: PartitionRange) -> di
     return {(reason, QuarantineState(state)): n_rows for reason, state, n_rows in rows}
 
 
-def settle_rows(conn: Connection, row_ids: Sequence[int], state: QuarantineState, actor: str, note: str = "") -> None:
+def settle_rows(
+    conn: Connection, row_ids: Sequence[int], state: QuarantineState, actor: str, note: str = ""
+) -> None:
     """Record what became of open rows, all or none.
 
     Args:
         conn: A connection; the change is one transaction.
         row_ids: Which rows.
-        state: ``superseded`` by a later delivery, ``dismissed`` when nobody needs them; corrections have their own way.
+        state: ``superseded`` by a later delivery, ``dismissed`` when nobody needs them; corrections
+            have their own way.
         actor: Who decided.
         note: Why.
 
@@ -190,5 +224,7 @@ def settle_rows(conn: Connection, row_ids: Sequence[int], state: QuarantineState
 
 def _storable(delivered: Mapping[str, str | None]) -> str:
     """Return JSON that PostgreSQL can store: it has no NUL character."""
-    escaped: dict[str, Any] = {name: text.replace("\0", "\\0") if text else text for name, text in delivered.items()}
+    escaped: dict[str, Any] = {
+        name: text.replace("\0", "\\0") if text else text for name, text in delivered.items()
+    }
     return json.dumps(escaped)

@@ -1,7 +1,7 @@
 """Mergeable summaries of a column: batches, shards and days are added up in any order and any cut, to the same bits.
 
-Source: docs/adr/0026-profiles.md; the distinct count is that of Bar-Yossef et al. (2002), the frequent texts are those of Misra & Gries
-(1982).
+Source: docs/adr/0026-profiles.md; the distinct count is that of Bar-Yossef et al. (2002), the
+frequent texts are those of Misra & Gries (1982).
 """
 
 from __future__ import annotations
@@ -27,9 +27,13 @@ if TYPE_CHECKING:
     Integers = npt.NDArray[np.int64]
 
 DISTINCT_KEPT = 256
-"""Smallest hashes that are kept: up to so many distinct values are counted exactly, more with a standard error of 6.3 percent."""
+"""Smallest hashes that are kept: up to so many distinct values are counted exactly, more with a
+standard error of 6.3 percent.
+"""
 LEVELS_KEPT = 1_024
-"""Texts that are counted: up to so many distinct ones exactly, more with an error that is stated."""
+"""Texts that are counted: up to so many distinct ones exactly, more with an error that is
+stated.
+"""
 _HASH_BITS = 64
 
 
@@ -52,7 +56,9 @@ class KMVSketch:
         if self.smallest.size == DISTINCT_KEPT:
             hashes = hashes[hashes < self.smallest[-1]]
         if hashes.size:
-            self.smallest = np.unique(np.concatenate([self.smallest, hashes]))[:DISTINCT_KEPT].copy()
+            self.smallest = np.unique(np.concatenate([self.smallest, hashes]))[
+                :DISTINCT_KEPT
+            ].copy()
 
     @property
     def estimate(self) -> int:
@@ -117,7 +123,11 @@ class NumberSketch:
 
         self.n_rows += other.n_rows
         self.n_missing += other.n_missing
-        self.distinct.add(other.distinct.smallest if other.distinct.smallest is not None else np.empty(0, np.uint64))
+        self.distinct.add(
+            other.distinct.smallest
+            if other.distinct.smallest is not None
+            else np.empty(0, np.uint64)
+        )
         if other.minimum is None or other.maximum is None:
             return
         self._widen(other.minimum, other.maximum)
@@ -146,13 +156,20 @@ class NumberSketch:
         if self.mean is None:
             return None
         mean = Fraction(self._bins.total, self.n_known << UNIT_POWER)
-        return _root(max(Fraction(self._bins.squares, self.n_known << (2 * UNIT_POWER)) - mean * mean, Fraction(0)))
+        return _root(
+            max(
+                Fraction(self._bins.squares, self.n_known << (2 * UNIT_POWER)) - mean * mean,
+                Fraction(0),
+            )
+        )
 
     def bins(self) -> tuple[Doubles, Integers]:
         """Return the lower edges of the bins that are not empty, rising, and their counts; both of shape (k,)."""
         return lower_edges(self._bins.keys), self._bins.counts
 
-    def count_outside(self, low: float, high: float, *, is_low_outside: bool, is_high_outside: bool) -> tuple[int, int]:
+    def count_outside(
+        self, low: float, high: float, *, is_low_outside: bool, is_high_outside: bool
+    ) -> tuple[int, int]:
         """Return the least and the most numbers that can lie outside of limits; equal when smallest and largest number settle it.
 
         Args:
@@ -169,7 +186,10 @@ class NumberSketch:
         if is_within:
             return 0, 0
         keys, counts = self._bins.keys, self._bins.counts
-        lower, upper = lower_edges(keys - 1), lower_edges(keys + 2)  # a bin more on each side: no question of which edge belongs to it
+        lower, upper = (
+            lower_edges(keys - 1),
+            lower_edges(keys + 2),
+        )  # a bin more on each side: no question of which edge belongs to it
         least = int(counts[(upper < low) | (lower > high)].sum())
         return max(least, 1), int(counts[(lower <= low) | (upper >= high)].sum())
 
@@ -202,7 +222,9 @@ class NumberSketch:
         import numpy as np
 
         middles, counts = self.middles()
-        return np.bincount(np.searchsorted(inner_edges, middles, side="right"), counts, len(inner_edges) + 1).astype(np.int64)
+        return np.bincount(
+            np.searchsorted(inner_edges, middles, side="right"), counts, len(inner_edges) + 1
+        ).astype(np.int64)
 
     def as_bytes(self) -> bytes:
         """Return everything, compressed."""
@@ -210,12 +232,23 @@ class NumberSketch:
 
         keys, counts = self._bins.keys, self._bins.counts
         first = int(keys[0]) if keys.size else 0
-        head = {"first": first, "total": hex(self._bins.total), "squares": hex(self._bins.squares), "n_bins": keys.size}
-        smallest = self.distinct.smallest if self.distinct.smallest is not None else np.empty(0, np.uint64)
-        return _packed(head, (keys - first).astype("<i4"), counts.astype("<i8"), smallest.astype("<u8"))
+        head = {
+            "first": first,
+            "total": hex(self._bins.total),
+            "squares": hex(self._bins.squares),
+            "n_bins": keys.size,
+        }
+        smallest = (
+            self.distinct.smallest if self.distinct.smallest is not None else np.empty(0, np.uint64)
+        )
+        return _packed(
+            head, (keys - first).astype("<i4"), counts.astype("<i8"), smallest.astype("<u8")
+        )
 
     @classmethod
-    def from_bytes(cls, data: bytes, n_rows: int, n_missing: int, minimum: float | None, maximum: float | None) -> NumberSketch:
+    def from_bytes(
+        cls, data: bytes, n_rows: int, n_missing: int, minimum: float | None, maximum: float | None
+    ) -> NumberSketch:
         """Return what ``as_bytes`` was made of; the other values are columns of their own."""
         import numpy as np
 
@@ -223,7 +256,9 @@ class NumberSketch:
         n = head["n_bins"]
         places, counts = np.frombuffer(rest, "<i4", n), np.frombuffer(rest, "<i8", n, 4 * n)
         total, squares = int(head["total"], 16), int(head["squares"], 16)
-        bins = Bins(places.astype(np.int64) + head["first"], counts.astype(np.int64), total, squares)
+        bins = Bins(
+            places.astype(np.int64) + head["first"], counts.astype(np.int64), total, squares
+        )
         distinct = KMVSketch(np.frombuffer(rest, "<u8", offset=12 * n).astype(np.uint64))
         return cls(n_rows, n_missing, minimum, maximum, distinct, bins)
 
@@ -235,7 +270,8 @@ class TextSketch:
     Attributes:
         n_rows: All rows.
         n_missing: Null.
-        levels: Rows by text, at most ``LEVELS_KEPT``; each count is too low by ``n_uncounted`` at most.
+        levels: Rows by text, at most ``LEVELS_KEPT``; each count is too low by ``n_uncounted`` at
+            most.
         n_uncounted: 0 as long as there were no more distinct texts than that.
         distinct: How many distinct texts.
         keeps_levels: Whether texts are kept; those of an identifier are only counted.
@@ -259,10 +295,15 @@ class TextSketch:
         import numpy as np
 
         found = texts.value_counts()
-        levels = dict(zip(found.field("values").to_pylist(), found.field("counts").to_pylist(), strict=True))
+        levels = dict(
+            zip(found.field("values").to_pylist(), found.field("counts").to_pylist(), strict=True)
+        )
         self.n_rows += len(texts)
         self.n_missing += levels.pop(None, 0)
-        hashes = [int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "little") for text in levels]
+        hashes = [
+            int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "little")
+            for text in levels
+        ]
         self.distinct.add(np.array(hashes, np.uint64))
         if self.keeps_levels:
             self._count(levels)
@@ -270,7 +311,8 @@ class TextSketch:
     def _count(self, levels: dict[str, int]) -> None:
         self.levels.update(levels)
         if (n_spare := len(self.levels) - LEVELS_KEPT) > 0:
-            # Everybody gives as much as the largest of those that leave has: Misra & Gries, many at once.
+            # Everybody gives as much as the largest of those that leave has: Misra & Gries, many at
+            # once.
             dues = heapq.nsmallest(n_spare, self.levels.values())[-1]
             self.n_uncounted += dues
             self.levels = Counter({text: n - dues for text, n in self.levels.items() if n > dues})
@@ -282,7 +324,11 @@ class TextSketch:
         self.n_rows += other.n_rows
         self.n_missing += other.n_missing
         self.n_uncounted += other.n_uncounted
-        self.distinct.add(other.distinct.smallest if other.distinct.smallest is not None else np.empty(0, np.uint64))
+        self.distinct.add(
+            other.distinct.smallest
+            if other.distinct.smallest is not None
+            else np.empty(0, np.uint64)
+        )
         self._count(other.levels)
 
     @property
@@ -299,7 +345,9 @@ class TextSketch:
         """Return everything, compressed."""
         import numpy as np
 
-        smallest = self.distinct.smallest if self.distinct.smallest is not None else np.empty(0, np.uint64)
+        smallest = (
+            self.distinct.smallest if self.distinct.smallest is not None else np.empty(0, np.uint64)
+        )
         head = {"levels": dict(sorted(self.levels.items())), "n_uncounted": self.n_uncounted}
         return _packed(head, smallest.astype("<u8"))
 
@@ -309,7 +357,13 @@ class TextSketch:
         import numpy as np
 
         head, rest = _unpacked(data)
-        return cls(n_rows, n_missing, Counter(head["levels"]), head["n_uncounted"], KMVSketch(np.frombuffer(rest, "<u8").astype(np.uint64)))
+        return cls(
+            n_rows,
+            n_missing,
+            Counter(head["levels"]),
+            head["n_uncounted"],
+            KMVSketch(np.frombuffer(rest, "<u8").astype(np.uint64)),
+        )
 
 
 Sketch = NumberSketch | TextSketch
@@ -334,7 +388,9 @@ def _mixed(bits: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
 
 def _packed(head: dict[str, Any], *arrays: Any) -> bytes:  # noqa: ANN401  (arrays of several types)
     text = json.dumps(head, ensure_ascii=False).encode()
-    return zlib.compress(len(text).to_bytes(4, "little") + text + b"".join(array.tobytes() for array in arrays), 1)
+    return zlib.compress(
+        len(text).to_bytes(4, "little") + text + b"".join(array.tobytes() for array in arrays), 1
+    )
 
 
 def _unpacked(data: bytes) -> tuple[dict[str, Any], bytes]:

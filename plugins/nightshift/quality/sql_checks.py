@@ -1,7 +1,7 @@
 """Evaluate the common expectations of a suite in one scan of the batch, for loads on which a query each takes minutes.
 
-What passes here has passed. Whatever does not, or is of another kind, is left to Great Expectations, which has the last word and the
-words. Source: docs/adr/0025-large-loads.md.
+What passes here has passed. Whatever does not, or is of another kind, is left to Great
+Expectations, which has the last word and the words. Source: docs/adr/0025-large-loads.md.
 """
 
 from __future__ import annotations
@@ -52,12 +52,16 @@ class _Counted:
 
     def passes(self, n_considered: int, n_unexpected: int) -> bool:
         """Return whether the counts meet it."""
-        return has_number(n_considered, self.minimum, self.maximum) and has_share(n_considered, n_unexpected, self.mostly)
+        return has_number(n_considered, self.minimum, self.maximum) and has_share(
+            n_considered, n_unexpected, self.mostly
+        )
 
 
 def has_number(n_considered: int, minimum: float | None, maximum: float | None) -> bool:
     """Return whether so many rows are neither too few nor too many."""
-    return (minimum is None or n_considered >= minimum) and (maximum is None or n_considered <= maximum)
+    return (minimum is None or n_considered >= minimum) and (
+        maximum is None or n_considered <= maximum
+    )
 
 
 def has_share(n_considered: int, n_unexpected: int, mostly: float) -> bool:
@@ -70,15 +74,24 @@ def _count(*conditions: sql.Composable | None) -> sql.Composable:
     from psycopg import sql
 
     given = [sql.SQL("({})").format(condition) for condition in conditions if condition is not None]
-    return sql.SQL("count(*) filter (where {})").format(sql.SQL(" and ").join(given)) if given else sql.SQL("count(*)")
+    return (
+        sql.SQL("count(*) filter (where {})").format(sql.SQL(" and ").join(given))
+        if given
+        else sql.SQL("count(*)")
+    )
 
 
-def _filtered(considered: Sequence[sql.Composable | None], breaks: sql.Composable, mostly: float) -> _Counted:
+def _filtered(
+    considered: Sequence[sql.Composable | None], breaks: sql.Composable, mostly: float
+) -> _Counted:
     return _Counted(_count(*considered), _count(*considered, breaks), mostly=mostly)
 
 
 def passed_in_one_scan(
-    conn: Connection, query: sql.Composable, expectations: Sequence[Mapping[str, Any]], is_unique: Callable[[Sequence[str]], bool]
+    conn: Connection,
+    query: sql.Composable,
+    expectations: Sequence[Mapping[str, Any]],
+    is_unique: Callable[[Sequence[str]], bool],
 ) -> dict[int, dict[str, Any]]:
     """Return the results of the expectations that the batch certainly meets, by their place; the others are not in it.
 
@@ -86,15 +99,24 @@ def passed_in_one_scan(
         conn: A connection of the warehouse.
         query: Selects the batch.
         expectations: In Great Expectations' JSON: ``type``, ``kwargs``.
-        is_unique: Whether it is known that these columns are unique within the batch: then nobody needs to count.
+        is_unique: Whether it is known that these columns are unique within the batch: then nobody
+            needs to count.
     """
     from psycopg import sql
 
-    counted = {place: found for place, one in enumerate(expectations) if (found := _counted(one, is_unique)) is not None}
+    counted = {
+        place: found
+        for place, one in enumerate(expectations)
+        if (found := _counted(one, is_unique)) is not None
+    }
     if not counted:
         return {}
-    counts = [sql.SQL("{}, {}").format(one.n_considered, one.n_unexpected) for one in counted.values()]
-    row = conn.execute(sql.SQL("select {} from ({}) batch").format(sql.SQL(", ").join(counts), query)).fetchone()
+    counts = [
+        sql.SQL("{}, {}").format(one.n_considered, one.n_unexpected) for one in counted.values()
+    ]
+    row = conn.execute(
+        sql.SQL("select {} from ({}) batch").format(sql.SQL(", ").join(counts), query)
+    ).fetchone()
     pairs = zip(row[::2], row[1::2], strict=True) if row else ()
     return {
         place: result_of(expectations[place], n_considered, n_unexpected, "one scan")
@@ -105,10 +127,14 @@ def passed_in_one_scan(
 
 def knows(expectations: Sequence[Mapping[str, Any]]) -> bool:
     """Return whether each of these, and at least one, is of a kind that one scan can judge."""
-    return bool(expectations) and all(_counted(one, lambda _: True) is not None for one in expectations)
+    return bool(expectations) and all(
+        _counted(one, lambda _: True) is not None for one in expectations
+    )
 
 
-def result_of(expectation: Mapping[str, Any], n_considered: int, n_unexpected: int, by: str) -> dict[str, Any]:
+def result_of(
+    expectation: Mapping[str, Any], n_considered: int, n_unexpected: int, by: str
+) -> dict[str, Any]:
     """Return the result in the form of Great Expectations; ``by`` says who has counted."""
     measured: dict[str, Any] = (
         {"observed_value": n_considered}
@@ -119,10 +145,18 @@ def result_of(expectation: Mapping[str, Any], n_considered: int, n_unexpected: i
             "unexpected_percent": 100.0 * n_unexpected / n_considered if n_considered else 0.0,
         }
     )
-    return {"success": True, "expectation_config": dict(expectation), "result": measured, "exception_info": {}, "meta": {"by": by}}
+    return {
+        "success": True,
+        "expectation_config": dict(expectation),
+        "result": measured,
+        "exception_info": {},
+        "meta": {"by": by},
+    }
 
 
-def _counted(expectation: Mapping[str, Any], is_unique: Callable[[Sequence[str]], bool]) -> _Counted | None:
+def _counted(
+    expectation: Mapping[str, Any], is_unique: Callable[[Sequence[str]], bool]
+) -> _Counted | None:
     """Return an expectation as counts; None for what only Great Expectations can judge."""
     kind, given = expectation["type"], dict(expectation["kwargs"])
     restriction = given.pop("row_condition", None)
@@ -133,7 +167,13 @@ def _counted(expectation: Mapping[str, Any], is_unique: Callable[[Sequence[str]]
     if kind not in ARGUMENTS or set(given) - ARGUMENTS[kind]:
         return None
     if kind == TOGETHER:
-        return _unique_together(given["column_list"], condition, is_known=is_unique(given["column_list"])) if mostly == 1 else None
+        return (
+            _unique_together(
+                given["column_list"], condition, is_known=is_unique(given["column_list"])
+            )
+            if mostly == 1
+            else None
+        )
     return _BUILD[kind](given, condition, float(mostly))
 
 
@@ -141,18 +181,36 @@ def _row_condition(given: object, parser: object) -> sql.Composable | None:
     """Return a comparison of a column with a text, as suites write it or as Great Expectations parses that; None for any other."""
     from psycopg import sql
 
-    if isinstance(given, str) and (written := _WRITTEN_CONDITION.fullmatch(given)) and parser == "great_expectations":
+    if (
+        isinstance(given, str)
+        and (written := _WRITTEN_CONDITION.fullmatch(given))
+        and parser == "great_expectations"
+    ):
         column, sign, value = written.groups()
-        return sql.SQL("{} {} {}").format(sql.Identifier(column), sql.SQL("=" if sign == "==" else "<>"), sql.Literal(value))
+        return sql.SQL("{} {} {}").format(
+            sql.Identifier(column), sql.SQL("=" if sign == "==" else "<>"), sql.Literal(value)
+        )
     match given:
-        case {"type": "comparison", "column": {"name": str(column)}, "operator": "==" | "!=" as operator, "parameter": str(value), **rest}:
+        case {
+            "type": "comparison",
+            "column": {"name": str(column)},
+            "operator": "==" | "!=" as operator,
+            "parameter": str(value),
+            **rest,
+        }:
             is_known = not rest and parser == "great_expectations"
             sign = sql.SQL("=" if operator == "==" else "<>")
-            return sql.SQL("{} {} {}").format(sql.Identifier(column), sign, sql.Literal(value)) if is_known else None
+            return (
+                sql.SQL("{} {} {}").format(sql.Identifier(column), sign, sql.Literal(value))
+                if is_known
+                else None
+            )
     return None
 
 
-def _unique_together(columns: Sequence[str], condition: sql.Composable | None, *, is_known: bool) -> _Counted:
+def _unique_together(
+    columns: Sequence[str], condition: sql.Composable | None, *, is_known: bool
+) -> _Counted:
     """Compare the rows by hashes of 64 bits; where two agree by chance, Great Expectations says that they differ."""
     from psycopg import sql
 
@@ -160,11 +218,15 @@ def _unique_together(columns: Sequence[str], condition: sql.Composable | None, *
     if is_known:
         return _Counted(considered, sql.SQL("0"))
     values = sql.SQL(", ").join(map(sql.Identifier, columns))
-    distinct = sql.SQL("count(distinct hash_record_extended(row({}), 0)) filter (where {})").format(values, condition or sql.SQL("true"))
+    distinct = sql.SQL("count(distinct hash_record_extended(row({}), 0)) filter (where {})").format(
+        values, condition or sql.SQL("true")
+    )
     return _Counted(considered, sql.SQL("{} - {}").format(considered, distinct))
 
 
-def _row_count(given: dict[str, Any], condition: sql.Composable | None, _: float) -> _Counted | None:
+def _row_count(
+    given: dict[str, Any], condition: sql.Composable | None, _: float
+) -> _Counted | None:
     from psycopg import sql
 
     minimum, maximum = given.get("min_value"), given.get("max_value")
@@ -176,10 +238,14 @@ def _row_count(given: dict[str, Any], condition: sql.Composable | None, _: float
 def _not_null(given: dict[str, Any], condition: sql.Composable | None, mostly: float) -> _Counted:
     from psycopg import sql
 
-    return _filtered([condition], sql.SQL("{} is null").format(sql.Identifier(given["column"])), mostly)
+    return _filtered(
+        [condition], sql.SQL("{} is null").format(sql.Identifier(given["column"])), mostly
+    )
 
 
-def _values(given: dict[str, Any], condition: sql.Composable | None, mostly: float, holds: sql.Composable) -> _Counted:
+def _values(
+    given: dict[str, Any], condition: sql.Composable | None, mostly: float, holds: sql.Composable
+) -> _Counted:
     """Count the values that are not null; a comparison that gives null is counted as broken."""
     from psycopg import sql
 
@@ -187,36 +253,61 @@ def _values(given: dict[str, Any], condition: sql.Composable | None, mostly: flo
     return _filtered([condition, is_there], sql.SQL("({}) is not true").format(holds), mostly)
 
 
-def _between(given: dict[str, Any], condition: sql.Composable | None, mostly: float) -> _Counted | None:
+def _between(
+    given: dict[str, Any], condition: sql.Composable | None, mostly: float
+) -> _Counted | None:
     from psycopg import sql
 
     minimum, maximum = given.get("min_value"), given.get("max_value")
     if not are_numbers(minimum, maximum):
         return None
-    sides = [(minimum, ">" if given.get("strict_min") else ">="), (maximum, "<" if given.get("strict_max") else "<=")]
+    sides = [
+        (minimum, ">" if given.get("strict_min") else ">="),
+        (maximum, "<" if given.get("strict_max") else "<="),
+    ]
     holds = [
-        sql.SQL("{} " + operator + " {}").format(sql.Identifier(given["column"]), sql.Literal(limit))
+        sql.SQL("{} " + operator + " {}").format(
+            sql.Identifier(given["column"]), sql.Literal(limit)
+        )
         for limit, operator in sides
         if limit is not None
     ]
     return _values(given, condition, mostly, sql.SQL(" and ").join(holds)) if holds else None
 
 
-def _in_set(given: dict[str, Any], condition: sql.Composable | None, mostly: float) -> _Counted | None:
+def _in_set(
+    given: dict[str, Any], condition: sql.Composable | None, mostly: float
+) -> _Counted | None:
     from psycopg import sql
 
     allowed = given.get("value_set")
-    if not isinstance(allowed, list) or not allowed or not all(isinstance(value, str) for value in allowed):
+    if (
+        not isinstance(allowed, list)
+        or not allowed
+        or not all(isinstance(value, str) for value in allowed)
+    ):
         return None
-    return _values(given, condition, mostly, sql.SQL("{}::text = any({})").format(sql.Identifier(given["column"]), sql.Literal(allowed)))
+    return _values(
+        given,
+        condition,
+        mostly,
+        sql.SQL("{}::text = any({})").format(sql.Identifier(given["column"]), sql.Literal(allowed)),
+    )
 
 
-def _regex(given: dict[str, Any], condition: sql.Composable | None, mostly: float) -> _Counted | None:
+def _regex(
+    given: dict[str, Any], condition: sql.Composable | None, mostly: float
+) -> _Counted | None:
     from psycopg import sql
 
     if not isinstance(given.get("regex"), str):
         return None
-    return _values(given, condition, mostly, sql.SQL("{} ~ {}").format(sql.Identifier(given["column"]), sql.Literal(given["regex"])))
+    return _values(
+        given,
+        condition,
+        mostly,
+        sql.SQL("{} ~ {}").format(sql.Identifier(given["column"]), sql.Literal(given["regex"])),
+    )
 
 
 def _a_over_b(given: dict[str, Any], condition: sql.Composable | None, mostly: float) -> _Counted:
@@ -231,7 +322,10 @@ def _a_over_b(given: dict[str, Any], condition: sql.Composable | None, mostly: f
 
 def are_numbers(*values: object) -> bool:
     """Return whether these are numbers, or absent."""
-    return all(value is None or (isinstance(value, int | float) and not isinstance(value, bool)) for value in values)
+    return all(
+        value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+        for value in values
+    )
 
 
 _BUILD: dict[str, Callable[[dict[str, Any], Any, float], _Counted | None]] = {

@@ -1,7 +1,8 @@
 """Count the common expectations of a suite on the rows of a stream, on their way into the stage: nobody has to scan them there again.
 
-As in ``one_scan``, what is certain has passed, and all else is left to the scan and to Great Expectations. Patterns are the warehouse's:
-it matches each distinct text once. Source: docs/adr/0032-large-raw-loads.md.
+As in ``one_scan``, what is certain has passed, and all else is left to the scan and to Great
+Expectations. Patterns are the warehouse's: it matches each distinct text once. Source:
+docs/adr/0032-large-raw-loads.md.
 """
 
 from __future__ import annotations
@@ -51,9 +52,15 @@ class PassingRows:
 
     def __init__(self, expectations: Sequence[Mapping[str, Any]]) -> None:
         self._expectations = expectations
-        self._counts = {place: count for place, one in enumerate(expectations) if (count := _count_of(one)) is not None}
+        self._counts = {
+            place: count
+            for place, one in enumerate(expectations)
+            if (count := _count_of(one)) is not None
+        }
         self._counted = dict.fromkeys(self._counts, (0, 0))
-        self._texts: dict[str, set[str]] = {column: set() for one in expectations if (column := _text_column(one)) is not None}
+        self._texts: dict[str, set[str]] = {
+            column: set() for one in expectations if (column := _text_column(one)) is not None
+        }
         self.n_rows = 0
 
     def add(self, rows: pa.Table) -> None:
@@ -68,11 +75,17 @@ class PassingRows:
                 before = self._counted[place]
                 self._counted[place] = before[0] + n_considered, before[1] + n_unexpected
         for column in list(self._texts):
-            self._texts[column].update(rows.column(column).unique().drop_null().to_pylist() if column in rows.column_names else ())
+            self._texts[column].update(
+                rows.column(column).unique().drop_null().to_pylist()
+                if column in rows.column_names
+                else ()
+            )
             if len(self._texts[column]) > _MOST_TEXTS:
                 del self._texts[column]
 
-    def passed(self, conn: Connection, is_unique: Callable[[Sequence[str]], bool]) -> list[dict[str, Any]]:
+    def passed(
+        self, conn: Connection, is_unique: Callable[[Sequence[str]], bool]
+    ) -> list[dict[str, Any]]:
         """Return the results of the expectations that the rows certainly meet; the others are not in it.
 
         Args:
@@ -85,7 +98,9 @@ class PassingRows:
             if place in self._counts and self._is_met(conn, place, is_unique)
         ]
 
-    def _is_met(self, conn: Connection, place: int, is_unique: Callable[[Sequence[str]], bool]) -> bool:
+    def _is_met(
+        self, conn: Connection, place: int, is_unique: Callable[[Sequence[str]], bool]
+    ) -> bool:
         kind, given = self._expectations[place]["type"], self._expectations[place]["kwargs"]
         n_considered, n_unexpected = self._counted[place]
         if kind == ROW_COUNT:
@@ -98,7 +113,11 @@ class PassingRows:
             return True
         if (texts := self._texts.get(column)) is None:
             return False
-        return _do_match(conn, texts, given["regex"]) if kind == PATTERN else texts <= set(given["value_set"])
+        return (
+            _do_match(conn, texts, given["regex"])
+            if kind == PATTERN
+            else texts <= set(given["value_set"])
+        )
 
 
 def _do_match(conn: Connection, texts: set[str], pattern: str) -> bool:
@@ -120,8 +139,14 @@ def _count_of(expectation: Mapping[str, Any]) -> Callable[[pa.Table], Counted] |
     if kind not in ARGUMENTS or given.keys() - ARGUMENTS[kind]:
         return None
     limits = [given[name] for name in ("min_value", "max_value") if given.get(name) is not None]
-    has_names = all(isinstance(given[name], str) for name in given.keys() & {"column", "column_A", "column_B"})
-    if not has_names or not are_numbers(mostly, *limits) or max(map(abs, limits), default=0) >= _EXACT_DOUBLES:
+    has_names = all(
+        isinstance(given[name], str) for name in given.keys() & {"column", "column_A", "column_B"}
+    )
+    if (
+        not has_names
+        or not are_numbers(mostly, *limits)
+        or max(map(abs, limits), default=0) >= _EXACT_DOUBLES
+    ):
         return None
     return _COUNT[kind](given) if mostly == 1 or kind != TOGETHER else None
 
@@ -143,34 +168,50 @@ def _of_texts(given: Mapping[str, Any]) -> Callable[[pa.Table], Counted] | None:
             raise KeyError(given["column"])
         return len(texts) - texts.null_count, 0
 
-    return count if all(isinstance(text, str) for text in given.get("value_set", [given.get("regex")])) else None
+    return (
+        count
+        if all(isinstance(text, str) for text in given.get("value_set", [given.get("regex")]))
+        else None
+    )
 
 
 def _of_range(given: Mapping[str, Any]) -> Callable[[pa.Table], Counted] | None:
     above = pc.greater if given.get("strict_min") else pc.greater_equal
     below = pc.less if given.get("strict_max") else pc.less_equal
-    sides = [(compare, given.get(name)) for compare, name in ((above, "min_value"), (below, "max_value"))]
+    sides = [
+        (compare, given.get(name)) for compare, name in ((above, "min_value"), (below, "max_value"))
+    ]
 
     def count(rows: pa.Table) -> Counted:
         values = rows.column(given["column"])
         if not (pa.types.is_integer(values.type) or pa.types.is_floating(values.type)):
             raise KeyError(given["column"])
         n_values = len(values) - values.null_count
-        return n_values, n_values - _n_true([compare(values, limit) for compare, limit in sides if limit is not None])
+        return n_values, n_values - _n_true(
+            [compare(values, limit) for compare, limit in sides if limit is not None]
+        )
 
     return count if any(limit is not None for _, limit in sides) else None
 
 
 def _of_pair(given: Mapping[str, Any]) -> Callable[[pa.Table], Counted]:
-    return lambda rows: _a_over_b(rows.column(given["column_A"]), rows.column(given["column_B"]), or_equal=bool(given.get("or_equal")))
+    return lambda rows: _a_over_b(
+        rows.column(given["column_A"]),
+        rows.column(given["column_B"]),
+        or_equal=bool(given.get("or_equal")),
+    )
 
 
 def _a_over_b(a: pa.ChunkedArray, b: pa.ChunkedArray, *, or_equal: bool) -> Counted:
     kind = a.type
-    if kind != b.type or not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_temporal(kind)):
+    if kind != b.type or not (
+        pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_temporal(kind)
+    ):
         raise KeyError(str(kind))
     n_considered = len(a) - _n_true([a.is_null(), b.is_null()])
-    return n_considered, n_considered - _n_true([(pc.greater_equal if or_equal else pc.greater)(a, b)])
+    return n_considered, n_considered - _n_true(
+        [(pc.greater_equal if or_equal else pc.greater)(a, b)]
+    )
 
 
 def _n_true(conditions: Sequence[pa.ChunkedArray]) -> int:

@@ -14,7 +14,14 @@ from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.errors import NightshiftError
 from nightshift.ingestion.late_arrivals import sweep
 from nightshift.monitoring.monitor import measure
-from nightshift.redo.plan import Lineage, Scope, find_features, find_predictions, find_verdicts, read_knowledge
+from nightshift.redo.plan import (
+    Lineage,
+    Scope,
+    find_features,
+    find_predictions,
+    find_verdicts,
+    read_knowledge,
+)
 from nightshift.scoring.publication import score
 from nightshift.transformation.build import build
 from nightshift.warehouse.connection import connect
@@ -98,8 +105,13 @@ def redo(settings: Settings, scope: Scope, run: RunContext, say: Say) -> RedoRes
             except NightshiftError as error:
                 left.append(f"{spec.name}: {error}")
         after = _published(conn)
-    changes = [Change(dataset, day, before.get((dataset, day)), now) for (dataset, day), now in sorted(after.items())]
-    return RedoResult(tuple(change for change in changes if change.before != change.after), n_done, tuple(left))
+    changes = [
+        Change(dataset, day, before.get((dataset, day)), now)
+        for (dataset, day), now in sorted(after.items())
+    ]
+    return RedoResult(
+        tuple(change for change in changes if change.before != change.after), n_done, tuple(left)
+    )
 
 
 def _ingest(settings: Settings, scope: Scope, run: RunContext, say: Say) -> list[str]:
@@ -110,19 +122,32 @@ def _ingest(settings: Settings, scope: Scope, run: RunContext, say: Say) -> list
         swept = sweep(settings, name, days, run, reread=scope.reread)
         for drop in swept.loaded:
             is_new = drop.partition in swept.published
-            say(f"ingest    {name} {drop.partition}: {drop.data_key}, {'a new version' if is_new else 'says nothing new'}")
-        left += [f"{drop.data_key} was refused with {code}; read docs/runbooks/{code}.md" for drop, code in swept.left]
+            say(
+                f"ingest    {name} {drop.partition}: {drop.data_key}, {'a new version' if is_new else 'says nothing new'}"
+            )
+        left += [
+            f"{drop.data_key} was refused with {code}; read docs/runbooks/{code}.md"
+            for drop, code in swept.left
+        ]
         left += [f"{name}: somebody is loading it now; run this again"] if swept.is_busy else []
     return left
 
 
-def _score(settings: Settings, spec: ModelSpec, stale: list[StalePartition], run: RunContext, say: Say) -> None:
+def _score(
+    settings: Settings, spec: ModelSpec, stale: list[StalePartition], run: RunContext, say: Say
+) -> None:
     for days in _ranges(one.day for one in stale):
         say(f"score     {spec.name} {days}: {_reason(stale, days)}")
         score(settings, spec, days, run)
 
 
-def _measure(settings: Settings, spec: ModelSpec, run: RunContext, say: Say, find_stale: Callable[[], list[StalePartition]]) -> int:
+def _measure(
+    settings: Settings,
+    spec: ModelSpec,
+    run: RunContext,
+    say: Say,
+    find_stale: Callable[[], list[StalePartition]],
+) -> int:
     """Measure night by night in order: a verdict looks at those before it, and may be stale only because one of them changed."""
     done = set[dt.date]()
     while stale := [one for one in find_stale() if one.day not in done]:

@@ -47,10 +47,15 @@ class Scope:
 
     def range_of(self, contract: DatasetContract) -> PartitionRange | None:
         """Return the days of a dataset to look at; None leaves it out."""
-        first, last = max(self.first or contract.history_start, contract.history_start), self.last or FAR
+        first, last = (
+            max(self.first or contract.history_start, contract.history_start),
+            self.last or FAR,
+        )
         if self.dataset not in ("", contract.name) or last < first:
             return None
-        return PartitionRange(Partition(first, contract.timezone), Partition(last, contract.timezone))
+        return PartitionRange(
+            Partition(first, contract.timezone), Partition(last, contract.timezone)
+        )
 
     @property
     def is_narrow(self) -> bool:
@@ -78,7 +83,9 @@ class Lineage:
     def of(self, model: str) -> Counts:
         """Return whether a version counts for a model: it is in the scope, and the model reads its dataset."""
         read = self.by_model.get(model)
-        return lambda version: self.scope.takes(version) and (read is None or version.dataset in read)
+        return lambda version: (
+            self.scope.takes(version) and (read is None or version.dataset in read)
+        )
 
 
 @dataclass(frozen=True)
@@ -133,9 +140,18 @@ def make_plan(settings: Settings, conn: Connection, scope: Scope) -> Plan:
         scope: Which drops.
     """
     contracts, store = load_contracts(settings.datasets_dir), ObjectStore.open(settings)
-    ranges = {name: days for name, contract in contracts.items() if (days := scope.range_of(contract))}
-    digests = {name: contract_digest(contract) if scope.reread else None for name, contract in contracts.items()}
-    late = [drop for name, days in ranges.items() for drop in late_drops(conn, store, name, days, digests[name])]
+    ranges = {
+        name: days for name, contract in contracts.items() if (days := scope.range_of(contract))
+    }
+    digests = {
+        name: contract_digest(contract) if scope.reread else None
+        for name, contract in contracts.items()
+    }
+    late = [
+        drop
+        for name, days in ranges.items()
+        for drop in late_drops(conn, store, name, days, digests[name])
+    ]
     knowledge = read_knowledge(settings, conn, late)
     specs = list(load_specs(settings.models_dir).values())
     lineage = Lineage(raw_lineage(settings), scope)
@@ -152,15 +168,22 @@ def make_plan(settings: Settings, conn: Connection, scope: Scope) -> Plan:
     )
 
 
-def read_knowledge(settings: Settings, conn: Connection, late: Sequence[DropManifest] = ()) -> RawKnowledge:
+def read_knowledge(
+    settings: Settings, conn: Connection, late: Sequence[DropManifest] = ()
+) -> RawKnowledge:
     """Return what every night may know, with late drops as if they were in."""
     contracts = load_contracts(settings.datasets_dir)
     versions = raw_versions(conn, contracts.values(), Partition(FAR))
-    versions += [RawVersion(f"raw/{drop.dataset}", drop.partition, -n, drop.delivered_at, None, "") for n, drop in enumerate(late, 1)]
+    versions += [
+        RawVersion(f"raw/{drop.dataset}", drop.partition, -n, drop.delivered_at, None, "")
+        for n, drop in enumerate(late, 1)
+    ]
     return RawKnowledge(contracts, versions, staleness.versions_done(conn))
 
 
-def find_features(conn: Connection, knowledge: RawKnowledge, specs: Iterable[ModelSpec], lineage: Lineage) -> list[StalePartition]:
+def find_features(
+    conn: Connection, knowledge: RawKnowledge, specs: Iterable[ModelSpec], lineage: Lineage
+) -> list[StalePartition]:
     """Return the nights whose features miss something, or were never built although they can be.
 
     Args:
@@ -173,14 +196,20 @@ def find_features(conn: Connection, knowledge: RawKnowledge, specs: Iterable[Mod
     for dataset, table in sorted({(spec.features_dataset, spec.feature_table) for spec in specs}):
         built = staleness.last_done(conn, dataset)
         counts = lineage.of(table)
-        for stale in staleness.stale_features(knowledge, dataset, built, _nights(knowledge), counts):
+        for stale in staleness.stale_features(
+            knowledge, dataset, built, _nights(knowledge), counts
+        ):
             found.setdefault(stale.day, stale)
     return [found[day] for day in sorted(found)]
 
 
 def _nights(knowledge: RawKnowledge) -> list[dt.date]:
     """Return every day from the first to the last that any daily dataset has."""
-    daily = {contract.dataset for contract in knowledge.contracts.values() if contract.delivery is Delivery.DAILY}
+    daily = {
+        contract.dataset
+        for contract in knowledge.contracts.values()
+        if contract.delivery is Delivery.DAILY
+    }
     days = {version.day for version in knowledge.versions if version.dataset in daily}
     return PartitionRange(Partition(min(days)), Partition(max(days))).days if days else []
 
@@ -201,15 +230,26 @@ def find_predictions(
     """
     rebuilt, found = {stale.day for stale in cascade}, []
     for spec in specs:
-        scored, features = staleness.last_done(conn, spec.predictions_dataset), staleness.pointed(conn, spec.features_dataset)
-        stale = staleness.stale_after(spec.predictions_dataset, scored, {spec.features_dataset: features}, {spec.features_dataset: [0]})
+        scored, features = (
+            staleness.last_done(conn, spec.predictions_dataset),
+            staleness.pointed(conn, spec.features_dataset),
+        )
+        stale = staleness.stale_after(
+            spec.predictions_dataset,
+            scored,
+            {spec.features_dataset: features},
+            {spec.features_dataset: [0]},
+        )
         first = min(scored, default=FAR)
         stale += [
             StalePartition(spec.predictions_dataset, day, "were never made")
             for day in (features.keys() | rebuilt) - scored.keys()
             if day > first
         ]
-        stale += [StalePartition(spec.predictions_dataset, day, "if the features change") for day in rebuilt & scored.keys()]
+        stale += [
+            StalePartition(spec.predictions_dataset, day, "if the features change")
+            for day in rebuilt & scored.keys()
+        ]
         found += _first_reason(one for one in stale if only is None or one.day in only)
     return found
 
@@ -237,15 +277,29 @@ def find_verdicts(
     redone = {(stale.dataset, stale.day) for stale in cascade}
     found: list[StalePartition] = []
     for spec in specs:
-        name, back = f"monitoring/{spec.name}", (evaluated_partition(spec, Partition(FAR)).day - FAR).days
-        needs = {spec.features_dataset: [0, back], spec.predictions_dataset: [0, back], name: list(range(1 - spec.monitoring.windows.m, 0))}
+        name, back = (
+            f"monitoring/{spec.name}",
+            (evaluated_partition(spec, Partition(FAR)).day - FAR).days,
+        )
+        needs = {
+            spec.features_dataset: [0, back],
+            spec.predictions_dataset: [0, back],
+            name: list(range(1 - spec.monitoring.windows.m, 0)),
+        }
         judged = staleness.last_done(conn, name)
         inputs = {dataset: staleness.pointed(conn, dataset) for dataset in needs}
         counts = lineage.of(spec.label.relation)
         touched = _touched_by_outcomes(knowledge, name, judged, back, counts)
         stale = staleness.stale_after(name, judged, inputs, needs) + touched
-        first, both = min(judged, default=FAR), inputs[spec.predictions_dataset].keys() & inputs[spec.features_dataset].keys()
-        stale += [StalePartition(name, day, "was never given") for day in both - judged.keys() if day > first]
+        first, both = (
+            min(judged, default=FAR),
+            inputs[spec.predictions_dataset].keys() & inputs[spec.features_dataset].keys(),
+        )
+        stale += [
+            StalePartition(name, day, "was never given")
+            for day in both - judged.keys()
+            if day > first
+        ]
         stale += [
             StalePartition(name, day, f"if {dataset} of {day + dt.timedelta(days=offset)} changes")
             for dataset in (spec.features_dataset, spec.predictions_dataset)
@@ -261,7 +315,11 @@ def find_verdicts(
 
 
 def _touched_by_outcomes(
-    knowledge: RawKnowledge, name: str, judged: dict[dt.date, CompletedLoad], back: int, counts: Counts
+    knowledge: RawKnowledge,
+    name: str,
+    judged: dict[dt.date, CompletedLoad],
+    back: int,
+    counts: Counts,
 ) -> list[StalePartition]:
     """Return verdicts for which a version of the days between prediction and verdict came in later."""
     found = []
@@ -269,7 +327,11 @@ def _touched_by_outcomes(
         earliest = day + dt.timedelta(days=back)
         touching = knowledge.touching(day, as_of, judged[day], counts)
         if versions := [version for version in touching if version.day >= earliest]:
-            found.append(StalePartition(name, day, f"{versions[-1].dataset} of {versions[-1].day} came in later"))
+            found.append(
+                StalePartition(
+                    name, day, f"{versions[-1].dataset} of {versions[-1].day} came in later"
+                )
+            )
     return found
 
 
@@ -280,7 +342,9 @@ def _first_reason(stale: Iterable[StalePartition]) -> list[StalePartition]:
     return [by_day[day] for day in sorted(by_day)]
 
 
-def _holes(conn: Connection, store: ObjectStore, knowledge: RawKnowledge, ranges: dict[str, PartitionRange]) -> list[Hole]:
+def _holes(
+    conn: Connection, store: ObjectStore, knowledge: RawKnowledge, ranges: dict[str, PartitionRange]
+) -> list[Hole]:
     """Return the drops that were due by the newest day of any daily dataset, and that did not even land."""
     present = {(version.dataset, version.day) for version in knowledge.versions}
     nights = _nights(knowledge)
@@ -292,12 +356,22 @@ def _holes(conn: Connection, store: ObjectStore, knowledge: RawKnowledge, ranges
         if days.first.day <= day <= days.last.day and (f"raw/{name}", day) not in present
     ]
     refused = {
-        (dataset, day): code for dataset, day, code in conn.execute("select dataset, partition_date, code from quarantine.refused_drops")
+        (dataset, day): code
+        for dataset, day, code in conn.execute(
+            "select dataset, partition_date, code from quarantine.refused_drops"
+        )
     }
     waiting = {
-        (name, day): sum(day in lookback_of(knowledge.contracts[name], Partition(night)) for night in nights) for name, day in missing
+        (name, day): sum(
+            day in lookback_of(knowledge.contracts[name], Partition(night)) for night in nights
+        )
+        for name, day in missing
     }
-    halfway = {(name, day) for name, day in missing if list_undelivered(store, name, PartitionRange.single(Partition(day)))}
+    halfway = {
+        (name, day)
+        for name, day in missing
+        if list_undelivered(store, name, PartitionRange.single(Partition(day)))
+    }
     return [
         Hole(
             name,
@@ -322,7 +396,10 @@ def _trainings(conn: Connection, days: Sequence[dt.date]) -> list[str]:
         """,
         [list(days)],
     )
-    return [f"{model}: {n} training set(s), the last of {day}, hold such nights; nothing is retrained by this" for model, day, n in rows]
+    return [
+        f"{model}: {n} training set(s), the last of {day}, hold such nights; nothing is retrained by this"
+        for model, day, n in rows
+    ]
 
 
 def _unadopted(conn: Connection) -> list[str]:

@@ -86,7 +86,13 @@ Check = Callable[["PromotionContext"], "Criterion | Iterable[Criterion]"]
 
 
 def held(
-    name: str, *, is_held: bool, reason: str, limit: float | str | None, of: Estimate | float | None = None, **facts: object
+    name: str,
+    *,
+    is_held: bool,
+    reason: str,
+    limit: float | str | None,
+    of: Estimate | float | None = None,
+    **facts: object,
 ) -> Criterion:
     """Return a criterion that passes when its limit is held.
 
@@ -101,7 +107,9 @@ def held(
     verdict = Verdict.PASSED if is_held else Verdict.FAILED
     if of is None or isinstance(of, int | float):
         return Criterion(name, verdict, reason, limit, of, None, facts)
-    return Criterion(name, verdict, reason, limit, of.value, (of.low, of.high), {"n_days": of.n_days, **facts})
+    return Criterion(
+        name, verdict, reason, limit, of.value, (of.low, of.high), {"n_days": of.n_days, **facts}
+    )
 
 
 def not_applicable(name: str, reason: str, **facts: object) -> Criterion:
@@ -117,10 +125,15 @@ def answer(case: PromotionContext, questions: dict[str, Check]) -> list[Criterio
         questions: By the family's name, in the order of the record.
 
     Raises:
-        NightshiftError: Something that a later try may have back: a decision must not stand on it for ever.
+        NightshiftError: Something that a later try may have back: a decision must not stand on it
+            for ever.
         OperationalError: The same of the warehouse.
     """
-    return [criterion for name, question in questions.items() for criterion in _asked(case, name, question)]
+    return [
+        criterion
+        for name, question in questions.items()
+        for criterion in _asked(case, name, question)
+    ]
 
 
 def _asked(case: PromotionContext, name: str, question: Check) -> list[Criterion]:

@@ -1,8 +1,9 @@
 """The evidence record of a decision: one JSON object, written once, named by its digest, chained to the record before it.
 
-The digest stands in ``ml.promotions``, which is append-only; each record holds the digest of the model's previous one, so whoever keeps
-one digest elsewhere can verify every record up to it without a key. With ``NIGHTSHIFT_EVIDENCE_KEY`` a record is signed besides.
-Source: docs/adr/0017-evidence-gate.md.
+The digest stands in ``ml.promotions``, which is append-only; each record holds the digest of the
+model's previous one, so whoever keeps one digest elsewhere can verify every record up to it without
+a key. With ``NIGHTSHIFT_EVIDENCE_KEY`` a record is signed besides. Source:
+docs/adr/0017-evidence-gate.md.
 """
 
 from __future__ import annotations
@@ -65,14 +66,22 @@ class Entry:
     page: str
 
 
-def write_record(settings: Settings, store: ObjectStore, model: str, document: dict[str, Any]) -> Kept:
+def write_record(
+    settings: Settings, store: ObjectStore, model: str, document: dict[str, Any]
+) -> Kept:
     """Write a record; the same content lands at the same key.
 
     Raises:
         ObjectStoreError: The object store cannot be reached.
         ValueError: A number is not finite.
     """
-    data = json.dumps({"format": FORMAT, **document}, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False).encode()
+    data = json.dumps(
+        {"format": FORMAT, **document},
+        indent=1,
+        sort_keys=True,
+        allow_nan=False,
+        ensure_ascii=False,
+    ).encode()
     key = content_key(f"{PREFIX}/{model}", data, ".json")
     store.put(key, data, "application/json")
     return Kept(key, sha256(data).hexdigest(), _signature(settings, data))
@@ -147,8 +156,16 @@ def verify_chain(settings: Settings, store: ObjectStore, conn: Connection, model
     previous = None
     for key, digest, signature, version, verdict, reasons in rows:
         record = read_record(settings, store, Kept(key, digest, signature))
-        expected = {"previous": previous, "model": model, "version": version, "verdict": verdict, "reasons": list(reasons)}
-        if different := {name: record.get(name) for name, value in expected.items() if record.get(name) != value}:
+        expected = {
+            "previous": previous,
+            "model": model,
+            "version": version,
+            "verdict": verdict,
+            "reasons": list(reasons),
+        }
+        if different := {
+            name: record.get(name) for name, value in expected.items() if record.get(name) != value
+        }:
             raise EvidenceError(
                 f"The evidence of version {version} of {model} does not fit the row before or beside it.",
                 expected=json.dumps({name: expected[name] for name in different}),

@@ -13,7 +13,12 @@ from nightshift.training.comparison_figures import Bar, draw_forest, draw_lift, 
 if TYPE_CHECKING:
     from nightshift.registry.promotion_context import PromotionContext
 
-_MARKS = {Verdict.PASSED: "✓ passed", Verdict.FAILED: "✗ failed", Verdict.UNKNOWN: "? unknown", Verdict.NOT_APPLICABLE: "- not asked"}
+_MARKS = {
+    Verdict.PASSED: "✓ passed",
+    Verdict.FAILED: "✗ failed",
+    Verdict.UNKNOWN: "? unknown",
+    Verdict.NOT_APPLICABLE: "- not asked",
+}
 _COMPARISONS = ("superiority", "baseline", "slice")
 _STYLE = """
 :root { color-scheme: light; --ink: #1d232a; --quiet: #5b6570; --line: #dde2e7; --good: #1b6e3c; --bad: #b3261e; --paper: #fff; }
@@ -60,7 +65,12 @@ def draw_figures(case: PromotionContext, criteria: list[Criterion]) -> dict[str,
     }
 
 
-def render_page(case: PromotionContext, criteria: list[Criterion], objections: list[str], figures: dict[str, str]) -> bytes:
+def render_page(
+    case: PromotionContext,
+    criteria: list[Criterion],
+    objections: list[str],
+    figures: dict[str, str],
+) -> bytes:
     """Return the page, UTF-8; names and levels of the data are escaped, and nothing of it runs."""
     name = f"{case.spec.name} version {case.challenger.version}"
     verdict = "refused" if objections else "promoted"
@@ -81,7 +91,11 @@ def render_page(case: PromotionContext, criteria: list[Criterion], objections: l
 
 
 def _subtitle(case: PromotionContext) -> str:
-    champion = f"against champion version {case.champion.version}" if case.champion else "with no champion yet"
+    champion = (
+        f"against champion version {case.champion.version}"
+        if case.champion
+        else "with no champion yet"
+    )
     days = f"{case.first_day} to {case.split.holdout.last}" if case.n_rows else "none"
     return f"Trained on the night of {case.challenger.partition_date}, {champion}. Rows that neither has seen: {case.n_rows:,} ({days})."
 
@@ -106,7 +120,11 @@ def _table(criteria: list[Criterion]) -> Iterator[str]:
     yield '<h2>Criteria</h2><div class="scroll"><table><thead><tr><th>criterion</th><th>verdict</th><th>number</th><th>interval</th>'
     yield "<th>limit</th><th>in words</th></tr></thead><tbody>"
     for criterion in sorted(criteria, key=lambda criterion: not criterion.is_refusal):
-        interval = "" if criterion.interval is None else f"{_short(criterion.interval[0])} … {_short(criterion.interval[1])}"
+        interval = (
+            ""
+            if criterion.interval is None
+            else f"{_short(criterion.interval[0])} … {_short(criterion.interval[1])}"
+        )
         yield (
             f'<tr class="{criterion.verdict.value}"><td class="name">{escape(criterion.name)}</td>'
             f'<td class="mark">{_MARKS[criterion.verdict]}</td><td class="number">{_short(criterion.number)}</td>'
@@ -126,7 +144,9 @@ def _facts(case: PromotionContext) -> Iterator[str]:
         "Spec": case.spec.digest,
     }
     yield "<h2>What was judged</h2><dl>"
-    yield from (f"<dt>{name}</dt><dd><code>{escape(value)}</code></dd>" for name, value in facts.items())
+    yield from (
+        f"<dt>{name}</dt><dd><code>{escape(value)}</code></dd>" for name, value in facts.items()
+    )
     yield "</dl>"
 
 
@@ -141,7 +161,9 @@ def _bars(criteria: list[Criterion]) -> list[Bar]:
 
 def _label(plain: str, name: str) -> str:
     inner = name.partition("[")[2].removesuffix("]")
-    return f"over the {plain}" if plain else (inner if "=" in inner else f"over the {inner} baseline")
+    return (
+        f"over the {plain}" if plain else (inner if "=" in inner else f"over the {inner} baseline")
+    )
 
 
 def _short(value: float | str | None) -> str:

@@ -30,16 +30,24 @@ def fairness(case: PromotionContext) -> Iterator[Criterion]:
         if case.is_binary:
             yield from _judge(case, declared)
         else:
-            yield not_applicable(f"fairness[{declared.column}]", "Only a binary model selects rows.")
+            yield not_applicable(
+                f"fairness[{declared.column}]", "Only a binary model selects rows."
+            )
 
 
 def _judge(case: PromotionContext, declared: Fairness) -> Iterator[Criterion]:
     import numpy as np
 
     predictions, column = case.of("challenger"), declared.column
-    masks = {level: mask for level, mask in slice_masks(declared, case.rows) if mask.sum() >= declared.minimum_rows}
+    masks = {
+        level: mask
+        for level, mask in slice_masks(declared, case.rows)
+        if mask.sum() >= declared.minimum_rows
+    }
     if len(masks) < _A_PAIR:
-        yield not_applicable(f"fairness[{column}]", f"Fewer than two groups have {declared.minimum_rows} rows.")
+        yield not_applicable(
+            f"fairness[{column}]", f"Fewer than two groups have {declared.minimum_rows} rows."
+        )
         return
     probability = case.predicted("challenger")
     selected = probability >= predictions.threshold
@@ -48,12 +56,27 @@ def _judge(case: PromotionContext, declared: Fairness) -> Iterator[Criterion]:
     rates = {level: float(selected[mask].mean()) for level, mask in masks.items()}
     ratio = case.estimate(_selection_ratio(sums))
     limit = declared.minimum_selection_ratio
-    extremes = f"lowest {min(rates, key=rates.__getitem__)}, highest {max(rates, key=rates.__getitem__)}"
+    extremes = (
+        f"lowest {min(rates, key=rates.__getitem__)}, highest {max(rates, key=rates.__getitem__)}"
+    )
     reason = f"The lowest selection rate is {ratio.value:.3f} of the highest ({extremes}); {limit:g} is needed."
-    yield held(f"fairness[{column} selection]", is_held=ratio.value >= limit, reason=reason, limit=limit, of=ratio, rates=rates)
+    yield held(
+        f"fairness[{column} selection]",
+        is_held=ratio.value >= limit,
+        reason=reason,
+        limit=limit,
+        of=ratio,
+        rates=rates,
+    )
     gap, limit = case.estimate(_calibration_gap(sums)), declared.maximum_calibration_gap
     reason = f"Mean probability minus positive rate differs by {gap.value:.4f} between groups; {limit:g} is allowed."
-    yield held(f"fairness[{column} calibration]", is_held=gap.value <= limit, reason=reason, limit=limit, of=gap)
+    yield held(
+        f"fairness[{column} calibration]",
+        is_held=gap.value <= limit,
+        reason=reason,
+        limit=limit,
+        of=gap,
+    )
 
 
 def _selection_ratio(sums: Matrix) -> Statistic:

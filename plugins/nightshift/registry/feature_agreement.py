@@ -46,8 +46,15 @@ def compare_features(case: PromotionContext) -> Agreement:
     """Compare the first and the last day of the fit and the last day of the comparison, from the loads that the training set names."""
     import numpy as np
 
-    loads = {dt.date.fromisoformat(part["partition"]): int(part["load_id"]) for part in case.manifest["partitions"]}
-    days = [case.fit_rows.column("partition_date")[0].as_py(), case.challenger.fit_end, case.split.holdout.last.day]
+    loads = {
+        dt.date.fromisoformat(part["partition"]): int(part["load_id"])
+        for part in case.manifest["partitions"]
+    }
+    days = [
+        case.fit_rows.column("partition_date")[0].as_py(),
+        case.challenger.fit_end,
+        case.split.holdout.last.day,
+    ]
     parts = [_compare_day(case, day, loads[day]) for day in dict.fromkeys(days) if day in loads]
     names, differs = case.trained.signature.names, np.concatenate([differs for _, differs in parts])
     return Agreement(
@@ -59,7 +66,9 @@ def compare_features(case: PromotionContext) -> Agreement:
     )
 
 
-def _compare_day(case: PromotionContext, day: dt.date, load_id: int) -> tuple[int, npt.NDArray[np.bool_]]:
+def _compare_day(
+    case: PromotionContext, day: dt.date, load_id: int
+) -> tuple[int, npt.NDArray[np.bool_]]:
     """Return how many sampled rows are missing, and which values differ; shape (rows, features)."""
     import numpy as np
     import pyarrow as pa
@@ -67,23 +76,40 @@ def _compare_day(case: PromotionContext, day: dt.date, load_id: int) -> tuple[in
 
     key, signature = case.spec.entity.key, case.trained.signature
     trained = rows_between(case.all_rows, day, day)
-    trained = trained.take(np.unique(np.linspace(0, trained.num_rows - 1, DAY_ROWS).astype(np.int64)))
+    trained = trained.take(
+        np.unique(np.linspace(0, trained.num_rows - 1, DAY_ROWS).astype(np.int64))
+    )
     served = _read(case, day, load_id, trained.column(key).to_pylist())
-    place = pc.index_in(trained.column(key).cast(pa.string()), value_set=served.column(key).cast(pa.string()).combine_chunks())
-    both, other = trained.filter(pc.is_valid(place)), served.take(pc.drop_null(place).cast(pa.int64()))
-    return trained.num_rows - both.num_rows, _differing(encode(both, signature), encode(other, signature))
+    place = pc.index_in(
+        trained.column(key).cast(pa.string()),
+        value_set=served.column(key).cast(pa.string()).combine_chunks(),
+    )
+    both, other = (
+        trained.filter(pc.is_valid(place)),
+        served.take(pc.drop_null(place).cast(pa.int64())),
+    )
+    return trained.num_rows - both.num_rows, _differing(
+        encode(both, signature), encode(other, signature)
+    )
 
 
 def _read(case: PromotionContext, day: dt.date, load_id: int, keys: list[str]) -> pa.Table:
     from psycopg import sql
 
     condition = sql.SQL("partition_date = {}::date and load_id = {} and {} = any({})").format(
-        sql.Literal(day), sql.Literal(load_id), sql.Identifier(case.spec.entity.key), sql.Literal(keys)
+        sql.Literal(day),
+        sql.Literal(load_id),
+        sql.Identifier(case.spec.entity.key),
+        sql.Literal(keys),
     )
-    return read_arrow(case.settings, select_rows(case.spec, case.trained.signature.names, condition))
+    return read_arrow(
+        case.settings, select_rows(case.spec, case.trained.signature.names, condition)
+    )
 
 
-def _differing(first: npt.NDArray[np.float64], second: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+def _differing(
+    first: npt.NDArray[np.float64], second: npt.NDArray[np.float64]
+) -> npt.NDArray[np.bool_]:
     """Return where the bits differ; all missing values have the same."""
     import numpy as np
 

@@ -1,6 +1,7 @@
 """MLflow shows people what the warehouse holds: parameters, metrics, figures, models, aliases. The only module that knows MLflow.
 
-MLflow may be down, slow or empty: training, promotion and scoring go on, and ``sync_mlflow`` catches up later.
+MLflow may be down, slow or empty: training, promotion and scoring go on, and ``sync_mlflow``
+catches up later.
 """
 
 from __future__ import annotations
@@ -72,7 +73,9 @@ def sync_mlflow(settings: Settings, model: str) -> list[str]:
     """
     with connect(settings, f"nightshift sync {model}"[:63]) as conn:
         shown = "select from ml.mlflow_mirror m where m.model = v.model and m.digest = v.digest and m.mirrored_at is not null"
-        versions = select_versions(conn, f"where v.model = %s and not exists ({shown}) order by v.version", [model])
+        versions = select_versions(
+            conn, f"where v.model = %s and not exists ({shown}) order by v.version", [model]
+        )
         warnings = [mirror_version(settings, conn, version) for version in versions]
         warnings.append(mirror_aliases(settings, conn, model))
     return [warning for warning in warnings if warning]
@@ -115,26 +118,49 @@ def _is_mirrored(conn: Connection, version: ModelVersion) -> bool:
     return conn.execute(query, [version.model, version.digest]).fetchone() is not None
 
 
-def _log_version(settings: Settings, version: ModelVersion, application_name: str) -> tuple[str, str]:
+def _log_version(
+    settings: Settings, version: ModelVersion, application_name: str
+) -> tuple[str, str]:
     """Log parameters, metrics, figures and the model; return MLflow's run id and version."""
     store = ObjectStore.open(settings)
     trained = load_model(store, version)
     # It prints what it registers, to neither of its loggers.
-    with _mlflow(settings, application_name) as mlflow, redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+    with (
+        _mlflow(settings, application_name) as mlflow,
+        redirect_stdout(StringIO()),
+        redirect_stderr(StringIO()),
+    ):
         experiment_id = _experiment_id(mlflow, version.model, store.uri(f"mlflow/{version.model}"))
-        with mlflow.start_run(experiment_id=experiment_id, run_name=f"{version.partition_date} v{version.version}") as active:
+        with mlflow.start_run(
+            experiment_id=experiment_id, run_name=f"{version.partition_date} v{version.version}"
+        ) as active:
             return active.info.run_id, _log_run(mlflow, store, version, trained)
 
 
 def _experiment_id(mlflow: ModuleType, model: str, artifacts: str) -> str:
     """Return the model's experiment; a tracking URL that is a database would else put artefacts into the working folder."""
     found = mlflow.get_experiment_by_name(model)
-    return str(found.experiment_id if found else mlflow.create_experiment(model, artifact_location=artifacts))
+    return str(
+        found.experiment_id
+        if found
+        else mlflow.create_experiment(model, artifact_location=artifacts)
+    )
 
 
-def _log_run(mlflow: ModuleType, store: ObjectStore, version: ModelVersion, trained: TrainedModel) -> str:
-    parameters = {**trained.training, "digest": version.digest, "version": version.version, "partition": version.partition_date.isoformat()}
-    values = {f"{source}.{name}": value for source, found in version.metrics.items() for name, value in found.items()}
+def _log_run(
+    mlflow: ModuleType, store: ObjectStore, version: ModelVersion, trained: TrainedModel
+) -> str:
+    parameters = {
+        **trained.training,
+        "digest": version.digest,
+        "version": version.version,
+        "partition": version.partition_date.isoformat(),
+    }
+    values = {
+        f"{source}.{name}": value
+        for source, found in version.metrics.items()
+        for name, value in found.items()
+    }
     mlflow.log_params(parameters)
     mlflow.log_metrics({name: value for name, value in values.items() if value is not None})
     with TemporaryDirectory() as folder:
@@ -145,7 +171,11 @@ def _log_run(mlflow: ModuleType, store: ObjectStore, version: ModelVersion, trai
     # Without given requirements MLflow imports the model in a new process to guess them: 8 seconds.
     requirements = [f"{name}=={package_version(name)}" for name in _MLFLOW_PACKAGES]
     logged = mlflow.lightgbm.log_model(
-        trained.booster, name="model", registered_model_name=version.model, pip_requirements=requirements, await_registration_for=None
+        trained.booster,
+        name="model",
+        registered_model_name=version.model,
+        pip_requirements=requirements,
+        await_registration_for=None,
     )
     return str(logged.registered_model_version)
 
@@ -191,6 +221,12 @@ def tracking_uri(settings: Settings, application_name: str) -> str:
 
 def _warn(settings: Settings, model: str, error: Exception) -> str:
     password = urlsplit(settings.mlflow_tracking_uri.get_secret_value()).password or "\0"
-    reason = f"{type(error).__name__}: {error!s}".replace(password, "***").splitlines()[0][:_REASON_LENGTH]
-    logger.warning("MLflow does not show %s yet (%s); the warehouse has it, `sync_mlflow` tries again.", model, reason)
+    reason = f"{type(error).__name__}: {error!s}".replace(password, "***").splitlines()[0][
+        :_REASON_LENGTH
+    ]
+    logger.warning(
+        "MLflow does not show %s yet (%s); the warehouse has it, `sync_mlflow` tries again.",
+        model,
+        reason,
+    )
     return reason

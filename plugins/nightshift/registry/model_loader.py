@@ -1,6 +1,7 @@
 """Stored versions of a model: find them in the warehouse, and load them only after every check.
 
-The warehouse says what a file must be: the bucket is never asked about itself. Source: docs/adr/0016-loading-a-model.md.
+The warehouse says what a file must be: the bucket is never asked about itself. Source:
+docs/adr/0016-loading-a-model.md.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ if TYPE_CHECKING:
     from nightshift.warehouse.connection import Connection
 
 MAX_FILE_BYTES = 64 << 20
-"""Of either file. A model of 400 trees has half a megabyte; checking takes about forty times a file's size in memory."""
+"""Of either file. A model of 400 trees has half a megabyte; checking takes about forty times a
+file's size in memory.
+"""
 
 
 class RegistryError(NightshiftError):
@@ -43,7 +46,8 @@ class ModelVersion:
         digest: Identity: the digest of both file digests.
         model_key: Object key of ``model.lgb``; with its digest.
         metadata_key: Object key of ``model.json``; with its digest.
-        model_bytes: Size of ``model.lgb``; None for versions that were registered without golden predictions.
+        model_bytes: Size of ``model.lgb``; None for versions that were registered without golden
+            predictions.
         metadata_bytes: Size of ``model.json``; likewise.
         training_set: Key of its training set.
         partition_date: The night that trained it.
@@ -85,14 +89,21 @@ def find_version(conn: Connection, model: str, version: int) -> ModelVersion:
     """
     found = select_versions(conn, "where v.model = %s and v.version = %s", [model, version])
     if not found:
-        raise RegistryError(f"There is no version {version} of {model}.", todo="Look at ml.model_versions.")
+        raise RegistryError(
+            f"There is no version {version} of {model}.", todo="Look at ml.model_versions."
+        )
     return found[0]
 
 
-def select_versions(conn: Connection, condition: LiteralString, values: list[str | int]) -> list[ModelVersion]:
+def select_versions(
+    conn: Connection, condition: LiteralString, values: list[str | int]
+) -> list[ModelVersion]:
     """Return the versions ``v`` for which a condition in SQL holds."""
     rows = conn.execute(_SELECT + condition, values).fetchall()
-    return [ModelVersion(**dict(zip(ModelVersion.__dataclass_fields__, row, strict=True))) for row in rows]
+    return [
+        ModelVersion(**dict(zip(ModelVersion.__dataclass_fields__, row, strict=True)))
+        for row in rows
+    ]
 
 
 def load_model(store: ObjectStore, version: ModelVersion) -> TrainedModel:
@@ -119,7 +130,9 @@ def open_model(store: ObjectStore, version: ModelVersion) -> TrainedModel:
     """
     model_lgb = _file(store, version.model_key, version.model_sha256, version.model_bytes)
     model_json = _file(store, version.metadata_key, version.metadata_sha256, version.metadata_bytes)
-    trained = replace(TrainedModel.from_files(model_lgb, model_json), engine_proof=version.engine_proof)
+    trained = replace(
+        TrainedModel.from_files(model_lgb, model_json), engine_proof=version.engine_proof
+    )
     check_model_text(trained.text, trained.signature.names)
     return trained
 
@@ -128,8 +141,17 @@ def _file(store: ObjectStore, key: str, sha256: str, n_bytes: int | None) -> byt
     """Read one file, after a look at the size that the warehouse holds."""
     if n_bytes is None:
         todo = "Train again, or roll back to a later version."
-        raise ModelSizeError(f"{key} was registered without golden predictions.", expected="a version of now", todo=todo)
+        raise ModelSizeError(
+            f"{key} was registered without golden predictions.",
+            expected="a version of now",
+            todo=todo,
+        )
     if n_bytes > MAX_FILE_BYTES:
         todo = "Train fewer or smaller trees."
-        raise ModelSizeError(f"{key} is too large to be loaded.", expected=f"at most {MAX_FILE_BYTES} bytes", got=str(n_bytes), todo=todo)
+        raise ModelSizeError(
+            f"{key} is too large to be loaded.",
+            expected=f"at most {MAX_FILE_BYTES} bytes",
+            got=str(n_bytes),
+            todo=todo,
+        )
     return store.get(key, sha256, n_bytes)

@@ -1,6 +1,7 @@
 """Model versions: registered in the warehouse, which is the truth, and shown by MLflow, if that is up.
 
-The front of the registry: ``stored_version`` finds and loads versions, ``mlflow_mirror`` shows them.
+The front of the registry: ``stored_version`` finds and loads versions, ``mlflow_mirror`` shows
+them.
 """
 
 from __future__ import annotations
@@ -10,7 +11,14 @@ from typing import TYPE_CHECKING
 
 from nightshift.failpoints import Failpoint, hit
 from nightshift.registry.mlflow_mirror import mirror_aliases, mirror_version, sync_mlflow
-from nightshift.registry.model_loader import ModelVersion, RegistryError, find_version, load_model, open_model, select_versions
+from nightshift.registry.model_loader import (
+    ModelVersion,
+    RegistryError,
+    find_version,
+    load_model,
+    open_model,
+    select_versions,
+)
 from nightshift.warehouse.connection import connect, lose
 
 if TYPE_CHECKING:
@@ -58,7 +66,9 @@ def lock_model(conn: Connection, model: str) -> None:
     conn.execute("select pg_advisory_xact_lock(hashtextextended('ml:' || %s, 0))", [model])
 
 
-def record_evidence(conn: Connection, about: Candidate | ModelVersion, measured: list[Measured], run: RunContext) -> None:
+def record_evidence(
+    conn: Connection, about: Candidate | ModelVersion, measured: list[Measured], run: RunContext
+) -> None:
     """Append measured numbers about a version; those that stand already are kept."""
     rows = [{**vars(about), **vars(part), "run_id": run.run_id} for part in measured]
     with conn.cursor() as cursor:
@@ -91,7 +101,11 @@ def _insert(conn: Connection, candidate: Candidate, run: RunContext) -> None:
         from ml.model_versions where model = %(model)s
         """,
         {
-            **{name: value for name, value in vars(candidate).items() if name not in {"partition", "measured"}},
+            **{
+                name: value
+                for name, value in vars(candidate).items()
+                if name not in {"partition", "measured"}
+            },
             "metrics": json.dumps(candidate.metrics),
             "figures": json.dumps(candidate.figures),
             "day": candidate.partition.day,

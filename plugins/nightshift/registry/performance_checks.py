@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING
 from nightshift.models.calibration import log_odds_of
 from nightshift.registry.checks import Criterion, Verdict, held, not_applicable
 from nightshift.training.block_bootstrap import calibration_error, ratio
-from nightshift.training.confidence_intervals import Estimate, NoEstimateError, difference, holm, slope_estimate
+from nightshift.training.confidence_intervals import (
+    Estimate,
+    NoEstimateError,
+    difference,
+    holm,
+    slope_estimate,
+)
 from nightshift.training.evaluation import slice_masks
 
 if TYPE_CHECKING:
@@ -23,14 +29,21 @@ RELATIVE_CALIBRATION_MARGIN = 0.05
 def non_inferiority(case: PromotionContext) -> Criterion:
     """Ask whether the challenger is proved not to be worse than the champion by more than the margin."""
     if case.champion_status == "unreadable":
-        # Not the rule for a first champion: this one may well be better, and a person can have it back.
+        # Not the rule for a first champion: this one may well be better, and a person can have it
+        # back.
         reason = f"Nothing is compared, and nobody promoted: {case.champion_problem}. Restore its files, or seat a version by a rollback."
-        return held("non_inferiority", is_held=False, reason=reason, limit="a champion that can be loaded")
+        return held(
+            "non_inferiority", is_held=False, reason=reason, limit="a champion that can be loaded"
+        )
     if case.champion_model is None:
-        return not_applicable("non_inferiority", f"Nothing to compare with: {case.champion_problem}.")
+        return not_applicable(
+            "non_inferiority", f"Nothing to compare with: {case.champion_problem}."
+        )
     gain, margin = case.gain("champion"), margin_of(case)
     reason = f"The gain in {case.spec.promotion.metric} is {_shown(gain)}; its lower bound must not lie below {-margin:+.4f}."
-    return held("non_inferiority", is_held=gain.low >= -margin, reason=reason, limit=-margin, of=gain)
+    return held(
+        "non_inferiority", is_held=gain.low >= -margin, reason=reason, limit=-margin, of=gain
+    )
 
 
 def superiority(case: PromotionContext) -> Criterion:
@@ -39,37 +52,70 @@ def superiority(case: PromotionContext) -> Criterion:
         return not_applicable("superiority", f"Nothing to compare with: {case.champion_problem}.")
     declared, gain = case.spec.promotion, case.gain("champion")
     probability, needed = gain.probability_above(0.0), declared.superiority_probability
-    age, limit = (case.challenger.partition_date - case.champion.partition_date).days, declared.stale_after_days
-    is_stale = limit is not None and age >= limit and gain.standard_error > 0 and gain.low >= -margin_of(case)
-    visible = gain.smallest_visible(needed)
-    reason = (
-        f"Better with probability {probability:.3f}, {needed:g} is needed (gain {_shown(gain)}; {visible:.4f} would be seen 4 times in 5)"
+    age, limit = (
+        (case.challenger.partition_date - case.champion.partition_date).days,
+        declared.stale_after_days,
     )
+    is_stale = (
+        limit is not None
+        and age >= limit
+        and gain.standard_error > 0
+        and gain.low >= -margin_of(case)
+    )
+    visible = gain.smallest_visible(needed)
+    reason = f"Better with probability {probability:.3f}, {needed:g} is needed (gain {_shown(gain)}; {visible:.4f} would be seen 4 times in 5)"
     if probability < needed:
-        reason += f"; the champion is {age} day(s) older" + (f", stale after {limit}" if limit else "")
+        reason += f"; the champion is {age} day(s) older" + (
+            f", stale after {limit}" if limit else ""
+        )
         reason += ": replaced, since the challenger is not inferior" if is_stale else ""
-    facts = {"probability": probability, "needed": needed, "age_days": age, "is_stale": is_stale, "smallest_visible_gain": visible}
+    facts = {
+        "probability": probability,
+        "needed": needed,
+        "age_days": age,
+        "is_stale": is_stale,
+        "smallest_visible_gain": visible,
+    }
     limit_text = f"above 0 with probability {needed:g}"
-    return held("superiority", is_held=probability >= needed or is_stale, reason=reason + ".", limit=limit_text, of=gain, **facts)
+    return held(
+        "superiority",
+        is_held=probability >= needed or is_stale,
+        reason=reason + ".",
+        limit=limit_text,
+        of=gain,
+        **facts,
+    )
 
 
 def baselines(case: PromotionContext) -> Iterator[Criterion]:
     """Ask whether the challenger beats what needs no model, and is not beaten by simple ones.
 
-    Prior and rule could serve instead: the gain itself must reach the minimum. A linear model and a small tree are yardsticks: refused is
-    who is proved to gain less than the minimum on them.
+    Prior and rule could serve instead: the gain itself must reach the minimum. A linear model and a
+    small tree are yardsticks: refused is who is proved to gain less than the minimum on them.
     """
     minimum = case.spec.promotion.minimum_gain_over_baseline
     for name in case.baselines:
         gain = case.gain(name)
-        text = f"The gain in {case.spec.promotion.metric} over the {name} baseline is {_shown(gain)}"
+        text = (
+            f"The gain in {case.spec.promotion.metric} over the {name} baseline is {_shown(gain)}"
+        )
         if name in ("prior", "rule"):
-            reason = f"{text}; it must be above {minimum:g}." if minimum == 0 else f"{text}; it must be {minimum:g} at least."
+            reason = (
+                f"{text}; it must be above {minimum:g}."
+                if minimum == 0
+                else f"{text}; it must be {minimum:g} at least."
+            )
             is_held = gain.value > 0 and gain.value >= minimum
             yield held(f"baseline[{name}]", is_held=is_held, reason=reason, limit=minimum, of=gain)
         else:
             reason = f"{text}; its upper bound must not lie below {minimum:g}."
-            yield held(f"baseline[{name}]", is_held=gain.high >= minimum, reason=reason, limit=minimum, of=gain)
+            yield held(
+                f"baseline[{name}]",
+                is_held=gain.high >= minimum,
+                reason=reason,
+                limit=minimum,
+                of=gain,
+            )
 
 
 def calibration(case: PromotionContext) -> Iterator[Criterion]:
@@ -77,26 +123,49 @@ def calibration(case: PromotionContext) -> Iterator[Criterion]:
     yield from _calibration_error(case)
     declared, predicted = case.spec.promotion, case.predicted("challenger")
     values = log_odds_of(predicted) if case.is_binary else predicted
-    slope = slope_estimate(case.label, values, case.days, declared.confidence, is_logistic=case.is_binary)
+    slope = slope_estimate(
+        case.label, values, case.days, declared.confidence, is_logistic=case.is_binary
+    )
     low, high = declared.minimum_calibration_slope, declared.maximum_calibration_slope
     reason = f"The slope of the outcome on the prediction is {_shown(slope, '.2f')}; the interval must reach {low:g} to {high:g}."
     is_held = slope.high >= low and slope.low <= high
-    yield held("calibration[slope]", is_held=is_held, reason=reason, limit=f"{low:g} to {high:g}", of=slope)
+    yield held(
+        "calibration[slope]", is_held=is_held, reason=reason, limit=f"{low:g} to {high:g}", of=slope
+    )
 
 
 def _calibration_error(case: PromotionContext) -> Iterator[Criterion]:
     declared, reference = case.spec.promotion, case.reference
-    sources = {source: calibration_error(case.label, case.predicted(source), case.days) for source in ("challenger", reference)}
-    error, excess = case.estimate(sources["challenger"]), case.estimate(difference(sources["challenger"], sources[reference]))
+    sources = {
+        source: calibration_error(case.label, case.predicted(source), case.days)
+        for source in ("challenger", reference)
+    }
+    error, excess = (
+        case.estimate(sources["challenger"]),
+        case.estimate(difference(sources["challenger"], sources[reference])),
+    )
     margin = declared.calibration_margin
     margin = float(case.label.std()) * RELATIVE_CALIBRATION_MARGIN if margin is None else margin
     text = f"{_shown(error)}, the {reference}'s {error.value - excess.value:.4f}"
     reason = f"The calibration error is {text}; the lower bound of the excess {_shown(excess)} must not lie above {margin:.4f}."
-    facts = {"error": error.value, "error_interval": [error.low, error.high], "reference": reference}
-    yield held("calibration[excess]", is_held=excess.low <= margin, reason=reason, limit=margin, of=excess, **facts)
+    facts = {
+        "error": error.value,
+        "error_interval": [error.low, error.high],
+        "reference": reference,
+    }
+    yield held(
+        "calibration[excess]",
+        is_held=excess.low <= margin,
+        reason=reason,
+        limit=margin,
+        of=excess,
+        **facts,
+    )
     if (limit := declared.maximum_calibration_error) is not None:
         reason = f"The calibration error is {text}; {limit:g} is allowed."
-        yield held("calibration[error]", is_held=error.value <= limit, reason=reason, limit=limit, of=error)
+        yield held(
+            "calibration[error]", is_held=error.value <= limit, reason=reason, limit=limit, of=error
+        )
 
 
 def slices(case: PromotionContext) -> Iterator[Criterion]:
@@ -106,7 +175,11 @@ def slices(case: PromotionContext) -> Iterator[Criterion]:
         yield not_applicable("slice", "The spec declares no slice.")
         return
     found = [
-        (f"slice[{part.column}={level}]", int(mask.sum()), _slice_gain(case, mask) if mask.sum() >= part.minimum_rows else None)
+        (
+            f"slice[{part.column}={level}]",
+            int(mask.sum()),
+            _slice_gain(case, mask) if mask.sum() >= part.minimum_rows else None,
+        )
         for part in declared.slices
         for level, mask in slice_masks(part, case.rows)
     ]
@@ -117,10 +190,22 @@ def slices(case: PromotionContext) -> Iterator[Criterion]:
         reason = f"The gain on the {case.reference} in {n_rows} rows is {_shown(gain)}, p = {p:.2g}"
         reason += f"; refused below {-margin:+.4f} when p < {alpha:.2g}."
         is_held = not (p < alpha and gain.value < -margin)
-        yield held(name, is_held=is_held, reason=reason, limit=-margin, of=gain, n_rows=n_rows, p_adjusted=p)
+        yield held(
+            name,
+            is_held=is_held,
+            reason=reason,
+            limit=-margin,
+            of=gain,
+            n_rows=n_rows,
+            p_adjusted=p,
+        )
     for name, n_rows, without in found:
         if without is None:
-            yield not_applicable(name, f"{n_rows} rows are too few, or do not define {declared.metric}.", n_rows=n_rows)
+            yield not_applicable(
+                name,
+                f"{n_rows} rows are too few, or do not define {declared.metric}.",
+                n_rows=n_rows,
+            )
 
 
 def _slice_gain(case: PromotionContext, mask: Mask) -> Estimate | None:
@@ -144,13 +229,26 @@ def churn(case: PromotionContext) -> Iterator[Criterion]:
     share = case.estimate(ratio(case.days.sums(moved * 1.0, np.ones(moved.size))))
     reason = f"{share.value:.1%} of the rows change their decile; {declared.maximum_decile_churn:.1%} may."
     is_held = share.value <= declared.maximum_decile_churn
-    yield held("churn[deciles]", is_held=is_held, reason=reason, limit=declared.maximum_decile_churn, of=share)
+    yield held(
+        "churn[deciles]",
+        is_held=is_held,
+        reason=reason,
+        limit=declared.maximum_decile_churn,
+        of=share,
+    )
     first, second, ones = rankdata(new), rankdata(old), np.ones(new.size)
     sums = case.days.sums(first, second, first * second, first**2, second**2, ones)
     bounds = case.estimate(lambda weights: _correlation(weights @ sums))
     rho, limit = float(spearmanr(new, old).statistic), declared.minimum_rank_correlation
     reason = f"The rank correlation with the champion's scores is {rho:.3f}; {limit:g} is needed."
-    yield Criterion("churn[ranks]", Verdict.PASSED if rho >= limit else Verdict.FAILED, reason, limit, rho, (bounds.low, bounds.high))
+    yield Criterion(
+        "churn[ranks]",
+        Verdict.PASSED if rho >= limit else Verdict.FAILED,
+        reason,
+        limit,
+        rho,
+        (bounds.low, bounds.high),
+    )
 
 
 def margin_of(case: PromotionContext) -> float:

@@ -18,7 +18,13 @@ from nightshift.lake.content_keys import content_key
 from nightshift.lake.object_store import ObjectStore
 from nightshift.registry.evidence import PREFIX, Kept, last_digest, write_record
 from nightshift.registry.evidence_page import draw_figures, render_page
-from nightshift.registry.model_versions import ModelVersion, find_version, lock_model, mirror_aliases, record_evidence
+from nightshift.registry.model_versions import (
+    ModelVersion,
+    find_version,
+    lock_model,
+    mirror_aliases,
+    record_evidence,
+)
 from nightshift.registry.promotion_context import PromotionContext
 from nightshift.registry.promotion_gate import judge, objections
 from nightshift.training.confidence_intervals import N_DRAWS
@@ -77,8 +83,9 @@ class Decision:
 def champion_for(conn: Connection, model: str, partition: Partition) -> ModelVersion | None:
     """Return the version that serves a partition: the one of the last promotion whose effective partition is not later.
 
-    Promotions are ordered by effective partition, then by when they were decided: an old night that is trained late does not replace
-    the champion of later nights. A rollback revokes the promotions before it that would count from its own partition on.
+    Promotions are ordered by effective partition, then by when they were decided: an old night that
+    is trained late does not replace the champion of later nights. A rollback revokes the promotions
+    before it that would count from its own partition on.
     """
     row = conn.execute(
         """
@@ -112,9 +119,10 @@ def promoted_versions(conn: Connection, model: str, partition: Partition, n: int
 def decide(settings: Settings, spec: ModelSpec, version: int, run: RunContext) -> Decision:
     """Judge a challenger once: promote it from the partition after its own on, or refuse it; open orders to retrain are closed by this.
 
-    Champion, challenger and baselines are scored on the same rows: the challenger's hold-out, as far as it is later than all that
-    either was fitted on. Every criterion of ``registry.gate`` must be met; the evidence record and its page are in the bucket before the
-    decision stands. A rerun returns the recorded decision.
+    Champion, challenger and baselines are scored on the same rows: the challenger's hold-out, as
+    far as it is later than all that either was fitted on. Every criterion of ``registry.gate`` must
+    be met; the evidence record and its page are in the bucket before the decision stands. A rerun
+    returns the recorded decision.
 
     Raises:
         RegistryError: There is no such version.
@@ -142,7 +150,11 @@ def find_decision(conn: Connection, model: str, version: int) -> Decision | None
         """,
         [model, version],
     ).fetchone()
-    return None if row is None else Decision(row[0], row[1], row[2], row[3], row[4], row[5], tuple(row[6]), row[7])
+    return (
+        None
+        if row is None
+        else Decision(row[0], row[1], row[2], row[3], row[4], row[5], tuple(row[6]), row[7])
+    )
 
 
 @dataclass(frozen=True)
@@ -152,10 +164,12 @@ class GateResult:
     Attributes:
         criteria: Every answer, in the order of the record.
         remarks: What else a reader should know.
-        measured: All metrics behind it, by source and slice; empty where the challenger cannot score.
+        measured: All metrics behind it, by source and slice; empty where the challenger cannot
+            score.
         rows: First day, last day and number of the rows compared.
         page: The page for people.
-        champion_status: Of ``Case.champion_status``; ``not asked`` where the challenger cannot score.
+        champion_status: Of ``Case.champion_status``; ``not asked`` where the challenger cannot
+            score.
     """
 
     criteria: list[Criterion]
@@ -176,48 +190,94 @@ class GateResult:
 
     def reasons(self, champion: ModelVersion | None) -> list[str]:
         """Return why, one sentence each."""
-        agreement = "Every criterion is met: better than the champion." if champion else "Every criterion is met; there is no champion yet."
+        agreement = (
+            "Every criterion is met: better than the champion."
+            if champion
+            else "Every criterion is met; there is no champion yet."
+        )
         return [*(self.objections or [agreement]), *self.remarks]
 
     @property
     def numbers(self) -> dict[str, Any]:
         """Return the rows, every criterion in short, and every metric: by source overall, and by slice."""
-        overall_numbers = {source: overall(self.measured, source, SAMPLE) for source in dict.fromkeys(m.source for m in self.measured)}
+        overall_numbers = {
+            source: overall(self.measured, source, SAMPLE)
+            for source in dict.fromkeys(m.source for m in self.measured)
+        }
         slices: dict[str, Any] = {}
         for part in self.measured:
             if part.slice_column:
-                level = slices.setdefault(part.slice_column, {}).setdefault(part.slice_level, {"n_rows": part.n_rows})
+                level = slices.setdefault(part.slice_column, {}).setdefault(
+                    part.slice_level, {"n_rows": part.n_rows}
+                )
                 level.setdefault(part.source, {})[part.metric] = part.value
         verdicts = {criterion.name: criterion.verdict.value for criterion in self.criteria}
-        found = {"rows": self.rows, "criteria": verdicts, "overall": overall_numbers, "slices": slices}
+        found = {
+            "rows": self.rows,
+            "criteria": verdicts,
+            "overall": overall_numbers,
+            "slices": slices,
+        }
         return found | {"champion_status": self.champion_status}
 
 
 def _judge(case: PromotionContext) -> GateResult:
     """Ask the gate, measure what can be measured, and write the page."""
     criteria = judge(case)
-    can_score = any(criterion.name == "scores" and not criterion.is_refusal for criterion in criteria)
-    sources = {"challenger": "challenger", "baseline": "rule", **({"champion": "champion"} if can_score and case.champion_model else {})}
-    measured = evidence(case.spec, SAMPLE, case.rows, case.label, {k: case.of(v) for k, v in sources.items()}) if can_score else []
-    facts = {"first": case.first_day.isoformat(), "last": case.split.holdout.last.key, "n_rows": case.n_rows}
+    can_score = any(
+        criterion.name == "scores" and not criterion.is_refusal for criterion in criteria
+    )
+    sources = {
+        "challenger": "challenger",
+        "baseline": "rule",
+        **({"champion": "champion"} if can_score and case.champion_model else {}),
+    }
+    measured = (
+        evidence(
+            case.spec, SAMPLE, case.rows, case.label, {k: case.of(v) for k, v in sources.items()}
+        )
+        if can_score
+        else []
+    )
+    facts = {
+        "first": case.first_day.isoformat(),
+        "last": case.split.holdout.last.key,
+        "n_rows": case.n_rows,
+    }
     status = case.champion_status if can_score else "not asked"
-    remarks = [f"Not compared: {case.champion_problem}."] if case.champion and can_score and case.champion_problem else []
-    page = render_page(case, criteria, objections(criteria), draw_figures(case, criteria) if can_score else {})
+    remarks = (
+        [f"Not compared: {case.champion_problem}."]
+        if case.champion and can_score and case.champion_problem
+        else []
+    )
+    page = render_page(
+        case, criteria, objections(criteria), draw_figures(case, criteria) if can_score else {}
+    )
     key = content_key(f"{PREFIX}/{case.spec.name}", page, ".html")
     case.store.put(key, page, "text/html; charset=utf-8")
     return GateResult(criteria, remarks, measured, facts, key, status)
 
 
 def _case(
-    settings: Settings, store: ObjectStore, conn: Connection, spec: ModelSpec, versions: tuple[ModelVersion, ModelVersion | None]
+    settings: Settings,
+    store: ObjectStore,
+    conn: Connection,
+    spec: ModelSpec,
+    versions: tuple[ModelVersion, ModelVersion | None],
 ) -> PromotionContext:
     challenger, champion = versions
     training_set = find_training_set(conn, challenger.training_set)
-    row = conn.execute("select manifest from ml.training_sets where training_set = %s", [training_set.key]).fetchone()
-    return PromotionContext(settings, store, spec, training_set, row[0] if row else {}, challenger, champion)
+    row = conn.execute(
+        "select manifest from ml.training_sets where training_set = %s", [training_set.key]
+    ).fetchone()
+    return PromotionContext(
+        settings, store, spec, training_set, row[0] if row else {}, challenger, champion
+    )
 
 
-def _record(conn: Connection, case: PromotionContext, judged: GateResult, run: RunContext) -> Decision:
+def _record(
+    conn: Connection, case: PromotionContext, judged: GateResult, run: RunContext
+) -> Decision:
     """Append decision and evidence and close the open orders in one transaction; the first recorded decision stands."""
     challenger, champion = case.challenger, case.champion
     partition = Partition(challenger.partition_date)
@@ -232,14 +292,20 @@ def _record(conn: Connection, case: PromotionContext, judged: GateResult, run: R
             record_evidence(conn, challenger, judged.measured, run)
         decision = find_decision(conn, challenger.model, challenger.version)
         assert decision is not None  # noqa: S101 - appended above
-        outcome = {"version": challenger.version, "verdict": decision.verdict, "promotion_id": decision.promotion_id}
+        outcome = {
+            "version": challenger.version,
+            "verdict": decision.verdict,
+            "promotion_id": decision.promotion_id,
+        }
         for order in open_ones(conn, challenger.model, partition):
             consume(conn, order.decision_id, partition, run, outcome)
     hit(Failpoint.PROMOTION_AFTER, lambda: lose(conn))
     return decision
 
 
-def _document(case: PromotionContext, judged: GateResult, run: RunContext, previous: str | None) -> dict[str, Any]:
+def _document(
+    case: PromotionContext, judged: GateResult, run: RunContext, previous: str | None
+) -> dict[str, Any]:
     """Return the evidence record: who was judged by which limits on which rows, every answer, and the record before."""
     challenger, champion = case.challenger, case.champion
     partition = Partition(challenger.partition_date)
@@ -256,7 +322,11 @@ def _document(case: PromotionContext, judged: GateResult, run: RunContext, previ
         "criteria": [criterion.as_json() for criterion in judged.criteria],
         "rows": judged.rows,
         "numbers": judged.numbers,
-        "training_set": {"key": case.training_set.key, "sha256": case.training_set.sha256, "n_rows": case.training_set.n_rows},
+        "training_set": {
+            "key": case.training_set.key,
+            "sha256": case.training_set.sha256,
+            "n_rows": case.training_set.n_rows,
+        },
         "limits": case.spec.promotion.model_dump(mode="json"),
         "spec_digest": case.spec.digest,
         "code_version": code_version(),
@@ -278,7 +348,9 @@ def _refuse_race(judged: ModelVersion | None, now: ModelVersion | None) -> None:
         )
 
 
-def _append(conn: Connection, case: PromotionContext, judged: GateResult, kept: Kept, run: RunContext) -> None:
+def _append(
+    conn: Connection, case: PromotionContext, judged: GateResult, kept: Kept, run: RunContext
+) -> None:
     challenger, champion = case.challenger, case.champion
     conn.execute(
         """
@@ -287,7 +359,12 @@ def _append(conn: Connection, case: PromotionContext, judged: GateResult, kept: 
         values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
         """,
         [
-            *(challenger.model, challenger.version, judged.verdict(champion), champion and champion.version),
+            *(
+                challenger.model,
+                challenger.version,
+                judged.verdict(champion),
+                champion and champion.version,
+            ),
             *(challenger.partition_date, Partition(challenger.partition_date).shift(1).day),
             *(judged.reasons(champion), json.dumps(judged.numbers), run.run_id, run.actor),
             *(kept.key, kept.sha256, kept.signature, judged.page),

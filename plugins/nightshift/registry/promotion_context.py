@@ -34,8 +34,9 @@ if TYPE_CHECKING:
     Mask = npt.NDArray[np.bool_]
 
 ChampionStatus = Literal["none", "compared", "outdated", "unreadable"]
-"""``none``: the model never had one. ``outdated``: it reads columns that the spec has no more, so nobody can be compared with it.
-``unreadable``: its files are missing or damaged."""
+"""``none``: the model never had one. ``outdated``: it reads columns that the spec has no more,
+so nobody can be compared with it. ``unreadable``: its files are missing or damaged.
+"""
 
 
 class NoEvidenceError(NightshiftError):
@@ -91,8 +92,8 @@ class PromotionContext:
         """Load the champion and let it score a row.
 
         Raises:
-            NightshiftError: Something that a later try may have back, such as a machine too busy to load a model: a decision without
-                a comparison must not stand on it.
+            NightshiftError: Something that a later try may have back, such as a machine too busy to
+                load a model: a decision without a comparison must not stand on it.
         """
         if self.champion is None:
             return None, "there is no champion yet", "none"
@@ -104,7 +105,11 @@ class PromotionContext:
                 raise
             return None, f"champion version {version} cannot be loaded ({error.code})", "unreadable"
         if left := sorted({*model.signature.names} - {*self.spec.features.names}):
-            return None, f"champion version {version} reads {', '.join(left)}, which the spec has no more", "outdated"
+            return (
+                None,
+                f"champion version {version} reads {', '.join(left)}, which the spec has no more",
+                "outdated",
+            )
         try:
             model.predictions(self.rows.slice(0, 1))
         except SignatureError as error:
@@ -130,7 +135,9 @@ class PromotionContext:
     def first_day(self) -> dt.date:
         """Return the first day that is later, by the gap, than everything that challenger and champion have seen."""
         seen = max([self.challenger.fit_end, *([self.champion.fit_end] if self.champion else [])])
-        return max(self.split.holdout.first.day, seen + dt.timedelta(days=1 + self.spec.training.gap_days))
+        return max(
+            self.split.holdout.first.day, seen + dt.timedelta(days=1 + self.spec.training.gap_days)
+        )
 
     @cached_property
     def rows(self) -> pa.Table:
@@ -153,7 +160,9 @@ class PromotionContext:
             NoEvidenceError: There is no row.
         """
         if self.rows.num_rows == 0:
-            raise NoEvidenceError("No row is later than everything that champion and challenger were fitted on.")
+            raise NoEvidenceError(
+                "No row is later than everything that champion and challenger were fitted on."
+            )
         return numbers(self.rows, self.spec.label.column)
 
     @cached_property
@@ -161,7 +170,12 @@ class PromotionContext:
         """Return their days."""
         import numpy as np
 
-        return Days.of(self.rows.column("partition_date").to_numpy().astype("datetime64[D]").astype(np.datetime64))
+        return Days.of(
+            self.rows.column("partition_date")
+            .to_numpy()
+            .astype("datetime64[D]")
+            .astype(np.datetime64)
+        )
 
     @cached_property
     def draws(self) -> Matrix:
@@ -176,7 +190,10 @@ class PromotionContext:
     @cached_property
     def predictions(self) -> dict[str, Predictions]:
         """Return the models' predictions: ``challenger``, and ``champion`` where it can score."""
-        models = {"challenger": self.trained, **({"champion": self.champion_model} if self.champion_model else {})}
+        models = {
+            "challenger": self.trained,
+            **({"champion": self.champion_model} if self.champion_model else {}),
+        }
         return {name: model.predictions(self.rows) for name, model in models.items()}
 
     @cached_property
@@ -201,7 +218,11 @@ class PromotionContext:
 
     def of(self, source: str) -> Predictions:
         """Return the predictions of a model or a baseline."""
-        return self.predictions[source] if source in ("challenger", "champion") else self.baselines[source]
+        return (
+            self.predictions[source]
+            if source in ("challenger", "champion")
+            else self.baselines[source]
+        )
 
     def predicted(self, source: str) -> Vector:
         """Return what is compared with the outcome: the probability, or the value; shape (n,)."""
@@ -212,7 +233,12 @@ class PromotionContext:
         """Return the primary metric of a source, over all rows or some."""
         if mask is None:
             return statistic(self.spec.promotion.metric, self.label, self.of(source), self.days)
-        return statistic(self.spec.promotion.metric, self.label[mask], self.of(source).at(mask), self.days.at(mask))
+        return statistic(
+            self.spec.promotion.metric,
+            self.label[mask],
+            self.of(source).at(mask),
+            self.days.at(mask),
+        )
 
     def gain(self, over: str, mask: Mask | None = None, source: str = "challenger") -> Estimate:
         """Estimate by how much a source is better than another, paired and blocked by day, in the metric's unit."""
@@ -226,4 +252,7 @@ class PromotionContext:
     @cached_property
     def advantage(self) -> float:
         """Return what the champion (without one: the challenger) gains on the prior, at least 0: the scale of relative margins."""
-        return max(0.0, self.gain("prior", source="champion" if self.champion_model else "challenger").value)
+        return max(
+            0.0,
+            self.gain("prior", source="champion" if self.champion_model else "challenger").value,
+        )

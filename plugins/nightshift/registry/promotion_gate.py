@@ -48,8 +48,12 @@ def objections(criteria: list[Criterion]) -> list[str]:
     for criterion in criteria:
         if criterion.is_refusal:
             refusals.setdefault(criterion.reason, []).append(criterion.name)
-    absent = [name for name in QUESTIONS if name not in {criterion.family for criterion in criteria}]
-    return [f"{', '.join(names)}: {reason}" for reason, names in refusals.items()] + [f"{name}: no verdict is recorded." for name in absent]
+    absent = [
+        name for name in QUESTIONS if name not in {criterion.family for criterion in criteria}
+    ]
+    return [f"{', '.join(names)}: {reason}" for reason, names in refusals.items()] + [
+        f"{name}: no verdict is recorded." for name in absent
+    ]
 
 
 def failed_names(criteria: list[Criterion]) -> list[str]:

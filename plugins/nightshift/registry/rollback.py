@@ -68,13 +68,18 @@ def history(conn: Connection, model: str) -> list[Succession]:
         """,
         [model],
     )
-    return [Succession(row[0], row[1], row[2], row[3], row[4], row[5], tuple(row[6]), *row[7:]) for row in rows]
+    return [
+        Succession(row[0], row[1], row[2], row[3], row[4], row[5], tuple(row[6]), *row[7:])
+        for row in rows
+    ]
 
 
 def decision_after(conn: Connection, model: str, run_id: str) -> Succession | None:
     """Return the last decision that made another one champion after a run's own rollback; None if the run has none, or it is the last."""
     deciding = [entry for entry in history(conn, model) if entry.verdict != "refused"]
-    has_decided = any(entry.run_id == run_id and entry.verdict == "rolled_back" for entry in deciding)
+    has_decided = any(
+        entry.run_id == run_id and entry.verdict == "rolled_back" for entry in deciding
+    )
     return deciding[-1] if has_decided and deciding[-1].run_id != run_id else None
 
 
@@ -97,15 +102,22 @@ def first_partition_since(conn: Connection, model: str, version: int) -> Partiti
     if newest.version == version and newest.verdict == "rolled_back":
         return Partition(newest.effective_partition)
     last = max((entry.effective_partition, entry.promotion_id) for entry in mine)
-    later = [entry.effective_partition for entry in standing if (entry.effective_partition, entry.promotion_id) > last]
+    later = [
+        entry.effective_partition
+        for entry in standing
+        if (entry.effective_partition, entry.promotion_id) > last
+    ]
     if not later:
         raise RollbackRefusedError(
-            f"Version {version} of {model} is the champion.", todo="Nothing: to repair partitions anyway, name the first one with --since."
+            f"Version {version} of {model} is the champion.",
+            todo="Nothing: to repair partitions anyway, name the first one with --since.",
         )
     return Partition(min(later))
 
 
-def record_rollback(conn: Connection, model: str, version: int, since: Partition, reason: str, run: RunContext) -> int:
+def record_rollback(
+    conn: Connection, model: str, version: int, since: Partition, reason: str, run: RunContext
+) -> int:
     """Append the rollback and return its ``promotion_id``; one that stands already is returned and not repeated.
 
     Raises:
@@ -123,7 +135,11 @@ def record_rollback(conn: Connection, model: str, version: int, since: Partition
     with conn.transaction():
         lock_model(conn, model)
         last = history(conn, model)[-1]
-        if (last.verdict, last.version, last.effective_partition) == ("rolled_back", version, since.day):
+        if (last.verdict, last.version, last.effective_partition) == (
+            "rolled_back",
+            version,
+            since.day,
+        ):
             return last.promotion_id
         champion = champion_for(conn, model, since)
         row = conn.execute(

@@ -20,7 +20,12 @@ TIMED_ROWS = 100_000
 def provenance(case: PromotionContext) -> Criterion:
     """Ask whether the files belong to the registered version: model, task, training set, and what was seen for the fit."""
     model, version = case.trained, case.challenger
-    stated_end = str(model.training.get("split", "")).partition("validation ")[2].partition(" |")[0].partition("..")[2]
+    stated_end = (
+        str(model.training.get("split", ""))
+        .partition("validation ")[2]
+        .partition(" |")[0]
+        .partition("..")[2]
+    )
     differences = [
         f"{what} is {got!r}, registered {expected!r}"
         for what, got, expected in (
@@ -32,7 +37,9 @@ def provenance(case: PromotionContext) -> Criterion:
         )
         if got != expected
     ]
-    reason = "; ".join(differences) or "Files, training set and fit are those of the registered version."
+    reason = (
+        "; ".join(differences) or "Files, training set and fit are those of the registered version."
+    )
     return held("provenance", is_held=not differences, reason=reason, limit="equal")
 
 
@@ -40,9 +47,20 @@ def signature(case: PromotionContext) -> Criterion:
     """Ask whether the model reads what the spec declares, in its order."""
     expected, got = case.spec.features.names, tuple(case.trained.signature.names)
     missing, extra = sorted(set(expected) - set(got)), sorted(set(got) - set(expected))
-    difference = [f"lacks {', '.join(missing)}"] * bool(missing) + [f"reads {', '.join(extra)} besides"] * bool(extra)
-    reason = "The model " + ("; ".join(difference) or ("reads the spec's features" + ("." if got == expected else " in another order.")))
-    return held("signature", is_held=got == expected, reason=reason, limit="the spec's features", of=float(len(got)))
+    difference = [f"lacks {', '.join(missing)}"] * bool(missing) + [
+        f"reads {', '.join(extra)} besides"
+    ] * bool(extra)
+    reason = "The model " + (
+        "; ".join(difference)
+        or ("reads the spec's features" + ("." if got == expected else " in another order."))
+    )
+    return held(
+        "signature",
+        is_held=got == expected,
+        reason=reason,
+        limit="the spec's features",
+        of=float(len(got)),
+    )
 
 
 def training_window(case: PromotionContext) -> Criterion:
@@ -56,7 +74,14 @@ def training_window(case: PromotionContext) -> Criterion:
     gap = int(np.diff(np.array(edges)).astype(int).max()) - 1
     age = (last.day - window.last.day).days
     reason = f"At most {gap} day(s) in a row have no row; the window ends {age} day(s) before the last mature one, {last}."
-    return held("training_window", is_held=max(gap, age) <= limit, reason=reason, limit=limit, of=float(max(gap, age)), window=str(window))
+    return held(
+        "training_window",
+        is_held=max(gap, age) <= limit,
+        reason=reason,
+        limit=limit,
+        of=float(max(gap, age)),
+        window=str(window),
+    )
 
 
 def unique_rows(case: PromotionContext) -> Criterion:
@@ -71,8 +96,14 @@ def evidence_rows(case: PromotionContext) -> Criterion:
     """Ask whether there are enough rows and days that are later than all that champion and challenger have seen."""
     declared, n_rows = case.spec.promotion, case.label.size
     days = case.rows.column("partition_date")
-    is_enough = case.days.n >= declared.minimum_evidence_days and n_rows >= declared.minimum_evidence_rows and case.label.std() > 0
-    reason = f"{n_rows} rows of {case.days.n} day(s), {days[0]} to {days[-1]}" + ("." if case.label.std() > 0 else ", all with one label.")
+    is_enough = (
+        case.days.n >= declared.minimum_evidence_days
+        and n_rows >= declared.minimum_evidence_rows
+        and case.label.std() > 0
+    )
+    reason = f"{n_rows} rows of {case.days.n} day(s), {days[0]} to {days[-1]}" + (
+        "." if case.label.std() > 0 else ", all with one label."
+    )
     limit = f"{declared.minimum_evidence_days} days, {declared.minimum_evidence_rows} rows"
     return held("evidence_rows", is_held=is_enough, reason=reason, limit=limit, of=float(n_rows))
 
@@ -82,7 +113,14 @@ def leakage(case: PromotionContext) -> Criterion:
     limit = case.spec.promotion.maximum_feature_separation
     name, separation = best_separation(case.trained.signature, case.fit_rows, case.rows, case.spec)
     reason = f"Of all features alone, {name} separates the labels best: {separation:.3f}."
-    return held("leakage", is_held=separation <= limit, reason=reason, limit=limit, of=separation, feature=name)
+    return held(
+        "leakage",
+        is_held=separation <= limit,
+        reason=reason,
+        limit=limit,
+        of=separation,
+        feature=name,
+    )
 
 
 def feature_agreement(case: PromotionContext) -> Criterion:
@@ -92,9 +130,19 @@ def feature_agreement(case: PromotionContext) -> Criterion:
         f", in {', '.join(found.columns[:5])}." if found.columns else "."
     )
     if found.n_missing:
-        reason = f"{found.n_missing} of {found.n_rows + found.n_missing} rows are not found as scoring reads them. " + reason
+        reason = (
+            f"{found.n_missing} of {found.n_rows + found.n_missing} rows are not found as scoring reads them. "
+            + reason
+        )
     is_held = found.n_rows > 0 and found.n_missing == 0 and found.n_differing == 0
-    return held("feature_agreement", is_held=is_held, reason=reason, limit=0, of=float(found.n_differing), n_rows=found.n_rows)
+    return held(
+        "feature_agreement",
+        is_held=is_held,
+        reason=reason,
+        limit=0,
+        of=float(found.n_differing),
+        n_rows=found.n_rows,
+    )
 
 
 def scores(case: PromotionContext) -> Criterion:
@@ -107,7 +155,14 @@ def scores(case: PromotionContext) -> Criterion:
         n_bad += int((~((predictions.probability >= 0) & (predictions.probability <= 1))).sum())
     n_distinct = int(np.unique(predictions.score).size)
     reason = f"{n_bad} scores are unusable, {n_distinct} are distinct."
-    return held("scores", is_held=n_bad == 0 and n_distinct > 1, reason=reason, limit=0, of=float(n_bad), n_distinct=n_distinct)
+    return held(
+        "scores",
+        is_held=n_bad == 0 and n_distinct > 1,
+        reason=reason,
+        limit=0,
+        of=float(n_bad),
+        n_distinct=n_distinct,
+    )
 
 
 def scoring_time(case: PromotionContext) -> Criterion:
@@ -120,8 +175,17 @@ def scoring_time(case: PromotionContext) -> Criterion:
 
 def model_size(case: PromotionContext) -> Criterion:
     """Ask for the size of the files."""
-    limit, size = case.spec.promotion.maximum_model_bytes, sum(map(len, case.trained.files.values()))
-    return held("model_size", is_held=size <= limit, reason=f"The model's files have {size:,} bytes.", limit=limit, of=float(size))
+    limit, size = (
+        case.spec.promotion.maximum_model_bytes,
+        sum(map(len, case.trained.files.values())),
+    )
+    return held(
+        "model_size",
+        is_held=size <= limit,
+        reason=f"The model's files have {size:,} bytes.",
+        limit=limit,
+        of=float(size),
+    )
 
 
 def _timed(case: PromotionContext) -> float:

@@ -28,10 +28,14 @@ logger = logging.getLogger(__name__)
 
 NO_CHAMPION = "no champion is promoted for this partition"
 N_CANDIDATES = 2
-"""The champion and the one before it. Older ones were beaten twice; yesterday's scores come next."""
+"""The champion and the one before it. Older ones were beaten twice; yesterday's scores come
+next.
+"""
 
 LOADING_SECONDS = 240
-"""How long a machine that is too busy to load a model is asked again before the next step takes over."""
+"""How long a machine that is too busy to load a model is asked again before the next step takes
+over.
+"""
 
 
 @dataclass(frozen=True)
@@ -86,7 +90,8 @@ class Champions:
         spec: The model.
         conn: A connection to the warehouse.
         broken: Versions that are not asked again, and why.
-        only: The one version to ask, as the champion that it is about to become; None asks as promoted.
+        only: The one version to ask, as the champion that it is about to become; None asks as
+            promoted.
         named: The one version to ask, whoever is champion; every row says so.
     """
 
@@ -101,8 +106,9 @@ class Champions:
     def choose(self, partition: Partition, features: FeatureLoad) -> Choice:
         """Return who scores the partition.
 
-        The version whose predictions are published as the champion's, or as named, stays: a rerun gives the same. Whatever is wrong with
-        the registry, the bucket or a model leads one step down; only the warehouse itself is needed.
+        The version whose predictions are published as the champion's, or as named, stays: a rerun
+        gives the same. Whatever is wrong with the registry, the bucket or a model leads one step
+        down; only the warehouse itself is needed.
 
         Raises:
             RegistryError: There is no version of the name that was given.
@@ -116,12 +122,19 @@ class Champions:
                 raise
             self._require_warehouse()
             logger.warning("The champion cannot be found:\n%s", stack_of(error))
-            return Choice(None, "", "fallback_rule", f"the champion cannot be found ({cause_of(error)})")
+            return Choice(
+                None, "", "fallback_rule", f"the champion cannot be found ({cause_of(error)})"
+            )
         objections: list[str] = []
         for candidate in candidates:
             trial = self._trial(candidate.version, features)
             if trial.objection is None:
-                return Choice(candidate.version, trial.digest, candidate.source, "; ".join(objections) or candidate.reason)
+                return Choice(
+                    candidate.version,
+                    trial.digest,
+                    candidate.source,
+                    "; ".join(objections) or candidate.reason,
+                )
             objections.append(trial.objection)
         return Choice(None, "", "fallback_rule", "; ".join(objections) or NO_CHAMPION)
 
@@ -131,18 +144,29 @@ class Champions:
         promoted = promoted_versions(self.conn, self.spec.name, partition, N_CANDIDATES)
         if self.named is not None:
             is_champion = promoted[:1] == [self.named.version]
-            return [_Candidate(self.named.version, "champion") if is_champion else self._named(self.named, partition)]
+            return [
+                _Candidate(self.named.version, "champion")
+                if is_champion
+                else self._named(self.named, partition)
+            ]
         pinned = _published_choice(self.conn, self.spec, partition.day)
         if pinned and pinned.source == "champion":
             promoted = list(dict.fromkeys([pinned.version, *promoted]))[:N_CANDIDATES]
-        steps = [_Candidate(version, "previous_champion" if place else "champion") for place, version in enumerate(promoted)]
+        steps = [
+            _Candidate(version, "previous_champion" if place else "champion")
+            for place, version in enumerate(promoted)
+        ]
         return [pinned, *steps] if pinned and pinned.source != "champion" else steps
 
     def _named(self, named: PinnedVersion, partition: Partition) -> _Candidate:
         """Return the version with who named it, and whether it learned from what came after the night."""
         trained = find_version(self.conn, self.spec.name, named.version).partition_date
         ahead = f", and has learned from nights up to {trained}" if trained >= partition.day else ""
-        return _Candidate(named.version, "named_version", f"version {named.version} was named by {named.actor}{ahead}")
+        return _Candidate(
+            named.version,
+            "named_version",
+            f"version {named.version} was named by {named.actor}{ahead}",
+        )
 
     def _trial(self, version: int, features: FeatureLoad) -> _Trial:
         if version in self.broken:
@@ -155,7 +179,10 @@ class Champions:
         try:
             model = load_version(self.settings, self.conn, self.spec, version)
             rows = read_sample(self.settings, self.spec, features, model.signature.names)
-            retry_starved(lambda: try_model(model, rows, self.spec.scoring.reasons, self.spec.scoring.engine), LOADING_SECONDS)
+            retry_starved(
+                lambda: try_model(model, rows, self.spec.scoring.reasons, self.spec.scoring.engine),
+                LOADING_SECONDS,
+            )
             digest = find_version(self.conn, self.spec.name, version).digest
         except Exception as error:  # noqa: BLE001  (a model may break in any way; the night is published all the same)
             self._require_warehouse()
@@ -180,7 +207,9 @@ def _published_choice(conn: Connection, spec: ModelSpec, day: dt.date) -> _Candi
     return _Candidate(*row) if row else None
 
 
-def load_version(settings: Settings, conn: Connection, spec: ModelSpec, version: int) -> TrainedModel:
+def load_version(
+    settings: Settings, conn: Connection, spec: ModelSpec, version: int
+) -> TrainedModel:
     """Read a version of the model, its files verified; its trees are tried by the engine that scores with them.
 
     Raises:
@@ -192,6 +221,8 @@ def load_version(settings: Settings, conn: Connection, spec: ModelSpec, version:
     model = open_model(ObjectStore.open(settings), find_version(conn, spec.name, version))
     if (model.model, model.task) != (spec.name, spec.task):
         raise ChampionBrokenError(
-            "The champion's file holds another model.", expected=f"{spec.name}, {spec.task}", got=f"{model.model}, {model.task}"
+            "The champion's file holds another model.",
+            expected=f"{spec.name}, {spec.task}",
+            got=f"{model.model}, {model.task}",
         )
     return model

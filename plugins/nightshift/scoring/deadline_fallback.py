@@ -1,7 +1,7 @@
 """Before the deadline: look whether a partition is published and, if it is not, publish the best step of the ladder that is possible.
 
-Level-triggered: it asks the warehouse, never an event, so a lost wake-up, a failed task or missing features all end here.
-Source: docs/adr/0015-always-on-time.md.
+Level-triggered: it asks the warehouse, never an event, so a lost wake-up, a failed task or missing
+features all end here. Source: docs/adr/0015-always-on-time.md.
 """
 
 from __future__ import annotations
@@ -36,7 +36,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 DORMANT_DAYS = 28
-"""Without anything published for so long a pipeline is not in operation, and nobody waits for its predictions."""
+"""Without anything published for so long a pipeline is not in operation, and nobody waits for
+its predictions.
+"""
 WITHOUT_MODEL, WITHOUT_GATE = 2, 3
 """Attempts from which on the rescue asks no model, and no gate."""
 IN_PROGRESS_MINUTES = 5
@@ -56,8 +58,9 @@ class Rescue:
     """What a look before the deadline came to.
 
     Attributes:
-        outcome: ``in time``: it was published before; ``scored``: from features whose scoring nobody had started or finished;
-            ``rescued``: by old scores and the rule; ``dormant``: the pipeline is not in operation.
+        outcome: ``in time``: it was published before; ``scored``: from features whose scoring
+            nobody had started or finished; ``rescued``: by old scores and the rule; ``dormant``:
+            the pipeline is not in operation.
         load_id: The published load; None when dormant.
         n_rows: Its rows.
         reason: Why the partition had to be rescued.
@@ -86,8 +89,8 @@ def rescue(
         partition: The night.
         run: Who looks.
         may_wait: Whether a scoring that has just begun may finish first.
-        attempt: Number of this attempt among those that began; None takes the run's. From the second on no model is asked, from the
-            third on no gate: the first may have hung in them.
+        attempt: Number of this attempt among those that began; None takes the run's. From the
+            second on no model is asked, from the third on no gate: the first may have hung in them.
 
     Raises:
         ScoringInProgressError: It may, and there is one.
@@ -102,7 +105,10 @@ def rescue(
         if published := _published(conn, spec.predictions_dataset, partition):
             return Rescue("in time", *published)
         if _is_dormant(conn, partition):
-            return Rescue("dormant", reason=f"nothing was published in the {DORMANT_DAYS} days before {partition}")
+            return Rescue(
+                "dormant",
+                reason=f"nothing was published in the {DORMANT_DAYS} days before {partition}",
+            )
         if may_wait:
             _wait_for_scoring(conn, spec, partition)
         has_features = _published(conn, spec.features_dataset, partition) is not None
@@ -119,7 +125,9 @@ def rescue(
         except Exception as error:  # noqa: BLE001  (whatever broke: the last step needs nothing but the warehouse)
             logger.warning("The ladder's last step takes over:\n%s", stack_of(error))
             why = f"scoring failed ({cause_of(error)})"
-    load = _publish_last_step(settings, spec, partition, why, run, may_ask_gate=number < WITHOUT_GATE)
+    load = _publish_last_step(
+        settings, spec, partition, why, run, may_ask_gate=number < WITHOUT_GATE
+    )
     return Rescue("rescued", load.load_id, load.n_rows, why)
 
 
@@ -134,7 +142,9 @@ def _published(conn: Connection, dataset: str, partition: Partition) -> tuple[in
 
 def _is_dormant(conn: Connection, partition: Partition) -> bool:
     query = "select exists (select from ops.published where partition_date between %s and %s)"
-    return conn.execute(query, [partition.shift(-DORMANT_DAYS).day, partition.day]).fetchone() == (False,)
+    return conn.execute(query, [partition.shift(-DORMANT_DAYS).day, partition.day]).fetchone() == (
+        False,
+    )
 
 
 def _wait_for_scoring(conn: Connection, spec: ModelSpec, partition: Partition) -> None:
@@ -145,12 +155,19 @@ def _wait_for_scoring(conn: Connection, spec: ModelSpec, partition: Partition) -
     ).fetchone()
     if row:
         raise ScoringInProgressError(
-            f"{row[0]} began to score {partition} at {row[1]:%H:%M:%S} UTC.", todo="Nothing: the rescue looks again."
+            f"{row[0]} began to score {partition} at {row[1]:%H:%M:%S} UTC.",
+            todo="Nothing: the rescue looks again.",
         )
 
 
 def _publish_last_step(
-    settings: Settings, spec: ModelSpec, partition: Partition, why: str, run: RunContext, *, may_ask_gate: bool
+    settings: Settings,
+    spec: ModelSpec,
+    partition: Partition,
+    why: str,
+    run: RunContext,
+    *,
+    may_ask_gate: bool,
 ) -> PublishedLoad:
     """Publish old scores and the rule for the best list of entities; past the gate or, if that gives no verdict, past the checks in SQL."""
     target = predictions_target(spec)
@@ -169,14 +186,22 @@ def _publish_last_step(
         )
         plan = _stage(conn, spec, partition, source, day, spine, run)
         no_verdict = (
-            _gate(settings, spec, plan, run) if may_ask_gate else "the gate was not asked, since earlier attempts did not come back"
+            _gate(settings, spec, plan, run)
+            if may_ask_gate
+            else "the gate was not asked, since earlier attempts did not come back"
         )
         if no_verdict:
             partition_write.refuse(conn, plan.write(target), no_verdict)
-            day = day.model_copy(update={"score_source_reason": f"{day.score_source_reason}; {no_verdict}, the checks in SQL have passed"})
+            day = day.model_copy(
+                update={
+                    "score_source_reason": f"{day.score_source_reason}; {no_verdict}, the checks in SQL have passed"
+                }
+            )
             plan = _stage(conn, spec, partition, source, day, spine, run)
         gate = "no verdict" if no_verdict else "passed"
-        (load,) = partition_write.publish(conn, plan.write(target), lambda: _record(conn, spec, source, day, plan, run, gate=gate))
+        (load,) = partition_write.publish(
+            conn, plan.write(target), lambda: _record(conn, spec, source, day, plan, run, gate=gate)
+        )
         partition_write.collect(conn, [target])
     return load
 
@@ -188,7 +213,13 @@ def _without_carry_over(spec: ModelSpec) -> ModelSpec:
 
 
 def _stage(  # noqa: PLR0913, PLR0917  (all that makes the rows)
-    conn: Connection, spec: ModelSpec, partition: Partition, source: SpineSource, day: DayPlan, spine: Spine, run: RunContext
+    conn: Connection,
+    spec: ModelSpec,
+    partition: Partition,
+    source: SpineSource,
+    day: DayPlan,
+    spine: Spine,
+    run: RunContext,
 ) -> ScorePlan:
     """Begin a write, stage all rows, and check them in SQL: complete, finite, in their ranges, keys unique."""
     target = predictions_target(spec)
@@ -199,7 +230,9 @@ def _stage(  # noqa: PLR0913, PLR0917  (all that makes the rows)
         "spec": spec.digest,
         "past scores": past_digest(conn, spec, [day]),
     }
-    write = partition_write.begin(conn, [target], PartitionRange.single(partition), LoadManifest(run, inputs))
+    write = partition_write.begin(
+        conn, [target], PartitionRange.single(partition), LoadManifest(run, inputs)
+    )
     plan = ScorePlan(load_id=write.load_id, n_shards=1, days=(day,))
     with conn.transaction():
         stage_fallback(conn, spec, plan, 0, run, spine)
@@ -232,7 +265,14 @@ def _gate(settings: Settings, spec: ModelSpec, plan: ScorePlan, run: RunContext)
 
 
 def _record(  # noqa: PLR0913  (one row of ops.rescues)
-    conn: Connection, spec: ModelSpec, source: SpineSource, day: DayPlan, plan: ScorePlan, run: RunContext, *, gate: str
+    conn: Connection,
+    spec: ModelSpec,
+    source: SpineSource,
+    day: DayPlan,
+    plan: ScorePlan,
+    run: RunContext,
+    *,
+    gate: str,
 ) -> None:
     conn.execute(
         "insert into ops.rescues (model, partition_date, load_id, entities_from, entities_date, reason, gate, run_id, actor)"

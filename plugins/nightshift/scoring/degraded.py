@@ -1,7 +1,8 @@
 """Find nights that are published below the champion although the champion could score them by now.
 
-A store that is away for minutes makes a scoring step down, and the night is published on time. That step is right at that moment and
-wrong an hour later, so until the model's deadline somebody looks again. Source: docs/adr/0015-always-on-time.md.
+A store that is away for minutes makes a scoring step down, and the night is published on time. That
+step is right at that moment and wrong an hour later, so until the model's deadline somebody looks
+again. Source: docs/adr/0015-always-on-time.md.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ if TYPE_CHECKING:
 GOOD_ENOUGH: tuple[ScoreSource, ...] = ("champion", "named_version")
 """Steps that nobody improves by himself: the best one, and the one that a person asked for."""
 LATE_WINDOW = dt.timedelta(hours=3)
-"""A night that is published near or after its deadline (a backfill, a day that upstream delivered late) is looked after so long."""
+"""A night that is published near or after its deadline (a backfill, a day that upstream
+delivered late) is looked after so long.
+"""
 HORIZON = dt.timedelta(days=7)
 
 
@@ -82,7 +85,9 @@ def degraded_nights(conn: Connection, spec: ModelSpec) -> list[DegradedNight]:
     values = {"dataset": spec.predictions_dataset, "horizon": HORIZON, "good": list(GOOD_ENOUGH)}
     found: dict[Partition, DegradedNight] = {}
     for day, published_at, by_airflow, source, reason in conn.execute(query, values):
-        night = DegradedNight(spec.name, Partition(day), source, reason or "", published_at, by_airflow)
+        night = DegradedNight(
+            spec.name, Partition(day), source, reason or "", published_at, by_airflow
+        )
         best = found.get(night.partition)
         if best is None or LADDER.index(source) < LADDER.index(best.source):
             found[night.partition] = night
@@ -101,12 +106,17 @@ order by p.partition_date
 """
 
 
-def better_choice(settings: Settings, spec: ModelSpec, conn: Connection, night: DegradedNight) -> Choice | None:
+def better_choice(
+    settings: Settings, spec: ModelSpec, conn: Connection, night: DegradedNight
+) -> Choice | None:
     """Try the champion on a degraded night, and return it if it would score the night better than what is published.
 
-    Nothing is written. None while somebody scores the night, without features, and while the cause lasts.
+    Nothing is written. None while somebody scores the night, without features, and while the cause
+    lasts.
     """
-    if _is_in_progress(conn, spec, night.partition) or not _has_features(conn, spec, night.partition):
+    if _is_in_progress(conn, spec, night.partition) or not _has_features(
+        conn, spec, night.partition
+    ):
         return None
     (features,) = published_features(conn, spec, PartitionRange.single(night.partition))
     choice = Champions(settings, spec, conn).choose(night.partition, features)

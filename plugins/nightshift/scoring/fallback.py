@@ -19,12 +19,15 @@ DEFAULT_THRESHOLD = 0.5
 """Probability from which a row is called positive when neither the spec nor a champion says so."""
 
 
-def stage_fallback(conn: Connection, spec: ModelSpec, plan: ScorePlan, shard: int, run: RunContext, spine: Spine) -> int:
+def stage_fallback(
+    conn: Connection, spec: ModelSpec, plan: ScorePlan, shard: int, run: RunContext, spine: Spine
+) -> int:
     """Stage one shard's rows for the days of the plan that no model scores; within the caller's transaction.
 
-    The rule's score is its column, its default where that is null or not finite. An entity with an old score of a model gets that score,
-    moved towards the rule's by half of the difference in each half-life: with age this step becomes the next. A binary score of the rule
-    counts as the probability, kept inside of 0 to 1 as a champion's is. Deciles are taken within the night.
+    The rule's score is its column, its default where that is null or not finite. An entity with an
+    old score of a model gets that score, moved towards the rule's by half of the difference in each
+    half-life: with age this step becomes the next. A binary score of the rule counts as the
+    probability, kept inside of 0 to 1 as a champion's is. Deciles are taken within the night.
 
     Returns:
         Number of staged rows.
@@ -53,7 +56,9 @@ def stage_fallback(conn: Connection, spec: ModelSpec, plan: ScorePlan, shard: in
             "default": spec.scoring.fallback.default,
             "half_life": spec.scoring.carry_over.half_life_days,
             "edge": EDGE,
-            "threshold": DEFAULT_THRESHOLD if spec.positive_threshold is None else spec.positive_threshold,
+            "threshold": DEFAULT_THRESHOLD
+            if spec.positive_threshold is None
+            else spec.positive_threshold,
             "rule": spec.scoring.fallback.feature,
             "n_reasons": spec.scoring.reasons,
             "load_id": plan.load_id,

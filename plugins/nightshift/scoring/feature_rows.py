@@ -42,7 +42,9 @@ class FeatureLoad:
     n_rows: int
 
 
-def published_features(conn: Connection, spec: ModelSpec, partitions: PartitionRange) -> list[FeatureLoad]:
+def published_features(
+    conn: Connection, spec: ModelSpec, partitions: PartitionRange
+) -> list[FeatureLoad]:
     """Return the load of each partition that readers see now, in order.
 
     Raises:
@@ -59,18 +61,27 @@ def published_features(conn: Connection, spec: ModelSpec, partitions: PartitionR
             todo="Run `transform` for them first.",
         )
     refuse_damaged(conn, features_target(spec), records)
-    return [FeatureLoad(record.partition_date, record.load_id, record.content_hash, record.n_rows or 0) for record in records]
+    return [
+        FeatureLoad(record.partition_date, record.load_id, record.content_hash, record.n_rows or 0)
+        for record in records
+    ]
 
 
-def shard_query(spec: ModelSpec, plan: ScorePlan, days: Sequence[DayPlan], shard: int, features: Sequence[str]) -> sql.Composed:
+def shard_query(
+    spec: ModelSpec, plan: ScorePlan, days: Sequence[DayPlan], shard: int, features: Sequence[str]
+) -> sql.Composed:
     """Return the query of one shard's rows of some days, in no order, from the loads that the plan names.
 
-    It selects ``partition_date``, the entity's key, the event timestamp, ``as_of`` and the features.
+    It selects ``partition_date``, the entity's key, the event timestamp, ``as_of`` and the
+    features.
     """
     from psycopg import sql
 
     loads = sql.SQL(", ").join(
-        sql.SQL("({}::date, {})").format(sql.Literal(d.partition_date), sql.Literal(d.feature_load_id)) for d in days
+        sql.SQL("({}::date, {})").format(
+            sql.Literal(d.partition_date), sql.Literal(d.feature_load_id)
+        )
+        for d in days
     )
     condition = sql.SQL("(partition_date, load_id) in ({})").format(loads)
     if plan.n_shards > 1:
@@ -78,11 +89,15 @@ def shard_query(spec: ModelSpec, plan: ScorePlan, days: Sequence[DayPlan], shard
     return select_rows(spec, features, condition, is_ordered=False)
 
 
-def read_sample(settings: Settings, spec: ModelSpec, load: FeatureLoad, features: Sequence[str]) -> pa.Table:
+def read_sample(
+    settings: Settings, spec: ModelSpec, load: FeatureLoad, features: Sequence[str]
+) -> pa.Table:
     """Return some rows of one load, with the columns of ``shard_query``; which ones may differ: an order would read the whole load."""
     from psycopg import sql
 
-    condition = sql.SQL("partition_date = {}::date and load_id = {}").format(sql.Literal(load.partition_date), sql.Literal(load.load_id))
+    condition = sql.SQL("partition_date = {}::date and load_id = {}").format(
+        sql.Literal(load.partition_date), sql.Literal(load.load_id)
+    )
     rows = select_rows(spec, features, condition, is_ordered=False)
     return read_arrow(settings, rows + sql.SQL(" limit {}").format(sql.Literal(SAMPLE_ROWS)))
 

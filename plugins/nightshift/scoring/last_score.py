@@ -38,10 +38,13 @@ def feature_spine(spec: ModelSpec) -> Spine:
     return Spine(sql.Identifier("features", spec.feature_table))
 
 
-def past_scores(conn: Connection, spec: ModelSpec, days: Sequence[dt.date]) -> dict[dt.date, tuple[PastScores, ...]]:
+def past_scores(
+    conn: Connection, spec: ModelSpec, days: Sequence[dt.date]
+) -> dict[dt.date, tuple[PastScores, ...]]:
     """Return, by day, the published loads of the nights before that hold scores of a model, the newest first.
 
-    A spine whose relation is missing or has other columns gives nothing: the rule is the next step, and needs none of it.
+    A spine whose relation is missing or has other columns gives nothing: the rule is the next step,
+    and needs none of it.
     """
     from psycopg import sql
 
@@ -50,9 +53,17 @@ def past_scores(conn: Connection, spec: ModelSpec, days: Sequence[dt.date]) -> d
         return found
     query = sql.SQL(_PAST).format(table=sql.Identifier("predictions", spec.name))
     maximum_age = spec.scoring.carry_over.maximum_age_days
-    asked = {"days": list(days), "dataset": spec.predictions_dataset, "maximum_age": maximum_age, "model_made": list(MODEL_MADE)}
+    asked = {
+        "days": list(days),
+        "dataset": spec.predictions_dataset,
+        "maximum_age": maximum_age,
+        "model_made": list(MODEL_MADE),
+    }
     for day, partition_date, load_id in conn.execute(query, asked).fetchall():
-        found[day] = (*found.get(day, ()), PastScores(partition_date=partition_date, load_id=load_id))
+        found[day] = (
+            *found.get(day, ()),
+            PastScores(partition_date=partition_date, load_id=load_id),
+        )
     return found
 
 
@@ -62,7 +73,9 @@ def knows_entities(conn: Connection, spec: ModelSpec) -> bool:
     from psycopg import sql
 
     try:
-        conn.execute(sql.SQL("select from ({}) k limit 0").format(_old_keys(spec)), {"days": [], "loads": []})
+        conn.execute(
+            sql.SQL("select from ({}) k limit 0").format(_old_keys(spec)), {"days": [], "loads": []}
+        )
     except psycopg.ProgrammingError:
         return False
     return True
@@ -86,7 +99,9 @@ def past_digest(conn: Connection, spec: ModelSpec, days: Iterable[DayPlan]) -> s
     versions: list[tuple[object, ...]] = []
     if past and spec.scoring.carry_over.key and spec.scoring.spine:
         relation = sql.Identifier("staging", spec.scoring.spine.relation)
-        query = sql.SQL("select distinct partition_date, load_id from {} where superseded_at is null and partition_date = any(%s)")
+        query = sql.SQL(
+            "select distinct partition_date, load_id from {} where superseded_at is null and partition_date = any(%s)"
+        )
         versions = sorted(conn.execute(query.format(relation), [nights]).fetchall())
     return sha256(json.dumps([past, versions], default=str).encode()).hexdigest()
 
@@ -94,13 +109,17 @@ def past_digest(conn: Connection, spec: ModelSpec, days: Iterable[DayPlan]) -> s
 def fill_carried(conn: Connection, spec: ModelSpec, days: Sequence[DayPlan], spine: Spine) -> None:
     """Create the temporary table ``carried_over``: each entity's last old score; within the caller's transaction.
 
-    Columns: ``partition_date, entity, from_date, score, probability, model_version``; no row for an entity without an old score.
+    Columns: ``partition_date, entity, from_date, score, probability, model_version``; no row for an
+    entity without an old score.
     """
     from psycopg import sql
 
-    # Loads that were just copied have no statistics: a nested loop over them takes minutes where a hash join takes a second.
+    # Loads that were just copied have no statistics: a nested loop over them takes minutes where a
+    # hash join takes a second.
     conn.execute("set local enable_nestloop = off")
-    wanted = [(day.partition_date, one.partition_date, one.load_id) for day in days for one in day.past]
+    wanted = [
+        (day.partition_date, one.partition_date, one.load_id) for day in days for one in day.past
+    ]
     conn.execute("drop table if exists pg_temp.carried_over")
     conn.execute(_EMPTY)
     if not wanted:
@@ -146,14 +165,18 @@ def _old_keys(spec: ModelSpec) -> sql.Composed:
     if spec.scoring.spine:
         query = "select r.partition_date, r.{key} as entity, {recurring} as recurring from {relation} r where r.superseded_at is null"
         query += " and r.partition_date = any(%(days)s)"
-        return sql.SQL(query).format(relation=sql.Identifier("staging", spec.scoring.spine.relation), **parts)
+        return sql.SQL(query).format(
+            relation=sql.Identifier("staging", spec.scoring.spine.relation), **parts
+        )
     query = (
         "select r.partition_date, r.{key} as entity, {recurring} as recurring from {relation} r"
         " join ops.published p on p.dataset = {dataset} and p.partition_date = r.partition_date and p.load_id = r.load_id"
         " where r.partition_date = any(%(days)s)"
     )
     relation = sql.Identifier("features", spec.feature_table)
-    return sql.SQL(query).format(relation=relation, dataset=sql.Literal(spec.features_dataset), **parts)
+    return sql.SQL(query).format(
+        relation=relation, dataset=sql.Literal(spec.features_dataset), **parts
+    )
 
 
 def _tonight(spec: ModelSpec, spine: Spine) -> sql.Composable:
@@ -162,7 +185,9 @@ def _tonight(spec: ModelSpec, spine: Spine) -> sql.Composable:
 
     key = sql.Identifier(spec.entity.key)
     if spine.is_prepared:
-        return sql.SQL("select s.partition_date, s.{key} as entity, s.recurring from {spine} s").format(key=key, spine=spine.relation)
+        return sql.SQL(
+            "select s.partition_date, s.{key} as entity, s.recurring from {spine} s"
+        ).format(key=key, spine=spine.relation)
     if spec.scoring.carry_over.key:
         return sql.SQL("select k.partition_date, k.entity, k.recurring from keys k")
     query = "select s.partition_date, s.{key} as entity, s.{key} as recurring from {spine} s where s.partition_date = any(%(nights)s)"

@@ -11,12 +11,21 @@ from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.contracts.yaml_document import Frozen
 from nightshift.warehouse.partition_write import PartitionWrite, Target
 
-ScoreSource = Literal["champion", "named_version", "previous_champion", "carried_over", "fallback_rule"]
-"""The steps of the ladder, the best first. ``named_version`` is none: a person asked for it, and only the champion is better.
+ScoreSource = Literal[
+    "champion", "named_version", "previous_champion", "carried_over", "fallback_rule"
+]
+"""The steps of the ladder, the best first. ``named_version`` is none: a person asked for it, and
+only the champion is better.
 
 Source: docs/adr/0015-always-on-time.md.
 """
-LADDER: tuple[ScoreSource, ...] = ("champion", "named_version", "previous_champion", "carried_over", "fallback_rule")
+LADDER: tuple[ScoreSource, ...] = (
+    "champion",
+    "named_version",
+    "previous_champion",
+    "carried_over",
+    "fallback_rule",
+)
 MODEL_MADE: tuple[ScoreSource, ...] = LADDER[:3]
 
 
@@ -37,7 +46,8 @@ class DayPlan(Frozen):
 
     Attributes:
         partition_date: The partition.
-        feature_load_id: The load of the feature view; a newer one that is published meanwhile is not read.
+        feature_load_id: The load of the feature view; a newer one that is published meanwhile is
+            not read.
         model_version: The version that scores; None below the ladder's model steps.
         score_source: The step; ``carried_over`` leaves rows without an old score to the rule.
         score_source_reason: Why not a better step; None for a champion.
@@ -59,7 +69,8 @@ class ScorePlan(Frozen):
         load_id: The write's load.
         n_shards: Shards are 0 to ``n_shards - 1``, split by a hash of the entity's key.
         days: One per partition, in order.
-        broken: Versions that broke in this run although they were tried, and why; nobody asks them again.
+        broken: Versions that broke in this run although they were tried, and why; nobody asks them
+            again.
     """
 
     load_id: int
@@ -70,7 +81,9 @@ class ScorePlan(Frozen):
     @property
     def partitions(self) -> PartitionRange:
         """Return the range."""
-        return PartitionRange(Partition(self.days[0].partition_date), Partition(self.days[-1].partition_date))
+        return PartitionRange(
+            Partition(self.days[0].partition_date), Partition(self.days[-1].partition_date)
+        )
 
     @property
     def days_without_model(self) -> tuple[DayPlan, ...]:
@@ -81,7 +94,10 @@ class ScorePlan(Frozen):
     def days_by_version(self) -> dict[int, tuple[DayPlan, ...]]:
         """Return the days of each version."""
         versions = sorted({day.model_version for day in self.days if day.model_version is not None})
-        return {version: tuple(day for day in self.days if day.model_version == version) for version in versions}
+        return {
+            version: tuple(day for day in self.days if day.model_version == version)
+            for version in versions
+        }
 
     @property
     def shards(self) -> list[int]:

@@ -41,7 +41,9 @@ _OUTCOME_COLUMNS = {
 }
 
 
-def ensure_prediction_relations(conn: Connection, spec: ModelSpec, *, replace_views: bool = False) -> None:
+def ensure_prediction_relations(
+    conn: Connection, spec: ModelSpec, *, replace_views: bool = False
+) -> None:
     """Create what is missing of ``predictions.<model>`` and ``analytics.<model>_{current,history,outcomes}``.
 
     The outcomes view comes into being once its label relation does.
@@ -49,7 +51,8 @@ def ensure_prediction_relations(conn: Connection, spec: ModelSpec, *, replace_vi
     Args:
         conn: A connection of the warehouse's owner, outside of a transaction.
         spec: The model.
-        replace_views: Write the views anew although they exist: at a deployment. It waits for their readers, so a night leaves them.
+        replace_views: Write the views anew although they exist: at a deployment. It waits for their
+            readers, so a night leaves them.
     """
     change_schema(conn, lambda: _create_missing(conn, spec, replace_views=replace_views))
 
@@ -67,7 +70,9 @@ def _create_missing(conn: Connection, spec: ModelSpec, *, replace_views: bool) -
 
 
 def _exists(conn: Connection, schema: str, relation: str) -> bool:
-    return conn.execute("select to_regclass(format('%%I.%%I', %s::text, %s::text)) is not null", [schema, relation]).fetchone() == (True,)
+    return conn.execute(
+        "select to_regclass(format('%%I.%%I', %s::text, %s::text)) is not null", [schema, relation]
+    ).fetchone() == (True,)
 
 
 def _has_label(conn: Connection, spec: ModelSpec) -> bool:
@@ -85,9 +90,7 @@ def _create_table(conn: Connection, spec: ModelSpec) -> None:
 
     table, key = sql.Identifier(SCHEMA, spec.name), sql.Identifier(spec.entity.key)
     conn.execute(sql.SQL(_TABLE).format(table=table, key=key))
-    comment = (
-        f"Every load of {spec.name}, published or not: read the views in schema analytics. Grain: partition, load and {spec.entity.name}."
-    )
+    comment = f"Every load of {spec.name}, published or not: read the views in schema analytics. Grain: partition, load and {spec.entity.name}."
     conn.execute(sql.SQL("comment on table {} is {}").format(table, sql.Literal(comment)))
 
 
@@ -113,7 +116,9 @@ def _ensure_labels_function(conn: Connection, spec: ModelSpec, *, replace: bool)
         labels=sql.Identifier("marts", spec.label.relation),
         table=sql.Identifier(SCHEMA, spec.name),
     )
-    statement = sql.SQL(_LABELS_FUNCTION).format(function=function, result=sql.SQL(new_result), body=sql.Literal(body.as_string(conn)))
+    statement = sql.SQL(_LABELS_FUNCTION).format(
+        function=function, result=sql.SQL(new_result), body=sql.Literal(body.as_string(conn))
+    )
     conn.execute(statement)
     conn.execute(sql.SQL("revoke all on function {}() from public").format(function))
     if conn.execute("select from pg_roles where rolname = %s", [ANALYST]).fetchone() is not None:
@@ -147,7 +152,9 @@ def _create_view(conn: Connection, spec: ModelSpec, suffix: str, query: str) -> 
 
     view = sql.Identifier("analytics", f"{spec.name}_{suffix}")
     columns = _columns_of(spec, suffix)
-    selected = [name for name in columns if name not in _HISTORY_COLUMNS and name not in _OUTCOME_COLUMNS]
+    selected = [
+        name for name in columns if name not in _HISTORY_COLUMNS and name not in _OUTCOME_COLUMNS
+    ]
     body = sql.SQL(query).format(
         columns=sql.SQL(", ").join(sql.Identifier("t", name) for name in selected),
         table=sql.Identifier(SCHEMA, spec.name),
@@ -156,11 +163,20 @@ def _create_view(conn: Connection, spec: ModelSpec, suffix: str, query: str) -> 
         labels_function=sql.Identifier(SCHEMA, f"{spec.name}_labels"),
         days_to_maturity=sql.Literal(1 + spec.label.maturity_days),
     )
-    # A security barrier: a filter of the reader is never run on rows that the view leaves out, so no error message can show them.
-    conn.execute(sql.SQL("create or replace view {} with (security_barrier) as {}").format(view, body))
-    conn.execute(sql.SQL("comment on view {} is {}").format(view, sql.Literal(_describe(spec, suffix))))
+    # A security barrier: a filter of the reader is never run on rows that the view leaves out, so
+    # no error message can show them.
+    conn.execute(
+        sql.SQL("create or replace view {} with (security_barrier) as {}").format(view, body)
+    )
+    conn.execute(
+        sql.SQL("comment on view {} is {}").format(view, sql.Literal(_describe(spec, suffix)))
+    )
     for name, text in columns.items():
-        conn.execute(sql.SQL("comment on column {}.{} is {}").format(view, sql.Identifier(name), sql.Literal(text)))
+        conn.execute(
+            sql.SQL("comment on column {}.{} is {}").format(
+                view, sql.Identifier(name), sql.Literal(text)
+            )
+        )
 
 
 def _columns_of(spec: ModelSpec, suffix: str) -> dict[str, str]:
@@ -170,9 +186,14 @@ def _columns_of(spec: ModelSpec, suffix: str) -> dict[str, str]:
         "key": spec.entity.key,
         "entity": spec.entity.name,
         "label": spec.label.column,
-        "score": "the probability before calibration" if spec.task is Task.BINARY else f"the predicted {spec.label.column}",
+        "score": "the probability before calibration"
+        if spec.task is Task.BINARY
+        else f"the predicted {spec.label.column}",
     }
-    return {name.format(**words): text.format(**words) for name, text in (_PREDICTION_COLUMNS | extra).items()}
+    return {
+        name.format(**words): text.format(**words)
+        for name, text in (_PREDICTION_COLUMNS | extra).items()
+    }
 
 
 def _describe(spec: ModelSpec, suffix: str) -> str:

@@ -35,7 +35,13 @@ class Progress:
             self._said = now
             rate = self._n_rows / (now - self._began)
             left = max(self._expected - self._n_rows, 0) / rate if rate else 0.0
-            logger.info("%s: %s of about %s rows, %s rows/s, %.0f s left", self._what, *self._counts(), f"{rate:,.0f}", left)
+            logger.info(
+                "%s: %s of about %s rows, %s rows/s, %.0f s left",
+                self._what,
+                *self._counts(),
+                f"{rate:,.0f}",
+                left,
+            )
 
     def watch(self, batches: Iterable[pa.Table]) -> Iterator[pa.Table]:
         """Pass batches on and count each one when the next is asked for."""
@@ -47,7 +53,11 @@ class Progress:
         """Say what was done in all."""
         seconds = time.monotonic() - self._began
         logger.info(
-            "%s: %s rows in %.1f s, %s rows/s", self._what, f"{self._n_rows:,}", seconds, f"{self._n_rows / max(seconds, 1e-9):,.0f}"
+            "%s: %s rows in %.1f s, %s rows/s",
+            self._what,
+            f"{self._n_rows:,}",
+            seconds,
+            f"{self._n_rows / max(seconds, 1e-9):,.0f}",
         )
 
     def _counts(self) -> tuple[str, str]:

@@ -38,25 +38,37 @@ class IncompletePredictionsError(AuditError):
     code = "NS-SCORE-001"
 
 
-def publish(settings: Settings, spec: ModelSpec, plan: ScorePlan, run: RunContext, *, may_step_down: bool = True) -> list[PublishedLoad]:
+def publish(
+    settings: Settings,
+    spec: ModelSpec,
+    plan: ScorePlan,
+    run: RunContext,
+    *,
+    may_step_down: bool = True,
+) -> list[PublishedLoad]:
     """Check the staged rows against the feature load, pass the gate, flip the pointer and read it back.
 
-    Safe to call again at any time: a published plan is read back. A load that a breaking model has refused, or whose gate said no to a
-    model's scores, is replaced by the next step of the ladder, marked in ``score_source``, so that the night is published without a
-    person. A gate without a verdict publishes nothing.
+    Safe to call again at any time: a published plan is read back. A load that a breaking model has
+    refused, or whose gate said no to a model's scores, is replaced by the next step of the ladder,
+    marked in ``score_source``, so that the night is published without a person. A gate without a
+    verdict publishes nothing.
 
     Args:
         settings: Warehouse and bucket.
         spec: The model.
         plan: What was staged.
         run: Who publishes.
-        may_step_down: Whether the next step may take over; False for a version that somebody asked for by name.
+        may_step_down: Whether the next step may take over; False for a version that somebody asked
+            for by name.
 
     Raises:
-        IncompletePredictionsError: Rows are missing, double, strange, or hold impossible values; nothing is published.
+        IncompletePredictionsError: Rows are missing, double, strange, or hold impossible values;
+            nothing is published.
         DamagedInputError: The feature rows that were scored are not what was published.
-        AuditError: The write path's audit refused, or the load was refused before and nothing may step in.
-        GateError: The expectation suite refused and nothing may step in, or it could not be evaluated.
+        AuditError: The write path's audit refused, or the load was refused before and nothing may
+            step in.
+        GateError: The expectation suite refused and nothing may step in, or it could not be
+            evaluated.
         StaleTokenError: A newer attempt owns a partition.
         ContentConflictError: The same features, model and spec gave other predictions.
     """
@@ -81,7 +93,10 @@ def publish(settings: Settings, spec: ModelSpec, plan: ScorePlan, run: RunContex
                 if not may_step_down or not plan.days_by_version:
                     raise
                 logger.warning("The next step of the ladder takes over:\n%s", error)
-                broken = {version: f"the scores of version {version} failed their gate ({error.code})" for version in plan.days_by_version}
+                broken = {
+                    version: f"the scores of version {version} failed their gate ({error.code})"
+                    for version in plan.days_by_version
+                }
                 partition_write.refuse(conn, write, f"{error.code}: {error.what}")
                 return _publish_next(settings, spec, plan, broken, run)
         published = partition_write.publish(conn, write)
@@ -99,11 +114,13 @@ def score(
 ) -> list[PublishedLoad]:
     """Plan, score and publish in one process; what the tasks of a night do, in their order.
 
-    A named version scores whoever was champion, says so in every row, stays when the night is run again, and has no next step.
+    A named version scores whoever was champion, says so in every row, stays when the night is run
+    again, and has no next step.
 
     Raises:
         FeaturesMissingError: The feature view is not published for a partition.
-        WorseStepError: What is published is the work of a better step, which cannot be repeated now.
+        WorseStepError: What is published is the work of a better step, which cannot be repeated
+            now.
         ChampionBrokenError: The named version cannot score.
         NightshiftError: As ``publish``.
     """
@@ -122,9 +139,15 @@ def _refuse_damaged_features(conn: Connection, spec: ModelSpec, plan: ScorePlan)
     scored = {(day.partition_date, day.feature_load_id) for day in plan.days}
     records = published_records(conn, spec.features_dataset, plan.partitions.days)
     try:
-        refuse_damaged(conn, features_target(spec), [one for one in records if (one.partition_date, one.load_id) in scored])
+        refuse_damaged(
+            conn,
+            features_target(spec),
+            [one for one in records if (one.partition_date, one.load_id) in scored],
+        )
     except DamagedInputError as error:
-        partition_write.refuse(conn, plan.write(predictions_target(spec)), f"{error.code}: {error.what}")
+        partition_write.refuse(
+            conn, plan.write(predictions_target(spec)), f"{error.code}: {error.what}"
+        )
         raise
 
 
@@ -133,7 +156,11 @@ def _has_empty_night(conn: Connection, spec: ModelSpec, plan: ScorePlan) -> bool
     row = conn.execute(
         "select bool_or(n_rows = 0) from ops.loads join unnest(%s::date[], %s::bigint[]) d (partition_date, load_id)"
         " using (partition_date, load_id) where dataset = %s and state = 'published'",
-        [[day.partition_date for day in plan.days], [day.feature_load_id for day in plan.days], spec.features_dataset],
+        [
+            [day.partition_date for day in plan.days],
+            [day.feature_load_id for day in plan.days],
+            spec.features_dataset,
+        ],
     ).fetchone()
     return bool(row and row[0])
 
@@ -150,7 +177,9 @@ def has_successor(settings: Settings, spec: ModelSpec, plan: ScorePlan, run: Run
     return row == (len(plan.days),)
 
 
-def _publish_next(settings: Settings, spec: ModelSpec, plan: ScorePlan, broken: Mapping[int, str], run: RunContext) -> list[PublishedLoad]:
+def _publish_next(
+    settings: Settings, spec: ModelSpec, plan: ScorePlan, broken: Mapping[int, str], run: RunContext
+) -> list[PublishedLoad]:
     """Score once more without the versions that broke; each round knows one more of them, so there is an end."""
     return score(settings, spec, plan.partitions, run, {**plan.broken, **broken})
 
@@ -158,7 +187,8 @@ def _publish_next(settings: Settings, spec: ModelSpec, plan: ScorePlan, broken: 
 def _what_broke(conn: Connection, plan: ScorePlan) -> dict[int, str]:
     """Return the version because of which the load was refused, and why; empty if it was refused for another reason."""
     row = conn.execute(
-        "select detail ->> 'refused' from ops.loads where load_id = %s order by partition_date limit 1", [plan.load_id]
+        "select detail ->> 'refused' from ops.loads where load_id = %s order by partition_date limit 1",
+        [plan.load_id],
     ).fetchone()
     prefix = f"{CHAMPION_BROKE}: "
     if not row or not row[0] or not row[0].startswith(prefix):
@@ -176,7 +206,9 @@ def pass_gate(settings: Settings, spec: ModelSpec, plan: ScorePlan, run: RunCont
     """
     from nightshift.quality.gates import run_gate
 
-    run_gate(settings, spec.predictions_dataset, SCHEMA, spec.name, plan.load_id, plan.partitions, run)
+    run_gate(
+        settings, spec.predictions_dataset, SCHEMA, spec.name, plan.load_id, plan.partitions, run
+    )
 
 
 def refuse_incomplete(conn: Connection, spec: ModelSpec, plan: ScorePlan, spine: Spine) -> None:
@@ -203,14 +235,20 @@ def refuse_incomplete(conn: Connection, spec: ModelSpec, plan: ScorePlan, spine:
         "last": plan.partitions.last.day,
     }
     with conn.transaction():
-        # A load that was just copied has no statistics: a nested loop over it takes minutes where a hash join takes a second.
+        # A load that was just copied has no statistics: a nested loop over it takes minutes where a
+        # hash join takes a second.
         conn.execute("set local enable_nestloop = off")
         if conn.execute(sql.SQL(_AGREE).format(**names), days).fetchone() == (True,):
             return
         cursor = conn.execute(sql.SQL(_COMPARE).format(**names), days)
         counted = [column.name for column in cursor.description or []][1:]
         rows = cursor.fetchall()
-    problems = [f"{n} {name.replace('_', ' ')} on {day}" for day, *counts in rows for name, n in zip(counted, counts, strict=True) if n]
+    problems = [
+        f"{n} {name.replace('_', ' ')} on {day}"
+        for day, *counts in rows
+        for name, n in zip(counted, counts, strict=True)
+        if n
+    ]
     if problems:
         summary = "; ".join(problems[:5])
         partition_write.refuse(conn, plan.write(predictions_target(spec)), summary)
@@ -243,7 +281,8 @@ with days as not materialized (
 select bool_and(coalesce(f.n_rows = p.n_rows and p.n_rows = p.n_good and f.row_hashes = p.row_hashes, false))
 from f full join p using (partition_date)
 """
-"""No key is in a load twice, which the table itself refuses: equal sums of hashes then mean equal sets.
+"""No key is in a load twice, which the table itself refuses: equal sums of hashes then mean equal
+sets.
 
 Days that are materialized would keep PostgreSQL from scanning in parallel.
 """

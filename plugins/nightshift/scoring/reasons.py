@@ -17,14 +17,17 @@ DIGITS = 6
 """Decimals of a contribution: below what a person reads, above the noise of the last bits."""
 
 
-def top_reasons(contributions: Matrix, names: list[str], rows: pa.Table, n_reasons: int) -> pa.Array:
+def top_reasons(
+    contributions: Matrix, names: list[str], rows: pa.Table, n_reasons: int
+) -> pa.Array:
     """Return one JSON list per row: ``[{feature, value, contribution}]``, the strongest first.
 
     Args:
         contributions: What each feature adds to the raw score; shape (n, k).
         names: The k features, in the order of the columns.
         rows: The rows' values, shape (n, any); at least the k features.
-        n_reasons: Length of each list at most; a feature that adds nothing is left out. Ties go to the feature that comes first.
+        n_reasons: Length of each list at most; a feature that adds nothing is left out. Ties go to
+            the feature that comes first.
 
     Returns:
         Texts, shape (n,).
@@ -39,10 +42,14 @@ def top_reasons(contributions: Matrix, names: list[str], rows: pa.Table, n_reaso
     places = _strongest(contributions, n_reasons)
     added = np.round(np.take_along_axis(contributions, places, axis=1), DIGITS)
     texts = _texts(places.ravel(), added.ravel(), names, rows)
-    columns = [texts.take(pa.array(np.arange(slot, len(texts), n_reasons))) for slot in range(n_reasons)]
+    columns = [
+        texts.take(pa.array(np.arange(slot, len(texts), n_reasons))) for slot in range(n_reasons)
+    ]
     # The strongest come first, so the ones that add nothing, which are null, stand at the end.
     later = [pc.binary_join_element_wise(", ", column, "") for column in columns[1:]]
-    return pc.binary_join_element_wise("[", *(pc.fill_null(column, "") for column in (columns[0], *later)), "]", "")
+    return pc.binary_join_element_wise(
+        "[", *(pc.fill_null(column, "") for column in (columns[0], *later)), "]", ""
+    )
 
 
 def _strongest(contributions: Matrix, n_reasons: int) -> Places:
@@ -59,7 +66,9 @@ def _strongest(contributions: Matrix, n_reasons: int) -> Places:
     return places
 
 
-def _texts(places: Places, added: npt.NDArray[np.float64], names: list[str], rows: pa.Table) -> pa.Array:
+def _texts(
+    places: Places, added: npt.NDArray[np.float64], names: list[str], rows: pa.Table
+) -> pa.Array:
     """Return one JSON object per pair of row and slot, null where the feature adds nothing; shape (n * n_reasons,)."""
     import numpy as np
     import pyarrow as pa
@@ -73,10 +82,17 @@ def _texts(places: Places, added: npt.NDArray[np.float64], names: list[str], row
         mine = order[bounds[place] : bounds[place + 1]]
         if len(mine):
             values.append(_values(rows.column(name).take(pa.array(mine // n_reasons))))
-            heads.append(pa.repeat(pa.scalar(f'{{"feature": {json.dumps(name)}, "value": '), len(mine)))
+            heads.append(
+                pa.repeat(pa.scalar(f'{{"feature": {json.dumps(name)}, "value": '), len(mine))
+            )
     contribution = pa.array(added[order], mask=added[order] == 0).cast(pa.string())
     sorted_texts = pc.binary_join_element_wise(
-        pa.concat_arrays(heads), pa.concat_arrays(values), pa.scalar(', "contribution": '), contribution, pa.scalar("}"), ""
+        pa.concat_arrays(heads),
+        pa.concat_arrays(values),
+        pa.scalar(', "contribution": '),
+        contribution,
+        pa.scalar("}"),
+        "",
     )
     back = np.empty_like(order)
     back[order] = np.arange(len(order))
@@ -91,12 +107,19 @@ def _values(column: pa.ChunkedArray) -> pa.Array:
     if pa.types.is_floating(column.type):
         column = pc.if_else(pc.is_nan(column), None, column)
     kind = column.type
-    if pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind) or pa.types.is_decimal(kind):
+    if (
+        pa.types.is_floating(kind)
+        or pa.types.is_integer(kind)
+        or pa.types.is_boolean(kind)
+        or pa.types.is_decimal(kind)
+    ):
         texts = column.cast(pa.string())
     else:
         # As many texts to escape as there are levels, not rows.
         coded = pc.dictionary_encode(column.cast(pa.string())).combine_chunks()
-        levels = pa.array([json.dumps(level) for level in coded.dictionary.to_pylist()], pa.string())
+        levels = pa.array(
+            [json.dumps(level) for level in coded.dictionary.to_pylist()], pa.string()
+        )
         texts = levels.take(coded.indices)
     whole = texts.combine_chunks() if isinstance(texts, pa.ChunkedArray) else texts
     return pc.fill_null(whole, "null")

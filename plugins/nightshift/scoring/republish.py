@@ -1,8 +1,9 @@
 """Roll back as a repair: an earlier champion is put back, and the partitions that its successors scored are published as it scores them.
 
-Everything is tried before anything moves. Consecutive partitions flip in one transaction, so that no reader sees two models in them.
-Loads of that version that are kept are published again, if the features are still the same; else it scores once more: the content
-is equal either way. Source: docs/adr/0018-rollback.md.
+Everything is tried before anything moves. Consecutive partitions flip in one transaction, so that
+no reader sees two models in them. Loads of that version that are kept are published again, if the
+features are still the same; else it scores once more: the content is equal either way. Source:
+docs/adr/0018-rollback.md.
 """
 
 from __future__ import annotations
@@ -15,7 +16,11 @@ from typing import TYPE_CHECKING
 from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.errors import LoadStateError
 from nightshift.registry.mlflow_mirror import mirror_aliases
-from nightshift.registry.rollback import RollbackRefusedError, first_partition_since, record_rollback
+from nightshift.registry.rollback import (
+    RollbackRefusedError,
+    first_partition_since,
+    record_rollback,
+)
 from nightshift.scoring.batch_scorer import begin_plan, inputs_of, predictions_target, score_shard
 from nightshift.scoring.champion import Champions, Choice
 from nightshift.scoring.feature_rows import FeatureLoad, published_features
@@ -82,14 +87,17 @@ class Repaired:
 
     Attributes:
         promotion_id: The record in ``ml.promotions``.
-        published: One entry per partition, as read back; ``is_new`` is False where the content stood there before.
+        published: One entry per partition, as read back; ``is_new`` is False where the content
+            stood there before.
     """
 
     promotion_id: int
     published: tuple[PublishedLoad, ...]
 
 
-def plan_rollback(settings: Settings, spec: ModelSpec, version: int, since: Partition | None, run: RunContext) -> RepairPlan:
+def plan_rollback(
+    settings: Settings, spec: ModelSpec, version: int, since: Partition | None, run: RunContext
+) -> RepairPlan:
     """Try the version on every affected partition's features, and return what a rollback would do; nothing is written.
 
     Args:
@@ -107,22 +115,32 @@ def plan_rollback(settings: Settings, spec: ModelSpec, version: int, since: Part
     with connect(settings, run.application_name) as conn:
         ensure_prediction_relations(conn, spec)
         since = since or first_partition_since(conn, spec.name, version)
-        affected = published_loads(conn, spec.predictions_dataset, PartitionRange(since, Partition(_LAST_DAY)))
+        affected = published_loads(
+            conn, spec.predictions_dataset, PartitionRange(since, Partition(_LAST_DAY))
+        )
         champions = Champions(settings, spec, conn, only=version)
-        stretches = tuple(_stretch(conn, spec, champions, days) for days in _consecutive(sorted(affected)))
+        stretches = tuple(
+            _stretch(conn, spec, champions, days) for days in _consecutive(sorted(affected))
+        )
         if not stretches:
             _try_on_latest(conn, spec, champions)
     return RepairPlan(version, since, stretches)
 
 
 def roll_back(
-    settings: Settings, spec: ModelSpec, plan: RepairPlan, reason: str, run: RunContext, say: Callable[[str], None] = lambda _: None
+    settings: Settings,
+    spec: ModelSpec,
+    plan: RepairPlan,
+    reason: str,
+    run: RunContext,
+    say: Callable[[str], None] = lambda _: None,
 ) -> Repaired:
     """Record the rollback, publish what it means, and read it back. A rerun after a failure goes on where it stopped.
 
     Raises:
         RollbackRefusedError: The version would know the future of the first partition.
-        NightshiftError: A stretch could not be published; it stands as it was, and the record stands.
+        NightshiftError: A stretch could not be published; it stands as it was, and the record
+            stands.
     """
     with connect(settings, run.application_name) as conn:
         promotion_id = record_rollback(conn, spec.name, plan.version, plan.since, reason, run)
@@ -130,14 +148,18 @@ def roll_back(
     published: list[PublishedLoad] = []
     for stretch in plan.stretches:
         published += _republish(settings, spec, stretch, run)
-        say(f"{stretch.partitions}: version {plan.version}, {'from kept loads' if stretch.kept else 'scored again'}")
+        say(
+            f"{stretch.partitions}: version {plan.version}, {'from kept loads' if stretch.kept else 'scored again'}"
+        )
     with connect(settings, run.application_name) as conn:
         for stretch in plan.stretches:
             _read_back(conn, spec, stretch, plan.version)
     return Repaired(promotion_id, tuple(published))
 
 
-def _stretch(conn: Connection, spec: ModelSpec, champions: Champions, days: Sequence[dt.date]) -> PartitionRun:
+def _stretch(
+    conn: Connection, spec: ModelSpec, champions: Champions, days: Sequence[dt.date]
+) -> PartitionRun:
     partitions = PartitionRange(Partition(days[0]), Partition(days[-1]))
     features = published_features(conn, spec, partitions)
     chosen = tuple((load, _choose(spec, champions, load)) for load in features)
@@ -156,7 +178,9 @@ def _choose(spec: ModelSpec, champions: Champions, load: FeatureLoad) -> Choice:
 
 
 def _try_on_latest(conn: Connection, spec: ModelSpec, champions: Champions) -> None:
-    row = conn.execute("select max(partition_date) from ops.published where dataset = %s", [spec.features_dataset]).fetchone()
+    row = conn.execute(
+        "select max(partition_date) from ops.published where dataset = %s", [spec.features_dataset]
+    ).fetchone()
     if row and row[0]:
         latest = Partition(row[0])
         _choose(spec, champions, published_features(conn, spec, PartitionRange.single(latest))[0])
@@ -172,7 +196,9 @@ def _consecutive(days: Sequence[dt.date]) -> list[list[dt.date]]:
     return stretches
 
 
-def _kept_loads(conn: Connection, spec: ModelSpec, chosen: Sequence[tuple[FeatureLoad, Choice]]) -> tuple[int, ...]:
+def _kept_loads(
+    conn: Connection, spec: ModelSpec, chosen: Sequence[tuple[FeatureLoad, Choice]]
+) -> tuple[int, ...]:
     """Return, by partition, the newest kept load with the predictions of these very inputs; empty if a partition has none."""
     rows = conn.execute(
         """
@@ -186,7 +212,9 @@ def _kept_loads(conn: Connection, spec: ModelSpec, chosen: Sequence[tuple[Featur
     by_day = {load.partition_date: (load, choice) for load, choice in chosen}
     kept: dict[dt.date, int] = {}
     for load_id, days, kept_days, inputs in rows:
-        if all(day in by_day for day in days) and inputs == inputs_of(spec, [by_day[day] for day in days]):
+        if all(day in by_day for day in days) and inputs == inputs_of(
+            spec, [by_day[day] for day in days]
+        ):
             kept |= dict.fromkeys(kept_days or [], load_id)
     if kept.keys() != by_day.keys() or _are_damaged(conn, spec, kept):
         return ()
@@ -203,10 +231,14 @@ def _are_damaged(conn: Connection, spec: ModelSpec, kept: Mapping[dt.date, int])
         """,
         [list(kept), list(kept.values()), spec.predictions_dataset],
     )
-    return bool(find_damage_cheaply(conn, predictions_target(spec), [LoadRecord(*row) for row in rows]))
+    return bool(
+        find_damage_cheaply(conn, predictions_target(spec), [LoadRecord(*row) for row in rows])
+    )
 
 
-def _republish(settings: Settings, spec: ModelSpec, stretch: PartitionRun, run: RunContext) -> list[PublishedLoad]:
+def _republish(
+    settings: Settings, spec: ModelSpec, stretch: PartitionRun, run: RunContext
+) -> list[PublishedLoad]:
     with connect(settings, run.application_name) as conn:
         plan = begin_plan(conn, spec, stretch.chosen, run, {})
         if stretch.kept:
@@ -217,13 +249,17 @@ def _republish(settings: Settings, spec: ModelSpec, stretch: PartitionRun, run: 
     return publish(settings, spec, plan, run, may_step_down=False)
 
 
-def _stage_kept(conn: Connection, spec: ModelSpec, plan: ScorePlan, kept: Sequence[int], run: RunContext) -> None:
+def _stage_kept(
+    conn: Connection, spec: ModelSpec, plan: ScorePlan, kept: Sequence[int], run: RunContext
+) -> None:
     """Copy the kept loads' rows into the begun write, in the warehouse."""
     from psycopg import sql
 
     table = sql.Identifier(SCHEMA, spec.name)
     names = conn.execute(sql.SQL("select * from {} limit 0").format(table)).description or []
-    same = [sql.Identifier(column.name) for column in names if column.name not in ("load_id", "run_id")]
+    same = [
+        sql.Identifier(column.name) for column in names if column.name not in ("load_id", "run_id")
+    ]
     copy = sql.SQL(
         "insert into {table} (load_id, run_id, {same}) select %(load_id)s, %(run_id)s, {same} from {table} t"
         " join unnest(%(days)s::date[], %(kept)s::bigint[]) k (partition_date, load_id) using (partition_date, load_id)"
@@ -232,7 +268,12 @@ def _stage_kept(conn: Connection, spec: ModelSpec, plan: ScorePlan, kept: Sequen
         if hold_stage(conn, plan.write(predictions_target(spec))) == "staged":
             conn.execute(
                 copy.format(table=table, same=sql.SQL(", ").join(same)),
-                {"load_id": plan.load_id, "run_id": run.run_id, "days": plan.partitions.days, "kept": list(kept)},
+                {
+                    "load_id": plan.load_id,
+                    "run_id": run.run_id,
+                    "days": plan.partitions.days,
+                    "kept": list(kept),
+                },
             )
 
 
@@ -245,7 +286,9 @@ def _read_back(conn: Connection, spec: ModelSpec, stretch: PartitionRun, version
         " from {} t join ops.published p using (partition_date, load_id) where p.dataset = %s and t.partition_date between %s and %s"
     ).format(sql.Identifier(SCHEMA, spec.name))
     partitions = stretch.partitions
-    row = conn.execute(query, [version, spec.predictions_dataset, partitions.first.day, partitions.last.day]).fetchone()
+    row = conn.execute(
+        query, [version, spec.predictions_dataset, partitions.first.day, partitions.last.day]
+    ).fetchone()
     if row != (len(partitions), 0):
         raise LoadStateError(
             f"After the rollback {partitions} of {spec.name} is not all version {version}'s.",

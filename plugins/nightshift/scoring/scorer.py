@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     Vector = npt.NDArray[np.float64]
 
 BATCH_ROWS = 65_536
-"""Rows scored at once: bounds the memory, and more are not faster. Source: docs/adr/0008-scoring.md."""
+"""Rows scored at once: bounds the memory, and more are not faster. Source:
+docs/adr/0008-scoring.md.
+"""
 TOLERANCE = 1e-6
 """Allowed relative difference between a raw score and the sum of its contributions."""
 
@@ -65,7 +67,8 @@ class Scorer:
             rows: At least the model's columns, in any order; shape (n, any).
 
         Returns:
-            Shape (n, 5), in the order of the rows; probability and is_positive are null unless the model is binary.
+            Shape (n, 5), in the order of the rows; probability and is_positive are null unless the
+                model is binary.
 
         Raises:
             SignatureError: The rows do not fit the model's signature.
@@ -73,7 +76,10 @@ class Scorer:
         """
         import pyarrow as pa
 
-        model, table = self._model, rows if isinstance(rows, pa.Table) else pa.Table.from_batches([rows])
+        model, table = (
+            self._model,
+            rows if isinstance(rows, pa.Table) else pa.Table.from_batches([rows]),
+        )
         matrix = model.encode(table)
         predicted = model.from_raw(self.engine.raw(matrix))
         _refuse_unusable(predicted.score, predicted.probability)
@@ -82,15 +88,21 @@ class Scorer:
         return pa.table(
             {
                 "score": pa.array(predicted.score),
-                "probability": pa.nulls(n_rows, pa.float64()) if chance is None else pa.array(chance),
+                "probability": pa.nulls(n_rows, pa.float64())
+                if chance is None
+                else pa.array(chance),
                 "decile": pa.array(model.deciles(predicted.score)),
-                "is_positive": pa.nulls(n_rows, pa.bool_()) if chance is None else pa.array(chance >= predicted.threshold),
+                "is_positive": pa.nulls(n_rows, pa.bool_())
+                if chance is None
+                else pa.array(chance >= predicted.threshold),
                 "reasons": top_reasons(added, model.signature.names, table, self._n_reasons),
             }
         )
 
 
-def score_rows(model: TrainedModel, rows: pa.Table, n_reasons: int, engine: EngineChoice = "auto") -> pa.Table:
+def score_rows(
+    model: TrainedModel, rows: pa.Table, n_reasons: int, engine: EngineChoice = "auto"
+) -> pa.Table:
     """Score rows that are in memory; as ``Scorer``.
 
     Raises:
@@ -116,13 +128,16 @@ def _refuse_unusable(score: Vector, probability: Vector | None) -> None:
         )
 
 
-def try_model(model: TrainedModel, rows: pa.Table, n_reasons: int, engine: EngineChoice = "auto") -> None:
+def try_model(
+    model: TrainedModel, rows: pa.Table, n_reasons: int, engine: EngineChoice = "auto"
+) -> None:
     """Let the model show on some rows of tonight that it works, before any shard relies on it.
 
     Args:
         model: The champion.
         rows: Rows of the feature view.
-        n_reasons: Of the spec; without any, nobody asks for contributions, and their kernel is not even loaded.
+        n_reasons: Of the spec; without any, nobody asks for contributions, and their kernel is not
+            even loaded.
         engine: ``scoring.engine`` of the spec.
 
     Raises:
@@ -138,4 +153,7 @@ def try_model(model: TrainedModel, rows: pa.Table, n_reasons: int, engine: Engin
     matrix = model.encode(rows)
     base = scorer.engine.raw(matrix) - scorer.contributions.of(matrix).sum(axis=1)
     if rows.num_rows and not np.allclose(base, base[0], rtol=TOLERANCE, atol=TOLERANCE):
-        raise ChampionBrokenError("The champion's contributions do not add up to its scores.", todo="Roll the champion back.")
+        raise ChampionBrokenError(
+            "The champion's contributions do not add up to its scores.",
+            todo="Roll the champion back.",
+        )

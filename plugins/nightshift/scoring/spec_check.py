@@ -32,7 +32,9 @@ class UnfitSpecError(SpecError):
     code = "NS-SPEC-004"
 
 
-def check_spec(conn: Connection, settings: Settings, spec: ModelSpec, views: Iterable[FeatureView]) -> UnfitSpecError | None:
+def check_spec(
+    conn: Connection, settings: Settings, spec: ModelSpec, views: Iterable[FeatureView]
+) -> UnfitSpecError | None:
     """Return what of a spec does not fit the dbt project, the warehouse and the suites; None if all does.
 
     Args:
@@ -95,7 +97,9 @@ def _view_problems(spec: ModelSpec, view: FeatureView) -> Iterator[str]:
     for name in sorted(no_numbers):
         yield f"{name} is no number in {spec.feature_table} but {view.columns[name]}"
     if spec.label.column in view.columns:
-        yield (f"label.column: {spec.label.column} stands in {spec.feature_table} too, the model would read the answer")
+        yield (
+            f"label.column: {spec.label.column} stands in {spec.feature_table} too, the model would read the answer"
+        )
 
 
 def _label_problems(conn: Connection, spec: ModelSpec) -> Iterator[str]:
@@ -110,7 +114,9 @@ def _spine_problems(conn: Connection, spec: ModelSpec) -> Iterator[str]:
         yield from _lacking(conn, "scoring.spine", "staging", spine.relation, needed)
 
 
-def _lacking(conn: Connection, part: str, schema: str, relation: str, needed: frozenset[str]) -> Iterator[str]:
+def _lacking(
+    conn: Connection, part: str, schema: str, relation: str, needed: frozenset[str]
+) -> Iterator[str]:
     """Yield what a relation of the warehouse lacks."""
     rows = conn.execute(
         "select attname from pg_attribute"
@@ -141,4 +147,6 @@ def _rule_problems(conn: Connection, spec: ModelSpec, view: FeatureView) -> Iter
     ).format(column=sql.Identifier(feature), table=sql.Identifier(view.table))
     row = conn.execute(query, [spec.features_dataset]).fetchone()
     if row and row[0]:
-        yield (f"scoring.fallback.feature: {feature} is no probability, 0 to 1, in {row[0]} rows of the newest published features")
+        yield (
+            f"scoring.fallback.feature: {feature} is no probability, 0 to 1, in {row[0]} rows of the newest published features"
+        )

@@ -49,8 +49,14 @@ class SpineSource:
 
     def reason(self, why: str) -> str:
         """Return the words that every row carries, begun by why the features are not used."""
-        said = {"features": "", "list": "", "repeated list": f"; the list of {self.partition_date} is expected again"}
-        return why + said.get(self.kind, f"; the entities of {self.partition_date} are expected again")
+        said = {
+            "features": "",
+            "list": "",
+            "repeated list": f"; the list of {self.partition_date} is expected again",
+        }
+        return why + said.get(
+            self.kind, f"; the entities of {self.partition_date} are expected again"
+        )
 
 
 def find_spine(conn: Connection, spec: ModelSpec, partition: Partition) -> SpineSource:
@@ -71,7 +77,9 @@ def find_spine(conn: Connection, spec: ModelSpec, partition: Partition) -> Spine
     return found
 
 
-def _published_features(conn: Connection, spec: ModelSpec, day: dt.date, maximum_age: int) -> SpineSource | None:
+def _published_features(
+    conn: Connection, spec: ModelSpec, day: dt.date, maximum_age: int
+) -> SpineSource | None:
     """Return the newest published load of the feature view; one of which rows vanished or changed names no entities."""
     days = [day - dt.timedelta(days=age) for age in range(maximum_age + 1)]
     for record in reversed(published_records(conn, spec.features_dataset, days)):
@@ -96,13 +104,21 @@ def _list(conn: Connection, spec: ModelSpec, day: dt.date) -> SpineSource | None
         " group by partition_date order by partition_date desc limit 1"
     )
     try:
-        row = conn.execute(query.format(sql.Identifier("staging", spine.relation)), [days]).fetchone()
+        row = conn.execute(
+            query.format(sql.Identifier("staging", spine.relation)), [days]
+        ).fetchone()
     except psycopg.ProgrammingError:
         return None
     return SpineSource("list" if row[0] == day else "repeated list", *row) if row else None
 
 
-def prepare_spine(conn: Connection, spec: ModelSpec, partition: Partition, source: SpineSource, past: tuple[PastScores, ...]) -> Spine:
+def prepare_spine(
+    conn: Connection,
+    spec: ModelSpec,
+    partition: Partition,
+    source: SpineSource,
+    past: tuple[PastScores, ...],
+) -> Spine:
     """Create the temporary table ``prepared_spine`` in the shape of the feature view: the entities with their last known rule value.
 
     ``as_of`` is not before anything that is used: the list, the rule's values and the old scores.
@@ -144,19 +160,31 @@ def _entities(spec: ModelSpec, partition: Partition, source: SpineSource) -> sql
     moved = (partition.day - source.partition_date).days
     parts: dict[str, sql.Composable] = {
         "key": sql.Identifier(spec.entity.key),
-        "source_key": _moved_key(spec, moved) if is_list and moved else sql.Identifier("r", spec.entity.key),
+        "source_key": _moved_key(spec, moved)
+        if is_list and moved
+        else sql.Identifier("r", spec.entity.key),
         "event_timestamp": sql.Identifier(spec.event_timestamp),
-        "happens": sql.Identifier("r", spine.event_timestamp if spine and is_list else spec.event_timestamp),
+        "happens": sql.Identifier(
+            "r", spine.event_timestamp if spine and is_list else spec.event_timestamp
+        ),
         "timezone": sql.Literal(partition.timezone),
         "moved": sql.Literal(moved),
         "known_at": sql.Identifier("r", "known_at" if is_list else "as_of"),
         "value": sql.SQL("null") if is_list else sql.Identifier("r", spec.scoring.fallback.feature),
     }
     if spine and is_list:
-        parts |= {"relation": sql.Identifier("staging", spine.relation), "joined": sql.SQL(""), "recurring": recurring_key(spec, "r")}
+        parts |= {
+            "relation": sql.Identifier("staging", spine.relation),
+            "joined": sql.SQL(""),
+            "recurring": recurring_key(spec, "r"),
+        }
         return sql.SQL(_ENTITIES + "and r.superseded_at is null").format(**parts)
     joined, recurring = _recurring_of_features(spec)
-    parts |= {"relation": sql.Identifier("features", spec.feature_table), "joined": joined, "recurring": recurring}
+    parts |= {
+        "relation": sql.Identifier("features", spec.feature_table),
+        "joined": joined,
+        "recurring": recurring,
+    }
     return sql.SQL(_ENTITIES).format(**parts)
 
 
@@ -170,7 +198,9 @@ def _recurring_of_features(spec: ModelSpec) -> tuple[sql.Composable, sql.Composa
     join = sql.SQL(
         "left join staging.{relation} k on k.partition_date = r.partition_date and k.{key} = r.{key} and k.superseded_at is null"
     )
-    return join.format(relation=sql.Identifier(spine.relation), key=sql.Identifier(spec.entity.key)), recurring_key(spec, "k")
+    return join.format(
+        relation=sql.Identifier(spine.relation), key=sql.Identifier(spec.entity.key)
+    ), recurring_key(spec, "k")
 
 
 def _moved_key(spec: ModelSpec, moved: int) -> sql.Composed:
@@ -179,8 +209,13 @@ def _moved_key(spec: ModelSpec, moved: int) -> sql.Composed:
 
     spine = spec.scoring.spine
     assert spine is not None  # noqa: S101 - only lists are moved by their key
-    day = sql.SQL("to_char({} + {}, 'YYYY-MM-DD')").format(sql.Identifier("r", spine.day or ""), sql.Literal(moved))
-    parts = [day if part == spine.day else sql.SQL("{}::text").format(sql.Identifier("r", part)) for part in spine.key_parts]
+    day = sql.SQL("to_char({} + {}, 'YYYY-MM-DD')").format(
+        sql.Identifier("r", spine.day or ""), sql.Literal(moved)
+    )
+    parts = [
+        day if part == spine.day else sql.SQL("{}::text").format(sql.Identifier("r", part))
+        for part in spine.key_parts
+    ]
     return sql.SQL("concat_ws('_', {})").format(sql.SQL(", ").join(parts))
 
 
@@ -190,7 +225,10 @@ def _rule_values(spec: ModelSpec) -> sql.Composed:
 
     join, recurring = _recurring_of_features(spec)
     return sql.SQL(_RULE_VALUES).format(
-        recurring=recurring, joined=join, rule=sql.Identifier("r", spec.scoring.fallback.feature), table=sql.Identifier(spec.feature_table)
+        recurring=recurring,
+        joined=join,
+        rule=sql.Identifier("r", spec.scoring.fallback.feature),
+        table=sql.Identifier(spec.feature_table),
     )
 
 

@@ -1,6 +1,7 @@
 """What any model must beat: the prior, the spec's rule, a linear model and one small tree, fitted on the rows that it was fitted on.
 
-The judge fits them from the immutable training set, so no challenger can bring weak opponents of its own.
+The judge fits them from the immutable training set, so no challenger can bring weak opponents of
+its own.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ if TYPE_CHECKING:
     Matrix = npt.NDArray[np.float64]
 
 MAXIMUM_ROWS = 50_000
-"""Rows that a baseline is fitted on, evenly spaced; twice as many moved no metric of 2013 by more than 0.002."""
+"""Rows that a baseline is fitted on, evenly spaced; twice as many moved no metric of 2013 by
+more than 0.002.
+"""
 _LEAVES = 8
 _LEAF_ROWS = 50
 _ITERATIONS = 100
@@ -41,11 +44,13 @@ _MEDIAN_METRICS = {"mae"}
 class Baselines(Mapping[str, Predictions]):
     """Predictions of ``prior``, ``rule``, ``linear`` and ``tree`` for some rows; each is made when it is first asked for.
 
-    The same rows give the same predictions. Whoever asks gets a ``SignatureError`` when the rows do not fit the spec.
+    The same rows give the same predictions. Whoever asks gets a ``SignatureError`` when the rows do
+    not fit the spec.
 
     Attributes:
         spec: Task, features, rule and seed.
-        fit_rows: Rows that the challenger was fitted, stopped and calibrated on, in their total order.
+        fit_rows: Rows that the challenger was fitted, stopped and calibrated on, in their total
+            order.
         rows: Later rows; shape (n, any).
         threshold: Probability from which a row is called positive.
     """
@@ -81,7 +86,9 @@ class Baselines(Mapping[str, Predictions]):
 
     def _make(self, name: str) -> Predictions:
         if name == "rule":
-            return rule_predictions(self.spec.task, self.spec.scoring.fallback, self.rows, self.threshold)
+            return rule_predictions(
+                self.spec.task, self.spec.scoring.fallback, self.rows, self.threshold
+            )
         label = numbers(self._sample, self.spec.label.column)
         if name == "prior":
             return _wrap(self.spec, _prior(self.spec, label, self.rows.num_rows), self.threshold)
@@ -110,8 +117,13 @@ def _linear(spec: ModelSpec, signature: Signature) -> Any:  # noqa: ANN401 - sci
     from sklearn.linear_model import LogisticRegression, Ridge
     from sklearn.pipeline import make_pipeline
 
-    # A solver's own tolerance ends the fit early on purpose: a baseline in its last digits costs minutes and beats nobody.
-    head = LogisticRegression(C=1.0, max_iter=_ITERATIONS, tol=1e-3) if spec.task == Task.BINARY else Ridge(alpha=1.0)
+    # A solver's own tolerance ends the fit early on purpose: a baseline in its last digits costs
+    # minutes and beats nobody.
+    head = (
+        LogisticRegression(C=1.0, max_iter=_ITERATIONS, tol=1e-3)
+        if spec.task == Task.BINARY
+        else Ridge(alpha=1.0)
+    )
     return make_pipeline(_columns(signature, is_linear=True), head)
 
 
@@ -120,7 +132,9 @@ def _tree(spec: ModelSpec, signature: Signature) -> Any:  # noqa: ANN401 - sciki
     from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
     kind = DecisionTreeClassifier if spec.task == Task.BINARY else DecisionTreeRegressor
-    tree = kind(max_leaf_nodes=_LEAVES, min_samples_leaf=_LEAF_ROWS, random_state=spec.training.seed % 2**32)
+    tree = kind(
+        max_leaf_nodes=_LEAVES, min_samples_leaf=_LEAF_ROWS, random_state=spec.training.seed % 2**32
+    )
     return make_pipeline(_columns(signature, is_linear=False), tree)
 
 
@@ -136,8 +150,13 @@ def _columns(signature: Signature, *, is_linear: bool) -> Any:  # noqa: ANN401 -
     levels: Any = SimpleImputer(strategy="constant", fill_value=-1.0, keep_empty_features=True)
     if is_linear:
         numeric = make_pipeline(numeric, StandardScaler())
-        levels = make_pipeline(levels, OneHotEncoder(max_categories=_MAXIMUM_LEVELS, handle_unknown="infrequent_if_exist"))
-    return make_column_transformer((numeric, list(range(len(signature.numeric)))), (levels, signature.categorical_positions))
+        levels = make_pipeline(
+            levels,
+            OneHotEncoder(max_categories=_MAXIMUM_LEVELS, handle_unknown="infrequent_if_exist"),
+        )
+    return make_column_transformer(
+        (numeric, list(range(len(signature.numeric)))), (levels, signature.categorical_positions)
+    )
 
 
 def _fit(model: Any, spec: ModelSpec, train: Matrix, label: Vector, later: Matrix) -> Vector:  # noqa: ANN401 - scikit-learn has no types
@@ -152,10 +171,17 @@ def _fit(model: Any, spec: ModelSpec, train: Matrix, label: Vector, later: Matri
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         model.fit(train, label)
-    return np.asarray(model.predict_proba(later)[:, 1] if spec.task == Task.BINARY else model.predict(later), dtype=np.float64)
+    return np.asarray(
+        model.predict_proba(later)[:, 1] if spec.task == Task.BINARY else model.predict(later),
+        dtype=np.float64,
+    )
 
 
 def _wrap(spec: ModelSpec, value: Vector, threshold: float) -> Predictions:
     import numpy as np
 
-    return Predictions(value, np.clip(value, EDGE, 1 - EDGE), threshold) if spec.task == Task.BINARY else Predictions(value)
+    return (
+        Predictions(value, np.clip(value, EDGE, 1 - EDGE), threshold)
+        if spec.task == Task.BINARY
+        else Predictions(value)
+    )

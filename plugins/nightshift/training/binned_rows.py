@@ -1,7 +1,7 @@
 """Training rows as LightGBM has binned them, on disk by the hash of their content: another fit of the same rows need not bin them.
 
-A file is a copy of what can be made again. Whatever is wrong with one, it goes, and the rows are binned. Source:
-docs/adr/0033-binned-rows.md.
+A file is a copy of what can be made again. Whatever is wrong with one, it goes, and the rows are
+binned. Source: docs/adr/0033-binned-rows.md.
 """
 
 from __future__ import annotations
@@ -40,7 +40,13 @@ class BinnedRows:
         facts: What else decides about bins: parameters, names, LightGBM's version; as JSON.
     """
 
-    def __init__(self, folder: Path, columns: pa.Table | npt.NDArray[Any], label: npt.NDArray[Any], facts: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        columns: pa.Table | npt.NDArray[Any],
+        label: npt.NDArray[Any],
+        facts: Mapping[str, Any],
+    ) -> None:
         self._folder = folder
         digest = sha256(json.dumps(facts, sort_keys=True).encode())
         for column in [*(columns.columns if isinstance(columns, pa.Table) else [columns]), label]:
@@ -52,7 +58,9 @@ class BinnedRows:
     def find(self) -> Path | None:
         """Return the file if it is there and whole."""
         for path in self._folder.glob(f"{self._key}-*.bin"):
-            with suppress(OSError):  # another fit has deleted it, or it cannot be read: then it is not there
+            with suppress(
+                OSError
+            ):  # another fit has deleted it, or it cannot be read: then it is not there
                 if path.stem == f"{self._key}-{_digest(path)}":
                     path.touch()
                     return path
@@ -85,7 +93,9 @@ class BinnedRows:
                 draft.unlink(missing_ok=True)
 
     def _tidy(self) -> None:
-        for path in sorted(self._folder.glob("[!.]*.bin"), key=lambda path: path.stat().st_mtime)[:-N_KEPT]:
+        for path in sorted(self._folder.glob("[!.]*.bin"), key=lambda path: path.stat().st_mtime)[
+            :-N_KEPT
+        ]:
             path.unlink(missing_ok=True)
         for path in self._folder.glob(".*"):
             if time.time() - path.stat().st_mtime > _LONGEST_SAVE_SECONDS:

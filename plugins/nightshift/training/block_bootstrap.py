@@ -1,8 +1,8 @@
 """Metrics as functions of how often each day counts: what a bootstrap blocked by day needs, without touching the rows again per draw.
 
-Rows of one day share its weather, holiday and traffic, so days are drawn, never rows. Each metric is reduced once to sums by day (the
-area under the ROC curve to a table of won pairs by day and day); thousands of draws are then small matrix products.
-Source: docs/adr/0017-evidence-gate.md.
+Rows of one day share its weather, holiday and traffic, so days are drawn, never rows. Each metric
+is reduced once to sums by day (the area under the ROC curve to a table of won pairs by day and
+day); thousands of draws are then small matrix products. Source: docs/adr/0017-evidence-gate.md.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     Codes = npt.NDArray[np.int64]
 
 Statistic = Callable[["Matrix"], "Vector"]
-"""From weights of shape (draws, days) to one value per draw; NaN where the drawn days do not define it."""
+"""From weights of shape (draws, days) to one value per draw; NaN where the drawn days do not
+define it.
+"""
 
 
 class NoStatisticError(NightshiftError):
@@ -63,14 +65,20 @@ class Days:
         """Return the sum of each column by day; shape (days, columns)."""
         import numpy as np
 
-        return np.column_stack([np.bincount(self.codes, weights=column, minlength=self.n) for column in columns])
+        return np.column_stack(
+            [np.bincount(self.codes, weights=column, minlength=self.n) for column in columns]
+        )
 
 
 def draw_days(n_days: int, n_draws: int, seed: int) -> Matrix:
     """Return how often each day is drawn, shape (n_draws, n_days); each row adds up to ``n_days``."""
     import numpy as np
 
-    return np.random.default_rng(seed).multinomial(n_days, np.full(n_days, 1 / n_days), size=n_draws).astype(np.float64)
+    return (
+        np.random.default_rng(seed)
+        .multinomial(n_days, np.full(n_days, 1 / n_days), size=n_draws)
+        .astype(np.float64)
+    )
 
 
 def statistic(metric: str, label: Vector, predictions: Predictions, days: Days) -> Statistic:
@@ -90,7 +98,11 @@ def statistic(metric: str, label: Vector, predictions: Predictions, days: Days) 
     if metric == "average_precision":
         return _average_precision(label, predictions.score, days)
     if metric == "calibration_error":
-        return calibration_error(label, predictions.score if predictions.probability is None else predictions.probability, days)
+        return calibration_error(
+            label,
+            predictions.score if predictions.probability is None else predictions.probability,
+            days,
+        )
     if metric in {"precision", "recall", "f1"} and predictions.probability is not None:
         return _called(metric, label, predictions.probability >= predictions.threshold, days)
     return _mean_metric(metric, label, predictions, days)
@@ -112,9 +124,16 @@ def calibration_error(label: Vector, predicted: Vector, days: Days) -> Statistic
     """Return the mean distance of prediction and outcome over ten equally filled bins, which are those of all rows; 0 is best."""
     import numpy as np
 
-    edges = np.unique(np.quantile(predicted, np.arange(1, CALIBRATION_BINS) / CALIBRATION_BINS, method="higher"))
+    edges = np.unique(
+        np.quantile(predicted, np.arange(1, CALIBRATION_BINS) / CALIBRATION_BINS, method="higher")
+    )
     bins = np.searchsorted(edges, predicted, side="right")
-    gaps = np.column_stack([days.sums(np.where(bins == number, predicted - label, 0.0))[:, 0] for number in range(edges.size + 1)])
+    gaps = np.column_stack(
+        [
+            days.sums(np.where(bins == number, predicted - label, 0.0))[:, 0]
+            for number in range(edges.size + 1)
+        ]
+    )
     n_rows = days.sums(np.ones(label.size))[:, 0]
 
     def value(weights: Matrix) -> Vector:
@@ -129,17 +148,28 @@ def _auc(label: Vector, score: Vector, days: Days) -> Statistic:
     import numpy as np
 
     is_positive = label > 0
-    n_positive, n_negative = days.sums((label > 0).astype(np.float64), (label <= 0).astype(np.float64)).T
+    n_positive, n_negative = days.sums(
+        (label > 0).astype(np.float64), (label <= 0).astype(np.float64)
+    ).T
     score_positive, day_positive = score[is_positive], days.codes[is_positive]
     won = np.zeros((days.n, days.n))
     for day in np.flatnonzero(n_negative):
         negatives = np.sort(score[~is_positive & (days.codes == day)])
-        beaten = np.searchsorted(negatives, score_positive, side="left") + np.searchsorted(negatives, score_positive, side="right")
+        beaten = np.searchsorted(negatives, score_positive, side="left") + np.searchsorted(
+            negatives, score_positive, side="right"
+        )
         won[:, day] = np.bincount(day_positive, weights=beaten / 2, minlength=days.n)
 
     def value(weights: Matrix) -> Vector:
         pairs = (weights @ n_positive) * (weights @ n_negative)
-        return np.asarray(np.divide(((weights @ won) * weights).sum(axis=1), pairs, out=np.full(pairs.shape, np.nan), where=pairs > 0))
+        return np.asarray(
+            np.divide(
+                ((weights @ won) * weights).sum(axis=1),
+                pairs,
+                out=np.full(pairs.shape, np.nan),
+                where=pairs > 0,
+            )
+        )
 
     return value
 
@@ -176,15 +206,25 @@ def _mean_metric(metric: str, label: Vector, predictions: Predictions, days: Day
     ones, predicted = np.ones(label.size), predictions.score
     if predictions.probability is not None:
         clipped = np.clip(predictions.probability, EDGE, 1 - EDGE)
-        losses = {"log_loss": -np.log(np.where(label > 0, clipped, 1 - clipped)), "brier": (predictions.probability - label) ** 2}
+        losses = {
+            "log_loss": -np.log(np.where(label > 0, clipped, 1 - clipped)),
+            "brier": (predictions.probability - label) ** 2,
+        }
     else:
-        losses = {"mae": np.abs(predicted - label), "bias": predicted - label, "rmse": (predicted - label) ** 2}
+        losses = {
+            "mae": np.abs(predicted - label),
+            "bias": predicted - label,
+            "rmse": (predicted - label) ** 2,
+        }
     if metric in losses:
         mean = ratio(days.sums(losses[metric], ones))
         return (lambda weights: np.sqrt(mean(weights))) if metric == "rmse" else mean
     if metric == "r2" and predictions.probability is None:
         return _r2(days.sums((predicted - label) ** 2, label, label**2, ones))
-    raise NoStatisticError(f"{metric} cannot be computed by day.", expected="a metric of a binary or regression task with a better side")
+    raise NoStatisticError(
+        f"{metric} cannot be computed by day.",
+        expected="a metric of a binary or regression task with a better side",
+    )
 
 
 def _r2(sums: Matrix) -> Statistic:

@@ -1,7 +1,8 @@
 """Fit gradient-boosted trees, in segments that a killed fit can go on from.
 
-A fit runs in segments of fixed length, each starting from the text of the one before and with random streams of its own. A killed
-fit therefore goes on from its last segment to the very trees of an undisturbed one. Source: docs/adr/0007-training-and-promotion.md.
+A fit runs in segments of fixed length, each starting from the text of the one before and with
+random streams of its own. A killed fit therefore goes on from its last segment to the very trees of
+an undisturbed one. Source: docs/adr/0007-training-and-promotion.md.
 """
 
 from __future__ import annotations
@@ -29,12 +30,37 @@ SEGMENT_ROUNDS = 100
 """Trees between two checkpoints; part of what a fit is: another length gives other trees."""
 _GROWS_ON = frozenset(
     {
-        *("learning_rate", "num_leaves", "max_depth", "min_data_in_leaf", "min_sum_hessian_in_leaf", "min_gain_to_split", "lambda_l1"),
-        *("lambda_l2", "feature_fraction", "feature_fraction_bynode", "bagging_fraction", "bagging_freq", "max_bin"),
-        *("alpha", "cat_smooth", "cat_l2", "max_cat_to_onehot", "min_data_per_group", "path_smooth", "min_data_in_bin"),
+        *(
+            "learning_rate",
+            "num_leaves",
+            "max_depth",
+            "min_data_in_leaf",
+            "min_sum_hessian_in_leaf",
+            "min_gain_to_split",
+            "lambda_l1",
+        ),
+        *(
+            "lambda_l2",
+            "feature_fraction",
+            "feature_fraction_bynode",
+            "bagging_fraction",
+            "bagging_freq",
+            "max_bin",
+        ),
+        *(
+            "alpha",
+            "cat_smooth",
+            "cat_l2",
+            "max_cat_to_onehot",
+            "min_data_per_group",
+            "path_smooth",
+            "min_data_in_bin",
+        ),
     }
 )
-"""Parameters with which a booster that grows on is proved to give the trees of one that starts from the text."""
+"""Parameters with which a booster that grows on is proved to give the trees of one that starts
+from the text.
+"""
 _BINS_ON = frozenset({"max_bin", "min_data_in_bin", "min_data_in_leaf"})
 """Those of them that decide how values are binned, or whether a column is worth it."""
 
@@ -94,11 +120,12 @@ def fit_trees(
     """Fit trees with early stopping on the validation rows.
 
     Args:
-        train: Columns of ``encode_columns`` (or a matrix, (n, k)) and label (n,), in a total order: another order of rows gives other
-            trees.
+        train: Columns of ``encode_columns`` (or a matrix, (n, k)) and label (n,), in a total order:
+            another order of rows gives other trees.
         validation: The same for the later rows.
         plan: What to do.
-        checkpoint: File of the last finished segment; it is read if it is there, and replaced after every segment.
+        checkpoint: File of the last finished segment; it is read if it is there, and replaced after
+            every segment.
         binned_rows: Folder of rows that were binned before; None bins them.
     """
     state, growing = _load_checkpoint(checkpoint), None
@@ -133,17 +160,28 @@ def stop_at_best(text: str, losses: Sequence[float], plan: FitPlan) -> Fit:
 
 
 def _at_best(state: Fit) -> Fit:
-    return replace(state, text=portable(load_booster(state.text).model_to_string(num_iteration=state.best_round)))
+    return replace(
+        state,
+        text=portable(load_booster(state.text).model_to_string(num_iteration=state.best_round)),
+    )
 
 
-def _dataset(rows: tuple[Matrix | pa.Table, Vector], plan: FitPlan, reference: lgb.Dataset | None = None) -> lgb.Dataset:
+def _dataset(
+    rows: tuple[Matrix | pa.Table, Vector], plan: FitPlan, reference: lgb.Dataset | None = None
+) -> lgb.Dataset:
     import lightgbm as lgb
 
-    return lgb.Dataset(rows[0], rows[1], reference=reference, params=params_of(plan, 0), **_keep(plan))
+    return lgb.Dataset(
+        rows[0], rows[1], reference=reference, params=params_of(plan, 0), **_keep(plan)
+    )
 
 
 def _keep(plan: FitPlan) -> dict[str, Any]:
-    return {"free_raw_data": False, "feature_name": plan.names, "categorical_feature": plan.categorical_positions}
+    return {
+        "free_raw_data": False,
+        "feature_name": plan.names,
+        "categorical_feature": plan.categorical_positions,
+    }
 
 
 def _binned(rows: tuple[Matrix | pa.Table, Vector], plan: FitPlan, folder: Path) -> lgb.Dataset:
@@ -196,7 +234,9 @@ def _has_stalled(losses: tuple[float, ...] | list[float], patience_rounds: int) 
     return bool(losses) and len(losses) - (losses.index(min(losses)) + 1) >= patience_rounds
 
 
-def _fit_segment(state: Fit, data: lgb.Dataset, watched: lgb.Dataset, plan: FitPlan) -> tuple[lgb.Booster, Fit]:
+def _fit_segment(
+    state: Fit, data: lgb.Dataset, watched: lgb.Dataset, plan: FitPlan
+) -> tuple[lgb.Booster, Fit]:
     """Grow one segment from the text of the one before; return the booster, which can grow on, and the state."""
     import lightgbm as lgb
 
@@ -222,13 +262,17 @@ def _fit_segment(state: Fit, data: lgb.Dataset, watched: lgb.Dataset, plan: FitP
 
 def _may_grow_on(plan: FitPlan) -> bool:
     """Return whether it gives the same trees; bags are drawn by the round's number, which begins anew in a booster from a text."""
-    return plan.params.keys() <= _GROWS_ON and plan.segment_rounds % (int(plan.params.get("bagging_freq", 0)) or 1) == 0
+    return (
+        plan.params.keys() <= _GROWS_ON
+        and plan.segment_rounds % (int(plan.params.get("bagging_freq", 0)) or 1) == 0
+    )
 
 
 def _grow_on(booster: lgb.Booster, state: Fit, plan: FitPlan) -> Fit:
     """Grow the next segment in the booster of the last one: the same trees as from its text, in half of the time.
 
-    LightGBM draws a stream anew when its seed changes, and the one of the bagging only when a fraction of it does.
+    LightGBM draws a stream anew when its seed changes, and the one of the bagging only when a
+    fraction of it does.
     """
     params, n_rounds = _segment(state, plan)
     fraction = float(plan.params.get("bagging_fraction", 1))
@@ -248,7 +292,9 @@ def _grow_on(booster: lgb.Booster, state: Fit, plan: FitPlan) -> Fit:
 def _segment(state: Fit, plan: FitPlan) -> tuple[dict[str, Any], int]:
     """Return the parameters and the length of the next segment."""
     done = len(state.losses)
-    return params_of(plan, done // plan.segment_rounds), min(plan.segment_rounds, plan.n_rounds - done)
+    return params_of(plan, done // plan.segment_rounds), min(
+        plan.segment_rounds, plan.n_rounds - done
+    )
 
 
 def _load_checkpoint(checkpoint: Path | None) -> Fit:
@@ -262,4 +308,6 @@ def _load_checkpoint(checkpoint: Path | None) -> Fit:
 
 def _save_checkpoint(checkpoint: Path | None, state: Fit) -> None:
     if checkpoint is not None:
-        sealed_file.write(checkpoint, json.dumps({"text": state.text, "losses": state.losses}).encode())
+        sealed_file.write(
+            checkpoint, json.dumps({"text": state.text, "losses": state.losses}).encode()
+        )

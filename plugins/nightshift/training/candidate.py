@@ -81,7 +81,11 @@ class Origin:
 
 
 def store_candidate(
-    store: ObjectStore, trained: TrainedModel, origin: Origin, measured: list[Measured], figures: dict[str, bytes]
+    store: ObjectStore,
+    trained: TrainedModel,
+    origin: Origin,
+    measured: list[Measured],
+    figures: dict[str, bytes],
 ) -> Candidate:
     """Write the files of a model under its digest, and its figures; again is harmless.
 
@@ -91,9 +95,13 @@ def store_candidate(
     files, digest = trained.files, trained.digest
     prefix = f"models/{trained.model}/{digest}"
     types = {"model.lgb": "text/plain", "model.json": "application/json"}
-    shas = {name: store.put(f"{prefix}/{name}", content, types[name]) for name, content in files.items()}
+    shas = {
+        name: store.put(f"{prefix}/{name}", content, types[name]) for name, content in files.items()
+    }
     # A picture may come out otherwise with another drawing library: its key has its own digest.
-    keys = {name: content_key(f"{prefix}/figures", png, f"-{name}") for name, png in figures.items()}
+    keys = {
+        name: content_key(f"{prefix}/figures", png, f"-{name}") for name, png in figures.items()
+    }
     for name, png in figures.items():
         store.put(keys[name], png, "image/png")
     return Candidate(

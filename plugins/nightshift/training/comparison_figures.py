@@ -46,10 +46,24 @@ def draw_reliability(label: Vector, by_source: dict[str, Vector], unit: str) -> 
     figure, axes = _canvas(5.2, 4.2)
     points = {source: reliability(label, predicted) for source, predicted in by_source.items()}
     ends = [value for bins in points.values() for mean, rate, _ in bins for value in (mean, rate)]
-    axes.plot([min(ends), max(ends)], [min(ends), max(ends)], color=_GUIDE, lw=1, ls="--", label="perfect")
+    axes.plot(
+        [min(ends), max(ends)], [min(ends), max(ends)], color=_GUIDE, lw=1, ls="--", label="perfect"
+    )
     for source, bins in points.items():
-        axes.plot([mean for mean, _, _ in bins], [rate for _, rate, _ in bins], "o-", ms=4, color=_COLOURS[source], label=source)
-    _finish(axes, "Reliability: prediction against outcome", f"mean prediction ({unit})", f"mean outcome ({unit})")
+        axes.plot(
+            [mean for mean, _, _ in bins],
+            [rate for _, rate, _ in bins],
+            "o-",
+            ms=4,
+            color=_COLOURS[source],
+            label=source,
+        )
+    _finish(
+        axes,
+        "Reliability: prediction against outcome",
+        f"mean prediction ({unit})",
+        f"mean outcome ({unit})",
+    )
     return svg(figure)
 
 
@@ -60,13 +74,22 @@ def draw_lift(label: Vector, by_source: dict[str, Vector]) -> str:
     figure, axes = _canvas(5.2, 4.2)
     is_ratio = bool(np.isin(label, (0.0, 1.0)).all()) and label.mean() > 0
     for source, predicted in by_source.items():
-        parts = [part for part in np.array_split(np.argsort(-predicted, kind="stable"), _TENTHS) if part.size]
+        parts = [
+            part
+            for part in np.array_split(np.argsort(-predicted, kind="stable"), _TENTHS)
+            if part.size
+        ]
         means = [float(label[part].mean() / (label.mean() if is_ratio else 1.0)) for part in parts]
         axes.plot(range(1, len(means) + 1), means, "o-", ms=4, color=_COLOURS[source], label=source)
-    axes.axhline(1.0 if is_ratio else float(label.mean()), color=_GUIDE, lw=1, ls="--", label="all rows")
+    axes.axhline(
+        1.0 if is_ratio else float(label.mean()), color=_GUIDE, lw=1, ls="--", label="all rows"
+    )
     axes.set_xticks(range(1, _TENTHS + 1))
     _finish(
-        axes, "Lift: outcome by tenth of the score", "tenth of the rows, highest scores first", "times the mean" if is_ratio else "outcome"
+        axes,
+        "Lift: outcome by tenth of the score",
+        "tenth of the rows, highest scores first",
+        "times the mean" if is_ratio else "outcome",
     )
     return svg(figure)
 
@@ -82,7 +105,13 @@ def draw_forest(bars: list[Bar], metric: str) -> str:
     axes.axvline(0, color=_GUIDE, lw=1, ls="--")
     axes.set_yticks(list(places), [bar.name for bar in bars], fontsize=8.5)
     axes.set_ylim(0.4, len(bars) + 0.6)
-    _finish(axes, "Gains with their intervals", f"gain in {metric}; right of zero the challenger is better", "", has_legend=False)
+    _finish(
+        axes,
+        "Gains with their intervals",
+        f"gain in {metric}; right of zero the challenger is better",
+        "",
+        has_legend=False,
+    )
     return svg(figure)
 
 
@@ -108,7 +137,9 @@ def svg(figure: Figure) -> str:
     import matplotlib as mpl
 
     sink = StringIO()
-    with mpl.rc_context({"svg.hashsalt": "nightshift", "svg.fonttype": "none", "font.family": "sans-serif"}):
+    with mpl.rc_context(
+        {"svg.hashsalt": "nightshift", "svg.fonttype": "none", "font.family": "sans-serif"}
+    ):
         figure.savefig(sink, format="svg", metadata={"Date": None, "Creator": None})
     text = sink.getvalue()
     return text[text.index("<svg") :]

@@ -1,7 +1,8 @@
 """Intervals and probabilities from draws of days, honest also for few days.
 
-Sources: Hesterberg (2015), What teachers should know about the bootstrap (expanded percentiles); Holm (1979), A simple sequentially
-rejective multiple test procedure; Liang & Zeger (1986), Longitudinal data analysis using generalized linear models.
+Sources: Hesterberg (2015), What teachers should know about the bootstrap (expanded percentiles);
+Holm (1979), A simple sequentially rejective multiple test procedure; Liang & Zeger (1986),
+Longitudinal data analysis using generalized linear models.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ class Estimate:
     Attributes:
         value: On all rows.
         low: One-sided lower bound.
-        high: One-sided upper bound; together an interval that misses on either side with probability ``1 - confidence``.
+        high: One-sided upper bound; together an interval that misses on either side with
+            probability ``1 - confidence``.
         standard_error: Corrected for few days.
         n_days: Days that it stands on.
     """
@@ -66,7 +68,10 @@ class Estimate:
         """Return the true value that would be found above 0 with this confidence in ``power`` of all cases."""
         from scipy.stats import t
 
-        return float((t.ppf(confidence, self.n_days - 1) + t.ppf(power, self.n_days - 1)) * self.standard_error)
+        return float(
+            (t.ppf(confidence, self.n_days - 1) + t.ppf(power, self.n_days - 1))
+            * self.standard_error
+        )
 
 
 def estimate(value: Statistic, draws: Matrix, confidence: float) -> Estimate:
@@ -84,16 +89,22 @@ def estimate(value: Statistic, draws: Matrix, confidence: float) -> Estimate:
 
     n_days = draws.shape[1]
     if n_days < _FEWEST_DAYS:
-        raise NoEstimateError("One day has no interval.", expected="at least 2 days", got=str(n_days))
+        raise NoEstimateError(
+            "One day has no interval.", expected="at least 2 days", got=str(n_days)
+        )
     observed, drawn = float(value(np.ones((1, n_days)))[0]), value(draws)
     defined = drawn[np.isfinite(drawn)]
     if not np.isfinite(observed) or defined.size < (1 - _MOST_UNDEFINED) * drawn.size:
         raise NoEstimateError(
-            "The days do not define the number.", expected="a finite value on nearly every draw of days", got=f"{defined.size}/{drawn.size}"
+            "The days do not define the number.",
+            expected="a finite value on nearly every draw of days",
+            got=f"{defined.size}/{drawn.size}",
         )
     tail = _expanded_tail(n_days, confidence)
     low, high = np.quantile(defined, [tail, 1 - tail])
-    return Estimate(observed, float(low), float(high), float(defined.std() * _small_sample(n_days)), n_days)
+    return Estimate(
+        observed, float(low), float(high), float(defined.std() * _small_sample(n_days)), n_days
+    )
 
 
 def difference(first: Statistic, second: Statistic, sign: float = 1.0) -> Statistic:
@@ -110,7 +121,9 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def slope_estimate(label: Vector, predicted: Vector, days: Days, confidence: float, *, is_logistic: bool) -> Estimate:
+def slope_estimate(
+    label: Vector, predicted: Vector, days: Days, confidence: float, *, is_logistic: bool
+) -> Estimate:
     """Estimate the slope of the outcome on the prediction, with a sandwich variance clustered by day; 1 is best.
 
     Args:
@@ -129,7 +142,10 @@ def slope_estimate(label: Vector, predicted: Vector, days: Days, confidence: flo
     from nightshift.models.calibration import fit_logistic, sigmoid
 
     if days.n < _FEWEST_DAYS or predicted.std() <= _NO_SPREAD or label.std() <= _NO_SPREAD:
-        raise NoEstimateError("A slope needs two days, and predictions and outcomes that differ.", got=f"{days.n} day(s)")
+        raise NoEstimateError(
+            "A slope needs two days, and predictions and outcomes that differ.",
+            got=f"{days.n} day(s)",
+        )
     design = np.column_stack([predicted, np.ones(predicted.size)])
     if is_logistic:
         beta = np.array(fit_logistic(predicted, label))

@@ -1,7 +1,7 @@
 """Grow trees on the workers of a Dask cluster, for rows that take one machine too long. The only module that knows Dask.
 
-LightGBM's distributed training has neither early stopping nor checkpoints: all rounds are grown, and the validation rows say here how many
-of them count. Source: docs/adr/0029-training-on-dask.md.
+LightGBM's distributed training has neither early stopping nor checkpoints: all rounds are grown,
+and the validation rows say here how many of them count. Source: docs/adr/0029-training-on-dask.md.
 """
 
 from __future__ import annotations
@@ -45,17 +45,21 @@ class DaskError(NightshiftError):
     is_retryable = True
 
 
-def fit_trees_on_dask(train: tuple[pa.Table, Vector], validation: tuple[Matrix, Vector], plan: FitPlan, scheduler: str) -> Fit:
+def fit_trees_on_dask(
+    train: tuple[pa.Table, Vector], validation: tuple[Matrix, Vector], plan: FitPlan, scheduler: str
+) -> Fit:
     """Grow all rounds on a cluster, and keep those up to the best one by the rule of ``fit_trees``.
 
-    Each worker holds one consecutive part of the rows. LightGBM numbers the workers anew in each fit, and the sums of histograms are
-    rounded in that order: another fit gives other trees, as good ones.
+    Each worker holds one consecutive part of the rows. LightGBM numbers the workers anew in each
+    fit, and the sums of histograms are rounded in that order: another fit gives other trees, as
+    good ones.
 
     Args:
         train: Columns of ``encode_columns`` and label (n,), in a total order.
         validation: Matrix of ``encode``, (m, k), and label (m,), of the later rows.
         plan: What to do.
-        scheduler: Address of the cluster's scheduler; empty starts ``plan.n_threads`` workers here for the time of the fit.
+        scheduler: Address of the cluster's scheduler; empty starts ``plan.n_threads`` workers here
+            for the time of the fit.
 
     Raises:
         DaskError: The cluster failed, or the objective's loss is not known here.
@@ -76,10 +80,20 @@ def _grow(client: Client, train: tuple[pa.Table, Vector], plan: FitPlan) -> str:
     import lightgbm as lgb
 
     kind = lgb.DaskLGBMClassifier if plan.objective == "binary" else lgb.DaskLGBMRegressor
-    params = {name: value for name, value in params_of(plan, 0).items() if name != "num_threads"}  # each worker has its own number
+    params = {
+        name: value for name, value in params_of(plan, 0).items() if name != "num_threads"
+    }  # each worker has its own number
     matrix, label = _distributed(client, *train)
-    model = kind(client=client, n_estimators=plan.n_rounds, tree_learner="data", time_out=NETWORK_MINUTES, **params)
-    model.fit(matrix, label, categorical_feature=plan.categorical_positions, feature_name=plan.names)
+    model = kind(
+        client=client,
+        n_estimators=plan.n_rounds,
+        tree_learner="data",
+        time_out=NETWORK_MINUTES,
+        **params,
+    )
+    model.fit(
+        matrix, label, categorical_feature=plan.categorical_positions, feature_name=plan.names
+    )
     return portable(model.booster_.model_to_string(num_iteration=-1))
 
 
@@ -91,7 +105,12 @@ def _cluster(scheduler: str, n_local: int) -> Iterator[Client]:
     cluster = None
     try:
         if not scheduler:
-            options: dict[str, Any] = {"threads_per_worker": 1, "host": "127.0.0.1", "dashboard_address": None, "memory_limit": 0}
+            options: dict[str, Any] = {
+                "threads_per_worker": 1,
+                "host": "127.0.0.1",
+                "dashboard_address": None,
+                "memory_limit": 0,
+            }
             with _nothing_as_main():
                 cluster = LocalCluster(n_workers=n_local, processes=True, **options)
         with Client(cluster or scheduler, timeout=CONNECT_SECONDS) as client:
@@ -131,12 +150,19 @@ def _distributed(client: Client, rows: pa.Table, label: Vector) -> tuple[Any, An
         end = min((place + 1) * share, len(label))
         for start in range(place * share, end, PIECE_ROWS):
             part = rows.slice(start, min(PIECE_ROWS, end - start))
-            matrix = np.column_stack([column.to_numpy().astype(np.float64, copy=False) for column in part.itercolumns()])
+            matrix = np.column_stack(
+                [column.to_numpy().astype(np.float64, copy=False) for column in part.itercolumns()]
+            )
             values = label[start : start + part.num_rows]
             held = client.scatter([matrix, values], workers=[worker], hash=False)
             matrices.append(da.from_delayed(held[0], matrix.shape, np.float64))
             labels.append(da.from_delayed(held[1], values.shape, np.float64))
-        logger.info("Worker %s of %s holds %s rows.", place + 1, len(workers), f"{max(end - place * share, 0):,}")
+        logger.info(
+            "Worker %s of %s holds %s rows.",
+            place + 1,
+            len(workers),
+            f"{max(end - place * share, 0):,}",
+        )
     return da.concatenate(matrices), da.concatenate(labels)
 
 
@@ -147,7 +173,13 @@ def losses_of(text: str, plan: FitPlan, validation: tuple[Matrix, Vector]) -> li
     (matrix, label), loss = validation, _LOSSES[plan.objective]
     booster, raw, losses = load_booster(text, plan.names), np.zeros(len(label)), []
     for number in range(booster.num_trees()):
-        raw += booster.predict(matrix, raw_score=True, start_iteration=number, num_iteration=1, num_threads=plan.n_threads)
+        raw += booster.predict(
+            matrix,
+            raw_score=True,
+            start_iteration=number,
+            num_iteration=1,
+            num_threads=plan.n_threads,
+        )
         losses.append(float(np.mean(loss(raw, label, plan.params))))
     return losses
 

@@ -70,29 +70,45 @@ def measure(task: Task, label: Vector, predictions: Predictions) -> dict[str, fl
         EvaluationError: There is no row, or the task is another.
     """
     if label.size == 0:
-        raise EvaluationError("There is no row to measure.", expected="at least one labelled row", got="none")
+        raise EvaluationError(
+            "There is no row to measure.", expected="at least one labelled row", got="none"
+        )
     if task == Task.BINARY and predictions.probability is not None:
-        values = _measure_binary(label, predictions.score, predictions.probability, predictions.threshold)
+        values = _measure_binary(
+            label, predictions.score, predictions.probability, predictions.threshold
+        )
     elif task == Task.REGRESSION:
         values = _measure_regression(label, predictions.score)
     else:
-        raise EvaluationError(f"Task {task} is not measured row by row.", expected="binary with probabilities, or regression", got=task)
+        raise EvaluationError(
+            f"Task {task} is not measured row by row.",
+            expected="binary with probabilities, or regression",
+            got=task,
+        )
     return {name: None if math.isnan(value) else value for name, value in values.items()}
 
 
-def _measure_binary(label: Vector, score: Vector, probability: Vector, threshold: float) -> dict[str, float]:
+def _measure_binary(
+    label: Vector, score: Vector, probability: Vector, threshold: float
+) -> dict[str, float]:
     from sklearn import metrics
 
     has_both = 0.0 < label.mean() < 1.0
     called = probability >= threshold
-    precision, recall, f1, _ = metrics.precision_recall_fscore_support(label, called, average="binary", zero_division=0.0)
+    precision, recall, f1, _ = metrics.precision_recall_fscore_support(
+        label, called, average="binary", zero_division=0.0
+    )
     return {
         "roc_auc": float(metrics.roc_auc_score(label, score)) if has_both else math.nan,
-        "average_precision": float(metrics.average_precision_score(label, score)) if has_both else math.nan,
+        "average_precision": float(metrics.average_precision_score(label, score))
+        if has_both
+        else math.nan,
         "log_loss": float(metrics.log_loss(label, probability, labels=[0.0, 1.0])),
         "brier": float(metrics.brier_score_loss(label, probability, pos_label=1.0)),
         "calibration_error": calibration_error(label, probability),
-        "calibration_slope": fit_logistic(log_odds_of(probability), label)[0] if has_both and probability.std() > 0 else math.nan,
+        "calibration_slope": fit_logistic(log_odds_of(probability), label)[0]
+        if has_both and probability.std() > 0
+        else math.nan,
         "precision": float(precision),
         "recall": float(recall),
         "f1": float(f1),
@@ -106,7 +122,9 @@ def _measure_regression(label: Vector, value: Vector) -> dict[str, float]:
     return {
         "rmse": float(metrics.root_mean_squared_error(label, value)),
         "mae": float(metrics.mean_absolute_error(label, value)),
-        "r2": float(metrics.r2_score(label, value)) if label.size > 1 and label.std() > 0 else math.nan,
+        "r2": float(metrics.r2_score(label, value))
+        if label.size > 1 and label.std() > 0
+        else math.nan,
         "bias": float((value - label).mean()),
     }
 
@@ -116,20 +134,29 @@ def calibration_error(label: Vector, probability: Vector) -> float:
 
     Source: Nixon et al. (2019), Measuring calibration in deep learning (adaptive bins).
     """
-    return sum(abs(mean - rate) * n for mean, rate, n in reliability(label, probability)) / label.size
+    return (
+        sum(abs(mean - rate) * n for mean, rate, n in reliability(label, probability)) / label.size
+    )
 
 
 def reliability(label: Vector, probability: Vector) -> list[tuple[float, float, int]]:
     """Return mean probability, positive rate and number of rows of up to ten bins, by rising probability; equal rows share a bin."""
     import numpy as np
 
-    edges = np.unique(np.quantile(probability, np.arange(1, CALIBRATION_BINS) / CALIBRATION_BINS, method="higher"))
+    edges = np.unique(
+        np.quantile(probability, np.arange(1, CALIBRATION_BINS) / CALIBRATION_BINS, method="higher")
+    )
     bins = np.searchsorted(edges, probability, side="right")
     parts = [bins == number for number in np.unique(bins)]
-    return [(float(probability[part].mean()), float(label[part].mean()), int(part.sum())) for part in parts]
+    return [
+        (float(probability[part].mean()), float(label[part].mean()), int(part.sum()))
+        for part in parts
+    ]
 
 
-def rule_predictions(task: Task, rule: FallbackRule, rows: pa.Table, threshold: float = 0.5) -> Predictions:
+def rule_predictions(
+    task: Task, rule: FallbackRule, rows: pa.Table, threshold: float = 0.5
+) -> Predictions:
     """Return what the rule baseline says: its column, or its default where that is null.
 
     Raises:
@@ -139,7 +166,11 @@ def rule_predictions(task: Task, rule: FallbackRule, rows: pa.Table, threshold: 
 
     values = numbers(rows, rule.feature)
     score = np.where(np.isnan(values), rule.default, values)
-    return Predictions(score, np.clip(score, EDGE, 1 - EDGE), threshold) if task == Task.BINARY else Predictions(score)
+    return (
+        Predictions(score, np.clip(score, EDGE, 1 - EDGE), threshold)
+        if task == Task.BINARY
+        else Predictions(score)
+    )
 
 
 def best_threshold(label: Vector, probability: Vector) -> float:
@@ -152,7 +183,9 @@ def best_threshold(label: Vector, probability: Vector) -> float:
     return float(thresholds[int(np.argmax(f1[:-1]))])
 
 
-def evidence(spec: ModelSpec, sample: str, rows: pa.Table, label: Vector, by_source: dict[str, Predictions]) -> list[Measured]:
+def evidence(
+    spec: ModelSpec, sample: str, rows: pa.Table, label: Vector, by_source: dict[str, Predictions]
+) -> list[Measured]:
     """Measure each source on the same rows, overall and by the declared slices.
 
     Args:
@@ -167,7 +200,11 @@ def evidence(spec: ModelSpec, sample: str, rows: pa.Table, label: Vector, by_sou
     everything = np.ones(label.size, dtype=bool)
     parts = [
         ("", "", everything),
-        *((part.column, level, mask) for part in spec.promotion.slices for level, mask in slice_masks(part, rows)),
+        *(
+            (part.column, level, mask)
+            for part in spec.promotion.slices
+            for level, mask in slice_masks(part, rows)
+        ),
     ]
     return [
         Measured(sample, source, column, level, metric, value, int(mask.sum()))
@@ -177,15 +214,28 @@ def evidence(spec: ModelSpec, sample: str, rows: pa.Table, label: Vector, by_sou
     ]
 
 
-def slice_masks(part: Slice | Fairness, rows: pa.Table) -> Iterator[tuple[str, npt.NDArray[np.bool_]]]:
+def slice_masks(
+    part: Slice | Fairness, rows: pa.Table
+) -> Iterator[tuple[str, npt.NDArray[np.bool_]]]:
     """Yield each level of a slice, sorted, with a mask of its rows; null has the level ``(missing)``."""
     import numpy as np
 
-    levels = np.array(["(missing)" if value is None else str(value) for value in rows.column(part.column).to_pylist()])
+    levels = np.array(
+        [
+            "(missing)" if value is None else str(value)
+            for value in rows.column(part.column).to_pylist()
+        ]
+    )
     for level in np.unique(levels):
         yield str(level), levels == level
 
 
-def overall(measured: list[Measured], source: str, sample: str = "holdout") -> dict[str, float | None]:
+def overall(
+    measured: list[Measured], source: str, sample: str = "holdout"
+) -> dict[str, float | None]:
     """Return the metrics of one source over all rows of a sample."""
-    return {part.metric: part.value for part in measured if (part.sample, part.source, part.slice_column) == (sample, source, "")}
+    return {
+        part.metric: part.value
+        for part in measured
+        if (part.sample, part.source, part.slice_column) == (sample, source, "")
+    }

@@ -18,19 +18,30 @@ def features_target(spec: ModelSpec) -> Target:
     return Target(spec.features_dataset, "features", spec.feature_table, (spec.entity.key,))
 
 
-def select_rows(spec: ModelSpec, features: Sequence[str], condition: sql.Composed, *, is_ordered: bool = True) -> sql.Composed:
+def select_rows(
+    spec: ModelSpec, features: Sequence[str], condition: sql.Composed, *, is_ordered: bool = True
+) -> sql.Composed:
     """Return the query: partition, entity key, event timestamp, as-of and the features.
 
     Args:
         spec: The model.
         features: Columns of the feature view.
         condition: Which rows, of which loads.
-        is_ordered: Whether by partition and key; a stream of millions of rows does without the sort.
+        is_ordered: Whether by partition and key; a stream of millions of rows does without the
+            sort.
     """
     from psycopg import sql
 
-    names = dict.fromkeys(["partition_date", spec.entity.key, spec.event_timestamp, "as_of", *features])
-    query = sql.SQL("select {} from {} where {}").format(
-        sql.SQL(", ").join(map(sql.Identifier, names)), sql.Identifier("features", spec.feature_table), condition
+    names = dict.fromkeys(
+        ["partition_date", spec.entity.key, spec.event_timestamp, "as_of", *features]
     )
-    return query + sql.SQL(" order by partition_date, {}").format(sql.Identifier(spec.entity.key)) if is_ordered else query
+    query = sql.SQL("select {} from {} where {}").format(
+        sql.SQL(", ").join(map(sql.Identifier, names)),
+        sql.Identifier("features", spec.feature_table),
+        condition,
+    )
+    return (
+        query + sql.SQL(" order by partition_date, {}").format(sql.Identifier(spec.entity.key))
+        if is_ordered
+        else query
+    )

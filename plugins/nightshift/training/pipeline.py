@@ -25,7 +25,14 @@ from nightshift.models.trained_model import TrainedModel
 from nightshift.training.boosting import FitPlan, fit_trees
 from nightshift.training.candidate import Candidate, Origin, store_candidate
 from nightshift.training.dask_trees import fit_trees_on_dask
-from nightshift.training.evaluation import Measured, best_threshold, evidence, measure, overall, rule_predictions
+from nightshift.training.evaluation import (
+    Measured,
+    best_threshold,
+    evidence,
+    measure,
+    overall,
+    rule_predictions,
+)
 from nightshift.training.figures import draw_binary, draw_by_day, draw_importance, draw_regression
 from nightshift.training.reference_profile import describe
 from nightshift.training.splits import Split, backtest_folds, rows_between, rows_of, split_window
@@ -62,13 +69,17 @@ class TrainingError(NightshiftError):
 def is_due(settings: Settings, spec: ModelSpec, partition: Partition) -> bool:
     """Return whether this night trains.
 
-    Its schedule says so, an order of the monitor is open, or this night has closed one (a rerun). A weekly training that was missed
-    stays due until a night has trained. A warehouse whose history is still shorter than ``minimum_days`` is never due: its nights are
-    scored by the rule.
+    Its schedule says so, an order of the monitor is open, or this night has closed one (a rerun). A
+    weekly training that was missed stays due until a night has trained. A warehouse whose history
+    is still shorter than ``minimum_days`` is never due: its nights are scored by the rule.
     """
     with connect(settings, f"nightshift is_due {spec.name}"[:63]) as conn:
         if count_published_days(conn, spec, partition) < spec.training.minimum_days:
-            logger.info("%s has fewer published days than training.minimum_days, %s.", spec.features_dataset, spec.training.minimum_days)
+            logger.info(
+                "%s has fewer published days than training.minimum_days, %s.",
+                spec.features_dataset,
+                spec.training.minimum_days,
+            )
             return False
         if spec.training.schedule == "nightly":
             return True
@@ -97,7 +108,8 @@ def _is_due_this_week(conn: Connection, spec: ModelSpec, partition: Partition) -
 def train(settings: Settings, spec: ModelSpec, training_set_key: str, run: RunContext) -> Candidate:
     """Train one candidate; the same training set, spec and code give the same digest, unless the spec trains on Dask.
 
-    A version that was registered from the same three is returned without a fit. A killed call goes on from its last checkpoint.
+    A version that was registered from the same three is returned without a fit. A killed call goes
+    on from its last checkpoint.
 
     Raises:
         TrainingError: The task has no trainer.
@@ -116,7 +128,10 @@ def train(settings: Settings, spec: ModelSpec, training_set_key: str, run: RunCo
     split = split_window(training_set.window, spec.training)
     trained, measured, figures = train_rows(spec, rows, split, training_set.key, workplace)
     proof = prove_engines(trained, rows_of(rows, split.holdout))
-    candidate = replace(store_candidate(store, trained, _origin(spec, training_set, split), measured, figures), engine_proof=proof)
+    candidate = replace(
+        store_candidate(store, trained, _origin(spec, training_set, split), measured, figures),
+        engine_proof=proof,
+    )
     hit(Failpoint.TRAIN_STORED)
     checkpoint.unlink(missing_ok=True)
     return candidate
@@ -141,7 +156,11 @@ _NOTHING = Workplace()
 
 
 def train_rows(
-    spec: ModelSpec, rows: pa.Table, split: Split, training_set: str, workplace: Workplace = _NOTHING
+    spec: ModelSpec,
+    rows: pa.Table,
+    split: Split,
+    training_set: str,
+    workplace: Workplace = _NOTHING,
 ) -> tuple[TrainedModel, list[Measured], dict[str, bytes]]:
     """Fit, calibrate and measure a model on rows in their total order.
 
@@ -178,20 +197,35 @@ class Judged:
     baseline: Predictions
 
 
-def _fit_and_judge(spec: ModelSpec, rows: pa.Table, split: Split, sample: str, workplace: Workplace = _NOTHING) -> Judged:
+def _fit_and_judge(
+    spec: ModelSpec, rows: pa.Table, split: Split, sample: str, workplace: Workplace = _NOTHING
+) -> Judged:
     check_window(spec, rows, split)
-    trained = fit_model(spec, rows_of(rows, split.train), rows_of(rows, split.validation), workplace)
+    trained = fit_model(
+        spec, rows_of(rows, split.train), rows_of(rows, split.validation), workplace
+    )
     trained = replace(trained, training={**trained.training, "split": str(split)})
     holdout = rows_of(rows, split.holdout)
     challenger = trained.predictions(holdout)
-    baseline = rule_predictions(spec.task, spec.scoring.fallback, holdout, _rule_threshold(spec, rows_of(rows, split.validation)))
+    baseline = rule_predictions(
+        spec.task,
+        spec.scoring.fallback,
+        holdout,
+        _rule_threshold(spec, rows_of(rows, split.validation)),
+    )
     label = numbers(holdout, spec.label.column)
-    measured = evidence(spec, sample, holdout, label, {"challenger": challenger, "baseline": baseline})
+    measured = evidence(
+        spec, sample, holdout, label, {"challenger": challenger, "baseline": baseline}
+    )
     return Judged(trained, measured, holdout, challenger, baseline)
 
 
 def fit_and_judge(
-    spec: ModelSpec, rows: pa.Table, split: Split, training_set: str, workplace: Workplace = _NOTHING
+    spec: ModelSpec,
+    rows: pa.Table,
+    split: Split,
+    training_set: str,
+    workplace: Workplace = _NOTHING,
 ) -> tuple[TrainedModel, Judged]:
     """Fit and calibrate a model on rows in their total order, and judge it; nothing is drawn.
 
@@ -211,14 +245,20 @@ def fit_and_judge(
 def with_reference(trained: TrainedModel, rows: pa.Table, split: Split) -> TrainedModel:
     """Return the model with the profile that the monitor compares nights with."""
     seen = rows_between(rows, split.train.first.day, split.validation.last.day)
-    return replace(trained, reference=describe(seen, trained.signature, _unseen_scores(trained, rows, split)))
+    return replace(
+        trained, reference=describe(seen, trained.signature, _unseen_scores(trained, rows, split))
+    )
 
 
 def _unseen_scores(trained: TrainedModel, rows: pa.Table, split: Split) -> Vector:
-    return trained.predictions(rows_between(rows, split.validation.first.day, split.holdout.last.day)).score
+    return trained.predictions(
+        rows_between(rows, split.validation.first.day, split.holdout.last.day)
+    ).score
 
 
-def fit_model(spec: ModelSpec, train_part: pa.Table, validation: pa.Table, workplace: Workplace = _NOTHING) -> TrainedModel:
+def fit_model(
+    spec: ModelSpec, train_part: pa.Table, validation: pa.Table, workplace: Workplace = _NOTHING
+) -> TrainedModel:
     """Fit trees on one part; stop, calibrate and choose the threshold on a later one.
 
     Raises:
@@ -244,15 +284,30 @@ def fit_model(spec: ModelSpec, train_part: pa.Table, validation: pa.Table, workp
     else:
         fit = fit_trees(part, (matrix, label), plan, workplace.checkpoint, workplace.binned_rows)
     raw = predict_raw(load_booster(fit.text, signature.names), matrix)
-    calibration = fit_calibration(spec.training.calibration, raw, label) if spec.task == Task.BINARY else {"method": "none"}
-    facts: dict[str, Any] = {"seed": spec.training.seed, "n_trees": fit.best_round, "n_rounds": len(fit.losses), "loss": min(fit.losses)}
-    model = TrainedModel(fit.text, spec.name, spec.task, signature, calibration, 0.5, (), {}, {}, facts)
+    calibration = (
+        fit_calibration(spec.training.calibration, raw, label)
+        if spec.task == Task.BINARY
+        else {"method": "none"}
+    )
+    facts: dict[str, Any] = {
+        "seed": spec.training.seed,
+        "n_trees": fit.best_round,
+        "n_rounds": len(fit.losses),
+        "loss": min(fit.losses),
+    }
+    model = TrainedModel(
+        fit.text, spec.name, spec.task, signature, calibration, 0.5, (), {}, {}, facts
+    )
     return replace(model, threshold=_threshold(spec, label, model.from_raw(raw)))
 
 
 def _objective(spec: ModelSpec) -> str:
     if spec.task not in _OBJECTIVES:
-        raise TrainingError(f"Task {spec.task} has no trainer.", expected=", ".join(_OBJECTIVES), todo="Choose a task that has one.")
+        raise TrainingError(
+            f"Task {spec.task} has no trainer.",
+            expected=", ".join(_OBJECTIVES),
+            todo="Choose a task that has one.",
+        )
     return spec.training.objective or _OBJECTIVES[spec.task]
 
 
@@ -263,7 +318,11 @@ def _threshold(spec: ModelSpec, label: Vector, predictions: Predictions) -> floa
 
 
 def _rule_threshold(spec: ModelSpec, validation: pa.Table) -> float:
-    return _threshold(spec, numbers(validation, spec.label.column), rule_predictions(spec.task, spec.scoring.fallback, validation))
+    return _threshold(
+        spec,
+        numbers(validation, spec.label.column),
+        rule_predictions(spec.task, spec.scoring.fallback, validation),
+    )
 
 
 def _decile_edges(score: Vector) -> tuple[float, ...]:
@@ -292,8 +351,13 @@ def _by_day(spec: ModelSpec, judged: list[Judged]) -> dict[str, dict[str, float]
         days = np.array([str(day) for day in part.rows.column("partition_date").to_pylist()])
         label = numbers(part.rows, spec.label.column)
         for day in np.unique(days):
-            for source, predictions in (("challenger", part.challenger), ("baseline", part.baseline)):
-                value = measure(spec.task, label[days == day], predictions.at(days == day))[spec.promotion.metric]
+            for source, predictions in (
+                ("challenger", part.challenger),
+                ("baseline", part.baseline),
+            ):
+                value = measure(spec.task, label[days == day], predictions.at(days == day))[
+                    spec.promotion.metric
+                ]
                 if value is not None:
                     by_source[source][str(day)] = value
     return by_source
@@ -308,15 +372,29 @@ def _fit_identity(spec: ModelSpec, training_set: TrainingSet) -> str:
 
 
 def _origin(spec: ModelSpec, training_set: TrainingSet, split: Split) -> Origin:
-    return Origin(training_set.key, training_set.partition, split.validation.last.day, spec.digest, code_version())
+    return Origin(
+        training_set.key,
+        training_set.partition,
+        split.validation.last.day,
+        spec.digest,
+        code_version(),
+    )
 
 
 def _registered(conn: Connection, spec: ModelSpec, training_set: TrainingSet) -> Candidate | None:
-    names = [name for name in Candidate.__dataclass_fields__ if name not in {"partition", "measured"}]
+    names = [
+        name for name in Candidate.__dataclass_fields__ if name not in {"partition", "measured"}
+    ]
     query = f"""
         select {", ".join(names)} from ml.model_versions
         where model = %s and training_set = %s and spec_digest = %s and code_version = %s and model_bytes is not null
         order by version limit 1
     """  # noqa: S608 - field names of our own type
-    row = conn.execute(query.encode(), [spec.name, training_set.key, spec.digest, code_version()]).fetchone()
-    return None if row is None else Candidate(partition=training_set.partition, **dict(zip(names, row, strict=True)))
+    row = conn.execute(
+        query.encode(), [spec.name, training_set.key, spec.digest, code_version()]
+    ).fetchone()
+    return (
+        None
+        if row is None
+        else Candidate(partition=training_set.partition, **dict(zip(names, row, strict=True)))
+    )

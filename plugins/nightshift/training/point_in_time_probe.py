@@ -58,7 +58,9 @@ class Probe:
     seconds: float
 
 
-def probe_features(settings: Settings, spec: ModelSpec, window: PartitionRange, run: RunContext) -> Probe:
+def probe_features(
+    settings: Settings, spec: ModelSpec, window: PartitionRange, run: RunContext
+) -> Probe:
     """Refuse to train on features that know the future; looks at ``settings.leakage_probe_days`` nights of the window, chosen by the seed.
 
     Args:
@@ -70,7 +72,8 @@ def probe_features(settings: Settings, spec: ModelSpec, window: PartitionRange, 
     Raises:
         LeakError: A value changes when what came later is hidden.
         SkewError: The published values of the model's features are not those that were rebuilt.
-        UnknownViewError: The dbt project has no such view: its rows cannot be rebuilt, so nobody can vouch for them.
+        UnknownViewError: The dbt project has no such view: its rows cannot be rebuilt, so nobody
+            can vouch for them.
         HiddenSourceError: A feature reads something whose past nobody knows.
     """
     started = time.monotonic()
@@ -80,7 +83,13 @@ def probe_features(settings: Settings, spec: ModelSpec, window: PartitionRange, 
         chosen = sorted(random.Random(f"{spec.training.seed} {window}").sample(days, n_days))  # noqa: S311 - a reproducible sample
         n_rows = sum(_probe_day(conn, settings, spec, partition) for partition in chosen)
     probe = Probe(tuple(chosen), n_rows, time.monotonic() - started)
-    logger.info("Leakage probe of %s: %s rows of %s, %.1f s.", spec.name, n_rows, ", ".join(map(str, chosen)) or "no night", probe.seconds)
+    logger.info(
+        "Leakage probe of %s: %s rows of %s, %.1f s.",
+        spec.name,
+        n_rows,
+        ", ".join(map(str, chosen)) or "no night",
+        probe.seconds,
+    )
     return probe
 
 
@@ -95,8 +104,12 @@ def _published_days(conn: Connection, spec: ModelSpec, window: PartitionRange) -
 def _probe_day(conn: Connection, settings: Settings, spec: ModelSpec, partition: Partition) -> int:
     load = find_feature_load(conn, spec, partition.day)
     as_of = {partition: load.as_of}
-    n_rows = build_from(conn, settings, spec.feature_table, Knowledge(as_of, load.raw_loads, "hidden"), _BLIND)
-    build_from(conn, settings, spec.feature_table, Knowledge(as_of, load.raw_loads, "shown"), _SEEING)
+    n_rows = build_from(
+        conn, settings, spec.feature_table, Knowledge(as_of, load.raw_loads, "hidden"), _BLIND
+    )
+    build_from(
+        conn, settings, spec.feature_table, Knowledge(as_of, load.raw_loads, "shown"), _SEEING
+    )
     if changed := _differing(conn, spec, partition, (("pg_temp", _SEEING), 0)):
         raise LeakError(
             f"{len(changed)} column(s) of {spec.feature_table} on {partition} change with what came later: {', '.join(changed[:10])}.",
@@ -108,9 +121,17 @@ def _probe_day(conn: Connection, settings: Settings, spec: ModelSpec, partition:
     return n_rows
 
 
-def _refuse_skew(conn: Connection, spec: ModelSpec, partition: Partition, load: FeatureLoad) -> None:
+def _refuse_skew(
+    conn: Connection, spec: ModelSpec, partition: Partition, load: FeatureLoad
+) -> None:
     own = {*spec.features.names, spec.entity.key, "as_of", "rows"}
-    changed = [name for name in _differing(conn, spec, partition, (("features", spec.feature_table), load.load_id)) if name in own]
+    changed = [
+        name
+        for name in _differing(
+            conn, spec, partition, (("features", spec.feature_table), load.load_id)
+        )
+        if name in own
+    ]
     if changed:
         raise SkewError(
             f"{len(changed)} feature(s) of {spec.name} on {partition} are not what their SQL makes of what was known: "
@@ -121,13 +142,21 @@ def _refuse_skew(conn: Connection, spec: ModelSpec, partition: Partition, load: 
         )
 
 
-def _differing(conn: Connection, spec: ModelSpec, partition: Partition, other: tuple[tuple[str, str], int]) -> list[str]:
+def _differing(
+    conn: Connection, spec: ModelSpec, partition: Partition, other: tuple[tuple[str, str], int]
+) -> list[str]:
     """Return the columns whose bytes differ between the blind rebuild and another table; ``rows`` when the entities are others."""
     from psycopg import sql
 
-    columns = [name for name in _columns(conn) if name not in {*_NOT_CONTENT, spec.entity.key, "partition_date"}]
+    columns = [
+        name
+        for name in _columns(conn)
+        if name not in {*_NOT_CONTENT, spec.entity.key, "partition_date"}
+    ]
     differs = sql.SQL(", ").join(
-        sql.SQL("coalesce(bool_or(record_send(row(a.{0})) <> record_send(row(b.{0}))), false)").format(sql.Identifier(name))
+        sql.SQL(
+            "coalesce(bool_or(record_send(row(a.{0})) <> record_send(row(b.{0}))), false)"
+        ).format(sql.Identifier(name))
         for name in columns
     )
     key = sql.Identifier(spec.entity.key)
@@ -135,8 +164,15 @@ def _differing(conn: Connection, spec: ModelSpec, partition: Partition, other: t
         "select count(*) filter (where a.{key} is null or b.{key} is null) > 0, {differs}"
         " from (select * from {blind} where partition_date = %s) a"
         " full join (select * from {other} where partition_date = %s and load_id = %s) b using ({key})"
-    ).format(key=key, differs=differs, blind=sql.Identifier("pg_temp", _BLIND), other=sql.Identifier(*other[0]))
-    found: tuple[Any, ...] = conn.execute(query, [partition.day, partition.day, other[1]]).fetchone() or ()
+    ).format(
+        key=key,
+        differs=differs,
+        blind=sql.Identifier("pg_temp", _BLIND),
+        other=sql.Identifier(*other[0]),
+    )
+    found: tuple[Any, ...] = (
+        conn.execute(query, [partition.day, partition.day, other[1]]).fetchone() or ()
+    )
     return [name for name, is_other in zip(["rows", *columns], found, strict=True) if is_other]
 
 

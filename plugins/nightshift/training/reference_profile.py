@@ -1,6 +1,7 @@
 """Describe the rows a model was trained on, so that drift is measured against them with SQL alone.
 
-Bins are half-open to the right, ``[edge, next edge)``, as PostgreSQL's ``width_bucket(value, edges)`` counts them.
+Bins are half-open to the right, ``[edge, next edge)``, as PostgreSQL's ``width_bucket(value,
+edges)`` counts them.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
     Vector = npt.NDArray[np.float64]
 
 BINS = 10
-"""Quantile bins of a feature; ties make them fewer. Source: Siddiqi, Credit Risk Scorecards (2006)."""
+"""Quantile bins of a feature; ties make them fewer. Source: Siddiqi, Credit Risk Scorecards
+(2006).
+"""
 
 
 def describe(rows: pa.Table, signature: Signature, score: Vector) -> dict[str, Any]:
@@ -29,11 +32,14 @@ def describe(rows: pa.Table, signature: Signature, score: Vector) -> dict[str, A
     Args:
         rows: The rows that describe normal: those of the fit and the validation.
         signature: The model's columns.
-        score: Scores of rows that the trees were not fitted on, as they are published; shape (any,).
+        score: Scores of rows that the trees were not fitted on, as they are published; shape
+            (any,).
 
     Returns:
-        ``numeric``: name to ``edges`` (m inner edges), ``shares`` (m + 1, of the rows that are not null), ``missing_share``, ``mean``,
-        ``std``, ``n``; ``categorical``: name to ``shares`` of every level seen (of the rows that are not null), ``missing_share``, ``n``;
+        ``numeric``: name to ``edges`` (m inner edges), ``shares`` (m + 1, of the rows that are not
+            null), ``missing_share``, ``mean``,
+        ``std``, ``n``; ``categorical``: name to ``shares`` of every level seen (of the rows that
+            are not null), ``missing_share``, ``n``;
         ``score``: like one numeric column.
     """
     return {
@@ -49,9 +55,19 @@ def profile_numbers(values: Vector) -> dict[str, Any]:
 
     known = values[~np.isnan(values)]
     if known.size == 0:
-        return {"edges": [], "shares": [0.0], "missing_share": 1.0, "mean": None, "std": None, "n": int(values.size)}
+        return {
+            "edges": [],
+            "shares": [0.0],
+            "missing_share": 1.0,
+            "mean": None,
+            "std": None,
+            "n": int(values.size),
+        }
     edges = quantile_edges(known, BINS)
-    shares = np.bincount(np.searchsorted(edges, known, side="right"), minlength=len(edges) + 1) / known.size
+    shares = (
+        np.bincount(np.searchsorted(edges, known, side="right"), minlength=len(edges) + 1)
+        / known.size
+    )
     return {
         "edges": edges,
         "shares": shares.tolist(),
@@ -84,7 +100,10 @@ def quantile_edges(values: Vector, n_bins: int) -> list[float]:
 def _profile_levels(rows: pa.Table, name: str) -> dict[str, Any]:
     import pyarrow as pa
 
-    counts = {part["values"]: part["counts"] for part in rows.column(name).cast(pa.string()).value_counts().to_pylist()}
+    counts = {
+        part["values"]: part["counts"]
+        for part in rows.column(name).cast(pa.string()).value_counts().to_pylist()
+    }
     n_missing = counts.pop(None, 0)
     n_known = sum(counts.values())
     return {

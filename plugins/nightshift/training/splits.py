@@ -36,11 +36,16 @@ class Split:
 def split_window(window: PartitionRange, training: Training) -> Split:
     """Split the days of a training set; its hold-out ends on the window's last day.
 
-    The window has at least ``training.minimum_days`` days, of which the spec guarantees that one is left to train on.
+    The window has at least ``training.minimum_days`` days, of which the spec guarantees that one is
+    left to train on.
     """
     holdout = _ending(window.last, training.holdout_days)
     validation = _ending(holdout.first.shift(-1 - training.gap_days), training.validation_days)
-    return Split(PartitionRange(window.first, validation.first.shift(-1 - training.gap_days)), validation, holdout)
+    return Split(
+        PartitionRange(window.first, validation.first.shift(-1 - training.gap_days)),
+        validation,
+        holdout,
+    )
 
 
 def backtest_folds(window: PartitionRange, training: Training) -> list[Split]:
@@ -48,8 +53,13 @@ def backtest_folds(window: PartitionRange, training: Training) -> list[Split]:
 
     No hold-out day is in two folds, and none is in the hold-out of the final split.
     """
-    ends = [window.last.shift(-fold * training.holdout_days) for fold in range(1, training.backtest_folds + 1)]
-    long_enough = [end for end in ends if (end.day - window.first.day).days + 1 >= training.minimum_days]
+    ends = [
+        window.last.shift(-fold * training.holdout_days)
+        for fold in range(1, training.backtest_folds + 1)
+    ]
+    long_enough = [
+        end for end in ends if (end.day - window.first.day).days + 1 >= training.minimum_days
+    ]
     return [split_window(PartitionRange(window.first, end), training) for end in long_enough]
 
 

@@ -1,6 +1,7 @@
 """Build the rows a model is trained on: published features, joined to the labels that the night knew, frozen as Parquet.
 
-No row is newer than its label's maturity, and no label is one that was delivered or corrected after the night's as-of.
+No row is newer than its label's maturity, and no label is one that was delivered or corrected after
+the night's as-of.
 """
 
 from __future__ import annotations
@@ -80,12 +81,14 @@ def count_published_days(conn: Connection, spec: ModelSpec, partition: Partition
     return len(_published_loads(conn, spec, mature_window(spec, partition)))
 
 
-def build_training_set(settings: Settings, spec: ModelSpec, partition: Partition, run: RunContext) -> TrainingSet:
+def build_training_set(
+    settings: Settings, spec: ModelSpec, partition: Partition, run: RunContext
+) -> TrainingSet:
     """Build, write and record the training set of one night; the same knowledge gives the same key.
 
     Raises:
-        TrainingSetError: Too few days (001), a hole (002), a label of one value (003), a relation that is absent or unfit (004),
-            entity keys that stand for several outcomes (006).
+        TrainingSetError: Too few days (001), a hole (002), a label of one value (003), a relation
+            that is absent or unfit (004), entity keys that stand for several outcomes (006).
         WindowError: A part of the window has no labelled row, or a single label value.
         SignatureError: The feature view lacks columns of the spec; the message has the difference.
         DamagedInputError: Published feature rows of the window vanished or changed.
@@ -95,7 +98,9 @@ def build_training_set(settings: Settings, spec: ModelSpec, partition: Partition
         loads = _published_loads(conn, spec, mature_window(spec, partition))
         window = _whole_window(spec, loads, partition)
         _refuse_unfit(conn, spec)
-        refuse_damaged(conn, features_target(spec), published_records(conn, spec.features_dataset, window.days))
+        refuse_damaged(
+            conn, features_target(spec), published_records(conn, spec.features_dataset, window.days)
+        )
         as_of = _as_of(conn, spec, partition)
         known = PartitionRange(window.first, partition)
         _refuse_recurring_keys(conn, spec, known, window, as_of)
@@ -107,13 +112,20 @@ def build_training_set(settings: Settings, spec: ModelSpec, partition: Partition
         store = ObjectStore.open(settings)
         store.ensure_bucket()
         snapshot = write_snapshot(store, rows, f"training_sets/{spec.name}/{partition}")
-        training_set = TrainingSet(snapshot.key, snapshot.sha256, rows.num_rows, partition, window, as_of)
+        training_set = TrainingSet(
+            snapshot.key, snapshot.sha256, rows.num_rows, partition, window, as_of
+        )
         _record(
             conn,
             store,
             spec,
             training_set,
-            {"query": query.as_string(None), "partitions": loads, "sampled_share": sampled, **_facts(spec, snapshot)},
+            {
+                "query": query.as_string(None),
+                "partitions": loads,
+                "sampled_share": sampled,
+                **_facts(spec, snapshot),
+            },
             run,
         )
         hit(Failpoint.TRAINING_SET_AFTER, lambda: lose(conn))
@@ -131,8 +143,17 @@ def find_training_set(conn: Connection, key: str) -> TrainingSet:
         [key],
     ).fetchone()
     if row is None:
-        raise TrainingSetError(f"There is no training set {key!r}.", todo="Build it first.", code="NS-TRAIN-005")
-    return TrainingSet(row[0], row[1], row[2], Partition(row[3]), PartitionRange(Partition(row[4]), Partition(row[5])), row[6])
+        raise TrainingSetError(
+            f"There is no training set {key!r}.", todo="Build it first.", code="NS-TRAIN-005"
+        )
+    return TrainingSet(
+        row[0],
+        row[1],
+        row[2],
+        Partition(row[3]),
+        PartitionRange(Partition(row[4]), Partition(row[5])),
+        row[6],
+    )
 
 
 def read_rows(store: ObjectStore, training_set: TrainingSet) -> pa.Table:
@@ -170,17 +191,24 @@ def check_rows(spec: ModelSpec, rows: pa.Table) -> None:
         )
 
 
-def _published_loads(conn: Connection, spec: ModelSpec, window: PartitionRange) -> list[dict[str, Any]]:
+def _published_loads(
+    conn: Connection, spec: ModelSpec, window: PartitionRange
+) -> list[dict[str, Any]]:
     query = """
         select p.partition_date::text, p.load_id, l.content_hash
         from ops.published p join ops.loads l using (dataset, partition_date, load_id)
         where p.dataset = %s and p.partition_date between %s and %s order by p.partition_date
     """
     found = conn.execute(query, [spec.features_dataset, window.first.day, window.last.day])
-    return [{"partition": day, "load_id": load_id, "content_hash": content_hash} for day, load_id, content_hash in found]
+    return [
+        {"partition": day, "load_id": load_id, "content_hash": content_hash}
+        for day, load_id, content_hash in found
+    ]
 
 
-def _whole_window(spec: ModelSpec, loads: list[dict[str, Any]], partition: Partition) -> PartitionRange:
+def _whole_window(
+    spec: ModelSpec, loads: list[dict[str, Any]], partition: Partition
+) -> PartitionRange:
     """Return the window from its first published day on, which must have no holes."""
     published = [str(load["partition"]) for load in loads]
     last = mature_window(spec, partition).last
@@ -240,7 +268,11 @@ def _sampled_share(conn: Connection, spec: ModelSpec, window: PartitionRange) ->
     if n_rows <= spec.training.maximum_rows:
         return 1.0
     share = spec.training.maximum_rows / n_rows
-    logger.info("Of %s rows a sample of %.2f %% is taken (training.maximum_rows).", f"{n_rows:,}", 100 * share)
+    logger.info(
+        "Of %s rows a sample of %.2f %% is taken (training.maximum_rows).",
+        f"{n_rows:,}",
+        100 * share,
+    )
     return share
 
 
@@ -251,7 +283,10 @@ def _in_sample(key: sql.Composable, share: float) -> sql.Composable:
     if share >= 1:
         return sql.SQL("true")
     return sql.SQL("(hashtextextended({}::text, {}) & {}) < {}").format(
-        key, sql.Literal(_SAMPLE_SEED), sql.Literal(_SAMPLE_MASK), sql.Literal(round(share * (_SAMPLE_MASK + 1)))
+        key,
+        sql.Literal(_SAMPLE_SEED),
+        sql.Literal(_SAMPLE_MASK),
+        sql.Literal(round(share * (_SAMPLE_MASK + 1))),
     )
 
 
@@ -260,12 +295,19 @@ _SAMPLE_SEED, _SAMPLE_MASK = 20130101, (1 << 40) - 1
 
 
 def _query(
-    conn: Connection, spec: ModelSpec, known: PartitionRange, window: PartitionRange, as_of: dt.datetime, share: float
+    conn: Connection,
+    spec: ModelSpec,
+    known: PartitionRange,
+    window: PartitionRange,
+    as_of: dt.datetime,
+    share: float,
 ) -> sql.Composed:
     """Return the one query of the training set; the label's latest version that was known, and not superseded, at ``as_of``."""
     from psycopg import sql
 
-    columns = [name for name in _columns(conn, "features", spec.feature_table) if name not in _BOOKKEEPING]
+    columns = [
+        name for name in _columns(conn, "features", spec.feature_table) if name not in _BOOKKEEPING
+    ]
     return sql.SQL(
         """
         with labels as (
@@ -287,7 +329,9 @@ def _query(
         label=sql.Identifier(spec.label.column),
         labels=sql.Identifier(spec.label.relation),
         pointer=_label_pointer(conn, spec),
-        columns=sql.SQL(", ").join(sql.SQL("f.{}").format(sql.Identifier(name)) for name in columns),
+        columns=sql.SQL(", ").join(
+            sql.SQL("f.{}").format(sql.Identifier(name)) for name in columns
+        ),
         table=sql.Identifier(spec.feature_table),
         dataset=sql.Literal(spec.features_dataset),
         first=sql.Literal(window.first.day),
@@ -303,16 +347,26 @@ def _label_pointer(conn: Connection, spec: ModelSpec) -> sql.Composable:
     from psycopg import sql
 
     dataset = f"marts/{spec.label.relation}"
-    is_published = conn.execute("select exists (select from ops.published where dataset = %s)", [dataset]).fetchone() == (True,)
-    pointer = sql.SQL("join ops.published lp on lp.dataset = {} and lp.partition_date = l.partition_date and lp.load_id = l.load_id")
+    is_published = conn.execute(
+        "select exists (select from ops.published where dataset = %s)", [dataset]
+    ).fetchone() == (True,)
+    pointer = sql.SQL(
+        "join ops.published lp on lp.dataset = {} and lp.partition_date = l.partition_date and lp.load_id = l.load_id"
+    )
     return pointer.format(sql.Literal(dataset)) if is_published else sql.SQL("")
 
 
-def _refuse_recurring_keys(conn: Connection, spec: ModelSpec, known: PartitionRange, window: PartitionRange, as_of: dt.datetime) -> None:
+def _refuse_recurring_keys(
+    conn: Connection,
+    spec: ModelSpec,
+    known: PartitionRange,
+    window: PartitionRange,
+    as_of: dt.datetime,
+) -> None:
     """Refuse keys that are predicted on several days and have outcomes on several days: each row would get the last one.
 
-    A key with many features and one outcome (predicted every evening until it is known) is fine, so is one with one feature row whose
-    outcome was told twice.
+    A key with many features and one outcome (predicted every evening until it is known) is fine, so
+    is one with one feature row whose outcome was told twice.
     """
     from psycopg import sql
 
@@ -364,7 +418,10 @@ def _columns(conn: Connection, schema: str, relation: str) -> list[str]:
 
 
 def _refuse_unfit(conn: Connection, spec: ModelSpec) -> None:
-    columns, label_columns = _columns(conn, "features", spec.feature_table), _columns(conn, "marts", spec.label.relation)
+    columns, label_columns = (
+        _columns(conn, "features", spec.feature_table),
+        _columns(conn, "marts", spec.label.relation),
+    )
     needed = {spec.entity.key, "partition_date", "known_at", "superseded_at", spec.label.column}
     if missing := sorted(needed - set(label_columns)):
         raise TrainingSetError(
@@ -376,7 +433,9 @@ def _refuse_unfit(conn: Connection, spec: ModelSpec) -> None:
         )
     if missing := sorted({spec.entity.key, "partition_date", "load_id", "as_of"} - set(columns)):
         raise TrainingSetError(
-            f"features.{spec.feature_table} lacks {', '.join(missing)}.", got=", ".join(columns) or "no such relation", code="NS-TRAIN-004"
+            f"features.{spec.feature_table} lacks {', '.join(missing)}.",
+            got=", ".join(columns) or "no such relation",
+            code="NS-TRAIN-004",
         )
     if spec.label.column in columns:
         raise TrainingSetError(
@@ -399,14 +458,28 @@ def _facts(spec: ModelSpec, snapshot: Snapshot) -> dict[str, Any]:
 
 
 def _record(
-    conn: Connection, store: ObjectStore, spec: ModelSpec, training_set: TrainingSet, manifest: dict[str, Any], run: RunContext
+    conn: Connection,
+    store: ObjectStore,
+    spec: ModelSpec,
+    training_set: TrainingSet,
+    manifest: dict[str, Any],
+    run: RunContext,
 ) -> None:
     """Write the manifest beside the rows and into the warehouse; the first one of a key stands."""
     window = training_set.window
-    whole = {**manifest, "partition": training_set.partition.key, "as_of": training_set.as_of.isoformat(), "window": str(window)}
+    whole = {
+        **manifest,
+        "partition": training_set.partition.key,
+        "as_of": training_set.as_of.isoformat(),
+        "window": str(window),
+    }
     document = json.dumps(whole, indent=1, sort_keys=True)
     digest = sha256(document.encode()).hexdigest()
-    store.put(f"{training_set.key.removesuffix('.parquet')}.manifest.{digest[:16]}.json", document.encode(), "application/json")
+    store.put(
+        f"{training_set.key.removesuffix('.parquet')}.manifest.{digest[:16]}.json",
+        document.encode(),
+        "application/json",
+    )
     conn.execute(
         """
         insert into ml.training_sets (training_set, model, partition_date, as_of, first_day, last_day, n_rows, sha256, spec_digest,
@@ -414,7 +487,21 @@ def _record(
         values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s) on conflict (training_set) do nothing
         """,
         [
-            *(training_set.key, spec.name, training_set.partition.day, training_set.as_of, window.first.day, window.last.day),
-            *(training_set.n_rows, training_set.sha256, spec.digest, code_version(), document, run.run_id),
+            *(
+                training_set.key,
+                spec.name,
+                training_set.partition.day,
+                training_set.as_of,
+                window.first.day,
+                window.last.day,
+            ),
+            *(
+                training_set.n_rows,
+                training_set.sha256,
+                spec.digest,
+                code_version(),
+                document,
+                run.run_id,
+            ),
         ],
     )

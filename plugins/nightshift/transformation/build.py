@@ -1,6 +1,7 @@
 """Build the feature views of a partition range: complete look-back, one dbt run, audit, gate, one publication.
 
-A view that fails takes no other view along: the rest is built once more without it, and published. Source: docs/adr/0006-dbt-loads.md.
+A view that fails takes no other view along: the rest is built once more without it, and published.
+Source: docs/adr/0006-dbt-loads.md.
 """
 
 from __future__ import annotations
@@ -26,7 +27,17 @@ from nightshift.warehouse.dbt_runner import (
     feature_views,
     run_models,
 )
-from nightshift.warehouse.partition_write import LoadManifest, PartitionWrite, PublishedLoad, Target, audit, begin, collect, publish, refuse
+from nightshift.warehouse.partition_write import (
+    LoadManifest,
+    PartitionWrite,
+    PublishedLoad,
+    Target,
+    audit,
+    begin,
+    collect,
+    publish,
+    refuse,
+)
 
 if TYPE_CHECKING:
     from nightshift.contracts.run import RunContext
@@ -112,15 +123,18 @@ class TransformResult:
             "n_new_partitions": sum(load.is_new for load in self.published),
             "load_ids": sorted({load.load_id for load in self.published})[-3:],
             "seconds": round(self.seconds, 1),
-            "failures": {name: f"{error.code}: {error.what}" for name, error in self.failures.items()},
+            "failures": {
+                name: f"{error.code}: {error.what}" for name, error in self.failures.items()
+            },
         }
 
 
 def build(settings: Settings, partitions: PartitionRange, run: RunContext) -> TransformResult:
     """Build and publish every feature view for a range, at once or night by night with equal content.
 
-    A rerun builds again: equal content keeps the published load, other content under the same inputs is an error.
-    A view whose model, audit or gate fails is left out, and named in the result; the other views are published.
+    A rerun builds again: equal content keeps the published load, other content under the same
+    inputs is an error. A view whose model, audit or gate fails is left out, and named in the
+    result; the other views are published.
 
     Args:
         settings: Warehouse, bucket, project.
@@ -148,11 +162,15 @@ def build(settings: Settings, partitions: PartitionRange, run: RunContext) -> Tr
         except _BlamedError as blamed:
             failures |= dict.fromkeys(blamed.names, blamed.error)
         else:
-            return TransformResult(partitions, published, models, time.monotonic() - started, failures)
+            return TransformResult(
+                partitions, published, models, time.monotonic() - started, failures
+            )
     raise next(iter(failures.values()))
 
 
-def _wrong_contracts(settings: Settings, views: Sequence[FeatureView]) -> dict[str, NightshiftError]:
+def _wrong_contracts(
+    settings: Settings, views: Sequence[FeatureView]
+) -> dict[str, NightshiftError]:
     """Return the views that read a dataset whose contract is wrong, with what is wrong.
 
     Such a view would miss tonight's rows of the dataset without a word; its models are rescued.
@@ -166,7 +184,9 @@ def _wrong_contracts(settings: Settings, views: Sequence[FeatureView]) -> dict[s
     return failures
 
 
-def _broken_relations(settings: Settings, views: Sequence[FeatureView]) -> dict[str, NightshiftError]:
+def _broken_relations(
+    settings: Settings, views: Sequence[FeatureView]
+) -> dict[str, NightshiftError]:
     """Make the project's relations, and return the views that could not be made, with why.
 
     Raises:
@@ -195,9 +215,13 @@ def _build_views(
         _refuse_damaged_raw(conn, settings, partitions)
         write = begin(conn, targets, partitions, LoadManifest(run, inputs))
     try:
-        models = run_models(settings, [view.table for view in views], _variables(write, as_of), run.application_name)
+        models = run_models(
+            settings, [view.table for view in views], _variables(write, as_of), run.application_name
+        )
     except DbtError as error:
-        raise _BlamedError([view.name for view in views if view.table in error.models], error) from error
+        raise _BlamedError(
+            [view.name for view in views if view.table in error.models], error
+        ) from error
     with connect(settings, run.application_name) as conn:
         _check(conn, settings, write, inputs, run, views)
         published = publish(conn, write)
@@ -215,14 +239,21 @@ def _no_view(partitions: PartitionRange) -> NoFeatureViewError:
 
 
 def _target(view: FeatureView) -> Target:
-    return Target(view.dataset, "features", view.table, (view.entity_key,), may_be_empty=view.may_be_empty)
+    return Target(
+        view.dataset, "features", view.table, (view.entity_key,), may_be_empty=view.may_be_empty
+    )
 
 
 def _variables(write: PartitionWrite, as_of: Mapping[Partition, dt.datetime]) -> dict[str, Any]:
-    return {"load_id": write.load_id, "as_of": {partition.key: instant.isoformat() for partition, instant in as_of.items()}}
+    return {
+        "load_id": write.load_id,
+        "as_of": {partition.key: instant.isoformat() for partition, instant in as_of.items()},
+    }
 
 
-def _read_inputs(conn: Connection, settings: Settings, partitions: PartitionRange) -> tuple[dict[Partition, dt.datetime], dict[str, str]]:
+def _read_inputs(
+    conn: Connection, settings: Settings, partitions: PartitionRange
+) -> tuple[dict[Partition, dt.datetime], dict[str, str]]:
     """Return each partition's as-of and the digests of what it may read."""
     contracts = read_contracts(settings.datasets_dir).documents
     versions = ledger.raw_versions(conn, contracts.values(), partitions.last)
@@ -243,10 +274,16 @@ def _refuse_damaged_raw(conn: Connection, settings: Settings, partitions: Partit
         if contract.delivery is not Delivery.DAILY:
             first = contract.history_start
         records = version_records(conn, contract.dataset, first, partitions.last.day)
-        refuse_damaged(conn, Target(contract.dataset, "raw", contract.name, contract.key, is_versioned=True), records)
+        refuse_damaged(
+            conn,
+            Target(contract.dataset, "raw", contract.name, contract.key, is_versioned=True),
+            records,
+        )
 
 
-def _lookback_incomplete(holes: list[tuple[str, dt.date]], partitions: PartitionRange) -> LookbackIncomplete:
+def _lookback_incomplete(
+    holes: list[tuple[str, dt.date]], partitions: PartitionRange
+) -> LookbackIncomplete:
     shown = ", ".join(f"{dataset} {day}" for dataset, day in holes[:_SHOWN_HOLES])
     more = f" and {len(holes) - _SHOWN_HOLES} more" if len(holes) > _SHOWN_HOLES else ""
     error = LookbackIncomplete(
@@ -276,7 +313,10 @@ def _check(
     names = {view.dataset: view.name for view in views}
     try:
         if _read_inputs(conn, settings, write.partitions)[1] != inputs:
-            raise InputsChangedError("A raw version was published while the build ran.", todo="Rerun the task; nothing was published.")
+            raise InputsChangedError(
+                "A raw version was published while the build ran.",
+                todo="Rerun the task; nothing was published.",
+            )
         try:
             audit(conn, write)
         except AuditError as error:
@@ -292,10 +332,20 @@ def _check(
         raise
 
 
-def _pass_gate(settings: Settings, target: Target, write: PartitionWrite, run: RunContext, view: str) -> None:
+def _pass_gate(
+    settings: Settings, target: Target, write: PartitionWrite, run: RunContext, view: str
+) -> None:
     from nightshift.quality.gates import GateError, run_gate
 
     try:
-        run_gate(settings, target.dataset, target.schema, target.table, write.load_id, write.partitions, run)
+        run_gate(
+            settings,
+            target.dataset,
+            target.schema,
+            target.table,
+            write.load_id,
+            write.partitions,
+            run,
+        )
     except GateError as error:
         raise _BlamedError([view], error) from error

@@ -43,7 +43,9 @@ class FeatureLoad:
     run_id: str
 
 
-def find_feature_load(conn: Connection, spec: ModelSpec, day: dt.date, load_id: int | None = None) -> FeatureLoad:
+def find_feature_load(
+    conn: Connection, spec: ModelSpec, day: dt.date, load_id: int | None = None
+) -> FeatureLoad:
     """Return a load of the model's feature view on a day; the one that readers see if none is named.
 
     Raises:
@@ -57,7 +59,9 @@ def find_feature_load(conn: Connection, spec: ModelSpec, day: dt.date, load_id: 
         " from ops.loads l where l.dataset = %(dataset)s and l.partition_date = %(day)s and l.load_id = coalesce(%(load)s,"
         " (select load_id from ops.published where dataset = %(dataset)s and partition_date = %(day)s))"
     ).format(sql.Identifier("features", spec.feature_table))
-    row = conn.execute(query, {"dataset": spec.features_dataset, "day": day, "load": load_id}).fetchone()
+    row = conn.execute(
+        query, {"dataset": spec.features_dataset, "day": day, "load": load_id}
+    ).fetchone()
     raw_loads = loads_named(row[1]) if row else frozenset()
     if row is None or not raw_loads or row[5] is None:
         raise OriginLostError(

@@ -1,8 +1,9 @@
 """What a partition could know, and its features built from nothing else, in a session that leaves nothing behind.
 
-Every relation between the raw tables and the feature view is made again as a temporary view over raw tables that are cut to the known
-rows. Temporary relations are seen by their own session alone and end with it, also when it is killed: no reader, no token and no load of
-the write path is touched. Source: docs/adr/0019-replay-of-predictions.md.
+Every relation between the raw tables and the feature view is made again as a temporary view over
+raw tables that are cut to the known rows. Temporary relations are seen by their own session alone
+and end with it, also when it is killed: no reader, no token and no load of the write path is
+touched. Source: docs/adr/0019-replay-of-predictions.md.
 """
 
 from __future__ import annotations
@@ -25,8 +26,12 @@ if TYPE_CHECKING:
     from nightshift.warehouse.connection import Connection
 
 _RAW, _VERSIONS = "raw/", "ops/raw_versions"
-_PLANNER = "set enable_nestloop = off; set enable_mergejoin = off; set enable_sort = off; set jit = off"
-"""As the feature models have it, by the macro ``prefer_hashing``; on a scratch session of our own it may hold until the end."""
+_PLANNER = (
+    "set enable_nestloop = off; set enable_mergejoin = off; set enable_sort = off; set jit = off"
+)
+"""As the feature models have it, by the macro ``prefer_hashing``; on a scratch session of our
+own it may hold until the end.
+"""
 
 
 class HiddenSourceError(NightshiftError):
@@ -42,8 +47,9 @@ class Knowledge:
     Attributes:
         as_of: The partitions to build, and each one's knowledge cut-off.
         load_ids: Raw loads; all other rows do not exist.
-        later: What became known or happened after the last partition's as-of: ``listed`` shows what stands in the listed loads, ``hidden``
-            nothing of it, ``shown`` all of it, also of other loads.
+        later: What became known or happened after the last partition's as-of: ``listed`` shows what
+            stands in the listed loads, ``hidden`` nothing of it, ``shown`` all of it, also of other
+            loads.
     """
 
     as_of: Mapping[Partition, dt.datetime]
@@ -57,7 +63,9 @@ class Knowledge:
         return last.day, self.as_of[last]
 
 
-def build_from(conn: Connection, settings: Settings, table: str, knowledge: Knowledge, scratch: str) -> int:
+def build_from(
+    conn: Connection, settings: Settings, table: str, knowledge: Knowledge, scratch: str
+) -> int:
     """Build a feature view from what was known, as the temporary table ``pg_temp.<scratch>`` of this connection.
 
     Args:
@@ -77,7 +85,13 @@ def build_from(conn: Connection, settings: Settings, table: str, knowledge: Know
     """
     from psycopg import sql
 
-    variables = {"load_id": 0, "as_of": {partition.key: instant.isoformat() for partition, instant in sorted(knowledge.as_of.items())}}
+    variables = {
+        "load_id": 0,
+        "as_of": {
+            partition.key: instant.isoformat()
+            for partition, instant in sorted(knowledge.as_of.items())
+        },
+    }
     view = compile_view(settings, table, variables)
     conn.execute(_PLANNER)
     _make_sources(conn, settings, view, knowledge)
@@ -88,8 +102,14 @@ def build_from(conn: Connection, settings: Settings, table: str, knowledge: Know
     target, last = sql.Identifier("pg_temp", scratch), _temporary(view.models[-1].relation)
     columns = sql.SQL(", ").join(map(sql.Identifier, view.columns))
     conn.execute(sql.SQL("drop table if exists {}").format(target))
-    conn.execute(sql.SQL("create temp table {} (like {})").format(sql.Identifier(scratch), sql.Identifier("features", table)))
-    return conn.execute(sql.SQL("insert into {} ({}) select {} from {}").format(target, columns, columns, last)).rowcount
+    conn.execute(
+        sql.SQL("create temp table {} (like {})").format(
+            sql.Identifier(scratch), sql.Identifier("features", table)
+        )
+    )
+    return conn.execute(
+        sql.SQL("insert into {} ({}) select {} from {}").format(target, columns, columns, last)
+    ).rowcount
 
 
 def _stand_in(relation: str) -> str:
@@ -103,11 +123,15 @@ def _temporary(relation: str) -> sql.Identifier:
     return sql.Identifier("pg_temp", _stand_in(relation))
 
 
-def _make_sources(conn: Connection, settings: Settings, view: CompiledView, knowledge: Knowledge) -> None:
+def _make_sources(
+    conn: Connection, settings: Settings, view: CompiledView, knowledge: Knowledge
+) -> None:
     """Make the known versions, and a cut view of each raw table."""
     from psycopg import sql
 
-    unknown = [name for name in view.sources.values() if name != _VERSIONS and not name.startswith(_RAW)]
+    unknown = [
+        name for name in view.sources.values() if name != _VERSIONS and not name.startswith(_RAW)
+    ]
     if unknown:
         raise HiddenSourceError(
             f"{view.table} reads {', '.join(sorted(unknown))}.",
@@ -116,7 +140,12 @@ def _make_sources(conn: Connection, settings: Settings, view: CompiledView, know
         )
     conn.execute("drop table if exists pg_temp.known_versions cascade")
     day, as_of = knowledge.end
-    parameters = {"loads": sorted(knowledge.load_ids), "later": knowledge.later, "day": day, "as_of": as_of}
+    parameters = {
+        "loads": sorted(knowledge.load_ids),
+        "later": knowledge.later,
+        "day": day,
+        "as_of": as_of,
+    }
     conn.execute(_KNOWN_VERSIONS, parameters)
     conn.execute("analyze pg_temp.known_versions")
     contracts = read_contracts(settings.datasets_dir)
@@ -124,15 +153,21 @@ def _make_sources(conn: Connection, settings: Settings, view: CompiledView, know
         # Without its contract nobody can say when a row of the dataset happened.
         if f"{_RAW}{name}" in view.sources.values():
             raise problem
-    events = {contract.dataset: contract.event_timestamp for contract in contracts.documents.values()}
+    events = {
+        contract.dataset: contract.event_timestamp for contract in contracts.documents.values()
+    }
     for relation, name in view.sources.items():
         body = (
             sql.SQL(_ALL_VERSIONS)
             if name == _VERSIONS
-            else _cut(relation, name, events.get(name), as_of if knowledge.later == "hidden" else None)
+            else _cut(
+                relation, name, events.get(name), as_of if knowledge.later == "hidden" else None
+            )
         )
         conn.execute(sql.SQL("drop view if exists {} cascade").format(_temporary(relation)))
-        conn.execute(sql.SQL("create temp view {} as {}").format(sql.Identifier(_stand_in(relation)), body))
+        conn.execute(
+            sql.SQL("create temp view {} as {}").format(sql.Identifier(_stand_in(relation)), body)
+        )
 
 
 _KNOWN_VERSIONS = """
@@ -147,7 +182,9 @@ from ops.loads where dataset like 'raw/%%' and state in ('published', 'duplicate
 _ALL_VERSIONS = "select dataset, partition_date, load_id, known_at, superseded_at, n_rows, content_hash from pg_temp.known_versions"
 
 
-def _cut(relation: str, dataset: str, event: str | None, latest: dt.datetime | None) -> sql.Composed:
+def _cut(
+    relation: str, dataset: str, event: str | None, latest: dt.datetime | None
+) -> sql.Composed:
     from psycopg import sql
 
     schema, table = re.findall(r'"([^"]+)"', relation)[1:]
@@ -157,7 +194,9 @@ def _cut(relation: str, dataset: str, event: str | None, latest: dt.datetime | N
     ).format(sql.Identifier(schema, table), sql.Literal(dataset))
     if event is None or latest is None:
         return query
-    return query + sql.SQL(" and (r.{0} is null or r.{0} <= {1})").format(sql.Identifier(event), sql.Literal(latest))
+    return query + sql.SQL(" and (r.{0} is null or r.{0} <= {1})").format(
+        sql.Identifier(event), sql.Literal(latest)
+    )
 
 
 def _make_view(conn: Connection, view: CompiledView, model: CompiledModel) -> None:

@@ -63,7 +63,10 @@ def logins(conn: Connection) -> list[AnalystLogin]:
     Left out: superusers, roles that create roles, and whoever is a member of the warehouse's owner.
     """
     rows = conn.execute(_LOGINS)
-    return [AnalystLogin(name, limit, dict(setting.split("=", 1) for setting in settings)) for name, limit, settings in rows]
+    return [
+        AnalystLogin(name, limit, dict(setting.split("=", 1) for setting in settings))
+        for name, limit, settings in rows
+    ]
 
 
 def limit_login(conn: Connection, login: AnalystLogin) -> None:
@@ -119,7 +122,9 @@ def add_login(conn: Connection, name: str, password: str | None) -> None:
         conn.execute(sql.SQL("grant {} to {}").format(sql.Identifier(ANALYST), role))
         if password is not None:
             # The server, and its log, see the digest only.
-            digest = conn.pgconn.encrypt_password(password.encode(), name.encode(), b"scram-sha-256")
+            digest = conn.pgconn.encrypt_password(
+                password.encode(), name.encode(), b"scram-sha-256"
+            )
             change = sql.SQL("alter role {} login password {}")
             conn.execute(change.format(role, sql.Literal(digest.decode())))
         for login in logins(conn):
@@ -147,20 +152,28 @@ def remove_login(conn: Connection, name: str) -> None:
     with conn.transaction():
         conn.execute(sql.SQL("revoke {} from {}").format(sql.Identifier(ANALYST), role))
         conn.execute(sql.SQL("alter role {} nologin").format(role))
-    conn.execute("select pg_terminate_backend(pid) from pg_stat_activity where usename = %s", [name])
+    conn.execute(
+        "select pg_terminate_backend(pid) from pg_stat_activity where usename = %s", [name]
+    )
 
 
 def gaps(conn: Connection) -> list[str]:
     """Return what a reader could use to hold up a night; empty if all is closed."""
     everybody = logins(conn)
-    found = [f"login {login.name} has not its {', '.join(login.missing_limits)}" for login in everybody if login.missing_limits]
+    found = [
+        f"login {login.name} has not its {', '.join(login.missing_limits)}"
+        for login in everybody
+        if login.missing_limits
+    ]
     open_functions = [name for (name,) in conn.execute(_OPEN_FUNCTIONS, [ANALYST])]
     if open_functions:
         found.append(f"{ANALYST} may execute {', '.join(open_functions)}")
     row = conn.execute(_SLOTS).fetchone()
     n_readers = sum(max(login.max_connections, 0) for login in everybody)
     if row and not row[1] and n_readers > row[0] - _OWNER_CONNECTIONS:
-        found.append(f"analysts may take {n_readers} of {row[0]} connections and none is reserved: set reserved_connections")
+        found.append(
+            f"analysts may take {n_readers} of {row[0]} connections and none is reserved: set reserved_connections"
+        )
     return found
 
 

@@ -1,7 +1,7 @@
 """End sessions of analysts that hold up the warehouse's owner.
 
-A session may raise its own time limits, and an open transaction keeps the locks of what it has read:
-a deployment that replaces a view would wait for it. So what limits cannot forbid is ended.
+A session may raise its own time limits, and an open transaction keeps the locks of what it has
+read: a deployment that replaces a view would wait for it. So what limits cannot forbid is ended.
 Source: docs/adr/0036-analysts-and-the-warehouse.md.
 """
 
@@ -54,7 +54,9 @@ def end_hindering_sessions(conn: Connection) -> list[str]:
     from psycopg import errors, sql
 
     try:
-        rows = conn.execute(sql.SQL("select login, reason from {}").format(sql.SQL(_GUARD))).fetchall()
+        rows = conn.execute(
+            sql.SQL("select login, reason from {}").format(sql.SQL(_GUARD))
+        ).fetchall()
     except errors.UndefinedFunction:
         return []
     except errors.InsufficientPrivilege as error:  # The admin that made it may end no sessions.
@@ -70,7 +72,9 @@ def end_hindering_sessions(conn: Connection) -> list[str]:
 def hindering_sessions_ended(settings: Settings) -> Iterator[None]:
     """End such sessions again and again during the block, which waits for locks of readers."""
     is_over = threading.Event()
-    guard = threading.Thread(target=_guard, args=(settings, is_over), name="end hindering sessions", daemon=True)
+    guard = threading.Thread(
+        target=_guard, args=(settings, is_over), name="end hindering sessions", daemon=True
+    )
     guard.start()
     try:
         yield

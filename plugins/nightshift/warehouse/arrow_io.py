@@ -24,7 +24,9 @@ logger = logging.getLogger(__name__)
 
 STREAM_BATCH_BYTES = 4 * 1024**2
 STREAM_TIMEOUT_SECONDS = 3_600
-"""Limit of one streamed statement: it stays open while the other side works on the batches, as long as a task may run."""
+"""Limit of one streamed statement: it stays open while the other side works on the batches, as
+long as a task may run.
+"""
 
 
 def read_arrow(
@@ -75,14 +77,16 @@ def stream_arrow(
 ) -> Iterator[pa.RecordBatch]:
     """Run one query and yield its rows batch by batch, as they arrive; the server waits for a slow reader.
 
-    Types are those of ``read_arrow``. Columns of types that ``binary_rows`` does not know are read by its driver, twice as slow.
+    Types are those of ``read_arrow``. Columns of types that ``binary_rows`` does not know are read
+    by its driver, twice as slow.
 
     Args:
         settings: Where the warehouse is.
         query: As for ``read_arrow``.
         application_name: Shown by the warehouse.
         batch_bytes: About how much memory a batch takes.
-        is_lean: Read by the driver in any case: more processor time, and 143 MiB less in a process that compiles nothing else.
+        is_lean: Read by the driver in any case: more processor time, and 143 MiB less in a process
+            that compiles nothing else.
 
     Raises:
         WarehouseError: The server cannot be reached, or ended the query.
@@ -119,7 +123,9 @@ def _reader(columns: dict[str, str] | None) -> RowReader | None:
         compiled_collect()
         return RowReader(columns)
     except Exception as error:  # noqa: BLE001  (a compiler must not stop a night: the driver reads the same)
-        logger.warning("Rows are read by the driver, twice as slow: %s: %s", type(error).__name__, error)
+        logger.warning(
+            "Rows are read by the driver, twice as slow: %s: %s", type(error).__name__, error
+        )
         return None
 
 
@@ -127,8 +133,14 @@ def _columns(conn: Connection, query: sql.Composed | sql.SQL) -> dict[str, str] 
     """Return PostgreSQL's type of each column of a query, by name; None if names repeat."""
     from psycopg import sql
 
-    described = conn.execute(sql.SQL("select * from ({}) as described limit 0").format(query)).description or []
-    kinds = {column.name: getattr(conn.adapters.types.get(column.type_code), "name", "unknown") for column in described}
+    described = (
+        conn.execute(sql.SQL("select * from ({}) as described limit 0").format(query)).description
+        or []
+    )
+    kinds = {
+        column.name: getattr(conn.adapters.types.get(column.type_code), "name", "unknown")
+        for column in described
+    }
     return kinds if len(kinds) == len(described) else None
 
 
@@ -139,11 +151,19 @@ def _stream_by_driver(
     from adbc_driver_postgresql import StatementOptions
 
     try:
-        with adbc.connect(_uri(streaming(settings), application_name)) as connection, connection.cursor() as cursor:
-            cursor.adbc_statement.set_options(**{StatementOptions.BATCH_SIZE_HINT_BYTES.value: str(batch_bytes)})
+        with (
+            adbc.connect(_uri(streaming(settings), application_name)) as connection,
+            connection.cursor() as cursor,
+        ):
+            cursor.adbc_statement.set_options(
+                **{StatementOptions.BATCH_SIZE_HINT_BYTES.value: str(batch_bytes)}
+            )
             cursor.execute(query.as_string(None))
             yield from cursor.fetch_record_batch()
-    except (adbc.Error, OSError) as error:  # Arrow's reader says OSError when the connection is lost
+    except (
+        adbc.Error,
+        OSError,
+    ) as error:  # Arrow's reader says OSError when the connection is lost
         raise _ended(error) from error
 
 
@@ -194,12 +214,16 @@ def copy_in(conn: Connection, schema: str, table: str, rows: pa.Table) -> int:
         return cursor.rowcount
 
 
-def copy_statement(schema: str, table: str, columns: Sequence[str], form: Literal["csv", "binary"]) -> sql.Composed:
+def copy_statement(
+    schema: str, table: str, columns: Sequence[str], form: Literal["csv", "binary"]
+) -> sql.Composed:
     """Return the COPY that takes rows of these columns."""
     from psycopg import sql
 
     names = sql.SQL(", ").join(map(sql.Identifier, columns))
-    return sql.SQL("copy {} ({}) from stdin (format {})").format(sql.Identifier(schema, table), names, sql.SQL(form))
+    return sql.SQL("copy {} ({}) from stdin (format {})").format(
+        sql.Identifier(schema, table), names, sql.SQL(form)
+    )
 
 
 def as_csv(rows: pa.Table) -> memoryview:

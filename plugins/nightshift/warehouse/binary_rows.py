@@ -1,7 +1,7 @@
 """PostgreSQL's binary COPY format to Arrow, for the types that nightly tables have; every double keeps its bits.
 
-A row is its number of fields, and of each field its length (-1 for null) and its bytes, the highest first.
-Source: PostgreSQL's documentation of COPY, "Binary Format"; docs/adr/0031-binary-rows.md.
+A row is its number of fields, and of each field its length (-1 for null) and its bytes, the highest
+first. Source: PostgreSQL's documentation of COPY, "Binary Format"; docs/adr/0031-binary-rows.md.
 """
 
 from __future__ import annotations
@@ -84,16 +84,24 @@ class RowReader:
         is_null = np.empty((len(self._widths), most_rows), np.bool_)
         n_rows = self._split(data, start, self._widths, self._places, fixed, begins, ends, is_null)
         if n_rows < 0:
-            raise UnreadableRowsError(f"{len(data)} bytes are no rows of {len(self._widths)} columns")
+            raise UnreadableRowsError(
+                f"{len(data)} bytes are no rows of {len(self._widths)} columns"
+            )
         columns = []
-        for column, (kind, width, place) in enumerate(zip(self._types, self._widths, self._places, strict=True)):
+        for column, (kind, width, place) in enumerate(
+            zip(self._types, self._widths, self._places, strict=True)
+        ):
             absent = is_null[column, :n_rows]
             if width:
                 buffers = [_validity(absent), pa.py_buffer(_from_wire(fixed[place, :n_rows], kind))]
             else:
                 text = np.empty(int(ends[place, n_rows]), np.uint8)
                 self._gather(data, begins[place], ends[place], n_rows, text)
-                buffers = [_validity(absent), pa.py_buffer(ends[place, : n_rows + 1]), pa.py_buffer(text)]
+                buffers = [
+                    _validity(absent),
+                    pa.py_buffer(ends[place, : n_rows + 1]),
+                    pa.py_buffer(text),
+                ]
             columns.append(pa.Array.from_buffers(kind, n_rows, buffers))
         return pa.RecordBatch.from_arrays(columns, self._names)
 
@@ -105,7 +113,13 @@ def is_readable(kinds: Sequence[str]) -> bool:
 
 def _places(widths: Sequence[int]) -> Integers:
     """Return each column's place among those of a fixed width, or among the texts."""
-    return np.array([sum(bool(other) == bool(width) for other in widths[:column]) for column, width in enumerate(widths)], np.int64)
+    return np.array(
+        [
+            sum(bool(other) == bool(width) for other in widths[:column])
+            for column, width in enumerate(widths)
+        ],
+        np.int64,
+    )
 
 
 def _validity(is_null: npt.NDArray[np.bool_]) -> pa.Buffer | None:
@@ -121,7 +135,9 @@ def _from_wire(values: Integers, kind: pa.DataType) -> npt.NDArray[Any]:
     if pa.types.is_timestamp(kind):
         shift = _SECONDS_BEFORE_2000 * _MICROSECONDS
         # The greatest and the least number stand for infinity.
-        if len(values) and (values.max() > np.iinfo(np.int64).max - shift or values.min() == np.iinfo(np.int64).min):
+        if len(values) and (
+            values.max() > np.iinfo(np.int64).max - shift or values.min() == np.iinfo(np.int64).min
+        ):
             raise UnreadableRowsError("a time is infinite")
         return values + shift
     return values.astype(f"i{kind.byte_width}", copy=False)
@@ -146,7 +162,8 @@ def split_rows(  # noqa: C901, PLR0912, PLR0913, PLR0917  (plain arrays are what
         places: Each column's place among those of a fixed width, or among the texts.
         fixed: Receives the values, shape (fixed columns, most rows).
         begins: Receives where each text begins in ``data``, shape (texts, most rows).
-        ends: Receives where each text ends when they are put together, shape (texts, most rows + 1), zeros in the first place.
+        ends: Receives where each text ends when they are put together, shape (texts, most rows +
+            1), zeros in the first place.
         is_null: Receives what is null, shape (columns, most rows).
 
     Returns:
@@ -204,13 +221,17 @@ def split_rows(  # noqa: C901, PLR0912, PLR0913, PLR0917  (plain arrays are what
             else:
                 fixed[place, row] = np.int8(data[at])  # whose sign is the number's
                 for place_of_byte in range(1, width):
-                    fixed[place, row] = (fixed[place, row] << np.int64(8)) | np.int64(data[at + place_of_byte])
+                    fixed[place, row] = (fixed[place, row] << np.int64(8)) | np.int64(
+                        data[at + place_of_byte]
+                    )
             at += length
         row += 1
     return row
 
 
-def gather_texts(data: Bytes, begins: Integers, ends: npt.NDArray[np.int32], n_rows: int, text: Bytes) -> None:
+def gather_texts(
+    data: Bytes, begins: Integers, ends: npt.NDArray[np.int32], n_rows: int, text: Bytes
+) -> None:
     """Put the texts of one column together.
 
     Args:

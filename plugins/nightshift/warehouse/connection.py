@@ -151,7 +151,9 @@ def _end(conn: Connection) -> None:
     from psycopg.pq import TransactionStatus
 
     if not conn.closed and conn.info.transaction_status == TransactionStatus.ACTIVE:
-        with suppress(Error):  # If this fails, the server ends it by itself: it looks every two seconds whether we are still there.
+        with suppress(
+            Error
+        ):  # If this fails, the server ends it by itself: it looks every two seconds whether we are still there.
             conn.cancel_safe(timeout=CANCEL_TIMEOUT_SECONDS)
     conn.close()
 

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from nightshift.warehouse.connection import Connection
     from nightshift.warehouse.write_types import Target
 
-VOLATILE_COLUMNS = frozenset({"load_id", "run_id", "shard", "source_uri", "source_sha256", "source_row", "loaded_at"})
+VOLATILE_COLUMNS = frozenset(
+    {"load_id", "run_id", "shard", "source_uri", "source_sha256", "source_row", "loaded_at"}
+)
 """Columns that say how a row came here, not what it says: left out of the content hash."""
 VERSION_COLUMNS = frozenset({"known_at"})
 """Left out for raw data too: the same content delivered again is the same version."""
@@ -30,7 +32,8 @@ class Measured:
     Attributes:
         n_rows: Number of rows.
         n_bad_keys: Rows with a null key, or with a key that an earlier row has.
-        content_hash: SHA-256, hex; equal for equal multisets of rows, whatever their order and load.
+        content_hash: SHA-256, hex; equal for equal multisets of rows, whatever their order and
+            load.
     """
 
     n_rows: int
@@ -38,19 +41,26 @@ class Measured:
     content_hash: str
 
 
-def measure(conn: Connection, target: Target, load_id: int, *, is_unique: bool = False) -> dict[dt.date, Measured]:
+def measure(
+    conn: Connection, target: Target, load_id: int, *, is_unique: bool = False
+) -> dict[dt.date, Measured]:
     """Return what every partition of a load holds, the empty ones left out; one scan, which counts no keys known to be unique.
 
-    Each row is hashed to 64 bits by its values, as SQL compares them, and the hashes are summed, so that the order of the rows does not
-    matter and a repeated row does. Null differs from '', every bit of a double counts but the sign of zero, and no session setting does.
+    Each row is hashed to 64 bits by its values, as SQL compares them, and the hashes are summed, so
+    that the order of the rows does not matter and a repeated row does. Null differs from '', every
+    bit of a double counts but the sign of zero, and no session setting does.
     """
     from psycopg import sql
 
-    found = _measure(conn, target, sql.SQL("load_id = {}").format(sql.Literal(load_id)), is_unique=is_unique)
+    found = _measure(
+        conn, target, sql.SQL("load_id = {}").format(sql.Literal(load_id)), is_unique=is_unique
+    )
     return {day: measured for (day, _), measured in found.items()}
 
 
-def measure_loads(conn: Connection, target: Target, keys: Collection[LoadKey]) -> dict[LoadKey, Measured]:
+def measure_loads(
+    conn: Connection, target: Target, keys: Collection[LoadKey]
+) -> dict[LoadKey, Measured]:
     """Return what some partitions of some loads hold, the empty ones too; repeated keys are not counted, their rows are."""
     found = _measure(conn, target, _condition(keys), is_unique=True)
     nothing = measure_nothing(conn, target)
@@ -63,7 +73,9 @@ def count_loads(conn: Connection, target: Target, keys: Collection[LoadKey]) -> 
 
     if not keys:
         return {}
-    query = sql.SQL("select partition_date, load_id, count(*) from {} where {} group by partition_date, load_id")
+    query = sql.SQL(
+        "select partition_date, load_id, count(*) from {} where {} group by partition_date, load_id"
+    )
     rows = conn.execute(query.format(sql.Identifier(target.schema, target.table), _condition(keys)))
     found = {(day, load_id): n_rows for day, load_id, n_rows in rows}
     return {key: found.get(key, 0) for key in keys}
@@ -72,10 +84,13 @@ def count_loads(conn: Connection, target: Target, keys: Collection[LoadKey]) -> 
 def hash_basis(conn: Connection, target: Target) -> str:
     """Return a digest of what a content hash depends on beside the rows: two hashes are comparable when it is the same.
 
-    These are the columns with their types, and PostgreSQL's major version, which may change its hash functions.
+    These are the columns with their types, and PostgreSQL's major version, which may change its
+    hash functions.
     """
     columns = [f"{name} {kind}" for name, kind in _hashed_columns(conn, target).items()]
-    return sha256("\n".join([str(conn.info.server_version // _MAJOR), *columns]).encode()).hexdigest()[:16]
+    return sha256(
+        "\n".join([str(conn.info.server_version // _MAJOR), *columns]).encode()
+    ).hexdigest()[:16]
 
 
 _MAJOR = 10_000
@@ -87,15 +102,21 @@ def _condition(keys: Collection[LoadKey]) -> sql.Composed:
     from psycopg import sql
 
     days, loads = sorted({day for day, _ in keys}), sorted({load_id for _, load_id in keys})
-    return sql.SQL("partition_date = any({}::date[]) and load_id = any({}::bigint[])").format(sql.Literal(days), sql.Literal(loads))
+    return sql.SQL("partition_date = any({}::date[]) and load_id = any({}::bigint[])").format(
+        sql.Literal(days), sql.Literal(loads)
+    )
 
 
-def _measure(conn: Connection, target: Target, condition: sql.Composed, *, is_unique: bool) -> dict[LoadKey, Measured]:
+def _measure(
+    conn: Connection, target: Target, condition: sql.Composed, *, is_unique: bool
+) -> dict[LoadKey, Measured]:
     columns = _hashed_columns(conn, target)
     is_unique = is_unique or has_unique_index(conn, target.schema, target.table, target.key)
     query = _query(target, columns, condition, is_unique=is_unique)
     return {
-        (day, load_id): Measured(n_rows, n_bad_keys, _content_hash(list(columns), n_rows, row_hashes))
+        (day, load_id): Measured(
+            n_rows, n_bad_keys, _content_hash(list(columns), n_rows, row_hashes)
+        )
         for day, load_id, n_rows, n_bad_keys, row_hashes in conn.execute(query)
     }
 
@@ -136,18 +157,26 @@ def has_unique_index(conn: Connection, schema: str, table: str, key: Sequence[st
     return bool(row and row[0])
 
 
-def _query(target: Target, columns: Mapping[str, str], condition: sql.Composed, *, is_unique: bool) -> sql.Composed:
+def _query(
+    target: Target, columns: Mapping[str, str], condition: sql.Composed, *, is_unique: bool
+) -> sql.Composed:
     from psycopg import sql
 
     values = sql.SQL(", ").join(
-        sql.SQL("{}::text" if kind in _UNHASHABLE else "{}").format(sql.Identifier(name)) for name, kind in columns.items()
+        sql.SQL("{}::text" if kind in _UNHASHABLE else "{}").format(sql.Identifier(name))
+        for name, kind in columns.items()
     )
     return sql.SQL(_MEASURE_UNIQUE if is_unique else _MEASURE).format(
-        columns=values, key=_names(target.key), table=sql.Identifier(target.schema, target.table), condition=condition
+        columns=values,
+        key=_names(target.key),
+        table=sql.Identifier(target.schema, target.table),
+        condition=condition,
     )
 
 
-_UNHASHABLE = frozenset({"json", "xml", "tsvector", "point", "box", "path", "polygon", "circle", "line", "lseg"})
+_UNHASHABLE = frozenset(
+    {"json", "xml", "tsvector", "point", "box", "path", "polygon", "circle", "line", "lseg"}
+)
 """Types that PostgreSQL cannot hash; their text is."""
 
 
@@ -165,9 +194,11 @@ with hashed as (
 select partition_date, load_id, count(*), count(*) - count(distinct key_hash), sum(row_hash)
 from hashed group by partition_date, load_id
 """
-"""`offset 0` keeps whole rows out of the sort. `hash_record_extended` adds up the hashes of the columns, so a sum of it would not see
-values that swap rows: a second hash tells them apart. 64 bits do so for keys: ten million of them agree by chance once in 400,000 loads,
-and then the audit refuses."""
+"""`offset 0` keeps whole rows out of the sort. `hash_record_extended` adds up the hashes of the
+columns, so a sum of it would not see values that swap rows: a second hash tells them apart. 64
+bits do so for keys: ten million of them agree by chance once in 400,000 loads, and then the
+audit refuses.
+"""
 
 
 def _names(columns: Iterable[str]) -> sql.Composed:

@@ -50,28 +50,35 @@ def append_stream(  # noqa: PLR0913, PLR0917  (what, where to, and for whom)
 ) -> int:
     """Append Arrow tables in one transaction of a connection of its own, all or none.
 
-    Batches are taken while the server stores the ones before. Columns are matched by name and cast to the table's types. What the
-    batches raise, or a signal raises here, ends the COPY and rolls back within a moment.
+    Batches are taken while the server stores the ones before. Columns are matched by name and cast
+    to the table's types. What the batches raise, or a signal raises here, ends the COPY and rolls
+    back within a moment.
 
     Args:
         settings: Where the warehouse is.
         schema: Schema of the table.
         table: Its name.
         batches: All with the same columns; consumed in other threads, by one at a time.
-        begin: Called first, in the transaction: takes locks, makes room, and says whether the rows are still wanted.
+        begin: Called first, in the transaction: takes locks, makes room, and says whether the rows
+            are still wanted.
         application_name: Shown by the warehouse.
-        n_connections: Connections that share the batches, each with a transaction of its own. They commit when all of them have stored
-            their rows; when one is lost in that moment, the others stay. So more than one is for rows that an audit counts.
+        n_connections: Connections that share the batches, each with a transaction of its own. They
+            commit when all of them have stored their rows; when one is lost in that moment, the
+            others stay. So more than one is for rows that an audit counts.
 
     Returns:
         Number of rows that the server says it took; 0 if they are not wanted.
 
     Raises:
-        WarehouseError: The server cannot be reached, or refused; with one connection nothing was stored.
+        WarehouseError: The server cannot be reached, or refused; with one connection nothing was
+            stored.
     """
     together = _Together(batches, n_connections)
     streams = [
-        _Appending(lambda: connect(streaming(settings), application_name), schema, table, together, begin) for _ in range(n_connections)
+        _Appending(
+            lambda: connect(streaming(settings), application_name), schema, table, together, begin
+        )
+        for _ in range(n_connections)
     ]
     for stream in streams:
         stream.start()
@@ -143,7 +150,13 @@ class _Appending(threading.Thread):
         begin: Callable[[AppendTransaction], bool],
     ) -> None:
         super().__init__(name=f"append to {schema}.{table}", daemon=True)
-        self._connection, self._schema, self._table, self._together, self._begin = connection, schema, table, together, begin
+        self._connection, self._schema, self._table, self._together, self._begin = (
+            connection,
+            schema,
+            table,
+            together,
+            begin,
+        )
         self._conn: Connection | None = None
         self._must_end = threading.Event()
         self._error: BaseException | None = None
@@ -201,9 +214,15 @@ class _Appending(threading.Thread):
         columns = {name: kinds[name] for name in first.column_names}
         encoder = _encoder(columns)
         tables = self._watched(chain([first], source))
-        parts: Iterator[bytes | memoryview] = _binary(*encoder, tables) if encoder else map(as_csv, tables)
+        parts: Iterator[bytes | memoryview] = (
+            _binary(*encoder, tables) if encoder else map(as_csv, tables)
+        )
         with conn.cursor() as cursor:
-            with cursor.copy(copy_statement(self._schema, self._table, list(columns), "binary" if encoder else "csv")) as copy:
+            with cursor.copy(
+                copy_statement(
+                    self._schema, self._table, list(columns), "binary" if encoder else "csv"
+                )
+            ) as copy:
                 for part in parts:
                     copy.write(part)
             return cursor.rowcount
@@ -233,19 +252,31 @@ def _encoder(columns: dict[str, str]) -> tuple[pa.Schema, ArrowToPostgresBinaryE
 
     from nightshift.warehouse.binary_rows import TYPES
 
-    types = {kind: of_kind for kind, (of_kind, _) in TYPES.items()} | dict.fromkeys(_ONLY_WRITTEN, pa.string())
+    types = {kind: of_kind for kind, (of_kind, _) in TYPES.items()} | dict.fromkeys(
+        _ONLY_WRITTEN, pa.string()
+    )
     if not set(columns.values()) <= types.keys():
         return None
     schema = pa.schema([(name, types[kind]) for name, kind in columns.items()])
-    own = {name: StringEncoderBuilder.new_with_output(schema.field(name), Jsonb()) for name, kind in columns.items() if kind == "jsonb"}
-    others = {field.name: ArrowToPostgresBinaryEncoder.infer_encoder(field) for field in schema if field.name not in own}
+    own = {
+        name: StringEncoderBuilder.new_with_output(schema.field(name), Jsonb())
+        for name, kind in columns.items()
+        if kind == "jsonb"
+    }
+    others = {
+        field.name: ArrowToPostgresBinaryEncoder.infer_encoder(field)
+        for field in schema
+        if field.name not in own
+    }
     return schema, ArrowToPostgresBinaryEncoder.new_with_encoders(schema, own | others)
 
 
 _ONLY_WRITTEN = frozenset({"json", "jsonb"})
 
 
-def _binary(schema: pa.Schema, encoder: ArrowToPostgresBinaryEncoder, tables: Iterable[pa.Table]) -> Iterator[bytes | memoryview]:
+def _binary(
+    schema: pa.Schema, encoder: ArrowToPostgresBinaryEncoder, tables: Iterable[pa.Table]
+) -> Iterator[bytes | memoryview]:
     yield encoder.write_header()
     for table in tables:
         for batch in table.cast(schema).to_batches():

@@ -1,8 +1,8 @@
 """Compare published rows with the record of their load: rows that vanished, changed or doubled since are named.
 
-A load's record (``n_rows`` and ``content_hash`` of ``ops.loads``) says what was published. Nothing in
-the table proves that it still holds that: a wrong DELETE or a restore that stopped half way leaves
-the record as it was. Whoever relies on published rows asks here first.
+A load's record (``n_rows`` and ``content_hash`` of ``ops.loads``) says what was published. Nothing
+in the table proves that it still holds that: a wrong DELETE or a restore that stopped half way
+leaves the record as it was. Whoever relies on published rows asks here first.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 MAX_COUNTED_ROWS = 5_000_000
 MAX_HASHED_ROWS = 500_000
-"""Rows up to which a reader counts, and hashes, what it is about to read: seconds, also on a busy machine.
+"""Rows up to which a reader counts, and hashes, what it is about to read: seconds, also on a busy
+machine.
 
 Source: docs/adr/0037-damaged-rows.md.
 """
@@ -83,7 +84,9 @@ def published_records(conn: Connection, dataset: str, days: Sequence[dt.date]) -
     return [LoadRecord(*row) for row in rows]
 
 
-def version_records(conn: Connection, dataset: str, first: dt.date, last: dt.date) -> list[LoadRecord]:
+def version_records(
+    conn: Connection, dataset: str, first: dt.date, last: dt.date
+) -> list[LoadRecord]:
     """Return the records of every published version of raw data, both days included."""
     rows = conn.execute(
         """
@@ -118,11 +121,13 @@ def find_damage(conn: Connection, target: Target, records: Iterable[LoadRecord])
     return found
 
 
-def find_damage_cheaply(conn: Connection, target: Target, records: Iterable[LoadRecord]) -> list[Damage]:
+def find_damage_cheaply(
+    conn: Connection, target: Target, records: Iterable[LoadRecord]
+) -> list[Damage]:
     """Return the published loads whose rows differ, as far as a reader can afford to look.
 
-    Rows are counted up to ``MAX_COUNTED_ROWS`` and hashed up to ``MAX_HASHED_ROWS``. A record that was
-    hashed in another way (an older server, a table with fewer columns) is only counted.
+    Rows are counted up to ``MAX_COUNTED_ROWS`` and hashed up to ``MAX_HASHED_ROWS``. A record that
+    was hashed in another way (an older server, a table with fewer columns) is only counted.
     """
     known = [record for record in records if record.n_rows is not None]
     n_rows = sum(record.n_rows or 0 for record in known)
@@ -134,10 +139,14 @@ def find_damage_cheaply(conn: Connection, target: Target, records: Iterable[Load
     return find_damage(conn, target, hashed) + _find_other_counts(conn, target, counted)
 
 
-def _find_other_counts(conn: Connection, target: Target, records: Sequence[LoadRecord]) -> list[Damage]:
+def _find_other_counts(
+    conn: Connection, target: Target, records: Sequence[LoadRecord]
+) -> list[Damage]:
     if not records:
         return []
-    counts = count_loads(conn, target, {(record.partition_date, record.load_id) for record in records})
+    counts = count_loads(
+        conn, target, {(record.partition_date, record.load_id) for record in records}
+    )
     found = []
     for record in records:
         n_rows = counts[record.partition_date, record.load_id]
@@ -166,14 +175,20 @@ def refuse_damaged(conn: Connection, target: Target, records: Iterable[LoadRecor
         )
 
 
-def refuse_vanished(conn: Connection, write: PartitionWrite, published: Sequence[PublishedLoad]) -> None:
+def refuse_vanished(
+    conn: Connection, write: PartitionWrite, published: Sequence[PublishedLoad]
+) -> None:
     """Count what readers see of a write that was published a moment ago.
 
     Raises:
         VanishedRowsError: It is another number of rows than the write's audit counted.
     """
     for target in write.targets:
-        mine = [load for load in published if load.dataset == target.dataset and not _is_of_another(target, load, write)]
+        mine = [
+            load
+            for load in published
+            if load.dataset == target.dataset and not _is_of_another(target, load, write)
+        ]
         counts = count_loads(conn, target, {(load.partition_date, load.load_id) for load in mine})
         for load in mine:
             n_rows = counts[load.partition_date, load.load_id]
@@ -191,7 +206,9 @@ def _is_of_another(target: Target, load: PublishedLoad, write: PartitionWrite) -
     return target.is_versioned and load.load_id != write.load_id
 
 
-def void_loads(conn: Connection, dataset: str, day: dt.date, reason: str, run: RunContext) -> list[int]:
+def void_loads(
+    conn: Connection, dataset: str, day: dt.date, reason: str, run: RunContext
+) -> list[int]:
     """Record that a partition's earlier loads do not prove any more what their inputs give; return them.
 
     Their rows and the pointer stay. The next rerun may publish other content under the same inputs.

@@ -12,14 +12,22 @@ from typing import TYPE_CHECKING, Any
 
 from nightshift import sealed_file
 from nightshift.errors import NightshiftError
-from nightshift.warehouse.dbt_runner import PARSED_PROJECT, DbtProcessError, _call_dbt, _target_folder, parsed_project
+from nightshift.warehouse.dbt_runner import (
+    PARSED_PROJECT,
+    DbtProcessError,
+    _call_dbt,
+    _target_folder,
+    parsed_project,
+)
 from nightshift.warehouse.faults import fault_in
 
 if TYPE_CHECKING:
     from nightshift.settings import Settings
 
 KEPT_COMPILATIONS = 64
-"""Compiled views kept on disk for each version of the project: starting dbt takes longer than a partition's SQL."""
+"""Compiled views kept on disk for each version of the project: starting dbt takes longer than a
+partition's SQL.
+"""
 
 
 class UnknownViewError(NightshiftError):
@@ -92,7 +100,9 @@ def column_descriptions(settings: Settings, table: str) -> dict[str, str]:
         DbtProcessError: The project cannot be parsed.
     """
     manifest = json.loads((parsed_project(settings) / "manifest.json").read_text(encoding="utf-8"))
-    columns: dict[str, Any] = next((node["columns"] for node in manifest["nodes"].values() if node["name"] == table), {})
+    columns: dict[str, Any] = next(
+        (node["columns"] for node in manifest["nodes"].values() if node["name"] == table), {}
+    )
     return {name: column["description"] for name, column in columns.items()}
 
 
@@ -117,23 +127,39 @@ def _dataset(source: Mapping[str, Any]) -> str:
     return f"{source['schema']}/{source['identifier']}"
 
 
-def _compile(settings: Settings, parsed: Path, table: str, variables: Mapping[str, Any]) -> CompiledView:
+def _compile(
+    settings: Settings, parsed: Path, table: str, variables: Mapping[str, Any]
+) -> CompiledView:
     manifest = json.loads((parsed / "manifest.json").read_text(encoding="utf-8"))
-    models = {key: node for key, node in manifest["nodes"].items() if node["resource_type"] == "model"}
+    models = {
+        key: node for key, node in manifest["nodes"].items() if node["resource_type"] == "model"
+    }
     last = next((key for key, node in models.items() if node["name"] == table), None)
     if last is None:
         raise UnknownViewError(
-            f"The dbt project has no model {table}.", todo="Make the feature view a model of the project: its rows must be rebuildable."
+            f"The dbt project has no model {table}.",
+            todo="Make the feature view a model of the project: its rows must be rebuildable.",
         )
     order = list(dict.fromkeys(_upstream(manifest["nodes"], last)))
     sql = _compiled_sql(settings, parsed, [models[key]["name"] for key in order], variables)
-    sources = {key: node for key, node in manifest["sources"].items() if key in _read(models, order)}
-    relations = {key: node["relation_name"] for key, node in [*models.items(), *sources.items()] if node["relation_name"]}
+    sources = {
+        key: node for key, node in manifest["sources"].items() if key in _read(models, order)
+    }
+    relations = {
+        key: node["relation_name"]
+        for key, node in [*models.items(), *sources.items()]
+        if node["relation_name"]
+    }
     return CompiledView(
         table,
         {name: column["data_type"] for name, column in models[last]["columns"].items()},
         tuple(
-            CompiledModel(models[key]["name"], relations[key], sql[key], tuple(sorted(r for r in relations.values() if r in sql[key])))
+            CompiledModel(
+                models[key]["name"],
+                relations[key],
+                sql[key],
+                tuple(sorted(r for r in relations.values() if r in sql[key])),
+            )
             for key in order
             if key in relations
         ),
@@ -153,7 +179,9 @@ def _read(models: Mapping[str, Any], order: list[str]) -> set[str]:
     return {parent for key in order for parent in models[key]["depends_on"]["nodes"]}
 
 
-def _compiled_sql(settings: Settings, parsed: Path, names: list[str], variables: Mapping[str, Any]) -> dict[str, str]:
+def _compiled_sql(
+    settings: Settings, parsed: Path, names: list[str], variables: Mapping[str, Any]
+) -> dict[str, str]:
     """Return the select of each model by dbt's id."""
     arguments = [
         "compile",
@@ -166,10 +194,18 @@ def _compiled_sql(settings: Settings, parsed: Path, names: list[str], variables:
         *names,
     ]
     with _target_folder(settings) as target:
-        code, output = _call_dbt(settings, arguments, target, parsed / PARSED_PROJECT, "nightshift dbt compile")
+        code, output = _call_dbt(
+            settings, arguments, target, parsed / PARSED_PROJECT, "nightshift dbt compile"
+        )
         results = target / "run_results.json"
-        compiled = json.loads(results.read_text(encoding="utf-8"))["results"] if results.is_file() else []
-    sql = {result["unique_id"]: result["compiled_code"] for result in compiled if result["status"] == "success"}
+        compiled = (
+            json.loads(results.read_text(encoding="utf-8"))["results"] if results.is_file() else []
+        )
+    sql = {
+        result["unique_id"]: result["compiled_code"]
+        for result in compiled
+        if result["status"] == "success"
+    }
     if code or len(sql) < len(names):
         if fault := fault_in(output):
             raise fault
@@ -183,10 +219,14 @@ def _compiled_sql(settings: Settings, parsed: Path, names: list[str], variables:
 
 def _keep(path: Path, view: CompiledView) -> None:
     sealed_file.write(path, json.dumps(asdict(view)).encode())
-    for old in sorted(path.parent.glob("*.json"), key=lambda file: file.stat().st_mtime)[:-KEPT_COMPILATIONS]:
+    for old in sorted(path.parent.glob("*.json"), key=lambda file: file.stat().st_mtime)[
+        :-KEPT_COMPILATIONS
+    ]:
         old.unlink(missing_ok=True)
 
 
 def _from_json(document: dict[str, Any]) -> CompiledView:
-    models = tuple(CompiledModel(**{**model, "reads": tuple(model["reads"])}) for model in document["models"])
+    models = tuple(
+        CompiledModel(**{**model, "reads": tuple(model["reads"])}) for model in document["models"]
+    )
     return CompiledView(document["table"], document["columns"], models, document["sources"])

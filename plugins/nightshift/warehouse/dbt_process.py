@@ -28,11 +28,14 @@ def run_dbt(arguments: list[str], parsed_project: str | None) -> int:
 
     Args:
         arguments: As on dbt's command line.
-        parsed_project: A ``partial_parse.msgpack`` of the same project and database; with it nothing is parsed again.
+        parsed_project: A ``partial_parse.msgpack`` of the same project and database; with it
+            nothing is parsed again.
     """
     from dbt.cli.main import dbtRunner
 
-    result = dbtRunner(manifest=_read_manifest(parsed_project) if parsed_project else None).invoke(arguments)
+    result = dbtRunner(manifest=_read_manifest(parsed_project) if parsed_project else None).invoke(
+        arguments
+    )
     if result.exception is not None:
         print(f"{type(result.exception).__name__}: {result.exception}", file=sys.stderr)  # noqa: T201  (the parent reads it)
         return 2

@@ -74,7 +74,8 @@ class FeatureView:
         name: Name of the view; its table is ``features.feat_<name>``.
         entity_key: Its identifier column, from ``meta.entity_key`` of the model.
         columns: PostgreSQL type by column, in order, from the model's contract.
-        may_be_empty: Whether a night may have no entity, from ``meta.may_be_empty``; the suite has its say too.
+        may_be_empty: Whether a night may have no entity, from ``meta.may_be_empty``; the suite has
+            its say too.
         raw_datasets: Names of the raw datasets that it reads, directly or through other models.
     """
 
@@ -113,7 +114,11 @@ def feature_views(settings: Settings) -> list[FeatureView]:
         DbtError: A feature view names no entity key.
     """
     manifest = json.loads((parsed_project(settings) / "manifest.json").read_text(encoding="utf-8"))
-    models = [n for n in manifest["nodes"].values() if n["resource_type"] == "model" and n["name"].startswith(_FEATURE_PREFIX)]
+    models = [
+        n
+        for n in manifest["nodes"].values()
+        if n["resource_type"] == "model" and n["name"].startswith(_FEATURE_PREFIX)
+    ]
     ordered = sorted(models, key=lambda model: str(model["name"]))
     return [_feature_view(model, _raw_datasets(manifest, model["unique_id"])) for model in ordered]
 
@@ -147,11 +152,16 @@ def _feature_view(model: Mapping[str, Any], raw_datasets: frozenset[str]) -> Fea
             todo=f"Add it in {model['patch_path'] or model['original_file_path']}.",
         )
     may_be_empty = model["config"]["meta"].get("may_be_empty") is True
-    return FeatureView(model["name"].removeprefix(_FEATURE_PREFIX), key, columns, may_be_empty, raw_datasets)
+    return FeatureView(
+        model["name"].removeprefix(_FEATURE_PREFIX), key, columns, may_be_empty, raw_datasets
+    )
 
 
 def run_models(
-    settings: Settings, models: Sequence[str], variables: Mapping[str, Any], application_name: str = "nightshift dbt"
+    settings: Settings,
+    models: Sequence[str],
+    variables: Mapping[str, Any],
+    application_name: str = "nightshift dbt",
 ) -> list[ModelRun]:
     """Run models in one dbt process, on relations that ``ensure_relations`` has made for this very project.
 
@@ -172,7 +182,9 @@ def run_models(
     arguments = ["run", "--vars", json.dumps(variables)] + (["--select", *models] if models else [])
     hit(Failpoint.DBT_BEFORE)
     with _target_folder(settings) as target:
-        code, output = _call_dbt(settings, arguments, target, parsed_project(settings) / PARSED_PROJECT, application_name)
+        code, output = _call_dbt(
+            settings, arguments, target, parsed_project(settings) / PARSED_PROJECT, application_name
+        )
         runs = _read_results(target / "run_results.json")
     _raise_for_failures(runs, code, output, len(models))
     hit(Failpoint.DBT_AFTER)
@@ -203,7 +215,9 @@ def _raise_for_failures(runs: list[ModelRun], code: int, output: str, n_wanted: 
         error = DbtError(
             f"dbt model {broken.model} failed ({len(failed)} of {len(runs)} models did not run).",
             got=broken.message.strip() or broken.status,
-            todo=next((todo for words, todo in _TODO_BY_WORDS.items() if words in broken.message), _TODO),
+            todo=next(
+                (todo for words, todo in _TODO_BY_WORDS.items() if words in broken.message), _TODO
+            ),
         )
         error.models = tuple(run.model for run in failed)
         raise error
@@ -232,7 +246,9 @@ def parsed_project(settings: Settings) -> Path:
             code, output = _call_dbt(settings, ["parse"], target, None, "nightshift dbt parse")
             if code:
                 raise DbtProcessError(
-                    "The dbt project cannot be parsed.", got=output.strip()[-1500:], todo="Correct it; `dbt parse` shows more."
+                    "The dbt project cannot be parsed.",
+                    got=output.strip()[-1500:],
+                    todo="Correct it; `dbt parse` shows more.",
                 )
             sealed_file.write(target / _DIGESTS, _digests_of(target))
             _keep(target, folder)
@@ -240,12 +256,16 @@ def parsed_project(settings: Settings) -> Path:
 
 
 _DIGESTS = "digests"
-"""File in the folder of a parsed project: what its SQL is made from must not change without a word."""
+"""File in the folder of a parsed project: what its SQL is made from must not change without a
+word.
+"""
 
 
 def _digests_of(folder: Path) -> bytes:
     names = (PARSED_PROJECT, "manifest.json")
-    return json.dumps({name: sha256((folder / name).read_bytes()).hexdigest() for name in names}).encode()
+    return json.dumps(
+        {name: sha256((folder / name).read_bytes()).hexdigest() for name in names}
+    ).encode()
 
 
 def _is_whole(folder: Path) -> bool:
@@ -269,9 +289,16 @@ def _keep(target: Path, folder: Path) -> None:
 
 def project_digest(settings: Settings) -> str:
     """Return a digest of everything that dbt's parse depends on: its files, its version, the database's name."""
-    digest = sha256(f"{version('dbt-core')} {version('dbt-postgres')} {settings.warehouse_database}".encode())
+    digest = sha256(
+        f"{version('dbt-core')} {version('dbt-postgres')} {settings.warehouse_database}".encode()
+    )
     root = settings.dbt_project_dir
-    for path in sorted(p for pattern in _PROJECT_FILES for p in root.rglob(pattern) if not {"target", "logs"} & set(p.parts)):
+    for path in sorted(
+        p
+        for pattern in _PROJECT_FILES
+        for p in root.rglob(pattern)
+        if not {"target", "logs"} & set(p.parts)
+    ):
         digest.update(f"\0{path.relative_to(root)}\0".encode() + path.read_bytes())
     return digest.hexdigest()[:16]
 
@@ -287,13 +314,32 @@ def _target_folder(settings: Settings) -> Iterator[Path]:
         shutil.rmtree(target, ignore_errors=True)
 
 
-def _call_dbt(settings: Settings, arguments: list[str], target: Path, parsed: Path | None, application_name: str) -> tuple[int, str]:
+def _call_dbt(
+    settings: Settings,
+    arguments: list[str],
+    target: Path,
+    parsed: Path | None,
+    application_name: str,
+) -> tuple[int, str]:
     """Run dbt in a child process that ends when we do; return its exit code and what it printed."""
     logs = settings.home / "logs" / "dbt" / time.strftime("%Y-%m-%d")
     logs.mkdir(parents=True, exist_ok=True)
     project = str(settings.dbt_project_dir)
-    paths = ["--project-dir", project, "--profiles-dir", project, "--target-path", str(target), "--log-path", str(logs)]
-    request = {"parent": os.getpid(), "arguments": [*arguments, *paths, "--quiet"], "parsed_project": str(parsed) if parsed else None}
+    paths = [
+        "--project-dir",
+        project,
+        "--profiles-dir",
+        project,
+        "--target-path",
+        str(target),
+        "--log-path",
+        str(logs),
+    ]
+    request = {
+        "parent": os.getpid(),
+        "arguments": [*arguments, *paths, "--quiet"],
+        "parsed_project": str(parsed) if parsed else None,
+    }
     process = subprocess.Popen(
         [sys.executable, "-m", "nightshift.warehouse.dbt_process"],
         stdin=subprocess.PIPE,
@@ -315,7 +361,9 @@ def _call_dbt(settings: Settings, arguments: list[str], target: Path, parsed: Pa
 def _environment(settings: Settings, application_name: str) -> dict[str, str]:
     """Return the child's environment, the only way the password goes."""
     return os.environ | {
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(PROJECT_ROOT / "plugins"), os.environ.get("PYTHONPATH")])),
+        "PYTHONPATH": os.pathsep.join(
+            filter(None, [str(PROJECT_ROOT / "plugins"), os.environ.get("PYTHONPATH")])
+        ),
         "NIGHTSHIFT_WAREHOUSE_HOST": settings.warehouse_host,
         "NIGHTSHIFT_WAREHOUSE_PORT": str(settings.warehouse_port),
         "NIGHTSHIFT_WAREHOUSE_DATABASE": settings.warehouse_database,
@@ -331,7 +379,8 @@ def _environment(settings: Settings, application_name: str) -> dict[str, str]:
 def ensure_relations(settings: Settings) -> bool:
     """Make the views and empty tables of the dbt project, if the warehouse has those of another version of it.
 
-    Feature views keep their rows; a new column is added, and is null in older loads. Safe from several places at once.
+    Feature views keep their rows; a new column is added, and is null in older loads. Safe from
+    several places at once.
 
     Returns:
         Whether anything had to be made.
@@ -357,7 +406,9 @@ def ensure_relations(settings: Settings) -> bool:
 
 
 def _made_digest(conn: Connection) -> str | None:
-    row = conn.execute("select split_part(obj_description(to_regnamespace('staging'), 'pg_namespace'), ' ', 3)").fetchone()
+    row = conn.execute(
+        "select split_part(obj_description(to_regnamespace('staging'), 'pg_namespace'), ' ', 3)"
+    ).fetchone()
     return row[0] if row else None
 
 
@@ -366,4 +417,8 @@ def _add_columns(conn: Connection, view: FeatureView) -> None:
 
     for name, data_type in view.columns.items():
         statement = sql.SQL("alter table if exists {} add column if not exists {} {}")
-        conn.execute(statement.format(sql.Identifier("features", view.table), sql.Identifier(name), sql.SQL(data_type)))
+        conn.execute(
+            statement.format(
+                sql.Identifier("features", view.table), sql.Identifier(name), sql.SQL(data_type)
+            )
+        )

@@ -14,17 +14,27 @@ if TYPE_CHECKING:
 def collect_target(conn: Connection, target: Target) -> int:
     """Delete the rows of one target's dead loads, in one transaction, and return how many they were.
 
-    A load that an old attempt still stages is left for the next time: whoever has published must not wait for whom it overtook.
+    A load that an old attempt still stages is left for the next time: whoever has published must
+    not wait for whom it overtook.
     """
     from psycopg import sql
 
     with conn.transaction():
-        # A delivery that said nothing new becomes a version again when an older one arrives between it and its twin.
-        dead_states = ["refused", "collected"] if target.is_versioned else ["duplicate", "refused", "collected"]
+        # A delivery that said nothing new becomes a version again when an older one arrives between
+        # it and its twin.
+        dead_states = (
+            ["refused", "collected"]
+            if target.is_versioned
+            else ["duplicate", "refused", "collected"]
+        )
         dead = conn.execute(_DEAD_LOADS, [target.dataset, dead_states]).fetchall()
         if not dead:
             return 0
-        pairs = {"days": [day for day, _ in dead], "load_ids": [load_id for _, load_id in dead], "dataset": target.dataset}
+        pairs = {
+            "days": [day for day, _ in dead],
+            "load_ids": [load_id for _, load_id in dead],
+            "dataset": target.dataset,
+        }
         delete = sql.SQL(_DELETE_ROWS).format(table=sql.Identifier(target.schema, target.table))
         n_deleted = conn.execute(delete, pairs).rowcount
         hit(Failpoint.COLLECT_DELETED)

@@ -24,7 +24,8 @@ HINDERING_FUNCTIONS = """
         or proname in ('pg_logical_emit_message', 'lo_create', 'lo_creat', 'lo_from_bytea', 'lo_import')
     )
 """
-"""Functions that PostgreSQL gives to everybody, and by which a reader holds up or fills a warehouse.
+"""Functions that PostgreSQL gives to everybody, and by which a reader holds up or fills a
+warehouse.
 
 Advisory locks are numbers that anybody can compute. Messages fill the write-ahead log, large
 objects the disk.
@@ -38,7 +39,8 @@ def apply_grants(conn: Connection) -> None:
     any time and from several places at once; readers notice nothing, it is one transaction.
 
     Args:
-        conn: A connection of a role that may create roles and owns the warehouse, or is a superuser.
+        conn: A connection of a role that may create roles and owns the warehouse, or is a
+            superuser.
     """
     change_schema(conn, lambda: _apply(conn), DBT_RELATIONS_LOCK)
 
@@ -75,7 +77,10 @@ def _ensure_role(conn: Connection) -> None:
         try:
             with conn.transaction():
                 conn.execute(sql.SQL("create role {} login").format(sql.Identifier(ANALYST)))
-        except (errors.DuplicateObject, errors.UniqueViolation):  # made at the same time through another database
+        except (
+            errors.DuplicateObject,
+            errors.UniqueViolation,
+        ):  # made at the same time through another database
             pass
 
 
@@ -88,7 +93,11 @@ def _close(conn: Connection) -> None:
     conn.execute("revoke all on schema public from public")
     for schema in _schemas(conn):
         for kind in ("tables", "sequences", "functions"):
-            conn.execute(sql.SQL("revoke all on all {} in schema {} from public, {}").format(sql.SQL(kind), schema, role))
+            conn.execute(
+                sql.SQL("revoke all on all {} in schema {} from public, {}").format(
+                    sql.SQL(kind), schema, role
+                )
+            )
         conn.execute(sql.SQL("revoke all on schema {} from public, {}").format(schema, role))
 
 
@@ -112,7 +121,9 @@ def _keep_functions_and_slots(conn: Connection, owner: str) -> None:
 def _schemas(conn: Connection) -> list[sql.Identifier]:
     from psycopg import sql
 
-    rows = conn.execute("select nspname from pg_namespace where nspname !~ '^pg_' and nspname <> 'information_schema' order by 1")
+    rows = conn.execute(
+        "select nspname from pg_namespace where nspname !~ '^pg_' and nspname <> 'information_schema' order by 1"
+    )
     return [sql.Identifier(name) for (name,) in rows]
 
 
@@ -120,16 +131,18 @@ def _open_analytics(conn: Connection) -> None:
     from psycopg import sql
 
     role = sql.Identifier(ANALYST)
-    row = conn.execute("select nspowner::regrole::text from pg_namespace where nspname = 'analytics'").fetchone()
+    row = conn.execute(
+        "select nspowner::regrole::text from pg_namespace where nspname = 'analytics'"
+    ).fetchone()
     conn.execute(sql.SQL("grant usage on schema analytics to {}").format(role))
     conn.execute(sql.SQL("grant select on all tables in schema analytics to {}").format(role))
     for function in _functions_of_views(conn):
         conn.execute(sql.SQL("grant execute on function {} to {}").format(sql.SQL(function), role))
     for owner in {row[0]} if row else set():
         conn.execute(
-            sql.SQL("alter default privileges for role {} in schema analytics grant select on tables to {}").format(
-                sql.Identifier(owner), role
-            )
+            sql.SQL(
+                "alter default privileges for role {} in schema analytics grant select on tables to {}"
+            ).format(sql.Identifier(owner), role)
         )
 
 

@@ -48,7 +48,9 @@ class RawVersion:
         return self.known_at <= as_of and (self.superseded_at is None or self.superseded_at > as_of)
 
 
-def raw_versions(conn: Connection, contracts: Iterable[DatasetContract], last: Partition) -> list[RawVersion]:
+def raw_versions(
+    conn: Connection, contracts: Iterable[DatasetContract], last: Partition
+) -> list[RawVersion]:
     """Return every published version of these datasets up to and with a partition, by dataset, day and time of delivery."""
     rows = conn.execute(
         """
@@ -69,20 +71,30 @@ def lookback_of(contract: DatasetContract, partition: Partition) -> list[dt.date
 
 
 def missing_drops(
-    contracts: Mapping[str, DatasetContract], versions: Iterable[RawVersion], partitions: PartitionRange
+    contracts: Mapping[str, DatasetContract],
+    versions: Iterable[RawVersion],
+    partitions: PartitionRange,
 ) -> list[tuple[str, dt.date]]:
     """Return the (dataset, day) that a look-back of the range needs and nobody has published, in order."""
     present = {(version.dataset, version.day) for version in versions}
-    needed = {(c.dataset, day) for c in contracts.values() for partition in partitions for day in lookback_of(c, partition)}
+    needed = {
+        (c.dataset, day)
+        for c in contracts.values()
+        for partition in partitions
+        for day in lookback_of(c, partition)
+    }
     return sorted(needed - present)
 
 
 def as_of_by_partition(
-    contracts: Mapping[str, DatasetContract], versions: Iterable[RawVersion], partitions: PartitionRange
+    contracts: Mapping[str, DatasetContract],
+    versions: Iterable[RawVersion],
+    partitions: PartitionRange,
 ) -> dict[Partition, dt.datetime]:
     """Return each partition's knowledge cut-off, UTC: its nominal one, or later when the look-back's first versions came later.
 
-    It looks at first versions only, so that a correction never moves it and a rerun reads what the first run read.
+    It looks at first versions only, so that a correction never moves it and a rerun reads what the
+    first run read.
 
     Raises:
         MissingDropError: The look-back of a partition has a hole.
@@ -93,25 +105,48 @@ def as_of_by_partition(
         first[key] = min(first.get(key, version.known_at), version.known_at)
     try:
         return {
-            partition: max([partition.cutoff, *(first[c.dataset, day] for c in contracts.values() for day in lookback_of(c, partition))])
+            partition: max(
+                [
+                    partition.cutoff,
+                    *(
+                        first[c.dataset, day]
+                        for c in contracts.values()
+                        for day in lookback_of(c, partition)
+                    ),
+                ]
+            )
             for partition in partitions
         }
     except KeyError as hole:
         dataset, day = hole.args[0]
-        raise MissingDropError(f"{dataset} of {day} is not published.", todo="Deliver and ingest it, then rerun.") from None
+        raise MissingDropError(
+            f"{dataset} of {day} is not published.", todo="Deliver and ingest it, then rerun."
+        ) from None
 
 
-def input_digests(versions: Iterable[RawVersion], as_of: Mapping[Partition, dt.datetime]) -> dict[str, str]:
+def input_digests(
+    versions: Iterable[RawVersion], as_of: Mapping[Partition, dt.datetime]
+) -> dict[str, str]:
     """Return, by dataset, a digest of the versions that the partitions see, with the loads they came from; and one of the cut-offs.
 
     Reference data counts with every version up to the partition, daily data with its look-back.
     """
     used: dict[str, list[RawVersion]] = defaultdict(list)
     for version in versions:
-        if any(version.day <= partition.day and version.is_visible(instant) for partition, instant in as_of.items()):
+        if any(
+            version.day <= partition.day and version.is_visible(instant)
+            for partition, instant in as_of.items()
+        ):
             used[version.dataset].append(version)
-    inputs = {dataset: f"{_digest(map(str, read))} loads {_spans({v.load_id for v in read})}" for dataset, read in used.items()}
-    return inputs | {"as_of": _digest(f"{partition} {instant.isoformat()}" for partition, instant in as_of.items())}
+    inputs = {
+        dataset: f"{_digest(map(str, read))} loads {_spans({v.load_id for v in read})}"
+        for dataset, read in used.items()
+    }
+    return inputs | {
+        "as_of": _digest(
+            f"{partition} {instant.isoformat()}" for partition, instant in as_of.items()
+        )
+    }
 
 
 def _digest(lines: Iterable[str]) -> str:
@@ -129,7 +164,9 @@ def _spans(numbers: set[int]) -> str:
     return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in spans)
 
 
-def published_loads(conn: Connection, dataset: str, partitions: PartitionRange) -> dict[dt.date, int]:
+def published_loads(
+    conn: Connection, dataset: str, partitions: PartitionRange
+) -> dict[dt.date, int]:
     """Return the load that readers see, by day; days that nobody published are left out."""
     rows = conn.execute(
         "select partition_date, load_id from ops.published where dataset = %s and partition_date between %s and %s order by partition_date",

@@ -1,7 +1,7 @@
 """Take the rows of a COPY out of libpq in a compiled loop.
 
-A driver written in Python takes and gives back the interpreter's lock for each row: beside other busy threads that is four times as slow.
-Source: docs/adr/0031-binary-rows.md.
+A driver written in Python takes and gives back the interpreter's lock for each row: beside other
+busy threads that is four times as slow. Source: docs/adr/0031-binary-rows.md.
 """
 
 from __future__ import annotations
@@ -32,10 +32,13 @@ _free: Any = None
 _copy: Any = None
 
 
-def copy_out(conn: Connection, query: sql.Composed | sql.SQL, batch_bytes: int) -> Iterator[tuple[npt.NDArray[np.uint8], int]]:
+def copy_out(
+    conn: Connection, query: sql.Composed | sql.SQL, batch_bytes: int
+) -> Iterator[tuple[npt.NDArray[np.uint8], int]]:
     """Run ``copy (query) to stdout (format binary)`` and yield its data, whole rows, with how many there are at most.
 
-    What is yielded is valid until the next is asked for. An early end leaves the COPY to whoever closes the connection.
+    What is yielded is valid until the next is asked for. An early end leaves the COPY to whoever
+    closes the connection.
 
     Args:
         conn: A connection that nobody else uses.
@@ -49,7 +52,9 @@ def copy_out(conn: Connection, query: sql.Composed | sql.SQL, batch_bytes: int) 
     from psycopg.pq import ExecStatus
 
     collect, pgconn = compiled_collect(), conn.pgconn
-    begun = pgconn.exec_(sql.SQL("copy ({}) to stdout (format binary)").format(query).as_bytes(conn))
+    begun = pgconn.exec_(
+        sql.SQL("copy ({}) to stdout (format binary)").format(query).as_bytes(conn)
+    )
     if begun.status != ExecStatus.COPY_OUT:
         raise errors.error_from_result(begun)
     address: int = pgconn.pgconn_ptr  # type: ignore[attr-defined]  # all of psycopg's ways to libpq have it
@@ -98,7 +103,13 @@ def _library() -> Path:
     raise OSError("psycopg does not bring its own libpq")
 
 
-def collect_rows(conn: int, out: npt.NDArray[np.uint8], most_bytes: int, waiting: npt.NDArray[np.uintp], state: Numbers) -> int:
+def collect_rows(
+    conn: int,
+    out: npt.NDArray[np.uint8],
+    most_bytes: int,
+    waiting: npt.NDArray[np.uintp],
+    state: Numbers,
+) -> int:
     """Put rows together until there are enough bytes, or the COPY ends.
 
     Args:
@@ -106,7 +117,8 @@ def collect_rows(conn: int, out: npt.NDArray[np.uint8], most_bytes: int, waiting
         out: Receives them.
         most_bytes: When it is enough.
         waiting: Address of a row that did not fit, 0 for none; shape (1,).
-        state: Receives what libpq has said last (bytes of a row; -1 the end, -2 an error) and how many bytes ``out`` has; shape (2,).
+        state: Receives what libpq has said last (bytes of a row; -1 the end, -2 an error) and how
+            many bytes ``out`` has; shape (2,).
 
     Returns:
         Number of rows.

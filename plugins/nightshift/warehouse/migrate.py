@@ -26,7 +26,8 @@ def migrate(conn: Connection, contracts: dict[str, DatasetContract]) -> list[str
 
     Raises:
         SpecError: Contracts do not fit their raw tables; everything else was done.
-        WarehouseError: An applied migration is not among ours: the code is older than the warehouse.
+        WarehouseError: An applied migration is not among ours: the code is older than the
+            warehouse.
     """
     pending, problems = change_schema(conn, lambda: _apply_pending(conn, contracts))
     if problems:
@@ -34,10 +35,14 @@ def migrate(conn: Connection, contracts: dict[str, DatasetContract]) -> list[str
     return pending
 
 
-def _apply_pending(conn: Connection, contracts: dict[str, DatasetContract]) -> tuple[list[str], list[SpecError]]:
+def _apply_pending(
+    conn: Connection, contracts: dict[str, DatasetContract]
+) -> tuple[list[str], list[SpecError]]:
     """Apply the migrations, make the raw tables, and return the migrations and which contracts do not fit."""
     conn.execute("create schema if not exists ops")
-    conn.execute("create table if not exists ops.schema_migrations (name text primary key, applied_at timestamptz not null default now())")
+    conn.execute(
+        "create table if not exists ops.schema_migrations (name text primary key, applied_at timestamptz not null default now())"
+    )
     applied = {name for (name,) in conn.execute("select name from ops.schema_migrations")}
     files = {path.name: path for path in sorted(MIGRATIONS.glob("*.sql"))}
     _refuse_newer_warehouse(applied - files.keys())
@@ -72,11 +77,13 @@ def _refuse_newer_warehouse(unknown: set[str]) -> None:
 def ensure_raw_table(conn: Connection, contract: DatasetContract) -> None:
     """Create the raw table of a contract, or add the columns that the contract gained.
 
-    Grain: one delivered row of one version. Columns: ``partition_date, load_id, known_at, source_row`` and the contract's. The file of a
-    version stands in ``raw.ingested_drops``; tables of before keep two columns for it, which new rows leave null.
+    Grain: one delivered row of one version. Columns: ``partition_date, load_id, known_at,
+    source_row`` and the contract's. The file of a version stands in ``raw.ingested_drops``; tables
+    of before keep two columns for it, which new rows leave null.
 
     Raises:
-        SpecError: A column has another type there: views stand on it, and old rows have been read with it.
+        SpecError: A column has another type there: views stand on it, and old rows have been read
+            with it.
     """
     from psycopg import sql
 
@@ -90,18 +97,26 @@ def ensure_raw_table(conn: Connection, contract: DatasetContract) -> None:
     )
     _leave_null(conn, contract, ("source_uri", "source_sha256"))
     for name, sql_type in columns:
-        conn.execute(sql.SQL("alter table {} add column if not exists {} {}").format(table, sql.Identifier(name), sql.SQL(sql_type)))
+        conn.execute(
+            sql.SQL("alter table {} add column if not exists {} {}").format(
+                table, sql.Identifier(name), sql.SQL(sql_type)
+            )
+        )
     _refuse_changed_types(conn, contract)
     index = sql.Identifier(f"{contract.name}_by_partition")
-    conn.execute(sql.SQL("create index if not exists {} on {} (partition_date, load_id)").format(index, table))
+    conn.execute(
+        sql.SQL("create index if not exists {} on {} (partition_date, load_id)").format(
+            index, table
+        )
+    )
 
 
 def ensure_large_table(conn: Connection, contract: DatasetContract) -> str:
     """Create the part of a raw table that takes very many rows at once, and return its name; whoever reads the raw table reads it too.
 
-    A load lies together in it, so a block range index finds it; an entry for each row would cost nearly as much as the row.
-    PostgreSQL brings such an index up to date when it vacuums, which a load of such a size brings about. Source:
-    docs/adr/0032-large-raw-loads.md.
+    A load lies together in it, so a block range index finds it; an entry for each row would cost
+    nearly as much as the row. PostgreSQL brings such an index up to date when it vacuums, which a
+    load of such a size brings about. Source: docs/adr/0032-large-raw-loads.md.
     """
     name = f"{contract.name}$large"  # no contract can have this name
     change_schema(conn, lambda: _create_large_table(conn, contract, name))
@@ -115,10 +130,16 @@ def _create_large_table(conn: Connection, contract: DatasetContract, name: str) 
     query = "select to_regclass(format('raw.%%I', %s::text))"
     if conn.execute(query, [name]).fetchone() != (None,):
         return
-    settings = "autovacuum_vacuum_insert_scale_factor = 0, autovacuum_vacuum_insert_threshold = 100000"
-    conn.execute(sql.SQL("create table {} () inherits ({}) with ({})").format(table, raw, sql.SQL(settings)))
+    settings = (
+        "autovacuum_vacuum_insert_scale_factor = 0, autovacuum_vacuum_insert_threshold = 100000"
+    )
+    conn.execute(
+        sql.SQL("create table {} () inherits ({}) with ({})").format(table, raw, sql.SQL(settings))
+    )
     index = sql.Identifier(f"{name}_by_partition")
-    conn.execute(sql.SQL("create index {} on {} using brin (partition_date, load_id)").format(index, table))
+    conn.execute(
+        sql.SQL("create index {} on {} using brin (partition_date, load_id)").format(index, table)
+    )
     comment = sql.Literal(f"Large loads of raw.{contract.name}: read that.")
     conn.execute(sql.SQL("comment on table {} is {}").format(table, comment))
 
@@ -144,7 +165,9 @@ def _refuse_changed_types(conn: Connection, contract: DatasetContract) -> None:
         """,
         [contract.name],
     )
-    there = {name: {"timestamp with time zone": "timestamptz"}.get(kind, kind) for name, kind in rows}
+    there = {
+        name: {"timestamp with time zone": "timestamptz"}.get(kind, kind) for name, kind in rows
+    }
     if changed := [column for column in contract.columns if there[column.name] != column.type.sql]:
         column = changed[0]
         raise SpecError(

@@ -1,8 +1,9 @@
 """THE write path: begin, stage, audit, publish, collect. Every partition that others read is written by this protocol.
 
-Airflow runs a task at least once, and two attempts of it can really run at the same time. So rows are staged under a
-``load_id`` that no reader follows, and publishing is one short transaction that flips ``ops.published`` if no newer
-attempt has taken the partition's fencing token. Source: docs/adr/0004-write-path.md.
+Airflow runs a task at least once, and two attempts of it can really run at the same time. So rows
+are staged under a ``load_id`` that no reader follows, and publishing is one short transaction that
+flips ``ops.published`` if no newer attempt has taken the partition's fencing token. Source:
+docs/adr/0004-write-path.md.
 """
 
 from __future__ import annotations
@@ -23,7 +24,13 @@ from nightshift.warehouse.damage import refuse_vanished
 from nightshift.warehouse.faults import fault_of
 from nightshift.warehouse.garbage_collection import collect_target
 from nightshift.warehouse.pointer import READS, flip, look_at_published
-from nightshift.warehouse.write_types import STATES, LoadManifest, PartitionWrite, PublishedLoad, Target
+from nightshift.warehouse.write_types import (
+    STATES,
+    LoadManifest,
+    PartitionWrite,
+    PublishedLoad,
+    Target,
+)
 
 if TYPE_CHECKING:
     from psycopg import sql
@@ -37,14 +44,20 @@ __all__ = [
 ]  # fmt: skip
 
 
-def begin(conn: Connection, targets: Sequence[Target], partitions: PartitionRange, manifest: LoadManifest) -> PartitionWrite:
+def begin(
+    conn: Connection, targets: Sequence[Target], partitions: PartitionRange, manifest: LoadManifest
+) -> PartitionWrite:
     """Take the next fencing token of every (dataset, partition) and record the manifest, in its own transaction.
 
     Raises:
         LoadStateError: A versioned target comes without ``known_at``.
     """
     if manifest.known_at is None and any(target.is_versioned for target in targets):
-        raise LoadStateError("A version of raw data needs the time of its delivery.", expected="known_at", todo="Pass it in the manifest.")
+        raise LoadStateError(
+            "A version of raw data needs the time of its delivery.",
+            expected="known_at",
+            todo="Pass it in the manifest.",
+        )
     hit(Failpoint.BEGIN_BEFORE)
     end_older_attempts(conn, manifest.run)
     with conn.transaction():
@@ -65,7 +78,11 @@ def begin(conn: Connection, targets: Sequence[Target], partitions: PartitionRang
         ).fetchone()
     hit(Failpoint.BEGIN_AFTER, lambda: lose(conn))
     if row is None:
-        raise LoadStateError("A write without targets.", expected="at least one dataset", todo="Name what the load publishes.")
+        raise LoadStateError(
+            "A write without targets.",
+            expected="at least one dataset",
+            todo="Name what the load publishes.",
+        )
     return PartitionWrite(int(row[0]), tuple(targets), partitions)
 
 
@@ -111,13 +128,18 @@ def hold_stage(transaction: Transaction, write: PartitionWrite) -> str:
     """
     from psycopg import sql
 
-    query = sql.SQL("select state from ops.loads where load_id = {} order by dataset, partition_date for share")
+    query = sql.SQL(
+        "select state from ops.loads where load_id = {} order by dataset, partition_date for share"
+    )
     rows = transaction.execute(query.format(sql.Literal(write.load_id)))
     return _least_advanced(write.load_id, {state for (state,) in rows})
 
 
 def audit(
-    conn: Connection, write: PartitionWrite, detail: Mapping[str, Any] | None = None, sent: Mapping[dt.date, int] | None = None
+    conn: Connection,
+    write: PartitionWrite,
+    detail: Mapping[str, Any] | None = None,
+    sent: Mapping[dt.date, int] | None = None,
 ) -> dict[tuple[str, dt.date], int]:
     """Count the staged rows, check their keys, hash their content, and record the verdict; one scan per dataset.
 
@@ -125,15 +147,16 @@ def audit(
         conn: A connection outside of a transaction.
         write: The begun write.
         detail: Kept with each load.
-        sent: Very many rows of one target whose keys the writer has compared before it sent them, by day: then as many must be there, and
-            nobody sorts their keys again. Source: docs/adr/0028-ingest-at-size.md.
+        sent: Very many rows of one target whose keys the writer has compared before it sent them,
+            by day: then as many must be there, and nobody sorts their keys again. Source:
+            docs/adr/0028-ingest-at-size.md.
 
     Returns:
         Rows by dataset and day; every partition of the range is there.
 
     Raises:
-        AuditError: A partition is empty, has another number of rows than was sent, or a key is null or not unique. The load is recorded
-            as refused.
+        AuditError: A partition is empty, has another number of rows than was sent, or a key is null
+            or not unique. The load is recorded as refused.
     """
     counts: dict[tuple[str, dt.date], int] = {}
     problems: list[str] = []
@@ -143,8 +166,13 @@ def audit(
     else:
         refresh_grown(conn, write)
     with conn.transaction():
-        conn.execute("select from ops.loads where load_id = %s order by dataset, partition_date for update", [write.load_id])
-        conn.execute("set local enable_indexscan = off")  # A fresh load lies together: row by row through the key takes 1.6 times as long.
+        conn.execute(
+            "select from ops.loads where load_id = %s order by dataset, partition_date for update",
+            [write.load_id],
+        )
+        conn.execute(
+            "set local enable_indexscan = off"
+        )  # A fresh load lies together: row by row through the key takes 1.6 times as long.
         for target in write.targets:
             by_day, unexpected = measure_days(conn, target, write, is_unique=sent is not None)
             found = problems_of(target, by_day, unexpected, sent)
@@ -153,7 +181,10 @@ def audit(
             problems += found
             counts |= {(target.dataset, day): measured.n_rows for day, measured in by_day.items()}
         if not problems:
-            conn.execute("update ops.loads set state = 'audited' where load_id = %s and state = 'staged'", [write.load_id])
+            conn.execute(
+                "update ops.loads set state = 'audited' where load_id = %s and state = 'staged'",
+                [write.load_id],
+            )
     hit(Failpoint.AUDIT_AFTER, lambda: lose(conn))
     if problems:
         summary = "; ".join(problems[:5])
@@ -179,7 +210,9 @@ def refresh_grown(conn: Connection, write: PartitionWrite) -> None:
 
 _GROWN_BYTES, _GROWN_RATIO = 64 * 1024**2, 0.1
 _FIRST_LOOK = 30
-"""Frequent values, and rows in hundreds of three, that a first look takes of each column; autovacuum takes the usual hundred soon after."""
+"""Frequent values, and rows in hundreds of three, that a first look takes of each column;
+autovacuum takes the usual hundred soon after.
+"""
 
 
 def _grown(conn: Connection, target: Target) -> list[tuple[str, str]]:
@@ -200,7 +233,8 @@ def _grown(conn: Connection, target: Target) -> list[tuple[str, str]]:
 def _refresh_statistics(conn: Connection, tables: Iterable[tuple[str, str]]) -> None:
     """Let the planner see what a bulk range or very many rows have written; autovacuum follows usual nights by itself.
 
-    Without this a training set of 66 fresh partitions took more than four minutes, with it 1.3 s; a gate on a year 87 s, with it 4 s.
+    Without this a training set of 66 fresh partitions took more than four minutes, with it 1.3 s; a
+    gate on a year 87 s, with it 4 s.
     """
     from psycopg import sql
 
@@ -224,16 +258,20 @@ def refuse(conn: Connection, write: PartitionWrite, reason: str) -> None:
     hit(Failpoint.REFUSE_AFTER, lambda: lose(conn))
 
 
-def publish(conn: Connection, write: PartitionWrite, along: Callable[[], None] = lambda: None) -> list[PublishedLoad]:
+def publish(
+    conn: Connection, write: PartitionWrite, along: Callable[[], None] = lambda: None
+) -> list[PublishedLoad]:
     """Flip the pointers of all targets and partitions in one transaction, then read back what readers see.
 
-    A partition whose content equals the published one keeps its pointer, if the published rows still are what was published: they are
-    hashed again. Else this load takes their place as a repair. Calling it again after a lost answer is safe.
+    A partition whose content equals the published one keeps its pointer, if the published rows
+    still are what was published: they are hashed again. Else this load takes their place as a
+    repair. Calling it again after a lost answer is safe.
 
     Args:
         conn: A connection outside of a transaction.
         write: What ``begin`` gave.
-        along: Statements on ``conn`` that belong to the publication: committed with it or not at all.
+        along: Statements on ``conn`` that belong to the publication: committed with it or not at
+            all.
 
     Raises:
         StaleTokenError: A newer attempt has taken a partition.
@@ -247,7 +285,9 @@ def publish(conn: Connection, write: PartitionWrite, along: Callable[[], None] =
 
     hit(Failpoint.PUBLISH_BEFORE)
     try:
-        published = look_at_published(conn, write)  # before the tokens are held: a scan must not make others wait
+        published = look_at_published(
+            conn, write
+        )  # before the tokens are held: a scan must not make others wait
         with conn.transaction():
             flip(conn, write, published)
             along()
@@ -262,7 +302,9 @@ def publish(conn: Connection, write: PartitionWrite, along: Callable[[], None] =
         if fault := fault_of(error):
             raise fault from error
         raise WarehouseError(
-            f"Load {write.load_id} could not be published; nothing changed.", got=without_values(str(error)), todo="Rerun the task."
+            f"Load {write.load_id} could not be published; nothing changed.",
+            got=without_values(str(error)),
+            todo="Rerun the task.",
         ) from error
     if len(write.partitions) > 1:
         _refresh_statistics(conn, [("ops", table) for table in ("fences", "loads", "published")])
@@ -273,7 +315,8 @@ def read_back(conn: Connection, write: PartitionWrite) -> list[PublishedLoad]:
     """Return what readers see now of the write's partitions: the pointers, and the rows behind them, counted.
 
     Raises:
-        LoadStateError: A partition has no pointer, or the load is not recorded as published: the write did not take place.
+        LoadStateError: A partition has no pointer, or the load is not recorded as published: the
+            write did not take place.
         VanishedRowsError: Readers see another number of rows than was published.
     """
     rows = conn.execute(
@@ -298,27 +341,33 @@ def read_back(conn: Connection, write: PartitionWrite) -> list[PublishedLoad]:
     return published
 
 
-def resume(conn: Connection, load_id: int, targets: Sequence[Target], partitions: PartitionRange) -> tuple[PartitionWrite, str]:
+def resume(
+    conn: Connection, load_id: int, targets: Sequence[Target], partitions: PartitionRange
+) -> tuple[PartitionWrite, str]:
     """Return a write that another process began, and the least advanced state of its loads.
 
     Raises:
         LoadStateError: There is no such load.
     """
     rows = conn.execute("select distinct state from ops.loads where load_id = %s", [load_id])
-    return PartitionWrite(load_id, tuple(targets), partitions), _least_advanced(load_id, {state for (state,) in rows})
+    return PartitionWrite(load_id, tuple(targets), partitions), _least_advanced(
+        load_id, {state for (state,) in rows}
+    )
 
 
 def _least_advanced(load_id: int, states: set[str]) -> str:
     if not states:
-        raise LoadStateError(f"There is no load {load_id}.", todo="Rerun the task that begins the write.")
+        raise LoadStateError(
+            f"There is no load {load_id}.", todo="Rerun the task that begins the write."
+        )
     return min(states, key=STATES.index)
 
 
 def collect(conn: Connection, targets: Sequence[Target]) -> int:
     """Delete staged rows that can never be published: duplicates, refused loads, and attempts whose token is stale.
 
-    Published loads stay: they are the history. Safe at any time, also while an old attempt still writes: for a day its load is
-    collected again.
+    Published loads stay: they are the history. Safe at any time, also while an old attempt still
+    writes: for a day its load is collected again.
 
     Returns:
         Number of deleted rows.

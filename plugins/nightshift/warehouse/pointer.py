@@ -41,24 +41,40 @@ class PublishedRows:
 def look_at_published(conn: Connection, write: PartitionWrite) -> PublishedRows:
     """Hash the published rows again that this write would count as a duplicate of, or be in conflict with.
 
-    An ordinary night has neither, so nothing is scanned; a rerun costs one more scan of its partitions.
+    An ordinary night has neither, so nothing is scanned; a rerun costs one more scan of its
+    partitions.
     """
     intact: dict[str, list[LoadKey]] = {}
     damages: list[Damage] = []
     reasons: dict[tuple[str, dt.date], str] = {}
     for target in write.targets:
-        rows = conn.execute(_COMPARED, {"dataset": target.dataset, "load_id": write.load_id, "is_versioned": target.is_versioned})
+        rows = conn.execute(
+            _COMPARED,
+            {
+                "dataset": target.dataset,
+                "load_id": write.load_id,
+                "is_versioned": target.is_versioned,
+            },
+        )
         records = [LoadRecord(*row) for row in rows]
         found = find_damage(conn, target, records)
         damaged = {(damage.partition_date, damage.load_id) for damage in found}
-        intact[target.dataset] = [key for key in ((record.partition_date, record.load_id) for record in records) if key not in damaged]
+        intact[target.dataset] = [
+            key
+            for key in ((record.partition_date, record.load_id) for record in records)
+            if key not in damaged
+        ]
         damages += found
-        lost = conn.execute(_LOST_POINTERS, {"dataset": target.dataset, "load_id": write.load_id}).fetchall()
+        lost = conn.execute(
+            _LOST_POINTERS, {"dataset": target.dataset, "load_id": write.load_id}
+        ).fetchall()
         reasons |= {(target.dataset, day): "repairs a pointer that was lost" for (day,) in lost}
     for damage in damages:
         reason = f"repairs load {damage.load_id}: {damage.what}"
         reasons[damage.dataset, damage.partition_date] = reason
-        logger.warning("%s of %s is published again, it %s", damage.dataset, damage.partition_date, reason)
+        logger.warning(
+            "%s of %s is published again, it %s", damage.dataset, damage.partition_date, reason
+        )
     return PublishedRows(intact, damages, reasons)
 
 
@@ -75,7 +91,9 @@ where l.dataset = %(dataset)s and l.load_id = %(load_id)s and l.state = 'audited
     )
 order by l.partition_date, old.load_id
 """
-"""Of raw data every version of the same content counts, since it may make this one say nothing new, and every reading of this delivery."""
+"""Of raw data every version of the same content counts, since it may make this one say nothing
+new, and every reading of this delivery.
+"""
 _LOST_POINTERS = """
 select l.partition_date from ops.loads l
 where l.dataset = %(dataset)s and l.load_id = %(load_id)s and l.state = 'audited'
@@ -93,8 +111,8 @@ def flip(conn: Connection, write: PartitionWrite, published: PublishedRows) -> N
     Args:
         conn: A connection in a transaction.
         write: The audited write.
-        published: What ``look_at_published`` found a moment ago. A load that became published since is in neither list: then the write
-            is no duplicate of it, and is published beside it.
+        published: What ``look_at_published`` found a moment ago. A load that became published since
+            is in neither list: then the write is no duplicate of it, and is published beside it.
 
     Raises:
         StaleTokenError: A newer attempt has taken a partition.
@@ -102,7 +120,12 @@ def flip(conn: Connection, write: PartitionWrite, published: PublishedRows) -> N
         ContentConflictError: Same inputs and code, other content.
     """
     stale = _hold_tokens(conn, write.load_id)
-    states = {state for (state,) in conn.execute("select distinct state from ops.loads where load_id = %s", [write.load_id])}
+    states = {
+        state
+        for (state,) in conn.execute(
+            "select distinct state from ops.loads where load_id = %s", [write.load_id]
+        )
+    }
     if states <= _DONE:
         return
     _refuse_stale(stale)
@@ -181,8 +204,8 @@ from aside a join ops.loads mine
 def _refuse_conflicts(conn: Connection, write: PartitionWrite) -> None:
     """Refuse other content from equal inputs, unless the older load is known to prove nothing.
 
-    That is so when a person has voided it, or when rows that it may have read were found damaged later:
-    its inputs were then not what their digests say.
+    That is so when a person has voided it, or when rows that it may have read were found damaged
+    later: its inputs were then not what their digests say.
     """
     conflict = conn.execute(
         """
@@ -213,7 +236,11 @@ def _refuse_conflicts(conn: Connection, write: PartitionWrite) -> None:
 def _flip_target(conn: Connection, target: Target, load_id: int, published: PublishedRows) -> None:
     """Mark duplicates, publish the rest, move the pointer, and record it."""
     intact = published.intact.get(target.dataset, ())
-    reasons = {day: reason for (dataset, day), reason in published.reasons.items() if dataset == target.dataset}
+    reasons = {
+        day: reason
+        for (dataset, day), reason in published.reasons.items()
+        if dataset == target.dataset
+    }
     parameters = {
         "dataset": target.dataset,
         "load_id": load_id,
@@ -245,7 +272,9 @@ update ops.loads l set state = 'published', published_at = greatest(clock_timest
     select p.published_at from ops.published p where p.dataset = l.dataset and p.partition_date = l.partition_date))
 where l.dataset = %(dataset)s and l.load_id = %(load_id)s and l.state = 'audited'
 """
-"""A clock that is set back must not end a load before it began: within a partition, times of publication never fall."""
+"""A clock that is set back must not end a load before it began: within a partition, times of
+publication never fall.
+"""
 _MOVE_POINTER = """
 with mine as (
     select dataset, partition_date, load_id, token, published_at from ops.loads
@@ -293,8 +322,10 @@ select s.dataset, s.partition_date, s.load_id, s.state, s.token, mine.run_id, mi
 from settled s join ops.loads mine on mine.dataset = s.dataset and mine.partition_date = s.partition_date and mine.load_id = %(load_id)s
 where s.load_id <> %(load_id)s order by s.partition_date, s.load_id
 """
-"""Let every delivery of the partitions say again whether it differs from the one before it: one that arrives late may come between two.
-A delivery that was read again under another contract counts as it was read last."""
+"""Let every delivery of the partitions say again whether it differs from the one before it: one
+that arrives late may come between two. A delivery that was read again under another contract
+counts as it was read last.
+"""
 _MOVE_VERSION_POINTER = """
 insert into ops.published (dataset, partition_date, load_id, token)
 select v.dataset, v.partition_date, v.load_id, l.token

@@ -1,6 +1,7 @@
 """Orders to retrain: opened once per model and partition, closed by exactly one run, however often and by however many it is tried.
 
-The row is the order, the asset event only its wake-up: a lost event delays a training, it never loses one.
+The row is the order, the asset event only its wake-up: a lost event delays a training, it never
+loses one.
 """
 
 from __future__ import annotations
@@ -45,7 +46,12 @@ _COLUMNS = "decision_id, model, partition_date, state, reasons, closed_partition
 
 
 def open_decision(
-    conn: Connection, model: str, partition: Partition, reasons: Sequence[str], evidence: Mapping[str, Any], run: RunContext
+    conn: Connection,
+    model: str,
+    partition: Partition,
+    reasons: Sequence[str],
+    evidence: Mapping[str, Any],
+    run: RunContext,
 ) -> RetrainDecision:
     """Open an order, or return the one that this model and partition already have, whatever its state."""
     conn.execute(
@@ -78,9 +84,15 @@ def decided_days(conn: Connection, model: str, partition: Partition, days: int) 
     return [day for (day,) in rows]
 
 
-def open_ones(conn: Connection, model: str, until: Partition | None = None) -> list[RetrainDecision]:
+def open_ones(
+    conn: Connection, model: str, until: Partition | None = None
+) -> list[RetrainDecision]:
     """Return the open orders of a model, oldest first; with ``until`` only those of that partition and before."""
-    return _select(conn, "model = %s and state = 'open' and partition_date <= coalesce(%s, 'infinity'::date)", [model, until and until.day])
+    return _select(
+        conn,
+        "model = %s and state = 'open' and partition_date <= coalesce(%s, 'infinity'::date)",
+        [model, until and until.day],
+    )
 
 
 def closed_by(conn: Connection, model: str, partition: Partition) -> list[RetrainDecision]:
@@ -116,5 +128,7 @@ def _select(conn: Connection, condition: str, parameters: list[Any]) -> list[Ret
     query = f"select {_COLUMNS} from monitoring.retrain_decisions where {condition} order by partition_date"  # noqa: S608 - ours
     return [
         RetrainDecision(decision_id, model, day, state, tuple(reasons), closed_partition)
-        for decision_id, model, day, state, reasons, closed_partition in conn.execute(query.encode(), parameters)
+        for decision_id, model, day, state, reasons, closed_partition in conn.execute(
+            query.encode(), parameters
+        )
     ]

@@ -1,7 +1,8 @@
 """Which published partitions no longer say what their inputs say: a question to the ledger, whatever made them so.
 
-A partition is stale when one of its inputs was published after it was last built, that is after the last load that was published for it
-or found equal to what is published. So redoing it, with whatever result, makes it fresh. Source: docs/adr/0014-late-and-wrong-data.md.
+A partition is stale when one of its inputs was published after it was last built, that is after the
+last load that was published for it or found equal to what is published. So redoing it, with
+whatever result, makes it fresh. Source: docs/adr/0014-late-and-wrong-data.md.
 """
 
 from __future__ import annotations
@@ -15,7 +16,12 @@ from typing import TYPE_CHECKING
 
 from nightshift.contracts.datasets import DatasetContract, Delivery
 from nightshift.contracts.partitions import Partition, PartitionRange
-from nightshift.warehouse.ledger import MissingDropError, RawVersion, as_of_by_partition, lookback_of
+from nightshift.warehouse.ledger import (
+    MissingDropError,
+    RawVersion,
+    as_of_by_partition,
+    lookback_of,
+)
 
 if TYPE_CHECKING:
     from nightshift.warehouse.connection import Connection
@@ -39,7 +45,11 @@ class CompletedLoad:
 
     def may_have_missed(self, source: CompletedLoad) -> bool:
         """Return whether an input ended after this load began to read; the clock decides only for what happened while this load ran."""
-        return source.load_id > self.load_id or source.ledger_id > self.ledger_id or self.started_at < source.ended_at <= self.ended_at
+        return (
+            source.load_id > self.load_id
+            or source.ledger_id > self.ledger_id
+            or self.started_at < source.ended_at <= self.ended_at
+        )
 
 
 @dataclass(frozen=True)
@@ -96,7 +106,10 @@ def versions_done(conn: Connection) -> dict[tuple[str, dt.date, int], CompletedL
         order by l.dataset, l.partition_date, l.load_id, g.ledger_id desc
         """
     )
-    return {(dataset, day, load_id): CompletedLoad(load_id, *rest) for dataset, day, load_id, *rest in rows}
+    return {
+        (dataset, day, load_id): CompletedLoad(load_id, *rest)
+        for dataset, day, load_id, *rest in rows
+    }
 
 
 Counts = Callable[[RawVersion], bool]
@@ -114,7 +127,8 @@ class RawKnowledge:
 
     Attributes:
         contracts: All contracts, by name.
-        versions: Every version; one that is still to come has a ``load_id`` that ``done`` does not know.
+        versions: Every version; one that is still to come has a ``load_id`` that ``done`` does not
+            know.
         done: When each version came in.
     """
 
@@ -127,10 +141,16 @@ class RawKnowledge:
         found: dict[dt.date, dt.datetime] = {}
         for partition in map(Partition, days):
             with suppress(MissingDropError):
-                found |= {partition.day: as_of_by_partition(self.contracts, self.versions, PartitionRange.single(partition))[partition]}
+                found |= {
+                    partition.day: as_of_by_partition(
+                        self.contracts, self.versions, PartitionRange.single(partition)
+                    )[partition]
+                }
         return found
 
-    def touching(self, day: dt.date, as_of: dt.datetime, built: CompletedLoad, counts: Counts = everything) -> list[RawVersion]:
+    def touching(
+        self, day: dt.date, as_of: dt.datetime, built: CompletedLoad, counts: Counts = everything
+    ) -> list[RawVersion]:
         """Return the versions that a night may know and that its load may have missed.
 
         Args:
@@ -146,7 +166,10 @@ class RawKnowledge:
             if counts(version)
             and version.known_at <= as_of
             and reads(version)
-            and ((done := self.done.get((version.dataset, version.day, version.load_id))) is None or built.may_have_missed(done))
+            and (
+                (done := self.done.get((version.dataset, version.day, version.load_id))) is None
+                or built.may_have_missed(done)
+            )
         ]
 
     def has_input(self, day: dt.date, counts: Counts) -> bool:
@@ -157,7 +180,9 @@ class RawKnowledge:
     def _read_by(self, day: dt.date) -> Counts:
         """Return whether a night reads a version: one of its look-back, or of reference data before it."""
         daily = [c for c in self.contracts.values() if c.delivery is Delivery.DAILY]
-        needed = {contract.dataset: set(lookback_of(contract, Partition(day))) for contract in daily}
+        needed = {
+            contract.dataset: set(lookback_of(contract, Partition(day))) for contract in daily
+        }
 
         def reads(version: RawVersion) -> bool:
             days = needed.get(version.dataset)
@@ -179,7 +204,8 @@ def stale_features(
         knowledge: Raw versions.
         dataset: The feature view, ``features/<view>``.
         built: Its last loads.
-        days: Nights to look at; those before the first that was ever built are passed over: a history is built by ``backfill``.
+        days: Nights to look at; those before the first that was ever built are passed over: a
+            history is built by ``backfill``.
         counts: Which versions count: those of the datasets that the view reads.
     """
     first = min(built, default=None)
@@ -189,14 +215,19 @@ def stale_features(
     for day, as_of in sorted(knowledge.as_of(day for day in days if day >= first).items()):
         if day not in built:
             if knowledge.has_input(day, counts):
-                found.append(StalePartition(dataset, day, "was never built; its look-back is complete"))
+                found.append(
+                    StalePartition(dataset, day, "was never built; its look-back is complete")
+                )
         elif versions := knowledge.touching(day, as_of, built[day], counts):
             found.append(StalePartition(dataset, day, _say(versions)))
     return found
 
 
 def stale_after(
-    dataset: str, done: Mapping[dt.date, CompletedLoad], inputs: Mapping[str, Mapping[dt.date, CompletedLoad]], needs: dict[str, list[int]]
+    dataset: str,
+    done: Mapping[dt.date, CompletedLoad],
+    inputs: Mapping[str, Mapping[dt.date, CompletedLoad]],
+    needs: dict[str, list[int]],
 ) -> list[StalePartition]:
     """Return partitions of a dataset that an input was published after.
 
@@ -213,7 +244,10 @@ def stale_after(
                 at = day + dt.timedelta(days=offset)
                 if (source := inputs[name].get(at)) is not None and load.may_have_missed(source):
                     found[day].append(f"{name} of {at}")
-    return [StalePartition(dataset, day, f"{', '.join(sorted(set(names)))} changed since") for day, names in sorted(found.items())]
+    return [
+        StalePartition(dataset, day, f"{', '.join(sorted(set(names)))} changed since")
+        for day, names in sorted(found.items())
+    ]
 
 
 def _say(versions: Sequence[RawVersion]) -> str:

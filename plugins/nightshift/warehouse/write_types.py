@@ -27,7 +27,8 @@ class Target:
         schema: Schema of the table.
         table: Table with ``partition_date`` and ``load_id``.
         key: Columns that are unique and not null within a partition.
-        is_versioned: Raw data: every version stays readable, and the pointer goes to the one with the latest ``known_at``.
+        is_versioned: Raw data: every version stays readable, and the pointer goes to the one with
+            the latest ``known_at``.
         may_be_empty: Whether a partition without rows passes the audit.
     """
 
@@ -45,10 +46,13 @@ class LoadManifest:
 
     Attributes:
         run: Who writes.
-        inputs: Digest or load id by name of everything that the content depends on; the same inputs and code must give the same content.
-        known_at: Raw data: when upstream delivered it, UTC; by day when the partitions of a range were delivered at different times.
-        reads: Datasets whose published rows are read, and how many days before the partition. When their rows turn out to have been
-            damaged, this load's content proves nothing about its inputs.
+        inputs: Digest or load id by name of everything that the content depends on; the same inputs
+            and code must give the same content.
+        known_at: Raw data: when upstream delivered it, UTC; by day when the partitions of a range
+            were delivered at different times.
+        reads: Datasets whose published rows are read, and how many days before the partition. When
+            their rows turn out to have been damaged, this load's content proves nothing about its
+            inputs.
     """
 
     run: RunContext
@@ -59,7 +63,9 @@ class LoadManifest:
     @property
     def digest(self) -> str:
         """Return the SHA-256 over inputs and code version, hex."""
-        return sha256(json.dumps([dict(self.inputs), code_version()], sort_keys=True).encode()).hexdigest()
+        return sha256(
+            json.dumps([dict(self.inputs), code_version()], sort_keys=True).encode()
+        ).hexdigest()
 
     def known_at_of(self, day: dt.date) -> dt.datetime | None:
         """Return when that day's data was delivered, UTC."""
@@ -86,7 +92,8 @@ class PublishedLoad:
     """What readers see of one partition after ``publish``, as read back.
 
     Attributes:
-        is_new: False when the write's content stood there before: its rows are dropped and the pointer stayed.
+        is_new: False when the write's content stood there before: its rows are dropped and the
+            pointer stayed.
     """
 
     dataset: str

@@ -22,12 +22,20 @@ from nightshift.quality import gates
 from nightshift.warehouse.connection import connect
 from nightshift.warehouse.migrate import migrate
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.promise("R10"), pytest.mark.promise("R5"), pytest.mark.timeout(900)]
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.slow,
+    pytest.mark.promise("R10"),
+    pytest.mark.promise("R5"),
+    pytest.mark.timeout(900),
+]
 
 CONTRACT = """{name: things, description: d, schema_version: 1, delivery: on_change, history_start: 2000-01-01, grain: g, key: [id],
  columns: [{name: id, type: text}, {name: size, type: integer}], maximum_refused_ratio: 0.5}"""
 CONTENTS = ({"a": "1", "b": "2"}, {"a": "1", "b": "3"}, {"a": "1"}, {"a": "1", "b": "wrong"})
-"""What a file can say; the last one has a row that is refused, and then says the same as the one before it."""
+"""What a file can say; the last one has a row that is refused, and then says the same as the one
+before it.
+"""
 N_DAYS = 3
 RUN = RunContext("test/arrivals", 1, "test")
 LOADS = ("nothing", "day", "range", "sweep")
@@ -59,7 +67,9 @@ class MemoryStore:
 
     def list_objects(self, prefix, start_after=""):
         keys = [key for key in sorted(self.objects) if key.startswith(prefix) and key > start_after]
-        return iter([ListedObject(key, len(self.objects[key]), dt.datetime.now(dt.UTC)) for key in keys])
+        return iter(
+            [ListedObject(key, len(self.objects[key]), dt.datetime.now(dt.UTC)) for key in keys]
+        )
 
     def uri(self, key):
         return f"memory://{key}"
@@ -87,7 +97,9 @@ def file_of(content, variant):
 
 
 def good_rows(content):
-    return tuple(sorted((name, int(size)) for name, size in CONTENTS[content].items() if size != "wrong"))
+    return tuple(
+        sorted((name, int(size)) for name, size in CONTENTS[content].items() if size != "wrong")
+    )
 
 
 def play(world, arrivals):
@@ -101,12 +113,17 @@ def play(world, arrivals):
         partition = base.shift(day)
         known_at = partition.end + dt.timedelta(hours=hour)
         data, n_rows = file_of(content, variant)
-        write_drop(store, NewDrop("things", partition.day, known_at, data, n_rows, f"{variant}-{content}-{hour}"))
+        write_drop(
+            store,
+            NewDrop("things", partition.day, known_at, data, n_rows, f"{variant}-{content}-{hour}"),
+        )
         deliveries.add((partition.day, known_at, sha256(data).hexdigest(), content))
         if load == "sweep":
             sweep(moved, "things", days, RUN)
         elif load != "nothing":
-            ingest(moved, "things", PartitionRange.single(partition) if load == "day" else days, RUN)
+            ingest(
+                moved, "things", PartitionRange.single(partition) if load == "day" else days, RUN
+            )
     sweep(moved, "things", days, RUN)
     assert not ingest(moved, "things", days, RUN).is_new
     return days, deliveries
@@ -118,7 +135,11 @@ def expected_versions(deliveries):
     for day, known_at, _, content in sorted(deliveries):
         if not chain or chain[-1][0] != day or chain[-1][2] != good_rows(content):
             chain.append((day, known_at, good_rows(content)))
-    return [this for this, after in zip(chain, [*chain[1:], None], strict=True) if after is None or this[:2] != after[:2]]
+    return [
+        this
+        for this, after in zip(chain, [*chain[1:], None], strict=True)
+        if after is None or this[:2] != after[:2]
+    ]
 
 
 def actual_versions(conn, days):
@@ -132,7 +153,9 @@ def actual_versions(conn, days):
         """,
         [days.first.day, days.last.day],
     )
-    return [(day, known_at, tuple(zip(ids, sizes, strict=True))) for day, known_at, ids, sizes in rows]
+    return [
+        (day, known_at, tuple(zip(ids, sizes, strict=True))) for day, known_at, ids, sizes in rows
+    ]
 
 
 def visible(conn, days):
@@ -154,13 +177,22 @@ def check(world, arrivals):
         "select partition_date, delivered ->> 'size' from quarantine.refused_rows where partition_date between %s and %s order by 1",
         [days.first.day, days.last.day],
     )
-    assert refused.fetchall() == [(day, "wrong") for day in sorted({day for day, _, _, content in deliveries if content == 3})]
+    assert refused.fetchall() == [
+        (day, "wrong") for day in sorted({day for day, _, _, content in deliveries if content == 3})
+    ]
 
 
-QUIET = {"deadline": None, "suppress_health_check": list(HealthCheck), "database": None, "derandomize": True}
+QUIET = {
+    "deadline": None,
+    "suppress_health_check": list(HealthCheck),
+    "database": None,
+    "derandomize": True,
+}
 
 
-def test_versions_are_those_of_the_sorted_order_when_arrivals_come_in_any_order(world, record_figure):
+def test_versions_are_those_of_the_sorted_order_when_arrivals_come_in_any_order(
+    world, record_figure
+):
     n_histories = 0
 
     @settings(max_examples=200, **QUIET)

@@ -4,4 +4,13 @@ from tests.integration.scoring.conftest import registry, scoring_settings, spec,
 from tests.integration.scoring.test_deadline_fallback import listed_spec, lists
 from tests.integration.warehouse.conftest import tables, write_day
 
-__all__ = ["listed_spec", "lists", "registry", "scoring_settings", "spec", "tables", "warehouse", "write_day"]
+__all__ = [
+    "listed_spec",
+    "lists",
+    "registry",
+    "scoring_settings",
+    "spec",
+    "tables",
+    "warehouse",
+    "write_day",
+]

@@ -45,7 +45,9 @@ class Partition:
         )
         return conn.execute(query).rowcount
 
-    def content(self, conn: Connection, left_out: tuple[str, ...] = ("load_id", "run_id")) -> list[str]:
+    def content(
+        self, conn: Connection, left_out: tuple[str, ...] = ("load_id", "run_id")
+    ) -> list[str]:
         """Return what readers see, without how it came here."""
         query = sql.SQL(
             "select (to_jsonb(t) - {left_out}::text[])::text from {table} t join ops.published p using (partition_date, load_id)"

@@ -19,15 +19,23 @@ from nightshift.warehouse.damage import DamagedInputError
 
 pytestmark = [pytest.mark.integration, pytest.mark.promise("R1"), pytest.mark.timeout(300)]
 NIGHT = dt.date(2013, 7, 1)
-PREDICTIONS = Partition("predictions/parcel_late", ("predictions", "parcel_late"), NIGHT, "parcel_id", "score")
-FEATURES = Partition("features/parcel", ("features", "feat_parcel"), NIGHT, "parcel_id", "weight_kg")
+PREDICTIONS = Partition(
+    "predictions/parcel_late", ("predictions", "parcel_late"), NIGHT, "parcel_id", "score"
+)
+FEATURES = Partition(
+    "features/parcel", ("features", "feat_parcel"), NIGHT, "parcel_id", "weight_kg"
+)
 DOUBLE = "insert into {table} select t.* from {table} t where {seen} order by {key} limit 1"
 WEATHER = PartitionRange.of("2013-03-10")
-RAW = Partition("raw/weather", ("raw", "weather"), WEATHER.first.day, "observed_at", "temperature_f")
+RAW = Partition(
+    "raw/weather", ("raw", "weather"), WEATHER.first.day, "observed_at", "temperature_f"
+)
 
 
 @pytest.mark.parametrize("is_large", [False, True], ids=["usual", "large"])
-def test_ingest_reads_a_drop_again_when_its_published_rows_are_damaged(settings, conn, run, tmp_path, monkeypatch, is_large):
+def test_ingest_reads_a_drop_again_when_its_published_rows_are_damaged(
+    settings, conn, run, tmp_path, monkeypatch, is_large
+):
     settings = settings.model_copy(update={"home": tmp_path})
     monkeypatch.setattr(large_drop, "LARGE_ROWS", 1 if is_large else 10**9)
     deliver(settings, WEATHER, (), datasets=("weather",))
@@ -46,12 +54,16 @@ def test_ingest_reads_a_drop_again_when_its_published_rows_are_damaged(settings,
     assert not ingest(settings, "weather", WEATHER, run).is_new
 
 
-def test_scoring_publishes_a_repair_when_its_published_rows_are_damaged(registry, warehouse, scoring_settings, spec, run):
+def test_scoring_publishes_a_repair_when_its_published_rows_are_damaged(
+    registry, warehouse, scoring_settings, spec, run
+):
     publish_features(warehouse)
     registry.promote("2013-07-01")
     (first,) = score(scoring_settings, spec, DAY, run)
     right = PREDICTIONS.content(warehouse)
-    for number, name in enumerate(("some rows deleted", "all rows deleted", "a value altered", "the pointer lost"), start=1):
+    for number, name in enumerate(
+        ("some rows deleted", "all rows deleted", "a value altered", "the pointer lost"), start=1
+    ):
         assert PREDICTIONS.execute(warehouse, DAMAGES[name]) > 0
 
         (second,) = score(scoring_settings, spec, DAY, run)
@@ -61,7 +73,9 @@ def test_scoring_publishes_a_repair_when_its_published_rows_are_damaged(registry
         assert len(PREDICTIONS.repairs(warehouse)) == number
 
 
-def test_scoring_refuses_damaged_features_and_publishes_when_they_are_built_again(registry, warehouse, scoring_settings, spec, run):
+def test_scoring_refuses_damaged_features_and_publishes_when_they_are_built_again(
+    registry, warehouse, scoring_settings, spec, run
+):
     publish_features(warehouse)
     registry.promote("2013-07-01")
     score(scoring_settings, spec, DAY, run)
@@ -81,7 +95,9 @@ def test_scoring_refuses_damaged_features_and_publishes_when_they_are_built_agai
     assert PREDICTIONS.content(warehouse) == right
 
 
-def test_nothing_is_published_when_features_vanish_while_they_are_scored(registry, warehouse, scoring_settings, spec, run):
+def test_nothing_is_published_when_features_vanish_while_they_are_scored(
+    registry, warehouse, scoring_settings, spec, run
+):
     publish_features(warehouse)
     registry.promote("2013-07-01")
     plan = begin(scoring_settings, spec, DAY, run)
@@ -92,10 +108,14 @@ def test_nothing_is_published_when_features_vanish_while_they_are_scored(registr
     with pytest.raises(DamagedInputError, match="features/parcel"):
         publish(scoring_settings, spec, plan, run)
 
-    assert warehouse.execute("select count(*) from ops.published where dataset like 'predictions/%'").fetchone() == (0,)
+    assert warehouse.execute(
+        "select count(*) from ops.published where dataset like 'predictions/%'"
+    ).fetchone() == (0,)
 
 
-def test_the_rescue_takes_the_list_when_the_features_are_damaged(warehouse, scoring_settings, listed_spec, lists, run):
+def test_the_rescue_takes_the_list_when_the_features_are_damaged(
+    warehouse, scoring_settings, listed_spec, lists, run
+):
     publish_features(warehouse)
     FEATURES.execute(warehouse, DAMAGES["some rows deleted"])
     lists("2013-07-01")

@@ -23,12 +23,16 @@ DOUBLE = "insert into {table} select t.* from {table} t where {seen} order by {k
 
 
 def of(target) -> Partition:
-    return Partition(target.dataset, (target.schema, target.table), dt.date(2013, 7, 1), "thing_id", "value")
+    return Partition(
+        target.dataset, (target.schema, target.table), dt.date(2013, 7, 1), "thing_id", "value"
+    )
 
 
 @pytest.mark.parametrize("damage", [*DAMAGES, DOUBLED])
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_rerun_publishes_a_repair_when_the_published_rows_are_damaged(conn, write_day, kind, damage):
+def test_a_rerun_publishes_a_repair_when_the_published_rows_are_damaged(
+    conn, write_day, kind, damage
+):
     target, given = KINDS[kind]
     (first,) = write_day(ROWS, target=target, **given)
     partition = of(target)
@@ -50,13 +54,17 @@ def test_the_ledger_names_the_damaged_load_and_the_history_leaves_it_out(conn, w
     of(PLAIN).execute(conn, DAMAGES["some rows deleted"])
     (second,) = write_day(ROWS)
 
-    events = conn.execute("select load_id, event, reason from ops.ledger order by ledger_id").fetchall()
+    events = conn.execute(
+        "select load_id, event, reason from ops.ledger order by ledger_id"
+    ).fetchall()
     assert events == [
         (first.load_id, "published", None),
         (first.load_id, "damaged", "2 of 3 rows are there"),
         (second.load_id, "published", f"repairs load {first.load_id}: 2 of 3 rows are there"),
     ]
-    states = conn.execute("select state, superseded_at is not null from ops.loads order by load_id").fetchall()
+    states = conn.execute(
+        "select state, superseded_at is not null from ops.loads order by load_id"
+    ).fetchall()
     assert states == [("damaged", True), ("published", False)]
 
 
@@ -71,7 +79,9 @@ def test_a_rerun_of_one_day_repairs_it_when_a_load_of_many_days_lost_rows(conn, 
         return publish(conn, begun)
 
     write(week)
-    conn.execute("delete from features.feat_thing where partition_date = '2013-07-03' and thing_id = 'a'")
+    conn.execute(
+        "delete from features.feat_thing where partition_date = '2013-07-03' and thing_id = 'a'"
+    )
 
     assert [load.is_new for load in write(PartitionRange.of("2013-07-02"))] == [False]
     assert [load.is_new for load in write(PartitionRange.of("2013-07-03"))] == [True]
@@ -81,7 +91,11 @@ def test_a_rerun_of_one_day_repairs_it_when_a_load_of_many_days_lost_rows(conn, 
 
 def test_nothing_is_hashed_again_when_the_night_is_an_ordinary_one(conn, write_day, monkeypatch):
     scanned = []
-    monkeypatch.setattr(pointer, "find_damage", lambda *given: (scanned.append(len(given[2])), find_damage(*given))[1])
+    monkeypatch.setattr(
+        pointer,
+        "find_damage",
+        lambda *given: (scanned.append(len(given[2])), find_damage(*given))[1],
+    )
     write_day(ROWS, inputs="a")
     write_day([*ROWS, ("d", "new", 1.0)], inputs="b")
     assert scanned == [0, 0]
@@ -98,7 +112,10 @@ def test_success_is_refused_when_rows_vanish_behind_the_flip(conn, tables):
 
     with pytest.raises(VanishedRowsError, match="do not see") as caught:
         publish(conn, write)
-    assert (caught.value.expected, caught.value.got) == (f"3 rows of load {write.load_id}", "2 rows")
+    assert (caught.value.expected, caught.value.got) == (
+        f"3 rows of load {write.load_id}",
+        "2 rows",
+    )
     with pytest.raises(VanishedRowsError):
         read_back(conn, write)
 
@@ -124,7 +141,9 @@ def predictions(conn, tables):
     conn.execute("create table predictions.thing (like features.feat_thing)")
 
 
-def test_right_content_replaces_what_was_made_from_damaged_rows_when_these_were_repaired(conn, write_day, predictions):
+def test_right_content_replaces_what_was_made_from_damaged_rows_when_these_were_repaired(
+    conn, write_day, predictions
+):
     """The digest of the inputs is the same: the damage was not in the record."""
     write_day(ROWS)
     of(PLAIN).execute(conn, DAMAGES["some rows deleted"])
@@ -138,7 +157,9 @@ def test_right_content_replaces_what_was_made_from_damaged_rows_when_these_were_
         _from_features(conn, [*ROWS, ("d", "of chance", 0.0)])
 
 
-def test_other_content_from_equal_inputs_is_published_only_when_a_person_has_voided_what_stands(conn, write_day, predictions, run):
+def test_other_content_from_equal_inputs_is_published_only_when_a_person_has_voided_what_stands(
+    conn, write_day, predictions, run
+):
     """Rows that were put back by hand leave no trace: only a person knows that they had been away."""
     write_day(ROWS)
     _from_features(conn, ROWS[1:])
@@ -147,10 +168,16 @@ def test_other_content_from_equal_inputs_is_published_only_when_a_person_has_voi
     assert "nightshift void" in caught.value.todo
 
     voided = void_loads(
-        conn, "predictions/thing", dt.date(2013, 7, 1), "features were put back by hand", RunContext("void/x", 1, "cli:ada")
+        conn,
+        "predictions/thing",
+        dt.date(2013, 7, 1),
+        "features were put back by hand",
+        RunContext("void/x", 1, "cli:ada"),
     )
 
     (published,) = _from_features(conn, ROWS)
     assert (published.n_rows, published.is_new, len(voided)) == (3, True, 1)
-    recorded = conn.execute("select load_id, actor, reason from ops.ledger where event = 'voided'").fetchall()
+    recorded = conn.execute(
+        "select load_id, actor, reason from ops.ledger where event = 'voided'"
+    ).fetchall()
     assert recorded == [(voided[0], "cli:ada", "features were put back by hand")]

@@ -20,7 +20,11 @@ from nightshift.settings import load_settings
 
 def peak_mib() -> float:
     """Return the most memory that this process has had."""
-    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
+    (line,) = [
+        line
+        for line in Path("/proc/self/status").read_text().splitlines()
+        if line.startswith("VmHWM")
+    ]
     return int(line.split()[1]) / 1024
 
 
@@ -29,7 +33,15 @@ def main(task: str, dataset: str, days: list[str]) -> None:
     if task == "range":
         began = time.monotonic()
         result = ingest(settings, dataset, PartitionRange.of(days[0], days[-1]), run)
-        print(json.dumps({"n_rows": result.n_rows, "seconds": time.monotonic() - began, "peak_mib": peak_mib()}))
+        print(
+            json.dumps(
+                {
+                    "n_rows": result.n_rows,
+                    "seconds": time.monotonic() - began,
+                    "peak_mib": peak_mib(),
+                }
+            )
+        )
         return
     for day in days:
         began, outcome = time.monotonic(), "loaded"
@@ -43,7 +55,17 @@ def main(task: str, dataset: str, days: list[str]) -> None:
             outcome = error.code
         except Exception as error:  # noqa: BLE001 - that is what is looked for
             outcome = f"uncoded {type(error).__name__}"
-        print(json.dumps({"day": day, "outcome": outcome, "seconds": time.monotonic() - began, "peak_mib": peak_mib()}), flush=True)
+        print(
+            json.dumps(
+                {
+                    "day": day,
+                    "outcome": outcome,
+                    "seconds": time.monotonic() - began,
+                    "peak_mib": peak_mib(),
+                }
+            ),
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -17,7 +17,10 @@ File = tuple[bytes, int, str]
 
 
 def _rows(chance: random.Random, day: str, n: int) -> list[bytes]:
-    return [f"hill{chance.randrange(99)},{day} {n % 24:02d}:{n % 60:02d},{n},".encode() for n in range(n)]
+    return [
+        f"hill{chance.randrange(99)},{day} {n % 24:02d}:{n % 60:02d},{n},".encode()
+        for n in range(n)
+    ]
 
 
 def _packed(data: bytes, suffix: str) -> bytes:
@@ -66,21 +69,36 @@ def bomb(chance: random.Random, day: str) -> File:
     suffix = chance.choice([".csv.gz", ".csv.bz2", ".csv.zst"])
     line = chance.choice([b"hill,x,1,\n", b"x\n", b'"', b"\n", b"0" * 900_000 + b",x,1,\n", b"\0"])
     n_bytes = (20 if suffix == ".csv.bz2" else chance.choice([20, 40, 60])) * 1024**2
-    return _packed(HEADER + line * (n_bytes // len(line)), suffix), chance.choice([1, 1500, 499_999, 10**9]), suffix
+    return (
+        _packed(HEADER + line * (n_bytes // len(line)), suffix),
+        chance.choice([1, 1500, 499_999, 10**9]),
+        suffix,
+    )
 
 
 def long_values(chance: random.Random, day: str) -> File:
     n, size = chance.randrange(1, 40), chance.choice([60_000, 70_000, 900_000, 3_000_000])
-    return HEADER + b"".join(b"h" * size + f",{day} 10:{i:02d},1,\n".encode() for i in range(n)), n, ".csv"
+    return (
+        HEADER + b"".join(b"h" * size + f",{day} 10:{i:02d},1,\n".encode() for i in range(n)),
+        n,
+        ".csv",
+    )
 
 
 def wide(chance: random.Random, day: str) -> File:
     n = chance.choice([999, 5_000, 200_000])
-    return HEADER[:-1] + b"," + b",".join(b"c%d" % i for i in range(n)) + b"\n" + b"," * n + b"\n", 1, ".csv"
+    return (
+        HEADER[:-1] + b"," + b",".join(b"c%d" % i for i in range(n)) + b"\n" + b"," * n + b"\n",
+        1,
+        ".csv",
+    )
 
 
 def odd_quotes(chance: random.Random, day: str) -> File:
-    soup = b"".join(chance.choice([b'"', b",", b"\n", b"\r", b"a", b'""', b"\\", b"\0", b"'"]) for _ in range(20_000))
+    soup = b"".join(
+        chance.choice([b'"', b",", b"\n", b"\r", b"a", b'""', b"\\", b"\0", b"'"])
+        for _ in range(20_000)
+    )
     return HEADER + soup, chance.randrange(5_000), ".csv"
 
 
@@ -89,13 +107,20 @@ def odd_values(chance: random.Random, day: str) -> File:
         "9999-12-31 23:59:59", "0001-01-01 00:00", "-1", "1e308", "9" * 400, "\u202e", "NaN", "inf", "2013-02-30 10:00",
         "\ud83d\udca3".encode("utf-16", "surrogatepass").decode("utf-16"), "\0", "x" * 5000, "2013-03-10 02:30",
     ]  # fmt: skip
-    rows = [",".join(chance.choice([*values, f"{day} 10:00", "3"]) for _ in range(4)) for _ in range(3000)]
+    rows = [
+        ",".join(chance.choice([*values, f"{day} 10:00", "3"]) for _ in range(4))
+        for _ in range(3000)
+    ]
     return HEADER + "\n".join(rows).encode("utf-8", "replace"), 3000, ".csv"
 
 
 def encodings(chance: random.Random, day: str) -> File:
     text = (HEADER + b"\n".join(_rows(chance, day, 50))).decode()
-    return text.encode(chance.choice(["utf-16", "utf-16-le", "utf-32", "utf-7", "cp500", "latin-1"])), 50, ".csv"
+    return (
+        text.encode(chance.choice(["utf-16", "utf-16-le", "utf-32", "utf-7", "cp500", "latin-1"])),
+        50,
+        ".csv",
+    )
 
 
 def refused_rows(chance: random.Random, day: str) -> File:
@@ -107,14 +132,26 @@ def parquet_runs(chance: random.Random, day: str) -> File:
     n = chance.choice([100_000, 600_000])
     value = "x" * chance.choice([10, 50_000, 200_000])
     once = pa.DictionaryArray.from_arrays(pa.array([0] * n, pa.int32()), [value])
-    return _table({"shop": once, "hour_at": once, "visitors": once}), chance.choice([1, n]), ".parquet"
+    return (
+        _table({"shop": once, "hour_at": once, "visitors": once}),
+        chance.choice([1, n]),
+        ".parquet",
+    )
 
 
 def parquet_page(chance: random.Random, day: str) -> File:
     n = 1_000
     column = ["0" * 50_000] * n
-    options = {"use_dictionary": False, "compression": chance.choice(["zstd", "gzip", "snappy"]), "data_page_size": 2**30}
-    return _table({"shop": column, "hour_at": ["x"] * n, "visitors": [1] * n}, **options), n, ".parquet"
+    options = {
+        "use_dictionary": False,
+        "compression": chance.choice(["zstd", "gzip", "snappy"]),
+        "data_page_size": 2**30,
+    }
+    return (
+        _table({"shop": column, "hour_at": ["x"] * n, "visitors": [1] * n}, **options),
+        n,
+        ".parquet",
+    )
 
 
 def parquet_damaged(chance: random.Random, day: str) -> File:

@@ -41,8 +41,12 @@ def in_child(world: HostileWorld, task: str, days: list[str]) -> tuple[int, list
         "PYTHONPATH": os.pathsep.join([str(PROJECT_ROOT), str(PROJECT_ROOT / "plugins")]),
     }
     command = [sys.executable, "-m", "tests.chaos.hostile_files.child", task, "visits", *days]
-    done = subprocess.run(command, env=env, cwd=PROJECT_ROOT, capture_output=True, text=True, check=False)
-    return done.returncode, [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    done = subprocess.run(
+        command, env=env, cwd=PROJECT_ROOT, capture_output=True, text=True, check=False
+    )
+    return done.returncode, [
+        json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")
+    ]
 
 
 def bring(world: HostileWorld, seeds: range) -> dict[str, str]:
@@ -60,18 +64,30 @@ def check(world: HostileWorld, kinds: dict[str, str], record_figure) -> None:
     exit_code, said = in_child(world, "late", list(kinds))
     assert exit_code == 0
     assert [one["day"] for one in said] == list(kinds)
-    uncoded = [(kinds[one["day"]], one) for one in said if one["outcome"].startswith("uncoded") or one["outcome"] == "?"]
+    uncoded = [
+        (kinds[one["day"]], one)
+        for one in said
+        if one["outcome"].startswith("uncoded") or one["outcome"] == "?"
+    ]
     assert uncoded == []
     slowest, peak = max(one["seconds"] for one in said), max(one["peak_mib"] for one in said)
     record_figure("hostile files", len(said))
     record_figure("slowest hostile file, s", slowest)
     record_figure("peak memory over all hostile files, MiB", peak)
     worst = sorted(((one["seconds"], kinds[one["day"]]) for one in said), reverse=True)[:3]
-    print(len(said), f"slowest {slowest:.1f} s", worst, f"peak {peak:.0f} MiB", Counter(one["outcome"] for one in said))
+    print(
+        len(said),
+        f"slowest {slowest:.1f} s",
+        worst,
+        f"peak {peak:.0f} MiB",
+        Counter(one["outcome"] for one in said),
+    )
     assert slowest <= MOST_SECONDS
     assert peak <= MOST_MIB
     assert world.unfinished() == []
-    (n_refused,) = world.conn.execute("select count(distinct partition_date) from quarantine.refused_drops").fetchone()
+    (n_refused,) = world.conn.execute(
+        "select count(distinct partition_date) from quarantine.refused_drops"
+    ).fetchone()
     assert n_refused == sum(one["outcome"] != "loaded" for one in said)
 
 
@@ -89,9 +105,15 @@ def test_a_range_of_many_drops_holds_a_few_in_memory(world, record_figure):
     n_rows = 1_440 * 8
     days = [FIRST + dt.timedelta(days=n) for n in range(40)]
     for day in days:
-        data = b"".join([good_file(day, 1_440)] + [good_file(day, 1_440).replace(b"hill", b"mill%d" % n)[31:] for n in range(7)])
+        data = b"".join(
+            [good_file(day, 1_440)]
+            + [good_file(day, 1_440).replace(b"hill", b"mill%d" % n)[31:] for n in range(7)]
+        )
         world.bring(day, data, n_rows)
-    few, some = in_child(world, "range", [str(days[0])]), in_child(world, "range", [str(days[0]), str(days[-1])])
+    few, some = (
+        in_child(world, "range", [str(days[0])]),
+        in_child(world, "range", [str(days[0]), str(days[-1])]),
+    )
     assert (few[0], some[0]) == (0, 0)
     assert some[1][0]["n_rows"] == n_rows * len(days)
     record_figure("peak memory of a range of 40 drops, MiB", some[1][0]["peak_mib"])

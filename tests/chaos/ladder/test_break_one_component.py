@@ -36,7 +36,9 @@ class World:
     has_features: bool = True
 
     def s3_is_down(self) -> None:
-        self.settings = self.settings.model_copy(update={"s3_endpoint_url": "http://127.0.0.1:9", "s3_request_attempts": 1})
+        self.settings = self.settings.model_copy(
+            update={"s3_endpoint_url": "http://127.0.0.1:9", "s3_request_attempts": 1}
+        )
 
     def corrupt(self, *numbers: int) -> None:
         for number in numbers:
@@ -87,7 +89,10 @@ BREAKS: dict[str, tuple[Callable[[World], object], set[str]]] = {
     "GX: an empty result": (lambda w: w.gx_evaluates(lambda *_: []), {OLD}),
     "GX: half a result": (lambda w: w.gx_evaluates(lambda *_: [{"success": True}]), {OLD}),
     "training: never ran, the registry is empty": (World.empty_registry, {OLD}),
-    "registry: its tables are gone": (lambda w: w.conn.execute("drop table ml.promotions cascade"), {OLD}),
+    "registry: its tables are gone": (
+        lambda w: w.conn.execute("drop table ml.promotions cascade"),
+        {OLD},
+    ),
     "S3: down": (World.s3_is_down, {OLD}),
     "champion: its file is corrupt": (lambda w: w.corrupt(2), {PREVIOUS}),
     "champion and the one before: corrupt": (lambda w: w.corrupt(1, 2), {OLD}),
@@ -102,11 +107,16 @@ SHORT = {
 """The others are variants that the tests of scoring and gates cover one by one."""
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.long] if name not in SHORT else []) for name in BREAKS])
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.long] if name not in SHORT else []) for name in BREAKS],
+)
 def test_a_complete_partition_stands_and_says_how_when_one_component_is_broken(  # noqa: PLR0917
     registry, warehouse, lists, scoring_settings, listed_spec, run, monkeypatch, name
 ):
-    world = good_night(World(registry, scoring_settings, listed_spec, warehouse, monkeypatch, []), lists, run)
+    world = good_night(
+        World(registry, scoring_settings, listed_spec, warehouse, monkeypatch, []), lists, run
+    )
     breaks, expected = BREAKS[name]
     breaks(world)
     tonight(world, lists)
@@ -121,17 +131,33 @@ def test_a_complete_partition_stands_and_says_how_when_one_component_is_broken( 
 @pytest.mark.parametrize("stage", ["before begin", "between the shards", "before publish"])
 @pytest.mark.parametrize(
     ("broken", "expected"),
-    [("champion: its file is corrupt", {PREVIOUS}), ("champion and the one before: corrupt", {OLD}), ("S3: down", {OLD})],
+    [
+        ("champion: its file is corrupt", {PREVIOUS}),
+        ("champion and the one before: corrupt", {OLD}),
+        ("S3: down", {OLD}),
+    ],
 )
 @pytest.mark.parametrize("wants_rescue", [False, True])
 @pytest.mark.long
 def test_a_complete_partition_stands_at_whatever_stage_it_breaks(  # noqa: PLR0917
-    registry, warehouse, lists, scoring_settings, listed_spec, run, monkeypatch, stage, broken, expected, wants_rescue
+    registry,
+    warehouse,
+    lists,
+    scoring_settings,
+    listed_spec,
+    run,
+    monkeypatch,
+    stage,
+    broken,
+    expected,
+    wants_rescue,
 ):
     from nightshift.scoring.batch_scorer import begin, score_shard
     from nightshift.scoring.publication import publish
 
-    world = good_night(World(registry, scoring_settings, listed_spec, warehouse, monkeypatch, []), lists, run)
+    world = good_night(
+        World(registry, scoring_settings, listed_spec, warehouse, monkeypatch, []), lists, run
+    )
     tonight(world, lists)
     breaks = BREAKS[broken][0]
     second_try = RunContext("score/night", 2, "test")
@@ -162,7 +188,9 @@ def _training_raises(world: World) -> None:
 def _mlflow_is_down(world: World) -> None:
     from pydantic import SecretStr
 
-    world.settings = world.settings.model_copy(update={"mlflow_tracking_uri": SecretStr("http://127.0.0.1:9")})
+    world.settings = world.settings.model_copy(
+        update={"mlflow_tracking_uri": SecretStr("http://127.0.0.1:9")}
+    )
 
 
 def _data_docs_raise(world: World) -> None:
@@ -173,7 +201,9 @@ def _data_docs_raise(world: World) -> None:
 def test_scoring_is_not_affected_when_an_optional_stage_fails(  # noqa: PLR0917
     registry, warehouse, lists, scoring_settings, listed_spec, run, monkeypatch, breaks
 ):
-    world = good_night(World(registry, scoring_settings, listed_spec, warehouse, monkeypatch, []), lists, run)
+    world = good_night(
+        World(registry, scoring_settings, listed_spec, warehouse, monkeypatch, []), lists, run
+    )
     tonight(world, lists)
     breaks(world)
     score(world.settings, world.spec, DAY, run)
@@ -186,7 +216,10 @@ def good_night(world: World, lists, run) -> World:
     """Promote two versions, and score the nights of a week ago and of yesterday."""
     lists("2013-06-24", n=N)
     lists("2013-06-30", n=N)
-    world.versions = [world.registry.promote("2013-06-01", seed=1), world.registry.promote("2013-06-20", seed=2)]
+    world.versions = [
+        world.registry.promote("2013-06-01", seed=1),
+        world.registry.promote("2013-06-20", seed=2),
+    ]
     features_of_list(world.conn, BEFORE)
     score(world.settings, world.spec, BEFORE, run)
     return world
@@ -203,14 +236,21 @@ def try_to_score(world: World) -> int:
     """Do what ``score__<model>`` does, three tries of it; return the published rows, 0 after a loud failure."""
     for attempt in (1, 2, 3):
         try:
-            return sum(load.n_rows for load in score(world.settings, world.spec, DAY, RunContext("score/night", attempt, "test")))
+            return sum(
+                load.n_rows
+                for load in score(
+                    world.settings, world.spec, DAY, RunContext("score/night", attempt, "test")
+                )
+            )
         except (NightshiftError, ImportError, RuntimeError):
             continue
     return 0
 
 
 def sources(world: World) -> set[str]:
-    rows = world.conn.execute("select distinct score_source from analytics.parcel_late_current where partition_date = '2013-07-01'")
+    rows = world.conn.execute(
+        "select distinct score_source from analytics.parcel_late_current where partition_date = '2013-07-01'"
+    )
     return {source for (source,) in rows}
 
 

@@ -14,7 +14,13 @@ from nightshift.quality.gates import GateError, run_gate
 pytestmark = [pytest.mark.integration, pytest.mark.promise("R18")]
 NOT_NULL = {"type": "expect_column_values_to_not_be_null", "kwargs": {"column": "score"}}
 GOOD = {"success": True, "expectation_config": NOT_NULL, "exception_info": None, "result": {}}
-CRASHED = GOOD | {"exception_info": {"raised_exception": True, "exception_message": "boom", "exception_traceback": ""}}
+CRASHED = GOOD | {
+    "exception_info": {
+        "raised_exception": True,
+        "exception_message": "boom",
+        "exception_traceback": "",
+    }
+}
 
 
 @pytest.fixture
@@ -23,13 +29,28 @@ def gate(warehouse, scoring_settings, run):
 
     def check(suite: list[dict] | None = None, load_id: int = 7):
         path = scoring_settings.expectations_dir / "predictions" / "parcel_late.json"
-        path.write_text(json.dumps({"name": "predictions/parcel_late", "expectations": [NOT_NULL] if suite is None else suite}))
+        path.write_text(
+            json.dumps(
+                {
+                    "name": "predictions/parcel_late",
+                    "expectations": [NOT_NULL] if suite is None else suite,
+                }
+            )
+        )
         warehouse.execute(
             "insert into predictions.parcel_late (partition_date, load_id, shard, parcel_id, event_timestamp, score, decile,"
             " features_as_of, score_source, run_id) select '2013-07-01', 7, 0, n, now(), 0.5, 1, now(), 'champion', 'r'"
             " from generate_series(1, 2) n"
         )
-        return run_gate(scoring_settings, "predictions/parcel_late", "predictions", "parcel_late", load_id, DAY, run)
+        return run_gate(
+            scoring_settings,
+            "predictions/parcel_late",
+            "predictions",
+            "parcel_late",
+            load_id,
+            DAY,
+            run,
+        )
 
     return check
 
@@ -51,7 +72,17 @@ def test_the_batch_passes_when_nothing_is_broken(gate):
         [GOOD | {"expectation_config": NOT_NULL | {"type": "expect_something_else"}}],
         [None],
     ],
-    ids=["none", "too many", "crashed", "empty", "no verdict", "a word", "a number", "another check", "null"],
+    ids=[
+        "none",
+        "too many",
+        "crashed",
+        "empty",
+        "no verdict",
+        "a word",
+        "a number",
+        "another check",
+        "null",
+    ],
 )
 def test_the_gate_stops_when_its_results_are_not_the_suites(gate, monkeypatch, results):
     monkeypatch.setattr(gates, "_evaluate", lambda *_: json.loads(json.dumps(results)))
@@ -85,4 +116,13 @@ def test_the_gate_stops_when_no_expectation_could_stop_anything(gate, severity):
 
 def test_the_gate_stops_when_a_severity_is_not_known(gate):
     with pytest.raises(GateError):
-        gate([NOT_NULL, {"type": "expect_column_values_to_be_between", "kwargs": {"column": "score", "min_value": 1}, "severity": "fatal"}])
+        gate(
+            [
+                NOT_NULL,
+                {
+                    "type": "expect_column_values_to_be_between",
+                    "kwargs": {"column": "score", "min_value": 1},
+                    "severity": "fatal",
+                },
+            ]
+        )

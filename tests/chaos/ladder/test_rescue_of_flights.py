@@ -30,7 +30,8 @@ def test_flights_are_predicted_for_when_dbt_builds_no_features(settings, conn, r
         f"select partition_date::text, min(flight_id), count(*), min(event_timestamp at time zone 'America/New_York')::text"
         f" from analytics.{model}_current group by 1 order by 1".encode()
     ).fetchall()
-    # 2013-03-03 lists flights of the 4th at 12:15 EST; a week later the clocks are an hour ahead, and the local time is the same.
+    # 2013-03-03 lists flights of the 4th at 12:15 EST; a week later the clocks are an hour ahead,
+    # and the local time is the same.
     assert rows == [
         ("2013-03-10", "2013-03-11_B6_3_JFK", 5, "2013-03-11 12:15:00"),
         ("2013-03-11", "2013-03-12_B6_3_JFK", 5, "2013-03-12 13:15:00"),

@@ -38,11 +38,16 @@ class RandomHistory:
         self._deliver_all()
         for _ in range(n_corrections):
             dataset, day = (
-                self.dice.choice(["flight_outcomes", "flight_outcomes", "weather", "flight_schedules"]),
+                self.dice.choice(
+                    ["flight_outcomes", "flight_outcomes", "weather", "flight_schedules"]
+                ),
                 self.dice.choice(self.days),
             )
             world.deliver(
-                dataset, day, self.rows(dataset, day), Partition(day).cutoff + dt.timedelta(minutes=self.dice.randint(1, 60 * 24 * 9))
+                dataset,
+                day,
+                self.rows(dataset, day),
+                Partition(day).cutoff + dt.timedelta(minutes=self.dice.randint(1, 60 * 24 * 9)),
             )
 
     def rows(self, dataset: str, day: dt.date) -> list[dict[str, Any]]:
@@ -50,15 +55,30 @@ class RandomHistory:
         if dataset == "weather":
             return weather(day, self.dice.randint(0, 10**9))
         flown = day if dataset == "flight_outcomes" else day + dt.timedelta(days=1)
-        return [self._outcome(flight) if dataset == "flight_outcomes" else self._schedule(flight) for flight in self._flights(flown)]
+        return [
+            self._outcome(flight) if dataset == "flight_outcomes" else self._schedule(flight)
+            for flight in self._flights(flown)
+        ]
 
     def _flights(self, day: dt.date) -> list[dict[str, Any]]:
         flights = []
         for number in range(1, N_FLIGHTS + 1):
             origin, destination = self.dice.choice(ROUTES)
-            at = dt.datetime(day.year, day.month, day.day, 15 + self.dice.randint(0, 6), self.dice.choice([0, 15, 40]), tzinfo=dt.UTC)
+            at = dt.datetime(
+                day.year,
+                day.month,
+                day.day,
+                15 + self.dice.randint(0, 6),
+                self.dice.choice([0, 15, 40]),
+                tzinfo=dt.UTC,
+            )
             flights.append(
-                {"flight_date": day, "carrier": self.dice.choice(CARRIERS), "flight_number": number, "tail_number": self.dice.choice(TAILS)}
+                {
+                    "flight_date": day,
+                    "carrier": self.dice.choice(CARRIERS),
+                    "flight_number": number,
+                    "tail_number": self.dice.choice(TAILS),
+                }
                 | {"origin": origin, "destination": destination, "scheduled_departure_at": at}
             )
         return flights
@@ -81,13 +101,22 @@ class RandomHistory:
         """Publish the first version of every drop; one in six comes up to five days late."""
         for dataset in ("flight_schedules", "flight_outcomes", "weather"):
             known_at = {day: self._first_known(day) for day in self.days}
-            contract, span = self.world.contracts[dataset], PartitionRange(Partition(self.days[0]), Partition(self.days[-1]))
+            contract, span = (
+                self.world.contracts[dataset],
+                PartitionRange(Partition(self.days[0]), Partition(self.days[-1])),
+            )
             target = Target(contract.dataset, "raw", dataset, contract.key, is_versioned=True)
-            manifest = LoadManifest(RunContext("test/history", 1, "test"), {"seed": str(self.seed)}, known_at)
+            manifest = LoadManifest(
+                RunContext("test/history", 1, "test"), {"seed": str(self.seed)}, known_at
+            )
             write = begin(self.world.conn, [target], span, manifest)
             drops = {day: self.rows(dataset, day) for day in self.days}
             came = {"load_id": write.load_id, "source_row": 1}
-            rows = [row | came | {"partition_date": day, "known_at": known_at[day]} for day in self.days for row in drops[day]]
+            rows = [
+                row | came | {"partition_date": day, "known_at": known_at[day]}
+                for day in self.days
+                for row in drops[day]
+            ]
             copy_in(self.world.conn, "raw", dataset, pa.Table.from_pylist(rows))
             audit(self.world.conn, write)
             publish(self.world.conn, write)
@@ -95,4 +124,6 @@ class RandomHistory:
 
     def _first_known(self, day: dt.date) -> dt.datetime:
         is_late = self.dice.random() < 1 / 6
-        return Partition(day).cutoff + dt.timedelta(minutes=self.dice.randint(1, 60 * 24 * 5) if is_late else -10)
+        return Partition(day).cutoff + dt.timedelta(
+            minutes=self.dice.randint(1, 60 * 24 * 5) if is_late else -10
+        )

@@ -25,52 +25,101 @@ from nightshift.warehouse import ledger
 from nightshift.warehouse.content_hash import measure
 from nightshift.warehouse.dbt_compiled import UnknownViewError, compile_view
 from nightshift.warehouse.dbt_runner import ensure_relations, run_models
-from nightshift.warehouse.partition_write import LoadManifest, PartitionWrite, Target, audit, begin, publish
+from nightshift.warehouse.partition_write import (
+    LoadManifest,
+    PartitionWrite,
+    Target,
+    audit,
+    begin,
+    publish,
+)
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.promise("R7"), pytest.mark.mlts("data-4"), pytest.mark.timeout(600)]
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.slow,
+    pytest.mark.promise("R7"),
+    pytest.mark.mlts("data-4"),
+    pytest.mark.timeout(600),
+]
 
 
-def stage_features(world: World, days: Sequence[dt.date], tables: Sequence[str] = ("feat_flight",)) -> PartitionWrite:
+def stage_features(
+    world: World, days: Sequence[dt.date], tables: Sequence[str] = ("feat_flight",)
+) -> PartitionWrite:
     """Build feature views by the project's own dbt run, up to the audit: everything but the gate and the flip of the pointer."""
     ensure_relations(world.settings)
-    targets = [Target(f"features/{table.removeprefix('feat_')}", "features", table, ("flight_id",)) for table in tables]
+    targets = [
+        Target(f"features/{table.removeprefix('feat_')}", "features", table, ("flight_id",))
+        for table in tables
+    ]
     span = PartitionRange(Partition(days[0]), Partition(days[-1]))
     versions = ledger.raw_versions(world.conn, world.contracts.values(), span.last)
     as_of = ledger.as_of_by_partition(world.contracts, versions, span)
-    write = begin(world.conn, targets, span, LoadManifest(RunContext("test/features", 1, "test"), ledger.input_digests(versions, as_of)))
-    variables = {"load_id": write.load_id, "as_of": {partition.key: instant.isoformat() for partition, instant in as_of.items()}}
+    write = begin(
+        world.conn,
+        targets,
+        span,
+        LoadManifest(RunContext("test/features", 1, "test"), ledger.input_digests(versions, as_of)),
+    )
+    variables = {
+        "load_id": write.load_id,
+        "as_of": {partition.key: instant.isoformat() for partition, instant in as_of.items()},
+    }
     run_models(world.settings, tables, variables)
     audit(world.conn, write)
     return write
 
 
 def hashes_of(world: World, write: PartitionWrite) -> dict[dt.date, str]:
-    return {day: measured.content_hash for day, measured in measure(world.conn, write.targets[0], write.load_id).items()}
+    return {
+        day: measured.content_hash
+        for day, measured in measure(world.conn, write.targets[0], write.load_id).items()
+    }
 
 
 def rows_of(world: World, write: PartitionWrite) -> list[dict[str, Any]]:
     with world.conn.cursor(row_factory=dict_row) as cursor:
-        return cursor.execute("select * from features.feat_flight where load_id = %s", [write.load_id]).fetchall()
+        return cursor.execute(
+            "select * from features.feat_flight where load_id = %s", [write.load_id]
+        ).fetchall()
 
 
 def differing_rows(world: World, rows: list[dict[str, Any]]) -> list[str]:
     """Return the keys of rows that are not what the oracle makes of the versions that were known."""
-    expected = {day: Oracle(world, day).features() for day in {row["partition_date"] for row in rows}}
-    return [row["flight_id"] for row in rows if not agrees(row, expected[row["partition_date"]][row["flight_id"]])]
+    expected = {
+        day: Oracle(world, day).features() for day in {row["partition_date"] for row in rows}
+    }
+    return [
+        row["flight_id"]
+        for row in rows
+        if not agrees(row, expected[row["partition_date"]][row["flight_id"]])
+    ]
 
 
 def agrees(row: dict[str, Any], wanted: dict[str, Any]) -> bool:
     return all(
-        row[name] == (value if value is None or name == "as_of" else pytest.approx(value, rel=1e-12)) for name, value in wanted.items()
+        row[name]
+        == (value if value is None or name == "as_of" else pytest.approx(value, rel=1e-12))
+        for name, value in wanted.items()
     )
 
 
 def change_one_outcome(world: World, day: dt.date) -> None:
     """Make the oracle, not the warehouse, believe in another arrival."""
-    dataset, _, known_at, rows = next(v for v in world.versions if v[:2] == ("flight_outcomes", day))
-    place = next(i for i, row in enumerate(rows) if row["arrival_delay_minutes"] is not None and row["arrival_delay_minutes"] < 15)
-    wrong = [row | {"arrival_delay_minutes": 500} if i == place else row for i, row in enumerate(rows)]
-    world.versions[:] = [(dataset, day, known_at, wrong) if v[3] is rows else v for v in world.versions]
+    dataset, _, known_at, rows = next(
+        v for v in world.versions if v[:2] == ("flight_outcomes", day)
+    )
+    place = next(
+        i
+        for i, row in enumerate(rows)
+        if row["arrival_delay_minutes"] is not None and row["arrival_delay_minutes"] < 15
+    )
+    wrong = [
+        row | {"arrival_delay_minutes": 500} if i == place else row for i, row in enumerate(rows)
+    ]
+    world.versions[:] = [
+        (dataset, day, known_at, wrong) if v[3] is rows else v for v in world.versions
+    ]
 
 
 @pytest.mark.promise("R6")
@@ -93,14 +142,18 @@ def test_features_equal_the_oracle_on_300_histories_and_keep_their_bytes_when_al
     record_figure("poisoned rows without effect", n_poisoned)
 
     poison(world, history.days[6], Partition(history.days[6]).cutoff)
-    assert hashes_of(world, stage_features(world, [history.days[11]])) != {history.days[11]: before[history.days[11]]}
+    assert hashes_of(world, stage_features(world, [history.days[11]])) != {
+        history.days[11]: before[history.days[11]]
+    }
     change_one_outcome(world, history.days[3])
     assert differing_rows(world, rows) != []
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("seed", range(9))
-def test_features_equal_the_oracle_when_each_schedule_of_deliveries_counts_as_one_history(world: World, seed: int) -> None:
+def test_features_equal_the_oracle_when_each_schedule_of_deliveries_counts_as_one_history(
+    world: World, seed: int
+) -> None:
     """Nine worlds of 36 partitions: 324 schedules of deliveries, each with its own late and corrected drops."""
     history = RandomHistory(world, 36, 45, 100 + seed)
     rows = rows_of(world, stage_features(world, history.days))
@@ -126,7 +179,10 @@ _LATER = "(partition_date > %(day)s or known_at > %(as_of)s)"
 def poison(world: World, day: dt.date, as_of: dt.datetime) -> int:
     """Make every raw row wrong that happened or was delivered after the as-of, and put one observation of the future into the past."""
     values = {"day": day, "as_of": as_of}
-    return sum(world.conn.execute(statement.format(later=_LATER).encode(), values).rowcount for statement in _POISON)
+    return sum(
+        world.conn.execute(statement.format(later=_LATER).encode(), values).rowcount
+        for statement in _POISON
+    )
 
 
 _HEAD = """select s.flight_id, s.scheduled_departure_at as event_timestamp, s.as_of, s.partition_date,
@@ -152,14 +208,20 @@ _COLUMNS = {"flight_id": "text", "event_timestamp": "timestamp with time zone", 
 def planted(world: World, tmp_path: Path) -> World:
     """Return a world whose dbt project has leaking feature views beside the real one."""
     project = tmp_path / "dbt_project"
-    shutil.copytree(PROJECT_ROOT / "dbt_project", project, ignore=shutil.ignore_patterns("target", "logs"))
+    shutil.copytree(
+        PROJECT_ROOT / "dbt_project", project, ignore=shutil.ignore_patterns("target", "logs")
+    )
     folder = project / "models" / "features" / "planted"
     folder.mkdir()
     models = []
     for name, sql in _PLANTED.items():
         (folder / f"feat_{name}.sql").write_text(sql)
-        columns = "".join(f"\n      - {{name: {column}, data_type: {kind}}}" for column, kind in _COLUMNS.items())
-        models.append(f"  - name: feat_{name}\n    config: {{meta: {{entity_key: flight_id}}}}\n    columns:{columns}")
+        columns = "".join(
+            f"\n      - {{name: {column}, data_type: {kind}}}" for column, kind in _COLUMNS.items()
+        )
+        models.append(
+            f"  - name: feat_{name}\n    config: {{meta: {{entity_key: flight_id}}}}\n    columns:{columns}"
+        )
     (folder / "_planted.yml").write_text("version: 2\nmodels:\n" + "\n".join(models) + "\n")
     world.settings = world.settings.model_copy(update={"dbt_project_dir": project})
     return world
@@ -167,16 +229,27 @@ def planted(world: World, tmp_path: Path) -> World:
 
 def spec_of(view: str) -> ModelSpec:
     spec = load_spec(PROJECT_ROOT / "dags" / "models", "flight_delayed")
-    features = spec.features.model_copy(update={"numeric": ("happened", "delivered"), "categorical": ()})
+    features = spec.features.model_copy(
+        update={"numeric": ("happened", "delivered"), "categorical": ()}
+    )
     return spec.model_copy(update={"feature_view": view, "features": features})
 
 
-def test_training_is_refused_when_a_planted_feature_reads_the_future(planted: World, run: RunContext) -> None:
+def test_training_is_refused_when_a_planted_feature_reads_the_future(
+    planted: World, run: RunContext
+) -> None:
     history = RandomHistory(planted, 5, 0, seed=5)
     built = PartitionRange(Partition(history.days[2]), Partition(history.days[3]))
-    publish(planted.conn, stage_features(planted, history.days, [f"feat_{name}" for name in _PLANTED]))
+    publish(
+        planted.conn, stage_features(planted, history.days, [f"feat_{name}" for name in _PLANTED])
+    )
     for day in built.days:
-        planted.deliver("flight_outcomes", day, history.rows("flight_outcomes", day), Partition(day).cutoff + dt.timedelta(days=20))
+        planted.deliver(
+            "flight_outcomes",
+            day,
+            history.rows("flight_outcomes", day),
+            Partition(day).cutoff + dt.timedelta(days=20),
+        )
 
     with pytest.raises(LeakError, match=r"feat_leaking .*: happened, delivered\.") as leak:
         probe_features(planted.settings, spec_of("leaking"), built, run)

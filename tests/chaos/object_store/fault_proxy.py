@@ -1,6 +1,7 @@
 """An HTTP proxy on loopback that breaks chosen S3 requests on their way to, or back from, the real server.
 
-Requests pass byte for byte (Host and path too), so their signatures stay valid. Only the faults are played; everything else is real.
+Requests pass byte for byte (Host and path too), so their signatures stay valid. Only the faults are
+played; everything else is real.
 """
 
 from __future__ import annotations
@@ -43,7 +44,8 @@ class Fault:
 
     Attributes:
         kind: One of ``KINDS``.
-        operation: Which requests count: ``head_bucket``, ``create_bucket``, ``list``, ``list_next``, ``head``, ``get``, ``put``.
+        operation: Which requests count: ``head_bucket``, ``create_bucket``, ``list``,
+            ``list_next``, ``head``, ``get``, ``put``.
         first: Which of them is the first to break, from 1.
         times: How many in a row; None: all that follow.
         n_seen: Requests of the operation so far.
@@ -62,7 +64,9 @@ class Fault:
         if operation != self.operation:
             return False
         self.n_seen += 1
-        due = self.n_seen >= self.first and (self.times is None or self.n_seen < self.first + self.times)
+        due = self.n_seen >= self.first and (
+            self.times is None or self.n_seen < self.first + self.times
+        )
         self.n_played += due
         return due
 
@@ -180,7 +184,11 @@ class FaultProxy:
             client.sendall(answer.head[: len(answer.head) // 2])
             return False
         if kind == "flipped":
-            answer = Message(answer.head, _flip(answer.body)) if answer.body else Message(_flip_digest(answer.head), b"")
+            answer = (
+                Message(answer.head, _flip(answer.body))
+                if answer.body
+                else Message(_flip_digest(answer.head), b"")
+            )
         if kind == "drip":
             return self._drip(client, answer, DRIP_BYTES, DRIP_SECONDS)
         if kind == "trickle":
@@ -258,7 +266,11 @@ def operation_of(head: bytes) -> str:
     if method == "GET" and not has_key and "list-type" in query:
         goes_on = "continuation-token" in query or query.get("start-after", [""]) != [""]
         return "list_next" if goes_on else "list"
-    names = {"HEAD": "head", "GET": "get", "PUT": "put"} if has_key else {"HEAD": "head_bucket", "PUT": "create_bucket"}
+    names = (
+        {"HEAD": "head", "GET": "get", "PUT": "put"}
+        if has_key
+        else {"HEAD": "head_bucket", "PUT": "create_bucket"}
+    )
     return names.get(method, f"other {method}")
 
 
@@ -284,7 +296,13 @@ def _flip_digest(head: bytes) -> bytes:
 
 def _refuse(client: socket.socket, status: str, head: bytes) -> bool:
     body = _ERROR % {"503": b"SlowDown", "500": b"InternalError"}[status]
-    lines = [b"HTTP/1.1 " + status.encode() + b" Fault", b"Content-Type: application/xml", b"Content-Length: %d" % len(body), b"", b""]
+    lines = [
+        b"HTTP/1.1 " + status.encode() + b" Fault",
+        b"Content-Type: application/xml",
+        b"Content-Length: %d" % len(body),
+        b"",
+        b"",
+    ]
     client.sendall(b"\r\n".join(lines) + (b"" if head.startswith(b"HEAD ") else body))
     return True
 

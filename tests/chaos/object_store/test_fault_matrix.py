@@ -19,7 +19,9 @@ CONTENT = b"".join(b"%08d the right bytes\n" % i for i in range(2_000))
 DIGEST = sha256(CONTENT).hexdigest()
 THERE, STRANGER = "matrix/there", "matrix/stranger"
 LIMIT_SECONDS = 20.0
-"""Of a cell: four transfers of three requests of 0.4 s, or two that trickle of up to 8 s, and what two busy cores add."""
+"""Of a cell: four transfers of three requests of 0.4 s, or two that trickle of up to 8 s, and
+what two busy cores add.
+"""
 
 
 def get(lake, tmp_path):
@@ -104,9 +106,16 @@ ONLY_NAMED = {(while_it_comes, "flipped"): ObjectDamagedError}
 SLOW = {(create_bucket, kind) for kind in KINDS if kind not in ("503", "lost_answer")} | {
     (call, "trickle") for call in CALLS if call is not list_keys
 }
-"""A bucket's creation takes the real server seconds; an answer that trickles takes its whole limit."""
+"""A bucket's creation takes the real server seconds; an answer that trickles takes its whole
+limit.
+"""
 CELLS = [
-    pytest.param(call, kind, id=f"{call.__name__}-{kind}", marks=[pytest.mark.long] if (call, kind) in SLOW else [])
+    pytest.param(
+        call,
+        kind,
+        id=f"{call.__name__}-{kind}",
+        marks=[pytest.mark.long] if (call, kind) in SLOW else [],
+    )
     for call in CALLS
     for kind in KINDS
     if call in WITH_REQUEST_BODY or kind not in ("reset_during", "flipped_request")
@@ -116,7 +125,9 @@ CELLS = [
 @pytest.fixture(scope="module")
 def content(bucket):
     bucket.direct.put(THERE, CONTENT)
-    bucket.direct._client.put_object(Bucket=bucket.direct.bucket, Key=STRANGER, Body=CONTENT, ChecksumAlgorithm="CRC32")
+    bucket.direct._client.put_object(
+        Bucket=bucket.direct.bucket, Key=STRANGER, Body=CONTENT, ChecksumAlgorithm="CRC32"
+    )
     for key in SOME:
         bucket.direct.put(key, b"x")
 
@@ -129,7 +140,9 @@ def filled(content, lake):
 def written_is_right(lake):
     """What stands in the bucket is absent or right, whatever the answer was."""
     new = f"{lake.place}new"
-    return (not lake.direct.exists(new) or lake.direct.get(new, DIGEST) == CONTENT) and lake.direct.get(THERE, DIGEST) == CONTENT
+    return (
+        not lake.direct.exists(new) or lake.direct.get(new, DIGEST) == CONTENT
+    ) and lake.direct.get(THERE, DIGEST) == CONTENT
 
 
 def outcome(lake, call, tmp_path) -> tuple[object, ObjectStoreError | None]:
@@ -143,7 +156,9 @@ def outcome(lake, call, tmp_path) -> tuple[object, ObjectStoreError | None]:
 
 
 @pytest.mark.parametrize(("call", "kind"), CELLS)
-def test_call_gives_the_right_result_when_one_request_breaks(filled, tmp_path, call, kind, record_figure):
+def test_call_gives_the_right_result_when_one_request_breaks(
+    filled, tmp_path, call, kind, record_figure
+):
     operation, right = CALLS[call]
     fault = filled.proxy.play(Fault(kind, operation))
 
@@ -158,7 +173,9 @@ def test_call_gives_the_right_result_when_one_request_breaks(filled, tmp_path, c
 
 @pytest.mark.long
 @pytest.mark.parametrize(("call", "kind"), CELLS)
-def test_call_gives_a_named_error_or_the_right_result_when_every_request_breaks(filled, tmp_path, call, kind, record_figure):
+def test_call_gives_a_named_error_or_the_right_result_when_every_request_breaks(
+    filled, tmp_path, call, kind, record_figure
+):
     operation, right = CALLS[call]
     fault = filled.proxy.play(Fault(kind, operation, times=None))
 

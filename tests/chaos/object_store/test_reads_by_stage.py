@@ -27,7 +27,9 @@ def drop(dataset):
     return NewDrop(dataset, DAY, DELIVERED_AT, DATA, 500, "weather")
 
 
-@pytest.mark.parametrize("kind", ["503", "lost_answer", "truncated", "truncated_head", "flipped", "drip"])
+@pytest.mark.parametrize(
+    "kind", ["503", "lost_answer", "truncated", "truncated_head", "flipped", "drip"]
+)
 @pytest.mark.parametrize("broken", [("put", 2), ("list_next", 1), ("get", 1), ("get", 2)])
 def test_drop_is_written_listed_and_read_right_when_one_request_breaks(lake, kind, broken):
     operation, first = broken
@@ -67,9 +69,16 @@ def test_data_that_upstream_wrote_in_parts_is_read_and_verified_by_its_manifest(
     client, where = lake.direct._client, {"Bucket": lake.direct.bucket, "Key": key}
     upload = client.create_multipart_upload(**where)["UploadId"]
     parts = [body[:PART_BYTES], body[PART_BYTES:]]
-    tags = [client.upload_part(**where, UploadId=upload, PartNumber=n, Body=part)["ETag"] for n, part in enumerate(parts, 1)]
+    tags = [
+        client.upload_part(**where, UploadId=upload, PartNumber=n, Body=part)["ETag"]
+        for n, part in enumerate(parts, 1)
+    ]
     client.complete_multipart_upload(
-        **where, UploadId=upload, MultipartUpload={"Parts": [{"PartNumber": n, "ETag": tag} for n, tag in enumerate(tags, 1)]}
+        **where,
+        UploadId=upload,
+        MultipartUpload={
+            "Parts": [{"PartNumber": n, "ETag": tag} for n, tag in enumerate(tags, 1)]
+        },
     )
     fault = lake.proxy.play(Fault("flipped", "get"))
 
@@ -107,7 +116,9 @@ def many_keys(bucket):
     return keys
 
 
-@pytest.mark.parametrize("kind", ["503", "reset_before", "hang_after", "truncated", "truncated_head", "flipped"])
+@pytest.mark.parametrize(
+    "kind", ["503", "reset_before", "hang_after", "truncated", "truncated_head", "flipped"]
+)
 def test_listing_is_whole_when_a_request_of_its_second_page_breaks(lake, many_keys, kind):
     fault = lake.proxy.play(Fault(kind, "list_next"))
 

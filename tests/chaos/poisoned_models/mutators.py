@@ -26,10 +26,33 @@ _ODD_NUMBERS = (
         "",
         "-",
     ),
-    *("--1", "1e", "1.2.3", "٣", "1,5", "+1", " 1", "99999999999999999999", "-99999999999999999999", "2147483648", "-2147483649", "NULL"),
+    *(
+        "--1",
+        "1e",
+        "1.2.3",
+        "٣",
+        "1,5",
+        "+1",
+        " 1",
+        "99999999999999999999",
+        "-99999999999999999999",
+        "2147483648",
+        "-2147483649",
+        "NULL",
+    ),
 )
 _TREE_LISTS = (
-    *("split_feature", "split_gain", "threshold", "decision_type", "left_child", "right_child", "leaf_value", "leaf_weight", "leaf_count"),
+    *(
+        "split_feature",
+        "split_gain",
+        "threshold",
+        "decision_type",
+        "left_child",
+        "right_child",
+        "leaf_value",
+        "leaf_weight",
+        "leaf_count",
+    ),
     *("internal_value", "internal_weight", "internal_count", "cat_boundaries", "cat_threshold"),
 )
 _TREE_COUNTS = ("num_leaves", "num_cat", "is_linear", "shrinkage")
@@ -61,7 +84,9 @@ def _edit(die: Random, text: str, key: str, change: Callable[[list[str]], list[s
     if not lines:
         return _change_digit(die, text)
     line = die.choice(lines)
-    return text[: line.start()] + f"{key}={' '.join(change(line[1].split(' ')))}" + text[line.end() :]
+    return (
+        text[: line.start()] + f"{key}={' '.join(change(line[1].split(' ')))}" + text[line.end() :]
+    )
 
 
 def _put(die: Random, word: str) -> Callable[[list[str]], list[str]]:
@@ -119,7 +144,11 @@ def _contradict_line(die: Random, lines: list[str]) -> list[str]:
     """Repeat a key with another value."""
     place = die.choice([number for number, line in enumerate(lines) if "=" in line] or [0])
     key = lines[place].partition("=")[0]
-    return [*lines[:place], f"{key}={die.choice(('0', '1', '-1', '999999', 'nan', ''))}", *lines[place:]]
+    return [
+        *lines[:place],
+        f"{key}={die.choice(('0', '1', '-1', '999999', 'nan', ''))}",
+        *lines[place:],
+    ]
 
 
 def _empty_line(die: Random, lines: list[str]) -> list[str]:
@@ -128,7 +157,9 @@ def _empty_line(die: Random, lines: list[str]) -> list[str]:
 
 
 def _child(die: Random, text: str) -> str:
-    number = die.choice((0, 1, 2, 3, -1, -2, die.randrange(-40, 40), 10**6, -(10**6), 2**31 - 1, -(2**31)))
+    number = die.choice(
+        (0, 1, 2, 3, -1, -2, die.randrange(-40, 40), 10**6, -(10**6), 2**31 - 1, -(2**31))
+    )
     return _edit(die, text, die.choice(("left_child", "right_child")), _put(die, str(number)))
 
 
@@ -144,7 +175,9 @@ def _cycle(die: Random, text: str) -> str:
 
 def _detached_ring(die: Random, text: str) -> str:
     """Exchange two children of one side: each node is still somebody's child once, but perhaps not the root's descendant."""
-    return _edit(die, text, die.choice(("left_child", "right_child")), lambda words: _swapped(die, words))
+    return _edit(
+        die, text, die.choice(("left_child", "right_child")), lambda words: _swapped(die, words)
+    )
 
 
 def _swapped(die: Random, words: list[str]) -> list[str]:
@@ -158,7 +191,12 @@ def _drop_word(die: Random, text: str) -> str:
 
 
 def _add_word(die: Random, text: str) -> str:
-    return _edit(die, text, die.choice(_TREE_LISTS), lambda words: [*words, *[words[-1]] * die.choice((1, 2, 500))])
+    return _edit(
+        die,
+        text,
+        die.choice(_TREE_LISTS),
+        lambda words: [*words, *[words[-1]] * die.choice((1, 2, 500))],
+    )
 
 
 def _swap_names(die: Random, text: str) -> str:
@@ -166,7 +204,9 @@ def _swap_names(die: Random, text: str) -> str:
 
 
 def _other_feature(die: Random, text: str) -> str:
-    return _edit(die, text, "split_feature", _put(die, str(die.choice((0, 1, 2, 3, -1, 50, 10**9)))))
+    return _edit(
+        die, text, "split_feature", _put(die, str(die.choice((0, 1, 2, 3, -1, 50, 10**9))))
+    )
 
 
 def _no_trees(die: Random, text: str) -> str:
@@ -181,7 +221,11 @@ def _trees(change: Callable[[Random, list[str]], list[str]]) -> Mutator:
         begin, end = text.find("\n\nTree=0\n"), text.find("end of trees")
         if begin < 0 or end < begin:
             return text
-        trees = [tree for tree in re.split(r"(?=^Tree=)", text[begin + 2 : end], flags=re.MULTILINE) if tree]
+        trees = [
+            tree
+            for tree in re.split(r"(?=^Tree=)", text[begin + 2 : end], flags=re.MULTILINE)
+            if tree
+        ]
         return text[: begin + 2] + "".join(change(die, trees)) + text[end:]
 
     return mutate
@@ -206,17 +250,37 @@ def _chain(die: Random, trees: list[str]) -> list[str]:
     }
     place = die.randrange(len(trees))
     body = "\n".join(f"{key}={' '.join(words)}" for key, words in lists.items())
-    trees[place] = f"Tree={place}\nnum_leaves={n}\nnum_cat=0\n{body}\nis_linear=0\nshrinkage=0.1\n\n\n"
+    trees[place] = (
+        f"Tree={place}\nnum_leaves={n}\nnum_cat=0\n{body}\nis_linear=0\nshrinkage=0.1\n\n\n"
+    )
     return trees
 
 
 def _linear(die: Random, text: str) -> str:
-    more = die.choice(("", "\nleaf_const=nan", "\nleaf_const=0 0 0\nnum_features=1 1 1\nleaf_features=0 0 0\nleaf_coeff=nan nan nan"))
+    more = die.choice(
+        (
+            "",
+            "\nleaf_const=nan",
+            "\nleaf_const=0 0 0\nnum_features=1 1 1\nleaf_features=0 0 0\nleaf_coeff=nan nan nan",
+        )
+    )
     return _edit(die, text, "is_linear", lambda _: [f"1{more}"])
 
 
 def _parameters(die: Random, text: str) -> str:
-    line = die.choice(("no colon", "[", "]", ":", "[learning_rate]", '[data: "]', "[learning_rate: x]", "[num_leaves: 1e999]", "[a: \\]"))
+    line = die.choice(
+        (
+            "no colon",
+            "[",
+            "]",
+            ":",
+            "[learning_rate]",
+            '[data: "]',
+            "[learning_rate: x]",
+            "[num_leaves: 1e999]",
+            "[a: \\]",
+        )
+    )
     return text.replace("[boosting: gbdt]", die.choice((line, f"[boosting: gbdt]\n{line}")))
 
 
@@ -235,7 +299,10 @@ def _encoding(die: Random, text: str) -> str:
 
 def _raw_categories(die: Random, text: str) -> str:
     return text.replace(
-        "pandas_categorical:null", die.choice(('pandas_categorical:[["x"]]', "pandas_categorical:", "pandas_categorical:[[", ""))
+        "pandas_categorical:null",
+        die.choice(
+            ('pandas_categorical:[["x"]]', "pandas_categorical:", "pandas_categorical:[[", "")
+        ),
     )
 
 
@@ -276,16 +343,37 @@ MUTATORS: dict[str, Mutator] = {
     "leaf other": _shift_leaf,
     "threshold odd": _replace_number(("threshold",), *_ODD_NUMBERS),
     "number odd": _replace_number(_TREE_LISTS, *_ODD_NUMBERS),
-    "count odd": _replace_number(_TREE_COUNTS, *_ODD_NUMBERS, "0", "1", "-1", "3", "1000000", "2000000000"),
-    "rows negative": _replace_number(("leaf_count", "internal_count"), "-1", "0", "-2147483648", "2147483647"),
+    "count odd": _replace_number(
+        _TREE_COUNTS, *_ODD_NUMBERS, "0", "1", "-1", "3", "1000000", "2000000000"
+    ),
+    "rows negative": _replace_number(
+        ("leaf_count", "internal_count"), "-1", "0", "-2147483648", "2147483647"
+    ),
     "word missing": _drop_word,
     "word too many": _add_word,
     "names swapped": _swap_names,
     "feature other": _other_feature,
-    "header odd": _replace_number(_HEADER, *_ODD_NUMBERS, "0", "2", "-1", "1000000000", "none", "binary", "multiclass", "lambdarank"),
+    "header odd": _replace_number(
+        _HEADER,
+        *_ODD_NUMBERS,
+        "0",
+        "2",
+        "-1",
+        "1000000000",
+        "none",
+        "binary",
+        "multiclass",
+        "lambdarank",
+    ),
     "decision other": _replace_number(("decision_type",), *map(str, range(-3, 20)), "255", "256"),
     "sets of levels": _replace_number(
-        ("cat_boundaries", "cat_threshold", "num_cat"), "0", "1", "-1", "4294967295", "4294967296", "1000000"
+        ("cat_boundaries", "cat_threshold", "num_cat"),
+        "0",
+        "1",
+        "-1",
+        "4294967295",
+        "4294967296",
+        "1000000",
     ),
     "no trees": _no_trees,
     "trees reordered": _trees(_reverse_trees),

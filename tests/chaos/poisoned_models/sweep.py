@@ -1,6 +1,7 @@
 """Load mutants one after the other in one process, as a night would load a version; run as a script it writes a line for each.
 
-The digests are those of the mutant, as if the warehouse held them: what is left is structure, child process and golden predictions.
+The digests are those of the mutant, as if the warehouse held them: what is left is structure, child
+process and golden predictions.
 """
 
 from __future__ import annotations
@@ -47,9 +48,17 @@ def judge(number: int, kind: str, text: str, model: TrainedModel) -> Outcome:
         loaded = TrainedModel.from_files(*files_of(text, model))
         raw = loaded.raw(ROWS)
         finite = (
-            np.isfinite(raw).all() and np.isfinite(loaded.contributions(ROWS)).all() and np.isfinite(loaded.predictions(ROWS).score).all()
+            np.isfinite(raw).all()
+            and np.isfinite(loaded.contributions(ROWS)).all()
+            and np.isfinite(loaded.predictions(ROWS).score).all()
         )
-        verdict = "not finite" if not finite else "same" if raw.tobytes() == model.raw(ROWS).tobytes() else "other"
+        verdict = (
+            "not finite"
+            if not finite
+            else "same"
+            if raw.tobytes() == model.raw(ROWS).tobytes()
+            else "other"
+        )
     except NightshiftError as error:
         verdict, code = "refused", error.code
     except Exception as error:  # noqa: BLE001 - an error without a name is what we look for

@@ -1,7 +1,7 @@
 """Thousands of damaged ``model.json``: each is refused with a code, or gives the very same probabilities.
 
-Once as a disk or a hand damages it, and once as if its digest were right: then its schema and its golden
-answers are all that is left, and nothing may end without a code.
+Once as a disk or a hand damages it, and once as if its digest were right: then its schema and its
+golden answers are all that is left, and nothing may end without a code.
 """
 
 from __future__ import annotations
@@ -31,7 +31,13 @@ STRANGE = [None, True, "", "x", -1, 0, 1e308, 10**400, [], {}, [[]], {"method": 
 def places(value: Any, path: tuple = ()) -> list[tuple]:
     """Return the path of every part of a document."""
     found = [path] if path else []
-    parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    parts = (
+        value.items()
+        if isinstance(value, dict)
+        else enumerate(value)
+        if isinstance(value, list)
+        else ()
+    )
     for name, part in parts:
         found += places(part, (*path, name))
     return found
@@ -41,7 +47,9 @@ def damage(document: dict[str, Any], dice: Random) -> dict[str, Any]:
     """Replace, remove or change one part; the calibration as often as all the rest."""
     changed = copy.deepcopy(document)
     everywhere = places(changed)
-    calibration = [path for path in everywhere if path[0] in ("calibration", "threshold", "decile_edges")]
+    calibration = [
+        path for path in everywhere if path[0] in ("calibration", "threshold", "decile_edges")
+    ]
     *above, name = dice.choice(calibration if dice.random() < 0.5 else everywhere)
     holder = changed
     for part in above:
@@ -60,9 +68,16 @@ def damage(document: dict[str, Any], dice: Random) -> dict[str, Any]:
 
 def with_calibrations(models: dict[str, TrainedModel]) -> list[TrainedModel]:
     """Return the models: the binary one with each way of calibration."""
-    steps = {"method": "isotonic", "raw": [-3.0, -1.0, 0.5, 2.0], "probability": [0.05, 0.2, 0.6, 0.9]}
+    steps = {
+        "method": "isotonic",
+        "raw": [-3.0, -1.0, 0.5, 2.0],
+        "probability": [0.05, 0.2, 0.6, 0.9],
+    }
     ways = [models["binary"].calibration, steps, {"method": "none"}]
-    return [*(stored(replace(models["binary"], calibration=way, golden=None)) for way in ways), models["regression"]]
+    return [
+        *(stored(replace(models["binary"], calibration=way, golden=None)) for way in ways),
+        models["regression"],
+    ]
 
 
 def answers(model: TrainedModel, raw: Any) -> bytes:
@@ -79,7 +94,9 @@ FEW_AND_MANY = [300, pytest.param(4_000, marks=[pytest.mark.long, pytest.mark.ti
 
 
 @pytest.mark.parametrize("n", FEW_AND_MANY)
-def test_no_damaged_document_gives_other_probabilities_or_ends_without_a_code(calibrated, record_figure, n):
+def test_no_damaged_document_gives_other_probabilities_or_ends_without_a_code(
+    calibrated, record_figure, n
+):
     dice, raw = Random(n), np.linspace(-4, 4, 200)  # noqa: S311 - reproducible damage, no secret
     n_refused = 0
     for number in range(n):
@@ -105,7 +122,9 @@ def test_no_document_that_claims_to_be_whole_ends_without_a_code(calibrated, rec
         changed = damage(json.loads(model.files["model.json"]), dice)
         changed.pop(SEAL, None)
         try:
-            read = TrainedModel.from_files(model.files["model.lgb"], json.dumps(seal(changed)).encode())
+            read = TrainedModel.from_files(
+                model.files["model.lgb"], json.dumps(seal(changed)).encode()
+            )
         except ModelTextError:
             continue
         n_read += 1

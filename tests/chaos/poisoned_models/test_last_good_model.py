@@ -37,13 +37,19 @@ def truncated(text: str) -> str:
 
 def ring(text: str) -> str:
     left = next(line for line in text.split("\n") if line.startswith("left_child="))
-    return with_true_sizes(text.replace(left, "left_child=" + " ".join(["0"] * len(left.split(" "))), 1))
+    return with_true_sizes(
+        text.replace(left, "left_child=" + " ".join(["0"] * len(left.split(" "))), 1)
+    )
 
 
 def other_leaf(text: str) -> str:
     values = next(line for line in text.split("\n") if line.startswith("leaf_value="))
     words = values.removeprefix("leaf_value=").split(" ")
-    return with_true_sizes(text.replace(values, "leaf_value=" + " ".join([f"{float(word) + 0.25}" for word in words]), 1))
+    return with_true_sizes(
+        text.replace(
+            values, "leaf_value=" + " ".join([f"{float(word) + 0.25}" for word in words]), 1
+        )
+    )
 
 
 def infinite_leaf(text: str) -> str:
@@ -58,9 +64,18 @@ def promote_poisoned(registry: Registry, effective: str, damage) -> ModelVersion
     """Make a version champion whose poisoned files are the very ones that the warehouse names."""
     model = tiny_model(registry.spec, 7)
     day = Partition.parse(effective).shift(-1)
-    sound = store_candidate(registry.store, model, Origin("training/1", day, day.day, registry.spec.digest, "test"), [], {})
+    sound = store_candidate(
+        registry.store,
+        model,
+        Origin("training/1", day, day.day, registry.spec.digest, "test"),
+        [],
+        {},
+    )
     files = dict(zip(("model.lgb", "model.json"), files_of(damage(model.text), model), strict=True))
-    keys = {name: f"models/poisoned/{sha256(content).hexdigest()}/{name}" for name, content in files.items()}
+    keys = {
+        name: f"models/poisoned/{sha256(content).hexdigest()}/{name}"
+        for name, content in files.items()
+    }
     shas = {name: registry.store.put(keys[name], content) for name, content in files.items()}
     candidate = replace(
         sound,
@@ -94,7 +109,9 @@ def assert_whole_without(conn, version: ModelVersion) -> None:
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_last_good_model_scores_when_the_warehouse_names_a_poisoned_champion(registry, warehouse, scoring_settings, spec, run, damage):
+def test_last_good_model_scores_when_the_warehouse_names_a_poisoned_champion(
+    registry, warehouse, scoring_settings, spec, run, damage
+):
     publish_features(warehouse)
     registry.promote("2013-06-01", seed=1)
     poisoned = promote_poisoned(registry, "2013-07-01", damage)
@@ -102,13 +119,17 @@ def test_last_good_model_scores_when_the_warehouse_names_a_poisoned_champion(reg
     assert_whole_without(warehouse, poisoned)
 
 
-def test_last_good_model_scores_when_the_champion_is_poisoned_in_the_bucket(registry, warehouse, scoring_settings, spec, run):
+def test_last_good_model_scores_when_the_champion_is_poisoned_in_the_bucket(
+    registry, warehouse, scoring_settings, spec, run
+):
     publish_features(warehouse)
     registry.promote("2013-06-01", seed=1)
     champion = registry.promote("2013-07-01", seed=2)
     text = registry.store.get(champion.model_key).decode()
     for damage in DAMAGES:
-        registry.store._client.put_object(Bucket=registry.store.bucket, Key=champion.model_key, Body=damage(text).encode())
+        registry.store._client.put_object(
+            Bucket=registry.store.bucket, Key=champion.model_key, Body=damage(text).encode()
+        )
         with pytest.raises(ObjectStoreError) as refusal:
             load_model(registry.store, champion)
         assert refusal.value.code == "NS-LAKE-004"
@@ -118,14 +139,22 @@ def test_last_good_model_scores_when_the_champion_is_poisoned_in_the_bucket(regi
 
 def test_nothing_is_read_when_the_bucket_holds_more_than_the_warehouse_names(registry, monkeypatch):
     champion = registry.promote("2013-07-01")
-    registry.store._client.put_object(Bucket=registry.store.bucket, Key=champion.model_key, Body=b"x" * (champion.model_bytes + 1))
-    monkeypatch.setattr("nightshift.lake.object_store.receive", lambda *_, **__: pytest.fail("read"))
+    registry.store._client.put_object(
+        Bucket=registry.store.bucket, Key=champion.model_key, Body=b"x" * (champion.model_bytes + 1)
+    )
+    monkeypatch.setattr(
+        "nightshift.lake.object_store.receive", lambda *_, **__: pytest.fail("read")
+    )
     with pytest.raises(ObjectStoreError, match=f"{champion.model_bytes} bytes"):
         load_model(registry.store, champion)
 
 
-@pytest.mark.parametrize(("n_bytes", "what"), [(None, "without golden predictions"), (MAX_FILE_BYTES + 1, "too large")])
-def test_version_is_refused_before_anything_is_asked_for_when_its_size_is_unfit(registry, n_bytes, what):
+@pytest.mark.parametrize(
+    ("n_bytes", "what"), [(None, "without golden predictions"), (MAX_FILE_BYTES + 1, "too large")]
+)
+def test_version_is_refused_before_anything_is_asked_for_when_its_size_is_unfit(
+    registry, n_bytes, what
+):
     champion = registry.promote("2013-07-01")
     with pytest.raises(ModelSizeError, match=what) as refusal:
         load_model(registry.store, replace(champion, model_bytes=n_bytes, model_key="not/there"))

@@ -14,7 +14,12 @@ from nightshift.models.booster import library_path
 from nightshift.models.golden import N_ROWS, GoldenError
 from nightshift.models.model_document import SEAL, seal
 from nightshift.models.model_tokens import ModelTextError
-from nightshift.models.sandboxed_load import LoadTimeoutError, LoadTrialError, prove_in_child, retry_starved
+from nightshift.models.sandboxed_load import (
+    LoadTimeoutError,
+    LoadTrialError,
+    prove_in_child,
+    retry_starved,
+)
 from nightshift.models.trained_model import TrainedModel
 
 pytestmark = [pytest.mark.promise("R8"), pytest.mark.mlts("infra-4")]
@@ -72,7 +77,11 @@ def test_golden_predictions_are_compared_although_the_text_has_passed_before(mod
 def test_golden_rows_lie_on_both_sides_of_most_splits(models):
     for model in models.values():
         leaves = model.booster.predict(model.golden.matrix, pred_leaf=True)
-        n_leaves = sum(int(line.split("=")[1]) for line in model.text.split("\n") if line.startswith("num_leaves="))
+        n_leaves = sum(
+            int(line.split("=")[1])
+            for line in model.text.split("\n")
+            if line.startswith("num_leaves=")
+        )
         reached = sum(len({*leaves[:, tree]}) for tree in range(leaves.shape[1]))
         assert len(model.golden.rows) == N_ROWS
         assert reached > 0.6 * n_leaves
@@ -101,7 +110,9 @@ def test_files_are_refused_when_they_do_not_belong_together(models, changed):
     assert refusal.value.code == "NS-MODEL-003"
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b"null", b"{", b"\xff\xfe", b'{"format": 2}', b"[" * 100_000])
+@pytest.mark.parametrize(
+    "content", [b"", b"[]", b"null", b"{", b"\xff\xfe", b'{"format": 2}', b"[" * 100_000]
+)
 def test_files_are_refused_when_one_is_no_document(models, content):
     with pytest.raises(ModelTextError, match=r"cannot be read|is no document"):
         TrainedModel.from_files(models["binary"].files["model.lgb"], content)
@@ -110,7 +121,10 @@ def test_files_are_refused_when_one_is_no_document(models, content):
 def test_huge_number_in_the_document_is_refused(models):
     files = models["binary"].files
     with pytest.raises(ModelTextError, match="cannot be read"):
-        TrainedModel.from_files(files["model.lgb"], files["model.json"].replace(b'"threshold": ', b'"threshold": 1e999, "was": '))
+        TrainedModel.from_files(
+            files["model.lgb"],
+            files["model.json"].replace(b'"threshold": ', b'"threshold": 1e999, "was": '),
+        )
 
 
 @pytest.mark.parametrize(
@@ -131,7 +145,9 @@ def test_document_is_refused_when_its_numbers_cannot_mean_anything(models, chang
         TrainedModel.from_files(files["model.lgb"], document)
 
 
-def test_poisoned_file_is_refused_within_seconds_of_the_processor_when_it_keeps_its_child_busy(models, monkeypatch, tmp_path):
+def test_poisoned_file_is_refused_within_seconds_of_the_processor_when_it_keeps_its_child_busy(
+    models, monkeypatch, tmp_path
+):
     """Seconds of the processor: a busy machine may take as long as it likes."""
     _have_child_run(monkeypatch, tmp_path, "while True: pass")
     monkeypatch.setattr(sandboxed_load, "STARVED_SECONDS", 0.3)
@@ -141,7 +157,9 @@ def test_poisoned_file_is_refused_within_seconds_of_the_processor_when_it_keeps_
     assert sandboxed_load._seconds_of_children() - before < 5
 
 
-def test_good_model_is_taken_when_the_machine_starved_its_first_child(models, monkeypatch, tmp_path):
+def test_good_model_is_taken_when_the_machine_starved_its_first_child(
+    models, monkeypatch, tmp_path
+):
     ran, real = tmp_path / "ran", sandboxed_load_child.__file__
     _have_child_run(
         monkeypatch,
@@ -157,7 +175,9 @@ def test_good_model_is_taken_when_the_machine_starved_its_first_child(models, mo
 def test_nothing_is_said_about_the_model_when_every_child_is_starved(models, monkeypatch, tmp_path):
     ran = tmp_path / "ran"
     stopped = "os.kill(os.getpid(), signal.SIGSTOP)"
-    _have_child_run(monkeypatch, tmp_path, f"import os, signal\nopen({str(ran)!r}, 'a').write('x')\n{stopped}")
+    _have_child_run(
+        monkeypatch, tmp_path, f"import os, signal\nopen({str(ran)!r}, 'a').write('x')\n{stopped}"
+    )
     monkeypatch.setattr(sandboxed_load, "DEADLINE_SECONDS", 0.5)
     with pytest.raises(LoadTimeoutError, match="too busy") as caught:
         prove_in_child(models["binary"].text, models["binary"].golden, library_path())
@@ -202,7 +222,9 @@ def test_load_is_refused_when_the_child_has_too_little_memory(models, monkeypatc
 
 def test_child_knows_nothing_of_our_environment(monkeypatch, tmp_path):
     script = tmp_path / "child.py"
-    script.write_text("import json, os, sys\nprint(json.dumps([sorted(os.environ), 'nightshift' in sys.modules, len(sys.path)]))\n")
+    script.write_text(
+        "import json, os, sys\nprint(json.dumps([sorted(os.environ), 'nightshift' in sys.modules, len(sys.path)]))\n"
+    )
     monkeypatch.setenv("NIGHTSHIFT_WAREHOUSE_PASSWORD", "canary")
     monkeypatch.setattr(sandboxed_load_child, "__file__", str(script))
     names, has_package, _ = json.loads(sandboxed_load._run(b""))
@@ -212,6 +234,8 @@ def test_child_knows_nothing_of_our_environment(monkeypatch, tmp_path):
 
 def test_other_model_under_the_same_name_is_refused(models):
     binary, regression = models["binary"], models["regression"]
-    assert sha256(binary.files["model.lgb"]).digest() != sha256(regression.files["model.lgb"]).digest()
+    assert (
+        sha256(binary.files["model.lgb"]).digest() != sha256(regression.files["model.lgb"]).digest()
+    )
     with pytest.raises(ModelTextError, match="do not belong together"):
         TrainedModel.from_files(regression.files["model.lgb"], binary.files["model.json"])

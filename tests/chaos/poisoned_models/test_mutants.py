@@ -25,21 +25,40 @@ LONGEST_SECONDS = 5.0
 def sweep(seed: int, n: int, timeout_seconds: float) -> list[dict]:
     """Judge mutants in a process of its own, whose death is seen here."""
     command = [sys.executable, "-m", "tests.chaos.poisoned_models.sweep", str(seed), "0", str(n)]
-    environment = {"PYTHONPATH": f"{PROJECT_ROOT}:{PROJECT_ROOT / 'plugins'}", "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=PROJECT_ROOT, timeout=timeout_seconds, check=False)
+    environment = {
+        "PYTHONPATH": f"{PROJECT_ROOT}:{PROJECT_ROOT / 'plugins'}",
+        "OMP_NUM_THREADS": "1",
+        "PATH": "/usr/bin:/bin",
+    }
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=PROJECT_ROOT,
+        timeout=timeout_seconds,
+        check=False,
+    )
     outcomes = [json.loads(line) for line in done.stdout.splitlines()]
-    assert done.returncode == 0, f"it ended after mutant {len(outcomes)}: {done.returncode} {done.stderr[-500:]}"
+    assert done.returncode == 0, (
+        f"it ended after mutant {len(outcomes)}: {done.returncode} {done.stderr[-500:]}"
+    )
     return outcomes
 
 
 def check(outcomes: list[dict], n: int, record_figure) -> Counter[str]:
     verdicts = Counter(outcome["verdict"] for outcome in outcomes)
-    for name, count in {"mutants": n, **{f"mutants {verdict}": count for verdict, count in verdicts.items()}}.items():
+    for name, count in {
+        "mutants": n,
+        **{f"mutants {verdict}": count for verdict, count in verdicts.items()},
+    }.items():
         record_figure(name, count)
     longest = max(outcome["seconds"] for outcome in outcomes)
     record_figure("slowest mutant, seconds", longest)
     assert [outcome["number"] for outcome in outcomes] == list(range(n))
-    assert [outcome for outcome in outcomes if outcome["verdict"] in {"unnamed", "not finite"}] == []
+    assert [
+        outcome for outcome in outcomes if outcome["verdict"] in {"unnamed", "not finite"}
+    ] == []
     assert longest < LONGEST_SECONDS
     return verdicts
 
@@ -65,7 +84,12 @@ def test_no_mutant_of_thousands_harms_the_caller(seed, record_figure):
 
 def test_every_kind_of_damage_changes_the_text(models):
     texts = [model.text for model in models.values()]
-    changed = Counter(kind for number in range(8 * len(MUTATORS)) for kind, text in [mutant(5, number, texts)] if text not in texts)
+    changed = Counter(
+        kind
+        for number in range(8 * len(MUTATORS))
+        for kind, text in [mutant(5, number, texts)]
+        if text not in texts
+    )
     assert set(changed) == set(MUTATORS)
 
 
@@ -93,9 +117,18 @@ def test_lightgbm_dies_of_mutants_when_nobody_checks_their_text(models, kind):
 
 
 @pytest.mark.timeout(60)
-def test_endless_tree_ends_with_the_childs_processor_time_when_nobody_checks_its_text(models, monkeypatch):
+def test_endless_tree_ends_with_the_childs_processor_time_when_nobody_checks_its_text(
+    models, monkeypatch
+):
     monkeypatch.setattr(sandboxed_load, "CPU_SECONDS", 1)
     model = models["binary"]
     left = next(line for line in model.text.split("\n") if line.startswith("left_child="))
-    ring = with_true_sizes(model.text.replace(left, "left_child=" + " ".join(["0"] * len(left.split(" "))), 1))
-    assert ending(ring, model) in {"SIGXCPU", "SIGKILL", "SIGSEGV", "Loading the model took too long."}
+    ring = with_true_sizes(
+        model.text.replace(left, "left_child=" + " ".join(["0"] * len(left.split(" "))), 1)
+    )
+    assert ending(ring, model) in {
+        "SIGXCPU",
+        "SIGKILL",
+        "SIGSEGV",
+        "Loading the model took too long.",
+    }

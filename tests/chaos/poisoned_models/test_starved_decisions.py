@@ -24,7 +24,9 @@ DAY = dt.date(2013, 7, 1)
 
 
 def version(number: int) -> ModelVersion:
-    return ModelVersion("parcel_binary", number, "d", "k", "s", 1, "k", "s", 1, "t", DAY, DAY, {}, {})
+    return ModelVersion(
+        "parcel_binary", number, "d", "k", "s", 1, "k", "s", 1, "t", DAY, DAY, {}, {}
+    )
 
 
 class JudgedCase(PromotionContext):
@@ -57,8 +59,12 @@ def starve(monkeypatch, dice: Random, share: float) -> None:
     monkeypatch.setattr(sandboxed_load.subprocess, "run", run_or_starve)
 
 
-@pytest.mark.parametrize("n", [100, pytest.param(1_000, marks=[pytest.mark.long, pytest.mark.timeout(1800)])])
-def test_no_decision_is_made_without_comparison_when_the_machine_is_starved(models, monkeypatch, record_figure, n):
+@pytest.mark.parametrize(
+    "n", [100, pytest.param(1_000, marks=[pytest.mark.long, pytest.mark.timeout(1800)])]
+)
+def test_no_decision_is_made_without_comparison_when_the_machine_is_starved(
+    models, monkeypatch, record_figure, n
+):
     files, spec = models["binary"].files, _spec("binary")
     dice = Random(5)  # noqa: S311 - reproducible starvation, no secret
     outcomes: Counter[str] = Counter()
@@ -76,9 +82,14 @@ def test_no_decision_is_made_without_comparison_when_the_machine_is_starved(mode
     assert outcomes["repeated"] > n / 2
 
 
-def test_the_gate_repeats_the_decision_instead_of_answering_without_the_champion(models, monkeypatch):
+def test_the_gate_repeats_the_decision_instead_of_answering_without_the_champion(
+    models, monkeypatch
+):
     monkeypatch.setattr(sandboxed_load, "_proved", set())
     starve(monkeypatch, Random(1), 1.0)  # noqa: S311 - reproducible starvation, no secret
     with pytest.raises(LoadTimeoutError, match="too busy") as caught:
-        answer(judged(models["binary"].files, monkeypatch, _spec("binary")), {"non_inferiority": non_inferiority})
+        answer(
+            judged(models["binary"].files, monkeypatch, _spec("binary")),
+            {"non_inferiority": non_inferiority},
+        )
     assert caught.value.is_retryable

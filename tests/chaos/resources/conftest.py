@@ -85,7 +85,15 @@ def store_on_small_disk(tmp_path) -> Iterator[tuple[ObjectServerEndpoint, SmallD
 
 def mounted(path: Path, owner: os.stat_result | None = None) -> Iterator[SmallDisk]:
     rights = f",uid={owner.st_uid},gid={owner.st_gid},mode=700" if owner else ""
-    command = [shutil.which("mount") or "mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}{rights}", "tmpfs", str(path)]
+    command = [
+        shutil.which("mount") or "mount",
+        "-t",
+        "tmpfs",
+        "-o",
+        f"size={DISK_BYTES}{rights}",
+        "tmpfs",
+        str(path),
+    ]
     if os.geteuid() != 0 or subprocess.run(command, check=False, capture_output=True).returncode:
         pytest.skip("a tmpfs cannot be mounted here; the variant by RLIMIT_FSIZE runs everywhere")
     try:
@@ -122,8 +130,12 @@ def warehouse_disk(settings, admin) -> Iterator[SmallDisk]:
             space = path / "tablespace"
             space.mkdir(mode=0o700)
             os.chown(space, data.stat().st_uid, data.stat().st_gid)
-            admin.execute(sql.SQL("create tablespace {} location {}").format(sql.Identifier(name), str(space)))
-            admin.execute(sql.SQL("alter table raw.weather set tablespace {}").format(sql.Identifier(name)))
+            admin.execute(
+                sql.SQL("create tablespace {} location {}").format(sql.Identifier(name), str(space))
+            )
+            admin.execute(
+                sql.SQL("alter table raw.weather set tablespace {}").format(sql.Identifier(name))
+            )
             yield disk
             admin.execute("alter table raw.weather set tablespace pg_default")
             admin.execute(sql.SQL("drop tablespace {}").format(sql.Identifier(name)))

@@ -22,7 +22,9 @@ pytestmark = [pytest.mark.promise("R12"), pytest.mark.integration]
 
 FIRST, SECOND = "2013-03-09", "2013-03-10"
 FSIZE_BYTES = 20 * 1024**2
-"""More than a WAL segment (16 MiB), which must stay writable: PostgreSQL ends itself when it cannot write its log."""
+"""More than a WAL segment (16 MiB), which must stay writable: PostgreSQL ends itself when it
+cannot write its log.
+"""
 PLAIN = Target("features/thing", "features", "feat_thing", ("thing_id",))
 
 
@@ -35,7 +37,9 @@ def visible(conn):
     ).fetchall()
 
 
-def test_ingest_names_the_disk_and_a_rerun_succeeds_when_the_warehouse_is_full(settings, conn, run, play, warehouse_disk):
+def test_ingest_names_the_disk_and_a_rerun_succeeds_when_the_warehouse_is_full(
+    settings, conn, run, play, warehouse_disk
+):
     first = play(FIRST)
     ingest(settings, "weather", first, run)
     second = play(SECOND)
@@ -53,7 +57,9 @@ def test_ingest_names_the_disk_and_a_rerun_succeeds_when_the_warehouse_is_full(s
 @pytest.fixture
 def limited(conn, settings):
     """Return a warehouse connection whose server process may write no file beyond the limit: a full disk without a mount."""
-    conn.execute("create table features.feat_thing (partition_date date, load_id bigint, thing_id text, filling text)")
+    conn.execute(
+        "create table features.feat_thing (partition_date date, load_id bigint, thing_id text, filling text)"
+    )
     conn.execute("alter table features.feat_thing alter column filling set storage plain")
 
     def limit(connection, n_bytes):
@@ -62,8 +68,14 @@ def limited(conn, settings):
         if program is None or not process.exists():
             pytest.skip("no prlimit here, or PostgreSQL runs elsewhere")
         # Even root may not limit another user's process without a capability: that user may.
-        owner = {"user": process.stat().st_uid, "group": process.stat().st_gid, "extra_groups": []} if os.geteuid() == 0 else {}
-        subprocess.run([program, f"--pid={pid}", f"--fsize={n_bytes}:"], check=True, cwd="/", **owner)
+        owner = (
+            {"user": process.stat().st_uid, "group": process.stat().st_gid, "extra_groups": []}
+            if os.geteuid() == 0
+            else {}
+        )
+        subprocess.run(
+            [program, f"--pid={pid}", f"--fsize={n_bytes}:"], check=True, cwd="/", **owner
+        )
 
     return limit
 
@@ -83,7 +95,9 @@ def write_limited(settings, limited, day, manifest):
         stage(connection, begin(connection, [PLAIN], day, manifest), 8_000)
 
 
-def test_write_names_the_disk_and_a_rerun_succeeds_when_files_may_not_grow(settings, conn, run, limited):
+def test_write_names_the_disk_and_a_rerun_succeeds_when_files_may_not_grow(
+    settings, conn, run, limited
+):
     day = PartitionRange.of("2013-07-01")
 
     def manifest(inputs):
@@ -94,17 +108,27 @@ def test_write_names_the_disk_and_a_rerun_succeeds_when_files_may_not_grow(setti
         write_limited(settings, limited, day, manifest("b"))
 
     assert "File too large" in caught.value.got
-    seen = conn.execute("select load_id from ops.published where dataset = 'features/thing'").fetchall()
+    seen = conn.execute(
+        "select load_id from ops.published where dataset = 'features/thing'"
+    ).fetchall()
     assert seen == [(published[0].load_id,)]
-    assert conn.execute("select count(*) from features.feat_thing join ops.published using (load_id)").fetchone() == (10,)
+    assert conn.execute(
+        "select count(*) from features.feat_thing join ops.published using (load_id)"
+    ).fetchone() == (10,)
     again = stage(conn, begin(conn, [PLAIN], day, manifest("b")), 8_000)
     assert (again[0].n_rows, again[0].is_new) == (8_000, True)
 
 
-def test_upload_hints_at_the_disk_and_a_rerun_succeeds_when_the_store_is_full(settings, store_on_small_disk):
+def test_upload_hints_at_the_disk_and_a_rerun_succeeds_when_the_store_is_full(
+    settings, store_on_small_disk
+):
     server, disk = store_on_small_disk
     secret = SecretStr(server.secret_access_key)
-    changes = {"s3_endpoint_url": server.url, "s3_access_key_id": server.access_key_id, "s3_secret_access_key": secret}
+    changes = {
+        "s3_endpoint_url": server.url,
+        "s3_access_key_id": server.access_key_id,
+        "s3_secret_access_key": secret,
+    }
     store = ObjectStore.open(settings.model_copy(update={**changes, "s3_bucket": server.bucket}))
     content = os.urandom(300_000)
     kept = store.put("kept", content)

@@ -36,23 +36,67 @@ columns:
   - {{name: value, type: number}}
 maximum_refused_ratio: 0.2
 """
-SUITE = {"name": "raw/readings", "expectations": [{"type": "expect_table_row_count_to_be_between", "kwargs": {"min_value": 1}}], "meta": {}}
+SUITE = {
+    "name": "raw/readings",
+    "expectations": [{"type": "expect_table_row_count_to_be_between", "kwargs": {"min_value": 1}}],
+    "meta": {},
+}
 DAYS = [
     ("UTC", "2013-03-10", 48, "2013-03-10T00:00:00+00:00", "2013-03-10T23:30:00+00:00"),
-    ("America/New_York", "2013-03-10", 46, "2013-03-10T05:00:00+00:00", "2013-03-11T03:30:00+00:00"),
-    ("America/New_York", "2013-11-03", 50, "2013-11-03T04:00:00+00:00", "2013-11-04T04:30:00+00:00"),
+    (
+        "America/New_York",
+        "2013-03-10",
+        46,
+        "2013-03-10T05:00:00+00:00",
+        "2013-03-11T03:30:00+00:00",
+    ),
+    (
+        "America/New_York",
+        "2013-11-03",
+        50,
+        "2013-11-03T04:00:00+00:00",
+        "2013-11-04T04:30:00+00:00",
+    ),
     ("Europe/Berlin", "2013-03-31", 46, "2013-03-30T23:00:00+00:00", "2013-03-31T21:30:00+00:00"),
     ("Europe/Berlin", "2013-10-27", 50, "2013-10-26T22:00:00+00:00", "2013-10-27T22:30:00+00:00"),
     ("Asia/Kolkata", "2013-10-27", 48, "2013-10-26T18:30:00+00:00", "2013-10-27T18:00:00+00:00"),
-    ("Australia/Lord_Howe", "2013-04-07", 49, "2013-04-06T13:00:00+00:00", "2013-04-07T13:00:00+00:00"),
-    ("Australia/Lord_Howe", "2013-10-06", 47, "2013-10-05T13:30:00+00:00", "2013-10-06T12:30:00+00:00"),
-    ("America/St_Johns", "2013-03-10", 46, "2013-03-10T03:30:00+00:00", "2013-03-11T02:00:00+00:00"),
-    ("America/St_Johns", "2013-11-03", 50, "2013-11-03T02:30:00+00:00", "2013-11-04T03:00:00+00:00"),
+    (
+        "Australia/Lord_Howe",
+        "2013-04-07",
+        49,
+        "2013-04-06T13:00:00+00:00",
+        "2013-04-07T13:00:00+00:00",
+    ),
+    (
+        "Australia/Lord_Howe",
+        "2013-10-06",
+        47,
+        "2013-10-05T13:30:00+00:00",
+        "2013-10-06T12:30:00+00:00",
+    ),
+    (
+        "America/St_Johns",
+        "2013-03-10",
+        46,
+        "2013-03-10T03:30:00+00:00",
+        "2013-03-11T02:00:00+00:00",
+    ),
+    (
+        "America/St_Johns",
+        "2013-11-03",
+        50,
+        "2013-11-03T02:30:00+00:00",
+        "2013-11-04T03:00:00+00:00",
+    ),
 ]
-"""Zone, day, its half hours, its first and last one in UTC; by hand, from the zones' rules of 2013."""
-LONG = {("America/New_York", "2013-11-03"), ("Europe/Berlin", "2013-03-31"), ("Australia/Lord_Howe", "2013-04-07")} | {
-    (zone, key) for zone, key, *_ in DAYS if zone == "America/St_Johns"
-}
+"""Zone, day, its half hours, its first and last one in UTC; by hand, from the zones' rules of
+2013.
+"""
+LONG = {
+    ("America/New_York", "2013-11-03"),
+    ("Europe/Berlin", "2013-03-31"),
+    ("Australia/Lord_Howe", "2013-04-07"),
+} | {(zone, key) for zone, key, *_ in DAYS if zone == "America/St_Johns"}
 
 
 @pytest.fixture
@@ -64,7 +108,9 @@ def readings(settings, conn, tmp_path):
         (tmp_path / "expectations" / "raw").mkdir(parents=True)
         (tmp_path / "datasets" / "readings.yaml").write_text(CONTRACT.format(zone=zone))
         (tmp_path / "expectations" / "raw" / "readings.json").write_text(json.dumps(SUITE))
-        mine = settings.model_copy(update={"dags_dir": tmp_path, "expectations_dir": tmp_path / "expectations"})
+        mine = settings.model_copy(
+            update={"dags_dir": tmp_path, "expectations_dir": tmp_path / "expectations"}
+        )
         migrate(conn, load_contracts(mine.datasets_dir))
         ObjectStore.open(mine).ensure_bucket()
         return mine
@@ -77,7 +123,10 @@ def deliver(settings, day, rows):
     writer = csv.writer(text, lineterminator="\n")
     writer.writerows([("meter", "read_local", "value"), *(("m1", local, "1.5") for local in rows)])
     delivered_at = dt.datetime.combine(day + dt.timedelta(days=2), dt.time(0), dt.UTC)
-    write_drop(ObjectStore.open(settings), NewDrop("readings", day, delivered_at, text.getvalue().encode(), len(rows), "readings"))
+    write_drop(
+        ObjectStore.open(settings),
+        NewDrop("readings", day, delivered_at, text.getvalue().encode(), len(rows), "readings"),
+    )
 
 
 def half_hours(first, last):
@@ -85,9 +134,15 @@ def half_hours(first, last):
 
 
 @pytest.mark.parametrize(
-    "local_day", [pytest.param(day, id="-".join(day[:2]), marks=[pytest.mark.long] if day[:2] in LONG else []) for day in DAYS]
+    "local_day",
+    [
+        pytest.param(day, id="-".join(day[:2]), marks=[pytest.mark.long] if day[:2] in LONG else [])
+        for day in DAYS
+    ],
 )
-def test_day_and_its_neighbours_hold_each_half_hour_once_when_clocks_change(readings, conn, run, local_day):
+def test_day_and_its_neighbours_hold_each_half_hour_once_when_clocks_change(
+    readings, conn, run, local_day
+):
     """Each file also holds the last half hour of the day before and the first of the day after: they are refused, by that name."""
     zone, key, n, first, last = local_day
     settings, day = readings(zone), dt.date.fromisoformat(key)
@@ -98,16 +153,24 @@ def test_day_and_its_neighbours_hold_each_half_hour_once_when_clocks_change(read
         day + dt.timedelta(days=1): half_hours(inside[-1], inside[-1] + 20 * STEP),
     }
     for partition, instants in by_day.items():
-        deliver(settings, partition, [instant.astimezone(ZoneInfo(zone)).isoformat() for instant in instants])
+        deliver(
+            settings,
+            partition,
+            [instant.astimezone(ZoneInfo(zone)).isoformat() for instant in instants],
+        )
     days = [partition.isoformat() for partition in by_day]
 
     result = ingest(settings, "readings", PartitionRange.of(days[0], days[-1]), run)
 
-    assert [(p.day.isoformat(), p.n_rows, p.n_refused) for p in result.partitions] == [(days[0], 20, 1), (key, n, 2), (days[2], 20, 1)]
-    query = (
-        "select read_at from raw.readings join ops.published p using (partition_date, load_id) where p.dataset = 'raw/readings' order by 1"
+    assert [(p.day.isoformat(), p.n_rows, p.n_refused) for p in result.partitions] == [
+        (days[0], 20, 1),
+        (key, n, 2),
+        (days[2], 20, 1),
+    ]
+    query = "select read_at from raw.readings join ops.published p using (partition_date, load_id) where p.dataset = 'raw/readings' order by 1"
+    assert [read_at for (read_at,) in conn.execute(query)] == half_hours(
+        inside[0] - 20 * STEP, inside[-1] + 20 * STEP
     )
-    assert [read_at for (read_at,) in conn.execute(query)] == half_hours(inside[0] - 20 * STEP, inside[-1] + 20 * STEP)
     reasons = conn.execute("select distinct reason from quarantine.refused_rows").fetchall()
     assert reasons == [("outside_partition",)]
 
@@ -120,11 +183,19 @@ def test_day_and_its_neighbours_hold_each_half_hour_once_when_clocks_change(read
         ("Australia/Lord_Howe", "2013-10-06", "2013-10-06T02:15"),
     ],
 )
-def test_time_that_never_was_is_refused_when_it_comes_without_an_offset(readings, conn, run, zone, key, never):
+def test_time_that_never_was_is_refused_when_it_comes_without_an_offset(
+    readings, conn, run, zone, key, never
+):
     settings = readings(zone)
-    deliver(settings, dt.date.fromisoformat(key), [f"{key}T{hour:02}:00" for hour in (0, 1, 4, 5, 6, 7, 8)] + [never])
+    deliver(
+        settings,
+        dt.date.fromisoformat(key),
+        [f"{key}T{hour:02}:00" for hour in (0, 1, 4, 5, 6, 7, 8)] + [never],
+    )
 
     result = ingest(settings, "readings", PartitionRange.of(key), run)
 
     assert (result.n_rows, result.n_refused) == (7, 1)
-    assert conn.execute("select reason from quarantine.refused_rows").fetchall() == [("nonexistent_time",)]
+    assert conn.execute("select reason from quarantine.refused_rows").fetchall() == [
+        ("nonexistent_time",)
+    ]

@@ -44,7 +44,12 @@ def run_child(settings, day: str, room: str) -> subprocess.CompletedProcess[str]
     mine = {f"NIGHTSHIFT_{name.upper()}": str(getattr(settings, name)) for name in names}
     environment = os.environ | mine | {"PYTHONPATH": str(PROJECT_ROOT / "plugins")}
     return subprocess.run(
-        [sys.executable, "-c", CHILD, day, room], env=environment, capture_output=True, text=True, timeout=100, check=False
+        [sys.executable, "-c", CHILD, day, room],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
     )
 
 
@@ -57,8 +62,13 @@ def visible(conn):
     ).fetchall()
 
 
-@pytest.mark.parametrize("room_mib", [0, pytest.param(8, marks=pytest.mark.long), pytest.param(24, marks=pytest.mark.long)])
-def test_ingest_names_the_memory_or_dies_and_a_rerun_succeeds_when_memory_is_short(settings, conn, run, play, room_mib):
+@pytest.mark.parametrize(
+    "room_mib",
+    [0, pytest.param(8, marks=pytest.mark.long), pytest.param(24, marks=pytest.mark.long)],
+)
+def test_ingest_names_the_memory_or_dies_and_a_rerun_succeeds_when_memory_is_short(
+    settings, conn, run, play, room_mib
+):
     """A limit beyond what the imports have taken: too little at once, in the middle, and near the end."""
     ingest(settings, "weather", play(FIRST), run)
     second = play(SECOND)
@@ -74,7 +84,9 @@ def test_ingest_names_the_memory_or_dies_and_a_rerun_succeeds_when_memory_is_sho
 
 
 @pytest.mark.long
-def test_ingest_leaves_nothing_visible_and_a_rerun_succeeds_when_the_kernel_ends_it(settings, conn, run, play):
+def test_ingest_leaves_nothing_visible_and_a_rerun_succeeds_when_the_kernel_ends_it(
+    settings, conn, run, play
+):
     ingest(settings, "weather", play(FIRST), run)
     second = play(SECOND)
 

@@ -20,7 +20,9 @@ Found = TypeVar("Found")
 Contents = dict[str, tuple[str, int]]
 ENDED = {"success", "failed"}
 MEASURED = "monitoring"
-"""A verdict names its report, and a report that took too long is left out: on a busy machine its content may differ."""
+"""A verdict names its report, and a report that took too long is left out: on a busy machine its
+content may differ.
+"""
 
 _HOLDS = """
 create table if not exists public.chaos_holds (application_name text primary key);
@@ -50,27 +52,35 @@ def contents(whole: Whole) -> Contents:
         where p.partition_date = %s
     """
     with connect(whole.settings, "test") as conn:
-        return {dataset: (content_hash, n_rows) for dataset, content_hash, n_rows in conn.execute(query, [NIGHT])}
+        return {
+            dataset: (content_hash, n_rows)
+            for dataset, content_hash, n_rows in conn.execute(query, [NIGHT])
+        }
 
 
 @contextmanager
 def unpublished(whole: Whole, *datasets: str) -> Iterator[None]:
     """Take the datasets away from the night's readers; at the end they must be back, published anew with the content of before.
 
-    Nothing may be under way when they vanish, and it leaves no run red. When the block fails they come back, so that other tests go on.
+    Nothing may be under way when they vanish, and it leaves no run red. When the block fails they
+    come back, so that other tests go on.
     """
     wait_until_quiet(whole)
     before, red = contents(whole), not_green(whole.api, whole.api.runs(NIGHT))
     assert set(datasets) <= set(before)
     with connect(whole.settings, "test") as conn:
-        query = "delete from ops.published where partition_date = %s and dataset = any(%s) returning *"
+        query = (
+            "delete from ops.published where partition_date = %s and dataset = any(%s) returning *"
+        )
         taken = conn.execute(query, [NIGHT, list(datasets)]).fetchall()
     try:
         yield
     except BaseException:
         with connect(whole.settings, "test") as conn, conn.cursor() as cursor:
             places = ", ".join(["%s"] * len(taken[0]))
-            cursor.executemany(f"insert into ops.published values ({places}) on conflict do nothing", taken)
+            cursor.executemany(
+                f"insert into ops.published values ({places}) on conflict do nothing", taken
+            )
         raise
     after = contents(whole)
     assert set(not_green(whole.api, whole.api.runs(NIGHT))) <= set(red)
@@ -97,7 +107,14 @@ class Held:
 
 @contextmanager
 def held(
-    whole: Whole, run: DagRun, task_id: str, table: str, *, event: str = "insert", attempt: int = 1, map_index: int = -1
+    whole: Whole,
+    run: DagRun,
+    task_id: str,
+    table: str,
+    *,
+    event: str = "insert",
+    attempt: int = 1,
+    map_index: int = -1,
 ) -> Iterator[Callable[[], Held]]:
     """Stop one try of a task before its statements on a table; the block gets a function that waits until it is there.
 
@@ -108,7 +125,9 @@ def held(
     with connect(whole.settings, "test") as conn:
         conn.execute(_HOLDS)
         conn.execute("insert into public.chaos_holds values (%s)", [name])
-        conn.execute(f"create trigger chaos_hold before {event} on {table} for each statement execute function public.chaos_hold()")
+        conn.execute(
+            f"create trigger chaos_hold before {event} on {table} for each statement execute function public.chaos_hold()"
+        )
     try:
         yield lambda: _wait_until_held(whole, run, task_id, name, map_index)
     finally:
@@ -119,7 +138,9 @@ def held(
 
 
 def _wait_until_held(whole: Whole, run: DagRun, task_id: str, name: str, map_index: int) -> Held:
-    query = "select pid from pg_stat_activity where application_name = %s and wait_event = 'PgSleep'"
+    query = (
+        "select pid from pg_stat_activity where application_name = %s and wait_event = 'PgSleep'"
+    )
     with connect(whole.settings, "test") as conn:
         eventually(lambda: conn.execute(query, [name]).fetchone(), 180, f"{name} is held")
     process = psutil.Process(int(instance(whole, run, task_id, map_index)["pid"]))
@@ -128,12 +149,20 @@ def _wait_until_held(whole: Whole, run: DagRun, task_id: str, name: str, map_ind
 
 def instance(whole: Whole, run: DagRun, task_id: str, map_index: int = -1) -> dict[str, Any]:
     """Return one task instance of a run: ``state``, ``try_number``, ``pid``, …"""
-    return next(task for task in whole.api.tasks(run) if (task["task_id"], task["map_index"]) == (task_id, map_index))
+    return next(
+        task
+        for task in whole.api.tasks(run)
+        if (task["task_id"], task["map_index"]) == (task_id, map_index)
+    )
 
 
 def mark_failed(whole: Whole, run: DagRun, task_id: str) -> None:
     """Do what the button *Mark as failed* does."""
-    whole.api._call("PATCH", f"/dags/{run.dag_id}/dagRuns/{run.run_id}/taskInstances/{task_id}", json={"new_state": "failed"})
+    whole.api._call(
+        "PATCH",
+        f"/dags/{run.dag_id}/dagRuns/{run.run_id}/taskInstances/{task_id}",
+        json={"new_state": "failed"},
+    )
 
 
 def set_paused(whole: Whole, dag_id: str, *, is_paused: bool) -> None:
@@ -153,7 +182,9 @@ def start(whole: Whole, dag_id: str) -> DagRun:
 
 def end_of(whole: Whole, run: DagRun, seconds: float = 300) -> DagRun:
     """Wait until a run has ended and return it."""
-    eventually(lambda: whole.api.run(run.dag_id, run.run_id).state in ENDED, seconds, f"{run.dag_id} ends")
+    eventually(
+        lambda: whole.api.run(run.dag_id, run.run_id).state in ENDED, seconds, f"{run.dag_id} ends"
+    )
     return whole.api.run(run.dag_id, run.run_id)
 
 
@@ -169,7 +200,9 @@ def wait_until_quiet(whole: Whole, seconds: float = 400) -> None:
 def n_backends(whole: Whole, application_name: str) -> int:
     """Return how many backends work for the connections of this name."""
     with connect(whole.settings, "test") as conn:
-        row = conn.execute("select count(*) from pg_stat_activity where application_name = %s", [application_name]).fetchone()
+        row = conn.execute(
+            "select count(*) from pg_stat_activity where application_name = %s", [application_name]
+        ).fetchone()
     return int(row[0]) if row else 0
 
 
@@ -185,5 +218,9 @@ def expect_nothing_left(whole: Whole, victim: Held, seconds: float = 10) -> floa
     """Wait until neither the task's process nor a backend of it is there; return how long that took, in seconds."""
     started = time.monotonic()
     eventually(lambda: is_gone(victim.task), seconds, "the process is gone")
-    eventually(lambda: n_backends(whole, victim.application_name) == 0, seconds - (time.monotonic() - started), "its backends are gone")
+    eventually(
+        lambda: n_backends(whole, victim.application_name) == 0,
+        seconds - (time.monotonic() - started),
+        "its backends are gone",
+    )
     return time.monotonic() - started

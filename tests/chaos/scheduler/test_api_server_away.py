@@ -10,7 +10,13 @@ from contextlib import suppress
 
 import psutil
 import pytest
-from tests.chaos.scheduler.disturbance import contents, eventually, start, unpublished, wait_until_quiet
+from tests.chaos.scheduler.disturbance import (
+    contents,
+    eventually,
+    start,
+    unpublished,
+    wait_until_quiet,
+)
 from tests.whole_night import IMPATIENT, NIGHT, Whole, not_green
 
 from nightshift.settings import PROJECT_ROOT
@@ -19,7 +25,12 @@ from nightshift_local.airflow_parts import API_SERVER, DAG_PROCESSOR, SCHEDULER
 from nightshift_local.process import ServerProcess
 from nightshift_local.supervisor import NAME as SUPERVISOR
 
-pytestmark = [pytest.mark.airflow, pytest.mark.integration, pytest.mark.timeout(1500, func_only=True), pytest.mark.long]
+pytestmark = [
+    pytest.mark.airflow,
+    pytest.mark.integration,
+    pytest.mark.timeout(1500, func_only=True),
+    pytest.mark.long,
+]
 
 NIGHT_DATA = ("features/flight", "predictions/flight_delayed", "predictions/arrival_delay_minutes")
 AWAY_SECONDS = 75
@@ -38,7 +49,11 @@ def wait_for_build(whole: Whole) -> None:
     """Wait until the night's features are being built."""
 
     def is_building() -> bool:
-        runs = [run for run in whole.api.runs(NIGHT) if run.dag_id == "transform" and run.state == "running"]
+        runs = [
+            run
+            for run in whole.api.runs(NIGHT)
+            if run.dag_id == "transform" and run.state == "running"
+        ]
         return any(task["state"] == "running" for run in runs for task in whole.api.tasks(run))
 
     eventually(is_building, 300, "the features are being built")
@@ -73,7 +88,9 @@ def red_before(whole: Whole) -> set[str]:
 
 
 @pytest.mark.promise("R16")
-def test_the_night_ends_by_itself_when_the_api_server_is_away_for_more_than_a_minute(whole: Whole, red_before: set[str]) -> None:
+def test_the_night_ends_by_itself_when_the_api_server_is_away_for_more_than_a_minute(
+    whole: Whole, red_before: set[str]
+) -> None:
     began = time.time()
     with unpublished(whole, *NIGHT_DATA):
         start(whole, "ingest")
@@ -92,14 +109,21 @@ def test_the_night_ends_by_itself_when_the_api_server_is_away_for_more_than_a_mi
 
 
 @pytest.mark.promise("R16")
-def test_the_night_ends_by_itself_when_all_of_airflow_was_killed_and_is_started_again(whole: Whole, red_before: set[str]) -> None:
+def test_the_night_ends_by_itself_when_all_of_airflow_was_killed_and_is_started_again(
+    whole: Whole, red_before: set[str]
+) -> None:
     with unpublished(whole, *NIGHT_DATA):
         start(whole, "ingest")
         wait_for_build(whole)
         for name in (SUPERVISOR, SCHEDULER, API_SERVER, DAG_PROCESSOR):
             kill(whole, name)
-        env = {name: value for name, value in os.environ.items() if not name.startswith("NIGHTSHIFT_")}
-        own = {"NIGHTSHIFT_HOME": str(whole.settings.home), "NIGHTSHIFT_DAGS_DIR": str(whole.settings.dags_dir)}
+        env = {
+            name: value for name, value in os.environ.items() if not name.startswith("NIGHTSHIFT_")
+        }
+        own = {
+            "NIGHTSHIFT_HOME": str(whole.settings.home),
+            "NIGHTSHIFT_DAGS_DIR": str(whole.settings.dags_dir),
+        }
         env |= own | {"PYTHONPATH": str(PROJECT_ROOT / "plugins")} | IMPATIENT
         up = [sys.executable, "-m", "nightshift.cli", "up", "--only", "postgres,s3,airflow"]
         done = subprocess.run(up, env=env, capture_output=True, text=True, timeout=500, check=False)

@@ -10,13 +10,27 @@ from pathlib import Path
 
 import boto3
 import pytest
-from tests.chaos.scheduler.disturbance import contents, end_of, eventually, instance, log_of, start, unpublished, wait_until_quiet
+from tests.chaos.scheduler.disturbance import (
+    contents,
+    end_of,
+    eventually,
+    instance,
+    log_of,
+    start,
+    unpublished,
+    wait_until_quiet,
+)
 from tests.whole_night import NIGHT, Whole
 
 from nightshift.settings import Settings
 from nightshift.warehouse.connection import connect
 
-pytestmark = [pytest.mark.airflow, pytest.mark.integration, pytest.mark.long, pytest.mark.timeout(1500, func_only=True)]
+pytestmark = [
+    pytest.mark.airflow,
+    pytest.mark.integration,
+    pytest.mark.long,
+    pytest.mark.timeout(1500, func_only=True),
+]
 
 MODELS = ("arrival_delay_minutes", "flight_delayed")
 PREDICTIONS = tuple(f"predictions/{model}" for model in MODELS)
@@ -32,7 +46,8 @@ def _fail(*args, **kwargs):
 """
 _GATE = _HOOK + "from nightshift.quality import gates\ngates._evaluate = {}\n"
 _REPORT = (
-    _HOOK + "from nightshift.monitoring import report\nreport.DEADLINE_SECONDS = 3\nreport.sys = types.SimpleNamespace(executable={!r})\n"
+    _HOOK
+    + "from nightshift.monitoring import report\nreport.DEADLINE_SECONDS = 3\nreport.sys = types.SimpleNamespace(executable={!r})\n"
 )
 
 
@@ -64,7 +79,9 @@ def code(text: str) -> Callable[[Whole, Path], AbstractContextManager[None]]:
 def dbt_model_raises(whole: Whole, folder: Path) -> Iterator[None]:
     """Let every task use a copy of the dbt project in which PostgreSQL refuses one model."""
     project = folder / "dbt_project"
-    shutil.copytree(whole.settings.dbt_project_dir, project, ignore=shutil.ignore_patterns("target", "logs"))
+    shutil.copytree(
+        whole.settings.dbt_project_dir, project, ignore=shutil.ignore_patterns("target", "logs")
+    )
     model = next(path for path in project.rglob("*.sql") if path.stem == "feat_flight")
     model.write_text(model.read_text() + "\n-- broken on purpose\nwhere 1 / 0 = 1\n")
     with whole.inject(f"import os\nos.environ['NIGHTSHIFT_DBT_PROJECT_DIR'] = {str(project)!r}\n"):
@@ -75,7 +92,9 @@ def dbt_model_raises(whole: Whole, folder: Path) -> Iterator[None]:
 def drop_is_damaged(whole: Whole, _: Path) -> Iterator[None]:
     """Flip a byte of the night's schedule in the bucket."""
     client, bucket = _client(whole.settings), whole.settings.s3_bucket
-    found = client.list_objects_v2(Bucket=bucket, Prefix=f"landing/flight_schedules/dt={NIGHT}/")["Contents"]
+    found = client.list_objects_v2(Bucket=bucket, Prefix=f"landing/flight_schedules/dt={NIGHT}/")[
+        "Contents"
+    ]
     key = next(one["Key"] for one in found if not one["Key"].endswith(".json"))
     whole_body = client.get_object(Bucket=bucket, Key=key)["Body"].read()
     damaged = bytearray(whole_body)
@@ -89,18 +108,44 @@ def drop_is_damaged(whole: Whole, _: Path) -> Iterator[None]:
 
 BREAKS = {
     "source: the drop is damaged": Break(
-        (SCHEDULES, FEATURES, *PREDICTIONS), "ingest", "load_flight_schedules", drop_is_damaged, "NS-CONTRACT-002"
+        (SCHEDULES, FEATURES, *PREDICTIONS),
+        "ingest",
+        "load_flight_schedules",
+        drop_is_damaged,
+        "NS-CONTRACT-002",
     ),
-    "dbt: a model raises": Break((FEATURES, *PREDICTIONS), "transform", "build_features", dbt_model_raises, "division by zero"),
-    "GX: raises on the features": Break((FEATURES, *PREDICTIONS), "transform", "build_features", code(_GATE.format("_fail")), "on purpose"),
-    "GX: crashes on the features": Break((FEATURES, *PREDICTIONS), "transform", "build_features", code(_GATE.format("_crash")), "SIGSEGV"),
-    "GX: crashes on the predictions": Break(PREDICTIONS[1:], "score__flight_delayed", "publish", code(_GATE.format("_crash")), "SIGSEGV"),
+    "dbt: a model raises": Break(
+        (FEATURES, *PREDICTIONS),
+        "transform",
+        "build_features",
+        dbt_model_raises,
+        "division by zero",
+    ),
+    "GX: raises on the features": Break(
+        (FEATURES, *PREDICTIONS),
+        "transform",
+        "build_features",
+        code(_GATE.format("_fail")),
+        "on purpose",
+    ),
+    "GX: crashes on the features": Break(
+        (FEATURES, *PREDICTIONS),
+        "transform",
+        "build_features",
+        code(_GATE.format("_crash")),
+        "SIGSEGV",
+    ),
+    "GX: crashes on the predictions": Break(
+        PREDICTIONS[1:], "score__flight_delayed", "publish", code(_GATE.format("_crash")), "SIGSEGV"
+    ),
 }
 
 
 @pytest.mark.promise("R18")
 @pytest.mark.parametrize("name", BREAKS)
-def test_the_last_step_stands_until_the_repair_when_a_component_breaks(whole: Whole, tmp_path: Path, name: str) -> None:
+def test_the_last_step_stands_until_the_repair_when_a_component_breaks(
+    whole: Whole, tmp_path: Path, name: str
+) -> None:
     """Airflow says which task broke; the rescue publishes every row; after the repair the failed run is cleared, and all is as before."""
     broken = BREAKS[name]
     models = [model for model in MODELS if f"predictions/{model}" in broken.vanish]
@@ -113,17 +158,25 @@ def test_the_last_step_stands_until_the_repair_when_a_component_breaks(whole: Wh
             assert broken.in_log in log_of(whole, run, broken.task_id, failed["try_number"])
             assert not set(broken.vanish) & set(contents(whole))
             for model in models:
-                assert end_of(whole, start(whole, f"rescue__{model}"), seconds=400).state == "success"
+                assert (
+                    end_of(whole, start(whole, f"rescue__{model}"), seconds=400).state == "success"
+                )
                 sources = _sources(whole, model)
                 assert sources in ({PAST}, {RULE}, {PAST, RULE})
         whole.api.clear(run)
         assert end_of(whole, run).state == "success"
-        eventually(lambda: all(_sources(whole, model) == {CHAMPION} for model in models) or None, 400, "the champion's are published")
+        eventually(
+            lambda: all(_sources(whole, model) == {CHAMPION} for model in models) or None,
+            400,
+            "the champion's are published",
+        )
         wait_until_quiet(whole)
 
 
 @pytest.mark.promise("R18")
-def test_scoring_takes_the_last_step_by_itself_when_the_bucket_cannot_be_reached(whole: Whole) -> None:
+def test_scoring_takes_the_last_step_by_itself_when_the_bucket_cannot_be_reached(
+    whole: Whole,
+) -> None:
     is_down = "import os\nos.environ.update(NIGHTSHIFT_S3_ENDPOINT_URL='http://127.0.0.1:9', NIGHTSHIFT_S3_REQUEST_ATTEMPTS='1')\n"
     with unpublished(whole, "predictions/flight_delayed"):
         with whole.inject(is_down):
@@ -134,16 +187,24 @@ def test_scoring_takes_the_last_step_by_itself_when_the_bucket_cannot_be_reached
         for red in (other for other in whole.api.runs(NIGHT) if other.state == "failed"):
             whole.api.clear(red)  # the monitor cannot do without the bucket
         whole.api.clear(run)
-        eventually(lambda: _sources(whole, "flight_delayed") == {CHAMPION} or None, 300, "the champion's are published")
+        eventually(
+            lambda: _sources(whole, "flight_delayed") == {CHAMPION} or None,
+            300,
+            "the champion's are published",
+        )
         wait_until_quiet(whole)
 
 
 @pytest.mark.promise("R18")
 @pytest.mark.parametrize("program", ["/bin/false", "crash", "hang"])
-def test_a_night_is_measured_without_its_report_when_evidently_breaks(whole: Whole, tmp_path: Path, program: str) -> None:
+def test_a_night_is_measured_without_its_report_when_evidently_breaks(
+    whole: Whole, tmp_path: Path, program: str
+) -> None:
     if program != "/bin/false":
         script = tmp_path / program
-        script.write_text("#!/bin/sh\n" + {"crash": "kill -SEGV $$\n", "hang": "exec sleep 600\n"}[program])
+        script.write_text(
+            "#!/bin/sh\n" + {"crash": "kill -SEGV $$\n", "hang": "exec sleep 600\n"}[program]
+        )
         script.chmod(0o755)
         program = str(script)
     with unpublished(whole, "monitoring/flight_delayed"), whole.inject(_REPORT.format(program)):
@@ -162,7 +223,9 @@ def test_the_champion_scores_on_time_when_training_dies(whole: Whole) -> None:
             trained = start(whole, "train__flight_delayed")
             scored = [start(whole, f"score__{model}") for model in MODELS]
             assert {end_of(whole, run).state for run in scored} == {"success"}
-            assert {frozenset(_sources(whole, model)) for model in MODELS} == {frozenset({CHAMPION})}
+            assert {frozenset(_sources(whole, model)) for model in MODELS} == {
+                frozenset({CHAMPION})
+            }
             assert end_of(whole, trained, seconds=400).state == "failed"
             wait_until_quiet(whole)
         whole.api.clear(trained)
@@ -173,7 +236,9 @@ def test_the_champion_scores_on_time_when_training_dies(whole: Whole) -> None:
 def _forget_reports(whole: Whole) -> None:
     """Delete the night's reports: one that is there is not made again."""
     client, bucket = _client(whole.settings), whole.settings.s3_bucket
-    for one in client.list_objects_v2(Bucket=bucket, Prefix=f"reports/flight_delayed/{NIGHT}/").get("Contents", []):
+    for one in client.list_objects_v2(Bucket=bucket, Prefix=f"reports/flight_delayed/{NIGHT}/").get(
+        "Contents", []
+    ):
         client.delete_object(Bucket=bucket, Key=one["Key"])
 
 

@@ -32,7 +32,9 @@ pytestmark = [
 
 FIRST_NIGHT = "2013-02-05"
 N_BUSY = int(os.environ.get("NIGHTSHIFT_TEST_BUSY", "20"))
-"""Processes that do nothing but use a processor; the nights have two cores, so they get a tenth of each."""
+"""Processes that do nothing but use a processor; the nights have two cores, so they get a tenth
+of each.
+"""
 N_NIGHTS = int(os.environ.get("NIGHTSHIFT_TEST_NIGHTS", "15"))
 LONGEST_SECONDS = 3600
 """Longest life of a busy process whose test was killed, renewed with each night."""
@@ -103,7 +105,9 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Whole]:
         yield opened
 
 
-def test_every_night_is_published_by_the_champion_on_a_busy_machine(own: Whole, record_figure: Callable[[str, float], None]) -> None:
+def test_every_night_is_published_by_the_champion_on_a_busy_machine(
+    own: Whole, record_figure: Callable[[str, float], None]
+) -> None:
     """Each before its deadline, whatever upstream did; nothing is degraded when its run has ended."""
     keys = [Partition.parse(FIRST_NIGHT).shift(i).key for i in range(N_NIGHTS)]
     seconds: list[float] = []
@@ -131,7 +135,11 @@ def run_troubled_night(own: Whole, key: str, trouble: Trouble) -> float:
     left = seconds_until_deadline(own, key) - (time.monotonic() - started)
     eventually(lambda: is_published(own, key), left, f"the predictions of {key} are published")
     took = time.monotonic() - started
-    eventually(lambda: all(run.state in ENDED for run in own.api.runs(key)), 1800, f"the night of {key} ends")
+    eventually(
+        lambda: all(run.state in ENDED for run in own.api.runs(key)),
+        1800,
+        f"the night of {key} ends",
+    )
     return took
 
 
@@ -140,21 +148,34 @@ def repair(own: Whole, key: str, trouble: Trouble, run_id: str) -> None:
     if trouble.kind is FaultKind.ABSENT:
         time.sleep(BETWEEN_SECONDS)
     else:
-        eventually(lambda: own.api.run("ingest", run_id).state == "failed", 1200, f"ingest of {key} is red")
+        eventually(
+            lambda: own.api.run("ingest", run_id).state == "failed", 1200, f"ingest of {key} is red"
+        )
     day = PartitionRange.of(key)
     later = dt.timedelta(minutes=1)
     good = Fault(FaultKind.RENAMED, trouble.dataset, day.first.day, value=f"{trouble.dataset}_good")
-    deliver(own.settings, day, [good, Fault(FaultKind.LATE, trouble.dataset, day.first.day, delay=later)], [trouble.dataset])
+    deliver(
+        own.settings,
+        day,
+        [good, Fault(FaultKind.LATE, trouble.dataset, day.first.day, delay=later)],
+        [trouble.dataset],
+    )
     if trouble.kind is not FaultKind.ABSENT:
         run = own.api.run("ingest", run_id)
-        red = {str(task["task_id"]) for task in own.api.tasks(run) if task["state"] in {"failed", "upstream_failed"}}
+        red = {
+            str(task["task_id"])
+            for task in own.api.tasks(run)
+            if task["state"] in {"failed", "upstream_failed"}
+        }
         own.api.clear(run, sorted(red))
 
 
 def seconds_until_deadline(own: Whole, key: str) -> float:
     """Return how long the night may take: from its cut-off to the earliest deadline of a model."""
     partition = Partition.parse(key)
-    deadlines = [spec.deadline_of(partition) for spec in load_specs(own.settings.models_dir).values()]
+    deadlines = [
+        spec.deadline_of(partition) for spec in load_specs(own.settings.models_dir).values()
+    ]
     return (min(deadlines) - partition.cutoff).total_seconds()
 
 

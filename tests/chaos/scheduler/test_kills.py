@@ -25,7 +25,12 @@ from tests.whole_night import NIGHT, Whole
 from nightshift.warehouse.connection import connect
 from nightshift_local.process import ServerProcess
 
-pytestmark = [pytest.mark.airflow, pytest.mark.integration, pytest.mark.timeout(900, func_only=True), pytest.mark.long]
+pytestmark = [
+    pytest.mark.airflow,
+    pytest.mark.integration,
+    pytest.mark.timeout(900, func_only=True),
+    pytest.mark.long,
+]
 
 SCORES, FEATURES = "predictions/flight_delayed", "features/flight"
 
@@ -40,7 +45,10 @@ def test_killed_task_is_tried_again_and_leaves_no_backend_when_it_dies_while_pub
         with held(whole, run, "publish", "ops.ledger") as wait_until_held:
             victim = wait_until_held()
             victim.task.kill()
-            record_figure("seconds until a killed task's backends are gone", expect_nothing_left(whole, victim))
+            record_figure(
+                "seconds until a killed task's backends are gone",
+                expect_nothing_left(whole, victim),
+            )
             assert SCORES not in contents(whole)
         assert end_of(whole, run).state == "success"
         assert instance(whole, run, "publish")["try_number"] == 2
@@ -63,7 +71,9 @@ _build.audit = _late_audit
 
 @pytest.mark.promise("R1")
 @pytest.mark.promise("R2")
-def test_two_live_tries_publish_once_when_the_supervisor_is_killed(whole: Whole, record_figure: Callable[[str, float], None]) -> None:
+def test_two_live_tries_publish_once_when_the_supervisor_is_killed(
+    whole: Whole, record_figure: Callable[[str, float], None]
+) -> None:
     """The first try stands before its audit while the second runs from beginning to end; then it wakes up."""
     hold = whole.settings.dags_dir / "hold"
     (whole.settings.dags_dir / "armed").touch()
@@ -73,10 +83,17 @@ def test_two_live_tries_publish_once_when_the_supervisor_is_killed(whole: Whole,
         first = psutil.Process(int(instance(whole, run, "build_features")["pid"]))
         first.parent().kill()
         killed_at = time.monotonic()
-        eventually(lambda: instance(whole, run, "build_features")["try_number"] == 2, 120, "Airflow has noticed")
+        eventually(
+            lambda: instance(whole, run, "build_features")["try_number"] == 2,
+            120,
+            "Airflow has noticed",
+        )
         eventually(lambda: FEATURES in contents(whole), 240, "the second try has published")
         assert not is_gone(first)
-        record_figure("seconds that a night takes longer when its supervisor is killed", time.monotonic() - killed_at)
+        record_figure(
+            "seconds that a night takes longer when its supervisor is killed",
+            time.monotonic() - killed_at,
+        )
         hold.unlink()
         eventually(lambda: is_gone(first), 120, "the first try has ended")
         assert end_of(whole, run).state == "success"
@@ -95,7 +112,11 @@ def test_running_task_ends_as_success_when_the_scheduler_is_killed(whole: Whole)
             killed = scheduler.find()
             assert killed is not None
             killed.send_signal(signal.SIGKILL)
-            eventually(lambda: (now := scheduler.find()) is not None and now.pid != killed.pid, 60, "the supervisor has started another")
+            eventually(
+                lambda: (now := scheduler.find()) is not None and now.pid != killed.pid,
+                60,
+                "the supervisor has started another",
+            )
             assert not is_gone(victim.task)
         assert end_of(whole, run).state == "success"
         wait_until_quiet(whole)

@@ -6,7 +6,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from tests.chaos.scheduler.disturbance import contents, end_of, eventually, set_paused, start, unpublished, wait_until_quiet
+from tests.chaos.scheduler.disturbance import (
+    contents,
+    end_of,
+    eventually,
+    set_paused,
+    start,
+    unpublished,
+    wait_until_quiet,
+)
 from tests.whole_night import NIGHT, Whole, expected_dags, not_green
 
 from nightshift.contracts.partitions import Partition
@@ -15,9 +23,18 @@ from nightshift.warehouse import retrain_requests
 from nightshift.warehouse.connection import connect
 from nightshift_local.airflow_parts import API_SERVER, AirflowPart
 
-pytestmark = [pytest.mark.airflow, pytest.mark.integration, pytest.mark.timeout(900, func_only=True), pytest.mark.long]
+pytestmark = [
+    pytest.mark.airflow,
+    pytest.mark.integration,
+    pytest.mark.timeout(900, func_only=True),
+    pytest.mark.long,
+]
 
-SCORES, FEATURES, VERDICT = "predictions/flight_delayed", "features/flight", "monitoring/flight_delayed"
+SCORES, FEATURES, VERDICT = (
+    "predictions/flight_delayed",
+    "features/flight",
+    "monitoring/flight_delayed",
+)
 _IMPATIENT = """
 from nightshift.orchestration import catch_up
 catch_up.PATIENCE = datetime.timedelta(seconds=1)
@@ -74,7 +91,9 @@ def test_transform_catches_up_when_the_raw_events_were_lost(whole: Whole) -> Non
 def test_an_order_to_retrain_is_followed_once_when_its_event_was_lost(whole: Whole) -> None:
     model, night = "arrival_delay_minutes", Partition.parse(NIGHT)
     with connect(whole.settings, "test") as conn:
-        order = retrain_requests.open_decision(conn, model, night, ["a test"], {}, RunContext("test/order", 1, "test"))
+        order = retrain_requests.open_decision(
+            conn, model, night, ["a test"], {}, RunContext("test/order", 1, "test")
+        )
         catch_up(whole)
         eventually(lambda: not retrain_requests.open_ones(conn, model), 180, "the order is closed")
         wait_until_quiet(whole)
@@ -92,11 +111,26 @@ def test_nothing_is_woken_when_nothing_is_stranded(whole: Whole) -> None:
 
 @pytest.mark.promise("R11")
 def test_a_backfill_that_races_the_nightly_run_publishes_the_same_content(whole: Whole) -> None:
-    predictions = {f"predictions/{dag_id.partition('__')[2]}" for dag_id in expected_dags(whole.settings) if dag_id.startswith("score__")}
+    predictions = {
+        f"predictions/{dag_id.partition('__')[2]}"
+        for dag_id in expected_dags(whole.settings)
+        if dag_id.startswith("score__")
+    }
     with unpublished(whole, FEATURES, *predictions):
         before = _count_runs(whole, "ingest")
-        span = ["--from-date", NIGHT, "--to-date", NIGHT, "--reprocess-behavior", "completed", "--max-active-runs", "1"]
-        AirflowPart(whole.settings.home, API_SERVER).run("backfill", "create", "--dag-id", "ingest", *span)
+        span = [
+            "--from-date",
+            NIGHT,
+            "--to-date",
+            NIGHT,
+            "--reprocess-behavior",
+            "completed",
+            "--max-active-runs",
+            "1",
+        ]
+        AirflowPart(whole.settings.home, API_SERVER).run(
+            "backfill", "create", "--dag-id", "ingest", *span
+        )
         start(whole, "ingest")
         eventually(lambda: predictions <= set(contents(whole)), 400, "scored")
         wait_until_quiet(whole)

@@ -19,7 +19,12 @@ from tests.chaos.scheduler.disturbance import (
 )
 from tests.whole_night import Whole
 
-pytestmark = [pytest.mark.airflow, pytest.mark.integration, pytest.mark.timeout(900, func_only=True), pytest.mark.long]
+pytestmark = [
+    pytest.mark.airflow,
+    pytest.mark.integration,
+    pytest.mark.timeout(900, func_only=True),
+    pytest.mark.long,
+]
 
 SCORES = "predictions/flight_delayed"
 
@@ -33,7 +38,9 @@ def test_nothing_is_published_when_the_task_is_marked_failed_before_the_commit(
         with held(whole, run, "publish", "ops.ledger") as wait_until_held:
             victim = wait_until_held()
             mark_failed(whole, run, "publish")
-            record_figure("seconds until a task marked failed is gone", expect_nothing_left(whole, victim))
+            record_figure(
+                "seconds until a task marked failed is gone", expect_nothing_left(whole, victim)
+            )
         assert end_of(whole, run).state == "failed"
         assert SCORES not in contents(whole)
         log = log_of(whole, run, "publish")
@@ -44,10 +51,14 @@ def test_nothing_is_published_when_the_task_is_marked_failed_before_the_commit(
         wait_until_quiet(whole)
 
 
-def test_the_log_says_what_readers_see_when_the_task_is_marked_failed_after_the_commit(whole: Whole) -> None:
+def test_the_log_says_what_readers_see_when_the_task_is_marked_failed_after_the_commit(
+    whole: Whole,
+) -> None:
     with unpublished(whole, SCORES):
         run = start(whole, "score__flight_delayed")
-        with held(whole, run, "publish", "predictions.flight_delayed", event="delete") as wait_until_held:
+        with held(
+            whole, run, "publish", "predictions.flight_delayed", event="delete"
+        ) as wait_until_held:
             victim = wait_until_held()
             assert SCORES in contents(whole)
             mark_failed(whole, run, "publish")
@@ -78,7 +89,9 @@ def _endless_audit(conn, write, *rest):
     return _audit(conn, write, *rest)
 partition_write.audit = _endless_audit
 """
-"""One call of C that no signal interrupts, minutes long; ``sleep`` of libc returns when the alarm comes."""
+"""One call of C that no signal interrupts, minutes long; ``sleep`` of libc returns when the
+alarm comes.
+"""
 
 
 @pytest.mark.promise("R17")
@@ -103,7 +116,10 @@ def test_the_server_stops_working_and_the_next_try_publishes_when_one_is_over_it
         with held(whole, run, "publish", "ops.ledger") as wait_until_held:
             victim = wait_until_held()
             victim.task.wait(40)
-            record_figure("seconds until the server stops the statement of an overdue task", expect_nothing_left(whole, victim))
+            record_figure(
+                "seconds until the server stops the statement of an overdue task",
+                expect_nothing_left(whole, victim),
+            )
         assert end_of(whole, run).state == "success"
         assert instance(whole, run, "publish")["try_number"] == 2
         assert "AirflowTaskTimeout" in log_of(whole, run, "publish")

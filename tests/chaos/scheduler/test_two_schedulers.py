@@ -15,7 +15,12 @@ from tests.whole_night import NIGHT, Whole
 from nightshift.warehouse.connection import connect
 from nightshift_local.airflow_parts import AirflowPart
 
-pytestmark = [pytest.mark.airflow, pytest.mark.integration, pytest.mark.timeout(1500, func_only=True), pytest.mark.long]
+pytestmark = [
+    pytest.mark.airflow,
+    pytest.mark.integration,
+    pytest.mark.timeout(1500, func_only=True),
+    pytest.mark.long,
+]
 
 N_STARTED, KILLED_AFTER = 20, 12
 ENOUGH_RUNS = 50

@@ -76,7 +76,9 @@ def _prepare_thing(settings: Settings) -> None:
         conn.execute(
             "create table features.feat_thing (partition_date date, load_id bigint, thing_id text, name text, value double precision)"
         )
-        dead = begin(conn, [PLAIN], DAY, LoadManifest(RunContext("test/dead", 1, "test"), {"input": "dead"}))
+        dead = begin(
+            conn, [PLAIN], DAY, LoadManifest(RunContext("test/dead", 1, "test"), {"input": "dead"})
+        )
         copy_in(conn, PLAIN.schema, PLAIN.table, _rows(dead.load_id, 3))
 
 
@@ -154,7 +156,9 @@ def _prepare_scoring(settings: Settings) -> None:
         scoring.Registry(settings, conn, spec).promote("2013-07-01")
     suite = {
         "name": "predictions/parcel_late",
-        "expectations": [{"type": "expect_table_row_count_to_be_between", "kwargs": {"min_value": 1}}],
+        "expectations": [
+            {"type": "expect_table_row_count_to_be_between", "kwargs": {"min_value": 1}}
+        ],
     }
     (settings.expectations_dir / "predictions").mkdir(exist_ok=True)
     (settings.expectations_dir / "predictions" / "parcel_late.json").write_text(json.dumps(suite))
@@ -209,7 +213,12 @@ def _prepare_monitoring(settings: Settings) -> None:
     with connect(settings) as conn:
         training.create_tables(conn)
         conn.execute("alter table marts.fct_parcel_labels drop column delay_minutes")
-        world = parcels.World(settings, conn, RunContext("test/prepare", 1, "test"), ModelSpec.model_validate(parcels.SPEC))
+        world = parcels.World(
+            settings,
+            conn,
+            RunContext("test/prepare", 1, "test"),
+            ModelSpec.model_validate(parcels.SPEC),
+        )
         ensure_prediction_relations(conn, world.spec)
         for number in range(32):
             world.add_night((parcels.FIRST_DAY + dt.timedelta(days=number)).isoformat())
@@ -223,14 +232,23 @@ def _monitor(settings: Settings, run: RunContext) -> None:
     from nightshift.monitoring import monitor as module
     from nightshift.monitoring.report import Report
 
-    module.make_report = lambda *_: Report(b"<html></html>", b"{}")  # Evidently takes seconds and has its own test
-    module.measure(settings, ModelSpec.model_validate(parcels.SPEC), PartitionRange.of(STORMY[0], STORMY[-1]), run)
+    module.make_report = lambda *_: Report(
+        b"<html></html>", b"{}"
+    )  # Evidently takes seconds and has its own test
+    module.measure(
+        settings,
+        ModelSpec.model_validate(parcels.SPEC),
+        PartitionRange.of(STORMY[0], STORMY[-1]),
+        run,
+    )
     with connect(settings) as conn:
         assert open_ones(conn, "parcel_late")
 
 
 def _deliver(*faults: Fault) -> Callable[[Settings], None]:
-    return lambda settings: void(deliver(settings, FIRST, faults, datasets=("airports", "carriers")))
+    return lambda settings: void(
+        deliver(settings, FIRST, faults, datasets=("airports", "carriers"))
+    )
 
 
 def void(_: object) -> None:
@@ -244,30 +262,66 @@ SCENARIOS: Mapping[str, Scenario] = {
         _write,
         (
             *(P.BEGIN_BEFORE, P.BEGIN_AFTER, P.COPY_AFTER, P.AUDIT_BEFORE, P.AUDIT_AFTER),
-            *(P.PUBLISH_BEFORE, P.PUBLISH_FLIPPED, P.PUBLISH_AFTER, P.COLLECT_BEFORE, P.COLLECT_DELETED),
+            *(
+                P.PUBLISH_BEFORE,
+                P.PUBLISH_FLIPPED,
+                P.PUBLISH_AFTER,
+                P.COLLECT_BEFORE,
+                P.COLLECT_DELETED,
+            ),
         ),
     ),
     "refuse": Scenario(_prepare_thing, _write_after_refusal, (P.REFUSE_AFTER,)),
     "store": Scenario(lambda _: None, _store, (P.PUT_BEFORE, P.PUT_AFTER, P.GET_BEFORE)),
     "ingest": Scenario(_deliver(), _ingest, (P.INGEST_CHECKED, P.INGEST_STAGE_AFTER)),
-    "refuse drop": Scenario(_deliver(Fault(FaultKind.MISSING_COLUMN, "carriers", _DAY, column="name")), _refuse_drop, (P.KEEP_DROP_AFTER,)),
-    "settle": Scenario(_deliver(Fault(FaultKind.BAD_ROWS, "airports", _DAY, column="lat")), _settle, (P.SETTLE_ROWS_AFTER,)),
-    "correct": Scenario(_deliver(Fault(FaultKind.BAD_ROWS, "airports", _DAY, column="lat")), _correct, (P.CORRECT_ROW_AFTER,)),
-    "transform": Scenario(_prepare_flights, _transform, (P.RELATIONS_BEFORE, P.DBT_BEFORE, P.DBT_AFTER), is_long=True),
+    "refuse drop": Scenario(
+        _deliver(Fault(FaultKind.MISSING_COLUMN, "carriers", _DAY, column="name")),
+        _refuse_drop,
+        (P.KEEP_DROP_AFTER,),
+    ),
+    "settle": Scenario(
+        _deliver(Fault(FaultKind.BAD_ROWS, "airports", _DAY, column="lat")),
+        _settle,
+        (P.SETTLE_ROWS_AFTER,),
+    ),
+    "correct": Scenario(
+        _deliver(Fault(FaultKind.BAD_ROWS, "airports", _DAY, column="lat")),
+        _correct,
+        (P.CORRECT_ROW_AFTER,),
+    ),
+    "transform": Scenario(
+        _prepare_flights, _transform, (P.RELATIONS_BEFORE, P.DBT_BEFORE, P.DBT_AFTER), is_long=True
+    ),
     "score": Scenario(
         _prepare_scoring,
         _score,
-        (P.SCORE_BEGIN_AFTER, P.SCORE_SHARD_BEFORE, P.APPEND_AFTER, P.SCORE_SHARD_AFTER, P.GATE_BEFORE, P.GATE_AFTER),
+        (
+            P.SCORE_BEGIN_AFTER,
+            P.SCORE_SHARD_BEFORE,
+            P.APPEND_AFTER,
+            P.SCORE_SHARD_AFTER,
+            P.GATE_BEFORE,
+            P.GATE_AFTER,
+        ),
         is_long=True,
     ),
     "train": Scenario(
         _prepare_training,
         _train,
-        (P.TRAINING_SET_AFTER, P.CHECKPOINT_AFTER, P.TRAIN_STORED, P.REGISTER_AFTER, P.PROMOTION_JUDGED, P.PROMOTION_AFTER),
+        (
+            P.TRAINING_SET_AFTER,
+            P.CHECKPOINT_AFTER,
+            P.TRAIN_STORED,
+            P.REGISTER_AFTER,
+            P.PROMOTION_JUDGED,
+            P.PROMOTION_AFTER,
+        ),
         is_long=True,
     ),
     "rollback": Scenario(_prepare_rollback, _rollback, (P.ROLLBACK_AFTER,), is_long=True),
-    "monitor": Scenario(_prepare_monitoring, _monitor, (P.MONITOR_MEASURED, P.DECISION_AFTER), is_long=True),
+    "monitor": Scenario(
+        _prepare_monitoring, _monitor, (P.MONITOR_MEASURED, P.DECISION_AFTER), is_long=True
+    ),
 }
 
 _LEFT_BEHIND = {
@@ -290,10 +344,23 @@ _LEFT_BEHIND = {
 def left_behind(settings: Settings) -> dict[str, list[str]]:
     """Return everything that a rerun must leave as an undisturbed run does, in a fixed order; the objects of the bucket too."""
     with connect(settings) as conn:
-        found = {name: sorted(str(row) for row in conn.execute(query.encode())) for name, query in _LEFT_BEHIND.items()}
-        models = [name for (name,) in conn.execute("select distinct model from ml.promotions order by 1")]
-        found["verified records"] = [f"{name} {verify_chain(settings, ObjectStore.open(settings), conn, name)}" for name in models]
+        found = {
+            name: sorted(str(row) for row in conn.execute(query.encode()))
+            for name, query in _LEFT_BEHIND.items()
+        }
+        models = [
+            name for (name,) in conn.execute("select distinct model from ml.promotions order by 1")
+        ]
+        found["verified records"] = [
+            f"{name} {verify_chain(settings, ObjectStore.open(settings), conn, name)}"
+            for name in models
+        ]
     with contextlib.suppress(NightshiftError):
-        # Data docs and evidence records are of one attempt each: they name its load or its run, and the seconds that scoring took.
-        found["objects"] = [key for key in ObjectStore.open(settings).list("") if not key.startswith(("data_docs/", "evidence/"))]
+        # Data docs and evidence records are of one attempt each: they name its load or its run, and
+        # the seconds that scoring took.
+        found["objects"] = [
+            key
+            for key in ObjectStore.open(settings).list("")
+            if not key.startswith(("data_docs/", "evidence/"))
+        ]
     return found

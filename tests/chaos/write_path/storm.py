@@ -1,7 +1,8 @@
 """A storm over the write path: writers killed with SIGKILL, the database stopped in ``immediate`` mode, readers that never pause.
 
-Runs as a program of its own (``python -m tests.chaos.write_path.storm``), without threads, so that it can fork; its result is one
-JSON line. The controls run the same readers over the usual ways to write, which must be caught.
+Runs as a program of its own (``python -m tests.chaos.write_path.storm``), without threads, so that
+it can fork; its result is one JSON line. The controls run the same readers over the usual ways to
+write, which must be caught.
 """
 
 from __future__ import annotations
@@ -31,7 +32,14 @@ from nightshift.errors import NightshiftError, StaleTokenError
 from nightshift.settings import Settings
 from nightshift.warehouse.connection import connect
 from nightshift.warehouse.migrate import migrate
-from nightshift.warehouse.partition_write import LoadManifest, Target, audit, begin, collect, publish
+from nightshift.warehouse.partition_write import (
+    LoadManifest,
+    Target,
+    audit,
+    begin,
+    collect,
+    publish,
+)
 from nightshift_local.local_env import warehouse_settings
 from nightshift_local.placement import remove_placed_files
 from nightshift_local.postgres import SUPERUSER, PostgresServer
@@ -43,7 +51,10 @@ N_ROWS, N_CHUNKS, N_WRITERS = 60, 4, 3
 WRITER = "storm writer"
 IDLE, BEGUN, STAGING, AUDITING, PUBLISHING = range(5)
 PUBLISHED, FENCED_OUT, FAILED = range(3)
-LEVELS = {"read committed": psycopg.IsolationLevel.READ_COMMITTED, "repeatable read": psycopg.IsolationLevel.REPEATABLE_READ}
+LEVELS = {
+    "read committed": psycopg.IsolationLevel.READ_COMMITTED,
+    "repeatable read": psycopg.IsolationLevel.REPEATABLE_READ,
+}
 COLUMNS = "partition_date date not null, load_id bigint not null, thing_id text not null, value double precision not null"
 READ_POINTER = """
 select t.partition_date, count(*), count(distinct t.load_id), count(distinct t.value), min(p.token)
@@ -63,7 +74,10 @@ def own_server() -> Iterator[tuple[PostgresServer, Settings]]:
         try:
             server.ensure_started()
             _skip_fsync(server)
-            given = {name.removeprefix("NIGHTSHIFT_").lower(): value for name, value in warehouse_settings(server).items()}
+            given = {
+                name.removeprefix("NIGHTSHIFT_").lower(): value
+                for name, value in warehouse_settings(server).items()
+            }
             settings = Settings(_env_file=None, **given)
             with connect(settings, "storm") as conn:
                 _prepare(conn)
@@ -75,7 +89,12 @@ def own_server() -> Iterator[tuple[PostgresServer, Settings]]:
 
 def _skip_fsync(server: PostgresServer) -> None:
     """Stopping in ``immediate`` mode loses what is in the server's memory, never what it has handed to the kernel."""
-    place = {"host": "127.0.0.1", "port": server.port, "user": SUPERUSER, "password": server.password(SUPERUSER)}
+    place = {
+        "host": "127.0.0.1",
+        "port": server.port,
+        "user": SUPERUSER,
+        "password": server.password(SUPERUSER),
+    }
     with psycopg.connect(dbname="postgres", autocommit=True, **place) as conn:
         conn.execute("alter system set fsync = off")
         conn.execute("select pg_reload_conf()")
@@ -83,7 +102,9 @@ def _skip_fsync(server: PostgresServer) -> None:
 
 def _prepare(conn: psycopg.Connection[Any]) -> None:
     migrate(conn, {})
-    conn.execute(f"create table features.feat_thing ({COLUMNS}, primary key (partition_date, load_id, thing_id))")
+    conn.execute(
+        f"create table features.feat_thing ({COLUMNS}, primary key (partition_date, load_id, thing_id))"
+    )
     conn.execute(f"create table features.feat_blind ({COLUMNS})")
     conn.execute(
         "create view analytics.thing as select t.* from features.feat_thing t join ops.published p"
@@ -94,10 +115,14 @@ def _prepare(conn: psycopg.Connection[Any]) -> None:
         conn.execute(INSERT.format("feat_blind"), [day, 0, 0.0, 1, N_ROWS])
 
 
-def write_load(conn: psycopg.Connection[Any], days: PartitionRange, inputs: str, enter: Callable[[int], None]) -> int:
+def write_load(
+    conn: psycopg.Connection[Any], days: PartitionRange, inputs: str, enter: Callable[[int], None]
+) -> int:
     """Run the protocol once; ``enter`` is told each step."""
     enter(BEGUN)
-    write = begin(conn, [TARGET], days, LoadManifest(RunContext("storm", 1, "test"), {"input": inputs}))
+    write = begin(
+        conn, [TARGET], days, LoadManifest(RunContext("storm", 1, "test"), {"input": inputs})
+    )
     enter(STAGING)
     for day in days.days:
         (_stage_by_copy if write.load_id % 2 else _stage_by_insert)(conn, day, write.load_id)
@@ -183,8 +208,12 @@ class Writer:
 
     def _write_one(self, conn: psycopg.Connection[Any], dice: random.Random, log: int) -> None:
         first = dice.randrange(len(DAYS))
-        days = PartitionRange(DAYS.first.shift(first), DAYS.first.shift(dice.randrange(first, len(DAYS))))
-        load_id = write_load(conn, days, str(dice.random()), lambda step: setattr(self.step, "value", step))
+        days = PartitionRange(
+            DAYS.first.shift(first), DAYS.first.shift(dice.randrange(first, len(DAYS)))
+        )
+        load_id = write_load(
+            conn, days, str(dice.random()), lambda step: setattr(self.step, "value", step)
+        )
         os.write(log, f"{load_id}\n".encode())
         self.counts[PUBLISHED] += 1
         if dice.random() < 0.1:
@@ -220,7 +249,10 @@ class Reader:
         milliseconds: list[list[float]] = [[], []]
         violations: list[str] = []
         while not self.stop.value:
-            with contextlib.suppress(psycopg.Error, NightshiftError), connect(self.settings, "storm reader") as conn:
+            with (
+                contextlib.suppress(psycopg.Error, NightshiftError),
+                connect(self.settings, "storm reader") as conn,
+            ):
                 conn.isolation_level = LEVELS[self.level]
                 while not self.stop.value:
                     self._read_twice(conn, tokens, milliseconds[self.is_stormy.value], violations)
@@ -228,9 +260,17 @@ class Reader:
         found = {"idle": milliseconds[0], "storm": milliseconds[1], "violations": violations[:5]}
         (self.folder / f"{self.level}.json").write_text(json.dumps(found))
 
-    def _read_twice(self, conn: psycopg.Connection[Any], tokens: dict[dt.date, int], times: list[float], violations: list[str]) -> None:
+    def _read_twice(
+        self,
+        conn: psycopg.Connection[Any],
+        tokens: dict[dt.date, int],
+        times: list[float],
+        violations: list[str],
+    ) -> None:
         with conn.transaction():
-            conn.execute("select 1")  # the snapshot of REPEATABLE READ is taken here, before the table is touched
+            conn.execute(
+                "select 1"
+            )  # the snapshot of REPEATABLE READ is taken here, before the table is touched
             reads = []
             for _ in range(2):
                 began = time.perf_counter()
@@ -245,7 +285,9 @@ class Reader:
 
 
 def _problems(read: list[tuple[Any, ...]], tokens: dict[dt.date, int]) -> list[str]:
-    problems = [] if [row[0] for row in read] == DAYS.days else [f"days {[str(row[0]) for row in read]}"]
+    problems = (
+        [] if [row[0] for row in read] == DAYS.days else [f"days {[str(row[0]) for row in read]}"]
+    )
     for day, n_rows, n_loads, n_values, token in read:
         if (n_rows, n_loads, n_values) != (N_ROWS, 1, 1):
             problems.append(f"{day}: {n_rows} rows of {n_loads} loads with {n_values} values")
@@ -262,7 +304,9 @@ def _readers(settings: Settings, query: str, folder: Path) -> list[Reader]:
     return readers
 
 
-def control(settings: Settings, rewrite: Callable[[psycopg.Connection[Any], int], None], seconds: float) -> dict[str, int]:
+def control(
+    settings: Settings, rewrite: Callable[[psycopg.Connection[Any], int], None], seconds: float
+) -> dict[str, int]:
     """Let two writers write blindly, unkilled, and return what each reader caught."""
 
     def write(number: int) -> None:
@@ -282,7 +326,9 @@ def control(settings: Settings, rewrite: Callable[[psycopg.Connection[Any], int]
         for writer in writers:
             writer.kill()
             writer.join()
-    return {reader.level: reader.n_violations.value for reader in readers} | {"reads": sum(r.n_reads.value for r in readers)}
+    return {reader.level: reader.n_violations.value for reader in readers} | {
+        "reads": sum(r.n_reads.value for r in readers)
+    }
 
 
 @dataclass
@@ -344,7 +390,9 @@ class Storm:
     def _n_mid_write(self) -> int:
         return sum(step in {STAGING, AUDITING, PUBLISHING} for step in self.steps)
 
-    def _result(self, seconds: float, writers: list[Writer], readers: list[Reader]) -> dict[str, Any]:
+    def _result(
+        self, seconds: float, writers: list[Writer], readers: list[Reader]
+    ) -> dict[str, Any]:
         for writer in writers:
             writer.kill()
         found = [reader.end() for reader in readers]
@@ -409,14 +457,26 @@ def _ledger_problems(conn: psycopg.Connection[Any], acknowledged: Path) -> list[
 def main() -> int:
     """Run controls and storm, and print the result."""
     parser = argparse.ArgumentParser()
-    for name, default in (("kills", 40), ("crashes", 5), ("reads", 500), ("seed", 20130701), ("control-seconds", 3)):
+    for name, default in (
+        ("kills", 40),
+        ("crashes", 5),
+        ("reads", 500),
+        ("seed", 20130701),
+        ("control-seconds", 3),
+    ):
         parser.add_argument(f"--{name}", type=int, default=default)
     given = parser.parse_args()
     with own_server() as (server, settings), tempfile.TemporaryDirectory() as folder:
         blind = control(settings, blind_rewrite, given.control_seconds)
         truncating = control(settings, truncate_and_insert, given.control_seconds)
-        result = Storm(server, settings, Path(folder), given.seed).run(given.kills, given.crashes, given.reads)
-    print(json.dumps(result | {"control_delete_and_insert": blind, "control_truncate_and_insert": truncating}))
+        result = Storm(server, settings, Path(folder), given.seed).run(
+            given.kills, given.crashes, given.reads
+        )
+    print(
+        json.dumps(
+            result | {"control_delete_and_insert": blind, "control_truncate_and_insert": truncating}
+        )
+    )
     return 0
 
 

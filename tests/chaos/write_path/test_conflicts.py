@@ -21,14 +21,25 @@ from nightshift.contracts.run import RunContext, code_version
 from nightshift.errors import StaleTokenError
 from nightshift.settings import Settings
 from nightshift.warehouse.connection import connect
-from nightshift.warehouse.partition_write import LoadManifest, PartitionWrite, PublishedLoad, audit, begin, publish
+from nightshift.warehouse.partition_write import (
+    LoadManifest,
+    PartitionWrite,
+    PublishedLoad,
+    audit,
+    begin,
+    publish,
+)
 
 pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("conflicts")]
 
 
 def by_airflow(dag_run: str, attempt: int) -> Callable[[str], RunContext]:
     """Return the identity of one try, as ``orchestration.task_scope.task_identity`` writes it."""
-    return lambda key: RunContext(f"transform/{key}/build_features@{sha256(dag_run.encode()).hexdigest()[:6]}", attempt, "airflow")
+    return lambda key: RunContext(
+        f"transform/{key}/build_features@{sha256(dag_run.encode()).hexdigest()[:6]}",
+        attempt,
+        "airflow",
+    )
 
 
 WHO = {
@@ -56,7 +67,9 @@ def conflicts(session_settings: Settings, template_database: str) -> Iterator[Se
     _admin(session_settings, f"create database {name} template {template_database}")
     settings = session_settings.model_copy(update={"warehouse_database": name})
     with connect(settings) as conn:
-        conn.execute(f"create table features.feat_thing ({COLUMNS}, primary key (partition_date, load_id, thing_id))".encode())
+        conn.execute(
+            f"create table features.feat_thing ({COLUMNS}, primary key (partition_date, load_id, thing_id))".encode()
+        )
     yield settings
     _admin(session_settings, f"drop database {name} with (force)")
     del os.environ["NIGHTSHIFT_CODE_VERSION"]
@@ -75,13 +88,18 @@ class Attempt:
 
     def begin(self) -> PartitionWrite:
         with connect(self.settings, self.run.application_name) as conn:
-            return begin(conn, [TARGET], self.days, LoadManifest(self.run, {"by": self.run.application_name}))
+            return begin(
+                conn, [TARGET], self.days, LoadManifest(self.run, {"by": self.run.application_name})
+            )
 
     def finish(self, write: PartitionWrite, both_audited: threading.Barrier) -> None:
         try:
             with connect(self.settings, self.run.application_name) as conn:
                 for day in self.days.days:
-                    conn.execute(INSERT.format("feat_thing").encode(), [day, write.load_id, float(write.load_id), 1, 20])
+                    conn.execute(
+                        INSERT.format("feat_thing").encode(),
+                        [day, write.load_id, float(write.load_id), 1, 20],
+                    )
                 audit(conn, write)
                 both_audited.wait(20)
                 self.published = publish(conn, write)
@@ -117,14 +135,24 @@ def visible(settings: Settings, days: PartitionRange) -> dict[str, tuple[int, in
 @pytest.mark.promise("R11")
 @pytest.mark.promise("R2")
 @pytest.mark.parametrize(("first", "second", "where"), list(product(WHO, WHO, WHERE)))
-def test_one_wins_and_the_other_is_told_when_two_write_at_once(conflicts, first, second, where, record_figure):
+def test_one_wins_and_the_other_is_told_when_two_write_at_once(
+    conflicts, first, second, where, record_figure
+):
     start = Partition.parse("2013-01-01").day + timedelta(days=10 * next(_MONTHS))
-    ranges = [PartitionRange(Partition(start + timedelta(days=a)), Partition(start + timedelta(days=b))) for a, b in WHERE[where]]
-    older, newer = (Attempt(conflicts, WHO[who](days.first), days) for who, days in zip((first, second), ranges, strict=True))
+    ranges = [
+        PartitionRange(Partition(start + timedelta(days=a)), Partition(start + timedelta(days=b)))
+        for a, b in WHERE[where]
+    ]
+    older, newer = (
+        Attempt(conflicts, WHO[who](days.first), days)
+        for who, days in zip((first, second), ranges, strict=True)
+    )
 
     seconds = race(older, newer)
 
-    seen = visible(conflicts, PartitionRange(Partition(start), Partition(start + timedelta(days=9))))
+    seen = visible(
+        conflicts, PartitionRange(Partition(start), Partition(start + timedelta(days=9)))
+    )
     assert newer.error is None
     assert [load.partition_date for load in newer.published] == newer.days.days
     if where == "other partition":

@@ -27,10 +27,20 @@ from nightshift.failpoints import Failpoint, InjectedFaultError
 from nightshift.lake.object_store import ObjectStore
 from nightshift.settings import PROJECT_ROOT, Settings
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(600), pytest.mark.xdist_group("fault points")]
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.timeout(600),
+    pytest.mark.xdist_group("fault points"),
+]
 COMPLETED, FAILED, NOT_REACHED, BROKEN = 0, 3, 4, 5
 CASES = [
-    pytest.param(name, point, kind, id=f"{point}-{kind}", marks=[pytest.mark.long] if scenario.is_long else [])
+    pytest.param(
+        name,
+        point,
+        kind,
+        id=f"{point}-{kind}",
+        marks=[pytest.mark.long] if scenario.is_long else [],
+    )
     for name, scenario in SCENARIOS.items()
     for point in scenario.points
     for kind in point.kinds
@@ -60,7 +70,9 @@ def prepared(
             scenario = SCENARIOS[name]
             settings = _fresh(session_settings, template_database, tmp_path_factory.mktemp("home"))
             if name == "transform":
-                settings = settings.model_copy(update={"expectations_dir": PROJECT_ROOT / "expectations"})
+                settings = settings.model_copy(
+                    update={"expectations_dir": PROJECT_ROOT / "expectations"}
+                )
             assert _in_child(lambda: scenario.prepare(settings)) == COMPLETED
             undisturbed = _copy(settings, tmp_path_factory.mktemp("home"))
             assert _in_child(lambda: scenario.step(undisturbed, _run(1))) == COMPLETED
@@ -77,7 +89,9 @@ def prepared(
 
 @pytest.mark.promise("R4")
 @pytest.mark.parametrize(("name", "point", "kind"), CASES)
-def test_rerun_ends_like_an_undisturbed_run_when_a_fault_strikes(prepared, tmp_path, name, point, kind, record_figure):
+def test_rerun_ends_like_an_undisturbed_run_when_a_fault_strikes(
+    prepared, tmp_path, name, point, kind, record_figure
+):
     before = prepared(name)
     settings = _copy(before.settings, tmp_path)
     try:
@@ -101,21 +115,37 @@ def test_every_fault_point_is_broken_by_a_scenario(record_figure):
 
 
 def test_every_fault_point_is_passed_in_one_place_of_the_code():
-    places = Counter(name for path in (PROJECT_ROOT / "plugins" / "nightshift").rglob("*.py") for name in _points_reached(path))
+    places = Counter(
+        name
+        for path in (PROJECT_ROOT / "plugins" / "nightshift").rglob("*.py")
+        for name in _points_reached(path)
+    )
 
     assert places == Counter(Failpoint.__members__.keys())
 
 
 def _points_reached(path: Path) -> Iterator[str]:
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "reach":
+        if (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Name)
+            and node.func.id == "reach"
+        ):
             point = node.args[0]
-            assert isinstance(point, ast.Attribute), f"{path}:{node.lineno} passes no member of FaultPoint"
+            assert isinstance(point, ast.Attribute), (
+                f"{path}:{node.lineno} passes no member of FaultPoint"
+            )
             yield point.attr
 
 
 @pytest.mark.parametrize(
-    "text", ["nowhere:1:crash", "write.begin.before:1:lost_answer", "write.begin.before:0:crash", "write.begin.before"]
+    "text",
+    [
+        "nowhere:1:crash",
+        "write.begin.before:1:lost_answer",
+        "write.begin.before:0:crash",
+        "write.begin.before",
+    ],
 )
 def test_a_fault_that_could_never_strike_is_refused(text):
     with pytest.raises(ValueError, match=r"nowhere|passages|unpack"):
@@ -177,13 +207,21 @@ def _fresh(settings: Settings, template: str, home: Path) -> Settings:
     _admin(settings, f"create database {name} template {template}")
     for dataset in ("raw/airports", "raw/carriers"):
         write_suite(home / "expectations", dataset)
-    places = {"home": home, "expectations_dir": home / "expectations", "mlflow_tracking_uri": SecretStr("")}
-    return settings.model_copy(update={"warehouse_database": name, "s3_bucket": name.replace("_", "-"), **places})
+    places = {
+        "home": home,
+        "expectations_dir": home / "expectations",
+        "mlflow_tracking_uri": SecretStr(""),
+    }
+    return settings.model_copy(
+        update={"warehouse_database": name, "s3_bucket": name.replace("_", "-"), **places}
+    )
 
 
 def _copy(settings: Settings, home: Path) -> Settings:
     """Return a copy of database and bucket; the suites stay where they are."""
-    copied = _fresh(settings, settings.warehouse_database, home).model_copy(update={"expectations_dir": settings.expectations_dir})
+    copied = _fresh(settings, settings.warehouse_database, home).model_copy(
+        update={"expectations_dir": settings.expectations_dir}
+    )
     source, target = ObjectStore.open(settings), ObjectStore.open(copied)
     try:
         keys = list(source.list(""))

@@ -71,7 +71,12 @@ def children() -> Iterator[list[int]]:
             os.waitpid(pid, 0)
 
 
-def fork(work: Callable[[Settings, RunContext], None], settings: Settings, run: RunContext, limit_seconds: float = 0) -> int:
+def fork(
+    work: Callable[[Settings, RunContext], None],
+    settings: Settings,
+    run: RunContext,
+    limit_seconds: float = 0,
+) -> int:
     """Run work in a child as a task does: SIGTERM and the time limit raise in its main thread."""
     child = os.fork()
     if child == 0:
@@ -103,7 +108,9 @@ def wait_until(condition: Callable[[], bool], seconds: float) -> float:
 
 
 @pytest.mark.parametrize("way", ["SIGKILL", "SIGTERM", "time limit"])
-def test_no_backend_is_left_when_a_task_ends_by(conn, settings, tables, children, way, record_figure):
+def test_no_backend_is_left_when_a_task_ends_by(
+    conn, settings, tables, children, way, record_figure
+):
     begin(conn, [PLAIN], DAY, manifest())
     conn.execute("select pg_advisory_lock(17)")
     runs = {work: RunContext(f"test/{work.__name__}", 1, "test") for work in WORK}
@@ -123,17 +130,35 @@ def test_no_backend_is_left_when_a_task_ends_by(conn, settings, tables, children
             with suppress(ProcessLookupError):
                 os.kill(child, signal.SIGKILL)
 
-    seconds = max(wait_until(lambda run=run: n_backends(conn, run) == 0, LIMIT_SECONDS) for run in runs.values())
+    seconds = max(
+        wait_until(lambda run=run: n_backends(conn, run) == 0, LIMIT_SECONDS)
+        for run in runs.values()
+    )
     record_figure(f"seconds_until_no_backend_after_{way.replace(' ', '_')}", round(seconds, 2))
 
 
 def test_a_newer_attempt_ends_the_work_of_an_older_one_that_hangs(conn, settings, tables, children):
     begin(conn, [PLAIN], DAY, manifest())
-    older, newer, other = (RunContext("test/night", 1), RunContext("test/night", 2), RunContext("test/other", 1))
-    children += [fork(open_transaction_with_lock, settings, older), fork(long_statement, settings, other)]
+    older, newer, other = (
+        RunContext("test/night", 1),
+        RunContext("test/night", 2),
+        RunContext("test/other", 1),
+    )
+    children += [
+        fork(open_transaction_with_lock, settings, older),
+        fork(long_statement, settings, other),
+    ]
     for run in (older, other):
         wait_until(lambda run=run: n_backends(conn, run) == 1, 20)
-    wait_until(lambda: conn.execute("select count(*) from pg_stat_activity where state = 'idle in transaction'").fetchone() != (0,), 20)
+    wait_until(
+        lambda: (
+            conn.execute(
+                "select count(*) from pg_stat_activity where state = 'idle in transaction'"
+            ).fetchone()
+            != (0,)
+        ),
+        20,
+    )
 
     began = time.monotonic()
     begin(conn, [PLAIN], DAY, LoadManifest(newer, {"input": "b"}))
@@ -144,9 +169,17 @@ def test_a_newer_attempt_ends_the_work_of_an_older_one_that_hangs(conn, settings
 
 
 def test_every_connection_has_limits_on_the_server(settings):
-    names = ["statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout", "client_connection_check_interval"]
+    names = [
+        "statement_timeout",
+        "lock_timeout",
+        "idle_in_transaction_session_timeout",
+        "client_connection_check_interval",
+    ]
     with connect(settings, "nightshift test/run#1") as conn:
-        values = {name: conn.execute(f"show {name}".encode()).fetchone()[0] for name in [*names, "application_name", "timezone"]}
+        values = {
+            name: conn.execute(f"show {name}".encode()).fetchone()[0]
+            for name in [*names, "application_name", "timezone"]
+        }
 
     assert values == {
         "statement_timeout": "10min",

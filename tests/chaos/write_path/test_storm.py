@@ -17,16 +17,35 @@ pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 def storm(kills: int, crashes: int, reads: int) -> dict[str, Any]:
     """Run the storm in a process without threads and return what it measured; its progress goes to stderr."""
-    command = [sys.executable, "-m", "tests.chaos.write_path.storm", f"--kills={kills}", f"--crashes={crashes}", f"--reads={reads}"]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.chaos.write_path.storm",
+        f"--kills={kills}",
+        f"--crashes={crashes}",
+        f"--reads={reads}",
+    ]
     path = os.pathsep.join([str(PROJECT_ROOT), str(PROJECT_ROOT / "plugins")])
-    done = subprocess.run(command, cwd=PROJECT_ROOT, env=os.environ | {"PYTHONPATH": path}, stdout=subprocess.PIPE, check=True, text=True)
+    done = subprocess.run(
+        command,
+        cwd=PROJECT_ROOT,
+        env=os.environ | {"PYTHONPATH": path},
+        stdout=subprocess.PIPE,
+        check=True,
+        text=True,
+    )
     print(done.stdout)
     return json.loads(done.stdout)
 
 
 def judge(found: dict[str, Any], kills: int, crashes: int, reads: int) -> None:
     """Compare with the promises; a control that catches nothing means that the readers are blind."""
-    assert (found["read_violations"], found["violations_shown"], found["ledger_violations"], found["violations_after"]) == (0, [], [], [])
+    assert (
+        found["read_violations"],
+        found["violations_shown"],
+        found["ledger_violations"],
+        found["violations_after"],
+    ) == (0, [], [], [])
     assert found["kills"] >= kills
     assert found["crashes"] >= crashes
     assert found["kills_while_writing"] >= 0.2 * found["kills"]
@@ -47,7 +66,9 @@ def keep(found: dict[str, Any], record_figure) -> None:
     record_figure("storm_reads", sum(found["reads"].values()))
     for way in ("delete_and_insert", "truncate_and_insert"):
         control = found[f"control_{way}"]
-        record_figure(f"control_{way}_violations", control["read committed"] + control["repeatable read"])
+        record_figure(
+            f"control_{way}_violations", control["read committed"] + control["repeatable read"]
+        )
 
 
 @pytest.mark.promise("R1")

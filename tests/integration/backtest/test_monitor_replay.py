@@ -14,7 +14,12 @@ from nightshift.backtest.backtest import labelled_set
 from nightshift.backtest.monitor_replay import Watch, status_of
 from nightshift.backtest.nightly_models import Fleet, SharedFleet
 from nightshift.backtest.policies import POLICIES, Course, Policy, Rhythm
-from nightshift.backtest.policy_backtest import compare_policies, planned, train_models, training_nights
+from nightshift.backtest.policy_backtest import (
+    compare_policies,
+    planned,
+    train_models,
+    training_nights,
+)
 from nightshift.backtest.policy_quality import PolicyResult
 from nightshift.backtest.progress import Progress
 from nightshift.backtest.promotion_replay import passes
@@ -53,7 +58,11 @@ SAME = (
 def stormy(world: World, no_report: None) -> World:  # noqa: F811
     """Return the world after three quiet nights and four on which the wind blows and outcomes are turned around."""
     for night in NIGHTS:
-        world.add_night(night.isoformat(), wind=0.0 if night.day in QUIET else 3.0, is_turned=night.day in STORMY)
+        world.add_night(
+            night.isoformat(),
+            wind=0.0 if night.day in QUIET else 3.0,
+            is_turned=night.day in STORMY,
+        )
         world.score_night(night.isoformat())
     return world
 
@@ -66,22 +75,38 @@ def fleet_of(world: World, tmp_path: Path, *nights: dt.date) -> Fleet:  # noqa: 
 
 
 def test_verdicts_are_those_of_the_product_when_the_weather_changes(stormy: World, tmp_path: Path):
-    watch, course = Watch(stormy.settings, stormy.conn, fleet_of(stormy, tmp_path, CHAMPION)), Course(Policy(Rhythm.TRIGGERED))
+    watch, course = (
+        Watch(stormy.settings, stormy.conn, fleet_of(stormy, tmp_path, CHAMPION)),
+        Course(Policy(Rhythm.TRIGGERED)),
+    )
     for night in NIGHTS:
         course.served[night] = CHAMPION
         if watch.has_triggered(night, course):
             course.decided.append(night)
-    found = {night: {name: getattr(watch.verdicts[night], name) for name in SAME} for night in NIGHTS}
+    found = {
+        night: {name: getattr(watch.verdicts[night], name) for name in SAME} for night in NIGHTS
+    }
     product = {night: stormy.measure(night.isoformat()) for night in NIGHTS}
-    assert found == {night: {name: getattr(verdict, name) for name in SAME} for night, verdict in product.items()}
+    assert found == {
+        night: {name: getattr(verdict, name) for name in SAME} for night, verdict in product.items()
+    }
     assert course.decided == [dt.date.fromisoformat(day) for day, _ in stormy.decisions()]
     assert course.decided
     assert {status_of(watch.verdicts[night]).score_drift for night in NIGHTS} == {"ok", "breached"}
-    assert {status_of(watch.verdicts[night]).performance for night in NIGHTS} == {"unknown", "ok", "breached"}
+    assert {status_of(watch.verdicts[night]).performance for night in NIGHTS} == {
+        "unknown",
+        "ok",
+        "breached",
+    }
 
 
-def test_verdict_of_another_champion_does_not_count_when_the_model_changed(stormy: World, tmp_path: Path):
-    fleet, changed = fleet_of(stormy, tmp_path, CHAMPION, dt.date(2020, 2, 5)), Course(Policy(Rhythm.TRIGGERED))
+def test_verdict_of_another_champion_does_not_count_when_the_model_changed(
+    stormy: World, tmp_path: Path
+):
+    fleet, changed = (
+        fleet_of(stormy, tmp_path, CHAMPION, dt.date(2020, 2, 5)),
+        Course(Policy(Rhythm.TRIGGERED)),
+    )
     watch = Watch(stormy.settings, stormy.conn, fleet)
     for night in NIGHTS:
         changed.served[night] = CHAMPION if night <= dt.date(2020, 2, 5) else dt.date(2020, 2, 5)
@@ -95,9 +120,16 @@ def test_verdict_of_another_champion_does_not_count_when_the_model_changed(storm
 @pytest.mark.parametrize("night", [dt.date(2020, 2, 4), dt.date(2020, 2, 8)])
 def test_gate_decides_as_the_product_does(stormy: World, tmp_path: Path, night: dt.date):
     training_set = build_training_set(stormy.settings, stormy.spec, Partition(night), stormy.run)
-    version = register(stormy.settings, train(stormy.settings, stormy.spec, training_set.key, stormy.run), stormy.run)
+    version = register(
+        stormy.settings,
+        train(stormy.settings, stormy.spec, training_set.key, stormy.run),
+        stormy.run,
+    )
     decision = decide(stormy.settings, stormy.spec, version.version, stormy.run)
-    assert passes(stormy.settings, fleet_of(stormy, tmp_path, CHAMPION, night), night, CHAMPION) == decision.is_promoted, decision.reasons
+    assert (
+        passes(stormy.settings, fleet_of(stormy, tmp_path, CHAMPION, night), night, CHAMPION)
+        == decision.is_promoted
+    ), decision.reasons
 
 
 def test_every_policy_takes_its_course_when_they_run_side_by_side(stormy: World, tmp_path: Path):
@@ -108,7 +140,10 @@ def test_every_policy_takes_its_course_when_they_run_side_by_side(stormy: World,
     n_kept = train_models(fleet, nights, progress)
     found = compare_policies(stormy.settings, fleet, nights, progress, told.append, n_kept)
     shared = on_disk(fleet)
-    alone = [policy_backtest._live(stormy.settings, shared, nights, policy, lambda _: None) for policy in POLICIES]
+    alone = [
+        policy_backtest._live(stormy.settings, shared, nights, policy, lambda _: None)
+        for policy in POLICIES
+    ]
     assert [result.policy for result in told] == list(POLICIES)
     assert [result.course for result in found.results] == alone
     by_policy = {str(result.policy): result.course for result in found.results}

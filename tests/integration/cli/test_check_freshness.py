@@ -47,13 +47,22 @@ def look(settings: Settings, *args: str, **changed: str) -> subprocess.Completed
         "NIGHTSHIFT_WAREHOUSE_PASSWORD": settings.warehouse_password.get_secret_value(),
         **changed,
     }
-    return subprocess.run([sys.executable, "-c", BLOCKER, *args], env=env, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(
+        [sys.executable, "-c", BLOCKER, *args],
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
 
 
 def pager(tmp_path: Path) -> tuple[str, Path]:
     said = tmp_path / "said.json"
     script = tmp_path / "pager.py"
-    script.write_text(f"import sys, pathlib\npathlib.Path({str(said)!r}).write_text(sys.stdin.read())\n")
+    script.write_text(
+        f"import sys, pathlib\npathlib.Path({str(said)!r}).write_text(sys.stdin.read())\n"
+    )
     return shlex.join([sys.executable, str(script)]), said
 
 
@@ -64,7 +73,12 @@ def publish_night(conn):
     def publish_one(model: str, day: str, source: str = "champion") -> None:
         spec = load_specs(PROJECT_ROOT / "dags" / "models")[model]
         ensure_prediction_relations(conn, spec)
-        write = begin(conn, [predictions_target(spec)], PartitionRange.of(day), LoadManifest(RunContext("test"), {"n": "1"}))
+        write = begin(
+            conn,
+            [predictions_target(spec)],
+            PartitionRange.of(day),
+            LoadManifest(RunContext("test"), {"n": "1"}),
+        )
         conn.execute(
             f"insert into predictions.{model} (partition_date, load_id, shard, flight_id, event_timestamp, score, decile, features_as_of,"
             " score_source, run_id) values (%s, %s, 0, 'f', now(), 0.5, 1, now(), %s, 'r')".encode(),
@@ -109,7 +123,9 @@ def test_it_is_late_and_says_which_when_one_model_is_missing(settings, publish_n
     done = look(settings, "--at", IN_TIME, "--notify", NIGHTSHIFT_NOTIFY_COMMAND=command)
 
     assert done.returncode == 1
-    assert "[NS-FRESH-001] Late: arrival_delay_minutes of 2013-03-04 (due 09:00 UTC)." in done.stderr
+    assert (
+        "[NS-FRESH-001] Late: arrival_delay_minutes of 2013-03-04 (due 09:00 UTC)." in done.stderr
+    )
     assert "newest is 2013-03-03" in done.stdout
     told = json.loads(said.read_text())
     assert (told["event"], told["late"]) == ("late", ["arrival_delay_minutes"])
@@ -124,12 +140,18 @@ def test_it_is_late_when_a_night_before_was_never_published(settings, both, publ
     publish_night("flight_delayed", "2013-03-02")
     found = look(settings, "--at", IN_TIME)
     assert found.returncode == 1, found.stderr
-    # 2013-02-25 and -26 to -28 lie within the seven days; what lies before is no business of tonight's.
-    assert "flight_delayed of 2013-02-25, 2013-02-26, 2013-02-27, 2013-02-28, 2013-03-03" in found.stderr
+    # 2013-02-25 and -26 to -28 lie within the seven days; what lies before is no business of
+    # tonight's.
+    assert (
+        "flight_delayed of 2013-02-25, 2013-02-26, 2013-02-27, 2013-02-28, 2013-03-03"
+        in found.stderr
+    )
     assert "arrival_delay_minutes of" not in found.stderr
 
 
-def test_a_rescued_partition_is_on_time_and_shown_as_degraded(settings, both, publish_night, tmp_path):
+def test_a_rescued_partition_is_on_time_and_shown_as_degraded(
+    settings, both, publish_night, tmp_path
+):
     publish_night("flight_delayed", "2013-03-05", "champion")
     publish_night("arrival_delay_minutes", "2013-03-05", "fallback_rule")
     command, said = pager(tmp_path)
@@ -142,7 +164,9 @@ def test_a_rescued_partition_is_on_time_and_shown_as_degraded(settings, both, pu
 
 def test_it_could_not_look_when_the_warehouse_is_down(settings, tmp_path):
     command, said = pager(tmp_path)
-    done = look(settings, "--notify", NIGHTSHIFT_WAREHOUSE_PORT="1", NIGHTSHIFT_NOTIFY_COMMAND=command)
+    done = look(
+        settings, "--notify", NIGHTSHIFT_WAREHOUSE_PORT="1", NIGHTSHIFT_NOTIFY_COMMAND=command
+    )
 
     assert done.returncode == 2
     assert "NS-WAREHOUSE-001" in done.stderr
@@ -166,7 +190,9 @@ def test_it_could_not_look_when_something_else_is_wrong(settings, args, changed)
 
 
 def test_a_failed_notification_is_reported_and_the_exit_code_stays(settings, both):
-    done = look(settings, "--at", "2013-03-06T05:00", "--notify", NIGHTSHIFT_NOTIFY_COMMAND="/no/such/pager")
+    done = look(
+        settings, "--at", "2013-03-06T05:00", "--notify", NIGHTSHIFT_NOTIFY_COMMAND="/no/such/pager"
+    )
     assert done.returncode == 1
     assert "[NS-FRESH-001]" in done.stderr
     assert "[NS-FRESH-002]" in done.stderr

@@ -29,12 +29,20 @@ def own(settings: Settings, tmp_path: Path) -> Settings:
     """Return settings with a folder of specs, contracts and suites of the test's own."""
     for folder in ("dags", "expectations"):
         shutil.copytree(PROJECT_ROOT / folder, tmp_path / folder)
-    places = {"dags_dir": tmp_path / "dags", "expectations_dir": tmp_path / "expectations", "home": tmp_path / "home"}
+    places = {
+        "dags_dir": tmp_path / "dags",
+        "expectations_dir": tmp_path / "expectations",
+        "home": tmp_path / "home",
+    }
     return settings.model_copy(update=places)
 
 
 def write_model(settings: Settings, name: str, old: str = "", new: str = "") -> None:
-    text = (MODELS / "flight_delayed.yaml").read_text().replace("name: flight_delayed", f"name: {name}", 1)
+    text = (
+        (MODELS / "flight_delayed.yaml")
+        .read_text()
+        .replace("name: flight_delayed", f"name: {name}", 1)
+    )
     assert old in text
     (settings.models_dir / f"{name}.yaml").write_text(text.replace(old, new, 1))
     suite = settings.expectations_dir / "predictions" / "flight_delayed.json"
@@ -42,14 +50,18 @@ def write_model(settings: Settings, name: str, old: str = "", new: str = "") -> 
 
 
 @pytest.mark.slow
-def test_migrate_sets_up_the_others_and_names_each_wrong_file(own: Settings, conn: Connection) -> None:
+def test_migrate_sets_up_the_others_and_names_each_wrong_file(
+    own: Settings, conn: Connection
+) -> None:
     write_model(own, "no_view", "feature_view: flight", "feature_view: balloon")
     write_model(own, "known_label", "column: is_delayed", "column: scheduled_departure_at")
     write_model(own, "lost_label", "column: is_delayed", "column: is_on_the_moon")
     (own.models_dir / "half.yaml").write_text("name: half\n")
     (own.datasets_dir / "odd.yaml").write_text("")
     changed = own.datasets_dir / "planes.yaml"
-    changed.write_text(changed.read_text().replace("name: seats, type: integer", "name: seats, type: text"))
+    changed.write_text(
+        changed.read_text().replace("name: seats, type: integer", "name: seats, type: text")
+    )
     (own.expectations_dir / "raw" / "carriers.json").unlink()
     (own.expectations_dir / "predictions" / "no_view.json").write_text("{")
 
@@ -68,7 +80,9 @@ def test_migrate_sets_up_the_others_and_names_each_wrong_file(own: Settings, con
         assert words in said
     kept = {name for (name,) in conn.execute("select model from ops.last_good_specs")}
     assert kept == {"flight_delayed", "arrival_delay_minutes"}
-    made = conn.execute("select to_regclass('analytics.flight_delayed_outcomes'), to_regclass('raw.weather')").fetchone()
+    made = conn.execute(
+        "select to_regclass('analytics.flight_delayed_outcomes'), to_regclass('raw.weather')"
+    ).fetchone()
     assert made is not None
     assert None not in made
 
@@ -83,35 +97,52 @@ def view_of(spec: ModelSpec, **types: str) -> FeatureView:
     return FeatureView(spec.feature_view, spec.entity.key, columns)
 
 
-def test_a_label_that_the_view_shows_and_a_text_among_numbers_are_found(settings: Settings, conn: Connection) -> None:
+def test_a_label_that_the_view_shows_and_a_text_among_numbers_are_found(
+    settings: Settings, conn: Connection
+) -> None:
     conn.execute(
         f"create table features.feat_flight (partition_date date, load_id bigint, {spec().scoring.fallback.feature} real)".encode()
     )
-    found = check_spec(conn, settings, spec(), [view_of(spec(), is_delayed="boolean", distance_miles="text")])
+    found = check_spec(
+        conn, settings, spec(), [view_of(spec(), is_delayed="boolean", distance_miles="text")]
+    )
     assert "label.column: is_delayed stands in feat_flight too" in str(found)
     assert "distance_miles is no number in feat_flight but text" in str(found)
 
 
-@pytest.mark.parametrize(("value", "is_refused"), [(0.0, False), (0.25, False), (1.0, False), (12.0, True), (-1.0, True)])
+@pytest.mark.parametrize(
+    ("value", "is_refused"), [(0.0, False), (0.25, False), (1.0, False), (12.0, True), (-1.0, True)]
+)
 def test_a_rule_whose_column_is_no_probability_is_found_before_a_night_needs_it(
     settings: Settings, conn: Connection, value: float, is_refused: bool
 ) -> None:
     rule = spec().scoring.fallback.feature
-    conn.execute(f"create table features.feat_flight (partition_date date, load_id bigint, {rule} double precision)".encode())
-    conn.execute("insert into features.feat_flight values ('2013-03-04', 1, %s), ('2013-03-04', 1, null)", [value])
+    conn.execute(
+        f"create table features.feat_flight (partition_date date, load_id bigint, {rule} double precision)".encode()
+    )
+    conn.execute(
+        "insert into features.feat_flight values ('2013-03-04', 1, %s), ('2013-03-04', 1, null)",
+        [value],
+    )
     conn.execute(
         "insert into ops.loads"
         " (load_id, dataset, partition_date, token, state, run_id, attempt, actor, code_version, inputs, inputs_digest)"
         " values (1, 'features/flight', '2013-03-04', 1, 'published', 'r', 1, 'test', 'c', '{}', '')"
     )
-    conn.execute("insert into ops.published (dataset, partition_date, load_id, token) values ('features/flight', '2013-03-04', 1, 1)")
+    conn.execute(
+        "insert into ops.published (dataset, partition_date, load_id, token) values ('features/flight', '2013-03-04', 1, 1)"
+    )
     found = str(check_spec(conn, settings, spec(), [view_of(spec())]))
     assert (f"{rule} is no probability, 0 to 1, in 1 rows" in found) == is_refused
     regression = load_spec(MODELS, "arrival_delay_minutes")
-    assert "no probability" not in str(check_spec(conn, settings, regression, [view_of(regression)]))
+    assert "no probability" not in str(
+        check_spec(conn, settings, regression, [view_of(regression)])
+    )
 
 
-def test_a_rescue_runs_on_the_last_good_spec_while_the_file_is_wrong(own: Settings, conn: Connection) -> None:
+def test_a_rescue_runs_on_the_last_good_spec_while_the_file_is_wrong(
+    own: Settings, conn: Connection
+) -> None:
     good = load_spec(own.models_dir, "flight_delayed")
     keep_spec(conn, good)
     keep_spec(conn, good)

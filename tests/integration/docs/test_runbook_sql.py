@@ -9,7 +9,9 @@ import pytest
 
 from nightshift.settings import PROJECT_ROOT, Settings
 
-PAGES = sorted([*(PROJECT_ROOT / "docs" / "runbooks").glob("*.md"), PROJECT_ROOT / "docs" / "production.md"])
+PAGES = sorted(
+    [*(PROJECT_ROOT / "docs" / "runbooks").glob("*.md"), PROJECT_ROOT / "docs" / "production.md"]
+)
 EXAMPLES = {
     "<day>": "2013-03-10", "<first>": "2013-03-01", "<last>": "2013-03-10", "<hole>": "2013-03-02", "<model>": "flight_delayed",
     "<dataset>": "weather", "<view>": "flight", "<column>": "distance_miles", "<load_id>": "1", "<label_relation>": "fct_flight_labels",
@@ -22,7 +24,10 @@ def statements() -> list[tuple[str, str]]:
     found = []
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
-        for sql in [*re.findall(r'nightshift psql (?:--role \w+ )?-c "([^"]+)"', text), *re.findall(r"\| `(select [^`]+)`", text)]:
+        for sql in [
+            *re.findall(r'nightshift psql (?:--role \w+ )?-c "([^"]+)"', text),
+            *re.findall(r"\| `(select [^`]+)`", text),
+        ]:
             for name, value in EXAMPLES.items():
                 sql = sql.replace(name, value)  # noqa: PLW2901
             found.append((page.stem, sql))

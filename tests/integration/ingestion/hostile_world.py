@@ -42,7 +42,9 @@ CONTRACT = {
 
 def good_file(day: dt.date, n_rows: int = 24) -> bytes:
     """Return counts of one shop, a second apart, at a time of the day that no clock change touches."""
-    rows = (f"hill,{day} {10 + n // 3600}:{n // 60 % 60:02d}:{n % 60:02d},{n},\n" for n in range(n_rows))
+    rows = (
+        f"hill,{day} {10 + n // 3600}:{n // 60 % 60:02d}:{n % 60:02d},{n},\n" for n in range(n_rows)
+    )
     return (HEADER + "".join(rows)).encode()
 
 
@@ -60,14 +62,23 @@ class HostileWorld:
         (folder / "visits.yaml").write_text(json.dumps(CONTRACT | changes))
         suite = {
             "name": "raw/visits",
-            "expectations": [{"type": "expect_table_row_count_to_be_between", "kwargs": {"min_value": 0}}],
+            "expectations": [
+                {"type": "expect_table_row_count_to_be_between", "kwargs": {"min_value": 0}}
+            ],
         }
         (suites / "visits.json").write_text(json.dumps(suite))
         load_contract.cache_clear()
         migrate(self.conn, load_contracts(folder))
 
     def bring(
-        self, day: dt.date, data: bytes | None, n: int, name: str = "a", suffix: str = ".csv", hour: int = 4, **said: Any
+        self,
+        day: dt.date,
+        data: bytes | None,
+        n: int,
+        name: str = "a",
+        suffix: str = ".csv",
+        hour: int = 4,
+        **said: Any,
     ) -> dict[str, Any]:
         """Write a file, unless it is None, and its manifest; ``said`` replaces what the manifest says."""
         folder = f"landing/visits/dt={day}/"
@@ -87,10 +98,14 @@ class HostileWorld:
         return key
 
     def ingest(self, first: dt.date, last: dt.date | None = None) -> IngestResult:
-        return ingest(self.settings, "visits", PartitionRange.of(str(first), str(last or first)), self.run)
+        return ingest(
+            self.settings, "visits", PartitionRange.of(str(first), str(last or first)), self.run
+        )
 
     def sweep(self, first: dt.date, last: dt.date | None = None) -> SweepResult:
-        return sweep(self.settings, "visits", PartitionRange.of(str(first), str(last or first)), self.run)
+        return sweep(
+            self.settings, "visits", PartitionRange.of(str(first), str(last or first)), self.run
+        )
 
     def rows(self, day: dt.date) -> int:
         """Return how many rows readers see of a day."""
@@ -118,7 +133,9 @@ class HostileWorld:
 
 
 @contextmanager
-def hostile_world(session_settings: Settings, template: str, folder: Path) -> Iterator[HostileWorld]:
+def hostile_world(
+    session_settings: Settings, template: str, folder: Path
+) -> Iterator[HostileWorld]:
     """Yield a world with a database and a bucket of its own."""
     name = f"test_{uuid.uuid4().hex[:12]}"
     _admin(session_settings, f"create database {name} template {template}")

@@ -62,7 +62,9 @@ def test_a_corrected_row_becomes_a_version_of_its_own_time_when_replayed(things,
 
     assert (result.replayed, result.superseded) == ((row_id,), ())
     assert visible(conn) == [("a", 1, CORRECTED), ("b", 5, CORRECTED), ("c", 7, CORRECTED)]
-    versions = conn.execute("select known_at, superseded_at, n_rows from ops.raw_versions order by 1").fetchall()
+    versions = conn.execute(
+        "select known_at, superseded_at, n_rows from ops.raw_versions order by 1"
+    ).fetchall()
     assert versions == [(DELIVERED, CORRECTED, 2), (CORRECTED, None, 3)]
     assert find_row(conn, row_id).state == "replayed"
     assert conn.execute("select actor, note, corrected from quarantine.corrections").fetchall() == [
@@ -81,7 +83,9 @@ def test_a_corrected_row_becomes_a_version_of_its_own_time_when_replayed(things,
         ({"size": "5"}, DELIVERED, "known after"),
     ],
 )
-def test_nothing_is_delivered_when_a_corrected_row_breaks_the_contract_too(things, conn, run, values, at, says):
+def test_nothing_is_delivered_when_a_corrected_row_breaks_the_contract_too(
+    things, conn, run, values, at, says
+):
     settings, row_id = things
     before = visible(conn)
     correct_row(conn, row_id, values, at, "cli:ann", "a guess")
@@ -109,7 +113,9 @@ def test_a_correction_is_superseded_and_said_so_when_upstream_repaired_the_row(t
     assert find_row(conn, row_id).state == "superseded"
 
 
-def test_a_replay_ends_the_same_when_it_was_killed_before_it_was_recorded(things, conn, run, monkeypatch):
+def test_a_replay_ends_the_same_when_it_was_killed_before_it_was_recorded(
+    things, conn, run, monkeypatch
+):
     from nightshift.ingestion import corrected_drop
 
     settings, row_id = things
@@ -142,7 +148,10 @@ def test_a_row_is_not_corrected_when_it_is_settled_or_nothing_says_why(things, c
 
 def test_refused_rows_are_not_shown_when_the_role_may_not_see_them(settings, conn):
     require_right(conn)
-    changed = {"warehouse_user": settings.warehouse_admin_user, "warehouse_password": settings.warehouse_admin_password}
+    changed = {
+        "warehouse_user": settings.warehouse_admin_user,
+        "warehouse_password": settings.warehouse_admin_password,
+    }
     with connect(settings.model_copy(update=changed), "test admin") as admin:
         apply_grants(admin)
     changed = {"warehouse_user": ANALYST, "warehouse_password": settings.analyst_password}
@@ -166,8 +175,19 @@ def test_a_person_lists_shows_corrects_and_replays_a_row_by_command(things, conn
 
     assert "wrong" not in type_in("list", "things").replace("wrong_type", "")
     assert "'wrong'" in type_in("show", row_id)
-    type_in("correct", row_id, "--set", "size=5", "--note", "upstream says 5", "--at", CORRECTED.isoformat())
-    assert f"1 row(s) replayed by landing/things/dt={DAY}/corrected-" in type_in("replay", "things", DAY)
+    type_in(
+        "correct",
+        row_id,
+        "--set",
+        "size=5",
+        "--note",
+        "upstream says 5",
+        "--at",
+        CORRECTED.isoformat(),
+    )
+    assert f"1 row(s) replayed by landing/things/dt={DAY}/corrected-" in type_in(
+        "replay", "things", DAY
+    )
     assert type_in("replay", "things", DAY) == "nothing to replay\n"
     assert [row[:2] for row in visible(conn)] == [("a", 1), ("b", 5), ("c", 7)]
 
@@ -181,7 +201,11 @@ def test_the_difference_and_what_adopts_it_are_printed_by_command(things, monkey
     done = CliRunner().invoke(contract.app, ["diff", "things", str(DAY)])
 
     assert done.exit_code == 1
-    for line in ("+ extra  (unknown, text; ignored until adopted)", "    added: [extra]", "Then: nightshift migrate"):
+    for line in (
+        "+ extra  (unknown, text; ignored until adopted)",
+        "    added: [extra]",
+        "Then: nightshift migrate",
+    ):
         assert line in done.output
 
 
@@ -193,7 +217,9 @@ def test_the_plan_of_a_redo_is_printed_by_command(things, monkeypatch):
     monkeypatch.setattr(redo, "load_settings", lambda: settings)
     deliver(settings, b"id,how_big\na,2\n", 1, CORRECTED, "second")
 
-    done = CliRunner().invoke(app, ["redo", "--plan", "--dataset", "things"], catch_exceptions=False)
+    done = CliRunner().invoke(
+        app, ["redo", "--plan", "--dataset", "things"], catch_exceptions=False
+    )
 
     assert done.exit_code == 0
     assert "late arrivals: 1 drop(s) that landed and are not in" in done.output
@@ -207,7 +233,9 @@ def correct_by_cli(settings, monkeypatch, row_id, *values):
 
     monkeypatch.setattr(quarantine, "load_settings", lambda: settings)
     given = [part for value in values for part in ("--set", value)]
-    return CliRunner().invoke(app, ["quarantine", "correct", str(row_id), *given, "--note", "asked"])
+    return CliRunner().invoke(
+        app, ["quarantine", "correct", str(row_id), *given, "--note", "asked"]
+    )
 
 
 @pytest.mark.parametrize(
@@ -219,7 +247,9 @@ def correct_by_cli(settings, monkeypatch, row_id, *values):
         ("extra=5", "extra: no such column"),
     ],
 )
-def test_a_value_that_the_contract_cannot_read_is_no_correction(things, conn, monkeypatch, value, says):
+def test_a_value_that_the_contract_cannot_read_is_no_correction(
+    things, conn, monkeypatch, value, says
+):
     settings, row_id = things
 
     result = correct_by_cli(settings, monkeypatch, row_id, value)
@@ -232,7 +262,9 @@ def test_a_value_that_the_contract_cannot_read_is_no_correction(things, conn, mo
     assert find_row(conn, row_id).state == "corrected"
 
 
-def test_malformed_lines_stay_as_they_are_when_another_row_is_replayed(settings, conn, run, tmp_path, monkeypatch):
+def test_malformed_lines_stay_as_they_are_when_another_row_is_replayed(
+    settings, conn, run, tmp_path, monkeypatch
+):
     from nightshift.contracts.datasets import load_contracts
 
     (tmp_path / "datasets").mkdir()
@@ -245,7 +277,8 @@ def test_malformed_lines_stay_as_they_are_when_another_row_is_replayed(settings,
     deliver(moved, b"id,how_big\n" + lines, 5, DELIVERED, "first")
     ingest(moved, "things", DAYS, run)
     malformed, wrong = (
-        [row for row in list_rows(conn, "raw/things", DAYS) if row.reason == reason] for reason in ("malformed_row", "wrong_type")
+        [row for row in list_rows(conn, "raw/things", DAYS) if row.reason == reason]
+        for reason in ("malformed_row", "wrong_type")
     )
     assert [row.delivered["line"] for row in malformed] == ['b,"x"y', 'c,"open', "e,7,8"]
     assert correct_by_cli(moved, monkeypatch, malformed[0].row_id, "size=6").exit_code != 0
@@ -254,5 +287,8 @@ def test_malformed_lines_stay_as_they_are_when_another_row_is_replayed(settings,
 
     result = replay_corrections(moved, "things", DAY, run)
 
-    assert ObjectStore.open(moved).get(result.data_key) == b'id,how_big\na,1\nb,6\nc,"open\nd,5\ne,7,8\n'
+    assert (
+        ObjectStore.open(moved).get(result.data_key)
+        == b'id,how_big\na,1\nb,6\nc,"open\nd,5\ne,7,8\n'
+    )
     assert [row[:2] for row in visible(conn)] == [("a", 1), ("b", 6), ("d", 5)]

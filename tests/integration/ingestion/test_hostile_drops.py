@@ -36,7 +36,9 @@ _days = count()
 @pytest.fixture(scope="module")
 def world(session_settings, template_database, tmp_path_factory) -> Iterator[HostileWorld]:
     """Return one world for all tests here: each has days of its own in it."""
-    with hostile_world(session_settings, template_database, tmp_path_factory.mktemp("hostile")) as one:
+    with hostile_world(
+        session_settings, template_database, tmp_path_factory.mktemp("hostile")
+    ) as one:
         yield one
 
 
@@ -59,7 +61,14 @@ def table_file(columns: dict[str, object]) -> bytes:
 def damaged_parquet(day: dt.date) -> bytes:
     """Return a file whose pages are noise, while its footer is right."""
     data = bytearray(
-        table_file({"shop": ["hill"] * 100, "hour_at": [f"{day} 10:00"] * 100, "visitors": list(range(100)), "valid_to": [""] * 100})
+        table_file(
+            {
+                "shop": ["hill"] * 100,
+                "hour_at": [f"{day} 10:00"] * 100,
+                "visitors": list(range(100)),
+                "valid_to": [""] * 100,
+            }
+        )
     )
     data[4:200] = bytes(n * 37 % 256 for n in range(196))
     return bytes(data)
@@ -155,8 +164,12 @@ def test_a_bad_file_keeps_no_good_one_out_and_is_recorded(world, day, kind):
 
 EITHER_WAY: dict[str, Kind] = {
     "line ends are CR": lambda w, d: w.bring(d, (HEADER + row(d)).replace("\n", "\r").encode(), 1),
-    "a time in the year 9999": lambda w, d: w.bring(d, f"shop,hour_at,visitors,valid_to\n{row(d, ',9999-12-31 23:59:59')}".encode(), 1),
-    "a time in the year 1": lambda w, d: w.bring(d, f"shop,hour_at,visitors,valid_to\n{row(d, ',0001-01-01 00:00:00')}".encode(), 1),
+    "a time in the year 9999": lambda w, d: w.bring(
+        d, f"shop,hour_at,visitors,valid_to\n{row(d, ',9999-12-31 23:59:59')}".encode(), 1
+    ),
+    "a time in the year 1": lambda w, d: w.bring(
+        d, f"shop,hour_at,visitors,valid_to\n{row(d, ',0001-01-01 00:00:00')}".encode(), 1
+    ),
     "NUL in a value": lambda w, d: w.bring(d, (HEADER + f"hi\0ll,{d} 10:00,3,\n").encode(), 1),
 }
 
@@ -181,7 +194,9 @@ def test_a_file_that_may_be_read_or_refused_keeps_no_good_one_out(world, day, ki
      pa.ArrowInvalid("Anna"), errors.DataError("Anna"), MemoryError("Anna"), ZeroDivisionError("Anna")],
     ids=lambda error: type(error).__name__,
 )  # fmt: skip
-def test_any_exception_of_the_reader_is_the_refusal_of_its_file(world, day, monkeypatch, error, size):
+def test_any_exception_of_the_reader_is_the_refusal_of_its_file(
+    world, day, monkeypatch, error, size
+):
     from nightshift.ingestion import large_drop
 
     def read(drop, *arguments, **named):
@@ -276,7 +291,9 @@ def test_all_days_are_in_when_a_range_is_larger_than_a_batch(world, day, monkeyp
 
     result = world.ingest(days[0], days[-1])
 
-    assert [(one.day, one.n_rows, one.is_new) for one in result.partitions] == [(one, 24, True) for one in days]
+    assert [(one.day, one.n_rows, one.is_new) for one in result.partitions] == [
+        (one, 24, True) for one in days
+    ]
     assert not world.ingest(days[0], days[-1]).is_new
 
 
@@ -284,7 +301,11 @@ def test_a_file_that_is_larger_than_its_manifest_says_streams(world, day, monkey
     monkeypatch.setattr(contract_check, "IN_MEMORY_BYTES", 2_000)
     streamed = []
     actual = drop_batches.write_large
-    monkeypatch.setattr(drop_batches, "write_large", lambda call, drop: streamed.append(drop.partition) or actual(call, drop))
+    monkeypatch.setattr(
+        drop_batches,
+        "write_large",
+        lambda call, drop: streamed.append(drop.partition) or actual(call, drop),
+    )
     world.bring(day, gzip.compress(good_file(day, 1000)), 1000, suffix=".csv.gz")
 
     assert world.ingest(day).n_rows == 1000
@@ -329,13 +350,17 @@ def landing_of(world: HostileWorld, day: dt.date):
     return read_landing(world.store, "visits", PartitionRange.of(str(day)))
 
 
-def test_a_wrong_manifest_stands_until_it_is_set_aside_or_a_good_drop_follows(world, day, monkeypatch):
+def test_a_wrong_manifest_stands_until_it_is_set_aside_or_a_good_drop_follows(
+    world, day, monkeypatch
+):
     world.bring(day, good_file(day), 24)
     key = world.bring_manifest(day, b"{}", "later")
     later = dt.datetime.now(dt.UTC) + dt.timedelta(hours=1)
     actual = world.store.list_objects
 
-    def an_hour_later(_, prefix, start_after=""):  # the store's clock has whole seconds, and a test has no hour
+    def an_hour_later(
+        _, prefix, start_after=""
+    ):  # the store's clock has whole seconds, and a test has no hour
         for listed in actual(prefix, start_after):
             yield replace(listed, received_at=later) if listed.key == key else listed
 
@@ -371,7 +396,9 @@ def test_the_next_best_drop_counts_when_the_newest_is_withdrawn(world, day):
     after = world.versions(day)
     assert after[:2] == before
     assert [n_rows for _, n_rows in after] == [24, 3, 24]
-    (decided_at,) = world.conn.execute("select max(at) from ops.drop_decisions where partition_date = %s", [day]).fetchone()
+    (decided_at,) = world.conn.execute(
+        "select max(at) from ops.drop_decisions where partition_date = %s", [day]
+    ).fetchone()
     assert after[2][0] == decided_at
     with pytest.raises(DropUnknownError):
         withdraw(world.conn, landing_of(world, day), wrong["data_key"], "me", "again")
@@ -440,7 +467,9 @@ def test_what_a_partition_was_known_as_is_not_rewritten_by_an_old_date(world, da
     )  # fmt: skip
     world.ingest(day)
     world.bring(day, good_file(day, 3), 3, "forged", hour=1)
-    world.bring(day, good_file(day, 5), 5, "today", delivered_at=dt.datetime.now(dt.UTC).isoformat())
+    world.bring(
+        day, good_file(day, 5), 5, "today", delivered_at=dt.datetime.now(dt.UTC).isoformat()
+    )
 
     late = world.sweep(day)
 

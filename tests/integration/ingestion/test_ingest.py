@@ -14,7 +14,14 @@ from nightshift.errors import NightshiftError
 from nightshift.ingestion.load import DropMissingError, ingest
 from nightshift.lake.drops import NewDrop, write_drop
 from nightshift.lake.object_store import ObjectStore
-from nightshift.quality.contract_check import ColumnsError, ContractError, DigestError, RefusedRatioError, RowCountError, TypeChangedError
+from nightshift.quality.contract_check import (
+    ColumnsError,
+    ContractError,
+    DigestError,
+    RefusedRatioError,
+    RowCountError,
+    TypeChangedError,
+)
 from nightshift.quality.gates import GateError, SuiteError
 from nightshift.quality.quarantine import QuarantineState, count_rows, list_rows
 from nightshift.warehouse.migrate import migrate
@@ -68,17 +75,26 @@ def test_a_range_becomes_one_load_when_every_day_is_delivered(settings, conn, ru
     assert len({p.load_id for p in result.partitions}) == 1
     assert (result.n_rows, result.is_new) == (213, True)
     known = [known_at for _, _, known_at, _ in versions(conn)]
-    assert known == [dt.datetime(2013, 3, day, hour, 10, tzinfo=dt.UTC) for day, hour in ((10, 5), (11, 4), (12, 4))]
+    assert known == [
+        dt.datetime(2013, 3, day, hour, 10, tzinfo=dt.UTC)
+        for day, hour in ((10, 5), (11, 4), (12, 4))
+    ]
 
 
 def test_every_column_arrives_typed_when_a_row_is_loaded(settings, conn, run):
     play(settings, dataset="flight_outcomes", days=PartitionRange.of("2013-01-01"))
     ingest(settings, "flight_outcomes", PartitionRange.of("2013-01-01"), run)
 
-    row = conn.execute("select * from raw.flight_outcomes where carrier = 'UA' and flight_number = 1545 and origin = 'EWR'").fetchone()
-    source = conn.execute("select source_uri from raw.ingested_drops where load_id = %s", [row[1]]).fetchone()
+    row = conn.execute(
+        "select * from raw.flight_outcomes where carrier = 'UA' and flight_number = 1545 and origin = 'EWR'"
+    ).fetchone()
+    source = conn.execute(
+        "select source_uri from raw.ingested_drops where load_id = %s", [row[1]]
+    ).fetchone()
 
-    assert source == (f"s3://{settings.s3_bucket}/landing/flight_outcomes/dt=2013-01-01/flight_outcomes.csv",)
+    assert source == (
+        f"s3://{settings.s3_bucket}/landing/flight_outcomes/dt=2013-01-01/flight_outcomes.csv",
+    )
     assert row[0] == dt.date(2013, 1, 1)
     assert row[2] == dt.datetime(2013, 1, 2, 5, 5, tzinfo=dt.UTC)
     assert row[3:] == (
@@ -92,14 +108,24 @@ def test_both_hours_are_there_when_the_clock_was_set_back(settings, conn, run):
     play(settings, days=day)
     ingest(settings, "weather", day, run)
 
-    hours = conn.execute("select observed_at from raw.weather where origin = 'EWR' order by 1 limit 3").fetchall()
+    hours = conn.execute(
+        "select observed_at from raw.weather where origin = 'EWR' order by 1 limit 3"
+    ).fetchall()
 
-    assert [at for (at,) in hours] == [dt.datetime(2013, 11, 3, hour, tzinfo=dt.UTC) for hour in (5, 6, 7)]
+    assert [at for (at,) in hours] == [
+        dt.datetime(2013, 11, 3, hour, tzinfo=dt.UTC) for hour in (5, 6, 7)
+    ]
 
 
 @pytest.mark.parametrize(
     "kind",
-    [FaultKind.TWICE, FaultKind.RENAMED, FaultKind.REORDERED_ROWS, FaultKind.REORDERED_COLUMNS, FaultKind.DUPLICATED_ROWS],
+    [
+        FaultKind.TWICE,
+        FaultKind.RENAMED,
+        FaultKind.REORDERED_ROWS,
+        FaultKind.REORDERED_COLUMNS,
+        FaultKind.DUPLICATED_ROWS,
+    ],
 )
 def test_the_rows_are_those_of_the_clean_file_when_it_comes_otherwise(settings, conn, run, kind):
     clean = settings.model_copy(update={"s3_bucket": f"{settings.s3_bucket}-clean"})
@@ -122,14 +148,18 @@ def test_ingesting_again_changes_nothing_when_nothing_new_came(settings, conn, r
 
     again = ingest(settings, "weather", DAYS, run)
 
-    assert [(p.day, p.load_id, p.n_rows) for p in again.partitions] == [(p.day, p.load_id, p.n_rows) for p in first.partitions]
+    assert [(p.day, p.load_id, p.n_rows) for p in again.partitions] == [
+        (p.day, p.load_id, p.n_rows) for p in first.partitions
+    ]
     assert not again.is_new
     assert conn.execute("select count(*) from ops.loads").fetchone() == n_loads
 
 
 @pytest.mark.parametrize("in_one_call", [True, False])
 def test_a_correction_is_a_new_version_when_it_comes_later(settings, conn, run, in_one_call):
-    correction = fault(FaultKind.CORRECTION, column="temperature_f", value="55.5", n_rows=2, delay=30 * HOURS)
+    correction = fault(
+        FaultKind.CORRECTION, column="temperature_f", value="55.5", n_rows=2, delay=30 * HOURS
+    )
     if not in_one_call:
         play(settings)
         ingest(settings, "weather", DAYS, run)
@@ -149,7 +179,11 @@ def test_an_older_drop_does_not_replace_a_newer_one_when_it_is_ingested_later(se
     play(settings, fault(FaultKind.LATE, delay=9 * HOURS))
     ingest(settings, "weather", DAYS, run)
     rows = visible(conn)
-    play(settings, fault(FaultKind.RENAMED), fault(FaultKind.BAD_ROWS, column="temperature_f", value="11.5"))
+    play(
+        settings,
+        fault(FaultKind.RENAMED),
+        fault(FaultKind.BAD_ROWS, column="temperature_f", value="11.5"),
+    )
 
     ingest(settings, "weather", DAYS, run)
 
@@ -160,7 +194,9 @@ def test_an_older_drop_does_not_replace_a_newer_one_when_it_is_ingested_later(se
 def test_a_missing_day_is_named_when_it_is_due(settings, conn, run):
     play(settings, fault(FaultKind.ABSENT))
 
-    with pytest.raises(DropMissingError, match="1 of 3 days have no drop, the first is 2013-03-10") as caught:
+    with pytest.raises(
+        DropMissingError, match="1 of 3 days have no drop, the first is 2013-03-10"
+    ) as caught:
         ingest(settings, "weather", DAYS, run)
 
     assert caught.value.code == "NS-INGEST-001"
@@ -173,7 +209,10 @@ def test_a_missing_day_is_no_error_when_the_dataset_comes_on_change(settings, ru
     play(settings, dataset="carriers", days=PartitionRange.of("2013-01-01"))
 
     assert ingest(settings, "carriers", DAYS, run).partitions == ()
-    assert ingest(settings, "carriers", PartitionRange.of("2013-01-01", "2013-01-05"), run).n_rows == 16
+    assert (
+        ingest(settings, "carriers", PartitionRange.of("2013-01-01", "2013-01-05"), run).n_rows
+        == 16
+    )
 
 
 @pytest.mark.parametrize(
@@ -181,7 +220,11 @@ def test_a_missing_day_is_no_error_when_the_dataset_comes_on_change(settings, ru
     [
         (fault(FaultKind.TRUNCATED), RowCountError, "expected: 69 rows\n  got:      68 rows"),
         (fault(FaultKind.CORRUPTED), DigestError, "corrupt or truncated"),
-        (fault(FaultKind.MISSING_COLUMN, column="pressure_mb", value=""), ColumnsError, "- pressure_mb  (missing)"),
+        (
+            fault(FaultKind.MISSING_COLUMN, column="pressure_mb", value=""),
+            ColumnsError,
+            "- pressure_mb  (missing)",
+        ),
         (
             fault(FaultKind.RENAMED_COLUMN, column="pressure_mb", value="pressure_mbar"),
             ColumnsError,
@@ -192,10 +235,16 @@ def test_a_missing_day_is_no_error_when_the_dataset_comes_on_change(settings, ru
             TypeChangedError,
             "expected number, 69 of 69 values",
         ),
-        (fault(FaultKind.WRONG_TYPE, column="humidity_pct", value="101"), RefusedRatioError, "0 good, 69 refused: 69 out_of_range"),
+        (
+            fault(FaultKind.WRONG_TYPE, column="humidity_pct", value="101"),
+            RefusedRatioError,
+            "0 good, 69 refused: 69 out_of_range",
+        ),
     ],
 )
-def test_only_its_own_day_is_missing_when_a_file_breaks_its_contract(settings, conn, run, broken, error, says):
+def test_only_its_own_day_is_missing_when_a_file_breaks_its_contract(
+    settings, conn, run, broken, error, says
+):
     play(settings, broken)
 
     for _ in range(2):
@@ -203,7 +252,10 @@ def test_only_its_own_day_is_missing_when_a_file_breaks_its_contract(settings, c
             ingest(settings, "weather", DAYS, run)
 
     assert says in str(caught.value)
-    assert [(day, n_rows) for day, n_rows, *_ in versions(conn)] == [("2013-03-09", 72), ("2013-03-11", 72)]
+    assert [(day, n_rows) for day, n_rows, *_ in versions(conn)] == [
+        ("2013-03-09", 72),
+        ("2013-03-11", 72),
+    ]
     kept = conn.execute("select partition_date, code from quarantine.refused_drops").fetchall()
     assert kept == [(DAY, caught.value.code)]
 
@@ -224,7 +276,9 @@ def test_an_added_column_is_ignored_and_noted_when_it_comes(settings, conn, run)
     play(settings, fault(FaultKind.ADDED_COLUMN, column="cloud_cover", value="8"))
 
     assert ingest(settings, "weather", DAYS, run).n_rows == 213
-    notes = conn.execute("select partition_date, notes from raw.ingested_drops where notes <> '{}'").fetchall()
+    notes = conn.execute(
+        "select partition_date, notes from raw.ingested_drops where notes <> '{}'"
+    ).fetchall()
     assert notes == [(DAY, ["added column ignored: cloud_cover"])]
 
 
@@ -236,7 +290,12 @@ def test_single_bad_rows_are_quarantined_and_counted_when_within_the_limit(setti
     assert [(p.n_rows, p.n_refused) for p in result.partitions] == [(72, 0), (66, 3), (72, 0)]
     assert count_rows(conn, "raw/weather", DAYS) == {("wrong_type", QuarantineState.OPEN): 3}
     row = list_rows(conn, "raw/weather", DAYS)[0]
-    assert (row.partition_date, row.column_name, row.delivered["temperature_f"], row.state) == (DAY, "temperature_f", "cold", "open")
+    assert (row.partition_date, row.column_name, row.delivered["temperature_f"], row.state) == (
+        DAY,
+        "temperature_f",
+        "cold",
+        "open",
+    )
     assert row.source_uri.endswith("dt=2013-03-10/weather.csv")
     assert ingest(settings, "weather", DAYS, run).n_refused == 3
 
@@ -244,7 +303,10 @@ def test_single_bad_rows_are_quarantined_and_counted_when_within_the_limit(setti
 def test_too_many_bad_rows_refuse_the_file_when_over_the_limit(settings, conn, run):
     play(settings, fault(FaultKind.BAD_ROWS, column="temperature_f", value="cold", n_rows=4))
 
-    with pytest.raises(RefusedRatioError, match=r"at most 5.0% of the rows refused\n  got:      65 good, 4 refused: 4 wrong_type"):
+    with pytest.raises(
+        RefusedRatioError,
+        match=r"at most 5.0% of the rows refused\n  got:      65 good, 4 refused: 4 wrong_type",
+    ):
         ingest(settings, "weather", DAYS, run)
 
 
@@ -252,7 +314,13 @@ def test_the_same_bad_rows_are_kept_once_when_the_file_comes_reordered(settings,
     bad = fault(FaultKind.BAD_ROWS, column="temperature_f", value="cold", n_rows=2)
     play(settings, bad)
     ingest(settings, "weather", DAYS, run)
-    play(settings, bad, fault(FaultKind.REORDERED_ROWS), fault(FaultKind.RENAMED), fault(FaultKind.LATE))
+    play(
+        settings,
+        bad,
+        fault(FaultKind.REORDERED_ROWS),
+        fault(FaultKind.RENAMED),
+        fault(FaultKind.LATE),
+    )
 
     ingest(settings, "weather", DAYS, run)
 
@@ -261,40 +329,63 @@ def test_the_same_bad_rows_are_kept_once_when_the_file_comes_reordered(settings,
 
 def test_schedules_are_refused_when_they_are_not_for_the_next_day(settings, conn, run):
     one_day = PartitionRange.of("2013-03-10")
-    bad = Fault(FaultKind.BAD_ROWS, "flight_schedules", DAY, column="flight_date", value="2013-03-10", n_rows=2)
+    bad = Fault(
+        FaultKind.BAD_ROWS,
+        "flight_schedules",
+        DAY,
+        column="flight_date",
+        value="2013-03-10",
+        n_rows=2,
+    )
     deliver(settings, one_day, [bad], datasets=("flight_schedules",))
 
     result = ingest(settings, "flight_schedules", one_day, run)
 
     assert result.n_refused == 2
-    assert count_rows(conn, "raw/flight_schedules", one_day) == {("outside_partition", QuarantineState.OPEN): 2}
+    assert count_rows(conn, "raw/flight_schedules", one_day) == {
+        ("outside_partition", QuarantineState.OPEN): 2
+    }
 
 
 def test_local_times_are_refused_when_the_clock_was_set_over_them(settings, conn, run):
     data = b"id,at\na,2013-03-10 01:59\nb,2013-03-10 02:30\nc,2013-03-10 03:00\n"
     folder = settings.home / "datasets"
     folder.mkdir()
-    for name, zone, day in (("events", "America/New_York", DAY), ("island", "Australia/Lord_Howe", dt.date(2013, 4, 7))):
+    for name, zone, day in (
+        ("events", "America/New_York", DAY),
+        ("island", "Australia/Lord_Howe", dt.date(2013, 4, 7)),
+    ):
         (folder / f"{name}.yaml").write_text(
             f"{{name: {name}, description: d, schema_version: 1, timezone: {zone}, delivery: on_change, history_start: 2013-01-01,"
             " grain: g, key: [id], event_timestamp: at, columns: [{name: id, type: text}, {name: at, type: local_timestamp}],"
             " maximum_refused_ratio: 0.5}"
         )
-        text = data if name == "events" else b"id,at\na,2013-04-07 01:15\nb,2013-04-07 01:45\nc,2013-04-07 02:00\n"
+        text = (
+            data
+            if name == "events"
+            else b"id,at\na,2013-04-07 01:15\nb,2013-04-07 01:45\nc,2013-04-07 02:00\n"
+        )
         write_suite(settings.home / "expectations", f"raw/{name}")
         store = ObjectStore.open(settings)
         store.ensure_bucket()
         write_drop(store, NewDrop(name, day, dt.datetime(2013, 5, 1, tzinfo=dt.UTC), text, 3, "x"))
     migrate(conn, load_contracts(folder))
-    moved = settings.model_copy(update={"dags_dir": settings.home, "expectations_dir": settings.home / "expectations"})
+    moved = settings.model_copy(
+        update={"dags_dir": settings.home, "expectations_dir": settings.home / "expectations"}
+    )
 
     assert ingest(moved, "events", PartitionRange.of("2013-03-10"), run).n_refused == 1
     assert ingest(moved, "island", PartitionRange.of("2013-04-07"), run).n_refused == 0
 
     at = dict(conn.execute("select id, at from raw.events").fetchall())
-    assert at == {"a": dt.datetime(2013, 3, 10, 6, 59, tzinfo=dt.UTC), "c": dt.datetime(2013, 3, 10, 7, 0, tzinfo=dt.UTC)}
+    assert at == {
+        "a": dt.datetime(2013, 3, 10, 6, 59, tzinfo=dt.UTC),
+        "c": dt.datetime(2013, 3, 10, 7, 0, tzinfo=dt.UTC),
+    }
     island = [at for (at,) in conn.execute("select at from raw.island order by id")]
-    assert island == [dt.datetime(2013, 4, 6, *clock, tzinfo=dt.UTC) for clock in ((14, 15), (14, 45), (15, 30))]
+    assert island == [
+        dt.datetime(2013, 4, 6, *clock, tzinfo=dt.UTC) for clock in ((14, 15), (14, 45), (15, 30))
+    ]
 
 
 def test_nothing_is_visible_when_the_gate_refuses(settings, conn, run):
@@ -302,7 +393,9 @@ def test_nothing_is_visible_when_the_gate_refuses(settings, conn, run):
     folder = settings.home / "expectations"
     (folder / "raw").mkdir(parents=True)
     strict = [{"type": "expect_table_row_count_to_be_between", "kwargs": {"max_value": 10}}]
-    (folder / "raw" / "weather.json").write_text(json.dumps({"name": "raw/weather", "expectations": strict}))
+    (folder / "raw" / "weather.json").write_text(
+        json.dumps({"name": "raw/weather", "expectations": strict})
+    )
     refusing = settings.model_copy(update={"expectations_dir": folder})
 
     with pytest.raises(GateError):
@@ -313,8 +406,12 @@ def test_nothing_is_visible_when_the_gate_refuses(settings, conn, run):
     assert ingest(settings, "weather", DAYS, run).n_rows == 213
 
 
-@pytest.mark.parametrize(("dataset", "days"), [("weather", DAYS), ("carriers", PartitionRange.of("2013-01-01"))])
-def test_a_dataset_is_refused_when_it_has_no_suite_however_often_it_comes(settings, conn, run, dataset, days):
+@pytest.mark.parametrize(
+    ("dataset", "days"), [("weather", DAYS), ("carriers", PartitionRange.of("2013-01-01"))]
+)
+def test_a_dataset_is_refused_when_it_has_no_suite_however_often_it_comes(
+    settings, conn, run, dataset, days
+):
     play(settings, dataset=dataset, days=days)
 
     with pytest.raises(SuiteError):
@@ -322,7 +419,9 @@ def test_a_dataset_is_refused_when_it_has_no_suite_however_often_it_comes(settin
     assert conn.execute("select count(*) from ops.published").fetchone() == (0,)
 
 
-def test_a_rerun_ends_the_same_when_an_attempt_was_killed_before_publishing(settings, conn, run, monkeypatch):
+def test_a_rerun_ends_the_same_when_an_attempt_was_killed_before_publishing(
+    settings, conn, run, monkeypatch
+):
     from nightshift.ingestion import raw_load
 
     play(settings, fault(FaultKind.BAD_ROWS, column="temperature_f", value="cold", n_rows=2))
@@ -345,7 +444,9 @@ def test_a_rerun_ends_the_same_when_an_attempt_was_killed_before_publishing(sett
 
 
 def test_every_error_has_a_stable_code_when_raised():
-    codes = [error.code for error in (DropMissingError, ContractError, *ContractError.__subclasses__())]
+    codes = [
+        error.code for error in (DropMissingError, ContractError, *ContractError.__subclasses__())
+    ]
 
     assert len(set(codes)) == len(codes) == 11
     assert issubclass(DropMissingError, NightshiftError)
@@ -367,7 +468,9 @@ def test_old_and_new_code_write_to_a_table_of_before_and_no_version_changes(sett
     """Old code fills two columns that new code leaves null; both may run while a deployment is rolled out."""
     play(settings)
     for column in ("source_uri", "source_sha256"):
-        conn.execute(f"alter table raw.weather add column {column} text not null default 'x'".encode())
+        conn.execute(
+            f"alter table raw.weather add column {column} text not null default 'x'".encode()
+        )
     ingest(settings, "weather", DAYS, run)
     rows, known = visible(conn), versions(conn)
     for column in ("source_uri", "source_sha256"):
@@ -378,5 +481,7 @@ def test_old_and_new_code_write_to_a_table_of_before_and_no_version_changes(sett
     ingest(settings, "weather", DAYS, run)
 
     assert (visible(conn), versions(conn)) == (rows, known)
-    hashes = conn.execute("select count(*), count(distinct content_hash) from ops.loads where dataset = 'raw/weather'").fetchone()
+    hashes = conn.execute(
+        "select count(*), count(distinct content_hash) from ops.loads where dataset = 'raw/weather'"
+    ).fetchone()
     assert hashes == (6, 3)

@@ -93,15 +93,21 @@ class World:
     conn: Connection
     run: RunContext
 
-    def bring(self, data: bytes, n_rows: int, suffix: str = ".csv", hour: int = 4, **claims: str) -> str:
+    def bring(
+        self, data: bytes, n_rows: int, suffix: str = ".csv", hour: int = 4, **claims: str
+    ) -> str:
         """Deliver bytes and return the key of their manifest."""
         at = dt.datetime(2013, 3, 11, hour, 30, tzinfo=dt.UTC)
-        drop = NewDrop(DATASET, DAY.first.day, at, data, n_rows, f"file-{hour}", suffix=suffix, **claims)
+        drop = NewDrop(
+            DATASET, DAY.first.day, at, data, n_rows, f"file-{hour}", suffix=suffix, **claims
+        )
         write_drop(ObjectStore.open(self.settings), drop)
         return f"landing/{DATASET}/dt={DAY.first}/file-{hour}.manifest.json"
 
     def ingest(self, attempt: int = 1) -> IngestResult:
-        return ingest(self.settings, DATASET, DAY, RunContext(self.run.run_id, attempt, self.run.actor))
+        return ingest(
+            self.settings, DATASET, DAY, RunContext(self.run.run_id, attempt, self.run.actor)
+        )
 
     def one(self, query: str) -> object:
         row = self.conn.execute(query.encode()).fetchone()
@@ -123,7 +129,9 @@ class World:
             "published": "select dataset, partition_date, content_hash, n_rows, detail->>'n_refused', detail->>'n_duplicated'"
             " from ops.published join ops.loads using (dataset, partition_date, load_id)",
         }
-        return {name: self.conn.execute(query.encode()).fetchall() for name, query in queries.items()}
+        return {
+            name: self.conn.execute(query.encode()).fetchall() for name, query in queries.items()
+        }
 
 
 @pytest.fixture
@@ -137,8 +145,14 @@ def as_csv(header: Header, rows: Rows) -> bytes:
 
 
 def as_parquet(header: Header, rows: Rows) -> bytes:
-    typed = csv.read_csv(io.BytesIO(as_csv(header, rows)), convert_options=csv.ConvertOptions(strings_can_be_null=True))
-    assert all(pa.types.is_integer(typed.schema.field(name).type) for name in ("flight_number", "distance_miles"))
+    typed = csv.read_csv(
+        io.BytesIO(as_csv(header, rows)),
+        convert_options=csv.ConvertOptions(strings_can_be_null=True),
+    )
+    assert all(
+        pa.types.is_integer(typed.schema.field(name).type)
+        for name in ("flight_number", "distance_miles")
+    )
     sink = io.BytesIO()
     parquet.write_table(typed, sink)
     return sink.getvalue()
@@ -156,7 +170,11 @@ def damaged(header: Header, rows: Rows, seed: int, *, n_bad: int = 6) -> Rows:
         twin = list(rows[place])
         twin[distance] = str(int(twin[distance] or 100) + 1)
         rows.append(twin)
-    for place, wrong in zip(dice.choice(n, n_bad, replace=False), ["x", "-3", "99999", "", "1e3", "7.5"] * n_bad, strict=False):
+    for place, wrong in zip(
+        dice.choice(n, n_bad, replace=False),
+        ["x", "-3", "99999", "", "1e3", "7.5"] * n_bad,
+        strict=False,
+    ):
         rows[place][distance] = wrong
     if seed % 2:
         rows.insert(50, [*rows[50], "one too many"])
@@ -166,12 +184,16 @@ def damaged(header: Header, rows: Rows, seed: int, *, n_bad: int = 6) -> Rows:
 
 
 @pytest.mark.promise("R5")
-@pytest.mark.parametrize("seed", [0, 1, 3, *(pytest.param(seed, marks=pytest.mark.long) for seed in (2, 4, 5))])
+@pytest.mark.parametrize(
+    "seed", [0, 1, 3, *(pytest.param(seed, marks=pytest.mark.long) for seed in (2, 4, 5))]
+)
 def test_everything_is_as_the_usual_way_leaves_it(world, streaming, day, seed):
     header, clean = day
     rows = damaged(header, clean, seed)
     data = as_csv(header, rows)
-    world.bring(gzip.compress(data) if seed == 3 else data, len(rows), ".csv.gz" if seed == 3 else ".csv")
+    world.bring(
+        gzip.compress(data) if seed == 3 else data, len(rows), ".csv.gz" if seed == 3 else ".csv"
+    )
     streaming(False)
     world.ingest()
     usual = world.stands()
@@ -206,7 +228,9 @@ def judged_by(world: World) -> list[str]:
 def test_its_suite_is_counted_where_the_rows_pass(world, streaming, day, monkeypatch):
     header, rows = day
     monkeypatch.setattr(gates, "ONE_SCAN_ROWS", 1)
-    monkeypatch.setattr(gates, "passed_in_one_scan", lambda *_: pytest.fail("the stage was scanned"))
+    monkeypatch.setattr(
+        gates, "passed_in_one_scan", lambda *_: pytest.fail("the stage was scanned")
+    )
     world.bring(as_csv(header, rows), len(rows))
     world.ingest()
 
@@ -223,11 +247,19 @@ def test_its_stage_is_scanned_when_rows_of_it_were_withdrawn(world, streaming, d
     assert set(judged_by(world)) == {"one scan"}
 
 
-def test_its_stage_is_scanned_for_what_has_come_into_the_suite_since(world, streaming, day, monkeypatch):
+def test_its_stage_is_scanned_for_what_has_come_into_the_suite_since(
+    world, streaming, day, monkeypatch
+):
     header, rows = day
-    suite = json.loads((world.settings.expectations_dir / "raw" / f"{DATASET}.json").read_text())["expectations"]
+    suite = json.loads((world.settings.expectations_dir / "raw" / f"{DATASET}.json").read_text())[
+        "expectations"
+    ]
     monkeypatch.setattr(gates, "ONE_SCAN_ROWS", 1)
-    monkeypatch.setattr(large_drop, "count_passing", lambda *_: PassingRows([*suite[7:4:-1], {"type": "gone", "kwargs": {}}]))
+    monkeypatch.setattr(
+        large_drop,
+        "count_passing",
+        lambda *_: PassingRows([*suite[7:4:-1], {"type": "gone", "kwargs": {}}]),
+    )
     world.bring(as_csv(header, rows), len(rows))
     world.ingest()
 
@@ -289,7 +321,9 @@ def spoilt(kind: str, header: Header, rows: Rows) -> tuple[bytes, int, str, dict
     ],
 )
 @pytest.mark.parametrize("is_large", [True, pytest.param(False, marks=pytest.mark.long)])
-def test_nothing_is_visible_and_the_reason_is_kept_when_the_file_is_wrong(world, streaming, day, kind, error, is_large):
+def test_nothing_is_visible_and_the_reason_is_kept_when_the_file_is_wrong(
+    world, streaming, day, kind, error, is_large
+):
     streaming(is_large)
     data, n_rows, suffix, claims = spoilt(kind, *day)
     world.bring(data, n_rows, suffix, **claims)
@@ -309,7 +343,9 @@ def test_a_later_drop_stands_for_a_broken_one(world, streaming, day):
     world.bring(as_csv(header, rows), len(rows), hour=6)
 
     assert world.ingest().n_rows == len(rows)
-    assert world.one("select array_agg(code) from quarantine.refused_drops") == [RefusedRatioError.code]
+    assert world.one("select array_agg(code) from quarantine.refused_drops") == [
+        RefusedRatioError.code
+    ]
 
 
 def test_a_sweep_takes_a_late_one(world, streaming, day):
@@ -342,10 +378,14 @@ def come_in_chunks(patch: pytest.MonkeyPatch, before: Callable[[int], None]) -> 
 def test_rows_are_staged_before_the_file_has_come(world, streaming, day, monkeypatch):
     header, rows = day
     some_are_staged, real = threading.Event(), large_drop.with_origin
-    monkeypatch.setattr(large_drop, "with_origin", lambda *given: (some_are_staged.set(), real(*given))[1])
+    monkeypatch.setattr(
+        large_drop, "with_origin", lambda *given: (some_are_staged.set(), real(*given))[1]
+    )
 
     def wait_for_rows(n_bytes: int) -> None:
-        assert n_bytes < 5 * BLOCK or some_are_staged.wait(30), "no row is staged before the whole file is there"
+        assert n_bytes < 5 * BLOCK or some_are_staged.wait(30), (
+            "no row is staged before the whole file is there"
+        )
 
     come_in_chunks(monkeypatch, wait_for_rows)
     world.bring(as_csv(header, rows), len(rows))
@@ -356,7 +396,12 @@ def test_rows_are_staged_before_the_file_has_come(world, streaming, day, monkeyp
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
 def test_another_digest_is_the_reason_whatever_else_is_wrong(world, streaming, day, suffix):
     header, rows = day
-    world.bring(as_csv(["other", *header[1:]], rows), len(rows) + 9, suffix, claimed_sha256=sha256(b"another").hexdigest())
+    world.bring(
+        as_csv(["other", *header[1:]], rows),
+        len(rows) + 9,
+        suffix,
+        claimed_sha256=sha256(b"another").hexdigest(),
+    )
 
     with pytest.raises(DigestError):
         world.ingest()
@@ -364,13 +409,19 @@ def test_another_digest_is_the_reason_whatever_else_is_wrong(world, streaming, d
 
 @pytest.mark.promise("R13")
 @pytest.mark.parametrize("wrong", ["far", "9999"])
-def test_nothing_is_held_against_a_file_that_was_damaged_on_its_way(world, streaming, day, monkeypatch, wrong):
+def test_nothing_is_held_against_a_file_that_was_damaged_on_its_way(
+    world, streaming, day, monkeypatch, wrong
+):
     """Not even when the damage looks like a broken contract; a rerun takes it."""
     header, rows = day
     world.bring(as_csv(header, rows), len(rows))
     with monkeypatch.context() as damaging:
         real = ObjectStore.chunks
-        damaging.setattr(ObjectStore, "chunks", lambda *given: iter([_with_last_field(b"".join(real(*given)), wrong)]))
+        damaging.setattr(
+            ObjectStore,
+            "chunks",
+            lambda *given: iter([_with_last_field(b"".join(real(*given)), wrong)]),
+        )
         with pytest.raises(ObjectDamagedError):
             world.ingest()
     assert world.one("select count(*) from ops.published") == 0
@@ -381,11 +432,18 @@ def test_nothing_is_held_against_a_file_that_was_damaged_on_its_way(world, strea
 
 def _with_last_field(file: bytes, text: str) -> bytes:
     head, *lines = file.split(b"\n")
-    return b"\n".join([head, *(line.rpartition(b",")[0] + b"," + text.encode() if line else line for line in lines)])
+    return b"\n".join(
+        [
+            head,
+            *(line.rpartition(b",")[0] + b"," + text.encode() if line else line for line in lines),
+        ]
+    )
 
 
 @pytest.mark.promise("R13")
-def test_an_end_that_is_none_leaves_nothing_and_a_rerun_takes_the_file(world, streaming, day, monkeypatch):
+def test_an_end_that_is_none_leaves_nothing_and_a_rerun_takes_the_file(
+    world, streaming, day, monkeypatch
+):
     header, rows = day
     world.bring(as_csv(header, rows), len(rows))
 
@@ -405,7 +463,9 @@ def test_an_end_that_is_none_leaves_nothing_and_a_rerun_takes_the_file(world, st
 
 def test_no_copy_is_left_and_one_of_a_killed_process_goes_after_a_day(world, streaming, day):
     header, rows = day
-    kept, forgotten = (world.settings.home / "drops" / name for name in ("of another task", "of a killed task"))
+    kept, forgotten = (
+        world.settings.home / "drops" / name for name in ("of another task", "of a killed task")
+    )
     for folder in (kept, forgotten):
         folder.mkdir(parents=True)
     long_ago = time.time() - 25 * 3600
@@ -434,7 +494,9 @@ def unarmed() -> Iterator[None]:
 
 @pytest.mark.promise("R4")
 @pytest.mark.usefixtures("unarmed")
-@pytest.mark.parametrize("point", [Failpoint.INGEST_CHECKED, Failpoint.APPEND_AFTER, Failpoint.INGEST_STAGE_AFTER])
+@pytest.mark.parametrize(
+    "point", [Failpoint.INGEST_CHECKED, Failpoint.APPEND_AFTER, Failpoint.INGEST_STAGE_AFTER]
+)
 def test_a_rerun_ends_the_same_when_it_broke(world, streaming, day, point):
     header, rows = day
     rows = damaged(header, rows, 1)

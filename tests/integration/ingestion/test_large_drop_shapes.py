@@ -51,9 +51,18 @@ columns:
 """
 SUITE = [
     {"type": "expect_table_row_count_to_be_between", "kwargs": {"min_value": 1}},
-    {"type": "expect_compound_columns_to_be_unique", "kwargs": {"column_list": ["partition_date", "reading_id", "taken_at"]}},
-    {"type": "expect_column_values_to_be_between", "kwargs": {"column": "amount", "min_value": -1e6, "max_value": 1e300}},
-    {"type": "expect_column_values_to_match_regex", "kwargs": {"column": "reading_id", "regex": "^[0-9a-f]+"}},
+    {
+        "type": "expect_compound_columns_to_be_unique",
+        "kwargs": {"column_list": ["partition_date", "reading_id", "taken_at"]},
+    },
+    {
+        "type": "expect_column_values_to_be_between",
+        "kwargs": {"column": "amount", "min_value": -1e6, "max_value": 1e300},
+    },
+    {
+        "type": "expect_column_values_to_match_regex",
+        "kwargs": {"column": "reading_id", "regex": "^[0-9a-f]+"},
+    },
 ]
 
 
@@ -67,9 +76,24 @@ def make_csv(n_rows: int, seed: int) -> bytes:
 
     sink = io.StringIO()
     rows = csv.writer(sink, lineterminator="\n")
-    rows.writerow(["reading_id", "taken_at", "seen_local", "day", "is_open", "note", "level", "amount", "number", *wide()])
+    rows.writerow(
+        [
+            "reading_id",
+            "taken_at",
+            "seen_local",
+            "day",
+            "is_open",
+            "note",
+            "level",
+            "amount",
+            "number",
+            *wide(),
+        ]
+    )
     for i in range(n_rows):
-        at = start + dt.timedelta(seconds=int(dice.integers(0, 86_400)), microseconds=int(dice.integers(0, 10**6)))
+        at = start + dt.timedelta(
+            seconds=int(dice.integers(0, 86_400)), microseconds=int(dice.integers(0, 10**6))
+        )
         wrong = dice.random() < 0.003
         row = [
             f"{dice.integers(0, 2**63):x}",
@@ -99,9 +123,15 @@ def readings(settings: Settings, conn: Connection, tmp_path: Path) -> Settings:
     datasets.mkdir()
     (expectations / "raw").mkdir(parents=True)
     columns = "".join(f"  - {{name: {name}, type: number, is_nullable: true}}\n" for name in wide())
-    (datasets / "readings.yaml").write_text(CONTRACT.lstrip() + columns + "minimum_rows: 1\nmaximum_refused_ratio: 0.1\n")
-    (expectations / "raw" / "readings.json").write_text(json.dumps({"name": "raw/readings", "expectations": SUITE}))
-    settings = settings.model_copy(update={"datasets_dir": datasets, "expectations_dir": expectations, "home": tmp_path})
+    (datasets / "readings.yaml").write_text(
+        CONTRACT.lstrip() + columns + "minimum_rows: 1\nmaximum_refused_ratio: 0.1\n"
+    )
+    (expectations / "raw" / "readings.json").write_text(
+        json.dumps({"name": "raw/readings", "expectations": SUITE})
+    )
+    settings = settings.model_copy(
+        update={"datasets_dir": datasets, "expectations_dir": expectations, "home": tmp_path}
+    )
     migrate(conn, {"readings": load_contract(datasets, "readings")})
     ObjectStore.open(settings).ensure_bucket()
     return settings
@@ -126,11 +156,16 @@ def stands(conn: Connection) -> list[list[tuple[object, ...]]]:
 
 
 @pytest.mark.parametrize("n_rows", [1, 2_500])
-def test_the_usual_way_leaves_the_same(readings: Settings, conn: Connection, monkeypatch: pytest.MonkeyPatch, n_rows: int) -> None:
+def test_the_usual_way_leaves_the_same(
+    readings: Settings, conn: Connection, monkeypatch: pytest.MonkeyPatch, n_rows: int
+) -> None:
     data = make_csv(n_rows, 3)
     n_delivered = len(list(csv.reader(io.StringIO(data.decode())))) - 1
     at = dt.datetime(2013, 3, 11, 4, 30, tzinfo=dt.UTC)
-    write_drop(ObjectStore.open(readings), NewDrop("readings", DAY.first.day, at, data, n_delivered, "file"))
+    write_drop(
+        ObjectStore.open(readings),
+        NewDrop("readings", DAY.first.day, at, data, n_delivered, "file"),
+    )
     ways = []
     for is_large in (False, True):
         monkeypatch.setattr(large_drop, "LARGE_ROWS", 1 if is_large else 10**9)

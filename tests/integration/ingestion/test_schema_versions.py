@@ -51,7 +51,10 @@ def things(settings, conn, tmp_path, run):
 
 def deliver(settings, day, data, version=1):
     at = dt.datetime(2013, 3, day.day + 1, 5, tzinfo=dt.UTC)
-    return write_drop(ObjectStore.open(settings), NewDrop("things", day, at, data, data.count(b"\n") - 1, "file", version))
+    return write_drop(
+        ObjectStore.open(settings),
+        NewDrop("things", day, at, data, data.count(b"\n") - 1, "file", version),
+    )
 
 
 def visible(conn, columns="id, size, weight"):
@@ -66,8 +69,16 @@ def printed(settings, drop, data):
 
 def adopted_by(lines):
     """Return the first contract with the printed lines put in as they say: columns of the same name replaced, others added."""
-    columns = {line.split("name: ")[1].split(",")[0]: line for line in FIRST.splitlines() if line.startswith("  - {")}
-    columns |= {line.split("name: ")[1].split(",")[0].rstrip("}"): line for line in lines if line.startswith("  - {")}
+    columns = {
+        line.split("name: ")[1].split(",")[0]: line
+        for line in FIRST.splitlines()
+        if line.startswith("  - {")
+    }
+    columns |= {
+        line.split("name: ")[1].split(",")[0].rstrip("}"): line
+        for line in lines
+        if line.startswith("  - {")
+    }
     rest = lines[lines.index("versions:") :]
     return HEAD + "\n".join([lines[0], "columns:", *columns.values(), *rest]) + "\n"
 
@@ -78,7 +89,9 @@ def test_an_added_column_is_ignored_and_noted_until_it_is_adopted(things, conn, 
     drop = deliver(settings, NEW, data)
     ingest(settings, "things", BOTH, run)
     assert visible(conn) == [(OLD, "a", 1, 1.5), (OLD, "b", 2, None), (NEW, "a", 1, 1.5)]
-    notes = conn.execute("select notes from raw.ingested_drops where partition_date = %s", [NEW]).fetchone()
+    notes = conn.execute(
+        "select notes from raw.ingested_drops where partition_date = %s", [NEW]
+    ).fetchone()
     assert notes == (["added column ignored: colour"],)
 
     lines = printed(settings, drop, data)
@@ -107,7 +120,9 @@ def test_an_added_column_is_ignored_and_noted_until_it_is_adopted(things, conn, 
     ],
     ids=["removed", "renamed"],
 )
-def test_a_breaking_change_stops_before_any_write_and_loads_when_adopted(things, conn, run, data, expected, after):
+def test_a_breaking_change_stops_before_any_write_and_loads_when_adopted(
+    things, conn, run, data, expected, after
+):
     settings = things(FIRST)
     drop = deliver(settings, NEW, data)
     n_loads = conn.execute("select count(*) from ops.loads").fetchone()
@@ -116,7 +131,11 @@ def test_a_breaking_change_stops_before_any_write_and_loads_when_adopted(things,
         ingest(settings, "things", BOTH, run)
 
     assert conn.execute("select count(*) from ops.loads").fetchone() == n_loads
-    for command in ("contract diff things 2013-03-10", "migrate", "redo --dataset things --from 2013-03-10"):
+    for command in (
+        "contract diff things 2013-03-10",
+        "migrate",
+        "redo --dataset things --from 2013-03-10",
+    ):
         assert f"nightshift {command}" in str(caught.value)
 
     adopted = things(adopted_by(printed(settings, drop, data)))
@@ -124,30 +143,49 @@ def test_a_breaking_change_stops_before_any_write_and_loads_when_adopted(things,
 
     assert [drop.partition for drop in result.loaded] == [NEW]
     assert visible(conn) == [(OLD, "a", 1, 1.5), (OLD, "b", 2, None), after]
-    before = conn.execute("select load_id from ops.published where partition_date = %s", [OLD]).fetchone()
+    before = conn.execute(
+        "select load_id from ops.published where partition_date = %s", [OLD]
+    ).fetchone()
     assert sweep(adopted, "things", BOTH, run, reread=True).published == ()
     assert not ingest(adopted, "things", BOTH, run).is_new
-    assert conn.execute("select load_id from ops.published where partition_date = %s", [OLD]).fetchone() == before
+    assert (
+        conn.execute(
+            "select load_id from ops.published where partition_date = %s", [OLD]
+        ).fetchone()
+        == before
+    )
 
 
 def test_a_type_with_a_counterpart_is_converted_when_adopted(things, conn, run):
     seen = "  - {name: seen, type: utc_timestamp, is_nullable: true%s}\n"
     versions = "versions:\n  2:\n    added: [seen]\n"
-    settings = things(FIRST.replace("schema_version: 1", "schema_version: 2") + seen % "" + versions)
+    settings = things(
+        FIRST.replace("schema_version: 1", "schema_version: 2") + seen % "" + versions
+    )
     data = b"id,size,weight,seen\na,1,1.5,2013-03-10\nb,,,2013-03-09\n"
     drop = deliver(settings, NEW, data, version=2)
     with pytest.raises(
-        TypeChangedError, match="seen: expected utc_timestamp, 2 of 2 values are something else; accepted: YYYY-MM-DD HH:MM"
+        TypeChangedError,
+        match="seen: expected utc_timestamp, 2 of 2 values are something else; accepted: YYYY-MM-DD HH:MM",
     ):
         ingest(settings, "things", PartitionRange.of(str(NEW)), run)
 
     lines = printed(settings, drop, data)
-    assert lines[2] == "  - {name: seen, type: utc_timestamp, delivered_as: date, is_nullable: true}"
+    assert (
+        lines[2] == "  - {name: seen, type: utc_timestamp, delivered_as: date, is_nullable: true}"
+    )
     retyped = versions + "\n".join(lines[lines.index("versions:") + 1 :])
-    adopted = things(FIRST.replace("schema_version: 1", "schema_version: 3") + seen % ", delivered_as: date" + retyped)
+    adopted = things(
+        FIRST.replace("schema_version: 1", "schema_version: 3")
+        + seen % ", delivered_as: date"
+        + retyped
+    )
     ingest(adopted, "things", PartitionRange.of(str(NEW)), run)
 
-    midnights = [(NEW, "a", dt.datetime(2013, 3, 10, tzinfo=dt.UTC)), (NEW, "b", dt.datetime(2013, 3, 9, tzinfo=dt.UTC))]
+    midnights = [
+        (NEW, "a", dt.datetime(2013, 3, 10, tzinfo=dt.UTC)),
+        (NEW, "b", dt.datetime(2013, 3, 9, tzinfo=dt.UTC)),
+    ]
     assert visible(conn, "id, seen")[-2:] == midnights
 
 
@@ -168,7 +206,9 @@ def test_a_type_without_counterpart_gets_a_column_of_its_own_when_adopted(things
 
 
 def test_the_manifest_says_the_version_when_no_day_is_given(things, conn, run):
-    text = FIRST.replace("schema_version: 1", "schema_version: 2").replace("name: size,", "name: size, source: length,")
+    text = FIRST.replace("schema_version: 1", "schema_version: 2").replace(
+        "name: size,", "name: size, source: length,"
+    )
     settings = things(text + "versions: {2: {renamed: {size: size}}}\n")
     deliver(settings, NEW, b"id,length,weight\nc,3,\n", version=2)
 
@@ -178,7 +218,10 @@ def test_the_manifest_says_the_version_when_no_day_is_given(things, conn, run):
 
 
 def test_old_rows_get_the_default_when_a_column_was_added_later(things, conn, run):
-    text = FIRST.replace("schema_version: 1", "schema_version: 2") + "  - {name: unit, type: text, default: kg}\n"
+    text = (
+        FIRST.replace("schema_version: 1", "schema_version: 2")
+        + "  - {name: unit, type: text, default: kg}\n"
+    )
     settings = things(text + "versions: {2: {added: [unit]}}\n")
 
     ingest(settings, "things", PartitionRange.of(str(OLD)), run)

@@ -94,7 +94,9 @@ def project(tmp_path: Path, index: Index) -> Path:
     return folder
 
 
-def install(project: Path, pip_conf: str, more: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+def install(
+    project: Path, pip_conf: str, more: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     """Run the installation with a pip configuration that is not the user's own, and no other setting."""
     home = project.parent / "home"
     home.mkdir()
@@ -123,7 +125,11 @@ def installed(project: Path) -> set[str]:
     """Return the packages in the checkout's environment."""
     python = project / ".venv" / "bin" / "python"
     code = "from importlib.metadata import distributions as d; print(*{x.name for x in d()})"
-    return set(subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout.split())
+    return set(
+        subprocess.run(
+            [python, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.split()
+    )
 
 
 def test_packages_come_from_the_systems_index_when_its_ca_is_private(project: Path, index: Index):
@@ -185,7 +191,9 @@ def write_wheel(folder: Path, name: str, contents: dict[str, bytes]) -> Path:
             info.external_attr = (stat.S_IFREG | 0o755) << 16
             archive.writestr(info, data)
         archive.writestr(record_path, "\n".join([*record, f"{record_path},,"]) + "\n")
-    (place / "index.html").write_text(f'<a href="{name}#sha256={digest_of(place / name)}">{name}</a>')
+    (place / "index.html").write_text(
+        f'<a href="{name}#sha256={digest_of(place / name)}">{name}</a>'
+    )
     return place / name
 
 
@@ -218,9 +226,13 @@ def sign_certificate(folder: Path) -> tuple[Path, Path]:
     is_localhost = x509.SubjectAlternativeName([x509.DNSName("localhost")])
 
     ca = build_certificate(ca_name, ca_name, ca_key).add_extension(is_ca, critical=True)
-    server = build_certificate(server_name, ca_name, server_key).add_extension(is_localhost, critical=False)
+    server = build_certificate(server_name, ca_name, server_key).add_extension(
+        is_localhost, critical=False
+    )
     pem = serialization.Encoding.PEM
-    key_pem = server_key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    key_pem = server_key.private_bytes(
+        pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
 
     ca_file, server_file = folder / "ca.pem", folder / "server.pem"
     ca_file.write_bytes(ca.sign(ca_key, hashes.SHA256()).public_bytes(pem))
@@ -228,7 +240,9 @@ def sign_certificate(folder: Path) -> tuple[Path, Path]:
     return ca_file, server_file
 
 
-def build_certificate(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey) -> x509.CertificateBuilder:
+def build_certificate(
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey
+) -> x509.CertificateBuilder:
     """Return a certificate of two hours that nobody has signed yet."""
     now = dt.datetime.now(dt.UTC)
     return (

@@ -87,7 +87,9 @@ def try_http(port: int, listener: Listener) -> list[str]:
         for method in ("GET", "POST", "PUT", "DELETE"):
             status, body = _ask(port, method, path)
             is_page = body.lstrip().lower().startswith(b"<!doctype html>")
-            is_open = method == "GET" and (path in listener.open_paths or (listener.part == "airflow-api-server" and is_page))
+            is_open = method == "GET" and (
+                path in listener.open_paths or (listener.part == "airflow-api-server" and is_page)
+            )
             if status and status < 400 and not is_open:
                 found.append(f"{listener.what}: {method} {path} {status} {body[:80]!r}")
     return found
@@ -96,7 +98,12 @@ def try_http(port: int, listener: Listener) -> list[str]:
 def _ask(port: int, method: str, path: str) -> tuple[int, bytes]:
     connection = http.client.HTTPConnection(LOOPBACK, port, timeout=SECONDS)
     try:
-        connection.request(method, path, body=None if method == "GET" else b"{}", headers={"Content-Type": "application/json"})
+        connection.request(
+            method,
+            path,
+            body=None if method == "GET" else b"{}",
+            headers={"Content-Type": "application/json"},
+        )
         answer = connection.getresponse()
         return answer.status, answer.read(2000)
     except (OSError, http.client.HTTPException):
@@ -111,7 +118,14 @@ def try_postgres(port: int) -> list[str]:
     for user in ("postgres", "nightshift", "analyst", "airflow", "mlflow"):
         for password in ("", user, "postgres"):
             try:
-                psycopg.connect(host=LOOPBACK, port=port, dbname="postgres", user=user, password=password, connect_timeout=SECONDS).close()
+                psycopg.connect(
+                    host=LOOPBACK,
+                    port=port,
+                    dbname="postgres",
+                    user=user,
+                    password=password,
+                    connect_timeout=SECONDS,
+                ).close()
                 found.append(f"login of {user} with password {password!r}")
             except psycopg.OperationalError:
                 pass
@@ -123,12 +137,18 @@ def try_s3(port: int) -> list[str]:
     found = []
     for name, signing in (("anonymous", {"config": Config(signature_version=botocore.UNSIGNED, retries={"total_max_attempts": 1})}),
                           ("wrong key", {"aws_access_key_id": "any", "aws_secret_access_key": "any"})):  # fmt: skip
-        client = boto3.client("s3", endpoint_url=f"http://{LOOPBACK}:{port}", region_name="us-east-1", **signing)
+        client = boto3.client(
+            "s3", endpoint_url=f"http://{LOOPBACK}:{port}", region_name="us-east-1", **signing
+        )
         calls = {
             "list buckets": client.list_buckets,
             "list": lambda client=client: client.list_objects_v2(Bucket="nightshift"),
-            "put": lambda client=client: client.put_object(Bucket="nightshift", Key="landing/x", Body=b"forged"),
-            "delete": lambda client=client: client.delete_object(Bucket="nightshift", Key="landing/x"),
+            "put": lambda client=client: client.put_object(
+                Bucket="nightshift", Key="landing/x", Body=b"forged"
+            ),
+            "delete": lambda client=client: client.delete_object(
+                Bucket="nightshift", Key="landing/x"
+            ),
             "create": lambda client=client: client.create_bucket(Bucket="other"),
         }
         for call, run in calls.items():
@@ -145,7 +165,10 @@ def try_tls(port: int, host: str = LOOPBACK) -> list[str]:
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     try:
-        with socket.create_connection((host, port), SECONDS) as plain, context.wrap_socket(plain) as secured:
+        with (
+            socket.create_connection((host, port), SECONDS) as plain,
+            context.wrap_socket(plain) as secured,
+        ):
             secured.sendall(b"GET /cluster/status HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
             answer = secured.recv(500)
     except OSError:
@@ -159,7 +182,9 @@ def try_grpc(port: int, host: str = LOOPBACK) -> list[str]:
     with grpc.insecure_channel(f"{host}:{port}") as channel:
         for call in GRPC_CALLS:
             try:
-                found.append(f"{call} on {port}: {channel.unary_unary(call)(b'', timeout=SECONDS)[:80]!r}")
+                found.append(
+                    f"{call} on {port}: {channel.unary_unary(call)(b'', timeout=SECONDS)[:80]!r}"
+                )
             except grpc.RpcError as error:
                 if error.code() is not grpc.StatusCode.UNAVAILABLE:
                     found.append(f"{call} on {port}: answered {error.code()}")

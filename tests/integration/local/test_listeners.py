@@ -17,7 +17,14 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
-from tests.integration.local.stranger import UID, as_stranger, attempt, try_grpc, try_socket, try_tls
+from tests.integration.local.stranger import (
+    UID,
+    as_stranger,
+    attempt,
+    try_grpc,
+    try_socket,
+    try_tls,
+)
 
 from nightshift.lake.object_store import ObjectStore
 from nightshift.settings import PROJECT_ROOT, Settings
@@ -36,7 +43,9 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become ano
 NETWORK_ADDRESS = "127.0.0.2"
 
 
-@pytest.fixture(scope="module", params=["without Airflow", pytest.param("all", marks=pytest.mark.long)])
+@pytest.fixture(
+    scope="module", params=["without Airflow", pytest.param("all", marks=pytest.mark.long)]
+)
 def home(request):
     """Return a home whose parts run."""
     with tempfile.TemporaryDirectory(prefix="night shift ") as folder:
@@ -65,9 +74,17 @@ def _start(home):
 
 
 def _nightshift(home, *arguments):
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("NIGHTSHIFT_")}
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith("NIGHTSHIFT_")
+    }
     environment |= {"NIGHTSHIFT_HOME": str(home), "PYTHONPATH": os.pathsep.join(sys.path)}
-    subprocess.run([sys.executable, "-m", "nightshift.cli", *arguments], env=environment, capture_output=True, check=True, timeout=400)
+    subprocess.run(
+        [sys.executable, "-m", "nightshift.cli", *arguments],
+        env=environment,
+        capture_output=True,
+        check=True,
+        timeout=400,
+    )
 
 
 def _processes(home):
@@ -90,7 +107,9 @@ def _sockets(home):
 
 def test_page_is_what_the_code_says():
     expected = page(yaml.safe_load(COMPOSE_FILE.read_text(encoding="utf-8")))
-    assert (PROJECT_ROOT / "docs" / "listeners.md").read_text(encoding="utf-8") == expected, "run `make docs`"
+    assert (PROJECT_ROOT / "docs" / "listeners.md").read_text(encoding="utf-8") == expected, (
+        "run `make docs`"
+    )
 
 
 def test_every_listening_socket_is_on_the_page(home):
@@ -114,7 +133,9 @@ def test_stranger_gets_nothing_from_any_listener(home):
 def test_attempts_are_noticed_when_a_listener_is_open():
     with tempfile.TemporaryDirectory() as folder:
         argv = [sys.executable, "-u", "-m", "http.server", "--bind", LOOPBACK, "0"]
-        with subprocess.Popen(argv, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
+        with subprocess.Popen(
+            argv, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        ) as server:
             port = int(server.stdout.readline().split(" port ")[1].split()[0])
             Path(folder, "metrics").write_text("a number")
             found = as_stranger(lambda: attempt(port, MLFLOW))
@@ -134,8 +155,18 @@ def test_seaweedfs_own_shell_works_with_the_certificates_and_for_nobody_else(hom
         copy = Path(folder) / "weed"
         shutil.copy(program, copy)
         copy.chmod(0o755)
-        ours = _shell(copy, server, placement.uid, placement.own_dir("s3"), "fs.ls /buckets/nightshift/landing")
-        commands = "fs.ls /buckets/nightshift", "volume.list", "fs.rm -r /buckets/nightshift/landing"
+        ours = _shell(
+            copy,
+            server,
+            placement.uid,
+            placement.own_dir("s3"),
+            "fs.ls /buckets/nightshift/landing",
+        )
+        commands = (
+            "fs.ls /buckets/nightshift",
+            "volume.list",
+            "fs.rm -r /buckets/nightshift/landing",
+        )
         theirs = _shell(copy, server, UID, Path(folder), *commands)
     assert ours.split() == [b"x"]
     assert b"landing" not in theirs
@@ -147,7 +178,12 @@ def _shell(program, server, uid, folder, *commands):
     """Return what SeaweedFS's shell printed for some commands; without a certificate it tries to reach the master for ever."""
     try:
         done = subprocess.run(
-            [str(program), "shell", f"-master={LOOPBACK}:{server.port + 1}", f"-filer={LOOPBACK}:{server.port + 3}"],
+            [
+                str(program),
+                "shell",
+                f"-master={LOOPBACK}:{server.port + 1}",
+                f"-filer={LOOPBACK}:{server.port + 3}",
+            ],
             input="\n".join([*commands, "exit\n"]).encode(),
             env={"HOME": str(folder), "PATH": "/usr/bin:/bin"},
             cwd=folder,
@@ -181,9 +217,15 @@ def test_mlflow_key_reads_its_own_prefix_and_nothing_else(home):
     for key in ("mlflow/m/figure", "landing/x/row", "mlflow2/x"):
         store.put(key, b"content")
     keys = server.mlflow_keys
-    login = {"aws_access_key_id": keys.key_id, "aws_secret_access_key": keys.secret, "region_name": "us-east-1"}
+    login = {
+        "aws_access_key_id": keys.key_id,
+        "aws_secret_access_key": keys.secret,
+        "region_name": "us-east-1",
+    }
     client = boto3.client("s3", endpoint_url=server.endpoint.url, **login)
-    assert client.get_object(Bucket="nightshift", Key="mlflow/m/figure")["Body"].read() == b"content"
+    assert (
+        client.get_object(Bucket="nightshift", Key="mlflow/m/figure")["Body"].read() == b"content"
+    )
     assert client.list_objects_v2(Bucket="nightshift", Prefix="mlflow/m/")["KeyCount"] == 1
     attempts = {
         "get": lambda: client.get_object(Bucket="nightshift", Key="landing/x/row"),
@@ -191,7 +233,9 @@ def test_mlflow_key_reads_its_own_prefix_and_nothing_else(home):
         "list": lambda: client.list_objects_v2(Bucket="nightshift", Prefix="landing/"),
         "list all": lambda: client.list_objects_v2(Bucket="nightshift"),
         "put": lambda: client.put_object(Bucket="nightshift", Key="mlflow/m/other", Body=b"x"),
-        "copy": lambda: client.copy_object(Bucket="nightshift", Key="mlflow/y", CopySource="nightshift/landing/x/row"),
+        "copy": lambda: client.copy_object(
+            Bucket="nightshift", Key="mlflow/y", CopySource="nightshift/landing/x/row"
+        ),
         "delete": lambda: client.delete_object(Bucket="nightshift", Key="mlflow/m/figure"),
     }
     for attempt_name, call in attempts.items():
@@ -205,9 +249,17 @@ def test_object_server_of_compose_opens_its_gateway_only(tmp_path):
     service = yaml.safe_load(COMPOSE_FILE.read_text(encoding="utf-8"))["services"]["s3"]
     port = Ports(prepare_home(tmp_path / "home")).usable("s3")
     moved = f"-master.port={port + 1} -volume.port={port + 2} -filer.port={port + 3} -s3.ip.bind={NETWORK_ADDRESS}"
-    script = service["command"][-1].replace("-s3.port=8333", f"-s3.port={port} {moved}").replace("-s3.ip.bind=0.0.0.0", "")
+    script = (
+        service["command"][-1]
+        .replace("-s3.port=8333", f"-s3.port={port} {moved}")
+        .replace("-s3.ip.bind=0.0.0.0", "")
+    )
     programs = os.pathsep.join([sysconfig.get_path("scripts"), "/usr/bin:/bin"])
-    own = {name: name.lower() * 4 for name in service["environment"] if re.match("WEED_JWT|.*_KEY", name)}
+    own = {
+        name: name.lower() * 4
+        for name in service["environment"]
+        if re.match("WEED_JWT|.*_KEY", name)
+    }
     environment = {
         **own,
         "WEED_S3_SSE_KEK": "ab" * 32,
@@ -218,15 +270,27 @@ def test_object_server_of_compose_opens_its_gateway_only(tmp_path):
     (tmp_path / "data").mkdir()
     argv = [*service["command"][:-1], script]
     with (tmp_path / "log").open("wb") as log:
-        server = subprocess.Popen(argv, env=environment, cwd=tmp_path / "data", stdout=log, stderr=log, process_group=0)
+        server = subprocess.Popen(
+            argv, env=environment, cwd=tmp_path / "data", stdout=log, stderr=log, process_group=0
+        )
     try:
-        assert _answers(f"http://{NETWORK_ADDRESS}:{port}/healthz"), (tmp_path / "log").read_text()[-3000:]
-        listening = [c.laddr for c in psutil.Process(server.pid).net_connections("tcp") if c.status == psutil.CONN_LISTEN]
+        assert _answers(f"http://{NETWORK_ADDRESS}:{port}/healthz"), (tmp_path / "log").read_text()[
+            -3000:
+        ]
+        listening = [
+            c.laddr
+            for c in psutil.Process(server.pid).net_connections("tcp")
+            if c.status == psutil.CONN_LISTEN
+        ]
         found = [
             hit
             for address in listening
             if address.port != port
-            for hit in as_stranger(lambda address=address: try_tls(address.port, address.ip) + try_grpc(address.port, address.ip))
+            for hit in as_stranger(
+                lambda address=address: (
+                    try_tls(address.port, address.ip) + try_grpc(address.port, address.ip)
+                )
+            )
         ]
     finally:
         server.kill()

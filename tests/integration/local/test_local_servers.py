@@ -42,7 +42,9 @@ def home():
 
 
 def _nightshift(home, *arguments, check=True):
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("NIGHTSHIFT_")}
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith("NIGHTSHIFT_")
+    }
     return subprocess.run(
         [sys.executable, "-m", "nightshift.cli", *arguments],
         env={**environment, "NIGHTSHIFT_HOME": str(home), "PYTHONPATH": os.pathsep.join(sys.path)},
@@ -62,13 +64,21 @@ def _wait_for(condition, seconds=30.0):
 
 def _connect(home, role, password=None, database="warehouse"):
     server = PostgresServer(home)
-    return psycopg.connect(host=LOOPBACK, port=server.port, dbname=database, user=role, password=password or server.password(role))
+    return psycopg.connect(
+        host=LOOPBACK,
+        port=server.port,
+        dbname=database,
+        user=role,
+        password=password or server.password(role),
+    )
 
 
 def test_settings_answer_when_services_are_up(home):
     with _connect(home, "postgres") as connection:
         names = ("data_checksums", "password_encryption", "TimeZone", "server_encoding")
-        values = [connection.execute("SELECT current_setting(%s)", [name]).fetchone()[0] for name in names]
+        values = [
+            connection.execute("SELECT current_setting(%s)", [name]).fetchone()[0] for name in names
+        ]
     assert values == ["on", "scram-sha-256", "UTC", "UTF8"]
 
 
@@ -83,13 +93,21 @@ def test_other_databases_are_closed_when_analyst_logs_in(home):
 
 
 def test_write_is_refused_when_analyst_tries(home):
-    with _connect(home, "analyst") as connection, pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
+    with (
+        _connect(home, "analyst") as connection,
+        pytest.raises(psycopg.errors.ReadOnlySqlTransaction),
+    ):
         connection.execute("CREATE TABLE t (a int)")
 
 
 def test_every_listener_is_on_loopback_when_services_are_up(home):
     servers = [PostgresServer(home).process.find(), ObjectServer(home).process.find()]
-    listeners = [c.laddr.ip for server in servers for c in server.net_connections("inet") if c.status == psutil.CONN_LISTEN]
+    listeners = [
+        c.laddr.ip
+        for server in servers
+        for c in server.net_connections("inet")
+        if c.status == psutil.CONN_LISTEN
+    ]
     assert len(listeners) >= 3
     assert set(listeners) == {LOOPBACK}
 
@@ -102,7 +120,9 @@ def test_files_are_closed_to_others_when_services_are_up(home):
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="an ordinary user's servers run as that user")
 def test_servers_run_as_unprivileged_user_when_root_starts_them(home):
-    assert {server.process.find().username() for server in (PostgresServer(home), ObjectServer(home))} == {"nobody"}
+    assert {
+        server.process.find().username() for server in (PostgresServer(home), ObjectServer(home))
+    } == {"nobody"}
 
 
 def test_env_points_at_the_servers_when_services_are_up(home):
@@ -116,7 +136,12 @@ def test_committed_row_is_there_when_postgres_was_killed(home):
         connection.execute("CREATE TABLE IF NOT EXISTS kept AS SELECT 42 AS a")
     process = PostgresServer(home).process.find()
     os.kill(process.pid, signal.SIGKILL)
-    assert _wait_for(lambda: PostgresServer(home).process.find() not in (None, process) and PostgresServer(home).is_healthy())
+    assert _wait_for(
+        lambda: (
+            PostgresServer(home).process.find() not in (None, process)
+            and PostgresServer(home).is_healthy()
+        )
+    )
     with _connect(home, "nightshift") as connection:
         assert connection.execute("SELECT a FROM kept").fetchone() == (42,)
 
@@ -124,7 +149,12 @@ def test_committed_row_is_there_when_postgres_was_killed(home):
 def test_s3_answers_again_on_its_port_when_it_was_killed(home):
     process, port = ObjectServer(home).process.find(), ObjectServer(home).port
     os.kill(process.pid, signal.SIGKILL)
-    assert _wait_for(lambda: ObjectServer(home).process.find() not in (None, process) and ObjectServer(home).is_healthy())
+    assert _wait_for(
+        lambda: (
+            ObjectServer(home).process.find() not in (None, process)
+            and ObjectServer(home).is_healthy()
+        )
+    )
     assert ObjectServer(home).port == port, "tasks that run were told the old one"
 
 
@@ -135,7 +165,9 @@ def test_servers_are_adopted_when_supervisor_was_killed(home):
     assert _nightshift(home, "status", check=False).returncode == 1
     _nightshift(home, "up", "--only", "postgres,s3")
     assert ServerProcess(home, "supervisor").find() not in (None, supervisor)
-    assert [server.process.find() for server in (PostgresServer(home), ObjectServer(home))] == before
+    assert [
+        server.process.find() for server in (PostgresServer(home), ObjectServer(home))
+    ] == before
 
 
 def test_psql_answers_when_sql_is_given(home):
@@ -163,7 +195,9 @@ def test_postgres_starts_when_its_stale_pid_file_names_another_program(home):
     _nightshift(home, "down")
     server = PostgresServer(home)
     data = Path(server.data_dir)
-    (data / "postmaster.pid").write_text(f"{os.getppid()}\n{data}\n1\n{server.port}\n\n{LOOPBACK}\n")
+    (data / "postmaster.pid").write_text(
+        f"{os.getppid()}\n{data}\n1\n{server.port}\n\n{LOOPBACK}\n"
+    )
     _nightshift(home, "up", "--only", "postgres,s3")
     assert server.is_healthy()
 
@@ -171,7 +205,10 @@ def test_postgres_starts_when_its_stale_pid_file_names_another_program(home):
 def test_nothing_is_left_running_or_outside_when_local_servers_end(tmp_path):
     with LocalServers(tmp_path / "a home") as servers:
         outside = PostgresServer(tmp_path / "a home").data_dir
-        login = {key: servers.env[f"NIGHTSHIFT_WAREHOUSE_{key.upper()}"] for key in ("host", "port", "user", "password")}
+        login = {
+            key: servers.env[f"NIGHTSHIFT_WAREHOUSE_{key.upper()}"]
+            for key in ("host", "port", "user", "password")
+        }
         with psycopg.connect(**login, dbname="warehouse") as connection:
             assert connection.execute("SELECT 1").fetchone() == (1,)
     assert PostgresServer(tmp_path / "a home").process.find() is None
@@ -195,7 +232,9 @@ with LocalServers(Path(sys.argv[1])) as servers:
 def test_servers_end_and_their_data_is_sound_when_their_starter_was_killed(tmp_path):
     home = prepare_home(tmp_path / "a home")
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    starter = subprocess.Popen([sys.executable, "-c", STARTER, str(home)], env=environment, stdout=subprocess.PIPE)
+    starter = subprocess.Popen(
+        [sys.executable, "-c", STARTER, str(home)], env=environment, stdout=subprocess.PIPE
+    )
     assert starter.stdout.readline() == b"started\n"
     parts = [server(home).process for server in (PostgresServer, ObjectServer)]
     leaders = [ServerProcess(home, "watchdog").find(), *(part.find() for part in parts)]
@@ -222,7 +261,9 @@ def test_both_succeed_when_two_people_start_at_once(tmp_path):
     home = prepare_home(tmp_path / "a home")
     with ends_with_us(home):
         with ThreadPoolExecutor(2) as pool:
-            done = list(pool.map(lambda _: _nightshift(home, "up", "--only", "s3", check=False), range(2)))
+            done = list(
+                pool.map(lambda _: _nightshift(home, "up", "--only", "s3", check=False), range(2))
+            )
         assert [(one.returncode, one.stderr) for one in done] == [(0, ""), (0, "")]
         _nightshift(home, "down", "--delete-data", "--yes")
 
@@ -232,4 +273,7 @@ def test_task_settings_have_no_superuser_when_services_are_up(home):
     assert read_env(home, ADMIN_FILE_NAME)["NIGHTSHIFT_WAREHOUSE_ADMIN_USER"] == "postgres"
     password = PostgresServer(home).password("postgres")
     assert password not in (home / "env").read_text()
-    assert _nightshift(home, "psql", "--role", "admin", "-c", "SELECT current_user").stdout.split()[2] == "postgres"
+    assert (
+        _nightshift(home, "psql", "--role", "admin", "-c", "SELECT current_user").stdout.split()[2]
+        == "postgres"
+    )

@@ -42,7 +42,10 @@ SPEC = {
     "entity": {"name": "parcel", "key": "parcel_id"},
     "event_timestamp": "event_timestamp",
     "feature_view": "parcel",
-    "features": {"numeric": ["wind", "weight", "is_fragile"], "categorical": [{"name": "carrier", "minimum_rows": 5}]},
+    "features": {
+        "numeric": ["wind", "weight", "is_fragile"],
+        "categorical": [{"name": "carrier", "minimum_rows": 5}],
+    },
     "label": {"relation": "fct_parcel_labels", "column": "is_late", "maturity_days": 1},
     "training": {
         "schedule": "weekly",
@@ -55,7 +58,11 @@ SPEC = {
         "params": {"num_leaves": 7, "min_data_in_leaf": 20},
     },
     # The labels are linear in the wind, so a linear model is proved better than trees.
-    "promotion": {"metric": "roc_auc", "slices": [{"column": "carrier"}], "minimum_gain_over_baseline": -0.05},
+    "promotion": {
+        "metric": "roc_auc",
+        "slices": [{"column": "carrier"}],
+        "minimum_gain_over_baseline": -0.05,
+    },
     "scoring": {"fallback": {"feature": "late_rate_7d", "default": 0.3}},
     "monitoring": {
         "metric": "log_loss",
@@ -78,19 +85,40 @@ class World:
     run: RunContext
     spec: ModelSpec
 
-    def add_night(self, key: str, *, wind: float = 0.0, is_turned: bool = False, load_id: int = 1_000_000) -> None:
+    def add_night(
+        self, key: str, *, wind: float = 0.0, is_turned: bool = False, load_id: int = 1_000_000
+    ) -> None:
         """Publish features of a night, and their labels, which become known a day later."""
         day = dt.date.fromisoformat(key)
         random = np.random.default_rng(day.toordinal())
         outcome = Partition(day).shift(1)
         features, labels = [], []
         for i in range(ROWS_A_DAY):
-            speed, weight, carrier = random.normal() + wind, random.normal(), random.choice(["A", "B", "C"])
+            speed, weight, carrier = (
+                random.normal() + wind,
+                random.normal(),
+                random.choice(["A", "B", "C"]),
+            )
             is_late = bool(2 * speed + random.normal() > 1) != is_turned
             parcel, at = f"{day}-{i:03d}", outcome.start + dt.timedelta(hours=6)
-            features.append((day, load_id, parcel, at, Partition(day).cutoff, speed, weight, bool(i % 2), 0.3, carrier))
+            features.append(
+                (
+                    day,
+                    load_id,
+                    parcel,
+                    at,
+                    Partition(day).cutoff,
+                    speed,
+                    weight,
+                    bool(i % 2),
+                    0.3,
+                    carrier,
+                )
+            )
             known_at = outcome.cutoff - dt.timedelta(minutes=5)
-            labels.append((outcome.day, load_id, parcel, at, known_at, None, None if i % 20 == 0 else is_late))
+            labels.append(
+                (outcome.day, load_id, parcel, at, known_at, None, None if i % 20 == 0 else is_late)
+            )
         self.copy("features.feat_parcel", features)
         self.copy("marts.fct_parcel_labels", labels)
         self.flip("features/parcel", day, load_id)
@@ -117,14 +145,20 @@ class World:
     def train_champion(self) -> None:
         """Train version 1 on the history; it serves from the day after ``TRAINED_ON``."""
         training_set = build_training_set(self.settings, self.spec, TRAINED_ON, self.run)
-        version = register(self.settings, train(self.settings, self.spec, training_set.key, self.run), self.run)
+        version = register(
+            self.settings, train(self.settings, self.spec, training_set.key, self.run), self.run
+        )
         assert decide(self.settings, self.spec, version.version, self.run).is_promoted
 
     def score_night(self, key: str, *, load_id: int = 1_000_000, is_fallback: bool = False) -> None:
         """Publish the champion's predictions of a night, or the rule's."""
-        query = sql.SQL("select * from features.feat_parcel where partition_date = {} order by parcel_id").format(sql.Literal(key))
+        query = sql.SQL(
+            "select * from features.feat_parcel where partition_date = {} order by parcel_id"
+        ).format(sql.Literal(key))
         rows = read_arrow(self.settings, query)
-        trained = load_model(ObjectStore.open(self.settings), find_version(self.conn, "parcel_late", 1))
+        trained = load_model(
+            ObjectStore.open(self.settings), find_version(self.conn, "parcel_late", 1)
+        )
         found = trained.predictions(rows)
         source, version = ("fallback_rule", None) if is_fallback else ("champion", 1)
         records = [
@@ -146,21 +180,37 @@ class World:
             for row, score, p in zip(rows.to_pylist(), found.score, found.probability, strict=True)
         ]
         columns = "partition_date, load_id, shard, parcel_id, event_timestamp, score, probability, decile, is_positive, model_version"
-        self.copy(f"predictions.parcel_late ({columns}, features_as_of, score_source, run_id)", records)
+        self.copy(
+            f"predictions.parcel_late ({columns}, features_as_of, score_source, run_id)", records
+        )
         self.flip("predictions/parcel_late", dt.date.fromisoformat(key), load_id)
 
     def measure(self, first: str, last: str | None = None, **changes: object) -> Verdict:
         """Measure, without reports unless ``report_rows`` asks for them."""
-        spec = self.spec.model_copy(update={"monitoring": self.spec.monitoring.model_copy(update=changes)}) if changes else self.spec
+        spec = (
+            self.spec.model_copy(
+                update={"monitoring": self.spec.monitoring.model_copy(update=changes)}
+            )
+            if changes
+            else self.spec
+        )
         return measure(self.settings, spec, PartitionRange.of(first, last), self.run)
 
     def decisions(self) -> list[tuple[str, str]]:
-        rows = self.conn.execute("select partition_date::text, state from monitoring.retrain_decisions order by 1")
+        rows = self.conn.execute(
+            "select partition_date::text, state from monitoring.retrain_decisions order by 1"
+        )
         return [(day, state) for day, state in rows]
 
 
 @pytest.fixture
-def history(settings: Settings, conn: Connection, run: RunContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+def history(
+    settings: Settings,
+    conn: Connection,
+    run: RunContext,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> World:
     """Return thirty nights of features and labels, without a champion; MLflow is switched off."""
     monkeypatch.setenv("NIGHTSHIFT_CODE_VERSION", "test")
     code_version.cache_clear()

@@ -13,7 +13,13 @@ from nightshift.monitoring import monitor as module
 from nightshift.monitoring.report import ReportError
 from nightshift.monitoring.verdict import read_verdict
 from nightshift.warehouse.connection import connect
-from nightshift.warehouse.retrain_requests import consume, decide_alone, decided_days, open_decision, open_ones
+from nightshift.warehouse.retrain_requests import (
+    consume,
+    decide_alone,
+    decided_days,
+    open_decision,
+    open_ones,
+)
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("no_report")]
 NIGHTS = ("2020-02-02", "2020-02-03", "2020-02-04", "2020-02-05")
@@ -35,9 +41,17 @@ def test_verdict_and_metrics_say_on_how_many_labels_they_stand(world) -> None:
     add_nights(world)
     verdict = world.measure("2020-02-04")
     # Every twentieth of the 120 parcels never gets a label.
-    found = (verdict.maturity, verdict.n_predictions, verdict.n_labels, verdict.n_never_labelled, verdict.label_share)
+    found = (
+        verdict.maturity,
+        verdict.n_predictions,
+        verdict.n_labels,
+        verdict.n_never_labelled,
+        verdict.label_share,
+    )
     assert found == ("mature", 120, 114, 6, 1.0)
-    rows = world.conn.execute("select distinct maturity from monitoring.performance_published").fetchall()
+    rows = world.conn.execute(
+        "select distinct maturity from monitoring.performance_published"
+    ).fetchall()
     assert rows == [("mature",)]
     query = "select partition_date::text, maturity, n_labels from monitoring.label_maturity where model = 'parcel_late' order by 1"
     assert world.conn.execute(query).fetchall() == [
@@ -50,9 +64,15 @@ def test_verdict_and_metrics_say_on_how_many_labels_they_stand(world) -> None:
 
 def test_metrics_of_a_maturing_night_never_trigger(world) -> None:
     add_nights(world, is_turned=True)
-    world.conn.execute("delete from marts.fct_parcel_labels where parcel_id like '2020-02-%' and parcel_id like '%1'")
+    world.conn.execute(
+        "delete from marts.fct_parcel_labels where parcel_id like '2020-02-%' and parcel_id like '%1'"
+    )
     verdict = world.measure("2020-02-04", "2020-02-05")
-    assert (verdict.maturity, verdict.n_labels, verdict.performance_status) == ("maturing", 102, "unknown")
+    assert (verdict.maturity, verdict.n_labels, verdict.performance_status) == (
+        "maturing",
+        102,
+        "unknown",
+    )
     assert verdict.label_share == pytest.approx(102 / 114)
     assert "labels of the evaluated night are maturing: 89% are known" in verdict.reasons
     assert world.decisions() == []
@@ -78,7 +98,10 @@ def test_red_night_opens_no_decision_and_the_next_one_does(world) -> None:
     red = world.measure("2020-02-03", **changes)
     assert red.red_reasons == ["features/parcel of 2020-02-03 was refused by its gate"]
     assert not red.has_triggered
-    assert "blocked, data quality is red: features/parcel of 2020-02-03 was refused by its gate" in red.reasons
+    assert (
+        "blocked, data quality is red: features/parcel of 2020-02-03 was refused by its gate"
+        in red.reasons
+    )
     load(world, "features/parcel", "2020-02-03", 3_000_000, "duplicate")
     world.measure("2020-02-04", **changes)
     assert world.decisions() == [("2020-02-04", "open")]
@@ -89,7 +112,9 @@ def test_red_night_opens_no_decision_and_the_next_one_does(world) -> None:
 
 def test_missing_and_refused_sources_are_red_when_features_were_built_from_them(world) -> None:
     world.add_night("2020-02-02")
-    world.conn.execute("""update ops.loads set inputs = '{"raw/weather": "x"}' where dataset = 'features/parcel'""")
+    world.conn.execute(
+        """update ops.loads set inputs = '{"raw/weather": "x"}' where dataset = 'features/parcel'"""
+    )
     world.conn.execute(
         "insert into quarantine.refused_drops (dataset, partition_date, known_at, source_uri, source_sha256, code, reason, run_id)"
         " values ('raw/weather', '2020-02-02', now(), 's3://x', 'x', 'NS-CONTRACT-003', 'too many refused rows', 'test')"
@@ -99,7 +124,9 @@ def test_missing_and_refused_sources_are_red_when_features_were_built_from_them(
     assert "raw/weather of 2020-02-02 has a refused file (NS-CONTRACT-003)" in red
 
 
-def test_content_is_the_same_when_report_fails_at_first(world, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_content_is_the_same_when_report_fails_at_first(
+    world, monkeypatch: pytest.MonkeyPatch
+) -> None:
     world.add_night("2020-02-02")
     good = module.make_report
 
@@ -121,7 +148,11 @@ def test_content_is_the_same_when_report_fails_at_first(world, monkeypatch: pyte
 @pytest.mark.timeout(900)
 def test_fifty_duplicated_monitor_runs_and_consumers_make_one_retraining(world) -> None:
     add_nights(world, wind=3.0)
-    spec = world.spec.model_copy(update={"monitoring": world.spec.monitoring.model_copy(update={"drifted_features_ratio": 0.25})})
+    spec = world.spec.model_copy(
+        update={
+            "monitoring": world.spec.monitoring.model_copy(update={"drifted_features_ratio": 0.25})
+        }
+    )
     for key in NIGHTS:  # statuses stand; the decisions are raced for below
         world.measure(key, drifted_features_ratio=0.99)
 
@@ -139,7 +170,9 @@ def test_fifty_duplicated_monitor_runs_and_consumers_make_one_retraining(world) 
 
         def close(i: int) -> bool:
             with connect(world.settings, f"consumer {i}") as conn:
-                return consume(conn, order.decision_id, Partition.parse("2020-02-05"), world.run, {})
+                return consume(
+                    conn, order.decision_id, Partition.parse("2020-02-05"), world.run, {}
+                )
 
         assert sum(pool.map(close, range(50))) == 1
     assert [state for _, state in world.decisions()] == ["consumed"]
@@ -158,4 +191,6 @@ def test_fifty_nights_that_race_open_one_order_per_cooldown(history) -> None:
     with ThreadPoolExecutor(10) as pool:
         assert sum(pool.map(decide, range(50))) == 1
     assert len(history.decisions()) == 1
-    assert len(open_ones(history.conn, "parcel_late")) == 1  # No event was read, and yet the next night sees the order.
+    assert (
+        len(open_ones(history.conn, "parcel_late")) == 1
+    )  # No event was read, and yet the next night sees the order.

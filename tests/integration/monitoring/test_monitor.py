@@ -19,7 +19,11 @@ pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("no_report")]
 
 def test_verdict_says_so_when_there_is_no_champion_yet(history) -> None:
     verdict = history.measure("2020-01-20")
-    assert (verdict.drift_status, verdict.score_drift_status, verdict.performance_status) == ("unknown", "unknown", "unknown")
+    assert (verdict.drift_status, verdict.score_drift_status, verdict.performance_status) == (
+        "unknown",
+        "unknown",
+        "unknown",
+    )
     assert verdict.model_version is None
     assert verdict.reasons == ["there is no champion yet", "no matured predictions of 2020-01-18"]
     assert history.decisions() == []
@@ -29,9 +33,15 @@ def test_quiet_night_is_ok_when_champion_scored_it(world) -> None:
     world.add_night("2020-02-02")
     world.score_night("2020-02-02")
     verdict = world.measure("2020-02-02")
-    assert (verdict.drift_status, verdict.score_drift_status, verdict.performance_status) == ("ok", "ok", "unknown")
+    assert (verdict.drift_status, verdict.score_drift_status, verdict.performance_status) == (
+        "ok",
+        "ok",
+        "unknown",
+    )
     assert (verdict.n_features, verdict.n_drifted, verdict.model_version) == (4, 0, 1)
-    rows = world.conn.execute("select kind, feature, is_drifted from monitoring.drift_published order by 1, 2").fetchall()
+    rows = world.conn.execute(
+        "select kind, feature, is_drifted from monitoring.drift_published order by 1, 2"
+    ).fetchall()
     assert rows == [
         ("categorical", "carrier", False),
         ("numeric", "is_fragile", False),
@@ -45,7 +55,11 @@ def test_rows_of_a_night_are_read_once_for_drift_and_profile(world, monkeypatch)
     world.add_night("2020-02-02")
     world.score_night("2020-02-02")
     real, queries = profiles.stream_arrow, []
-    monkeypatch.setattr(profiles, "stream_arrow", lambda *given, **how: (queries.append(given[1]), real(*given, **how))[1])
+    monkeypatch.setattr(
+        profiles,
+        "stream_arrow",
+        lambda *given, **how: (queries.append(given[1]), real(*given, **how))[1],
+    )
     world.measure("2020-02-02")
 
     assert len(queries) == 2  # features and predictions
@@ -60,13 +74,19 @@ def test_an_empty_night_is_measured_as_one_and_is_no_drift(world) -> None:
     for dataset in ("features/parcel", "predictions/parcel_late"):
         world.flip(dataset, dt.date(2020, 2, 2), 1_000_000)
     verdict = world.measure("2020-02-02", report_rows=100)
-    assert (verdict.drift_status, verdict.score_drift_status, verdict.n_features) == ("unknown", "unknown", 0)
+    assert (verdict.drift_status, verdict.score_drift_status, verdict.n_features) == (
+        "unknown",
+        "unknown",
+        0,
+    )
     assert (verdict.report_key, verdict.has_triggered) == (None, False)
     assert "the night has no parcel" in verdict.reasons
     for key in ("2020-02-03", "2020-02-04"):
         world.add_night(key)
         world.score_night(key)
-    assert "no matured predictions of 2020-02-02" in world.measure("2020-02-03", "2020-02-04").reasons
+    assert (
+        "no matured predictions of 2020-02-02" in world.measure("2020-02-03", "2020-02-04").reasons
+    )
 
 
 @pytest.mark.mlts("mon-3")
@@ -90,12 +110,19 @@ def test_rerun_gives_the_same_verdict_and_no_second_decision(world) -> None:
         world.add_night(key, wind=3.0)
     once = world.measure("2020-02-02", "2020-02-04", drifted_features_ratio=0.25)
     hashes = "select dataset, partition_date, content_hash from ops.published p join ops.loads using (dataset, partition_date, load_id)"
-    before = world.conn.execute(f"{hashes} where dataset like 'monitoring%' order by 1, 2").fetchall()
-    assert consume(world.conn, once.retrain_decision_id, Partition.parse("2020-02-03"), world.run, {})
+    before = world.conn.execute(
+        f"{hashes} where dataset like 'monitoring%' order by 1, 2"
+    ).fetchall()
+    assert consume(
+        world.conn, once.retrain_decision_id, Partition.parse("2020-02-03"), world.run, {}
+    )
     again = world.measure("2020-02-02", "2020-02-04", drifted_features_ratio=0.25)
     assert world.decisions() == [("2020-02-03", "consumed")]
     assert again.retrain_decision_id == once.retrain_decision_id
-    assert world.conn.execute(f"{hashes} where dataset like 'monitoring%' order by 1, 2").fetchall() == before
+    assert (
+        world.conn.execute(f"{hashes} where dataset like 'monitoring%' order by 1, 2").fetchall()
+        == before
+    )
     assert len(before) == 9
 
 
@@ -104,11 +131,19 @@ def test_bulk_range_gives_what_night_by_night_gives(world) -> None:
     for key in ("2020-02-02", "2020-02-03"):
         world.add_night(key, wind=3.0)
         world.measure(key, drifted_features_ratio=0.25)
-    nightly = [read_verdict(world.conn, "parcel_late", Partition.parse(f"2020-02-0{day}")) for day in (2, 3)]
+    nightly = [
+        read_verdict(world.conn, "parcel_late", Partition.parse(f"2020-02-0{day}"))
+        for day in (2, 3)
+    ]
     world.measure("2020-02-02", "2020-02-03", drifted_features_ratio=0.25)
-    bulk = [read_verdict(world.conn, "parcel_late", Partition.parse(f"2020-02-0{day}")) for day in (2, 3)]
+    bulk = [
+        read_verdict(world.conn, "parcel_late", Partition.parse(f"2020-02-0{day}"))
+        for day in (2, 3)
+    ]
     statuses = [(v.drift_status, v.n_drifted, v.breached_days, v.has_triggered) for v in nightly]
-    assert statuses == [(v.drift_status, v.n_drifted, v.breached_days, v.has_triggered) for v in bulk]
+    assert statuses == [
+        (v.drift_status, v.n_drifted, v.breached_days, v.has_triggered) for v in bulk
+    ]
     assert statuses[1][3]
 
 
@@ -218,7 +253,9 @@ def test_verdict_stands_when_report_fails(world, monkeypatch: pytest.MonkeyPatch
     assert verdict.report_problem == "no report: The report was not finished in time."
 
 
-def test_report_is_linked_and_not_made_again_when_night_is_rerun(world, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_report_is_linked_and_not_made_again_when_night_is_rerun(
+    world, monkeypatch: pytest.MonkeyPatch
+) -> None:
     world.add_night("2020-02-02")
     world.score_night("2020-02-02")
     key = world.measure("2020-02-02").report_key
@@ -252,7 +289,9 @@ def test_the_verdict_is_published_again_when_its_rows_are_damaged(world) -> None
     ):
         world.conn.execute(statement.encode())
         assert world.measure("2020-02-02") == right
-        assert world.conn.execute("select count(*) from monitoring.drift_published").fetchone() == (5,)
+        assert world.conn.execute("select count(*) from monitoring.drift_published").fetchone() == (
+            5,
+        )
         repaired = "select count(distinct load_id) from ops.ledger where dataset like 'monitoring%' and reason like 'repairs%'"
         assert world.conn.execute(repaired).fetchone() == (number,)
 
@@ -261,9 +300,13 @@ def test_the_verdict_is_published_again_when_its_rows_are_damaged(world) -> None
 def test_nothing_is_measured_when_published_rows_have_vanished(world, table) -> None:
     world.add_night("2020-02-02")
     world.score_night("2020-02-02")
-    world.conn.execute("update ops.loads set n_rows = 120 where partition_date = '2020-02-02' and dataset !~ 'marts'")
+    world.conn.execute(
+        "update ops.loads set n_rows = 120 where partition_date = '2020-02-02' and dataset !~ 'marts'"
+    )
     world.measure("2020-02-02")
-    world.conn.execute(f"delete from {table} where partition_date = '2020-02-02' and parcel_id like '%-00_'".encode())
+    world.conn.execute(
+        f"delete from {table} where partition_date = '2020-02-02' and parcel_id like '%-00_'".encode()
+    )
     with pytest.raises(DamagedInputError) as caught:
         world.measure("2020-02-02")
     assert (caught.value.code, caught.value.got) == ("NS-WRITE-007", "110 of 120 rows are there")

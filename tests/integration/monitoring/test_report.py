@@ -16,7 +16,9 @@ SIGNATURE = Signature(("wind",), (("carrier", ("A", "B")),))
 def rows(n: int, shift: float = 0.0) -> pa.Table:
     random = np.random.default_rng(n)
     carriers = random.choice(["A", "B", None], n)
-    return pa.table({"wind": random.normal(size=n) + shift, "carrier": pa.array(carriers.tolist(), pa.string())})
+    return pa.table(
+        {"wind": random.normal(size=n) + shift, "carrier": pa.array(carriers.tolist(), pa.string())}
+    )
 
 
 def sample(table: pa.Table, n_rows: int = 300) -> Sample:
@@ -26,7 +28,10 @@ def sample(table: pa.Table, n_rows: int = 300) -> Sample:
 def test_sample_is_bounded_and_the_same_when_seed_is_the_same() -> None:
     first, second = sample(rows(500)), sample(rows(500))
     assert first.columns["wind"].shape == (300,)
-    assert all(np.array_equal(first.columns[name], second.columns[name], equal_nan=True) for name in first.columns)
+    assert all(
+        np.array_equal(first.columns[name], second.columns[name], equal_nan=True)
+        for name in first.columns
+    )
     assert sorted(first.columns) == ["carrier", "score", "wind"]
 
 

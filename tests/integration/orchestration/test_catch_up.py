@@ -35,7 +35,15 @@ def load(
     row = conn.execute("select nextval('ops.load_id_seq')").fetchone()
     assert row is not None
     at = dt.datetime.now(dt.UTC)
-    values = {"dataset": dataset, "day": day, "load_id": row[0], "ago": ago, "at": at, "actor": actor, "run_id": f"{run}/2013-01-05/a_task"}
+    values = {
+        "dataset": dataset,
+        "day": day,
+        "load_id": row[0],
+        "ago": ago,
+        "at": at,
+        "actor": actor,
+        "run_id": f"{run}/2013-01-05/a_task",
+    }
     conn.execute(
         """
         insert into ops.loads (
@@ -62,9 +70,13 @@ def test_a_partition_is_stranded_when_nobody_scores_its_features(conn: Connectio
 
 
 @pytest.mark.parametrize(
-    ("actor", "ago"), [("cli:a_person", LONG_AGO), ("airflow", JUST_NOW), ("airflow", LAST_MONTH)], ids=["by hand", "fresh", "old"]
+    ("actor", "ago"),
+    [("cli:a_person", LONG_AGO), ("airflow", JUST_NOW), ("airflow", LAST_MONTH)],
+    ids=["by hand", "fresh", "old"],
 )
-def test_it_is_not_when_upstream_was_published_by_hand_just_now_or_long_ago(conn: Connection, actor: str, ago: str) -> None:
+def test_it_is_not_when_upstream_was_published_by_hand_just_now_or_long_ago(
+    conn: Connection, actor: str, ago: str
+) -> None:
     load(conn, "features/flight", ago, actor=actor)
     assert not is_stranded(conn)
 

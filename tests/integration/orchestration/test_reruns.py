@@ -26,7 +26,14 @@ LONG_AGO, JUST_NOW = "1 hour", "1 minute"
 
 
 def tried(
-    conn: Connection, task_id: str, outcome: str | None, ago: str = LONG_AGO, *, dag_id: str = "ingest", run: str = "r1", attempt: int = 1
+    conn: Connection,
+    task_id: str,
+    outcome: str | None,
+    ago: str = LONG_AGO,
+    *,
+    dag_id: str = "ingest",
+    run: str = "r1",
+    attempt: int = 1,
 ) -> None:
     """Record a try that began some time ago."""
     conn.execute(
@@ -35,20 +42,33 @@ def tried(
         select %(dag)s, %(run)s, %(task)s, -1, %(attempt)s, %(day)s, at, case when %(outcome)s::text is not null then at end, %(outcome)s
         from (select clock_timestamp() - %(ago)s::interval as at) t
         """,
-        {"dag": dag_id, "run": run, "task": task_id, "attempt": attempt, "day": DAY, "ago": ago, "outcome": outcome},
+        {
+            "dag": dag_id,
+            "run": run,
+            "task": task_id,
+            "attempt": attempt,
+            "day": DAY,
+            "ago": ago,
+            "outcome": outcome,
+        },
     )
 
 
 def publish(conn: Connection, *datasets: str) -> None:
     for dataset in datasets:
-        conn.execute("insert into ops.published (dataset, partition_date, load_id, token) values (%s, %s, 1, 1)", [dataset, DAY])
+        conn.execute(
+            "insert into ops.published (dataset, partition_date, load_id, token) values (%s, %s, 1, 1)",
+            [dataset, DAY],
+        )
 
 
 def found(settings: Settings, conn: Connection) -> list[str]:
     return [one.dag_run_id for one in lost_ingests(settings, conn)]
 
 
-def test_an_ingest_is_found_when_loads_died_before_their_code_began(settings: Settings, conn: Connection) -> None:
+def test_an_ingest_is_found_when_loads_died_before_their_code_began(
+    settings: Settings, conn: Connection
+) -> None:
     """The third load has no record at all; the tasks behind the loads did begin, and failed."""
     for dataset in ("flight_outcomes", "flight_schedules"):
         tried(conn, f"load_{dataset}", "success")
@@ -69,8 +89,12 @@ def test_an_ingest_is_found_when_a_load_died_in_its_middle_or_never_looked_again
     assert found(settings, conn) == ["r1"]
 
 
-@pytest.mark.parametrize("outcome", ["NS-CONTRACT-001", "NS-INGEST-001", "NS-AIRFLOW-001", "KeyError"])
-def test_it_is_left_to_a_person_when_a_load_failed_by_its_own_doing(settings: Settings, conn: Connection, outcome: str) -> None:
+@pytest.mark.parametrize(
+    "outcome", ["NS-CONTRACT-001", "NS-INGEST-001", "NS-AIRFLOW-001", "KeyError"]
+)
+def test_it_is_left_to_a_person_when_a_load_failed_by_its_own_doing(
+    settings: Settings, conn: Connection, outcome: str
+) -> None:
     tried(conn, "load_flight_outcomes", "success")
     tried(conn, "load_weather", outcome)
     assert found(settings, conn) == []
@@ -82,19 +106,25 @@ def test_a_later_try_has_the_last_word(settings: Settings, conn: Connection) -> 
     assert found(settings, conn) == ["r1"]
 
 
-def test_only_the_newest_run_of_a_day_is_started_again(settings: Settings, conn: Connection) -> None:
+def test_only_the_newest_run_of_a_day_is_started_again(
+    settings: Settings, conn: Connection
+) -> None:
     tried(conn, "load_weather", None)
     tried(conn, "load_weather", None, "40 minutes", run="r2")
     assert found(settings, conn) == ["r2"]
 
 
 @pytest.mark.parametrize("ago", [JUST_NOW, "8 days"])
-def test_it_is_not_found_while_it_is_under_way_or_after_a_week(settings: Settings, conn: Connection, ago: str) -> None:
+def test_it_is_not_found_while_it_is_under_way_or_after_a_week(
+    settings: Settings, conn: Connection, ago: str
+) -> None:
     tried(conn, "load_weather", None, ago)
     assert found(settings, conn) == []
 
 
-def test_it_is_not_found_when_all_of_the_day_is_published(settings: Settings, conn: Connection) -> None:
+def test_it_is_not_found_when_all_of_the_day_is_published(
+    settings: Settings, conn: Connection
+) -> None:
     tried(conn, "load_weather", None)
     publish(conn, "raw/weather", "raw/flight_outcomes", "raw/flight_schedules")
     assert found(settings, conn) == []
@@ -103,21 +133,40 @@ def test_it_is_not_found_when_all_of_the_day_is_published(settings: Settings, co
 @pytest.fixture
 def degraded(monkeypatch: pytest.MonkeyPatch, conn: Connection) -> DegradedNight:
     """Have one degraded night, which the champion would score better."""
-    night = DegradedNight(MODEL, Partition(DAY), "fallback_rule", "the store was away", dt.datetime.now(dt.UTC), by_airflow=True)
-    monkeypatch.setattr(reruns, "degraded_nights", lambda _, spec: [night] if spec.name == MODEL else [])
+    night = DegradedNight(
+        MODEL,
+        Partition(DAY),
+        "fallback_rule",
+        "the store was away",
+        dt.datetime.now(dt.UTC),
+        by_airflow=True,
+    )
+    monkeypatch.setattr(
+        reruns, "degraded_nights", lambda _, spec: [night] if spec.name == MODEL else []
+    )
     monkeypatch.setattr(reruns, "better_choice", lambda *_: "the champion")
     tried(conn, "publish", "success", dag_id=f"score__{MODEL}", run="scored")
     return night
 
 
-def test_the_scoring_of_a_degraded_night_runs_again(settings: Settings, conn: Connection, degraded: DegradedNight) -> None:
+def test_the_scoring_of_a_degraded_night_runs_again(
+    settings: Settings, conn: Connection, degraded: DegradedNight
+) -> None:
     (one,) = improvable_scorings(settings, conn)
     assert (one.dag_id, one.dag_run_id) == (f"score__{MODEL}", "scored")
     assert "NS-SCORE-007" in one.reason
 
 
-@pytest.mark.parametrize("why", ["nothing is better", "it breaks", "made by hand", "too late", "never in Airflow"])
-def test_it_does_not_when(settings: Settings, conn: Connection, degraded: DegradedNight, monkeypatch: pytest.MonkeyPatch, why: str) -> None:
+@pytest.mark.parametrize(
+    "why", ["nothing is better", "it breaks", "made by hand", "too late", "never in Airflow"]
+)
+def test_it_does_not_when(
+    settings: Settings,
+    conn: Connection,
+    degraded: DegradedNight,
+    monkeypatch: pytest.MonkeyPatch,
+    why: str,
+) -> None:
     def breaks(*_: object) -> None:
         raise ValueError("a model may break in any way")
 
@@ -128,7 +177,9 @@ def test_it_does_not_when(settings: Settings, conn: Connection, degraded: Degrad
     changed = DegradedNight(**{**vars(degraded), **changes.get(why, {})})
     monkeypatch.setattr(reruns, "degraded_nights", lambda *_: [changed])
     if why in {"nothing is better", "it breaks"}:
-        monkeypatch.setattr(reruns, "better_choice", breaks if why == "it breaks" else lambda *_: None)
+        monkeypatch.setattr(
+            reruns, "better_choice", breaks if why == "it breaks" else lambda *_: None
+        )
     if why == "never in Airflow":
         conn.execute("delete from ops.task_tries")
     assert improvable_scorings(settings, conn) == []
@@ -139,7 +190,9 @@ def test_a_run_is_started_again_three_times_at_most_and_not_at_once(
 ) -> None:
     cleared: list[Rerun] = []
     monkeypatch.setattr(reruns, "load_settings", lambda: settings)
-    monkeypatch.setattr(reruns, "get_current_context", lambda: {"task": SimpleNamespace(execution_timeout=None)})
+    monkeypatch.setattr(
+        reruns, "get_current_context", lambda: {"task": SimpleNamespace(execution_timeout=None)}
+    )
     monkeypatch.setattr(reruns, "_is_over", lambda _: True)
     monkeypatch.setattr(reruns, "_clear", cleared.append)
     for number in range(MAXIMUM_RERUNS):

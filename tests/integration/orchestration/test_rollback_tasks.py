@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from airflow.sdk.exceptions import AirflowSkipException
-from tests.integration.scoring.conftest import Registry, publish_features, registry, scoring_settings, spec, warehouse
+from tests.integration.scoring.conftest import (
+    Registry,
+    publish_features,
+    registry,
+    scoring_settings,
+    spec,
+    warehouse,
+)
 
 from nightshift.contracts.model_spec import ModelSpec
 from nightshift.contracts.partitions import PartitionRange
@@ -46,8 +53,17 @@ def ask(two_champions: Registry, spec: ModelSpec, monkeypatch: pytest.MonkeyPatc
 
     def run_both(asked_in: str = "manual__1", **form: object) -> dict[str, Any]:
         given = {
-            "params": {"model": spec.name, "to_version": 1, "since": None, "reason": "scores look wrong", "only_plan": False, **form},
-            "dag_run": SimpleNamespace(dag_id="rollback", run_id=asked_in, partition_key=None, triggering_user_name="ann"),
+            "params": {
+                "model": spec.name,
+                "to_version": 1,
+                "since": None,
+                "reason": "scores look wrong",
+                "only_plan": False,
+                **form,
+            },
+            "dag_run": SimpleNamespace(
+                dag_id="rollback", run_id=asked_in, partition_key=None, triggering_user_name="ann"
+            ),
             "ti": SimpleNamespace(task_id="a_task", try_number=1, map_index=-1),
             "task": SimpleNamespace(execution_timeout=dt.timedelta(minutes=5)),
         }
@@ -73,16 +89,30 @@ def served(conn: Connection) -> list[int]:
 
 
 @pytest.mark.promise("R19")
-def test_form_puts_the_version_back_under_the_name_of_who_asked(conn: Connection, spec: ModelSpec, ask: Ask) -> None:
+def test_form_puts_the_version_back_under_the_name_of_who_asked(
+    conn: Connection, spec: ModelSpec, ask: Ask
+) -> None:
     assert served(conn) == [1, 2, 2]
     done = ask()
     assert served(conn) == [1, 1, 1]
     last = history(conn, spec.name)[-1]
-    assert done == {"version": 1, "since": "2013-07-03", "n_partitions": 2, "promotion_id": last.promotion_id, "n_changed": 2}
-    assert (last.actor, last.reasons, last.run_id) == ("airflow:ann", ("scores look wrong",), "rollback/2013-07-03/manual__1")
+    assert done == {
+        "version": 1,
+        "since": "2013-07-03",
+        "n_partitions": 2,
+        "promotion_id": last.promotion_id,
+        "n_changed": 2,
+    }
+    assert (last.actor, last.reasons, last.run_id) == (
+        "airflow:ann",
+        ("scores look wrong",),
+        "rollback/2013-07-03/manual__1",
+    )
 
 
-def test_nothing_moves_when_only_the_plan_is_wanted(conn: Connection, spec: ModelSpec, ask: Ask) -> None:
+def test_nothing_moves_when_only_the_plan_is_wanted(
+    conn: Connection, spec: ModelSpec, ask: Ask
+) -> None:
     record = history(conn, spec.name)
     with pytest.raises(AirflowSkipException, match=r"2 partition\(s\) would be published again"):
         ask(only_plan=True)
@@ -105,12 +135,16 @@ def test_cleared_run_changes_nothing_more(conn: Connection, spec: ModelSpec, ask
 
 
 @pytest.mark.promise("R19")
-def test_cleared_run_is_skipped_when_somebody_has_decided_since(conn: Connection, spec: ModelSpec, ask: Ask) -> None:
+def test_cleared_run_is_skipped_when_somebody_has_decided_since(
+    conn: Connection, spec: ModelSpec, ask: Ask
+) -> None:
     ask()
     ask("manual__2", to_version=2, since="2013-07-03")
     assert served(conn) == [1, 2, 2]
     record = history(conn, spec.name)
-    with pytest.raises(AirflowSkipException, match="made version 2 champion since, decided by airflow:ann"):
+    with pytest.raises(
+        AirflowSkipException, match="made version 2 champion since, decided by airflow:ann"
+    ):
         ask()
     assert served(conn) == [1, 2, 2]
     assert history(conn, spec.name) == record

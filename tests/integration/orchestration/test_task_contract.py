@@ -29,24 +29,44 @@ DAY, MODEL = dt.date(2013, 1, 5), "flight_delayed"
 PLAN = ScorePlan(
     load_id=999,
     n_shards=2,
-    days=(DayPlan(partition_date=DAY, feature_load_id=998, model_version=1, score_source="champion", score_source_reason=None),),
+    days=(
+        DayPlan(
+            partition_date=DAY,
+            feature_load_id=998,
+            model_version=1,
+            score_source="champion",
+            score_source_reason=None,
+        ),
+    ),
 )
 INGESTED = SimpleNamespace(partitions=(SimpleNamespace(n_rows=5),), n_rows=5, n_refused=0)
 PUBLISHED = SimpleNamespace(load_id=999, n_rows=5, content_hash="h", dataset="features/flight")
 MANIFEST = LoadManifest(RunContext("test/run", 1, "test"), {"input": "a"})
 
 READ_ONLY = {"tell_failures", "is_training_due", "shards_of", "announce_rescued"}
-"""They answer a question from what they are given or from the warehouse, and leave nothing behind."""
+"""They answer a question from what they are given or from the warehouse, and leave nothing
+behind.
+"""
 LIES: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
     "load_reference": (tasks.load_reference, {"nightshift.ingestion.load.ingest": INGESTED}),
-    "load_dataset": (lambda: tasks.load_dataset("weather"), {"nightshift.ingestion.load.ingest": INGESTED}),
+    "load_dataset": (
+        lambda: tasks.load_dataset("weather"),
+        {"nightshift.ingestion.load.ingest": INGESTED},
+    ),
     "announce_raw": (tasks.announce_raw, {}),
     "build_features": (
         tasks.build_features,
-        {"nightshift.transformation.build.build": SimpleNamespace(published=(PUBLISHED,), summary=lambda: {"n_rows": 5})},
+        {
+            "nightshift.transformation.build.build": SimpleNamespace(
+                published=(PUBLISHED,), summary=lambda: {"n_rows": 5}
+            )
+        },
     ),
     "announce_features": (lambda: tasks.announce_features("flight", {"failures": {}}), {}),
-    "begin_scoring": (lambda: tasks.begin_scoring(MODEL), {"nightshift.scoring.batch_scorer.begin": PLAN}),
+    "begin_scoring": (
+        lambda: tasks.begin_scoring(MODEL),
+        {"nightshift.scoring.batch_scorer.begin": PLAN},
+    ),
     "score_shard": (
         lambda: tasks.score_shard(MODEL, PLAN.model_dump(mode="json"), 0),
         {"nightshift.scoring.batch_scorer.score_shard": {"shard": 0, "n_rows": 5}},
@@ -57,31 +77,56 @@ LIES: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
     ),
     "rescue_predictions": (
         lambda: rescue_tasks.rescue_predictions(MODEL),
-        {"nightshift.scoring.deadline_fallback.rescue": SimpleNamespace(outcome="scored", reason=None, load_id=999, n_rows=5)},
+        {
+            "nightshift.scoring.deadline_fallback.rescue": SimpleNamespace(
+                outcome="scored", reason=None, load_id=999, n_rows=5
+            )
+        },
     ),
     "rescue_by_last_good_spec": (
         lambda: rescue_tasks.rescue_by_last_good_spec(MODEL),
-        {"nightshift.scoring.deadline_fallback.rescue": SimpleNamespace(outcome="scored", reason=None, load_id=999, n_rows=5)},
+        {
+            "nightshift.scoring.deadline_fallback.rescue": SimpleNamespace(
+                outcome="scored", reason=None, load_id=999, n_rows=5
+            )
+        },
     ),
     "measure_model": (
         lambda: tasks.measure_model(MODEL),
-        {"nightshift.monitoring.monitor.measure": SimpleNamespace(summary=lambda: {"retrain_decision_id": None})},
+        {
+            "nightshift.monitoring.monitor.measure": SimpleNamespace(
+                summary=lambda: {"retrain_decision_id": None}
+            )
+        },
     ),
     "announce_retraining": (lambda: tasks.announce_retraining({"retrain_decision_id": 7}), {}),
     "build_training_set": (
         lambda: tasks.build_training_set(MODEL),
-        {"nightshift.training.training_set.build_training_set": SimpleNamespace(key="training-sets/none.parquet")},
+        {
+            "nightshift.training.training_set.build_training_set": SimpleNamespace(
+                key="training-sets/none.parquet"
+            )
+        },
     ),
     "train_model": (
         lambda: tasks.train_model(MODEL, "training-sets/none.parquet"),
-        {"nightshift.training.pipeline.train": None, "nightshift.registry.model_versions.register": SimpleNamespace(version=7)},
+        {
+            "nightshift.training.pipeline.train": None,
+            "nightshift.registry.model_versions.register": SimpleNamespace(version=7),
+        },
     ),
     "decide_promotion": (
         lambda: tasks.decide_promotion(MODEL, 7),
-        {"nightshift.registry.promotion.decide": SimpleNamespace(promotion_id=7, verdict="promoted", reasons=())},
+        {
+            "nightshift.registry.promotion.decide": SimpleNamespace(
+                promotion_id=7, verdict="promoted", reasons=()
+            )
+        },
     ),
 }
-"""Each task, called while its stage only says that it has done its work; by the task's name, with the stages and what they say."""
+"""Each task, called while its stage only says that it has done its work; by the task's name,
+with the stages and what they say.
+"""
 
 
 @pytest.fixture
@@ -133,10 +178,21 @@ def test_task_fails_when_its_stage_returns_without_a_result_in_the_warehouse(
     ],
 )
 def test_task_fails_when_readers_see_a_load_from_before_its_own(
-    task_of_airflow: None, conn: Connection, monkeypatch: pytest.MonkeyPatch, task: str, dataset: str
+    task_of_airflow: None,
+    conn: Connection,
+    monkeypatch: pytest.MonkeyPatch,
+    task: str,
+    dataset: str,
 ) -> None:
-    older = begin(conn, [Target(dataset, "features", "feat_thing", ("thing_id",))], PartitionRange.single(Partition(DAY)), MANIFEST)
-    conn.execute("create table features.feat_thing (partition_date date, load_id bigint, thing_id text)")
+    older = begin(
+        conn,
+        [Target(dataset, "features", "feat_thing", ("thing_id",))],
+        PartitionRange.single(Partition(DAY)),
+        MANIFEST,
+    )
+    conn.execute(
+        "create table features.feat_thing (partition_date date, load_id bigint, thing_id text)"
+    )
     conn.execute("insert into features.feat_thing values (%s, %s, 'a')", [DAY, older.load_id])
     audit(conn, older)
     publish(conn, older)
@@ -144,7 +200,9 @@ def test_task_fails_when_readers_see_a_load_from_before_its_own(
     says = {
         "build_features": SimpleNamespace(published=(load,), summary=dict),
         "publish_predictions": [load],
-        "rescue_predictions": SimpleNamespace(outcome="scored", reason=None, load_id=load.load_id, n_rows=1),
+        "rescue_predictions": SimpleNamespace(
+            outcome="scored", reason=None, load_id=load.load_id, n_rows=1
+        ),
     }
     body, stages = LIES[task]
     for stage in stages:
@@ -154,10 +212,14 @@ def test_task_fails_when_readers_see_a_load_from_before_its_own(
     assert raised.value.got == f"load {older.load_id}"
 
 
-def test_task_fails_when_readers_see_fewer_rows_than_were_published(task_of_airflow: None, conn: Connection, monkeypatch) -> None:
+def test_task_fails_when_readers_see_fewer_rows_than_were_published(
+    task_of_airflow: None, conn: Connection, monkeypatch
+) -> None:
     for dataset in ("flight_schedules", "flight_outcomes", "weather"):
         target = Target(f"raw/{dataset}", "raw", dataset, ("source_row",), is_versioned=True)
-        manifest = LoadManifest(MANIFEST.run, MANIFEST.inputs, dt.datetime(2013, 1, 6, tzinfo=dt.UTC))
+        manifest = LoadManifest(
+            MANIFEST.run, MANIFEST.inputs, dt.datetime(2013, 1, 6, tzinfo=dt.UTC)
+        )
         write = begin(conn, [target], PartitionRange.single(Partition(DAY)), manifest)
         statement = f"insert into raw.{dataset} (partition_date, load_id, known_at, source_row) select %s, %s, now(), generate_series(1, 5)"
         conn.execute(statement.encode(), [DAY, write.load_id])
@@ -169,4 +231,7 @@ def test_task_fails_when_readers_see_fewer_rows_than_were_published(task_of_airf
 
     with pytest.raises(PostConditionError) as raised:
         tasks.announce_raw()
-    assert (raised.value.expected, raised.value.got) == ("5 rows of raw/weather, as published", "3 rows")
+    assert (raised.value.expected, raised.value.got) == (
+        "5 rows of raw/weather, as published",
+        "3 rows",
+    )

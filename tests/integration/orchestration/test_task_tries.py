@@ -34,7 +34,9 @@ class Attempts:
     """A task of Airflow's, tried again and again."""
 
     def __init__(self, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.instance = SimpleNamespace(task_id="load_weather", try_number=1, map_index=-1, max_tries=RETRIES)
+        self.instance = SimpleNamespace(
+            task_id="load_weather", try_number=1, map_index=-1, max_tries=RETRIES
+        )
         self.context: dict[str, Any] = {
             "dag_run": SimpleNamespace(dag_id="ingest", run_id="r", partition_key=DAY.isoformat()),
             "ti": self.instance,
@@ -42,7 +44,9 @@ class Attempts:
         }
         for module in (scopes, reruns):
             monkeypatch.setattr(module, "get_current_context", lambda: self.context)
-        monkeypatch.setattr("nightshift.orchestration.tasks.get_current_context", lambda: self.context)
+        monkeypatch.setattr(
+            "nightshift.orchestration.tasks.get_current_context", lambda: self.context
+        )
         for module in (scopes, defaults):
             monkeypatch.setattr(module, "load_settings", lambda: settings)
 
@@ -52,7 +56,11 @@ class Attempts:
             with task_scope():
                 body()
         except Exception as error:  # noqa: BLE001 - whatever it is, the policy decides
-            return StageRetryPolicy().evaluate(error, self.instance.try_number, RETRIES, self.context).action
+            return (
+                StageRetryPolicy()
+                .evaluate(error, self.instance.try_number, RETRIES, self.context)
+                .action
+            )
         else:
             return None
         finally:
@@ -82,22 +90,36 @@ def outcomes(conn: Connection) -> list[tuple[int, str | None]]:
     return conn.execute("select attempt, outcome from ops.task_tries order by attempt").fetchall()
 
 
-def test_the_third_failure_of_our_own_code_is_the_last(attempts: Attempts, conn: Connection) -> None:
-    assert [attempts.run(fail) for _ in range(3)] == [RetryAction.RETRY, RetryAction.RETRY, RetryAction.FAIL]
+def test_the_third_failure_of_our_own_code_is_the_last(
+    attempts: Attempts, conn: Connection
+) -> None:
+    assert [attempts.run(fail) for _ in range(3)] == [
+        RetryAction.RETRY,
+        RetryAction.RETRY,
+        RetryAction.FAIL,
+    ]
     assert outcomes(conn) == [(number, "NS-WAREHOUSE-001") for number in (1, 2, 3)]
 
 
 def test_tries_that_died_before_our_code_do_not_count(attempts: Attempts) -> None:
     for _ in range(5):
         attempts.lose()
-    assert [attempts.run(fail) for _ in range(3)] == [RetryAction.RETRY, RetryAction.RETRY, RetryAction.FAIL]
+    assert [attempts.run(fail) for _ in range(3)] == [
+        RetryAction.RETRY,
+        RetryAction.RETRY,
+        RetryAction.FAIL,
+    ]
 
 
 def test_a_cleared_task_has_all_its_tries_again(attempts: Attempts) -> None:
     for _ in range(3):
         attempts.run(fail)
     attempts.clear()
-    assert [attempts.run(fail) for _ in range(3)] == [RetryAction.RETRY, RetryAction.RETRY, RetryAction.FAIL]
+    assert [attempts.run(fail) for _ in range(3)] == [
+        RetryAction.RETRY,
+        RetryAction.RETRY,
+        RetryAction.FAIL,
+    ]
 
 
 def test_a_try_that_waits_for_upstream_does_not_count(attempts: Attempts, conn: Connection) -> None:
@@ -120,7 +142,9 @@ def test_a_try_that_waits_for_upstream_does_not_count(attempts: Attempts, conn: 
         (None, "success"),
     ],
 )
-def test_the_record_says_how_a_try_ended(attempts: Attempts, conn: Connection, error: Exception | None, outcome: str) -> None:
+def test_the_record_says_how_a_try_ended(
+    attempts: Attempts, conn: Connection, error: Exception | None, outcome: str
+) -> None:
     def body() -> None:
         if error is not None:
             raise error
@@ -129,7 +153,9 @@ def test_the_record_says_how_a_try_ended(attempts: Attempts, conn: Connection, e
     assert outcomes(conn) == [(1, outcome)]
 
 
-def test_a_task_whose_processes_vanish_ends_with_a_code(attempts: Attempts, conn: Connection) -> None:
+def test_a_task_whose_processes_vanish_ends_with_a_code(
+    attempts: Attempts, conn: Connection
+) -> None:
     """What the out-of-memory killer ends is tried three times, not as often as Airflow may lose tries."""
     for _ in range(3):
         attempts.run(lambda: None)
@@ -139,7 +165,9 @@ def test_a_task_whose_processes_vanish_ends_with_a_code(attempts: Attempts, conn
     assert outcomes(conn)[-1] == (4, "NS-AIRFLOW-008")
 
 
-def test_a_task_goes_on_when_its_tries_cannot_be_recorded(attempts: Attempts, conn: Connection) -> None:
+def test_a_task_goes_on_when_its_tries_cannot_be_recorded(
+    attempts: Attempts, conn: Connection
+) -> None:
     conn.execute("drop table ops.task_tries")
     ran = []
     assert attempts.run(lambda: ran.append(1)) is None
@@ -147,13 +175,17 @@ def test_a_task_goes_on_when_its_tries_cannot_be_recorded(attempts: Attempts, co
     assert attempts.run(fail) is RetryAction.RETRY
 
 
-def test_the_night_says_that_tries_were_lost_when_no_load_failed_by_its_own_doing(attempts: Attempts, conn: Connection) -> None:
+def test_the_night_says_that_tries_were_lost_when_no_load_failed_by_its_own_doing(
+    attempts: Attempts, conn: Connection
+) -> None:
     attempts.run(lambda: None)
     attempts.instance.task_id = "tell_failures"
     with pytest.raises(reruns.LostTriesError, match="load_reference") as raised:
         tell_failures()
     assert raised.value.code == "NS-AIRFLOW-007"
     assert "load_weather" not in raised.value.what
-    conn.execute("update ops.task_tries set outcome = 'NS-CONTRACT-001' where task_id = 'load_weather'")
+    conn.execute(
+        "update ops.task_tries set outcome = 'NS-CONTRACT-001' where task_id = 'load_weather'"
+    )
     with pytest.raises(Exception, match="NS-AIRFLOW-006"):
         tell_failures()

@@ -59,7 +59,9 @@ def no_dbt(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nightshift.transformation.build.feature_views", lambda _: [view])
 
 
-def test_a_night_fails_at_once_when_its_look_back_has_holes_of_the_past(settings: Settings, no_dbt: None) -> None:
+def test_a_night_fails_at_once_when_its_look_back_has_holes_of_the_past(
+    settings: Settings, no_dbt: None
+) -> None:
     with pytest.raises(HoleStaysError, match=r"raw/flight_outcomes 2013-05-08") as raised:
         look_back(settings, OLD.day)
     assert (raised.value.code, raised.value.is_waiting) == ("NS-AIRFLOW-009", False)
@@ -67,7 +69,12 @@ def test_a_night_fails_at_once_when_its_look_back_has_holes_of_the_past(settings
 
 @pytest.mark.parametrize(
     ("outcome", "ago", "waits"),
-    [(None, "1 minute", True), ("waiting", "3 minutes", True), ("NS-INGEST-001", "1 minute", False), (None, "2 hours", False)],
+    [
+        (None, "1 minute", True),
+        ("waiting", "3 minutes", True),
+        ("NS-INGEST-001", "1 minute", False),
+        (None, "2 hours", False),
+    ],
 )
 def test_it_waits_while_somebody_ingests_the_missing_days(
     settings: Settings, conn: Connection, no_dbt: None, outcome: str | None, ago: str, waits: bool
@@ -85,14 +92,20 @@ def test_it_waits_while_somebody_ingests_the_missing_days(
         look_back(settings, OLD.day)
 
 
-def test_last_night_waits_for_its_own_drops_only(settings: Settings, conn: Connection, no_dbt: None) -> None:
+def test_last_night_waits_for_its_own_drops_only(
+    settings: Settings, conn: Connection, no_dbt: None
+) -> None:
     """The days before it have no drop in this warehouse, and theirs is overdue."""
     with pytest.raises(HoleStaysError) as raised:
         look_back(settings, today())
-    assert f"raw/weather {today() - dt.timedelta(days=5)}" not in str(raised.value.__cause__.holes[:1])  # type: ignore[union-attr]
+    assert f"raw/weather {today() - dt.timedelta(days=5)}" not in str(
+        raised.value.__cause__.holes[:1]
+    )  # type: ignore[union-attr]
     contract = load_contract(settings.datasets_dir, "weather")
     just_after = Partition(today()).cutoff + dt.timedelta(minutes=1)
-    assert wait_for_drop(contract, Partition(today()), just_after) == dt.timedelta(minutes=contract.maximum_wait_minutes)
+    assert wait_for_drop(contract, Partition(today()), just_after) == dt.timedelta(
+        minutes=contract.maximum_wait_minutes
+    )
     assert wait_for_drop(contract, OLD, just_after) == ASKED_FOR
 
 
@@ -105,7 +118,9 @@ def test_last_night_waits_for_its_own_drops_only(settings: Settings, conn: Conne
         ("tomorrow", FutureDayError),
     ],
 )
-def test_a_day_without_data_is_refused_with_a_code(settings: Settings, key: str, error: type[Exception]) -> None:
+def test_a_day_without_data_is_refused_with_a_code(
+    settings: Settings, key: str, error: type[Exception]
+) -> None:
     day = today() + dt.timedelta(days=1) if key == "tomorrow" else dt.date.fromisoformat(key)
     with pytest.raises(error):
         refuse_impossible(scope_of(settings, day))
@@ -127,19 +142,26 @@ def test_a_day_of_the_history_is_not_refused(settings: Settings) -> None:
     refuse_impossible(scope_of(settings, dt.date(2013, 1, 1)))
 
 
-def test_the_scheduled_night_waits_for_its_cut_off(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_scheduled_night_waits_for_its_cut_off(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Clock(dt.datetime):
         @classmethod
         def now(cls, tz: dt.tzinfo | None = None) -> dt.datetime:  # type: ignore[override]
             return Partition(dt.date(2013, 6, 6)).start.astimezone(tz)
 
-    monkeypatch.setattr("nightshift.orchestration.upstream.dt", SimpleNamespace(datetime=Clock, timedelta=dt.timedelta, UTC=dt.UTC))
+    monkeypatch.setattr(
+        "nightshift.orchestration.upstream.dt",
+        SimpleNamespace(datetime=Clock, timedelta=dt.timedelta, UTC=dt.UTC),
+    )
     with pytest.raises(CutoffAheadError):
         refuse_impossible(scope_of(settings, OLD.day))
 
 
 @pytest.mark.parametrize("key", ["0001-01-01", "1899-12-31", "2200-01-01", "9999-12-31"])
-def test_a_key_beyond_the_calendar_is_refused_by_every_task(settings: Settings, monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+def test_a_key_beyond_the_calendar_is_refused_by_every_task(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
     context: dict[str, Any] = {
         "dag_run": SimpleNamespace(dag_id="ingest", run_id="r", partition_key=key),
         "ti": SimpleNamespace(task_id="announce_raw", try_number=1, map_index=-1, max_tries=8),

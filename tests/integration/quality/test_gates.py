@@ -22,7 +22,18 @@ DAY = PartitionRange.of("2013-03-10")
 YEAR = PartitionRange.of("2013-01-01", "2013-12-31")
 CAME = {"known_at": "'2013-03-11 04:31Z'", "source_row": "n"}
 FLIGHT = {"flight_number": "n", "carrier": "'UA'", "origin": "'EWR'", "destination": "'ORD'"}
-GROUPS = ["all", "carrier", "route", "destination", "aircraft", "origin_hour", "origin", "flight_number", "carrier_hour", "carrier_origin"]
+GROUPS = [
+    "all",
+    "carrier",
+    "route",
+    "destination",
+    "aircraft",
+    "origin_hour",
+    "origin",
+    "flight_number",
+    "carrier_hour",
+    "carrier_origin",
+]
 RATES = [f"{what}_delay_rate_{days}d" for what in GROUPS for days in (1, 7, 28)]
 GOOD = {
     "raw/flight_schedules": (
@@ -107,8 +118,18 @@ GOOD = {
             "origin_day_flights_count": "300",
             "destination_hour_flights_count": "5",
             **dict.fromkeys(RATES, "0.2::float8"),
-            **{f"{what}_arrival_delay_mean_28d": "6.5" for what in ("origin_hour", "carrier", "route", "aircraft", "flight_number")},
-            **dict.fromkeys(["all_not_arrived_rate_1d", "all_not_arrived_rate_7d", "origin_evening_delay_rate_1d"], "0.1"),
+            **{
+                f"{what}_arrival_delay_mean_28d": "6.5"
+                for what in ("origin_hour", "carrier", "route", "aircraft", "flight_number")
+            },
+            **dict.fromkeys(
+                [
+                    "all_not_arrived_rate_1d",
+                    "all_not_arrived_rate_7d",
+                    "origin_evening_delay_rate_1d",
+                ],
+                "0.1",
+            ),
             "scheduled_block_minutes": "140",
             "temperature_f_last": "40",
             "dew_point_f_last": "30",
@@ -121,7 +142,10 @@ GOOD = {
             "aircraft_minutes_since_previous_leg": "90",
             "route_air_time_mean_28d": "115",
             "all_arrival_delay_mean_1d": "4",
-            **{f"{what}_arrivals_count_28d": "25" for what in ("flight_number", "route", "aircraft")},
+            **{
+                f"{what}_arrivals_count_28d": "25"
+                for what in ("flight_number", "route", "aircraft")
+            },
             "aircraft_arrival_delay_last_3d": "-5",
             "temperature_f_change_6h": "3",
             "pressure_mb_change_6h": "-1",
@@ -131,7 +155,10 @@ GOOD = {
         },
     ),
 }
-for _model, _probability in (("flight_delayed", "0.2::float8"), ("arrival_delay_minutes", "null::float8")):
+for _model, _probability in (
+    ("flight_delayed", "0.2::float8"),
+    ("arrival_delay_minutes", "null::float8"),
+):
     GOOD[f"predictions/{_model}"] = (
         5,
         {},
@@ -155,13 +182,29 @@ BROKEN = [
         "flight_date = partition_date",
         "expect_column_pair_values_a_to_be_greater_than_b(flight_date, partition_date)",
     ),
-    ("raw/flight_outcomes", "arrival_delay_minutes = null", "expect_column_values_to_not_be_null(arrival_delay_minutes)"),
+    (
+        "raw/flight_outcomes",
+        "arrival_delay_minutes = null",
+        "expect_column_values_to_not_be_null(arrival_delay_minutes)",
+    ),
     ("raw/weather", "temperature_f = 900", "expect_column_values_to_be_between(temperature_f)"),
     ("raw/airports", "latitude_deg = 91", "expect_column_values_to_be_between(latitude_deg)"),
     ("raw/planes", "n_seats = null", "expect_column_values_to_not_be_null(n_seats)"),
-    ("raw/carriers", "carrier = 'AA'", "expect_compound_columns_to_be_unique(partition_date, carrier)"),
-    ("predictions/flight_delayed", "probability = 1.01", "expect_column_values_to_be_between(probability)"),
-    ("predictions/arrival_delay_minutes", "model_version = null", "expect_column_values_to_not_be_null(model_version)"),
+    (
+        "raw/carriers",
+        "carrier = 'AA'",
+        "expect_compound_columns_to_be_unique(partition_date, carrier)",
+    ),
+    (
+        "predictions/flight_delayed",
+        "probability = 1.01",
+        "expect_column_values_to_be_between(probability)",
+    ),
+    (
+        "predictions/arrival_delay_minutes",
+        "model_version = null",
+        "expect_column_values_to_not_be_null(model_version)",
+    ),
     (
         "predictions/arrival_delay_minutes",
         "score_source = 'carried_over', score_source_reason = null",
@@ -172,23 +215,35 @@ BROKEN = [
         "score_source = 'previous_champion', score_source_reason = 'why', model_version = null",
         "expect_column_values_to_not_be_null(model_version)",
     ),
-    ("features/flight", "route_delay_rate_7d = 'NaN'", "expect_column_values_to_be_between(route_delay_rate_7d)"),
+    (
+        "features/flight",
+        "route_delay_rate_7d = 'NaN'",
+        "expect_column_values_to_be_between(route_delay_rate_7d)",
+    ),
 ]
 
 
-def stage(conn: Connection, dataset: str, partitions: PartitionRange, load_id: int = 7) -> tuple[str, str]:
+def stage(
+    conn: Connection, dataset: str, partitions: PartitionRange, load_id: int = 7
+) -> tuple[str, str]:
     """Stage the good batch of a dataset for each day of a range; returns schema and table."""
     n, came, columns = GOOD[dataset]
     schema, name = dataset.split("/")
     table = f"{schema}.feat_{name}" if schema == "features" else f"{schema}.{name}"
     values = {"partition_date": "day", "load_id": str(load_id)} | came | columns
-    rows = f"select {', '.join(f'{value} as {column}' for column, value in values.items())} from rows"
+    rows = (
+        f"select {', '.join(f'{value} as {column}' for column, value in values.items())} from rows"
+    )
     source = f"with rows as (select d::date as day, n from unnest(%s::date[]) d, generate_series(1, {n}) n)"
     if schema == "raw":
-        conn.execute(f"insert into {table} ({', '.join(values)}) {source} {rows}".encode(), [partitions.days])
+        conn.execute(
+            f"insert into {table} ({', '.join(values)}) {source} {rows}".encode(), [partitions.days]
+        )
     else:
         days = ", ".join(f"'{day}'" for day in partitions.days)
-        conn.execute(f"create table {table} as {source.replace('%s', f'array[{days}]')} {rows}".encode())
+        conn.execute(
+            f"create table {table} as {source.replace('%s', f'array[{days}]')} {rows}".encode()
+        )
     return schema, table.split(".")[1]
 
 
@@ -217,7 +272,12 @@ def test_gate_passes_when_batch_is_good(
 @pytest.mark.usefixtures("way")
 @pytest.mark.parametrize(("dataset", "change", "expectation"), BROKEN)
 def test_gate_stops_and_names_the_expectation_when_batch_is_bad(
-    settings: Settings, conn: Connection, run: RunContext, dataset: str, change: str, expectation: str
+    settings: Settings,
+    conn: Connection,
+    run: RunContext,
+    dataset: str,
+    change: str,
+    expectation: str,
 ) -> None:
     schema, table = stage(conn, dataset, DAY)
     conn.execute(f"update {schema}.{table} set {change}".encode())
@@ -234,14 +294,20 @@ def test_great_expectations_is_not_asked_when_a_large_batch_is_good_and_is_when_
     schema, table = stage(conn, "raw/weather", DAY)
     asked: list[str] = []
     read_suite = gates._read_suite
-    monkeypatch.setattr(gates, "_read_suite", lambda *given: asked.append(given[1]) or read_suite(*given))
+    monkeypatch.setattr(
+        gates, "_read_suite", lambda *given: asked.append(given[1]) or read_suite(*given)
+    )
 
     by_suite = run_gate(settings, "raw/weather", schema, table, 7, DAY, run)
     assert asked == ["raw/weather"]
     monkeypatch.setattr(gates, "ONE_SCAN_ROWS", 0)
     at_once = run_gate(settings, "raw/weather", schema, table, 7, DAY, run)
     assert asked == ["raw/weather"]
-    assert [check.expectation for check in at_once.failed] == [check.expectation for check in by_suite.failed] == []
+    assert (
+        [check.expectation for check in at_once.failed]
+        == [check.expectation for check in by_suite.failed]
+        == []
+    )
     assert at_once.n_expectations == by_suite.n_expectations
 
     conn.execute(b"update raw.weather set origin = null")
@@ -251,7 +317,9 @@ def test_great_expectations_is_not_asked_when_a_large_batch_is_good_and_is_when_
 
 
 @pytest.mark.usefixtures("way")
-def test_gate_stops_when_no_row_is_staged_under_the_load(settings: Settings, conn: Connection, run: RunContext) -> None:
+def test_gate_stops_when_no_row_is_staged_under_the_load(
+    settings: Settings, conn: Connection, run: RunContext
+) -> None:
     stage(conn, "raw/weather", DAY, load_id=6)
     with pytest.raises(GateError, match="expect_table_row_count_to_be_between"):
         run_gate(settings, "raw/weather", "raw", "weather", 7, DAY, run)
@@ -263,8 +331,14 @@ def test_gate_stops_when_no_row_is_staged_under_the_load(settings: Settings, con
         (None, "FileNotFoundError"),
         ("{", "JSONDecodeError"),
         ('{"name": "raw/weather", "expectations": []}', "is empty"),
-        ('{"name": "raw/weather", "expectations": [{"type": "expect_nothing", "kwargs": {}}]}', "0 known of 1"),
-        ('{"name": "raw/weather", "expectations": [{"type": "expect_column_values_to_not_be_null", "kwargs": {}}]}', "column"),
+        (
+            '{"name": "raw/weather", "expectations": [{"type": "expect_nothing", "kwargs": {}}]}',
+            "0 known of 1",
+        ),
+        (
+            '{"name": "raw/weather", "expectations": [{"type": "expect_column_values_to_not_be_null", "kwargs": {}}]}',
+            "column",
+        ),
     ],
     ids=["missing", "no json", "empty", "unknown expectation", "argument missing"],
 )
@@ -276,14 +350,26 @@ def test_gate_refuses_when_suite_cannot_be_used(
     if content is not None:
         (tmp_path / "raw" / "weather.json").write_text(content)
     with pytest.raises(GateError, match=reason) as caught:
-        run_gate(settings.model_copy(update={"expectations_dir": tmp_path}), "raw/weather", "raw", "weather", 7, DAY, run)
+        run_gate(
+            settings.model_copy(update={"expectations_dir": tmp_path}),
+            "raw/weather",
+            "raw",
+            "weather",
+            7,
+            DAY,
+            run,
+        )
     assert caught.value.code == "NS-GATE-002"
 
 
-def test_gate_refuses_when_an_expectation_cannot_be_evaluated(settings: Settings, conn: Connection, run: RunContext) -> None:
+def test_gate_refuses_when_an_expectation_cannot_be_evaluated(
+    settings: Settings, conn: Connection, run: RunContext
+) -> None:
     stage(conn, "raw/weather", DAY)
     conn.execute("alter table raw.weather drop column humidity_pct")
-    with pytest.raises(GateError, match=r"between\(humidity_pct\).*could not be evaluated.*humidity_pct") as caught:
+    with pytest.raises(
+        GateError, match=r"between\(humidity_pct\).*could not be evaluated.*humidity_pct"
+    ) as caught:
         run_gate(settings, "raw/weather", "raw", "weather", 7, DAY, run)
     assert caught.value.code == "NS-GATE-003"
 
@@ -298,7 +384,10 @@ AGGREGATES = [
     ("mean_to_be_between", {"min_value": 1, "max_value": 2}),
     ("sum_to_be_between", {"min_value": 1, "max_value": 2}),
     ("stdev_to_be_between", {"min_value": 1, "max_value": 2}),
-    ("quantile_values_to_be_between", {"quantile_ranges": {"quantiles": [0.1, 0.9], "value_ranges": [[1, 2], [1, 2]]}}),
+    (
+        "quantile_values_to_be_between",
+        {"quantile_ranges": {"quantiles": [0.1, 0.9], "value_ranges": [[1, 2], [1, 2]]}},
+    ),
     ("distinct_values_to_be_in_set", {"value_set": [1]}),
     ("distinct_values_to_contain_set", {"value_set": [1]}),
     ("distinct_values_to_equal_set", {"value_set": [1]}),
@@ -316,7 +405,10 @@ MET = [
     ("max_to_be_between", FORTY),
     ("median_to_be_between", FORTY),
     ("mean_to_be_between", FORTY),
-    ("quantile_values_to_be_between", {"quantile_ranges": {"quantiles": [0.1, 0.9], "value_ranges": [[40, 40], [40, 40]]}}),
+    (
+        "quantile_values_to_be_between",
+        {"quantile_ranges": {"quantiles": [0.1, 0.9], "value_ranges": [[40, 40], [40, 40]]}},
+    ),
     ("distinct_values_to_be_in_set", {"value_set": [40, 41]}),
     ("distinct_values_to_contain_set", {"value_set": [40]}),
     ("distinct_values_to_equal_set", {"value_set": [40]}),
@@ -326,17 +418,28 @@ MET = [
 """Met by the good batch, in which every temperature is 40."""
 
 
-def own_suite(settings: Settings, tmp_path: Path, kinds: list[tuple[str, dict[str, object]]]) -> Settings:
+def own_suite(
+    settings: Settings, tmp_path: Path, kinds: list[tuple[str, dict[str, object]]]
+) -> Settings:
     """Return settings with a suite about the temperature."""
-    suite = [{"type": f"expect_column_{kind}", "kwargs": {"column": "temperature_f", **arguments}} for kind, arguments in kinds]
+    suite = [
+        {"type": f"expect_column_{kind}", "kwargs": {"column": "temperature_f", **arguments}}
+        for kind, arguments in kinds
+    ]
     (tmp_path / "raw").mkdir()
-    (tmp_path / "raw" / "weather.json").write_text(json.dumps({"name": "raw/weather", "expectations": suite}))
+    (tmp_path / "raw" / "weather.json").write_text(
+        json.dumps({"name": "raw/weather", "expectations": suite})
+    )
     ObjectStore.open(settings).ensure_bucket()
     return settings.model_copy(update={"expectations_dir": tmp_path})
 
 
 def test_no_value_of_a_row_is_shown_whatever_the_expectation(
-    settings: Settings, conn: Connection, run: RunContext, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    settings: Settings,
+    conn: Connection,
+    run: RunContext,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     schema, table = stage(conn, "raw/weather", DAY)
     conn.execute("update raw.weather set temperature_f = %s, visibility_miles = 10", [SECRET])
@@ -349,7 +452,12 @@ def test_no_value_of_a_row_is_shown_whatever_the_expectation(
     result = caught.value.result
     assert result is not None
     store = ObjectStore.open(settings)
-    shown = [str(caught.value), caplog.text, repr(result), *(store.get(key).decode() for key in store.list("data_docs/"))]
+    shown = [
+        str(caught.value),
+        caplog.text,
+        repr(result),
+        *(store.get(key).decode() for key in store.list("data_docs/")),
+    ]
     assert len(shown) == 5
     assert "918273" not in "".join(shown)
 
@@ -359,7 +467,9 @@ def test_an_expectation_without_a_form_in_sql_is_refused_when_the_suite_is_read(
     settings: Settings, run: RunContext, tmp_path: Path, kind: str
 ) -> None:
     own = own_suite(settings, tmp_path, [(kind, {})])
-    with pytest.raises(GateError, match=f"cannot be evaluated in a warehouse.*\n.*\n.*expect_column_{kind}") as caught:
+    with pytest.raises(
+        GateError, match=f"cannot be evaluated in a warehouse.*\n.*\n.*expect_column_{kind}"
+    ) as caught:
         run_gate(own, "raw/weather", "raw", "weather", 7, DAY, run)
     assert caught.value.code == "NS-GATE-002"
 
@@ -373,14 +483,20 @@ def test_every_usable_expectation_passes_on_rows_that_meet_it(
     assert (result.passed, result.n_expectations, result.failed) == (True, len(MET), [])
 
 
-@pytest.mark.parametrize("dataset", ["raw/weather\n", "raw/Weather", "raw/../weather", "weather", "raw/weather/x"])
-def test_what_is_no_name_of_a_dataset_is_refused(settings: Settings, run: RunContext, dataset: str) -> None:
+@pytest.mark.parametrize(
+    "dataset", ["raw/weather\n", "raw/Weather", "raw/../weather", "weather", "raw/weather/x"]
+)
+def test_what_is_no_name_of_a_dataset_is_refused(
+    settings: Settings, run: RunContext, dataset: str
+) -> None:
     with pytest.raises(GateError, match="Not a dataset name") as caught:
         run_gate(settings, dataset, "raw", "weather", 7, DAY, run)
     assert caught.value.code == "NS-GATE-002"
 
 
-def test_gate_gives_no_verdict_and_no_password_when_warehouse_is_gone(settings: Settings, run: RunContext) -> None:
+def test_gate_gives_no_verdict_and_no_password_when_warehouse_is_gone(
+    settings: Settings, run: RunContext
+) -> None:
     gone = settings.model_copy(update={"warehouse_port": 1})
     with pytest.raises(GateError) as caught:
         run_gate(gone, "raw/weather", "raw", "weather", 7, DAY, run)
@@ -388,7 +504,9 @@ def test_gate_gives_no_verdict_and_no_password_when_warehouse_is_gone(settings: 
     assert settings.warehouse_password.get_secret_value() not in str(caught.value)
 
 
-def test_warning_is_reported_when_batch_passes(settings: Settings, conn: Connection, run: RunContext) -> None:
+def test_warning_is_reported_when_batch_passes(
+    settings: Settings, conn: Connection, run: RunContext
+) -> None:
     stage(conn, "raw/weather", DAY)
     conn.execute("update raw.weather set temperature_f = null")
     result = run_gate(settings, "raw/weather", "raw", "weather", 7, DAY, run)
@@ -397,13 +515,25 @@ def test_warning_is_reported_when_batch_passes(settings: Settings, conn: Connect
     ]
 
 
-def test_verdict_stands_when_bucket_is_gone(settings: Settings, conn: Connection, run: RunContext) -> None:
+def test_verdict_stands_when_bucket_is_gone(
+    settings: Settings, conn: Connection, run: RunContext
+) -> None:
     stage(conn, "raw/carriers", DAY)
-    result = run_gate(settings.model_copy(update={"s3_endpoint_url": "http://127.0.0.1:9"}), "raw/carriers", "raw", "carriers", 7, DAY, run)
+    result = run_gate(
+        settings.model_copy(update={"s3_endpoint_url": "http://127.0.0.1:9"}),
+        "raw/carriers",
+        "raw",
+        "carriers",
+        7,
+        DAY,
+        run,
+    )
     assert (result.passed, result.docs_key) == (True, None)
 
 
-def test_page_and_json_are_in_the_bucket_when_gate_ran(settings: Settings, conn: Connection, run: RunContext) -> None:
+def test_page_and_json_are_in_the_bucket_when_gate_ran(
+    settings: Settings, conn: Connection, run: RunContext
+) -> None:
     store = ObjectStore.open(settings)
     store.ensure_bucket()
     stage(conn, "raw/carriers", DAY)
@@ -421,10 +551,16 @@ def test_page_and_json_are_in_the_bucket_when_gate_ran(settings: Settings, conn:
 
 
 def test_gate_leaves_no_file_and_no_connection_when_done(
-    settings: Settings, conn: Connection, run: RunContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    settings: Settings,
+    conn: Connection,
+    run: RunContext,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     stage(conn, "raw/carriers", DAY)
     run_gate(settings, "raw/carriers", "raw", "carriers", 7, DAY, run)
     assert list(tmp_path.iterdir()) == []
-    assert conn.execute("select count(*) from pg_stat_activity where application_name = %s", [run.application_name]).fetchone() == (0,)
+    assert conn.execute(
+        "select count(*) from pg_stat_activity where application_name = %s", [run.application_name]
+    ).fetchone() == (0,)

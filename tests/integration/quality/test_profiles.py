@@ -18,7 +18,15 @@ from nightshift.cli.app import app
 from nightshift.contracts.partitions import PartitionRange
 from nightshift.quality.bin_counts import BinCounter, CategoricalColumn, NumericColumn
 from nightshift.quality.distances import jensen_shannon, stability_index, wasserstein
-from nightshift.quality.profiles import LoadTable, ProfileError, keep_profile, profile_load, read_profiles, scan, scan_load
+from nightshift.quality.profiles import (
+    LoadTable,
+    ProfileError,
+    keep_profile,
+    profile_load,
+    read_profiles,
+    scan,
+    scan_load,
+)
 from nightshift.warehouse.partition_write import LoadManifest, Target, audit, begin, publish
 
 pytestmark = pytest.mark.integration
@@ -42,12 +50,24 @@ def loads(settings, conn, run) -> list[LoadTable]:
     )
     audit(conn, write)
     publish(conn, write)
-    return [LoadTable("features/sample", "features", "feat_sample", write.load_id, day) for day in DAYS.days]
+    return [
+        LoadTable("features/sample", "features", "feat_sample", write.load_id, day)
+        for day in DAYS.days
+    ]
 
 
 def test_every_column_of_a_partition_is_summarised(settings, conn, run, loads):
     found = profile_load(settings, conn, loads[0], run)
-    assert list(found) == ["thing_id", "speed", "legs", "is_wet", "price", "due_at", "due_on", "carrier"]
+    assert list(found) == [
+        "thing_id",
+        "speed",
+        "legs",
+        "is_wet",
+        "price",
+        "due_at",
+        "due_on",
+        "carrier",
+    ]
     speed = np.sqrt([i for i in range(1, 501) if i % 10]) - 5
     assert (found["speed"].n_rows, found["speed"].n_missing) == (500, 50)
     assert (found["speed"].minimum, found["speed"].maximum) == (speed.min(), speed.max())
@@ -57,13 +77,18 @@ def test_every_column_of_a_partition_is_summarised(settings, conn, run, loads):
     assert (found["legs"].distinct.estimate, found["is_wet"].mean) == (7, 166 / 500)
     assert found["carrier"].levels == {"AA": 125, "B6": 125, "UA": 125}
     assert found["carrier"].n_missing == 125
-    assert (found["thing_id"].levels, found["thing_id"].distinct.estimate) == ({}, pytest.approx(500, rel=0.2))
+    assert (found["thing_id"].levels, found["thing_id"].distinct.estimate) == (
+        {},
+        pytest.approx(500, rel=0.2),
+    )
     assert found["due_on"].minimum == dt.datetime(2013, 7, 1, tzinfo=dt.UTC).timestamp()
 
 
 def test_bins_of_whatever_type_are_counted_in_the_same_scan(settings, conn, run, loads):
     conn.execute("create type features.kind as enum ('AA', 'B6', 'UA')")
-    conn.execute("alter table features.feat_sample alter carrier type features.kind using carrier::features.kind")
+    conn.execute(
+        "alter table features.feat_sample alter carrier type features.kind using carrier::features.kind"
+    )
     speed = [np.sqrt(i) - 5 for i in range(1, 501) if i % 10]
     numeric = [NumericColumn(name, (1.0, 3.0)) for name in ("legs", "is_wet", "price", "speed")]
     counter = BinCounter(numeric, [CategoricalColumn("carrier", ("AA", "UA"))])
@@ -78,8 +103,21 @@ def test_bins_of_whatever_type_are_counted_in_the_same_scan(settings, conn, run,
         "speed": tuple(np.histogram(speed, [-5, 1, 3, 99])[0]),
         "carrier": (125, 125, 125),
     }
-    assert (found["speed"].n_missing, found["carrier"].n_missing, found["is_wet"].mean) == (50, 125, 166 / 500)
-    assert set(scanned) == {"thing_id", "speed", "legs", "is_wet", "price", "due_at", "due_on", "carrier"}
+    assert (found["speed"].n_missing, found["carrier"].n_missing, found["is_wet"].mean) == (
+        50,
+        125,
+        166 / 500,
+    )
+    assert set(scanned) == {
+        "thing_id",
+        "speed",
+        "legs",
+        "is_wet",
+        "price",
+        "due_at",
+        "due_on",
+        "carrier",
+    }
 
 
 def test_days_are_added_up_to_what_one_scan_of_them_gives(settings, conn, run, loads):
@@ -88,38 +126,68 @@ def test_days_are_added_up_to_what_one_scan_of_them_gives(settings, conn, run, l
     for load in loads:
         profile_load(settings, conn, load, run)
     merged = read_profiles(conn, "features/sample", DAYS)
-    rows = conn.execute("select speed, carrier from features.feat_sample order by md5(thing_id)").fetchall()
-    table = pa.table({"speed": pa.array([row[0] for row in rows], pa.float64()), "carrier": pa.array([row[1] for row in rows])})
+    rows = conn.execute(
+        "select speed, carrier from features.feat_sample order by md5(thing_id)"
+    ).fetchall()
+    table = pa.table(
+        {
+            "speed": pa.array([row[0] for row in rows], pa.float64()),
+            "carrier": pa.array([row[1] for row in rows]),
+        }
+    )
     at_once = scan(table.to_batches(max_chunksize=77))
     assert merged["speed"].as_bytes() == at_once["speed"].as_bytes()
     assert merged["carrier"].as_bytes() == at_once["carrier"].as_bytes()
-    assert (merged["speed"].mean, merged["speed"].std) == (at_once["speed"].mean, at_once["speed"].std)
+    assert (merged["speed"].mean, merged["speed"].std) == (
+        at_once["speed"].mean,
+        at_once["speed"].std,
+    )
 
 
 def test_a_kept_profile_is_read_and_not_made_again(settings, conn, run, loads):
     first = profile_load(settings, conn, loads[0], run)
     conn.execute("delete from features.feat_sample")
     again = profile_load(settings, conn, loads[0], run)
-    assert {name: one.as_bytes() for name, one in first.items()} == {name: one.as_bytes() for name, one in again.items()}
+    assert {name: one.as_bytes() for name, one in first.items()} == {
+        name: one.as_bytes() for name, one in again.items()
+    }
 
 
 @pytest.mark.parametrize(("largest", "code"), [(30, 0), (5, 1)])
 @pytest.mark.usefixtures("loads")
-def test_a_suite_is_held_against_the_profile_of_several_days(settings, tmp_path, monkeypatch, largest, code):
+def test_a_suite_is_held_against_the_profile_of_several_days(
+    settings, tmp_path, monkeypatch, largest, code
+):
     suite = {
         "name": "features/sample",
         "expectations": [
-            {"type": "expect_table_row_count_to_be_between", "kwargs": {"min_value": 1, "max_value": 500}},
-            {"type": "expect_column_values_to_be_between", "kwargs": {"column": "speed", "min_value": -5, "max_value": largest}},
-            {"type": "expect_column_values_to_be_in_set", "kwargs": {"column": "carrier", "value_set": ["AA", "B6", "UA"]}},
-            {"type": "expect_column_values_to_not_be_null", "kwargs": {"column": "carrier", "mostly": 0.7}},
+            {
+                "type": "expect_table_row_count_to_be_between",
+                "kwargs": {"min_value": 1, "max_value": 500},
+            },
+            {
+                "type": "expect_column_values_to_be_between",
+                "kwargs": {"column": "speed", "min_value": -5, "max_value": largest},
+            },
+            {
+                "type": "expect_column_values_to_be_in_set",
+                "kwargs": {"column": "carrier", "value_set": ["AA", "B6", "UA"]},
+            },
+            {
+                "type": "expect_column_values_to_not_be_null",
+                "kwargs": {"column": "carrier", "mostly": 0.7},
+            },
         ],
     }
     (tmp_path / "features").mkdir()
     (tmp_path / "features" / "sample.json").write_text(json.dumps(suite))
-    monkeypatch.setattr(profile, "load_settings", lambda: settings.model_copy(update={"expectations_dir": tmp_path}))
+    monkeypatch.setattr(
+        profile, "load_settings", lambda: settings.model_copy(update={"expectations_dir": tmp_path})
+    )
 
-    shown = CliRunner().invoke(app, ["profile", "features/sample", "--from", "2013-07-01", "--to", "2013-07-03", "--check"])
+    shown = CliRunner().invoke(
+        app, ["profile", "features/sample", "--from", "2013-07-01", "--to", "2013-07-03", "--check"]
+    )
 
     assert shown.exit_code == code, shown.output
     assert "3 of 4 expectations are settled" in shown.output
@@ -127,7 +195,12 @@ def test_a_suite_is_held_against_the_profile_of_several_days(settings, tmp_path,
 
 
 def test_an_empty_partition_leaves_no_profile(settings, conn, run, loads):
-    found = profile_load(settings, conn, LoadTable("features/sample", "features", "feat_sample", 99, DAYS.days[0]), run)
+    found = profile_load(
+        settings,
+        conn,
+        LoadTable("features/sample", "features", "feat_sample", 99, DAYS.days[0]),
+        run,
+    )
     assert found == {}
     assert conn.execute("select count(*) from monitoring.profiles").fetchone() == (0,)
 
@@ -141,10 +214,17 @@ def test_thirty_days_of_thirty_columns_are_added_up_within_a_second(conn, run, r
         " inputs_digest, content_hash) select 'features/wide', d::date, 7, 1, 'published', 'r', 1, 'a', 'c', '{}', 'i', 'h'"
         " from generate_series('2013-07-01'::date, '2013-07-30', '1 day') d"
     )
-    conn.execute("insert into ops.published (dataset, partition_date, load_id, token) select dataset, partition_date, 7, 1 from ops.loads")
+    conn.execute(
+        "insert into ops.published (dataset, partition_date, load_id, token) select dataset, partition_date, 7, 1 from ops.loads"
+    )
     for day in days.days:
         table = pa.table({f"n{place}": dice.normal(place, 1 + place, 2_000) for place in range(30)})
-        keep_profile(conn, LoadTable("features/wide", "features", "wide", 7, day), scan(table.to_batches()), run)
+        keep_profile(
+            conn,
+            LoadTable("features/wide", "features", "wide", 7, day),
+            scan(table.to_batches()),
+            run,
+        )
     started = time.perf_counter()
     merged = read_profiles(conn, "features/wide", days)
     seconds = time.perf_counter() - started
@@ -158,14 +238,36 @@ def _numbers() -> list[tuple[str, Callable[[np.random.Generator], tuple[Any, Any
         return lambda dice: (dice.normal(0, 1, 4_000), dice.normal(mean, std, 3_000))
 
     return [
-        *[(f"normal {mean} {std}", normal(mean, std)) for mean in (0.0, 0.05, 0.3, 1.0) for std in (1.0, 1.1, 2.0)],
         *[
-            (f"shifted by {shift}", lambda dice, shift=shift: (1000 + dice.normal(0, 50, 4_000), 1000 + shift + dice.normal(0, 50, 3_000)))
+            (f"normal {mean} {std}", normal(mean, std))
+            for mean in (0.0, 0.05, 0.3, 1.0)
+            for std in (1.0, 1.1, 2.0)
+        ],
+        *[
+            (
+                f"shifted by {shift}",
+                lambda dice, shift=shift: (
+                    1000 + dice.normal(0, 50, 4_000),
+                    1000 + shift + dice.normal(0, 50, 3_000),
+                ),
+            )
             for shift in (0.0, 20.0, 60.0)
         ],
-        *[(f"log-normal {s}", lambda dice, s=s: (dice.lognormal(0, 1, 4_000), dice.lognormal(s, 1, 3_000))) for s in (0.0, 0.4, 1.0)],
         *[
-            (f"counts of {rate}", lambda dice, rate=rate: (dice.poisson(3, 4_000) * 1.0, dice.poisson(rate, 3_000) * 1.0))
+            (
+                f"log-normal {s}",
+                lambda dice, s=s: (dice.lognormal(0, 1, 4_000), dice.lognormal(s, 1, 3_000)),
+            )
+            for s in (0.0, 0.4, 1.0)
+        ],
+        *[
+            (
+                f"counts of {rate}",
+                lambda dice, rate=rate: (
+                    dice.poisson(3, 4_000) * 1.0,
+                    dice.poisson(rate, 3_000) * 1.0,
+                ),
+            )
             for rate in (3, 4, 8)
         ],
         *[
@@ -197,13 +299,19 @@ def _texts() -> list[tuple[str, Callable[[np.random.Generator], tuple[Any, Any]]
 
 
 CASES = [
-    *[(name, make, method) for name, make in _numbers() for method in ("psi", "jensenshannon", "wasserstein")],
+    *[
+        (name, make, method)
+        for name, make in _numbers()
+        for method in ("psi", "jensenshannon", "wasserstein")
+    ],
     *[(name, make, method) for name, make in _texts() for method in ("psi", "jensenshannon")],
 ]
 
 
 @pytest.mark.mlts("mon-2")
-@pytest.mark.parametrize(("name", "make", "method"), CASES, ids=[f"{name}, {method}" for name, _, method in CASES])
+@pytest.mark.parametrize(
+    ("name", "make", "method"), CASES, ids=[f"{name}, {method}" for name, _, method in CASES]
+)
 def test_verdict_is_evidentlys(name, make, method):
     import pandas as pd
     from evidently import DataDefinition, Dataset, Report
@@ -211,10 +319,20 @@ def test_verdict_is_evidentlys(name, make, method):
 
     reference, current = make(np.random.default_rng(5))
     is_text = reference.dtype.kind == "U"
-    definition = DataDefinition(**{"categorical_columns" if is_text else "numerical_columns": ["x"]})
-    sides = [Dataset.from_pandas(pd.DataFrame({"x": side}), definition) for side in (current, reference)]
-    theirs = float(Report([ValueDrift(column="x", method=method)]).run(*sides).dict()["metrics"][0]["value"])
-    ours_reference, ours_current = (scan(pa.table({"x": side}).to_batches())["x"] for side in (reference, current))
-    ours = {"psi": stability_index, "jensenshannon": jensen_shannon, "wasserstein": wasserstein}[method](ours_reference, ours_current)
+    definition = DataDefinition(
+        **{"categorical_columns" if is_text else "numerical_columns": ["x"]}
+    )
+    sides = [
+        Dataset.from_pandas(pd.DataFrame({"x": side}), definition) for side in (current, reference)
+    ]
+    theirs = float(
+        Report([ValueDrift(column="x", method=method)]).run(*sides).dict()["metrics"][0]["value"]
+    )
+    ours_reference, ours_current = (
+        scan(pa.table({"x": side}).to_batches())["x"] for side in (reference, current)
+    )
+    ours = {"psi": stability_index, "jensenshannon": jensen_shannon, "wasserstein": wasserstein}[
+        method
+    ](ours_reference, ours_current)
     assert (ours >= 0.1) == (theirs >= 0.1), (ours, theirs)
     assert ours == pytest.approx(theirs, rel=0.1, abs=0.02)

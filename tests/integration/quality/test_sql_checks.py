@@ -25,7 +25,9 @@ N_TABLES, N_EXPECTATIONS = 6, 60
 def make_table(conn: Connection, dice: random.Random) -> None:
     """Fill a small table whose columns have few values, so that limits and repetitions are hit."""
     conn.execute("drop table if exists raw.dice")
-    conn.execute("create table raw.dice (a double precision, b double precision, n integer, word text, kind text)")
+    conn.execute(
+        "create table raw.dice (a double precision, b double precision, n integer, word text, kind text)"
+    )
     rows = [
         (
             dice.choice([0.0, 1.0, 2.5, -1.0, float("nan"), float("inf"), None]),
@@ -46,35 +48,62 @@ def make_expectation(dice: random.Random) -> dict[str, Any]:
     limits = {"min_value": dice.choice([None, -1, 0, 1]), "max_value": dice.choice([1, 2, 2.5])}
     kind, kwargs = dice.choice(
         [
-            ("expect_table_row_count_to_be_between", {"min_value": dice.choice([0, 1, 4]), "max_value": dice.choice([None, 5, 20])}),
+            (
+                "expect_table_row_count_to_be_between",
+                {"min_value": dice.choice([0, 1, 4]), "max_value": dice.choice([None, 5, 20])},
+            ),
             ("expect_column_values_to_not_be_null", {"column": dice.choice(["a", "word", "kind"])}),
             ("expect_column_values_to_be_between", {"column": number, **limits}),
-            ("expect_column_values_to_be_between", {"column": number, **limits, "strict_min": True, "strict_max": True}),
-            ("expect_column_values_to_be_in_set", {"column": "word", "value_set": dice.sample(["ab", "b", "", "A1"], 3)}),
-            ("expect_column_values_to_match_regex", {"column": "word", "regex": dice.choice(["^[a-z]*$", "b", "^A?"])}),
+            (
+                "expect_column_values_to_be_between",
+                {"column": number, **limits, "strict_min": True, "strict_max": True},
+            ),
+            (
+                "expect_column_values_to_be_in_set",
+                {"column": "word", "value_set": dice.sample(["ab", "b", "", "A1"], 3)},
+            ),
+            (
+                "expect_column_values_to_match_regex",
+                {"column": "word", "regex": dice.choice(["^[a-z]*$", "b", "^A?"])},
+            ),
             (
                 "expect_column_pair_values_a_to_be_greater_than_b",
                 {"column_A": "a", "column_B": "b", "or_equal": dice.choice([True, False])},
             ),
-            ("expect_compound_columns_to_be_unique", {"column_list": dice.choice([["a", "word"], ["n", "word", "b"]])}),
+            (
+                "expect_compound_columns_to_be_unique",
+                {"column_list": dice.choice([["a", "word"], ["n", "word", "b"]])},
+            ),
         ]
     )
     is_by_row = kind.startswith("expect_column_values")
     if is_by_row and dice.random() < 0.3:
         kwargs |= {"mostly": dice.choice([0.5, 0.9])}
     if is_by_row and dice.random() < 0.3:
-        kwargs |= {"row_condition": f'col("kind") {dice.choice(["==", "!="])} "x"', "condition_parser": "great_expectations"}
-    return {"type": kind, "kwargs": {name: value for name, value in kwargs.items() if value is not None}}
+        kwargs |= {
+            "row_condition": f'col("kind") {dice.choice(["==", "!="])} "x"',
+            "condition_parser": "great_expectations",
+        }
+    return {
+        "type": kind,
+        "kwargs": {name: value for name, value in kwargs.items() if value is not None},
+    }
 
 
 @pytest.mark.promise("R18")
-def test_nothing_passes_that_great_expectations_refuses(settings: Settings, conn: Connection, run: RunContext, record_figure) -> None:
+def test_nothing_passes_that_great_expectations_refuses(
+    settings: Settings, conn: Connection, run: RunContext, record_figure
+) -> None:
     dice = random.Random(7)  # noqa: S311
     n_passed = n_passed_too = 0
     for _ in range(N_TABLES):
         make_table(conn, dice)
-        suite = ExpectationSuite(name="raw/dice", expectations=[make_expectation(dice) for _ in range(N_EXPECTATIONS)])
-        expectations = [expectation.configuration.to_json_dict() for expectation in suite.expectations]
+        suite = ExpectationSuite(
+            name="raw/dice", expectations=[make_expectation(dice) for _ in range(N_EXPECTATIONS)]
+        )
+        expectations = [
+            expectation.configuration.to_json_dict() for expectation in suite.expectations
+        ]
         passed = passed_in_one_scan(conn, QUERY, expectations, lambda _: False)
         judged = _evaluate(settings, suite, QUERY.as_string(None), run)
         refused = [result["expectation_config"] for result in judged if not result["success"]]
@@ -88,9 +117,14 @@ def test_nothing_passes_that_great_expectations_refuses(settings: Settings, conn
 
 def test_scan_trusts_an_index_that_keeps_the_columns_unique(conn: Connection) -> None:
     conn.execute("create table raw.dice as select 1 as a, 2 as b from generate_series(1, 2)")
-    together = {"type": "expect_compound_columns_to_be_unique", "kwargs": {"column_list": ["a", "b"]}}
+    together = {
+        "type": "expect_compound_columns_to_be_unique",
+        "kwargs": {"column_list": ["a", "b"]},
+    }
     assert passed_in_one_scan(conn, QUERY, [together], lambda _: False) == {}
-    assert passed_in_one_scan(conn, QUERY, [together], lambda columns: columns == ["a", "b"])[0]["success"]
+    assert passed_in_one_scan(conn, QUERY, [together], lambda columns: columns == ["a", "b"])[0][
+        "success"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -98,10 +132,25 @@ def test_scan_trusts_an_index_that_keeps_the_columns_unique(conn: Connection) ->
     [
         {"column": "a", "min_value": "2013-01-01", "max_value": "2014-01-01"},
         {"column": "a", "min_value": 0, "parse_strings_as_datetimes": True},
-        {"column": "a", "min_value": 0, "row_condition": 'col("b") > 1', "condition_parser": "great_expectations"},
+        {
+            "column": "a",
+            "min_value": 0,
+            "row_condition": 'col("b") > 1',
+            "condition_parser": "great_expectations",
+        },
         {"column": "a"},
     ],
 )
-def test_scan_leaves_to_great_expectations_what_it_does_not_know(conn: Connection, kwargs: dict[str, Any]) -> None:
+def test_scan_leaves_to_great_expectations_what_it_does_not_know(
+    conn: Connection, kwargs: dict[str, Any]
+) -> None:
     conn.execute("create table raw.dice as select 1 as a, 2 as b")
-    assert passed_in_one_scan(conn, QUERY, [{"type": "expect_column_values_to_be_between", "kwargs": kwargs}], lambda _: True) == {}
+    assert (
+        passed_in_one_scan(
+            conn,
+            QUERY,
+            [{"type": "expect_column_values_to_be_between", "kwargs": kwargs}],
+            lambda _: True,
+        )
+        == {}
+    )

@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pytest
 from great_expectations.core import ExpectationSuite
-from tests.integration.quality.test_sql_checks import N_EXPECTATIONS, N_TABLES, QUERY, make_expectation, make_table
+from tests.integration.quality.test_sql_checks import (
+    N_EXPECTATIONS,
+    N_TABLES,
+    QUERY,
+    make_expectation,
+    make_table,
+)
 
 from nightshift.contracts.run import RunContext
 from nightshift.quality.gates import _evaluate
@@ -22,7 +28,9 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.integration
 
 
-def passed(conn: Connection, rows: pa.Table, *expectations: dict[str, Any], is_unique: bool = False) -> list[dict[str, Any]]:
+def passed(
+    conn: Connection, rows: pa.Table, *expectations: dict[str, Any], is_unique: bool = False
+) -> list[dict[str, Any]]:
     passing = PassingRows(expectations)
     for start in range(0, max(len(rows), 1), 4):
         passing.add(rows.slice(start, 4))
@@ -35,22 +43,34 @@ def expect(kind: str, **kwargs: Any) -> dict[str, Any]:
 
 
 @pytest.mark.promise("R18")
-def test_nothing_passes_that_great_expectations_refuses(settings: Settings, conn: Connection, run: RunContext, record_figure) -> None:
+def test_nothing_passes_that_great_expectations_refuses(
+    settings: Settings, conn: Connection, run: RunContext, record_figure
+) -> None:
     dice = random.Random(8)  # noqa: S311
     n_passed = n_passed_too = 0
     for _ in range(N_TABLES):
         make_table(conn, dice)
-        suite = ExpectationSuite(name="raw/dice", expectations=[make_expectation(dice) for _ in range(N_EXPECTATIONS)])
-        expectations = [expectation.configuration.to_json_dict() for expectation in suite.expectations]
-        found = passed(conn, pa.Table.from_batches(list(stream_arrow(settings, QUERY))), *expectations)
+        suite = ExpectationSuite(
+            name="raw/dice", expectations=[make_expectation(dice) for _ in range(N_EXPECTATIONS)]
+        )
+        expectations = [
+            expectation.configuration.to_json_dict() for expectation in suite.expectations
+        ]
+        found = passed(
+            conn, pa.Table.from_batches(list(stream_arrow(settings, QUERY))), *expectations
+        )
         judged = _evaluate(settings, suite, QUERY.as_string(None), run)
         refused = [result["expectation_config"] for result in judged if not result["success"]]
         assert [result for result in found if result["expectation_config"] in refused] == []
         n_passed += sum(result["success"] for result in judged)
         n_passed_too += len(found)
     assert n_passed < N_TABLES * N_EXPECTATIONS
-    assert n_passed_too >= 0.4 * n_passed  # conditions, and texts of which some are unexpected, are left to the scan
-    record_figure("expectations judged alike on passing rows and by Great Expectations", n_passed_too)
+    assert (
+        n_passed_too >= 0.4 * n_passed
+    )  # conditions, and texts of which some are unexpected, are left to the scan
+    record_figure(
+        "expectations judged alike on passing rows and by Great Expectations", n_passed_too
+    )
 
 
 @pytest.mark.parametrize(
@@ -87,19 +107,29 @@ def test_each_kind_is_counted(conn: Connection, expectation: dict[str, Any], dam
         expect("expect_column_values_to_be_between", column="n", min_value=-(2**60)),
         expect("expect_column_values_to_be_between", column="n"),
         expect(
-            "expect_column_values_to_not_be_null", column="n", row_condition='col("word") == "a"', condition_parser="great_expectations"
+            "expect_column_values_to_not_be_null",
+            column="n",
+            row_condition='col("word") == "a"',
+            condition_parser="great_expectations",
         ),
         expect("expect_column_values_to_not_be_null", column="nowhere"),
         expect("expect_column_values_to_match_regex", column="n", regex="."),
         expect("expect_column_values_to_match_regex", column=1, regex="b"),
         expect("expect_column_values_to_match_regex", regex="b"),
         expect("expect_column_values_to_be_in_set", column="n", value_set=[1]),
-        expect("expect_column_pair_values_a_to_be_greater_than_b", column_A="word", column_B="word", or_equal=True),
+        expect(
+            "expect_column_pair_values_a_to_be_greater_than_b",
+            column_A="word",
+            column_B="word",
+            or_equal=True,
+        ),
         expect("expect_compound_columns_to_be_unique", column_list=["n"]),
         expect("expect_column_mean_to_be_between", column="n", min_value=0),
     ],
 )
-def test_what_is_not_certain_is_left_to_the_scan(conn: Connection, expectation: dict[str, Any]) -> None:
+def test_what_is_not_certain_is_left_to_the_scan(
+    conn: Connection, expectation: dict[str, Any]
+) -> None:
     rows = pa.table({"n": [1], "word": ["a"], "day": pa.array([0], pa.date32())})
 
     assert passed(conn, rows, expectation) == []
@@ -111,9 +141,16 @@ def test_columns_are_unique_where_the_audit_says_so(conn: Connection) -> None:
     assert len(passed(conn, pa.table({"n": [1]}), together, is_unique=True)) == 1
 
 
-def test_a_column_of_too_many_texts_is_left_to_the_scan(conn: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_column_of_too_many_texts_is_left_to_the_scan(
+    conn: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("nightshift.quality.streaming_checks._MOST_TEXTS", 2)
     rows = pa.table({"few": ["a", "b"] * 5, "many": list("abcdefghij")})
-    by_column = [expect("expect_column_values_to_match_regex", column=column, regex="^[a-z]$") for column in ("few", "many")]
+    by_column = [
+        expect("expect_column_values_to_match_regex", column=column, regex="^[a-z]$")
+        for column in ("few", "many")
+    ]
 
-    assert [result["expectation_config"] for result in passed(conn, rows, *by_column)] == by_column[:1]
+    assert [result["expectation_config"] for result in passed(conn, rows, *by_column)] == by_column[
+        :1
+    ]

@@ -17,7 +17,12 @@ from nightshift.redo.plan import Hole, Scope, make_plan
 from nightshift.scoring.publication import score
 from nightshift.transformation.build import LookbackIncomplete, build
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.promise("R10")]
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.slow,
+    pytest.mark.timeout(600),
+    pytest.mark.promise("R10"),
+]
 
 DAYS = PartitionRange.of("2013-01-01", "2013-01-03")
 FIRST, SECOND, THIRD = DAYS.days
@@ -41,7 +46,9 @@ def days_of(stale, prefix=""):
     return [one.day for one in stale if one.dataset.startswith(prefix)]
 
 
-def test_only_what_a_late_drop_touches_is_redone_in_order_when_it_comes(settings, conn, run, capsys):
+def test_only_what_a_late_drop_touches_is_redone_in_order_when_it_comes(
+    settings, conn, run, capsys
+):
     specs = load_specs(settings.models_dir)
     deliver(settings, DAYS, [Fault(FaultKind.ABSENT, "weather", SECOND)])
     for name in ("airports", "carriers", "planes", "flight_schedules", "flight_outcomes"):
@@ -61,7 +68,12 @@ def test_only_what_a_late_drop_touches_is_redone_in_order_when_it_comes(settings
     assert plan.holes == (Hole("weather", SECOND, "nothing landed", 2),)
 
     # The hole is filled: the two nights that waited, and nothing of the first.
-    deliver(settings, PartitionRange.of(str(SECOND)), [Fault(FaultKind.LATE, "weather", SECOND, delay=72 * HOURS)], ("weather",))
+    deliver(
+        settings,
+        PartitionRange.of(str(SECOND)),
+        [Fault(FaultKind.LATE, "weather", SECOND, delay=72 * HOURS)],
+        ("weather",),
+    )
     plan = make_plan(settings, conn, Scope())
     print_plan(plan)
     assert [(drop.dataset, drop.partition) for drop in plan.late] == [("weather", SECOND)]
@@ -71,20 +83,37 @@ def test_only_what_a_late_drop_touches_is_redone_in_order_when_it_comes(settings
 
     before, said = published(conn), []
     result = redo(settings, Scope(), run, said.append)
-    assert [line.split()[0] for line in said] == ["ingest", "transform", *["score", "monitor", "monitor"] * len(specs)]
+    assert [line.split()[0] for line in said] == [
+        "ingest",
+        "transform",
+        *["score", "monitor", "monitor"] * len(specs),
+    ]
     assert result.left == ()
     changed = {(change.dataset, change.day) for change in result.changes}
-    assert {(key, h) for key, h in published(conn).items() if key not in changed} == set(before.items())
+    assert {(key, h) for key, h in published(conn).items() if key not in changed} == set(
+        before.items()
+    )
     assert ("features/flight", SECOND) in changed
     assert ("features/flight", THIRD) in changed
     assert ("features/flight", FIRST) not in changed
     for name in specs:
-        assert {(f"predictions/{name}", SECOND), (f"predictions/{name}", THIRD), (f"monitoring/{name}", THIRD)} <= changed
+        assert {
+            (f"predictions/{name}", SECOND),
+            (f"predictions/{name}", THIRD),
+            (f"monitoring/{name}", THIRD),
+        } <= changed
     assert make_plan(settings, conn, Scope()).is_empty
 
-    # An outcome of the first day is corrected, known a day later: the first night knew nothing of it and stays.
+    # An outcome of the first day is corrected, known a day later: the first night knew nothing of
+    # it and stays.
     correction = Fault(
-        FaultKind.CORRECTION, "flight_outcomes", FIRST, column="arrival_delay_minutes", value="500", n_rows=3, delay=20 * HOURS
+        FaultKind.CORRECTION,
+        "flight_outcomes",
+        FIRST,
+        column="arrival_delay_minutes",
+        value="500",
+        n_rows=3,
+        delay=20 * HOURS,
     )
     deliver(settings, PartitionRange.of(str(FIRST)), [correction], ("flight_outcomes",))
     plan = make_plan(settings, conn, Scope())

@@ -31,7 +31,12 @@ from nightshift.settings import Settings
 from nightshift.training.candidate import Origin, store_candidate
 from nightshift.training.pipeline import fit_model
 from nightshift.training.splits import rows_of, split_window
-from nightshift.training.training_set import TrainingSet, build_training_set, find_training_set, read_rows
+from nightshift.training.training_set import (
+    TrainingSet,
+    build_training_set,
+    find_training_set,
+    read_rows,
+)
 from nightshift.warehouse.arrow_io import copy_in
 from nightshift.warehouse.connection import connect
 
@@ -71,7 +76,11 @@ def make_spec(name: str = "parcel_late", **changes: Any) -> ModelSpec:
         },
         "promotion": {"metric": "roc_auc", "slices": [{"column": "carrier"}]},
         "scoring": {"fallback": {"feature": "late_rate_7d", "default": 0.3}},
-        "monitoring": {"metric": "log_loss", "maximum_metric_loss": 0.1, "windows": {"n": 2, "m": 3}},
+        "monitoring": {
+            "metric": "log_loss",
+            "maximum_metric_loss": 0.1,
+            "windows": {"n": 2, "m": 3},
+        },
     }
     for part, keys in changes.items():
         document[part] = {**document[part], **keys} if isinstance(keys, dict) else keys
@@ -87,7 +96,12 @@ def make_rows(seed: int = 1) -> tuple[pa.Table, pa.Table]:
     wind, weight, distance = dice.normal(size=(3, n))
     is_fragile, carrier = dice.random(n) < 0.5, dice.choice(["A", "B", "C"], n)
     logit = (
-        -1.2 + 0.9 * wind + 0.5 * wind**2 + 0.9 * (carrier == "B") + 1.2 * is_fragile * (wind > 0) + 0.25 * dice.normal(size=N_DAYS)[number]
+        -1.2
+        + 0.9 * wind
+        + 0.5 * wind**2
+        + 0.9 * (carrier == "B")
+        + 1.2 * is_fragile * (wind > 0)
+        + 0.25 * dice.normal(size=N_DAYS)[number]
     )
     is_late = dice.random(n) < 1 / (1 + np.exp(-logit))
     parcel = [f"{day}-{i:04d}" for i, day in enumerate(days)]
@@ -115,7 +129,10 @@ def make_rows(seed: int = 1) -> tuple[pa.Table, pa.Table]:
             "load_id": np.ones(n, np.int64),
             "parcel_id": parcel,
             "event_timestamp": features["event_timestamp"],
-            "known_at": pa.array((days + 2).astype("datetime64[s]") + np.timedelta64(1, "h"), pa.timestamp("us", "UTC")),
+            "known_at": pa.array(
+                (days + 2).astype("datetime64[s]") + np.timedelta64(1, "h"),
+                pa.timestamp("us", "UTC"),
+            ),
             "is_late": is_late,
         }
     )
@@ -133,18 +150,38 @@ class Court:
     training_set: TrainingSet
     rows: pa.Table
 
-    def fit(self, spec: ModelSpec | None = None, rows: pa.Table | None = None, **params: Any) -> TrainedModel:
+    def fit(
+        self, spec: ModelSpec | None = None, rows: pa.Table | None = None, **params: Any
+    ) -> TrainedModel:
         """Return a model as the pipeline fits it, on these rows or others."""
         spec, rows = spec or self.spec, self.rows if rows is None else rows
         if params:
-            spec = spec.model_copy(update={"training": spec.training.model_copy(update={"params": {**spec.training.params, **params}})})
+            spec = spec.model_copy(
+                update={
+                    "training": spec.training.model_copy(
+                        update={"params": {**spec.training.params, **params}}
+                    )
+                }
+            )
         split = split_window(self.training_set.window, spec.training)
         model = fit_model(spec, rows_of(rows, split.train), rows_of(rows, split.validation))
-        edges = tuple(np.quantile(model.predictions(rows_of(rows, split.validation)).score, np.arange(1, 10) / 10).tolist())
-        return replace(model, decile_edges=edges, training={"training_set": self.training_set.key, "split": str(split)})
+        edges = tuple(
+            np.quantile(
+                model.predictions(rows_of(rows, split.validation)).score, np.arange(1, 10) / 10
+            ).tolist()
+        )
+        return replace(
+            model,
+            decile_edges=edges,
+            training={"training_set": self.training_set.key, "split": str(split)},
+        )
 
     def register(
-        self, model: TrainedModel, training_set: TrainingSet | None = None, fit_end: str = "", night: Partition = NIGHT
+        self,
+        model: TrainedModel,
+        training_set: TrainingSet | None = None,
+        fit_end: str = "",
+        night: Partition = NIGHT,
     ) -> ModelVersion:
         """Store and register a model as a candidate of some night."""
         training_set = training_set or self.training_set
@@ -160,12 +197,21 @@ class Court:
     def keep_rows(self, rows: pa.Table, **facts: Any) -> TrainingSet:
         """Record other rows as a training set of the same night."""
         kept = replace(self.training_set, **facts)
-        snapshot = write_snapshot(self.store, rows, f"training_sets/{self.spec.name}/{uuid.uuid4().hex}")
+        snapshot = write_snapshot(
+            self.store, rows, f"training_sets/{self.spec.name}/{uuid.uuid4().hex}"
+        )
         self.conn.execute(
             "insert into ml.training_sets (training_set, model, partition_date, as_of, first_day, last_day, n_rows, sha256, spec_digest,"
             " code_version, manifest, run_id) select %s, model, partition_date, as_of, %s, %s, %s, %s, spec_digest, code_version, manifest,"
             " run_id from ml.training_sets where training_set = %s",
-            [snapshot.key, kept.window.first.day, kept.window.last.day, rows.num_rows, snapshot.sha256, self.training_set.key],
+            [
+                snapshot.key,
+                kept.window.first.day,
+                kept.window.last.day,
+                rows.num_rows,
+                snapshot.sha256,
+                self.training_set.key,
+            ],
         )
         return find_training_set(self.conn, snapshot.key)
 
@@ -180,7 +226,8 @@ class Court:
     def record(self, decision: Decision) -> dict[str, Any]:
         """Return the evidence record of a decision as an independent script reads it: bytes, digest, JSON."""
         key, digest = self.conn.execute(
-            "select evidence_key, evidence_sha256 from ml.promotions where promotion_id = %s", [decision.promotion_id]
+            "select evidence_key, evidence_sha256 from ml.promotions where promotion_id = %s",
+            [decision.promotion_id],
         ).fetchone()
         data = self.store.get(key)
         assert sha256(data).hexdigest() == digest
@@ -188,17 +235,29 @@ class Court:
 
     def refusals(self, decision: Decision) -> dict[str, str]:
         """Return the criteria that refuse, with their verdicts."""
-        return {name: verdict for name, verdict in decision.numbers["criteria"].items() if verdict in ("failed", "unknown")}
+        return {
+            name: verdict
+            for name, verdict in decision.numbers["criteria"].items()
+            if verdict in ("failed", "unknown")
+        }
 
-    def case(self, version: ModelVersion, champion: ModelVersion | None, spec: ModelSpec | None = None) -> PromotionContext:
+    def case(
+        self, version: ModelVersion, champion: ModelVersion | None, spec: ModelSpec | None = None
+    ) -> PromotionContext:
         """Return a case as ``decide`` makes it."""
-        manifest = self.conn.execute("select manifest from ml.training_sets where training_set = %s", [version.training_set]).fetchone()[0]
+        manifest = self.conn.execute(
+            "select manifest from ml.training_sets where training_set = %s", [version.training_set]
+        ).fetchone()[0]
         training_set = find_training_set(self.conn, version.training_set)
-        return PromotionContext(self.settings, self.store, spec or self.spec, training_set, manifest, version, champion)
+        return PromotionContext(
+            self.settings, self.store, spec or self.spec, training_set, manifest, version, champion
+        )
 
 
 @pytest.fixture(scope="module")
-def empty_court(session_settings: Settings, template_database: str) -> Iterator[Callable[..., Court]]:
+def empty_court(
+    session_settings: Settings, template_database: str
+) -> Iterator[Callable[..., Court]]:
     """Return a function that makes a court of its own database for a spec; without a champion."""
     with ExitStack() as stack:
 
@@ -206,7 +265,11 @@ def empty_court(session_settings: Settings, template_database: str) -> Iterator[
             name = f"test_{uuid.uuid4().hex[:12]}"
             _admin(session_settings, f"create database {name} template {template_database}")
             stack.callback(_admin, session_settings, f"drop database {name} with (force)")
-            changes = {"warehouse_database": name, "s3_bucket": name.replace("_", "-"), "mlflow_tracking_uri": SecretStr("")}
+            changes = {
+                "warehouse_database": name,
+                "s3_bucket": name.replace("_", "-"),
+                "mlflow_tracking_uri": SecretStr(""),
+            }
             settings = session_settings.model_copy(update=changes)
             conn = stack.enter_context(connect(settings, "test gate"))
             _fill(conn)
@@ -239,7 +302,10 @@ def _fill(conn: Connection) -> None:
     with conn.transaction():
         copy_in(conn, "features", "feat_parcel", features)
         copy_in(conn, "marts", "fct_parcel_labels", labels)
-    for dataset, table in (("features/parcel", "features.feat_parcel"), ("marts/fct_parcel_labels", "marts.fct_parcel_labels")):
+    for dataset, table in (
+        ("features/parcel", "features.feat_parcel"),
+        ("marts/fct_parcel_labels", "marts.fct_parcel_labels"),
+    ):
         conn.execute(
             "insert into ops.loads (dataset, partition_date, load_id, token, state, run_id, attempt, actor, code_version, inputs,"
             " inputs_digest, content_hash) select distinct %s, partition_date, 1, 1, 'published', 'test', 1, 'test', 'test', '{}'::jsonb,"

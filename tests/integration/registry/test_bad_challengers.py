@@ -36,7 +36,12 @@ def refused_by(court, decision):
 def recalibrated(model, slope=1.0, intercept=0.0):
     found = model.calibration
     return replace(
-        model, calibration={"method": "platt", "slope": found["slope"] * slope, "intercept": found["intercept"] * slope + intercept}
+        model,
+        calibration={
+            "method": "platt",
+            "slope": found["slope"] * slope,
+            "intercept": found["intercept"] * slope + intercept,
+        },
     )
 
 
@@ -67,7 +72,10 @@ def test_refused_by_agreement_when_training_saw_what_scoring_does_not(court):
     late = court.column("is_late").astype(float)
     rows = court.with_column("distance", court.column("distance") + late)
     training_set = court.keep_rows(rows)
-    model = replace(court.fit(rows=rows), training={"training_set": training_set.key, "split": court.fit().training["split"]})
+    model = replace(
+        court.fit(rows=rows),
+        training={"training_set": training_set.key, "split": court.fit().training["split"]},
+    )
     assert "feature_agreement" in refused_by(court, court.judge(model, training_set=training_set))
 
 
@@ -81,7 +89,9 @@ def test_refused_by_leakage_when_a_feature_is_the_outcome(court):
 
 
 def test_refused_by_calibration_when_probabilities_are_too_high(court):
-    assert "calibration[excess]" in refused_by(court, court.judge(recalibrated(court.fit(), intercept=1.5)))
+    assert "calibration[excess]" in refused_by(
+        court, court.judge(recalibrated(court.fit(), intercept=1.5))
+    )
 
 
 def test_refused_by_calibration_error_when_above_a_declared_limit(court):
@@ -90,7 +100,9 @@ def test_refused_by_calibration_error_when_above_a_declared_limit(court):
 
 
 def test_refused_by_calibration_slope_when_over_confident(court):
-    assert "calibration[slope]" in refused_by(court, court.judge(recalibrated(court.fit(), slope=4.0)))
+    assert "calibration[slope]" in refused_by(
+        court, court.judge(recalibrated(court.fit(), slope=4.0))
+    )
 
 
 @pytest.mark.mlts("model-6")
@@ -103,11 +115,17 @@ def test_refused_by_its_slice_when_broken_in_one(court):
 
 def test_refused_by_window_when_trained_on_a_hole(court):
     day = court.rows["partition_date"]
-    hole = pc.and_(pc.greater(day, pa.scalar(dt.date(2020, 1, 8))), pc.less(day, pa.scalar(dt.date(2020, 1, 15))))
+    hole = pc.and_(
+        pc.greater(day, pa.scalar(dt.date(2020, 1, 8))),
+        pc.less(day, pa.scalar(dt.date(2020, 1, 15))),
+    )
     rows = court.rows.filter(pc.invert(hole))
     training_set = court.keep_rows(rows)
     model = court.fit(rows=rows)
-    decision = court.judge(replace(model, training={**model.training, "training_set": training_set.key}), training_set=training_set)
+    decision = court.judge(
+        replace(model, training={**model.training, "training_set": training_set.key}),
+        training_set=training_set,
+    )
     assert {"training_window"} <= refused_by(court, decision) <= {"training_window", "superiority"}
     assert "At most 6 day(s) in a row have no row" in decision.reasons[0]
 
@@ -140,21 +158,34 @@ def test_refused_by_signature_when_the_view_lacks_a_column(court):
 
 
 def test_refused_by_agreement_when_scoring_cannot_find_the_rows(court):
-    training_set = court.keep_rows(court.with_column("parcel_id", np.array([f"other-{i}" for i in range(court.rows.num_rows)])))
+    training_set = court.keep_rows(
+        court.with_column("parcel_id", np.array([f"other-{i}" for i in range(court.rows.num_rows)]))
+    )
     model = court.fit(num_leaves=9)
-    decision = court.judge(replace(model, training={**model.training, "training_set": training_set.key}), training_set=training_set)
+    decision = court.judge(
+        replace(model, training={**model.training, "training_set": training_set.key}),
+        training_set=training_set,
+    )
     assert "feature_agreement" in refused_by(court, decision)
     assert "900 of 900 rows are not found" in " ".join(decision.reasons)
 
 
 @pytest.mark.mlts("mon-6")
 def test_refused_by_time_when_slow(court):
-    found = refused_by(court, court.judge(court.fit(num_leaves=31), make_spec(promotion={"maximum_scoring_seconds": 0.001})))
+    found = refused_by(
+        court,
+        court.judge(
+            court.fit(num_leaves=31), make_spec(promotion={"maximum_scoring_seconds": 0.001})
+        ),
+    )
     assert "scoring_time" in found
 
 
 def test_refused_by_size_when_huge(court):
-    found = refused_by(court, court.judge(court.fit(num_leaves=30), make_spec(promotion={"maximum_model_bytes": 10_000})))
+    found = refused_by(
+        court,
+        court.judge(court.fit(num_leaves=30), make_spec(promotion={"maximum_model_bytes": 10_000})),
+    )
     assert "model_size" in found
 
 
@@ -162,10 +193,24 @@ def test_refused_by_size_when_huge(court):
 def test_refused_when_a_leaf_is_not_a_number(court):
     model = court.fit(num_leaves=4)
     text = re.sub(r"(leaf_value=)\S+", r"\1nan", model.text, count=1)
-    broken = store_candidate(court.store, model, Origin(court.training_set.key, NIGHT, dt.date(2020, 2, 2), "", "test"), [], {})
+    broken = store_candidate(
+        court.store,
+        model,
+        Origin(court.training_set.key, NIGHT, dt.date(2020, 2, 2), "", "test"),
+        [],
+        {},
+    )
     sha = court.store.put("models/nan.lgb", text.encode())
     version = register(
-        court.settings, replace(broken, model_key="models/nan.lgb", model_sha256=sha, model_bytes=len(text), digest="nan" * 20), RUN
+        court.settings,
+        replace(
+            broken,
+            model_key="models/nan.lgb",
+            model_sha256=sha,
+            model_bytes=len(text),
+            digest="nan" * 20,
+        ),
+        RUN,
     )
     decision = promotion.decide(court.settings, court.spec, version.version, RUN)
     assert {"provenance", "scores", "superiority"} <= refused_by(court, decision)
@@ -174,7 +219,9 @@ def test_refused_when_a_leaf_is_not_a_number(court):
 
 def test_refused_by_provenance_when_files_name_another_training_set(court):
     model = court.fit(num_leaves=8)
-    decision = court.judge(replace(model, training={**model.training, "training_set": "training_sets/other"}))
+    decision = court.judge(
+        replace(model, training={**model.training, "training_set": "training_sets/other"})
+    )
     assert "provenance" in refused_by(court, decision)
 
 
@@ -182,7 +229,9 @@ def test_refused_by_provenance_when_it_hides_what_it_has_seen(court):
     model = court.fit(num_leaves=10)
     late = model.training["split"].replace("2020-02-02", "2020-02-10")
     assert late != model.training["split"]
-    assert "provenance" in refused_by(court, court.judge(replace(model, training={**model.training, "split": late})))
+    assert "provenance" in refused_by(
+        court, court.judge(replace(model, training={**model.training, "split": late}))
+    )
 
 
 def test_refused_by_rows_when_it_has_seen_the_holdout(court):
@@ -194,20 +243,30 @@ def test_refused_by_rows_when_it_has_seen_the_holdout(court):
 def test_refused_by_rows_when_too_few_days_are_unseen(court):
     decision = court.judge(court.fit(num_leaves=12), fit_end="2020-02-09")
     assert "evidence_rows" in refused_by(court, decision)
-    assert "600 rows of 2 day(s)" in " ".join(decision.reasons) or "of 3 day(s)" in " ".join(decision.reasons)
+    assert "600 rows of 2 day(s)" in " ".join(decision.reasons) or "of 3 day(s)" in " ".join(
+        decision.reasons
+    )
 
 
 def test_refused_by_copies_when_rows_are_doubled(court):
-    rows = pa.concat_tables([court.rows, court.rows.slice(0, 300)]).sort_by([("partition_date", "ascending"), ("parcel_id", "ascending")])
+    rows = pa.concat_tables([court.rows, court.rows.slice(0, 300)]).sort_by(
+        [("partition_date", "ascending"), ("parcel_id", "ascending")]
+    )
     training_set = court.keep_rows(rows)
     model = court.fit(rows=rows, num_leaves=13)
-    decision = court.judge(replace(model, training={**model.training, "training_set": training_set.key}), training_set=training_set)
+    decision = court.judge(
+        replace(model, training={**model.training, "training_set": training_set.key}),
+        training_set=training_set,
+    )
     assert "unique_rows" in refused_by(court, decision)
     assert "300 of 13500 rows are copies" in " ".join(decision.reasons)
 
 
 def test_refused_by_churn_when_too_many_rows_change_their_decile(court):
-    found = refused_by(court, court.judge(court.fit(num_leaves=14), make_spec(promotion={"maximum_decile_churn": 0.05})))
+    found = refused_by(
+        court,
+        court.judge(court.fit(num_leaves=14), make_spec(promotion={"maximum_decile_churn": 0.05})),
+    )
     assert "churn[deciles]" in found
 
 
@@ -225,8 +284,13 @@ def test_refused_by_churn_by_default_when_scores_are_unrelated_to_the_champions(
 
 @pytest.mark.mlts("model-7")
 def test_refused_by_fairness_when_a_group_is_called_more_often(court):
-    spec = make_spec(features={"categorical": [{"name": "carrier"}, {"name": "depot"}]}, promotion={"fairness": [{"column": "depot"}]})
-    unfair = court.with_column("is_late", court.column("is_late").astype(bool) | (court.column("depot") == "south"))
+    spec = make_spec(
+        features={"categorical": [{"name": "carrier"}, {"name": "depot"}]},
+        promotion={"fairness": [{"column": "depot"}]},
+    )
+    unfair = court.with_column(
+        "is_late", court.column("is_late").astype(bool) | (court.column("depot") == "south")
+    )
     found = refused_by(court, court.judge(court.fit(spec, rows=unfair), spec))
     assert {"fairness[depot selection]", "fairness[depot calibration]"} <= found
     fair = court.judge(court.fit(spec), spec)
@@ -242,7 +306,12 @@ def test_refused_by_linear_baseline_when_barely_trained(court):
 
 
 def test_refused_by_rule_when_it_gains_too_little_on_it(court):
-    found = refused_by(court, court.judge(court.fit(num_leaves=16), make_spec(promotion={"minimum_gain_over_baseline": 0.4})))
+    found = refused_by(
+        court,
+        court.judge(
+            court.fit(num_leaves=16), make_spec(promotion={"minimum_gain_over_baseline": 0.4})
+        ),
+    )
     assert {"baseline[prior]", "baseline[rule]"} <= found
 
 
@@ -260,7 +329,11 @@ def test_refused_when_a_criterion_answers_nothing(court, monkeypatch):
 
 def test_refused_when_a_family_of_evidence_is_missing(court, monkeypatch):
     whole = promotion.judge
-    monkeypatch.setattr(promotion, "judge", lambda case: [part for part in whole(case) if part.family != "calibration"])
+    monkeypatch.setattr(
+        promotion,
+        "judge",
+        lambda case: [part for part in whole(case) if part.family != "calibration"],
+    )
     decision = court.judge(court.fit(num_leaves=19))
     assert "calibration: no verdict is recorded." in decision.reasons
 
@@ -276,11 +349,18 @@ def test_refused_when_its_file_was_changed_in_the_bucket(court):
 
 @pytest.mark.parametrize("changes", [{"seed": 99}, {"num_boost_round": 59}])
 def test_refused_by_superiority_alone_when_equal(court, changes):
-    champion = make_spec(training={"params": {"num_leaves": 5, "min_data_in_leaf": 50, "learning_rate": 0.15}, **changes})
+    champion = make_spec(
+        training={
+            "params": {"num_leaves": 5, "min_data_in_leaf": 50, "learning_rate": 0.15},
+            **changes,
+        }
+    )
     model = court.fit(champion)
     decision = court.judge(replace(model, training={**model.training, "note": str(changes)}))
     assert refused_by(court, decision) == {"superiority"}
 
 
 def test_range_of_days_is_that_of_the_world(court):
-    assert court.training_set.window == PartitionRange(Partition.parse("2020-01-01"), Partition.parse("2020-02-13"))
+    assert court.training_set.window == PartitionRange(
+        Partition.parse("2020-01-01"), Partition.parse("2020-02-13")
+    )

@@ -24,7 +24,11 @@ def decided(empty_court):
     """Return a court with a decent champion, a better one after it, and one refused as equal; each in the model's chain."""
     court = empty_court(make_spec())
     weak = court.fit(make_spec(training={"num_boost_round": 8}), num_leaves=5)
-    return court, [court.judge(weak), court.judge(court.fit()), court.judge(court.fit(num_leaves=8))]
+    return court, [
+        court.judge(weak),
+        court.judge(court.fit()),
+        court.judge(court.fit(num_leaves=8)),
+    ]
 
 
 def test_better_challenger_is_promoted_and_an_equal_one_is_not(decided):
@@ -42,14 +46,20 @@ def test_record_has_every_criterion_with_limit_number_interval_and_verdict(decid
     superiority = next(part for part in record["criteria"] if part["name"] == "superiority")
     assert superiority["interval"][0] < superiority["number"] < superiority["interval"][1]
     assert superiority["facts"]["probability"] >= superiority["facts"]["needed"] == 0.95
-    assert (record["version"], record["champion"]["version"], record["verdict"]) == (2, 1, "promoted")
+    assert (record["version"], record["champion"]["version"], record["verdict"]) == (
+        2,
+        1,
+        "promoted",
+    )
     assert record["limits"]["metric"] == "roc_auc"
     assert record["rows"] == {"first": "2020-02-04", "last": "2020-02-13", "n_rows": 3000}
 
 
 def test_records_are_chained_from_the_first_on(decided):
     court, decisions = decided
-    rows = court.conn.execute("select evidence_key, evidence_sha256 from ml.promotions order by promotion_id").fetchall()
+    rows = court.conn.execute(
+        "select evidence_key, evidence_sha256 from ml.promotions order by promotion_id"
+    ).fetchall()
     records = [json.loads(court.store.get(key)) for key, _ in rows]
     assert [record["previous"] for record in records] == [None, rows[0][1], rows[1][1]]
     assert verify_chain(court.settings, court.store, court.conn, court.spec.name) == len(decisions)
@@ -63,10 +73,14 @@ def test_page_is_whole_without_network_or_script(decided):
     text = page.decode()
     assert text.count("<svg") == 3
     assert "<script" not in text
-    assert "src=" not in text.replace("default-src", "").replace("style-src", "").replace("img-src", "")
+    assert "src=" not in text.replace("default-src", "").replace("style-src", "").replace(
+        "img-src", ""
+    )
 
 
-def test_command_shows_and_fetches_a_decision_when_the_chain_verifies(decided, tmp_path, monkeypatch, capsys):
+def test_command_shows_and_fetches_a_decision_when_the_chain_verifies(
+    decided, tmp_path, monkeypatch, capsys
+):
     court, decisions = decided
     monkeypatch.setattr(evidence, "load_settings", lambda: court.settings)
     evidence.evidence(court.spec.name, into=tmp_path)
@@ -75,13 +89,17 @@ def test_command_shows_and_fetches_a_decision_when_the_chain_verifies(decided, t
     assert "parcel_late: 3 records verified" in said
     assert "Version 3 was refused: superiority" in said
     assert "Version 1 was first" in said
-    assert sorted(path.name for path in tmp_path.iterdir()) == [f"parcel_late-v{n}.{kind}" for n in (1, 3) for kind in ("html", "json")]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        f"parcel_late-v{n}.{kind}" for n in (1, 3) for kind in ("html", "json")
+    ]
     record = json.loads((tmp_path / "parcel_late-v3.json").read_text())
     assert record == court.record(decisions[2])
     assert sha256((tmp_path / "parcel_late-v3.html").read_bytes()).hexdigest() in record["page"]
 
 
-def test_command_names_what_is_missing_when_a_version_was_not_judged(decided, tmp_path, monkeypatch):
+def test_command_names_what_is_missing_when_a_version_was_not_judged(
+    decided, tmp_path, monkeypatch
+):
     court, _ = decided
     monkeypatch.setattr(evidence, "load_settings", lambda: court.settings)
     with pytest.raises(NoEvidenceError, match="version 99 of parcel_late"):
@@ -91,10 +109,14 @@ def test_command_names_what_is_missing_when_a_version_was_not_judged(decided, tm
 
 def test_chain_does_not_verify_when_a_record_was_changed(decided):
     court, _ = decided
-    key = court.conn.execute("select evidence_key from ml.promotions order by promotion_id limit 1").fetchone()[0]
+    key = court.conn.execute(
+        "select evidence_key from ml.promotions order by promotion_id limit 1"
+    ).fetchone()[0]
     whole = court.store.get(key)
     try:
-        court.store._client.put_object(Bucket=court.store.bucket, Key=key, Body=whole.replace(b'"first"', b'"other"'))
+        court.store._client.put_object(
+            Bucket=court.store.bucket, Key=key, Body=whole.replace(b'"first"', b'"other"')
+        )
         with pytest.raises(ObjectStoreError):
             verify_chain(court.settings, court.store, court.conn, court.spec.name)
     finally:
@@ -105,17 +127,27 @@ def test_stale_champion_is_replaced_by_one_that_is_not_inferior(decided):
     court, _ = decided
     version = court.register(court.fit(num_leaves=6))
     old = replace(court.case(version, None).challenger, partition_date=NIGHT.shift(-28).day)
-    champion = replace(old, **{name: getattr(champion_for(court.conn, court.spec.name, NIGHT.shift(1)), name) for name in _FILES})
+    champion = replace(
+        old,
+        **{
+            name: getattr(champion_for(court.conn, court.spec.name, NIGHT.shift(1)), name)
+            for name in _FILES
+        },
+    )
     assert objections(judge(court.case(version, champion))) == []
     young = replace(champion, partition_date=NIGHT.shift(-27).day)
-    assert [reason.partition(":")[0] for reason in objections(judge(court.case(version, young)))] == ["superiority"]
+    assert [
+        reason.partition(":")[0] for reason in objections(judge(court.case(version, young)))
+    ] == ["superiority"]
 
 
 def test_stale_champion_stays_when_the_challenger_is_itself(decided):
     court, _ = decided
     champion = champion_for(court.conn, court.spec.name, NIGHT.shift(1))
     old = replace(champion, partition_date=NIGHT.shift(-99).day)
-    assert [reason.partition(":")[0] for reason in objections(judge(court.case(champion, old)))] == ["superiority"]
+    assert [
+        reason.partition(":")[0] for reason in objections(judge(court.case(champion, old)))
+    ] == ["superiority"]
 
 
 def test_signature_is_kept_and_verified_when_a_key_is_set(empty_court):
@@ -128,4 +160,13 @@ def test_signature_is_kept_and_verified_when_a_key_is_set(empty_court):
         verify_chain(other, court.store, court.conn, court.spec.name)
 
 
-_FILES = ("version", "digest", "model_key", "model_sha256", "model_bytes", "metadata_key", "metadata_sha256", "metadata_bytes")
+_FILES = (
+    "version",
+    "digest",
+    "model_key",
+    "model_sha256",
+    "model_bytes",
+    "metadata_key",
+    "metadata_sha256",
+    "metadata_bytes",
+)

@@ -23,7 +23,14 @@ from nightshift.scoring.prediction_tables import ensure_prediction_relations
 from nightshift.settings import Settings
 from nightshift.training.candidate import Origin, store_candidate
 from nightshift.training.pipeline import fit_model
-from nightshift.warehouse.partition_write import LoadManifest, PublishedLoad, Target, audit, begin, publish
+from nightshift.warehouse.partition_write import (
+    LoadManifest,
+    PublishedLoad,
+    Target,
+    audit,
+    begin,
+    publish,
+)
 
 if TYPE_CHECKING:
     from nightshift.warehouse.connection import Connection
@@ -44,31 +51,62 @@ def make_spec(**changed: object) -> ModelSpec:
         "entity": {"name": "parcel", "key": "parcel_id"},
         "event_timestamp": "event_timestamp",
         "feature_view": "parcel",
-        "features": {"numeric": ["weight_kg", "late_rate_7d"], "categorical": [{"name": "depot", "minimum_rows": 1}]},
+        "features": {
+            "numeric": ["weight_kg", "late_rate_7d"],
+            "categorical": [{"name": "depot", "minimum_rows": 1}],
+        },
         "label": {"relation": "fct_parcel_labels", "column": "is_late", "maturity_days": 1},
-        "training": {"schedule": "nightly", "num_boost_round": 20, "params": {"num_leaves": 4, "min_data_in_leaf": 20}},
+        "training": {
+            "schedule": "nightly",
+            "num_boost_round": 20,
+            "params": {"num_leaves": 4, "min_data_in_leaf": 20},
+        },
         "promotion": {"metric": "roc_auc"},
-        "scoring": {"shards": 3, "reasons": 2, "fallback": {"feature": "late_rate_7d", "default": 0.25}},
-        "monitoring": {"metric": "log_loss", "maximum_metric_loss": 0.1, "windows": {"n": 2, "m": 3}},
+        "scoring": {
+            "shards": 3,
+            "reasons": 2,
+            "fallback": {"feature": "late_rate_7d", "default": 0.25},
+        },
+        "monitoring": {
+            "metric": "log_loss",
+            "maximum_metric_loss": 0.1,
+            "windows": {"n": 2, "m": 3},
+        },
     }
     return ModelSpec.model_validate(document | changed)
 
 
 def publish_features(
-    conn: Connection, partitions: PartitionRange = DAY, n_rows: int = 50, shift: float = 0.0, changed: str = ""
+    conn: Connection,
+    partitions: PartitionRange = DAY,
+    n_rows: int = 50,
+    shift: float = 0.0,
+    changed: str = "",
 ) -> list[PublishedLoad]:
     """Publish feature rows: weight rises with the number, the rate is null for every tenth, depots alternate; then as ``changed`` says."""
     run = RunContext("transform/test", 1, "test")
-    write = begin(conn, [FEATURES], partitions, LoadManifest(run, {"raw": f"{n_rows} {shift} {changed}"}))
+    write = begin(
+        conn, [FEATURES], partitions, LoadManifest(run, {"raw": f"{n_rows} {shift} {changed}"})
+    )
     for day in partitions.days:
         conn.execute(
             "insert into features.feat_parcel select %s, %s, format('%%s-%%s', %s::date, i), %s::timestamptz + i * interval '1 minute', %s,"
             " i * 0.25 + %s, case when i %% 10 = 0 then null else (i %% 7) / 10.0 end, (array['north', 'south'])[1 + i %% 2]"
             " from generate_series(1, %s) i",
-            [day, write.load_id, day, day + dt.timedelta(days=1), day + dt.timedelta(days=1), shift, n_rows],
+            [
+                day,
+                write.load_id,
+                day,
+                day + dt.timedelta(days=1),
+                day + dt.timedelta(days=1),
+                shift,
+                n_rows,
+            ],
         )
     if changed:
-        conn.execute(f"update features.feat_parcel set {changed} and load_id = {write.load_id}".encode())
+        conn.execute(
+            f"update features.feat_parcel set {changed} and load_id = {write.load_id}".encode()
+        )
     audit(conn, write)
     return publish(conn, write)
 
@@ -102,7 +140,9 @@ class Registry:
         self.store = ObjectStore.open(settings)
         self.store.ensure_bucket()
 
-    def promote(self, effective: str, seed: int = 1, proof: dict[str, Any] | None = None) -> ModelVersion:
+    def promote(
+        self, effective: str, seed: int = 1, proof: dict[str, Any] | None = None
+    ) -> ModelVersion:
         """Make a new version champion from a partition on, with or without a proof for the accelerated engine."""
         trained = tiny_model(self.spec, seed)
         day = Partition.parse(effective).shift(-1)
@@ -113,7 +153,9 @@ class Registry:
             [training_set, self.spec.name, day.day, day.day, day.day],
         )
         origin = Origin(training_set, day, day.day, self.spec.digest, "test")
-        candidate = replace(store_candidate(self.store, trained, origin, [], {}), engine_proof=proof)
+        candidate = replace(
+            store_candidate(self.store, trained, origin, [], {}), engine_proof=proof
+        )
         version = register(self.settings, candidate, RunContext("train/test", 1, "test"))
         self.conn.execute(
             "insert into ml.promotions (model, version, verdict, partition_date, effective_partition, reasons, numbers, run_id, actor)"
@@ -124,7 +166,9 @@ class Registry:
 
     def corrupt(self, version: ModelVersion) -> None:
         """Replace the trees in the bucket by others, as a person with a key could."""
-        self.store._client.put_object(Bucket=self.store.bucket, Key=version.model_key, Body=b"tree\nversion=v4\n")
+        self.store._client.put_object(
+            Bucket=self.store.bucket, Key=version.model_key, Body=b"tree\nversion=v4\n"
+        )
 
 
 def tiny_model(spec: ModelSpec, seed: int) -> TrainedModel:
@@ -155,7 +199,9 @@ def scoring_settings(settings: Settings, tmp_path: Path) -> Settings:
     }
     (tmp_path / "predictions").mkdir()
     (tmp_path / "predictions" / "parcel_late.json").write_text(json.dumps(suite))
-    return settings.model_copy(update={"expectations_dir": tmp_path, "mlflow_tracking_uri": SecretStr("")})
+    return settings.model_copy(
+        update={"expectations_dir": tmp_path, "mlflow_tracking_uri": SecretStr("")}
+    )
 
 
 @pytest.fixture

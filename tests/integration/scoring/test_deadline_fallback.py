@@ -22,7 +22,12 @@ from nightshift.scoring.spine import NoSpineError
 
 pytestmark = [pytest.mark.integration, pytest.mark.promise("R18")]
 NIGHT = Partition(dt.date(2013, 7, 1))
-SPINE = {"relation": "stg_parcels", "event_timestamp": "due_at", "key_parts": ["due_on", "number"], "day": "due_on"}
+SPINE = {
+    "relation": "stg_parcels",
+    "event_timestamp": "due_at",
+    "key_parts": ["due_on", "number"],
+    "day": "due_on",
+}
 LISTED = {
     "shards": 2,
     "reasons": 2,
@@ -65,7 +70,12 @@ def features_of_list(conn, partitions: PartitionRange) -> None:
     from nightshift.warehouse.partition_write import LoadManifest, audit, publish
     from nightshift.warehouse.partition_write import begin as begin_write
 
-    write = begin_write(conn, [FEATURES], partitions, LoadManifest(RunContext("transform/test", 1, "test"), {"raw": "list"}))
+    write = begin_write(
+        conn,
+        [FEATURES],
+        partitions,
+        LoadManifest(RunContext("transform/test", 1, "test"), {"raw": "list"}),
+    )
     conn.execute(
         "insert into features.feat_parcel select partition_date, %s, parcel_id, due_at, partition_date + interval '29 hours', number * 0.5,"
         " (number %% 7) / 10.0, 'north' from staging.stg_parcels where partition_date between %s and %s",
@@ -75,7 +85,9 @@ def features_of_list(conn, partitions: PartitionRange) -> None:
     publish(conn, write)
 
 
-def test_nothing_happens_when_the_partition_is_published(registry, warehouse, scoring_settings, spec, run):
+def test_nothing_happens_when_the_partition_is_published(
+    registry, warehouse, scoring_settings, spec, run
+):
     publish_features(warehouse)
     registry.promote("2013-07-01")
     (load,) = score(scoring_settings, spec, DAY, run)
@@ -86,15 +98,21 @@ def test_nothing_happens_when_the_partition_is_published(registry, warehouse, sc
     assert warehouse.execute("select count(*) from ops.loads").fetchone() == n_loads
 
 
-def test_nothing_happens_when_the_pipeline_is_not_in_operation(warehouse, scoring_settings, listed_spec, run):
+def test_nothing_happens_when_the_pipeline_is_not_in_operation(
+    warehouse, scoring_settings, listed_spec, run
+):
     publish_features(warehouse, PartitionRange.of("2013-06-02"))
 
     assert rescue(scoring_settings, listed_spec, NIGHT, run).outcome == "dormant"
-    assert warehouse.execute("select count(*) from ops.loads where dataset like 'predictions%'").fetchone() == (0,)
+    assert warehouse.execute(
+        "select count(*) from ops.loads where dataset like 'predictions%'"
+    ).fetchone() == (0,)
 
 
 @pytest.mark.long
-def test_champion_scores_when_only_the_wake_up_was_lost(registry, warehouse, scoring_settings, spec, run):
+def test_champion_scores_when_only_the_wake_up_was_lost(
+    registry, warehouse, scoring_settings, spec, run
+):
     publish_features(warehouse)
     registry.promote("2013-07-01")
 
@@ -102,27 +120,40 @@ def test_champion_scores_when_only_the_wake_up_was_lost(registry, warehouse, sco
     assert set(current(warehouse, "score_source")) == {("champion",)}
 
 
-def test_rescue_waits_when_a_scoring_has_just_begun_and_there_is_time(registry, warehouse, scoring_settings, spec, run):
+def test_rescue_waits_when_a_scoring_has_just_begun_and_there_is_time(
+    registry, warehouse, scoring_settings, spec, run
+):
     publish_features(warehouse)
     registry.promote("2013-07-01")
     begin(scoring_settings, spec, DAY, run)
     with pytest.raises(ScoringInProgressError):
         rescue(scoring_settings, spec, NIGHT, RunContext("rescue/x", 1, "test"), may_wait=True)
 
-    assert rescue(scoring_settings, spec, NIGHT, RunContext("rescue/x", 1, "test")).outcome == "scored"
+    assert (
+        rescue(scoring_settings, spec, NIGHT, RunContext("rescue/x", 1, "test")).outcome == "scored"
+    )
 
 
 @pytest.mark.long
-def test_rescue_does_not_wait_when_the_scoring_is_dead(registry, warehouse, scoring_settings, spec, run):
+def test_rescue_does_not_wait_when_the_scoring_is_dead(
+    registry, warehouse, scoring_settings, spec, run
+):
     publish_features(warehouse)
     registry.promote("2013-07-01")
     begin(scoring_settings, spec, DAY, run)
     warehouse.execute("update ops.loads set started_at = now() - interval '6 minutes'")
 
-    assert rescue(scoring_settings, spec, NIGHT, RunContext("rescue/x", 1, "test"), may_wait=True).outcome == "scored"
+    assert (
+        rescue(
+            scoring_settings, spec, NIGHT, RunContext("rescue/x", 1, "test"), may_wait=True
+        ).outcome
+        == "scored"
+    )
 
 
-def test_listed_parcels_get_their_old_scores_when_features_are_missing(registry, warehouse, lists, scoring_settings, listed_spec, run):
+def test_listed_parcels_get_their_old_scores_when_features_are_missing(
+    registry, warehouse, lists, scoring_settings, listed_spec, run
+):
     lists("2013-06-30", n=15)
     lists("2013-07-01", n=20)
     features_of_list(warehouse, PartitionRange.of("2013-06-30"))
@@ -141,14 +172,21 @@ def test_listed_parcels_get_their_old_scores_when_features_are_missing(registry,
         "carried_over",
         f"{FEATURES_AWAY}; the score of 2013-06-30 by version 1, 1 day(s) old",
     )
-    assert rows[3][4:] == ("2013-07-02 13:00:00+00", "2013-07-02 04:30:00+00")  # 09:00 and the cut-off, both New York
+    assert rows[3][4:] == (
+        "2013-07-02 13:00:00+00",
+        "2013-07-02 04:30:00+00",
+    )  # 09:00 and the cut-off, both New York
     assert rows[18][:4] == ("2013-07-02_18", 0.25, "fallback_rule", FEATURES_AWAY)
     rescues = "select partition_date::text, entities_from, entities_date::text, gate, reason from ops.rescues"
-    assert warehouse.execute(rescues).fetchall() == [("2013-07-01", "list", "2013-07-01", "passed", FEATURES_AWAY)]
+    assert warehouse.execute(rescues).fetchall() == [
+        ("2013-07-01", "list", "2013-07-01", "passed", FEATURES_AWAY)
+    ]
 
 
 @pytest.mark.long
-def test_rule_values_are_the_last_published_ones_when_no_model_ever_scored(warehouse, lists, scoring_settings, listed_spec, run):
+def test_rule_values_are_the_last_published_ones_when_no_model_ever_scored(
+    warehouse, lists, scoring_settings, listed_spec, run
+):
     lists("2013-06-29", n=15)
     lists("2013-07-01", n=20)
     features_of_list(warehouse, PartitionRange.of("2013-06-29"))
@@ -160,7 +198,9 @@ def test_rule_values_are_the_last_published_ones_when_no_model_ever_scored(wareh
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(("listed", "days_before"), [("2013-06-24", 7), ("2013-06-17", 14), ("2013-06-10", 21)])
+@pytest.mark.parametrize(
+    ("listed", "days_before"), [("2013-06-24", 7), ("2013-06-17", 14), ("2013-06-10", 21)]
+)
 def test_the_list_of_the_same_weekday_is_expected_again_when_tonights_is_missing(  # noqa: PLR0917
     warehouse, lists, scoring_settings, listed_spec, run, listed, days_before
 ):
@@ -170,10 +210,16 @@ def test_the_list_of_the_same_weekday_is_expected_again_when_tonights_is_missing
 
     assert (found.outcome, found.n_rows) == ("rescued", 5)
     rows = current(warehouse, "parcel_id, event_timestamp::text, score_source_reason")
-    assert rows[0] == ("2013-07-02_1", "2013-07-02 13:00:00+00", f"{FEATURES_AWAY}; the list of {listed} is expected again")
+    assert rows[0] == (
+        "2013-07-02_1",
+        "2013-07-02 13:00:00+00",
+        f"{FEATURES_AWAY}; the list of {listed} is expected again",
+    )
 
 
-def test_clock_times_are_kept_when_a_list_is_repeated_over_a_change_of_the_clocks(warehouse, lists, scoring_settings, listed_spec, run):
+def test_clock_times_are_kept_when_a_list_is_repeated_over_a_change_of_the_clocks(
+    warehouse, lists, scoring_settings, listed_spec, run
+):
     lists("2013-03-03", n=2)  # due on 2013-03-04 at 09:00 EST; clocks go forward on 2013-03-10
     publish_features(warehouse, PartitionRange.of("2013-03-05"))
     rescue(scoring_settings, listed_spec, Partition(dt.date(2013, 3, 10)), run)
@@ -182,8 +228,12 @@ def test_clock_times_are_kept_when_a_list_is_repeated_over_a_change_of_the_clock
     assert rows[0] == ("2013-03-11_1", "2013-03-11 13:00:00+00")
 
 
-@pytest.mark.parametrize("listed", ["2013-06-30", "2013-06-03"], ids=["another weekday", "too long ago"])
-def test_nothing_is_invented_when_no_list_can_be_expected_again(warehouse, lists, scoring_settings, listed_spec, run, listed):
+@pytest.mark.parametrize(
+    "listed", ["2013-06-30", "2013-06-03"], ids=["another weekday", "too long ago"]
+)
+def test_nothing_is_invented_when_no_list_can_be_expected_again(
+    warehouse, lists, scoring_settings, listed_spec, run, listed
+):
     lists(listed)
     publish_features(warehouse, PartitionRange.of("2013-06-28"))
     with pytest.raises(NoSpineError):
@@ -192,14 +242,18 @@ def test_nothing_is_invented_when_no_list_can_be_expected_again(warehouse, lists
     assert current(warehouse, "score") == []
 
 
-def test_a_spec_without_a_spine_publishes_nothing_when_its_keys_do_not_recur(warehouse, scoring_settings, spec, run):
+def test_a_spec_without_a_spine_publishes_nothing_when_its_keys_do_not_recur(
+    warehouse, scoring_settings, spec, run
+):
     publish_features(warehouse, PartitionRange.of("2013-06-30"))
     with pytest.raises(NoSpineError):
         rescue(scoring_settings, spec, NIGHT, run)
 
 
 @pytest.mark.long
-def test_recurring_entities_are_expected_again_when_features_are_missing(registry, warehouse, scoring_settings, run):
+def test_recurring_entities_are_expected_again_when_features_are_missing(
+    registry, warehouse, scoring_settings, run
+):
     spec = make_spec(entity={"name": "parcel", "key": "parcel_id", "recurs": True})
     publish_features(warehouse, PartitionRange.of("2013-06-29"))
     registry.promote("2013-06-01")
@@ -212,7 +266,9 @@ def test_recurring_entities_are_expected_again_when_features_are_missing(registr
     assert len(rows) == 50
 
 
-def test_champion_replaces_the_rescue_when_features_arrive_later(registry, warehouse, lists, scoring_settings, listed_spec, run):
+def test_champion_replaces_the_rescue_when_features_arrive_later(
+    registry, warehouse, lists, scoring_settings, listed_spec, run
+):
     lists("2013-07-01")
     publish_features(warehouse, PartitionRange.of("2013-06-28"))
     rescue(scoring_settings, listed_spec, NIGHT, run)
@@ -220,11 +276,15 @@ def test_champion_replaces_the_rescue_when_features_arrive_later(registry, wareh
     features_of_list(warehouse, DAY)
     score(scoring_settings, listed_spec, DAY, run)
 
-    assert set(current(warehouse, "score_source, model_version, score_source_reason")) == {("champion", 1, None)}
+    assert set(current(warehouse, "score_source, model_version, score_source_reason")) == {
+        ("champion", 1, None)
+    }
     assert rescue(scoring_settings, listed_spec, NIGHT, run).outcome == "in time"
 
 
-def test_last_step_is_published_and_marked_when_the_gate_has_no_suite(registry, warehouse, scoring_settings, spec, run):
+def test_last_step_is_published_and_marked_when_the_gate_has_no_suite(
+    registry, warehouse, scoring_settings, spec, run
+):
     publish_features(warehouse)
     registry.promote("2013-06-01")
     (scoring_settings.expectations_dir / "predictions" / "parcel_late.json").unlink()
@@ -232,14 +292,20 @@ def test_last_step_is_published_and_marked_when_the_gate_has_no_suite(registry, 
 
     assert found.outcome == "rescued"
     assert found.reason.startswith("scoring failed (NS-GATE-002: ")
-    ((source, reason, version),) = set(current(warehouse, "score_source, score_source_reason, model_version"))
+    ((source, reason, version),) = set(
+        current(warehouse, "score_source, score_source_reason, model_version")
+    )
     assert (source, version) == ("fallback_rule", None)
     assert reason.startswith("scoring failed (NS-GATE-002: ")
-    assert reason.endswith("; the gate gave no verdict (NS-GATE-002), the checks in SQL have passed")
+    assert reason.endswith(
+        "; the gate gave no verdict (NS-GATE-002), the checks in SQL have passed"
+    )
     assert warehouse.execute("select gate from ops.rescues").fetchall() == [("no verdict",)]
 
 
-def test_later_attempts_ask_neither_model_nor_gate_when_an_earlier_one_hung(registry, warehouse, scoring_settings, spec, run, monkeypatch):
+def test_later_attempts_ask_neither_model_nor_gate_when_an_earlier_one_hung(
+    registry, warehouse, scoring_settings, spec, run, monkeypatch
+):
     publish_features(warehouse)
     registry.promote("2013-07-01")
 
@@ -248,17 +314,25 @@ def test_later_attempts_ask_neither_model_nor_gate_when_an_earlier_one_hung(regi
 
     monkeypatch.setattr(rescue_stage, "score", hang)
     second = rescue(scoring_settings, spec, NIGHT, replace(run, attempt=2))
-    assert (second.outcome, second.reason) == ("rescued", "an earlier attempt of the rescue did not come back from scoring")
+    assert (second.outcome, second.reason) == (
+        "rescued",
+        "an earlier attempt of the rescue did not come back from scoring",
+    )
     warehouse.execute("delete from ops.published where dataset = 'predictions/parcel_late'")
     monkeypatch.setattr(rescue_stage, "pass_gate", hang)
     third = rescue(scoring_settings, spec, NIGHT, replace(run, attempt=3))
     assert third.outcome == "rescued"
     reasons = {reason for (reason,) in current(warehouse, "score_source_reason")}
     assert all("the gate was not asked" in reason for reason in reasons)
-    assert warehouse.execute("select gate from ops.rescues order by rescue_id").fetchall() == [("passed",), ("no verdict",)]
+    assert warehouse.execute("select gate from ops.rescues order by rescue_id").fetchall() == [
+        ("passed",),
+        ("no verdict",),
+    ]
 
 
-def test_nothing_is_published_when_the_gate_says_no_to_the_last_step(warehouse, scoring_settings, spec, run):
+def test_nothing_is_published_when_the_gate_says_no_to_the_last_step(
+    warehouse, scoring_settings, spec, run
+):
     publish_features(warehouse)
     allow_only(scoring_settings, 2.0, 3.0)
     with pytest.raises(GateError, match="score"):
@@ -268,7 +342,9 @@ def test_nothing_is_published_when_the_gate_says_no_to_the_last_step(warehouse, 
 
 
 @pytest.mark.long
-def test_rescue_is_the_same_when_it_is_repeated_after_its_pointer_was_lost(warehouse, lists, scoring_settings, listed_spec, run):
+def test_rescue_is_the_same_when_it_is_repeated_after_its_pointer_was_lost(
+    warehouse, lists, scoring_settings, listed_spec, run
+):
     lists("2013-07-01")
     publish_features(warehouse, PartitionRange.of("2013-06-28"))
     first = rescue(scoring_settings, listed_spec, NIGHT, run)
@@ -281,8 +357,12 @@ def test_rescue_is_the_same_when_it_is_repeated_after_its_pointer_was_lost(wareh
 
 
 @pytest.mark.promise("R4")
-@pytest.mark.parametrize("fault", ["write.publish.flipped:1:exception", "write.publish.after:1:lost_answer"])
-def test_a_rescue_is_recorded_once_with_its_publication_when_it_breaks_there(warehouse, lists, scoring_settings, listed_spec, run, fault):
+@pytest.mark.parametrize(
+    "fault", ["write.publish.flipped:1:exception", "write.publish.after:1:lost_answer"]
+)
+def test_a_rescue_is_recorded_once_with_its_publication_when_it_breaks_there(
+    warehouse, lists, scoring_settings, listed_spec, run, fault
+):
     lists("2013-07-01")
     publish_features(warehouse, PartitionRange.of("2013-06-28"))
     failpoints.enable(fault)

@@ -25,7 +25,9 @@ NIGHT = Partition.parse("2013-07-01")
 @pytest.fixture
 def away(scoring_settings):
     """Return settings whose store does not answer."""
-    return scoring_settings.model_copy(update={"s3_endpoint_url": "http://127.0.0.1:9", "s3_request_attempts": 1})
+    return scoring_settings.model_copy(
+        update={"s3_endpoint_url": "http://127.0.0.1:9", "s3_request_attempts": 1}
+    )
 
 
 @pytest.fixture
@@ -45,7 +47,9 @@ def test_a_degraded_night_is_found_with_its_cause(stepped_down, warehouse, spec)
     assert "nightshift score parcel_late 2013-07-01" in str(error)
 
 
-def test_the_champion_is_chosen_as_soon_as_the_store_is_back(stepped_down, warehouse, scoring_settings, away, spec):
+def test_the_champion_is_chosen_as_soon_as_the_store_is_back(
+    stepped_down, warehouse, scoring_settings, away, spec
+):
     (night,) = degraded_nights(warehouse, spec)
     assert better_choice(away, spec, warehouse, night) is None
     choice = better_choice(scoring_settings, spec, warehouse, night)
@@ -55,7 +59,9 @@ def test_the_champion_is_chosen_as_soon_as_the_store_is_back(stepped_down, wareh
     assert degraded_nights(warehouse, spec) == []
 
 
-def test_nothing_is_better_while_somebody_scores_the_night(stepped_down, warehouse, scoring_settings, spec):
+def test_nothing_is_better_while_somebody_scores_the_night(
+    stepped_down, warehouse, scoring_settings, spec
+):
     (night,) = degraded_nights(warehouse, spec)
     warehouse.execute(
         "insert into ops.loads (dataset, partition_date, load_id, token, state, run_id, attempt, actor, code_version, inputs,"
@@ -64,7 +70,9 @@ def test_nothing_is_better_while_somebody_scores_the_night(stepped_down, warehou
     assert better_choice(scoring_settings, spec, warehouse, night) is None
 
 
-def test_nothing_is_better_when_the_champion_is_really_broken(registry, warehouse, scoring_settings, spec):
+def test_nothing_is_better_when_the_champion_is_really_broken(
+    registry, warehouse, scoring_settings, spec
+):
     publish_features(warehouse)
     registry.corrupt(registry.promote("2013-07-01"))
     score(scoring_settings, spec, DAY, RUN)
@@ -73,7 +81,9 @@ def test_nothing_is_better_when_the_champion_is_really_broken(registry, warehous
 
 
 @pytest.mark.parametrize("named", [None, PinnedVersion(1, "a_person")])
-def test_a_night_of_the_champion_or_of_a_named_version_is_not_degraded(registry, warehouse, scoring_settings, spec, named):
+def test_a_night_of_the_champion_or_of_a_named_version_is_not_degraded(
+    registry, warehouse, scoring_settings, spec, named
+):
     publish_features(warehouse)
     registry.promote("2013-07-01" if named is None else "2013-08-01")
     score(scoring_settings, spec, DAY, RUN, named=named)
@@ -93,13 +103,24 @@ def test_a_model_without_predictions_has_no_degraded_night(conn, spec):
         (dt.timedelta(hours=5), dt.timedelta(hours=6) + LATE_WINDOW, False),
     ],
 )
-def test_a_night_is_looked_after_until_its_deadline_and_a_late_one_for_some_hours(spec, published_after_deadline, looked_at, expected):
+def test_a_night_is_looked_after_until_its_deadline_and_a_late_one_for_some_hours(
+    spec, published_after_deadline, looked_at, expected
+):
     deadline = spec.deadline_of(NIGHT)
-    night = DegradedNight(spec.name, NIGHT, "fallback_rule", "why", deadline + published_after_deadline, by_airflow=True)
+    night = DegradedNight(
+        spec.name,
+        NIGHT,
+        "fallback_rule",
+        "why",
+        deadline + published_after_deadline,
+        by_airflow=True,
+    )
     assert night.is_looked_after(spec, deadline + looked_at) is expected
 
 
-def test_the_log_says_where_the_champion_broke_and_quotes_no_value(registry, warehouse, scoring_settings, spec, monkeypatch, caplog):
+def test_the_log_says_where_the_champion_broke_and_quotes_no_value(
+    registry, warehouse, scoring_settings, spec, monkeypatch, caplog
+):
     publish_features(warehouse)
     registry.promote("2013-07-01")
 
@@ -118,14 +139,18 @@ def test_the_log_says_where_the_champion_broke_and_quotes_no_value(registry, war
     assert "secret" not in caplog.text
 
 
-def test_no_model_is_blamed_when_the_warehouse_stops(registry, warehouse, scoring_settings, spec, monkeypatch):
+def test_no_model_is_blamed_when_the_warehouse_stops(
+    registry, warehouse, scoring_settings, spec, monkeypatch
+):
     """The ladder has no step that needs no warehouse: the try fails with the warehouse's own code and is repeated."""
     publish_features(warehouse)
     registry.promote("2013-07-01")
 
     def end_all(*_):
         with connect(scoring_settings, "a person") as conn:
-            conn.execute("select pg_terminate_backend(pid) from pg_stat_activity where application_name like 'nightshift score%'")
+            conn.execute(
+                "select pg_terminate_backend(pid) from pg_stat_activity where application_name like 'nightshift score%'"
+            )
         raise OSError("the stream broke")
 
     monkeypatch.setattr("nightshift.scoring.champion.read_sample", end_all)

@@ -16,11 +16,17 @@ from nightshift.scoring.publication import score
 from nightshift.scoring.reasons import top_reasons
 
 pytestmark = pytest.mark.integration
-PROOF = {"n_rows": 200, "raw_sha256": "0", "engines": {"quickscorer": {"version": VERSION, "objection": None}}}
+PROOF = {
+    "n_rows": 200,
+    "raw_sha256": "0",
+    "engines": {"quickscorer": {"version": VERSION, "objection": None}},
+}
 
 
 def _scores(conn) -> list[tuple]:
-    return conn.execute("select parcel_id, score, reasons from analytics.parcel_late_current order by 1").fetchall()
+    return conn.execute(
+        "select parcel_id, score, reasons from analytics.parcel_late_current order by 1"
+    ).fetchall()
 
 
 def _engines(monkeypatch) -> set[str]:
@@ -59,23 +65,38 @@ def test_the_night_is_published_and_an_error_logged_when_the_spec_demands_an_eng
 ):
     publish_features(warehouse)
     registry.promote("2013-07-01")
-    demanding = spec.model_copy(update={"scoring": spec.scoring.model_copy(update={"engine": "quickscorer"})})
+    demanding = spec.model_copy(
+        update={"scoring": spec.scoring.model_copy(update={"engine": "quickscorer"})}
+    )
     score(scoring_settings, demanding, DAY, run)
 
-    assert {row for (row,) in warehouse.execute("select score_source from analytics.parcel_late_current")} == {"champion"}
-    assert any(record.levelno == logging.ERROR and "without a proof" in record.message for record in caplog.records)
+    assert {
+        row
+        for (row,) in warehouse.execute("select score_source from analytics.parcel_late_current")
+    } == {"champion"}
+    assert any(
+        record.levelno == logging.ERROR and "without a proof" in record.message
+        for record in caplog.records
+    )
 
 
-def test_a_rerun_is_a_new_load_when_the_method_of_the_reasons_has_changed(registry, warehouse, scoring_settings, spec, run, monkeypatch):
+def test_a_rerun_is_a_new_load_when_the_method_of_the_reasons_has_changed(
+    registry, warehouse, scoring_settings, spec, run, monkeypatch
+):
     publish_features(warehouse)
     registry.promote("2013-07-01")
     monkeypatch.setattr(batch_scorer, "METHOD", "path/1")
     with monkeypatch.context() as patch:
-        patch.setattr(scorer, "top_reasons", lambda added, names, rows, n: top_reasons(added, names, rows, 0))
+        patch.setattr(
+            scorer, "top_reasons", lambda added, names, rows, n: top_reasons(added, names, rows, 0)
+        )
         (old,) = score(scoring_settings, spec, DAY, run)
     monkeypatch.undo()
     (new,) = score(scoring_settings, spec, DAY, run)
 
     assert (new.is_new, new.load_id > old.load_id) == (True, True)
     predictions = sample_predictions(warehouse, spec, 100, 1)
-    assert reason_methods(warehouse, spec, predictions) == {old.load_id: "path/1", new.load_id: METHOD}
+    assert reason_methods(warehouse, spec, predictions) == {
+        old.load_id: "path/1",
+        new.load_id: METHOD,
+    }

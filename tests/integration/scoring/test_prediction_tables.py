@@ -19,7 +19,9 @@ PREDICTIONS = Target("predictions/parcel_late", "predictions", "parcel_late", ("
 
 def _publish(conn, probability: float, day: str = DAY) -> int:
     run = RunContext("score/test", 1, "test")
-    write = begin(conn, [PREDICTIONS], PartitionRange.of(day), LoadManifest(run, {"p": str(probability)}))
+    write = begin(
+        conn, [PREDICTIONS], PartitionRange.of(day), LoadManifest(run, {"p": str(probability)})
+    )
     conn.execute(
         "insert into predictions.parcel_late (partition_date, load_id, shard, parcel_id, event_timestamp, score, probability, decile,"
         " features_as_of, score_source, run_id) values (%s, %s, 0, 'p1', '2013-07-02', 0, %s, 1, '2013-07-02', 'champion', 'r')",
@@ -30,9 +32,12 @@ def _publish(conn, probability: float, day: str = DAY) -> int:
     return write.load_id
 
 
-def _label(conn, day: str, known_at: str, superseded_at: str | None, is_late: int, parcel: str = "p1") -> None:
+def _label(
+    conn, day: str, known_at: str, superseded_at: str | None, is_late: int, parcel: str = "p1"
+) -> None:
     conn.execute(
-        "insert into marts.fct_parcel_labels values (%s, %s, %s, %s, %s, %s)", [parcel, day, day, known_at, superseded_at, is_late]
+        "insert into marts.fct_parcel_labels values (%s, %s, %s, %s, %s, %s)",
+        [parcel, day, day, known_at, superseded_at, is_late],
     )
 
 
@@ -40,8 +45,12 @@ def test_current_shows_the_newest_load_and_history_all(warehouse):
     first = _publish(warehouse, 0.1)
     second = _publish(warehouse, 0.2)
 
-    assert warehouse.execute("select load_id, probability from analytics.parcel_late_current").fetchall() == [(second, 0.2)]
-    history = warehouse.execute("select load_id, superseded_at is null from analytics.parcel_late_history order by 1").fetchall()
+    assert warehouse.execute(
+        "select load_id, probability from analytics.parcel_late_current"
+    ).fetchall() == [(second, 0.2)]
+    history = warehouse.execute(
+        "select load_id, superseded_at is null from analytics.parcel_late_history order by 1"
+    ).fetchall()
     assert history == [(first, False), (second, True)]
 
 
@@ -71,16 +80,25 @@ def test_a_prediction_stays_one_row_when_its_outcome_moved_to_another_day(wareho
     _label(warehouse, "2013-07-02", "2013-07-03", None, 0)
     _label(warehouse, "2013-07-03", "2013-07-05", None, 1)
 
-    assert warehouse.execute("select outcome from analytics.parcel_late_outcomes").fetchall() == [(1,)]
+    assert warehouse.execute("select outcome from analytics.parcel_late_outcomes").fetchall() == [
+        (1,)
+    ]
 
 
 def test_relations_stay_when_created_again(warehouse, spec):
     _publish(warehouse, 0.1)
-    before = warehouse.execute("select oid::text from pg_class where relname like 'parcel_late%' order by relname").fetchall()
+    before = warehouse.execute(
+        "select oid::text from pg_class where relname like 'parcel_late%' order by relname"
+    ).fetchall()
     ensure_prediction_relations(warehouse, spec)
     ensure_prediction_relations(warehouse, spec, replace_views=True)
 
-    assert warehouse.execute("select oid::text from pg_class where relname like 'parcel_late%' order by relname").fetchall() == before
+    assert (
+        warehouse.execute(
+            "select oid::text from pg_class where relname like 'parcel_late%' order by relname"
+        ).fetchall()
+        == before
+    )
 
 
 def test_outcomes_view_waits_for_its_labels_when_they_are_absent(conn):
@@ -109,4 +127,7 @@ def test_one_entity_has_one_row_a_load_when_written_twice(warehouse):
     load_id = _publish(warehouse, 0.1)
 
     with pytest.raises(Exception, match="duplicate key"):
-        warehouse.execute("insert into predictions.parcel_late select * from predictions.parcel_late where load_id = %s", [load_id])
+        warehouse.execute(
+            "insert into predictions.parcel_late select * from predictions.parcel_late where load_id = %s",
+            [load_id],
+        )

@@ -30,7 +30,9 @@ OLD, NEW = "2013-07-02", "2013-07-03"
 RUN = RunContext("rollback/test", 1, "on-call")
 
 
-def rolled_back(settings: Settings, spec: ModelSpec, version: int, since: str | None = None) -> Repaired:
+def rolled_back(
+    settings: Settings, spec: ModelSpec, version: int, since: str | None = None
+) -> Repaired:
     """Put a version back, as the command does."""
     plan = plan_rollback(settings, spec, version, Partition.parse(since) if since else None, RUN)
     return roll_back(settings, spec, plan, "the scores look wrong", RUN)
@@ -47,7 +49,9 @@ def published(conn: Connection) -> dict[str, tuple[str, int]]:
 
 
 @pytest.fixture
-def scored_by_two(conn: Connection, registry: Registry, spec: ModelSpec) -> dict[str, tuple[str, int]]:
+def scored_by_two(
+    conn: Connection, registry: Registry, spec: ModelSpec
+) -> dict[str, tuple[str, int]]:
     """Let version 1 score three nights, then version 2 the last two of them; return what version 1 had published."""
     publish_features(conn, DAYS)
     registry.promote(OLD, seed=1)
@@ -56,7 +60,9 @@ def scored_by_two(conn: Connection, registry: Registry, spec: ModelSpec) -> dict
     before = published(conn)
     registry.promote(NEW, seed=2)
     rolled_back(registry.settings, spec, 2, NEW)
-    assert {day: version for day, (_, version) in published(conn).items()} == {day.key: 1 if day.key < NEW else 2 for day in DAYS}
+    assert {day: version for day, (_, version) in published(conn).items()} == {
+        day.key: 1 if day.key < NEW else 2 for day in DAYS
+    }
     return before
 
 
@@ -67,10 +73,18 @@ def test_tables_are_what_the_old_version_would_have_published(
 ) -> None:
     repaired = rolled_back(registry.settings, spec, 1)
     assert published(conn) == scored_by_two
-    assert [load.partition_date.isoformat() for load in repaired.published] == ["2013-07-03", "2013-07-04"]
+    assert [load.partition_date.isoformat() for load in repaired.published] == [
+        "2013-07-03",
+        "2013-07-04",
+    ]
 
     last = history(conn, spec.name)[-1]
-    assert (last.version, last.verdict, last.champion_version, last.effective_partition.isoformat()) == (1, "rolled_back", 2, NEW)
+    assert (
+        last.version,
+        last.verdict,
+        last.champion_version,
+        last.effective_partition.isoformat(),
+    ) == (1, "rolled_back", 2, NEW)
     assert (last.actor, last.reasons, last.stands) == ("on-call", ("the scores look wrong",), True)
     assert [entry.stands for entry in history(conn, spec.name)] == [True, False, False, True]
 
@@ -78,7 +92,9 @@ def test_tables_are_what_the_old_version_would_have_published(
 def test_content_is_the_same_when_no_load_was_kept(
     conn: Connection, registry: Registry, spec: ModelSpec, scored_by_two: dict[str, tuple[str, int]]
 ) -> None:
-    conn.execute("update ops.loads set collected_at = clock_timestamp() where dataset = 'predictions/parcel_late'")
+    conn.execute(
+        "update ops.loads set collected_at = clock_timestamp() where dataset = 'predictions/parcel_late'"
+    )
     plan = plan_rollback(registry.settings, spec, 1, None, RUN)
     assert [stretch.kept for stretch in plan.stretches] == [()]
     roll_back(registry.settings, spec, plan, "again", RUN)
@@ -116,13 +132,18 @@ def test_it_is_refused_when_it_cannot_mean_anything(
     conn: Connection, registry: Registry, spec: ModelSpec, scored_by_two: dict[str, tuple[str, int]]
 ) -> None:
     before = published(conn)
-    for version, since, message in ((3, None, "no former champion"), (2, OLD, "would know the future")):
+    for version, since, message in (
+        (3, None, "no former champion"),
+        (2, OLD, "would know the future"),
+    ):
         with pytest.raises(RollbackRefusedError, match=message):
             rolled_back(registry.settings, spec, version, since)
     assert published(conn) == before
 
 
-def test_it_is_refused_when_the_version_is_the_champion(registry: Registry, spec: ModelSpec) -> None:
+def test_it_is_refused_when_the_version_is_the_champion(
+    registry: Registry, spec: ModelSpec
+) -> None:
     registry.promote(OLD, seed=1)
     with pytest.raises(RollbackRefusedError, match="is the champion"):
         rolled_back(registry.settings, spec, 1)
@@ -140,7 +161,8 @@ def test_readers_see_no_mixture_while_it_runs(
             reader.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
             while not stop.is_set():
                 rows = reader.execute(
-                    "select model_version, count(*) from analytics.parcel_late_current where partition_date >= %s group by 1", [NEW]
+                    "select model_version, count(*) from analytics.parcel_late_current where partition_date >= %s group by 1",
+                    [NEW],
                 )
                 seen.append(tuple(rows.fetchall()))
 
@@ -158,7 +180,10 @@ def test_readers_see_no_mixture_while_it_runs(
 @pytest.mark.timeout(600)
 @pytest.mark.promise("R19")
 def test_thirty_partitions_are_repaired_from_kept_loads_within_a_minute(
-    conn: Connection, registry: Registry, spec: ModelSpec, record_figure: Callable[[str, float], None]
+    conn: Connection,
+    registry: Registry,
+    spec: ModelSpec,
+    record_figure: Callable[[str, float], None],
 ) -> None:
     month = PartitionRange.of("2013-07-01", "2013-07-30")
     publish_features(conn, month, n_rows=900)

@@ -48,7 +48,9 @@ def test_every_parcel_has_one_row_by_the_champion(registry, warehouse, scoring_s
     assert checks == (50, 50, True, True, True, True, 2, True)
 
 
-def test_published_scores_are_the_models_own_in_every_bit(registry, warehouse, scoring_settings, spec, run):
+def test_published_scores_are_the_models_own_in_every_bit(
+    registry, warehouse, scoring_settings, spec, run
+):
     publish_features(warehouse)
     registry.promote("2013-07-01", seed=3)
     plan = begin(scoring_settings, spec, DAY, run)
@@ -57,34 +59,59 @@ def test_published_scores_are_the_models_own_in_every_bit(registry, warehouse, s
     model = tiny_model(spec, 3)
     expected = {}
     for shard in plan.shards:
-        rows = read_arrow(scoring_settings, shard_query(spec, plan, plan.days, shard, model.signature.names))
+        rows = read_arrow(
+            scoring_settings, shard_query(spec, plan, plan.days, shard, model.signature.names)
+        )
         predicted = model.predictions(rows)
-        expected |= dict(zip(rows["parcel_id"].to_pylist(), zip(predicted.score, predicted.probability, strict=True), strict=True))
+        expected |= dict(
+            zip(
+                rows["parcel_id"].to_pylist(),
+                zip(predicted.score, predicted.probability, strict=True),
+                strict=True,
+            )
+        )
     assert len(expected) == 50
-    assert {key: (score, probability) for key, score, probability in _current(warehouse, "parcel_id, score, probability")} == expected
+    assert {
+        key: (score, probability)
+        for key, score, probability in _current(warehouse, "parcel_id, score, probability")
+    } == expected
 
 
-def test_fallback_rule_is_published_and_marked_when_there_is_no_champion(warehouse, scoring_settings, spec, run):
+def test_fallback_rule_is_published_and_marked_when_there_is_no_champion(
+    warehouse, scoring_settings, spec, run
+):
     publish_features(warehouse, n_rows=10)
     score(scoring_settings, spec, DAY, run)
 
-    assert _sources(warehouse) == {("fallback_rule", "no champion is promoted for this partition", None)}
+    assert _sources(warehouse) == {
+        ("fallback_rule", "no champion is promoted for this partition", None)
+    }
     scores = dict(_current(warehouse, "parcel_id, score"))
     assert scores["2013-07-01-10"] == 0.25  # the rate is null: the spec's default
     assert scores["2013-07-01-3"] == 0.3
     first = _current(warehouse, "parcel_id, decile, is_positive, reasons, probability")[0]
-    assert first == ("2013-07-01-1", 2, False, [{"feature": "late_rate_7d", "value": 0.1, "contribution": None}], 0.1)
+    assert first == (
+        "2013-07-01-1",
+        2,
+        False,
+        [{"feature": "late_rate_7d", "value": 0.1, "contribution": None}],
+        0.1,
+    )
 
 
 @pytest.mark.parametrize("value", ["Infinity", "-Infinity", "NaN"])
-def test_fallback_rule_takes_its_default_when_the_column_is_not_finite(warehouse, scoring_settings, spec, run, value):
+def test_fallback_rule_takes_its_default_when_the_column_is_not_finite(
+    warehouse, scoring_settings, spec, run, value
+):
     publish_features(warehouse, n_rows=5, changed=f"late_rate_7d = '{value}' where true")
     score(scoring_settings, spec, DAY, run)
 
     assert {score for (score,) in _current(warehouse, "score")} == {0.25}
 
 
-def test_fallback_rule_is_published_when_the_model_file_was_changed(registry, warehouse, scoring_settings, spec, run):
+def test_fallback_rule_is_published_when_the_model_file_was_changed(
+    registry, warehouse, scoring_settings, spec, run
+):
     publish_features(warehouse)
     registry.corrupt(registry.promote("2013-07-01"))
     (published,) = score(scoring_settings, spec, DAY, run)
@@ -95,7 +122,9 @@ def test_fallback_rule_is_published_when_the_model_file_was_changed(registry, wa
     assert reason.startswith("version 1 cannot score (NS-LAKE")
 
 
-def test_fallback_rule_is_published_when_a_feature_of_the_champion_is_gone(registry, warehouse, scoring_settings, spec, run):
+def test_fallback_rule_is_published_when_a_feature_of_the_champion_is_gone(
+    registry, warehouse, scoring_settings, spec, run
+):
     publish_features(warehouse)
     registry.promote("2013-07-01")
     warehouse.execute("alter table features.feat_parcel rename weight_kg to weight_lb")
@@ -105,7 +134,9 @@ def test_fallback_rule_is_published_when_a_feature_of_the_champion_is_gone(regis
     assert source == "fallback_rule"
 
 
-def test_fallback_rule_is_published_when_the_champion_breaks_between_two_shards(registry, warehouse, scoring_settings, spec, run):
+def test_fallback_rule_is_published_when_the_champion_breaks_between_two_shards(
+    registry, warehouse, scoring_settings, spec, run
+):
     publish_features(warehouse)
     champion = registry.promote("2013-07-01")
     plan = begin(scoring_settings, spec, DAY, run)
@@ -119,12 +150,18 @@ def test_fallback_rule_is_published_when_the_champion_breaks_between_two_shards(
     assert source == "fallback_rule"
     assert reason.startswith("version 1 cannot score (NS-LAKE-004: ")
     assert publish(scoring_settings, spec, plan, run) == first
-    assert warehouse.execute("select count(distinct load_id) from predictions.parcel_late").fetchone() == (1,)
+    assert warehouse.execute(
+        "select count(distinct load_id) from predictions.parcel_late"
+    ).fetchone() == (1,)
 
 
-def test_fallback_rule_is_published_when_a_row_cannot_be_scored(registry, warehouse, scoring_settings, spec, run):
+def test_fallback_rule_is_published_when_a_row_cannot_be_scored(
+    registry, warehouse, scoring_settings, spec, run
+):
     last = "(select max(parcel_id) from features.feat_parcel)"
-    publish_features(warehouse, n_rows=300, changed=f"weight_kg = 'Infinity' where parcel_id = {last}")
+    publish_features(
+        warehouse, n_rows=300, changed=f"weight_kg = 'Infinity' where parcel_id = {last}"
+    )
     registry.promote("2013-07-01")
     score(scoring_settings, spec, DAY, run)
 
@@ -133,7 +170,9 @@ def test_fallback_rule_is_published_when_a_row_cannot_be_scored(registry, wareho
     assert reason.startswith("version 1 cannot score (NS-MODEL-002: ")
 
 
-def test_rerun_has_the_same_content_and_leaves_no_rows(registry, warehouse, scoring_settings, spec, run):
+def test_rerun_has_the_same_content_and_leaves_no_rows(
+    registry, warehouse, scoring_settings, spec, run
+):
     publish_features(warehouse)
     registry.promote("2013-07-01")
     first = score(scoring_settings, spec, DAY, run)
@@ -144,7 +183,9 @@ def test_rerun_has_the_same_content_and_leaves_no_rows(registry, warehouse, scor
     assert warehouse.execute("select count(*) from predictions.parcel_late").fetchone() == (50,)
 
 
-def test_rerun_keeps_its_version_when_another_one_was_promoted_since(registry, warehouse, scoring_settings, spec, run):
+def test_rerun_keeps_its_version_when_another_one_was_promoted_since(
+    registry, warehouse, scoring_settings, spec, run
+):
     days = PartitionRange.of("2013-07-01", "2013-07-03")
     publish_features(warehouse, days)
     registry.promote("2013-07-01", seed=1)
@@ -158,28 +199,42 @@ def test_rerun_keeps_its_version_when_another_one_was_promoted_since(registry, w
     assert later[0] == first[0]
 
 
-def test_range_has_the_content_of_its_single_nights(registry, warehouse, scoring_settings, spec, run):
+def test_range_has_the_content_of_its_single_nights(
+    registry, warehouse, scoring_settings, spec, run
+):
     days = PartitionRange.of("2013-07-01", "2013-07-04")
     publish_features(warehouse, days)
     registry.promote("2013-07-01", seed=1)
     registry.promote("2013-07-03", seed=2)
-    by_range = {load.partition_date: load.content_hash for load in score(scoring_settings, spec, days, run)}
+    by_range = {
+        load.partition_date: load.content_hash for load in score(scoring_settings, spec, days, run)
+    }
     by_night = [score(scoring_settings, spec, PartitionRange.single(day), run)[0] for day in days]
 
     assert {load.partition_date: load.content_hash for load in by_night} == by_range
     assert not any(load.is_new for load in by_night)
 
 
-def test_number_of_shards_does_not_change_the_content(registry, warehouse, scoring_settings, spec, run):
+def test_number_of_shards_does_not_change_the_content(
+    registry, warehouse, scoring_settings, spec, run
+):
     publish_features(warehouse)
     registry.promote("2013-07-01")
     first = score(scoring_settings, spec, DAY, run)
-    one_shard = make_spec(scoring={"shards": 1, "reasons": 2, "fallback": {"feature": "late_rate_7d", "default": 0.25}})
+    one_shard = make_spec(
+        scoring={
+            "shards": 1,
+            "reasons": 2,
+            "fallback": {"feature": "late_rate_7d", "default": 0.25},
+        }
+    )
 
     assert score(scoring_settings, one_shard, DAY, run) == first
 
 
-def test_shards_read_the_planned_load_when_newer_features_are_published(registry, warehouse, scoring_settings, spec, run):
+def test_shards_read_the_planned_load_when_newer_features_are_published(
+    registry, warehouse, scoring_settings, spec, run
+):
     publish_features(warehouse)
     registry.promote("2013-07-01")
     before = score(scoring_settings, spec, DAY, run)
@@ -192,26 +247,52 @@ def test_shards_read_the_planned_load_when_newer_features_are_published(registry
     assert score(scoring_settings, spec, DAY, run)[0].n_rows == 60
 
 
-def test_shard_is_left_alone_when_scored_again_in_any_state(registry, warehouse, scoring_settings, spec, run):
+def test_shard_is_left_alone_when_scored_again_in_any_state(
+    registry, warehouse, scoring_settings, spec, run
+):
     publish_features(warehouse)
     registry.promote("2013-07-01")
     plan = ScorePlan.model_validate(begin(scoring_settings, spec, DAY, run).model_dump(mode="json"))
-    counts = [score_shard(scoring_settings, spec, plan, shard, run)["n_rows"] for shard in plan.shards]
+    counts = [
+        score_shard(scoring_settings, spec, plan, shard, run)["n_rows"] for shard in plan.shards
+    ]
     assert sum(counts) == 50
-    assert [score_shard(scoring_settings, spec, plan, shard, run)["n_rows"] for shard in plan.shards] == counts
+    assert [
+        score_shard(scoring_settings, spec, plan, shard, run)["n_rows"] for shard in plan.shards
+    ] == counts
     published = publish(scoring_settings, spec, plan, run)
 
-    assert [score_shard(scoring_settings, spec, plan, shard, run)["n_rows"] for shard in plan.shards] == counts
+    assert [
+        score_shard(scoring_settings, spec, plan, shard, run)["n_rows"] for shard in plan.shards
+    ] == counts
     assert publish(scoring_settings, spec, plan, run) == published
 
 
 DAMAGES = [
-    ("delete from predictions.parcel_late where parcel_id = '2013-07-01-7'", "1 entities without a prediction on 2013-07-01"),
-    ("update predictions.parcel_late set parcel_id = 'x' where parcel_id = '2013-07-01-7'", "1 predictions without an entity"),
-    ("update predictions.parcel_late set score = 'NaN' where parcel_id = '2013-07-01-7'", "1 scores that are not finite"),
-    ("update predictions.parcel_late set probability = 1.5 where parcel_id = '2013-07-01-7'", "1 probabilities outside"),
-    ("update predictions.parcel_late set decile = 11 where parcel_id = '2013-07-01-7'", "1 deciles outside"),
-    ("update predictions.parcel_late set model_version = 9 where parcel_id = '2013-07-01-7'", "1 predictions of another model"),
+    (
+        "delete from predictions.parcel_late where parcel_id = '2013-07-01-7'",
+        "1 entities without a prediction on 2013-07-01",
+    ),
+    (
+        "update predictions.parcel_late set parcel_id = 'x' where parcel_id = '2013-07-01-7'",
+        "1 predictions without an entity",
+    ),
+    (
+        "update predictions.parcel_late set score = 'NaN' where parcel_id = '2013-07-01-7'",
+        "1 scores that are not finite",
+    ),
+    (
+        "update predictions.parcel_late set probability = 1.5 where parcel_id = '2013-07-01-7'",
+        "1 probabilities outside",
+    ),
+    (
+        "update predictions.parcel_late set decile = 11 where parcel_id = '2013-07-01-7'",
+        "1 deciles outside",
+    ),
+    (
+        "update predictions.parcel_late set model_version = 9 where parcel_id = '2013-07-01-7'",
+        "1 predictions of another model",
+    ),
     (
         "update predictions.parcel_late set features_as_of = '2013-07-09' where parcel_id = '2013-07-01-7'",
         "1 predictions with other times",
@@ -220,7 +301,9 @@ DAMAGES = [
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_publish_refuses_when_rows_are_not_one_good_row_an_entity(registry, warehouse, scoring_settings, spec, run, damage):
+def test_publish_refuses_when_rows_are_not_one_good_row_an_entity(
+    registry, warehouse, scoring_settings, spec, run, damage
+):
     statement, problem = damage
     publish_features(warehouse)
     registry.promote("2013-07-01")
@@ -244,7 +327,9 @@ def test_publish_refuses_when_a_shard_never_ran(registry, warehouse, scoring_set
         publish(scoring_settings, spec, plan, run)
 
 
-def test_published_rows_stand_when_the_gate_refuses_the_next_load(warehouse, scoring_settings, spec, run):
+def test_published_rows_stand_when_the_gate_refuses_the_next_load(
+    warehouse, scoring_settings, spec, run
+):
     publish_features(warehouse)
     score(scoring_settings, spec, DAY, run)
     before = _current(warehouse, "parcel_id, score")
@@ -262,20 +347,28 @@ def test_begin_refuses_when_features_are_not_published(warehouse, scoring_settin
         begin(scoring_settings, spec, PartitionRange.of("2013-07-01", "2013-07-03"), run)
 
 
-def test_regression_has_scores_and_no_probability(registry, warehouse, scoring_settings, run, tmp_path):
+def test_regression_has_scores_and_no_probability(
+    registry, warehouse, scoring_settings, run, tmp_path
+):
     spec = make_spec(
-        task="regression", promotion={"metric": "rmse"}, monitoring={"metric": "mae", "maximum_metric_loss": 1, "windows": {"n": 1, "m": 1}}
+        task="regression",
+        promotion={"metric": "rmse"},
+        monitoring={"metric": "mae", "maximum_metric_loss": 1, "windows": {"n": 1, "m": 1}},
     )
     registry.spec = spec
     publish_features(warehouse)
     registry.promote("2013-07-01")
     score(scoring_settings, spec, DAY, run)
 
-    assert set(_current(warehouse, "score_source, probability, is_positive")) == {("champion", None, None)}
+    assert set(_current(warehouse, "score_source, probability, is_positive")) == {
+        ("champion", None, None)
+    }
     assert np.isfinite([s for (s,) in _current(warehouse, "score")]).all()
 
 
-def test_a_reader_in_one_snapshot_sees_the_same_rows_while_a_publish_happens(registry, warehouse, scoring_settings, spec, run):
+def test_a_reader_in_one_snapshot_sees_the_same_rows_while_a_publish_happens(
+    registry, warehouse, scoring_settings, spec, run
+):
     publish_features(warehouse)
     score(scoring_settings, spec, DAY, run)
     registry.promote("2013-07-01")
@@ -288,7 +381,9 @@ def test_a_reader_in_one_snapshot_sees_the_same_rows_while_a_publish_happens(reg
         assert _sources(reader) == {("champion", None, 1)}
 
 
-def test_first_attempt_fails_and_the_second_falls_back_when_the_bucket_is_away(registry, warehouse, scoring_settings, spec, run):
+def test_first_attempt_fails_and_the_second_falls_back_when_the_bucket_is_away(
+    registry, warehouse, scoring_settings, spec, run
+):
     publish_features(warehouse)
     registry.promote("2013-07-01")
     plan = begin(scoring_settings, spec, DAY, run)
@@ -303,19 +398,29 @@ def test_first_attempt_fails_and_the_second_falls_back_when_the_bucket_is_away(r
     assert reason.startswith("version 1 cannot score (NS-LAKE-001: ")
 
 
-def test_two_attempts_of_one_shard_at_once_leave_its_rows_once(registry, warehouse, scoring_settings, spec, run):
+def test_two_attempts_of_one_shard_at_once_leave_its_rows_once(
+    registry, warehouse, scoring_settings, spec, run
+):
     publish_features(warehouse, n_rows=400)
     registry.promote("2013-07-01")
     plan = begin(scoring_settings, spec, DAY, run)
-    attempts = [(shard, RunContext(run.run_id, attempt, "test")) for shard in plan.shards for attempt in (1, 2)]
+    attempts = [
+        (shard, RunContext(run.run_id, attempt, "test"))
+        for shard in plan.shards
+        for attempt in (1, 2)
+    ]
     with ThreadPoolExecutor(len(attempts)) as pool:
-        list(pool.map(lambda attempt: score_shard(scoring_settings, spec, plan, *attempt), attempts))
+        list(
+            pool.map(lambda attempt: score_shard(scoring_settings, spec, plan, *attempt), attempts)
+        )
 
     assert publish(scoring_settings, spec, plan, run)[0].n_rows == 400
 
 
 @pytest.mark.parametrize("has_champion", [True, False])
-def test_a_night_without_entities_is_published_without_rows(registry, warehouse, scoring_settings, spec, run, has_champion):
+def test_a_night_without_entities_is_published_without_rows(
+    registry, warehouse, scoring_settings, spec, run, has_champion
+):
     if has_champion:
         registry.promote("2013-07-01")
     publish_features(warehouse, n_rows=0)
@@ -324,11 +429,18 @@ def test_a_night_without_entities_is_published_without_rows(registry, warehouse,
     (published,) = score(scoring_settings, spec, DAY, run)
     (again,) = score(scoring_settings, spec, DAY, run)
 
-    assert (published.n_rows, published.is_new, again.is_new, again.load_id) == (0, True, False, published.load_id)
+    assert (published.n_rows, published.is_new, again.is_new, again.load_id) == (
+        0,
+        True,
+        False,
+        published.load_id,
+    )
     assert _current(warehouse, "parcel_id") == []
 
 
-def test_an_empty_night_is_refused_when_the_suite_wants_rows(registry, warehouse, scoring_settings, spec, run):
+def test_an_empty_night_is_refused_when_the_suite_wants_rows(
+    registry, warehouse, scoring_settings, spec, run
+):
     registry.promote("2013-07-01")
     publish_features(warehouse, n_rows=0)
 
@@ -336,7 +448,9 @@ def test_an_empty_night_is_refused_when_the_suite_wants_rows(registry, warehouse
         score(scoring_settings, spec, DAY, run)
 
 
-def test_no_night_with_entities_is_published_without_rows(registry, warehouse, scoring_settings, spec, run):
+def test_no_night_with_entities_is_published_without_rows(
+    registry, warehouse, scoring_settings, spec, run
+):
     registry.promote("2013-07-01")
     publish_features(warehouse)
     _allow_no_rows(scoring_settings)
@@ -349,5 +463,11 @@ def test_no_night_with_entities_is_published_without_rows(registry, warehouse, s
 def _allow_no_rows(settings) -> None:
     path = settings.expectations_dir / "predictions" / "parcel_late.json"
     suite = json.loads(path.read_text())
-    suite["expectations"].append({"type": "expect_table_row_count_to_be_between", "kwargs": {"min_value": 0}, "severity": "critical"})
+    suite["expectations"].append(
+        {
+            "type": "expect_table_row_count_to_be_between",
+            "kwargs": {"min_value": 0},
+            "severity": "critical",
+        }
+    )
     path.write_text(json.dumps(suite))

@@ -28,7 +28,13 @@ N_ROWS = 3_000
 
 @pytest.fixture
 def spec():
-    return make_spec(scoring={"shards": 1, "reasons": 2, "fallback": {"feature": "late_rate_7d", "default": 0.25}})
+    return make_spec(
+        scoring={
+            "shards": 1,
+            "reasons": 2,
+            "fallback": {"feature": "late_rate_7d", "default": 0.25},
+        }
+    )
 
 
 @pytest.fixture
@@ -60,10 +66,14 @@ def fail_at(n: int, error: BaseException, before: Callable[..., object]) -> Call
     return wrapped
 
 
-def test_content_is_the_same_when_batches_are_small(ready, scoring_settings, spec, run, small_batches, monkeypatch):
+def test_content_is_the_same_when_batches_are_small(
+    ready, scoring_settings, spec, run, small_batches, monkeypatch
+):
     batches: list[int] = []
     scored = Scorer.score
-    monkeypatch.setattr(Scorer, "score", lambda self, rows: batches.append(rows.num_rows) or scored(self, rows))
+    monkeypatch.setattr(
+        Scorer, "score", lambda self, rows: batches.append(rows.num_rows) or scored(self, rows)
+    )
     (small,) = score(scoring_settings, spec, DAY, run)
     assert len(batches) > 20
     monkeypatch.setattr(batch_scorer, "stream_arrow", stream_arrow)
@@ -72,7 +82,9 @@ def test_content_is_the_same_when_batches_are_small(ready, scoring_settings, spe
     assert small.load_id == again.load_id
 
 
-def test_next_step_is_published_when_the_champion_breaks_in_the_middle(ready, scoring_settings, spec, run, small_batches, monkeypatch):
+def test_next_step_is_published_when_the_champion_breaks_in_the_middle(
+    ready, scoring_settings, spec, run, small_batches, monkeypatch
+):
     plan = begin(scoring_settings, spec, DAY, run)
     monkeypatch.setattr(Scorer, "score", fail_at(7, ValueError("it broke"), Scorer.score))
     score_shard(scoring_settings, spec, plan, 0, run)
@@ -80,22 +92,32 @@ def test_next_step_is_published_when_the_champion_breaks_in_the_middle(ready, sc
     monkeypatch.undo()
     (published,) = publish(scoring_settings, spec, plan, run)
     assert published.n_rows == N_ROWS
-    sources = ready.execute("select distinct score_source, score_source_reason from analytics.parcel_late_current").fetchall()
+    sources = ready.execute(
+        "select distinct score_source, score_source_reason from analytics.parcel_late_current"
+    ).fetchall()
     ((source, reason),) = sources
     assert source == "fallback_rule"
     assert reason.startswith("version 1 cannot score (ValueError")
 
 
-def test_rerun_scores_all_when_the_server_ends_the_reader(warehouse, registry, scoring_settings, spec, run, monkeypatch):
+def test_rerun_scores_all_when_the_server_ends_the_reader(
+    warehouse, registry, scoring_settings, spec, run, monkeypatch
+):
     """So many rows that they are not all on their way already."""
     publish_features(warehouse, n_rows=(n_rows := 200_000))
     registry.promote("2013-07-01")
     plan = begin(scoring_settings, spec, DAY, run)
-    end_readers = "select pg_terminate_backend(pid) from pg_stat_activity where query ilike 'copy (select%%'"
+    end_readers = (
+        "select pg_terminate_backend(pid) from pg_stat_activity where query ilike 'copy (select%%'"
+    )
     with monkeypatch.context() as patched:
         scored = Scorer.score
         patched.setattr(batch_scorer, "stream_arrow", partial(stream_arrow, batch_bytes=100_000))
-        patched.setattr(Scorer, "score", lambda self, rows: (warehouse.execute(end_readers), scored(self, rows))[-1])
+        patched.setattr(
+            Scorer,
+            "score",
+            lambda self, rows: (warehouse.execute(end_readers), scored(self, rows))[-1],
+        )
         with pytest.raises(WarehouseError, match="NS-WAREHOUSE-001"):
             score_shard(scoring_settings, spec, plan, 0, run)
     assert staged(warehouse) == 0
@@ -118,9 +140,15 @@ def hears_signals() -> Iterator[None]:
 
 @pytest.mark.usefixtures("small_batches", "hears_signals")
 @pytest.mark.parametrize("is_signal", [False, True], ids=["in the stream", "by a signal"])
-def test_nothing_works_on_after_two_seconds_when_it_is_cancelled(ready, scoring_settings, spec, run, monkeypatch, is_signal):
+def test_nothing_works_on_after_two_seconds_when_it_is_cancelled(
+    ready, scoring_settings, spec, run, monkeypatch, is_signal
+):
     plan = begin(scoring_settings, spec, DAY, run)
-    monkeypatch.setattr(Progress, "add", interrupt_at(5) if is_signal else fail_at(5, KeyboardInterrupt(), Progress.add))
+    monkeypatch.setattr(
+        Progress,
+        "add",
+        interrupt_at(5) if is_signal else fail_at(5, KeyboardInterrupt(), Progress.add),
+    )
     with pytest.raises(KeyboardInterrupt):
         score_shard(scoring_settings, spec, plan, 0, run)
     started = time.monotonic()
@@ -135,13 +163,20 @@ def test_nothing_works_on_after_two_seconds_when_it_is_cancelled(ready, scoring_
 def still_at_work(conn, application_name: str) -> list[str]:
     """Return the threads and backends that still work for the shard."""
     backends = conn.execute(
-        "select state || ': ' || query from pg_stat_activity where application_name = %s and pid <> pg_backend_pid()", [application_name]
+        "select state || ': ' || query from pg_stat_activity where application_name = %s and pid <> pg_backend_pid()",
+        [application_name],
     ).fetchall()
-    threads = [thread.name for thread in threading.enumerate() if thread.name.startswith(("ahead of", "append to"))]
+    threads = [
+        thread.name
+        for thread in threading.enumerate()
+        if thread.name.startswith(("ahead of", "append to"))
+    ]
     return [query for (query,) in backends] + threads
 
 
-def test_nothing_ends_a_shard_when_it_takes_longer_than_an_idle_transaction_may(ready, scoring_settings, spec, run, monkeypatch):
+def test_nothing_ends_a_shard_when_it_takes_longer_than_an_idle_transaction_may(
+    ready, scoring_settings, spec, run, monkeypatch
+):
     monkeypatch.setattr("nightshift.warehouse.connection.IDLE_IN_TRANSACTION_SECONDS", 1)
     monkeypatch.setattr(batch_scorer, "stream_arrow", partial(stream_arrow, batch_bytes=100_000))
     plan = begin(scoring_settings, spec, DAY, run)
@@ -149,7 +184,9 @@ def test_nothing_ends_a_shard_when_it_takes_longer_than_an_idle_transaction_may(
     assert score_shard(scoring_settings, spec, plan, 0, run)["n_rows"] == N_ROWS
 
 
-def test_published_rows_stay_when_an_attempt_wakes_up_that_stood_still(ready, scoring_settings, spec, run, monkeypatch):
+def test_published_rows_stay_when_an_attempt_wakes_up_that_stood_still(
+    ready, scoring_settings, spec, run, monkeypatch
+):
     """It had its models loaded; meanwhile a later attempt staged and published the load."""
     plan = begin(scoring_settings, spec, DAY, run)
 
@@ -166,12 +203,19 @@ def test_published_rows_stay_when_an_attempt_wakes_up_that_stood_still(ready, sc
     assert rows == (N_ROWS,)
 
 
-def test_later_attempt_wins_when_an_older_one_hangs_in_its_stream(ready, scoring_settings, spec, run, small_batches, monkeypatch):
+def test_later_attempt_wins_when_an_older_one_hangs_in_its_stream(
+    ready, scoring_settings, spec, run, small_batches, monkeypatch
+):
     plan = begin(scoring_settings, spec, DAY, run)
     is_released = threading.Event()
     added = Progress.add
-    monkeypatch.setattr(Progress, "add", lambda *arguments: (is_released.wait(30), added(*arguments)))
-    older = threading.Thread(target=lambda: suppress_errors(score_shard, scoring_settings, spec, plan, 0, run), daemon=True)
+    monkeypatch.setattr(
+        Progress, "add", lambda *arguments: (is_released.wait(30), added(*arguments))
+    )
+    older = threading.Thread(
+        target=lambda: suppress_errors(score_shard, scoring_settings, spec, plan, 0, run),
+        daemon=True,
+    )
     older.start()
     wait_until(lambda: still_at_work(ready, run.application_name) and holds_lock(ready))
     monkeypatch.setattr(Progress, "add", added)
@@ -189,7 +233,11 @@ def suppress_errors(call: Callable[..., object], *arguments: object) -> None:
 
 
 def holds_lock(conn) -> bool:
-    return bool(conn.execute("select count(*) from pg_locks where locktype = 'advisory' and granted").fetchone()[0])
+    return bool(
+        conn.execute(
+            "select count(*) from pg_locks where locktype = 'advisory' and granted"
+        ).fetchone()[0]
+    )
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
@@ -200,11 +248,15 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 
 @pytest.mark.usefixtures("ready", "small_batches")
-def test_log_says_rows_speed_and_time_left_when_a_shard_takes_long(scoring_settings, spec, run, monkeypatch, caplog):
+def test_log_says_rows_speed_and_time_left_when_a_shard_takes_long(
+    scoring_settings, spec, run, monkeypatch, caplog
+):
     monkeypatch.setattr("nightshift.scoring.progress.EVERY_SECONDS", 0.0)
     with caplog.at_level("INFO", "nightshift.scoring.progress"):
         score(scoring_settings, spec, DAY, run)
-    said = [record.message for record in caplog.records if record.name == "nightshift.scoring.progress"]
+    said = [
+        record.message for record in caplog.records if record.name == "nightshift.scoring.progress"
+    ]
     assert said[0].startswith("shard 0 of parcel_late: ")
     assert f" of about {N_ROWS:,} rows, " in said[0]
     assert said[0].endswith(" s left")

@@ -35,7 +35,10 @@ def tiny_spec(**changes: object) -> ModelSpec:
         "entity": {"name": "parcel", "key": "parcel_id"},
         "event_timestamp": "event_timestamp",
         "feature_view": "parcel",
-        "features": {"numeric": ["wind", "weight", "is_fragile"], "categorical": [{"name": "carrier", "minimum_rows": 5}]},
+        "features": {
+            "numeric": ["wind", "weight", "is_fragile"],
+            "categorical": [{"name": "carrier", "minimum_rows": 5}],
+        },
         "label": {"relation": "fct_parcel_labels", "column": "is_late", "maturity_days": 1},
         "training": {
             "schedule": "weekly",
@@ -47,7 +50,13 @@ def tiny_spec(**changes: object) -> ModelSpec:
             "backtest_folds": 1,
             "num_boost_round": 80,
             "early_stopping_rounds": 15,
-            "params": {"num_leaves": 7, "min_data_in_leaf": 20, "bagging_fraction": 0.8, "bagging_freq": 1, "feature_fraction": 0.8},
+            "params": {
+                "num_leaves": 7,
+                "min_data_in_leaf": 20,
+                "bagging_fraction": 0.8,
+                "bagging_freq": 1,
+                "feature_fraction": 0.8,
+            },
         },
         "promotion": {
             "metric": "roc_auc",
@@ -57,7 +66,11 @@ def tiny_spec(**changes: object) -> ModelSpec:
             "maximum_decile_churn": 0.95,
         },
         "scoring": {"fallback": {"feature": "late_rate_7d", "default": 0.3}},
-        "monitoring": {"metric": "log_loss", "maximum_metric_loss": 0.1, "windows": {"n": 2, "m": 3}},
+        "monitoring": {
+            "metric": "log_loss",
+            "maximum_metric_loss": 0.1,
+            "windows": {"n": 2, "m": 3},
+        },
     }
     return ModelSpec.model_validate({**document, **changes})
 
@@ -83,7 +96,9 @@ def fill(conn: Connection, n_days: int, first: dt.date = FIRST_DAY, seed: int = 
         insert_day(conn, day, random)
 
 
-def insert_day(conn: Connection, day: dt.date, random: np.random.Generator, load_id: int = 1) -> None:
+def insert_day(
+    conn: Connection, day: dt.date, random: np.random.Generator, load_id: int = 1
+) -> None:
     """Insert and publish one feature partition and the labels that arrive a day later."""
     outcome = Partition(day).shift(1)
     features, labels = [], []
@@ -92,12 +107,41 @@ def insert_day(conn: Connection, day: dt.date, random: np.random.Generator, load
         delay = 10 * wind + (8 if carrier == "B" else 0) + 10 * random.normal()
         parcel, at = f"{day}-{i:03d}", outcome.start + dt.timedelta(hours=6)
         missing_weight = None if i % 10 == 0 else weight
-        features.append((day, load_id, parcel, at, Partition(day).cutoff, wind, missing_weight, bool(i % 2), 0.3, carrier))
+        features.append(
+            (
+                day,
+                load_id,
+                parcel,
+                at,
+                Partition(day).cutoff,
+                wind,
+                missing_weight,
+                bool(i % 2),
+                0.3,
+                carrier,
+            )
+        )
         label = None if i % 20 == 0 else bool(delay > 5)
-        labels.append((outcome.day, load_id, parcel, at, outcome.cutoff - dt.timedelta(minutes=5), None, label, delay))
+        labels.append(
+            (
+                outcome.day,
+                load_id,
+                parcel,
+                at,
+                outcome.cutoff - dt.timedelta(minutes=5),
+                None,
+                label,
+                delay,
+            )
+        )
     with conn.cursor() as cursor:
-        cursor.executemany("insert into features.feat_parcel values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)", features)
-        cursor.executemany("insert into marts.fct_parcel_labels values (%s, %s, %s, %s, %s, %s, %s, %s)", labels)
+        cursor.executemany(
+            "insert into features.feat_parcel values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
+            features,
+        )
+        cursor.executemany(
+            "insert into marts.fct_parcel_labels values (%s, %s, %s, %s, %s, %s, %s, %s)", labels
+        )
     publish(conn, "features/parcel", day, load_id)
     publish(conn, "marts/fct_parcel_labels", outcome.day, load_id)
 
@@ -139,7 +183,13 @@ class World:
 
 
 @pytest.fixture
-def world(settings: Settings, conn: Connection, run: RunContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+def world(
+    settings: Settings,
+    conn: Connection,
+    run: RunContext,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> World:
     """Return the world; MLflow is switched off."""
     monkeypatch.setenv("NIGHTSHIFT_CODE_VERSION", "test")
     code_version.cache_clear()

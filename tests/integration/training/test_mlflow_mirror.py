@@ -42,10 +42,14 @@ def with_mlflow(world, uri):
 
 
 def mirror_rows(world):
-    return world.conn.execute("select mlflow_version, warning, mirrored_at is not null from ml.mlflow_mirror").fetchall()
+    return world.conn.execute(
+        "select mlflow_version, warning, mirrored_at is not null from ml.mlflow_mirror"
+    ).fetchall()
 
 
-def test_version_stands_and_mirror_catches_up_when_mlflow_was_down(world, version, tracking_uri, monkeypatch, capfd):
+def test_version_stands_and_mirror_catches_up_when_mlflow_was_down(
+    world, version, tracking_uri, monkeypatch, capfd
+):
     [(mlflow_version, warning, is_mirrored)] = mirror_rows(world)
     assert (mlflow_version, is_mirrored) == (None, False)
     assert "127.0.0.1" in warning
@@ -66,9 +70,14 @@ def assert_mlflow_shows(version, world, tracking_uri, monkeypatch):
 
     monkeypatch.setenv("MLFLOW_S3_ENDPOINT_URL", world.settings.s3_endpoint_url)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", world.settings.s3_access_key_id)
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", world.settings.s3_secret_access_key.get_secret_value())
+    monkeypatch.setenv(
+        "AWS_SECRET_ACCESS_KEY", world.settings.s3_secret_access_key.get_secret_value()
+    )
     client = MlflowClient(tracking_uri=tracking_uri)
-    shown = [client.get_model_version_by_alias("parcel_late", alias) for alias in ("champion", "challenger")]
+    shown = [
+        client.get_model_version_by_alias("parcel_late", alias)
+        for alias in ("champion", "challenger")
+    ]
     assert [str(part.version) for part in shown] == ["1", "1"]
     run = client.get_run(shown[0].run_id)
     assert client.get_experiment(run.info.experiment_id).name == "parcel_late"
@@ -76,7 +85,16 @@ def assert_mlflow_shows(version, world, tracking_uri, monkeypatch):
     assert run.data.params["digest"] == version.digest
     assert run.data.metrics["challenger.roc_auc"] == version.metrics["challenger"]["roc_auc"]
     names = {part.path for part in client.list_artifacts(run.info.run_id, "evidence")}
-    assert names == {f"evidence/{name}" for name in ("backtest.png", "curves.png", "importance.png", "model.json", "reliability.png")}
+    assert names == {
+        f"evidence/{name}"
+        for name in (
+            "backtest.png",
+            "curves.png",
+            "importance.png",
+            "model.json",
+            "reliability.png",
+        )
+    }
 
 
 @pytest.mark.promise("R17")
@@ -102,7 +120,12 @@ def mirror_aliases_of_all(settings, conn):
 def test_mlflows_connections_are_named_and_limited_like_ours(world, tracking_uri):
     limited = mlflow_mirror.tracking_uri(with_mlflow(world, tracking_uri), "train/parcel_late")
     with create_engine(limited).connect() as conn:
-        names = ("application_name", "statement_timeout", "lock_timeout", "client_connection_check_interval")
+        names = (
+            "application_name",
+            "statement_timeout",
+            "lock_timeout",
+            "client_connection_check_interval",
+        )
         found = {name: conn.execute(text(f"show {name}")).scalar() for name in names}
     assert found == {
         "application_name": "train/parcel_late",
@@ -110,4 +133,7 @@ def test_mlflows_connections_are_named_and_limited_like_ours(world, tracking_uri
         "lock_timeout": "10s",
         "client_connection_check_interval": "2s",
     }
-    assert mlflow_mirror.tracking_uri(with_mlflow(world, "http://127.0.0.1:9"), "x") == "http://127.0.0.1:9"
+    assert (
+        mlflow_mirror.tracking_uri(with_mlflow(world, "http://127.0.0.1:9"), "x")
+        == "http://127.0.0.1:9"
+    )

@@ -49,11 +49,18 @@ def test_model_beats_rule_baseline_when_features_tell(candidate):
 
 def test_files_are_named_by_their_digests(world, candidate):
     store = ObjectStore.open(world.settings)
-    shas = [sha256(store.get(key)).hexdigest() for key in (candidate.model_key, candidate.metadata_key)]
+    shas = [
+        sha256(store.get(key)).hexdigest() for key in (candidate.model_key, candidate.metadata_key)
+    ]
     assert shas == [candidate.model_sha256, candidate.metadata_sha256]
     assert candidate.model_key == f"models/parcel_late/{candidate.digest}/model.lgb"
     assert candidate.digest == sha256("".join(shas).encode()).hexdigest()
-    assert sorted(candidate.figures) == ["backtest.png", "curves.png", "importance.png", "reliability.png"]
+    assert sorted(candidate.figures) == [
+        "backtest.png",
+        "curves.png",
+        "importance.png",
+        "reliability.png",
+    ]
     assert store.get(candidate.figures["curves.png"]).startswith(b"\x89PNG")
 
 
@@ -71,9 +78,15 @@ def test_no_second_version_when_registered_twice(world, training_set, candidate,
     first = register(world.settings, candidate, world.run)
     monkeypatch.setattr(boosting, "fit_trees", None)
     again = train(world.settings, world.spec, training_set.key, world.run)
-    assert (again.digest, again.figures, again.metrics) == (candidate.digest, candidate.figures, candidate.metrics)
+    assert (again.digest, again.figures, again.metrics) == (
+        candidate.digest,
+        candidate.figures,
+        candidate.metrics,
+    )
     assert register(world.settings, again, world.run) == first
-    assert world.conn.execute("select count(*), max(version) from ml.model_versions").fetchone() == (1, 1)
+    assert world.conn.execute(
+        "select count(*), max(version) from ml.model_versions"
+    ).fetchone() == (1, 1)
 
 
 def test_other_version_when_spec_changes(world, training_set, candidate):
@@ -113,7 +126,11 @@ def test_evidence_is_append_only_and_holds_slices(world, candidate):
         "select distinct sample, source, slice_column, slice_level from ml.evaluations where metric = 'roc_auc' order by 1, 2, 3, 4"
     ).fetchall()
     levels = [("", ""), ("carrier", "A"), ("carrier", "B"), ("carrier", "C")]
-    sources = [(sample, source) for sample in ("backtest-1", "holdout") for source in ("baseline", "challenger")]
+    sources = [
+        (sample, source)
+        for sample in ("backtest-1", "holdout")
+        for source in ("baseline", "challenger")
+    ]
     assert found == [(*source, *level) for source in sources for level in levels]
     statements = [
         "update ml.evaluations set value = 1",
@@ -126,7 +143,9 @@ def test_evidence_is_append_only_and_holds_slices(world, candidate):
             world.conn.execute(statement)
 
 
-def test_loaded_model_scores_as_trained_and_reference_describes_fit_rows(world, training_set, candidate):
+def test_loaded_model_scores_as_trained_and_reference_describes_fit_rows(
+    world, training_set, candidate
+):
     version = register(world.settings, candidate, world.run)
     store = ObjectStore.open(world.settings)
     model = load_model(store, version)
@@ -140,12 +159,16 @@ def test_loaded_model_scores_as_trained_and_reference_describes_fit_rows(world, 
     reference = document["reference"]
     assert sorted(reference) == ["categorical", "numeric", "score"]
     assert sorted(reference["categorical"]["carrier"]["shares"]) == ["A", "B", "C"]
-    assert len(reference["numeric"]["wind"]["edges"]) + 1 == len(reference["numeric"]["wind"]["shares"])
+    assert len(reference["numeric"]["wind"]["edges"]) + 1 == len(
+        reference["numeric"]["wind"]["shares"]
+    )
     assert reference["numeric"]["weight"]["missing_share"] == pytest.approx(3 / 57)
     assert sum(reference["score"]["shares"]) == pytest.approx(1)
 
 
-def test_weekly_model_is_due_on_its_weekday_and_on_no_other_night_of_a_trained_week(world, candidate):
+def test_weekly_model_is_due_on_its_weekday_and_on_no_other_night_of_a_trained_week(
+    world, candidate
+):
     saturday = world.night
     register(world.settings, candidate, world.run)
     assert is_due(world.settings, world.spec, saturday.shift(1))
@@ -165,7 +188,9 @@ def test_missed_weekly_training_is_due_until_one_night_has_trained(world, candid
 def test_training_missed_for_weeks_is_made_up_for_once(world, candidate, weekday):
     """The nights around the change to summer time are no exception."""
     changes = {"weekday": Weekday(weekday), "minimum_days": 1, "window_days": 90}
-    spec = world.spec.model_copy(update={"training": world.spec.training.model_copy(update=changes)})
+    spec = world.spec.model_copy(
+        update={"training": world.spec.training.model_copy(update=changes)}
+    )
     register(world.settings, candidate, world.run)
     nights = [Partition.parse("2020-03-05").shift(days) for days in range(7)]
     assert all(is_due(world.settings, spec, night) for night in nights)
@@ -187,8 +212,13 @@ def test_order_of_the_monitor_makes_due_and_is_consumed_once(world, candidate):
     saturday = world.night
     version = register(world.settings, candidate, world.run)
     later = open_decision(world.conn, "parcel_late", saturday.shift(1), ["later"], {}, world.run)
-    order = open_decision(world.conn, "parcel_late", saturday.shift(-1), ["drift"], {"psi": 0.4}, world.run)
-    assert open_decision(world.conn, "parcel_late", saturday.shift(-1), ["again"], {}, world.run) == order
+    order = open_decision(
+        world.conn, "parcel_late", saturday.shift(-1), ["drift"], {"psi": 0.4}, world.run
+    )
+    assert (
+        open_decision(world.conn, "parcel_late", saturday.shift(-1), ["again"], {}, world.run)
+        == order
+    )
     assert is_due(world.settings, world.spec, saturday)
     decide(world.settings, world.spec, version.version, world.run)
     assert [o.decision_id for o in open_ones(world.conn, "parcel_late")] == [later.decision_id]
@@ -220,7 +250,9 @@ def test_regression_spec_trains_from_the_same_view(world):
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("is_cluster", [True, False])
-def test_a_spec_that_asks_for_dask_gets_the_same_evidence_and_registry(world, candidate, is_cluster):
+def test_a_spec_that_asks_for_dask_gets_the_same_evidence_and_registry(
+    world, candidate, is_cluster
+):
     """A cluster that stands already, as in production; or workers beside the task."""
     from dask.distributed import LocalCluster
 
@@ -231,11 +263,15 @@ def test_a_spec_that_asks_for_dask_gets_the_same_evidence_and_registry(world, ca
         scheduler = ""
         if is_cluster:
             options = {"threads_per_worker": 1, "host": "127.0.0.1", "dashboard_address": None}
-            scheduler = cleanup.enter_context(LocalCluster(n_workers=2, processes=True, **options)).scheduler_address
+            scheduler = cleanup.enter_context(
+                LocalCluster(n_workers=2, processes=True, **options)
+            ).scheduler_address
         settings = world.settings.model_copy(update={"dask_scheduler": scheduler})
         on_dask = train(settings, spec, training_set.key, world.run)
 
-    assert on_dask.metrics["challenger"]["roc_auc"] == pytest.approx(candidate.metrics["challenger"]["roc_auc"], abs=0.03)
+    assert on_dask.metrics["challenger"]["roc_auc"] == pytest.approx(
+        candidate.metrics["challenger"]["roc_auc"], abs=0.03
+    )
     assert on_dask.metrics["baseline"] == candidate.metrics["baseline"]
     version = register(world.settings, on_dask, world.run)
     assert load_model(ObjectStore.open(world.settings), version).training["n_trees"] > 0

@@ -18,13 +18,19 @@ pytestmark = pytest.mark.integration
 
 def make_version(world, night=None, **training):
     """Return a registered version; ``n_rounds`` of trees decide how good it is."""
-    spec = world.spec_with(training={**world.spec.training.model_dump(), "backtest_folds": 0, **training})
+    spec = world.spec_with(
+        training={**world.spec.training.model_dump(), "backtest_folds": 0, **training}
+    )
     training_set = build_training_set(world.settings, spec, night or world.night, world.run)
-    return register(world.settings, train(world.settings, spec, training_set.key, world.run), world.run)
+    return register(
+        world.settings, train(world.settings, spec, training_set.key, world.run), world.run
+    )
 
 
 def make_weak_version(world, night=None):
-    return make_version(world, night, params={"num_leaves": 2, "learning_rate": 0.01}, num_boost_round=1)
+    return make_version(
+        world, night, params={"num_leaves": 2, "learning_rate": 0.01}, num_boost_round=1
+    )
 
 
 def seat_weak_champion(world):
@@ -60,7 +66,11 @@ def n_promotions(world):
 
 def test_first_version_is_champion_from_the_next_partition_on(world):
     decision = judge(world, make_version(world))
-    assert (decision.verdict, decision.champion_version, decision.is_promoted) == ("first", None, True)
+    assert (decision.verdict, decision.champion_version, decision.is_promoted) == (
+        "first",
+        None,
+        True,
+    )
     assert decision.effective_partition == world.night.shift(1).day
     assert champion_for(world.conn, "parcel_late", world.night) is None
     assert champion_for(world.conn, "parcel_late", world.night.shift(1)).version == 1
@@ -94,7 +104,9 @@ def test_first_version_is_refused_when_worse_than_the_rule(world):
     decision = judge(world, make_version(world))
     assert decision.verdict == "refused"
     assert decision.numbers["overall"]["baseline"]["roc_auc"] == 1.0
-    assert decision.reasons[0].startswith("baseline[rule]: The gain in roc_auc over the rule baseline is -0.")
+    assert decision.reasons[0].startswith(
+        "baseline[rule]: The gain in roc_auc over the rule baseline is -0."
+    )
     assert champion_for(world.conn, "parcel_late", world.night.shift(1)) is None
 
 
@@ -107,7 +119,11 @@ def test_rerun_returns_the_recorded_decision(world):
 
 def test_decisions_cannot_be_changed(world):
     judge(world, make_version(world))
-    for statement in ("update ml.promotions set verdict = 'refused'", "delete from ml.promotions", "truncate ml.promotions"):
+    for statement in (
+        "update ml.promotions set verdict = 'refused'",
+        "delete from ml.promotions",
+        "truncate ml.promotions",
+    ):
         with pytest.raises(psycopg.errors.RaiseException, match="append-only"):
             world.conn.execute(statement)
 
@@ -134,18 +150,27 @@ def test_refused_when_no_row_is_later_than_the_champions_fit(world):
     champion = make_version(world, validation_days=1, holdout_days=1, gap_days=0)
     seat(world, champion)
     decision = judge(world, make_version(world))
-    assert (str(champion.fit_end), decision.verdict, decision.numbers["rows"]["n_rows"]) == ("2020-01-29", "refused", 0)
+    assert (str(champion.fit_end), decision.verdict, decision.numbers["rows"]["n_rows"]) == (
+        "2020-01-29",
+        "refused",
+        0,
+    )
     reason = "NS-REGISTRY-003: No row is later than everything that champion and challenger were fitted on."
     assert reason in decision.reasons[0]
     assert decision.reasons[0].startswith("evidence_rows, ")
 
 
-def test_nobody_is_promoted_without_comparison_when_the_champion_cannot_be_loaded(world, monkeypatch):
+def test_nobody_is_promoted_without_comparison_when_the_champion_cannot_be_loaded(
+    world, monkeypatch
+):
     """Neither is a decision recorded while the machine is too busy to load it: the task is repeated."""
     champion = make_version(world)
     judge(world, champion)
     challenger = make_version(world, seed=5)
-    load, trouble = promotion_context.load_model, [LoadTimeoutError("busy"), ModelTextError("broken")]
+    load, trouble = (
+        promotion_context.load_model,
+        [LoadTimeoutError("busy"), ModelTextError("broken")],
+    )
 
     def load_all_but_champion(store, version):
         if version.version == champion.version:
@@ -160,7 +185,9 @@ def test_nobody_is_promoted_without_comparison_when_the_champion_cannot_be_loade
     trouble.pop(0)
     decision = judge(world, challenger)
     assert (decision.verdict, decision.numbers["champion_status"]) == ("refused", "unreadable")
-    assert decision.reasons[0].startswith("non_inferiority: Nothing is compared, and nobody promoted: champion version 1")
+    assert decision.reasons[0].startswith(
+        "non_inferiority: Nothing is compared, and nobody promoted: champion version 1"
+    )
     assert champion_for(world.conn, "parcel_late", world.night.shift(1)).version == 1
 
 
@@ -169,12 +196,16 @@ def test_a_champion_that_reads_a_column_that_the_spec_has_no_more_is_replaced_an
     features = world.spec.features.model_dump(mode="json")
     spec = world.spec_with(features={**features, "numeric": features["numeric"][:-1]})
     training_set = build_training_set(world.settings, spec, world.night, world.run)
-    challenger = register(world.settings, train(world.settings, spec, training_set.key, world.run), world.run)
+    challenger = register(
+        world.settings, train(world.settings, spec, training_set.key, world.run), world.run
+    )
 
     decision = judge(world, challenger, spec)
 
     assert decision.numbers["champion_status"] == "outdated"
-    assert f"reads {world.spec.features.numeric[-1]}, which the spec has no more" in " ".join(decision.reasons)
+    assert f"reads {world.spec.features.numeric[-1]}, which the spec has no more" in " ".join(
+        decision.reasons
+    )
 
 
 def test_race_is_refused_when_champion_changes_during_the_comparison(world, monkeypatch):
@@ -196,7 +227,9 @@ def test_race_is_refused_when_champion_changes_during_the_comparison(world, monk
 def test_changed_file_is_refused_when_loaded(world):
     version = make_version(world)
     store = ObjectStore.open(world.settings)
-    store._client.put_object(Bucket=store.bucket, Key=version.model_key, Body=store.get(version.model_key)[:-100])
+    store._client.put_object(
+        Bucket=store.bucket, Key=version.model_key, Body=store.get(version.model_key)[:-100]
+    )
     with pytest.raises(Exception, match="NS-LAKE-004"):
         load_model(store, version)
 
@@ -222,7 +255,9 @@ def test_holdout_of_one_class_and_an_empty_category_are_judged_and_refused(world
 
 
 def test_columns_that_say_nothing_do_not_refuse_a_challenger(world):
-    world.conn.execute("update features.feat_parcel set carrier = null, weight = null, is_fragile = false")
+    world.conn.execute(
+        "update features.feat_parcel set carrier = null, weight = null, is_fragile = false"
+    )
     decision = judge(world, make_version(world))
     assert (decision.verdict, len(decision.reasons)) == ("first", 1)
 

@@ -32,7 +32,9 @@ FLEET = [
 
 
 def departure(day: dt.date, index: int) -> dt.datetime:
-    return dt.datetime(day.year, day.month, day.day, LOCAL_NOON_UTC_HOUR + index % 3, 15, tzinfo=dt.UTC)
+    return dt.datetime(
+        day.year, day.month, day.day, LOCAL_NOON_UTC_HOUR + index % 3, 15, tzinfo=dt.UTC
+    )
 
 
 def flight(day: dt.date, index: int) -> dict[str, Any]:
@@ -50,7 +52,11 @@ def flight(day: dt.date, index: int) -> dict[str, Any]:
 
 
 def schedules(day: dt.date) -> list[dict[str, Any]]:
-    return [flight(day + dt.timedelta(days=1), i) | {"scheduled_arrival_hhmm": 1530, "distance_miles": 700} for i in range(len(FLEET))]
+    return [
+        flight(day + dt.timedelta(days=1), i)
+        | {"scheduled_arrival_hhmm": 1530, "distance_miles": 700}
+        for i in range(len(FLEET))
+    ]
 
 
 def outcomes(day: dt.date, seed: int) -> list[dict[str, Any]]:
@@ -67,7 +73,8 @@ def outcomes(day: dt.date, seed: int) -> list[dict[str, Any]]:
                 "departure_delay_minutes": delay if has_arrived else None,
                 "arrival_delay_minutes": delay if has_arrived else None,
                 "air_time_minutes": 100 + delay if has_arrived else None,
-                "outcome_at": departure(day, index) + dt.timedelta(minutes=120 + delay if has_arrived else 0),
+                "outcome_at": departure(day, index)
+                + dt.timedelta(minutes=120 + delay if has_arrived else 0),
             }
         )
     return rows
@@ -105,16 +112,31 @@ class World:
     outcomes = staticmethod(outcomes)
     schedules = staticmethod(schedules)
     weather = staticmethod(weather)
-    versions: list[tuple[str, dt.date, dt.datetime, list[dict[str, Any]]]] = field(default_factory=list)
+    versions: list[tuple[str, dt.date, dt.datetime, list[dict[str, Any]]]] = field(
+        default_factory=list
+    )
 
-    def deliver(self, dataset: str, day: dt.date, rows: list[dict[str, Any]], known_at: dt.datetime | None = None) -> None:
+    def deliver(
+        self,
+        dataset: str,
+        day: dt.date,
+        rows: list[dict[str, Any]],
+        known_at: dt.datetime | None = None,
+    ) -> None:
         """Publish one version of a raw partition, known ten minutes before the cut-off if nothing else is said."""
         known_at = known_at or Partition(day).cutoff - dt.timedelta(minutes=10)
         contract = self.contracts[dataset]
         target = Target(contract.dataset, "raw", dataset, contract.key, is_versioned=True)
-        manifest = LoadManifest(RunContext("test/world", 1, "test"), {"known_at": known_at.isoformat()}, known_at)
+        manifest = LoadManifest(
+            RunContext("test/world", 1, "test"), {"known_at": known_at.isoformat()}, known_at
+        )
         write = begin(self.conn, [target], PartitionRange.single(Partition(day)), manifest)
-        came = {"partition_date": day, "load_id": write.load_id, "known_at": known_at, "source_row": 1}
+        came = {
+            "partition_date": day,
+            "load_id": write.load_id,
+            "known_at": known_at,
+            "source_row": 1,
+        }
         copy_in(self.conn, "raw", dataset, pa.Table.from_pylist([row | came for row in rows]))
         self.conn.execute(
             "insert into raw.ingested_drops values (%s, %s, %s, %s, 's3://b/k', %s, '', %s, 0, 0, '{}')",
@@ -124,9 +146,15 @@ class World:
         publish(self.conn, write)
         self.versions.append((dataset, day, known_at, rows))
 
-    def deliver_day(self, day: dt.date, seed: int, known_at: dt.datetime | None = None, skip: str = "") -> None:
+    def deliver_day(
+        self, day: dt.date, seed: int, known_at: dt.datetime | None = None, skip: str = ""
+    ) -> None:
         """Publish one day of all daily datasets with delays drawn from the seed."""
-        rows = {"flight_schedules": schedules(day), "flight_outcomes": outcomes(day, seed), "weather": weather(day, seed)}
+        rows = {
+            "flight_schedules": schedules(day),
+            "flight_outcomes": outcomes(day, seed),
+            "weather": weather(day, seed),
+        }
         for dataset in sorted(rows.keys() - {skip}):
             self.deliver(dataset, day, rows[dataset], known_at)
 

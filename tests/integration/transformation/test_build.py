@@ -52,11 +52,19 @@ class Oracle:
         self.day = day
         first_known: dict[tuple[str, dt.date], dt.datetime] = {}
         for dataset, delivered, known_at, _ in world.versions:
-            first_known[dataset, delivered] = min(known_at, first_known.get((dataset, delivered), known_at))
-        lookback = [known for (_, q), known in first_known.items() if day - dt.timedelta(days=28) <= q <= day]
+            first_known[dataset, delivered] = min(
+                known_at, first_known.get((dataset, delivered), known_at)
+            )
+        lookback = [
+            known
+            for (_, q), known in first_known.items()
+            if day - dt.timedelta(days=28) <= q <= day
+        ]
         self.as_of = max([Partition(day).cutoff, *lookback])
         self.visible: dict[tuple[str, dt.date], list[dict[str, Any]]] = {}
-        for dataset, delivered, known_at, rows in sorted(world.versions, key=lambda version: version[2]):
+        for dataset, delivered, known_at, rows in sorted(
+            world.versions, key=lambda version: version[2]
+        ):
             if delivered <= day and known_at <= self.as_of:
                 self.visible[dataset, delivered] = rows
 
@@ -70,7 +78,9 @@ class Oracle:
             return None
         prior = sum(row["arrival_delay_minutes"] >= 15 for row in arrived) / len(arrived)
         mine = [row for row in arrived if all(row[name] == value for name, value in group.items())]
-        return (sum(row["arrival_delay_minutes"] >= 15 for row in mine) + weight * prior) / (len(mine) + weight)
+        return (sum(row["arrival_delay_minutes"] >= 15 for row in mine) + weight * prior) / (
+            len(mine) + weight
+        )
 
     def last_weather(self, origin: str, column: str) -> float | None:
         rows = [
@@ -82,11 +92,19 @@ class Oracle:
         return max(rows, key=lambda row: row["observed_at"])[column] if rows else None
 
     def last_delay(self, tail: str | None) -> int | None:
-        rows = [row for row in self.outcomes(3) if row["tail_number"] == tail and tail and row["arrival_delay_minutes"] is not None]
-        return max(rows, key=lambda row: row["outcome_at"])["arrival_delay_minutes"] if rows else None
+        rows = [
+            row
+            for row in self.outcomes(3)
+            if row["tail_number"] == tail and tail and row["arrival_delay_minutes"] is not None
+        ]
+        return (
+            max(rows, key=lambda row: row["outcome_at"])["arrival_delay_minutes"] if rows else None
+        )
 
     def features(self) -> dict[str, dict[str, Any]]:
-        return {self._id(row): self._features(row) for row in self.visible["flight_schedules", self.day]}
+        return {
+            self._id(row): self._features(row) for row in self.visible["flight_schedules", self.day]
+        }
 
     def _id(self, row: dict[str, Any]) -> str:
         return f"{row['flight_date']}_{row['carrier']}_{row['flight_number']}_{row['origin']}"
@@ -96,7 +114,10 @@ class Oracle:
         route = {"origin": row["origin"], "destination": row["destination"]}
         values = {f"carrier_delay_rate_{n}d": self.rate(n, 20, carrier=carrier) for n in (1, 7, 28)}
         values |= {f"route_delay_rate_{n}d": self.rate(n, 20, **route) for n in (1, 7, 28)}
-        values |= {f"aircraft_delay_rate_{n}d": self.rate(n, 5, tail_number=tail or "none") for n in (1, 7, 28)}
+        values |= {
+            f"aircraft_delay_rate_{n}d": self.rate(n, 5, tail_number=tail or "none")
+            for n in (1, 7, 28)
+        }
         values["temperature_f_last"] = self.last_weather(row["origin"], "temperature_f")
         values["pressure_mb_last"] = self.last_weather(row["origin"], "pressure_mb")
         values["aircraft_arrival_delay_last_3d"] = self.last_delay(tail)
@@ -106,15 +127,32 @@ class Oracle:
 @pytest.mark.promise("R7")
 @pytest.mark.promise("R10")
 @pytest.mark.mlts("data-4")
-def test_features_equal_an_independent_recomputation_when_drops_come_late_and_are_corrected(world, run: RunContext) -> None:
+def test_features_equal_an_independent_recomputation_when_drops_come_late_and_are_corrected(
+    world, run: RunContext
+) -> None:
     whole = days(33)
     for day in whole:
         late = Partition(day).cutoff + dt.timedelta(days=3) if day.day in (7, 20) else None
         world.deliver_day(day, seed=1, known_at=late)
     for day, lag_hours in ((whole[4], 30), (whole[15], 80), (whole[28], 3), (whole[31], 1)):
-        world.deliver("flight_outcomes", day, world.outcomes(day, seed=2), Partition(day).cutoff + dt.timedelta(hours=lag_hours))
-        world.deliver("weather", day, world.weather(day, seed=2), Partition(day).cutoff + dt.timedelta(hours=lag_hours))
-    world.deliver("flight_schedules", whole[10], world.schedules(whole[10])[:3], Partition(whole[10]).cutoff + dt.timedelta(hours=2))
+        world.deliver(
+            "flight_outcomes",
+            day,
+            world.outcomes(day, seed=2),
+            Partition(day).cutoff + dt.timedelta(hours=lag_hours),
+        )
+        world.deliver(
+            "weather",
+            day,
+            world.weather(day, seed=2),
+            Partition(day).cutoff + dt.timedelta(hours=lag_hours),
+        )
+    world.deliver(
+        "flight_schedules",
+        whole[10],
+        world.schedules(whole[10])[:3],
+        Partition(whole[10]).cutoff + dt.timedelta(hours=2),
+    )
 
     build(world.settings, PartitionRange(Partition(FIRST), Partition(whole[-1])), run)
 
@@ -128,7 +166,9 @@ def test_features_equal_an_independent_recomputation_when_drops_come_late_and_ar
         assert got.pop("as_of") == as_of
         absent = {name for name, value in wanted.items() if value is None}
         assert {name for name, value in got.items() if value is None} == absent
-        assert [got[name] for name in wanted.keys() - absent] == pytest.approx([wanted[name] for name in wanted.keys() - absent], rel=1e-12)
+        assert [got[name] for name in wanted.keys() - absent] == pytest.approx(
+            [wanted[name] for name in wanted.keys() - absent], rel=1e-12
+        )
     at_once = hashes(world.conn)
     for day in (whole[16], whole[32]):
         result = build(world.settings, PartitionRange.single(Partition(day)), run)
@@ -138,14 +178,21 @@ def test_features_equal_an_independent_recomputation_when_drops_come_late_and_ar
 
 @pytest.mark.promise("R7")
 @pytest.mark.promise("R6")
-def test_an_older_as_of_keeps_its_features_when_a_correction_comes_later(world, run: RunContext) -> None:
+def test_an_older_as_of_keeps_its_features_when_a_correction_comes_later(
+    world, run: RunContext
+) -> None:
     for day in days(4):
         world.deliver_day(day, seed=1)
     whole = PartitionRange(Partition(FIRST), Partition(days(4)[-1]))
     build(world.settings, whole, run)
     before = hashes(world.conn)
 
-    world.deliver("flight_outcomes", days(4)[1], world.outcomes(days(4)[1], seed=9), Partition(days(4)[2]).cutoff + dt.timedelta(hours=1))
+    world.deliver(
+        "flight_outcomes",
+        days(4)[1],
+        world.outcomes(days(4)[1], seed=9),
+        Partition(days(4)[2]).cutoff + dt.timedelta(hours=1),
+    )
     result = build(world.settings, whole, run)
 
     after = hashes(world.conn)
@@ -165,7 +212,9 @@ def test_build_waits_and_names_the_hole_when_a_drop_is_missing(world, run: RunCo
     assert hashes(world.conn) == {}
 
 
-def test_nothing_is_published_when_the_gate_refuses(world, run: RunContext, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_published_when_the_gate_refuses(
+    world, run: RunContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
     world.deliver_day(FIRST, seed=1)
 
     def refuse(*_: object) -> None:
@@ -176,16 +225,25 @@ def test_nothing_is_published_when_the_gate_refuses(world, run: RunContext, monk
         build(world.settings, PartitionRange.of("2013-01-01"), run)
 
     assert hashes(world.conn) == {}
-    states = world.conn.execute("select state, detail->>'refused' from ops.loads where dataset = 'features/flight'").fetchall()
+    states = world.conn.execute(
+        "select state, detail->>'refused' from ops.loads where dataset = 'features/flight'"
+    ).fetchall()
     assert states == [("refused", "NS-GATE-001: refused by the test")]
 
 
-def test_nothing_is_published_when_an_input_changes_meanwhile(world, run: RunContext, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_published_when_an_input_changes_meanwhile(
+    world, run: RunContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
     world.deliver_day(FIRST, seed=1)
     real = stage.run_models
 
     def deliver_and_run(*args: Any) -> Any:
-        world.deliver("flight_outcomes", FIRST, world.outcomes(FIRST, seed=2), Partition(FIRST).cutoff - dt.timedelta(minutes=1))
+        world.deliver(
+            "flight_outcomes",
+            FIRST,
+            world.outcomes(FIRST, seed=2),
+            Partition(FIRST).cutoff - dt.timedelta(minutes=1),
+        )
         return real(*args)
 
     monkeypatch.setattr(stage, "run_models", deliver_and_run)
@@ -195,10 +253,14 @@ def test_nothing_is_published_when_an_input_changes_meanwhile(world, run: RunCon
     assert hashes(world.conn) == {}
 
 
-def test_the_error_names_the_model_and_the_database_message_when_dbt_fails(world, run: RunContext) -> None:
+def test_the_error_names_the_model_and_the_database_message_when_dbt_fails(
+    world, run: RunContext
+) -> None:
     world.deliver_day(FIRST, seed=1)
     stage.ensure_relations(world.settings)
-    world.conn.execute("alter table features.feat_flight add constraint nobody_flies check (flight_id is null) not valid")
+    world.conn.execute(
+        "alter table features.feat_flight add constraint nobody_flies check (flight_id is null) not valid"
+    )
 
     with pytest.raises(DbtError, match="feat_flight") as caught:
         build(world.settings, PartitionRange.of("2013-01-01"), run)
@@ -207,18 +269,24 @@ def test_the_error_names_the_model_and_the_database_message_when_dbt_fails(world
     assert hashes(world.conn) == {}
 
 
-def test_features_are_published_again_when_their_rows_are_damaged_and_refused_when_raw_rows_are(world, run: RunContext) -> None:
+def test_features_are_published_again_when_their_rows_are_damaged_and_refused_when_raw_rows_are(
+    world, run: RunContext
+) -> None:
     world.deliver_day(FIRST, seed=1)
     first_day = PartitionRange.single(Partition(FIRST))
     build(world.settings, first_day, run)
     right = published_features(world.conn)
     world.conn.execute("update features.feat_flight set temperature_f_last = 0")
-    world.conn.execute("delete from features.feat_flight where flight_id in (select min(flight_id) from features.feat_flight)")
+    world.conn.execute(
+        "delete from features.feat_flight where flight_id in (select min(flight_id) from features.feat_flight)"
+    )
 
     assert [load.is_new for load in build(world.settings, first_day, run).published] == [True]
 
     def content(rows: list[dict[str, Any]]) -> list[str]:
-        return sorted(str({name: value for name, value in row.items() if name != "load_id"}) for row in rows)
+        return sorted(
+            str({name: value for name, value in row.items() if name != "load_id"}) for row in rows
+        )
 
     assert content(published_features(world.conn)) == content(right)
     world.conn.execute("delete from raw.weather where origin = 'EWR'")

@@ -17,7 +17,13 @@ from nightshift.contracts.partitions import PartitionRange
 from nightshift.settings import PROJECT_ROOT, Settings
 from nightshift.transformation.build import build
 from nightshift.warehouse import dbt_runner
-from nightshift.warehouse.dbt_runner import DbtError, DbtProcessError, ensure_relations, feature_views, parsed_project
+from nightshift.warehouse.dbt_runner import (
+    DbtError,
+    DbtProcessError,
+    ensure_relations,
+    feature_views,
+    parsed_project,
+)
 
 if TYPE_CHECKING:
     from nightshift.contracts.run import RunContext
@@ -53,33 +59,51 @@ models:
 @pytest.fixture
 def own_project(settings: Settings, tmp_path: Path) -> Settings:
     """Return settings with a copy of the dbt project and the suites that a test may change."""
-    shutil.copytree(PROJECT_ROOT / "dbt_project", tmp_path / "dbt", ignore=shutil.ignore_patterns("target", "logs"))
+    shutil.copytree(
+        PROJECT_ROOT / "dbt_project",
+        tmp_path / "dbt",
+        ignore=shutil.ignore_patterns("target", "logs"),
+    )
     shutil.copytree(PROJECT_ROOT / "expectations", tmp_path / "expectations")
     return settings.model_copy(
-        update={"dbt_project_dir": tmp_path / "dbt", "expectations_dir": tmp_path / "expectations", "home": tmp_path}
+        update={
+            "dbt_project_dir": tmp_path / "dbt",
+            "expectations_dir": tmp_path / "expectations",
+            "home": tmp_path,
+        }
     )
 
 
 def relations(conn: Connection) -> set[str]:
     return {
         row[0]
-        for row in conn.execute("select relname from pg_class c join pg_namespace n on n.oid = relnamespace where nspname = 'features'")
+        for row in conn.execute(
+            "select relname from pg_class c join pg_namespace n on n.oid = relnamespace where nspname = 'features'"
+        )
     }
 
 
-def test_relations_are_made_once_when_two_callers_ask_at_the_same_time(settings: Settings, conn: Connection) -> None:
+def test_relations_are_made_once_when_two_callers_ask_at_the_same_time(
+    settings: Settings, conn: Connection
+) -> None:
     with ThreadPoolExecutor(2) as pool:
         made = list(pool.map(lambda _: ensure_relations(settings), range(2)))
 
     assert sorted(made) == [False, True]
     assert "feat_flight" in relations(conn)
     assert conn.execute("select count(*) from features.feat_flight").fetchone() == (0,)
-    assert conn.execute("select count(*) from analytics.data_dictionary where description is null").fetchone() == (0,)
+    assert conn.execute(
+        "select count(*) from analytics.data_dictionary where description is null"
+    ).fetchone() == (0,)
 
 
-def test_views_on_a_mart_stand_and_new_columns_come_when_the_project_changes(own_project: Settings, conn: Connection) -> None:
+def test_views_on_a_mart_stand_and_new_columns_come_when_the_project_changes(
+    own_project: Settings, conn: Connection
+) -> None:
     ensure_relations(own_project)
-    conn.execute("create view analytics.labels as select flight_id, is_delayed from marts.fct_flight_labels")
+    conn.execute(
+        "create view analytics.labels as select flight_id, is_delayed from marts.fct_flight_labels"
+    )
     conn.execute("alter table features.feat_flight drop column distance_miles")
     model = own_project.dbt_project_dir / "models" / "marts" / "flights" / "fct_flight_labels.sql"
     model.write_text(model.read_text().replace(">= 15", ">= 16"))
@@ -91,10 +115,14 @@ def test_views_on_a_mart_stand_and_new_columns_come_when_the_project_changes(own
 
 
 @pytest.mark.mlts("data-6")
-def test_the_error_says_how_to_replace_a_view_when_it_loses_a_column(own_project: Settings, conn: Connection) -> None:
+def test_the_error_says_how_to_replace_a_view_when_it_loses_a_column(
+    own_project: Settings, conn: Connection
+) -> None:
     ensure_relations(own_project)
     model = own_project.dbt_project_dir / "models" / "marts" / "flights" / "fct_flight_labels.sql"
-    model.write_text(model.read_text().replace("        flight_id,", "        flight_id as flight,"))
+    model.write_text(
+        model.read_text().replace("        flight_id,", "        flight_id as flight,")
+    )
 
     with pytest.raises(DbtError, match="fct_flight_labels") as caught:
         ensure_relations(own_project)
@@ -102,22 +130,37 @@ def test_the_error_says_how_to_replace_a_view_when_it_loses_a_column(own_project
     assert "may only gain columns" in str(caught.value)
 
 
-def test_a_new_feature_view_is_published_when_a_model_and_a_suite_are_added(own_project: Settings, world, run: RunContext) -> None:
+def test_a_new_feature_view_is_published_when_a_model_and_a_suite_are_added(
+    own_project: Settings, world, run: RunContext
+) -> None:
     folder = own_project.dbt_project_dir / "models" / "features"
     (folder / "feat_short.sql").write_text(ANOTHER_VIEW)
     (folder / "_short.yml").write_text(ANOTHER_YAML)
-    suite = {"name": "features/short", "expectations": [{"type": "expect_column_values_to_not_be_null", "kwargs": {"column": "flight_id"}}]}
+    suite = {
+        "name": "features/short",
+        "expectations": [
+            {"type": "expect_column_values_to_not_be_null", "kwargs": {"column": "flight_id"}}
+        ],
+    }
     (own_project.expectations_dir / "features" / "short.json").write_text(json.dumps(suite))
     world.deliver_day(PartitionRange.of("2013-01-01").first.day, seed=1)
 
     result = build(own_project, PartitionRange.of("2013-01-01"), run)
 
-    assert [(load.dataset, load.n_rows) for load in result.published] == [("features/flight", 5), ("features/short", 5)]
-    assert [(view.name, view.entity_key) for view in feature_views(own_project)] == [("flight", "flight_id"), ("short", "flight_id")]
+    assert [(load.dataset, load.n_rows) for load in result.published] == [
+        ("features/flight", 5),
+        ("features/short", 5),
+    ]
+    assert [(view.name, view.entity_key) for view in feature_views(own_project)] == [
+        ("flight", "flight_id"),
+        ("short", "flight_id"),
+    ]
 
 
 def test_the_error_shows_the_cause_when_the_project_cannot_be_parsed(own_project: Settings) -> None:
-    (own_project.dbt_project_dir / "models" / "features" / "feat_broken.sql").write_text("select * from {{ ref('nowhere') }}")
+    (own_project.dbt_project_dir / "models" / "features" / "feat_broken.sql").write_text(
+        "select * from {{ ref('nowhere') }}"
+    )
     with pytest.raises(DbtProcessError, match="cannot be parsed") as caught:
         parsed_project(own_project)
     assert "nowhere" in str(caught.value)
@@ -151,7 +194,9 @@ def test_the_project_is_parsed_again_when_what_was_kept_of_it_is_damaged(
 
 
 @pytest.mark.mlts("data-7")
-def test_unit_and_data_tests_of_the_project_pass(settings: Settings, world, run: RunContext) -> None:
+def test_unit_and_data_tests_of_the_project_pass(
+    settings: Settings, world, run: RunContext
+) -> None:
     from nightshift.warehouse.dbt_runner import _call_dbt, _target_folder
 
     world.deliver_day(PartitionRange.of("2013-01-01").first.day, seed=1)
@@ -165,7 +210,9 @@ def test_unit_and_data_tests_of_the_project_pass(settings: Settings, world, run:
 
 
 @pytest.mark.promise("R17")
-def test_dbt_ends_when_its_parent_is_killed(settings: Settings, conn: Connection, tmp_path: Path) -> None:
+def test_dbt_ends_when_its_parent_is_killed(
+    settings: Settings, conn: Connection, tmp_path: Path
+) -> None:
     ensure_relations(settings)
     script = (
         "from nightshift.settings import Settings; from nightshift.warehouse import dbt_runner as d; import os\n"
@@ -182,7 +229,14 @@ def test_dbt_ends_when_its_parent_is_killed(settings: Settings, conn: Connection
         parent.send_signal(signal.SIGKILL)
         parent.wait()
         _wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in children))
-    _wait_for(lambda: conn.execute("select count(*) from pg_stat_activity where application_name = 'to be killed'").fetchone() == (0,))
+    _wait_for(
+        lambda: (
+            conn.execute(
+                "select count(*) from pg_stat_activity where application_name = 'to be killed'"
+            ).fetchone()
+            == (0,)
+        )
+    )
     assert conn.execute("select count(*) from features.feat_flight").fetchone() == (0,)
 
 

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.integration, pytest.mark.promise("R18")]
 
 NIGHT = PartitionRange.of("2013-03-10")
-VIEWS = [FeatureView(name, "shop_id", {"shop_id": "text"}) for name in ("baskets", "shops", "tills")]
+VIEWS = [
+    FeatureView(name, "shop_id", {"shop_id": "text"}) for name in ("baskets", "shops", "tills")
+]
 
 
 class Project:
@@ -33,18 +35,26 @@ class Project:
         self.conn = conn
         self.broken: dict[str, str] = {}
         for view in VIEWS:
-            conn.execute(f"create table features.{view.table} (partition_date date, load_id bigint, shop_id text)".encode())
+            conn.execute(
+                f"create table features.{view.table} (partition_date date, load_id bigint, shop_id text)".encode()
+            )
 
     def ensure(self, _: Settings) -> bool:
-        self._raise_for({f"feat_{name}" for name, where in self.broken.items() if where == "relations"})
+        self._raise_for(
+            {f"feat_{name}" for name, where in self.broken.items() if where == "relations"}
+        )
         return True
 
-    def run(self, _: Settings, tables: Sequence[str], variables: Mapping[str, Any], __: str) -> list[ModelRun]:
+    def run(
+        self, _: Settings, tables: Sequence[str], variables: Mapping[str, Any], __: str
+    ) -> list[ModelRun]:
         for table in tables:
             n_rows = 0 if self.broken.get(table.removeprefix("feat_")) == "audit" else 3
             query = f"insert into features.{table} select %s, %s, n::text from generate_series(1, {n_rows}) n"
             self.conn.execute(query.encode(), [NIGHT.first.day, variables["load_id"]])
-        self._raise_for({table for table in tables if self.broken.get(table.removeprefix("feat_")) == "dbt"})
+        self._raise_for(
+            {table for table in tables if self.broken.get(table.removeprefix("feat_")) == "dbt"}
+        )
         return [ModelRun(table, "success", 0.1, "") for table in tables]
 
     def gate(self, _: Settings, dataset: str, *__: object) -> None:
@@ -74,31 +84,45 @@ def published(conn: Connection) -> set[str]:
 
 
 @pytest.mark.parametrize("where", ["relations", "dbt", "audit", "gate"])
-def test_the_other_views_are_published_when_one_fails(project: Project, settings: Settings, run: RunContext, where: str) -> None:
+def test_the_other_views_are_published_when_one_fails(
+    project: Project, settings: Settings, run: RunContext, where: str
+) -> None:
     project.broken = {"shops": where}
     result = build(settings, NIGHT, run)
     assert published(project.conn) == {"features/baskets", "features/tills"}
     assert result.summary()["failures"].keys() == {"shops"}
-    assert {(load.dataset, load.n_rows) for load in result.published} == {("features/baskets", 3), ("features/tills", 3)}
+    assert {(load.dataset, load.n_rows) for load in result.published} == {
+        ("features/baskets", 3),
+        ("features/tills", 3),
+    }
     with pytest.raises(NightshiftError, match=r"failed|refused"):
         result.require_all()
 
 
-def test_each_failure_is_named_when_two_views_fail_in_their_own_ways(project: Project, settings: Settings, run: RunContext) -> None:
+def test_each_failure_is_named_when_two_views_fail_in_their_own_ways(
+    project: Project, settings: Settings, run: RunContext
+) -> None:
     project.broken = {"shops": "dbt", "tills": "gate"}
     failures = build(settings, NIGHT, run).failures
-    assert {name: error.code for name, error in failures.items()} == {"shops": "NS-DBT-001", "tills": "NS-GATE-001"}
+    assert {name: error.code for name, error in failures.items()} == {
+        "shops": "NS-DBT-001",
+        "tills": "NS-GATE-001",
+    }
     assert published(project.conn) == {"features/baskets"}
 
 
-def test_nothing_is_published_and_the_error_is_raised_when_all_views_fail(project: Project, settings: Settings, run: RunContext) -> None:
+def test_nothing_is_published_and_the_error_is_raised_when_all_views_fail(
+    project: Project, settings: Settings, run: RunContext
+) -> None:
     project.broken = dict.fromkeys(("baskets", "shops", "tills"), "gate")
     with pytest.raises(GateError):
         build(settings, NIGHT, run)
     assert published(project.conn) == set()
 
 
-def test_all_views_are_published_after_the_repair(project: Project, settings: Settings, run: RunContext) -> None:
+def test_all_views_are_published_after_the_repair(
+    project: Project, settings: Settings, run: RunContext
+) -> None:
     project.broken = {"shops": "gate"}
     before = build(settings, NIGHT, run).published
     project.broken = {}

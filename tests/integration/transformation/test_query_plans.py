@@ -21,7 +21,9 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 DATASETS = ("flight_schedules", "flight_outcomes", "weather")
 A_MONTH, THREE_YEARS = 35, 3 * 365
 COPIES = 40
-"""Flights of each day for each of the world's, so that a day is one on which a planner has a choice."""
+"""Flights of each day for each of the world's, so that a day is one on which a planner has a
+choice.
+"""
 LARGEST_RATIO = 1.2
 Plan = dict[str, Any]
 
@@ -35,7 +37,9 @@ def lengthen(conn: Connection, first: int, last: int) -> None:
             [f"raw.{dataset}"],
         ).fetchall()
         number = {"date": "{} - k", "timestamp with time zone": "{} - k * interval '1 day'"}
-        values = {name: number.get(kind, "{}").format(name) for name, kind in rows} | {"load_id": "1000000 + k"}
+        values = {name: number.get(kind, "{}").format(name) for name, kind in rows} | {
+            "load_id": "1000000 + k"
+        }
         copies = "0"
         if "flight_number" in values:
             values["flight_number"], copies = "flight_number + 10 * c", str(COPIES - 1)
@@ -62,17 +66,28 @@ def lengthen(conn: Connection, first: int, last: int) -> None:
 
 def explained(conn: Connection, view: CompiledView) -> Plan:
     """Run a feature view's select for its one night, and return what PostgreSQL did."""
-    names = {model.relation: f"pg_temp.{re.sub(r'[^a-z_0-9]', '', model.name)}" for model in view.models}
+    names = {
+        model.relation: f"pg_temp.{re.sub(r'[^a-z_0-9]', '', model.name)}" for model in view.models
+    }
     for relation in names.values():
         conn.execute(f"drop view if exists {relation} cascade".encode())
     for model in view.models:
         text = model.sql
         for relation in sorted(names, key=len, reverse=True):
             text = text.replace(relation, names[relation])
-        conn.execute(f"create temp view {names[model.relation].removeprefix('pg_temp.')} as {text}".encode())
-    for setting in ("enable_nestloop", "enable_mergejoin", "enable_sort", "jit"):  # as the macro prefer_hashing has it
+        conn.execute(
+            f"create temp view {names[model.relation].removeprefix('pg_temp.')} as {text}".encode()
+        )
+    for setting in (
+        "enable_nestloop",
+        "enable_mergejoin",
+        "enable_sort",
+        "jit",
+    ):  # as the macro prefer_hashing has it
         conn.execute(f"set {setting} = off".encode())
-    row = conn.execute(f"explain (analyze, format json) select * from {names[view.models[-1].relation]}".encode()).fetchone()
+    row = conn.execute(
+        f"explain (analyze, format json) select * from {names[view.models[-1].relation]}".encode()
+    ).fetchone()
     assert row is not None
     return dict(row[0][0])
 
@@ -89,19 +104,28 @@ def rows_read(plan: Plan) -> dict[str, float]:
     """Return how many rows were looked at, by table."""
     found: dict[str, float] = {}
     for node in scans(plan["Plan"]):
-        thrown_away = node.get("Rows Removed by Filter", 0) + node.get("Rows Removed by Index Recheck", 0)
-        found[node["Relation Name"]] = found.get(node["Relation Name"], 0) + (node["Actual Rows"] + thrown_away) * node["Actual Loops"]
+        thrown_away = node.get("Rows Removed by Filter", 0) + node.get(
+            "Rows Removed by Index Recheck", 0
+        )
+        found[node["Relation Name"]] = (
+            found.get(node["Relation Name"], 0)
+            + (node["Actual Rows"] + thrown_away) * node["Actual Loops"]
+        )
     return found
 
 
 @pytest.mark.parametrize("table", ["feat_flight"])
-def test_a_night_reads_no_more_rows_after_three_years_than_after_a_month(world: World, conn: Connection, table: str, record_figure) -> None:
+def test_a_night_reads_no_more_rows_after_three_years_than_after_a_month(
+    world: World, conn: Connection, table: str, record_figure
+) -> None:
     ensure_relations(world.settings)
     assert table in {view.table for view in feature_views(world.settings)}
     world.deliver_day(FIRST, 1)
     lengthen(conn, 1, A_MONTH)
     night = Partition(FIRST)
-    view = compile_view(world.settings, table, {"load_id": 0, "as_of": {night.key: night.cutoff.isoformat()}})
+    view = compile_view(
+        world.settings, table, {"load_id": 0, "as_of": {night.key: night.cutoff.isoformat()}}
+    )
 
     young = explained(conn, view)
     lengthen(conn, A_MONTH + 1, THREE_YEARS)
@@ -112,6 +136,11 @@ def test_a_night_reads_no_more_rows_after_three_years_than_after_a_month(world: 
     raw = {name: (before[name], after[name]) for name in DATASETS if name in before}
     assert {name: pair for name, pair in raw.items() if pair[1] > LARGEST_RATIO * pair[0]} == {}
     assert [
-        node["Relation Name"] for node in scans(old["Plan"]) if node["Node Type"] == "Seq Scan" and node["Relation Name"] in DATASETS
+        node["Relation Name"]
+        for node in scans(old["Plan"])
+        if node["Node Type"] == "Seq Scan" and node["Relation Name"] in DATASETS
     ] == []
-    record_figure("time of a night's feature query, after three years / after a month", old["Execution Time"] / young["Execution Time"])
+    record_figure(
+        "time of a night's feature query, after three years / after a month",
+        old["Execution Time"] / young["Execution Time"],
+    )

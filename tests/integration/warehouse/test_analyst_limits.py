@@ -47,7 +47,9 @@ def member(settings, admin) -> Iterator[str]:
     """Return the name of a login that nobody has given more than the membership."""
     name = f"member_{settings.warehouse_database[-12:]}"
     apply_grants(admin)
-    admin.execute(f"create role {name} login password '{PASSWORD}'; grant {ANALYST} to {name}".encode())
+    admin.execute(
+        f"create role {name} login password '{PASSWORD}'; grant {ANALYST} to {name}".encode()
+    )
     yield name
     admin.execute(f"drop owned by {name}; drop role {name}".encode())
 

@@ -16,7 +16,10 @@ def test_a_lock_that_is_not_free_is_named(settings, conn):
     impatient = settings.model_copy(update={"lock_timeout_seconds": 1})
     with conn.transaction():
         conn.execute("lock table public.held")
-        with pytest.raises(WarehouseError, match="lock was not free") as caught, connect(impatient) as other:
+        with (
+            pytest.raises(WarehouseError, match="lock was not free") as caught,
+            connect(impatient) as other,
+        ):
             other.execute("select * from public.held")
     assert isinstance(caught.value.__cause__, psycopg.errors.LockNotAvailable)
     assert (caught.value.code, caught.value.is_retryable) == ("NS-WAREHOUSE-001", True)
@@ -29,7 +32,10 @@ def test_a_statement_over_its_limit_is_named(settings):
 
 
 def test_a_connection_that_breaks_is_named(settings):
-    with pytest.raises(WarehouseError, match="connection to the warehouse broke"), connect(settings) as other:
+    with (
+        pytest.raises(WarehouseError, match="connection to the warehouse broke"),
+        connect(settings) as other,
+    ):
         other.execute("select pg_terminate_backend(pg_backend_pid())")
 
 

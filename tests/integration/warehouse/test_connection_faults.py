@@ -189,7 +189,10 @@ def test_a_statement_over_its_limit_has_its_code(settings, monkeypatch):
     ],
 )
 def test_a_refused_login_is_told_from_a_server_that_is_away(settings, changed, code):
-    with pytest.raises(errors.WarehouseError) as caught, connect(settings.model_copy(update=changed)):
+    with (
+        pytest.raises(errors.WarehouseError) as caught,
+        connect(settings.model_copy(update=changed)),
+    ):
         pass
     assert caught.value.code == code
     assert caught.value.is_retryable == (code == "NS-WAREHOUSE-001")
@@ -254,5 +257,7 @@ def test_a_fault_behind_sqlalchemy_is_named():
 
 def test_doctor_is_content_with_a_direct_connection(settings, conn, monkeypatch, tmp_path: Path):
     monkeypatch.setattr(diagnosis, "load_settings", lambda: settings)
-    found = [finding for finding in diagnosis.check_settings(tmp_path) if finding.check != "analysts"]
+    found = [
+        finding for finding in diagnosis.check_settings(tmp_path) if finding.check != "analysts"
+    ]
     assert {finding.level for finding in found} == {"ok"}

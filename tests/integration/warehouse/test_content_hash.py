@@ -44,7 +44,9 @@ def test_hash_changes_when_one_value_or_count_changes(conn, tables, other):
 
 
 def test_hash_changes_when_values_swap_rows(conn, tables):
-    assert _hash(conn, [("a", "x", 1.0), ("b", "y", 2.0)]) != _hash(conn, [("a", "y", 1.0), ("b", "x", 2.0)])
+    assert _hash(conn, [("a", "x", 1.0), ("b", "y", 2.0)]) != _hash(
+        conn, [("a", "y", 1.0), ("b", "x", 2.0)]
+    )
 
 
 def test_hash_changes_when_values_swap_columns(conn, tables):
@@ -54,7 +56,9 @@ def test_hash_changes_when_values_swap_columns(conn, tables):
 def test_hash_changes_when_only_a_json_document_does(conn, tables):
     """json has no hash in PostgreSQL, jsonb has."""
     for name, kind in (("document", "json"), ("other", "jsonb")):
-        conn.execute(f"""alter table features.feat_thing add column {name} {kind} default '{{"a": 1}}'""".encode())
+        conn.execute(
+            f"""alter table features.feat_thing add column {name} {kind} default '{{"a": 1}}'""".encode()
+        )
     before = _hash(conn, [("a", "x", 1.0)])
     conn.execute("""alter table features.feat_thing alter document set default '{"a": 2}'""")
     changed = _hash(conn, [("a", "x", 1.0)])
@@ -73,7 +77,9 @@ def test_hash_sees_delivery_time_only_where_it_is_content(conn, tables):
     assert measure(conn, VERSIONED, 2)[DAY_DATE].content_hash == raw_before
 
 
-@hypothesis_settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@hypothesis_settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(rows=st.lists(ROW, min_size=1, max_size=6), random=st.randoms(use_true_random=False))
 def test_hash_is_equal_exactly_when_the_rows_are(conn, tables, rows, random):
     shuffled, changed = list(rows), list(rows)

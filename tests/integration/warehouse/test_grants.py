@@ -16,15 +16,34 @@ if TYPE_CHECKING:
     from nightshift.settings import Settings
 
 pytestmark = pytest.mark.integration
-CLOSED_SCHEMAS = ["raw", "staging", "intermediate", "marts", "features", "ml", "predictions", "monitoring", "quarantine", "ops", "public"]
+CLOSED_SCHEMAS = [
+    "raw",
+    "staging",
+    "intermediate",
+    "marts",
+    "features",
+    "ml",
+    "predictions",
+    "monitoring",
+    "quarantine",
+    "ops",
+    "public",
+]
 
 
 @pytest.fixture
 def admin(settings: Settings) -> Iterator[psycopg.Connection]:
     """Return a connection of the role that migrates."""
     user = settings.warehouse_admin_user or settings.warehouse_user
-    password = settings.warehouse_admin_password if settings.warehouse_admin_user else settings.warehouse_password
-    with connect(settings.model_copy(update={"warehouse_user": user, "warehouse_password": password}), "test admin") as connection:
+    password = (
+        settings.warehouse_admin_password
+        if settings.warehouse_admin_user
+        else settings.warehouse_password
+    )
+    with connect(
+        settings.model_copy(update={"warehouse_user": user, "warehouse_password": password}),
+        "test admin",
+    ) as connection:
         yield connection
 
 
@@ -36,13 +55,24 @@ def analyst(conn, admin, settings) -> Iterator[psycopg.Connection]:
     conn.execute("create view analytics.before as select 1 as value")
     apply_grants(admin)
     conn.execute("create view analytics.after as select 2 as value")
-    server = {"host": settings.warehouse_host, "port": settings.warehouse_port, "dbname": settings.warehouse_database}
-    with psycopg.connect(**server, user=ANALYST, password=settings.analyst_password.get_secret_value(), autocommit=True) as session:
+    server = {
+        "host": settings.warehouse_host,
+        "port": settings.warehouse_port,
+        "dbname": settings.warehouse_database,
+    }
+    with psycopg.connect(
+        **server,
+        user=ANALYST,
+        password=settings.analyst_password.get_secret_value(),
+        autocommit=True,
+    ) as session:
         yield session
 
 
 def test_analyst_reads_views_made_before_and_after_the_grants(analyst):
-    assert analyst.execute("select value from analytics.before union all select value from analytics.after").fetchall() == [(1,), (2,)]
+    assert analyst.execute(
+        "select value from analytics.before union all select value from analytics.after"
+    ).fetchall() == [(1,), (2,)]
 
 
 @pytest.mark.parametrize("schema", CLOSED_SCHEMAS)

@@ -56,7 +56,9 @@ def rows_looked_at(conn: Connection, day: dt.date) -> dict[str, float]:
     assert row is not None
     found: dict[str, float] = {}
     for node in scans(row[0][0]["Plan"]):
-        thrown_away = node.get("Rows Removed by Filter", 0) + node.get("Rows Removed by Index Recheck", 0)
+        thrown_away = node.get("Rows Removed by Filter", 0) + node.get(
+            "Rows Removed by Index Recheck", 0
+        )
         found[node["Relation Name"]] = (node["Actual Rows"] + thrown_away) * node["Actual Loops"]
     return found
 
@@ -74,12 +76,20 @@ def count(conn: Connection, table: str) -> int:
     return int(row[0])
 
 
-def test_it_is_read_with_the_raw_table_and_is_made_once(conn: Connection, contract: DatasetContract, large: str) -> None:
+def test_it_is_read_with_the_raw_table_and_is_made_once(
+    conn: Connection, contract: DatasetContract, large: str
+) -> None:
     assert ensure_large_table(conn, contract) == "weather$large"
-    assert (count(conn, "raw.weather"), count(conn, "only raw.weather"), count(conn, large)) == (N_DAYS * N_ROWS, 0, N_DAYS * N_ROWS)
+    assert (count(conn, "raw.weather"), count(conn, "only raw.weather"), count(conn, large)) == (
+        N_DAYS * N_ROWS,
+        0,
+        N_DAYS * N_ROWS,
+    )
 
 
-def test_it_gains_the_columns_that_a_contract_gains(conn: Connection, contract: DatasetContract, large: str) -> None:
+def test_it_gains_the_columns_that_a_contract_gains(
+    conn: Connection, contract: DatasetContract, large: str
+) -> None:
     gained = contract.columns[-1].model_copy(update={"name": "gained"})
     ensure_raw_table(conn, contract.model_copy(update={"columns": [*contract.columns, gained]}))
 
@@ -99,7 +109,9 @@ def test_a_day_is_found_without_the_others(conn: Connection, large: str) -> None
 
 def test_a_dead_load_goes_and_the_others_stay(conn: Connection, large: str) -> None:
     partitions = PartitionRange(FIRST, FIRST)
-    dead = begin(conn, [WEATHER], partitions, manifest(known_at=dt.datetime(2013, 7, 2, tzinfo=dt.UTC)))
+    dead = begin(
+        conn, [WEATHER], partitions, manifest(known_at=dt.datetime(2013, 7, 2, tzinfo=dt.UTC))
+    )
     add_rows(conn, large, FIRST.day, dead.load_id, 10)
     begin(conn, [WEATHER], partitions, manifest(known_at=dt.datetime(2013, 7, 2, tzinfo=dt.UTC)))
 
@@ -107,20 +119,33 @@ def test_a_dead_load_goes_and_the_others_stay(conn: Connection, large: str) -> N
     assert count(conn, large) == N_DAYS * N_ROWS
 
 
-def test_the_planner_learns_how_large_it_has_become(conn: Connection, large: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_planner_learns_how_large_it_has_become(
+    conn: Connection, large: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(partition_write, "_GROWN_BYTES", 1024**2)
-    write = begin(conn, [WEATHER], PartitionRange(FIRST, FIRST), manifest(known_at=dt.datetime(2013, 7, 2, tzinfo=dt.UTC)))
+    write = begin(
+        conn,
+        [WEATHER],
+        PartitionRange(FIRST, FIRST),
+        manifest(known_at=dt.datetime(2013, 7, 2, tzinfo=dt.UTC)),
+    )
     refresh_grown(conn, write)
 
-    row = conn.execute("select reltuples from pg_class where oid = to_regclass(%s)", [large]).fetchone()
+    row = conn.execute(
+        "select reltuples from pg_class where oid = to_regclass(%s)", [large]
+    ).fetchone()
     assert row is not None
     assert abs(row[0] - N_DAYS * N_ROWS) < 0.1 * N_DAYS * N_ROWS
 
 
-def test_it_is_made_while_the_raw_table_is_read_and_written(settings: Settings, conn: Connection, contract: DatasetContract) -> None:
+def test_it_is_made_while_the_raw_table_is_read_and_written(
+    settings: Settings, conn: Connection, contract: DatasetContract
+) -> None:
     with connect(settings, "reader") as reader, reader.transaction():
         reader.execute("select count(*) from raw.weather")
-        reader.execute("insert into raw.weather (partition_date, load_id, known_at, source_row) values ('2013-07-01', 1, now(), 1)")
+        reader.execute(
+            "insert into raw.weather (partition_date, load_id, known_at, source_row) values ('2013-07-01', 1, now(), 1)"
+        )
         made: list[str] = []
 
         def make() -> None:

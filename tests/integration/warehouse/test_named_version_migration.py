@@ -17,9 +17,15 @@ OLD = "check (score_source in ('champion', 'previous_champion', 'carried_over', 
 
 def test_rows_of_a_named_version_are_taken_by_tables_from_before(conn: Connection) -> None:
     for model in ("parcel_late", "visitors"):
-        conn.execute(f"create table predictions.{model} (score_source text not null {OLD})".encode())
-    conn.execute((files("nightshift.warehouse") / "migrations" / "0013_named_version.sql").read_bytes())
+        conn.execute(
+            f"create table predictions.{model} (score_source text not null {OLD})".encode()
+        )
+    conn.execute(
+        (files("nightshift.warehouse") / "migrations" / "0013_named_version.sql").read_bytes()
+    )
     for model in ("parcel_late", "visitors"):
-        conn.execute(f"insert into predictions.{model} values ('named_version'), ('champion'), ('carried_over')".encode())
+        conn.execute(
+            f"insert into predictions.{model} values ('named_version'), ('champion'), ('carried_over')".encode()
+        )
         with pytest.raises(psycopg.errors.CheckViolation):
             conn.execute(f"insert into predictions.{model} values ('somebody')".encode())

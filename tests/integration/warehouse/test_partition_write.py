@@ -12,10 +12,27 @@ import pytest
 from tests.integration.warehouse.conftest import DAY, PLAIN, VERSIONED, manifest, stage
 
 from nightshift.contracts.partitions import PartitionRange
-from nightshift.errors import AuditError, ContentConflictError, LoadStateError, LostAnswerError, StaleTokenError, WarehouseError
+from nightshift.errors import (
+    AuditError,
+    ContentConflictError,
+    LoadStateError,
+    LostAnswerError,
+    StaleTokenError,
+    WarehouseError,
+)
 from nightshift.warehouse.audit import is_audited_unique
 from nightshift.warehouse.connection import connect
-from nightshift.warehouse.partition_write import Target, audit, begin, collect, hold_stage, publish, read_back, refuse, resume
+from nightshift.warehouse.partition_write import (
+    Target,
+    audit,
+    begin,
+    collect,
+    hold_stage,
+    publish,
+    read_back,
+    refuse,
+    resume,
+)
 
 pytestmark = pytest.mark.integration
 ROWS = [("a", "x", 1.5), ("b", None, 2.5)]
@@ -27,7 +44,12 @@ def _visible(conn) -> list[tuple]:
 
 
 def _states(conn, dataset: str = PLAIN.dataset) -> list[str]:
-    return [s for (s,) in conn.execute("select state from ops.loads where dataset = %s order by load_id", [dataset])]
+    return [
+        s
+        for (s,) in conn.execute(
+            "select state from ops.loads where dataset = %s order by load_id", [dataset]
+        )
+    ]
 
 
 def test_rows_become_visible_when_published(conn, write_day):
@@ -114,7 +136,9 @@ def test_pointer_moves_when_content_and_inputs_differ(conn, write_day):
 
     assert second.is_new
     assert _visible(conn) == OTHER
-    superseded = conn.execute("select superseded_at is not null from ops.loads order by load_id").fetchall()
+    superseded = conn.execute(
+        "select superseded_at is not null from ops.loads order by load_id"
+    ).fetchall()
     assert superseded == [(True,), (False,)]
 
 
@@ -126,13 +150,17 @@ def test_publish_is_refused_loudly_when_same_inputs_give_other_content(conn, wri
     assert _visible(conn) == ROWS
 
 
-def test_a_version_is_refused_loudly_when_the_same_file_and_contract_give_other_rows(conn, write_day):
+def test_a_version_is_refused_loudly_when_the_same_file_and_contract_give_other_rows(
+    conn, write_day
+):
     delivered = {"target": VERSIONED, "known_at": dt.datetime(2013, 7, 2, tzinfo=dt.UTC)}
     write_day(ROWS, **delivered)
 
     with pytest.raises(ContentConflictError, match="same inputs"):
         write_day(OTHER, **delivered)
-    assert conn.execute("select count(*) from ops.loads where state = 'published'").fetchone() == (1,)
+    assert conn.execute("select count(*) from ops.loads where state = 'published'").fetchone() == (
+        1,
+    )
 
 
 def test_publish_is_refused_loudly_when_an_earlier_publication_had_the_same_inputs(conn, write_day):
@@ -188,17 +216,23 @@ def test_audit_refuses_when_another_number_of_rows_is_there_than_was_sent(conn, 
     if n_sent == 2:
         assert audit(conn, write, sent=sent) == {(PLAIN.dataset, DAY.days[0]): n_sent}
     else:
-        with pytest.raises(AuditError, match=f"2 rows of 2013-07-01, not the {n_sent} that were sent"):
+        with pytest.raises(
+            AuditError, match=f"2 rows of 2013-07-01, not the {n_sent} that were sent"
+        ):
             audit(conn, write, sent=sent)
     assert _states(conn) == ["audited" if n_sent == 2 else "refused"]
 
 
-def test_audit_refuses_rows_outside_of_the_range_and_null_keys_when_it_knows_what_was_sent(conn, tables):
+def test_audit_refuses_rows_outside_of_the_range_and_null_keys_when_it_knows_what_was_sent(
+    conn, tables
+):
     write = begin(conn, [PLAIN], DAY, manifest())
     stage(conn, write, [(None, "x", 1.0)])
     stage(conn, write, ROWS, day="2013-07-02")
 
-    with pytest.raises(AuditError, match=r"2013-07-02, outside of the range; .*1 rows of 2013-07-01 with a null"):
+    with pytest.raises(
+        AuditError, match=r"2013-07-02, outside of the range; .*1 rows of 2013-07-01 with a null"
+    ):
         audit(conn, write, sent=dict.fromkeys(DAY.days, 1))
 
 
@@ -334,31 +368,51 @@ def test_publish_says_that_nothing_changed_when_a_lock_is_not_free(conn, setting
 
 
 @pytest.mark.parametrize("order", list(permutations([0, 1, 2])))
-def test_raw_pointer_stands_on_the_latest_version_when_deliveries_come_in_any_order(conn, write_day, order):
-    versions = [(dt.datetime(2013, 7, 2 + i, tzinfo=dt.UTC), [("a", name, 1.0)]) for i, name in enumerate("xyz")]
+def test_raw_pointer_stands_on_the_latest_version_when_deliveries_come_in_any_order(
+    conn, write_day, order
+):
+    versions = [
+        (dt.datetime(2013, 7, 2 + i, tzinfo=dt.UTC), [("a", name, 1.0)])
+        for i, name in enumerate("xyz")
+    ]
     for i in order:
         write_day(versions[i][1], inputs=str(i), target=VERSIONED, known_at=versions[i][0])
 
     pointed = conn.execute(
         "select t.name from raw.thing t join ops.published p on p.dataset = 'raw/thing' and p.load_id = t.load_id"
     ).fetchall()
-    intervals = conn.execute("select known_at, superseded_at from ops.raw_versions order by known_at").fetchall()
+    intervals = conn.execute(
+        "select known_at, superseded_at from ops.raw_versions order by known_at"
+    ).fetchall()
     assert pointed == [("z",)]
-    assert intervals == [(versions[0][0], versions[1][0]), (versions[1][0], versions[2][0]), (versions[2][0], None)]
+    assert intervals == [
+        (versions[0][0], versions[1][0]),
+        (versions[1][0], versions[2][0]),
+        (versions[2][0], None),
+    ]
 
 
 def test_raw_version_is_a_duplicate_when_the_same_content_is_delivered_again(conn, write_day):
     write_day(ROWS, inputs="a", target=VERSIONED, known_at=dt.datetime(2013, 7, 2, tzinfo=dt.UTC))
-    (again,) = write_day(ROWS, inputs="b", target=VERSIONED, known_at=dt.datetime(2013, 7, 3, tzinfo=dt.UTC))
+    (again,) = write_day(
+        ROWS, inputs="b", target=VERSIONED, known_at=dt.datetime(2013, 7, 3, tzinfo=dt.UTC)
+    )
 
     assert not again.is_new
     assert _states(conn, "raw/thing") == ["published", "duplicate"]
-    assert conn.execute("select known_at from ops.raw_versions").fetchall() == [(dt.datetime(2013, 7, 2, tzinfo=dt.UTC),)]
+    assert conn.execute("select known_at from ops.raw_versions").fetchall() == [
+        (dt.datetime(2013, 7, 2, tzinfo=dt.UTC),)
+    ]
 
 
 def test_raw_content_is_a_new_version_when_it_returns_after_a_correction(conn, write_day):
     for day, rows in ((2, ROWS), (3, OTHER), (4, ROWS)):
-        write_day(rows, inputs=str(day), target=VERSIONED, known_at=dt.datetime(2013, 7, day, tzinfo=dt.UTC))
+        write_day(
+            rows,
+            inputs=str(day),
+            target=VERSIONED,
+            known_at=dt.datetime(2013, 7, day, tzinfo=dt.UTC),
+        )
 
     assert _states(conn, "raw/thing") == ["published", "published", "published"]
 
@@ -368,7 +422,9 @@ def test_raw_partitions_of_a_range_keep_their_own_delivery_time(conn, tables):
     known_at = {day: dt.datetime(2013, 7, day.day + 1, 4, tzinfo=dt.UTC) for day in days.days}
     write = begin(conn, [VERSIONED], days, manifest(known_at=known_at))
 
-    rows = conn.execute("select partition_date, known_at from ops.loads where load_id = %s", [write.load_id]).fetchall()
+    rows = conn.execute(
+        "select partition_date, known_at from ops.loads where load_id = %s", [write.load_id]
+    ).fetchall()
     assert dict(rows) == known_at
 
 
@@ -390,9 +446,18 @@ def test_collect_deletes_dead_rows_only(conn, write_day):
     stage(conn, open_write, ROWS)
 
     assert collect(conn, [PLAIN]) == 6
-    left = {load_id for (load_id,) in conn.execute("select distinct load_id from features.feat_thing")}
+    left = {
+        load_id for (load_id,) in conn.execute("select distinct load_id from features.feat_thing")
+    }
     assert left == {1, 3, open_write.load_id}
-    assert _states(conn) == ["published", "duplicate", "published", "refused", "collected", "staged"]
+    assert _states(conn) == [
+        "published",
+        "duplicate",
+        "published",
+        "refused",
+        "collected",
+        "staged",
+    ]
     assert _visible(conn) == OTHER
 
 

@@ -41,18 +41,30 @@ def test_our_loops_read_what_the_driver_reads(settings, batch_bytes):
     assert ours.schema.equals(theirs.schema)
     assert ours.drop(["f8"]).equals(theirs.drop(["f8"]))
     assert ours["f8"].is_null().equals(theirs["f8"].is_null())
-    assert ours["f8"].fill_null(0).to_numpy().tobytes() == theirs["f8"].fill_null(0).to_numpy().tobytes()
+    assert (
+        ours["f8"].fill_null(0).to_numpy().tobytes()
+        == theirs["f8"].fill_null(0).to_numpy().tobytes()
+    )
 
 
 def test_a_row_of_more_than_a_batch_is_read_whole(settings):
-    query = sql.SQL("select i, repeat('x', case i when 2 then 3000000 else 10 end) as t from generate_series(1, 4) i order by i")
+    query = sql.SQL(
+        "select i, repeat('x', case i when 2 then 3000000 else 10 end) as t from generate_series(1, 4) i order by i"
+    )
     read = _rows(stream_arrow(settings, query, batch_bytes=1_000))
 
     assert [len(text) for text in read["t"].to_pylist()] == [10, 3_000_000, 10, 10]
 
 
 def test_the_driver_reads_types_that_we_do_not_know(settings):
-    read = _rows(stream_arrow(settings, sql.SQL("select i, (i / 4.0)::numeric(9, 2) as n from generate_series(1, 3) i order by i")))
+    read = _rows(
+        stream_arrow(
+            settings,
+            sql.SQL(
+                "select i, (i / 4.0)::numeric(9, 2) as n from generate_series(1, 3) i order by i"
+            ),
+        )
+    )
 
     assert read.column_names == ["i", "n"]
     assert read.num_rows == 3
@@ -96,7 +108,9 @@ def test_the_driver_reads_where_our_loops_cannot(settings, monkeypatch, caplog, 
     assert "read by the driver" in caplog.text
 
 
-@pytest.mark.parametrize("query", ["select no_such_column", "select 1 / (3 - i) as x from generate_series(1, 5) i"])
+@pytest.mark.parametrize(
+    "query", ["select no_such_column", "select 1 / (3 - i) as x from generate_series(1, 5) i"]
+)
 def test_a_query_that_fails_is_a_named_error(settings, query):
     with pytest.raises(WarehouseError, match=r"ended a query|broke"):
         list(stream_arrow(settings, sql.SQL(query)))
@@ -112,7 +126,9 @@ def test_the_query_ends_when_nobody_reads_on(settings, conn):
     next(batches)
     batches.close()
     started = time.monotonic()
-    while conn.execute("select count(*) from pg_stat_activity where application_name = 'test of an early end'").fetchone() != (0,):
+    while conn.execute(
+        "select count(*) from pg_stat_activity where application_name = 'test of an early end'"
+    ).fetchone() != (0,):
         assert time.monotonic() - started < 2
         time.sleep(0.05)
 
@@ -126,16 +142,33 @@ def taken(conn) -> None:
 
 
 @pytest.mark.usefixtures("taken")
-@pytest.mark.parametrize(("way", "n_connections"), [("binary", 1), ("binary", 3), ("an unknown type", 1), ("an unknown type", 2)])
+@pytest.mark.parametrize(
+    ("way", "n_connections"),
+    [("binary", 1), ("binary", 3), ("an unknown type", 1), ("an unknown type", 2)],
+)
 def test_what_is_appended_is_what_was_given(settings, way, n_connections):
-    batches = list(stream_arrow(settings, sql.SQL(EVERY_TYPE.format(n=60) + " order by i"), batch_bytes=1_000))
-    given = [pa.Table.from_batches([batch]).append_column("j", pa.array(['{"a": [1, "ä"]}'] * batch.num_rows)) for batch in batches]
+    batches = list(
+        stream_arrow(settings, sql.SQL(EVERY_TYPE.format(n=60) + " order by i"), batch_bytes=1_000)
+    )
+    given = [
+        pa.Table.from_batches([batch]).append_column(
+            "j", pa.array(['{"a": [1, "ä"]}'] * batch.num_rows)
+        )
+        for batch in batches
+    ]
     if way == "an unknown type":
         given = [rows.append_column("n", pa.array(np.full(rows.num_rows, 1.5))) for rows in given]
 
-    assert append_stream(settings, "raw", "taken", given, lambda _: True, "test", n_connections) == 61
+    assert (
+        append_stream(settings, "raw", "taken", given, lambda _: True, "test", n_connections) == 61
+    )
     columns = sql.SQL(", ").join(map(sql.Identifier, batches[0].schema.names))
-    stored = _rows(stream_arrow(settings, sql.SQL("select {} from raw.taken order by i4 nulls first, i2").format(columns)))
+    stored = _rows(
+        stream_arrow(
+            settings,
+            sql.SQL("select {} from raw.taken order by i4 nulls first, i2").format(columns),
+        )
+    )
     expected = pa.Table.from_batches(batches).sort_by([("i2", "ascending")])
     assert stored.sort_by([("i2", "ascending")]).drop(["f8"]).equals(expected.drop(["f8"]))
     doubles = stored.sort_by([("i2", "ascending")])["f8"].fill_null(0).to_numpy()
@@ -155,8 +188,14 @@ def test_the_ends_of_each_type_are_stored_as_they_are(settings):
         "tz": pa.array([253402300799999999, -62135596800000000, None], pa.timestamp("us", "UTC")),
     }
     given = pa.table(columns)
-    append_stream(settings, "raw", "taken", [given.slice(1), given.slice(0, 1)], lambda _: True, "test")
-    stored = _rows(stream_arrow(settings, sql.SQL("select i2, i4, i8, f4, f8, d, ts, tz from raw.taken order by f8")))
+    append_stream(
+        settings, "raw", "taken", [given.slice(1), given.slice(0, 1)], lambda _: True, "test"
+    )
+    stored = _rows(
+        stream_arrow(
+            settings, sql.SQL("select i2, i4, i8, f4, f8, d, ts, tz from raw.taken order by f8")
+        )
+    )
 
     assert stored.sort_by("f8").equals(given.sort_by("f8"))
     assert stored["f8"].to_numpy().tobytes() == given.sort_by("f8")["f8"].to_numpy().tobytes()
@@ -165,7 +204,10 @@ def test_the_ends_of_each_type_are_stored_as_they_are(settings):
 @pytest.mark.usefixtures("taken")
 @pytest.mark.parametrize("n_connections", [1, 2])
 def test_nothing_is_stored_when_the_warehouse_refuses_the_last_batch(settings, conn, n_connections):
-    given = [pa.table({"i4": pa.array([i], pa.int32()), "t": [text]}) for i, text in enumerate(["good", "good", "refused"])]
+    given = [
+        pa.table({"i4": pa.array([i], pa.int32()), "t": [text]})
+        for i, text in enumerate(["good", "good", "refused"])
+    ]
     with pytest.raises(WarehouseError, match="did not take rows"):
         append_stream(settings, "raw", "taken", given, lambda _: True, "test", n_connections)
 
@@ -196,8 +238,12 @@ def test_nothing_is_stored_when_one_of_the_connections_is_lost(settings, conn):
             yield pa.table({"t": ["x" * 100_000] * 10})
 
     started = time.monotonic()
-    with pytest.raises(WarehouseError, match=r"connection to the warehouse broke|did not take rows"):
-        append_stream(settings, "raw", "taken", batches(), lambda _: True, "test of a lost connection", 2)
+    with pytest.raises(
+        WarehouseError, match=r"connection to the warehouse broke|did not take rows"
+    ):
+        append_stream(
+            settings, "raw", "taken", batches(), lambda _: True, "test of a lost connection", 2
+        )
 
     assert time.monotonic() - started < 10
     assert conn.execute("select count(*) from raw.taken").fetchone() == (0,)

@@ -36,16 +36,22 @@ class AgeingFleet(Fleet):
 def fleet(nights: PartitionRange) -> AgeingFleet:
     """Return two flights a night, ten minutes late each."""
     days = [day for day in nights.days for _ in range(2)]
-    return AgeingFleet(SPEC, pa.table({"partition_date": days, LABEL: [10.0] * len(days)}), Path("unused"))
+    return AgeingFleet(
+        SPEC, pa.table({"partition_date": days, LABEL: [10.0] * len(days)}), Path("unused")
+    )
 
 
 def test_nights_begin_where_every_age_has_a_model():
-    common, ages = comparable(PartitionRange.of("2013-04-01", "2013-06-30")) or pytest.fail("nothing")
+    common, ages = comparable(PartitionRange.of("2013-04-01", "2013-06-30")) or pytest.fail(
+        "nothing"
+    )
     assert (str(common), ages) == ("2013-04-30..2013-06-30", [1, 3, 7, 14, 30])
 
 
 def test_oldest_ages_are_left_out_when_they_leave_less_than_a_week():
-    common, ages = comparable(PartitionRange.of("2013-04-01", "2013-04-20")) or pytest.fail("nothing")
+    common, ages = comparable(PartitionRange.of("2013-04-01", "2013-04-20")) or pytest.fail(
+        "nothing"
+    )
     assert (str(common), ages) == ("2013-04-14..2013-04-20", [1, 3, 7, 14])
 
 
@@ -58,10 +64,14 @@ def test_error_is_the_age_when_models_are_wrong_by_their_age():
     found = measure_staleness(fleet(nights), nights, ("mae", "rmse"), ("mae",))
     assert found is not None
     assert found.n_rows == 14
-    assert [(age.days, age.values) for age in found.ages] == [(k, {"mae": k, "rmse": k}) for k in (1, 3, 7, 14)]
+    assert [(age.days, age.values) for age in found.ages] == [
+        (k, {"mae": k, "rmse": k}) for k in (1, 3, 7, 14)
+    ]
     assert [age.gains["mae"].value for age in found.ages[1:]] == [-2.0, -6.0, -13.0]
     assert found.ages[0].gains == {}
-    assert [(age.gains["mae"].low, age.gains["mae"].high) for age in found.ages[1:2]] == [(-2.0, -2.0)]
+    assert [(age.gains["mae"].low, age.gains["mae"].high) for age in found.ages[1:2]] == [
+        (-2.0, -2.0)
+    ]
 
 
 def test_model_of_so_many_evenings_before_is_asked():
@@ -79,11 +89,21 @@ def test_gain_is_paired_and_has_an_interval_when_days_differ():
     rows = pa.table({"partition_date": days, LABEL: [0.0] * 10})
     comparison = Comparison.of(SPEC, rows)
     good, bad = Predictions(np.full(10, 5.0)), Predictions(np.array([6.0, 8.0] * 5))
-    gain = comparison.gains(comparison.statistics(good, ("mae",)), comparison.statistics(bad, ("mae",)))["mae"]
+    gain = comparison.gains(
+        comparison.statistics(good, ("mae",)), comparison.statistics(bad, ("mae",))
+    )["mae"]
     assert gain.value == 2.0
     assert 1.0 < gain.low < 2.0 < gain.high < 3.0
 
 
 def test_parts_keep_their_order_when_they_are_joined():
-    whole = joined([Predictions(np.array([1.0]), np.array([0.1]), 0.3), Predictions(np.array([2.0]), np.array([0.2]), 0.4)])
-    assert (whole.score.tolist(), whole.probability.tolist() if whole.probability is not None else None) == ([1.0, 2.0], [0.1, 0.2])
+    whole = joined(
+        [
+            Predictions(np.array([1.0]), np.array([0.1]), 0.3),
+            Predictions(np.array([2.0]), np.array([0.2]), 0.4),
+        ]
+    )
+    assert (
+        whole.score.tolist(),
+        whole.probability.tolist() if whole.probability is not None else None,
+    ) == ([1.0, 2.0], [0.1, 0.2])

@@ -45,7 +45,11 @@ SPEC = ModelSpec.model_validate(
         },
         "promotion": {"metric": "roc_auc"},
         "scoring": {"fallback": {"feature": "late_rate_7d", "default": 0.3}},
-        "monitoring": {"metric": "log_loss", "maximum_metric_loss": 0.1, "windows": {"n": 2, "m": 3}},
+        "monitoring": {
+            "metric": "log_loss",
+            "maximum_metric_loss": 0.1,
+            "windows": {"n": 2, "m": 3},
+        },
     }
 )
 
@@ -75,7 +79,8 @@ def fleet(folder: Path) -> Fleet:
 def files(folder: Path) -> dict[str, tuple[str, int]]:
     """Return text of the trees and time of writing of each model."""
     return {
-        path.name: (path.read_text().split('"processor_seconds"')[0], path.stat().st_mtime_ns) for path in sorted(folder.glob("*.json"))
+        path.name: (path.read_text().split('"processor_seconds"')[0], path.stat().st_mtime_ns)
+        for path in sorted(folder.glob("*.json"))
     }
 
 
@@ -92,7 +97,10 @@ def test_model_is_that_of_its_night_whoever_trains_it(undisturbed: Fleet):
     assert kept.model.text == direct.text
     assert kept.processor_seconds > 0
     night = dt.date(2020, 2, 3)
-    assert undisturbed.predictions(NIGHTS[1], night).score.tolist() == direct.predictions(undisturbed.rows_on(night)).score.tolist()
+    assert (
+        undisturbed.predictions(NIGHTS[1], night).score.tolist()
+        == direct.predictions(undisturbed.rows_on(night)).score.tolist()
+    )
 
 
 def test_night_learns_only_from_mature_days(undisturbed: Fleet):
@@ -109,13 +117,22 @@ def test_nothing_is_trained_again_when_all_is_there(undisturbed: Fleet):
 
 
 @pytest.mark.slow
-def test_killed_run_goes_on_to_the_same_models_and_leaves_no_process(undisturbed: Fleet, tmp_path: Path):
+def test_killed_run_goes_on_to_the_same_models_and_leaves_no_process(
+    undisturbed: Fleet, tmp_path: Path
+):
     folder = tmp_path / "killed"
     code = f"from tests.unit.backtest.test_nightly_models import *\nlist(fleet(Path({str(folder)!r})).train(NIGHTS, 1))"
     script = tmp_path / "train.py"
-    script.write_text(f"if __name__ == '__main__':\n    from pathlib import Path\n    exec({code!r})\n")
-    environment = {**os.environ, "PYTHONPATH": f"{PROJECT_ROOT}{os.pathsep}{PROJECT_ROOT / 'plugins'}"}
-    killed = subprocess.Popen([sys.executable, str(script)], env=environment, cwd=tmp_path, start_new_session=True)
+    script.write_text(
+        f"if __name__ == '__main__':\n    from pathlib import Path\n    exec({code!r})\n"
+    )
+    environment = {
+        **os.environ,
+        "PYTHONPATH": f"{PROJECT_ROOT}{os.pathsep}{PROJECT_ROOT / 'plugins'}",
+    }
+    killed = subprocess.Popen(
+        [sys.executable, str(script)], env=environment, cwd=tmp_path, start_new_session=True
+    )
     try:
         until(lambda: folder.is_dir() and any(folder.glob("*.json")))
     finally:
@@ -129,7 +146,9 @@ def test_killed_run_goes_on_to_the_same_models_and_leaves_no_process(undisturbed
     assert len(again) == len(NIGHTS) - len(first)
     after = files(folder)
     assert {name: after[name] for name in first} == first
-    assert {name: text for name, (text, _) in after.items()} == {name: text for name, (text, _) in files(undisturbed.folder).items()}
+    assert {name: text for name, (text, _) in after.items()} == {
+        name: text for name, (text, _) in files(undisturbed.folder).items()
+    }
 
 
 def until(is_true) -> None:

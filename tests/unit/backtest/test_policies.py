@@ -19,7 +19,13 @@ def july(*days: int) -> list[dt.date]:
     return [dt.date(2013, 7, day) for day in days]
 
 
-def live(rhythm: Rhythm, *, is_gated: bool = False, triggers: tuple[int, ...] = (), passes: tuple[int, ...] = ()) -> Course:
+def live(
+    rhythm: Rhythm,
+    *,
+    is_gated: bool = False,
+    triggers: tuple[int, ...] = (),
+    passes: tuple[int, ...] = (),
+) -> Course:
     """Follow a policy; the monitor triggers and the gate passes on the given days of July."""
     return follow(
         Policy(rhythm, is_gated),
@@ -80,7 +86,13 @@ def test_order_counts_for_the_cooldown_also_when_the_gate_refuses_its_model():
         seen.append((night, list(course.decided)))
         return night in july(2, 5)
 
-    follow(Policy(Rhythm.TRIGGERED, is_gated=True), NIGHTS, Weekday.SUNDAY, trigger, lambda challenger, champion: False)
+    follow(
+        Policy(Rhythm.TRIGGERED, is_gated=True),
+        NIGHTS,
+        Weekday.SUNDAY,
+        trigger,
+        lambda challenger, champion: False,
+    )
     assert dict(seen)[july(5)[0]] == july(2)
     assert dict(seen)[july(6)[0]] == july(2, 5)
 
@@ -92,7 +104,13 @@ def test_gate_compares_with_the_model_that_serves_that_night():
         asked.append((challenger, champion))
         return challenger in july(2)
 
-    follow(Policy(Rhythm.NIGHTLY, is_gated=True), PartitionRange.of("2013-07-01", "2013-07-03"), Weekday.SUNDAY, lambda *_: False, gate)
+    follow(
+        Policy(Rhythm.NIGHTLY, is_gated=True),
+        PartitionRange.of("2013-07-01", "2013-07-03"),
+        Weekday.SUNDAY,
+        lambda *_: False,
+        gate,
+    )
     assert asked == [(july(1)[0], FIRST_MODEL), (july(2)[0], FIRST_MODEL), (july(3)[0], july(2)[0])]
 
 
@@ -101,6 +119,9 @@ def test_never_comes_first_and_all_rhythms_are_compared():
     assert {policy.rhythm for policy in POLICIES} == set(Rhythm)
 
 
-@pytest.mark.parametrize(("policy", "name"), [(Policy(Rhythm.NEVER), "never"), (Policy(Rhythm.WEEKLY, is_gated=True), "weekly, gated")])
+@pytest.mark.parametrize(
+    ("policy", "name"),
+    [(Policy(Rhythm.NEVER), "never"), (Policy(Rhythm.WEEKLY, is_gated=True), "weekly, gated")],
+)
 def test_name_says_rhythm_and_gate(policy: Policy, name: str):
     assert str(policy) == name

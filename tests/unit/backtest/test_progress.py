@@ -34,7 +34,11 @@ def test_lines_are_ten_seconds_apart_when_units_are_quick():
     for at in range(1, 31):
         clock.now = float(at)
         progress.done("gate", f"night {at}")
-    assert [line.rsplit(", ", 1)[1] for line in lines] == ["gate 1 of 30", "gate 11 of 30", "gate 21 of 30"]
+    assert [line.rsplit(", ", 1)[1] for line in lines] == [
+        "gate 1 of 30",
+        "gate 11 of 30",
+        "gate 21 of 30",
+    ]
 
 
 def test_nothing_is_left_when_more_is_done_than_was_planned():

@@ -18,10 +18,14 @@ def check(tmp_path: Path, message: str) -> subprocess.CompletedProcess[str]:
     """Check one message as git's hook does."""
     file = tmp_path / "COMMIT_EDITMSG"
     file.write_text(message)
-    return subprocess.run([sys.executable, str(CHECK), str(file)], capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [sys.executable, str(CHECK), str(file)], capture_output=True, text=True, check=False
+    )
 
 
-@pytest.mark.parametrize("message", [GOOD, GOOD + "# a comment of git\n", GOOD.replace("fix(lake)", "docs")])
+@pytest.mark.parametrize(
+    "message", [GOOD, GOOD + "# a comment of git\n", GOOD.replace("fix(lake)", "docs")]
+)
 def test_a_message_with_scope_and_reason_is_well_formed(tmp_path: Path, message: str):
     done = check(tmp_path, message)
     assert done.returncode == 0, done.stdout
@@ -39,7 +43,9 @@ def test_a_message_with_scope_and_reason_is_well_formed(tmp_path: Path, message:
         ("", "kind(scope)"),
     ],
 )
-def test_a_message_that_breaks_a_rule_is_refused_with_the_rule(tmp_path: Path, message: str, says: str):
+def test_a_message_that_breaks_a_rule_is_refused_with_the_rule(
+    tmp_path: Path, message: str, says: str
+):
     done = check(tmp_path, message)
     assert done.returncode == 1
     assert says in done.stdout

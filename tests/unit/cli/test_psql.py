@@ -16,16 +16,23 @@ from nightshift.cli.app import app
     [
         ([], []),
         (["-c", "select 1"], ["-c", "select 1"]),
-        (["--csv", "-c", "select 1", "-c", "select 2"], ["--csv", "-c", "select 1", "-c", "select 2"]),
+        (
+            ["--csv", "-c", "select 1", "-c", "select 2"],
+            ["--csv", "-c", "select 1", "-c", "select 2"],
+        ),
         (["-f", "a.sql", "-f", "b.sql"], ["-f", "a.sql", "-f", "b.sql"]),
     ],
     ids=["none", "a statement", "statements as csv", "files"],
 )
-def test_options_are_passed_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, given: list[str], passed: list[str]) -> None:
+def test_options_are_passed_on(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, given: list[str], passed: list[str]
+) -> None:
     monkeypatch.setenv("NIGHTSHIFT_HOME", str(tmp_path))
     monkeypatch.setenv("NIGHTSHIFT_WAREHOUSE_HOST", "localhost")
     called: list[list[str]] = []
-    monkeypatch.setattr(os, "execve", lambda _program, arguments, _environment: called.append(arguments))
+    monkeypatch.setattr(
+        os, "execve", lambda _program, arguments, _environment: called.append(arguments)
+    )
     done = CliRunner().invoke(app, ["psql", *given])
     assert done.exit_code == 0, done.output
     [arguments] = called

@@ -18,7 +18,8 @@ DAGS = PROJECT_ROOT / "dags"
 GOOD = (DAGS / "models" / "flight_delayed.yaml").read_bytes()
 CONTRACT = (DAGS / "datasets" / "planes.yaml").read_bytes()
 BOMB = b"a: &a [x, x, x, x, x, x, x, x, x]\n" + b"".join(
-    b"%c: &%c [*%c, *%c, *%c, *%c, *%c, *%c, *%c, *%c, *%c]\n" % (i, i, *[i - 1] * 9) for i in range(ord("b"), ord("m"))
+    b"%c: &%c [*%c, *%c, *%c, *%c, *%c, *%c, *%c, *%c, *%c]\n" % (i, i, *[i - 1] * 9)
+    for i in range(ord("b"), ord("m"))
 )
 WRONG = {
     "empty": b"",
@@ -96,12 +97,21 @@ def test_what_is_no_file_harms_only_itself(models: Path, make: Callable[[Path], 
 def test_a_file_that_may_not_be_read_harms_only_itself(models: Path) -> None:
     (models / "flight_delayed.yaml").chmod(0)
     found = read_specs(models)
-    assert (list(found.documents), list(found.broken)) == (["arrival_delay_minutes"], ["flight_delayed"])
+    assert (list(found.documents), list(found.broken)) == (
+        ["arrival_delay_minutes"],
+        ["flight_delayed"],
+    )
 
 
 @pytest.mark.parametrize(
     "name",
-    ["flight_delayed.yaml~", "#flight_delayed.yaml#", ".flight_delayed.yaml.swp", ".flight_delayed.yaml", "x.yaml.bak"],
+    [
+        "flight_delayed.yaml~",
+        "#flight_delayed.yaml#",
+        ".flight_delayed.yaml.swp",
+        ".flight_delayed.yaml",
+        "x.yaml.bak",
+    ],
 )
 def test_what_editors_leave_behind_is_passed_over(models: Path, name: str) -> None:
     (models / name).write_bytes(GOOD[:100])
@@ -110,7 +120,14 @@ def test_what_editors_leave_behind_is_passed_over(models: Path, name: str) -> No
 
 
 @pytest.mark.parametrize(
-    "name", ["flight_delayed (copy).yaml", "Copy of flight_delayed.yaml", "flight_delayed_2.yaml", "flight_delayed.yml", "x.YAML"]
+    "name",
+    [
+        "flight_delayed (copy).yaml",
+        "Copy of flight_delayed.yaml",
+        "flight_delayed_2.yaml",
+        "flight_delayed.yml",
+        "x.YAML",
+    ],
 )
 def test_a_copy_is_named_and_the_original_stays(models: Path, name: str) -> None:
     (models / name).write_bytes(GOOD)

@@ -21,7 +21,11 @@ def edited(tmp_path):
         text = (MODELS / "flight_delayed.yaml").read_text()
         assert text.count(old) == 1
         (tmp_path / "flight_delayed.yaml").write_text(text.replace(old, new))
-        line = next(number for number, found in enumerate(text.replace(old, new).splitlines(), 1) if new.splitlines()[-1] in found)
+        line = next(
+            number
+            for number, found in enumerate(text.replace(old, new).splitlines(), 1)
+            if new.splitlines()[-1] in found
+        )
         with pytest.raises(SpecError) as refusal:
             load_spec(tmp_path, "flight_delayed")
         return str(refusal.value), line
@@ -31,15 +35,24 @@ def edited(tmp_path):
 
 def test_both_specs_load_and_name_metrics_of_their_task():
     specs = load_specs(MODELS)
-    assert {name: spec.task.value for name, spec in specs.items()} == {"flight_delayed": "binary", "arrival_delay_minutes": "regression"}
+    assert {name: spec.task.value for name, spec in specs.items()} == {
+        "flight_delayed": "binary",
+        "arrival_delay_minutes": "regression",
+    }
     assert all(METRICS[spec.promotion.metric].task == spec.task for spec in specs.values())
 
 
 def test_digest_does_not_depend_on_comments_and_order_of_keys(tmp_path):
     lines = (MODELS / "flight_delayed.yaml").read_text().splitlines()
-    moved = ["# a comment", *(line for line in lines if not line.startswith("owner:")), "owner: flight-operations"]
+    moved = [
+        "# a comment",
+        *(line for line in lines if not line.startswith("owner:")),
+        "owner: flight-operations",
+    ]
     (tmp_path / "flight_delayed.yaml").write_text("\n".join(moved))
-    assert load_spec(tmp_path, "flight_delayed").digest == load_spec(MODELS, "flight_delayed").digest
+    assert (
+        load_spec(tmp_path, "flight_delayed").digest == load_spec(MODELS, "flight_delayed").digest
+    )
 
 
 def test_unknown_key_is_refused_with_file_and_line(edited):
@@ -56,10 +69,22 @@ def test_unknown_key_is_refused_with_file_and_line(edited):
             "  schedule: hourly",
             "training.schedule: expected Input should be 'nightly', 'weekly' or 'never'",
         ),
-        ("  gap_days: 1", "  gap_days: -1", "training.gap_days: expected Input should be greater than or equal to 0 (got -1)"),
-        ("task: binary", "task: guess", "task: expected Input should be 'binary' or 'regression' (got 'guess')"),
+        (
+            "  gap_days: 1",
+            "  gap_days: -1",
+            "training.gap_days: expected Input should be greater than or equal to 0 (got -1)",
+        ),
+        (
+            "task: binary",
+            "task: guess",
+            "task: expected Input should be 'binary' or 'regression' (got 'guess')",
+        ),
         ("label: {relation:", "label: {relations:", "label.relations: expected a known key"),
-        ("feature_view: flight", "feature_view: Flight View", "feature_view: expected a name of lower-case letters, digits and _"),
+        (
+            "feature_view: flight",
+            "feature_view: Flight View",
+            "feature_view: expected a name of lower-case letters, digits and _",
+        ),
     ],
 )
 def test_wrong_value_is_refused_with_line_and_expectation(edited, old, new, expected):
@@ -72,14 +97,32 @@ def test_missing_key_is_refused(edited):
     assert "owner: expected Field required" in text
 
 
-@pytest.mark.parametrize("parameter", ["num_threads", "n_jobs", "seed", "deterministic", "force_row_wise", "objective", "n_estimators"])
+@pytest.mark.parametrize(
+    "parameter",
+    [
+        "num_threads",
+        "n_jobs",
+        "seed",
+        "deterministic",
+        "force_row_wise",
+        "objective",
+        "n_estimators",
+    ],
+)
 def test_parameter_that_the_trainer_sets_is_refused(edited, parameter):
-    text, line = edited("params: {learning_rate: 0.05", f"params: {{{parameter}: 1, learning_rate: 0.05")
-    assert f"flight_delayed.yaml:{line}: training.params: expected Value error, parameters that the trainer does not set itself" in text
+    text, line = edited(
+        "params: {learning_rate: 0.05", f"params: {{{parameter}: 1, learning_rate: 0.05"
+    )
+    assert (
+        f"flight_delayed.yaml:{line}: training.params: expected Value error, parameters that the trainer does not set itself"
+        in text
+    )
     assert f"remove {parameter}" in text
 
 
-@pytest.mark.parametrize(("old", "part"), [("  metric: roc_auc", "promotion"), ("  metric: log_loss", "monitoring")])
+@pytest.mark.parametrize(
+    ("old", "part"), [("  metric: roc_auc", "promotion"), ("  metric: log_loss", "monitoring")]
+)
 def test_metric_of_another_task_is_refused(edited, old, part):
     text, _ = edited(old, "  metric: rmse")
     assert f": {part}: expected Value error, a metric of task binary: roc_auc," in text
@@ -104,12 +147,20 @@ def test_promotion_needs_a_metric_with_a_better_side(edited):
 
 def test_deadline_is_refused_when_the_rescue_would_fall_into_the_hour_that_is_skipped(edited):
     text, _ = edited('deadline: "04:00"', 'deadline: "03:30"')
-    assert "02:30 does not exist in America/New_York on the night on which clocks go forward" in text
+    assert (
+        "02:30 does not exist in America/New_York on the night on which clocks go forward" in text
+    )
 
 
 @pytest.mark.parametrize(
     ("timezone", "skipped"),
-    [("America/New_York", "02:30"), ("Europe/Berlin", "02:00"), ("Australia/Lord_Howe", "02:15"), ("Asia/Kolkata", None), ("UTC", None)],
+    [
+        ("America/New_York", "02:30"),
+        ("Europe/Berlin", "02:00"),
+        ("Australia/Lord_Howe", "02:15"),
+        ("Asia/Kolkata", None),
+        ("UTC", None),
+    ],
 )
 def test_skipped_times_are_those_that_no_clock_shows_on_some_night(timezone, skipped):
     times = [dt.time(hour, minute) for hour in range(5) for minute in (0, 15, 30, 45)]

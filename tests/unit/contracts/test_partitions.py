@@ -9,24 +9,47 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nightshift.contracts.partitions import CalendarError, Partition, PartitionKeyError, PartitionRange, TimezoneError, operating_timezone
+from nightshift.contracts.partitions import (
+    CalendarError,
+    Partition,
+    PartitionKeyError,
+    PartitionRange,
+    TimezoneError,
+    operating_timezone,
+)
 
-ZONES = ["UTC", "America/New_York", "Europe/Berlin", "Asia/Kolkata", "Australia/Lord_Howe", "America/St_Johns"]
+ZONES = [
+    "UTC",
+    "America/New_York",
+    "Europe/Berlin",
+    "Asia/Kolkata",
+    "Australia/Lord_Howe",
+    "America/St_Johns",
+]
 HOUR = dt.timedelta(hours=1)
 
 
 @pytest.mark.parametrize("zone", ZONES)
 def test_three_years_of_partitions_tile_without_a_gap(zone):
-    days = list(PartitionRange(Partition(dt.date(2012, 1, 1), zone), Partition(dt.date(2014, 12, 31), zone)))
+    days = list(
+        PartitionRange(Partition(dt.date(2012, 1, 1), zone), Partition(dt.date(2014, 12, 31), zone))
+    )
 
     assert len(days) == 366 + 365 + 365
     assert all(before.end == after.start for before, after in pairwise(days))
-    assert all(dt.timedelta(hours=23) <= day.end - day.start <= dt.timedelta(hours=25) for day in days)
+    assert all(
+        dt.timedelta(hours=23) <= day.end - day.start <= dt.timedelta(hours=25) for day in days
+    )
 
 
 @pytest.mark.parametrize("zone", ZONES)
 def test_cutoffs_rise_by_about_a_day_in_every_zone(zone):
-    cutoffs = [p.cutoff for p in PartitionRange(Partition(dt.date(2012, 1, 1), zone), Partition(dt.date(2014, 12, 31), zone))]
+    cutoffs = [
+        p.cutoff
+        for p in PartitionRange(
+            Partition(dt.date(2012, 1, 1), zone), Partition(dt.date(2014, 12, 31), zone)
+        )
+    ]
 
     assert all(23 * HOUR <= after - before <= 25 * HOUR for before, after in pairwise(cutoffs))
 
@@ -74,7 +97,9 @@ def test_every_instant_lies_in_exactly_one_day(days_since_2011, zone):
     assert sum(day.start <= instant < day.end for day in near) == 1
 
 
-@pytest.mark.parametrize("key", ["2013-7-1", "20130701", "2013-02-29", "2013-W27-1", "", "yesterday", "2013-07-01T00:00"])
+@pytest.mark.parametrize(
+    "key", ["2013-7-1", "20130701", "2013-02-29", "2013-W27-1", "", "yesterday", "2013-07-01T00:00"]
+)
 def test_parse_refuses_when_key_is_no_day(key):
     with pytest.raises(PartitionKeyError, match="partition key"):
         Partition.parse(key)
@@ -104,15 +129,24 @@ def test_shift_counts_days_not_hours():
 
 @pytest.mark.parametrize(
     ("line", "zone"),
-    [("Europe/Berlin", "Europe/Berlin"), ("'Australia/Lord_Howe'", "Australia/Lord_Howe"), ('"Etc/GMT+5"  # fixed', "Etc/GMT+5")],
+    [
+        ("Europe/Berlin", "Europe/Berlin"),
+        ("'Australia/Lord_Howe'", "Australia/Lord_Howe"),
+        ('"Etc/GMT+5"  # fixed', "Etc/GMT+5"),
+    ],
 )
 def test_operating_timezone_is_that_of_the_dbt_project(tmp_path, monkeypatch, line, zone):
-    (tmp_path / "dbt_project.yml").write_text(f"vars:\n  load_id: 0\n  operating_timezone: {line}\n")
+    (tmp_path / "dbt_project.yml").write_text(
+        f"vars:\n  load_id: 0\n  operating_timezone: {line}\n"
+    )
     monkeypatch.setenv("NIGHTSHIFT_DBT_PROJECT_DIR", str(tmp_path))
     assert operating_timezone() == zone
 
 
-@pytest.mark.parametrize("text", ["vars:\n  operating_timezone: Mars/Olympus\n", "vars: {}\n", "vars:\n  operating_timezone:\n"])
+@pytest.mark.parametrize(
+    "text",
+    ["vars:\n  operating_timezone: Mars/Olympus\n", "vars: {}\n", "vars:\n  operating_timezone:\n"],
+)
 def test_operating_timezone_is_refused_when_it_does_not_exist(tmp_path, monkeypatch, text):
     (tmp_path / "dbt_project.yml").write_text(text)
     monkeypatch.setenv("NIGHTSHIFT_DBT_PROJECT_DIR", str(tmp_path))

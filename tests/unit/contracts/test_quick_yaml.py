@@ -47,7 +47,19 @@ def test_text_is_left_to_the_whole_parser_when_it_is_doubtful(text: str):
 
 
 @pytest.mark.parametrize(
-    "text", ["a: yes", "a: on", "a: y", "a: 'yes'", 'a: "04:00"', "a:", "a: ~", "a: 2013-02-01", "a: |\n  1\n", "&x a: *x"]
+    "text",
+    [
+        "a: yes",
+        "a: on",
+        "a: y",
+        "a: 'yes'",
+        'a: "04:00"',
+        "a:",
+        "a: ~",
+        "a: 2013-02-01",
+        "a: |\n  1\n",
+        "&x a: *x",
+    ],
 )
 def test_reading_is_that_of_yaml_1_2(text: str):
     assert read_plain(text) == whole(text)

@@ -22,16 +22,22 @@ def contract(name: str = "orders", column: str = "amount") -> dict[str, Any]:
 
 
 def spec(**changes: Any) -> dict[str, Any]:
-    document: dict[str, Any] = yaml.safe_load((PROJECT_ROOT / "dags" / "models" / "flight_delayed.yaml").read_text())
+    document: dict[str, Any] = yaml.safe_load(
+        (PROJECT_ROOT / "dags" / "models" / "flight_delayed.yaml").read_text()
+    )
     for name, value in changes.items():
         part, _, key = name.partition("__")
         document[part] = document[part] | {key: value} if key else value
     return document
 
 
-@pytest.mark.parametrize("column", ["load_id", "partition_date", "known_at", "source_row", "source_uri", "source_sha256"])
+@pytest.mark.parametrize(
+    "column", ["load_id", "partition_date", "known_at", "source_row", "source_uri", "source_sha256"]
+)
 def test_a_column_of_every_raw_table_is_refused_with_the_remedy(column: str) -> None:
-    with pytest.raises(ValidationError, match=f"{column} is a column of every raw table.*source: {column}"):
+    with pytest.raises(
+        ValidationError, match=f"{column} is a column of every raw table.*source: {column}"
+    ):
         DatasetContract.model_validate(contract(column=column))
     renamed = contract(column="delivered_value")
     renamed["columns"][1]["source"] = column
@@ -40,11 +46,15 @@ def test_a_column_of_every_raw_table_is_refused_with_the_remedy(column: str) -> 
 
 @pytest.mark.parametrize("column", ["tableoid", "xmin", "cmin", "xmax", "cmax", "ctid"])
 def test_a_system_column_is_refused(column: str) -> None:
-    with pytest.raises(ValidationError, match=f"{column} is a system column of PostgreSQL.*source: {column}"):
+    with pytest.raises(
+        ValidationError, match=f"{column} is a system column of PostgreSQL.*source: {column}"
+    ):
         DatasetContract.model_validate(contract(column=column))
 
 
-@pytest.mark.parametrize("name", ["ingested_drops", "orders_by_partition", "o" * (MAXIMUM_DATASET_LENGTH + 1)])
+@pytest.mark.parametrize(
+    "name", ["ingested_drops", "orders_by_partition", "o" * (MAXIMUM_DATASET_LENGTH + 1)]
+)
 def test_a_dataset_whose_tables_would_be_others_is_refused(name: str) -> None:
     with pytest.raises(ValidationError, match="name"):
         DatasetContract.model_validate(contract(name))
@@ -57,7 +67,9 @@ def test_a_model_named_like_a_relation_of_another_is_refused(name: str) -> None:
         ModelSpec.model_validate(spec(name=name))
 
 
-@pytest.mark.parametrize("key", ["score", "probability", "load_id", "run_id", "event_timestamp", "outcome", "xmin"])
+@pytest.mark.parametrize(
+    "key", ["score", "probability", "load_id", "run_id", "event_timestamp", "outcome", "xmin"]
+)
 def test_an_entity_key_that_predictions_have_already_is_refused(key: str) -> None:
     with pytest.raises(ValidationError, match=f"{key} is another column of every prediction table"):
         ModelSpec.model_validate(spec(entity={"name": "flight", "key": key}))
@@ -68,7 +80,9 @@ def test_a_label_named_like_a_feature_is_refused() -> None:
         ModelSpec.model_validate(spec(label__column="distance_miles"))
 
 
-@pytest.mark.parametrize("name", ["flight_id", "event_timestamp", "partition_date", "load_id", "as_of"])
+@pytest.mark.parametrize(
+    "name", ["flight_id", "event_timestamp", "partition_date", "load_id", "as_of"]
+)
 def test_a_column_that_says_which_row_it_is_is_no_feature(name: str) -> None:
     with pytest.raises(ValidationError, match=f"{name}: columns that say which row it is"):
         ModelSpec.model_validate(spec(features={"numeric": [name, "distance_miles"]}))
@@ -77,7 +91,9 @@ def test_a_column_that_says_which_row_it_is_is_no_feature(name: str) -> None:
 @pytest.mark.parametrize("default", [-0.1, 1.5, 6.0])
 def test_a_rule_that_gives_no_probability_is_refused_for_a_binary_model(default: float) -> None:
     rule = {"feature": "origin_hour_delay_rate_28d", "default": default}
-    with pytest.raises(ValidationError, match=r"scoring\.fallback\.default of a binary model is a probability"):
+    with pytest.raises(
+        ValidationError, match=r"scoring\.fallback\.default of a binary model is a probability"
+    ):
         ModelSpec.model_validate(spec(scoring__fallback=rule))
 
 

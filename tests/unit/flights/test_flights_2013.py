@@ -14,7 +14,10 @@ def rows(dataset, day, **wanted):
 
 
 def test_every_flight_is_scheduled_and_ends_once_when_the_whole_year_is_played():
-    schedules, outcomes = read_by_partition("flight_schedules"), read_by_partition("flight_outcomes")
+    schedules, outcomes = (
+        read_by_partition("flight_schedules"),
+        read_by_partition("flight_outcomes"),
+    )
 
     assert sum(t.num_rows for t in schedules.values()) == 336_776
     assert sum(t.num_rows for t in outcomes.values()) == 336_776
@@ -31,16 +34,26 @@ def test_the_schedule_lists_the_next_day_when_a_day_ends():
     [
         # due 08:19 in Houston (UTC-6), 11 minutes late
         ("2013-01-01", "2013-01-01", ("UA", 1545, "EWR"), "arrived", "2013-01-01T14:30:00Z"),
-        # due 04:37 on the next day in Puerto Rico (UTC-4), 24 minutes early: already the 3rd in New York
+        # due 04:37 on the next day in Puerto Rico (UTC-4), 24 minutes early: already the 3rd in New
+        # York
         ("2013-01-03", "2013-01-02", ("B6", 727, "JFK"), "arrived", "2013-01-03T08:13:00Z"),
         # cancelled: its scheduled departure, 16:30 in New York
         ("2013-01-01", "2013-01-01", ("EV", 4308, "EWR"), "cancelled", "2013-01-01T21:30:00Z"),
     ],
 )
-def test_the_outcome_falls_on_the_day_when_it_became_final(day, flight_date, flight, status, outcome_at):
+def test_the_outcome_falls_on_the_day_when_it_became_final(
+    day, flight_date, flight, status, outcome_at
+):
     carrier, number, origin = flight
 
-    found = rows("flight_outcomes", day, flight_date=flight_date, carrier=carrier, flight_number=number, origin=origin)
+    found = rows(
+        "flight_outcomes",
+        day,
+        flight_date=flight_date,
+        carrier=carrier,
+        flight_number=number,
+        origin=origin,
+    )
 
     assert [(row["status"], row["outcome_at"]) for row in found] == [(status, outcome_at)]
 
@@ -61,7 +74,12 @@ def test_delays_are_absent_when_a_flight_did_not_arrive():
 def test_weather_has_both_hours_with_their_offsets_when_the_clock_is_set_back():
     hours = [row["observed_local"] for row in rows("weather", "2013-11-03", origin="EWR")]
 
-    assert hours[:4] == ["2013-11-03T01:00:00-04:00", "2013-11-03T01:00:00-05:00", "2013-11-03T02:00:00-05:00", "2013-11-03T03:00:00-05:00"]
+    assert hours[:4] == [
+        "2013-11-03T01:00:00-04:00",
+        "2013-11-03T01:00:00-05:00",
+        "2013-11-03T02:00:00-05:00",
+        "2013-11-03T03:00:00-05:00",
+    ]
     assert len(hours) == 24
 
 

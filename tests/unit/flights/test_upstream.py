@@ -18,18 +18,29 @@ DAYS = PartitionRange.of("2013-01-01", "2013-01-02")
 
 @pytest.fixture
 def settings(session_settings, tmp_path):
-    return session_settings.model_copy(update={"s3_bucket": f"test-{uuid.uuid4().hex[:12]}", "home": tmp_path})
+    return session_settings.model_copy(
+        update={"s3_bucket": f"test-{uuid.uuid4().hex[:12]}", "home": tmp_path}
+    )
 
 
 def test_deliver_writes_every_dataset_before_the_cutoff_when_nothing_goes_wrong(settings):
     summary = deliver(settings, DAYS)
 
-    assert summary.n_drops == {"flight_schedules": 2, "flight_outcomes": 2, "weather": 2, "airports": 1, "planes": 1, "carriers": 1}
+    assert summary.n_drops == {
+        "flight_schedules": 2,
+        "flight_outcomes": 2,
+        "weather": 2,
+        "airports": 1,
+        "planes": 1,
+        "carriers": 1,
+    }
     assert summary.n_rows["flight_schedules"] == 943 + 914
     assert summary.n_rows["weather"] == 67 + 72
     assert summary.silent == ()
     assert summary.now == dt.datetime(2013, 1, 3, 5, 30, tzinfo=dt.UTC)
-    drops = [drop for name in DATASETS for drop in list_drops(ObjectStore.open(settings), name, DAYS)]
+    drops = [
+        drop for name in DATASETS for drop in list_drops(ObjectStore.open(settings), name, DAYS)
+    ]
     for drop in drops:
         partition = Partition(drop.partition)
         assert partition.end < drop.delivered_at < partition.cutoff
@@ -86,7 +97,12 @@ def test_a_delivered_file_is_csv_with_the_contracts_names_when_read(settings):
     deliver(settings, DAYS, datasets=("flight_outcomes",))
     store = ObjectStore.open(settings)
 
-    header, first, *_ = read_data(store, list_drops(store, "flight_outcomes", DAYS))[0].decode().splitlines()
+    header, first, *_ = (
+        read_data(store, list_drops(store, "flight_outcomes", DAYS))[0].decode().splitlines()
+    )
 
     assert header.split(",")[:4] == ["flight_date", "carrier", "flight_number", "tail_number"]
-    assert first.replace('"', "") == "2013-01-01,UA,1545,N14228,EWR,IAH,2013-01-01 05:15,arrived,2,11,227,2013-01-01T14:30:00Z"
+    assert (
+        first.replace('"', "")
+        == "2013-01-01,UA,1545,N14228,EWR,IAH,2013-01-01 05:15,arrived,2,11,227,2013-01-01T14:30:00Z"
+    )

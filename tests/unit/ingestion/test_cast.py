@@ -12,7 +12,9 @@ from nightshift.ingestion.cast import Reason, cast_column
 
 
 def cast(texts, timezone="America/New_York", **column):
-    return cast_column(pa.chunked_array([pa.array(texts, pa.string())]), Column(name="x", **column), timezone)
+    return cast_column(
+        pa.chunked_array([pa.array(texts, pa.string())]), Column(name="x", **column), timezone
+    )
 
 
 def refused(result):
@@ -31,13 +33,21 @@ def utc(*args):
         ("number", ["1", "-0.1", "1e3", ".5", "5."], [1.0, -0.1, 1000.0, 0.5, 5.0]),
         ("boolean", ["true", "F", "1", "no"], [True, False, True, False]),
         ("date", ["2013-02-28", "2012-02-29"], [dt.date(2013, 2, 28), dt.date(2012, 2, 29)]),
-        ("utc_timestamp", ["2013-01-01T10:00:00Z", "2013-01-01 10:00"], [utc(2013, 1, 1, 10), utc(2013, 1, 1, 10)]),
+        (
+            "utc_timestamp",
+            ["2013-01-01T10:00:00Z", "2013-01-01 10:00"],
+            [utc(2013, 1, 1, 10), utc(2013, 1, 1, 10)],
+        ),
         (
             "local_timestamp",
             ["2013-01-01 05:15", "2013-01-01T05:15:30.25"],
             [utc(2013, 1, 1, 10, 15), utc(2013, 1, 1, 10, 15, 30, 250_000)],
         ),
-        ("local_timestamp", ["2013-11-03T01:00:00-04:00", "2013-11-03T01:00:00-05:00"], [utc(2013, 11, 3, 5), utc(2013, 11, 3, 6)]),
+        (
+            "local_timestamp",
+            ["2013-11-03T01:00:00-04:00", "2013-11-03T01:00:00-05:00"],
+            [utc(2013, 11, 3, 5), utc(2013, 11, 3, 6)],
+        ),
         ("local_timestamp", ["2013-07-01T12:00:00+05:30"], [utc(2013, 7, 1, 6, 30)]),
     ],
 )
@@ -80,35 +90,57 @@ def test_an_empty_value_is_refused_when_the_column_is_not_nullable():
 
 
 def test_a_value_is_refused_when_it_lies_outside_of_the_limits():
-    assert refused(cast(["0", "1", "9", "10"], type="integer", minimum=1, maximum=9)) == {"out_of_range": [True, False, False, True]}
-    assert refused(cast(["EWR", "ewr"], type="text", levels=("EWR",))) == {"unknown_level": [False, True]}
+    assert refused(cast(["0", "1", "9", "10"], type="integer", minimum=1, maximum=9)) == {
+        "out_of_range": [True, False, False, True]
+    }
+    assert refused(cast(["EWR", "ewr"], type="text", levels=("EWR",))) == {
+        "unknown_level": [False, True]
+    }
 
 
 def test_a_local_time_is_refused_when_the_clock_was_set_over_it():
-    result = cast(["2013-03-10 02:30", "2013-03-10 03:00", "2013-03-10T02:30:00-05:00"], type="local_timestamp")
+    result = cast(
+        ["2013-03-10 02:30", "2013-03-10 03:00", "2013-03-10T02:30:00-05:00"],
+        type="local_timestamp",
+    )
 
     assert refused(result) == {"nonexistent_time": [True, False, False]}
     assert result.values.to_pylist() == [None, utc(2013, 3, 10, 7), utc(2013, 3, 10, 7, 30)]
 
 
 def test_a_local_time_is_the_first_when_it_was_twice():
-    assert cast(["2013-11-03 01:30"], type="local_timestamp").values.to_pylist() == [utc(2013, 11, 3, 5, 30)]
-    lord_howe = cast(["2013-04-07 01:45", "2013-10-06 02:15"], timezone="Australia/Lord_Howe", type="local_timestamp")
+    assert cast(["2013-11-03 01:30"], type="local_timestamp").values.to_pylist() == [
+        utc(2013, 11, 3, 5, 30)
+    ]
+    lord_howe = cast(
+        ["2013-04-07 01:45", "2013-10-06 02:15"],
+        timezone="Australia/Lord_Howe",
+        type="local_timestamp",
+    )
     assert lord_howe.values.to_pylist() == [utc(2013, 4, 6, 14, 45), None]
     assert refused(lord_howe) == {"nonexistent_time": [False, True]}
 
 
-@pytest.mark.parametrize("column_type", ["text", "integer", "number", "boolean", "date", "utc_timestamp", "local_timestamp"])
+@pytest.mark.parametrize(
+    "column_type",
+    ["text", "integer", "number", "boolean", "date", "utc_timestamp", "local_timestamp"],
+)
 def test_nothing_is_refused_when_there_are_no_rows(column_type):
     assert len(cast([], type=column_type).values) == 0
-    assert cast([None, None], type=column_type).problems[Reason.MISSING_VALUE].tolist() == [True, True]
+    assert cast([None, None], type=column_type).problems[Reason.MISSING_VALUE].tolist() == [
+        True,
+        True,
+    ]
 
 
 @pytest.mark.parametrize("most_known", [0, 3, 1 << 14])
 def test_a_text_means_the_same_however_many_blocks_had_it_before(monkeypatch, most_known):
     given = {"type": "integer", "minimum": 2, "maximum": 7}
     dice = np.random.default_rng(7)
-    blocks = [dice.choice(["1", "2", "3", "4", "seven", "7", "8", "", None], 12).tolist() for _ in range(40)]
+    blocks = [
+        dice.choice(["1", "2", "3", "4", "seven", "7", "8", "", None], 12).tolist()
+        for _ in range(40)
+    ]
     blocks = [[text or None for text in block] for block in blocks]
     monkeypatch.setattr(module, "_MOST_KNOWN", 0)
     alone = [cast(block, **given) for block in blocks]
@@ -117,6 +149,8 @@ def test_a_text_means_the_same_however_many_blocks_had_it_before(monkeypatch, mo
     module._known_texts.cache_clear()
     remembered = [cast(block, **given) for block in blocks]
 
-    assert [(one.values.to_pylist(), refused(one)) for one in remembered] == [(one.values.to_pylist(), refused(one)) for one in alone]
+    assert [(one.values.to_pylist(), refused(one)) for one in remembered] == [
+        (one.values.to_pylist(), refused(one)) for one in alone
+    ]
     assert any("wrong_type" in refused(one) for one in alone)
     assert any("out_of_range" in refused(one) for one in alone)

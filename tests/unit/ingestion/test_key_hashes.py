@@ -31,7 +31,14 @@ def columns_of(rows: list[tuple[object, ...]]) -> list[pa.Array]:
 def test_a_row_has_its_hash_wherever_it_stands(rows, order):
     shuffled = order.sample(range(len(rows)), len(rows))
     hashes = _hashes(columns_of(rows))
-    again = _hashes([column.slice(1) for column in columns_of([rows[0] if rows else (None,) * len(VALUES), *(rows[i] for i in shuffled)])])
+    again = _hashes(
+        [
+            column.slice(1)
+            for column in columns_of(
+                [rows[0] if rows else (None,) * len(VALUES), *(rows[i] for i in shuffled)]
+            )
+        ]
+    )
 
     assert again.tolist() == [hashes[i] for i in shuffled]
     assert len(set(hashes.tolist())) == len(set(rows))
@@ -43,11 +50,22 @@ def test_near_numbers_in_two_columns_do_not_meet():
     assert len(np.unique(_hashes([pa.array(a.ravel()), pa.array(b.ravel())]))) == a.size
 
 
-@pytest.mark.parametrize("other", [[("a", "b")], [("ab", "")], [("b", "a")], [(None, "ab")], [("", "ab")]])
+@pytest.mark.parametrize(
+    "other", [[("a", "b")], [("ab", "")], [("b", "a")], [(None, "ab")], [("", "ab")]]
+)
 def test_texts_in_two_columns_do_not_run_together(other):
     rows = [(None, None), *other]
 
-    assert len(set(_hashes([pa.array([row[i] for row in rows], pa.string()) for i in range(2)]).tolist())) == 2
+    assert (
+        len(
+            set(
+                _hashes(
+                    [pa.array([row[i] for row in rows], pa.string()) for i in range(2)]
+                ).tolist()
+            )
+        )
+        == 2
+    )
 
 
 def test_what_is_there_twice_is_found_once():

@@ -55,7 +55,11 @@ def reasons(rows, place=0):
 
 
 def test_good_rows_keep_their_place_when_bad_rows_lie_between():
-    rows = check((b"id,at,size\na,2013-03-10 05:00,1\nb,2013-03-10 05:00,big\nc,2013-03-10 05:00,\nd,2013-03-10 02:30,1\n",))
+    rows = check(
+        (
+            b"id,at,size\na,2013-03-10 05:00,1\nb,2013-03-10 05:00,big\nc,2013-03-10 05:00,\nd,2013-03-10 02:30,1\n",
+        )
+    )
 
     assert rows.values.to_pydict()["id"] == ["a", "c"]
     assert rows.row_numbers.tolist() == [1, 3]
@@ -65,7 +69,9 @@ def test_good_rows_keep_their_place_when_bad_rows_lie_between():
 
 
 def test_rows_are_refused_when_they_lie_outside_of_their_day():
-    lines = b"a,2013-03-10 00:00,1\nb,2013-03-09 23:59,1\nc,2013-03-10 23:59,1\nd,2013-03-11 00:00,1\n"
+    lines = (
+        b"a,2013-03-10 00:00,1\nb,2013-03-09 23:59,1\nc,2013-03-10 23:59,1\nd,2013-03-11 00:00,1\n"
+    )
 
     rows = check((b"id,at,size\n" + lines,))
 
@@ -75,7 +81,12 @@ def test_rows_are_refused_when_they_lie_outside_of_their_day():
 
 def test_rows_are_refused_when_their_day_column_names_another_day():
     contract = CONTRACT.model_copy(
-        update={"event_timestamp": None, "day_column": "day", "day_offset_days": 1, "columns": (*CONTRACT.columns[:1], DAY)}
+        update={
+            "event_timestamp": None,
+            "day_column": "day",
+            "day_offset_days": 1,
+            "columns": (*CONTRACT.columns[:1], DAY),
+        }
     )
 
     rows = check((b"id,day\na,2013-03-11\nb,2013-03-10\n",), contract=contract)
@@ -85,12 +96,19 @@ def test_rows_are_refused_when_their_day_column_names_another_day():
 
 
 DAY = DatasetContract.model_validate(
-    {**CONTRACT.model_dump(), "columns": [*CONTRACT.model_dump()["columns"], {"name": "day", "type": "date"}]}
+    {
+        **CONTRACT.model_dump(),
+        "columns": [*CONTRACT.model_dump()["columns"], {"name": "day", "type": "date"}],
+    }
 ).columns[-1]
 
 
 def test_equal_rows_count_once_when_a_file_repeats_them():
-    rows = check((b"id,at,size\na,2013-03-10 05:00,1\na,2013-03-10 05:00:00,01\nb,2013-03-10 05:00,\nb,2013-03-10 05:00,\n",))
+    rows = check(
+        (
+            b"id,at,size\na,2013-03-10 05:00,1\na,2013-03-10 05:00:00,01\nb,2013-03-10 05:00,\nb,2013-03-10 05:00,\n",
+        )
+    )
 
     assert rows.values.to_pydict()["id"] == ["a", "b"]
     assert rows.n_duplicated == (2,)
@@ -98,7 +116,11 @@ def test_equal_rows_count_once_when_a_file_repeats_them():
 
 
 def test_all_rows_of_a_key_are_refused_when_their_content_differs():
-    rows = check((b"id,at,size\na,2013-03-10 05:00,1\na,2013-03-10 05:00,2\na,2013-03-10 05:00,1\nb,2013-03-10 05:00,2\n",))
+    rows = check(
+        (
+            b"id,at,size\na,2013-03-10 05:00,1\na,2013-03-10 05:00,2\na,2013-03-10 05:00,1\nb,2013-03-10 05:00,2\n",
+        )
+    )
 
     assert rows.values.to_pydict()["id"] == ["b"]
     assert reasons(rows) == [(1, "conflicting_key", None), (2, "conflicting_key", None)]
@@ -115,9 +137,18 @@ def test_the_same_key_is_no_conflict_when_it_is_in_two_files():
 
 
 def test_a_file_of_an_older_schema_version_has_nulls_when_a_column_is_newer():
-    rows = check((b"id,at,size\na,2013-03-10 05:00,1\n",), (b"key,at\nb,2013-03-10 05:00\n", "2013-03-10", 1))
+    rows = check(
+        (b"id,at,size\na,2013-03-10 05:00,1\n",), (b"key,at\nb,2013-03-10 05:00\n", "2013-03-10", 1)
+    )
 
-    assert sorted(zip(rows.places.tolist(), rows.values.to_pydict()["id"], rows.values.to_pydict()["size"], strict=True)) == [
+    assert sorted(
+        zip(
+            rows.places.tolist(),
+            rows.values.to_pydict()["id"],
+            rows.values.to_pydict()["size"],
+            strict=True,
+        )
+    ) == [
         (0, "a", 1),
         (1, "b", None),
     ]
@@ -155,7 +186,10 @@ def test_rows_are_listed_of_a_refused_file_only_for_who_asks():
 
     drops = [drop(bad), drop(good)]
     files = [check_file(CONTRACT, drop(data), data) for data in (bad, good)]
-    rows, asked = check_rows(CONTRACT, drops, files), check_rows(CONTRACT, drops, files, lists_all=True)
+    rows, asked = (
+        check_rows(CONTRACT, drops, files),
+        check_rows(CONTRACT, drops, files, lists_all=True),
+    )
 
     assert list(rows.errors) == [0]
     assert [len(of_file) for of_file in rows.refused] == [0, 1]
@@ -184,7 +218,11 @@ HOURS = DatasetContract(
     grain="one hour",
     key=("shop", "at"),
     event_timestamp="at",
-    columns=({"name": "shop", "type": "text"}, {"name": "at", "type": "local_timestamp"}, {"name": "n", "type": "integer"}),
+    columns=(
+        {"name": "shop", "type": "text"},
+        {"name": "at", "type": "local_timestamp"},
+        {"name": "n", "type": "integer"},
+    ),
     maximum_refused_ratio=0.05,
 )
 BACK = "2013-11-03"
@@ -193,11 +231,16 @@ BACK = "2013-11-03"
 @pytest.mark.parametrize("second", [9, 7])
 def test_no_row_of_the_hour_that_comes_twice_is_lost_or_taken_for_another(second):
     clock = [0, 1, 1, *range(2, 24)]
-    lines = "".join(f"hill,{BACK} {hour:02d}:00,{second if i == 2 else 7}\n" for i, hour in enumerate(clock))
+    lines = "".join(
+        f"hill,{BACK} {hour:02d}:00,{second if i == 2 else 7}\n" for i, hour in enumerate(clock)
+    )
 
     rows = check((f"shop,at,n\n{lines}".encode(), BACK, 1), contract=HOURS)
 
-    assert reasons(rows) == [(2, "repeated_hour", "at"), (3, "repeated_hour", "at")][: 2 if second == 9 else 1]
+    assert (
+        reasons(rows)
+        == [(2, "repeated_hour", "at"), (3, "repeated_hour", "at")][: 2 if second == 9 else 1]
+    )
     assert (rows.n_refused, rows.n_duplicated) == ((2,), (0,))
     assert "2013-11-03 01:00 to 02:00 was there twice" in str(rows.errors[0])
     assert "utc_timestamp" in str(rows.errors[0])
@@ -219,7 +262,9 @@ def test_the_hour_that_never_was_is_named():
 
 
 def test_one_odd_value_of_a_column_that_is_nearly_empty_costs_its_row():
-    lines = b"a,2013-03-10 05:00,n/a\n" + b"".join(b"b%d,2013-03-10 05:00,\n" % i for i in range(999))
+    lines = b"a,2013-03-10 05:00,n/a\n" + b"".join(
+        b"b%d,2013-03-10 05:00,\n" % i for i in range(999)
+    )
 
     rows = check((b"id,at,size\n" + lines,))
 
@@ -228,7 +273,23 @@ def test_one_odd_value_of_a_column_that_is_nearly_empty_costs_its_row():
     assert rows.values.num_rows == 999
 
 
-CELL = st.sampled_from(["", "a", "b", "1", "2", "x", '"', '"1"', '"a', "200", "2013-03-10 05:00", "2013-03-10 02:30", "\r"])
+CELL = st.sampled_from(
+    [
+        "",
+        "a",
+        "b",
+        "1",
+        "2",
+        "x",
+        '"',
+        '"1"',
+        '"a',
+        "200",
+        "2013-03-10 05:00",
+        "2013-03-10 02:30",
+        "\r",
+    ]
+)
 
 
 @settings(deadline=None)  # a busy machine is no fault

@@ -68,9 +68,15 @@ def adopted(drop, diff) -> DatasetContract:
     ],
 )
 def test_added_columns_get_names_that_a_contract_takes(more, names):
-    drop, diff = compared(f"{HEADER},{','.join(more)}", *(f"{row},{','.join('x' for _ in more)}" for row in ROWS))
+    drop, diff = compared(
+        f"{HEADER},{','.join(more)}", *(f"{row},{','.join('x' for _ in more)}" for row in ROWS)
+    )
 
-    added = [column for column in adopted(drop, diff).columns if column.name not in {c.name for c in CONTRACT.columns}]
+    added = [
+        column
+        for column in adopted(drop, diff).columns
+        if column.name not in {c.name for c in CONTRACT.columns}
+    ]
 
     assert [column.name for column in added] == names
     assert [column.delivered_name for column in added] == more
@@ -88,7 +94,9 @@ def test_added_columns_get_names_that_a_contract_takes(more, names):
     ],
 )
 def test_the_type_of_an_added_column_is_the_narrowest_that_loses_nothing(values, kind):
-    _, diff = compared(f"{HEADER},more", *(f"{row},{value}" for row, value in zip(ROWS, values, strict=True)))
+    _, diff = compared(
+        f"{HEADER},more", *(f"{row},{value}" for row, value in zip(ROWS, values, strict=True))
+    )
 
     assert diff.added == {"more": kind}
 
@@ -103,9 +111,18 @@ def test_names_that_nobody_can_adopt_are_told():
 @pytest.mark.parametrize(
     ("rows", "says"),
     [
-        (('1,2013-09-05 10:00,"2,50",true', '2,2013-09-05 11:00,"3,50",true'), "amount seems to be number in a form that is not read"),
-        (("1,05.09.2013 10:00,1,true", "2,05.09.2013 11:00,1,true"), "sold_at seems to be local_timestamp in a form"),
-        (("1,2013-09-05 10:00,1,ja", "2,2013-09-05 11:00,1,nein"), "coupon seems to be boolean in a form"),
+        (
+            ('1,2013-09-05 10:00,"2,50",true', '2,2013-09-05 11:00,"3,50",true'),
+            "amount seems to be number in a form that is not read",
+        ),
+        (
+            ("1,05.09.2013 10:00,1,true", "2,05.09.2013 11:00,1,true"),
+            "sold_at seems to be local_timestamp in a form",
+        ),
+        (
+            ("1,2013-09-05 10:00,1,ja", "2,2013-09-05 11:00,1,nein"),
+            "coupon seems to be boolean in a form",
+        ),
         (("1,2013-09-05,1,true", "2,2013-09-06,1,true"), "sold_at says which row it is"),
     ],
 )
@@ -119,14 +136,21 @@ def test_another_spelling_is_a_sentence_and_no_new_column(rows, says):
 def test_a_missing_event_timestamp_is_a_sentence():
     _, diff = compared("id,amount,coupon", "1,2.5,true")
 
-    assert objections(CONTRACT, diff) == ["sold_at is missing, and says which row it is: no version can be without it."]
+    assert objections(CONTRACT, diff) == [
+        "sold_at is missing, and says which row it is: no version can be without it."
+    ]
 
 
 def test_a_column_of_another_kind_gets_one_of_its_own():
-    drop, diff = compared(HEADER, *(row.replace("2.5", "heavy").replace("3.5", "light") for row in ROWS))
+    drop, diff = compared(
+        HEADER, *(row.replace("2.5", "heavy").replace("3.5", "light") for row in ROWS)
+    )
 
     assert objections(CONTRACT, diff) == []
-    assert adopted(drop, diff).columns[-1].model_dump(include={"name", "source"}) == {"name": "amount_text", "source": "amount"}
+    assert adopted(drop, diff).columns[-1].model_dump(include={"name", "source"}) == {
+        "name": "amount_text",
+        "source": "amount",
+    }
 
 
 def test_one_odd_value_of_a_nearly_empty_column_changes_no_type():
@@ -138,10 +162,14 @@ def test_one_odd_value_of_a_nearly_empty_column_changes_no_type():
 def test_another_delimiter_is_named():
     _, diff = compared(HEADER.replace(",", ";"), *(row.replace(",", ";") for row in ROWS))
 
-    assert delimiter_note(diff) == ["The header is one column with 3 ';': another delimiter? Only commas are read."]
+    assert delimiter_note(diff) == [
+        "The header is one column with 3 ';': another delimiter? Only commas are read."
+    ]
 
 
-@pytest.mark.parametrize(("rows", "encoding"), [(("1,caf\u00e9,1,true",), "latin-1"), (("1,x,1,true",), "utf-16")])
+@pytest.mark.parametrize(
+    ("rows", "encoding"), [(("1,caf\u00e9,1,true",), "latin-1"), (("1,x,1,true",), "utf-16")]
+)
 def test_a_file_that_cannot_be_read_is_named_as_such(rows, encoding):
     with pytest.raises(UnreadableFileError, match="UTF-"):
         compared(HEADER, *rows, encoding=encoding)

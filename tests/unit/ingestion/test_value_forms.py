@@ -31,7 +31,10 @@ def contract(column_type: str) -> DatasetContract:
         history_start="2013-01-01",
         grain="g",
         key=("id",),
-        columns=({"name": "id", "type": "text"}, {"name": "v", "type": column_type, "is_nullable": True}),
+        columns=(
+            {"name": "id", "type": "text"},
+            {"name": "v", "type": column_type, "is_nullable": True},
+        ),
         maximum_refused_ratio=1.0,
         minimum_rows=0,
     )
@@ -48,7 +51,9 @@ def read(column_type: str, data: bytes, suffix: str) -> str:
         n_rows=1,
         schema_version=1,
     )
-    rows = check_rows(contract(column_type), [drop], [check_file(contract(column_type), drop, data)])
+    rows = check_rows(
+        contract(column_type), [drop], [check_file(contract(column_type), drop, data)]
+    )
     if rows.refused[0]:
         reason = rows.refused[0][0].reason
         return "refused" if reason == "wrong_type" else f"refused: {reason}"
@@ -91,7 +96,11 @@ def array(arrow_type: str, value: str) -> pa.Array:
         if value.startswith("10000"):  # 8,029 years of seconds: Python has no such time
             return pa.array([253402300800], pa.timestamp(unit))
         text = pa.array([value])
-        return text.cast(pa.timestamp(unit, "UTC")).cast(pa.timestamp(unit, zone)) if zone else text.cast(pa.timestamp(unit))
+        return (
+            text.cast(pa.timestamp(unit, "UTC")).cast(pa.timestamp(unit, zone))
+            if zone
+            else text.cast(pa.timestamp(unit))
+        )
     if arrow_type in ("float", "double"):
         return pa.array([float(value)], pa.float32() if arrow_type == "float" else pa.float64())
     return pa.array([value]).cast(pa.type_for_alias(arrow_type))
@@ -99,4 +108,6 @@ def array(arrow_type: str, value: str) -> pa.Array:
 
 @pytest.mark.parametrize(("column_type", "arrow_type", "value", "text"), ARROW)
 def test_a_typed_parquet_value_means_what_its_text_means(column_type, arrow_type, value, text):
-    assert read(column_type, as_parquet(array(arrow_type, value)), ".parquet") == read(column_type, as_csv(text), ".csv")
+    assert read(column_type, as_parquet(array(arrow_type, value)), ".parquet") == read(
+        column_type, as_csv(text), ".csv"
+    )

@@ -15,7 +15,15 @@ def test_key_names_the_digest_of_its_content():
     assert digest_in(content_key("models/m/figures", b"hello", "-roc.png")) == HELLO
 
 
-@pytest.mark.parametrize("key", ["reports/m/0123456789abcdef.html", "landing/weather/dt=2013-01-01/weather.csv", f"{HELLO}/page.html", ""])
+@pytest.mark.parametrize(
+    "key",
+    [
+        "reports/m/0123456789abcdef.html",
+        "landing/weather/dt=2013-01-01/weather.csv",
+        f"{HELLO}/page.html",
+        "",
+    ],
+)
 def test_key_without_a_digest_in_its_last_part_names_none(key):
     assert digest_in(key) is None
 
@@ -26,5 +34,7 @@ def test_read_by_such_a_key_is_refused_when_the_bucket_holds_other_content(store
     key = content_key("reports/m", b"hello", ".html")
     store.put(key, b"not what the warehouse names")
 
-    with pytest.raises(ObjectCorruptError, match=sha256(b"not what the warehouse names").hexdigest()):
+    with pytest.raises(
+        ObjectCorruptError, match=sha256(b"not what the warehouse names").hexdigest()
+    ):
         store.get(key, digest_in(key))

@@ -8,7 +8,15 @@ from dataclasses import replace
 import pytest
 
 from nightshift.contracts.partitions import PartitionRange
-from nightshift.lake.drops import ManifestError, NewDrop, list_drops, list_undelivered, manifest_of, read_data, write_drop
+from nightshift.lake.drops import (
+    ManifestError,
+    NewDrop,
+    list_drops,
+    list_undelivered,
+    manifest_of,
+    read_data,
+    write_drop,
+)
 from nightshift.lake.object_store import ObjectConflictError, ObjectMissingError
 
 DAY = dt.date(2013, 3, 10)
@@ -23,12 +31,21 @@ def days_of(drops):
 def test_list_drops_returns_the_range_in_the_order_of_delivery_when_drops_lie_around_it(store):
     for day in (9, 10, 11, 12):
         write_drop(store, replace(DROP, partition=dt.date(2013, 3, day)))
-    write_drop(store, replace(DROP, name="a_correction", delivered_at=AT + dt.timedelta(days=3), data=b"a,b\n1,3\n"))
+    write_drop(
+        store,
+        replace(
+            DROP, name="a_correction", delivered_at=AT + dt.timedelta(days=3), data=b"a,b\n1,3\n"
+        ),
+    )
     write_drop(store, replace(DROP, dataset="weather2"))
 
     drops = list_drops(store, "weather", PartitionRange.of("2013-03-10", "2013-03-11"))
 
-    assert days_of(drops) == [("2013-03-10", "weather.csv"), ("2013-03-10", "a_correction.csv"), ("2013-03-11", "weather.csv")]
+    assert days_of(drops) == [
+        ("2013-03-10", "weather.csv"),
+        ("2013-03-10", "a_correction.csv"),
+        ("2013-03-11", "weather.csv"),
+    ]
     assert drops[0].delivered_at == AT
     assert read_data(store, drops) == [b"a,b\n1,2\n", b"a,b\n1,3\n", b"a,b\n1,2\n"]
 
@@ -73,7 +90,9 @@ def test_other_drops_are_listed_when_a_wrong_manifest_is_passed_over(store):
     store.put("landing/weather/dt=2013-03-11/x.manifest.json", b"{")
     passed_over = []
 
-    drops = list_drops(store, "weather", PartitionRange.of("2013-03-10", "2013-03-11"), passed_over.append)
+    drops = list_drops(
+        store, "weather", PartitionRange.of("2013-03-10", "2013-03-11"), passed_over.append
+    )
 
     assert days_of(drops) == [("2013-03-10", "weather.csv")]
     assert [error.code for error in passed_over] == ["NS-LAKE-010"]
@@ -83,13 +102,19 @@ def test_reading_fails_when_the_manifest_names_no_file(store):
     manifest = write_drop(store, DROP)
 
     with pytest.raises(ObjectMissingError):
-        read_data(store, [manifest.model_copy(update={"data_key": "landing/weather/dt=2013-03-10/other.csv"})])
+        read_data(
+            store,
+            [manifest.model_copy(update={"data_key": "landing/weather/dt=2013-03-10/other.csv"})],
+        )
 
 
 def test_a_manifest_is_read_as_powershell_writes_it(store):
     drop = manifest_of(DROP)
     store.put(drop.data_key, DROP.data, "text/csv")
     said = drop.model_dump(mode="json") | {"sha256": drop.sha256.upper()}
-    store.put("landing/weather/dt=2013-03-10/windows.manifest.json", codecs.BOM_UTF8 + json.dumps(said).encode())
+    store.put(
+        "landing/weather/dt=2013-03-10/windows.manifest.json",
+        codecs.BOM_UTF8 + json.dumps(said).encode(),
+    )
 
     assert list_drops(store, "weather", PartitionRange.of("2013-03-10")) == [drop]

@@ -6,7 +6,13 @@ from hashlib import sha256
 import pytest
 
 from nightshift.errors import ObjectStoreError
-from nightshift.lake.object_store import BucketMissingError, ObjectConflictError, ObjectCorruptError, ObjectMissingError, ObjectStore
+from nightshift.lake.object_store import (
+    BucketMissingError,
+    ObjectConflictError,
+    ObjectCorruptError,
+    ObjectMissingError,
+    ObjectStore,
+)
 
 
 def test_get_returns_the_bytes_when_the_digest_is_right(store):
@@ -103,7 +109,9 @@ class BrokenBody(io.BytesIO):
 def test_get_reads_again_when_the_body_breaks_off(store, monkeypatch, tmp_path, n_broken):
     digest = store.put("a/one", b"hello")
     real, bodies = store._client.get_object, [BrokenBody() for _ in range(n_broken)]
-    monkeypatch.setattr(store._client, "get_object", lambda **a: {"Body": bodies.pop()} if bodies else real(**a))
+    monkeypatch.setattr(
+        store._client, "get_object", lambda **a: {"Body": bodies.pop()} if bodies else real(**a)
+    )
 
     assert store.get("a/one", digest) == b"hello"
     bodies += [BrokenBody()]

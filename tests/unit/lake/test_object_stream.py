@@ -65,7 +65,10 @@ def test_it_gives_small_objects(store, content):
 
 
 def test_it_names_the_object_when_it_is_missing(store):
-    with pytest.raises(ObjectMissingError, match="nothing/here"), ObjectStream(store, "nothing/here", DIGEST):
+    with (
+        pytest.raises(ObjectMissingError, match="nothing/here"),
+        ObjectStream(store, "nothing/here", DIGEST),
+    ):
         pass
 
 
@@ -81,7 +84,10 @@ def test_bytes_can_be_read_before_the_object_has_come(lake, monkeypatch):
 
 
 def test_another_digest_is_an_error_at_the_end(lake):
-    with pytest.raises(ObjectCorruptError, match="expected: sha256 0000"), ObjectStream(lake, KEY, "0" * 64) as stream:
+    with (
+        pytest.raises(ObjectCorruptError, match="expected: sha256 0000"),
+        ObjectStream(lake, KEY, "0" * 64) as stream,
+    ):
         assert read_all(stream) == LINES
 
 
@@ -113,7 +119,10 @@ def test_bytes_that_were_damaged_on_their_way_are_another_error(lake, monkeypatc
 
     monkeypatch.setattr(lake, "_next_chunk", damage)
 
-    with pytest.raises(ObjectDamagedError, match=f"expected: sha256 {DIGEST}") as caught, ObjectStream(lake, KEY, DIGEST) as stream:
+    with (
+        pytest.raises(ObjectDamagedError, match=f"expected: sha256 {DIGEST}") as caught,
+        ObjectStream(lake, KEY, DIGEST) as stream,
+    ):
         assert read_all(stream) != LINES
     assert caught.value.is_retryable
 
@@ -160,7 +169,10 @@ def test_a_transfer_that_cannot_go_on_is_an_error_and_no_end(lake, monkeypatch):
 
     monkeypatch.setattr(lake._client, "get_object", vanish)
 
-    with pytest.raises(ObjectStoreError, match="NS-LAKE-005"), ObjectStream(lake, KEY, DIGEST) as stream:
+    with (
+        pytest.raises(ObjectStoreError, match="NS-LAKE-005"),
+        ObjectStream(lake, KEY, DIGEST) as stream,
+    ):
         read_all(stream)
     assert set(asked) == {"bytes=0-", "bytes=900000-"}
 

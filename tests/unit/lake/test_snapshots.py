@@ -12,7 +12,11 @@ from nightshift.lake.snapshots import read_snapshot, write_snapshot
 def table(n: int = 3) -> pa.Table:
     at = dt.datetime(2013, 3, 10, 7, tzinfo=dt.UTC)
     return pa.table(
-        {"id": [f"a{i}" for i in range(n)], "x": [0.1 * i for i in range(n)], "at": pa.array([at] * n, pa.timestamp("us", "UTC"))}
+        {
+            "id": [f"a{i}" for i in range(n)],
+            "x": [0.1 * i for i in range(n)],
+            "at": pa.array([at] * n, pa.timestamp("us", "UTC")),
+        }
     )
 
 

@@ -14,7 +14,9 @@ from nightshift_local.placement import prepare_home, remove_placed_files
 
 
 def _down(home, *options, answer=""):
-    return CliRunner().invoke(app, ["down", "--delete-data", *options], input=answer, env={"NIGHTSHIFT_HOME": str(home)})
+    return CliRunner().invoke(
+        app, ["down", "--delete-data", *options], input=answer, env={"NIGHTSHIFT_HOME": str(home)}
+    )
 
 
 @pytest.fixture

@@ -28,9 +28,16 @@ def _behind(_environ, start_response):
 
 def _ask(method, path, login="admin:a password"):
     heard = []
-    header = {"HTTP_AUTHORIZATION": "Basic " + base64.b64encode(login.encode()).decode()} if login else {}
+    header = (
+        {"HTTP_AUTHORIZATION": "Basic " + base64.b64encode(login.encode()).decode()}
+        if login
+        else {}
+    )
     application = ReadOnlyApp(_behind, "a password")
-    application({"REQUEST_METHOD": method, "PATH_INFO": path, **header}, lambda status, *_: heard.append(status))
+    application(
+        {"REQUEST_METHOD": method, "PATH_INFO": path, **header},
+        lambda status, *_: heard.append(status),
+    )
     return int(heard[0][:3])
 
 
@@ -38,14 +45,26 @@ def _ask(method, path, login="admin:a password"):
 def routes():
     """Return method and path of everything that MLflow's web application answers, with an example for each placeholder."""
     environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"}
-    done = subprocess.run([sys.executable, "-c", LIST_ROUTES], env=environment, capture_output=True, text=True, check=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", LIST_ROUTES],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
     pairs = [line.split(" ", 1) for line in done.stdout.splitlines()]
     assert len(pairs) > 500
     return [(method, re.sub(r"<[^>]+>", "a1", path)) for method, path in pairs]
 
 
 def test_every_route_asks_for_the_login_but_health(routes):
-    answers = {_ask(method, path, login) for method, path in routes if path != "/health" for login in ("", "admin:", "admin:wrong", "a:b")}
+    answers = {
+        _ask(method, path, login)
+        for method, path in routes
+        if path != "/health"
+        for login in ("", "admin:", "admin:wrong", "a:b")
+    }
     assert answers == {401}
     assert _ask("GET", "/health", "") == 200
 
@@ -54,14 +73,26 @@ def test_no_route_that_writes_passes_when_the_person_is_logged_in(routes):
     passing = {(method, path) for method, path in routes if _ask(method, path) == 200}
     assert {method for method, _ in passing} == {"GET", "POST"}
     assert [path for _, path in passing if WRITES.search(path)] == []
-    writers = {re.sub(r"^/(ajax-)?api/2.0/mlflow/", "", path) for method, path in passing if method == "POST"}
+    writers = {
+        re.sub(r"^/(ajax-)?api/2.0/mlflow/", "", path)
+        for method, path in passing
+        if method == "POST"
+    }
     assert writers == {
         "/graphql", "experiments/search", "experiments/search-datasets", "logged-models/search",
         "registered-models/get-latest-versions", "runs/search",
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("path", ["/", "/static-files/static/js/main.js", "/ajax-api/2.0/mlflow/experiments/search", "/get-artifact"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/",
+        "/static-files/static/js/main.js",
+        "/ajax-api/2.0/mlflow/experiments/search",
+        "/get-artifact",
+    ],
+)
 def test_pages_pass_when_the_person_is_logged_in(path):
     assert _ask("GET", path) == 200
 
@@ -79,7 +110,9 @@ def test_pages_pass_when_the_person_is_logged_in(path):
         "",
     ],
 )
-@pytest.mark.parametrize("method", [*READS, "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS", "TRACE", "get"])
+@pytest.mark.parametrize(
+    "method", [*READS, "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS", "TRACE", "get"]
+)
 def test_other_paths_are_refused_when_the_person_is_logged_in(method, path):
     assert _ask(method, path) == 403
 

@@ -55,4 +55,7 @@ def test_moved_files_go_when_home_is_deleted(closed_home):
 
 
 def test_folders_are_closed_when_home_is_prepared(closed_home):
-    assert all(stat.S_IMODE((closed_home / name).stat().st_mode) == 0o700 for name in ("run", "logs", "secrets"))
+    assert all(
+        stat.S_IMODE((closed_home / name).stat().st_mode) == 0o700
+        for name in ("run", "logs", "secrets")
+    )

@@ -42,7 +42,9 @@ def test_same_port_is_waited_for_when_only_a_dying_server_holds_it(tmp_path):
     assert Ports(tmp_path).usable("s3", lambda port: port != first or next(answers)) == first
 
 
-def test_another_port_is_remembered_when_the_old_one_stays_taken_by_nobody_we_see(tmp_path, monkeypatch):
+def test_another_port_is_remembered_when_the_old_one_stays_taken_by_nobody_we_see(
+    tmp_path, monkeypatch
+):
     monkeypatch.setattr(ports, "PATIENCE_SECONDS", 0.2)
     first = Ports(tmp_path).usable("s3")
     assert Ports(tmp_path).usable("s3", lambda port: port != first) != first

@@ -15,11 +15,18 @@ from nightshift_local.process import Launch, ServerProcess
 
 SLEEP = Launch([sys.executable, "-c", "import time; time.sleep(60)"], {"PATH": "/usr/bin:/bin"})
 PARENT = Launch(
-    [sys.executable, "-c", "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; time.sleep(60)'])"],
+    [
+        sys.executable,
+        "-c",
+        "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; time.sleep(60)'])",
+    ],
     {"PATH": "/usr/bin:/bin"},
 )
 
-GRANDPARENT = Launch([sys.executable, "-c", f"import subprocess; subprocess.run({list(PARENT.argv)!r})"], {"PATH": "/usr/bin:/bin"})
+GRANDPARENT = Launch(
+    [sys.executable, "-c", f"import subprocess; subprocess.run({list(PARENT.argv)!r})"],
+    {"PATH": "/usr/bin:/bin"},
+)
 
 
 @pytest.fixture

@@ -25,17 +25,24 @@ def test_local_postgres_is_left_out_when_warehouse_is_elsewhere(tmp_path):
 
 
 def test_airflow_runs_when_its_database_is_elsewhere_too(tmp_path):
-    variables = {"NIGHTSHIFT_WAREHOUSE_HOST": "db.example.com", "NIGHTSHIFT_AIRFLOW_DATABASE_URL": "postgresql://a@db/airflow"}
+    variables = {
+        "NIGHTSHIFT_WAREHOUSE_HOST": "db.example.com",
+        "NIGHTSHIFT_AIRFLOW_DATABASE_URL": "postgresql://a@db/airflow",
+    }
     assert "airflow-scheduler" in _names(compose(tmp_path, environment=variables))
 
 
 def test_local_s3_is_left_out_when_store_is_elsewhere(tmp_path):
-    assert "s3" not in _names(compose(tmp_path, environment={"NIGHTSHIFT_S3_ENDPOINT_URL": "https://s3.example.com"}))
+    assert "s3" not in _names(
+        compose(tmp_path, environment={"NIGHTSHIFT_S3_ENDPOINT_URL": "https://s3.example.com"})
+    )
 
 
 def test_own_settings_are_not_foreign_when_they_are_sourced_from_the_env_file(tmp_path):
     write_env(tmp_path, {"NIGHTSHIFT_WAREHOUSE_HOST": "127.0.0.1"})
-    assert "postgres" in _names(compose(tmp_path, environment={"NIGHTSHIFT_WAREHOUSE_HOST": "127.0.0.1"}))
+    assert "postgres" in _names(
+        compose(tmp_path, environment={"NIGHTSHIFT_WAREHOUSE_HOST": "127.0.0.1"})
+    )
 
 
 def test_unknown_service_is_refused_when_asked_for(tmp_path):

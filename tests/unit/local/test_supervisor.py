@@ -25,7 +25,10 @@ class FakePart:
         self.unhealthy_limit_seconds = unhealthy_limit_seconds
         self.is_running, self.is_well, self.fails = False, True, False
         self.n_starts = self.n_stops = 0
-        self.process = SimpleNamespace(find=lambda: SimpleNamespace(pid=1) if self.is_running else None, end_idle_leftovers=lambda: None)
+        self.process = SimpleNamespace(
+            find=lambda: SimpleNamespace(pid=1) if self.is_running else None,
+            end_idle_leftovers=lambda: None,
+        )
 
     def ensure_started(self):
         if not self.is_running:
@@ -124,7 +127,11 @@ class Airflow:
     def __init__(self, tmp_path, monkeypatch):
         self.api, self.scheduler, self.dag_processor = (FakePart() for _ in range(3))
         self.process, self.clock = FakeProcess(), SimpleNamespace(now=1000.0)
-        self.api.name, self.scheduler.name, self.dag_processor.name = API_SERVER, SCHEDULER, DAG_PROCESSOR
+        self.api.name, self.scheduler.name, self.dag_processor.name = (
+            API_SERVER,
+            SCHEDULER,
+            DAG_PROCESSOR,
+        )
         self.scheduler.process.find = lambda: self.process if self.scheduler.is_running else None
         stack = SimpleNamespace(parts=(self.api, self.scheduler, self.dag_processor), settings={})
         monkeypatch.setattr(module, "compose", lambda *_: stack)
@@ -165,7 +172,11 @@ def test_the_scheduler_is_suspended_when_the_api_server_dies_and_goes_on_when_it
     assert stack.process.is_suspended, "tasks have not yet sent their heartbeats"
     stack.after(15)
     assert not stack.process.is_suspended
-    assert (stack.scheduler.n_stops, stack.scheduler.n_starts, stack.dag_processor.n_stops) == (0, 1, 0)
+    assert (stack.scheduler.n_stops, stack.scheduler.n_starts, stack.dag_processor.n_stops) == (
+        0,
+        1,
+        0,
+    )
 
 
 def test_some_late_answers_of_the_api_server_suspend_nobody(stack):

@@ -26,7 +26,12 @@ def holder(tmp_path):
     """Return another process that holds the lock of the home."""
     home = prepare_home(tmp_path)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    process = subprocess.Popen([sys.executable, "-c", HOLDER, str(home)], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(home)],
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
     assert process.stdout.readline() == b"held\n"
     yield process
     process.kill()
@@ -35,7 +40,10 @@ def holder(tmp_path):
 
 def test_second_one_is_told_and_refused_when_the_first_does_not_end(tmp_path, holder):
     told = []
-    with pytest.raises(ServiceError, match="NS-SERVICE-014"), only_up(tmp_path, told.append, wait_seconds=0.3):
+    with (
+        pytest.raises(ServiceError, match="NS-SERVICE-014"),
+        only_up(tmp_path, told.append, wait_seconds=0.3),
+    ):
         pytest.fail("two at once")
     assert told == ["  another `nightshift up` works on this home: waiting for it"]
 

@@ -27,13 +27,28 @@ def make_booster(seed: int, n: int = 1500, **params: object) -> lgb.Booster:
     matrix = make_matrix(n, seed)
     known = np.nan_to_num(matrix)
     codes = known[:, N_NUMERIC + 1]
-    label = known[:, 0] * known[:, 1] + np.sin(3 * known[:, 2]) + (codes % 3) + np.isnan(matrix[:, 3]) + 0.3 * (known[:, N_NUMERIC] == 2)
+    label = (
+        known[:, 0] * known[:, 1]
+        + np.sin(3 * known[:, 2])
+        + (codes % 3)
+        + np.isnan(matrix[:, 3])
+        + 0.3 * (known[:, N_NUMERIC] == 2)
+    )
     if params.get("objective", "regression") == "binary":
         label = (label > np.median(label)).astype(float)
     rounds = params.pop("rounds", 12)
     assert isinstance(rounds, int)
-    settings = {"objective": "regression", "verbosity": -1, "num_threads": 1, "min_data_in_leaf": 5, "seed": seed, **params}
-    data = lgb.Dataset(matrix, label, categorical_feature=[N_NUMERIC, N_NUMERIC + 1], params=settings)
+    settings = {
+        "objective": "regression",
+        "verbosity": -1,
+        "num_threads": 1,
+        "min_data_in_leaf": 5,
+        "seed": seed,
+        **params,
+    }
+    data = lgb.Dataset(
+        matrix, label, categorical_feature=[N_NUMERIC, N_NUMERIC + 1], params=settings
+    )
     return lgb.train(settings, data, rounds)
 
 
@@ -43,12 +58,23 @@ SHAPES: dict[str, dict[str, object]] = {
     "wide": {"num_leaves": 200, "min_data_in_leaf": 2},
     "stumps": {"num_leaves": 2, "rounds": 30},
     "levels one by one": {"num_leaves": 31, "max_cat_to_onehot": 64},
-    "levels in sets": {"num_leaves": 31, "max_cat_to_onehot": 1, "cat_smooth": 0, "cat_l2": 0, "min_data_per_group": 1},
+    "levels in sets": {
+        "num_leaves": 31,
+        "max_cat_to_onehot": 1,
+        "cat_smooth": 0,
+        "cat_l2": 0,
+        "min_data_per_group": 1,
+    },
     "zero is missing": {"num_leaves": 31, "zero_as_missing": True},
     "nothing is missing": {"num_leaves": 31, "use_missing": False},
     "extra random": {"num_leaves": 31, "extra_trees": True},
     "one bin a value": {"num_leaves": 60, "max_bin": 4},
     "constant": {"num_leaves": 31, "min_data_in_leaf": 10_000, "rounds": 3},
-    "some rows and columns": {"num_leaves": 31, "bagging_fraction": 0.5, "bagging_freq": 1, "feature_fraction": 0.5},
+    "some rows and columns": {
+        "num_leaves": 31,
+        "bagging_fraction": 0.5,
+        "bagging_freq": 1,
+        "feature_fraction": 0.5,
+    },
     "dart": {"boosting": "dart", "num_leaves": 15},
 }

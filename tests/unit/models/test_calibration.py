@@ -32,7 +32,9 @@ def test_mean_probability_is_the_rate_and_order_is_kept(overconfident, method):
 
 @pytest.mark.parametrize("method", ["platt", "isotonic", "none"])
 def test_probability_stays_off_zero_and_one(overconfident, method):
-    probability = apply_calibration(fit_calibration(method, *overconfident), np.array([-1e9, -800.0, 0.0, 800.0, 1e9]))
+    probability = apply_calibration(
+        fit_calibration(method, *overconfident), np.array([-1e9, -800.0, 0.0, 800.0, 1e9])
+    )
     assert probability.min() >= 1e-6
     assert probability.max() <= 1 - 1e-6
 

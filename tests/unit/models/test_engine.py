@@ -27,11 +27,20 @@ def proved() -> TrainedModel:
     """Return a stored model with its proof."""
     rows = _rows(900)
     model = fit_model(SPEC, rows.slice(0, 600), rows.slice(600))
-    return replace(TrainedModel.from_files(*model.files.values()), engine_proof=prove_engines(model, _rows(300, seed=9)))
+    return replace(
+        TrainedModel.from_files(*model.files.values()),
+        engine_proof=prove_engines(model, _rows(300, seed=9)),
+    )
 
 
 def _with(model: TrainedModel, **engines: dict[str, str | None]) -> TrainedModel:
-    return replace(model, engine_proof={**model.engine_proof, "engines": {**model.engine_proof["engines"], **engines}})
+    return replace(
+        model,
+        engine_proof={
+            **model.engine_proof,
+            "engines": {**model.engine_proof["engines"], **engines},
+        },
+    )
 
 
 def test_the_proof_says_what_was_compared(proved):
@@ -58,7 +67,9 @@ def test_lightgbm_scores_a_version_whose_proof_is_of_an_engine_that_is_gone(prov
     assert choose_engine(also_gone, "auto").name == "quickscorer"
 
 
-@pytest.mark.parametrize(("choice", "level"), [("auto", logging.INFO), ("quickscorer", logging.ERROR)])
+@pytest.mark.parametrize(
+    ("choice", "level"), [("auto", logging.INFO), ("quickscorer", logging.ERROR)]
+)
 @pytest.mark.parametrize(
     ("changed", "reason"),
     [
@@ -67,24 +78,34 @@ def test_lightgbm_scores_a_version_whose_proof_is_of_an_engine_that_is_gone(prov
         ({"version": "0.2.0", "objection": None}, "proved with version 0.2.0"),
     ],
 )
-def test_the_reference_scores_and_says_why_when_the_proof_is_not_enough(proved, caplog, choice, level, changed, reason):
+def test_the_reference_scores_and_says_why_when_the_proof_is_not_enough(
+    proved, caplog, choice, level, changed, reason
+):
     model = _with(proved, quickscorer=changed) if changed else replace(proved, engine_proof=None)
     with caplog.at_level(logging.INFO):
         chosen = choose_engine(model, choice)
 
     assert chosen.name == "lightgbm"
-    assert [(record.levelno, reason in record.message) for record in caplog.records if record.name == engine.__name__] == [(level, True)]
+    assert [
+        (record.levelno, reason in record.message)
+        for record in caplog.records
+        if record.name == engine.__name__
+    ] == [(level, True)]
 
 
 def test_the_reference_scores_when_golden_rows_come_out_otherwise(proved, caplog, monkeypatch):
     raw = QuickScorer.raw
-    monkeypatch.setattr(QuickScorer, "raw", lambda self, matrix: np.nextafter(raw(self, matrix), np.inf))
+    monkeypatch.setattr(
+        QuickScorer, "raw", lambda self, matrix: np.nextafter(raw(self, matrix), np.inf)
+    )
 
     assert choose_engine(proved, "quickscorer").name == "lightgbm"
     assert "golden" in caplog.text
 
 
-def test_a_batch_is_scored_by_the_reference_when_the_accelerated_engine_fails_in_the_middle(proved, monkeypatch):
+def test_a_batch_is_scored_by_the_reference_when_the_accelerated_engine_fails_in_the_middle(
+    proved, monkeypatch
+):
     chosen, matrix = choose_engine(proved, "quickscorer"), proved.encode(_rows(100))
 
     def fail(self, matrix):
@@ -102,7 +123,9 @@ def test_a_proof_says_no_when_the_accelerated_engine_is_wrong(proved, monkeypatc
     def other(text, matrix):
         if damage == "dies":
             raise OSError("signal 11")
-        return np.nextafter(proved.raw(rows), np.inf) if damage == "differs" else proved.raw(rows)[:-1]
+        return (
+            np.nextafter(proved.raw(rows), np.inf) if damage == "differs" else proved.raw(rows)[:-1]
+        )
 
     monkeypatch.setattr(engine_equivalence, "_quick_raw", other)
     proof = prove_engines(proved, rows.slice(0, 0) if damage == "no rows" else rows)
@@ -125,4 +148,7 @@ def test_both_engines_give_the_same_bits_when_trees_have_this_shape(shape):
 
 
 def test_scoring_nothing_gives_nothing_with_the_accelerated_engine(proved):
-    assert score_rows(proved, _rows(10).slice(0, 0), 2, "auto").schema.field("score").type == pa.float64()
+    assert (
+        score_rows(proved, _rows(10).slice(0, 0), 2, "auto").schema.field("score").type
+        == pa.float64()
+    )

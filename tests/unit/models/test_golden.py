@@ -18,19 +18,30 @@ def text():
     dice = np.random.default_rng(1)
     matrix = np.column_stack([dice.normal(size=(400, 2)), dice.integers(0, 4, 400)])
     label = (matrix[:, 0] + (matrix[:, 2] == 1) > 0.5).astype(float)
-    return fit_trees((matrix[:300], label[:300]), (matrix[300:], label[300:]), FitPlan("binary", {}, 1, 6, 6, [2], SIGNATURE.names)).text
+    return fit_trees(
+        (matrix[:300], label[:300]),
+        (matrix[300:], label[300:]),
+        FitPlan("binary", {}, 1, 6, 6, [2], SIGNATURE.names),
+    ).text
 
 
 def frozen() -> Golden:
     matrix = np.tile([1.0, np.nan], (N_ROWS, 1))
-    return Golden.of(matrix, np.full(N_ROWS, 0.1 + 0.2), np.full((N_ROWS, 3), 0.1), np.full(N_ROWS, 0.3))
+    return Golden.of(
+        matrix, np.full(N_ROWS, 0.1 + 0.2), np.full((N_ROWS, 3), 0.1), np.full(N_ROWS, 0.3)
+    )
 
 
 def test_rows_are_always_the_same_and_hold_thresholds_levels_and_gaps(text):
     rows = golden_rows(text, SIGNATURE)
     assert rows.tobytes() == golden_rows(text, SIGNATURE).tobytes()
     assert rows.shape == (N_ROWS, 3)
-    thresholds = {float(word) for line in text.split("\n") if line.startswith("threshold=") for word in line[10:].split(" ")}
+    thresholds = {
+        float(word)
+        for line in text.split("\n")
+        if line.startswith("threshold=")
+        for word in line[10:].split(" ")
+    }
     near = {*thresholds, *(float(np.nextafter(value, np.inf)) for value in thresholds)}
     numbers = rows[:, 0][~np.isnan(rows[:, 0])]
     assert {*numbers.tolist()} <= near

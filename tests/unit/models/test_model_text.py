@@ -22,7 +22,9 @@ def text():
     matrix = np.random.default_rng(1).normal(size=(400, 3))
     matrix[:, 2] = np.random.default_rng(2).integers(0, 4, 400)
     label = (matrix[:, 0] + 3 * (matrix[:, 2] == 1) > 0.5).astype(float)
-    plan = FitPlan("binary", {"num_leaves": 5, "min_data_per_group": 10}, 1, 6, 6, [2], ["a", "b", "kind"])
+    plan = FitPlan(
+        "binary", {"num_leaves": 5, "min_data_per_group": 10}, 1, 6, 6, [2], ["a", "b", "kind"]
+    )
     return fit_trees((matrix[:300], label[:300]), (matrix[300:], label[300:]), plan).text
 
 
@@ -39,7 +41,9 @@ def missing():
     dice = np.random.default_rng(3)
     matrix = dice.normal(size=(900, 2))
     matrix[:, 0] = np.where(dice.random(900) < 0.4, np.nan, dice.integers(0, 3, 900))
-    label = np.where(np.isnan(matrix[:, 0]), dice.random(900) < 0.8, dice.random(900) < 0.2).astype(float)
+    label = np.where(np.isnan(matrix[:, 0]), dice.random(900) < 0.8, dice.random(900) < 0.2).astype(
+        float
+    )
     plan = FitPlan("binary", {"num_leaves": 4, "min_data_in_leaf": 5}, 1, 20, 20, [], ["a", "b"])
     return fit_trees((matrix[:600], label[:600]), (matrix[600:], label[600:]), plan).text, matrix
 
@@ -61,7 +65,9 @@ def test_golden_rows_are_finite_or_missing_when_a_threshold_is_infinite(missing)
     assert np.isnan(rows[:, 0]).any()
 
 
-@pytest.mark.parametrize("damage", [("=inf", "=-inf"), ("=inf", "=nan"), ("=inf", "=infinity"), ("=8 ", "=0 ")])
+@pytest.mark.parametrize(
+    "damage", [("=inf", "=-inf"), ("=inf", "=nan"), ("=inf", "=infinity"), ("=8 ", "=0 ")]
+)
 def test_infinite_threshold_is_refused_when_it_is_not_lightgbms_own(missing, damage):
     first = missing[0].partition("\nTree=1")[0]
     assert "threshold=inf " in first
@@ -103,7 +109,11 @@ def test_damaged_tree_is_refused(text, pattern, replacement):
 @pytest.mark.parametrize(
     ("pattern", "replacement", "what"),
     [
-        (r"leaf_value=\S+", "leaf_value=nan", "leaf_value holds something else than finite numbers"),
+        (
+            r"leaf_value=\S+",
+            "leaf_value=nan",
+            "leaf_value holds something else than finite numbers",
+        ),
         (r"leaf_value=\S+", "leaf_value=1e+999", "no double holds"),
         (r"leaf_value=\S+", "leaf_value=1e+300", "impossible score"),
         (r"leaf_value=", "leaf_value= ", "leaf_value holds something else"),
@@ -161,7 +171,9 @@ def test_constant_model_passes():
     """A label that never changes gives one tree of one leaf, whose lists are empty."""
     matrix = np.zeros((60, 2))
     plan = FitPlan("regression", {}, 1, 3, 3, [], ["a", "b"])
-    [tree] = check_model_text(fit_trees((matrix, np.full(60, 3.0)), (matrix, np.full(60, 3.0)), plan).text)
+    [tree] = check_model_text(
+        fit_trees((matrix, np.full(60, 3.0)), (matrix, np.full(60, 3.0)), plan).text
+    )
     assert (tree.features, tree.leaf_values) == ([], [3.0])
 
 
@@ -181,12 +193,24 @@ def test_constant_model_passes():
 def test_what_lightgbm_writes_passes_when_objective_and_parameters_are_others(objective, params):
     dice = np.random.default_rng(4)
     matrix, label = dice.normal(size=(300, 3)), dice.uniform(0, 1, 300)
-    plan = FitPlan(objective, {"num_leaves": 6, "min_data_in_leaf": 5, **params}, 1, 4, 4, [], ["a", "b", "c"])
+    plan = FitPlan(
+        objective, {"num_leaves": 6, "min_data_in_leaf": 5, **params}, 1, 4, 4, [], ["a", "b", "c"]
+    )
     text = fit_trees((matrix[:200], label[:200]), (matrix[200:], label[200:]), plan).text
     assert len(check_model_text(text, ["a", "b", "c"])) == text.count("Tree=")
 
 
-@pytest.mark.parametrize("name", ["max_feature_idx", "num_tree_per_iteration", "objective", "feature_infos", "tree_sizes", "feature_names"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "max_feature_idx",
+        "num_tree_per_iteration",
+        "objective",
+        "feature_infos",
+        "tree_sizes",
+        "feature_names",
+    ],
+)
 def test_missing_header_line_is_refused(text, name):
     damaged, n = re.subn(rf"\n{name}=[^\n]*", "", text, count=1)
     assert n == 1

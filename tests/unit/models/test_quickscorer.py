@@ -27,7 +27,10 @@ def test_every_bit_is_lightgbms_when_leaves_fill_words_or_just_not(n_leaves, sha
     grown = {"num_leaves": n_leaves, "min_data_in_leaf": 1, "min_sum_hessian_in_leaf": 0, "n": 3000}
     booster, matrix = make_booster(5, **grown, **shape), _edges(2000)
 
-    assert QuickScorer(booster.model_to_string()).raw(matrix).tobytes() == booster.predict(matrix, raw_score=True).tobytes()
+    assert (
+        QuickScorer(booster.model_to_string()).raw(matrix).tobytes()
+        == booster.predict(matrix, raw_score=True).tobytes()
+    )
 
 
 @pytest.mark.parametrize("n_rows", [0, 1, LANES - 1, LANES, LANES + 1, 5000])
@@ -43,7 +46,10 @@ def test_a_matrix_may_lie_in_memory_in_any_order(order):
     booster, matrix = make_booster(6, num_leaves=31), _edges(800)
     given = matrix[::2] if order == "every other row" else np.array(matrix, order=order)
 
-    assert QuickScorer(booster.model_to_string()).raw(given).tobytes() == booster.predict(given, raw_score=True).tobytes()
+    assert (
+        QuickScorer(booster.model_to_string()).raw(given).tobytes()
+        == booster.predict(given, raw_score=True).tobytes()
+    )
 
 
 def test_rows_are_the_same_bits_as_a_python_loop_gives():
@@ -57,9 +63,13 @@ def test_rows_are_the_same_bits_as_a_python_loop_gives():
 
 
 def test_trees_of_more_leaves_are_refused():
-    booster = make_booster(8, num_leaves=MAX_LEAVES + 1, min_data_in_leaf=1, min_sum_hessian_in_leaf=0, n=3000)
+    booster = make_booster(
+        8, num_leaves=MAX_LEAVES + 1, min_data_in_leaf=1, min_sum_hessian_in_leaf=0, n=3000
+    )
 
-    with pytest.raises(UnsuitableTreesError, match=f"{MAX_LEAVES + 1} leaves, more than {MAX_LEAVES}"):
+    with pytest.raises(
+        UnsuitableTreesError, match=f"{MAX_LEAVES + 1} leaves, more than {MAX_LEAVES}"
+    ):
         QuickScorer(booster.model_to_string())
 
 

@@ -26,22 +26,40 @@ SPEC = ModelSpec.model_validate(
         "entity": {"name": "parcel", "key": "parcel_id"},
         "event_timestamp": "event_timestamp",
         "feature_view": "parcel",
-        "features": {"numeric": ["weight_kg", "late_rate_7d"], "categorical": [{"name": "depot", "minimum_rows": 1}]},
+        "features": {
+            "numeric": ["weight_kg", "late_rate_7d"],
+            "categorical": [{"name": "depot", "minimum_rows": 1}],
+        },
         "label": {"relation": "labels", "column": "is_late"},
-        "training": {"schedule": "nightly", "num_boost_round": 20, "params": {"num_leaves": 6, "min_data_in_leaf": 20}},
+        "training": {
+            "schedule": "nightly",
+            "num_boost_round": 20,
+            "params": {"num_leaves": 6, "min_data_in_leaf": 20},
+        },
         "promotion": {"metric": "roc_auc"},
         "scoring": {"fallback": {"feature": "late_rate_7d", "default": 0.2}},
-        "monitoring": {"metric": "log_loss", "maximum_metric_loss": 0.1, "windows": {"n": 1, "m": 1}},
+        "monitoring": {
+            "metric": "log_loss",
+            "maximum_metric_loss": 0.1,
+            "windows": {"n": 1, "m": 1},
+        },
     }
 )
 
 
 def _rows(n: int, seed: int = 1) -> pa.Table:
     dice = np.random.default_rng(seed)
-    weight, rate = dice.uniform(0, 15, n), np.where(dice.random(n) < 0.1, np.nan, dice.uniform(0, 0.7, n))
+    weight, rate = (
+        dice.uniform(0, 15, n),
+        np.where(dice.random(n) < 0.1, np.nan, dice.uniform(0, 0.7, n)),
+    )
     depot = np.where(dice.random(n) < 0.3, "north", "south")
-    late = dice.random(n) < 0.1 + 0.5 * np.nan_to_num(rate) + 0.02 * weight + 0.1 * (depot == "north")
-    return pa.table({"weight_kg": weight, "late_rate_7d": rate, "depot": depot, "is_late": late.astype(float)})
+    late = dice.random(n) < 0.1 + 0.5 * np.nan_to_num(rate) + 0.02 * weight + 0.1 * (
+        depot == "north"
+    )
+    return pa.table(
+        {"weight_kg": weight, "late_rate_7d": rate, "depot": depot, "is_late": late.astype(float)}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -78,11 +96,15 @@ def test_lightgbm_computes_contributions_when_the_kernel_cannot_be_made(model, m
     assert ours.of(model.encode(rows.slice(0, 0))).shape == (0, 3)
 
 
-def test_lightgbm_computes_contributions_when_the_kernel_gives_others_than_the_golden_ones(model, monkeypatch, caplog):
+def test_lightgbm_computes_contributions_when_the_kernel_gives_others_than_the_golden_ones(
+    model, monkeypatch, caplog
+):
     stored = TrainedModel.from_files(*model.files.values())
     assert Contributions(stored).is_accelerated
 
-    monkeypatch.setattr(kernels, "jit", lambda loops: lambda matrix, added, *arrays: added.fill(0.25))
+    monkeypatch.setattr(
+        kernels, "jit", lambda loops: lambda matrix, added, *arrays: added.fill(0.25)
+    )
     assert not Contributions(stored).is_accelerated
     assert "golden" in caplog.text
 
@@ -124,7 +146,9 @@ def test_an_unknown_level_counts_as_missing(model):
 def test_a_whole_model_passes_its_trial_on_a_hundred_rows(model, monkeypatch):
     scored: list[int] = []
     score = Scorer.score
-    monkeypatch.setattr(Scorer, "score", lambda self, rows: scored.append(score(self, rows).num_rows))
+    monkeypatch.setattr(
+        Scorer, "score", lambda self, rows: scored.append(score(self, rows).num_rows)
+    )
     try_model(model, _rows(100), 1)
 
     assert scored == [100]
@@ -132,7 +156,11 @@ def test_a_whole_model_passes_its_trial_on_a_hundred_rows(model, monkeypatch):
 
 def test_a_model_fails_its_trial_when_its_contributions_do_not_add_up(model, monkeypatch):
     of = Contributions.of
-    monkeypatch.setattr(Contributions, "of", lambda self, matrix: of(self, matrix) * np.linspace(1, 2, len(matrix))[:, None])
+    monkeypatch.setattr(
+        Contributions,
+        "of",
+        lambda self, matrix: of(self, matrix) * np.linspace(1, 2, len(matrix))[:, None],
+    )
 
     with pytest.raises(scorer.ChampionBrokenError):
         try_model(model, _rows(100), 1)

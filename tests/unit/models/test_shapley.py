@@ -38,8 +38,11 @@ def test_contributions_are_those_of_lightgbm_when_trees_have_this_shape(shape):
     matrix[0, :5], matrix[1, :5], matrix[2, :5] = 1e-36, -1e-36, 1e300
     matrix[0, 5:], matrix[1, 5:], matrix[2, 5:], matrix[3, 5:] = N_LEVELS + 500, -1.0, -0.5, 2.5
     matrix[4] = np.nan
-    # LightGBM's own thresholds around zero: it asks 0 for them, also at nodes that the row does not reach.
-    matrix[5:105, :5] = np.random.default_rng(5).choice([ALMOST_ZERO, -ALMOST_ZERO, 0.0, 0.4, -0.4], (100, 5))
+    # LightGBM's own thresholds around zero: it asks 0 for them, also at nodes that the row does not
+    # reach.
+    matrix[5:105, :5] = np.random.default_rng(5).choice(
+        [ALMOST_ZERO, -ALMOST_ZERO, 0.0, 0.4, -0.4], (100, 5)
+    )
     booster = make_booster(7, **dict(SHAPES[shape]))
 
     _assert_equal(booster, matrix)
@@ -76,7 +79,13 @@ def test_contributions_are_those_of_lightgbm_when_a_path_asks_thirty_features():
     for column in range(30):
         alive &= matrix[:, column] > 0.12
         label += alive
-    params = {"objective": "regression", "num_leaves": 60, "min_data_in_leaf": 1, "verbosity": -1, "num_threads": 1}
+    params = {
+        "objective": "regression",
+        "num_leaves": 60,
+        "min_data_in_leaf": 1,
+        "verbosity": -1,
+        "num_threads": 1,
+    }
     booster = lgb.train(params, lgb.Dataset(matrix, label), 5)
     deepest = max(read_forest(booster.model_to_string()).n_points)
 
@@ -88,7 +97,11 @@ def test_a_feature_counts_once_when_a_path_asks_it_many_times():
     import lightgbm as lgb
 
     values = np.linspace(-3, 3, 2000)[:, None]
-    booster = lgb.train({"verbosity": -1, "num_leaves": 40, "min_data_in_leaf": 5}, lgb.Dataset(values, np.sin(4 * values[:, 0])), 5)
+    booster = lgb.train(
+        {"verbosity": -1, "num_leaves": 40, "min_data_in_leaf": 5},
+        lgb.Dataset(values, np.sin(4 * values[:, 0])),
+        5,
+    )
 
     assert set(read_forest(booster.model_to_string()).n_points.tolist()) == {1}
     _assert_equal(booster, values[::7])
@@ -100,7 +113,12 @@ def test_contributions_are_the_same_bits_in_any_batch_and_with_any_number_of_thr
     whole = _ours(booster, matrix)
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     in_threads = _ours(booster, matrix)
-    pieces = np.concatenate([_ours(booster, part) for part in np.array_split(matrix[:500], [1, LANES - 1, 2 * LANES + 3, 400])])
+    pieces = np.concatenate(
+        [
+            _ours(booster, part)
+            for part in np.array_split(matrix[:500], [1, LANES - 1, 2 * LANES + 3, 400])
+        ]
+    )
     shuffled = np.random.default_rng(0).permutation(500)
 
     assert in_threads.tobytes() == whole.tobytes()

@@ -5,11 +5,22 @@ import pyarrow as pa
 import pytest
 
 from nightshift.contracts.model_spec import Features
-from nightshift.models.signature import Signature, SignatureError, check_columns, encode, learn_signature
+from nightshift.models.signature import (
+    Signature,
+    SignatureError,
+    check_columns,
+    encode,
+    learn_signature,
+)
 
 SIGNATURE = Signature(("wind", "is_fragile"), (("carrier", ("A", "B")),))
 ROWS = pa.table(
-    {"carrier": ["B", "A", None, "Z"], "is_fragile": [True, False, None, True], "wind": [1.5, None, -2.0, 0.0], "more": [1, 2, 3, 4]}
+    {
+        "carrier": ["B", "A", None, "Z"],
+        "is_fragile": [True, False, None, True],
+        "wind": [1.5, None, -2.0, 0.0],
+        "more": [1, 2, 3, 4],
+    }
 )
 
 
@@ -39,7 +50,10 @@ def test_missing_column_is_refused_with_the_difference():
 
 @pytest.mark.parametrize(
     ("name", "values", "expected", "got"),
-    [("wind", ["1", "2", "3", "4"], "a number", "string"), ("carrier", [1, 2, 3, 4], "text", "int64")],
+    [
+        ("wind", ["1", "2", "3", "4"], "a number", "string"),
+        ("carrier", [1, 2, 3, 4], "text", "int64"),
+    ],
 )
 def test_wrong_type_is_refused(name, values, expected, got):
     rows = ROWS.set_column(ROWS.column_names.index(name), name, pa.array(values))

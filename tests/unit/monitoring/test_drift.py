@@ -29,7 +29,9 @@ def test_index_is_zero_when_shares_are_equal() -> None:
 
 def test_index_is_the_textbook_value_when_counts_are_large() -> None:
     expected = (0.5 - 0.25) * math.log(0.5 / 0.25) + (0.5 - 0.75) * math.log(0.5 / 0.75)
-    assert stability_index([5_000_000, 5_000_000], [0.25, 0.75], 10_000_000) == pytest.approx(expected, abs=1e-6)
+    assert stability_index([5_000_000, 5_000_000], [0.25, 0.75], 10_000_000) == pytest.approx(
+        expected, abs=1e-6
+    )
 
 
 def test_index_is_finite_when_a_bin_is_empty_on_one_side() -> None:
@@ -39,7 +41,9 @@ def test_index_is_finite_when_a_bin_is_empty_on_one_side() -> None:
 
 
 def test_bin_that_is_empty_on_both_sides_changes_nothing() -> None:
-    assert stability_index([40, 0, 60], [0.5, 0.0, 0.5], 100) == stability_index([40, 60], [0.5, 0.5], 100)
+    assert stability_index([40, 0, 60], [0.5, 0.0, 0.5], 100) == stability_index(
+        [40, 60], [0.5, 0.5], 100
+    )
 
 
 def test_largest_gap_is_the_distance_of_cumulated_shares() -> None:
@@ -59,7 +63,9 @@ def test_distance_is_one_when_only_one_side_has_values(distance) -> None:
 
 
 def test_expected_shares_hold_other_levels_and_missing_rows() -> None:
-    assert expected_shares({"shares": {"b": 0.75, "a": 0.25}, "missing_share": 0.2}) == pytest.approx([0.2, 0.6, 0.0, 0.2])
+    assert expected_shares(
+        {"shares": {"b": 0.75, "a": 0.25}, "missing_share": 0.2}
+    ) == pytest.approx([0.2, 0.6, 0.0, 0.2])
     assert expected_shares({"shares": [0.5, 0.5], "missing_share": 0.0}) == [0.5, 0.5, 0.0]
 
 
@@ -99,7 +105,9 @@ def drift_of(then: pa.Array, now: pa.Array):
     signature = Signature((), (("x", ()),)) if is_text else Signature(("x",), ())
     rows = pa.table({"x": then, "partition_date": np.arange(N) % 8})
     reference = describe(rows, signature, np.array([0.1, 0.2]))
-    trained = type("Trained", (), {"reference": reference, "predictions": lambda _, rows: Scores(rows)})()
+    trained = type(
+        "Trained", (), {"reference": reference, "predictions": lambda _, rows: Scores(rows)}
+    )()
     counter = BinCounter(*features_to_count(reference))
     scanned = scan(pa.table({"x": now}).to_batches(), counter)
     yardstick = DriftReference(reference, training_noise(trained, rows), 0.2, 0.2, 0.1)
@@ -114,7 +122,9 @@ class Scores:
 
 
 @pytest.mark.parametrize(("then", "now"), CHANGED_NUMBERS.values(), ids=CHANGED_NUMBERS)
-def test_number_that_is_something_else_tonight_has_drifted_for_monitor_and_profile(then, now) -> None:
+def test_number_that_is_something_else_tonight_has_drifted_for_monitor_and_profile(
+    then, now
+) -> None:
     drift, index = drift_of(pa.array(then), pa.array(now))
     assert drift.is_drifted, drift
     assert index > 0.2

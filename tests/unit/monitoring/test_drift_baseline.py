@@ -27,10 +27,20 @@ def world(level_of_night: np.ndarray) -> tuple[Model, pa.Table]:
     night = np.repeat(np.arange(level_of_night.size), 200)
     wind = random.normal(size=night.size) + level_of_night[night]
     carrier = random.choice(["A", "B"], night.size)
-    levels = {"shares": {"A": float((carrier == "A").mean()), "B": float((carrier == "B").mean())}, "missing_share": 0.0, "n": night.size}
-    reference = {"numeric": {"wind": profile_numbers(wind)}, "categorical": {"carrier": levels}, "score": profile_numbers(wind)}
+    levels = {
+        "shares": {"A": float((carrier == "A").mean()), "B": float((carrier == "B").mean())},
+        "missing_share": 0.0,
+        "n": night.size,
+    }
+    reference = {
+        "numeric": {"wind": profile_numbers(wind)},
+        "categorical": {"carrier": levels},
+        "score": profile_numbers(wind),
+    }
     days = np.datetime64("2020-01-01") + night
-    return Model(reference), pa.table({"partition_date": days, "wind": wind, "carrier": carrier.tolist()})
+    return Model(reference), pa.table(
+        {"partition_date": days, "wind": wind, "carrier": carrier.tolist()}
+    )
 
 
 def test_noise_is_small_when_nights_are_alike() -> None:

@@ -20,5 +20,7 @@ SPEC = load_spec(PROJECT_ROOT / "dags" / "models", "flight_delayed")
         (LabelCount(100, 45, 50), 0.9, "mature"),
     ],
 )
-def test_maturity_follows_the_share_of_the_labels_that_can_come(count: LabelCount, share: float | None, maturity: str) -> None:
+def test_maturity_follows_the_share_of_the_labels_that_can_come(
+    count: LabelCount, share: float | None, maturity: str
+) -> None:
     assert (count.share, count.maturity(SPEC)) == (share, maturity)

@@ -51,7 +51,9 @@ def settings_with(command: str = "", url: str = "") -> Settings:
 
 
 def writer(path: Path) -> str:
-    return f"{PYTHON} -c \"import sys, pathlib; pathlib.Path('{path}').write_text(sys.stdin.read())\""
+    return (
+        f"{PYTHON} -c \"import sys, pathlib; pathlib.Path('{path}').write_text(sys.stdin.read())\""
+    )
 
 
 def test_command_gets_the_document_on_standard_input(tmp_path: Path):
@@ -68,7 +70,10 @@ def test_webhook_gets_the_document(hook: type[Hook]):
 @pytest.mark.parametrize(
     ("command", "reason"),
     [
-        (f"{PYTHON} -c \"import sys; sys.exit('the pager is down')\"", "ended with 1: the pager is down"),
+        (
+            f"{PYTHON} -c \"import sys; sys.exit('the pager is down')\"",
+            "ended with 1: the pager is down",
+        ),
         ("/no/such/pager", "FileNotFoundError"),
         ("'never closed", "ValueError"),
     ],

@@ -39,7 +39,12 @@ class Instance:
     """A task instance that looked for the first time some minutes ago."""
 
     def __init__(self, first_look: dt.datetime | None = None) -> None:
-        self.task_id, self.try_number, self.map_index, self._first_look = "build_features", 2, -1, first_look
+        self.task_id, self.try_number, self.map_index, self._first_look = (
+            "build_features",
+            2,
+            -1,
+            first_look,
+        )
 
     def get_first_reschedule_date(self, _: Any) -> dt.datetime | None:
         return self._first_look
@@ -48,7 +53,10 @@ class Instance:
 @pytest.fixture
 def context(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
     """Be a task of Airflow's; the handler of SIGTERM is restored afterwards."""
-    given: dict[str, Any] = {"dag_run": SimpleNamespace(dag_id="transform", run_id="r", partition_key="2013-03-10"), "ti": Instance()}
+    given: dict[str, Any] = {
+        "dag_run": SimpleNamespace(dag_id="transform", run_id="r", partition_key="2013-03-10"),
+        "ti": Instance(),
+    }
     given["task"] = SimpleNamespace(execution_timeout=None)
     monkeypatch.setattr(scopes, "get_current_context", lambda: given)
     monkeypatch.setattr(scopes, "load_settings", lambda: None)
@@ -72,7 +80,9 @@ def minutes_ago(minutes: int) -> dt.datetime:
     ],
 )
 @pytest.mark.parametrize("try_number", [1, 7])
-def test_policy_asks_the_error_when_a_task_fails(error: Exception, action: RetryAction, try_number: int) -> None:
+def test_policy_asks_the_error_when_a_task_fails(
+    error: Exception, action: RetryAction, try_number: int
+) -> None:
     """Airflow counts the tries, also after a clear, so the number must not matter."""
     assert StageRetryPolicy().evaluate(error, try_number, 2).action is action
 
@@ -82,11 +92,15 @@ def test_airflow_may_lose_tries_beside_the_three_of_our_own_code() -> None:
     assert (N_TRIES, defaults["retries"]) == (3, 8)
     pauses = [20 * defaults["retry_exponential_backoff"] ** number for number in range(8)]
     longest = defaults["max_retry_delay"].total_seconds()
-    assert sum(min(pause, longest) for pause in pauses) > 30 * 60, "an outage of half an hour is survived"
+    assert sum(min(pause, longest) for pause in pauses) > 30 * 60, (
+        "an outage of half an hour is survived"
+    )
 
 
 @pytest.mark.parametrize("minutes", [None, 59])
-def test_task_is_put_back_when_upstream_owes_something(context: dict[str, Any], minutes: int | None) -> None:
+def test_task_is_put_back_when_upstream_owes_something(
+    context: dict[str, Any], minutes: int | None
+) -> None:
     context["ti"] = Instance(None if minutes is None else minutes_ago(minutes))
     with pytest.raises(AirflowRescheduleException) as raised, waiting(LIMIT):
         raise LookbackIncomplete("holes")
@@ -105,11 +119,17 @@ def test_task_does_not_wait_when_nothing_is_owed(context: dict[str, Any]) -> Non
         raise WarehouseError("down")
 
 
-def test_scope_has_the_run_partition_and_an_identity_without_the_try(context: dict[str, Any]) -> None:
+def test_scope_has_the_run_partition_and_an_identity_without_the_try(
+    context: dict[str, Any],
+) -> None:
     with task_scope() as scope:
         assert scope.partition.key == "2013-03-10"
         assert [day.key for day in scope.partitions] == ["2013-03-10"]
-        assert (scope.run.run_id, scope.run.attempt, scope.run.actor) == ("transform/2013-03-10/build_features@454349", 2, "airflow")
+        assert (scope.run.run_id, scope.run.attempt, scope.run.actor) == (
+            "transform/2013-03-10/build_features@454349",
+            2,
+            "airflow",
+        )
 
 
 def test_scope_refuses_a_run_without_a_partition(context: dict[str, Any]) -> None:
@@ -166,7 +186,14 @@ def test_process_ends_with_code_and_stacks_when_c_code_outlives_the_limit(call: 
     code += f"with ended(datetime.timedelta(seconds=1), grace_seconds=1.0): {call}"
     env = {**os.environ, "PYTHONPATH": str(PROJECT_ROOT / "plugins")}
     started = time.monotonic()
-    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
     assert time.monotonic() - started < 25
     assert done.returncode == (OVERDUE_EXIT_CODE if "time" in call else 1)
     assert ("[NS-AIRFLOW-004]" in done.stderr) == ("time" in call)

@@ -28,7 +28,10 @@ CONTRACT = DatasetContract(
     history_start="2013-01-01",
     grain="one hour",
     key=("origin",),
-    columns=({"name": "origin", "type": "text"}, {"name": "temperature_f", "source": "temp", "type": "number", "is_nullable": True}),
+    columns=(
+        {"name": "origin", "type": "text"},
+        {"name": "temperature_f", "source": "temp", "type": "number", "is_nullable": True},
+    ),
     maximum_refused_ratio=0.5,
 )
 GOOD = b"origin,temp\nEWR,39.5\nJFK,\n"
@@ -100,12 +103,22 @@ def test_the_name_of_an_added_column_is_told_only_if_it_is_a_word():
 @pytest.mark.parametrize(
     ("data", "changed", "error", "says"),
     [
-        (GOOD, {"data_key": "landing/weather/dt=2013-03-10/weather.txt"}, UnreadableError, r"ends with none of \.csv"),
+        (
+            GOOD,
+            {"data_key": "landing/weather/dt=2013-03-10/weather.txt"},
+            UnreadableError,
+            r"ends with none of \.csv",
+        ),
         (GOOD, {"sha256": "0" * 64}, DigestError, "expected: sha256 0000"),
         (GOOD[:-5], {}, RowCountError, "expected: 2 rows"),
         (b"origin,temp\nEWR,39.5\n", {}, RowCountError, "got:      1 rows"),
         (b"origin\nEWR\nJFK\n", {}, ColumnsError, r"- temp  \(missing\)"),
-        (b"origin,temp,temp\nEWR,1,1\nJFK,1,1\n", {}, ColumnsError, r"! temp  \(delivered 2 times\)"),
+        (
+            b"origin,temp,temp\nEWR,1,1\nJFK,1,1\n",
+            {},
+            ColumnsError,
+            r"! temp  \(delivered 2 times\)",
+        ),
         (b"", {"n_rows": 0}, UnreadableError, "it is empty"),
         (b"origin,temp\n\xff\xfe,1\n", {"n_rows": 1}, UnreadableError, "UTF8|UTF-8"),
         (GOOD, {"schema_version": 9}, UnreadableError, "expected: 1 to 1"),
@@ -142,9 +155,14 @@ def test_a_type_has_changed_only_when_enough_values_say_so():
     drop = manifest(GOOD, n_rows=1_000)
 
     check_types(drop, CONTRACT.columns, {"temperature_f": 9}, {"temperature_f": 9})
-    with pytest.raises(TypeChangedError, match="10 of 10 values are something else; accepted: numbers with a decimal point"):
+    with pytest.raises(
+        TypeChangedError,
+        match="10 of 10 values are something else; accepted: numbers with a decimal point",
+    ):
         check_types(drop, CONTRACT.columns, {"temperature_f": 10}, {"temperature_f": 10})
-    check_types(manifest(GOOD, n_rows=1), CONTRACT.columns, {"temperature_f": 1}, {"temperature_f": 1})
+    check_types(
+        manifest(GOOD, n_rows=1), CONTRACT.columns, {"temperature_f": 1}, {"temperature_f": 1}
+    )
 
 
 def test_the_refused_ratio_is_an_inclusive_limit_when_rows_are_refused():

@@ -23,7 +23,10 @@ def read(text: str | bytes, chunk_bytes: int = 1 << 20):
 @pytest.mark.parametrize(
     ("lines", "rows"),
     [
-        ('1,x\n2,"open\n3,n\n4,n\n5,close"\n6,z\n', [["1", "x"], '2,"open', ["3", "n"], ["4", "n"], '5,close"', ["6", "z"]]),
+        (
+            '1,x\n2,"open\n3,n\n4,n\n5,close"\n6,z\n',
+            [["1", "x"], '2,"open', ["3", "n"], ["4", "n"], '5,close"', ["6", "z"]],
+        ),
         ('1,"never\n2,x\n', ['1,"never', ["2", "x"]]),
         ('1,"a \\"b\\" c"\n2,x\n', ['1,"a \\"b\\" c"', ["2", "x"]]),
         ('1,"x"y\n2,x\n', ['1,"x"y', ["2", "x"]]),
@@ -81,7 +84,9 @@ TEXT = "id,note\r\n1,caf\u00e9\r\n"
 def test_a_file_of_another_encoding_or_form_is_refused_by_name(data, says):
     with pytest.raises(UnreadableFileError, match=says) as caught:
         read(data)
-    assert "x" not in str(caught.value).replace("not text", "").replace("UTF", "")  # no value of a row
+    assert "x" not in str(caught.value).replace("not text", "").replace(
+        "UTF", ""
+    )  # no value of a row
 
 
 def test_a_line_without_end_is_refused(monkeypatch):
@@ -109,7 +114,12 @@ def test_the_size_of_a_chunk_means_nothing(text, chunk_bytes):
 
 
 @settings(deadline=None)  # a busy machine is no fault
-@given(st.lists(st.lists(st.text(st.sampled_from('a"\n\r ;'), max_size=6), min_size=3, max_size=3), max_size=6))
+@given(
+    st.lists(
+        st.lists(st.text(st.sampled_from('a"\n\r ;'), max_size=6), min_size=3, max_size=3),
+        max_size=6,
+    )
+)
 def test_what_a_strict_writer_wrote_comes_back(rows):
     """Texts without commas cannot look like rows of three fields, so every line break is text."""
     sink = io.StringIO(newline="")

@@ -20,14 +20,24 @@ def column(kind: str, n: int = 4_000) -> np.ndarray:
         "both signs": dice.normal(size=n),
         "whole, many zeros": np.round(dice.normal(size=n)),
         "all magnitudes": dice.normal(size=n) * 10.0 ** dice.integers(-150, 150, n),
-        "ends": np.array([0.0, -0.0, 5e-324, -5e-324, sys.float_info.max, -sys.float_info.max, np.nan] * 10),
+        "ends": np.array(
+            [0.0, -0.0, 5e-324, -5e-324, sys.float_info.max, -sys.float_info.max, np.nan] * 10
+        ),
         "infinite": np.array([1.0, np.inf, -np.inf, np.nan]),
         "constant": np.full(n, 0.1),
         "nothing": np.full(5, np.nan),
     }[kind]
 
 
-KINDS = ("both signs", "whole, many zeros", "all magnitudes", "ends", "infinite", "constant", "nothing")
+KINDS = (
+    "both signs",
+    "whole, many zeros",
+    "all magnitudes",
+    "ends",
+    "infinite",
+    "constant",
+    "nothing",
+)
 
 
 def sketched(*parts: np.ndarray) -> NumberSketch:
@@ -55,7 +65,9 @@ def test_it_is_the_same_to_the_byte_in_any_cut_and_order(kind, monkeypatch):
     assert sketched(*shuffled).as_bytes() == whole
 
 
-@pytest.mark.parametrize("kind", ["both signs", "whole, many zeros", "all magnitudes", "ends", "constant"])
+@pytest.mark.parametrize(
+    "kind", ["both signs", "whole, many zeros", "all magnitudes", "ends", "constant"]
+)
 def test_mean_is_exactly_rounded_and_deviation_nearly(kind):
     values = column(kind)
     known = [Fraction(float(value)) for value in values[~np.isnan(values)]]
@@ -88,7 +100,9 @@ def test_every_number_is_counted_in_a_bin_that_holds_it(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_bytes_give_it_back(kind):
     found = sketched(column(kind))
-    again = NumberSketch.from_bytes(found.as_bytes(), found.n_rows, found.n_missing, found.minimum, found.maximum)
+    again = NumberSketch.from_bytes(
+        found.as_bytes(), found.n_rows, found.n_missing, found.minimum, found.maximum
+    )
 
     assert again.as_bytes() == found.as_bytes()
     assert (again.mean, again.std, again.n_distinct) == (found.mean, found.std, found.n_distinct)

@@ -12,7 +12,9 @@ import pytest
 from nightshift.quality.profile_checks import Verdict, check_profile
 from nightshift.quality.profiles import scan
 
-BETWEEN, IN_SET, NOT_NULL = (f"expect_column_values_to_{what}" for what in ("be_between", "be_in_set", "not_be_null"))
+BETWEEN, IN_SET, NOT_NULL = (
+    f"expect_column_values_to_{what}" for what in ("be_between", "be_in_set", "not_be_null")
+)
 ROWS = "expect_table_row_count_to_be_between"
 
 
@@ -31,25 +33,38 @@ def test_it_never_contradicts_the_values(seed):
     said = Counter()
     for _ in range(40):
         n = int(dice.integers(1, 3000))
-        numbers = dice.normal(dice.choice([-40, 0, 3]), dice.choice([0.1, 5, 1e6]), n).round(int(dice.integers(0, 4)))
+        numbers = dice.normal(dice.choice([-40, 0, 3]), dice.choice([0.1, 5, 1e6]), n).round(
+            int(dice.integers(0, 4))
+        )
         missing = dice.random(n) < dice.choice([0, 0.02, 0.5])
         texts = [f"t{i}" for i in dice.integers(0, dice.choice([3, 2000]), n)]
         columns = {"x": pa.array(numbers, mask=missing), "t": pa.array(texts, mask=missing)}
         profile = scan(pa.table(columns).to_batches(max_chunksize=700))
-        known, known_texts = numbers[~missing], [text for text, gone in zip(texts, missing, strict=True) if not gone]
+        known, known_texts = (
+            numbers[~missing],
+            [text for text, gone in zip(texts, missing, strict=True) if not gone],
+        )
         mostly = chance.choice([1.0, 0.99, 0.5])
         low, high = sorted(chance.choice([*numbers.tolist(), -1e9, 1e9, 0.0]) for _ in range(2))
         strict = chance.random() < 0.3
         inside = (known > low) & (known < high) if strict else (known >= low) & (known <= high)
-        limits = {"min_value": low, "max_value": high} | ({"strict_min": True, "strict_max": True} if strict else {})
+        limits = {"min_value": low, "max_value": high} | (
+            {"strict_min": True, "strict_max": True} if strict else {}
+        )
         allowed = [f"t{i}" for i in range(chance.choice([1, 2, 3, 1990]))]
         cases = [
-            (verdict(profile, BETWEEN, column="x", mostly=mostly, **limits), share(int((~inside).sum()), len(known)) >= mostly),
+            (
+                verdict(profile, BETWEEN, column="x", mostly=mostly, **limits),
+                share(int((~inside).sum()), len(known)) >= mostly,
+            ),
             (
                 verdict(profile, IN_SET, column="t", mostly=mostly, value_set=allowed),
                 share(sum(text not in allowed for text in known_texts), len(known_texts)) >= mostly,
             ),
-            (verdict(profile, NOT_NULL, column="x", mostly=mostly), share(int(missing.sum()), n) >= mostly),
+            (
+                verdict(profile, NOT_NULL, column="x", mostly=mostly),
+                share(int(missing.sum()), n) >= mostly,
+            ),
             (verdict(profile, ROWS, min_value=low), n >= low),
         ]
         for found, is_met in cases:
@@ -65,7 +80,14 @@ def test_it_never_contradicts_the_values(seed):
     [
         ("expect_column_values_to_match_regex", {"column": "t", "regex": "a"}),
         (NOT_NULL, {"column": "absent"}),
-        (NOT_NULL, {"column": "t", "row_condition": 'col("x") == "1"', "condition_parser": "great_expectations"}),
+        (
+            NOT_NULL,
+            {
+                "column": "t",
+                "row_condition": 'col("x") == "1"',
+                "condition_parser": "great_expectations",
+            },
+        ),
         (BETWEEN, {"column": "x", "min_value": "2013-01-01"}),
         (BETWEEN, {"column": "t", "min_value": 1}),
         (IN_SET, {"column": "x", "value_set": [1.0]}),
@@ -73,7 +95,9 @@ def test_it_never_contradicts_the_values(seed):
     ],
 )
 def test_it_says_unknown_when_a_profile_cannot_know(kind, kwargs):
-    profile = scan(pa.table({"x": [1.0, 2.0], "t": ["a", "b"], "thing_id": ["a", "a"]}).to_batches())
+    profile = scan(
+        pa.table({"x": [1.0, 2.0], "t": ["a", "b"], "thing_id": ["a", "a"]}).to_batches()
+    )
 
     assert verdict(profile, kind, **kwargs) is Verdict.UNKNOWN
 

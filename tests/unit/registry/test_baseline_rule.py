@@ -9,6 +9,7 @@ import pytest
 
 from nightshift.contracts.promotion_spec import Promotion
 from nightshift.registry.performance_checks import baselines
+from nightshift.registry.promotion_context import PromotionContext
 from nightshift.training.confidence_intervals import Estimate
 
 
@@ -16,8 +17,13 @@ def verdict(name: str, value: float, low: float, high: float, minimum: float = 0
     """Return the verdict on a gain over one baseline; the champion's advantage would allow a loss of 0.0196."""
     declared = Promotion(metric="roc_auc", minimum_gain_over_baseline=minimum)
     gain = Estimate(value, low, high, (high - low) / 4, 7)
-    case = SimpleNamespace(spec=SimpleNamespace(promotion=declared), baselines=[name], gain=lambda _: gain, advantage=0.196)
-    (criterion,) = baselines(cast("PromotionContext", case))
+    context = SimpleNamespace(
+        spec=SimpleNamespace(promotion=declared),
+        baselines=[name],
+        gain=lambda _: gain,
+        advantage=0.196,
+    )
+    (criterion,) = baselines(cast("PromotionContext", context))
     return criterion.verdict.value
 
 

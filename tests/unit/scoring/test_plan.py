@@ -13,9 +13,24 @@ DOCUMENT = {
     "load_id": 7,
     "n_shards": 2,
     "days": [
-        {"partition_date": "2013-07-01", "feature_load_id": 3, "model_version": 1, "score_source": "champion"},
-        {"partition_date": "2013-07-02", "feature_load_id": 3, "score_source": "fallback_rule", "score_source_reason": "none"},
-        {"partition_date": "2013-07-03", "feature_load_id": 4, "model_version": 1, "score_source": "champion"},
+        {
+            "partition_date": "2013-07-01",
+            "feature_load_id": 3,
+            "model_version": 1,
+            "score_source": "champion",
+        },
+        {
+            "partition_date": "2013-07-02",
+            "feature_load_id": 3,
+            "score_source": "fallback_rule",
+            "score_source_reason": "none",
+        },
+        {
+            "partition_date": "2013-07-03",
+            "feature_load_id": 4,
+            "model_version": 1,
+            "score_source": "champion",
+        },
     ],
 }
 

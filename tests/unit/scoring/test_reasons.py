@@ -10,12 +10,16 @@ import pyarrow as pa
 
 from nightshift.scoring.reasons import top_reasons
 
-ROWS = pa.table({"weight_kg": [1.5, math.nan], "depot": ["north", None], "late_rate_7d": [0.5, 0.25]})
+ROWS = pa.table(
+    {"weight_kg": [1.5, math.nan], "depot": ["north", None], "late_rate_7d": [0.5, 0.25]}
+)
 NAMES = ["weight_kg", "late_rate_7d", "depot"]
 
 
 def test_strongest_features_come_first_with_their_values():
-    (first, second) = top_reasons(np.array([[0.1, -0.4, 0.3], [0.2, 0.0, -0.1]]), NAMES, ROWS, 2).to_pylist()
+    (first, second) = top_reasons(
+        np.array([[0.1, -0.4, 0.3], [0.2, 0.0, -0.1]]), NAMES, ROWS, 2
+    ).to_pylist()
 
     assert json.loads(first) == [
         {"feature": "late_rate_7d", "value": 0.5, "contribution": -0.4},
@@ -34,7 +38,9 @@ def test_ties_go_to_the_feature_that_comes_first():
 
 
 def test_features_that_add_nothing_are_left_out():
-    assert top_reasons(np.array([[0.0, 1e-9, 0.0], [0.0, 0.0, 0.0]]), NAMES, ROWS, 3).to_pylist() == ["[]", "[]"]
+    assert top_reasons(
+        np.array([[0.0, 1e-9, 0.0], [0.0, 0.0, 0.0]]), NAMES, ROWS, 3
+    ).to_pylist() == ["[]", "[]"]
 
 
 def test_reasons_are_empty_when_the_spec_wants_none():
@@ -52,7 +58,9 @@ def test_values_keep_their_types_and_texts_are_escaped():
         }
     )
     names = rows.column_names
-    (first, second) = map(json.loads, top_reasons(np.tile([5.0, 4, 3, 2, 1], (2, 1)), names, rows, 9).to_pylist())
+    (first, second) = map(
+        json.loads, top_reasons(np.tile([5.0, 4, 3, 2, 1], (2, 1)), names, rows, 9).to_pylist()
+    )
 
     assert [reason["value"] for reason in first] == [3, True, 'say "no"\\', 1e-7, "a"]
     assert [reason["value"] for reason in second] == [None, False, "Zürich\n", 2.0, None]
@@ -80,6 +88,8 @@ def test_reasons_of_many_rows_are_those_of_each_row_alone():
 
 
 def test_a_numbers_of_decimals_is_kept_when_contributions_are_tiny():
-    (text,) = top_reasons(np.array([[0.0000014, -1234567.0000004]]), ["depot", "weight_kg"], ROWS.slice(0, 1), 2).to_pylist()
+    (text,) = top_reasons(
+        np.array([[0.0000014, -1234567.0000004]]), ["depot", "weight_kg"], ROWS.slice(0, 1), 2
+    ).to_pylist()
 
     assert [reason["contribution"] for reason in json.loads(text)] == [-1234567.0, 0.000001]

@@ -23,7 +23,9 @@ TUNED = {"num_leaves": 5, "learning_rate": 0.3, "feature_fraction": 0.5, "lambda
 @pytest.fixture(scope="module")
 def parts():
     (matrix, label), validation = make_parts()
-    columns = pa.table({name: pa.array(matrix[:, i], from_pandas=True) for i, name in enumerate(PLAN.names)})
+    columns = pa.table(
+        {name: pa.array(matrix[:, i], from_pandas=True) for i, name in enumerate(PLAN.names)}
+    )
     return (columns, label), validation
 
 
@@ -35,7 +37,9 @@ def files(folder: Path) -> list[str]:
 def n_binned(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Return a list that grows with each binning of training rows."""
     binned, keep = [], binned_rows.BinnedRows.keep
-    monkeypatch.setattr(binned_rows.BinnedRows, "keep", lambda *args: binned.append(1) or keep(*args))
+    monkeypatch.setattr(
+        binned_rows.BinnedRows, "keep", lambda *args: binned.append(1) or keep(*args)
+    )
     return binned
 
 
@@ -45,7 +49,14 @@ def test_the_trees_are_those_of_the_rows(parts, tmp_path, n_binned, objective, p
     plan = replace(PLAN, objective=objective, params=params)
     undisturbed = fit_trees(*parts, plan)
     fit_trees(
-        *parts, replace(plan, params={name: value for name, value in params.items() if name in boosting._BINS_ON} | TUNED), None, tmp_path
+        *parts,
+        replace(
+            plan,
+            params={name: value for name, value in params.items() if name in boosting._BINS_ON}
+            | TUNED,
+        ),
+        None,
+        tmp_path,
     )
 
     assert fit_trees(*parts, plan, None, tmp_path) == undisturbed
@@ -53,7 +64,10 @@ def test_the_trees_are_those_of_the_rows(parts, tmp_path, n_binned, objective, p
     assert len(n_binned) == len(files(tmp_path)) == 1
 
 
-@pytest.mark.parametrize("change", ["a value", "null", "label", "order", "type", "names", "seed", "max_bin", "min_data_in_leaf"])
+@pytest.mark.parametrize(
+    "change",
+    ["a value", "null", "label", "order", "type", "names", "seed", "max_bin", "min_data_in_leaf"],
+)
 def test_other_rows_or_bins_are_binned_anew(parts, tmp_path, n_binned, change):
     (columns, label), validation = parts
     plan = PLAN

@@ -5,17 +5,37 @@ import pytest
 
 from nightshift.models.predictions import Predictions
 from nightshift.training.block_bootstrap import Days, NoStatisticError, draw_days, statistic
-from nightshift.training.confidence_intervals import Estimate, NoEstimateError, difference, estimate, holm, slope_estimate
+from nightshift.training.confidence_intervals import (
+    Estimate,
+    NoEstimateError,
+    difference,
+    estimate,
+    holm,
+    slope_estimate,
+)
 from nightshift.training.evaluation import best_threshold, measure
 
-BINARY = ["roc_auc", "average_precision", "log_loss", "brier", "calibration_error", "precision", "recall", "f1"]
+BINARY = [
+    "roc_auc",
+    "average_precision",
+    "log_loss",
+    "brier",
+    "calibration_error",
+    "precision",
+    "recall",
+    "f1",
+]
 
 
 def binary(n=600, seed=1):
     dice = np.random.default_rng(seed)
     probability = np.round(dice.random(n), 2).clip(0.01, 0.99)
     label = (dice.random(n) < probability).astype(float)
-    return label, Predictions(probability, probability, best_threshold(label, probability)), Days(dice.integers(0, 7, n), 7)
+    return (
+        label,
+        Predictions(probability, probability, best_threshold(label, probability)),
+        Days(dice.integers(0, 7, n), 7),
+    )
 
 
 @pytest.mark.parametrize("metric", BINARY)
@@ -29,10 +49,16 @@ def test_value_is_that_of_the_rows_when_each_day_counts_once(metric):
 def test_value_is_that_of_repeated_rows_when_days_are_drawn(metric):
     label, predictions, days = binary()
     weights = np.array([[2.0, 0, 1, 1, 0, 3, 0]])
-    rows = np.concatenate([np.flatnonzero(days.codes == day).repeat(int(n)) for day, n in enumerate(weights[0])])
-    again = Predictions(predictions.score[rows], predictions.probability[rows], predictions.threshold)
+    rows = np.concatenate(
+        [np.flatnonzero(days.codes == day).repeat(int(n)) for day, n in enumerate(weights[0])]
+    )
+    again = Predictions(
+        predictions.score[rows], predictions.probability[rows], predictions.threshold
+    )
     expected = measure("binary", label[rows], again)[metric]
-    assert statistic(metric, label, predictions, days)(weights)[0] == pytest.approx(expected, abs=1e-12)
+    assert statistic(metric, label, predictions, days)(weights)[0] == pytest.approx(
+        expected, abs=1e-12
+    )
 
 
 @pytest.mark.parametrize("metric", ["rmse", "mae", "r2", "bias"])
@@ -40,7 +66,9 @@ def test_value_is_that_of_the_rows_when_the_task_is_regression(metric):
     dice = np.random.default_rng(2)
     label, predicted = dice.normal(size=300), Predictions(dice.normal(size=300))
     days = Days(dice.integers(0, 5, 300), 5)
-    assert statistic(metric, label, predicted, days)(np.ones((1, 5)))[0] == pytest.approx(measure("regression", label, predicted)[metric])
+    assert statistic(metric, label, predicted, days)(np.ones((1, 5)))[0] == pytest.approx(
+        measure("regression", label, predicted)[metric]
+    )
 
 
 def test_metric_without_a_form_by_day_is_refused():
@@ -59,7 +87,9 @@ def test_interval_is_a_point_when_models_are_equal():
 def test_same_interval_when_drawn_again_with_the_same_seed():
     label, predictions, days = binary()
     value = statistic("roc_auc", label, predictions, days)
-    assert estimate(value, draw_days(7, 200, 5), 0.95) == estimate(value, draw_days(7, 200, 5), 0.95)
+    assert estimate(value, draw_days(7, 200, 5), 0.95) == estimate(
+        value, draw_days(7, 200, 5), 0.95
+    )
 
 
 def test_no_estimate_when_there_is_one_day_or_one_class():
@@ -69,13 +99,17 @@ def test_no_estimate_when_there_is_one_day_or_one_class():
         estimate(statistic("roc_auc", label, predictions, one), draw_days(1, 10, 1), 0.95)
     days = Days(np.arange(label.size) % 7, 7)
     with pytest.raises(NoEstimateError, match="do not define"):
-        estimate(statistic("roc_auc", np.zeros(label.size), predictions, days), draw_days(7, 10, 1), 0.95)
+        estimate(
+            statistic("roc_auc", np.zeros(label.size), predictions, days), draw_days(7, 10, 1), 0.95
+        )
 
 
 def test_probability_follows_students_t():
     # t with 6 degrees of freedom: 1.943 has 95 % below it.
     assert Estimate(1.943, 0, 0, 1.0, 7).probability_above(0) == pytest.approx(0.95, abs=1e-4)
-    assert Estimate(0, 0, 0, 1.0, 7).smallest_visible(0.95) == pytest.approx(1.9432 + 0.9057, abs=1e-3)
+    assert Estimate(0, 0, 0, 1.0, 7).smallest_visible(0.95) == pytest.approx(
+        1.9432 + 0.9057, abs=1e-3
+    )
 
 
 def test_holm_is_the_published_procedure():
@@ -89,5 +123,11 @@ def test_slope_is_found_with_an_interval_that_holds_the_truth():
     label = (dice.random(7000) < 1 / (1 + np.exp(-0.5 * log_odds))).astype(float)
     found = slope_estimate(label, log_odds, Days(np.arange(7000) % 7, 7), 0.95, is_logistic=True)
     assert found.low < 0.5 < found.high < 0.7
-    line = slope_estimate(2 * log_odds + dice.normal(size=7000), log_odds, Days(np.arange(7000) % 7, 7), 0.95, is_logistic=False)
+    line = slope_estimate(
+        2 * log_odds + dice.normal(size=7000),
+        log_odds,
+        Days(np.arange(7000) % 7, 7),
+        0.95,
+        is_logistic=False,
+    )
     assert line.low < 2.0 < line.high < 2.1

@@ -12,7 +12,13 @@ from nightshift.training.boosting import FitPlan, fit_trees
 NAMES = ["a", "b", "c", "kind"]
 PLAN = FitPlan(
     objective="binary",
-    params={"num_leaves": 7, "bagging_fraction": 0.7, "bagging_freq": 1, "feature_fraction": 0.7, "learning_rate": 0.1},
+    params={
+        "num_leaves": 7,
+        "bagging_fraction": 0.7,
+        "bagging_freq": 1,
+        "feature_fraction": 0.7,
+        "learning_rate": 0.1,
+    },
     seed=7,
     n_rounds=45,
     patience_rounds=12,
@@ -55,11 +61,20 @@ def test_other_trees_when_seed_differs(parts, fit):
 def test_other_trees_when_rows_are_shuffled(parts, fit):
     (matrix, label), validation = parts
     order = np.random.default_rng(0).permutation(label.size)
-    assert trees_digest(fit_trees((matrix[order], label[order]), validation, PLAN).text) != trees_digest(fit.text)
+    assert trees_digest(
+        fit_trees((matrix[order], label[order]), validation, PLAN).text
+    ) != trees_digest(fit.text)
 
 
 _SAMPLED = {"bagging_fraction": 0.8, "bagging_freq": 1, "feature_fraction": 0.5}
-_STRONG = {"lambda_l1": 1.0, "max_depth": 3, "min_data_in_leaf": 40, "max_bin": 31, "cat_smooth": 2.0, "path_smooth": 1.0}
+_STRONG = {
+    "lambda_l1": 1.0,
+    "max_depth": 3,
+    "min_data_in_leaf": 40,
+    "max_bin": 31,
+    "cat_smooth": 2.0,
+    "path_smooth": 1.0,
+}
 EVERY_OTHER = {
     "learning_rate": 0.07,
     "num_leaves": 6,
@@ -89,7 +104,9 @@ EVERY_OTHER = {
         (False, {"data_sample_strategy": "goss"}),
     ],
 )
-def test_same_text_when_each_segment_starts_from_the_text(parts, monkeypatch, objective, grows_on, params):
+def test_same_text_when_each_segment_starts_from_the_text(
+    parts, monkeypatch, objective, grows_on, params
+):
     plan = replace(PLAN, objective=objective, params=params, patience_rounds=45)
     n_grown, grow_on = [], boosting._grow_on
     monkeypatch.setattr(boosting, "_grow_on", lambda *args: n_grown.append(1) or grow_on(*args))
@@ -100,7 +117,9 @@ def test_same_text_when_each_segment_starts_from_the_text(parts, monkeypatch, ob
 
 
 def test_every_parameter_with_which_a_booster_grows_on_is_fitted_both_ways():
-    tried = _SAMPLED.keys() | _STRONG.keys() | EVERY_OTHER.keys() | {"alpha", "feature_fraction_bynode"}
+    tried = (
+        _SAMPLED.keys() | _STRONG.keys() | EVERY_OTHER.keys() | {"alpha", "feature_fraction_bynode"}
+    )
     assert tried == boosting._GROWS_ON
 
 
@@ -153,12 +172,17 @@ def damaged(content: bytes) -> dict[str, bytes]:
         "no digest": document,
         "half a digest": content[10:],
         "a digit of a leaf": digest + b"\n" + document[:leaf] + other + document[leaf + 1 :],
-        "losses shortened": digest + b"\n" + document[:losses] + document[document.index(b",", losses) + 1 :],
+        "losses shortened": digest
+        + b"\n"
+        + document[:losses]
+        + document[document.index(b",", losses) + 1 :],
         "no document": b"\xff\x00[",
     }
 
 
-def test_a_damaged_checkpoint_is_none_and_the_fit_starts_again(parts, fit, tmp_path, monkeypatch, caplog):
+def test_a_damaged_checkpoint_is_none_and_the_fit_starts_again(
+    parts, fit, tmp_path, monkeypatch, caplog
+):
     checkpoint = tmp_path / "fit.json"
     boosting._save_checkpoint(checkpoint, boosting.Fit(fit.text, fit.losses[:20]))
     whole = checkpoint.read_bytes()
@@ -198,14 +222,26 @@ def test_contributions_add_up_to_the_raw_score(parts, fit):
 
 
 def test_trees_digest_ignores_parameters(fit):
-    assert trees_digest(fit.text.replace("[learning_rate: 0.1]", "[learning_rate: 0.2]")) == trees_digest(fit.text)
-    assert trees_digest(fit.text.replace("leaf_value=", "leaf_value=1", 1)) != trees_digest(fit.text)
+    assert trees_digest(
+        fit.text.replace("[learning_rate: 0.1]", "[learning_rate: 0.2]")
+    ) == trees_digest(fit.text)
+    assert trees_digest(fit.text.replace("leaf_value=", "leaf_value=1", 1)) != trees_digest(
+        fit.text
+    )
 
 
 @pytest.mark.mlts("infra-2")
 def test_few_rows_are_learnt_by_heart():
     matrix = np.arange(50, dtype=float).reshape(-1, 1)
     label = (np.arange(50) % 2).astype(float)
-    plan = FitPlan("binary", {"min_data_in_leaf": 1, "num_leaves": 60, "learning_rate": 0.5, "min_data_in_bin": 1}, 1, 60, 60, [], ["x"])
+    plan = FitPlan(
+        "binary",
+        {"min_data_in_leaf": 1, "num_leaves": 60, "learning_rate": 0.5, "min_data_in_bin": 1},
+        1,
+        60,
+        60,
+        [],
+        ["x"],
+    )
     losses = fit_trees((matrix, label), (matrix, label), plan).losses
     assert losses[-1] < 0.02 < losses[0]

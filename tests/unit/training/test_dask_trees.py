@@ -66,7 +66,14 @@ def loss(fit, validation):
 def test_losses_are_those_that_lightgbm_measures(parts, objective, params):
     (rows, label), (matrix, held) = parts
     shift = 0 if objective == "binary" else 3
-    plan = replace(PLAN, objective=objective, params={**PLAN.params, **params}, n_rounds=25, patience_rounds=25, segment_rounds=25)
+    plan = replace(
+        PLAN,
+        objective=objective,
+        params={**PLAN.params, **params},
+        n_rounds=25,
+        patience_rounds=25,
+        segment_rounds=25,
+    )
     fit = fit_trees((rows, label + shift), (matrix, held + shift), plan)
 
     found = losses_of(fit.text, plan, (matrix, held + shift))
@@ -112,8 +119,14 @@ def test_a_lost_worker_fails_the_fit_and_leaves_nothing_running(parts, monkeypat
     monkeypatch.setattr(dask_trees, "_distributed", losing)
     with pytest.raises(DaskError, match="not grown"):
         fit_trees_on_dask(*parts, PLAN, "")
-    left = {child.pid for child in psutil.Process().children(recursive=True) if child.status() != "zombie"} - before
-    assert {pid for pid in left if "resource_tracker" not in " ".join(psutil.Process(pid).cmdline())} == set()
+    left = {
+        child.pid
+        for child in psutil.Process().children(recursive=True)
+        if child.status() != "zombie"
+    } - before
+    assert {
+        pid for pid in left if "resource_tracker" not in " ".join(psutil.Process(pid).cmdline())
+    } == set()
 
 
 def test_an_objective_without_a_known_loss_is_refused(parts):
@@ -138,6 +151,8 @@ def test_workers_do_not_import_the_program_that_starts_them(tmp_path):
     """That of an Airflow task fails there: it looks for a database."""
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)
-    done = subprocess.run([sys.executable, program], capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(
+        [sys.executable, program], capture_output=True, text=True, check=False, timeout=120
+    )
 
     assert "workers came" in done.stdout, done.stderr[-2_000:]

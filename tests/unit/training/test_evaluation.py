@@ -28,7 +28,12 @@ def test_binary_metrics_are_those_computed_by_hand():
     assert values["average_precision"] == pytest.approx((1 + 2 / 3) / 2)
     assert values["log_loss"] == pytest.approx(-np.mean(np.log([0.9, 0.4, 0.4, 0.9])))
     assert values["brier"] == pytest.approx((0.01 + 0.36 + 0.36 + 0.01) / 4)
-    assert (values["precision"], values["recall"], values["f1"], values["positive_rate"]) == (0.5, 0.5, 0.5, 0.5)
+    assert (values["precision"], values["recall"], values["f1"], values["positive_rate"]) == (
+        0.5,
+        0.5,
+        0.5,
+        0.5,
+    )
 
 
 def test_every_declared_metric_is_measured_and_no_other():
@@ -38,7 +43,9 @@ def test_every_declared_metric_is_measured_and_no_other():
 
 
 def test_regression_metrics_are_those_computed_by_hand():
-    values = measure(Task.REGRESSION, np.array([1.0, 2.0, 6.0]), Predictions(np.array([1.0, 4.0, 5.0])))
+    values = measure(
+        Task.REGRESSION, np.array([1.0, 2.0, 6.0]), Predictions(np.array([1.0, 4.0, 5.0]))
+    )
     assert values["rmse"] == pytest.approx((5 / 3) ** 0.5)
     assert values["mae"] == pytest.approx(1.0)
     assert values["r2"] == pytest.approx(1 - 5 / 14)
@@ -47,7 +54,11 @@ def test_regression_metrics_are_those_computed_by_hand():
 
 def test_undefined_metrics_are_none_when_labels_have_one_class():
     values = measure(Task.BINARY, np.zeros(3), Predictions(PROBABILITY[:3], PROBABILITY[:3]))
-    assert (values["roc_auc"], values["average_precision"], values["calibration_slope"]) == (None, None, None)
+    assert (values["roc_auc"], values["average_precision"], values["calibration_slope"]) == (
+        None,
+        None,
+        None,
+    )
     assert values["log_loss"] > 0
 
 
@@ -58,15 +69,22 @@ def test_no_rows_are_refused():
 
 def test_calibration_error_is_zero_when_rates_match():
     assert calibration_error(np.array([0.0, 1.0] * 50), np.full(100, 0.5)) == 0.0
-    assert calibration_error(np.array([0.0] * 75 + [1.0] * 25), np.full(100, 0.5)) == pytest.approx(0.25)
+    assert calibration_error(np.array([0.0] * 75 + [1.0] * 25), np.full(100, 0.5)) == pytest.approx(
+        0.25
+    )
 
 
 def test_reliability_does_not_depend_on_the_order_of_rows():
     random = np.random.default_rng(2)
-    label, probability = random.integers(0, 2, 500).astype(float), random.choice([0.1, 0.2, 0.7], 500)
+    label, probability = (
+        random.integers(0, 2, 500).astype(float),
+        random.choice([0.1, 0.2, 0.7], 500),
+    )
     order = random.permutation(500)
     bins = reliability(label, probability)
-    assert [n for _, _, n in bins] == [n for _, _, n in reliability(label[order], probability[order])]
+    assert [n for _, _, n in bins] == [
+        n for _, _, n in reliability(label[order], probability[order])
+    ]
     assert sum(n for _, _, n in bins) == 500
 
 
@@ -76,7 +94,9 @@ def test_calibration_slope_tells_overconfidence():
     label = (random.random(20_000) < 1 / (1 + np.exp(-log_odds))).astype(float)
     for factor, slope in ((1.0, 1.0), (2.0, 0.5)):
         probability = 1 / (1 + np.exp(-factor * log_odds))
-        assert measure(Task.BINARY, label, Predictions(probability, probability))["calibration_slope"] == pytest.approx(slope, abs=0.05)
+        assert measure(Task.BINARY, label, Predictions(probability, probability))[
+            "calibration_slope"
+        ] == pytest.approx(slope, abs=0.05)
 
 
 def test_threshold_has_the_best_f1():
@@ -93,11 +113,16 @@ def test_rule_takes_the_column_or_its_default_and_stays_a_probability():
 def test_slices_cover_every_row_once():
     rows = pa.table({"carrier": ["B", None, "A", "B"]})
     masks = {level: mask.tolist() for level, mask in slice_masks(Slice(column="carrier"), rows)}
-    assert masks == {"(missing)": [False, True, False, False], "A": [False, False, True, False], "B": [True, False, False, True]}
+    assert masks == {
+        "(missing)": [False, True, False, False],
+        "A": [False, False, True, False],
+        "B": [True, False, False, True],
+    }
 
 
 @pytest.mark.parametrize(
-    ("metric", "value", "reference", "gain"), [("roc_auc", 0.7, 0.6, 0.1), ("rmse", 3, 5, 2), ("calibration_slope", 1.1, 0.7, 0.2)]
+    ("metric", "value", "reference", "gain"),
+    [("roc_auc", 0.7, 0.6, 0.1), ("rmse", 3, 5, 2), ("calibration_slope", 1.1, 0.7, 0.2)],
 )
 def test_gain_is_positive_when_better(metric, value, reference, gain):
     assert METRICS[metric].gain(value, reference) == pytest.approx(gain)

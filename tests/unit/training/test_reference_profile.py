@@ -56,6 +56,10 @@ def test_every_level_is_counted_also_those_the_model_does_not_know():
     rows = pa.table({"wind": [1.0, 2.0, 3.0, 4.0], "carrier": ["B", "Z", "B", None]})
     profile = describe(rows, Signature(("wind",), (("carrier", ("B",)),)), np.array([0.1, 0.2]))
     assert profile["categorical"] == {
-        "carrier": {"shares": {"B": pytest.approx(2 / 3), "Z": pytest.approx(1 / 3)}, "missing_share": 0.25, "n": 4}
+        "carrier": {
+            "shares": {"B": pytest.approx(2 / 3), "Z": pytest.approx(1 / 3)},
+            "missing_share": 0.25,
+            "n": 4,
+        }
     }
     assert (profile["score"]["n"], list(profile["numeric"])) == (2, ["wind"])

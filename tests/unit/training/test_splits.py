@@ -10,7 +10,15 @@ from nightshift.contracts.partitions import PartitionRange
 from nightshift.training.splits import backtest_folds, rows_of, split_window
 
 WINDOW = PartitionRange.of("2013-01-01", "2013-01-31")
-TRAINING = Training(schedule="nightly", window_days=31, minimum_days=20, gap_days=1, validation_days=5, holdout_days=4, backtest_folds=3)
+TRAINING = Training(
+    schedule="nightly",
+    window_days=31,
+    minimum_days=20,
+    gap_days=1,
+    validation_days=5,
+    holdout_days=4,
+    backtest_folds=3,
+)
 
 
 def test_parts_are_in_order_with_a_gap_between():
@@ -21,11 +29,17 @@ def test_parts_are_in_order_with_a_gap_between():
 
 def test_parts_touch_when_gap_is_zero():
     split = split_window(WINDOW, TRAINING.model_copy(update={"gap_days": 0}))
-    assert str(split) == "train 2013-01-01..2013-01-22 | validation 2013-01-23..2013-01-27 | hold-out 2013-01-28..2013-01-31"
+    assert (
+        str(split)
+        == "train 2013-01-01..2013-01-22 | validation 2013-01-23..2013-01-27 | hold-out 2013-01-28..2013-01-31"
+    )
 
 
 def test_folds_go_back_by_whole_holdouts_while_days_suffice():
-    assert [str(fold.holdout) for fold in backtest_folds(WINDOW, TRAINING)] == ["2013-01-24..2013-01-27", "2013-01-20..2013-01-23"]
+    assert [str(fold.holdout) for fold in backtest_folds(WINDOW, TRAINING)] == [
+        "2013-01-24..2013-01-27",
+        "2013-01-20..2013-01-23",
+    ]
 
 
 def test_no_fold_when_switched_off():
@@ -45,4 +59,7 @@ def test_no_day_is_in_two_parts(n_days):
 def test_rows_are_chosen_by_day_with_both_ends():
     days = [dt.date(2013, 1, day) for day in (1, 2, 3, 4)]
     rows = pa.table({"partition_date": pa.array(days, pa.date32()), "value": [1, 2, 3, 4]})
-    assert rows_of(rows, PartitionRange.of("2013-01-02", "2013-01-03"))["value"].to_pylist() == [2, 3]
+    assert rows_of(rows, PartitionRange.of("2013-01-02", "2013-01-03"))["value"].to_pylist() == [
+        2,
+        3,
+    ]

@@ -91,7 +91,9 @@ def test_holdout_of_one_class_is_measured_and_drawn(calibration: str) -> None:
 def test_baselines_do_without_columns_that_say_nothing(part: str, task: dict[str, object]) -> None:
     spec = tiny_spec(**task)
     rows, split = make_rows("holdout", "false"), split_window(WINDOW, spec.training)
-    baselines = Baselines(spec, rows_of(rows, getattr(split, part)), rows_of(rows, split.holdout), 0.5)
+    baselines = Baselines(
+        spec, rows_of(rows, getattr(split, part)), rows_of(rows, split.holdout), 0.5
+    )
     for name in baselines:
         score = baselines[name].score
         assert score.shape == (rows_of(rows, split.holdout).num_rows,)

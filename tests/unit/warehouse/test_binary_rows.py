@@ -36,7 +36,12 @@ ROWS = st.lists(st.tuples(*(st.none() | _VALUES[kind] for kind in TYPES)), max_s
 
 def _table(rows: list[tuple[object, ...]]) -> pa.Table:
     columns = list(zip(*rows, strict=True)) or [()] * len(TYPES)
-    return pa.table({name: pa.array(values, TYPES[kind][0]) for (name, kind), values in zip(COLUMNS.items(), columns, strict=True)})
+    return pa.table(
+        {
+            name: pa.array(values, TYPES[kind][0])
+            for (name, kind), values in zip(COLUMNS.items(), columns, strict=True)
+        }
+    )
 
 
 def _bytes(data: bytes) -> np.ndarray:
@@ -56,13 +61,25 @@ def _field(kind: str, value: object) -> bytes:
         case dt.date():
             data = struct.pack(">i", (value - dt.date(2000, 1, 1)).days)
         case _:
-            data = struct.pack(">" + {"bool": "?", "int2": "h", "int4": "i", "int8": "q", "float4": "f", "float8": "d"}[kind], value)
+            data = struct.pack(
+                ">"
+                + {
+                    "bool": "?",
+                    "int2": "h",
+                    "int4": "i",
+                    "int8": "q",
+                    "float4": "f",
+                    "float8": "d",
+                }[kind],
+                value,
+            )
     return struct.pack(">i", len(data)) + data
 
 
 def _rows(columns: dict[str, str], rows: list[tuple[object, ...]]) -> bytes:
     return b"".join(
-        struct.pack(">h", len(columns)) + b"".join(_field(kind, value) for kind, value in zip(columns.values(), row, strict=True))
+        struct.pack(">h", len(columns))
+        + b"".join(_field(kind, value) for kind, value in zip(columns.values(), row, strict=True))
         for row in rows
     )
 
@@ -77,7 +94,9 @@ def test_the_rows_are_those_that_the_bytes_are(rows):
 
 def test_doubles_keep_their_bits():
     bits = [0, 1 << 63, 0x7FF0 << 48, 0xFFF0 << 48, 0x7FF8000000000123, 1]
-    read = RowReader({"x": "float8"}).read(_bytes(b"".join(struct.pack(">hiQ", 1, 8, n) for n in bits)), len(bits))
+    read = RowReader({"x": "float8"}).read(
+        _bytes(b"".join(struct.pack(">hiQ", 1, 8, n) for n in bits)), len(bits)
+    )
 
     assert read.column("x").to_numpy().tobytes() == np.array(bits, np.uint64).tobytes()
 

@@ -17,7 +17,10 @@ DELIVERED = dt.datetime(2013, 7, 2, 4, tzinfo=dt.UTC)
 def test_digest_depends_on_inputs_and_not_on_who_runs():
     again = RunContext("another/run", 2, "cli:me")
 
-    assert LoadManifest(RUN, {"a": "1", "b": "2"}).digest == LoadManifest(again, {"b": "2", "a": "1"}).digest
+    assert (
+        LoadManifest(RUN, {"a": "1", "b": "2"}).digest
+        == LoadManifest(again, {"b": "2", "a": "1"}).digest
+    )
     assert LoadManifest(RUN, {"a": "1"}).digest != LoadManifest(RUN, {"a": "2"}).digest
 
 
@@ -28,6 +31,8 @@ def test_digest_depends_on_the_code(monkeypatch):
     assert LoadManifest(RUN, {"a": "1"}).digest != before
 
 
-@pytest.mark.parametrize(("known_at", "expected"), [(None, None), (DELIVERED, DELIVERED), ({DAY: DELIVERED}, DELIVERED)])
+@pytest.mark.parametrize(
+    ("known_at", "expected"), [(None, None), (DELIVERED, DELIVERED), ({DAY: DELIVERED}, DELIVERED)]
+)
 def test_delivery_time_is_one_for_all_or_one_a_day(known_at, expected):
     assert LoadManifest(RUN, {}, known_at).known_at_of(DAY) == expected

@@ -10,13 +10,22 @@ from nightshift.redo.plan import Lineage, Scope
 from nightshift.settings import load_settings
 from nightshift.warehouse.dbt_compiled import raw_lineage
 from nightshift.warehouse.ledger import RawVersion
-from nightshift.warehouse.staleness import CompletedLoad, RawKnowledge, StalePartition, everything, stale_after, stale_features
+from nightshift.warehouse.staleness import (
+    CompletedLoad,
+    RawKnowledge,
+    StalePartition,
+    everything,
+    stale_after,
+    stale_features,
+)
 
 DAY = dt.date(2013, 7, 10)
 NOON = dt.datetime(2013, 8, 1, 12, tzinfo=dt.UTC)
 MINUTE = dt.timedelta(minutes=1)
 BUILT = CompletedLoad(load_id=10, started_at=NOON, ledger_id=20, ended_at=NOON + MINUTE)
-EARLY = CompletedLoad(load_id=1, started_at=NOON - 9 * MINUTE, ledger_id=2, ended_at=NOON - 8 * MINUTE)
+EARLY = CompletedLoad(
+    load_id=1, started_at=NOON - 9 * MINUTE, ledger_id=2, ended_at=NOON - 8 * MINUTE
+)
 DAILY = DatasetContract(
     name="things", description="d", schema_version=1, delivery="daily", history_start="2013-07-09", grain="g", key=("id",),
     columns=({"name": "id", "type": "text"},),
@@ -34,7 +43,14 @@ REFERENCE = DAILY.model_copy(update={"name": "places", "delivery": "on_change"})
         (replace(EARLY, ended_at=NOON + MINUTE / 2), True),
         (replace(EARLY, ended_at=NOON + 60 * MINUTE), False),
     ],
-    ids=["before", "began later", "ended later", "ended as it began", "ended meanwhile", "a clock that was set back"],
+    ids=[
+        "before",
+        "began later",
+        "ended later",
+        "ended as it began",
+        "ended meanwhile",
+        "a clock that was set back",
+    ],
 )
 def test_an_input_is_missed_when_it_ended_after_the_build_began(source, is_missed):
     assert BUILT.may_have_missed(source) is is_missed
@@ -50,11 +66,21 @@ def night(day):
 
 
 def stale(*versions, done=EARLY, built=(DAY,), counts=everything):
-    firsts = [version(DAY + dt.timedelta(days=n), 1, night(DAY + dt.timedelta(days=n))) for n in (-1, 0, 1)]
-    known = {(v.dataset, v.day, v.load_id): EARLY for v in firsts} | {(v.dataset, v.day, v.load_id): done for v in versions}
+    firsts = [
+        version(DAY + dt.timedelta(days=n), 1, night(DAY + dt.timedelta(days=n)))
+        for n in (-1, 0, 1)
+    ]
+    known = {(v.dataset, v.day, v.load_id): EARLY for v in firsts} | {
+        (v.dataset, v.day, v.load_id): done for v in versions
+    }
     knowledge = RawKnowledge({"things": DAILY, "places": REFERENCE}, [*firsts, *versions], known)
     days = [DAY + dt.timedelta(days=n) for n in (-1, 0, 1, 2)]
-    return [one.day for one in stale_features(knowledge, "features/x", dict.fromkeys(built, BUILT), days, counts)]
+    return [
+        one.day
+        for one in stale_features(
+            knowledge, "features/x", dict.fromkeys(built, BUILT), days, counts
+        )
+    ]
 
 
 LATE = replace(EARLY, load_id=99, ledger_id=99, ended_at=NOON + 99 * MINUTE)
@@ -67,14 +93,23 @@ def test_only_nights_after_the_first_build_with_a_whole_lookback_are_due():
 
 def test_a_correction_touches_a_night_when_that_night_may_know_it():
     assert DAY in stale(version(DAY - dt.timedelta(days=1), 2, night(DAY)), done=LATE)
-    assert DAY not in stale(version(DAY - dt.timedelta(days=1), 2, night(DAY) + dt.timedelta(hours=1)), done=LATE)
+    assert DAY not in stale(
+        version(DAY - dt.timedelta(days=1), 2, night(DAY) + dt.timedelta(hours=1)), done=LATE
+    )
     assert DAY not in stale(version(DAY - dt.timedelta(days=1), 2, night(DAY)), done=EARLY)
 
 
 def test_a_late_drop_counts_as_news_while_it_is_not_in():
-    knowledge = RawKnowledge({"things": DAILY}, [version(DAY, -1, night(DAY)), version(DAY - dt.timedelta(days=1), 1, night(DAY))], {})
+    knowledge = RawKnowledge(
+        {"things": DAILY},
+        [version(DAY, -1, night(DAY)), version(DAY - dt.timedelta(days=1), 1, night(DAY))],
+        {},
+    )
     (one,) = stale_features(knowledge, "features/x", {DAY: BUILT}, [DAY])
-    assert one.reason == "raw/things of 2013-07-10, known at 2013-07-11 04:20 UTC and 1 more, came in later"
+    assert (
+        one.reason
+        == "raw/things of 2013-07-10, known at 2013-07-11 04:20 UTC and 1 more, came in later"
+    )
 
 
 def test_reference_data_touches_later_nights_only():

@@ -1,0 +1,47 @@
+"""What a gain over each baseline must be, as the spec's words say."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import cast
+
+import pytest
+
+from nightshift.contracts.promotion_spec import Promotion
+from nightshift.registry.performance_checks import baselines
+from nightshift.registry.promotion_context import PromotionContext
+from nightshift.training.confidence_intervals import Estimate
+
+
+def verdict(name: str, value: float, low: float, high: float, minimum: float = 0.0) -> str:
+    """Return the verdict on a gain over one baseline; the champion's advantage would allow a loss of 0.0196."""
+    declared = Promotion(metric="roc_auc", minimum_gain_over_baseline=minimum)
+    gain = Estimate(value, low, high, (high - low) / 4, 7)
+    context = SimpleNamespace(
+        spec=SimpleNamespace(promotion=declared),
+        baselines=[name],
+        gain=lambda _: gain,
+        advantage=0.196,
+    )
+    (criterion,) = baselines(cast("PromotionContext", context))
+    return criterion.verdict.value
+
+
+@pytest.mark.parametrize("name", ["linear", "tree"])
+def test_one_that_is_proved_worse_than_a_simple_model_is_refused_by_default(name: str) -> None:
+    assert verdict(name, -0.015, -0.0224, -0.0079) == "failed"
+    assert verdict(name, -0.002, -0.010, 0.006) == "passed", "this may be chance"
+    assert verdict(name, 0.01, 0.002, 0.018) == "passed"
+
+
+@pytest.mark.parametrize("name", ["prior", "rule"])
+def test_one_that_gains_nothing_on_what_needs_no_model_is_refused(name: str) -> None:
+    assert verdict(name, -0.002, -0.010, 0.006) == "failed"
+    assert verdict(name, 0.0, 0.0, 0.0) == "failed"
+    assert verdict(name, 0.002, -0.006, 0.010) == "passed"
+
+
+@pytest.mark.parametrize("name", ["prior", "rule", "linear", "tree"])
+def test_a_minimum_holds_for_each_baseline(name: str) -> None:
+    assert verdict(name, 0.01, 0.002, 0.018, minimum=0.02) == "failed"
+    assert verdict(name, 0.03, 0.022, 0.038, minimum=0.02) == "passed"
