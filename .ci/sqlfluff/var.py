@@ -10,7 +10,6 @@ import sys
 from types import ModuleType
 
 VALUES = {
-    "as_of": {"2013-01-30": "2013-01-31 05:30:00+00"},
     "lookback_days": 28,
     "operating_timezone": "America/New_York",
 }

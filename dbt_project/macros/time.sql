@@ -10,7 +10,7 @@
 
 {#- Whether a partition lies in the run's range or up to `days - 1` partitions before it; literals, so that the index is used. -#}
 {% macro is_in_lookback(column, days=none) -%}
-    {%- set partitions = var("as_of").keys() | sort -%}
+    {%- set partitions = as_of_by_partition().keys() | sort -%}
     {%- if partitions -%}
         {{ column }} > '{{ partitions | first }}'::date - {{ days or var("lookback_days") }} and {{ column }} <= '{{ partitions | last }}'::date
     {%- else -%}

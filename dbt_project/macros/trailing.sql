@@ -7,7 +7,7 @@
 {% macro trailing_outcomes(group_columns) -%}
 {%- set windows = [1, 7, 28] -%}
 {%- set measures = ["n_flights", "n_arrived", "n_delayed", "delay_minutes", "n_air_times", "air_time_minutes"] -%}
-{%- set days = var("as_of").keys() | sort -%}
+{%- set days = as_of_by_partition().keys() | sort -%}
 {%- set first, last = (days | first, days | last) if days else ("0001-01-01", "0001-01-01") -%}
 with
 outcomes as (

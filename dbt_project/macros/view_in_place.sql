@@ -1,6 +1,6 @@
 {#- Views are replaced in place. dbt's own way is to rename and to drop with cascade, which would take the analysts' views that
     stand on a mart with it. PostgreSQL refuses a replacement that drops or renames a column: then a person decides. -#}
-{% materialization view, adapter="postgres" %}
+{% materialization view_in_place, adapter="postgres" %}
     {%- set target_relation = this.incorporate(type="view") -%}
     {{ run_hooks(pre_hooks, inside_transaction=True) }}
     {% call statement("main") -%}

@@ -42,7 +42,11 @@ def codes_of(path: Path) -> set[str]:
 
 
 def raised_codes() -> set[str]:
-    return set().union(*(codes_of(path) for path in (PROJECT_ROOT / "plugins").rglob("*.py")))
+    modules = [
+        *(PROJECT_ROOT / "plugins").rglob("*.py"),
+        *(PROJECT_ROOT / "examples").rglob("*.py"),
+    ]
+    return set().union(*(codes_of(path) for path in modules))
 
 
 def test_codes_are_read_from_classes_and_calls(tmp_path: Path):

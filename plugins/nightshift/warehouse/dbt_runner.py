@@ -330,6 +330,8 @@ def _call_dbt(
         project,
         "--profiles-dir",
         project,
+        "--target",
+        "warehouse",
         "--target-path",
         str(target),
         "--log-path",

@@ -194,9 +194,7 @@ def test_the_project_is_parsed_again_when_what_was_kept_of_it_is_damaged(
 
 
 @pytest.mark.mlts("data-7")
-def test_unit_and_data_tests_of_the_project_pass(
-    settings: Settings, world, run: RunContext
-) -> None:
+def test_unit_tests_of_the_project_pass(settings: Settings, world, run: RunContext) -> None:
     from nightshift.warehouse.dbt_runner import _call_dbt, _target_folder
 
     world.deliver_day(PartitionRange.of("2013-01-01").first.day, seed=1)

@@ -1,0 +1,96 @@
+"""``dbt build`` in a developer's shell makes relations of the developer, and leaves the warehouse's alone."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from nightshift.contracts.partitions import PartitionRange
+from nightshift.contracts.run import RunContext
+from nightshift.settings import PROJECT_ROOT, Settings
+from nightshift.transformation.build import build
+
+if TYPE_CHECKING:
+    from nightshift.warehouse.connection import Connection
+
+pytestmark = pytest.mark.integration
+
+DAYS = PartitionRange.of("2013-01-01", "2013-01-02")
+PREFIX = "dev_tester"
+LAYERS = ("staging", "marts", "features", "analytics")
+
+
+def dbt(settings: Settings, target_path: Path, *arguments: str) -> str:
+    """Run plain ``dbt`` as an editor would, with the warehouse in the environment; return its output."""
+    environment = {
+        **os.environ,
+        "NIGHTSHIFT_WAREHOUSE_HOST": settings.warehouse_host,
+        "NIGHTSHIFT_WAREHOUSE_PORT": str(settings.warehouse_port),
+        "NIGHTSHIFT_WAREHOUSE_DATABASE": settings.warehouse_database,
+        "NIGHTSHIFT_WAREHOUSE_USER": settings.warehouse_user,
+        "NIGHTSHIFT_WAREHOUSE_PASSWORD": settings.warehouse_password.get_secret_value(),
+        "NIGHTSHIFT_DBT_SCHEMA": PREFIX,
+        "DBT_PROFILES_DIR": str(settings.dbt_project_dir),
+        "DBT_PROJECT_DIR": str(settings.dbt_project_dir),
+        "DBT_TARGET_PATH": str(target_path),
+        "DBT_LOG_PATH": str(target_path),
+        "DO_NOT_TRACK": "1",
+    }
+    command = [str(Path(sys.executable).parent / "dbt"), *arguments]
+    result = subprocess.run(
+        command, env=environment, cwd=PROJECT_ROOT, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+def fingerprint(conn: Connection) -> list[tuple[str, ...]]:
+    """Return name, oid and definition of every relation of the warehouse's own schemas."""
+    query = """
+        select n.nspname, c.relname, c.oid::text,
+            case when c.relkind = 'v' then pg_get_viewdef(c.oid) else '' end
+        from pg_class c join pg_namespace n on n.oid = c.relnamespace
+        where n.nspname = any(%s) order by 1, 2
+    """
+    return conn.execute(query, [list(LAYERS)]).fetchall()
+
+
+@pytest.mark.timeout(300)
+def test_build_makes_the_developers_relations_and_leaves_the_warehouse_alone(
+    settings: Settings, world, run: RunContext, conn: Connection, tmp_path: Path
+) -> None:
+    for seed, day in enumerate(DAYS.days):
+        world.deliver_day(day, seed=seed)
+    build(settings, DAYS, run)
+    before = fingerprint(conn)
+
+    # The newest partition is built when nobody names one; a second run replaces the first one's rows.
+    dbt(settings, tmp_path, "build")
+    dbt(settings, tmp_path, "run", "--select", "feat_flight")
+
+    assert fingerprint(conn) == before
+    layers = conn.execute(
+        "select nspname from pg_namespace where nspname like %s order by 1", [f"{PREFIX}%"]
+    ).fetchall()
+    assert [name for (name,) in layers] == sorted(f"{PREFIX}_{layer}" for layer in LAYERS)
+    built = conn.execute(
+        f"select partition_date, count(*) from {PREFIX}_features.feat_flight group by 1"
+    ).fetchall()
+    published = conn.execute(
+        """
+        select l.partition_date, l.n_rows from ops.published p
+        join ops.loads l using (dataset, partition_date, load_id)
+        where dataset = 'features/flight' order by 1 desc limit 1
+        """
+    ).fetchall()
+    assert published[0][1] > 0
+    assert built == published
+    # The warehouse's target never guesses: it makes relations, and no rows.
+    n_rows = conn.execute("select count(*) from features.feat_flight").fetchone()
+    dbt(settings, tmp_path, "run", "--target", "warehouse", "--select", "feat_flight")
+    assert conn.execute("select count(*) from features.feat_flight").fetchone() == n_rows
