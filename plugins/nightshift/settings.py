@@ -15,7 +15,24 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from nightshift.errors import SettingsError
 
-PROJECT_ROOT = Path(__file__).resolve().parents[2]
+LIBRARY_ROOT = Path(__file__).resolve().parents[1]
+"""The folder that holds this package: ``plugins`` of a checkout, or where pip has installed it."""
+
+
+def _project_root() -> Path:
+    """Return the folder with ``dags``, ``dbt_project`` and ``expectations``.
+
+    ``NIGHTSHIFT_PROJECT_DIR`` names it; else it is the checkout of this file, or, for an installed
+    library, the working directory.
+    """
+    named = os.environ.get("NIGHTSHIFT_PROJECT_DIR")
+    if named:
+        return Path(named).resolve()
+    checkout = LIBRARY_ROOT.parent
+    return checkout if (checkout / "dbt_project").is_dir() else Path.cwd()
+
+
+PROJECT_ROOT = _project_root()
 
 
 def default_home() -> Path:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from pathlib import Path
 
-from nightshift.settings import PROJECT_ROOT
+from nightshift.settings import LIBRARY_ROOT
 from nightshift_local.airflow_settings import QUIET_VENDORS
 from nightshift_local.credentials import Credentials
 from nightshift_local.local_env import object_store_settings
@@ -101,7 +101,7 @@ class MlflowServer:
             **QUIET_VENDORS,
             "HOME": str(self._home),
             "PATH": "/usr/bin:/bin",
-            "PYTHONPATH": str(PROJECT_ROOT / "plugins"),
+            "PYTHONPATH": str(LIBRARY_ROOT),
             "MLFLOW_BACKEND_STORE_URI": PostgresServer(self._home).url("mlflow"),
             "MLFLOW_DEFAULT_ARTIFACT_ROOT": f"s3://{store['NIGHTSHIFT_S3_BUCKET']}/mlflow",
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import psutil
 
-from nightshift.settings import PROJECT_ROOT
+from nightshift.settings import LIBRARY_ROOT
 from nightshift_local.placement import prepare_home
 from nightshift_local.process import START_TIME_TOLERANCE_SECONDS, Launch, ServerProcess
 from nightshift_local.stack import all_parts
@@ -40,7 +40,7 @@ def ends_with_us(home: Path) -> Iterator[None]:
     started_at = psutil.Process().create_time()
     starter = ["--pid", str(os.getpid()), "--started-at", str(started_at)]
     argv = [sys.executable, "-m", __name__, "--home", str(home), *starter]
-    environment = {"PYTHONPATH": str(PROJECT_ROOT / "plugins")}
+    environment = {"PYTHONPATH": str(LIBRARY_ROOT)}
     child = process.start(Launch(argv, environment, Path("/"), inherits_env=True))
     try:
         yield

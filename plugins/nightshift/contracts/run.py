@@ -9,10 +9,10 @@ from functools import cache
 from hashlib import sha256
 from pathlib import Path
 
-from nightshift.settings import PROJECT_ROOT
+from nightshift.settings import LIBRARY_ROOT, PROJECT_ROOT
 
 _NAME_BYTES = 63
-_CODE_FOLDERS = ("plugins/nightshift", "dbt_project", "dags", "expectations")
+_PROJECT_FOLDERS = ("dbt_project", "dags", "expectations")
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,13 @@ def code_version() -> str:
     commit = _git("rev-parse", "--short=12", "HEAD")
     if commit is None:
         return f"tree.{_code_digest()}"
-    is_dirty = _git("status", "--porcelain", "--", *_CODE_FOLDERS) != ""
+    is_dirty = _git("status", "--porcelain", "--", *map(str, _code_folders())) != ""
     return f"{commit}-dirty.{_code_digest()}" if is_dirty else commit
+
+
+def _code_folders() -> list[Path]:
+    """Return where the code is: the library, which may be installed elsewhere, and the project."""
+    return [LIBRARY_ROOT / "nightshift", *(PROJECT_ROOT / name for name in _PROJECT_FOLDERS)]
 
 
 def _git(*args: str) -> str | None:
@@ -70,9 +75,9 @@ def _git(*args: str) -> str | None:
 
 def _code_digest() -> str:
     digest = sha256()
-    for folder in _CODE_FOLDERS:
-        for path in sorted(_sources(PROJECT_ROOT / folder)):
-            digest.update(str(path.relative_to(PROJECT_ROOT)).encode() + b"\0" + path.read_bytes())
+    for folder in _code_folders():
+        for path in sorted(_sources(folder)):
+            digest.update(str(path.relative_to(folder)).encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:12]
 
 

@@ -21,7 +21,7 @@ from nightshift import sealed_file
 from nightshift.errors import NightshiftError
 from nightshift.failpoints import Failpoint, hit
 from nightshift.redaction import without_values
-from nightshift.settings import PROJECT_ROOT
+from nightshift.settings import LIBRARY_ROOT
 from nightshift.warehouse.connection import connect, connection_options
 from nightshift.warehouse.faults import fault_in
 from nightshift.warehouse.schema_lock import DBT_RELATIONS_LOCK
@@ -364,7 +364,7 @@ def _environment(settings: Settings, application_name: str) -> dict[str, str]:
     """Return the child's environment, the only way the password goes."""
     return os.environ | {
         "PYTHONPATH": os.pathsep.join(
-            filter(None, [str(PROJECT_ROOT / "plugins"), os.environ.get("PYTHONPATH")])
+            filter(None, [str(LIBRARY_ROOT), os.environ.get("PYTHONPATH")])
         ),
         "NIGHTSHIFT_WAREHOUSE_HOST": settings.warehouse_host,
         "NIGHTSHIFT_WAREHOUSE_PORT": str(settings.warehouse_port),
