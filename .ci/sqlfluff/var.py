@@ -10,6 +10,7 @@ import sys
 from types import ModuleType
 
 VALUES = {
+    "delayed_minutes": 15,
     "lookback_days": 28,
     "operating_timezone": "America/New_York",
 }

@@ -47,7 +47,7 @@ per_version as (
         {% endfor -%}
         count(*)::integer as n_flights,
         count(arrival_delay_minutes)::integer as n_arrived,
-        (count(*) filter (where arrival_delay_minutes >= 15))::integer as n_delayed,
+        (count(*) filter (where arrival_delay_minutes >= {{ var("delayed_minutes") }}))::integer as n_delayed,
         coalesce(sum(arrival_delay_minutes), 0)::integer as delay_minutes,
         count(air_time_minutes)::integer as n_air_times,
         coalesce(sum(air_time_minutes), 0)::integer as air_time_minutes

@@ -12,7 +12,7 @@ evening as (
         versions.partition_date,
         outcomes.origin,
         count(outcomes.arrival_delay_minutes)::double precision as n_arrived,
-        (count(*) filter (where outcomes.arrival_delay_minutes >= 15))::double precision as n_delayed,
+        (count(*) filter (where outcomes.arrival_delay_minutes >= {{ var("delayed_minutes") }}))::double precision as n_delayed,
         coalesce(sum(outcomes.arrival_delay_minutes), 0)::double precision as delay_minutes
     from versions
     inner join outcomes on versions.source_partition_date = outcomes.partition_date and versions.source_load_id = outcomes.load_id
