@@ -19,7 +19,7 @@ from nightshift.errors import AuditError, NightshiftError
 from nightshift.warehouse import ledger
 from nightshift.warehouse.connection import connect
 from nightshift.warehouse.damage import refuse_damaged, version_records
-from nightshift.warehouse.dbt_runner import (
+from nightshift.warehouse.dbt.runner import (
     DbtError,
     FeatureView,
     ModelRun,

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from nightshift.warehouse.content_hash import Measured, hash_basis, measure, measure_nothing
+from nightshift.warehouse.content_hash import LoadMeasurement, hash_basis, measure, measure_nothing
 
 if TYPE_CHECKING:
     from nightshift.warehouse.connection import Connection
@@ -25,7 +25,7 @@ HASH_BASIS = "hash_basis"
 
 def measure_days(
     conn: Connection, target: Target, write: PartitionWrite, *, is_unique: bool
-) -> tuple[dict[dt.date, Measured], set[dt.date]]:
+) -> tuple[dict[dt.date, LoadMeasurement], set[dt.date]]:
     """Return what each partition of the range holds, the empty ones too, and the days outside of it that have rows."""
     found, nothing = (
         measure(conn, target, write.load_id, is_unique=is_unique),
@@ -37,7 +37,7 @@ def measure_days(
 
 def problems_of(
     target: Target,
-    by_day: Mapping[dt.date, Measured],
+    by_day: Mapping[dt.date, LoadMeasurement],
     unexpected: Iterable[dt.date],
     sent: Mapping[dt.date, int] | None,
 ) -> list[str]:
@@ -64,7 +64,7 @@ def record_measured(
     conn: Connection,
     target: Target,
     load_id: int,
-    by_day: Mapping[dt.date, Measured],
+    by_day: Mapping[dt.date, LoadMeasurement],
     detail: Mapping[str, Any],
 ) -> None:
     """Keep what was measured with the loads that are still open, in the caller's transaction."""

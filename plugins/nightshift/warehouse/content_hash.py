@@ -26,7 +26,7 @@ LoadKey = tuple[dt.date, int]
 
 
 @dataclass(frozen=True)
-class Measured:
+class LoadMeasurement:
     """What one partition of a load holds.
 
     Attributes:
@@ -43,7 +43,7 @@ class Measured:
 
 def measure(
     conn: Connection, target: Target, load_id: int, *, is_unique: bool = False
-) -> dict[dt.date, Measured]:
+) -> dict[dt.date, LoadMeasurement]:
     """Return what every partition of a load holds, the empty ones left out; one scan, which counts no keys known to be unique.
 
     Each row is hashed to 64 bits by its values, as SQL compares them, and the hashes are summed, so
@@ -60,7 +60,7 @@ def measure(
 
 def measure_loads(
     conn: Connection, target: Target, keys: Collection[LoadKey]
-) -> dict[LoadKey, Measured]:
+) -> dict[LoadKey, LoadMeasurement]:
     """Return what some partitions of some loads hold, the empty ones too; repeated keys are not counted, their rows are."""
     found = _measure(conn, target, _condition(keys), is_unique=True)
     nothing = measure_nothing(conn, target)
@@ -109,21 +109,21 @@ def _condition(keys: Collection[LoadKey]) -> sql.Composed:
 
 def _measure(
     conn: Connection, target: Target, condition: sql.Composed, *, is_unique: bool
-) -> dict[LoadKey, Measured]:
+) -> dict[LoadKey, LoadMeasurement]:
     columns = _hashed_columns(conn, target)
     is_unique = is_unique or has_unique_index(conn, target.schema, target.table, target.key)
     query = _query(target, columns, condition, is_unique=is_unique)
     return {
-        (day, load_id): Measured(
+        (day, load_id): LoadMeasurement(
             n_rows, n_bad_keys, _content_hash(list(columns), n_rows, row_hashes)
         )
         for day, load_id, n_rows, n_bad_keys, row_hashes in conn.execute(query)
     }
 
 
-def measure_nothing(conn: Connection, target: Target) -> Measured:
+def measure_nothing(conn: Connection, target: Target) -> LoadMeasurement:
     """Return what an empty partition of the target holds."""
-    return Measured(0, 0, _content_hash(list(_hashed_columns(conn, target)), 0, 0))
+    return LoadMeasurement(0, 0, _content_hash(list(_hashed_columns(conn, target)), 0, 0))
 
 
 def _hashed_columns(conn: Connection, target: Target) -> dict[str, str]:

@@ -164,7 +164,7 @@ def audit(
     if len(write.partitions) > 1:
         _refresh_statistics(conn, [(target.schema, target.table) for target in write.targets])
     else:
-        refresh_grown(conn, write)
+        analyze_grown_tables(conn, write)
     with conn.transaction():
         conn.execute(
             "select from ops.loads where load_id = %s order by dataset, partition_date for update",
@@ -198,7 +198,7 @@ def audit(
     return counts
 
 
-def refresh_grown(conn: Connection, write: PartitionWrite) -> None:
+def analyze_grown_tables(conn: Connection, write: PartitionWrite) -> None:
     """Let the planner see the write's rows before they are scanned, if they are very many."""
     from psycopg import sql
 

@@ -67,7 +67,7 @@ class StalePartition:
     reason: str
 
 
-def last_done(conn: Connection, dataset: str) -> dict[dt.date, CompletedLoad]:
+def last_completed_loads(conn: Connection, dataset: str) -> dict[dt.date, CompletedLoad]:
     """Return each partition's last load that was published or found equal."""
     rows = conn.execute(
         """
@@ -81,7 +81,7 @@ def last_done(conn: Connection, dataset: str) -> dict[dt.date, CompletedLoad]:
     return {day: CompletedLoad(*rest) for day, *rest in rows}
 
 
-def pointed(conn: Connection, dataset: str) -> dict[dt.date, CompletedLoad]:
+def visible_loads(conn: Connection, dataset: str) -> dict[dt.date, CompletedLoad]:
     """Return the load that readers see of each partition, with the time at which they began to."""
     rows = conn.execute(
         """
@@ -95,7 +95,7 @@ def pointed(conn: Connection, dataset: str) -> dict[dt.date, CompletedLoad]:
     return {day: CompletedLoad(*rest) for day, *rest in rows}
 
 
-def versions_done(conn: Connection) -> dict[tuple[str, dt.date, int], CompletedLoad]:
+def raw_arrivals(conn: Connection) -> dict[tuple[str, dt.date, int], CompletedLoad]:
     """Return when each version of raw data came in, by dataset, day and load."""
     rows = conn.execute(
         """
@@ -112,11 +112,11 @@ def versions_done(conn: Connection) -> dict[tuple[str, dt.date, int], CompletedL
     }
 
 
-Counts = Callable[[RawVersion], bool]
+VersionFilter = Callable[[RawVersion], bool]
 """Whether a version of raw data counts for what is looked at."""
 
 
-def everything(_: RawVersion) -> bool:
+def any_version(_: RawVersion) -> bool:
     """Count every version."""
     return True
 
@@ -149,7 +149,7 @@ class RawKnowledge:
         return found
 
     def touching(
-        self, day: dt.date, as_of: dt.datetime, built: CompletedLoad, counts: Counts = everything
+        self, day: dt.date, as_of: dt.datetime, built: CompletedLoad, counts: VersionFilter = any_version
     ) -> list[RawVersion]:
         """Return the versions that a night may know and that its load may have missed.
 
@@ -172,12 +172,12 @@ class RawKnowledge:
             )
         ]
 
-    def has_input(self, day: dt.date, counts: Counts) -> bool:
+    def has_input(self, day: dt.date, counts: VersionFilter) -> bool:
         """Return whether a version that counts is one that a night reads."""
         reads = self._read_by(day)
         return any(counts(version) and reads(version) for version in self.versions)
 
-    def _read_by(self, day: dt.date) -> Counts:
+    def _read_by(self, day: dt.date) -> VersionFilter:
         """Return whether a night reads a version: one of its look-back, or of reference data before it."""
         daily = [c for c in self.contracts.values() if c.delivery is Delivery.DAILY]
         needed = {
@@ -196,7 +196,7 @@ def stale_features(
     dataset: str,
     built: Mapping[dt.date, CompletedLoad],
     days: Iterable[dt.date],
-    counts: Counts = everything,
+    counts: VersionFilter = any_version,
 ) -> list[StalePartition]:
     """Return nights whose feature view misses something that they may know, and nights that were never built although they can be.
 

@@ -32,10 +32,10 @@ from nightshift.quality.correction import correct_row
 from nightshift.quality.quarantine import QuarantineState, list_rows, settle_rows
 from nightshift.registry.evidence import verify_chain
 from nightshift.settings import Settings
-from nightshift.warehouse.arrow_io import copy_in
 from nightshift.warehouse.connection import connect
+from nightshift.warehouse.control_tables.retrain_requests import open_requests
+from nightshift.warehouse.fast_io.arrow_io import copy_in
 from nightshift.warehouse.partition_write import LoadManifest, audit, begin, collect, publish
-from nightshift.warehouse.retrain_requests import open_ones
 
 P = Failpoint
 FIRST = PartitionRange.of("2013-01-01")
@@ -242,7 +242,7 @@ def _monitor(settings: Settings, run: RunContext) -> None:
         run,
     )
     with connect(settings) as conn:
-        assert open_ones(conn, "parcel_late")
+        assert open_requests(conn, "parcel_late")
 
 
 def _deliver(*faults: Fault) -> Callable[[Settings], None]:

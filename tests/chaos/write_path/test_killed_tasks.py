@@ -13,8 +13,8 @@ from tests.integration.warehouse.conftest import DAY, PLAIN, manifest
 
 from nightshift.contracts.run import RunContext
 from nightshift.settings import Settings
-from nightshift.warehouse.arrow_io import read_arrow
 from nightshift.warehouse.connection import connect
+from nightshift.warehouse.fast_io.arrow_io import read_arrow
 from nightshift.warehouse.partition_write import LoadManifest, begin
 
 pytestmark = [pytest.mark.integration, pytest.mark.promise("R17")]

@@ -16,8 +16,8 @@ import pytest
 from nightshift.contracts.partitions import PartitionRange
 from nightshift.settings import PROJECT_ROOT, Settings
 from nightshift.transformation.build import build
-from nightshift.warehouse import dbt_runner
-from nightshift.warehouse.dbt_runner import (
+from nightshift.warehouse.dbt import runner
+from nightshift.warehouse.dbt.runner import (
     DbtError,
     DbtProcessError,
     ensure_relations,
@@ -180,7 +180,7 @@ def test_the_project_is_parsed_again_when_what_was_kept_of_it_is_damaged(
             (target / name).write_text("select delay")
         return 0, ""
 
-    monkeypatch.setattr(dbt_runner, "_call_dbt", parse)
+    monkeypatch.setattr(runner, "_call_dbt", parse)
     folder = parsed_project(settings)
     assert parsed_project(settings) == folder
     assert parses == [["parse"]]
@@ -197,7 +197,7 @@ def test_the_project_is_parsed_again_when_what_was_kept_of_it_is_damaged(
 def test_unit_and_data_tests_of_the_project_pass(
     settings: Settings, world, run: RunContext
 ) -> None:
-    from nightshift.warehouse.dbt_runner import _call_dbt, _target_folder
+    from nightshift.warehouse.dbt.runner import _call_dbt, _target_folder
 
     world.deliver_day(PartitionRange.of("2013-01-01").first.day, seed=1)
     build(settings, PartitionRange.of("2013-01-01"), run)
@@ -215,7 +215,7 @@ def test_dbt_ends_when_its_parent_is_killed(
 ) -> None:
     ensure_relations(settings)
     script = (
-        "from nightshift.settings import Settings; from nightshift.warehouse import dbt_runner as d; import os\n"
+        "from nightshift.settings import Settings; from nightshift.warehouse.dbt import runner as d; import os\n"
         f"s = Settings(_env_file=None, warehouse_database={settings.warehouse_database!r})\n"
         "d.run_models(s, ['feat_flight'], {'load_id': 1, 'as_of': {'2013-01-01': '2013-01-02T05:30:00+00:00'}}, 'to be killed')\n"
     )

@@ -11,7 +11,7 @@ from nightshift.errors import NightshiftError, WarehouseError
 from nightshift.quality.gates import GateError
 from nightshift.transformation import build as stage
 from nightshift.transformation.build import build
-from nightshift.warehouse.dbt_runner import DbtError, FeatureView, ModelRun
+from nightshift.warehouse.dbt.runner import DbtError, FeatureView, ModelRun
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

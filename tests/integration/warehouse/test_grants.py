@@ -9,8 +9,8 @@ import psycopg
 import pytest
 from psycopg import errors
 
+from nightshift.warehouse.analysts.grants import ANALYST, apply_grants
 from nightshift.warehouse.connection import connect
-from nightshift.warehouse.grants import ANALYST, apply_grants
 
 if TYPE_CHECKING:
     from nightshift.settings import Settings

@@ -17,7 +17,7 @@ from nightshift.settings import PROJECT_ROOT, Settings
 from nightshift.warehouse import partition_write
 from nightshift.warehouse.connection import connect
 from nightshift.warehouse.migrate import ensure_large_table, ensure_raw_table
-from nightshift.warehouse.partition_write import Target, begin, collect, refresh_grown
+from nightshift.warehouse.partition_write import Target, analyze_grown_tables, begin, collect
 
 if TYPE_CHECKING:
     from nightshift.warehouse.connection import Connection
@@ -129,7 +129,7 @@ def test_the_planner_learns_how_large_it_has_become(
         PartitionRange(FIRST, FIRST),
         manifest(known_at=dt.datetime(2013, 7, 2, tzinfo=dt.UTC)),
     )
-    refresh_grown(conn, write)
+    analyze_grown_tables(conn, write)
 
     row = conn.execute(
         "select reltuples from pg_class where oid = to_regclass(%s)", [large]

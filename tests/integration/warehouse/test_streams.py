@@ -12,9 +12,9 @@ import pytest
 from psycopg import sql
 
 from nightshift.errors import WarehouseError
-from nightshift.warehouse import arrow_io, binary_rows, libpq
-from nightshift.warehouse.arrow_io import stream_arrow
-from nightshift.warehouse.copy_stream import append_stream
+from nightshift.warehouse.fast_io import arrow_io, binary_rows, libpq
+from nightshift.warehouse.fast_io.arrow_io import stream_arrow
+from nightshift.warehouse.fast_io.copy_stream import append_stream
 
 pytestmark = pytest.mark.integration
 EVERY_TYPE = """
@@ -94,7 +94,7 @@ def _no_compiler(monkeypatch) -> None:
     def fail(*_: object) -> None:
         raise RuntimeError("no compiler")
 
-    monkeypatch.setattr(binary_rows, "compiled", lambda _: fail)
+    monkeypatch.setattr(binary_rows, "jit", lambda _: fail)
 
 
 @pytest.mark.parametrize("damage", [_no_libpq, _no_compiler])

@@ -8,13 +8,13 @@ import pytest
 from nightshift.contracts.datasets import DatasetContract
 from nightshift.redo.plan import Lineage, Scope
 from nightshift.settings import load_settings
-from nightshift.warehouse.dbt_compiled import raw_lineage
+from nightshift.warehouse.dbt.compiled_views import raw_lineage
 from nightshift.warehouse.ledger import RawVersion
 from nightshift.warehouse.staleness import (
     CompletedLoad,
     RawKnowledge,
     StalePartition,
-    everything,
+    any_version,
     stale_after,
     stale_features,
 )
@@ -65,7 +65,7 @@ def night(day):
     return dt.datetime(day.year, day.month, day.day, 4, 20, tzinfo=dt.UTC) + dt.timedelta(days=1)
 
 
-def stale(*versions, done=EARLY, built=(DAY,), counts=everything):
+def stale(*versions, done=EARLY, built=(DAY,), counts=any_version):
     firsts = [
         version(DAY + dt.timedelta(days=n), 1, night(DAY + dt.timedelta(days=n)))
         for n in (-1, 0, 1)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from nightshift import sealed_file
 from nightshift.errors import NightshiftError
-from nightshift.warehouse.dbt_runner import (
+from nightshift.warehouse.dbt.runner import (
     PARSED_PROJECT,
     DbtProcessError,
     _call_dbt,

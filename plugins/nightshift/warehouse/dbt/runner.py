@@ -341,7 +341,7 @@ def _call_dbt(
         "parsed_project": str(parsed) if parsed else None,
     }
     process = subprocess.Popen(
-        [sys.executable, "-m", "nightshift.warehouse.dbt_process"],
+        [sys.executable, "-m", "nightshift.warehouse.dbt.child_process"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nightshift.warehouse.analyst_logins import ANALYST, limit_login, logins
-from nightshift.warehouse.analyst_sessions import ensure_session_guard
+from nightshift.warehouse.analysts.logins import ANALYST, limit_login, logins
+from nightshift.warehouse.analysts.sessions import ensure_session_guard
 from nightshift.warehouse.schema_lock import DBT_RELATIONS_LOCK, change_schema
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class RetrainDecision:
+class RetrainRequest:
     """One order to retrain.
 
     Attributes:
@@ -45,14 +45,14 @@ class RetrainDecision:
 _COLUMNS = "decision_id, model, partition_date, state, reasons, closed_partition"
 
 
-def open_decision(
+def open_request(
     conn: Connection,
     model: str,
     partition: Partition,
     reasons: Sequence[str],
     evidence: Mapping[str, Any],
     run: RunContext,
-) -> RetrainDecision:
+) -> RetrainRequest:
     """Open an order, or return the one that this model and partition already have, whatever its state."""
     conn.execute(
         """
@@ -65,14 +65,14 @@ def open_decision(
 
 
 @contextmanager
-def decide_alone(conn: Connection, model: str) -> Iterator[None]:
+def retrain_request_lock(conn: Connection, model: str) -> Iterator[None]:
     """Hold the right to decide about a model until the end of the block: one transaction, in which cooldown and budget stay true."""
     with conn.transaction():
         conn.execute("select pg_advisory_xact_lock(hashtextextended('retrain/' || %s, 0))", [model])
         yield
 
 
-def decided_days(conn: Connection, model: str, partition: Partition, days: int) -> list[dt.date]:
+def requested_days(conn: Connection, model: str, partition: Partition, days: int) -> list[dt.date]:
     """Return the partitions of a model's orders, whatever their state, up to so many days before and after one, in order."""
     rows = conn.execute(
         """
@@ -84,9 +84,9 @@ def decided_days(conn: Connection, model: str, partition: Partition, days: int) 
     return [day for (day,) in rows]
 
 
-def open_ones(
+def open_requests(
     conn: Connection, model: str, until: Partition | None = None
-) -> list[RetrainDecision]:
+) -> list[RetrainRequest]:
     """Return the open orders of a model, oldest first; with ``until`` only those of that partition and before."""
     return _select(
         conn,
@@ -95,12 +95,12 @@ def open_ones(
     )
 
 
-def closed_by(conn: Connection, model: str, partition: Partition) -> list[RetrainDecision]:
+def requests_closed_by(conn: Connection, model: str, partition: Partition) -> list[RetrainRequest]:
     """Return the orders that the training of this partition closed."""
     return _select(conn, "model = %s and closed_partition = %s", [model, partition.day])
 
 
-def consume(
+def close_request(
     conn: Connection,
     decision_id: int,
     partition: Partition,
@@ -124,10 +124,10 @@ def consume(
     return cursor.rowcount == 1
 
 
-def _select(conn: Connection, condition: str, parameters: list[Any]) -> list[RetrainDecision]:
+def _select(conn: Connection, condition: str, parameters: list[Any]) -> list[RetrainRequest]:
     query = f"select {_COLUMNS} from monitoring.retrain_decisions where {condition} order by partition_date"  # noqa: S608 - ours
     return [
-        RetrainDecision(decision_id, model, day, state, tuple(reasons), closed_partition)
+        RetrainRequest(decision_id, model, day, state, tuple(reasons), closed_partition)
         for decision_id, model, day, state, reasons, closed_partition in conn.execute(
             query.encode(), parameters
         )

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from psycopg import sql
 
     from nightshift.settings import Settings
-    from nightshift.warehouse.binary_rows import RowReader
     from nightshift.warehouse.connection import Connection
+    from nightshift.warehouse.fast_io.binary_rows import RowReader
 
 logger = logging.getLogger(__name__)
 
@@ -96,8 +96,8 @@ def stream_arrow(
         return
     import psycopg
 
-    from nightshift.warehouse.binary_rows import UnreadableRowsError
-    from nightshift.warehouse.libpq import copy_out
+    from nightshift.warehouse.fast_io.binary_rows import UnreadableRowsError
+    from nightshift.warehouse.fast_io.libpq import copy_out
 
     with connect(streaming(settings), application_name) as conn:
         try:
@@ -114,8 +114,8 @@ def stream_arrow(
 
 def _reader(columns: dict[str, str] | None) -> RowReader | None:
     """Return what reads these columns; None where they have no own names, a type is unknown, or loops cannot be compiled here."""
-    from nightshift.warehouse.binary_rows import RowReader, is_readable
-    from nightshift.warehouse.libpq import compiled_collect
+    from nightshift.warehouse.fast_io.binary_rows import RowReader, is_readable
+    from nightshift.warehouse.fast_io.libpq import compiled_collect
 
     if columns is None or not is_readable(list(columns.values())):
         return None

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from nightshift.errors import WarehouseError
 from nightshift.failpoints import Failpoint, hit
-from nightshift.warehouse.arrow_io import as_csv, copy_statement, first_line, streaming
 from nightshift.warehouse.connection import CANCEL_TIMEOUT_SECONDS, connect, lose
+from nightshift.warehouse.fast_io.arrow_io import as_csv, copy_statement, first_line, streaming
 from nightshift.warehouse.faults import fault_of
 
 if TYPE_CHECKING:
@@ -250,7 +250,7 @@ def _encoder(columns: dict[str, str]) -> tuple[pa.Schema, ArrowToPostgresBinaryE
     from pgpq.encoders import StringEncoderBuilder
     from pgpq.schema import Jsonb
 
-    from nightshift.warehouse.binary_rows import TYPES
+    from nightshift.warehouse.fast_io.binary_rows import TYPES
 
     types = {kind: of_kind for kind, (of_kind, _) in TYPES.items()} | dict.fromkeys(
         _ONLY_WRITTEN, pa.string()
