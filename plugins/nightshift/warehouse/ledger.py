@@ -162,14 +162,3 @@ def _spans(numbers: set[int]) -> str:
         else:
             spans.append([number, number])
     return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in spans)
-
-
-def published_loads(
-    conn: Connection, dataset: str, partitions: PartitionRange
-) -> dict[dt.date, int]:
-    """Return the load that readers see, by day; days that nobody published are left out."""
-    rows = conn.execute(
-        "select partition_date, load_id from ops.published where dataset = %s and partition_date between %s and %s order by partition_date",
-        [dataset, partitions.first.day, partitions.last.day],
-    )
-    return dict(rows.fetchall())

@@ -149,7 +149,11 @@ class RawKnowledge:
         return found
 
     def touching(
-        self, day: dt.date, as_of: dt.datetime, built: CompletedLoad, counts: VersionFilter = any_version
+        self,
+        day: dt.date,
+        as_of: dt.datetime,
+        built: CompletedLoad,
+        counts: VersionFilter = any_version,
     ) -> list[RawVersion]:
         """Return the versions that a night may know and that its load may have missed.
 

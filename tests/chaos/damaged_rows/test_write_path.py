@@ -11,7 +11,7 @@ from tests.integration.warehouse.conftest import DAY, PLAIN, VERSIONED, manifest
 from nightshift.contracts.partitions import PartitionRange
 from nightshift.contracts.run import RunContext
 from nightshift.errors import ContentConflictError
-from nightshift.warehouse import pointer
+from nightshift.warehouse import damage
 from nightshift.warehouse.damage import VanishedRowsError, find_damage, void_loads
 from nightshift.warehouse.partition_write import audit, begin, publish, read_back
 
@@ -92,7 +92,7 @@ def test_a_rerun_of_one_day_repairs_it_when_a_load_of_many_days_lost_rows(conn, 
 def test_nothing_is_hashed_again_when_the_night_is_an_ordinary_one(conn, write_day, monkeypatch):
     scanned = []
     monkeypatch.setattr(
-        pointer,
+        damage,
         "find_damage",
         lambda *given: (scanned.append(len(given[2])), find_damage(*given))[1],
     )
