@@ -85,7 +85,8 @@ def _set_up_models(
     from nightshift.scoring.prediction_tables import ensure_prediction_relations
     from nightshift.scoring.spec_check import check_spec
     from nightshift.warehouse.control_tables.last_good_specs import keep_spec
-    from nightshift.warehouse.dbt.runner import ensure_relations, feature_views
+    from nightshift.warehouse.dbt.project import feature_views
+    from nightshift.warehouse.dbt.runner import ensure_relations
 
     ensure_relations(settings)
     views = feature_views(settings)

@@ -16,7 +16,7 @@ from nightshift.lake.drops import list_undelivered
 from nightshift.lake.object_store import ObjectStore
 from nightshift.monitoring.outcomes import evaluated_partition
 from nightshift.warehouse import staleness
-from nightshift.warehouse.dbt.compiled_views import raw_lineage
+from nightshift.warehouse.dbt.project import raw_lineage
 from nightshift.warehouse.ledger import RawVersion, lookback_of, raw_versions
 from nightshift.warehouse.staleness import (
     CompletedLoad,

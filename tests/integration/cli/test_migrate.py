@@ -19,7 +19,7 @@ from nightshift.warehouse.control_tables.last_good_specs import (
     last_good_spec,
     spec_for_rescue,
 )
-from nightshift.warehouse.dbt.runner import FeatureView
+from nightshift.warehouse.dbt.project import FeatureView
 
 if TYPE_CHECKING:
     from nightshift.warehouse.connection import Connection

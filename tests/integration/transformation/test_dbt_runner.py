@@ -16,14 +16,10 @@ import pytest
 from nightshift.contracts.partitions import PartitionRange
 from nightshift.settings import PROJECT_ROOT, Settings
 from nightshift.transformation.build import build
-from nightshift.warehouse.dbt import runner
-from nightshift.warehouse.dbt.runner import (
-    DbtError,
-    DbtProcessError,
-    ensure_relations,
-    feature_views,
-    parsed_project,
-)
+from nightshift.warehouse.dbt import project
+from nightshift.warehouse.dbt.invocation import DbtError, DbtProcessError, run_dbt
+from nightshift.warehouse.dbt.project import feature_views, parsed_project
+from nightshift.warehouse.dbt.runner import ensure_relations
 
 if TYPE_CHECKING:
     from nightshift.contracts.run import RunContext
@@ -180,15 +176,15 @@ def test_the_project_is_parsed_again_when_what_was_kept_of_it_is_damaged(
             (target / name).write_text("select delay")
         return 0, ""
 
-    monkeypatch.setattr(runner, "_call_dbt", parse)
-    folder = parsed_project(settings)
-    assert parsed_project(settings) == folder
+    monkeypatch.setattr(project, "call_dbt", parse)
+    folder = parsed_project(settings).folder
+    assert parsed_project(settings).folder == folder
     assert parses == [["parse"]]
 
     content = (folder / damaged).read_bytes()
     (folder / damaged).write_bytes(bytes([content[0] ^ 1]) + content[1:])
 
-    assert parsed_project(settings) == folder
+    assert parsed_project(settings).folder == folder
     assert len(parses) == 2
     assert (folder / "manifest.json").read_text() == "select delay"
 
@@ -197,16 +193,13 @@ def test_the_project_is_parsed_again_when_what_was_kept_of_it_is_damaged(
 def test_unit_and_data_tests_of_the_project_pass(
     settings: Settings, world, run: RunContext
 ) -> None:
-    from nightshift.warehouse.dbt.runner import _call_dbt, _target_folder
-
     world.deliver_day(PartitionRange.of("2013-01-01").first.day, seed=1)
     build(settings, PartitionRange.of("2013-01-01"), run)
-    with _target_folder(settings) as target:
-        code, output = _call_dbt(settings, ["test"], target, None, "test dbt")
-        results = json.loads((target / "run_results.json").read_text())["results"]
-    failed = [result["unique_id"] for result in results if result["status"] != "pass"]
-    assert (code, failed) == (0, []), output
-    assert sum(result["unique_id"].startswith("unit_test.") for result in results) >= 7
+    tested = run_dbt(settings, ["test"], None, "test dbt")
+    failed = [result["unique_id"] for result in tested.results if result["status"] != "pass"]
+    assert (tested.exit_code, failed) == (0, []), tested.output
+    n_unit_tests = sum(r["unique_id"].startswith("unit_test.") for r in tested.results)
+    assert n_unit_tests >= 7
 
 
 @pytest.mark.promise("R17")

@@ -8,7 +8,7 @@ import pytest
 from nightshift.contracts.datasets import DatasetContract
 from nightshift.redo.plan import Lineage, Scope
 from nightshift.settings import load_settings
-from nightshift.warehouse.dbt.compiled_views import raw_lineage
+from nightshift.warehouse.dbt.project import raw_lineage
 from nightshift.warehouse.ledger import RawVersion
 from nightshift.warehouse.staleness import (
     CompletedLoad,

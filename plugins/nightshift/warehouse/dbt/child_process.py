@@ -1,4 +1,4 @@
-"""The child process that runs dbt: ends with its parent, reads its request from stdin, reuses a parsed project."""
+"""The child process that runs dbt: it ends with its parent and reads its request from stdin."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -15,15 +16,26 @@ if TYPE_CHECKING:
 _PR_SET_PDEATHSIG = 1  # Source: prctl(2)
 
 
+def main() -> int:
+    """Read the request, ``{parent, arguments, parsed_project}``, and run it."""
+    request = json.load(sys.stdin)
+    die_with_parent(request["parent"])
+    return run_command(request["arguments"], request["parsed_project"])
+
+
 def die_with_parent(parent: int) -> None:
-    """Have the kernel kill this process when its parent ends in any way (Linux; elsewhere only the parent's own clean-up does it)."""
+    """Have the kernel kill this process when its parent ends in any way.
+
+    That is so on Linux; elsewhere only the parent's own clean-up does it.
+    """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    # The parent may have ended before the kernel was told.
     if os.getppid() != parent:
         sys.exit("the parent has ended")
 
 
-def run_dbt(arguments: list[str], parsed_project: str | None) -> int:
+def run_command(arguments: list[str], parsed_project: str | None) -> int:
     """Run one dbt command; return 0, 1 if a model failed, or 2 if dbt itself did.
 
     Args:
@@ -33,29 +45,19 @@ def run_dbt(arguments: list[str], parsed_project: str | None) -> int:
     """
     from dbt.cli.main import dbtRunner
 
-    result = dbtRunner(manifest=_read_manifest(parsed_project) if parsed_project else None).invoke(
-        arguments
-    )
+    manifest = _read_manifest(Path(parsed_project)) if parsed_project else None
+    result = dbtRunner(manifest=manifest).invoke(arguments)
     if result.exception is not None:
         print(f"{type(result.exception).__name__}: {result.exception}", file=sys.stderr)  # noqa: T201  (the parent reads it)
         return 2
     return 0 if result.success else 1
 
 
-def _read_manifest(path: str) -> Manifest:
-    from pathlib import Path
-
+def _read_manifest(path: Path) -> Manifest:
     from dbt.contracts.graph.manifest import Manifest
     from dbt.parser.manifest import extended_mashumuro_decoder
 
-    return Manifest.from_msgpack(Path(path).read_bytes(), decoder=extended_mashumuro_decoder)
-
-
-def main() -> int:
-    """Read the request, ``{parent, arguments, parsed_project}``, and run it."""
-    request = json.load(sys.stdin)
-    die_with_parent(request["parent"])
-    return run_dbt(request["arguments"], request["parsed_project"])
+    return Manifest.from_msgpack(path.read_bytes(), decoder=extended_mashumuro_decoder)
 
 
 if __name__ == "__main__":

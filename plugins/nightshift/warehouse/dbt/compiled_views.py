@@ -1,10 +1,13 @@
-"""The SQL that dbt would run for one feature view, with everything that stands between it and the sources; nothing is executed."""
+"""Compile a feature view: its SQL and that of every model between it and the sources.
+
+Nothing is executed.
+"""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -12,20 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 from nightshift import sealed_file
 from nightshift.errors import NightshiftError
-from nightshift.warehouse.dbt.runner import (
-    PARSED_PROJECT,
-    DbtProcessError,
-    _call_dbt,
-    _target_folder,
-    parsed_project,
-)
+from nightshift.warehouse.dbt.invocation import DbtProcessError, run_dbt
+from nightshift.warehouse.dbt.project import ParsedProject, parsed_project
 from nightshift.warehouse.faults import fault_in
 
 if TYPE_CHECKING:
     from nightshift.settings import Settings
 
-KEPT_COMPILATIONS = 64
-"""Compiled views kept on disk for each version of the project: starting dbt takes longer than a
+MAX_STORED_VIEWS = 64
+"""Compiled views on disk for each version of the project: starting dbt takes longer than a
 partition's SQL.
 """
 
@@ -38,7 +36,7 @@ class UnknownViewError(NightshiftError):
 
 @dataclass(frozen=True)
 class CompiledModel:
-    """One relation that the feature view stands on.
+    """One relation that the feature view reads.
 
     Attributes:
         name: Name of the model.
@@ -60,7 +58,7 @@ class CompiledView:
     Attributes:
         table: Its table within schema ``features``.
         columns: Name and type, in the order of its contract.
-        models: What it stands on in order of dependence, itself the last.
+        models: What it reads in order of dependence, itself the last.
         sources: Relation to ``<schema>/<table>`` of every source that a model reads.
     """
 
@@ -71,7 +69,7 @@ class CompiledView:
 
 
 def compile_view(settings: Settings, table: str, variables: Mapping[str, Any]) -> CompiledView:
-    """Return the SQL of a feature view for these variables; the same question is answered from disk.
+    """Return the SQL of a feature view for these variables; from disk if it was compiled before.
 
     Args:
         settings: Where the project is.
@@ -82,151 +80,72 @@ def compile_view(settings: Settings, table: str, variables: Mapping[str, Any]) -
         UnknownViewError: The project has no such model.
         DbtProcessError: dbt failed.
     """
-    parsed = parsed_project(settings)
-    asked = sha256(json.dumps([table, dict(variables)], sort_keys=True).encode()).hexdigest()[:16]
-    kept = parsed / "compiled" / f"{asked}.json"
-    if content := sealed_file.read(kept):
-        os.utime(kept)
+    project = parsed_project(settings)
+    request = json.dumps([table, dict(variables)], sort_keys=True)
+    name = sha256(request.encode()).hexdigest()[:16]
+    path = project.folder / "compiled" / f"{name}.json"
+    if content := sealed_file.read(path):
+        os.utime(path)  # it is in use: others are deleted first
         return _from_json(json.loads(content))
-    view = _compile(settings, parsed, table, variables)
-    _keep(kept, view)
+    view = _compile(settings, project, table, variables)
+    _store(path, view)
     return view
 
 
-def column_descriptions(settings: Settings, table: str) -> dict[str, str]:
-    """Return what the project says about each column of a model; empty if it has no such model.
-
-    Raises:
-        DbtProcessError: The project cannot be parsed.
-    """
-    manifest = json.loads((parsed_project(settings) / "manifest.json").read_text(encoding="utf-8"))
-    columns: dict[str, Any] = next(
-        (node["columns"] for node in manifest["nodes"].values() if node["name"] == table), {}
-    )
-    return {name: column["description"] for name, column in columns.items()}
-
-
-def raw_lineage(settings: Settings) -> dict[str, frozenset[str]]:
-    """Return the raw datasets that each model of the project reads, directly or by other models.
-
-    Returns:
-        Name of the model to names in the ledger, such as ``raw/weather``.
-
-    Raises:
-        DbtProcessError: The project cannot be parsed.
-    """
-    manifest = json.loads((parsed_project(settings) / "manifest.json").read_text(encoding="utf-8"))
-    nodes, sources = manifest["nodes"], manifest["sources"]
-    models = {key: node for key, node in nodes.items() if node["resource_type"] == "model"}
-    read = {node["name"]: _read(nodes, list(_upstream(nodes, key))) for key, node in models.items()}
-    raw = {key: _dataset(node) for key, node in sources.items() if node["schema"] == "raw"}
-    return {name: frozenset(raw[key] for key in keys if key in raw) for name, keys in read.items()}
-
-
-def _dataset(source: Mapping[str, Any]) -> str:
-    return f"{source['schema']}/{source['identifier']}"
-
-
 def _compile(
-    settings: Settings, parsed: Path, table: str, variables: Mapping[str, Any]
+    settings: Settings, project: ParsedProject, table: str, variables: Mapping[str, Any]
 ) -> CompiledView:
-    manifest = json.loads((parsed / "manifest.json").read_text(encoding="utf-8"))
-    models = {
-        key: node for key, node in manifest["nodes"].items() if node["resource_type"] == "model"
-    }
-    last = next((key for key, node in models.items() if node["name"] == table), None)
-    if last is None:
+    view_id = project.find_model(table)
+    if view_id is None:
         raise UnknownViewError(
             f"The dbt project has no model {table}.",
             todo="Make the feature view a model of the project: its rows must be rebuildable.",
         )
-    order = list(dict.fromkeys(_upstream(manifest["nodes"], last)))
-    sql = _compiled_sql(settings, parsed, [models[key]["name"] for key in order], variables)
-    sources = {
-        key: node for key, node in manifest["sources"].items() if key in _read(models, order)
-    }
-    relations = {
-        key: node["relation_name"]
-        for key, node in [*models.items(), *sources.items()]
-        if node["relation_name"]
-    }
+    lineage = project.lineage(view_id)
+    models = {key: project.models[key] for key in lineage if key in project.models}
+    sources = {key: source for key, source in project.sources.items() if key in lineage}
+
+    sql = _compiled_sql(settings, project, [node["name"] for node in models.values()], variables)
+    nodes = project.models | sources
+    relations = {key: node["relation_name"] for key, node in nodes.items() if node["relation_name"]}
+    compiled = []
+    for key, model in models.items():
+        if key in relations:
+            reads = sorted(relation for relation in relations.values() if relation in sql[key])
+            compiled.append(CompiledModel(model["name"], relations[key], sql[key], tuple(reads)))
+    columns = project.models[view_id]["columns"]
     return CompiledView(
         table,
-        {name: column["data_type"] for name, column in models[last]["columns"].items()},
-        tuple(
-            CompiledModel(
-                models[key]["name"],
-                relations[key],
-                sql[key],
-                tuple(sorted(r for r in relations.values() if r in sql[key])),
-            )
-            for key in order
-            if key in relations
-        ),
-        {relations[key]: _dataset(node) for key, node in sources.items()},
+        {name: column["data_type"] for name, column in columns.items()},
+        tuple(compiled),
+        {relations[key]: f"{s['schema']}/{s['identifier']}" for key, s in sources.items()},
     )
-
-
-def _upstream(nodes: Mapping[str, Any], key: str) -> Iterator[str]:
-    """Yield a model and what it stands on, the deepest first."""
-    for parent in nodes[key]["depends_on"]["nodes"]:
-        if parent in nodes:
-            yield from _upstream(nodes, parent)
-    yield key
-
-
-def _read(models: Mapping[str, Any], order: list[str]) -> set[str]:
-    return {parent for key in order for parent in models[key]["depends_on"]["nodes"]}
 
 
 def _compiled_sql(
-    settings: Settings, parsed: Path, names: list[str], variables: Mapping[str, Any]
+    settings: Settings, project: ParsedProject, names: Sequence[str], variables: Mapping[str, Any]
 ) -> dict[str, str]:
     """Return the select of each model by dbt's id."""
-    arguments = [
-        "compile",
-        "--no-populate-cache",
-        "--indirect-selection",
-        "empty",
-        "--vars",
-        json.dumps(dict(variables)),
-        "--select",
-        *names,
-    ]
-    with _target_folder(settings) as target:
-        code, output = _call_dbt(
-            settings, arguments, target, parsed / PARSED_PROJECT, "nightshift dbt compile"
-        )
-        results = target / "run_results.json"
-        compiled = (
-            json.loads(results.read_text(encoding="utf-8"))["results"] if results.is_file() else []
-        )
-    sql = {
-        result["unique_id"]: result["compiled_code"]
-        for result in compiled
-        if result["status"] == "success"
-    }
-    if code or len(sql) < len(names):
-        if fault := fault_in(output):
-            raise fault
-        raise DbtProcessError(
-            f"dbt compiled {len(sql)} of {len(names)} models.",
-            got=output.strip()[-1500:] or "no output",
+    arguments = ["compile", "--no-populate-cache", "--indirect-selection", "empty"]
+    arguments += ["--vars", json.dumps(dict(variables)), "--select", *names]
+    outcome = run_dbt(settings, arguments, project.msgpack, "nightshift dbt compile")
+    compiled = [result for result in outcome.results if result["status"] == "success"]
+    if outcome.exit_code or len(compiled) < len(names):
+        raise fault_in(outcome.output) or DbtProcessError(
+            f"dbt compiled {len(compiled)} of {len(names)} models.",
+            got=outcome.last_output,
             todo="Correct the model; dbt's log is in <home>/logs/dbt.",
         )
-    return sql
+    return {result["unique_id"]: result["compiled_code"] for result in compiled}
 
 
-def _keep(path: Path, view: CompiledView) -> None:
+def _store(path: Path, view: CompiledView) -> None:
     sealed_file.write(path, json.dumps(asdict(view)).encode())
-    for old in sorted(path.parent.glob("*.json"), key=lambda file: file.stat().st_mtime)[
-        :-KEPT_COMPILATIONS
-    ]:
-        old.unlink(missing_ok=True)
+    stored = sorted(path.parent.glob("*.json"), key=lambda file: file.stat().st_mtime)
+    for oldest in stored[:-MAX_STORED_VIEWS]:
+        oldest.unlink(missing_ok=True)
 
 
 def _from_json(document: dict[str, Any]) -> CompiledView:
-    models = tuple(
-        CompiledModel(**{**model, "reads": tuple(model["reads"])}) for model in document["models"]
-    )
-    return CompiledView(document["table"], document["columns"], models, document["sources"])
+    models = [CompiledModel(**{**m, "reads": tuple(m["reads"])}) for m in document["models"]]
+    return CompiledView(document["table"], document["columns"], tuple(models), document["sources"])
