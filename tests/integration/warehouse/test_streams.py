@@ -1,10 +1,13 @@
-"""Streams of rows out of and into a real warehouse: our loops and the driver give the same, and nothing is lost by halves."""
+"""Streams of rows out of and into a real warehouse: each way gives the same, and all or nothing is stored."""
 
 from __future__ import annotations
 
 import datetime as dt
 import logging
 import time
+from importlib.util import find_spec
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -80,29 +83,75 @@ def test_an_infinite_time_is_a_named_error(settings):
     assert "infinite" in str(raised.value)
 
 
-def _no_libpq(monkeypatch) -> None:
-    def fail() -> None:
-        raise OSError("psycopg does not bring its own libpq")
+def _no_library(monkeypatch) -> None:
+    """Have psycopg bring no libpq, as one that was built on the machine."""
+    monkeypatch.setattr(libpq, "find_spec", lambda _: None)
 
+
+def _another_library(monkeypatch) -> None:
+    """Have the path lead to a real libpq of another version, which another wheel brings."""
+    folder = Path(find_spec("psycopg2").origin).parents[1] / "psycopg2_binary.libs"
+    (other,) = folder.glob("libpq-*.so*")
+    monkeypatch.setattr(libpq, "_library", lambda: other)
+
+
+def _no_address(monkeypatch) -> None:
+    """Have psycopg's connection not give its address any more."""
+    read = libpq.connection_address
+    monkeypatch.setattr(
+        libpq,
+        "connection_address",
+        lambda conn: read(SimpleNamespace(pgconn=object(), info=conn.info)),
+    )
+
+
+def _address_of_another_connection(monkeypatch) -> None:
+    """Have psycopg give an address, but of what is not this connection."""
+    read = libpq.connection_address
+    monkeypatch.setattr(
+        libpq,
+        "connection_address",
+        lambda conn: read(SimpleNamespace(pgconn=conn.pgconn, info=SimpleNamespace(backend_pid=1))),
+    )
+
+
+@pytest.mark.parametrize("batch_bytes", [1, 1_000, 1 << 22])
+@pytest.mark.parametrize(
+    "damage", [_no_library, _another_library, _no_address, _address_of_another_connection]
+)
+def test_psycopgs_copy_reads_the_same_where_a_private_part_has_changed(
+    settings, monkeypatch, caplog, damage, batch_bytes
+):
+    query = sql.SQL(EVERY_TYPE.format(n=60) + " order by i")
+    expected = _rows(stream_arrow(settings, query))
+    assert "psycopg's COPY" not in caplog.text
     libpq.compiled_collect.cache_clear()
-    monkeypatch.setattr(libpq, "_library", fail)
+
+    damage(monkeypatch)
+    with caplog.at_level(logging.WARNING):
+        read = _rows(stream_arrow(settings, query, batch_bytes=batch_bytes))
+
+    assert "read by psycopg's COPY" in caplog.text
+    assert read.drop(["f8"]).equals(expected.drop(["f8"]))
+    doubles = [rows["f8"].fill_null(0).to_numpy().tobytes() for rows in (read, expected)]
+    assert doubles[0] == doubles[1]
 
 
-def _no_compiler(monkeypatch) -> None:
-    """Have numba fail as it does: not when a function is given to it, but when it is called."""
+def test_a_query_that_fails_is_a_named_error_when_psycopgs_copy_reads(settings, monkeypatch):
+    _no_library(monkeypatch)
+    failing = sql.SQL("select 1 / (3 - i) as x from generate_series(1, 5) i")
+    with pytest.raises(WarehouseError, match="ended a query"):
+        list(stream_arrow(settings, failing))
 
+
+def test_the_driver_reads_where_loops_cannot_be_compiled(settings, monkeypatch, caplog):
     def fail(*_: object) -> None:
         raise RuntimeError("no compiler")
 
+    # numba fails when a function is called, not when it is given one.
     monkeypatch.setattr(binary_rows, "jit", lambda _: fail)
-
-
-@pytest.mark.parametrize("damage", [_no_libpq, _no_compiler])
-def test_the_driver_reads_where_our_loops_cannot(settings, monkeypatch, caplog, damage):
-    damage(monkeypatch)
     with caplog.at_level(logging.WARNING):
         read = _rows(stream_arrow(settings, sql.SQL("select 1 as one")))
-    libpq.compiled_collect.cache_clear()
 
     assert read.to_pylist() == [{"one": 1}]
     assert "read by the driver" in caplog.text

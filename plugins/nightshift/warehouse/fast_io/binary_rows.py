@@ -1,12 +1,14 @@
-"""PostgreSQL's binary COPY format to Arrow, for the types that nightly tables have; every double keeps its bits.
+"""Parse PostgreSQL's binary COPY format to Arrow, for the types that the tables have.
 
-A row is its number of fields, and of each field its length (-1 for null) and its bytes, the highest
-first. Source: PostgreSQL's documentation of COPY, "Binary Format"; docs/adr/0031-binary-rows.md.
+Every double keeps its bits.
+
+A row is its number of fields, and of each field its length (-1 for null) and its bytes, the most
+significant first. Source: PostgreSQL's documentation of COPY, "Binary Format"; docs/adr/0031-binary-rows.md.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,9 +24,9 @@ if TYPE_CHECKING:
 
 HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 TRAILER = b"\xff\xff"
-_SECONDS_BEFORE_2000, _DAYS_BEFORE_2000 = 946_684_800, 10_957
-_MICROSECONDS = 1_000_000
-_NO_MORE, _WORD = 0xFFFF, 8
+_DAYS_BEFORE_2000 = 10_957
+_MICROSECONDS_BEFORE_2000 = 946_684_800 * 1_000_000
+_TRAILER_FIELDS, _WORD_BYTES = 0xFFFF, 8
 
 TYPES: dict[str, tuple[pa.DataType, int]] = {
     "bool": (pa.bool_(), 1),
@@ -40,7 +42,7 @@ TYPES: dict[str, tuple[pa.DataType, int]] = {
     "varchar": (pa.string(), 0),
     "bpchar": (pa.string(), 0),
 }
-"""Arrow's type and the bytes of a value, 0 for texts, of each of PostgreSQL's that is read."""
+"""Of each type of PostgreSQL that is read: Arrow's type, and the bytes of a value, 0 for strings."""
 
 
 class UnreadableRowsError(ValueError):
@@ -59,190 +61,159 @@ class RowReader:
 
     def __init__(self, columns: Mapping[str, str]) -> None:
         self._names = list(columns)
-        self._types = [TYPES[kind][0] for kind in columns.values()]
-        widths = [TYPES[kind][1] for kind in columns.values()]
-        self._widths = np.array(widths, np.int64)
-        self._places = _places(widths)
-        self._split, self._gather = jit(split_rows), jit(gather_texts)
+        self._types = [TYPES[type_name][0] for type_name in columns.values()]
+        self._widths = np.array([TYPES[type_name][1] for type_name in columns.values()], np.int64)
+        # Values of a fixed width and strings go to two arrays: each column has an index in one.
+        is_string = self._widths == 0
+        self._indices = np.where(is_string, is_string.cumsum(), (~is_string).cumsum()) - 1
+        self._split, self._gather = jit(split_rows), jit(gather_strings)
         self.read(np.frombuffer(TRAILER, np.uint8), 0)
 
-    def read(self, data: Bytes, most_rows: int) -> pa.RecordBatch:
-        """Return the rows of some bytes, which hold whole rows; header and trailer may be among them.
+    def read(self, data: Bytes, max_rows: int) -> pa.RecordBatch:
+        """Return the rows of a batch of bytes.
 
         Args:
-            data: What the server has sent.
-            most_rows: At least the number of rows.
+            data: Full rows as the server sent them; header and trailer may be among them.
+            max_rows: At least the number of rows.
 
         Raises:
-            UnreadableRowsError: They are no such rows.
+            UnreadableRowsError: They are no rows of these columns.
         """
         start = len(HEADER) if data[: len(HEADER)].tobytes() == HEADER else 0
-        n_texts = int((self._widths == 0).sum())
-        fixed = np.empty((len(self._widths) - n_texts, most_rows), np.int64)
-        begins = np.empty((n_texts, most_rows), np.int64)
-        ends = np.zeros((n_texts, most_rows + 1), np.int32)
-        is_null = np.empty((len(self._widths), most_rows), np.bool_)
-        n_rows = self._split(data, start, self._widths, self._places, fixed, begins, ends, is_null)
+        n_columns, n_strings = len(self._widths), int((self._widths == 0).sum())
+        fixed = np.empty((n_columns - n_strings, max_rows), np.int64)
+        begins = np.empty((n_strings, max_rows), np.int64)
+        ends = np.zeros((n_strings, max_rows + 1), np.int32)
+        is_null = np.empty((n_columns, max_rows), np.bool_)
+        layout = (self._widths, self._indices)
+        n_rows = self._split(data, start, *layout, fixed, begins, ends, is_null)
         if n_rows < 0:
-            raise UnreadableRowsError(
-                f"{len(data)} bytes are no rows of {len(self._widths)} columns"
-            )
+            raise UnreadableRowsError(f"{len(data)} bytes are no rows of {n_columns} columns")
+
         columns = []
-        for column, (kind, width, place) in enumerate(
-            zip(self._types, self._widths, self._places, strict=True)
-        ):
-            absent = is_null[column, :n_rows]
+        for column, (arrow_type, width, index) in enumerate(zip(self._types, *layout, strict=True)):
+            buffers = [_validity(is_null[column, :n_rows])]
             if width:
-                buffers = [_validity(absent), pa.py_buffer(_from_wire(fixed[place, :n_rows], kind))]
+                buffers.append(pa.py_buffer(_from_wire(fixed[index, :n_rows], arrow_type)))
             else:
-                text = np.empty(int(ends[place, n_rows]), np.uint8)
-                self._gather(data, begins[place], ends[place], n_rows, text)
-                buffers = [
-                    _validity(absent),
-                    pa.py_buffer(ends[place, : n_rows + 1]),
-                    pa.py_buffer(text),
-                ]
-            columns.append(pa.Array.from_buffers(kind, n_rows, buffers))
+                string = np.empty(int(ends[index, n_rows]), np.uint8)
+                self._gather(data, begins[index], ends[index], n_rows, string)
+                buffers += [pa.py_buffer(ends[index, : n_rows + 1]), pa.py_buffer(string)]
+            columns.append(pa.Array.from_buffers(arrow_type, n_rows, buffers))
         return pa.RecordBatch.from_arrays(columns, self._names)
-
-
-def is_readable(kinds: Sequence[str]) -> bool:
-    """Return whether ``RowReader`` knows all these types."""
-    return all(kind in TYPES for kind in kinds)
-
-
-def _places(widths: Sequence[int]) -> Integers:
-    """Return each column's place among those of a fixed width, or among the texts."""
-    return np.array(
-        [
-            sum(bool(other) == bool(width) for other in widths[:column])
-            for column, width in enumerate(widths)
-        ],
-        np.int64,
-    )
 
 
 def _validity(is_null: npt.NDArray[np.bool_]) -> pa.Buffer | None:
     return pa.py_buffer(np.packbits(~is_null, bitorder="little")) if is_null.any() else None
 
 
-def _from_wire(values: Integers, kind: pa.DataType) -> npt.NDArray[Any]:
+def _from_wire(values: Integers, arrow_type: pa.DataType) -> npt.NDArray[Any]:
     """Return the buffer of a column from its values as signed numbers, shape (n,)."""
-    if kind == pa.bool_():
+    if arrow_type == pa.bool_():
         return np.packbits(values.astype(np.bool_), bitorder="little")
-    if kind == pa.date32():
+    if arrow_type == pa.date32():
         return (values + _DAYS_BEFORE_2000).astype(np.int32)
-    if pa.types.is_timestamp(kind):
-        shift = _SECONDS_BEFORE_2000 * _MICROSECONDS
+    if pa.types.is_timestamp(arrow_type):
         # The greatest and the least number stand for infinity.
-        if len(values) and (
-            values.max() > np.iinfo(np.int64).max - shift or values.min() == np.iinfo(np.int64).min
-        ):
+        limits = np.iinfo(np.int64)
+        is_infinite = (values > limits.max - _MICROSECONDS_BEFORE_2000) | (values == limits.min)
+        if is_infinite.any():
             raise UnreadableRowsError("a time is infinite")
-        return values + shift
-    return values.astype(f"i{kind.byte_width}", copy=False)
+        return values + _MICROSECONDS_BEFORE_2000
+    return values.astype(f"i{arrow_type.byte_width}", copy=False)
 
 
 def split_rows(  # noqa: C901, PLR0912, PLR0913, PLR0917  (plain arrays are what numba makes fast)
     data: Bytes,
     start: int,
     widths: Integers,
-    places: Integers,
+    indices: Integers,
     fixed: Integers,
     begins: Integers,
     ends: npt.NDArray[np.int32],
     is_null: npt.NDArray[np.bool_],
 ) -> int:
-    """Write where the texts of each row are, and its values of fixed width as signed numbers.
+    """Find the strings of each row, and its values of fixed width as signed numbers.
 
     Args:
-        data: Whole rows.
+        data: Full rows.
         start: Where the first one begins.
-        widths: Bytes of each column's values, 0 for texts.
-        places: Each column's place among those of a fixed width, or among the texts.
-        fixed: Receives the values, shape (fixed columns, most rows).
-        begins: Receives where each text begins in ``data``, shape (texts, most rows).
-        ends: Receives where each text ends when they are put together, shape (texts, most rows +
-            1), zeros in the first place.
-        is_null: Receives what is null, shape (columns, most rows).
+        widths: Bytes of each column's values, 0 for strings.
+        indices: Each column's index among those of a fixed width, or among the strings.
+        fixed: Receives the values, shape (fixed columns, maximum rows).
+        begins: Receives where each string begins in ``data``, shape (strings, maximum rows).
+        ends: Receives where each string ends when they are put together, shape (strings, maximum
+            rows + 1), zeros in the first column.
+        is_null: Receives what is null, shape (columns, maximum rows).
 
     Returns:
         Number of rows; -1 where the bytes are no such rows.
     """
-    n_columns, n_bytes, most_rows = len(widths), len(data), is_null.shape[1]
+    n_columns, n_bytes, max_rows = len(widths), len(data), is_null.shape[1]
     at, row = np.int64(start), 0
     while at < n_bytes:
         if at + 2 > n_bytes:
             return -1
         n_fields = (np.int64(data[at]) << 8) | np.int64(data[at + 1])
         at += 2
-        if n_fields == _NO_MORE:
+        if n_fields == _TRAILER_FIELDS:
             return row if at == n_bytes else -1
-        if n_fields != n_columns or row == most_rows:
+        if n_fields != n_columns or row == max_rows:
             return -1
         for column in range(n_columns):
             if at + 4 > n_bytes:
                 return -1
-            i = np.uint64(at)
-            length = np.int64(
-                np.int32(
-                    (np.uint32(data[i]) << np.uint32(24))
-                    | (np.uint32(data[i + np.uint64(1)]) << np.uint32(16))
-                    | (np.uint32(data[i + np.uint64(2)]) << np.uint32(8))
-                    | np.uint32(data[i + np.uint64(3)])
-                )
-            )
+            # Loops of a constant length over an unsigned position: the compiler makes one load of
+            # them. A signed position could be negative, and Python then counts from the end.
+            position, bits = np.uint64(at), np.uint32(0)
+            for _ in range(4):
+                bits = (bits << np.uint32(8)) | np.uint32(data[position])
+                position += np.uint64(1)
+            length = np.int64(np.int32(bits))
             at += 4
-            width, place = widths[column], places[column]
+            width, index = widths[column], indices[column]
             is_null[column, row] = length < 0
-            if length < 0:
-                length = np.int64(0)
+            length = max(length, 0)
             if at + length > n_bytes:
                 return -1
             if width == 0:
-                begins[place, row] = at
-                ends[place, row + 1] = ends[place, row] + length
+                begins[index, row] = at
+                ends[index, row + 1] = ends[index, row] + length
             elif is_null[column, row]:
-                fixed[place, row] = 0
+                fixed[index, row] = 0
             elif length != width:
                 return -1
-            elif width == _WORD:
-                i = np.uint64(at)
-                fixed[place, row] = np.int64(
-                    (np.uint64(data[i]) << np.uint64(56))
-                    | (np.uint64(data[i + np.uint64(1)]) << np.uint64(48))
-                    | (np.uint64(data[i + np.uint64(2)]) << np.uint64(40))
-                    | (np.uint64(data[i + np.uint64(3)]) << np.uint64(32))
-                    | (np.uint64(data[i + np.uint64(4)]) << np.uint64(24))
-                    | (np.uint64(data[i + np.uint64(5)]) << np.uint64(16))
-                    | (np.uint64(data[i + np.uint64(6)]) << np.uint64(8))
-                    | np.uint64(data[i + np.uint64(7)])
-                )
+            elif width == _WORD_BYTES:
+                word = np.uint64(0)
+                for _ in range(_WORD_BYTES):
+                    word = (word << np.uint64(8)) | np.uint64(data[position])
+                    position += np.uint64(1)
+                fixed[index, row] = np.int64(word)
             else:
-                fixed[place, row] = np.int8(data[at])  # whose sign is the number's
-                for place_of_byte in range(1, width):
-                    fixed[place, row] = (fixed[place, row] << np.int64(8)) | np.int64(
-                        data[at + place_of_byte]
-                    )
+                value = np.int64(np.int8(data[at]))  # the first byte has the number's sign
+                for _ in range(1, width):
+                    position += np.uint64(1)
+                    value = (value << np.int64(8)) | np.int64(data[position])
+                fixed[index, row] = value
             at += length
         row += 1
     return row
 
 
-def gather_texts(
-    data: Bytes, begins: Integers, ends: npt.NDArray[np.int32], n_rows: int, text: Bytes
+def gather_strings(
+    data: Bytes, begins: Integers, ends: npt.NDArray[np.int32], n_rows: int, out: Bytes
 ) -> None:
-    """Put the texts of one column together.
+    """Put the strings of one column together.
 
     Args:
-        data: What they are parts of.
+        data: The bytes that they are parts of.
         begins: Where each begins there, shape (n,).
         ends: Where each ends when they are together, shape (n + 1,).
         n_rows: Their number.
-        text: Receives them.
+        out: Receives them.
     """
     for row in range(n_rows):
         at, shift = ends[row], begins[row] - ends[row]
         while at < ends[row + 1]:
-            text[at] = data[at + shift]
+            out[at] = data[at + shift]
             at += 1

@@ -1,13 +1,16 @@
-"""Append a stream of Arrow tables by one COPY, binary where all types are known; every double keeps its bits."""
+"""Append a stream of Arrow tables by COPY, binary where all types are known.
+
+Every double keeps its bits.
+"""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, suppress
-from functools import partial
+from contextlib import suppress
+from dataclasses import dataclass
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from nightshift.errors import WarehouseError
 from nightshift.failpoints import Failpoint, hit
@@ -23,8 +26,10 @@ if TYPE_CHECKING:
     from nightshift.settings import Settings
     from nightshift.warehouse.connection import Connection
 
-_LOOK_SECONDS = 0.1
-_END_SECONDS = 1.0
+_POLL_SECONDS = 0.1
+_STOP_SECONDS = 1.0
+_JSON_TYPES = frozenset({"json", "jsonb"})
+"""Types that are written, in addition to ``binary_rows.TYPES``, but never read."""
 
 
 class AppendTransaction:
@@ -59,192 +64,161 @@ def append_stream(  # noqa: PLR0913, PLR0917  (what, where to, and for whom)
         schema: Schema of the table.
         table: Its name.
         batches: All with the same columns; consumed in other threads, by one at a time.
-        begin: Called first, in the transaction: takes locks, makes room, and says whether the rows
-            are still wanted.
+        begin: Called first, in the transaction: takes locks, makes room, and returns whether the
+            rows are still needed.
         application_name: Shown by the warehouse.
         n_connections: Connections that share the batches, each with a transaction of its own. They
             commit when all of them have stored their rows; when one is lost in that moment, the
-            others stay. So more than one is for rows that an audit counts.
+            rows of the others stay. So more than one is for rows that an audit counts.
 
     Returns:
-        Number of rows that the server says it took; 0 if they are not wanted.
+        Number of rows that the server reports to have taken; 0 if they are not needed.
 
     Raises:
         WarehouseError: The server cannot be reached, or refused; with one connection nothing was
             stored.
     """
-    together = _Together(batches, n_connections)
-    streams = [
-        _Appending(
-            lambda: connect(streaming(settings), application_name), schema, table, together, begin
-        )
-        for _ in range(n_connections)
-    ]
-    for stream in streams:
-        stream.start()
-    failed: _Appending | None = None
+    shared = _SharedBatches(batches, n_connections)
+    stream = _Stream(settings, schema, table, begin, application_name, shared)
+    threads = [_CopyThread(stream) for _ in range(n_connections)]
+    for thread in threads:
+        thread.start()
     try:
-        while failed is None and (alive := [stream for stream in streams if stream.is_alive()]):
-            alive[0].join(_LOOK_SECONDS)
-            failed = next((stream for stream in streams if stream.has_failed), None)
+        # The main thread waits in short steps: C code would keep a signal waiting.
+        while not shared.error and (alive := [t for t in threads if t.is_alive()]):
+            alive[0].join(_POLL_SECONDS)
+        if shared.error:
+            _raise(shared.error)
     except BaseException:
-        _stop(streams)
+        for thread in threads:
+            thread.stop()
         raise
-    if failed:
-        _stop(streams)
-        failed.result()
-    return sum(stream.result() for stream in streams)
+    return sum(thread.n_rows for thread in threads)
 
 
-def _stop(streams: Iterable[_Appending]) -> None:
-    for stream in streams:
-        stream.stop()
+def _raise(error: BaseException) -> NoReturn:
+    import psycopg
+
+    if isinstance(error, psycopg.Error):
+        raise fault_of(error) or WarehouseError(
+            "The warehouse did not take rows that were sent to it.",
+            got=first_line(error),
+            todo="Rerun the task; nothing was published.",
+        ) from error
+    raise error
 
 
-class _Together:
-    """What the streams of one call share: the batches, each of which one stream takes, and the moment before they commit."""
+class _SharedBatches:
+    """What the connections of one call share: the batches, and the moment before they commit.
 
-    def __init__(self, batches: Iterable[pa.Table], n_streams: int) -> None:
+    Attributes:
+        error: The first error of any connection.
+        all_stored: Barrier that each connection passes when all have stored their rows. It is
+            broken when one of them never will.
+    """
+
+    def __init__(self, batches: Iterable[pa.Table], n_connections: int) -> None:
         self._source = iter(batches)
-        self._turn = threading.Lock()
-        self._error: BaseException | None = None
-        self._have_stored = threading.Barrier(n_streams)
+        self._lock = threading.Lock()
+        self.error: BaseException | None = None
+        self.all_stored = threading.Barrier(n_connections)
 
-    def batches(self) -> Iterator[pa.Table]:
-        """Yield batches that nobody else gets; what their source raises, it raises for all streams."""
-        while True:
-            with self._turn:
-                if self._error is not None:
-                    raise self._error
-                try:
-                    batch = next(self._source, None)
-                except BaseException as error:
-                    self._error = error
-                    raise
-            if batch is None:
-                return
+    def __iter__(self) -> Iterator[pa.Table]:
+        """Yield batches, each of which one connection takes, until one connection has failed."""
+        while (batch := self._next()) is not None:
             yield batch
 
-    def wait(self) -> None:
-        """Wait until all streams have stored their rows.
+    def _next(self) -> pa.Table | None:
+        with self._lock:
+            if self.error:
+                raise InterruptedError("the stream was stopped")
+            return next(self._source, None)
 
-        Raises:
-            threading.BrokenBarrierError: One of them never will.
-        """
-        self._have_stored.wait()
-
-    def give_up(self) -> None:
-        """Let nobody wait any longer."""
-        self._have_stored.abort()
+    def fail(self, error: BaseException) -> None:
+        """Keep the first error, which is the cause of the others; let no connection wait longer."""
+        self.error = self.error or error
+        self.all_stored.abort()
 
 
-class _Appending(threading.Thread):
-    """The thread that owns the connection; the main thread stays free for signals, which C code would keep waiting."""
+@dataclass(frozen=True)
+class _Stream:
+    """One call of ``append_stream``."""
 
-    def __init__(
-        self,
-        connection: Callable[[], AbstractContextManager[Connection]],
-        schema: str,
-        table: str,
-        together: _Together,
-        begin: Callable[[AppendTransaction], bool],
-    ) -> None:
-        super().__init__(name=f"append to {schema}.{table}", daemon=True)
-        self._connection, self._schema, self._table, self._together, self._begin = (
-            connection,
-            schema,
-            table,
-            together,
-            begin,
-        )
+    settings: Settings
+    schema: str
+    table: str
+    begin: Callable[[AppendTransaction], bool]
+    application_name: str
+    batches: _SharedBatches
+
+
+class _CopyThread(threading.Thread):
+    """The thread that owns a connection and its COPY."""
+
+    def __init__(self, stream: _Stream) -> None:
+        super().__init__(name=f"append to {stream.schema}.{stream.table}", daemon=True)
+        self._stream = stream
         self._conn: Connection | None = None
-        self._must_end = threading.Event()
-        self._error: BaseException | None = None
-        self._n_rows = 0
-
-    @property
-    def has_failed(self) -> bool:
-        """Return whether it ended, or ends, without its rows."""
-        return self._error is not None
+        self.n_rows = 0
 
     def run(self) -> None:
+        stream = self._stream
         try:
-            with self._connection() as self._conn, self._conn.transaction():
-                if self._begin(AppendTransaction(self._conn)):
-                    self._n_rows = self._append(self._conn)
-                    hit(Failpoint.APPEND_AFTER, partial(lose, self._conn))
-                self._together.wait()
-        except threading.BrokenBarrierError:
-            pass  # Another stream has the reason.
+            settings = streaming(stream.settings)
+            with connect(settings, stream.application_name) as conn, conn.transaction():
+                self._conn = conn
+                if stream.begin(AppendTransaction(conn)):
+                    self.n_rows = _copy(conn, stream)
+                    hit(Failpoint.APPEND_AFTER, lambda: lose(conn))
+                # No connection commits before every other one has stored its rows.
+                stream.batches.all_stored.wait()
         except BaseException as error:  # noqa: BLE001  (the main thread raises it)
-            self._error = error
-            self._together.give_up()
+            stream.batches.fail(error)
 
     def stop(self) -> None:
         """End the COPY, in the server and here; do not wait for long."""
-        self._must_end.set()
-        self._together.give_up()
-        if conn := self._conn:
+        self._stream.batches.fail(InterruptedError("the stream was stopped"))
+        if self._conn:
             with suppress(Exception):  # It may have ended by itself.
-                conn.cancel_safe(timeout=CANCEL_TIMEOUT_SECONDS)
-        self.join(_END_SECONDS)
-
-    def result(self) -> int:
-        """Return the number of stored rows, or raise what went wrong."""
-        import psycopg
-
-        if isinstance(self._error, psycopg.Error):
-            if fault := fault_of(self._error):
-                raise fault from self._error
-            raise WarehouseError(
-                "The warehouse did not take rows that were sent to it.",
-                got=first_line(self._error),
-                todo="Rerun the task; nothing was published.",
-            ) from self._error
-        if self._error is not None:
-            raise self._error
-        return self._n_rows
-
-    def _append(self, conn: Connection) -> int:
-        source = self._together.batches()
-        first = next(source, None)
-        if first is None:
-            return 0
-        kinds = _kinds(conn, self._schema, self._table)
-        columns = {name: kinds[name] for name in first.column_names}
-        encoder = _encoder(columns)
-        tables = self._watched(chain([first], source))
-        parts: Iterator[bytes | memoryview] = (
-            _binary(*encoder, tables) if encoder else map(as_csv, tables)
-        )
-        with conn.cursor() as cursor:
-            with cursor.copy(
-                copy_statement(
-                    self._schema, self._table, list(columns), "binary" if encoder else "csv"
-                )
-            ) as copy:
-                for part in parts:
-                    copy.write(part)
-            return cursor.rowcount
-
-    def _watched(self, batches: Iterable[pa.Table]) -> Iterator[pa.Table]:
-        for batch in batches:
-            if self._must_end.is_set():
-                raise InterruptedError("the stream was stopped")
-            yield batch
+                self._conn.cancel_safe(timeout=CANCEL_TIMEOUT_SECONDS)
+        self.join(_STOP_SECONDS)
 
 
-def _kinds(conn: Connection, schema: str, table: str) -> dict[str, str]:
+def _copy(conn: Connection, stream: _Stream) -> int:
+    """Send the batches that this connection gets; return the number of rows that the server took."""
+    source = iter(stream.batches)
+    first = next(source, None)
+    if first is None:
+        return 0
+    types = _column_types(conn, stream.schema, stream.table)
+    columns = {name: types[name] for name in first.column_names}
+    encoder = _encoder(columns)
+    tables = chain([first], source)
+    parts = _binary_parts(*encoder, tables) if encoder else map(as_csv, tables)
+    copy_format = "binary" if encoder else "csv"
+    statement = copy_statement(stream.schema, stream.table, list(columns), copy_format)
+    with conn.cursor() as cursor:
+        with cursor.copy(statement) as copy:
+            for part in parts:
+                copy.write(part)
+        return cursor.rowcount
+
+
+def _column_types(conn: Connection, schema: str, table: str) -> dict[str, str]:
     """Return PostgreSQL's type of each column of a table, by name."""
-    query = (
-        "select attname, typname from pg_attribute join pg_type on pg_type.oid = atttypid"
-        " where attrelid = format('%%I.%%I', %s::text, %s::text)::regclass and attnum > 0 and not attisdropped"
+    rows = conn.execute(
+        """
+        select attname, typname from pg_attribute join pg_type on pg_type.oid = atttypid
+        where attrelid = format('%%I.%%I', %s::text, %s::text)::regclass
+            and attnum > 0 and not attisdropped
+        """,
+        [schema, table],
     )
-    return dict(conn.execute(query, [schema, table]).fetchall())
+    return dict(rows.fetchall())
 
 
 def _encoder(columns: dict[str, str]) -> tuple[pa.Schema, ArrowToPostgresBinaryEncoder] | None:
-    """Return what writes these columns as the server itself has them, and the types that it takes; None where a type is unknown."""
+    """Return the schema and the encoder of binary rows; None where a column's type is unknown."""
     import pyarrow as pa
     from pgpq import ArrowToPostgresBinaryEncoder
     from pgpq.encoders import StringEncoderBuilder
@@ -252,29 +226,22 @@ def _encoder(columns: dict[str, str]) -> tuple[pa.Schema, ArrowToPostgresBinaryE
 
     from nightshift.warehouse.fast_io.binary_rows import TYPES
 
-    types = {kind: of_kind for kind, (of_kind, _) in TYPES.items()} | dict.fromkeys(
-        _ONLY_WRITTEN, pa.string()
-    )
-    if not set(columns.values()) <= types.keys():
+    if not set(columns.values()) <= TYPES.keys() | _JSON_TYPES:
         return None
-    schema = pa.schema([(name, types[kind]) for name, kind in columns.items()])
-    own = {
-        name: StringEncoderBuilder.new_with_output(schema.field(name), Jsonb())
-        for name, kind in columns.items()
-        if kind == "jsonb"
-    }
-    others = {
-        field.name: ArrowToPostgresBinaryEncoder.infer_encoder(field)
-        for field in schema
-        if field.name not in own
-    }
-    return schema, ArrowToPostgresBinaryEncoder.new_with_encoders(schema, own | others)
+    fields = [
+        pa.field(name, pa.string() if data_type in _JSON_TYPES else TYPES[data_type][0])
+        for name, data_type in columns.items()
+    ]
+    encoders = {field.name: ArrowToPostgresBinaryEncoder.infer_encoder(field) for field in fields}
+    for field in fields:
+        if columns[field.name] == "jsonb":
+            # Its wire format is not that of text: a byte with the version comes first.
+            encoders[field.name] = StringEncoderBuilder.new_with_output(field, Jsonb())
+    schema = pa.schema(fields)
+    return schema, ArrowToPostgresBinaryEncoder.new_with_encoders(schema, encoders)
 
 
-_ONLY_WRITTEN = frozenset({"json", "jsonb"})
-
-
-def _binary(
+def _binary_parts(
     schema: pa.Schema, encoder: ArrowToPostgresBinaryEncoder, tables: Iterable[pa.Table]
 ) -> Iterator[bytes | memoryview]:
     yield encoder.write_header()

@@ -1,11 +1,16 @@
-"""Take the rows of a COPY out of libpq in a compiled loop.
+"""Read the rows of a COPY from libpq in a compiled loop: the one user of psycopg's private parts.
 
-A driver written in Python takes and gives back the interpreter's lock for each row: beside other
-busy threads that is four times as slow. Source: docs/adr/0031-binary-rows.md.
+A driver written in Python takes and returns the interpreter's lock for each row: next to other busy
+threads that is four times as slow. Source: docs/adr/0031-binary-rows.md.
+
+Private are the address of psycopg's connection and the libpq that its wheel brings. Both are
+checked before they are used; where one is missing or has changed, psycopg's own COPY reads.
 """
 
 from __future__ import annotations
 
+import ctypes
+import logging
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,10 +28,12 @@ if TYPE_CHECKING:
 
     from nightshift.warehouse.connection import Connection
 
-    Numbers = npt.NDArray[np.int64]
+    Bytes = npt.NDArray[np.uint8]
 
-_LONGEST_ROW = 1 << 20
-"""Bytes that are free behind a full batch; a longer row gets a batch of its own."""
+logger = logging.getLogger(__name__)
+
+_MAX_ROW_BYTES = 1 << 20
+"""Bytes that are free after a full batch; a longer row gets a batch of its own."""
 _get: Any = None
 _free: Any = None
 _copy: Any = None
@@ -34,31 +41,67 @@ _copy: Any = None
 
 def copy_out(
     conn: Connection, query: sql.Composed | sql.SQL, batch_bytes: int
-) -> Iterator[tuple[npt.NDArray[np.uint8], int]]:
-    """Run ``copy (query) to stdout (format binary)`` and yield its data, whole rows, with how many there are at most.
+) -> Iterator[tuple[Bytes, int]]:
+    """Run ``copy (query) to stdout (format binary)`` and yield its data in batches of full rows.
 
-    What is yielded is valid until the next is asked for. An early end leaves the COPY to whoever
-    closes the connection.
+    A batch is valid until the next one is requested. An early end leaves the COPY to whoever closes
+    the connection.
 
     Args:
         conn: A connection that nobody else uses.
         query: What to copy.
-        batch_bytes: About how many bytes come at once.
+        batch_bytes: About how many bytes a batch has.
+
+    Yields:
+        The bytes, and at least the number of rows in them.
 
     Raises:
         psycopg.Error: The server ended it, or cannot be reached.
     """
-    from psycopg import errors, sql
+    from psycopg import sql
+
+    statement = sql.SQL("copy ({}) to stdout (format binary)").format(query)
+    try:
+        address, collect = connection_address(conn), compiled_collect()
+    except Exception as error:  # noqa: BLE001  (whatever changed: psycopg's COPY reads the same)
+        logger.warning(
+            "Rows are read by psycopg's COPY, more slowly: %s: %s", type(error).__name__, error
+        )
+        yield from _copy_plainly(conn, statement, batch_bytes)
+    else:
+        yield from _copy_compiled(conn, statement, batch_bytes, address, collect)
+
+
+def _copy_plainly(
+    conn: Connection, statement: sql.Composed, batch_bytes: int
+) -> Iterator[tuple[Bytes, int]]:
+    rows: list[bytes | memoryview] = []
+    n_bytes = 0
+    with conn.cursor() as cursor, cursor.copy(statement) as copy:
+        for row in copy:
+            rows.append(row)
+            n_bytes += len(row)
+            if n_bytes >= batch_bytes:
+                yield np.frombuffer(b"".join(rows), np.uint8), len(rows)
+                rows, n_bytes = [], 0
+    if rows:
+        yield np.frombuffer(b"".join(rows), np.uint8), len(rows)
+
+
+def _copy_compiled(
+    conn: Connection,
+    statement: sql.Composed,
+    batch_bytes: int,
+    address: int,
+    collect: Callable[..., int],
+) -> Iterator[tuple[Bytes, int]]:
+    from psycopg import errors
     from psycopg.pq import ExecStatus
 
-    collect, pgconn = compiled_collect(), conn.pgconn
-    begun = pgconn.exec_(
-        sql.SQL("copy ({}) to stdout (format binary)").format(query).as_bytes(conn)
-    )
+    begun = conn.pgconn.exec_(statement.as_bytes(conn))
     if begun.status != ExecStatus.COPY_OUT:
         raise errors.error_from_result(begun)
-    address: int = pgconn.pgconn_ptr  # type: ignore[attr-defined]  # all of psycopg's ways to libpq have it
-    out = np.empty(batch_bytes + _LONGEST_ROW, np.uint8)
+    out = np.empty(batch_bytes + _MAX_ROW_BYTES, np.uint8)
     waiting, state = np.zeros(1, np.uintp), np.zeros(2, np.int64)
     while True:
         n_rows = collect(address, out, batch_bytes, waiting, state)
@@ -68,21 +111,55 @@ def copy_out(
         if not waiting[0] and n_waiting <= 0:
             break
         if n_waiting > len(out):
-            out = np.empty(n_waiting + _LONGEST_ROW, np.uint8)
-    while ended := pgconn.get_result():
+            out = np.empty(n_waiting + _MAX_ROW_BYTES, np.uint8)
+    while ended := conn.pgconn.get_result():
         if ended.status != ExecStatus.COMMAND_OK:
             raise errors.error_from_result(ended)
 
 
-@cache
-def compiled_collect() -> Callable[..., int]:
-    """Return ``collect_rows`` as machine code that calls the driver's own libpq, compiled: a failure comes here, not in a stream.
+def connection_address(conn: Connection) -> int:
+    """Return the address of libpq's connection, once the library at hand has recognised it.
 
     Raises:
-        OSError: The driver does not bring one.
-        Exception: What else keeps numba from compiling.
+        OSError: psycopg brings no library, or another one than it uses.
+        AttributeError: psycopg does not give the address any more.
     """
-    global _get, _free, _copy  # noqa: PLW0603  (names that the loop calls; they must be there before it is compiled)
+    from psycopg import pq
+
+    library = ctypes.CDLL(str(_library()))
+    library.PQbackendPID.argtypes = [ctypes.c_void_p]
+    if library.PQlibVersion() != pq.version():
+        raise OSError("psycopg uses another libpq than the one that it brings")
+    address = conn.pgconn.pgconn_ptr  # type: ignore[attr-defined]  # private
+    # A library of the same version reads the same structure: the wrong one reads another number.
+    if not isinstance(address, int) or library.PQbackendPID(address) != conn.info.backend_pid:
+        raise OSError("psycopg's connection is not one of the libpq that it brings")
+    return address
+
+
+def _library() -> Path:
+    """Return the libpq that psycopg is linked with; another one cannot read its connections."""
+    from psycopg import pq
+
+    package = find_spec("psycopg_binary")
+    if pq.__impl__ == "binary" and package and package.origin:
+        folder = Path(package.origin).parents[1] / "psycopg_binary.libs"
+        for path in folder.glob("libpq-*.so*"):
+            return path
+    raise OSError("psycopg does not bring its own libpq")
+
+
+@cache
+def compiled_collect() -> Callable[..., int]:
+    """Return ``collect_rows`` as machine code that calls psycopg's own libpq.
+
+    It is compiled here and not at its first call, so a failure comes before the stream.
+
+    Raises:
+        OSError: psycopg does not bring a library.
+        Exception: Whatever else keeps numba from compiling.
+    """
+    global _get, _free, _copy  # noqa: PLW0603  (the loop's names: they must be there when it is compiled)
     library = _library()
     _get = external(library, "PQgetCopyData", "int32", "uintp", "uintp", "int32")
     _free = external(library, "PQfreemem", "void", "uintp")
@@ -92,49 +169,38 @@ def compiled_collect() -> Callable[..., int]:
     return collect
 
 
-def _library() -> Path:
-    """Return the libpq that psycopg is linked with; with another one a connection of psycopg's would be nonsense."""
-    from psycopg import pq
-
-    found = find_spec("psycopg_binary")
-    if pq.__impl__ == "binary" and found and found.origin:
-        for path in (Path(found.origin).parents[1] / "psycopg_binary.libs").glob("libpq-*.so*"):
-            return path
-    raise OSError("psycopg does not bring its own libpq")
-
-
 def collect_rows(
     conn: int,
-    out: npt.NDArray[np.uint8],
-    most_bytes: int,
+    out: Bytes,
+    max_bytes: int,
     waiting: npt.NDArray[np.uintp],
-    state: Numbers,
+    state: npt.NDArray[np.int64],
 ) -> int:
-    """Put rows together until there are enough bytes, or the COPY ends.
+    """Append rows to a buffer until there are enough bytes, or the COPY ends.
 
     Args:
         conn: Address of libpq's connection.
-        out: Receives them.
-        most_bytes: When it is enough.
+        out: Receives the rows.
+        max_bytes: Number of bytes that are enough.
         waiting: Address of a row that did not fit, 0 for none; shape (1,).
-        state: Receives what libpq has said last (bytes of a row; -1 the end, -2 an error) and how
-            many bytes ``out`` has; shape (2,).
+        state: Receives libpq's last answer (bytes of a row; -1 the end, -2 an error) and the number
+            of bytes in ``out``; shape (2,).
 
     Returns:
         Number of rows.
     """
-    at, n_rows = 0, 0
-    while at < most_bytes:
+    n_bytes, n_rows = 0, 0
+    while n_bytes < max_bytes:
         if waiting[0] == 0:
             state[0] = _get(conn, waiting.ctypes.data, 0)
             if state[0] <= 0:
                 break
-        if at + state[0] > len(out):
+        if n_bytes + state[0] > len(out):
             break
-        _copy(out.ctypes.data + at, waiting[0], state[0])
+        _copy(out.ctypes.data + n_bytes, waiting[0], state[0])
         _free(waiting[0])
         waiting[0] = 0
-        at += state[0]
+        n_bytes += state[0]
         n_rows += 1
-    state[1] = at
+    state[1] = n_bytes
     return n_rows
