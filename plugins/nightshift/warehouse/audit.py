@@ -101,7 +101,7 @@ def audit(
 def measure_target(
     conn: Connection, target: Target, write: PartitionWrite, *, is_unique: bool
 ) -> tuple[dict[dt.date, LoadMeasurement], set[dt.date]]:
-    """Return what each partition holds, empty ones included, and unexpected days with rows."""
+    """Return what each partition holds, with the empty ones, and unexpected days with rows."""
     measured = measure(conn, target, write.load_id, is_unique=is_unique)
     nothing = measure_nothing(conn, target)
     days = write.partitions.days

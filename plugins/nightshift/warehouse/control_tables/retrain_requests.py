@@ -1,7 +1,7 @@
-"""Orders to retrain: opened once per model and partition, closed by exactly one run, however often and by however many it is tried.
+"""Requests to retrain: opened once per model and partition, closed by exactly one run.
 
-The row is the order, the asset event only its wake-up: a lost event delays a training, it never
-loses one.
+The row is the request, and the asset event only wakes the training up: a lost event delays a
+training, but never loses it. Every function is safe to repeat and to run concurrently.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RetrainRequest:
-    """One order to retrain.
+    """One request to retrain.
 
     Attributes:
         decision_id: Identity in ``monitoring.retrain_decisions``.
@@ -42,9 +42,6 @@ class RetrainRequest:
     closed_partition: dt.date | None
 
 
-_COLUMNS = "decision_id, model, partition_date, state, reasons, closed_partition"
-
-
 def open_request(
     conn: Connection,
     model: str,
@@ -53,11 +50,14 @@ def open_request(
     evidence: Mapping[str, Any],
     run: RunContext,
 ) -> RetrainRequest:
-    """Open an order, or return the one that this model and partition already have, whatever its state."""
+    """Open a request, or return the one of this model and partition, whatever its state."""
     conn.execute(
         """
-        insert into monitoring.retrain_decisions (model, partition_date, reasons, evidence, opened_by)
-        values (%s, %s, %s, %s, %s) on conflict (model, partition_date) do nothing
+        insert into monitoring.retrain_decisions (
+            model, partition_date, reasons, evidence, opened_by
+        )
+        values (%s, %s, %s, %s, %s)
+        on conflict (model, partition_date) do nothing
         """,
         [model, partition.day, list(reasons), json.dumps(evidence, default=str), run.run_id],
     )
@@ -66,20 +66,32 @@ def open_request(
 
 @contextmanager
 def retrain_request_lock(conn: Connection, model: str) -> Iterator[None]:
-    """Hold the right to decide about a model until the end of the block: one transaction, in which cooldown and budget stay true."""
+    """Run the block in a transaction that alone may decide about a model's requests.
+
+    Otherwise two partitions that are monitored at the same time could both find the cooldown over
+    and the budget free.
+    """
     with conn.transaction():
         conn.execute("select pg_advisory_xact_lock(hashtextextended('retrain/' || %s, 0))", [model])
         yield
 
 
 def requested_days(conn: Connection, model: str, partition: Partition, days: int) -> list[dt.date]:
-    """Return the partitions of a model's orders, whatever their state, up to so many days before and after one, in order."""
+    """Return the partitions of a model's requests of any state, in order.
+
+    Args:
+        conn: Any connection.
+        model: The model.
+        partition: The partition in the middle.
+        days: How many days before and after it count.
+    """
     rows = conn.execute(
         """
         select partition_date from monitoring.retrain_decisions
-        where model = %(model)s and abs(partition_date - %(day)s::date) <= %(days)s order by partition_date
+        where model = %s and abs(partition_date - %s::date) <= %s
+        order by partition_date
         """,
-        {"model": model, "day": partition.day, "days": days},
+        [model, partition.day, days],
     )
     return [day for (day,) in rows]
 
@@ -87,16 +99,13 @@ def requested_days(conn: Connection, model: str, partition: Partition, days: int
 def open_requests(
     conn: Connection, model: str, until: Partition | None = None
 ) -> list[RetrainRequest]:
-    """Return the open orders of a model, oldest first; with ``until`` only those of that partition and before."""
-    return _select(
-        conn,
-        "model = %s and state = 'open' and partition_date <= coalesce(%s, 'infinity'::date)",
-        [model, until and until.day],
-    )
+    """Return the open requests of a model up to a partition, or all of them, oldest first."""
+    condition = "model = %s and state = 'open' and partition_date <= coalesce(%s, 'infinity'::date)"
+    return _select(conn, condition, [model, until and until.day])
 
 
 def requests_closed_by(conn: Connection, model: str, partition: Partition) -> list[RetrainRequest]:
-    """Return the orders that the training of this partition closed."""
+    """Return the requests that the training of this partition closed."""
     return _select(conn, "model = %s and closed_partition = %s", [model, partition.day])
 
 
@@ -108,7 +117,7 @@ def close_request(
     outcome: Mapping[str, Any],
     state: Literal["consumed", "refused"] = "consumed",
 ) -> bool:
-    """Close an open order.
+    """Close an open request.
 
     Returns:
         True for the one caller that closed it; False when it was closed before.
@@ -116,7 +125,8 @@ def close_request(
     cursor = conn.execute(
         """
         update monitoring.retrain_decisions
-        set state = %s, closed_at = clock_timestamp(), closed_by = %s, closed_partition = %s, outcome = %s
+        set state = %s, closed_at = clock_timestamp(), closed_by = %s, closed_partition = %s,
+            outcome = %s
         where decision_id = %s and state = 'open'
         """,
         [state, run.run_id, partition.day, json.dumps(outcome, default=str), decision_id],
@@ -125,7 +135,12 @@ def close_request(
 
 
 def _select(conn: Connection, condition: str, parameters: list[Any]) -> list[RetrainRequest]:
-    query = f"select {_COLUMNS} from monitoring.retrain_decisions where {condition} order by partition_date"  # noqa: S608 - ours
+    query = f"""
+        select decision_id, model, partition_date, state, reasons, closed_partition
+        from monitoring.retrain_decisions
+        where {condition}
+        order by partition_date
+    """  # noqa: S608  (our own conditions)
     return [
         RetrainRequest(decision_id, model, day, state, tuple(reasons), closed_partition)
         for decision_id, model, day, state, reasons, closed_partition in conn.execute(
