@@ -1,8 +1,8 @@
-"""Compare published rows with the record of their load: find rows that vanished, changed or doubled.
+"""Compare published rows with the record of their load: find lost, changed and doubled rows.
 
-A load's record (``n_rows`` and ``content_hash`` of ``ops.loads``) states what was published. Nothing
-in the table proves that it still holds that: a wrong DELETE or a partial restore leaves the record
-as it was. Everything that relies on published rows checks them here first.
+A load's record (``n_rows`` and ``content_hash`` of ``ops.loads``) states what was published. The
+table may not hold that any more: a wrong DELETE or a partial restore leaves the record as it was.
+Everything that relies on published rows checks them here first.
 """
 
 from __future__ import annotations

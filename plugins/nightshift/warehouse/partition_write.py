@@ -261,7 +261,7 @@ def resume(
 
 
 def _least_advanced_state(load_id: int, rows: Iterable[tuple[Any, ...]]) -> str:
-    states = {state for (state,) in rows}
+    states: set[str] = {state for (state,) in rows}
     if not states:
         raise LoadStateError(
             f"There is no load {load_id}.", todo="Rerun the task that begins the write."

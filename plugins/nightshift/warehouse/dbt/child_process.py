@@ -48,7 +48,9 @@ def run_command(arguments: list[str], parsed_project: str | None) -> int:
     manifest = _read_manifest(Path(parsed_project)) if parsed_project else None
     result = dbtRunner(manifest=manifest).invoke(arguments)
     if result.exception is not None:
-        print(f"{type(result.exception).__name__}: {result.exception}", file=sys.stderr)  # noqa: T201  (the parent reads it)
+        # The parent reads it.
+        name = type(result.exception).__name__
+        print(f"{name}: {result.exception}", file=sys.stderr)  # noqa: T201
         return 2
     return 0 if result.success else 1
 

@@ -132,7 +132,8 @@ def _row_reader(conn: Connection, query: Query) -> RowReader | None:
         return None
     try:
         return RowReader(columns)
-    except Exception as error:  # noqa: BLE001  (a compiler must not stop a run: the driver reads the same)
+    except Exception as error:  # noqa: BLE001
+        # A compiler must not stop a run: the driver reads the same rows.
         logger.warning(
             "Rows are read by the driver, twice as slow: %s: %s", type(error).__name__, error
         )
@@ -171,7 +172,7 @@ def _read_error(error: Exception) -> WarehouseError:
 
 
 def streaming(settings: Settings) -> Settings:
-    """Return settings for a connection whose one statement lasts as long as its other side needs."""
+    """Return settings for a connection whose statement lasts as long as its other side needs."""
     limit = max(settings.statement_timeout_seconds, STREAM_TIMEOUT_SECONDS)
     return settings.model_copy(update={"statement_timeout_seconds": limit})
 

@@ -3,7 +3,8 @@
 Every double keeps its bits.
 
 A row is its number of fields, and of each field its length (-1 for null) and its bytes, the most
-significant first. Source: PostgreSQL's documentation of COPY, "Binary Format"; docs/adr/0031-binary-rows.md.
+significant first. Source: PostgreSQL's documentation of COPY, "Binary Format";
+docs/adr/0031-binary-rows.md.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ TYPES: dict[str, tuple[pa.DataType, int]] = {
     "varchar": (pa.string(), 0),
     "bpchar": (pa.string(), 0),
 }
-"""Of each type of PostgreSQL that is read: Arrow's type, and the bytes of a value, 0 for strings."""
+"""By type of PostgreSQL: Arrow's type, and the bytes of a value, 0 for strings."""
 
 
 class UnreadableRowsError(ValueError):
@@ -173,7 +174,7 @@ def split_rows(  # noqa: C901, PLR0912, PLR0913, PLR0917  (plain arrays are what
             at += 4
             width, index = widths[column], indices[column]
             is_null[column, row] = length < 0
-            length = max(length, 0)
+            length = max(length, np.int64(0))
             if at + length > n_bytes:
                 return -1
             if width == 0:

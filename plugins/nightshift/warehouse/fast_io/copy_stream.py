@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from nightshift.errors import WarehouseError
 from nightshift.failpoints import Failpoint, hit
@@ -185,7 +185,7 @@ class _CopyThread(threading.Thread):
 
 
 def _copy(conn: Connection, stream: _Stream) -> int:
-    """Send the batches that this connection gets; return the number of rows that the server took."""
+    """Send the batches that this connection gets; return the number of rows that were taken."""
     source = iter(stream.batches)
     first = next(source, None)
     if first is None:
@@ -195,7 +195,7 @@ def _copy(conn: Connection, stream: _Stream) -> int:
     encoder = _encoder(columns)
     tables = chain([first], source)
     parts = _binary_parts(*encoder, tables) if encoder else map(as_csv, tables)
-    copy_format = "binary" if encoder else "csv"
+    copy_format: Literal["binary", "csv"] = "binary" if encoder else "csv"
     statement = copy_statement(stream.schema, stream.table, list(columns), copy_format)
     with conn.cursor() as cursor:
         with cursor.copy(statement) as copy:

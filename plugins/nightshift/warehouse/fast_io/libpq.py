@@ -75,7 +75,7 @@ def copy_out(
 def _copy_plainly(
     conn: Connection, statement: sql.Composed, batch_bytes: int
 ) -> Iterator[tuple[Bytes, int]]:
-    rows: list[bytes | memoryview] = []
+    rows: list[bytes | bytearray | memoryview] = []
     n_bytes = 0
     with conn.cursor() as cursor, cursor.copy(statement) as copy:
         for row in copy:
@@ -159,7 +159,8 @@ def compiled_collect() -> Callable[..., int]:
         OSError: psycopg does not bring a library.
         Exception: Whatever else keeps numba from compiling.
     """
-    global _get, _free, _copy  # noqa: PLW0603  (the loop's names: they must be there when it is compiled)
+    # The loop calls them by these names, which must be there when it is compiled.
+    global _get, _free, _copy  # noqa: PLW0603
     library = _library()
     _get = external(library, "PQgetCopyData", "int32", "uintp", "uintp", "int32")
     _free = external(library, "PQfreemem", "void", "uintp")
