@@ -1,4 +1,7 @@
-"""Every fault point with every kind of fault: a rerun ends where an undisturbed run ends. A point without such a test fails here."""
+"""Every failpoint with every type of fault: a rerun ends where an undisturbed run ends.
+
+A point without such a test fails here.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +52,7 @@ CASES = [
 
 @dataclass
 class Prepared:
-    """A scenario's database and bucket before the step, and what an undisturbed step leaves behind."""
+    """A scenario's database and bucket before the step, and the result of an undisturbed step."""
 
     scenario: Scenario
     settings: Settings
@@ -168,7 +171,7 @@ def _run(attempt: int) -> RunContext:
 
 
 def _in_child(work: Callable[[], object], fault: str = "", seconds: float = 120) -> int:
-    """Run in a forked child and return how it ended; a fork takes milliseconds where a new interpreter takes seconds."""
+    """Run in a forked child, which takes milliseconds to start; return how it ended."""
     child = os.fork()
     if child == 0:
         os._exit(_end_of(work, fault))

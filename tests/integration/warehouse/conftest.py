@@ -58,7 +58,8 @@ def manifest(inputs: str = "a", **given: Any) -> LoadManifest:
 def tables(conn: Connection) -> None:
     """Create the two tables and the reader's view."""
     conn.execute(
-        "create table features.feat_thing (partition_date date, load_id bigint, thing_id text, name text, value double precision)"
+        "create table features.feat_thing (partition_date date, load_id bigint, thing_id text,"
+        " name text, value double precision)"
     )
     conn.execute(
         "create table raw.thing (partition_date date, load_id bigint, known_at timestamptz,"
@@ -66,7 +67,8 @@ def tables(conn: Connection) -> None:
     )
     conn.execute(
         "create view analytics.thing as select t.* from features.feat_thing t join ops.published p"
-        " on p.dataset = 'features/thing' and p.partition_date = t.partition_date and p.load_id = t.load_id"
+        " on p.dataset = 'features/thing' and p.partition_date = t.partition_date and p.load_id ="
+        " t.load_id"
     )
 
 

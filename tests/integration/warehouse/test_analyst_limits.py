@@ -1,4 +1,4 @@
-"""An analyst, by whatever login, cannot hold up a night; and many deployments at once cannot either."""
+"""No analyst, by any login, can hold up a run; and many deployments at once cannot either."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Streams of rows out of and into a real warehouse: each way gives the same, and all or nothing is stored."""
+"""Streams out of and into a real warehouse: each way gives the same; all or nothing is stored."""
 
 from __future__ import annotations
 
@@ -21,12 +21,17 @@ from nightshift.warehouse.fast_io.copy_stream import append_stream
 
 pytestmark = pytest.mark.integration
 EVERY_TYPE = """
-    select case when i % 3 > 0 then i % 2 = 0 end as b, i::int2 as i2, nullif(i - 5, 3) as i4, i::int8 * 1000000000000 as i8,
+    select case when i % 3 > 0 then i % 2 = 0 end as b, i::int2 as i2, nullif(i - 5, 3) as i4,
+        i::int8 * 1000000000000 as i8,
         (i / 3.0)::float4 as f4,
-        case i when 1 then 'NaN' when 2 then '-Infinity' when 3 then '-0' when 4 then null else i / 7.0 end::float8 as f8,
-        date '1969-12-30' + i as d, timestamp '1969-12-31 23:59:59.999999' + i * interval '1 hour' as ts,
-        case when i % 4 > 0 then timestamptz '2013-07-01 00:00:00.000001+00' + i * interval '1 day' end as tz,
-        case i % 4 when 0 then null when 1 then '' else repeat('ä€𝄞', i) end as t, i::varchar(3) as v, i::char(4) as c
+        case i when 1 then 'NaN' when 2 then '-Infinity' when 3 then '-0' when 4 then null
+            else i / 7.0 end::float8 as f8,
+        date '1969-12-30' + i as d,
+        timestamp '1969-12-31 23:59:59.999999' + i * interval '1 hour' as ts,
+        case when i % 4 > 0 then timestamptz '2013-07-01 00:00:00.000001+00' + i * interval '1 day'
+        end as tz,
+        case i % 4 when 0 then null when 1 then '' else repeat('ä€𝄞', i) end as t,
+        i::varchar(3) as v, i::char(4) as c
     from generate_series(0, {n}) i
 """
 
@@ -52,7 +57,8 @@ def test_our_loops_read_what_the_driver_reads(settings, batch_bytes):
 
 def test_a_row_of_more_than_a_batch_is_read_whole(settings):
     query = sql.SQL(
-        "select i, repeat('x', case i when 2 then 3000000 else 10 end) as t from generate_series(1, 4) i order by i"
+        "select i, repeat('x', case i when 2 then 3000000 else 10 end) as t from"
+        " generate_series(1, 4) i order by i"
     )
     read = _rows(stream_arrow(settings, query, batch_bytes=1_000))
 
@@ -185,7 +191,8 @@ def test_the_query_ends_when_nobody_reads_on(settings, conn):
 @pytest.fixture
 def taken(conn) -> None:
     conn.execute(
-        "create table raw.taken (b bool, i2 int2, i4 int4, i8 int8, f4 float4, f8 float8, d date, ts timestamp, tz timestamptz,"
+        "create table raw.taken (b bool, i2 int2, i4 int4, i8 int8, f4 float4, f8 float8, d date,"
+        " ts timestamp, tz timestamptz,"
         " t text check (t <> 'refused'), v varchar(3), c char(4), j jsonb, n numeric)"
     )
 
@@ -282,7 +289,10 @@ def test_nothing_is_stored_when_one_of_the_connections_is_lost(settings, conn):
     def batches():
         for i in range(1_000):
             if i == 20:
-                find = "select pid from pg_stat_activity where application_name = 'test of a lost connection' limit 1"
+                find = (
+                    "select pid from pg_stat_activity"
+                    " where application_name = 'test of a lost connection' limit 1"
+                )
                 conn.execute(f"select pg_terminate_backend(({find}))")
             yield pa.table({"t": ["x" * 100_000] * 10})
 

@@ -1,4 +1,4 @@
-"""Binary rows: what the server would send is read in every bit, and bytes that are no rows are refused."""
+"""Binary rows: what the server sends is read in every bit; bytes that are no rows are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who is stale: decided by load and ledger numbers, by the clock only for what happened while a build ran."""
+"""Staleness: numbers of loads and the ledger decide, the clock only during a build."""
 
 import datetime as dt
 from dataclasses import replace
@@ -27,7 +27,8 @@ EARLY = CompletedLoad(
     load_id=1, started_at=NOON - 9 * MINUTE, ledger_id=2, ended_at=NOON - 8 * MINUTE
 )
 DAILY = DatasetContract(
-    name="things", description="d", schema_version=1, delivery="daily", history_start="2013-07-09", grain="g", key=("id",),
+    name="things", description="d", schema_version=1, delivery="daily",
+    history_start="2013-07-09", grain="g", key=("id",),
     columns=({"name": "id", "type": "text"},),
 )  # fmt: skip
 REFERENCE = DAILY.model_copy(update={"name": "places", "delivery": "on_change"})
