@@ -87,6 +87,7 @@ def audit(
             )
     hit(Failpoint.AUDIT_AFTER, lambda: lose(conn))
     if problems:
+        # In a transaction of its own: the measurement of a refused load stays as evidence.
         summary = "; ".join(problems[:5])
         refuse(conn, write, summary)
         raise AuditError(

@@ -35,6 +35,8 @@ def connection_options(settings: Settings) -> str:
 
     They end the work of a lost client, and give every run the same text forms of values.
     """
+    # The server checks every two seconds whether the client is still there, and keep-alives find a
+    # network that is gone within a minute: the locks of a killed task do not wait for a timeout.
     values = {
         "statement_timeout": f"{settings.statement_timeout_seconds}s",
         "lock_timeout": f"{settings.lock_timeout_seconds}s",
@@ -91,6 +93,7 @@ def connect(settings: Settings, application_name: str = "nightshift") -> Iterato
     except psycopg.Error as error:
         if fault := fault_of(error):
             raise fault from error
+        # An error of our own SQL or data is not the warehouse's: it keeps its class.
         if not isinstance(error, psycopg.OperationalError):
             raise
         raise WarehouseError(
@@ -109,6 +112,7 @@ def _open(settings: Settings, application_name: str) -> Connection:
     try:
         return psycopg.connect(**conninfo(settings, application_name), autocommit=True)
     except psycopg.OperationalError as error:
+        # A refused login has no SQLSTATE, only text.
         if (fault := fault_in(str(error))) and type(fault) is not WarehouseError:
             raise fault from None
         server = f"{settings.warehouse_host}:{settings.warehouse_port}"

@@ -167,7 +167,7 @@ def find_damage(conn: Connection, target: Target, records: Sequence[LoadRecord])
     if not records:
         return []
     with conn.transaction():
-        # As in the audit: a load is contiguous in its table.
+        # As in the audit: a load is contiguous in its table, and a scan is faster than the index.
         conn.execute("set local enable_indexscan = off")
         measured = measure_loads(conn, target, [record.key for record in records])
     compared = [_difference(target, record, measured[record.key]) for record in records]

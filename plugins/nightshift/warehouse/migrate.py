@@ -52,6 +52,7 @@ def _apply_pending(
     )
     applied = {name for (name,) in conn.execute("select name from ops.schema_migrations")}
     files = {path.name: path for path in sorted(MIGRATIONS.glob("*.sql"))}
+    # An older deployment that runs late must not work on a schema that it does not know.
     _refuse_newer_warehouse(applied - files.keys())
     pending = [name for name in files if name not in applied]
     for name in pending:

@@ -41,6 +41,7 @@ def move_pointers(conn: Connection, write: PartitionWrite, published: PublishedR
         return
     _refuse_stale(stale_tokens)
     _refuse_unaudited(write.load_id, states)
+    # Damaged loads go first: a load that is no longer published contradicts nothing.
     for damage in published.damages:
         _mark_damaged(conn, write, damage)
     _refuse_conflicts(conn, write)
@@ -131,8 +132,8 @@ def _mark_damaged(conn: Connection, write: PartitionWrite, damage: Damage) -> No
 def _refuse_conflicts(conn: Connection, write: PartitionWrite) -> None:
     """Refuse other content from equal inputs, unless the older load proves nothing.
 
-    It proves nothing when a person has voided it, or when rows that it may have read were found
-    damaged later: its inputs were then not what their digests say.
+    It proves nothing when a person has voided it, or when rows that it may have read turned out to
+    be damaged later: its inputs were then not what their digests stand for.
     """
     conflict = conn.execute(
         """
@@ -298,6 +299,8 @@ join ops.loads mine on mine.dataset = s.dataset and mine.partition_date = s.part
 where s.load_id <> %(load_id)s
 order by s.partition_date, s.load_id
 """
+# The pointer of raw data goes to the newest delivery, which need not be of this write: a version
+# that came late is published without becoming the visible one.
 _MOVE_VERSION_POINTER = """
 insert into ops.published (dataset, partition_date, load_id, token)
 select v.dataset, v.partition_date, v.load_id, l.token
@@ -312,6 +315,7 @@ set load_id = excluded.load_id,
     published_at = greatest(clock_timestamp(), published.published_at)
 where published.load_id <> excluded.load_id
 """
+# Every load of the write gets an event, duplicates too: a rerun that changed nothing is on record.
 _APPEND_LEDGER = """
 insert into ops.ledger (
     dataset, partition_date, load_id, event, token, run_id, actor, content_hash, n_rows, reason

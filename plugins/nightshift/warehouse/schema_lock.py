@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+# Numbers of advisory locks: each is its name in ASCII.
 DBT_RELATIONS_LOCK = 0x646274  # "dbt"
 _SCHEMA_LOCK = 0x6E69676874  # "night"
 _SET_UP_LOCK = 0x7365747570  # "setup"

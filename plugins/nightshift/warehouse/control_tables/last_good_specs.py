@@ -55,8 +55,8 @@ def spec_for_rescue(conn: Connection, models_dir: Path, model: str) -> ModelSpec
     try:
         return load_spec(models_dir, model)
     except SpecError as error:
-        kept = last_good_spec(conn, model)
-        if kept is None:
+        spec = last_good_spec(conn, model)
+        if spec is None:
             raise
         logger.warning("The rescue runs on the last good spec of %s:\n%s", model, error)
-        return kept
+        return spec

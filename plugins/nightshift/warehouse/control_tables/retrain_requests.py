@@ -51,6 +51,7 @@ def open_request(
     run: RunContext,
 ) -> RetrainRequest:
     """Open a request, or return the one of this model and partition, whatever its state."""
+    # A rerun of the monitor comes here again: the conflict makes it find its first request.
     conn.execute(
         """
         insert into monitoring.retrain_decisions (
@@ -122,6 +123,8 @@ def close_request(
     Returns:
         True for the one caller that closed it; False when it was closed before.
     """
+    # Of two runs that close it at the same time, the second waits for the row and then finds it
+    # closed.
     cursor = conn.execute(
         """
         update monitoring.retrain_decisions

@@ -62,6 +62,7 @@ def read_arrow(
             cursor.execute(query.as_string(None))
             return cursor.fetch_arrow_table()
     except (adbc.OperationalError, adbc.ProgrammingError, OSError) as error:
+        # A wrong query stays the driver's error: it is a mistake in our code.
         if fault := fault_of(error):
             raise fault from error
         if isinstance(error, adbc.ProgrammingError):
@@ -152,6 +153,7 @@ def _stream_by_driver(
         with adbc.connect(uri) as connection, connection.cursor() as cursor:
             cursor.adbc_statement.set_options(**options)
             cursor.execute(query.as_string(None))
+            # Rows are fetched while the caller works: the server's timeout counts both.
             yield from cursor.fetch_record_batch()
     except (adbc.Error, OSError) as error:
         # Arrow's reader raises OSError when the connection is lost.

@@ -68,6 +68,7 @@ class RowReader:
         is_string = self._widths == 0
         self._indices = np.where(is_string, is_string.cumsum(), (~is_string).cumsum()) - 1
         self._split, self._gather = jit(split_rows), jit(gather_strings)
+        # The first call compiles.
         self.read(np.frombuffer(TRAILER, np.uint8), 0)
 
     def read(self, data: Bytes, max_rows: int) -> pa.RecordBatch:

@@ -177,6 +177,7 @@ class _CopyThread(threading.Thread):
 
     def stop(self) -> None:
         """End the COPY, in the server and here; do not wait for long."""
+        # Sending blocks while the server is busy: only a cancel from here ends it at once.
         self._stream.batches.fail(InterruptedError("the stream was stopped"))
         if self._conn:
             with suppress(Exception):  # It may have ended by itself.

@@ -44,8 +44,8 @@ def copy_out(
 ) -> Iterator[tuple[Bytes, int]]:
     """Run ``copy (query) to stdout (format binary)`` and yield its data in batches of full rows.
 
-    A batch is valid until the next one is requested. An early end leaves the COPY to whoever closes
-    the connection.
+    A batch is valid until the next one is requested. After an early end, the COPY ends when the
+    connection is closed.
 
     Args:
         conn: A connection that nobody else uses.
@@ -98,6 +98,7 @@ def _copy_compiled(
     from psycopg import errors
     from psycopg.pq import ExecStatus
 
+    # psycopg begins and ends the COPY, as it would for itself: only the rows go past it.
     begun = conn.pgconn.exec_(statement.as_bytes(conn))
     if begun.status != ExecStatus.COPY_OUT:
         raise errors.error_from_result(begun)
@@ -110,6 +111,7 @@ def _copy_compiled(
             yield out[:n_bytes], int(n_rows)
         if not waiting[0] and n_waiting <= 0:
             break
+        # One row is longer than the buffer: it stays in libpq until the next call.
         if n_waiting > len(out):
             out = np.empty(n_waiting + _MAX_ROW_BYTES, np.uint8)
     while ended := conn.pgconn.get_result():
@@ -196,6 +198,7 @@ def collect_rows(
             state[0] = _get(conn, waiting.ctypes.data, 0)
             if state[0] <= 0:
                 break
+        # The row stays in libpq's memory, at the address in ``waiting``.
         if n_bytes + state[0] > len(out):
             break
         _copy(out.ctypes.data + n_bytes, waiting[0], state[0])
