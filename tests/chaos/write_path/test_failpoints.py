@@ -132,11 +132,11 @@ def _points_reached(path: Path) -> Iterator[str]:
         if (
             isinstance(node, ast.Call)
             and isinstance(node.func, ast.Name)
-            and node.func.id == "reach"
+            and node.func.id == "hit"
         ):
             point = node.args[0]
             assert isinstance(point, ast.Attribute), (
-                f"{path}:{node.lineno} passes no member of FaultPoint"
+                f"{path}:{node.lineno} passes no member of Failpoint"
             )
             yield point.attr
 
