@@ -14,7 +14,7 @@ from tests.integration.warehouse.conftest import manifest
 from nightshift.contracts.datasets import DatasetContract, load_contract
 from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.settings import PROJECT_ROOT, Settings
-from nightshift.warehouse import partition_write
+from nightshift.warehouse import audit as audit_step
 from nightshift.warehouse.connection import connect
 from nightshift.warehouse.migrate import ensure_large_table, ensure_raw_table
 from nightshift.warehouse.partition_write import Target, analyze_grown_tables, begin, collect
@@ -129,7 +129,7 @@ def test_a_dead_load_goes_and_the_others_stay(conn: Connection, large: str) -> N
 def test_the_planner_learns_how_large_it_has_become(
     conn: Connection, large: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(partition_write, "_GROWN_BYTES", 1024**2)
+    monkeypatch.setattr(audit_step, "_GROWN_BYTES", 1024**2)
     write = begin(
         conn,
         [WEATHER],
