@@ -132,7 +132,7 @@ returning load_id
 
 
 class Transaction(Protocol):
-    """An open transaction that runs statements: of a connection, or of a stream."""
+    """A connection in an open transaction, of which only ``execute`` is used."""
 
     def execute(self, query: sql.Composed, /) -> Iterable[tuple[Any, ...]]:
         """Run a statement and return its rows."""

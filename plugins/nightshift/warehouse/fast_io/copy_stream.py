@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Literal, NoReturn
 
 from nightshift.errors import WarehouseError
 from nightshift.failpoints import Failpoint, hit
@@ -21,7 +21,6 @@ from nightshift.warehouse.faults import fault_of
 if TYPE_CHECKING:
     import pyarrow as pa
     from pgpq import ArrowToPostgresBinaryEncoder
-    from psycopg import sql
 
     from nightshift.settings import Settings
     from nightshift.warehouse.connection import Connection
@@ -32,24 +31,12 @@ _JSON_TYPES = frozenset({"json", "jsonb"})
 """Types that are written, in addition to ``binary_rows.TYPES``, but never read."""
 
 
-class AppendTransaction:
-    """The transaction of a stream, for statements that come before its rows."""
-
-    def __init__(self, conn: Connection) -> None:
-        self._conn = conn
-
-    def execute(self, statement: sql.Composed) -> list[tuple[Any, ...]]:
-        """Run a statement, values composed in, and return its rows."""
-        cursor = self._conn.execute(statement)
-        return cursor.fetchall() if cursor.description else []
-
-
 def append_stream(  # noqa: PLR0913, PLR0917  (what, where to, and for whom)
     settings: Settings,
     schema: str,
     table: str,
     batches: Iterable[pa.Table],
-    begin: Callable[[AppendTransaction], bool],
+    begin: Callable[[Connection], bool],
     application_name: str,
     n_connections: int = 1,
 ) -> int:
@@ -64,8 +51,8 @@ def append_stream(  # noqa: PLR0913, PLR0917  (what, where to, and for whom)
         schema: Schema of the table.
         table: Its name.
         batches: All with the same columns; consumed in other threads, by one at a time.
-        begin: Called first, in the transaction: takes locks, makes room, and returns whether the
-            rows are still needed.
+        begin: Called first, in the transaction of each connection: takes locks, makes room, and
+            returns whether the rows are still needed.
         application_name: Shown by the warehouse.
         n_connections: Connections that share the batches, each with a transaction of its own. They
             commit when all of them have stored their rows; when one is lost in that moment, the
@@ -147,7 +134,7 @@ class _Stream:
     settings: Settings
     schema: str
     table: str
-    begin: Callable[[AppendTransaction], bool]
+    begin: Callable[[Connection], bool]
     application_name: str
     batches: _SharedBatches
 
@@ -167,7 +154,7 @@ class _CopyThread(threading.Thread):
             settings = streaming(stream.settings)
             with connect(settings, stream.application_name) as conn, conn.transaction():
                 self._conn = conn
-                if stream.begin(AppendTransaction(conn)):
+                if stream.begin(conn):
                     self.n_rows = _copy(conn, stream)
                     hit(Failpoint.APPEND_AFTER, lambda: lose(conn))
                 # No connection commits before every other one has stored its rows.
