@@ -129,11 +129,7 @@ def test_every_fault_point_is_passed_in_one_place_of_the_code():
 
 def _points_reached(path: Path) -> Iterator[str]:
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if (
-            isinstance(node, ast.Call)
-            and isinstance(node.func, ast.Name)
-            and node.func.id == "hit"
-        ):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "hit":
             point = node.args[0]
             assert isinstance(point, ast.Attribute), (
                 f"{path}:{node.lineno} passes no member of Failpoint"
