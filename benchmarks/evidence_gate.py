@@ -187,8 +187,8 @@ def _prepare(n_holdout: int, n_days: int) -> list[int]:
     from nightshift.training.pipeline import fit_model
     from nightshift.training.splits import rows_of, split_window
     from nightshift.training.training_set import build_training_set, read_rows
-    from nightshift.warehouse.arrow_io import copy_in
     from nightshift.warehouse.connection import connect
+    from nightshift.warehouse.fast_io.arrow_io import copy_in
     from nightshift.warehouse.migrate import migrate
 
     settings, spec, rows, run = (

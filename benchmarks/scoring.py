@@ -237,7 +237,7 @@ def read_features(settings: Settings) -> pa.Table:
     """Return all feature rows, ordered by key."""
     from psycopg import sql
 
-    from nightshift.warehouse.arrow_io import stream_arrow
+    from nightshift.warehouse.fast_io.arrow_io import stream_arrow
 
     names = ", ".join([*NUMERIC, *CATEGORICAL])
     query = sql.SQL(f"select thing_id, {names} from features.feat_bench order by thing_id")  # type: ignore[arg-type]
@@ -320,7 +320,7 @@ def compare(settings: Settings, home: Path) -> int:
     """Return how many published scores are not LightGBM's own, bit by bit."""
     from psycopg import sql
 
-    from nightshift.warehouse.arrow_io import stream_arrow
+    from nightshift.warehouse.fast_io.arrow_io import stream_arrow
 
     query = sql.SQL(
         "select score from predictions.bench t join ops.published p using (load_id) where p.dataset = 'predictions/bench' order by thing_id"
@@ -341,7 +341,7 @@ def spark_script(settings: Settings, home: Path, *, has_warehouse: bool) -> dict
     from psycopg import sql
     from pyarrow import parquet
 
-    from nightshift.warehouse.arrow_io import read_arrow
+    from nightshift.warehouse.fast_io.arrow_io import read_arrow
 
     folder = home / "spark"
     if not folder.exists():

@@ -30,8 +30,8 @@ from benchmarks.result import Limited, Result
 from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.contracts.run import RunContext, code_version
 from nightshift.settings import load_settings
-from nightshift.warehouse.arrow_io import copy_in
 from nightshift.warehouse.connection import connect
+from nightshift.warehouse.fast_io.arrow_io import copy_in
 from nightshift.warehouse.migrate import migrate
 from nightshift.warehouse.partition_write import (
     LoadManifest,

@@ -28,7 +28,7 @@ from nightshift.monitoring.performance import Performance, measure_performance
 from nightshift.monitoring.trigger import Decided, NightStatus
 from nightshift.quality.bin_counts import BinCounter
 from nightshift.quality.profiles import scan
-from nightshift.warehouse.arrow_io import read_arrow
+from nightshift.warehouse.fast_io.arrow_io import read_arrow
 
 if TYPE_CHECKING:
     import pyarrow as pa

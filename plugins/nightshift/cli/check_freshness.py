@@ -114,7 +114,7 @@ def _look(settings: Settings, at: dt.datetime) -> tuple[Freshness, WrongFileErro
 
 def _last_good(settings: Settings, models: Sequence[str]) -> dict[str, ModelSpec]:
     from nightshift.warehouse.connection import connect
-    from nightshift.warehouse.last_good_specs import last_good_spec
+    from nightshift.warehouse.control_tables.last_good_specs import last_good_spec
 
     if not models:
         return {}

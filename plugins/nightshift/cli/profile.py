@@ -101,7 +101,7 @@ def _profiles(
     settings: Settings, conn: Connection, dataset: str, days: PartitionRange
 ) -> dict[str, Sketch]:
     from nightshift.quality.profiles import LoadTable, profile_load, read_profiles
-    from nightshift.warehouse.ledger import published_loads
+    from nightshift.warehouse.published import published_loads
 
     run = RunContext(f"profile/{dataset}", actor=f"cli:{getpass.getuser()}")
     published = sorted(published_loads(conn, dataset, days))

@@ -24,7 +24,7 @@ def rescue(
     """Publish the best possible predictions of a night unless it is published; harmless as often as you like."""
     from nightshift.scoring.deadline_fallback import rescue as look
     from nightshift.warehouse.connection import connect
-    from nightshift.warehouse.last_good_specs import spec_for_rescue
+    from nightshift.warehouse.control_tables.last_good_specs import spec_for_rescue
 
     settings = load_settings()
     with connect(settings, "nightshift rescue") as conn:

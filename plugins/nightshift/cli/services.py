@@ -171,7 +171,7 @@ def _night_notices() -> list[str]:
     from nightshift.contracts.model_spec import load_specs
     from nightshift.scoring.degraded import degraded_nights
     from nightshift.warehouse.connection import connect
-    from nightshift.warehouse.waiting_tasks import waiting_tasks
+    from nightshift.warehouse.control_tables.waiting_tasks import waiting_tasks
 
     try:
         settings = load_settings()

@@ -36,7 +36,7 @@ def set_up(settings: Settings) -> None:
     """
     from nightshift.contracts.document_folder import joined
     from nightshift.lake.object_store import ObjectStore
-    from nightshift.warehouse.analyst_sessions import hindering_sessions_ended
+    from nightshift.warehouse.analysts.sessions import hindering_sessions_ended
     from nightshift.warehouse.schema_lock import set_up_alone
 
     with set_up_alone(settings), hindering_sessions_ended(settings):
@@ -84,8 +84,9 @@ def _set_up_models(
     """Make dbt's and the models' relations, keep every spec that fits, and return what is wrong with the others."""
     from nightshift.scoring.prediction_tables import ensure_prediction_relations
     from nightshift.scoring.spec_check import check_spec
-    from nightshift.warehouse.dbt_runner import ensure_relations, feature_views
-    from nightshift.warehouse.last_good_specs import keep_spec
+    from nightshift.warehouse.control_tables.last_good_specs import keep_spec
+    from nightshift.warehouse.dbt.project import feature_views
+    from nightshift.warehouse.dbt.runner import ensure_relations
 
     ensure_relations(settings)
     views = feature_views(settings)
@@ -101,9 +102,9 @@ def _set_up_models(
 
 def _grant(settings: Settings) -> None:
     """Apply the analyst's grants and limits; say what this login could not close."""
-    from nightshift.warehouse.analyst_logins import gaps
+    from nightshift.warehouse.analysts.grants import apply_grants
+    from nightshift.warehouse.analysts.logins import gaps
     from nightshift.warehouse.connection import connect
-    from nightshift.warehouse.grants import apply_grants
 
     with connect(as_admin(settings), "nightshift migrate") as conn:
         apply_grants(conn)

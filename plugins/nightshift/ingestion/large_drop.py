@@ -54,7 +54,7 @@ from nightshift.quality.contract_check import (
 )
 from nightshift.quality.gates import count_passing
 from nightshift.quality.quarantine import RefusedRow
-from nightshift.warehouse.copy_stream import append_stream
+from nightshift.warehouse.fast_io.copy_stream import append_stream
 from nightshift.warehouse.migrate import ensure_large_table
 from nightshift.warehouse.partition_write import hold_stage
 

@@ -14,8 +14,8 @@ from nightshift.errors import AuditError
 from nightshift.failpoints import Failpoint, hit
 from nightshift.ingestion.drop_guard import refusal_of_values
 from nightshift.quality.quarantine import keep_rows
-from nightshift.warehouse.arrow_io import copy_in
 from nightshift.warehouse.connection import lose
+from nightshift.warehouse.fast_io.arrow_io import copy_in
 from nightshift.warehouse.partition_write import (
     LoadManifest,
     PartitionWrite,

@@ -37,8 +37,8 @@ from nightshift.registry.promotion import champion_for
 from nightshift.scoring.batch_scorer import predictions_target
 from nightshift.training.feature_query import features_target
 from nightshift.training.training_set import find_training_set, read_rows
+from nightshift.warehouse.control_tables.retrain_requests import requested_days
 from nightshift.warehouse.damage import published_records, refuse_damaged
-from nightshift.warehouse.retrain_requests import decided_days
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -182,7 +182,7 @@ class MonitoringContext:
     def decided(self) -> Decided:
         """Return the model's orders near enough to matter; read under its lock."""
         limits = self.spec.monitoring
-        near = decided_days(
+        near = requested_days(
             self.conn,
             self.spec.name,
             self.partition,

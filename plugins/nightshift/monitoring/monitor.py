@@ -20,10 +20,10 @@ from nightshift.monitoring.report import Sample, Shown, make_report
 from nightshift.monitoring.trigger import Decided, NightStatus, rule, status
 from nightshift.monitoring.verdict import Verdict, publish_night, read_verdict
 from nightshift.quality.profiles import LoadTable, keep_profile, profile_load
-from nightshift.warehouse.arrow_io import read_arrow
 from nightshift.warehouse.connection import connect, lose
+from nightshift.warehouse.control_tables.retrain_requests import open_request, retrain_request_lock
+from nightshift.warehouse.fast_io.arrow_io import read_arrow
 from nightshift.warehouse.partition_write import LoadManifest
-from nightshift.warehouse.retrain_requests import decide_alone, open_decision
 
 if TYPE_CHECKING:
     from nightshift.contracts.model_spec import ModelSpec
@@ -88,11 +88,11 @@ def _measure_night(night: MonitoringContext, *, wants_report: bool) -> Verdict:
     drifts = night.drifts()
     performance, predicted_by = night.performance()
     hit(Failpoint.MONITOR_MEASURED)
-    with decide_alone(night.conn, night.spec.name):
+    with retrain_request_lock(night.conn, night.spec.name):
         decided = night.decided()
         verdict = judge(night, drifts, performance, predicted_by, decided)
         if verdict.has_triggered:
-            open_decision(
+            open_request(
                 night.conn,
                 night.spec.name,
                 night.partition,

@@ -20,7 +20,7 @@ from nightshift.contracts.model_spec import load_spec, read_specs
 from nightshift.contracts.partitions import Partition
 from nightshift.orchestration.task_scope import ended_when_overdue
 from nightshift.settings import load_settings
-from nightshift.warehouse.analyst_sessions import end_hindering_sessions
+from nightshift.warehouse.analysts.sessions import end_hindering_sessions
 from nightshift.warehouse.connection import connect
 
 if TYPE_CHECKING:

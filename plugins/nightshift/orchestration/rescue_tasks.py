@@ -30,7 +30,7 @@ def rescue_by_last_good_spec(model: str) -> dict[str, Any]:
         AirflowSkipException: No good spec of the model is known: nobody has scored it yet.
     """
     from nightshift.warehouse.connection import connect
-    from nightshift.warehouse.last_good_specs import spec_for_rescue
+    from nightshift.warehouse.control_tables.last_good_specs import spec_for_rescue
 
     settings = load_settings()
     try:

@@ -9,7 +9,7 @@ from nightshift.contracts.datasets import load_contracts
 from nightshift.contracts.partitions import Partition
 from nightshift.provenance.predictions import Prediction, feature_loads
 from nightshift.warehouse.connection import connect
-from nightshift.warehouse.dbt_compiled import column_descriptions
+from nightshift.warehouse.dbt.project import column_descriptions
 from nightshift.warehouse.ledger import LOOKBACK_DAYS
 
 if TYPE_CHECKING:

@@ -17,8 +17,8 @@ from nightshift.scoring.champion import load_version
 from nightshift.scoring.scorer import score_rows
 from nightshift.training.feature_query import select_rows
 from nightshift.transformation.feature_manifest import FeatureLoad
-from nightshift.warehouse.arrow_io import read_arrow
 from nightshift.warehouse.connection import connect
+from nightshift.warehouse.fast_io.arrow_io import read_arrow
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from nightshift.errors import NightshiftError
 from nightshift.lake.snapshots import digest_of
-from nightshift.warehouse.arrow_io import read_arrow
 from nightshift.warehouse.connection import connect
+from nightshift.warehouse.fast_io.arrow_io import read_arrow
 
 if TYPE_CHECKING:
     from psycopg import sql

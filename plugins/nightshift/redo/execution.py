@@ -25,7 +25,7 @@ from nightshift.redo.plan import (
 from nightshift.scoring.publication import score
 from nightshift.transformation.build import build
 from nightshift.warehouse.connection import connect
-from nightshift.warehouse.dbt_compiled import raw_lineage
+from nightshift.warehouse.dbt.project import raw_lineage
 
 if TYPE_CHECKING:
     from nightshift.contracts.model_spec import ModelSpec

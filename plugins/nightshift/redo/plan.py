@@ -16,9 +16,14 @@ from nightshift.lake.drops import list_undelivered
 from nightshift.lake.object_store import ObjectStore
 from nightshift.monitoring.outcomes import evaluated_partition
 from nightshift.warehouse import staleness
-from nightshift.warehouse.dbt_compiled import raw_lineage
+from nightshift.warehouse.dbt.project import raw_lineage
 from nightshift.warehouse.ledger import RawVersion, lookback_of, raw_versions
-from nightshift.warehouse.staleness import CompletedLoad, Counts, RawKnowledge, StalePartition
+from nightshift.warehouse.staleness import (
+    CompletedLoad,
+    RawKnowledge,
+    StalePartition,
+    VersionFilter,
+)
 
 if TYPE_CHECKING:
     from nightshift.contracts.model_spec import ModelSpec
@@ -80,7 +85,7 @@ class Lineage:
     by_model: Mapping[str, frozenset[str]]
     scope: Scope
 
-    def of(self, model: str) -> Counts:
+    def of(self, model: str) -> VersionFilter:
         """Return whether a version counts for a model: it is in the scope, and the model reads its dataset."""
         read = self.by_model.get(model)
         return lambda version: (
@@ -178,7 +183,7 @@ def read_knowledge(
         RawVersion(f"raw/{drop.dataset}", drop.partition, -n, drop.delivered_at, None, "")
         for n, drop in enumerate(late, 1)
     ]
-    return RawKnowledge(contracts, versions, staleness.versions_done(conn))
+    return RawKnowledge(contracts, versions, staleness.raw_arrivals(conn))
 
 
 def find_features(
@@ -194,7 +199,7 @@ def find_features(
     """
     found: dict[dt.date, StalePartition] = {}
     for dataset, table in sorted({(spec.features_dataset, spec.feature_table) for spec in specs}):
-        built = staleness.last_done(conn, dataset)
+        built = staleness.last_completed_loads(conn, dataset)
         counts = lineage.of(table)
         for stale in staleness.stale_features(
             knowledge, dataset, built, _nights(knowledge), counts
@@ -231,8 +236,8 @@ def find_predictions(
     rebuilt, found = {stale.day for stale in cascade}, []
     for spec in specs:
         scored, features = (
-            staleness.last_done(conn, spec.predictions_dataset),
-            staleness.pointed(conn, spec.features_dataset),
+            staleness.last_completed_loads(conn, spec.predictions_dataset),
+            staleness.visible_loads(conn, spec.features_dataset),
         )
         stale = staleness.stale_after(
             spec.predictions_dataset,
@@ -286,8 +291,8 @@ def find_verdicts(
             spec.predictions_dataset: [0, back],
             name: list(range(1 - spec.monitoring.windows.m, 0)),
         }
-        judged = staleness.last_done(conn, name)
-        inputs = {dataset: staleness.pointed(conn, dataset) for dataset in needs}
+        judged = staleness.last_completed_loads(conn, name)
+        inputs = {dataset: staleness.visible_loads(conn, dataset) for dataset in needs}
         counts = lineage.of(spec.label.relation)
         touched = _touched_by_outcomes(knowledge, name, judged, back, counts)
         stale = staleness.stale_after(name, judged, inputs, needs) + touched
@@ -319,7 +324,7 @@ def _touched_by_outcomes(
     name: str,
     judged: dict[dt.date, CompletedLoad],
     back: int,
-    counts: Counts,
+    counts: VersionFilter,
 ) -> list[StalePartition]:
     """Return verdicts for which a version of the days between prediction and verdict came in later."""
     found = []

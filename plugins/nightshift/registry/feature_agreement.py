@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from nightshift.models.signature import encode
 from nightshift.training.feature_query import select_rows
 from nightshift.training.splits import rows_between
-from nightshift.warehouse.arrow_io import read_arrow
+from nightshift.warehouse.fast_io.arrow_io import read_arrow
 
 if TYPE_CHECKING:
     import numpy as np

@@ -31,7 +31,7 @@ from nightshift.training.confidence_intervals import N_DRAWS
 from nightshift.training.evaluation import Measured, evidence, overall
 from nightshift.training.training_set import find_training_set
 from nightshift.warehouse.connection import connect, lose
-from nightshift.warehouse.retrain_requests import consume, open_ones
+from nightshift.warehouse.control_tables.retrain_requests import close_request, open_requests
 
 if TYPE_CHECKING:
     from nightshift.contracts.model_spec import ModelSpec
@@ -297,8 +297,8 @@ def _record(
             "verdict": decision.verdict,
             "promotion_id": decision.promotion_id,
         }
-        for order in open_ones(conn, challenger.model, partition):
-            consume(conn, order.decision_id, partition, run, outcome)
+        for order in open_requests(conn, challenger.model, partition):
+            close_request(conn, order.decision_id, partition, run, outcome)
     hit(Failpoint.PROMOTION_AFTER, lambda: lose(conn))
     return decision
 

@@ -36,11 +36,11 @@ from nightshift.scoring.plan import LADDER, MODEL_MADE, DayPlan, PastScores, Sco
 from nightshift.scoring.prediction_tables import SCHEMA, ensure_prediction_relations
 from nightshift.scoring.progress import Progress
 from nightshift.scoring.scorer import ChampionBrokenError, Scorer
-from nightshift.warehouse.arrow_io import stream_arrow
 from nightshift.warehouse.cancel_attempts import end_older_attempts
 from nightshift.warehouse.connection import connect, lose
-from nightshift.warehouse.copy_stream import append_stream
-from nightshift.warehouse.last_good_specs import keep_spec
+from nightshift.warehouse.control_tables.last_good_specs import keep_spec
+from nightshift.warehouse.fast_io.arrow_io import stream_arrow
+from nightshift.warehouse.fast_io.copy_stream import append_stream
 from nightshift.warehouse.partition_write import LoadManifest, Target, hold_stage, refuse
 from nightshift.warehouse.partition_write import begin as begin_write
 

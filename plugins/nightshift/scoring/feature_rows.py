@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from nightshift.errors import NightshiftError
 from nightshift.training.feature_query import features_target, select_rows
-from nightshift.warehouse.arrow_io import read_arrow
 from nightshift.warehouse.damage import published_records, refuse_damaged
+from nightshift.warehouse.fast_io.arrow_io import read_arrow
 
 if TYPE_CHECKING:
     import pyarrow as pa

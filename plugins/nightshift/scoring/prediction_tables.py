@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from nightshift.contracts.metrics import Task
-from nightshift.warehouse.analyst_logins import ANALYST
+from nightshift.warehouse.analysts.logins import ANALYST
 from nightshift.warehouse.schema_lock import change_schema
 
 if TYPE_CHECKING:

@@ -81,7 +81,7 @@ def publish(
         if may_step_down and state == "refused" and (broken := _what_broke(conn, plan)):
             return _publish_next(settings, spec, plan, broken, run)
         if state in ("staged", "audited"):
-            partition_write.refresh_grown(conn, write)
+            partition_write.analyze_grown_tables(conn, write)
             _refuse_damaged_features(conn, spec, plan)
             refuse_incomplete(conn, spec, plan, feature_spine(spec))
             partition_write.audit(conn, write)

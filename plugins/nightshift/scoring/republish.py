@@ -28,8 +28,8 @@ from nightshift.scoring.prediction_tables import SCHEMA, ensure_prediction_relat
 from nightshift.scoring.publication import publish
 from nightshift.warehouse.connection import connect
 from nightshift.warehouse.damage import LoadRecord, find_damage_cheaply
-from nightshift.warehouse.ledger import published_loads
 from nightshift.warehouse.partition_write import hold_stage
+from nightshift.warehouse.published import published_loads
 
 if TYPE_CHECKING:
     from nightshift.contracts.model_spec import ModelSpec

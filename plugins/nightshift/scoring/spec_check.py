@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from nightshift.contracts.model_spec import ModelSpec
     from nightshift.settings import Settings
     from nightshift.warehouse.connection import Connection
-    from nightshift.warehouse.dbt_runner import FeatureView
+    from nightshift.warehouse.dbt.project import FeatureView
 
 _LABEL_COLUMNS = frozenset({"partition_date", "event_timestamp", "known_at", "superseded_at"})
 _SPINE_COLUMNS = frozenset({"partition_date", "load_id", "known_at", "superseded_at"})

@@ -39,7 +39,7 @@ from nightshift.training.splits import Split, backtest_folds, rows_between, rows
 from nightshift.training.training_set import count_published_days, find_training_set, read_rows
 from nightshift.training.window_checks import check_window, is_trainable
 from nightshift.warehouse.connection import connect
-from nightshift.warehouse.retrain_requests import closed_by, open_ones
+from nightshift.warehouse.control_tables.retrain_requests import open_requests, requests_closed_by
 
 if TYPE_CHECKING:
     import numpy as np
@@ -85,7 +85,7 @@ def is_due(settings: Settings, spec: ModelSpec, partition: Partition) -> bool:
             return True
         if spec.training.schedule == "weekly" and _is_due_this_week(conn, spec, partition):
             return True
-        return bool(open_ones(conn, spec.name, partition) or closed_by(conn, spec.name, partition))
+        return bool(open_requests(conn, spec.name, partition) or requests_closed_by(conn, spec.name, partition))
 
 
 def _is_due_this_week(conn: Connection, spec: ModelSpec, partition: Partition) -> bool:

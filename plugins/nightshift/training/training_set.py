@@ -24,9 +24,9 @@ from nightshift.models.signature import check_columns, numbers
 from nightshift.training.feature_query import features_target
 from nightshift.training.splits import split_window
 from nightshift.training.window_checks import check_window
-from nightshift.warehouse.arrow_io import read_arrow
 from nightshift.warehouse.connection import connect, label_queries, lose
 from nightshift.warehouse.damage import published_records, refuse_damaged
+from nightshift.warehouse.fast_io.arrow_io import read_arrow
 
 if TYPE_CHECKING:
     import pyarrow as pa

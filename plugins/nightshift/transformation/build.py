@@ -19,14 +19,9 @@ from nightshift.errors import AuditError, NightshiftError
 from nightshift.warehouse import ledger
 from nightshift.warehouse.connection import connect
 from nightshift.warehouse.damage import refuse_damaged, version_records
-from nightshift.warehouse.dbt_runner import (
-    DbtError,
-    FeatureView,
-    ModelRun,
-    ensure_relations,
-    feature_views,
-    run_models,
-)
+from nightshift.warehouse.dbt.invocation import DbtError
+from nightshift.warehouse.dbt.project import FeatureView, feature_views
+from nightshift.warehouse.dbt.runner import ModelRun, ensure_relations, run_models
 from nightshift.warehouse.partition_write import (
     LoadManifest,
     PartitionWrite,

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 
 from nightshift.contracts.datasets import read_contracts
 from nightshift.errors import NightshiftError
-from nightshift.warehouse.dbt_compiled import CompiledModel, CompiledView, compile_view
+from nightshift.warehouse.dbt.compiled_views import CompiledModel, CompiledView, compile_view
 
 if TYPE_CHECKING:
     from psycopg import sql

@@ -1,4 +1,4 @@
-"""End the server's work of older attempts of the same task, which nobody needs any more."""
+"""End the server's work of older attempts of the same task."""
 
 from __future__ import annotations
 
@@ -11,23 +11,22 @@ if TYPE_CHECKING:
 
 
 def end_older_attempts(conn: Connection, run: RunContext) -> int:
-    """End the backends in which an older attempt of this run is at work or holds a transaction open; return how many they were.
-
-    The token alone keeps an older attempt from publishing. This frees its locks and the server's
-    time at once, instead of by a timeout: an attempt that is frozen in a transaction would make
-    this one wait. Idle connections are left: their owner is told when it publishes.
-    """
-    if run.attempt < 2:  # noqa: PLR2004  (the first attempt has no predecessor)
-        return 0
+    """End the backends of older attempts that work or hold a transaction; return their number."""
     names = [
         RunContext(run.run_id, attempt, run.actor).application_name
         for attempt in range(1, run.attempt)
     ]
-    row = conn.execute(
+    if not names:
+        return 0
+    # The fencing token alone keeps an older attempt from publishing. This frees its locks and the
+    # server's time at once instead of by a timeout: an attempt that is frozen in a transaction
+    # would make this one wait. Idle connections stay: their owner learns it when it publishes.
+    ended = conn.execute(
         """
-        select count(pg_terminate_backend(pid)) from pg_stat_activity
-        where application_name = any(%s) and usename = current_user and datname = current_database() and state <> 'idle'
+        select pg_terminate_backend(pid) from pg_stat_activity
+        where application_name = any(%s) and usename = current_user
+            and datname = current_database() and state <> 'idle'
         """,
         [names],
-    ).fetchone()
-    return int(row[0]) if row else 0
+    )
+    return len(ended.fetchall())

@@ -20,20 +20,23 @@ if TYPE_CHECKING:
 CONNECT_TIMEOUT_SECONDS = 10
 CANCEL_TIMEOUT_SECONDS = 2
 IDLE_IN_TRANSACTION_SECONDS = 120
-_PASSING = {
-    "55P03": "A lock was not free in time: somebody else works on the same rows or tables.",
+_TRANSIENT = {
+    "55P03": "A lock was not free in time: another session works on the same rows or tables.",
     "40P01": "Two transactions waited for each other, and the warehouse ended this one.",
 }
-"""What can pass by itself, by SQLSTATE."""
+"""Errors that pass by themselves, by SQLSTATE."""
+# PostgreSQL expects one row of a label view over versions with a window function. Once its tables
+# are analysed it would join 500,000 labels row by row, and not end.
 PLAN_LABELS = "set local enable_nestloop = off"
-"""PostgreSQL expects one row of a label view over versions with a window function.
-
-Once its tables are analysed it would join 500,000 labels row by row, and not end.
-"""
 
 
 def connection_options(settings: Settings) -> str:
-    """Return the session parameters that make a lost client stop and every run read the same text forms."""
+    """Return the session parameters of every connection.
+
+    They end the work of a lost client, and give every run the same text forms of values.
+    """
+    # The server checks every two seconds whether the client is still there, and keep-alives find a
+    # network that is gone within a minute: the locks of a killed task do not wait for a timeout.
     values = {
         "statement_timeout": f"{settings.statement_timeout_seconds}s",
         "lock_timeout": f"{settings.lock_timeout_seconds}s",
@@ -66,7 +69,7 @@ def conninfo(settings: Settings, application_name: str) -> dict[str, Any]:
 
 @contextmanager
 def connect(settings: Settings, application_name: str = "nightshift") -> Iterator[Connection]:
-    """Open a connection, in autocommit mode: a transaction is always an explicit ``with conn.transaction()``.
+    """Open a connection in autocommit mode: a transaction is an explicit ``conn.transaction()``.
 
     Raises:
         WarehouseError: The server cannot be reached; the password is in no message.
@@ -90,12 +93,14 @@ def connect(settings: Settings, application_name: str = "nightshift") -> Iterato
     except psycopg.Error as error:
         if fault := fault_of(error):
             raise fault from error
+        # An error of our own SQL or data is not the warehouse's: it keeps its class.
         if not isinstance(error, psycopg.OperationalError):
             raise
         raise WarehouseError(
-            _PASSING.get(error.sqlstate or "", "The connection to the warehouse broke."),
+            _TRANSIENT.get(error.sqlstate or "", "The connection to the warehouse broke."),
             got=str(error).strip(),
-            todo="Rerun the task: no partial data was published. `nightshift status` says whether the warehouse runs.",
+            todo="Rerun the task: no partial data was published. `nightshift status` shows whether"
+            " the warehouse runs.",
         ) from error
     finally:
         _end(conn)
@@ -107,11 +112,12 @@ def _open(settings: Settings, application_name: str) -> Connection:
     try:
         return psycopg.connect(**conninfo(settings, application_name), autocommit=True)
     except psycopg.OperationalError as error:
+        # A refused login has no SQLSTATE, only text.
         if (fault := fault_in(str(error))) and type(fault) is not WarehouseError:
             raise fault from None
-        place = f"{settings.warehouse_host}:{settings.warehouse_port}"
+        server = f"{settings.warehouse_host}:{settings.warehouse_port}"
         raise WarehouseError(
-            f"Cannot connect to the warehouse at {place}/{settings.warehouse_database}.",
+            f"Cannot connect to the warehouse at {server}/{settings.warehouse_database}.",
             got=str(error).strip().splitlines()[-1],
             todo="Run `nightshift status`; for the local services `nightshift up`.",
         ) from None
@@ -120,17 +126,16 @@ def _open(settings: Settings, application_name: str) -> Connection:
 def _refuse_lost_limits(conn: Connection, settings: Settings) -> None:
     """Refuse a session without our limits.
 
-    A pooler with ``ignore_startup_parameters = options`` drops them in silence. In transaction mode
-    it also spreads one session's advisory locks over several servers: two writers would meet.
-
     Raises:
-        PoolerError: The session has another time limit than was asked for.
+        PoolerError: The session has another time limit than was requested.
     """
+    # A pooler with ``ignore_startup_parameters = options`` drops them silently. In transaction mode
+    # it also spreads one session's advisory locks over several servers: two writers would meet.
     query = "select extract(epoch from current_setting('statement_timeout')::interval)::int"
     row = conn.execute(query).fetchone()
     if row != (settings.statement_timeout_seconds,):
         raise PoolerError(
-            "The session has not the limits that were asked for: a connection pooler drops them.",
+            "The session does not have the requested limits: a connection pooler drops them.",
             expected=f"statement_timeout of {settings.statement_timeout_seconds} s",
             got=f"{row[0] if row else 'nothing'} s",
             todo="Let NIGHTSHIFT_WAREHOUSE_HOST and _PORT name PostgreSQL itself, not the pooler.",
@@ -139,27 +144,26 @@ def _refuse_lost_limits(conn: Connection, settings: Settings) -> None:
 
 @contextmanager
 def label_queries(conn: Connection) -> Iterator[None]:
-    """Plan the block's queries for label relations, whose size PostgreSQL cannot estimate."""
+    """Plan the queries of the block for label relations, whose size PostgreSQL misjudges."""
     with conn.transaction():
         conn.execute(PLAN_LABELS)
         yield
 
 
 def _end(conn: Connection) -> None:
-    """Close the connection; what still runs on the server (the client was interrupted) is cancelled, not left to a timeout."""
+    """Close the connection, and cancel what still runs on the server after an interruption."""
     from psycopg import Error
     from psycopg.pq import TransactionStatus
 
     if not conn.closed and conn.info.transaction_status == TransactionStatus.ACTIVE:
-        with suppress(
-            Error
-        ):  # If this fails, the server ends it by itself: it looks every two seconds whether we are still there.
+        # If this fails, the server ends it by itself: every two seconds it checks the client.
+        with suppress(Error):
             conn.cancel_safe(timeout=CANCEL_TIMEOUT_SECONDS)
     conn.close()
 
 
 def lose(conn: Connection) -> NoReturn:
-    """Behave as if the network had failed behind the last statement; for fault points."""
+    """Behave as if the network had failed after the last statement; for failpoints."""
     from psycopg import OperationalError
 
     conn.close()

@@ -1,32 +1,39 @@
-"""Compare published rows with the record of their load: rows that vanished, changed or doubled since are named.
+"""Compare published rows with the record of their load: find lost, changed and doubled rows.
 
-A load's record (``n_rows`` and ``content_hash`` of ``ops.loads``) says what was published. Nothing
-in the table proves that it still holds that: a wrong DELETE or a restore that stopped half way
-leaves the record as it was. Whoever relies on published rows asks here first.
+A load's record (``n_rows`` and ``content_hash`` of ``ops.loads``) states what was published. The
+table may not hold that any more: a wrong DELETE or a partial restore leaves the record as it was.
+Everything that relies on published rows checks them here first.
 """
 
 from __future__ import annotations
 
 import datetime as dt
+import logging
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from nightshift.errors import LoadStateError, NightshiftError
-from nightshift.warehouse.content_hash import count_loads, hash_basis, measure_loads
+from nightshift.warehouse.content_hash import (
+    LoadKey,
+    LoadMeasurement,
+    count_loads,
+    hash_basis,
+    measure_loads,
+)
 
 if TYPE_CHECKING:
     from nightshift.contracts.run import RunContext
     from nightshift.warehouse.connection import Connection
     from nightshift.warehouse.write_types import PartitionWrite, PublishedLoad, Target
 
+logger = logging.getLogger(__name__)
+
+# A reader counts, and hashes, up to so many rows of what it is about to read: that takes seconds,
+# also on a busy machine. Source: docs/adr/0037-damaged-rows.md.
 MAX_COUNTED_ROWS = 5_000_000
 MAX_HASHED_ROWS = 500_000
-"""Rows up to which a reader counts, and hashes, what it is about to read: seconds, also on a busy
-machine.
-
-Source: docs/adr/0037-damaged-rows.md.
-"""
 
 
 class VanishedRowsError(NightshiftError):
@@ -44,10 +51,10 @@ class DamagedInputError(NightshiftError):
 
 @dataclass(frozen=True)
 class LoadRecord:
-    """What the ledger says of one partition of a published load.
+    """Record of one partition of a published load in the ledger.
 
     Attributes:
-        basis: How ``content_hash`` was made, of ``hash_basis``; None where that was not noted.
+        basis: ``hash_basis`` when ``content_hash`` was made; None where that was not recorded.
     """
 
     partition_date: dt.date
@@ -55,6 +62,11 @@ class LoadRecord:
     n_rows: int | None
     content_hash: str
     basis: str | None = None
+
+    @property
+    def key(self) -> LoadKey:
+        """Return the day and the load."""
+        return self.partition_date, self.load_id
 
 
 @dataclass(frozen=True)
@@ -70,6 +82,11 @@ class Damage:
     load_id: int
     what: str
 
+    @property
+    def key(self) -> LoadKey:
+        """Return the day and the load."""
+        return self.partition_date, self.load_id
+
 
 def published_records(conn: Connection, dataset: str, days: Sequence[dt.date]) -> list[LoadRecord]:
     """Return the records of the loads that readers see, by day."""
@@ -77,7 +94,8 @@ def published_records(conn: Connection, dataset: str, days: Sequence[dt.date]) -
         """
         select l.partition_date, l.load_id, l.n_rows, l.content_hash, l.detail ->> 'hash_basis'
         from ops.published p join ops.loads l using (dataset, partition_date, load_id)
-        where p.dataset = %s and p.partition_date = any(%s) order by p.partition_date
+        where p.dataset = %s and p.partition_date = any(%s)
+        order by p.partition_date
         """,
         [dataset, list(days)],
     )
@@ -90,8 +108,10 @@ def version_records(
     """Return the records of every published version of raw data, both days included."""
     rows = conn.execute(
         """
-        select partition_date, load_id, n_rows, content_hash, detail ->> 'hash_basis' from ops.loads
-        where dataset = %s and partition_date between %s and %s and state = 'published' and collected_at is null
+        select partition_date, load_id, n_rows, content_hash, detail ->> 'hash_basis'
+        from ops.loads
+        where dataset = %s and partition_date between %s and %s
+            and state = 'published' and collected_at is null
         order by partition_date, load_id
         """,
         [dataset, first, last],
@@ -99,32 +119,30 @@ def version_records(
     return [LoadRecord(*row) for row in rows]
 
 
-def find_damage(conn: Connection, target: Target, records: Iterable[LoadRecord]) -> list[Damage]:
-    """Count and hash the rows of published loads again, in one scan, and return those that differ.
+def refuse_damaged(conn: Connection, target: Target, records: Iterable[LoadRecord]) -> None:
+    """Refuse to read published rows that are not what was published.
 
-    The caller knows that the hashes were made as they are made now.
+    Raises:
+        DamagedInputError: Rows vanished, changed or doubled; nothing was made of them.
     """
-    records = list(records)
-    if not records:
-        return []
-    keys = {(record.partition_date, record.load_id) for record in records}
-    with conn.transaction():
-        conn.execute("set local enable_indexscan = off")  # as the audit does: a load lies together
-        measured = measure_loads(conn, target, keys)
-    found = []
-    for record in records:
-        now = measured[record.partition_date, record.load_id]
-        if now.n_rows != record.n_rows:
-            found.append(_damage(target, record, f"{now.n_rows} of {record.n_rows} rows are there"))
-        elif now.content_hash != record.content_hash:
-            found.append(_damage(target, record, f"its {now.n_rows} rows hold other values"))
-    return found
+    damages = find_damage_cheaply(conn, target, records)
+    if damages:
+        first = damages[0]
+        raise DamagedInputError(
+            f"Published rows of {target.dataset} are not what was published,"
+            f" on {len(damages)} day(s).",
+            expected=f"the rows of load {first.load_id} on {first.partition_date},"
+            " as recorded in the ledger",
+            got=first.what,
+            todo=f"Publish {target.dataset} of these days again, then rerun:"
+            " docs/runbooks/NS-WRITE-007.md has the commands.",
+        )
 
 
 def find_damage_cheaply(
     conn: Connection, target: Target, records: Iterable[LoadRecord]
 ) -> list[Damage]:
-    """Return the published loads whose rows differ, as far as a reader can afford to look.
+    """Return the published loads whose rows differ, within the limits of what a reader can afford.
 
     Rows are counted up to ``MAX_COUNTED_ROWS`` and hashed up to ``MAX_HASHED_ROWS``. A record that
     was hashed in another way (an older server, a table with fewer columns) is only counted.
@@ -136,43 +154,40 @@ def find_damage_cheaply(
     basis = hash_basis(conn, target) if n_rows <= MAX_HASHED_ROWS else ""
     hashed = [record for record in known if record.basis == basis]
     counted = [record for record in known if record.basis != basis]
-    return find_damage(conn, target, hashed) + _find_other_counts(conn, target, counted)
+    counts = count_loads(conn, target, [record.key for record in counted])
+    wrong_counts = [_wrong_count(target, record, counts[record.key]) for record in counted]
+    return find_damage(conn, target, hashed) + [damage for damage in wrong_counts if damage]
 
 
-def _find_other_counts(
-    conn: Connection, target: Target, records: Sequence[LoadRecord]
-) -> list[Damage]:
+def find_damage(conn: Connection, target: Target, records: Sequence[LoadRecord]) -> list[Damage]:
+    """Count and hash the rows of published loads again, in one scan, and return those that differ.
+
+    The caller knows that the hashes were made as they are made now.
+    """
     if not records:
         return []
-    counts = count_loads(
-        conn, target, {(record.partition_date, record.load_id) for record in records}
-    )
-    found = []
-    for record in records:
-        n_rows = counts[record.partition_date, record.load_id]
-        if n_rows != record.n_rows:
-            found.append(_damage(target, record, f"{n_rows} of {record.n_rows} rows are there"))
-    return found
+    with conn.transaction():
+        # As in the audit: a load is contiguous in its table, and a scan is faster than the index.
+        conn.execute("set local enable_indexscan = off")
+        measured = measure_loads(conn, target, [record.key for record in records])
+    compared = [_difference(target, record, measured[record.key]) for record in records]
+    return [damage for damage in compared if damage]
 
 
-def _damage(target: Target, record: LoadRecord, what: str) -> Damage:
+def _difference(target: Target, record: LoadRecord, now: LoadMeasurement) -> Damage | None:
+    if damage := _wrong_count(target, record, now.n_rows):
+        return damage
+    if now.content_hash != record.content_hash:
+        what = f"its {now.n_rows} rows hold other values"
+        return Damage(target.dataset, record.partition_date, record.load_id, what)
+    return None
+
+
+def _wrong_count(target: Target, record: LoadRecord, n_rows: int) -> Damage | None:
+    if n_rows == record.n_rows:
+        return None
+    what = f"{n_rows} of {record.n_rows} rows are there"
     return Damage(target.dataset, record.partition_date, record.load_id, what)
-
-
-def refuse_damaged(conn: Connection, target: Target, records: Iterable[LoadRecord]) -> None:
-    """Refuse to read published rows that are not what was published.
-
-    Raises:
-        DamagedInputError: Rows vanished, changed or doubled; nothing was made of them.
-    """
-    if damages := find_damage_cheaply(conn, target, records):
-        first = damages[0]
-        raise DamagedInputError(
-            f"Published rows of {first.dataset} are not what was published, on {len(damages)} day(s).",
-            expected=f"the rows of load {first.load_id} on {first.partition_date}, as the ledger has them",
-            got=first.what,
-            todo=f"Publish {first.dataset} of these days again, then rerun: docs/runbooks/NS-WRITE-007.md has the commands.",
-        )
 
 
 def refuse_vanished(
@@ -184,43 +199,125 @@ def refuse_vanished(
         VanishedRowsError: It is another number of rows than the write's audit counted.
     """
     for target in write.targets:
-        mine = [
-            load
-            for load in published
-            if load.dataset == target.dataset and not _is_of_another(target, load, write)
-        ]
-        counts = count_loads(conn, target, {(load.partition_date, load.load_id) for load in mine})
-        for load in mine:
+        loads = [load for load in published if load.dataset == target.dataset]
+        if target.is_versioned:
+            # A version that came late publishes without becoming visible: the pointer stays on a
+            # newer one, whose rows another write has audited.
+            loads = [load for load in loads if load.load_id == write.load_id]
+        counts = count_loads(conn, target, [(load.partition_date, load.load_id) for load in loads])
+        for load in loads:
             n_rows = counts[load.partition_date, load.load_id]
             if n_rows != load.n_rows:
                 raise VanishedRowsError(
-                    f"Readers do not see what was published of {load.dataset} of {load.partition_date}.",
+                    "Readers do not see what was published of"
+                    f" {load.dataset} of {load.partition_date}.",
                     expected=f"{load.n_rows} rows of load {load.load_id}",
                     got=f"{n_rows} rows",
-                    todo="Rerun the task: it publishes the rows again. Then find who deletes or copies rows by hand.",
+                    todo="Rerun the task: it publishes the rows again. Then find who deletes or"
+                    " copies rows by hand.",
                 )
 
 
-def _is_of_another(target: Target, load: PublishedLoad, write: PartitionWrite) -> bool:
-    """Raw data: a version that came late publishes behind a newer one, whose rows are another write's."""
-    return target.is_versioned and load.load_id != write.load_id
+@dataclass(frozen=True)
+class PublishedRows:
+    """State of the published rows that a write is compared with.
+
+    Attributes:
+        intact: By dataset, the partitions of loads whose rows are what was published.
+        damages: The partitions of loads whose rows are not.
+        repairs: By dataset and day, why the write repairs a partition.
+    """
+
+    intact: dict[str, list[LoadKey]] = field(default_factory=lambda: defaultdict(list))
+    damages: list[Damage] = field(default_factory=list)
+    repairs: dict[str, dict[dt.date, str]] = field(default_factory=lambda: defaultdict(dict))
+
+
+def check_published_rows(conn: Connection, write: PartitionWrite) -> PublishedRows:
+    """Hash the published rows again that this write may duplicate or contradict.
+
+    An ordinary partition has no such rows, so nothing is scanned; a rerun costs one more scan of
+    its partitions.
+    """
+    published = PublishedRows()
+    for target in write.targets:
+        parameters = {
+            "dataset": target.dataset,
+            "load_id": write.load_id,
+            "is_versioned": target.is_versioned,
+        }
+        records = [LoadRecord(*row) for row in conn.execute(_COMPARED_LOADS, parameters)]
+        damages = find_damage(conn, target, records)
+        published.damages.extend(damages)
+        damaged = {damage.key for damage in damages}
+        published.intact[target.dataset] = [r.key for r in records if r.key not in damaged]
+
+        repairs = published.repairs[target.dataset]
+        for (day,) in conn.execute(_LOST_POINTERS, parameters):
+            repairs[day] = "repairs a pointer that was lost"
+        for damage in damages:
+            day, reason = damage.partition_date, f"repairs load {damage.load_id}: {damage.what}"
+            repairs[day] = reason
+            logger.warning("%s of %s is published again, it %s", target.dataset, day, reason)
+    return published
+
+
+# Of raw data every version with the same content counts, since it may make this one a duplicate,
+# and so does every reading of this delivery.
+_COMPARED_LOADS = """
+select l.partition_date, old.load_id, old.n_rows, old.content_hash
+from ops.loads l
+join ops.loads old using (dataset, partition_date)
+left join ops.published p using (dataset, partition_date)
+where l.dataset = %(dataset)s and l.load_id = %(load_id)s and l.state = 'audited'
+    and old.load_id <> l.load_id and old.state = 'published' and old.collected_at is null
+    and (
+        (old.content_hash = l.content_hash and (%(is_versioned)s or old.load_id = p.load_id))
+        or (%(is_versioned)s and old.known_at = l.known_at)
+        or (old.content_hash <> l.content_hash and old.inputs_digest = l.inputs_digest)
+    )
+order by l.partition_date, old.load_id
+"""
+_LOST_POINTERS = """
+select l.partition_date
+from ops.loads l
+where l.dataset = %(dataset)s and l.load_id = %(load_id)s and l.state = 'audited'
+    and not exists (
+        select from ops.published p
+        where (p.dataset, p.partition_date) = (l.dataset, l.partition_date)
+    )
+    and exists (
+        select from ops.loads old
+        where (old.dataset, old.partition_date) = (l.dataset, l.partition_date)
+            and old.state = 'published'
+    )
+"""
 
 
 def void_loads(
     conn: Connection, dataset: str, day: dt.date, reason: str, run: RunContext
 ) -> list[int]:
-    """Record that a partition's earlier loads do not prove any more what their inputs give; return them.
+    """Record that a partition's earlier loads do not prove any more what their inputs give.
 
     Their rows and the pointer stay. The next rerun may publish other content under the same inputs.
+
+    Returns:
+        The voided loads.
 
     Raises:
         LoadStateError: Nothing was ever published of the partition.
     """
     rows = conn.execute(
         """
-        insert into ops.ledger (dataset, partition_date, load_id, event, token, run_id, actor, content_hash, n_rows, reason)
-        select dataset, partition_date, load_id, 'voided', token, %s, %s, content_hash, n_rows, %s from ops.loads
-        where dataset = %s and partition_date = %s and state in ('published', 'duplicate') order by load_id
+        insert into ops.ledger (
+            dataset, partition_date, load_id, event, token, run_id, actor, content_hash, n_rows,
+            reason
+        )
+        select
+            dataset, partition_date, load_id, 'voided', token, %s, %s, content_hash, n_rows, %s
+        from ops.loads
+        where dataset = %s and partition_date = %s and state in ('published', 'duplicate')
+        order by load_id
         returning load_id
         """,
         [run.run_id, run.actor, reason, dataset, day],
@@ -228,7 +325,8 @@ def void_loads(
     if not rows:
         raise LoadStateError(
             f"Nothing was ever published of {dataset} of {day}.",
-            expected="a dataset of the ledger, such as predictions/flight_delayed, and a day that it has",
-            todo='Look: nightshift psql -c "select distinct dataset from ops.published"',
+            expected="a dataset of the ledger, such as predictions/flight_delayed,"
+            " and one of its days",
+            todo='List them: nightshift psql -c "select distinct dataset from ops.published"',
         )
     return [load_id for (load_id,) in rows]

@@ -1,4 +1,4 @@
-"""Name what the warehouse refused: one error class, and so one runbook page, per cause.
+"""Translate what the warehouse refused to one error class per cause, and so one runbook page.
 
 psycopg, ADBC and SQLAlchemy carry a SQLSTATE. A refused login and dbt leave only the text.
 Source: docs/adr/0036-analysts-and-the-warehouse.md.
@@ -7,6 +7,7 @@ Source: docs/adr/0036-analysts-and-the-warehouse.md.
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 
 from nightshift.errors import (
     LoginRefusedError,
@@ -18,106 +19,114 @@ from nightshift.errors import (
     WarehouseRightsError,
 )
 
-_SAFE = "Nothing partial was published. "
-_WHAT: dict[type[WarehouseError], tuple[str, str]] = {
-    StatementCancelledError: (
-        "A statement took longer than its limit, or somebody cancelled it.",
-        _SAFE + "Find out what was slow (runbook), then rerun the task.",
-    ),
-    WarehouseRightsError: (
-        "The warehouse user lacks a right.",
-        _SAFE + "Run `nightshift migrate` as the owner, or grant the right; then rerun the task.",
-    ),
-    ReadOnlyWarehouseError: (
-        "The warehouse is read-only: a replica, or a server after a failover.",
-        _SAFE + "Let NIGHTSHIFT_WAREHOUSE_HOST name the primary, then rerun the task.",
-    ),
-    NoConnectionLeftError: (
-        "The warehouse has no connection left.",
-        _SAFE + "See who holds the connections (runbook), then rerun the task.",
-    ),
-    LoginRefusedError: (
-        "The warehouse refused the login.",
-        "Correct user, password and database in NIGHTSHIFT_WAREHOUSE_*.",
-    ),
-    PoolerError: (
+_MAX_LENGTH = 1_500
+_SAFE = "No partial data was published. "
+
+
+@dataclass(frozen=True)
+class _Cause:
+    """One cause of a refusal.
+
+    Attributes:
+        error: The class that names it.
+        message: What happened.
+        todo: What to do.
+        words: Pattern of its text.
+        states: Its SQLSTATEs.
+    """
+
+    error: type[WarehouseError]
+    message: str
+    todo: str
+    words: re.Pattern[str]
+    states: frozenset[str] = frozenset()
+
+    def describe(self, text: str) -> WarehouseError:
+        """Return the error, with the line of a text that names the cause."""
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        # A driver's message has other lines too, with the text of the statement.
+        matching = [line for line in lines if self.words.search(line)]
+        got = [*matching, *lines, "no message"][0]
+        return self.error(self.message, got=got[:_MAX_LENGTH], todo=self.todo)
+
+
+# The first one whose words match counts.
+_CAUSES = (
+    _Cause(
+        PoolerError,
         "A connection pooler stands before the warehouse and refuses session parameters.",
         "Let NIGHTSHIFT_WAREHOUSE_HOST and _PORT name PostgreSQL itself, not the pooler.",
+        re.compile("unsupported startup parameter"),
     ),
-}
-_BY_STATE: dict[str, type[WarehouseError]] = {
-    "57014": StatementCancelledError,
-    "42501": WarehouseRightsError,
-    "25006": ReadOnlyWarehouseError,
-    "53300": NoConnectionLeftError,
-    "28P01": LoginRefusedError,
-    "28000": LoginRefusedError,
-    "3D000": LoginRefusedError,
-}
-_LOGIN_WORDS = (
-    "authentication failed|no pg_hba.conf entry|no password supplied|not permitted to log in"
-    "|permission denied for database|no such (user|database)"
-    '|(FATAL|ERROR): +(role|database) "[^"]*" does not exist'
-)
-_BY_WORDS: tuple[tuple[re.Pattern[str], type[WarehouseError]], ...] = tuple(
-    (re.compile(words), fault)
-    for words, fault in (
-        ("unsupported startup parameter", PoolerError),
-        (
-            "too many connections|too many clients|remaining connection slots|no more connections allowed",
-            NoConnectionLeftError,
+    _Cause(
+        NoConnectionLeftError,
+        "The warehouse has no connection left.",
+        _SAFE + "See who holds the connections (runbook), then rerun the task.",
+        re.compile(
+            "too many connections|too many clients|remaining connection slots"
+            "|no more connections allowed"
         ),
-        (
-            _LOGIN_WORDS,
-            LoginRefusedError,
+        frozenset({"53300"}),
+    ),
+    _Cause(
+        LoginRefusedError,
+        "The warehouse refused the login.",
+        "Correct user, password and database in NIGHTSHIFT_WAREHOUSE_*.",
+        re.compile(
+            "authentication failed|no pg_hba.conf entry|no password supplied"
+            "|not permitted to log in|permission denied for database|no such (user|database)"
+            '|(FATAL|ERROR): +(role|database) "[^"]*" does not exist'
         ),
-        ("canceling statement due to (statement|user)|QueryCanceled", StatementCancelledError),
-        ("in a read-only transaction|ReadOnlySqlTransaction", ReadOnlyWarehouseError),
-        ("permission denied for|must be owner of|InsufficientPrivilege", WarehouseRightsError),
-    )
+        frozenset({"28P01", "28000", "3D000"}),
+    ),
+    _Cause(
+        StatementCancelledError,
+        "A statement took longer than its limit, or somebody cancelled it.",
+        _SAFE + "Find out what was slow (runbook), then rerun the task.",
+        re.compile("canceling statement due to (statement|user)|QueryCanceled"),
+        frozenset({"57014"}),
+    ),
+    _Cause(
+        ReadOnlyWarehouseError,
+        "The warehouse is read-only: a replica, or a server after a failover.",
+        _SAFE + "Let NIGHTSHIFT_WAREHOUSE_HOST name the primary, then rerun the task.",
+        re.compile("in a read-only transaction|ReadOnlySqlTransaction"),
+        frozenset({"25006"}),
+    ),
+    _Cause(
+        WarehouseRightsError,
+        "The warehouse user lacks a right.",
+        _SAFE + "Run `nightshift migrate` as the owner, or grant the right; then rerun the task.",
+        re.compile("permission denied for|must be owner of|InsufficientPrivilege"),
+        frozenset({"42501"}),
+    ),
+    _Cause(
+        WarehouseError,
+        "The connection to the warehouse broke.",
+        _SAFE + "`nightshift status` shows whether it runs; then rerun the task.",
+        re.compile(
+            "server closed the connection|terminating connection due to|the database system is"
+            "|connection (to server|already closed)|Connection (refused|timed out|reset)"
+            "|could not (connect|receive data|send data)|SSL connection has been closed"
+            "|AdminShutdown|CrashShutdown|CannotConnectNow"
+        ),
+    ),
 )
-_LOST = re.compile(
-    "server closed the connection|terminating connection due to|the database system is"
-    "|connection (to server|already closed)|Connection (refused|timed out|reset)"
-    "|could not (connect|receive data|send data)|SSL connection has been closed"
-    "|AdminShutdown|CrashShutdown|CannotConnectNow"
-)
-_MAX_LENGTH = 1_500
 
 
 def fault_of(error: BaseException) -> WarehouseError | None:
-    """Return the error that names what the server refused; None if its SQLSTATE is another.
+    """Return the error that names what the server refused; None for any other SQLSTATE.
 
     Args:
         error: An error of psycopg, ADBC or SQLAlchemy.
     """
     driver_error = getattr(error, "orig", None) or error
-    fault = _BY_STATE.get(getattr(driver_error, "sqlstate", None) or "")
-    return _named(fault, str(driver_error)) if fault else None
+    state = getattr(driver_error, "sqlstate", None)
+    causes = [cause for cause in _CAUSES if state in cause.states]
+    return causes[0].describe(str(driver_error)) if causes else None
 
 
 def fault_in(text: str) -> WarehouseError | None:
     """Return the error that a text names: of a refused login, or of dbt; None if it names none."""
-    for words, fault in _BY_WORDS:
-        if words.search(text):
-            return _named(fault, text)
-    if _LOST.search(text):
-        return WarehouseError(
-            "The connection to the warehouse broke.",
-            got=_first_line(text, _LOST),
-            todo=_SAFE + "`nightshift status` says whether it runs; then rerun the task.",
-        )
-    return None
-
-
-def _named(fault: type[WarehouseError], text: str) -> WarehouseError:
-    what, todo = _WHAT[fault]
-    words = next((words for words, named in _BY_WORDS if named is fault), None)
-    return fault(what, got=_first_line(text, words), todo=todo)
-
-
-def _first_line(text: str, words: re.Pattern[str] | None) -> str:
-    """Return the line that says it: a driver's message has others, with the statement's text."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    telling = [line for line in lines if words and words.search(line)]
-    return next(iter([*telling, *lines]), "no message")[:_MAX_LENGTH]
+    causes = [cause for cause in _CAUSES if cause.words.search(text)]
+    return causes[0].describe(text) if causes else None

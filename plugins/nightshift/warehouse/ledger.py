@@ -1,4 +1,4 @@
-"""Reads of the ledger: which raw versions were known when, what a look-back misses, and each partition's knowledge cut-off."""
+"""Raw versions in the ledger: what was known when, what a look-back misses, knowledge cut-offs."""
 
 from __future__ import annotations
 
@@ -51,11 +51,16 @@ class RawVersion:
 def raw_versions(
     conn: Connection, contracts: Iterable[DatasetContract], last: Partition
 ) -> list[RawVersion]:
-    """Return every published version of these datasets up to and with a partition, by dataset, day and time of delivery."""
+    """Return every published version of some datasets up to a partition, included.
+
+    They are ordered by dataset, day and time of delivery.
+    """
     rows = conn.execute(
         """
-        select dataset, partition_date, load_id, known_at, superseded_at, content_hash from ops.raw_versions
-        where dataset = any(%s) and partition_date <= %s order by dataset, partition_date, known_at, load_id
+        select dataset, partition_date, load_id, known_at, superseded_at, content_hash
+        from ops.raw_versions
+        where dataset = any(%s) and partition_date <= %s
+        order by dataset, partition_date, known_at, load_id
         """,
         [[contract.dataset for contract in contracts], last.day],
     )
@@ -63,11 +68,24 @@ def raw_versions(
 
 
 def lookback_of(contract: DatasetContract, partition: Partition) -> list[dt.date]:
-    """Return the days whose drop a partition needs: its last 28 days and itself from the dataset's history on; none for reference data."""
+    """Return the days of a dataset that a partition needs; none for reference data.
+
+    These are the partition and its last 28 days, but no day before the dataset's history.
+    """
     if contract.delivery is not Delivery.DAILY:
         return []
     first = max(contract.history_start, partition.shift(-LOOKBACK_DAYS).day)
     return [first + dt.timedelta(days=i) for i in range((partition.day - first).days + 1)]
+
+
+def _lookback_keys(
+    contracts: Mapping[str, DatasetContract], partition: Partition
+) -> set[tuple[str, dt.date]]:
+    """Return the (dataset, day) that a partition needs."""
+    keys: set[tuple[str, dt.date]] = set()
+    for contract in contracts.values():
+        keys |= {(contract.dataset, day) for day in lookback_of(contract, partition)}
+    return keys
 
 
 def missing_drops(
@@ -75,15 +93,46 @@ def missing_drops(
     versions: Iterable[RawVersion],
     partitions: PartitionRange,
 ) -> list[tuple[str, dt.date]]:
-    """Return the (dataset, day) that a look-back of the range needs and nobody has published, in order."""
-    present = {(version.dataset, version.day) for version in versions}
-    needed = {
-        (c.dataset, day)
-        for c in contracts.values()
-        for partition in partitions
-        for day in lookback_of(c, partition)
-    }
-    return sorted(needed - present)
+    """Return the (dataset, day) that a range needs and nobody has published, in order."""
+    needed = set().union(*(_lookback_keys(contracts, partition) for partition in partitions))
+    return sorted(needed - {(version.dataset, version.day) for version in versions})
+
+
+def first_deliveries(versions: Iterable[RawVersion]) -> dict[tuple[str, dt.date], dt.datetime]:
+    """Return when the first version of each (dataset, day) was delivered, UTC."""
+    first: dict[tuple[str, dt.date], dt.datetime] = {}
+    for version in versions:
+        key = (version.dataset, version.day)
+        first[key] = min(first.get(key, version.known_at), version.known_at)
+    return first
+
+
+def knowledge_cutoff(
+    contracts: Mapping[str, DatasetContract],
+    first: Mapping[tuple[str, dt.date], dt.datetime],
+    partition: Partition,
+) -> dt.datetime:
+    """Return a partition's knowledge cut-off, UTC.
+
+    It is the nominal one, or later when the first versions of the look-back came later. Only first
+    versions count: a correction never moves it, so that a rerun reads what the first run read.
+
+    Args:
+        contracts: All contracts.
+        first: ``first_deliveries`` of all raw versions.
+        partition: The partition.
+
+    Raises:
+        MissingDropError: A drop of the look-back is missing.
+    """
+    needed = _lookback_keys(contracts, partition)
+    missing = sorted(needed - first.keys())
+    if missing:
+        dataset, day = missing[0]
+        raise MissingDropError(
+            f"{dataset} of {day} is not published.", todo="Deliver and ingest it, then rerun."
+        )
+    return max([partition.cutoff, *(first[key] for key in needed)])
 
 
 def as_of_by_partition(
@@ -91,85 +140,45 @@ def as_of_by_partition(
     versions: Iterable[RawVersion],
     partitions: PartitionRange,
 ) -> dict[Partition, dt.datetime]:
-    """Return each partition's knowledge cut-off, UTC: its nominal one, or later when the look-back's first versions came later.
-
-    It looks at first versions only, so that a correction never moves it and a rerun reads what the
-    first run read.
+    """Return the knowledge cut-off of each partition of a range, UTC.
 
     Raises:
-        MissingDropError: The look-back of a partition has a hole.
+        MissingDropError: A drop of a partition's look-back is missing.
     """
-    first: dict[tuple[str, dt.date], dt.datetime] = {}
-    for version in versions:
-        key = (version.dataset, version.day)
-        first[key] = min(first.get(key, version.known_at), version.known_at)
-    try:
-        return {
-            partition: max(
-                [
-                    partition.cutoff,
-                    *(
-                        first[c.dataset, day]
-                        for c in contracts.values()
-                        for day in lookback_of(c, partition)
-                    ),
-                ]
-            )
-            for partition in partitions
-        }
-    except KeyError as hole:
-        dataset, day = hole.args[0]
-        raise MissingDropError(
-            f"{dataset} of {day} is not published.", todo="Deliver and ingest it, then rerun."
-        ) from None
+    first = first_deliveries(versions)
+    return {partition: knowledge_cutoff(contracts, first, partition) for partition in partitions}
 
 
 def input_digests(
     versions: Iterable[RawVersion], as_of: Mapping[Partition, dt.datetime]
 ) -> dict[str, str]:
-    """Return, by dataset, a digest of the versions that the partitions see, with the loads they came from; and one of the cut-offs.
+    """Return a digest of what the partitions see, by dataset, and one of their cut-offs.
 
-    Reference data counts with every version up to the partition, daily data with its look-back.
+    A dataset's digest names the loads too. Reference data counts with every version up to the
+    partition, daily data with its look-back.
     """
-    used: dict[str, list[RawVersion]] = defaultdict(list)
+    visible: dict[str, list[RawVersion]] = defaultdict(list)
     for version in versions:
-        if any(
-            version.day <= partition.day and version.is_visible(instant)
-            for partition, instant in as_of.items()
-        ):
-            used[version.dataset].append(version)
-    inputs = {
-        dataset: f"{_digest(map(str, read))} loads {_spans({v.load_id for v in read})}"
-        for dataset, read in used.items()
-    }
-    return inputs | {
-        "as_of": _digest(
-            f"{partition} {instant.isoformat()}" for partition, instant in as_of.items()
-        )
-    }
+        if any(version.day <= p.day and version.is_visible(at) for p, at in as_of.items()):
+            visible[version.dataset].append(version)
+    digests = {}
+    for dataset, seen in visible.items():
+        loads = _number_ranges({version.load_id for version in seen})
+        digests[dataset] = f"{_digest(map(str, seen))} loads {loads}"
+    cutoffs = [f"{partition} {instant.isoformat()}" for partition, instant in as_of.items()]
+    return digests | {"as_of": _digest(cutoffs)}
 
 
 def _digest(lines: Iterable[str]) -> str:
     return sha256("\n".join(lines).encode()).hexdigest()
 
 
-def _spans(numbers: set[int]) -> str:
+def _number_ranges(numbers: set[int]) -> str:
     """Return numbers as short text, ``3-7,9``."""
-    spans: list[list[int]] = []
+    ranges: list[tuple[int, int]] = []
     for number in sorted(numbers):
-        if spans and number == spans[-1][1] + 1:
-            spans[-1][1] = number
+        if ranges and number == ranges[-1][1] + 1:
+            ranges[-1] = (ranges[-1][0], number)
         else:
-            spans.append([number, number])
-    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in spans)
-
-
-def published_loads(
-    conn: Connection, dataset: str, partitions: PartitionRange
-) -> dict[dt.date, int]:
-    """Return the load that readers see, by day; days that nobody published are left out."""
-    rows = conn.execute(
-        "select partition_date, load_id from ops.published where dataset = %s and partition_date between %s and %s order by partition_date",
-        [dataset, partitions.first.day, partitions.last.day],
-    )
-    return dict(rows.fetchall())
+            ranges.append((number, number))
+    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in ranges)

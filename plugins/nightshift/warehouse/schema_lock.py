@@ -1,4 +1,4 @@
-"""Change relations and rights one after another: several deployments and a night may meet."""
+"""Locks for changes of relations and rights: several deployments and a run may meet."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+# Numbers of advisory locks: each is its name in ASCII.
 DBT_RELATIONS_LOCK = 0x646274  # "dbt"
 _SCHEMA_LOCK = 0x6E69676874  # "night"
 _SET_UP_LOCK = 0x7365747570  # "setup"
@@ -26,11 +27,7 @@ Result = TypeVar("Result")
 
 
 def change_schema(conn: Connection, change: Callable[[], Result], *locks: int) -> Result:
-    """Run ``change`` in a transaction of its own, alone among all callers; return what it returns.
-
-    A role belongs to the whole server, and another database's caller holds another lock. So two
-    of them can still change one row of the catalog: PostgreSQL refuses the second, which then
-    runs again.
+    """Run ``change`` in a transaction of its own, one caller at a time; return its result.
 
     Args:
         conn: A connection of the warehouse, outside of a transaction.
@@ -45,15 +42,18 @@ def change_schema(conn: Connection, change: Callable[[], Result], *locks: int) -
                 _wait_for(conn, (*locks, _SCHEMA_LOCK))
                 return change()
         except (errors.InternalError_, errors.DeadlockDetected) as error:
+            # A role belongs to the whole server, and a caller in another database holds another
+            # lock. So two callers can still change one row of the catalog: PostgreSQL refuses the
+            # second, which then runs again.
             is_race = isinstance(error, errors.DeadlockDetected) or "concurrently" in str(error)
             if not is_race or attempt == _ATTEMPTS:
                 raise
-            logger.info("A change of the schema met another and is repeated: %s", error)
+            logger.info("A change of the schema collided with another and is repeated: %s", error)
     raise AssertionError("unreachable")
 
 
 def _wait_for(conn: Connection, locks: tuple[int, ...]) -> None:
-    """Take the locks with a patience of their own; later statements have the session's again."""
+    """Take the locks with a longer timeout; later statements have the session's again."""
     query = "select current_setting('lock_timeout'), set_config('lock_timeout', %s, true)"
     row = conn.execute(query, [f"{_SCHEMA_WAIT_SECONDS}s"]).fetchone()
     for lock in locks:
@@ -63,7 +63,7 @@ def _wait_for(conn: Connection, locks: tuple[int, ...]) -> None:
 
 @contextmanager
 def set_up_alone(settings: Settings) -> Iterator[None]:
-    """Let no other deployment set up this warehouse during the block.
+    """Keep other deployments from setting up this warehouse during the block.
 
     Raises:
         WarehouseError: Another one has not ended within 15 minutes.

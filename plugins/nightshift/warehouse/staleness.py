@@ -1,8 +1,8 @@
-"""Which published partitions no longer say what their inputs say: a question to the ledger, whatever made them so.
+"""Find stale partitions: published partitions whose inputs were published after they were built.
 
-A partition is stale when one of its inputs was published after it was last built, that is after the
-last load that was published for it or found equal to what is published. So redoing it, with
-whatever result, makes it fresh. Source: docs/adr/0014-late-and-wrong-data.md.
+A partition is built when a load of it is published, or is found equal to what is published. So
+building it again, with any result, makes it fresh. Only the ledger is read: it does not matter what
+made a partition stale. Source: docs/adr/0014-late-and-wrong-data.md.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nightshift.contracts.datasets import DatasetContract, Delivery
-from nightshift.contracts.partitions import Partition, PartitionRange
+from nightshift.contracts.partitions import Partition
 from nightshift.warehouse.ledger import (
     MissingDropError,
     RawVersion,
-    as_of_by_partition,
+    first_deliveries,
+    knowledge_cutoff,
     lookback_of,
 )
 
@@ -34,7 +35,7 @@ class CompletedLoad:
     Attributes:
         load_id: Taken at its beginning: a greater one began later.
         started_at: When it began, by the warehouse's clock.
-        ledger_id: Of its end: a greater one ended later, whatever the clocks said.
+        ledger_id: Of its end: a greater one ended later, whatever the clocks showed.
         ended_at: When it ended, by the warehouse's clock.
     """
 
@@ -44,7 +45,9 @@ class CompletedLoad:
     ended_at: dt.datetime
 
     def may_have_missed(self, source: CompletedLoad) -> bool:
-        """Return whether an input ended after this load began to read; the clock decides only for what happened while this load ran."""
+        """Return whether an input ended after this load began to read."""
+        # Numbers decide where they can, since clocks are set back. The clock decides only for an
+        # input that began before this load and ended while it ran.
         return (
             source.load_id > self.load_id
             or source.ledger_id > self.ledger_id
@@ -54,12 +57,12 @@ class CompletedLoad:
 
 @dataclass(frozen=True)
 class StalePartition:
-    """One partition to do again.
+    """One partition to build again.
 
     Attributes:
         dataset: Name in the ledger.
         day: The partition.
-        reason: What touches it.
+        reason: Which input changed.
     """
 
     dataset: str
@@ -67,35 +70,39 @@ class StalePartition:
     reason: str
 
 
-def last_done(conn: Connection, dataset: str) -> dict[dt.date, CompletedLoad]:
+def last_completed_loads(conn: Connection, dataset: str) -> dict[dt.date, CompletedLoad]:
     """Return each partition's last load that was published or found equal."""
     rows = conn.execute(
         """
-        select distinct on (l.partition_date) l.partition_date, l.load_id, l.started_at, g.ledger_id, g.at
+        select distinct on (l.partition_date)
+            l.partition_date, l.load_id, l.started_at, g.ledger_id, g.at
         from ops.loads l join ops.ledger g using (dataset, partition_date, load_id)
         where l.dataset = %s and g.event in ('published', 'duplicate')
         order by l.partition_date, l.load_id desc, g.ledger_id desc
         """,
         [dataset],
     )
-    return {day: CompletedLoad(*rest) for day, *rest in rows}
+    return {day: CompletedLoad(*load) for day, *load in rows}
 
 
-def pointed(conn: Connection, dataset: str) -> dict[dt.date, CompletedLoad]:
+def visible_loads(conn: Connection, dataset: str) -> dict[dt.date, CompletedLoad]:
     """Return the load that readers see of each partition, with the time at which they began to."""
     rows = conn.execute(
         """
-        select distinct on (p.partition_date) p.partition_date, l.load_id, l.started_at, g.ledger_id, g.at
-        from ops.published p join ops.loads l using (dataset, partition_date, load_id)
+        select distinct on (p.partition_date)
+            p.partition_date, l.load_id, l.started_at, g.ledger_id, g.at
+        from ops.published p
+        join ops.loads l using (dataset, partition_date, load_id)
         join ops.ledger g using (dataset, partition_date, load_id)
-        where p.dataset = %s and g.event = 'published' order by p.partition_date, g.ledger_id desc
+        where p.dataset = %s and g.event = 'published'
+        order by p.partition_date, g.ledger_id desc
         """,
         [dataset],
     )
-    return {day: CompletedLoad(*rest) for day, *rest in rows}
+    return {day: CompletedLoad(*load) for day, *load in rows}
 
 
-def versions_done(conn: Connection) -> dict[tuple[str, dt.date, int], CompletedLoad]:
+def raw_arrivals(conn: Connection) -> dict[tuple[str, dt.date, int], CompletedLoad]:
     """Return when each version of raw data came in, by dataset, day and load."""
     rows = conn.execute(
         """
@@ -112,23 +119,22 @@ def versions_done(conn: Connection) -> dict[tuple[str, dt.date, int], CompletedL
     }
 
 
-Counts = Callable[[RawVersion], bool]
-"""Whether a version of raw data counts for what is looked at."""
+VersionFilter = Callable[[RawVersion], bool]
+"""Whether a version of raw data counts for what is compared."""
 
 
-def everything(_: RawVersion) -> bool:
+def any_version(_: RawVersion) -> bool:
     """Count every version."""
     return True
 
 
 @dataclass(frozen=True)
 class RawKnowledge:
-    """Raw versions, with those that are still to come in, and what they let each night know.
+    """Raw versions, including those that are still to come in, and what each partition may know.
 
     Attributes:
         contracts: All contracts, by name.
-        versions: Every version; one that is still to come has a ``load_id`` that ``done`` does not
-            know.
+        versions: Every version; one that is still to come has a ``load_id`` that ``done`` lacks.
         done: When each version came in.
     """
 
@@ -138,57 +144,55 @@ class RawKnowledge:
 
     def as_of(self, days: Iterable[dt.date]) -> dict[dt.date, dt.datetime]:
         """Return the knowledge cut-off of each day whose look-back is complete, UTC."""
-        found: dict[dt.date, dt.datetime] = {}
-        for partition in map(Partition, days):
+        first = first_deliveries(self.versions)
+        as_of = {}
+        for day in days:
             with suppress(MissingDropError):
-                found |= {
-                    partition.day: as_of_by_partition(
-                        self.contracts, self.versions, PartitionRange.single(partition)
-                    )[partition]
-                }
-        return found
+                as_of[day] = knowledge_cutoff(self.contracts, first, Partition(day))
+        return as_of
 
     def touching(
-        self, day: dt.date, as_of: dt.datetime, built: CompletedLoad, counts: Counts = everything
+        self,
+        day: dt.date,
+        as_of: dt.datetime,
+        built: CompletedLoad,
+        counts: VersionFilter = any_version,
     ) -> list[RawVersion]:
-        """Return the versions that a night may know and that its load may have missed.
+        """Return the versions that a partition may know and that its load may have missed.
 
         Args:
-            day: The night.
-            as_of: What it may know, UTC, included.
+            day: The partition.
+            as_of: Its knowledge cut-off, UTC, included.
             built: Its last load.
             counts: Which versions count: those of the datasets that the load reads.
         """
-        reads = self._read_by(day)
-        return [
-            version
-            for version in self.versions
-            if counts(version)
-            and version.known_at <= as_of
-            and reads(version)
-            and (
-                (done := self.done.get((version.dataset, version.day, version.load_id))) is None
-                or built.may_have_missed(done)
-            )
-        ]
+        known = [version for version in self._read_by(day, counts) if version.known_at <= as_of]
+        return [version for version in known if self._is_missed(version, built)]
 
-    def has_input(self, day: dt.date, counts: Counts) -> bool:
-        """Return whether a version that counts is one that a night reads."""
-        reads = self._read_by(day)
-        return any(counts(version) and reads(version) for version in self.versions)
+    def has_input(self, day: dt.date, counts: VersionFilter) -> bool:
+        """Return whether a version that counts is one that a partition reads."""
+        return any(True for _ in self._read_by(day, counts))
 
-    def _read_by(self, day: dt.date) -> Counts:
-        """Return whether a night reads a version: one of its look-back, or of reference data before it."""
-        daily = [c for c in self.contracts.values() if c.delivery is Delivery.DAILY]
-        needed = {
-            contract.dataset: set(lookback_of(contract, Partition(day))) for contract in daily
+    def _read_by(self, day: dt.date, counts: VersionFilter) -> Iterable[RawVersion]:
+        """Yield the versions that count and that a partition reads.
+
+        It reads its look-back of daily data, and reference data of all days up to its own.
+        """
+        contracts = self.contracts.values()
+        lookback = {
+            contract.dataset: set(lookback_of(contract, Partition(day)))
+            for contract in contracts
+            if contract.delivery is Delivery.DAILY
         }
+        for version in self.versions:
+            days = lookback.get(version.dataset)
+            is_read = version.day <= day if days is None else version.day in days
+            if is_read and counts(version):
+                yield version
 
-        def reads(version: RawVersion) -> bool:
-            days = needed.get(version.dataset)
-            return version.day <= day if days is None else version.day in days
-
-        return reads
+    def _is_missed(self, version: RawVersion, built: CompletedLoad) -> bool:
+        arrival = self.done.get((version.dataset, version.day, version.load_id))
+        return arrival is None or built.may_have_missed(arrival)
 
 
 def stale_features(
@@ -196,31 +200,39 @@ def stale_features(
     dataset: str,
     built: Mapping[dt.date, CompletedLoad],
     days: Iterable[dt.date],
-    counts: Counts = everything,
+    counts: VersionFilter = any_version,
 ) -> list[StalePartition]:
-    """Return nights whose feature view misses something that they may know, and nights that were never built although they can be.
+    """Return partitions of a feature view that miss an input, or could be built and never were.
 
     Args:
         knowledge: Raw versions.
         dataset: The feature view, ``features/<view>``.
         built: Its last loads.
-        days: Nights to look at; those before the first that was ever built are passed over: a
+        days: Partitions to look at; those before the first that was ever built are left out: a
             history is built by ``backfill``.
         counts: Which versions count: those of the datasets that the view reads.
     """
     first = min(built, default=None)
     if first is None:
         return []
-    found: list[StalePartition] = []
-    for day, as_of in sorted(knowledge.as_of(day for day in days if day >= first).items()):
-        if day not in built:
-            if knowledge.has_input(day, counts):
-                found.append(
-                    StalePartition(dataset, day, "was never built; its look-back is complete")
-                )
-        elif versions := knowledge.touching(day, as_of, built[day], counts):
-            found.append(StalePartition(dataset, day, _say(versions)))
-    return found
+    stale: list[StalePartition] = []
+    as_of = knowledge.as_of(day for day in days if day >= first)
+    for day, cutoff in sorted(as_of.items()):
+        if day in built:
+            versions = knowledge.touching(day, cutoff, built[day], counts)
+            if versions:
+                stale.append(StalePartition(dataset, day, _late_versions_reason(versions)))
+        elif knowledge.has_input(day, counts):
+            reason = "was never built; its look-back is complete"
+            stale.append(StalePartition(dataset, day, reason))
+    return stale
+
+
+def _late_versions_reason(versions: Sequence[RawVersion]) -> str:
+    newest = max(versions, key=lambda version: version.known_at)
+    known_at = f"known at {newest.known_at:%Y-%m-%d %H:%M} UTC"
+    more = f" and {len(versions) - 1} more" if len(versions) > 1 else ""
+    return f"{newest.dataset} of {newest.day}, {known_at}{more}, came in later"
 
 
 def stale_after(
@@ -237,20 +249,15 @@ def stale_after(
         inputs: What readers see of each input, by dataset.
         needs: By input, the days that a partition reads, relative to its own: ``[0, -2]``.
     """
-    found: dict[dt.date, list[str]] = defaultdict(list)
+    changed: dict[dt.date, set[str]] = defaultdict(set)
     for name, offsets in needs.items():
         for offset in offsets:
             for day, load in done.items():
-                at = day + dt.timedelta(days=offset)
-                if (source := inputs[name].get(at)) is not None and load.may_have_missed(source):
-                    found[day].append(f"{name} of {at}")
+                input_day = day + dt.timedelta(days=offset)
+                source = inputs[name].get(input_day)
+                if source is not None and load.may_have_missed(source):
+                    changed[day].add(f"{name} of {input_day}")
     return [
-        StalePartition(dataset, day, f"{', '.join(sorted(set(names)))} changed since")
-        for day, names in sorted(found.items())
+        StalePartition(dataset, day, f"{', '.join(sorted(names))} changed since")
+        for day, names in sorted(changed.items())
     ]
-
-
-def _say(versions: Sequence[RawVersion]) -> str:
-    newest = max(versions, key=lambda version: version.known_at)
-    more = f" and {len(versions) - 1} more" if len(versions) > 1 else ""
-    return f"{newest.dataset} of {newest.day}, known at {newest.known_at:%Y-%m-%d %H:%M} UTC{more}, came in later"

@@ -1,4 +1,4 @@
-"""What a write is about: the datasets that it publishes, what it is made from, and what readers see afterwards."""
+"""Types of the write path: what a write publishes, what it is made from, what readers then see."""
 
 from __future__ import annotations
 
@@ -63,9 +63,8 @@ class LoadManifest:
     @property
     def digest(self) -> str:
         """Return the SHA-256 over inputs and code version, hex."""
-        return sha256(
-            json.dumps([dict(self.inputs), code_version()], sort_keys=True).encode()
-        ).hexdigest()
+        content = json.dumps([dict(self.inputs), code_version()], sort_keys=True)
+        return sha256(content.encode()).hexdigest()
 
     def known_at_of(self, day: dt.date) -> dt.datetime | None:
         """Return when that day's data was delivered, UTC."""
@@ -92,8 +91,8 @@ class PublishedLoad:
     """What readers see of one partition after ``publish``, as read back.
 
     Attributes:
-        is_new: False when the write's content stood there before: its rows are dropped and the
-            pointer stayed.
+        is_new: False when the same content was published before: this write's rows are deleted and
+            the pointer stays.
     """
 
     dataset: str

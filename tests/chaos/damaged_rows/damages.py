@@ -1,4 +1,4 @@
-"""Ways in which published rows stop being what was published, as a wrong statement or half a restore leaves them."""
+"""Ways to damage published rows, as a wrong statement or a partial restore does."""
 
 from __future__ import annotations
 
@@ -50,7 +50,8 @@ class Partition:
     ) -> list[str]:
         """Return what readers see, without how it came here."""
         query = sql.SQL(
-            "select (to_jsonb(t) - {left_out}::text[])::text from {table} t join ops.published p using (partition_date, load_id)"
+            "select (to_jsonb(t) - {left_out}::text[])::text from {table} t join ops.published p"
+            " using (partition_date, load_id)"
             " where p.dataset = {dataset} and p.partition_date = {day} order by 1"
         )
         rows = conn.execute(
@@ -66,7 +67,8 @@ class Partition:
     def repairs(self, conn: Connection) -> list[str]:
         """Return why the ledger says that the partition was published again."""
         rows = conn.execute(
-            "select reason from ops.ledger where dataset = %s and partition_date = %s and event in ('published', 'duplicate')"
+            "select reason from ops.ledger where dataset = %s and partition_date = %s and event in"
+            " ('published', 'duplicate')"
             " and reason is not null order by ledger_id",
             [self.dataset, self.day],
         )
@@ -74,14 +76,17 @@ class Partition:
 
 
 _SOME = "(select {key} from {table} t where {seen} order by 1 limit 1)"
+_WHERE_SOME = f"where {{seen}} and {{key}} in {_SOME}"
 DAMAGES = {
     "some rows deleted": f"delete from {{table}} t where {{seen}} and {{key}} in {_SOME}",
     "all rows deleted": "delete from {table} t where {seen}",
-    "a value altered": f"update {{table}} t set {{value}} = {{value}} + 1 where {{seen}} and {{key}} in {_SOME}",
-    "a value lost": f"update {{table}} t set {{value}} = null where {{seen}} and {{key}} in {_SOME}",
-    "a row of another day": f"update {{table}} t set partition_date = {{day}} + 1 where {{seen}} and {{key}} in {_SOME}",
-    "the record altered": "update ops.loads t set n_rows = n_rows + 1 where {seen} and t.dataset = {dataset}",
-    "the pointer lost": "delete from ops.published where dataset = {dataset} and partition_date = {day}",
+    "a value altered": f"update {{table}} t set {{value}} = {{value}} + 1 {_WHERE_SOME}",
+    "a value lost": f"update {{table}} t set {{value}} = null {_WHERE_SOME}",
+    "a row of another day": f"update {{table}} t set partition_date = {{day}} + 1 {_WHERE_SOME}",
+    "the record altered": "update ops.loads t set n_rows = n_rows + 1 where {seen} and t.dataset ="
+    " {dataset}",
+    "the pointer lost": "delete from ops.published where dataset = {dataset} and partition_date ="
+    " {day}",
 }
 """By name; each is a statement that touches at least one row."""
 DOUBLED = "a row doubled"

@@ -1,4 +1,4 @@
-"""Each stage after the published rows that it wrote, or that it reads, were damaged: a rerun repairs, a reader refuses."""
+"""Each stage after published rows were damaged: a rerun repairs, a reader refuses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A rerun of the write path after the published rows were damaged: readers get the right rows, and the ledger says why."""
+"""A rerun of the write path after published rows were damaged: it repairs, the ledger has why."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.integration.warehouse.conftest import DAY, PLAIN, VERSIONED, manifest
 from nightshift.contracts.partitions import PartitionRange
 from nightshift.contracts.run import RunContext
 from nightshift.errors import ContentConflictError
-from nightshift.warehouse import pointer
+from nightshift.warehouse import damage
 from nightshift.warehouse.damage import VanishedRowsError, find_damage, void_loads
 from nightshift.warehouse.partition_write import audit, begin, publish, read_back
 
@@ -92,7 +92,7 @@ def test_a_rerun_of_one_day_repairs_it_when_a_load_of_many_days_lost_rows(conn, 
 def test_nothing_is_hashed_again_when_the_night_is_an_ordinary_one(conn, write_day, monkeypatch):
     scanned = []
     monkeypatch.setattr(
-        pointer,
+        damage,
         "find_damage",
         lambda *given: (scanned.append(len(given[2])), find_damage(*given))[1],
     )
@@ -121,7 +121,7 @@ def test_success_is_refused_when_rows_vanish_behind_the_flip(conn, tables):
 
 
 def _from_features(conn, rows):
-    """Publish a dataset that reads ``features/thing``, its inputs named by their digest as scoring does it."""
+    """Publish a dataset that reads ``features/thing``, its inputs named by digest as in scoring."""
     target = pointer_target()
     read = {"features/thing": 0}
     begun = begin(conn, [target], DAY, manifest("features of before", reads=read))
@@ -160,7 +160,7 @@ def test_right_content_replaces_what_was_made_from_damaged_rows_when_these_were_
 def test_other_content_from_equal_inputs_is_published_only_when_a_person_has_voided_what_stands(
     conn, write_day, predictions, run
 ):
-    """Rows that were put back by hand leave no trace: only a person knows that they had been away."""
+    """Rows that were put back by hand leave no trace: only a person knows that they were gone."""
     write_day(ROWS)
     _from_features(conn, ROWS[1:])
     with pytest.raises(ContentConflictError, match="same inputs") as caught:

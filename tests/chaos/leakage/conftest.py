@@ -11,7 +11,7 @@ from tests.integration.transformation.conftest import FIRST, World, weather, wor
 
 from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.contracts.run import RunContext
-from nightshift.warehouse.arrow_io import copy_in
+from nightshift.warehouse.fast_io.arrow_io import copy_in
 from nightshift.warehouse.partition_write import LoadManifest, Target, audit, begin, publish
 
 __all__ = ["RandomHistory", "world"]

@@ -23,8 +23,8 @@ from nightshift.training.point_in_time_probe import LeakError, SkewError, probe_
 from nightshift.transformation.point_in_time_rebuild import HiddenSourceError
 from nightshift.warehouse import ledger
 from nightshift.warehouse.content_hash import measure
-from nightshift.warehouse.dbt_compiled import UnknownViewError, compile_view
-from nightshift.warehouse.dbt_runner import ensure_relations, run_models
+from nightshift.warehouse.dbt.compiled_views import UnknownViewError, compile_view
+from nightshift.warehouse.dbt.runner import ensure_relations, run_models
 from nightshift.warehouse.partition_write import (
     LoadManifest,
     PartitionWrite,

@@ -19,8 +19,8 @@ from tests.whole_night import NIGHT, Whole, expected_dags, not_green
 
 from nightshift.contracts.partitions import Partition
 from nightshift.contracts.run import RunContext
-from nightshift.warehouse import retrain_requests
 from nightshift.warehouse.connection import connect
+from nightshift.warehouse.control_tables import retrain_requests
 from nightshift_local.airflow_parts import API_SERVER, AirflowPart
 
 pytestmark = [
@@ -91,13 +91,13 @@ def test_transform_catches_up_when_the_raw_events_were_lost(whole: Whole) -> Non
 def test_an_order_to_retrain_is_followed_once_when_its_event_was_lost(whole: Whole) -> None:
     model, night = "arrival_delay_minutes", Partition.parse(NIGHT)
     with connect(whole.settings, "test") as conn:
-        order = retrain_requests.open_decision(
+        order = retrain_requests.open_request(
             conn, model, night, ["a test"], {}, RunContext("test/order", 1, "test")
         )
         catch_up(whole)
-        eventually(lambda: not retrain_requests.open_ones(conn, model), 180, "the order is closed")
+        eventually(lambda: not retrain_requests.open_requests(conn, model), 180, "the order is closed")
         wait_until_quiet(whole)
-        closed = retrain_requests.closed_by(conn, model, night)
+        closed = retrain_requests.requests_closed_by(conn, model, night)
     assert [one.decision_id for one in closed] == [order.decision_id]
 
 

@@ -1,4 +1,4 @@
-"""Small real runs that pass the fault points: what stands before, one step that is safe to run again, and what it leaves behind."""
+"""Small real runs that pass the failpoints: the state before, a repeatable step, its result."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ from nightshift.quality.correction import correct_row
 from nightshift.quality.quarantine import QuarantineState, list_rows, settle_rows
 from nightshift.registry.evidence import verify_chain
 from nightshift.settings import Settings
-from nightshift.warehouse.arrow_io import copy_in
 from nightshift.warehouse.connection import connect
+from nightshift.warehouse.control_tables.retrain_requests import open_requests
+from nightshift.warehouse.fast_io.arrow_io import copy_in
 from nightshift.warehouse.partition_write import LoadManifest, audit, begin, collect, publish
-from nightshift.warehouse.retrain_requests import open_ones
 
 P = Failpoint
 FIRST = PartitionRange.of("2013-01-01")
@@ -74,7 +74,8 @@ def _rows(load_id: int, n_rows: int, first: int = 0) -> pa.Table:
 def _prepare_thing(settings: Settings) -> None:
     with connect(settings) as conn:
         conn.execute(
-            "create table features.feat_thing (partition_date date, load_id bigint, thing_id text, name text, value double precision)"
+            "create table features.feat_thing (partition_date date, load_id bigint, thing_id text,"
+            " name text, value double precision)"
         )
         dead = begin(
             conn, [PLAIN], DAY, LoadManifest(RunContext("test/dead", 1, "test"), {"input": "dead"})
@@ -148,7 +149,8 @@ def _prepare_scoring(settings: Settings) -> None:
     spec = scoring.make_spec()
     with connect(settings) as conn:
         conn.execute(
-            "create table features.feat_parcel (partition_date date not null, load_id bigint not null, parcel_id text not null,"
+            "create table features.feat_parcel (partition_date date not null, load_id bigint not"
+            " null, parcel_id text not null,"
             " event_timestamp timestamptz not null, as_of timestamptz not null,"
             " weight_kg double precision, late_rate_7d double precision, depot text)"
         )
@@ -242,7 +244,7 @@ def _monitor(settings: Settings, run: RunContext) -> None:
         run,
     )
     with connect(settings) as conn:
-        assert open_ones(conn, "parcel_late")
+        assert open_requests(conn, "parcel_late")
 
 
 def _deliver(*faults: Fault) -> Callable[[Settings], None]:
@@ -325,24 +327,30 @@ SCENARIOS: Mapping[str, Scenario] = {
 }
 
 _LEFT_BEHIND = {
-    "what readers see": "select p.dataset, p.partition_date::text, l.content_hash, l.n_rows from ops.published p"
+    "what readers see": "select p.dataset, p.partition_date::text, l.content_hash, l.n_rows from"
+    " ops.published p"
     " join ops.loads l using (dataset, partition_date, load_id)",
     "publications": "select dataset, partition_date::text, content_hash, count(*) from ops.ledger"
     " where event = 'published' group by 1, 2, 3",
-    "drops": "select d.dataset, d.partition_date::text, d.source_sha256, count(*) from raw.ingested_drops d"
-    " join ops.loads l using (dataset, partition_date, load_id) where l.state = 'published' group by 1, 2, 3",
-    "refused rows": "select dataset, partition_date::text, row_digest, state from quarantine.refused_rows",
-    "refused drops": "select dataset, partition_date::text, source_sha256, code from quarantine.refused_drops",
+    "drops": "select d.dataset, d.partition_date::text, d.source_sha256, count(*) from"
+    " raw.ingested_drops d"
+    " join ops.loads l using (dataset, partition_date, load_id) where l.state = 'published' group"
+    " by 1, 2, 3",
+    "refused rows": "select dataset, partition_date::text, row_digest, state from"
+    " quarantine.refused_rows",
+    "refused drops": "select dataset, partition_date::text, source_sha256, code from"
+    " quarantine.refused_drops",
     "training sets": "select training_set, sha256, n_rows from ml.training_sets",
     "model versions": "select model, version, digest from ml.model_versions",
-    "evidence": "select model, digest, sample, source, slice_column, slice_level, metric, value from ml.evaluations",
+    "evidence": "select model, digest, sample, source, slice_column, slice_level, metric, value"
+    " from ml.evaluations",
     "promotions": "select model, version, verdict, effective_partition::text from ml.promotions",
     "decisions": "select model, partition_date::text, state from monitoring.retrain_decisions",
 }
 
 
 def left_behind(settings: Settings) -> dict[str, list[str]]:
-    """Return everything that a rerun must leave as an undisturbed run does, in a fixed order; the objects of the bucket too."""
+    """Return all that a rerun must leave as an undisturbed run does, objects of the bucket too."""
     with connect(settings) as conn:
         found = {
             name: sorted(str(row) for row in conn.execute(query.encode()))

@@ -1,4 +1,4 @@
-"""A storm over the write path: writers killed with SIGKILL, the database stopped in ``immediate`` mode, readers that never pause.
+"""A storm over the write path: killed writers, a crashing database, readers that never pause.
 
 Runs as a program of its own (``python -m tests.chaos.write_path.storm``), without threads, so that
 it can fork; its result is one JSON line. The controls run the same readers over the usual ways to
@@ -55,15 +55,24 @@ LEVELS = {
     "read committed": psycopg.IsolationLevel.READ_COMMITTED,
     "repeatable read": psycopg.IsolationLevel.REPEATABLE_READ,
 }
-COLUMNS = "partition_date date not null, load_id bigint not null, thing_id text not null, value double precision not null"
+COLUMNS = (
+    "partition_date date not null, load_id bigint not null, thing_id text not null,"
+    " value double precision not null"
+)
 READ_POINTER = """
 select t.partition_date, count(*), count(distinct t.load_id), count(distinct t.value), min(p.token)
-from analytics.thing t join ops.published p on p.dataset = 'features/thing' and p.partition_date = t.partition_date group by 1 order by 1
+from analytics.thing t
+join ops.published p on p.dataset = 'features/thing' and p.partition_date = t.partition_date
+group by 1 order by 1
 """
 READ_BLIND = """
-select partition_date, count(*), count(distinct load_id), count(distinct value), 0 from features.feat_blind group by 1 order by 1
+select partition_date, count(*), count(distinct load_id), count(distinct value), 0
+from features.feat_blind group by 1 order by 1
 """
-INSERT = "insert into features.{} select %s::date, %s, 'thing ' || i, %s from generate_series(%s::int, %s::int) i"
+INSERT = (
+    "insert into features.{} select %s::date, %s, 'thing ' || i, %s"
+    " from generate_series(%s::int, %s::int) i"
+)
 
 
 @contextlib.contextmanager
@@ -88,7 +97,7 @@ def own_server() -> Iterator[tuple[PostgresServer, Settings]]:
 
 
 def _skip_fsync(server: PostgresServer) -> None:
-    """Stopping in ``immediate`` mode loses what is in the server's memory, never what it has handed to the kernel."""
+    """Stopping in ``immediate`` mode loses the server's memory, never what the kernel has."""
     place = {
         "host": "127.0.0.1",
         "port": server.port,
@@ -103,12 +112,14 @@ def _skip_fsync(server: PostgresServer) -> None:
 def _prepare(conn: psycopg.Connection[Any]) -> None:
     migrate(conn, {})
     conn.execute(
-        f"create table features.feat_thing ({COLUMNS}, primary key (partition_date, load_id, thing_id))"
+        f"create table features.feat_thing ({COLUMNS}, primary key (partition_date, load_id,"
+        " thing_id))"
     )
     conn.execute(f"create table features.feat_blind ({COLUMNS})")
     conn.execute(
         "create view analytics.thing as select t.* from features.feat_thing t join ops.published p"
-        " on p.dataset = 'features/thing' and p.partition_date = t.partition_date and p.load_id = t.load_id"
+        " on p.dataset = 'features/thing' and p.partition_date = t.partition_date and p.load_id ="
+        " t.load_id"
     )
     write_load(conn, DAYS, "first", lambda _: None)
     for day in DAYS.days:
@@ -170,7 +181,7 @@ def truncate_and_insert(conn: psycopg.Connection[Any], number: int) -> None:
 
 @dataclass
 class Writer:
-    """One place for a writer process; who comes after a killed one takes its place and its counters."""
+    """One slot for a writer process; the successor of a killed one takes its slot and counters."""
 
     settings: Settings
     acknowledged: Path
@@ -222,7 +233,7 @@ class Writer:
 
 @dataclass
 class Reader:
-    """One reader process in one isolation level; it reconnects when the database is gone and forgets nothing."""
+    """One reader process in one isolation level; it reconnects to the database, forgets nothing."""
 
     settings: Settings
     level: str
@@ -369,7 +380,7 @@ class Storm:
         return self._result(time.monotonic() - began, writers, readers)
 
     def _crash(self) -> None:
-        """Stop the server as ``pg_ctl -m immediate`` does, start it, and wait for the first publication after that."""
+        """Stop the server as ``pg_ctl -m immediate`` does, start it, wait for a publication."""
         self.server.process.stop(signal.SIGQUIT, grace_seconds=30)
         n_bytes, began = self.acknowledged.stat().st_size, time.monotonic()
         self.server.ensure_started()
@@ -379,9 +390,12 @@ class Storm:
 
     def _tell(self, seconds: float, writers: list[Writer], readers: list[Reader]) -> None:
         print(
-            f"{seconds:5.0f} s  {len(self.steps)} kills ({self._n_mid_write} while writing), {len(self.recovery_seconds)} crashes,"
-            f" {sum(w.counts[PUBLISHED] for w in writers)} loads published, {sum(w.counts[FENCED_OUT] for w in writers)} fenced out,"
-            f" {sum(r.n_reads.value for r in readers)} reads, {sum(r.n_violations.value for r in readers)} violations",
+            f"{seconds:5.0f} s  {len(self.steps)} kills ({self._n_mid_write} while writing),"
+            f" {len(self.recovery_seconds)} crashes,"
+            f" {sum(w.counts[PUBLISHED] for w in writers)} loads published,"
+            f" {sum(w.counts[FENCED_OUT] for w in writers)} fenced out,"
+            f" {sum(r.n_reads.value for r in readers)} reads,"
+            f" {sum(r.n_violations.value for r in readers)} violations",
             file=sys.stderr,
             flush=True,
         )
@@ -436,7 +450,7 @@ def _seconds_until_quiet(settings: Settings) -> float:
 
 
 def _ledger_problems(conn: psycopg.Connection[Any], acknowledged: Path) -> list[str]:
-    """Return acknowledged loads that are not published, and publications out of the order of their tokens."""
+    """Return acknowledged loads that are not published, and publications in the wrong order."""
     promised = [int(line) for line in acknowledged.read_text().split()]
     lost = conn.execute(
         "select load_id from unnest(%s::bigint[]) wanted (load_id) where not exists"
@@ -445,7 +459,8 @@ def _ledger_problems(conn: psycopg.Connection[Any], acknowledged: Path) -> list[
     ).fetchall()
     disordered = conn.execute(
         """
-        select count(*) from (select token, lag(token) over (partition by dataset, partition_date order by ledger_id) as before
+        select count(*) from (select token, lag(token) over (
+                partition by dataset, partition_date order by ledger_id) as before
             from ops.ledger where event = 'published') l where token <= before
         """
     ).fetchone()

@@ -1,4 +1,4 @@
-"""The conflict table of docs/adr/0011-faults-and-storms.md, a test for each cell: who writes at the same time as whom, and where."""
+"""The conflict table of docs/adr/0011-faults-and-storms.md, a test for each cell."""
 
 from __future__ import annotations
 
@@ -68,7 +68,10 @@ def conflicts(session_settings: Settings, template_database: str) -> Iterator[Se
     settings = session_settings.model_copy(update={"warehouse_database": name})
     with connect(settings) as conn:
         conn.execute(
-            f"create table features.feat_thing ({COLUMNS}, primary key (partition_date, load_id, thing_id))".encode()
+            (
+                f"create table features.feat_thing ({COLUMNS},"
+                " primary key (partition_date, load_id, thing_id))"
+            ).encode()
         )
     yield settings
     _admin(session_settings, f"drop database {name} with (force)")
@@ -108,7 +111,7 @@ class Attempt:
 
 
 def race(older: Attempt, newer: Attempt) -> float:
-    """Let both begin in this order, then stage, audit and publish at the same time; return the seconds."""
+    """Let both begin in this order, then do the rest at the same time; return the seconds."""
     writes, barrier, began = [older.begin(), newer.begin()], threading.Barrier(2), time.monotonic()
     pairs = zip((older, newer), writes, strict=True)
     threads = [threading.Thread(target=one.finish, args=[write, barrier]) for one, write in pairs]
@@ -125,7 +128,8 @@ def visible(settings: Settings, days: PartitionRange) -> dict[str, tuple[int, in
         rows = conn.execute(
             """
             select partition_date::text, min(load_id), count(*) from features.feat_thing t
-            join ops.published p using (partition_date, load_id) where partition_date between %s and %s group by 1
+            join ops.published p using (partition_date, load_id)
+            where partition_date between %s and %s group by 1
             """,
             [days.first.day, days.last.day],
         )

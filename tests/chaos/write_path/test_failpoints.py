@@ -1,4 +1,7 @@
-"""Every fault point with every kind of fault: a rerun ends where an undisturbed run ends. A point without such a test fails here."""
+"""Every failpoint with every type of fault: a rerun ends where an undisturbed run ends.
+
+A point without such a test fails here.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +52,7 @@ CASES = [
 
 @dataclass
 class Prepared:
-    """A scenario's database and bucket before the step, and what an undisturbed step leaves behind."""
+    """A scenario's database and bucket before the step, and the result of an undisturbed step."""
 
     scenario: Scenario
     settings: Settings
@@ -126,14 +129,10 @@ def test_every_fault_point_is_passed_in_one_place_of_the_code():
 
 def _points_reached(path: Path) -> Iterator[str]:
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if (
-            isinstance(node, ast.Call)
-            and isinstance(node.func, ast.Name)
-            and node.func.id == "reach"
-        ):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "hit":
             point = node.args[0]
             assert isinstance(point, ast.Attribute), (
-                f"{path}:{node.lineno} passes no member of FaultPoint"
+                f"{path}:{node.lineno} passes no member of Failpoint"
             )
             yield point.attr
 
@@ -168,7 +167,7 @@ def _run(attempt: int) -> RunContext:
 
 
 def _in_child(work: Callable[[], object], fault: str = "", seconds: float = 120) -> int:
-    """Run in a forked child and return how it ended; a fork takes milliseconds where a new interpreter takes seconds."""
+    """Run in a forked child, which takes milliseconds to start; return how it ended."""
     child = os.fork()
     if child == 0:
         os._exit(_end_of(work, fault))

@@ -1,4 +1,4 @@
-"""A task that is killed, terminated or out of time leaves nothing working in the warehouse; a newer attempt need not wait for it."""
+"""A task that is killed, terminated or out of time leaves nothing working in the warehouse."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from tests.integration.warehouse.conftest import DAY, PLAIN, manifest
 
 from nightshift.contracts.run import RunContext
 from nightshift.settings import Settings
-from nightshift.warehouse.arrow_io import read_arrow
 from nightshift.warehouse.connection import connect
+from nightshift.warehouse.fast_io.arrow_io import read_arrow
 from nightshift.warehouse.partition_write import LoadManifest, begin
 
 pytestmark = [pytest.mark.integration, pytest.mark.promise("R17")]
@@ -95,7 +95,10 @@ def fork(
 
 
 def n_backends(conn, run: RunContext) -> int:
-    query = "select count(*) from pg_stat_activity where application_name = %s and datname = current_database()"
+    query = (
+        "select count(*) from pg_stat_activity"
+        " where application_name = %s and datname = current_database()"
+    )
     return conn.execute(query, [run.application_name]).fetchone()[0]
 
 
@@ -192,7 +195,8 @@ def test_every_connection_has_limits_on_the_server(settings):
 
 
 def test_two_attempts_never_share_a_name_when_the_run_is_long():
-    names = [RunContext("score__arrival_delay_minutes/2013-07-01/publish_predictions_ü" + "x" * 40 + end, n).application_name
+    run_id = "score__arrival_delay_minutes/2013-07-01/publish_predictions_ü" + "x" * 40
+    names = [RunContext(run_id + end, n).application_name
              for end in "ab" for n in (1, 12)]  # fmt: skip
 
     assert len(set(names)) == 4

@@ -1,4 +1,4 @@
-"""Readers see whole loads, in order, whatever is killed; and the same readers catch the usual ways to write."""
+"""Readers see complete loads, in order, whatever is killed, and catch the usual ways to write."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 
 def storm(kills: int, crashes: int, reads: int) -> dict[str, Any]:
-    """Run the storm in a process without threads and return what it measured; its progress goes to stderr."""
+    """Run the storm in a process without threads; return what it measured."""
     command = [
         sys.executable,
         "-m",
@@ -39,7 +39,7 @@ def storm(kills: int, crashes: int, reads: int) -> dict[str, Any]:
 
 
 def judge(found: dict[str, Any], kills: int, crashes: int, reads: int) -> None:
-    """Compare with the promises; a control that catches nothing means that the readers are blind."""
+    """Compare with the promises; a control that catches nothing means blind readers."""
     assert (
         found["read_violations"],
         found["violations_shown"],

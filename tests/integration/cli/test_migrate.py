@@ -14,8 +14,12 @@ from nightshift.contracts.model_spec import ModelSpec, load_spec
 from nightshift.errors import SpecError
 from nightshift.scoring.spec_check import check_spec
 from nightshift.settings import PROJECT_ROOT, Settings
-from nightshift.warehouse.dbt_runner import FeatureView
-from nightshift.warehouse.last_good_specs import keep_spec, last_good_spec, spec_for_rescue
+from nightshift.warehouse.control_tables.last_good_specs import (
+    keep_spec,
+    last_good_spec,
+    spec_for_rescue,
+)
+from nightshift.warehouse.dbt.project import FeatureView
 
 if TYPE_CHECKING:
     from nightshift.warehouse.connection import Connection

@@ -39,7 +39,7 @@ def statements() -> list[tuple[str, str]]:
 def test_every_statement_of_a_page_runs(settings: Settings, conn: psycopg.Connection):
     from nightshift.contracts.model_spec import load_specs
     from nightshift.scoring.prediction_tables import ensure_prediction_relations
-    from nightshift.warehouse.dbt_runner import ensure_relations
+    from nightshift.warehouse.dbt.runner import ensure_relations
 
     ensure_relations(settings)
     for spec in load_specs(settings.models_dir).values():

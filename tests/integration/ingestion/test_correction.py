@@ -13,8 +13,8 @@ from nightshift.lake.drops import NewDrop, write_drop
 from nightshift.lake.object_store import ObjectStore
 from nightshift.quality.correction import QuarantineRightError, correct_row, find_row, require_right
 from nightshift.quality.quarantine import QuarantineError, QuarantineState, list_rows, settle_rows
+from nightshift.warehouse.analysts.grants import ANALYST, apply_grants
 from nightshift.warehouse.connection import connect
-from nightshift.warehouse.grants import ANALYST, apply_grants
 from nightshift.warehouse.migrate import migrate
 
 pytestmark = [pytest.mark.integration, pytest.mark.promise("R5")]

@@ -24,7 +24,7 @@ from nightshift.scoring.prediction_tables import ensure_prediction_relations
 from nightshift.settings import Settings
 from nightshift.training.pipeline import train
 from nightshift.training.training_set import build_training_set
-from nightshift.warehouse.arrow_io import read_arrow
+from nightshift.warehouse.fast_io.arrow_io import read_arrow
 
 if TYPE_CHECKING:
     from nightshift.warehouse.connection import Connection

@@ -13,12 +13,12 @@ from nightshift.monitoring import monitor as module
 from nightshift.monitoring.report import ReportError
 from nightshift.monitoring.verdict import read_verdict
 from nightshift.warehouse.connection import connect
-from nightshift.warehouse.retrain_requests import (
-    consume,
-    decide_alone,
-    decided_days,
-    open_decision,
-    open_ones,
+from nightshift.warehouse.control_tables.retrain_requests import (
+    close_request,
+    open_request,
+    open_requests,
+    requested_days,
+    retrain_request_lock,
 )
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("no_report")]
@@ -166,11 +166,11 @@ def test_fifty_duplicated_monitor_runs_and_consumers_make_one_retraining(world) 
         for key in NIGHTS:
             monitor(NIGHTS.index(key))
         assert len(world.decisions()) == 1
-        order = open_ones(world.conn, "parcel_late")[0]
+        order = open_requests(world.conn, "parcel_late")[0]
 
         def close(i: int) -> bool:
             with connect(world.settings, f"consumer {i}") as conn:
-                return consume(
+                return close_request(
                     conn, order.decision_id, Partition.parse("2020-02-05"), world.run, {}
                 )
 
@@ -182,15 +182,15 @@ def test_fifty_duplicated_monitor_runs_and_consumers_make_one_retraining(world) 
 def test_fifty_nights_that_race_open_one_order_per_cooldown(history) -> None:
     def decide(i: int) -> bool:
         night = Partition(dt.date(2020, 2, 1) + dt.timedelta(days=i % 8))
-        with connect(history.settings, f"event {i}") as conn, decide_alone(conn, "parcel_late"):
-            if decided_days(conn, "parcel_late", night, 7):
+        with connect(history.settings, f"event {i}") as conn, retrain_request_lock(conn, "parcel_late"):
+            if requested_days(conn, "parcel_late", night, 7):
                 return False
-            open_decision(conn, "parcel_late", night, ["drift"], {}, history.run)
+            open_request(conn, "parcel_late", night, ["drift"], {}, history.run)
             return True
 
     with ThreadPoolExecutor(10) as pool:
         assert sum(pool.map(decide, range(50))) == 1
     assert len(history.decisions()) == 1
     assert (
-        len(open_ones(history.conn, "parcel_late")) == 1
+        len(open_requests(history.conn, "parcel_late")) == 1
     )  # No event was read, and yet the next night sees the order.

@@ -11,8 +11,8 @@ from nightshift.monitoring.outcomes import FeaturesNotPublishedError
 from nightshift.monitoring.report import ReportError
 from nightshift.monitoring.verdict import read_verdict
 from nightshift.quality import profiles
+from nightshift.warehouse.control_tables.retrain_requests import close_request
 from nightshift.warehouse.damage import DamagedInputError
-from nightshift.warehouse.retrain_requests import consume
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("no_report")]
 
@@ -113,7 +113,7 @@ def test_rerun_gives_the_same_verdict_and_no_second_decision(world) -> None:
     before = world.conn.execute(
         f"{hashes} where dataset like 'monitoring%' order by 1, 2"
     ).fetchall()
-    assert consume(
+    assert close_request(
         world.conn, once.retrain_decision_id, Partition.parse("2020-02-03"), world.run, {}
     )
     again = world.measure("2020-02-02", "2020-02-04", drifted_features_ratio=0.25)

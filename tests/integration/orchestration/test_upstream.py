@@ -26,8 +26,8 @@ from nightshift.orchestration.upstream import (
 )
 from nightshift.settings import Settings
 from nightshift.transformation.build import LookbackIncomplete, build
-from nightshift.warehouse.dbt_runner import FeatureView
-from nightshift.warehouse.waiting_tasks import waiting_tasks
+from nightshift.warehouse.control_tables.waiting_tasks import waiting_tasks
+from nightshift.warehouse.dbt.project import FeatureView
 
 if TYPE_CHECKING:
     from nightshift.warehouse.connection import Connection

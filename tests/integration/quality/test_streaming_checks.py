@@ -20,7 +20,7 @@ from nightshift.contracts.run import RunContext
 from nightshift.quality.gates import _evaluate
 from nightshift.quality.streaming_checks import PassingRows
 from nightshift.settings import Settings
-from nightshift.warehouse.arrow_io import stream_arrow
+from nightshift.warehouse.fast_io.arrow_io import stream_arrow
 
 if TYPE_CHECKING:
     from nightshift.warehouse.connection import Connection

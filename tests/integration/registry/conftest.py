@@ -37,8 +37,8 @@ from nightshift.training.training_set import (
     find_training_set,
     read_rows,
 )
-from nightshift.warehouse.arrow_io import copy_in
 from nightshift.warehouse.connection import connect
+from nightshift.warehouse.fast_io.arrow_io import copy_in
 
 if TYPE_CHECKING:
     from nightshift.warehouse.connection import Connection

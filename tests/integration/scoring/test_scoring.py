@@ -18,8 +18,8 @@ from nightshift.scoring.batch_scorer import begin, score_shard
 from nightshift.scoring.feature_rows import FeaturesMissingError, shard_query
 from nightshift.scoring.plan import ScorePlan
 from nightshift.scoring.publication import IncompletePredictionsError, publish, score
-from nightshift.warehouse.arrow_io import read_arrow
 from nightshift.warehouse.connection import connect
+from nightshift.warehouse.fast_io.arrow_io import read_arrow
 
 pytestmark = pytest.mark.integration
 CURRENT = "select {} from analytics.parcel_late_current order by partition_date, parcel_id"

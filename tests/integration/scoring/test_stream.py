@@ -20,7 +20,7 @@ from nightshift.scoring.batch_scorer import begin, score_shard
 from nightshift.scoring.progress import Progress
 from nightshift.scoring.publication import publish, score
 from nightshift.scoring.scorer import Scorer
-from nightshift.warehouse.arrow_io import stream_arrow
+from nightshift.warehouse.fast_io.arrow_io import stream_arrow
 
 pytestmark = pytest.mark.integration
 N_ROWS = 3_000

@@ -16,7 +16,7 @@ from nightshift.contracts.partitions import Partition
 from nightshift.monitoring import outcomes
 from nightshift.scoring.prediction_tables import ensure_prediction_relations
 from nightshift.training.training_set import build_training_set
-from nightshift.warehouse.grants import ANALYST, apply_grants
+from nightshift.warehouse.analysts.grants import ANALYST, apply_grants
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 

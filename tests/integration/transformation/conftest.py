@@ -14,7 +14,7 @@ from nightshift.contracts.datasets import DatasetContract, load_contracts
 from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.contracts.run import RunContext
 from nightshift.settings import Settings
-from nightshift.warehouse.arrow_io import copy_in
+from nightshift.warehouse.fast_io.arrow_io import copy_in
 from nightshift.warehouse.partition_write import LoadManifest, Target, audit, begin, publish
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from nightshift.quality.gates import GateError
 from nightshift.transformation import build as stage
 from nightshift.transformation.build import InputsChangedError, LookbackIncomplete, build
 from nightshift.warehouse.damage import DamagedInputError
-from nightshift.warehouse.dbt_runner import DbtError
+from nightshift.warehouse.dbt.invocation import DbtError
 
 if TYPE_CHECKING:
     from nightshift.contracts.run import RunContext

@@ -11,7 +11,9 @@ from nightshift.errors import NightshiftError, WarehouseError
 from nightshift.quality.gates import GateError
 from nightshift.transformation import build as stage
 from nightshift.transformation.build import build
-from nightshift.warehouse.dbt_runner import DbtError, FeatureView, ModelRun
+from nightshift.warehouse.dbt.invocation import DbtError
+from nightshift.warehouse.dbt.project import FeatureView
+from nightshift.warehouse.dbt.runner import ModelRun
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -10,8 +10,9 @@ import pytest
 from tests.integration.transformation.conftest import FIRST, World
 
 from nightshift.contracts.partitions import Partition
-from nightshift.warehouse.dbt_compiled import CompiledView, compile_view
-from nightshift.warehouse.dbt_runner import ensure_relations, feature_views
+from nightshift.warehouse.dbt.compiled_views import CompiledView, compile_view
+from nightshift.warehouse.dbt.project import feature_views
+from nightshift.warehouse.dbt.runner import ensure_relations
 
 if TYPE_CHECKING:
     from nightshift.warehouse.connection import Connection

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from psycopg import sql
 
 from nightshift.contracts.partitions import PartitionRange
 from nightshift.contracts.run import RunContext
@@ -18,6 +19,7 @@ from nightshift.warehouse.partition_write import (
     begin,
     publish,
 )
+from nightshift.warehouse.published import join_published
 
 if TYPE_CHECKING:
     from nightshift.warehouse.connection import Connection
@@ -58,16 +60,15 @@ def manifest(inputs: str = "a", **given: Any) -> LoadManifest:
 def tables(conn: Connection) -> None:
     """Create the two tables and the reader's view."""
     conn.execute(
-        "create table features.feat_thing (partition_date date, load_id bigint, thing_id text, name text, value double precision)"
+        "create table features.feat_thing (partition_date date, load_id bigint, thing_id text,"
+        " name text, value double precision)"
     )
     conn.execute(
         "create table raw.thing (partition_date date, load_id bigint, known_at timestamptz,"
         " thing_id text, name text, value double precision)"
     )
-    conn.execute(
-        "create view analytics.thing as select t.* from features.feat_thing t join ops.published p"
-        " on p.dataset = 'features/thing' and p.partition_date = t.partition_date and p.load_id = t.load_id"
-    )
+    view = sql.SQL("create view analytics.thing as select t.* from features.feat_thing t {}")
+    conn.execute(view.format(join_published("features/thing", "t")))
 
 
 @pytest.fixture

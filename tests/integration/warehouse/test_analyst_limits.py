@@ -1,4 +1,4 @@
-"""An analyst, by whatever login, cannot hold up a night; and many deployments at once cannot either."""
+"""No analyst, by any login, can hold up a run; and many deployments at once cannot either."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from nightshift.contracts.datasets import load_contracts
 from nightshift.errors import WarehouseError
 from nightshift.scoring.prediction_tables import ensure_prediction_relations
 from nightshift.settings import PROJECT_ROOT, Settings
-from nightshift.warehouse import analyst_sessions
-from nightshift.warehouse.analyst_logins import (
+from nightshift.warehouse.analysts import sessions
+from nightshift.warehouse.analysts.grants import apply_grants
+from nightshift.warehouse.analysts.logins import (
     ANALYST,
     LIMITS,
     MAX_CONNECTIONS,
@@ -27,7 +28,6 @@ from nightshift.warehouse.analyst_logins import (
     remove_login,
 )
 from nightshift.warehouse.connection import connect
-from nightshift.warehouse.grants import apply_grants
 from nightshift.warehouse.migrate import migrate
 from nightshift.warehouse.schema_lock import set_up_alone
 
@@ -155,7 +155,7 @@ def test_an_open_transaction_of_an_analyst_does_not_hold_up_a_deployment(setting
         reader.execute("set idle_in_transaction_session_timeout = 0; set statement_timeout = 0")
         reader.execute("begin")
         reader.execute("select * from seen")
-        with analyst_sessions.hindering_sessions_ended(settings), connect(settings) as own:
+        with sessions.hindering_sessions_ended(settings), connect(settings) as own:
             own.execute("create or replace view analytics.seen as select 1 as value, 2 as more")
         with pytest.raises(psycopg.OperationalError):
             reader.execute("select 1")
@@ -167,7 +167,7 @@ def test_other_sessions_are_left(settings, conn, admin, login):
         with first.transaction():
             first.execute("lock table raw.own")
             reader.execute("select 1")
-            assert analyst_sessions.end_hindering_sessions(conn) == []
+            assert sessions.end_hindering_sessions(conn) == []
         assert reader.execute("select 1").fetchone() == (1,)
 
 

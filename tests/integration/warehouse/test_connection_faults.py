@@ -14,9 +14,11 @@ from psycopg import sql
 from nightshift import errors
 from nightshift.cli.setup import as_admin
 from nightshift.settings import Settings
-from nightshift.warehouse import arrow_io, dbt_runner, faults
+from nightshift.warehouse import faults
 from nightshift.warehouse.connection import connect
-from nightshift.warehouse.copy_stream import append_stream
+from nightshift.warehouse.dbt import runner
+from nightshift.warehouse.fast_io import arrow_io
+from nightshift.warehouse.fast_io.copy_stream import append_stream
 from nightshift_local import diagnosis
 
 pytestmark = pytest.mark.integration
@@ -229,20 +231,20 @@ def test_no_connection_left_has_its_code(settings, conn):
 )
 def test_dbt_names_what_the_warehouse_refused(text, code):
     """Of an error dbt keeps the words only."""
-    run = dbt_runner.ModelRun("feat_x", "error", 1.0, f"Database Error in model feat_x\n  {text}")
+    run = runner.ModelRun("feat_x", "error", 1.0, f"Database Error in model feat_x\n  {text}")
     with pytest.raises(errors.WarehouseError) as by_model:
-        dbt_runner._raise_for_failures([run], 1, "", 1)
+        runner._raise_for_failures([run], 1, "", 1)
     with pytest.raises(errors.WarehouseError) as by_dbt:
-        dbt_runner._raise_for_failures([], 2, f"Runtime Error\n  {text}", 1)
+        runner._raise_for_failures([], 2, f"Runtime Error\n  {text}", 1)
     assert (by_model.value.code, by_dbt.value.code) == (code, code)
     assert by_model.value.got == text
 
 
 def test_a_mistake_in_a_model_stays_dbts():
     text = 'Database Error\n  column "wnid" does not exist'
-    run = dbt_runner.ModelRun("feat_x", "error", 1.0, text)
-    with pytest.raises(dbt_runner.DbtError):
-        dbt_runner._raise_for_failures([run], 1, "", 1)
+    run = runner.ModelRun("feat_x", "error", 1.0, text)
+    with pytest.raises(runner.DbtError):
+        runner._raise_for_failures([run], 1, "", 1)
     assert faults.fault_in(text) is None
 
 

@@ -57,7 +57,9 @@ def test_hash_changes_when_only_a_json_document_does(conn, tables):
     """json has no hash in PostgreSQL, jsonb has."""
     for name, kind in (("document", "json"), ("other", "jsonb")):
         conn.execute(
-            f"""alter table features.feat_thing add column {name} {kind} default '{{"a": 1}}'""".encode()
+            f"""
+            alter table features.feat_thing add column {name} {kind} default '{{"a": 1}}'
+            """.encode()
         )
     before = _hash(conn, [("a", "x", 1.0)])
     conn.execute("""alter table features.feat_thing alter document set default '{"a": 2}'""")
@@ -94,7 +96,8 @@ def test_hash_is_equal_exactly_when_the_rows_are(conn, tables, rows, random):
 def test_a_year_of_features_is_measured_in_one_scan(conn, tables, record_property):
     doubles = ", ".join(f"random() as f{i}" for i in range(40))
     conn.execute(
-        f"create table features.feat_year as select date '2013-01-01' + (i % 365) as partition_date, 1::bigint as load_id,"
+        "create table features.feat_year as select date '2013-01-01' + (i % 365) as"
+        " partition_date, 1::bigint as load_id,"
         f" 'flight ' || i as thing_id, {doubles} from generate_series(1, 336776) i".encode()
     )
     from nightshift.warehouse.partition_write import Target

@@ -9,8 +9,8 @@ import psycopg
 import pytest
 from psycopg import errors
 
+from nightshift.warehouse.analysts.grants import ANALYST, apply_grants
 from nightshift.warehouse.connection import connect
-from nightshift.warehouse.grants import ANALYST, apply_grants
 
 if TYPE_CHECKING:
     from nightshift.settings import Settings
@@ -49,7 +49,7 @@ def admin(settings: Settings) -> Iterator[psycopg.Connection]:
 
 @pytest.fixture
 def analyst(conn, admin, settings) -> Iterator[psycopg.Connection]:
-    """Return a connection of the analyst, who logs in with the settings' password, to a warehouse with secrets."""
+    """Return a connection of the analyst, by password, to a warehouse with secrets."""
     for schema in [*CLOSED_SCHEMAS, "analytics"]:
         admin.execute(f"create table {schema}.secret (value integer)".encode())
     conn.execute("create view analytics.before as select 1 as value")
@@ -126,8 +126,10 @@ def test_analyst_is_refused_when_attempting(conn, analyst, statement):
 def test_the_catalog_knows_no_other_relation_that_the_analyst_can_read(analyst, admin):
     rows = admin.execute(
         "select n.nspname from pg_class c join pg_namespace n on n.oid = c.relnamespace"
-        " where n.nspname not in ('pg_catalog', 'information_schema', 'pg_toast') and c.relkind in ('r', 'v', 'm', 'p', 'f', 'S')"
-        " and has_schema_privilege(%(role)s, n.oid, 'usage') and has_table_privilege(%(role)s, c.oid, 'select') group by 1",
+        " where n.nspname not in ('pg_catalog', 'information_schema', 'pg_toast') and c.relkind in"
+        " ('r', 'v', 'm', 'p', 'f', 'S')"
+        " and has_schema_privilege(%(role)s, n.oid, 'usage') and has_table_privilege(%(role)s,"
+        " c.oid, 'select') group by 1",
         {"role": ANALYST},
     ).fetchall()
     assert rows == [("analytics",)]

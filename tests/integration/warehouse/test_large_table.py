@@ -1,4 +1,4 @@
-"""Large loads of a raw table lie in a part of their own: read with it, found by day without the others, and given up like any load."""
+"""Large loads of a raw table have a part of their own: read with it, collected like any load."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from tests.integration.warehouse.conftest import manifest
 from nightshift.contracts.datasets import DatasetContract, load_contract
 from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.settings import PROJECT_ROOT, Settings
-from nightshift.warehouse import partition_write
+from nightshift.warehouse import audit as audit_step
 from nightshift.warehouse.connection import connect
 from nightshift.warehouse.migrate import ensure_large_table, ensure_raw_table
-from nightshift.warehouse.partition_write import Target, begin, collect, refresh_grown
+from nightshift.warehouse.partition_write import Target, analyze_grown_tables, begin, collect
 
 if TYPE_CHECKING:
     from nightshift.warehouse.connection import Connection
@@ -44,14 +44,20 @@ def large(conn: Connection, contract: DatasetContract) -> str:
 
 def add_rows(conn: Connection, table: str, day: dt.date, load_id: int, n_rows: int) -> None:
     columns = "partition_date, load_id, known_at, source_row, origin"
-    statement = f"insert into {table} ({columns}) select %s, %s, now(), i, 'EWR' from generate_series(1, %s) i"
+    statement = (
+        f"insert into {table} ({columns}) select %s, %s, now(), i, 'EWR'"
+        " from generate_series(1, %s) i"
+    )
     conn.execute(statement.encode(), [day, load_id, n_rows])
 
 
 def rows_looked_at(conn: Connection, day: dt.date) -> dict[str, float]:
     """Return how many rows a query of one day looks at, by table."""
     row = conn.execute(
-        f"explain (analyze, format json) select count(origin) from raw.weather where partition_date = '{day}'".encode()
+        (
+            "explain (analyze, format json) select count(origin) from raw.weather"
+            f" where partition_date = '{day}'"
+        ).encode()
     ).fetchone()
     assert row is not None
     found: dict[str, float] = {}
@@ -102,7 +108,8 @@ def test_a_day_is_found_without_the_others(conn: Connection, large: str) -> None
     one = rows_looked_at(conn, FIRST.shift(2).day)
     none = rows_looked_at(conn, FIRST.shift(-1).day)
 
-    at_the_edges = N_ROWS  # block ranges with rows of two days, and the last one, which is not indexed until it is full
+    # Block ranges with rows of two days, and the last one, which is not indexed until it is full.
+    at_the_edges = N_ROWS
     assert N_ROWS <= one["weather$large"] < N_ROWS + at_the_edges
     assert none.get("weather$large", 0) < at_the_edges / 2
 
@@ -122,14 +129,14 @@ def test_a_dead_load_goes_and_the_others_stay(conn: Connection, large: str) -> N
 def test_the_planner_learns_how_large_it_has_become(
     conn: Connection, large: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(partition_write, "_GROWN_BYTES", 1024**2)
+    monkeypatch.setattr(audit_step, "_GROWN_BYTES", 1024**2)
     write = begin(
         conn,
         [WEATHER],
         PartitionRange(FIRST, FIRST),
         manifest(known_at=dt.datetime(2013, 7, 2, tzinfo=dt.UTC)),
     )
-    refresh_grown(conn, write)
+    analyze_grown_tables(conn, write)
 
     row = conn.execute(
         "select reltuples from pg_class where oid = to_regclass(%s)", [large]
@@ -144,7 +151,8 @@ def test_it_is_made_while_the_raw_table_is_read_and_written(
     with connect(settings, "reader") as reader, reader.transaction():
         reader.execute("select count(*) from raw.weather")
         reader.execute(
-            "insert into raw.weather (partition_date, load_id, known_at, source_row) values ('2013-07-01', 1, now(), 1)"
+            "insert into raw.weather (partition_date, load_id, known_at, source_row) values"
+            " ('2013-07-01', 1, now(), 1)"
         )
         made: list[str] = []
 

@@ -25,7 +25,10 @@ def test_rows_of_a_named_version_are_taken_by_tables_from_before(conn: Connectio
     )
     for model in ("parcel_late", "visitors"):
         conn.execute(
-            f"insert into predictions.{model} values ('named_version'), ('champion'), ('carried_over')".encode()
+            (
+                f"insert into predictions.{model}"
+                " values ('named_version'), ('champion'), ('carried_over')"
+            ).encode()
         )
         with pytest.raises(psycopg.errors.CheckViolation):
             conn.execute(f"insert into predictions.{model} values ('somebody')".encode())

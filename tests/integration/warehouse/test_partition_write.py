@@ -331,10 +331,12 @@ def test_resume_names_the_least_advanced_state(conn, tables):
 
 def test_rerun_reads_back_when_the_answer_of_the_commit_is_lost(conn, settings, tables):
     conn.execute(
-        "create function ops.slow_commit() returns trigger language plpgsql as $$ begin perform pg_sleep(0.6); return null; end $$"
+        "create function ops.slow_commit() returns trigger language plpgsql as $$ begin perform"
+        " pg_sleep(0.6); return null; end $$"
     )
     conn.execute(
-        "create constraint trigger slow_commit after insert on ops.published deferrable initially deferred"
+        "create constraint trigger slow_commit after insert on ops.published deferrable initially"
+        " deferred"
         " for each row execute function ops.slow_commit()"
     )
     write = begin(conn, [PLAIN], DAY, manifest())
@@ -379,7 +381,8 @@ def test_raw_pointer_stands_on_the_latest_version_when_deliveries_come_in_any_or
         write_day(versions[i][1], inputs=str(i), target=VERSIONED, known_at=versions[i][0])
 
     pointed = conn.execute(
-        "select t.name from raw.thing t join ops.published p on p.dataset = 'raw/thing' and p.load_id = t.load_id"
+        "select t.name from raw.thing t join ops.published p on p.dataset = 'raw/thing' and"
+        " p.load_id = t.load_id"
     ).fetchall()
     intervals = conn.execute(
         "select known_at, superseded_at from ops.raw_versions order by known_at"

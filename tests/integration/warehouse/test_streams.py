@@ -1,10 +1,13 @@
-"""Streams of rows out of and into a real warehouse: our loops and the driver give the same, and nothing is lost by halves."""
+"""Streams out of and into a real warehouse: each way gives the same; all or nothing is stored."""
 
 from __future__ import annotations
 
 import datetime as dt
 import logging
 import time
+from importlib.util import find_spec
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -12,18 +15,23 @@ import pytest
 from psycopg import sql
 
 from nightshift.errors import WarehouseError
-from nightshift.warehouse import arrow_io, binary_rows, libpq
-from nightshift.warehouse.arrow_io import stream_arrow
-from nightshift.warehouse.copy_stream import append_stream
+from nightshift.warehouse.fast_io import arrow_io, binary_rows, libpq
+from nightshift.warehouse.fast_io.arrow_io import stream_arrow
+from nightshift.warehouse.fast_io.copy_stream import append_stream
 
 pytestmark = pytest.mark.integration
 EVERY_TYPE = """
-    select case when i % 3 > 0 then i % 2 = 0 end as b, i::int2 as i2, nullif(i - 5, 3) as i4, i::int8 * 1000000000000 as i8,
+    select case when i % 3 > 0 then i % 2 = 0 end as b, i::int2 as i2, nullif(i - 5, 3) as i4,
+        i::int8 * 1000000000000 as i8,
         (i / 3.0)::float4 as f4,
-        case i when 1 then 'NaN' when 2 then '-Infinity' when 3 then '-0' when 4 then null else i / 7.0 end::float8 as f8,
-        date '1969-12-30' + i as d, timestamp '1969-12-31 23:59:59.999999' + i * interval '1 hour' as ts,
-        case when i % 4 > 0 then timestamptz '2013-07-01 00:00:00.000001+00' + i * interval '1 day' end as tz,
-        case i % 4 when 0 then null when 1 then '' else repeat('ä€𝄞', i) end as t, i::varchar(3) as v, i::char(4) as c
+        case i when 1 then 'NaN' when 2 then '-Infinity' when 3 then '-0' when 4 then null
+            else i / 7.0 end::float8 as f8,
+        date '1969-12-30' + i as d,
+        timestamp '1969-12-31 23:59:59.999999' + i * interval '1 hour' as ts,
+        case when i % 4 > 0 then timestamptz '2013-07-01 00:00:00.000001+00' + i * interval '1 day'
+        end as tz,
+        case i % 4 when 0 then null when 1 then '' else repeat('ä€𝄞', i) end as t,
+        i::varchar(3) as v, i::char(4) as c
     from generate_series(0, {n}) i
 """
 
@@ -49,7 +57,8 @@ def test_our_loops_read_what_the_driver_reads(settings, batch_bytes):
 
 def test_a_row_of_more_than_a_batch_is_read_whole(settings):
     query = sql.SQL(
-        "select i, repeat('x', case i when 2 then 3000000 else 10 end) as t from generate_series(1, 4) i order by i"
+        "select i, repeat('x', case i when 2 then 3000000 else 10 end) as t from"
+        " generate_series(1, 4) i order by i"
     )
     read = _rows(stream_arrow(settings, query, batch_bytes=1_000))
 
@@ -80,29 +89,75 @@ def test_an_infinite_time_is_a_named_error(settings):
     assert "infinite" in str(raised.value)
 
 
-def _no_libpq(monkeypatch) -> None:
-    def fail() -> None:
-        raise OSError("psycopg does not bring its own libpq")
+def _no_library(monkeypatch) -> None:
+    """Have psycopg bring no libpq, as one that was built on the machine."""
+    monkeypatch.setattr(libpq, "find_spec", lambda _: None)
 
+
+def _another_library(monkeypatch) -> None:
+    """Have the path lead to a real libpq of another version, which another wheel brings."""
+    folder = Path(find_spec("psycopg2").origin).parents[1] / "psycopg2_binary.libs"
+    (other,) = folder.glob("libpq-*.so*")
+    monkeypatch.setattr(libpq, "_library", lambda: other)
+
+
+def _no_address(monkeypatch) -> None:
+    """Have psycopg's connection not give its address any more."""
+    read = libpq.connection_address
+    monkeypatch.setattr(
+        libpq,
+        "connection_address",
+        lambda conn: read(SimpleNamespace(pgconn=object(), info=conn.info)),
+    )
+
+
+def _address_of_another_connection(monkeypatch) -> None:
+    """Have psycopg give an address, but of what is not this connection."""
+    read = libpq.connection_address
+    monkeypatch.setattr(
+        libpq,
+        "connection_address",
+        lambda conn: read(SimpleNamespace(pgconn=conn.pgconn, info=SimpleNamespace(backend_pid=1))),
+    )
+
+
+@pytest.mark.parametrize("batch_bytes", [1, 1_000, 1 << 22])
+@pytest.mark.parametrize(
+    "damage", [_no_library, _another_library, _no_address, _address_of_another_connection]
+)
+def test_psycopgs_copy_reads_the_same_where_a_private_part_has_changed(
+    settings, monkeypatch, caplog, damage, batch_bytes
+):
+    query = sql.SQL(EVERY_TYPE.format(n=60) + " order by i")
+    expected = _rows(stream_arrow(settings, query))
+    assert "psycopg's COPY" not in caplog.text
     libpq.compiled_collect.cache_clear()
-    monkeypatch.setattr(libpq, "_library", fail)
+
+    damage(monkeypatch)
+    with caplog.at_level(logging.WARNING):
+        read = _rows(stream_arrow(settings, query, batch_bytes=batch_bytes))
+
+    assert "read by psycopg's COPY" in caplog.text
+    assert read.drop(["f8"]).equals(expected.drop(["f8"]))
+    doubles = [rows["f8"].fill_null(0).to_numpy().tobytes() for rows in (read, expected)]
+    assert doubles[0] == doubles[1]
 
 
-def _no_compiler(monkeypatch) -> None:
-    """Have numba fail as it does: not when a function is given to it, but when it is called."""
+def test_a_query_that_fails_is_a_named_error_when_psycopgs_copy_reads(settings, monkeypatch):
+    _no_library(monkeypatch)
+    failing = sql.SQL("select 1 / (3 - i) as x from generate_series(1, 5) i")
+    with pytest.raises(WarehouseError, match="ended a query"):
+        list(stream_arrow(settings, failing))
 
+
+def test_the_driver_reads_where_loops_cannot_be_compiled(settings, monkeypatch, caplog):
     def fail(*_: object) -> None:
         raise RuntimeError("no compiler")
 
-    monkeypatch.setattr(binary_rows, "compiled", lambda _: fail)
-
-
-@pytest.mark.parametrize("damage", [_no_libpq, _no_compiler])
-def test_the_driver_reads_where_our_loops_cannot(settings, monkeypatch, caplog, damage):
-    damage(monkeypatch)
+    # numba fails when a function is called, not when it is given one.
+    monkeypatch.setattr(binary_rows, "jit", lambda _: fail)
     with caplog.at_level(logging.WARNING):
         read = _rows(stream_arrow(settings, sql.SQL("select 1 as one")))
-    libpq.compiled_collect.cache_clear()
 
     assert read.to_pylist() == [{"one": 1}]
     assert "read by the driver" in caplog.text
@@ -136,7 +191,8 @@ def test_the_query_ends_when_nobody_reads_on(settings, conn):
 @pytest.fixture
 def taken(conn) -> None:
     conn.execute(
-        "create table raw.taken (b bool, i2 int2, i4 int4, i8 int8, f4 float4, f8 float8, d date, ts timestamp, tz timestamptz,"
+        "create table raw.taken (b bool, i2 int2, i4 int4, i8 int8, f4 float4, f8 float8, d date,"
+        " ts timestamp, tz timestamptz,"
         " t text check (t <> 'refused'), v varchar(3), c char(4), j jsonb, n numeric)"
     )
 
@@ -233,7 +289,10 @@ def test_nothing_is_stored_when_one_of_the_connections_is_lost(settings, conn):
     def batches():
         for i in range(1_000):
             if i == 20:
-                find = "select pid from pg_stat_activity where application_name = 'test of a lost connection' limit 1"
+                find = (
+                    "select pid from pg_stat_activity"
+                    " where application_name = 'test of a lost connection' limit 1"
+                )
                 conn.execute(f"select pg_terminate_backend(({find}))")
             yield pa.table({"t": ["x" * 100_000] * 10})
 

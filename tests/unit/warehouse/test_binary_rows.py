@@ -1,4 +1,4 @@
-"""Binary rows: what the server would send is read in every bit, and bytes that are no rows are refused."""
+"""Binary rows: what the server sends is read in every bit; bytes that are no rows are refused."""
 
 from __future__ import annotations
 
@@ -11,7 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nightshift.warehouse.binary_rows import HEADER, TRAILER, TYPES, RowReader, UnreadableRowsError
+from nightshift.warehouse.fast_io.binary_rows import (
+    HEADER,
+    TRAILER,
+    TYPES,
+    RowReader,
+    UnreadableRowsError,
+)
 
 COLUMNS = {f"a {kind}": kind for kind in TYPES}
 _DAYS = st.dates(dt.date(1900, 1, 1), dt.date(2200, 1, 1))

@@ -1,4 +1,4 @@
-"""Who is stale: decided by load and ledger numbers, by the clock only for what happened while a build ran."""
+"""Staleness: numbers of loads and the ledger decide, the clock only during a build."""
 
 import datetime as dt
 from dataclasses import replace
@@ -8,13 +8,13 @@ import pytest
 from nightshift.contracts.datasets import DatasetContract
 from nightshift.redo.plan import Lineage, Scope
 from nightshift.settings import load_settings
-from nightshift.warehouse.dbt_compiled import raw_lineage
+from nightshift.warehouse.dbt.project import raw_lineage
 from nightshift.warehouse.ledger import RawVersion
 from nightshift.warehouse.staleness import (
     CompletedLoad,
     RawKnowledge,
     StalePartition,
-    everything,
+    any_version,
     stale_after,
     stale_features,
 )
@@ -27,7 +27,8 @@ EARLY = CompletedLoad(
     load_id=1, started_at=NOON - 9 * MINUTE, ledger_id=2, ended_at=NOON - 8 * MINUTE
 )
 DAILY = DatasetContract(
-    name="things", description="d", schema_version=1, delivery="daily", history_start="2013-07-09", grain="g", key=("id",),
+    name="things", description="d", schema_version=1, delivery="daily",
+    history_start="2013-07-09", grain="g", key=("id",),
     columns=({"name": "id", "type": "text"},),
 )  # fmt: skip
 REFERENCE = DAILY.model_copy(update={"name": "places", "delivery": "on_change"})
@@ -65,7 +66,7 @@ def night(day):
     return dt.datetime(day.year, day.month, day.day, 4, 20, tzinfo=dt.UTC) + dt.timedelta(days=1)
 
 
-def stale(*versions, done=EARLY, built=(DAY,), counts=everything):
+def stale(*versions, done=EARLY, built=(DAY,), counts=any_version):
     firsts = [
         version(DAY + dt.timedelta(days=n), 1, night(DAY + dt.timedelta(days=n)))
         for n in (-1, 0, 1)

@@ -1,7 +1,8 @@
-"""End sessions of analysts that hold up the warehouse's owner.
+"""End sessions of analysts that block the warehouse's owner.
 
 A session may raise its own time limits, and an open transaction keeps the locks of what it has
-read: a deployment that replaces a view would wait for it. So what limits cannot forbid is ended.
+read: a deployment that replaces a view would wait for it. So a session that limits cannot stop is
+ended.
 Source: docs/adr/0036-analysts-and-the-warehouse.md.
 """
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_LOOK_SECONDS = 1.0
+_POLL_SECONDS = 1.0
 _GUARD = "ops.end_hindering_sessions()"
 
 
@@ -41,12 +42,13 @@ def ensure_session_guard(conn: Connection, owner: str) -> None:
             conn.execute(f"revoke all on function {_GUARD} from public".encode())
             grant = sql.SQL("grant execute on function {} to {}")
             conn.execute(grant.format(sql.SQL(_GUARD), sql.Identifier(owner)))
-    except errors.InsufficientPrivilege:  # Another admin made it: it stands.
+    except errors.InsufficientPrivilege:
+        # Another admin made it.
         logger.info("The function %s belongs to another role and is kept.", _GUARD)
 
 
 def end_hindering_sessions(conn: Connection) -> list[str]:
-    """End analysts' sessions that block others for three seconds, or are in a transaction for 30 minutes.
+    """End analysts' sessions that block others for 3 s, or hold a transaction for 30 minutes.
 
     Returns:
         What was ended, in words; empty also before the first migration with an admin.
@@ -59,7 +61,8 @@ def end_hindering_sessions(conn: Connection) -> list[str]:
         ).fetchall()
     except errors.UndefinedFunction:
         return []
-    except errors.InsufficientPrivilege as error:  # The admin that made it may end no sessions.
+    except errors.InsufficientPrivilege as error:
+        # The admin that made the function may end no sessions.
         logger.warning("A session of an analyst cannot be ended: %s", error)
         return []
     ended = [f"session of {login} ended: {reason}" for login, reason in rows]
@@ -70,7 +73,7 @@ def end_hindering_sessions(conn: Connection) -> list[str]:
 
 @contextmanager
 def hindering_sessions_ended(settings: Settings) -> Iterator[None]:
-    """End such sessions again and again during the block, which waits for locks of readers."""
+    """End such sessions every second during the block, which waits for locks of readers."""
     is_over = threading.Event()
     guard = threading.Thread(
         target=_guard, args=(settings, is_over), name="end hindering sessions", daemon=True
@@ -86,9 +89,10 @@ def hindering_sessions_ended(settings: Settings) -> Iterator[None]:
 def _guard(settings: Settings, is_over: threading.Event) -> None:
     try:
         with connect(settings, "nightshift session guard") as conn:
-            while not is_over.wait(_LOOK_SECONDS):
+            while not is_over.wait(_POLL_SECONDS):
                 end_hindering_sessions(conn)
-    except NightshiftError as error:  # The block itself has the time limits that it always had.
+    except NightshiftError as error:
+        # The block goes on without the guard, within its usual time limits.
         logger.warning("Sessions of analysts are not watched: %s", error)
 
 

@@ -1,4 +1,4 @@
-"""Arrow in and out of the warehouse: every double keeps its bits in both directions."""
+"""Read and write Arrow tables; every double keeps its bits in both directions."""
 
 from __future__ import annotations
 
@@ -17,8 +17,10 @@ if TYPE_CHECKING:
     from psycopg import sql
 
     from nightshift.settings import Settings
-    from nightshift.warehouse.binary_rows import RowReader
     from nightshift.warehouse.connection import Connection
+    from nightshift.warehouse.fast_io.binary_rows import RowReader
+
+    Query = sql.Composed | sql.SQL
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +33,7 @@ long as a task may run.
 
 def read_arrow(
     settings: Settings,
-    query: sql.Composed | sql.SQL,
+    query: Query,
     application_name: str = "nightshift",
     *,
     is_label_query: bool = False,
@@ -42,13 +44,13 @@ def read_arrow(
         settings: Where the warehouse is.
         query: Values are composed in with ``psycopg.sql.Literal``, identifiers with ``Identifier``.
         application_name: Shown by the warehouse.
-        is_label_query: The query reads a label relation: plan it as ``label_queries`` says.
+        is_label_query: The query reads a label relation: plan it as ``label_queries`` does.
 
     Returns:
         One column per selected column; ``double precision`` arrives bit by bit (binary protocol).
 
     Raises:
-        WarehouseError: The server cannot be reached, or ended the query; its class says why.
+        WarehouseError: The server cannot be reached, or ended the query; its class names the cause.
     """
     import adbc_driver_postgresql.dbapi as adbc
 
@@ -60,25 +62,26 @@ def read_arrow(
             cursor.execute(query.as_string(None))
             return cursor.fetch_arrow_table()
     except (adbc.OperationalError, adbc.ProgrammingError, OSError) as error:
+        # A wrong query stays the driver's error: it is a mistake in our code.
         if fault := fault_of(error):
             raise fault from error
         if isinstance(error, adbc.ProgrammingError):
             raise
-        raise _ended(error) from error
+        raise _read_error(error) from error
 
 
 def stream_arrow(
     settings: Settings,
-    query: sql.Composed | sql.SQL,
+    query: Query,
     application_name: str = "nightshift",
     batch_bytes: int = STREAM_BATCH_BYTES,
     *,
     is_lean: bool = False,
 ) -> Iterator[pa.RecordBatch]:
-    """Run one query and yield its rows batch by batch, as they arrive; the server waits for a slow reader.
+    """Run one query and yield its rows batch by batch as they arrive.
 
-    Types are those of ``read_arrow``. Columns of types that ``binary_rows`` does not know are read
-    by its driver, twice as slow.
+    The server waits for a slow reader. Types are those of ``read_arrow``. Columns of types that
+    ``binary_rows`` does not know are read by the ADBC driver, twice as slow.
 
     Args:
         settings: Where the warehouse is.
@@ -91,121 +94,110 @@ def stream_arrow(
     Raises:
         WarehouseError: The server cannot be reached, or ended the query.
     """
-    if is_lean:
-        yield from _stream_by_driver(settings, query, application_name, batch_bytes)
-        return
     import psycopg
 
-    from nightshift.warehouse.binary_rows import UnreadableRowsError
-    from nightshift.warehouse.libpq import copy_out
+    from nightshift.warehouse.fast_io.binary_rows import UnreadableRowsError
+    from nightshift.warehouse.fast_io.libpq import copy_out
 
-    with connect(streaming(settings), application_name) as conn:
-        try:
-            reader = _reader(_columns(conn, query))
-            if reader is not None:
-                for data, most_rows in copy_out(conn, query, batch_bytes):
-                    if (batch := reader.read(data, most_rows)).num_rows:
-                        yield batch
-                return
-        except (psycopg.Error, UnreadableRowsError) as error:
-            raise _ended(error) from error
+    if not is_lean:
+        with connect(streaming(settings), application_name) as conn:
+            try:
+                reader = _row_reader(conn, query)
+                if reader is not None:
+                    for data, max_rows in copy_out(conn, query, batch_bytes):
+                        batch = reader.read(data, max_rows)
+                        if batch.num_rows:
+                            yield batch
+                    return
+            except (psycopg.Error, UnreadableRowsError) as error:
+                raise _read_error(error) from error
     yield from _stream_by_driver(settings, query, application_name, batch_bytes)
 
 
-def _reader(columns: dict[str, str] | None) -> RowReader | None:
-    """Return what reads these columns; None where they have no own names, a type is unknown, or loops cannot be compiled here."""
-    from nightshift.warehouse.binary_rows import RowReader, is_readable
-    from nightshift.warehouse.libpq import compiled_collect
+def _row_reader(conn: Connection, query: Query) -> RowReader | None:
+    """Return a reader of a query's rows.
 
-    if columns is None or not is_readable(list(columns.values())):
+    None where column names repeat, a type is unknown, or loops cannot be compiled here.
+    """
+    from psycopg import sql
+
+    from nightshift.warehouse.fast_io.binary_rows import TYPES, RowReader
+
+    described = conn.execute(sql.SQL("select * from ({}) as described limit 0").format(query))
+    columns = {}
+    for column in described.description or []:
+        type_info = conn.adapters.types.get(column.type_code)
+        columns[column.name] = type_info.name if type_info else "unknown"
+    are_names_unique = len(columns) == len(described.description or [])
+    if not are_names_unique or not TYPES.keys() >= set(columns.values()):
         return None
     try:
-        compiled_collect()
         return RowReader(columns)
-    except Exception as error:  # noqa: BLE001  (a compiler must not stop a night: the driver reads the same)
+    except Exception as error:  # noqa: BLE001
+        # A compiler must not stop a run: the driver reads the same rows.
         logger.warning(
             "Rows are read by the driver, twice as slow: %s: %s", type(error).__name__, error
         )
         return None
 
 
-def _columns(conn: Connection, query: sql.Composed | sql.SQL) -> dict[str, str] | None:
-    """Return PostgreSQL's type of each column of a query, by name; None if names repeat."""
-    from psycopg import sql
-
-    described = (
-        conn.execute(sql.SQL("select * from ({}) as described limit 0").format(query)).description
-        or []
-    )
-    kinds = {
-        column.name: getattr(conn.adapters.types.get(column.type_code), "name", "unknown")
-        for column in described
-    }
-    return kinds if len(kinds) == len(described) else None
-
-
 def _stream_by_driver(
-    settings: Settings, query: sql.Composed | sql.SQL, application_name: str, batch_bytes: int
+    settings: Settings, query: Query, application_name: str, batch_bytes: int
 ) -> Iterator[pa.RecordBatch]:
     import adbc_driver_postgresql.dbapi as adbc
     from adbc_driver_postgresql import StatementOptions
 
+    uri = _uri(streaming(settings), application_name)
+    options = {StatementOptions.BATCH_SIZE_HINT_BYTES.value: str(batch_bytes)}
     try:
-        with (
-            adbc.connect(_uri(streaming(settings), application_name)) as connection,
-            connection.cursor() as cursor,
-        ):
-            cursor.adbc_statement.set_options(
-                **{StatementOptions.BATCH_SIZE_HINT_BYTES.value: str(batch_bytes)}
-            )
+        with adbc.connect(uri) as connection, connection.cursor() as cursor:
+            cursor.adbc_statement.set_options(**options)
             cursor.execute(query.as_string(None))
+            # Rows are fetched while the caller works: the server's timeout counts both.
             yield from cursor.fetch_record_batch()
-    except (
-        adbc.Error,
-        OSError,
-    ) as error:  # Arrow's reader says OSError when the connection is lost
-        raise _ended(error) from error
+    except (adbc.Error, OSError) as error:
+        # Arrow's reader raises OSError when the connection is lost.
+        raise _read_error(error) from error
 
 
-def _ended(error: Exception) -> WarehouseError:
+def _read_error(error: Exception) -> WarehouseError:
+    line = first_line(error)
     return (
         fault_of(error)
-        or fault_in(first_line(error))
+        or fault_in(line)
         or WarehouseError(
             "The warehouse ended a query whose rows were being read.",
-            got=first_line(error),
+            got=line,
             todo="Rerun the task; nothing was published.",
         )
     )
 
 
 def streaming(settings: Settings) -> Settings:
-    """Return settings for a connection whose one statement lasts as long as its other side needs."""
+    """Return settings for a connection whose statement lasts as long as its other side needs."""
     limit = max(settings.statement_timeout_seconds, STREAM_TIMEOUT_SECONDS)
     return settings.model_copy(update={"statement_timeout_seconds": limit})
 
 
 def _uri(settings: Settings, application_name: str) -> str:
-    """Return where the warehouse is, as libpq reads it; it contains the password, so drop it soon.
-
-    All parts are parameters: before the path neither a socket folder nor ``::1`` can stand.
-    """
+    """Return the warehouse's address for libpq; it contains the password, so drop it soon."""
     from urllib.parse import quote, urlencode
 
+    # All parts are parameters: neither a socket folder nor ``::1`` can stand before the path.
     return f"postgresql://?{urlencode(conninfo(settings, application_name), quote_via=quote)}"
 
 
 def first_line(error: Exception) -> str:
-    """Return the first line of a driver's message that says something, without a value of a row."""
-    said = without_values(str(error)).splitlines()
-    return next((line for line in said if line.strip()), type(error).__name__)
+    """Return the first line of a driver's message that is not empty, without a value of a row."""
+    lines = [line for line in without_values(str(error)).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
 
 
 def copy_in(conn: Connection, schema: str, table: str, rows: pa.Table) -> int:
     """Append an Arrow table by one COPY within the caller's transaction, columns matched by name.
 
     Returns:
-        Number of rows that the server says it took.
+        Number of rows that the server reports to have taken.
     """
     with conn.cursor() as cursor:
         with cursor.copy(copy_statement(schema, table, rows.column_names, "csv")) as copy:
@@ -215,19 +207,20 @@ def copy_in(conn: Connection, schema: str, table: str, rows: pa.Table) -> int:
 
 
 def copy_statement(
-    schema: str, table: str, columns: Sequence[str], form: Literal["csv", "binary"]
+    schema: str, table: str, columns: Sequence[str], copy_format: Literal["csv", "binary"]
 ) -> sql.Composed:
     """Return the COPY that takes rows of these columns."""
     from psycopg import sql
 
-    names = sql.SQL(", ").join(map(sql.Identifier, columns))
     return sql.SQL("copy {} ({}) from stdin (format {})").format(
-        sql.Identifier(schema, table), names, sql.SQL(form)
+        sql.Identifier(schema, table),
+        sql.SQL(", ").join(map(sql.Identifier, columns)),
+        sql.SQL(copy_format),
     )
 
 
 def as_csv(rows: pa.Table) -> memoryview:
-    """Return rows as COPY reads texts: null is empty, an empty text is quoted."""
+    """Return rows in the text form of COPY: null is empty, an empty text is quoted."""
     from pyarrow import BufferOutputStream, csv
 
     sink = BufferOutputStream()

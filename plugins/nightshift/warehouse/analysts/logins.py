@@ -1,13 +1,14 @@
-"""The logins of analysts: each is a member of role ``analyst`` and has its limits itself.
+"""Logins of analysts: each is a member of role ``analyst`` and has limits of its own.
 
-``alter role … set`` is not inherited, so a login that is only a member has no limit at all. A
-connection limit and ``temp_file_limit`` are walls; the other settings are defaults that a session
-may change, and ``analyst_sessions`` bounds what such a session can do.
+``alter role … set`` is not inherited, so a login that is only a member has no limit at all. The
+connection limit and ``temp_file_limit`` are hard; the other settings are defaults that a session
+may change, and ``sessions`` bounds what such a session can do.
 Source: docs/adr/0036-analysts-and-the-warehouse.md.
 """
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -29,10 +30,10 @@ LIMITS = {
     "work_mem": "64MB",
     "max_parallel_workers_per_gather": "0",
 }
-WALLS = {"temp_file_limit": "10GB"}
+HARD_LIMITS = {"temp_file_limit": "10GB"}
 """Settings that only a superuser may give, and that the session cannot change."""
 _OWNER_CONNECTIONS = 40
-"""Connections that a night needs: tasks of all pools, Airflow's parts, the command line."""
+"""Connections that nightly runs need: tasks of all pools, Airflow's parts, the command line."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class AnalystLogin:
     Attributes:
         name: Name of the role.
         max_connections: Its connection limit; -1 is none.
-        settings: What it has as settings of this database, by name.
+        settings: Its settings in this database, by name.
     """
 
     name: str
@@ -51,48 +52,44 @@ class AnalystLogin:
 
     @property
     def missing_limits(self) -> list[str]:
-        """Return the limits that it lacks or has otherwise."""
-        wanted = LIMITS | WALLS
-        missing = [name for name, value in wanted.items() if self.settings.get(name) != value]
+        """Return the names of limits that it lacks, or has with another value."""
+        limits = LIMITS | HARD_LIMITS
+        missing = [name for name, value in limits.items() if self.settings.get(name) != value]
         return missing + (["connection limit"] if self.max_connections < 0 else [])
 
 
 def logins(conn: Connection) -> list[AnalystLogin]:
     """Return role ``analyst`` and the logins that are members of it, by name.
 
-    Left out: superusers, roles that create roles, and whoever is a member of the warehouse's owner.
+    Left out: superusers, roles that create roles, and members of the warehouse's owner.
     """
-    rows = conn.execute(_LOGINS)
     return [
         AnalystLogin(name, limit, dict(setting.split("=", 1) for setting in settings))
-        for name, limit, settings in rows
+        for name, limit, settings in conn.execute(_LOGINS)
     ]
 
 
 def limit_login(conn: Connection, login: AnalystLogin) -> None:
     """Give a login the limits that it lacks, within the caller's transaction.
 
-    What this session may not give is left: ``gaps`` reports it.
+    ``gaps`` reports the limits that this session may not give.
     """
     from psycopg import errors, sql
 
     role = sql.Identifier(login.name)
+    database = sql.Identifier(conn.info.dbname)
+    set_limit = sql.SQL("alter role {} in database {} set {} = {}")
     statements = [
-        sql.SQL("alter role {} in database {} set {} = {}").format(
-            role, sql.Identifier(conn.info.dbname), sql.Identifier(name), sql.Literal(value)
-        )
-        for name, value in (LIMITS | WALLS).items()
+        set_limit.format(role, database, sql.Identifier(name), value)
+        for name, value in (LIMITS | HARD_LIMITS).items()
         if name in login.missing_limits
     ]
     if login.max_connections < 0:
-        limit = sql.SQL("alter role {} connection limit {}")
-        statements.append(limit.format(role, sql.Literal(MAX_CONNECTIONS)))
+        limit_connections = sql.SQL("alter role {} connection limit {}")
+        statements.append(limit_connections.format(role, MAX_CONNECTIONS))
     for statement in statements:
-        try:
-            with conn.transaction():
-                conn.execute(statement)
-        except errors.InsufficientPrivilege:
-            continue
+        with suppress(errors.InsufficientPrivilege), conn.transaction():
+            conn.execute(statement)
 
 
 def add_login(conn: Connection, name: str, password: str | None) -> None:
@@ -101,7 +98,7 @@ def add_login(conn: Connection, name: str, password: str | None) -> None:
     Args:
         conn: A connection of the role that migrates, outside of a transaction.
         name: Name of the login.
-        password: Its new password; None leaves the way of logging in to you.
+        password: Its new password; None changes no password.
 
     Raises:
         WarehouseError: The name is a role that owns or creates things.
@@ -113,8 +110,8 @@ def add_login(conn: Connection, name: str, password: str | None) -> None:
         row = conn.execute(_IS_POWERFUL, [name]).fetchone()
         if row == (True,):
             raise WarehouseError(
-                f"{name!r} is no login for an analyst: it owns the warehouse or creates roles.",
-                todo="Choose a name of its own.",
+                f"{name!r} cannot be an analyst's login: it owns the warehouse or creates roles.",
+                todo="Choose another name.",
                 code="NS-WAREHOUSE-005",
             )
         if row is None:
@@ -133,18 +130,18 @@ def add_login(conn: Connection, name: str, password: str | None) -> None:
 
 
 def remove_login(conn: Connection, name: str) -> None:
-    """Take the membership, end the login's sessions and keep it from logging in again.
+    """Revoke the membership, end the login's sessions and keep it from logging in again.
 
-    The role stays, for it may own things in other databases.
+    The role stays, because it may own things in other databases.
 
     Raises:
-        WarehouseError: It is no login of an analyst.
+        WarehouseError: It is not a login of an analyst.
     """
     from psycopg import sql
 
     if name == ANALYST or name not in {login.name for login in logins(conn)}:
         raise WarehouseError(
-            f"{name!r} is no member of {ANALYST}.",
+            f"{name!r} is not a member of {ANALYST}.",
             todo="`nightshift analyst list` shows the logins.",
             code="NS-WAREHOUSE-005",
         )
@@ -158,22 +155,25 @@ def remove_login(conn: Connection, name: str) -> None:
 
 
 def gaps(conn: Connection) -> list[str]:
-    """Return what a reader could use to hold up a night; empty if all is closed."""
-    everybody = logins(conn)
+    """Return what a reader could use to hold up a run, in words; empty if nothing is open."""
+    analysts = logins(conn)
     found = [
-        f"login {login.name} has not its {', '.join(login.missing_limits)}"
-        for login in everybody
+        f"login {login.name} lacks its {', '.join(login.missing_limits)}"
+        for login in analysts
         if login.missing_limits
     ]
     open_functions = [name for (name,) in conn.execute(_OPEN_FUNCTIONS, [ANALYST])]
     if open_functions:
         found.append(f"{ANALYST} may execute {', '.join(open_functions)}")
     row = conn.execute(_SLOTS).fetchone()
-    n_readers = sum(max(login.max_connections, 0) for login in everybody)
-    if row and not row[1] and n_readers > row[0] - _OWNER_CONNECTIONS:
-        found.append(
-            f"analysts may take {n_readers} of {row[0]} connections and none is reserved: set reserved_connections"
-        )
+    n_readers = sum(max(login.max_connections, 0) for login in analysts)
+    if row:
+        n_connections, is_reserved = row
+        if not is_reserved and n_readers > n_connections - _OWNER_CONNECTIONS:
+            found.append(
+                f"analysts may take {n_readers} of {n_connections} connections and none is"
+                " reserved: set reserved_connections"
+            )
     return found
 
 
@@ -190,7 +190,9 @@ where r.rolcanlogin and not r.rolsuper and not r.rolcreaterole and r.rolname <> 
 order by r.rolname
 """
 _IS_POWERFUL = """
-select r.rolsuper or r.rolcreaterole or r.rolname = current_user or pg_has_role(r.oid, d.datdba, 'member')
+select
+    r.rolsuper or r.rolcreaterole or r.rolname = current_user
+    or pg_has_role(r.oid, d.datdba, 'member')
 from pg_roles r join pg_database d on d.datname = current_database() where r.rolname = %s
 """
 _OPEN_FUNCTIONS = """

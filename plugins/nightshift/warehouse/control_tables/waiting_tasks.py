@@ -1,4 +1,4 @@
-"""Tasks that wait for upstream: their runs count among the active ones of their DAG until they end."""
+"""Tasks that wait for upstream: their runs count as active runs of their DAG until they end."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ class RunWaitsError(NightshiftError):
 
 @dataclass(frozen=True)
 class WaitingTask:
-    """A task that looks for upstream again and again.
+    """A task that polls for upstream.
 
     Attributes:
         dag_id: Its DAG.
         task_id: The task.
         day: Its partition.
-        last_look: When it looked last, UTC.
+        last_look: When it polled last, UTC.
     """
 
     dag_id: str
@@ -35,7 +35,7 @@ class WaitingTask:
     last_look: dt.datetime
 
     def describe(self) -> RunWaitsError:
-        """Return what a person should read about it."""
+        """Return a message for the operator."""
         return RunWaitsError(
             f"{self.dag_id} of {self.day} waits for upstream in {self.task_id}.",
             got=f"last look {self.last_look:%Y-%m-%d %H:%M} UTC",
@@ -44,10 +44,12 @@ class WaitingTask:
 
 
 def waiting_tasks(conn: Connection) -> list[WaitingTask]:
-    """Return one task of each run that has looked for upstream within the last ten minutes; a waiting task looks every two."""
+    """Return one waiting task of each run that polled within the last ten minutes."""
+    # A waiting task polls every two minutes.
     rows = conn.execute(
         """
-        select distinct on (dag_id, dag_run_id) dag_id, task_id, partition_date, started_at from ops.task_tries
+        select distinct on (dag_id, dag_run_id) dag_id, task_id, partition_date, started_at
+        from ops.task_tries
         where outcome = 'waiting' and started_at > clock_timestamp() - interval '10 minutes'
         order by dag_id, dag_run_id, started_at desc
         """

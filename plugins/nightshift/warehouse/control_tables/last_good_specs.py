@@ -1,4 +1,4 @@
-"""The last good spec of each model, for the night on which its file is wrong.
+"""The last good spec of each model, for the run on which its file is wrong.
 
 Source: docs/adr/0039-one-wrong-file.md.
 """
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 
 def keep_spec(conn: Connection, spec: ModelSpec) -> None:
-    """Remember a spec that can be used; one that is remembered already is left alone."""
+    """Store a spec that can be used, if it is not stored already."""
     conn.execute(
         """
         insert into ops.last_good_specs as kept (model, digest, spec) values (%s, %s, %s)
@@ -35,14 +35,14 @@ def keep_spec(conn: Connection, spec: ModelSpec) -> None:
 
 
 def last_good_spec(conn: Connection, model: str) -> ModelSpec | None:
-    """Return the last spec of a model that could be used; None if none is known to this code."""
+    """Return the last good spec of a model; None if this code knows none."""
     row = conn.execute("select spec from ops.last_good_specs where model = %s", [model]).fetchone()
     if row is None:
         return None
     try:
         return ModelSpec.model_validate_json(row[0])
     except ValidationError:
-        # It was kept by other code, whose specs had other keys.
+        # It was stored by other code, whose specs had other keys.
         return None
 
 
@@ -55,8 +55,8 @@ def spec_for_rescue(conn: Connection, models_dir: Path, model: str) -> ModelSpec
     try:
         return load_spec(models_dir, model)
     except SpecError as error:
-        kept = last_good_spec(conn, model)
-        if kept is None:
+        spec = last_good_spec(conn, model)
+        if spec is None:
             raise
         logger.warning("The rescue runs on the last good spec of %s:\n%s", model, error)
-        return kept
+        return spec

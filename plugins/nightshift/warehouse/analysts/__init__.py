@@ -1,0 +1,1 @@
+"""Analysts in the warehouse: what they may read, their limits, and the end of blocking sessions."""

@@ -1,0 +1,1 @@
+"""Small tables that control the pipeline: retrain requests, last good specs, waiting tasks."""

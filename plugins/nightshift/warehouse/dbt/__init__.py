@@ -1,0 +1,1 @@
+"""Run the dbt project: parse it once, build models in a child process, compile feature views."""

@@ -1,0 +1,239 @@
+"""Append a stream of Arrow tables by COPY, binary where all types are known.
+
+Every double keeps its bits.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import chain
+from typing import TYPE_CHECKING, Literal, NoReturn
+
+from nightshift.errors import WarehouseError
+from nightshift.failpoints import Failpoint, hit
+from nightshift.warehouse.connection import CANCEL_TIMEOUT_SECONDS, connect, lose
+from nightshift.warehouse.fast_io.arrow_io import as_csv, copy_statement, first_line, streaming
+from nightshift.warehouse.faults import fault_of
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from pgpq import ArrowToPostgresBinaryEncoder
+
+    from nightshift.settings import Settings
+    from nightshift.warehouse.connection import Connection
+
+_POLL_SECONDS = 0.1
+_STOP_SECONDS = 1.0
+_JSON_TYPES = frozenset({"json", "jsonb"})
+"""Types that are written, in addition to ``binary_rows.TYPES``, but never read."""
+
+
+def append_stream(  # noqa: PLR0913, PLR0917  (what, where to, and for whom)
+    settings: Settings,
+    schema: str,
+    table: str,
+    batches: Iterable[pa.Table],
+    begin: Callable[[Connection], bool],
+    application_name: str,
+    n_connections: int = 1,
+) -> int:
+    """Append Arrow tables in one transaction of a connection of its own, all or none.
+
+    Batches are taken while the server stores the ones before. Columns are matched by name and cast
+    to the table's types. What the batches raise, or a signal raises here, ends the COPY and rolls
+    back within a moment.
+
+    Args:
+        settings: Where the warehouse is.
+        schema: Schema of the table.
+        table: Its name.
+        batches: All with the same columns; consumed in other threads, by one at a time.
+        begin: Called first, in the transaction of each connection: takes locks, makes room, and
+            returns whether the rows are still needed.
+        application_name: Shown by the warehouse.
+        n_connections: Connections that share the batches, each with a transaction of its own. They
+            commit when all of them have stored their rows; when one is lost in that moment, the
+            rows of the others stay. So more than one is for rows that an audit counts.
+
+    Returns:
+        Number of rows that the server reports to have taken; 0 if they are not needed.
+
+    Raises:
+        WarehouseError: The server cannot be reached, or refused; with one connection nothing was
+            stored.
+    """
+    shared = _SharedBatches(batches, n_connections)
+    stream = _Stream(settings, schema, table, begin, application_name, shared)
+    threads = [_CopyThread(stream) for _ in range(n_connections)]
+    for thread in threads:
+        thread.start()
+    try:
+        # The main thread waits in short steps: C code would keep a signal waiting.
+        while not shared.error and (alive := [t for t in threads if t.is_alive()]):
+            alive[0].join(_POLL_SECONDS)
+        if shared.error:
+            _raise(shared.error)
+    except BaseException:
+        for thread in threads:
+            thread.stop()
+        raise
+    return sum(thread.n_rows for thread in threads)
+
+
+def _raise(error: BaseException) -> NoReturn:
+    import psycopg
+
+    if isinstance(error, psycopg.Error):
+        raise fault_of(error) or WarehouseError(
+            "The warehouse did not take rows that were sent to it.",
+            got=first_line(error),
+            todo="Rerun the task; nothing was published.",
+        ) from error
+    raise error
+
+
+class _SharedBatches:
+    """What the connections of one call share: the batches, and the moment before they commit.
+
+    Attributes:
+        error: The first error of any connection.
+        all_stored: Barrier that each connection passes when all have stored their rows. It is
+            broken when one of them never will.
+    """
+
+    def __init__(self, batches: Iterable[pa.Table], n_connections: int) -> None:
+        self._source = iter(batches)
+        self._lock = threading.Lock()
+        self.error: BaseException | None = None
+        self.all_stored = threading.Barrier(n_connections)
+
+    def __iter__(self) -> Iterator[pa.Table]:
+        """Yield batches, each of which one connection takes, until one connection has failed."""
+        while (batch := self._next()) is not None:
+            yield batch
+
+    def _next(self) -> pa.Table | None:
+        with self._lock:
+            if self.error:
+                raise InterruptedError("the stream was stopped")
+            return next(self._source, None)
+
+    def fail(self, error: BaseException) -> None:
+        """Keep the first error, which is the cause of the others; let no connection wait longer."""
+        self.error = self.error or error
+        self.all_stored.abort()
+
+
+@dataclass(frozen=True)
+class _Stream:
+    """One call of ``append_stream``."""
+
+    settings: Settings
+    schema: str
+    table: str
+    begin: Callable[[Connection], bool]
+    application_name: str
+    batches: _SharedBatches
+
+
+class _CopyThread(threading.Thread):
+    """The thread that owns a connection and its COPY."""
+
+    def __init__(self, stream: _Stream) -> None:
+        super().__init__(name=f"append to {stream.schema}.{stream.table}", daemon=True)
+        self._stream = stream
+        self._conn: Connection | None = None
+        self.n_rows = 0
+
+    def run(self) -> None:
+        stream = self._stream
+        try:
+            settings = streaming(stream.settings)
+            with connect(settings, stream.application_name) as conn, conn.transaction():
+                self._conn = conn
+                if stream.begin(conn):
+                    self.n_rows = _copy(conn, stream)
+                    hit(Failpoint.APPEND_AFTER, lambda: lose(conn))
+                # No connection commits before every other one has stored its rows.
+                stream.batches.all_stored.wait()
+        except BaseException as error:  # noqa: BLE001  (the main thread raises it)
+            stream.batches.fail(error)
+
+    def stop(self) -> None:
+        """End the COPY, in the server and here; do not wait for long."""
+        # Sending blocks while the server is busy: only a cancel from here ends it at once.
+        self._stream.batches.fail(InterruptedError("the stream was stopped"))
+        if self._conn:
+            with suppress(Exception):  # It may have ended by itself.
+                self._conn.cancel_safe(timeout=CANCEL_TIMEOUT_SECONDS)
+        self.join(_STOP_SECONDS)
+
+
+def _copy(conn: Connection, stream: _Stream) -> int:
+    """Send the batches that this connection gets; return the number of rows that were taken."""
+    source = iter(stream.batches)
+    first = next(source, None)
+    if first is None:
+        return 0
+    types = _column_types(conn, stream.schema, stream.table)
+    columns = {name: types[name] for name in first.column_names}
+    encoder = _encoder(columns)
+    tables = chain([first], source)
+    parts = _binary_parts(*encoder, tables) if encoder else map(as_csv, tables)
+    copy_format: Literal["binary", "csv"] = "binary" if encoder else "csv"
+    statement = copy_statement(stream.schema, stream.table, list(columns), copy_format)
+    with conn.cursor() as cursor:
+        with cursor.copy(statement) as copy:
+            for part in parts:
+                copy.write(part)
+        return cursor.rowcount
+
+
+def _column_types(conn: Connection, schema: str, table: str) -> dict[str, str]:
+    """Return PostgreSQL's type of each column of a table, by name."""
+    rows = conn.execute(
+        """
+        select attname, typname from pg_attribute join pg_type on pg_type.oid = atttypid
+        where attrelid = format('%%I.%%I', %s::text, %s::text)::regclass
+            and attnum > 0 and not attisdropped
+        """,
+        [schema, table],
+    )
+    return dict(rows.fetchall())
+
+
+def _encoder(columns: dict[str, str]) -> tuple[pa.Schema, ArrowToPostgresBinaryEncoder] | None:
+    """Return the schema and the encoder of binary rows; None where a column's type is unknown."""
+    import pyarrow as pa
+    from pgpq import ArrowToPostgresBinaryEncoder
+    from pgpq.encoders import StringEncoderBuilder
+    from pgpq.schema import Jsonb
+
+    from nightshift.warehouse.fast_io.binary_rows import TYPES
+
+    if not set(columns.values()) <= TYPES.keys() | _JSON_TYPES:
+        return None
+    fields = [
+        pa.field(name, pa.string() if data_type in _JSON_TYPES else TYPES[data_type][0])
+        for name, data_type in columns.items()
+    ]
+    encoders = {field.name: ArrowToPostgresBinaryEncoder.infer_encoder(field) for field in fields}
+    for field in fields:
+        if columns[field.name] == "jsonb":
+            # Its wire format is not that of text: a byte with the version comes first.
+            encoders[field.name] = StringEncoderBuilder.new_with_output(field, Jsonb())
+    schema = pa.schema(fields)
+    return schema, ArrowToPostgresBinaryEncoder.new_with_encoders(schema, encoders)
+
+
+def _binary_parts(
+    schema: pa.Schema, encoder: ArrowToPostgresBinaryEncoder, tables: Iterable[pa.Table]
+) -> Iterator[bytes | memoryview]:
+    yield encoder.write_header()
+    for table in tables:
+        for batch in table.cast(schema).to_batches():
+            yield encoder.write_batch(batch)
+    yield encoder.finish()
