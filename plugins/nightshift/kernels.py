@@ -97,7 +97,7 @@ def _seal(kernel: Any) -> None:  # noqa: ANN401  (numba's dispatcher)
     kept._cache_file = SealedCacheFile(files._cache_path, base, files._source_stamp)  # noqa: SLF001
 
 
-def external(library: Path | None, name: str, result: str, *arguments: str) -> Any:  # noqa: ANN401  (a type of numba)
+def c_function(library: Path | None, name: str, result: str, *arguments: str) -> Any:  # noqa: ANN401  (a type of numba)
     """Return a C function that compiled loops may call.
 
     Loops know it by a symbol of ours: several libraries of a process may have one of the same name.
@@ -125,7 +125,7 @@ def external(library: Path | None, name: str, result: str, *arguments: str) -> A
     )
 
 
-def in_threads(work: Callable[[slice], None], n_rows: int) -> None:
+def run_in_threads(work: Callable[[slice], None], n_rows: int) -> None:
     """Do all rows, some at a time, in as many threads as the process may use; what a row gives must not depend on the others."""
     parts = [slice(start, start + TASK_ROWS) for start in range(0, n_rows, TASK_ROWS)]
     with ThreadPoolExecutor(max(1, min(len(parts), thread_count()))) as threads:

@@ -46,13 +46,13 @@ def translate_resource_errors() -> Iterator[None]:
         redact(
             error
         )  # here all errors of a connection, a task or a command pass on their way into a log
-        named = exhaustion_of(error)
+        named = resource_error_of(error)
         if named is None:
             raise
         raise named from error
 
 
-def exhaustion_of(error: BaseException) -> NightshiftError | None:
+def resource_error_of(error: BaseException) -> NightshiftError | None:
     """Return the error that names the cause; None if it is named already, or if nothing ran out."""
     found: BaseException | None = error
     while found is not None and not isinstance(found, _NAMED):

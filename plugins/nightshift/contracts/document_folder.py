@@ -43,7 +43,7 @@ class DocumentFolder(Generic[DocumentT]):
             SpecError: A file is wrong; the message names all of them.
         """
         if self.problems:
-            raise joined(self.problems.values())
+            raise combined_error(self.problems.values())
         return self.documents
 
 
@@ -71,7 +71,7 @@ def read_folder(folder: Path, read: Callable[[str], DocumentT]) -> DocumentFolde
     return DocumentFolder(documents, problems)
 
 
-def joined(problems: Iterable[SpecError]) -> SpecError:
+def combined_error(problems: Iterable[SpecError]) -> SpecError:
     """Return one error that says what all of these say; at least one."""
     errors = list(problems)
     if len(errors) == 1:

@@ -31,7 +31,7 @@ _RULES_SINCE = dt.date(2025, 1, 1)
 Calibration = Literal["platt", "isotonic", "none"]
 
 # fmt: off
-OUR_PARAMS = frozenset({
+TRAINER_PARAMS = frozenset({
     "num_threads", "num_thread", "nthread", "nthreads", "n_jobs", "seed", "random_seed", "random_state", "data_random_seed",
     "data_seed", "bagging_seed", "bagging_fraction_seed", "feature_fraction_seed", "extra_seed", "drop_seed", "deterministic",
     "force_col_wise", "force_row_wise", "objective", "objective_type", "app", "application", "loss", "metric", "metrics",
@@ -188,7 +188,7 @@ class Training(Frozen):
     def _params_are_free(
         cls, params: dict[str, bool | int | float | str]
     ) -> dict[str, bool | int | float | str]:
-        if taken := sorted(OUR_PARAMS & params.keys()):
+        if taken := sorted(TRAINER_PARAMS & params.keys()):
             raise ValueError(
                 f"parameters that the trainer does not set itself; remove {', '.join(taken)}"
             )
@@ -374,7 +374,7 @@ class Monitoring(Frozen):
 
 
 @cache
-def is_skipped(at: dt.time, timezone: str) -> bool:
+def is_skipped_by_clock(at: dt.time, timezone: str) -> bool:
     """Return whether a local time is left out on some night, when clocks go forward; two years tell, since rules repeat by the year."""
     zone = ZoneInfo(timezone)
     days = (_RULES_SINCE + dt.timedelta(days=n) for n in range(2 * 366))
@@ -491,7 +491,11 @@ class ModelSpec(Frozen):
                 " fewer minutes"
             )
         if skipped := next(
-            (at for at in (self.rescue_at, self.deadline) if is_skipped(at, OPERATING_TIMEZONE)),
+            (
+                at
+                for at in (self.rescue_at, self.deadline)
+                if is_skipped_by_clock(at, OPERATING_TIMEZONE)
+            ),
             None,
         ):
             raise ValueError(

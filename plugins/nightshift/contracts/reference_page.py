@@ -19,7 +19,7 @@ from pydantic.fields import FieldInfo
 
 from nightshift.contracts.datasets import DatasetContract
 from nightshift.contracts.metrics import METRICS
-from nightshift.contracts.model_spec import OUR_PARAMS, ModelSpec
+from nightshift.contracts.model_spec import TRAINER_PARAMS, ModelSpec
 
 _HEAD = """# Model specs and dataset contracts
 
@@ -149,7 +149,7 @@ def _metrics() -> Iterator[str]:
 def _parameters() -> Iterator[str]:
     yield "## Parameters that `training.params` refuses\n"
     yield "The trainer sets them, so that the same training set and spec give the same trees:\n"
-    yield ", ".join(f"`{name}`" for name in sorted(OUR_PARAMS)) + ".\n"
+    yield ", ".join(f"`{name}`" for name in sorted(TRAINER_PARAMS)) + ".\n"
 
 
 if __name__ == "__main__":

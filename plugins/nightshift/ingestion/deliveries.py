@@ -126,7 +126,7 @@ def record_received(conn: Connection, store: ObjectStore, deliveries: Deliveries
     )
 
 
-def backdated(
+def find_backdated(
     contract: DatasetContract, deliveries: Deliveries, drops: Iterable[DropManifest]
 ) -> dict[DropManifest, BackdatedError]:
     """Return the drops that would rewrite what nights of before knew, further back than the contract allows.

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from nightshift.ingestion.deliveries import Deliveries, Identity, identity
-from nightshift.ingestion.drop_guard import refusal_of
+from nightshift.ingestion.file_faults import refusal_of
 from nightshift.ingestion.large_drop import is_large, write_large
 from nightshift.ingestion.raw_load import CheckedDrops, IngestCall, write_version
 from nightshift.ingestion.row_check import check_rows

@@ -22,12 +22,12 @@ import numpy as np
 
 from nightshift.errors import LoadStateError
 from nightshift.ingestion.cast import Reason
-from nightshift.ingestion.drop_guard import refusal_of
+from nightshift.ingestion.file_faults import refusal_of
 from nightshift.ingestion.raw_load import (
     Source,
     begin_version,
-    keep_source,
     publish_version,
+    record_source,
     refused_when_unstorable,
     with_origin,
 )
@@ -35,11 +35,11 @@ from nightshift.ingestion.row_check import (
     DUPLICATE,
     GOOD,
     TypedRows,
-    counted_of,
-    judge,
+    count_values,
+    find_file_error,
     reasons_by_file,
     refused_by_file,
-    settle_repeated_keys,
+    resolve_repeated_keys,
     type_rows,
 )
 from nightshift.lake.object_store import ObjectCorruptError
@@ -115,7 +115,7 @@ def write_large(call: IngestCall, drop: DropManifest) -> set[dt.date]:
             source = Source(
                 drop, rows.refused, rows.n_good, rows.n_duplicated, rows.n_refused, rows.head.notes
             )
-            keep_source(call, write, source)
+            record_source(call, write, source)
         counts = {"n_refused": rows.n_refused, "n_duplicated": rows.n_duplicated}
         return publish_version(call, write, counts, {drop.partition: rows.n_good}, rows.passing)
 
@@ -273,7 +273,7 @@ class _Rows:
 
     def _count(self, rows: TypedRows) -> None:
         self._n_typed += len(rows.verdict)
-        n_values, n_wrong = counted_of(rows, 0)
+        n_values, n_wrong = count_values(rows, 0)
         self._n_values.update(n_values)
         self._n_wrong.update(n_wrong)
 
@@ -318,7 +318,7 @@ class _Rows:
                     rows.take(good[np.isin(self._hashes(rows, rows.verdict == GOOD), repeated)])
                 )
         rows = TypedRows.together(parts)
-        settle_repeated_keys(self._call.contract, rows)
+        resolve_repeated_keys(self._call.contract, rows)
         self.n_duplicated = int(np.sum(rows.verdict == DUPLICATE))
         self.lost = rows.numbers[rows.verdict != GOOD]
         self.n_good -= len(self.lost)
@@ -344,7 +344,7 @@ class _Rows:
         counted = self._n_values, self._n_wrong
         # What has come is all the evidence there is when the file is given up in the middle.
         seen = self.drop.model_copy(update={"n_rows": min(self.drop.n_rows, self._n_typed)})
-        if error := judge(self._call.contract, seen, counted, self.n_good, reasons):
+        if error := find_file_error(self._call.contract, seen, counted, self.n_good, reasons):
             raise error
 
     def _hashes(self, rows: TypedRows, chosen: Mask) -> Hashes:

@@ -16,13 +16,13 @@ from nightshift.contracts.datasets import load_contract
 from nightshift.ingestion.deliveries import (
     Deliveries,
     Identity,
-    backdated,
+    find_backdated,
     identity,
     read_deliveries,
     record_received,
 )
 from nightshift.ingestion.drop_batches import Refusals, load_drops
-from nightshift.ingestion.load import FileAbsentError, absent_error, keep_wrong_manifests
+from nightshift.ingestion.load import FileAbsentError, absent_error, record_wrong_manifests
 from nightshift.ingestion.raw_load import IngestCall
 from nightshift.lake.object_store import ObjectStore
 from nightshift.warehouse.connection import connect
@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class SweepResult:
+class LateLoad:
     """What a sweep did.
 
     Attributes:
@@ -56,7 +56,7 @@ class SweepResult:
     is_busy: bool = False
 
 
-def late_drops(
+def find_late_drops(
     conn: Connection,
     store: ObjectStore,
     dataset: str,
@@ -87,14 +87,14 @@ def _late(
     return [drop for drop in late if identity(drop) not in refused or drop in newest]
 
 
-def sweep(
+def load_late_drops(
     settings: Settings,
     dataset: str,
     partitions: PartitionRange,
     run: RunContext,
     *,
     reread: bool = False,
-) -> SweepResult:
+) -> LateLoad:
     """Load the late drops of a range; safe at any time, beside any other load.
 
     Args:
@@ -113,7 +113,7 @@ def sweep(
         if conn.execute(
             "select pg_try_advisory_lock(hashtextextended(%s, 0))", [f"sweep {contract.dataset}"]
         ).fetchone() != (True,):
-            return SweepResult(contract.dataset, is_busy=True)
+            return LateLoad(contract.dataset, is_busy=True)
         call = IngestCall(settings, store, conn, contract, run)
         digest = call.contract_digest if reread else None
         deliveries = read_deliveries(conn, store, dataset, partitions)
@@ -121,14 +121,14 @@ def sweep(
         refusals = Refusals(call, deliveries, is_late=True)
         _keep_incomplete(call, refusals)
         late = _late(conn, deliveries, contract.dataset, digest)
-        too_old = backdated(contract, deliveries, late)
+        too_old = find_backdated(contract, deliveries, late)
         for drop, error in too_old.items():
             refusals.add(drop, error)
         published = load_drops([drop for drop in late if drop not in too_old], refusals)
         ingested = _ingested(conn, contract.dataset, digest)
         refused = _refused(conn, contract.dataset) | refusals.codes
     left = [*deliveries.absent, *(drop for drop in late if identity(drop) not in ingested)]
-    return SweepResult(
+    return LateLoad(
         contract.dataset,
         loaded=tuple(drop for drop in late if identity(drop) in ingested),
         left=tuple((drop, refused.get(identity(drop), "?")) for drop in left),
@@ -138,7 +138,7 @@ def sweep(
 
 def _keep_incomplete(call: IngestCall, refusals: Refusals) -> None:
     """Record wrong manifests, and those whose file is not there: it may still come."""
-    keep_wrong_manifests(call, refusals.deliveries)
+    record_wrong_manifests(call, refusals.deliveries)
     for wrong in refusals.deliveries.wrong:
         logger.warning("A manifest is passed over:\n%s", wrong.error)
     for drop in refusals.deliveries.absent:

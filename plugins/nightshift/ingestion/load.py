@@ -19,7 +19,7 @@ from nightshift.contracts.datasets import Delivery, load_contract
 from nightshift.errors import LoadStateError, NightshiftError
 from nightshift.ingestion.deliveries import (
     Identity,
-    backdated,
+    find_backdated,
     identity,
     read_deliveries,
     record_received,
@@ -130,10 +130,10 @@ def ingest(
     with connect(settings, run.application_name) as conn:
         call = IngestCall(settings, store, conn, contract, run)
         deliveries = read_deliveries(conn, store, dataset, partitions)
-        keep_wrong_manifests(call, deliveries)
+        record_wrong_manifests(call, deliveries)
         _refuse_missing(call, partitions, deliveries)
         record_received(conn, store, deliveries)
-        hold_off_sweeps(conn, contract.dataset)
+        hold_off_late_loads(conn, contract.dataset)
         refusals = Refusals(call, deliveries, is_late=False)
         published = _load_new(refusals)
         for wrong in deliveries.standing_manifests:
@@ -142,7 +142,7 @@ def ingest(
         return _read_back(call, sorted(deliveries.newest), published)
 
 
-def hold_off_sweeps(conn: Connection, dataset: str) -> None:
+def hold_off_late_loads(conn: Connection, dataset: str) -> None:
     """Let no sweep of this dataset start while the connection lives, and wait for the one that runs; loads do not exclude each other."""
     with conn.transaction():
         conn.execute("set local lock_timeout = '120s'")
@@ -193,13 +193,13 @@ def _load_new(refusals: Refusals) -> set[dt.date]:
     call, deliveries = refusals.call, refusals.deliveries
     known = _known_drops(call, sorted({drop.partition for drop in deliveries.drops}))
     new = [drop for drop in deliveries.drops if identity(drop) not in known]
-    too_old = backdated(call.contract, deliveries, new)
+    too_old = find_backdated(call.contract, deliveries, new)
     for drop, error in too_old.items():
         refusals.add(drop, error)
     return load_drops([drop for drop in new if drop not in too_old], refusals)
 
 
-def keep_wrong_manifests(call: IngestCall, deliveries: Deliveries) -> None:
+def record_wrong_manifests(call: IngestCall, deliveries: Deliveries) -> None:
     """Record the manifests that describe no drop."""
     for wrong in deliveries.wrong:
         keep_manifest(

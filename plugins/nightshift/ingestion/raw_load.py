@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.errors import AuditError
 from nightshift.failpoints import Failpoint, hit
-from nightshift.ingestion.drop_guard import refusal_of_values
+from nightshift.ingestion.file_faults import refusal_of_values
 from nightshift.quality.quarantine import keep_rows
 from nightshift.warehouse.arrow_io import copy_in
 from nightshift.warehouse.connection import lose
@@ -237,7 +237,7 @@ def _stage(
                 n_refused=rows.n_refused[place],
                 notes=files[place].notes,
             )
-            keep_source(call, write, source)
+            record_source(call, write, source)
 
 
 @dataclass(frozen=True)
@@ -261,7 +261,7 @@ class Source:
     notes: Sequence[str]
 
 
-def keep_source(call: IngestCall, write: PartitionWrite, source: Source) -> None:
+def record_source(call: IngestCall, write: PartitionWrite, source: Source) -> None:
     """Keep the refused rows and the origin of a load's rows, in the caller's transaction."""
     drop, uri = source.drop, call.store.uri(source.drop.data_key)
     keep_rows(call.conn, write.load_id, drop, uri, source.refused)

@@ -78,12 +78,12 @@ def check_rows(
         lists_all: List the refused rows also of a file that is refused as a whole.
     """
     rows = type_rows(contract, drops, files)
-    settle_repeated_keys(contract, rows)
+    resolve_repeated_keys(contract, rows)
     is_good = rows.verdict == GOOD
     n_good = np.bincount(rows.places[is_good], minlength=len(files)).tolist()
     reasons = reasons_by_file(files, rows)
     judged = [
-        judge(contract, drop, counted_of(rows, i), n_good[i], reasons[i])
+        find_file_error(contract, drop, count_values(rows, i), n_good[i], reasons[i])
         for i, drop in enumerate(drops)
     ]
     errors = {i: error for i, error in enumerate(judged) if error}
@@ -282,7 +282,7 @@ def _column(rows: TypedRows, name: str) -> npt.NDArray[Any]:
     return values
 
 
-def settle_repeated_keys(contract: DatasetContract, rows: TypedRows) -> None:
+def resolve_repeated_keys(contract: DatasetContract, rows: TypedRows) -> None:
     """Keep the first of equal rows; refuse the rest of the rows whose key is there more than once in a file.
 
     Rows that share a key because the clock showed its time twice are no duplicates, even if they
@@ -390,7 +390,7 @@ def reasons_by_file(files: Sequence[DeliveredFile], rows: TypedRows) -> list[Cou
 ByColumn = Mapping[str, int]
 
 
-def counted_of(rows: TypedRows, place: int) -> tuple[ByColumn, ByColumn]:
+def count_values(rows: TypedRows, place: int) -> tuple[ByColumn, ByColumn]:
     """Return how many values each column of a file has, and how many of another type."""
     n_values, n_wrong = (
         {name: int(n[place]) for name, n in by_name.items()}
@@ -399,7 +399,7 @@ def counted_of(rows: TypedRows, place: int) -> tuple[ByColumn, ByColumn]:
     return n_values, n_wrong
 
 
-def judge(
+def find_file_error(
     contract: DatasetContract,
     drop: DropManifest,
     counted: tuple[ByColumn, ByColumn],

@@ -150,7 +150,7 @@ def _guess(texts: Sequence[str | None], timezone: str) -> ColumnType:
     )
 
 
-def objections(contract: DatasetContract, diff: SchemaDiff) -> list[str]:
+def adoption_obstacles(contract: DatasetContract, diff: SchemaDiff) -> list[str]:
     """Return why a person cannot adopt a difference, one sentence for each column; none if that can be done."""
     by_name = {column.name: column for column in contract.columns}
     needed = {*contract.key, contract.event_timestamp, contract.day_column}
@@ -178,7 +178,7 @@ def _is_other_spelling(samples: Sequence[str], wanted: ColumnType) -> bool:
     )
 
 
-def adoption(contract: DatasetContract, drop: DropManifest, diff: SchemaDiff) -> list[str]:
+def adoption_yaml(contract: DatasetContract, drop: DropManifest, diff: SchemaDiff) -> list[str]:
     """Return the lines of YAML that a person puts into the contract to adopt a difference, as of the drop's day.
 
     Only for a difference without ``objections``.

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nightshift.kernels import external, jit
+from nightshift.kernels import c_function, jit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -84,9 +84,9 @@ def compiled_collect() -> Callable[..., int]:
     """
     global _get, _free, _copy  # noqa: PLW0603  (names that the loop calls; they must be there before it is compiled)
     library = _library()
-    _get = external(library, "PQgetCopyData", "int32", "uintp", "uintp", "int32")
-    _free = external(library, "PQfreemem", "void", "uintp")
-    _copy = external(None, "memcpy", "uintp", "uintp", "uintp", "uintp")
+    _get = c_function(library, "PQgetCopyData", "int32", "uintp", "uintp", "int32")
+    _free = c_function(library, "PQfreemem", "void", "uintp")
+    _copy = c_function(None, "memcpy", "uintp", "uintp", "uintp", "uintp")
     collect = jit(collect_rows)
     collect(0, np.empty(0, np.uint8), 0, np.zeros(1, np.uintp), np.zeros(2, np.int64))
     return collect

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from nightshift.contracts.datasets import load_contracts
 from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.contracts.run import RunContext
-from nightshift.ingestion.late_arrivals import sweep
+from nightshift.ingestion.late_arrivals import load_late_drops
 from nightshift.ingestion.load import ingest
 from nightshift.lake import object_store
 from nightshift.lake.drops import NewDrop, write_drop
@@ -119,12 +119,12 @@ def play(world, arrivals):
         )
         deliveries.add((partition.day, known_at, sha256(data).hexdigest(), content))
         if load == "sweep":
-            sweep(moved, "things", days, RUN)
+            load_late_drops(moved, "things", days, RUN)
         elif load != "nothing":
             ingest(
                 moved, "things", PartitionRange.single(partition) if load == "day" else days, RUN
             )
-    sweep(moved, "things", days, RUN)
+    load_late_drops(moved, "things", days, RUN)
     assert not ingest(moved, "things", days, RUN).is_new
     return days, deliveries
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 from nightshift.contracts.datasets import load_contract, load_contracts
 from nightshift.contracts.partitions import PartitionRange
 from nightshift.contracts.run import RunContext
-from nightshift.ingestion.late_arrivals import SweepResult, sweep
+from nightshift.ingestion.late_arrivals import LateLoad, load_late_drops
 from nightshift.ingestion.load import IngestResult, ingest
 from nightshift.lake.object_store import ObjectStore
 from nightshift.settings import Settings
@@ -102,8 +102,8 @@ class HostileWorld:
             self.settings, "visits", PartitionRange.of(str(first), str(last or first)), self.run
         )
 
-    def sweep(self, first: dt.date, last: dt.date | None = None) -> SweepResult:
-        return sweep(
+    def sweep(self, first: dt.date, last: dt.date | None = None) -> LateLoad:
+        return load_late_drops(
             self.settings, "visits", PartitionRange.of(str(first), str(last or first)), self.run
         )
 

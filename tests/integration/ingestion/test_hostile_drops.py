@@ -20,7 +20,7 @@ from tests.integration.ingestion.hostile_world import HEADER, HostileWorld, good
 from nightshift.contracts.drop_limits import DropLimits
 from nightshift.contracts.partitions import PartitionRange
 from nightshift.errors import MemoryShortError, NightshiftError, ObjectStoreError, WarehouseError
-from nightshift.ingestion import drop_batches, drop_guard
+from nightshift.ingestion import drop_batches, file_faults
 from nightshift.ingestion.drop_decisions import DropUnknownError, set_aside, withdraw
 from nightshift.ingestion.load import DropMissingError, FileAbsentError
 from nightshift.lake.drops import MAX_MANIFEST_BYTES, ManifestError, read_landing
@@ -262,7 +262,7 @@ def test_short_memory_of_the_machine_is_not_the_fault_of_a_file(world, day, monk
         raise MemoryError
 
     monkeypatch.setattr(contract_check, "read_rows", read)
-    monkeypatch.setattr(drop_guard, "_ROOM_BYTES", 1 << 62)  # nobody has so much
+    monkeypatch.setattr(file_faults, "_ROOM_BYTES", 1 << 62)  # nobody has so much
     world.bring(day, good_file(day), 24)
 
     with pytest.raises(MemoryShortError):

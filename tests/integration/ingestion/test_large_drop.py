@@ -27,7 +27,7 @@ from nightshift.contracts.run import RunContext
 from nightshift.errors import NightshiftError, ObjectStoreError
 from nightshift.failpoints import Failpoint, InjectedFaultError
 from nightshift.ingestion import large_drop
-from nightshift.ingestion.late_arrivals import sweep
+from nightshift.ingestion.late_arrivals import load_late_drops
 from nightshift.ingestion.load import IngestResult, ingest
 from nightshift.lake import object_stream, transfer
 from nightshift.lake.drops import NewDrop, write_drop
@@ -354,7 +354,7 @@ def test_a_sweep_takes_a_late_one(world, streaming, day):
     world.ingest()
     world.bring(as_csv(header, rows), len(rows), hour=6)
 
-    found = sweep(world.settings, DATASET, DAY, world.run)
+    found = load_late_drops(world.settings, DATASET, DAY, world.run)
 
     assert found.published == (DAY.first.day,)
     assert len(world.stands()["drops"]) == 2

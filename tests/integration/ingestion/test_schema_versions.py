@@ -8,9 +8,9 @@ from tests.conftest import write_suite
 from nightshift.contracts.datasets import load_contract, load_contracts
 from nightshift.contracts.partitions import PartitionRange
 from nightshift.errors import SpecError
-from nightshift.ingestion.late_arrivals import sweep
+from nightshift.ingestion.late_arrivals import load_late_drops
 from nightshift.ingestion.load import ingest
-from nightshift.ingestion.schema_diff import adoption, compare_schema
+from nightshift.ingestion.schema_diff import adoption_yaml, compare_schema
 from nightshift.lake.drops import NewDrop, write_drop
 from nightshift.lake.object_store import ObjectStore
 from nightshift.quality.contract_check import ColumnsError, TypeChangedError
@@ -64,7 +64,7 @@ def visible(conn, columns="id, size, weight"):
 
 def printed(settings, drop, data):
     contract = load_contract(settings.datasets_dir, "things")
-    return adoption(contract, drop, compare_schema(contract, drop, data))
+    return adoption_yaml(contract, drop, compare_schema(contract, drop, data))
 
 
 def adopted_by(lines):
@@ -105,11 +105,11 @@ def test_an_added_column_is_ignored_and_noted_until_it_is_adopted(things, conn, 
         "    added: [colour]",
     ]
     adopted = things(adopted_by(lines))
-    result = sweep(adopted, "things", BOTH, run, reread=True)
+    result = load_late_drops(adopted, "things", BOTH, run, reread=True)
 
     assert [drop.partition for drop in result.loaded] == [OLD, NEW]
     assert visible(conn, "id, colour") == [(OLD, "a", None), (OLD, "b", None), (NEW, "a", "red")]
-    assert not sweep(adopted, "things", BOTH, run, reread=True).loaded
+    assert not load_late_drops(adopted, "things", BOTH, run, reread=True).loaded
 
 
 @pytest.mark.parametrize(
@@ -139,14 +139,14 @@ def test_a_breaking_change_stops_before_any_write_and_loads_when_adopted(
         assert f"nightshift {command}" in str(caught.value)
 
     adopted = things(adopted_by(printed(settings, drop, data)))
-    result = sweep(adopted, "things", BOTH, run)
+    result = load_late_drops(adopted, "things", BOTH, run)
 
     assert [drop.partition for drop in result.loaded] == [NEW]
     assert visible(conn) == [(OLD, "a", 1, 1.5), (OLD, "b", 2, None), after]
     before = conn.execute(
         "select load_id from ops.published where partition_date = %s", [OLD]
     ).fetchone()
-    assert sweep(adopted, "things", BOTH, run, reread=True).published == ()
+    assert load_late_drops(adopted, "things", BOTH, run, reread=True).published == ()
     assert not ingest(adopted, "things", BOTH, run).is_new
     assert (
         conn.execute(

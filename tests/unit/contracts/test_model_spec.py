@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from nightshift.contracts.metrics import METRICS
-from nightshift.contracts.model_spec import is_skipped, load_spec, load_specs
+from nightshift.contracts.model_spec import is_skipped_by_clock, load_spec, load_specs
 from nightshift.errors import SpecError
 from nightshift.settings import PROJECT_ROOT
 
@@ -164,7 +164,7 @@ def test_deadline_is_refused_when_the_rescue_would_fall_into_the_hour_that_is_sk
 )
 def test_skipped_times_are_those_that_no_clock_shows_on_some_night(timezone, skipped):
     times = [dt.time(hour, minute) for hour in range(5) for minute in (0, 15, 30, 45)]
-    found = [f"{at:%H:%M}" for at in times if is_skipped(at, timezone)]
+    found = [f"{at:%H:%M}" for at in times if is_skipped_by_clock(at, timezone)]
     assert (skipped in found) if skipped else (found == [])
     assert "01:45" not in found
     assert "03:00" not in found

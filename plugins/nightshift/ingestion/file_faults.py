@@ -32,7 +32,7 @@ from nightshift.quality.contract_check import (
     ReaderFailedError,
     check_file,
 )
-from nightshift.resource_errors import exhaustion_of
+from nightshift.resource_errors import resource_error_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -62,7 +62,7 @@ def refusal_of(
         return refusal
     if isinstance(error, (NightshiftError, *_NEVER_A_FILE)):
         return None
-    short = exhaustion_of(error)
+    short = resource_error_of(error)
     if short is not None:
         is_files = isinstance(short, MemoryShortError) and _is_room_left()
         return (
