@@ -25,8 +25,8 @@ import sys
 sys.path.insert(0, sys.argv[1])
 import numpy as np
 from loop import add_up
-from nightshift.kernels import compiled
-print(compiled(add_up)(np.arange(100.0), 2.0))
+from nightshift.kernels import jit
+print(jit(add_up)(np.arange(100.0), 2.0))
 """
 
 

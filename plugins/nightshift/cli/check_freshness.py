@@ -10,7 +10,7 @@ import typer
 
 from nightshift.cli.console import print_table, say
 from nightshift.contracts.document_folder import combined_error
-from nightshift.contracts.partitions import OPERATING_TIMEZONE
+from nightshift.contracts.partitions import operating_timezone
 from nightshift.errors import NightshiftError
 from nightshift.settings import load_settings
 
@@ -147,14 +147,16 @@ def _instant(text: str) -> dt.datetime:
             expected="ISO 8601, for example 2013-03-05T04:30",
             todo="Correct --at.",
         ) from None
-    return (at if at.tzinfo else at.replace(tzinfo=ZoneInfo(OPERATING_TIMEZONE))).astimezone(dt.UTC)
+    return (at if at.tzinfo else at.replace(tzinfo=ZoneInfo(operating_timezone()))).astimezone(
+        dt.UTC
+    )
 
 
 def _show(found: Freshness) -> None:
     from zoneinfo import ZoneInfo
 
     say(f"As of {found.at:%Y-%m-%d %H:%M} UTC")
-    zone = ZoneInfo(OPERATING_TIMEZONE)
+    zone = ZoneInfo(operating_timezone())
     print_table(
         ("model", "partition", "deadline", "published", "rows", "status"),
         [

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from nightshift.errors import SpecError
 
 IDENTIFIER = r"^[a-z_][a-z0-9_]{0,62}$"
 """Names that become SQL identifiers. Source: PostgreSQL's limit of 63 bytes."""
+Identifier = Annotated[str, Field(pattern=IDENTIFIER)]
+PositiveInt = Annotated[int, Field(gt=0)]
+Ratio = Annotated[float, Field(ge=0, le=1)]
+
 MAXIMUM_BYTES = 1 << 20
 """The largest specs of ours have 5 KB; one with 300 features has 20 KB."""
 MAXIMUM_DEPTH = 100
@@ -53,6 +57,16 @@ class Frozen(BaseModel):
     """A strict, immutable part of a document that refuses unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class NamedDocument(Frozen):
+    """A document that names itself.
+
+    Attributes:
+        name: Must be the name of its file.
+    """
+
+    name: Identifier
 
 
 DocumentT = TypeVar("DocumentT", bound=Frozen)

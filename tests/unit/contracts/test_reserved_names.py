@@ -84,7 +84,7 @@ def test_a_label_named_like_a_feature_is_refused() -> None:
     "name", ["flight_id", "event_timestamp", "partition_date", "load_id", "as_of"]
 )
 def test_a_column_that_says_which_row_it_is_is_no_feature(name: str) -> None:
-    with pytest.raises(ValidationError, match=f"{name}: columns that say which row it is"):
+    with pytest.raises(ValidationError, match=f"{name}: columns that identify a row"):
         ModelSpec.model_validate(spec(features={"numeric": [name, "distance_miles"]}))
 
 

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ConfigDict
 from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from nightshift.contracts.yaml_document import Frozen, read_document
 from nightshift.errors import SpecError
@@ -110,9 +111,11 @@ def test_a_scalar_is_read_as_by_another_parser_or_refused(path: Path, scalar: st
         content = read(path)
     except SpecError:
         return
-    if scalar.strip() == "=":  # a type of YAML 1.1 that nothing reads
+    try:
+        expected = by_ruamel(text)
+    except (ValueError, YAMLError):  # ``-_`` is a number without digits there, ``=`` an old type
+        assert content["a"] == scalar.strip()
         return
-    expected = by_ruamel(text)
     assert content == expected or content["a"] != content["a"]
     assert type(content["a"]) is type(expected["a"])
 
