@@ -21,7 +21,7 @@ import numpy as np
 
 from nightshift.contracts.partitions import Partition, operating_timezone
 from nightshift.errors import NightshiftError
-from nightshift.ingestion.local_time import to_utc, to_wall
+from nightshift.ingestion.rows.local_time import to_utc, to_wall
 
 if TYPE_CHECKING:
     import numpy.typing as npt

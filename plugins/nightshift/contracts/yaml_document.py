@@ -186,7 +186,7 @@ def _parse(path: Path, text: str) -> tuple[yaml.MappingNode, dict[object, object
         where = f"{path.name}:{mark.line + 1}" if mark else path.name
         got = getattr(error, "problem", None) or str(error).splitlines()[0]
         raise SpecError(f"{where} is not YAML.", got=got) from None
-    if not isinstance(content, dict):
+    if not isinstance(root, yaml.MappingNode) or not isinstance(content, dict):
         got = "nothing" if content is None else type(content).__name__
         raise SpecError(f"{path.name} is not a mapping.", expected="keys and values", got=got)
     return root, content

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING
 from nightshift.contracts.datasets import load_contract
 from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.errors import LoadStateError, NightshiftError
-from nightshift.ingestion.cast import cast_column
 from nightshift.ingestion.deliveries import read_deliveries
 from nightshift.ingestion.load import ingest
-from nightshift.ingestion.row_check import check_rows
+from nightshift.ingestion.rows.cast import cast_column
+from nightshift.ingestion.rows.row_check import check_rows
 from nightshift.lake.drops import NewDrop, manifest_of, read_data, write_drop
 from nightshift.lake.object_store import ObjectStore
 from nightshift.quality.contract_check import accepted_form, check_file

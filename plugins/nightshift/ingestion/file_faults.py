@@ -23,7 +23,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from nightshift.errors import MemoryShortError, NightshiftError
-from nightshift.ingestion.row_check import check_rows
+from nightshift.ingestion.rows.row_check import check_rows
 from nightshift.lake.drops import DropManifest
 from nightshift.quality.contract_check import (
     IN_MEMORY_BYTES,

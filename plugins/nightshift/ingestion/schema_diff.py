@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nightshift.contracts.datasets import Column, ColumnType
-from nightshift.ingestion.cast import Reason, cast_column
+from nightshift.ingestion.rows.cast import Reason, cast_column
 from nightshift.quality.contract_check import SIMILARITY, accepted_form, is_other_type
 from nightshift.quality.file_blocks import UnreadableFileError, read_cells
 

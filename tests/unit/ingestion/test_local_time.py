@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nightshift.ingestion.local_time import clock_changes, to_utc, to_wall
+from nightshift.ingestion.rows.local_time import clock_changes, to_utc, to_wall
 
 
 def seconds(*values):

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nightshift.contracts.datasets import DatasetContract
-from nightshift.ingestion.row_check import check_rows
+from nightshift.ingestion.rows.row_check import check_rows
 from nightshift.lake.drops import DropManifest
 from nightshift.quality.contract_check import check_file
 from nightshift.quality.file_blocks import count_rows
@@ -133,7 +133,7 @@ def test_the_same_key_is_no_conflict_when_it_is_in_two_files():
     rows = check(first, second)
 
     assert rows.values.to_pydict()["size"] == [1, 2]
-    assert rows.places.tolist() == [0, 1]
+    assert rows.file_index.tolist() == [0, 1]
 
 
 def test_a_file_of_an_older_schema_version_has_nulls_when_a_column_is_newer():
@@ -143,7 +143,7 @@ def test_a_file_of_an_older_schema_version_has_nulls_when_a_column_is_newer():
 
     assert sorted(
         zip(
-            rows.places.tolist(),
+            rows.file_index.tolist(),
             rows.values.to_pydict()["id"],
             rows.values.to_pydict()["size"],
             strict=True,
