@@ -123,7 +123,7 @@ def test_names_that_nobody_can_adopt_are_told():
             ("1,2013-09-05 10:00,1,ja", "2,2013-09-05 11:00,1,nein"),
             "coupon seems to be boolean in a form",
         ),
-        (("1,2013-09-05,1,true", "2,2013-09-06,1,true"), "sold_at says which row it is"),
+        (("1,2013-09-05,1,true", "2,2013-09-06,1,true"), "sold_at identifies a row"),
     ],
 )
 def test_another_spelling_is_a_sentence_and_no_new_column(rows, says):
@@ -137,7 +137,7 @@ def test_a_missing_event_timestamp_is_a_sentence():
     _, diff = compared("id,amount,coupon", "1,2.5,true")
 
     assert adoption_obstacles(CONTRACT, diff) == [
-        "sold_at is missing, and says which row it is: no version can be without it."
+        "sold_at is missing, but identifies a row: no version can be without it."
     ]
 
 

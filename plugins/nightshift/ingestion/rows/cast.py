@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
@@ -108,6 +108,11 @@ def cast_column(texts: pa.ChunkedArray, column: Column, timezone: str) -> CastCo
     # A time that was twice is refused only where it is part of a key that is there twice.
     was_twice = problems.pop(Reason.REPEATED_HOUR, None)
     return CastColumn(values, problems, was_twice)
+
+
+def cast_texts(texts: Sequence[str | None], column: Column, timezone: str) -> CastColumn:
+    """Cast texts of a Python list, as ``cast_column`` does."""
+    return cast_column(pa.chunked_array([pa.array(texts, pa.string())]), column, timezone)
 
 
 class _CachedCast:

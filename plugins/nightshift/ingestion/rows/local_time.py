@@ -1,7 +1,7 @@
-"""Wall-clock time to UTC, many values at once, by the zone's own rules; Python's zone data, so every machine agrees.
+"""Convert wall-clock time to UTC and back, many values at once, by the zone's own rules.
 
-A clock that is set forward has times that never were; one that is set back has times that were
-twice. Source: docs/adr/0005-raw-versions.md.
+Python's zone data is used, so every machine agrees. A clock that is set forward skips some times;
+one that is set back shows some twice. Source: docs/adr/0005-raw-versions.md.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     Mask = npt.NDArray[np.bool_]
     Seconds = npt.NDArray[np.datetime64]
 
+_NAT = np.datetime64("NaT", "s")
+
 
 def to_utc(wall: Seconds, timezone: str) -> tuple[Seconds, Mask, Mask]:
     """Convert wall-clock times.
@@ -32,25 +34,21 @@ def to_utc(wall: Seconds, timezone: str) -> tuple[Seconds, Mask, Mask]:
         UTC value may lie in the year 0 or 10000. shape (n,): whether the time never was (its UTC
         value is then NaT). shape (n,): whether the time was twice.
     """
-    values, positions = np.unique(wall, return_inverse=True)
     zone = ZoneInfo(timezone)
-    found = [_instants(value, zone) for value in values.astype("datetime64[s]").tolist()]
-    first = np.array([instants[0] for instants in found], dtype="datetime64[s]")
-    was_twice = np.array([len(instants) > 1 for instants in found], dtype=bool)
+    values, positions = np.unique(wall.astype("datetime64[s]"), return_inverse=True)
+    instants = [_first_instant(value, zone) for value in values.tolist()]
+    first = np.array([instant for instant, _ in instants], dtype="datetime64[s]")
+    was_twice = np.array([is_twice for _, is_twice in instants], dtype=bool)
     never = np.isnat(first) & ~np.isnat(values)
-    shaped = [part[positions].reshape(wall.shape) for part in (first, never, was_twice)]
-    return shaped[0], shaped[1], shaped[2]
+    return first[positions], never[positions], was_twice[positions]
 
 
 def to_wall(utc: Seconds, timezone: str) -> Seconds:
     """Convert UTC, shape (n,), ``datetime64[s]``, to the zone's clock; NaT stays NaT."""
-    values, places = np.unique(utc, return_inverse=True)
     zone = ZoneInfo(timezone)
-    wall = [
-        None if value is None else _wall(value, zone)
-        for value in values.astype("datetime64[s]").tolist()
-    ]
-    return np.array(wall, dtype="datetime64[s]")[places].reshape(utc.shape)
+    values, positions = np.unique(utc.astype("datetime64[s]"), return_inverse=True)
+    wall = [None if value is None else _wall(value, zone) for value in values.tolist()]
+    return np.array(wall, dtype="datetime64[s]")[positions]
 
 
 @dataclass(frozen=True)
@@ -75,35 +73,29 @@ class ClockChange:
 def clock_changes(first: dt.datetime, end: dt.datetime, timezone: str) -> list[ClockChange]:
     """Return when a zone's clock was set, between two instants, to the minute."""
     zone = ZoneInfo(timezone)
-    changes: list[ClockChange] = []
-    minute = dt.timedelta(minutes=1)
-    instant, before = first.astimezone(dt.UTC), first.astimezone(zone).utcoffset()
+    changes = []
+    instant = first.astimezone(dt.UTC)
+    before = _wall(instant, zone) - instant.replace(tzinfo=None)
     while instant < end:
-        after = instant.astimezone(zone).utcoffset()
-        if after != before and before is not None and after is not None:
-            walls = [instant.replace(tzinfo=None) + offset for offset in (before, after)]
-            changes.append(ClockChange(after < before, min(walls), max(walls)))
-        instant, before = instant + minute, after
+        utc = instant.replace(tzinfo=None)
+        after = _wall(instant, zone) - utc
+        if after != before:
+            start, stop = sorted((utc + before, utc + after))
+            changes.append(ClockChange(after < before, start, stop))
+        instant, before = instant + dt.timedelta(minutes=1), after
     return changes
 
 
-def _instants(wall: dt.datetime | None, zone: ZoneInfo) -> list[np.datetime64]:
-    """Return the instants at which the clock showed a time, the earlier first; NaT for none."""
-    offsets = (
-        []
-        if wall is None
-        else [wall.replace(tzinfo=zone, fold=fold).utcoffset() for fold in (0, 1)]
-    )
+def _first_instant(wall: dt.datetime | None, zone: ZoneInfo) -> tuple[np.datetime64, bool]:
+    """Return when the clock first showed a time, NaT for never, and whether it showed it twice."""
+    if wall is None:
+        return _NAT, False
+    before, after = (wall.replace(tzinfo=zone, fold=fold).utcoffset() for fold in (0, 1))
+    # The clock was set forward over this time.
+    if before is None or after is None or before < after:
+        return _NAT, False
     # In the years 1 and 9999 the instant may not exist in Python, but it does in numpy.
-    instants = [
-        np.datetime64(wall, "s") - np.timedelta64(offset or dt.timedelta(), "s")
-        for offset in offsets
-    ]
-    if len(instants) == 2 and offsets[0] == offsets[1]:  # noqa: PLR2004
-        return instants[:1]
-    if not instants or instants[0] > instants[1]:  # the clock was set forward over this time
-        return [np.datetime64("NaT", "s")]
-    return instants
+    return np.datetime64(wall, "s") - np.timedelta64(before, "s"), before > after
 
 
 def _wall(utc: dt.datetime, zone: ZoneInfo) -> dt.datetime:

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from nightshift.contracts.partitions import Partition
-from nightshift.ingestion.rows.cast import ARROW_TYPES, CastColumn, Reason, cast_column
+from nightshift.ingestion.rows.cast import ARROW_TYPES, CastColumn, Reason, cast_column, cast_texts
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -162,8 +162,8 @@ def _with_all_columns(texts: pa.Table, names: Sequence[str]) -> pa.Table:
 def _defaults(column: Column, n_rows: int, timezone: str) -> pa.Array:
     if column.default is None:
         return pa.nulls(n_rows, ARROW_TYPES[column.type])
-    texts = pa.chunked_array([pa.repeat(column.default, n_rows)])
-    return cast_column(texts, column, timezone).values
+    value = cast_texts([column.default], column, timezone).values[0]
+    return pa.repeat(value, n_rows)
 
 
 def _record_problems(rows: TypedRows, index: int, name: str, cast: CastColumn) -> None:
