@@ -280,5 +280,8 @@ def _read_back(
             got=str(len(rows)),
             todo="Rerun the task; if it stays so, read ops.loads of this run.",
         )
-    ingested = [IngestedPartition(*row, row[0] in published) for row in rows]
+    ingested = [
+        IngestedPartition(day, n_rows, n_refused, load_id, day in published)
+        for day, n_rows, n_refused, load_id in rows
+    ]
     return IngestResult(call.contract.dataset, tuple(ingested))

@@ -149,7 +149,7 @@ def _wrong_values(texts: Texts, column: Column, timezone: str) -> list[str]:
     is_wrong = cast_texts(texts, column, timezone).problems.get(Reason.WRONG_TYPE)
     if is_wrong is None:
         return []
-    return [texts[i] or "" for i in np.flatnonzero(is_wrong)]
+    return [texts[i] or "" for i in np.flatnonzero(is_wrong).tolist()]
 
 
 def _guess_type(texts: Texts, timezone: str) -> ColumnType:
@@ -200,7 +200,8 @@ def adoption_yaml(contract: DatasetContract, drop: DropManifest, diff: SchemaDif
     Only for a difference without ``adoption_obstacles``.
     """
     by_name = {column.name: column for column in contract.columns}
-    converted, replaced = {}, {}
+    converted: dict[str, ColumnType] = {}
+    replaced: dict[str, ColumnType] = {}
     for name, new_type in diff.retyped.items():
         is_convertible = _is_convertible(new_type, by_name[name].type)
         (converted if is_convertible else replaced)[name] = new_type
