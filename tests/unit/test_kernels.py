@@ -32,7 +32,7 @@ print(jit(add_up)(np.arange(100.0), 2.0))
 
 @pytest.fixture
 def call(tmp_path):
-    """Return a function that runs the kernel in a process of its own, and the folder where it is kept."""
+    """Return a function that runs the kernel in an own process, and the folder of its code."""
     (tmp_path / "loop.py").write_text(LOOP)
     folder = tmp_path / "kernels"
     environment = {

@@ -1,4 +1,7 @@
-"""Upstream changes a file's schema: noted or stopped, adopted by a new version of the contract, and old partitions still load."""
+"""Upstream changes a file's schema.
+
+Noted or stopped, adopted by a new version of the contract, and old partitions still load.
+"""
 
 import datetime as dt
 
@@ -20,9 +23,13 @@ pytestmark = [pytest.mark.integration, pytest.mark.mlts("data-1")]
 
 OLD, NEW = dt.date(2013, 3, 9), dt.date(2013, 3, 10)
 BOTH = PartitionRange.of("2013-03-09", "2013-03-10")
-HEAD = "name: things\ndescription: d\ndelivery: on_change\nhistory_start: 2013-01-01\ngrain: g\nkey: [id]\n"
+HEAD = (
+    "name: things\ndescription: d\ndelivery: on_change\nhistory_start: 2013-01-01\n"
+    "grain: g\nkey: [id]\n"
+)
 FIRST = HEAD + (
-    "schema_version: 1\ncolumns:\n  - {name: id, type: text}\n  - {name: size, type: integer, is_nullable: true}\n"
+    "schema_version: 1\ncolumns:\n  - {name: id, type: text}\n  - {name: size, "
+    "type: integer, is_nullable: true}\n"
     "  - {name: weight, type: number, is_nullable: true}\n"
 )
 OLD_FILE = b"id,size,weight\na,1,1.5\nb,2,\n"
@@ -30,7 +37,10 @@ OLD_FILE = b"id,size,weight\na,1,1.5\nb,2,\n"
 
 @pytest.fixture
 def things(settings, conn, tmp_path, run):
-    """Return a function that puts a contract in force and returns its settings; the old partition is in under the first one."""
+    """Return a function that puts a contract in force and returns its settings.
+
+    The old partition is in under the first one.
+    """
     number = iter(range(99))
 
     def adopt(text):
@@ -58,7 +68,10 @@ def deliver(settings, day, data, version=1):
 
 
 def visible(conn, columns="id, size, weight"):
-    query = f"select t.partition_date, {columns} from raw.things t join ops.published p using (partition_date, load_id) order by 1, 2"
+    query = (
+        f"select t.partition_date, {columns} from raw.things t join ops.published p "
+        f"using (partition_date, load_id) order by 1, 2"
+    )
     return conn.execute(query).fetchall()
 
 
@@ -68,7 +81,10 @@ def printed(settings, drop, data):
 
 
 def adopted_by(lines):
-    """Return the first contract with the printed lines put in as they say: columns of the same name replaced, others added."""
+    """Return the first contract with the printed lines put in as they say.
+
+    Columns of the same name replaced, others added.
+    """
     columns = {
         line.split("name: ")[1].split(",")[0]: line
         for line in FIRST.splitlines()
@@ -166,7 +182,10 @@ def test_a_type_with_a_counterpart_is_converted_when_adopted(things, conn, run):
     drop = deliver(settings, NEW, data, version=2)
     with pytest.raises(
         TypeChangedError,
-        match="seen: expected utc_timestamp, 2 of 2 values are something else; accepted: YYYY-MM-DD HH:MM",
+        match=(
+            "seen: expected utc_timestamp, 2 of 2 values are something else; accepted: "
+            "YYYY-MM-DD HH:MM"
+        ),
     ):
         ingest(settings, "things", PartitionRange.of(str(NEW)), run)
 

@@ -15,7 +15,10 @@ MODELS = PROJECT_ROOT / "dags" / "models"
 
 @pytest.fixture
 def edited(tmp_path):
-    """Return a function that copies flight_delayed.yaml with one line replaced, loads it and returns the error's text."""
+    """Return a function that copies flight_delayed.yaml with one line replaced.
+
+    Loads it and returns the error's text.
+    """
 
     def edit(old, new):
         text = (MODELS / "flight_delayed.yaml").read_text()
@@ -114,9 +117,9 @@ def test_parameter_that_the_trainer_sets_is_refused(edited, parameter):
         "params: {learning_rate: 0.05", f"params: {{{parameter}: 1, learning_rate: 0.05"
     )
     assert (
-        f"flight_delayed.yaml:{line}: training.params: expected Value error, parameters that the trainer does not set itself"
-        in text
-    )
+        f"flight_delayed.yaml:{line}: training.params: expected Value error, parameters "
+        f"that the trainer does not set itself"
+    ) in text
     assert f"remove {parameter}" in text
 
 

@@ -1,4 +1,7 @@
-"""Names of the warehouse and of our own are refused when a contract or spec is read, with what to do."""
+"""Names of the warehouse and of our own are refused when a contract or spec is read.
+
+With what to do.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +19,15 @@ from nightshift.settings import PROJECT_ROOT
 
 def contract(name: str = "orders", column: str = "amount") -> dict[str, Any]:
     return {
-        "name": name, "description": "d", "schema_version": 1, "delivery": "daily", "history_start": "2013-01-01",
-        "grain": "g", "key": ["id"], "columns": [{"name": "id", "type": "text"}, {"name": column, "type": "integer"}],
-    }  # fmt: skip
+        "name": name,
+        "description": "d",
+        "schema_version": 1,
+        "delivery": "daily",
+        "history_start": "2013-01-01",
+        "grain": "g",
+        "key": ["id"],
+        "columns": [{"name": "id", "type": "text"}, {"name": column, "type": "integer"}],
+    }
 
 
 def spec(**changes: Any) -> dict[str, Any]:

@@ -1,4 +1,7 @@
-"""Hashes of keys: equal for equal rows, different for different ones of any type, wherever a row stands."""
+"""Hashes of keys: equal for equal rows, different for different ones of any type.
+
+Wherever a row stands.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Wall-clock time to UTC on the days when clocks are set, in three zones; expected values written by hand."""
+"""Wall-clock time to UTC on the days when clocks are set, in three zones.
+
+Expected values written by hand.
+"""
 
 import datetime as dt
 

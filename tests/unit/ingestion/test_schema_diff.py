@@ -46,7 +46,7 @@ def compared(header: str, *rows: str | bytes, encoding: str = "utf-8"):
 
 
 def adopted(drop, diff) -> DatasetContract:
-    """Put the printed lines into the contract, as they say, and read it as every contract is read."""
+    """Put the printed lines into the contract, as they say, and read it."""
     said = YAML(typ="safe").load("\n".join(adoption_yaml(CONTRACT, drop, diff)))
     columns = {column["name"]: column for column in CONTRACT.model_dump(mode="json")["columns"]}
     assert len({column["name"] for column in said["columns"]}) == len(said["columns"])
