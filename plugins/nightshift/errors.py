@@ -174,10 +174,9 @@ class ServiceError(NightshiftError):
 
 
 _MAX_CAUSE_CHARACTERS = 200
+# Quoted text, brackets and words with digits: what a driver's message may quote of a row, a host or
+# a secret.
 _VALUES = re.compile(r"'[^']*'|\"[^\"]*\"|\([^)]*\)|\S*\d\S*")
-"""Quoted text, brackets and words with digits: what a driver's message may quote of a row, a
-host or a secret.
-"""
 
 
 def cause_of(error: BaseException) -> str:

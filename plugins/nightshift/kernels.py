@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+# Rows of one thread's task; a multiple of the kernels' lanes.
 TASK_ROWS = 2_048
-"""Rows of one thread's task; a multiple of the kernels' lanes."""
 
 
 def thread_count() -> int:

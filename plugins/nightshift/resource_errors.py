@@ -24,10 +24,8 @@ from nightshift.redaction import redact
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _DISK_FULL, _OUT_OF_MEMORY = "53100", "53200"
 _SPACE_WORDS = re.compile("No space left on device|File too large|Disk quota exceeded|DiskFull")
+# How PostgreSQL begins such a message, and psycopg's class, which is all that a gate keeps of it.
 _SERVER_WORDS = re.compile("could not (extend|write|create|open|fsync)|DiskFull")
-"""How PostgreSQL begins such a message, and psycopg's class, which is all that a gate keeps of
-it.
-"""
 _MEMORY_WORDS = re.compile("std::bad_alloc|can't start new thread")
 _TRANSLATED = (WarehouseFullError, LocalSpaceError, MemoryShortError, ObjectStoreError)
 

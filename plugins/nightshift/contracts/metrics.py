@@ -17,8 +17,8 @@ class Task(StrEnum):
     REGRESSION = "regression"
 
 
+# Tasks that people ask for; no stage from training to monitoring can do them.
 NOT_SUPPORTED = ("multiclass", "ranking")
-"""Tasks that people ask for; no stage from training to monitoring can do them."""
 
 
 @dataclass(frozen=True)

@@ -18,14 +18,12 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from nightshift.errors import NightshiftError
 from nightshift.settings import PROJECT_ROOT
 
+# Local time on the day after at which the knowledge of a partition ends at the earliest. Source:
+# docs/adr/0001-time.md.
 CUTOFF = dt.time(0, 30)
-"""Local time on the day after at which the knowledge of a partition ends at the earliest. Source:
-docs/adr/0001-time.md.
-"""
+# Days that every library here can hold with its zone, its look-back and its nanoseconds (1677 to
+# 2262).
 EARLIEST_DAY, LATEST_DAY = dt.date(1900, 1, 1), dt.date(2199, 12, 31)
-"""Days that every library here can hold with its zone, its look-back and its nanoseconds (1677
-to 2262).
-"""
 
 
 class TimezoneError(NightshiftError):

@@ -5,30 +5,29 @@ A contract or spec that takes one is refused when it is read.
 
 from __future__ import annotations
 
+# Columns that every table has. Source:
+# https://www.postgresql.org/docs/current/ddl-system-columns.html
 SYSTEM_COLUMNS = frozenset({"tableoid", "xmin", "cmin", "xmax", "cmax", "ctid"})
-"""Columns that every table has. Source:
-https://www.postgresql.org/docs/current/ddl-system-columns.html
-"""
+# Columns that every raw table has in addition to those of its contract.
 RAW_COLUMNS = frozenset(
     {"partition_date", "load_id", "known_at", "source_row", "source_uri", "source_sha256"}
 )
-"""Columns that every raw table has in addition to those of its contract."""
+# Tables of schema ``raw`` that belong to no contract.
 RAW_TABLES = frozenset({"ingested_drops"})
-"""Tables of schema ``raw`` that belong to no contract."""
+# Columns of prediction tables and of the views on them, in addition to the entity's key.
 PREDICTION_COLUMNS = frozenset({
     "partition_date", "load_id", "shard", "event_timestamp", "score", "probability", "decile",
     "is_positive", "reasons", "model_version", "features_as_of", "score_source",
     "score_source_reason", "run_id", "published_at", "superseded_at", "outcome",
     "outcome_known_at", "is_mature",
 })  # fmt: skip
-"""Columns of prediction tables and of the views on them, in addition to the entity's key."""
+# Columns that every feature view has for bookkeeping.
 FEATURE_COLUMNS = frozenset({"partition_date", "load_id", "as_of"})
-"""Columns that every feature view has for bookkeeping."""
 
 _PARTITION_INDEX, _LARGE, _PRIMARY_KEY = "_by_partition", "$large", "_pkey"
 _VIEWS = ("_current", "_history", "_outcomes")
+# PostgreSQL cuts longer names, and two of them would be one.
 MAXIMUM_DATASET_LENGTH = 63 - len(_LARGE + _PARTITION_INDEX)
-"""PostgreSQL cuts longer names, and two of them would be one."""
 
 
 def refuse_column(name: str) -> None:

@@ -8,8 +8,8 @@ from pydantic import Field, model_validator
 
 from nightshift.contracts.yaml_document import Frozen, Identifier, PositiveInt
 
+# Who computes raw scores. Source: docs/adr/0022-engines.md.
 EngineChoice = Literal["auto", "lightgbm", "quickscorer"]
-"""Who computes raw scores. Source: docs/adr/0022-engines.md."""
 
 
 class FallbackRule(Frozen):

@@ -11,6 +11,8 @@ from nightshift.contracts.yaml_document import Frozen, PositiveInt
 
 Calibration = Literal["platt", "isotonic", "none"]
 
+# LightGBM parameters, all aliases included, that the trainer sets: same training set and spec must
+# give the same trees.
 # fmt: off
 TRAINER_PARAMS = frozenset({
     "num_threads", "num_thread", "nthread", "nthreads", "n_jobs", "seed", "random_seed",
@@ -29,9 +31,6 @@ TRAINER_PARAMS = frozenset({
     "two_round", "verbosity", "verbose",
 })
 # fmt: on
-"""LightGBM parameters, all aliases included, that the trainer sets: same training set and spec
-must give the same trees.
-"""
 
 
 class Weekday(StrEnum):

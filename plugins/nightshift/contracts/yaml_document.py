@@ -11,23 +11,24 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from nightshift.errors import SpecError
 
+# Names that become SQL identifiers. Source: PostgreSQL's limit of 63 bytes.
 IDENTIFIER = r"^[a-z_][a-z0-9_]{0,62}$"
-"""Names that become SQL identifiers. Source: PostgreSQL's limit of 63 bytes."""
 Identifier = Annotated[str, Field(pattern=IDENTIFIER)]
 PositiveInt = Annotated[int, Field(gt=0)]
 Ratio = Annotated[float, Field(ge=0, le=1)]
 
+# The largest specs of ours have 5 KB; one with 300 features has 20 KB.
 MAXIMUM_BYTES = 1 << 20
-"""The largest specs of ours have 5 KB; one with 300 features has 20 KB."""
+# Nesting: specs have 5 levels.
 MAXIMUM_DEPTH = 100
-"""Nesting: specs have 5 levels."""
+# Values of a document with its aliases written out: nine lines can stand for a billion.
 MAXIMUM_NODES = 200_000
-"""Values of a document with its aliases written out: nine lines can stand for a billion."""
 
+# A block nests by one column at least, so a deep one begins far to the right.
 _DEEP_BLOCK = re.compile(rf"^[ \t?-]{{{2 * MAXIMUM_DEPTH},}}", re.MULTILINE)
-"""A block nests by one column at least, so a deep one begins far to the right."""
 _BRACKETS = re.compile(r"[\[\]{}]")
 _TAG = "tag:yaml.org,2002:"
+# Type, pattern and first characters of the plain scalars of YAML 1.2 that are no text.
 _SCALARS = (
     ("null", r"~|null|Null|NULL|", ("~", "n", "N", "")),
     ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
@@ -50,7 +51,6 @@ _SCALARS = (
     ),
     ("merge", r"<<", "<"),
 )
-"""Type, pattern and first characters of the plain scalars of YAML 1.2 that are no text."""
 
 
 class Frozen(BaseModel):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -40,11 +40,11 @@ class Deliveries:
     """
 
     drops: tuple[DropManifest, ...]
-    absent: tuple[DropManifest, ...] = ()
-    wrong: tuple[WrongManifest, ...] = ()
-    n_bytes: Mapping[str, int] = field(default_factory=dict)
-    received_at: Mapping[DropManifest, dt.datetime] = field(default_factory=dict)
-    ingested: Mapping[Identity, dt.datetime] = field(default_factory=dict)
+    absent: tuple[DropManifest, ...]
+    wrong: tuple[WrongManifest, ...]
+    n_bytes: Mapping[str, int]
+    received_at: Mapping[DropManifest, dt.datetime]
+    ingested: Mapping[Identity, dt.datetime]
 
     @cached_property
     def newest(self) -> dict[dt.date, DropManifest]:

@@ -39,11 +39,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+# Classes of SQLSTATE that speak of a value: data exception, program limit exceeded.
 _VALUE_STATES = ("22", "54")
-"""Classes of SQLSTATE that speak of a value: data exception, program limit exceeded."""
 _NEVER_THE_FILE = (ImportError, NameError, LargeFileError)
+# Memory for checking a file within the limits, with a margin.
 _ROOM_BYTES = 16 * IN_MEMORY_BYTES
-"""Memory for checking a file within the limits, with a margin."""
 
 
 def refusal_of(

@@ -73,15 +73,14 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+# From so many rows on a drop is a load of its own that streams; below, all drops of a call are
+# checked and loaded together.
 LARGE_ROWS = 500_000
-"""From so many rows on a drop is a load of its own that streams; below, all drops of a call are
-checked and loaded together.
-"""
+# Connections that store one drop: a server stores rows more slowly than they are checked.
 N_CONNECTIONS = 2
-"""Connections that store one drop: a server stores rows more slowly than they are checked."""
 _PROGRESS_ROWS = 1_000_000
+# A copy that is older belongs to nobody: a task is ended long before.
 _LONGEST_LOAD_SECONDS = 24 * 3600
-"""A copy that is older belongs to nobody: a task is ended long before."""
 
 
 def is_large(drop: DropManifest, n_bytes: int) -> bool:

@@ -42,10 +42,10 @@ _CONVERTIBLE = {
     (ColumnType.DATE, ColumnType.UTC_TIMESTAMP),
 }
 _N_SAMPLES = 3
+# A number with leading zeros is a code: as a number it would lose them.
 _CODE = re.compile(r"[+-]?0[0-9]+")
-"""A number with leading zeros is a code: as a number it would lose them."""
+# Source: PostgreSQL's limit of an identifier, in bytes.
 _MAX_NAME_LENGTH = 63
-"""Source: PostgreSQL's limit of an identifier, in bytes."""
 _YAML_WORDS = {"true", "false", "null", "yes", "no", "on", "off", "y", "n"}
 
 

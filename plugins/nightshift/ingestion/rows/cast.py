@@ -47,10 +47,8 @@ _PARSERS = {
     ColumnType.BOOLEAN: parse_booleans,
     ColumnType.DATE: parse_dates,
 }
+# Distinct texts of a column that are remembered; a column with more is text that hardly repeats.
 _MAX_KNOWN_TEXTS = 1 << 14
-"""Distinct texts of a column that are remembered; a column with more is text that hardly
-repeats.
-"""
 
 
 class Reason(StrEnum):

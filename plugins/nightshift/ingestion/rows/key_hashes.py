@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
     Hashes = npt.NDArray[np.uint64]
 
+# So that equal values in two columns do not cancel. Source: boost::hash_combine.
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-"""So that equal values in two columns do not cancel. Source: boost::hash_combine."""
 
 
 def hash_rows(columns: list[pa.Array]) -> Hashes:

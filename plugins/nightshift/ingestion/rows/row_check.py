@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     Numbers = npt.NDArray[np.int64]
 
 ByColumn = Mapping[str, int]
+# Position and text of each row with another number of fields than the header.
 MalformedRows = Sequence[tuple[int, str]]
-"""Position and text of each row with another number of fields than the header."""
 
 
 @dataclass(frozen=True)

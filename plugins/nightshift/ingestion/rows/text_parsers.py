@@ -20,29 +20,29 @@ if TYPE_CHECKING:
 
     Mask = npt.NDArray[np.bool_]
 
+# Digits that fit 64 bits whatever they are: nearly all integers, and the fast way.
 _SHORT_INTEGER = r"^-?[0-9]{1,18}$"
-"""Digits that fit 64 bits whatever they are: nearly all integers, and the fast way."""
+# An integer of up to 19 digits. Pandas writes a column of integers with one gap as 12.0.
 _LONG_INTEGER = r"^(?P<sign>[+-]?)0*(?P<digits>[0-9]{1,19})(?:\.0+)?$"
-"""An integer of up to 19 digits. Pandas writes a column of integers with one gap as 12.0."""
 _NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?$"
 _DAY = r"^(?P<year>[0-9]{4})-(?P<month>[0-9]{2})-(?P<day>[0-9]{2})"
+# A day; pandas and numpy write one as its midnight.
 _DATE = _DAY + r"(?:[Tt ]00:00(?::00(?:\.0{1,9})?)?)?$"
-"""A day; pandas and numpy write one as its midnight."""
+# A time as ISO 8601, PostgreSQL, BigQuery, pandas, numpy and Java write it. An offset has at most
+# 15 hours, the limit of PostgreSQL.
 _TIMESTAMP = (
     _DAY + r"[Tt ](?P<hour>[0-9]{2}):(?P<minute>[0-9]{2})"
     r"(?::(?P<second>[0-9]{2})(?:\.(?P<fraction>[0-9]{1,9}))?)?"
     r"(?P<zone> ?(?:[Zz]|UTC|(?P<sign>[+-])(?P<zone_hour>0[0-9]|1[0-5])"
     r"(?::?(?P<zone_minute>[0-5][0-9])(?::?(?P<zone_second>[0-5][0-9]))?)?))?$"
 )
-"""A time as ISO 8601, PostgreSQL, BigQuery, pandas, numpy and Java write it. An offset has at most
-15 hours, the limit of PostgreSQL."""
 _TRUE, _FALSE = ("true", "t", "1", "1.0", "yes"), ("false", "f", "0", "0.0", "no")
+# Largest magnitudes of an integer of 64 bits.
 _LARGEST_POSITIVE, _LARGEST_NEGATIVE = "9223372036854775807", "9223372036854775808"
-"""Largest magnitudes of an integer of 64 bits."""
+# Up to here a double holds every integer.
 _LARGEST_EXACT = float(2**53)
-"""Up to here a double holds every integer."""
+# The instants that Python can hold, and so every reader of the warehouse: from, and before.
 _FIRST_INSTANT, _END_OF_TIME = np.datetime64("0001-01-01", "us"), np.datetime64("10000-01-01", "us")
-"""The instants that Python can hold, and so every reader of the warehouse: from, and before."""
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     Numbers = npt.NDArray[np.int64]
 
 REASONS = tuple(Reason)
+# Verdicts of a row that is not refused; a refused row has the index of its reason.
 GOOD, DUPLICATE = -1, -2
-"""Verdicts of a row that is not refused; a refused row has the index of its reason."""
 _ROW_ARRAYS = ("file_index", "row_numbers", "verdict", "culprit", "was_twice")
 
 
@@ -154,9 +154,12 @@ def _type_version(
 
 
 def _with_all_columns(texts: pa.Table, names: Sequence[str]) -> pa.Table:
+    """Return the contract's columns; one that the file lacks is null."""
     delivered = set(texts.column_names)
-    nulls = pa.nulls(texts.num_rows, pa.string())
-    return pa.table({name: texts[name] if name in delivered else nulls for name in names})
+    for name in names:
+        if name not in delivered:
+            texts = texts.append_column(name, pa.nulls(texts.num_rows, pa.string()))
+    return texts.select(names)
 
 
 def _defaults(column: Column, n_rows: int, timezone: str) -> pa.Array:
