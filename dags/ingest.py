@@ -18,7 +18,7 @@ from pathlib import Path
 from airflow.sdk import CronPartitionTimetable, TriggerRule, dag, task
 
 from nightshift.contracts.datasets import Delivery, read_contracts
-from nightshift.contracts.partitions import OPERATING_TIMEZONE
+from nightshift.contracts.partitions import operating_timezone
 from nightshift.orchestration import assets, defaults, tasks
 
 CONTRACTS = read_contracts(Path(__file__).parent / "datasets").documents.values()
@@ -28,7 +28,7 @@ DAILY = [contract for contract in CONTRACTS if contract.delivery is Delivery.DAI
 @dag(
     dag_id="ingest",
     schedule=CronPartitionTimetable(
-        "0 0 * * *", timezone=OPERATING_TIMEZONE, run_offset=-1, key_format="%Y-%m-%d"
+        "0 0 * * *", timezone=operating_timezone(), run_offset=-1, key_format="%Y-%m-%d"
     ),
     default_args=defaults.task_defaults("data-platform", timeout_minutes=20),
     **defaults.dag_defaults(

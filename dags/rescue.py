@@ -22,7 +22,7 @@ from pathlib import Path
 from airflow.sdk import DAG, CronPartitionTimetable, CronTriggerTimetable, task
 
 from nightshift.contracts.model_spec import ModelSpec, is_model_name, read_specs
-from nightshift.contracts.partitions import OPERATING_TIMEZONE
+from nightshift.contracts.partitions import operating_timezone
 from nightshift.orchestration import assets, defaults, rescue_tasks
 
 
@@ -34,7 +34,7 @@ def build_dag(spec: ModelSpec) -> DAG:
         dag_id=f"rescue__{spec.name}",
         schedule=CronPartitionTimetable(
             f"{spec.rescue_at.minute} {spec.rescue_at.hour} * * *",
-            timezone=OPERATING_TIMEZONE,
+            timezone=operating_timezone(),
             run_offset=-1,
             key_format="%Y-%m-%d",
         ),

@@ -11,7 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from nightshift.contracts.datasets import read_contracts
-from nightshift.contracts.document_folder import joined
+from nightshift.contracts.document_folder import combined_error
 from nightshift.contracts.model_spec import read_specs
 
 _HERE = Path(__file__).parent
@@ -20,4 +20,4 @@ _PROBLEMS = [
     *read_contracts(_HERE / "datasets").problems.values(),
 ]
 if _PROBLEMS:
-    raise joined(_PROBLEMS)
+    raise combined_error(_PROBLEMS)

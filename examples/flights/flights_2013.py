@@ -19,9 +19,9 @@ from zoneinfo import ZoneInfo
 
 import numpy as np
 
-from nightshift.contracts.partitions import OPERATING_TIMEZONE, Partition
+from nightshift.contracts.partitions import Partition, operating_timezone
 from nightshift.errors import NightshiftError
-from nightshift.ingestion.local_time import to_utc, to_wall
+from nightshift.ingestion.rows.local_time import to_utc, to_wall
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -208,7 +208,7 @@ def _weather() -> dict[dt.date, pa.Table]:
     weather = _read("weather.csv").to_pandas()
     hours = _seconds(weather["time_hour"])
     values, places = np.unique(hours, return_inverse=True)
-    zone = ZoneInfo(OPERATING_TIMEZONE)
+    zone = ZoneInfo(operating_timezone())
     local = np.array(
         [value.replace(tzinfo=dt.UTC).astimezone(zone).isoformat() for value in values.tolist()]
     )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import traceback
+from collections.abc import Iterator
 from typing import ClassVar
 
 
@@ -46,11 +47,9 @@ class NightshiftError(Exception):
 
     def __str__(self) -> str:
         """Return one line per known part, the code first."""
-        lines = [f"[{self.code}] {self.what}"]
-        lines += [f"  expected: {self.expected}"] if self.expected is not None else []
-        lines += [f"  got:      {self.got}"] if self.got is not None else []
-        lines += [f"  to do:    {self.todo}"] if self.todo is not None else []
-        return "\n".join(lines)
+        parts = {"expected: ": self.expected, "got:      ": self.got, "to do:    ": self.todo}
+        lines = [f"  {name}{text}" for name, text in parts.items() if text is not None]
+        return "\n".join([f"[{self.code}] {self.what}", *lines])
 
 
 class SettingsError(NightshiftError):
@@ -163,38 +162,53 @@ class LoadStateError(NightshiftError):
 
 
 class LostAnswerError(WarehouseError):
-    """The connection broke during a commit: it may have taken place, the next attempt reads it back."""
+    """The connection broke during a commit, which may have taken place; the next attempt checks."""
 
     code = "NS-WRITE-005"
 
 
 class ServiceError(NightshiftError):
-    """A local service (PostgreSQL, S3, Airflow, MLflow) could not be started, stopped or reached."""
+    """A local service (PostgreSQL, S3, Airflow, MLflow) cannot be started, stopped or reached."""
 
     code = "NS-SERVICE-001"
 
 
-_MAX_CAUSE = 200
+_MAX_CAUSE_CHARACTERS = 200
+# Quoted text, brackets and words with digits: what a driver's message may quote of a row, a host or
+# a secret.
 _VALUES = re.compile(r"'[^']*'|\"[^\"]*\"|\([^)]*\)|\S*\d\S*")
-"""Quoted text, brackets and words with digits: what a driver's message may quote of a row, a
-host or a secret.
-"""
 
 
 def cause_of(error: BaseException) -> str:
-    """Return an error as one line that may be shown anywhere: our own by code and sentence, another by class and words without values."""
+    """Return an error as one line that may be shown anywhere.
+
+    An error of ours gives its code and sentence, another one its class and words without values.
+    """
     if isinstance(error, NightshiftError):
         return f"{error.code}: {error.what}"
-    first = next(iter(str(error).strip().splitlines()), "")
-    words = _VALUES.sub("…", first)[:_MAX_CAUSE].strip()
+    first_line = str(error).strip().partition("\n")[0]
+    words = _VALUES.sub("…", first_line)[:_MAX_CAUSE_CHARACTERS].strip()
     return f"{type(error).__name__}: {words}" if words else type(error).__name__
 
 
 def stack_of(error: BaseException) -> str:
-    """Return where an error and its causes came from, for a log: files, lines and code, and messages without values."""
-    parts: list[str] = []
-    seen: BaseException | None = error
-    while seen is not None:
-        parts.append("".join(traceback.format_tb(seen.__traceback__)) + cause_of(seen))
-        seen = seen.__cause__ or seen.__context__
+    """Return the frames of an error and of its causes for a log, with messages without values."""
+    parts = []
+    for cause in causes_of(error, with_suppressed=True):
+        frames = "".join(traceback.format_tb(cause.__traceback__))
+        parts.append(frames + cause_of(cause))
     return "\ncaused by:\n".join(parts)
+
+
+def causes_of(error: BaseException, *, with_suppressed: bool = False) -> Iterator[BaseException]:
+    """Yield an error and what caused it, the error itself first.
+
+    Args:
+        error: The error.
+        with_suppressed: Follow a context too that ``raise … from None`` hides.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        has_context = with_suppressed or not cause.__suppress_context__
+        cause = cause.__cause__ or (cause.__context__ if has_context else None)

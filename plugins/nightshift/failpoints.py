@@ -1,9 +1,11 @@
-"""Named places where a test breaks a run: every step that changes state outside of one transaction has one before and one behind it.
+"""Named points in the code where a test makes a run fail.
 
-``NIGHTSHIFT_FAULT=<point>:<n>:<kind>`` breaks the n-th passage of a point in this process; unset, a
-passage costs one comparison. Kinds: ``crash`` (SIGKILL, no clean-up runs), ``exception``, and at
-points ``*.after`` also ``lost_answer``: the server has done it, and the connection is gone before
-anybody here knows. Source: docs/adr/0011-faults-and-storms.md.
+Every step that changes state outside of one transaction has a point before and one after it.
+
+``NIGHTSHIFT_FAULT=<point>:<n>:<type>`` breaks the n-th passage of a point in this process; unset, a
+passage costs one comparison. Types: ``crash`` (SIGKILL, no clean-up runs), ``exception``, and at
+points ``*.after`` also ``lost_answer``: the server has done it, and the connection breaks before
+the answer arrives. Source: docs/adr/0011-faults-and-storms.md.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ VARIABLE = "NIGHTSHIFT_FAULT"
 
 
 class Failpoint(StrEnum):
-    """Every fault point; tests enumerate them, and each is passed in exactly one place of the code."""
+    """Every failpoint; tests enumerate them, and each stands in exactly one place of the code."""
 
     BEGIN_BEFORE = "write.begin.before"
     BEGIN_AFTER = "write.begin.after"
@@ -62,17 +64,14 @@ class Failpoint(StrEnum):
     DECISION_AFTER = "monitor.decision.after"
 
     @property
-    def kinds(self) -> tuple[str, ...]:
-        """Return what can happen here."""
-        return (
-            ("crash", "exception", "lost_answer")
-            if self.endswith(".after")
-            else ("crash", "exception")
-        )
+    def fault_types(self) -> tuple[str, ...]:
+        """Return the types of fault that can be injected at this point."""
+        types = ("crash", "exception")
+        return (*types, "lost_answer") if self.endswith(".after") else types
 
 
 class InjectedFaultError(NightshiftError):
-    """A test asked for this failure."""
+    """A test injected this failure."""
 
     code = "NS-CORE-001"
 
@@ -81,52 +80,51 @@ class InjectedFaultError(NightshiftError):
 class _Fault:
     point: Failpoint
     n_passages: int
-    kind: str
+    fault_type: str
 
 
 def _parse(text: str) -> _Fault | None:
     if not text:
         return None
-    point, n_passages, kind = text.split(":")
-    fault = _Fault(Failpoint(point), int(n_passages), kind)
-    if kind not in fault.point.kinds or fault.n_passages < 1:
-        raise ValueError(
-            f"{VARIABLE}={text}: {point} knows {', '.join(fault.point.kinds)}; passages count from 1"
-        )
+    point, n_passages, fault_type = text.split(":")
+    fault = _Fault(Failpoint(point), int(n_passages), fault_type)
+    types = fault.point.fault_types
+    if fault_type not in types or fault.n_passages < 1:
+        raise ValueError(f"{VARIABLE}={text}: {point} knows {', '.join(types)}; n counts from 1")
     return fault
 
 
-_armed = _parse(os.environ.get(VARIABLE, ""))
+_enabled = _parse(os.environ.get(VARIABLE, ""))
 
 
 def enable(text: str) -> None:
-    """Replace what the environment asked for; the empty text asks for nothing.
+    """Replace the fault of the environment; an empty text disables all failpoints.
 
     Raises:
-        ValueError: It is not ``<point>:<n>:<kind>``.
+        ValueError: It is not ``<point>:<n>:<type>``.
     """
-    global _armed  # noqa: PLW0603  (one process has one fault)
-    _armed = _parse(text)
+    global _enabled  # noqa: PLW0603  (one process has one fault)
+    _enabled = _parse(text)
 
 
 def hit(point: Failpoint, lose_answer: Callable[[], object] | None = None) -> None:
-    """Pass a point; break here if that was asked for.
+    """Pass a failpoint; fail here if it is enabled and this is the n-th passage.
 
     Args:
-        point: Which one.
-        lose_answer: Loses the answer as the real loss would, and raises what it would raise.
+        point: The failpoint.
+        lose_answer: Breaks the connection as a real loss would, and raises what that raises.
     """
-    if _armed is not None and _armed.point is point:
-        _armed.n_passages -= 1
-        if _armed.n_passages == 0:
-            _break(point, _armed.kind, lose_answer)
+    if _enabled is not None and _enabled.point is point:
+        _enabled.n_passages -= 1
+        if _enabled.n_passages == 0:
+            _fail(point, _enabled.fault_type, lose_answer)
 
 
-def _break(point: Failpoint, kind: str, lose_answer: Callable[[], object] | None) -> NoReturn:
-    if kind == "crash":
+def _fail(point: Failpoint, fault_type: str, lose_answer: Callable[[], object] | None) -> NoReturn:
+    if fault_type == "crash":
         os.kill(os.getpid(), signal.SIGKILL)
-    if kind == "lost_answer" and lose_answer is not None:
+    if fault_type == "lost_answer" and lose_answer is not None:
         lose_answer()
     raise InjectedFaultError(
-        f"The fault {kind} was injected at {point}.", todo=f"Nothing: unset {VARIABLE}."
+        f"The fault {fault_type} was injected at {point}.", todo=f"Nothing: unset {VARIABLE}."
     )

@@ -1,4 +1,4 @@
-"""Loops over arrays as machine code: the only module that knows numba."""
+"""Compile loops over arrays to machine code: the only module that knows numba."""
 
 from __future__ import annotations
 
@@ -18,19 +18,23 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+# Rows of one thread's task; a multiple of the kernels' lanes.
 TASK_ROWS = 2_048
-"""Rows that a thread takes at once; a multiple of the kernels' lanes."""
 
 
 def thread_count() -> int:
-    """Return how many threads this process may use: ``OMP_NUM_THREADS``, else the processors it may run on."""
+    """Return the number of threads this process may use.
+
+    It is ``OMP_NUM_THREADS``, else the processors that the process may run on.
+    """
     return int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))
 
 
 @cache
 def jit(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a function as machine code: compiled at the first call on a machine, then read from ``<home>/kernels``.
+    """Return a function as machine code.
 
+    It is compiled at the first call on a machine, then read from ``<home>/kernels``.
     ``NUMBA_CACHE_DIR`` names another folder. Where none can be written, each process compiles for
     itself.
 
@@ -42,25 +46,21 @@ def jit(function: Callable[..., Any]) -> Callable[..., Any]:
 
     if not os.environ.get("NUMBA_CACHE_DIR"):
         numba.config.CACHE_DIR = str(default_home() / "kernels")
+    kernel: Callable[..., Any]
     try:
-        return _compile(numba, function, is_kept=True)
-    except (RuntimeError, OSError) as error:
-        logger.warning("The machine code of %s cannot be kept: %s", function.__name__, error)
-        return _compile(numba, function, is_kept=False)
-
-
-def _compile(numba: Any, function: Callable[..., Any], *, is_kept: bool) -> Callable[..., Any]:  # noqa: ANN401  (a module without types)
-    kernel: Callable[..., Any] = numba.njit(function, nogil=True, cache=is_kept)
-    if is_kept:
+        kernel = numba.njit(function, nogil=True, cache=True)
         _seal(kernel)
+    except (RuntimeError, OSError) as error:
+        logger.warning("The machine code of %s cannot be cached: %s", function.__name__, error)
+        kernel = numba.njit(function, nogil=True, cache=False)
     return kernel
 
 
 def _seal(kernel: Any) -> None:  # noqa: ANN401  (numba's dispatcher)
-    """Let a kernel's kept machine code carry its digest: numba would run whatever is in the file, and a turned bit ends the process.
+    """Store a digest with a kernel's cached machine code.
 
-    Only where the files are read and written is replaced; numba still decides which one fits this
-    function and this processor.
+    Numba would run whatever is in the file, and a flipped bit ends the process. Only reading and
+    writing the files is replaced; numba still decides which one fits this function and processor.
     """
     from numba.core.caching import IndexDataCacheFile
 
@@ -71,18 +71,16 @@ def _seal(kernel: Any) -> None:  # noqa: ANN401  (numba's dispatcher)
             content = sealed_file.read(Path(self._index_path))
             if content is None:
                 return {}
-            version, stamp, overloads = pickle.loads(content)  # noqa: S301  (our own file, its digest is right)
-            found: dict[Any, str] = (
-                overloads if (version, stamp) == (self._version, self._source_stamp) else {}
-            )
-            return found
+            # Our own file: its digest is right.
+            version, stamp, overloads = pickle.loads(content)  # noqa: S301
+            is_current = (version, stamp) == (self._version, self._source_stamp)
+            return dict(overloads) if is_current else {}
 
         def _save_index(self, overloads: dict[Any, str]) -> None:
-            sealed_file.write(
-                Path(self._index_path), self._dump((self._version, self._source_stamp, overloads))
-            )
+            index = self._dump((self._version, self._source_stamp, overloads))
+            sealed_file.write(Path(self._index_path), index)
 
-        def _load_data(self, name: str) -> Any:  # noqa: ANN401  (what numba has kept)
+        def _load_data(self, name: str) -> Any:  # noqa: ANN401  (what numba has cached)
             content = sealed_file.read(Path(self._data_path(name)))
             if content is None:
                 raise FileNotFoundError(name)  # numba then compiles
@@ -91,22 +89,23 @@ def _seal(kernel: Any) -> None:  # noqa: ANN401  (numba's dispatcher)
         def _save_data(self, name: str, data: object) -> None:
             sealed_file.write(Path(self._data_path(name)), self._dump(data))
 
-    kept = kernel._cache  # noqa: SLF001  (numba offers no other way)
-    files = kept._cache_file  # noqa: SLF001
-    base = files._index_name.removesuffix(".nbi")  # noqa: SLF001
-    kept._cache_file = SealedCacheFile(files._cache_path, base, files._source_stamp)  # noqa: SLF001
+    # ruff: noqa: SLF001  (numba offers no other way)
+    own_cache = kernel._cache
+    files = own_cache._cache_file
+    base = files._index_name.removesuffix(".nbi")
+    own_cache._cache_file = SealedCacheFile(files._cache_path, base, files._source_stamp)
 
 
-def external(library: Path | None, name: str, result: str, *arguments: str) -> Any:  # noqa: ANN401  (a type of numba)
+def c_function(library: Path | None, name: str, result: str, *arguments: str) -> Any:  # noqa: ANN401
     """Return a C function that compiled loops may call.
 
-    Loops know it by a symbol of ours: several libraries of a process may have one of the same name.
+    It gets a symbol of ours: several libraries of a process may have one of the same name.
 
     Args:
-        library: Where it is; None for the C library.
-        name: Its symbol.
-        result: ``int32``, ``uintp`` (a pointer, or a size) or ``void``.
-        arguments: The same for each.
+        library: Path of the library; None for the C library.
+        name: The function's symbol.
+        result: Type of the result: ``int32``, ``uintp`` (a pointer, or a size) or ``void``.
+        arguments: Type of each argument, likewise.
 
     Raises:
         OSError: The library cannot be loaded.
@@ -119,14 +118,16 @@ def external(library: Path | None, name: str, result: str, *arguments: str) -> A
 
     function = getattr(ctypes.CDLL(None if library is None else str(library)), name)
     binding.add_symbol(f"nightshift_{name}", ctypes.cast(function, ctypes.c_void_p).value)
-    return types.ExternalFunction(
-        f"nightshift_{name}",
-        getattr(types, result)(*(getattr(types, argument) for argument in arguments)),
-    )
+    argument_types = [getattr(types, argument) for argument in arguments]
+    signature = getattr(types, result)(*argument_types)
+    return types.ExternalFunction(f"nightshift_{name}", signature)
 
 
-def in_threads(work: Callable[[slice], None], n_rows: int) -> None:
-    """Do all rows, some at a time, in as many threads as the process may use; what a row gives must not depend on the others."""
+def run_in_threads(work: Callable[[slice], None], n_rows: int) -> None:
+    """Run ``work`` on all rows, ``TASK_ROWS`` at a time, in as many threads as the process may use.
+
+    The result of a row must not depend on other rows.
+    """
     parts = [slice(start, start + TASK_ROWS) for start in range(0, n_rows, TASK_ROWS)]
     with ThreadPoolExecutor(max(1, min(len(parts), thread_count()))) as threads:
         for _ in threads.map(work, parts):

@@ -1,6 +1,6 @@
-"""Name the cause when a disk or the memory ran out, in whatever library it shows first.
+"""Translate errors of a full disk or short memory into errors that say so.
 
-PostgreSQL says so by SQLSTATE (psycopg and ADBC carry it), dbt only in its text, the operating
+PostgreSQL reports them by SQLSTATE (psycopg and ADBC carry it), dbt only in its text, the operating
 system by errno. Source: docs/adr/0013-faults-of-the-store-and-of-the-machine.md.
 """
 
@@ -17,23 +17,22 @@ from nightshift.errors import (
     NightshiftError,
     ObjectStoreError,
     WarehouseFullError,
+    causes_of,
 )
 from nightshift.redaction import redact
 
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _DISK_FULL, _OUT_OF_MEMORY = "53100", "53200"
 _SPACE_WORDS = re.compile("No space left on device|File too large|Disk quota exceeded|DiskFull")
+# How PostgreSQL begins such a message, and psycopg's class, which is all that a gate keeps of it.
 _SERVER_WORDS = re.compile("could not (extend|write|create|open|fsync)|DiskFull")
-"""How PostgreSQL begins such a message, and psycopg's class, which is all that a gate keeps of
-it.
-"""
 _MEMORY_WORDS = re.compile("std::bad_alloc|can't start new thread")
-_NAMED = (WarehouseFullError, LocalSpaceError, MemoryShortError, ObjectStoreError)
+_TRANSLATED = (WarehouseFullError, LocalSpaceError, MemoryShortError, ObjectStoreError)
 
 
 @contextmanager
 def translate_resource_errors() -> Iterator[None]:
-    """Replace an error of the block that means a full disk or short memory by one that says so; all others pass.
+    """Replace an error of the block that means a full disk or short memory; others pass.
 
     Raises:
         WarehouseFullError: The warehouse's disk is full.
@@ -43,43 +42,51 @@ def translate_resource_errors() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        redact(
-            error
-        )  # here all errors of a connection, a task or a command pass on their way into a log
-        named = exhaustion_of(error)
-        if named is None:
+        # All errors of a connection, a task or a command pass here on their way into a log.
+        redact(error)
+        translated = resource_error_of(error)
+        if translated is None:
             raise
-        raise named from error
+        raise translated from error
 
 
-def exhaustion_of(error: BaseException) -> NightshiftError | None:
-    """Return the error that names the cause; None if it is named already, or if nothing ran out."""
-    found: BaseException | None = error
-    while found is not None and not isinstance(found, _NAMED):
-        if named := _named(found):
-            return named
-        found = found.__cause__ or (None if found.__suppress_context__ else found.__context__)
+def resource_error_of(error: BaseException) -> NightshiftError | None:
+    """Return the resource error that an error means; None if it means none or is one already."""
+    for cause in causes_of(error):
+        if isinstance(cause, _TRANSLATED):
+            return None
+        translated = _memory_error(cause) or _disk_error(cause)
+        if translated is not None:
+            return translated
     return None
 
 
-def _named(error: BaseException) -> NightshiftError | None:
+def _memory_error(error: BaseException) -> MemoryShortError | None:
     state = getattr(error, "sqlstate", None)
-    is_memory = isinstance(error, MemoryError) or (
-        isinstance(error, OSError) and error.errno == errno.ENOMEM
+    is_short = isinstance(error, MemoryError)
+    if isinstance(error, OSError):
+        is_short = error.errno == errno.ENOMEM
+    if not is_short and state != _OUT_OF_MEMORY and not _MEMORY_WORDS.search(str(error)):
+        return None
+    return MemoryShortError(
+        "There is no more memory" + (" in the warehouse." if state else " for this process."),
+        got=_first_line(error),
+        todo="No partial data was published. Run fewer tasks at once, or give more memory;"
+        " then rerun the task.",
     )
-    if is_memory or state == _OUT_OF_MEMORY or _MEMORY_WORDS.search(str(error)):
-        return MemoryShortError(
-            "There is no more memory" + (" in the warehouse." if state else " for this process."),
-            got=_first_line(error),
-            todo="Nothing was published by halves. Run fewer tasks at once, or give more memory; then rerun the task.",
-        )
-    if state == _DISK_FULL or (not isinstance(error, OSError) and _speaks_of_warehouse(error)):
+
+
+def _disk_error(error: BaseException) -> WarehouseFullError | LocalSpaceError | None:
+    text = str(error)
+    has_words = _SPACE_WORDS.search(text) is not None
+    is_of_the_server = has_words and not isinstance(error, OSError) and _SERVER_WORDS.search(text)
+    if getattr(error, "sqlstate", None) == _DISK_FULL or is_of_the_server:
         return WarehouseFullError(
             "The warehouse's disk is full.",
             got=_disk_line(error),
             todo="Readers keep what is published. Make space (runbook), then rerun the task.",
         )
-    if (isinstance(error, OSError) and error.errno in _NO_SPACE) or _SPACE_WORDS.search(str(error)):
+    if has_words or (isinstance(error, OSError) and error.errno in _NO_SPACE):
         return LocalSpaceError(
             f"No space for {getattr(error, 'filename', None) or 'a local file'}.",
             got=_disk_line(error),
@@ -88,15 +95,13 @@ def _named(error: BaseException) -> NightshiftError | None:
     return None
 
 
-def _speaks_of_warehouse(error: BaseException) -> bool:
-    return bool(_SPACE_WORDS.search(str(error)) and _SERVER_WORDS.search(str(error)))
-
-
 def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 def _disk_line(error: BaseException) -> str:
-    """Return the line that speaks of the disk: an error of dbt has many."""
-    lines = [line.strip() for line in str(error).splitlines() if _SPACE_WORDS.search(line)]
-    return lines[0] if lines else _first_line(error)
+    """Return the line about the disk: an error of dbt has many lines."""
+    for line in str(error).splitlines():
+        if _SPACE_WORDS.search(line):
+            return line.strip()
+    return _first_line(error)

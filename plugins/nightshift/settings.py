@@ -1,4 +1,4 @@
-"""Endpoints and credentials, typed, frozen, read once from the environment.
+"""Settings of a deployment: endpoints and credentials, typed, frozen, from the environment.
 
 Process variables win over ``<home>/env``, the file that ``nightshift up`` writes for the local
 services.
@@ -41,12 +41,12 @@ def default_home() -> Path:
 
 
 def named_home() -> Path:
-    """Return the same folder as it was named, links not followed."""
+    """Return the folder of ``default_home`` as it was named, links not followed."""
     return Path(os.environ.get("NIGHTSHIFT_HOME") or PROJECT_ROOT / ".nightshift").absolute()
 
 
 class Settings(BaseSettings):
-    """Where the warehouse, the object store and MLflow are, and who we are there.
+    """Endpoints of the warehouse, the object store and MLflow, and the logins there.
 
     Attributes:
         home: Folder of local state (logs, ports, secrets of the local services).
@@ -55,20 +55,19 @@ class Settings(BaseSettings):
             Empty: the warehouse user itself.
         s3_endpoint_url: URL of the S3 server; empty for AWS.
         s3_bucket: The one bucket for landing, artefacts, reports and data docs.
-        s3_connect_timeout_seconds: Limit of a connection's start; of a pause within an answer the
-            read timeout.
-        s3_request_attempts: How often a request is sent at most; each waits longer for the next.
+        s3_connect_timeout_seconds: Limit of a connection's start.
+        s3_read_timeout_seconds: Limit of a pause within an answer.
+        s3_request_attempts: Most attempts of a request, with growing pauses between them.
         mlflow_tracking_uri: A tracking server's URL or a PostgreSQL URL; empty switches MLflow off.
         dask_scheduler: Address of the Dask scheduler for models with ``training.engine: dask``;
-            empty starts workers beside the task.
+            empty starts workers on the machine of the task.
         evidence_key: Key of the signature of evidence records; empty leaves them unsigned, their
             digests are chained all the same.
-        notify_command: What ``check-freshness --notify`` runs, without a shell, with JSON on
-            standard input.
-        notify_url: A webhook that it posts the same JSON to.
+        notify_command: Command that ``check-freshness --notify`` runs, without a shell, with JSON
+            on standard input.
+        notify_url: Webhook that receives the same JSON.
         statement_timeout_seconds: Server-side limit of one statement.
-        leakage_probe_days: Nights that are rebuilt with the future hidden before each training, at
-            least one.
+        leakage_probe_days: Partitions that are rebuilt with the future hidden before each training.
     """
 
     model_config = SettingsConfigDict(
@@ -117,7 +116,7 @@ class Settings(BaseSettings):
 
 
 def load_admin_settings() -> Settings:
-    """Read the settings with the login that may create roles, for `up`, `migrate` and their like; a task has no need of it.
+    """Read the settings with the login that may create roles, for commands such as `migrate`.
 
     Raises:
         SettingsError: A setting is missing or has a wrong type; the message names the variables.
@@ -139,12 +138,11 @@ def load_settings(*env_files: str) -> Settings:
     try:
         return Settings(_env_file=[path for path in paths if path.is_file()] or None)
     except ValidationError as error:
-        names = ", ".join(
-            f"NIGHTSHIFT_{'_'.join(map(str, e['loc'])).upper()}" for e in error.errors()
-        )
-        reasons = "; ".join(e["msg"] for e in error.errors())
+        problems = error.errors()
+        names = ["NIGHTSHIFT_" + "_".join(map(str, p["loc"])).upper() for p in problems]
         raise SettingsError(
-            f"Settings are missing or wrong: {names}.",
-            got=reasons,
-            todo="Run `nightshift up` for the local services, or set the variables (.env.example documents each).",
+            f"Settings are missing or wrong: {', '.join(names)}.",
+            got="; ".join(problem["msg"] for problem in problems),
+            todo="Run `nightshift up` for the local services, or set the variables"
+            " (.env.example documents each).",
         ) from None

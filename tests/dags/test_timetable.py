@@ -57,6 +57,6 @@ def test_ingest_has_this_timetable_in_the_operating_timezone(parsed):
 
     assert parsed["dags"]["ingest"]["timetable"] == "CronPartitionTimetable"
     assert (
-        'CronPartitionTimetable("0 0 * * *", timezone=OPERATING_TIMEZONE, run_offset=-1, key_format="%Y-%m-%d")'
+        'CronPartitionTimetable("0 0 * * *", timezone=operating_timezone(), run_offset=-1, key_format="%Y-%m-%d")'
         in source
     )

@@ -25,14 +25,14 @@ import sys
 sys.path.insert(0, sys.argv[1])
 import numpy as np
 from loop import add_up
-from nightshift.kernels import compiled
-print(compiled(add_up)(np.arange(100.0), 2.0))
+from nightshift.kernels import jit
+print(jit(add_up)(np.arange(100.0), 2.0))
 """
 
 
 @pytest.fixture
 def call(tmp_path):
-    """Return a function that runs the kernel in a process of its own, and the folder where it is kept."""
+    """Return a function that runs the kernel in an own process, and the folder of its code."""
     (tmp_path / "loop.py").write_text(LOOP)
     folder = tmp_path / "kernels"
     environment = {

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from nightshift.contracts.model_spec import Weekday
+from nightshift.contracts.training_spec import Weekday
 
 if TYPE_CHECKING:
     from nightshift.contracts.partitions import PartitionRange

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nightshift.cli.console import print_table, say
-from nightshift.contracts.document_folder import joined
-from nightshift.contracts.partitions import OPERATING_TIMEZONE
+from nightshift.contracts.document_folder import combined_error
+from nightshift.contracts.partitions import operating_timezone
 from nightshift.errors import NightshiftError
 from nightshift.settings import load_settings
 
@@ -106,7 +106,7 @@ def _look(settings: Settings, at: dt.datetime) -> tuple[Freshness, WrongFileErro
     problems = [*specs.problems.values(), *contracts.problems.values()]
     judged = specs.documents | kept
     if not judged:
-        raise joined(problems)
+        raise combined_error(problems)
     daily = [one for one in contracts.documents.values() if one.delivery is Delivery.DAILY]
     unjudged = [name for name in specs.broken if name not in kept]
     return check(settings, judged, daily, at), _wrong(problems, unjudged)
@@ -126,7 +126,7 @@ def _last_good(settings: Settings, models: Sequence[str]) -> dict[str, ModelSpec
 def _wrong(problems: Sequence[SpecError], unjudged: Sequence[str]) -> WrongFileError | None:
     if not problems:
         return None
-    error = joined(problems)
+    error = combined_error(problems)
     return WrongFileError(
         error.what,
         got=f"{error.got or ''} not judged: {', '.join(unjudged) or 'none'}".strip(),
@@ -147,14 +147,16 @@ def _instant(text: str) -> dt.datetime:
             expected="ISO 8601, for example 2013-03-05T04:30",
             todo="Correct --at.",
         ) from None
-    return (at if at.tzinfo else at.replace(tzinfo=ZoneInfo(OPERATING_TIMEZONE))).astimezone(dt.UTC)
+    return (at if at.tzinfo else at.replace(tzinfo=ZoneInfo(operating_timezone()))).astimezone(
+        dt.UTC
+    )
 
 
 def _show(found: Freshness) -> None:
     from zoneinfo import ZoneInfo
 
     say(f"As of {found.at:%Y-%m-%d %H:%M} UTC")
-    zone = ZoneInfo(OPERATING_TIMEZONE)
+    zone = ZoneInfo(operating_timezone())
     print_table(
         ("model", "partition", "deadline", "published", "rows", "status"),
         [

@@ -36,7 +36,7 @@ def diff(
     from nightshift.contracts.datasets import load_contract
     from nightshift.errors import SpecError
     from nightshift.ingestion.deliveries import read_deliveries
-    from nightshift.ingestion.schema_diff import adoption, compare_schema, objections
+    from nightshift.ingestion.schema_diff import adoption_obstacles, adoption_yaml, compare_schema
     from nightshift.lake.drops import read_data
     from nightshift.lake.object_store import ObjectStore
     from nightshift.quality.file_blocks import UnreadableFileError
@@ -67,7 +67,7 @@ def diff(
     )
     for line in describe(found):
         say(f"  {line}")
-    if obstacles := [*objections(contract, found), *delimiter_note(found)]:
+    if obstacles := [*adoption_obstacles(contract, found), *delimiter_note(found)]:
         say("\nThis cannot be adopted:")
         for line in obstacles:
             say(f"  {line}")
@@ -77,7 +77,7 @@ def diff(
         say("\nNothing of this can be adopted: ask upstream for names. Nothing was written.")
         raise typer.Exit(1)
     say(f"\nTo adopt it, edit dags/datasets/{dataset}.yaml:\n")
-    for line in adoption(contract, drops[-1], found):
+    for line in adoption_yaml(contract, drops[-1], found):
         say(line)
     say("\nThen: nightshift migrate")
     say(f"      nightshift redo --dataset {dataset} --from {partition} --reread")

@@ -274,7 +274,7 @@ def _checked(contract: DatasetContract, partition: Partition, file: Path, at: dt
     Raises:
         ContractError: It would be refused.
     """
-    from nightshift.ingestion.row_check import check_rows
+    from nightshift.ingestion.rows.row_check import check_rows
     from nightshift.lake.drops import manifest_of
     from nightshift.quality.contract_check import LargeFileError, check_file
 

@@ -34,7 +34,7 @@ def set_up(settings: Settings) -> None:
         SpecError: Specs or contracts are wrong or do not fit; everything else was done.
         NightshiftError: A server cannot be reached or refuses.
     """
-    from nightshift.contracts.document_folder import joined
+    from nightshift.contracts.document_folder import combined_error
     from nightshift.lake.object_store import ObjectStore
     from nightshift.warehouse.analysts.sessions import hindering_sessions_ended
     from nightshift.warehouse.schema_lock import set_up_alone
@@ -44,7 +44,7 @@ def set_up(settings: Settings) -> None:
         n_pending, problems = _create_relations(settings)
         _grant(settings)
     if problems:
-        raise joined(problems)
+        raise combined_error(problems)
     say(f"  warehouse and bucket are ready, {n_pending} migrations applied")
 
 

@@ -1,1 +1,1 @@
-"""What partitions, datasets, models and runs are: frozen types, read once, no I/O but their own YAML."""
+"""Typed, frozen documents and identities: partitions, datasets, models, runs; no I/O but YAML."""

@@ -1,4 +1,4 @@
-"""What upstream promises about a dataset: columns, types, grain, key, timezone, schema version, delivery."""
+"""What upstream promises about a dataset: columns, grain, key, timezone, schema, delivery."""
 
 from __future__ import annotations
 
@@ -10,14 +10,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from nightshift.contracts.document_folder import DocumentFolder, read_folder
+from nightshift.contracts.document_folder import DocumentFolder, read_folder, read_named
 from nightshift.contracts.drop_limits import DropLimits
-from nightshift.contracts.partitions import OPERATING_TIMEZONE
+from nightshift.contracts.partitions import operating_timezone
 from nightshift.contracts.reserved_names import refuse_column, refuse_dataset
-from nightshift.contracts.yaml_document import IDENTIFIER, Frozen, read_document
-from nightshift.errors import SpecError
-
-Identifier = Annotated[str, Field(pattern=IDENTIFIER)]
+from nightshift.contracts.yaml_document import Frozen, Identifier, NamedDocument
 
 
 class ColumnType(StrEnum):
@@ -106,7 +103,9 @@ class Column(Frozen):
 
 
 class SchemaChange(Frozen):
-    """What one schema version changed against the version before it; columns are named as the contract names them today.
+    """What one schema version changed against the version before it.
+
+    Columns are named as the contract names them today.
 
     Attributes:
         since: Operating day from which files have at least this version, whatever their manifest
@@ -128,11 +127,11 @@ class SchemaChange(Frozen):
 
     @property
     def columns(self) -> set[str]:
-        """Return the columns that it names."""
+        """Return the names of the changed columns."""
         return {*self.added, *self.removed, *self.renamed, *self.retyped}
 
 
-class DatasetContract(Frozen):
+class DatasetContract(NamedDocument):
     """The contract of one delivered dataset.
 
     Attributes:
@@ -153,7 +152,7 @@ class DatasetContract(Frozen):
         minimum_rows: Fewer accepted rows stop the load.
         maximum_refused_ratio: Share of rows, 0 to 1, that may be quarantined before the whole file
             is refused.
-        maximum_wait_minutes: How long a night waits for a missing drop.
+        maximum_wait_minutes: How long a run waits for a missing drop.
         maximum_backdating_days: How far ``delivered_at`` of a drop may lie before we received it,
             once its partition has had a version for as long; ``unlimited`` for a history that is
             rewritten on purpose.
@@ -162,10 +161,9 @@ class DatasetContract(Frozen):
             load.
     """
 
-    name: Identifier
     description: str
     schema_version: int = Field(ge=1)
-    timezone: str = OPERATING_TIMEZONE
+    timezone: str = Field(default_factory=operating_timezone)
     delivery: Delivery
     history_start: dt.date
     grain: str
@@ -192,71 +190,89 @@ class DatasetContract(Frozen):
         names = [column.name for column in self.columns]
         if len(set(names)) < len(names):
             raise ValueError("column names are unique")
-        named = {*self.key, self.event_timestamp, self.day_column} - {None}
-        if missing := sorted(str(name) for name in named - set(names)):
+        missing = sorted(self.identifying_columns - set(names))
+        if missing:
             raise ValueError(
-                f"key, event_timestamp and day_column name columns of this contract, unknown: {missing}"
+                "key, event_timestamp and day_column name columns of this contract,"
+                f" unknown: {missing}"
             )
         return self
 
-    @property
-    def dataset(self) -> str:
-        """Return the dataset's name in the ledger, ``raw/<name>``."""
-        return f"raw/{self.name}"
-
     @model_validator(mode="after")
     def _versions_fit(self) -> DatasetContract:
-        wanted = list(range(2, self.schema_version + 1))
-        if sorted(self.versions) != wanted:
+        expected = list(range(2, self.schema_version + 1))
+        if sorted(self.versions) != expected:
             raise ValueError(
-                f"versions says what each of {wanted} changed, got {sorted(self.versions)}"
+                f"versions says what each of {expected} changed, got {sorted(self.versions)}"
             )
         by_name = {column.name: column for column in self.columns}
         changed = set[str]().union(*(change.columns for change in self.versions.values()))
-        if missing := sorted(changed - by_name.keys()):
+        missing = sorted(changed - by_name.keys())
+        if missing:
             raise ValueError(
                 f"versions name columns of this contract, also removed ones; unknown: {missing}"
             )
-        for name in sorted(
-            {name for change in self.versions.values() for name in (*change.added, *change.removed)}
-        ):
-            if name in {*self.key, self.event_timestamp, self.day_column}:
-                raise ValueError(f"{name} says which row it is, so every version has it")
+        for name in sorted(self._names_not_in_every_version()):
+            if name in self.identifying_columns:
+                raise ValueError(f"{name} identifies a row, so every version has it")
             if not by_name[name].is_nullable and by_name[name].default is None:
                 raise ValueError(
                     f"{name} is not in every version, so it is nullable or has a default"
                 )
         return self
 
-    def version_for(self, day: dt.date, said: int) -> int:
-        """Return the schema version of a file: what its manifest says, or a later one that holds since an earlier day."""
-        held = [
-            number
-            for number, change in self.versions.items()
-            if change.since is not None and change.since <= day
-        ]
-        return max([said, *held])
+    def _names_not_in_every_version(self) -> set[str]:
+        names: set[str] = set()
+        for change in self.versions.values():
+            names |= {*change.added, *change.removed}
+        return names
+
+    @property
+    def dataset(self) -> str:
+        """Return the dataset's name in the ledger, ``raw/<name>``."""
+        return f"raw/{self.name}"
+
+    @property
+    def identifying_columns(self) -> set[str]:
+        """Return the columns that say which row it is, and of which partition."""
+        optional = {self.event_timestamp, self.day_column} - {None}
+        return {*self.key, *map(str, optional)}
+
+    def version_for(self, day: dt.date, declared: int) -> int:
+        """Return the schema version of a file.
+
+        Args:
+            day: The file's partition.
+            declared: The version in its manifest; a later one counts if it holds since an earlier
+                day.
+        """
+        versions = [declared]
+        for number, change in self.versions.items():
+            if change.since is not None and change.since <= day:
+                versions.append(number)
+        return max(versions)
 
     def columns_of(self, schema_version: int) -> tuple[Column, ...] | None:
-        """Return the columns that files of that schema version have, None if the contract never had it."""
+        """Return the columns of files of a schema version, None if the contract never had it."""
         if not 1 <= schema_version <= self.schema_version:
             return None
-        by_name = {column.name: column for column in self.columns}
-        delivered = dict.fromkeys(by_name, True) | {
-            name: False for change in self.versions.values() for name in change.removed
-        }
+        columns = {column.name: column for column in self.columns}
+        absent: set[str] = set()
+        for change in self.versions.values():
+            absent |= set(change.removed)
+        # From today's version back: undo one change after the other.
         for number in range(self.schema_version, schema_version, -1):
             change = self.versions[number]
-            delivered |= dict.fromkeys(change.removed, True) | dict.fromkeys(change.added, False)
-            by_name |= {
-                name: by_name[name].model_copy(update={"source": source})
-                for name, source in change.renamed.items()
-            }
-            by_name |= {
-                name: by_name[name].model_copy(update={"delivered_as": kind})
-                for name, kind in change.retyped.items()
-            }
-        return tuple(column for name, column in by_name.items() if delivered[name])
+            absent = absent - set(change.removed) | set(change.added)
+            for name, source in change.renamed.items():
+                columns[name] = columns[name].model_copy(update={"source": source})
+            for name, old_type in change.retyped.items():
+                columns[name] = columns[name].model_copy(update={"delivered_as": old_type})
+        return tuple(column for name, column in columns.items() if name not in absent)
+
+    def columns_for(self, day: dt.date, declared: int) -> tuple[Column, ...] | None:
+        """Return the columns of a file, None for an unknown version; as ``version_for``."""
+        return self.columns_of(self.version_for(day, declared))
 
 
 @lru_cache(maxsize=64)
@@ -266,23 +282,16 @@ def load_contract(datasets_dir: Path, name: str) -> DatasetContract:
     Raises:
         SpecError: It is absent or wrong, or its name is not the file's.
     """
-    contract = read_document(datasets_dir / f"{name}.yaml", DatasetContract)
-    if contract.name != name:
-        raise SpecError(
-            f"{name}.yaml names the dataset {contract.name!r}.",
-            expected=name,
-            todo="Rename the file or the dataset; take a copy out of the folder.",
-        )
-    return contract
+    return read_named(datasets_dir, name, DatasetContract, "dataset")
 
 
 def read_contracts(datasets_dir: Path) -> DocumentFolder[DatasetContract]:
-    """Read all contracts file by file: those that can be used, and what is wrong with the others."""
+    """Read all contracts: the valid ones, and what is wrong with each of the other files."""
     return read_folder(datasets_dir, lambda name: load_contract(datasets_dir, name))
 
 
 def load_contracts(datasets_dir: Path) -> dict[str, DatasetContract]:
-    """Read all contracts, by name in alphabetical order; for whom one that is missing would be a wrong answer.
+    """Read all contracts, by name, where a missing one would be a wrong answer.
 
     Raises:
         SpecError: One is wrong; all that are wrong are named.

@@ -10,20 +10,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from nightshift.contracts.yaml_document import NamedDocument, read_document
 from nightshift.errors import SpecError
 
 DocumentT = TypeVar("DocumentT")
-
-_MISSPELT_ENDINGS = frozenset({".yml", ".yaml"})
-"""Endings, in lower case, of files that somebody meant to be read."""
+NamedT = TypeVar("NamedT", bound=NamedDocument)
 
 
 @dataclass(frozen=True)
 class DocumentFolder(Generic[DocumentT]):
-    """What a folder holds.
+    """The documents of a folder and the problems of its files.
 
     Attributes:
-        documents: The documents that can be used, by name in alphabetical order.
+        documents: The valid documents, by name in alphabetical order.
         problems: What is wrong with each of the other files, by file name.
     """
 
@@ -43,7 +42,7 @@ class DocumentFolder(Generic[DocumentT]):
             SpecError: A file is wrong; the message names all of them.
         """
         if self.problems:
-            raise joined(self.problems.values())
+            raise combined_error(self.problems.values())
         return self.documents
 
 
@@ -59,7 +58,8 @@ def read_folder(folder: Path, read: Callable[[str], DocumentT]) -> DocumentFolde
     documents: dict[str, DocumentT] = {}
     problems: dict[str, SpecError] = {}
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
-        if path.suffix.lower() not in _MISSPELT_ENDINGS or path.name.startswith("."):
+        # Somebody meant x.yml and x.YAML to be read: they are refused below, not passed over.
+        if path.suffix.lower() not in {".yml", ".yaml"} or path.name.startswith("."):
             continue
         try:
             _refuse_ending(path)
@@ -67,17 +67,46 @@ def read_folder(folder: Path, read: Callable[[str], DocumentT]) -> DocumentFolde
         except SpecError as error:
             problems[path.name] = error
         except Exception as error:  # noqa: BLE001  (whatever a file holds: it harms only itself)
-            problems[path.name] = _unreadable(path, error)
+            problems[path.name] = SpecError(
+                f"{path.name} cannot be read.",
+                got=type(error).__name__,
+                todo="Correct the file, or take it out of the folder.",
+            )
     return DocumentFolder(documents, problems)
 
 
-def joined(problems: Iterable[SpecError]) -> SpecError:
-    """Return one error that says what all of these say; at least one."""
+def read_named(folder: Path, name: str, model: type[NamedT], noun: str) -> NamedT:
+    """Read one document, ``<folder>/<name>.yaml``.
+
+    Args:
+        folder: Where it is.
+        name: Its name, which must be that of the file.
+        model: Its type.
+        noun: What it describes, for people.
+
+    Raises:
+        SpecError: It is absent or wrong, or its name is not the file's.
+    """
+    document = read_document(folder / f"{name}.yaml", model)
+    if document.name != name:
+        raise SpecError(
+            f"{name}.yaml names the {noun} {document.name!r}.",
+            expected=name,
+            todo=f"Rename the file or the {noun}; take a copy out of the folder.",
+        )
+    return document
+
+
+def combined_error(problems: Iterable[SpecError]) -> SpecError:
+    """Return one error that names all problems; at least one."""
     errors = list(problems)
     if len(errors) == 1:
         return errors[0]
+    sentences = [
+        error.what if error.got is None else f"{error.what} ({error.got})" for error in errors
+    ]
     return SpecError(
-        f"{len(errors)} files cannot be used:\n  " + "\n  ".join(map(_sentence, errors)),
+        f"{len(errors)} files cannot be used:\n  " + "\n  ".join(sentences),
         todo="Correct each file, or take it out of the folder; all others are in use.",
     )
 
@@ -89,15 +118,3 @@ def _refuse_ending(path: Path) -> None:
             expected=f"{path.stem}.yaml",
             todo="Rename the file, or take it out of the folder.",
         )
-
-
-def _unreadable(path: Path, error: Exception) -> SpecError:
-    return SpecError(
-        f"{path.name} cannot be read.",
-        got=type(error).__name__,
-        todo="Correct the file, or take it out of the folder.",
-    )
-
-
-def _sentence(error: SpecError) -> str:
-    return error.what if error.got is None else f"{error.what} ({error.got})"

@@ -14,10 +14,10 @@ MIB = 1024**2
 
 
 class DropLimits(Frozen):
-    """What a delivered file may have at most; a file beyond a limit is refused as soon as that is known.
+    """Upper limits of a delivered file; a file beyond one is refused as soon as that is known.
 
     Attributes:
-        bytes: Size of the file as it lies in the lake.
+        bytes: Size of the file as it is stored in the lake.
         decompressed_bytes: Size of a compressed file's text, or of a Parquet file's columns.
         decompression_ratio: Decompressed size divided by the file's size; counts from 16 MiB on.
         cell_characters: Length of one value, in bytes of UTF-8.

@@ -10,59 +10,26 @@ import datetime as dt
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import total_ordering
+from dataclasses import dataclass, field
+from functools import cache, total_ordering
 from pathlib import Path
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from nightshift.errors import NightshiftError
 from nightshift.settings import PROJECT_ROOT
 
+# Local time on the day after at which the knowledge of a partition ends at the earliest. Source:
+# docs/adr/0001-time.md.
+CUTOFF = dt.time(0, 30)
+# Days that every library here can hold with its zone, its look-back and its nanoseconds (1677 to
+# 2262).
+EARLIEST_DAY, LATEST_DAY = dt.date(1900, 1, 1), dt.date(2199, 12, 31)
+
 
 class TimezoneError(NightshiftError):
     """The project's operating timezone is no timezone."""
 
     code = "NS-TIME-002"
-
-
-def operating_timezone() -> str:
-    """Return the IANA zone that ``dbt_project.yml`` names, the one place for SQL and Python.
-
-    Raises:
-        TimezoneError: It names none that exists.
-    """
-    path = (
-        Path(os.environ.get("NIGHTSHIFT_DBT_PROJECT_DIR") or PROJECT_ROOT / "dbt_project")
-        / "dbt_project.yml"
-    )
-    found = re.search(
-        r"^ +operating_timezone: *['\"]?([\w/+-]+)", path.read_text(encoding="utf-8"), re.MULTILINE
-    )
-    name = found[1] if found else ""
-    try:
-        ZoneInfo(name)
-    except (ZoneInfoNotFoundError, ValueError):
-        raise TimezoneError(
-            "The operating timezone does not exist.",
-            expected="vars.operating_timezone with a name as of the IANA database, such as Europe/Berlin",
-            got=name or "none",
-            todo=f"Correct it in {path}.",
-        ) from None
-    return name
-
-
-OPERATING_TIMEZONE = operating_timezone()
-"""IANA zone whose midnight begins a night, for all datasets and models."""
-CUTOFF = dt.time(0, 30)
-"""Local time on the day after at which the night's knowledge ends at the earliest. Source:
-docs/adr/0001-time.md.
-"""
-
-
-EARLIEST_DAY, LATEST_DAY = dt.date(1900, 1, 1), dt.date(2199, 12, 31)
-"""Days that every library here can hold with its zone, its look-back and its nanoseconds (1677
-to 2262).
-"""
 
 
 class PartitionKeyError(NightshiftError):
@@ -77,6 +44,35 @@ class CalendarError(PartitionKeyError):
     code = "NS-TIME-004"
 
 
+def operating_timezone() -> str:
+    """Return the IANA zone whose midnight begins a partition, for all datasets and models.
+
+    ``dbt_project.yml`` names it, the one place for SQL and Python. It is read at the first call.
+
+    Raises:
+        TimezoneError: It names none that exists.
+    """
+    return _timezone_of(os.environ.get("NIGHTSHIFT_DBT_PROJECT_DIR"))
+
+
+@cache
+def _timezone_of(dbt_project_dir: str | None) -> str:
+    path = Path(dbt_project_dir or PROJECT_ROOT / "dbt_project") / "dbt_project.yml"
+    text = path.read_text(encoding="utf-8")
+    line = re.search(r"^ +operating_timezone: *['\"]?([\w/+-]+)", text, re.MULTILINE)
+    name = line[1] if line else ""
+    try:
+        ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError):
+        raise TimezoneError(
+            "The operating timezone does not exist.",
+            expected="vars.operating_timezone with a name of the IANA database (Europe/Berlin)",
+            got=name or "none",
+            todo=f"Correct it in {path}.",
+        ) from None
+    return name
+
+
 @total_ordering
 @dataclass(frozen=True)
 class Partition:
@@ -88,10 +84,10 @@ class Partition:
     """
 
     day: dt.date
-    timezone: str = OPERATING_TIMEZONE
+    timezone: str = field(default_factory=operating_timezone)
 
     @classmethod
-    def parse(cls, key: str, timezone: str = OPERATING_TIMEZONE) -> Partition:
+    def parse(cls, key: str, timezone: str | None = None) -> Partition:
         """Read a partition key.
 
         Raises:
@@ -102,6 +98,7 @@ class Partition:
             day = dt.date.fromisoformat(key)
         except ValueError:
             day = None
+        # Python reads other forms of ISO 8601 too, such as 20130105.
         if day is None or day.isoformat() != key:
             raise PartitionKeyError(
                 f"Not a partition key: {key!r}.",
@@ -116,7 +113,7 @@ class Partition:
                 got=key,
                 todo="Give the operating day that you meant, and delete the run with this key.",
             )
-        return cls(day, timezone)
+        return cls(day, timezone or operating_timezone())
 
     @property
     def key(self) -> str:
@@ -126,24 +123,24 @@ class Partition:
     @property
     def start(self) -> dt.datetime:
         """Return the first instant of the day in UTC (included)."""
-        return _local_midnight(self.day, self.timezone)
+        return self._instant(self.day, dt.time(0))
 
     @property
     def end(self) -> dt.datetime:
         """Return the first instant after the day in UTC (excluded)."""
-        return _local_midnight(self.day + dt.timedelta(days=1), self.timezone)
+        return self._instant(self.day + dt.timedelta(days=1), dt.time(0))
 
     @property
     def cutoff(self) -> dt.datetime:
-        """Return the earliest knowledge cut-off of the night after this day, in UTC (included)."""
-        local = dt.datetime.combine(
-            self.day + dt.timedelta(days=1), CUTOFF, ZoneInfo(self.timezone)
-        )
-        return local.astimezone(dt.UTC)
+        """Return the earliest knowledge cut-off of this partition, in UTC (included)."""
+        return self._instant(self.day + dt.timedelta(days=1), CUTOFF)
 
     def shift(self, days: int) -> Partition:
         """Return the partition that many operating days later (negative: earlier)."""
         return Partition(self.day + dt.timedelta(days=days), self.timezone)
+
+    def _instant(self, day: dt.date, time: dt.time) -> dt.datetime:
+        return dt.datetime.combine(day, time, ZoneInfo(self.timezone)).astimezone(dt.UTC)
 
     def __lt__(self, other: Partition) -> bool:
         """Order by day."""
@@ -152,10 +149,6 @@ class Partition:
     def __str__(self) -> str:
         """Return the key."""
         return self.key
-
-
-def _local_midnight(day: dt.date, timezone: str) -> dt.datetime:
-    return dt.datetime.combine(day, dt.time(0), ZoneInfo(timezone)).astimezone(dt.UTC)
 
 
 @dataclass(frozen=True)
@@ -189,10 +182,7 @@ class PartitionRange:
     @property
     def days(self) -> list[dt.date]:
         """Return the days in order."""
-        return [
-            self.first.day + dt.timedelta(days=i)
-            for i in range((self.last.day - self.first.day).days + 1)
-        ]
+        return [self.first.day + dt.timedelta(days=n) for n in range(len(self))]
 
     def __iter__(self) -> Iterator[Partition]:
         """Iterate over the partitions in order."""

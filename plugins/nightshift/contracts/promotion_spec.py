@@ -1,4 +1,7 @@
-"""When a challenger becomes champion: the declared limits of the evidence gate. Source of the defaults: docs/adr/0017-evidence-gate.md."""
+"""When a challenger becomes champion: the declared limits of the promotion gate.
+
+Source of the defaults: docs/adr/0017-evidence-gate.md.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,8 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from nightshift.contracts.datasets import Identifier
-from nightshift.contracts.yaml_document import Frozen
+from nightshift.contracts.yaml_document import Frozen, Identifier, PositiveInt, Ratio
 
-Ratio = Annotated[float, Field(ge=0, le=1)]
-PositiveInt = Annotated[int, Field(gt=0)]
 Margin = Annotated[float, Field(ge=0)]
 
 
@@ -19,7 +19,7 @@ class Slice(Frozen):
 
     Attributes:
         column: Categorical column of the feature view; one slice per level.
-        minimum_rows: Smaller slices are shown, never judged.
+        minimum_rows: Smaller slices are shown, never checked.
     """
 
     column: Identifier
@@ -31,7 +31,7 @@ class Fairness(Frozen):
 
     Attributes:
         column: Column of the feature view; one group per level.
-        minimum_rows: Smaller groups are shown, never judged.
+        minimum_rows: Smaller groups are shown, never checked.
         minimum_selection_ratio: Lowest share of rows called positive in a group over the highest.
             Source: the four-fifths rule, 29 CFR 1607.4(D).
         maximum_calibration_gap: Largest difference between two groups in mean probability minus
@@ -47,7 +47,7 @@ class Fairness(Frozen):
 class Promotion(Frozen):
     """When a challenger becomes champion.
 
-    A criterion that crashes, or has no number, counts as failed.
+    A check that crashes, or has no number, counts as failed.
 
     Attributes:
         metric: Primary metric, a name of ``nightshift.contracts.metrics`` that fits the task and
@@ -79,7 +79,7 @@ class Promotion(Frozen):
         minimum_calibration_slope: Refused is a slope of the outcome on the prediction proved to be
             lower; below 1 is over-confident.
         maximum_calibration_slope: The same for a higher one.
-        fairness: Declared groups; none switches these criteria off.
+        fairness: Declared groups; none switches these checks off.
         maximum_decile_churn: Share of rows that may change their decile. Unrelated scores change
             0.9; the default is what normal scores with a rank correlation of 0.6 change (0.7: 0.77,
             0.9: 0.64). Source: docs/adr/0017-evidence-gate.md.

@@ -1,6 +1,7 @@
-"""Write ``docs/specs.md``: every key of a model spec and a dataset contract, read from the types themselves so that it cannot drift.
+"""Write ``docs/specs.md``: every key of a model spec and a dataset contract.
 
-``python -m nightshift.contracts.reference_page`` prints the page.
+The page is read from the types themselves, so that it cannot drift from them.
+``python -m nightshift.contracts.reference_page`` prints it.
 """
 
 from __future__ import annotations
@@ -19,46 +20,45 @@ from pydantic.fields import FieldInfo
 
 from nightshift.contracts.datasets import DatasetContract
 from nightshift.contracts.metrics import METRICS
-from nightshift.contracts.model_spec import OUR_PARAMS, ModelSpec
+from nightshift.contracts.model_spec import ModelSpec
+from nightshift.contracts.training_spec import TRAINER_PARAMS
 
 _HEAD = """# Model specs and dataset contracts
 
-Every key of `dags/models/<model>.yaml` and `dags/datasets/<dataset>.yaml`. An unknown key or a wrong value is refused with file, line and
-what was expected. This page is generated: `python -m nightshift.contracts.reference_page > docs/specs.md`.
+Every key of `dags/models/<model>.yaml` and `dags/datasets/<dataset>.yaml`. An unknown key or a \
+wrong value is refused with file, line and
+what was expected. This page is generated: \
+`python -m nightshift.contracts.reference_page > docs/specs.md`.
 """
-_NO_DEFAULT = "required"
-_NAMES = {
+_TYPE_NAMES = {
     str: "text",
     int: "whole number",
     float: "number",
+    type(None): "null",
     bool: "true or false",
     dt.date: "day",
     dt.time: "time",
 }
+_SIGNS = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"}
 
 
 def render() -> str:
     """Return the page as Markdown."""
-    parts = [
-        _HEAD,
-        "## Model spec\n",
-        *_sections(ModelSpec, "", set()),
-        "## Dataset contract\n",
-        *_sections(DatasetContract, "", set()),
-    ]
-    return "\n".join([*parts, *_metrics(), *_parameters()]).rstrip() + "\n"
+    lines = [_HEAD, "## Model spec\n", *_sections(ModelSpec, "", set())]
+    lines += ["## Dataset contract\n", *_sections(DatasetContract, "", set())]
+    lines += [*_metrics(), *_parameters()]
+    return "\n".join(lines).rstrip() + "\n"
 
 
 def _sections(model: type[BaseModel], path: str, seen: set[type[BaseModel]]) -> Iterator[str]:
     """Yield one table for a type, then one for each type within it that was not seen yet."""
-    described = _described(model)
+    meanings = _described(model)
     if path:
         yield f"### `{path}`\n\n{_summary(model)}\n"
     yield "| key | type | default | meaning |\n|---|---|---|---|"
-    yield from (
-        _row(name, field, described.get(name, _summary(_part(field.annotation))))
-        for name, field in model.model_fields.items()
-    )
+    for name, field in model.model_fields.items():
+        meaning = meanings.get(name) or _summary(_part(field.annotation))
+        yield _row(name, field, meaning)
     yield ""
     for name, field in model.model_fields.items():
         inner = _part(field.annotation)
@@ -68,23 +68,20 @@ def _sections(model: type[BaseModel], path: str, seen: set[type[BaseModel]]) -> 
 
 
 def _row(name: str, field: FieldInfo, meaning: str) -> str:
-    default = (
-        _NO_DEFAULT
-        if field.is_required()
-        else f"`{_plain(field.get_default(call_default_factory=True))}`"
-    )
+    default = "required"
+    if not field.is_required():
+        default = f"`{_plain(field.get_default(call_default_factory=True))}`"
     return f"| `{name}` | {_type_name(field.annotation)}{_limits(field)} | {default} | {meaning} |"
 
 
 def _limits(field: FieldInfo) -> str:
-    signs = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"}
-    found = [
-        f"{sign} {getattr(part, name):g}"
-        for part in field.metadata
-        for name, sign in signs.items()
-        if getattr(part, name, None) is not None
-    ]
-    return f", {', '.join(found)}" if found else ""
+    limits = ""
+    for part in field.metadata:
+        for attribute, sign in _SIGNS.items():
+            limit = getattr(part, attribute, None)
+            if limit is not None:
+                limits += f", {sign} {limit:g}"
+    return limits
 
 
 def _type_name(annotation: Any) -> str:  # noqa: ANN401 - any type
@@ -93,41 +90,39 @@ def _type_name(annotation: Any) -> str:  # noqa: ANN401 - any type
     if origin is Literal:
         return " or ".join(f"`{value}`" for value in args)
     if origin in {Union, UnionType}:
-        return " or ".join("null" if part is type(None) else _type_name(part) for part in args)
+        return " or ".join(map(_type_name, args))
     if origin is dict:
         return f"mapping of {_type_name(args[0])} to {_type_name(args[1])}"
     if args:
         return f"list of {_type_name(args[0])}" if origin is tuple else _type_name(args[0])
-    return _plain_type_name(annotation)
-
-
-def _plain_type_name(kind: type) -> str:
-    if issubclass(kind, Enum):
-        return " or ".join(f"`{member.value}`" for member in kind)
-    return "mapping, see below" if issubclass(kind, BaseModel) else _NAMES[kind]
+    if issubclass(annotation, Enum):
+        return " or ".join(f"`{member.value}`" for member in annotation)
+    return "mapping, see below" if issubclass(annotation, BaseModel) else _TYPE_NAMES[annotation]
 
 
 def _part(annotation: Any) -> type[BaseModel] | None:  # noqa: ANN401 - any type
     """Return the type of our own that stands in an annotation, None if there is none."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
-    return next(
-        (found for part in get_args(annotation) if (found := _part(part)) is not None), None
-    )
+    parts = (_part(argument) for argument in get_args(annotation))
+    return next((part for part in parts if part is not None), None)
 
 
 def _described(model: type[BaseModel]) -> dict[str, str]:
-    """Return what the docstring's ``Attributes`` section says of each field."""
+    """Return the text of each field in the docstring's ``Attributes`` section."""
     _, _, section = inspect.cleandoc(model.__doc__ or "").partition("Attributes:\n")
     entries = re.findall(r"^    (\w+): (.*(?:\n {8}.*)*)", section, flags=re.MULTILINE)
-    return {
-        name: re.sub(r"\bNone\b", "null", re.sub(r"\s+", " ", text)).replace("``", "`")
-        for name, text in entries
-    }
+    meanings = {}
+    for name, text in entries:
+        on_one_line = re.sub(r"\s+", " ", text)
+        meanings[name] = re.sub(r"\bNone\b", "null", on_one_line).replace("``", "`")
+    return meanings
 
 
 def _summary(model: type[BaseModel] | None) -> str:
-    return inspect.cleandoc(model.__doc__ or "").splitlines()[0].replace("``", "`") if model else ""
+    if model is None:
+        return ""
+    return inspect.cleandoc(model.__doc__ or "").splitlines()[0].replace("``", "`")
 
 
 def _plain(value: Any) -> str:  # noqa: ANN401 - any default
@@ -139,17 +134,21 @@ def _plain(value: Any) -> str:  # noqa: ANN401 - any default
 
 
 def _metrics() -> Iterator[str]:
-    yield "## Metrics\n\nNames for `promotion.metric` and `monitoring.metric`; they fit one task each.\n"
+    yield "## Metrics\n"
+    yield "Names for `promotion.metric` and `monitoring.metric`; they fit one task each.\n"
     yield "| metric | task | better | best value | unit | meaning |\n|---|---|---|---|---|---|"
     for name, metric in METRICS.items():
-        yield f"| `{name}` | {metric.task} | {metric.better} | {metric.best:g} | {metric.unit} | {metric.description} |"
+        yield (
+            f"| `{name}` | {metric.task} | {metric.better} | {metric.best:g} | {metric.unit} |"
+            f" {metric.description} |"
+        )
     yield ""
 
 
 def _parameters() -> Iterator[str]:
     yield "## Parameters that `training.params` refuses\n"
     yield "The trainer sets them, so that the same training set and spec give the same trees:\n"
-    yield ", ".join(f"`{name}`" for name in sorted(OUR_PARAMS)) + ".\n"
+    yield ", ".join(f"`{name}`" for name in sorted(TRAINER_PARAMS)) + ".\n"
 
 
 if __name__ == "__main__":

@@ -1,31 +1,33 @@
-"""Names that the warehouse or nightshift itself uses already; a contract or spec that takes one is refused when it is read."""
+"""Names that the warehouse or nightshift itself uses.
+
+A contract or spec that takes one is refused when it is read.
+"""
 
 from __future__ import annotations
 
+# Columns that every table has. Source:
+# https://www.postgresql.org/docs/current/ddl-system-columns.html
 SYSTEM_COLUMNS = frozenset({"tableoid", "xmin", "cmin", "xmax", "cmax", "ctid"})
-"""Columns that every table has. Source:
-https://www.postgresql.org/docs/current/ddl-system-columns.html
-"""
+# Columns that every raw table has in addition to those of its contract.
 RAW_COLUMNS = frozenset(
     {"partition_date", "load_id", "known_at", "source_row", "source_uri", "source_sha256"}
 )
-"""Columns that every raw table has beside those of its contract."""
+# Tables of schema ``raw`` that belong to no contract.
 RAW_TABLES = frozenset({"ingested_drops"})
-"""Tables of schema ``raw`` that belong to no contract."""
+# Columns of prediction tables and of the views on them, in addition to the entity's key.
 PREDICTION_COLUMNS = frozenset({
     "partition_date", "load_id", "shard", "event_timestamp", "score", "probability", "decile",
     "is_positive", "reasons", "model_version", "features_as_of", "score_source",
     "score_source_reason", "run_id", "published_at", "superseded_at", "outcome",
     "outcome_known_at", "is_mature",
 })  # fmt: skip
-"""Columns of prediction tables and of the views on them, beside the entity's key."""
+# Columns that every feature view has for bookkeeping.
 FEATURE_COLUMNS = frozenset({"partition_date", "load_id", "as_of"})
-"""Columns that every feature view has for bookkeeping."""
 
 _PARTITION_INDEX, _LARGE, _PRIMARY_KEY = "_by_partition", "$large", "_pkey"
 _VIEWS = ("_current", "_history", "_outcomes")
+# PostgreSQL cuts longer names, and two of them would be one.
 MAXIMUM_DATASET_LENGTH = 63 - len(_LARGE + _PARTITION_INDEX)
-"""PostgreSQL cuts longer names, and two of them would be one."""
 
 
 def refuse_column(name: str) -> None:
@@ -52,7 +54,8 @@ def refuse_dataset(name: str) -> None:
         raise ValueError(f"a name that ends in {_PARTITION_INDEX} is an index of another dataset")
     if len(name) > MAXIMUM_DATASET_LENGTH:
         raise ValueError(
-            f"name has at most {MAXIMUM_DATASET_LENGTH} characters, names of relations and indexes are built from it"
+            f"name has at most {MAXIMUM_DATASET_LENGTH} characters,"
+            " names of relations and indexes are built from it"
         )
 
 
@@ -62,11 +65,12 @@ def refuse_model(name: str) -> None:
     Raises:
         ValueError: The name has an ending that nightshift adds itself.
     """
-    taken = (*_VIEWS, _PRIMARY_KEY)
-    if ending := next((ending for ending in taken if name.endswith(ending)), None):
-        raise ValueError(
-            f"a name that ends in {ending} is a relation of the model {name.removesuffix(ending)!r}; choose another name"
-        )
+    for ending in (*_VIEWS, _PRIMARY_KEY):
+        if name.endswith(ending):
+            raise ValueError(
+                f"a name that ends in {ending} is a relation of the model"
+                f" {name.removesuffix(ending)!r}; choose another name"
+            )
 
 
 def refuse_entity_key(name: str) -> None:
@@ -82,4 +86,4 @@ def refuse_entity_key(name: str) -> None:
 
 
 def _remedy(name: str) -> str:
-    return f": choose another name, and say `source: {name}` if files have this one"
+    return f": choose another name, and set `source: {name}` if files have this one"

@@ -7,12 +7,12 @@ import subprocess
 from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
-from pathlib import Path
 
-from nightshift.settings import LIBRARY_ROOT, PROJECT_ROOT
+from nightshift.settings import PROJECT_ROOT
 
 _NAME_BYTES = 63
-_PROJECT_FOLDERS = ("dbt_project", "dags", "expectations")
+_CODE_SUFFIXES = {".py", ".sql", ".yml", ".yaml", ".json"}
+_CODE_FOLDERS = ("plugins/nightshift", "dbt_project", "dags", "expectations")
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class RunContext:
 
     Attributes:
         run_id: Stable over attempts of the same run, for example
-            ``score__flight_delayed/2013-07-01``.
+            ``score__churn/2013-07-01``.
         attempt: 1 for the first try.
         actor: Who started it: ``airflow``, ``cli:<user>`` or ``test``.
     """
@@ -32,7 +32,10 @@ class RunContext:
 
     @property
     def application_name(self) -> str:
-        """Return the name that the warehouse shows for our connections; PostgreSQL keeps 63 bytes, and two attempts never share one."""
+        """Return the name that the warehouse shows for our connections.
+
+        PostgreSQL keeps 63 bytes; two attempts never share a name.
+        """
         name, attempt = f"nightshift {self.run_id}", f"#{self.attempt}"
         if len(name.encode() + attempt.encode()) > _NAME_BYTES:
             attempt = f"~{sha256(self.run_id.encode()).hexdigest()[:6]}{attempt}"
@@ -42,27 +45,24 @@ class RunContext:
 
 @cache
 def code_version() -> str:
-    """Return the commit of the checkout, ``<commit>-dirty.<digest>`` with local changes, or a digest of the code without git.
+    """Return the version of the running code.
 
-    ``NIGHTSHIFT_CODE_VERSION`` wins: an image sets it at build time.
+    It is the commit of the checkout, ``<commit>-dirty.<digest>`` with local changes, and a digest
+    of the code without git. ``NIGHTSHIFT_CODE_VERSION`` wins: an image sets it at build time.
     """
-    if given := os.environ.get("NIGHTSHIFT_CODE_VERSION"):
-        return given
+    image_version = os.environ.get("NIGHTSHIFT_CODE_VERSION")
+    if image_version:
+        return image_version
     commit = _git("rev-parse", "--short=12", "HEAD")
     if commit is None:
         return f"tree.{_code_digest()}"
-    is_dirty = _git("status", "--porcelain", "--", *map(str, _code_folders())) != ""
+    is_dirty = _git("status", "--porcelain", "--", *_CODE_FOLDERS) != ""
     return f"{commit}-dirty.{_code_digest()}" if is_dirty else commit
-
-
-def _code_folders() -> list[Path]:
-    """Return where the code is: the library, which may be installed elsewhere, and the project."""
-    return [LIBRARY_ROOT / "nightshift", *(PROJECT_ROOT / name for name in _PROJECT_FOLDERS)]
 
 
 def _git(*args: str) -> str | None:
     try:
-        done = subprocess.run(  # noqa: S603
+        result = subprocess.run(  # noqa: S603
             ["git", "-C", str(PROJECT_ROOT), *args],  # noqa: S607
             capture_output=True,
             text=True,
@@ -70,20 +70,14 @@ def _git(*args: str) -> str | None:
         )
     except OSError:
         return None
-    return done.stdout.strip() if done.returncode == 0 else None
+    return result.stdout.strip() if result.returncode == 0 else None
 
 
 def _code_digest() -> str:
     digest = sha256()
-    for folder in _code_folders():
-        for path in sorted(_sources(folder)):
-            digest.update(str(path.relative_to(folder)).encode() + b"\0" + path.read_bytes())
+    for folder in _CODE_FOLDERS:
+        for path in sorted((PROJECT_ROOT / folder).rglob("*")):
+            if path.suffix in _CODE_SUFFIXES and "target" not in path.parts:
+                name = str(path.relative_to(PROJECT_ROOT)).encode()
+                digest.update(name + b"\0" + path.read_bytes())
     return digest.hexdigest()[:12]
-
-
-def _sources(folder: Path) -> list[Path]:
-    return [
-        p
-        for p in folder.rglob("*")
-        if p.suffix in {".py", ".sql", ".yml", ".yaml", ".json"} and "target" not in p.parts
-    ]

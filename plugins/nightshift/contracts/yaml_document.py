@@ -1,33 +1,56 @@
-"""Read a YAML file into a frozen pydantic model; errors name the file, the line and what was expected."""
+"""Read a YAML file into a frozen pydantic model; errors name the file and the line."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from nightshift.contracts.quick_yaml import read_plain
 from nightshift.errors import SpecError
 
-if TYPE_CHECKING:
-    from ruamel.yaml.comments import CommentedMap
-
+# Names that become SQL identifiers. Source: PostgreSQL's limit of 63 bytes.
 IDENTIFIER = r"^[a-z_][a-z0-9_]{0,62}$"
-"""Names that become SQL identifiers. Source: PostgreSQL's limit of 63 bytes."""
-MAXIMUM_BYTES = 1 << 20
-"""The largest specs of ours have 5 KB; one with 300 features has 20 KB."""
-MAXIMUM_DEPTH = 100
-"""Nesting: specs have 5 levels. libyaml overflows the stack, and ends the process, at some
-20,000.
-"""
-MAXIMUM_NODES = 200_000
-"""Values of a document with its aliases written out: nine lines can stand for a billion."""
+Identifier = Annotated[str, Field(pattern=IDENTIFIER)]
+PositiveInt = Annotated[int, Field(gt=0)]
+Ratio = Annotated[float, Field(ge=0, le=1)]
 
+# The largest specs of ours have 5 KB; one with 300 features has 20 KB.
+MAXIMUM_BYTES = 1 << 20
+# Nesting: specs have 5 levels.
+MAXIMUM_DEPTH = 100
+# Values of a document with its aliases written out: nine lines can stand for a billion.
+MAXIMUM_NODES = 200_000
+
+# A block nests by one column at least, so a deep one begins far to the right.
 _DEEP_BLOCK = re.compile(rf"^[ \t?-]{{{2 * MAXIMUM_DEPTH},}}", re.MULTILINE)
-"""A block nests by one column at least, so a deep one begins far to the right."""
 _BRACKETS = re.compile(r"[\[\]{}]")
+_TAG = "tag:yaml.org,2002:"
+# Type, pattern and first characters of the plain scalars of YAML 1.2 that are no text.
+_SCALARS = (
+    ("null", r"~|null|Null|NULL|", ("~", "n", "N", "")),
+    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    (
+        "float",
+        (
+            r"[-+]?(?:[0-9][0-9_]*\.[0-9_]*(?:[eE][-+]?[0-9]+)?|[0-9][0-9_]*[eE][-+]?[0-9]+)"
+            r"|[-+]?\.[0-9][0-9_]*(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)"
+        ),
+        "-+.0123456789",
+    ),
+    ("int", r"[-+]?(?:0b[01_]+|0o[0-7_]+|0x[0-9a-fA-F_]+|[0-9][0-9_]*)", "-+0123456789"),
+    (
+        "timestamp",
+        (
+            r"[0-9]{4}-[0-9]{2}-[0-9]{2}|[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}(?:[Tt]|[ \t]+)[0-9]{1,2}"
+            r":[0-9]{2}:[0-9]{2}(?:\.[0-9]*)?(?:[ \t]*(?:Z|[-+][0-9]{1,2}(?::[0-9]{2})?))?"
+        ),
+        "0123456789",
+    ),
+    ("merge", r"<<", "<"),
+)
 
 
 class Frozen(BaseModel):
@@ -36,7 +59,38 @@ class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class NamedDocument(Frozen):
+    """A document that names itself.
+
+    Attributes:
+        name: Must be the name of its file.
+    """
+
+    name: Identifier
+
+
 DocumentT = TypeVar("DocumentT", bound=Frozen)
+
+
+class _Loader(yaml.CSafeLoader):
+    """Read YAML 1.2 with libyaml.
+
+    PyYAML's own table is that of YAML 1.1, where ``on`` is a truth value and ``04:00`` a number.
+    """
+
+    yaml_implicit_resolvers: dict[str, list[Any]] = {}  # noqa: RUF012  (PyYAML's way)
+
+
+def _integer(loader: _Loader, node: yaml.ScalarNode) -> int:
+    """Read an integer; PyYAML takes a leading zero for octal, as YAML 1.1 does."""
+    digits = str(loader.construct_scalar(node)).replace("_", "")
+    has_base = digits.lstrip("+-")[1:2] in {"b", "o", "x"}
+    return int(digits, 0 if has_base else 10)
+
+
+for _name, _pattern, _first in _SCALARS:
+    _Loader.add_implicit_resolver(_TAG + _name, re.compile(f"^(?:{_pattern})$"), list(_first))
+_Loader.add_constructor(f"{_TAG}int", _integer)
 
 
 def read_document(path: Path, model: type[DocumentT]) -> DocumentT:
@@ -45,13 +99,15 @@ def read_document(path: Path, model: type[DocumentT]) -> DocumentT:
     Raises:
         SpecError: The file is absent, is no YAML mapping, has an unknown key or a wrong value.
     """
-    text = _read_text(path)
-    raw = read_plain(text)
-    _refuse_bomb(path, raw)
+    root, content = _parse(path, _read_text(path))
     try:
-        return model.model_validate(raw)
-    except ValidationError:
-        return _read_with_lines(path, text, model)
+        return model.model_validate(content)
+    except ValidationError as error:
+        problems = [_describe(path, root, dict(details)) for details in error.errors()]
+        raise SpecError(
+            f"{path.name} has {len(problems)} problem(s):\n    " + "\n    ".join(problems),
+            todo=f"Correct {path.name}; docs/specs.md lists every key.",
+        ) from None
 
 
 def _read_text(path: Path) -> str:
@@ -62,7 +118,7 @@ def _read_text(path: Path) -> str:
             deeply.
     """
     if not path.is_file():
-        raise _no_file(path)
+        raise _not_a_file(path)
     try:
         with path.open("rb") as file:
             content = file.read(MAXIMUM_BYTES + 1)
@@ -75,6 +131,7 @@ def _read_text(path: Path) -> str:
         ) from None
     if len(content) > MAXIMUM_BYTES:
         raise SpecError(f"{path.name} is too large.", expected=f"{MAXIMUM_BYTES:,} bytes at most")
+    # libyaml recurses: at some 20,000 levels it overflows the stack and ends the process.
     if _is_deep(text):
         raise SpecError(
             f"{path.name} is nested too deeply.", expected=f"{MAXIMUM_DEPTH} levels at most"
@@ -82,17 +139,15 @@ def _read_text(path: Path) -> str:
     return text
 
 
-def _no_file(path: Path) -> SpecError:
+def _not_a_file(path: Path) -> SpecError:
     if path.is_symlink():
-        return SpecError(
-            f"{path.name} is a link to nowhere.", expected="a file", got=str(path.readlink())
-        )
+        target = str(path.readlink())
+        return SpecError(f"{path.name} is a broken link.", expected="a file", got=target)
     if path.exists():
-        got = "a folder" if path.is_dir() else "a device, socket or pipe"
         return SpecError(
-            f"{path.name} is no file.",
+            f"{path.name} is not a file.",
             expected="a file",
-            got=got,
+            got="a folder" if path.is_dir() else "a device, socket or pipe",
             todo="Take it out of the folder.",
         )
     return SpecError(f"{path} does not exist.", todo="Create it, or correct the name.")
@@ -107,66 +162,73 @@ def _is_deep(text: str) -> bool:
     return _DEEP_BLOCK.search(text) is not None
 
 
-def _refuse_bomb(path: Path, raw: object) -> None:
-    """Refuse a document that is huge once its aliases are written out, or that contains itself.
+def _parse(path: Path, text: str) -> tuple[yaml.MappingNode, dict[object, object]]:
+    """Return the mapping of a text, as nodes with their lines and as plain values.
 
     Raises:
-        SpecError: It is.
+        SpecError: It is no YAML, no mapping, has a key twice or is too large.
     """
-    if _n_nodes(raw, {}) > MAXIMUM_NODES:
-        raise SpecError(
-            f"{path.name} is too large.",
-            expected=f"{MAXIMUM_NODES:,} values at most, aliases written out",
-        )
-
-
-def _n_nodes(node: object, seen: dict[int, float]) -> float:
-    """Return the values below a node, each alias counted as often as it stands there; infinite for a node within itself."""
-    if not isinstance(node, dict | list):
-        return 1
-    if id(node) not in seen:
-        seen[id(node)] = float("inf")
-        below = [*node.keys(), *node.values()] if isinstance(node, dict) else node
-        seen[id(node)] = 1 + sum(_n_nodes(part, seen) for part in below)
-    return seen[id(node)]
-
-
-def _read_with_lines(path: Path, text: str, model: type[DocumentT]) -> DocumentT:
-    raw = _parse(path, text)
-    _refuse_bomb(path, raw)
     try:
-        return model.model_validate(raw)
-    except ValidationError as error:
-        problems = [_describe(path, raw, dict(e)) for e in error.errors()]
-        raise SpecError(
-            f"{path.name} has {len(problems)} problem(s):\n    " + "\n    ".join(problems),
-            todo=f"Correct {path.name}; docs/specs.md lists every key.",
-        ) from None
-
-
-def _parse(path: Path, text: str) -> CommentedMap:
-    from ruamel.yaml import YAML
-    from ruamel.yaml.comments import CommentedMap
-    from ruamel.yaml.error import MarkedYAMLError, YAMLError
-
-    try:
-        raw = YAML(typ="rt").load(text)
-    except (YAMLError, ValueError) as error:
-        mark = error.problem_mark if isinstance(error, MarkedYAMLError) else None
+        loader = _Loader(text)
+        root = loader.get_single_node()
+        sizes: dict[yaml.Node, float] = {}
+        # Before anything is constructed: a merge of aliases grows as fast as the aliases do.
+        if root is not None and _n_values(root, sizes) > MAXIMUM_NODES:
+            raise SpecError(
+                f"{path.name} is too large.",
+                expected=f"{MAXIMUM_NODES:,} values at most, aliases written out",
+            )
+        for node in sizes:
+            _refuse_repeated_key(loader, node)
+        content = None if root is None else loader.construct_document(root)
+    except (yaml.YAMLError, ValueError) as error:
+        mark = getattr(error, "problem_mark", None)
         where = f"{path.name}:{mark.line + 1}" if mark else path.name
-        raise SpecError(f"{where} is not YAML.", got=str(error).splitlines()[0]) from None
-    if not isinstance(raw, CommentedMap):
-        got = "nothing" if raw is None else type(raw).__name__
+        got = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise SpecError(f"{where} is not YAML.", got=got) from None
+    if not isinstance(root, yaml.MappingNode) or not isinstance(content, dict):
+        got = "nothing" if content is None else type(content).__name__
         raise SpecError(f"{path.name} is not a mapping.", expected="keys and values", got=got)
-    return raw
+    return root, content
 
 
-def _describe(path: Path, raw: CommentedMap, error: dict[str, Any]) -> str:
-    loc = error["loc"]
-    dotted = ".".join(map(str, loc)) or "document"
-    expected = _expected(error)
+def _n_values(node: yaml.Node, sizes: dict[yaml.Node, float]) -> float:
+    """Return the number of values below a node, each alias written out.
+
+    Args:
+        node: The node; one that contains itself has infinitely many.
+        sizes: Known numbers by node; those of lists and mappings are added.
+    """
+    if isinstance(node, yaml.ScalarNode):
+        return 1
+    if node not in sizes:
+        sizes[node] = float("inf")
+        parts = node.value
+        if isinstance(node, yaml.MappingNode):
+            parts = [part for pair in node.value for part in pair]
+        sizes[node] = 1 + sum(_n_values(part, sizes) for part in parts)
+    return sizes[node]
+
+
+def _refuse_repeated_key(loader: _Loader, node: yaml.Node) -> None:
+    if not isinstance(node, yaml.MappingNode):
+        return
+    seen = set()
+    for key, _ in node.value:
+        if not isinstance(key, yaml.ScalarNode) or key.tag == f"{_TAG}merge":
+            continue
+        name = loader.construct_object(key)
+        if name in seen:
+            raise yaml.MarkedYAMLError(problem=f"key {name!r} twice", problem_mark=key.start_mark)
+        seen.add(name)
+
+
+def _describe(path: Path, root: yaml.MappingNode, error: dict[str, Any]) -> str:
+    location = error["loc"]
+    dotted = ".".join(map(str, location)) or "document"
     got = "" if error["type"] == "missing" else f" (got {error['input']!r:.80})"
-    return f"{path.name}:{_line_of(raw, loc)}: {dotted}: expected {expected}{got}"
+    line = _line_of(root, location)
+    return f"{path.name}:{line}: {dotted}: expected {_expected(error)}{got}"
 
 
 def _expected(error: dict[str, Any]) -> str:
@@ -174,22 +236,25 @@ def _expected(error: dict[str, Any]) -> str:
     if error["type"] == "extra_forbidden":
         return "a known key"
     if error.get("ctx", {}).get("pattern") == IDENTIFIER:
-        return "a name of lower-case letters, digits and _, not beginning with a digit, at most 63 characters"
+        return (
+            "a name of lower-case letters, digits and _, not beginning with a digit,"
+            " at most 63 characters"
+        )
     return str(error["msg"])
 
 
-def _line_of(raw: CommentedMap, loc: tuple[Any, ...]) -> int:
-    """Return the 1-based line of the deepest part of ``loc`` that stands in the file."""
-    from ruamel.yaml.comments import CommentedMap
-
-    line = 1
-    node: Any = raw
-    for part in loc:
-        try:
-            line = (node.lc.key(part) if isinstance(node, CommentedMap) else node.lc.item(part))[
-                0
-            ] + 1
-            node = node[part]
-        except (AttributeError, KeyError, IndexError, TypeError):
+def _line_of(root: yaml.Node, location: tuple[int | str, ...]) -> int:
+    """Return the 1-based line of the deepest part of a location that stands in the file."""
+    line, node = 1, root
+    for part in location:
+        if isinstance(node, yaml.MappingNode):
+            pairs = [pair for pair in node.value if pair[0].value == str(part)]
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int):
+            pairs = [(item, item) for item in node.value[part : part + 1]]
+        else:
             break
+        if not pairs:
+            break
+        key, node = pairs[0]
+        line = key.start_mark.line + 1
     return line

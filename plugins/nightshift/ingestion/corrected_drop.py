@@ -1,8 +1,8 @@
-"""Replay corrected rows: the newest file of a partition with the right values in it, delivered as a drop of its own.
+"""Replay corrected rows: deliver the newest file of a partition again, with the right values.
 
-So a correction takes the way of every other delivery: contract, row checks, gate, a version with
-its own ``known_at``. It is there again when the warehouse is loaded anew from the lake. Source:
-docs/adr/0014-late-and-wrong-data.md.
+A correction is a drop of its own, so it passes contract, row checks and gate like every delivery,
+and becomes a version with its own ``known_at``. It is loaded again when the warehouse is rebuilt
+from the lake. Source: docs/adr/0014-late-and-wrong-data.md.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING
 from nightshift.contracts.datasets import load_contract
 from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.errors import LoadStateError, NightshiftError
-from nightshift.ingestion.cast import cast_column
-from nightshift.ingestion.deliveries import read_deliveries
+from nightshift.ingestion.deliveries import identity, read_deliveries
 from nightshift.ingestion.load import ingest
-from nightshift.ingestion.row_check import check_rows
+from nightshift.ingestion.rows.cast import cast_texts
+from nightshift.ingestion.rows.row_check import check_rows
 from nightshift.lake.drops import NewDrop, manifest_of, read_data, write_drop
 from nightshift.lake.object_store import ObjectStore
 from nightshift.quality.contract_check import accepted_form, check_file
@@ -40,14 +40,17 @@ if TYPE_CHECKING:
 
 
 class CorrectionRefusedError(NightshiftError):
-    """A corrected row does not pass the checks either, or its time lies before the delivery that it corrects; nothing was delivered."""
+    """A corrected row is refused, or is older than the delivery that it corrects.
+
+    Nothing was delivered.
+    """
 
     code = "NS-QUARANTINE-002"
 
 
 @dataclass(frozen=True)
 class ReplayResult:
-    """What a replay did.
+    """Result of a replay.
 
     Attributes:
         replayed: Rows that are in the published version now.
@@ -66,7 +69,9 @@ class ReplayResult:
 def replay_corrections(
     settings: Settings, dataset: str, day: dt.date, run: RunContext
 ) -> ReplayResult:
-    """Deliver and ingest the newest file of a partition with its corrected rows; again, it finds nothing to do.
+    """Deliver and ingest the newest file of a partition with its corrected rows.
+
+    A second call finds nothing to do.
 
     Raises:
         CorrectionRefusedError: A corrected row is refused again; nothing was delivered, none is
@@ -80,51 +85,50 @@ def replay_corrections(
         corrections = corrections_of(conn, contract.dataset, day)
         if not corrections:
             return ReplayResult()
-        base = _newest_ingested(
-            conn, contract, read_deliveries(conn, store, dataset, partitions).drops
-        )
+        drops = read_deliveries(conn, store, dataset, partitions).drops
+        base = _newest_ingested(conn, contract, drops)
         data = read_data(store, [base])[0]
-        refused = _refused(contract, base, data)
-        present = [correction for correction in corrections if correction.row_digest in refused]
-        gone = [
-            correction.row_id for correction in corrections if correction.row_digest not in refused
-        ]
-        settle_corrected(conn, gone, "superseded", run.actor)
+        refused = _refused_rows(contract, base, data)
+        present = [one for one in corrections if one.row_digest in refused]
+        superseded = tuple(one.row_id for one in corrections if one.row_digest not in refused)
+        settle_corrected(conn, list(superseded), "superseded", run.actor)
         if not present:
-            return ReplayResult(superseded=tuple(gone))
-        drop = _corrected_drop(
-            contract, base, data, {refused[one.row_digest].row_number: one for one in present}
-        )
-        _refuse_bad(contract, drop, refused, present)
+            return ReplayResult(superseded=superseded)
+
+        by_number = {refused[one.row_digest].row_number: one for one in present}
+        drop = _corrected_drop(contract, base, data, by_number)
+        _refuse_bad(contract, drop, refused, by_number)
         manifest = write_drop(store, drop)
         ingest(settings, dataset, partitions, run)
         load_id = _published_load(conn, contract, manifest)
-        settle_corrected(conn, [correction.row_id for correction in present], "replayed", run.actor)
-    return ReplayResult(
-        tuple(one.row_id for one in present), tuple(gone), manifest.data_key, load_id
-    )
+        replayed = tuple(correction.row_id for correction in present)
+        settle_corrected(conn, list(replayed), "replayed", run.actor)
+    return ReplayResult(replayed, superseded, manifest.data_key, load_id)
 
 
 def _newest_ingested(
     conn: Connection, contract: DatasetContract, drops: Sequence[DropManifest]
 ) -> DropManifest:
     rows = conn.execute(
-        "select partition_date, source_sha256, known_at from raw.ingested_drops d join ops.loads l using (dataset, partition_date, load_id,"
-        " known_at) where dataset = %s and l.state in ('published', 'duplicate')",
+        """
+        select partition_date, source_sha256, known_at
+        from raw.ingested_drops d join ops.loads l
+            using (dataset, partition_date, load_id, known_at)
+        where dataset = %s and l.state in ('published', 'duplicate')
+        """,
         [contract.dataset],
-    ).fetchall()
-    found = [
-        drop for drop in drops if (drop.partition, drop.sha256, drop.delivered_at) in set(rows)
-    ]
-    if not found:
-        raise LoadStateError(
-            f"No drop of {contract.name} is in.", todo="Ingest the partition first."
-        )
-    return found[-1]
+    )
+    ingested = set(rows)
+    for drop in reversed(drops):
+        if identity(drop) in ingested:
+            return drop
+    raise LoadStateError(f"No drop of {contract.name} is in.", todo="Ingest the partition first.")
 
 
-def _refused(contract: DatasetContract, drop: DropManifest, data: bytes) -> dict[str, RefusedRow]:
-    """Return the refused rows of a file by their digest, as ingest keeps them."""
+def _refused_rows(
+    contract: DatasetContract, drop: DropManifest, data: bytes
+) -> dict[str, RefusedRow]:
+    """Return the refused rows of a file by their digest, as ingest records them."""
     checked = check_rows(contract, [drop], [check_file(contract, drop, data)], lists_all=True)
     return {row.digest: row for row in checked.refused[0]}
 
@@ -135,18 +139,26 @@ def _corrected_drop(
     data: bytes,
     corrections: Mapping[int, Correction],
 ) -> NewDrop:
-    """Return the file with the corrected rows in the place of those of the same number, and of the same text."""
+    """Return the file with corrected rows.
+
+    Args:
+        contract: The dataset's contract.
+        base: The file's manifest.
+        data: The file.
+        corrections: By position of the wrong row; rows of the same text are corrected too.
+    """
     header, rows = read_cells(data, base.data_key)
-    columns = contract.columns_of(contract.version_for(base.partition, base.schema_version)) or ()
+    columns = contract.columns_for(base.partition, base.schema_version) or ()
     delivered_name = {column.name: column.delivered_name for column in columns}
     for number, correction in corrections.items():
         wrong = rows[number - 1]
+        # A malformed row has no cells to keep.
+        cells = [""] * len(header) if isinstance(wrong, str) else wrong
         right = {
             delivered_name.get(name, name): text or ""
             for name, text in correction.corrected.items()
         }
-        kept = [""] * len(header) if isinstance(wrong, str) else wrong
-        fixed = [right.get(name, kept[place]) for place, name in enumerate(header)]
+        fixed = [right.get(name, cell) for name, cell in zip(header, cells, strict=True)]
         rows = [fixed if row == wrong else row for row in rows]
     content = _as_csv([header, *rows])
     known_at = max(correction.known_at for correction in corrections.values())
@@ -179,40 +191,40 @@ def _refuse_bad(
     contract: DatasetContract,
     drop: NewDrop,
     before: Mapping[str, RefusedRow],
-    corrections: Sequence[Correction],
+    corrections: Mapping[int, Correction],
 ) -> None:
-    """Refuse the drop unless it has fewer refused rows than the file before, by exactly the corrected ones."""
-    allowed = before.keys() - {correction.row_digest for correction in corrections}
-    if bad := [
-        row
-        for digest, row in _refused(contract, manifest_of(drop), drop.data).items()
-        if digest not in allowed
-    ]:
-        row_ids = {
-            before[correction.row_digest].row_number: correction.row_id
-            for correction in corrections
-        }
-        said = "; ".join(_named(row, row_ids) for row in bad[:5])
-        raise CorrectionRefusedError(
-            f"{len(bad)} row(s) of the corrected {drop.dataset} of {drop.partition} are refused again.",
-            expected="rows that keep the contract, with keys that no other row has",
-            got=said,
-            todo="Nothing was delivered. Correct them again (`nightshift quarantine correct`), or dismiss them.",
-        )
+    """Refuse the drop unless its refused rows are those of before without the corrected ones.
 
-
-def _named(row: RefusedRow, row_ids: Mapping[int, int]) -> str:
-    """Return what is wrong with a row, by the number that the listing of the quarantine has, and by its position in the file."""
-    where = f"position {row.row_number}"
-    if row.row_number in row_ids:
-        where = f"row {row_ids[row.row_number]} ({where})"
-    return f"{where}: {row.reason}{f' in {row.column}' if row.column else ''}"
+    Raises:
+        CorrectionRefusedError: At least one other row is refused.
+    """
+    corrected = {correction.row_digest for correction in corrections.values()}
+    refused = _refused_rows(contract, manifest_of(drop), drop.data)
+    allowed = before.keys() - corrected
+    bad = [row for digest, row in refused.items() if digest not in allowed]
+    if not bad:
+        return
+    problems = []
+    for row in bad[:5]:
+        where = f"position {row.row_number}"
+        if row.row_number in corrections:
+            # The number that the listing of the quarantine shows.
+            where = f"row {corrections[row.row_number].row_id} ({where})"
+        column = f" in {row.column}" if row.column else ""
+        problems.append(f"{where}: {row.reason}{column}")
+    raise CorrectionRefusedError(
+        f"{len(bad)} row(s) of the corrected {drop.dataset} of {drop.partition} are refused again.",
+        expected="rows that keep the contract, with keys that no other row has",
+        got="; ".join(problems),
+        todo="Nothing was delivered. Correct them again (`nightshift quarantine correct`),"
+        " or dismiss them.",
+    )
 
 
 def refuse_unreadable(
     contract: DatasetContract, row: QuarantinedRow, values: Mapping[str, str | None]
 ) -> None:
-    """Refuse a correction whose values the contract cannot read; the row as a whole is judged by the replay.
+    """Refuse a correction whose values the contract cannot read; the replay checks the row.
 
     Args:
         contract: The dataset's contract.
@@ -224,16 +236,16 @@ def refuse_unreadable(
             limits.
     """
     columns = {column.name: column for column in contract.columns}
-    problems = [f"{name}: no such column" for name in values if name not in columns]
-    for name in values.keys() & columns.keys():
-        problems += _problems_of(contract, columns[name], values[name])
+    problems = []
+    for name, text in values.items():
+        if name in columns:
+            problems += _problems_of(contract, columns[name], text)
+        else:
+            problems.append(f"{name}: no such column")
     if "line" in row.delivered and "line" not in columns:
-        missing = [
-            name
-            for name, column in columns.items()
-            if not column.is_nullable and not values.get(name)
-        ]
-        problems += [f"{name}: is missing, and the row had no columns to keep" for name in missing]
+        for name, column in columns.items():
+            if not column.is_nullable and not values.get(name):
+                problems.append(f"{name}: is missing, and the row had no columns to keep")
     if problems:
         raise QuarantineError(
             f"Row {row.row_id} cannot be corrected so; nothing was recorded.",
@@ -244,24 +256,19 @@ def refuse_unreadable(
 
 
 def _problems_of(contract: DatasetContract, column: Column, text: str | None) -> list[str]:
-    import pyarrow as pa
-
-    problems = cast_column(
-        pa.chunked_array([pa.array([text], pa.string())]), column, contract.timezone
-    ).problems
+    problems = cast_texts([text], column, contract.timezone).problems
     accepted = accepted_form(column.delivered_as or column.type)
-    return [
-        f"{column.name}: {reason} (accepted: {accepted})"
-        for reason, mask in problems.items()
-        if mask.any()
-    ]
+    return [f"{column.name}: {reason} (accepted: {accepted})" for reason in problems]
 
 
 def _published_load(conn: Connection, contract: DatasetContract, manifest: DropManifest) -> int:
     """Return the load that readers see if it came from the replayed drop."""
     row = conn.execute(
-        "select p.load_id from ops.published p join raw.ingested_drops d using (dataset, partition_date, load_id)"
-        " where p.dataset = %s and p.partition_date = %s and d.source_sha256 = %s",
+        """
+        select p.load_id
+        from ops.published p join raw.ingested_drops d using (dataset, partition_date, load_id)
+        where p.dataset = %s and p.partition_date = %s and d.source_sha256 = %s
+        """,
         [contract.dataset, manifest.partition, manifest.sha256],
     ).fetchone()
     if row is None:

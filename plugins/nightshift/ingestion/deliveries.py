@@ -1,21 +1,22 @@
-"""What a range of partitions is to be loaded from: what lies in the landing prefix, without what a person withdrew or set aside."""
+"""The drops of a range of partitions, without those that a person withdrew or set aside."""
 
 from __future__ import annotations
 
 import datetime as dt
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from nightshift.ingestion.drop_decisions import DropAction, read_decisions, redeliveries
+from nightshift.ingestion.drop_decisions import DropAction, read_decisions
 from nightshift.lake.drops import read_landing
 from nightshift.quality.contract_check import BackdatedError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from nightshift.contracts.datasets import DatasetContract
     from nightshift.contracts.partitions import PartitionRange
+    from nightshift.ingestion.drop_decisions import DropDecision
     from nightshift.lake.drops import DropManifest, Landing, WrongManifest
     from nightshift.lake.object_store import ObjectStore
     from nightshift.warehouse.connection import Connection
@@ -30,21 +31,20 @@ class Deliveries:
     Attributes:
         drops: By partition and delivery; of two delivered at the same instant the one with the
             greater digest counts.
-        absent: What manifests promise whose files are not there yet.
+        absent: Drops of manifests whose data files have not arrived yet.
         wrong: Manifests that describe no drop.
         n_bytes: Size of each data file, by key.
         received_at: When we received each drop, UTC.
-        first_received_at: When we received the first version of a partition that is in, UTC.
-        ingested: Drops that are in, whatever contract they were read under.
+        ingested: Drops that are in, whatever contract they were read under, and when the first of
+            them was received, UTC.
     """
 
     drops: tuple[DropManifest, ...]
-    absent: tuple[DropManifest, ...] = ()
-    wrong: tuple[WrongManifest, ...] = ()
-    n_bytes: Mapping[str, int] = field(default_factory=dict)
-    received_at: Mapping[DropManifest, dt.datetime] = field(default_factory=dict)
-    first_received_at: Mapping[dt.date, dt.datetime] = field(default_factory=dict)
-    ingested: frozenset[Identity] = frozenset()
+    absent: tuple[DropManifest, ...]
+    wrong: tuple[WrongManifest, ...]
+    n_bytes: Mapping[str, int]
+    received_at: Mapping[DropManifest, dt.datetime]
+    ingested: Mapping[Identity, dt.datetime]
 
     @cached_property
     def newest(self) -> dict[dt.date, DropManifest]:
@@ -53,23 +53,25 @@ class Deliveries:
 
     @property
     def standing_manifests(self) -> list[WrongManifest]:
-        """Return the wrong manifests that no good drop has followed: each might be the newest version of its day.
+        """Return the wrong manifests after which no good drop of their partition came.
 
-        The store's clock has whole seconds; of two in the same second the good one stands.
+        Each might be the newest version of its day. The store's clock has whole seconds; of two in
+        the same second the good one counts.
         """
         newest: dict[dt.date, dt.datetime] = {}
         for drop in self.drops:
-            at = self.received_at[drop]
-            newest[drop.partition] = max(at, newest.get(drop.partition, at))
-        return [
-            one
-            for one in self.wrong
-            if one.partition not in newest or newest[one.partition] < one.object.received_at
-        ]
+            received_at = self.received_at[drop]
+            newest[drop.partition] = max(received_at, newest.get(drop.partition, received_at))
+        standing = []
+        for wrong in self.wrong:
+            last_good = newest.get(wrong.partition)
+            if last_good is None or last_good < wrong.object.received_at:
+                standing.append(wrong)
+        return standing
 
 
 def identity(drop: DropManifest) -> Identity:
-    """Return what a drop is known by: the same content delivered again is another one."""
+    """Return the identity of a drop: the same content delivered again is another drop."""
     return drop.partition, drop.sha256, drop.delivered_at
 
 
@@ -86,33 +88,64 @@ def read_deliveries(
     """
     landing = read_landing(store, dataset, partitions)
     decisions = read_decisions(conn, f"raw/{dataset}", partitions)
-    received = _received(conn, store, landing, f"raw/{dataset}", partitions)
-    ingested, first_received_at = _ingested(conn, f"raw/{dataset}", partitions)
-    withdrawn = {(one.key, one.sha256) for one in decisions if one.action is DropAction.WITHDRAWN}
-    aside = {one.key for one in decisions if one.action is DropAction.SET_ASIDE}
-    again = redeliveries(sorted(landing.drops, key=_order), decisions, ingested)
-    received |= {drop: drop.delivered_at for drop in again}
-    taken = [drop for drop in landing.drops if (drop.data_key, drop.sha256) not in withdrawn]
+    received_at = _read_received(conn, store, landing, f"raw/{dataset}", partitions)
+    ingested = read_ingested(conn, f"raw/{dataset}", partitions)
+
+    withdrawals = [one for one in decisions if one.action is DropAction.WITHDRAWN]
+    withdrawn = {(decision.key, decision.sha256) for decision in withdrawals}
+    set_aside = {one.key for one in decisions if one.action is DropAction.SET_ASIDE}
+    successors = _successors(sorted(landing.drops, key=_order), withdrawals, ingested)
+    received_at |= {drop: drop.delivered_at for drop in successors}
+    standing = [drop for drop in landing.drops if _object_of(drop) not in withdrawn]
     return Deliveries(
-        drops=tuple(sorted({*taken, *again}, key=_order)),
-        absent=tuple(
-            drop for drop in landing.absent if (drop.data_key, drop.sha256) not in withdrawn
-        ),
-        wrong=tuple(one for one in landing.wrong if one.object.key not in aside),
+        drops=tuple(sorted({*standing, *successors}, key=_order)),
+        absent=tuple(drop for drop in landing.absent if _object_of(drop) not in withdrawn),
+        wrong=tuple(wrong for wrong in landing.wrong if wrong.object.key not in set_aside),
         n_bytes={key: listed.n_bytes for key, listed in landing.files.items()},
-        received_at=received,
-        first_received_at=first_received_at,
-        ingested=frozenset(ingested),
+        received_at=received_at,
+        ingested=ingested,
     )
 
 
+def read_ingested(
+    conn: Connection, dataset: str, partitions: PartitionRange, contract_digest: str | None = None
+) -> dict[Identity, dt.datetime]:
+    """Return the drops of a range that are in, and when each was received first, UTC.
+
+    Args:
+        conn: Any connection.
+        dataset: Name in the ledger, ``raw/<name>``.
+        partitions: Both ends included.
+        contract_digest: Only what was read under this contract; None takes any.
+    """
+    rows = conn.execute(
+        """
+        select d.partition_date, d.source_sha256, d.known_at,
+            min(coalesce(r.received_at, l.started_at))
+        from raw.ingested_drops d join ops.loads l using (dataset, partition_date, load_id)
+        left join ops.received_drops r
+            on (r.dataset, r.partition_date, r.source_uri, r.source_sha256, r.known_at)
+            = (d.dataset, d.partition_date, d.source_uri, d.source_sha256, d.known_at)
+        where d.dataset = %s and d.partition_date between %s and %s
+            and l.state in ('published', 'duplicate') and coalesce(d.contract_digest = %s, true)
+        group by d.partition_date, d.source_sha256, d.known_at
+        """,
+        [dataset, partitions.first.day, partitions.last.day, contract_digest],
+    )
+    return {(day, digest, known_at): received_at for day, digest, known_at, received_at in rows}
+
+
 def record_received(conn: Connection, store: ObjectStore, deliveries: Deliveries) -> None:
-    """Keep when each drop was received; what is kept already stays, whatever the store says now."""
+    """Record when each drop was received; an earlier record stays, whatever the store reports."""
     drops = list(deliveries.received_at)
     conn.execute(
         """
-        insert into ops.received_drops (dataset, partition_date, source_uri, source_sha256, known_at, received_at)
-        select * from unnest(%s::text[], %s::date[], %s::text[], %s::text[], %s::timestamptz[], %s::timestamptz[])
+        insert into ops.received_drops (
+            dataset, partition_date, source_uri, source_sha256, known_at, received_at
+        )
+        select * from unnest(
+            %s::text[], %s::date[], %s::text[], %s::text[], %s::timestamptz[], %s::timestamptz[]
+        )
         on conflict do nothing
         """,
         [
@@ -121,83 +154,107 @@ def record_received(conn: Connection, store: ObjectStore, deliveries: Deliveries
             [store.uri(drop.data_key) for drop in drops],
             [drop.sha256 for drop in drops],
             [drop.delivered_at for drop in drops],
-            [deliveries.received_at[drop] for drop in drops],
+            list(deliveries.received_at.values()),
         ],
     )
 
 
-def backdated(
+def find_backdated(
     contract: DatasetContract, deliveries: Deliveries, drops: Iterable[DropManifest]
 ) -> dict[DropManifest, BackdatedError]:
-    """Return the drops that would rewrite what nights of before knew, further back than the contract allows.
+    """Return the drops that would rewrite earlier knowledge further back than the contract allows.
 
     A first delivery may be as old as it likes: nobody knew anything of its partition. Once a
     partition has been known for a while, a drop that was received today is news of today.
 
     Args:
-        contract: Whose bound counts.
+        contract: Its bound ``maximum_backdating_days``.
         deliveries: The range.
-        drops: Which of them.
+        drops: The drops to check.
     """
     if contract.maximum_backdating_days == "unlimited":
         return {}
-    most = dt.timedelta(days=contract.maximum_backdating_days)
-    found = {}
+    bound = dt.timedelta(days=contract.maximum_backdating_days)
+    first_received: dict[dt.date, dt.datetime] = {}
+    for (day, _, _), received_at in deliveries.ingested.items():
+        first_received[day] = min(received_at, first_received.get(day, received_at))
+    errors = {}
     for drop in drops:
         received_at = deliveries.received_at[drop]
-        first = deliveries.first_received_at.get(drop.partition, received_at)
-        is_old = received_at - drop.delivered_at > most and received_at - first > most
+        known_since = first_received.get(drop.partition, received_at)
+        is_old = received_at - drop.delivered_at > bound and received_at - known_since > bound
         if is_old and identity(drop) not in deliveries.ingested:
-            found[drop] = BackdatedError(
-                f"{drop.dataset} of {drop.partition} ({drop.data_key}) is dated long before we received it,"
-                " and its partition was known already.",
-                expected=f"delivered_at at most {contract.maximum_backdating_days} day(s) before {received_at.isoformat()}",
+            errors[drop] = BackdatedError(
+                f"{drop.dataset} of {drop.partition} ({drop.data_key}) is dated long before we"
+                " received it, and its partition was known already.",
+                expected=f"delivered_at at most {contract.maximum_backdating_days} day(s) before"
+                f" {received_at.isoformat()}",
                 got=drop.delivered_at.isoformat(),
                 todo="Ask upstream who wrote it, and to deliver it with today's time."
-                " `maximum_backdating_days` in the contract says what is allowed.",
+                " `maximum_backdating_days` in the contract sets the bound.",
             )
-    return found
+    return errors
 
 
 def _order(drop: DropManifest) -> tuple[dt.date, dt.datetime, str]:
     return drop.partition, drop.delivered_at, drop.sha256
 
 
-def _received(
+def _object_of(drop: DropManifest) -> tuple[str, str]:
+    return drop.data_key, drop.sha256
+
+
+def _read_received(
     conn: Connection, store: ObjectStore, landing: Landing, dataset: str, partitions: PartitionRange
 ) -> dict[DropManifest, dt.datetime]:
+    """Return when each drop was received: the first record, else what the store reports."""
     rows = conn.execute(
         """
-        select partition_date, source_uri, source_sha256, known_at, received_at from ops.received_drops
-        where dataset = %s and partition_date between %s and %s
+        select partition_date, source_uri, source_sha256, known_at, received_at
+        from ops.received_drops where dataset = %s and partition_date between %s and %s
         """,
         [dataset, partitions.first.day, partitions.last.day],
     )
-    kept = {tuple(key): received_at for *key, received_at in rows}
-    return {
-        drop: kept.get(
-            (drop.partition, store.uri(drop.data_key), drop.sha256, drop.delivered_at),
-            landing.received_at(drop),
-        )
-        for drop in landing.drops
-    }
+    recorded = {tuple(key): received_at for *key, received_at in rows}
+    received = {}
+    for drop in landing.drops:
+        key = (drop.partition, store.uri(drop.data_key), drop.sha256, drop.delivered_at)
+        received[drop] = recorded.get(key) or landing.received_at(drop)
+    return received
 
 
-def _ingested(
-    conn: Connection, dataset: str, partitions: PartitionRange
-) -> tuple[set[Identity], dict[dt.date, dt.datetime]]:
-    rows = conn.execute(
-        """
-        select d.partition_date, d.source_sha256, d.known_at, coalesce(r.received_at, l.started_at)
-        from raw.ingested_drops d join ops.loads l using (dataset, partition_date, load_id)
-        left join ops.received_drops r
-            on (r.dataset, r.partition_date, r.source_uri, r.source_sha256, r.known_at)
-            = (d.dataset, d.partition_date, d.source_uri, d.source_sha256, d.known_at)
-        where d.dataset = %s and d.partition_date between %s and %s and l.state in ('published', 'duplicate')
-        """,
-        [dataset, partitions.first.day, partitions.last.day],
-    ).fetchall()
-    first: dict[dt.date, dt.datetime] = {}
-    for day, _, _, received_at in rows:
-        first[day] = min(received_at, first.get(day, received_at))
-    return {(day, digest, known_at) for day, digest, known_at, _ in rows}, first
+def _successors(
+    drops: Sequence[DropManifest],
+    withdrawals: Sequence[DropDecision],
+    ingested: Collection[Identity],
+) -> list[DropManifest]:
+    """Return the next best drop for each withdrawal, as delivered when it was withdrawn.
+
+    What a withdrawn drop contained stays what we knew until then. Only a drop that is in and was
+    the newest then has a successor: what nobody read needs none.
+
+    Args:
+        drops: All drops of the range in order, withdrawn ones too.
+        withdrawals: Withdrawals of the range in order.
+        ingested: Drops that are in.
+    """
+    gone: set[tuple[str, str]] = set()
+    successors = []
+    for decision in withdrawals:
+        withdrawn = decision.key, decision.sha256
+        standing = [
+            drop
+            for drop in drops
+            if drop.partition == decision.partition
+            and drop.delivered_at <= decision.at
+            and _object_of(drop) not in gone
+        ]
+        gone.add(withdrawn)
+        if len(standing) < 2 or _object_of(standing[-1]) != withdrawn:  # noqa: PLR2004
+            continue
+        *earlier, newest = standing
+        if identity(newest) in ingested:
+            read_before = [drop for drop in earlier if identity(drop) in ingested]
+            successor = (read_before or earlier)[-1]
+            successors.append(successor.model_copy(update={"delivered_at": decision.at}))
+    return [drop for drop in successors if _object_of(drop) not in gone]

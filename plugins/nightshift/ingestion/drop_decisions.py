@@ -1,8 +1,6 @@
-"""What a person decided about objects of the landing prefix: a record, nothing is deleted or changed there.
+"""Decisions of a person about objects of the landing prefix; the objects stay unchanged.
 
-A withdrawn drop is not taken any more. What it said while we believed it stays what we knew then;
-from the decision on we know what the next best drop says, so that one counts as delivered again at
-that time. Source: docs/adr/0040-hostile-drops.md.
+A withdrawn drop is not loaded any more. Source: docs/adr/0040-hostile-drops.md.
 """
 
 from __future__ import annotations
@@ -23,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class DropAction(StrEnum):
-    """What can be decided."""
+    """The possible decisions."""
 
     WITHDRAWN = "withdrawn"
     SET_ASIDE = "set_aside"
@@ -80,7 +78,7 @@ def read_decisions(
 
 
 def withdraw(conn: Connection, landing: Landing, key: str, actor: str, reason: str) -> DropManifest:
-    """Record that a drop is not to be taken any more, and return it.
+    """Record that a drop is not to be loaded any more, and return it.
 
     Args:
         conn: A connection.
@@ -93,26 +91,20 @@ def withdraw(conn: Connection, landing: Landing, key: str, actor: str, reason: s
         DropUnknownError: There is no such drop, or it is withdrawn already.
     """
     promised = [*landing.drops, *landing.absent]
-    found = [drop for drop in promised if key in {drop.data_key, landing.manifests[drop].key}]
-    if not found:
-        raise _unknown(
-            key, "the data file or manifest of a drop", [drop.data_key for drop in promised]
-        )
-    for drop in found:
-        _record(
-            conn,
-            drop.dataset,
-            drop.partition,
-            (DropAction.WITHDRAWN, drop.data_key, drop.sha256),
-            (actor, reason),
-        )
-    return found[-1]
+    matches = [drop for drop in promised if key in {drop.data_key, landing.manifests[drop].key}]
+    if not matches:
+        keys = [drop.data_key for drop in promised]
+        raise _unknown(key, "the data file or manifest of a drop", keys)
+    for drop in matches:
+        decision = DropAction.WITHDRAWN, drop.data_key, drop.sha256
+        _record(conn, drop.dataset, drop.partition, decision, (actor, reason))
+    return matches[-1]
 
 
 def set_aside(
     conn: Connection, dataset: str, landing: Landing, key: str, decided: tuple[str, str]
 ) -> None:
-    """Record that a wrong manifest stands for nothing.
+    """Record that a wrong manifest is ignored.
 
     Args:
         conn: A connection.
@@ -124,80 +116,40 @@ def set_aside(
     Raises:
         DropUnknownError: There is no such wrong manifest, or it is set aside already.
     """
-    found = [wrong for wrong in landing.wrong if wrong.object.key == key]
-    if not found:
-        raise _unknown(
-            key, "a manifest that is wrong", [wrong.object.key for wrong in landing.wrong]
-        )
-    _record(conn, dataset, found[0].partition, (DropAction.SET_ASIDE, key, ""), decided)
-
-
-def redeliveries(
-    drops: Sequence[DropManifest],
-    decisions: Sequence[DropDecision],
-    ingested: set[tuple[dt.date, str, dt.datetime]],
-) -> list[DropManifest]:
-    """Return the next best drop for each withdrawal, as delivered when it was withdrawn.
-
-    Only a drop that is in and was the newest then has a successor: what nobody read needs none.
-
-    Args:
-        drops: All drops of the range, withdrawn ones too.
-        decisions: Decisions about the range, in their order.
-        ingested: Partition, digest and delivery of the drops that are in.
-    """
-    gone: set[tuple[str, str]] = set()
-    found = []
-    for decision in decisions:
-        if decision.action is not DropAction.WITHDRAWN:
-            continue
-        known = [
-            drop
-            for drop in drops
-            if drop.partition == decision.partition and drop.delivered_at <= decision.at
-        ]
-        left = [drop for drop in known if (drop.data_key, drop.sha256) not in gone]
-        gone.add((decision.key, decision.sha256))
-        if not left or (left[-1].data_key, left[-1].sha256) != (decision.key, decision.sha256):
-            continue
-        *others, newest = left
-        if others and _identity(newest) in ingested:
-            good = [drop for drop in others if _identity(drop) in ingested]
-            found.append((good or others)[-1].model_copy(update={"delivered_at": decision.at}))
-    still_there = {(decision.key, decision.sha256) for decision in decisions}
-    return [drop for drop in found if (drop.data_key, drop.sha256) not in still_there]
-
-
-def _identity(drop: DropManifest) -> tuple[dt.date, str, dt.datetime]:
-    return drop.partition, drop.sha256, drop.delivered_at
+    by_key = {wrong.object.key: wrong for wrong in landing.wrong}
+    if key not in by_key:
+        raise _unknown(key, "a manifest that is wrong", list(by_key))
+    _record(conn, dataset, by_key[key].partition, (DropAction.SET_ASIDE, key, ""), decided)
 
 
 def _record(
     conn: Connection,
     dataset: str,
     day: dt.date,
-    what: tuple[DropAction, str, str],
+    decision: tuple[DropAction, str, str],
     decided: tuple[str, str],
 ) -> None:
-    action, key, digest = what
+    action, key, digest = decision
     row = conn.execute(
         """
-        insert into ops.drop_decisions (dataset, partition_date, action, object_key, source_sha256, actor, reason)
+        insert into ops.drop_decisions (
+            dataset, partition_date, action, object_key, source_sha256, actor, reason
+        )
         values (%s, %s, %s, %s, %s, %s, %s) on conflict do nothing returning decision_id
         """,
         [f"raw/{dataset}", day, action.value, key, digest, *decided],
     ).fetchone()
     if row is None:
         raise DropUnknownError(
-            f"Something was decided about {key} already; nothing was changed.",
-            todo=f"Look: nightshift drop list {dataset} {day}",
+            f"There is a decision about {key} already; nothing was changed.",
+            todo=f"See the decision: nightshift drop list {dataset} {day}",
         )
 
 
-def _unknown(key: str, expected: str, there: Sequence[str]) -> DropUnknownError:
+def _unknown(key: str, expected: str, keys: Sequence[str]) -> DropUnknownError:
     return DropUnknownError(
-        f"There is nothing of that name to decide about: {key}.",
+        f"There is no drop or manifest of this name to decide about: {key}.",
         expected=expected,
-        got=f"there are {', '.join(there)}" if there else "the folder has none",
+        got=f"the folder has {', '.join(keys)}" if keys else "the folder has none",
         todo="Copy the key from `nightshift drop list <dataset> <day>`.",
     )

@@ -1,9 +1,9 @@
-"""One drop of very many rows: read block by block, while it comes from the lake, into one COPY; memory knows blocks, not the file.
+"""Load one drop of very many rows: streamed block by block from the lake into one COPY.
 
-The rules are those of ``row_check``. Only one of them looks beyond a row: rows that share a key. So
-each staged row leaves a 64-bit hash of its key; if one is there twice, the rows behind it are read
-again, settled together by the usual rule, and those that lose are withdrawn. Source:
-docs/adr/0027-large-drops.md, docs/adr/0034-rows-while-the-file-is-coming.md.
+Memory holds blocks, not the file. The rules are those of ``row_check``. Only one of them looks
+beyond a row: rows that share a key. So each staged row leaves a 64-bit hash of its key; if a hash
+is there twice, its rows are read again, resolved together by the usual rule, and those that lose
+are withdrawn. Source: docs/adr/0027-large-drops.md, docs/adr/0034-rows-while-the-file-is-coming.md.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import shutil
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,27 +21,25 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nightshift.errors import LoadStateError
-from nightshift.ingestion.cast import Reason
-from nightshift.ingestion.drop_guard import refusal_of
+from nightshift.ingestion.file_faults import refusal_of
 from nightshift.ingestion.raw_load import (
     Source,
     begin_version,
-    keep_source,
     publish_version,
+    record_source,
     refused_when_unstorable,
     with_origin,
 )
-from nightshift.ingestion.row_check import (
-    DUPLICATE,
-    GOOD,
-    TypedRows,
-    counted_of,
-    judge,
+from nightshift.ingestion.rows.cast import Reason
+from nightshift.ingestion.rows.key_hashes import find_repeated, hash_rows
+from nightshift.ingestion.rows.row_check import (
+    count_values,
+    find_file_error,
     reasons_by_file,
     refused_by_file,
-    settle_repeated_keys,
-    type_rows,
+    resolve_repeated_keys,
 )
+from nightshift.ingestion.rows.typed_rows import DUPLICATE, GOOD, TypedRows, type_rows
 from nightshift.lake.object_store import ObjectCorruptError
 from nightshift.lake.object_stream import ObjectStream
 from nightshift.prefetch import Prefetcher
@@ -65,31 +63,30 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from nightshift.ingestion.raw_load import IngestCall
+    from nightshift.ingestion.rows.key_hashes import Hashes
     from nightshift.lake.drops import DropManifest
     from nightshift.quality.contract_check import FileHead
     from nightshift.warehouse.write_types import PartitionWrite
 
-    Hashes = npt.NDArray[np.uint64]
     Mask = npt.NDArray[np.bool_]
     Numbers = npt.NDArray[np.int64]
 
 logger = logging.getLogger(__name__)
 
+# From so many rows on a drop is a load of its own that streams; below, all drops of a call are
+# checked and loaded together.
 LARGE_ROWS = 500_000
-"""From so many rows on a drop is a load of its own that streams; below, all drops of a call are
-checked and loaded together.
-"""
+# Connections that store one drop: a server stores rows more slowly than they are checked.
 N_CONNECTIONS = 2
-"""Connections that store one drop: a server stores rows more slowly than they are checked."""
 _PROGRESS_ROWS = 1_000_000
+# A copy that is older belongs to nobody: a task is ended long before.
 _LONGEST_LOAD_SECONDS = 24 * 3600
-"""A copy that is older belongs to nobody: a task is ended long before."""
 
 
 def is_large(drop: DropManifest, n_bytes: int) -> bool:
     """Return whether a drop streams, by its manifest or by the size of its file.
 
-    A file that is larger than both say is found when it is unpacked.
+    A file that is larger than both report is detected when it is unpacked.
     """
     return drop.n_rows >= LARGE_ROWS or n_bytes > IN_MEMORY_BYTES
 
@@ -102,64 +99,31 @@ def write_large(call: IngestCall, drop: DropManifest) -> set[dt.date]:
         AuditError: The staged rows are not what the write path accepts.
         GateError: The suite refused them, or there is none; the load is recorded as refused.
         StaleTokenError: A newer attempt has taken the partition.
-        ObjectDamagedError: Its bytes were damaged on their way; a rerun may do better.
+        ObjectDamagedError: Its bytes were damaged in transfer; a rerun may do better.
         LocalSpaceError: The disk for the copy of a Parquet file is full.
     """
-    rows = _Rows(call, drop)
+    rows = _RowStream(call, drop)
     write = begin_version(call, [drop])
     with refused_when_unstorable(call, write, drop):
-        _append(call, write, rows)
+        _stage(call, write, rows)
         with call.conn.transaction():
             hold_stage(call.conn, write)
             _withdraw(call, write, rows.lost)
             source = Source(
-                drop, rows.refused, rows.n_good, rows.n_duplicated, rows.n_refused, rows.head.notes
+                drop=drop,
+                refused=rows.refused,
+                n_accepted=rows.n_good,
+                n_duplicated=rows.n_duplicated,
+                n_refused=rows.n_refused,
+                notes=rows.head.notes,
             )
-            keep_source(call, write, source)
+            record_source(call, write, source)
         counts = {"n_refused": rows.n_refused, "n_duplicated": rows.n_duplicated}
         return publish_version(call, write, counts, {drop.partition: rows.n_good}, rows.passing)
 
 
-@contextmanager
-def _arriving(
-    call: IngestCall, drop: DropManifest
-) -> Iterator[tuple[bytes | Path, ObjectStream | Path]]:
-    """Yield where to read a drop's head and where its rows; at the end its digest has been compared.
-
-    A Parquet file begins with its end, so it is copied to disk first.
-
-    Raises:
-        DigestError: The bytes are not those of the manifest; raised in the place of what they may
-            have led to.
-    """
-    try:
-        if drop.data_key.endswith(".parquet"):
-            with _folder(call.settings.home / "drops") as folder:
-                path = (
-                    folder / "drop.parquet"
-                )  # upstream's own name may be longer than a name can be here
-                call.store.download(drop.data_key, path, drop.sha256)
-                yield path, path
-        else:
-            with ObjectStream(call.store, drop.data_key, drop.sha256) as stream:
-                yield stream.first, stream
-    except ObjectCorruptError as error:
-        raise digest_error(drop, error.got or "other bytes") from None
-
-
-@contextmanager
-def _folder(parent: Path) -> Iterator[Path]:
-    """Yield a folder of its own, deleted at the end, and delete those that killed processes have left."""
-    parent.mkdir(parents=True, exist_ok=True)
-    for left in parent.iterdir():
-        with suppress(FileNotFoundError):  # its owner ends it at this moment
-            if time.time() - left.stat().st_mtime > _LONGEST_LOAD_SECONDS:
-                shutil.rmtree(left)
-    with tempfile.TemporaryDirectory(dir=parent) as name:
-        yield Path(name)
-
-
-def _append(call: IngestCall, write: PartitionWrite, rows: _Rows) -> None:
+def _stage(call: IngestCall, write: PartitionWrite, rows: _RowStream) -> None:
+    """Check the rows and store the good ones at the same time."""
     table = ensure_large_table(call.conn, call.contract)
     with Prefetcher(rows.batches(write.load_id)) as batches:
         n_stored = append_stream(
@@ -171,37 +135,39 @@ def _append(call: IngestCall, write: PartitionWrite, rows: _Rows) -> None:
             call.run.application_name,
             N_CONNECTIONS,
         )
-    if n_stored != rows.n_good + len(rows.lost):
+    n_expected = rows.n_good + len(rows.lost)
+    if n_stored != n_expected:
         raise LoadStateError(
             f"{call.contract.dataset}: not every row of {rows.drop.data_key} was staged.",
-            expected=f"{rows.n_good + len(rows.lost)} rows",
+            expected=f"{n_expected} rows",
             got=f"{n_stored}",
             todo="Another attempt has taken the load over; rerun the task.",
         )
 
 
-def _withdraw(call: IngestCall, write: PartitionWrite, numbers: Numbers) -> None:
-    """Delete staged rows by their position in the file, in the caller's transaction: nobody else has seen them."""
+def _withdraw(call: IngestCall, write: PartitionWrite, row_numbers: Numbers) -> None:
+    """Delete staged rows by their position in the file: nobody else has seen them."""
     from psycopg import sql
 
-    if len(numbers):
+    if len(row_numbers):
         table = sql.Identifier("raw", call.contract.name)
         query = sql.SQL(
             "delete from {} where partition_date = %s and load_id = %s and source_row = any(%s)"
         ).format(table)
-        call.conn.execute(query, [write.partitions.days[0], write.load_id, numbers.tolist()])
+        parameters = [write.partitions.days[0], write.load_id, row_numbers.tolist()]
+        call.conn.execute(query, parameters)
 
 
-class _Rows:
-    """The rows of one drop in a stream; what was counted is there when the stream has ended.
+class _RowStream:
+    """The rows of one drop as a stream; its counts are complete when the stream has ended.
 
     Attributes:
+        drop: The drop.
         head: Its columns, known when the first rows are.
-        refused: Distinct refused rows.
         n_good: Rows that are to stay.
         n_duplicated: Rows that repeat an earlier one.
         lost: shape (n,), positions of rows that were staged and must be withdrawn.
-        passing: What was counted of the dataset's suite; None if it has none that can be used.
+        passing: Counts for the dataset's suite; None if it has none that can be used.
     """
 
     head: FileHead
@@ -217,18 +183,17 @@ class _Rows:
         self._n_typed = 0
         self._n_values: Counter[str] = Counter()
         self._n_wrong: Counter[str] = Counter()
-        self._key_hashes = (
-            bytearray()
-        )  # grows in place: an array for each block would be there twice at the end
+        # Grows in place: an array for each block would be there twice at the end.
+        self._key_hashes = bytearray()
 
     @property
     def refused(self) -> list[RefusedRow]:
         """Return the distinct refused rows, malformed ones first."""
-        malformed = {
-            text: RefusedRow(number, Reason.MALFORMED_ROW, None, {"line": text})
-            for number, text in reversed(self._malformed)
-        }
-        return [*reversed(malformed.values()), *self._refused.values()]
+        malformed: dict[str, RefusedRow] = {}
+        for number, text in self._malformed:
+            row = RefusedRow(number, Reason.MALFORMED_ROW, None, {"line": text})
+            malformed.setdefault(text, row)
+        return [*malformed.values(), *self._refused.values()]
 
     @property
     def n_refused(self) -> int:
@@ -239,31 +204,24 @@ class _Rows:
         """Yield the good rows as ``raw.<dataset>`` has them.
 
         Raises:
-            ContractError: What came does not keep the contract, or cannot be read, as soon as that
-                is sure.
+            ContractError: The file does not keep the contract, or cannot be read, as soon as that
+                is certain.
         """
         try:
-            yield from self._batches(load_id)
+            with _open_drop(self._call, self.drop) as (start, source):
+                self.head = check_head(self._call.contract, self.drop, start)
+                for rows in self._typed_blocks(source, self._malformed):
+                    yield self._accept_block(rows, load_id)
+                    self._stop_when_hopeless(Counter())
+            self._resolve_repeated_keys()
+            self._refuse_file(Counter())
         except Exception as error:
             refusal = refusal_of(self._call.contract, self.drop, error)
             if refusal is None or refusal is error:
                 raise
             raise refusal from None
 
-    def _batches(self, load_id: int) -> Iterator[pa.Table]:
-        with _arriving(self._call, self.drop) as (start, source):
-            self.head = check_head(self._call.contract, self.drop, start)
-            for rows in self._typed(source, self._malformed):
-                self._count(rows)
-                self._keep_refused(rows)
-                is_good = rows.verdict == GOOD
-                self._key_hashes += self._hashes(rows, is_good).tobytes()
-                yield self._staged(rows, is_good, load_id)
-                self._stop_when_hopeless()
-        self._settle_repeated_keys()
-        self._judge()
-
-    def _typed(
+    def _typed_blocks(
         self, source: ObjectStream | Path, malformed: list[tuple[int, str]]
     ) -> Iterator[TypedRows]:
         names = [column.name for column in self.head.columns]
@@ -271,130 +229,126 @@ class _Rows:
             file = DeliveredFile(block.texts.rename_columns(names), block.row_numbers, (), ())
             yield type_rows(self._call.contract, [self.drop], [file])
 
-    def _count(self, rows: TypedRows) -> None:
+    def _accept_block(self, rows: TypedRows, load_id: int) -> pa.Table:
+        """Count a block of rows and return the good ones, to be staged."""
         self._n_typed += len(rows.verdict)
-        n_values, n_wrong = counted_of(rows, 0)
+        n_values, n_wrong = count_values(rows, 0)
         self._n_values.update(n_values)
         self._n_wrong.update(n_wrong)
+        self._keep_refused(rows, reasons_by_file([()], rows)[0])
 
-    def _keep_refused(self, rows: TypedRows) -> None:
-        if (rows.verdict < 0).all():
-            return
-        file = DeliveredFile(rows.texts, rows.numbers, (), ())
-        self._reasons.update(reasons_by_file([file], rows)[0])
-        for row in refused_by_file([file], rows)[0]:
-            self._refused.setdefault(tuple(row.delivered.values()), row)
-
-    def _staged(self, rows: TypedRows, is_good: Mask, load_id: int) -> pa.Table:
-        table, n_before = rows.values if is_good.all() else rows.values.filter(is_good), self.n_good
-        self.n_good += table.num_rows
-        if self.n_good // _PROGRESS_ROWS > n_before // _PROGRESS_ROWS:
-            logger.info(
-                "%s: %s of %s rows", self.drop.data_key, f"{self.n_good:,}", f"{self.drop.n_rows:,}"
-            )
-        staged = with_origin(
-            load_id, table, [self.drop], (rows.places[is_good], rows.numbers[is_good])
-        )
+        is_good = rows.verdict == GOOD
+        values = rows.values if is_good.all() else rows.values.filter(is_good)
+        self._key_hashes += self._hash_keys(rows, is_good).tobytes()
+        origin = rows.file_index[is_good], rows.row_numbers[is_good]
+        staged = with_origin(load_id, values, [self.drop], *origin)
         if self.passing:
             self.passing.add(staged)
+        self._log_progress(self.n_good, self.n_good + len(staged))
+        self.n_good += len(staged)
         return staged
 
-    def _settle_repeated_keys(self) -> None:
-        """Read the rows again whose key another one has, and let the usual rule judge all of them together."""
-        repeated = _repeated(np.frombuffer(self._key_hashes, dtype=np.uint64))
+    def _log_progress(self, n_before: int, n_now: int) -> None:
+        if n_now // _PROGRESS_ROWS > n_before // _PROGRESS_ROWS:
+            name, n_due = self.drop.data_key, self.drop.n_rows
+            logger.info("%s: %s of %s rows", name, f"{n_now:,}", f"{n_due:,}")
+
+    def _keep_refused(self, rows: TypedRows, reasons: Counter[str]) -> None:
+        if not reasons:
+            return
+        self._reasons.update(reasons)
+        for row in refused_by_file([()], rows)[0]:
+            self._refused.setdefault(tuple(row.delivered.values()), row)
+
+    def _resolve_repeated_keys(self) -> None:
+        """Read the rows again whose key another one has, and resolve all of them together."""
+        repeated = find_repeated(np.frombuffer(self._key_hashes, dtype=np.uint64))
         self._key_hashes = bytearray()
         if not len(repeated):
             return
-        logger.info(
-            "%s: %s keys are there more than once; reads their rows again",
-            self.drop.data_key,
-            f"{len(repeated):,}",
-        )
+        logger.info("%s: %s repeated keys, reads again", self.drop.data_key, f"{len(repeated):,}")
         parts = []
-        with _arriving(self._call, self.drop) as (_, source):
-            for rows in self._typed(source, []):
-                good = np.flatnonzero(rows.verdict == GOOD)
-                parts.append(
-                    rows.take(good[np.isin(self._hashes(rows, rows.verdict == GOOD), repeated)])
-                )
-        rows = TypedRows.together(parts)
-        settle_repeated_keys(self._call.contract, rows)
+        with _open_drop(self._call, self.drop) as (_, source):
+            for rows in self._typed_blocks(source, []):
+                is_good = rows.verdict == GOOD
+                is_repeated = np.isin(self._hash_keys(rows, is_good), repeated)
+                parts.append(rows.take(np.flatnonzero(is_good)[is_repeated]))
+        rows = TypedRows.concat(parts)
+        resolve_repeated_keys(self._call.contract, rows)
         self.n_duplicated = int(np.sum(rows.verdict == DUPLICATE))
-        self.lost = rows.numbers[rows.verdict != GOOD]
+        self.lost = rows.row_numbers[rows.verdict != GOOD]
         self.n_good -= len(self.lost)
-        self._stop_when_hopeless(
-            reasons_by_file([DeliveredFile(rows.texts, rows.numbers, (), ())], rows)[0]
-        )
-        self._keep_refused(rows)
+        reasons = reasons_by_file([()], rows)[0]
+        # Before the rows are kept: there may be too many to keep.
+        self._stop_when_hopeless(reasons)
+        self._keep_refused(rows, reasons)
 
-    def _stop_when_hopeless(self, more: Mapping[str, int] | None = None) -> None:
-        """Raise what the end would say, once more rows are refused than a file of so many rows may have.
+    def _stop_when_hopeless(self, more: Counter[str]) -> None:
+        """Refuse the file once more rows are refused than a file of so many rows may have.
 
         Args:
-            more: Refused rows by reason that are not kept yet: there may be too many to keep.
+            more: Refused rows by reason that are not counted yet.
         """
-        n_refused = self.n_refused + sum((more or {}).values())
+        n_refused = self.n_refused + more.total()
         if n_refused > self._call.contract.maximum_refused_ratio * self.drop.n_rows:
-            self._judge(more)
+            self._refuse_file(more)
 
-    def _judge(self, more: Mapping[str, int] | None = None) -> None:
-        reasons = self._reasons + Counter(more or {})
+    def _refuse_file(self, more: Counter[str]) -> None:
+        reasons = self._reasons + more
         if self._malformed:
             reasons[Reason.MALFORMED_ROW] += len(self._malformed)
-        counted = self._n_values, self._n_wrong
-        # What has come is all the evidence there is when the file is given up in the middle.
+        counts = self._n_values, self._n_wrong
+        # The rows so far are all the evidence there is when the file is abandoned in the middle.
         seen = self.drop.model_copy(update={"n_rows": min(self.drop.n_rows, self._n_typed)})
-        if error := judge(self._call.contract, seen, counted, self.n_good, reasons):
+        error = find_file_error(self._call.contract, seen, counts, self.n_good, reasons)
+        if error is not None:
             raise error
 
-    def _hashes(self, rows: TypedRows, chosen: Mask) -> Hashes:
-        """Return one number for the key of each chosen row; a key column that the file does not have is the same for all."""
-        keys = [
-            column.name for column in self.head.columns if column.name in self._call.contract.key
-        ]
-        columns = [
-            rows.column(name) if chosen.all() else rows.column(name).filter(chosen) for name in keys
-        ]
-        return _hashes([column.combine_chunks() for column in columns])
+    def _hash_keys(self, rows: TypedRows, chosen: Mask) -> Hashes:
+        """Return one number for the key of each chosen row.
+
+        A key column that the file lacks is the same for all rows.
+        """
+        key = self._call.contract.key
+        names = [column.name for column in self.head.columns if column.name in key]
+        values = rows.values.select(names)
+        if not chosen.all():
+            values = values.filter(chosen)
+        return hash_rows([column.combine_chunks() for column in values.columns])
 
 
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-"""So that equal values in two columns do not cancel. Source: boost::hash_combine."""
+@contextmanager
+def _open_drop(
+    call: IngestCall, drop: DropManifest
+) -> Iterator[tuple[bytes | Path, ObjectStream | Path]]:
+    """Yield the sources of a drop's head and of its rows; at the end its digest has been compared.
+
+    Raises:
+        DigestError: The bytes are not those of the manifest; raised in the place of what they may
+            have led to.
+    """
+    try:
+        if drop.data_key.endswith(".parquet"):
+            # A Parquet file begins with its end, so it is copied to disk first.
+            with _own_folder(call.settings.home / "drops") as folder:
+                # Upstream's own name may be longer than a file's name can be here.
+                path = folder / "drop.parquet"
+                call.store.download(drop.data_key, path, drop.sha256)
+                yield path, path
+        else:
+            with ObjectStream(call.store, drop.data_key, drop.sha256) as stream:
+                yield stream.first, stream
+    except ObjectCorruptError as error:
+        raise digest_error(drop, error.got or "other bytes") from None
 
 
-def _hashes(columns: list[pa.Array]) -> Hashes:
-    """Return one number per row, shape (n,), equal in this process for rows with equal values; different ones differ but for chance."""
-    mixed = np.zeros(len(columns[0]) if columns else 0, dtype=np.uint64)
-    for column in columns:
-        own = _scattered(_numbers(column))
-        mixed ^= own + _GOLDEN + (mixed << np.uint64(6)) + (mixed >> np.uint64(2))
-    return mixed
-
-
-def _numbers(column: pa.Array) -> Hashes:
-    """Return a number for each value, shape (n,), the same for the same; for null the hash of None."""
-    import pyarrow as pa
-
-    if pa.types.is_integer(column.type) or pa.types.is_temporal(column.type):
-        whole = column.cast(pa.int32()) if pa.types.is_date32(column.type) else column
-        numbers: Numbers = whole.cast(pa.int64()).fill_null(hash(None)).to_numpy()
-    else:
-        encoded = column.dictionary_encode("encode")
-        distinct = np.fromiter(
-            map(hash, encoded.dictionary.to_pylist()), np.int64, len(encoded.dictionary)
-        )
-        numbers = distinct[encoded.indices.to_numpy()]
-    return numbers.astype(np.uint64)
-
-
-def _scattered(numbers: Hashes) -> Hashes:
-    """Return numbers of which each bit depends on all bits of the given ones. Source: finalizer of SplitMix64."""
-    mixed = (numbers ^ (numbers >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return mixed ^ (mixed >> np.uint64(31))
-
-
-def _repeated(hashes: Hashes) -> Hashes:
-    """Sort hashes where they are, and return those that are there more than once, in order."""
-    hashes.sort()
-    return np.unique(hashes[1:][hashes[1:] == hashes[:-1]])
+@contextmanager
+def _own_folder(parent: Path) -> Iterator[Path]:
+    """Yield a folder that is deleted at the end, and delete those that killed processes left."""
+    parent.mkdir(parents=True, exist_ok=True)
+    for folder in parent.iterdir():
+        with suppress(FileNotFoundError):  # its owner deletes it at this moment
+            if time.time() - folder.stat().st_mtime > _LONGEST_LOAD_SECONDS:
+                shutil.rmtree(folder)
+    with tempfile.TemporaryDirectory(dir=parent) as name:
+        yield Path(name)

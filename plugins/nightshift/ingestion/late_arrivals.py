@@ -1,8 +1,8 @@
-"""Find drops that landed after their partition was loaded, or for a partition that never was, and load them.
+"""Load late drops: those that landed after their partition was loaded, or for one that never was.
 
-Nobody starts a night for such a drop, so each night looks through its look-back, and ``nightshift
-redo`` through everything. A broken one is recorded and left: it must not stop a night that does not
-need it. Source: docs/adr/0014-late-and-wrong-data.md.
+No run is started by such a drop, so each run checks its look-back, and ``nightshift redo`` checks
+everything. A broken drop is recorded and skipped: it must not stop a run that does not need it.
+Source: docs/adr/0014-late-and-wrong-data.md.
 """
 
 from __future__ import annotations
@@ -16,18 +16,20 @@ from nightshift.contracts.datasets import load_contract
 from nightshift.ingestion.deliveries import (
     Deliveries,
     Identity,
-    backdated,
     identity,
     read_deliveries,
+    read_ingested,
     record_received,
 )
 from nightshift.ingestion.drop_batches import Refusals, load_drops
-from nightshift.ingestion.load import FileAbsentError, absent_error, keep_wrong_manifests
+from nightshift.ingestion.load import FileAbsentError, absent_error, record_wrong_manifests
 from nightshift.ingestion.raw_load import IngestCall
 from nightshift.lake.object_store import ObjectStore
 from nightshift.warehouse.connection import connect
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from nightshift.contracts.partitions import PartitionRange
     from nightshift.contracts.run import RunContext
     from nightshift.lake.drops import DropManifest
@@ -38,15 +40,15 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class SweepResult:
-    """What a sweep did.
+class LateLoad:
+    """Result of a load of late drops.
 
     Attributes:
         dataset: Name in the ledger.
         loaded: Late drops that are in now.
         left: Late drops that were refused, with the code of the reason.
         published: Days that got a new version.
-        is_busy: Somebody else was loading the dataset: nothing was done, the next sweep will.
+        is_busy: Another process was loading the dataset: nothing was done, the next load will.
     """
 
     dataset: str
@@ -56,53 +58,46 @@ class SweepResult:
     is_busy: bool = False
 
 
-def late_drops(
+def find_late_drops(
     conn: Connection,
     store: ObjectStore,
     dataset: str,
     partitions: PartitionRange,
     contract_digest: str | None = None,
 ) -> list[DropManifest]:
-    """Return drops that landed and are not in, by partition and delivery; a refused one only while nothing newer stands for it.
+    """Return drops that landed and are not in, by partition and delivery.
+
+    A refused drop is late only while no newer drop of its partition replaces it.
 
     Args:
         conn: Any connection; nothing is written.
         store: The lake; one listing per thousand keys, and one small read per drop.
         dataset: Name of the contract.
         partitions: Both ends included.
-        contract_digest: Count only what was read under this contract as in; None counts what was
+        contract_digest: Only what was read under this contract counts as in; None counts what was
             read under any.
     """
-    return _late(
-        conn, read_deliveries(conn, store, dataset, partitions), f"raw/{dataset}", contract_digest
-    )
+    deliveries = read_deliveries(conn, store, dataset, partitions)
+    ingested = read_ingested(conn, f"raw/{dataset}", partitions, contract_digest)
+    return _late_drops(deliveries, ingested, _read_refused(conn, f"raw/{dataset}"))
 
 
-def _late(
-    conn: Connection, deliveries: Deliveries, dataset: str, contract_digest: str | None
-) -> list[DropManifest]:
-    ingested, refused = _ingested(conn, dataset, contract_digest), _refused(conn, dataset)
-    late = [drop for drop in deliveries.drops if identity(drop) not in ingested]
-    newest = set(deliveries.newest.values())
-    return [drop for drop in late if identity(drop) not in refused or drop in newest]
-
-
-def sweep(
+def load_late_drops(
     settings: Settings,
     dataset: str,
     partitions: PartitionRange,
     run: RunContext,
     *,
     reread: bool = False,
-) -> SweepResult:
-    """Load the late drops of a range; safe at any time, beside any other load.
+) -> LateLoad:
+    """Load the late drops of a range; safe at any time, alongside any other load.
 
     Args:
         settings: Lake, warehouse, contracts and suites.
         dataset: Name of the contract.
         partitions: Both ends included.
         run: Who loads.
-        reread: Take those too that are in, but were read under another contract than today's.
+        reread: Load also those that are in, but were read under another contract than today's.
 
     Raises:
         StaleTokenError: A newer attempt has taken a partition.
@@ -110,62 +105,63 @@ def sweep(
     contract = load_contract(settings.datasets_dir, dataset)
     store = ObjectStore.open(settings)
     with connect(settings, run.application_name) as conn:
-        if conn.execute(
-            "select pg_try_advisory_lock(hashtextextended(%s, 0))", [f"sweep {contract.dataset}"]
-        ).fetchone() != (True,):
-            return SweepResult(contract.dataset, is_busy=True)
+        if not _try_lock(conn, contract.dataset):
+            return LateLoad(contract.dataset, is_busy=True)
         call = IngestCall(settings, store, conn, contract, run)
         digest = call.contract_digest if reread else None
         deliveries = read_deliveries(conn, store, dataset, partitions)
         record_received(conn, store, deliveries)
         refusals = Refusals(call, deliveries, is_late=True)
-        _keep_incomplete(call, refusals)
-        late = _late(conn, deliveries, contract.dataset, digest)
-        too_old = backdated(contract, deliveries, late)
-        for drop, error in too_old.items():
-            refusals.add(drop, error)
-        published = load_drops([drop for drop in late if drop not in too_old], refusals)
-        ingested = _ingested(conn, contract.dataset, digest)
-        refused = _refused(conn, contract.dataset) | refusals.codes
+        _record_incomplete(call, refusals)
+
+        ingested = read_ingested(conn, contract.dataset, partitions, digest)
+        late = _late_drops(deliveries, ingested, _read_refused(conn, contract.dataset))
+        published = load_drops(late, refusals)
+        ingested = read_ingested(conn, contract.dataset, partitions, digest)
+        codes = _read_refused(conn, contract.dataset) | refusals.codes
+    loaded = [drop for drop in late if identity(drop) in ingested]
     left = [*deliveries.absent, *(drop for drop in late if identity(drop) not in ingested)]
-    return SweepResult(
+    return LateLoad(
         contract.dataset,
-        loaded=tuple(drop for drop in late if identity(drop) in ingested),
-        left=tuple((drop, refused.get(identity(drop), "?")) for drop in left),
+        loaded=tuple(loaded),
+        left=tuple((drop, codes.get(identity(drop), "?")) for drop in left),
         published=tuple(sorted(published)),
     )
 
 
-def _keep_incomplete(call: IngestCall, refusals: Refusals) -> None:
-    """Record wrong manifests, and those whose file is not there: it may still come."""
-    keep_wrong_manifests(call, refusals.deliveries)
+def _try_lock(conn: Connection, dataset: str) -> bool:
+    """Return whether this connection may load late drops: one at a time, and no ``ingest``."""
+    query = "select pg_try_advisory_lock(hashtextextended(%s, 0))"
+    return conn.execute(query, [f"sweep {dataset}"]).fetchone() == (True,)
+
+
+def _late_drops(
+    deliveries: Deliveries, ingested: Collection[Identity], refused: Collection[Identity]
+) -> list[DropManifest]:
+    late = [drop for drop in deliveries.drops if identity(drop) not in ingested]
+    newest = set(deliveries.newest.values())
+    return [drop for drop in late if identity(drop) not in refused or drop in newest]
+
+
+def _record_incomplete(call: IngestCall, refusals: Refusals) -> None:
+    """Record wrong manifests, and those whose file has not arrived: it may still come."""
+    record_wrong_manifests(call, refusals.deliveries)
     for wrong in refusals.deliveries.wrong:
-        logger.warning("A manifest is passed over:\n%s", wrong.error)
+        logger.warning("A manifest is ignored:\n%s", wrong.error)
     for drop in refusals.deliveries.absent:
         refusals.add(drop, absent_error(call, drop))
 
 
-def _ingested(conn: Connection, dataset: str, contract_digest: str | None) -> set[Identity]:
-    rows = conn.execute(
-        """
-        select d.partition_date, d.source_sha256, d.known_at
-        from raw.ingested_drops d join ops.loads l using (dataset, partition_date, load_id)
-        where d.dataset = %s and l.state in ('published', 'duplicate') and coalesce(d.contract_digest = %s, true)
-        """,
-        [dataset, contract_digest],
-    )
-    return {(day, digest, known_at) for day, digest, known_at in rows}
+def _read_refused(conn: Connection, dataset: str) -> dict[Identity, str]:
+    """Return the code of each refused drop.
 
-
-def _refused(conn: Connection, dataset: str) -> dict[Identity, str]:
+    A drop whose file was absent is left out: it may still come, and is then checked first.
+    """
     rows = conn.execute(
         """
         select partition_date, source_sha256, known_at, code from quarantine.refused_drops
         where dataset = %s and code <> %s order by quarantined_at
         """,
-        [
-            dataset,
-            FileAbsentError.code,
-        ],  # such a file may still come, and is then judged for the first time
+        [dataset, FileAbsentError.code],
     )
     return {(day, digest, known_at): code for day, digest, known_at, code in rows}

@@ -1,17 +1,19 @@
-"""Drops to raw partitions: check every file, stage all good rows by one COPY, gate, publish; refused rows to quarantine.
+"""Ingest drops: from the landing prefix to published partitions of ``raw.<dataset>``.
 
-Consecutive days are one load, as far as they fit into memory; drops of very many rows stream one by
-one. Each delivered content is a version with its own ``known_at``; a drop that is in already is
-passed over. A drop that breaks its contract is recorded and left out; at the end it stops the call,
-unless a later drop of its partition stands for it. Source: docs/adr/0005-raw-versions.md,
-docs/adr/0040-hostile-drops.md.
+The way of a partition: ``deliveries`` lists its drops, ``drop_batches`` reads and checks the files
+(very large ones stream, ``large_drop``), ``rows`` types the rows and refuses bad ones, ``raw_load``
+stages all good rows by one COPY, runs the gate and publishes. Refused rows go to quarantine.
+
+Consecutive days are one load, as far as they fit into memory. Each delivered content is a version
+with its own ``known_at``; a drop that is in already is skipped. A drop that breaks its contract is
+recorded and left out; at the end it stops the call, unless a later drop of its partition replaces
+it. Source: docs/adr/0005-raw-versions.md, docs/adr/0040-hostile-drops.md.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,7 +21,6 @@ from nightshift.contracts.datasets import Delivery, load_contract
 from nightshift.errors import LoadStateError, NightshiftError
 from nightshift.ingestion.deliveries import (
     Identity,
-    backdated,
     identity,
     read_deliveries,
     record_received,
@@ -34,6 +35,9 @@ from nightshift.warehouse.content_hash import hash_basis
 from nightshift.warehouse.damage import Damage, LoadRecord, find_damage, find_damage_cheaply
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Sequence
+
+    from nightshift.contracts.datasets import DatasetContract
     from nightshift.contracts.partitions import PartitionRange
     from nightshift.contracts.run import RunContext
     from nightshift.ingestion.deliveries import Deliveries
@@ -60,12 +64,12 @@ class FileAbsentError(DropMissingError):
 
 @dataclass(frozen=True)
 class IngestedPartition:
-    """What readers see of one partition.
+    """One partition as readers see it.
 
     Attributes:
         day: The operating day.
         n_rows: Rows of the published version.
-        n_refused: Refused rows of its file; equal ones stand in quarantine once.
+        n_refused: Refused rows of its file; quarantine holds equal ones once.
         load_id: The published load.
         is_new: Whether this call published it.
     """
@@ -79,7 +83,7 @@ class IngestedPartition:
 
 @dataclass(frozen=True)
 class IngestResult:
-    """What ``ingest`` leaves behind, as read back from the warehouse.
+    """Result of ``ingest``, as read back from the warehouse.
 
     Attributes:
         dataset: Name in the ledger.
@@ -96,7 +100,7 @@ class IngestResult:
 
     @property
     def n_refused(self) -> int:
-        """Return the refused rows of the files behind them."""
+        """Return the refused rows of the files of these partitions."""
         return sum(partition.n_refused for partition in self.partitions)
 
     @property
@@ -108,12 +112,12 @@ class IngestResult:
 def ingest(
     settings: Settings, dataset: str, partitions: PartitionRange, run: RunContext
 ) -> IngestResult:
-    """Bring every delivered drop of a range into ``raw.<dataset>``; calling it again changes nothing.
+    """Load every delivered drop of a range into ``raw.<dataset>``; a rerun changes nothing.
 
     Args:
-        settings: Where lake and warehouse are, and the folders of contracts and suites.
+        settings: Endpoints of lake and warehouse, and the folders of contracts and suites.
         dataset: Name of the contract.
-        partitions: Both ends included; days before the dataset's history are passed over.
+        partitions: Both ends included; days before the dataset's history are skipped.
         run: Who loads.
 
     Raises:
@@ -130,20 +134,26 @@ def ingest(
     with connect(settings, run.application_name) as conn:
         call = IngestCall(settings, store, conn, contract, run)
         deliveries = read_deliveries(conn, store, dataset, partitions)
-        keep_wrong_manifests(call, deliveries)
+        record_wrong_manifests(call, deliveries)
         _refuse_missing(call, partitions, deliveries)
         record_received(conn, store, deliveries)
-        hold_off_sweeps(conn, contract.dataset)
+        hold_off_late_loads(conn, contract.dataset)
+
         refusals = Refusals(call, deliveries, is_late=False)
-        published = _load_new(refusals)
+        known = _known_drops(call, deliveries.newest)
+        new = [drop for drop in deliveries.drops if identity(drop) not in known]
+        published = load_drops(new, refusals)
         for wrong in deliveries.standing_manifests:
-            refusals.stand(wrong.error)
+            refusals.block(wrong.error)
         refusals.raise_first()
-        return _read_back(call, sorted(deliveries.newest), published)
+        return _read_back(call, deliveries.newest, published)
 
 
-def hold_off_sweeps(conn: Connection, dataset: str) -> None:
-    """Let no sweep of this dataset start while the connection lives, and wait for the one that runs; loads do not exclude each other."""
+def hold_off_late_loads(conn: Connection, dataset: str) -> None:
+    """Wait for a load of late drops of this dataset, and let none start while the connection lives.
+
+    Ordinary loads do not exclude each other: they share the lock.
+    """
     with conn.transaction():
         conn.execute("set local lock_timeout = '120s'")
         conn.execute(
@@ -152,78 +162,77 @@ def hold_off_sweeps(conn: Connection, dataset: str) -> None:
 
 
 def _refuse_missing(call: IngestCall, partitions: PartitionRange, deliveries: Deliveries) -> None:
-    """Wait for the days of a daily dataset that nothing came for; a wrong manifest is no missing drop."""
+    """Raise if a day of a daily dataset has neither a drop nor a wrong manifest.
+
+    Raises:
+        DropMissingError: The first such day.
+    """
     contract, store = call.contract, call.store
     if contract.delivery is not Delivery.DAILY:
         return
-    came = {drop.partition for drop in deliveries.drops} | {
-        wrong.partition for wrong in deliveries.wrong
-    }
-    missing = [day for day in partitions.days if day >= contract.history_start and day not in came]
+    delivered = set(deliveries.newest) | {wrong.partition for wrong in deliveries.wrong}
+    due = [day for day in partitions.days if day >= contract.history_start]
+    missing = [day for day in due if day not in delivered]
     if not missing:
         return
-    promised = [drop for drop in deliveries.absent if drop.partition in missing]
-    if promised:
-        raise absent_error(call, promised[0])
-    halfway = [
-        key
-        for key in list_undelivered(store, contract.name, partitions)
-        if any(f"dt={day}/" in key for day in missing)
-    ]
+    for drop in deliveries.absent:
+        if drop.partition in missing:
+            raise absent_error(call, drop)
+    folders = tuple(partition_prefix(contract.name, day) for day in missing)
+    undelivered = list_undelivered(store, contract.name, partitions)
+    n_files = sum(key.startswith(folders) for key in undelivered)
     raise DropMissingError(
-        f"{contract.name}: {len(missing)} of {len(partitions)} days have no drop, the first is {missing[0]}.",
-        expected=f"a data file and its manifest under {store.uri(partition_prefix(contract.name, missing[0]))}",
-        got=f"{len(halfway)} file(s) without a manifest" if halfway else "nothing",
-        todo=f"The night waits up to {contract.maximum_wait_minutes} minutes; after that ask upstream for the file.",
+        f"{contract.name}: {len(missing)} of {len(partitions)} days have no drop,"
+        f" the first is {missing[0]}.",
+        expected=f"a data file and its manifest under {store.uri(folders[0])}",
+        got=f"{n_files} file(s) without a manifest" if n_files else "nothing",
+        todo=_waiting_todo(contract),
     )
 
 
 def absent_error(call: IngestCall, drop: DropManifest) -> FileAbsentError:
-    """Return what is wrong with a manifest whose file is not there yet."""
+    """Return the error of a manifest whose data file has not arrived yet."""
     return FileAbsentError(
         f"{call.contract.name}: the manifest of {drop.partition} is there, its data file is not.",
         expected=f"a file at {call.store.uri(drop.data_key)}",
         got="nothing",
-        todo=f"A night waits up to {call.contract.maximum_wait_minutes} minutes; after that ask upstream for the file.",
+        todo=_waiting_todo(call.contract),
     )
 
 
-def _load_new(refusals: Refusals) -> set[dt.date]:
-    """Load what is not in yet and return the days that got a new version."""
-    call, deliveries = refusals.call, refusals.deliveries
-    known = _known_drops(call, sorted({drop.partition for drop in deliveries.drops}))
-    new = [drop for drop in deliveries.drops if identity(drop) not in known]
-    too_old = backdated(call.contract, deliveries, new)
-    for drop, error in too_old.items():
-        refusals.add(drop, error)
-    return load_drops([drop for drop in new if drop not in too_old], refusals)
+def _waiting_todo(contract: DatasetContract) -> str:
+    return (
+        f"The run waits up to {contract.maximum_wait_minutes} minutes;"
+        " after that ask upstream for the file."
+    )
 
 
-def keep_wrong_manifests(call: IngestCall, deliveries: Deliveries) -> None:
+def record_wrong_manifests(call: IngestCall, deliveries: Deliveries) -> None:
     """Record the manifests that describe no drop."""
     for wrong in deliveries.wrong:
-        keep_manifest(
-            call.conn, call.contract.name, wrong, call.store.uri(wrong.object.key), call.run
-        )
+        uri = call.store.uri(wrong.object.key)
+        keep_manifest(call.conn, call.contract.name, wrong, uri, call.run)
 
 
-def _known_drops(call: IngestCall, days: Sequence[dt.date]) -> set[Identity]:
-    """Return what was ingested under this contract, has not been refused since, and whose rows readers see as they were published.
+def _known_drops(call: IngestCall, days: Iterable[dt.date]) -> set[Identity]:
+    """Return the drops that need no load: read under this contract, published and undamaged.
 
     A pointer that somebody has lost comes back when its drops are read again, and so do rows that
-    vanished or changed. Only a rerun has something to hash: the drops of an ordinary night are new.
+    vanished or changed. Only a rerun has something to hash: the drops of an ordinary run are new.
     """
     rows = call.conn.execute(
         """
-        select d.partition_date, d.source_sha256, d.known_at, l.state, l.load_id, l.n_rows, l.content_hash, l.detail ->> 'hash_basis'
+        select d.partition_date, d.source_sha256, d.known_at, l.state,
+            l.load_id, l.n_rows, l.content_hash, l.detail ->> 'hash_basis'
         from raw.ingested_drops d join ops.loads l using (dataset, partition_date, load_id)
         join ops.published p using (dataset, partition_date)
-        where d.dataset = %s and d.contract_digest = %s and d.partition_date = any(%s) and l.state in ('published', 'duplicate')
+        where d.dataset = %s and d.contract_digest = %s and d.partition_date = any(%s)
+            and l.state in ('published', 'duplicate')
         """,
         [call.contract.dataset, call.contract_digest, list(days)],
     ).fetchall()
     records = [LoadRecord(row[0], *row[4:]) for row in rows if row[3] == "published"]
-    damaged = {(damage.partition_date, damage.load_id) for damage in _damages(call, records)}
+    damaged = {(damage.partition_date, damage.load_id) for damage in _find_damages(call, records)}
     for day, load_id in sorted(damaged):
         logger.warning(
             "Rows of load %s of %s of %s vanished or changed; its drop is read again.",
@@ -231,23 +240,30 @@ def _known_drops(call: IngestCall, days: Sequence[dt.date]) -> set[Identity]:
             call.contract.dataset,
             day,
         )
-    # A drop may be in twice, the second time as a duplicate: it is read again if what it is a
-    # duplicate of is damaged.
-    read_again = {(row[0], row[1], row[2]) for row in rows if (row[0], row[4]) in damaged}
-    return {(row[0], row[1], row[2]) for row in rows} - read_again
+    known: set[Identity] = set()
+    damaged_drops: set[Identity] = set()
+    for day, digest, known_at, _, load_id, *_ in rows:
+        drop = (day, digest, known_at)
+        (damaged_drops if (day, load_id) in damaged else known).add(drop)
+    # A drop may be in twice, the second time as a duplicate of the load that is damaged.
+    return known - damaged_drops
 
 
-def _damages(call: IngestCall, records: Sequence[LoadRecord]) -> list[Damage]:
-    """Return the loads whose rows are not what was published; one that was hashed in another way is only counted."""
+def _find_damages(call: IngestCall, records: Sequence[LoadRecord]) -> list[Damage]:
+    """Return the loads whose rows are not those that were published.
+
+    A load that was hashed in another way is only counted.
+    """
     basis = hash_basis(call.conn, call.target)
     hashed = [record for record in records if record.basis in (None, basis)]
     counted = [record for record in records if record.basis not in (None, basis)]
-    return find_damage(call.conn, call.target, hashed) + find_damage_cheaply(
-        call.conn, call.target, counted
-    )
+    damages = find_damage(call.conn, call.target, hashed)
+    return damages + find_damage_cheaply(call.conn, call.target, counted)
 
 
-def _read_back(call: IngestCall, days: Sequence[dt.date], published: set[dt.date]) -> IngestResult:
+def _read_back(
+    call: IngestCall, days: Collection[dt.date], published: set[dt.date]
+) -> IngestResult:
     rows = call.conn.execute(
         """
         select p.partition_date, l.n_rows, coalesce(d.n_refused, 0), p.load_id
@@ -264,10 +280,8 @@ def _read_back(call: IngestCall, days: Sequence[dt.date], published: set[dt.date
             got=str(len(rows)),
             todo="Rerun the task; if it stays so, read ops.loads of this run.",
         )
-    return IngestResult(
-        call.contract.dataset,
-        tuple(
-            IngestedPartition(day, n_rows, n_refused, load_id, day in published)
-            for day, n_rows, n_refused, load_id in rows
-        ),
-    )
+    ingested = [
+        IngestedPartition(day, n_rows, n_refused, load_id, day in published)
+        for day, n_rows, n_refused, load_id in rows
+    ]
+    return IngestResult(call.contract.dataset, tuple(ingested))

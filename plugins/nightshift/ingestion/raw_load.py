@@ -1,4 +1,4 @@
-"""One load: stage all good rows by one COPY beside what was refused and where it came from, audit, gate, publish."""
+"""One load of raw rows: stage, record the source, audit, gate and publish."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
+import numpy as np
+import pyarrow as pa
+
 from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.errors import AuditError
 from nightshift.failpoints import Failpoint, hit
-from nightshift.ingestion.drop_guard import refusal_of_values
+from nightshift.ingestion.file_faults import refusal_of_values
 from nightshift.quality.quarantine import keep_rows
 from nightshift.warehouse.connection import lose
 from nightshift.warehouse.fast_io.arrow_io import copy_in
@@ -28,13 +31,11 @@ from nightshift.warehouse.partition_write import (
 )
 
 if TYPE_CHECKING:
-    import numpy as np
     import numpy.typing as npt
-    import pyarrow as pa
 
     from nightshift.contracts.datasets import DatasetContract
     from nightshift.contracts.run import RunContext
-    from nightshift.ingestion.row_check import CheckedRows
+    from nightshift.ingestion.rows.row_check import CheckedRows
     from nightshift.lake.drops import DropManifest
     from nightshift.lake.object_store import ObjectStore
     from nightshift.quality.contract_check import DeliveredFile
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class IngestCall:
-    """What all loads of one call share."""
+    """Connections, contract and run that all loads of one call share."""
 
     settings: Settings
     store: ObjectStore
@@ -58,15 +59,14 @@ class IngestCall:
 
     @property
     def target(self) -> Target:
-        """Return what the write path publishes: every version stays readable."""
-        contract = self.contract
+        """Return the raw table as the write path publishes it: every version stays readable."""
         return Target(
-            contract.dataset,
+            self.contract.dataset,
             "raw",
-            contract.name,
-            contract.key,
+            self.contract.name,
+            self.contract.key,
             is_versioned=True,
-            may_be_empty=contract.minimum_rows == 0,
+            may_be_empty=self.contract.minimum_rows == 0,
         )
 
     @property
@@ -78,26 +78,26 @@ class IngestCall:
 def contract_digest(contract: DatasetContract) -> str:
     """Return the SHA-256 of a contract, hex."""
     # Which files may come says nothing about what their rows mean: a new bound re-reads nothing.
-    said = contract.model_dump_json(exclude={"limits", "maximum_backdating_days"})
-    return sha256(said.encode()).hexdigest()
+    document = contract.model_dump_json(exclude={"limits", "maximum_backdating_days"})
+    return sha256(document.encode()).hexdigest()
 
 
 @dataclass(frozen=True)
 class CheckedDrops:
-    """The drops of one call, their files, and the rows of all files; a place is an index into the first two."""
+    """Checked drops: the same index means a drop, its file, and the file of a row."""
 
     drops: Sequence[DropManifest]
     files: Sequence[DeliveredFile]
     rows: CheckedRows
 
 
-def write_version(call: IngestCall, checked: CheckedDrops, places: Sequence[int]) -> set[dt.date]:
+def write_version(call: IngestCall, checked: CheckedDrops, indices: Sequence[int]) -> set[dt.date]:
     """Stage, audit, gate and publish one load.
 
     Args:
         call: What all loads of a call share.
         checked: The drops of the call.
-        places: Which of them are loaded: consecutive days, one drop each.
+        indices: The drops to load: consecutive days, one drop each.
 
     Returns:
         The days that got a new version.
@@ -109,14 +109,14 @@ def write_version(call: IngestCall, checked: CheckedDrops, places: Sequence[int]
         StaleTokenError: A newer attempt has taken a partition.
     """
     rows = checked.rows
-    drops = [checked.drops[place] for place in places]
-    write = begin_version(call, drops)
+    drops = [checked.drops[index] for index in indices]
     counts = {
-        "n_refused": sum(rows.n_refused[place] for place in places),
-        "n_duplicated": sum(rows.n_duplicated[place] for place in places),
+        "n_refused": sum(rows.n_refused[index] for index in indices),
+        "n_duplicated": sum(rows.n_duplicated[index] for index in indices),
     }
+    write = begin_version(call, drops)
     with refused_when_unstorable(call, write, drops[0]):
-        _stage(call, write, checked, places)
+        _stage(call, write, checked, indices)
         return publish_version(call, write, counts)
 
 
@@ -124,7 +124,9 @@ def write_version(call: IngestCall, checked: CheckedDrops, places: Sequence[int]
 def refused_when_unstorable(
     call: IngestCall, write: PartitionWrite, drop: DropManifest
 ) -> Iterator[None]:
-    """Refuse the begun load when the block finds a file that cannot be used: a rerun would leave one more that is only staged.
+    """Refuse the begun load when the block raises the fault of a file.
+
+    Otherwise each rerun would leave one more load that is only staged.
 
     Raises:
         ContractError: A value of the load cannot be stored, or the file does not keep its contract.
@@ -142,19 +144,16 @@ def refused_when_unstorable(
 
 def begin_version(call: IngestCall, drops: Sequence[DropManifest]) -> PartitionWrite:
     """Begin the load of drops of consecutive days, one each."""
+    timezone = call.contract.timezone
     partitions = PartitionRange(
-        *(Partition(drop.partition, call.contract.timezone) for drop in (drops[0], drops[-1]))
+        Partition(drops[0].partition, timezone), Partition(drops[-1].partition, timezone)
     )
-    lines = "\n".join(
-        f"{drop.partition} {drop.delivered_at.isoformat()} {drop.sha256}" for drop in drops
-    )
-    inputs = {"contract": call.contract_digest, "drops": sha256(lines.encode()).hexdigest()}
-    write = begin(
-        call.conn,
-        [call.target],
-        partitions,
-        LoadManifest(call.run, inputs, {d.partition: d.delivered_at for d in drops}),
-    )
+    lines = [f"{drop.partition} {drop.delivered_at.isoformat()} {drop.sha256}" for drop in drops]
+    drops_digest = sha256("\n".join(lines).encode()).hexdigest()
+    inputs = {"contract": call.contract_digest, "drops": drops_digest}
+    known_at = {drop.partition: drop.delivered_at for drop in drops}
+    manifest = LoadManifest(call.run, inputs, known_at)
+    write = begin(call.conn, [call.target], partitions, manifest)
     hit(Failpoint.INGEST_CHECKED)
     return write
 
@@ -171,21 +170,21 @@ def publish_version(
     Args:
         call: What all loads of a call share.
         write: The begun write.
-        counts: Kept with the load.
-        sent: As ``audit`` has it.
-        passing: As ``run_gate`` has it.
+        counts: Numbers of refused and repeated rows, recorded with the load.
+        sent: Rows by day that were sent; as ``audit`` has it.
+        passing: Counts for the suite; as ``run_gate`` has it.
     """
     hit(Failpoint.INGEST_STAGE_AFTER, lambda: lose(call.conn))
     audit(call.conn, write, counts, sent)
-    _compare_books(call, write)
+    _compare_counts(call, write)
     _gate(call, write, passing)
     return {load.partition_date for load in publish(call.conn, write) if load.is_new}
 
 
-def _compare_books(call: IngestCall, write: PartitionWrite) -> None:
-    """Refuse a load whose rows, as the audit counted them, are not those that its drops are said to have.
+def _compare_counts(call: IngestCall, write: PartitionWrite) -> None:
+    """Refuse a load if the audit counted other rows than the record of its drops.
 
-    The table's own check holds that each delivered row is accepted, repeated or refused.
+    A constraint of that table makes each delivered row accepted, repeated or refused.
 
     Raises:
         AuditError: In at least one partition.
@@ -194,7 +193,8 @@ def _compare_books(call: IngestCall, write: PartitionWrite) -> None:
         """
         select l.partition_date, d.n_accepted, l.n_rows from raw.ingested_drops d
         join ops.loads l using (dataset, partition_date, load_id)
-        where d.dataset = %s and d.load_id = %s and d.n_accepted <> l.n_rows order by l.partition_date limit 1
+        where d.dataset = %s and d.load_id = %s and d.n_accepted <> l.n_rows
+        order by l.partition_date limit 1
         """,
         [call.contract.dataset, write.load_id],
     ).fetchone()
@@ -212,37 +212,31 @@ def _compare_books(call: IngestCall, write: PartitionWrite) -> None:
 
 
 def _stage(
-    call: IngestCall, write: PartitionWrite, checked: CheckedDrops, places: Sequence[int]
+    call: IngestCall, write: PartitionWrite, checked: CheckedDrops, indices: Sequence[int]
 ) -> None:
-    import numpy as np
-
-    drops, files, rows = checked.drops, checked.files, checked.rows
-    chosen = np.isin(rows.places, places)
-    table = with_origin(
-        write.load_id,
-        rows.values.filter(chosen),
-        drops,
-        (rows.places[chosen], rows.row_numbers[chosen]),
-    )
+    drops, rows = checked.drops, checked.rows
+    chosen = np.isin(rows.file_index, indices)
+    origin = rows.file_index[chosen], rows.row_numbers[chosen]
+    table = with_origin(write.load_id, rows.values.filter(chosen), drops, *origin)
+    n_accepted = np.bincount(rows.file_index, minlength=len(drops))
     with call.conn.transaction():
         hold_stage(call.conn, write)
         copy_in(call.conn, "raw", call.contract.name, table)
-        n_accepted = np.bincount(rows.places, minlength=len(drops))
-        for place in places:
+        for index in indices:
             source = Source(
-                drop=drops[place],
-                refused=rows.refused[place],
-                n_accepted=int(n_accepted[place]),
-                n_duplicated=rows.n_duplicated[place],
-                n_refused=rows.n_refused[place],
-                notes=files[place].notes,
+                drop=drops[index],
+                refused=rows.refused[index],
+                n_accepted=int(n_accepted[index]),
+                n_duplicated=rows.n_duplicated[index],
+                n_refused=rows.n_refused[index],
+                notes=checked.files[index].notes,
             )
-            keep_source(call, write, source)
+            record_source(call, write, source)
 
 
 @dataclass(frozen=True)
 class Source:
-    """What a load keeps of a file beside its good rows.
+    """Record of a file in a load, in addition to its good rows.
 
     Attributes:
         drop: The file.
@@ -261,9 +255,10 @@ class Source:
     notes: Sequence[str]
 
 
-def keep_source(call: IngestCall, write: PartitionWrite, source: Source) -> None:
-    """Keep the refused rows and the origin of a load's rows, in the caller's transaction."""
-    drop, uri = source.drop, call.store.uri(source.drop.data_key)
+def record_source(call: IngestCall, write: PartitionWrite, source: Source) -> None:
+    """Record a file and its refused rows, in the caller's transaction."""
+    drop = source.drop
+    uri = call.store.uri(drop.data_key)
     keep_rows(call.conn, write.load_id, drop, uri, source.refused)
     call.conn.execute(
         """
@@ -274,44 +269,46 @@ def keep_source(call: IngestCall, write: PartitionWrite, source: Source) -> None
         values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
         """,
         [
-            call.contract.dataset, drop.partition, write.load_id, drop.delivered_at, uri, drop.sha256, call.contract_digest,
-            drop.n_rows, source.n_accepted, source.n_duplicated, source.n_refused, list(source.notes),
+            call.contract.dataset, drop.partition, write.load_id, drop.delivered_at, uri,
+            drop.sha256, call.contract_digest, drop.n_rows, source.n_accepted,
+            source.n_duplicated, source.n_refused, list(source.notes),
         ],
     )  # fmt: skip
 
 
 def with_origin(
-    load_id: int, values: pa.Table, drops: Sequence[DropManifest], origin: tuple[Numbers, Numbers]
+    load_id: int,
+    values: pa.Table,
+    drops: Sequence[DropManifest],
+    file_index: Numbers,
+    row_numbers: Numbers,
 ) -> pa.Table:
-    """Return good rows with the columns that every raw table has; the file itself stands once in ``raw.ingested_drops``.
+    """Return good rows with the columns that every raw table has.
+
+    The file itself is recorded once in ``raw.ingested_drops``.
 
     Args:
         load_id: The load.
         values: shape (n, n_columns), the contract's columns.
-        drops: Where rows may come from.
-        origin: Each shape (n,): the place of a row's drop in ``drops``, and the row's position in
-            its file.
+        drops: The drops of the rows.
+        file_index: shape (n,), index of each row's drop in ``drops``.
+        row_numbers: shape (n,), position of each row in its file.
     """
-    import pyarrow as pa
-
-    by_drop = {
-        "partition_date": pa.array([drop.partition for drop in drops], pa.date32()),
-        "known_at": pa.array([drop.delivered_at for drop in drops], pa.timestamp("us", "UTC")),
-    }
-    for name, of_drop in by_drop.items():
-        values = values.append_column(
-            name,
-            of_drop.take(pa.array(origin[0]))
-            if len(drops) > 1
-            else pa.repeat(of_drop[0], len(values)),
-        )
-    return values.append_column("source_row", pa.array(origin[1])).append_column(
-        "load_id", pa.repeat(pa.scalar(load_id, pa.int64()), len(values))
-    )
+    days = pa.array([drop.partition for drop in drops], pa.date32())
+    times = pa.array([drop.delivered_at for drop in drops], pa.timestamp("us", "UTC"))
+    for name, of_drops in (("partition_date", days), ("known_at", times)):
+        if len(drops) > 1:
+            of_rows = of_drops.take(pa.array(file_index))
+        else:
+            of_rows = pa.repeat(of_drops[0], len(values))
+        values = values.append_column(name, of_rows)
+    load_ids = pa.repeat(pa.scalar(load_id, pa.int64()), len(values))
+    values = values.append_column("source_row", pa.array(row_numbers))
+    return values.append_column("load_id", load_ids)
 
 
 def _gate(call: IngestCall, write: PartitionWrite, passing: PassingRows | None) -> None:
-    """Run the dataset's suite; without one there is no verdict, and nothing is published."""
+    """Run the dataset's suite; without one nothing is published."""
     from nightshift.quality.gates import GateError, run_gate
 
     try:

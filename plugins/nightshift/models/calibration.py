@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from nightshift.contracts.model_spec import Calibration
+    from nightshift.contracts.training_spec import Calibration
 
     Vector = npt.NDArray[np.float64]
 

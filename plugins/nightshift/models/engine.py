@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from nightshift.contracts.model_spec import EngineChoice
+    from nightshift.contracts.scoring_spec import EngineChoice
     from nightshift.models.trained_model import TrainedModel
 
     Vector = npt.NDArray[np.float64]

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nightshift.kernels import in_threads, jit
+from nightshift.kernels import jit, run_in_threads
 from nightshift.models.tree_text import ALMOST_ZERO, UnsuitableTreesError, split_trees
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ class QuickScorer:
     def raw(self, matrix: Doubles) -> Doubles:
         """Return raw scores, shape (n,), of a matrix of ``TrainedModel.encode``, shape (n, k)."""
         total = np.empty(len(matrix))
-        in_threads(lambda rows: self._kernel(matrix[rows], total[rows], *self._arrays), len(matrix))
+        run_in_threads(lambda rows: self._kernel(matrix[rows], total[rows], *self._arrays), len(matrix))
         return total
 
 

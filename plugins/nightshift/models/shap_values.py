@@ -105,9 +105,9 @@ def _in_threads(explain: Callable[[Matrix, Matrix], None], matrix: Matrix) -> Ma
     """Explain all rows in as many threads as the process may use; each row's values are the same in any."""
     import numpy as np
 
-    from nightshift.kernels import in_threads
+    from nightshift.kernels import run_in_threads
 
     matrix = np.ascontiguousarray(matrix)
     added = np.empty_like(matrix)
-    in_threads(lambda rows: explain(matrix[rows], added[rows]), len(matrix))
+    run_in_threads(lambda rows: explain(matrix[rows], added[rows]), len(matrix))
     return added

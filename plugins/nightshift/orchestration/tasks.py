@@ -112,13 +112,13 @@ def load_dataset(dataset: str) -> dict[str, int]:
 
 def _sweep(scope: TaskScope, contract: DatasetContract, first: dt.date) -> int:
     """Load what came late for earlier partitions and return how many drops that were; its troubles are not tonight's."""
-    from nightshift.ingestion.late_arrivals import sweep
+    from nightshift.ingestion.late_arrivals import load_late_drops
 
     last = scope.partition.shift(-1)
     if last.day < max(first, contract.history_start):
         return 0
     try:
-        swept = sweep(
+        swept = load_late_drops(
             scope.settings,
             contract.name,
             PartitionRange(Partition(max(first, contract.history_start)), last),

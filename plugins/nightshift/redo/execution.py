@@ -12,7 +12,7 @@ from nightshift.contracts.datasets import load_contracts
 from nightshift.contracts.model_spec import load_specs
 from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.errors import NightshiftError
-from nightshift.ingestion.late_arrivals import sweep
+from nightshift.ingestion.late_arrivals import load_late_drops
 from nightshift.monitoring.monitor import measure
 from nightshift.redo.plan import (
     Lineage,
@@ -119,7 +119,7 @@ def _ingest(settings: Settings, scope: Scope, run: RunContext, say: Say) -> list
     for name, contract in load_contracts(settings.datasets_dir).items():
         if (days := scope.range_of(contract)) is None:
             continue
-        swept = sweep(settings, name, days, run, reread=scope.reread)
+        swept = load_late_drops(settings, name, days, run, reread=scope.reread)
         for drop in swept.loaded:
             is_new = drop.partition in swept.published
             say(

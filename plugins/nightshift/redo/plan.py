@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from nightshift.contracts.datasets import DatasetContract, Delivery, load_contracts
 from nightshift.contracts.model_spec import load_specs
 from nightshift.contracts.partitions import Partition, PartitionRange
-from nightshift.ingestion.late_arrivals import late_drops
+from nightshift.ingestion.late_arrivals import find_late_drops
 from nightshift.ingestion.raw_load import contract_digest
 from nightshift.lake.drops import list_undelivered
 from nightshift.lake.object_store import ObjectStore
@@ -155,7 +155,7 @@ def make_plan(settings: Settings, conn: Connection, scope: Scope) -> Plan:
     late = [
         drop
         for name, days in ranges.items()
-        for drop in late_drops(conn, store, name, days, digests[name])
+        for drop in find_late_drops(conn, store, name, days, digests[name])
     ]
     knowledge = read_knowledge(settings, conn, late)
     specs = list(load_specs(settings.models_dir).values())

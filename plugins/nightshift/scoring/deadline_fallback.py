@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING, Literal
 
-from nightshift.contracts.model_spec import CarryOver
 from nightshift.contracts.partitions import PartitionRange
+from nightshift.contracts.scoring_spec import CarryOver
 from nightshift.errors import NightshiftError, StaleTokenError, WarehouseError, cause_of, stack_of
 from nightshift.scoring.batch_scorer import predictions_target
 from nightshift.scoring.fallback import stage_fallback

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import pyarrow as pa
 
-    from nightshift.contracts.model_spec import EngineChoice
+    from nightshift.contracts.scoring_spec import EngineChoice
     from nightshift.models.trained_model import TrainedModel
 
     Vector = npt.NDArray[np.float64]

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import pyarrow as pa
 
-    from nightshift.contracts.model_spec import FallbackRule, ModelSpec
+    from nightshift.contracts.model_spec import ModelSpec
     from nightshift.contracts.promotion_spec import Fairness, Slice
+    from nightshift.contracts.scoring_spec import FallbackRule
 
     Vector = npt.NDArray[np.float64]
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nightshift.contracts.metrics import Task
-from nightshift.contracts.model_spec import Weekday
 from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.contracts.run import code_version
+from nightshift.contracts.training_spec import Weekday
 from nightshift.errors import NightshiftError
 from nightshift.failpoints import Failpoint, hit
 from nightshift.kernels import thread_count

@@ -11,7 +11,7 @@ from nightshift.contracts.partitions import Partition, PartitionRange
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from nightshift.contracts.model_spec import Training
+    from nightshift.contracts.training_spec import Training
 
 
 @dataclass(frozen=True)

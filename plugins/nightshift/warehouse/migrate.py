@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nightshift.contracts.document_folder import joined
+from nightshift.contracts.document_folder import combined_error
 from nightshift.errors import SpecError, WarehouseError
 from nightshift.warehouse.schema_lock import change_schema
 
@@ -34,7 +34,7 @@ def migrate(conn: Connection, contracts: dict[str, DatasetContract]) -> list[str
     """
     pending, problems = change_schema(conn, lambda: _apply_pending(conn, contracts))
     if problems:
-        raise joined(problems)
+        raise combined_error(problems)
     return pending
 
 

@@ -1,4 +1,7 @@
-"""Any order, repetition and renaming of arrivals ends in the versions of the sorted order: random histories against a model in Python."""
+"""Any order, repetition and renaming of arrivals ends in the versions of the sorted order.
+
+Random histories against a model in Python.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from hypothesis import strategies as st
 from nightshift.contracts.datasets import load_contracts
 from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.contracts.run import RunContext
-from nightshift.ingestion.late_arrivals import sweep
+from nightshift.ingestion.late_arrivals import load_late_drops
 from nightshift.ingestion.load import ingest
 from nightshift.lake import object_store
 from nightshift.lake.drops import NewDrop, write_drop
@@ -30,7 +33,8 @@ pytestmark = [
     pytest.mark.timeout(900),
 ]
 
-CONTRACT = """{name: things, description: d, schema_version: 1, delivery: on_change, history_start: 2000-01-01, grain: g, key: [id],
+CONTRACT = """{name: things, description: d, schema_version: 1, delivery: on_change,
+ history_start: 2000-01-01, grain: g, key: [id],
  columns: [{name: id, type: text}, {name: size, type: integer}], maximum_refused_ratio: 0.5}"""
 CONTENTS = ({"a": "1", "b": "2"}, {"a": "1", "b": "3"}, {"a": "1"}, {"a": "1", "b": "wrong"})
 """What a file can say; the last one has a row that is refused, and then says the same as the one
@@ -54,7 +58,10 @@ _bases = count()
 
 
 class MemoryStore:
-    """The object store's methods that ingest uses, over a dictionary: the histories are about order, not about S3."""
+    """The object store's methods that ingest uses, over a dictionary.
+
+    The histories are about order, not about S3.
+    """
 
     def __init__(self):
         self.objects = {}
@@ -77,7 +84,10 @@ class MemoryStore:
 
 @pytest.fixture
 def world(session_settings, template_database, settings, tmp_path, monkeypatch):
-    """Return settings and a connection to a warehouse with one small dataset; each history has days of its own in it."""
+    """Return settings and a connection to a warehouse with one small dataset.
+
+    Each history has days of its own in it.
+    """
     (tmp_path / "datasets").mkdir()
     (tmp_path / "datasets" / "things.yaml").write_text(CONTRACT)
     moved = settings.model_copy(update={"dags_dir": tmp_path})
@@ -103,7 +113,10 @@ def good_rows(content):
 
 
 def play(world, arrivals):
-    """Let drops arrive one after the other, loading what has come whenever the history says so; return the model's deliveries."""
+    """Let drops arrive one after the other.
+
+    Loading what has come whenever the history says so; return the model's deliveries.
+    """
     moved, _, store = world
     base = Partition(dt.date(2000, 1, 1)).shift(next(_bases) * N_DAYS)
     days = PartitionRange(base, base.shift(N_DAYS - 1))
@@ -119,18 +132,21 @@ def play(world, arrivals):
         )
         deliveries.add((partition.day, known_at, sha256(data).hexdigest(), content))
         if load == "sweep":
-            sweep(moved, "things", days, RUN)
+            load_late_drops(moved, "things", days, RUN)
         elif load != "nothing":
             ingest(
                 moved, "things", PartitionRange.single(partition) if load == "day" else days, RUN
             )
-    sweep(moved, "things", days, RUN)
+    load_late_drops(moved, "things", days, RUN)
     assert not ingest(moved, "things", days, RUN).is_new
     return days, deliveries
 
 
 def expected_versions(deliveries):
-    """Return what the sorted order makes of it: (day, known_at, rows), one per change, and only if somebody can see it."""
+    """Return what the sorted order makes of it.
+
+    (day, known_at, rows), one per change, and only if somebody can see it.
+    """
     chain = []
     for day, known_at, _, content in sorted(deliveries):
         if not chain or chain[-1][0] != day or chain[-1][2] != good_rows(content):
@@ -145,7 +161,8 @@ def expected_versions(deliveries):
 def actual_versions(conn, days):
     rows = conn.execute(
         """
-        select v.partition_date, v.known_at, array_agg(t.id order by t.id), array_agg(t.size order by t.id)
+        select v.partition_date, v.known_at,
+            array_agg(t.id order by t.id), array_agg(t.size order by t.id)
         from ops.raw_versions v join raw.things t using (partition_date, load_id)
         where v.dataset = 'raw/things' and v.partition_date between %s and %s
             and (v.superseded_at is null or v.superseded_at > v.known_at)
@@ -160,7 +177,8 @@ def actual_versions(conn, days):
 
 def visible(conn, days):
     rows = conn.execute(
-        "select t.partition_date, t.id, t.size from raw.things t join ops.published p using (partition_date, load_id)"
+        "select t.partition_date, t.id, t.size from raw.things t join ops.published p "
+        "using (partition_date, load_id)"
         " where p.dataset = 'raw/things' and t.partition_date between %s and %s order by 1, 2",
         [days.first.day, days.last.day],
     )
@@ -174,7 +192,10 @@ def check(world, arrivals):
     last = {day: rows for day, _, rows in expected}
     assert visible(world[1], days) == [(day, *row) for day in sorted(last) for row in last[day]]
     refused = world[1].execute(
-        "select partition_date, delivered ->> 'size' from quarantine.refused_rows where partition_date between %s and %s order by 1",
+        (
+            "select partition_date, delivered ->> 'size' from quarantine.refused_rows where "
+            "partition_date between %s and %s order by 1"
+        ),
         [days.first.day, days.last.day],
     )
     assert refused.fetchall() == [
@@ -224,5 +245,8 @@ def test_versions_are_those_of_the_sorted_order_in_many_more_histories(world, re
 
 
 def test_content_returns_when_its_repetition_came_before_the_change(world):
-    """The history that broke the first way of telling duplicates: A at 1, A at 3, and only then B at 2."""
+    """The history that broke the first way of telling duplicates.
+
+    A at 1, A at 3, and only then B at 2.
+    """
     check(world, [(0, 0, 1, "first", "day"), (0, 0, 3, "first", "day"), (0, 1, 2, "first", "day")])

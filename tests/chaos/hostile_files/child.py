@@ -13,7 +13,7 @@ from pathlib import Path
 from nightshift.contracts.partitions import PartitionRange
 from nightshift.contracts.run import RunContext
 from nightshift.errors import NightshiftError
-from nightshift.ingestion.late_arrivals import sweep
+from nightshift.ingestion.late_arrivals import load_late_drops
 from nightshift.ingestion.load import ingest
 from nightshift.settings import load_settings
 
@@ -47,7 +47,7 @@ def main(task: str, dataset: str, days: list[str]) -> None:
         began, outcome = time.monotonic(), "loaded"
         try:
             if task == "late":
-                left = sweep(settings, dataset, PartitionRange.of(day), run).left
+                left = load_late_drops(settings, dataset, PartitionRange.of(day), run).left
                 outcome = left[0][1] if left else "loaded"
             else:
                 ingest(settings, dataset, PartitionRange.of(day), run)

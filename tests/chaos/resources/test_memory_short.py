@@ -21,19 +21,19 @@ import os, resource, signal, sys
 import boto3, great_expectations, numpy, psycopg, pyarrow.compute, pyarrow.csv
 from nightshift.contracts.partitions import PartitionRange
 from nightshift.contracts.run import RunContext
-from nightshift.resource_errors import named_exhaustion
-from nightshift.ingestion import load, raw_version
+from nightshift.resource_errors import translate_resource_errors
+from nightshift.ingestion import load, raw_load
 from nightshift.settings import load_settings
 
 def die(*_): os.kill(os.getpid(), signal.SIGKILL)
 
 day, room = PartitionRange.of(sys.argv[1]), sys.argv[2]
 if room == "killed":
-    raw_version.audit = die
+    raw_load.audit = die
 else:
     limit = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize() + int(room)
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-with named_exhaustion():
+with translate_resource_errors():
     print(load.ingest(load_settings(), "weather", day, RunContext("test/memory", 1, "test")).n_rows)
 """
 

@@ -46,7 +46,7 @@ CASES = [
     )
     for name, scenario in SCENARIOS.items()
     for point in scenario.points
-    for kind in point.kinds
+    for kind in point.fault_types
 ]
 
 
@@ -198,7 +198,7 @@ def _end_of(work: Callable[[], object], fault: str) -> int:
 
 
 def _has_struck() -> bool:
-    return failpoints._armed is not None and failpoints._armed.n_passages <= 0
+    return failpoints._enabled is not None and failpoints._enabled.n_passages <= 0
 
 
 def _fresh(settings: Settings, template: str, home: Path) -> Settings:

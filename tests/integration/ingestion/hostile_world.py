@@ -1,4 +1,7 @@
-"""A small project for drops of all kinds: one contract, a bucket, a warehouse, and manifests as somebody else writes them."""
+"""A small project for drops of all kinds.
+
+One contract, a bucket, a warehouse, and manifests as somebody else writes them.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ if TYPE_CHECKING:
 from nightshift.contracts.datasets import load_contract, load_contracts
 from nightshift.contracts.partitions import PartitionRange
 from nightshift.contracts.run import RunContext
-from nightshift.ingestion.late_arrivals import SweepResult, sweep
+from nightshift.ingestion.late_arrivals import LateLoad, load_late_drops
 from nightshift.ingestion.load import IngestResult, ingest
 from nightshift.lake.object_store import ObjectStore
 from nightshift.settings import Settings
@@ -28,8 +31,15 @@ from nightshift.warehouse.migrate import migrate
 
 HEADER = "shop,hour_at,visitors,valid_to\n"
 CONTRACT = {
-    "name": "visits", "description": "d", "schema_version": 1, "timezone": "America/New_York", "delivery": "daily",
-    "history_start": "2013-01-01", "grain": "one shop and hour", "key": ["shop", "hour_at"], "event_timestamp": "hour_at",
+    "name": "visits",
+    "description": "d",
+    "schema_version": 1,
+    "timezone": "America/New_York",
+    "delivery": "daily",
+    "history_start": "2013-01-01",
+    "grain": "one shop and hour",
+    "key": ["shop", "hour_at"],
+    "event_timestamp": "hour_at",
     "columns": [
         {"name": "shop", "type": "text"},
         {"name": "hour_at", "type": "local_timestamp"},
@@ -37,11 +47,14 @@ CONTRACT = {
         {"name": "valid_to", "type": "local_timestamp", "is_nullable": True, "default": ""},
     ],
     "maximum_refused_ratio": 0.02,
-}  # fmt: skip
+}
 
 
 def good_file(day: dt.date, n_rows: int = 24) -> bytes:
-    """Return counts of one shop, a second apart, at a time of the day that no clock change touches."""
+    """Return counts of one shop, a second apart.
+
+    At a time of the day that no clock change touches.
+    """
     rows = (
         f"hill,{day} {10 + n // 3600}:{n // 60 % 60:02d}:{n % 60:02d},{n},\n" for n in range(n_rows)
     )
@@ -80,13 +93,22 @@ class HostileWorld:
         hour: int = 4,
         **said: Any,
     ) -> dict[str, Any]:
-        """Write a file, unless it is None, and its manifest; ``said`` replaces what the manifest says."""
+        """Write a file, unless it is None, and its manifest.
+
+        ``said`` replaces what the manifest says.
+        """
         folder = f"landing/visits/dt={day}/"
         at = dt.datetime.combine(day, dt.time(hour), dt.UTC) + dt.timedelta(days=1)
         manifest = {
-            "dataset": "visits", "partition": str(day), "delivered_at": at.isoformat(), "data_key": f"{folder}{name}{suffix}",
-            "sha256": sha256(data or b"").hexdigest(), "n_rows": n, "schema_version": 1, **said,
-        }  # fmt: skip
+            "dataset": "visits",
+            "partition": str(day),
+            "delivered_at": at.isoformat(),
+            "data_key": f"{folder}{name}{suffix}",
+            "sha256": sha256(data or b"").hexdigest(),
+            "n_rows": n,
+            "schema_version": 1,
+            **said,
+        }
         if data is not None:
             self.store.put(f"{folder}{name}{suffix}", data)
         self.bring_manifest(day, json.dumps(manifest).encode(), name)
@@ -102,8 +124,8 @@ class HostileWorld:
             self.settings, "visits", PartitionRange.of(str(first), str(last or first)), self.run
         )
 
-    def sweep(self, first: dt.date, last: dt.date | None = None) -> SweepResult:
-        return sweep(
+    def sweep(self, first: dt.date, last: dt.date | None = None) -> LateLoad:
+        return load_late_drops(
             self.settings, "visits", PartitionRange.of(str(first), str(last or first)), self.run
         )
 
@@ -118,7 +140,10 @@ class HostileWorld:
 
     def refusals(self, day: dt.date) -> list[tuple[str, str]]:
         """Return code and reason of each refusal of a day, in their order."""
-        query = "select code, reason from quarantine.refused_drops where partition_date = %s order by quarantined_at"
+        query = (
+            "select code, reason from quarantine.refused_drops where partition_date = %s "
+            "order by quarantined_at"
+        )
         return list(self.conn.execute(query, [day]).fetchall())
 
     def unfinished(self) -> list[tuple[int, str]]:
@@ -128,7 +153,10 @@ class HostileWorld:
 
     def versions(self, day: dt.date) -> list[tuple[dt.datetime, int]]:
         """Return since when each version was what we knew, and its rows."""
-        query = "select known_at, n_rows from ops.raw_versions where partition_date = %s order by known_at"
+        query = (
+            "select known_at, n_rows from ops.raw_versions where partition_date = %s order "
+            "by known_at"
+        )
         return list(self.conn.execute(query, [day]).fetchall())
 
 

@@ -1,4 +1,7 @@
-"""A refused row from quarantine to readers: corrected by a person, replayed as a delivery of its own."""
+"""A refused row from quarantine to readers.
+
+Corrected by a person, replayed as a delivery of its own.
+"""
 
 import datetime as dt
 
@@ -23,14 +26,15 @@ DAY = dt.date(2013, 3, 10)
 DAYS = PartitionRange.of("2013-03-10")
 DELIVERED = dt.datetime(2013, 3, 11, 5, tzinfo=dt.UTC)
 CORRECTED = DELIVERED + dt.timedelta(hours=9)
-CONTRACT = """{name: things, description: d, schema_version: 1, delivery: on_change, history_start: 2013-01-01, grain: g, key: [id],
- columns: [{name: id, type: text}, {name: size, source: how_big, type: integer, maximum: 100}], maximum_refused_ratio: 0.5}"""
+CONTRACT = """{name: things, description: d, schema_version: 1, delivery: on_change,
+ history_start: 2013-01-01, grain: g, key: [id], maximum_refused_ratio: 0.5,
+ columns: [{name: id, type: text}, {name: size, source: how_big, type: integer, maximum: 100}]}"""
 FILE = b"id,how_big,extra\na,1,x\nb,wrong,y\nc,7,z\nb,wrong,y\n"
 
 
 @pytest.fixture
 def things(settings, conn, tmp_path, run):
-    """Return settings of a small dataset of which one file with one refused row is in, and that row."""
+    """Return settings of a small dataset and a refused row of its only file."""
     from nightshift.contracts.datasets import load_contracts
 
     (tmp_path / "datasets").mkdir()
@@ -49,8 +53,11 @@ def deliver(settings, data, n_rows, at, name):
 
 
 def visible(conn):
-    return conn.execute("select t.id, t.size, t.known_at from raw.things t join ops.published p using (partition_date, load_id)"
-                        " where p.dataset = 'raw/things' order by 1").fetchall()  # fmt: skip
+    return conn.execute(
+        "select t.id, t.size, t.known_at from raw.things t join ops.published p using "
+        "(partition_date, load_id)"
+        " where p.dataset = 'raw/things' order by 1"
+    ).fetchall()
 
 
 def test_a_corrected_row_becomes_a_version_of_its_own_time_when_replayed(things, conn, run):

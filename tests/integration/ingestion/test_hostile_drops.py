@@ -1,4 +1,7 @@
-"""One bad drop harms only itself: whatever it is, the good ones beside it go in, and it is recorded with a code."""
+"""One bad drop harms only itself.
+
+Whatever it is, the good ones beside it go in, and it is recorded with a code.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ from tests.integration.ingestion.hostile_world import HEADER, HostileWorld, good
 from nightshift.contracts.drop_limits import DropLimits
 from nightshift.contracts.partitions import PartitionRange
 from nightshift.errors import MemoryShortError, NightshiftError, ObjectStoreError, WarehouseError
-from nightshift.ingestion import drop_batches, drop_guard
+from nightshift.ingestion import drop_batches, file_faults
 from nightshift.ingestion.drop_decisions import DropUnknownError, set_aside, withdraw
 from nightshift.ingestion.load import DropMissingError, FileAbsentError
 from nightshift.lake.drops import MAX_MANIFEST_BYTES, ManifestError, read_landing
@@ -79,27 +82,60 @@ FILES: dict[str, Kind] = {
     "other columns": lambda w, d: w.bring(d, b"shop,at\nhill,x\n", 1),
     "no header": lambda w, d: w.bring(d, row(d).encode() * 2, 1),
     "an empty file": lambda w, d: w.bring(d, b"", 0),
-    "a digest of another file": lambda w, d: w.bring(d, (HEADER + row(d)).encode(), 1, sha256="0" * 64),
+    "a digest of another file": lambda w, d: w.bring(
+        d, (HEADER + row(d)).encode(), 1, sha256="0" * 64
+    ),
     "more rows than said": lambda w, d: w.bring(d, (HEADER + row(d)).encode(), 7),
-    "another type": lambda w, d: w.bring(d, (HEADER + f"hill,{d} 10:00,many,\nriver,{d} 10:00,few,\n").encode(), 2),
-    "UTF-16 without a mark": lambda w, d: w.bring(d, (HEADER + row(d)).replace("\n", "\r\n").encode("utf-16-le"), 1),
-    "NUL in the header": lambda w, d: w.bring(d, b"shop,hour_at,visi\0tors,valid_to\nhill,x,1,\n", 1),
-    "NUL in the name of an added column": lambda w, d: w.bring(d, f"shop,hour_at,visitors,valid_to,no\0te\n{row(d, ',,x')}".encode(), 1),
-    "an added column with a very long name": lambda w, d: w.bring(d, f"{HEADER[:-1]},{'n' * 9000}\n{row(d, ',,x')}".encode(), 1),
-    "a quote that is never closed in the header": lambda w, d: w.bring(d, b'shop,"hour_at,visitors\nhill,x,1\n', 1),
-    "a field of a megabyte in the header": lambda w, d: w.bring(d, b"shop," + b"n" * 1_100_000 + b"\nhill,x\n", 1),
-    "2,000 columns": lambda w, d: w.bring(d, (HEADER[:-1] + "".join(map(",c{}".format, range(2000))) + "\n").encode(), 0),
-    "a value of 100,000 characters": lambda w, d: w.bring(d, (HEADER + f"{'h' * 100_000},{d} 10:00,3,\n").encode(), 1),
-    "a line of two megabytes": lambda w, d: w.bring(d, (HEADER + f"{'h' * 2_000_000},{d} 10:00,3,\n").encode(), 1),
+    "another type": lambda w, d: w.bring(
+        d, (HEADER + f"hill,{d} 10:00,many,\nriver,{d} 10:00,few,\n").encode(), 2
+    ),
+    "UTF-16 without a mark": lambda w, d: w.bring(
+        d, (HEADER + row(d)).replace("\n", "\r\n").encode("utf-16-le"), 1
+    ),
+    "NUL in the header": lambda w, d: w.bring(
+        d, b"shop,hour_at,visi\0tors,valid_to\nhill,x,1,\n", 1
+    ),
+    "NUL in the name of an added column": lambda w, d: w.bring(
+        d, f"shop,hour_at,visitors,valid_to,no\0te\n{row(d, ',,x')}".encode(), 1
+    ),
+    "an added column with a very long name": lambda w, d: w.bring(
+        d, f"{HEADER[:-1]},{'n' * 9000}\n{row(d, ',,x')}".encode(), 1
+    ),
+    "a quote that is never closed in the header": lambda w, d: w.bring(
+        d, b'shop,"hour_at,visitors\nhill,x,1\n', 1
+    ),
+    "a field of a megabyte in the header": lambda w, d: w.bring(
+        d, b"shop," + b"n" * 1_100_000 + b"\nhill,x\n", 1
+    ),
+    "2,000 columns": lambda w, d: w.bring(
+        d, (HEADER[:-1] + "".join(map(",c{}".format, range(2000))) + "\n").encode(), 0
+    ),
+    "a value of 100,000 characters": lambda w, d: w.bring(
+        d, (HEADER + f"{'h' * 100_000},{d} 10:00,3,\n").encode(), 1
+    ),
+    "a line of two megabytes": lambda w, d: w.bring(
+        d, (HEADER + f"{'h' * 2_000_000},{d} 10:00,3,\n").encode(), 1
+    ),
     "20,000 malformed rows": lambda w, d: w.bring(d, (HEADER + "x\n" * 20_000).encode(), 20_000),
-    "a gzip bomb": lambda w, d: w.bring(d, gzip.compress((HEADER + row(d) * 2_000_000).encode(), 9), 2_000_000, suffix=".csv.gz"),
-    "gzip that is cut off": lambda w, d: w.bring(d, gzip.compress(good_file(d, 500))[:-300], 500, suffix=".csv.gz"),
+    "a gzip bomb": lambda w, d: w.bring(
+        d, gzip.compress((HEADER + row(d) * 2_000_000).encode(), 9), 2_000_000, suffix=".csv.gz"
+    ),
+    "gzip that is cut off": lambda w, d: w.bring(
+        d, gzip.compress(good_file(d, 500))[:-300], 500, suffix=".csv.gz"
+    ),
     "plain text called gzip": lambda w, d: w.bring(d, good_file(d), 24, suffix=".csv.gz"),
     "text called Parquet": lambda w, d: w.bring(d, good_file(d), 24, suffix=".parquet"),
-    "Parquet without its end": lambda w, d: w.bring(d, table_file({"shop": ["a"]})[:-9], 1, suffix=".parquet"),
-    "Parquet with damaged pages": lambda w, d: w.bring(d, damaged_parquet(d), 100, suffix=".parquet"),
+    "Parquet without its end": lambda w, d: w.bring(
+        d, table_file({"shop": ["a"]})[:-9], 1, suffix=".parquet"
+    ),
+    "Parquet with damaged pages": lambda w, d: w.bring(
+        d, damaged_parquet(d), 100, suffix=".parquet"
+    ),
     "Parquet with lists": lambda w, d: w.bring(
-        d, table_file({"shop": [["a"]], "hour_at": ["x"], "visitors": [1], "valid_to": [""]}), 1, suffix=".parquet"
+        d,
+        table_file({"shop": [["a"]], "hour_at": ["x"], "visitors": [1], "valid_to": [""]}),
+        1,
+        suffix=".parquet",
     ),
     "a name that is no format": lambda w, d: w.bring(d, good_file(d), 24, suffix=".txt"),
     "an unknown schema version": lambda w, d: w.bring(d, good_file(d), 24, schema_version=99),
@@ -107,37 +143,72 @@ FILES: dict[str, Kind] = {
     "a number of rows that no file has": lambda w, d: w.bring(d, good_file(d), 24, n_rows=10**30),
     "a number of rows with a point": lambda w, d: w.bring(d, good_file(d), 24, n_rows=24.0),
     "a time that is a number": lambda w, d: w.bring(d, good_file(d), 24, delivered_at=1357084800),
-    "delivered in the year 1": lambda w, d: w.bring(d, good_file(d), 24, delivered_at="0001-01-01T00:00:00+14:00"),
-    "delivered in the year 9999": lambda w, d: w.bring(d, good_file(d), 24, delivered_at="9999-12-31T23:59:59-14:00"),
-    "a data key of two points": lambda w, d: w.bring(d, good_file(d), 24, data_key=f"landing/visits/dt={d}/.."),
-    "a data key with NUL": lambda w, d: w.bring(d, good_file(d), 24, data_key=f"landing/visits/dt={d}/a\0.csv"),
-    "a data key of 5,000 characters": lambda w, d: w.bring(d, None, 24, data_key=f"landing/visits/dt={d}/{'a' * 5000}.csv"),
-    "a data key of another dataset": lambda w, d: w.bring(d, good_file(d), 24, data_key="landing/planes/dt=2013-01-01/a.csv"),
+    "delivered in the year 1": lambda w, d: w.bring(
+        d, good_file(d), 24, delivered_at="0001-01-01T00:00:00+14:00"
+    ),
+    "delivered in the year 9999": lambda w, d: w.bring(
+        d, good_file(d), 24, delivered_at="9999-12-31T23:59:59-14:00"
+    ),
+    "a data key of two points": lambda w, d: w.bring(
+        d, good_file(d), 24, data_key=f"landing/visits/dt={d}/.."
+    ),
+    "a data key with NUL": lambda w, d: w.bring(
+        d, good_file(d), 24, data_key=f"landing/visits/dt={d}/a\0.csv"
+    ),
+    "a data key of 5,000 characters": lambda w, d: w.bring(
+        d, None, 24, data_key=f"landing/visits/dt={d}/{'a' * 5000}.csv"
+    ),
+    "a data key of another dataset": lambda w, d: w.bring(
+        d, good_file(d), 24, data_key="landing/planes/dt=2013-01-01/a.csv"
+    ),
     "a manifest that is no JSON": lambda w, d: w.bring_manifest(d, b"{"),
-    "a manifest in UTF-16": lambda w, d: w.bring_manifest(d, json.dumps({"dataset": "visits"}).encode("utf-16")),
+    "a manifest in UTF-16": lambda w, d: w.bring_manifest(
+        d, json.dumps({"dataset": "visits"}).encode("utf-16")
+    ),
     "a manifest that is nested deeply": lambda w, d: w.bring_manifest(d, b"[" * 30_000),
-    "a manifest larger than 64 KiB": lambda w, d: w.bring_manifest(d, b" " * (MAX_MANIFEST_BYTES + 1)),
-}  # fmt: skip
+    "a manifest larger than 64 KiB": lambda w, d: w.bring_manifest(
+        d, b" " * (MAX_MANIFEST_BYTES + 1)
+    ),
+}
 
 
 CODES = {
     **dict.fromkeys(["other columns", "no header"], "NS-CONTRACT-004"),
     **dict.fromkeys(
-        ["an empty file", "UTF-16 without a mark", "NUL in the header", "NUL in the name of an added column",
-         "an added column with a very long name", "a quote that is never closed in the header", "a field of a megabyte in the header",
-         "gzip that is cut off", "plain text called gzip", "text called Parquet", "Parquet without its end",
-         "Parquet with damaged pages", "Parquet with lists", "a name that is no format", "an unknown schema version"],
+        [
+            "an empty file",
+            "UTF-16 without a mark",
+            "NUL in the header",
+            "NUL in the name of an added column",
+            "an added column with a very long name",
+            "a quote that is never closed in the header",
+            "a field of a megabyte in the header",
+            "gzip that is cut off",
+            "plain text called gzip",
+            "text called Parquet",
+            "Parquet without its end",
+            "Parquet with damaged pages",
+            "Parquet with lists",
+            "a name that is no format",
+            "an unknown schema version",
+        ],
         "NS-CONTRACT-007",
     ),
     **dict.fromkeys(
-        ["2,000 columns", "a line of two megabytes", "a value of 100,000 characters", "20,000 malformed rows", "a gzip bomb"],
+        [
+            "2,000 columns",
+            "a line of two megabytes",
+            "a value of 100,000 characters",
+            "20,000 malformed rows",
+            "a gzip bomb",
+        ],
         "NS-CONTRACT-009",
     ),
     "a digest of another file": "NS-CONTRACT-002",
     "more rows than said": "NS-CONTRACT-003",
     "another type": "NS-CONTRACT-005",
     "a data key of 5,000 characters": "NS-LAKE-010",
-}  # fmt: skip
+}
 """What each is refused for; all others are wrong manifests."""
 
 
@@ -190,10 +261,19 @@ def test_a_file_that_may_be_read_or_refused_keeps_no_good_one_out(world, day, ki
 @pytest.mark.parametrize("size", ["small", "large"])
 @pytest.mark.parametrize(
     "error",
-    [ValueError("Anna"), RecursionError("Anna"), KeyError("Anna"), UnicodeDecodeError("utf-8", b"A", 0, 1, "Anna"), OverflowError("Anna"),
-     pa.ArrowInvalid("Anna"), errors.DataError("Anna"), MemoryError("Anna"), ZeroDivisionError("Anna")],
+    [
+        ValueError("Anna"),
+        RecursionError("Anna"),
+        KeyError("Anna"),
+        UnicodeDecodeError("utf-8", b"A", 0, 1, "Anna"),
+        OverflowError("Anna"),
+        pa.ArrowInvalid("Anna"),
+        errors.DataError("Anna"),
+        MemoryError("Anna"),
+        ZeroDivisionError("Anna"),
+    ],
     ids=lambda error: type(error).__name__,
-)  # fmt: skip
+)
 def test_any_exception_of_the_reader_is_the_refusal_of_its_file(
     world, day, monkeypatch, error, size
 ):
@@ -224,10 +304,16 @@ def test_any_exception_of_the_reader_is_the_refusal_of_its_file(
 
 @pytest.mark.parametrize(
     "error",
-    [ObjectStoreError("away"), WarehouseError("away"), OSError(28, "No space left on device"), OSError(5, "I/O error"),
-     errors.OperationalError("lost"), ImportError("no module")],
+    [
+        ObjectStoreError("away"),
+        WarehouseError("away"),
+        OSError(28, "No space left on device"),
+        OSError(5, "I/O error"),
+        errors.OperationalError("lost"),
+        ImportError("no module"),
+    ],
     ids=lambda error: type(error).__name__,
-)  # fmt: skip
+)
 def test_a_fault_of_the_machine_is_raised_and_nothing_recorded(world, day, monkeypatch, error):
     def read(*_, **__):
         raise error
@@ -262,7 +348,7 @@ def test_short_memory_of_the_machine_is_not_the_fault_of_a_file(world, day, monk
         raise MemoryError
 
     monkeypatch.setattr(contract_check, "read_rows", read)
-    monkeypatch.setattr(drop_guard, "_ROOM_BYTES", 1 << 62)  # nobody has so much
+    monkeypatch.setattr(file_faults, "_ROOM_BYTES", 1 << 62)  # nobody has so much
     world.bring(day, good_file(day), 24)
 
     with pytest.raises(MemoryShortError):
@@ -461,10 +547,17 @@ def test_what_a_partition_was_known_as_is_not_rewritten_by_an_old_date(world, da
     """A drop that comes a week after the first version and says it was delivered before it."""
     world.bring(day, good_file(day), 24)
     world.conn.execute(
-        "insert into ops.received_drops select 'raw/visits', %s, %s, %s, %s, now() - interval '7 days'",
-        [day, world.store.uri(f"landing/visits/dt={day}/a.csv"), sha256(good_file(day)).hexdigest(),
-         dt.datetime.combine(day, dt.time(4), dt.UTC) + dt.timedelta(days=1)],
-    )  # fmt: skip
+        (
+            "insert into ops.received_drops select 'raw/visits', %s, %s, %s, %s, now() - "
+            "interval '7 days'"
+        ),
+        [
+            day,
+            world.store.uri(f"landing/visits/dt={day}/a.csv"),
+            sha256(good_file(day)).hexdigest(),
+            dt.datetime.combine(day, dt.time(4), dt.UTC) + dt.timedelta(days=1),
+        ],
+    )
     world.ingest(day)
     world.bring(day, good_file(day, 3), 3, "forged", hour=1)
     world.bring(

@@ -47,7 +47,10 @@ def fault(kind, **kwargs):
 
 
 def versions(conn, dataset="raw/weather"):
-    query = "select partition_date::text, n_rows, known_at, content_hash from ops.raw_versions where dataset = %s order by 1, 3"
+    query = (
+        "select partition_date::text, n_rows, known_at, content_hash from "
+        "ops.raw_versions where dataset = %s order by 1, 3"
+    )
     return conn.execute(query, [dataset]).fetchall()
 
 
@@ -86,7 +89,8 @@ def test_every_column_arrives_typed_when_a_row_is_loaded(settings, conn, run):
     ingest(settings, "flight_outcomes", PartitionRange.of("2013-01-01"), run)
 
     row = conn.execute(
-        "select * from raw.flight_outcomes where carrier = 'UA' and flight_number = 1545 and origin = 'EWR'"
+        "select * from raw.flight_outcomes where carrier = 'UA' and flight_number = "
+        "1545 and origin = 'EWR'"
     ).fetchone()
     source = conn.execute(
         "select source_uri from raw.ingested_drops where load_id = %s", [row[1]]
@@ -98,9 +102,20 @@ def test_every_column_arrives_typed_when_a_row_is_loaded(settings, conn, run):
     assert row[0] == dt.date(2013, 1, 1)
     assert row[2] == dt.datetime(2013, 1, 2, 5, 5, tzinfo=dt.UTC)
     assert row[3:] == (
-        1, dt.date(2013, 1, 1), "UA", 1545, "N14228", "EWR", "IAH", dt.datetime(2013, 1, 1, 10, 15, tzinfo=dt.UTC), "arrived", 2, 11, 227,
+        1,
+        dt.date(2013, 1, 1),
+        "UA",
+        1545,
+        "N14228",
+        "EWR",
+        "IAH",
+        dt.datetime(2013, 1, 1, 10, 15, tzinfo=dt.UTC),
+        "arrived",
+        2,
+        11,
+        227,
         dt.datetime(2013, 1, 1, 14, 30, tzinfo=dt.UTC),
-    )  # fmt: skip
+    )
 
 
 def test_both_hours_are_there_when_the_clock_was_set_back(settings, conn, run):
@@ -356,8 +371,10 @@ def test_local_times_are_refused_when_the_clock_was_set_over_them(settings, conn
         ("island", "Australia/Lord_Howe", dt.date(2013, 4, 7)),
     ):
         (folder / f"{name}.yaml").write_text(
-            f"{{name: {name}, description: d, schema_version: 1, timezone: {zone}, delivery: on_change, history_start: 2013-01-01,"
-            " grain: g, key: [id], event_timestamp: at, columns: [{name: id, type: text}, {name: at, type: local_timestamp}],"
+            f"{{name: {name}, description: d, schema_version: 1, timezone: {zone},"
+            " delivery: on_change, history_start: 2013-01-01,"
+            " grain: g, key: [id], event_timestamp: at, columns: [{name: id, type: text}, "
+            "{name: at, type: local_timestamp}],"
             " maximum_refused_ratio: 0.5}"
         )
         text = (
@@ -465,7 +482,10 @@ def test_a_lost_pointer_comes_back_when_the_drop_is_read_again(settings, conn, r
 
 
 def test_old_and_new_code_write_to_a_table_of_before_and_no_version_changes(settings, conn, run):
-    """Old code fills two columns that new code leaves null; both may run while a deployment is rolled out."""
+    """Old code fills two columns that new code leaves null.
+
+    Both may run while a deployment is rolled out.
+    """
     play(settings)
     for column in ("source_uri", "source_sha256"):
         conn.execute(

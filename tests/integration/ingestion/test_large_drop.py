@@ -1,4 +1,7 @@
-"""A drop that streams: what stands in the warehouse is what the usual way leaves, for any file and format, block by block."""
+"""A drop that streams: what stands in the warehouse is what the usual way leaves.
+
+For any file and format, block by block.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,7 @@ from nightshift.contracts.run import RunContext
 from nightshift.errors import NightshiftError, ObjectStoreError
 from nightshift.failpoints import Failpoint, InjectedFaultError
 from nightshift.ingestion import large_drop
-from nightshift.ingestion.late_arrivals import sweep
+from nightshift.ingestion.late_arrivals import load_late_drops
 from nightshift.ingestion.load import IngestResult, ingest
 from nightshift.lake import object_stream, transfer
 from nightshift.lake.drops import NewDrop, write_drop
@@ -116,17 +119,28 @@ class World:
     def forget(self) -> None:
         """Empty what ingest writes."""
         self.conn.execute(
-            f"delete from raw.{DATASET}; delete from raw.ingested_drops; delete from quarantine.refused_rows;"
+            f"delete from raw.{DATASET}; delete from raw.ingested_drops; delete from "
+            f"quarantine.refused_rows;"
             " delete from ops.published; delete from ops.loads; delete from ops.fences".encode()
         )
 
     def stands(self) -> dict[str, list[tuple[object, ...]]]:
         """Return all that an ingest leaves, without the names of its loads."""
         queries = {
-            "rows": f"select (to_jsonb(t) - 'load_id')::text from raw.{DATASET} t order by source_row, 1",
-            "refused": "select source_row, reason, column_name, delivered::text, row_digest from quarantine.refused_rows order by 1, 5",
-            "drops": "select known_at, source_uri, source_sha256, n_delivered, n_duplicated, n_refused, notes from raw.ingested_drops",
-            "published": "select dataset, partition_date, content_hash, n_rows, detail->>'n_refused', detail->>'n_duplicated'"
+            "rows": (
+                f"select (to_jsonb(t) - 'load_id')::text from raw.{DATASET} t order by "
+                f"source_row, 1"
+            ),
+            "refused": (
+                "select source_row, reason, column_name, delivered::text, row_digest from "
+                "quarantine.refused_rows order by 1, 5"
+            ),
+            "drops": (
+                "select known_at, source_uri, source_sha256, n_delivered, n_duplicated, "
+                "n_refused, notes from raw.ingested_drops"
+            ),
+            "published": "select dataset, partition_date, content_hash, n_rows,"
+            " detail->>'n_refused', detail->>'n_duplicated'"
             " from ops.published join ops.loads using (dataset, partition_date, load_id)",
         }
         return {
@@ -159,7 +173,10 @@ def as_parquet(header: Header, rows: Rows) -> bytes:
 
 
 def damaged(header: Header, rows: Rows, seed: int, *, n_bad: int = 6) -> Rows:
-    """Repeat rows near and far, contradict some, spoil some, and shuffle a part, so that all of it crosses blocks."""
+    """Repeat rows near and far, contradict some, spoil some, and shuffle a part.
+
+    So all of it crosses blocks.
+    """
     dice = np.random.default_rng(seed)
     rows = [list(row) for row in rows]
     n = len(rows)
@@ -354,14 +371,14 @@ def test_a_sweep_takes_a_late_one(world, streaming, day):
     world.ingest()
     world.bring(as_csv(header, rows), len(rows), hour=6)
 
-    found = sweep(world.settings, DATASET, DAY, world.run)
+    found = load_late_drops(world.settings, DATASET, DAY, world.run)
 
     assert found.published == (DAY.first.day,)
     assert len(world.stands()["drops"]) == 2
 
 
 def come_in_chunks(patch: pytest.MonkeyPatch, before: Callable[[int], None]) -> None:
-    """Let files come in small chunks, and call a function before each of them with the bytes that have come."""
+    """Let files come in small chunks; call a function with the bytes so far before each."""
     real = ObjectStore.chunks
 
     def chunks(store: ObjectStore, key: str, start: int = 0) -> Iterator[bytes]:

@@ -1,4 +1,8 @@
-"""Large drops of other shapes: wide, of every type, with unique keys, many missing values, quotes and line breaks; the usual way agrees."""
+"""Large drops of other shapes.
+
+Wide, of every type, with unique keys, many missing values, quotes and line breaks; the usual way
+agrees.
+"""
 
 from __future__ import annotations
 
@@ -67,7 +71,10 @@ SUITE = [
 
 
 def make_csv(n_rows: int, seed: int) -> bytes:
-    """Return rows whose keys are all different but for a few, with a third of the values missing and some wrong ones."""
+    """Return rows whose keys are all different but for a few.
+
+    With a third of the values missing and some wrong ones.
+    """
     dice = np.random.default_rng(seed)
     start = dt.datetime(2013, 3, 9, 5, tzinfo=dt.UTC)
 
@@ -143,13 +150,20 @@ def stands(conn: Connection) -> list[list[tuple[object, ...]]]:
         conn.execute(query).fetchall()
         for query in (
             "select (to_jsonb(t) - 'load_id')::text from raw.readings t order by source_row",
-            "select source_row, reason, column_name, delivered::text from quarantine.refused_rows order by 1, 4",
+            (
+                "select source_row, reason, column_name, delivered::text from "
+                "quarantine.refused_rows order by 1, 4"
+            ),
             "select n_delivered, n_duplicated, n_refused from raw.ingested_drops",
-            "select content_hash, n_rows from ops.published join ops.loads using (dataset, partition_date, load_id)",
+            (
+                "select content_hash, n_rows from ops.published join ops.loads using (dataset, "
+                "partition_date, load_id)"
+            ),
         )
     ]
     conn.execute(
-        "delete from raw.readings; delete from raw.ingested_drops; delete from quarantine.refused_rows; delete from ops.published;"
+        "delete from raw.readings; delete from raw.ingested_drops; delete from "
+        "quarantine.refused_rows; delete from ops.published;"
         " delete from ops.loads; delete from ops.fences"
     )
     return found

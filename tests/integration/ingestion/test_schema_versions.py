@@ -1,4 +1,7 @@
-"""Upstream changes a file's schema: noted or stopped, adopted by a new version of the contract, and old partitions still load."""
+"""Upstream changes a file's schema.
+
+Noted or stopped, adopted by a new version of the contract, and old partitions still load.
+"""
 
 import datetime as dt
 
@@ -8,9 +11,9 @@ from tests.conftest import write_suite
 from nightshift.contracts.datasets import load_contract, load_contracts
 from nightshift.contracts.partitions import PartitionRange
 from nightshift.errors import SpecError
-from nightshift.ingestion.late_arrivals import sweep
+from nightshift.ingestion.late_arrivals import load_late_drops
 from nightshift.ingestion.load import ingest
-from nightshift.ingestion.schema_diff import adoption, compare_schema
+from nightshift.ingestion.schema_diff import adoption_yaml, compare_schema
 from nightshift.lake.drops import NewDrop, write_drop
 from nightshift.lake.object_store import ObjectStore
 from nightshift.quality.contract_check import ColumnsError, TypeChangedError
@@ -20,9 +23,13 @@ pytestmark = [pytest.mark.integration, pytest.mark.mlts("data-1")]
 
 OLD, NEW = dt.date(2013, 3, 9), dt.date(2013, 3, 10)
 BOTH = PartitionRange.of("2013-03-09", "2013-03-10")
-HEAD = "name: things\ndescription: d\ndelivery: on_change\nhistory_start: 2013-01-01\ngrain: g\nkey: [id]\n"
+HEAD = (
+    "name: things\ndescription: d\ndelivery: on_change\nhistory_start: 2013-01-01\n"
+    "grain: g\nkey: [id]\n"
+)
 FIRST = HEAD + (
-    "schema_version: 1\ncolumns:\n  - {name: id, type: text}\n  - {name: size, type: integer, is_nullable: true}\n"
+    "schema_version: 1\ncolumns:\n  - {name: id, type: text}\n  - {name: size, "
+    "type: integer, is_nullable: true}\n"
     "  - {name: weight, type: number, is_nullable: true}\n"
 )
 OLD_FILE = b"id,size,weight\na,1,1.5\nb,2,\n"
@@ -30,7 +37,10 @@ OLD_FILE = b"id,size,weight\na,1,1.5\nb,2,\n"
 
 @pytest.fixture
 def things(settings, conn, tmp_path, run):
-    """Return a function that puts a contract in force and returns its settings; the old partition is in under the first one."""
+    """Return a function that puts a contract in force and returns its settings.
+
+    The old partition is in under the first one.
+    """
     number = iter(range(99))
 
     def adopt(text):
@@ -58,17 +68,23 @@ def deliver(settings, day, data, version=1):
 
 
 def visible(conn, columns="id, size, weight"):
-    query = f"select t.partition_date, {columns} from raw.things t join ops.published p using (partition_date, load_id) order by 1, 2"
+    query = (
+        f"select t.partition_date, {columns} from raw.things t join ops.published p "
+        f"using (partition_date, load_id) order by 1, 2"
+    )
     return conn.execute(query).fetchall()
 
 
 def printed(settings, drop, data):
     contract = load_contract(settings.datasets_dir, "things")
-    return adoption(contract, drop, compare_schema(contract, drop, data))
+    return adoption_yaml(contract, drop, compare_schema(contract, drop, data))
 
 
 def adopted_by(lines):
-    """Return the first contract with the printed lines put in as they say: columns of the same name replaced, others added."""
+    """Return the first contract with the printed lines put in as they say.
+
+    Columns of the same name replaced, others added.
+    """
     columns = {
         line.split("name: ")[1].split(",")[0]: line
         for line in FIRST.splitlines()
@@ -105,11 +121,11 @@ def test_an_added_column_is_ignored_and_noted_until_it_is_adopted(things, conn, 
         "    added: [colour]",
     ]
     adopted = things(adopted_by(lines))
-    result = sweep(adopted, "things", BOTH, run, reread=True)
+    result = load_late_drops(adopted, "things", BOTH, run, reread=True)
 
     assert [drop.partition for drop in result.loaded] == [OLD, NEW]
     assert visible(conn, "id, colour") == [(OLD, "a", None), (OLD, "b", None), (NEW, "a", "red")]
-    assert not sweep(adopted, "things", BOTH, run, reread=True).loaded
+    assert not load_late_drops(adopted, "things", BOTH, run, reread=True).loaded
 
 
 @pytest.mark.parametrize(
@@ -139,14 +155,14 @@ def test_a_breaking_change_stops_before_any_write_and_loads_when_adopted(
         assert f"nightshift {command}" in str(caught.value)
 
     adopted = things(adopted_by(printed(settings, drop, data)))
-    result = sweep(adopted, "things", BOTH, run)
+    result = load_late_drops(adopted, "things", BOTH, run)
 
     assert [drop.partition for drop in result.loaded] == [NEW]
     assert visible(conn) == [(OLD, "a", 1, 1.5), (OLD, "b", 2, None), after]
     before = conn.execute(
         "select load_id from ops.published where partition_date = %s", [OLD]
     ).fetchone()
-    assert sweep(adopted, "things", BOTH, run, reread=True).published == ()
+    assert load_late_drops(adopted, "things", BOTH, run, reread=True).published == ()
     assert not ingest(adopted, "things", BOTH, run).is_new
     assert (
         conn.execute(
@@ -166,7 +182,10 @@ def test_a_type_with_a_counterpart_is_converted_when_adopted(things, conn, run):
     drop = deliver(settings, NEW, data, version=2)
     with pytest.raises(
         TypeChangedError,
-        match="seen: expected utc_timestamp, 2 of 2 values are something else; accepted: YYYY-MM-DD HH:MM",
+        match=(
+            "seen: expected utc_timestamp, 2 of 2 values are something else; accepted: "
+            "YYYY-MM-DD HH:MM"
+        ),
     ):
         ingest(settings, "things", PartitionRange.of(str(NEW)), run)
 

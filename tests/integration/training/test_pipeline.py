@@ -7,8 +7,8 @@ from hashlib import sha256
 import psycopg
 import pytest
 
-from nightshift.contracts.model_spec import Weekday
 from nightshift.contracts.partitions import Partition
+from nightshift.contracts.training_spec import Weekday
 from nightshift.lake.object_store import ObjectStore
 from nightshift.registry.model_versions import load_model, register
 from nightshift.registry.promotion import decide

@@ -1,4 +1,7 @@
-"""A file of a folder of specs or contracts is wrong in some way: the others are read, and it is named."""
+"""A file of a folder of specs or contracts is wrong in some way.
+
+The others are read, and it is named.
+"""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from nightshift.contracts.metrics import METRICS
-from nightshift.contracts.model_spec import is_skipped, load_spec, load_specs
+from nightshift.contracts.model_spec import is_skipped_by_clock, load_spec, load_specs
 from nightshift.errors import SpecError
 from nightshift.settings import PROJECT_ROOT
 
@@ -15,7 +15,10 @@ MODELS = PROJECT_ROOT / "dags" / "models"
 
 @pytest.fixture
 def edited(tmp_path):
-    """Return a function that copies flight_delayed.yaml with one line replaced, loads it and returns the error's text."""
+    """Return a function that copies flight_delayed.yaml with one line replaced.
+
+    Loads it and returns the error's text.
+    """
 
     def edit(old, new):
         text = (MODELS / "flight_delayed.yaml").read_text()
@@ -114,9 +117,9 @@ def test_parameter_that_the_trainer_sets_is_refused(edited, parameter):
         "params: {learning_rate: 0.05", f"params: {{{parameter}: 1, learning_rate: 0.05"
     )
     assert (
-        f"flight_delayed.yaml:{line}: training.params: expected Value error, parameters that the trainer does not set itself"
-        in text
-    )
+        f"flight_delayed.yaml:{line}: training.params: expected Value error, parameters "
+        f"that the trainer does not set itself"
+    ) in text
     assert f"remove {parameter}" in text
 
 
@@ -164,7 +167,7 @@ def test_deadline_is_refused_when_the_rescue_would_fall_into_the_hour_that_is_sk
 )
 def test_skipped_times_are_those_that_no_clock_shows_on_some_night(timezone, skipped):
     times = [dt.time(hour, minute) for hour in range(5) for minute in (0, 15, 30, 45)]
-    found = [f"{at:%H:%M}" for at in times if is_skipped(at, timezone)]
+    found = [f"{at:%H:%M}" for at in times if is_skipped_by_clock(at, timezone)]
     assert (skipped in found) if skipped else (found == [])
     assert "01:45" not in found
     assert "03:00" not in found

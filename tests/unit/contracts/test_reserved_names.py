@@ -1,4 +1,7 @@
-"""Names of the warehouse and of our own are refused when a contract or spec is read, with what to do."""
+"""Names of the warehouse and of our own are refused when a contract or spec is read.
+
+With what to do.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +19,15 @@ from nightshift.settings import PROJECT_ROOT
 
 def contract(name: str = "orders", column: str = "amount") -> dict[str, Any]:
     return {
-        "name": name, "description": "d", "schema_version": 1, "delivery": "daily", "history_start": "2013-01-01",
-        "grain": "g", "key": ["id"], "columns": [{"name": "id", "type": "text"}, {"name": column, "type": "integer"}],
-    }  # fmt: skip
+        "name": name,
+        "description": "d",
+        "schema_version": 1,
+        "delivery": "daily",
+        "history_start": "2013-01-01",
+        "grain": "g",
+        "key": ["id"],
+        "columns": [{"name": "id", "type": "text"}, {"name": column, "type": "integer"}],
+    }
 
 
 def spec(**changes: Any) -> dict[str, Any]:
@@ -84,7 +93,7 @@ def test_a_label_named_like_a_feature_is_refused() -> None:
     "name", ["flight_id", "event_timestamp", "partition_date", "load_id", "as_of"]
 )
 def test_a_column_that_says_which_row_it_is_is_no_feature(name: str) -> None:
-    with pytest.raises(ValidationError, match=f"{name}: columns that say which row it is"):
+    with pytest.raises(ValidationError, match=f"{name}: columns that identify a row"):
         ModelSpec.model_validate(spec(features={"numeric": [name, "distance_miles"]}))
 
 

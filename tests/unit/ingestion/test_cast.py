@@ -7,8 +7,8 @@ import pyarrow as pa
 import pytest
 
 from nightshift.contracts.datasets import Column
-from nightshift.ingestion import cast as module
-from nightshift.ingestion.cast import Reason, cast_column
+from nightshift.ingestion.rows import cast as module
+from nightshift.ingestion.rows.cast import Reason, cast_column
 
 
 def cast(texts, timezone="America/New_York", **column):
@@ -142,11 +142,11 @@ def test_a_text_means_the_same_however_many_blocks_had_it_before(monkeypatch, mo
         for _ in range(40)
     ]
     blocks = [[text or None for text in block] for block in blocks]
-    monkeypatch.setattr(module, "_MOST_KNOWN", 0)
+    monkeypatch.setattr(module, "_MAX_KNOWN_TEXTS", 0)
     alone = [cast(block, **given) for block in blocks]
 
-    monkeypatch.setattr(module, "_MOST_KNOWN", most_known)
-    module._known_texts.cache_clear()
+    monkeypatch.setattr(module, "_MAX_KNOWN_TEXTS", most_known)
+    module._cached_cast.cache_clear()
     remembered = [cast(block, **given) for block in blocks]
 
     assert [(one.values.to_pylist(), refused(one)) for one in remembered] == [

@@ -1,4 +1,7 @@
-"""Hashes of keys: equal for equal rows, different for different ones of any type, wherever a row stands."""
+"""Hashes of keys: equal for equal rows, different for different ones of any type.
+
+Wherever a row stands.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nightshift.ingestion.large_drop import _hashes, _repeated
+from nightshift.ingestion.rows.key_hashes import find_repeated, hash_rows
 
 VALUES = {
     pa.int64(): st.integers(-(2**63), 2**63 - 1),
@@ -30,8 +33,8 @@ def columns_of(rows: list[tuple[object, ...]]) -> list[pa.Array]:
 @given(rows=ROWS, order=st.randoms(use_true_random=False))
 def test_a_row_has_its_hash_wherever_it_stands(rows, order):
     shuffled = order.sample(range(len(rows)), len(rows))
-    hashes = _hashes(columns_of(rows))
-    again = _hashes(
+    hashes = hash_rows(columns_of(rows))
+    again = hash_rows(
         [
             column.slice(1)
             for column in columns_of(
@@ -47,7 +50,7 @@ def test_a_row_has_its_hash_wherever_it_stands(rows, order):
 def test_near_numbers_in_two_columns_do_not_meet():
     a, b = np.meshgrid(np.arange(700), np.arange(-350, 350))
 
-    assert len(np.unique(_hashes([pa.array(a.ravel()), pa.array(b.ravel())]))) == a.size
+    assert len(np.unique(hash_rows([pa.array(a.ravel()), pa.array(b.ravel())]))) == a.size
 
 
 @pytest.mark.parametrize(
@@ -59,7 +62,7 @@ def test_texts_in_two_columns_do_not_run_together(other):
     assert (
         len(
             set(
-                _hashes(
+                hash_rows(
                     [pa.array([row[i] for row in rows], pa.string()) for i in range(2)]
                 ).tolist()
             )
@@ -69,9 +72,9 @@ def test_texts_in_two_columns_do_not_run_together(other):
 
 
 def test_what_is_there_twice_is_found_once():
-    assert _repeated(np.array([5, 1, 3, 1, 5, 5, 2], np.uint64)).tolist() == [1, 5]
-    assert _repeated(np.array([], np.uint64)).tolist() == []
+    assert find_repeated(np.array([5, 1, 3, 1, 5, 5, 2], np.uint64)).tolist() == [1, 5]
+    assert find_repeated(np.array([], np.uint64)).tolist() == []
 
 
 def test_a_file_without_key_columns_has_no_hashes():
-    assert _hashes([]).tolist() == []
+    assert hash_rows([]).tolist() == []

@@ -1,4 +1,7 @@
-"""Wall-clock time to UTC on the days when clocks are set, in three zones; expected values written by hand."""
+"""Wall-clock time to UTC on the days when clocks are set, in three zones.
+
+Expected values written by hand.
+"""
 
 import datetime as dt
 
@@ -7,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nightshift.ingestion.local_time import clock_changes, to_utc, to_wall
+from nightshift.ingestion.rows.local_time import clock_changes, to_utc, to_wall
 
 
 def seconds(*values):

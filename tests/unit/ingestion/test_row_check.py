@@ -1,4 +1,7 @@
-"""Rows of several files at once: good, refused with a reason, repeated; and the verdict on each file."""
+"""Rows of several files at once.
+
+Good, refused with a reason, repeated; and the verdict on each file.
+"""
 
 import datetime as dt
 from hashlib import sha256
@@ -8,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nightshift.contracts.datasets import DatasetContract
-from nightshift.ingestion.row_check import check_rows
+from nightshift.ingestion.rows.row_check import check_rows
 from nightshift.lake.drops import DropManifest
 from nightshift.quality.contract_check import check_file
 from nightshift.quality.file_blocks import count_rows
@@ -57,7 +60,10 @@ def reasons(rows, place=0):
 def test_good_rows_keep_their_place_when_bad_rows_lie_between():
     rows = check(
         (
-            b"id,at,size\na,2013-03-10 05:00,1\nb,2013-03-10 05:00,big\nc,2013-03-10 05:00,\nd,2013-03-10 02:30,1\n",
+            (
+                b"id,at,size\na,2013-03-10 05:00,1\nb,2013-03-10 05:00,big\nc,2013-03-10 05:00,\n"
+                b"d,2013-03-10 02:30,1\n"
+            ),
         )
     )
 
@@ -106,7 +112,10 @@ DAY = DatasetContract.model_validate(
 def test_equal_rows_count_once_when_a_file_repeats_them():
     rows = check(
         (
-            b"id,at,size\na,2013-03-10 05:00,1\na,2013-03-10 05:00:00,01\nb,2013-03-10 05:00,\nb,2013-03-10 05:00,\n",
+            (
+                b"id,at,size\na,2013-03-10 05:00,1\na,2013-03-10 05:00:00,01\nb,2013-03-10 05:00,"
+                b"\nb,2013-03-10 05:00,\n"
+            ),
         )
     )
 
@@ -118,7 +127,10 @@ def test_equal_rows_count_once_when_a_file_repeats_them():
 def test_all_rows_of_a_key_are_refused_when_their_content_differs():
     rows = check(
         (
-            b"id,at,size\na,2013-03-10 05:00,1\na,2013-03-10 05:00,2\na,2013-03-10 05:00,1\nb,2013-03-10 05:00,2\n",
+            (
+                b"id,at,size\na,2013-03-10 05:00,1\na,2013-03-10 05:00,2\na,2013-03-10 05:00,1\n"
+                b"b,2013-03-10 05:00,2\n"
+            ),
         )
     )
 
@@ -133,7 +145,7 @@ def test_the_same_key_is_no_conflict_when_it_is_in_two_files():
     rows = check(first, second)
 
     assert rows.values.to_pydict()["size"] == [1, 2]
-    assert rows.places.tolist() == [0, 1]
+    assert rows.file_index.tolist() == [0, 1]
 
 
 def test_a_file_of_an_older_schema_version_has_nulls_when_a_column_is_newer():
@@ -143,7 +155,7 @@ def test_a_file_of_an_older_schema_version_has_nulls_when_a_column_is_newer():
 
     assert sorted(
         zip(
-            rows.places.tolist(),
+            rows.file_index.tolist(),
             rows.values.to_pydict()["id"],
             rows.values.to_pydict()["size"],
             strict=True,
@@ -165,12 +177,22 @@ def test_malformed_rows_are_refused_with_their_text_when_fields_are_missing():
 @pytest.mark.parametrize(
     ("lines", "code", "says"),
     [
-        (b"a,2013-03-10 05:00,x\nb,2013-03-10 05:00,y\nc,2013-03-10 05:00,1\n", "NS-CONTRACT-005", "size: expected integer, 2 of 3 values"),
-        (b"a,2013-03-10 05:00,101\nb,2013-03-10 05:00,101\nc,2013-03-10 05:00,101\nd,2013-03-10 05:00,101\n", "NS-CONTRACT-006",
-         "at most 75.0% of the rows refused\n  got:      0 good, 4 refused: 4 out_of_range"),
+        (
+            b"a,2013-03-10 05:00,x\nb,2013-03-10 05:00,y\nc,2013-03-10 05:00,1\n",
+            "NS-CONTRACT-005",
+            "size: expected integer, 2 of 3 values",
+        ),
+        (
+            (
+                b"a,2013-03-10 05:00,101\nb,2013-03-10 05:00,101\nc,2013-03-10 05:00,101\nd,"
+                b"2013-03-10 05:00,101\n"
+            ),
+            "NS-CONTRACT-006",
+            "at most 75.0% of the rows refused\n  got:      0 good, 4 refused: 4 out_of_range",
+        ),
         (b"", "NS-CONTRACT-006", "at least 1 good rows"),
     ],
-)  # fmt: skip
+)
 def test_only_its_own_file_is_wrong_when_a_limit_is_exceeded(lines, code, says):
     rows = check((b"id,at,size\na,2013-03-10 05:00,1\n",), (b"id,at,size\n" + lines,))
 

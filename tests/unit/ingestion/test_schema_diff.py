@@ -7,7 +7,7 @@ from ruamel.yaml import YAML
 
 from nightshift.cli.contract import delimiter_note, describe
 from nightshift.contracts.datasets import DatasetContract
-from nightshift.ingestion.schema_diff import adoption, compare_schema, objections
+from nightshift.ingestion.schema_diff import adoption_obstacles, adoption_yaml, compare_schema
 from nightshift.lake.drops import DropManifest
 from nightshift.quality.file_blocks import UnreadableFileError
 
@@ -46,8 +46,8 @@ def compared(header: str, *rows: str | bytes, encoding: str = "utf-8"):
 
 
 def adopted(drop, diff) -> DatasetContract:
-    """Put the printed lines into the contract, as they say, and read it as every contract is read."""
-    said = YAML(typ="safe").load("\n".join(adoption(CONTRACT, drop, diff)))
+    """Put the printed lines into the contract, as they say, and read it."""
+    said = YAML(typ="safe").load("\n".join(adoption_yaml(CONTRACT, drop, diff)))
     columns = {column["name"]: column for column in CONTRACT.model_dump(mode="json")["columns"]}
     assert len({column["name"] for column in said["columns"]}) == len(said["columns"])
     columns |= {column["name"]: column for column in said["columns"]}
@@ -123,21 +123,21 @@ def test_names_that_nobody_can_adopt_are_told():
             ("1,2013-09-05 10:00,1,ja", "2,2013-09-05 11:00,1,nein"),
             "coupon seems to be boolean in a form",
         ),
-        (("1,2013-09-05,1,true", "2,2013-09-06,1,true"), "sold_at says which row it is"),
+        (("1,2013-09-05,1,true", "2,2013-09-06,1,true"), "sold_at identifies a row"),
     ],
 )
 def test_another_spelling_is_a_sentence_and_no_new_column(rows, says):
     _, diff = compared(HEADER, *rows)
 
-    assert [line[: len(says)] for line in objections(CONTRACT, diff)] == [says]
+    assert [line[: len(says)] for line in adoption_obstacles(CONTRACT, diff)] == [says]
     assert ", like '" in describe(diff)[0]
 
 
 def test_a_missing_event_timestamp_is_a_sentence():
     _, diff = compared("id,amount,coupon", "1,2.5,true")
 
-    assert objections(CONTRACT, diff) == [
-        "sold_at is missing, and says which row it is: no version can be without it."
+    assert adoption_obstacles(CONTRACT, diff) == [
+        "sold_at is missing, but identifies a row: no version can be without it."
     ]
 
 
@@ -146,7 +146,7 @@ def test_a_column_of_another_kind_gets_one_of_its_own():
         HEADER, *(row.replace("2.5", "heavy").replace("3.5", "light") for row in ROWS)
     )
 
-    assert objections(CONTRACT, diff) == []
+    assert adoption_obstacles(CONTRACT, diff) == []
     assert adopted(drop, diff).columns[-1].model_dump(include={"name", "source"}) == {
         "name": "amount_text",
         "source": "amount",

@@ -11,7 +11,7 @@ import pytest
 from pyarrow import parquet
 
 from nightshift.contracts.datasets import DatasetContract
-from nightshift.ingestion.row_check import check_rows
+from nightshift.ingestion.rows.row_check import check_rows
 from nightshift.lake.drops import DropManifest
 from nightshift.quality.contract_check import check_file
 from nightshift.settings import PROJECT_ROOT

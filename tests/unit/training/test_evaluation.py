@@ -5,8 +5,8 @@ import pyarrow as pa
 import pytest
 
 from nightshift.contracts.metrics import METRICS, Task
-from nightshift.contracts.model_spec import FallbackRule
 from nightshift.contracts.promotion_spec import Slice
+from nightshift.contracts.scoring_spec import FallbackRule
 from nightshift.models.predictions import Predictions
 from nightshift.training.evaluation import (
     EvaluationError,

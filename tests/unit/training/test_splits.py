@@ -5,8 +5,8 @@ import datetime as dt
 import pyarrow as pa
 import pytest
 
-from nightshift.contracts.model_spec import Training
 from nightshift.contracts.partitions import PartitionRange
+from nightshift.contracts.training_spec import Training
 from nightshift.training.splits import backtest_folds, rows_of, split_window
 
 WINDOW = PartitionRange.of("2013-01-01", "2013-01-31")

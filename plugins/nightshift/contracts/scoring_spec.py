@@ -1,0 +1,93 @@
+"""How a partition is scored, and what is published without a usable model."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from nightshift.contracts.yaml_document import Frozen, Identifier, PositiveInt
+
+# Who computes raw scores. Source: docs/adr/0022-engines.md.
+EngineChoice = Literal["auto", "lightgbm", "quickscorer"]
+
+
+class FallbackRule(Frozen):
+    """What is published without a usable champion; also the rule baseline that a model must beat.
+
+    Attributes:
+        feature: Numeric column of the feature view that serves as the score.
+        default: Score where that column is null.
+    """
+
+    feature: Identifier
+    default: float
+
+
+class CarryOver(Frozen):
+    """How the last score of the same recurring entity serves when no model can score.
+
+    Attributes:
+        key: Columns that identify the entity on another day, of the spine's relation, or of the
+            feature view without a spine; empty takes the entity's key itself.
+        maximum_age_days: Older scores are not used; 0 switches the step off.
+        half_life_days: After so many days half of the difference to the rule's score is left.
+    """
+
+    key: tuple[Identifier, ...] = ()
+    maximum_age_days: int = Field(default=7, ge=0)
+    half_life_days: float = Field(default=3.5, gt=0)
+
+
+class Spine(Frozen):
+    """Where the entities of a partition stand when its feature view is not published.
+
+    Attributes:
+        relation: Relation of schema ``staging`` with the entity's key, ``partition_date``,
+            ``load_id``, ``known_at`` and ``superseded_at``.
+        event_timestamp: Its column that says when the predicted thing happens.
+        key_parts: Columns whose values, joined by ``_``, make the entity's key; with ``day`` they
+            allow to expect an earlier list again.
+        day: The date among ``key_parts``.
+        repeat_days: Without the list of this partition, the one of so many days before is expected
+            again; 0 switches that off.
+        repeat_times: How often ``repeat_days`` may be gone back.
+    """
+
+    relation: Identifier
+    event_timestamp: Identifier
+    key_parts: tuple[Identifier, ...] = ()
+    day: Identifier | None = None
+    repeat_days: int = Field(default=7, ge=0)
+    repeat_times: PositiveInt = 3
+
+    @model_validator(mode="after")
+    def _day_is_a_part(self) -> Spine:
+        if self.day is not None and self.day not in self.key_parts:
+            raise ValueError("day is one of key_parts")
+        return self
+
+
+class Scoring(Frozen):
+    """How a partition is scored.
+
+    Attributes:
+        shards: Number of mapped tasks per partition range; entities are split by hash of their key.
+        reasons: Number of top reasons per row; 0 switches them off.
+        engine: ``lightgbm`` is the reference; ``auto`` takes the accelerated ``quickscorer`` where
+            training has proved it equal in every bit; ``quickscorer`` does the same, and logs an
+            error where it cannot.
+        fallback: The rule, the last step of the fallback chain.
+        carry_over: The step before it: the last score of the same entity, aged.
+        spine: Where the entities stand without features; null leaves a partition without features
+            to a person, unless the entity recurs.
+        rescue_minutes_before_deadline: When the rescue checks whether the partition is published.
+    """
+
+    shards: PositiveInt = 2
+    reasons: int = Field(default=3, ge=0)
+    engine: EngineChoice = "auto"
+    fallback: FallbackRule
+    carry_over: CarryOver = CarryOver()
+    spine: Spine | None = None
+    rescue_minutes_before_deadline: PositiveInt = 60

@@ -1,0 +1,203 @@
+"""Cast delivered text to typed values, one column at a time; unusable values get a reason."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+from pyarrow import compute as pc
+
+from nightshift.contracts.datasets import ColumnType
+from nightshift.ingestion.rows.text_parsers import (
+    is_true,
+    parse_booleans,
+    parse_dates,
+    parse_integers,
+    parse_numbers,
+    parse_text,
+    parse_timestamps,
+    where,
+)
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from nightshift.contracts.datasets import Column
+
+    Mask = npt.NDArray[np.bool_]
+
+ARROW_TYPES = {
+    ColumnType.TEXT: pa.string(),
+    ColumnType.INTEGER: pa.int64(),
+    ColumnType.NUMBER: pa.float64(),
+    ColumnType.BOOLEAN: pa.bool_(),
+    ColumnType.DATE: pa.date32(),
+    ColumnType.UTC_TIMESTAMP: pa.timestamp("us", "UTC"),
+    ColumnType.LOCAL_TIMESTAMP: pa.timestamp("us", "UTC"),
+}
+_PARSERS = {
+    ColumnType.TEXT: parse_text,
+    ColumnType.INTEGER: parse_integers,
+    ColumnType.NUMBER: parse_numbers,
+    ColumnType.BOOLEAN: parse_booleans,
+    ColumnType.DATE: parse_dates,
+}
+# Distinct texts of a column that are remembered; a column with more is text that hardly repeats.
+_MAX_KNOWN_TEXTS = 1 << 14
+
+
+class Reason(StrEnum):
+    """Why a row is refused; the first that applies is recorded."""
+
+    MALFORMED_ROW = "malformed_row"
+    MISSING_VALUE = "missing_value"
+    WRONG_TYPE = "wrong_type"
+    NONEXISTENT_TIME = "nonexistent_time"
+    REPEATED_HOUR = "repeated_hour"
+    OUT_OF_RANGE = "out_of_range"
+    UNKNOWN_LEVEL = "unknown_level"
+    OUTSIDE_PARTITION = "outside_partition"
+    CONFLICTING_KEY = "conflicting_key"
+
+
+@dataclass(frozen=True)
+class CastColumn:
+    """The values of one column.
+
+    Attributes:
+        values: shape (n,), of the column's type, timestamps in UTC; null where a problem says so.
+        problems: shape (n,) by reason, whether the value is refused for it.
+        was_twice: shape (n,), whether it is a wall-clock time without an offset that the clock
+            showed twice; None if none is.
+    """
+
+    values: pa.Array
+    problems: Mapping[Reason, Mask]
+    was_twice: Mask | None = None
+
+
+def cast_column(texts: pa.ChunkedArray, column: Column, timezone: str) -> CastColumn:
+    """Read delivered texts as the contract's type and check the contract's limits.
+
+    Args:
+        texts: shape (n,), text; null where the file is empty.
+        column: Type and limits.
+        timezone: Zone of local timestamps without an offset: a time that was twice is its first,
+            one that never was is refused.
+    """
+    encoded = texts.combine_chunks().dictionary_encode()
+    distinct = _cached_cast(column, timezone).cast(encoded.dictionary)
+    values = distinct.values.take(encoded.indices)
+    wrong = {reason: mask for reason, mask in distinct.problems.items() if mask.any()}
+    refuses_null = encoded.null_count > 0 and not column.is_nullable
+    if not wrong and not refuses_null:
+        return CastColumn(values, {})
+
+    indices = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False)
+    # The appended False is the element at -1: a null has no other problem than being null.
+    problems = {reason: np.append(mask, False)[indices] for reason, mask in wrong.items()}
+    if refuses_null:
+        problems[Reason.MISSING_VALUE] = indices < 0
+    # A time that was twice is refused only where it is part of a key that is there twice.
+    was_twice = problems.pop(Reason.REPEATED_HOUR, None)
+    return CastColumn(values, problems, was_twice)
+
+
+def cast_texts(texts: Sequence[str | None], column: Column, timezone: str) -> CastColumn:
+    """Cast texts of a Python list, as ``cast_column`` does."""
+    return cast_column(pa.chunked_array([pa.array(texts, pa.string())]), column, timezone)
+
+
+class _CachedCast:
+    """Casts each distinct text of a column once, whatever file or block has it."""
+
+    def __init__(self, column: Column, timezone: str) -> None:
+        self._column, self._timezone = column, timezone
+        no_texts = pa.array([], pa.string())
+        self._empty = no_texts, self._cast_distinct(no_texts)
+        self._known = self._empty
+
+    def cast(self, texts: pa.Array) -> CastColumn:
+        """Return the values of distinct texts."""
+        if len(texts) > _MAX_KNOWN_TEXTS:
+            return self._cast_distinct(texts)
+        # Threads may replace the known texts at the same time: at worst some are cast twice.
+        known, cast = self._known
+        positions = pc.index_in(texts, value_set=known)
+        if positions.null_count:
+            new = texts.filter(positions.is_null())
+            if len(known) + len(new) > _MAX_KNOWN_TEXTS:
+                (known, cast), new = self._empty, texts
+            known = pa.concat_arrays([known, new])
+            cast = _concat(cast, self._cast_distinct(new))
+            self._known = known, cast
+            positions = pc.index_in(texts, value_set=known)
+        chosen = np.asarray(positions)
+        problems = {reason: mask[chosen] for reason, mask in cast.problems.items()}
+        return CastColumn(cast.values.take(positions), problems)
+
+    def _cast_distinct(self, texts: pa.Array) -> CastColumn:
+        column = self._column
+        delivered_type = column.delivered_as or column.type
+        problems: dict[Reason, Mask] = {}
+        is_explained = is_too_far = np.zeros(len(texts), dtype=bool)
+        if delivered_type in _PARSERS:
+            values = _PARSERS[delivered_type](texts)
+        else:
+            is_utc = delivered_type is ColumnType.UTC_TIMESTAMP
+            times = parse_timestamps(texts, "UTC" if is_utc else self._timezone)
+            values, is_too_far = times.values, times.is_too_far
+            is_explained = times.is_nonexistent | is_too_far
+            problems[Reason.NONEXISTENT_TIME] = times.is_nonexistent
+            problems[Reason.REPEATED_HOUR] = times.was_twice
+        if delivered_type is not column.type:
+            values = _convert(values, texts, column.type)
+        problems[Reason.WRONG_TYPE] = np.asarray(values.is_null()) & ~is_explained
+        problems[Reason.OUT_OF_RANGE] = is_too_far | _is_outside_limits(values, column)
+        if column.levels:
+            is_known = pc.is_in(values, pa.array(column.levels))
+            problems[Reason.UNKNOWN_LEVEL] = is_true(pc.invert(is_known))
+        return CastColumn(values, problems)
+
+
+_cached_cast = lru_cache(maxsize=256)(_CachedCast)
+
+
+def _concat(first: CastColumn, second: CastColumn) -> CastColumn:
+    problems = {
+        reason: np.concatenate([mask, second.problems[reason]])
+        for reason, mask in first.problems.items()
+    }
+    return CastColumn(pa.concat_arrays([first.values, second.values]), problems)
+
+
+def _convert(values: pa.Array, texts: pa.Array, column_type: ColumnType) -> pa.Array:
+    """Return values as another type, null where one has no counterpart: 12.5 is no integer."""
+    if column_type is ColumnType.TEXT:
+        return where(values.is_valid(), texts)
+    arrow_type = ARROW_TYPES[column_type]
+    try:
+        return values.cast(arrow_type)
+    except pa.ArrowInvalid:
+        if len(values) == 1:
+            return pa.nulls(1, arrow_type)
+    # Arrow does not say which value it is.
+    return pa.concat_arrays([_convert(value, texts, column_type) for value in _singles(values)])
+
+
+def _singles(values: pa.Array) -> list[pa.Array]:
+    return [values.slice(i, 1) for i in range(len(values))]
+
+
+def _is_outside_limits(values: pa.Array, column: Column) -> Mask:
+    is_outside = np.zeros(len(values), dtype=bool)
+    if column.minimum is not None:
+        is_outside |= is_true(pc.less(values, column.minimum))
+    if column.maximum is not None:
+        is_outside |= is_true(pc.greater(values, column.maximum))
+    return is_outside

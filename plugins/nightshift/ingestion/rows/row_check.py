@@ -1,0 +1,248 @@
+"""Split the rows of many files into good and refused ones, all files at once.
+
+A row that is there twice with the same content counts once. Rows of one file with the same key and
+different content are all refused: nobody can tell which is right. So are rows whose keys differ
+only by which of two equal hours is meant, on the day the clock is set back. Every delivered row is
+accepted, repeated or refused. Source: docs/adr/0041-values-and-counts.md.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nightshift.contracts.datasets import ColumnType
+from nightshift.contracts.partitions import Partition
+from nightshift.ingestion.rows.cast import Reason
+from nightshift.ingestion.rows.local_time import clock_changes
+from nightshift.ingestion.rows.typed_rows import DUPLICATE, GOOD, REASONS, TypedRows, type_rows
+from nightshift.quality.contract_check import ContractError, check_refused, check_types
+from nightshift.quality.quarantine import RefusedRow
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+    import pyarrow as pa
+
+    from nightshift.contracts.datasets import DatasetContract
+    from nightshift.lake.drops import DropManifest
+    from nightshift.quality.contract_check import DeliveredFile
+
+    Mask = npt.NDArray[np.bool_]
+    Numbers = npt.NDArray[np.int64]
+
+ByColumn = Mapping[str, int]
+# Position and text of each row with another number of fields than the header.
+MalformedRows = Sequence[tuple[int, str]]
+
+
+@dataclass(frozen=True)
+class CheckedRows:
+    """The rows of several files.
+
+    Attributes:
+        values: shape (n_good, n_columns), the contract's columns, typed, good rows only, in the
+            order of schema versions, files and rows.
+        file_index: shape (n_good,), index of each row's file.
+        row_numbers: shape (n_good,), position of each row in its file.
+        refused: Distinct refused rows of each file, to be kept.
+        n_refused: Refused rows of each file, equal ones counted as often as they came.
+        n_duplicated: Rows of each file that repeat an earlier one.
+        errors: Refusal of a complete file, by its index.
+    """
+
+    values: pa.Table
+    file_index: Numbers
+    row_numbers: Numbers
+    refused: tuple[tuple[RefusedRow, ...], ...]
+    n_refused: tuple[int, ...]
+    n_duplicated: tuple[int, ...]
+    errors: dict[int, ContractError]
+
+
+def check_rows(
+    contract: DatasetContract,
+    drops: Sequence[DropManifest],
+    files: Sequence[DeliveredFile],
+    *,
+    lists_all: bool = False,
+) -> CheckedRows:
+    """Type the rows, check them against the contract, and decide on each file by its rows.
+
+    Args:
+        contract: What upstream promised.
+        drops: The manifests of the files.
+        files: The files, at least one.
+        lists_all: List the refused rows also of a file that is refused completely.
+    """
+    rows = type_rows(contract, drops, files)
+    resolve_repeated_keys(contract, rows)
+
+    is_good = rows.verdict == GOOD
+    n_good = _count_by_file(rows, is_good, len(files))
+    malformed = [file.malformed for file in files]
+    reasons = reasons_by_file(malformed, rows)
+    errors = {}
+    for i, drop in enumerate(drops):
+        error = find_file_error(contract, drop, count_values(rows, i), n_good[i], reasons[i])
+        if error is not None:
+            errors[i] = error
+    # Nobody keeps the rows of a refused file, and a hostile one has millions of them.
+    refused = refused_by_file(malformed, rows, () if lists_all else errors.keys())
+    return CheckedRows(
+        values=rows.values.filter(is_good),
+        file_index=rows.file_index[is_good],
+        row_numbers=rows.row_numbers[is_good],
+        refused=tuple(refused),
+        n_refused=tuple(of_file.total() for of_file in reasons),
+        n_duplicated=tuple(_count_by_file(rows, rows.verdict == DUPLICATE, len(files))),
+        errors=errors,
+    )
+
+
+def _count_by_file(rows: TypedRows, chosen: Mask, n_files: int) -> list[int]:
+    counts: list[int] = np.bincount(rows.file_index[chosen], minlength=n_files).tolist()
+    return counts
+
+
+def resolve_repeated_keys(contract: DatasetContract, rows: TypedRows) -> None:
+    """Keep the first of equal rows; refuse rows that share a key in a file but differ.
+
+    Rows that share a key because the clock showed its time twice are no duplicates, even if they
+    are equal: all are refused.
+    """
+    repeated = _rows_with_repeated_key(contract, rows)
+    in_repeated_hour = repeated[rows.was_twice[repeated]]
+    if len(in_repeated_hour):
+        rows.refuse(in_repeated_hour, Reason.REPEATED_HOUR, _local_time_of_key(contract))
+        repeated = _rows_with_repeated_key(contract, rows)
+    if not len(repeated):
+        return
+    is_copy = _is_repeated(_row_codes(rows, repeated, rows.values.column_names), keeps_first=True)
+    rows.verdict[repeated[is_copy]] = DUPLICATE
+    rest = repeated[~is_copy]
+    conflicting = rest[_is_repeated(_row_codes(rows, rest, contract.key))]
+    rows.refuse(conflicting, Reason.CONFLICTING_KEY, -1)
+
+
+def _rows_with_repeated_key(contract: DatasetContract, rows: TypedRows) -> Numbers:
+    """Return the good rows whose key another good row of their file has."""
+    good = np.flatnonzero(rows.verdict == GOOD)
+    return good[_is_repeated(_row_codes(rows, good, contract.key))]
+
+
+def _local_time_of_key(contract: DatasetContract) -> int:
+    """Return the index of the key's first column with local times, -1 for none."""
+    for index, column in enumerate(contract.columns):
+        if column.name in contract.key and column.type is ColumnType.LOCAL_TIMESTAMP:
+            return index
+    return -1
+
+
+def _is_repeated(codes: Numbers, *, keeps_first: bool = False) -> Mask:
+    import pandas as pd
+
+    return pd.Series(codes).duplicated(keep="first" if keeps_first else False).to_numpy()
+
+
+def _row_codes(rows: TypedRows, chosen: Numbers, names: Iterable[str]) -> Numbers:
+    """Return one number per chosen row, equal for rows of a file that are equal in some columns."""
+    import pandas as pd
+
+    codes = rows.file_index[chosen]
+    for column in rows.values.select(list(names)).take(chosen).columns:  # noqa: PD011
+        encoded = column.combine_chunks().dictionary_encode(null_encoding="encode")
+        indices = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
+        # Renumbered after each column, so that the product never overflows.
+        codes = pd.factorize(codes * (indices.max(initial=0) + 1) + indices)[0]
+    return codes
+
+
+def refused_by_file(
+    malformed: Sequence[MalformedRows], rows: TypedRows, left_out: Collection[int] = ()
+) -> list[tuple[RefusedRow, ...]]:
+    """Return the distinct refused rows of each file, with their text.
+
+    Args:
+        malformed: Malformed rows of each file.
+        rows: All other rows.
+        left_out: Indices of files whose rows are not listed.
+    """
+    by_content: list[dict[tuple[Any, ...], RefusedRow]] = [{} for _ in malformed]
+    for index, of_file in enumerate(malformed):
+        for number, text in () if index in left_out else of_file:
+            row = RefusedRow(number, Reason.MALFORMED_ROW, None, {"line": text})
+            by_content[index].setdefault((text,), row)
+
+    names = rows.texts.column_names
+    is_listed = (rows.verdict >= 0) & ~np.isin(rows.file_index, list(left_out))
+    listed = rows.take(np.flatnonzero(is_listed))
+    for i, delivered in enumerate(listed.texts.to_pylist()):
+        culprit = listed.culprit[i]
+        column = names[culprit] if culprit >= 0 else None
+        reason = REASONS[listed.verdict[i]]
+        row = RefusedRow(int(listed.row_numbers[i]), reason, column, delivered)
+        by_content[listed.file_index[i]].setdefault(tuple(delivered.values()), row)
+    return [tuple(distinct.values()) for distinct in by_content]
+
+
+def reasons_by_file(malformed: Sequence[MalformedRows], rows: TypedRows) -> list[Counter[str]]:
+    """Count the refused rows of each file by reason; equal rows count as often as they came."""
+    is_refused = rows.verdict >= 0
+    counts = np.zeros((len(malformed), len(REASONS)), dtype=np.int64)
+    np.add.at(counts, (rows.file_index[is_refused], rows.verdict[is_refused]), 1)
+    counts[:, REASONS.index(Reason.MALFORMED_ROW)] += list(map(len, malformed))
+    reasons = []
+    for of_file in counts.tolist():
+        by_reason = zip(REASONS, of_file, strict=True)
+        reasons.append(Counter[str]({reason: n for reason, n in by_reason if n}))
+    return reasons
+
+
+def count_values(rows: TypedRows, index: int) -> tuple[ByColumn, ByColumn]:
+    """Return how many values each column of a file has, and how many of another type."""
+    n_values = {name: int(by_file[index]) for name, by_file in rows.n_values.items()}
+    n_wrong = {name: int(by_file[index]) for name, by_file in rows.n_wrong.items()}
+    return n_values, n_wrong
+
+
+def find_file_error(
+    contract: DatasetContract,
+    drop: DropManifest,
+    counts: tuple[ByColumn, ByColumn],
+    n_good: int,
+    reasons: Mapping[str, int],
+) -> ContractError | None:
+    """Return why a complete file is refused, None if it is not.
+
+    Args:
+        contract: What upstream promised.
+        drop: The file.
+        counts: Values by column, and those of another type.
+        n_good: Accepted rows.
+        reasons: Refused rows by reason.
+    """
+    columns = contract.columns_for(drop.partition, drop.schema_version) or ()
+    try:
+        check_types(drop, columns, *counts)
+        check_refused(contract, drop, n_good, reasons, _clock_hint(contract, drop, reasons))
+    except ContractError as error:
+        return error
+    return None
+
+
+def _clock_hint(contract: DatasetContract, drop: DropManifest, reasons: Mapping[str, int]) -> str:
+    """Return when the clock was set on the day of a file; empty if no row suffers from it."""
+    if not {Reason.REPEATED_HOUR, Reason.NONEXISTENT_TIME} & reasons.keys():
+        return ""
+    day = Partition(drop.partition, contract.timezone)
+    changes = clock_changes(day.start, day.end, contract.timezone)
+    times = "; ".join(map(str, changes)) or "not on this day"
+    return (
+        f"\n      The clock of {contract.timezone} was set: {times}."
+        "\n      Ask for times with their offset (2013-11-03T01:00:00-05:00),"
+        " or in UTC for a column of type utc_timestamp."
+    )

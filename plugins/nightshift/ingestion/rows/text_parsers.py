@@ -1,0 +1,185 @@
+"""Parse delivered text as integers, numbers, booleans, dates and times, a whole array at once.
+
+A text of another form becomes null; nothing is guessed. docs/adr/0041-values-and-counts.md lists
+the accepted forms.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+from pyarrow import compute as pc
+
+from nightshift.ingestion.rows.local_time import to_utc
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    Mask = npt.NDArray[np.bool_]
+
+# Digits that fit 64 bits whatever they are: nearly all integers, and the fast way.
+_SHORT_INTEGER = r"^-?[0-9]{1,18}$"
+# An integer of up to 19 digits. Pandas writes a column of integers with one gap as 12.0.
+_LONG_INTEGER = r"^(?P<sign>[+-]?)0*(?P<digits>[0-9]{1,19})(?:\.0+)?$"
+_NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?$"
+_DAY = r"^(?P<year>[0-9]{4})-(?P<month>[0-9]{2})-(?P<day>[0-9]{2})"
+# A day; pandas and numpy write one as its midnight.
+_DATE = _DAY + r"(?:[Tt ]00:00(?::00(?:\.0{1,9})?)?)?$"
+# A time as ISO 8601, PostgreSQL, BigQuery, pandas, numpy and Java write it. An offset has at most
+# 15 hours, the limit of PostgreSQL.
+_TIMESTAMP = (
+    _DAY + r"[Tt ](?P<hour>[0-9]{2}):(?P<minute>[0-9]{2})"
+    r"(?::(?P<second>[0-9]{2})(?:\.(?P<fraction>[0-9]{1,9}))?)?"
+    r"(?P<zone> ?(?:[Zz]|UTC|(?P<sign>[+-])(?P<zone_hour>0[0-9]|1[0-5])"
+    r"(?::?(?P<zone_minute>[0-5][0-9])(?::?(?P<zone_second>[0-5][0-9]))?)?))?$"
+)
+_TRUE, _FALSE = ("true", "t", "1", "1.0", "yes"), ("false", "f", "0", "0.0", "no")
+# Largest magnitudes of an integer of 64 bits.
+_LARGEST_POSITIVE, _LARGEST_NEGATIVE = "9223372036854775807", "9223372036854775808"
+# Up to here a double holds every integer.
+_LARGEST_EXACT = float(2**53)
+# The instants that Python can hold, and so every reader of the warehouse: from, and before.
+_FIRST_INSTANT, _END_OF_TIME = np.datetime64("0001-01-01", "us"), np.datetime64("10000-01-01", "us")
+
+
+@dataclass(frozen=True)
+class ParsedTimes:
+    """Parsed timestamps, each field of shape (n,).
+
+    Attributes:
+        values: Instants in UTC, null where there is none.
+        is_nonexistent: Whether the clock never showed the time.
+        was_twice: Whether the clock showed it twice, and no offset says which one is meant.
+        is_too_far: Whether the instant lies outside of what a reader's clock can hold.
+    """
+
+    values: pa.Array
+    is_nonexistent: Mask
+    was_twice: Mask
+    is_too_far: Mask
+
+
+def parse_text(texts: pa.Array) -> pa.Array:
+    """Return the texts without those that have a NUL, which PostgreSQL cannot store."""
+    return where(pc.invert(pc.match_substring(texts, "\0")), texts)
+
+
+def parse_integers(texts: pa.Array) -> pa.Array:
+    """Return integers of 64 bits, exact, whatever digits or zeros after a point they have."""
+    is_short = pc.match_substring_regex(texts, _SHORT_INTEGER)
+    values = where(is_short, texts).cast(pa.int64())
+    if not values.null_count:
+        return values
+    rest = where(pc.invert(is_short), texts)
+    return pc.coalesce(values, _parse_long_integers(rest), _parse_integral_doubles(rest))
+
+
+def parse_numbers(texts: pa.Array) -> pa.Array:
+    """Return finite doubles."""
+    number_texts = where(pc.match_substring_regex(texts, _NUMBER), texts)
+    # Arrow reads no leading plus sign.
+    values = pc.replace_substring_regex(number_texts, r"^\+", "").cast(pa.float64())
+    return where(pc.is_finite(values), values)
+
+
+def parse_booleans(texts: pa.Array) -> pa.Array:
+    """Return truth values."""
+    lower = pc.utf8_lower(texts)
+    is_boolean = pc.is_in(lower, pa.array(_TRUE + _FALSE))
+    return where(is_boolean, pc.is_in(lower, pa.array(_TRUE)))
+
+
+def parse_dates(texts: pa.Array) -> pa.Array:
+    """Return days."""
+    return pa.array(_days(pc.extract_regex(texts, _DATE)), pa.date32())
+
+
+def parse_timestamps(texts: pa.Array, timezone: str) -> ParsedTimes:
+    """Return instants; a time without an offset is one of the timezone's clock."""
+    parts = pc.extract_regex(texts, _TIMESTAMP)
+    wall = _wall_times(parts)
+    has_zone = is_true(pc.not_equal(pc.struct_field(parts, "zone"), ""))
+    without_zone = np.where(has_zone, np.datetime64("NaT", "s"), wall)
+    local, is_nonexistent, was_twice = to_utc(without_zone, timezone)
+
+    seconds = np.where(has_zone, np.subtract(wall, _offsets(parts)), local)
+    microseconds = _fractions(parts).astype("timedelta64[us]")
+    instants = np.add(seconds.astype("datetime64[us]"), microseconds)
+    is_too_far = (instants < _FIRST_INSTANT) | (instants >= _END_OF_TIME)
+    instants[is_too_far] = np.datetime64("NaT")
+    values = pa.array(instants, pa.timestamp("us", "UTC"))
+    return ParsedTimes(values, is_nonexistent, was_twice, is_too_far)
+
+
+def where(condition: pa.Array, values: pa.Array) -> pa.Array:
+    """Return values, null where a condition does not hold."""
+    return pc.if_else(condition, values, pa.scalar(None, values.type))
+
+
+def is_true(mask: pa.Array) -> Mask:
+    """Return a mask as numpy has it; null is false."""
+    return np.asarray(mask.fill_null(False))
+
+
+def _parse_long_integers(texts: pa.Array) -> pa.Array:
+    """Return integers of up to 19 digits; null for other texts and beyond 64 bits."""
+    parts = pc.extract_regex(texts, _LONG_INTEGER)
+    digits = pc.struct_field(parts, "digits")
+    is_negative = pc.equal(pc.struct_field(parts, "sign"), "-")
+    largest = pc.if_else(is_negative, _LARGEST_NEGATIVE, _LARGEST_POSITIVE)
+    # Texts of equal length are in the order of their numbers.
+    fits = pc.or_(pc.less(pc.utf8_length(digits), 19), pc.less_equal(digits, largest))
+    signed = pc.binary_join_element_wise(pc.if_else(is_negative, "-", ""), digits, "")
+    return where(fits, signed).cast(pa.int64())
+
+
+def _parse_integral_doubles(texts: pa.Array) -> pa.Array:
+    """Return integers that are written with an exponent, as a double of a Parquet file is."""
+    has_exponent = pc.match_substring(texts, "e", ignore_case=True)
+    numbers = parse_numbers(where(has_exponent, texts))
+    is_integral = pc.equal(numbers, pc.trunc(numbers))
+    is_exact = pc.less_equal(pc.abs(numbers), _LARGEST_EXACT)
+    return where(pc.and_(is_integral, is_exact), numbers).cast(pa.int64())
+
+
+def _offsets(parts: pa.Array) -> npt.NDArray[np.timedelta64]:
+    """Return the offset from UTC that a text has, shape (n,), 0 where it has none."""
+    minutes = _numbers(parts, "zone_hour") * 60 + _numbers(parts, "zone_minute")
+    seconds = minutes * 60 + _numbers(parts, "zone_second")
+    is_west = is_true(pc.equal(pc.struct_field(parts, "sign"), "-"))
+    return np.asarray(np.where(is_west, -seconds, seconds).astype("timedelta64[s]"))
+
+
+def _wall_times(parts: pa.Array) -> npt.NDArray[np.datetime64]:
+    """Return the clock's times, shape (n,), ``datetime64[s]``; NaT where no such time exists."""
+    hour, minute, second = (_numbers(parts, name) for name in ("hour", "minute", "second"))
+    is_time = (hour <= 23) & (minute <= 59) & (second <= 59)  # noqa: PLR2004
+    seconds = ((hour * 60 + minute) * 60 + second).astype("timedelta64[s]")
+    return np.where(is_time, np.add(_days(parts), seconds), np.datetime64("NaT", "s"))
+
+
+def _days(parts: pa.Array) -> npt.NDArray[np.datetime64]:
+    """Return the dates, shape (n,), ``datetime64[D]``; NaT where no such day exists."""
+    year, month, day = (_numbers(parts, name) for name in ("year", "month", "day"))
+    first = ((year - 1970) * 12 + month - 1).astype("datetime64[M]")
+    dates = np.add(first.astype("datetime64[D]"), (day - 1).astype("timedelta64[D]"))
+    is_date = np.asarray(parts.is_valid()) & (year >= 1)
+    is_date &= (month >= 1) & (month <= 12)  # noqa: PLR2004
+    # The 31st of a month of 30 days lies in the next month.
+    is_date &= dates.astype("datetime64[M]") == first
+    return np.where(is_date, dates, np.datetime64("NaT", "D"))
+
+
+def _numbers(parts: pa.Array, name: str) -> npt.NDArray[np.int64]:
+    """Return a group as numbers, 0 where it is absent."""
+    digits = pc.struct_field(parts, name)
+    return np.asarray(where(pc.not_equal(digits, ""), digits).cast(pa.int64()).fill_null(0))
+
+
+def _fractions(parts: pa.Array) -> npt.NDArray[np.int64]:
+    """Return microseconds, cut off and not rounded: a rounded time may belong to the next day."""
+    digits = pc.utf8_rpad(pc.struct_field(parts, "fraction"), 6, "0")
+    return np.asarray(pc.utf8_slice_codeunits(digits, 0, 6).cast(pa.int64()).fill_null(0))
