@@ -26,8 +26,8 @@ from nightshift.monitoring.monitor import judge
 from nightshift.monitoring.outcomes import evaluated_partition, published_features
 from nightshift.monitoring.performance import Performance, measure_performance
 from nightshift.monitoring.trigger import Decided, NightStatus
-from nightshift.quality.bin_counts import BinCounter
 from nightshift.quality.profiles import scan
+from nightshift.quality.sketches.bin_counts import BinCounter
 from nightshift.warehouse.arrow_io import read_arrow
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from nightshift.backtest.nightly_models import Fleet
     from nightshift.backtest.policies import Course
     from nightshift.monitoring.verdict import Verdict
-    from nightshift.quality.bin_counts import BinnedColumn
+    from nightshift.quality.sketches.bin_counts import BinnedColumn
     from nightshift.settings import Settings
     from nightshift.warehouse.connection import Connection
 

@@ -39,7 +39,7 @@ def diff(
     from nightshift.ingestion.schema_diff import adoption, compare_schema, objections
     from nightshift.lake.drops import read_data
     from nightshift.lake.object_store import ObjectStore
-    from nightshift.quality.file_blocks import UnreadableFileError
+    from nightshift.quality.files.file_blocks import UnreadableFileError
     from nightshift.warehouse.connection import connect
 
     settings = load_settings()

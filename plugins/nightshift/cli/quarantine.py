@@ -30,11 +30,11 @@ Note = Annotated[str, typer.Option(help="Why; kept with your name.")]
 
 @contextmanager
 def _quarantine() -> Iterator[Connection]:
-    from nightshift.quality.correction import require_right
+    from nightshift.quality.correction import require_quarantine_access
     from nightshift.warehouse.connection import connect
 
     with connect(load_settings(), "nightshift quarantine") as conn:
-        require_right(conn)
+        require_quarantine_access(conn)
         yield conn
 
 

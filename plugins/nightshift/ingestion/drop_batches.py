@@ -26,9 +26,9 @@ from nightshift.quality.contract_check import (
     check_file,
     over_limit,
 )
+from nightshift.quality.files.decompression import OverLimitError
 from nightshift.quality.gates import GateError
 from nightshift.quality.quarantine import keep_drop
-from nightshift.quality.unpacked_stream import OverLimitError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

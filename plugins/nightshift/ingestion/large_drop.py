@@ -52,7 +52,7 @@ from nightshift.quality.contract_check import (
     digest_error,
     read_rows,
 )
-from nightshift.quality.gates import count_passing
+from nightshift.quality.gates import streaming_evaluator
 from nightshift.quality.quarantine import RefusedRow
 from nightshift.warehouse.copy_stream import append_stream
 from nightshift.warehouse.migrate import ensure_large_table
@@ -210,7 +210,7 @@ class _Rows:
         self._call, self.drop = call, drop
         self.n_good = self.n_duplicated = 0
         self.lost: Numbers = np.empty(0, dtype=np.int64)
-        self.passing = count_passing(call.settings, call.contract.dataset)
+        self.passing = streaming_evaluator(call.settings, call.contract.dataset)
         self._refused: dict[tuple[object, ...], RefusedRow] = {}
         self._reasons: Counter[str] = Counter()
         self._malformed: list[tuple[int, str]] = []

@@ -16,7 +16,7 @@ import numpy as np
 from nightshift.contracts.datasets import Column, ColumnType
 from nightshift.ingestion.cast import Reason, cast_column
 from nightshift.quality.contract_check import SIMILARITY, accepted_form, is_other_type
-from nightshift.quality.file_blocks import UnreadableFileError, read_cells
+from nightshift.quality.files.file_blocks import UnreadableFileError, read_cells
 
 if TYPE_CHECKING:
     from nightshift.contracts.datasets import DatasetContract

@@ -12,14 +12,14 @@ import numpy as np
 
 from nightshift.contracts.datasets import ColumnType
 from nightshift.errors import NightshiftError
-from nightshift.quality.file_blocks import (
+from nightshift.quality.files.decompression import OverLimitError
+from nightshift.quality.files.file_blocks import (
     SUFFIXES,
     UnreadableFileError,
     read_blocks,
     read_header,
     suffix_of,
 )
-from nightshift.quality.unpacked_stream import OverLimitError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from nightshift.contracts.datasets import Column, DatasetContract
     from nightshift.contracts.drop_limits import DropLimits
     from nightshift.lake.drops import DropManifest
-    from nightshift.quality.block import Block
-    from nightshift.quality.file_blocks import Source
+    from nightshift.quality.files.block import Block
+    from nightshift.quality.files.file_blocks import Source
 
 WRONG_TYPE_RATIO = 0.5
 """Share of a column's values, 0 to 1, above which a wrong type is a changed schema and no longer

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from nightshift.warehouse.connection import Connection
 
 
-class QuarantineRightError(NightshiftError):
+class QuarantineAccessError(NightshiftError):
     """The role may not see refused rows: they hold what upstream sent, also personal data."""
 
     code = "NS-QUARANTINE-003"
@@ -42,7 +42,7 @@ class Correction:
     corrected: dict[str, str | None]
 
 
-def require_right(conn: Connection) -> None:
+def require_quarantine_access(conn: Connection) -> None:
     """Refuse a role that may not read the quarantine, before anything of it is asked for.
 
     Raises:
@@ -54,7 +54,7 @@ def require_right(conn: Connection) -> None:
         else "select false, current_user"
     ).fetchone()
     if row is None or not row[0]:
-        raise QuarantineRightError(
+        raise QuarantineAccessError(
             "Refused rows are shown only to those who may read schema quarantine.",
             expected="usage and select on schema quarantine",
             got=f"role {row[1] if row else '?'}",
@@ -147,7 +147,7 @@ def _refuse_unusable(row: QuarantinedRow, values: Mapping[str, str | None], note
         )
 
 
-def corrections_of(
+def list_corrections(
     conn: Connection, dataset: str, day: dt.date, states: Sequence[str] = ("corrected",)
 ) -> list[Correction]:
     """Return the last correction of each row of a partition in one of these states, in the order of the rows."""

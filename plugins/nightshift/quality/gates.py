@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from nightshift.errors import NightshiftError, WarehouseError
 from nightshift.failpoints import Failpoint, hit
-from nightshift.quality.gate_page import render_page
-from nightshift.quality.sql_checks import knows, passed_in_one_scan
+from nightshift.quality.suites.gate_page import render_page
+from nightshift.quality.suites.sql_checks import knows, passed_in_one_scan
 from nightshift.warehouse.audit import is_audited_unique
 from nightshift.warehouse.connection import connect, conninfo
 from nightshift.warehouse.content_hash import has_unique_index
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from nightshift.contracts.partitions import PartitionRange
     from nightshift.contracts.run import RunContext
-    from nightshift.quality.streaming_checks import PassingRows
+    from nightshift.quality.suites.streaming_checks import StreamingEvaluator
     from nightshift.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -156,7 +156,7 @@ def run_gate(  # noqa: PLR0913, PLR0917  (the staged batch is addressed by all o
     load_id: int,
     partitions: PartitionRange,
     run: RunContext,
-    passing: PassingRows | None = None,
+    passing: StreamingEvaluator | None = None,
 ) -> GateResult:
     """Run the dataset's suite on the staged rows of a load, all partitions as one batch.
 
@@ -295,7 +295,7 @@ def _passed_as_a_whole(
     query: sql.Composed,
     place: tuple[str, str, int],
     run: RunContext,
-    passing: PassingRows | None,
+    passing: StreamingEvaluator | None,
 ) -> list[dict[str, Any]] | None:
     """Return the results of a large load that meets all of its suite for certain; None leaves everything to Great Expectations.
 
@@ -322,12 +322,12 @@ def _passed_as_a_whole(
     return results if len(results) == len(expectations) and n_rows else None
 
 
-def count_passing(settings: Settings, dataset: str) -> PassingRows | None:
+def streaming_evaluator(settings: Settings, dataset: str) -> StreamingEvaluator | None:
     """Return what counts a dataset's suite on rows that pass; None if there is none that can be used, which its gate will say."""
-    from nightshift.quality.streaming_checks import PassingRows
+    from nightshift.quality.suites.streaming_checks import StreamingEvaluator
 
     try:
-        return PassingRows(
+        return StreamingEvaluator(
             json.loads((settings.expectations_dir / f"{dataset}.json").read_text(encoding="utf-8"))[
                 "expectations"
             ]
@@ -342,7 +342,7 @@ def _passed_at_once(
     query: sql.Composed,
     place: tuple[str, str, int],
     run: RunContext,
-    passing: PassingRows | None = None,
+    passing: StreamingEvaluator | None = None,
 ) -> list[dict[str, Any]]:
     """Return the results of what a large load meets for certain; Great Expectations would send a query for each and take minutes."""
     schema, table, load_id = place

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from nightshift.errors import NightshiftError
 from nightshift.prefetch import Prefetcher
-from nightshift.quality.sketch import NumberSketch, Sketch, TextSketch
+from nightshift.quality.sketches.sketch import NumberSketch, Sketch, TextSketch
 from nightshift.warehouse.arrow_io import stream_arrow
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from nightshift.contracts.partitions import PartitionRange
     from nightshift.contracts.run import RunContext
-    from nightshift.quality.bin_counts import BinCounter
+    from nightshift.quality.sketches.bin_counts import BinCounter
     from nightshift.settings import Settings
     from nightshift.warehouse.connection import Connection
 

@@ -32,7 +32,7 @@ from nightshift.ingestion.load import IngestResult, ingest
 from nightshift.lake import object_stream, transfer
 from nightshift.lake.drops import NewDrop, write_drop
 from nightshift.lake.object_store import ObjectDamagedError, ObjectStore
-from nightshift.quality import file_blocks, gates
+from nightshift.quality import gates
 from nightshift.quality.contract_check import (
     ColumnsError,
     DigestError,
@@ -41,7 +41,8 @@ from nightshift.quality.contract_check import (
     TypeChangedError,
     UnreadableError,
 )
-from nightshift.quality.streaming_checks import PassingRows
+from nightshift.quality.files import file_blocks
+from nightshift.quality.suites.streaming_checks import StreamingEvaluator
 from nightshift.settings import Settings
 
 if TYPE_CHECKING:
@@ -257,8 +258,8 @@ def test_its_stage_is_scanned_for_what_has_come_into_the_suite_since(
     monkeypatch.setattr(gates, "ONE_SCAN_ROWS", 1)
     monkeypatch.setattr(
         large_drop,
-        "count_passing",
-        lambda *_: PassingRows([*suite[7:4:-1], {"type": "gone", "kwargs": {}}]),
+        "streaming_evaluator",
+        lambda *_: StreamingEvaluator([*suite[7:4:-1], {"type": "gone", "kwargs": {}}]),
     )
     world.bring(as_csv(header, rows), len(rows))
     world.ingest()

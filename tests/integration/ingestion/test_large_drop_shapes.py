@@ -19,7 +19,7 @@ from nightshift.ingestion import large_drop
 from nightshift.ingestion.load import ingest
 from nightshift.lake.drops import NewDrop, write_drop
 from nightshift.lake.object_store import ObjectStore
-from nightshift.quality import file_blocks
+from nightshift.quality.files import file_blocks
 from nightshift.settings import Settings
 from nightshift.warehouse.migrate import migrate
 

@@ -16,8 +16,7 @@ from typer.testing import CliRunner
 from nightshift.cli import profile
 from nightshift.cli.app import app
 from nightshift.contracts.partitions import PartitionRange
-from nightshift.quality.bin_counts import BinCounter, CategoricalColumn, NumericColumn
-from nightshift.quality.distances import jensen_shannon, stability_index, wasserstein
+from nightshift.quality.drift_statistics import jensen_shannon, stability_index, wasserstein
 from nightshift.quality.profiles import (
     LoadTable,
     ProfileError,
@@ -27,6 +26,7 @@ from nightshift.quality.profiles import (
     scan,
     scan_load,
 )
+from nightshift.quality.sketches.bin_counts import BinCounter, CategoricalColumn, NumericColumn
 from nightshift.warehouse.partition_write import LoadManifest, Target, audit, begin, publish
 
 pytestmark = pytest.mark.integration

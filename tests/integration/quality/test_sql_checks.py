@@ -11,7 +11,7 @@ from psycopg import sql
 
 from nightshift.contracts.run import RunContext
 from nightshift.quality.gates import _evaluate
-from nightshift.quality.sql_checks import passed_in_one_scan
+from nightshift.quality.suites.sql_checks import passed_in_one_scan
 from nightshift.settings import Settings
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from tests.integration.quality.test_sql_checks import (
 
 from nightshift.contracts.run import RunContext
 from nightshift.quality.gates import _evaluate
-from nightshift.quality.streaming_checks import PassingRows
+from nightshift.quality.suites.streaming_checks import StreamingEvaluator
 from nightshift.settings import Settings
 from nightshift.warehouse.arrow_io import stream_arrow
 
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.integration
 def passed(
     conn: Connection, rows: pa.Table, *expectations: dict[str, Any], is_unique: bool = False
 ) -> list[dict[str, Any]]:
-    passing = PassingRows(expectations)
+    passing = StreamingEvaluator(expectations)
     for start in range(0, max(len(rows), 1), 4):
         passing.add(rows.slice(start, 4))
     assert passing.n_rows == len(rows)
@@ -144,7 +144,7 @@ def test_columns_are_unique_where_the_audit_says_so(conn: Connection) -> None:
 def test_a_column_of_too_many_texts_is_left_to_the_scan(
     conn: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nightshift.quality.streaming_checks._MOST_TEXTS", 2)
+    monkeypatch.setattr("nightshift.quality.suites.streaming_checks._MOST_TEXTS", 2)
     rows = pa.table({"few": ["a", "b"] * 5, "many": list("abcdefghij")})
     by_column = [
         expect("expect_column_values_to_match_regex", column=column, regex="^[a-z]$")

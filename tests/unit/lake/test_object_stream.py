@@ -13,8 +13,8 @@ from nightshift.errors import ObjectStoreError
 from nightshift.lake import object_stream, transfer
 from nightshift.lake.object_store import ObjectCorruptError, ObjectDamagedError, ObjectMissingError
 from nightshift.lake.object_stream import ObjectStream
-from nightshift.quality import file_blocks
-from nightshift.quality.file_blocks import read_blocks
+from nightshift.quality.files import file_blocks
+from nightshift.quality.files.file_blocks import read_blocks
 
 LINES = b"a,b\n" + b"".join(b"%07d,some text\n" % i for i in range(200_000))
 """3.6 MB: more than whatever reads in advance holds of blocks of 50 KB."""

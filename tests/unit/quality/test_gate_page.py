@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from nightshift.quality.gate_page import render_page
+from nightshift.quality.suites.gate_page import render_page
 
 MET = {
     "expectation": "not_null(a)",

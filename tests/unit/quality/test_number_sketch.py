@@ -10,8 +10,8 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from nightshift.quality import log_linear_histogram
-from nightshift.quality.sketch import NumberSketch
+from nightshift.quality.sketches import log_linear_histogram
+from nightshift.quality.sketches.sketch import NumberSketch
 
 
 def column(kind: str, n: int = 4_000) -> np.ndarray:

@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from nightshift.quality.profile_checks import Verdict, check_profile
 from nightshift.quality.profiles import scan
+from nightshift.quality.suites.profile_checks import Verdict, check_profile
 
 BETWEEN, IN_SET, NOT_NULL = (
     f"expect_column_values_to_{what}" for what in ("be_between", "be_in_set", "not_be_null")

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nightshift.quality.block import Block
-from nightshift.quality.parquet_pages import unpacked_bytes
-from nightshift.quality.unpacked_stream import OverLimitError, most_unpacked
+from nightshift.quality.files.block import Block
+from nightshift.quality.files.decompression import OverLimitError, max_decompressed
+from nightshift.quality.files.parquet_pages import unpacked_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -95,7 +95,7 @@ def _refuse_bombs(
     source: bytes | Path, file: pa.parquet.ParquetFile, columns: Sequence[str], limits: DropLimits
 ) -> None:
     n_bytes = len(source) if isinstance(source, bytes) else source.stat().st_size
-    most, error = most_unpacked(n_bytes, limits)
+    most, error = max_decompressed(n_bytes, limits)
     total, largest = unpacked_bytes(source, file.metadata, set(columns))
     if total > most:
         raise error

@@ -16,7 +16,13 @@ from fractions import Fraction
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
-from nightshift.quality.log_linear_histogram import UNIT_POWER, Bins, Pages, lower_edges, middles
+from nightshift.quality.sketches.log_linear_histogram import (
+    UNIT_POWER,
+    Bins,
+    HistogramBuilder,
+    bin_lower_edges,
+    midpoints,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,11 +32,11 @@ if TYPE_CHECKING:
     Doubles = npt.NDArray[np.float64]
     Integers = npt.NDArray[np.int64]
 
-DISTINCT_KEPT = 256
+MAX_KMV_HASHES = 256
 """Smallest hashes that are kept: up to so many distinct values are counted exactly, more with a
 standard error of 6.3 percent.
 """
-LEVELS_KEPT = 1_024
+MAX_LEVELS = 1_024
 """Texts that are counted: up to so many distinct ones exactly, more with an error that is
 stated.
 """
@@ -42,7 +48,7 @@ class KMVSketch:
     """An estimate of how many distinct values there are: the smallest of their hashes.
 
     Attributes:
-        smallest: At most ``DISTINCT_KEPT`` hashes, rising, all different.
+        smallest: At most ``MAX_KMV_HASHES`` hashes, rising, all different.
     """
 
     smallest: Any = None
@@ -53,19 +59,19 @@ class KMVSketch:
 
         if self.smallest is None:
             self.smallest = np.empty(0, np.uint64)
-        if self.smallest.size == DISTINCT_KEPT:
+        if self.smallest.size == MAX_KMV_HASHES:
             hashes = hashes[hashes < self.smallest[-1]]
         if hashes.size:
             self.smallest = np.unique(np.concatenate([self.smallest, hashes]))[
-                :DISTINCT_KEPT
+                :MAX_KMV_HASHES
             ].copy()
 
     @property
     def estimate(self) -> int:
         """Return the number of distinct values."""
-        if self.smallest is None or self.smallest.size < DISTINCT_KEPT:
+        if self.smallest is None or self.smallest.size < MAX_KMV_HASHES:
             return 0 if self.smallest is None else int(self.smallest.size)
-        return (DISTINCT_KEPT - 1) * (1 << _HASH_BITS) // (int(self.smallest[-1]) + 1)
+        return (MAX_KMV_HASHES - 1) * (1 << _HASH_BITS) // (int(self.smallest[-1]) + 1)
 
 
 @dataclass
@@ -85,7 +91,7 @@ class NumberSketch:
     maximum: float | None = None
     distinct: KMVSketch = field(default_factory=KMVSketch)
     _settled: Bins = field(default_factory=Bins)
-    _pages: Pages | None = None
+    _pages: HistogramBuilder | None = None
 
     kind = "number"
 
@@ -103,7 +109,7 @@ class NumberSketch:
         bits = known.view(np.int64)
         self.distinct.add(_mixed(bits.view(np.uint64)))
         if self._pages is None or self._pages.is_full:
-            self._settled, self._pages = self._bins, Pages()
+            self._settled, self._pages = self._bins, HistogramBuilder()
         self._pages.add(bits)
 
     @property
@@ -165,7 +171,7 @@ class NumberSketch:
 
     def bins(self) -> tuple[Doubles, Integers]:
         """Return the lower edges of the bins that are not empty, rising, and their counts; both of shape (k,)."""
-        return lower_edges(self._bins.keys), self._bins.counts
+        return bin_lower_edges(self._bins.keys), self._bins.counts
 
     def count_outside(
         self, low: float, high: float, *, is_low_outside: bool, is_high_outside: bool
@@ -187,8 +193,8 @@ class NumberSketch:
             return 0, 0
         keys, counts = self._bins.keys, self._bins.counts
         lower, upper = (
-            lower_edges(keys - 1),
-            lower_edges(keys + 2),
+            bin_lower_edges(keys - 1),
+            bin_lower_edges(keys + 2),
         )  # a bin more on each side: no question of which edge belongs to it
         least = int(counts[(upper < low) | (lower > high)].sum())
         return max(least, 1), int(counts[(lower <= low) | (upper >= high)].sum())
@@ -214,16 +220,16 @@ class NumberSketch:
         import numpy as np
 
         edges, counts = self.bins()
-        found = np.clip(middles(edges), self.minimum, self.maximum) if counts.size else edges
+        found = np.clip(midpoints(edges), self.minimum, self.maximum) if counts.size else edges
         return np.where(np.isfinite(found), found, edges), counts
 
     def histogram(self, inner_edges: Doubles) -> Integers:
         """Return how many numbers lie between given edges; a bin of ours counts where its middle lies. Shape (edges + 1,)."""
         import numpy as np
 
-        middles, counts = self.middles()
+        midpoints, counts = self.middles()
         return np.bincount(
-            np.searchsorted(inner_edges, middles, side="right"), counts, len(inner_edges) + 1
+            np.searchsorted(inner_edges, midpoints, side="right"), counts, len(inner_edges) + 1
         ).astype(np.int64)
 
     def as_bytes(self) -> bytes:
@@ -270,7 +276,7 @@ class TextSketch:
     Attributes:
         n_rows: All rows.
         n_missing: Null.
-        levels: Rows by text, at most ``LEVELS_KEPT``; each count is too low by ``n_uncounted`` at
+        levels: Rows by text, at most ``MAX_LEVELS``; each count is too low by ``n_uncounted`` at
             most.
         n_uncounted: 0 as long as there were no more distinct texts than that.
         distinct: How many distinct texts.
@@ -310,7 +316,7 @@ class TextSketch:
 
     def _count(self, levels: dict[str, int]) -> None:
         self.levels.update(levels)
-        if (n_spare := len(self.levels) - LEVELS_KEPT) > 0:
+        if (n_spare := len(self.levels) - MAX_LEVELS) > 0:
             # Everybody gives as much as the largest of those that leave has: Misra & Gries, many at
             # once.
             dues = heapq.nsmallest(n_spare, self.levels.values())[-1]

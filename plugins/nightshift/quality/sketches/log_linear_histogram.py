@@ -61,7 +61,7 @@ class Bins:
         return Bins(keys, counts, self.total + other.total, self.squares + other.squares)
 
 
-class Pages:
+class HistogramBuilder:
     """Counts and sums within bins while numbers are added: a page of 64 bins for each exponent and sign that has occurred.
 
     Attributes:
@@ -154,7 +154,7 @@ class Pages:
         return (total if top < _SIGN else -total) << power, squares << (2 * power)
 
 
-def lower_edges(keys: Integers) -> Doubles:
+def bin_lower_edges(keys: Integers) -> Doubles:
     """Return the lower end of bins by their keys; shape (k,)."""
     infinite = _INFINITE << _MANTISSA_BITS
     positive = np.minimum(np.maximum(keys, 0) << _LOW_BITS, infinite)
@@ -164,7 +164,7 @@ def lower_edges(keys: Integers) -> Doubles:
     return np.asarray(edges, dtype=np.float64)
 
 
-def middles(edges: Doubles) -> Doubles:
+def midpoints(edges: Doubles) -> Doubles:
     """Return the middle of bins by their lower edges; NaN for infinite numbers. Shape (k,)."""
     with np.errstate(invalid="ignore"):  # of an infinite number, which has no middle
         return edges + np.spacing(np.abs(edges)) * float(1 << (_LOW_BITS - 1))

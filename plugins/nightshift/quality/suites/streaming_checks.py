@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 from pyarrow import compute as pc
 
-from nightshift.quality.sql_checks import (
+from nightshift.quality.suites.sql_checks import (
     A_OVER_B,
     ARGUMENTS,
     BETWEEN,
@@ -40,7 +40,7 @@ _EXACT_DOUBLES = 1 << 53
 _BY = "passing rows"
 
 
-class PassingRows:
+class StreamingEvaluator:
     """Counts on tables that pass one by one.
 
     Args:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from nightshift.quality.sketch import NumberSketch, TextSketch
+from nightshift.quality.sketches.sketch import NumberSketch, TextSketch
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from nightshift.quality.sketch import Sketch
+    from nightshift.quality.sketches.sketch import Sketch
 
     Doubles = npt.NDArray[np.float64]
     Integers = npt.NDArray[np.int64]

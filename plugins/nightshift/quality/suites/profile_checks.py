@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from nightshift.quality.sketch import NumberSketch, TextSketch
+from nightshift.quality.sketches.sketch import NumberSketch, TextSketch
 
 if TYPE_CHECKING:
-    from nightshift.quality.sketch import Sketch
+    from nightshift.quality.sketches.sketch import Sketch
 
 
 class Verdict(StrEnum):

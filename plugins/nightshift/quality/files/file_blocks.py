@@ -16,12 +16,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nightshift.contracts.drop_limits import DropLimits
-from nightshift.quality.block import Block
-from nightshift.quality.csv_dialect import CheckedLines, DialectError, split_header
-from nightshift.quality.parquet_blocks import open_parquet, parquet_blocks
-from nightshift.quality.parquet_pages import BrokenPageError
-from nightshift.quality.parquet_trial import try_parquet
-from nightshift.quality.unpacked_stream import OverLimitError, UnpackedStream, most_unpacked
+from nightshift.quality.files.block import Block
+from nightshift.quality.files.csv_dialect import CheckedLines, DialectError, split_header
+from nightshift.quality.files.decompression import (
+    DecompressedStream,
+    OverLimitError,
+    max_decompressed,
+)
+from nightshift.quality.files.parquet_blocks import open_parquet, parquet_blocks
+from nightshift.quality.files.parquet_pages import BrokenPageError
+from nightshift.quality.files.parquet_sandbox import read_in_sandbox
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -72,7 +76,7 @@ def read_header(source: bytes | Path, name: str, limits: DropLimits = _NO_LIMITS
     """
     with _named_failures():
         if name.endswith(".parquet"):
-            try_parquet(source, limits)
+            read_in_sandbox(source, limits)
             return list(open_parquet(source, limits).schema_arrow.names)
         with _open(source, name, limits) as stream:
             head = bytes(stream.read(_HEADER_BYTES))
@@ -270,7 +274,7 @@ def _numbers(first: int, n_rows: int, malformed: Sequence[int]) -> npt.NDArray[n
 @contextmanager
 def _open(
     source: Source, name: str, limits: DropLimits
-) -> Iterator[pa.NativeFile | UnpackedStream]:
+) -> Iterator[pa.NativeFile | DecompressedStream]:
     import pyarrow as pa
 
     compression = next(
@@ -281,7 +285,7 @@ def _open(
     with pa.input_stream(place, compression=compression) as stream:
         try:
             yield (
-                UnpackedStream(stream, *most_unpacked(_n_bytes(source), limits))
+                DecompressedStream(stream, *max_decompressed(_n_bytes(source), limits))
                 if compression
                 else stream
             )

@@ -28,7 +28,7 @@ class OverLimitError(ValueError):
         self.limit, self.most, self.got = limit, most, got
 
 
-def most_unpacked(n_bytes: int, limits: DropLimits) -> tuple[int, OverLimitError]:
+def max_decompressed(n_bytes: int, limits: DropLimits) -> tuple[int, OverLimitError]:
     """Return how many bytes a file of that size may become, and what to raise when it becomes more."""
     by_ratio = max(FREE_BYTES, int(limits.decompression_ratio * n_bytes))
     if limits.decompressed_bytes <= by_ratio:
@@ -38,7 +38,7 @@ def most_unpacked(n_bytes: int, limits: DropLimits) -> tuple[int, OverLimitError
     return by_ratio, OverLimitError("decompression_ratio", limits.decompression_ratio, got)
 
 
-class UnpackedStream:
+class DecompressedStream:
     """A file of Python over an unpacking stream of Arrow.
 
     Args:

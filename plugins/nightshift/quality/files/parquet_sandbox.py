@@ -16,12 +16,12 @@ from contextlib import suppress
 from pathlib import Path
 
 from nightshift.contracts.drop_limits import DropLimits
-from nightshift.quality.parquet_pages import BrokenPageError
+from nightshift.quality.files.parquet_pages import BrokenPageError
 
 _MEMORY_BYTES = 4 * 1024**3
 
 
-def try_parquet(source: bytes | Path, limits: DropLimits) -> None:
+def read_in_sandbox(source: bytes | Path, limits: DropLimits) -> None:
     """Read a file in a child process; an orderly error there comes again here, where it is judged.
 
     Raises:
@@ -48,7 +48,7 @@ _DEATHS_OF_A_FILE = {
 
 def main(path: str, limits: DropLimits) -> None:
     """Read every column by itself, so that one that is refused leaves the others tried."""
-    from nightshift.quality.parquet_blocks import open_parquet, parquet_blocks
+    from nightshift.quality.files.parquet_blocks import open_parquet, parquet_blocks
 
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import pyarrow as pa
 
-    from nightshift.quality.sketch import Sketch
+    from nightshift.quality.sketches.sketch import Sketch
 
 
 @dataclass(frozen=True)
