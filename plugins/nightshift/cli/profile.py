@@ -82,13 +82,14 @@ def profile(
 
 def _show_checks(settings: Settings, dataset: str, found: dict[str, Sketch], n_days: int) -> int:
     """Print what the profile says of each expectation, and return 1 when one is broken."""
-    from nightshift.quality.gates import read_expectations
     from nightshift.quality.suites.profile_checks import Verdict, check_profile
+    from nightshift.quality.suites.suite import read_suite
 
-    checks = check_profile(found, read_expectations(settings.expectations_dir, dataset), n_days)
+    suite = read_suite(settings.expectations_dir, dataset)
+    checks = check_profile(found, suite.expectations, n_days)
     print_table(
         ("expectation", "column", "verdict", "outside"),
-        [(one.kind, one.column, one.verdict, one.observed) for one in checks],
+        [(one.type, one.column, one.verdict, one.observed) for one in checks],
     )
     n_unknown = sum(one.verdict is Verdict.UNKNOWN for one in checks)
     say(

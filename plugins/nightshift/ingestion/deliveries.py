@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from nightshift.ingestion.drop_decisions import DropAction, read_decisions, redeliveries
 from nightshift.lake.drops import read_landing
-from nightshift.quality.contract_check import BackdatedError
+from nightshift.quality.contract_errors import BackdatedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -45,13 +45,8 @@ from nightshift.ingestion.row_check import (
 from nightshift.lake.object_store import ObjectCorruptError
 from nightshift.lake.object_stream import ObjectStream
 from nightshift.prefetch import Prefetcher
-from nightshift.quality.contract_check import (
-    IN_MEMORY_BYTES,
-    DeliveredFile,
-    check_head,
-    digest_error,
-    read_rows,
-)
+from nightshift.quality.contract_check import IN_MEMORY_BYTES, DeliveredFile, check_head, read_rows
+from nightshift.quality.contract_errors import digest_error
 from nightshift.quality.gates import streaming_evaluator
 from nightshift.quality.quarantine import RefusedRow
 from nightshift.warehouse.copy_stream import append_stream

@@ -312,7 +312,8 @@ def with_origin(
 
 def _gate(call: IngestCall, write: PartitionWrite, passing: StreamingEvaluator | None) -> None:
     """Run the dataset's suite; without one there is no verdict, and nothing is published."""
-    from nightshift.quality.gates import GateError, run_gate
+    from nightshift.quality.gate_errors import GateError
+    from nightshift.quality.gates import run_gate
 
     try:
         run_gate(

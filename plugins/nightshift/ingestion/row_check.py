@@ -20,7 +20,8 @@ from nightshift.contracts.datasets import ColumnType
 from nightshift.contracts.partitions import Partition
 from nightshift.ingestion.cast import CastColumn, Reason, arrow_type, cast_column
 from nightshift.ingestion.local_time import clock_changes
-from nightshift.quality.contract_check import ContractError, check_refused, check_types
+from nightshift.quality.contract_check import check_refused, check_types
+from nightshift.quality.contract_errors import ContractError
 from nightshift.quality.quarantine import RefusedRow
 
 if TYPE_CHECKING:

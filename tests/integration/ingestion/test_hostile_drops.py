@@ -26,7 +26,7 @@ from nightshift.ingestion.load import DropMissingError, FileAbsentError
 from nightshift.lake.drops import MAX_MANIFEST_BYTES, ManifestError, read_landing
 from nightshift.lake.object_store import ObjectStore
 from nightshift.quality import contract_check
-from nightshift.quality.contract_check import BackdatedError, ContractError, LimitError
+from nightshift.quality.contract_errors import BackdatedError, ContractError, LimitError
 
 pytestmark = pytest.mark.integration
 

@@ -14,7 +14,7 @@ from nightshift.errors import NightshiftError
 from nightshift.ingestion.load import DropMissingError, ingest
 from nightshift.lake.drops import NewDrop, write_drop
 from nightshift.lake.object_store import ObjectStore
-from nightshift.quality.contract_check import (
+from nightshift.quality.contract_errors import (
     ColumnsError,
     ContractError,
     DigestError,
@@ -22,7 +22,7 @@ from nightshift.quality.contract_check import (
     RowCountError,
     TypeChangedError,
 )
-from nightshift.quality.gates import GateError, SuiteError
+from nightshift.quality.gate_errors import GateError, SuiteError
 from nightshift.quality.quarantine import QuarantineState, count_rows, list_rows
 from nightshift.warehouse.migrate import migrate
 

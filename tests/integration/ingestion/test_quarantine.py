@@ -6,7 +6,7 @@ import pytest
 
 from nightshift.contracts.partitions import PartitionRange
 from nightshift.lake.drops import DropManifest
-from nightshift.quality.contract_check import ContractError
+from nightshift.quality.contract_errors import ContractError
 from nightshift.quality.quarantine import (
     QuarantineError,
     QuarantineState,

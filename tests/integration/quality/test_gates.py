@@ -10,7 +10,8 @@ from nightshift.contracts.partitions import PartitionRange
 from nightshift.contracts.run import RunContext
 from nightshift.lake.object_store import ObjectStore
 from nightshift.quality import gates
-from nightshift.quality.gates import GateError, run_gate
+from nightshift.quality.gate_errors import GateError
+from nightshift.quality.gates import run_gate
 from nightshift.settings import PROJECT_ROOT, Settings
 
 if TYPE_CHECKING:
@@ -293,9 +294,11 @@ def test_great_expectations_is_not_asked_when_a_large_batch_is_good_and_is_when_
 ) -> None:
     schema, table = stage(conn, "raw/weather", DAY)
     asked: list[str] = []
-    read_suite = gates._read_suite
+    evaluate = gates.evaluate_by_great_expectations
     monkeypatch.setattr(
-        gates, "_read_suite", lambda *given: asked.append(given[1]) or read_suite(*given)
+        gates,
+        "evaluate_by_great_expectations",
+        lambda *given: asked.append(given[1].dataset) or evaluate(*given),
     )
 
     by_suite = run_gate(settings, "raw/weather", schema, table, 7, DAY, run)

@@ -13,7 +13,7 @@ from nightshift.errors import ObjectStoreError
 from nightshift.lake import object_stream, transfer
 from nightshift.lake.object_store import ObjectCorruptError, ObjectDamagedError, ObjectMissingError
 from nightshift.lake.object_stream import ObjectStream
-from nightshift.quality.files import file_blocks
+from nightshift.quality.files import csv_blocks
 from nightshift.quality.files.file_blocks import read_blocks
 
 LINES = b"a,b\n" + b"".join(b"%07d,some text\n" % i for i in range(200_000))
@@ -186,8 +186,8 @@ def read_some(lake) -> Iterator[int]:
 def test_nobody_waits_for_a_transfer_that_is_given_up(lake, monkeypatch):
     """Arrow reads in advance and would wait for its thread, which waits for bytes."""
     stalling = Stalling(lake, monkeypatch, 30)
-    monkeypatch.setattr(file_blocks, "BLOCK_BYTES", 50_000)
-    monkeypatch.setattr(file_blocks, "BLOCK_ROWS", 1)
+    monkeypatch.setattr(csv_blocks, "BLOCK_BYTES", 50_000)
+    monkeypatch.setattr(csv_blocks, "BLOCK_ROWS", 1)
     some = read_some(lake)
     assert sum(next(some) for _ in range(3)) > 0
     time.sleep(0.2)  # Arrow has read what there is, and waits

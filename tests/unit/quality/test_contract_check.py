@@ -7,7 +7,8 @@ import pytest
 
 from nightshift.contracts.datasets import DatasetContract
 from nightshift.lake.drops import DropManifest
-from nightshift.quality.contract_check import (
+from nightshift.quality.contract_check import check_file, check_refused, check_types
+from nightshift.quality.contract_errors import (
     ColumnsError,
     ContractError,
     DigestError,
@@ -15,9 +16,6 @@ from nightshift.quality.contract_check import (
     RowCountError,
     TypeChangedError,
     UnreadableError,
-    check_file,
-    check_refused,
-    check_types,
 )
 
 CONTRACT = DatasetContract(

@@ -1,4 +1,4 @@
-"""A compressed file that is unpacked up to a limit: a bomb stops there, not at its end."""
+"""Bounded decompression: a decompression bomb is refused where the limit is reached, not at its end."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from nightshift.contracts.drop_limits import DropLimits
 
 FREE_BYTES = 16 * 1024**2
-"""From here on the ratio counts: a few lines that repeat pack well, and harm nobody."""
+"""Below this size the ratio does not count: a few repeated lines compress well and do no harm."""
 _PIECE_BYTES = 1024**2
 
 
@@ -18,37 +18,37 @@ class OverLimitError(ValueError):
     """A file is larger than its contract allows.
 
     Args:
-        limit: Name of the limit, as the contract has it.
-        most: Its value.
+        limit: Name of the limit in the contract.
+        maximum: Its value.
         got: What came, or how much of it until the reader stopped.
     """
 
-    def __init__(self, limit: str, most: float, got: str) -> None:
-        super().__init__(f"limits.{limit} is {most:g}, got {got}")
-        self.limit, self.most, self.got = limit, most, got
+    def __init__(self, limit: str, maximum: float, got: str) -> None:
+        super().__init__(f"limits.{limit} is {maximum:g}, got {got}")
+        self.limit, self.maximum, self.got = limit, maximum, got
 
 
 def max_decompressed(n_bytes: int, limits: DropLimits) -> tuple[int, OverLimitError]:
-    """Return how many bytes a file of that size may become, and what to raise when it becomes more."""
+    """Return how many bytes a compressed file may become, and the error for one more."""
     by_ratio = max(FREE_BYTES, int(limits.decompression_ratio * n_bytes))
-    if limits.decompressed_bytes <= by_ratio:
-        most, limit = limits.decompressed_bytes, "decompressed_bytes"
-        return most, OverLimitError(limit, most, "more bytes")
+    maximum = limits.decompressed_bytes
+    if maximum <= by_ratio:
+        return maximum, OverLimitError("decompressed_bytes", maximum, "more bytes")
     got = f"more than {by_ratio} bytes out of {n_bytes}"
     return by_ratio, OverLimitError("decompression_ratio", limits.decompression_ratio, got)
 
 
 class DecompressedStream:
-    """A file of Python over an unpacking stream of Arrow.
+    """A Python file over a decompressing stream of Arrow.
 
     Args:
-        stream: Yields unpacked bytes.
-        most: So many bytes may come.
+        stream: Yields decompressed bytes.
+        maximum: How many bytes may come.
         error: Is raised when more come.
     """
 
-    def __init__(self, stream: pa.NativeFile, most: int, error: OverLimitError) -> None:
-        self._stream, self._left, self._error = stream, most, error
+    def __init__(self, stream: pa.NativeFile, maximum: int, error: OverLimitError) -> None:
+        self._stream, self._remaining, self._error = stream, maximum, error
 
     @property
     def closed(self) -> bool:
@@ -56,14 +56,14 @@ class DecompressedStream:
         return bool(self._stream.closed)
 
     def readable(self) -> bool:
-        """Return true: it is a file to those who ask."""
+        """Return true, as Arrow expects of a file."""
         return True
 
     def read(self, n_bytes: int = -1) -> bytes:
-        """Return at most that many bytes, all that are left by default.
+        """Return at most that many bytes; all remaining ones by default.
 
         Raises:
-            OverLimitError: More came than may come.
+            OverLimitError: More bytes came than may come.
         """
         if n_bytes >= 0:
             return self._next(n_bytes)
@@ -76,7 +76,7 @@ class DecompressedStream:
 
     def _next(self, n_bytes: int) -> bytes:
         piece: bytes = self._stream.read(n_bytes)
-        self._left -= len(piece)
-        if self._left < 0:
+        self._remaining -= len(piece)
+        if self._remaining < 0:
             raise self._error
         return piece

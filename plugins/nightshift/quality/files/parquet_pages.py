@@ -1,6 +1,6 @@
-"""How much the pages of a Parquet file unpack to, by the head of each page: a footer may say anything.
+"""Measure the unpacked size of a Parquet file's pages by their heads; its footer is not trusted.
 
-Arrow allocates what a page's head says and unpacks into it, so a page of one kilobyte may ask for
+Arrow allocates what a page's head claims and unpacks into it, so a page of one kilobyte may take
 two gigabytes. The head is a Thrift structure in the compact protocol; only its first fields are
 needed. Source: https://github.com/apache/parquet-format (PageHeader), Thrift compact protocol.
 """
@@ -15,10 +15,13 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-MOST_PAGES = 1_000_000
-_MOST_HEAD_BYTES = 64 * 1024
-_UNPACKED, _PACKED = 2, 3
-_I16, _I64, _STOP = 4, 6, 0
+MAX_PAGES = 1_000_000
+_MAX_HEAD_BYTES = 64 * 1024
+_MAX_DEPTH = 8
+"""Statistics within a data page's head lie two deep."""
+_UNPACKED_FIELD, _PACKED_FIELD = 2, 3
+_STOP, _I16, _I64 = 0, 4, 6
+"""Types of the compact protocol: the end of a structure, the shortest and the longest integer."""
 
 
 class BrokenPageError(ValueError):
@@ -28,7 +31,7 @@ class BrokenPageError(ValueError):
 def unpacked_bytes(
     source: bytes | Path, metadata: pa.parquet.FileMetaData, columns: set[str]
 ) -> tuple[int, int]:
-    """Return the bytes that the pages of some columns unpack to, all together and the largest one.
+    """Return the unpacked bytes of some columns' pages: their sum, and the largest page.
 
     Args:
         source: The file, or its bytes.
@@ -38,19 +41,19 @@ def unpacked_bytes(
     Raises:
         BrokenPageError: The pages are not where the footer says.
     """
-    data = memoryview(source) if isinstance(source, bytes) else None
     total = largest = n_pages = 0
     for start, n_bytes in _chunks(metadata, columns):
-        for size in _pages(_slice(source, data, start, n_bytes)):
+        for size in _page_sizes(_slice(source, start, n_bytes)):
             n_pages += 1
-            total, largest = total + size, max(largest, size)
-            if n_pages > MOST_PAGES:
-                raise BrokenPageError(f"more than {MOST_PAGES} pages")
+            total += size
+            largest = max(largest, size)
+            if n_pages > MAX_PAGES:
+                raise BrokenPageError(f"more than {MAX_PAGES} pages")
     return total, largest
 
 
 def _chunks(metadata: pa.parquet.FileMetaData, columns: set[str]) -> Iterator[tuple[int, int]]:
-    """Yield place and length of each column chunk that is to be read."""
+    """Yield position and length of each column chunk that is to be read."""
     for group in range(metadata.num_row_groups):
         row_group = metadata.row_group(group)
         for number in range(row_group.num_columns):
@@ -60,99 +63,105 @@ def _chunks(metadata: pa.parquet.FileMetaData, columns: set[str]) -> Iterator[tu
                 yield min(start for start in starts if start), chunk.total_compressed_size
 
 
-def _slice(source: bytes | Path, data: memoryview | None, start: int, n_bytes: int) -> memoryview:
+def _slice(source: bytes | Path, start: int, n_bytes: int) -> memoryview:
     if start < 0 or n_bytes < 0:
         raise BrokenPageError("a column lies outside of the file")
-    if data is not None:
-        return data[start : start + n_bytes]
-    with Path(str(source)).open("rb") as file:
+    if isinstance(source, bytes):
+        return memoryview(source)[start : start + n_bytes]
+    with source.open("rb") as file:
         file.seek(start)
         return memoryview(file.read(n_bytes))
 
 
-def _pages(chunk: memoryview) -> Iterator[int]:
+def _page_sizes(chunk: memoryview) -> Iterator[int]:
     """Yield the unpacked size of each page of a column chunk."""
-    place = 0
-    while place < len(chunk):
-        head = _Head(chunk[place : place + _MOST_HEAD_BYTES])
-        sizes = head.sizes()
-        if sizes.keys() != {_UNPACKED, _PACKED} or min(sizes.values()) < 0:
+    position = 0
+    while position < len(chunk):
+        head = _HeadReader(chunk[position : position + _MAX_HEAD_BYTES])
+        sizes = head.read_sizes()
+        if sizes.keys() != {_UNPACKED_FIELD, _PACKED_FIELD} or min(sizes.values()) < 0:
             raise BrokenPageError("a page has no size")
-        yield sizes[_UNPACKED]
-        place += head.place + sizes[_PACKED]
+        yield sizes[_UNPACKED_FIELD]
+        position += head.position + sizes[_PACKED_FIELD]
 
 
-class _Head:
+class _HeadReader:
     """Reads one structure of the compact protocol.
 
     Attributes:
-        place: Where the next byte is read.
+        position: Where the next byte is read.
     """
 
     def __init__(self, data: memoryview) -> None:
-        self._data, self.place = data, 0
+        self._data, self.position = data, 0
 
-    def sizes(self) -> dict[int, int]:
-        """Return the two sizes, and leave the place behind the structure."""
-        found = {}
-        for field, of_type in self._fields():
-            if field in {_UNPACKED, _PACKED} and _I16 <= of_type <= _I64:
-                found[field] = self._integer()
+    def read_sizes(self) -> dict[int, int]:
+        """Return the two sizes; the position is then after the structure."""
+        sizes = {}
+        for field, field_type in self._fields():
+            if field in {_UNPACKED_FIELD, _PACKED_FIELD} and _I16 <= field_type <= _I64:
+                sizes[field] = self._integer()
             else:
-                self._skip(of_type, 0)
-        return found
+                self._skip(field_type, 0)
+        return sizes
 
     def _fields(self) -> Iterator[tuple[int, int]]:
         field = 0
         while (head := self._byte()) != _STOP:
-            field = field + (head >> 4) if head >> 4 else self._integer()
+            # A head holds the difference to the field before, or is followed by the field's number.
+            step = head >> 4
+            field = field + step if step else self._integer()
             yield field, head & 15
 
-    def _skip(self, of_type: int, depth: int) -> None:
-        if depth > 8:  # noqa: PLR2004  (statistics within a data page's head lie two deep)
+    def _skip(self, value_type: int, depth: int) -> None:
+        if depth > _MAX_DEPTH:
             raise BrokenPageError("a page's head is nested too deeply")
-        if of_type == 3:  # noqa: PLR2004  (a byte; 1 and 2 are truth values, which lie in the head)
-            self.place += 1
-        elif _I16 <= of_type <= _I64:
-            self._integer()
-        elif of_type == 7:  # noqa: PLR2004  (a double)
-            self.place += 8
-        elif of_type == 8:  # noqa: PLR2004  (bytes)
-            length = self._unsigned()
-            self.place += length
-        elif of_type in {9, 10}:
-            self._skip_list(depth)
-        elif of_type == 12:  # noqa: PLR2004  (a structure)
-            for _, inner in self._fields():
-                self._skip(inner, depth + 1)
-        elif of_type not in {1, 2}:
-            raise BrokenPageError("a page's head has an unknown type")
+        match value_type:
+            case 1 | 2:  # truth values lie in the head
+                pass
+            case 3:  # a byte
+                self.position += 1
+            case 4 | 5 | 6:  # integers
+                self._integer()
+            case 7:  # a double
+                self.position += 8
+            case 8:  # bytes
+                length = self._unsigned()
+                self.position += length
+            case 9 | 10:  # a list or a set
+                self._skip_list(depth)
+            case 12:  # a structure
+                for _, field_type in self._fields():
+                    self._skip(field_type, depth + 1)
+            case _:
+                raise BrokenPageError("a page's head has an unknown type")
 
     def _skip_list(self, depth: int) -> None:
         head = self._byte()
-        n_items = head >> 4 if head >> 4 != 15 else self._unsigned()  # noqa: PLR2004
-        if n_items > _MOST_HEAD_BYTES:
+        n_items = head >> 4
+        if n_items == 15:  # noqa: PLR2004  (a longer list has its length after the head)
+            n_items = self._unsigned()
+        if n_items > _MAX_HEAD_BYTES:
             raise BrokenPageError("a page's head has too many values")
         for _ in range(n_items):
             self._skip(head & 15, depth + 1)
 
     def _byte(self) -> int:
-        if self.place >= len(self._data):
+        if self.position >= len(self._data):
             raise BrokenPageError("a page's head is cut off")
-        self.place += 1
-        return self._data[self.place - 1]
+        self.position += 1
+        return self._data[self.position - 1]
 
     def _unsigned(self) -> int:
-        number = shift = 0
-        while True:
+        number = 0
+        for shift in range(0, 70, 7):
             byte = self._byte()
             number |= (byte & 127) << shift
-            shift += 7
-            if byte < 128:  # noqa: PLR2004
+            if not byte & 128:
                 return number
-            if shift > 63:  # noqa: PLR2004
-                raise BrokenPageError("a number of a page's head does not end")
+        raise BrokenPageError("a number of a page's head does not end")
 
     def _integer(self) -> int:
+        # Signed numbers are stored as 0, -1, 1, -2, …
         number = self._unsigned()
         return (number >> 1) ^ -(number & 1)

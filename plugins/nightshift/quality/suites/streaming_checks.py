@@ -1,231 +1,181 @@
-"""Count the common expectations of a suite on the rows of a stream, on their way into the stage: nobody has to scan them there again.
+"""Evaluate expectations on the rows of a stream, on their way into the stage.
 
-As in ``one_scan``, what is certain has passed, and all else is left to the scan and to Great
-Expectations. Patterns are the warehouse's: it matches each distinct text once. Source:
-docs/adr/0032-large-raw-loads.md.
+Rows that are counted here need no scan of the staged load: 1.4 to 2.7 s less of a load of 5 million
+rows. Only a pass is final: the SQL scan and Great Expectations evaluate all else. Patterns are
+matched by the warehouse, once for each distinct string. Source: docs/adr/0032-large-raw-loads.md.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 from pyarrow import compute as pc
 
-from nightshift.quality.suites.sql_checks import (
-    A_OVER_B,
-    ARGUMENTS,
-    BETWEEN,
-    IN_SET,
-    NOT_NULL,
-    PATTERN,
-    ROW_COUNT,
-    TOGETHER,
-    are_numbers,
-    has_number,
-    has_share,
-    result_of,
+from nightshift.quality.suites.check_results import PassedCheck
+from nightshift.quality.suites.suite import (
+    Between,
+    InSet,
+    MatchesRegex,
+    NotNull,
+    PairGreater,
+    RowCount,
+    UniqueTogether,
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from nightshift.quality.suites.suite import Expectation
     from nightshift.warehouse.connection import Connection
 
-    Counted = tuple[int, int]
-    """How many rows an expectation is about, and how many of them break it."""
+    Counts = tuple[int, int]
+    """Rows that an expectation considers, and the unexpected ones among them."""
 
-_MOST_TEXTS = 1 << 14
-"""Distinct texts of a column that are kept; a column with more is left to the scan."""
+EVALUATOR = "passing rows"
+_MAX_STRINGS = 1 << 14
+"""Distinct strings of a column that are kept; a column with more is left to the scan."""
 _EXACT_DOUBLES = 1 << 53
-_BY = "passing rows"
+"""From here on a double no longer holds every integer, so a comparison may round."""
+
+
+@dataclass
+class _RunningCount:
+    """What was counted of one expectation so far."""
+
+    expectation: Expectation
+    n_considered: int = 0
+    n_unexpected: int = 0
+
+    def add(self, rows: pa.Table) -> None:
+        n_considered, n_unexpected = _count(self.expectation, rows)
+        self.n_considered += n_considered
+        self.n_unexpected += n_unexpected
 
 
 class StreamingEvaluator:
-    """Counts on tables that pass one by one.
+    """Counts a suite on tables that pass one by one.
 
     Args:
-        expectations: In Great Expectations' JSON: ``type``, ``kwargs``.
+        expectations: Parsed expectations.
 
     Attributes:
         n_rows: Rows that have passed.
     """
 
-    def __init__(self, expectations: Sequence[Mapping[str, Any]]) -> None:
-        self._expectations = expectations
-        self._counts = {
-            place: count
-            for place, one in enumerate(expectations)
-            if (count := _count_of(one)) is not None
-        }
-        self._counted = dict.fromkeys(self._counts, (0, 0))
-        self._texts: dict[str, set[str]] = {
-            column: set() for one in expectations if (column := _text_column(one)) is not None
-        }
+    def __init__(self, expectations: Sequence[Expectation]) -> None:
+        countable = [expectation for expectation in expectations if _is_countable(expectation)]
+        self._counts = [_RunningCount(expectation) for expectation in countable]
+        columns = {each.column for each in countable if isinstance(each.rule, InSet | MatchesRegex)}
+        self._strings: dict[str, set[str]] = {column: set() for column in columns}
         self.n_rows = 0
 
     def add(self, rows: pa.Table) -> None:
-        """Count some rows; an expectation that cannot be counted on them is not counted any more."""
+        """Count some rows; an expectation that cannot be counted on them is dropped."""
         self.n_rows += rows.num_rows
-        for place, count in list(self._counts.items()):
+        for count in list(self._counts):
             try:
-                n_considered, n_unexpected = count(rows)
+                count.add(rows)
             except (pa.ArrowException, KeyError):
-                del self._counts[place]
-            else:
-                before = self._counted[place]
-                self._counted[place] = before[0] + n_considered, before[1] + n_unexpected
-        for column in list(self._texts):
-            self._texts[column].update(
-                rows.column(column).unique().drop_null().to_pylist()
-                if column in rows.column_names
-                else ()
-            )
-            if len(self._texts[column]) > _MOST_TEXTS:
-                del self._texts[column]
+                self._counts.remove(count)
+        for column, strings in list(self._strings.items()):
+            if column in rows.column_names:
+                strings.update(rows.column(column).unique().drop_null().to_pylist())
+            if len(strings) > _MAX_STRINGS:
+                del self._strings[column]
 
     def passed(
         self, conn: Connection, is_unique: Callable[[Sequence[str]], bool]
-    ) -> list[dict[str, Any]]:
-        """Return the results of the expectations that the rows certainly meet; the others are not in it.
+    ) -> list[PassedCheck]:
+        """Return the expectations that the rows certainly meet.
 
         Args:
-            conn: A connection of the warehouse.
-            is_unique: As of ``one_scan.passed_in_one_scan``.
+            conn: Warehouse connection.
+            is_unique: Whether some columns are known to be unique within the batch.
         """
-        return [
-            result_of(one, *self._counted[place], _BY)
-            for place, one in enumerate(self._expectations)
-            if place in self._counts and self._is_met(conn, place, is_unique)
-        ]
+        passed = []
+        for count in self._counts:
+            expectation = count.expectation
+            if not expectation.is_met(count.n_considered, count.n_unexpected):
+                continue
+            rule = expectation.rule
+            if isinstance(rule, UniqueTogether) and not is_unique(rule.columns):
+                continue
+            if isinstance(rule, InSet | MatchesRegex) and not self._are_strings_met(conn, rule):
+                continue
+            counts = (count.n_considered, count.n_unexpected)
+            passed.append(PassedCheck(expectation, *counts, EVALUATOR))
+        return passed
 
-    def _is_met(
-        self, conn: Connection, place: int, is_unique: Callable[[Sequence[str]], bool]
-    ) -> bool:
-        kind, given = self._expectations[place]["type"], self._expectations[place]["kwargs"]
-        n_considered, n_unexpected = self._counted[place]
-        if kind == ROW_COUNT:
-            return has_number(n_considered, given.get("min_value"), given.get("max_value"))
-        if not has_share(n_considered, n_unexpected, given.get("mostly", 1.0)):
+    def _are_strings_met(self, conn: Connection, rule: InSet | MatchesRegex) -> bool:
+        strings = self._strings.get(rule.column)
+        if strings is None:
             return False
-        if kind == TOGETHER:
-            return is_unique(given["column_list"])
-        if (column := _text_column(self._expectations[place])) is None:
-            return True
-        if (texts := self._texts.get(column)) is None:
+        if isinstance(rule, InSet):
+            return strings <= set(rule.allowed)
+        query = "select coalesce(bool_and(v ~ %s::text), true) from unnest(%s::text[]) v"
+        return conn.execute(query, [rule.pattern, sorted(strings)]).fetchone() == (True,)
+
+
+def _is_countable(expectation: Expectation) -> bool:
+    rule = expectation.rule
+    if isinstance(rule, RowCount | Between):
+        limits = [limit for limit in (rule.minimum, rule.maximum) if limit is not None]
+        if any(abs(limit) >= _EXACT_DOUBLES for limit in limits):
             return False
-        return (
-            _do_match(conn, texts, given["regex"])
-            if kind == PATTERN
-            else texts <= set(given["value_set"])
-        )
+    return rule is not None and expectation.condition is None
 
 
-def _do_match(conn: Connection, texts: set[str], pattern: str) -> bool:
-    query = "select coalesce(bool_and(v ~ %s::text), true) from unnest(%s::text[]) v"
-    return conn.execute(query, [pattern, sorted(texts)]).fetchone() == (True,)
+def _count(expectation: Expectation, rows: pa.Table) -> Counts:
+    """Count some rows.
+
+    Raises:
+        KeyError: A column is absent, or has a type whose values are compared in another way.
+    """
+    match expectation.rule:
+        case NotNull(column=column):
+            return rows.num_rows, rows.column(column).null_count
+        case InSet(column=column) | MatchesRegex(column=column):
+            strings = rows.column(column)
+            _require_type(strings, pa.types.is_string)
+            # Whether the strings are allowed is decided at the end, once for each distinct one.
+            return len(strings) - strings.null_count, 0
+        case Between() as rule:
+            return _count_between(rule, rows.column(rule.column))
+        case PairGreater() as pair:
+            return _count_pairs(pair, rows.column(pair.column_a), rows.column(pair.column_b))
+    return rows.num_rows, 0
 
 
-def _text_column(expectation: Mapping[str, Any]) -> str | None:
-    """Return the column whose distinct texts decide about an expectation; None for another kind."""
-    kind, given = expectation["type"], expectation["kwargs"]
-    return given.get("column") if kind in {PATTERN, IN_SET} else None
-
-
-def _count_of(expectation: Mapping[str, Any]) -> Callable[[pa.Table], Counted] | None:
-    """Return what counts an expectation on some rows; None for what only a scan can judge."""
-    given = dict(expectation["kwargs"])
-    mostly = given.pop("mostly", 1.0)
-    kind = expectation["type"]
-    if kind not in ARGUMENTS or given.keys() - ARGUMENTS[kind]:
-        return None
-    limits = [given[name] for name in ("min_value", "max_value") if given.get(name) is not None]
-    has_names = all(
-        isinstance(given[name], str) for name in given.keys() & {"column", "column_A", "column_B"}
-    )
-    if (
-        not has_names
-        or not are_numbers(mostly, *limits)
-        or max(map(abs, limits), default=0) >= _EXACT_DOUBLES
-    ):
-        return None
-    return _COUNT[kind](given) if mostly == 1 or kind != TOGETHER else None
-
-
-def _of_all(_: Mapping[str, Any]) -> Callable[[pa.Table], Counted]:
-    return lambda rows: (rows.num_rows, 0)
-
-
-def _of_nulls(given: Mapping[str, Any]) -> Callable[[pa.Table], Counted]:
-    return lambda rows: (rows.num_rows, rows.column(given["column"]).null_count)
-
-
-def _of_texts(given: Mapping[str, Any]) -> Callable[[pa.Table], Counted] | None:
-    """Count the texts; whether they are good ones their distinct ones say."""
-
-    def count(rows: pa.Table) -> Counted:
-        texts = rows.column(given["column"])
-        if not pa.types.is_string(texts.type):
-            raise KeyError(given["column"])
-        return len(texts) - texts.null_count, 0
-
-    return (
-        count
-        if all(isinstance(text, str) for text in given.get("value_set", [given.get("regex")]))
-        else None
-    )
-
-
-def _of_range(given: Mapping[str, Any]) -> Callable[[pa.Table], Counted] | None:
-    above = pc.greater if given.get("strict_min") else pc.greater_equal
-    below = pc.less if given.get("strict_max") else pc.less_equal
+def _count_between(rule: Between, values: pa.ChunkedArray) -> Counts:
+    _require_type(values, pa.types.is_integer, pa.types.is_floating)
+    above = pc.greater if rule.strict_min else pc.greater_equal
+    below = pc.less if rule.strict_max else pc.less_equal
     sides = [
-        (compare, given.get(name)) for compare, name in ((above, "min_value"), (below, "max_value"))
+        compare(values, limit)
+        for compare, limit in ((above, rule.minimum), (below, rule.maximum))
+        if limit is not None
     ]
-
-    def count(rows: pa.Table) -> Counted:
-        values = rows.column(given["column"])
-        if not (pa.types.is_integer(values.type) or pa.types.is_floating(values.type)):
-            raise KeyError(given["column"])
-        n_values = len(values) - values.null_count
-        return n_values, n_values - _n_true(
-            [compare(values, limit) for compare, limit in sides if limit is not None]
-        )
-
-    return count if any(limit is not None for _, limit in sides) else None
+    n_values = len(values) - values.null_count
+    return n_values, n_values - _n_true(sides)
 
 
-def _of_pair(given: Mapping[str, Any]) -> Callable[[pa.Table], Counted]:
-    return lambda rows: _a_over_b(
-        rows.column(given["column_A"]),
-        rows.column(given["column_B"]),
-        or_equal=bool(given.get("or_equal")),
-    )
-
-
-def _a_over_b(a: pa.ChunkedArray, b: pa.ChunkedArray, *, or_equal: bool) -> Counted:
-    kind = a.type
-    if kind != b.type or not (
-        pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_temporal(kind)
-    ):
-        raise KeyError(str(kind))
+def _count_pairs(pair: PairGreater, a: pa.ChunkedArray, b: pa.ChunkedArray) -> Counts:
+    if a.type != b.type:
+        raise KeyError(str(a.type))
+    _require_type(a, pa.types.is_integer, pa.types.is_floating, pa.types.is_temporal)
     n_considered = len(a) - _n_true([a.is_null(), b.is_null()])
-    return n_considered, n_considered - _n_true(
-        [(pc.greater_equal if or_equal else pc.greater)(a, b)]
-    )
+    compare = pc.greater_equal if pair.or_equal else pc.greater
+    return n_considered, n_considered - _n_true([compare(a, b)])
+
+
+def _require_type(values: pa.ChunkedArray, *is_type: Callable[[pa.DataType], bool]) -> None:
+    if not any(check(values.type) for check in is_type):
+        raise KeyError(str(values.type))
 
 
 def _n_true(conditions: Sequence[pa.ChunkedArray]) -> int:
-    """Return how many rows meet all of these."""
+    """Return how many rows meet one condition, or both."""
     both = conditions[0] if len(conditions) == 1 else pc.and_(*conditions)
     return int(pc.sum(both).as_py() or 0)
-
-
-_COUNT: dict[str, Callable[[Mapping[str, Any]], Callable[[pa.Table], Counted] | None]] = {
-    ROW_COUNT: _of_all,
-    TOGETHER: _of_all,
-    PATTERN: _of_texts,
-    IN_SET: _of_texts,
-    NOT_NULL: _of_nulls,
-    BETWEEN: _of_range,
-    A_OVER_B: _of_pair,
-}
