@@ -46,8 +46,7 @@ if TYPE_CHECKING:
     from nightshift.contracts.datasets import Column, DatasetContract
     from nightshift.contracts.drop_limits import DropLimits
     from nightshift.lake.drops import DropManifest
-    from nightshift.quality.files.block import Block
-    from nightshift.quality.files.file_blocks import Source
+    from nightshift.quality.files.block import Block, Source
 
 WRONG_TYPE_RATIO = 0.5
 """Share of a column's values, 0 to 1, above which wrong values mean a changed schema and no longer

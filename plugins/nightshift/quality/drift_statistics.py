@@ -1,20 +1,27 @@
-"""How far two summaries of a column are apart: the stability index, Jensen-Shannon and Wasserstein distances."""
+"""Drift statistics: how far two distributions of a column are apart.
+
+There are two inputs. Profiles compare two sketches, whose bins both sides share. Monitoring
+compares exact counts with the shares of a reference.
+"""
 
 from __future__ import annotations
 
 import math
+from itertools import accumulate
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from nightshift.quality.sketches.sketch import NumberSketch, TextSketch
 
 if TYPE_CHECKING:
-    import numpy as np
+    from collections.abc import Iterable, Sequence
+
     import numpy.typing as npt
 
     from nightshift.quality.sketches.sketch import Sketch
 
     Doubles = npt.NDArray[np.float64]
-    Integers = npt.NDArray[np.int64]
 
 FEW_VALUES = 20
 """Up to so many distinct numbers of the reference count one by one, like levels."""
@@ -22,100 +29,155 @@ SMALLEST_SHARE = 1e-4
 """A bin that is empty on one side counts as this much, so that its logarithm is finite."""
 SAME_NUMBER = 1e-13
 """Distance, as a share of a column's greatest number, up to which sums in another order differ."""
+PSEUDO_COUNT = 0.5
+"""Added to every counted bin, so that an empty one has a finite logarithm. Source: Jeffreys' prior
+of a proportion.
+"""
+_SMALLEST_STD = 1e-12
 
 
 def stability_index(reference: Sketch, current: Sketch) -> float:
-    """Return the population stability index in nats, 0 is best; bins as ``jensen_shannon`` has them.
+    """Return the population stability index of two sketches in nats; 0 is best.
 
-    Missing values are a bin, as in ``monitoring.drift``: a column that is filled for the first time
-    is far from an empty one.
-
-    Source: Siddiqi, Credit Risk Scorecards (2006).
+    The bins are those of ``jensen_shannon``. Missing values are a bin too: a column that is filled
+    for the first time is far from an empty one.
     """
-    import numpy as np
+    known = _shared_counts(reference, current)
+    sides = []
+    for counts, sketch in zip(known, (reference, current), strict=True):
+        shares = np.append(counts, sketch.n_missing) / max(sketch.n_rows, 1)
+        sides.append(np.maximum(shares, SMALLEST_SHARE))
+    return _stability_index(*sides)
 
-    counts = _counts(reference, current)
-    sides = zip(counts, (reference, current), strict=True)
-    shares = [np.append(known, side.n_missing) / max(side.n_rows, 1) for known, side in sides]
-    expected, found = (np.maximum(side, SMALLEST_SHARE) for side in shares)
-    return float(np.sum((found - expected) * np.log(found / expected)))
+
+def binned_stability_index(
+    counts: Sequence[int], expected: Sequence[float], n_reference: int
+) -> float:
+    """Return the population stability index of counted rows against shares, in nats; 0 is best.
+
+    Bins that are empty on both sides are left out.
+
+    Args:
+        counts: Rows per bin; shape (k,).
+        expected: Share per bin in the reference, sums to 1; shape (k,).
+        n_reference: Rows of the reference.
+    """
+    pairs = zip(counts, expected, strict=True)
+    used = [(n, share * n_reference) for n, share in pairs if n > 0 or share > 0]
+    n_pseudo = PSEUDO_COUNT * len(used)
+    n_current = sum(n for n, _ in used) + n_pseudo
+    n_expected = sum(n for _, n in used) + n_pseudo
+    return _stability_index(
+        ((n + PSEUDO_COUNT) / n_expected for _, n in used),
+        ((n + PSEUDO_COUNT) / n_current for n, _ in used),
+    )
+
+
+def _stability_index(reference: Iterable[float], current: Iterable[float]) -> float:
+    """Return the index of positive shares. Source: Siddiqi, Credit Risk Scorecards (2006), ch. 9."""
+    pairs = zip(reference, current, strict=True)
+    return math.fsum((after - before) * math.log(after / before) for before, after in pairs)
+
+
+def kolmogorov_smirnov(counts: Sequence[int], expected: Sequence[float]) -> float:
+    """Return the largest gap between the distribution functions of binned numbers; 0 is best.
+
+    Args:
+        counts: Rows per bin, missing ones left out; shape (k,).
+        expected: Share per bin in the reference, missing ones left out; shape (k,).
+
+    Returns:
+        0 to 1; 1 if only one side is empty.
+    """
+    n_rows, total = sum(counts), math.fsum(expected)
+    if n_rows == 0 or total == 0:
+        return float((n_rows == 0) != (total == 0))
+    pairs = zip(accumulate(counts), accumulate(expected), strict=True)
+    return max(abs(n / n_rows - share / total) for n, share in pairs)
+
+
+def total_variation(counts: Sequence[int], expected: Sequence[float]) -> float:
+    """Return half the sum of the differences of the levels' shares; 0 is best.
+
+    Args:
+        counts: Rows per level, missing ones left out; shape (k,).
+        expected: Share per level in the reference, missing ones left out; shape (k,).
+
+    Returns:
+        0 to 1; 1 if only one side is empty.
+    """
+    n_rows, total = sum(counts), math.fsum(expected)
+    if n_rows == 0 or total == 0:
+        return float((n_rows == 0) != (total == 0))
+    pairs = zip(counts, expected, strict=True)
+    return math.fsum(abs(n / n_rows - share / total) for n, share in pairs) / 2
 
 
 def jensen_shannon(reference: Sketch, current: Sketch) -> float:
-    """Return the Jensen-Shannon distance with natural logarithms, 0 (equal) to 0.833 (disjoint).
+    """Return the Jensen-Shannon distance with natural logarithms; 0 (equal) to 0.833 (disjoint).
 
-    Numbers fall into equally wide bins, as many as Sturges' rule says, as in Evidently; texts into
-    their levels.
+    Numbers fall into equally wide bins, as many as Sturges' rule gives, as in Evidently; strings
+    into their levels.
+
+    Raises:
+        ValueError: A side has no values.
     """
-    import numpy as np
-
-    first, second = _shares(reference, current)
-    middle = (first + second) / 2
-    divergence = (
-        sum(
-            np.sum(side[side > 0] * np.log(side[side > 0] / middle[side > 0]))
-            for side in (first, second)
-        )
-        / 2
-    )
-    return math.sqrt(max(float(divergence), 0.0))
+    first, second = _shared_counts(reference, current)
+    if not first.sum() or not second.sum():
+        raise ValueError("a distance to no values")
+    sides = (first / first.sum(), second / second.sum())
+    mean = (sides[0] + sides[1]) / 2
+    divergence = 0.0
+    for side in sides:
+        used = side > 0
+        divergence += float(np.sum(side[used] * np.log(side[used] / mean[used])))
+    return math.sqrt(max(divergence / 2, 0.0))
 
 
 def wasserstein(reference: NumberSketch, current: NumberSketch) -> float:
-    """Return the area between both distribution functions, in standard deviations of the reference; 0 is best.
+    """Return the area between both distribution functions, in standard deviations of the reference.
 
-    A number is off by half a bin at most, so the distance is off by 1/128 of the mean absolute
-    value at most, in the same unit.
+    0 is best. A number is off by half a bin at most, so the distance is off by 1/128 of the mean
+    absolute value at most, in the same unit.
 
     Raises:
         ValueError: A side has no number.
     """
-    import numpy as np
-
-    first, second = reference.middles(), current.middles()
-    if not first[0].size or not second[0].size:
+    sides = (reference.midpoints(), current.midpoints())
+    if any(not numbers.size for numbers, _ in sides):
         raise ValueError("a distance to no numbers")
-    edges = np.union1d(first[0], second[0])
-    below = [
-        np.concatenate([[0], np.cumsum(n)])[np.searchsorted(x, edges, side="right")] / n.sum()
-        for x, n in (first, second)
-    ]
-    area = float(np.sum(np.abs(below[0] - below[1])[:-1] * np.diff(edges)))
-    return area / max(reference.std or 0.0, 1e-12)
+    edges = np.union1d(sides[0][0], sides[1][0])
+    shares_below = []
+    for numbers, counts in sides:
+        n_below = np.concatenate([[0], np.cumsum(counts)])
+        indices = np.searchsorted(numbers, edges, side="right")
+        shares_below.append(n_below[indices] / counts.sum())
+    gaps = np.abs(shares_below[0] - shares_below[1])
+    area = float(np.sum(gaps[:-1] * np.diff(edges)))
+    return area / max(reference.std or 0.0, _SMALLEST_STD)
 
 
-def _shares(reference: Sketch, current: Sketch) -> tuple[Doubles, Doubles]:
-    first, second = _counts(reference, current)
-    if not first.sum() or not second.sum():
-        raise ValueError("a distance to no values")
-    return first / first.sum(), second / second.sum()
-
-
-def _counts(reference: Sketch, current: Sketch) -> tuple[Doubles, Doubles]:
+def _shared_counts(reference: Sketch, current: Sketch) -> tuple[Doubles, Doubles]:
     """Return the values of both sides by bin or level, missing ones left out."""
-    import numpy as np
-
     if isinstance(reference, TextSketch) and isinstance(current, TextSketch):
-        levels = sorted(set(reference.levels) | set(current.levels))
-        texts = [[sketch.levels[level] for level in levels] for sketch in (reference, current)]
-        return np.array(texts[0], np.float64), np.array(texts[1], np.float64)
+        levels = sorted({*reference.levels, *current.levels})
+        counts = [[sketch.levels[level] for level in levels] for sketch in (reference, current)]
+        return np.array(counts[0], np.float64), np.array(counts[1], np.float64)
     if isinstance(reference, NumberSketch) and isinstance(current, NumberSketch):
-        edges = _edges(reference, current)
-        numbers = [sketch.histogram(edges).astype(np.float64) for sketch in (reference, current)]
-        return numbers[0], numbers[1]
-    raise TypeError("a number beside a text")
+        edges = _shared_edges(reference, current)
+        first, second = reference.histogram(edges), current.histogram(edges)
+        return first.astype(np.float64), second.astype(np.float64)
+    raise TypeError("a column of numbers cannot be compared with a column of strings")
 
 
-def _edges(reference: NumberSketch, current: NumberSketch) -> Doubles:
+def _shared_edges(reference: NumberSketch, current: NumberSketch) -> Doubles:
     """Return the inner edges of the bins that both sides fall into."""
-    import numpy as np
-
+    numbers = np.union1d(reference.midpoints()[0], current.midpoints()[0])
+    finite = numbers[np.isfinite(numbers)]
     if reference.n_distinct <= FEW_VALUES:
-        middles = np.union1d(reference.middles()[0], current.middles()[0])
-        reach = SAME_NUMBER * np.abs(middles[np.isfinite(middles)]).max(initial=0.0)
-        distinct = middles[np.diff(middles, prepend=-np.inf) > reach]
+        # Sums in another order differ in their last bits, and are one value.
+        tolerance = SAME_NUMBER * np.abs(finite).max(initial=0.0)
+        distinct = numbers[np.diff(numbers, prepend=-np.inf) > tolerance]
         return np.asarray((distinct[1:] + distinct[:-1]) / 2)
-    finite = np.concatenate([side.middles()[0] for side in (reference, current)])
-    finite = finite[np.isfinite(finite)]
     n_bins = math.ceil(math.log2(reference.n_known + current.n_known) + 1)
     return np.linspace(finite.min(), finite.max(), n_bins + 1)[1:-1]

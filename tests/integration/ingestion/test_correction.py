@@ -14,10 +14,15 @@ from nightshift.lake.object_store import ObjectStore
 from nightshift.quality.correction import (
     QuarantineAccessError,
     correct_row,
-    find_row,
     require_quarantine_access,
 )
-from nightshift.quality.quarantine import QuarantineError, QuarantineState, list_rows, settle_rows
+from nightshift.quality.quarantine import (
+    QuarantineError,
+    QuarantineState,
+    find_row,
+    list_rows,
+    settle_rows,
+)
 from nightshift.warehouse.connection import connect
 from nightshift.warehouse.grants import ANALYST, apply_grants
 from nightshift.warehouse.migrate import migrate
@@ -144,7 +149,7 @@ def test_a_replay_ends_the_same_when_it_was_killed_before_it_was_recorded(
 def test_a_row_is_not_corrected_when_it_is_settled_or_nothing_says_why(things, conn):
     _, row_id = things
     for values, note in (({"colour": "red"}, "why"), ({}, "why"), ({"size": "5"}, " ")):
-        with pytest.raises(QuarantineError, match="cannot be corrected so"):
+        with pytest.raises(QuarantineError, match="cannot be used"):
             correct_row(conn, row_id, values, CORRECTED, "cli:ann", note)
     settle_rows(conn, [row_id], QuarantineState.DISMISSED, "cli:ann", "nobody needs it")
     with pytest.raises(QuarantineError, match="is settled"):

@@ -6,6 +6,7 @@ import json
 import pytest
 from examples.flights.faults import Fault, FaultKind
 from examples.flights.upstream import deliver
+from nightshift.tests.quarantine_counts import count_rows
 from tests.conftest import write_suite
 
 from nightshift.contracts.datasets import load_contracts
@@ -23,7 +24,7 @@ from nightshift.quality.contract_errors import (
     TypeChangedError,
 )
 from nightshift.quality.gate_errors import GateError, SuiteError
-from nightshift.quality.quarantine import QuarantineState, count_rows, list_rows
+from nightshift.quality.quarantine import QuarantineState, list_rows
 from nightshift.warehouse.migrate import migrate
 
 pytestmark = pytest.mark.integration

@@ -3,6 +3,7 @@
 import datetime as dt
 
 import pytest
+from nightshift.tests.quarantine_counts import count_rows
 
 from nightshift.contracts.partitions import PartitionRange
 from nightshift.lake.drops import DropManifest
@@ -11,7 +12,6 @@ from nightshift.quality.quarantine import (
     QuarantineError,
     QuarantineState,
     RefusedRow,
-    count_rows,
     keep_drop,
     keep_rows,
     list_rows,

@@ -28,14 +28,12 @@ def read_in_sandbox(source: bytes | Path, limits: DropLimits) -> None:
     Raises:
         BrokenPageError: The child crashed.
     """
-    is_bytes = isinstance(source, bytes)
-    path = "-" if is_bytes else str(source)
+    path, content = ("-", source) if isinstance(source, bytes) else (str(source), b"")
     command = [sys.executable, "-P", "-m", __name__, path, limits.model_dump_json()]
     environment = {"PYTHONPATH": str(Path(__file__).parents[3]), "OMP_NUM_THREADS": "1"}
-    content = source if is_bytes else b""
-    child = subprocess.run(
+    child = subprocess.run(  # noqa: S603  (our own interpreter and module)
         command, input=content, capture_output=True, env=environment, check=False
-    )  # noqa: S603
+    )
     if child.returncode in _CRASHES:
         raise BrokenPageError(f"its reader died of it ({signal.Signals(-child.returncode).name})")
 
