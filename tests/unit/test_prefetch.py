@@ -20,7 +20,7 @@ def eventually(look: Callable[[], bool], seconds: float = 2.0) -> None:
 
 
 def n_threads() -> int:
-    return sum(thread.name.startswith("ahead of") for thread in threading.enumerate())
+    return sum(thread.name.startswith("prefetch for") for thread in threading.enumerate())
 
 
 def test_items_come_in_their_order_and_the_thread_ends() -> None:

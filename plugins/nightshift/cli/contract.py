@@ -37,7 +37,7 @@ def diff(
     from nightshift.errors import SpecError
     from nightshift.ingestion.deliveries import read_deliveries
     from nightshift.ingestion.schema_diff import adoption, compare_schema, objections
-    from nightshift.lake.drops import read_data
+    from nightshift.lake.landing import read_data
     from nightshift.lake.object_store import ObjectStore
     from nightshift.quality.files.file_blocks import UnreadableFileError
     from nightshift.warehouse.connection import connect

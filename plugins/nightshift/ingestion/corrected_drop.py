@@ -22,7 +22,8 @@ from nightshift.ingestion.cast import cast_column
 from nightshift.ingestion.deliveries import read_deliveries
 from nightshift.ingestion.load import ingest
 from nightshift.ingestion.row_check import check_rows
-from nightshift.lake.drops import NewDrop, manifest_of, read_data, write_drop
+from nightshift.lake.drops import NewDrop, manifest_of, write_drop
+from nightshift.lake.landing import read_data
 from nightshift.lake.object_store import ObjectStore
 from nightshift.quality.contract_check import accepted_form, check_file
 from nightshift.quality.correction import Correction, list_corrections, settle_corrected

@@ -18,7 +18,7 @@ from nightshift.ingestion.drop_guard import refusal_of
 from nightshift.ingestion.large_drop import is_large, write_large
 from nightshift.ingestion.raw_load import CheckedDrops, IngestCall, write_version
 from nightshift.ingestion.row_check import check_rows
-from nightshift.lake.drops import find_data
+from nightshift.lake.landing import find_data
 from nightshift.quality.contract_check import DeliveredFile, LargeFileError, check_file
 from nightshift.quality.contract_errors import ContractError, over_limit
 from nightshift.quality.files.decompression import OverLimitError

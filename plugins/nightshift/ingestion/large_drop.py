@@ -42,7 +42,7 @@ from nightshift.ingestion.row_check import (
     settle_repeated_keys,
     type_rows,
 )
-from nightshift.lake.object_store import ObjectCorruptError
+from nightshift.lake.object_errors import ObjectCorruptError
 from nightshift.lake.object_stream import ObjectStream
 from nightshift.prefetch import Prefetcher
 from nightshift.quality.contract_check import IN_MEMORY_BYTES, DeliveredFile, check_head, read_rows

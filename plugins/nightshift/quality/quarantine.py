@@ -17,7 +17,8 @@ from nightshift.warehouse.connection import lose
 if TYPE_CHECKING:
     from nightshift.contracts.partitions import PartitionRange
     from nightshift.contracts.run import RunContext
-    from nightshift.lake.drops import DropManifest, WrongManifest
+    from nightshift.lake.drops import DropManifest
+    from nightshift.lake.landing import WrongManifest
     from nightshift.warehouse.connection import Connection
 
 

@@ -7,12 +7,14 @@ from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 
 import pytest
+from nightshift.tests.drop_listing import list_drops
 from tests.chaos.object_store.fault_proxy import Fault
 
 from nightshift.contracts.partitions import PartitionRange
 from nightshift.errors import ObjectStoreError
-from nightshift.lake.drops import NewDrop, list_drops, read_data, write_drop
-from nightshift.lake.object_store import ObjectTooLargeError
+from nightshift.lake.drops import NewDrop, write_drop
+from nightshift.lake.landing import read_data
+from nightshift.lake.object_errors import ObjectTooLargeError
 from nightshift.lake.snapshots import read_snapshot, write_snapshot
 
 pytestmark = [pytest.mark.promise("R13"), pytest.mark.integration]

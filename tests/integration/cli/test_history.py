@@ -9,11 +9,11 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 import typer
+from nightshift.tests.drop_listing import list_drops
 from pyarrow import parquet
 
 from nightshift.cli import history
 from nightshift.contracts.partitions import PartitionKeyError, PartitionRange
-from nightshift.lake.drops import list_drops
 from nightshift.lake.object_store import ObjectStore
 from nightshift.quality.contract_errors import ColumnsError
 from nightshift.settings import Settings

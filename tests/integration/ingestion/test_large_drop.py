@@ -31,7 +31,8 @@ from nightshift.ingestion.late_arrivals import sweep
 from nightshift.ingestion.load import IngestResult, ingest
 from nightshift.lake import object_stream, transfer
 from nightshift.lake.drops import NewDrop, write_drop
-from nightshift.lake.object_store import ObjectDamagedError, ObjectStore
+from nightshift.lake.object_errors import ObjectDamagedError
+from nightshift.lake.object_store import ObjectStore
 from nightshift.quality import gates
 from nightshift.quality.contract_errors import (
     ColumnsError,

@@ -11,7 +11,7 @@ import pytest
 
 from nightshift.errors import ObjectStoreError
 from nightshift.lake import object_stream, transfer
-from nightshift.lake.object_store import ObjectCorruptError, ObjectDamagedError, ObjectMissingError
+from nightshift.lake.object_errors import ObjectCorruptError, ObjectDamagedError, ObjectMissingError
 from nightshift.lake.object_stream import ObjectStream
 from nightshift.quality.files import csv_blocks
 from nightshift.quality.files.file_blocks import read_blocks
@@ -212,7 +212,7 @@ def test_it_leaves_no_thread_and_no_descriptor(lake):
         return len(list(Path("/dev/fd").iterdir()))
 
     def n_threads() -> int:
-        return sum(thread.name.startswith("ahead of") for thread in threading.enumerate())
+        return sum(thread.name.startswith("prefetch for") for thread in threading.enumerate())
 
     def read_twice() -> None:
         for _ in range(2):
