@@ -226,7 +226,7 @@ class ObjectStore:
         """Return whether there is such an object."""
         return bool(self._retry("look up", key, self._requests.exists, key))
 
-    def _retry(self, verb: str, key: str, action: Callable[..., Any], *arguments: object) -> Any:  # noqa: ANN401
+    def _retry(self, verb: str, key: str, action: Callable[..., Any], *arguments: object) -> Any:
         """Repeat what was damaged on its way, and translate the last error."""
         from tenacity import Retrying, retry_if_exception_type, wait_random_exponential
 

@@ -1,4 +1,4 @@
-"""Transfers of bodies: with digests, a minimum speed and a time limit; independent of the vendor."""
+"""Transfers of bodies with digests, a minimum speed and a time limit; knows no vendor."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ class DigestError(ContractError):
 
 
 class RowCountError(ContractError):
-    """The file has another number of rows than its manifest says: it is truncated or was changed."""
+    """The file has another number of rows than its manifest says."""
 
     code = "NS-CONTRACT-003"
 
@@ -126,7 +126,7 @@ def over_limit(drop: DropManifest, error: OverLimitError) -> LimitError:
         f"{describe_file(drop)} is larger than its contract allows.",
         expected=f"at most {error.maximum:g} by limits.{error.limit}",
         got=error.got,
-        todo="Nothing was written. Ask upstream whether the file is right; if it is, raise the limit"
-        " in the contract, then:"
+        todo="Nothing was written. Ask upstream whether the file is right; if it is, raise the"
+        " limit in the contract, then:"
         f"\n      nightshift redo --dataset {drop.dataset} --from {drop.partition}",
     )

@@ -74,7 +74,10 @@ def binned_stability_index(
 
 
 def _stability_index(reference: Iterable[float], current: Iterable[float]) -> float:
-    """Return the index of positive shares. Source: Siddiqi, Credit Risk Scorecards (2006), ch. 9."""
+    """Return the index of positive shares.
+
+    Source: Siddiqi, Credit Risk Scorecards (2006), chapter 9.
+    """
     pairs = zip(reference, current, strict=True)
     return math.fsum((after - before) * math.log(after / before) for before, after in pairs)
 

@@ -1,7 +1,7 @@
 """Quality gates: run an expectation suite on staged rows before they are published.
 
-A failure, or a missing verdict, stops the run. A large load is evaluated by the fast evaluators first. Whatever they do not pass is evaluated by
-Great Expectations. Source: docs/adr/0009-gates-and-monitoring.md.
+A failure, or a missing verdict, stops the run. A large load is evaluated by the fast evaluators
+first. Whatever they do not pass is evaluated by Great Expectations. Source: docs/adr/0009-gates-and-monitoring.md.
 """
 
 from __future__ import annotations
@@ -277,8 +277,8 @@ def _failure(
         "\n    ".join([title, *map(str, blocking)]),
         expected="every critical expectation evaluated and met",
         got=f"data docs: {result.docs_key or 'could not be stored'}",
-        todo="Nothing was published. Correct the data upstream or, if the suite is wrong, the suite;"
-        " then rerun the task.",
+        todo="Nothing was published. Correct the data upstream or, if the suite is wrong, the"
+        " suite; then rerun the task.",
     )
     error.result = result
     return error

@@ -80,7 +80,8 @@ class LoadTable:
         if row is None or layer not in _TABLES:
             raise ProfileError(
                 f"{dataset} of {day} is not published.",
-                expected="raw/<dataset>, features/<view> or predictions/<model>, and a published day",
+                expected="raw/<dataset>, features/<view> or predictions/<model>, and a published"
+                " day",
                 todo="select distinct dataset from ops.published",
             )
         return cls(dataset, layer, _TABLES[layer].format(name), row[0], day)

@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 
 import pytest
-from nightshift.tests.drop_listing import list_drops
 from tests.chaos.object_store.fault_proxy import Fault
+from tests.drop_listing import list_drops
 
 from nightshift.contracts.partitions import PartitionRange
 from nightshift.errors import ObjectStoreError

@@ -9,8 +9,8 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 import typer
-from nightshift.tests.drop_listing import list_drops
 from pyarrow import parquet
+from tests.drop_listing import list_drops
 
 from nightshift.cli import history
 from nightshift.contracts.partitions import PartitionKeyError, PartitionRange

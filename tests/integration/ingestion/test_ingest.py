@@ -6,8 +6,8 @@ import json
 import pytest
 from examples.flights.faults import Fault, FaultKind
 from examples.flights.upstream import deliver
-from nightshift.tests.quarantine_counts import count_rows
 from tests.conftest import write_suite
+from tests.quarantine_counts import count_rows
 
 from nightshift.contracts.datasets import load_contracts
 from nightshift.contracts.partitions import PartitionRange

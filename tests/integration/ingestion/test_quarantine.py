@@ -3,7 +3,7 @@
 import datetime as dt
 
 import pytest
-from nightshift.tests.quarantine_counts import count_rows
+from tests.quarantine_counts import count_rows
 
 from nightshift.contracts.partitions import PartitionRange
 from nightshift.lake.drops import DropManifest

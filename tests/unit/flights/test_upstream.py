@@ -8,7 +8,7 @@ from examples.flights.clock import ClockError, advance_clock, read_clock
 from examples.flights.faults import Fault, FaultKind
 from examples.flights.flights_2013 import DATASETS
 from examples.flights.upstream import deliver
-from nightshift.tests.drop_listing import list_drops
+from tests.drop_listing import list_drops
 
 from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.lake.landing import read_data

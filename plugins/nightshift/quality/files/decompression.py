@@ -1,4 +1,4 @@
-"""Bounded decompression: a decompression bomb is refused where the limit is reached, not at its end."""
+"""Bounded decompression: a bomb is refused where the limit is reached, not at its end."""
 
 from __future__ import annotations
 

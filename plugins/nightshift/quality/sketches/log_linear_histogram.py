@@ -98,7 +98,7 @@ class HistogramBuilder:
         low_bits = bits & _LOW_MASK
         rounded = (low_bits >> (_LOW_BITS - _SQUARE_BITS)).astype(np.float64)
         halves = (low_bits & _HALF_MASK, low_bits >> _HALF_BITS)
-        # Each of these sums stays below 2**53 for a batch of 2**17 rows, so doubles hold it exactly.
+        # Each sum stays below 2**53 for a batch of 2**17 rows, so doubles hold it exactly.
         weights = (None, *halves, rounded * rounded)
         n_slots = self._sums.shape[1]
         for row, weight in enumerate(weights):

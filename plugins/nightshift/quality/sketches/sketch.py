@@ -186,7 +186,7 @@ class NumberSketch(_ColumnSketch):
         return float(min(max(edge, self.minimum), self.maximum))
 
     def midpoints(self) -> tuple[Doubles, Integers]:
-        """Return one number for each bin, its middle within the range of the numbers, and counts."""
+        """Return the middle of each bin, within the range of the numbers, and the counts."""
         edges, counts = self.bins()
         if not counts.size:
             return edges, counts

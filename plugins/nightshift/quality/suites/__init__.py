@@ -1,1 +1,1 @@
-"""Expectation suites: parsed once, then evaluated by SQL, on streamed rows or by Great Expectations."""
+"""Expectation suites, parsed once, and their evaluators."""

@@ -36,7 +36,7 @@ Number = int | float
 
 
 class Rule(BaseModel):
-    """What an expectation demands; its fields carry Great Expectations' argument names as aliases."""
+    """What an expectation demands; aliases are Great Expectations' names of the arguments."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
@@ -184,7 +184,7 @@ def read_suite(expectations_dir: Path, dataset: str) -> Suite:
         document = json.loads(path.read_text(encoding="utf-8"))
         expectations = tuple(map(parse_expectation, document["expectations"]))
         suite = Suite(str(document["name"]), document, expectations)
-    except Exception as error:  # noqa: BLE001  (without a suite there is no verdict, whatever is wrong)
+    except Exception as error:  # noqa: BLE001  (whatever is wrong, there is no verdict)
         raise unusable_suite(expectations_dir, dataset, error) from None
     _require_usable(dataset, suite)
     return suite
@@ -265,7 +265,7 @@ def _parse_rule(expectation_type: str, kwargs: dict[str, Any]) -> Rule | None:
 
 
 def _parse_condition(restriction: object, parser: object) -> RowCondition | None:
-    """Parse a comparison of a column with a string, as written or as Great Expectations stores it."""
+    """Parse a comparison with a string, as written or as Great Expectations stores it."""
     if parser != "great_expectations":
         return None
     if isinstance(restriction, str):
