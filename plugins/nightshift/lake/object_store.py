@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar
 
 from nightshift.failpoints import Failpoint, hit
 from nightshift.lake.object_errors import (
@@ -45,6 +45,9 @@ if TYPE_CHECKING:
 
     from nightshift.settings import Settings
 
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+
 TRANSFER_ATTEMPTS = 4
 """How often a damaged body, upload or listing is requested; botocore's own attempts lie below."""
 UNANSWERED_ATTEMPTS = 2
@@ -56,7 +59,10 @@ neither.
 
 
 class ObjectStore:
-    """One bucket. Safe to share between threads.
+    """One bucket; safe to share between threads.
+
+    Each method also raises ``ObjectStoreError`` if the server cannot be reached or refuses, and
+    ``ObjectDamagedError`` if every transfer was damaged, broken off or too slow.
 
     Args:
         client: A boto3 S3 client.
@@ -113,7 +119,6 @@ class ObjectStore:
         Raises:
             ObjectConflictError: The key holds other content.
             ObjectTooLargeError: More than ``MAX_OBJECT_BYTES``.
-            ObjectStoreError: The server cannot be reached or refuses.
         """
         self._refuse_too_large(key, size_of(data))
         digest = digest_of(data)
@@ -140,11 +145,8 @@ class ObjectStore:
         Raises:
             ObjectMissingError: It does not exist.
             ObjectCorruptError: Its content has another digest or size.
-            ObjectDamagedError: Every transfer was damaged, broken off or too slow.
-            ObjectStoreError: The server cannot be reached.
         """
-        data: bytes = self._retry("read", key, self._read, key, sha256, n_bytes)
-        return data
+        return self._retry("read", key, self._read, key, sha256, n_bytes)
 
     def download(self, key: str, path: Path, sha256: str | None = None) -> None:
         """Read an object into a file, which appears only when it is complete and verified.
@@ -152,8 +154,6 @@ class ObjectStore:
         Raises:
             ObjectMissingError: It does not exist.
             ObjectCorruptError: Its content has another digest.
-            ObjectDamagedError: Every transfer was damaged, broken off or too slow.
-            ObjectStoreError: The server cannot be reached.
             LocalSpaceError: The folder's disk is full.
         """
         with translate_resource_errors(), complete_file(path) as partial:
@@ -171,8 +171,6 @@ class ObjectStore:
 
         Raises:
             ObjectMissingError: It does not exist.
-            ObjectDamagedError: The body broke off again and again at one position.
-            ObjectStoreError: The server cannot be reached.
         """
         n_bytes = self._retry("read", key, self._requests.size, key)
         rest: Iterator[bytes] = iter(())
@@ -187,8 +185,6 @@ class ObjectStore:
         Raises:
             ObjectMissingError: It does not exist.
             ObjectCorruptError: Its content has another digest.
-            ObjectDamagedError: Every transfer was damaged, broken off or too slow.
-            ObjectStoreError: The server cannot be reached.
         """
         self._retry("read", key, self._receive, key, lambda _: None, sha256)
 
@@ -202,15 +198,10 @@ class ObjectStore:
         Args:
             prefix: What the keys begin with.
             start_after: Only keys that sort after this one.
-
-        Raises:
-            ObjectDamagedError: No two answers agree.
-            ObjectStoreError: The server cannot be reached.
         """
         has_more = True
         while has_more:
-            page = self._retry("list", prefix, self._agreed_page, prefix, start_after)
-            listed, has_more = page
+            listed, has_more = self._retry("list", prefix, self._agreed_page, prefix, start_after)
             yield from listed
             start_after = listed[-1].key if listed else start_after
 
@@ -220,13 +211,20 @@ class ObjectStore:
         Raises:
             ObjectMissingError: It does not exist.
         """
-        return int(self._retry("look up", key, self._requests.size, key))
+        return self._retry("look up", key, self._requests.size, key)
 
     def exists(self, key: str) -> bool:
         """Return whether there is such an object."""
-        return bool(self._retry("look up", key, self._requests.exists, key))
+        return self._retry("look up", key, self._requests.exists, key)
 
-    def _retry(self, verb: str, key: str, action: Callable[..., Any], *arguments: object) -> Any:
+    def _retry(
+        self,
+        verb: str,
+        key: str,
+        action: Callable[Arguments, Result],
+        *args: Arguments.args,
+        **kwargs: Arguments.kwargs,
+    ) -> Result:
         """Repeat what was damaged on its way, and translate the last error."""
         from tenacity import Retrying, retry_if_exception_type, wait_random_exponential
 
@@ -238,7 +236,7 @@ class ObjectStore:
             reraise=True,
         )
         with self._requests.translate_errors(verb, key):
-            return retrying(action, *arguments)
+            return retrying(action, *args, **kwargs)
 
     def _refuse_too_large(self, key: str, n_bytes: int) -> None:
         if n_bytes > MAX_OBJECT_BYTES:

@@ -125,16 +125,12 @@ def jensen_shannon(reference: Sketch, current: Sketch) -> float:
     Raises:
         ValueError: A side has no values.
     """
+    from scipy.spatial.distance import jensenshannon
+
     first, second = _shared_counts(reference, current)
     if not first.sum() or not second.sum():
         raise ValueError("a distance to no values")
-    sides = (first / first.sum(), second / second.sum())
-    mean = (sides[0] + sides[1]) / 2
-    divergence = 0.0
-    for side in sides:
-        used = side > 0
-        divergence += float(np.sum(side[used] * np.log(side[used] / mean[used])))
-    return math.sqrt(max(divergence / 2, 0.0))
+    return float(jensenshannon(first, second))
 
 
 def wasserstein(reference: NumberSketch, current: NumberSketch) -> float:
@@ -146,17 +142,13 @@ def wasserstein(reference: NumberSketch, current: NumberSketch) -> float:
     Raises:
         ValueError: A side has no number.
     """
-    sides = (reference.midpoints(), current.midpoints())
-    if any(not numbers.size for numbers, _ in sides):
+    from scipy.stats import wasserstein_distance
+
+    numbers, counts = reference.midpoints()
+    current_numbers, current_counts = current.midpoints()
+    if not numbers.size or not current_numbers.size:
         raise ValueError("a distance to no numbers")
-    edges = np.union1d(sides[0][0], sides[1][0])
-    shares_below = []
-    for numbers, counts in sides:
-        n_below = np.concatenate([[0], np.cumsum(counts)])
-        indices = np.searchsorted(numbers, edges, side="right")
-        shares_below.append(n_below[indices] / counts.sum())
-    gaps = np.abs(shares_below[0] - shares_below[1])
-    area = float(np.sum(gaps[:-1] * np.diff(edges)))
+    area = float(wasserstein_distance(numbers, current_numbers, counts, current_counts))
     return area / max(reference.std or 0.0, _SMALLEST_STD)
 
 

@@ -1,7 +1,8 @@
 """Quality gates: run an expectation suite on staged rows before they are published.
 
 A failure, or a missing verdict, stops the run. A large load is evaluated by the fast evaluators
-first. Whatever they do not pass is evaluated by Great Expectations. Source: docs/adr/0009-gates-and-monitoring.md.
+first. Whatever they do not pass is evaluated by Great Expectations. Source:
+docs/adr/0009-gates-and-monitoring.md.
 """
 
 from __future__ import annotations
