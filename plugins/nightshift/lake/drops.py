@@ -119,5 +119,6 @@ def write_drop(store: ObjectStore, drop: NewDrop) -> DropManifest:
     content_type = "text/csv" if drop.suffix == ".csv" else "application/octet-stream"
     store.put(manifest.data_key, drop.data, content_type)
     key = f"{partition_prefix(drop.dataset, drop.partition)}{drop.name}{MANIFEST_SUFFIX}"
+    # The manifest comes last: a reader that sees it finds the complete file.
     store.put(key, manifest.model_dump_json(indent=1).encode(), "application/json")
     return manifest

@@ -139,8 +139,7 @@ def list_undelivered(store: ObjectStore, dataset: str, partitions: PartitionRang
 def read_data(store: ObjectStore, drops: Iterable[DropManifest]) -> list[bytes]:
     """Read data files in parallel, in the order of the drops.
 
-    A file with another digest than its manifest's is returned as it is: the contract's check
-    refuses it and keeps the evidence.
+    A file with another digest than its manifest's is returned as it is.
 
     Raises:
         ObjectMissingError: A manifest names a file that does not exist.
@@ -169,6 +168,7 @@ def _read_file(store: ObjectStore, drop: DropManifest) -> bytes:
     try:
         return store.get(drop.data_key, drop.sha256)
     except ObjectCorruptError:
+        # The contract's check refuses the file and keeps the evidence.
         return store.get(drop.data_key)
 
 
@@ -215,6 +215,7 @@ def _read_manifest(store: ObjectStore, listed: ListedObject) -> DropManifest:
         problem = f"{uri} is too large for a manifest."
         raise _wrong(listed, problem, f"at most {MAX_MANIFEST_BYTES} bytes", size)
     try:
+        # The size must be the listed one, which was checked; PowerShell writes a byte order mark.
         text = store.get(listed.key, n_bytes=listed.n_bytes).removeprefix(codecs.BOM_UTF8)
         manifest = DropManifest.model_validate_json(text, strict=True)
     except ObjectCorruptError:

@@ -120,6 +120,7 @@ class ObjectStore:
             ObjectConflictError: The key holds other content.
             ObjectTooLargeError: More than ``MAX_OBJECT_BYTES``.
         """
+        # Before the digest, which takes seconds for a large file.
         self._refuse_too_large(key, size_of(data))
         digest = digest_of(data)
         hit(Failpoint.PUT_BEFORE)
@@ -256,6 +257,7 @@ class ObjectStore:
             raise TransitError(f"the server received other bytes ({code})")
         if code in RACING and not self._requests.exists(key):
             raise TransitError(f"another write was under way ({code})")
+        # The key is taken, perhaps by our own first try whose answer was lost.
         if not code or self._requests.has_stated_digest(key, digest):
             return True
         return digest_of(self.get(key)) == digest
@@ -266,6 +268,7 @@ class ObjectStore:
         return bytes(data)
 
     def _read_into(self, key: str, path: Path, sha256: str | None) -> None:
+        # Opened anew by each attempt, which drops what the one before has written.
         with path.open("wb") as file:
             self._receive(key, file.write, sha256)
 
@@ -309,6 +312,7 @@ class ObjectStore:
         answer = self._get(key, **checksum)
         length = content_length(answer)
         if n_bytes not in {None, length}:
+            # The unread body would keep the connection.
             answer["Body"].close()
             raise self._corrupt(key, f"{n_bytes} bytes", f"{length} bytes")
         digest = hashlib.md5(usedforsecurity=False) if sha256 is None else hashlib.sha256()

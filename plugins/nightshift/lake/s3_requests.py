@@ -265,6 +265,7 @@ class BucketRequests:
         """
         n_bytes = int(str(arguments.get("ContentLength", 0)))
         seconds = self._answer_seconds + n_bytes / MIN_BYTES_PER_SECOND
+        # A socket's timeout restarts with every byte: an answer that trickles needs this limit.
         return call_within(seconds, partial(method, Bucket=self._bucket, **arguments))
 
     def _request_code(self, method: Callable[..., Any], **arguments: object) -> str:

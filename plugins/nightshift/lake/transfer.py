@@ -106,8 +106,7 @@ def chunks_of(body: Body, patience_seconds: float) -> Iterator[bytes]:
 def call_within(seconds: float, request: Callable[[], Answer]) -> Answer:
     """Send a request, and abandon it when its answer is not complete in time.
 
-    A socket's timeout restarts with every byte, so an answer that trickles would never end. The
-    request runs in a thread of its own and may still finish later, so it must be idempotent.
+    The request runs in a thread of its own and may still finish later, so it must be idempotent.
 
     Raises:
         UnansweredError: No complete answer came in time.

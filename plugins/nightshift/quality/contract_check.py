@@ -54,7 +54,7 @@ single bad rows. Source: ADR 0005.
 """
 _EVIDENCE_RATIO = 0.01
 """Share of a file's rows, 0 to 1, that must have a wrong value before a column's type counts as
-changed: one odd value of a column that is otherwise empty shows nothing. Source: ADR 0041.
+changed. Source: ADR 0041.
 """
 _EVIDENCE_VALUES = 2
 """Number of wrong values that must exist as well."""
@@ -131,6 +131,7 @@ def check_file(contract: DatasetContract, drop: DropManifest, data: bytes) -> De
     blocks: list[Block] = []
     n_bytes = 0
     for block in read_rows(drop, head, data, malformed):
+        # Counted while it is read: the size in the manifest cannot be trusted.
         n_bytes += block.texts.nbytes
         if n_bytes > IN_MEMORY_BYTES:
             raise LargeFileError
@@ -185,8 +186,6 @@ def read_rows(
 ) -> Iterator[Block]:
     """Yield the rows of a file, columns as delivered.
 
-    Rows beyond those of the manifest are counted, and none of them is kept in memory.
-
     Args:
         drop: The manifest.
         head: What ``check_head`` returned.
@@ -205,6 +204,7 @@ def read_rows(
     def keep_malformed(position: int, text: str) -> None:
         nonlocal n_malformed
         n_malformed += 1
+        # More than the manifest has rows are only counted, so that memory stays bounded.
         if n_malformed <= drop.n_rows:
             malformed.append((position, text))
 
@@ -214,6 +214,7 @@ def read_rows(
             source, drop.data_key, head.header, names, keep_malformed, head.limits
         ):
             n_rows += len(block.row_numbers)
+            # Excess rows are counted to report them, and none is kept in memory.
             if n_rows + n_malformed <= drop.n_rows:
                 yield block
             elif n_rows > drop.n_rows + _MAX_EXTRA_ROWS:
@@ -261,6 +262,7 @@ def is_other_type(n_wrong: int, n_values: int, n_rows: int) -> bool:
         n_values: All values that are not empty.
         n_rows: Rows of the file, empty values too.
     """
+    # Both: one odd value of a column that is otherwise empty shows nothing. Source: ADR 0041.
     is_majority = n_wrong > WRONG_TYPE_RATIO * n_values
     return is_majority and n_wrong >= max(_EVIDENCE_VALUES, _EVIDENCE_RATIO * n_rows)
 
@@ -338,7 +340,7 @@ def _check_digest(drop: DropManifest, data: bytes) -> None:
 
 
 def _check_names(header: Sequence[str], max_columns: int) -> None:
-    """Refuse names that cannot be stored or shown: PostgreSQL has no NUL, a log line no line end.
+    """Refuse names that cannot be stored or shown.
 
     Raises:
         UnreadableFileError: There is no name, or a name cannot be used.
@@ -349,6 +351,7 @@ def _check_names(header: Sequence[str], max_columns: int) -> None:
     if len(header) > max_columns:
         raise OverLimitError("columns", max_columns, str(len(header)))
     for number, name in enumerate(header, 1):
+        # PostgreSQL has no NUL, and a line of a log no line end.
         is_long = len(name.encode(errors="replace")) > _MAX_NAME_BYTES
         if is_long or (name and not name.isprintable()):
             raise UnreadableFileError(
@@ -360,11 +363,9 @@ def _check_names(header: Sequence[str], max_columns: int) -> None:
 def _check_columns(
     drop: DropManifest, expected: Sequence[str], header: Sequence[str], version: int
 ) -> None:
-    """Refuse a file whose columns are not those of its schema version; added ones are allowed.
-
-    A file without a header has a row in its place, so a name that the contract does not know may be
-    a person's. Such names are counted and not shown; `contract diff` shows them on request.
-    """
+    """Refuse a file whose columns are not those of its schema version; added ones are allowed."""
+    # Added names are counted and not shown: a file without a header has a row in its place, so an
+    # unknown name may be a person's. `contract diff` shows them on request.
     added = [name for name in header if name not in expected]
     n_added_twice = len({name for name in added if header.count(name) > 1})
     lines = [f"- {name}  (missing)" for name in expected if name not in header]
@@ -388,8 +389,6 @@ def _check_columns(
 
 
 def _shown_name(name: str) -> str:
-    """Return the name of an added column if it is a word.
-
-    The file has a header then, because all names of the contract are in it.
-    """
+    """Return the name of an added column if it is a word."""
+    # Names may be shown here: all names of the contract are in the file, so it has a header.
     return name if _IDENTIFIER.fullmatch(name) else "one whose name is no identifier"

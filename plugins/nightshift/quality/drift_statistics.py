@@ -39,12 +39,13 @@ _SMALLEST_STD = 1e-12
 def stability_index(reference: Sketch, current: Sketch) -> float:
     """Return the population stability index of two sketches in nats; 0 is best.
 
-    The bins are those of ``jensen_shannon``. Missing values are a bin too: a column that is filled
-    for the first time is far from an empty one.
+    The bins are those of ``jensen_shannon``.
     """
     known = _shared_counts(reference, current)
     sides = []
     for counts, sketch in zip(known, (reference, current), strict=True):
+        # Missing values are a bin too: a column that is filled for the first time is far from an
+        # empty one.
         shares = np.append(counts, sketch.n_missing) / max(sketch.n_rows, 1)
         sides.append(np.maximum(shares, SMALLEST_SHARE))
     return _stability_index(*sides)
@@ -62,6 +63,7 @@ def binned_stability_index(
         expected: Share per bin in the reference, sums to 1; shape (k,).
         n_reference: Rows of the reference.
     """
+    # A bin that is empty on both sides would add a pseudo-count and no evidence.
     pairs = zip(counts, expected, strict=True)
     used = [(n, share * n_reference) for n, share in pairs if n > 0 or share > 0]
     n_pseudo = PSEUDO_COUNT * len(used)

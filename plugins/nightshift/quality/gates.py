@@ -125,6 +125,7 @@ def run_gate(  # noqa: PLR0913, PLR0917  (the staged batch is addressed by all o
         GateCrashError: The suite could not be evaluated, completely or in part.
     """
     hit(Failpoint.GATE_BEFORE)
+    # A suite that cannot be used stops the run before anything is evaluated.
     suite = read_suite(settings.expectations_dir, dataset)
     documents = _evaluate(
         settings, suite, _Batch(schema, table, load_id, partitions), run, streamed
@@ -236,6 +237,7 @@ def _read_results(suite: Suite, documents: list[dict[str, Any]]) -> list[CheckRe
         evaluated = sorted(document["expectation_config"]["type"] for document in documents)
     except (KeyError, TypeError, AttributeError) as error:
         raise crash_error(suite.dataset, error) from None
+    # Great Expectations may drop an expectation silently: fewer results are no pass.
     if evaluated != sorted(expectation.type for expectation in suite.expectations):
         raise GateCrashError(
             f"The gate {suite.dataset} evaluated other expectations than its suite has.",

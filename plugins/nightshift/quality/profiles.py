@@ -170,6 +170,7 @@ def scan_load(
     stream = stream_arrow(settings, query, run.application_name, is_lean=True)
     with Prefetcher(stream) as batches:
         profile = scan(batches, counter)
+    # A profile of no rows would hide that the load is empty.
     has_rows = any(sketch.n_rows for sketch in profile.values())
     return profile if has_rows else {}
 
@@ -249,6 +250,7 @@ def keep_profile(
         counts = (sketch.n_rows, sketch.n_missing, sketch.minimum, sketch.maximum)
         moments = (sketch.mean, sketch.std, sketch.n_distinct)
         rows.append((*column, *counts, *moments, sketch.as_bytes(), run.run_id))
+    # One transaction: a reader sees a complete profile or none.
     with conn.transaction(), conn.cursor() as cursor:
         cursor.executemany(statement, rows)
 
@@ -264,6 +266,7 @@ def _query(conn: Connection, load: LoadTable, counted_types: Mapping[str, str]) 
     from psycopg import sql
 
     table = sql.Identifier(load.schema, load.table)
+    # The types are read from the table: views and raw tables have no other description.
     described = conn.execute(sql.SQL("select * from {} limit 0").format(table)).description or []
     cells = []
     for column in described:

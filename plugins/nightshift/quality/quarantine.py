@@ -57,6 +57,7 @@ class RefusedRow:
     @property
     def digest(self) -> str:
         """Return the SHA-256 of reason and content, hex: a row refused again is the same entry."""
+        # The reason counts, so that a row refused again for another reason is a new entry.
         content = [self.reason, self.column, dict(self.delivered)]
         return sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from nightshift.contracts.drop_limits import DropLimits
 
 FREE_BYTES = 16 * 1024**2
-"""Below this size the ratio does not count: a few repeated lines compress well and do no harm."""
+"""Below this size the ratio does not count."""
 _PIECE_BYTES = 1024**2
 
 
@@ -30,6 +30,7 @@ class OverLimitError(ValueError):
 
 def max_decompressed(n_bytes: int, limits: DropLimits) -> tuple[int, OverLimitError]:
     """Return how many bytes a compressed file may become, and the error for one more."""
+    # A few repeated lines compress well and do no harm.
     by_ratio = max(FREE_BYTES, int(limits.decompression_ratio * n_bytes))
     maximum = limits.decompressed_bytes
     if maximum <= by_ratio:
@@ -77,6 +78,7 @@ class DecompressedStream:
     def _next(self, n_bytes: int) -> bytes:
         piece: bytes = self._stream.read(n_bytes)
         self._remaining -= len(piece)
+        # Checked after each piece, so that a bomb costs one piece more than the limit.
         if self._remaining < 0:
             raise self._error
         return piece

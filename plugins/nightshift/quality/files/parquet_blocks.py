@@ -1,9 +1,7 @@
 """Read a Parquet file as blocks of text rows, without trusting its own figures about its size.
 
 Upstream wrote every number in such a file: rows and sizes in the footer, and again in the head of
-each page. A value may be stored once and repeated in a million rows. So the pages' heads are read
-before Arrow unpacks a page, texts stay dictionaries until a block is made, and a block is bounded
-by its text.
+each page.
 """
 
 from __future__ import annotations
@@ -67,6 +65,8 @@ def parquet_blocks(
     file = open_parquet(source, limits)
     _refuse_nested(file, columns)
     _refuse_bombs(source, file, columns, limits)
+    # A value may be stored once and repeated in a million rows: texts stay dictionaries until a
+    # block is made, and a block is bounded by its text.
     texts = [name for name in columns if _is_text(file.schema_arrow.field(name).type)]
     file = parquet.ParquetFile(_as_file(source), read_dictionary=texts)
     first = 1
@@ -97,6 +97,7 @@ def _refuse_bombs(
     source: bytes | Path, file: pa.parquet.ParquetFile, columns: Sequence[str], limits: DropLimits
 ) -> None:
     n_bytes = len(source) if isinstance(source, bytes) else source.stat().st_size
+    # The heads of the pages are read before Arrow unpacks one.
     maximum, error = max_decompressed(n_bytes, limits)
     total, largest = unpacked_bytes(source, file.metadata, set(columns))
     if total > maximum:
@@ -121,6 +122,7 @@ def _split_by_text(batch: pa.RecordBatch, max_bytes: int) -> Iterator[pa.RecordB
     for column in batch.columns:
         widths += _widths(column, max_bytes)
     block_of_row = np.cumsum(widths) // BLOCK_TEXT_BYTES
+    # A block ends where the running sum of the text passes a multiple of the limit.
     ends = [*(np.flatnonzero(np.diff(block_of_row)) + 1), batch.num_rows]
     start = 0
     for end in ends:

@@ -91,6 +91,7 @@ class BinCounter:
         for name, edges in self._edges.items():
             values = batch.column(name).to_numpy(zero_copy_only=False)
             known = values[~np.isnan(values)]
+            # side="right": a number that equals an edge belongs to the bin that begins there.
             self._add(name, np.searchsorted(edges, known, side="right"))
         for name, levels in self._levels.items():
             self._add(name, _level_indices(batch.column(name), levels))

@@ -57,8 +57,7 @@ def check_profile(
     Args:
         profile: Columns of one partition, or of several added up.
         expectations: Parsed expectations.
-        n_partitions: How many partitions the profile covers. Limits of a partition's number of
-            rows mean nothing for several.
+        n_partitions: How many partitions the profile covers.
     """
     checks = []
     for expectation in expectations:
@@ -71,6 +70,7 @@ def _evaluate(
     profile: Mapping[str, Sketch], expectation: Expectation, n_partitions: int
 ) -> tuple[Verdict, str]:
     if isinstance(expectation.rule, RowCount):
+        # A suite limits the rows of one partition, which means nothing for several.
         if not profile or n_partitions != 1 or expectation.condition:
             return Verdict.UNKNOWN, ""
         n_rows = next(iter(profile.values())).n_rows
@@ -84,6 +84,7 @@ def _evaluate(
     observed = f"{minimum:,} to {maximum:,} of {n_considered:,}"
     if minimum == maximum:
         observed = f"{minimum:,} of {n_considered:,}"
+    # Met even if all uncertain rows are unexpected, or broken even if none is.
     if expectation.is_met(n_considered, maximum):
         return Verdict.MET, observed
     may_be_met = expectation.is_met(n_considered, minimum)
@@ -118,6 +119,7 @@ def _count_other_strings(rule: InSet, sketch: TextSketch) -> Counts:
     allowed = set(rule.allowed)
     n_allowed = sum(n for string, n in sketch.levels.items() if string in allowed)
     n_other = sum(sketch.levels.values()) - n_allowed
+    # Strings that the sketch has dropped may be allowed ones or others.
     if sketch.n_uncounted:
         return sketch.n_known, n_other, sketch.n_known - n_allowed
     return sketch.n_known, n_other, n_other

@@ -148,6 +148,7 @@ class Expectation:
         """Return whether counts of considered and of unexpected rows meet it."""
         if isinstance(self.rule, RowCount):
             return is_within(n_considered, self.rule.minimum, self.rule.maximum)
+        # Nothing to consider is nothing unexpected, as in Great Expectations.
         n_met = n_considered - n_unexpected
         return n_considered == 0 or n_met / n_considered >= self.mostly
 
@@ -215,6 +216,7 @@ def _require_usable(dataset: str, suite: Suite) -> None:
             got=", ".join(without_sql),
             todo="Remove them, or use expect_column_values_to_match_regex instead.",
         )
+    # A suite of warnings would pass every batch.
     if not any(is_blocking(severity_of(each.document)) for each in suite.expectations):
         raise SuiteError(
             f"No expectation of {dataset} can stop a run.",
