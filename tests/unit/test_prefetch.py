@@ -99,7 +99,7 @@ def test_stages_overlap() -> None:
 
 
 def test_reader_in_another_thread_is_told_when_the_block_ends_while_it_waits() -> None:
-    """An end without an error would look like the end of the items, and part of them would be stored as the whole."""
+    """An end without an error would look as if all items had come."""
     told: list[object] = []
     goes_on = threading.Event()
 

@@ -200,6 +200,11 @@ class BucketRequests:
         from botocore.exceptions import BotoCoreError, ClientError
         from botocore.parsers import ResponseParserError
 
+        failures: tuple[type[Exception], ...] = (
+            BotoCoreError,
+            ResponseParserError,
+            *broken_body_errors(),
+        )
         try:
             yield
         except ClientError as error:
@@ -211,7 +216,7 @@ class BucketRequests:
                 got=str(error),
                 todo="Look at the network between here and the store. Retrying is safe.",
             ) from error
-        except (BotoCoreError, ResponseParserError, *broken_body_errors()) as error:
+        except failures as error:
             raise self._failure(verb, key, error) from error
 
     def _refusal(self, verb: str, key: str, error: ClientError) -> ObjectStoreError:

@@ -1,4 +1,4 @@
-"""Every operation of the store under every fault on its way: the right bytes or a named error, in bounded time, never wrong bytes."""
+"""Every operation of the store under every fault: the right bytes or a named error, in time."""
 
 from __future__ import annotations
 

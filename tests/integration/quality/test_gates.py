@@ -235,7 +235,10 @@ def stage(
     rows = (
         f"select {', '.join(f'{value} as {column}' for column, value in values.items())} from rows"
     )
-    source = f"with rows as (select d::date as day, n from unnest(%s::date[]) d, generate_series(1, {n}) n)"
+    source = (
+        "with rows as (select d::date as day, n"
+        f" from unnest(%s::date[]) d, generate_series(1, {n}) n)"
+    )
     if schema == "raw":
         conn.execute(
             f"insert into {table} ({', '.join(values)}) {source} {rows}".encode(), [partitions.days]
@@ -339,7 +342,10 @@ def test_gate_stops_when_no_row_is_staged_under_the_load(
             "0 known of 1",
         ),
         (
-            '{"name": "raw/weather", "expectations": [{"type": "expect_column_values_to_not_be_null", "kwargs": {}}]}',
+            (
+                '{"name": "raw/weather", "expectations":'
+                ' [{"type": "expect_column_values_to_not_be_null", "kwargs": {}}]}'
+            ),
             "column",
         ),
     ],

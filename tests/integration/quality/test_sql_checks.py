@@ -26,7 +26,8 @@ def make_table(conn: Connection, dice: random.Random) -> None:
     """Fill a small table whose columns have few values, so that limits and repetitions are hit."""
     conn.execute("drop table if exists raw.dice")
     conn.execute(
-        "create table raw.dice (a double precision, b double precision, n integer, word text, kind text)"
+        "create table raw.dice"
+        " (a double precision, b double precision, n integer, word text, kind text)"
     )
     rows = [
         (

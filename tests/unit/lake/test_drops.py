@@ -21,6 +21,20 @@ AT = dt.datetime(2013, 3, 11, 4, 5, tzinfo=dt.UTC)
 DROP = NewDrop("weather", DAY, AT, b"a,b\n1,2\n", 1, "weather")
 
 
+def manifest_json(dataset: str, delivered_at: str) -> bytes:
+    """Return a manifest as upstream may write it."""
+    manifest = {
+        "dataset": dataset,
+        "partition": "2013-03-10",
+        "delivered_at": delivered_at,
+        "data_key": f"landing/{dataset}/dt=2013-03-10/x.csv",
+        "sha256": "0" * 64,
+        "n_rows": 1,
+        "schema_version": 1,
+    }
+    return json.dumps(manifest).encode()
+
+
 def days_of(drops):
     return [(d.partition.isoformat(), d.data_key.rsplit("/", 1)[1]) for d in drops]
 
@@ -67,14 +81,11 @@ def test_delivering_again_changes_nothing_when_the_file_is_the_same(store):
     [
         (b"{", "Invalid JSON"),
         (b"{}", "sha256: Field required"),
-        (b'{"dataset":"planes","partition":"2013-03-10","delivered_at":"2013-03-11T04:05:00Z","data_key":"landing/planes/dt=2013-03-10/x.csv",'
-         b'"sha256":"' + b"0" * 64 + b'","n_rows":1,"schema_version":1}', "another place"),
-        (b'{"dataset":"weather","partition":"2013-03-10","delivered_at":"2013-03-11T04:05:00","data_key":"landing/weather/dt=2013-03-10/x.csv",'
-         b'"sha256":"' + b"0" * 64 + b'","n_rows":1,"schema_version":1}', "timezone"),
-        (b'{"dataset":"weather","partition":"2013-03-10","delivered_at":"2099-03-11T04:05:00Z","data_key":"landing/weather/dt=2013-03-10/x.csv",'
-         b'"sha256":"' + b"0" * 64 + b'","n_rows":1,"schema_version":1}', "dated in the future"),
+        (manifest_json("planes", "2013-03-11T04:05:00Z"), "another place"),
+        (manifest_json("weather", "2013-03-11T04:05:00"), "timezone"),
+        (manifest_json("weather", "2099-03-11T04:05:00Z"), "dated in the future"),
     ],
-)  # fmt: skip
+)
 def test_a_manifest_is_refused_when_it_is_wrong(store, manifest, says):
     store.put("landing/weather/dt=2013-03-10/x.manifest.json", manifest)
 

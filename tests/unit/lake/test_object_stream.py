@@ -1,4 +1,4 @@
-"""An object as a stream: the bytes in order while they come, no end believed before the digest, nobody left waiting."""
+"""An object as a stream: bytes in order, no end before the digest, no thread left waiting."""
 
 import io
 import threading

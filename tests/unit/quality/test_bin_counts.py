@@ -1,4 +1,4 @@
-"""Counts in given bins, beside a scan: half open bins, unknown levels last, missing rows apart, the same in any order."""
+"""Counts in given bins: half open, unknown levels last, missing rows apart, in any order."""
 
 from __future__ import annotations
 

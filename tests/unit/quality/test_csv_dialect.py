@@ -1,4 +1,4 @@
-"""The CSV dialect: odd quotes cost a line and never merge rows, whatever the size of what is read at once."""
+"""The CSV dialect: odd quotes cost a line and never merge rows, whatever the chunk size."""
 
 import csv
 import io
