@@ -123,6 +123,7 @@ def read_landing(store: ObjectStore, dataset: str, partitions: PartitionRange) -
         elif result is not None:
             # Equal manifests are one drop, received with the first of them.
             manifests.setdefault(result, listed)
+    # By key too, so that the order is the same in each run.
     ordered = sorted(manifests, key=lambda drop: (drop.partition, drop.delivered_at, drop.data_key))
     drops = tuple(drop for drop in ordered if drop.data_key in files)
     absent = tuple(drop for drop in ordered if drop.data_key not in files)

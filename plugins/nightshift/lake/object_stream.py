@@ -56,6 +56,7 @@ class ObjectStream:
 
     def __enter__(self) -> ObjectStream:
         self._chunks = self._prefetcher.start()
+        # The head of the file is checked before its rows are read.
         first = bytearray()
         while len(first) < FIRST_BYTES:
             chunk = next(self._chunks, b"")
@@ -111,6 +112,7 @@ class ObjectStream:
         self.close()
         if error_type is None or issubclass(error_type, Exception):
             with self._reading:
+                # Also the bytes that no reader wanted: the digest is that of the complete object.
                 for chunk in self._store.chunks(self._key, self._n_read):
                     self._digest.update(chunk)
             self._compare_digest()

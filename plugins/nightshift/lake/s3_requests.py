@@ -182,6 +182,7 @@ class BucketRequests:
         entries = page.get("Contents", ())
         keys = [entry.get("Key", "") for entry in entries]
         is_complete = "IsTruncated" in page and page.get("KeyCount", len(keys)) == len(keys)
+        # A listing has no checksum, so what it says about itself is compared.
         has_prefix = all(key.startswith(prefix) for key in keys)
         is_after = not keys or keys[-1] > start_after
         if not (is_complete and has_prefix and is_after):

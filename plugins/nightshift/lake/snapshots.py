@@ -95,6 +95,7 @@ def _parquet(table: pa.Table) -> bytes:
     import pyarrow as pa
     from pyarrow import parquet
 
+    # Each option is part of the content hash: another value gives another key for the same rows.
     sink = pa.BufferOutputStream()
     parquet.write_table(
         table.combine_chunks(),

@@ -74,8 +74,6 @@ def receive(
 def chunks_of(body: Body, patience_seconds: float) -> Iterator[bytes]:
     """Yield a body chunk by chunk.
 
-    Chunks grow with the speed, so that the clock is read about twice a second at any speed.
-
     Args:
         body: Read only in this thread.
         patience_seconds: How long it may be slower than ``MIN_BYTES_PER_SECOND``; the time that its
@@ -97,6 +95,8 @@ def chunks_of(body: Body, patience_seconds: float) -> Iterator[bytes]:
         if waited > patience_seconds and n_bytes < MIN_BYTES_PER_SECOND * waited:
             floor = f"{MIN_BYTES_PER_SECOND // 1024} KiB/s"
             raise TransitError(f"{n_bytes} bytes in {waited:.0f} s: slower than {floor}")
+        # A small chunk of a slow body returns in time for the clock; a large one of a fast body
+        # costs few calls.
         if seconds < _SECONDS_PER_CHUNK:
             size = min(2 * size, _LARGEST_CHUNK)
         else:

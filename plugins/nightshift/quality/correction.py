@@ -111,6 +111,7 @@ def correct_row(
                 expected="open or corrected",
                 got=find_row(conn, row_id).state,
             )
+        # Appended and never changed: the last correction counts, and the earlier ones stay.
         conn.execute(
             """
             insert into quarantine.corrections (row_id, known_at, actor, note, corrected)

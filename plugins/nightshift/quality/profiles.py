@@ -225,6 +225,7 @@ def _read(
             sketch: Any = NumberSketch.from_bytes(data, n_rows, n_missing, minimum, maximum)
         else:
             sketch = TextSketch.from_bytes(data, n_rows, n_missing)
+        # The order of the partitions does not matter: sketches add up to the same bits.
         if name in profile:
             profile[name].merge(sketch)
         else:

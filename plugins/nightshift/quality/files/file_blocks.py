@@ -55,6 +55,7 @@ def read_header(source: bytes | Path, name: str, limits: DropLimits = _NO_LIMITS
     """
     with _translate_errors():
         if name.endswith(_PARQUET):
+            # Before anything in this process opens the file.
             read_in_sandbox(source, limits)
             return list(open_parquet(source, limits).schema_arrow.names)
         with open_csv(source, name, limits) as stream:
