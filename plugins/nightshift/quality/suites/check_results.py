@@ -51,7 +51,7 @@ class PassedCheck:
             measured = {"observed_value": self.n_considered}
         return {
             "success": True,
-            "expectation_config": dict(self.expectation.document),
+            "expectation_config": {"kwargs": {}, **self.expectation.document},
             "result": measured,
             "exception_info": {},
             "meta": {"by": self.evaluator},

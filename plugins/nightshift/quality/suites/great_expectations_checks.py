@@ -156,7 +156,8 @@ def _refuse_empty_batch(engine: sqlalchemy.Engine, suite: Suite, query: str) -> 
     with engine.connect() as connection:
         has_rows = connection.execute(statement).scalar()
     may_be_empty = any(
-        expectation.type == _ROW_COUNT and expectation.document["kwargs"].get("min_value") == 0
+        expectation.type == _ROW_COUNT
+        and (expectation.document.get("kwargs") or {}).get("min_value") == 0
         for expectation in suite.expectations
     )
     if has_rows is not True and not may_be_empty:
