@@ -1,4 +1,4 @@
-"""Let one stage of a stream work while the next one does: each runs in a thread of its own, a bounded number of items ahead."""
+"""Prefetching: a thread takes items from a source in advance, so that two stages work at once."""
 
 from __future__ import annotations
 
@@ -14,40 +14,38 @@ if TYPE_CHECKING:
 Item = TypeVar("Item")
 
 N_WAITING = 2
-"""Items that may wait between two stages: enough to even out their speeds, and no more memory
-than that.
-"""
-_LOOK_SECONDS = 0.1
+"""Items that may wait between two stages: enough to even out their speeds, with little memory."""
+_POLL_SECONDS = 0.1
 
 
 class Prefetcher(Generic[Item]):
-    """Iterates over items that a thread takes from their source in advance; use as a context manager.
+    """Iterates over items that a thread takes from their source in advance; a context manager.
 
-    Whatever the source raises is raised here, at its place in the order. When the block ends, for
-    whatever reason, the thread takes no further item, gives up the one that it is just taking, and
-    closes a source that is a generator. Whoever still waits for an item, in another thread, gets an
-    ``InterruptedError``: an end would look like the whole.
+    An error of the source is raised here, at its position in the order. When the block ends, the
+    thread takes no further item, drops the current one, and closes a source that is a generator. A
+    thread that still waits for an item gets an ``InterruptedError``: an ordinary end would look as
+    if all items had come.
 
     Args:
         source: Iterated in the thread.
-        n_waiting: Items taken in advance at most.
+        n_waiting: Maximum number of items that are taken in advance.
     """
 
     def __init__(self, source: Iterable[Item], n_waiting: int = N_WAITING) -> None:
         self._source = source
-        self._waiting: queue.Queue[tuple[Item | None, BaseException | None, bool]] = queue.Queue(
+        # An item, an error, or neither at the end; in this order.
+        self._queue: queue.Queue[tuple[Item | None, BaseException | None, bool]] = queue.Queue(
             n_waiting
         )
         self._is_stopped = threading.Event()
-        self._thread = threading.Thread(
-            target=self._run, name=f"ahead of {threading.current_thread().name}", daemon=True
-        )
+        name = f"prefetch for {threading.current_thread().name}"
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def __enter__(self) -> Iterator[Item]:
         return self.start()
 
     def start(self) -> Iterator[Item]:
-        """Begin, where no block can say when it ends; ``stop`` ends it."""
+        """Begin without a block; ``stop`` ends it."""
         self._thread.start()
         return self._items()
 
@@ -57,18 +55,19 @@ class Prefetcher(Generic[Item]):
 
     def __exit__(
         self,
-        kind: type[BaseException] | None,
+        error_type: type[BaseException] | None,
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
         self.stop()
-        if kind is None:
+        # After an error, the thread may wait for a source that never answers.
+        if error_type is None:
             self._thread.join()
 
     def _items(self) -> Iterator[Item]:
         while True:
             try:
-                item, error, is_last = self._waiting.get(timeout=_LOOK_SECONDS)
+                item, error, is_last = self._queue.get(timeout=_POLL_SECONDS)
             except queue.Empty:
                 if self._is_stopped.is_set():
                     raise InterruptedError("the stream was stopped") from None
@@ -84,7 +83,7 @@ class Prefetcher(Generic[Item]):
             for item in self._source:
                 if not self._offer((item, None, False)):
                     return
-        except BaseException as error:  # noqa: BLE001  (the other thread decides what it means)
+        except BaseException as error:  # noqa: BLE001  (raised again by the other thread)
             self._offer((None, error, False))
         else:
             self._offer((None, None, True))
@@ -92,10 +91,11 @@ class Prefetcher(Generic[Item]):
             if isinstance(self._source, Generator):
                 self._source.close()
 
-    def _offer(self, what: tuple[Item | None, BaseException | None, bool]) -> bool:
+    def _offer(self, entry: tuple[Item | None, BaseException | None, bool]) -> bool:
+        """Put an entry into the queue; return False if the prefetcher was stopped."""
         while not self._is_stopped.is_set():
             try:
-                self._waiting.put(what, timeout=_LOOK_SECONDS)
+                self._queue.put(entry, timeout=_POLL_SECONDS)
             except queue.Full:
                 continue
             return True

@@ -1,4 +1,4 @@
-"""Take the values of rows out of what a database says, before it enters a log, an error or a table.
+"""Redaction: remove the values of rows from a database's messages before they are logged.
 
 PostgreSQL quotes rows in some lines of its messages (`DETAIL:  Key (email)=(…) already exists.`,
 `CONTEXT:  COPY people, line 3: "…"`), and the value itself when it cannot be read as its type.
@@ -8,10 +8,6 @@ Source: PostgreSQL, "Error and Notice Message Fields" and "Error Message Style G
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 _QUOTING_LINE = re.compile(
     r"^(\s*)(DETAIL|Failing row contains|Key \(|QUERY|STATEMENT)\b.*$|^(\s*)Key \(.*$", re.MULTILINE
@@ -27,7 +23,7 @@ _VALUE_BEFORE = re.compile(r"value \"[^\"\n]*\" (is out of range)")
 
 
 def without_values(message: str) -> str:
-    """Return a database's message without the lines and quotations that may hold a value of a row."""
+    """Return a database's message without the lines and quotes that may hold a value of a row."""
     message = _QUOTING_LINE.sub("", message)
     message = _COPIED_ROW.sub(r"\1", message)
     message = _QUOTED_VALUE.sub(r"\1…", message)
@@ -37,16 +33,14 @@ def without_values(message: str) -> str:
 
 
 def redact(error: BaseException) -> None:
-    """Take values out of the messages of database errors, also of those that caused an error: a traceback shows them all."""
-    for one in _chain(error):
-        if hasattr(one, "sqlstate"):
-            one.args = tuple(
-                without_values(part) if isinstance(part, str) else part for part in one.args
+    """Remove values from the messages of a database error and of its causes.
+
+    A traceback shows them all.
+    """
+    current: BaseException | None = error
+    while current is not None:
+        if hasattr(current, "sqlstate"):
+            current.args = tuple(
+                without_values(part) if isinstance(part, str) else part for part in current.args
             )
-
-
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    found: BaseException | None = error
-    while found is not None:
-        yield found
-        found = found.__cause__ or found.__context__
+        current = current.__cause__ or current.__context__

@@ -1,7 +1,7 @@
-"""Files of our own on the local disk that carry their digest: a damaged one counts as absent.
+"""Sealed files: local files that carry their digest, so that a damaged one counts as absent.
 
-A power cut can leave a file empty that was renamed in time, and a disk can turn a bit. What is read
-from such a file would be believed, so it is not read at all: whoever keeps it can make it again.
+A power cut can leave an empty file after a rename, and a disk can flip a bit. A damaged file is
+never read; its owner makes the content again.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _DIGEST_BYTES = 64
 
 
 def write(path: Path, content: bytes) -> None:
-    """Replace a file: after a power cut there is the old one, the new one, or one that ``read`` does not take.
+    """Replace a file atomically: ``read`` returns the old content, the new one, or None.
 
     Raises:
         OSError: It cannot be written.
@@ -31,7 +31,8 @@ def write(path: Path, content: bytes) -> None:
         try:
             draft.write(_digest(path, content) + b"\n" + content)
             draft.flush()
-            os.fsync(draft.fileno())  # else the rename may reach the disk before the content
+            # Otherwise the rename may reach the disk before the content.
+            os.fsync(draft.fileno())
             Path(draft.name).replace(path)
         except BaseException:
             Path(draft.name).unlink(missing_ok=True)
@@ -39,21 +40,22 @@ def write(path: Path, content: bytes) -> None:
 
 
 def read(path: Path) -> bytes | None:
-    """Return what ``write`` wrote; None if there is no file, or one that is not whole, which is logged."""
+    """Return what ``write`` wrote; None without a file, or for a damaged one, which is logged."""
     try:
         sealed = path.read_bytes()
     except FileNotFoundError:
         return None
     except OSError as error:
-        logger.warning("%s cannot be read (%s); what it held is made again.", path, error.strerror)
+        logger.warning("%s cannot be read (%s); its content is made again.", path, error.strerror)
         return None
     digest, content = sealed[:_DIGEST_BYTES], sealed[_DIGEST_BYTES + 1 :]
     if _digest(path, content) != digest:
-        logger.warning("%s is damaged and not used; what it held is made again.", path)
+        logger.warning("%s is damaged and not used; its content is made again.", path)
         return None
     return content
 
 
 def _digest(path: Path, content: bytes) -> bytes:
-    """Return what the first line must be; the name counts, so that a copy under another name is not taken for its own."""
+    """Return the first line of a file."""
+    # With the name, so that a copy under another name is not taken for the file of that name.
     return sha256(path.name.encode() + b"\n" + content).hexdigest().encode()

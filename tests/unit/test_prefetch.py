@@ -20,7 +20,7 @@ def eventually(look: Callable[[], bool], seconds: float = 2.0) -> None:
 
 
 def n_threads() -> int:
-    return sum(thread.name.startswith("ahead of") for thread in threading.enumerate())
+    return sum(thread.name.startswith("prefetch for") for thread in threading.enumerate())
 
 
 def test_items_come_in_their_order_and_the_thread_ends() -> None:
@@ -99,7 +99,7 @@ def test_stages_overlap() -> None:
 
 
 def test_reader_in_another_thread_is_told_when_the_block_ends_while_it_waits() -> None:
-    """An end without an error would look like the end of the items, and part of them would be stored as the whole."""
+    """An end without an error would look as if all items had come."""
     told: list[object] = []
     goes_on = threading.Event()
 

@@ -18,15 +18,24 @@ SECRET = "Anna Muster"
     ("message", "left"),
     [
         (
-            'duplicate key value violates unique constraint "people_pkey"\nDETAIL:  Key (name)=(Anna Muster) already exists.',
+            (
+                'duplicate key value violates unique constraint "people_pkey"\n'
+                "DETAIL:  Key (name)=(Anna Muster) already exists."
+            ),
             'duplicate key value violates unique constraint "people_pkey"',
         ),
         (
-            'null value in column "id" violates not-null constraint\nDETAIL:  Failing row contains (null, Anna Muster).',
+            (
+                'null value in column "id" violates not-null constraint\n'
+                "DETAIL:  Failing row contains (null, Anna Muster)."
+            ),
             'null value in column "id" violates not-null constraint',
         ),
         (
-            'invalid input syntax for type integer: "Anna Muster"\nCONTEXT:  COPY people, line 3, column id: "Anna Muster"',
+            (
+                'invalid input syntax for type integer: "Anna Muster"\n'
+                'CONTEXT:  COPY people, line 3, column id: "Anna Muster"'
+            ),
             "invalid input syntax for type integer: …\nCONTEXT:  COPY people, line 3, column id",
         ),
         (
@@ -43,7 +52,10 @@ SECRET = "Anna Muster"
         ),
         ('malformed array literal: "Anna Muster"', "malformed array literal: …"),
         (
-            'Database Error in model stg_people\n  invalid input syntax for type date: "Anna Muster"\n  DETAIL:  Key (a)=(Anna Muster)',
+            (
+                "Database Error in model stg_people\n  invalid input syntax for type date:"
+                ' "Anna Muster"\n  DETAIL:  Key (a)=(Anna Muster)'
+            ),
             "Database Error in model stg_people\n  invalid input syntax for type date: …",
         ),
         ('relation "raw.people" does not exist', 'relation "raw.people" does not exist'),

@@ -85,7 +85,7 @@ def deliver_history(
 ) -> None:
     """Put a folder of your own files, one for each day, into the lake: one drop a day."""
     from nightshift.contracts.datasets import load_contract
-    from nightshift.quality.file_blocks import suffix_of
+    from nightshift.quality.files.file_blocks import suffix_of
 
     settings = load_settings()
     contract = load_contract(settings.datasets_dir, dataset)
@@ -247,8 +247,8 @@ def _new_drop(
     contract: DatasetContract, partition: Partition, file: Path, at: dt.datetime
 ) -> NewDrop:
     from nightshift.lake.drops import NewDrop
-    from nightshift.quality.file_blocks import UnreadableFileError, count_rows, suffix_of
-    from nightshift.quality.unpacked_stream import OverLimitError
+    from nightshift.quality.files.decompression import OverLimitError
+    from nightshift.quality.files.file_blocks import UnreadableFileError, count_rows, suffix_of
 
     suffix = suffix_of(file.name) or ".csv"
     try:

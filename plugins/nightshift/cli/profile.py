@@ -15,7 +15,7 @@ from nightshift.settings import load_settings
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from nightshift.quality.sketch import Sketch
+    from nightshift.quality.sketches.sketch import Sketch
     from nightshift.settings import Settings
     from nightshift.warehouse.connection import Connection
 
@@ -82,13 +82,14 @@ def profile(
 
 def _show_checks(settings: Settings, dataset: str, found: dict[str, Sketch], n_days: int) -> int:
     """Print what the profile says of each expectation, and return 1 when one is broken."""
-    from nightshift.quality.gates import read_expectations
-    from nightshift.quality.profile_checks import Verdict, check_profile
+    from nightshift.quality.suites.profile_checks import Verdict, check_profile
+    from nightshift.quality.suites.suite import read_suite
 
-    checks = check_profile(found, read_expectations(settings.expectations_dir, dataset), n_days)
+    suite = read_suite(settings.expectations_dir, dataset)
+    checks = check_profile(found, suite.expectations, n_days)
     print_table(
         ("expectation", "column", "verdict", "outside"),
-        [(one.kind, one.column, one.verdict, one.observed) for one in checks],
+        [(one.type, one.column, one.verdict, one.observed) for one in checks],
     )
     n_unknown = sum(one.verdict is Verdict.UNKNOWN for one in checks)
     say(
@@ -112,7 +113,7 @@ def _profiles(
 
 
 def _summary(name: str, sketch: Sketch) -> Sequence[str]:
-    from nightshift.quality.sketch import TextSketch
+    from nightshift.quality.sketches.sketch import TextSketch
 
     missing = f"{sketch.n_missing / sketch.n_rows:.2%}" if sketch.n_rows else ""
     head = (name, f"{sketch.n_rows:,}", missing, f"{sketch.n_distinct:,}")
@@ -135,8 +136,8 @@ def _summary(name: str, sketch: Sketch) -> Sequence[str]:
 
 
 def _distances(name: str, reference: Sketch, current: Sketch) -> Sequence[str]:
-    from nightshift.quality.distances import jensen_shannon, stability_index, wasserstein
-    from nightshift.quality.sketch import NumberSketch
+    from nightshift.quality.drift_statistics import jensen_shannon, stability_index, wasserstein
+    from nightshift.quality.sketches.sketch import NumberSketch
 
     try:
         index = f"{stability_index(reference, current):.4f}"

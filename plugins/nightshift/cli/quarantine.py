@@ -30,11 +30,11 @@ Note = Annotated[str, typer.Option(help="Why; kept with your name.")]
 
 @contextmanager
 def _quarantine() -> Iterator[Connection]:
-    from nightshift.quality.correction import require_right
+    from nightshift.quality.correction import require_quarantine_access
     from nightshift.warehouse.connection import connect
 
     with connect(load_settings(), "nightshift quarantine") as conn:
-        require_right(conn)
+        require_quarantine_access(conn)
         yield conn
 
 
@@ -76,7 +76,7 @@ def list_refused(
 @app.command()
 def show(row: Row) -> None:
     """Show one refused row as it was delivered, and what became of it."""
-    from nightshift.quality.correction import find_row
+    from nightshift.quality.quarantine import find_row
 
     with _quarantine() as conn:
         found = find_row(conn, row)
@@ -115,7 +115,8 @@ def correct(
     """Say what a refused row should have said; `replay` then ingests it."""
     from nightshift.contracts.datasets import load_contract
     from nightshift.ingestion.corrected_drop import refuse_unreadable
-    from nightshift.quality.correction import correct_row, find_row
+    from nightshift.quality.correction import correct_row
+    from nightshift.quality.quarantine import find_row
 
     known_at = dt.datetime.fromisoformat(at).astimezone(dt.UTC) if at else dt.datetime.now(dt.UTC)
     given = {name: text or None for name, _, text in (value.partition("=") for value in values)}

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from nightshift.contracts.partitions import PartitionRange
-    from nightshift.lake.drops import DropManifest, Landing
+    from nightshift.lake.drops import DropManifest
+    from nightshift.lake.landing import Landing
     from nightshift.warehouse.connection import Connection
 
 

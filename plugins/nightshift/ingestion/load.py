@@ -27,7 +27,8 @@ from nightshift.ingestion.deliveries import (
 )
 from nightshift.ingestion.drop_batches import Refusals, load_drops
 from nightshift.ingestion.raw_load import IngestCall
-from nightshift.lake.drops import list_undelivered, partition_prefix
+from nightshift.lake.drops import partition_prefix
+from nightshift.lake.landing import list_undelivered
 from nightshift.lake.object_store import ObjectStore
 from nightshift.quality.quarantine import keep_manifest
 from nightshift.warehouse.connection import connect

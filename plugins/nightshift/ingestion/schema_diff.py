@@ -21,7 +21,7 @@ from nightshift.contracts.datasets import Column, ColumnType
 from nightshift.contracts.reserved_names import RAW_COLUMNS, SYSTEM_COLUMNS
 from nightshift.ingestion.rows.cast import Reason, cast_texts
 from nightshift.quality.contract_check import SIMILARITY, accepted_form, is_other_type
-from nightshift.quality.file_blocks import UnreadableFileError, read_cells
+from nightshift.quality.files.file_blocks import UnreadableFileError, read_cells
 
 if TYPE_CHECKING:
     from nightshift.contracts.datasets import DatasetContract

@@ -1,4 +1,4 @@
-"""Keys that say what they hold: whoever has such a key from the warehouse can verify the object without asking the bucket."""
+"""Keys with the digest of their content, so that an object can be verified by its key alone."""
 
 from __future__ import annotations
 
@@ -20,6 +20,6 @@ def content_key(folder: str, data: bytes, rest: str) -> str:
 
 
 def digest_in(key: str) -> str | None:
-    """Return the SHA-256 that a key names, hex; None for a key that names none."""
-    found = _NAMED.fullmatch(key.rsplit("/", 1)[-1])
-    return found[1] if found else None
+    """Return the SHA-256 in a key, hex; None for a key without one."""
+    match = _NAMED.fullmatch(key.rsplit("/", 1)[-1])
+    return match[1] if match else None

@@ -1,4 +1,4 @@
-"""Immutable Parquet snapshots, named by the hash of their content: the same rows give the same object."""
+"""Immutable Parquet snapshots, named by the hash of their content."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _CONTENT_TYPE = "application/vnd.apache.parquet"
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Where a snapshot is and what it holds.
+    """A stored snapshot.
 
     Attributes:
         key: ``<prefix>/<sha256>.parquet``.
@@ -58,10 +58,7 @@ def digest_of(table: pa.Table) -> str:
 
 
 def read_snapshot(store: ObjectStore, key: str, sha256: str) -> pa.Table:
-    """Read a snapshot back, verified; its file lies on disk while it is read, not beside the rows in memory.
-
-    It is read group by group into memory of the system's allocator: Arrow's own holds about a
-    quarter more while it reads.
+    """Read a snapshot back, verified.
 
     Raises:
         ObjectMissingError: It does not exist.
@@ -71,11 +68,13 @@ def read_snapshot(store: ObjectStore, key: str, sha256: str) -> pa.Table:
     import pyarrow as pa
     from pyarrow import parquet
 
+    # The file is on disk, not in memory next to its rows. It is read group by group into memory of
+    # the system's allocator: Arrow's own holds about a quarter more while it reads.
     with TemporaryDirectory(prefix="nightshift-snapshot-") as folder:
         path = Path(folder) / "rows.parquet"
         store.download(key, path, sha256)
         with _system_memory(), parquet.ParquetFile(path, pre_buffer=False) as file:
-            groups = [file.read_row_group(place) for place in range(file.num_row_groups)]
+            groups = [file.read_row_group(number) for number in range(file.num_row_groups)]
             return pa.concat_tables(groups) if groups else file.read()
 
 
@@ -83,19 +82,20 @@ def read_snapshot(store: ObjectStore, key: str, sha256: str) -> pa.Table:
 def _system_memory() -> Iterator[None]:
     import pyarrow as pa
 
-    before = pa.default_memory_pool()
+    previous = pa.default_memory_pool()
     pa.set_memory_pool(pa.system_memory_pool())
     try:
         yield
     finally:
-        pa.set_memory_pool(before)
+        pa.set_memory_pool(previous)
 
 
 def _parquet(table: pa.Table) -> bytes:
-    """Return Parquet bytes that depend on schema and rows alone, not on how the table is cut into chunks."""
+    """Return Parquet bytes that depend on schema and rows alone, not on the table's chunks."""
     import pyarrow as pa
     from pyarrow import parquet
 
+    # Each option is part of the content hash: another value gives another key for the same rows.
     sink = pa.BufferOutputStream()
     parquet.write_table(
         table.combine_chunks(),

@@ -1,40 +1,37 @@
-"""Bodies on their way: read to the end with digests, no slower than a floor, into memory or into a file that appears whole.
-
-Knows no vendor: a body is anything that can be read.
-"""
+"""Transfers of bodies with digests, a minimum speed and a time limit; knows no vendor."""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Protocol, TypeVar
 
 MIN_BYTES_PER_SECOND = 16 * 1024
-"""A body that stays slower than this after the read timeout is given up: a connection that
-trickles would never time out.
+"""A body that is slower than this after the read timeout is abandoned: a connection that trickles
+would never time out.
 """
 _SMALLEST_CHUNK, _LARGEST_CHUNK = 16, 1 << 20
 _SECONDS_PER_CHUNK = 0.5
 
 
 class TransitError(Exception):
-    """What went or came was damaged, broken off or too slow on its way; the same request may do better."""
+    """A transfer was damaged, broken off or too slow; the same request may succeed."""
 
 
 class UnansweredError(TransitError):
-    """No whole answer came in time, though something came now and then, so that no timeout of a socket noticed."""
+    """No complete answer came in time; single bytes came, so no socket timed out."""
 
 
 Answer = TypeVar("Answer")
 
 
 class Body(Protocol):
-    """What can be read piece by piece."""
+    """A body that can be read piece by piece."""
 
     def read(self, amt: int | None = None, /) -> bytes:
         """Return at most that many bytes; none at the end."""
@@ -44,99 +41,95 @@ class Digest(Protocol):
     """A digest of hashlib's."""
 
     def update(self, data: bytes, /) -> None:
-        """Take in more bytes."""
+        """Add bytes."""
 
     def hexdigest(self) -> str:
-        """Return the digest of what was taken in, hex."""
+        """Return the digest of all added bytes, hex."""
 
 
 def receive(
     body: Body, write: Callable[[bytes], object], patience_seconds: float, digest: Digest
 ) -> None:
-    """Read a body to its end and pass it on, while another thread takes its digest.
+    """Read a body to its end and write it, while another thread takes its digest.
 
     Args:
-        body: Read only here.
-        write: Called with each piece.
-        patience_seconds: How long the body may be slower than the floor.
-        digest: Takes in each piece.
+        body: Read only in this thread.
+        write: Called with each chunk.
+        patience_seconds: How long the body may be slower than ``MIN_BYTES_PER_SECOND``.
+        digest: Updated with each chunk.
 
     Raises:
         TransitError: It is too slow.
     """
-    with ThreadPoolExecutor(1, "digest") as digesting:
-        before: Future[None] | None = None
+    with ThreadPoolExecutor(1, "digest") as pool:
+        previous: Future[None] | None = None
         for chunk in chunks_of(body, patience_seconds):
-            if before:
-                before.result()
-            before = digesting.submit(digest.update, chunk)
+            # One chunk at a time: memory is bounded, and an error of the digest is raised.
+            if previous:
+                previous.result()
+            previous = pool.submit(digest.update, chunk)
             write(chunk)
 
 
 def chunks_of(body: Body, patience_seconds: float) -> Iterator[bytes]:
-    """Yield a body piece by piece; they grow with the speed, so that the clock is looked at about twice a second however slow it is.
+    """Yield a body chunk by chunk.
 
     Args:
-        body: Read only here.
-        patience_seconds: How long it may be slower than the floor; what its reader does meanwhile
-            does not count.
+        body: Read only in this thread.
+        patience_seconds: How long it may be slower than ``MIN_BYTES_PER_SECOND``; the time that its
+            reader takes does not count.
 
     Raises:
         TransitError: It is too slow.
     """
     waited, n_bytes, size = 0.0, 0, _SMALLEST_CHUNK
     while True:
-        asked = time.monotonic()
+        started = time.monotonic()
         chunk = body.read(size)
-        took = time.monotonic() - asked
+        seconds = time.monotonic() - started
         if not chunk:
             return
         yield chunk
-        waited, n_bytes = waited + took, n_bytes + len(chunk)
+        waited += seconds
+        n_bytes += len(chunk)
         if waited > patience_seconds and n_bytes < MIN_BYTES_PER_SECOND * waited:
-            raise TransitError(
-                f"{n_bytes} bytes in {waited:.0f} s: slower than {MIN_BYTES_PER_SECOND // 1024} KiB/s"
-            )
-        size = (
-            min(2 * size, _LARGEST_CHUNK)
-            if took < _SECONDS_PER_CHUNK
-            else max(size // 4, _SMALLEST_CHUNK)
-        )
+            floor = f"{MIN_BYTES_PER_SECOND // 1024} KiB/s"
+            raise TransitError(f"{n_bytes} bytes in {waited:.0f} s: slower than {floor}")
+        # A small chunk of a slow body returns in time for the clock; a large one of a fast body
+        # costs few calls.
+        if seconds < _SECONDS_PER_CHUNK:
+            size = min(2 * size, _LARGEST_CHUNK)
+        else:
+            size = max(size // 4, _SMALLEST_CHUNK)
 
 
-def answered_within(seconds: float, request: Callable[[], Answer]) -> Answer:
-    """Send a request, and give it up when its answer is not whole in time.
+def call_within(seconds: float, request: Callable[[], Answer]) -> Answer:
+    """Send a request, and abandon it when its answer is not complete in time.
 
-    A socket's timeout begins anew with every byte, so an answer that trickles would never end. The
-    request runs in a thread of its own, which is left to its fate: whatever it still does must be
-    safe to be done twice.
+    The request runs in a thread of its own and may still finish later, so it must be idempotent.
 
     Raises:
-        UnansweredError: No whole answer came in time.
+        UnansweredError: No complete answer came in time.
         Exception: What the request raises.
     """
-    answers: list[Answer] = []
-    errors: list[BaseException] = []
+    future: Future[Answer] = Future()
 
-    def ask() -> None:
+    def run() -> None:
         try:
-            answers.append(request())
-        except BaseException as error:  # noqa: BLE001 - raised again by whoever waits
-            errors.append(error)
+            future.set_result(request())
+        except BaseException as error:  # noqa: BLE001  (raised again by the waiting thread)
+            future.set_exception(error)
 
-    thread = threading.Thread(target=ask, name="object store request", daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if errors:
-        raise errors[0]
-    if not answers:
-        raise UnansweredError(f"no whole answer within {seconds:.0f} s")
-    return answers[0]
+    # A daemon thread, because the process must not wait for an abandoned request at its end.
+    threading.Thread(target=run, name="object store request", daemon=True).start()
+    if not wait([future], seconds).done:
+        raise UnansweredError(f"no complete answer within {seconds:.0f} s")
+    return future.result()
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """Yield a file beside ``path`` to write to; it becomes ``path`` when the block ends well, and is deleted when it does not."""
+def complete_file(path: Path) -> Iterator[Path]:
+    """Yield a partial file next to ``path``; it becomes ``path`` only when the block succeeds."""
     partial = path.with_name(f".{path.name}.partial")
     try:
         yield partial

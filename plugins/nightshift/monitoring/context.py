@@ -30,8 +30,8 @@ from nightshift.monitoring.outcomes import (
 from nightshift.monitoring.performance import Performance, measure_performance
 from nightshift.monitoring.trigger import Decided, NightStatus
 from nightshift.monitoring.verdict import earlier_nights
-from nightshift.quality.bin_counts import BinCounter
 from nightshift.quality.profiles import LoadTable, scan_load
+from nightshift.quality.sketches.bin_counts import BinCounter
 from nightshift.registry.model_versions import find_version, load_model
 from nightshift.registry.promotion import champion_for
 from nightshift.scoring.batch_scorer import predictions_target
@@ -48,8 +48,8 @@ if TYPE_CHECKING:
     from nightshift.contracts.run import RunContext
     from nightshift.models.trained_model import TrainedModel
     from nightshift.monitoring.maturity import LabelCount
-    from nightshift.quality.bin_counts import BinnedColumn
-    from nightshift.quality.sketch import Sketch
+    from nightshift.quality.sketches.bin_counts import BinnedColumn
+    from nightshift.quality.sketches.sketch import Sketch
     from nightshift.registry.model_versions import ModelVersion
     from nightshift.settings import Settings
     from nightshift.warehouse.connection import Connection

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, Literal
 
-from nightshift.quality.bin_counts import BinnedColumn, CategoricalColumn, NumericColumn
+from nightshift.quality.sketches.bin_counts import BinnedColumn, CategoricalColumn, NumericColumn
 
 PSEUDO_COUNT = 0.5
 """Added to every bin, so that an empty one has a finite logarithm. Source: Jeffreys' prior of a

@@ -1,7 +1,7 @@
-"""Profile every column of a load in one scan, keep the result per partition, and add partitions up without reading a row again.
+"""Profiles: one mergeable summary per column and partition, made in one scan of the load.
 
-One query streams the partition in batches; memory is bounded by the batch and the sketches. Source:
-docs/adr/0026-profiles.md.
+Profiles of several partitions add up without reading a row again. One query streams a partition in
+batches; memory is bounded by the batch and the sketches. Source: docs/adr/0026-profiles.md.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from nightshift.errors import NightshiftError
 from nightshift.prefetch import Prefetcher
-from nightshift.quality.sketch import NumberSketch, Sketch, TextSketch
-from nightshift.warehouse.fast_io.arrow_io import stream_arrow
+from nightshift.quality.sketches.sketch import NumberSketch, Sketch, TextSketch
+from nightshift.warehouse.arrow_io import stream_arrow
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from nightshift.contracts.partitions import PartitionRange
     from nightshift.contracts.run import RunContext
-    from nightshift.quality.bin_counts import BinCounter
+    from nightshift.quality.sketches.bin_counts import BinCounter
     from nightshift.settings import Settings
     from nightshift.warehouse.connection import Connection
 
@@ -33,10 +33,11 @@ _TEXTS = {25, 1042, 1043}
 _BOOLEAN = 16
 """Types by their number. Source: PostgreSQL, pg_type.dat."""
 _BATCH_ROWS = 65_536
+"""A sketch takes at most 2**17 rows at once."""
 _TABLES = {"raw": "{}", "features": "feat_{}", "predictions": "{}"}
 """Name of a dataset's table within the schema of its layer."""
-_IDENTIFIER = "_id"
-"""How the name of a text ends that names one entity or event: such texts are counted and never
+_IDENTIFIER_SUFFIX = "_id"
+"""End of the name of a column that identifies an entity or event: its strings are counted and never
 kept.
 """
 
@@ -79,60 +80,70 @@ class LoadTable:
         if row is None or layer not in _TABLES:
             raise ProfileError(
                 f"{dataset} of {day} is not published.",
-                expected="raw/<dataset>, features/<view> or predictions/<model>, and a day that readers have",
+                expected="raw/<dataset>, features/<view> or predictions/<model>, and a published"
+                " day",
                 todo="select distinct dataset from ops.published",
             )
         return cls(dataset, layer, _TABLES[layer].format(name), row[0], day)
 
 
 def scan(batches: Iterable[pa.RecordBatch], counter: BinCounter | None = None) -> dict[str, Sketch]:
-    """Return the summary of every column: doubles as numbers, texts as texts.
+    """Return the summary of every column of some rows.
 
     Args:
         batches: Columns of doubles and strings; all batches have the same schema.
         counter: Counts the same rows in bins of its own.
     """
-    import pyarrow as pa
-
-    found: dict[str, Sketch] = {}
+    profile: dict[str, Sketch] = {}
     for batch in batches:
         if counter:
             counter.add(batch)
         for name, column in zip(batch.schema.names, batch.columns, strict=True):
-            is_text = pa.types.is_string(column.type)
-            if name not in found:
-                found[name] = (
-                    TextSketch(keeps_levels=not name.endswith(_IDENTIFIER))
-                    if is_text
-                    else NumberSketch()
-                )
-            sketch = found[name]
-            for start in range(0, max(len(column), 1), _BATCH_ROWS):
-                part = column.slice(start, _BATCH_ROWS)
-                sketch.add(part if is_text else part.to_numpy(zero_copy_only=False))
-    return found
+            if name not in profile:
+                profile[name] = _new_sketch(name, column.type)
+            _add_column(profile[name], column)
+    return profile
+
+
+def _new_sketch(name: str, data_type: pa.DataType) -> Sketch:
+    import pyarrow as pa
+
+    if pa.types.is_string(data_type):
+        return TextSketch(keeps_levels=not name.endswith(_IDENTIFIER_SUFFIX))
+    return NumberSketch()
+
+
+def _add_column(sketch: Sketch, column: pa.Array) -> None:
+    # An empty batch is added too, so that a column without rows has a sketch with zero rows.
+    for start in range(0, max(len(column), 1), _BATCH_ROWS):
+        part = column.slice(start, _BATCH_ROWS)
+        if isinstance(sketch, TextSketch):
+            sketch.add(part)
+        else:
+            sketch.add(part.to_numpy(zero_copy_only=False))
 
 
 def profile_load(
     settings: Settings, conn: Connection, load: LoadTable, run: RunContext
 ) -> dict[str, Sketch]:
-    """Profile one partition of a load and keep the result; what is kept already is read and not made again.
+    """Return the profile of one partition of a load; it is made and stored only once.
 
     Args:
         settings: Where the warehouse is.
         conn: A connection outside of a transaction.
         load: What to profile.
-        run: Who asks.
+        run: Recorded with the profile.
 
     Raises:
         ProfileError: The table has no column that can be profiled.
         WarehouseError: The server cannot be reached, or ended the query.
     """
-    if kept := _read(conn, load.dataset, [(load.day, load.load_id)]):
-        return kept
-    found = scan_load(settings, conn, load, run)
-    keep_profile(conn, load, found, run)
-    return found
+    stored = _read(conn, load.dataset, [(load.day, load.load_id)])
+    if stored:
+        return stored
+    profile = scan_load(settings, conn, load, run)
+    keep_profile(conn, load, profile, run)
+    return profile
 
 
 def scan_load(
@@ -142,24 +153,26 @@ def scan_load(
     run: RunContext,
     counter: BinCounter | None = None,
 ) -> dict[str, Sketch]:
-    """Profile one partition of a load and keep nothing; without rows nothing is found.
+    """Profile one partition of a load and store nothing; empty without rows.
 
     Args:
         settings: Where the warehouse is.
         conn: A connection outside of a transaction.
         load: What to profile.
-        run: Who asks.
+        run: Names the connection.
         counter: Counts the same rows in bins of its own, in the same scan.
 
     Raises:
         ProfileError: The table has no column that can be profiled.
         WarehouseError: The server cannot be reached, or ended the query.
     """
-    with Prefetcher(
-        stream_arrow(settings, _query(conn, load, counter), run.application_name, is_lean=True)
-    ) as batches:
-        found = scan(batches, counter)
-    return found if found and next(iter(found.values())).n_rows else {}
+    query = _query(conn, load, counter.types if counter else {})
+    stream = stream_arrow(settings, query, run.application_name, is_lean=True)
+    with Prefetcher(stream) as batches:
+        profile = scan(batches, counter)
+    # A profile of no rows would hide that the load is empty.
+    has_rows = any(sketch.n_rows for sketch in profile.values())
+    return profile if has_rows else {}
 
 
 def read_profiles(conn: Connection, dataset: str, partitions: PartitionRange) -> dict[str, Sketch]:
@@ -168,18 +181,11 @@ def read_profiles(conn: Connection, dataset: str, partitions: PartitionRange) ->
     Raises:
         ProfileError: A published partition of the range has no profile.
     """
-    loads = conn.execute(
-        "select partition_date, load_id from ops.published where dataset = %s and partition_date between %s and %s",
-        [dataset, partitions.first.day, partitions.last.day],
-    ).fetchall()
-    known = {
-        (day, load_id)
-        for day, load_id in conn.execute(
-            "select distinct partition_date, load_id from monitoring.profiles where dataset = %s and partition_date between %s and %s",
-            [dataset, partitions.first.day, partitions.last.day],
-        )
-    }
-    if missing := sorted({(day, load_id) for day, load_id in loads} - known):
+    scope = [dataset, partitions.first.day, partitions.last.day]
+    loads = _select_loads(conn, "ops.published", scope)
+    profiled = _select_loads(conn, "monitoring.profiles", scope)
+    missing = sorted({*loads} - {*profiled})
+    if missing:
         raise ProfileError(
             f"{len(missing)} published partition(s) of {dataset} have no profile.",
             got=", ".join(str(day) for day, _ in missing[:5]),
@@ -188,72 +194,90 @@ def read_profiles(conn: Connection, dataset: str, partitions: PartitionRange) ->
     return _read(conn, dataset, loads)
 
 
+def _select_loads(conn: Connection, table: str, scope: list[Any]) -> list[tuple[dt.date, int]]:
+    from psycopg import sql
+
+    statement = sql.SQL(
+        "select distinct partition_date, load_id from {}"
+        " where dataset = %s and partition_date between %s and %s"
+    )
+    return conn.execute(statement.format(sql.Identifier(*table.split("."))), scope).fetchall()
+
+
 def _read(
     conn: Connection, dataset: str, loads: Iterable[tuple[dt.date, int]]
 ) -> dict[str, Sketch]:
-    days, load_ids = [list(part) for part in zip(*loads, strict=True)] or [[], []]
+    """Return the stored profiles of some loads, added up; empty if there is none."""
+    pairs = list(loads)
     rows = conn.execute(
-        "select column_name, kind, n_rows, n_missing, minimum, maximum, sketch from monitoring.profiles"
-        " join unnest(%s::date[], %s::bigint[]) wanted (partition_date, load_id) using (partition_date, load_id)"
-        " where dataset = %s order by place, partition_date",
-        [days, load_ids, dataset],
+        """
+        select column_name, kind, n_rows, n_missing, minimum, maximum, sketch
+        from monitoring.profiles
+            join unnest(%s::date[], %s::bigint[]) requested (partition_date, load_id)
+            using (partition_date, load_id)
+        where dataset = %s order by place, partition_date
+        """,
+        [[day for day, _ in pairs], [load_id for _, load_id in pairs], dataset],
     )
-    merged: dict[str, Sketch] = {}
-    for name, kind, n_rows, n_missing, minimum, maximum, data in rows:
-        one: Any = (
-            NumberSketch.from_bytes(data, n_rows, n_missing, minimum, maximum)
-            if kind == "number"
-            else TextSketch.from_bytes(data, n_rows, n_missing)
-        )
-        if name in merged:
-            merged[name].merge(one)
+    profile: dict[str, Any] = {}
+    for name, column_type, n_rows, n_missing, minimum, maximum, data in rows:
+        if column_type == NumberSketch.type:
+            sketch: Any = NumberSketch.from_bytes(data, n_rows, n_missing, minimum, maximum)
         else:
-            merged[name] = one
-    return merged
+            sketch = TextSketch.from_bytes(data, n_rows, n_missing)
+        # The order of the partitions does not matter: sketches add up to the same bits.
+        if name in profile:
+            profile[name].merge(sketch)
+        else:
+            profile[name] = sketch
+    return profile
 
 
 def keep_profile(
-    conn: Connection, load: LoadTable, found: Mapping[str, Sketch], run: RunContext
+    conn: Connection, load: LoadTable, profile: Mapping[str, Sketch], run: RunContext
 ) -> None:
-    """Keep what ``scan_load`` has found; what is kept already stays."""
-    statement = (
-        "insert into monitoring.profiles (dataset, partition_date, load_id, place, column_name, kind, n_rows, n_missing, minimum, maximum,"
-        " mean, std, n_distinct, sketch, run_id) values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s) on conflict do nothing"
-    )
-    rows = [
-        (
-            *(
-                load.dataset,
-                load.day,
-                load.load_id,
-                place,
-                name,
-                one.kind,
-                one.n_rows,
-                one.n_missing,
-                one.minimum,
-                one.maximum,
-            ),
-            *(one.mean, one.std, one.n_distinct, one.as_bytes(), run.run_id),
+    """Store what ``scan_load`` returned; what is stored already stays."""
+    statement = """
+        insert into monitoring.profiles (
+            dataset, partition_date, load_id, place, column_name, kind, n_rows, n_missing, minimum,
+            maximum, mean, std, n_distinct, sketch, run_id
         )
-        for place, (name, one) in enumerate(found.items())
-    ]
+        values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+        on conflict do nothing
+    """
+    rows = []
+    for index, (name, sketch) in enumerate(profile.items()):
+        column = (load.dataset, load.day, load.load_id, index, name, sketch.type)
+        counts = (sketch.n_rows, sketch.n_missing, sketch.minimum, sketch.maximum)
+        moments = (sketch.mean, sketch.std, sketch.n_distinct)
+        rows.append((*column, *counts, *moments, sketch.as_bytes(), run.run_id))
+    # One transaction: a reader sees a complete profile or none.
     with conn.transaction(), conn.cursor() as cursor:
         cursor.executemany(statement, rows)
 
 
-def _query(conn: Connection, load: LoadTable, counter: BinCounter | None) -> sql.Composed:
+def _query(conn: Connection, load: LoadTable, counted_types: Mapping[str, str]) -> sql.Composed:
+    """Return the query that reads a load's columns as doubles and strings.
+
+    Args:
+        conn: Warehouse connection.
+        load: What to profile.
+        counted_types: Type of the columns that a counter demands.
+    """
     from psycopg import sql
 
     table = sql.Identifier(load.schema, load.table)
+    # The types are read from the table: views and raw tables have no other description.
     described = conn.execute(sql.SQL("select * from {} limit 0").format(table)).description or []
-    wanted = counter.types if counter else {}
-    found = {column.name: _type(column.name, column.type_code, wanted) for column in described}
-    cells = [
-        _cell(column.name, column.type_code, found[column.name])
-        for column in described
-        if found[column.name]
-    ]
+    cells = []
+    for column in described:
+        name, code = column.name, column.type_code
+        if name in counted_types:
+            cells.append(_cell(name, code, counted_types[name]))
+        elif name not in _TECHNICAL and code in _NUMBERS | _TIMES:
+            cells.append(_cell(name, code, "float8"))
+        elif name not in _TECHNICAL and code in _TEXTS:
+            cells.append(_cell(name, code, "text"))
     if not cells:
         raise ProfileError(
             f"{load.dataset} has no column that can be profiled.",
@@ -265,20 +289,13 @@ def _query(conn: Connection, load: LoadTable, counter: BinCounter | None) -> sql
     )
 
 
-def _type(name: str, type_code: int, wanted: Mapping[str, str]) -> str:
-    """Return as what a column is read: what its counter wants, a double, or a text; empty for what cannot be profiled."""
-    if name in wanted or name in _TECHNICAL:
-        return wanted.get(name, "")
-    return "float8" if type_code in _NUMBERS | _TIMES else "text" if type_code in _TEXTS else ""
-
-
-def _cell(name: str, type_code: int, kind: str) -> sql.Composed:
+def _cell(name: str, type_code: int, read_as: str) -> sql.Composed:
     """Return a column as a double or a text: times as seconds since 1970, booleans as 0 and 1."""
     from psycopg import sql
 
     cast = "{0}::{1} as {0}"
-    if kind == "float8" and type_code in _TIMES:
+    if read_as == "float8" and type_code in _TIMES:
         cast = "extract(epoch from {0})::{1} as {0}"
-    elif kind == "float8" and type_code == _BOOLEAN:
+    elif read_as == "float8" and type_code == _BOOLEAN:
         cast = "{0}::integer::{1} as {0}"
-    return sql.SQL(cast).format(sql.Identifier(name), sql.SQL(kind))
+    return sql.SQL(cast).format(sql.Identifier(name), sql.SQL(read_as))

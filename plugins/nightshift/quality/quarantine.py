@@ -1,4 +1,4 @@
-"""Refused rows and files: kept as they came, with the reason, until a person or a correction settles them."""
+"""Quarantine: refused rows and files are kept as they came until a person settles them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from nightshift.errors import NightshiftError
 from nightshift.failpoints import Failpoint, hit
@@ -17,7 +17,8 @@ from nightshift.warehouse.connection import lose
 if TYPE_CHECKING:
     from nightshift.contracts.partitions import PartitionRange
     from nightshift.contracts.run import RunContext
-    from nightshift.lake.drops import DropManifest, WrongManifest
+    from nightshift.lake.drops import DropManifest
+    from nightshift.lake.landing import WrongManifest
     from nightshift.warehouse.connection import Connection
 
 
@@ -32,7 +33,7 @@ class QuarantineState(StrEnum):
 
 
 class QuarantineError(NightshiftError):
-    """A refused row was to be settled that does not exist or is settled already."""
+    """A refused row does not exist, or its state does not allow the change."""
 
     code = "NS-QUARANTINE-001"
 
@@ -42,7 +43,7 @@ class RefusedRow:
     """A refused row to keep.
 
     Attributes:
-        row_number: Position in the file, 1 for the first behind the header.
+        row_number: Position in the file, 1 for the first after the header.
         reason: Stable code of the reason.
         column: The column at fault; None if the whole row is.
         delivered: Its texts by column, as they came.
@@ -55,15 +56,15 @@ class RefusedRow:
 
     @property
     def digest(self) -> str:
-        """Return the SHA-256 of reason and content, hex: the same row refused again is the same entry."""
-        return sha256(
-            json.dumps([self.reason, self.column, dict(self.delivered)], sort_keys=True).encode()
-        ).hexdigest()
+        """Return the SHA-256 of reason and content, hex: a row refused again is the same entry."""
+        # The reason counts, so that a row refused again for another reason is a new entry.
+        content = [self.reason, self.column, dict(self.delivered)]
+        return sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
 class QuarantinedRow:
-    """A row in quarantine: columns of ``quarantine.refused_rows``; ``state`` is one of ``QuarantineState``."""
+    """A row in quarantine, as table ``quarantine.refused_rows`` has it."""
 
     row_id: int
     dataset: str
@@ -77,72 +78,73 @@ class QuarantinedRow:
     state: str
 
 
+_SELECT_ROWS = """
+    select row_id, dataset, partition_date, known_at, source_uri, source_row, reason, column_name,
+        delivered, state
+    from quarantine.refused_rows
+"""
+
+
 def keep_rows(
     conn: Connection, load_id: int, drop: DropManifest, source_uri: str, rows: Sequence[RefusedRow]
 ) -> None:
-    """Keep the refused rows of one file, within the caller's transaction; rows that are there already stay as they are."""
+    """Keep the refused rows of one file, within the caller's transaction.
+
+    A row that is there already, in whatever state, stays as it is.
+    """
     if not rows:
         return
+    file = (f"raw/{drop.dataset}", drop.partition, load_id, drop.delivered_at, source_uri)
+    statement = """
+        insert into quarantine.refused_rows (
+            dataset, partition_date, load_id, known_at, source_uri, source_sha256,
+            source_row, reason, column_name, delivered, row_digest
+        )
+        values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+        on conflict (dataset, partition_date, row_digest) do nothing
+    """
+    values = []
+    for row in rows:
+        delivered = _as_storable_json(row.delivered)
+        cause = (row.row_number, row.reason, row.column, delivered, row.digest)
+        values.append((*file, drop.sha256, *cause))
     with conn.cursor() as cursor:
-        cursor.executemany(
-            """
-            insert into quarantine.refused_rows (
-                dataset, partition_date, load_id, known_at, source_uri, source_sha256,
-                source_row, reason, column_name, delivered, row_digest
-            )
-            values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s) on conflict (dataset, partition_date, row_digest) do nothing
-            """,
-            [
-                (
-                    f"raw/{drop.dataset}", drop.partition, load_id, drop.delivered_at, source_uri, drop.sha256,
-                    row.row_number, row.reason, row.column, _storable(row.delivered), row.digest,
-                )
-                for row in rows
-            ],
-        )  # fmt: skip
+        cursor.executemany(statement, values)
 
 
 def keep_drop(
     conn: Connection, drop: DropManifest, source_uri: str, error: NightshiftError, run: RunContext
 ) -> None:
-    """Record that a whole file was refused; refusing it again records nothing more."""
-    conn.execute(
-        """
-        insert into quarantine.refused_drops (dataset, partition_date, known_at, source_uri, source_sha256, code, reason, run_id)
-        values (%s, %s, %s, %s, %s, %s, %s, %s) on conflict do nothing
-        """,
-        [
-            f"raw/{drop.dataset}",
-            drop.partition,
-            drop.delivered_at,
-            source_uri,
-            drop.sha256,
-            error.code,
-            str(error),
-            run.run_id,
-        ],
-    )
+    """Record that a complete file was refused; refusing it again records nothing more."""
+    file = (drop.dataset, drop.partition, drop.delivered_at, source_uri, drop.sha256)
+    _insert_refused_drop(conn, file, error, run)
     hit(Failpoint.KEEP_DROP_AFTER, lambda: lose(conn))
 
 
 def keep_manifest(
     conn: Connection, dataset: str, wrong: WrongManifest, source_uri: str, run: RunContext
 ) -> None:
-    """Record that a manifest describes no drop; its time is when we received it, for nothing in it can be believed."""
+    """Record that a manifest describes no drop."""
+    # Its time is when we received it: nothing in such a manifest can be believed.
+    file = (dataset, wrong.partition, wrong.object.received_at, source_uri, "")
+    _insert_refused_drop(conn, file, wrong.error, run)
+
+
+def _insert_refused_drop(
+    conn: Connection,
+    file: tuple[str, dt.date, dt.datetime, str, str],
+    error: NightshiftError,
+    run: RunContext,
+) -> None:
+    """Insert a refusal of a file: dataset, partition, time, URI and digest."""
     conn.execute(
         """
-        insert into quarantine.refused_drops (dataset, partition_date, known_at, source_uri, source_sha256, code, reason, run_id)
-        values (%s, %s, %s, %s, '', %s, %s, %s) on conflict do nothing
+        insert into quarantine.refused_drops (
+            dataset, partition_date, known_at, source_uri, source_sha256, code, reason, run_id
+        )
+        values ('raw/' || %s, %s, %s, %s, %s, %s, %s, %s) on conflict do nothing
         """,
-        [
-            f"raw/{dataset}",
-            wrong.partition,
-            wrong.object.received_at,
-            source_uri,
-            wrong.error.code,
-            str(wrong.error),
-            run.run_id,
-        ],
+        [*file, error.code, str(error), run.run_id],
     )
 
 
@@ -160,31 +162,32 @@ def list_rows(
         dataset: Name in the ledger, ``raw/<name>``.
         partitions: Both ends included.
         state: Only rows in this state.
-        limit: At most so many.
+        limit: Maximum number of rows.
     """
     rows = conn.execute(
-        """
-        select row_id, dataset, partition_date, known_at, source_uri, source_row, reason, column_name, delivered, state
-        from quarantine.refused_rows where dataset = %s and partition_date between %s and %s and state = %s
+        f"""
+        {_SELECT_ROWS}
+        where dataset = %s and partition_date between %s and %s and state = %s
         order by partition_date, known_at, source_row, row_id limit %s
         """,
         [dataset, partitions.first.day, partitions.last.day, state.value, limit],
-    ).fetchall()
+    )
     return [QuarantinedRow(*row) for row in rows]
 
 
-def count_rows(
-    conn: Connection, dataset: str, partitions: PartitionRange
-) -> dict[tuple[str, QuarantineState], int]:
-    """Return how many rows are in quarantine, by reason and state."""
-    rows = conn.execute(
-        """
-        select reason, state, count(*) from quarantine.refused_rows
-        where dataset = %s and partition_date between %s and %s group by reason, state order by reason, state
-        """,
-        [dataset, partitions.first.day, partitions.last.day],
-    )
-    return {(reason, QuarantineState(state)): n_rows for reason, state, n_rows in rows}
+def find_row(conn: Connection, row_id: int) -> QuarantinedRow:
+    """Return one refused row, in whatever state.
+
+    Raises:
+        QuarantineError: There is none of that number.
+    """
+    row = conn.execute(f"{_SELECT_ROWS} where row_id = %s", [row_id]).fetchone()
+    if row is None:
+        raise QuarantineError(
+            f"There is no refused row {row_id}.",
+            todo="`nightshift quarantine list` shows those that are open.",
+        )
+    return QuarantinedRow(*row)
 
 
 def settle_rows(
@@ -195,26 +198,28 @@ def settle_rows(
     Args:
         conn: A connection; the change is one transaction.
         row_ids: Which rows.
-        state: ``superseded`` by a later delivery, ``dismissed`` when nobody needs them; corrections
-            have their own way.
+        state: ``superseded`` by a later delivery, or ``dismissed``; for corrections see
+            ``correction``.
         actor: Who decided.
         note: Why.
 
     Raises:
         QuarantineError: A row does not exist or is not open.
     """
-    wanted = sorted(set(row_ids))
     with conn.transaction():
-        settled = conn.execute(
+        updated = conn.execute(
             """
-            update quarantine.refused_rows set state = %s, decided_at = clock_timestamp(), decided_by = %s, note = %s
+            update quarantine.refused_rows
+            set state = %s, decided_at = clock_timestamp(), decided_by = %s, note = %s
             where row_id = any(%s) and state in ('open', 'corrected') returning row_id
             """,
-            [state.value, actor, note, wanted],
-        ).fetchall()
-        if missing := sorted(set(wanted) - {row_id for (row_id,) in settled}):
+            [state.value, actor, note, list(row_ids)],
+        )
+        missing = sorted({*row_ids} - {row_id for (row_id,) in updated})
+        # Raised within the transaction, so that all rows are settled or none.
+        if missing:
             raise QuarantineError(
-                f"{len(missing)} of {len(wanted)} rows are not open; nothing was changed.",
+                f"{len(missing)} of {len({*row_ids})} rows are not open; nothing was changed.",
                 expected="rows in state open",
                 got=f"row_id {', '.join(map(str, missing[:5]))}",
                 todo="List the open rows again.",
@@ -222,9 +227,7 @@ def settle_rows(
     hit(Failpoint.SETTLE_ROWS_AFTER, lambda: lose(conn))
 
 
-def _storable(delivered: Mapping[str, str | None]) -> str:
+def _as_storable_json(delivered: Mapping[str, str | None]) -> str:
     """Return JSON that PostgreSQL can store: it has no NUL character."""
-    escaped: dict[str, Any] = {
-        name: text.replace("\0", "\\0") if text else text for name, text in delivered.items()
-    }
+    escaped = {name: text and text.replace("\0", "\\0") for name, text in delivered.items()}
     return json.dumps(escaped)

@@ -12,7 +12,7 @@ from nightshift.contracts.model_spec import load_specs
 from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.ingestion.late_arrivals import find_late_drops
 from nightshift.ingestion.raw_load import contract_digest
-from nightshift.lake.drops import list_undelivered
+from nightshift.lake.landing import list_undelivered
 from nightshift.lake.object_store import ObjectStore
 from nightshift.monitoring.outcomes import evaluated_partition
 from nightshift.warehouse import staleness

@@ -251,7 +251,7 @@ def _rule_load(conn: Connection, spec: ModelSpec, partition: Partition) -> objec
 
 def _gate(settings: Settings, spec: ModelSpec, plan: ScorePlan, run: RunContext) -> str | None:
     """Return None after a pass, and why there is no verdict if there is none; a verdict that says no is raised."""
-    from nightshift.quality.gates import GateCrashError, GateError, SuiteError
+    from nightshift.quality.gate_errors import GateCrashError, GateError, SuiteError
 
     try:
         pass_gate(settings, spec, plan, run)

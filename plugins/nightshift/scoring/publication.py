@@ -72,7 +72,7 @@ def publish(
         StaleTokenError: A newer attempt owns a partition.
         ContentConflictError: The same features, model and spec gave other predictions.
     """
-    from nightshift.quality.gates import GateCrashError, GateError, SuiteError
+    from nightshift.quality.gate_errors import GateCrashError, GateError, SuiteError
 
     target = predictions_target(spec)
     with connect(settings, run.application_name) as conn:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from nightshift.models.signature import numbers
-from nightshift.quality.distances import SAME_NUMBER
+from nightshift.quality.drift_statistics import SAME_NUMBER
 
 if TYPE_CHECKING:
     import numpy as np

@@ -330,7 +330,8 @@ def _check(
 def _pass_gate(
     settings: Settings, target: Target, write: PartitionWrite, run: RunContext, view: str
 ) -> None:
-    from nightshift.quality.gates import GateError, run_gate
+    from nightshift.quality.gate_errors import GateError
+    from nightshift.quality.gates import run_gate
 
     try:
         run_gate(

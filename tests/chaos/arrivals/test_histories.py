@@ -20,7 +20,7 @@ from nightshift.ingestion.late_arrivals import load_late_drops
 from nightshift.ingestion.load import ingest
 from nightshift.lake import object_store
 from nightshift.lake.drops import NewDrop, write_drop
-from nightshift.lake.object_store import ListedObject
+from nightshift.lake.s3_requests import ListedObject
 from nightshift.quality import gates
 from nightshift.warehouse.connection import connect
 from nightshift.warehouse.migrate import migrate

@@ -1,4 +1,6 @@
-"""Load hostile files in a process of its own, and say what each cost: ``python -m … <seed> <n>``, settings in the environment.
+"""Load hostile files in a child process and report their cost: ``python -m … <seed> <n>``.
+
+Settings are in the environment.
 
 Files are made by another process beforehand: making one takes more memory than reading it may.
 """

@@ -104,8 +104,10 @@ def odd_quotes(chance: random.Random, day: str) -> File:
 
 def odd_values(chance: random.Random, day: str) -> File:
     values = [
-        "9999-12-31 23:59:59", "0001-01-01 00:00", "-1", "1e308", "9" * 400, "\u202e", "NaN", "inf", "2013-02-30 10:00",
-        "\ud83d\udca3".encode("utf-16", "surrogatepass").decode("utf-16"), "\0", "x" * 5000, "2013-03-10 02:30",
+        "9999-12-31 23:59:59", "0001-01-01 00:00", "-1", "1e308", "9" * 400, "\u202e", "NaN",
+        "inf", "2013-02-30 10:00",
+        "\ud83d\udca3".encode("utf-16", "surrogatepass").decode("utf-16"), "\0", "x" * 5000,
+        "2013-03-10 02:30",
     ]  # fmt: skip
     rows = [
         ",".join(chance.choice([*values, f"{day} 10:00", "3"]) for _ in range(4))
@@ -172,7 +174,8 @@ def parquet_nested(chance: random.Random, day: str) -> File:
 
 
 KINDS: list[Callable[[random.Random, str], File]] = [
-    noise, flipped, cut, bomb, bomb, long_values, wide, odd_quotes, odd_values, encodings, refused_rows, parquet_runs, parquet_page,
+    noise, flipped, cut, bomb, bomb, long_values, wide, odd_quotes, odd_values, encodings,
+    refused_rows, parquet_runs, parquet_page,
     parquet_damaged, parquet_damaged, parquet_nested,
 ]  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Hostile files kill no worker, take at most a gigabyte and a minute each, and each is loaded or refused with a code."""
+"""Hostile files kill no worker, stay within a gigabyte and a minute, and get a code if refused."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ class World:
         self.monkeypatch.setitem(sys.modules, "great_expectations", None)
 
     def gx_evaluates(self, results: Callable[..., object]) -> None:
-        self.monkeypatch.setattr("nightshift.quality.gates._evaluate", results)
+        self.monkeypatch.setattr("nightshift.quality.gates.evaluate_by_great_expectations", results)
 
     def lose_suite(self) -> None:
         (self.settings.expectations_dir / "predictions" / "parcel_late.json").unlink()

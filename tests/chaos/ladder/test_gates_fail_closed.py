@@ -9,7 +9,8 @@ import pytest
 from tests.integration.scoring.conftest import DAY
 
 from nightshift.quality import gates
-from nightshift.quality.gates import GateError, run_gate
+from nightshift.quality.gate_errors import GateError
+from nightshift.quality.gates import run_gate
 
 pytestmark = [pytest.mark.integration, pytest.mark.promise("R18")]
 NOT_NULL = {"type": "expect_column_values_to_not_be_null", "kwargs": {"column": "score"}}
@@ -85,7 +86,9 @@ def test_the_batch_passes_when_nothing_is_broken(gate):
     ],
 )
 def test_the_gate_stops_when_its_results_are_not_the_suites(gate, monkeypatch, results):
-    monkeypatch.setattr(gates, "_evaluate", lambda *_: json.loads(json.dumps(results)))
+    monkeypatch.setattr(
+        gates, "evaluate_by_great_expectations", lambda *_: json.loads(json.dumps(results))
+    )
     with pytest.raises(GateError):
         gate()
 

@@ -1,4 +1,4 @@
-"""A fault proxy in front of the session's real S3 server, and stores that reach the server through it or around it."""
+"""A fault proxy in front of the real S3 server, and stores that use it or bypass it."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def bucket(session_settings, proxy) -> Lake:
 
 @pytest.fixture
 def quick_backoff(monkeypatch) -> None:
-    """Let botocore wait hundredths of a second between its attempts, and not count the retries of other tests."""
+    """Let botocore retry quickly, and not count the retries of other tests."""
     from botocore.retries import quota, standard
 
     monkeypatch.setattr(standard.ExponentialBackoff, "delay_amount", lambda *_: 0.01)

@@ -1,4 +1,4 @@
-"""An HTTP proxy on loopback that breaks chosen S3 requests on their way to, or back from, the real server.
+"""An HTTP proxy on loopback that breaks chosen S3 requests, or their answers.
 
 Requests pass byte for byte (Host and path too), so their signatures stay valid. Only the faults are
 played; everything else is real.
@@ -19,7 +19,10 @@ HANG_LIMIT_SECONDS = 30.0
 DRIP_SECONDS = 0.05
 DRIP_BYTES = 256
 TRICKLE_SECONDS = 0.1
-_ERROR = b"<?xml version='1.0'?><Error><Code>%s</Code><Message>played by the fault proxy</Message></Error>"
+_ERROR = (
+    b"<?xml version='1.0'?><Error><Code>%s</Code>"
+    b"<Message>played by the fault proxy</Message></Error>"
+)
 
 KINDS = {
     "503": "the server is busy; the request does not reach it",
@@ -31,7 +34,8 @@ KINDS = {
     "hang_after": "the server did it, and nothing comes back",
     "truncated": "the answer ends in the middle of its body; one without body in its head",
     "truncated_head": "the answer ends in the middle of its head",
-    "flipped": "one bit of the answer's body is another; of an answer without body, of the digest that it states",
+    "flipped": "one bit of the answer's body is another; of an answer without body, of the digest"
+    " that it states",
     "flipped_request": "one bit of the request's body is another",
     "drip": "the answer comes in small pieces, slowly",
     "trickle": "the answer comes byte by byte, each before a timeout would notice",
@@ -126,7 +130,11 @@ class FaultProxy:
             self.faults, self.operations = [], []
 
     def _start(self, target: object, *arguments: object) -> None:
-        thread = threading.Thread(target=target, args=arguments, daemon=True)  # type: ignore[arg-type]
+        thread = threading.Thread(
+            target=target,  # type: ignore[arg-type]
+            args=arguments,
+            daemon=True,
+        )
         self._threads.append(thread)
         thread.start()
 
@@ -227,7 +235,7 @@ class FaultProxy:
             return self._unchunked(server, head)
 
     def _unchunked(self, server: socket.socket, head: bytes) -> Message:
-        """Read a chunked answer and return it whole, still in chunked form, so that the head stays true."""
+        """Return a complete chunked answer, still in chunked form, so that its head stays right."""
         body = b""
         while not body.endswith(b"0\r\n\r\n"):
             body += self._receive(server, 65536)
@@ -289,7 +297,7 @@ def _flip(body: bytes) -> bytes:
 
 
 def _flip_digest(head: bytes) -> bytes:
-    """Return a head whose stated SHA-256 has one other character; the same head if it states none."""
+    """Return a head whose SHA-256 has one other character; the same head if it has none."""
     before, name, rest = head.partition(b"X-Amz-Checksum-Sha256: ")
     return before + name + (b"B" if rest[:1] == b"A" else b"A") + rest[1:] if name else head
 

@@ -1,4 +1,4 @@
-"""What the stages read from the store, through the fault proxy, and by hand in the bucket: wrong bytes never get further."""
+"""What the stages read through the fault proxy: wrong bytes never get further."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from hashlib import sha256
 
 import pytest
 from tests.chaos.object_store.fault_proxy import Fault
+from tests.drop_listing import list_drops
 
 from nightshift.contracts.partitions import PartitionRange
 from nightshift.errors import ObjectStoreError
-from nightshift.lake.drops import NewDrop, list_drops, read_data, write_drop
-from nightshift.lake.object_store import ObjectTooLargeError
+from nightshift.lake.drops import NewDrop, write_drop
+from nightshift.lake.landing import read_data
+from nightshift.lake.object_errors import ObjectTooLargeError
 from nightshift.lake.snapshots import read_snapshot, write_snapshot
 
 pytestmark = [pytest.mark.promise("R13"), pytest.mark.integration]
@@ -46,7 +48,7 @@ def test_drop_is_written_listed_and_read_right_when_one_request_breaks(lake, kin
 
 @pytest.mark.parametrize("kind", ["truncated", "truncated_head", "flipped"])
 def test_drop_of_a_stranger_is_right_or_refused_when_every_read_is_damaged(lake, kind):
-    """Upstream states no SHA-256 of a manifest, so its MD5 (the ETag) is all that there is; never does a changed manifest get through."""
+    """Upstream states no SHA-256 of a manifest, so its MD5 (the ETag) refuses a changed one."""
     dataset = lake.place[:-1]
     written = write_drop(lake.direct, drop(dataset))
     key = f"landing/{dataset}/dt=2013-07-01/stranger.manifest.json"
@@ -64,7 +66,7 @@ def test_drop_of_a_stranger_is_right_or_refused_when_every_read_is_damaged(lake,
 
 
 def test_data_that_upstream_wrote_in_parts_is_read_and_verified_by_its_manifest(lake):
-    """A multipart object has no digest over the whole in the bucket: its manifest's is what counts."""
+    """A multipart object has no digest of its own in the bucket: its manifest's counts."""
     body, key = DATA + b"x" * (PART_BYTES + 1_000), f"{lake.place}parts"
     client, where = lake.direct._client, {"Bucket": lake.direct.bucket, "Key": key}
     upload = client.create_multipart_upload(**where)["UploadId"]
@@ -127,7 +129,7 @@ def test_listing_is_whole_when_a_request_of_its_second_page_breaks(lake, many_ke
 
 
 def test_listing_is_never_cut_short_when_the_page_before_is_damaged(lake, many_keys, monkeypatch):
-    """A page whose `IsTruncated` is another would end the listing early: two answers have to agree."""
+    """A wrong `IsTruncated` would end the listing early: two answers have to agree."""
     page = lake.direct._client.list_objects_v2
     cut = iter([True])
 

@@ -44,7 +44,7 @@ def _crash(*args, **kwargs):
 def _fail(*args, **kwargs):
     raise RuntimeError("broken on purpose")
 """
-_GATE = _HOOK + "from nightshift.quality import gates\ngates._evaluate = {}\n"
+_GATE = _HOOK + "from nightshift.quality import gates\ngates.evaluate_by_great_expectations = {}\n"
 _REPORT = (
     _HOOK
     + "from nightshift.monitoring import report\nreport.DEADLINE_SECONDS = 3\nreport.sys = types.SimpleNamespace(executable={!r})\n"

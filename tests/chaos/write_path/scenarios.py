@@ -27,7 +27,7 @@ from nightshift.ingestion.corrected_drop import replay_corrections
 from nightshift.ingestion.load import ingest
 from nightshift.lake.object_store import ObjectStore
 from nightshift.lake.snapshots import read_snapshot, write_snapshot
-from nightshift.quality.contract_check import ContractError
+from nightshift.quality.contract_errors import ContractError
 from nightshift.quality.correction import correct_row
 from nightshift.quality.quarantine import QuarantineState, list_rows, settle_rows
 from nightshift.registry.evidence import verify_chain

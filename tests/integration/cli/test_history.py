@@ -10,12 +10,12 @@ import pyarrow as pa
 import pytest
 import typer
 from pyarrow import parquet
+from tests.drop_listing import list_drops
 
 from nightshift.cli import history
 from nightshift.contracts.partitions import PartitionKeyError, PartitionRange
-from nightshift.lake.drops import list_drops
 from nightshift.lake.object_store import ObjectStore
-from nightshift.quality.contract_check import ColumnsError
+from nightshift.quality.contract_errors import ColumnsError
 from nightshift.settings import Settings
 
 pytestmark = pytest.mark.integration

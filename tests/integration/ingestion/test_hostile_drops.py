@@ -26,10 +26,10 @@ from nightshift.errors import MemoryShortError, NightshiftError, ObjectStoreErro
 from nightshift.ingestion import drop_batches, file_faults
 from nightshift.ingestion.drop_decisions import DropUnknownError, set_aside, withdraw
 from nightshift.ingestion.load import DropMissingError, FileAbsentError
-from nightshift.lake.drops import MAX_MANIFEST_BYTES, ManifestError, read_landing
+from nightshift.lake.landing import MAX_MANIFEST_BYTES, ManifestError, read_landing
 from nightshift.lake.object_store import ObjectStore
 from nightshift.quality import contract_check
-from nightshift.quality.contract_check import BackdatedError, ContractError, LimitError
+from nightshift.quality.contract_errors import BackdatedError, ContractError, LimitError
 
 pytestmark = pytest.mark.integration
 

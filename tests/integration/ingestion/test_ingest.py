@@ -7,6 +7,7 @@ import pytest
 from examples.flights.faults import Fault, FaultKind
 from examples.flights.upstream import deliver
 from tests.conftest import write_suite
+from tests.quarantine_counts import count_rows
 
 from nightshift.contracts.datasets import load_contracts
 from nightshift.contracts.partitions import PartitionRange
@@ -14,7 +15,7 @@ from nightshift.errors import NightshiftError
 from nightshift.ingestion.load import DropMissingError, ingest
 from nightshift.lake.drops import NewDrop, write_drop
 from nightshift.lake.object_store import ObjectStore
-from nightshift.quality.contract_check import (
+from nightshift.quality.contract_errors import (
     ColumnsError,
     ContractError,
     DigestError,
@@ -22,8 +23,8 @@ from nightshift.quality.contract_check import (
     RowCountError,
     TypeChangedError,
 )
-from nightshift.quality.gates import GateError, SuiteError
-from nightshift.quality.quarantine import QuarantineState, count_rows, list_rows
+from nightshift.quality.gate_errors import GateError, SuiteError
+from nightshift.quality.quarantine import QuarantineState, list_rows
 from nightshift.warehouse.migrate import migrate
 
 pytestmark = pytest.mark.integration

@@ -34,9 +34,10 @@ from nightshift.ingestion.late_arrivals import load_late_drops
 from nightshift.ingestion.load import IngestResult, ingest
 from nightshift.lake import object_stream, transfer
 from nightshift.lake.drops import NewDrop, write_drop
-from nightshift.lake.object_store import ObjectDamagedError, ObjectStore
-from nightshift.quality import file_blocks, gates
-from nightshift.quality.contract_check import (
+from nightshift.lake.object_errors import ObjectDamagedError
+from nightshift.lake.object_store import ObjectStore
+from nightshift.quality import gates
+from nightshift.quality.contract_errors import (
     ColumnsError,
     DigestError,
     RefusedRatioError,
@@ -44,7 +45,10 @@ from nightshift.quality.contract_check import (
     TypeChangedError,
     UnreadableError,
 )
-from nightshift.quality.streaming_checks import PassingRows
+from nightshift.quality.files import csv_blocks, file_blocks
+from nightshift.quality.suites import sql_checks
+from nightshift.quality.suites.streaming_checks import StreamingEvaluator
+from nightshift.quality.suites.suite import parse_expectation, read_suite
 from nightshift.settings import Settings
 
 if TYPE_CHECKING:
@@ -71,8 +75,8 @@ def streaming(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
 
     def switch(is_on: bool) -> None:
         monkeypatch.setattr(large_drop, "LARGE_ROWS", 1 if is_on else 10**9)
-        monkeypatch.setattr(file_blocks, "BLOCK_BYTES", BLOCK)
-        monkeypatch.setattr(file_blocks, "BLOCK_ROWS", 70)
+        monkeypatch.setattr(csv_blocks, "BLOCK_BYTES", BLOCK)
+        monkeypatch.setattr(csv_blocks, "BLOCK_ROWS", 70)
 
     switch(True)
     return switch
@@ -246,12 +250,12 @@ def test_its_suite_is_counted_where_the_rows_pass(world, streaming, day, monkeyp
     header, rows = day
     monkeypatch.setattr(gates, "ONE_SCAN_ROWS", 1)
     monkeypatch.setattr(
-        gates, "passed_in_one_scan", lambda *_: pytest.fail("the stage was scanned")
+        sql_checks, "_count_columns", lambda *_: pytest.fail("the stage was scanned")
     )
     world.bring(as_csv(header, rows), len(rows))
     world.ingest()
 
-    n_expectations = len(gates.read_expectations(world.settings.expectations_dir, f"raw/{DATASET}"))
+    n_expectations = len(read_suite(world.settings.expectations_dir, f"raw/{DATASET}").expectations)
     assert judged_by(world) == ["passing rows"] * n_expectations
 
 
@@ -274,8 +278,10 @@ def test_its_stage_is_scanned_for_what_has_come_into_the_suite_since(
     monkeypatch.setattr(gates, "ONE_SCAN_ROWS", 1)
     monkeypatch.setattr(
         large_drop,
-        "count_passing",
-        lambda *_: PassingRows([*suite[7:4:-1], {"type": "gone", "kwargs": {}}]),
+        "streaming_evaluator",
+        lambda *_: StreamingEvaluator(
+            [parse_expectation(each) for each in [*suite[7:4:-1], {"type": "gone", "kwargs": {}}]]
+        ),
     )
     world.bring(as_csv(header, rows), len(rows))
     world.ingest()

@@ -23,7 +23,7 @@ from nightshift.ingestion import large_drop
 from nightshift.ingestion.load import ingest
 from nightshift.lake.drops import NewDrop, write_drop
 from nightshift.lake.object_store import ObjectStore
-from nightshift.quality import file_blocks
+from nightshift.quality.files import csv_blocks
 from nightshift.settings import Settings
 from nightshift.warehouse.migrate import migrate
 
@@ -183,8 +183,8 @@ def test_the_usual_way_leaves_the_same(
     ways = []
     for is_large in (False, True):
         monkeypatch.setattr(large_drop, "LARGE_ROWS", 1 if is_large else 10**9)
-        monkeypatch.setattr(file_blocks, "BLOCK_BYTES", 200_000 if is_large else 1024**2)
-        monkeypatch.setattr(file_blocks, "BLOCK_ROWS", 400)
+        monkeypatch.setattr(csv_blocks, "BLOCK_BYTES", 200_000 if is_large else 1024**2)
+        monkeypatch.setattr(csv_blocks, "BLOCK_ROWS", 400)
         ingest(readings, "readings", DAY, RunContext("test/run", 1 + is_large, "test"))
         ways.append(stands(conn))
 

@@ -3,15 +3,15 @@
 import datetime as dt
 
 import pytest
+from tests.quarantine_counts import count_rows
 
 from nightshift.contracts.partitions import PartitionRange
 from nightshift.lake.drops import DropManifest
-from nightshift.quality.contract_check import ContractError
+from nightshift.quality.contract_errors import ContractError
 from nightshift.quality.quarantine import (
     QuarantineError,
     QuarantineState,
     RefusedRow,
-    count_rows,
     keep_drop,
     keep_rows,
     list_rows,

@@ -16,7 +16,7 @@ from nightshift.ingestion.load import ingest
 from nightshift.ingestion.schema_diff import adoption_yaml, compare_schema
 from nightshift.lake.drops import NewDrop, write_drop
 from nightshift.lake.object_store import ObjectStore
-from nightshift.quality.contract_check import ColumnsError, TypeChangedError
+from nightshift.quality.contract_errors import ColumnsError, TypeChangedError
 from nightshift.warehouse.migrate import migrate
 
 pytestmark = [pytest.mark.integration, pytest.mark.mlts("data-1")]

@@ -10,7 +10,8 @@ from nightshift.contracts.partitions import PartitionRange
 from nightshift.contracts.run import RunContext
 from nightshift.lake.object_store import ObjectStore
 from nightshift.quality import gates
-from nightshift.quality.gates import GateError, run_gate
+from nightshift.quality.gate_errors import GateError
+from nightshift.quality.gates import run_gate
 from nightshift.settings import PROJECT_ROOT, Settings
 
 if TYPE_CHECKING:
@@ -234,7 +235,10 @@ def stage(
     rows = (
         f"select {', '.join(f'{value} as {column}' for column, value in values.items())} from rows"
     )
-    source = f"with rows as (select d::date as day, n from unnest(%s::date[]) d, generate_series(1, {n}) n)"
+    source = (
+        "with rows as (select d::date as day, n"
+        f" from unnest(%s::date[]) d, generate_series(1, {n}) n)"
+    )
     if schema == "raw":
         conn.execute(
             f"insert into {table} ({', '.join(values)}) {source} {rows}".encode(), [partitions.days]
@@ -293,9 +297,11 @@ def test_great_expectations_is_not_asked_when_a_large_batch_is_good_and_is_when_
 ) -> None:
     schema, table = stage(conn, "raw/weather", DAY)
     asked: list[str] = []
-    read_suite = gates._read_suite
+    evaluate = gates.evaluate_by_great_expectations
     monkeypatch.setattr(
-        gates, "_read_suite", lambda *given: asked.append(given[1]) or read_suite(*given)
+        gates,
+        "evaluate_by_great_expectations",
+        lambda *given: asked.append(given[1].dataset) or evaluate(*given),
     )
 
     by_suite = run_gate(settings, "raw/weather", schema, table, 7, DAY, run)
@@ -336,7 +342,10 @@ def test_gate_stops_when_no_row_is_staged_under_the_load(
             "0 known of 1",
         ),
         (
-            '{"name": "raw/weather", "expectations": [{"type": "expect_column_values_to_not_be_null", "kwargs": {}}]}',
+            (
+                '{"name": "raw/weather", "expectations":'
+                ' [{"type": "expect_column_values_to_not_be_null", "kwargs": {}}]}'
+            ),
             "column",
         ),
     ],

@@ -16,8 +16,7 @@ from typer.testing import CliRunner
 from nightshift.cli import profile
 from nightshift.cli.app import app
 from nightshift.contracts.partitions import PartitionRange
-from nightshift.quality.bin_counts import BinCounter, CategoricalColumn, NumericColumn
-from nightshift.quality.distances import jensen_shannon, stability_index, wasserstein
+from nightshift.quality.drift_statistics import jensen_shannon, stability_index, wasserstein
 from nightshift.quality.profiles import (
     LoadTable,
     ProfileError,
@@ -27,6 +26,7 @@ from nightshift.quality.profiles import (
     scan,
     scan_load,
 )
+from nightshift.quality.sketches.bin_counts import BinCounter, CategoricalColumn, NumericColumn
 from nightshift.warehouse.partition_write import LoadManifest, Target, audit, begin, publish
 
 pytestmark = pytest.mark.integration
@@ -38,14 +38,18 @@ DAYS = PartitionRange.of("2013-07-01", "2013-07-03")
 def loads(settings, conn, run) -> list[LoadTable]:
     """Publish three days of 500 rows with one column of every kind."""
     conn.execute(
-        "create table features.feat_sample (partition_date date, load_id bigint, thing_id text, speed float8, legs integer, is_wet boolean,"
-        " price numeric(8, 2), due_at timestamptz, due_on date, carrier text, note jsonb, run_id text)"
+        "create table features.feat_sample (partition_date date, load_id bigint, thing_id text,"
+        " speed float8, legs integer, is_wet boolean,"
+        " price numeric(8, 2), due_at timestamptz, due_on date, carrier text, note jsonb,"
+        " run_id text)"
     )
     write = begin(conn, [TARGET], DAYS, LoadManifest(run, {"input": "a"}))
     conn.execute(
-        "insert into features.feat_sample select d::date, %s, d::date || ' ' || i, case when i %% 10 > 0 then sqrt(i) - 5 end, i %% 7,"
-        " i %% 3 = 0, i / 4.0, d + i * interval '1 minute', d::date, (array['AA', 'B6', null, 'UA'])[1 + i %% 4], '{}', 'r'"
-        " from generate_series('2013-07-01'::timestamptz, '2013-07-03', '1 day') d, generate_series(1, 500) i",
+        "insert into features.feat_sample select d::date, %s, d::date || ' ' || i,"
+        " case when i %% 10 > 0 then sqrt(i) - 5 end, i %% 7, i %% 3 = 0, i / 4.0,"
+        " d + i * interval '1 minute', d::date, (array['AA', 'B6', null, 'UA'])[1 + i %% 4],"
+        " '{}', 'r' from generate_series('2013-07-01'::timestamptz, '2013-07-03', '1 day') d,"
+        " generate_series(1, 500) i",
         [write.load_id],
     )
     audit(conn, write)
@@ -87,7 +91,8 @@ def test_every_column_of_a_partition_is_summarised(settings, conn, run, loads):
 def test_bins_of_whatever_type_are_counted_in_the_same_scan(settings, conn, run, loads):
     conn.execute("create type features.kind as enum ('AA', 'B6', 'UA')")
     conn.execute(
-        "alter table features.feat_sample alter carrier type features.kind using carrier::features.kind"
+        "alter table features.feat_sample"
+        " alter carrier type features.kind using carrier::features.kind"
     )
     speed = [np.sqrt(i) - 5 for i in range(1, 501) if i % 10]
     numeric = [NumericColumn(name, (1.0, 3.0)) for name in ("legs", "is_wet", "price", "speed")]
@@ -210,12 +215,14 @@ def test_thirty_days_of_thirty_columns_are_added_up_within_a_second(conn, run, r
     dice = np.random.default_rng(3)
     days = PartitionRange.of("2013-07-01", "2013-07-30")
     conn.execute(
-        "insert into ops.loads (dataset, partition_date, load_id, token, state, run_id, attempt, actor, code_version, inputs,"
-        " inputs_digest, content_hash) select 'features/wide', d::date, 7, 1, 'published', 'r', 1, 'a', 'c', '{}', 'i', 'h'"
+        "insert into ops.loads (dataset, partition_date, load_id, token, state, run_id, attempt,"
+        " actor, code_version, inputs, inputs_digest, content_hash)"
+        " select 'features/wide', d::date, 7, 1, 'published', 'r', 1, 'a', 'c', '{}', 'i', 'h'"
         " from generate_series('2013-07-01'::date, '2013-07-30', '1 day') d"
     )
     conn.execute(
-        "insert into ops.published (dataset, partition_date, load_id, token) select dataset, partition_date, 7, 1 from ops.loads"
+        "insert into ops.published (dataset, partition_date, load_id, token)"
+        " select dataset, partition_date, 7, 1 from ops.loads"
     )
     for day in days.days:
         table = pa.table({f"n{place}": dice.normal(place, 1 + place, 2_000) for place in range(30)})

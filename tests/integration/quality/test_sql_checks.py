@@ -6,12 +6,12 @@ import random
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from great_expectations.core import ExpectationSuite
 from psycopg import sql
 
 from nightshift.contracts.run import RunContext
-from nightshift.quality.gates import _evaluate
-from nightshift.quality.sql_checks import passed_in_one_scan
+from nightshift.quality.suites.great_expectations_checks import evaluate_by_great_expectations
+from nightshift.quality.suites.sql_checks import evaluate_by_sql
+from nightshift.quality.suites.suite import Expectation, Suite, parse_expectation
 from nightshift.settings import Settings
 
 if TYPE_CHECKING:
@@ -26,7 +26,8 @@ def make_table(conn: Connection, dice: random.Random) -> None:
     """Fill a small table whose columns have few values, so that limits and repetitions are hit."""
     conn.execute("drop table if exists raw.dice")
     conn.execute(
-        "create table raw.dice (a double precision, b double precision, n integer, word text, kind text)"
+        "create table raw.dice"
+        " (a double precision, b double precision, n integer, word text, kind text)"
     )
     rows = [
         (
@@ -90,6 +91,19 @@ def make_expectation(dice: random.Random) -> dict[str, Any]:
     }
 
 
+def make_suite(dice: random.Random) -> Suite:
+    """Return a suite of random expectations."""
+    documents = [make_expectation(dice) for _ in range(N_EXPECTATIONS)]
+    document = {"name": "raw/dice", "expectations": documents}
+    return Suite("raw/dice", document, tuple(map(parse_expectation, documents)))
+
+
+def refused_by(suite: Suite, results: list[dict[str, Any]]) -> list[Expectation]:
+    """Return the expectations that Great Expectations refuses; its results have their order."""
+    pairs = zip(suite.expectations, results, strict=True)
+    return [expectation for expectation, result in pairs if not result["success"]]
+
+
 @pytest.mark.promise("R18")
 def test_nothing_passes_that_great_expectations_refuses(
     settings: Settings, conn: Connection, run: RunContext, record_figure
@@ -98,16 +112,13 @@ def test_nothing_passes_that_great_expectations_refuses(
     n_passed = n_passed_too = 0
     for _ in range(N_TABLES):
         make_table(conn, dice)
-        suite = ExpectationSuite(
-            name="raw/dice", expectations=[make_expectation(dice) for _ in range(N_EXPECTATIONS)]
+        suite = make_suite(dice)
+        passed = evaluate_by_sql(conn, QUERY, suite.expectations, lambda _: False)
+        judged = evaluate_by_great_expectations(
+            settings, suite, suite.expectations, QUERY.as_string(None), run
         )
-        expectations = [
-            expectation.configuration.to_json_dict() for expectation in suite.expectations
-        ]
-        passed = passed_in_one_scan(conn, QUERY, expectations, lambda _: False)
-        judged = _evaluate(settings, suite, QUERY.as_string(None), run)
-        refused = [result["expectation_config"] for result in judged if not result["success"]]
-        assert [expectations[place] for place in passed if expectations[place] in refused] == []
+        refused = refused_by(suite, judged)
+        assert [check for check in passed if check.expectation in refused] == []
         n_passed += sum(result["success"] for result in judged)
         n_passed_too += len(passed)
     assert n_passed < N_TABLES * N_EXPECTATIONS
@@ -117,14 +128,15 @@ def test_nothing_passes_that_great_expectations_refuses(
 
 def test_scan_trusts_an_index_that_keeps_the_columns_unique(conn: Connection) -> None:
     conn.execute("create table raw.dice as select 1 as a, 2 as b from generate_series(1, 2)")
-    together = {
-        "type": "expect_compound_columns_to_be_unique",
-        "kwargs": {"column_list": ["a", "b"]},
-    }
-    assert passed_in_one_scan(conn, QUERY, [together], lambda _: False) == {}
-    assert passed_in_one_scan(conn, QUERY, [together], lambda columns: columns == ["a", "b"])[0][
-        "success"
-    ]
+    together = parse_expectation(
+        {
+            "type": "expect_compound_columns_to_be_unique",
+            "kwargs": {"column_list": ["a", "b"]},
+        }
+    )
+    assert evaluate_by_sql(conn, QUERY, [together], lambda _: False) == []
+    (passed,) = evaluate_by_sql(conn, QUERY, [together], lambda columns: columns == ["a", "b"])
+    assert passed.as_document()["success"]
 
 
 @pytest.mark.parametrize(
@@ -145,12 +157,5 @@ def test_scan_leaves_to_great_expectations_what_it_does_not_know(
     conn: Connection, kwargs: dict[str, Any]
 ) -> None:
     conn.execute("create table raw.dice as select 1 as a, 2 as b")
-    assert (
-        passed_in_one_scan(
-            conn,
-            QUERY,
-            [{"type": "expect_column_values_to_be_between", "kwargs": kwargs}],
-            lambda _: True,
-        )
-        == {}
-    )
+    between = parse_expectation({"type": "expect_column_values_to_be_between", "kwargs": kwargs})
+    assert evaluate_by_sql(conn, QUERY, [between], lambda _: True) == []

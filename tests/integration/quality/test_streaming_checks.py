@@ -1,4 +1,4 @@
-"""What is counted on rows that pass never passes what Great Expectations refuses, and is used only for the rows that are there."""
+"""Streamed counts never pass what Great Expectations refuses."""
 
 from __future__ import annotations
 
@@ -7,18 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pytest
-from great_expectations.core import ExpectationSuite
 from tests.integration.quality.test_sql_checks import (
     N_EXPECTATIONS,
     N_TABLES,
     QUERY,
-    make_expectation,
+    make_suite,
     make_table,
+    refused_by,
 )
 
 from nightshift.contracts.run import RunContext
-from nightshift.quality.gates import _evaluate
-from nightshift.quality.streaming_checks import PassingRows
+from nightshift.quality.suites.great_expectations_checks import evaluate_by_great_expectations
+from nightshift.quality.suites.streaming_checks import StreamingEvaluator
+from nightshift.quality.suites.suite import parse_expectation
 from nightshift.settings import Settings
 from nightshift.warehouse.fast_io.arrow_io import stream_arrow
 
@@ -31,11 +32,12 @@ pytestmark = pytest.mark.integration
 def passed(
     conn: Connection, rows: pa.Table, *expectations: dict[str, Any], is_unique: bool = False
 ) -> list[dict[str, Any]]:
-    passing = PassingRows(expectations)
+    passing = StreamingEvaluator([parse_expectation(each) for each in expectations])
     for start in range(0, max(len(rows), 1), 4):
         passing.add(rows.slice(start, 4))
     assert passing.n_rows == len(rows)
-    return passing.passed(conn, lambda _: is_unique)
+    checks = passing.passed(conn, lambda _: is_unique)
+    return [check.as_document() for check in checks]
 
 
 def expect(kind: str, **kwargs: Any) -> dict[str, Any]:
@@ -50,17 +52,13 @@ def test_nothing_passes_that_great_expectations_refuses(
     n_passed = n_passed_too = 0
     for _ in range(N_TABLES):
         make_table(conn, dice)
-        suite = ExpectationSuite(
-            name="raw/dice", expectations=[make_expectation(dice) for _ in range(N_EXPECTATIONS)]
+        suite = make_suite(dice)
+        rows = pa.Table.from_batches(list(stream_arrow(settings, QUERY)))
+        found = passed(conn, rows, *suite.document["expectations"])
+        judged = evaluate_by_great_expectations(
+            settings, suite, suite.expectations, QUERY.as_string(None), run
         )
-        expectations = [
-            expectation.configuration.to_json_dict() for expectation in suite.expectations
-        ]
-        found = passed(
-            conn, pa.Table.from_batches(list(stream_arrow(settings, QUERY))), *expectations
-        )
-        judged = _evaluate(settings, suite, QUERY.as_string(None), run)
-        refused = [result["expectation_config"] for result in judged if not result["success"]]
+        refused = [expectation.document for expectation in refused_by(suite, judged)]
         assert [result for result in found if result["expectation_config"] in refused] == []
         n_passed += sum(result["success"] for result in judged)
         n_passed_too += len(found)
@@ -144,7 +142,7 @@ def test_columns_are_unique_where_the_audit_says_so(conn: Connection) -> None:
 def test_a_column_of_too_many_texts_is_left_to_the_scan(
     conn: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nightshift.quality.streaming_checks._MOST_TEXTS", 2)
+    monkeypatch.setattr("nightshift.quality.suites.streaming_checks._MAX_STRINGS", 2)
     rows = pa.table({"few": ["a", "b"] * 5, "many": list("abcdefghij")})
     by_column = [
         expect("expect_column_values_to_match_regex", column=column, regex="^[a-z]$")

@@ -11,7 +11,7 @@ from pydantic import SecretStr
 from tests.integration.registry.conftest import NIGHT, make_spec
 
 from nightshift.cli import evidence
-from nightshift.lake.object_store import ObjectStoreError
+from nightshift.errors import ObjectStoreError
 from nightshift.registry.evidence import EvidenceError, NoEvidenceError, verify_chain
 from nightshift.registry.promotion import champion_for
 from nightshift.registry.promotion_gate import QUESTIONS, judge, objections

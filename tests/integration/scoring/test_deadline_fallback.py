@@ -13,7 +13,7 @@ from nightshift import failpoints
 from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.contracts.run import RunContext
 from nightshift.errors import NightshiftError
-from nightshift.quality.gates import GateError
+from nightshift.quality.gate_errors import GateError
 from nightshift.scoring import deadline_fallback as rescue_stage
 from nightshift.scoring.batch_scorer import begin
 from nightshift.scoring.deadline_fallback import ScoringInProgressError, rescue

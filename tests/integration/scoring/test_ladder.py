@@ -9,7 +9,7 @@ from tests.integration.scoring.conftest import DAY, make_spec, publish_features
 
 from nightshift.contracts.partitions import PartitionRange
 from nightshift.contracts.run import RunContext
-from nightshift.quality.gates import GateError
+from nightshift.quality.gate_errors import GateError
 from nightshift.registry.model_versions import RegistryError
 from nightshift.scoring.batch_scorer import WorseStepError, begin, score_shard
 from nightshift.scoring.champion import PinnedVersion

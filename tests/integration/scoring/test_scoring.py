@@ -13,7 +13,7 @@ from tests.integration.scoring.conftest import DAY, make_spec, publish_features,
 from nightshift.contracts.partitions import PartitionRange
 from nightshift.contracts.run import RunContext
 from nightshift.errors import ObjectStoreError
-from nightshift.quality.gates import GateError
+from nightshift.quality.gate_errors import GateError
 from nightshift.scoring.batch_scorer import begin, score_shard
 from nightshift.scoring.feature_rows import FeaturesMissingError, shard_query
 from nightshift.scoring.plan import ScorePlan

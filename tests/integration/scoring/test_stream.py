@@ -169,7 +169,7 @@ def still_at_work(conn, application_name: str) -> list[str]:
     threads = [
         thread.name
         for thread in threading.enumerate()
-        if thread.name.startswith(("ahead of", "append to"))
+        if thread.name.startswith(("prefetch for", "append to"))
     ]
     return [query for (query,) in backends] + threads
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from nightshift.contracts.partitions import Partition, PartitionRange
-from nightshift.quality.gates import GateError
+from nightshift.quality.gate_errors import GateError
 from nightshift.transformation import build as stage
 from nightshift.transformation.build import InputsChangedError, LookbackIncomplete, build
 from nightshift.warehouse.damage import DamagedInputError

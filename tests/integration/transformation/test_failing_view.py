@@ -8,7 +8,7 @@ import pytest
 
 from nightshift.contracts.partitions import PartitionRange
 from nightshift.errors import NightshiftError, WarehouseError
-from nightshift.quality.gates import GateError
+from nightshift.quality.gate_errors import GateError
 from nightshift.transformation import build as stage
 from nightshift.transformation.build import build
 from nightshift.warehouse.dbt.invocation import DbtError

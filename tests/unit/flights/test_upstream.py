@@ -8,9 +8,10 @@ from examples.flights.clock import ClockError, advance_clock, read_clock
 from examples.flights.faults import Fault, FaultKind
 from examples.flights.flights_2013 import DATASETS
 from examples.flights.upstream import deliver
+from tests.drop_listing import list_drops
 
 from nightshift.contracts.partitions import Partition, PartitionRange
-from nightshift.lake.drops import list_drops, read_data
+from nightshift.lake.landing import read_data
 from nightshift.lake.object_store import ObjectStore
 
 DAYS = PartitionRange.of("2013-01-01", "2013-01-02")

@@ -14,7 +14,7 @@ from nightshift.contracts.datasets import DatasetContract
 from nightshift.ingestion.rows.row_check import check_rows
 from nightshift.lake.drops import DropManifest
 from nightshift.quality.contract_check import check_file
-from nightshift.quality.file_blocks import count_rows
+from nightshift.quality.files.file_blocks import count_rows
 
 CONTRACT = DatasetContract(
     name="events",

@@ -9,7 +9,7 @@ from nightshift.cli.contract import delimiter_note, describe
 from nightshift.contracts.datasets import DatasetContract
 from nightshift.ingestion.schema_diff import adoption_obstacles, adoption_yaml, compare_schema
 from nightshift.lake.drops import DropManifest
-from nightshift.quality.file_blocks import UnreadableFileError
+from nightshift.quality.files.file_blocks import UnreadableFileError
 
 CONTRACT = DatasetContract(
     name="sales",

@@ -5,7 +5,7 @@ from hashlib import sha256
 import pytest
 
 from nightshift.lake.content_keys import content_key, digest_in
-from nightshift.lake.object_store import ObjectCorruptError
+from nightshift.lake.object_errors import ObjectCorruptError
 
 HELLO = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824"
 
@@ -30,7 +30,7 @@ def test_key_without_a_digest_in_its_last_part_names_none(key):
 
 @pytest.mark.promise("R13")
 def test_read_by_such_a_key_is_refused_when_the_bucket_holds_other_content(store):
-    """The bucket's own checksum is right, since somebody wrote the other content there in the regular way."""
+    """The bucket's own checksum is right: the other content was written in the regular way."""
     key = content_key("reports/m", b"hello", ".html")
     store.put(key, b"not what the warehouse names")
 

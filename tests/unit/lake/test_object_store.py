@@ -6,13 +6,13 @@ from hashlib import sha256
 import pytest
 
 from nightshift.errors import ObjectStoreError
-from nightshift.lake.object_store import (
+from nightshift.lake.object_errors import (
     BucketMissingError,
     ObjectConflictError,
     ObjectCorruptError,
     ObjectMissingError,
-    ObjectStore,
 )
+from nightshift.lake.object_store import ObjectStore
 
 
 def test_get_returns_the_bytes_when_the_digest_is_right(store):

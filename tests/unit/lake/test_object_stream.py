@@ -1,4 +1,4 @@
-"""An object as a stream: the bytes in order while they come, no end believed before the digest, nobody left waiting."""
+"""An object as a stream: bytes in order, no end before the digest, no thread left waiting."""
 
 import io
 import threading
@@ -11,10 +11,10 @@ import pytest
 
 from nightshift.errors import ObjectStoreError
 from nightshift.lake import object_stream, transfer
-from nightshift.lake.object_store import ObjectCorruptError, ObjectDamagedError, ObjectMissingError
+from nightshift.lake.object_errors import ObjectCorruptError, ObjectDamagedError, ObjectMissingError
 from nightshift.lake.object_stream import ObjectStream
-from nightshift.quality import file_blocks
-from nightshift.quality.file_blocks import read_blocks
+from nightshift.quality.files import csv_blocks
+from nightshift.quality.files.file_blocks import read_blocks
 
 LINES = b"a,b\n" + b"".join(b"%07d,some text\n" % i for i in range(200_000))
 """3.6 MB: more than whatever reads in advance holds of blocks of 50 KB."""
@@ -186,8 +186,8 @@ def read_some(lake) -> Iterator[int]:
 def test_nobody_waits_for_a_transfer_that_is_given_up(lake, monkeypatch):
     """Arrow reads in advance and would wait for its thread, which waits for bytes."""
     stalling = Stalling(lake, monkeypatch, 30)
-    monkeypatch.setattr(file_blocks, "BLOCK_BYTES", 50_000)
-    monkeypatch.setattr(file_blocks, "BLOCK_ROWS", 1)
+    monkeypatch.setattr(csv_blocks, "BLOCK_BYTES", 50_000)
+    monkeypatch.setattr(csv_blocks, "BLOCK_ROWS", 1)
     some = read_some(lake)
     assert sum(next(some) for _ in range(3)) > 0
     time.sleep(0.2)  # Arrow has read what there is, and waits
@@ -212,7 +212,7 @@ def test_it_leaves_no_thread_and_no_descriptor(lake):
         return len(list(Path("/dev/fd").iterdir()))
 
     def n_threads() -> int:
-        return sum(thread.name.startswith("ahead of") for thread in threading.enumerate())
+        return sum(thread.name.startswith("prefetch for") for thread in threading.enumerate())
 
     def read_twice() -> None:
         for _ in range(2):

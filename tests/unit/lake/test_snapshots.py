@@ -5,7 +5,7 @@ import datetime as dt
 import pyarrow as pa
 import pytest
 
-from nightshift.lake.object_store import ObjectCorruptError
+from nightshift.lake.object_errors import ObjectCorruptError
 from nightshift.lake.snapshots import read_snapshot, write_snapshot
 
 

@@ -17,9 +17,9 @@ from nightshift.monitoring.drift import (
     total_variation,
 )
 from nightshift.monitoring.drift_baseline import training_noise
-from nightshift.quality import distances
-from nightshift.quality.bin_counts import BinCounter
+from nightshift.quality import drift_statistics
 from nightshift.quality.profiles import scan
+from nightshift.quality.sketches.bin_counts import BinCounter
 from nightshift.training.reference_profile import describe
 
 
@@ -113,7 +113,7 @@ def drift_of(then: pa.Array, now: pa.Array):
     yardstick = DriftReference(reference, training_noise(trained, rows), 0.2, 0.2, 0.1)
     before = scan(pa.table({"x": then}).to_batches())["x"]
     [drift] = feature_drift(counter.columns(scanned), yardstick)
-    return drift, distances.stability_index(before, scanned["x"])
+    return drift, drift_statistics.stability_index(before, scanned["x"])
 
 
 class Scores:

@@ -1,4 +1,4 @@
-"""Counts in given bins, beside a scan: half open bins, unknown levels last, missing rows apart, the same in any order."""
+"""Counts in given bins: half open, unknown levels last, missing rows apart, in any order."""
 
 from __future__ import annotations
 
@@ -7,8 +7,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from nightshift.quality.bin_counts import BinCounter, BinnedColumn, CategoricalColumn, NumericColumn
 from nightshift.quality.profiles import scan
+from nightshift.quality.sketches.bin_counts import (
+    BinCounter,
+    BinnedColumn,
+    CategoricalColumn,
+    NumericColumn,
+)
 
 SAMPLE = {
     "speed": pa.array([10.0, 20.0, 30.0, None, float("nan")]),

@@ -1,4 +1,4 @@
-"""A file as a whole: digest, columns, number of rows; each with a file that passes and one that is refused with a difference."""
+"""A complete file: digest, columns, number of rows; each passes once and is refused once."""
 
 import datetime as dt
 from hashlib import sha256
@@ -7,7 +7,8 @@ import pytest
 
 from nightshift.contracts.datasets import DatasetContract
 from nightshift.lake.drops import DropManifest
-from nightshift.quality.contract_check import (
+from nightshift.quality.contract_check import check_file, check_refused, check_types
+from nightshift.quality.contract_errors import (
     ColumnsError,
     ContractError,
     DigestError,
@@ -15,9 +16,6 @@ from nightshift.quality.contract_check import (
     RowCountError,
     TypeChangedError,
     UnreadableError,
-    check_file,
-    check_refused,
-    check_types,
 )
 
 CONTRACT = DatasetContract(
@@ -83,12 +81,24 @@ def test_the_difference_is_printed_without_names_of_the_file_when_a_column_was_r
         check(b"origin,temp_f\nEWR,39.5\nJFK,\n")
 
     assert str(caught.value).splitlines() == [
-        "[NS-CONTRACT-004] weather of 2013-03-10 (landing/weather/dt=2013-03-10/weather.csv) has other columns than schema version 1:",
+        (
+            "[NS-CONTRACT-004] weather of 2013-03-10 (landing/weather/dt=2013-03-10/weather.csv)"
+            " has other columns than schema version 1:"
+        ),
         "    - temp  (missing)",
         "  expected: origin, temp",
-        "  got:      1 of them, and 1 column(s) that the contract does not know; is there a header?",
-        "  to do:    Nothing was written. By mistake: ask upstream to deliver it again, the next run takes the newer file. On purpose:",
-        "      nightshift contract diff weather 2013-03-10    # prints the difference and what to edit in the contract",
+        (
+            "  got:      1 of them, and 1 column(s) that the contract does not know;"
+            " is there a header?"
+        ),
+        (
+            "  to do:    Nothing was written. By mistake: ask upstream to deliver it again,"
+            " the next run takes the newer file. On purpose:"
+        ),
+        (
+            "      nightshift contract diff weather 2013-03-10"
+            "    # prints the difference and what to edit in the contract"
+        ),
         "      nightshift migrate                                # after the edit",
         "      nightshift redo --dataset weather --from 2013-03-10",
     ]

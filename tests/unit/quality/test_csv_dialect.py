@@ -1,4 +1,4 @@
-"""The CSV dialect: odd quotes cost a line and never merge rows, whatever the size of what is read at once."""
+"""The CSV dialect: odd quotes cost a line and never merge rows, whatever the chunk size."""
 
 import csv
 import io
@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nightshift.quality import csv_dialect
-from nightshift.quality.file_blocks import UnreadableFileError, count_rows, read_cells
+from nightshift.quality.files import csv_dialect
+from nightshift.quality.files.file_blocks import UnreadableFileError, count_rows, read_cells
 
 
 def read(text: str | bytes, chunk_bytes: int = 1 << 20):

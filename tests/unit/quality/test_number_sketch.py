@@ -1,4 +1,4 @@
-"""A column of numbers in a sketch: exact where it says so, the same to the byte in any cut and order, small whatever the numbers are."""
+"""A sketch of numbers: exact where it says so, the same bytes in any cut and order, small."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from nightshift.quality import log_linear_histogram
-from nightshift.quality.sketch import NumberSketch
+from nightshift.quality.sketches import log_linear_histogram
+from nightshift.quality.sketches.sketch import NumberSketch
 
 
 def column(kind: str, n: int = 4_000) -> np.ndarray:
@@ -61,7 +61,7 @@ def test_it_is_the_same_to_the_byte_in_any_cut_and_order(kind, monkeypatch):
 
     assert sketched(*shuffled).as_bytes() == whole
     assert merged.as_bytes() == whole
-    monkeypatch.setattr(log_linear_histogram, "_MOST_ROWS", 500)
+    monkeypatch.setattr(log_linear_histogram, "_MAX_ROWS", 500)
     assert sketched(*shuffled).as_bytes() == whole
 
 
@@ -109,7 +109,7 @@ def test_bytes_give_it_back(kind):
 
 
 def test_numbers_of_both_signs_and_zero_take_little_memory():
-    """A bin for each number between them that there could be would be 4 MB a column: a gigabyte of a wide table."""
+    """A bin for each possible number between them would take 4 MB per column."""
     values = np.append(column("both signs", 50_000), 0.0)
     tracemalloc.start()
     sketch = sketched(values)

@@ -9,8 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from nightshift.quality.profile_checks import Verdict, check_profile
 from nightshift.quality.profiles import scan
+from nightshift.quality.suites.profile_checks import Verdict, check_profile
+from nightshift.quality.suites.suite import parse_expectation
 
 BETWEEN, IN_SET, NOT_NULL = (
     f"expect_column_values_to_{what}" for what in ("be_between", "be_in_set", "not_be_null")
@@ -19,7 +20,8 @@ ROWS = "expect_table_row_count_to_be_between"
 
 
 def verdict(profile, kind, n_partitions=1, **kwargs):
-    (found,) = check_profile(profile, [{"type": kind, "kwargs": kwargs}], n_partitions)
+    expectation = parse_expectation({"type": kind, "kwargs": kwargs})
+    (found,) = check_profile(profile, [expectation], n_partitions)
     return found.verdict
 
 

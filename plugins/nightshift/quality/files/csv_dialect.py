@@ -1,8 +1,8 @@
-"""The CSV dialect of a drop, checked on the bytes before Arrow parses them: RFC 4180, LF or CRLF, UTF-8.
+"""Check the CSV dialect of a drop before Arrow parses it: RFC 4180, LF or CRLF, UTF-8.
 
-Arrow reads odd quotes as something: ``"x"y`` as ``xy``, and a quote that is never closed swallows
-rows. Here a line that does not follow the dialect is set aside as one malformed row, and every line
-is counted without a parser. Source: docs/adr/0041-values-and-counts.md.
+Arrow accepts misplaced quotes: it reads ``"x"y`` as ``xy``, and a quote that is never closed
+swallows rows. So each line that does not follow the dialect is replaced by one malformed row, and
+every line is counted without a parser. Source: docs/adr/0041-values-and-counts.md.
 """
 
 from __future__ import annotations
@@ -24,19 +24,28 @@ if TYPE_CHECKING:
 MAXIMUM_LINE_BYTES = 16 * 1024**2
 """A line is held in memory until its end has come."""
 MAXIMUM_RECORD_BYTES = 512 * 1024
-"""A quoted field that is still open after so much was opened by a stray quote. Below Arrow's
+"""A quoted field that is still open after so many bytes was opened by a stray quote. Below Arrow's
 block of 1 MiB.
 """
 _CHUNK_BYTES = 128 * 1024
+_ENCODING_BYTES = 4096
 _QUOTE, _COMMA, _LF, _CR = b'",\n\r'
 _FIELD = rb'(?:"[^"]*+(?:""[^"]*+)*+"|[^",\r\n]*+)'
 _RECORD = re.compile(_FIELD + rb"(?:," + _FIELD + rb")*+(?:\r?\n|\Z)")
 _OPEN_RECORD = re.compile(rb"(?:" + _FIELD + rb',)*+"[^"]*+(?:""[^"]*+)*+\Z')
-"""A record that may be completed by what follows."""
+"""A record that may be completed by the next bytes."""
+_FIELD_END = re.compile(_FIELD + rb"(,|\r?\n|\Z)")
+_BLANK = (b"\n", b"\r\n")
+_BYTE_ORDER_MARKS = (
+    (codecs.BOM_UTF32_LE, "UTF-32"),
+    (codecs.BOM_UTF32_BE, "UTF-32"),
+    (codecs.BOM_UTF16_LE, "UTF-16"),
+    (codecs.BOM_UTF16_BE, "UTF-16"),
+)
 
 
 class DialectError(ValueError):
-    """A header is no line of the dialect."""
+    """A header or a file does not follow the dialect."""
 
 
 def split_header(head: bytes) -> list[str]:
@@ -48,10 +57,11 @@ def split_header(head: bytes) -> list[str]:
     Raises:
         DialectError: It is not text in UTF-8, or no record of the dialect that ends with its line.
     """
-    if encoding := _other_encoding(head):
+    encoding = _detect_other_encoding(head)
+    if encoding:
         raise DialectError(f"it is {encoding}, not UTF-8")
     line = head[: head.find(b"\n") + 1 or len(head)]
-    if b"\r" in line[:-2] or (b"\r" in line and not line.endswith(b"\r\n")):
+    if _has_lone_cr(line):
         raise DialectError("a line of it ends with CR, not with LF or CRLF")
     try:
         text = line.decode("utf-8-sig")
@@ -59,7 +69,8 @@ def split_header(head: bytes) -> list[str]:
         raise DialectError("its header is not UTF-8") from None
     if not _RECORD.fullmatch(text.encode()):
         raise DialectError(
-            "a quote of its header is not where RFC 4180 has it, or the header has more than one line"
+            "a quote of its header is not where RFC 4180 has it, or the header has more than one"
+            " line"
         )
     if any(character < " " and character != "\t" for character in text.rstrip("\r\n")):
         raise DialectError("its header has a control character")
@@ -69,28 +80,20 @@ def split_header(head: bytes) -> list[str]:
         raise DialectError(f"its header is no line of CSV: {error}") from None
 
 
-def _other_encoding(head: bytes) -> str:
-    """Return the encoding that a file shows by its mark or its NUL bytes; empty for UTF-8 and its relatives."""
-    for mark, name in _MARKS:
+def _detect_other_encoding(head: bytes) -> str:
+    """Return the encoding that a mark or NUL bytes show; empty for UTF-8 and its relatives."""
+    for mark, name in _BYTE_ORDER_MARKS:
         if head.startswith(mark):
             return name
-    start = head[:_FIRST_BYTES]
+    start = head[:_ENCODING_BYTES]
     if start.count(b"\0") * 4 <= len(start):
         return ""
-    return "UTF-16-LE" if start[1::2].count(b"\0") > start[::2].count(b"\0") else "UTF-16-BE"
-
-
-_MARKS = (
-    (codecs.BOM_UTF32_LE, "UTF-32"),
-    (codecs.BOM_UTF32_BE, "UTF-32"),
-    (codecs.BOM_UTF16_LE, "UTF-16"),
-    (codecs.BOM_UTF16_BE, "UTF-16"),
-)
-_FIRST_BYTES = 4096
+    is_little_endian = start[1::2].count(b"\0") > start[::2].count(b"\0")
+    return "UTF-16-LE" if is_little_endian else "UTF-16-BE"
 
 
 class CheckedLines:
-    """The bytes of a CSV file, as a file to be read once, with lines outside of the dialect replaced.
+    """A file to be read once: the bytes of a CSV file, with lines outside of the dialect replaced.
 
     A line is outside of the dialect when a quote stands in a field that does not begin with one,
     when something other than a comma follows a closing quote, or when it has a CR without LF
@@ -109,44 +112,43 @@ class CheckedLines:
     def __init__(self, stream: pa.NativeFile, n_columns: int) -> None:
         self._stream, self._n_columns = stream, n_columns
         self._chunks = self._checked()
-        self._left = memoryview(b"")
-        self._set_aside: dict[str, str] = {}
+        self._unread = memoryview(b"")
+        self._replaced: dict[str, str] = {}
         self._n_replaced = 0
         self.n_lines = 0
         self.closed = False
 
     def readable(self) -> bool:
-        """Return true: it is a file to those who ask."""
+        """Return true, as Arrow expects of a file."""
         return True
 
     def close(self) -> None:
-        """Read no more."""
+        """End the reading."""
         self.closed = True
 
     def read(self, n_bytes: int = -1) -> memoryview:
         """Return at most that many bytes, but at least one; none at the end."""
-        if not self._left:
-            self._left = memoryview(next(self._chunks, b""))
-        chunk = self._left if n_bytes < 0 else self._left[:n_bytes]
-        self._left = self._left[len(chunk) :]
+        if not self._unread:
+            self._unread = memoryview(next(self._chunks, b""))
+        chunk = self._unread if n_bytes < 0 else self._unread[:n_bytes]
+        self._unread = self._unread[len(chunk) :]
         return chunk
 
     def original(self, text: str) -> str:
-        """Return the line in whose place a row stands, or the row."""
-        return self._set_aside.pop(text, text)
+        """Return the line that a malformed row replaces, or the row itself."""
+        return self._replaced.pop(text, text)
 
     def _checked(self) -> Iterator[bytes]:
         """Yield complete records."""
-        waiting = b""
+        incomplete = b""
         while True:
             chunk = self._stream.read(_CHUNK_BYTES)
             is_end = not chunk
-            waiting += chunk
-            passed, waiting = self._split(waiting, is_end)
-            if len(waiting) > MAXIMUM_LINE_BYTES:
+            complete, incomplete = self._split(incomplete + chunk, is_end)
+            if len(incomplete) > MAXIMUM_LINE_BYTES:
                 raise DialectError(f"a line is longer than {MAXIMUM_LINE_BYTES:,} bytes")
-            if passed:
-                yield passed
+            if complete:
+                yield complete
             if is_end:
                 return
 
@@ -162,30 +164,27 @@ class CheckedLines:
         return self._with_replaced_lines(data, is_end)
 
     def _is_plain(self, data: bytes) -> bool:
-        """Count complete records if all of them follow the dialect; nearly all files are plain throughout."""
+        """Count complete records if all of them follow the dialect, as in nearly all files."""
         bytes_ = np.frombuffer(data, np.uint8)
         if _has_lone_cr(data):
             return False
         is_end = bytes_ == _LF
         if _QUOTE in data:
             quotes = np.flatnonzero(bytes_ == _QUOTE)
-            if not _are_at_edges(bytes_, quotes):
+            if not _are_quotes_at_edges(bytes_, quotes):
                 return False
             lines = np.flatnonzero(is_end)
             if self._may_hide_rows(bytes_, quotes, lines):
                 return False
             is_end[lines[np.searchsorted(quotes, lines) % 2 == 1]] = False
-        self.n_lines += (
-            int(np.count_nonzero(is_end))
-            + (not data.endswith(b"\n"))
-            - _n_blank(bytes_, is_end, has_cr=_CR in data)
-        )
+        n_ends = int(np.count_nonzero(is_end)) + (not data.endswith(b"\n"))
+        self.n_lines += n_ends - _count_blank(bytes_, is_end, has_cr=_CR in data)
         return True
 
     def _may_hide_rows(
         self, bytes_: npt.NDArray[np.uint8], quotes: Positions, lines: Positions
     ) -> bool:
-        """Return whether a record that spans lines has another number of fields, or lines with as many commas as a row.
+        """Return whether a record that spans lines is no row, or has lines that look like rows.
 
         Args:
             bytes_: The records.
@@ -195,80 +194,77 @@ class CheckedLines:
         is_inside = np.searchsorted(quotes, lines) % 2 == 1
         if not is_inside.any():
             return False
-        goes_on = np.concatenate([[False], is_inside[:-1]])
-        first, between, last = is_inside & ~goes_on, is_inside & goes_on, ~is_inside & goes_on
+        # The lines of such a record: its first one, those between, and its last one.
+        continues = np.concatenate([[False], is_inside[:-1]])
+        first, between, last = is_inside & ~continues, is_inside & continues, ~is_inside & continues
         if first.sum() != last.sum():  # the last record has no line's end
             return True
         commas = np.flatnonzero(bytes_ == _COMMA)
         is_full = np.diff(np.searchsorted(commas, lines), prepend=0) >= self._n_columns - 1
         outside = commas[np.searchsorted(quotes, commas) % 2 == 0]
-        # Where a record starts: behind the line before its first one.
+        # A record starts after the line before its first one.
         starts = np.concatenate([[0], lines[:-1]])[first]
         n_fields = np.searchsorted(outside, lines[last]) - np.searchsorted(outside, starts) + 1
-        return bool(
-            (is_full & between).any()
-            or (is_full[first] & is_full[last]).any()
-            or (n_fields != self._n_columns).any()
-        )
+        are_ends_full = is_full[first] & is_full[last]
+        are_no_rows = n_fields != self._n_columns
+        return bool((is_full & between).any() or are_ends_full.any() or are_no_rows.any())
 
     def _with_replaced_lines(self, data: bytes, is_end: bool) -> tuple[bytes, bytes]:
-        """Return the records, a stand-in for each line outside of the dialect, and the rest that needs more bytes."""
+        """Return the records, bad lines replaced, and the rest that needs more bytes."""
         parts: list[bytes] = []
-        # The rest without its line's end is looked at once that has come.
+        # The rest is checked once its line's end has come.
         start, stop = 0, len(data) if is_end else data.rfind(b"\n") + 1
         while start < stop:
             record = _RECORD.match(data, start, stop)
-            may_go_on = not is_end and stop - start < MAXIMUM_RECORD_BYTES
-            if record is None and may_go_on and _OPEN_RECORD.match(data, start, stop):
+            may_continue = not is_end and stop - start < MAXIMUM_RECORD_BYTES
+            if record is None and may_continue and _OPEN_RECORD.match(data, start, stop):
                 break
             if record and not self._hides_rows(record[0]):
                 end = record.end()
                 parts.append(record[0])
             else:
                 end = data.find(b"\n", start, stop) + 1 or stop
-                parts.append(self._stand_in(data[start:end]))
+                parts.append(self._replace(data[start:end]))
             self.n_lines += data[start:end] not in _BLANK
             start = end
         return b"".join(parts), data[start:]
 
     def _hides_rows(self, record: bytes) -> bool:
-        """Return whether a record that spans lines is no row, or its lines look like rows, or it is too long."""
+        """Return whether a record that spans lines is no row, too long, or has lines like rows."""
         lines = record.rstrip(b"\r\n").split(b"\n")
         if len(lines) == 1:
             return False
         are_ends_full = min(lines[0].count(b","), lines[-1].count(b",")) >= self._n_columns - 1
         is_between = any(
-            _n_fields(line) == self._n_columns for line in lines[1:-1] if line.strip(b"\r")
+            _count_fields(line) == self._n_columns for line in lines[1:-1] if line.strip(b"\r")
         )
         return (
             are_ends_full
             or is_between
-            or _n_fields(record) != self._n_columns
+            or _count_fields(record) != self._n_columns
             or len(record) > MAXIMUM_RECORD_BYTES
         )
 
-    def _stand_in(self, line: bytes) -> bytes:
-        """Return a row that Arrow calls malformed, and remember what it stands for."""
+    def _replace(self, line: bytes) -> bytes:
+        """Return a row that Arrow calls malformed, and remember the line that it replaces."""
         self._n_replaced += 1
-        # One field more or less than the header has.
+        # A malformed row has one field more or less than the header.
         name = f"\x00{self._n_replaced}" + ("," if self._n_columns == 1 else "")
-        self._set_aside[name] = line.rstrip(b"\r\n").decode("utf-8", "replace")
+        self._replaced[name] = line.rstrip(b"\r\n").decode("utf-8", "replace")
         return name.encode() + b"\n"
 
 
-_BLANK = (b"\n", b"\r\n")
-_SEPARATED = re.compile(_FIELD + rb"(,|\r?\n|\Z)")
-
-
-def _n_fields(record: bytes) -> int:
+def _count_fields(record: bytes) -> int:
     """Return how many fields a record has, 0 for a text that is none."""
     if not _RECORD.fullmatch(record):
         return 0
-    return 1 + sum(bool(match[1] == b",") for match in _SEPARATED.finditer(record))
+    return 1 + sum(bool(match[1] == b",") for match in _FIELD_END.finditer(record))
 
 
-def _n_blank(bytes_: npt.NDArray[np.uint8], is_end: npt.NDArray[np.bool_], *, has_cr: bool) -> int:
-    """Return how many lines are blank, the line before the first one being at its end.
+def _count_blank(
+    bytes_: npt.NDArray[np.uint8], is_end: npt.NDArray[np.bool_], *, has_cr: bool
+) -> int:
+    """Return how many lines are blank; a line has ended before the first one.
 
     Args:
         bytes_: Lines.
@@ -284,7 +280,7 @@ def _n_blank(bytes_: npt.NDArray[np.uint8], is_end: npt.NDArray[np.bool_], *, ha
 
 
 def _end_of_lines(data: bytes) -> int:
-    """Return the end of the last line that is outside of quotes, if all quotes are where they belong; 0 for none."""
+    """Return the end of the last line outside of quotes, if all quotes are valid; 0 for none."""
     end = data.rfind(b"\n") + 1
     if not end or _QUOTE not in data[:end]:
         return end
@@ -295,11 +291,11 @@ def _end_of_lines(data: bytes) -> int:
 
 
 def _has_lone_cr(data: bytes) -> bool:
-    """Return whether a CR has no LF behind it; such a one within quotes is looked at again, and kept."""
+    """Return whether a CR is not followed by LF; within quotes it is checked again, and kept."""
     return _CR in data and data.count(b"\r") != data.count(b"\r\n")
 
 
-def _are_at_edges(bytes_: npt.NDArray[np.uint8], quotes: Positions) -> bool:
+def _are_quotes_at_edges(bytes_: npt.NDArray[np.uint8], quotes: Positions) -> bool:
     """Return whether each opening quote begins a field, and each closing one ends it.
 
     A doubled quote within quotes counts as one that closes and one that opens.
@@ -307,8 +303,8 @@ def _are_at_edges(bytes_: npt.NDArray[np.uint8], quotes: Positions) -> bool:
     if len(quotes) % 2:
         return False
     edged = np.concatenate([[_LF], bytes_, [_LF]]).astype(np.uint8)
-    before, behind = edged[quotes[::2]], edged[quotes[1::2] + 2]
+    before, after = edged[quotes[::2]], edged[quotes[1::2] + 2]
     opens = (before == _COMMA) | (before == _LF) | (before == _QUOTE)
-    # A CR without LF is found elsewhere.
-    closes = (behind == _COMMA) | (behind == _LF) | (behind == _CR) | (behind == _QUOTE)
+    # _has_lone_cr refuses a CR without LF.
+    closes = (after == _COMMA) | (after == _LF) | (after == _CR) | (after == _QUOTE)
     return bool(opens.all() and closes.all())

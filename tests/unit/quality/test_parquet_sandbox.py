@@ -6,9 +6,9 @@ import pytest
 from tests.chaos.hostile_files.files import hostile_file
 
 from nightshift.contracts.drop_limits import DropLimits
-from nightshift.quality.file_blocks import UnreadableFileError, read_header
-from nightshift.quality.parquet_pages import BrokenPageError
-from nightshift.quality.parquet_trial import try_parquet
+from nightshift.quality.files.file_blocks import UnreadableFileError, read_header
+from nightshift.quality.files.parquet_pages import BrokenPageError
+from nightshift.quality.files.parquet_sandbox import read_in_sandbox
 
 DEADLY = 46
 """Seed of a file with some damaged bytes in its footer, on which Arrow 25 calls ``terminate``."""
@@ -22,7 +22,7 @@ def test_a_deadly_file_is_refused_and_this_process_lives(tmp_path):
     with pytest.raises(UnreadableFileError, match="died of it"):
         read_header(data, "a.parquet")
     with pytest.raises(BrokenPageError, match="SIGABRT"):
-        try_parquet(tmp_path / "a.parquet", DropLimits())
+        read_in_sandbox(tmp_path / "a.parquet", DropLimits())
 
 
 def test_a_file_that_can_be_read_passes():

@@ -1,4 +1,4 @@
-"""How rows spread over given bins and levels, counted exactly while they pass in a scan; ``profiles.scan`` gives the rest of a column."""
+"""Count rows exactly in given bins and levels, while they pass in the scan of a profile."""
 
 from __future__ import annotations
 
@@ -12,12 +12,19 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import pyarrow as pa
 
-    from nightshift.quality.sketch import Sketch
+    from nightshift.quality.sketches.sketch import Sketch
+
+    Integers = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class NumericColumn:
-    """A number and the inner edges of its bins, ``[edge, next edge)``, rising; no edge gives one bin."""
+    """A column of numbers and the inner edges of its bins.
+
+    Attributes:
+        name: The column.
+        edges: Rising; a bin includes its lower edge. No edge gives one bin.
+    """
 
     name: str
     edges: tuple[float, ...]
@@ -25,7 +32,7 @@ class NumericColumn:
 
 @dataclass(frozen=True)
 class CategoricalColumn:
-    """A text and its known levels."""
+    """A column of strings and its known levels."""
 
     name: str
     levels: tuple[str, ...]
@@ -33,7 +40,7 @@ class CategoricalColumn:
 
 @dataclass(frozen=True)
 class BinnedColumn:
-    """How one column of some rows spreads.
+    """How the rows of one column are distributed.
 
     Attributes:
         n_rows: All rows.
@@ -58,8 +65,8 @@ class BinCounter:
     """Counts columns of the batches of a scan.
 
     Args:
-        numeric: Columns that are numbers.
-        categorical: Columns that are texts.
+        numeric: Columns of numbers.
+        categorical: Columns of strings.
     """
 
     def __init__(
@@ -69,10 +76,10 @@ class BinCounter:
 
         self._edges = {column.name: np.array(column.edges, np.float64) for column in numeric}
         self._levels = {column.name: pa.array(column.levels, pa.string()) for column in categorical}
-        sizes = {name: len(edges) + 1 for name, edges in self._edges.items()} | {
-            name: len(levels) + 1 for name, levels in self._levels.items()
+        self._counts: dict[str, Integers] = {
+            name: np.zeros(len(bins) + 1, np.int64)
+            for name, bins in [*self._edges.items(), *self._levels.items()]
         }
-        self._counts = {name: np.zeros(size, np.int64) for name, size in sizes.items()}
 
     @property
     def types(self) -> dict[str, str]:
@@ -80,42 +87,37 @@ class BinCounter:
         return dict.fromkeys(self._edges, "float8") | dict.fromkeys(self._levels, "text")
 
     def add(self, batch: pa.RecordBatch) -> None:
-        """Count a batch: doubles and texts, as in ``profiles.scan``."""
+        """Count a batch of doubles and strings, as ``profiles.scan`` has it."""
         for name, edges in self._edges.items():
             values = batch.column(name).to_numpy(zero_copy_only=False)
-            self._add(name, np.searchsorted(edges, values[~np.isnan(values)], side="right"))
+            known = values[~np.isnan(values)]
+            # side="right": a number that equals an edge belongs to the bin that begins there.
+            self._add(name, np.searchsorted(edges, known, side="right"))
         for name, levels in self._levels.items():
-            self._add(name, _places(batch.column(name), levels))
+            self._add(name, _level_indices(batch.column(name), levels))
 
-    def _add(self, name: str, places: npt.NDArray[np.int64]) -> None:
+    def _add(self, name: str, indices: Integers) -> None:
         counts = self._counts[name]
-        counts += np.bincount(places, minlength=counts.size)
+        counts += np.bincount(indices, minlength=counts.size)
 
-    def columns(self, scanned: Mapping[str, Sketch]) -> dict[str, BinnedColumn]:
+    def columns(self, profile: Mapping[str, Sketch]) -> dict[str, BinnedColumn]:
         """Return what was counted.
 
         Args:
-            scanned: What the same scan gave.
+            profile: The profile of the same scan.
         """
-        return {
-            name: BinnedColumn(
-                scanned[name].n_rows,
-                scanned[name].n_missing,
-                tuple(counts.tolist()),
-                scanned[name].mean,
+        columns = {}
+        for name, counts in self._counts.items():
+            sketch = profile[name]
+            columns[name] = BinnedColumn(
+                sketch.n_rows, sketch.n_missing, tuple(counts.tolist()), sketch.mean
             )
-            for name, counts in self._counts.items()
-        }
+        return columns
 
 
-def _places(texts: pa.Array, levels: pa.Array) -> npt.NDArray[np.int64]:
-    """Return the place of each text that is not null among the levels, behind them that of others."""
+def _level_indices(strings: pa.Array, levels: pa.Array) -> Integers:
+    """Return the index of each string that is not null; that of other levels comes last."""
     import pyarrow.compute as pc
 
-    places: npt.NDArray[np.int64] = (
-        pc.index_in(texts.drop_null(), value_set=levels)
-        .fill_null(len(levels))
-        .to_numpy()
-        .astype(np.int64)
-    )
-    return places
+    indices = pc.index_in(strings.drop_null(), value_set=levels).fill_null(len(levels))
+    return np.asarray(indices.to_numpy(), dtype=np.int64)

@@ -1,0 +1,1 @@
+"""Readers of delivered files: CSV, compressed CSV and Parquet become blocks of text rows."""

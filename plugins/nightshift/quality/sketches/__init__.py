@@ -1,0 +1,1 @@
+"""Mergeable summaries of columns: counts, exact sums, quantiles and distinct values."""

@@ -1,0 +1,1 @@
+"""Expectation suites, parsed once, and their evaluators."""
