@@ -19,7 +19,7 @@ from nightshift.settings import load_settings
 from nightshift.warehouse.ledger import LOOKBACK_DAYS
 
 if TYPE_CHECKING:
-    from nightshift.backtest.nightly_models import Fleet
+    from nightshift.backtest.nightly_models import NightlyModels
     from nightshift.backtest.policy_backtest import PolicyBacktest
     from nightshift.contracts.model_spec import ModelSpec
     from nightshift.settings import Settings
@@ -41,8 +41,8 @@ def policy(
 
     A killed run goes on where it was: every finished training is kept.
     """
-    from nightshift.backtest.policy_backtest import compare_policies, planned, train_models
-    from nightshift.backtest.progress import Progress
+    from nightshift.backtest.policy_backtest import compare_policies, plan_work, train_models
+    from nightshift.backtest.progress_log import ProgressLog
     from nightshift.cli import services
     from nightshift.contracts.model_spec import load_spec, load_specs
 
@@ -59,9 +59,9 @@ def policy(
     run = RunContext("backtest policy", actor=f"cli:{getpass.getuser()}")
     timings = load_year(settings, run, needed_days(specs, nights))
     fleets = [open_fleet(settings, spec, nights, run) for spec in specs]
-    progress = Progress(planned(fleets, nights), lambda line: say(f"  {line}"))
+    progress = ProgressLog(plan_work(fleets, nights), lambda line: say(f"  {line}"))
 
-    def compare(fleet: Fleet, n_kept: int) -> PolicyBacktest:
+    def compare(fleet: NightlyModels, n_kept: int) -> PolicyBacktest:
         started = time.monotonic()
         try:
             return compare_policies(
@@ -110,19 +110,19 @@ def needed_days(specs: list[ModelSpec], nights: PartitionRange) -> PartitionRang
 
 def open_fleet(
     settings: Settings, spec: ModelSpec, nights: PartitionRange, run: RunContext
-) -> Fleet:
+) -> NightlyModels:
     """Read the labelled rows of a spec; its models stand where an earlier run of the same rows, spec and code left them."""
-    from nightshift.backtest.backtest import labelled_set
-    from nightshift.backtest.nightly_models import Fleet
-    from nightshift.backtest.policy_backtest import fleet_folder
+    from nightshift.backtest.nightly_models import NightlyModels
+    from nightshift.backtest.policy_backtest import models_folder
+    from nightshift.backtest.walk_forward import labelled_set
     from nightshift.lake.object_store import ObjectStore
     from nightshift.training.training_set import read_rows
 
     rows = labelled_set(settings, spec, nights.last, run)
-    return Fleet(
+    return NightlyModels(
         spec,
         read_rows(ObjectStore.open(settings), rows),
-        fleet_folder(settings.home, spec, rows.sha256),
+        models_folder(settings.home, spec, rows.sha256),
     )
 
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from nightshift.backtest.policy_backtest import PolicyBacktest
-    from nightshift.backtest.policy_quality import PolicyResult
+    from nightshift.backtest.policy_results import PolicyResult
     from nightshift.training.confidence_intervals import Estimate
 
 _ABOUT = """\

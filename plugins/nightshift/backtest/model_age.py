@@ -12,7 +12,7 @@ from nightshift.contracts.partitions import PartitionRange
 from nightshift.training.splits import rows_between
 
 if TYPE_CHECKING:
-    from nightshift.backtest.nightly_models import Fleet
+    from nightshift.backtest.nightly_models import NightlyModels
     from nightshift.training.confidence_intervals import Estimate
 
 AGES = (1, 3, 7, 14, 30)
@@ -22,7 +22,7 @@ FEWEST_DAYS = 7
 
 
 @dataclass(frozen=True)
-class Age:
+class AgeResult:
     """What a model of one age says.
 
     Attributes:
@@ -38,7 +38,7 @@ class Age:
 
 
 @dataclass(frozen=True)
-class Staleness:
+class AgeComparison:
     """Models of several ages on the same rows.
 
     Attributes:
@@ -49,7 +49,7 @@ class Staleness:
 
     nights: PartitionRange
     n_rows: int
-    ages: list[Age]
+    ages: list[AgeResult]
 
 
 def comparable(
@@ -66,9 +66,9 @@ def comparable(
     return None
 
 
-def measure_staleness(
-    fleet: Fleet, nights: PartitionRange, metrics: Sequence[str], estimated: Sequence[str]
-) -> Staleness | None:
+def compare_ages(
+    fleet: NightlyModels, nights: PartitionRange, metrics: Sequence[str], estimated: Sequence[str]
+) -> AgeComparison | None:
     """Score the same nights by models of every age.
 
     Args:
@@ -90,11 +90,11 @@ def measure_staleness(
     statistics = {
         age: comparison.statistics(predictions, estimated) for age, predictions in predicted.items()
     }
-    return Staleness(
+    return AgeComparison(
         common,
         rows.num_rows,
         [
-            Age(
+            AgeResult(
                 age,
                 comparison.values(predicted[age], metrics),
                 comparison.gains(statistics[age], statistics[ages[0]]) if age > ages[0] else {},

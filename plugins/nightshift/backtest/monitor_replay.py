@@ -33,8 +33,8 @@ from nightshift.warehouse.arrow_io import read_arrow
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from nightshift.backtest.nightly_models import Fleet
-    from nightshift.backtest.policies import Course
+    from nightshift.backtest.nightly_models import NightlyModels
+    from nightshift.backtest.policies import PolicyRun
     from nightshift.monitoring.verdict import Verdict
     from nightshift.quality.bin_counts import BinnedColumn
     from nightshift.settings import Settings
@@ -42,10 +42,10 @@ if TYPE_CHECKING:
 
 
 @dataclass(kw_only=True)
-class ReplayedNight(MonitoringContext):
+class ReplayedContext(MonitoringContext):
     """A night whose champion, predictions and earlier verdicts are those of a policy; everything else is read as the monitor reads it."""
 
-    fleet: Fleet
+    fleet: NightlyModels
     served: Mapping[dt.date, dt.date]
     decided_days: tuple[dt.date, ...]
     verdicts: Mapping[dt.date, Verdict]
@@ -129,7 +129,7 @@ class ReplayedNight(MonitoringContext):
 
 
 @dataclass
-class Watch:
+class MonitorReplay:
     """The monitor of one policy over the year.
 
     Attributes:
@@ -141,13 +141,13 @@ class Watch:
 
     settings: Settings
     conn: Connection
-    fleet: Fleet
+    fleet: NightlyModels
     verdicts: dict[dt.date, Verdict] = field(default_factory=dict)
     _champions: dict[int, Champion] = field(default_factory=dict)
 
-    def has_triggered(self, night: dt.date, course: Course) -> bool:
+    def has_triggered(self, night: dt.date, course: PolicyRun) -> bool:
         """Return whether the monitor of a night opens an order, as ``policies.Trigger`` asks."""
-        replayed = ReplayedNight(
+        replayed = ReplayedContext(
             settings=self.settings,
             spec=self.fleet.spec,
             conn=self.conn,
@@ -177,7 +177,7 @@ def status_of(verdict: Verdict) -> NightStatus:
     return NightStatus(verdict.partition_date, *statuses)
 
 
-def _outcomes(fleet: Fleet, trained_on: dt.date, night: dt.date) -> pa.Table:
+def _outcomes(fleet: NightlyModels, trained_on: dt.date, night: dt.date) -> pa.Table:
     """Return labelled rows with their predictions, as ``monitoring.outcomes.read_outcomes`` does."""
     import numpy as np
     import pyarrow as pa

@@ -37,7 +37,7 @@ _LOADED_MODELS = 8
 
 
 @dataclass(frozen=True)
-class Trained:
+class NightlyModel:
     """The model of one night.
 
     Attributes:
@@ -50,7 +50,7 @@ class Trained:
 
 
 @dataclass
-class Fleet:
+class NightlyModels:
     """The models of one spec.
 
     Attributes:
@@ -80,13 +80,13 @@ class Fleet:
                 yield job.result()
 
     @contextmanager
-    def shared(self) -> Iterator[SharedFleet]:
+    def shared(self) -> Iterator[SharedModels]:
         """Give what another process needs to work with the fleet, as long as the block lasts."""
         rows = _share(self.rows, self.folder)
-        yield SharedFleet(self.spec.model_dump_json(), rows, self.folder)
+        yield SharedModels(self.spec.model_dump_json(), rows, self.folder)
         rows.unlink()
 
-    def of(self, night: dt.date) -> Trained:
+    def of(self, night: dt.date) -> NightlyModel:
         """Return the model that a night trained."""
         return _load(_file(self.folder, night))
 
@@ -118,7 +118,7 @@ class Fleet:
 
 
 @dataclass(frozen=True)
-class SharedFleet:
+class SharedModels:
     """A fleet on its way to another process.
 
     Attributes:
@@ -131,9 +131,11 @@ class SharedFleet:
     rows: Path
     folder: Path
 
-    def open(self) -> Fleet:
+    def open(self) -> NightlyModels:
         """Return the fleet."""
-        return Fleet(ModelSpec.model_validate_json(self.spec), _mapped(self.rows), self.folder)
+        return NightlyModels(
+            ModelSpec.model_validate_json(self.spec), _mapped(self.rows), self.folder
+        )
 
 
 @contextmanager
@@ -160,7 +162,7 @@ def train_as_of(spec: ModelSpec, rows: pa.Table, night: dt.date) -> TrainedModel
     )[0]
 
 
-def _train_into(shared: SharedFleet, night: dt.date) -> tuple[dt.date, float]:
+def _train_into(shared: SharedModels, night: dt.date) -> tuple[dt.date, float]:
     fleet = shared.open()
     folder = fleet.folder
     started = time.monotonic()
@@ -183,7 +185,7 @@ def _file(folder: Path, night: dt.date) -> Path:
 
 
 @lru_cache(_LOADED_MODELS)
-def _load(path: Path) -> Trained:
+def _load(path: Path) -> NightlyModel:
     document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     model = TrainedModel(
         **{name: document[name] for name in _KEPT},
@@ -192,7 +194,7 @@ def _load(path: Path) -> Trained:
         signature=Signature.from_json(document["signature"]),
         decile_edges=tuple(document["decile_edges"]),
     )
-    return Trained(model, document["processor_seconds"])
+    return NightlyModel(model, document["processor_seconds"])
 
 
 def _share(rows: pa.Table, folder: Path) -> Path:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _WEEKDAYS = list(Weekday)
 
 
-class Rhythm(StrEnum):
+class Schedule(StrEnum):
     """When a policy trains, after the first model that all share."""
 
     NEVER = "never"
@@ -35,7 +35,7 @@ class Policy:
             next night on.
     """
 
-    rhythm: Rhythm
+    rhythm: Schedule
     is_gated: bool = False
 
     def __str__(self) -> str:
@@ -44,18 +44,18 @@ class Policy:
 
 
 POLICIES = (
-    Policy(Rhythm.NEVER),
-    Policy(Rhythm.WEEKLY),
-    Policy(Rhythm.WEEKLY, is_gated=True),
-    Policy(Rhythm.TRIGGERED),
-    Policy(Rhythm.TRIGGERED, is_gated=True),
-    Policy(Rhythm.NIGHTLY),
-    Policy(Rhythm.NIGHTLY, is_gated=True),
+    Policy(Schedule.NEVER),
+    Policy(Schedule.WEEKLY),
+    Policy(Schedule.WEEKLY, is_gated=True),
+    Policy(Schedule.TRIGGERED),
+    Policy(Schedule.TRIGGERED, is_gated=True),
+    Policy(Schedule.NIGHTLY),
+    Policy(Schedule.NIGHTLY, is_gated=True),
 )
 
 
 @dataclass
-class Course:
+class PolicyRun:
     """What a policy did. A model is named by the day of the night that trained it; it can serve from the next night on.
 
     Attributes:
@@ -73,15 +73,15 @@ class Course:
     decided: list[dt.date] = field(default_factory=list)
 
 
-Trigger = Callable[[dt.date, Course], bool]
+Trigger = Callable[[dt.date, PolicyRun], bool]
 """Whether the monitor of a night, shown what happened so far, opens an order to retrain."""
 Gate = Callable[[dt.date, dt.date], bool]
 """Whether the model of a night, the first, may replace another one."""
 
 
-def follow(
+def run_policy(
     policy: Policy, nights: PartitionRange, weekday: Weekday, trigger: Trigger, gate: Gate
-) -> Course:
+) -> PolicyRun:
     """Live through the nights in order, as the product does: score, then monitor, then train.
 
     Args:
@@ -91,7 +91,7 @@ def follow(
         trigger: Asked every night of a triggered policy.
         gate: Asked after every training of a gated policy.
     """
-    course = Course(policy)
+    course = PolicyRun(policy)
     champion = nights.first.shift(-1).day
     for night in nights.days:
         course.served[night] = champion
@@ -103,11 +103,11 @@ def follow(
     return course
 
 
-def _trains(course: Course, night: dt.date, weekday: Weekday, trigger: Trigger) -> bool:
+def _trains(course: PolicyRun, night: dt.date, weekday: Weekday, trigger: Trigger) -> bool:
     rhythm = course.policy.rhythm
-    if rhythm is Rhythm.TRIGGERED and trigger(night, course):
+    if rhythm is Schedule.TRIGGERED and trigger(night, course):
         course.decided.append(night)
         return True
-    return rhythm is Rhythm.NIGHTLY or (
-        rhythm is Rhythm.WEEKLY and _WEEKDAYS[night.weekday()] == weekday
+    return rhythm is Schedule.NIGHTLY or (
+        rhythm is Schedule.WEEKLY and _WEEKDAYS[night.weekday()] == weekday
     )

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
-from nightshift.backtest.backtest import shown_metrics
-from nightshift.backtest.model_age import Staleness, measure_staleness
-from nightshift.backtest.monitor_replay import Watch
-from nightshift.backtest.nightly_models import Fleet, SharedFleet, worker_processes
-from nightshift.backtest.policies import POLICIES, Course, Policy, Rhythm, follow
-from nightshift.backtest.policy_quality import PolicyResult, Scoreboard, estimated_metrics
-from nightshift.backtest.progress import Progress, Work
-from nightshift.backtest.promotion_replay import passes
+from nightshift.backtest.model_age import AgeComparison, compare_ages
+from nightshift.backtest.monitor_replay import MonitorReplay
+from nightshift.backtest.nightly_models import NightlyModels, SharedModels, worker_processes
+from nightshift.backtest.policies import POLICIES, Policy, PolicyRun, Schedule, run_policy
+from nightshift.backtest.policy_results import PolicyResult, PolicyScoring, estimated_metrics
+from nightshift.backtest.progress_log import ProgressLog, RemainingWork
+from nightshift.backtest.promotion_replay import passes_gate
+from nightshift.backtest.walk_forward import shown_metrics
 from nightshift.contracts.run import code_version
 from nightshift.warehouse.connection import connect
 
@@ -60,7 +60,7 @@ class PolicyBacktest:
     nights: PartitionRange
     n_rows: int
     results: list[PolicyResult]
-    staleness: Staleness | None
+    staleness: AgeComparison | None
     n_kept: int
     mean_training_seconds: float
 
@@ -70,33 +70,33 @@ def training_nights(nights: PartitionRange) -> list[dt.date]:
     return [nights.first.shift(-1).day, *nights.days]
 
 
-def planned(fleets: Sequence[Fleet], nights: PartitionRange) -> dict[str, Work]:
+def plan_work(fleets: Sequence[NightlyModels], nights: PartitionRange) -> dict[str, RemainingWork]:
     """Return the work that lies ahead, by kind; a triggered policy's gate is asked too seldom to count."""
     n_models, n = len(fleets), len(nights)
     units = {
         "training": sum(len(fleet.missing(training_nights(nights))) for fleet in fleets),
         "monitored night": n_models
         * n
-        * sum(policy.rhythm is Rhythm.TRIGGERED for policy in POLICIES),
+        * sum(policy.rhythm is Schedule.TRIGGERED for policy in POLICIES),
         "gate": n_models
         * sum(
-            {Rhythm.NIGHTLY: n, Rhythm.WEEKLY: n // 7}.get(p.rhythm, 0)
+            {Schedule.NIGHTLY: n, Schedule.WEEKLY: n // 7}.get(p.rhythm, 0)
             for p in POLICIES
             if p.is_gated
         ),
         "policy": n_models * len(POLICIES),
         "ages": n_models,
     }
-    return {kind: Work(n_units, _GUESSED_SECONDS[kind]) for kind, n_units in units.items()}
+    return {kind: RemainingWork(n_units, _GUESSED_SECONDS[kind]) for kind, n_units in units.items()}
 
 
-def fleet_folder(home: Path, spec: ModelSpec, rows_sha256: str) -> Path:
+def models_folder(home: Path, spec: ModelSpec, rows_sha256: str) -> Path:
     """Return where a spec's models are kept: another spec, other rows or other code never meet them."""
     identity = sha256(f"{spec.digest} {rows_sha256} {code_version()}".encode()).hexdigest()
     return home / "policy_backtest" / f"{spec.name}-{identity[:16]}"
 
 
-def train_models(fleet: Fleet, nights: PartitionRange, progress: Progress) -> int:
+def train_models(fleet: NightlyModels, nights: PartitionRange, progress: ProgressLog) -> int:
     """Train the model of every night that an earlier run has not kept, on all processors; return how many were kept."""
     trained = training_nights(nights)
     n_missing = len(fleet.missing(trained))
@@ -107,9 +107,9 @@ def train_models(fleet: Fleet, nights: PartitionRange, progress: Progress) -> in
 
 def compare_policies(
     settings: Settings,
-    fleet: Fleet,
+    fleet: NightlyModels,
     nights: PartitionRange,
-    progress: Progress,
+    progress: ProgressLog,
     tell: Callable[[PolicyResult], None],
     n_kept: int = 0,
 ) -> PolicyBacktest:
@@ -129,11 +129,11 @@ def compare_policies(
         WarehouseError: The warehouse cannot be reached.
     """
     name = fleet.spec.name
-    staleness = measure_staleness(
+    staleness = compare_ages(
         fleet, nights, shown_metrics(fleet.spec), estimated_metrics(fleet.spec)
     )
     progress.done("ages", f"{name} was measured at every age")
-    scoreboard, results = Scoreboard(fleet, nights, shown_metrics(fleet.spec)), []
+    scoreboard, results = PolicyScoring(fleet, nights, shown_metrics(fleet.spec)), []
     for course in _courses(settings, fleet, nights, progress):
         results.append(scoreboard.result(course))
         progress.done("policy", f"{name} under {course.policy} was measured")
@@ -151,14 +151,14 @@ def compare_policies(
 
 
 def _courses(
-    settings: Settings, fleet: Fleet, nights: PartitionRange, progress: Progress
-) -> list[Course]:
+    settings: Settings, fleet: NightlyModels, nights: PartitionRange, progress: ProgressLog
+) -> list[PolicyRun]:
     """Live through the nights under every policy, in as many processes as there are processors; policies know nothing of each other."""
     import multiprocessing
 
     by_work = sorted(
         POLICIES,
-        key=lambda policy: (policy.is_gated, list(Rhythm).index(policy.rhythm)),
+        key=lambda policy: (policy.is_gated, list(Schedule).index(policy.rhythm)),
         reverse=True,
     )
     with (
@@ -183,24 +183,24 @@ def _courses(
 
 def _live(
     settings: Settings,
-    shared: SharedFleet,
+    shared: SharedModels,
     nights: PartitionRange,
     policy: Policy,
     tell: Callable[[tuple[str, str]], None],
-) -> Course:
+) -> PolicyRun:
     fleet = shared.open()
     name = fleet.spec.name
     with connect(settings, f"nightshift backtest {name}"[:63]) as conn:
-        watch = Watch(settings, conn, fleet)
+        watch = MonitorReplay(settings, conn, fleet)
 
-        def trigger(night: dt.date, course: Course) -> bool:
+        def trigger(night: dt.date, course: PolicyRun) -> bool:
             has_triggered = watch.has_triggered(night, course)
             tell(("monitored night", f"{name} under {policy} is watched on {night}"))
             return has_triggered
 
         def gate(challenger: dt.date, champion: dt.date) -> bool:
-            has_passed = passes(settings, fleet, challenger, champion)
+            has_passed = passes_gate(settings, fleet, challenger, champion)
             tell(("gate", f"{name} under {policy} judges the model of {challenger}"))
             return has_passed
 
-        return follow(policy, nights, fleet.spec.training.weekday, trigger, gate)
+        return run_policy(policy, nights, fleet.spec.training.weekday, trigger, gate)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nightshift.backtest.policies import Rhythm
+from nightshift.backtest.policies import Schedule
 from nightshift.contracts.metrics import METRICS
 from nightshift.training.comparison_figures import svg
 
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from nightshift.backtest.policy_backtest import PolicyBacktest
-    from nightshift.backtest.policy_quality import PolicyResult
+    from nightshift.backtest.policy_results import PolicyResult
 
 _COLOURS = {
-    Rhythm.NEVER: "#8a8a8a",
-    Rhythm.WEEKLY: "#1f5f8b",
-    Rhythm.TRIGGERED: "#c46210",
-    Rhythm.NIGHTLY: "#3a7d44",
+    Schedule.NEVER: "#8a8a8a",
+    Schedule.WEEKLY: "#1f5f8b",
+    Schedule.TRIGGERED: "#c46210",
+    Schedule.NIGHTLY: "#3a7d44",
 }
 _GUIDE = "#8a8a8a"
 
@@ -75,13 +75,13 @@ def staleness_figure(found: PolicyBacktest) -> Figure:
     axes.plot(
         [ages[0].days, *(days for days, _ in older)],
         [0, *(gain.value for _, gain in older)],
-        color=_COLOURS[Rhythm.WEEKLY],
+        color=_COLOURS[Schedule.WEEKLY],
         lw=1,
     )
     for days, gain in older:
-        axes.plot([days, days], [gain.low, gain.high], color=_COLOURS[Rhythm.WEEKLY], lw=1.6)
-        axes.plot([days], [gain.value], "o", ms=5, color=_COLOURS[Rhythm.WEEKLY])
-    axes.plot([ages[0].days], [0], "o", ms=5, color=_COLOURS[Rhythm.WEEKLY], mfc="white")
+        axes.plot([days, days], [gain.low, gain.high], color=_COLOURS[Schedule.WEEKLY], lw=1.6)
+        axes.plot([days], [gain.value], "o", ms=5, color=_COLOURS[Schedule.WEEKLY])
+    axes.plot([ages[0].days], [0], "o", ms=5, color=_COLOURS[Schedule.WEEKLY], mfc="white")
     axes.set_xticks([age.days for age in ages])
     _finish(
         axes,

@@ -24,7 +24,7 @@ from nightshift.training.training_set import TrainingSet, mature_window
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from nightshift.backtest.nightly_models import Fleet
+    from nightshift.backtest.nightly_models import NightlyModels
     from nightshift.models.predictions import Predictions
     from nightshift.models.trained_model import TrainedModel
     from nightshift.settings import Settings
@@ -47,10 +47,10 @@ least come first.
 
 
 @dataclass(frozen=True)
-class ReplayedCase(PromotionContext):
+class ReplayedPromotion(PromotionContext):
     """A case whose models and rows come from the replay instead of the registry."""
 
-    fleet: Fleet
+    fleet: NightlyModels
 
     @cached_property
     def trained(self) -> TrainedModel:
@@ -84,7 +84,9 @@ class ReplayedCase(PromotionContext):
         return self.fleet.window(self.challenger.partition_date)
 
 
-def passes(settings: Settings, fleet: Fleet, challenger: dt.date, champion: dt.date) -> bool:
+def passes_gate(
+    settings: Settings, fleet: NightlyModels, challenger: dt.date, champion: dt.date
+) -> bool:
     """Return whether the model of one night may replace that of an earlier one.
 
     Raises:
@@ -95,7 +97,9 @@ def passes(settings: Settings, fleet: Fleet, challenger: dt.date, champion: dt.d
         "", "", 0, Partition(challenger), window, Partition(challenger).cutoff
     )
     versions = (version_of(fleet, challenger), version_of(fleet, champion))
-    case = ReplayedCase(settings, _store(settings), fleet.spec, training_set, {}, *versions, fleet)
+    case = ReplayedPromotion(
+        settings, _store(settings), fleet.spec, training_set, {}, *versions, fleet
+    )
     return all(
         not any(one.is_refusal for one in answer(case, {name: question}))
         for name, question in QUESTIONS.items()
@@ -108,7 +112,7 @@ def _store(settings: Settings) -> ObjectStore:
     return ObjectStore.open(settings)
 
 
-def version_of(fleet: Fleet, night: dt.date) -> ModelVersion:
+def version_of(fleet: NightlyModels, night: dt.date) -> ModelVersion:
     """Return how the registry would describe the model of a night, without its files."""
     model = fleet.of(night).model
     split = split_window(mature_window(fleet.spec, Partition(night)), fleet.spec.training)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nightshift.kernels import thread_count
-from nightshift.models.model_text import ModelTextError, check_model_text
+from nightshift.models.model_format.reader import ModelTextError, read_model
 
 if TYPE_CHECKING:
     import lightgbm as lgb
@@ -33,7 +33,7 @@ def load_booster(text: str, names: list[str] | None = None) -> lgb.Booster:
     Raises:
         ModelTextError: The text is truncated, inconsistent or of other features.
     """
-    check_model_text(text, names)
+    read_model(text, names)
     return load_checked(text)
 
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
-from nightshift.models.model_text import check_model_text
-from nightshift.models.model_tokens import ModelTextError, refused
+from nightshift.models.model_format.reader import read_model
+from nightshift.models.model_format.tokens import ModelTextError, refused
 
 if TYPE_CHECKING:
     import numpy as np
@@ -180,7 +180,7 @@ def golden_rows(text: str, signature: Signature) -> Matrix:
 
     n_features = len(signature.names)
     asked: list[set[float]] = [set() for _ in range(n_features)]
-    for tree in check_model_text(text, signature.names):
+    for tree in read_model(text, signature.names):
         for feature, threshold in zip(tree.features, tree.thresholds, strict=True):
             if math.isfinite(threshold):
                 asked[feature].add(threshold)

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from nightshift.models.model_tokens import refused
+from nightshift.models.model_format.tokens import refused
 
 FORMAT = 3
 """3: with its own digest, and golden probabilities. Another format than this or the one before

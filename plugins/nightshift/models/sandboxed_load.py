@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from nightshift.models import sandboxed_load_child
 from nightshift.models.golden import Golden
-from nightshift.models.model_tokens import ModelTextError, refused
+from nightshift.models.model_format.tokens import ModelTextError, refused
 
 if TYPE_CHECKING:
     import numpy as np
@@ -81,7 +81,7 @@ def retry_starved(work: Callable[[], Result], seconds: float) -> Result:
             logger.warning("The model is loaded again:\n%s", error)
 
 
-def prove_in_child(text: str, golden: Golden, library: Path) -> None:
+def check_in_child(text: str, golden: Golden, library: Path) -> None:
     """Load a checked text and let it answer in a child process, unless this process has seen the same text pass.
 
     Args:

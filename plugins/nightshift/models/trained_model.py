@@ -24,10 +24,10 @@ from nightshift.models.booster import (
 from nightshift.models.calibration import apply_calibration, sigmoid
 from nightshift.models.golden import Golden, golden_rows
 from nightshift.models.model_document import FORMAT, check_document, seal
-from nightshift.models.model_text import check_model_text
-from nightshift.models.model_tokens import refused
+from nightshift.models.model_format.reader import read_model
+from nightshift.models.model_format.tokens import refused
 from nightshift.models.predictions import Predictions
-from nightshift.models.sandboxed_load import prove_in_child
+from nightshift.models.sandboxed_load import check_in_child
 from nightshift.models.signature import Signature, encode
 
 if TYPE_CHECKING:
@@ -85,10 +85,10 @@ class TrainedModel:
             ModelTextError: The text is refused; its subclasses say that the child died or that the
                 answers are others.
         """
-        check_model_text(self.text, self.signature.names)
+        read_model(self.text, self.signature.names)
         if self.golden is None:
             return load_checked(self.text)
-        prove_in_child(self.text, self.golden, library_path())
+        check_in_child(self.text, self.golden, library_path())
         booster = load_checked(self.text)
         self.golden.compare(
             predict_raw(booster, self.golden.matrix), contributions(booster, self.golden.matrix)

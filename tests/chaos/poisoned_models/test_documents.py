@@ -21,7 +21,7 @@ from nightshift.errors import NightshiftError
 from nightshift.models.calibration import apply_calibration
 from nightshift.models.golden import GoldenError
 from nightshift.models.model_document import SEAL, seal
-from nightshift.models.model_tokens import ModelTextError
+from nightshift.models.model_format.tokens import ModelTextError
 from nightshift.models.trained_model import TrainedModel
 
 pytestmark = [pytest.mark.promise("R8"), pytest.mark.mlts("infra-4")]

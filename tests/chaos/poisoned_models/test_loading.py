@@ -13,11 +13,11 @@ from nightshift.models import sandboxed_load, sandboxed_load_child
 from nightshift.models.booster import library_path
 from nightshift.models.golden import N_ROWS, GoldenError
 from nightshift.models.model_document import SEAL, seal
-from nightshift.models.model_tokens import ModelTextError
+from nightshift.models.model_format.tokens import ModelTextError
 from nightshift.models.sandboxed_load import (
     LoadTimeoutError,
     LoadTrialError,
-    prove_in_child,
+    check_in_child,
     retry_starved,
 )
 from nightshift.models.trained_model import TrainedModel
@@ -153,7 +153,7 @@ def test_poisoned_file_is_refused_within_seconds_of_the_processor_when_it_keeps_
     monkeypatch.setattr(sandboxed_load, "STARVED_SECONDS", 0.3)
     before = sandboxed_load._seconds_of_children()
     with pytest.raises(LoadTrialError, match="too long"):
-        prove_in_child(models["binary"].text, models["binary"].golden, library_path())
+        check_in_child(models["binary"].text, models["binary"].golden, library_path())
     assert sandboxed_load._seconds_of_children() - before < 5
 
 
@@ -168,7 +168,7 @@ def test_good_model_is_taken_when_the_machine_starved_its_first_child(
         f"runpy.run_path({real!r}, run_name='__main__')",
     )
     monkeypatch.setattr(sandboxed_load, "DEADLINE_SECONDS", 2.0)
-    prove_in_child(models["binary"].text, models["binary"].golden, library_path())
+    check_in_child(models["binary"].text, models["binary"].golden, library_path())
     assert ran.exists()
 
 
@@ -180,7 +180,7 @@ def test_nothing_is_said_about_the_model_when_every_child_is_starved(models, mon
     )
     monkeypatch.setattr(sandboxed_load, "DEADLINE_SECONDS", 0.5)
     with pytest.raises(LoadTimeoutError, match="too busy") as caught:
-        prove_in_child(models["binary"].text, models["binary"].golden, library_path())
+        check_in_child(models["binary"].text, models["binary"].golden, library_path())
     assert caught.value.is_retryable
     assert ran.read_text() == "xxxx"
 
@@ -203,20 +203,20 @@ def test_a_starved_load_is_tried_again_as_long_as_there_is_time():
 def _have_child_run(monkeypatch, tmp_path, code):
     script = tmp_path / "child.py"
     script.write_text(code + "\n")
-    monkeypatch.setattr(sandboxed_load.load_trial_child, "__file__", str(script))
+    monkeypatch.setattr(sandboxed_load_child, "__file__", str(script))
     monkeypatch.setattr(sandboxed_load, "_proved", set())
 
 
 def test_load_is_refused_when_the_child_takes_too_long(models, monkeypatch):
     monkeypatch.setattr(sandboxed_load, "DEADLINE_SECONDS", 0.001)
     with pytest.raises(LoadTimeoutError, match="too busy"):
-        prove_in_child(models["binary"].text, models["binary"].golden, library_path())
+        check_in_child(models["binary"].text, models["binary"].golden, library_path())
 
 
 def test_load_is_refused_when_the_child_has_too_little_memory(models, monkeypatch):
     monkeypatch.setattr(sandboxed_load, "MEMORY_BYTES", 1 << 20)
     with pytest.raises(LoadTrialError) as refusal:
-        prove_in_child(models["binary"].text, models["binary"].golden, library_path())
+        check_in_child(models["binary"].text, models["binary"].golden, library_path())
     assert refusal.value.code == "NS-MODEL-004"
 
 

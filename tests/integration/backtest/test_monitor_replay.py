@@ -10,19 +10,19 @@ import pytest
 from tests.integration.monitoring.conftest import TRAINED_ON, World, history, no_report, world  # noqa: F401  (fixtures)
 
 from nightshift.backtest import policy_backtest
-from nightshift.backtest.backtest import labelled_set
-from nightshift.backtest.monitor_replay import Watch, status_of
-from nightshift.backtest.nightly_models import Fleet, SharedFleet
-from nightshift.backtest.policies import POLICIES, Course, Policy, Rhythm
+from nightshift.backtest.monitor_replay import MonitorReplay, status_of
+from nightshift.backtest.nightly_models import NightlyModels, SharedModels
+from nightshift.backtest.policies import POLICIES, Policy, PolicyRun, Schedule
 from nightshift.backtest.policy_backtest import (
     compare_policies,
-    planned,
+    plan_work,
     train_models,
     training_nights,
 )
-from nightshift.backtest.policy_quality import PolicyResult
-from nightshift.backtest.progress import Progress
-from nightshift.backtest.promotion_replay import passes
+from nightshift.backtest.policy_results import PolicyResult
+from nightshift.backtest.progress_log import ProgressLog
+from nightshift.backtest.promotion_replay import passes_gate
+from nightshift.backtest.walk_forward import labelled_set
 from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.lake.object_store import ObjectStore
 from nightshift.registry.model_versions import register
@@ -67,17 +67,19 @@ def stormy(world: World, no_report: None) -> World:  # noqa: F811
     return world
 
 
-def fleet_of(world: World, tmp_path: Path, *nights: dt.date) -> Fleet:  # noqa: F811
+def fleet_of(world: World, tmp_path: Path, *nights: dt.date) -> NightlyModels:  # noqa: F811
     rows = labelled_set(world.settings, world.spec, Partition(NIGHTS[-1]), world.run)
-    made = Fleet(world.spec, read_rows(ObjectStore.open(world.settings), rows), tmp_path / "fleet")
+    made = NightlyModels(
+        world.spec, read_rows(ObjectStore.open(world.settings), rows), tmp_path / "fleet"
+    )
     list(made.train(nights, 1))
     return made
 
 
 def test_verdicts_are_those_of_the_product_when_the_weather_changes(stormy: World, tmp_path: Path):
     watch, course = (
-        Watch(stormy.settings, stormy.conn, fleet_of(stormy, tmp_path, CHAMPION)),
-        Course(Policy(Rhythm.TRIGGERED)),
+        MonitorReplay(stormy.settings, stormy.conn, fleet_of(stormy, tmp_path, CHAMPION)),
+        PolicyRun(Policy(Schedule.TRIGGERED)),
     )
     for night in NIGHTS:
         course.served[night] = CHAMPION
@@ -105,9 +107,9 @@ def test_verdict_of_another_champion_does_not_count_when_the_model_changed(
 ):
     fleet, changed = (
         fleet_of(stormy, tmp_path, CHAMPION, dt.date(2020, 2, 5)),
-        Course(Policy(Rhythm.TRIGGERED)),
+        PolicyRun(Policy(Schedule.TRIGGERED)),
     )
-    watch = Watch(stormy.settings, stormy.conn, fleet)
+    watch = MonitorReplay(stormy.settings, stormy.conn, fleet)
     for night in NIGHTS:
         changed.served[night] = CHAMPION if night <= dt.date(2020, 2, 5) else dt.date(2020, 2, 5)
         watch.has_triggered(night, changed)
@@ -127,7 +129,7 @@ def test_gate_decides_as_the_product_does(stormy: World, tmp_path: Path, night: 
     )
     decision = decide(stormy.settings, stormy.spec, version.version, stormy.run)
     assert (
-        passes(stormy.settings, fleet_of(stormy, tmp_path, CHAMPION, night), night, CHAMPION)
+        passes_gate(stormy.settings, fleet_of(stormy, tmp_path, CHAMPION, night), night, CHAMPION)
         == decision.is_promoted
     ), decision.reasons
 
@@ -136,7 +138,7 @@ def test_every_policy_takes_its_course_when_they_run_side_by_side(stormy: World,
     nights = PartitionRange(Partition(NIGHTS[0]), Partition(NIGHTS[-1]))
     fleet = fleet_of(stormy, tmp_path, *training_nights(nights))
     told: list[PolicyResult] = []
-    progress = Progress(planned([fleet], nights), lambda _: None)
+    progress = ProgressLog(plan_work([fleet], nights), lambda _: None)
     n_kept = train_models(fleet, nights, progress)
     found = compare_policies(stormy.settings, fleet, nights, progress, told.append, n_kept)
     shared = on_disk(fleet)
@@ -154,7 +156,7 @@ def test_every_policy_takes_its_course_when_they_run_side_by_side(stormy: World,
     assert progress.work["monitored night"].n_done == 2 * len(NIGHTS)
 
 
-def on_disk(fleet: Fleet) -> SharedFleet:
+def on_disk(fleet: NightlyModels) -> SharedModels:
     """Return the fleet with its rows in a file that stays."""
     with fleet.shared() as shared:
         kept = shared.rows.with_suffix(".kept")

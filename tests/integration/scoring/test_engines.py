@@ -7,9 +7,9 @@ import logging
 import pytest
 from tests.integration.scoring.conftest import DAY, publish_features
 
-from nightshift.models import quickscorer
-from nightshift.models.quickscorer import VERSION
-from nightshift.models.shap_values import METHOD
+from nightshift.models.engines import quickscorer
+from nightshift.models.engines.quickscorer import VERSION
+from nightshift.models.shapley.shap_values import METHOD
 from nightshift.provenance.predictions import reason_methods, sample_predictions
 from nightshift.scoring import batch_scorer, scorer
 from nightshift.scoring.publication import score

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pytest
 
 from nightshift.backtest.comparison import Comparison, joined
-from nightshift.backtest.model_age import comparable, measure_staleness
-from nightshift.backtest.nightly_models import Fleet
+from nightshift.backtest.model_age import comparable, compare_ages
+from nightshift.backtest.nightly_models import NightlyModels
 from nightshift.contracts.model_spec import load_spec
 from nightshift.contracts.partitions import PartitionRange
 from nightshift.models.predictions import Predictions
@@ -23,7 +23,7 @@ LABEL = SPEC.label.column
 
 
 @dataclass
-class AgeingFleet(Fleet):
+class AgeingFleet(NightlyModels):
     """Models that are wrong by as many minutes as they are days old."""
 
     asked: list[tuple[dt.date, dt.date]] = field(default_factory=list)
@@ -61,7 +61,7 @@ def test_nothing_is_compared_when_there_is_less_than_a_week():
 
 def test_error_is_the_age_when_models_are_wrong_by_their_age():
     nights = PartitionRange.of("2013-04-01", "2013-04-20")
-    found = measure_staleness(fleet(nights), nights, ("mae", "rmse"), ("mae",))
+    found = compare_ages(fleet(nights), nights, ("mae", "rmse"), ("mae",))
     assert found is not None
     assert found.n_rows == 14
     assert [(age.days, age.values) for age in found.ages] == [
@@ -77,7 +77,7 @@ def test_error_is_the_age_when_models_are_wrong_by_their_age():
 def test_model_of_so_many_evenings_before_is_asked():
     nights = PartitionRange.of("2013-04-01", "2013-04-10")
     tiny = fleet(nights)
-    measure_staleness(tiny, nights, ("mae",), ())
+    compare_ages(tiny, nights, ("mae",), ())
     assert (dt.date(2013, 4, 3), dt.date(2013, 4, 4)) in tiny.asked
     assert (dt.date(2013, 4, 1), dt.date(2013, 4, 4)) in tiny.asked
     assert min(trained for trained, _ in tiny.asked) == dt.date(2013, 3, 31)

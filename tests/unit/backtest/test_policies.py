@@ -6,7 +6,7 @@ import datetime as dt
 
 import pytest
 
-from nightshift.backtest.policies import POLICIES, Course, Policy, Rhythm, follow
+from nightshift.backtest.policies import POLICIES, Policy, PolicyRun, Schedule, run_policy
 from nightshift.contracts.model_spec import Weekday
 from nightshift.contracts.partitions import PartitionRange
 
@@ -20,14 +20,14 @@ def july(*days: int) -> list[dt.date]:
 
 
 def live(
-    rhythm: Rhythm,
+    rhythm: Schedule,
     *,
     is_gated: bool = False,
     triggers: tuple[int, ...] = (),
     passes: tuple[int, ...] = (),
-) -> Course:
+) -> PolicyRun:
     """Follow a policy; the monitor triggers and the gate passes on the given days of July."""
-    return follow(
+    return run_policy(
         Policy(rhythm, is_gated),
         NIGHTS,
         Weekday.SUNDAY,
@@ -36,44 +36,46 @@ def live(
     )
 
 
-def served_by(course: Course) -> list[dt.date]:
+def served_by(course: PolicyRun) -> list[dt.date]:
     return [course.served[night] for night in NIGHTS.days]
 
 
 def test_first_model_serves_every_night_when_the_policy_is_never():
-    course = live(Rhythm.NEVER, triggers=(2, 3))
+    course = live(Schedule.NEVER, triggers=(2, 3))
     assert (course.trained, course.promoted, course.decided) == ([], [], [])
     assert served_by(course) == [FIRST_MODEL] * 10
 
 
 def test_model_of_the_evening_before_serves_when_the_policy_is_nightly():
-    course = live(Rhythm.NIGHTLY)
+    course = live(Schedule.NIGHTLY)
     assert course.trained == course.promoted == july(*range(1, 11))
     assert served_by(course) == [FIRST_MODEL, *july(*range(1, 10))]
 
 
 def test_sunday_trains_and_monday_is_served_by_it_when_the_policy_is_weekly():
-    course = live(Rhythm.WEEKLY)
+    course = live(Schedule.WEEKLY)
     assert course.trained == july(7)
     assert served_by(course) == [FIRST_MODEL] * 7 + july(7, 7, 7)
 
 
 def test_night_that_triggers_trains_and_the_next_is_served_by_it_when_the_policy_listens():
-    course = live(Rhythm.TRIGGERED, triggers=(2, 9))
+    course = live(Schedule.TRIGGERED, triggers=(2, 9))
     assert course.trained == course.decided == july(2, 9)
     assert served_by(course) == [FIRST_MODEL] * 2 + july(2, 2, 2, 2, 2, 2, 2, 9)
 
 
 def test_monitor_is_not_asked_when_the_policy_has_a_schedule():
-    def refuse(night: dt.date, course: Course) -> bool:
+    def refuse(night: dt.date, course: PolicyRun) -> bool:
         raise AssertionError("asked")
 
-    for rhythm in (Rhythm.NEVER, Rhythm.WEEKLY, Rhythm.NIGHTLY):
-        follow(Policy(rhythm), NIGHTS, Weekday.SUNDAY, refuse, lambda challenger, champion: True)
+    for rhythm in (Schedule.NEVER, Schedule.WEEKLY, Schedule.NIGHTLY):
+        run_policy(
+            Policy(rhythm), NIGHTS, Weekday.SUNDAY, refuse, lambda challenger, champion: True
+        )
 
 
 def test_champion_stays_and_the_training_is_paid_when_the_gate_refuses():
-    course = live(Rhythm.NIGHTLY, is_gated=True, passes=(3, 8))
+    course = live(Schedule.NIGHTLY, is_gated=True, passes=(3, 8))
     assert course.trained == july(*range(1, 11))
     assert course.promoted == july(3, 8)
     assert served_by(course) == [FIRST_MODEL] * 3 + july(3, 3, 3, 3, 3, 8, 8)
@@ -82,12 +84,12 @@ def test_champion_stays_and_the_training_is_paid_when_the_gate_refuses():
 def test_order_counts_for_the_cooldown_also_when_the_gate_refuses_its_model():
     seen: list[tuple[dt.date, list[dt.date]]] = []
 
-    def trigger(night: dt.date, course: Course) -> bool:
+    def trigger(night: dt.date, course: PolicyRun) -> bool:
         seen.append((night, list(course.decided)))
         return night in july(2, 5)
 
-    follow(
-        Policy(Rhythm.TRIGGERED, is_gated=True),
+    run_policy(
+        Policy(Schedule.TRIGGERED, is_gated=True),
         NIGHTS,
         Weekday.SUNDAY,
         trigger,
@@ -104,8 +106,8 @@ def test_gate_compares_with_the_model_that_serves_that_night():
         asked.append((challenger, champion))
         return challenger in july(2)
 
-    follow(
-        Policy(Rhythm.NIGHTLY, is_gated=True),
+    run_policy(
+        Policy(Schedule.NIGHTLY, is_gated=True),
         PartitionRange.of("2013-07-01", "2013-07-03"),
         Weekday.SUNDAY,
         lambda *_: False,
@@ -115,13 +117,13 @@ def test_gate_compares_with_the_model_that_serves_that_night():
 
 
 def test_never_comes_first_and_all_rhythms_are_compared():
-    assert POLICIES[0] == Policy(Rhythm.NEVER)
-    assert {policy.rhythm for policy in POLICIES} == set(Rhythm)
+    assert POLICIES[0] == Policy(Schedule.NEVER)
+    assert {policy.rhythm for policy in POLICIES} == set(Schedule)
 
 
 @pytest.mark.parametrize(
     ("policy", "name"),
-    [(Policy(Rhythm.NEVER), "never"), (Policy(Rhythm.WEEKLY, is_gated=True), "weekly, gated")],
+    [(Policy(Schedule.NEVER), "never"), (Policy(Schedule.WEEKLY, is_gated=True), "weekly, gated")],
 )
 def test_name_says_rhythm_and_gate(policy: Policy, name: str):
     assert str(policy) == name

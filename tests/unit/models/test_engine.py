@@ -11,10 +11,10 @@ import pytest
 from tests.unit.models.models import SHAPES, make_booster, make_matrix
 from tests.unit.models.test_shap_values import SPEC, _rows
 
-from nightshift.models import engine, engine_equivalence
-from nightshift.models.engine import choose_engine
-from nightshift.models.engine_equivalence import prove_engines
-from nightshift.models.quickscorer import QuickScorer
+from nightshift.models.engines import engine, equivalence
+from nightshift.models.engines.engine import choose_engine
+from nightshift.models.engines.equivalence import prove_engines
+from nightshift.models.engines.quickscorer import QuickScorer
 from nightshift.models.trained_model import TrainedModel
 from nightshift.scoring.scorer import score_rows
 from nightshift.training.pipeline import fit_model
@@ -127,7 +127,7 @@ def test_a_proof_says_no_when_the_accelerated_engine_is_wrong(proved, monkeypatc
             np.nextafter(proved.raw(rows), np.inf) if damage == "differs" else proved.raw(rows)[:-1]
         )
 
-    monkeypatch.setattr(engine_equivalence, "_quick_raw", other)
+    monkeypatch.setattr(equivalence, "_quick_raw", other)
     proof = prove_engines(proved, rows.slice(0, 0) if damage == "no rows" else rows)
     expected = {
         "differs": "50 of 50 raw scores differ",

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from tests.unit.models.models import N_NUMERIC, make_booster, make_matrix
 
-from nightshift.models import quickscorer
-from nightshift.models.quickscorer import LANES, MAX_LEAVES, QuickScorer, leaf_masks
-from nightshift.models.tree_text import UnsuitableTreesError
+from nightshift.models.engines import quickscorer
+from nightshift.models.engines.quickscorer import LANES, MAX_LEAVES, QuickScorer, leaf_masks
+from nightshift.models.model_format.trees import UnsuitableTreesError
 
 
 def _edges(n: int) -> np.ndarray:

@@ -8,7 +8,7 @@ import pytest
 
 from nightshift import kernels
 from nightshift.contracts.model_spec import ModelSpec
-from nightshift.models.shap_values import Contributions
+from nightshift.models.shapley.shap_values import Contributions
 from nightshift.models.signature import SignatureError
 from nightshift.models.trained_model import TrainedModel
 from nightshift.scoring import scorer

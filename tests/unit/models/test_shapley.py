@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from tests.unit.models.models import N_LEVELS, SHAPES, make_booster, make_matrix
 
 from nightshift.kernels import TASK_ROWS, jit
-from nightshift.models import tree_arrays
-from nightshift.models.shap_values import _explain, _in_threads
-from nightshift.models.shapley_kernel import LANES, explain
-from nightshift.models.tree_arrays import TooLargeForestError, read_forest
+from nightshift.models.shapley import tree_arrays
+from nightshift.models.shapley.kernel import LANES, explain
+from nightshift.models.shapley.shap_values import _explain, _in_threads
+from nightshift.models.shapley.tree_arrays import TooLargeForestError, read_forest
 
 RELATIVE = 1e-9
 ALMOST_ZERO = 1.0000000180025095e-35

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from nightshift.models.model_tokens import fields_of, integers, numbers, refused
+from nightshift.models.model_format.tokens import fields_of, integers, numbers, refused
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,7 +9,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from nightshift.models.booster import predict_raw
-from nightshift.models.tree_text import UnsuitableTreesError
+from nightshift.models.model_format.trees import UnsuitableTreesError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,7 +38,7 @@ def prove_engines(model: TrainedModel, rows: pa.Table) -> dict[str, Any]:
         ``n_rows``, ``raw_sha256`` of LightGBM's raw scores, and ``engines``: by name the
         ``version`` and ``objection`` (None when equal).
     """
-    from nightshift.models.quickscorer import VERSION
+    from nightshift.models.engines.quickscorer import VERSION
 
     matrix = model.encode(rows)
     raw = predict_raw(model.booster, matrix)
@@ -64,14 +64,14 @@ def _compare(text: str, matrix: Matrix, expected: Vector) -> str | None:
 
 
 def _quick_raw(text: str, matrix: Matrix) -> Vector:
-    from nightshift.models.quickscorer import QuickScorer
+    from nightshift.models.engines.quickscorer import QuickScorer
 
     return QuickScorer(text).raw(matrix)
 
 
 def objection_to_proof(proof: dict[str, Any] | None) -> str | None:
     """Return why a stored proof does not allow the accelerated engine here; None if it does."""
-    from nightshift.models.quickscorer import VERSION
+    from nightshift.models.engines.quickscorer import VERSION
 
     if proof is None:
         return "the version was registered without a proof"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nightshift.models.tree_text import ALMOST_ZERO
+from nightshift.models.model_format.trees import ALMOST_ZERO
 
 if TYPE_CHECKING:
     import numpy.typing as npt

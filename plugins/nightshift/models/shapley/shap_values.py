@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from nightshift.models.shapley.tree_arrays import Forest
     from nightshift.models.trained_model import TrainedModel
-    from nightshift.models.tree_arrays import Forest
 
     Matrix = npt.NDArray[np.float64]
 
@@ -83,8 +83,8 @@ def _kernel_of(model: TrainedModel) -> Callable[[Matrix, Matrix], None]:
     import numpy as np
 
     from nightshift.kernels import jit
-    from nightshift.models.shapley_kernel import explain as loops
-    from nightshift.models.tree_arrays import read_forest
+    from nightshift.models.shapley.kernel import explain as loops
+    from nightshift.models.shapley.tree_arrays import read_forest
 
     explain = partial(_explain, jit(loops), read_forest(model.text))
     if model.golden is not None:

@@ -67,7 +67,7 @@ def labelled_set(
     return build_training_set(settings, everything, last.shift(1 + spec.label.maturity_days), run)
 
 
-def backtest(
+def walk_forward_backtest(
     spec: ModelSpec,
     rows: pa.Table,
     first: Partition,

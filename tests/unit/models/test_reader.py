@@ -10,7 +10,7 @@ from tests.chaos.poisoned_models.mutators import with_true_sizes
 
 from nightshift.models.booster import load_booster, predict_raw
 from nightshift.models.golden import golden_rows
-from nightshift.models.model_text import ModelTextError, check_model_text
+from nightshift.models.model_format.reader import ModelTextError, read_model
 from nightshift.models.signature import Signature
 from nightshift.training.boosting import FitPlan, fit_trees
 
@@ -29,7 +29,7 @@ def text():
 
 
 def test_whole_model_passes(text):
-    trees = check_model_text(text, ["a", "b", "kind"])
+    trees = read_model(text, ["a", "b", "kind"])
     assert len(trees) == text.count("Tree=")
     assert {len(tree.leaf_values) - len(tree.thresholds) for tree in trees} == {1}
     assert load_booster(text).num_trees() > 0
@@ -51,7 +51,7 @@ def missing():
 def test_model_passes_when_a_node_asks_only_whether_a_value_is_missing(missing):
     text, matrix = missing
     assert re.search(r"threshold=.*\binf\b", text)
-    trees = check_model_text(text, ["a", "b"])
+    trees = read_model(text, ["a", "b"])
     assert math.inf in [threshold for tree in trees for threshold in tree.thresholds]
     raw = predict_raw(load_booster(text), matrix)
     assert raw[np.isnan(matrix[:, 0])].mean() > raw[~np.isnan(matrix[:, 0])].mean() + 1
@@ -72,13 +72,13 @@ def test_infinite_threshold_is_refused_when_it_is_not_lightgbms_own(missing, dam
     first = missing[0].partition("\nTree=1")[0]
     assert "threshold=inf " in first
     with pytest.raises(ModelTextError):
-        check_model_text(with_true_sizes(missing[0].replace(first, first.replace(*damage))))
+        read_model(with_true_sizes(missing[0].replace(first, first.replace(*damage))))
 
 
 @pytest.mark.parametrize("names", [["b", "a", "kind"], ["a", "b"], ["a", "b", "kind", "more"]])
 def test_other_features_are_refused(text, names):
     with pytest.raises(ModelTextError, match="not those of the signature"):
-        check_model_text(text, names)
+        read_model(text, names)
 
 
 def test_truncated_model_is_refused_at_every_length(text):
@@ -86,7 +86,7 @@ def test_truncated_model_is_refused_at_every_length(text):
     assert len(ends) > 20
     for end in ends:
         with pytest.raises(ModelTextError):
-            check_model_text(text[:end])
+            read_model(text[:end])
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_damaged_tree_is_refused(text, pattern, replacement):
     damaged, n = re.subn(pattern, replacement, text, count=1)
     assert n == 1
     with pytest.raises(ModelTextError):
-        check_model_text(with_true_sizes(damaged))
+        read_model(with_true_sizes(damaged))
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ def test_damage_is_named_when_a_text_is_refused(text, pattern, replacement, what
     damaged, n = re.subn(pattern, lambda _: replacement, text, count=1)
     assert n == 1
     with pytest.raises(ModelTextError, match=what):
-        check_model_text(with_true_sizes(damaged), ["a", "b", "kind"])
+        read_model(with_true_sizes(damaged), ["a", "b", "kind"])
 
 
 def test_tree_is_refused_when_its_nodes_hang_on_each_other(text):
@@ -158,20 +158,20 @@ def test_tree_is_refused_when_its_nodes_hang_on_each_other(text):
     damaged = re.sub(r"left_child=.*", "left_child=-1 2 1", text, count=1)
     damaged = re.sub(r"right_child=.*", "right_child=-2 -3 -4", damaged, count=1)
     with pytest.raises(ModelTextError, match="nodes that its root does not reach"):
-        check_model_text(with_true_sizes(damaged))
+        read_model(with_true_sizes(damaged))
 
 
 def test_model_without_trees_is_refused(text):
     begin, end = text.index("\n\nTree=0"), text.index("end of trees")
     with pytest.raises(ModelTextError, match="no trees"):
-        check_model_text(re.sub(r"tree_sizes=.*", "tree_sizes=", text[: begin + 2] + text[end:]))
+        read_model(re.sub(r"tree_sizes=.*", "tree_sizes=", text[: begin + 2] + text[end:]))
 
 
 def test_constant_model_passes():
     """A label that never changes gives one tree of one leaf, whose lists are empty."""
     matrix = np.zeros((60, 2))
     plan = FitPlan("regression", {}, 1, 3, 3, [], ["a", "b"])
-    [tree] = check_model_text(
+    [tree] = read_model(
         fit_trees((matrix, np.full(60, 3.0)), (matrix, np.full(60, 3.0)), plan).text
     )
     assert (tree.features, tree.leaf_values) == ([], [3.0])
@@ -197,7 +197,7 @@ def test_what_lightgbm_writes_passes_when_objective_and_parameters_are_others(ob
         objective, {"num_leaves": 6, "min_data_in_leaf": 5, **params}, 1, 4, 4, [], ["a", "b", "c"]
     )
     text = fit_trees((matrix[:200], label[:200]), (matrix[200:], label[200:]), plan).text
-    assert len(check_model_text(text, ["a", "b", "c"])) == text.count("Tree=")
+    assert len(read_model(text, ["a", "b", "c"])) == text.count("Tree=")
 
 
 @pytest.mark.parametrize(

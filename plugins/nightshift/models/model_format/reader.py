@@ -9,8 +9,14 @@ from __future__ import annotations
 
 import re
 
-from nightshift.models.model_tokens import ModelTextError, fields_of, integers, numbers, refused
-from nightshift.models.tree_text import Tree, read_tree
+from nightshift.models.model_format.tokens import (
+    ModelTextError,
+    fields_of,
+    integers,
+    numbers,
+    refused,
+)
+from nightshift.models.model_format.trees import Tree, read_tree
 
 __all__ = ["ModelTextError", "check_model_text"]
 
@@ -40,7 +46,7 @@ _OBJECTIVE = re.compile(rf"(?:{_OBJECTIVES})(?: (?:sqrt|[a-z_]+:{_NUMBER}))*", r
 _PARAMETER = re.compile(r"\[[a-z_0-9]+: [\w.,+\-\[\] ]*\]", re.ASCII)
 
 
-def check_model_text(text: str, names: list[str] | None = None) -> list[Tree]:
+def read_model(text: str, names: list[str] | None = None) -> list[Tree]:
     """Refuse a model whose parts do not fit together.
 
     Args:

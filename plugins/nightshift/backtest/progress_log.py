@@ -12,7 +12,7 @@ PAUSE_SECONDS = 10.0
 
 
 @dataclass
-class Work:
+class RemainingWork:
     """Work of one kind.
 
     Attributes:
@@ -35,7 +35,7 @@ class Work:
 
 
 @dataclass
-class Progress:
+class ProgressLog:
     """Progress over several kinds of work, one after the other or side by side; threads may share it.
 
     Attributes:
@@ -44,7 +44,7 @@ class Progress:
         clock: Seconds that only rise.
     """
 
-    work: Mapping[str, Work]
+    work: Mapping[str, RemainingWork]
     say: Callable[[str], None]
     clock: Callable[[], float] = time.monotonic
     _last_unit: float = field(init=False)

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nightshift.backtest.comparison import Comparison, joined
-from nightshift.backtest.policies import Course, Policy, Rhythm
+from nightshift.backtest.policies import Policy, PolicyRun, Schedule
 from nightshift.models.predictions import Predictions
 from nightshift.training.splits import rows_of
 
 if TYPE_CHECKING:
-    from nightshift.backtest.nightly_models import Fleet
+    from nightshift.backtest.nightly_models import NightlyModels
     from nightshift.contracts.model_spec import ModelSpec
     from nightshift.contracts.partitions import PartitionRange
     from nightshift.training.block_bootstrap import Statistic
@@ -34,7 +34,7 @@ class PolicyResult:
             for ``never`` itself.
     """
 
-    course: Course
+    course: PolicyRun
     processor_seconds: float
     mean_age_days: float
     values: dict[str, float | None]
@@ -52,10 +52,12 @@ def estimated_metrics(spec: ModelSpec) -> tuple[str, ...]:
     return tuple(dict.fromkeys((spec.promotion.metric, spec.monitoring.metric)))
 
 
-class Scoreboard:
+class PolicyScoring:
     """Results of policies on the same nights, against ``never``."""
 
-    def __init__(self, fleet: Fleet, nights: PartitionRange, metrics: Sequence[str]) -> None:
+    def __init__(
+        self, fleet: NightlyModels, nights: PartitionRange, metrics: Sequence[str]
+    ) -> None:
         import numpy as np
 
         self._fleet = fleet
@@ -70,13 +72,13 @@ class Scoreboard:
         """Return the number of labelled rows."""
         return int(self._comparison.label.size)
 
-    def result(self, course: Course) -> PolicyResult:
+    def result(self, course: PolicyRun) -> PolicyResult:
         """Measure a course; that of ``never`` comes first."""
         predictions = joined(
             [self._fleet.predictions(trained, night) for night, trained in course.served.items()]
         )
         statistics = self._comparison.statistics(predictions, estimated_metrics(self._fleet.spec))
-        if course.policy.rhythm is Rhythm.NEVER:
+        if course.policy.rhythm is Schedule.NEVER:
             self._never = statistics
         ages = [(night - trained).days for night, trained in course.served.items()]
         return PolicyResult(

@@ -14,8 +14,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from nightshift.models.quadrature import gauss_legendre
-from nightshift.models.tree_text import split_trees
+from nightshift.models.model_format.trees import split_trees
+from nightshift.models.shapley.quadrature import gauss_legendre
 
 if TYPE_CHECKING:
     import numpy as np

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nightshift.kernels import in_threads, jit
-from nightshift.models.tree_text import ALMOST_ZERO, UnsuitableTreesError, split_trees
+from nightshift.models.model_format.trees import ALMOST_ZERO, UnsuitableTreesError, split_trees
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -6,7 +6,7 @@ import logging
 from typing import TYPE_CHECKING, Protocol
 
 from nightshift.models.booster import predict_raw
-from nightshift.models.engine_equivalence import ACCELERATED, objection_to_proof
+from nightshift.models.engines.equivalence import ACCELERATED, objection_to_proof
 
 if TYPE_CHECKING:
     import numpy as np
@@ -84,7 +84,7 @@ class AcceleratedEngine:
         """
         import numpy as np
 
-        from nightshift.models.quickscorer import QuickScorer
+        from nightshift.models.engines.quickscorer import QuickScorer
 
         self._model, self._trees = model, QuickScorer(model.text)
         if model.golden is None:
