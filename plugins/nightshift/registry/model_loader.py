@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, LiteralString
 
 from nightshift.errors import NightshiftError
 from nightshift.lake.object_store import ObjectStore
-from nightshift.models.model_format.reader import ModelTextError, read_model
+from nightshift.models.model_format.reader import read_model
+from nightshift.models.model_format.tokens import ModelTextError
 from nightshift.models.trained_model import TrainedModel
 
 if TYPE_CHECKING:

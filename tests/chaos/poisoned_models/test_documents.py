@@ -175,5 +175,5 @@ def test_probabilities_that_differ_are_named(models):
     golden = models["binary"].golden
     probability = apply_calibration(models["binary"].calibration, np.array(golden.raw))
     golden.compare_probability(probability)
-    with pytest.raises(GoldenError, match="calibrates scores otherwise"):
+    with pytest.raises(GoldenError, match="calibrates scores differently"):
         golden.compare_probability(probability + 1e-6)

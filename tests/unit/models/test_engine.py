@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pyarrow as pa
 import pytest
-from tests.unit.models.models import SHAPES, make_booster, make_matrix
+from tests.unit.models.models import SHAPES, make_booster, make_matrix, trees_of
 from tests.unit.models.test_shap_values import SPEC, _rows
 
 from nightshift.models.engines import engine, equivalence
@@ -120,7 +120,7 @@ def test_a_batch_is_scored_by_the_reference_when_the_accelerated_engine_fails_in
 def test_a_proof_says_no_when_the_accelerated_engine_is_wrong(proved, monkeypatch, damage):
     rows = _rows(50, seed=2)
 
-    def other(text, matrix):
+    def other(trees, matrix):
         if damage == "dies":
             raise OSError("signal 11")
         return (
@@ -144,7 +144,7 @@ def test_both_engines_give_the_same_bits_when_trees_have_this_shape(shape):
     booster, matrix = make_booster(11, **dict(SHAPES[shape])), make_matrix(2000, seed=12)
     expected = booster.predict(matrix, raw_score=True, num_threads=1)
 
-    assert QuickScorer(booster.model_to_string()).raw(matrix).tobytes() == expected.tobytes()
+    assert QuickScorer(trees_of(booster)).raw(matrix).tobytes() == expected.tobytes()
 
 
 def test_scoring_nothing_gives_nothing_with_the_accelerated_engine(proved):

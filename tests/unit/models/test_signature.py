@@ -45,7 +45,7 @@ def test_missing_column_is_refused_with_the_difference():
         encode(ROWS.drop_columns(["wind"]), SIGNATURE)
     assert "1 feature column(s) are missing: wind." in str(refusal.value)
     assert "carrier, is_fragile, more" not in str(refusal.value)
-    assert "also there, not read: more" in str(refusal.value)
+    assert "columns that are not read: more" in str(refusal.value)
 
 
 @pytest.mark.parametrize(

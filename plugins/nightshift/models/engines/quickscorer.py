@@ -1,59 +1,46 @@
-"""The accelerated engine: the leaf of a row is found without walking down its trees.
+"""The accelerated engine: QuickScorer turns trees into bit masks and scores by them.
 
-Each tree keeps a bit for each of its leaves, from left to right, 64 in a word. A node that a row
-does not pass on the left takes away the bits of the leaves below its left side; when all nodes have
-been asked, the lowest bit that is left is the row's leaf. The nodes of all trees are asked feature
-by feature, in the order of their thresholds, until one is passed: no branch depends on a row, so
-``LANES`` rows go through at once. Leaf values are added tree by tree, as LightGBM does: the same
-bits. Source: Lucchese et al. (2015), QuickScorer; Lucchese et al. (2016), Exploiting CPU SIMD
-extensions to speed-up document scoring with tree ensembles; docs/adr/0022-engines.md.
+Each tree has a bit for each of its leaves, from left to right, 64 in a word. A node that a row does
+not pass clears the bits of the leaves below its left side; when all nodes have been tested, the
+lowest bit that is left is the row's leaf. The nodes of all trees are tested feature by feature, in
+the order of their thresholds, until one is passed. Leaf values are added tree by tree, as LightGBM
+does: the same bits. Source: Lucchese et al. (2015), QuickScorer; docs/adr/0022-engines.md.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from dataclasses import dataclass, field
-from itertools import pairwise
-from typing import TYPE_CHECKING
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from nightshift.kernels import in_threads, jit
-from nightshift.models.model_format.trees import ALMOST_ZERO, UnsuitableTreesError, split_trees
+from nightshift.models.engines.quickscorer_kernel import CHUNK_WORDS, DE_BRUIJN, add_leaves
+from nightshift.models.model_format.trees import UnsuitableTreesError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
     import numpy.typing as npt
+
+    from nightshift.models.model_format.trees import Tree
 
     Doubles = npt.NDArray[np.float64]
     Integers = npt.NDArray[np.int64]
     Words = npt.NDArray[np.uint64]
-    _SetNode = tuple[npt.NDArray[np.bool_], int, int]
 
 VERSION = "1"
-"""Of what a proof is good for; another one needs new proofs."""
-LANES = 128
-"""Rows in one block."""
-CHUNK_WORDS = 32
-"""Words of leaves, for each lane, that are worked on at once: with ``LANES`` 32 KiB, which the
-first cache level holds.
-"""
+"""Proofs of equivalence name it: a changed engine gets another version, and needs new proofs."""
 MAX_LEAVES = 512
-"""Work grows with all nodes of a tree, a walk with its depth: 512 leaves still take about half of a
-walk's time.
-
-Source: docs/adr/0022-engines.md.
+"""Work grows with all nodes of a tree, a walk's with its depth: 512 leaves still take about half of
+a walk's time. Source: docs/adr/0022-engines.md.
 """
 MAX_SET_BYTES = 64 << 20
-_WORD = 64
-_ALL = (1 << _WORD) - 1
-_IS_CATEGORICAL, _DEFAULT_LEFT = 1, 2
-_ZERO_IS_MISSING = 1
-_SIGNIFICANT = 0x03F79D71B4CB0A89
-"""A de Bruijn number: multiplied by a power of two, its six highest bits are another number for
-each. Source: Leiserson et al. (1998).
-"""
+"""Of all tables of level sets."""
+_WORD_BITS = 64
+_ALL_LEAVES = (1 << _WORD_BITS) - 1
 
 
 @dataclass(frozen=True)
@@ -61,26 +48,27 @@ class LeafMasks:
     """All nodes of all trees, by chunk of trees, feature and threshold.
 
     Attributes:
-        feature: Column that each group of numeric nodes asks for; a group shares that and what
-            happens to missing values.
-        missing: LightGBM's bits of each group: missing goes left, what counts as missing.
+        feature: Column that each group of numeric nodes tests; the nodes of a group also treat
+            missing values alike.
+        missing: LightGBM's decision bits of each group.
         first_node: Where the nodes of each chunk's groups begin, and the number of nodes; shape
             (chunks * groups + 1,).
         threshold: Largest value that passes a node, rising within a chunk's group; like the next
             two of shape (nodes,).
-        word: Place of the word that a node changes, within its chunk.
+        word: Index of the word that a node changes, within its chunk.
         mask: The leaves that stay when a row does not pass.
         set_feature: Column of each categorical feature; shape (sets,).
-        n_levels: Levels that are told apart; any other and missing ones are the one behind.
+        n_levels: Levels with a mask of their own; unknown and missing ones have the mask after
+            them.
         first_set: Where the tables of each chunk's categorical features begin; shape (chunks * sets
             + 1,).
-        set_word: Place of the word that a table changes, within its chunk.
+        set_word: Index of the word that a table changes, within its chunk.
         set_start: Where a table begins in ``set_mask``.
         set_mask: For each level the leaves that stay.
         first_tree: First tree of each chunk, and the number of trees; shape (chunks + 1,).
         first_word: First word of each tree, and the number of words; shape (trees + 1,).
-        leaf_value: Values of each word's leaves, each in the place that ``_SIGNIFICANT`` gives its
-            bit; shape (words, 64).
+        leaf_value: Values of each word's leaves, each where ``DE_BRUIJN`` puts its bit; shape
+            (words, 64).
     """
 
     feature: Integers
@@ -101,17 +89,17 @@ class LeafMasks:
 
 
 class QuickScorer:
-    """A text model, ready to score.
+    """The trees of a model, ready to score.
 
     Args:
-        text: A text model that ``check_model_text`` has taken.
+        trees: At least one.
 
     Raises:
-        UnsuitableTreesError: Its trees or its sets of levels are too large.
+        UnsuitableTreesError: A tree or the tables of level sets are too large.
     """
 
-    def __init__(self, text: str) -> None:
-        self._arrays = tuple(vars(leaf_masks(text)).values())
+    def __init__(self, trees: list[Tree]) -> None:
+        self._arrays = tuple(vars(build_leaf_masks(trees)).values())
         self._kernel = jit(add_leaves)
 
     def raw(self, matrix: Doubles) -> Doubles:
@@ -121,296 +109,180 @@ class QuickScorer:
         return total
 
 
-@dataclass
-class _Tree:
-    """A tree's nodes as changes of its words.
+class _NumericNode(NamedTuple):
+    """One word that a numeric node changes; its fields are in the order of sorting."""
 
-    Attributes:
-        values: Leaf values from left to right.
-        numeric: Feature, bits about missing values, threshold, and the leaves below the left side,
-            first and behind the last.
-        sets: By feature which levels pass, and the same leaves.
+    chunk: int
+    feature: int
+    missing: int
+    threshold: float
+    word: int
+    mask: int
+
+
+class _LevelTables:
+    """Masks by level of each word that a categorical feature changes.
+
+    Args:
+        n_levels: By feature.
     """
 
-    values: list[float]
-    numeric: list[tuple[int, int, float, int, int]] = field(default_factory=list)
-    sets: dict[int, list[_SetNode]] = field(default_factory=lambda: defaultdict(list))
+    def __init__(self, n_levels: dict[int, int]) -> None:
+        self._n_levels = n_levels
+        self._n_bytes = 0
+        self.masks: dict[tuple[int, int, int], Words] = {}
+        """By chunk, feature and word."""
 
-
-def leaf_masks(text: str) -> LeafMasks:
-    """Turn a text model that ``check_model_text`` has taken into tables.
-
-    Raises:
-        UnsuitableTreesError: Its trees or its sets of levels are too large.
-    """
-    trees = [_read_tree(fields) for fields in split_trees(text)]
-    n_words = [-(-len(tree.values) // _WORD) for tree in trees]
-    first_word, first_tree = np.cumsum([0, *n_words]), _chunks(n_words)
-    groups = sorted({node[:2] for tree in trees for node in tree.numeric})
-    features = sorted({feature for tree in trees for feature in tree.sets})
-    n_levels = [
-        max(len(levels) for tree in trees for levels, _, _ in tree.sets.get(f, ()))
-        for f in features
-    ]
-    nodes: list[tuple[float, int, int]] = []
-    tables: list[tuple[int, Words]] = []
-    first_node, first_set, n_bytes = [0], [0], 0
-    for first, end in pairwise(first_tree):
-        placed = [
-            (tree, int(start - first_word[first]))
-            for tree, start in zip(trees[first:end], first_word[first:end], strict=True)
-        ]
-        by_group: dict[tuple[int, int], list[tuple[float, int, int]]] = defaultdict(list)
-        for tree, start in placed:
-            for f, missing, threshold, low, high in tree.numeric:
-                by_group[f, missing] += [
-                    (threshold, start + word, mask) for word, mask in _without(low, high)
-                ]
-        for group in groups:
-            nodes += sorted(by_group[group])
-            first_node.append(len(nodes))
-        for f, n in zip(features, n_levels, strict=True):
-            for tree, start in placed:
-                made = _by_level(tree.sets.get(f, ()), n)
-                tables += [(start + word, masks) for word, masks in made]
-                n_bytes += sum(masks.nbytes for _, masks in made)
-            first_set.append(len(tables))
-            if n_bytes > MAX_SET_BYTES:
+    def clear_leaves(
+        self, position: tuple[int, int, int], passes: npt.NDArray[np.bool_], mask: int
+    ) -> None:
+        """Clear the leaves outside a mask for each level that does not pass, known or unknown."""
+        n_masks = self._n_levels[position[1]] + 1
+        if position not in self.masks:
+            self.masks[position] = np.full(n_masks, _ALL_LEAVES, np.uint64)
+            self._n_bytes += self.masks[position].nbytes
+            if self._n_bytes > MAX_SET_BYTES:
                 raise UnsuitableTreesError(
                     f"its sets of levels take more than {MAX_SET_BYTES >> 20} MB"
                 )
+        # The last mask stands for every level without bits, and for a missing value.
+        stops = np.ones(n_masks, np.bool_)
+        stops[: len(passes)] = ~passes
+        self.masks[position][stops] &= np.uint64(mask)
+
+
+def build_leaf_masks(trees: list[Tree]) -> LeafMasks:
+    """Turn trees into tables.
+
+    Raises:
+        UnsuitableTreesError: A tree or the tables of level sets are too large.
+    """
+    n_words = [_count_words(tree) for tree in trees]
+    first_word, first_tree = np.cumsum([0, *n_words]), _divide_into_chunks(n_words)
+    n_levels = _count_levels(trees)
+    nodes: list[_NumericNode] = []
+    tables = _LevelTables(n_levels)
+    leaf_values: list[Doubles] = []
+    for number, tree in enumerate(trees):
+        chunk = bisect_right(first_tree, number) - 1
+        first_of_tree = int(first_word[number] - first_word[first_tree[chunk]])
+        leaves, spans = _order_leaves(tree)
+        leaf_values += _leaf_value_rows([tree.leaf_values[leaf] for leaf in leaves])
+        for node, feature in enumerate(tree.features):
+            for word, mask in _masks_without(*spans[node]):
+                position = (chunk, feature, first_of_tree + word)
+                if tree.is_categorical(node):
+                    tables.clear_leaves(position, _levels_that_pass(tree, node), mask)
+                else:
+                    decision, threshold = tree.decisions[node], tree.thresholds[node]
+                    nodes.append(
+                        _NumericNode(chunk, feature, decision, threshold, position[2], mask)
+                    )
+    nodes.sort()
+    groups = sorted({(node.feature, node.missing) for node in nodes})
+    chunks = range(len(first_tree) - 1)
+    node_keys = [(chunk, *group) for chunk, group in product(chunks, groups)]
+    masks = dict(sorted(tables.masks.items()))
     return LeafMasks(
-        feature=_integers(f for f, _ in groups),
-        missing=_integers(missing for _, missing in groups),
-        first_node=_integers(first_node),
-        threshold=np.fromiter((threshold for threshold, _, _ in nodes), np.float64),
-        word=_integers(word for _, word, _ in nodes),
-        mask=np.fromiter((mask for _, _, mask in nodes), np.uint64),
-        set_feature=_integers(features),
-        n_levels=_integers(n_levels),
-        first_set=_integers(first_set),
-        set_word=_integers(word for word, _ in tables),
-        set_start=np.cumsum([0, *(len(masks) for _, masks in tables)])[:-1],
-        set_mask=np.concatenate([np.zeros(0, np.uint64), *(masks for _, masks in tables)]),
+        feature=_integers([feature for feature, _ in groups]),
+        missing=_integers([missing for _, missing in groups]),
+        first_node=_starts([node[:3] for node in nodes], node_keys),
+        threshold=np.array([node.threshold for node in nodes], np.float64),
+        word=_integers([node.word for node in nodes]),
+        mask=np.array([node.mask for node in nodes], np.uint64),
+        set_feature=_integers(list(n_levels)),
+        n_levels=_integers(list(n_levels.values())),
+        first_set=_starts([key[:2] for key in masks], list(product(chunks, n_levels))),
+        set_word=_integers([word for _, _, word in masks]),
+        set_start=np.cumsum([0, *map(len, masks.values())])[:-1],
+        set_mask=np.concatenate([np.zeros(0, np.uint64), *masks.values()]),
         first_tree=_integers(first_tree),
         first_word=first_word,
-        leaf_value=_leaf_values(trees),
+        leaf_value=np.array(leaf_values),
     )
 
 
-def _read_tree(fields: dict[str, str]) -> _Tree:
-    values = [float(value) for value in fields["leaf_value"].split()]
-    if len(values) > MAX_LEAVES:
-        raise UnsuitableTreesError(f"it has a tree of {len(values)} leaves, more than {MAX_LEAVES}")
-    features, left, right, decisions = (
-        list(map(int, fields[name].split()))
-        for name in ("split_feature", "left_child", "right_child", "decision_type")
-    )
-    thresholds = list(map(float, fields["threshold"].split()))
-    bounds, words = (
-        list(map(int, fields.get(name, "").split())) for name in ("cat_boundaries", "cat_threshold")
-    )
-    if not features:
-        return _Tree(values)
-    order, spans = _leaves_in_order(left, right)
-    tree = _Tree([values[leaf] for leaf in order])
-    for node, feature in enumerate(features):
-        low, high = spans[node]
-        if decisions[node] & _IS_CATEGORICAL:
-            own = words[slice(*bounds[int(thresholds[node]) :][:2])]
-            passes = np.unpackbits(np.array(own, "<u4").view(np.uint8), bitorder="little").astype(
-                np.bool_
-            )
-            tree.sets[feature].append((passes, low, high))
-        else:
-            tree.numeric.append((feature, decisions[node], thresholds[node], low, high))
-    return tree
+def _count_words(tree: Tree) -> int:
+    n_leaves = len(tree.leaf_values)
+    if n_leaves > MAX_LEAVES:
+        raise UnsuitableTreesError(f"it has a tree of {n_leaves} leaves, more than {MAX_LEAVES}")
+    return -(-n_leaves // _WORD_BITS)
 
 
-def _leaves_in_order(
-    left: Sequence[int], right: Sequence[int]
-) -> tuple[list[int], dict[int, tuple[int, int]]]:
-    """Return the leaves from left to right, and for each node which of them are below its left side: the first, and behind the last."""
-    order: list[int] = []
-    spans: dict[int, tuple[int, int]] = {}
-    waiting: list[tuple[int, bool]] = [(0, False)]
-    begun: dict[int, int] = {}
-    while waiting:
-        node, is_left_done = waiting.pop()
-        if node < 0:
-            order.append(~node)
-        elif is_left_done:
-            spans[node] = (begun[node], len(order))
-            waiting.append((right[node], False))
-        else:
-            begun[node] = len(order)
-            waiting += [(node, True), (left[node], False)]
-    return order, spans
+def _divide_into_chunks(n_words: Sequence[int]) -> list[int]:
+    """Return the first tree of each chunk, and the number of trees.
 
-
-def _without(low: int, high: int) -> list[tuple[int, int]]:
-    """Return each word that holds some of these leaves, and its mask without them."""
-    parts = []
-    for word in range(low // _WORD, (high - 1) // _WORD + 1):
-        first, end = max(low - word * _WORD, 0), min(high - word * _WORD, _WORD)
-        parts.append((word, _ALL & ~(((1 << (end - first)) - 1) << first)))
-    return parts
-
-
-def _by_level(nodes: Iterable[_SetNode], n_levels: int) -> list[tuple[int, Words]]:
-    """Return each word of a tree that the nodes of a categorical feature change, with its mask for each level and for any other."""
-    masks: dict[int, Words] = {}
-    for passes, low, high in nodes:
-        stops = np.ones(n_levels + 1, np.bool_)
-        stops[: len(passes)] = ~passes
-        for word, mask in _without(low, high):
-            masks.setdefault(word, np.full(n_levels + 1, _ALL, np.uint64))[stops] &= np.uint64(mask)
-    return sorted(masks.items())
-
-
-def _chunks(n_words: Sequence[int]) -> list[int]:
-    """Return the first tree of each chunk, and the number of trees; a chunk has whole trees, of ``CHUNK_WORDS`` words at most."""
-    firsts, filled = [0], 0
-    for tree, n in enumerate(n_words):
-        if filled + n > CHUNK_WORDS:
-            firsts.append(tree)
-            filled = 0
-        filled += n
-    return [*firsts, len(n_words)]
-
-
-def _leaf_values(trees: Sequence[_Tree]) -> Doubles:
-    """Return the values of each word's leaves, in the order in which ``_SIGNIFICANT`` numbers bits."""
-    place = [((_SIGNIFICANT << bit) & _ALL) >> (_WORD - 6) for bit in range(_WORD)]
-    rows = []
-    for tree in trees:
-        for start in range(0, len(tree.values), _WORD):
-            row = np.zeros(_WORD)
-            part = tree.values[start : start + _WORD]
-            row[place[: len(part)]] = part
-            rows.append(row)
-    return np.array(rows).reshape(-1, _WORD)
-
-
-def _integers(numbers: Iterable[int]) -> Integers:
-    return np.fromiter(numbers, np.int64)
-
-
-def add_leaves(  # noqa: C901, D417, PLR0912, PLR0913, PLR0915, PLR0917  (one loop nest over plain arrays is what numba makes fast)
-    matrix: Doubles,
-    total: Doubles,
-    feature: Integers,
-    missing: Integers,
-    first_node: Integers,
-    threshold: Doubles,
-    word: Integers,
-    mask: Words,
-    set_feature: Integers,
-    n_levels: Integers,
-    first_set: Integers,
-    set_word: Integers,
-    set_start: Integers,
-    set_mask: Words,
-    first_tree: Integers,
-    first_word: Integers,
-    leaf_value: Doubles,
-) -> None:
-    """Write the sum of each row's leaves.
-
-    Indexes of inner loops are unsigned: a negative one would count from the end, which needs a test
-    each time.
-
-    Args:
-        matrix: The model's matrix, shape (n, k).
-        total: Receives the result, shape (n,).
-        feature: This and all that follow: the arrays of a ``LeafMasks``, in its order.
+    A chunk has complete trees, of ``CHUNK_WORDS`` words at most.
     """
-    n_rows, n_groups, n_sets = len(matrix), len(feature), len(set_feature)
-    lanes, nothing, one, shift, number = (
-        np.uint64(LANES),
-        np.uint64(0),
-        np.uint64(1),
-        np.uint64(58),
-        np.uint64(_SIGNIFICANT),
-    )
-    everything = ~nothing
-    # Vectors that begin in one line of the cache and end in the next one are half as fast.
-    words = np.empty(CHUNK_WORDS * LANES + 8, np.uint64)
-    words = words[(-words.ctypes.data % 64) // 8 :]
-    value = np.empty(n_groups * LANES + 8)
-    value = value[(-value.ctypes.data % 64) // 8 :]
-    level = np.empty(n_sets * LANES, np.uint64)
-    most = np.empty(n_groups)
-    place = np.empty(LANES, np.uint64)
-    leaf = np.empty(LANES)
-    score = np.empty(LANES)
-    for first in range(0, n_rows, LANES):
-        end = min(first + LANES, n_rows)
-        # The last block is filled up with its last row, so that every loop has the same length.
-        for group in range(n_groups):
-            kind = missing[group] >> 2
-            largest = -np.inf
-            for lane in range(LANES):
-                asked = matrix[min(first + lane, end - 1), feature[group]]
-                # LightGBM takes rows in as sparse ones: what is almost zero is zero.
-                if asked >= -ALMOST_ZERO and asked <= ALMOST_ZERO:
-                    asked = 0.0
-                if asked != asked or (kind == _ZERO_IS_MISSING and asked == 0.0):  # noqa: PLR0124
-                    # The least number passes every node, no number none.
-                    default = -np.inf if missing[group] & _DEFAULT_LEFT else np.nan
-                    asked = 0.0 if kind == 0 else default
-                value[group * LANES + lane] = asked
-                if asked > largest or asked != asked:  # noqa: PLR0124
-                    largest = asked
-            most[group] = largest
-        for group in range(n_sets):
-            other = n_levels[group]
-            for lane in range(LANES):
-                asked = matrix[min(first + lane, end - 1), set_feature[group]]
-                level[group * LANES + lane] = (
-                    np.uint64(asked) if asked > -1.0 and asked < other else np.uint64(other)
-                )
-        score[:] = 0.0
-        for chunk in range(len(first_tree) - 1):
-            words[:] = everything
-            for group in range(n_groups):
-                here = np.uint64(group * LANES)
-                largest = most[group]
-                node = np.uint64(first_node[chunk * n_groups + group])
-                behind = np.uint64(first_node[chunk * n_groups + group + 1])
-                while node < behind:
-                    limit = threshold[node]
-                    if limit >= largest:
-                        break
-                    kept, at = mask[node], np.uint64(word[node]) * lanes
-                    for lane in range(lanes):
-                        words[at + lane] &= everything if value[here + lane] <= limit else kept
-                    node += one
-            for group in range(n_sets):
-                here = np.uint64(group * LANES)
-                for table in range(
-                    first_set[chunk * n_sets + group], first_set[chunk * n_sets + group + 1]
-                ):
-                    at, start = np.uint64(set_word[table]) * lanes, np.uint64(set_start[table])
-                    for lane in range(lanes):
-                        words[at + lane] &= set_mask[start + level[here + lane]]
-            base = first_word[first_tree[chunk]]
-            for tree in range(first_tree[chunk], first_tree[chunk + 1]):
-                # The leaf is the lowest bit of the first word that has one: later words come first,
-                # so that it has the last say.
-                for w in range(first_word[tree + 1] - 1, first_word[tree] - 1, -1):
-                    at, row = np.uint64(w - base) * lanes, np.uint64(w)
-                    for lane in range(lanes):
-                        left = words[at + lane]
-                        place[lane] = ((left & (~left + one)) * number) >> shift
-                    if w == first_word[tree + 1] - 1:
-                        for lane in range(lanes):
-                            leaf[lane] = leaf_value[row, place[lane]]
-                    else:
-                        for lane in range(lanes):
-                            if words[at + lane] != nothing:
-                                leaf[lane] = leaf_value[row, place[lane]]
-                for lane in range(lanes):
-                    score[lane] += leaf[lane]
-        for lane in range(end - first):
-            total[first + lane] = score[lane]
+    first_trees, n_filled = [0], 0
+    for tree, n in enumerate(n_words):
+        if n_filled + n > CHUNK_WORDS:
+            first_trees.append(tree)
+            n_filled = 0
+        n_filled += n
+    return [*first_trees, len(n_words)]
+
+
+def _count_levels(trees: list[Tree]) -> dict[int, int]:
+    """Return for each categorical feature, in order, the most levels that a node has bits for."""
+    n_levels: Counter[int] = Counter()
+    for tree in trees:
+        for node, feature in enumerate(tree.features):
+            if tree.is_categorical(node):
+                n_levels[feature] = max(n_levels[feature], len(_levels_that_pass(tree, node)))
+    return dict(sorted(n_levels.items()))
+
+
+def _levels_that_pass(tree: Tree, node: int) -> npt.NDArray[np.bool_]:
+    start, end = tree.level_words(node)
+    words = np.array(tree.set_words[start:end], "<u4")
+    return np.unpackbits(words.view(np.uint8), bitorder="little").astype(np.bool_)
+
+
+def _order_leaves(tree: Tree) -> tuple[list[int], dict[int, tuple[int, int]]]:
+    """Return the leaves from left to right, and the span of leaves below each node's left side."""
+    if not tree.features:
+        return [0], {}
+    leaves: list[int] = []
+    first_leaf: dict[int, int] = {}
+    spans: dict[int, tuple[int, int]] = {}
+    stack = [0]
+    while stack:
+        node = stack.pop()
+        if node < 0:
+            leaves.append(~node)
+        elif node in first_leaf:  # its left side is done
+            spans[node] = (first_leaf[node], len(leaves))
+            stack.append(tree.right[node])
+        else:
+            first_leaf[node] = len(leaves)
+            stack += [node, tree.left[node]]
+    return leaves, spans
+
+
+def _masks_without(low: int, high: int) -> Iterator[tuple[int, int]]:
+    """Yield each word that holds some of the leaves from low to high, and its mask without them."""
+    for word in range(low // _WORD_BITS, (high - 1) // _WORD_BITS + 1):
+        first = max(low - word * _WORD_BITS, 0)
+        end = min(high - word * _WORD_BITS, _WORD_BITS)
+        yield word, _ALL_LEAVES & ~(((1 << (end - first)) - 1) << first)
+
+
+def _leaf_value_rows(values: list[float]) -> Iterator[Doubles]:
+    """Yield the values of each word's leaves, in the order in which ``DE_BRUIJN`` numbers bits."""
+    slots = [((DE_BRUIJN << bit) & _ALL_LEAVES) >> (_WORD_BITS - 6) for bit in range(_WORD_BITS)]
+    for start in range(0, len(values), _WORD_BITS):
+        row = np.zeros(_WORD_BITS)
+        part = values[start : start + _WORD_BITS]
+        row[slots[: len(part)]] = part
+        yield row
+
+
+def _starts(sorted_keys: Sequence[Hashable], all_keys: Sequence[Hashable]) -> Integers:
+    """Return where the entries of each key begin, and the number of entries."""
+    counts = Counter(sorted_keys)
+    return np.cumsum([0, *(counts[key] for key in all_keys)])
+
+
+def _integers(numbers: Sequence[int]) -> Integers:
+    return np.array(numbers, np.int64)

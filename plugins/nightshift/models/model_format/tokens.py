@@ -1,7 +1,7 @@
-"""Read the words of a text model strictly: only what LightGBM itself writes, nothing that Python would read more kindly.
+"""Read the numbers of a text model strictly: only the forms that LightGBM itself writes.
 
-LightGBM's reader takes half a number, a missing one or one too many without a word and goes on with
-memory that is not its own.
+LightGBM's own reader accepts half a number, a missing one or one too many without an error, and
+then uses memory that does not belong to it. Python's ``int`` and ``float`` accept too much as well.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from typing import TypeVar
 
 from nightshift.errors import NightshiftError
 
-Word = TypeVar("Word", int, float)
+Number = TypeVar("Number", int, float)
 
 LARGEST_INTEGER = 2**31 - 1
-"""LightGBM counts and indexes in 32 bits with a sign."""
+"""LightGBM counts and indexes with signed 32-bit integers."""
+# Digits are bounded, so that no damaged line can hold a number that takes long to convert.
 _INTEGERS = re.compile(r"-?\d{1,10}(?: -?\d{1,10})*", re.ASCII)
 _NUMBER = r"-?\d{1,20}(?:\.\d{1,20})?(?:e[+-]\d{1,3})?"
 _NUMBERS = re.compile(rf"{_NUMBER}(?: {_NUMBER})*", re.ASCII)
@@ -27,73 +28,74 @@ class ModelTextError(NightshiftError):
     code = "NS-MODEL-003"
 
 
-def refused(what: str, expected: str, got: str) -> ModelTextError:
-    """Return the error of a model file, with the one step that is safe."""
+def refused(problem: str, expected: str, got: str) -> ModelTextError:
+    """Return the error of a refused model file; its to-do is always safe to follow."""
     return ModelTextError(
-        f"The model file is refused: {what}.",
+        f"The model file is refused: {problem}.",
         expected=expected,
         got=got[:200],
         todo="Load another version, or train again; never edit the file.",
     )
 
 
-def fields_of(lines: list[str], names: list[str], where: str) -> dict[str, str]:
-    """Return the values of lines ``name=value`` that must have exactly these names in this order.
+def parse_fields(lines: list[str], names: list[str], where: str) -> dict[str, str]:
+    """Return the values of ``name=value`` lines, which must have exactly these names in this order.
 
     Raises:
-        ModelTextError: A line is missing, repeated, unknown or elsewhere.
+        ModelTextError: A line is missing, repeated, unknown or out of order.
     """
     parts = [line.partition("=") for line in lines]
-    found = [name for name, _, _ in parts]
-    if found != names or not all(mark for _, mark, _ in parts):
+    line_names = [name for name, _, _ in parts]
+    if line_names != names or not all(separator for _, separator, _ in parts):
         raise refused(
-            f"{where} has other lines than LightGBM writes", ", ".join(names), ", ".join(found)
+            f"{where} does not have the lines that LightGBM writes",
+            ", ".join(names),
+            ", ".join(line_names),
         )
     return {name: value for name, _, value in parts}
 
 
-def integers(text: str, where: str, n: int | None = None) -> list[int]:
-    """Return whole numbers that one space each keeps apart.
+def parse_integers(text: str, where: str, n: int | None = None) -> list[int]:
+    """Return integers that are separated by single spaces.
 
     Args:
-        text: The words; empty for none.
-        where: Names the line in the error.
-        n: How many there must be; None takes any number.
+        text: The integers; empty for none.
+        where: Name of the line, for the error.
+        n: Required count; None accepts any.
 
     Raises:
-        ModelTextError: Something else, more than 32 bits hold, or another number of them.
+        ModelTextError: The text has another form, a value beyond 32 bits, or the wrong count.
     """
     if text and not _INTEGERS.fullmatch(text):
+        raise refused(f"{where} holds something other than integers", "integers", text[:40])
+    values = [int(word) for word in text.split(" ")] if text else []
+    if values and max(map(abs, values)) > LARGEST_INTEGER:
+        largest = max(values, key=abs)
         raise refused(
-            f"{where} holds something else than whole numbers", "whole numbers", text[:40]
+            f"{where} holds a number beyond 32 bits", f"at most {LARGEST_INTEGER}", str(largest)
         )
-    found = [int(word) for word in text.split(" ")] if text else []
-    if found and max(map(abs, found)) > LARGEST_INTEGER:
-        raise refused(
-            f"{where} holds a number beyond 32 bits", str(LARGEST_INTEGER), str(max(found, key=abs))
-        )
-    return _counted(found, where, n)
+    return _counted(values, where, n)
 
 
-def numbers(text: str, where: str, n: int | None = None) -> list[float]:
-    """Return finite numbers that one space each keeps apart; as ``integers``.
+def parse_numbers(text: str, where: str, n: int | None = None) -> list[float]:
+    """Return finite numbers that are separated by single spaces; arguments as ``parse_integers``.
 
     Raises:
-        ModelTextError: Something else, an infinite one, or another number of them.
+        ModelTextError: The text has another form, an infinite value, or the wrong count.
     """
     if text and not _NUMBERS.fullmatch(text):
         raise refused(
-            f"{where} holds something else than finite numbers", "finite numbers", text[:40]
+            f"{where} holds something other than finite numbers", "finite numbers", text[:40]
         )
-    found = [float(word) for word in text.split(" ")] if text else []
-    if not all(map(math.isfinite, found)):
+    values = [float(word) for word in text.split(" ")] if text else []
+    if not all(map(math.isfinite, values)):
         raise refused(
-            f"{where} holds a number that no double holds", "finite numbers", "an infinite one"
+            f"{where} holds a number that is too large for a double", "finite numbers", "infinity"
         )
-    return _counted(found, where, n)
+    return _counted(values, where, n)
 
 
-def _counted(found: list[Word], where: str, n: int | None) -> list[Word]:
-    if n is not None and len(found) != n:
-        raise refused(f"{where} holds another number of values", str(n), str(len(found)))
-    return found
+def _counted(values: list[Number], where: str, n: int | None) -> list[Number]:
+    if n is not None and len(values) != n:
+        raise refused(f"{where} has the wrong number of values", str(n), str(len(values)))
+    return values

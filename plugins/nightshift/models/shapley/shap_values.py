@@ -1,7 +1,7 @@
-"""Split a score into what each feature adds to it: exact Shapley values, for every row.
+"""Split a raw score into what each feature adds to it: exact Shapley values, for every row.
 
-``forest`` and ``shapley_kernel`` compute what LightGBM's ``pred_contrib`` does, some dozens of
-times as fast; it stays as the fallback. Source: docs/adr/0023-exact-reasons.md.
+The kernel computes what LightGBM's ``pred_contrib`` does, some dozens of times as fast; LightGBM
+stays as the fallback. Source: docs/adr/0023-exact-reasons.md.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from nightshift.models.shapley.tree_arrays import Forest
+    from nightshift.models.model_format.trees import Tree
     from nightshift.models.trained_model import TrainedModel
 
     Matrix = npt.NDArray[np.float64]
@@ -27,29 +27,26 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 METHOD = "shapley/1"
-"""How reasons are made, an input of every load: other reasons for the same model and features
-are then no conflict.
+"""How reasons are computed. It is an input of every load: other reasons for the same model and
+features are then no conflict.
 """
 
 
 class Contributions:
-    """What each feature adds to the raw scores of a model: by the kernel, or by LightGBM where that fails.
+    """What each feature adds to a model's raw scores: by the kernel, else by LightGBM.
 
     Args:
         model: The champion.
-
-    Attributes:
-        is_accelerated: Whether the kernel computes them.
     """
 
     def __init__(self, model: TrainedModel) -> None:
         self._model = model
-        self._explain: Callable[[Matrix, Matrix], None] | None = None
+        self._explain: Callable[[Matrix], Matrix] | None = None
         try:
-            self._explain = _kernel_of(model)
-        except Exception as error:  # noqa: BLE001  (whatever a compiler or a full disk does, the night is published all the same)
+            self._explain = _checked_kernel(model)
+        except Exception as error:  # noqa: BLE001  (whatever a compiler or a full disk does, the partition is published)
             logger.warning(
-                "Reasons are computed by LightGBM, many times slower: %s: %s",
+                "LightGBM computes the reasons, many times slower: %s: %s",
                 type(error).__name__,
                 error,
             )
@@ -65,49 +62,52 @@ class Contributions:
         Args:
             matrix: Of ``TrainedModel.encode``, shape (n, k).
         """
-        if self._explain is None:
-            return (
-                booster.contributions(self._model.booster, matrix)[:, :-1]
-                if len(matrix)
-                else matrix
-            )
-        return _in_threads(self._explain, matrix)
+        if self._explain is not None:
+            return self._explain(matrix)
+        if not len(matrix):
+            return matrix  # LightGBM refuses an empty matrix
+        return booster.contributions(self._model.booster, matrix)[:, :-1]
 
 
-def _kernel_of(model: TrainedModel) -> Callable[[Matrix, Matrix], None]:
-    """Return the kernel over a model's trees, after it has given the model's golden contributions.
+def _checked_kernel(model: TrainedModel) -> Callable[[Matrix], Matrix]:
+    """Return the kernel over a model's trees, after it has given the golden contributions.
 
     Raises:
-        ValueError: It gives others, or the trees are too large.
+        ValueError: It gives other contributions, or the trees are too large.
     """
     import numpy as np
 
-    from nightshift.kernels import jit
-    from nightshift.models.shapley.kernel import explain as loops
-    from nightshift.models.shapley.tree_arrays import read_forest
-
-    explain = partial(_explain, jit(loops), read_forest(model.text))
+    explain = shapley_kernel(model.parsed.trees)
     if model.golden is not None:
         expected = np.array(model.golden.contributions)[:, :-1]
-        added = np.empty_like(expected)
-        explain(model.golden.matrix, added)
+        difference = np.abs(explain(model.golden.matrix) - expected).max()
         scale = max(1.0, float(np.abs(expected).max()))
-        if not np.abs(added - expected).max() <= CONTRIBUTION_TOLERANCE * scale:
+        # Written so that a NaN is refused too.
+        if not difference <= CONTRIBUTION_TOLERANCE * scale:
             raise ValueError("the kernel does not give the model's golden contributions")
     return explain
 
 
-def _explain(kernel: Callable[..., None], forest: Forest, matrix: Matrix, added: Matrix) -> None:
-    kernel(matrix, added, *vars(forest).values())
+def shapley_kernel(trees: list[Tree]) -> Callable[[Matrix], Matrix]:
+    """Return a function from a matrix, shape (n, k), to contributions of the same shape.
+
+    Raises:
+        UnsuitableTreesError: The trees are too large.
+    """
+    from nightshift.kernels import jit
+    from nightshift.models.shapley.kernel import explain
+    from nightshift.models.shapley.tree_arrays import build_tree_arrays
+
+    return partial(_explain, jit(explain), tuple(vars(build_tree_arrays(trees)).values()))
 
 
-def _in_threads(explain: Callable[[Matrix, Matrix], None], matrix: Matrix) -> Matrix:
-    """Explain all rows in as many threads as the process may use; each row's values are the same in any."""
+def _explain(kernel: Callable[..., None], arrays: tuple[object, ...], matrix: Matrix) -> Matrix:
+    """Explain all rows in threads; a row's values do not depend on how rows are divided."""
     import numpy as np
 
     from nightshift.kernels import in_threads
 
     matrix = np.ascontiguousarray(matrix)
     added = np.empty_like(matrix)
-    in_threads(lambda rows: explain(matrix[rows], added[rows]), len(matrix))
+    in_threads(lambda rows: kernel(matrix[rows], added[rows], *arrays), len(matrix))
     return added

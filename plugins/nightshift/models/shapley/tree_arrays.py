@@ -1,4 +1,4 @@
-"""The trees of a model as flat arrays, with the constants by which ``shapley_kernel`` walks them.
+"""Lay the trees of a model out as flat arrays, with the constants by which the kernel walks them.
 
 A tree's value with some features known is a sum over its leaves: the leaf's value, times 1 or 0 for
 each known feature of its path (does the row go that way), times the share of training rows that go
@@ -14,40 +14,54 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from nightshift.models.model_format.trees import split_trees
+import numpy as np
+
+from nightshift.models.model_format.trees import UnsuitableTreesError
 from nightshift.models.shapley.quadrature import gauss_legendre
 
 if TYPE_CHECKING:
-    import numpy as np
     import numpy.typing as npt
+
+    from nightshift.models.model_format.trees import Tree
 
     Doubles = npt.NDArray[np.float64]
     Integers = npt.NDArray[np.int64]
 
 N_CONSTANTS = 9
-"""Per node and point; ``_constants`` names them."""
+"""Per node and point of the quadrature; ``_constants`` names them."""
 MAX_CONSTANTS_BYTES = 512 << 20
-_IS_CATEGORICAL = 1
-
-
-class TooLargeForestError(ValueError):
-    """The constants of a model's trees would take too much memory."""
+LEFT, RIGHT = 1, 2
+"""Sides of a node."""
+_LEVELS_PER_WORD = 32
+_NODE = np.dtype(
+    [
+        ("feature", np.int64),
+        ("threshold", np.float64),
+        ("decision", np.int64),
+        ("left", np.int64),
+        ("right", np.int64),
+        ("same_feature_above", np.int64),
+        ("side_above", np.int64),
+        ("first_word", np.int64),
+        ("n_levels", np.int64),
+    ]
+)
 
 
 @dataclass(frozen=True)
-class Forest:
-    """All inner nodes of all trees, each tree's in an order in which a node comes before its children.
+class TreeArrays:
+    """All inner nodes of all trees; within a tree a node comes before its children.
 
     Attributes:
-        feature: Column that each node asks for; like the next ones of shape (nodes,).
+        feature: Column that each node tests; like the next eight of shape (nodes,).
         threshold: Largest value that goes left.
         decision: LightGBM's bits: categorical, missing goes left, what counts as missing.
-        left: Place of the left child within its tree; for a leaf the tree's number of nodes.
+        left: Index of the left child within its tree; for a leaf the tree's number of nodes.
         right: The same of the right child.
-        asked_before: Place within its tree of the node above that asks for the same feature last;
-            -1 for none.
-        from_side: The side on which the path leaves that node: 1 left, 2 right.
-        first_word: Where a categorical node's set of levels begins in ``words``.
+        same_feature_above: Index within its tree of the last node above that tests the same
+            feature; -1 for none.
+        side_above: The side on which the path leaves that node: ``LEFT`` or ``RIGHT``.
+        first_word: First word of a categorical node's level set in ``words``.
         n_levels: Levels that this set has bits for.
         words: 32 levels in each; shape (words,).
         tree_start: First node of each tree, and the number of nodes; shape (trees + 1,).
@@ -62,8 +76,8 @@ class Forest:
     decision: Integers
     left: Integers
     right: Integers
-    asked_before: Integers
-    from_side: Integers
+    same_feature_above: Integers
+    side_above: Integers
     first_word: Integers
     n_levels: Integers
     words: Integers
@@ -73,52 +87,59 @@ class Forest:
     n_points: Integers
 
 
-@dataclass
-class _Growing:
-    """Columns of a forest while its trees are read."""
-
-    rows: list[tuple[int, float, int, int, int, int, int, int, int]] = field(default_factory=list)
-    words: list[int] = field(default_factory=list)
-    starts: list[int] = field(default_factory=lambda: [0])
-    constants: list[Doubles] = field(default_factory=list)
-    n_bytes: int = 0
-
-
-def read_forest(text: str) -> Forest:
-    """Read a text model that ``check_model_text`` has taken; trees without a split add nothing and are left out.
+def build_tree_arrays(trees: list[Tree]) -> TreeArrays:
+    """Lay trees out as arrays; trees without a split add nothing and are left out.
 
     Raises:
-        TooLargeForestError: Its constants would take more than ``MAX_CONSTANTS_BYTES``.
+        UnsuitableTreesError: The constants would take more than ``MAX_CONSTANTS_BYTES``.
     """
-    import numpy as np
-
-    growing = _Growing()
-    for fields in split_trees(text):
-        if fields["num_leaves"] != "1":
-            _add_tree(growing, fields)
-    columns = list(zip(*growing.rows, strict=True)) or [()] * 9
-    threshold = np.array(columns.pop(1), np.float64)
-    feature, decision, left, right, *others = (np.array(column, np.int64) for column in columns)
-    asked_before, from_side, first_word, n_levels = others
-    sizes = [constants.size for constants in growing.constants]
-    return Forest(
-        feature=feature,
-        threshold=threshold,
-        decision=decision,
-        left=left,
-        right=right,
-        asked_before=asked_before,
-        from_side=from_side,
-        first_word=first_word,
-        n_levels=n_levels,
-        words=np.array(growing.words or [0], np.int64),
-        tree_start=np.array(growing.starts, np.int64),
-        constants=np.concatenate(
-            [constants.ravel() for constants in growing.constants] or [np.zeros(0)]
-        ),
+    rows: list[tuple[float, ...]] = []
+    words: list[int] = []
+    starts = [0]
+    constants: list[Doubles] = []
+    n_bytes = 0
+    for tree in trees:
+        if not tree.features:
+            continue
+        walk = _walk(tree)
+        rows += _node_rows(tree, walk, len(words))
+        words += tree.set_words
+        starts.append(len(rows))
+        n_points = (walk.max_features + 1) // 2
+        # Checked before the constants are made, so that a refused model never takes the memory.
+        n_bytes += 8 * N_CONSTANTS * n_points * len(walk.index)
+        if n_bytes > MAX_CONSTANTS_BYTES:
+            raise UnsuitableTreesError(
+                f"the constants of its trees take more than {MAX_CONSTANTS_BYTES >> 20} MB"
+            )
+        constants.append(_constants(np.array(walk.shares), n_points))
+    nodes = np.array(rows, _NODE)
+    sizes = [part.size for part in constants]
+    return TreeArrays(
+        **{name: np.ascontiguousarray(nodes[name]) for name in _NODE.fields or ()},
+        words=np.array(words or [0], np.int64),
+        tree_start=np.array(starts, np.int64),
+        constants=np.concatenate([np.zeros(0), *(part.ravel() for part in constants)]),
         constants_start=np.cumsum([0, *sizes], dtype=np.int64)[:-1],
-        n_points=np.array([len(constants) for constants in growing.constants], np.int64),
+        n_points=np.array([len(part) for part in constants], np.int64),
     )
+
+
+@dataclass
+class _Walk:
+    """What a walk down one tree collects, node by node, in an order of parents first.
+
+    Attributes:
+        index: LightGBM's node number to the index in this order.
+        above: Of each node (``same_feature_above``, ``side_above``).
+        shares: Of each node the row that ``_constants`` reads.
+        max_features: Largest number of distinct features on a path.
+    """
+
+    index: dict[int, int] = field(default_factory=dict)
+    above: list[tuple[int, int]] = field(default_factory=list)
+    shares: list[tuple[float, ...]] = field(default_factory=list)
+    max_features: int = 0
 
 
 @dataclass(frozen=True)
@@ -127,116 +148,86 @@ class _Step:
 
     Attributes:
         node: LightGBM's number.
-        asked: Feature to (place, side, share) of the last node of the path that asks for it.
-        reach: Product of the shares on the path.
+        splits: Feature to (index, side, share of rows) of the path's last node that tests it.
+        reach: Share of the rows that reach the node.
     """
 
     node: int
-    asked: dict[int, tuple[int, int, float]]
+    splits: dict[int, tuple[int, int, float]]
     reach: float
 
 
-def _add_tree(growing: _Growing, fields: dict[str, str]) -> None:
-    import numpy as np
+def _walk(tree: Tree) -> _Walk:
+    walk = _Walk()
+    stack = [_Step(0, {}, 1.0)]
+    while stack:
+        step = stack.pop()
+        node, feature = step.node, tree.features[step.node]
+        index = walk.index[node] = len(walk.index)
+        above, side_above, before = step.splits.get(feature, (-1, 0, 1.0))
+        row = [float(above >= 0), before]
+        for side, child in ((RIGHT, tree.right[node]), (LEFT, tree.left[node])):
+            is_node = child >= 0
+            n_rows = tree.node_counts[child] if is_node else tree.leaf_counts[~child]
+            part = n_rows / tree.node_counts[node]
+            share, reach = before * part, step.reach * part
+            splits = {**step.splits, feature: (index, side, share)}
+            walk.max_features = max(walk.max_features, len(splits))
+            if is_node:
+                stack.append(_Step(child, splits, reach))
+            row += [share, 1.0 if is_node else reach * tree.leaf_values[~child]]
+        walk.shares.append(tuple(row))
+        walk.above.append((above, side_above))
+    return walk
 
-    features, left, right = (
-        list(map(int, fields[name].split()))
-        for name in ("split_feature", "left_child", "right_child")
-    )
-    thresholds, values = (
-        list(map(float, fields[name].split())) for name in ("threshold", "leaf_value")
-    )
-    decisions, leaf_counts, counts = (
-        list(map(int, fields[name].split()))
-        for name in ("decision_type", "leaf_count", "internal_count")
-    )
-    bounds = list(map(int, fields.get("cat_boundaries", "").split()))
-    place: dict[int, int] = {}
-    way, shares, most_features = [], [], 0
-    waiting = [_Step(0, {}, 1.0)]
-    while waiting:
-        step = waiting.pop()
-        node, here = step.node, len(place)
-        place[node] = here
-        asked_before, from_side, before = step.asked.get(features[node], (-1, 0, 1.0))
-        share = []
-        for side, child in ((2, right[node]), (1, left[node])):
-            part = (counts[child] if child >= 0 else leaf_counts[~child]) / counts[node]
-            asked = {**step.asked, features[node]: (here, side, before * part)}
-            most_features = max(most_features, len(asked))
-            if child >= 0:
-                waiting.append(_Step(child, asked, step.reach * part))
-            share += [before * part, 1.0 if child >= 0 else step.reach * part * values[~child]]
-        shares.append((float(asked_before >= 0), before, *share))
-        way.append((asked_before, from_side))
-    for node, (asked_before, from_side) in zip(place, way, strict=True):
-        low, high = (
-            bounds[int(thresholds[node]) :][:2] if decisions[node] & _IS_CATEGORICAL else (0, 0)
-        )
-        children = (place.get(left[node], len(place)), place.get(right[node], len(place)))
-        levels = (len(growing.words) + low, 32 * (high - low))
-        growing.rows.append(
+
+def _node_rows(tree: Tree, walk: _Walk, first_word: int) -> list[tuple[float, ...]]:
+    """Return the rows of ``_NODE`` of one tree, whose level sets begin at a word."""
+    n_nodes = len(walk.index)
+    rows = []
+    for node, above in zip(walk.index, walk.above, strict=True):
+        start, end = tree.level_words(node) if tree.is_categorical(node) else (0, 0)
+        rows.append(
             (
-                features[node],
-                thresholds[node],
-                decisions[node],
-                *children,
-                asked_before,
-                from_side,
-                *levels,
+                *(tree.features[node], tree.thresholds[node], tree.decisions[node]),
+                # Leaves are not in the index: they get the number of nodes.
+                walk.index.get(tree.left[node], n_nodes),
+                walk.index.get(tree.right[node], n_nodes),
+                *above,
+                *(first_word + start, _LEVELS_PER_WORD * (end - start)),
             )
         )
-    growing.words += map(int, fields.get("cat_threshold", "").split())
-    growing.starts.append(len(growing.rows))
-    n_points = (most_features + 1) // 2
-    growing.n_bytes += 8 * N_CONSTANTS * n_points * len(place)
-    if growing.n_bytes > MAX_CONSTANTS_BYTES:
-        raise TooLargeForestError(
-            f"the constants of its trees take more than {MAX_CONSTANTS_BYTES >> 20} MB"
-        )
-    growing.constants.append(_constants(np.array(shares), n_points))
+    return rows
 
 
 def _constants(shares: Doubles, n_points: int) -> Doubles:
     """Return the constants of a tree's nodes.
 
     Args:
-        shares: Per node whether its feature was asked for above, the share of rows along the path
-            as far as that feature decides it, then for the right and the left child that share and
-            the weight (value times reach) of a leaf, 1 for a node.
+        shares: Per node whether its feature was tested above, the share of rows along the path as
+            far as that feature decides it, then for the right and the left child that share and
+            the weight (value times reach) of a leaf, 1 for a node; shape (nodes, 6).
         n_points: Points of the quadrature.
 
     Returns:
-        Shape (n_points, nodes, 9). Factors of the path's product, each times the leaf's weight:
-            left child if the row goes left, if it
-        leaves the path here, if it left before; the same of the right child. Then what the
-            feature's factor is worth at the point: for
-        the left child if the row goes left, the right child if it goes right, and either if it
-            leaves the path here.
+        Shape (n_points, nodes, 9). First the factors of the left child's product, each times the
+        leaf's weight: if the row goes left, if it leaves the path at this node, if it left before;
+        then the same of the right child. The last three are what the feature's factor is worth at
+        the point: for the left child if the row goes left, for the right child if it goes right,
+        and for either if it leaves the path at this node.
     """
-    import numpy as np
-
     points, weights = gauss_legendre(n_points)
-    was_asked, before, share_right, weight_right, share_left, weight_left = shares.T[:, None, :]
+    was_tested, before, share_right, weight_right, share_left, weight_left = shares.T[:, None, :]
     t, off, w = points[:, None], 1 - points[:, None], weights[:, None]
     # Each factor is divided by its share, which the leaf's weight holds: a path that was left
     # before needs no factor then.
-    on_before = np.where(was_asked, t / before + off, 1.0)
-    worth_before = np.where(was_asked, (1 / before - 1) / on_before, 0.0)
-    on_left, on_right = t / share_left + off, t / share_right + off
-    parts = (
-        *(
-            on_left / on_before * weight_left,
-            off / on_before * weight_left,
-            np.broadcast_to(weight_left, on_left.shape),
-        ),
-        *(
-            on_right / on_before * weight_right,
-            off / on_before * weight_right,
-            np.broadcast_to(weight_right, on_left.shape),
-        ),
-        w * ((1 / share_left - 1) / on_left - worth_before),
-        w * ((1 / share_right - 1) / on_right - worth_before),
-        w * (-1 / off - worth_before),
-    )
-    return np.ascontiguousarray(np.stack(parts, axis=-1))
+    on_before = np.where(was_tested, t / before + off, 1.0)
+    worth_before = np.where(was_tested, (1 / before - 1) / on_before, 0.0)
+    factors, worths = [], []
+    for share, weight in ((share_left, weight_left), (share_right, weight_right)):
+        on = t / share + off
+        factors += [on / on_before * weight, off / on_before * weight]
+        factors.append(np.broadcast_to(weight, on.shape))
+        worths.append(w * ((1 / share - 1) / on - worth_before))
+    worths.append(w * (-1 / off - worth_before))
+    return np.ascontiguousarray(np.stack(factors + worths, axis=-1))
