@@ -1,4 +1,4 @@
-"""What each policy achieved and what it cost: metrics by month and over all nights, gains with intervals, trainings."""
+"""Measure policies: metrics over all partitions and by month, gains with intervals, and cost."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from nightshift.backtest.comparison import Comparison, joined
+from nightshift.backtest.comparison import Comparison
 from nightshift.backtest.policies import Policy, PolicyRun, Schedule
-from nightshift.models.predictions import Predictions
+from nightshift.models.predictions import Predictions, joined
 from nightshift.training.splits import rows_of
 
 if TYPE_CHECKING:
@@ -22,19 +22,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PolicyResult:
-    """One policy over all nights.
+    """One policy over all partitions.
 
     Attributes:
-        course: What it did.
-        processor_seconds: Of its trainings, the first model left out.
-        mean_age_days: Mean age of the model that scored, in days; 1 is the evening before.
+        run: What the policy did.
+        processor_seconds: Of its trainings, without the first model.
+        mean_age_days: Mean age of the model that scored, in days; 1 is the day before.
         values: Metrics over all rows.
         by_month: The same by first day of the month of the predicted days.
         gains: Gain on ``never``, by estimated metric, on the same rows; positive is better. Empty
             for ``never`` itself.
     """
 
-    course: PolicyRun
+    run: PolicyRun
     processor_seconds: float
     mean_age_days: float
     values: dict[str, float | None]
@@ -44,25 +44,32 @@ class PolicyResult:
     @property
     def policy(self) -> Policy:
         """Return the policy."""
-        return self.course.policy
+        return self.run.policy
 
 
 def estimated_metrics(spec: ModelSpec) -> tuple[str, ...]:
-    """Return the metrics that get an interval: what promotion and monitoring look at."""
+    """Return the metrics that get an interval: those of promotion and monitoring."""
     return tuple(dict.fromkeys((spec.promotion.metric, spec.monitoring.metric)))
 
 
 class PolicyScoring:
-    """Results of policies on the same nights, against ``never``."""
+    """Measures policies on the same partitions, against ``never``.
+
+    Args:
+        models: The models of the partitions.
+        partitions: The scored ones.
+        metrics: What is measured.
+    """
 
     def __init__(
-        self, fleet: NightlyModels, nights: PartitionRange, metrics: Sequence[str]
+        self, models: NightlyModels, partitions: PartitionRange, metrics: Sequence[str]
     ) -> None:
         import numpy as np
 
-        self._fleet = fleet
+        self._models = models
         self._metrics = metrics
-        self._comparison = Comparison.of(fleet.spec, rows_of(fleet.rows, nights))
+        self._comparison = Comparison.of(models.spec, rows_of(models.rows, partitions))
+        # A partition predicts the day after it.
         predicted_day = self._comparison.dates + np.timedelta64(1, "D")
         self._months = predicted_day.astype("datetime64[M]")
         self._never: dict[str, Statistic] = {}
@@ -72,32 +79,32 @@ class PolicyScoring:
         """Return the number of labelled rows."""
         return int(self._comparison.label.size)
 
-    def result(self, course: PolicyRun) -> PolicyResult:
-        """Measure a course; that of ``never`` comes first."""
-        predictions = joined(
-            [self._fleet.predictions(trained, night) for night, trained in course.served.items()]
-        )
-        statistics = self._comparison.statistics(predictions, estimated_metrics(self._fleet.spec))
-        if course.policy.rhythm is Schedule.NEVER:
-            self._never = statistics
-        ages = [(night - trained).days for night, trained in course.served.items()]
+    def result(self, run: PolicyRun) -> PolicyResult:
+        """Measure the run of a policy; that of ``never`` comes first."""
+        comparison, models = self._comparison, self._models
+        predictions = joined([models.predictions(by, day) for day, by in run.served.items()])
+        statistics = comparison.statistics(predictions, estimated_metrics(models.spec))
+        if run.policy.schedule is Schedule.NEVER:
+            self._never, gains = statistics, {}
+        else:
+            gains = comparison.gains(statistics, self._never)
+        ages = [(day - by).days for day, by in run.served.items()]
         return PolicyResult(
-            course,
-            sum(self._fleet.of(night).processor_seconds for night in course.trained),
-            sum(ages) / len(ages),
-            self._comparison.values(predictions, self._metrics),
-            self._by_month(predictions),
-            self._comparison.gains(statistics, self._never)
-            if self._never is not statistics
-            else {},
+            run=run,
+            processor_seconds=sum(models.of(day).processor_seconds for day in run.trained),
+            mean_age_days=sum(ages) / len(ages),
+            values=comparison.values(predictions, self._metrics),
+            by_month=self._by_month(predictions),
+            gains=gains,
         )
 
     def _by_month(self, predictions: Predictions) -> dict[dt.date, dict[str, float | None]]:
         import numpy as np
 
-        return {
-            month.astype("datetime64[D]").item(): self._comparison.values(
-                predictions, self._metrics, self._months == month
-            )
-            for month in np.unique(self._months)
-        }
+        values = {}
+        for month in np.unique(self._months):
+            is_month = self._months == month
+            first_day = month.astype("datetime64[D]").item()
+            comparison = self._comparison.at(is_month)
+            values[first_day] = comparison.values(predictions.at(is_month), self._metrics)
+        return values

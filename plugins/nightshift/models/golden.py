@@ -66,11 +66,11 @@ class Golden(BaseModel):
 
     @model_validator(mode="after")
     def _has_one_shape(self) -> Self:
-        lists = [self.rows, self.raw, self.contributions]
+        n_answers = {len(self.rows), len(self.raw), len(self.contributions)}
         if self.probability is not None:
-            lists.append(self.probability)
-        widths = {*map(len, self.rows), *(len(row) - 1 for row in self.contributions)}
-        if {*map(len, lists)} != {N_ROWS} or len(widths) != 1:
+            n_answers.add(len(self.probability))
+        n_features = {*map(len, self.rows), *(len(row) - 1 for row in self.contributions)}
+        if n_answers != {N_ROWS} or len(n_features) != 1:
             raise ValueError(f"{N_ROWS} rows, each with a contribution per feature and a base")
         return self
 

@@ -72,7 +72,7 @@ def world() -> pa.Table:
     )
 
 
-def fleet(folder: Path) -> NightlyModels:
+def models(folder: Path) -> NightlyModels:
     return NightlyModels(SPEC, world(), folder)
 
 
@@ -86,8 +86,8 @@ def files(folder: Path) -> dict[str, tuple[str, int]]:
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> NightlyModels:
-    made = fleet(tmp_path_factory.mktemp("undisturbed"))
-    assert sorted(night for night, _ in made.train(NIGHTS, 2)) == NIGHTS
+    made = models(tmp_path_factory.mktemp("undisturbed"))
+    assert sorted(made.train(NIGHTS, 2)) == NIGHTS
     return made
 
 
@@ -121,7 +121,7 @@ def test_killed_run_goes_on_to_the_same_models_and_leaves_no_process(
     undisturbed: NightlyModels, tmp_path: Path
 ):
     folder = tmp_path / "killed"
-    code = f"from tests.unit.backtest.test_nightly_models import *\nlist(fleet(Path({str(folder)!r})).train(NIGHTS, 1))"
+    code = f"from tests.unit.backtest.test_nightly_models import *\nlist(models(Path({str(folder)!r})).train(NIGHTS, 1))"
     script = tmp_path / "train.py"
     script.write_text(
         f"if __name__ == '__main__':\n    from pathlib import Path\n    exec({code!r})\n"
@@ -141,8 +141,8 @@ def test_killed_run_goes_on_to_the_same_models_and_leaves_no_process(
     until(lambda: not processes_of(killed.pid))
     first = files(folder)
     assert 0 < len(first) < len(NIGHTS)
-    resumed = fleet(folder)
-    again = [night for night, _ in resumed.train(NIGHTS, 2)]
+    resumed = models(folder)
+    again = list(resumed.train(NIGHTS, 2))
     assert len(again) == len(NIGHTS) - len(first)
     after = files(folder)
     assert {name: after[name] for name in first} == first

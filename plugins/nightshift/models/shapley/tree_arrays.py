@@ -184,7 +184,7 @@ def _walk(tree: Tree) -> _Walk:
 def _node_rows(tree: Tree, walk: _Walk, first_word: int) -> list[tuple[float, ...]]:
     """Return the rows of ``_NODE`` of one tree, whose level sets begin at a word."""
     n_nodes = len(walk.index)
-    rows = []
+    rows: list[tuple[float, ...]] = []
     for node, above in zip(walk.index, walk.above, strict=True):
         start, end = tree.level_words(node) if tree.is_categorical(node) else (0, 0)
         rows.append(
