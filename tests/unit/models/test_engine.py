@@ -11,7 +11,7 @@ import pytest
 from tests.unit.models.models import SHAPES, make_booster, make_matrix, trees_of
 from tests.unit.models.test_shap_values import SPEC, _rows
 
-from nightshift.models.engines import engine, equivalence
+from nightshift.models.engines import engine
 from nightshift.models.engines.engine import choose_engine
 from nightshift.models.engines.equivalence import prove_engines
 from nightshift.models.engines.quickscorer import QuickScorer
@@ -120,14 +120,14 @@ def test_a_batch_is_scored_by_the_reference_when_the_accelerated_engine_fails_in
 def test_a_proof_says_no_when_the_accelerated_engine_is_wrong(proved, monkeypatch, damage):
     rows = _rows(50, seed=2)
 
-    def other(trees, matrix):
+    def other(self, matrix):
         if damage == "dies":
             raise OSError("signal 11")
         return (
             np.nextafter(proved.raw(rows), np.inf) if damage == "differs" else proved.raw(rows)[:-1]
         )
 
-    monkeypatch.setattr(equivalence, "_quick_raw", other)
+    monkeypatch.setattr(QuickScorer, "raw", other)
     proof = prove_engines(proved, rows.slice(0, 0) if damage == "no rows" else rows)
     expected = {
         "differs": "50 of 50 raw scores differ",

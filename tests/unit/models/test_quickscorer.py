@@ -55,10 +55,10 @@ def test_a_matrix_may_lie_in_memory_in_any_order(order):
 
 def test_rows_are_the_same_bits_as_a_python_loop_gives():
     booster, matrix = make_booster(7, num_leaves=70, rounds=2, min_data_in_leaf=2), _edges(150)
-    tables = tuple(vars(build_leaf_masks(trees_of(booster))).values())
+    tables = build_leaf_masks(trees_of(booster))
     total = np.empty(len(matrix))
     with np.errstate(over="ignore"):
-        add_leaves(matrix, total, *tables)
+        add_leaves(matrix, total, **tables)
 
     assert total.tobytes() == booster.predict(matrix, raw_score=True).tobytes()
 

@@ -103,7 +103,7 @@ def test_lightgbm_computes_contributions_when_the_kernel_gives_others_than_the_g
     assert Contributions(stored).is_accelerated
 
     monkeypatch.setattr(
-        kernels, "jit", lambda loops: lambda matrix, added, *arrays: added.fill(0.25)
+        kernels, "jit", lambda loops: lambda matrix, added, **arrays: added.fill(0.25)
     )
     assert not Contributions(stored).is_accelerated
     assert "golden" in caplog.text

@@ -85,7 +85,7 @@ def test_contributions_are_those_of_lightgbm_when_a_path_asks_thirty_features():
         "num_threads": 1,
     }
     booster = lgb.train(params, lgb.Dataset(matrix, label), 5)
-    deepest = max(build_tree_arrays(trees_of(booster)).n_points)
+    deepest = max(build_tree_arrays(trees_of(booster))["n_points"])
 
     assert deepest >= 10
     _assert_equal(booster, matrix[:200])
@@ -101,7 +101,7 @@ def test_a_feature_counts_once_when_a_path_asks_it_many_times():
         5,
     )
 
-    assert set(build_tree_arrays(trees_of(booster)).n_points.tolist()) == {1}
+    assert set(build_tree_arrays(trees_of(booster))["n_points"].tolist()) == {1}
     _assert_equal(booster, values[::7])
 
 

@@ -50,10 +50,12 @@ def prove_engines(model: TrainedModel, rows: pa.Table) -> dict[str, Any]:
 
 def _compare(trees: list[Tree], matrix: Matrix, expected: Vector) -> str | None:
     """Return why the accelerated engine may not score a model; None if every bit is equal."""
+    from nightshift.models.engines.quickscorer import QuickScorer
+
     if not len(expected):
         return "there is no evaluation row"
     try:
-        raw = _quick_raw(trees, matrix)
+        raw = QuickScorer(trees).raw(matrix)
     except UnsuitableTreesError as error:
         return str(error)
     except Exception as error:  # noqa: BLE001  (an accelerated engine must not stop a training)
@@ -62,12 +64,6 @@ def _compare(trees: list[Tree], matrix: Matrix, expected: Vector) -> str | None:
         return None
     n_different = int((raw != expected).sum()) if raw.shape == expected.shape else len(expected)
     return f"{n_different} of {len(expected)} raw scores differ"
-
-
-def _quick_raw(trees: list[Tree], matrix: Matrix) -> Vector:
-    from nightshift.models.engines.quickscorer import QuickScorer
-
-    return QuickScorer(trees).raw(matrix)
 
 
 def objection_to_proof(proof: dict[str, Any] | None) -> str | None:

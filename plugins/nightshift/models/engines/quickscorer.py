@@ -12,9 +12,9 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Hashable, Iterator, Sequence
-from dataclasses import dataclass
+from functools import partial
 from itertools import product
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from nightshift.models.model_format.trees import Tree
 
+    Arrays = dict[str, npt.NDArray[Any]]
     Doubles = npt.NDArray[np.float64]
     Integers = npt.NDArray[np.int64]
     Words = npt.NDArray[np.uint64]
@@ -43,51 +44,6 @@ _WORD_BITS = 64
 _ALL_LEAVES = (1 << _WORD_BITS) - 1
 
 
-@dataclass(frozen=True)
-class LeafMasks:
-    """All nodes of all trees, by chunk of trees, feature and threshold.
-
-    Attributes:
-        feature: Column that each group of numeric nodes tests; the nodes of a group also treat
-            missing values alike.
-        missing: LightGBM's decision bits of each group.
-        first_node: Where the nodes of each chunk's groups begin, and the number of nodes; shape
-            (chunks * groups + 1,).
-        threshold: Largest value that passes a node, rising within a chunk's group; like the next
-            two of shape (nodes,).
-        word: Index of the word that a node changes, within its chunk.
-        mask: The leaves that stay when a row does not pass.
-        set_feature: Column of each categorical feature; shape (sets,).
-        n_levels: Levels with a mask of their own; unknown and missing ones have the mask after
-            them.
-        first_set: Where the tables of each chunk's categorical features begin; shape (chunks * sets
-            + 1,).
-        set_word: Index of the word that a table changes, within its chunk.
-        set_start: Where a table begins in ``set_mask``.
-        set_mask: For each level the leaves that stay.
-        first_tree: First tree of each chunk, and the number of trees; shape (chunks + 1,).
-        first_word: First word of each tree, and the number of words; shape (trees + 1,).
-        leaf_value: Values of each word's leaves, each where ``DE_BRUIJN`` puts its bit; shape
-            (words, 64).
-    """
-
-    feature: Integers
-    missing: Integers
-    first_node: Integers
-    threshold: Doubles
-    word: Integers
-    mask: Words
-    set_feature: Integers
-    n_levels: Integers
-    first_set: Integers
-    set_word: Integers
-    set_start: Integers
-    set_mask: Words
-    first_tree: Integers
-    first_word: Integers
-    leaf_value: Doubles
-
-
 class QuickScorer:
     """The trees of a model, ready to score.
 
@@ -99,13 +55,12 @@ class QuickScorer:
     """
 
     def __init__(self, trees: list[Tree]) -> None:
-        self._arrays = tuple(vars(build_leaf_masks(trees)).values())
-        self._kernel = jit(add_leaves)
+        self._add_leaves = partial(jit(add_leaves), **build_leaf_masks(trees))
 
     def raw(self, matrix: Doubles) -> Doubles:
         """Return raw scores, shape (n,), of a matrix of ``TrainedModel.encode``, shape (n, k)."""
         total = np.empty(len(matrix))
-        in_threads(lambda rows: self._kernel(matrix[rows], total[rows], *self._arrays), len(matrix))
+        in_threads(lambda rows: self._add_leaves(matrix[rows], total[rows]), len(matrix))
         return total
 
 
@@ -151,8 +106,8 @@ class _LevelTables:
         self.masks[position][stops] &= np.uint64(mask)
 
 
-def build_leaf_masks(trees: list[Tree]) -> LeafMasks:
-    """Turn trees into tables.
+def build_leaf_masks(trees: list[Tree]) -> Arrays:
+    """Return the arrays of ``quickscorer_kernel.add_leaves`` by name.
 
     Raises:
         UnsuitableTreesError: A tree or the tables of level sets are too large.
@@ -183,23 +138,23 @@ def build_leaf_masks(trees: list[Tree]) -> LeafMasks:
     chunks = range(len(first_tree) - 1)
     node_keys = [(chunk, *group) for chunk, group in product(chunks, groups)]
     masks = dict(sorted(tables.masks.items()))
-    return LeafMasks(
-        feature=_integers([feature for feature, _ in groups]),
-        missing=_integers([missing for _, missing in groups]),
-        first_node=_starts([node[:3] for node in nodes], node_keys),
-        threshold=np.array([node.threshold for node in nodes], np.float64),
-        word=_integers([node.word for node in nodes]),
-        mask=np.array([node.mask for node in nodes], np.uint64),
-        set_feature=_integers(list(n_levels)),
-        n_levels=_integers(list(n_levels.values())),
-        first_set=_starts([key[:2] for key in masks], list(product(chunks, n_levels))),
-        set_word=_integers([word for _, _, word in masks]),
-        set_start=np.cumsum([0, *map(len, masks.values())])[:-1],
-        set_mask=np.concatenate([np.zeros(0, np.uint64), *masks.values()]),
-        first_tree=_integers(first_tree),
-        first_word=first_word,
-        leaf_value=np.array(leaf_values),
-    )
+    return {
+        "feature": _integers([feature for feature, _ in groups]),
+        "missing": _integers([missing for _, missing in groups]),
+        "first_node": _starts([node[:3] for node in nodes], node_keys),
+        "threshold": np.array([node.threshold for node in nodes], np.float64),
+        "word": _integers([node.word for node in nodes]),
+        "mask": np.array([node.mask for node in nodes], np.uint64),
+        "set_feature": _integers(list(n_levels)),
+        "n_levels": _integers(list(n_levels.values())),
+        "first_set": _starts([key[:2] for key in masks], list(product(chunks, n_levels))),
+        "set_word": _integers([word for _, _, word in masks]),
+        "set_start": np.cumsum([0, *map(len, masks.values())])[:-1],
+        "set_mask": np.concatenate([np.zeros(0, np.uint64), *masks.values()]),
+        "first_tree": _integers(first_tree),
+        "first_word": first_word,
+        "leaf_value": np.array(leaf_values),
+    }
 
 
 def _count_words(tree: Tree) -> int:

@@ -38,7 +38,7 @@ each. That finds a word's lowest bit by arithmetic only. Source: Leiserson et al
 """
 
 
-def add_leaves(  # noqa: C901, D417, PLR0912, PLR0913, PLR0915, PLR0917  (one loop nest over plain arrays is what numba makes fast)
+def add_leaves(  # noqa: C901, PLR0912, PLR0913, PLR0915, PLR0917  (one loop nest over plain arrays is what numba makes fast)
     matrix: Doubles,
     total: Doubles,
     feature: Integers,
@@ -62,7 +62,27 @@ def add_leaves(  # noqa: C901, D417, PLR0912, PLR0913, PLR0915, PLR0917  (one lo
     Args:
         matrix: The model's matrix, shape (n, k).
         total: Receives the result, shape (n,).
-        feature: This and all that follow: the arrays of a ``LeafMasks``, in its order.
+        feature: Column that each group of numeric nodes tests; the nodes of a group also treat
+            missing values alike. All arrays from here on are about chunks of trees.
+        missing: LightGBM's decision bits of each group.
+        first_node: Where the nodes of each chunk's groups begin, and the number of nodes; shape
+            (chunks * groups + 1,).
+        threshold: Largest value that passes a node, rising within a chunk's group; like the next
+            two of shape (nodes,).
+        word: Index of the word that a node changes, within its chunk.
+        mask: The leaves that stay when a row does not pass.
+        set_feature: Column of each categorical feature; shape (sets,).
+        n_levels: Levels with a mask of their own; unknown and missing ones have the mask after
+            them.
+        first_set: Where the tables of each chunk's categorical features begin; shape (chunks * sets
+            + 1,).
+        set_word: Index of the word that a table changes, within its chunk.
+        set_start: Where a table begins in ``set_mask``.
+        set_mask: For each level the leaves that stay.
+        first_tree: First tree of each chunk, and the number of trees; shape (chunks + 1,).
+        first_word: First word of each tree, and the number of words; shape (trees + 1,).
+        leaf_value: Values of each word's leaves, each where ``DE_BRUIJN`` puts its bit; shape
+            (words, 64).
     """
     n_rows, n_groups, n_sets = len(matrix), len(feature), len(set_feature)
     # Indexes of inner loops are unsigned: a negative one would count from the end, which costs a

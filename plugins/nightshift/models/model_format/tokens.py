@@ -66,11 +66,9 @@ def parse_integers(text: str, where: str, n: int | None = None) -> list[int]:
     Raises:
         ModelTextError: The text has another form, a value beyond 32 bits, or the wrong count.
     """
-    if text and not _INTEGERS.fullmatch(text):
-        raise refused(f"{where} holds something other than integers", "integers", text[:40])
-    values = [int(word) for word in text.split(" ")] if text else []
-    if values and max(map(abs, values)) > LARGEST_INTEGER:
-        largest = max(values, key=abs)
+    values = [int(word) for word in _split(text, where, "integers", _INTEGERS)]
+    largest = max(values, key=abs, default=0)
+    if abs(largest) > LARGEST_INTEGER:
         raise refused(
             f"{where} holds a number beyond 32 bits", f"at most {LARGEST_INTEGER}", str(largest)
         )
@@ -83,16 +81,20 @@ def parse_numbers(text: str, where: str, n: int | None = None) -> list[float]:
     Raises:
         ModelTextError: The text has another form, an infinite value, or the wrong count.
     """
-    if text and not _NUMBERS.fullmatch(text):
-        raise refused(
-            f"{where} holds something other than finite numbers", "finite numbers", text[:40]
-        )
-    values = [float(word) for word in text.split(" ")] if text else []
+    values = [float(word) for word in _split(text, where, "finite numbers", _NUMBERS)]
     if not all(map(math.isfinite, values)):
         raise refused(
             f"{where} holds a number that is too large for a double", "finite numbers", "infinity"
         )
     return _counted(values, where, n)
+
+
+def _split(text: str, where: str, expected: str, form: re.Pattern[str]) -> list[str]:
+    if not text:
+        return []
+    if not form.fullmatch(text):
+        raise refused(f"{where} holds something other than {expected}", expected, text[:40])
+    return text.split(" ")
 
 
 def _counted(values: list[Number], where: str, n: int | None) -> list[Number]:

@@ -36,7 +36,7 @@ _OFF_PATH = 0
 """Instead of a side: a node above that tests the same feature has led the row off the path."""
 
 
-def explain(  # noqa: C901, D417, PLR0912, PLR0913, PLR0915, PLR0917  (one loop nest over plain arrays is what numba makes fast)
+def explain(  # noqa: C901, PLR0912, PLR0913, PLR0915, PLR0917  (one loop nest over plain arrays is what numba makes fast)
     matrix: Doubles,
     added: Doubles,
     feature: Integers,
@@ -59,7 +59,23 @@ def explain(  # noqa: C901, D417, PLR0912, PLR0913, PLR0915, PLR0917  (one loop 
     Args:
         matrix: The model's matrix, shape (n, k).
         added: Receives the result, shape (n, k).
-        feature: This and all that follow: the arrays of a ``TreeArrays``, in its order.
+        feature: Column that each inner node tests; like the next eight of shape (nodes,). Within a
+            tree a node comes before its children.
+        threshold: Largest value that goes left.
+        decision: LightGBM's bits: categorical, missing goes left, what counts as missing.
+        left: Index of the left child within its tree; for a leaf the tree's number of nodes.
+        right: The same of the right child.
+        same_feature_above: Index within its tree of the last node above that tests the same
+            feature; -1 for none.
+        side_above: The side on which the path leaves that node: ``LEFT`` or ``RIGHT``.
+        first_word: First word of a categorical node's level set in ``words``.
+        n_levels: Levels that this set has bits for.
+        words: 32 levels in each; shape (words,).
+        tree_start: First node of each tree, and the number of nodes; shape (trees + 1,).
+        constants: Of each tree ``n_points`` by nodes by ``N_CONSTANTS``, one after another; see
+            ``tree_arrays``.
+        constants_start: Where each tree's constants begin; shape (trees,).
+        n_points: Points of the quadrature of each tree; shape (trees,).
     """
     n_rows, n_features = matrix.shape
     n_trees, max_nodes = len(n_points), 1

@@ -98,10 +98,10 @@ def shapley_kernel(trees: list[Tree]) -> Callable[[Matrix], Matrix]:
     from nightshift.models.shapley.kernel import explain
     from nightshift.models.shapley.tree_arrays import build_tree_arrays
 
-    return partial(_explain, jit(explain), tuple(vars(build_tree_arrays(trees)).values()))
+    return partial(_explain, partial(jit(explain), **build_tree_arrays(trees)))
 
 
-def _explain(kernel: Callable[..., None], arrays: tuple[object, ...], matrix: Matrix) -> Matrix:
+def _explain(kernel: Callable[..., None], matrix: Matrix) -> Matrix:
     """Explain all rows in threads; a row's values do not depend on how rows are divided."""
     import numpy as np
 
@@ -109,5 +109,5 @@ def _explain(kernel: Callable[..., None], arrays: tuple[object, ...], matrix: Ma
 
     matrix = np.ascontiguousarray(matrix)
     added = np.empty_like(matrix)
-    in_threads(lambda rows: kernel(matrix[rows], added[rows], *arrays), len(matrix))
+    in_threads(lambda rows: kernel(matrix[rows], added[rows]), len(matrix))
     return added

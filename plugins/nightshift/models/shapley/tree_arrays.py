@@ -12,7 +12,7 @@ al. (2020), From local explanations to global understanding; docs/adr/0023-exact
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
     from nightshift.models.model_format.trees import Tree
 
+    Arrays = dict[str, npt.NDArray[Any]]
     Doubles = npt.NDArray[np.float64]
-    Integers = npt.NDArray[np.int64]
 
 N_CONSTANTS = 9
 """Per node and point of the quadrature; ``_constants`` names them."""
@@ -48,47 +48,8 @@ _NODE = np.dtype(
 )
 
 
-@dataclass(frozen=True)
-class TreeArrays:
-    """All inner nodes of all trees; within a tree a node comes before its children.
-
-    Attributes:
-        feature: Column that each node tests; like the next eight of shape (nodes,).
-        threshold: Largest value that goes left.
-        decision: LightGBM's bits: categorical, missing goes left, what counts as missing.
-        left: Index of the left child within its tree; for a leaf the tree's number of nodes.
-        right: The same of the right child.
-        same_feature_above: Index within its tree of the last node above that tests the same
-            feature; -1 for none.
-        side_above: The side on which the path leaves that node: ``LEFT`` or ``RIGHT``.
-        first_word: First word of a categorical node's level set in ``words``.
-        n_levels: Levels that this set has bits for.
-        words: 32 levels in each; shape (words,).
-        tree_start: First node of each tree, and the number of nodes; shape (trees + 1,).
-        constants: See ``_constants``; of each tree ``n_points`` by nodes by ``N_CONSTANTS``, one
-            after another.
-        constants_start: Where each tree's constants begin; shape (trees,).
-        n_points: Points of the quadrature of each tree; shape (trees,).
-    """
-
-    feature: Integers
-    threshold: Doubles
-    decision: Integers
-    left: Integers
-    right: Integers
-    same_feature_above: Integers
-    side_above: Integers
-    first_word: Integers
-    n_levels: Integers
-    words: Integers
-    tree_start: Integers
-    constants: Doubles
-    constants_start: Integers
-    n_points: Integers
-
-
-def build_tree_arrays(trees: list[Tree]) -> TreeArrays:
-    """Lay trees out as arrays; trees without a split add nothing and are left out.
+def build_tree_arrays(trees: list[Tree]) -> Arrays:
+    """Return the arrays of ``kernel.explain`` by name; trees without a split add nothing.
 
     Raises:
         UnsuitableTreesError: The constants would take more than ``MAX_CONSTANTS_BYTES``.
@@ -115,14 +76,15 @@ def build_tree_arrays(trees: list[Tree]) -> TreeArrays:
         constants.append(_constants(np.array(walk.shares), n_points))
     nodes = np.array(rows, _NODE)
     sizes = [part.size for part in constants]
-    return TreeArrays(
-        **{name: np.ascontiguousarray(nodes[name]) for name in _NODE.fields or ()},
-        words=np.array(words or [0], np.int64),
-        tree_start=np.array(starts, np.int64),
-        constants=np.concatenate([np.zeros(0), *(part.ravel() for part in constants)]),
-        constants_start=np.cumsum([0, *sizes], dtype=np.int64)[:-1],
-        n_points=np.array([len(part) for part in constants], np.int64),
-    )
+    return {
+        # The kernel is compiled for contiguous arrays.
+        **{name: np.ascontiguousarray(nodes[name]) for name in _NODE.names or ()},
+        "words": np.array(words or [0], np.int64),
+        "tree_start": np.array(starts, np.int64),
+        "constants": np.concatenate([np.zeros(0), *(part.ravel() for part in constants)]),
+        "constants_start": np.cumsum([0, *sizes], dtype=np.int64)[:-1],
+        "n_points": np.array([len(part) for part in constants], np.int64),
+    }
 
 
 @dataclass
