@@ -1,4 +1,4 @@
-"""Compare predictions of the same rows: metrics, and gains with an interval that is drawn by day."""
+"""Compare predictions of the same rows: metrics, and gains with intervals drawn by day."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Comparison:
         return {name: statistic(name, self.label, predictions, self.days) for name in metrics}
 
     def gains(self, first: Statistics, second: Statistics) -> dict[str, Estimate]:
-        """Estimate by how much the first is better than the second, paired, in the metric's unit."""
+        """Estimate by how much the first is better, paired by row, in the metric's unit."""
         return {name: self._gain(name, first[name], second[name]) for name in first}
 
     def _gain(self, metric: str, first: Statistic, second: Statistic) -> Estimate:

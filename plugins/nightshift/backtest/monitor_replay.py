@@ -154,7 +154,7 @@ class MonitorReplay:
     _champions: dict[int, Champion] = field(default_factory=dict)
 
     def has_triggered(self, day: dt.date, run: PolicyRun) -> bool:
-        """Return whether the monitor of a partition requests a retrain; see ``policies.Trigger``."""
+        """Return whether the monitor of a partition requests a retrain."""
         context = ReplayedContext(
             settings=self.settings,
             spec=self.models.spec,
@@ -186,7 +186,7 @@ def status_of(verdict: Verdict) -> NightStatus:
 
 
 def _outcomes(models: NightlyModels, trained_on: dt.date, day: dt.date) -> pa.Table:
-    """Return labelled rows with their predictions, as ``monitoring.outcomes.read_outcomes`` does."""
+    """Return labelled rows with their predictions, as ``read_outcomes`` does."""
     import numpy as np
     import pyarrow as pa
 

@@ -71,7 +71,7 @@ class NightlyModels:
         return [day for day in days if not _file(self.folder, day).is_file()]
 
     def train(self, days: Sequence[dt.date], n_processes: int) -> Iterator[dt.date]:
-        """Train the missing models; yield each day when it is done. A finished one survives a kill."""
+        """Train the missing models and yield each day when done; a kill loses none of these."""
         missing = self.missing(days)
         if not missing:
             return

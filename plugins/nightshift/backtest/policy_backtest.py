@@ -1,4 +1,4 @@
-"""Backtest retraining policies of one model: train every day once, simulate each policy, compare."""
+"""Backtest retraining policies: train the model of every day once, then simulate each policy."""
 
 from __future__ import annotations
 

@@ -96,12 +96,13 @@ def _label(result: PolicyResult) -> str:
 def _draw_months(axes: Axes, backtest: PolicyBacktest) -> None:
     import numpy as np
 
-    metric, (never, *others) = backtest.spec.promotion.metric, backtest.results
+    metric = backtest.spec.promotion.metric
+    never, *challengers = backtest.results
     months = [f"{month:%b}" for month in never.by_month]
     sign = 1 if METRICS[metric].better == "higher" else -1
     baseline = _monthly(never, metric)
     axes.axhline(0, **_ZERO_LINE)
-    for result in others:
+    for result in challengers:
         is_gated = result.policy.is_gated
         axes.plot(
             months,

@@ -66,7 +66,7 @@ def library_path() -> Path:
 
 
 def predict_raw(booster: lgb.Booster, matrix: Matrix) -> Vector:
-    """Return raw scores (log-odds, or the label's unit) of shape (n,) for a matrix of ``encode``."""
+    """Return raw scores (log-odds, or the label's unit), shape (n,), of a matrix of ``encode``."""
     import numpy as np
 
     return np.asarray(

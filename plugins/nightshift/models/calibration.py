@@ -37,7 +37,7 @@ def fit_calibration(method: Calibration, raw: Vector, label: Vector) -> dict[str
     """
     if method == "platt":
         slope, intercept = fit_logistic(raw, label)
-        # A falling curve would reverse the order: these validation days say nothing about the scale.
+        # A falling curve would reverse the order: these days cannot tell the scale.
         if slope > 0:
             return {"method": "platt", "slope": slope, "intercept": intercept}
     if method == "isotonic":

@@ -155,7 +155,7 @@ class Golden(BaseModel):
 
 
 def golden_rows(trees: list[Tree], signature: Signature) -> Matrix:
-    """Make rows of thresholds, the next double above one, levels and missing values.
+    """Make rows of thresholds, next doubles above them, level codes and missing values.
 
     Always the same for the same model: choices follow from a digest of row and column.
 

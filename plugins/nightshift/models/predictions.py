@@ -1,4 +1,4 @@
-"""The predictions of one model for some rows."""
+"""Predictions of a model: scores and, for a binary label, probabilities."""
 
 from __future__ import annotations
 

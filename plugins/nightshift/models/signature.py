@@ -74,7 +74,7 @@ def learn_signature(features: Features, rows: pa.Table) -> Signature:
 
     Args:
         features: The spec's features.
-        rows: The rows that the model is fitted on; other rows must not decide which levels are known.
+        rows: The rows that the model is fitted on; no other rows may decide which levels are known.
 
     Raises:
         SignatureError: A feature column is missing or has an unfit type.

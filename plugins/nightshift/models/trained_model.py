@@ -191,8 +191,8 @@ class TrainedModel:
         predictions are compared.
 
         Raises:
-            ModelTextError: The text is refused; its subclasses say that the child died or that the
-                answers are others.
+            ModelTextError: The text is refused; its subclasses report a dead child process or
+                different answers.
         """
         self.parsed  # noqa: B018  (an unchecked text may end this process in LightGBM)
         if self.golden is None:

@@ -31,7 +31,7 @@ def _forget(monkeypatch):
 
 
 def with_document(model: TrainedModel, **changed: object) -> TrainedModel:
-    """Return the model with a changed document that has the right digest, as whoever forges it would give it."""
+    """Return the model with a changed document that has the right digest, as a forger would."""
     document = json.loads(model.files["model.json"]) | changed
     document.pop(SEAL)
     return TrainedModel.from_files(model.files["model.lgb"], json.dumps(seal(document)).encode())
@@ -164,7 +164,8 @@ def test_good_model_is_taken_when_the_machine_starved_its_first_child(
     _have_child_run(
         monkeypatch,
         tmp_path,
-        f"import pathlib, runpy, time\nran = pathlib.Path({str(ran)!r})\nif not ran.exists(): ran.touch(); time.sleep(60)\n"
+        f"import pathlib, runpy, time\nran = pathlib.Path({str(ran)!r})\n"
+        "if not ran.exists(): ran.touch(); time.sleep(60)\n"
         f"runpy.run_path({real!r}, run_name='__main__')",
     )
     monkeypatch.setattr(sandboxed_load, "DEADLINE_SECONDS", 2.0)
@@ -223,7 +224,8 @@ def test_load_is_refused_when_the_child_has_too_little_memory(models, monkeypatc
 def test_child_knows_nothing_of_our_environment(monkeypatch, tmp_path):
     script = tmp_path / "child.py"
     script.write_text(
-        "import json, os, sys\nprint(json.dumps([sorted(os.environ), 'nightshift' in sys.modules, len(sys.path)]))\n"
+        "import json, os, sys\n"
+        "print(json.dumps([sorted(os.environ), 'nightshift' in sys.modules, len(sys.path)]))\n"
     )
     monkeypatch.setenv("NIGHTSHIFT_WAREHOUSE_PASSWORD", "canary")
     monkeypatch.setattr(sandboxed_load_child, "__file__", str(script))

@@ -1,4 +1,4 @@
-"""Thousands of damaged models, as if the warehouse held their digests: none ends, hangs or misleads the process that loads them."""
+"""Thousands of damaged models with matching digests: none ends, hangs or misleads its process."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def ending(text: str, model: TrainedModel) -> str:
 
 @pytest.mark.parametrize("kind", ["truncated", "child elsewhere"])
 def test_lightgbm_dies_of_mutants_when_nobody_checks_their_text(models, kind):
-    """The control: without the structural check, the child is what dies, and the caller names it."""
+    """The control: without the structural check the child dies, and the caller names the end."""
     model = models["binary"]
     endings = set()
     for number in range(12):

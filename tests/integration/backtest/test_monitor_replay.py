@@ -1,4 +1,4 @@
-"""The replayed monitor and gate say what the product's say, on the same nights of the same warehouse."""
+"""Replayed monitor and gate decide as the product's, on the same partitions and warehouse."""
 
 from __future__ import annotations
 
@@ -7,7 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.integration.monitoring.conftest import TRAINED_ON, World, history, no_report, world  # noqa: F401  (fixtures)
+from tests.integration.monitoring.conftest import (  # noqa: F401  (fixtures)
+    TRAINED_ON,
+    World,
+    history,
+    no_report,
+    world,
+)
 
 from nightshift.backtest import policy_backtest
 from nightshift.backtest.monitor_replay import MonitorReplay, status_of
@@ -56,7 +62,7 @@ SAME = (
 
 @pytest.fixture
 def stormy(world: World, no_report: None) -> World:  # noqa: F811
-    """Return the world after three quiet nights and four on which the wind blows and outcomes are turned around."""
+    """Return the world after three quiet nights and four windy ones with reversed outcomes."""
     for night in NIGHTS:
         world.add_night(
             night.isoformat(),

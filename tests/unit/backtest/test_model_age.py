@@ -1,4 +1,4 @@
-"""Ages on a tiny example: which nights can be compared, and what the oldest model loses, worked out by hand."""
+"""Ages on a tiny example, worked out by hand: comparable partitions, and what age costs."""
 
 from __future__ import annotations
 
@@ -84,7 +84,10 @@ def test_model_of_so_many_evenings_before_is_asked():
 
 
 def test_gain_is_paired_and_has_an_interval_when_days_differ():
-    """The second source is 1 minute worse on even days and 3 on odd ones: 2 in the mean, and no draw of days leaves 1 to 3."""
+    """The second source is 1 minute worse on even days and 3 on odd ones.
+
+    That is 2 in the mean, and no draw of days leaves 1 to 3.
+    """
     days = PartitionRange.of("2013-04-01", "2013-04-10").days
     rows = pa.table({"partition_date": days, LABEL: [0.0] * 10})
     comparison = Comparison.of(SPEC, rows)

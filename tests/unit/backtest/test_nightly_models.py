@@ -1,4 +1,4 @@
-"""Models of all nights, trained in processes of their own: what a kill leaves, what is trained again, and what they say."""
+"""Nightly models are trained in processes of their own, and survive a kill."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_model_is_that_of_its_night_whoever_trains_it(undisturbed: NightlyModels
 
 
 def test_night_learns_only_from_mature_days(undisturbed: NightlyModels):
-    """The night of February 1 knows the flights of January 31 at the latest that are a day old: those of the partition of January 30."""
+    """February 1 knows labels that are a day old: those of the partition of January 30."""
     days = undisturbed.window(NIGHTS[0]).column("partition_date").to_pylist()
     assert (min(days), max(days)) == (dt.date(2020, 1, 1), dt.date(2020, 1, 30))
     assert version_of(undisturbed, NIGHTS[0]).fit_end == dt.date(2020, 1, 24)
@@ -121,7 +121,10 @@ def test_killed_run_goes_on_to_the_same_models_and_leaves_no_process(
     undisturbed: NightlyModels, tmp_path: Path
 ):
     folder = tmp_path / "killed"
-    code = f"from tests.unit.backtest.test_nightly_models import *\nlist(models(Path({str(folder)!r})).train(NIGHTS, 1))"
+    code = (
+        "from tests.unit.backtest.test_nightly_models import *\n"
+        f"list(models(Path({str(folder)!r})).train(NIGHTS, 1))"
+    )
     script = tmp_path / "train.py"
     script.write_text(
         f"if __name__ == '__main__':\n    from pathlib import Path\n    exec({code!r})\n"

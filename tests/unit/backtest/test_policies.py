@@ -1,4 +1,4 @@
-"""Which nights train, and whose model serves, under each policy; nights and answers are written by hand."""
+"""Which partitions train, and whose model serves, under each policy; expected by hand."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ N_NUMERIC, N_LEVELS = 5, 40
 
 
 def make_matrix(n: int, seed: int) -> Matrix:
-    """Return numbers with NaN, zeros and repeated values, then two columns of level codes; shape (n, 7)."""
+    """Return numbers with NaN, zeros and ties, then two columns of level codes; shape (n, 7)."""
     dice = np.random.default_rng(seed)
     matrix = np.empty((n, N_NUMERIC + 2))
     matrix[:, :N_NUMERIC] = dice.normal(size=(n, N_NUMERIC)).round(1)

@@ -1,4 +1,4 @@
-"""Engines: the accelerated one only where it was proved, the reference in any other case, the same bits either way."""
+"""Engines: the accelerated one only where it was proved, else LightGBM; the same bits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""QuickScorer: LightGBM's bits for trees of every size and values at every edge, or a refusal before it scores."""
+"""QuickScorer: LightGBM's bits for trees of every size and values at every edge, or a refusal."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nightshift.models.model_format.trees import UnsuitableTreesError
 
 
 def _edges(n: int) -> np.ndarray:
-    """Return rows with numbers next to zero, negative zeros, thresholds themselves, and levels that no training row had."""
+    """Return rows with almost zeros, negative zeros, thresholds and unknown levels."""
     matrix = make_matrix(n, seed=61)
     for place, number in enumerate((1e-36, -1e-36, -0.0, 1.1e-35, -1.1e-35, 1e300, -1e300)):
         matrix[place::31, place % N_NUMERIC] = number

@@ -38,7 +38,10 @@ def test_whole_model_passes(text):
 
 @pytest.fixture(scope="module")
 def missing():
-    """Return a model whose column tells something only by being missing: LightGBM writes an infinite threshold, and rows to score."""
+    """Return a model with an infinite threshold, and rows to score.
+
+    LightGBM writes one where a column is informative only by being missing.
+    """
     dice = np.random.default_rng(3)
     matrix = dice.normal(size=(900, 2))
     matrix[:, 0] = np.where(dice.random(900) < 0.4, np.nan, dice.integers(0, 3, 900))

@@ -1,4 +1,4 @@
-"""Exact contributions: LightGBM's own numbers, the same bits in any batch and with any number of threads."""
+"""Exact contributions: LightGBM's numbers, the same bits in any batch and number of threads."""
 
 from __future__ import annotations
 

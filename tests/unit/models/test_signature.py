@@ -63,7 +63,7 @@ def test_wrong_type_is_refused(name, values, expected, got):
 
 
 class Rows:
-    """Rows of very many columns, which count how often all names are asked for: a table makes them anew each time."""
+    """Rows of very many columns, which count how often their names are read."""
 
     n_asked = 0
 

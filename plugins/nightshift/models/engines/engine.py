@@ -98,7 +98,8 @@ class AcceleratedEngine:
             if raw.shape == (len(matrix),):
                 return raw
             problem = f"{raw.shape} scores"
-        except Exception as error:  # noqa: BLE001  (scores are published on time, whatever this engine does)
+        # Whatever this engine does, scores are published on time.
+        except Exception as error:  # noqa: BLE001
             problem = f"{type(error).__name__}: {error}"
         logger.warning(
             "Engine %s failed while it scored (%s); lightgbm scores this batch.", self.name, problem

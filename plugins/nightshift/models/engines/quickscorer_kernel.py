@@ -38,7 +38,8 @@ each. That finds a word's lowest bit by arithmetic only. Source: Leiserson et al
 """
 
 
-def add_leaves(  # noqa: C901, PLR0912, PLR0913, PLR0915, PLR0917  (one loop nest over plain arrays is what numba makes fast)
+# One loop nest over plain arrays is what numba makes fast.
+def add_leaves(  # noqa: C901, PLR0912, PLR0913, PLR0915, PLR0917
     matrix: Doubles,
     total: Doubles,
     feature: Integers,
@@ -137,7 +138,7 @@ def add_leaves(  # noqa: C901, PLR0912, PLR0913, PLR0915, PLR0917  (one loop nes
                 end_node = np.uint64(first_node[chunk * n_groups + group + 1])
                 while node < end_node:
                     limit = threshold[node]
-                    # Thresholds rise, so every row of the block passes this node and all later ones.
+                    # Thresholds rise: every row of the block passes this node and all later ones.
                     if limit >= largest:
                         break
                     kept_leaves, at = mask[node], np.uint64(word[node]) * lanes
@@ -155,8 +156,8 @@ def add_leaves(  # noqa: C901, PLR0912, PLR0913, PLR0915, PLR0917  (one loop nes
                         words[at + lane] &= set_mask[start + level[offset + lane]]
             base = first_word[first_tree[chunk]]
             for tree in range(first_tree[chunk], first_tree[chunk + 1]):
-                # The leaf is the lowest bit of the first word that has one. The loop takes words from
-                # the last to the first and overwrites, instead of a branch that stops it.
+                # The leaf is the lowest bit of the first word that has one. The loop goes from the
+                # last word to the first and overwrites, instead of a branch that stops it.
                 for w in range(first_word[tree + 1] - 1, first_word[tree] - 1, -1):
                     at, row = np.uint64(w - base) * lanes, np.uint64(w)
                     for lane in range(lanes):

@@ -1,4 +1,4 @@
-"""Parse and check a text model before LightGBM sees it: a damaged file can end the whole process.
+"""Parse and check a text model before LightGBM sees it: a damaged file can end the process.
 
 The parser knows the format that LightGBM 4 writes and accepts nothing else: each line once, in
 its order, each number in its form. Source: LightGBM issues 7357, 7437 and 7438;

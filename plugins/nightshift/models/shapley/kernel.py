@@ -36,7 +36,8 @@ _OFF_PATH = 0
 """Instead of a side: a node above that tests the same feature has led the row off the path."""
 
 
-def explain(  # noqa: C901, PLR0912, PLR0913, PLR0915, PLR0917  (one loop nest over plain arrays is what numba makes fast)
+# One loop nest over plain arrays is what numba makes fast.
+def explain(  # noqa: C901, PLR0912, PLR0913, PLR0915, PLR0917
     matrix: Doubles,
     added: Doubles,
     feature: Integers,
@@ -129,8 +130,9 @@ def explain(  # noqa: C901, PLR0912, PLR0913, PLR0915, PLR0917  (one loop nest o
                             default = LEFT if limit >= 0.0 else RIGHT
                         for lane in range(LANES):
                             x = value[f, lane]
+                            is_missing = x != x  # noqa: PLR0124
                             side_taken[node, lane] = (
-                                default if x != x else (LEFT if x <= limit else RIGHT)  # noqa: PLR0124
+                                default if is_missing else (LEFT if x <= limit else RIGHT)
                             )
                 above = same_feature_above[at]
                 if above >= 0:

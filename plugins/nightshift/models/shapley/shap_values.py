@@ -44,7 +44,8 @@ class Contributions:
         self._explain: Callable[[Matrix], Matrix] | None = None
         try:
             self._explain = _checked_kernel(model)
-        except Exception as error:  # noqa: BLE001  (whatever a compiler or a full disk does, the partition is published)
+        # Whatever a compiler or a full disk does, the partition is published.
+        except Exception as error:  # noqa: BLE001
             logger.warning(
                 "LightGBM computes the reasons, many times slower: %s: %s",
                 type(error).__name__,
