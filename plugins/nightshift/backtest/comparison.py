@@ -75,5 +75,6 @@ class Comparison:
         return {name: self._gain(name, first[name], second[name]) for name in first}
 
     def _gain(self, metric: str, first: Statistic, second: Statistic) -> Estimate:
+        # A gain is positive when it is better, also for errors.
         sign = 1.0 if METRICS[metric].better == "higher" else -1.0
         return estimate(difference(first, second, sign), self.draws, self.spec.promotion.confidence)

@@ -95,6 +95,7 @@ def comparable_partitions(
 
     The first model is that of the day before the first partition.
     """
+    # The oldest age decides which partitions have all models: fewer ages leave more partitions.
     for n_ages in range(len(ages), 0, -1):
         first = partitions.first.shift(ages[n_ages - 1] - 1)
         n_days = (partitions.last.day - first.day).days + 1

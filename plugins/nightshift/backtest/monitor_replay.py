@@ -64,6 +64,7 @@ class ReplayedContext(MonitoringContext):
     def champion(self) -> Champion:
         """Return the model that served this partition."""
         trained_on = self.served[self.partition.day]
+        # The day as a number stands for the version number of a registry.
         number = trained_on.toordinal()
         if number not in self.champions:
             version = version_of(self.models, trained_on)

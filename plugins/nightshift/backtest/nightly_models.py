@@ -141,6 +141,7 @@ def worker_processes(n_processes: int) -> Iterator[ProcessPoolExecutor]:
     """Give processes of one thread each, which end with this process, however it ends."""
     import multiprocessing
 
+    # Spawned, not forked: a fork would copy the threads' locks of LightGBM and Arrow.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(n_processes, context, _begin_worker) as pool:
         try:

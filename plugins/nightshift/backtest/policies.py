@@ -94,6 +94,7 @@ def run_policy(
     run = PolicyRun(policy)
     champion = partitions.first.shift(-1).day
     for day in partitions.days:
+        # Scored before anything trains: a model serves from the next partition on.
         run.served[day] = champion
         if not _trains(run, day, weekday, trigger):
             continue

@@ -165,6 +165,7 @@ def _run_policies(
         }
         running = set(jobs.values())
         while running:
+            # Short waits, so that the log follows the workers' events.
             finished, running = wait(running, _POLL_SECONDS, FIRST_EXCEPTION)
             while not events.empty():
                 progress.done(*events.get())

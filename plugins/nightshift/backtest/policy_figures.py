@@ -119,6 +119,7 @@ def _draw_months(axes: Axes, backtest: PolicyBacktest) -> None:
 
 
 def _monthly(result: PolicyResult, metric: str) -> list[float]:
+    # NaN leaves a gap in the line where a metric is not defined.
     values = [month[metric] for month in result.by_month.values()]
     return [float("nan") if value is None else value for value in values]
 

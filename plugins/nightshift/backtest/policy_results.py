@@ -84,6 +84,7 @@ class PolicyScoring:
         comparison, models = self._comparison, self._models
         predictions = joined([models.predictions(by, day) for day, by in run.served.items()])
         statistics = comparison.statistics(predictions, estimated_metrics(models.spec))
+        # Every gain is on never retraining, so its statistics are kept for the other policies.
         if run.policy.schedule is Schedule.NEVER:
             self._never, gains = statistics, {}
         else:

@@ -60,6 +60,7 @@ class ProgressLog:
         with self._lock:
             now, work = self.clock(), self.work[work_type]
             work.n_done += 1
+            # Time since the last unit of any type: work in parallel counts once.
             work.seconds += now - self._last_unit
             self._last_unit = now
             if now - self._last_line >= PAUSE_SECONDS:

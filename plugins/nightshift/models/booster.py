@@ -39,10 +39,10 @@ def load_booster(text: str, names: list[str] | None = None) -> lgb.Booster:
 
 
 def load_checked(text: str) -> lgb.Booster:
-    """Load a text that ``check_model_text`` has taken.
+    """Load a text that ``read_model`` has accepted.
 
     Raises:
-        ModelTextError: LightGBM refuses it all the same.
+        ModelTextError: LightGBM refuses it nevertheless.
     """
     import lightgbm as lgb
 
@@ -98,6 +98,7 @@ def importance(booster: lgb.Booster) -> dict[str, float]:
 
 def trees_digest(text: str) -> str:
     """Return the SHA-256, hex, of a text model without its ``parameters:`` block."""
+    # Parameters hold threads and paths of the machine, which change no score.
     trees = re.sub(r"\nparameters:.*?end of parameters\n", "\n", text, flags=re.DOTALL)
     return sha256(trees.encode()).hexdigest()
 

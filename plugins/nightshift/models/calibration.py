@@ -80,6 +80,7 @@ def fit_logistic(log_odds: Vector, label: Vector) -> tuple[float, float]:
     import numpy as np
     from sklearn.linear_model import LogisticRegression
 
+    # A tight tolerance: the result must not depend on where the solver stopped.
     curve = LogisticRegression(C=np.inf, tol=1e-10, max_iter=1000)
     curve.fit(log_odds.reshape(-1, 1), label)
     return _rounded(curve.coef_[0, 0]), _rounded(curve.intercept_[0])

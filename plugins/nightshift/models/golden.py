@@ -169,6 +169,7 @@ def golden_rows(trees: list[Tree], signature: Signature) -> Matrix:
     matrix = np.full((N_ROWS, len(candidates)), np.nan)
     for column, values in enumerate(candidates):
         for row in range(N_ROWS):
+            # Bits of the digest choose: above or not, missing or not, which value.
             number = int.from_bytes(sha256(f"{row} {column}".encode()).digest()[:8])
             is_missing = number // 2 % _MISSING_SHARE == 0
             if is_missing:

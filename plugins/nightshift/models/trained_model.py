@@ -225,6 +225,7 @@ class TrainedModel:
 
     def from_raw(self, raw: Vector) -> Predictions:
         """Turn raw scores of any engine, shape (n,), into score and probability."""
+        # Only a binary score is a log-odds; any other is in the label's unit.
         if self.task != Task.BINARY:
             return Predictions(raw)
         probability = apply_calibration(self.calibration, raw)

@@ -64,6 +64,42 @@ class QuickScorer:
         return total
 
 
+def build_leaf_masks(trees: list[Tree]) -> Arrays:
+    """Return the arrays of ``quickscorer_kernel.add_leaves`` by name.
+
+    Raises:
+        UnsuitableTreesError: A tree or the tables of level sets are too large.
+    """
+    n_words = [_count_words(tree) for tree in trees]
+    first_word, first_tree = np.cumsum([0, *n_words]), _divide_into_chunks(n_words)
+    nodes: list[_NumericNode] = []
+    tables = _LevelTables(_count_levels(trees))
+    leaf_values: list[Doubles] = []
+    for number, tree in enumerate(trees):
+        chunk = bisect_right(first_tree, number) - 1
+        # Words are numbered within the chunk that the kernel works on at once.
+        start = int(first_word[number] - first_word[first_tree[chunk]])
+        leaves, spans = _order_leaves(tree)
+        leaf_values += _leaf_value_rows([tree.leaf_values[leaf] for leaf in leaves])
+        for node, (low, high) in spans.items():
+            feature = tree.features[node]
+            for word, mask in _masks_without(low, high):
+                position = (chunk, feature, start + word)
+                if tree.is_categorical(node):
+                    tables.clear_leaves(position, _levels_that_pass(tree, node), mask)
+                else:
+                    test = (tree.decisions[node], tree.thresholds[node])
+                    nodes.append(_NumericNode(chunk, feature, *test, start + word, mask))
+    chunks = range(len(first_tree) - 1)
+    return {
+        **_numeric_arrays(nodes, chunks),
+        **tables.arrays(chunks),
+        "first_tree": _integers(first_tree),
+        "first_word": first_word,
+        "leaf_value": np.array(leaf_values),
+    }
+
+
 class _NumericNode(NamedTuple):
     """One word that a numeric node changes; its fields are in the order of sorting."""
 
@@ -75,27 +111,41 @@ class _NumericNode(NamedTuple):
     mask: int
 
 
+def _numeric_arrays(nodes: list[_NumericNode], chunks: range) -> Arrays:
+    nodes = sorted(nodes)
+    groups = sorted({(node.feature, node.missing) for node in nodes})
+    all_keys = [(chunk, *group) for chunk, group in product(chunks, groups)]
+    return {
+        "feature": _integers([feature for feature, _ in groups]),
+        "missing": _integers([missing for _, missing in groups]),
+        "first_node": _starts([node[:3] for node in nodes], all_keys),
+        "threshold": np.array([node.threshold for node in nodes], np.float64),
+        "word": _integers([node.word for node in nodes]),
+        "mask": np.array([node.mask for node in nodes], np.uint64),
+    }
+
+
 class _LevelTables:
     """Masks by level of each word that a categorical feature changes.
 
     Args:
-        n_levels: By feature.
+        n_levels: By feature, in order.
     """
 
     def __init__(self, n_levels: dict[int, int]) -> None:
         self._n_levels = n_levels
         self._n_bytes = 0
-        self.masks: dict[tuple[int, int, int], Words] = {}
-        """By chunk, feature and word."""
+        self._masks: dict[tuple[int, int, int], Words] = {}  # by chunk, feature and word
 
     def clear_leaves(
         self, position: tuple[int, int, int], passes: npt.NDArray[np.bool_], mask: int
     ) -> None:
         """Clear the leaves outside a mask for each level that does not pass, known or unknown."""
         n_masks = self._n_levels[position[1]] + 1
-        if position not in self.masks:
-            self.masks[position] = np.full(n_masks, _ALL_LEAVES, np.uint64)
-            self._n_bytes += self.masks[position].nbytes
+        if position not in self._masks:
+            self._masks[position] = np.full(n_masks, _ALL_LEAVES, np.uint64)
+            # Counted while they are made, so that a refused model never fills the memory.
+            self._n_bytes += self._masks[position].nbytes
             if self._n_bytes > MAX_SET_BYTES:
                 raise UnsuitableTreesError(
                     f"its sets of levels take more than {MAX_SET_BYTES >> 20} MB"
@@ -103,58 +153,21 @@ class _LevelTables:
         # The last mask stands for every level without bits, and for a missing value.
         stops = np.ones(n_masks, np.bool_)
         stops[: len(passes)] = ~passes
-        self.masks[position][stops] &= np.uint64(mask)
+        self._masks[position][stops] &= np.uint64(mask)
 
-
-def build_leaf_masks(trees: list[Tree]) -> Arrays:
-    """Return the arrays of ``quickscorer_kernel.add_leaves`` by name.
-
-    Raises:
-        UnsuitableTreesError: A tree or the tables of level sets are too large.
-    """
-    n_words = [_count_words(tree) for tree in trees]
-    first_word, first_tree = np.cumsum([0, *n_words]), _divide_into_chunks(n_words)
-    n_levels = _count_levels(trees)
-    nodes: list[_NumericNode] = []
-    tables = _LevelTables(n_levels)
-    leaf_values: list[Doubles] = []
-    for number, tree in enumerate(trees):
-        chunk = bisect_right(first_tree, number) - 1
-        first_of_tree = int(first_word[number] - first_word[first_tree[chunk]])
-        leaves, spans = _order_leaves(tree)
-        leaf_values += _leaf_value_rows([tree.leaf_values[leaf] for leaf in leaves])
-        for node, feature in enumerate(tree.features):
-            for word, mask in _masks_without(*spans[node]):
-                position = (chunk, feature, first_of_tree + word)
-                if tree.is_categorical(node):
-                    tables.clear_leaves(position, _levels_that_pass(tree, node), mask)
-                else:
-                    decision, threshold = tree.decisions[node], tree.thresholds[node]
-                    nodes.append(
-                        _NumericNode(chunk, feature, decision, threshold, position[2], mask)
-                    )
-    nodes.sort()
-    groups = sorted({(node.feature, node.missing) for node in nodes})
-    chunks = range(len(first_tree) - 1)
-    node_keys = [(chunk, *group) for chunk, group in product(chunks, groups)]
-    masks = dict(sorted(tables.masks.items()))
-    return {
-        "feature": _integers([feature for feature, _ in groups]),
-        "missing": _integers([missing for _, missing in groups]),
-        "first_node": _starts([node[:3] for node in nodes], node_keys),
-        "threshold": np.array([node.threshold for node in nodes], np.float64),
-        "word": _integers([node.word for node in nodes]),
-        "mask": np.array([node.mask for node in nodes], np.uint64),
-        "set_feature": _integers(list(n_levels)),
-        "n_levels": _integers(list(n_levels.values())),
-        "first_set": _starts([key[:2] for key in masks], list(product(chunks, n_levels))),
-        "set_word": _integers([word for _, _, word in masks]),
-        "set_start": np.cumsum([0, *map(len, masks.values())])[:-1],
-        "set_mask": np.concatenate([np.zeros(0, np.uint64), *masks.values()]),
-        "first_tree": _integers(first_tree),
-        "first_word": first_word,
-        "leaf_value": np.array(leaf_values),
-    }
+    def arrays(self, chunks: range) -> Arrays:
+        """Return the arrays about categorical features."""
+        positions = sorted(self._masks)
+        masks = [self._masks[position] for position in positions]
+        all_keys = list(product(chunks, self._n_levels))
+        return {
+            "set_feature": _integers(list(self._n_levels)),
+            "n_levels": _integers(list(self._n_levels.values())),
+            "first_set": _starts([position[:2] for position in positions], all_keys),
+            "set_word": _integers([word for _, _, word in positions]),
+            "set_start": np.cumsum([0, *map(len, masks)])[:-1],
+            "set_mask": np.concatenate([np.zeros(0, np.uint64), *masks]),
+        }
 
 
 def _count_words(tree: Tree) -> int:
@@ -206,7 +219,8 @@ def _order_leaves(tree: Tree) -> tuple[list[int], dict[int, tuple[int, int]]]:
         node = stack.pop()
         if node < 0:
             leaves.append(~node)
-        elif node in first_leaf:  # its left side is done
+        elif node in first_leaf:
+            # Seen before: the leaves of its left side are done.
             spans[node] = (first_leaf[node], len(leaves))
             stack.append(tree.right[node])
         else:

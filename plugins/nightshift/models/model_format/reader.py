@@ -25,6 +25,7 @@ and far below infinity.
 """
 _START = "tree\nversion=v4\n"
 _AFTER_TREES = "end of trees\n\nfeature_importances:\n"
+# Codes of levels come from the signature, so a model of ours has no raw category values.
 _END = "\nend of parameters\n\npandas_categorical:null\n"
 _ONE_SCORE_PER_ROW = {"num_class": "1", "num_tree_per_iteration": "1", "label_index": "0"}
 _MONOTONE = "monotone_constraints"
@@ -60,6 +61,7 @@ def read_model(text: str, names: list[str] | None = None) -> ParsedModel:
     Raises:
         ModelTextError: The first thing that is wrong.
     """
+    # tree_sizes counts bytes: in ASCII text they are characters.
     if not text.isascii() or not text.startswith(_START):
         raise refused(
             "it is not a text model of version 4",
@@ -77,6 +79,7 @@ def read_model(text: str, names: list[str] | None = None) -> ParsedModel:
             "its trees have impossible sizes", f"1 to {MAX_TREES} trees", f"{len(sizes)} trees"
         )
     body = f"Tree=0\n{rest}"
+    # The end first: a truncated file is refused before all its trees are parsed.
     _check_after_trees(body[sum(sizes) :], own_names)
     return ParsedModel(own_names, _read_trees(body, sizes, len(own_names)))
 

@@ -105,6 +105,7 @@ class _TreeLines:
                 f"Tree={number} and two empty lines",
                 text[:20],
             )
+        # Two more lines exist exactly if some node tests for a set of levels.
         lines = text[:-3].split("\n")[1:]
         names = [*_NODE_LINES, *_LAST_LINES]
         self.has_level_sets = len(lines) > len(names)
@@ -277,6 +278,7 @@ def _read_level_sets(lines: _TreeLines, set_numbers: Doubles) -> tuple[Integers,
     if not n_sets:
         return [], []
     bounds = lines.integers("cat_boundaries", n_sets + 1)
+    # LightGBM never writes an empty set.
     if bounds[0] != 0 or any(end <= start for start, end in pairwise(bounds)):
         raise lines.error(
             "has an empty level set", "rising boundaries from 0", lines["cat_boundaries"]
