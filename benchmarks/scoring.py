@@ -161,7 +161,7 @@ def train_champion(
 ) -> None:
     """Train on made-up rows, store, register and promote."""
     from nightshift.lake.object_store import ObjectStore
-    from nightshift.models.engine_equivalence import prove_engines
+    from nightshift.models.engines.equivalence import prove_engines
     from nightshift.registry.model_versions import register
     from nightshift.training.candidate import Origin, store_candidate
 

@@ -17,7 +17,7 @@ from nightshift.settings import PROJECT_ROOT, load_admin_settings
 from nightshift.warehouse.ledger import LOOKBACK_DAYS
 
 if TYPE_CHECKING:
-    from nightshift.backtest.backtest import MonthResult
+    from nightshift.backtest.walk_forward import MonthResult
     from nightshift.contracts.model_spec import ModelSpec
     from nightshift.settings import Settings
 
@@ -44,8 +44,8 @@ def backtest(
 
 def backtest_months(every_days: int, *, report: bool) -> None:
     """Measure each month, print it, and write the page where asked."""
-    from nightshift.backtest.backtest import backtest as measure
-    from nightshift.backtest.backtest import labelled_rows
+    from nightshift.backtest.walk_forward import labelled_rows
+    from nightshift.backtest.walk_forward import walk_forward_backtest as measure
     from nightshift.cli import services
     from nightshift.contracts.model_spec import load_specs
 
@@ -142,7 +142,7 @@ def load_year(settings: Settings, run: RunContext, days: PartitionRange = YEAR) 
 
 def print_months(spec: ModelSpec, results: list[MonthResult]) -> None:
     """Print one line per month: the model, and the rule in brackets."""
-    from nightshift.backtest.backtest import shown_metrics
+    from nightshift.backtest.walk_forward import shown_metrics
 
     metrics = shown_metrics(spec)
     print_table(("month", "flights", *metrics), [_cells(result, metrics) for result in results])
@@ -160,7 +160,7 @@ def write_report(
     every_days: int,
 ) -> None:
     """Write ``docs/backtest.md`` from what this run measured."""
-    from nightshift.backtest.backtest import shown_metrics
+    from nightshift.backtest.walk_forward import shown_metrics
 
     lines = [
         "# Backtest on 2013",

@@ -19,7 +19,7 @@ from nightshift.settings import load_settings
 from nightshift.warehouse.ledger import LOOKBACK_DAYS
 
 if TYPE_CHECKING:
-    from nightshift.backtest.nightly_models import Fleet
+    from nightshift.backtest.nightly_models import NightlyModels
     from nightshift.backtest.policy_backtest import PolicyBacktest
     from nightshift.contracts.model_spec import ModelSpec
     from nightshift.settings import Settings
@@ -41,8 +41,8 @@ def policy(
 
     A killed run goes on where it was: every finished training is kept.
     """
-    from nightshift.backtest.policy_backtest import compare_policies, planned, train_models
-    from nightshift.backtest.progress import Progress
+    from nightshift.backtest.policy_backtest import compare_policies, plan_work, train_models
+    from nightshift.backtest.progress_log import ProgressLog
     from nightshift.cli import services
     from nightshift.contracts.model_spec import load_spec, load_specs
 
@@ -58,35 +58,34 @@ def policy(
     settings = own_warehouse(settings)
     run = RunContext("backtest policy", actor=f"cli:{getpass.getuser()}")
     timings = load_year(settings, run, needed_days(specs, nights))
-    fleets = [open_fleet(settings, spec, nights, run) for spec in specs]
-    progress = Progress(planned(fleets, nights), lambda line: say(f"  {line}"))
+    all_models = [open_models(settings, spec, nights, run) for spec in specs]
+    progress = ProgressLog(plan_work(all_models, nights), lambda line: say(f"  {line}"))
 
-    def compare(fleet: Fleet, n_kept: int) -> PolicyBacktest:
+    def compare(models: NightlyModels) -> PolicyBacktest:
         started = time.monotonic()
         try:
             return compare_policies(
                 settings,
-                fleet,
+                models,
                 nights,
                 progress,
                 lambda result: say(f"    {', '.join(policy_cells(result))}"),
-                n_kept,
             )
         finally:
-            timings[f"{fleet.spec.name}: policies and ages, beside the next model's trainings"] = (
+            timings[f"{models.spec.name}: policies and ages, beside the next model's trainings"] = (
                 time.monotonic() - started
             )
 
-    with ThreadPoolExecutor(len(fleets)) as pool:
+    with ThreadPoolExecutor(len(all_models)) as pool:
         jobs = []
-        for fleet in fleets:
-            say(f"{fleet.spec.name}: {len(nights)} nights, {nights}")
+        for models in all_models:
+            say(f"{models.spec.name}: {len(nights)} nights, {nights}")
             started = time.monotonic()
-            n_kept = train_models(fleet, nights, progress)
-            timings[f"{fleet.spec.name}: trainings, {n_kept} kept from an earlier run"] = (
+            n_kept = train_models(models, nights, progress)
+            timings[f"{models.spec.name}: trainings, {n_kept} kept from an earlier run"] = (
                 time.monotonic() - started
             )
-            jobs.append(pool.submit(compare, fleet, n_kept))
+            jobs.append(pool.submit(compare, models))
         found = [job.result() for job in jobs]
     for one in found:
         print_backtest(one)
@@ -108,21 +107,21 @@ def needed_days(specs: list[ModelSpec], nights: PartitionRange) -> PartitionRang
     return PartitionRange(max(YEAR.first, nights.first.shift(-reach)), nights.last)
 
 
-def open_fleet(
+def open_models(
     settings: Settings, spec: ModelSpec, nights: PartitionRange, run: RunContext
-) -> Fleet:
+) -> NightlyModels:
     """Read the labelled rows of a spec; its models stand where an earlier run of the same rows, spec and code left them."""
-    from nightshift.backtest.backtest import labelled_set
-    from nightshift.backtest.nightly_models import Fleet
-    from nightshift.backtest.policy_backtest import fleet_folder
+    from nightshift.backtest.nightly_models import NightlyModels
+    from nightshift.backtest.policy_backtest import models_folder
+    from nightshift.backtest.walk_forward import labelled_set
     from nightshift.lake.object_store import ObjectStore
     from nightshift.training.training_set import read_rows
 
     rows = labelled_set(settings, spec, nights.last, run)
-    return Fleet(
+    return NightlyModels(
         spec,
         read_rows(ObjectStore.open(settings), rows),
-        fleet_folder(settings.home, spec, rows.sha256),
+        models_folder(settings.home, spec, rows.sha256),
     )
 
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from nightshift.backtest.policy_backtest import PolicyBacktest
-    from nightshift.backtest.policy_quality import PolicyResult
+    from nightshift.backtest.policy_results import PolicyResult
     from nightshift.training.confidence_intervals import Estimate
 
 _ABOUT = """\
@@ -35,10 +35,10 @@ def headers(found: PolicyBacktest) -> tuple[str, ...]:
 
 def policy_cells(result: PolicyResult) -> list[str]:
     """Return one line of the table of policies."""
-    course = result.course
+    run = result.run
     counts = [
-        str(len(course.trained)),
-        str(len(course.promoted)),
+        str(len(run.trained)),
+        str(len(run.promoted)),
         f"{result.processor_seconds:.0f}",
         f"{result.mean_age_days:.1f}",
     ]
@@ -48,9 +48,9 @@ def policy_cells(result: PolicyResult) -> list[str]:
 
 def staleness_rows(found: PolicyBacktest) -> tuple[tuple[str, ...], list[list[str]]]:
     """Return headers and lines of the table of ages; without lines where there are too few nights."""
-    if found.staleness is None:
+    if found.age_comparison is None:
         return ("days old",), []
-    ages = found.staleness.ages
+    ages = found.age_comparison.ages
     gains = [f"gain on 1 day: {metric}" for metric in ages[-1].gains]
     lines = [
         [str(age.days), *map(_number, age.values.values()), *(map(_gain, age.gains.values()))]
@@ -74,7 +74,13 @@ def write_report(
     for one in found:
         name = one.spec.name
         (figures / f"policies-{name}.svg").write_text(draw_policies(one))
-        lines += ["", f"## {name}", "", f"{one.n_rows:,} flights of the nights {one.nights}.", ""]
+        lines += [
+            "",
+            f"## {name}",
+            "",
+            f"{one.n_rows:,} flights of the nights {one.partitions}.",
+            "",
+        ]
         lines += [
             f"![Gain of each policy](figures/policies-{name}.svg)",
             "",
@@ -83,11 +89,11 @@ def write_report(
         ]
         lines += [f"{one.spec.promotion.metric} by month of the predicted days:", "", *_months(one)]
         lines += ["", *_decided(one)]
-        if one.staleness is not None:
+        if one.age_comparison is not None:
             (figures / f"staleness-{name}.svg").write_text(draw_staleness(one))
             lines += [
                 "",
-                f"### A model of so many days ago, on {one.staleness.n_rows:,} flights of the nights {one.staleness.nights}",
+                f"### A model of so many days ago, on {one.age_comparison.n_rows:,} flights of the nights {one.age_comparison.partitions}",
             ]
             lines += [
                 "",
@@ -127,9 +133,7 @@ def _months(found: PolicyBacktest) -> list[str]:
 
 def _decided(found: PolicyBacktest) -> list[str]:
     decided = {
-        str(result.policy): result.course.decided
-        for result in found.results
-        if result.course.decided
+        str(result.policy): result.run.triggered for result in found.results if result.run.triggered
     }
     return [
         f"{name} trained on {', '.join(map(str, days))}.  " for name, days in decided.items()

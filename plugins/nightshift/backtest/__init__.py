@@ -1,1 +1,1 @@
-"""Backtests: models and policies over past nights, without Airflow."""
+"""Backtests: models and policies over past partitions, without Airflow."""

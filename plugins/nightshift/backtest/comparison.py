@@ -1,4 +1,4 @@
-"""Compare predictions of the same rows: metrics, and gains with an interval that is drawn by day."""
+"""Compare predictions of the same rows: metrics, and gains with intervals drawn by day."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from nightshift.contracts.metrics import METRICS
-from nightshift.models.predictions import Predictions
 from nightshift.models.signature import numbers
 from nightshift.training.block_bootstrap import Days, Statistic, draw_days, statistic
 from nightshift.training.confidence_intervals import N_DRAWS, Estimate, difference, estimate
@@ -20,9 +19,12 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from nightshift.contracts.model_spec import ModelSpec
+    from nightshift.models.predictions import Predictions
 
     Vector = npt.NDArray[np.float64]
     Matrix = npt.NDArray[np.float64]
+    Metrics = dict[str, float | None]
+    Statistics = dict[str, Statistic]
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Comparison:
     Attributes:
         spec: The model.
         label: Shape (n,).
-        dates: Night of each row; shape (n,).
+        dates: Partition of each row; shape (n,).
     """
 
     spec: ModelSpec
@@ -42,11 +44,8 @@ class Comparison:
     @classmethod
     def of(cls, spec: ModelSpec, rows: pa.Table) -> Comparison:
         """Return the comparison on labelled rows."""
-        return cls(
-            spec,
-            numbers(rows, spec.label.column),
-            rows.column("partition_date").to_numpy().astype("datetime64[D]"),
-        )
+        dates = rows.column("partition_date").to_numpy().astype("datetime64[D]")
+        return cls(spec, numbers(rows, spec.label.column), dates)
 
     @cached_property
     def days(self) -> Days:
@@ -55,43 +54,27 @@ class Comparison:
 
     @cached_property
     def draws(self) -> Matrix:
-        """Return how often each day is drawn, the same for every comparison; shape (draws, days)."""
+        """Return how often each day is drawn, the same for all comparisons; shape (draws, days)."""
         return draw_days(self.days.n, N_DRAWS, self.spec.training.seed % 2**32)
 
-    def values(
-        self,
-        predictions: Predictions,
-        metrics: Sequence[str],
-        mask: npt.NDArray[np.bool_] | None = None,
-    ) -> dict[str, float | None]:
-        """Measure predictions, over all rows or some."""
-        if mask is None:
-            measured = measure(self.spec.task, self.label, predictions)
-        else:
-            measured = measure(self.spec.task, self.label[mask], predictions.at(mask))
+    def values(self, predictions: Predictions, metrics: Sequence[str]) -> Metrics:
+        """Measure predictions over all rows."""
+        measured = measure(self.spec.task, self.label, predictions)
         return {name: measured[name] for name in metrics}
 
-    def statistics(self, predictions: Predictions, metrics: Sequence[str]) -> dict[str, Statistic]:
+    def at(self, mask: npt.NDArray[np.bool_]) -> Comparison:
+        """Return the comparison on some of the rows."""
+        return Comparison(self.spec, self.label[mask], self.dates[mask])
+
+    def statistics(self, predictions: Predictions, metrics: Sequence[str]) -> Statistics:
         """Reduce predictions to what can be drawn by day, once for all comparisons."""
         return {name: statistic(name, self.label, predictions, self.days) for name in metrics}
 
-    def gains(
-        self, first: dict[str, Statistic], second: dict[str, Statistic]
-    ) -> dict[str, Estimate]:
-        """Estimate by how much the first is better than the second, paired, in each metric's unit."""
+    def gains(self, first: Statistics, second: Statistics) -> dict[str, Estimate]:
+        """Estimate by how much the first is better, paired by row, in the metric's unit."""
         return {name: self._gain(name, first[name], second[name]) for name in first}
 
     def _gain(self, metric: str, first: Statistic, second: Statistic) -> Estimate:
+        # A gain is positive when it is better, also for errors.
         sign = 1.0 if METRICS[metric].better == "higher" else -1.0
         return estimate(difference(first, second, sign), self.draws, self.spec.promotion.confidence)
-
-
-def joined(parts: Sequence[Predictions]) -> Predictions:
-    """Return the predictions of consecutive rows as one; the threshold is that of the last part."""
-    import numpy as np
-
-    probabilities = [part.probability for part in parts if part.probability is not None]
-    score = np.concatenate([part.score for part in parts])
-    return Predictions(
-        score, np.concatenate(probabilities) if probabilities else None, parts[-1].threshold
-    )

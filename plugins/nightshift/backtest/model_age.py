@@ -1,4 +1,4 @@
-"""The cost of staleness: what models of several ages say about the same rows."""
+"""Measure what a model loses with age: models of several ages score the same rows."""
 
 from __future__ import annotations
 
@@ -7,26 +7,28 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from nightshift.backtest.comparison import Comparison, joined
+from nightshift.backtest.comparison import Comparison
 from nightshift.contracts.partitions import PartitionRange
-from nightshift.training.splits import rows_between
+from nightshift.models.predictions import joined
+from nightshift.training.splits import rows_of
 
 if TYPE_CHECKING:
-    from nightshift.backtest.nightly_models import Fleet
+    from nightshift.backtest.nightly_models import NightlyModels
+    from nightshift.training.block_bootstrap import Statistic
     from nightshift.training.confidence_intervals import Estimate
 
 AGES = (1, 3, 7, 14, 30)
-"""Days between the evening that trained and the evening that scores."""
-FEWEST_DAYS = 7
+"""Days between the training partition and the scored one; 1 is the freshest model possible."""
+MIN_DAYS = 7
 """Days on which all ages must have a model; else the oldest ages are left out."""
 
 
 @dataclass(frozen=True)
-class Age:
-    """What a model of one age says.
+class AgeResult:
+    """Metrics of models of one age.
 
     Attributes:
-        days: Age; 1 is the model of the evening before.
+        days: The age.
         values: Metrics over all rows, by name.
         gains: Gain on the freshest model, by metric, on the same rows; positive is better. Empty
             for the freshest itself.
@@ -38,67 +40,65 @@ class Age:
 
 
 @dataclass(frozen=True)
-class Staleness:
+class AgeComparison:
     """Models of several ages on the same rows.
 
     Attributes:
-        nights: Scored nights.
+        partitions: The scored ones.
         n_rows: Labelled rows.
         ages: The freshest first.
     """
 
-    nights: PartitionRange
+    partitions: PartitionRange
     n_rows: int
-    ages: list[Age]
+    ages: list[AgeResult]
 
 
-def comparable(
-    nights: PartitionRange, ages: Sequence[int] = AGES
-) -> tuple[PartitionRange, list[int]] | None:
-    """Return the nights that have a model of every age, and the ages; None where even the freshest ones have too few.
-
-    The first model is that of the evening before the first night.
-    """
-    for oldest in range(len(ages), 0, -1):
-        first = nights.first.shift(ages[oldest - 1] - 1)
-        if (nights.last.day - first.day).days + 1 >= FEWEST_DAYS:
-            return PartitionRange(first, nights.last), list(ages[:oldest])
-    return None
-
-
-def measure_staleness(
-    fleet: Fleet, nights: PartitionRange, metrics: Sequence[str], estimated: Sequence[str]
-) -> Staleness | None:
-    """Score the same nights by models of every age.
+def compare_ages(
+    models: NightlyModels,
+    partitions: PartitionRange,
+    metrics: Sequence[str],
+    estimated: Sequence[str],
+) -> AgeComparison | None:
+    """Score the same partitions by models of every age; None if there are too few partitions.
 
     Args:
-        fleet: A model for the evening before the first night, and for every night.
-        nights: Scored nights.
+        models: One of the day before the first partition, and one of every partition.
+        partitions: The scored ones.
         metrics: What is measured.
-        estimated: Of these, what gets an interval.
+        estimated: Those of the metrics that get an interval.
     """
-    found = comparable(nights)
-    if found is None:
+    comparable = comparable_partitions(partitions)
+    if comparable is None:
         return None
-    common, ages = found
-    rows = rows_between(fleet.rows, common.first.day, common.last.day)
-    comparison = Comparison.of(fleet.spec, rows)
-    predicted = {
-        age: joined([fleet.predictions(day - dt.timedelta(days=age), day) for day in common.days])
-        for age in ages
-    }
-    statistics = {
-        age: comparison.statistics(predictions, estimated) for age, predictions in predicted.items()
-    }
-    return Staleness(
-        common,
-        rows.num_rows,
-        [
-            Age(
-                age,
-                comparison.values(predicted[age], metrics),
-                comparison.gains(statistics[age], statistics[ages[0]]) if age > ages[0] else {},
-            )
-            for age in ages
-        ],
-    )
+    common, ages = comparable
+    comparison = Comparison.of(models.spec, rows_of(models.rows, common))
+    results: list[AgeResult] = []
+    freshest: dict[str, Statistic] = {}
+    for age in ages:
+        lag = dt.timedelta(days=age)
+        predictions = joined([models.predictions(day - lag, day) for day in common.days])
+        statistics = comparison.statistics(predictions, estimated)
+        gains: dict[str, Estimate] = {}
+        if results:
+            gains = comparison.gains(statistics, freshest)
+        else:
+            freshest = statistics
+        results.append(AgeResult(age, comparison.values(predictions, metrics), gains))
+    return AgeComparison(common, len(comparison.label), results)
+
+
+def comparable_partitions(
+    partitions: PartitionRange, ages: Sequence[int] = AGES
+) -> tuple[PartitionRange, list[int]] | None:
+    """Return the partitions that have a model of every age, and the ages; None if too few have.
+
+    The first model is that of the day before the first partition.
+    """
+    # The oldest age decides which partitions have all models: fewer ages leave more partitions.
+    for n_ages in range(len(ages), 0, -1):
+        first = partitions.first.shift(ages[n_ages - 1] - 1)
+        n_days = (partitions.last.day - first.day).days + 1
+        if n_days >= MIN_DAYS:
+            return PartitionRange(first, partitions.last), list(ages[:n_ages])
+    return None

@@ -1,4 +1,4 @@
-"""The monitor on a replayed night: its own drift, loss, maturity, data quality and rule, over what one policy served."""
+"""Replay the monitor over partitions that a policy served, by the product's own code."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from nightshift.backtest.nightly_models import without_slices
 from nightshift.backtest.promotion_replay import version_of
 from nightshift.contracts.partitions import Partition
 from nightshift.contracts.run import RunContext
@@ -33,8 +34,8 @@ from nightshift.warehouse.fast_io.arrow_io import read_arrow
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from nightshift.backtest.nightly_models import Fleet
-    from nightshift.backtest.policies import Course
+    from nightshift.backtest.nightly_models import NightlyModels
+    from nightshift.backtest.policies import PolicyRun
     from nightshift.monitoring.verdict import Verdict
     from nightshift.quality.bin_counts import BinnedColumn
     from nightshift.settings import Settings
@@ -42,161 +43,172 @@ if TYPE_CHECKING:
 
 
 @dataclass(kw_only=True)
-class ReplayedNight(MonitoringContext):
-    """A night whose champion, predictions and earlier verdicts are those of a policy; everything else is read as the monitor reads it."""
+class ReplayedContext(MonitoringContext):
+    """A partition whose champion, predictions and earlier verdicts are those of a policy.
 
-    fleet: Fleet
+    Everything else is read as the monitor reads it.
+
+    Attributes:
+        models: The models of the backtest.
+        served: By partition, the model that served it.
+        triggered: Partitions whose monitor requested a retrain.
+        verdicts: By partition, in order.
+    """
+
+    models: NightlyModels
     served: Mapping[dt.date, dt.date]
-    decided_days: tuple[dt.date, ...]
+    triggered: tuple[dt.date, ...]
     verdicts: Mapping[dt.date, Verdict]
 
     @cached_property
     def champion(self) -> Champion:
-        """Return the model that served this night."""
+        """Return the model that served this partition."""
         trained_on = self.served[self.partition.day]
-        if trained_on.toordinal() not in self.champions:
-            version, rows = version_of(self.fleet, trained_on), self.fleet.window(trained_on)
-            self.champions[version.version] = Champion(
-                version, self.fleet.described(trained_on), rows
-            )
-        return self.champions[trained_on.toordinal()]
+        # The day as a number stands for the version number of a registry.
+        number = trained_on.toordinal()
+        if number not in self.champions:
+            version = version_of(self.models, trained_on)
+            model = self.models.with_profile(trained_on)
+            self.champions[number] = Champion(version, model, self.models.window(trained_on))
+        return self.champions[number]
 
     def drifts(self) -> list[Drift]:
-        """Return the drift of all features, and of the score over all rows of the night."""
-        yardstick = self.yardstick(self.champion)
-        numeric, categorical = features_to_count(yardstick.reference)
+        """Return the drift of all features, and of the score over all rows of the partition."""
+        reference = self.yardstick(self.champion)
+        numeric, categorical = features_to_count(reference.reference)
         columns: dict[str, Any] = {
             column.name: numbers(self.features, column.name) for column in numeric
         }
-        columns |= {
-            column.name: self.features.column(column.name).cast("string") for column in categorical
-        }
-        features = _counted(columns, BinCounter(numeric, categorical))
+        for column in categorical:
+            columns[column.name] = self.features.column(column.name).cast("string")
+        features = _count_bins(columns, BinCounter(numeric, categorical))
         score = self.champion.trained.predictions(self.features).score
-        scores = _counted({SCORE: score}, BinCounter([score_to_count(yardstick.reference)], []))
-        return [*feature_drift(features, yardstick), score_drift(scores[SCORE], yardstick)]
+        score_counter = BinCounter([score_to_count(reference.reference)], [])
+        scores = _count_bins({SCORE: score}, score_counter)
+        return [*feature_drift(features, reference), score_drift(scores[SCORE], reference)]
 
     @cached_property
     def features(self) -> pa.Table:
-        """Return all published feature rows of the night."""
+        """Return all published feature rows of the partition."""
         from psycopg import sql
 
-        order = sql.SQL("select t.* from {} order by t.{} collate {}").format(
+        query = sql.SQL("select t.* from {} order by t.{} collate {}").format(
             published_features(self.spec, self.partition, self.partition),
             sql.Identifier(self.spec.entity.key),
             sql.Identifier("C"),
         )
-        return read_arrow(self.settings, order, self.run.application_name)
+        return read_arrow(self.settings, query, self.run.application_name)
 
     def performance(self) -> tuple[list[Performance], int | None]:
-        """Return the metrics of the predictions that mature tonight, and the version that made them."""
+        """Return the metrics of the predictions that mature now, and the version that made them."""
         evaluated = evaluated_partition(self.spec, self.partition).day
         if evaluated not in self.served:
             return [], None
-        rows = _outcomes(self.fleet, self.served[evaluated], evaluated)
-        bare = self.spec.model_copy(
-            update={"promotion": self.spec.promotion.model_copy(update={"slices": ()})}
-        )
-        return measure_performance(bare, rows), self.served[evaluated].toordinal()
+        trained_on = self.served[evaluated]
+        rows = _outcomes(self.models, trained_on, evaluated)
+        return measure_performance(without_slices(self.spec), rows), trained_on.toordinal()
 
     def expected_metric(self, version: int | None) -> float | None:
-        """Return the watched metric on the hold-out of a version."""
+        """Return the monitored metric on the hold-out of a version."""
         if version is None:
             return None
-        metrics = self.fleet.of(dt.date.fromordinal(version)).model.metrics
+        metrics = self.models.of(dt.date.fromordinal(version)).model.metrics
         return metrics["challenger"].get(self.spec.monitoring.metric)
 
     @cached_property
     def labels(self) -> LabelCount:
-        """Return that every label that will ever come has come: the replay delivers each day's outcomes the same evening."""
+        """Return all labels as known: the replay delivers each day's outcomes the same evening."""
         evaluated = evaluated_partition(self.spec, self.partition).day
-        n_labels = self.fleet.rows_on(evaluated).num_rows if evaluated in self.served else 0
+        n_labels = self.models.rows_on(evaluated).num_rows if evaluated in self.served else 0
         return LabelCount(n_labels, n_labels, 0)
 
     def decided(self) -> Decided:
-        """Return the orders that this policy's monitor has opened."""
-        return Decided(own=False, others=self.decided_days)
+        """Return the retrains that this policy's monitor has requested."""
+        return Decided(own=False, others=self.triggered)
 
     @cached_property
     def earlier(self) -> list[NightStatus]:
-        """Return what earlier nights found about the same champion."""
-        own = self.champion.version.version
+        """Return the statuses of earlier partitions with the same champion."""
+        champion = self.champion.version.version
         return [
             status_of(verdict)
             for day, verdict in self.verdicts.items()
-            if verdict.model_version == own and day < self.partition.day
+            if verdict.model_version == champion and day < self.partition.day
         ]
 
 
 @dataclass
-class Watch:
-    """The monitor of one policy over the year.
+class MonitorReplay:
+    """The monitor of one policy.
 
     Attributes:
         settings: The backtest's own warehouse.
         conn: A connection to it.
-        fleet: The models.
-        verdicts: What each night found, in order.
+        models: The models.
+        verdicts: By partition, in order.
     """
 
     settings: Settings
     conn: Connection
-    fleet: Fleet
+    models: NightlyModels
     verdicts: dict[dt.date, Verdict] = field(default_factory=dict)
     _champions: dict[int, Champion] = field(default_factory=dict)
 
-    def has_triggered(self, night: dt.date, course: Course) -> bool:
-        """Return whether the monitor of a night opens an order, as ``policies.Trigger`` asks."""
-        replayed = ReplayedNight(
+    def has_triggered(self, day: dt.date, run: PolicyRun) -> bool:
+        """Return whether the monitor of a partition requests a retrain."""
+        context = ReplayedContext(
             settings=self.settings,
-            spec=self.fleet.spec,
+            spec=self.models.spec,
             conn=self.conn,
-            partition=Partition(night),
-            run=RunContext(f"backtest/{night}"),
+            partition=Partition(day),
+            run=RunContext(f"backtest/{day}"),
             champions=self._champions,
-            fleet=self.fleet,
-            served=course.served,
-            decided_days=tuple(course.decided),
+            models=self.models,
+            served=run.served,
+            triggered=tuple(run.triggered),
             verdicts=self.verdicts,
         )
-        drifts = replayed.drifts()
-        performance, predicted_by = replayed.performance()
-        verdict = judge(replayed, drifts, performance, predicted_by, replayed.decided())
-        self.verdicts[night] = verdict
+        drifts = context.drifts()
+        performance, predicted_by = context.performance()
+        verdict = judge(context, drifts, performance, predicted_by, context.decided())
+        self.verdicts[day] = verdict
         return verdict.has_triggered
 
 
 def status_of(verdict: Verdict) -> NightStatus:
-    """Return what a verdict says to the nights after it."""
-    statuses = (
+    """Return the status that later partitions read of a verdict."""
+    return NightStatus(
+        verdict.partition_date,
         verdict.drift_status,
         verdict.score_drift_status,
         verdict.performance_status,
         verdict.severe_loss_status,
     )
-    return NightStatus(verdict.partition_date, *statuses)
 
 
-def _outcomes(fleet: Fleet, trained_on: dt.date, night: dt.date) -> pa.Table:
-    """Return labelled rows with their predictions, as ``monitoring.outcomes.read_outcomes`` does."""
+def _outcomes(models: NightlyModels, trained_on: dt.date, day: dt.date) -> pa.Table:
+    """Return labelled rows with their predictions, as ``read_outcomes`` does."""
     import numpy as np
     import pyarrow as pa
 
-    rows, predictions = fleet.rows_on(night), fleet.predictions(trained_on, night)
-    n = rows.num_rows
-    probability = np.full(n, np.nan) if predictions.probability is None else predictions.probability
-    columns = {
-        "score": predictions.score,
-        "probability": probability,
-        "is_positive": (probability >= predictions.threshold).astype(np.float64),
-        "model_version": np.full(n, trained_on.toordinal()),
-        "label": rows.column(fleet.spec.label.column),
-    }
-    rule = fleet.spec.scoring.fallback.feature
-    return pa.table({**columns, rule: rows.column(rule)})
+    rows, predictions = models.rows_on(day), models.predictions(trained_on, day)
+    probability = predictions.probability
+    if probability is None:
+        probability = np.full(rows.num_rows, np.nan)
+    rule = models.spec.scoring.fallback.feature
+    return pa.table(
+        {
+            "score": predictions.score,
+            "probability": probability,
+            "is_positive": (probability >= predictions.threshold).astype(np.float64),
+            "model_version": np.full(rows.num_rows, trained_on.toordinal()),
+            "label": rows.column(models.spec.label.column),
+            rule: rows.column(rule),
+        }
+    )
 
 
-def _counted(columns: Mapping[str, Any], counter: BinCounter) -> dict[str, BinnedColumn]:
+def _count_bins(columns: Mapping[str, Any], counter: BinCounter) -> dict[str, BinnedColumn]:
     import pyarrow as pa
 
     return counter.columns(scan(pa.table(dict(columns)).to_batches(), counter))

@@ -1,7 +1,7 @@
-"""One model of every night: trained once in as many processes as there are processors, kept in files, shared by all policies.
+"""Train the model of every day once, in parallel processes; policies share the models by files.
 
-A night's model is a function of its rows and its spec, so it does not matter who asks for it, or
-whether a killed run made it.
+The model of a day is a function of its rows and its spec, so it does not matter which policy needs
+it, or whether a killed run trained it.
 """
 
 from __future__ import annotations
@@ -24,25 +24,26 @@ from nightshift.contracts.partitions import Partition
 from nightshift.models.signature import Signature
 from nightshift.models.trained_model import TrainedModel
 from nightshift.training.pipeline import fit_and_judge, with_reference
-from nightshift.training.splits import rows_between, split_window
+from nightshift.training.splits import rows_between, rows_of, split_window
 from nightshift.training.training_set import mature_window
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from nightshift.models.predictions import Predictions
+    from nightshift.training.splits import Split
 
-_KEPT = ("text", "model", "calibration", "threshold", "metrics", "training")
+_PLAIN_FIELDS = ("text", "model", "calibration", "threshold", "metrics", "training")
 _LOADED_MODELS = 8
 
 
 @dataclass(frozen=True)
-class Trained:
-    """The model of one night.
+class NightlyModel:
+    """The model of one day.
 
     Attributes:
-        model: It.
-        processor_seconds: What training it took.
+        model: The trained model, without a reference profile.
+        processor_seconds: Of its training.
     """
 
     model: TrainedModel
@@ -50,153 +51,159 @@ class Trained:
 
 
 @dataclass
-class Fleet:
-    """The models of one spec.
+class NightlyModels:
+    """The models of one spec, each named by the day whose run trained it.
 
     Attributes:
         spec: The model.
         rows: Labelled rows, ordered by ``partition_date`` and key, that reach back over the first
             window.
-        folder: Where they are kept; what identifies rows, spec and code is part of its name.
+        folder: Of the model files; its name identifies rows, spec and code.
     """
 
     spec: ModelSpec
     rows: pa.Table
     folder: Path
-    _predicted: dict[tuple[dt.date, dt.date], Predictions] = field(default_factory=dict)
+    _predictions: dict[tuple[dt.date, dt.date], Predictions] = field(default_factory=dict)
 
-    def missing(self, nights: Sequence[dt.date]) -> list[dt.date]:
-        """Return the nights whose model is not there yet."""
-        return [night for night in nights if not _file(self.folder, night).is_file()]
+    def missing(self, days: Sequence[dt.date]) -> list[dt.date]:
+        """Return the days whose model is not trained yet."""
+        return [day for day in days if not _file(self.folder, day).is_file()]
 
-    def train(self, nights: Sequence[dt.date], n_processes: int) -> Iterator[tuple[dt.date, float]]:
-        """Train what is missing; yield each night as it is done, with its seconds. A finished night survives a kill."""
-        missing = self.missing(nights)
+    def train(self, days: Sequence[dt.date], n_processes: int) -> Iterator[dt.date]:
+        """Train the missing models and yield each day when done; a kill loses none of these."""
+        missing = self.missing(days)
         if not missing:
             return
         with self.shared() as shared, worker_processes(n_processes) as pool:
-            jobs = [pool.submit(_train_into, shared, night) for night in missing]
+            jobs = [pool.submit(_train_into_file, shared, day) for day in missing]
             for job in as_completed(jobs):
                 yield job.result()
 
     @contextmanager
-    def shared(self) -> Iterator[SharedFleet]:
-        """Give what another process needs to work with the fleet, as long as the block lasts."""
-        rows = _share(self.rows, self.folder)
-        yield SharedFleet(self.spec.model_dump_json(), rows, self.folder)
+    def shared(self) -> Iterator[SharedModels]:
+        """Give what another process needs to open these models, as long as the block lasts."""
+        rows = _write_rows(self.rows, self.folder)
+        yield SharedModels(self.spec.model_dump_json(), rows, self.folder)
         rows.unlink()
 
-    def of(self, night: dt.date) -> Trained:
-        """Return the model that a night trained."""
-        return _load(_file(self.folder, night))
+    def of(self, day: dt.date) -> NightlyModel:
+        """Return the model of a day."""
+        return _load(_file(self.folder, day))
 
-    def described(self, night: dt.date) -> TrainedModel:
-        """Return the model with the profile of its rows, which few of the models ever need."""
-        rows = self.window(night)
-        return with_reference(
-            self.of(night).model,
-            rows,
-            split_window(mature_window(self.spec, Partition(night)), self.spec.training),
-        )
+    def with_profile(self, day: dt.date) -> TrainedModel:
+        """Return the model of a day with its reference profile, which few of the models need."""
+        return with_reference(self.of(day).model, self.window(day), self.split(day))
 
-    def window(self, night: dt.date) -> pa.Table:
-        """Return the rows of a night's training set."""
-        window = mature_window(self.spec, Partition(night))
-        return rows_between(self.rows, window.first.day, window.last.day)
+    def split(self, day: dt.date) -> Split:
+        """Return how the training window of a day is split."""
+        return split_window(mature_window(self.spec, Partition(day)), self.spec.training)
 
-    def rows_on(self, night: dt.date) -> pa.Table:
-        """Return the labelled rows of a night."""
-        return rows_between(self.rows, night, night)
+    def window(self, day: dt.date) -> pa.Table:
+        """Return the rows of a day's training set."""
+        return rows_of(self.rows, mature_window(self.spec, Partition(day)))
 
-    def predictions(self, trained: dt.date, night: dt.date) -> Predictions:
-        """Return what the model of one night says about the labelled rows of another."""
-        if (trained, night) not in self._predicted:
-            self._predicted[trained, night] = self.of(trained).model.predictions(
-                self.rows_on(night)
-            )
-        return self._predicted[trained, night]
+    def rows_on(self, day: dt.date) -> pa.Table:
+        """Return the labelled rows of a day."""
+        return rows_between(self.rows, day, day)
+
+    def predictions(self, trained_on: dt.date, day: dt.date) -> Predictions:
+        """Return the predictions of one day's model for the labelled rows of another day."""
+        key = (trained_on, day)
+        if key not in self._predictions:
+            model = self.of(trained_on).model
+            self._predictions[key] = model.predictions(self.rows_on(day))
+        return self._predictions[key]
 
 
 @dataclass(frozen=True)
-class SharedFleet:
-    """A fleet on its way to another process.
+class SharedModels:
+    """Nightly models as another process receives them.
 
     Attributes:
         spec: The spec as JSON.
         rows: File of the labelled rows; all processes map it.
-        folder: The fleet's folder.
+        folder: Of the model files.
     """
 
     spec: str
     rows: Path
     folder: Path
 
-    def open(self) -> Fleet:
-        """Return the fleet."""
-        return Fleet(ModelSpec.model_validate_json(self.spec), _mapped(self.rows), self.folder)
+    def open(self) -> NightlyModels:
+        """Return the models."""
+        spec = ModelSpec.model_validate_json(self.spec)
+        return NightlyModels(spec, _mapped(self.rows), self.folder)
 
 
 @contextmanager
 def worker_processes(n_processes: int) -> Iterator[ProcessPoolExecutor]:
-    """Give processes of one thread each; they end with this one, however it ends, and drop what has not begun when the block fails."""
+    """Give processes of one thread each, which end with this process, however it ends."""
     import multiprocessing
 
-    with ProcessPoolExecutor(
-        n_processes, multiprocessing.get_context("spawn"), _begin_worker
-    ) as pool:
+    # Spawned, not forked: a fork would copy the threads' locks of LightGBM and Arrow.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(n_processes, context, _begin_worker) as pool:
         try:
             yield pool
         finally:
+            # When the block fails, jobs that have not begun are dropped.
             pool.shutdown(cancel_futures=True)
 
 
-def train_as_of(spec: ModelSpec, rows: pa.Table, night: dt.date) -> TrainedModel:
-    """Train as that night would: its window, its split, its hold-out metrics; folds, slices and the monitor's profile are left out."""
-    bare = spec.model_copy(update={"promotion": spec.promotion.model_copy(update={"slices": ()})})
-    window = mature_window(spec, Partition(night))
+def train_as_of(spec: ModelSpec, rows: pa.Table, day: dt.date) -> TrainedModel:
+    """Train as the run of that day would: its window, its split, its hold-out metrics.
+
+    Slices, folds and the monitor's profile are left out.
+    """
+    window = mature_window(spec, Partition(day))
     split = split_window(window, spec.training)
-    return fit_and_judge(
-        bare, rows_between(rows, window.first.day, window.last.day), split, str(night)
-    )[0]
+    return fit_and_judge(without_slices(spec), rows_of(rows, window), split, str(day))[0]
 
 
-def _train_into(shared: SharedFleet, night: dt.date) -> tuple[dt.date, float]:
-    fleet = shared.open()
-    folder = fleet.folder
-    started = time.monotonic()
-    began = time.process_time()
-    model = train_as_of(fleet.spec, fleet.rows, night)
-    document = {name: getattr(model, name) for name in _KEPT} | {
+def without_slices(spec: ModelSpec) -> ModelSpec:
+    """Return the spec without slices of promotion, which cost time and decide nothing here."""
+    promotion = spec.promotion.model_copy(update={"slices": ()})
+    return spec.model_copy(update={"promotion": promotion})
+
+
+def _train_into_file(shared: SharedModels, day: dt.date) -> dt.date:
+    models = shared.open()
+    started = time.process_time()
+    model = train_as_of(models.spec, models.rows, day)
+    document = {name: getattr(model, name) for name in _PLAIN_FIELDS} | {
         "task": model.task.value,
         "signature": model.signature.as_json(),
         "decile_edges": list(model.decile_edges),
-        "processor_seconds": time.process_time() - began,
+        "processor_seconds": time.process_time() - started,
     }
-    draft = _file(folder, night).with_suffix(f".{os.getpid()}")
+    path = _file(models.folder, day)
+    # Renamed when complete: a kill leaves no half of a model.
+    draft = path.with_suffix(f".{os.getpid()}")
     draft.write_text(json.dumps(document), encoding="utf-8")
-    draft.replace(_file(folder, night))
-    return night, time.monotonic() - started
+    draft.replace(path)
+    return day
 
 
-def _file(folder: Path, night: dt.date) -> Path:
-    return folder / f"{night}.json"
+def _file(folder: Path, day: dt.date) -> Path:
+    return folder / f"{day}.json"
 
 
 @lru_cache(_LOADED_MODELS)
-def _load(path: Path) -> Trained:
+def _load(path: Path) -> NightlyModel:
     document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     model = TrainedModel(
-        **{name: document[name] for name in _KEPT},
+        **{name: document[name] for name in _PLAIN_FIELDS},
         reference={},
         task=Task(document["task"]),
         signature=Signature.from_json(document["signature"]),
         decile_edges=tuple(document["decile_edges"]),
     )
-    return Trained(model, document["processor_seconds"])
+    return NightlyModel(model, document["processor_seconds"])
 
 
-def _share(rows: pa.Table, folder: Path) -> Path:
-    """Write the rows once for all processes, which map the file: the pages are shared."""
+def _write_rows(rows: pa.Table, folder: Path) -> Path:
+    """Write the rows once for all processes, which map the file and so share its memory."""
     import pyarrow as pa
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -214,10 +221,11 @@ def _mapped(path: Path) -> pa.Table:
 
 
 def _begin_worker() -> None:
-    """Use one thread, since there are as many processes as processors, and end with the parent, however that ends."""
+    """Use one thread, and end with the parent process, however it ends."""
     import threading
     from multiprocessing import connection, parent_process
 
+    # There are as many processes as processors.
     os.environ["OMP_NUM_THREADS"] = "1"
     parent = parent_process()
 

@@ -1,4 +1,4 @@
-"""Retraining policies, and the course of a year under each: which night trains, and whose model serves."""
+"""Retraining policies, and their simulation: which partitions train, and whose model serves."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _WEEKDAYS = list(Weekday)
 
 
-class Rhythm(StrEnum):
+class Schedule(StrEnum):
     """When a policy trains, after the first model that all share."""
 
     NEVER = "never"
@@ -30,84 +30,91 @@ class Policy:
     """A way to decide when to train and what to serve.
 
     Attributes:
-        rhythm: When it trains.
+        schedule: When it trains.
         is_gated: Whether a retrained model must pass the evidence gate; else it serves from the
-            next night on.
+            next partition on.
     """
 
-    rhythm: Rhythm
+    schedule: Schedule
     is_gated: bool = False
 
     def __str__(self) -> str:
         """Return the name for people."""
-        return f"{self.rhythm}, gated" if self.is_gated else str(self.rhythm)
+        return f"{self.schedule}, gated" if self.is_gated else str(self.schedule)
 
 
 POLICIES = (
-    Policy(Rhythm.NEVER),
-    Policy(Rhythm.WEEKLY),
-    Policy(Rhythm.WEEKLY, is_gated=True),
-    Policy(Rhythm.TRIGGERED),
-    Policy(Rhythm.TRIGGERED, is_gated=True),
-    Policy(Rhythm.NIGHTLY),
-    Policy(Rhythm.NIGHTLY, is_gated=True),
+    Policy(Schedule.NEVER),
+    Policy(Schedule.WEEKLY),
+    Policy(Schedule.WEEKLY, is_gated=True),
+    Policy(Schedule.TRIGGERED),
+    Policy(Schedule.TRIGGERED, is_gated=True),
+    Policy(Schedule.NIGHTLY),
+    Policy(Schedule.NIGHTLY, is_gated=True),
 )
 
 
 @dataclass
-class Course:
-    """What a policy did. A model is named by the day of the night that trained it; it can serve from the next night on.
+class PolicyRun:
+    """What a policy did. A model is named by the day that trained it, and serves from the next on.
 
     Attributes:
         policy: The policy.
-        served: By night, the model that served it.
-        trained: Nights that trained, after the first model.
-        promoted: Of these, the nights whose model came to serve.
-        decided: Nights on which the monitor asked for a training; only a triggered policy listens.
+        served: By partition, the model that served it.
+        trained: Partitions that trained, after the first model.
+        promoted: Those of them whose model came to serve.
+        triggered: Partitions whose monitor requested a training; only a triggered policy has any.
     """
 
     policy: Policy
     served: dict[dt.date, dt.date] = field(default_factory=dict)
     trained: list[dt.date] = field(default_factory=list)
     promoted: list[dt.date] = field(default_factory=list)
-    decided: list[dt.date] = field(default_factory=list)
+    triggered: list[dt.date] = field(default_factory=list)
 
 
-Trigger = Callable[[dt.date, Course], bool]
-"""Whether the monitor of a night, shown what happened so far, opens an order to retrain."""
+Trigger = Callable[[dt.date, PolicyRun], bool]
+"""Whether the monitor of a partition, given the run so far, requests a training."""
 Gate = Callable[[dt.date, dt.date], bool]
-"""Whether the model of a night, the first, may replace another one."""
+"""Whether the model of a day, the first argument, may replace that of another day."""
 
 
-def follow(
-    policy: Policy, nights: PartitionRange, weekday: Weekday, trigger: Trigger, gate: Gate
-) -> Course:
-    """Live through the nights in order, as the product does: score, then monitor, then train.
+def run_policy(
+    policy: Policy, partitions: PartitionRange, weekday: Weekday, trigger: Trigger, gate: Gate
+) -> PolicyRun:
+    """Simulate a policy over partitions in order, as the product works: score, monitor, train.
 
     Args:
-        policy: What decides.
-        nights: Scored nights; the evening before the first trains the first model.
+        policy: The policy.
+        partitions: The scored ones; the day before the first trains the first model.
         weekday: When a weekly policy trains.
-        trigger: Asked every night of a triggered policy.
-        gate: Asked after every training of a gated policy.
+        trigger: Called for every partition of a triggered policy.
+        gate: Called after every training of a gated policy.
     """
-    course = Course(policy)
-    champion = nights.first.shift(-1).day
-    for night in nights.days:
-        course.served[night] = champion
-        if _trains(course, night, weekday, trigger):
-            course.trained.append(night)
-            if not policy.is_gated or gate(night, champion):
-                course.promoted.append(night)
-                champion = night
-    return course
+    run = PolicyRun(policy)
+    champion = partitions.first.shift(-1).day
+    for day in partitions.days:
+        # Scored before anything trains: a model serves from the next partition on.
+        run.served[day] = champion
+        if not _trains(run, day, weekday, trigger):
+            continue
+        run.trained.append(day)
+        if not policy.is_gated or gate(day, champion):
+            run.promoted.append(day)
+            champion = day
+    return run
 
 
-def _trains(course: Course, night: dt.date, weekday: Weekday, trigger: Trigger) -> bool:
-    rhythm = course.policy.rhythm
-    if rhythm is Rhythm.TRIGGERED and trigger(night, course):
-        course.decided.append(night)
-        return True
-    return rhythm is Rhythm.NIGHTLY or (
-        rhythm is Rhythm.WEEKLY and _WEEKDAYS[night.weekday()] == weekday
-    )
+def _trains(run: PolicyRun, day: dt.date, weekday: Weekday, trigger: Trigger) -> bool:
+    match run.policy.schedule:
+        case Schedule.NEVER:
+            return False
+        case Schedule.WEEKLY:
+            return _WEEKDAYS[day.weekday()] == weekday
+        case Schedule.TRIGGERED:
+            if not trigger(day, run):
+                return False
+            run.triggered.append(day)
+            return True
+        case Schedule.NIGHTLY:
+            return True

@@ -1,4 +1,4 @@
-"""The policy backtest of one model: train every night once, live through the year under each policy, and compare ages."""
+"""Backtest retraining policies: train the model of every day once, then simulate each policy."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
-from nightshift.backtest.backtest import shown_metrics
-from nightshift.backtest.model_age import Staleness, measure_staleness
-from nightshift.backtest.monitor_replay import Watch
-from nightshift.backtest.nightly_models import Fleet, SharedFleet, worker_processes
-from nightshift.backtest.policies import POLICIES, Course, Policy, Rhythm, follow
-from nightshift.backtest.policy_quality import PolicyResult, Scoreboard, estimated_metrics
-from nightshift.backtest.progress import Progress, Work
-from nightshift.backtest.promotion_replay import passes
+from nightshift.backtest.model_age import AgeComparison, compare_ages
+from nightshift.backtest.monitor_replay import MonitorReplay
+from nightshift.backtest.nightly_models import NightlyModels, SharedModels, worker_processes
+from nightshift.backtest.policies import POLICIES, Policy, PolicyRun, Schedule, run_policy
+from nightshift.backtest.policy_results import PolicyResult, PolicyScoring, estimated_metrics
+from nightshift.backtest.progress_log import ProgressLog, RemainingWork
+from nightshift.backtest.promotion_replay import passes_gate
+from nightshift.backtest.walk_forward import shown_metrics
 from nightshift.contracts.run import code_version
 from nightshift.warehouse.connection import connect
 
@@ -28,179 +28,177 @@ if TYPE_CHECKING:
     from nightshift.contracts.partitions import PartitionRange
     from nightshift.settings import Settings
 
-_GUESSED_SECONDS = {
+_UNIT_SECONDS = {
     "training": 1.6,
-    "monitored night": 0.4,
+    "monitoring": 0.4,
     "gate": 0.3,
     "policy": 8.0,
     "ages": 15.0,
 }
-"""Of one unit on two quiet cores, for the time left before a unit is done. Source:
-docs/policy-backtest.md.
-"""
-
-_LOOK_SECONDS = 0.5
+"""Expected seconds of a unit on two quiet cores. Source: docs/policy-backtest.md."""
+_POLL_SECONDS = 0.5
+_LONGEST_APPLICATION_NAME = 63
+"""Source: PostgreSQL's ``application_name``."""
 
 
 @dataclass(frozen=True)
 class PolicyBacktest:
-    """What the nights say about one model.
+    """Results of all policies for one model.
 
     Attributes:
         spec: The model.
-        nights: Scored nights.
+        partitions: The scored ones.
         n_rows: Their labelled rows.
         results: By policy, ``never`` first.
-        staleness: Metrics by age of the model; None where there are too few nights.
-        n_kept: Trainings that an earlier run had left.
+        age_comparison: Metrics by age of the model; None where there are too few partitions.
         mean_training_seconds: Processor seconds of one training.
     """
 
     spec: ModelSpec
-    nights: PartitionRange
+    partitions: PartitionRange
     n_rows: int
     results: list[PolicyResult]
-    staleness: Staleness | None
-    n_kept: int
+    age_comparison: AgeComparison | None
     mean_training_seconds: float
 
 
-def training_nights(nights: PartitionRange) -> list[dt.date]:
-    """Return the nights that train: the evening before the first, and every night."""
-    return [nights.first.shift(-1).day, *nights.days]
+def training_days(partitions: PartitionRange) -> list[dt.date]:
+    """Return the days that train: the one before the first partition, and every partition."""
+    return [partitions.first.shift(-1).day, *partitions.days]
 
 
-def planned(fleets: Sequence[Fleet], nights: PartitionRange) -> dict[str, Work]:
-    """Return the work that lies ahead, by kind; a triggered policy's gate is asked too seldom to count."""
-    n_models, n = len(fleets), len(nights)
-    units = {
-        "training": sum(len(fleet.missing(training_nights(nights))) for fleet in fleets),
-        "monitored night": n_models
-        * n
-        * sum(policy.rhythm is Rhythm.TRIGGERED for policy in POLICIES),
-        "gate": n_models
-        * sum(
-            {Rhythm.NIGHTLY: n, Rhythm.WEEKLY: n // 7}.get(p.rhythm, 0)
-            for p in POLICIES
-            if p.is_gated
-        ),
-        "policy": n_models * len(POLICIES),
-        "ages": n_models,
+def plan_work(
+    models_by_spec: Sequence[NightlyModels], partitions: PartitionRange
+) -> dict[str, RemainingWork]:
+    """Return the work of a backtest by type, without the rare gates of triggered policies."""
+    days, n = training_days(partitions), len(partitions)
+    n_gates = {Schedule.NIGHTLY: n, Schedule.WEEKLY: n // 7}
+    gated = [policy.schedule for policy in POLICIES if policy.is_gated]
+    n_triggered = sum(policy.schedule is Schedule.TRIGGERED for policy in POLICIES)
+    units_per_model = {
+        "monitoring": n * n_triggered,
+        "gate": sum(n_gates.get(schedule, 0) for schedule in gated),
+        "policy": len(POLICIES),
+        "ages": 1,
     }
-    return {kind: Work(n_units, _GUESSED_SECONDS[kind]) for kind, n_units in units.items()}
+    n_units = {name: len(models_by_spec) * units for name, units in units_per_model.items()}
+    n_units["training"] = sum(len(models.missing(days)) for models in models_by_spec)
+    return {name: RemainingWork(n_units[name], guess) for name, guess in _UNIT_SECONDS.items()}
 
 
-def fleet_folder(home: Path, spec: ModelSpec, rows_sha256: str) -> Path:
-    """Return where a spec's models are kept: another spec, other rows or other code never meet them."""
+def models_folder(home: Path, spec: ModelSpec, rows_sha256: str) -> Path:
+    """Return the folder of a spec's models; another spec, other rows or code have another one."""
     identity = sha256(f"{spec.digest} {rows_sha256} {code_version()}".encode()).hexdigest()
     return home / "policy_backtest" / f"{spec.name}-{identity[:16]}"
 
 
-def train_models(fleet: Fleet, nights: PartitionRange, progress: Progress) -> int:
-    """Train the model of every night that an earlier run has not kept, on all processors; return how many were kept."""
-    trained = training_nights(nights)
-    n_missing = len(fleet.missing(trained))
-    for night, _ in fleet.train(trained, len(os.sched_getaffinity(0))):
-        progress.done("training", f"{fleet.spec.name} learns what was known on {night}")
-    return len(trained) - n_missing
+def train_models(models: NightlyModels, partitions: PartitionRange, progress: ProgressLog) -> int:
+    """Train the missing models on all processors; return how many an earlier run had trained."""
+    days = training_days(partitions)
+    n_missing = len(models.missing(days))
+    for day in models.train(days, _n_processors()):
+        progress.done("training", f"{models.spec.name} was trained as of {day}")
+    return len(days) - n_missing
 
 
 def compare_policies(
     settings: Settings,
-    fleet: Fleet,
-    nights: PartitionRange,
-    progress: Progress,
-    tell: Callable[[PolicyResult], None],
-    n_kept: int = 0,
+    models: NightlyModels,
+    partitions: PartitionRange,
+    progress: ProgressLog,
+    report: Callable[[PolicyResult], None],
 ) -> PolicyBacktest:
-    """Compare all policies on the nights, whose models are trained.
+    """Compare all policies on partitions whose models are trained.
 
     Args:
-        settings: The backtest's own warehouse, with the features of the nights and of the first
+        settings: The backtest's own warehouse, with the features of the partitions and of the first
             window.
-        fleet: Where the models are.
-        nights: Scored nights.
-        progress: What was ``planned``.
-        tell: Called with each policy's result.
-        n_kept: Models that an earlier run had kept.
+        models: The models.
+        partitions: The scored ones.
+        progress: With the work of ``plan_work``.
+        report: Called with each policy's result.
 
     Raises:
-        FeaturesNotPublishedError: The features of a night are not published.
+        FeaturesNotPublishedError: The features of a partition are not published.
         WarehouseError: The warehouse cannot be reached.
     """
-    name = fleet.spec.name
-    staleness = measure_staleness(
-        fleet, nights, shown_metrics(fleet.spec), estimated_metrics(fleet.spec)
-    )
-    progress.done("ages", f"{name} was measured at every age")
-    scoreboard, results = Scoreboard(fleet, nights, shown_metrics(fleet.spec)), []
-    for course in _courses(settings, fleet, nights, progress):
-        results.append(scoreboard.result(course))
-        progress.done("policy", f"{name} under {course.policy} was measured")
-        tell(results[-1])
-    seconds = [fleet.of(night).processor_seconds for night in training_nights(nights)]
+    spec = models.spec
+    metrics = shown_metrics(spec)
+    age_comparison = compare_ages(models, partitions, metrics, estimated_metrics(spec))
+    progress.done("ages", f"{spec.name} was measured at every age")
+    scoring = PolicyScoring(models, partitions, metrics)
+    results = []
+    for run in _run_policies(settings, models, partitions, progress):
+        result = scoring.result(run)
+        results.append(result)
+        progress.done("policy", f"{spec.name} under {run.policy} was measured")
+        report(result)
+    days = training_days(partitions)
+    seconds = sum(models.of(day).processor_seconds for day in days)
     return PolicyBacktest(
-        fleet.spec,
-        nights,
-        scoreboard.n_rows,
-        results,
-        staleness,
-        n_kept,
-        sum(seconds) / len(seconds),
+        spec, partitions, scoring.n_rows, results, age_comparison, seconds / len(days)
     )
 
 
-def _courses(
-    settings: Settings, fleet: Fleet, nights: PartitionRange, progress: Progress
-) -> list[Course]:
-    """Live through the nights under every policy, in as many processes as there are processors; policies know nothing of each other."""
+def _run_policies(
+    settings: Settings, models: NightlyModels, partitions: PartitionRange, progress: ProgressLog
+) -> list[PolicyRun]:
+    """Simulate every policy in parallel processes; policies do not depend on each other."""
     import multiprocessing
 
-    by_work = sorted(
+    # The longest first, so that no processor waits for it at the end.
+    schedules = list(Schedule)
+    longest_first = sorted(
         POLICIES,
-        key=lambda policy: (policy.is_gated, list(Rhythm).index(policy.rhythm)),
+        key=lambda policy: (policy.is_gated, schedules.index(policy.schedule)),
         reverse=True,
     )
     with (
-        fleet.shared() as shared,
+        models.shared() as shared,
         multiprocessing.get_context("spawn").Manager() as manager,
-        worker_processes(len(os.sched_getaffinity(0))) as pool,
+        worker_processes(_n_processors()) as pool,
     ):
-        told = manager.Queue()
+        events = manager.Queue()
         jobs = {
-            policy: pool.submit(_live, settings, shared, nights, policy, told.put)
-            for policy in by_work
+            policy: pool.submit(_run_in_process, settings, shared, partitions, policy, events.put)
+            for policy in longest_first
         }
-        left = set(jobs.values())
-        while left:
-            done, left = wait(left, _LOOK_SECONDS, FIRST_EXCEPTION)
-            while not told.empty():
-                progress.done(*told.get())
-            for job in done:
-                job.result()
+        running = set(jobs.values())
+        while running:
+            # Short waits, so that the log follows the workers' events.
+            finished, running = wait(running, _POLL_SECONDS, FIRST_EXCEPTION)
+            while not events.empty():
+                progress.done(*events.get())
+            for job in finished:
+                job.result()  # raises the job's error
         return [jobs[policy].result() for policy in POLICIES]
 
 
-def _live(
+def _run_in_process(
     settings: Settings,
-    shared: SharedFleet,
-    nights: PartitionRange,
+    shared: SharedModels,
+    partitions: PartitionRange,
     policy: Policy,
-    tell: Callable[[tuple[str, str]], None],
-) -> Course:
-    fleet = shared.open()
-    name = fleet.spec.name
-    with connect(settings, f"nightshift backtest {name}"[:63]) as conn:
-        watch = Watch(settings, conn, fleet)
+    notify: Callable[[tuple[str, str]], None],
+) -> PolicyRun:
+    models = shared.open()
+    name = models.spec.name
+    application = f"nightshift backtest {name}"[:_LONGEST_APPLICATION_NAME]
+    with connect(settings, application) as conn:
+        monitor = MonitorReplay(settings, conn, models)
 
-        def trigger(night: dt.date, course: Course) -> bool:
-            has_triggered = watch.has_triggered(night, course)
-            tell(("monitored night", f"{name} under {policy} is watched on {night}"))
+        def trigger(day: dt.date, run: PolicyRun) -> bool:
+            has_triggered = monitor.has_triggered(day, run)
+            notify(("monitoring", f"{name} under {policy} was monitored on {day}"))
             return has_triggered
 
         def gate(challenger: dt.date, champion: dt.date) -> bool:
-            has_passed = passes(settings, fleet, challenger, champion)
-            tell(("gate", f"{name} under {policy} judges the model of {challenger}"))
+            has_passed = passes_gate(settings, models, challenger, champion)
+            notify(("gate", f"{name} under {policy} was gated on {challenger}"))
             return has_passed
 
-        return follow(policy, nights, fleet.spec.training.weekday, trigger, gate)
+        return run_policy(policy, partitions, models.spec.training.weekday, trigger, gate)
+
+
+def _n_processors() -> int:
+    return len(os.sched_getaffinity(0))

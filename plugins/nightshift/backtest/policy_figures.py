@@ -1,139 +1,127 @@
-"""Draw a policy backtest as SVG: gains on never training again, overall and by month, and the cost of staleness."""
+"""Draw a policy backtest as SVG: gains on never retraining, and the cost of a model's age."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from nightshift.backtest.policies import Rhythm
+from nightshift.backtest.policies import Schedule
 from nightshift.contracts.metrics import METRICS
 from nightshift.training.comparison_figures import svg
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
     from nightshift.backtest.policy_backtest import PolicyBacktest
-    from nightshift.backtest.policy_quality import PolicyResult
+    from nightshift.backtest.policy_results import PolicyResult
 
 _COLOURS = {
-    Rhythm.NEVER: "#8a8a8a",
-    Rhythm.WEEKLY: "#1f5f8b",
-    Rhythm.TRIGGERED: "#c46210",
-    Rhythm.NIGHTLY: "#3a7d44",
+    Schedule.NEVER: "#8a8a8a",
+    Schedule.WEEKLY: "#1f5f8b",
+    Schedule.TRIGGERED: "#c46210",
+    Schedule.NIGHTLY: "#3a7d44",
 }
-_GUIDE = "#8a8a8a"
+_ZERO_LINE: dict[str, Any] = {"color": "#8a8a8a", "lw": 1, "ls": "--"}
 
 
-def draw_policies(found: PolicyBacktest) -> str:
-    """Return the gain of each policy on ``never`` with its interval and cost, and beside it month by month."""
-    return svg(policies_figure(found))
-
-
-def draw_staleness(found: PolicyBacktest) -> str:
-    """Return the gain on the freshest model by age, with its interval."""
-    return svg(staleness_figure(found))
-
-
-def policies_figure(found: PolicyBacktest) -> Figure:
-    """Return the figure of ``draw_policies``."""
+def draw_policies(backtest: PolicyBacktest) -> str:
+    """Return the gain of each policy on ``never`` with its interval, and month by month."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 4.4), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(1, 1.2))
-    metric, others = found.spec.promotion.metric, found.results[1:]
-    places = range(len(others), 0, -1)
-    for place, result in zip(places, others, strict=True):
-        _interval(left, result, place, metric)
-    left.axvline(0, color=_GUIDE, lw=1, ls="--")
-    left.set_yticks(list(places), [_label(result) for result in others], fontsize=8.5)
-    left.set_ylim(0.4, len(others) + 0.6)
-    _finish(
-        left,
-        f"{found.spec.name}: gain on never retraining",
-        f"gain in {metric}; right of zero is better",
-        "",
-    )
-    _by_month(right, found)
-    return figure
+    _draw_gains(left, backtest)
+    _draw_months(right, backtest)
+    return svg(figure)
 
 
-def staleness_figure(found: PolicyBacktest) -> Figure:
-    """Return the figure of ``draw_staleness``.
+def draw_staleness(backtest: PolicyBacktest) -> str:
+    """Return the gain on the freshest model by age, with its interval.
 
     Raises:
-        ValueError: Too few nights for two ages.
+        ValueError: There are too few partitions for two ages.
     """
     from matplotlib.figure import Figure
 
-    if found.staleness is None:
-        raise ValueError("There are too few nights to compare ages.")
-    metric, ages = found.spec.promotion.metric, found.staleness.ages
-    older = [(age.days, age.gains[metric]) for age in ages if metric in age.gains]
+    if backtest.age_comparison is None:
+        raise ValueError("There are too few partitions to compare ages.")
+    metric = backtest.spec.promotion.metric
+    freshest, *older = backtest.age_comparison.ages
+    gains = [(age.days, age.gains[metric]) for age in older]
+    days = [freshest.days, *(age.days for age in older)]
+    values = [0.0, *(gain.value for _, gain in gains)]
+    colour = _COLOURS[Schedule.WEEKLY]
     figure = Figure(figsize=(6.4, 4), layout="constrained")
     axes = figure.subplots()
-    axes.axhline(0, color=_GUIDE, lw=1, ls="--")
-    axes.plot(
-        [ages[0].days, *(days for days, _ in older)],
-        [0, *(gain.value for _, gain in older)],
-        color=_COLOURS[Rhythm.WEEKLY],
-        lw=1,
-    )
-    for days, gain in older:
-        axes.plot([days, days], [gain.low, gain.high], color=_COLOURS[Rhythm.WEEKLY], lw=1.6)
-        axes.plot([days], [gain.value], "o", ms=5, color=_COLOURS[Rhythm.WEEKLY])
-    axes.plot([ages[0].days], [0], "o", ms=5, color=_COLOURS[Rhythm.WEEKLY], mfc="white")
-    axes.set_xticks([age.days for age in ages])
+    axes.axhline(0, **_ZERO_LINE)
+    axes.plot(days, values, color=colour, lw=1)
+    for age, gain in gains:
+        axes.plot([age, age], [gain.low, gain.high], color=colour, lw=1.6)
+    axes.plot(days[1:], values[1:], "o", ms=5, color=colour)
+    axes.plot(days[:1], [0], "o", ms=5, color=colour, mfc="white")
+    axes.set_xticks(days)
     _finish(
         axes,
-        f"{found.spec.name}: cost of staleness",
+        f"{backtest.spec.name}: cost of staleness",
         "age of the model in days",
         f"gain in {metric} on the model of the evening before",
     )
-    return figure
+    return svg(figure)
 
 
-def _interval(axes: Axes, result: PolicyResult, place: int, metric: str) -> None:
-    gain, colour = result.gains[metric], _COLOURS[result.policy.rhythm]
-    axes.plot([gain.low, gain.high], [place, place], color=colour, lw=1.6)
-    axes.plot(
-        [gain.value],
-        [place],
-        "o",
-        ms=5,
-        color=colour,
-        mfc="white" if result.policy.is_gated else colour,
+def _draw_gains(axes: Axes, backtest: PolicyBacktest) -> None:
+    metric, results = backtest.spec.promotion.metric, backtest.results[1:]
+    heights = range(len(results), 0, -1)
+    for result, height in zip(results, heights, strict=True):
+        gain, colour = result.gains[metric], _COLOURS[result.policy.schedule]
+        fill = "white" if result.policy.is_gated else colour
+        axes.plot([gain.low, gain.high], [height, height], color=colour, lw=1.6)
+        axes.plot([gain.value], [height], "o", ms=5, color=colour, mfc=fill)
+    axes.axvline(0, **_ZERO_LINE)
+    axes.set_yticks(list(heights), map(_label, results), fontsize=8.5)
+    axes.set_ylim(0.4, len(results) + 0.6)
+    _finish(
+        axes,
+        f"{backtest.spec.name}: gain on never retraining",
+        f"gain in {metric}; right of zero is better",
+        "",
     )
 
 
 def _label(result: PolicyResult) -> str:
-    n = len(result.course.trained)
-    return f"{result.policy}\n{n} training{'' if n == 1 else 's'}, {len(result.course.promoted)} served"
+    n = len(result.run.trained)
+    trainings = "1 training" if n == 1 else f"{n} trainings"
+    return f"{result.policy}\n{trainings}, {len(result.run.promoted)} served"
 
 
-def _by_month(axes: Axes, found: PolicyBacktest) -> None:
-    metric, never = found.spec.promotion.metric, found.results[0]
+def _draw_months(axes: Axes, backtest: PolicyBacktest) -> None:
+    import numpy as np
+
+    metric = backtest.spec.promotion.metric
+    never, *challengers = backtest.results
     months = [f"{month:%b}" for month in never.by_month]
     sign = 1 if METRICS[metric].better == "higher" else -1
-    axes.axhline(0, color=_GUIDE, lw=1, ls="--")
-    for result in found.results[1:]:
-        pairs = zip(result.by_month.values(), never.by_month.values(), strict=True)
-        gains = [
-            sign * (_defined(value[metric]) - _defined(before[metric])) for value, before in pairs
-        ]
-        style = "o--" if result.policy.is_gated else "o-"
-        face = "white" if result.policy.is_gated else None
+    baseline = _monthly(never, metric)
+    axes.axhline(0, **_ZERO_LINE)
+    for result in challengers:
+        is_gated = result.policy.is_gated
         axes.plot(
             months,
-            gains,
-            style,
+            np.multiply(sign, np.subtract(_monthly(result, metric), baseline)),
+            "o--" if is_gated else "o-",
             ms=4,
             lw=1.3,
-            mfc=face,
-            color=_COLOURS[result.policy.rhythm],
+            mfc="white" if is_gated else None,
+            color=_COLOURS[result.policy.schedule],
             label=str(result.policy),
         )
     _finish(axes, "The same by month of the predicted days", "", f"gain in {metric}")
     axes.legend(frameon=False, fontsize=8, ncols=2)
+
+
+def _monthly(result: PolicyResult, metric: str) -> list[float]:
+    # NaN leaves a gap in the line where a metric is not defined.
+    values = [month[metric] for month in result.by_month.values()]
+    return [float("nan") if value is None else value for value in values]
 
 
 def _finish(axes: Axes, title: str, x: str, y: str) -> None:
@@ -142,7 +130,3 @@ def _finish(axes: Axes, title: str, x: str, y: str) -> None:
     axes.set_ylabel(y, fontsize=9)
     axes.tick_params(labelsize=8.5)
     axes.spines[["top", "right"]].set_visible(False)
-
-
-def _defined(value: float | None) -> float:
-    return float("nan") if value is None else value

@@ -1,7 +1,7 @@
-"""The evidence gate on replayed models: every criterion about predictions, the product's own code, on the rows that the night would judge.
+"""Replay the promotion gate on models of a backtest, by the product's own checks.
 
-The criteria about stored files (provenance, size, agreement of features with the scorer's) hold by
-construction here and are not asked.
+The checks of stored files (provenance, size, agreement of features with the scorer's) hold by
+construction and are left out.
 """
 
 from __future__ import annotations
@@ -18,18 +18,19 @@ from nightshift.registry import fairness_checks, performance_checks, sanity_chec
 from nightshift.registry.checks import Check, answer
 from nightshift.registry.model_versions import ModelVersion
 from nightshift.registry.promotion_context import ChampionStatus, PromotionContext
-from nightshift.training.splits import split_window
 from nightshift.training.training_set import TrainingSet, mature_window
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from nightshift.backtest.nightly_models import Fleet
+    from nightshift.backtest.nightly_models import NightlyModels
     from nightshift.models.predictions import Predictions
     from nightshift.models.trained_model import TrainedModel
     from nightshift.settings import Settings
 
-QUESTIONS: dict[str, Check] = {
+# All checks must pass, so the first refusal decides: those that refuse most and cost least come
+# first.
+CHECKS: dict[str, Check] = {
     "evidence_rows": sanity_checks.evidence_rows,
     "superiority": performance_checks.superiority,
     "scores": sanity_checks.scores,
@@ -41,90 +42,87 @@ QUESTIONS: dict[str, Check] = {
     "baseline": performance_checks.baselines,
     "leakage": sanity_checks.leakage,
 }
-"""Every family must agree, so the first refusal decides: the ones that refuse most and cost
-least come first.
-"""
 
 
 @dataclass(frozen=True)
-class ReplayedCase(PromotionContext):
-    """A case whose models and rows come from the replay instead of the registry."""
+class ReplayedPromotion(PromotionContext):
+    """A promotion whose models and rows come from the backtest instead of the registry."""
 
-    fleet: Fleet
+    models: NightlyModels
 
     @cached_property
     def trained(self) -> TrainedModel:
         """Return the challenger's model."""
-        return self.fleet.of(self.challenger.partition_date).model
+        return self.models.of(self.challenger.partition_date).model
 
     @cached_property
     def _tried_champion(self) -> tuple[TrainedModel | None, str, ChampionStatus]:
         if self.champion is None:
             return None, "", "none"
-        return self.fleet.of(self.champion.partition_date).model, "", "compared"
+        return self.models.of(self.champion.partition_date).model, "", "compared"
 
     @cached_property
     def predictions(self) -> dict[str, Predictions]:
-        """Return the models' predictions; those of a champion for a night are made once for all its challengers."""
-        nights = [day.as_py() for day in self.rows.column("partition_date").unique()]
-        models = {
-            "challenger": self.challenger,
-            **({"champion": self.champion} if self.champion else {}),
-        }
-        return {
-            name: joined(
-                [self.fleet.predictions(version.partition_date, night) for night in nights]
-            )
-            for name, version in models.items()
-        }
+        """Return the models' predictions; the backtest keeps them for all challengers."""
+        days = [day.as_py() for day in self.rows.column("partition_date").unique()]
+        versions = {"challenger": self.challenger}
+        if self.champion:
+            versions["champion"] = self.champion
+        predictions = {}
+        for name, version in versions.items():
+            parts = [self.models.predictions(version.partition_date, day) for day in days]
+            predictions[name] = joined(parts)
+        return predictions
 
     @cached_property
     def all_rows(self) -> pa.Table:
-        """Return the challenger's whole training set."""
-        return self.fleet.window(self.challenger.partition_date)
+        """Return the challenger's complete training set."""
+        return self.models.window(self.challenger.partition_date)
 
 
-def passes(settings: Settings, fleet: Fleet, challenger: dt.date, champion: dt.date) -> bool:
-    """Return whether the model of one night may replace that of an earlier one.
+def passes_gate(
+    settings: Settings, models: NightlyModels, challenger: dt.date, champion: dt.date
+) -> bool:
+    """Return whether the model of one day may replace that of an earlier one.
 
     Raises:
-        NightshiftError: Something that a later try may have back.
+        NightshiftError: A check needs something that may be back at a later try.
     """
-    window = mature_window(fleet.spec, Partition(challenger))
-    training_set = TrainingSet(
-        "", "", 0, Partition(challenger), window, Partition(challenger).cutoff
+    partition = Partition(challenger)
+    window = mature_window(models.spec, partition)
+    training_set = TrainingSet("", "", 0, partition, window, partition.cutoff)
+    versions = (version_of(models, challenger), version_of(models, champion))
+    promotion = ReplayedPromotion(
+        settings, _store(settings), models.spec, training_set, {}, *versions, models
     )
-    versions = (version_of(fleet, challenger), version_of(fleet, champion))
-    case = ReplayedCase(settings, _store(settings), fleet.spec, training_set, {}, *versions, fleet)
-    return all(
-        not any(one.is_refusal for one in answer(case, {name: question}))
-        for name, question in QUESTIONS.items()
-    )
+    for name, check in CHECKS.items():
+        results = answer(promotion, {name: check})
+        if any(result.is_refusal for result in results):
+            return False
+    return True
 
 
 @lru_cache(1)
 def _store(settings: Settings) -> ObjectStore:
-    """Return the store; a client takes a third of a second to make, and a replay asks hundreds of times."""
+    # A client takes a third of a second to make, and a replay needs it hundreds of times.
     return ObjectStore.open(settings)
 
 
-def version_of(fleet: Fleet, night: dt.date) -> ModelVersion:
-    """Return how the registry would describe the model of a night, without its files."""
-    model = fleet.of(night).model
-    split = split_window(mature_window(fleet.spec, Partition(night)), fleet.spec.training)
+def version_of(models: NightlyModels, day: dt.date) -> ModelVersion:
+    """Return the registry's description of the model of a day, without its files."""
     return ModelVersion(
-        model=fleet.spec.name,
-        version=night.toordinal(),
-        digest=str(night),
+        model=models.spec.name,
+        version=day.toordinal(),
+        digest=str(day),
         model_key="",
         model_sha256="",
         model_bytes=None,
         metadata_key="",
         metadata_sha256="",
         metadata_bytes=None,
-        training_set=str(night),
-        partition_date=night,
-        fit_end=split.validation.last.day,
-        metrics=model.metrics,
+        training_set=str(day),
+        partition_date=day,
+        fit_end=models.split(day).validation.last.day,
+        metrics=models.of(day).model.metrics,
         figures={},
     )

@@ -1,1 +1,1 @@
-"""A trained model: its file, loading in a sandbox, engines and Shapley values."""
+"""A trained model: its files, sandboxed loading, scoring engines and Shapley values."""

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nightshift.kernels import thread_count
-from nightshift.models.model_text import ModelTextError, check_model_text
+from nightshift.models.model_format.reader import read_model
+from nightshift.models.model_format.tokens import ModelTextError
 
 if TYPE_CHECKING:
     import lightgbm as lgb
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def load_booster(text: str, names: list[str] | None = None) -> lgb.Booster:
-    """Load a model from text, after checks: LightGBM ends the process on a bad one.
+    """Load a model from text after checks, since LightGBM ends the process on a bad one.
 
     Args:
         text: A text model.
@@ -33,21 +34,21 @@ def load_booster(text: str, names: list[str] | None = None) -> lgb.Booster:
     Raises:
         ModelTextError: The text is truncated, inconsistent or of other features.
     """
-    check_model_text(text, names)
+    read_model(text, names)
     return load_checked(text)
 
 
 def load_checked(text: str) -> lgb.Booster:
-    """Load a text that ``check_model_text`` has taken.
+    """Load a text that ``read_model`` has accepted.
 
     Raises:
-        ModelTextError: LightGBM refuses it all the same.
+        ModelTextError: LightGBM refuses it nevertheless.
     """
     import lightgbm as lgb
 
     try:
         return lgb.Booster(model_str=text)
-    # The package reads the parameters as JSON, which the library writes without looking at them.
+    # ValueError: the package reads the parameters as JSON, which the library does not check.
     except (lgb.basic.LightGBMError, ValueError) as error:
         raise ModelTextError(
             "LightGBM refuses the model file.",
@@ -57,15 +58,15 @@ def load_checked(text: str) -> lgb.Booster:
 
 
 def library_path() -> Path:
-    """Return LightGBM's shared library, for a process that loads it without the package; nothing is imported here."""
-    found = find_spec("lightgbm")
-    if found is None or found.origin is None:
+    """Return LightGBM's shared library, for a process that loads it without the package."""
+    spec = find_spec("lightgbm")  # imports nothing
+    if spec is None or spec.origin is None:
         raise ModelTextError("LightGBM is not installed.", todo="Install the requirements again.")
-    return Path(found.origin).parent / "lib" / "lib_lightgbm.so"
+    return Path(spec.origin).parent / "lib" / "lib_lightgbm.so"
 
 
 def predict_raw(booster: lgb.Booster, matrix: Matrix) -> Vector:
-    """Return raw scores (log-odds, or the label's unit) of shape (n,) for a matrix of ``encode``."""
+    """Return raw scores (log-odds, or the label's unit), shape (n,), of a matrix of ``encode``."""
     import numpy as np
 
     return np.asarray(
@@ -74,10 +75,10 @@ def predict_raw(booster: lgb.Booster, matrix: Matrix) -> Vector:
 
 
 def contributions(booster: lgb.Booster, matrix: Matrix) -> Matrix:
-    """Return what each feature adds to the raw score; shape (n, k + 1), the last column is the base value.
+    """Return what each feature adds to the raw score, and the base value; shape (n, k + 1).
 
-    Source: Lundberg & Lee (2017), A unified approach to interpreting model predictions. About 300
-    times slower than ``predict_raw``.
+    About 300 times slower than ``predict_raw``. Source: Lundberg & Lee (2017), A unified approach
+    to interpreting model predictions.
     """
     import numpy as np
 
@@ -88,25 +89,22 @@ def contributions(booster: lgb.Booster, matrix: Matrix) -> Matrix:
 
 def importance(booster: lgb.Booster) -> dict[str, float]:
     """Return the share of the total gain of each feature, 0 to 1, the largest first."""
-    gains = dict(
-        zip(booster.feature_name(), booster.feature_importance("gain").tolist(), strict=True)
-    )
-    total = sum(gains.values()) or 1.0
-    return {
-        name: gain / total
-        for name, gain in sorted(gains.items(), key=lambda item: (-item[1], item[0]))
-    }
+    gains = booster.feature_importance("gain").tolist()
+    total = sum(gains) or 1.0
+    by_name = zip(booster.feature_name(), gains, strict=True)
+    ranked = sorted(by_name, key=lambda item: (-item[1], item[0]))
+    return {name: gain / total for name, gain in ranked}
 
 
 def trees_digest(text: str) -> str:
     """Return the SHA-256, hex, of a text model without its ``parameters:`` block."""
-    return sha256(
-        re.sub(r"\nparameters:.*?end of parameters\n", "\n", text, flags=re.DOTALL).encode()
-    ).hexdigest()
+    # Parameters hold threads and paths of the machine, which change no score.
+    trees = re.sub(r"\nparameters:.*?end of parameters\n", "\n", text, flags=re.DOTALL)
+    return sha256(trees.encode()).hexdigest()
 
 
 def portable(text: str) -> str:
-    """Return the text without what its parameters say of the machines: threads, addresses and ports."""
+    """Return the text without the machine's threads, addresses and ports in its parameters."""
     for name, value in (("num_threads", "1"), ("local_listen_port", "12400"), ("machines", "")):
         text = re.sub(rf"^\[{name}: [^\]\n]*\]$", f"[{name}: {value}]", text, flags=re.MULTILINE)
     return text

@@ -13,12 +13,10 @@ if TYPE_CHECKING:
     Vector = npt.NDArray[np.float64]
 
 EDGE = 1e-6
-"""Smallest distance of a probability from 0 and 1, so that one row cannot make the log loss
-infinite.
-"""
+"""Smallest distance of a probability from 0 and 1, so that no row makes the log loss infinite."""
 _DIGITS = 9
-"""Significant digits kept: more than the solver's tolerance would let the last bits of a machine
-into the model file.
+"""Significant digits of fitted numbers: the last bits, which depend on the machine, must not reach
+the model file.
 """
 
 
@@ -39,13 +37,9 @@ def fit_calibration(method: Calibration, raw: Vector, label: Vector) -> dict[str
     """
     if method == "platt":
         slope, intercept = fit_logistic(raw, label)
-        # A falling curve would turn the order round: then the validation days say nothing about the
-        # scale.
-        return (
-            {"method": "platt", "slope": slope, "intercept": intercept}
-            if slope > 0
-            else {"method": "none"}
-        )
+        # A falling curve would reverse the order: these days cannot tell the scale.
+        if slope > 0:
+            return {"method": "platt", "slope": slope, "intercept": intercept}
     if method == "isotonic":
         from sklearn.isotonic import IsotonicRegression
 
@@ -63,7 +57,7 @@ def apply_calibration(calibration: dict[str, Any], raw: Vector) -> Vector:
     import numpy as np
 
     if calibration["method"] == "platt":
-        with np.errstate(over="ignore"):  # an endless product is a probability at the edge
+        with np.errstate(over="ignore"):  # infinity becomes a probability at the edge
             log_odds = calibration["slope"] * raw + calibration["intercept"]
         probability = sigmoid(log_odds)
     elif calibration["method"] == "isotonic":
@@ -74,13 +68,21 @@ def apply_calibration(calibration: dict[str, Any], raw: Vector) -> Vector:
 
 
 def fit_logistic(log_odds: Vector, label: Vector) -> tuple[float, float]:
-    """Return slope and intercept of the logistic curve of ``label`` (0 or 1) on ``log_odds``, both of shape (n,)."""
+    """Fit a logistic curve of labels on log-odds, without a penalty.
+
+    Args:
+        log_odds: Shape (n,).
+        label: 0 or 1, shape (n,).
+
+    Returns:
+        Slope and intercept.
+    """
     import numpy as np
     from sklearn.linear_model import LogisticRegression
 
-    curve = LogisticRegression(C=np.inf, tol=1e-10, max_iter=1000).fit(
-        log_odds.reshape(-1, 1), label
-    )
+    # A tight tolerance: the result must not depend on where the solver stopped.
+    curve = LogisticRegression(C=np.inf, tol=1e-10, max_iter=1000)
+    curve.fit(log_odds.reshape(-1, 1), label)
     return _rounded(curve.coef_[0, 0]), _rounded(curve.intercept_[0])
 
 

@@ -1,30 +1,29 @@
-"""What ``model.json`` may say: every part with its type, and a digest over all of them that its trainer has made.
+"""The schema of ``model.json``, and a digest over all of its content that the trainer writes.
 
-The warehouse knows the digest of the file; this one is there before the file has reached the
-bucket. Source: docs/adr/0016-loading-a-model.md.
+The warehouse knows the digest of the file; this one exists before the file has reached the bucket.
+Source: docs/adr/0016-loading-a-model.md.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from hashlib import sha256
 from itertools import pairwise
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from nightshift.models.model_tokens import refused
+from nightshift.models.golden import Finite, Golden, Probability
+from nightshift.models.model_format.tokens import refused
 
 FORMAT = 3
-"""3: with its own digest, and golden probabilities. Another format than this or the one before
-is refused: train again.
+"""3 has its own digest and golden probabilities. 2 has golden raw scores only; such versions still
+serve. Any other format is refused: train again.
 """
-UNSEALED_FORMAT = 2
-"""With golden predictions of raw scores only; such versions still serve."""
 SEAL = "document_sha256"
-
-Finite = Annotated[float, Field(allow_inf_nan=False)]
-Share = Annotated[float, Field(ge=0, le=1)]
+_N_DECILES = 10
+_MAX_PARTS_NAMED = 5
 
 
 class _Strict(BaseModel):
@@ -50,16 +49,13 @@ class IsotonicCalibration(_Strict):
 
     method: Literal["isotonic"]
     raw: Annotated[list[Finite], Field(min_length=1)]
-    probability: list[Share]
+    probability: list[Probability]
 
     @model_validator(mode="after")
-    def _rises(self) -> IsotonicCalibration:
+    def _rises(self) -> Self:
         is_rising = all(left < right for left, right in pairwise(self.raw))
-        if (
-            len(self.raw) != len(self.probability)
-            or not is_rising
-            or self.probability != sorted(self.probability)
-        ):
+        is_ordered = self.probability == sorted(self.probability)
+        if len(self.raw) != len(self.probability) or not is_rising or not is_ordered:
             raise ValueError("as many probabilities as raw scores, both in order")
         return self
 
@@ -95,15 +91,8 @@ class _Signature(_Strict):
     categorical: list[_Category]
 
 
-class _Golden(_Strict):
-    rows: list[list[Finite | None]]
-    raw: list[Finite]
-    contributions: list[list[Finite]]
-    probability: list[Share] | None = None
-
-
 class ModelDocument(_Strict):
-    """The whole of ``model.json``."""
+    """The content of ``model.json``."""
 
     format: Literal[2, 3]
     model: str
@@ -115,15 +104,15 @@ class ModelDocument(_Strict):
         NoCalibration | PlattCalibration | IsotonicCalibration, Field(discriminator="method")
     ]
     threshold: Finite
-    decile_edges: list[Finite]
+    decile_edges: Annotated[list[Finite], Field(max_length=_N_DECILES - 1)]
     metrics: dict[str, dict[str, Finite | None]]
     reference: _Reference | Annotated[dict[str, Any], Field(max_length=0)]
     training: dict[str, Any]
-    golden: _Golden
+    golden: Golden
     document_sha256: str | None = None
 
     @model_validator(mode="after")
-    def _is_of_one_format(self) -> ModelDocument:
+    def _is_of_one_format(self) -> Self:
         is_sealed = self.format == FORMAT
         has_probability = self.golden.probability is not None
         if (self.document_sha256 is not None) != is_sealed or has_probability != (
@@ -132,44 +121,62 @@ class ModelDocument(_Strict):
             raise ValueError("its digest and golden probabilities, as its format has them")
         return self
 
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        n_features = len(self.signature.numeric) + len(self.signature.categorical)
+        if len(self.golden.rows[0]) != n_features:
+            raise ValueError("golden rows of as many features as the signature")
+        if self.decile_edges != sorted(self.decile_edges):
+            raise ValueError("edges of deciles that never fall")
+        return self
+
 
 def seal(document: dict[str, Any]) -> dict[str, Any]:
-    """Return a document with the digest of all that it says."""
+    """Return a document with the digest of all its content."""
     return {**document, SEAL: _digest(document)}
 
 
-def check_document(document: dict[str, Any]) -> None:
-    """Refuse a document that is not what its trainer wrote, or holds what no trainer writes.
+def read_document(content: bytes) -> tuple[ModelDocument, dict[str, Any]]:
+    """Return the checked content of ``model.json``, and the same as plain JSON.
 
     Raises:
-        ModelTextError: Its digest is not its own, or a part is missing, strange, or of another
-            type.
+        ModelTextError: The digest is wrong, or a part is missing, unknown, or of another type.
+        ValueError: It is no JSON, or holds a number that is not finite.
+        RecursionError: It is nested too deeply.
     """
+    document = json.loads(content, parse_constant=_refuse_constant, parse_float=_finite)
     if not isinstance(document, dict):
-        raise refused("model.json is no document", "an object", type(document).__name__)
-    content = {name: value for name, value in document.items() if name != SEAL}
-    if document.get("format") == FORMAT and document.get(SEAL) != _digest(content):
+        raise refused("model.json is not an object", "an object", type(document).__name__)
+    unsealed = {name: value for name, value in document.items() if name != SEAL}
+    if document.get("format") == FORMAT and document.get(SEAL) != _digest(unsealed):
         raise refused(
             "model.json is not what its trainer wrote",
             f"digest {document.get(SEAL)}",
-            _digest(content),
+            _digest(unsealed),
         )
     try:
-        ModelDocument.model_validate(document)
+        return ModelDocument.model_validate(document), document
     except ValidationError as error:
         # Names of parts only: their values may be levels that came from data.
-        parts = sorted(
-            {
-                ".".join(map(str, part["loc"][:3])) or "the document"
-                for part in error.errors(include_input=False)
-            }
-        )
+        locations = [part["loc"][:3] for part in error.errors(include_input=False)]
+        parts = {".".join(map(str, location)) or "the document" for location in locations}
         raise refused(
             "model.json cannot be read",
             "the parts that a trainer writes",
-            f"wrong: {', '.join(parts[:5])}",
+            f"wrong: {', '.join(sorted(parts)[:_MAX_PARTS_NAMED])}",
         ) from None
 
 
 def _digest(content: dict[str, Any]) -> str:
     return sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is not a number")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is too large for a double")
+    return number

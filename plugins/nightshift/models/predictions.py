@@ -1,4 +1,4 @@
-"""The predictions of one model for some rows."""
+"""Predictions of a model: scores and, for a binary label, probabilities."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Predictions:
-    """What was predicted for some rows.
+    """Scores and probabilities of some rows.
 
     Attributes:
-        score: What rows are ordered by: probability before calibration, or the value in the label's
-            unit; shape (n,).
+        score: Orders the rows: probability before calibration, or the value in the label's unit;
+            shape (n,).
         probability: Calibrated probability, binary only; shape (n,).
         threshold: Probability from which a row is called positive.
     """
@@ -30,20 +30,19 @@ class Predictions:
 
     def at(self, mask: npt.NDArray[np.bool_]) -> Predictions:
         """Return the predictions of some rows."""
-        return Predictions(
-            self.score[mask],
-            None if self.probability is None else self.probability[mask],
-            self.threshold,
-        )
+        probability = None if self.probability is None else self.probability[mask]
+        return Predictions(self.score[mask], probability, self.threshold)
 
 
 def joined(parts: Sequence[Predictions]) -> Predictions:
-    """Return the predictions of one model for several parts of rows, in that order; at least one part."""
+    """Return the predictions of consecutive rows as one; the threshold is that of the last part.
+
+    Args:
+        parts: At least one; of one model, or of one after the other.
+    """
     import numpy as np
 
+    score = np.concatenate([part.score for part in parts])
     probabilities = [part.probability for part in parts if part.probability is not None]
-    return Predictions(
-        np.concatenate([part.score for part in parts]),
-        np.concatenate(probabilities) if probabilities else None,
-        parts[0].threshold,
-    )
+    probability = np.concatenate(probabilities) if probabilities else None
+    return Predictions(score, probability, parts[-1].threshold)

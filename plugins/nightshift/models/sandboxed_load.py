@@ -1,7 +1,7 @@
-"""Let a model be loaded and answer in a child process first, with little memory and little time: LightGBM may die of a bad file.
+"""Load a model in a child process first, with limited memory and time: LightGBM may die of it.
 
-The guard in ``model_text`` should leave nothing to die of; the child is there for what nobody has
-thought of.
+The checks of ``model_format`` should leave nothing to die of; the child is there for what they
+overlook.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from nightshift.models import sandboxed_load_child
 from nightshift.models.golden import Golden
-from nightshift.models.model_tokens import ModelTextError, refused
+from nightshift.models.model_format.tokens import ModelTextError, refused
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,22 +34,25 @@ Result = TypeVar("Result")
 logger = logging.getLogger(__name__)
 
 DEADLINE_SECONDS = 4.0
-"""With the checks before it and the end of the child a file that keeps LightGBM busy is refused
-within five seconds.
+"""Of the first child. With the checks before and the end of the child, a file that keeps LightGBM
+busy is refused within five seconds.
 """
 CPU_SECONDS = 3
 """Processor time, which a busy machine does not use up; a model of 400 trees takes about 0.1."""
-N_TRIES, STARVED_SECONDS = 4, 2.4
-"""A child that is out of time but had less processor time than this was starved by the machine,
-which proves nothing about the model.
-
-Each further child gets twice the time: a minute in all.
+N_TRIES = 4
+"""Each further child gets twice the time: a minute in all."""
+STARVED_SECONDS = 2.4
+"""A child that ran out of time with less processor time than this was starved by the machine,
+which says nothing about the model.
 """
 MEMORY_BYTES = 1 << 30
-"""Address space beside what the text takes."""
+"""Address space besides that of the text."""
 _MEMORY_PER_TEXT_BYTE = 20
 _DOUBLE_BYTES = 8
+_INHERITED = ("LD_LIBRARY_PATH", "TMPDIR")
+_TODO = "Load another version, or train again; nothing was loaded in this process."
 _proved: set[str] = set()
+"""Digests of library and text that passed in this process: a model is proved once."""
 
 
 class LoadTrialError(ModelTextError):
@@ -59,40 +62,40 @@ class LoadTrialError(ModelTextError):
 
 
 class LoadTimeoutError(ModelTextError):
-    """The machine gave a model no time to be loaded: nothing is known about the model."""
+    """The machine was too busy to load a model: nothing is known about the model."""
 
     code = "NS-MODEL-007"
     is_retryable = True
 
 
 def retry_starved(work: Callable[[], Result], seconds: float) -> Result:
-    """Return what ``work`` gives; while the machine is too busy to load a model, try again, as long as there is time.
+    """Return the result of ``work``; repeat it while the machine is too busy to load a model.
 
     Raises:
-        LoadTimeoutError: It is too busy all the time.
+        LoadTimeoutError: The machine is too busy for all of the seconds.
     """
-    give_up = time.monotonic() + seconds
+    deadline = time.monotonic() + seconds
     while True:
         try:
             return work()
         except LoadTimeoutError as error:
-            if time.monotonic() > give_up:
+            if time.monotonic() > deadline:
                 raise
             logger.warning("The model is loaded again:\n%s", error)
 
 
-def prove_in_child(text: str, golden: Golden, library: Path) -> None:
-    """Load a checked text and let it answer in a child process, unless this process has seen the same text pass.
+def check_in_child(text: str, golden: Golden, library: Path) -> None:
+    """Load a text in a child process and compare its answers, once per process and text.
 
     Args:
-        text: A text model that ``check_model_text`` has taken.
-        golden: What it must answer.
+        text: A text model that ``read_model`` has accepted.
+        golden: Its expected answers.
         library: LightGBM's shared library.
 
     Raises:
-        LoadTrialError: The child died, took too much processor time or memory.
+        LoadTrialError: The child died, or took too much processor time or memory.
         LoadTimeoutError: The machine was too busy to tell.
-        GoldenError: It answers otherwise.
+        GoldenError: The answers differ.
         ModelTextError: LightGBM refuses the text.
     """
     digest = sha256(f"{library} {text}".encode()).hexdigest()
@@ -107,7 +110,7 @@ def _answers(text: str, matrix: Matrix, library: Path) -> tuple[Vector, Matrix]:
     import numpy as np
 
     n_rows, n_columns = matrix.shape
-    order = {
+    request = {
         "library": str(library),
         "n_rows": n_rows,
         "n_columns": n_columns,
@@ -115,10 +118,10 @@ def _answers(text: str, matrix: Matrix, library: Path) -> tuple[Vector, Matrix]:
         "cpu_seconds": CPU_SECONDS,
         "text_bytes": len(text.encode()),
     }
-    answer = _run(json.dumps(order).encode() + b"\n" + text.encode() + matrix.tobytes())
+    answer = _run(json.dumps(request).encode() + b"\n" + text.encode() + matrix.tobytes())
     if len(answer) != _DOUBLE_BYTES * n_rows * (n_columns + 2):
         raise LoadTrialError(
-            "The child that loaded the model gave half an answer.",
+            "The child that loaded the model gave an incomplete answer.",
             got=f"{len(answer)} bytes",
             todo=_TODO,
         )
@@ -127,51 +130,52 @@ def _answers(text: str, matrix: Matrix, library: Path) -> tuple[Vector, Matrix]:
 
 
 def _run(content: bytes) -> bytes:
-    """Return what the child wrote."""
-    # Nothing of our environment, credentials least of all; -I -S keep the start at 0.03 s.
+    """Return the child's output for an input."""
+    finished = _run_with_patience(content)
+    if finished.returncode == sandboxed_load_child.REFUSED:
+        message = finished.stderr.decode(errors="replace").strip()
+        raise refused("LightGBM does not accept it", "a model", message)
+    if finished.returncode:
+        raise LoadTrialError(
+            "Loading the model ended a child process.",
+            got=_ending(finished.returncode),
+            todo=_TODO,
+        )
+    return finished.stdout
+
+
+def _run_with_patience(content: bytes) -> subprocess.CompletedProcess[bytes]:
+    """Run children with longer and longer deadlines until one is not starved by the machine."""
+    # -I -S keep the start at 0.03 s.
     command = [sys.executable, "-I", "-S", str(sandboxed_load_child.__file__)]
-    environment = {
-        "OMP_NUM_THREADS": "1",
-        **{name: os.environ[name] for name in ("LD_LIBRARY_PATH", "TMPDIR") if name in os.environ},
-    }
-    deadlines = [DEADLINE_SECONDS * 2**place for place in range(N_TRIES)]
-    done: subprocess.CompletedProcess[bytes] | None = None
+    # Nothing else of our environment: credentials least of all.
+    environment = {name: os.environ[name] for name in _INHERITED if name in os.environ}
+    deadlines = [DEADLINE_SECONDS * 2**number for number in range(N_TRIES)]
     for seconds in deadlines:
-        before = _seconds_of_children()
+        used_before = _seconds_of_children()
         try:
-            done = subprocess.run(  # noqa: S603
+            return subprocess.run(  # noqa: S603
                 command,
                 input=content,
                 capture_output=True,
-                env=environment,
+                env={**environment, "OMP_NUM_THREADS": "1"},
                 timeout=seconds,
                 check=False,
             )
-            break
         except subprocess.TimeoutExpired:
-            used = _seconds_of_children() - before
+            used = _seconds_of_children() - used_before
             if used >= STARVED_SECONDS:
                 raise LoadTrialError(
                     "Loading the model took too long.",
                     expected=f"at most {CPU_SECONDS} s",
                     todo=_TODO,
                 ) from None
-    if done is None:
-        raise LoadTimeoutError(
-            "The machine was too busy to load the model.",
-            expected=f"{STARVED_SECONDS:g} s of processor time within {sum(deadlines):g} s",
-            got="less",
-            todo="Rerun the task when the machine is less busy; nothing is wrong with the model as far as is known.",
-        )
-    if done.returncode == sandboxed_load_child.REFUSED:
-        raise refused(
-            "LightGBM does not take it", "a model", done.stderr.decode(errors="replace").strip()
-        )
-    if done.returncode:
-        raise LoadTrialError(
-            "Loading the model ended a child process.", got=_ending(done.returncode), todo=_TODO
-        )
-    return done.stdout
+    raise LoadTimeoutError(
+        "The machine was too busy to load the model.",
+        expected=f"{STARVED_SECONDS:g} s of processor time within {sum(deadlines):g} s",
+        got="less",
+        todo="Rerun the task when the machine is less busy; no fault of the model is known.",
+    )
 
 
 def _seconds_of_children() -> float:
@@ -187,6 +191,3 @@ def _ending(code: int) -> str:
         return signal.Signals(-code).name
     except ValueError:
         return f"signal {-code}"
-
-
-_TODO = "Load another version, or train again; nothing was loaded in this process."

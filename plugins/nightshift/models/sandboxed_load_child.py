@@ -1,4 +1,4 @@
-"""Load a model and let it answer, in a process of its own that may die of it. Run as a script, with the standard library only.
+"""Load a model and let it answer, as a script of the standard library that may die of it.
 
 LightGBM's C interface is called without its Python package: 0.1 s instead of the 1.3 s that its
 imports take, and a process without threads, connections or credentials. Source: LightGBM's
@@ -18,35 +18,33 @@ import resource
 import sys
 
 REFUSED = 3
-"""Exit code when LightGBM says no in its orderly way."""
+"""Exit code when LightGBM returns an error instead of ending the process."""
+# Constants of LightGBM's C API.
 _DOUBLES, _ROW_MAJOR, _RAW, _CONTRIBUTIONS = 1, 1, 1, 3
 
 
 def main() -> int:
     """Return the exit code."""
-    order = json.loads(sys.stdin.buffer.readline())
+    request = json.loads(sys.stdin.buffer.readline())
     limits = {
         resource.RLIMIT_CORE: 0,
-        resource.RLIMIT_CPU: order["cpu_seconds"],
-        resource.RLIMIT_AS: order["memory_bytes"],
+        resource.RLIMIT_CPU: request["cpu_seconds"],
+        resource.RLIMIT_AS: request["memory_bytes"],
     }
-    for limit, most in limits.items():
-        resource.setrlimit(limit, (most, most))
-    text = sys.stdin.buffer.read(order["text_bytes"])
+    for limit, maximum in limits.items():
+        resource.setrlimit(limit, (maximum, maximum))
+    text = sys.stdin.buffer.read(request["text_bytes"])
     matrix = sys.stdin.buffer.read()
-    # LightGBM prints its warnings where the answer must go.
+    # LightGBM prints its warnings to standard output, where only the answer may go.
     answer = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    library = ctypes.CDLL(order["library"])
+    library = ctypes.CDLL(request["library"])
     library.LGBM_GetLastError.restype = ctypes.c_char_p
+    shape = (request["n_rows"], request["n_columns"])
     try:
         booster = _load(library, text)
-        for kind, width in ((_RAW, 1), (_CONTRIBUTIONS, order["n_columns"] + 1)):
-            answer.write(
-                _predict(
-                    library, booster, matrix, (order["n_rows"], order["n_columns"]), kind, width
-                )
-            )
+        answer.write(_predict(library, booster, matrix, shape, _RAW, 1))
+        answer.write(_predict(library, booster, matrix, shape, _CONTRIBUTIONS, shape[1] + 1))
         answer.close()
     except ValueError as error:
         sys.stderr.write(str(error))
@@ -56,20 +54,16 @@ def main() -> int:
 
 def _load(library: ctypes.CDLL, text: bytes) -> ctypes.c_void_p:
     booster, n_iterations = ctypes.c_void_p(), ctypes.c_int()
-    _checked(
-        library,
-        library.LGBM_BoosterLoadModelFromString(
-            text, ctypes.byref(n_iterations), ctypes.byref(booster)
-        ),
+    code = library.LGBM_BoosterLoadModelFromString(
+        text, ctypes.byref(n_iterations), ctypes.byref(booster)
     )
-    n_bytes, room = ctypes.c_int64(), ctypes.create_string_buffer(1 << 20)
-    # The Python package asks for them at every load.
-    _checked(
-        library,
-        library.LGBM_BoosterGetLoadedParam(
-            booster, ctypes.c_int64(len(room)), ctypes.byref(n_bytes), room
-        ),
+    _check(library, code)
+    # The Python package reads the parameters at every load, so the child must survive that too.
+    n_bytes, buffer = ctypes.c_int64(), ctypes.create_string_buffer(1 << 20)
+    code = library.LGBM_BoosterGetLoadedParam(
+        booster, ctypes.c_int64(len(buffer)), ctypes.byref(n_bytes), buffer
     )
+    _check(library, code)
     return booster
 
 
@@ -78,25 +72,27 @@ def _predict(
     booster: ctypes.c_void_p,
     matrix: bytes,
     shape: tuple[int, int],
-    kind: int,
+    prediction: int,
     width: int,
 ) -> ctypes.Array[ctypes.c_double]:
-    n_rows, n_columns = shape
-    n_values, values = ctypes.c_int64(), (ctypes.c_double * (n_rows * width))()
-    how = (
-        *map(ctypes.c_int, (_DOUBLES, n_rows, n_columns, _ROW_MAJOR, kind, 0, -1)),
+    """Return values of shape (rows, width)."""
+    n_values, values = ctypes.c_int64(), (ctypes.c_double * (shape[0] * width))()
+    options = (_DOUBLES, *shape, _ROW_MAJOR, prediction, 0, -1)
+    code = library.LGBM_BoosterPredictForMat(
+        booster,
+        matrix,
+        *map(ctypes.c_int, options),
         b"num_threads=1",
+        ctypes.byref(n_values),
+        values,
     )
-    _checked(
-        library,
-        library.LGBM_BoosterPredictForMat(booster, matrix, *how, ctypes.byref(n_values), values),
-    )
+    _check(library, code)
     if n_values.value != len(values):
         raise ValueError(f"{n_values.value} values instead of {len(values)}")
     return values
 
 
-def _checked(library: ctypes.CDLL, code: int) -> None:
+def _check(library: ctypes.CDLL, code: int) -> None:
     if code:
         raise ValueError(library.LGBM_GetLastError().decode(errors="replace"))
 

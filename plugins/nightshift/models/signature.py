@@ -1,7 +1,7 @@
-"""What a model reads: names, order, types and levels, checked before every fit and every predict.
+"""The signature of a model: names, order, types and levels of its features.
 
-LightGBM itself takes missing, re-ordered or re-coded columns without a word. Source: LightGBM
-issues 2396, 5664, 5902.
+It is checked before every fit and every prediction: LightGBM itself accepts missing, re-ordered or
+re-coded columns without an error. Source: LightGBM issues 2396, 5664, 5902.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Signature:
 
     Attributes:
         numeric: Names of the numeric columns.
-        categorical: Names and levels; a level's code is its place in the list, any other level
+        categorical: Names and levels; a level's code is its index in the list, any other level
             counts as missing.
     """
 
@@ -49,7 +49,7 @@ class Signature:
 
     @property
     def categorical_positions(self) -> list[int]:
-        """Return the places of the categorical columns in the matrix."""
+        """Return the indexes of the categorical columns in the matrix."""
         return list(range(len(self.numeric), len(self.names)))
 
     @property
@@ -58,29 +58,23 @@ class Signature:
         return sha256(json.dumps(self.as_json(), sort_keys=True).encode()).hexdigest()
 
     def as_json(self) -> dict[str, Any]:
-        """Return plain lists and texts."""
-        return {
-            "numeric": list(self.numeric),
-            "categorical": [
-                {"name": name, "levels": list(levels)} for name, levels in self.categorical
-            ],
-        }
+        """Return plain lists and strings."""
+        categorical = [{"name": name, "levels": list(levels)} for name, levels in self.categorical]
+        return {"numeric": list(self.numeric), "categorical": categorical}
 
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> Signature:
         """Return the signature that ``as_json`` wrote."""
-        return cls(
-            tuple(document["numeric"]),
-            tuple((part["name"], tuple(part["levels"])) for part in document["categorical"]),
-        )
+        categorical = [(part["name"], tuple(part["levels"])) for part in document["categorical"]]
+        return cls(tuple(document["numeric"]), tuple(categorical))
 
 
 def learn_signature(features: Features, rows: pa.Table) -> Signature:
-    """Take the levels from the spec, or from the rows: those with enough rows, sorted.
+    """Return the signature of a fit: levels from the spec, else the frequent ones of the rows.
 
     Args:
         features: The spec's features.
-        rows: The rows that the model is fitted on; other rows must not decide what is known.
+        rows: The rows that the model is fitted on; no other rows may decide which levels are known.
 
     Raises:
         SignatureError: A feature column is missing or has an unfit type.
@@ -99,13 +93,14 @@ def check_columns(names: tuple[str, ...] | list[str], rows: pa.Table) -> None:
     Raises:
         SignatureError: Names are missing; the message has the difference.
     """
-    there = set(rows.column_names)  # made anew by every call
-    if missing := [name for name in names if name not in there]:
-        others = sorted(there - set(names))
+    column_names = set(rows.column_names)  # Arrow makes the list again at every access
+    missing = [name for name in names if name not in column_names]
+    if missing:
+        unused = sorted(column_names - set(names))
         raise SignatureError(
             f"{len(missing)} feature column(s) are missing: {', '.join(missing)}.",
             expected=f"{len(names)} columns: {', '.join(names)}",
-            got=f"also there, not read: {', '.join(others) or 'nothing'}",
+            got=f"columns that are not read: {', '.join(unused) or 'none'}",
             todo="Add them to the feature view, or take them out of the spec.",
         )
 
@@ -115,27 +110,29 @@ def encode(rows: pa.Table, signature: Signature) -> Matrix:
 
     Args:
         rows: At least the signature's columns, in any order; shape (n, any).
-        signature: What the model reads.
+        signature: The model's.
 
     Returns:
         Shape (n, len(signature.names)), doubles; missing values and unknown levels are NaN.
 
     Raises:
-        SignatureError: A column is missing, has an unfit type, or holds an infinite number.
+        SignatureError: A column is missing, has the wrong type, or holds an infinite number.
     """
     import numpy as np
 
     check_columns(signature.names, rows)
+    levels = dict(signature.categorical)
     matrix = np.empty((rows.num_rows, len(signature.names)), dtype=np.float64)
-    for place, name in enumerate(signature.numeric):
-        matrix[:, place] = _numbers(rows, name)
-    for place, (name, levels) in enumerate(signature.categorical, start=len(signature.numeric)):
-        matrix[:, place] = _codes(rows, name, levels)
+    for index, name in enumerate(signature.names):
+        is_categorical = name in levels
+        matrix[:, index] = (
+            _codes(rows, name, levels[name]) if is_categorical else _numbers(rows, name)
+        )
     return matrix
 
 
 def encode_columns(rows: pa.Table, signature: Signature) -> pa.Table:
-    """Turn rows into the columns of the model's matrix, in its order; columns that are doubles already are not copied.
+    """Turn rows into the columns of the model's matrix; columns of doubles are not copied.
 
     Raises:
         SignatureError: As ``encode``.
@@ -146,10 +143,9 @@ def encode_columns(rows: pa.Table, signature: Signature) -> pa.Table:
     check_columns(signature.names, rows)
     columns: dict[str, pa.Array | pa.ChunkedArray] = {}
     for name in signature.numeric:
-        values = _numbers(rows, name)
-        columns[name] = (
-            rows.column(name) if pa.types.is_float64(rows.column(name).type) else pa.array(values)
-        )
+        # Checked in any case; a column of doubles is then passed on as it is, without a copy.
+        values, column = _numbers(rows, name), rows.column(name)
+        columns[name] = column if pa.types.is_float64(column.type) else pa.array(values)
     for name, levels in signature.categorical:
         columns[name] = pa.array(_codes(rows, name, levels).astype(np.float32))
     return pa.table(columns)
@@ -159,7 +155,7 @@ def numbers(rows: pa.Table, name: str) -> npt.NDArray[np.float64]:
     """Return one numeric column as doubles, null as NaN; shape (n,).
 
     Raises:
-        SignatureError: The column is missing, no number, or holds an infinite number.
+        SignatureError: The column is missing, not numeric, or holds an infinite number.
     """
     check_columns([name], rows)
     return _numbers(rows, name)
@@ -170,20 +166,18 @@ def _numbers(rows: pa.Table, name: str) -> npt.NDArray[np.float64]:
     import pyarrow as pa
 
     column = rows.column(name)
-    kind = column.type
-    if not (
-        pa.types.is_floating(kind)
-        or pa.types.is_integer(kind)
-        or pa.types.is_boolean(kind)
-        or pa.types.is_decimal(kind)
-    ):
-        raise _wrong_type(name, "a number", str(kind))
-    # Arrow casts no boolean to a double, only by way of an integer.
-    whole = column.cast(pa.int8()) if pa.types.is_boolean(kind) else column
-    values: npt.NDArray[np.float64] = whole.cast(pa.float64()).to_numpy()
-    if np.isinf(values).any():
+    is_boolean = pa.types.is_boolean(column.type)
+    numeric = (pa.types.is_floating, pa.types.is_integer, pa.types.is_decimal)
+    if not is_boolean and not any(is_type(column.type) for is_type in numeric):
+        raise _wrong_type(name, "a number", str(column.type))
+    # Arrow casts a boolean to a double only by way of an integer.
+    if is_boolean:
+        column = column.cast(pa.int8())
+    values: npt.NDArray[np.float64] = column.cast(pa.float64()).to_numpy()
+    is_infinite = np.isinf(values)
+    if is_infinite.any():
         raise SignatureError(
-            f"Column {name!r} holds {int(np.isinf(values).sum())} infinite value(s).",
+            f"Column {name!r} holds {int(is_infinite.sum())} infinite value(s).",
             expected="finite numbers or null",
             todo="Find the division by zero in the feature view.",
             code="NS-MODEL-002",
@@ -196,35 +190,31 @@ def _codes(rows: pa.Table, name: str, levels: tuple[str, ...]) -> npt.NDArray[np
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    found = pc.index_in(_texts(rows, name), value_set=pa.array(levels, pa.string()))
-    codes: npt.NDArray[np.float64] = found.cast(pa.float64()).to_numpy()
+    indexes = pc.index_in(_strings(rows, name), value_set=pa.array(levels, pa.string()))
+    codes: npt.NDArray[np.float64] = indexes.cast(pa.float64()).to_numpy()
     return np.where(np.isnan(codes), np.nan, codes)
 
 
-def _texts(rows: pa.Table, name: str) -> pa.ChunkedArray:
+def _strings(rows: pa.Table, name: str) -> pa.ChunkedArray:
     import pyarrow as pa
 
     column = rows.column(name)
-    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
-    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind)):
+    value_type = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    string_types = (pa.types.is_string, pa.types.is_large_string, pa.types.is_null)
+    if not any(is_type(value_type) for is_type in string_types):
         raise _wrong_type(name, "text", str(column.type))
     return column.cast(pa.string())
 
 
 def _frequent_levels(rows: pa.Table, name: str, minimum_rows: int) -> tuple[str, ...]:
-    counts = _texts(rows, name).value_counts().to_pylist()
-    return tuple(
-        sorted(
-            part["values"]
-            for part in counts
-            if part["values"] is not None and part["counts"] >= minimum_rows
-        )
-    )
+    counts = _strings(rows, name).value_counts().to_pylist()
+    frequent = [part["values"] for part in counts if part["counts"] >= minimum_rows]
+    return tuple(sorted(level for level in frequent if level is not None))
 
 
 def _wrong_type(name: str, expected: str, got: str) -> SignatureError:
     return SignatureError(
-        f"Column {name!r} has an unfit type.",
+        f"Column {name!r} has the wrong type.",
         expected=expected,
         got=got,
         todo="Cast it in the feature view, or move it in the spec.",

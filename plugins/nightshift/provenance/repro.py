@@ -10,7 +10,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from nightshift.errors import NightshiftError
-from nightshift.models.shap_values import METHOD
+from nightshift.models.shapley.shap_values import METHOD
 from nightshift.provenance.predictions import VALUES, Prediction, feature_loads, reason_methods
 from nightshift.provenance.rebuild import Row, rebuild_rows
 from nightshift.scoring.champion import load_version

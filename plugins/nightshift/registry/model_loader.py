@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, LiteralString
 
 from nightshift.errors import NightshiftError
 from nightshift.lake.object_store import ObjectStore
-from nightshift.models.model_text import ModelTextError, check_model_text
+from nightshift.models.model_format.reader import read_model
+from nightshift.models.model_format.tokens import ModelTextError
 from nightshift.models.trained_model import TrainedModel
 
 if TYPE_CHECKING:
@@ -133,7 +134,7 @@ def open_model(store: ObjectStore, version: ModelVersion) -> TrainedModel:
     trained = replace(
         TrainedModel.from_files(model_lgb, model_json), engine_proof=version.engine_proof
     )
-    check_model_text(trained.text, trained.signature.names)
+    read_model(trained.text, trained.signature.names)
     return trained
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from nightshift.contracts.metrics import METRICS, Metric, Task
 from nightshift.errors import NightshiftError, ObjectStoreError
-from nightshift.models.model_text import ModelTextError
+from nightshift.models.model_format.tokens import ModelTextError
 from nightshift.models.signature import SignatureError, numbers
 from nightshift.registry.model_versions import ModelVersion, load_model
 from nightshift.training.baselines import Baselines

@@ -15,7 +15,7 @@ from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.errors import NightshiftError, WarehouseError, cause_of, stack_of
 from nightshift.failpoints import Failpoint, hit
 from nightshift.models.sandboxed_load import retry_starved
-from nightshift.models.shap_values import METHOD
+from nightshift.models.shapley.shap_values import METHOD
 from nightshift.prefetch import Prefetcher
 from nightshift.scoring.champion import (
     LOADING_SECONDS,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from nightshift.errors import NightshiftError
-from nightshift.models.engine import choose_engine
-from nightshift.models.shap_values import Contributions
+from nightshift.models.engines.engine import choose_engine
+from nightshift.models.shapley.shap_values import Contributions
 from nightshift.scoring.reasons import top_reasons
 
 if TYPE_CHECKING:

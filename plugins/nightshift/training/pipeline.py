@@ -18,7 +18,7 @@ from nightshift.kernels import thread_count
 from nightshift.lake.object_store import ObjectStore
 from nightshift.models.booster import importance, load_booster, predict_raw
 from nightshift.models.calibration import fit_calibration
-from nightshift.models.engine_equivalence import prove_engines
+from nightshift.models.engines.equivalence import prove_engines
 from nightshift.models.predictions import Predictions
 from nightshift.models.signature import encode, encode_columns, learn_signature, numbers
 from nightshift.models.trained_model import TrainedModel

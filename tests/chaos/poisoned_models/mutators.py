@@ -1,4 +1,4 @@
-"""Damage to text models, by name: each function takes a die and a text, and returns what a careless or hostile hand could leave."""
+"""Damage to text models, by name: each function takes a die and a text, and damages the text."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ _HEADER = (
 
 
 def with_true_sizes(text: str) -> str:
-    """Return the text with ``tree_sizes`` as they are now, so that a damaged tree is read up to the damage."""
+    """Return the text with true ``tree_sizes``, so that a damaged tree is read up to the damage."""
     begin, end = text.find("\n\nTree=0\n"), text.find("end of trees")
     if begin < 0 or end < begin:
         return text
@@ -174,7 +174,10 @@ def _cycle(die: Random, text: str) -> str:
 
 
 def _detached_ring(die: Random, text: str) -> str:
-    """Exchange two children of one side: each node is still somebody's child once, but perhaps not the root's descendant."""
+    """Exchange two children of one side.
+
+    Each node is still a child once, but perhaps not the root's descendant.
+    """
     return _edit(
         die, text, die.choice(("left_child", "right_child")), lambda words: _swapped(die, words)
     )
@@ -388,7 +391,10 @@ MUTATORS: dict[str, Mutator] = {
 
 
 def mutant(seed: int, number: int, texts: list[str]) -> tuple[str, str]:
-    """Return kind and text of a mutant: all kinds of one model, then of the next; one in five damaged twice, most with true sizes."""
+    """Return type and text of a mutant: all types of damage to one model, then to the next.
+
+    One in five is damaged twice; most have true sizes.
+    """
     die = Random(f"{seed} {number}")  # noqa: S311 - reproducible damage, no secret
     kind = list(MUTATORS)[number % len(MUTATORS)]
     text = MUTATORS[kind](die, texts[number // len(MUTATORS) % len(texts)])

@@ -1,4 +1,4 @@
-"""Load mutants one after the other in one process, as a night would load a version; run as a script it writes a line for each.
+"""Load mutants in one process, as a scoring task would; a script that writes a line for each.
 
 The digests are those of the mutant, as if the warehouse held them: what is left is structure, child
 process and golden predictions.
@@ -25,7 +25,11 @@ ROWS = make_rows(300, 9)
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a mutant: ``refused`` with a code, ``same`` scores, ``other`` scores, ``not finite``, or ``unnamed`` error."""
+    """The result of loading a mutant.
+
+    The verdict is ``refused`` with a code, ``same`` scores, ``other`` scores, ``not finite``, or an
+    ``unnamed`` error.
+    """
 
     number: int
     kind: str

@@ -1,4 +1,4 @@
-"""Thousands of damaged ``model.json``: each is refused with a code, or gives the very same probabilities.
+"""Thousands of damaged ``model.json``: each is refused with a code or gives equal probabilities.
 
 Once as a disk or a hand damages it, and once as if its digest were right: then its schema and its
 golden answers are all that is left, and nothing may end without a code.
@@ -21,7 +21,7 @@ from nightshift.errors import NightshiftError
 from nightshift.models.calibration import apply_calibration
 from nightshift.models.golden import GoldenError
 from nightshift.models.model_document import SEAL, seal
-from nightshift.models.model_tokens import ModelTextError
+from nightshift.models.model_format.tokens import ModelTextError
 from nightshift.models.trained_model import TrainedModel
 
 pytestmark = [pytest.mark.promise("R8"), pytest.mark.mlts("infra-4")]
@@ -114,7 +114,8 @@ def test_no_damaged_document_gives_other_probabilities_or_ends_without_a_code(
 
 @pytest.mark.parametrize("n", FEW_AND_MANY)
 def test_no_document_that_claims_to_be_whole_ends_without_a_code(calibrated, record_figure, n):
-    dice, raw = Random(n + 1), np.linspace(-4, 4, 200)  # noqa: S311 - reproducible damage, no secret
+    dice = Random(n + 1)  # noqa: S311 - reproducible damage, no secret
+    raw = np.linspace(-4, 4, 200)
     rows = make_rows(20, 3)
     n_read = 0
     for number in range(n):
@@ -175,5 +176,5 @@ def test_probabilities_that_differ_are_named(models):
     golden = models["binary"].golden
     probability = apply_calibration(models["binary"].calibration, np.array(golden.raw))
     golden.compare_probability(probability)
-    with pytest.raises(GoldenError, match="calibrates scores otherwise"):
+    with pytest.raises(GoldenError, match="calibrates scores differently"):
         golden.compare_probability(probability + 1e-6)

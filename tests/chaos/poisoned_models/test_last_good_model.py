@@ -1,4 +1,4 @@
-"""A poisoned champion, in the bucket alone or with the warehouse's blessing: the night is published whole, without it."""
+"""A poisoned champion, also with a matching digest: the partition is published without it."""
 
 from __future__ import annotations
 
@@ -89,7 +89,8 @@ def promote_poisoned(registry: Registry, effective: str, damage) -> ModelVersion
     )
     version = register(registry.settings, candidate, RunContext("train/poison", 1, "test"))
     registry.conn.execute(
-        "insert into ml.promotions (model, version, verdict, partition_date, effective_partition, reasons, numbers, run_id, actor)"
+        "insert into ml.promotions (model, version, verdict, partition_date,"
+        " effective_partition, reasons, numbers, run_id, actor)"
         " values (%s, %s, 'promoted', %s, %s, '{}', '{}', 'r', 'test')",
         [registry.spec.name, version.version, day.day, effective],
     )
@@ -98,7 +99,8 @@ def promote_poisoned(registry: Registry, effective: str, damage) -> ModelVersion
 
 def assert_whole_without(conn, version: ModelVersion) -> None:
     rows = conn.execute(
-        "select score, score_source, score_source_reason, model_version from analytics.parcel_late_current"
+        "select score, score_source, score_source_reason, model_version"
+        " from analytics.parcel_late_current"
         " where partition_date = '2013-07-01'"
     ).fetchall()
     assert len(rows) == 50

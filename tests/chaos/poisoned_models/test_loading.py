@@ -13,11 +13,11 @@ from nightshift.models import sandboxed_load, sandboxed_load_child
 from nightshift.models.booster import library_path
 from nightshift.models.golden import N_ROWS, GoldenError
 from nightshift.models.model_document import SEAL, seal
-from nightshift.models.model_tokens import ModelTextError
+from nightshift.models.model_format.tokens import ModelTextError
 from nightshift.models.sandboxed_load import (
     LoadTimeoutError,
     LoadTrialError,
-    prove_in_child,
+    check_in_child,
     retry_starved,
 )
 from nightshift.models.trained_model import TrainedModel
@@ -31,7 +31,7 @@ def _forget(monkeypatch):
 
 
 def with_document(model: TrainedModel, **changed: object) -> TrainedModel:
-    """Return the model with a changed document that has the right digest, as whoever forges it would give it."""
+    """Return the model with a changed document that has the right digest, as a forger would."""
     document = json.loads(model.files["model.json"]) | changed
     document.pop(SEAL)
     return TrainedModel.from_files(model.files["model.lgb"], json.dumps(seal(document)).encode())
@@ -70,7 +70,7 @@ def test_golden_predictions_are_compared_although_the_text_has_passed_before(mod
     stored(model).booster  # noqa: B018
     golden = json.loads(model.files["model.json"])["golden"]
     golden["raw"][0] += 0.5
-    with pytest.raises(GoldenError, match="scores otherwise"):
+    with pytest.raises(GoldenError, match="scores differently"):
         with_document(model, golden=golden).booster  # noqa: B018
 
 
@@ -114,7 +114,7 @@ def test_files_are_refused_when_they_do_not_belong_together(models, changed):
     "content", [b"", b"[]", b"null", b"{", b"\xff\xfe", b'{"format": 2}', b"[" * 100_000]
 )
 def test_files_are_refused_when_one_is_no_document(models, content):
-    with pytest.raises(ModelTextError, match=r"cannot be read|is no document"):
+    with pytest.raises(ModelTextError, match=r"cannot be read|is not an object"):
         TrainedModel.from_files(models["binary"].files["model.lgb"], content)
 
 
@@ -153,7 +153,7 @@ def test_poisoned_file_is_refused_within_seconds_of_the_processor_when_it_keeps_
     monkeypatch.setattr(sandboxed_load, "STARVED_SECONDS", 0.3)
     before = sandboxed_load._seconds_of_children()
     with pytest.raises(LoadTrialError, match="too long"):
-        prove_in_child(models["binary"].text, models["binary"].golden, library_path())
+        check_in_child(models["binary"].text, models["binary"].golden, library_path())
     assert sandboxed_load._seconds_of_children() - before < 5
 
 
@@ -164,11 +164,12 @@ def test_good_model_is_taken_when_the_machine_starved_its_first_child(
     _have_child_run(
         monkeypatch,
         tmp_path,
-        f"import pathlib, runpy, time\nran = pathlib.Path({str(ran)!r})\nif not ran.exists(): ran.touch(); time.sleep(60)\n"
+        f"import pathlib, runpy, time\nran = pathlib.Path({str(ran)!r})\n"
+        "if not ran.exists(): ran.touch(); time.sleep(60)\n"
         f"runpy.run_path({real!r}, run_name='__main__')",
     )
     monkeypatch.setattr(sandboxed_load, "DEADLINE_SECONDS", 2.0)
-    prove_in_child(models["binary"].text, models["binary"].golden, library_path())
+    check_in_child(models["binary"].text, models["binary"].golden, library_path())
     assert ran.exists()
 
 
@@ -180,7 +181,7 @@ def test_nothing_is_said_about_the_model_when_every_child_is_starved(models, mon
     )
     monkeypatch.setattr(sandboxed_load, "DEADLINE_SECONDS", 0.5)
     with pytest.raises(LoadTimeoutError, match="too busy") as caught:
-        prove_in_child(models["binary"].text, models["binary"].golden, library_path())
+        check_in_child(models["binary"].text, models["binary"].golden, library_path())
     assert caught.value.is_retryable
     assert ran.read_text() == "xxxx"
 
@@ -203,27 +204,28 @@ def test_a_starved_load_is_tried_again_as_long_as_there_is_time():
 def _have_child_run(monkeypatch, tmp_path, code):
     script = tmp_path / "child.py"
     script.write_text(code + "\n")
-    monkeypatch.setattr(sandboxed_load.load_trial_child, "__file__", str(script))
+    monkeypatch.setattr(sandboxed_load_child, "__file__", str(script))
     monkeypatch.setattr(sandboxed_load, "_proved", set())
 
 
 def test_load_is_refused_when_the_child_takes_too_long(models, monkeypatch):
     monkeypatch.setattr(sandboxed_load, "DEADLINE_SECONDS", 0.001)
     with pytest.raises(LoadTimeoutError, match="too busy"):
-        prove_in_child(models["binary"].text, models["binary"].golden, library_path())
+        check_in_child(models["binary"].text, models["binary"].golden, library_path())
 
 
 def test_load_is_refused_when_the_child_has_too_little_memory(models, monkeypatch):
     monkeypatch.setattr(sandboxed_load, "MEMORY_BYTES", 1 << 20)
     with pytest.raises(LoadTrialError) as refusal:
-        prove_in_child(models["binary"].text, models["binary"].golden, library_path())
+        check_in_child(models["binary"].text, models["binary"].golden, library_path())
     assert refusal.value.code == "NS-MODEL-004"
 
 
 def test_child_knows_nothing_of_our_environment(monkeypatch, tmp_path):
     script = tmp_path / "child.py"
     script.write_text(
-        "import json, os, sys\nprint(json.dumps([sorted(os.environ), 'nightshift' in sys.modules, len(sys.path)]))\n"
+        "import json, os, sys\n"
+        "print(json.dumps([sorted(os.environ), 'nightshift' in sys.modules, len(sys.path)]))\n"
     )
     monkeypatch.setenv("NIGHTSHIFT_WAREHOUSE_PASSWORD", "canary")
     monkeypatch.setattr(sandboxed_load_child, "__file__", str(script))

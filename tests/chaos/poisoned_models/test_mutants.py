@@ -1,4 +1,4 @@
-"""Thousands of damaged models, as if the warehouse held their digests: none ends, hangs or misleads the process that loads them."""
+"""Thousands of damaged models with matching digests: none ends, hangs or misleads its process."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from tests.chaos.poisoned_models.mutators import MUTATORS, mutant, with_true_siz
 
 from nightshift.models import sandboxed_load
 from nightshift.models.booster import library_path
-from nightshift.models.model_tokens import ModelTextError
-from nightshift.models.sandboxed_load import LoadTrialError, prove_in_child
+from nightshift.models.model_format.tokens import ModelTextError
+from nightshift.models.sandboxed_load import LoadTrialError, check_in_child
 from nightshift.models.trained_model import TrainedModel
 from nightshift.settings import PROJECT_ROOT
 
@@ -96,7 +96,7 @@ def test_every_kind_of_damage_changes_the_text(models):
 def ending(text: str, model: TrainedModel) -> str:
     """Return how the child ended that loaded an unchecked text."""
     try:
-        prove_in_child(text, model.golden, library_path())
+        check_in_child(text, model.golden, library_path())
     except LoadTrialError as error:
         return error.got or error.what
     except ModelTextError as error:
@@ -106,7 +106,7 @@ def ending(text: str, model: TrainedModel) -> str:
 
 @pytest.mark.parametrize("kind", ["truncated", "child elsewhere"])
 def test_lightgbm_dies_of_mutants_when_nobody_checks_their_text(models, kind):
-    """The control: without the structural check, the child is what dies, and the caller names it."""
+    """The control: without the structural check the child dies, and the caller names the end."""
     model = models["binary"]
     endings = set()
     for number in range(12):

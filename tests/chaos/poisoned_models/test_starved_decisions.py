@@ -1,4 +1,4 @@
-"""A machine too busy to load the champion: no challenger is judged without the comparison, however often it is tried."""
+"""On a machine too busy to load the champion, no promotion is decided without the comparison."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def version(number: int) -> ModelVersion:
 
 
 class JudgedCase(PromotionContext):
-    """A case with rows and labels of its own: everything else of the gate is asked for what is real."""
+    """A promotion with rows of its own; all else of the gate is real."""
 
     rows = make_rows(5, 4)
 

@@ -1,4 +1,4 @@
-"""The replayed monitor and gate say what the product's say, on the same nights of the same warehouse."""
+"""Replayed monitor and gate decide as the product's, on the same partitions and warehouse."""
 
 from __future__ import annotations
 
@@ -7,22 +7,28 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.integration.monitoring.conftest import TRAINED_ON, World, history, no_report, world  # noqa: F401  (fixtures)
+from tests.integration.monitoring.conftest import (  # noqa: F401  (fixtures)
+    TRAINED_ON,
+    World,
+    history,
+    no_report,
+    world,
+)
 
 from nightshift.backtest import policy_backtest
-from nightshift.backtest.backtest import labelled_set
-from nightshift.backtest.monitor_replay import Watch, status_of
-from nightshift.backtest.nightly_models import Fleet, SharedFleet
-from nightshift.backtest.policies import POLICIES, Course, Policy, Rhythm
+from nightshift.backtest.monitor_replay import MonitorReplay, status_of
+from nightshift.backtest.nightly_models import NightlyModels, SharedModels
+from nightshift.backtest.policies import POLICIES, Policy, PolicyRun, Schedule
 from nightshift.backtest.policy_backtest import (
     compare_policies,
-    planned,
+    plan_work,
     train_models,
-    training_nights,
+    training_days,
 )
-from nightshift.backtest.policy_quality import PolicyResult
-from nightshift.backtest.progress import Progress
-from nightshift.backtest.promotion_replay import passes
+from nightshift.backtest.policy_results import PolicyResult
+from nightshift.backtest.progress_log import ProgressLog
+from nightshift.backtest.promotion_replay import passes_gate
+from nightshift.backtest.walk_forward import labelled_set
 from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.lake.object_store import ObjectStore
 from nightshift.registry.model_versions import register
@@ -56,7 +62,7 @@ SAME = (
 
 @pytest.fixture
 def stormy(world: World, no_report: None) -> World:  # noqa: F811
-    """Return the world after three quiet nights and four on which the wind blows and outcomes are turned around."""
+    """Return the world after three quiet nights and four windy ones with reversed outcomes."""
     for night in NIGHTS:
         world.add_night(
             night.isoformat(),
@@ -67,33 +73,38 @@ def stormy(world: World, no_report: None) -> World:  # noqa: F811
     return world
 
 
-def fleet_of(world: World, tmp_path: Path, *nights: dt.date) -> Fleet:  # noqa: F811
+def models_of(world: World, tmp_path: Path, *nights: dt.date) -> NightlyModels:  # noqa: F811
     rows = labelled_set(world.settings, world.spec, Partition(NIGHTS[-1]), world.run)
-    made = Fleet(world.spec, read_rows(ObjectStore.open(world.settings), rows), tmp_path / "fleet")
+    made = NightlyModels(
+        world.spec, read_rows(ObjectStore.open(world.settings), rows), tmp_path / "models"
+    )
     list(made.train(nights, 1))
     return made
 
 
 def test_verdicts_are_those_of_the_product_when_the_weather_changes(stormy: World, tmp_path: Path):
-    watch, course = (
-        Watch(stormy.settings, stormy.conn, fleet_of(stormy, tmp_path, CHAMPION)),
-        Course(Policy(Rhythm.TRIGGERED)),
+    monitor, run = (
+        MonitorReplay(stormy.settings, stormy.conn, models_of(stormy, tmp_path, CHAMPION)),
+        PolicyRun(Policy(Schedule.TRIGGERED)),
     )
     for night in NIGHTS:
-        course.served[night] = CHAMPION
-        if watch.has_triggered(night, course):
-            course.decided.append(night)
+        run.served[night] = CHAMPION
+        if monitor.has_triggered(night, run):
+            run.triggered.append(night)
     found = {
-        night: {name: getattr(watch.verdicts[night], name) for name in SAME} for night in NIGHTS
+        night: {name: getattr(monitor.verdicts[night], name) for name in SAME} for night in NIGHTS
     }
     product = {night: stormy.measure(night.isoformat()) for night in NIGHTS}
     assert found == {
         night: {name: getattr(verdict, name) for name in SAME} for night, verdict in product.items()
     }
-    assert course.decided == [dt.date.fromisoformat(day) for day, _ in stormy.decisions()]
-    assert course.decided
-    assert {status_of(watch.verdicts[night]).score_drift for night in NIGHTS} == {"ok", "breached"}
-    assert {status_of(watch.verdicts[night]).performance for night in NIGHTS} == {
+    assert run.triggered == [dt.date.fromisoformat(day) for day, _ in stormy.decisions()]
+    assert run.triggered
+    assert {status_of(monitor.verdicts[night]).score_drift for night in NIGHTS} == {
+        "ok",
+        "breached",
+    }
+    assert {status_of(monitor.verdicts[night]).performance for night in NIGHTS} == {
         "unknown",
         "ok",
         "breached",
@@ -103,15 +114,15 @@ def test_verdicts_are_those_of_the_product_when_the_weather_changes(stormy: Worl
 def test_verdict_of_another_champion_does_not_count_when_the_model_changed(
     stormy: World, tmp_path: Path
 ):
-    fleet, changed = (
-        fleet_of(stormy, tmp_path, CHAMPION, dt.date(2020, 2, 5)),
-        Course(Policy(Rhythm.TRIGGERED)),
+    models, changed = (
+        models_of(stormy, tmp_path, CHAMPION, dt.date(2020, 2, 5)),
+        PolicyRun(Policy(Schedule.TRIGGERED)),
     )
-    watch = Watch(stormy.settings, stormy.conn, fleet)
+    monitor = MonitorReplay(stormy.settings, stormy.conn, models)
     for night in NIGHTS:
         changed.served[night] = CHAMPION if night <= dt.date(2020, 2, 5) else dt.date(2020, 2, 5)
-        watch.has_triggered(night, changed)
-    sixth = watch.verdicts[dt.date(2020, 2, 6)]
+        monitor.has_triggered(night, changed)
+    sixth = monitor.verdicts[dt.date(2020, 2, 6)]
     assert sixth.model_version == dt.date(2020, 2, 5).toordinal()
     assert all(day >= "2020-02-06" for days in sixth.breached_days.values() for day in days)
     assert sixth.performance_status == "unknown"
@@ -127,36 +138,36 @@ def test_gate_decides_as_the_product_does(stormy: World, tmp_path: Path, night: 
     )
     decision = decide(stormy.settings, stormy.spec, version.version, stormy.run)
     assert (
-        passes(stormy.settings, fleet_of(stormy, tmp_path, CHAMPION, night), night, CHAMPION)
+        passes_gate(stormy.settings, models_of(stormy, tmp_path, CHAMPION, night), night, CHAMPION)
         == decision.is_promoted
     ), decision.reasons
 
 
 def test_every_policy_takes_its_course_when_they_run_side_by_side(stormy: World, tmp_path: Path):
     nights = PartitionRange(Partition(NIGHTS[0]), Partition(NIGHTS[-1]))
-    fleet = fleet_of(stormy, tmp_path, *training_nights(nights))
-    told: list[PolicyResult] = []
-    progress = Progress(planned([fleet], nights), lambda _: None)
-    n_kept = train_models(fleet, nights, progress)
-    found = compare_policies(stormy.settings, fleet, nights, progress, told.append, n_kept)
-    shared = on_disk(fleet)
+    models = models_of(stormy, tmp_path, *training_days(nights))
+    reported: list[PolicyResult] = []
+    progress = ProgressLog(plan_work([models], nights), lambda _: None)
+    train_models(models, nights, progress)
+    found = compare_policies(stormy.settings, models, nights, progress, reported.append)
+    shared = on_disk(models)
     alone = [
-        policy_backtest._live(stormy.settings, shared, nights, policy, lambda _: None)
+        policy_backtest._run_in_process(stormy.settings, shared, nights, policy, lambda _: None)
         for policy in POLICIES
     ]
-    assert [result.policy for result in told] == list(POLICIES)
-    assert [result.course for result in found.results] == alone
-    by_policy = {str(result.policy): result.course for result in found.results}
+    assert [result.policy for result in reported] == list(POLICIES)
+    assert [result.run for result in found.results] == alone
+    by_policy = {str(result.policy): result.run for result in found.results}
     assert set(by_policy["never"].served.values()) == {nights.first.shift(-1).day}
     assert by_policy["nightly"].promoted == NIGHTS
-    assert by_policy["drift-triggered"].decided
+    assert by_policy["drift-triggered"].triggered
     assert progress.work["gate"].n_done >= len(NIGHTS)
-    assert progress.work["monitored night"].n_done == 2 * len(NIGHTS)
+    assert progress.work["monitoring"].n_done == 2 * len(NIGHTS)
 
 
-def on_disk(fleet: Fleet) -> SharedFleet:
-    """Return the fleet with its rows in a file that stays."""
-    with fleet.shared() as shared:
+def on_disk(models: NightlyModels) -> SharedModels:
+    """Return the models with its rows in a file that stays."""
+    with models.shared() as shared:
         kept = shared.rows.with_suffix(".kept")
         kept.write_bytes(shared.rows.read_bytes())
     return replace(shared, rows=kept)

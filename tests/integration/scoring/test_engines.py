@@ -1,4 +1,4 @@
-"""Engines and reasons on a real warehouse: the proof travels with the version, and other reasons are a clean new load."""
+"""Engines and reasons on a real warehouse: proofs are stored, other reasons are a new load."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import logging
 import pytest
 from tests.integration.scoring.conftest import DAY, publish_features
 
-from nightshift.models import quickscorer
-from nightshift.models.quickscorer import VERSION
-from nightshift.models.shap_values import METHOD
+from nightshift.models.engines import quickscorer
+from nightshift.models.engines.quickscorer import VERSION
+from nightshift.models.shapley.shap_values import METHOD
 from nightshift.provenance.predictions import reason_methods, sample_predictions
 from nightshift.scoring import batch_scorer, scorer
 from nightshift.scoring.publication import score
@@ -60,7 +60,7 @@ def test_a_proved_version_is_scored_by_the_accelerated_engine_to_the_same_conten
     assert (second.load_id, second.is_new, _scores(warehouse)) == (first.load_id, False, published)
 
 
-def test_the_night_is_published_and_an_error_logged_when_the_spec_demands_an_engine_that_was_not_proved(
+def test_an_error_is_logged_and_scores_published_when_the_demanded_engine_was_not_proved(
     registry, warehouse, scoring_settings, spec, run, caplog
 ):
     publish_features(warehouse)

@@ -4,7 +4,7 @@ import psycopg
 import pytest
 
 from nightshift.lake.object_store import ObjectStore
-from nightshift.models.model_text import ModelTextError
+from nightshift.models.model_format.tokens import ModelTextError
 from nightshift.models.sandboxed_load import LoadTimeoutError
 from nightshift.registry import evidence_page, promotion, promotion_context
 from nightshift.registry.model_versions import RegistryError, find_version, load_model, register

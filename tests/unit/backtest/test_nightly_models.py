@@ -1,4 +1,4 @@
-"""Models of all nights, trained in processes of their own: what a kill leaves, what is trained again, and what they say."""
+"""Nightly models are trained in processes of their own, and survive a kill."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from nightshift.backtest.nightly_models import Fleet, train_as_of
+from nightshift.backtest.nightly_models import NightlyModels, train_as_of
 from nightshift.backtest.promotion_replay import version_of
 from nightshift.contracts.model_spec import ModelSpec
 from nightshift.settings import PROJECT_ROOT
@@ -72,8 +72,8 @@ def world() -> pa.Table:
     )
 
 
-def fleet(folder: Path) -> Fleet:
-    return Fleet(SPEC, world(), folder)
+def models(folder: Path) -> NightlyModels:
+    return NightlyModels(SPEC, world(), folder)
 
 
 def files(folder: Path) -> dict[str, tuple[str, int]]:
@@ -85,13 +85,13 @@ def files(folder: Path) -> dict[str, tuple[str, int]]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Fleet:
-    made = fleet(tmp_path_factory.mktemp("undisturbed"))
-    assert sorted(night for night, _ in made.train(NIGHTS, 2)) == NIGHTS
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> NightlyModels:
+    made = models(tmp_path_factory.mktemp("undisturbed"))
+    assert sorted(made.train(NIGHTS, 2)) == NIGHTS
     return made
 
 
-def test_model_is_that_of_its_night_whoever_trains_it(undisturbed: Fleet):
+def test_model_is_that_of_its_night_whoever_trains_it(undisturbed: NightlyModels):
     direct = train_as_of(SPEC, world(), NIGHTS[1])
     kept = undisturbed.of(NIGHTS[1])
     assert kept.model.text == direct.text
@@ -103,14 +103,14 @@ def test_model_is_that_of_its_night_whoever_trains_it(undisturbed: Fleet):
     )
 
 
-def test_night_learns_only_from_mature_days(undisturbed: Fleet):
-    """The night of February 1 knows the flights of January 31 at the latest that are a day old: those of the partition of January 30."""
+def test_night_learns_only_from_mature_days(undisturbed: NightlyModels):
+    """February 1 knows labels that are a day old: those of the partition of January 30."""
     days = undisturbed.window(NIGHTS[0]).column("partition_date").to_pylist()
     assert (min(days), max(days)) == (dt.date(2020, 1, 1), dt.date(2020, 1, 30))
     assert version_of(undisturbed, NIGHTS[0]).fit_end == dt.date(2020, 1, 24)
 
 
-def test_nothing_is_trained_again_when_all_is_there(undisturbed: Fleet):
+def test_nothing_is_trained_again_when_all_is_there(undisturbed: NightlyModels):
     before = files(undisturbed.folder)
     assert list(undisturbed.train(NIGHTS, 2)) == []
     assert files(undisturbed.folder) == before
@@ -118,10 +118,13 @@ def test_nothing_is_trained_again_when_all_is_there(undisturbed: Fleet):
 
 @pytest.mark.slow
 def test_killed_run_goes_on_to_the_same_models_and_leaves_no_process(
-    undisturbed: Fleet, tmp_path: Path
+    undisturbed: NightlyModels, tmp_path: Path
 ):
     folder = tmp_path / "killed"
-    code = f"from tests.unit.backtest.test_nightly_models import *\nlist(fleet(Path({str(folder)!r})).train(NIGHTS, 1))"
+    code = (
+        "from tests.unit.backtest.test_nightly_models import *\n"
+        f"list(models(Path({str(folder)!r})).train(NIGHTS, 1))"
+    )
     script = tmp_path / "train.py"
     script.write_text(
         f"if __name__ == '__main__':\n    from pathlib import Path\n    exec({code!r})\n"
@@ -141,8 +144,8 @@ def test_killed_run_goes_on_to_the_same_models_and_leaves_no_process(
     until(lambda: not processes_of(killed.pid))
     first = files(folder)
     assert 0 < len(first) < len(NIGHTS)
-    resumed = fleet(folder)
-    again = [night for night, _ in resumed.train(NIGHTS, 2)]
+    resumed = models(folder)
+    again = list(resumed.train(NIGHTS, 2))
     assert len(again) == len(NIGHTS) - len(first)
     after = files(folder)
     assert {name: after[name] for name in first} == first

@@ -6,12 +6,15 @@ import lightgbm as lgb
 import numpy as np
 import numpy.typing as npt
 
+from nightshift.models.model_format.reader import read_model
+from nightshift.models.model_format.trees import Tree
+
 Matrix = npt.NDArray[np.float64]
 N_NUMERIC, N_LEVELS = 5, 40
 
 
 def make_matrix(n: int, seed: int) -> Matrix:
-    """Return numbers with NaN, zeros and repeated values, then two columns of level codes; shape (n, 7)."""
+    """Return numbers with NaN, zeros and ties, then two columns of level codes; shape (n, 7)."""
     dice = np.random.default_rng(seed)
     matrix = np.empty((n, N_NUMERIC + 2))
     matrix[:, :N_NUMERIC] = dice.normal(size=(n, N_NUMERIC)).round(1)
@@ -50,6 +53,10 @@ def make_booster(seed: int, n: int = 1500, **params: object) -> lgb.Booster:
         matrix, label, categorical_feature=[N_NUMERIC, N_NUMERIC + 1], params=settings
     )
     return lgb.train(settings, data, rounds)
+
+
+def trees_of(booster: lgb.Booster) -> list[Tree]:
+    return read_model(booster.model_to_string()).trees
 
 
 SHAPES: dict[str, dict[str, object]] = {

@@ -1,4 +1,4 @@
-"""Engines: the accelerated one only where it was proved, the reference in any other case, the same bits either way."""
+"""Engines: the accelerated one only where it was proved, else LightGBM; the same bits."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from dataclasses import replace
 import numpy as np
 import pyarrow as pa
 import pytest
-from tests.unit.models.models import SHAPES, make_booster, make_matrix
+from tests.unit.models.models import SHAPES, make_booster, make_matrix, trees_of
 from tests.unit.models.test_shap_values import SPEC, _rows
 
-from nightshift.models import engine, engine_equivalence
-from nightshift.models.engine import choose_engine
-from nightshift.models.engine_equivalence import prove_engines
-from nightshift.models.quickscorer import QuickScorer
+from nightshift.models.engines import engine
+from nightshift.models.engines.engine import choose_engine
+from nightshift.models.engines.equivalence import prove_engines
+from nightshift.models.engines.quickscorer import QuickScorer
 from nightshift.models.trained_model import TrainedModel
 from nightshift.scoring.scorer import score_rows
 from nightshift.training.pipeline import fit_model
@@ -120,14 +120,14 @@ def test_a_batch_is_scored_by_the_reference_when_the_accelerated_engine_fails_in
 def test_a_proof_says_no_when_the_accelerated_engine_is_wrong(proved, monkeypatch, damage):
     rows = _rows(50, seed=2)
 
-    def other(text, matrix):
+    def other(self, matrix):
         if damage == "dies":
             raise OSError("signal 11")
         return (
             np.nextafter(proved.raw(rows), np.inf) if damage == "differs" else proved.raw(rows)[:-1]
         )
 
-    monkeypatch.setattr(engine_equivalence, "_quick_raw", other)
+    monkeypatch.setattr(QuickScorer, "raw", other)
     proof = prove_engines(proved, rows.slice(0, 0) if damage == "no rows" else rows)
     expected = {
         "differs": "50 of 50 raw scores differ",
@@ -144,7 +144,7 @@ def test_both_engines_give_the_same_bits_when_trees_have_this_shape(shape):
     booster, matrix = make_booster(11, **dict(SHAPES[shape])), make_matrix(2000, seed=12)
     expected = booster.predict(matrix, raw_score=True, num_threads=1)
 
-    assert QuickScorer(booster.model_to_string()).raw(matrix).tobytes() == expected.tobytes()
+    assert QuickScorer(trees_of(booster)).raw(matrix).tobytes() == expected.tobytes()
 
 
 def test_scoring_nothing_gives_nothing_with_the_accelerated_engine(proved):

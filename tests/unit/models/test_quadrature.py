@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from nightshift.models.quadrature import gauss_legendre
+from nightshift.models.shapley.quadrature import gauss_legendre
 
 
 def test_two_points_are_those_of_the_textbook():

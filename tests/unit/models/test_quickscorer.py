@@ -1,18 +1,19 @@
-"""QuickScorer: LightGBM's bits for trees of every size and values at every edge, or a refusal before it scores."""
+"""QuickScorer: LightGBM's bits for trees of every size and values at every edge, or a refusal."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-from tests.unit.models.models import N_NUMERIC, make_booster, make_matrix
+from tests.unit.models.models import N_NUMERIC, make_booster, make_matrix, trees_of
 
-from nightshift.models import quickscorer
-from nightshift.models.quickscorer import LANES, MAX_LEAVES, QuickScorer, leaf_masks
-from nightshift.models.tree_text import UnsuitableTreesError
+from nightshift.models.engines import quickscorer
+from nightshift.models.engines.quickscorer import MAX_LEAVES, QuickScorer, build_leaf_masks
+from nightshift.models.engines.quickscorer_kernel import LANES, add_leaves
+from nightshift.models.model_format.trees import UnsuitableTreesError
 
 
 def _edges(n: int) -> np.ndarray:
-    """Return rows with numbers next to zero, negative zeros, thresholds themselves, and levels that no training row had."""
+    """Return rows with almost zeros, negative zeros, thresholds and unknown levels."""
     matrix = make_matrix(n, seed=61)
     for place, number in enumerate((1e-36, -1e-36, -0.0, 1.1e-35, -1.1e-35, 1e300, -1e300)):
         matrix[place::31, place % N_NUMERIC] = number
@@ -28,7 +29,7 @@ def test_every_bit_is_lightgbms_when_leaves_fill_words_or_just_not(n_leaves, sha
     booster, matrix = make_booster(5, **grown, **shape), _edges(2000)
 
     assert (
-        QuickScorer(booster.model_to_string()).raw(matrix).tobytes()
+        QuickScorer(trees_of(booster)).raw(matrix).tobytes()
         == booster.predict(matrix, raw_score=True).tobytes()
     )
 
@@ -36,7 +37,7 @@ def test_every_bit_is_lightgbms_when_leaves_fill_words_or_just_not(n_leaves, sha
 @pytest.mark.parametrize("n_rows", [0, 1, LANES - 1, LANES, LANES + 1, 5000])
 def test_a_row_has_the_same_score_in_any_batch(n_rows):
     booster = make_booster(6, num_leaves=31)
-    trees, matrix = QuickScorer(booster.model_to_string()), _edges(5000)
+    trees, matrix = QuickScorer(trees_of(booster)), _edges(5000)
 
     assert trees.raw(matrix[:n_rows]).tobytes() == trees.raw(matrix)[:n_rows].tobytes()
 
@@ -47,17 +48,17 @@ def test_a_matrix_may_lie_in_memory_in_any_order(order):
     given = matrix[::2] if order == "every other row" else np.array(matrix, order=order)
 
     assert (
-        QuickScorer(booster.model_to_string()).raw(given).tobytes()
+        QuickScorer(trees_of(booster)).raw(given).tobytes()
         == booster.predict(given, raw_score=True).tobytes()
     )
 
 
 def test_rows_are_the_same_bits_as_a_python_loop_gives():
     booster, matrix = make_booster(7, num_leaves=70, rounds=2, min_data_in_leaf=2), _edges(150)
-    tables = tuple(vars(leaf_masks(booster.model_to_string())).values())
+    tables = build_leaf_masks(trees_of(booster))
     total = np.empty(len(matrix))
     with np.errstate(over="ignore"):
-        quickscorer.add_leaves(matrix, total, *tables)
+        add_leaves(matrix, total, **tables)
 
     assert total.tobytes() == booster.predict(matrix, raw_score=True).tobytes()
 
@@ -70,11 +71,11 @@ def test_trees_of_more_leaves_are_refused():
     with pytest.raises(
         UnsuitableTreesError, match=f"{MAX_LEAVES + 1} leaves, more than {MAX_LEAVES}"
     ):
-        QuickScorer(booster.model_to_string())
+        QuickScorer(trees_of(booster))
 
 
 def test_sets_of_too_many_levels_are_refused(monkeypatch):
     monkeypatch.setattr(quickscorer, "MAX_SET_BYTES", 1_000)
 
     with pytest.raises(UnsuitableTreesError, match="sets of levels"):
-        QuickScorer(make_booster(9, num_leaves=31).model_to_string())
+        QuickScorer(trees_of(make_booster(9, num_leaves=31)))

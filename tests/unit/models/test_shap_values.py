@@ -8,7 +8,7 @@ import pytest
 
 from nightshift import kernels
 from nightshift.contracts.model_spec import ModelSpec
-from nightshift.models.shap_values import Contributions
+from nightshift.models.shapley.shap_values import Contributions
 from nightshift.models.signature import SignatureError
 from nightshift.models.trained_model import TrainedModel
 from nightshift.scoring import scorer
@@ -103,7 +103,7 @@ def test_lightgbm_computes_contributions_when_the_kernel_gives_others_than_the_g
     assert Contributions(stored).is_accelerated
 
     monkeypatch.setattr(
-        kernels, "jit", lambda loops: lambda matrix, added, *arrays: added.fill(0.25)
+        kernels, "jit", lambda loops: lambda matrix, added, **arrays: added.fill(0.25)
     )
     assert not Contributions(stored).is_accelerated
     assert "golden" in caplog.text

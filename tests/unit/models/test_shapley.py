@@ -1,28 +1,26 @@
-"""Exact contributions: LightGBM's own numbers, the same bits in any batch and with any number of threads."""
+"""Exact contributions: LightGBM's numbers, the same bits in any batch and number of threads."""
 
 from __future__ import annotations
-
-from functools import partial
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.unit.models.models import N_LEVELS, SHAPES, make_booster, make_matrix
+from tests.unit.models.models import N_LEVELS, SHAPES, make_booster, make_matrix, trees_of
 
-from nightshift.kernels import TASK_ROWS, jit
-from nightshift.models import tree_arrays
-from nightshift.models.shap_values import _explain, _in_threads
-from nightshift.models.shapley_kernel import LANES, explain
-from nightshift.models.tree_arrays import TooLargeForestError, read_forest
+from nightshift.kernels import TASK_ROWS
+from nightshift.models.model_format.trees import UnsuitableTreesError
+from nightshift.models.shapley import tree_arrays
+from nightshift.models.shapley.kernel import LANES
+from nightshift.models.shapley.shap_values import shapley_kernel
+from nightshift.models.shapley.tree_arrays import build_tree_arrays
 
 RELATIVE = 1e-9
 ALMOST_ZERO = 1.0000000180025095e-35
 
 
 def _ours(booster, matrix):
-    text = booster.model_to_string()
-    return _in_threads(partial(_explain, jit(explain), read_forest(text)), matrix)
+    return shapley_kernel(trees_of(booster))(matrix)
 
 
 def _assert_equal(booster, matrix):
@@ -87,7 +85,7 @@ def test_contributions_are_those_of_lightgbm_when_a_path_asks_thirty_features():
         "num_threads": 1,
     }
     booster = lgb.train(params, lgb.Dataset(matrix, label), 5)
-    deepest = max(read_forest(booster.model_to_string()).n_points)
+    deepest = max(build_tree_arrays(trees_of(booster))["n_points"])
 
     assert deepest >= 10
     _assert_equal(booster, matrix[:200])
@@ -103,7 +101,7 @@ def test_a_feature_counts_once_when_a_path_asks_it_many_times():
         5,
     )
 
-    assert set(read_forest(booster.model_to_string()).n_points.tolist()) == {1}
+    assert set(build_tree_arrays(trees_of(booster))["n_points"].tolist()) == {1}
     _assert_equal(booster, values[::7])
 
 
@@ -126,8 +124,8 @@ def test_contributions_are_the_same_bits_in_any_batch_and_with_any_number_of_thr
     assert _ours(booster, matrix[:500][shuffled]).tobytes() == whole[:500][shuffled].tobytes()
 
 
-def test_a_forest_is_refused_when_its_constants_would_fill_the_memory(monkeypatch):
+def test_trees_are_refused_when_their_constants_would_fill_the_memory(monkeypatch):
     monkeypatch.setattr(tree_arrays, "MAX_CONSTANTS_BYTES", 10_000)
 
-    with pytest.raises(TooLargeForestError):
-        read_forest(make_booster(1, num_leaves=31).model_to_string())
+    with pytest.raises(UnsuitableTreesError):
+        build_tree_arrays(trees_of(make_booster(1, num_leaves=31)))

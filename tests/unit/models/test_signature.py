@@ -45,7 +45,7 @@ def test_missing_column_is_refused_with_the_difference():
         encode(ROWS.drop_columns(["wind"]), SIGNATURE)
     assert "1 feature column(s) are missing: wind." in str(refusal.value)
     assert "carrier, is_fragile, more" not in str(refusal.value)
-    assert "also there, not read: more" in str(refusal.value)
+    assert "columns that are not read: more" in str(refusal.value)
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_wrong_type_is_refused(name, values, expected, got):
 
 
 class Rows:
-    """Rows of very many columns, which count how often all names are asked for: a table makes them anew each time."""
+    """Rows of very many columns, which count how often their names are read."""
 
     n_asked = 0
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nightshift.backtest.progress import Progress, Work
+from nightshift.backtest.progress_log import ProgressLog, RemainingWork
 
 
 class Clock:
@@ -14,13 +14,17 @@ class Clock:
 
 
 def test_time_left_is_guessed_when_nothing_is_done():
-    progress = Progress({"training": Work(10, 3.0), "policy": Work(4, 15.0)}, [].append, Clock())
+    progress = ProgressLog(
+        {"training": RemainingWork(10, 3.0), "policy": RemainingWork(4, 15.0)}, [].append, Clock()
+    )
     assert progress.left() == "1:30"
 
 
 def test_time_left_follows_the_pace_when_units_are_done():
     clock, lines = Clock(), []
-    progress = Progress({"training": Work(10, 3.0), "policy": Work(2, 15.0)}, lines.append, clock)
+    progress = ProgressLog(
+        {"training": RemainingWork(10, 3.0), "policy": RemainingWork(2, 15.0)}, lines.append, clock
+    )
     for at in (12.0, 24.0):
         clock.now = at
         progress.done("training", "flights learn 2013-07-01")
@@ -30,7 +34,7 @@ def test_time_left_follows_the_pace_when_units_are_done():
 
 def test_lines_are_ten_seconds_apart_when_units_are_quick():
     clock, lines = Clock(), []
-    progress = Progress({"gate": Work(30, 1.0)}, lines.append, clock)
+    progress = ProgressLog({"gate": RemainingWork(30, 1.0)}, lines.append, clock)
     for at in range(1, 31):
         clock.now = float(at)
         progress.done("gate", f"night {at}")
@@ -43,7 +47,7 @@ def test_lines_are_ten_seconds_apart_when_units_are_quick():
 
 def test_nothing_is_left_when_more_is_done_than_was_planned():
     clock = Clock()
-    progress = Progress({"gate": Work(1, 1.0)}, [].append, clock)
+    progress = ProgressLog({"gate": RemainingWork(1, 1.0)}, [].append, clock)
     for at in (1.0, 2.0, 3.0):
         clock.now = at
         progress.done("gate", "more")

@@ -1,4 +1,4 @@
-"""How far a long measurement is: what it does now, and how long the rest will take at the pace of what is done."""
+"""Log the progress of long work: what was done, and how long the rest will take at its pace."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ PAUSE_SECONDS = 10.0
 
 
 @dataclass
-class Work:
-    """Work of one kind.
+class RemainingWork:
+    """Work of one type, counted in units.
 
     Attributes:
         n_units: All units.
@@ -35,17 +35,17 @@ class Work:
 
 
 @dataclass
-class Progress:
-    """Progress over several kinds of work, one after the other or side by side; threads may share it.
+class ProgressLog:
+    """Progress over several types of work, in sequence or in parallel; threads may share it.
 
     Attributes:
-        work: By kind.
-        say: Prints a line.
+        work: By type.
+        log: Prints a line.
         clock: Seconds that only rise.
     """
 
-    work: Mapping[str, Work]
-    say: Callable[[str], None]
+    work: Mapping[str, RemainingWork]
+    log: Callable[[str], None]
     clock: Callable[[], float] = time.monotonic
     _last_unit: float = field(init=False)
     _last_line: float = field(init=False, default=float("-inf"))
@@ -55,16 +55,18 @@ class Progress:
         """Begin now."""
         self._last_unit = self.clock()
 
-    def done(self, kind: str, now: str) -> None:
-        """Count a finished unit, and say what was done and how long the rest will take, unless a line was printed just now."""
+    def done(self, work_type: str, what: str) -> None:
+        """Count a finished unit, and log it unless the last line is too recent."""
         with self._lock:
-            at, work = self.clock(), self.work[kind]
+            now, work = self.clock(), self.work[work_type]
             work.n_done += 1
-            work.seconds += at - self._last_unit
-            self._last_unit = at
-            if at - self._last_line >= PAUSE_SECONDS:
-                self._last_line = at
-                self.say(f"{self.left()} left: {now}, {kind} {work.n_done} of {work.n_units}")
+            # Time since the last unit of any type: work in parallel counts once.
+            work.seconds += now - self._last_unit
+            self._last_unit = now
+            if now - self._last_line >= PAUSE_SECONDS:
+                self._last_line = now
+                count = f"{work_type} {work.n_done} of {work.n_units}"
+                self.log(f"{self.left()} left: {what}, {count}")
 
     def left(self) -> str:
         """Return how long all the rest will take, as minutes and seconds."""

@@ -1,4 +1,4 @@
-"""Prove, when a model is made, that the accelerated engine gives its predictions in every bit.
+"""Prove at training time that the accelerated engine gives LightGBM's scores in every bit.
 
 The proof is stored with the version. Source: docs/adr/0022-engines.md.
 """
@@ -9,13 +9,14 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from nightshift.models.booster import predict_raw
-from nightshift.models.tree_text import UnsuitableTreesError
+from nightshift.models.model_format.trees import UnsuitableTreesError
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
     import pyarrow as pa
 
+    from nightshift.models.model_format.trees import Tree
     from nightshift.models.trained_model import TrainedModel
 
     Matrix = npt.NDArray[np.float64]
@@ -26,9 +27,9 @@ ACCELERATED = "quickscorer"
 
 
 def prove_engines(model: TrainedModel, rows: pa.Table) -> dict[str, Any]:
-    """Score the evaluation rows with both engines and record whether every bit is LightGBM's.
+    """Score evaluation rows with both engines and record whether every bit is LightGBM's.
 
-    Whatever the accelerated engine does wrong is an answer, not an error: LightGBM scores then.
+    A failure of the accelerated engine is recorded, not raised: LightGBM scores then.
 
     Args:
         model: The candidate.
@@ -38,21 +39,23 @@ def prove_engines(model: TrainedModel, rows: pa.Table) -> dict[str, Any]:
         ``n_rows``, ``raw_sha256`` of LightGBM's raw scores, and ``engines``: by name the
         ``version`` and ``objection`` (None when equal).
     """
-    from nightshift.models.quickscorer import VERSION
+    from nightshift.models.engines.quickscorer import VERSION
 
     matrix = model.encode(rows)
     raw = predict_raw(model.booster, matrix)
-    proof = {"version": VERSION, "objection": _compare(model.text, matrix, raw)}
+    proof = {"version": VERSION, "objection": _compare(model.parsed.trees, matrix, raw)}
     raw_sha256 = sha256(raw.tobytes()).hexdigest()
     return {"n_rows": len(raw), "raw_sha256": raw_sha256, "engines": {ACCELERATED: proof}}
 
 
-def _compare(text: str, matrix: Matrix, expected: Vector) -> str | None:
-    """Return why the accelerated engine may not score this model; None if every bit is equal."""
+def _compare(trees: list[Tree], matrix: Matrix, expected: Vector) -> str | None:
+    """Return why the accelerated engine may not score a model; None if every bit is equal."""
+    from nightshift.models.engines.quickscorer import QuickScorer
+
     if not len(expected):
         return "there is no evaluation row"
     try:
-        raw = _quick_raw(text, matrix)
+        raw = QuickScorer(trees).raw(matrix)
     except UnsuitableTreesError as error:
         return str(error)
     except Exception as error:  # noqa: BLE001  (an accelerated engine must not stop a training)
@@ -63,25 +66,18 @@ def _compare(text: str, matrix: Matrix, expected: Vector) -> str | None:
     return f"{n_different} of {len(expected)} raw scores differ"
 
 
-def _quick_raw(text: str, matrix: Matrix) -> Vector:
-    from nightshift.models.quickscorer import QuickScorer
-
-    return QuickScorer(text).raw(matrix)
-
-
 def objection_to_proof(proof: dict[str, Any] | None) -> str | None:
-    """Return why a stored proof does not allow the accelerated engine here; None if it does."""
-    from nightshift.models.quickscorer import VERSION
+    """Return why a stored proof does not allow the accelerated engine; None if it does."""
+    from nightshift.models.engines.quickscorer import VERSION
 
     if proof is None:
         return "the version was registered without a proof"
     # A version of before migration 0015 has the proof of an engine that is gone.
-    engines = proof.get("engines", {})
-    if ACCELERATED not in engines:
+    engine = proof.get("engines", {}).get(ACCELERATED)
+    if engine is None:
         return "the version was registered without its proof"
-    version, objection = engines[ACCELERATED]["version"], engines[ACCELERATED]["objection"]
-    if objection is not None:
-        return f"it was not proved equal: {objection}"
-    if version != VERSION:
-        return f"it was proved with version {version}, installed is {VERSION}"
+    if engine["objection"] is not None:
+        return f"it was not proved equal: {engine['objection']}"
+    if engine["version"] != VERSION:
+        return f"it was proved with version {engine['version']}, installed is {VERSION}"
     return None

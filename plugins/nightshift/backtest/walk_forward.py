@@ -1,0 +1,148 @@
+"""Walk-forward backtest: retrain on a fixed schedule, score what follows, measure each month.
+
+Every prediction comes from a model fitted on labels that were mature when it was trained, and from
+features of the evening before the predicted day. The rule is measured on the same rows.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from nightshift.contracts.metrics import Task
+from nightshift.contracts.partitions import Partition
+from nightshift.lake.object_store import ObjectStore
+from nightshift.models.predictions import Predictions, joined
+from nightshift.models.signature import numbers
+from nightshift.training.evaluation import measure, rule_predictions
+from nightshift.training.pipeline import fit_model
+from nightshift.training.splits import rows_between, rows_of, split_window
+from nightshift.training.training_set import build_training_set, mature_window, read_rows
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from nightshift.contracts.model_spec import ModelSpec
+    from nightshift.contracts.run import RunContext
+    from nightshift.settings import Settings
+    from nightshift.training.training_set import TrainingSet
+
+_ALL_DAYS = 3660
+"""A window that no history of ours is longer than."""
+
+
+@dataclass(frozen=True)
+class MonthResult:
+    """One month of a backtest.
+
+    Attributes:
+        month: First day of the month of the predicted days.
+        n_rows: Predictions with a label.
+        model: Metrics of the model, by name.
+        baseline: Metrics of the rule, by name.
+    """
+
+    month: dt.date
+    n_rows: int
+    model: dict[str, float | None]
+    baseline: dict[str, float | None]
+
+
+def labelled_rows(
+    settings: Settings, spec: ModelSpec, last: Partition, run: RunContext
+) -> pa.Table:
+    """Return the rows of ``labelled_set``, in total order."""
+    return read_rows(ObjectStore.open(settings), labelled_set(settings, spec, last, run))
+
+
+def labelled_set(
+    settings: Settings, spec: ModelSpec, last: Partition, run: RunContext
+) -> TrainingSet:
+    """Freeze all published feature rows up to a partition, with their labels once mature.
+
+    The same rows have the same digest.
+    """
+    training = spec.training.model_copy(update={"window_days": _ALL_DAYS})
+    complete = spec.model_copy(update={"training": training})
+    return build_training_set(settings, complete, last.shift(1 + spec.label.maturity_days), run)
+
+
+def walk_forward_backtest(
+    spec: ModelSpec,
+    rows: pa.Table,
+    first: Partition,
+    last: Partition,
+    every_days: int | None,
+    progress: Callable[[str], None],
+) -> list[MonthResult]:
+    """Train, score the partitions until the next training, and measure by predicted month.
+
+    Args:
+        spec: The model.
+        rows: ``labelled_rows`` that reach back over the first training window.
+        first: First partition that is scored.
+        last: Last partition that is scored.
+        every_days: Days between two trainings; None trains once before each predicted month.
+        progress: Called with one line per training.
+    """
+    scored: list[pa.Table] = []
+    predictions: list[Predictions] = []
+    start = first
+    while start <= last:
+        end = _last_of_month(start) if every_days is None else start.shift(every_days - 1)
+        end = min(end, last)
+        current = rows_between(rows, start.day, end.day)
+        scored.append(current)
+        predictions.append(_train_and_predict(spec, rows, start, current))
+        trained_on = start.shift(-1)
+        progress(f"trained as of {trained_on}, scored {start}..{end}: {current.num_rows:,} rows")
+        start = end.shift(1)
+    return _measure_months(spec, scored, joined(predictions))
+
+
+def _last_of_month(partition: Partition) -> Partition:
+    """Return the last partition that predicts a day of the same month."""
+    first_day = partition.shift(1).day.replace(day=1)
+    next_month = (first_day + dt.timedelta(days=32)).replace(day=1)
+    return Partition(next_month - dt.timedelta(days=2))
+
+
+def _train_and_predict(
+    spec: ModelSpec, rows: pa.Table, start: Partition, current: pa.Table
+) -> Predictions:
+    """Train on the day before ``start`` and predict the current rows."""
+    split = split_window(mature_window(spec, start.shift(-1)), spec.training)
+    model = fit_model(spec, rows_of(rows, split.train), rows_of(rows, split.validation))
+    return model.predictions(current)
+
+
+def _measure_months(
+    spec: ModelSpec, scored: list[pa.Table], predictions: Predictions
+) -> list[MonthResult]:
+    import numpy as np
+    import pyarrow as pa
+
+    rows = pa.concat_tables(scored)
+    # A partition predicts the day after it.
+    predicted_days = rows.column("partition_date").to_numpy() + np.timedelta64(1, "D")
+    months = predicted_days.astype("datetime64[M]")
+    rule = rule_predictions(spec.task, spec.scoring.fallback, rows)
+    label = numbers(rows, spec.label.column)
+    results = []
+    for month in np.unique(months):
+        is_month = months == month
+        measured = [
+            measure(spec.task, label[is_month], p.at(is_month)) for p in (predictions, rule)
+        ]
+        first_day = month.astype("datetime64[D]").item()
+        results.append(MonthResult(first_day, int(is_month.sum()), *measured))
+    return results
+
+
+def shown_metrics(spec: ModelSpec) -> tuple[str, ...]:
+    """Return the metrics that a report shows for the task."""
+    if spec.task == Task.BINARY:
+        return ("roc_auc", "average_precision", "log_loss", "brier")
+    return ("rmse", "mae", "r2")

@@ -1,0 +1,1 @@
+"""Engines that compute raw scores: LightGBM, and QuickScorer where it is proved equal."""

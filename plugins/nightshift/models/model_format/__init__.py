@@ -1,0 +1,1 @@
+"""LightGBM's text format: one strict parser whose result the loader, engines and reasons share."""

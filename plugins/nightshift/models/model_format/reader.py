@@ -1,0 +1,186 @@
+"""Parse and check a text model before LightGBM sees it: a damaged file can end the process.
+
+The parser knows the format that LightGBM 4 writes and accepts nothing else: each line once, in
+its order, each number in its form. Source: LightGBM issues 7357, 7437 and 7438;
+docs/adr/0016-loading-a-model.md.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from nightshift.models.model_format.tokens import (
+    parse_fields,
+    parse_integers,
+    parse_numbers,
+    refused,
+)
+from nightshift.models.model_format.trees import Tree, read_tree
+
+MAX_TREES = 20_000
+MAX_SCORE = 1e12
+"""Largest absolute raw score that the leaves may add up to: beyond any log-odds or label of ours,
+and far below infinity.
+"""
+_START = "tree\nversion=v4\n"
+_AFTER_TREES = "end of trees\n\nfeature_importances:\n"
+# Codes of levels come from the signature, so a model of ours has no raw category values.
+_END = "\nend of parameters\n\npandas_categorical:null\n"
+_ONE_SCORE_PER_ROW = {"num_class": "1", "num_tree_per_iteration": "1", "label_index": "0"}
+_MONOTONE = "monotone_constraints"
+_NUMBER = r"-?\d+(?:\.\d+)?(?:e[+-]\d+)?"
+_FEATURE_INFO = re.compile(rf"none|\[{_NUMBER}:{_NUMBER}\]|-?\d+(?::-?\d+)*", re.ASCII)
+_OBJECTIVES = (
+    "binary|cross_entropy|regression|regression_l1|huber|fair|poisson|quantile|mape|gamma|tweedie"
+)
+_OBJECTIVE = re.compile(rf"(?:{_OBJECTIVES})(?: (?:sqrt|[a-z_]+:{_NUMBER}))*", re.ASCII)
+_PARAMETER = re.compile(r"\[[a-z_0-9]+: [\w.,+\-\[\] ]*\]", re.ASCII)
+
+
+@dataclass(frozen=True)
+class ParsedModel:
+    """A text model that passed all checks.
+
+    Attributes:
+        names: Feature names, in the order of the matrix' columns.
+        trees: At least one.
+    """
+
+    names: list[str]
+    trees: list[Tree]
+
+
+def read_model(text: str, names: list[str] | None = None) -> ParsedModel:
+    """Parse a text model and refuse it if its parts do not fit together.
+
+    Args:
+        text: A text model of LightGBM's version 4 format, with one raw score per row.
+        names: The feature names it must have, in order; None skips that check.
+
+    Raises:
+        ModelTextError: The first thing that is wrong.
+    """
+    # tree_sizes counts bytes: in ASCII text they are characters.
+    if not text.isascii() or not text.startswith(_START):
+        raise refused(
+            "it is not a text model of version 4",
+            "plain ASCII that begins with tree, version=v4",
+            repr(text[:20]),
+        )
+    header_text, separator, rest = text[len(_START) :].partition("\n\nTree=0\n")
+    if not separator:
+        raise refused("it has no trees", "a header and Tree=0", f"{len(text)} characters")
+    header = _read_header(header_text.split("\n"))
+    own_names = _read_names(header, names)
+    sizes = parse_integers(header["tree_sizes"], "tree_sizes")
+    if not 1 <= len(sizes) <= MAX_TREES or min(sizes) < 1:
+        raise refused(
+            "its trees have impossible sizes", f"1 to {MAX_TREES} trees", f"{len(sizes)} trees"
+        )
+    body = f"Tree=0\n{rest}"
+    # The end first: a truncated file is refused before all its trees are parsed.
+    _check_after_trees(body[sum(sizes) :], own_names)
+    return ParsedModel(own_names, _read_trees(body, sizes, len(own_names)))
+
+
+def _read_header(lines: list[str]) -> dict[str, str]:
+    is_monotone = any(line.startswith(_MONOTONE) for line in lines)
+    line_names = [
+        *_ONE_SCORE_PER_ROW,
+        *("max_feature_idx", "objective", "feature_names"),
+        *([_MONOTONE] if is_monotone else []),
+        *("feature_infos", "tree_sizes"),
+    ]
+    header = parse_fields(lines, line_names, "its header")
+    if {name: header[name] for name in _ONE_SCORE_PER_ROW} != _ONE_SCORE_PER_ROW:
+        raise refused(
+            "it gives more than one score per row",
+            ", ".join(f"{name}={value}" for name, value in _ONE_SCORE_PER_ROW.items()),
+            ", ".join(f"{name}={header[name]}" for name in _ONE_SCORE_PER_ROW),
+        )
+    if not _OBJECTIVE.fullmatch(header["objective"]):
+        raise refused(
+            "it has an unknown objective", _OBJECTIVES.replace("|", ", "), header["objective"]
+        )
+    return header
+
+
+def _read_names(header: dict[str, str], expected: list[str] | None) -> list[str]:
+    """Return the feature names after a check of all header lines about features."""
+    names = header["feature_names"].split(" ")
+    if expected is not None and names != expected:
+        raise refused(
+            "its features are not those of the signature", " ".join(expected), " ".join(names)
+        )
+    infos = header["feature_infos"].split(" ")
+    is_consistent = header["max_feature_idx"] == str(len(names) - 1) and len(infos) == len(names)
+    if not is_consistent or len({*names}) != len(names) or not all(names):
+        raise refused(
+            "its header counts other features than it names",
+            f"{len(names)} different features",
+            f"{len(infos)} infos",
+        )
+    if not all(map(_FEATURE_INFO.fullmatch, infos)):
+        raise refused(
+            "its header describes features in an unknown form",
+            "none, [minimum:maximum] or levels",
+            header["feature_infos"],
+        )
+    if _MONOTONE in header:
+        parse_integers(header[_MONOTONE], _MONOTONE, len(names))
+    return names
+
+
+def _read_trees(body: str, sizes: list[int], n_features: int) -> list[Tree]:
+    trees, start = [], 0
+    for number, size in enumerate(sizes):
+        trees.append(read_tree(number, body[start : start + size], n_features))
+        start += size
+    largest = sum(max(map(abs, tree.leaf_values)) for tree in trees)
+    if largest > MAX_SCORE:
+        raise refused(
+            "its leaves add up to an impossible score", f"at most {MAX_SCORE:g}", f"{largest:g}"
+        )
+    return trees
+
+
+def _check_after_trees(text: str, names: list[str]) -> None:
+    """Refuse anything after the trees but importances, parameters and the last line."""
+    if not text.startswith(_AFTER_TREES) or not text.endswith(_END):
+        raise refused(
+            "its trees or its end are not where they must be",
+            "end of trees, no raw category values",
+            text[:20],
+        )
+    content = text[len(_AFTER_TREES) : -len(_END)]
+    importances, separator, parameters = content.partition("\nparameters:\n")
+    if not separator:
+        raise refused("it has no parameters", "parameters:", "none")
+    _check_importances(importances.split("\n")[:-1], names)
+    _check_parameters(parameters.split("\n"))
+
+
+def _check_importances(lines: list[str], names: list[str]) -> None:
+    parts = [line.partition("=") for line in lines]
+    line_names = [name for name, _, _ in parts]
+    # A set of known names as long as the list: none is unknown and none is repeated.
+    if len({*line_names} & {*names}) != len(line_names):
+        raise refused(
+            "it names importances of other features", ", ".join(names), ", ".join(line_names)
+        )
+    for name, _, value in parts:
+        parse_numbers(value, f"importance of {name}", 1)
+
+
+def _check_parameters(lines: list[str]) -> None:
+    """Refuse parameters in another form: LightGBM's reader of parameters trusts it too."""
+    *parameters, last = lines
+    line_names = {line.partition(":")[0] for line in parameters}
+    is_unique = len(line_names) == len(parameters)
+    if last or not is_unique or not all(map(_PARAMETER.fullmatch, parameters)):
+        raise refused(
+            "its parameters are not written as LightGBM writes them",
+            "[name: value], each once",
+            "other lines",
+        )
