@@ -1,6 +1,6 @@
-"""What can be seen of a spec before its first night: its relations, their columns, its suites, its rule.
+"""Check a spec before its first run: its relations, their columns, its suites, its rule.
 
-``nightshift migrate`` asks; a training or a scoring would find the same, minutes or nights later.
+``nightshift migrate`` calls it; a training or a scoring would find the same problems later.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _LABEL_COLUMNS = frozenset({"partition_date", "event_timestamp", "known_at", "superseded_at"})
 _SPINE_COLUMNS = frozenset({"partition_date", "load_id", "known_at", "superseded_at"})
 _NO_NUMBERS = ("text", "varchar", "character", "date", "time", "json", "uuid", "bytea")
-"""Beginnings of the types that no numeric feature can have."""
+"""Prefixes of the types that a numeric feature cannot have."""
 
 
 class UnfitSpecError(SpecError):
@@ -35,7 +35,7 @@ class UnfitSpecError(SpecError):
 def check_spec(
     conn: Connection, settings: Settings, spec: ModelSpec, views: Iterable[FeatureView]
 ) -> UnfitSpecError | None:
-    """Return what of a spec does not fit the dbt project, the warehouse and the suites; None if all does.
+    """Return how a spec does not fit the dbt project, the warehouse and the suites, if so.
 
     Args:
         conn: Any connection to the warehouse.
@@ -66,58 +66,55 @@ def unfit(file: str, problems: list[str]) -> UnfitSpecError | None:
 
 
 def suite_problems(expectations_dir: Path, dataset: str) -> Iterator[str]:
-    """Yield why a dataset's suite cannot be used, as far as its text shows; the gate has the last word."""
+    """Yield why the file of a dataset's suite cannot be used; the gate checks what is in it."""
     path = expectations_dir / f"{dataset}.json"
     if not path.is_file():
         yield f"expectations/{dataset}.json does not exist: nothing of {dataset} is published"
         return
     try:
-        has_any = bool(json.loads(path.read_text(encoding="utf-8"))["expectations"])
+        expectations = json.loads(path.read_text(encoding="utf-8"))["expectations"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         yield f"expectations/{dataset}.json cannot be read ({type(error).__name__})"
         return
-    if not has_any:
+    if not expectations:
         yield f"expectations/{dataset}.json is empty"
 
 
 def _view_problems(spec: ModelSpec, view: FeatureView) -> Iterator[str]:
+    """Yield the columns that the feature view lacks, or has with a wrong key or type."""
+    table, rule = spec.feature_table, spec.scoring.fallback.feature
     if view.entity_key != spec.entity.key:
-        yield f"entity.key: {spec.feature_table} has the key {view.entity_key}, not {spec.entity.key}"
-    named = {
-        *spec.features.names,
-        spec.event_timestamp,
-        spec.scoring.fallback.feature,
-        *(part.column for part in spec.promotion.slices),
-        *(part.column for part in spec.promotion.fairness),
-    }
-    if missing := sorted(named - view.columns.keys()):
-        yield f"{spec.feature_table} lacks {', '.join(missing)}"
-    numbers = {*spec.features.numeric, spec.scoring.fallback.feature} & view.columns.keys()
-    no_numbers = [name for name in numbers if view.columns[name].lower().startswith(_NO_NUMBERS)]
-    for name in sorted(no_numbers):
-        yield f"{name} is no number in {spec.feature_table} but {view.columns[name]}"
-    if spec.label.column in view.columns:
-        yield (
-            f"label.column: {spec.label.column} stands in {spec.feature_table} too, the model would read the answer"
-        )
+        yield f"entity.key: {table} has the key {view.entity_key}, not {spec.entity.key}"
+    slices = {part.column for part in spec.promotion.slices}
+    groups = {part.column for part in spec.promotion.fairness}
+    required = {*spec.features.names, spec.event_timestamp, rule, *slices, *groups}
+    if missing := sorted(required - view.columns.keys()):
+        yield f"{table} lacks {', '.join(missing)}"
+    for name in sorted({*spec.features.numeric, rule} & view.columns.keys()):
+        if view.columns[name].lower().startswith(_NO_NUMBERS):
+            yield f"{name} is no number in {table} but {view.columns[name]}"
+    label = spec.label.column
+    if label in view.columns:
+        yield f"label.column: {label} is also in {table}, the model would read the answer"
 
 
 def _label_problems(conn: Connection, spec: ModelSpec) -> Iterator[str]:
-    needed = _LABEL_COLUMNS | {spec.entity.key, spec.label.column}
-    yield from _lacking(conn, "label", "marts", spec.label.relation, needed)
+    required = _LABEL_COLUMNS | {spec.entity.key, spec.label.column}
+    yield from _missing_columns(conn, "label", "marts", spec.label.relation, required)
 
 
 def _spine_problems(conn: Connection, spec: ModelSpec) -> Iterator[str]:
     spine = spec.scoring.spine
     if spine is not None:
-        needed = _SPINE_COLUMNS | {spine.event_timestamp, *(spine.key_parts or [spec.entity.key])}
-        yield from _lacking(conn, "scoring.spine", "staging", spine.relation, needed)
+        key = spine.key_parts or [spec.entity.key]
+        required = _SPINE_COLUMNS | {spine.event_timestamp, *key}
+        yield from _missing_columns(conn, "scoring.spine", "staging", spine.relation, required)
 
 
-def _lacking(
-    conn: Connection, part: str, schema: str, relation: str, needed: frozenset[str]
+def _missing_columns(
+    conn: Connection, part: str, schema: str, relation: str, required: frozenset[str]
 ) -> Iterator[str]:
-    """Yield what a relation of the warehouse lacks."""
+    """Yield a problem if a relation of the warehouse, or a column of it, is missing."""
     rows = conn.execute(
         "select attname from pg_attribute"
         " where attrelid = to_regclass(format('%%I.%%I', %s::text, %s::text))"
@@ -127,12 +124,15 @@ def _lacking(
     columns = {name for (name,) in rows}
     if not columns:
         yield f"{part}.relation: there is no {schema}.{relation}"
-    elif missing := sorted(needed - columns):
+    elif missing := sorted(required - columns):
         yield f"{part}: {schema}.{relation} lacks {', '.join(missing)}"
 
 
 def _rule_problems(conn: Connection, spec: ModelSpec, view: FeatureView) -> Iterator[str]:
-    """Yield whether the rule of a binary model gave no probabilities on the newest published features."""
+    """Yield a problem if the rule of a binary model gives values that are no probabilities.
+
+    The newest published features show it.
+    """
     from psycopg import sql
 
     feature = spec.scoring.fallback.feature
@@ -148,5 +148,6 @@ def _rule_problems(conn: Connection, spec: ModelSpec, view: FeatureView) -> Iter
     row = conn.execute(query, [spec.features_dataset]).fetchone()
     if row and row[0]:
         yield (
-            f"scoring.fallback.feature: {feature} is no probability, 0 to 1, in {row[0]} rows of the newest published features"
+            f"scoring.fallback.feature: {feature} is no probability, 0 to 1,"
+            f" in {row[0]} rows of the newest published features"
         )

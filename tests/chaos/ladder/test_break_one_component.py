@@ -13,8 +13,8 @@ from tests.integration.scoring.test_deadline_fallback import features_of_list
 from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.contracts.run import RunContext
 from nightshift.errors import NightshiftError
-from nightshift.scoring.deadline_fallback import rescue
-from nightshift.scoring.publication import score
+from nightshift.scoring.deadline_fallback import publish_by_deadline
+from nightshift.scoring.pipeline import score
 
 pytestmark = [pytest.mark.integration, pytest.mark.promise("R18"), pytest.mark.mlts("infra-4")]
 NIGHT = Partition(dt.date(2013, 7, 1))
@@ -121,7 +121,7 @@ def test_a_complete_partition_stands_and_says_how_when_one_component_is_broken( 
     breaks(world)
     tonight(world, lists)
     n_scored = try_to_score(world)
-    found = rescue(world.settings, world.spec, NIGHT, RunContext("rescue/night", 1, "test"))
+    found = publish_by_deadline(world.settings, world.spec, NIGHT, RunContext("rescue/night", 1, "test"))
 
     assert found.outcome == ("in time" if n_scored else "rescued")
     assert sources(world) == expected
@@ -152,8 +152,7 @@ def test_a_complete_partition_stands_at_whatever_stage_it_breaks(  # noqa: PLR09
     expected,
     wants_rescue,
 ):
-    from nightshift.scoring.batch_scorer import begin, score_shard
-    from nightshift.scoring.publication import publish
+    from nightshift.scoring.pipeline import begin, publish, score_shard
 
     world = good_night(
         World(registry, scoring_settings, listed_spec, warehouse, monkeypatch, []), lists, run
@@ -172,7 +171,7 @@ def test_a_complete_partition_stands_at_whatever_stage_it_breaks(  # noqa: PLR09
         breaks(world)
     if not wants_rescue:
         publish(world.settings, world.spec, plan, second_try)
-    rescue(world.settings, world.spec, NIGHT, RunContext("rescue/night", 1, "test"))
+    publish_by_deadline(world.settings, world.spec, NIGHT, RunContext("rescue/night", 1, "test"))
 
     is_scored = stage == "before publish" and not wants_rescue
     assert sources(world) == ({CHAMPION} if is_scored else expected)

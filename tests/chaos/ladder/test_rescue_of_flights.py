@@ -9,7 +9,7 @@ from tests.integration.transformation.conftest import world
 
 from nightshift.contracts.model_spec import load_spec
 from nightshift.contracts.partitions import Partition
-from nightshift.scoring.deadline_fallback import rescue
+from nightshift.scoring.deadline_fallback import publish_by_deadline
 from nightshift.warehouse.dbt_runner import ensure_relations
 
 __all__ = ["world"]
@@ -21,9 +21,9 @@ def test_flights_are_predicted_for_when_dbt_builds_no_features(settings, conn, r
     ensure_relations(settings)
     world.deliver_day(dt.date(2013, 3, 3), seed=1)
     spec = load_spec(settings.models_dir, model)
-    repeated = rescue(settings, spec, Partition(dt.date(2013, 3, 10)), run)
+    repeated = publish_by_deadline(settings, spec, Partition(dt.date(2013, 3, 10)), run)
     world.deliver_day(dt.date(2013, 3, 11), seed=2, skip="flight_outcomes")
-    listed = rescue(settings, spec, Partition(dt.date(2013, 3, 11)), run)
+    listed = publish_by_deadline(settings, spec, Partition(dt.date(2013, 3, 11)), run)
 
     assert [found.outcome for found in (repeated, listed)] == ["rescued", "rescued"]
     rows = conn.execute(

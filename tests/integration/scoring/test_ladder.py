@@ -11,11 +11,10 @@ from nightshift.contracts.partitions import PartitionRange
 from nightshift.contracts.run import RunContext
 from nightshift.quality.gates import GateError
 from nightshift.registry.model_versions import RegistryError
-from nightshift.scoring.batch_scorer import WorseStepError, begin, score_shard
-from nightshift.scoring.champion import PinnedVersion
+from nightshift.scoring.pipeline import DowngradeError, begin, publish, score, score_shard
 from nightshift.scoring.prediction_tables import ensure_prediction_relations
-from nightshift.scoring.publication import publish, score
 from nightshift.scoring.scorer import ChampionBrokenError
+from nightshift.scoring.version_choice import PinnedVersion
 
 pytestmark = [pytest.mark.integration, pytest.mark.promise("R18")]
 YESTERDAY = PartitionRange.of("2013-06-30")
@@ -127,7 +126,7 @@ def test_nothing_changes_when_the_named_version_is_broken_or_unknown(
     score(scoring_settings, spec, DAY, run)
     before = current(warehouse, "score, model_version, load_id")
     registry.corrupt(broken)
-    with pytest.raises(ChampionBrokenError, match="Version 1 of parcel_late was asked for"):
+    with pytest.raises(ChampionBrokenError, match="Version 1 of parcel_late cannot score"):
         score(scoring_settings, spec, DAY, run, named=PinnedVersion(1, "cli:ada"))
     with pytest.raises(RegistryError):
         score(scoring_settings, spec, DAY, run, named=PinnedVersion(77, "cli:ada"))
@@ -307,7 +306,7 @@ def test_a_models_scores_are_kept_when_it_cannot_be_read_any_more(
     champion = registry.promote("2013-06-01")
     (first,) = score(scoring_settings, spec, DAY, run)
     registry.corrupt(champion)
-    with pytest.raises(WorseStepError, match="champion on 2013-07-01"):
+    with pytest.raises(DowngradeError, match="champion on 2013-07-01"):
         score(scoring_settings, spec, DAY, RunContext("test/again", 1, "test"))
 
     published = warehouse.execute(

@@ -16,8 +16,8 @@ from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.contracts.run import RunContext
 from nightshift.registry.promotion import champion_for, promoted_versions
 from nightshift.registry.rollback import RollbackRefusedError, history
-from nightshift.scoring.publication import score
-from nightshift.scoring.republish import Repaired, plan_rollback, roll_back
+from nightshift.scoring.pipeline import score
+from nightshift.scoring.republish import RollbackResult, plan_rollback, roll_back
 from nightshift.warehouse.connection import connect
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ RUN = RunContext("rollback/test", 1, "on-call")
 
 def rolled_back(
     settings: Settings, spec: ModelSpec, version: int, since: str | None = None
-) -> Repaired:
+) -> RollbackResult:
     """Put a version back, as the command does."""
     plan = plan_rollback(settings, spec, version, Partition.parse(since) if since else None, RUN)
     return roll_back(settings, spec, plan, "the scores look wrong", RUN)
@@ -96,7 +96,7 @@ def test_content_is_the_same_when_no_load_was_kept(
         "update ops.loads set collected_at = clock_timestamp() where dataset = 'predictions/parcel_late'"
     )
     plan = plan_rollback(registry.settings, spec, 1, None, RUN)
-    assert [stretch.kept for stretch in plan.stretches] == [()]
+    assert [run.reusable_loads for run in plan.partition_runs] == [()]
     roll_back(registry.settings, spec, plan, "again", RUN)
     assert published(conn) == scored_by_two
 
@@ -194,7 +194,7 @@ def test_thirty_partitions_are_repaired_from_kept_loads_within_a_minute(
     rolled_back(registry.settings, spec, 2, "2013-07-01")
     started = time.monotonic()
     plan = plan_rollback(registry.settings, spec, 1, Partition.parse("2013-07-01"), RUN)
-    assert len(plan.stretches[0].kept) == 30
+    assert len(plan.partition_runs[0].reusable_loads) == 30
     roll_back(registry.settings, spec, plan, "back", RUN)
     seconds = time.monotonic() - started
     record_figure("seconds for 30 partitions of 900 rows", round(seconds, 1))

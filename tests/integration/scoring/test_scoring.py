@@ -14,10 +14,10 @@ from nightshift.contracts.partitions import PartitionRange
 from nightshift.contracts.run import RunContext
 from nightshift.errors import ObjectStoreError
 from nightshift.quality.gates import GateError
-from nightshift.scoring.batch_scorer import begin, score_shard
 from nightshift.scoring.feature_rows import FeaturesMissingError, shard_query
+from nightshift.scoring.pipeline import begin, publish, score, score_shard
 from nightshift.scoring.plan import ScorePlan
-from nightshift.scoring.publication import IncompletePredictionsError, publish, score
+from nightshift.scoring.row_checks import IncompletePredictionsError
 from nightshift.warehouse.arrow_io import read_arrow
 from nightshift.warehouse.connection import connect
 

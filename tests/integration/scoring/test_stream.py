@@ -15,11 +15,10 @@ import pytest
 from tests.integration.scoring.conftest import DAY, Registry, make_spec, publish_features
 
 from nightshift.errors import NightshiftError, WarehouseError
-from nightshift.scoring import batch_scorer
-from nightshift.scoring.batch_scorer import begin, score_shard
-from nightshift.scoring.progress import Progress
-from nightshift.scoring.publication import publish, score
+from nightshift.scoring import shard as shard_module
+from nightshift.scoring.pipeline import begin, publish, score, score_shard
 from nightshift.scoring.scorer import Scorer
+from nightshift.scoring.shard import Progress
 from nightshift.warehouse.arrow_io import stream_arrow
 
 pytestmark = pytest.mark.integration
@@ -40,7 +39,7 @@ def spec():
 @pytest.fixture
 def small_batches(monkeypatch) -> None:
     """Let a few rows be a batch, so that a small table is a long stream."""
-    monkeypatch.setattr(batch_scorer, "stream_arrow", partial(stream_arrow, batch_bytes=4_000))
+    monkeypatch.setattr(shard_module, "stream_arrow", partial(stream_arrow, batch_bytes=4_000))
 
 
 @pytest.fixture
@@ -76,7 +75,7 @@ def test_content_is_the_same_when_batches_are_small(
     )
     (small,) = score(scoring_settings, spec, DAY, run)
     assert len(batches) > 20
-    monkeypatch.setattr(batch_scorer, "stream_arrow", stream_arrow)
+    monkeypatch.setattr(shard_module, "stream_arrow", stream_arrow)
     (again,) = score(scoring_settings, spec, DAY, run)
     assert (small.n_rows, small.is_new, again.is_new) == (N_ROWS, True, False)
     assert small.load_id == again.load_id
@@ -112,7 +111,7 @@ def test_rerun_scores_all_when_the_server_ends_the_reader(
     )
     with monkeypatch.context() as patched:
         scored = Scorer.score
-        patched.setattr(batch_scorer, "stream_arrow", partial(stream_arrow, batch_bytes=100_000))
+        patched.setattr(shard_module, "stream_arrow", partial(stream_arrow, batch_bytes=100_000))
         patched.setattr(
             Scorer,
             "score",
@@ -178,7 +177,7 @@ def test_nothing_ends_a_shard_when_it_takes_longer_than_an_idle_transaction_may(
     ready, scoring_settings, spec, run, monkeypatch
 ):
     monkeypatch.setattr("nightshift.warehouse.connection.IDLE_IN_TRANSACTION_SECONDS", 1)
-    monkeypatch.setattr(batch_scorer, "stream_arrow", partial(stream_arrow, batch_bytes=100_000))
+    monkeypatch.setattr(shard_module, "stream_arrow", partial(stream_arrow, batch_bytes=100_000))
     plan = begin(scoring_settings, spec, DAY, run)
     monkeypatch.setattr(Progress, "add", lambda *_: time.sleep(1.5))
     assert score_shard(scoring_settings, spec, plan, 0, run)["n_rows"] == N_ROWS
@@ -196,8 +195,8 @@ def test_published_rows_stay_when_an_attempt_wakes_up_that_stood_still(
         publish(scoring_settings, spec, plan, run)
         return loaded(*arguments)
 
-    loaded = batch_scorer._load_champions
-    monkeypatch.setattr(batch_scorer, "_load_champions", publish_meanwhile)
+    loaded = shard_module.load_models
+    monkeypatch.setattr(shard_module, "load_models", publish_meanwhile)
     assert score_shard(scoring_settings, spec, plan, 0, run)["n_rows"] == N_ROWS
     rows = ready.execute("select count(*) from analytics.parcel_late_current").fetchone()
     assert rows == (N_ROWS,)
@@ -251,13 +250,13 @@ def wait_until(condition: Callable[[], bool]) -> None:
 def test_log_says_rows_speed_and_time_left_when_a_shard_takes_long(
     scoring_settings, spec, run, monkeypatch, caplog
 ):
-    monkeypatch.setattr("nightshift.scoring.progress.EVERY_SECONDS", 0.0)
-    with caplog.at_level("INFO", "nightshift.scoring.progress"):
+    monkeypatch.setattr("nightshift.scoring.shard.LOG_SECONDS", 0.0)
+    with caplog.at_level("INFO", "nightshift.scoring.shard"):
         score(scoring_settings, spec, DAY, run)
-    said = [
-        record.message for record in caplog.records if record.name == "nightshift.scoring.progress"
+    lines = [
+        record.message for record in caplog.records if record.name == "nightshift.scoring.shard"
     ]
-    assert said[0].startswith("shard 0 of parcel_late: ")
-    assert f" of about {N_ROWS:,} rows, " in said[0]
-    assert said[0].endswith(" s left")
-    assert said[-1].startswith(f"shard 0 of parcel_late: {N_ROWS:,} rows in ")
+    assert lines[0].startswith("shard 0 of parcel_late: ")
+    assert f" of about {N_ROWS:,} rows, " in lines[0]
+    assert lines[0].endswith(" s left")
+    assert lines[-1].startswith(f"shard 0 of parcel_late: {N_ROWS:,} rows in ")

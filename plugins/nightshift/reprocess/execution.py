@@ -14,7 +14,7 @@ from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.errors import NightshiftError
 from nightshift.ingestion.late_arrivals import sweep
 from nightshift.monitoring.monitor import measure
-from nightshift.redo.plan import (
+from nightshift.reprocess.plan import (
     Lineage,
     Scope,
     find_features,
@@ -22,7 +22,7 @@ from nightshift.redo.plan import (
     find_verdicts,
     read_knowledge,
 )
-from nightshift.scoring.publication import score
+from nightshift.scoring.pipeline import score
 from nightshift.transformation.build import build
 from nightshift.warehouse.connection import connect
 from nightshift.warehouse.dbt_compiled import raw_lineage
@@ -55,7 +55,7 @@ class Change:
 
 
 @dataclass(frozen=True)
-class RedoResult:
+class ReprocessResult:
     """What a redo did.
 
     Attributes:
@@ -69,7 +69,7 @@ class RedoResult:
     left: tuple[str, ...]
 
 
-def redo(settings: Settings, scope: Scope, run: RunContext, say: Say) -> RedoResult:
+def reprocess(settings: Settings, scope: Scope, run: RunContext, say: Say) -> ReprocessResult:
     """Ingest late drops and do all again that they touch: features, predictions, verdicts. Again, it finds nothing to do.
 
     Nothing is retrained: that is decided by the schedule and the evidence of the nights.
@@ -109,7 +109,7 @@ def redo(settings: Settings, scope: Scope, run: RunContext, say: Say) -> RedoRes
         Change(dataset, day, before.get((dataset, day)), now)
         for (dataset, day), now in sorted(after.items())
     ]
-    return RedoResult(
+    return ReprocessResult(
         tuple(change for change in changes if change.before != change.after), n_done, tuple(left)
     )
 

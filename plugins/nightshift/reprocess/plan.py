@@ -89,7 +89,7 @@ class Lineage:
 
 
 @dataclass(frozen=True)
-class Hole:
+class MissingDrop:
     """A drop that was due and is not in.
 
     Attributes:
@@ -106,7 +106,7 @@ class Hole:
 
 
 @dataclass(frozen=True)
-class Plan:
+class ReprocessPlan:
     """What is to be done, in this order, and what a person should know.
 
     Attributes:
@@ -122,7 +122,7 @@ class Plan:
     features: tuple[StalePartition, ...]
     predictions: tuple[StalePartition, ...]
     verdicts: tuple[StalePartition, ...]
-    holes: tuple[Hole, ...]
+    holes: tuple[MissingDrop, ...]
     notes: tuple[str, ...]
 
     @property
@@ -131,7 +131,7 @@ class Plan:
         return not (self.late or self.features or self.predictions or self.verdicts)
 
 
-def make_plan(settings: Settings, conn: Connection, scope: Scope) -> Plan:
+def make_plan(settings: Settings, conn: Connection, scope: Scope) -> ReprocessPlan:
     """Return what is late and all that it may touch; a late drop counts as if it changed everything that may read it.
 
     Args:
@@ -158,7 +158,7 @@ def make_plan(settings: Settings, conn: Connection, scope: Scope) -> Plan:
     features = find_features(conn, knowledge, specs, lineage)
     only = {stale.day for stale in features} if scope.is_narrow else None
     predictions = find_predictions(conn, specs, features, only)
-    return Plan(
+    return ReprocessPlan(
         tuple(late),
         tuple(features),
         tuple(predictions),
@@ -344,7 +344,7 @@ def _first_reason(stale: Iterable[StalePartition]) -> list[StalePartition]:
 
 def _holes(
     conn: Connection, store: ObjectStore, knowledge: RawKnowledge, ranges: dict[str, PartitionRange]
-) -> list[Hole]:
+) -> list[MissingDrop]:
     """Return the drops that were due by the newest day of any daily dataset, and that did not even land."""
     present = {(version.dataset, version.day) for version in knowledge.versions}
     nights = _nights(knowledge)
@@ -373,7 +373,7 @@ def _holes(
         if list_undelivered(store, name, PartitionRange.single(Partition(day)))
     }
     return [
-        Hole(
+        MissingDrop(
             name,
             day,
             f"refused with {refused[f'raw/{name}', day]}"
