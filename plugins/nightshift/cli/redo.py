@@ -52,7 +52,8 @@ def redo(
     Exits with 1 when something was left.
     """
     from nightshift.contracts.datasets import load_contract
-    from nightshift.reprocess.plan import Scope, make_plan
+    from nightshift.reprocess.plan import make_plan
+    from nightshift.reprocess.scope import Scope
     from nightshift.warehouse.connection import connect
 
     settings = load_settings()
@@ -84,10 +85,10 @@ def _day(key: str) -> dt.date | None:
 
 def print_plan(plan: ReprocessPlan) -> None:
     """Print holes, late arrivals, and the partitions to do again in their order, each with its reason."""
-    say(f"holes: {len(plan.holes)} drop(s) that upstream still owes")
+    say(f"holes: {len(plan.missing_drops)} drop(s) that upstream still owes")
     _table(
         ("dataset", "day", "there is", "nights that wait"),
-        [(h.dataset, str(h.day), h.why, str(h.n_nights)) for h in plan.holes],
+        [(d.dataset, str(d.day), d.status, str(d.n_waiting)) for d in plan.missing_drops],
     )
     say(f"late arrivals: {len(plan.late)} drop(s) that landed and are not in")
     _table(

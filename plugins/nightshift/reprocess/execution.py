@@ -1,22 +1,23 @@
-"""Do again what late data touched, stage by stage in the order of a night; each stage looks anew at what is stale."""
+"""Reprocess what late data touches: ingest, transform, score, monitor, in the order of a DAG run.
+
+Each stage looks for its stale partitions anew, after the stage before has published.
+"""
 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING
 
 from nightshift.contracts.datasets import load_contracts
 from nightshift.contracts.model_spec import load_specs
-from nightshift.contracts.partitions import Partition, PartitionRange
+from nightshift.contracts.partitions import Partition, PartitionRange, consecutive_ranges
 from nightshift.errors import NightshiftError
 from nightshift.ingestion.late_arrivals import sweep
 from nightshift.monitoring.monitor import measure
-from nightshift.reprocess.plan import (
-    Lineage,
-    Scope,
+from nightshift.reprocess.scope import Lineage, Scope
+from nightshift.reprocess.stale import (
     find_features,
     find_predictions,
     find_verdicts,
@@ -39,7 +40,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Change:
-    """One partition whose published content is another one now.
+    """One partition whose published content has changed.
 
     Attributes:
         dataset: Name in the ledger.
@@ -56,10 +57,10 @@ class Change:
 
 @dataclass(frozen=True)
 class ReprocessResult:
-    """What a redo did.
+    """What a reprocessing did.
 
     Attributes:
-        changes: Partitions that readers see changed, by dataset and day.
+        changes: Partitions that changed for readers, by dataset and day.
         n_done: Partitions that were done again, equal ones included.
         left: What could not be done, and why.
     """
@@ -70,111 +71,110 @@ class ReprocessResult:
 
 
 def reprocess(settings: Settings, scope: Scope, run: RunContext, say: Say) -> ReprocessResult:
-    """Ingest late drops and do all again that they touch: features, predictions, verdicts. Again, it finds nothing to do.
+    """Ingest late drops, and rebuild, rescore and monitor the partitions that they touch.
 
-    Nothing is retrained: that is decided by the schedule and the evidence of the nights.
+    A second call finds nothing to do. Nothing is retrained: schedule and monitoring decide that.
 
     Args:
         settings: Everything.
-        scope: Which late drops; what they touch is done in full.
-        run: Who does it.
+        scope: Which late drops; what they touch is done completely.
+        run: The run that reprocesses.
         say: Takes one line of progress.
 
     Raises:
-        NightshiftError: The features could not be built; nothing behind them was tried.
+        NightshiftError: The features could not be built; no later stage was tried.
     """
     specs = list(load_specs(settings.models_dir).values())
     with connect(settings, run.application_name) as conn:
-        before = _published(conn)
+        before = _published_hashes(conn)
         left = _ingest(settings, scope, run, say)
         lineage = Lineage(raw_lineage(settings), scope)
-        stale = find_features(conn, read_knowledge(settings, conn), specs, lineage)
-        only = {one.day for one in stale} if scope.is_narrow else None
-        n_done = len(stale)
-        for days in _ranges(one.day for one in stale):
-            say(f"transform {days}: {_reason(stale, days)}")
-            build(settings, days, run).require_all()
+        features = find_features(conn, read_knowledge(settings, conn), specs, lineage)
+        n_done = _transform(settings, features, run, say)
         for spec in specs:
             try:
-                scored = find_predictions(conn, [spec], only=only)
-                _score(settings, spec, scored, run, say)
-                n_done += len(scored)
-                knowledge, remade = read_knowledge(settings, conn), [*stale, *scored]
-                find = partial(find_verdicts, conn, knowledge, [spec], lineage, remade=remade)
-                n_done += _measure(settings, spec, run, say, find)
+                only = [part.day for part in features] if scope.is_narrow else None
+                predictions = find_predictions(conn, spec, only=only)
+                n_done += _score(settings, spec, predictions, run, say)
+                remade = [*features, *predictions]
+                n_done += _monitor(settings, conn, spec, lineage, remade, run, say)
             except NightshiftError as error:
+                # One model must not stop the next.
                 left.append(f"{spec.name}: {error}")
-        after = _published(conn)
+        after = _published_hashes(conn)
     changes = [
-        Change(dataset, day, before.get((dataset, day)), now)
-        for (dataset, day), now in sorted(after.items())
+        Change(*partition, before.get(partition), content_hash)
+        for partition, content_hash in sorted(after.items())
+        if before.get(partition) != content_hash
     ]
-    return ReprocessResult(
-        tuple(change for change in changes if change.before != change.after), n_done, tuple(left)
-    )
+    return ReprocessResult(tuple(changes), n_done, tuple(left))
 
 
 def _ingest(settings: Settings, scope: Scope, run: RunContext, say: Say) -> list[str]:
+    """Load the late drops; return what could not be loaded."""
     left: list[str] = []
     for name, contract in load_contracts(settings.datasets_dir).items():
-        if (days := scope.range_of(contract)) is None:
+        days = scope.range_of(contract)
+        if days is None:
             continue
         swept = sweep(settings, name, days, run, reread=scope.reread)
         for drop in swept.loaded:
-            is_new = drop.partition in swept.published
-            say(
-                f"ingest    {name} {drop.partition}: {drop.data_key}, {'a new version' if is_new else 'says nothing new'}"
-            )
-        left += [
-            f"{drop.data_key} was refused with {code}; read docs/runbooks/{code}.md"
-            for drop, code in swept.left
-        ]
-        left += [f"{name}: somebody is loading it now; run this again"] if swept.is_busy else []
+            news = "a new version" if drop.partition in swept.published else "nothing new"
+            say(f"ingest    {name} {drop.partition}: {drop.data_key}, {news}")
+        for drop, code in swept.left:
+            left.append(f"{drop.data_key} was refused with {code}; read docs/runbooks/{code}.md")
+        if swept.is_busy:
+            left.append(f"{name}: another process is loading it; run this again")
     return left
 
 
+def _transform(
+    settings: Settings, stale: Iterable[StalePartition], run: RunContext, say: Say
+) -> int:
+    reasons = {part.day: part.reason for part in stale}
+    for days in consecutive_ranges(reasons):
+        say(f"transform {days}: {reasons[days.first.day]}")
+        build(settings, days, run).require_all()
+    return len(reasons)
+
+
 def _score(
-    settings: Settings, spec: ModelSpec, stale: list[StalePartition], run: RunContext, say: Say
-) -> None:
-    for days in _ranges(one.day for one in stale):
-        say(f"score     {spec.name} {days}: {_reason(stale, days)}")
+    settings: Settings, spec: ModelSpec, stale: Iterable[StalePartition], run: RunContext, say: Say
+) -> int:
+    reasons = {part.day: part.reason for part in stale}
+    for days in consecutive_ranges(reasons):
+        say(f"score     {spec.name} {days}: {reasons[days.first.day]}")
         score(settings, spec, days, run)
+    return len(reasons)
 
 
-def _measure(
+def _monitor(  # noqa: PLR0913, PLR0917  (what is monitored, for whom)
     settings: Settings,
+    conn: Connection,
     spec: ModelSpec,
+    lineage: Lineage,
+    remade: list[StalePartition],
     run: RunContext,
     say: Say,
-    find_stale: Callable[[], list[StalePartition]],
 ) -> int:
-    """Measure night by night in order: a verdict looks at those before it, and may be stale only because one of them changed."""
+    """Monitor the stale days in order; return their number."""
+    knowledge = read_knowledge(settings, conn)
     done = set[dt.date]()
-    while stale := [one for one in find_stale() if one.day not in done]:
-        say(f"monitor   {spec.name} {stale[0].day}: {stale[0].reason}")
-        measure(settings, spec, PartitionRange.single(Partition(stale[0].day)), run)
-        done.add(stale[0].day)
-    return len(done)
+    while True:
+        # A verdict reads those before it: it may become stale because one of them changed.
+        verdicts = find_verdicts(conn, knowledge, spec, lineage, remade=remade)
+        stale = [part for part in verdicts if part.day not in done]
+        if not stale:
+            return len(done)
+        day, reason = stale[0].day, stale[0].reason
+        say(f"monitor   {spec.name} {day}: {reason}")
+        measure(settings, spec, PartitionRange.single(Partition(day)), run)
+        done.add(day)
 
 
-def _reason(stale: Iterable[StalePartition], days: PartitionRange) -> str:
-    return next(one.reason for one in stale if one.day == days.first.day)
-
-
-def _ranges(days: Iterable[dt.date]) -> Iterator[PartitionRange]:
-    """Yield runs of consecutive days, in order."""
-    run: list[dt.date] = []
-    for day in sorted(days):
-        if run and day != run[-1] + dt.timedelta(days=1):
-            yield PartitionRange(Partition(run[0]), Partition(run[-1]))
-            run = []
-        run.append(day)
-    if run:
-        yield PartitionRange(Partition(run[0]), Partition(run[-1]))
-
-
-def _published(conn: Connection) -> dict[tuple[str, dt.date], str]:
+def _published_hashes(conn: Connection) -> dict[tuple[str, dt.date], str]:
     rows = conn.execute(
-        "select p.dataset, p.partition_date, l.content_hash from ops.published p join ops.loads l using (dataset, partition_date, load_id)"
+        "select p.dataset, p.partition_date, l.content_hash from ops.published p"
+        " join ops.loads l using (dataset, partition_date, load_id)"
     )
     return {(dataset, day): content_hash for dataset, day, content_hash in rows}

@@ -28,6 +28,7 @@ from nightshift.scoring.without_model.spine import (
 )
 from nightshift.warehouse import partition_write
 from nightshift.warehouse.connection import connect
+from nightshift.warehouse.damage import published_records
 from nightshift.warehouse.partition_write import LoadManifest, PublishedLoad
 
 if TYPE_CHECKING:
@@ -108,14 +109,15 @@ def publish_by_deadline(
     """
     with connect(settings, run.application_name) as conn:
         ensure_prediction_relations(conn, spec)
-        if published := _published(conn, spec.predictions_dataset, partition):
-            return DeadlineResult("in time", *published)
+        if published := published_records(conn, spec.predictions_dataset, [partition.day]):
+            (record,) = published
+            return DeadlineResult("in time", record.load_id, record.n_rows or 0)
         if _is_dormant(conn, partition):
             reason = f"nothing was published in the {DORMANT_DAYS} days before {partition}"
             return DeadlineResult("dormant", reason=reason)
         if may_wait:
             _wait_for_scoring(conn, spec, partition)
-        has_features = _published(conn, spec.features_dataset, partition) is not None
+        has_features = bool(published_records(conn, spec.features_dataset, [partition.day]))
 
     attempt = run.attempt if attempt is None else attempt
     if not has_features:
@@ -135,16 +137,6 @@ def publish_by_deadline(
     runs_gate = attempt < WITHOUT_GATE
     load = _publish_without_model(settings, spec, partition, reason, run, runs_gate=runs_gate)
     return DeadlineResult("rescued", load.load_id, load.n_rows, reason)
-
-
-def _published(conn: Connection, dataset: str, partition: Partition) -> tuple[int, int] | None:
-    row = conn.execute(
-        "select load_id, n_rows from ops.published"
-        " join ops.loads using (dataset, partition_date, load_id)"
-        " where dataset = %s and partition_date = %s",
-        [dataset, partition.day],
-    ).fetchone()
-    return (row[0], row[1]) if row else None
 
 
 def _is_dormant(conn: Connection, partition: Partition) -> bool:

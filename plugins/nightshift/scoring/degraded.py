@@ -15,8 +15,9 @@ from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.errors import NightshiftError
 from nightshift.scoring.deadline_fallback import scoring_in_progress
 from nightshift.scoring.plan import is_downgrade
-from nightshift.scoring.prediction_tables import predictions_table
+from nightshift.scoring.prediction_tables import model_query
 from nightshift.scoring.version_choice import VersionChooser
+from nightshift.warehouse.damage import published_records
 
 if TYPE_CHECKING:
     from nightshift.contracts.model_spec import ModelSpec
@@ -78,10 +79,8 @@ class DegradedPartition:
 
 def degraded_partitions(conn: Connection, spec: ModelSpec) -> list[DegradedPartition]:
     """Return the partitions of the last days that no champion has scored, the oldest first."""
-    from psycopg import sql
-
-    table = predictions_table(spec)
-    if conn.execute("select to_regclass(%s)", [table.as_string()]).fetchone() == (None,):
+    table = model_query(spec, "{predictions}").as_string()
+    if conn.execute("select to_regclass(%s)", [table]).fetchone() == (None,):
         return []
     values = {
         "dataset": spec.predictions_dataset,
@@ -89,7 +88,7 @@ def degraded_partitions(conn: Connection, spec: ModelSpec) -> list[DegradedParti
         "final_steps": list(FINAL_STEPS),
     }
     best: dict[Partition, DegradedPartition] = {}
-    rows = conn.execute(sql.SQL(_DEGRADED).format(table), values)
+    rows = conn.execute(model_query(spec, _DEGRADED), values)
     for day, published_at, by_airflow, source, reason in rows:
         partition = Partition(day)
         # Rows of one partition may come from two steps: last scores, and the rule.
@@ -105,7 +104,7 @@ select p.partition_date, p.published_at, l.actor = 'airflow', t.score_source,
     min(t.score_source_reason)
 from ops.published p
 join ops.loads l using (dataset, partition_date, load_id)
-join {} t using (partition_date, load_id)
+join {predictions} t using (partition_date, load_id)
 where p.dataset = %(dataset)s and p.published_at > clock_timestamp() - %(horizon)s::interval
 group by p.partition_date, p.published_at, l.actor, t.score_source
 having t.score_source <> all(%(final_steps)s)
@@ -123,14 +122,9 @@ def better_choice(
     """
     if scoring_in_progress(conn, spec, degraded.partition):
         return None
-    if not _has_features(conn, spec, degraded.partition):
-        return None
     partitions = PartitionRange.single(degraded.partition)
+    if not published_records(conn, spec.features_dataset, partitions.days):
+        return None
     (choice,) = VersionChooser(settings, spec, conn).choose_all(partitions)
     is_better = choice.version is not None and is_downgrade(degraded.source, choice.source)
     return choice if is_better else None
-
-
-def _has_features(conn: Connection, spec: ModelSpec, partition: Partition) -> bool:
-    query = "select exists (select from ops.published where dataset = %s and partition_date = %s)"
-    return conn.execute(query, [spec.features_dataset, partition.day]).fetchone() == (True,)

@@ -23,12 +23,12 @@ from nightshift.models.shap_values import METHOD
 from nightshift.scoring.plan import MODEL_STEPS, DayPlan, ScorePlan, ScoreSource, is_downgrade
 from nightshift.scoring.prediction_tables import (
     ensure_prediction_relations,
-    predictions_table,
+    model_query,
     predictions_target,
 )
 from nightshift.scoring.row_checks import pass_gate, refuse_damaged_features, refuse_incomplete
 from nightshift.scoring.scorer import ChampionBrokenError
-from nightshift.scoring.shard import ShardJob, count_rows, stage_shard
+from nightshift.scoring.shard import ShardJob, stage_shard
 from nightshift.scoring.version_choice import VersionChooser
 from nightshift.scoring.without_model.last_score import feature_spine, past_digest, past_scores
 from nightshift.warehouse import partition_write
@@ -126,15 +126,12 @@ def begin(
 
 def score_shard(
     settings: Settings, spec: ModelSpec, plan: ScorePlan, shard: int, run: RunContext
-) -> dict[str, int]:
+) -> None:
     """Score one shard's entities in all partitions of the plan, and stage the rows.
 
     Idempotent, also when two attempts run at the same time. A model that breaks here, although its
     trial passed, refuses the whole load; ``publish`` then takes the next step. A load that is
     audited or published is left unchanged.
-
-    Returns:
-        ``shard`` and ``n_rows``, the shard's rows in the load as counted by the warehouse.
 
     Raises:
         LoadStateError: There is no such load.
@@ -144,18 +141,13 @@ def score_shard(
     hit(Failpoint.SCORE_SHARD_BEFORE)
     with connect(settings, run.application_name) as conn:
         end_older_attempts(conn, run)
-        job = ShardJob(settings, spec, plan, shard, run)
         try:
-            n_rows = stage_shard(conn, job)
+            stage_shard(conn, ShardJob(settings, spec, plan, shard, run))
         except ChampionBrokenError as error:
             reason = f"{CHAMPION_BROKE}: {error.what}"
             partition_write.refuse(conn, plan.write(predictions_target(spec)), reason)
-            n_rows = None
         else:
             hit(Failpoint.SCORE_SHARD_AFTER, lambda: lose(conn))
-        if n_rows is None:
-            n_rows = count_rows(conn, job)
-        return {"shard": shard, "n_rows": n_rows}
 
 
 def score_shards(settings: Settings, spec: ModelSpec, plan: ScorePlan, run: RunContext) -> None:
@@ -297,13 +289,12 @@ def refuse_downgrade(conn: Connection, spec: ModelSpec, choices: Sequence[Versio
     Raises:
         DowngradeError: A choice would do so.
     """
-    from psycopg import sql
-
-    query = sql.SQL(
-        "select distinct t.partition_date, t.score_source from {} t"
+    query = model_query(
+        spec,
+        "select distinct t.partition_date, t.score_source from {predictions} t"
         " join ops.published p using (partition_date, load_id)"
-        " where p.dataset = %s and t.partition_date = any(%s) and t.score_source = any(%s)"
-    ).format(predictions_table(spec))
+        " where p.dataset = %s and t.partition_date = any(%s) and t.score_source = any(%s)",
+    )
     days = [choice.day for choice in choices]
     rows = conn.execute(query, [spec.predictions_dataset, days, list(MODEL_STEPS)]).fetchall()
     published: dict[dt.date, ScoreSource] = dict(rows)

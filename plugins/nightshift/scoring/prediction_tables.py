@@ -52,11 +52,28 @@ _OUTCOME_COLUMNS = {
 }
 
 
-def predictions_table(spec: ModelSpec) -> sql.Identifier:
-    """Return the name of a model's base table."""
+def model_query(spec: ModelSpec, query: str, **parts: sql.Composable) -> sql.Composed:
+    """Fill a query's placeholders with the names of a model's relations and columns.
+
+    ``{predictions}`` and ``{features}`` are the tables, ``{key}``, ``{event_timestamp}`` and
+    ``{rule}`` (of the fallback) the columns, ``{is_binary}`` is true for a binary model.
+
+    Args:
+        spec: The model.
+        query: SQL with these placeholders, all optional.
+        parts: More placeholders; they replace the standard ones of the same name.
+    """
     from psycopg import sql
 
-    return sql.Identifier(SCHEMA, spec.name)
+    names: dict[str, sql.Composable] = {
+        "predictions": sql.Identifier(SCHEMA, spec.name),
+        "features": sql.Identifier("features", spec.feature_table),
+        "key": sql.Identifier(spec.entity.key),
+        "event_timestamp": sql.Identifier(spec.event_timestamp),
+        "rule": sql.Identifier(spec.scoring.fallback.feature),
+        "is_binary": sql.Literal(spec.task is Task.BINARY),
+    }
+    return sql.SQL(query).format(**(names | parts))
 
 
 def predictions_target(spec: ModelSpec) -> Target:
@@ -116,13 +133,13 @@ def _label_column_types(conn: Connection, spec: ModelSpec) -> dict[str, str]:
 def _create_table(conn: Connection, spec: ModelSpec) -> None:
     from psycopg import sql
 
-    table, key = predictions_table(spec), sql.Identifier(spec.entity.key)
-    conn.execute(sql.SQL(_TABLE).format(table=table, key=key))
+    conn.execute(model_query(spec, _TABLE))
     comment = (
         f"Every load of {spec.name}, published or not: read the views in schema analytics."
         f" Grain: partition, load and {spec.entity.name}."
     )
-    conn.execute(sql.SQL("comment on table {} is {}").format(table, sql.Literal(comment)))
+    query = "comment on table {predictions} is {comment}"
+    conn.execute(model_query(spec, query, comment=sql.Literal(comment)))
 
 
 def _ensure_labels_function(
@@ -148,11 +165,11 @@ def _ensure_labels_function(
     if old_result not in {None, new_result}:
         # The outcomes view is dropped with it, and created again.
         conn.execute(sql.SQL("drop function {}() cascade").format(function))
-    body = sql.SQL(_LABELS_BODY).format(
-        key=sql.Identifier(spec.entity.key),
+    body = model_query(
+        spec,
+        _LABELS_BODY,
         label=sql.Identifier(spec.label.column),
         labels=sql.Identifier("marts", spec.label.relation),
-        table=predictions_table(spec),
     )
     statement = sql.SQL(_LABELS_FUNCTION).format(
         function=function, result=sql.SQL(new_result), body=sql.Literal(body.as_string(conn))
@@ -178,11 +195,11 @@ def _create_view(conn: Connection, spec: ModelSpec, suffix: str, query: str) -> 
     view = sql.Identifier("analytics", f"{spec.name}_{suffix}")
     extra = {"history": _HISTORY_COLUMNS, "outcomes": _OUTCOME_COLUMNS}.get(suffix, {})
     columns = _describe_columns(spec, _PREDICTION_COLUMNS)
-    body = sql.SQL(query).format(
+    body = model_query(
+        spec,
+        query,
         columns=sql.SQL(", ").join(sql.Identifier("t", name) for name in columns),
-        table=predictions_table(spec),
         dataset=sql.Literal(spec.predictions_dataset),
-        key=sql.Identifier(spec.entity.key),
         labels_function=sql.Identifier(SCHEMA, f"{spec.name}_labels"),
         days_to_maturity=sql.Literal(1 + spec.label.maturity_days),
     )
@@ -224,7 +241,7 @@ def _describe_view(spec: ModelSpec, suffix: str) -> str:
 
 
 _TABLE = """
-create table {table} (
+create table {predictions} (
     partition_date date not null,
     load_id bigint not null,
     shard integer not null,
@@ -246,12 +263,12 @@ create table {table} (
 )
 """
 _CURRENT = """
-select {columns} from {table} t
+select {columns} from {predictions} t
 join ops.published p on p.dataset = {dataset}
     and p.partition_date = t.partition_date and p.load_id = t.load_id
 """
 _HISTORY = """
-select {columns}, l.published_at, l.superseded_at from {table} t
+select {columns}, l.published_at, l.superseded_at from {predictions} t
 join ops.loads l on l.dataset = {dataset}
     and l.partition_date = t.partition_date and l.load_id = t.load_id and l.state = 'published'
 """
@@ -265,7 +282,7 @@ as {body}
 _LABELS_BODY = """
 select distinct on ({key}) {key}, {label}, known_at, partition_date
 from {labels}
-where superseded_at is null and partition_date >= (select min(partition_date) from {table})
+where superseded_at is null and partition_date >= (select min(partition_date) from {predictions})
 order by {key}, known_at desc, partition_date desc
 """
 _OUTCOMES = """
@@ -274,7 +291,7 @@ select {columns}, latest.outcome, latest.known_at as outcome_known_at,
     coalesce(
         t.partition_date + {days_to_maturity} <= (select max(label_date) from latest), false
     ) as is_mature
-from {table} t
+from {predictions} t
 join ops.published p on p.dataset = {dataset}
     and p.partition_date = t.partition_date and p.load_id = t.load_id
 left join latest on latest.entity_key = t.{key}

@@ -24,12 +24,12 @@ from nightshift.registry.rollback import (
 from nightshift.scoring.pipeline import begin_plan, inputs_of, publish, score_shards
 from nightshift.scoring.prediction_tables import (
     ensure_prediction_relations,
-    predictions_table,
+    model_query,
     predictions_target,
 )
 from nightshift.scoring.version_choice import VersionChoice, VersionChooser
 from nightshift.warehouse.connection import connect
-from nightshift.warehouse.damage import LoadRecord, find_damage_cheaply
+from nightshift.warehouse.damage import find_damage_cheaply, version_records
 from nightshift.warehouse.ledger import published_loads
 from nightshift.warehouse.partition_write import hold_stage
 
@@ -218,16 +218,8 @@ def _find_reusable_loads(
 
 def _are_damaged(conn: Connection, spec: ModelSpec, loads: Mapping[dt.date, int]) -> bool:
     """Return whether rows of retained loads vanished or changed: a copy would publish that."""
-    rows = conn.execute(
-        """
-        select partition_date, load_id, n_rows, content_hash, detail ->> 'hash_basis'
-        from ops.loads join unnest(%s::date[], %s::bigint[]) d (partition_date, load_id)
-            using (partition_date, load_id)
-        where dataset = %s
-        """,
-        [list(loads), list(loads.values()), spec.predictions_dataset],
-    )
-    records = [LoadRecord(*row) for row in rows]
+    retained = version_records(conn, spec.predictions_dataset, min(loads), max(loads))
+    records = [record for record in retained if loads.get(record.partition_date) == record.load_id]
     return bool(find_damage_cheaply(conn, predictions_target(spec), records))
 
 
@@ -249,15 +241,17 @@ def _copy_rows(
     """Copy the rows of retained loads into the begun write, in the warehouse."""
     from psycopg import sql
 
-    table = predictions_table(spec)
-    description = conn.execute(sql.SQL("select * from {} limit 0").format(table)).description or []
-    copied = [column.name for column in description if column.name not in {"load_id", "run_id"}]
-    copy = sql.SQL(
-        "insert into {table} (load_id, run_id, {copied})"
-        " select %(load_id)s, %(run_id)s, {copied} from {table} t"
+    cursor = conn.execute(model_query(spec, "select * from {predictions} limit 0"))
+    names = [column.name for column in cursor.description or []]
+    copied = [sql.Identifier(name) for name in names if name not in {"load_id", "run_id"}]
+    copy = model_query(
+        spec,
+        "insert into {predictions} (load_id, run_id, {copied})"
+        " select %(load_id)s, %(run_id)s, {copied} from {predictions} t"
         " join unnest(%(days)s::date[], %(from_loads)s::bigint[]) d (partition_date, load_id)"
-        " using (partition_date, load_id)"
-    ).format(table=table, copied=sql.SQL(", ").join(map(sql.Identifier, copied)))
+        " using (partition_date, load_id)",
+        copied=sql.SQL(", ").join(copied),
+    )
     values = {
         "load_id": plan.load_id,
         "run_id": run.run_id,
@@ -270,14 +264,13 @@ def _copy_rows(
 
 
 def _read_back(conn: Connection, spec: ModelSpec, partitions: PartitionRange, version: int) -> None:
-    from psycopg import sql
-
-    query = sql.SQL(
+    query = model_query(
+        spec,
         "select count(distinct t.partition_date), count(*) filter"
         " (where t.model_version is distinct from %s or t.score_source <> 'champion')"
-        " from {} t join ops.published p using (partition_date, load_id)"
-        " where p.dataset = %s and t.partition_date between %s and %s"
-    ).format(predictions_table(spec))
+        " from {predictions} t join ops.published p using (partition_date, load_id)"
+        " where p.dataset = %s and t.partition_date between %s and %s",
+    )
     first, last = partitions.first.day, partitions.last.day
     row = conn.execute(query, [version, spec.predictions_dataset, first, last]).fetchone()
     if row != (len(partitions), 0):

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nightshift.contracts.metrics import Task
 from nightshift.errors import AuditError
-from nightshift.scoring.prediction_tables import SCHEMA, predictions_table, predictions_target
+from nightshift.scoring.prediction_tables import SCHEMA, model_query, predictions_target
 from nightshift.training.feature_query import features_target
 from nightshift.warehouse import partition_write
 from nightshift.warehouse.damage import DamagedInputError, published_records, refuse_damaged
@@ -85,15 +84,6 @@ def refuse_incomplete(
 def _find_problems(
     conn: Connection, spec: ModelSpec, plan: ScorePlan, spine: SpineRelation
 ) -> list[str]:
-    from psycopg import sql
-
-    names = {
-        "key": sql.Identifier(spec.entity.key),
-        "event_timestamp": sql.Identifier(spec.event_timestamp),
-        "features": spine.relation,
-        "predictions": predictions_table(spec),
-        "is_binary": sql.Literal(spec.task is Task.BINARY),
-    }
     values = {
         "days": [day.partition_date for day in plan.days],
         "feature_loads": [day.feature_load_id for day in plan.days],
@@ -107,9 +97,11 @@ def _find_problems(
         # hash join takes a second.
         conn.execute("set local enable_nestloop = off")
         # One scan of each side shows that they agree. Only a difference pays for the join.
-        if conn.execute(sql.SQL(_AGREE).format(**names), values).fetchone() == (True,):
+        if conn.execute(model_query(spec, _AGREE, features=spine.relation), values).fetchone() == (
+            True,
+        ):
             return []
-        cursor = conn.execute(sql.SQL(_COMPARE).format(**names), values)
+        cursor = conn.execute(model_query(spec, _COMPARE, features=spine.relation), values)
         _, *checks = [column.name.replace("_", " ") for column in cursor.description or []]
         rows = cursor.fetchall()
     problems = []

@@ -14,7 +14,7 @@ from nightshift.errors import NightshiftError, WarehouseError, cause_of, stack_o
 from nightshift.models.sandboxed_load import retry_starved
 from nightshift.prefetch import Prefetcher
 from nightshift.scoring.feature_rows import in_key_order, shard_query
-from nightshift.scoring.prediction_tables import SCHEMA, predictions_table, predictions_target
+from nightshift.scoring.prediction_tables import SCHEMA, model_query, predictions_target
 from nightshift.scoring.scorer import ChampionBrokenError, Scorer
 from nightshift.scoring.version_choice import LOADING_SECONDS, load_version
 from nightshift.scoring.without_model.last_score import feature_spine
@@ -59,34 +59,29 @@ class ShardJob:
     run: RunContext
 
 
-def stage_shard(conn: Connection, job: ShardJob) -> int | None:
+def stage_shard(conn: Connection, job: ShardJob) -> None:
     """Replace the shard's staged rows, unless the load is audited already.
 
     Reading, predicting and writing overlap, a few batches ahead of each other: the memory does not
     grow with the partition.
 
-    Returns:
-        Rows that the warehouse took; None if that is not the complete shard.
-
     Raises:
         ChampionBrokenError: A model of the plan cannot score.
     """
     models = load_models(conn, job)
-    n_days_without_model = _stage_days_without_model(conn, job)
+    _stage_days_without_model(conn, job)
     if not models:
-        return None
-    progress = Progress(f"shard {job.shard} of {job.spec.name}", _expected_rows(conn, job))
+        return
+    name = f"shard {job.shard} of {job.spec.name}"
     with Prefetcher(_scored_batches(job, models)) as batches:
-        n_rows = append_stream(
+        append_stream(
             job.settings,
             SCHEMA,
             job.spec.name,
-            progress.watch(batches),
+            log_progress(batches, name, _expected_rows(conn, job)),
             lambda transaction: _clear_rows(transaction, job, job.plan.days_with_model),
             job.run.application_name,
         )
-    progress.end()
-    return None if n_days_without_model else n_rows or None
 
 
 def load_models(conn: Connection, job: ShardJob) -> dict[int, TrainedModel]:
@@ -102,15 +97,14 @@ def load_models(conn: Connection, job: ShardJob) -> dict[int, TrainedModel]:
     return models
 
 
-def _stage_days_without_model(conn: Connection, job: ShardJob) -> int:
-    """Stage the rows of the steps without a model; return the number of their days."""
+def _stage_days_without_model(conn: Connection, job: ShardJob) -> None:
     days = job.plan.days_without_model
-    if days:
-        with conn.transaction():
-            if _clear_rows(conn, job, days):
-                spine = feature_spine(job.spec)
-                stage_without_model(conn, job.spec, job.plan, job.shard, job.run, spine)
-    return len(days)
+    if not days:
+        return
+    with conn.transaction():
+        if _clear_rows(conn, job, days):
+            spine = feature_spine(job.spec)
+            stage_without_model(conn, job.spec, job.plan, job.shard, job.run, spine)
 
 
 def _clear_rows(transaction: Transaction, job: ShardJob, days: Sequence[DayPlan]) -> bool:
@@ -129,11 +123,10 @@ def _clear_rows(transaction: Transaction, job: ShardJob, days: Sequence[DayPlan]
     # The lock of the load keeps the audit away: nothing is staged after it.
     if hold_stage(transaction, job.plan.write(predictions_target(job.spec))) != "staged":
         return False
-    delete = sql.SQL(
-        "delete from {table} where partition_date = any({days})"
-        " and load_id = {load_id} and shard = {shard}"
-    ).format(
-        table=predictions_table(job.spec),
+    delete = model_query(
+        job.spec,
+        "delete from {predictions} where partition_date = any({days})"
+        " and load_id = {load_id} and shard = {shard}",
         days=sql.Literal([day.partition_date for day in days]),
         load_id=sql.Literal(job.plan.load_id),
         shard=sql.Literal(job.shard),
@@ -223,51 +216,26 @@ def _expected_rows(conn: Connection, job: ShardJob) -> int:
     return int(row[0]) // job.plan.n_shards if row else 0
 
 
-def count_rows(conn: Connection, job: ShardJob) -> int:
-    """Return the number of the shard's rows in the load."""
-    from psycopg import sql
-
-    query = sql.SQL(
-        "select count(*) from {}"
-        " where partition_date between %s and %s and load_id = %s and shard = %s"
-    ).format(predictions_table(job.spec))
-    first, last = job.plan.partitions.first.day, job.plan.partitions.last.day
-    row = conn.execute(query, [first, last, job.plan.load_id, job.shard]).fetchone()
-    return int(row[0]) if row else 0
-
-
-class Progress:
-    """Counts rows and logs their number every ten seconds, with speed and time left.
+def log_progress(batches: Iterable[pa.Table], name: str, n_expected: int) -> Iterator[pa.Table]:
+    """Pass batches on; log rows, speed and time left every ten seconds, and the total at the end.
 
     Args:
+        batches: What is staged; a batch counts when the next is requested.
         name: What is scored.
         n_expected: About how many rows there will be.
     """
-
-    def __init__(self, name: str, n_expected: int) -> None:
-        self._name, self._n_expected, self._n_rows = name, n_expected, 0
-        self._started = self._logged = time.monotonic()
-
-    def watch(self, batches: Iterable[pa.Table]) -> Iterator[pa.Table]:
-        """Pass batches on, and count each one when the next is requested."""
-        for batch in batches:
-            yield batch
-            self.add(batch.num_rows)
-
-    def add(self, n_rows: int) -> None:
-        """Count rows that are staged."""
-        self._n_rows += n_rows
+    n_rows = 0
+    started = logged = time.monotonic()
+    for batch in batches:
+        yield batch
+        n_rows += batch.num_rows
         now = time.monotonic()
-        if now - self._logged >= LOG_SECONDS:
-            self._logged = now
-            rate = self._n_rows / (now - self._started)
-            seconds_left = max(self._n_expected - self._n_rows, 0) / rate if rate else 0.0
-            rows = f"{self._n_rows:,} of about {self._n_expected:,} rows, {rate:,.0f} rows/s"
-            logger.info("%s: %s, %.0f s left", self._name, rows, seconds_left)
-
-    def end(self) -> None:
-        """Log the total."""
-        seconds = time.monotonic() - self._started
-        rate = self._n_rows / max(seconds, 1e-9)
-        rows = f"{self._n_rows:,} rows in {seconds:.1f} s, {rate:,.0f} rows/s"
-        logger.info("%s: %s", self._name, rows)
+        if now - logged >= LOG_SECONDS:
+            logged = now
+            rate = max(n_rows, 1) / (now - started)
+            seconds_left = max(n_expected - n_rows, 0) / rate
+            rows = f"{n_rows:,} of about {n_expected:,} rows, {rate:,.0f} rows/s"
+            logger.info("%s: %s, %.0f s left", name, rows, seconds_left)
+    seconds = max(time.monotonic() - started, 1e-9)
+    rows = f"{n_rows:,} rows in {seconds:.1f} s, {n_rows / seconds:,.0f} rows/s"
+    logger.info("%s: %s", name, rows)

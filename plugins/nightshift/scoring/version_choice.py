@@ -17,7 +17,7 @@ from nightshift.models.sandboxed_load import retry_starved
 from nightshift.registry.model_versions import find_version, open_model
 from nightshift.registry.promotion import promoted_versions
 from nightshift.scoring.feature_rows import published_features, read_sample
-from nightshift.scoring.prediction_tables import predictions_table
+from nightshift.scoring.prediction_tables import model_query
 from nightshift.scoring.scorer import ChampionBrokenError, try_model
 
 if TYPE_CHECKING:
@@ -191,15 +191,14 @@ class VersionChooser:
 
     def _published_candidate(self, partition: Partition) -> _Candidate | None:
         """Return the version that is published as the partition's champion or named version."""
-        from psycopg import sql
-
         # One version made all rows of the partition: any row tells which.
-        query = sql.SQL(
-            "select t.model_version, t.score_source, t.score_source_reason from {} t"
+        query = model_query(
+            self.spec,
+            "select t.model_version, t.score_source, t.score_source_reason from {predictions} t"
             " join ops.published p using (partition_date, load_id)"
             " where p.dataset = %s and p.partition_date = %s"
-            " and t.score_source in ('champion', 'named_version') limit 1"
-        ).format(predictions_table(self.spec))
+            " and t.score_source in ('champion', 'named_version') limit 1",
+        )
         values = [self.spec.predictions_dataset, partition.day]
         row = self.conn.execute(query, values).fetchone()
         return _Candidate(*row) if row else None

@@ -13,7 +13,8 @@ from nightshift.contracts.partitions import PartitionRange
 from nightshift.ingestion.load import ingest
 from nightshift.monitoring.monitor import measure
 from nightshift.reprocess.execution import reprocess
-from nightshift.reprocess.plan import MissingDrop, Scope, make_plan
+from nightshift.reprocess.plan import MissingDrop, make_plan
+from nightshift.reprocess.scope import Scope
 from nightshift.scoring.pipeline import score
 from nightshift.transformation.build import LookbackIncomplete, build
 
@@ -65,7 +66,7 @@ def test_only_what_a_late_drop_touches_is_redone_in_order_when_it_comes(
 
     plan = make_plan(settings, conn, Scope())
     assert plan.is_empty
-    assert plan.holes == (MissingDrop("weather", SECOND, "nothing landed", 2),)
+    assert plan.missing_drops == (MissingDrop("weather", SECOND, "nothing landed", 2),)
 
     # The hole is filled: the two nights that waited, and nothing of the first.
     deliver(
@@ -77,7 +78,7 @@ def test_only_what_a_late_drop_touches_is_redone_in_order_when_it_comes(
     plan = make_plan(settings, conn, Scope())
     print_plan(plan)
     assert [(drop.dataset, drop.partition) for drop in plan.late] == [("weather", SECOND)]
-    assert (plan.holes, days_of(plan.features)) == ((), [SECOND, THIRD])
+    assert (plan.missing_drops, days_of(plan.features)) == ((), [SECOND, THIRD])
     assert days_of(plan.predictions, "predictions/flight_delayed") == [SECOND, THIRD]
     assert "was never built; its look-back is complete" in capsys.readouterr().out
 

@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 
@@ -18,7 +18,6 @@ from nightshift.errors import NightshiftError, WarehouseError
 from nightshift.scoring import shard as shard_module
 from nightshift.scoring.pipeline import begin, publish, score, score_shard
 from nightshift.scoring.scorer import Scorer
-from nightshift.scoring.shard import Progress
 from nightshift.warehouse.arrow_io import stream_arrow
 
 pytestmark = pytest.mark.integration
@@ -120,13 +119,31 @@ def test_rerun_scores_all_when_the_server_ends_the_reader(
         with pytest.raises(WarehouseError, match="NS-WAREHOUSE-001"):
             score_shard(scoring_settings, spec, plan, 0, run)
     assert staged(warehouse) == 0
-    assert score_shard(scoring_settings, spec, plan, 0, run)["n_rows"] == n_rows
+    score_shard(scoring_settings, spec, plan, 0, run)
+    assert staged(warehouse) == n_rows
 
 
-def interrupt_at(n: int) -> Callable[..., None]:
-    """Return a ``Progress.add`` in whose n-th call a signal arrives, which Python gives to the main thread."""
-    calls = iter(range(1, 10**9))
-    return lambda *_: os.kill(os.getpid(), signal.SIGINT) if next(calls) == n else None
+def after_each_batch(action: Callable[[int], object]) -> Callable[..., Iterator[object]]:
+    """Return a ``log_progress`` that calls an action with the number of each staged batch."""
+
+    def watch(batches: Iterable[object], *_: object) -> Iterator[object]:
+        for number, batch in enumerate(batches, 1):
+            yield batch
+            action(number)
+
+    return watch
+
+
+def interrupt_at_5(number: int) -> None:
+    """Send a signal after the fifth batch, which Python gives to the main thread."""
+    if number == 5:
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def raise_at_5(number: int) -> None:
+    """Raise after the fifth batch."""
+    if number == 5:
+        raise KeyboardInterrupt
 
 
 @pytest.fixture
@@ -143,11 +160,8 @@ def test_nothing_works_on_after_two_seconds_when_it_is_cancelled(
     ready, scoring_settings, spec, run, monkeypatch, is_signal
 ):
     plan = begin(scoring_settings, spec, DAY, run)
-    monkeypatch.setattr(
-        Progress,
-        "add",
-        interrupt_at(5) if is_signal else fail_at(5, KeyboardInterrupt(), Progress.add),
-    )
+    action = interrupt_at_5 if is_signal else raise_at_5
+    monkeypatch.setattr(shard_module, "log_progress", after_each_batch(action))
     with pytest.raises(KeyboardInterrupt):
         score_shard(scoring_settings, spec, plan, 0, run)
     started = time.monotonic()
@@ -156,7 +170,8 @@ def test_nothing_works_on_after_two_seconds_when_it_is_cancelled(
         time.sleep(0.05)
     assert staged(ready) == 0
     monkeypatch.undo()
-    assert score_shard(scoring_settings, spec, plan, 0, run)["n_rows"] == N_ROWS
+    score_shard(scoring_settings, spec, plan, 0, run)
+    assert staged(ready) == N_ROWS
 
 
 def still_at_work(conn, application_name: str) -> list[str]:
@@ -179,8 +194,10 @@ def test_nothing_ends_a_shard_when_it_takes_longer_than_an_idle_transaction_may(
     monkeypatch.setattr("nightshift.warehouse.connection.IDLE_IN_TRANSACTION_SECONDS", 1)
     monkeypatch.setattr(shard_module, "stream_arrow", partial(stream_arrow, batch_bytes=100_000))
     plan = begin(scoring_settings, spec, DAY, run)
-    monkeypatch.setattr(Progress, "add", lambda *_: time.sleep(1.5))
-    assert score_shard(scoring_settings, spec, plan, 0, run)["n_rows"] == N_ROWS
+    slow = after_each_batch(lambda _: time.sleep(1.5))
+    monkeypatch.setattr(shard_module, "log_progress", slow)
+    score_shard(scoring_settings, spec, plan, 0, run)
+    assert staged(ready) == N_ROWS
 
 
 def test_published_rows_stay_when_an_attempt_wakes_up_that_stood_still(
@@ -197,7 +214,8 @@ def test_published_rows_stay_when_an_attempt_wakes_up_that_stood_still(
 
     loaded = shard_module.load_models
     monkeypatch.setattr(shard_module, "load_models", publish_meanwhile)
-    assert score_shard(scoring_settings, spec, plan, 0, run)["n_rows"] == N_ROWS
+    score_shard(scoring_settings, spec, plan, 0, run)
+    assert staged(ready) == N_ROWS
     rows = ready.execute("select count(*) from analytics.parcel_late_current").fetchone()
     assert rows == (N_ROWS,)
 
@@ -207,18 +225,18 @@ def test_later_attempt_wins_when_an_older_one_hangs_in_its_stream(
 ):
     plan = begin(scoring_settings, spec, DAY, run)
     is_released = threading.Event()
-    added = Progress.add
-    monkeypatch.setattr(
-        Progress, "add", lambda *arguments: (is_released.wait(30), added(*arguments))
-    )
+    log_progress = shard_module.log_progress
+    hang = after_each_batch(lambda _: is_released.wait(30))
+    monkeypatch.setattr(shard_module, "log_progress", hang)
     older = threading.Thread(
         target=lambda: suppress_errors(score_shard, scoring_settings, spec, plan, 0, run),
         daemon=True,
     )
     older.start()
     wait_until(lambda: still_at_work(ready, run.application_name) and holds_lock(ready))
-    monkeypatch.setattr(Progress, "add", added)
-    assert score_shard(scoring_settings, spec, plan, 0, replace(run, attempt=2))["n_rows"] == N_ROWS
+    monkeypatch.setattr(shard_module, "log_progress", log_progress)
+    score_shard(scoring_settings, spec, plan, 0, replace(run, attempt=2))
+    assert staged(ready) == N_ROWS
     is_released.set()
     older.join(10)
     assert not older.is_alive()

@@ -14,7 +14,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from nightshift.scoring.plan import MODEL_STEPS, DayPlan, PastScores
-from nightshift.scoring.prediction_tables import predictions_table
+from nightshift.scoring.prediction_tables import model_query
 
 if TYPE_CHECKING:
     from psycopg import sql
@@ -51,12 +51,9 @@ def past_scores(
     Empty if the relation that identifies entities cannot be read: the rule, which is the next step,
     does not need it.
     """
-    from psycopg import sql
-
     maximum_age = spec.scoring.carry_over.maximum_age_days
     if not days or not maximum_age or not knows_entities(conn, spec):
         return {}
-    query = sql.SQL(_PAST).format(table=predictions_table(spec))
     values = {
         "days": list(days),
         "dataset": spec.predictions_dataset,
@@ -64,7 +61,7 @@ def past_scores(
         "model_steps": list(MODEL_STEPS),
     }
     loads = defaultdict(list)
-    for day, partition_date, load_id in conn.execute(query, values):
+    for day, partition_date, load_id in conn.execute(model_query(spec, _PAST), values):
         loads[day].append(PastScores(partition_date=partition_date, load_id=load_id))
     return {day: tuple(of_day) for day, of_day in loads.items()}
 
@@ -74,7 +71,7 @@ select d.day, p.partition_date, p.load_id from unnest(%(days)s::date[]) d (day)
 join ops.published p
     on p.dataset = %(dataset)s and p.partition_date between d.day - %(maximum_age)s and d.day - 1
 where exists (
-    select from {table} t
+    select from {predictions} t
     where t.partition_date = p.partition_date and t.load_id = p.load_id
         and t.score_source = any(%(model_steps)s)
 )
@@ -119,8 +116,6 @@ def fill_last_scores(
     Columns: ``partition_date, entity, from_date, score, probability, model_version``; no row for an
     entity without a last score.
     """
-    from psycopg import sql
-
     # Loads that were just copied have no statistics: a nested loop over them takes minutes where a
     # hash join takes a second.
     conn.execute("set local enable_nestloop = off")
@@ -132,12 +127,8 @@ def fill_last_scores(
     from_days = [load.partition_date for _, load in loads]
     from_loads = [load.load_id for _, load in loads]
     partition_dates = [day for day, _ in loads]
-    query = sql.SQL(_FILL).format(
-        key=sql.Identifier(spec.entity.key),
-        predictions=predictions_table(spec),
-        old_keys=_old_keys(spec),
-        new_keys=_new_keys(spec, spine),
-    )
+    old_keys, new_keys = _old_keys(spec), _new_keys(spec, spine)
+    query = model_query(spec, _FILL, old_keys=old_keys, new_keys=new_keys)
     values = {
         "partition_dates": partition_dates,
         "from_days": from_days,
@@ -163,9 +154,9 @@ def _old_keys(spec: ModelSpec) -> sql.Composed:
     """Return the query of ``partition_date, entity, recurring`` for the days ``%(days)s``."""
     from psycopg import sql
 
+    relation: sql.Composable = sql.SQL("")
     if not spec.scoring.carry_over.key:
-        relation: sql.Composable = predictions_table(spec)
-        query = "select distinct {columns} from {relation} r where r.load_id = any(%(loads)s)"
+        query = "select distinct {columns} from {predictions} r where r.load_id = any(%(loads)s)"
     elif spec.scoring.spine:
         relation = sql.Identifier("staging", spec.scoring.spine.relation)
         query = (
@@ -173,9 +164,8 @@ def _old_keys(spec: ModelSpec) -> sql.Composed:
             " where r.superseded_at is null and r.partition_date = any(%(days)s)"
         )
     else:
-        relation = sql.Identifier("features", spec.feature_table)
         query = (
-            "select {columns} from {relation} r"
+            "select {columns} from {features} r"
             " join ops.published p on p.dataset = {dataset}"
             " and p.partition_date = r.partition_date and p.load_id = r.load_id"
             " where r.partition_date = any(%(days)s)"
@@ -184,13 +174,11 @@ def _old_keys(spec: ModelSpec) -> sql.Composed:
         sql.Identifier(spec.entity.key), recurring_key(spec, "r")
     )
     dataset = sql.Literal(spec.features_dataset)
-    return sql.SQL(query).format(columns=columns, relation=relation, dataset=dataset)
+    return model_query(spec, query, columns=columns, relation=relation, dataset=dataset)
 
 
 def _new_keys(spec: ModelSpec, spine: SpineRelation) -> sql.Composable:
     """Return the query of ``partition_date, entity, recurring`` of the rows to predict for."""
-    from psycopg import sql
-
     if spine.is_prepared:
         query = "select s.partition_date, s.{key} as entity, s.recurring from {spine} s"
     elif spec.scoring.carry_over.key:
@@ -200,7 +188,7 @@ def _new_keys(spec: ModelSpec, spine: SpineRelation) -> sql.Composable:
             "select s.partition_date, s.{key} as entity, s.{key} as recurring from {spine} s"
             " where s.partition_date = any(%(partition_dates)s)"
         )
-    return sql.SQL(query).format(key=sql.Identifier(spec.entity.key), spine=spine.relation)
+    return model_query(spec, query, spine=spine.relation)
 
 
 _EMPTY = """

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nightshift.contracts.metrics import Task
 from nightshift.models.calibration import EDGE
 from nightshift.scoring.feature_rows import shard_condition
-from nightshift.scoring.prediction_tables import predictions_table
+from nightshift.scoring.prediction_tables import model_query
 from nightshift.scoring.without_model.last_score import SpineRelation, fill_last_scores
 
 if TYPE_CHECKING:
@@ -36,20 +35,11 @@ def stage_without_model(
     probability, and stays inside of 0 to 1 as a champion's does. Deciles are taken within the
     partition.
     """
-    from psycopg import sql
-
     days = plan.days_without_model
     fill_last_scores(conn, spec, days, spine)
     rule, threshold = spec.scoring.fallback, spec.positive_threshold
-    query = sql.SQL(_STAGE).format(
-        table=predictions_table(spec),
-        key=sql.Identifier(spec.entity.key),
-        event_timestamp=sql.Identifier(spec.event_timestamp),
-        features=spine.relation,
-        rule=sql.Identifier(rule.feature),
-        is_in_shard=shard_condition(spec, plan.n_shards, shard),
-        is_binary=sql.Literal(spec.task is Task.BINARY),
-    )
+    is_in_shard = shard_condition(spec, plan.n_shards, shard)
+    query = model_query(spec, _STAGE, features=spine.relation, is_in_shard=is_in_shard)
     values = {
         "days": [day.partition_date for day in days],
         "feature_loads": [day.feature_load_id for day in days],
@@ -68,7 +58,7 @@ def stage_without_model(
 
 
 _STAGE = """
-insert into {table} (
+insert into {predictions} (
     partition_date, load_id, shard, {key}, event_timestamp, score, probability, decile,
     is_positive, reasons, model_version, features_as_of, score_source, score_source_reason, run_id
 )

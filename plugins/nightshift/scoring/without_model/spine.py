@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from nightshift.errors import NightshiftError
-from nightshift.scoring.prediction_tables import predictions_table
+from nightshift.scoring.prediction_tables import model_query
 from nightshift.scoring.without_model.last_score import SpineRelation, recurring_key
 from nightshift.training.feature_query import features_target
 from nightshift.warehouse.damage import find_damage_cheaply, published_records
@@ -140,14 +140,8 @@ def prepare_spine(
 
     relation = sql.Identifier("pg_temp", "prepared_spine")
     conn.execute(sql.SQL("drop table if exists {}").format(relation))
-    query = sql.SQL(_PREPARE).format(
-        key=sql.Identifier(spec.entity.key),
-        event_timestamp=sql.Identifier(spec.event_timestamp),
-        rule=sql.Identifier(spec.scoring.fallback.feature),
-        entities=_entities(spec, partition, source),
-        rule_values=_rule_values(spec),
-        predictions=predictions_table(spec),
-    )
+    entities, rule_values = _entities(spec, partition, source), _rule_values(spec)
+    query = model_query(spec, _PREPARE, entities=entities, rule_values=rule_values)
     values = {
         "day": partition.day,
         "from_day": source.partition_date,
@@ -195,9 +189,9 @@ def _entities(spec: ModelSpec, partition: Partition, source: SpineSource) -> sql
             "joined": joined,
             "condition": sql.SQL(""),
         }
-    return sql.SQL(_ENTITIES).format(
-        key=sql.Identifier(spec.entity.key),
-        event_timestamp=sql.Identifier(spec.event_timestamp),
+    return model_query(
+        spec,
+        _ENTITIES,
         timezone=sql.Literal(partition.timezone),
         n_days=sql.Literal(n_days),
         **columns,
@@ -211,10 +205,12 @@ def _recurring_of_features(spec: ModelSpec) -> tuple[sql.Composable, sql.Composa
     spine = spec.scoring.spine
     if not spine or not spec.scoring.carry_over.key:
         return sql.SQL(""), recurring_key(spec, "r")
-    join = sql.SQL(
+    join = model_query(
+        spec,
         "left join staging.{relation} k on k.partition_date = r.partition_date"
-        " and k.{key} = r.{key} and k.superseded_at is null"
-    ).format(relation=sql.Identifier(spine.relation), key=sql.Identifier(spec.entity.key))
+        " and k.{key} = r.{key} and k.superseded_at is null",
+        relation=sql.Identifier(spine.relation),
+    )
     return join, recurring_key(spec, "k")
 
 
@@ -235,15 +231,8 @@ def _moved_key(spine: SpineSpec, n_days: int) -> sql.Composed:
 
 def _rule_values(spec: ModelSpec) -> sql.Composed:
     """Return the query of the newest published rule value by recurring key."""
-    from psycopg import sql
-
     joined, recurring = _recurring_of_features(spec)
-    return sql.SQL(_RULE_VALUES).format(
-        recurring=recurring,
-        joined=joined,
-        rule=sql.Identifier("r", spec.scoring.fallback.feature),
-        table=sql.Identifier(spec.feature_table),
-    )
+    return model_query(spec, _RULE_VALUES, recurring=recurring, joined=joined)
 
 
 _ENTITIES = """
@@ -255,8 +244,8 @@ from {relation} r {joined}
 where r.partition_date = %(from_day)s and r.load_id = %(load_id)s {condition}
 """
 _RULE_VALUES = """
-select {recurring} as recurring, {rule}::double precision as value, r.as_of
-from features.{table} r {joined}
+select {recurring} as recurring, r.{rule}::double precision as value, r.as_of
+from {features} r {joined}
 where (r.partition_date, r.load_id) = (
     select p.partition_date, p.load_id from ops.published p
     where p.dataset = %(features)s and p.partition_date between %(oldest_rule)s and %(day)s
