@@ -74,12 +74,7 @@ def reprocess(settings: Settings, scope: Scope, run: RunContext, say: Say) -> Re
     """Ingest late drops, and rebuild, rescore and monitor the partitions that they touch.
 
     A second call finds nothing to do. Nothing is retrained: schedule and monitoring decide that.
-
-    Args:
-        settings: Everything.
-        scope: Which late drops; what they touch is done completely.
-        run: The run that reprocesses.
-        say: Takes one line of progress.
+    ``say`` takes one line of progress.
 
     Raises:
         NightshiftError: The features could not be built; no later stage was tried.

@@ -80,11 +80,6 @@ def make_plan(settings: Settings, conn: Connection, scope: Scope) -> ReprocessPl
     """Return the late drops and everything that they may touch.
 
     A late drop counts as if it changed every partition that may read it.
-
-    Args:
-        settings: Lake, contracts and specs.
-        conn: Any connection to the warehouse.
-        scope: Which drops.
     """
     store, specs = ObjectStore.open(settings), list(load_specs(settings.models_dir).values())
     late = _find_late_drops(conn, store, load_contracts(settings.datasets_dir), scope)

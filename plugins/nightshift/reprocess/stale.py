@@ -46,14 +46,7 @@ def data_days(knowledge: RawKnowledge) -> list[dt.date]:
 def find_features(
     conn: Connection, knowledge: RawKnowledge, specs: Iterable[ModelSpec], lineage: Lineage
 ) -> list[StalePartition]:
-    """Return the days whose features miss raw data, or were never built although they can be.
-
-    Args:
-        conn: Any connection.
-        knowledge: Raw versions.
-        specs: The models.
-        lineage: Which versions count for each view.
-    """
+    """Return the days whose features miss raw data, or were never built although they can be."""
     days = data_days(knowledge)
     stale: list[StalePartition] = []
     for dataset, table in sorted({(spec.features_dataset, spec.feature_table) for spec in specs}):
@@ -70,11 +63,7 @@ def find_predictions(
 ) -> list[StalePartition]:
     """Return the days whose predictions are older than their features, or missing in service.
 
-    Args:
-        conn: Any connection.
-        spec: The model.
-        rebuilt: Features that will be built first.
-        only: The days of a narrow scope; None takes all.
+    ``rebuilt`` are features that will be built first, ``only`` the days of a narrow scope.
     """
     dataset = spec.predictions_dataset
     scored = staleness.last_done(conn, dataset)
@@ -100,14 +89,9 @@ def find_verdicts(
 ) -> list[StalePartition]:
     """Return the days whose verdict is older than its inputs, or missing in service.
 
-    Args:
-        conn: Any connection.
-        knowledge: Raw versions: a corrected outcome that a day may know changes its verdict.
-        spec: The model.
-        lineage: Which versions count for each label; a narrow scope excludes verdicts before the
-            first day that it touches.
-        pending: Features and predictions that will be made first.
-        remade: Those that were made in this run: where a narrow scope begins.
+    A corrected outcome that a day may know changes its verdict. ``pending`` are features and
+    predictions that will be made first, ``remade`` those that were made in this run. A narrow scope
+    excludes verdicts before the first day that it touches.
     """
     dataset = f"monitoring/{spec.name}"
     # How many days before the verdict the outcomes are evaluated; negative.

@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from nightshift.scoring.without_model.last_score import SpineRelation
     from nightshift.settings import Settings
     from nightshift.warehouse.connection import Connection
-    from nightshift.warehouse.partition_write import Target
 
 logger = logging.getLogger(__name__)
 
@@ -90,14 +89,9 @@ def publish_by_deadline(
 ) -> DeadlineResult:
     """Make sure that the partition's predictions are published. Idempotent.
 
-    Args:
-        settings: Warehouse and bucket.
-        spec: The model.
-        partition: The partition.
-        run: The run that publishes.
-        may_wait: Whether a scoring that has just begun may finish first.
-        attempt: Number of this attempt among those that began; None takes the run's. The second
-            tries no model, the third runs no gate: the one before may have hung in them.
+    With ``may_wait``, a scoring that has just begun may finish first. ``attempt`` is the number of
+    this attempt among those that began, by default the run's. The second tries no model, the third
+    runs no gate: the one before may have hung in them.
 
     Raises:
         ScoringInProgressError: It may, and there is one.
@@ -190,14 +184,14 @@ def _publish_without_model(
             gate_problem = "the gate was not asked, since earlier attempts did not come back"
         if gate_problem:
             # The rows must name the missing gate, so they are staged again with another reason.
-            partition_write.refuse(conn, plan.write(job.target), gate_problem)
+            partition_write.refuse(conn, plan.write(job.spec), gate_problem)
             job = job.with_reason(f"{gate_problem}, the checks in SQL have passed")
             plan = _stage(conn, job)
         gate = "no verdict" if gate_problem else "passed"
         (load,) = partition_write.publish(
-            conn, plan.write(job.target), lambda: _record(conn, job, plan, gate)
+            conn, plan.write(job.spec), lambda: _record(conn, job, plan, gate)
         )
-        partition_write.collect(conn, [job.target])
+        partition_write.collect(conn, [predictions_target(job.spec)])
     return load
 
 
@@ -211,10 +205,6 @@ class _LastStep:
     spine: SpineRelation
     day: DayPlan
     run: RunContext
-
-    @property
-    def target(self) -> Target:
-        return predictions_target(self.spec)
 
     def with_reason(self, addition: str) -> _LastStep:
         reason = f"{self.day.score_source_reason}; {addition}"
@@ -253,7 +243,7 @@ def _stage(conn: Connection, job: _LastStep) -> ScorePlan:
     }
     manifest = LoadManifest(job.run, inputs)
     partitions = PartitionRange.single(job.partition)
-    write = partition_write.begin(conn, [job.target], partitions, manifest)
+    write = partition_write.begin(conn, [predictions_target(spec)], partitions, manifest)
     plan = ScorePlan(load_id=write.load_id, n_shards=1, days=(day,))
     with conn.transaction():
         stage_without_model(conn, spec, plan, 0, job.run, job.spine)

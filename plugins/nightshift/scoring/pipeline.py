@@ -97,13 +97,8 @@ def begin(
     A missing or broken champion is no failure: the plan then holds the next step of the fallback
     chain and the reason.
 
-    Args:
-        settings: Warehouse and bucket.
-        spec: The model.
-        partitions: Both ends included.
-        run: The run that scores.
-        broken: Versions that failed in this run already, with the reason; they are not tried again.
-        named: The version to take, whichever is champion; None takes each partition's champion.
+    ``broken`` are versions that failed in this run already, with the reason; they are not tried
+    again. ``named`` is the version to take, whichever is champion.
 
     Raises:
         FeaturesMissingError: The feature view is not published for a partition.
@@ -145,7 +140,7 @@ def score_shard(
             stage_shard(conn, ShardJob(settings, spec, plan, shard, run))
         except ChampionBrokenError as error:
             reason = f"{CHAMPION_BROKE}: {error.what}"
-            partition_write.refuse(conn, plan.write(predictions_target(spec)), reason)
+            partition_write.refuse(conn, plan.write(spec), reason)
         else:
             hit(Failpoint.SCORE_SHARD_AFTER, lambda: lose(conn))
 
@@ -168,14 +163,8 @@ def publish(
 
     Idempotent: a published plan is read back. A load that a broken model refused, or whose scores
     the gate refused, is replaced by the next step of the fallback chain. A gate that could not be
-    evaluated publishes nothing.
-
-    Args:
-        settings: Warehouse and bucket.
-        spec: The model.
-        plan: What was staged.
-        run: The run that publishes.
-        may_fall_back: False for a version that a person requested: nothing replaces it.
+    evaluated publishes nothing. Without ``may_fall_back``, for a version that a person requested,
+    nothing replaces the load.
 
     Raises:
         IncompletePredictionsError: Rows are missing, unknown, or hold impossible values; nothing is

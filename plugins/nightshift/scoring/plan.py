@@ -6,13 +6,17 @@ It is fixed before the first shard starts, and tasks pass it on as plain JSON.
 from __future__ import annotations
 
 import datetime as dt
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 from pydantic import Field
 
 from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.contracts.yaml_document import Frozen
-from nightshift.warehouse.partition_write import PartitionWrite, Target
+from nightshift.scoring.prediction_tables import predictions_target
+from nightshift.warehouse.partition_write import PartitionWrite
+
+if TYPE_CHECKING:
+    from nightshift.contracts.model_spec import ModelSpec
 
 ScoreSource = Literal[
     "champion", "named_version", "previous_champion", "carried_over", "fallback_rule"
@@ -111,6 +115,6 @@ class ScorePlan(Frozen):
         """Return the numbers of all shards."""
         return list(range(self.n_shards))
 
-    def write(self, target: Target) -> PartitionWrite:
+    def write(self, spec: ModelSpec) -> PartitionWrite:
         """Return the write that the plan began."""
-        return PartitionWrite(self.load_id, (target,), self.partitions)
+        return PartitionWrite(self.load_id, (predictions_target(spec),), self.partitions)

@@ -102,14 +102,8 @@ def plan_rollback(
 ) -> RollbackPlan:
     """Try the version on every affected partition; return what a rollback would do.
 
-    No prediction and no record is written.
-
-    Args:
-        settings: Warehouse and bucket.
-        spec: The model.
-        version: The former champion.
-        since: First partition; None takes the first that a successor served.
-        run: The run that plans.
+    No prediction and no record is written. Without ``since``, the rollback begins at the first
+    partition that a successor of the version served.
 
     Raises:
         RollbackRefusedError: It never was champion, or cannot be loaded or score.
@@ -259,7 +253,7 @@ def _copy_rows(
         "from_loads": list(from_loads),
     }
     with conn.transaction():
-        if hold_stage(conn, plan.write(predictions_target(spec))) == "staged":
+        if hold_stage(conn, plan.write(spec)) == "staged":
             conn.execute(copy, values)
 
 

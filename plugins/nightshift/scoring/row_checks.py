@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from nightshift.errors import AuditError
-from nightshift.scoring.prediction_tables import SCHEMA, model_query, predictions_target
+from nightshift.scoring.prediction_tables import SCHEMA, model_query
 from nightshift.training.feature_query import features_target
 from nightshift.warehouse import partition_write
 from nightshift.warehouse.damage import DamagedInputError, published_records, refuse_damaged
@@ -55,7 +55,7 @@ def refuse_damaged_features(conn: Connection, spec: ModelSpec, plan: ScorePlan) 
         refuse_damaged(conn, features_target(spec), records)
     except DamagedInputError as error:
         reason = f"{error.code}: {error.what}"
-        partition_write.refuse(conn, plan.write(predictions_target(spec)), reason)
+        partition_write.refuse(conn, plan.write(spec), reason)
         raise
 
 
@@ -71,7 +71,7 @@ def refuse_incomplete(
     if not problems:
         return
     summary = "; ".join(problems[:_MAX_SHOWN])
-    partition_write.refuse(conn, plan.write(predictions_target(spec)), summary)
+    partition_write.refuse(conn, plan.write(spec), summary)
     raise IncompletePredictionsError(
         f"The predictions of {spec.name} are not one valid row per {spec.entity.name}: {summary}.",
         expected="every entity of the feature load once, finite scores, probabilities from 0 to 1,"

@@ -125,12 +125,6 @@ def try_model(
 ) -> None:
     """Score a sample of rows to prove that the model works, before a shard relies on it.
 
-    Args:
-        model: The champion.
-        rows: Rows of the feature view.
-        n_reasons: Of the spec; without any, contributions are not loaded.
-        engine: ``scoring.engine`` of the spec.
-
     Raises:
         SignatureError: The rows do not fit the model's signature.
         ChampionBrokenError: A score is not finite, or its contributions do not add up to it.

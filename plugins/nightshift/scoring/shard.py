@@ -14,7 +14,7 @@ from nightshift.errors import NightshiftError, WarehouseError, cause_of, stack_o
 from nightshift.models.sandboxed_load import retry_starved
 from nightshift.prefetch import Prefetcher
 from nightshift.scoring.feature_rows import in_key_order, shard_query
-from nightshift.scoring.prediction_tables import SCHEMA, model_query, predictions_target
+from nightshift.scoring.prediction_tables import SCHEMA, model_query
 from nightshift.scoring.scorer import ChampionBrokenError, Scorer
 from nightshift.scoring.version_choice import LOADING_SECONDS, load_version
 from nightshift.scoring.without_model.last_score import feature_spine
@@ -42,15 +42,7 @@ LOG_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class ShardJob:
-    """One shard of a plan, and the run that scores it.
-
-    Attributes:
-        settings: Warehouse and bucket.
-        spec: The model.
-        plan: What the shard is part of.
-        shard: Its number.
-        run: The run that scores.
-    """
+    """One shard of a plan, and the run that scores it."""
 
     settings: Settings
     spec: ModelSpec
@@ -121,7 +113,7 @@ def _clear_rows(transaction: Transaction, job: ShardJob, days: Sequence[DayPlan]
         sql.SQL("select pg_advisory_xact_lock(hashtextextended({}, 0))::text").format(lock)
     )
     # The lock of the load keeps the audit away: nothing is staged after it.
-    if hold_stage(transaction, job.plan.write(predictions_target(job.spec))) != "staged":
+    if hold_stage(transaction, job.plan.write(job.spec)) != "staged":
         return False
     delete = model_query(
         job.spec,

@@ -35,14 +35,7 @@ class UnfitSpecError(SpecError):
 def check_spec(
     conn: Connection, settings: Settings, spec: ModelSpec, views: Iterable[FeatureView]
 ) -> UnfitSpecError | None:
-    """Return how a spec does not fit the dbt project, the warehouse and the suites, if so.
-
-    Args:
-        conn: Any connection to the warehouse.
-        settings: The folder of suites.
-        spec: The spec.
-        views: The feature views of the dbt project.
-    """
+    """Return how a spec does not fit the dbt project, the warehouse and the suites, if so."""
     view = next((view for view in views if view.name == spec.feature_view), None)
     problems = list(_label_problems(conn, spec))
     if view is None:

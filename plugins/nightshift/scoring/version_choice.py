@@ -96,9 +96,6 @@ class VersionChooser:
     """Chooses versions for the partitions of one run; each version is loaded and tried once.
 
     Attributes:
-        settings: Warehouse and bucket.
-        spec: The model.
-        conn: A connection to the warehouse.
         broken: Versions that are not tried again, with the reason.
         only: The one candidate, as the champion that it is about to become; None takes the promoted
             versions.

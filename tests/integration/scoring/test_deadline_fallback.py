@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 from tests.integration.scoring.conftest import DAY, make_spec, publish_features
-from tests.integration.scoring.test_ladder import allow_only, current
+from tests.integration.scoring.test_fallback_chain import allow_only, current
 
 from nightshift import failpoints
 from nightshift.contracts.partitions import Partition, PartitionRange

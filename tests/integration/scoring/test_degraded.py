@@ -139,7 +139,7 @@ def test_the_log_says_where_the_champion_broke_and_quotes_no_value(
         score(scoring_settings, spec, DAY, RUN)
     (night,) = degraded_partitions(warehouse, spec)
     assert night.reason == "version 1 cannot score (ValueError: cannot convert … at … …)"
-    assert "champion.py" in caplog.text
+    assert "version_choice.py" in caplog.text
     assert "in quote" in caplog.text
     assert "secret" not in caplog.text
 
