@@ -1,4 +1,7 @@
-"""The shipped specs are rescued from the real staging views: tonight's schedule, and last week's when it is missing."""
+"""The shipped specs are rescued from the real staging views.
+
+Tonight's schedule, and last week's when it is missing.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,8 @@ def test_flights_are_predicted_for_when_dbt_builds_no_features(settings, conn, r
 
     assert [found.outcome for found in (repeated, listed)] == ["rescued", "rescued"]
     rows = conn.execute(
-        f"select partition_date::text, min(flight_id), count(*), min(event_timestamp at time zone 'America/New_York')::text"
+        "select partition_date::text, min(flight_id), count(*), min(event_timestamp at time zone"
+        " 'America/New_York')::text"
         f" from analytics.{model}_current group by 1 order by 1".encode()
     ).fetchall()
     # 2013-03-03 lists flights of the 4th at 12:15 EST; a week later the clocks are an hour ahead,

@@ -1,4 +1,7 @@
-"""A hole is filled and an outcome corrected after the nights: what is touched, in which order, and that doing it again ends it."""
+"""A hole is filled and an outcome corrected after the nights.
+
+What is touched, in which order, and that doing it again ends it.
+"""
 
 import datetime as dt
 
@@ -38,7 +41,8 @@ def settings(settings, tmp_path):
 
 def published(conn):
     rows = conn.execute(
-        "select p.dataset, p.partition_date, l.content_hash from ops.published p join ops.loads l using (dataset, partition_date, load_id)"
+        "select p.dataset, p.partition_date, l.content_hash from ops.published p join ops.loads l"
+        " using (dataset, partition_date, load_id)"
     )
     return {(dataset, day): content_hash for dataset, day, content_hash in rows}
 

@@ -44,16 +44,22 @@ def listed_spec():
 
 @pytest.fixture
 def lists(warehouse):
-    """Return a function that delivers the list of a night's parcels, ``<day>_<number>`` due at 09:00 in New York on the next day."""
+    """Return a function that delivers the list of a night's parcels.
+
+    ``<day>_<number>`` due at 09:00 in New York on the next day.
+    """
     warehouse.execute(
-        "create table staging.stg_parcels (parcel_id text, due_on date, number integer, due_at timestamptz, partition_date date,"
+        "create table staging.stg_parcels (parcel_id text, due_on date, number integer, due_at"
+        " timestamptz, partition_date date,"
         " load_id bigint, known_at timestamptz, superseded_at timestamptz)"
     )
 
     def deliver(day: str, n: int = 20, load_id: int = 900) -> None:
         warehouse.execute(
-            "insert into staging.stg_parcels select concat_ws('_', %(day)s::date + 1, i), %(day)s::date + 1, i,"
-            " (%(day)s::date + 1 + time '09:00') at time zone 'America/New_York', %(day)s, %(load)s,"
+            "insert into staging.stg_parcels select concat_ws('_', %(day)s::date + 1, i),"
+            " %(day)s::date + 1, i,"
+            " (%(day)s::date + 1 + time '09:00') at time zone 'America/New_York', %(day)s,"
+            " %(load)s,"
             " %(day)s::date + interval '20 hours', null"
             " from generate_series(1, %(n)s) i",
             {"day": day, "n": n, "load": load_id},
@@ -76,8 +82,10 @@ def features_of_list(conn, partitions: PartitionRange) -> None:
         LoadManifest(RunContext("transform/test", 1, "test"), {"raw": "list"}),
     )
     conn.execute(
-        "insert into features.feat_parcel select partition_date, %s, parcel_id, due_at, partition_date + interval '29 hours', number * 0.5,"
-        " (number %% 7) / 10.0, 'north' from staging.stg_parcels where partition_date between %s and %s",
+        "insert into features.feat_parcel select partition_date, %s, parcel_id, due_at,"
+        " partition_date + interval '29 hours', number * 0.5,"
+        " (number %% 7) / 10.0, 'north' from staging.stg_parcels where partition_date between %s"
+        " and %s",
         [write.load_id, partitions.first.day, partitions.last.day],
     )
     audit(conn, write)
@@ -167,7 +175,10 @@ def test_listed_parcels_get_their_old_scores_when_features_are_missing(
     found = publish_by_deadline(scoring_settings, listed_spec, NIGHT, run)
 
     assert (found.outcome, found.n_rows, found.reason) == ("rescued", 20, FEATURES_AWAY)
-    columns = "parcel_id, score, score_source, score_source_reason, event_timestamp::text, features_as_of::text"
+    columns = (
+        "parcel_id, score, score_source, score_source_reason, event_timestamp::text,"
+        " features_as_of::text"
+    )
     rows = {int(key.split("_")[1]): (key, *rest) for key, *rest in current(warehouse, columns)}
     rule, weight = 0.3, 0.5 ** (1 / 3.5)
     assert rows[3][:4] == (
@@ -181,7 +192,10 @@ def test_listed_parcels_get_their_old_scores_when_features_are_missing(
         "2013-07-02 04:30:00+00",
     )  # 09:00 and the cut-off, both New York
     assert rows[18][:4] == ("2013-07-02_18", 0.25, "fallback_rule", FEATURES_AWAY)
-    rescues = "select partition_date::text, entities_from, entities_date::text, gate, reason from ops.rescues"
+    rescues = (
+        "select partition_date::text, entities_from, entities_date::text, gate, reason from"
+        " ops.rescues"
+    )
     assert warehouse.execute(rescues).fetchall() == [
         ("2013-07-01", "list", "2013-07-01", "passed", FEATURES_AWAY)
     ]
@@ -265,7 +279,10 @@ def test_recurring_entities_are_expected_again_when_features_are_missing(
     publish_by_deadline(scoring_settings, spec, NIGHT, run)
 
     rows = current(warehouse, "parcel_id, event_timestamp::text, score_source, score_source_reason")
-    why = f"{FEATURES_AWAY}; the entities of 2013-06-29 are expected again; the score of 2013-06-29 by version 1, 2 day(s) old"
+    why = (
+        f"{FEATURES_AWAY}; the entities of 2013-06-29 are expected again; the score of 2013-06-29"
+        " by version 1, 2 day(s) old"
+    )
     assert rows[0] == ("2013-06-29-1", "2013-07-02 00:01:00+00", "carried_over", why)
     assert len(rows) == 50
 
@@ -378,7 +395,8 @@ def test_a_rescue_is_recorded_once_with_its_publication_when_it_breaks_there(
     publish_by_deadline(scoring_settings, listed_spec, NIGHT, RunContext("rescue/night", 2, "test"))
 
     recorded = warehouse.execute(
-        "select r.load_id = p.load_id from ops.rescues r left join ops.published p on p.dataset = 'predictions/parcel_late'"
+        "select r.load_id = p.load_id from ops.rescues r left join ops.published p on p.dataset ="
+        " 'predictions/parcel_late'"
         " and p.partition_date = r.partition_date"
     ).fetchall()
     assert recorded == [(True,)]

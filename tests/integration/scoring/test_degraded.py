@@ -1,4 +1,7 @@
-"""A night that stepped down because the store was away is found, and the champion is tried on it again."""
+"""A night that stepped down because the store was away is found.
+
+And the champion is tried on it again.
+"""
 
 from __future__ import annotations
 
@@ -69,8 +72,10 @@ def test_nothing_is_better_while_somebody_scores_the_night(
 ):
     (night,) = degraded_partitions(warehouse, spec)
     warehouse.execute(
-        "insert into ops.loads (dataset, partition_date, load_id, token, state, run_id, attempt, actor, code_version, inputs,"
-        " inputs_digest) values ('predictions/parcel_late', '2013-07-01', 99, 9, 'staged', 'r', 1, 'airflow', 'c', '{}', 'd')"
+        "insert into ops.loads (dataset, partition_date, load_id, token, state, run_id, attempt,"
+        " actor, code_version, inputs,"
+        " inputs_digest) values ('predictions/parcel_late', '2013-07-01', 99, 9, 'staged', 'r',"
+        " 1, 'airflow', 'c', '{}', 'd')"
     )
     assert better_choice(scoring_settings, spec, warehouse, night) is None
 
@@ -147,14 +152,18 @@ def test_the_log_says_where_the_champion_broke_and_quotes_no_value(
 def test_no_model_is_blamed_when_the_warehouse_stops(
     registry, warehouse, scoring_settings, spec, monkeypatch
 ):
-    """The ladder has no step that needs no warehouse: the try fails with the warehouse's own code and is repeated."""
+    """The ladder has no step that needs no warehouse.
+
+    The try fails with the warehouse's own code and is repeated.
+    """
     publish_features(warehouse)
     registry.promote("2013-07-01")
 
     def end_all(*_):
         with connect(scoring_settings, "a person") as conn:
             conn.execute(
-                "select pg_terminate_backend(pid) from pg_stat_activity where application_name like 'nightshift score%'"
+                "select pg_terminate_backend(pid) from pg_stat_activity where application_name"
+                " like 'nightshift score%'"
             )
         raise OSError("the stream broke")
 

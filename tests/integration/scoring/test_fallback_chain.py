@@ -1,4 +1,7 @@
-"""champion, previous champion, the last score aged, the rule: one step down at a time, and each row says which."""
+"""champion, previous champion, the last score aged, the rule.
+
+One step down at a time, and each row says which.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,10 @@ RECURRING = {
 
 
 def current(conn, columns: str, day: str = "2013-07-01") -> list[tuple]:
-    query = f"select {columns} from analytics.parcel_late_current where partition_date = %s order by parcel_id"
+    query = (
+        f"select {columns} from analytics.parcel_late_current where partition_date = %s order by"
+        " parcel_id"
+    )
     return conn.execute(query.encode(), [day]).fetchall()
 
 
@@ -141,8 +147,10 @@ def test_version_that_was_rolled_back_is_no_previous_champion(
     good = registry.promote("2013-06-01", seed=1)
     registry.promote("2013-06-20", seed=2)
     warehouse.execute(
-        "insert into ml.promotions (model, version, verdict, champion_version, partition_date, effective_partition, reasons, numbers,"
-        " run_id, actor) values ('parcel_late', 1, 'rolled_back', 2, '2013-06-30', '2013-07-01', '{}', '{}', 'r', 'test')"
+        "insert into ml.promotions (model, version, verdict, champion_version, partition_date,"
+        " effective_partition, reasons, numbers,"
+        " run_id, actor) values ('parcel_late', 1, 'rolled_back', 2, '2013-06-30', '2013-07-01',"
+        " '{}', '{}', 'r', 'test')"
     )
     registry.corrupt(good)
     score(scoring_settings, spec, DAY, run)
@@ -184,7 +192,8 @@ def test_yesterdays_score_is_carried_over_and_aged_when_no_model_can_score(
 
     rows = current(
         warehouse,
-        "parcel_id, score, probability, score_source, score_source_reason, model_version, reasons, decile, is_positive",
+        "parcel_id, score, probability, score_source, score_source_reason, model_version,"
+        " reasons, decile, is_positive",
     )
     by_source = {
         name: [row for row in rows if row[3] == name] for name in ("carried_over", "fallback_rule")

@@ -1,4 +1,7 @@
-"""An earlier champion is put back, and what its successors published becomes what it would have published."""
+"""An earlier champion is put back.
+
+And what its successors published becomes what it would have published.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +45,8 @@ def published(conn: Connection) -> dict[str, tuple[str, int]]:
     """Return content hash and model version of what readers see, by day."""
     rows = conn.execute(
         "select p.partition_date::text, l.content_hash, min(t.model_version) from ops.published p"
-        " join ops.loads l using (dataset, partition_date, load_id) join predictions.parcel_late t using (partition_date, load_id)"
+        " join ops.loads l using (dataset, partition_date, load_id) join predictions.parcel_late"
+        " t using (partition_date, load_id)"
         " where p.dataset = 'predictions/parcel_late' group by 1, 2 order by 1"
     )
     return {day: (content_hash, version) for day, content_hash, version in rows}
@@ -52,7 +56,10 @@ def published(conn: Connection) -> dict[str, tuple[str, int]]:
 def scored_by_two(
     conn: Connection, registry: Registry, spec: ModelSpec
 ) -> dict[str, tuple[str, int]]:
-    """Let version 1 score three nights, then version 2 the last two of them; return what version 1 had published."""
+    """Let version 1 score three nights, then version 2 the last two of them.
+
+    Return what version 1 had published.
+    """
     publish_features(conn, DAYS)
     registry.promote(OLD, seed=1)
     for night in DAYS:
@@ -93,7 +100,8 @@ def test_content_is_the_same_when_no_load_was_kept(
     conn: Connection, registry: Registry, spec: ModelSpec, scored_by_two: dict[str, tuple[str, int]]
 ) -> None:
     conn.execute(
-        "update ops.loads set collected_at = clock_timestamp() where dataset = 'predictions/parcel_late'"
+        "update ops.loads set collected_at = clock_timestamp() where dataset ="
+        " 'predictions/parcel_late'"
     )
     plan = plan_rollback(registry.settings, spec, 1, None, RUN)
     assert [run.reusable_loads for run in plan.partition_runs] == [()]
@@ -161,7 +169,8 @@ def test_readers_see_no_mixture_while_it_runs(
             reader.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
             while not stop.is_set():
                 rows = reader.execute(
-                    "select model_version, count(*) from analytics.parcel_late_current where partition_date >= %s group by 1",
+                    "select model_version, count(*) from analytics.parcel_late_current where"
+                    " partition_date >= %s group by 1",
                     [NEW],
                 )
                 seen.append(tuple(rows.fetchall()))

@@ -1,4 +1,7 @@
-"""A night's scoring on a real warehouse, bucket and model: what is published, and what happens when something is wrong."""
+"""A night's scoring on a real warehouse, bucket and model.
+
+What is published, and what happens when something is wrong.
+"""
 
 from __future__ import annotations
 
@@ -41,8 +44,10 @@ def test_every_parcel_has_one_row_by_the_champion(registry, warehouse, scoring_s
     assert (published.n_rows, published.is_new) == (50, True)
     assert _sources(warehouse) == {("champion", None, 1)}
     checks = warehouse.execute(
-        "select count(*), count(distinct parcel_id), min(decile) >= 1, max(decile) <= 10, bool_and(probability between 0 and 1),"
-        " bool_and(is_positive is not null), max(jsonb_array_length(reasons)), min(features_as_of) = '2013-07-02'"
+        "select count(*), count(distinct parcel_id), min(decile) >= 1, max(decile) <= 10,"
+        " bool_and(probability between 0 and 1),"
+        " bool_and(is_positive is not null), max(jsonb_array_length(reasons)),"
+        " min(features_as_of) = '2013-07-02'"
         " from analytics.parcel_late_current"
     ).fetchone()
     assert checks == (50, 50, True, True, True, True, 2, True)
@@ -297,7 +302,10 @@ DAMAGES = [
         "1 predictions of another model",
     ),
     (
-        "update predictions.parcel_late set features_as_of = '2013-07-09' where parcel_id = '2013-07-01-7'",
+        (
+            "update predictions.parcel_late set features_as_of = '2013-07-09' where parcel_id ="
+            " '2013-07-01-7'"
+        ),
         "1 predictions with other times",
     ),
 ]

@@ -1,4 +1,7 @@
-"""A shard is a stream: the same rows in any batches, nothing left when it breaks or is cancelled in the middle."""
+"""A shard is a stream.
+
+The same rows in any batches, nothing left when it breaks or is cancelled in the middle.
+"""
 
 from __future__ import annotations
 
@@ -177,7 +180,8 @@ def test_nothing_works_on_after_two_seconds_when_it_is_cancelled(
 def still_at_work(conn, application_name: str) -> list[str]:
     """Return the threads and backends that still work for the shard."""
     backends = conn.execute(
-        "select state || ': ' || query from pg_stat_activity where application_name = %s and pid <> pg_backend_pid()",
+        "select state || ': ' || query from pg_stat_activity where application_name = %s and pid"
+        " <> pg_backend_pid()",
         [application_name],
     ).fetchall()
     threads = [
