@@ -6,7 +6,7 @@ Each stage looks for its stale partitions anew, after the stage before has publi
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from nightshift.warehouse.connection import Connection
     from nightshift.warehouse.staleness import StalePartition
 
-Say = Callable[[str], None]
+Report = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -70,11 +70,11 @@ class ReprocessResult:
     left: tuple[str, ...]
 
 
-def reprocess(settings: Settings, scope: Scope, run: RunContext, say: Say) -> ReprocessResult:
+def reprocess(settings: Settings, scope: Scope, run: RunContext, report: Report) -> ReprocessResult:
     """Ingest late drops, and rebuild, rescore and monitor the partitions that they touch.
 
     A second call finds nothing to do. Nothing is retrained: schedule and monitoring decide that.
-    ``say`` takes one line of progress.
+    ``report`` takes one line of progress.
 
     Raises:
         NightshiftError: The features could not be built; no later stage was tried.
@@ -82,17 +82,16 @@ def reprocess(settings: Settings, scope: Scope, run: RunContext, say: Say) -> Re
     specs = list(load_specs(settings.models_dir).values())
     with connect(settings, run.application_name) as conn:
         before = _published_hashes(conn)
-        left = _ingest(settings, scope, run, say)
-        lineage = Lineage(raw_lineage(settings), scope)
-        features = find_features(conn, read_knowledge(settings, conn), specs, lineage)
-        n_done = _transform(settings, features, run, say)
+        job = _Job(settings, conn, scope, Lineage(raw_lineage(settings), scope), run, report)
+        left = job.ingest()
+        features = find_features(conn, read_knowledge(settings, conn), specs, job.lineage)
+        job.transform(features)
+        n_done = len(features)
         for spec in specs:
             try:
-                only = [part.day for part in features] if scope.is_narrow else None
-                predictions = find_predictions(conn, spec, only=only)
-                n_done += _score(settings, spec, predictions, run, say)
-                remade = [*features, *predictions]
-                n_done += _monitor(settings, conn, spec, lineage, remade, run, say)
+                predictions = job.score(spec, features)
+                n_done += len(predictions)
+                n_done += job.monitor(spec, remade=[*features, *predictions])
             except NightshiftError as error:
                 # One model must not stop the next.
                 left.append(f"{spec.name}: {error}")
@@ -105,66 +104,72 @@ def reprocess(settings: Settings, scope: Scope, run: RunContext, say: Say) -> Re
     return ReprocessResult(tuple(changes), n_done, tuple(left))
 
 
-def _ingest(settings: Settings, scope: Scope, run: RunContext, say: Say) -> list[str]:
-    """Load the late drops; return what could not be loaded."""
-    left: list[str] = []
-    for name, contract in load_contracts(settings.datasets_dir).items():
-        days = scope.range_of(contract)
-        if days is None:
-            continue
-        swept = sweep(settings, name, days, run, reread=scope.reread)
-        for drop in swept.loaded:
-            news = "a new version" if drop.partition in swept.published else "nothing new"
-            say(f"ingest    {name} {drop.partition}: {drop.data_key}, {news}")
-        for drop, code in swept.left:
-            left.append(f"{drop.data_key} was refused with {code}; read docs/runbooks/{code}.md")
-        if swept.is_busy:
-            left.append(f"{name}: another process is loading it; run this again")
-    return left
+@dataclass(frozen=True)
+class _Job:
+    """The stages of one reprocessing."""
+
+    settings: Settings
+    conn: Connection
+    scope: Scope
+    lineage: Lineage
+    run: RunContext
+    report: Report
+
+    def ingest(self) -> list[str]:
+        """Load the late drops; return what could not be loaded."""
+        left: list[str] = []
+        for name, contract in load_contracts(self.settings.datasets_dir).items():
+            days = self.scope.range_of(contract)
+            if days is None:
+                continue
+            swept = sweep(self.settings, name, days, self.run, reread=self.scope.reread)
+            for drop in swept.loaded:
+                news = "a new version" if drop.partition in swept.published else "nothing new"
+                self.report(f"ingest    {name} {drop.partition}: {drop.data_key}, {news}")
+            for drop, code in swept.left:
+                left.append(
+                    f"{drop.data_key} was refused with {code}; read docs/runbooks/{code}.md"
+                )
+            if swept.is_busy:
+                left.append(f"{name}: another process is loading it; run this again")
+        return left
+
+    def transform(self, features: list[StalePartition]) -> None:
+        for days, reason in _ranges_with_reason(features):
+            self.report(f"transform {days}: {reason}")
+            build(self.settings, days, self.run).require_all()
+
+    def score(self, spec: ModelSpec, features: list[StalePartition]) -> list[StalePartition]:
+        """Score the stale days; return them."""
+        only = [part.day for part in features] if self.scope.is_narrow else None
+        predictions = find_predictions(self.conn, spec, only=only)
+        for days, reason in _ranges_with_reason(predictions):
+            self.report(f"score     {spec.name} {days}: {reason}")
+            score(self.settings, spec, days, self.run)
+        return predictions
+
+    def monitor(self, spec: ModelSpec, remade: list[StalePartition]) -> int:
+        """Monitor the stale days in order; return their number."""
+        knowledge = read_knowledge(self.settings, self.conn)
+        done = set[dt.date]()
+        while True:
+            # Day by day: a verdict reads those before it, and may become stale because one of them
+            # has changed.
+            verdicts = find_verdicts(self.conn, knowledge, spec, self.lineage, remade=remade)
+            stale = [part for part in verdicts if part.day not in done]
+            if not stale:
+                return len(done)
+            day, reason = stale[0].day, stale[0].reason
+            self.report(f"monitor   {spec.name} {day}: {reason}")
+            measure(self.settings, spec, PartitionRange.single(Partition(day)), self.run)
+            done.add(day)
 
 
-def _transform(
-    settings: Settings, stale: Iterable[StalePartition], run: RunContext, say: Say
-) -> int:
+def _ranges_with_reason(stale: list[StalePartition]) -> Iterator[tuple[PartitionRange, str]]:
+    """Yield ranges of consecutive days, each with the reason of its first."""
     reasons = {part.day: part.reason for part in stale}
     for days in consecutive_ranges(reasons):
-        say(f"transform {days}: {reasons[days.first.day]}")
-        build(settings, days, run).require_all()
-    return len(reasons)
-
-
-def _score(
-    settings: Settings, spec: ModelSpec, stale: Iterable[StalePartition], run: RunContext, say: Say
-) -> int:
-    reasons = {part.day: part.reason for part in stale}
-    for days in consecutive_ranges(reasons):
-        say(f"score     {spec.name} {days}: {reasons[days.first.day]}")
-        score(settings, spec, days, run)
-    return len(reasons)
-
-
-def _monitor(  # noqa: PLR0913, PLR0917  (what is monitored, for whom)
-    settings: Settings,
-    conn: Connection,
-    spec: ModelSpec,
-    lineage: Lineage,
-    remade: list[StalePartition],
-    run: RunContext,
-    say: Say,
-) -> int:
-    """Monitor the stale days in order; return their number."""
-    knowledge = read_knowledge(settings, conn)
-    done = set[dt.date]()
-    while True:
-        # A verdict reads those before it: it may become stale because one of them changed.
-        verdicts = find_verdicts(conn, knowledge, spec, lineage, remade=remade)
-        stale = [part for part in verdicts if part.day not in done]
-        if not stale:
-            return len(done)
-        day, reason = stale[0].day, stale[0].reason
-        say(f"monitor   {spec.name} {day}: {reason}")
-        measure(settings, spec, PartitionRange.single(Partition(day)), run)
-        done.add(day)
+        yield days, reasons[days.first.day]
 
 
 def _published_hashes(conn: Connection) -> dict[tuple[str, dt.date], str]:

@@ -93,6 +93,7 @@ def make_plan(settings: Settings, conn: Connection, scope: Scope) -> ReprocessPl
         predictions += find_predictions(conn, spec, features, days if scope.is_narrow else None)
     pending = [*features, *predictions]
     verdicts: list[StalePartition] = []
+    # A verdict reads features and predictions, so all of these are planned before.
     for spec in specs:
         verdicts += find_verdicts(conn, knowledge, spec, lineage, pending=pending)
 

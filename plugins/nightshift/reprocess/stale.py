@@ -159,6 +159,7 @@ def _missing(
     dataset: str, days: Iterable[dt.date], done: Mapping[dt.date, CompletedLoad], reason: str
 ) -> list[StalePartition]:
     """Return days after the first partition of a dataset that it lacks."""
+    # A dataset begins with its first partition: earlier days are a backfill's.
     first = min(done, default=FAR)
     return [StalePartition(dataset, day, reason) for day in days if day > first and day not in done]
 

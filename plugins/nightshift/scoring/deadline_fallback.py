@@ -123,6 +123,7 @@ def publish_by_deadline(
             (load,) = score(settings, spec, PartitionRange.single(partition), run)
             return DeadlineResult("scored", load.load_id, load.n_rows)
         except (StaleTokenError, WarehouseError):
+            # A newer attempt publishes, or nothing can be published at all.
             raise
         except Exception as error:  # noqa: BLE001  (the last step needs only the warehouse)
             logger.warning("The last step of the fallback chain takes over:\n%s", stack_of(error))
@@ -245,6 +246,7 @@ def _stage(conn: Connection, job: _LastStep) -> ScorePlan:
     partitions = PartitionRange.single(job.partition)
     write = partition_write.begin(conn, [predictions_target(spec)], partitions, manifest)
     plan = ScorePlan(load_id=write.load_id, n_shards=1, days=(day,))
+    # The temporary table of last scores lives as long as this transaction.
     with conn.transaction():
         stage_without_model(conn, spec, plan, 0, job.run, job.spine)
     refuse_incomplete(conn, spec, plan, job.spine)

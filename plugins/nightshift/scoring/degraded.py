@@ -80,6 +80,7 @@ class DegradedPartition:
 def degraded_partitions(conn: Connection, spec: ModelSpec) -> list[DegradedPartition]:
     """Return the partitions of the last days that no champion has scored, the oldest first."""
     table = model_query(spec, "{predictions}").as_string()
+    # A model that has never scored has no table.
     if conn.execute("select to_regclass(%s)", [table]).fetchone() == (None,):
         return []
     values = {

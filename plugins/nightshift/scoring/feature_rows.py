@@ -66,6 +66,7 @@ def shard_query(
 
     loads = [_load_literal(day.partition_date, day.feature_load_id) for day in days]
     condition = sql.SQL("(partition_date, load_id) in ({})").format(sql.SQL(", ").join(loads))
+    # Hashing every key costs time, and one shard has all of them.
     if plan.n_shards > 1:
         condition += sql.SQL(" and ") + shard_condition(spec, plan.n_shards, shard)
     return select_rows(spec, features, condition, is_ordered=False)

@@ -110,6 +110,7 @@ def begin(
     broken = broken or {}
     with connect(settings, run.application_name) as conn:
         ensure_prediction_relations(conn, spec)
+        # The deadline fallback takes this spec if the file is broken by then.
         keep_spec(conn, spec)
         choices = VersionChooser(settings, spec, conn, broken, named=named).choose_all(partitions)
         if named is None:
@@ -135,10 +136,12 @@ def score_shard(
     """
     hit(Failpoint.SCORE_SHARD_BEFORE)
     with connect(settings, run.application_name) as conn:
+        # An older attempt may hang in a transaction, and would hold the shard's lock.
         end_older_attempts(conn, run)
         try:
             stage_shard(conn, ShardJob(settings, spec, plan, shard, run))
         except ChampionBrokenError as error:
+            # The refusal names the version: publish reads it, also in another process.
             reason = f"{CHAMPION_BROKE}: {error.what}"
             partition_write.refuse(conn, plan.write(spec), reason)
         else:
@@ -183,6 +186,7 @@ def publish(
     while True:
         broken: dict[int, str] = {}
         with connect(settings, run.application_name) as conn:
+            # Empty features have empty predictions. Any other empty partition lost its rows.
             target = replace(target, may_be_empty=_has_empty_partition(conn, spec, plan))
             write, state = partition_write.resume(conn, plan.load_id, [target], plan.partitions)
             if state == "refused" and may_fall_back:
@@ -208,6 +212,7 @@ def publish(
 
 
 def _audit(conn: Connection, spec: ModelSpec, plan: ScorePlan, write: PartitionWrite) -> None:
+    # The checks scan rows that were just written: the planner must know of them.
     partition_write.refresh_grown(conn, write)
     refuse_damaged_features(conn, spec, plan)
     refuse_incomplete(conn, spec, plan, feature_spine(spec))
@@ -328,9 +333,11 @@ def begin_plan(
     past = past_scores(conn, spec, [choice.day for choice in choices if choice.version is None])
     days = tuple(_plan_day(choice, past.get(choice.day, ())) for choice in choices)
     inputs = inputs_of(spec, choices)
+    # Only then last scores are part of the content, and their loads of its inputs.
     if past:
         inputs["past scores"] = past_digest(conn, spec, days)
     partitions = PartitionRange(Partition(choices[0].day), Partition(choices[-1].day))
+    # If these features turn out to have been damaged, this load proves nothing about its inputs.
     manifest = partition_write.LoadManifest(run, inputs, reads={spec.features_dataset: 0})
     write = partition_write.begin(conn, [predictions_target(spec)], partitions, manifest)
     hit(Failpoint.SCORE_BEGIN_AFTER)
@@ -356,6 +363,7 @@ def inputs_of(spec: ModelSpec, choices: Iterable[VersionChoice]) -> dict[str, st
         day = str(choice.day)
         features.append([day, choice.features.content_hash])
         models.append([day, f"{choice.source} {choice.digest} {choice.reason or ''}"])
+    # Another method of the reasons gives other content, so it counts as an input.
     return {
         "features": _digest(features),
         "models": _digest(models),

@@ -108,13 +108,13 @@ def _json_values(column: pa.ChunkedArray) -> pa.Array:
     if pa.types.is_floating(column.type):
         column = pc.if_else(pc.is_nan(column), None, column)
     if _is_json_literal(column.type):
-        texts = column.cast(pa.string()).combine_chunks()
+        strings = column.cast(pa.string()).combine_chunks()
     else:
         # Only distinct values are escaped, not every row.
         coded = pc.dictionary_encode(column.cast(pa.string())).combine_chunks()
         escaped = [json.dumps(value) for value in coded.dictionary.to_pylist()]
-        texts = pa.array(escaped, pa.string()).take(coded.indices)
-    return pc.fill_null(texts, "null")
+        strings = pa.array(escaped, pa.string()).take(coded.indices)
+    return pc.fill_null(strings, "null")
 
 
 def _is_json_literal(data_type: pa.DataType) -> bool:

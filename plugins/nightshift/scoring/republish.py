@@ -119,6 +119,7 @@ def plan_rollback(
         partition_runs = tuple(
             _plan_run(conn, spec, chooser, days) for days in consecutive_ranges(affected)
         )
+        # Nothing to republish: the version must still prove that it can score.
         if not partition_runs:
             _try_on_latest(conn, spec, chooser)
     return RollbackPlan(version, since, partition_runs)
@@ -130,7 +131,7 @@ def roll_back(
     plan: RollbackPlan,
     reason: str,
     run: RunContext,
-    say: Callable[[str], None] = lambda _: None,
+    report: Callable[[str], None] = lambda _: None,
 ) -> RollbackResult:
     """Record the rollback, republish its partitions, and read them back.
 
@@ -148,7 +149,7 @@ def roll_back(
     for partition_run in plan.partition_runs:
         published += _republish(settings, spec, partition_run, run)
         how = "from kept loads" if partition_run.reusable_loads else "scored again"
-        say(f"{partition_run.partitions}: version {plan.version}, {how}")
+        report(f"{partition_run.partitions}: version {plan.version}, {how}")
     with connect(settings, run.application_name) as conn:
         for partition_run in plan.partition_runs:
             _read_back(conn, spec, partition_run.partitions, plan.version)
@@ -201,9 +202,11 @@ def _find_reusable_loads(
     by_day = {choice.day: choice for choice in choices}
     loads: dict[dt.date, int] = {}
     for load_id, days, retained_days, inputs in rows:
+        # The digest of the inputs covers all days of a load, so all of them must be affected.
         if not by_day.keys() >= set(days):
             continue
         if inputs == inputs_of(spec, [by_day[day] for day in days]):
+            # Loads come in the order of their numbers: the newest wins.
             loads |= dict.fromkeys(retained_days or [], load_id)
     if loads.keys() != by_day.keys() or _are_damaged(conn, spec, loads):
         return ()

@@ -135,6 +135,7 @@ def try_model(
     scorer.score(rows)
     if scorer.contributions is None:
         return
+    # Raw score minus contributions is the model's base value: the same for every row.
     matrix = model.encode(rows)
     base = scorer.engine.raw(matrix) - scorer.contributions.of(matrix).sum(axis=1)
     if rows.num_rows and not np.allclose(base, base[0], rtol=TOLERANCE, atol=TOLERANCE):

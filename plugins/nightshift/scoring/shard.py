@@ -60,6 +60,7 @@ def stage_shard(conn: Connection, job: ShardJob) -> None:
     Raises:
         ChampionBrokenError: A model of the plan cannot score.
     """
+    # Before the shard's lock is taken: loading may take minutes.
     models = load_models(conn, job)
     _stage_days_without_model(conn, job)
     if not models:
@@ -153,6 +154,7 @@ def _blame_model(version: int, run: RunContext) -> Iterator[None]:
     try:
         yield
     except (psycopg.Error, WarehouseError, MemoryError):
+        # The machine or the warehouse is to blame: another model would fail as well.
         raise
     except Exception as error:
         # The store may be back at the second attempt: only then the next step takes over.
@@ -172,6 +174,7 @@ def _prediction_rows(
     import pyarrow as pa
     import pyarrow.compute as pc
 
+    # A batch may hold rows of several days, and each day has its own step and reason.
     dates = rows.column("partition_date")
     day_index = pc.index_in(dates, pa.array([day.partition_date for day in days], pa.date32()))
     sources = pa.array([day.score_source for day in days], pa.string())

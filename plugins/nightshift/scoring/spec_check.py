@@ -131,6 +131,7 @@ def _rule_problems(conn: Connection, spec: ModelSpec, view: FeatureView) -> Iter
     feature = spec.scoring.fallback.feature
     if spec.task is not Task.BINARY or feature not in view.columns:
         return
+    # A boolean is a probability of 0 or 1; a type that is no number is reported already.
     if view.columns[feature].lower().startswith(("boolean", *_NO_NUMBERS)):
         return
     query = sql.SQL(

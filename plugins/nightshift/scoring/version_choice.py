@@ -163,6 +163,7 @@ class VersionChooser:
             return [_Candidate(self.only, "champion")]
         promoted = promoted_versions(self.conn, self.spec.name, partition, N_CANDIDATES)
         if self.named is not None:
+            # A named version that is the champion anyway gives a champion's rows.
             if promoted[:1] == [self.named.version]:
                 return [_Candidate(self.named.version, "champion")]
             return [self._named_candidate(self.named, partition)]
@@ -203,6 +204,7 @@ class VersionChooser:
     def _trial(self, version: int, features: LoadRecord) -> _Trial:
         if version in self.broken:
             return _Trial("", self.broken[version])
+        # The days of a range share versions: each version is loaded once.
         if version not in self._trials:
             self._trials[version] = self._try(version, features)
         return self._trials[version]

@@ -161,6 +161,7 @@ def build(settings: Settings, partitions: PartitionRange, run: RunContext) -> Tr
             todo="Add one (docs/own-model.md, step 2),"
             f" then rerun `nightshift backfill {first} {last}`.",
         )
+    # Views that cannot work are left out before the first run.
     failures = _wrong_contracts(settings, views) | _broken_relations(settings, views)
     while remaining := [view for view in views if view.name not in failures]:
         try:
@@ -225,6 +226,7 @@ def _build_views(
         as_of, inputs = _read_inputs(conn, settings, partitions)
         _refuse_damaged_raw(conn, settings, partitions)
         write = begin(conn, targets, partitions, LoadManifest(run, inputs))
+    # No connection stays open while dbt runs, which takes minutes.
     variables = {
         "load_id": write.load_id,
         "as_of": {partition.key: instant.isoformat() for partition, instant in as_of.items()},
@@ -310,6 +312,7 @@ def _check(
     """
     try:
         _, inputs_now = _read_inputs(conn, settings, write.partitions)
+        # The models of one run read at different times: their rows would mix two states.
         if inputs_now != inputs:
             raise InputsChangedError(
                 "A raw version was published while the build ran.",

@@ -59,6 +59,7 @@ def find_feature_load(
     problem = "no load"
     if row:
         found_id, as_of, inputs, *rest = row
+        # The as-of is read from the rows: a load without rows has none.
         raw_loads = loads_named(inputs)
         if raw_loads and as_of:
             return FeatureLoad(day, found_id, as_of, raw_loads, *rest)

@@ -88,6 +88,7 @@ def build_from(
     view = compile_view(settings, table, {"load_id": 0, "as_of": as_of})
     conn.execute(_PLANNER)
     _create_sources(conn, settings, view, knowledge)
+    # All are dropped first: a new view must not read an old one of an earlier build.
     for model in view.models:
         _drop_view(conn, model.relation)
     for model in view.models:
@@ -157,6 +158,7 @@ def _create_sources(
     loads = sorted(knowledge.load_ids)
     values = {"loads": loads, "later": knowledge.later, "day": day, "as_of": as_of}
     conn.execute(_KNOWN_VERSIONS, values)
+    # A temporary table has no statistics of its own, and every cut view joins it.
     conn.execute("analyze pg_temp.known_versions")
 
     events = {

@@ -85,6 +85,7 @@ def knows_entities(conn: Connection, spec: ModelSpec) -> bool:
     from psycopg import sql
 
     query = sql.SQL("select from ({}) k limit 0").format(_old_keys(spec))
+    # A limit of 0 rows plans the query, which proves that its relation and columns exist.
     try:
         conn.execute(query, {"days": [], "loads": []})
     except psycopg.ProgrammingError:
@@ -98,6 +99,7 @@ def past_digest(conn: Connection, spec: ModelSpec, days: Iterable[DayPlan]) -> s
 
     past = sorted({(load.partition_date, load.load_id) for day in days for load in day.past})
     partition_dates = sorted({day.partition_date for day in days} | {day for day, _ in past})
+    # The spine's relation may get newer loads, which identify entities anew: they are inputs too.
     versions: list[tuple[object, ...]] = []
     if past and spec.scoring.carry_over.key and spec.scoring.spine:
         query = sql.SQL(

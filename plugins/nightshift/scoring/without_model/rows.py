@@ -57,6 +57,8 @@ def stage_without_model(
     conn.execute(query, values)
 
 
+# Values between -1e300 and 1e300 are finite: NaN and the infinities lie outside.
+# The rank is taken over all rows of a day before the shard is cut out: shards agree on deciles.
 _STAGE = """
 insert into {predictions} (
     partition_date, load_id, shard, {key}, event_timestamp, score, probability, decile,

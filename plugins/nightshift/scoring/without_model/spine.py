@@ -91,6 +91,7 @@ def _find_features(
 ) -> SpineSource | None:
     """Return the newest published load of the feature view that is not damaged."""
     days = [day - dt.timedelta(days=age) for age in range(maximum_age + 1)]
+    # Damaged features would name too few entities, and nothing would notice.
     for record in reversed(published_records(conn, spec.features_dataset, days)):
         if not find_damage_cheaply(conn, features_target(spec), [record]):
             is_current = record.partition_date == day
@@ -107,6 +108,7 @@ def _find_list(conn: Connection, spec: ModelSpec, day: dt.date) -> SpineSource |
     spine = spec.scoring.spine
     if spine is None:
         return None
+    # Only a list whose key holds a date can be moved to another day.
     n_repeats = spine.repeat_times if spine.repeat_days and spine.day else 0
     days = [day - dt.timedelta(days=spine.repeat_days * i) for i in range(n_repeats + 1)]
     query = sql.SQL(
@@ -252,6 +254,7 @@ where (r.partition_date, r.load_id) = (
     order by p.partition_date desc limit 1
 )
 """
+# Entities with the same recurring key may repeat in the rule values: the largest counts.
 _PREPARE = """
 create temporary table prepared_spine as
 with entities as materialized (
