@@ -16,7 +16,7 @@ from dataclasses import replace
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
-from nightshift.contracts.partitions import Partition, PartitionRange
+from nightshift.contracts.partitions import PartitionRange, consecutive_ranges
 from nightshift.errors import NightshiftError
 from nightshift.failpoints import Failpoint, hit
 from nightshift.models.shap_values import METHOD
@@ -336,7 +336,7 @@ def begin_plan(
     # Only then last scores are part of the content, and their loads of its inputs.
     if past:
         inputs["past scores"] = past_digest(conn, spec, days)
-    partitions = PartitionRange(Partition(choices[0].day), Partition(choices[-1].day))
+    (partitions,) = consecutive_ranges(choice.day for choice in choices)
     # If these features turn out to have been damaged, this load proves nothing about its inputs.
     manifest = partition_write.LoadManifest(run, inputs, reads={spec.features_dataset: 0})
     write = partition_write.begin(conn, [predictions_target(spec)], partitions, manifest)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from pydantic import Field
 
-from nightshift.contracts.partitions import Partition, PartitionRange
+from nightshift.contracts.partitions import PartitionRange, consecutive_ranges
 from nightshift.contracts.yaml_document import Frozen
 from nightshift.scoring.prediction_tables import predictions_target
 from nightshift.warehouse.partition_write import PartitionWrite
@@ -88,8 +88,8 @@ class ScorePlan(Frozen):
     @property
     def partitions(self) -> PartitionRange:
         """Return the range."""
-        first, last = self.days[0], self.days[-1]
-        return PartitionRange(Partition(first.partition_date), Partition(last.partition_date))
+        (partitions,) = consecutive_ranges(day.partition_date for day in self.days)
+        return partitions
 
     @property
     def days_with_model(self) -> tuple[DayPlan, ...]:
@@ -104,11 +104,11 @@ class ScorePlan(Frozen):
     @property
     def days_by_version(self) -> dict[int, tuple[DayPlan, ...]]:
         """Return the days of each version, ordered by version."""
-        by_version: dict[int, tuple[DayPlan, ...]] = {}
-        for day in self.days:
-            if day.model_version is not None:
-                by_version[day.model_version] = (*by_version.get(day.model_version, ()), day)
-        return dict(sorted(by_version.items()))
+        versions = {day.model_version for day in self.days if day.model_version is not None}
+        return {
+            version: tuple(day for day in self.days if day.model_version == version)
+            for version in sorted(versions)
+        }
 
     @property
     def shards(self) -> list[int]:

@@ -102,7 +102,7 @@ def _create_missing(conn: Connection, spec: ModelSpec, *, replace_views: bool) -
     if not _exists(conn, SCHEMA, spec.name):
         _create_table(conn, spec)
     views = {"current": _CURRENT, "history": _HISTORY}
-    label_types = _label_column_types(conn, spec)
+    label_types = column_types(conn, "marts", spec.label.relation)
     # A wrong label in the spec must not keep predictions from being made.
     if spec.label.column in label_types:
         views["outcomes"] = _OUTCOMES
@@ -117,15 +117,15 @@ def _exists(conn: Connection, schema: str, relation: str) -> bool:
     return conn.execute(query, [schema, relation]).fetchone() == (True,)
 
 
-def _label_column_types(conn: Connection, spec: ModelSpec) -> dict[str, str]:
-    """Return PostgreSQL's type of each column of the label relation; empty if there is none."""
+def column_types(conn: Connection, schema: str, relation: str) -> dict[str, str]:
+    """Return PostgreSQL's type of each column of a relation; empty if there is no relation."""
     rows = conn.execute(
         """
         select attname, format_type(atttypid, atttypmod) from pg_attribute
-        where attrelid = to_regclass(format('marts.%%I', %s::text))
+        where attrelid = to_regclass(format('%%I.%%I', %s::text, %s::text))
             and attnum > 0 and not attisdropped
         """,
-        [spec.label.relation],
+        [schema, relation],
     )
     return dict(rows.fetchall())
 

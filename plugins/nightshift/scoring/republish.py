@@ -60,7 +60,8 @@ class PartitionRun:
     @property
     def partitions(self) -> PartitionRange:
         """Return the range."""
-        return PartitionRange(Partition(self.choices[0].day), Partition(self.choices[-1].day))
+        (partitions,) = consecutive_ranges(choice.day for choice in self.choices)
+        return partitions
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from nightshift.contracts.metrics import Task
 from nightshift.errors import SpecError
+from nightshift.scoring.prediction_tables import column_types, model_query
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,7 +38,8 @@ def check_spec(
 ) -> UnfitSpecError | None:
     """Return how a spec does not fit the dbt project, the warehouse and the suites, if so."""
     view = next((view for view in views if view.name == spec.feature_view), None)
-    problems = list(_label_problems(conn, spec))
+    required = _LABEL_COLUMNS | {spec.entity.key, spec.label.column}
+    problems = list(_missing_columns(conn, "label", "marts", spec.label.relation, required))
     if view is None:
         problems.append(f"feature_view: the dbt project has no model {spec.feature_table}")
     else:
@@ -75,25 +77,21 @@ def suite_problems(expectations_dir: Path, dataset: str) -> Iterator[str]:
 
 def _view_problems(spec: ModelSpec, view: FeatureView) -> Iterator[str]:
     """Yield the columns that the feature view lacks, or has with a wrong key or type."""
-    table, rule = spec.feature_table, spec.scoring.fallback.feature
+    table, rule, types = spec.feature_table, spec.scoring.fallback.feature, view.columns
     if view.entity_key != spec.entity.key:
         yield f"entity.key: {table} has the key {view.entity_key}, not {spec.entity.key}"
     slices = {part.column for part in spec.promotion.slices}
     groups = {part.column for part in spec.promotion.fairness}
     required = {*spec.features.names, spec.event_timestamp, rule, *slices, *groups}
-    if missing := sorted(required - view.columns.keys()):
+    missing = sorted(required - types.keys())
+    if missing:
         yield f"{table} lacks {', '.join(missing)}"
-    for name in sorted({*spec.features.numeric, rule} & view.columns.keys()):
-        if view.columns[name].lower().startswith(_NO_NUMBERS):
-            yield f"{name} is no number in {table} but {view.columns[name]}"
+    for name in sorted({*spec.features.numeric, rule} & types.keys()):
+        if types[name].lower().startswith(_NO_NUMBERS):
+            yield f"{name} is no number in {table} but {types[name]}"
     label = spec.label.column
-    if label in view.columns:
+    if label in types:
         yield f"label.column: {label} is also in {table}, the model would read the answer"
-
-
-def _label_problems(conn: Connection, spec: ModelSpec) -> Iterator[str]:
-    required = _LABEL_COLUMNS | {spec.entity.key, spec.label.column}
-    yield from _missing_columns(conn, "label", "marts", spec.label.relation, required)
 
 
 def _spine_problems(conn: Connection, spec: ModelSpec) -> Iterator[str]:
@@ -108,16 +106,11 @@ def _missing_columns(
     conn: Connection, part: str, schema: str, relation: str, required: frozenset[str]
 ) -> Iterator[str]:
     """Yield a problem if a relation of the warehouse, or a column of it, is missing."""
-    rows = conn.execute(
-        "select attname from pg_attribute"
-        " where attrelid = to_regclass(format('%%I.%%I', %s::text, %s::text))"
-        " and attnum > 0 and not attisdropped",
-        [schema, relation],
-    )
-    columns = {name for (name,) in rows}
+    columns = column_types(conn, schema, relation)
+    missing = sorted(required - columns.keys())
     if not columns:
         yield f"{part}.relation: there is no {schema}.{relation}"
-    elif missing := sorted(required - columns):
+    elif missing:
         yield f"{part}: {schema}.{relation} lacks {', '.join(missing)}"
 
 
@@ -126,19 +119,18 @@ def _rule_problems(conn: Connection, spec: ModelSpec, view: FeatureView) -> Iter
 
     The newest published features show it.
     """
-    from psycopg import sql
-
     feature = spec.scoring.fallback.feature
     if spec.task is not Task.BINARY or feature not in view.columns:
         return
     # A boolean is a probability of 0 or 1; a type that is no number is reported already.
     if view.columns[feature].lower().startswith(("boolean", *_NO_NUMBERS)):
         return
-    query = sql.SQL(
-        "select count(*) filter (where f.{column} < 0 or f.{column} > 1) from features.{table} f"
+    query = model_query(
+        spec,
+        "select count(*) filter (where f.{rule} < 0 or f.{rule} > 1) from {features} f"
         " join (select partition_date, load_id from ops.published where dataset = %s"
-        " order by partition_date desc limit 1) p using (partition_date, load_id)"
-    ).format(column=sql.Identifier(feature), table=sql.Identifier(view.table))
+        " order by partition_date desc limit 1) p using (partition_date, load_id)",
+    )
     row = conn.execute(query, [spec.features_dataset]).fetchone()
     if row and row[0]:
         yield (
