@@ -1,4 +1,4 @@
-"""A night that stepped down because the store was away is found.
+"""A partition that fell back because the store was away is found.
 
 And the champion is tried on it again.
 """
@@ -152,7 +152,7 @@ def test_the_log_says_where_the_champion_broke_and_quotes_no_value(
 def test_no_model_is_blamed_when_the_warehouse_stops(
     registry, warehouse, scoring_settings, spec, monkeypatch
 ):
-    """The ladder has no step that needs no warehouse.
+    """Every step of the fallback chain needs the warehouse.
 
     The try fails with the warehouse's own code and is repeated.
     """

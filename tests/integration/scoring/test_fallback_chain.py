@@ -1,6 +1,6 @@
 """champion, previous champion, the last score aged, the rule.
 
-One step down at a time, and each row says which.
+One step at a time, and each row names its step.
 """
 
 from __future__ import annotations
