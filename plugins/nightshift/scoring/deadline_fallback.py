@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from nightshift.contracts.model_spec import ModelSpec
     from nightshift.contracts.partitions import Partition
     from nightshift.contracts.run import RunContext
-    from nightshift.scoring.without_model.last_score import SpineRelation
     from nightshift.settings import Settings
     from nightshift.warehouse.connection import Connection
 
@@ -203,7 +202,6 @@ class _LastStep:
     spec: ModelSpec
     partition: Partition
     source: SpineSource
-    spine: SpineRelation
     day: DayPlan
     run: RunContext
 
@@ -221,7 +219,7 @@ def _plan_last_step(
         spec = spec.model_copy(update={"scoring": scoring})
     source = find_spine(conn, spec, partition)
     past = past_scores(conn, spec, [partition.day]).get(partition.day, ())
-    spine = prepare_spine(conn, spec, partition, source, past)
+    prepare_spine(conn, spec, partition, source, past)
     day = DayPlan(
         partition_date=partition.day,
         feature_load_id=source.load_id,
@@ -229,7 +227,7 @@ def _plan_last_step(
         score_source_reason=source.reason(reason),
         past=past,
     )
-    return _LastStep(spec, partition, source, spine, day, run)
+    return _LastStep(spec, partition, source, day, run)
 
 
 def _stage(conn: Connection, job: _LastStep) -> ScorePlan:
@@ -248,8 +246,8 @@ def _stage(conn: Connection, job: _LastStep) -> ScorePlan:
     plan = ScorePlan(load_id=write.load_id, n_shards=1, days=(day,))
     # The temporary table of last scores lives as long as this transaction.
     with conn.transaction():
-        stage_without_model(conn, spec, plan, 0, job.run, job.spine)
-    refuse_incomplete(conn, spec, plan, job.spine)
+        stage_without_model(conn, spec, plan, 0, job.run, is_prepared=True)
+    refuse_incomplete(conn, spec, plan, is_prepared=True)
     partition_write.audit(conn, write)
     return plan
 

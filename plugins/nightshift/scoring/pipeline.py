@@ -30,7 +30,7 @@ from nightshift.scoring.row_checks import pass_gate, refuse_damaged_features, re
 from nightshift.scoring.scorer import ChampionBrokenError
 from nightshift.scoring.shard import ShardJob, stage_shard
 from nightshift.scoring.version_choice import VersionChooser
-from nightshift.scoring.without_model.last_score import feature_spine, past_digest, past_scores
+from nightshift.scoring.without_model.last_score import past_digest, past_scores
 from nightshift.warehouse import partition_write
 from nightshift.warehouse.cancel_attempts import end_older_attempts
 from nightshift.warehouse.connection import connect, lose
@@ -215,7 +215,7 @@ def _audit(conn: Connection, spec: ModelSpec, plan: ScorePlan, write: PartitionW
     # The checks scan rows that were just written: the planner must know of them.
     partition_write.refresh_grown(conn, write)
     refuse_damaged_features(conn, spec, plan)
-    refuse_incomplete(conn, spec, plan, feature_spine(spec))
+    refuse_incomplete(conn, spec, plan)
     partition_write.audit(conn, write)
 
 

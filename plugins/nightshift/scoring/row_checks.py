@@ -6,15 +6,17 @@ from typing import TYPE_CHECKING
 
 from nightshift.errors import AuditError
 from nightshift.scoring.prediction_tables import SCHEMA, model_query
+from nightshift.scoring.without_model.last_score import spine_relation
 from nightshift.training.feature_query import features_target
 from nightshift.warehouse import partition_write
 from nightshift.warehouse.damage import DamagedInputError, published_records, refuse_damaged
 
 if TYPE_CHECKING:
+    from psycopg import sql
+
     from nightshift.contracts.model_spec import ModelSpec
     from nightshift.contracts.run import RunContext
     from nightshift.scoring.plan import ScorePlan
-    from nightshift.scoring.without_model.last_score import SpineRelation
     from nightshift.settings import Settings
     from nightshift.warehouse.connection import Connection
 
@@ -60,14 +62,16 @@ def refuse_damaged_features(conn: Connection, spec: ModelSpec, plan: ScorePlan) 
 
 
 def refuse_incomplete(
-    conn: Connection, spec: ModelSpec, plan: ScorePlan, spine: SpineRelation
+    conn: Connection, spec: ModelSpec, plan: ScorePlan, *, is_prepared: bool = False
 ) -> None:
-    """Refuse the load unless it has exactly one valid row per row of the spine.
+    """Refuse the load unless it has exactly one valid row per entity.
+
+    The entities are those of the feature loads or, with ``is_prepared``, of ``prepare_spine``.
 
     Raises:
         IncompletePredictionsError: It has not.
     """
-    problems = _find_problems(conn, spec, plan, spine)
+    problems = _find_problems(conn, spec, plan, spine_relation(spec, is_prepared=is_prepared))
     if not problems:
         return
     summary = "; ".join(problems[:_MAX_SHOWN])
@@ -82,7 +86,7 @@ def refuse_incomplete(
 
 
 def _find_problems(
-    conn: Connection, spec: ModelSpec, plan: ScorePlan, spine: SpineRelation
+    conn: Connection, spec: ModelSpec, plan: ScorePlan, spine: sql.Identifier
 ) -> list[str]:
     values = {
         "days": [day.partition_date for day in plan.days],
@@ -97,11 +101,9 @@ def _find_problems(
         # hash join takes a second.
         conn.execute("set local enable_nestloop = off")
         # One scan of each side shows that they agree. Only a difference pays for the join.
-        if conn.execute(model_query(spec, _AGREE, features=spine.relation), values).fetchone() == (
-            True,
-        ):
+        if conn.execute(model_query(spec, _AGREE, features=spine), values).fetchone() == (True,):
             return []
-        cursor = conn.execute(model_query(spec, _COMPARE, features=spine.relation), values)
+        cursor = conn.execute(model_query(spec, _COMPARE, features=spine), values)
         _, *checks = [column.name.replace("_", " ") for column in cursor.description or []]
         rows = cursor.fetchall()
     problems = []

@@ -17,7 +17,6 @@ from nightshift.scoring.feature_rows import in_key_order, shard_query
 from nightshift.scoring.prediction_tables import SCHEMA, model_query
 from nightshift.scoring.scorer import ChampionBrokenError, Scorer
 from nightshift.scoring.version_choice import LOADING_SECONDS, load_version
-from nightshift.scoring.without_model.last_score import feature_spine
 from nightshift.scoring.without_model.rows import stage_without_model
 from nightshift.warehouse.arrow_io import stream_arrow
 from nightshift.warehouse.copy_stream import append_stream
@@ -96,8 +95,7 @@ def _stage_days_without_model(conn: Connection, job: ShardJob) -> None:
         return
     with conn.transaction():
         if _clear_rows(conn, job, days):
-            spine = feature_spine(job.spec)
-            stage_without_model(conn, job.spec, job.plan, job.shard, job.run, spine)
+            stage_without_model(conn, job.spec, job.plan, job.shard, job.run)
 
 
 def _clear_rows(transaction: Transaction, job: ShardJob, days: Sequence[DayPlan]) -> bool:

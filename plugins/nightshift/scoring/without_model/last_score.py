@@ -9,7 +9,6 @@ import datetime as dt
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
@@ -23,24 +22,13 @@ if TYPE_CHECKING:
     from nightshift.warehouse.connection import Connection
 
 
-@dataclass(frozen=True)
-class SpineRelation:
-    """The relation of the rows to predict for.
-
-    Attributes:
-        relation: The feature view's table, or ``prepare_spine``'s table of the same shape.
-        is_prepared: Whether it has the column ``recurring`` already.
-    """
-
-    relation: sql.Composable
-    is_prepared: bool = False
-
-
-def feature_spine(spec: ModelSpec) -> SpineRelation:
-    """Return the feature view's table as the spine."""
+def spine_relation(spec: ModelSpec, *, is_prepared: bool) -> sql.Identifier:
+    """Return the rows to predict for: the feature view's table, or the one of ``prepare_spine``."""
     from psycopg import sql
 
-    return SpineRelation(sql.Identifier("features", spec.feature_table))
+    if is_prepared:
+        return sql.Identifier("pg_temp", "prepared_spine")
+    return sql.Identifier("features", spec.feature_table)
 
 
 def past_scores(
@@ -111,7 +99,7 @@ def past_digest(conn: Connection, spec: ModelSpec, days: Iterable[DayPlan]) -> s
 
 
 def fill_last_scores(
-    conn: Connection, spec: ModelSpec, days: Sequence[DayPlan], spine: SpineRelation
+    conn: Connection, spec: ModelSpec, days: Sequence[DayPlan], *, is_prepared: bool
 ) -> None:
     """Create the temporary table ``last_scores``, within the caller's transaction.
 
@@ -129,7 +117,7 @@ def fill_last_scores(
     from_days = [load.partition_date for _, load in loads]
     from_loads = [load.load_id for _, load in loads]
     partition_dates = [day for day, _ in loads]
-    old_keys, new_keys = _old_keys(spec), _new_keys(spec, spine)
+    old_keys, new_keys = _old_keys(spec), _new_keys(spec, is_prepared=is_prepared)
     query = model_query(spec, _FILL, old_keys=old_keys, new_keys=new_keys)
     values = {
         "partition_dates": partition_dates,
@@ -179,9 +167,10 @@ def _old_keys(spec: ModelSpec) -> sql.Composed:
     return model_query(spec, query, columns=columns, relation=relation, dataset=dataset)
 
 
-def _new_keys(spec: ModelSpec, spine: SpineRelation) -> sql.Composable:
+def _new_keys(spec: ModelSpec, *, is_prepared: bool) -> sql.Composable:
     """Return the query of ``partition_date, entity, recurring`` of the rows to predict for."""
-    if spine.is_prepared:
+    # A prepared spine has the recurring key as a column.
+    if is_prepared:
         query = "select s.partition_date, s.{key} as entity, s.recurring from {spine} s"
     elif spec.scoring.carry_over.key:
         query = "select k.partition_date, k.entity, k.recurring from keys k"
@@ -190,7 +179,7 @@ def _new_keys(spec: ModelSpec, spine: SpineRelation) -> sql.Composable:
             "select s.partition_date, s.{key} as entity, s.{key} as recurring from {spine} s"
             " where s.partition_date = any(%(partition_dates)s)"
         )
-    return model_query(spec, query, spine=spine.relation)
+    return model_query(spec, query, spine=spine_relation(spec, is_prepared=is_prepared))
 
 
 _EMPTY = """

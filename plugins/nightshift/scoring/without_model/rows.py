@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from nightshift.models.calibration import EDGE
 from nightshift.scoring.feature_rows import shard_condition
 from nightshift.scoring.prediction_tables import model_query
-from nightshift.scoring.without_model.last_score import SpineRelation, fill_last_scores
+from nightshift.scoring.without_model.last_score import fill_last_scores, spine_relation
 
 if TYPE_CHECKING:
     from nightshift.contracts.model_spec import ModelSpec
@@ -25,7 +25,8 @@ def stage_without_model(
     plan: ScorePlan,
     shard: int,
     run: RunContext,
-    spine: SpineRelation,
+    *,
+    is_prepared: bool = False,
 ) -> None:
     """Stage one shard's rows of the plan's days without a model, in the caller's transaction.
 
@@ -33,13 +34,14 @@ def stage_without_model(
     entity with a last score gets that score, moved towards the rule's by half of the difference in
     each half-life: with age this step becomes the rule. A binary score of the rule counts as the
     probability, and stays inside of 0 to 1 as a champion's does. Deciles are taken within the
-    partition.
+    partition. With ``is_prepared``, the rows to predict for are those of ``prepare_spine``.
     """
     days = plan.days_without_model
-    fill_last_scores(conn, spec, days, spine)
+    fill_last_scores(conn, spec, days, is_prepared=is_prepared)
     rule, threshold = spec.scoring.fallback, spec.positive_threshold
     is_in_shard = shard_condition(spec, plan.n_shards, shard)
-    query = model_query(spec, _STAGE, features=spine.relation, is_in_shard=is_in_shard)
+    spine = spine_relation(spec, is_prepared=is_prepared)
+    query = model_query(spec, _STAGE, features=spine, is_in_shard=is_in_shard)
     values = {
         "days": [day.partition_date for day in days],
         "feature_loads": [day.feature_load_id for day in days],

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from nightshift.errors import NightshiftError
 from nightshift.scoring.prediction_tables import model_query
-from nightshift.scoring.without_model.last_score import SpineRelation, recurring_key
+from nightshift.scoring.without_model.last_score import recurring_key, spine_relation
 from nightshift.training.feature_query import features_target
 from nightshift.warehouse.damage import find_damage_cheaply, published_records
 
@@ -132,7 +132,7 @@ def prepare_spine(
     partition: Partition,
     source: SpineSource,
     past: tuple[PastScores, ...],
-) -> SpineRelation:
+) -> None:
     """Create the temporary table ``prepared_spine``: entities with their last known rule value.
 
     It has the shape of the feature view. ``as_of`` is not before anything that is used: the list,
@@ -140,7 +140,7 @@ def prepare_spine(
     """
     from psycopg import sql
 
-    relation = sql.Identifier("pg_temp", "prepared_spine")
+    relation = spine_relation(spec, is_prepared=True)
     conn.execute(sql.SQL("drop table if exists {}").format(relation))
     entities, rule_values = _entities(spec, partition, source), _rule_values(spec)
     query = model_query(spec, _PREPARE, entities=entities, rule_values=rule_values)
@@ -155,7 +155,6 @@ def prepare_spine(
         "past_loads": [load.load_id for load in past],
     }
     conn.execute(query, values)
-    return SpineRelation(relation, is_prepared=True)
 
 
 def _entities(spec: ModelSpec, partition: Partition, source: SpineSource) -> sql.Composed:
