@@ -226,7 +226,7 @@ def predict_only(settings: Settings, home: Path) -> dict[str, Any]:
 
 def champion(settings: Settings) -> TrainedModel:
     """Return the model as scoring loads it."""
-    from nightshift.scoring.champion import load_version
+    from nightshift.scoring.version_choice import load_version
     from nightshift.warehouse.connection import connect
 
     with connect(settings, "bench") as conn:
@@ -294,9 +294,8 @@ def pandas_script(settings: Settings) -> dict[str, Any]:
 
 def ours(settings: Settings, engine: str, reasons: int) -> dict[str, Any]:
     """Score and publish the night, and compare every published score with LightGBM's."""
-    from nightshift.scoring.batch_scorer import begin, score_shard
+    from nightshift.scoring.pipeline import begin, publish, score_shard
     from nightshift.scoring.prediction_tables import ensure_prediction_relations
-    from nightshift.scoring.publication import publish
     from nightshift.warehouse.connection import connect
 
     spec, run = make_spec(engine, reasons), RunContext(f"bench/{engine}", 1, "bench")

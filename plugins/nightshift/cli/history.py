@@ -140,8 +140,8 @@ def score(
 ) -> None:
     """Score and publish a range of partitions as their nights would, or by a version that you name, and say who scored."""
     from nightshift.contracts.model_spec import load_spec
-    from nightshift.scoring.champion import PinnedVersion
-    from nightshift.scoring.publication import score as score_range
+    from nightshift.scoring.pipeline import score as score_range
+    from nightshift.scoring.version_choice import PinnedVersion
 
     settings, partitions = load_settings(), PartitionRange.of(first, last or None)
     run = RunContext(f"score__{model}/{partitions}", actor=f"cli:{getpass.getuser()}")

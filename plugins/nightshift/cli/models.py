@@ -15,7 +15,7 @@ from nightshift.settings import load_settings
 
 if TYPE_CHECKING:
     from nightshift.registry.rollback import Succession
-    from nightshift.scoring.republish import RepairPlan
+    from nightshift.scoring.republish import RollbackPlan
 
 _WORDS = {
     "first": "first champion",
@@ -99,12 +99,11 @@ def rollback(
     )
 
 
-def _show(plan: RepairPlan) -> None:
+def _show(plan: RollbackPlan) -> None:
     say(
         f"Version {plan.version} loads, passes its guard and scores; it serves from {plan.since} on."
     )
     say(f"{plan.n_partitions} published partition(s) to repair:")
-    for stretch in plan.stretches:
-        say(
-            f"  {stretch.partitions}: {'from kept loads' if stretch.kept else 'to be scored again'}"
-        )
+    for partition_run in plan.partition_runs:
+        how = "from kept loads" if partition_run.reusable_loads else "to be scored again"
+        say(f"  {partition_run.partitions}: {how}")

@@ -17,8 +17,8 @@ from nightshift.settings import load_settings
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from nightshift.redo.execution import RedoResult
-    from nightshift.redo.plan import Plan
+    from nightshift.reprocess.execution import ReprocessResult
+    from nightshift.reprocess.plan import ReprocessPlan
 
 _SHOWN = 40
 _HASH_LENGTH = 12
@@ -52,7 +52,8 @@ def redo(
     Exits with 1 when something was left.
     """
     from nightshift.contracts.datasets import load_contract
-    from nightshift.redo.plan import Scope, make_plan
+    from nightshift.reprocess.plan import make_plan
+    from nightshift.reprocess.scope import Scope
     from nightshift.warehouse.connection import connect
 
     settings = load_settings()
@@ -64,7 +65,7 @@ def redo(
     print_plan(found)
     if plan or found.is_empty:
         return
-    from nightshift.redo.execution import redo as do_again
+    from nightshift.reprocess.execution import reprocess as do_again
 
     say("")
     result = do_again(
@@ -82,12 +83,12 @@ def _day(key: str) -> dt.date | None:
     return Partition.parse(key).day if key else None
 
 
-def print_plan(plan: Plan) -> None:
+def print_plan(plan: ReprocessPlan) -> None:
     """Print holes, late arrivals, and the partitions to do again in their order, each with its reason."""
-    say(f"holes: {len(plan.holes)} drop(s) that upstream still owes")
+    say(f"holes: {len(plan.missing_drops)} drop(s) that upstream still owes")
     _table(
         ("dataset", "day", "there is", "nights that wait"),
-        [(h.dataset, str(h.day), h.why, str(h.n_nights)) for h in plan.holes],
+        [(d.dataset, str(d.day), d.status, str(d.n_waiting)) for d in plan.missing_drops],
     )
     say(f"late arrivals: {len(plan.late)} drop(s) that landed and are not in")
     _table(
@@ -114,7 +115,7 @@ def _table(headers: Sequence[str], rows: Sequence[tuple[str, ...]]) -> None:
         say(f"… and {len(rows) - _SHOWN} more")
 
 
-def print_result(result: RedoResult) -> None:
+def print_result(result: ReprocessResult) -> None:
     """Print what readers see changed, with the hashes before and after, and what was left."""
     say(f"\n{result.n_done} partition(s) done again, {len(result.changes)} changed for readers")
     rows = [

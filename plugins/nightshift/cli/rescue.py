@@ -22,7 +22,7 @@ def rescue(
     ] = "",
 ) -> None:
     """Publish the best possible predictions of a night unless it is published; harmless as often as you like."""
-    from nightshift.scoring.deadline_fallback import rescue as look
+    from nightshift.scoring.deadline_fallback import publish_by_deadline as look
     from nightshift.warehouse.connection import connect
     from nightshift.warehouse.control_tables.last_good_specs import spec_for_rescue
 

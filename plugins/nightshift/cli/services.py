@@ -169,7 +169,7 @@ def status() -> None:
 def _night_notices() -> list[str]:
     """Return what a healthy stack does not tell: nights below the champion, and runs that wait for upstream."""
     from nightshift.contracts.model_spec import load_specs
-    from nightshift.scoring.degraded import degraded_nights
+    from nightshift.scoring.degraded import degraded_partitions
     from nightshift.warehouse.connection import connect
     from nightshift.warehouse.control_tables.waiting_tasks import waiting_tasks
 
@@ -179,7 +179,7 @@ def _night_notices() -> list[str]:
             nights = [
                 night
                 for spec in load_specs(settings.models_dir).values()
-                for night in degraded_nights(conn, spec)
+                for night in degraded_partitions(conn, spec)
             ]
             waiting = [str(task.describe()) for task in waiting_tasks(conn)]
         return [*(str(night.describe()) for night in nights), *waiting]

@@ -34,7 +34,7 @@ from nightshift.quality.profiles import LoadTable, scan_load
 from nightshift.quality.sketches.bin_counts import BinCounter
 from nightshift.registry.model_versions import find_version, load_model
 from nightshift.registry.promotion import champion_for
-from nightshift.scoring.batch_scorer import predictions_target
+from nightshift.scoring.prediction_tables import predictions_target
 from nightshift.training.feature_query import features_target
 from nightshift.training.training_set import find_training_set, read_rows
 from nightshift.warehouse.control_tables.retrain_requests import requested_days

@@ -21,7 +21,7 @@ from nightshift.contracts.model_spec import load_specs
 from nightshift.errors import NightshiftError, stack_of
 from nightshift.orchestration.task_scope import ended_when_overdue
 from nightshift.orchestration.task_tries import UNCOUNTED
-from nightshift.scoring.degraded import better_choice, degraded_nights
+from nightshift.scoring.degraded import better_choice, degraded_partitions
 from nightshift.settings import load_settings
 from nightshift.warehouse.connection import connect
 
@@ -173,7 +173,7 @@ def improvable_scorings(settings: Settings, conn: Connection) -> list[Rerun]:
 def _improvable(settings: Settings, conn: Connection, spec: ModelSpec) -> list[Rerun]:
     found: list[Rerun] = []
     now, dag_id = dt.datetime.now(dt.UTC), f"score__{spec.name}"
-    for night in degraded_nights(conn, spec):
+    for night in degraded_partitions(conn, spec):
         run_id = _newest_run(conn, dag_id, night.partition.day)
         may_run = run_id is not None and _may_rerun(conn, dag_id, night.partition.day)
         if (

@@ -45,7 +45,7 @@ def rescue_by_last_good_spec(model: str) -> dict[str, Any]:
 
 def _rescue(scope: TaskScope, spec: ModelSpec) -> dict[str, Any]:
     """Look, and rescue; a scoring that has just begun may finish while more than half of the time until the deadline is left."""
-    from nightshift.scoring.deadline_fallback import rescue
+    from nightshift.scoring.deadline_fallback import publish_by_deadline
 
     patience = dt.timedelta(minutes=spec.scoring.rescue_minutes_before_deadline / 2)
     may_wait = dt.datetime.now(dt.UTC) < spec.deadline_of(scope.partition) - patience
@@ -53,7 +53,7 @@ def _rescue(scope: TaskScope, spec: ModelSpec) -> dict[str, Any]:
         # A try that died before our code has hung in no model: it must not make the rescue skip
         # one.
         attempt = scope.n_failed + 1
-        found = rescue(
+        found = publish_by_deadline(
             scope.settings, spec, scope.partition, scope.run, may_wait=may_wait, attempt=attempt
         )
     if found.load_id is None:

@@ -58,11 +58,11 @@ def plan_repair() -> dict[str, Any]:
             plan.version,
             plan.since,
         )
-        for stretch in plan.stretches:
+        for partition_run in plan.partition_runs:
             logger.info(
                 "To repair: %s, %s",
-                stretch.partitions,
-                "from kept loads" if stretch.kept else "to be scored again",
+                partition_run.partitions,
+                "from kept loads" if partition_run.reusable_loads else "to be scored again",
             )
         return {"version": plan.version, "since": plan.since.key, "n_partitions": plan.n_partitions}
 

@@ -220,7 +220,7 @@ def _claims(published: Iterable[PublishedLoad]) -> dict[str, int]:
 
 def begin_scoring(model: str) -> dict[str, Any]:
     """Choose and verify the model, and begin the write; return the plan."""
-    from nightshift.scoring.batch_scorer import begin
+    from nightshift.scoring.pipeline import begin
 
     with task_scope() as scope:
         plan = begin(scope.settings, scope.spec(model), scope.partitions, scope.run)
@@ -237,7 +237,7 @@ def shards_of(plan: dict[str, Any]) -> list[int]:
 
 def score_shard(model: str, plan: dict[str, Any], shard: int) -> int:
     """Score one shard into the begun write; return its rows."""
-    from nightshift.scoring.batch_scorer import score_shard as score
+    from nightshift.scoring.pipeline import score_shard as score
     from nightshift.scoring.plan import ScorePlan
 
     with task_scope() as scope:
@@ -254,13 +254,9 @@ def publish_predictions(model: str, plan: dict[str, Any]) -> dict[str, Any]:
     an attempt that published nothing, or whose published rows have vanished is given up: this task
     then does all of the scoring itself. What a newer attempt has published is the night's result.
     """
+    from nightshift.scoring.pipeline import has_successor, publish, score
     from nightshift.scoring.plan import ScorePlan
-    from nightshift.scoring.publication import (
-        IncompletePredictionsError,
-        has_successor,
-        publish,
-        score,
-    )
+    from nightshift.scoring.row_checks import IncompletePredictionsError
 
     with task_scope() as scope:
         spec = scope.spec(model)

@@ -10,7 +10,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from nightshift.errors import NightshiftError
-from nightshift.scoring.plan import MODEL_MADE
+from nightshift.scoring.plan import MODEL_STEPS
 from nightshift.transformation.feature_manifest import (
     FeatureLoad,
     OriginLostError,
@@ -98,7 +98,7 @@ def sample_predictions(
         " order by hashtextextended(t.{key} || t.partition_date::text || t.load_id::text, %s), t.{key}, t.load_id limit %s"
     )
     day = partition.day if partition else None
-    found = _select(conn, spec, condition, [list(MODEL_MADE), day, day, seed, n])
+    found = _select(conn, spec, condition, [list(MODEL_STEPS), day, day, seed, n])
     if not found:
         raise NoPredictionError(
             f"No model has made a published prediction of {spec.name}.", todo="Score a night first."

@@ -13,8 +13,8 @@ from nightshift.errors import NightshiftError
 from nightshift.models.shapley.shap_values import METHOD
 from nightshift.provenance.predictions import VALUES, Prediction, feature_loads, reason_methods
 from nightshift.provenance.rebuild import Row, rebuild_rows
-from nightshift.scoring.champion import load_version
 from nightshift.scoring.scorer import score_rows
+from nightshift.scoring.version_choice import load_version
 from nightshift.training.feature_query import select_rows
 from nightshift.transformation.feature_manifest import FeatureLoad
 from nightshift.warehouse.connection import connect

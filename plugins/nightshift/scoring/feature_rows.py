@@ -1,10 +1,8 @@
-"""Read the rows to predict for: whole loads of the feature view, by shard."""
+"""Read the rows to predict for: published loads of the feature view, by shard."""
 
 from __future__ import annotations
 
-import datetime as dt
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nightshift.errors import NightshiftError
@@ -21,9 +19,10 @@ if TYPE_CHECKING:
     from nightshift.scoring.plan import DayPlan, ScorePlan
     from nightshift.settings import Settings
     from nightshift.warehouse.connection import Connection
+    from nightshift.warehouse.damage import LoadRecord
 
 SAMPLE_ROWS = 1_000
-"""Rows on which a champion shows that it works before a shard relies on it."""
+"""Rows of a model's trial."""
 
 
 class FeaturesMissingError(NightshiftError):
@@ -32,74 +31,65 @@ class FeaturesMissingError(NightshiftError):
     code = "NS-SCORE-003"
 
 
-@dataclass(frozen=True)
-class FeatureLoad:
-    """The published load of the feature view for one partition."""
-
-    partition_date: dt.date
-    load_id: int
-    content_hash: str
-    n_rows: int
-
-
 def published_features(
     conn: Connection, spec: ModelSpec, partitions: PartitionRange
-) -> list[FeatureLoad]:
-    """Return the load of each partition that readers see now, in order.
+) -> list[LoadRecord]:
+    """Return the published load of the feature view for each partition, in order.
 
     Raises:
         FeaturesMissingError: A partition has none.
-        DamagedInputError: Its rows are not what was published.
+        DamagedInputError: Its rows differ from what was published.
     """
-    records = published_records(conn, spec.features_dataset, partitions.days)
-    missing = sorted(set(partitions.days) - {record.partition_date for record in records})
+    loads = published_records(conn, spec.features_dataset, partitions.days)
+    missing = sorted(set(partitions.days) - {load.partition_date for load in loads})
     if missing:
         raise FeaturesMissingError(
-            f"The feature view {spec.feature_view} is not published for {len(missing)} of {len(partitions)} partition(s).",
+            f"The feature view {spec.feature_view} is not published for"
+            f" {len(missing)} of {len(partitions)} partition(s).",
             expected=f"all of {partitions}",
             got=f"none for {', '.join(map(str, missing[:5]))}",
             todo="Run `transform` for them first.",
         )
-    refuse_damaged(conn, features_target(spec), records)
-    return [
-        FeatureLoad(record.partition_date, record.load_id, record.content_hash, record.n_rows or 0)
-        for record in records
-    ]
+    refuse_damaged(conn, features_target(spec), loads)
+    return loads
 
 
 def shard_query(
     spec: ModelSpec, plan: ScorePlan, days: Sequence[DayPlan], shard: int, features: Sequence[str]
 ) -> sql.Composed:
-    """Return the query of one shard's rows of some days, in no order, from the loads that the plan names.
+    """Return the query of one shard's feature rows of some days, in no order.
 
     It selects ``partition_date``, the entity's key, the event timestamp, ``as_of`` and the
     features.
     """
     from psycopg import sql
 
-    loads = sql.SQL(", ").join(
-        sql.SQL("({}::date, {})").format(
-            sql.Literal(d.partition_date), sql.Literal(d.feature_load_id)
-        )
-        for d in days
-    )
-    condition = sql.SQL("(partition_date, load_id) in ({})").format(loads)
+    loads = [_load_literal(day.partition_date, day.feature_load_id) for day in days]
+    condition = sql.SQL("(partition_date, load_id) in ({})").format(sql.SQL(", ").join(loads))
+    # Hashing every key costs time, and one shard has all of them.
     if plan.n_shards > 1:
         condition += sql.SQL(" and ") + shard_condition(spec, plan.n_shards, shard)
     return select_rows(spec, features, condition, is_ordered=False)
 
 
 def read_sample(
-    settings: Settings, spec: ModelSpec, load: FeatureLoad, features: Sequence[str]
+    settings: Settings, spec: ModelSpec, load: LoadRecord, features: Sequence[str]
 ) -> pa.Table:
-    """Return some rows of one load, with the columns of ``shard_query``; which ones may differ: an order would read the whole load."""
+    """Return up to ``SAMPLE_ROWS`` rows of one load, with the columns of ``shard_query``."""
     from psycopg import sql
 
-    condition = sql.SQL("partition_date = {}::date and load_id = {}").format(
-        sql.Literal(load.partition_date), sql.Literal(load.load_id)
+    # Any rows serve: an order would read the complete load.
+    condition = sql.SQL("(partition_date, load_id) = {}").format(
+        _load_literal(load.partition_date, load.load_id)
     )
     rows = select_rows(spec, features, condition, is_ordered=False)
     return read_arrow(settings, rows + sql.SQL(" limit {}").format(sql.Literal(SAMPLE_ROWS)))
+
+
+def _load_literal(day: object, load_id: int) -> sql.Composed:
+    from psycopg import sql
+
+    return sql.SQL("({}::date, {})").format(sql.Literal(day), sql.Literal(load_id))
 
 
 def shard_condition(spec: ModelSpec, n_shards: int, shard: int) -> sql.Composed:
@@ -112,14 +102,17 @@ def shard_condition(spec: ModelSpec, n_shards: int, shard: int) -> sql.Composed:
 
 
 def in_key_order(spec: ModelSpec, rows: pa.RecordBatch) -> pa.RecordBatch:
-    """Return a batch ordered by partition and key: neighbours in the index are then stored together, in a third of the time."""
+    """Return a batch ordered by partition and key.
+
+    Neighbours in the index are then stored together: the write takes a third of the time.
+    """
     import pyarrow.compute as pc
 
-    key = rows.column(spec.entity.key)
-    day = rows.column("partition_date")
+    day, key = rows.column("partition_date"), rows.column(spec.entity.key)
+    n_pairs = max(len(rows) - 1, 0)
     is_ordered = pc.and_(
-        pc.less_equal(day.slice(0, max(len(day) - 1, 0)), day.slice(1)),
-        pc.less(key.slice(0, max(len(key) - 1, 0)), key.slice(1)),
+        pc.less_equal(day.slice(0, n_pairs), day.slice(1)),
+        pc.less(key.slice(0, n_pairs), key.slice(1)),
     )
     if pc.all(is_ordered).as_py() is not False:
         return rows

@@ -1,40 +1,48 @@
-"""What one scoring run will do, fixed before its first shard starts and carried between tasks as plain JSON."""
+"""The plan of one scoring run: which step of the fallback chain scores each partition.
+
+It is fixed before the first shard starts, and tasks pass it on as plain JSON.
+"""
 
 from __future__ import annotations
 
 import datetime as dt
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 from pydantic import Field
 
-from nightshift.contracts.partitions import Partition, PartitionRange
+from nightshift.contracts.partitions import PartitionRange, consecutive_ranges
 from nightshift.contracts.yaml_document import Frozen
-from nightshift.warehouse.partition_write import PartitionWrite, Target
+from nightshift.scoring.prediction_tables import predictions_target
+from nightshift.warehouse.partition_write import PartitionWrite
+
+if TYPE_CHECKING:
+    from nightshift.contracts.model_spec import ModelSpec
 
 ScoreSource = Literal[
     "champion", "named_version", "previous_champion", "carried_over", "fallback_rule"
 ]
-"""The steps of the ladder, the best first. ``named_version`` is none: a person asked for it, and
-only the champion is better.
+"""A step of the fallback chain, as the column ``score_source`` names it.
 
+``named_version`` is a version that a person requested; only the champion ranks above it.
+``carried_over`` is the last score of the same entity, aged.
 Source: docs/adr/0015-always-on-time.md.
 """
-LADDER: tuple[ScoreSource, ...] = (
-    "champion",
-    "named_version",
-    "previous_champion",
-    "carried_over",
-    "fallback_rule",
-)
-MODEL_MADE: tuple[ScoreSource, ...] = LADDER[:3]
+FALLBACK_CHAIN: tuple[ScoreSource, ...] = get_args(ScoreSource)
+"""All steps, the best first."""
+MODEL_STEPS: tuple[ScoreSource, ...] = ("champion", "named_version", "previous_champion")
+
+
+def is_downgrade(step: ScoreSource, from_step: ScoreSource) -> bool:
+    """Return whether a step stands below another one in the fallback chain."""
+    return FALLBACK_CHAIN.index(step) > FALLBACK_CHAIN.index(from_step)
 
 
 class PastScores(Frozen):
-    """A published load of an earlier night whose scores may be carried over.
+    """A published load of an earlier partition whose scores serve as last scores.
 
     Attributes:
         partition_date: Its partition.
-        load_id: Its load; a newer one that is published meanwhile is not read.
+        load_id: Its load; a newer one that is published later is not read.
     """
 
     partition_date: dt.date
@@ -42,16 +50,16 @@ class PastScores(Frozen):
 
 
 class DayPlan(Frozen):
-    """Who scores one partition, on which load of its features.
+    """The plan of one partition: what scores it, and from which load of its features.
 
     Attributes:
         partition_date: The partition.
-        feature_load_id: The load of the feature view; a newer one that is published meanwhile is
-            not read.
-        model_version: The version that scores; None below the ladder's model steps.
-        score_source: The step; ``carried_over`` leaves rows without an old score to the rule.
-        score_source_reason: Why not a better step; None for a champion.
-        past: Where old scores are taken from, the newest first.
+        feature_load_id: The load of the feature view; a newer one that is published later is not
+            read.
+        model_version: The version that scores; None for the steps without a model.
+        score_source: The step; with ``carried_over``, rows without a last score get the rule's.
+        score_source_reason: Why no better step scores; None for a champion.
+        past: Where last scores are taken from, the newest first.
     """
 
     partition_date: dt.date
@@ -63,14 +71,13 @@ class DayPlan(Frozen):
 
 
 class ScorePlan(Frozen):
-    """The plan of a range of partitions; ``model_dump(mode="json")`` and ``model_validate`` carry it.
+    """The plan of a range of partitions; ``model_dump(mode="json")`` makes it JSON.
 
     Attributes:
-        load_id: The write's load.
+        load_id: The load of the write.
         n_shards: Shards are 0 to ``n_shards - 1``, split by a hash of the entity's key.
-        days: One per partition, in order.
-        broken: Versions that broke in this run although they were tried, and why; nobody asks them
-            again.
+        days: One plan per partition, in order.
+        broken: Versions that failed in this run, with the reason; they are not tried again.
     """
 
     load_id: int
@@ -81,29 +88,33 @@ class ScorePlan(Frozen):
     @property
     def partitions(self) -> PartitionRange:
         """Return the range."""
-        return PartitionRange(
-            Partition(self.days[0].partition_date), Partition(self.days[-1].partition_date)
-        )
+        (partitions,) = consecutive_ranges(day.partition_date for day in self.days)
+        return partitions
+
+    @property
+    def days_with_model(self) -> tuple[DayPlan, ...]:
+        """Return the days that a model scores."""
+        return tuple(day for day in self.days if day.model_version is not None)
 
     @property
     def days_without_model(self) -> tuple[DayPlan, ...]:
-        """Return the days that no model scores: old scores and the fallback rule do."""
+        """Return the days that last scores and the fallback rule score."""
         return tuple(day for day in self.days if day.model_version is None)
 
     @property
     def days_by_version(self) -> dict[int, tuple[DayPlan, ...]]:
-        """Return the days of each version."""
-        versions = sorted({day.model_version for day in self.days if day.model_version is not None})
+        """Return the days of each version, ordered by version."""
+        versions = {day.model_version for day in self.days if day.model_version is not None}
         return {
             version: tuple(day for day in self.days if day.model_version == version)
-            for version in versions
+            for version in sorted(versions)
         }
 
     @property
     def shards(self) -> list[int]:
-        """Return all shards."""
+        """Return the numbers of all shards."""
         return list(range(self.n_shards))
 
-    def write(self, target: Target) -> PartitionWrite:
+    def write(self, spec: ModelSpec) -> PartitionWrite:
         """Return the write that the plan began."""
-        return PartitionWrite(self.load_id, (target,), self.partitions)
+        return PartitionWrite(self.load_id, (predictions_target(spec),), self.partitions)

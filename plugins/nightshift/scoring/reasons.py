@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     Matrix = npt.NDArray[np.float64]
-    Places = npt.NDArray[np.int64]
+    Indices = npt.NDArray[np.int64]
 
 DIGITS = 6
 """Decimals of a contribution: below what a person reads, above the noise of the last bits."""
@@ -30,7 +30,7 @@ def top_reasons(
             the feature that comes first.
 
     Returns:
-        Texts, shape (n,).
+        Strings, shape (n,).
     """
     import numpy as np
     import pyarrow as pa
@@ -39,54 +39,55 @@ def top_reasons(
     n_reasons = min(n_reasons, len(names))
     if n_reasons == 0 or not rows.num_rows:
         return pa.repeat(pa.scalar("[]"), rows.num_rows)
-    places = _strongest(contributions, n_reasons)
-    added = np.round(np.take_along_axis(contributions, places, axis=1), DIGITS)
-    texts = _texts(places.ravel(), added.ravel(), names, rows)
-    columns = [
-        texts.take(pa.array(np.arange(slot, len(texts), n_reasons))) for slot in range(n_reasons)
-    ]
-    # The strongest come first, so the ones that add nothing, which are null, stand at the end.
-    later = [pc.binary_join_element_wise(", ", column, "") for column in columns[1:]]
-    return pc.binary_join_element_wise(
-        "[", *(pc.fill_null(column, "") for column in (columns[0], *later)), "]", ""
-    )
+    strongest = _strongest(contributions, n_reasons)
+    added = np.round(np.take_along_axis(contributions, strongest, axis=1), DIGITS)
+    objects = _json_objects(strongest.ravel(), added.ravel(), names, rows)
+
+    # The strongest come first. So those that add nothing, which are null, stand at the end.
+    pieces: list[object] = ["["]
+    for rank in range(n_reasons):
+        column = objects.take(pa.array(np.arange(rank, len(objects), n_reasons)))
+        if rank > 0:
+            column = pc.binary_join_element_wise(", ", column, "")
+        pieces.append(pc.fill_null(column, ""))
+    return pc.binary_join_element_wise(*pieces, "]", "")
 
 
-def _strongest(contributions: Matrix, n_reasons: int) -> Places:
-    """Return the columns of the largest absolute values of each row, the largest first; shape (n, n_reasons)."""
+def _strongest(contributions: Matrix, n_reasons: int) -> Indices:
+    """Return the columns of each row's largest absolute values, in order; shape (n, n_reasons)."""
     import numpy as np
 
     strength = np.abs(contributions)
-    places = np.empty((len(strength), n_reasons), dtype=np.int64)
-    everyone = np.arange(len(strength))
-    for slot in range(n_reasons):
-        # The first of equals, as a stable sort has it.
-        places[:, slot] = strength.argmax(axis=1)
-        strength[everyone, places[:, slot]] = -1.0
-    return places
+    columns = np.empty((len(strength), n_reasons), dtype=np.int64)
+    all_rows = np.arange(len(strength))
+    for rank in range(n_reasons):
+        # argmax takes the first of equals, as a stable sort does.
+        columns[:, rank] = strength.argmax(axis=1)
+        strength[all_rows, columns[:, rank]] = -1.0
+    return columns
 
 
-def _texts(
-    places: Places, added: npt.NDArray[np.float64], names: list[str], rows: pa.Table
+def _json_objects(
+    columns: Indices, added: npt.NDArray[np.float64], names: list[str], rows: pa.Table
 ) -> pa.Array:
-    """Return one JSON object per pair of row and slot, null where the feature adds nothing; shape (n * n_reasons,)."""
+    """Return one JSON object per row and rank, null if nothing is added; shape (n * n_reasons,)."""
     import numpy as np
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    n_reasons = len(places) // rows.num_rows
-    order = np.argsort(places, kind="stable")
-    bounds = np.searchsorted(places[order], np.arange(len(names) + 1))
+    n_reasons = len(columns) // rows.num_rows
+    # Grouped by feature, the values of one column are taken and formatted together.
+    order = np.argsort(columns, kind="stable")
+    bounds = np.searchsorted(columns[order], np.arange(len(names) + 1))
     values, heads = [], []
-    for place, name in enumerate(names):
-        mine = order[bounds[place] : bounds[place + 1]]
-        if len(mine):
-            values.append(_values(rows.column(name).take(pa.array(mine // n_reasons))))
-            heads.append(
-                pa.repeat(pa.scalar(f'{{"feature": {json.dumps(name)}, "value": '), len(mine))
-            )
+    for index, name in enumerate(names):
+        group = order[bounds[index] : bounds[index + 1]]
+        if len(group):
+            values.append(_json_values(rows.column(name).take(pa.array(group // n_reasons))))
+            head = f'{{"feature": {json.dumps(name)}, "value": '
+            heads.append(pa.repeat(pa.scalar(head), len(group)))
     contribution = pa.array(added[order], mask=added[order] == 0).cast(pa.string())
-    sorted_texts = pc.binary_join_element_wise(
+    grouped = pc.binary_join_element_wise(
         pa.concat_arrays(heads),
         pa.concat_arrays(values),
         pa.scalar(', "contribution": '),
@@ -94,32 +95,32 @@ def _texts(
         pa.scalar("}"),
         "",
     )
-    back = np.empty_like(order)
-    back[order] = np.arange(len(order))
-    return sorted_texts.take(pa.array(back))
+    ungroup = np.empty_like(order)
+    ungroup[order] = np.arange(len(order))
+    return grouped.take(pa.array(ungroup))
 
 
-def _values(column: pa.ChunkedArray) -> pa.Array:
+def _json_values(column: pa.ChunkedArray) -> pa.Array:
     """Return values as JSON; missing and NaN are null."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
     if pa.types.is_floating(column.type):
         column = pc.if_else(pc.is_nan(column), None, column)
-    kind = column.type
-    if (
-        pa.types.is_floating(kind)
-        or pa.types.is_integer(kind)
-        or pa.types.is_boolean(kind)
-        or pa.types.is_decimal(kind)
-    ):
-        texts = column.cast(pa.string())
+    if _is_json_literal(column.type):
+        strings = column.cast(pa.string()).combine_chunks()
     else:
-        # As many texts to escape as there are levels, not rows.
+        # Only distinct values are escaped, not every row.
         coded = pc.dictionary_encode(column.cast(pa.string())).combine_chunks()
-        levels = pa.array(
-            [json.dumps(level) for level in coded.dictionary.to_pylist()], pa.string()
-        )
-        texts = levels.take(coded.indices)
-    whole = texts.combine_chunks() if isinstance(texts, pa.ChunkedArray) else texts
-    return pc.fill_null(whole, "null")
+        escaped = [json.dumps(value) for value in coded.dictionary.to_pylist()]
+        strings = pa.array(escaped, pa.string()).take(coded.indices)
+    return pc.fill_null(strings, "null")
+
+
+def _is_json_literal(data_type: pa.DataType) -> bool:
+    """Return whether the string of a value is JSON as it stands."""
+    import pyarrow as pa
+
+    types = pa.types
+    is_literal = (types.is_floating, types.is_integer, types.is_decimal, types.is_boolean)
+    return any(is_type(data_type) for is_type in is_literal)

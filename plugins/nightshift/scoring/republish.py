@@ -1,9 +1,9 @@
-"""Roll back as a repair: an earlier champion is put back, and the partitions that its successors scored are published as it scores them.
+"""Roll back to an earlier champion: republish the partitions that its successors scored.
 
-Everything is tried before anything moves. Consecutive partitions flip in one transaction, so that
-no reader sees two models in them. Loads of that version that are kept are published again, if the
-features are still the same; else it scores once more: the content is equal either way. Source:
-docs/adr/0018-rollback.md.
+Everything is tried before anything changes. Consecutive partitions flip in one transaction, so that
+no reader sees two models in them. Retained loads of that version are published again if their
+inputs are still the same; else the version scores once more: the content is equal either way.
+Source: docs/adr/0018-rollback.md.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from nightshift.contracts.partitions import Partition, PartitionRange
+from nightshift.contracts.partitions import Partition, PartitionRange, consecutive_ranges
 from nightshift.errors import LoadStateError
 from nightshift.registry.mlflow_mirror import mirror_aliases
 from nightshift.registry.rollback import (
@@ -21,15 +21,17 @@ from nightshift.registry.rollback import (
     first_partition_since,
     record_rollback,
 )
-from nightshift.scoring.batch_scorer import begin_plan, inputs_of, predictions_target, score_shard
-from nightshift.scoring.champion import Champions, Choice
-from nightshift.scoring.feature_rows import FeatureLoad, published_features
-from nightshift.scoring.prediction_tables import SCHEMA, ensure_prediction_relations
-from nightshift.scoring.publication import publish
+from nightshift.scoring.pipeline import begin_plan, inputs_of, publish, score_shards
+from nightshift.scoring.prediction_tables import (
+    ensure_prediction_relations,
+    model_query,
+    predictions_target,
+)
+from nightshift.scoring.version_choice import VersionChoice, VersionChooser
 from nightshift.warehouse.connection import connect
-from nightshift.warehouse.damage import LoadRecord, find_damage_cheaply
+from nightshift.warehouse.damage import find_damage_cheaply, version_records
+from nightshift.warehouse.ledger import published_loads
 from nightshift.warehouse.partition_write import hold_stage
-from nightshift.warehouse.published import published_loads
 
 if TYPE_CHECKING:
     from nightshift.contracts.model_spec import ModelSpec
@@ -47,42 +49,43 @@ class PartitionRun:
     """Consecutive partitions that flip together.
 
     Attributes:
-        chosen: Features and scorer of each.
-        kept: The kept load of each that holds these very predictions; empty if one lacks it.
+        choices: Features and version of each.
+        reusable_loads: The retained load of each with exactly these predictions; empty if one
+            partition has none.
     """
 
-    chosen: tuple[tuple[FeatureLoad, Choice], ...]
-    kept: tuple[int, ...]
+    choices: tuple[VersionChoice, ...]
+    reusable_loads: tuple[int, ...]
 
     @property
     def partitions(self) -> PartitionRange:
         """Return the range."""
-        days = [load.partition_date for load, _ in self.chosen]
-        return PartitionRange(Partition(days[0]), Partition(days[-1]))
+        (partitions,) = consecutive_ranges(choice.day for choice in self.choices)
+        return partitions
 
 
 @dataclass(frozen=True)
-class RepairPlan:
+class RollbackPlan:
     """What a rollback will do.
 
     Attributes:
-        version: Who serves again.
-        since: From which partition on.
-        stretches: What is published again.
+        version: The version that serves again.
+        since: First partition that it serves.
+        partition_runs: What is republished.
     """
 
     version: int
     since: Partition
-    stretches: tuple[PartitionRun, ...]
+    partition_runs: tuple[PartitionRun, ...]
 
     @property
     def n_partitions(self) -> int:
-        """Return the number of partitions that are published again."""
-        return sum(len(stretch.chosen) for stretch in self.stretches)
+        """Return the number of partitions that are republished."""
+        return sum(len(partition_run.choices) for partition_run in self.partition_runs)
 
 
 @dataclass(frozen=True)
-class Repaired:
+class RollbackResult:
     """What readers see after a rollback.
 
     Attributes:
@@ -97,15 +100,11 @@ class Repaired:
 
 def plan_rollback(
     settings: Settings, spec: ModelSpec, version: int, since: Partition | None, run: RunContext
-) -> RepairPlan:
-    """Try the version on every affected partition's features, and return what a rollback would do; nothing is written.
+) -> RollbackPlan:
+    """Try the version on every affected partition; return what a rollback would do.
 
-    Args:
-        settings: Warehouse and bucket.
-        spec: The model.
-        version: The former champion.
-        since: First partition; None takes the one from which others took over.
-        run: Who asks.
+    No prediction and no record is written. Without ``since``, the rollback begins at the first
+    partition that a successor of the version served.
 
     Raises:
         RollbackRefusedError: It never was champion, or cannot be loaded or score.
@@ -115,184 +114,167 @@ def plan_rollback(
     with connect(settings, run.application_name) as conn:
         ensure_prediction_relations(conn, spec)
         since = since or first_partition_since(conn, spec.name, version)
-        affected = published_loads(
-            conn, spec.predictions_dataset, PartitionRange(since, Partition(_LAST_DAY))
+        partitions = PartitionRange(since, Partition(_LAST_DAY))
+        affected = sorted(published_loads(conn, spec.predictions_dataset, partitions))
+        chooser = VersionChooser(settings, spec, conn, only=version)
+        partition_runs = tuple(
+            _plan_run(conn, spec, chooser, days) for days in consecutive_ranges(affected)
         )
-        champions = Champions(settings, spec, conn, only=version)
-        stretches = tuple(
-            _stretch(conn, spec, champions, days) for days in _consecutive(sorted(affected))
-        )
-        if not stretches:
-            _try_on_latest(conn, spec, champions)
-    return RepairPlan(version, since, stretches)
+        # Nothing to republish: the version must still prove that it can score.
+        if not partition_runs:
+            _try_on_latest(conn, spec, chooser)
+    return RollbackPlan(version, since, partition_runs)
 
 
 def roll_back(
     settings: Settings,
     spec: ModelSpec,
-    plan: RepairPlan,
+    plan: RollbackPlan,
     reason: str,
     run: RunContext,
-    say: Callable[[str], None] = lambda _: None,
-) -> Repaired:
-    """Record the rollback, publish what it means, and read it back. A rerun after a failure goes on where it stopped.
+    report: Callable[[str], None] = lambda _: None,
+) -> RollbackResult:
+    """Record the rollback, republish its partitions, and read them back.
+
+    A rerun after a failure continues where it stopped.
 
     Raises:
         RollbackRefusedError: The version would know the future of the first partition.
-        NightshiftError: A stretch could not be published; it stands as it was, and the record
-            stands.
+        NightshiftError: Partitions could not be republished; they stay as they were, and the record
+            stays.
     """
     with connect(settings, run.application_name) as conn:
         promotion_id = record_rollback(conn, spec.name, plan.version, plan.since, reason, run)
         mirror_aliases(settings, conn, spec.name)
     published: list[PublishedLoad] = []
-    for stretch in plan.stretches:
-        published += _republish(settings, spec, stretch, run)
-        say(
-            f"{stretch.partitions}: version {plan.version}, {'from kept loads' if stretch.kept else 'scored again'}"
-        )
+    for partition_run in plan.partition_runs:
+        published += _republish(settings, spec, partition_run, run)
+        how = "from kept loads" if partition_run.reusable_loads else "scored again"
+        report(f"{partition_run.partitions}: version {plan.version}, {how}")
     with connect(settings, run.application_name) as conn:
-        for stretch in plan.stretches:
-            _read_back(conn, spec, stretch, plan.version)
-    return Repaired(promotion_id, tuple(published))
+        for partition_run in plan.partition_runs:
+            _read_back(conn, spec, partition_run.partitions, plan.version)
+    return RollbackResult(promotion_id, tuple(published))
 
 
-def _stretch(
-    conn: Connection, spec: ModelSpec, champions: Champions, days: Sequence[dt.date]
+def _plan_run(
+    conn: Connection, spec: ModelSpec, chooser: VersionChooser, partitions: PartitionRange
 ) -> PartitionRun:
-    partitions = PartitionRange(Partition(days[0]), Partition(days[-1]))
-    features = published_features(conn, spec, partitions)
-    chosen = tuple((load, _choose(spec, champions, load)) for load in features)
-    return PartitionRun(chosen, _kept_loads(conn, spec, chosen))
+    choices = _choose(chooser, partitions)
+    return PartitionRun(choices, _find_reusable_loads(conn, spec, choices))
 
 
-def _choose(spec: ModelSpec, champions: Champions, load: FeatureLoad) -> Choice:
-    choice = champions.choose(Partition(load.partition_date), load)
-    if choice.source != "champion":
-        raise RollbackRefusedError(
-            f"Version {champions.only} of {spec.name} cannot serve: {choice.reason}.",
-            expected=f"a version whose files are whole and which scores the features of {load.partition_date}",
-            todo="Nothing moved. Name another version; `nightshift models` shows them.",
-        )
-    return choice
+def _choose(chooser: VersionChooser, partitions: PartitionRange) -> tuple[VersionChoice, ...]:
+    choices = chooser.choose_all(partitions)
+    for choice in choices:
+        if choice.source != "champion":
+            raise RollbackRefusedError(
+                f"Version {chooser.only} of {chooser.spec.name} cannot serve: {choice.reason}.",
+                expected=f"a version with complete files that scores the features of {choice.day}",
+                todo="Nothing was changed. Name another version: `nightshift models`.",
+            )
+    return tuple(choices)
 
 
-def _try_on_latest(conn: Connection, spec: ModelSpec, champions: Champions) -> None:
-    row = conn.execute(
-        "select max(partition_date) from ops.published where dataset = %s", [spec.features_dataset]
-    ).fetchone()
+def _try_on_latest(conn: Connection, spec: ModelSpec, chooser: VersionChooser) -> None:
+    query = "select max(partition_date) from ops.published where dataset = %s"
+    row = conn.execute(query, [spec.features_dataset]).fetchone()
     if row and row[0]:
-        latest = Partition(row[0])
-        _choose(spec, champions, published_features(conn, spec, PartitionRange.single(latest))[0])
+        _choose(chooser, PartitionRange.single(Partition(row[0])))
 
 
-def _consecutive(days: Sequence[dt.date]) -> list[list[dt.date]]:
-    stretches: list[list[dt.date]] = []
-    for day in days:
-        if stretches and day == stretches[-1][-1] + dt.timedelta(days=1):
-            stretches[-1].append(day)
-        else:
-            stretches.append([day])
-    return stretches
-
-
-def _kept_loads(
-    conn: Connection, spec: ModelSpec, chosen: Sequence[tuple[FeatureLoad, Choice]]
+def _find_reusable_loads(
+    conn: Connection, spec: ModelSpec, choices: Sequence[VersionChoice]
 ) -> tuple[int, ...]:
-    """Return, by partition, the newest kept load with the predictions of these very inputs; empty if a partition has none."""
+    """Return, by partition, the newest retained load with the predictions of the same inputs.
+
+    Empty if a partition has none, or if rows of one are damaged: the version then scores again.
+    """
     rows = conn.execute(
         """
         select load_id, array_agg(partition_date order by partition_date),
-            array_agg(partition_date) filter (where state = 'published' and collected_at is null), (array_agg(inputs))[1]
+            array_agg(partition_date) filter (where state = 'published' and collected_at is null),
+            (array_agg(inputs))[1]
         from ops.loads where dataset = %s group by load_id
         having max(partition_date) >= %s and min(partition_date) <= %s order by load_id
         """,
-        [spec.predictions_dataset, chosen[0][0].partition_date, chosen[-1][0].partition_date],
+        [spec.predictions_dataset, choices[0].day, choices[-1].day],
     )
-    by_day = {load.partition_date: (load, choice) for load, choice in chosen}
-    kept: dict[dt.date, int] = {}
-    for load_id, days, kept_days, inputs in rows:
-        if all(day in by_day for day in days) and inputs == inputs_of(
-            spec, [by_day[day] for day in days]
-        ):
-            kept |= dict.fromkeys(kept_days or [], load_id)
-    if kept.keys() != by_day.keys() or _are_damaged(conn, spec, kept):
+    by_day = {choice.day: choice for choice in choices}
+    loads: dict[dt.date, int] = {}
+    for load_id, days, retained_days, inputs in rows:
+        # The digest of the inputs covers all days of a load, so all of them must be affected.
+        if not by_day.keys() >= set(days):
+            continue
+        if inputs == inputs_of(spec, [by_day[day] for day in days]):
+            # Loads come in the order of their numbers: the newest wins.
+            loads |= dict.fromkeys(retained_days or [], load_id)
+    if loads.keys() != by_day.keys() or _are_damaged(conn, spec, loads):
         return ()
-    return tuple(kept[day] for day in by_day)
+    return tuple(loads[day] for day in by_day)
 
 
-def _are_damaged(conn: Connection, spec: ModelSpec, kept: Mapping[dt.date, int]) -> bool:
-    """Return whether rows of kept loads vanished or changed since: a copy would publish that; they are scored again."""
-    rows = conn.execute(
-        """
-        select partition_date, load_id, n_rows, content_hash, detail ->> 'hash_basis'
-        from ops.loads join unnest(%s::date[], %s::bigint[]) k (partition_date, load_id) using (partition_date, load_id)
-        where dataset = %s
-        """,
-        [list(kept), list(kept.values()), spec.predictions_dataset],
-    )
-    return bool(
-        find_damage_cheaply(conn, predictions_target(spec), [LoadRecord(*row) for row in rows])
-    )
+def _are_damaged(conn: Connection, spec: ModelSpec, loads: Mapping[dt.date, int]) -> bool:
+    """Return whether rows of retained loads vanished or changed: a copy would publish that."""
+    retained = version_records(conn, spec.predictions_dataset, min(loads), max(loads))
+    records = [record for record in retained if loads.get(record.partition_date) == record.load_id]
+    return bool(find_damage_cheaply(conn, predictions_target(spec), records))
 
 
 def _republish(
-    settings: Settings, spec: ModelSpec, stretch: PartitionRun, run: RunContext
+    settings: Settings, spec: ModelSpec, partition_run: PartitionRun, run: RunContext
 ) -> list[PublishedLoad]:
     with connect(settings, run.application_name) as conn:
-        plan = begin_plan(conn, spec, stretch.chosen, run, {})
-        if stretch.kept:
-            _stage_kept(conn, spec, plan, stretch.kept, run)
-    if not stretch.kept:
-        for shard in plan.shards:
-            score_shard(settings, spec, plan, shard, run)
-    return publish(settings, spec, plan, run, may_step_down=False)
+        plan = begin_plan(conn, spec, partition_run.choices, run, {})
+        if partition_run.reusable_loads:
+            _copy_rows(conn, spec, plan, partition_run.reusable_loads, run)
+    if not partition_run.reusable_loads:
+        score_shards(settings, spec, plan, run)
+    return publish(settings, spec, plan, run, may_fall_back=False)
 
 
-def _stage_kept(
-    conn: Connection, spec: ModelSpec, plan: ScorePlan, kept: Sequence[int], run: RunContext
+def _copy_rows(
+    conn: Connection, spec: ModelSpec, plan: ScorePlan, from_loads: Sequence[int], run: RunContext
 ) -> None:
-    """Copy the kept loads' rows into the begun write, in the warehouse."""
+    """Copy the rows of retained loads into the begun write, in the warehouse."""
     from psycopg import sql
 
-    table = sql.Identifier(SCHEMA, spec.name)
-    names = conn.execute(sql.SQL("select * from {} limit 0").format(table)).description or []
-    same = [
-        sql.Identifier(column.name) for column in names if column.name not in ("load_id", "run_id")
-    ]
-    copy = sql.SQL(
-        "insert into {table} (load_id, run_id, {same}) select %(load_id)s, %(run_id)s, {same} from {table} t"
-        " join unnest(%(days)s::date[], %(kept)s::bigint[]) k (partition_date, load_id) using (partition_date, load_id)"
+    cursor = conn.execute(model_query(spec, "select * from {predictions} limit 0"))
+    names = [column.name for column in cursor.description or []]
+    copied = [sql.Identifier(name) for name in names if name not in {"load_id", "run_id"}]
+    copy = model_query(
+        spec,
+        "insert into {predictions} (load_id, run_id, {copied})"
+        " select %(load_id)s, %(run_id)s, {copied} from {predictions} t"
+        " join unnest(%(days)s::date[], %(from_loads)s::bigint[]) d (partition_date, load_id)"
+        " using (partition_date, load_id)",
+        copied=sql.SQL(", ").join(copied),
     )
+    values = {
+        "load_id": plan.load_id,
+        "run_id": run.run_id,
+        "days": plan.partitions.days,
+        "from_loads": list(from_loads),
+    }
     with conn.transaction():
-        if hold_stage(conn, plan.write(predictions_target(spec))) == "staged":
-            conn.execute(
-                copy.format(table=table, same=sql.SQL(", ").join(same)),
-                {
-                    "load_id": plan.load_id,
-                    "run_id": run.run_id,
-                    "days": plan.partitions.days,
-                    "kept": list(kept),
-                },
-            )
+        if hold_stage(conn, plan.write(spec)) == "staged":
+            conn.execute(copy, values)
 
 
-def _read_back(conn: Connection, spec: ModelSpec, stretch: PartitionRun, version: int) -> None:
-    from psycopg import sql
-
-    query = sql.SQL(
-        "select count(distinct t.partition_date),"
-        " count(*) filter (where t.model_version is distinct from %s or t.score_source <> 'champion')"
-        " from {} t join ops.published p using (partition_date, load_id) where p.dataset = %s and t.partition_date between %s and %s"
-    ).format(sql.Identifier(SCHEMA, spec.name))
-    partitions = stretch.partitions
-    row = conn.execute(
-        query, [version, spec.predictions_dataset, partitions.first.day, partitions.last.day]
-    ).fetchone()
+def _read_back(conn: Connection, spec: ModelSpec, partitions: PartitionRange, version: int) -> None:
+    query = model_query(
+        spec,
+        "select count(distinct t.partition_date), count(*) filter"
+        " (where t.model_version is distinct from %s or t.score_source <> 'champion')"
+        " from {predictions} t join ops.published p using (partition_date, load_id)"
+        " where p.dataset = %s and t.partition_date between %s and %s",
+    )
+    first, last = partitions.first.day, partitions.last.day
+    row = conn.execute(query, [version, spec.predictions_dataset, first, last]).fetchone()
     if row != (len(partitions), 0):
         raise LoadStateError(
-            f"After the rollback {partitions} of {spec.name} is not all version {version}'s.",
-            expected=f"({len(partitions)}, 0) partitions and rows of others",
+            f"After the rollback of {spec.name}, {partitions} has rows of other versions.",
+            expected=f"({len(partitions)}, 0) partitions, and rows of other versions than {version}",
             got=str(row),
-            todo="Somebody published meanwhile: run the rollback again.",
+            todo="Another run has published meanwhile: run the rollback again.",
         )

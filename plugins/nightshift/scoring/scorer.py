@@ -1,4 +1,4 @@
-"""Apply a trained model to rows: batch by batch, signature first, every number finite."""
+"""Apply a trained model to feature rows: check the signature, predict, explain, batch by batch."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ from nightshift.models.shapley.shap_values import Contributions
 from nightshift.scoring.reasons import top_reasons
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
     import numpy as np
     import numpy.typing as npt
     import pyarrow as pa
@@ -22,25 +20,28 @@ if TYPE_CHECKING:
     Vector = npt.NDArray[np.float64]
 
 BATCH_ROWS = 65_536
-"""Rows scored at once: bounds the memory, and more are not faster. Source:
-docs/adr/0008-scoring.md.
+"""Rows that are scored at once: bounds the memory, and more are not faster.
+
+Source: docs/adr/0008-scoring.md.
 """
 TOLERANCE = 1e-6
 """Allowed relative difference between a raw score and the sum of its contributions."""
 
 
 class ChampionBrokenError(NightshiftError):
-    """The champion cannot score: its files, its signature or its answers are wrong."""
+    """The champion cannot score: its files, its signature or its scores are wrong."""
 
     code = "NS-SCORE-002"
 
 
 class Scorer:
-    """A model with its engine and its way to reasons, both chosen once; then batches of Arrow in, batches of Arrow out.
+    """Scores batches of Arrow rows with one model.
+
+    The engine and the method of the reasons are chosen once.
 
     Args:
-        model: The champion.
-        n_reasons: Number of top reasons per row.
+        model: The model.
+        n_reasons: Number of top reasons per row; without any, contributions are not loaded.
         engine: ``scoring.engine`` of the spec.
     """
 
@@ -48,17 +49,6 @@ class Scorer:
         self._model, self._n_reasons = model, n_reasons
         self.engine = choose_engine(model, engine)
         self.contributions = Contributions(model) if n_reasons else None
-
-    def stream(self, batches: Iterable[pa.RecordBatch | pa.Table]) -> Iterator[pa.Table]:
-        """Score batches in their order; holds one at a time, and splits those of more than ``BATCH_ROWS``.
-
-        Raises:
-            SignatureError: The rows do not fit the model's signature.
-            ChampionBrokenError: A score is not finite.
-        """
-        for batch in batches:
-            for start in range(0, max(batch.num_rows, 1), BATCH_ROWS):
-                yield self.score(batch.slice(start, BATCH_ROWS))
 
     def score(self, rows: pa.RecordBatch | pa.Table) -> pa.Table:
         """Return ``score, probability, decile, is_positive, reasons`` for rows of the feature view.
@@ -76,26 +66,25 @@ class Scorer:
         """
         import pyarrow as pa
 
-        model, table = (
-            self._model,
-            rows if isinstance(rows, pa.Table) else pa.Table.from_batches([rows]),
-        )
-        matrix = model.encode(table)
-        predicted = model.from_raw(self.engine.raw(matrix))
+        table = rows if isinstance(rows, pa.Table) else pa.Table.from_batches([rows])
+        matrix = self._model.encode(table)
+        predicted = self._model.from_raw(self.engine.raw(matrix))
         _refuse_unusable(predicted.score, predicted.probability)
-        chance, n_rows = predicted.probability, table.num_rows
+        if predicted.probability is None:
+            probability = pa.nulls(table.num_rows, pa.float64())
+            is_positive = pa.nulls(table.num_rows, pa.bool_())
+        else:
+            probability = pa.array(predicted.probability)
+            is_positive = pa.array(predicted.probability >= predicted.threshold)
         added = self.contributions.of(matrix) if self.contributions else matrix
+        names = self._model.signature.names
         return pa.table(
             {
                 "score": pa.array(predicted.score),
-                "probability": pa.nulls(n_rows, pa.float64())
-                if chance is None
-                else pa.array(chance),
-                "decile": pa.array(model.deciles(predicted.score)),
-                "is_positive": pa.nulls(n_rows, pa.bool_())
-                if chance is None
-                else pa.array(chance >= predicted.threshold),
-                "reasons": top_reasons(added, model.signature.names, table, self._n_reasons),
+                "probability": probability,
+                "decile": pa.array(self._model.deciles(predicted.score)),
+                "is_positive": is_positive,
+                "reasons": top_reasons(added, names, table, self._n_reasons),
             }
         )
 
@@ -103,7 +92,7 @@ class Scorer:
 def score_rows(
     model: TrainedModel, rows: pa.Table, n_reasons: int, engine: EngineChoice = "auto"
 ) -> pa.Table:
-    """Score rows that are in memory; as ``Scorer``.
+    """Score rows that are in memory, ``BATCH_ROWS`` at a time; as ``Scorer.score``.
 
     Raises:
         SignatureError: The rows do not fit the model's signature.
@@ -111,18 +100,21 @@ def score_rows(
     """
     import pyarrow as pa
 
-    return pa.concat_tables(Scorer(model, n_reasons, engine).stream([rows]))
+    scorer = Scorer(model, n_reasons, engine)
+    starts = range(0, max(rows.num_rows, 1), BATCH_ROWS)
+    return pa.concat_tables(scorer.score(rows.slice(start, BATCH_ROWS)) for start in starts)
 
 
 def _refuse_unusable(score: Vector, probability: Vector | None) -> None:
     import numpy as np
 
-    n_bad = int((~np.isfinite(score)).sum())
+    n_unusable = int((~np.isfinite(score)).sum())
     if probability is not None:
-        n_bad += int((~((probability >= 0) & (probability <= 1))).sum())
-    if n_bad:
+        # Written so that NaN counts as outside.
+        n_unusable += int((~((probability >= 0) & (probability <= 1))).sum())
+    if n_unusable:
         raise ChampionBrokenError(
-            f"The champion gave {n_bad} unusable score(s).",
+            f"The champion gave {n_unusable} unusable score(s).",
             expected="finite scores, probabilities from 0 to 1",
             todo="Roll the champion back.",
         )
@@ -131,14 +123,7 @@ def _refuse_unusable(score: Vector, probability: Vector | None) -> None:
 def try_model(
     model: TrainedModel, rows: pa.Table, n_reasons: int, engine: EngineChoice = "auto"
 ) -> None:
-    """Let the model show on some rows of tonight that it works, before any shard relies on it.
-
-    Args:
-        model: The champion.
-        rows: Rows of the feature view.
-        n_reasons: Of the spec; without any, nobody asks for contributions, and their kernel is not
-            even loaded.
-        engine: ``scoring.engine`` of the spec.
+    """Score a sample of rows to prove that the model works, before a shard relies on it.
 
     Raises:
         SignatureError: The rows do not fit the model's signature.
@@ -150,6 +135,7 @@ def try_model(
     scorer.score(rows)
     if scorer.contributions is None:
         return
+    # Raw score minus contributions is the model's base value: the same for every row.
     matrix = model.encode(rows)
     base = scorer.engine.raw(matrix) - scorer.contributions.of(matrix).sum(axis=1)
     if rows.num_rows and not np.allclose(base, base[0], rtol=TOLERANCE, atol=TOLERANCE):

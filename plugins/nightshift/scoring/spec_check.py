@@ -1,6 +1,6 @@
-"""What can be seen of a spec before its first night: its relations, their columns, its suites, its rule.
+"""Check a spec before its first run: its relations, their columns, its suites, its rule.
 
-``nightshift migrate`` asks; a training or a scoring would find the same, minutes or nights later.
+``nightshift migrate`` calls it; a training or a scoring would find the same problems later.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from nightshift.contracts.metrics import Task
 from nightshift.errors import SpecError
+from nightshift.scoring.prediction_tables import column_types, model_query
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 _LABEL_COLUMNS = frozenset({"partition_date", "event_timestamp", "known_at", "superseded_at"})
 _SPINE_COLUMNS = frozenset({"partition_date", "load_id", "known_at", "superseded_at"})
 _NO_NUMBERS = ("text", "varchar", "character", "date", "time", "json", "uuid", "bytea")
-"""Beginnings of the types that no numeric feature can have."""
+"""Prefixes of the types that a numeric feature cannot have."""
 
 
 class UnfitSpecError(SpecError):
@@ -35,16 +36,10 @@ class UnfitSpecError(SpecError):
 def check_spec(
     conn: Connection, settings: Settings, spec: ModelSpec, views: Iterable[FeatureView]
 ) -> UnfitSpecError | None:
-    """Return what of a spec does not fit the dbt project, the warehouse and the suites; None if all does.
-
-    Args:
-        conn: Any connection to the warehouse.
-        settings: The folder of suites.
-        spec: The spec.
-        views: The feature views of the dbt project.
-    """
+    """Return how a spec does not fit the dbt project, the warehouse and the suites, if so."""
     view = next((view for view in views if view.name == spec.feature_view), None)
-    problems = list(_label_problems(conn, spec))
+    required = _LABEL_COLUMNS | {spec.entity.key, spec.label.column}
+    problems = list(_missing_columns(conn, "label", "marts", spec.label.relation, required))
     if view is None:
         problems.append(f"feature_view: the dbt project has no model {spec.feature_table}")
     else:
@@ -66,87 +61,79 @@ def unfit(file: str, problems: list[str]) -> UnfitSpecError | None:
 
 
 def suite_problems(expectations_dir: Path, dataset: str) -> Iterator[str]:
-    """Yield why a dataset's suite cannot be used, as far as its text shows; the gate has the last word."""
+    """Yield why the file of a dataset's suite cannot be used; the gate checks what is in it."""
     path = expectations_dir / f"{dataset}.json"
     if not path.is_file():
         yield f"expectations/{dataset}.json does not exist: nothing of {dataset} is published"
         return
     try:
-        has_any = bool(json.loads(path.read_text(encoding="utf-8"))["expectations"])
+        expectations = json.loads(path.read_text(encoding="utf-8"))["expectations"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         yield f"expectations/{dataset}.json cannot be read ({type(error).__name__})"
         return
-    if not has_any:
+    if not expectations:
         yield f"expectations/{dataset}.json is empty"
 
 
 def _view_problems(spec: ModelSpec, view: FeatureView) -> Iterator[str]:
+    """Yield the columns that the feature view lacks, or has with a wrong key or type."""
+    table, rule, types = spec.feature_table, spec.scoring.fallback.feature, view.columns
     if view.entity_key != spec.entity.key:
-        yield f"entity.key: {spec.feature_table} has the key {view.entity_key}, not {spec.entity.key}"
-    named = {
-        *spec.features.names,
-        spec.event_timestamp,
-        spec.scoring.fallback.feature,
-        *(part.column for part in spec.promotion.slices),
-        *(part.column for part in spec.promotion.fairness),
-    }
-    if missing := sorted(named - view.columns.keys()):
-        yield f"{spec.feature_table} lacks {', '.join(missing)}"
-    numbers = {*spec.features.numeric, spec.scoring.fallback.feature} & view.columns.keys()
-    no_numbers = [name for name in numbers if view.columns[name].lower().startswith(_NO_NUMBERS)]
-    for name in sorted(no_numbers):
-        yield f"{name} is no number in {spec.feature_table} but {view.columns[name]}"
-    if spec.label.column in view.columns:
-        yield (
-            f"label.column: {spec.label.column} stands in {spec.feature_table} too, the model would read the answer"
-        )
-
-
-def _label_problems(conn: Connection, spec: ModelSpec) -> Iterator[str]:
-    needed = _LABEL_COLUMNS | {spec.entity.key, spec.label.column}
-    yield from _lacking(conn, "label", "marts", spec.label.relation, needed)
+        yield f"entity.key: {table} has the key {view.entity_key}, not {spec.entity.key}"
+    slices = {part.column for part in spec.promotion.slices}
+    groups = {part.column for part in spec.promotion.fairness}
+    required = {*spec.features.names, spec.event_timestamp, rule, *slices, *groups}
+    missing = sorted(required - types.keys())
+    if missing:
+        yield f"{table} lacks {', '.join(missing)}"
+    for name in sorted({*spec.features.numeric, rule} & types.keys()):
+        if types[name].lower().startswith(_NO_NUMBERS):
+            yield f"{name} is no number in {table} but {types[name]}"
+    label = spec.label.column
+    if label in types:
+        yield f"label.column: {label} is also in {table}, the model would read the answer"
 
 
 def _spine_problems(conn: Connection, spec: ModelSpec) -> Iterator[str]:
     spine = spec.scoring.spine
     if spine is not None:
-        needed = _SPINE_COLUMNS | {spine.event_timestamp, *(spine.key_parts or [spec.entity.key])}
-        yield from _lacking(conn, "scoring.spine", "staging", spine.relation, needed)
+        key = spine.key_parts or [spec.entity.key]
+        required = _SPINE_COLUMNS | {spine.event_timestamp, *key}
+        yield from _missing_columns(conn, "scoring.spine", "staging", spine.relation, required)
 
 
-def _lacking(
-    conn: Connection, part: str, schema: str, relation: str, needed: frozenset[str]
+def _missing_columns(
+    conn: Connection, part: str, schema: str, relation: str, required: frozenset[str]
 ) -> Iterator[str]:
-    """Yield what a relation of the warehouse lacks."""
-    rows = conn.execute(
-        "select attname from pg_attribute"
-        " where attrelid = to_regclass(format('%%I.%%I', %s::text, %s::text))"
-        " and attnum > 0 and not attisdropped",
-        [schema, relation],
-    )
-    columns = {name for (name,) in rows}
+    """Yield a problem if a relation of the warehouse, or a column of it, is missing."""
+    columns = column_types(conn, schema, relation)
+    missing = sorted(required - columns.keys())
     if not columns:
         yield f"{part}.relation: there is no {schema}.{relation}"
-    elif missing := sorted(needed - columns):
+    elif missing:
         yield f"{part}: {schema}.{relation} lacks {', '.join(missing)}"
 
 
 def _rule_problems(conn: Connection, spec: ModelSpec, view: FeatureView) -> Iterator[str]:
-    """Yield whether the rule of a binary model gave no probabilities on the newest published features."""
-    from psycopg import sql
+    """Yield a problem if the rule of a binary model gives values that are no probabilities.
 
+    The newest published features show it.
+    """
     feature = spec.scoring.fallback.feature
     if spec.task is not Task.BINARY or feature not in view.columns:
         return
+    # A boolean is a probability of 0 or 1; a type that is no number is reported already.
     if view.columns[feature].lower().startswith(("boolean", *_NO_NUMBERS)):
         return
-    query = sql.SQL(
-        "select count(*) filter (where f.{column} < 0 or f.{column} > 1) from features.{table} f"
+    query = model_query(
+        spec,
+        "select count(*) filter (where f.{rule} < 0 or f.{rule} > 1) from {features} f"
         " join (select partition_date, load_id from ops.published where dataset = %s"
-        " order by partition_date desc limit 1) p using (partition_date, load_id)"
-    ).format(column=sql.Identifier(feature), table=sql.Identifier(view.table))
+        " order by partition_date desc limit 1) p using (partition_date, load_id)",
+    )
     row = conn.execute(query, [spec.features_dataset]).fetchone()
     if row and row[0]:
         yield (
-            f"scoring.fallback.feature: {feature} is no probability, 0 to 1, in {row[0]} rows of the newest published features"
+            f"scoring.fallback.feature: {feature} is no probability, 0 to 1,"
+            f" in {row[0]} rows of the newest published features"
         )

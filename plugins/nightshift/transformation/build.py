@@ -1,6 +1,6 @@
-"""Build the feature views of a partition range: complete look-back, one dbt run, audit, gate, one publication.
+"""Build the feature views of a partition range: check the look-back, run dbt, audit, publish.
 
-A view that fails takes no other view along: the rest is built once more without it, and published.
+A view that fails does not stop the others: they are built once more without it, and published.
 Source: docs/adr/0006-dbt-loads.md.
 """
 
@@ -41,17 +41,17 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_SHOWN_HOLES = 10
+_MAX_SHOWN = 10
 
 
 class LookbackIncomplete(NightshiftError):  # noqa: N818  (a state of the data that passes, not a defect)
-    """A drop that the look-back needs is not published yet; the night waits."""
+    """A drop that the look-back needs is not published yet; the task waits for it."""
 
     code = "NS-TRANSFORM-001"
     is_retryable = True
     is_waiting = True
     holes: tuple[tuple[str, dt.date], ...] = ()
-    """Each dataset of the ledger with the day that it lacks."""
+    """The missing drops: dataset in the ledger, and day."""
 
 
 class InputsChangedError(NightshiftError):
@@ -61,8 +61,8 @@ class InputsChangedError(NightshiftError):
     is_retryable = True
 
 
-class _BlamedError(Exception):
-    """Some of several views failed; the others can do without them."""
+class _ViewsFailedError(Exception):
+    """Some feature views failed; the others can be built without them."""
 
     def __init__(self, names: Sequence[str], error: NightshiftError) -> None:
         self.names, self.error = names, error
@@ -82,9 +82,9 @@ class TransformResult:
     Attributes:
         partitions: The partitions that were built.
         published: One entry per feature view and partition, as read back.
-        models: What dbt says about each model.
+        models: What dbt reports on each model.
         seconds: Wall-clock time of the whole build.
-        failures: Why a view was not published, by its name; readers keep what they had of it.
+        failures: Why a view was not published, by its name; readers keep its old rows.
     """
 
     partitions: PartitionRange
@@ -97,7 +97,7 @@ class TransformResult:
         """Return the result if every view was published.
 
         Raises:
-            NightshiftError: One was not; its own error.
+            NightshiftError: The error of a view that was not.
         """
         for error in self.failures.values():
             raise error
@@ -110,10 +110,9 @@ class TransformResult:
 
     def summary(self) -> dict[str, Any]:
         """Return keys and counts for logs and XCom."""
-        datasets = sorted({load.dataset for load in self.published})
         return {
             "partitions": str(self.partitions),
-            "datasets": datasets,
+            "datasets": sorted({load.dataset for load in self.published}),
             "n_rows": self.n_rows,
             "n_new_partitions": sum(load.is_new for load in self.published),
             "load_ids": sorted({load.load_id for load in self.published})[-3:],
@@ -125,22 +124,22 @@ class TransformResult:
 
 
 def build(settings: Settings, partitions: PartitionRange, run: RunContext) -> TransformResult:
-    """Build and publish every feature view for a range, at once or night by night with equal content.
+    """Build and publish every feature view for a range; the content does not depend on the range.
 
-    A rerun builds again: equal content keeps the published load, other content under the same
-    inputs is an error. A view whose model, audit or gate fails is left out, and named in the
-    result; the other views are published.
+    A rerun builds again: equal content keeps the published load, other content from the same inputs
+    is an error. A view whose model, audit or gate fails is left out, and named in the result; the
+    other views are published.
 
     Args:
         settings: Warehouse, bucket, project.
         partitions: Both ends included; all of a view are published together or none.
-        run: Who builds.
+        run: The run that builds.
 
     Raises:
         NoFeatureViewError: The project has no feature view.
         LookbackIncomplete: A required drop is not published; the message names each.
-        DamagedInputError: Raw rows of the look-back are not what was published.
-        InputsChangedError: An input changed meanwhile.
+        DamagedInputError: Raw rows of the look-back differ from what was published.
+        InputsChangedError: An input changed while the build ran.
         DbtError: No view is left, and a model failed.
         AuditError: No view is left, and a partition is empty or has repeated keys.
         GateError: No view is left, and an expectation suite failed.
@@ -149,26 +148,34 @@ def build(settings: Settings, partitions: PartitionRange, run: RunContext) -> Tr
     started = time.monotonic()
     views = feature_views(settings)
     if not views:
-        raise _no_view(partitions)
+        first, last = partitions.first, partitions.last
+        raise NoFeatureViewError(
+            "There is no feature view to build.",
+            expected="at least one model under dbt_project/models/features",
+            got=f"none for {partitions}",
+            todo="Add one (docs/own-model.md, step 2),"
+            f" then rerun `nightshift backfill {first} {last}`.",
+        )
+    # Views that cannot work are left out before the first run.
     failures = _wrong_contracts(settings, views) | _broken_relations(settings, views)
     while remaining := [view for view in views if view.name not in failures]:
         try:
             published, models = _build_views(settings, remaining, partitions, run)
-        except _BlamedError as blamed:
-            failures |= dict.fromkeys(blamed.names, blamed.error)
+        except _ViewsFailedError as failed:
+            # The rest is built once more without them. Every round has fewer views.
+            failures |= dict.fromkeys(failed.names, failed.error)
         else:
-            return TransformResult(
-                partitions, published, models, time.monotonic() - started, failures
-            )
+            seconds = time.monotonic() - started
+            return TransformResult(partitions, published, models, seconds, failures)
     raise next(iter(failures.values()))
 
 
 def _wrong_contracts(
     settings: Settings, views: Sequence[FeatureView]
 ) -> dict[str, NightshiftError]:
-    """Return the views that read a dataset whose contract is wrong, with what is wrong.
+    """Return the views that read a dataset whose contract is wrong, with the problem.
 
-    Such a view would miss tonight's rows of the dataset without a word; its models are rescued.
+    Such a view would silently lack the dataset's newest rows.
     """
     wrong = read_contracts(settings.datasets_dir).broken
     failures: dict[str, NightshiftError] = {}
@@ -182,18 +189,23 @@ def _wrong_contracts(
 def _broken_relations(
     settings: Settings, views: Sequence[FeatureView]
 ) -> dict[str, NightshiftError]:
-    """Make the project's relations, and return the views that could not be made, with why.
+    """Create the project's relations; return the views that could not be created, with the error.
 
     Raises:
-        DbtError: No view is to blame.
+        DbtError: It concerns no view.
     """
     try:
         ensure_relations(settings)
     except DbtError as error:
-        if not (broken := [view.name for view in views if view.table in error.models]):
+        broken = _views_of(error, views)
+        if not broken:
             raise
         return dict.fromkeys(broken, error)
     return {}
+
+
+def _views_of(error: DbtError, views: Sequence[FeatureView]) -> list[str]:
+    return [view.name for view in views if view.table in error.models]
 
 
 def _build_views(
@@ -202,21 +214,23 @@ def _build_views(
     """Build some views together and publish them in one transaction.
 
     Raises:
-        _BlamedError: Some of them failed; nothing was published.
+        _ViewsFailedError: Some of them failed; nothing was published.
     """
     targets = [_target(view) for view in views]
     with connect(settings, run.application_name) as conn:
         as_of, inputs = _read_inputs(conn, settings, partitions)
         _refuse_damaged_raw(conn, settings, partitions)
         write = begin(conn, targets, partitions, LoadManifest(run, inputs))
+    # No connection stays open while dbt runs, which takes minutes.
+    variables = {
+        "load_id": write.load_id,
+        "as_of": {partition.key: instant.isoformat() for partition, instant in as_of.items()},
+    }
     try:
-        models = run_models(
-            settings, [view.table for view in views], _variables(write, as_of), run.application_name
-        )
+        tables = [view.table for view in views]
+        models = run_models(settings, tables, variables, run.application_name)
     except DbtError as error:
-        raise _BlamedError(
-            [view.name for view in views if view.table in error.models], error
-        ) from error
+        raise _ViewsFailedError(_views_of(error, views), error) from error
     with connect(settings, run.application_name) as conn:
         _check(conn, settings, write, inputs, run, views)
         published = publish(conn, write)
@@ -224,38 +238,42 @@ def _build_views(
     return tuple(published), tuple(models)
 
 
-def _no_view(partitions: PartitionRange) -> NoFeatureViewError:
-    return NoFeatureViewError(
-        "There is no feature view to build.",
-        expected="at least one model under dbt_project/models/features",
-        got=f"none for {partitions}",
-        todo=f"Add one (docs/own-model.md, step 2), then rerun `nightshift backfill {partitions.first} {partitions.last}`.",
-    )
-
-
 def _target(view: FeatureView) -> Target:
-    return Target(
-        view.dataset, "features", view.table, (view.entity_key,), may_be_empty=view.may_be_empty
-    )
-
-
-def _variables(write: PartitionWrite, as_of: Mapping[Partition, dt.datetime]) -> dict[str, Any]:
-    return {
-        "load_id": write.load_id,
-        "as_of": {partition.key: instant.isoformat() for partition, instant in as_of.items()},
-    }
+    key = (view.entity_key,)
+    return Target(view.dataset, "features", view.table, key, may_be_empty=view.may_be_empty)
 
 
 def _read_inputs(
     conn: Connection, settings: Settings, partitions: PartitionRange
 ) -> tuple[dict[Partition, dt.datetime], dict[str, str]]:
-    """Return each partition's as-of and the digests of what it may read."""
+    """Return each partition's as-of and the digests of what it may read.
+
+    Raises:
+        LookbackIncomplete: A drop of the look-back is not published.
+    """
     contracts = read_contracts(settings.datasets_dir).documents
     versions = ledger.raw_versions(conn, contracts.values(), partitions.last)
-    if holes := ledger.missing_drops(contracts, versions, partitions):
-        raise _lookback_incomplete(holes, partitions)
+    missing = ledger.missing_drops(contracts, versions, partitions)
+    if missing:
+        raise _lookback_incomplete(missing, partitions)
     as_of = ledger.as_of_by_partition(contracts, versions, partitions)
     return as_of, ledger.input_digests(versions, as_of)
+
+
+def _lookback_incomplete(
+    missing: list[tuple[str, dt.date]], partitions: PartitionRange
+) -> LookbackIncomplete:
+    shown = ", ".join(f"{dataset} {day}" for dataset, day in missing[:_MAX_SHOWN])
+    if len(missing) > _MAX_SHOWN:
+        shown += f" and {len(missing) - _MAX_SHOWN} more"
+    error = LookbackIncomplete(
+        f"The look-back of {partitions} misses {len(missing)} drop(s): {shown}.",
+        expected=f"a published version of every daily dataset, {ledger.LOOKBACK_DAYS} days back",
+        got=f"{len(missing)} without one",
+        todo="Wait for upstream, or ingest the missing drops; the build then continues by itself.",
+    )
+    error.holes = tuple(missing)
+    return error
 
 
 def _refuse_damaged_raw(conn: Connection, settings: Settings, partitions: PartitionRange) -> None:
@@ -265,30 +283,12 @@ def _refuse_damaged_raw(conn: Connection, settings: Settings, partitions: Partit
         DamagedInputError: There is one in the look-back; the message names it.
     """
     for contract in read_contracts(settings.datasets_dir).documents.values():
-        first = partitions.first.shift(-ledger.LOOKBACK_DAYS).day
-        if contract.delivery is not Delivery.DAILY:
-            first = contract.history_start
+        first = contract.history_start
+        if contract.delivery is Delivery.DAILY:
+            first = partitions.first.shift(-ledger.LOOKBACK_DAYS).day
         records = version_records(conn, contract.dataset, first, partitions.last.day)
-        refuse_damaged(
-            conn,
-            Target(contract.dataset, "raw", contract.name, contract.key, is_versioned=True),
-            records,
-        )
-
-
-def _lookback_incomplete(
-    holes: list[tuple[str, dt.date]], partitions: PartitionRange
-) -> LookbackIncomplete:
-    shown = ", ".join(f"{dataset} {day}" for dataset, day in holes[:_SHOWN_HOLES])
-    more = f" and {len(holes) - _SHOWN_HOLES} more" if len(holes) > _SHOWN_HOLES else ""
-    error = LookbackIncomplete(
-        f"The look-back of {partitions} misses {len(holes)} drop(s): {shown}{more}.",
-        expected=f"a published version of every daily dataset, {ledger.LOOKBACK_DAYS} days back",
-        got=f"{len(holes)} without one",
-        todo="Wait for upstream, or ingest the missing drops; the build then goes on by itself.",
-    )
-    error.holes = tuple(holes)
-    return error
+        target = Target(contract.dataset, "raw", contract.name, contract.key, is_versioned=True)
+        refuse_damaged(conn, target, records)
 
 
 def _check(
@@ -299,49 +299,46 @@ def _check(
     run: RunContext,
     views: Sequence[FeatureView],
 ) -> None:
-    """Audit and gate the staged rows; record why if they are refused.
+    """Audit and gate the staged rows; record the reason if they are refused.
 
     Raises:
         InputsChangedError: The inputs changed.
-        _BlamedError: The audit or the gate of some views failed.
+        _ViewsFailedError: The audit or the gate of some views failed.
     """
-    names = {view.dataset: view.name for view in views}
     try:
-        if _read_inputs(conn, settings, write.partitions)[1] != inputs:
+        _, inputs_now = _read_inputs(conn, settings, write.partitions)
+        # The models of one run read at different times: their rows would mix two states.
+        if inputs_now != inputs:
             raise InputsChangedError(
                 "A raw version was published while the build ran.",
                 todo="Rerun the task; nothing was published.",
             )
-        try:
-            audit(conn, write)
-        except AuditError as error:
-            blamed = [name for dataset, name in names.items() if f"{dataset} has " in error.what]
-            raise _BlamedError(blamed or list(names.values()), error) from error
-        for target in write.targets:
-            _pass_gate(settings, target, write, run, names[target.dataset])
-    except _BlamedError as blamed:
-        refuse(conn, write, f"{blamed.error.code}: {blamed.error.what}")
-        raise
-    except NightshiftError as error:
+        _audit(conn, write, views)
+        _run_gates(settings, write, run, views)
+    except (_ViewsFailedError, NightshiftError) as failure:
+        error = failure.error if isinstance(failure, _ViewsFailedError) else failure
         refuse(conn, write, f"{error.code}: {error.what}")
         raise
 
 
-def _pass_gate(
-    settings: Settings, target: Target, write: PartitionWrite, run: RunContext, view: str
+def _audit(conn: Connection, write: PartitionWrite, views: Sequence[FeatureView]) -> None:
+    try:
+        audit(conn, write)
+    except AuditError as error:
+        # The audit checks all views at once: its message names the dataset.
+        failed = [view.name for view in views if f"{view.dataset} has " in error.what]
+        raise _ViewsFailedError(failed or [view.name for view in views], error) from error
+
+
+def _run_gates(
+    settings: Settings, write: PartitionWrite, run: RunContext, views: Sequence[FeatureView]
 ) -> None:
     from nightshift.quality.gate_errors import GateError
     from nightshift.quality.gates import run_gate
 
-    try:
-        run_gate(
-            settings,
-            target.dataset,
-            target.schema,
-            target.table,
-            write.load_id,
-            write.partitions,
-            run,
-        )
-    except GateError as error:
-        raise _BlamedError([view], error) from error
+    for view in views:
+        rows = (view.dataset, "features", view.table, write.load_id, write.partitions)
+        try:
+            run_gate(settings, *rows, run)
+        except GateError as error:
+            raise _ViewsFailedError([view.name], error) from error

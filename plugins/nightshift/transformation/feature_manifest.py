@@ -1,4 +1,4 @@
-"""What a load of a feature view was built from, as its manifest says."""
+"""Read the manifest of a feature view's load: what the load was built from."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class OriginLostError(NightshiftError):
-    """What published rows were made from cannot be found any more."""
+    """The inputs of published rows cannot be found any more."""
 
     code = "NS-REPRO-002"
 
@@ -28,7 +28,7 @@ class FeatureLoad:
         day: The partition.
         load_id: The load.
         as_of: Its knowledge cut-off.
-        raw_loads: The raw loads that its build had read.
+        raw_loads: The raw loads that its build read.
         content_hash: Of the partition's rows.
         code_version: Of the code that built it.
         run_id: The run that built it.
@@ -46,39 +46,61 @@ class FeatureLoad:
 def find_feature_load(
     conn: Connection, spec: ModelSpec, day: dt.date, load_id: int | None = None
 ) -> FeatureLoad:
-    """Return a load of the model's feature view on a day; the one that readers see if none is named.
+    """Return a load of the model's feature view on a day; by default the published one.
 
     Raises:
         OriginLostError: There is none, or its manifest names no raw loads.
     """
     from psycopg import sql
 
-    query = sql.SQL(
-        "select l.load_id, l.inputs, l.content_hash, l.code_version, l.run_id,"
-        " (select as_of from {} f where f.partition_date = l.partition_date and f.load_id = l.load_id limit 1)"
-        " from ops.loads l where l.dataset = %(dataset)s and l.partition_date = %(day)s and l.load_id = coalesce(%(load)s,"
-        " (select load_id from ops.published where dataset = %(dataset)s and partition_date = %(day)s))"
-    ).format(sql.Identifier("features", spec.feature_table))
-    row = conn.execute(
-        query, {"dataset": spec.features_dataset, "day": day, "load": load_id}
-    ).fetchone()
-    raw_loads = loads_named(row[1]) if row else frozenset()
-    if row is None or not raw_loads or row[5] is None:
-        raise OriginLostError(
-            f"{spec.features_dataset} on {day} does not say what it was built from.",
-            expected="a published load with rows, whose manifest names the raw loads",
-            got="no load" if row is None else "no rows" if raw_loads else "no raw loads",
-            todo="Only features that `transform` has built can be rebuilt.",
-        )
-    return FeatureLoad(day, row[0], row[5], raw_loads, row[2], row[3], row[4])
+    query = sql.SQL(_FEATURE_LOAD).format(sql.Identifier("features", spec.feature_table))
+    values = {"dataset": spec.features_dataset, "day": day, "load_id": load_id}
+    row = conn.execute(query, values).fetchone()
+    problem = "no load"
+    if row:
+        found_id, as_of, inputs, *rest = row
+        # The as-of is read from the rows: a load without rows has none.
+        raw_loads = loads_named(inputs)
+        if raw_loads and as_of:
+            return FeatureLoad(day, found_id, as_of, raw_loads, *rest)
+        problem = "no rows" if raw_loads else "no raw loads"
+    raise OriginLostError(
+        f"{spec.features_dataset} on {day} does not say what it was built from.",
+        expected="a published load with rows, whose manifest names the raw loads",
+        got=problem,
+        todo="Only features that `transform` has built can be rebuilt.",
+    )
+
+
+_FEATURE_LOAD = """
+select l.load_id,
+    (
+        select as_of from {} f
+        where f.partition_date = l.partition_date and f.load_id = l.load_id limit 1
+    ) as as_of,
+    l.inputs, l.content_hash, l.code_version, l.run_id
+from ops.loads l
+where l.dataset = %(dataset)s and l.partition_date = %(day)s and l.load_id = coalesce(
+    %(load_id)s,
+    (
+        select load_id from ops.published
+        where dataset = %(dataset)s and partition_date = %(day)s
+    )
+)
+"""
 
 
 def loads_named(inputs: Mapping[str, str]) -> frozenset[int]:
-    """Return the raw loads that a manifest names, as ``ledger.input_digests`` wrote them: ``<digest> loads 3-7,9``."""
-    found: set[int] = set()
+    """Return the raw loads that a manifest names.
+
+    ``ledger.input_digests`` wrote them as ``<digest> loads 3-7,9``.
+    """
+    loads: set[int] = set()
     for dataset, text in inputs.items():
-        spans = text.partition(" loads ")[2] if dataset.startswith("raw/") else ""
-        for span in filter(None, spans.split(",")):
+        _, _, spans = text.partition(" loads ")
+        if not spans or not dataset.startswith("raw/"):
+            continue
+        for span in spans.split(","):
             first, _, last = span.partition("-")
-            found.update(range(int(first), int(last or first) + 1))
-    return frozenset(found)
+            loads.update(range(int(first), int(last or first) + 1))
+    return frozenset(loads)

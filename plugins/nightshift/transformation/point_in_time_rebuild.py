@@ -1,9 +1,9 @@
-"""What a partition could know, and its features built from nothing else, in a session that leaves nothing behind.
+"""Rebuild features from what a partition could know, in a session that leaves nothing behind.
 
-Every relation between the raw tables and the feature view is made again as a temporary view over
-raw tables that are cut to the known rows. Temporary relations are seen by their own session alone
-and end with it, also when it is killed: no reader, no token and no load of the write path is
-touched. Source: docs/adr/0019-replay-of-predictions.md.
+Every relation between the raw tables and the feature view is recreated as a temporary view over raw
+tables that are cut to the known rows. Temporary relations are visible in their own session only and
+end with it, also when it is killed: no reader, no token and no load of the write path is touched.
+Source: docs/adr/0019-replay-of-predictions.md.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ if TYPE_CHECKING:
     from nightshift.warehouse.connection import Connection
 
 _RAW, _VERSIONS = "raw/", "ops/raw_versions"
+
+# The settings of the feature models' macro prefer_hashing. The session is our own, so they may stay
+# until its end.
 _PLANNER = (
     "set enable_nestloop = off; set enable_mergejoin = off; set enable_sort = off; set jit = off"
 )
-"""As the feature models have it, by the macro ``prefer_hashing``; on a scratch session of our
-own it may hold until the end.
-"""
 
 
 class HiddenSourceError(NightshiftError):
-    """A feature view reads something of which nobody can say what was known of it when."""
+    """A feature view reads data of which nothing records what was known when."""
 
     code = "NS-LEAK-003"
 
@@ -47,9 +47,8 @@ class Knowledge:
     Attributes:
         as_of: The partitions to build, and each one's knowledge cut-off.
         load_ids: Raw loads; all other rows do not exist.
-        later: What became known or happened after the last partition's as-of: ``listed`` shows what
-            stands in the listed loads, ``hidden`` nothing of it, ``shown`` all of it, also of other
-            loads.
+        later: What became known or happened after the last partition's as-of: ``listed`` shows the
+            rows of the listed loads, ``hidden`` no row, ``shown`` all rows, also of other loads.
     """
 
     as_of: Mapping[Partition, dt.datetime]
@@ -66,7 +65,7 @@ class Knowledge:
 def build_from(
     conn: Connection, settings: Settings, table: str, knowledge: Knowledge, scratch: str
 ) -> int:
-    """Build a feature view from what was known, as the temporary table ``pg_temp.<scratch>`` of this connection.
+    """Build a feature view from what was known, as the temporary table ``pg_temp.<scratch>``.
 
     Args:
         conn: A connection of the caller's own; close it afterwards.
@@ -80,147 +79,167 @@ def build_from(
 
     Raises:
         UnknownViewError: The project has no such view.
-        HiddenSourceError: A model reads past the raw tables.
+        HiddenSourceError: A model reads data beside the raw tables.
         DbtProcessError: dbt cannot compile the view.
     """
     from psycopg import sql
 
-    variables = {
-        "load_id": 0,
-        "as_of": {
-            partition.key: instant.isoformat()
-            for partition, instant in sorted(knowledge.as_of.items())
-        },
-    }
-    view = compile_view(settings, table, variables)
+    as_of = {partition.key: at.isoformat() for partition, at in sorted(knowledge.as_of.items())}
+    view = compile_view(settings, table, {"load_id": 0, "as_of": as_of})
     conn.execute(_PLANNER)
-    _make_sources(conn, settings, view, knowledge)
+    _create_sources(conn, settings, view, knowledge)
+    # All are dropped first: a new view must not read an old one of an earlier build.
     for model in view.models:
-        conn.execute(sql.SQL("drop view if exists {} cascade").format(_temporary(model.relation)))
+        _drop_view(conn, model.relation)
     for model in view.models:
-        _make_view(conn, view, model)
-    target, last = sql.Identifier("pg_temp", scratch), _temporary(view.models[-1].relation)
-    columns = sql.SQL(", ").join(map(sql.Identifier, view.columns))
+        _create_view(conn, view, model)
+
+    target = sql.Identifier("pg_temp", scratch)
     conn.execute(sql.SQL("drop table if exists {}").format(target))
-    conn.execute(
-        sql.SQL("create temp table {} (like {})").format(
-            sql.Identifier(scratch), sql.Identifier("features", table)
-        )
+    create = sql.SQL("create temp table {} (like {})")
+    conn.execute(create.format(sql.Identifier(scratch), sql.Identifier("features", table)))
+    insert = sql.SQL("insert into {target} ({columns}) select {columns} from {source}").format(
+        target=target,
+        columns=sql.SQL(", ").join(map(sql.Identifier, view.columns)),
+        source=_temporary(view.models[-1].relation),
     )
-    return conn.execute(
-        sql.SQL("insert into {} ({}) select {} from {}").format(target, columns, columns, last)
-    ).rowcount
+    return conn.execute(insert).rowcount
 
 
-def _stand_in(relation: str) -> str:
-    """Return the name of the session's own relation that stands for a quoted one, ``<schema>.<name>``."""
-    return ".".join(re.findall(r'"([^"]+)"', relation)[1:])
+def _names(relation: str) -> tuple[str, str]:
+    """Return schema and name of a relation that dbt quoted: ``"database"."schema"."name"``."""
+    _, schema, name = re.findall(r'"([^"]+)"', relation)
+    return schema, name
+
+
+def _temporary_name(relation: str) -> str:
+    """Return the name, with a dot in it, of the temporary relation that replaces another one."""
+    return ".".join(_names(relation))
 
 
 def _temporary(relation: str) -> sql.Identifier:
     from psycopg import sql
 
-    return sql.Identifier("pg_temp", _stand_in(relation))
+    return sql.Identifier("pg_temp", _temporary_name(relation))
 
 
-def _make_sources(
-    conn: Connection, settings: Settings, view: CompiledView, knowledge: Knowledge
-) -> None:
-    """Make the known versions, and a cut view of each raw table."""
+def _drop_view(conn: Connection, relation: str) -> None:
     from psycopg import sql
 
-    unknown = [
-        name for name in view.sources.values() if name != _VERSIONS and not name.startswith(_RAW)
-    ]
-    if unknown:
+    conn.execute(sql.SQL("drop view if exists {} cascade").format(_temporary(relation)))
+
+
+def _create_sources(
+    conn: Connection, settings: Settings, view: CompiledView, knowledge: Knowledge
+) -> None:
+    """Create the table of known versions, and a cut view of each raw table.
+
+    Raises:
+        HiddenSourceError: The feature view reads another source.
+    """
+    from psycopg import sql
+
+    sources = set(view.sources.values()) - {_VERSIONS}
+    hidden = sorted(name for name in sources if not name.startswith(_RAW))
+    if hidden:
         raise HiddenSourceError(
-            f"{view.table} reads {', '.join(sorted(unknown))}.",
-            expected="raw data and its versions: of these one knows what was delivered when",
+            f"{view.table} reads {', '.join(hidden)}.",
+            expected="raw data and its versions: they record what was delivered when",
             todo="Read it through a raw dataset with a contract.",
         )
-    conn.execute("drop table if exists pg_temp.known_versions cascade")
-    day, as_of = knowledge.end
-    parameters = {
-        "loads": sorted(knowledge.load_ids),
-        "later": knowledge.later,
-        "day": day,
-        "as_of": as_of,
-    }
-    conn.execute(_KNOWN_VERSIONS, parameters)
-    conn.execute("analyze pg_temp.known_versions")
     contracts = read_contracts(settings.datasets_dir)
     for name, problem in contracts.broken.items():
-        # Without its contract nobody can say when a row of the dataset happened.
-        if f"{_RAW}{name}" in view.sources.values():
+        # The contract names the column that dates the rows of the dataset.
+        if f"{_RAW}{name}" in sources:
             raise problem
+
+    day, as_of = knowledge.end
+    conn.execute("drop table if exists pg_temp.known_versions cascade")
+    loads = sorted(knowledge.load_ids)
+    values = {"loads": loads, "later": knowledge.later, "day": day, "as_of": as_of}
+    conn.execute(_KNOWN_VERSIONS, values)
+    # A temporary table has no statistics of its own, and every cut view joins it.
+    conn.execute("analyze pg_temp.known_versions")
+
     events = {
         contract.dataset: contract.event_timestamp for contract in contracts.documents.values()
     }
+    latest = as_of if knowledge.later == "hidden" else None
     for relation, name in view.sources.items():
-        body = (
-            sql.SQL(_ALL_VERSIONS)
-            if name == _VERSIONS
-            else _cut(
-                relation, name, events.get(name), as_of if knowledge.later == "hidden" else None
-            )
-        )
-        conn.execute(sql.SQL("drop view if exists {} cascade").format(_temporary(relation)))
-        conn.execute(
-            sql.SQL("create temp view {} as {}").format(sql.Identifier(_stand_in(relation)), body)
-        )
+        body: sql.Composable = sql.SQL(_ALL_VERSIONS)
+        if name != _VERSIONS:
+            body = _known_rows(relation, name, events.get(name), latest)
+        _drop_view(conn, relation)
+        create = sql.SQL("create temp view {} as {}")
+        conn.execute(create.format(sql.Identifier(_temporary_name(relation)), body))
 
 
 _KNOWN_VERSIONS = """
 create temp table known_versions as
 select dataset, partition_date, load_id, known_at, n_rows, content_hash,
-    lead(known_at) over (partition by dataset, partition_date order by known_at, load_id) as superseded_at
-from ops.loads where dataset like 'raw/%%' and state in ('published', 'duplicate') and case
+    lead(known_at) over (
+        partition by dataset, partition_date order by known_at, load_id
+    ) as superseded_at
+from ops.loads
+where dataset like 'raw/%%' and state in ('published', 'duplicate') and case
     when partition_date > %(day)s or known_at > %(as_of)s
         then %(later)s = 'shown' or (%(later)s = 'listed' and load_id = any(%(loads)s::bigint[]))
     else load_id = any(%(loads)s::bigint[]) end
 """
-_ALL_VERSIONS = "select dataset, partition_date, load_id, known_at, superseded_at, n_rows, content_hash from pg_temp.known_versions"
+_ALL_VERSIONS = """
+select dataset, partition_date, load_id, known_at, superseded_at, n_rows, content_hash
+from pg_temp.known_versions
+"""
 
 
-def _cut(
+def _known_rows(
     relation: str, dataset: str, event: str | None, latest: dt.datetime | None
 ) -> sql.Composed:
+    """Return the query of a raw table's rows of known versions, up to the latest event."""
     from psycopg import sql
 
-    schema, table = re.findall(r'"([^"]+)"', relation)[1:]
     query = sql.SQL(
         "select r.* from {} r where exists (select from pg_temp.known_versions v"
         " where v.dataset = {} and v.partition_date = r.partition_date and v.load_id = r.load_id)"
-    ).format(sql.Identifier(schema, table), sql.Literal(dataset))
+    ).format(sql.Identifier(*_names(relation)), sql.Literal(dataset))
     if event is None or latest is None:
         return query
-    return query + sql.SQL(" and (r.{0} is null or r.{0} <= {1})").format(
-        sql.Identifier(event), sql.Literal(latest)
-    )
+    is_past = sql.SQL(" and (r.{0} is null or r.{0} <= {1})")
+    return query + is_past.format(sql.Identifier(event), sql.Literal(latest))
 
 
-def _make_view(conn: Connection, view: CompiledView, model: CompiledModel) -> None:
-    """Make a model's stand-in, and refuse it if it reads anything but other stand-ins."""
+def _create_view(conn: Connection, view: CompiledView, model: CompiledModel) -> None:
+    """Create a model's temporary view.
+
+    Raises:
+        HiddenSourceError: It reads a relation that is not temporary.
+    """
     from psycopg import sql
 
     text = model.sql
+    # The longest first: a name may be the beginning of another one.
     for relation in sorted({*model.reads, *view.sources}, key=len, reverse=True):
         text = text.replace(relation, _temporary(relation).as_string(conn))
-    name = _stand_in(model.relation)
+    name = _temporary_name(model.relation)
     conn.execute(sql.SQL("create temp view {} as ").format(sql.Identifier(name)) + sql.SQL(text))
-    past = [row[0] for row in conn.execute(_READS_PAST, [name])]
-    if past:
+    hidden = [row[0] for row in conn.execute(_PERMANENT_RELATIONS, [name])]
+    if hidden:
         raise HiddenSourceError(
-            f"Model {model.name} reads {', '.join(past)} without saying so to dbt.",
+            f"Model {model.name} reads {', '.join(hidden)}, which dbt does not know.",
             expected="ref() and source() only",
-            todo="Name it by ref() or source(), so that one can see what a feature knows.",
+            todo="Name it by ref() or source(): then a rebuild knows what a feature reads.",
         )
 
 
-_READS_PAST = """
-select distinct format('%%I.%%I', n.nspname, c.relname) from pg_rewrite r
-join pg_depend d on d.classid = 'pg_rewrite'::regclass and d.objid = r.oid and d.refclassid = 'pg_class'::regclass
-join pg_class c on c.oid = d.refobjid join pg_namespace n on n.oid = c.relnamespace
-where r.ev_class = to_regclass(format('pg_temp.%%I', %s::text)) and c.relnamespace <> pg_my_temp_schema() and n.nspname <> 'pg_catalog'
+_PERMANENT_RELATIONS = """
+select distinct format('%%I.%%I', n.nspname, c.relname)
+from pg_rewrite r
+join pg_depend d
+    on d.classid = 'pg_rewrite'::regclass and d.objid = r.oid
+    and d.refclassid = 'pg_class'::regclass
+join pg_class c on c.oid = d.refobjid
+join pg_namespace n on n.oid = c.relnamespace
+where r.ev_class = to_regclass(format('pg_temp.%%I', %s::text))
+    and c.relnamespace <> pg_my_temp_schema() and n.nspname <> 'pg_catalog'
 order by 1
 """

@@ -12,9 +12,8 @@ from tests.integration.scoring.conftest import DAY, publish_features
 from nightshift.contracts.partitions import PartitionRange
 from nightshift.ingestion import large_drop
 from nightshift.ingestion.load import ingest
-from nightshift.scoring.batch_scorer import begin, score_shard
-from nightshift.scoring.deadline_fallback import rescue
-from nightshift.scoring.publication import publish, score
+from nightshift.scoring.deadline_fallback import publish_by_deadline
+from nightshift.scoring.pipeline import begin, publish, score, score_shard
 from nightshift.warehouse.damage import DamagedInputError
 
 pytestmark = [pytest.mark.integration, pytest.mark.promise("R1"), pytest.mark.timeout(300)]
@@ -120,7 +119,7 @@ def test_the_rescue_takes_the_list_when_the_features_are_damaged(
     FEATURES.execute(warehouse, DAMAGES["some rows deleted"])
     lists("2013-07-01")
 
-    rescued = rescue(scoring_settings, listed_spec, DAY.first, run)
+    rescued = publish_by_deadline(scoring_settings, listed_spec, DAY.first, run)
 
     assert rescued.outcome == "rescued"
     assert rescued.reason.startswith("scoring failed (NS-WRITE-007: ")

@@ -1,4 +1,7 @@
-"""A raw history that is random in every way that the two clocks allow: late, corrected, corrected again."""
+"""A raw history that is random in every way that the two clocks allow.
+
+Late, corrected, corrected again.
+"""
 
 from __future__ import annotations
 

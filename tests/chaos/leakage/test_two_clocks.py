@@ -1,4 +1,7 @@
-"""No feature knows the future: against an oracle, under poison on both clocks, and with planted leaks that must be caught."""
+"""No feature knows the future.
+
+Against an oracle, under poison on both clocks, and with planted leaks that must be caught.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +49,10 @@ pytestmark = [
 def stage_features(
     world: World, days: Sequence[dt.date], tables: Sequence[str] = ("feat_flight",)
 ) -> PartitionWrite:
-    """Build feature views by the project's own dbt run, up to the audit: everything but the gate and the flip of the pointer."""
+    """Build feature views by the project's own dbt run, up to the audit.
+
+    Everything but the gate and the flip of the pointer.
+    """
     ensure_relations(world.settings)
     targets = [
         Target(f"features/{table.removeprefix('feat_')}", "features", table, ("flight_id",))
@@ -85,7 +91,7 @@ def rows_of(world: World, write: PartitionWrite) -> list[dict[str, Any]]:
 
 
 def differing_rows(world: World, rows: list[dict[str, Any]]) -> list[str]:
-    """Return the keys of rows that are not what the oracle makes of the versions that were known."""
+    """Return the keys of rows that differ from what the oracle makes of the known versions."""
     expected = {
         day: Oracle(world, day).features() for day in {row["partition_date"] for row in rows}
     }
@@ -126,7 +132,10 @@ def change_one_outcome(world: World, day: dt.date) -> None:
 def test_features_equal_the_oracle_on_300_histories_and_keep_their_bytes_when_all_that_came_later_is_poisoned(
     world: World, record_figure: Callable[[str, float], None]
 ) -> None:
-    """A history is what one flight's row could see: partitions differ in their versions, flights in carrier, route and aircraft."""
+    """A history is what one flight's row could see.
+
+    Partitions differ in their versions, flights in carrier, route and aircraft.
+    """
     history = RandomHistory(world, 40, 40, seed=7)
     whole = stage_features(world, history.days)
     rows, before = rows_of(world, whole), hashes_of(world, whole)
@@ -154,7 +163,10 @@ def test_features_equal_the_oracle_on_300_histories_and_keep_their_bytes_when_al
 def test_features_equal_the_oracle_when_each_schedule_of_deliveries_counts_as_one_history(
     world: World, seed: int
 ) -> None:
-    """Nine worlds of 36 partitions: 324 schedules of deliveries, each with its own late and corrected drops."""
+    """Nine worlds of 36 partitions.
+
+    324 schedules of deliveries, each with its own late and corrected drops.
+    """
     history = RandomHistory(world, 36, 45, 100 + seed)
     rows = rows_of(world, stage_features(world, history.days))
     assert len({row["partition_date"] for row in rows}) == 36
@@ -162,11 +174,17 @@ def test_features_equal_the_oracle_when_each_schedule_of_deliveries_counts_as_on
 
 
 _POISON = [
-    """update raw.flight_outcomes r set arrival_delay_minutes = 900, departure_delay_minutes = 900, air_time_minutes = 500,
-        status = 'arrived', tail_number = 'N1', origin = 'EWR', destination = 'ORD' where {later}""",
-    """update raw.weather r set temperature_f = -60, pressure_mb = 850, precipitation_in = 9, wind_speed_mph = 200, visibility_miles = 0
+    """update raw.flight_outcomes r set arrival_delay_minutes = 900,
+        departure_delay_minutes = 900, air_time_minutes = 500,
+        status = 'arrived', tail_number = 'N1', origin = 'EWR', destination = 'ORD'
+    where {later}""",
+    """update raw.weather r set temperature_f = -60, pressure_mb = 850,
+        precipitation_in = 9, wind_speed_mph = 200, visibility_miles = 0
         where {later}""",
-    "update raw.flight_schedules r set distance_miles = 1, tail_number = 'N1', scheduled_arrival_hhmm = 1 where {later}",
+    (
+        "update raw.flight_schedules r set distance_miles = 1, tail_number = 'N1',"
+        " scheduled_arrival_hhmm = 1 where {later}"
+    ),
     "delete from raw.flight_schedules r where flight_number > 5 and {later}",
     """insert into raw.weather
             (partition_date, load_id, known_at, source_row, origin, observed_at, temperature_f)
@@ -177,7 +195,10 @@ _LATER = "(partition_date > %(day)s or known_at > %(as_of)s)"
 
 
 def poison(world: World, day: dt.date, as_of: dt.datetime) -> int:
-    """Make every raw row wrong that happened or was delivered after the as-of, and put one observation of the future into the past."""
+    """Make every raw row wrong that happened or was delivered after the as-of.
+
+    And put one observation of the future into the past.
+    """
     values = {"day": day, "as_of": as_of}
     return sum(
         world.conn.execute(statement.format(later=_LATER).encode(), values).rowcount
@@ -185,23 +206,36 @@ def poison(world: World, day: dt.date, as_of: dt.datetime) -> int:
     )
 
 
-_HEAD = """select s.flight_id, s.scheduled_departure_at as event_timestamp, s.as_of, s.partition_date,
-    {{ var("load_id") }}::bigint as load_id, %s::double precision as happened, %s::double precision as delivered
+_HEAD = """select
+    s.flight_id, s.scheduled_departure_at as event_timestamp, s.as_of, s.partition_date,
+    {{ var("load_id") }}::bigint as load_id,
+    %s::double precision as happened, %s::double precision as delivered
 from {{ ref("int_flight_spine") }} s"""
-_TOMORROW = "(select sum(o.arrival_delay_minutes) from {{ ref('fct_flight_outcomes') }} o where o.partition_date = s.partition_date + 1)"
+_TOMORROW = (
+    "(select sum(o.arrival_delay_minutes) from {{ ref('fct_flight_outcomes') }} o where"
+    " o.partition_date = s.partition_date + 1)"
+)
 _NEWEST = """(select sum(o.arrival_delay_minutes) from {{ ref('fct_flight_outcomes') }} o
     where o.partition_date = s.partition_date and o.superseded_at is null)"""
 _KNOWN = """(select sum(o.arrival_delay_minutes) from {{ ref('fct_flight_outcomes') }} o
-    join {{ ref('int_visible_versions') }} v on v.dataset = 'raw/flight_outcomes' and v.source_partition_date = o.partition_date
-    and v.source_load_id = o.load_id where v.partition_date = s.partition_date and v.age_days = 0)"""
+    join {{ ref('int_visible_versions') }} v on v.dataset = 'raw/flight_outcomes'
+    and v.source_partition_date = o.partition_date
+    and v.source_load_id = o.load_id
+    where v.partition_date = s.partition_date and v.age_days = 0)"""
 _PLANTED = {
     "leaking": _HEAD % (_TOMORROW, _NEWEST),
     "hidden": _HEAD % (_KNOWN, "(select count(*) from raw.flight_outcomes)"),
     "honest": _HEAD % (_KNOWN, _KNOWN),
 }
-_COLUMNS = {"flight_id": "text", "event_timestamp": "timestamp with time zone", "as_of": "timestamp with time zone"} | {
-    "partition_date": "date", "load_id": "bigint", "happened": "double precision", "delivered": "double precision",
-}  # fmt: skip
+_COLUMNS = {
+    "flight_id": "text",
+    "event_timestamp": "timestamp with time zone",
+    "as_of": "timestamp with time zone",
+    "partition_date": "date",
+    "load_id": "bigint",
+    "happened": "double precision",
+    "delivered": "double precision",
+}
 
 
 @pytest.fixture
@@ -220,7 +254,8 @@ def planted(world: World, tmp_path: Path) -> World:
             f"\n      - {{name: {column}, data_type: {kind}}}" for column, kind in _COLUMNS.items()
         )
         models.append(
-            f"  - name: feat_{name}\n    config: {{meta: {{entity_key: flight_id}}}}\n    columns:{columns}"
+            f"  - name: feat_{name}\n    config: {{meta: {{entity_key: flight_id}}}}\n   "
+            f" columns:{columns}"
         )
     (folder / "_planted.yml").write_text("version: 2\nmodels:\n" + "\n".join(models) + "\n")
     world.settings = world.settings.model_copy(update={"dbt_project_dir": project})

@@ -24,7 +24,7 @@ from nightshift.contracts.run import RunContext
 from nightshift.errors import ObjectStoreError
 from nightshift.registry.model_loader import MAX_FILE_BYTES, ModelSizeError
 from nightshift.registry.model_versions import ModelVersion, find_version, load_model, register
-from nightshift.scoring.publication import score
+from nightshift.scoring.pipeline import score
 from nightshift.training.candidate import Origin, store_candidate
 
 __all__ = ["registry", "scoring_settings", "spec", "warehouse"]

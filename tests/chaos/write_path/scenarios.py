@@ -167,7 +167,7 @@ def _prepare_scoring(settings: Settings) -> None:
 
 
 def _score(settings: Settings, run: RunContext) -> None:
-    from nightshift.scoring.publication import score
+    from nightshift.scoring.pipeline import score
 
     score(settings, scoring.make_spec(), DAY, run)
 

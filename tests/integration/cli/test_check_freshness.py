@@ -14,8 +14,7 @@ import pytest
 from nightshift.contracts.model_spec import load_specs
 from nightshift.contracts.partitions import PartitionRange
 from nightshift.contracts.run import RunContext
-from nightshift.scoring.batch_scorer import predictions_target
-from nightshift.scoring.prediction_tables import ensure_prediction_relations
+from nightshift.scoring.prediction_tables import ensure_prediction_relations, predictions_target
 from nightshift.settings import PROJECT_ROOT, Settings
 from nightshift.warehouse.partition_write import LoadManifest, audit, begin, publish
 

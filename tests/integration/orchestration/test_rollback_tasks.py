@@ -25,7 +25,7 @@ from nightshift.contracts.run import RunContext
 from nightshift.orchestration import rollback_tasks
 from nightshift.orchestration import task_scope as scopes
 from nightshift.registry.rollback import RollbackRefusedError, history
-from nightshift.scoring.publication import score
+from nightshift.scoring.pipeline import score
 
 if TYPE_CHECKING:
     from nightshift.warehouse.connection import Connection

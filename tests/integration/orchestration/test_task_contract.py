@@ -65,20 +65,20 @@ LIES: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
     "announce_features": (lambda: tasks.announce_features("flight", {"failures": {}}), {}),
     "begin_scoring": (
         lambda: tasks.begin_scoring(MODEL),
-        {"nightshift.scoring.batch_scorer.begin": PLAN},
+        {"nightshift.scoring.pipeline.begin": PLAN},
     ),
     "score_shard": (
         lambda: tasks.score_shard(MODEL, PLAN.model_dump(mode="json"), 0),
-        {"nightshift.scoring.batch_scorer.score_shard": {"shard": 0, "n_rows": 5}},
+        {"nightshift.scoring.pipeline.score_shard": {"shard": 0, "n_rows": 5}},
     ),
     "publish_predictions": (
         lambda: tasks.publish_predictions(MODEL, PLAN.model_dump(mode="json")),
-        {"nightshift.scoring.publication.publish": [PUBLISHED]},
+        {"nightshift.scoring.pipeline.publish": [PUBLISHED]},
     ),
     "rescue_predictions": (
         lambda: rescue_tasks.rescue_predictions(MODEL),
         {
-            "nightshift.scoring.deadline_fallback.rescue": SimpleNamespace(
+            "nightshift.scoring.deadline_fallback.publish_by_deadline": SimpleNamespace(
                 outcome="scored", reason=None, load_id=999, n_rows=5
             )
         },
@@ -86,7 +86,7 @@ LIES: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
     "rescue_by_last_good_spec": (
         lambda: rescue_tasks.rescue_by_last_good_spec(MODEL),
         {
-            "nightshift.scoring.deadline_fallback.rescue": SimpleNamespace(
+            "nightshift.scoring.deadline_fallback.publish_by_deadline": SimpleNamespace(
                 outcome="scored", reason=None, load_id=999, n_rows=5
             )
         },

@@ -32,7 +32,7 @@ from nightshift.provenance.predictions import (
 from nightshift.provenance.repro import NotReplayableError, replay_predictions
 from nightshift.provenance.training_set import rebuild_training_set
 from nightshift.registry.model_versions import register
-from nightshift.scoring.publication import score
+from nightshift.scoring.pipeline import score
 from nightshift.settings import PROJECT_ROOT, Settings
 from nightshift.training.candidate import Origin, store_candidate
 from nightshift.training.pipeline import fit_model

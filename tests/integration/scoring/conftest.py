@@ -83,15 +83,21 @@ def publish_features(
     shift: float = 0.0,
     changed: str = "",
 ) -> list[PublishedLoad]:
-    """Publish feature rows: weight rises with the number, the rate is null for every tenth, depots alternate; then as ``changed`` says."""
+    """Publish feature rows.
+
+    Weight rises with the number, the rate is null for every tenth, depots alternate; ``changed``
+    replaces columns.
+    """
     run = RunContext("transform/test", 1, "test")
     write = begin(
         conn, [FEATURES], partitions, LoadManifest(run, {"raw": f"{n_rows} {shift} {changed}"})
     )
     for day in partitions.days:
         conn.execute(
-            "insert into features.feat_parcel select %s, %s, format('%%s-%%s', %s::date, i), %s::timestamptz + i * interval '1 minute', %s,"
-            " i * 0.25 + %s, case when i %% 10 = 0 then null else (i %% 7) / 10.0 end, (array['north', 'south'])[1 + i %% 2]"
+            "insert into features.feat_parcel select %s, %s, format('%%s-%%s', %s::date, i),"
+            " %s::timestamptz + i * interval '1 minute', %s,"
+            " i * 0.25 + %s, case when i %% 10 = 0 then null else (i %% 7) / 10.0 end,"
+            " (array['north', 'south'])[1 + i %% 2]"
             " from generate_series(1, %s) i",
             [
                 day,
@@ -120,12 +126,14 @@ def spec() -> ModelSpec:
 def warehouse(conn: Connection, spec: ModelSpec) -> Connection:
     """Return a warehouse with the feature table, the labels' relation and the model's relations."""
     conn.execute(
-        "create table features.feat_parcel (partition_date date not null, load_id bigint not null, parcel_id text not null,"
+        "create table features.feat_parcel (partition_date date not null, load_id bigint not"
+        " null, parcel_id text not null,"
         " event_timestamp timestamptz not null, as_of timestamptz not null,"
         " weight_kg double precision, late_rate_7d double precision, depot text)"
     )
     conn.execute(
-        "create table marts.fct_parcel_labels (parcel_id text, partition_date date, event_timestamp timestamptz,"
+        "create table marts.fct_parcel_labels (parcel_id text, partition_date date,"
+        " event_timestamp timestamptz,"
         " known_at timestamptz, superseded_at timestamptz, is_late integer)"
     )
     ensure_prediction_relations(conn, spec)
@@ -143,13 +151,18 @@ class Registry:
     def promote(
         self, effective: str, seed: int = 1, proof: dict[str, Any] | None = None
     ) -> ModelVersion:
-        """Make a new version champion from a partition on, with or without a proof for the accelerated engine."""
+        """Make a new version champion from a partition on.
+
+        With or without a proof for the accelerated engine.
+        """
         trained = tiny_model(self.spec, seed)
         day = Partition.parse(effective).shift(-1)
         training_set = f"training/{seed}"
         self.conn.execute(
-            "insert into ml.training_sets (training_set, model, partition_date, as_of, first_day, last_day, n_rows, sha256, spec_digest,"
-            " code_version, manifest, run_id) values (%s, %s, %s, now(), %s, %s, 1, '', '', '', '{}', 'r') on conflict do nothing",
+            "insert into ml.training_sets (training_set, model, partition_date, as_of, first_day,"
+            " last_day, n_rows, sha256, spec_digest,"
+            " code_version, manifest, run_id) values (%s, %s, %s, now(), %s, %s, 1, '', '', '',"
+            " '{}', 'r') on conflict do nothing",
             [training_set, self.spec.name, day.day, day.day, day.day],
         )
         origin = Origin(training_set, day, day.day, self.spec.digest, "test")
@@ -158,7 +171,8 @@ class Registry:
         )
         version = register(self.settings, candidate, RunContext("train/test", 1, "test"))
         self.conn.execute(
-            "insert into ml.promotions (model, version, verdict, partition_date, effective_partition, reasons, numbers, run_id, actor)"
+            "insert into ml.promotions (model, version, verdict, partition_date,"
+            " effective_partition, reasons, numbers, run_id, actor)"
             " values (%s, %s, 'promoted', %s, %s, '{}', '{}', 'r', 'test')",
             [self.spec.name, version.version, day.day, effective],
         )

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 from tests.integration.scoring.conftest import DAY, make_spec, publish_features
-from tests.integration.scoring.test_ladder import allow_only, current
+from tests.integration.scoring.test_fallback_chain import allow_only, current
 
 from nightshift import failpoints
 from nightshift.contracts.partitions import Partition, PartitionRange
@@ -15,10 +15,9 @@ from nightshift.contracts.run import RunContext
 from nightshift.errors import NightshiftError
 from nightshift.quality.gate_errors import GateError
 from nightshift.scoring import deadline_fallback as rescue_stage
-from nightshift.scoring.batch_scorer import begin
-from nightshift.scoring.deadline_fallback import ScoringInProgressError, rescue
-from nightshift.scoring.publication import score
-from nightshift.scoring.spine import NoSpineError
+from nightshift.scoring.deadline_fallback import ScoringInProgressError, publish_by_deadline
+from nightshift.scoring.pipeline import begin, score
+from nightshift.scoring.without_model.spine import NoSpineError
 
 pytestmark = [pytest.mark.integration, pytest.mark.promise("R18")]
 NIGHT = Partition(dt.date(2013, 7, 1))
@@ -45,16 +44,22 @@ def listed_spec():
 
 @pytest.fixture
 def lists(warehouse):
-    """Return a function that delivers the list of a night's parcels, ``<day>_<number>`` due at 09:00 in New York on the next day."""
+    """Return a function that delivers the list of a night's parcels.
+
+    ``<day>_<number>`` due at 09:00 in New York on the next day.
+    """
     warehouse.execute(
-        "create table staging.stg_parcels (parcel_id text, due_on date, number integer, due_at timestamptz, partition_date date,"
+        "create table staging.stg_parcels (parcel_id text, due_on date, number integer, due_at"
+        " timestamptz, partition_date date,"
         " load_id bigint, known_at timestamptz, superseded_at timestamptz)"
     )
 
     def deliver(day: str, n: int = 20, load_id: int = 900) -> None:
         warehouse.execute(
-            "insert into staging.stg_parcels select concat_ws('_', %(day)s::date + 1, i), %(day)s::date + 1, i,"
-            " (%(day)s::date + 1 + time '09:00') at time zone 'America/New_York', %(day)s, %(load)s,"
+            "insert into staging.stg_parcels select concat_ws('_', %(day)s::date + 1, i),"
+            " %(day)s::date + 1, i,"
+            " (%(day)s::date + 1 + time '09:00') at time zone 'America/New_York', %(day)s,"
+            " %(load)s,"
             " %(day)s::date + interval '20 hours', null"
             " from generate_series(1, %(n)s) i",
             {"day": day, "n": n, "load": load_id},
@@ -77,8 +82,10 @@ def features_of_list(conn, partitions: PartitionRange) -> None:
         LoadManifest(RunContext("transform/test", 1, "test"), {"raw": "list"}),
     )
     conn.execute(
-        "insert into features.feat_parcel select partition_date, %s, parcel_id, due_at, partition_date + interval '29 hours', number * 0.5,"
-        " (number %% 7) / 10.0, 'north' from staging.stg_parcels where partition_date between %s and %s",
+        "insert into features.feat_parcel select partition_date, %s, parcel_id, due_at,"
+        " partition_date + interval '29 hours', number * 0.5,"
+        " (number %% 7) / 10.0, 'north' from staging.stg_parcels where partition_date between %s"
+        " and %s",
         [write.load_id, partitions.first.day, partitions.last.day],
     )
     audit(conn, write)
@@ -92,7 +99,7 @@ def test_nothing_happens_when_the_partition_is_published(
     registry.promote("2013-07-01")
     (load,) = score(scoring_settings, spec, DAY, run)
     n_loads = warehouse.execute("select count(*) from ops.loads").fetchone()
-    found = rescue(scoring_settings, spec, NIGHT, run)
+    found = publish_by_deadline(scoring_settings, spec, NIGHT, run)
 
     assert (found.outcome, found.load_id, found.n_rows) == ("in time", load.load_id, 50)
     assert warehouse.execute("select count(*) from ops.loads").fetchone() == n_loads
@@ -103,7 +110,7 @@ def test_nothing_happens_when_the_pipeline_is_not_in_operation(
 ):
     publish_features(warehouse, PartitionRange.of("2013-06-02"))
 
-    assert rescue(scoring_settings, listed_spec, NIGHT, run).outcome == "dormant"
+    assert publish_by_deadline(scoring_settings, listed_spec, NIGHT, run).outcome == "dormant"
     assert warehouse.execute(
         "select count(*) from ops.loads where dataset like 'predictions%'"
     ).fetchone() == (0,)
@@ -116,7 +123,7 @@ def test_champion_scores_when_only_the_wake_up_was_lost(
     publish_features(warehouse)
     registry.promote("2013-07-01")
 
-    assert rescue(scoring_settings, spec, NIGHT, run).outcome == "scored"
+    assert publish_by_deadline(scoring_settings, spec, NIGHT, run).outcome == "scored"
     assert set(current(warehouse, "score_source")) == {("champion",)}
 
 
@@ -127,10 +134,15 @@ def test_rescue_waits_when_a_scoring_has_just_begun_and_there_is_time(
     registry.promote("2013-07-01")
     begin(scoring_settings, spec, DAY, run)
     with pytest.raises(ScoringInProgressError):
-        rescue(scoring_settings, spec, NIGHT, RunContext("rescue/x", 1, "test"), may_wait=True)
+        publish_by_deadline(
+            scoring_settings, spec, NIGHT, RunContext("rescue/x", 1, "test"), may_wait=True
+        )
 
     assert (
-        rescue(scoring_settings, spec, NIGHT, RunContext("rescue/x", 1, "test")).outcome == "scored"
+        publish_by_deadline(
+            scoring_settings, spec, NIGHT, RunContext("rescue/x", 1, "test")
+        ).outcome
+        == "scored"
     )
 
 
@@ -144,7 +156,7 @@ def test_rescue_does_not_wait_when_the_scoring_is_dead(
     warehouse.execute("update ops.loads set started_at = now() - interval '6 minutes'")
 
     assert (
-        rescue(
+        publish_by_deadline(
             scoring_settings, spec, NIGHT, RunContext("rescue/x", 1, "test"), may_wait=True
         ).outcome
         == "scored"
@@ -160,10 +172,13 @@ def test_listed_parcels_get_their_old_scores_when_features_are_missing(
     registry.promote("2013-06-01")
     score(scoring_settings, listed_spec, PartitionRange.of("2013-06-30"), run)
     old = dict(current(warehouse, "split_part(parcel_id, '_', 2)::int, score", "2013-06-30"))
-    found = rescue(scoring_settings, listed_spec, NIGHT, run)
+    found = publish_by_deadline(scoring_settings, listed_spec, NIGHT, run)
 
     assert (found.outcome, found.n_rows, found.reason) == ("rescued", 20, FEATURES_AWAY)
-    columns = "parcel_id, score, score_source, score_source_reason, event_timestamp::text, features_as_of::text"
+    columns = (
+        "parcel_id, score, score_source, score_source_reason, event_timestamp::text,"
+        " features_as_of::text"
+    )
     rows = {int(key.split("_")[1]): (key, *rest) for key, *rest in current(warehouse, columns)}
     rule, weight = 0.3, 0.5 ** (1 / 3.5)
     assert rows[3][:4] == (
@@ -177,7 +192,10 @@ def test_listed_parcels_get_their_old_scores_when_features_are_missing(
         "2013-07-02 04:30:00+00",
     )  # 09:00 and the cut-off, both New York
     assert rows[18][:4] == ("2013-07-02_18", 0.25, "fallback_rule", FEATURES_AWAY)
-    rescues = "select partition_date::text, entities_from, entities_date::text, gate, reason from ops.rescues"
+    rescues = (
+        "select partition_date::text, entities_from, entities_date::text, gate, reason from"
+        " ops.rescues"
+    )
     assert warehouse.execute(rescues).fetchall() == [
         ("2013-07-01", "list", "2013-07-01", "passed", FEATURES_AWAY)
     ]
@@ -190,7 +208,7 @@ def test_rule_values_are_the_last_published_ones_when_no_model_ever_scored(
     lists("2013-06-29", n=15)
     lists("2013-07-01", n=20)
     features_of_list(warehouse, PartitionRange.of("2013-06-29"))
-    rescue(scoring_settings, listed_spec, NIGHT, run)
+    publish_by_deadline(scoring_settings, listed_spec, NIGHT, run)
 
     scores = dict(current(warehouse, "split_part(parcel_id, '_', 2)::int, score"))
     assert (scores[3], scores[6], scores[18]) == (0.3, 0.6, 0.25)
@@ -206,7 +224,7 @@ def test_the_list_of_the_same_weekday_is_expected_again_when_tonights_is_missing
 ):
     lists(listed, n=5)
     publish_features(warehouse, PartitionRange.of("2013-06-28"))
-    found = rescue(scoring_settings, listed_spec, NIGHT, run)
+    found = publish_by_deadline(scoring_settings, listed_spec, NIGHT, run)
 
     assert (found.outcome, found.n_rows) == ("rescued", 5)
     rows = current(warehouse, "parcel_id, event_timestamp::text, score_source_reason")
@@ -222,7 +240,7 @@ def test_clock_times_are_kept_when_a_list_is_repeated_over_a_change_of_the_clock
 ):
     lists("2013-03-03", n=2)  # due on 2013-03-04 at 09:00 EST; clocks go forward on 2013-03-10
     publish_features(warehouse, PartitionRange.of("2013-03-05"))
-    rescue(scoring_settings, listed_spec, Partition(dt.date(2013, 3, 10)), run)
+    publish_by_deadline(scoring_settings, listed_spec, Partition(dt.date(2013, 3, 10)), run)
 
     rows = current(warehouse, "parcel_id, event_timestamp::text", "2013-03-10")
     assert rows[0] == ("2013-03-11_1", "2013-03-11 13:00:00+00")
@@ -237,7 +255,7 @@ def test_nothing_is_invented_when_no_list_can_be_expected_again(
     lists(listed)
     publish_features(warehouse, PartitionRange.of("2013-06-28"))
     with pytest.raises(NoSpineError):
-        rescue(scoring_settings, listed_spec, NIGHT, run)
+        publish_by_deadline(scoring_settings, listed_spec, NIGHT, run)
 
     assert current(warehouse, "score") == []
 
@@ -247,7 +265,7 @@ def test_a_spec_without_a_spine_publishes_nothing_when_its_keys_do_not_recur(
 ):
     publish_features(warehouse, PartitionRange.of("2013-06-30"))
     with pytest.raises(NoSpineError):
-        rescue(scoring_settings, spec, NIGHT, run)
+        publish_by_deadline(scoring_settings, spec, NIGHT, run)
 
 
 @pytest.mark.long
@@ -258,10 +276,13 @@ def test_recurring_entities_are_expected_again_when_features_are_missing(
     publish_features(warehouse, PartitionRange.of("2013-06-29"))
     registry.promote("2013-06-01")
     score(scoring_settings, spec, PartitionRange.of("2013-06-29"), run)
-    rescue(scoring_settings, spec, NIGHT, run)
+    publish_by_deadline(scoring_settings, spec, NIGHT, run)
 
     rows = current(warehouse, "parcel_id, event_timestamp::text, score_source, score_source_reason")
-    why = f"{FEATURES_AWAY}; the entities of 2013-06-29 are expected again; the score of 2013-06-29 by version 1, 2 day(s) old"
+    why = (
+        f"{FEATURES_AWAY}; the entities of 2013-06-29 are expected again; the score of 2013-06-29"
+        " by version 1, 2 day(s) old"
+    )
     assert rows[0] == ("2013-06-29-1", "2013-07-02 00:01:00+00", "carried_over", why)
     assert len(rows) == 50
 
@@ -271,7 +292,7 @@ def test_champion_replaces_the_rescue_when_features_arrive_later(
 ):
     lists("2013-07-01")
     publish_features(warehouse, PartitionRange.of("2013-06-28"))
-    rescue(scoring_settings, listed_spec, NIGHT, run)
+    publish_by_deadline(scoring_settings, listed_spec, NIGHT, run)
     registry.promote("2013-06-01")
     features_of_list(warehouse, DAY)
     score(scoring_settings, listed_spec, DAY, run)
@@ -279,7 +300,7 @@ def test_champion_replaces_the_rescue_when_features_arrive_later(
     assert set(current(warehouse, "score_source, model_version, score_source_reason")) == {
         ("champion", 1, None)
     }
-    assert rescue(scoring_settings, listed_spec, NIGHT, run).outcome == "in time"
+    assert publish_by_deadline(scoring_settings, listed_spec, NIGHT, run).outcome == "in time"
 
 
 def test_last_step_is_published_and_marked_when_the_gate_has_no_suite(
@@ -288,7 +309,7 @@ def test_last_step_is_published_and_marked_when_the_gate_has_no_suite(
     publish_features(warehouse)
     registry.promote("2013-06-01")
     (scoring_settings.expectations_dir / "predictions" / "parcel_late.json").unlink()
-    found = rescue(scoring_settings, spec, NIGHT, run)
+    found = publish_by_deadline(scoring_settings, spec, NIGHT, run)
 
     assert found.outcome == "rescued"
     assert found.reason.startswith("scoring failed (NS-GATE-002: ")
@@ -313,14 +334,14 @@ def test_later_attempts_ask_neither_model_nor_gate_when_an_earlier_one_hung(
         pytest.fail("an attempt hangs here until its limit")
 
     monkeypatch.setattr(rescue_stage, "score", hang)
-    second = rescue(scoring_settings, spec, NIGHT, replace(run, attempt=2))
+    second = publish_by_deadline(scoring_settings, spec, NIGHT, replace(run, attempt=2))
     assert (second.outcome, second.reason) == (
         "rescued",
         "an earlier attempt of the rescue did not come back from scoring",
     )
     warehouse.execute("delete from ops.published where dataset = 'predictions/parcel_late'")
     monkeypatch.setattr(rescue_stage, "pass_gate", hang)
-    third = rescue(scoring_settings, spec, NIGHT, replace(run, attempt=3))
+    third = publish_by_deadline(scoring_settings, spec, NIGHT, replace(run, attempt=3))
     assert third.outcome == "rescued"
     reasons = {reason for (reason,) in current(warehouse, "score_source_reason")}
     assert all("the gate was not asked" in reason for reason in reasons)
@@ -336,7 +357,7 @@ def test_nothing_is_published_when_the_gate_says_no_to_the_last_step(
     publish_features(warehouse)
     allow_only(scoring_settings, 2.0, 3.0)
     with pytest.raises(GateError, match="score"):
-        rescue(scoring_settings, spec, NIGHT, run)
+        publish_by_deadline(scoring_settings, spec, NIGHT, run)
 
     assert current(warehouse, "score") == []
 
@@ -347,10 +368,12 @@ def test_rescue_is_the_same_when_it_is_repeated_after_its_pointer_was_lost(
 ):
     lists("2013-07-01")
     publish_features(warehouse, PartitionRange.of("2013-06-28"))
-    first = rescue(scoring_settings, listed_spec, NIGHT, run)
+    first = publish_by_deadline(scoring_settings, listed_spec, NIGHT, run)
     before = current(warehouse, "parcel_id, score, score_source_reason")
     warehouse.execute("delete from ops.published where dataset = 'predictions/parcel_late'")
-    again = rescue(scoring_settings, listed_spec, NIGHT, RunContext("rescue/again", 1, "test"))
+    again = publish_by_deadline(
+        scoring_settings, listed_spec, NIGHT, RunContext("rescue/again", 1, "test")
+    )
 
     assert (again.outcome, again.n_rows) == ("rescued", first.n_rows)
     assert current(warehouse, "parcel_id, score, score_source_reason") == before
@@ -367,12 +390,13 @@ def test_a_rescue_is_recorded_once_with_its_publication_when_it_breaks_there(
     publish_features(warehouse, PartitionRange.of("2013-06-28"))
     failpoints.enable(fault)
     with pytest.raises(NightshiftError):
-        rescue(scoring_settings, listed_spec, NIGHT, run)
+        publish_by_deadline(scoring_settings, listed_spec, NIGHT, run)
     failpoints.enable("")
-    rescue(scoring_settings, listed_spec, NIGHT, RunContext("rescue/night", 2, "test"))
+    publish_by_deadline(scoring_settings, listed_spec, NIGHT, RunContext("rescue/night", 2, "test"))
 
     recorded = warehouse.execute(
-        "select r.load_id = p.load_id from ops.rescues r left join ops.published p on p.dataset = 'predictions/parcel_late'"
+        "select r.load_id = p.load_id from ops.rescues r left join ops.published p on p.dataset ="
+        " 'predictions/parcel_late'"
         " and p.partition_date = r.partition_date"
     ).fetchall()
     assert recorded == [(True,)]

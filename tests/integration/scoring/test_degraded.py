@@ -1,4 +1,7 @@
-"""A night that stepped down because the store was away is found, and the champion is tried on it again."""
+"""A partition that fell back because the store was away is found.
+
+And the champion is tried on it again.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +14,14 @@ from tests.integration.scoring.conftest import DAY, publish_features
 from nightshift.contracts.partitions import Partition
 from nightshift.contracts.run import RunContext
 from nightshift.errors import WarehouseError
-from nightshift.scoring.champion import PinnedVersion
-from nightshift.scoring.degraded import LATE_WINDOW, DegradedNight, better_choice, degraded_nights
-from nightshift.scoring.publication import score
+from nightshift.scoring.degraded import (
+    LATE_WINDOW,
+    DegradedPartition,
+    better_choice,
+    degraded_partitions,
+)
+from nightshift.scoring.pipeline import score
+from nightshift.scoring.version_choice import PinnedVersion
 from nightshift.warehouse.connection import connect
 
 pytestmark = [pytest.mark.integration, pytest.mark.promise("R18")]
@@ -39,7 +47,7 @@ def stepped_down(registry, warehouse, away, spec):
 
 
 def test_a_degraded_night_is_found_with_its_cause(stepped_down, warehouse, spec):
-    (night,) = degraded_nights(warehouse, spec)
+    (night,) = degraded_partitions(warehouse, spec)
     assert (night.partition, night.source, night.by_airflow) == (NIGHT, "fallback_rule", True)
     assert night.reason.startswith("version 1 cannot score (NS-LAKE-001: Cannot read s3://")
     error = night.describe()
@@ -50,22 +58,24 @@ def test_a_degraded_night_is_found_with_its_cause(stepped_down, warehouse, spec)
 def test_the_champion_is_chosen_as_soon_as_the_store_is_back(
     stepped_down, warehouse, scoring_settings, away, spec
 ):
-    (night,) = degraded_nights(warehouse, spec)
+    (night,) = degraded_partitions(warehouse, spec)
     assert better_choice(away, spec, warehouse, night) is None
     choice = better_choice(scoring_settings, spec, warehouse, night)
     assert choice is not None
     assert (choice.source, choice.version) == ("champion", 1)
     score(scoring_settings, spec, DAY, RUN)
-    assert degraded_nights(warehouse, spec) == []
+    assert degraded_partitions(warehouse, spec) == []
 
 
 def test_nothing_is_better_while_somebody_scores_the_night(
     stepped_down, warehouse, scoring_settings, spec
 ):
-    (night,) = degraded_nights(warehouse, spec)
+    (night,) = degraded_partitions(warehouse, spec)
     warehouse.execute(
-        "insert into ops.loads (dataset, partition_date, load_id, token, state, run_id, attempt, actor, code_version, inputs,"
-        " inputs_digest) values ('predictions/parcel_late', '2013-07-01', 99, 9, 'staged', 'r', 1, 'airflow', 'c', '{}', 'd')"
+        "insert into ops.loads (dataset, partition_date, load_id, token, state, run_id, attempt,"
+        " actor, code_version, inputs,"
+        " inputs_digest) values ('predictions/parcel_late', '2013-07-01', 99, 9, 'staged', 'r',"
+        " 1, 'airflow', 'c', '{}', 'd')"
     )
     assert better_choice(scoring_settings, spec, warehouse, night) is None
 
@@ -76,7 +86,7 @@ def test_nothing_is_better_when_the_champion_is_really_broken(
     publish_features(warehouse)
     registry.corrupt(registry.promote("2013-07-01"))
     score(scoring_settings, spec, DAY, RUN)
-    (night,) = degraded_nights(warehouse, spec)
+    (night,) = degraded_partitions(warehouse, spec)
     assert better_choice(scoring_settings, spec, warehouse, night) is None
 
 
@@ -87,11 +97,11 @@ def test_a_night_of_the_champion_or_of_a_named_version_is_not_degraded(
     publish_features(warehouse)
     registry.promote("2013-07-01" if named is None else "2013-08-01")
     score(scoring_settings, spec, DAY, RUN, named=named)
-    assert degraded_nights(warehouse, spec) == []
+    assert degraded_partitions(warehouse, spec) == []
 
 
 def test_a_model_without_predictions_has_no_degraded_night(conn, spec):
-    assert degraded_nights(conn, spec) == []
+    assert degraded_partitions(conn, spec) == []
 
 
 @pytest.mark.parametrize(
@@ -107,7 +117,7 @@ def test_a_night_is_looked_after_until_its_deadline_and_a_late_one_for_some_hour
     spec, published_after_deadline, looked_at, expected
 ):
     deadline = spec.deadline_of(NIGHT)
-    night = DegradedNight(
+    night = DegradedPartition(
         spec.name,
         NIGHT,
         "fallback_rule",
@@ -129,12 +139,12 @@ def test_the_log_says_where_the_champion_broke_and_quotes_no_value(
     def quote(*_):
         raise ValueError(message)
 
-    monkeypatch.setattr("nightshift.scoring.champion.try_model", quote)
+    monkeypatch.setattr("nightshift.scoring.version_choice.try_model", quote)
     with caplog.at_level(logging.WARNING):
         score(scoring_settings, spec, DAY, RUN)
-    (night,) = degraded_nights(warehouse, spec)
+    (night,) = degraded_partitions(warehouse, spec)
     assert night.reason == "version 1 cannot score (ValueError: cannot convert … at … …)"
-    assert "champion.py" in caplog.text
+    assert "version_choice.py" in caplog.text
     assert "in quote" in caplog.text
     assert "secret" not in caplog.text
 
@@ -142,19 +152,23 @@ def test_the_log_says_where_the_champion_broke_and_quotes_no_value(
 def test_no_model_is_blamed_when_the_warehouse_stops(
     registry, warehouse, scoring_settings, spec, monkeypatch
 ):
-    """The ladder has no step that needs no warehouse: the try fails with the warehouse's own code and is repeated."""
+    """Every step of the fallback chain needs the warehouse.
+
+    The try fails with the warehouse's own code and is repeated.
+    """
     publish_features(warehouse)
     registry.promote("2013-07-01")
 
     def end_all(*_):
         with connect(scoring_settings, "a person") as conn:
             conn.execute(
-                "select pg_terminate_backend(pid) from pg_stat_activity where application_name like 'nightshift score%'"
+                "select pg_terminate_backend(pid) from pg_stat_activity where application_name"
+                " like 'nightshift score%'"
             )
         raise OSError("the stream broke")
 
-    monkeypatch.setattr("nightshift.scoring.champion.read_sample", end_all)
+    monkeypatch.setattr("nightshift.scoring.version_choice.read_sample", end_all)
     with pytest.raises(WarehouseError) as raised:
         score(scoring_settings, spec, DAY, RUN)
     assert raised.value.code == "NS-WAREHOUSE-001"
-    assert degraded_nights(warehouse, spec) == []
+    assert degraded_partitions(warehouse, spec) == []

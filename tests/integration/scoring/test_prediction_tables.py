@@ -23,8 +23,10 @@ def _publish(conn, probability: float, day: str = DAY) -> int:
         conn, [PREDICTIONS], PartitionRange.of(day), LoadManifest(run, {"p": str(probability)})
     )
     conn.execute(
-        "insert into predictions.parcel_late (partition_date, load_id, shard, parcel_id, event_timestamp, score, probability, decile,"
-        " features_as_of, score_source, run_id) values (%s, %s, 0, 'p1', '2013-07-02', 0, %s, 1, '2013-07-02', 'champion', 'r')",
+        "insert into predictions.parcel_late (partition_date, load_id, shard, parcel_id,"
+        " event_timestamp, score, probability, decile,"
+        " features_as_of, score_source, run_id) values (%s, %s, 0, 'p1', '2013-07-02', 0, %s, 1,"
+        " '2013-07-02', 'champion', 'r')",
         [day, write.load_id, probability],
     )
     audit(conn, write)
@@ -58,7 +60,10 @@ def test_history_leaves_no_moment_without_a_load(warehouse):
     _publish(warehouse, 0.1)
     _publish(warehouse, 0.2)
 
-    gap = "select lead(published_at) over (order by load_id) - superseded_at from analytics.parcel_late_history order by load_id limit 1"
+    gap = (
+        "select lead(published_at) over (order by load_id) - superseded_at from"
+        " analytics.parcel_late_history order by load_id limit 1"
+    )
     assert warehouse.execute(gap).fetchone() == (dt.timedelta(0),)
 
 
@@ -108,8 +113,10 @@ def test_outcomes_view_waits_for_its_labels_when_they_are_absent(conn):
     assert conn.execute(names).fetchall() == [("parcel_late_current",), ("parcel_late_history",)]
 
     conn.execute(
-        "create view marts.fct_parcel_labels as select 'p'::text as parcel_id, date '2013-07-01' as partition_date,"
-        " now() as event_timestamp, now() as known_at, null::timestamptz as superseded_at, 1 as is_late"
+        "create view marts.fct_parcel_labels as select 'p'::text as parcel_id, date '2013-07-01'"
+        " as partition_date,"
+        " now() as event_timestamp, now() as known_at, null::timestamptz as superseded_at, 1 as"
+        " is_late"
     )
     ensure_prediction_relations(conn, spec)
     assert ("parcel_late_outcomes",) in conn.execute(names).fetchall()
@@ -117,8 +124,10 @@ def test_outcomes_view_waits_for_its_labels_when_they_are_absent(conn):
 
 def test_every_view_and_column_is_described(warehouse):
     undescribed = warehouse.execute(
-        "select c.relname, a.attname from pg_class c join pg_attribute a on a.attrelid = c.oid and a.attnum > 0"
-        " where c.relnamespace = 'analytics'::regnamespace and (obj_description(c.oid) is null or col_description(c.oid, a.attnum) is null)"
+        "select c.relname, a.attname from pg_class c join pg_attribute a on a.attrelid = c.oid"
+        " and a.attnum > 0"
+        " where c.relnamespace = 'analytics'::regnamespace and (obj_description(c.oid) is null or"
+        " col_description(c.oid, a.attnum) is null)"
     ).fetchall()
     assert undescribed == []
 
@@ -128,6 +137,7 @@ def test_one_entity_has_one_row_a_load_when_written_twice(warehouse):
 
     with pytest.raises(Exception, match="duplicate key"):
         warehouse.execute(
-            "insert into predictions.parcel_late select * from predictions.parcel_late where load_id = %s",
+            "insert into predictions.parcel_late select * from predictions.parcel_late where"
+            " load_id = %s",
             [load_id],
         )

@@ -1,4 +1,7 @@
-"""An earlier champion is put back, and what its successors published becomes what it would have published."""
+"""An earlier champion is put back.
+
+And what its successors published becomes what it would have published.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +19,8 @@ from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.contracts.run import RunContext
 from nightshift.registry.promotion import champion_for, promoted_versions
 from nightshift.registry.rollback import RollbackRefusedError, history
-from nightshift.scoring.publication import score
-from nightshift.scoring.republish import Repaired, plan_rollback, roll_back
+from nightshift.scoring.pipeline import score
+from nightshift.scoring.republish import RollbackResult, plan_rollback, roll_back
 from nightshift.warehouse.connection import connect
 
 if TYPE_CHECKING:
@@ -32,7 +35,7 @@ RUN = RunContext("rollback/test", 1, "on-call")
 
 def rolled_back(
     settings: Settings, spec: ModelSpec, version: int, since: str | None = None
-) -> Repaired:
+) -> RollbackResult:
     """Put a version back, as the command does."""
     plan = plan_rollback(settings, spec, version, Partition.parse(since) if since else None, RUN)
     return roll_back(settings, spec, plan, "the scores look wrong", RUN)
@@ -42,7 +45,8 @@ def published(conn: Connection) -> dict[str, tuple[str, int]]:
     """Return content hash and model version of what readers see, by day."""
     rows = conn.execute(
         "select p.partition_date::text, l.content_hash, min(t.model_version) from ops.published p"
-        " join ops.loads l using (dataset, partition_date, load_id) join predictions.parcel_late t using (partition_date, load_id)"
+        " join ops.loads l using (dataset, partition_date, load_id) join predictions.parcel_late"
+        " t using (partition_date, load_id)"
         " where p.dataset = 'predictions/parcel_late' group by 1, 2 order by 1"
     )
     return {day: (content_hash, version) for day, content_hash, version in rows}
@@ -52,7 +56,10 @@ def published(conn: Connection) -> dict[str, tuple[str, int]]:
 def scored_by_two(
     conn: Connection, registry: Registry, spec: ModelSpec
 ) -> dict[str, tuple[str, int]]:
-    """Let version 1 score three nights, then version 2 the last two of them; return what version 1 had published."""
+    """Let version 1 score three nights, then version 2 the last two of them.
+
+    Return what version 1 had published.
+    """
     publish_features(conn, DAYS)
     registry.promote(OLD, seed=1)
     for night in DAYS:
@@ -93,10 +100,11 @@ def test_content_is_the_same_when_no_load_was_kept(
     conn: Connection, registry: Registry, spec: ModelSpec, scored_by_two: dict[str, tuple[str, int]]
 ) -> None:
     conn.execute(
-        "update ops.loads set collected_at = clock_timestamp() where dataset = 'predictions/parcel_late'"
+        "update ops.loads set collected_at = clock_timestamp() where dataset ="
+        " 'predictions/parcel_late'"
     )
     plan = plan_rollback(registry.settings, spec, 1, None, RUN)
-    assert [stretch.kept for stretch in plan.stretches] == [()]
+    assert [run.reusable_loads for run in plan.partition_runs] == [()]
     roll_back(registry.settings, spec, plan, "again", RUN)
     assert published(conn) == scored_by_two
 
@@ -161,7 +169,8 @@ def test_readers_see_no_mixture_while_it_runs(
             reader.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
             while not stop.is_set():
                 rows = reader.execute(
-                    "select model_version, count(*) from analytics.parcel_late_current where partition_date >= %s group by 1",
+                    "select model_version, count(*) from analytics.parcel_late_current where"
+                    " partition_date >= %s group by 1",
                     [NEW],
                 )
                 seen.append(tuple(rows.fetchall()))
@@ -194,7 +203,7 @@ def test_thirty_partitions_are_repaired_from_kept_loads_within_a_minute(
     rolled_back(registry.settings, spec, 2, "2013-07-01")
     started = time.monotonic()
     plan = plan_rollback(registry.settings, spec, 1, Partition.parse("2013-07-01"), RUN)
-    assert len(plan.stretches[0].kept) == 30
+    assert len(plan.partition_runs[0].reusable_loads) == 30
     roll_back(registry.settings, spec, plan, "back", RUN)
     seconds = time.monotonic() - started
     record_figure("seconds for 30 partitions of 900 rows", round(seconds, 1))

@@ -1,4 +1,7 @@
-"""A night's scoring on a real warehouse, bucket and model: what is published, and what happens when something is wrong."""
+"""A night's scoring on a real warehouse, bucket and model.
+
+What is published, and what happens when something is wrong.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +16,13 @@ from tests.integration.scoring.conftest import DAY, make_spec, publish_features,
 from nightshift.contracts.partitions import PartitionRange
 from nightshift.contracts.run import RunContext
 from nightshift.errors import ObjectStoreError
-from nightshift.quality.gate_errors import GateError
-from nightshift.scoring.batch_scorer import begin, score_shard
+from nightshift.quality.gates import GateError
 from nightshift.scoring.feature_rows import FeaturesMissingError, shard_query
+from nightshift.scoring.pipeline import begin, publish, score, score_shard, score_shards
 from nightshift.scoring.plan import ScorePlan
-from nightshift.scoring.publication import IncompletePredictionsError, publish, score
+from nightshift.scoring.row_checks import IncompletePredictionsError
+from nightshift.warehouse.arrow_io import read_arrow
 from nightshift.warehouse.connection import connect
-from nightshift.warehouse.fast_io.arrow_io import read_arrow
 
 pytestmark = pytest.mark.integration
 CURRENT = "select {} from analytics.parcel_late_current order by partition_date, parcel_id"
@@ -41,8 +44,10 @@ def test_every_parcel_has_one_row_by_the_champion(registry, warehouse, scoring_s
     assert (published.n_rows, published.is_new) == (50, True)
     assert _sources(warehouse) == {("champion", None, 1)}
     checks = warehouse.execute(
-        "select count(*), count(distinct parcel_id), min(decile) >= 1, max(decile) <= 10, bool_and(probability between 0 and 1),"
-        " bool_and(is_positive is not null), max(jsonb_array_length(reasons)), min(features_as_of) = '2013-07-02'"
+        "select count(*), count(distinct parcel_id), min(decile) >= 1, max(decile) <= 10,"
+        " bool_and(probability between 0 and 1),"
+        " bool_and(is_positive is not null), max(jsonb_array_length(reasons)),"
+        " min(features_as_of) = '2013-07-02'"
         " from analytics.parcel_late_current"
     ).fetchone()
     assert checks == (50, 50, True, True, True, True, 2, True)
@@ -134,6 +139,11 @@ def test_fallback_rule_is_published_when_a_feature_of_the_champion_is_gone(
     assert source == "fallback_rule"
 
 
+def staged_by_shard(conn) -> dict[int, int]:
+    query = "select shard, count(*) from predictions.parcel_late group by shard"
+    return dict(conn.execute(query).fetchall())
+
+
 def test_fallback_rule_is_published_when_the_champion_breaks_between_two_shards(
     registry, warehouse, scoring_settings, spec, run
 ):
@@ -142,7 +152,8 @@ def test_fallback_rule_is_published_when_the_champion_breaks_between_two_shards(
     plan = begin(scoring_settings, spec, DAY, run)
     score_shard(scoring_settings, spec, plan, 0, run)
     registry.corrupt(champion)
-    assert score_shard(scoring_settings, spec, plan, 1, run) == {"shard": 1, "n_rows": 0}
+    score_shard(scoring_settings, spec, plan, 1, run)
+    assert 1 not in staged_by_shard(warehouse)
     score_shard(scoring_settings, spec, plan, 2, run)
     first = publish(scoring_settings, spec, plan, run)
 
@@ -253,18 +264,15 @@ def test_shard_is_left_alone_when_scored_again_in_any_state(
     publish_features(warehouse)
     registry.promote("2013-07-01")
     plan = ScorePlan.model_validate(begin(scoring_settings, spec, DAY, run).model_dump(mode="json"))
-    counts = [
-        score_shard(scoring_settings, spec, plan, shard, run)["n_rows"] for shard in plan.shards
-    ]
-    assert sum(counts) == 50
-    assert [
-        score_shard(scoring_settings, spec, plan, shard, run)["n_rows"] for shard in plan.shards
-    ] == counts
+    score_shards(scoring_settings, spec, plan, run)
+    counts = staged_by_shard(warehouse)
+    assert sum(counts.values()) == 50
+    score_shards(scoring_settings, spec, plan, run)
+    assert staged_by_shard(warehouse) == counts
     published = publish(scoring_settings, spec, plan, run)
 
-    assert [
-        score_shard(scoring_settings, spec, plan, shard, run)["n_rows"] for shard in plan.shards
-    ] == counts
+    score_shards(scoring_settings, spec, plan, run)
+    assert staged_by_shard(warehouse) == counts
     assert publish(scoring_settings, spec, plan, run) == published
 
 
@@ -294,7 +302,10 @@ DAMAGES = [
         "1 predictions of another model",
     ),
     (
-        "update predictions.parcel_late set features_as_of = '2013-07-09' where parcel_id = '2013-07-01-7'",
+        (
+            "update predictions.parcel_late set features_as_of = '2013-07-09' where parcel_id ="
+            " '2013-07-01-7'"
+        ),
         "1 predictions with other times",
     ),
 ]

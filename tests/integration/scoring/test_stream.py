@@ -1,4 +1,7 @@
-"""A shard is a stream: the same rows in any batches, nothing left when it breaks or is cancelled in the middle."""
+"""A shard is a stream.
+
+The same rows in any batches, nothing left when it breaks or is cancelled in the middle.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 
@@ -15,10 +18,8 @@ import pytest
 from tests.integration.scoring.conftest import DAY, Registry, make_spec, publish_features
 
 from nightshift.errors import NightshiftError, WarehouseError
-from nightshift.scoring import batch_scorer
-from nightshift.scoring.batch_scorer import begin, score_shard
-from nightshift.scoring.progress import Progress
-from nightshift.scoring.publication import publish, score
+from nightshift.scoring import shard as shard_module
+from nightshift.scoring.pipeline import begin, publish, score, score_shard
 from nightshift.scoring.scorer import Scorer
 from nightshift.warehouse.fast_io.arrow_io import stream_arrow
 
@@ -40,7 +41,7 @@ def spec():
 @pytest.fixture
 def small_batches(monkeypatch) -> None:
     """Let a few rows be a batch, so that a small table is a long stream."""
-    monkeypatch.setattr(batch_scorer, "stream_arrow", partial(stream_arrow, batch_bytes=4_000))
+    monkeypatch.setattr(shard_module, "stream_arrow", partial(stream_arrow, batch_bytes=4_000))
 
 
 @pytest.fixture
@@ -76,7 +77,7 @@ def test_content_is_the_same_when_batches_are_small(
     )
     (small,) = score(scoring_settings, spec, DAY, run)
     assert len(batches) > 20
-    monkeypatch.setattr(batch_scorer, "stream_arrow", stream_arrow)
+    monkeypatch.setattr(shard_module, "stream_arrow", stream_arrow)
     (again,) = score(scoring_settings, spec, DAY, run)
     assert (small.n_rows, small.is_new, again.is_new) == (N_ROWS, True, False)
     assert small.load_id == again.load_id
@@ -112,7 +113,7 @@ def test_rerun_scores_all_when_the_server_ends_the_reader(
     )
     with monkeypatch.context() as patched:
         scored = Scorer.score
-        patched.setattr(batch_scorer, "stream_arrow", partial(stream_arrow, batch_bytes=100_000))
+        patched.setattr(shard_module, "stream_arrow", partial(stream_arrow, batch_bytes=100_000))
         patched.setattr(
             Scorer,
             "score",
@@ -121,13 +122,31 @@ def test_rerun_scores_all_when_the_server_ends_the_reader(
         with pytest.raises(WarehouseError, match="NS-WAREHOUSE-001"):
             score_shard(scoring_settings, spec, plan, 0, run)
     assert staged(warehouse) == 0
-    assert score_shard(scoring_settings, spec, plan, 0, run)["n_rows"] == n_rows
+    score_shard(scoring_settings, spec, plan, 0, run)
+    assert staged(warehouse) == n_rows
 
 
-def interrupt_at(n: int) -> Callable[..., None]:
-    """Return a ``Progress.add`` in whose n-th call a signal arrives, which Python gives to the main thread."""
-    calls = iter(range(1, 10**9))
-    return lambda *_: os.kill(os.getpid(), signal.SIGINT) if next(calls) == n else None
+def after_each_batch(action: Callable[[int], object]) -> Callable[..., Iterator[object]]:
+    """Return a ``log_progress`` that calls an action with the number of each staged batch."""
+
+    def watch(batches: Iterable[object], *_: object) -> Iterator[object]:
+        for number, batch in enumerate(batches, 1):
+            yield batch
+            action(number)
+
+    return watch
+
+
+def interrupt_at_5(number: int) -> None:
+    """Send a signal after the fifth batch, which Python gives to the main thread."""
+    if number == 5:
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def raise_at_5(number: int) -> None:
+    """Raise after the fifth batch."""
+    if number == 5:
+        raise KeyboardInterrupt
 
 
 @pytest.fixture
@@ -144,11 +163,8 @@ def test_nothing_works_on_after_two_seconds_when_it_is_cancelled(
     ready, scoring_settings, spec, run, monkeypatch, is_signal
 ):
     plan = begin(scoring_settings, spec, DAY, run)
-    monkeypatch.setattr(
-        Progress,
-        "add",
-        interrupt_at(5) if is_signal else fail_at(5, KeyboardInterrupt(), Progress.add),
-    )
+    action = interrupt_at_5 if is_signal else raise_at_5
+    monkeypatch.setattr(shard_module, "log_progress", after_each_batch(action))
     with pytest.raises(KeyboardInterrupt):
         score_shard(scoring_settings, spec, plan, 0, run)
     started = time.monotonic()
@@ -157,13 +173,15 @@ def test_nothing_works_on_after_two_seconds_when_it_is_cancelled(
         time.sleep(0.05)
     assert staged(ready) == 0
     monkeypatch.undo()
-    assert score_shard(scoring_settings, spec, plan, 0, run)["n_rows"] == N_ROWS
+    score_shard(scoring_settings, spec, plan, 0, run)
+    assert staged(ready) == N_ROWS
 
 
 def still_at_work(conn, application_name: str) -> list[str]:
     """Return the threads and backends that still work for the shard."""
     backends = conn.execute(
-        "select state || ': ' || query from pg_stat_activity where application_name = %s and pid <> pg_backend_pid()",
+        "select state || ': ' || query from pg_stat_activity where application_name = %s and pid"
+        " <> pg_backend_pid()",
         [application_name],
     ).fetchall()
     threads = [
@@ -178,10 +196,12 @@ def test_nothing_ends_a_shard_when_it_takes_longer_than_an_idle_transaction_may(
     ready, scoring_settings, spec, run, monkeypatch
 ):
     monkeypatch.setattr("nightshift.warehouse.connection.IDLE_IN_TRANSACTION_SECONDS", 1)
-    monkeypatch.setattr(batch_scorer, "stream_arrow", partial(stream_arrow, batch_bytes=100_000))
+    monkeypatch.setattr(shard_module, "stream_arrow", partial(stream_arrow, batch_bytes=100_000))
     plan = begin(scoring_settings, spec, DAY, run)
-    monkeypatch.setattr(Progress, "add", lambda *_: time.sleep(1.5))
-    assert score_shard(scoring_settings, spec, plan, 0, run)["n_rows"] == N_ROWS
+    slow = after_each_batch(lambda _: time.sleep(1.5))
+    monkeypatch.setattr(shard_module, "log_progress", slow)
+    score_shard(scoring_settings, spec, plan, 0, run)
+    assert staged(ready) == N_ROWS
 
 
 def test_published_rows_stay_when_an_attempt_wakes_up_that_stood_still(
@@ -196,9 +216,10 @@ def test_published_rows_stay_when_an_attempt_wakes_up_that_stood_still(
         publish(scoring_settings, spec, plan, run)
         return loaded(*arguments)
 
-    loaded = batch_scorer._load_champions
-    monkeypatch.setattr(batch_scorer, "_load_champions", publish_meanwhile)
-    assert score_shard(scoring_settings, spec, plan, 0, run)["n_rows"] == N_ROWS
+    loaded = shard_module.load_models
+    monkeypatch.setattr(shard_module, "load_models", publish_meanwhile)
+    score_shard(scoring_settings, spec, plan, 0, run)
+    assert staged(ready) == N_ROWS
     rows = ready.execute("select count(*) from analytics.parcel_late_current").fetchone()
     assert rows == (N_ROWS,)
 
@@ -208,18 +229,18 @@ def test_later_attempt_wins_when_an_older_one_hangs_in_its_stream(
 ):
     plan = begin(scoring_settings, spec, DAY, run)
     is_released = threading.Event()
-    added = Progress.add
-    monkeypatch.setattr(
-        Progress, "add", lambda *arguments: (is_released.wait(30), added(*arguments))
-    )
+    log_progress = shard_module.log_progress
+    hang = after_each_batch(lambda _: is_released.wait(30))
+    monkeypatch.setattr(shard_module, "log_progress", hang)
     older = threading.Thread(
         target=lambda: suppress_errors(score_shard, scoring_settings, spec, plan, 0, run),
         daemon=True,
     )
     older.start()
     wait_until(lambda: still_at_work(ready, run.application_name) and holds_lock(ready))
-    monkeypatch.setattr(Progress, "add", added)
-    assert score_shard(scoring_settings, spec, plan, 0, replace(run, attempt=2))["n_rows"] == N_ROWS
+    monkeypatch.setattr(shard_module, "log_progress", log_progress)
+    score_shard(scoring_settings, spec, plan, 0, replace(run, attempt=2))
+    assert staged(ready) == N_ROWS
     is_released.set()
     older.join(10)
     assert not older.is_alive()
@@ -251,13 +272,13 @@ def wait_until(condition: Callable[[], bool]) -> None:
 def test_log_says_rows_speed_and_time_left_when_a_shard_takes_long(
     scoring_settings, spec, run, monkeypatch, caplog
 ):
-    monkeypatch.setattr("nightshift.scoring.progress.EVERY_SECONDS", 0.0)
-    with caplog.at_level("INFO", "nightshift.scoring.progress"):
+    monkeypatch.setattr("nightshift.scoring.shard.LOG_SECONDS", 0.0)
+    with caplog.at_level("INFO", "nightshift.scoring.shard"):
         score(scoring_settings, spec, DAY, run)
-    said = [
-        record.message for record in caplog.records if record.name == "nightshift.scoring.progress"
+    lines = [
+        record.message for record in caplog.records if record.name == "nightshift.scoring.shard"
     ]
-    assert said[0].startswith("shard 0 of parcel_late: ")
-    assert f" of about {N_ROWS:,} rows, " in said[0]
-    assert said[0].endswith(" s left")
-    assert said[-1].startswith(f"shard 0 of parcel_late: {N_ROWS:,} rows in ")
+    assert lines[0].startswith("shard 0 of parcel_late: ")
+    assert f" of about {N_ROWS:,} rows, " in lines[0]
+    assert lines[0].endswith(" s left")
+    assert lines[-1].startswith(f"shard 0 of parcel_late: {N_ROWS:,} rows in ")

@@ -123,7 +123,10 @@ class World:
         rows: list[dict[str, Any]],
         known_at: dt.datetime | None = None,
     ) -> None:
-        """Publish one version of a raw partition, known ten minutes before the cut-off if nothing else is said."""
+        """Publish one version of a raw partition.
+
+        Known ten minutes before the cut-off if nothing else is said.
+        """
         known_at = known_at or Partition(day).cutoff - dt.timedelta(minutes=10)
         contract = self.contracts[dataset]
         target = Target(contract.dataset, "raw", dataset, contract.key, is_versioned=True)
@@ -139,7 +142,8 @@ class World:
         }
         copy_in(self.conn, "raw", dataset, pa.Table.from_pylist([row | came for row in rows]))
         self.conn.execute(
-            "insert into raw.ingested_drops values (%s, %s, %s, %s, 's3://b/k', %s, '', %s, 0, 0, '{}')",
+            "insert into raw.ingested_drops values (%s, %s, %s, %s, 's3://b/k', %s, '', %s, 0, 0,"
+            " '{}')",
             [contract.dataset, day, write.load_id, known_at, f"{write.load_id:064d}", len(rows)],
         )
         audit(self.conn, write)

@@ -28,7 +28,8 @@ def days(n: int) -> list[dt.date]:
 
 def hashes(conn: Connection) -> dict[dt.date, str]:
     query = """
-    select p.partition_date, l.content_hash from ops.published p join ops.loads l using (dataset, partition_date, load_id)
+    select p.partition_date, l.content_hash from ops.published p
+    join ops.loads l using (dataset, partition_date, load_id)
     where dataset = 'features/flight'
     """
     return dict(conn.execute(query).fetchall())
@@ -38,7 +39,8 @@ def published_features(conn: Connection) -> list[dict[str, Any]]:
     cursor = conn.execute(
         """
         select f.* from features.feat_flight f
-        join ops.published p on p.dataset = 'features/flight' and (p.partition_date, p.load_id) = (f.partition_date, f.load_id)
+        join ops.published p on p.dataset = 'features/flight'
+            and (p.partition_date, p.load_id) = (f.partition_date, f.load_id)
         """
     )
     names = [column.name for column in cursor.description or []]
@@ -259,7 +261,8 @@ def test_the_error_names_the_model_and_the_database_message_when_dbt_fails(
     world.deliver_day(FIRST, seed=1)
     stage.ensure_relations(world.settings)
     world.conn.execute(
-        "alter table features.feat_flight add constraint nobody_flies check (flight_id is null) not valid"
+        "alter table features.feat_flight add constraint nobody_flies check (flight_id is null)"
+        " not valid"
     )
 
     with pytest.raises(DbtError, match="feat_flight") as caught:
@@ -278,7 +281,8 @@ def test_features_are_published_again_when_their_rows_are_damaged_and_refused_wh
     right = published_features(world.conn)
     world.conn.execute("update features.feat_flight set temperature_f_last = 0")
     world.conn.execute(
-        "delete from features.feat_flight where flight_id in (select min(flight_id) from features.feat_flight)"
+        "delete from features.feat_flight where flight_id in (select min(flight_id) from"
+        " features.feat_flight)"
     )
 
     assert [load.is_new for load in build(world.settings, first_day, run).published] == [True]

@@ -38,7 +38,8 @@ class Project:
         self.broken: dict[str, str] = {}
         for view in VIEWS:
             conn.execute(
-                f"create table features.{view.table} (partition_date date, load_id bigint, shop_id text)".encode()
+                f"create table features.{view.table} (partition_date date, load_id bigint,"
+                " shop_id text)".encode()
             )
 
     def ensure(self, _: Settings) -> bool:
@@ -52,7 +53,10 @@ class Project:
     ) -> list[ModelRun]:
         for table in tables:
             n_rows = 0 if self.broken.get(table.removeprefix("feat_")) == "audit" else 3
-            query = f"insert into features.{table} select %s, %s, n::text from generate_series(1, {n_rows}) n"
+            query = (
+                f"insert into features.{table} select %s, %s, n::text from generate_series(1,"
+                f" {n_rows}) n"
+            )
             self.conn.execute(query.encode(), [NIGHT.first.day, variables["load_id"]])
         self._raise_for(
             {table for table in tables if self.broken.get(table.removeprefix("feat_")) == "dbt"}

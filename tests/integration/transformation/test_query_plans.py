@@ -45,19 +45,27 @@ def lengthen(conn: Connection, first: int, last: int) -> None:
         if "flight_number" in values:
             values["flight_number"], copies = "flight_number + 10 * c", str(COPIES - 1)
         conn.execute(
-            f"insert into raw.{dataset} ({', '.join(values)}) select {', '.join(values.values())} from raw.{dataset},"
-            f" generate_series({first}, {last}) k, generate_series(0, {copies}) c where load_id < 1000000".encode()
+            f"insert into raw.{dataset} ({', '.join(values)}) select {', '.join(values.values())}"
+            f" from raw.{dataset},"
+            f" generate_series({first}, {last}) k, generate_series(0, {copies}) c where load_id <"
+            " 1000000".encode()
         )
         conn.execute(
-            "insert into ops.loads (dataset, partition_date, load_id, token, state, run_id, attempt, actor, code_version, inputs,"
-            " inputs_digest, known_at, n_rows, content_hash, published_at) select dataset, partition_date - k, 1000000 + k, token, state,"
-            " run_id, attempt, actor, code_version, inputs, inputs_digest, known_at - k * interval '1 day', n_rows, k::text, published_at"
-            " from ops.loads, generate_series(%s::int, %s) k where dataset = %s and load_id < 1000000",
+            "insert into ops.loads (dataset, partition_date, load_id, token, state, run_id,"
+            " attempt, actor, code_version, inputs,"
+            " inputs_digest, known_at, n_rows, content_hash, published_at) select dataset,"
+            " partition_date - k, 1000000 + k, token, state,"
+            " run_id, attempt, actor, code_version, inputs, inputs_digest, known_at - k *"
+            " interval '1 day', n_rows, k::text, published_at"
+            " from ops.loads, generate_series(%s::int, %s) k where dataset = %s and load_id <"
+            " 1000000",
             [first, last, f"raw/{dataset}"],
         )
         conn.execute(
-            "insert into ops.published (dataset, partition_date, load_id, token) select dataset, partition_date - k, 1000000 + k, token"
-            " from ops.published, generate_series(%s::int, %s) k where dataset = %s and load_id < 1000000",
+            "insert into ops.published (dataset, partition_date, load_id, token) select dataset,"
+            " partition_date - k, 1000000 + k, token"
+            " from ops.published, generate_series(%s::int, %s) k where dataset = %s and load_id <"
+            " 1000000",
             [first, last, f"raw/{dataset}"],
         )
         conn.execute(f"analyze raw.{dataset}".encode())

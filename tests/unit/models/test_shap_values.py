@@ -166,23 +166,20 @@ def test_a_model_fails_its_trial_when_its_contributions_do_not_add_up(model, mon
         try_model(model, _rows(100), 1)
 
 
-def test_a_stream_gives_the_same_rows_whatever_its_batches(model, monkeypatch):
-    rows, whole = _rows(500, seed=8), score_rows(model, _rows(500, seed=8), 2)
+def test_rows_are_the_same_whatever_their_batches(model, monkeypatch):
+    rows, expected = _rows(500, seed=8), score_rows(model, _rows(500, seed=8), 2)
     monkeypatch.setattr(scorer, "BATCH_ROWS", 64)
-    streamed = pa.concat_tables(Scorer(model, 2).stream(rows.to_batches(max_chunksize=150)))
 
-    assert streamed.equals(whole)
+    assert score_rows(model, rows, 2).equals(expected)
 
 
-def test_a_stream_reads_a_batch_only_when_the_one_before_was_taken(model):
-    read: list[int] = []
+def test_no_more_than_a_batch_is_scored_at_once(model, monkeypatch):
+    sizes: list[int] = []
+    score = Scorer.score
+    monkeypatch.setattr(
+        Scorer, "score", lambda self, rows: sizes.append(rows.num_rows) or score(self, rows)
+    )
+    monkeypatch.setattr(scorer, "BATCH_ROWS", 64)
+    score_rows(model, _rows(150), 2)
 
-    def batches():
-        for number in range(3):
-            read.append(number)
-            yield _rows(10)
-
-    stream = Scorer(model, 2).stream(batches())
-    next(stream)
-
-    assert read == [0]
+    assert sizes == [64, 64, 22]

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from nightshift.contracts.datasets import DatasetContract
-from nightshift.redo.plan import Lineage, Scope
+from nightshift.reprocess.scope import Lineage, Scope
 from nightshift.settings import load_settings
 from nightshift.warehouse.dbt.project import raw_lineage
 from nightshift.warehouse.ledger import RawVersion

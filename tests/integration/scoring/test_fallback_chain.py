@@ -1,4 +1,7 @@
-"""champion, previous champion, the last score aged, the rule: one step down at a time, and each row says which."""
+"""champion, previous champion, the last score aged, the rule.
+
+One step at a time, and each row names its step.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +14,10 @@ from nightshift.contracts.partitions import PartitionRange
 from nightshift.contracts.run import RunContext
 from nightshift.quality.gate_errors import GateError
 from nightshift.registry.model_versions import RegistryError
-from nightshift.scoring.batch_scorer import WorseStepError, begin, score_shard
-from nightshift.scoring.champion import PinnedVersion
+from nightshift.scoring.pipeline import DowngradeError, begin, publish, score, score_shard
 from nightshift.scoring.prediction_tables import ensure_prediction_relations
-from nightshift.scoring.publication import publish, score
 from nightshift.scoring.scorer import ChampionBrokenError
+from nightshift.scoring.version_choice import PinnedVersion
 
 pytestmark = [pytest.mark.integration, pytest.mark.promise("R18")]
 YESTERDAY = PartitionRange.of("2013-06-30")
@@ -28,7 +30,10 @@ RECURRING = {
 
 
 def current(conn, columns: str, day: str = "2013-07-01") -> list[tuple]:
-    query = f"select {columns} from analytics.parcel_late_current where partition_date = %s order by parcel_id"
+    query = (
+        f"select {columns} from analytics.parcel_late_current where partition_date = %s order by"
+        " parcel_id"
+    )
     return conn.execute(query.encode(), [day]).fetchall()
 
 
@@ -127,7 +132,7 @@ def test_nothing_changes_when_the_named_version_is_broken_or_unknown(
     score(scoring_settings, spec, DAY, run)
     before = current(warehouse, "score, model_version, load_id")
     registry.corrupt(broken)
-    with pytest.raises(ChampionBrokenError, match="Version 1 of parcel_late was asked for"):
+    with pytest.raises(ChampionBrokenError, match="Version 1 of parcel_late cannot score"):
         score(scoring_settings, spec, DAY, run, named=PinnedVersion(1, "cli:ada"))
     with pytest.raises(RegistryError):
         score(scoring_settings, spec, DAY, run, named=PinnedVersion(77, "cli:ada"))
@@ -142,8 +147,10 @@ def test_version_that_was_rolled_back_is_no_previous_champion(
     good = registry.promote("2013-06-01", seed=1)
     registry.promote("2013-06-20", seed=2)
     warehouse.execute(
-        "insert into ml.promotions (model, version, verdict, champion_version, partition_date, effective_partition, reasons, numbers,"
-        " run_id, actor) values ('parcel_late', 1, 'rolled_back', 2, '2013-06-30', '2013-07-01', '{}', '{}', 'r', 'test')"
+        "insert into ml.promotions (model, version, verdict, champion_version, partition_date,"
+        " effective_partition, reasons, numbers,"
+        " run_id, actor) values ('parcel_late', 1, 'rolled_back', 2, '2013-06-30', '2013-07-01',"
+        " '{}', '{}', 'r', 'test')"
     )
     registry.corrupt(good)
     score(scoring_settings, spec, DAY, run)
@@ -185,7 +192,8 @@ def test_yesterdays_score_is_carried_over_and_aged_when_no_model_can_score(
 
     rows = current(
         warehouse,
-        "parcel_id, score, probability, score_source, score_source_reason, model_version, reasons, decile, is_positive",
+        "parcel_id, score, probability, score_source, score_source_reason, model_version,"
+        " reasons, decile, is_positive",
     )
     by_source = {
         name: [row for row in rows if row[3] == name] for name in ("carried_over", "fallback_rule")
@@ -307,7 +315,7 @@ def test_a_models_scores_are_kept_when_it_cannot_be_read_any_more(
     champion = registry.promote("2013-06-01")
     (first,) = score(scoring_settings, spec, DAY, run)
     registry.corrupt(champion)
-    with pytest.raises(WorseStepError, match="champion on 2013-07-01"):
+    with pytest.raises(DowngradeError, match="champion on 2013-07-01"):
         score(scoring_settings, spec, DAY, RunContext("test/again", 1, "test"))
 
     published = warehouse.execute(

@@ -1,4 +1,7 @@
-"""The parcels' world of the scoring tests, with a list of entities and nights that went well before."""
+"""The parcels' world of the scoring tests.
+
+With a list of entities and nights that went well before.
+"""
 
 from tests.integration.scoring.conftest import registry, scoring_settings, spec, warehouse
 from tests.integration.scoring.test_deadline_fallback import listed_spec, lists

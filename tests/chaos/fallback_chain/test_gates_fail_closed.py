@@ -1,4 +1,7 @@
-"""A check that crashed, was skipped, found nothing to check, or says something strange never counts as passed."""
+"""A check that crashed, was skipped, found nothing to check.
+
+Or says something strange never counts as passed.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ CRASHED = GOOD | {
 
 @pytest.fixture
 def gate(warehouse, scoring_settings, run):
-    """Return a function that runs the gate on two staged rows (or on none) with a suite of one expectation."""
+    """Return a function that runs the gate on two rows (or none) with one expectation."""
 
     def check(suite: list[dict] | None = None, load_id: int = 7):
         path = scoring_settings.expectations_dir / "predictions" / "parcel_late.json"
@@ -39,8 +42,10 @@ def gate(warehouse, scoring_settings, run):
             )
         )
         warehouse.execute(
-            "insert into predictions.parcel_late (partition_date, load_id, shard, parcel_id, event_timestamp, score, decile,"
-            " features_as_of, score_source, run_id) select '2013-07-01', 7, 0, n, now(), 0.5, 1, now(), 'champion', 'r'"
+            "insert into predictions.parcel_late (partition_date, load_id, shard, parcel_id,"
+            " event_timestamp, score, decile,"
+            " features_as_of, score_source, run_id) select '2013-07-01', 7, 0, n, now(), 0.5, 1,"
+            " now(), 'champion', 'r'"
             " from generate_series(1, 2) n"
         )
         return run_gate(

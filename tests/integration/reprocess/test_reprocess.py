@@ -1,4 +1,7 @@
-"""A hole is filled and an outcome corrected after the nights: what is touched, in which order, and that doing it again ends it."""
+"""A hole is filled and an outcome corrected after the nights.
+
+What is touched, in which order, and that doing it again ends it.
+"""
 
 import datetime as dt
 
@@ -12,9 +15,10 @@ from nightshift.contracts.model_spec import load_specs
 from nightshift.contracts.partitions import PartitionRange
 from nightshift.ingestion.load import ingest
 from nightshift.monitoring.monitor import measure
-from nightshift.redo.execution import redo
-from nightshift.redo.plan import Hole, Scope, make_plan
-from nightshift.scoring.publication import score
+from nightshift.reprocess.execution import reprocess
+from nightshift.reprocess.plan import MissingDrop, make_plan
+from nightshift.reprocess.scope import Scope
+from nightshift.scoring.pipeline import score
 from nightshift.transformation.build import LookbackIncomplete, build
 
 pytestmark = [
@@ -37,7 +41,8 @@ def settings(settings, tmp_path):
 
 def published(conn):
     rows = conn.execute(
-        "select p.dataset, p.partition_date, l.content_hash from ops.published p join ops.loads l using (dataset, partition_date, load_id)"
+        "select p.dataset, p.partition_date, l.content_hash from ops.published p join ops.loads l"
+        " using (dataset, partition_date, load_id)"
     )
     return {(dataset, day): content_hash for dataset, day, content_hash in rows}
 
@@ -65,7 +70,7 @@ def test_only_what_a_late_drop_touches_is_redone_in_order_when_it_comes(
 
     plan = make_plan(settings, conn, Scope())
     assert plan.is_empty
-    assert plan.holes == (Hole("weather", SECOND, "nothing landed", 2),)
+    assert plan.missing_drops == (MissingDrop("weather", SECOND, "nothing landed", 2),)
 
     # The hole is filled: the two nights that waited, and nothing of the first.
     deliver(
@@ -77,12 +82,12 @@ def test_only_what_a_late_drop_touches_is_redone_in_order_when_it_comes(
     plan = make_plan(settings, conn, Scope())
     print_plan(plan)
     assert [(drop.dataset, drop.partition) for drop in plan.late] == [("weather", SECOND)]
-    assert (plan.holes, days_of(plan.features)) == ((), [SECOND, THIRD])
+    assert (plan.missing_drops, days_of(plan.features)) == ((), [SECOND, THIRD])
     assert days_of(plan.predictions, "predictions/flight_delayed") == [SECOND, THIRD]
     assert "was never built; its look-back is complete" in capsys.readouterr().out
 
     before, said = published(conn), []
-    result = redo(settings, Scope(), run, said.append)
+    result = reprocess(settings, Scope(), run, said.append)
     assert [line.split()[0] for line in said] == [
         "ingest",
         "transform",
@@ -120,9 +125,9 @@ def test_only_what_a_late_drop_touches_is_redone_in_order_when_it_comes(
     assert [(drop.dataset, drop.partition) for drop in plan.late] == [("flight_outcomes", FIRST)]
     assert days_of(plan.features) == [SECOND, THIRD]
     before = published(conn)
-    result = redo(settings, Scope("flight_outcomes", FIRST, FIRST), run, said.append)
+    result = reprocess(settings, Scope("flight_outcomes", FIRST, FIRST), run, said.append)
     changed = {(change.dataset, change.day) for change in result.changes}
     assert ("raw/flight_outcomes", FIRST) in changed
     assert {("features/flight", SECOND), ("features/flight", THIRD)} <= changed
     assert {day for dataset, day in changed if not dataset.startswith("raw/")} == {SECOND, THIRD}
-    assert redo(settings, Scope(), run, said.append).n_done == 0
+    assert reprocess(settings, Scope(), run, said.append).n_done == 0

@@ -1,4 +1,7 @@
-"""Break one component at a stage of the night: a complete, valid partition stands all the same, and its rows say how it was made."""
+"""Break one component at a stage of the night.
+
+A complete, valid partition stands all the same, and its rows say how it was made.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +16,8 @@ from tests.integration.scoring.test_deadline_fallback import features_of_list
 from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.contracts.run import RunContext
 from nightshift.errors import NightshiftError
-from nightshift.scoring.deadline_fallback import rescue
-from nightshift.scoring.publication import score
+from nightshift.scoring.deadline_fallback import publish_by_deadline
+from nightshift.scoring.pipeline import score
 
 pytestmark = [pytest.mark.integration, pytest.mark.promise("R18"), pytest.mark.mlts("infra-4")]
 NIGHT = Partition(dt.date(2013, 7, 1))
@@ -24,7 +27,10 @@ N = 20
 
 @dataclass
 class World:
-    """Two champions, a good night, and tonight's list; tonight's features are published unless a break keeps them away."""
+    """Two champions, a good night, and tonight's list.
+
+    Tonight's features are published unless a break keeps them away.
+    """
 
     registry: Registry
     settings: object
@@ -121,7 +127,9 @@ def test_a_complete_partition_stands_and_says_how_when_one_component_is_broken( 
     breaks(world)
     tonight(world, lists)
     n_scored = try_to_score(world)
-    found = rescue(world.settings, world.spec, NIGHT, RunContext("rescue/night", 1, "test"))
+    found = publish_by_deadline(
+        world.settings, world.spec, NIGHT, RunContext("rescue/night", 1, "test")
+    )
 
     assert found.outcome == ("in time" if n_scored else "rescued")
     assert sources(world) == expected
@@ -152,8 +160,7 @@ def test_a_complete_partition_stands_at_whatever_stage_it_breaks(  # noqa: PLR09
     expected,
     wants_rescue,
 ):
-    from nightshift.scoring.batch_scorer import begin, score_shard
-    from nightshift.scoring.publication import publish
+    from nightshift.scoring.pipeline import begin, publish, score_shard
 
     world = good_night(
         World(registry, scoring_settings, listed_spec, warehouse, monkeypatch, []), lists, run
@@ -172,7 +179,7 @@ def test_a_complete_partition_stands_at_whatever_stage_it_breaks(  # noqa: PLR09
         breaks(world)
     if not wants_rescue:
         publish(world.settings, world.spec, plan, second_try)
-    rescue(world.settings, world.spec, NIGHT, RunContext("rescue/night", 1, "test"))
+    publish_by_deadline(world.settings, world.spec, NIGHT, RunContext("rescue/night", 1, "test"))
 
     is_scored = stage == "before publish" and not wants_rescue
     assert sources(world) == ({CHAMPION} if is_scored else expected)
@@ -233,7 +240,10 @@ def tonight(world: World, lists) -> None:
 
 
 def try_to_score(world: World) -> int:
-    """Do what ``score__<model>`` does, three tries of it; return the published rows, 0 after a loud failure."""
+    """Do what ``score__<model>`` does, three tries of it.
+
+    Return the published rows, 0 after a loud failure.
+    """
     for attempt in (1, 2, 3):
         try:
             return sum(
@@ -249,17 +259,24 @@ def try_to_score(world: World) -> int:
 
 def sources(world: World) -> set[str]:
     rows = world.conn.execute(
-        "select distinct score_source from analytics.parcel_late_current where partition_date = '2013-07-01'"
+        "select distinct score_source from analytics.parcel_late_current where partition_date ="
+        " '2013-07-01'"
     )
     return {source for (source,) in rows}
 
 
 def is_complete(world: World) -> bool:
-    """Return whether readers see each of tonight's parcels once, with a score in its range and a reason below the champion."""
+    """Return whether readers see each of tonight's parcels once.
+
+    With a score in its range and a reason below the champion.
+    """
     row = world.conn.execute(
-        "select count(*), count(distinct parcel_id), count(*) filter (where parcel_id ~ '^2013-07-02_[0-9]+$'),"
-        " bool_and(score between 0 and 1 and probability between 0 and 1 and decile between 1 and 10 and is_positive is not null),"
-        " bool_and((score_source = 'champion') = (score_source_reason is null)), bool_and(event_timestamp::date = '2013-07-02')"
+        "select count(*), count(distinct parcel_id), count(*) filter (where parcel_id ~"
+        " '^2013-07-02_[0-9]+$'),"
+        " bool_and(score between 0 and 1 and probability between 0 and 1 and decile between 1 and"
+        " 10 and is_positive is not null),"
+        " bool_and((score_source = 'champion') = (score_source_reason is null)),"
+        " bool_and(event_timestamp::date = '2013-07-02')"
         " from analytics.parcel_late_current where partition_date = '2013-07-01'"
     ).fetchone()
     return row == (N, N, N, True, True, True)

@@ -1,0 +1,250 @@
+"""Choose the model version that scores a partition: the champion, else the one before it.
+
+Each version scores a sample of the partition's rows before a shard relies on it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from nightshift.contracts.partitions import Partition
+from nightshift.errors import NightshiftError, cause_of, stack_of
+from nightshift.lake.object_store import ObjectStore
+from nightshift.models.sandboxed_load import retry_starved
+from nightshift.registry.model_versions import find_version, open_model
+from nightshift.registry.promotion import promoted_versions
+from nightshift.scoring.feature_rows import published_features, read_sample
+from nightshift.scoring.prediction_tables import model_query
+from nightshift.scoring.scorer import ChampionBrokenError, try_model
+
+if TYPE_CHECKING:
+    import datetime as dt
+
+    from nightshift.contracts.model_spec import ModelSpec
+    from nightshift.contracts.partitions import PartitionRange
+    from nightshift.models.trained_model import TrainedModel
+    from nightshift.scoring.plan import ScoreSource
+    from nightshift.settings import Settings
+    from nightshift.warehouse.connection import Connection
+    from nightshift.warehouse.damage import LoadRecord
+
+logger = logging.getLogger(__name__)
+
+NO_CHAMPION = "no champion is promoted for this partition"
+N_CANDIDATES = 2
+"""The champion and the one before it. Older versions were beaten twice; last scores come next."""
+
+LOADING_SECONDS = 240
+"""How long loading a model is retried on a busy machine before the next step takes over."""
+
+
+@dataclass(frozen=True)
+class VersionChoice:
+    """The version that scores a partition.
+
+    Attributes:
+        features: The load of the feature view that it scores.
+        version: The version; None when no model can score.
+        digest: The version's identity; empty without a version.
+        source: The step of the fallback chain.
+        reason: Why no better step scores; None for a champion.
+    """
+
+    features: LoadRecord
+    version: int | None
+    digest: str
+    source: ScoreSource
+    reason: str | None
+
+    @property
+    def day(self) -> dt.date:
+        """Return the partition."""
+        return self.features.partition_date
+
+
+@dataclass(frozen=True)
+class PinnedVersion:
+    """A version that a person requests by name, whichever is champion.
+
+    Attributes:
+        version: The version.
+        actor: The person.
+    """
+
+    version: int
+    actor: str
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    version: int
+    source: ScoreSource
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class _Trial:
+    digest: str
+    objection: str | None
+
+
+@dataclass
+class VersionChooser:
+    """Chooses versions for the partitions of one run; each version is loaded and tried once.
+
+    Attributes:
+        broken: Versions that are not tried again, with the reason.
+        only: The one candidate, as the champion that it is about to become; None takes the promoted
+            versions.
+        named: The one candidate, whichever is champion; every row names it.
+    """
+
+    settings: Settings
+    spec: ModelSpec
+    conn: Connection
+    broken: Mapping[int, str] = field(default_factory=dict)
+    only: int | None = None
+    named: PinnedVersion | None = None
+    _trials: dict[int, _Trial] = field(default_factory=dict)
+
+    def choose_all(self, partitions: PartitionRange) -> list[VersionChoice]:
+        """Return the choice for each partition, on its published features.
+
+        Raises:
+            FeaturesMissingError: The feature view is not published for a partition.
+            DamagedInputError: Its rows differ from what was published.
+            RegistryError: There is no version of the name that was given.
+        """
+        loads = published_features(self.conn, self.spec, partitions)
+        return [self.choose(features) for features in loads]
+
+    def choose(self, features: LoadRecord) -> VersionChoice:
+        """Return the best version that can score a partition's features.
+
+        A version whose predictions are published as the champion's, or as named, stays: a rerun
+        gives the same. Every problem of the registry, the bucket or a model leads to the next step;
+        only the warehouse is needed.
+
+        Raises:
+            RegistryError: There is no version of the name that was given.
+        """
+        import psycopg
+
+        try:
+            candidates = self._candidates(Partition(features.partition_date))
+        except (NightshiftError, psycopg.ProgrammingError) as error:
+            if self.named is not None:
+                raise
+            self._require_warehouse()
+            logger.warning("The champion cannot be found:\n%s", stack_of(error))
+            reason = f"the champion cannot be found ({cause_of(error)})"
+            return VersionChoice(features, None, "", "fallback_rule", reason)
+
+        objections: list[str] = []
+        for candidate in candidates:
+            trial = self._trial(candidate.version, features)
+            if trial.objection is None:
+                return VersionChoice(
+                    features,
+                    candidate.version,
+                    trial.digest,
+                    candidate.source,
+                    reason="; ".join(objections) or candidate.reason,
+                )
+            objections.append(trial.objection)
+        reason = "; ".join(objections) or NO_CHAMPION
+        return VersionChoice(features, None, "", "fallback_rule", reason)
+
+    def _candidates(self, partition: Partition) -> list[_Candidate]:
+        if self.only is not None:
+            return [_Candidate(self.only, "champion")]
+        promoted = promoted_versions(self.conn, self.spec.name, partition, N_CANDIDATES)
+        if self.named is not None:
+            # A named version that is the champion anyway gives a champion's rows.
+            if promoted[:1] == [self.named.version]:
+                return [_Candidate(self.named.version, "champion")]
+            return [self._named_candidate(self.named, partition)]
+
+        published = self._published_candidate(partition)
+        if published and published.source == "champion":
+            # It was the champion when the partition was scored, and stays it in a rerun.
+            promoted = list(dict.fromkeys([published.version, *promoted]))[:N_CANDIDATES]
+        candidates = [_Candidate(version, "previous_champion") for version in promoted]
+        if promoted:
+            candidates[0] = _Candidate(promoted[0], "champion")
+        if published and published.source == "named_version":
+            candidates.insert(0, published)
+        return candidates
+
+    def _named_candidate(self, named: PinnedVersion, partition: Partition) -> _Candidate:
+        """Return a named version; its reason names the person, and training data of the future."""
+        trained = find_version(self.conn, self.spec.name, named.version).partition_date
+        reason = f"version {named.version} was named by {named.actor}"
+        if trained >= partition.day:
+            reason += f", and has learned from nights up to {trained}"
+        return _Candidate(named.version, "named_version", reason)
+
+    def _published_candidate(self, partition: Partition) -> _Candidate | None:
+        """Return the version that is published as the partition's champion or named version."""
+        # One version made all rows of the partition: any row tells which.
+        query = model_query(
+            self.spec,
+            "select t.model_version, t.score_source, t.score_source_reason from {predictions} t"
+            " join ops.published p using (partition_date, load_id)"
+            " where p.dataset = %s and p.partition_date = %s"
+            " and t.score_source in ('champion', 'named_version') limit 1",
+        )
+        values = [self.spec.predictions_dataset, partition.day]
+        row = self.conn.execute(query, values).fetchone()
+        return _Candidate(*row) if row else None
+
+    def _trial(self, version: int, features: LoadRecord) -> _Trial:
+        if version in self.broken:
+            return _Trial("", self.broken[version])
+        # The days of a range share versions: each version is loaded once.
+        if version not in self._trials:
+            self._trials[version] = self._try(version, features)
+        return self._trials[version]
+
+    def _try(self, version: int, features: LoadRecord) -> _Trial:
+        scoring = self.spec.scoring
+        try:
+            model = load_version(self.settings, self.conn, self.spec, version)
+            rows = read_sample(self.settings, self.spec, features, model.signature.names)
+            retry_starved(
+                lambda: try_model(model, rows, scoring.reasons, scoring.engine), LOADING_SECONDS
+            )
+            digest = find_version(self.conn, self.spec.name, version).digest
+        except Exception as error:  # noqa: BLE001  (a model may break in any way; the partition is published all the same)
+            self._require_warehouse()
+            logger.warning("Version %s cannot score:\n%s", version, stack_of(error))
+            return _Trial("", f"version {version} cannot score ({cause_of(error)})")
+        return _Trial(digest, None)
+
+    def _require_warehouse(self) -> None:
+        """Raise if the warehouse is away: no model is to blame, and no step could be published."""
+        self.conn.execute("select 1")
+
+
+def load_version(
+    settings: Settings, conn: Connection, spec: ModelSpec, version: int
+) -> TrainedModel:
+    """Read a version of the model; its files are verified, and its trees tried by their engine.
+
+    Raises:
+        RegistryError: There is no such version.
+        ObjectStoreError: A file is missing or was changed.
+        ModelTextError: The trees are refused.
+        ChampionBrokenError: The file holds another model.
+    """
+    model = open_model(ObjectStore.open(settings), find_version(conn, spec.name, version))
+    if (model.model, model.task) != (spec.name, spec.task):
+        raise ChampionBrokenError(
+            "The champion's file holds another model.",
+            expected=f"{spec.name}, {spec.task}",
+            got=f"{model.model}, {model.task}",
+        )
+    return model
