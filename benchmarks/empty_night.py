@@ -23,13 +23,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks.result import Limited, Result
-from examples.flights.airflow_night import run_night
+from examples.flights.airflow_run import run_partition
 from examples.flights.clock import advance_clock, delivery_time
 from examples.flights.demo import expected_dags
 from examples.flights.flights_2013 import read_by_partition
 from examples.flights.upstream import deliver
 
-from nightshift.cli.critical_path import find_path, print_path
+from nightshift.cli.operations.critical_path import find_path, print_path
 from nightshift.contracts.model_spec import load_specs
 from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.lake.drops import NewDrop, write_drop
@@ -41,13 +41,14 @@ from nightshift_local.local_env import read_env
 from nightshift_local.watchdog import ends_with_us
 
 if TYPE_CHECKING:
-    from nightshift.cli.critical_path import Step
+    from nightshift.cli.operations.critical_path import Step
 
 LONGEST_SECONDS = 45
 FIRST_DAY, LAST_DAY = "2013-01-01", "2013-02-03"
 DAILY = ("flight_outcomes", "flight_schedules", "weather")
 HISTORY = f"""
-from examples.flights.demo import Stopwatch, load_history
+from examples.flights.demo import load_history
+from examples.flights.stopwatch import Stopwatch
 from nightshift.contracts.model_spec import load_specs
 from nightshift.contracts.partitions import PartitionRange
 from nightshift.contracts.run import RunContext
@@ -129,11 +130,11 @@ def nights(home: Path, n_empty: int) -> list[list[Step]]:
     for dag_id in dags:
         api.unpause(dag_id)
     deliver(settings, PartitionRange.single(usual))
-    run_night(api, usual.key, dags)
+    run_partition(api, usual.key, dags)
     for number in range(1, n_empty + 1):
         day = usual.shift(number)
         deliver_nothing(settings, day)
-        run_night(api, day.key, dags)
+        run_partition(api, day.key, dags)
         with connect(settings, "bench") as conn:
             rows = conn.execute(
                 "select dataset, n_rows from ops.published p join ops.loads l using (dataset, partition_date, load_id)"

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from examples.flights.airflow_night import Night, run_night
+from examples.flights.airflow_run import PartitionTiming, run_partition
 
-from nightshift.cli.critical_path import Step, find_path
+from nightshift.cli.operations.critical_path import Step, find_path
 from nightshift.contracts.model_spec import load_specs
 from nightshift.settings import PROJECT_ROOT, Settings
 from nightshift_local.airflow_api import AirflowApi, DagRun
@@ -28,7 +28,8 @@ from nightshift_local.watchdog import ends_with_us
 
 FIRST_DAY, LAST_DAY, NIGHT = "2013-01-01", "2013-02-03", "2013-02-04"
 _HISTORY = f"""
-from examples.flights.demo import Stopwatch, load_history
+from examples.flights.demo import load_history
+from examples.flights.stopwatch import Stopwatch
 from nightshift.contracts.model_spec import load_specs
 from nightshift.contracts.partitions import PartitionRange
 from nightshift.contracts.run import RunContext
@@ -66,7 +67,7 @@ class Whole:
 
     settings: Settings
     api: AirflowApi
-    night: Night
+    night: PartitionTiming
     path: Sequence[Step]
 
     @contextmanager
@@ -130,9 +131,9 @@ def open_whole(
             api = AirflowApi.local(home)
             with beside(home):
                 night = (
-                    run_night(api, NIGHT, expected_dags(settings), timeout_seconds=800)
+                    run_partition(api, NIGHT, expected_dags(settings), timeout_seconds=800)
                     if is_new
-                    else Night(NIGHT, 0, 0.0, 0.0)
+                    else PartitionTiming(NIGHT, 0, 0.0, 0.0)
                 )
                 yield Whole(settings, api, night, find_path(api, NIGHT) if is_new else ())
         finally:

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nightshift.errors import ServiceError
-from nightshift_local.airflow_parts import API_SERVER
-from nightshift_local.airflow_settings import USER
 from nightshift_local.credentials import Credentials
 from nightshift_local.ports import LOOPBACK, Ports
+from nightshift_local.servers.airflow_parts import API_SERVER
+from nightshift_local.servers.airflow_settings import USER
 
 if TYPE_CHECKING:
     import httpx

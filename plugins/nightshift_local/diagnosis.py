@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 
 from nightshift.errors import NightshiftError, ServiceError, WarehouseError
 from nightshift.settings import PROJECT_ROOT, load_settings
-from nightshift_local.airflow_parts import AirflowPart
 from nightshift_local.process import ServerProcess
+from nightshift_local.servers.airflow_parts import AirflowPart
 from nightshift_local.stack import compose, expected_groups
 from nightshift_local.supervisor import NAME as SUPERVISOR
 

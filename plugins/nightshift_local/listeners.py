@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from nightshift.settings import PROJECT_ROOT
-from nightshift_local.object_server import GRPC_PORT_OFFSET, LISTENER_OFFSETS
 from nightshift_local.ports import LOOPBACK, Ports
+from nightshift_local.servers.object_server import GRPC_PORT_OFFSET, LISTENER_OFFSETS
 
 COMPOSE_FILE = PROJECT_ROOT / "docker" / "compose.yaml"
 

@@ -8,10 +8,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Self
 
-from nightshift_local.object_server import ObjectServer
 from nightshift_local.placement import prepare_home, remove_placed_files
 from nightshift_local.ports import LOOPBACK
-from nightshift_local.postgres import SUPERUSER, PostgresServer
+from nightshift_local.servers.object_server import ObjectServer
+from nightshift_local.servers.postgres import SUPERUSER, PostgresServer
 
 FILE_NAME = "env"
 ADMIN_FILE_NAME = "admin-env"

@@ -9,20 +9,22 @@ from pathlib import Path
 from typing import Protocol
 
 from nightshift.errors import ServiceError
-from nightshift_local.airflow_parts import COMMANDS, AirflowPart
 from nightshift_local.local_env import (
     mlflow_settings,
     object_store_settings,
     read_env,
     warehouse_settings,
 )
-from nightshift_local.mlflow_server import MlflowServer
-from nightshift_local.object_server import ObjectServer
 from nightshift_local.placement import prepare_home
-from nightshift_local.postgres import PostgresServer
 from nightshift_local.process import ServerProcess
+from nightshift_local.servers.airflow_parts import COMMANDS, AirflowPart
+from nightshift_local.servers.mlflow_server import MlflowServer
+from nightshift_local.servers.object_server import ObjectServer
+from nightshift_local.servers.postgres import PostgresServer
 
 GROUPS = ("postgres", "s3", "airflow", "mlflow")
+BASE_GROUPS = ("postgres", "s3")
+"""What Airflow and MLflow use: warehouse and bucket."""
 DEFAULT_GROUPS = ("postgres", "s3", "airflow")
 """What `nightshift up` starts. MLflow's pages are for people, so a person asks for them:
 `nightshift up --with mlflow`.

@@ -23,11 +23,11 @@ from typing import TYPE_CHECKING
 import psutil
 
 from nightshift.settings import PROJECT_ROOT
-from nightshift_local.airflow_parts import API_SERVER, DAG_PROCESSOR, SCHEDULER
 from nightshift_local.home import is_home
 from nightshift_local.local_env import write_env
 from nightshift_local.placement import prepare_home
 from nightshift_local.process import Launch, ServerProcess
+from nightshift_local.servers.airflow_parts import API_SERVER, DAG_PROCESSOR, SCHEDULER
 from nightshift_local.stack import Part, compose
 
 if TYPE_CHECKING:

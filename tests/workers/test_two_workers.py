@@ -33,7 +33,7 @@ from tests.chaos.scheduler.disturbance import (
 from tests.whole_night import NIGHT, Whole, open_whole
 
 from nightshift.warehouse.connection import connect
-from nightshift_local.airflow_parts import AirflowPart
+from nightshift_local.servers.airflow_parts import AirflowPart
 
 pytestmark = [
     pytest.mark.airflow,

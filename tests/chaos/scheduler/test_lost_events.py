@@ -21,7 +21,7 @@ from nightshift.contracts.partitions import Partition
 from nightshift.contracts.run import RunContext
 from nightshift.warehouse import retrain_requests
 from nightshift.warehouse.connection import connect
-from nightshift_local.airflow_parts import API_SERVER, AirflowPart
+from nightshift_local.servers.airflow_parts import API_SERVER, AirflowPart
 
 pytestmark = [
     pytest.mark.airflow,

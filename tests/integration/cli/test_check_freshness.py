@@ -186,7 +186,7 @@ def test_it_could_not_look_when_the_warehouse_is_down(settings, tmp_path):
 )
 def test_it_could_not_look_when_something_else_is_wrong(settings, args, changed):
     done = look(settings, *args, **changed)
-    assert (done.returncode, done.stderr.splitlines()[0]) == (2, "Could not look.")
+    assert (done.returncode, done.stderr.splitlines()[0]) == (2, "The check could not run.")
 
 
 def test_a_failed_notification_is_reported_and_the_exit_code_stays(settings, both):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from nightshift.cli.setup import set_up
+from nightshift.cli.services.migrate import set_up
 from nightshift.contracts.model_spec import ModelSpec, load_spec
 from nightshift.errors import SpecError
 from nightshift.scoring.spec_check import check_spec

@@ -29,11 +29,11 @@ from tests.integration.local.stranger import (
 from nightshift.lake.object_store import ObjectStore
 from nightshift.settings import PROJECT_ROOT, Settings
 from nightshift_local.listeners import COMPOSE_FILE, MLFLOW, local_listeners, page
-from nightshift_local.mlflow_server import MlflowServer
-from nightshift_local.object_server import ObjectServer
 from nightshift_local.placement import place_servers, prepare_home, remove_placed_files
 from nightshift_local.ports import LOOPBACK, Ports
-from nightshift_local.postgres import PostgresServer
+from nightshift_local.servers.mlflow_server import MlflowServer
+from nightshift_local.servers.object_server import ObjectServer
+from nightshift_local.servers.postgres import PostgresServer
 from nightshift_local.stack import all_parts
 from nightshift_local.watchdog import ends_with_us, stop_everything
 

@@ -15,11 +15,11 @@ import psycopg
 import pytest
 
 from nightshift_local.local_env import ADMIN_FILE_NAME, LocalServers, read_env
-from nightshift_local.object_server import ObjectServer
 from nightshift_local.placement import prepare_home, remove_placed_files
 from nightshift_local.ports import LOOPBACK
-from nightshift_local.postgres import PostgresServer
 from nightshift_local.process import ServerProcess
+from nightshift_local.servers.object_server import ObjectServer
+from nightshift_local.servers.postgres import PostgresServer
 from nightshift_local.watchdog import ends_with_us
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]

@@ -10,7 +10,7 @@ import pytest
 from pydantic import SecretStr
 from tests.integration.registry.conftest import NIGHT, make_spec
 
-from nightshift.cli import evidence
+from nightshift.cli.models import evidence
 from nightshift.lake.object_store import ObjectStoreError
 from nightshift.registry.evidence import EvidenceError, NoEvidenceError, verify_chain
 from nightshift.registry.promotion import champion_for

@@ -5,7 +5,7 @@ import datetime as dt
 import pytest
 from ruamel.yaml import YAML
 
-from nightshift.cli.contract import delimiter_note, describe
+from nightshift.cli.data.contract import delimiter_note, describe
 from nightshift.contracts.datasets import DatasetContract
 from nightshift.ingestion.schema_diff import adoption, compare_schema, objections
 from nightshift.lake.drops import DropManifest

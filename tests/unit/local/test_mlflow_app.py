@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from nightshift_local.mlflow_app import READS, ReadOnlyApp
+from nightshift_local.servers.mlflow_app import READS, ReadOnlyApp
 
 LIST_ROUTES = """
 from mlflow.server import app
