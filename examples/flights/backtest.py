@@ -125,11 +125,11 @@ def load_year(
     with watch.step(f"ingest of {len(days)} days in one range"):
         ingest_datasets(settings, days, run)
         ingest(settings, "flight_outcomes", last_outcomes, run)
-    nights = days
+    partitions = days
     if days.first != YEAR.first:
-        nights = PartitionRange(days.first.shift(LOOKBACK_DAYS), days.last)
-    with watch.step(f"features of {len(nights)} nights in one range"):
-        build_features(settings, nights, run)
+        partitions = PartitionRange(days.first.shift(LOOKBACK_DAYS), days.last)
+    with watch.step(f"features of {len(partitions)} nights in one range"):
+        build_features(settings, partitions, run)
 
 
 def month_table(

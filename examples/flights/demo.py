@@ -38,7 +38,7 @@ def demo(
     first_night: Annotated[
         str, typer.Option(help="First night that runs through Airflow, YYYY-MM-DD.")
     ] = FIRST_NIGHT,
-    nights: Annotated[int, typer.Option(min=1, help="Number of nights.")] = N_NIGHTS,
+    n_nights: Annotated[int, typer.Option("--nights", min=1, help="Number of nights.")] = N_NIGHTS,
 ) -> None:
     """Load a history of real flights, train, and run nights through Airflow; services stay up."""
     from examples.flights.summary import print_summary
@@ -57,10 +57,10 @@ def demo(
 
     api = _wait_for_airflow(specs, watch)
     timings = []
-    for night in PartitionRange(begin, begin.shift(nights - 1)):
-        with watch.step(f"Night {night}: upstream delivers, Airflow does the rest"):
-            deliver_range(settings, PartitionRange.single(night))
-            timings.append(run_partition(api, night.key, expected_dags(specs)))
+    for partition in PartitionRange(begin, begin.shift(n_nights - 1)):
+        with watch.step(f"Night {partition}: upstream delivers, Airflow does the rest"):
+            deliver_range(settings, PartitionRange.single(partition))
+            timings.append(run_partition(api, partition.key, expected_dags(specs)))
     print_summary(settings, specs, timings, watch, api)
 
 

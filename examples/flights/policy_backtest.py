@@ -43,16 +43,16 @@ def policy(
     """
     from nightshift.contracts.model_spec import load_spec, load_specs
 
-    nights = PartitionRange.of(first, last)
+    partitions = PartitionRange.of(first, last)
     settings = open_backtest_warehouse()
     specs = list(load_specs(settings.models_dir).values())
     if model:
         specs = [load_spec(settings.models_dir, name) for name in model]
     run = command_run("backtest policy")
     watch = Stopwatch()
-    load_year(settings, run, watch, needed_days(specs, nights))
-    fleets = [open_fleet(settings, spec, nights, run) for spec in specs]
-    backtests = compare_fleets(settings, fleets, nights, watch)
+    load_year(settings, run, watch, needed_days(specs, partitions))
+    fleets = [open_fleet(settings, spec, partitions, run) for spec in specs]
+    backtests = compare_fleets(settings, fleets, partitions, watch)
     for result in backtests:
         print_backtest(result)
     watch.print_steps()
@@ -62,20 +62,20 @@ def policy(
 
 
 def compare_fleets(
-    settings: Settings, fleets: Sequence[Fleet], nights: PartitionRange, watch: Stopwatch
+    settings: Settings, fleets: Sequence[Fleet], partitions: PartitionRange, watch: Stopwatch
 ) -> list[PolicyBacktest]:
     """Train the models of each fleet, and compare its policies while the next fleet trains."""
     from nightshift.backtest.policy_backtest import compare_policies, planned, train_models
     from nightshift.backtest.progress import Progress
 
-    progress = Progress(planned(fleets, nights), lambda line: typer.echo(f"  {line}"))
+    progress = Progress(planned(fleets, partitions), lambda line: typer.echo(f"  {line}"))
 
     def compare(fleet: Fleet, n_kept: int) -> PolicyBacktest:
         with watch.step(f"{fleet.spec.name}: policies and ages"):
             return compare_policies(
                 settings,
                 fleet,
-                nights,
+                partitions,
                 progress,
                 lambda result: typer.echo(f"    {', '.join(policy_cells(result))}"),
                 n_kept,
@@ -84,22 +84,24 @@ def compare_fleets(
     jobs = []
     with ThreadPoolExecutor(len(fleets)) as pool:
         for fleet in fleets:
-            with watch.step(f"{fleet.spec.name}: trainings for {len(nights)} nights, {nights}"):
-                n_kept = train_models(fleet, nights, progress)
+            with watch.step(
+                f"{fleet.spec.name}: trainings for {len(partitions)} nights, {partitions}"
+            ):
+                n_kept = train_models(fleet, partitions, progress)
                 typer.echo(f"      {n_kept} trainings kept from an earlier run")
             jobs.append(pool.submit(compare, fleet, n_kept))
     return [job.result() for job in jobs]
 
 
-def needed_days(specs: Sequence[ModelSpec], nights: PartitionRange) -> PartitionRange:
+def needed_days(specs: Sequence[ModelSpec], partitions: PartitionRange) -> PartitionRange:
     """Return the days that the nights need: the first model's window and its look-back."""
     windows = [spec.training.window_days + spec.label.maturity_days for spec in specs]
     n_days = max(windows) + 2 + LOOKBACK_DAYS
-    return PartitionRange(max(YEAR.first, nights.first.shift(-n_days)), nights.last)
+    return PartitionRange(max(YEAR.first, partitions.first.shift(-n_days)), partitions.last)
 
 
 def open_fleet(
-    settings: Settings, spec: ModelSpec, nights: PartitionRange, run: RunContext
+    settings: Settings, spec: ModelSpec, partitions: PartitionRange, run: RunContext
 ) -> Fleet:
     """Return the labelled rows of a spec and the folder of its nightly models.
 
@@ -111,7 +113,7 @@ def open_fleet(
     from nightshift.lake.object_store import ObjectStore
     from nightshift.training.training_set import read_rows
 
-    training_set = labelled_set(settings, spec, nights.last, run)
+    training_set = labelled_set(settings, spec, partitions.last, run)
     rows = read_rows(ObjectStore.open(settings), training_set)
     return Fleet(spec, rows, fleet_folder(settings.home, spec, training_set.sha256))
 

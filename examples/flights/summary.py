@@ -70,7 +70,7 @@ Where to look
 def print_summary(
     settings: Settings,
     specs: dict[str, ModelSpec],
-    nights: Sequence[PartitionTiming],
+    timings: Sequence[PartitionTiming],
     watch: Stopwatch,
     api: AirflowApi,
 ) -> None:
@@ -78,17 +78,17 @@ def print_summary(
     with connect(settings, "flights demo summary") as conn:
         for spec in specs.values():
             typer.echo(f"\n{spec.name}: {spec.description}")
-            print_table(_HEADERS, _night_rows(conn, spec, nights))
+            print_table(_HEADERS, _night_rows(conn, spec, timings))
 
     typer.echo("\nTimings")
     watch.print_steps()
-    for night in nights:
+    for timing in timings:
         typer.echo(
-            f"  {night.partition_key}: {night.seconds_to_predictions:.0f} s from the drop to"
-            f" published predictions, {night.n_runs} DAG runs"
+            f"  {timing.partition_key}: {timing.seconds_to_predictions:.0f} s from the drop to"
+            f" published predictions, {timing.n_runs} DAG runs"
         )
 
-    last_night = nights[-1].partition_key
+    last_night = timings[-1].partition_key
     typer.echo(f"\nWhat the predictions of {last_night} waited for, in seconds")
     print_path(find_path(api, last_night))
     password = default_home() / "secrets" / "airflow-admin"
@@ -96,10 +96,10 @@ def print_summary(
 
 
 def _night_rows(
-    conn: Connection, spec: ModelSpec, nights: Sequence[PartitionTiming]
+    conn: Connection, spec: ModelSpec, timings: Sequence[PartitionTiming]
 ) -> list[tuple[str, ...]]:
     parameters = {
-        "days": [night.partition_key for night in nights],
+        "days": [timing.partition_key for timing in timings],
         "predictions": spec.predictions_dataset,
     }
     rows = []

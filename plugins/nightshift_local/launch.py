@@ -9,8 +9,9 @@ from pathlib import Path
 from nightshift.errors import ServiceError
 from nightshift.settings import default_home
 from nightshift_local.local_env import write_env
+from nightshift_local.part import Part
 from nightshift_local.placement import prepare_home
-from nightshift_local.stack import GROUPS, Part, Stack, compose, running_groups
+from nightshift_local.stack import GROUPS, Stack, compose, running_groups
 from nightshift_local.supervisor import ensure_supervisor, read_states
 from nightshift_local.up_lock import only_up
 

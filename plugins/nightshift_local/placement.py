@@ -53,7 +53,7 @@ class Placement:
             os.chown(path, self.uid, self.gid, follow_symlinks=False)
 
     def reachable(self, path: Path) -> Path:
-        """Return ``path``, or a copy of it that the servers' user can read (hard links where possible)."""
+        """Return a path, or a copy of it (hard links) that the servers' user can read."""
         if self.uid is None or _can_traverse(path):
             return path
         stamp = f"{path.stat().st_mtime_ns:x}-{path.stat().st_ino:x}"
@@ -100,8 +100,7 @@ def remove_placed_files(home: Path) -> None:
 def _private_root(home: Path) -> Path:
     """Return the folder outside of an unreachable home; its random name is kept in the home."""
     pointer = home / "private-root"
-    root = _pointed_root(pointer)
-    if root is not None:
+    if (root := _pointed_root(pointer)) is not None:
         return root
     SYSTEM_STATE_DIR.mkdir(parents=True, exist_ok=True)
     SYSTEM_STATE_DIR.chmod(TRAVERSABLE)
@@ -112,21 +111,19 @@ def _private_root(home: Path) -> Path:
 
 
 def _pointed_root(pointer: Path) -> Path | None:
-    """Return the folder that a home's pointer names; None unless it is one that we made, since it is deleted with the home."""
+    """Return the folder that a home's pointer names; None unless nightshift created it."""
     if not pointer.is_file():
         return None
     root = Path(pointer.read_text().strip())
-    is_ours = (
-        root.parent == SYSTEM_STATE_DIR
-        and root.name.startswith(ROOT_PREFIX)
-        and not root.is_symlink()
-    )
-    return root if is_ours and root.is_dir() else None
+    # The folder is deleted with the home: a pointer to another place must not be followed.
+    is_ours = root.parent == SYSTEM_STATE_DIR and root.name.startswith(ROOT_PREFIX)
+    return root if is_ours and root.is_dir() and not root.is_symlink() else None
 
 
 def _can_traverse(path: Path) -> bool:
     """Return whether every user can reach ``path`` and, through its own mode, use it."""
-    return all(p.stat().st_mode & stat.S_IXOTH for p in [path.resolve(), *path.resolve().parents])
+    path = path.resolve()
+    return all(folder.stat().st_mode & stat.S_IXOTH for folder in (path, *path.parents))
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
 import subprocess
 import sysconfig
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
 
 from nightshift.errors import ServiceError
-from nightshift_local.placement import prepare_home
-from nightshift_local.ports import LOOPBACK, Ports
-from nightshift_local.process import Launch, ServerProcess
+from nightshift_local.home_files import exclusive
+from nightshift_local.part import Part
+from nightshift_local.ports import LOOPBACK
+from nightshift_local.process import Launch
 from nightshift_local.servers.airflow_settings import (
     airflow_environment,
     pools_document,
@@ -27,11 +25,9 @@ from nightshift_local.servers.airflow_settings import (
 )
 from nightshift_local.servers.postgres import PostgresServer
 
-API_SERVER, SCHEDULER, DAG_PROCESSOR = (
-    "airflow-api-server",
-    "airflow-scheduler",
-    "airflow-dag-processor",
-)
+API_SERVER = "airflow-api-server"
+SCHEDULER = "airflow-scheduler"
+DAG_PROCESSOR = "airflow-dag-processor"
 COMMANDS = {
     API_SERVER: ("api-server",),
     SCHEDULER: ("scheduler", "--skip-serve-logs"),
@@ -44,72 +40,62 @@ HEALTH_KEYS = {SCHEDULER: "scheduler", DAG_PROCESSOR: "dag_processor"}
 SETUP_TIMEOUT_SECONDS = 300
 
 
-class AirflowPart:
+class AirflowPart(Part):
     """One process of the local Airflow.
 
     Args:
         home: Folder of local state.
         name: One of COMMANDS.
-        database_url: Metadata database; None: the one in the home's PostgreSQL.
+        database_url: Metadata database; None: the database in the home's PostgreSQL.
     """
 
     group = "airflow"
-    is_optional = False
-    unhealthy_limit_seconds: float | None = 180.0
 
     def __init__(self, home: Path, name: str, database_url: str | None = None) -> None:
-        self.name = name
-        self._home = prepare_home(home)
-        self._database_url = database_url
-        self.process = ServerProcess(self._home, name)
-
-    @property
-    def port(self) -> int:
-        """Return the port of the API server, or 0 for the parts that listen nowhere."""
-        return Ports(self._home).remembered().get(API_SERVER, 0) if self.name == API_SERVER else 0
+        super().__init__(home, name)
+        self._fixed_database_url = database_url
 
     @property
     def address(self) -> str:
-        """Return where a person reaches the part."""
-        return f"http://{LOOPBACK}:{self.port}" if self.name == API_SERVER else ""
+        """Return where a person reaches the API server; the other parts listen nowhere."""
+        return super().address if self.name == API_SERVER else ""
 
-    def ensure_started(self) -> None:
-        """Start the process unless it runs with the current settings; does not wait until it is healthy.
-
-        Raises:
-            ServiceError: The metadata database could not be prepared.
-        """
-        if self.process.find() is not None:
-            if not self.process.is_outdated(self._launch()):
-                return
-            self.stop()
+    def _prepare(self) -> None:
         if self.name == API_SERVER:
-            Ports(self._home).usable(API_SERVER)
+            self._ports.usable(API_SERVER)
         self._ensure_metadata()
-        self.process.start(self._launch())
 
     def stop(self) -> None:
-        """Stop the process, also a suspended one; a running task is ended too and will be retried."""
-        if (process := self.process.find()) is not None:
+        """Stop the process, also a suspended one; a running task ends too and is retried."""
+        process = self.process.find()
+        if process is not None:
             process.resume()
         self.process.stop(grace_seconds=12)
 
     def is_healthy(self) -> bool:
         """Return whether the API server answers, or has a heartbeat of this very process."""
         process = self.process.find()
-        health = _health(Ports(self._home).remembered().get(API_SERVER, 0))
+        health = _health(self._api_port)
         if process is None or health is None:
             return False
         if self.name == API_SERVER:
             return bool(health["metadatabase"]["status"] == "healthy")
-        report = health[HEALTH_KEYS[self.name]]
-        beat = report.get(f"latest_{HEALTH_KEYS[self.name]}_heartbeat")
+        key = HEALTH_KEYS[self.name]
+        heartbeat = health[key].get(f"latest_{key}_heartbeat")
+        if health[key]["status"] != "healthy" or heartbeat is None:
+            return False
+        # An older heartbeat is that of a process before this one.
         started_at = datetime.fromtimestamp(process.create_time(), UTC)
-        return (
-            report["status"] == "healthy"
-            and beat is not None
-            and datetime.fromisoformat(beat) >= started_at
-        )
+        return datetime.fromisoformat(heartbeat) >= started_at
+
+    @property
+    def _database_url(self) -> str:
+        # Read at each use: PostgreSQL may get its port after this object was made.
+        return self._fixed_database_url or PostgresServer(self._home).sqlalchemy_url("airflow")
+
+    @property
+    def _api_port(self) -> int:
+        return self._ports.remembered().get(API_SERVER, 0)
 
     def run(self, *arguments: str) -> str:
         """Run one `airflow` command under the settings of the parts and return what it printed.
@@ -140,33 +126,31 @@ class AirflowPart:
     def exec(self, *arguments: str) -> NoReturn:
         """Become one `airflow` command under the settings of the parts."""
         launch = self._launch()
-        os.execve(launch.argv[0], [launch.argv[0], *arguments], {**os.environ, **launch.env})  # noqa: S606 - argv is ours
-
-    def _environment(self) -> dict[str, str]:
-        return airflow_environment(
-            self._home, self._metadata_url(), Ports(self._home).remembered().get(API_SERVER, 0)
-        )
+        program = launch.argv[0]
+        os.execve(program, [program, *arguments], {**os.environ, **launch.env})  # noqa: S606 - argv is ours
 
     def _launch(self) -> Launch:
-        program = Path(sysconfig.get_path("scripts")) / "airflow"
-        environment = {
-            **self._environment(),
-            "PATH": f"{program.parent}{os.pathsep}{os.environ.get('PATH', '/usr/bin:/bin')}",
-        }
-        return Launch(
-            [str(program), *COMMANDS[self.name]], environment, self._home, inherits_env=True
-        )
+        scripts = sysconfig.get_path("scripts")
+        environment = airflow_environment(self._home, self._database_url, self._api_port)
+        environment["PATH"] = os.pathsep.join([scripts, os.environ.get("PATH", "/usr/bin:/bin")])
+        argv = [f"{scripts}/airflow", *COMMANDS[self.name]]
+        return Launch(argv, environment, self._home, inherits_env=True)
 
     def _ensure_metadata(self) -> None:
-        """Migrate the metadata database and create the pools, once per Airflow version, set of pools and database."""
+        """Migrate the metadata database and create the pools.
+
+        Done once per Airflow version, set of pools and database.
+        """
         done = self._home / "run" / "airflow-migrated"
         expected = f"{version('apache-airflow')} {pools_document()}"
-        with self._setup_lock():
+        # The three parts may start at the same time.
+        with exclusive(self._home / "run" / "airflow-setup.lock"):
             if done.exists() and done.read_text() == expected and self._has_metadata():
                 return
-            (self._home / "airflow").mkdir(mode=0o700, exist_ok=True)
+            folder = self._home / "airflow"
+            folder.mkdir(mode=0o700, exist_ok=True)
             write_logins(self._home)
-            pools = self._home / "airflow" / "pools.json"
+            pools = folder / "pools.json"
             pools.write_text(pools_document())
             self.run("db", "migrate")
             self.run("pools", "import", str(pools))
@@ -175,31 +159,16 @@ class AirflowPart:
     def _has_metadata(self) -> bool:
         import psycopg
 
-        url = re.sub(r"^postgresql\+\w+:", "postgresql:", self._metadata_url())
+        url = re.sub(r"^postgresql\+\w+:", "postgresql:", self._database_url)
         with psycopg.connect(url, connect_timeout=10) as connection:
             return connection.execute("SELECT to_regclass('slot_pool')").fetchone() != (None,)
-
-    def _metadata_url(self) -> str:
-        return self._database_url or PostgresServer(self._home).url("airflow").replace(
-            "postgresql:", "postgresql+psycopg2:"
-        )
-
-    @contextmanager
-    def _setup_lock(self) -> Iterator[None]:
-        lock = os.open(self._home / "run" / "airflow-setup.lock", os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(lock)
 
 
 def _health(port: int) -> dict[str, Any] | None:
     """Return the API server's health report, or None if it does not answer."""
     try:
-        with urllib.request.urlopen(
-            f"http://{LOOPBACK}:{port}/api/v2/monitor/health", timeout=5
-        ) as answer:
+        url = f"http://{LOOPBACK}:{port}/api/v2/monitor/health"
+        with urllib.request.urlopen(url, timeout=5) as answer:
             report: dict[str, Any] = json.load(answer)
     except (OSError, ValueError):
         return None

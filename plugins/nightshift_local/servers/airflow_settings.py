@@ -36,7 +36,7 @@ TASK_DEFAULTS = {
     "PYTHONUNBUFFERED": "1",
     "TZ": "UTC",
 }
-"""GOMP_SPINCOUNT: threads that spin made a training beside busy neighbours ten times slower
+"""GOMP_SPINCOUNT: spinning threads made a training next to busy neighbours ten times slower
 (docs/adr/0002).
 """
 
@@ -76,11 +76,10 @@ TUNING = {
 """A variable of the same name in our own environment wins, so that an installation can tune its
 Airflow.
 
-Workers ask an API server that is away for about five minutes, every 15 seconds at the latest; by
+Workers retry an unreachable API server for about five minutes, every 15 seconds at the latest; by
 Airflow's default they give up after five requests, and each task that begins or ends meanwhile
-loses a try. A scheduler that goes on after it was suspended takes itself for dead if its last
-heartbeat is older than SCHEDULER_HEALTH_CHECK_THRESHOLD, and ends its own tasks; they are tried
-again.
+loses a try. A scheduler that continues after a suspension takes itself for dead if its last
+heartbeat is older than SCHEDULER_HEALTH_CHECK_THRESHOLD, and ends its own tasks; they are retried.
 """
 
 

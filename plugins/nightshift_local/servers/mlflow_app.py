@@ -39,7 +39,7 @@ READS = {
         r"registered-models/get-latest-versions|runs/search)"
     ),
 }
-"""What passes: method and whole path.
+"""What passes: method and complete path.
 
 GraphQL has queries only; `get-artifact` reads with a key that is limited to `mlflow/`.
 """
@@ -49,7 +49,7 @@ class ReadOnlyApp:
     """A WSGI application that lets reads of a person with the login through, and nothing else.
 
     Args:
-        app: The application behind it.
+        app: The application that answers.
         password: Password of ``admin``; an empty one is refused.
     """
 
@@ -72,6 +72,7 @@ class ReadOnlyApp:
         return self._app(environ, start_response)
 
     def _has_login(self, header: str) -> bool:
+        """Return whether a header is the Basic login; compared in constant time."""
         scheme, _, text = header.partition(" ")
         try:
             given = base64.b64decode(text, validate=True)

@@ -1,4 +1,4 @@
-"""Run MLflow's pages, so that people can look at runs; the pipeline itself writes to its database and S3."""
+"""Run MLflow's pages for people; the pipeline itself writes to MLflow's database and to S3."""
 
 from __future__ import annotations
 
@@ -10,21 +10,20 @@ from pathlib import Path
 
 from nightshift.settings import PROJECT_ROOT
 from nightshift_local.credentials import Credentials
-from nightshift_local.local_env import object_store_settings
-from nightshift_local.placement import prepare_home
-from nightshift_local.ports import LOOPBACK, Ports
-from nightshift_local.process import Launch, ServerProcess
+from nightshift_local.part import Part
+from nightshift_local.ports import LOOPBACK
+from nightshift_local.process import Launch
 from nightshift_local.servers.airflow_settings import QUIET_VENDORS
 from nightshift_local.servers.mlflow_app import PASSWORD_VARIABLE
-from nightshift_local.servers.object_server import ObjectServer
+from nightshift_local.servers.object_server import BUCKET, REGION, ObjectServer
 from nightshift_local.servers.postgres import PostgresServer
 
 NAME = "mlflow"
 PASSWORD_FILE = "mlflow-admin"  # noqa: S105 - the name of the file
 
 
-class MlflowServer:
-    """The MLflow pages of one home, started when asked for. Nothing waits for them and nothing fails without them.
+class MlflowServer(Part):
+    """The MLflow pages of one home; nothing depends on them.
 
     Args:
         home: Folder of local state.
@@ -32,34 +31,12 @@ class MlflowServer:
             shown then, since its key is not for a page.
     """
 
-    name = NAME
     group = NAME
     is_optional = True
-    unhealthy_limit_seconds: float | None = 180.0
 
     def __init__(self, home: Path, elsewhere: Mapping[str, str]) -> None:
-        self._home = prepare_home(home)
+        super().__init__(home, NAME)
         self._elsewhere = elsewhere
-        self.process = ServerProcess(self._home, NAME)
-
-    @property
-    def port(self) -> int:
-        """Return the port on which the server listens, or last listened."""
-        return Ports(self._home).remembered().get(NAME, 0)
-
-    @property
-    def address(self) -> str:
-        """Return where a person reaches the server."""
-        return f"http://{LOOPBACK}:{self.port}"
-
-    def ensure_started(self) -> None:
-        """Start the server unless it runs with the current settings; does not wait until it is healthy."""
-        if self.process.find() is not None:
-            if not self.process.is_outdated(self._launch()):
-                return
-            self.stop()
-        Ports(self._home).usable(NAME)
-        self.process.start(self._launch())
 
     def stop(self) -> None:
         """Stop the server."""
@@ -74,36 +51,21 @@ class MlflowServer:
             return False
 
     def _launch(self) -> Launch:
-        listen = [
-            "--bind",
-            f"{LOOPBACK}:{self.port}",
-            "--workers",
-            "1",
-            "--threads",
-            "4",
-            "--no-control-socket",
-        ]
-        argv = [
-            sys.executable,
-            "-m",
-            "gunicorn",
-            *listen,
-            "--timeout",
-            "120",
-            "nightshift_local.servers.mlflow_app:create()",
-        ]
-        return Launch(argv, self._environment(), self._home)
+        options = f"--workers 1 --threads 4 --timeout 120 --bind {LOOPBACK}:{self.port}"
+        argv = [sys.executable, "-m", "gunicorn", "--no-control-socket", *options.split()]
+        app = "nightshift_local.servers.mlflow_app:create()"
+        return Launch([*argv, app], self._environment(), self._home)
 
     def _environment(self) -> dict[str, str]:
-        """Return all that the server knows: the password of MLflow's own database, and a key that only reads ``mlflow/``."""
-        store = {**object_store_settings(ObjectServer(self._home)), **self._elsewhere}
+        """Return all secrets that the server has: its database's password and a reading key."""
+        bucket = self._elsewhere.get("NIGHTSHIFT_S3_BUCKET", BUCKET)
         return {
             **QUIET_VENDORS,
             "HOME": str(self._home),
             "PATH": "/usr/bin:/bin",
             "PYTHONPATH": str(PROJECT_ROOT / "plugins"),
             "MLFLOW_BACKEND_STORE_URI": PostgresServer(self._home).url("mlflow"),
-            "MLFLOW_DEFAULT_ARTIFACT_ROOT": f"s3://{store['NIGHTSHIFT_S3_BUCKET']}/mlflow",
+            "MLFLOW_DEFAULT_ARTIFACT_ROOT": f"s3://{bucket}/mlflow",
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
             PASSWORD_VARIABLE: Credentials(self._home).get(PASSWORD_FILE),
             **self._store_environment(),
@@ -117,5 +79,5 @@ class MlflowServer:
             "MLFLOW_S3_ENDPOINT_URL": server.endpoint.url,
             "AWS_ACCESS_KEY_ID": server.mlflow_keys.key_id,
             "AWS_SECRET_ACCESS_KEY": server.mlflow_keys.secret,
-            "AWS_DEFAULT_REGION": object_store_settings(server)["NIGHTSHIFT_S3_REGION"],
+            "AWS_DEFAULT_REGION": REGION,
         }

@@ -1,8 +1,8 @@
-"""The files that close SeaweedFS: certificates for its inner parts, identities of its S3 gateway.
+"""The files that secure SeaweedFS: certificates of its inner parts, identities of its gateway.
 
-Master, volumes, filer and admin trust whoever reaches them: HTTP of the master hands out write
-tokens, gRPC of the filer takes entries. With these files each inner connection needs a certificate
-of this one installation, in both directions.
+Master, volumes, filer and admin trust everybody who reaches them: the master hands out write tokens
+by HTTP, the filer takes entries by gRPC. With these files each inner connection needs a certificate
+of this installation, on both sides.
 """
 
 from __future__ import annotations
@@ -15,22 +15,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from nightshift_local.home_files import write_private
+
 CERTIFICATE_LIFETIME = dt.timedelta(days=7300)
 CERTIFICATE_FILES = ("tls/ca.pem", "tls/cert.pem", "tls/key.pem")
 SECURITY_FILE = "security.toml"
 IDENTITIES_FILE = "identities.json"
 GRPC_PARTS = (
-    "master",
-    "volume",
-    "filer",
-    "s3",
-    "admin",
-    "worker",
-    "client",
-    "msg_broker",
-    "msg_agent",
-    "mq",
-)
+    "master", "volume", "filer", "s3", "admin", "worker", "client", "msg_broker", "msg_agent", "mq",
+)  # fmt: skip
 HTTP_PARTS = ("master", "volume", "filer", "admin", "client")
 CONTAINER_KEYS = {
     "nightshift": ("NIGHTSHIFT_S3_ACCESS_KEY_ID", "NIGHTSHIFT_S3_SECRET_ACCESS_KEY"),
@@ -61,8 +54,8 @@ def write_object_server_files(folder: Path, keys: Mapping[str, KeyPair], bucket:
     tls.mkdir(mode=0o700, exist_ok=True)
     if not all((folder / name).exists() for name in CERTIFICATE_FILES):
         _write_certificates(folder)
-    _write(folder / SECURITY_FILE, _security_text())
-    _write(folder / IDENTITIES_FILE, json.dumps(_identities(keys, bucket), indent=2))
+    write_private(folder / SECURITY_FILE, _security_text())
+    write_private(folder / IDENTITIES_FILE, json.dumps(_identities(keys, bucket), indent=2))
     return [tls, *(folder / name for name in (*CERTIFICATE_FILES, SECURITY_FILE, IDENTITIES_FILE))]
 
 
@@ -84,7 +77,7 @@ def _identities(keys: Mapping[str, KeyPair], bucket: str) -> dict[str, object]:
 
 
 def _security_text() -> str:
-    """Return SeaweedFS's configuration: each inner part refuses who has no certificate of ours."""
+    """Return SeaweedFS's configuration: each inner part demands a certificate of ours."""
     ca, cert, key = CERTIFICATE_FILES
     pair = f'cert = "{cert}"\nkey = "{key}"\n'
     grpc = [f"[grpc.{part}]\n{pair}" for part in GRPC_PARTS]
@@ -93,7 +86,7 @@ def _security_text() -> str:
 
 
 def _write_certificates(folder: Path) -> None:
-    """Sign one certificate for all parts, and forget the authority's key: it signs nothing else."""
+    """Sign one certificate for all parts; the authority's key is not stored, it signs nothing else."""
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec
@@ -126,22 +119,13 @@ def _write_certificates(folder: Path) -> None:
     )
     pem = serialization.Encoding.PEM
     plain = serialization.NoEncryption()
-    texts = (
+    contents = (
         authority.sign(authority_key, hashes.SHA256()).public_bytes(pem),
         certificate.sign(authority_key, hashes.SHA256()).public_bytes(pem),
         key.private_bytes(pem, serialization.PrivateFormat.PKCS8, plain),
     )
-    for path, text in zip(CERTIFICATE_FILES, texts, strict=True):
-        _write(folder / path, text.decode())
-
-
-def _write(path: Path, text: str) -> None:
-    """Replace a file (mode 0600) at once."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.unlink(missing_ok=True)
-    with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(text)
-    partial.replace(path)
+    for path, content in zip(CERTIFICATE_FILES, contents, strict=True):
+        write_private(folder / path, content.decode())
 
 
 def main() -> None:

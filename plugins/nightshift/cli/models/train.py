@@ -25,9 +25,9 @@ def train(
 
     settings = load_settings()
     spec = load_spec(settings.models_dir, model)
-    night = Partition.parse(partition)
-    run = command_run(f"train__{model}/{night}")
-    typer.echo(train_and_decide(settings, spec, night, run))
+    day = Partition.parse(partition)
+    run = command_run(f"train__{model}/{day}")
+    typer.echo(train_and_decide(settings, spec, day, run))
 
 
 def train_and_decide(

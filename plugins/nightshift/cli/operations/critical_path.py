@@ -54,12 +54,14 @@ class Step:
 
 
 def critical_path(
-    night: Annotated[str, typer.Argument(help="Partition, YYYY-MM-DD, that went through Airflow.")],
+    partition: Annotated[
+        str, typer.Argument(help="Partition, YYYY-MM-DD, that went through Airflow.")
+    ],
 ) -> None:
     """Print the tasks that a partition's predictions waited for, and where the time went."""
     from nightshift_local.airflow_api import AirflowApi
 
-    print_path(find_path(AirflowApi.local(default_home()), night))
+    print_path(find_path(AirflowApi.local(default_home()), partition))
 
 
 def print_path(steps: Sequence[Step]) -> None:

@@ -14,9 +14,11 @@ from nightshift.settings import load_settings
 
 def rescue(
     model: Model,
-    night: Annotated[
+    partition_key: Annotated[
         str,
-        typer.Option(help="Partition, YYYY-MM-DD; by default the last whose rescue time is over."),
+        typer.Option(
+            "--night", help="Partition, YYYY-MM-DD; by default the last whose rescue time is over."
+        ),
     ] = "",
 ) -> None:
     """Publish the best possible predictions of a partition unless it is published; idempotent.
@@ -30,7 +32,9 @@ def rescue(
     settings = load_settings()
     with connect(settings, "nightshift rescue") as conn:
         spec = spec_for_rescue(conn, settings.models_dir, model)
-    partition = Partition.parse(night) if night else spec.last_to_rescue(dt.datetime.now(dt.UTC))
+    partition = spec.last_to_rescue(dt.datetime.now(dt.UTC))
+    if partition_key:
+        partition = Partition.parse(partition_key)
     run = command_run(f"rescue__{model}/{partition}")
     result = publish_fallback(settings, spec, partition, run)
     line = f"predictions/{model} of {partition}: {result.outcome}"

@@ -21,7 +21,7 @@ class NoReportError(NightshiftError):
 _REPORT = """
 select partition_date::text, report_key from monitoring.verdicts_published
 where model = %(model)s and report_key is not null
-    and (%(night)s::date is null or partition_date = %(night)s)
+    and (%(day)s::date is null or partition_date = %(day)s)
 order by partition_date desc limit 1
 """
 _NEWER = """
@@ -32,7 +32,9 @@ where model = %s and partition_date > %s order by partition_date
 
 def report(
     model: Model,
-    night: Annotated[str, typer.Option(help="Partition, YYYY-MM-DD; the latest by default.")] = "",
+    partition: Annotated[
+        str, typer.Option("--night", help="Partition, YYYY-MM-DD; the latest by default.")
+    ] = "",
     into: Annotated[Path, typer.Option(help="Folder to write to.")] = Path(),
 ) -> None:
     """Download the drift report of a partition and print its path; open it in a browser."""
@@ -43,12 +45,12 @@ def report(
 
     settings = load_settings()
     spec = load_spec(settings.models_dir, model)
-    wanted_day = Partition.parse(night).key if night else None
-    day, key = _find_report(settings, spec.name, wanted_day)
+    requested_day = Partition.parse(partition).key if partition else None
+    day, key = _find_report(settings, spec.name, requested_day)
     path = into / f"{spec.name}-{day}{Path(key).suffix}"
     path.write_bytes(ObjectStore.open(settings).get(key, digest_in(key)))
     typer.echo(str(path.resolve()))
-    if not night:
+    if not partition:
         typer.echo(_describe_age(settings, spec.name, day))
 
 
@@ -61,7 +63,7 @@ def _find_report(settings: Settings, model: str, day: str | None) -> tuple[str, 
     from nightshift.warehouse.connection import connect
 
     with connect(settings, "nightshift report") as conn:
-        row = conn.execute(_REPORT, {"model": model, "night": day}).fetchone()
+        row = conn.execute(_REPORT, {"model": model, "day": day}).fetchone()
     if row is None:
         of_day = f" for {day}" if day else ""
         raise NoReportError(

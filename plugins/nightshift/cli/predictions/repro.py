@@ -57,8 +57,8 @@ def repro(  # noqa: PLR0913, PLR0917  (each is an option that a person types)
     if training_set:
         is_equal = _compare_training_set(settings, spec, training_set, as_json)
     else:
-        night = Partition.parse(partition) if partition else None
-        replays = _replay(settings, spec, key, (sample, seed), night)
+        day = Partition.parse(partition) if partition else None
+        replays = _replay(settings, spec, key, (sample, seed), day)
         _print_replays(replays, as_json, bool(key))
         is_equal = all(replay.is_equal for replay in replays)
     if not is_equal:
@@ -84,7 +84,7 @@ def _compare_training_set(settings: Settings, spec: ModelSpec, version: int, as_
 
 
 def _replay(
-    settings: Settings, spec: ModelSpec, key: str, sample: tuple[int, int], night: Partition | None
+    settings: Settings, spec: ModelSpec, key: str, sample: tuple[int, int], day: Partition | None
 ) -> list[Replay]:
     """Recompute one prediction, or a sample of ``(number, seed)``."""
     from nightshift.provenance.predictions import find_prediction, sample_predictions
@@ -93,9 +93,9 @@ def _replay(
 
     with connect(settings, "nightshift repro") as conn:
         if key:
-            predictions = [find_prediction(conn, spec, key, night)]
+            predictions = [find_prediction(conn, spec, key, day)]
         else:
-            predictions = sample_predictions(conn, spec, *sample, night)
+            predictions = sample_predictions(conn, spec, *sample, day)
     return replay_predictions(settings, spec, predictions)
 
 

@@ -60,9 +60,9 @@ def why(
 
     settings = load_settings()
     spec = load_spec(settings.models_dir, model)
-    night = Partition.parse(partition) if partition else None
+    day = Partition.parse(partition) if partition else None
     with connect(settings, "nightshift why") as conn:
-        prediction = find_prediction(conn, spec, key, night)
+        prediction = find_prediction(conn, spec, key, day)
     facts = explain(settings, spec, prediction)
     lines = [to_json(facts)] if as_json else _describe(facts)
     for line in lines:

@@ -13,7 +13,7 @@ import typer
 from nightshift.settings import default_home, named_home
 
 if TYPE_CHECKING:
-    from nightshift_local.stack import Part
+    from nightshift_local.part import Part
 
 
 def down(

@@ -12,7 +12,7 @@ from nightshift.errors import cause_of
 from nightshift.settings import default_home, load_settings
 
 if TYPE_CHECKING:
-    from nightshift_local.stack import Part
+    from nightshift_local.part import Part
 
 STARTING_SECONDS = 60.0
 """A part that is younger and not healthy yet is shown as starting, not as broken."""
@@ -70,7 +70,7 @@ def _pipeline_notices() -> list[str]:
         settings = load_settings()
         with connect(settings, "nightshift status") as conn:
             for spec in load_specs(settings.models_dir).values():
-                notices += [str(night.describe()) for night in degraded_nights(conn, spec)]
+                notices += [str(entry.describe()) for entry in degraded_nights(conn, spec)]
             notices += [str(task.describe()) for task in waiting_tasks(conn)]
     except Exception as error:  # noqa: BLE001 - without a warehouse the table above is the answer
         return [f"The state of the pipeline is unknown: {cause_of(error)}"]
