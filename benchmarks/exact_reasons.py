@@ -1,4 +1,6 @@
-"""Exact reasons and raw scores, rows a second: the kernel against LightGBM's ``pred_contrib``, engines against its ``predict``.
+"""Exact reasons and raw scores in rows a second, against LightGBM's own functions.
+
+The Shapley kernel is compared with ``pred_contrib``, the engines with ``predict``.
 
 ``python -m benchmarks.exact_reasons [--trees 300] [--leaves 63] [--rounds 3]`` trains a model on
 made-up rows with missing values, then runs each pair A B A B on the same threads
@@ -114,7 +116,7 @@ def _reasons(booster: lgb.Booster, matrix: Matrix, rounds: int) -> dict[str, Any
     explain = partial(_explain, jit(loops), forest)
     _, first_seconds = _timed(lambda: explain(matrix[:10], np.empty_like(matrix[:10])))
     rows, names = matrix[:KERNEL_ROWS], booster.feature_name()
-    table = pa.table({name: rows[:, place] for place, name in enumerate(names)})
+    table = pa.table({name: rows[:, index] for index, name in enumerate(names)})
     ours: Callable[[], Any] = partial(_in_threads, explain, rows)
     peer, kernel = _side_by_side(
         (partial(contributions, booster, matrix[:CONTRIB_ROWS]), ours), rounds
@@ -144,12 +146,12 @@ def _engines(booster: lgb.Booster, matrix: Matrix, rounds: int) -> dict[str, Any
     ways = (partial(predict_raw, booster, matrix), partial(quick.raw, matrix))
     quick.raw(matrix[:1])  # reads the machine code, or makes it
     reference, by_quick = _side_by_side(ways, rounds)
-    expected, *others = (way().tobytes() for way in ways)
+    expected, *variants = (way().tobytes() for way in ways)
     return {
         "lightgbm_rows_per_second": round(len(matrix) / reference),
         "quickscorer_rows_per_second": round(len(matrix) / by_quick),
         "quickscorer_ratio": reference / by_quick,
-        "n_unequal": sum(other != expected for other in others),
+        "n_unequal": sum(variant != expected for variant in variants),
         "load_seconds": load_seconds,
     }
 

@@ -84,9 +84,9 @@ def check_python(_home: Path) -> Iterator[Finding]:
     running = ".".join(map(str, sys.version_info[:3]))
     if sys.version_info[:2] == (3, 11):
         yield Finding("python", "ok", running)
-        return
-    what = f"{running}, but the lock is for 3.11"
-    yield Finding("python", "broken", what, "Run make install PYTHON=/path/to/python3.11")
+    else:
+        what = f"{running}, but the lock is for 3.11"
+        yield Finding("python", "broken", what, "Run make install PYTHON=/path/to/python3.11")
 
 
 def check_lock(_home: Path) -> Iterator[Finding]:

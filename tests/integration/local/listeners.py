@@ -1,8 +1,8 @@
 """Every listener of `nightshift up` and of the compose file: who may use it, what a stranger gets.
 
-``python -m tests.integration.local.listeners`` prints docs/listeners.md. A test starts the parts, finds
-each listening socket of theirs, and fails for one that is not here; it then tries each as another
-user of the machine, without a login.
+``python -m tests.integration.local.listeners`` prints docs/listeners.md. A test starts the parts,
+finds each listening socket of theirs, and fails for one that is not here; it then tries each as
+another user of the machine, without a login.
 """
 
 from __future__ import annotations
