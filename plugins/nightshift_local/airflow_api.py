@@ -153,6 +153,7 @@ class AirflowApi:
 
         try:
             response = self._authorised().request(method, f"/api/v2{path}", **content)
+            # The token has expired: log in again, once.
             if response.status_code == httpx.codes.UNAUTHORIZED:
                 self._client = None
                 response = self._authorised().request(method, f"/api/v2{path}", **content)

@@ -56,6 +56,7 @@ class Credentials:
         partial = path.with_name(f".{path.name}.{os.getpid()}")
         with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
             file.write(value)
+        # A link fails if the name exists, and no reader sees a partially written secret.
         try:
             os.link(partial, path)
         except FileExistsError:

@@ -73,6 +73,7 @@ def diagnose(home: Path) -> Iterator[Finding]:
     for check in checks:
         try:
             yield from check(home)
+        # One failed check must not hide the findings of the remaining ones.
         except (NightshiftError, OSError, subprocess.SubprocessError) as error:
             name = check.__name__.removeprefix("check_")
             what = f"the check itself failed: {error}"
@@ -113,6 +114,7 @@ def _installed_version(name: str) -> str | None:
 
 def check_imports(_home: Path) -> Iterator[Finding]:
     """Yield which heavy packages cannot be imported; each is tried in a process of its own."""
+    # A process each: an import that crashes the interpreter must not end the diagnosis.
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
         errors = list(pool.map(_import_error, HEAVY_PACKAGES))
     for name, error in zip(HEAVY_PACKAGES, errors, strict=True):

@@ -48,6 +48,7 @@ def claim_home(home: Path) -> None:
         raise _foreign(home, f"{len(foreign)} other files or folders in it")
     if home.stat().st_uid != os.geteuid():
         raise _foreign(home, "another user's folder")
+    # O_NOFOLLOW: a prepared link must not make us write elsewhere.
     marker = os.open(home / MARKER, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     with os.fdopen(marker, "w") as file:
         file.write(MARKER_TEXT)

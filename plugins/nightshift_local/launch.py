@@ -68,6 +68,7 @@ def _wait(home: Path, parts: Sequence[Part], report: Callable[[str], None]) -> N
             if part.is_healthy():
                 waiting.remove(part)
                 report(f"  {part.name:<22} healthy after {seconds:4.1f} s   {part.address}")
+        # The supervisor reports failed starts: waiting for the timeout would teach nothing.
         is_too_late = seconds > START_TIMEOUT_SECONDS
         if waiting and (is_too_late or _is_hopeless(home, waiting)):
             raise _not_healthy(home, waiting, seconds)

@@ -117,6 +117,7 @@ class LocalServers:
             self._postgres.ensure_started()
             self._object_server.ensure_started()
         except BaseException:
+            # The watchdog must not outlive a failed start.
             self.__exit__()
             raise
         self.env = {

@@ -56,6 +56,7 @@ class Placement:
         """Return a path, or a copy of it (hard links) that the servers' user can read."""
         if self.uid is None or _can_traverse(path):
             return path
+        # An updated program gets a copy of its own; a running server keeps the old one.
         stamp = f"{path.stat().st_mtime_ns:x}-{path.stat().st_ino:x}"
         copy = self.root / "programs" / f"{path.name}-{stamp}"
         if not copy.exists():
@@ -84,6 +85,7 @@ def place_servers(home: Path) -> Placement:
     """Return where the servers of a prepared home keep their files and as whom they run."""
     if os.geteuid() != 0:
         return Placement(home)
+    # PostgreSQL refuses to run as root.
     user = pwd.getpwnam(UNPRIVILEGED_USER)
     root = home if _can_traverse(home) else _private_root(home)
     return Placement(root, user.pw_uid, user.pw_gid)
@@ -104,6 +106,7 @@ def _private_root(home: Path) -> Path:
         return root
     SYSTEM_STATE_DIR.mkdir(parents=True, exist_ok=True)
     SYSTEM_STATE_DIR.chmod(TRAVERSABLE)
+    # The name cannot be guessed: nobody can prepare files under it.
     root = Path(tempfile.mkdtemp(prefix=ROOT_PREFIX, dir=SYSTEM_STATE_DIR))
     root.chmod(TRAVERSABLE)
     pointer.write_text(str(root))

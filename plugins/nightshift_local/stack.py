@@ -135,6 +135,7 @@ def running_groups(home: Path) -> set[str]:
 
 def all_parts(home: Path) -> tuple[Part, ...]:
     """Return every part that this home could have started, whatever the environment says now."""
+    # An empty environment places nothing elsewhere.
     return compose(home, GROUPS, {}).parts
 
 
@@ -155,6 +156,7 @@ def _settings(home: Path, left_out: Collection[str]) -> dict[str, str]:
     postgres = PostgresServer(home)
     store = ObjectServer(home)
     settings = {"NIGHTSHIFT_HOME": str(home)}
+    # A port is remembered from the first start on.
     if postgres.port and "postgres" not in left_out:
         settings |= warehouse_settings(postgres)
     if postgres.port and "mlflow" not in left_out:

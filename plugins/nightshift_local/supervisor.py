@@ -177,6 +177,7 @@ class Supervisor:
         return False
 
     def _start(self, part: Part, state: PartState, now: float) -> None:
+        # A start that did not last counts as a failure: the next pause is longer.
         if state.n_starts and now - state.started_at < STABLE_AFTER_SECONDS:
             self._pause(state, now)
         else:
@@ -189,6 +190,7 @@ class Supervisor:
         self._publish()
 
     def _check(self, part: Part, state: PartState, now: float) -> None:
+        # Workers of a killed predecessor hold connections and memory.
         part.process.end_idle_leftovers()
         reporter = self._states.get(HEALTH_REPORTED_BY.get(part.name, ""))
         if reporter is not None and reporter.is_away:
@@ -278,6 +280,7 @@ def main() -> None:
     supervisor = Supervisor(home, arguments.groups)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: supervisor.end())
+    # The terminal that started the supervisor may close.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     supervisor.run()
 

@@ -1,4 +1,4 @@
-"""Write docs/reliability.md and docs/ml-test-score.md from the promises, the rubric and what the marked tests last measured.
+"""Write docs/reliability.md and docs/ml-test-score.md from what the marked tests measured.
 
 ``python -m tests.evidence.pages`` collects the marked tests, drops entries of tests that are gone,
 and writes both pages.
@@ -83,7 +83,7 @@ def reliability_page(promises: dict[str, str], entries: Entries) -> str:
 
 
 def score_page(rubric: dict[str, dict[str, dict[str, str]]], entries: Entries) -> str:
-    """Return the page of the ML Test Score: points per check, sum per section, and the score, which is the least of the sums."""
+    """Return the page of the ML Test Score: points per check, sum per section, the least sum."""
     proofs = _by_mark(entries, "mlts")
     points = {
         section: {check: _points(text, proofs.get(check, {})) for check, text in checks.items()}

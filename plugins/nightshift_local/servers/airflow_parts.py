@@ -123,6 +123,7 @@ class AirflowPart(Part):
             )
         return done.stdout
 
+    # exec instead of a child: signals and the terminal belong to Airflow's command.
     def exec(self, *arguments: str) -> NoReturn:
         """Become one `airflow` command under the settings of the parts."""
         launch = self._launch()
@@ -152,6 +153,7 @@ class AirflowPart(Part):
             write_logins(self._home)
             pools = folder / "pools.json"
             pools.write_text(pools_document())
+            # The file that marks the set-up is written last: a killed one is repeated.
             self.run("db", "migrate")
             self.run("pools", "import", str(pools))
             done.write_text(expected)

@@ -50,6 +50,7 @@ class MlflowServer(Part):
         except (OSError, ValueError):
             return False
 
+    # gunicorn directly: MLflow's own server adds routers that take writes (mlflow_app).
     def _launch(self) -> Launch:
         options = f"--workers 1 --threads 4 --timeout 120 --bind {LOOPBACK}:{self.port}"
         argv = [sys.executable, "-m", "gunicorn", "--no-control-socket", *options.split()]

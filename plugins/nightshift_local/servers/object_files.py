@@ -52,6 +52,7 @@ def write_object_server_files(folder: Path, keys: Mapping[str, KeyPair], bucket:
     """
     tls = folder / "tls"
     tls.mkdir(mode=0o700, exist_ok=True)
+    # Kept over restarts: the inner parts of a running server have them loaded.
     if not all((folder / name).exists() for name in CERTIFICATE_FILES):
         _write_certificates(folder)
     write_private(folder / SECURITY_FILE, _security_text())
@@ -103,6 +104,7 @@ def _write_certificates(folder: Path) -> None:
             x509.CertificateBuilder(name("nightshift object server authority"), name(subject))
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
+            # A day back: clocks of containers may differ.
             .not_valid_before(now - dt.timedelta(days=1))
             .not_valid_after(now + CERTIFICATE_LIFETIME)
             .add_extension(x509.BasicConstraints(ca=is_authority, path_length=None), critical=True)

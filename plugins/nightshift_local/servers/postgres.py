@@ -141,6 +141,7 @@ class PostgresServer(Part):
     def _ensure_data(self) -> None:
         """Create the data folder if it is not complete, and write its configuration."""
         data = self.data_dir
+        # A killed initdb leaves a folder without a control file.
         if not (data / "PG_VERSION").exists() or not (data / "global" / "pg_control").exists():
             self._initdb(data)
         (data / "postgresql.conf").write_text(CONFIGURATION.format(port=self.port))
@@ -160,6 +161,7 @@ class PostgresServer(Part):
                 env={"PATH": "/usr/bin:/bin"},
                 user=placement.uid,
                 group=placement.gid,
+                # Groups of root must not reach the server's user.
                 extra_groups=None if placement.uid is None else [],
                 cwd="/",
                 capture_output=True,
@@ -221,6 +223,7 @@ class PostgresServer(Part):
             connection.execute("GRANT CONNECT ON DATABASE warehouse TO analyst")
             connection.execute("ALTER ROLE analyst SET default_transaction_read_only = on")
             connection.execute("ALTER ROLE analyst SET statement_timeout = '5min'")
+        # Written last: a killed first start runs all statements again.
         done.touch()
 
     def _program(self, name: str) -> str:
@@ -251,6 +254,7 @@ def _create_database(
     if not connection.execute(query, [database]).fetchone():
         create = sql.SQL("CREATE DATABASE {} OWNER {}")
         connection.execute(create.format(name, sql.Identifier(owner)))
+    # By default every role may connect to every database.
     connection.execute(sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(name))
 
 

@@ -1,4 +1,4 @@
-"""The files of docs/own-model.md are a whole project: they ingest, build features, and score a night."""
+"""The files of docs/own-model.md are a complete project: they ingest, build and score."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def own(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def write_days(folder: Path) -> None:
-    """Write a file a day; a shop has 10 visitors an hour for each day that has passed, the other one five more."""
+    """Write a file a day: 10 visitors an hour per day that has passed, five more on the hill."""
     folder.mkdir()
     for i in range(N_DAYS):
         day = FIRST + dt.timedelta(days=i)
@@ -83,7 +83,8 @@ def test_the_page_is_a_whole_project_when_its_files_are_written_into_an_empty_on
         "4 by fallback rule: no champion is promoted for this partition" in capsys.readouterr().out
     )
     found = conn.execute(
-        "select shop_day, score, outcome, is_mature from analytics.shop_visitors_outcomes order by 1"
+        "select shop_day, score, outcome, is_mature from analytics.shop_visitors_outcomes"
+        " order by 1"
     ).fetchall()
     assert found == [
         ("2013-01-10_hill", 110.0, 190, False),

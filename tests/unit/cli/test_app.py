@@ -10,7 +10,8 @@ from nightshift.errors import ServiceError
 
 
 def test_heavy_packages_are_not_imported_when_help_is_shown():
-    program = "import sys, nightshift.cli.app; print(sorted({'airflow','mlflow','pandas','lightgbm','boto3'} & set(sys.modules)))"
+    heavy = {"airflow", "mlflow", "pandas", "lightgbm", "boto3"}
+    program = f"import sys, nightshift.cli.app; print(sorted({heavy!r} & set(sys.modules)))"
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )

@@ -31,6 +31,7 @@ def ingest_datasets(settings: Settings, partitions: PartitionRange, run: RunCont
     from nightshift.ingestion.load import ingest
 
     contracts = read_contracts(settings.datasets_dir)
+    # One wrong contract does not keep the remaining datasets from being loaded.
     for problem in contracts.problems.values():
         typer.echo(f"      not loaded: {problem}")
     for name, contract in contracts.documents.items():
@@ -54,4 +55,5 @@ def build_features(settings: Settings, partitions: PartitionRange, run: RunConte
 
     result = build(settings, partitions, run)
     typer.echo(f"      {result.n_rows:,} rows of features in {len(partitions)} partition(s)")
+    # A view that failed does not keep the remaining views from being published.
     result.require_all()

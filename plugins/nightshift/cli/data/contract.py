@@ -82,6 +82,7 @@ def _newest_drop(
             todo="Look at `nightshift redo --plan`.",
             code="NS-INGEST-002",
         )
+    # Sorted by delivery: the newest is the last.
     return drops[-1]
 
 

@@ -99,6 +99,7 @@ def new_drop(contract: DatasetContract, delivery: FileDelivery) -> NewDrop:
         n_rows = count_rows(file, file.name)
     except (UnreadableFileError, OverLimitError) as error:
         raise typer.BadParameter(f"{file} cannot be read as {suffix}: {error}") from None
+    # Objects are never replaced: the time keeps two deliveries of one file apart.
     stamp = f"{delivery.delivered_at:%Y%m%dT%H%M%SZ}"
     return NewDrop(
         contract.name,

@@ -112,6 +112,7 @@ def _landing(dataset: str, partitions: PartitionRange) -> Iterator[tuple[Connect
 
 def _parse_key(key: str) -> tuple[str, str, Partition]:
     """Return a key without its bucket, its dataset and its day."""
+    # People paste keys with and without the bucket.
     if key.startswith("s3://") and "landing/" in key:
         key = key[key.index("landing/") :]
     match key.split("/"):

@@ -83,6 +83,7 @@ def _read_profiles(
 
     run = command_run(f"profile/{dataset}")
     published = sorted(published_loads(conn, dataset, days))
+    # Without a published day, the first one raises the error that names it.
     for day in published or [days.first.day]:
         profile_load(settings, conn, LoadTable.published(conn, dataset, day), run)
     typer.echo(f"{dataset}, {len(published)} published day(s) from {days.first} to {days.last}")

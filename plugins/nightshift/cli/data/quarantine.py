@@ -40,6 +40,7 @@ def list_refused(
     partitions = PartitionRange.of(first, last)
     with _quarantine() as conn:
         refused = list_rows(conn, f"raw/{dataset}", partitions, QuarantineState(state))
+    # Refused values may be personal data: the list never shows them.
     rows = [
         (
             str(row.row_id),
@@ -105,6 +106,7 @@ def correct(
         refused = find_row(conn, row)
         dataset = refused.dataset.removeprefix("raw/")
         contract = load_contract(load_settings().datasets_dir, dataset)
+        # A correction that breaks the contract would be refused again at the replay.
         refuse_unreadable(contract, refused, corrections)
         corrected = correct_row(conn, row, corrections, known_at, actor(), note)
     typer.echo(f"row {row} is corrected, known at {known_at.isoformat()}. To ingest it:")
@@ -115,6 +117,7 @@ def _parse_corrections(values: list[str]) -> dict[str, str | None]:
     """Return the text of each column; None removes the value."""
     corrections: dict[str, str | None] = {}
     for value in values:
+        # Only the first `=` separates: a text may contain more.
         name, _, text = value.partition("=")
         corrections[name] = text or None
     return corrections

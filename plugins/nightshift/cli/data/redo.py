@@ -62,6 +62,7 @@ def redo(
     scope = Scope(dataset, _day(first), _day(last), reread)
     with connect(settings, "nightshift redo") as conn:
         planned = make_plan(settings, conn, scope)
+    # Printed before any work, so that a person can stop it.
     print_plan(planned)
     if plan or planned.is_empty:
         return

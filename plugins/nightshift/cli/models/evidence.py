@@ -33,6 +33,7 @@ def evidence(
     store = ObjectStore.open(settings)
     with connect(settings, "nightshift evidence") as conn:
         entry = find_entry(conn, model, version)
+        # A record proves something only if the chain before it is intact.
         n_records = verify_chain(settings, store, conn, model)
     has_signature = entry.kept.signature and settings.evidence_key.get_secret_value()
     proofs = "its digest, its predecessor and its signature"
@@ -75,6 +76,7 @@ def _download(store: ObjectStore, key: str, digest: str | None, target: Path) ->
     """Write an object next to ``target`` under its own suffix; return the path."""
     from nightshift.lake.content_keys import digest_in
 
+    # The key of a page contains its digest; a record's digest is in the warehouse.
     path = target.with_name(target.name + Path(key).suffix)
     path.write_bytes(store.get(key, digest or digest_in(key)))
     return path.resolve()

@@ -48,6 +48,7 @@ def rollback(
         return
 
     repaired = roll_back(settings, spec, repair, reason or "no reason given", run, typer.echo)
+    # A partition whose published content is equal is not written again.
     n_changed = sum(load.is_new for load in repaired.published)
     n_equal = len(repaired.published) - n_changed
     seconds = time.monotonic() - started

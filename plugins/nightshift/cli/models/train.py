@@ -41,6 +41,7 @@ def train_and_decide(
     from nightshift.training.training_set import build_training_set, mature_window
 
     window = mature_window(spec, partition)
+    # Before the training: a feature that knows the future would look like a good model.
     typer.echo(f"probing the features of {window} for knowledge of the future")
     probe_features(settings, spec, window, run)
 

@@ -36,6 +36,7 @@ def add(
     with _warehouse() as conn:
         add_login(conn, login, password)
     typer.echo(f"{login} reads schema analytics.")
+    # Shown once: only PostgreSQL stores it, as a SCRAM verifier.
     if password is not None:
         typer.echo(f"password: {password}")
 

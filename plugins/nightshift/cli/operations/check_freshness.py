@@ -131,6 +131,7 @@ def _check(settings: Settings, at: dt.datetime) -> tuple[Freshness, WrongFileErr
             expected=f"specs in {settings.models_dir}",
             todo="Set NIGHTSHIFT_DAGS_DIR.",
         )
+    # A wrong file must not hide a late model: its last good spec has the deadline.
     last_good = _last_good_specs(settings, sorted(specs.broken))
     checkable = specs.documents | last_good
     problems = [*specs.problems.values(), *contracts.problems.values()]
@@ -147,6 +148,7 @@ def _last_good_specs(settings: Settings, models: Sequence[str]) -> dict[str, Mod
     from nightshift.warehouse.connection import connect
     from nightshift.warehouse.last_good_specs import last_good_spec
 
+    # The warehouse is only read when a file is wrong.
     if not models:
         return {}
     specs = {}

@@ -19,6 +19,7 @@ def end_run(
     """Mark the queued and running runs of a DAG for a day as failed; no data is changed."""
     from nightshift_local.airflow_api import AirflowApi
 
+    # The key is not parsed as a day: a mistyped key is what some of these runs have.
     api = AirflowApi.local(default_home())
     active = [run for run in api.runs(day) if run.dag_id == dag and run.state not in ENDED]
     if not active:

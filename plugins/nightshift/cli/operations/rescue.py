@@ -30,6 +30,7 @@ def rescue(
     from nightshift.warehouse.last_good_specs import spec_for_rescue
 
     settings = load_settings()
+    # A wrong spec file must not stop a rescue: the last good spec scores then.
     with connect(settings, "nightshift rescue") as conn:
         spec = spec_for_rescue(conn, settings.models_dir, model)
     partition = spec.last_to_rescue(dt.datetime.now(dt.UTC))

@@ -48,6 +48,7 @@ def report(
     requested_day = Partition.parse(partition).key if partition else None
     day, key = _find_report(settings, spec.name, requested_day)
     path = into / f"{spec.name}-{day}{Path(key).suffix}"
+    # The key contains the digest: a changed report is refused.
     path.write_bytes(ObjectStore.open(settings).get(key, digest_in(key)))
     typer.echo(str(path.resolve()))
     if not partition:

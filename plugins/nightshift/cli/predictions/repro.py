@@ -47,6 +47,7 @@ def repro(  # noqa: PLR0913, PLR0917  (each is an option that a person types)
     """
     from nightshift.contracts.model_spec import load_spec
 
+    # A prediction, a sample or a training set: each has its own comparison.
     n_targets = sum(map(bool, (key, sample, training_set)))
     if n_targets != 1:
         raise typer.BadParameter(

@@ -56,6 +56,7 @@ def _describe_sources(settings: Settings, model: str, partitions: PartitionRange
         where partition_date between %s and %s group by 1, 2, 3 order by 1, 2, 3
         """
     ).format(view)
+    # Read back from the view that analysts read, not from what was meant to be written.
     with connect(settings, "nightshift score") as conn:
         rows = conn.execute(query, [partitions.first.day, partitions.last.day]).fetchall()
     lines = []

@@ -6,6 +6,7 @@ import typer
 
 from nightshift.settings import default_home
 
+# `--help` and all options belong to Airflow's command.
 CONTEXT = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 
 

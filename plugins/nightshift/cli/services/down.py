@@ -28,6 +28,7 @@ def down(
     from nightshift_local.stack import BASE_GROUPS, all_parts
     from nightshift_local.supervisor import stop_supervisor
 
+    # Nothing was ever started: a home is not created only to be stopped.
     if not os.path.lexists(named_home()) or not any(default_home().glob("*")):
         return
     if delete_data:
@@ -40,6 +41,7 @@ def down(
     _stop([part for part in started if part.group not in BASE_GROUPS])
     _stop([part for part in started if part.group in BASE_GROUPS])
     if delete_data:
+        # The servers of root keep their files outside of the home.
         remove_placed_files(home)
         shutil.rmtree(home)
         typer.echo(f"  {home} deleted")
@@ -53,6 +55,7 @@ def _confirm_deletion(*, is_confirmed: bool) -> None:
     """
     from nightshift_local.home import check_deletable
 
+    # The path as it was typed: a link must not delete another folder.
     check_deletable(named_home())
     if not is_confirmed:
         question = f"Delete {named_home()} with all its databases, objects and logs?"

@@ -91,6 +91,7 @@ def _set_up_models(
     from nightshift.warehouse.dbt_runner import ensure_relations, feature_views
     from nightshift.warehouse.last_good_specs import keep_spec
 
+    # The prediction relations refer to dbt's relations.
     ensure_relations(settings)
     views = feature_views(settings)
     problems: list[SpecError] = []

@@ -72,6 +72,7 @@ def _login(role: Role) -> Settings:
 
 def _options(commands: list[str], files: list[Path], *, is_csv: bool) -> list[str]:
     """Return psql's own options; statements run before files."""
+    # By default psql continues after a failed statement and exits with 0.
     options = ["-v", "ON_ERROR_STOP=1"]
     if is_csv:
         options.append("--csv")

@@ -30,6 +30,7 @@ def status() -> None:
 
     home = prepare_home(default_home())
     supervisor = ServerProcess(home, NAME).find()
+    # Also shows groups that were started extra and never stopped.
     stack = compose(home, expected_groups(home))
     rows = [_part_row(part) for part in stack.parts]
     supervisor_state = ("ok", str(supervisor.pid)) if supervisor else ("down", "-")

@@ -36,7 +36,9 @@ def up(
 
     groups = [*(_names(only) or DEFAULT_GROUPS), *_names(extra)]
     stack = launch(groups, wait_for=groups, report=typer.echo)
+    # Without warehouse and bucket there is nothing to upgrade.
     if set(BASE_GROUPS) <= set(groups):
+        # Two `up` that started at the same time must not migrate at the same time either.
         with only_up(prepare_home(default_home()), typer.echo):
             set_up(load_admin_settings())
     _print_addresses(default_home(), stack)
@@ -48,6 +50,7 @@ def _names(comma_separated: str) -> list[str]:
 
 
 def _print_addresses(home: Path, stack: Stack) -> None:
+    # Reversed, so that the first part of a group wins: of Airflow, the API server.
     addresses = {part.group: part.address for part in reversed(stack.parts) if part.address}
     if "postgres" in addresses:
         typer.echo("  warehouse   nightshift psql (analysts: nightshift psql --role analyst)")
