@@ -52,7 +52,7 @@ def write_object_server_files(folder: Path, keys: Mapping[str, KeyPair], bucket:
     """
     tls = folder / "tls"
     tls.mkdir(mode=0o700, exist_ok=True)
-    # Kept over restarts: the inner parts of a running server have them loaded.
+    # One installation, one certificate: it is made at the first start.
     if not all((folder / name).exists() for name in CERTIFICATE_FILES):
         _write_certificates(folder)
     write_private(folder / SECURITY_FILE, _security_text())
