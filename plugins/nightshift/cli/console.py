@@ -21,11 +21,12 @@ PLAIN_WIDTH = 200
 """Columns when the output is no terminal: wide enough that no line wraps."""
 
 
-def print_table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+def print_table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Print aligned columns; the words of STYLES are coloured."""
     table = Table(*headers, box=None, pad_edge=False, header_style="bold")
     for row in rows:
-        cells = [Text(cell, style=STYLES.get(cell, "")) for cell in row]
-        table.add_row(*cells)
+        words = map(str, row)
+        # Text, since rich would read markup in a value such as `[b]`.
+        table.add_row(*(Text(word, style=STYLES.get(word, "")) for word in words))
     width = None if sys.stdout.isatty() else PLAIN_WIDTH
     Console(highlight=False, width=width).print(table)

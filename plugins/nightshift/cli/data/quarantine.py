@@ -43,11 +43,11 @@ def list_refused(
     # Refused values may be personal data: the list never shows them.
     rows = [
         (
-            str(row.row_id),
-            str(row.partition_date),
+            row.row_id,
+            row.partition_date,
             row.reason,
             row.column_name or "-",
-            str(row.source_row),
+            row.source_row,
             row.source_uri,
         )
         for row in refused

@@ -82,7 +82,7 @@ def print_plan(plan: Plan) -> None:
     typer.echo(f"holes: {len(plan.holes)} drop(s) that upstream has not delivered")
     _print_rows(
         ("dataset", "day", "there is", "nights that wait"),
-        [(hole.dataset, str(hole.day), hole.why, str(hole.n_nights)) for hole in plan.holes],
+        [(hole.dataset, hole.day, hole.why, hole.n_nights) for hole in plan.holes],
     )
     typer.echo(f"late arrivals: {len(plan.late)} drop(s) that landed and are not loaded")
     _print_rows(
@@ -90,7 +90,7 @@ def print_plan(plan: Plan) -> None:
         [
             (
                 drop.dataset,
-                str(drop.partition),
+                drop.partition,
                 f"{drop.delivered_at:%Y-%m-%d %H:%M} UTC",
                 drop.data_key,
             )
@@ -102,9 +102,9 @@ def print_plan(plan: Plan) -> None:
         ("score", plan.predictions),
         ("monitor", plan.verdicts),
     )
-    rows = []
+    rows: list[tuple[object, ...]] = []
     for stage, partitions in stages:
-        rows += [(stage, stale.dataset, str(stale.day), stale.reason) for stale in partitions]
+        rows += [(stage, stale.dataset, stale.day, stale.reason) for stale in partitions]
     typer.echo(f"to reprocess: {len(rows)} partition(s), in this order")
     _print_rows(("stage", "dataset", "day", "because"), rows)
     for note in plan.notes:
@@ -119,7 +119,7 @@ def print_result(result: RedoResult) -> None:
     for change in result.changes:
         before = (change.before or "-")[:HASH_CHARACTERS]
         after = change.after[:HASH_CHARACTERS]
-        rows.append((change.dataset, str(change.day), before, after))
+        rows.append((change.dataset, change.day, before, after))
     _print_rows(("dataset", "day", "before", "after"), rows)
     if n_changed > MAX_ROWS:
         n_by_dataset = Counter(change.dataset for change in result.changes)
@@ -129,7 +129,7 @@ def print_result(result: RedoResult) -> None:
         typer.echo(f"  {line}")
 
 
-def _print_rows(headers: Sequence[str], rows: Sequence[tuple[str, ...]]) -> None:
+def _print_rows(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Print the first rows of a table and the number of the rows that are left out."""
     if rows:
         print_table(headers, rows[:MAX_ROWS])

@@ -47,11 +47,10 @@ def list_logins() -> None:
     from nightshift.warehouse.analyst_logins import logins
 
     with _warehouse() as conn:
-        analysts = logins(conn)
-    rows = []
-    for analyst in analysts:
-        missing_limits = ", ".join(analyst.missing_limits) or "none"
-        rows.append((analyst.name, str(analyst.max_connections), missing_limits))
+        rows = [
+            (login.name, login.max_connections, ", ".join(login.missing_limits) or "none")
+            for login in logins(conn)
+        ]
     print_table(("login", "connections", "missing limits"), rows)
 
 

@@ -228,7 +228,7 @@ def _print_freshness(freshness: Freshness) -> None:
     print_table(("input", "newest partition", "days behind"), _input_rows(freshness.inputs))
 
 
-def _model_row(model: Punctuality) -> tuple[str, ...]:
+def _model_row(model: Punctuality) -> tuple[object, ...]:
     deadline = model.deadline.astimezone(ZoneInfo(OPERATING_TIMEZONE))
     published = f"no; newest is {model.newest or 'none'}"
     if model.published_at:
@@ -239,7 +239,7 @@ def _model_row(model: Punctuality) -> tuple[str, ...]:
         status += f", {len(model.missing_before)} before it missing"
     return (
         model.model,
-        model.partition.isoformat(),
+        model.partition,
         f"{deadline:{INSTANT} %Z}",
         published,
         rows or "-",
@@ -247,9 +247,9 @@ def _model_row(model: Punctuality) -> tuple[str, ...]:
     )
 
 
-def _input_rows(inputs: Iterable[Age]) -> list[tuple[str, ...]]:
-    rows: list[tuple[str, ...]] = []
+def _input_rows(inputs: Iterable[Age]) -> list[tuple[object, ...]]:
+    rows: list[tuple[object, ...]] = []
     for age in inputs:
-        days_behind = "-" if age.days_behind is None else str(max(age.days_behind, 0))
-        rows.append((age.dataset, str(age.newest or "none"), days_behind))
+        days_behind = "-" if age.days_behind is None else max(age.days_behind, 0)
+        rows.append((age.dataset, age.newest or "none", days_behind))
     return rows

@@ -169,7 +169,7 @@ def _print_differences(replays: Sequence[Replay]) -> None:
     typer.echo(f"{len(replays):,} differ, in: {', '.join(columns)}")
     rows = []
     for replay in replays[:MAX_DIFFERENCES]:
-        key, day = replay.prediction.key, str(replay.prediction.day)
+        key, day = replay.prediction.key, replay.prediction.day
         for difference in replay.differences:
             values = (repr(difference.published), repr(difference.replayed))
             rows.append((key, day, difference.column, *values))

@@ -33,7 +33,7 @@ def status() -> None:
     # Also shows groups that were started extra and never stopped.
     stack = compose(home, expected_groups(home))
     rows = [_part_row(part) for part in stack.parts]
-    supervisor_state = ("ok", str(supervisor.pid)) if supervisor else ("down", "-")
+    supervisor_state = ("ok", supervisor.pid) if supervisor else ("down", "-")
     print_table(
         ("part", "state", "pid", "address", "health"),
         [(NAME, *supervisor_state, "", ""), *rows],
@@ -47,7 +47,7 @@ def status() -> None:
         raise typer.Exit(1)
 
 
-def _part_row(part: Part) -> tuple[str, str, str, str, str]:
+def _part_row(part: Part) -> tuple[str, str, object, str, str]:
     process = part.process.find()
     if process is None:
         return (part.name, "down", "-", part.address, "-")
@@ -56,7 +56,7 @@ def _part_row(part: Part) -> tuple[str, str, str, str, str]:
         health = "healthy"
     elif time.time() - process.create_time() < STARTING_SECONDS:
         health = "starting"
-    return (part.name, "ok", str(process.pid), part.address, health)
+    return (part.name, "ok", process.pid, part.address, health)
 
 
 def _pipeline_notices() -> list[str]:
