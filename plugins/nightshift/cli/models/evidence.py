@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nightshift.cli.arguments import Model
+from nightshift.cli.arguments import Into, Model
 from nightshift.cli.console import print_table
 from nightshift.settings import load_settings
 
@@ -22,7 +22,7 @@ def evidence(
     version: Annotated[
         int | None, typer.Option(min=1, help="Version that was decided about; default: the last.")
     ] = None,
-    into: Annotated[Path, typer.Option(help="Folder to write to.")] = Path(),
+    into: Into = Path(),
 ) -> None:
     """Verify the chain of evidence records, show one decision, and download its record and page."""
     from nightshift.lake.object_store import ObjectStore

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from nightshift.cli.arguments import Model
+from nightshift.cli.arguments import Into, Model
 from nightshift.errors import NightshiftError
 from nightshift.settings import Settings, load_settings
 
@@ -35,7 +35,7 @@ def report(
     partition: Annotated[
         str, typer.Option("--night", help="Partition, YYYY-MM-DD; the latest by default.")
     ] = "",
-    into: Annotated[Path, typer.Option(help="Folder to write to.")] = Path(),
+    into: Into = Path(),
 ) -> None:
     """Download the drift report of a partition and print its path; open it in a browser."""
     from nightshift.contracts.model_spec import load_spec

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nightshift.cli.arguments import Model
+from nightshift.cli.arguments import AsJson, Key, Model, PredictedOn
 from nightshift.cli.console import print_table
 from nightshift.contracts.partitions import Partition
 from nightshift.settings import load_settings
@@ -25,12 +25,8 @@ MAX_DIFFERENCES = 20
 
 def repro(  # noqa: PLR0913, PLR0917  (each is an option that a person types)
     model: Model,
-    key: Annotated[
-        str, typer.Argument(help="Entity key of one prediction, such as 2013-03-10_UA_1545_EWR.")
-    ] = "",
-    partition: Annotated[
-        str, typer.Option(help="Night that predicted, YYYY-MM-DD; by default the entity's last.")
-    ] = "",
+    key: Key = "",
+    partition: PredictedOn = "",
     sample: Annotated[
         int,
         typer.Option("--random", min=0, help="Number of random predictions, superseded ones too."),
@@ -39,7 +35,7 @@ def repro(  # noqa: PLR0913, PLR0917  (each is an option that a person types)
     training_set: Annotated[
         int, typer.Option(min=0, help="Rebuild the training set of this model version instead.")
     ] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Recompute a published prediction or training set from raw rows, and compare it bit by bit.
 

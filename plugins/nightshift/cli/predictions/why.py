@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
-from nightshift.cli.arguments import Model
+from nightshift.cli.arguments import AsJson, Key, Model, PredictedOn
 from nightshift.contracts.partitions import Partition
 from nightshift.settings import load_settings
 
@@ -43,13 +43,9 @@ FILES = (
 
 def why(
     model: Model,
-    key: Annotated[str, typer.Argument(help="Entity key, such as 2013-03-10_UA_1545_EWR.")],
-    partition: Annotated[
-        str, typer.Option(help="Night that predicted, YYYY-MM-DD; by default the entity's last.")
-    ] = "",
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print the whole lineage as JSON, with all files.")
-    ] = False,
+    key: Key,
+    partition: PredictedOn = "",
+    as_json: AsJson = False,
 ) -> None:
     """Print the lineage of a prediction: files, features, model, training set, code; and why."""
     from nightshift.contracts.model_spec import load_spec
