@@ -28,11 +28,11 @@ DATABASE = "backtest"
 _ABOUT = """\
 # Backtest on 2013
 
-Written by `python -m examples.flights backtest --every-days {every_days} --report`: {cores} cores, Python {python}.
-Each model is trained {rhythm} on the 120 days before, with labels that were mature on that night, and scores
-every flight from the evening before. In brackets: the spec's rule on the same flights.
-Cancelled and diverted flights have no label. The specs' settings were chosen among a few on these same months, so the
-figures are slightly optimistic.
+Written by `python -m examples.flights backtest --every-days {every_days} --report`: {cores}
+cores, Python {python}. Each model is trained {rhythm} on the 120 days before, with labels that
+were mature on that night, and scores every flight from the evening before. In brackets: the
+spec's rule on the same flights. Cancelled and diverted flights have no label. The specs'
+settings were chosen among a few on these same months, so the figures are slightly optimistic.
 """
 
 app = typer.Typer(invoke_without_command=True)

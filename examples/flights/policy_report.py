@@ -19,13 +19,16 @@ if TYPE_CHECKING:
     from nightshift.training.confidence_intervals import Estimate
 
 _ABOUT = """\
-Upstream is replayed on its virtual clock, without Airflow: every night sees the features and the mature labels that it knew. All policies
-begin with the same model, of the evening before the first night, and differ in when they train again. A retrained model serves from the
-next night on: at once, or, where it says *gated*, only if the criteria of the evidence gate about predictions let it pass
-([ADR 21](adr/0021-policy-backtest.md)). *drift-triggered* asks the product's own monitor every night.
+Upstream is replayed on its virtual clock, without Airflow: every night sees the features and the
+mature labels that it knew. All policies begin with the same model, of the evening before the
+first night, and differ in when they train again. A retrained model serves from the next night
+on: at once, or, where it says *gated*, only if the criteria of the evidence gate about
+predictions let it pass ([ADR 21](adr/0021-policy-backtest.md)). *drift-triggered* asks the
+product's own monitor every night.
 
-*gain on never* is paired on the same flights, positive is better; the interval misses on either side with probability {tail:.0%}, drawn by
-day. *cost* is the processor time of the trainings alone, {seconds:.1f} s each on average. *age* is the age of the scoring model in days."""
+*gain on never* is paired on the same flights, positive is better; the interval misses on either
+side with probability {tail:.0%}, drawn by day. *cost* is the processor time of the trainings
+alone, {seconds:.1f} s each on average. *age* is the age of the scoring model in days."""
 
 
 def headers(backtest: PolicyBacktest) -> tuple[str, ...]:

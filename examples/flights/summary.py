@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -60,7 +61,7 @@ _HEADERS = (
 )
 _NEXT_STEPS = """
 Where to look
-  SQL       .venv/bin/nightshift psql --role analyst -c "select * from analytics.{model}_current limit 5"
+  SQL       .venv/bin/nightshift psql --role analyst -c "{query}"
   Airflow   {url}   user admin, password: cat '{password}'
   MLflow    .venv/bin/nightshift up --with mlflow
   report    .venv/bin/nightshift report {model}
@@ -92,7 +93,9 @@ def print_summary(
     typer.echo(f"\nWhat the predictions of {last_night} waited for, in seconds")
     print_path(find_path(api, last_night))
     password = default_home() / "secrets" / "airflow-admin"
-    typer.echo(_NEXT_STEPS.format(model=next(iter(specs)), url=api.url, password=password))
+    model = next(iter(specs))
+    query = f"select * from analytics.{model}_current limit 5"  # noqa: S608 - shown, not run
+    typer.echo(_NEXT_STEPS.format(model=model, query=query, url=api.url, password=password))
 
 
 def _night_rows(
@@ -109,7 +112,7 @@ def _night_rows(
     return rows
 
 
-def _quality(conn: Connection, spec: ModelSpec, day: Any) -> tuple[str, ...]:  # noqa: ANN401 - a date as psycopg returns it
+def _quality(conn: Connection, spec: ModelSpec, day: dt.date) -> tuple[str, ...]:
     """Return who scored a partition, its metric, its drift, its loss, and whether it retrains."""
     from psycopg import sql
 

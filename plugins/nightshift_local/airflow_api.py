@@ -108,7 +108,7 @@ class AirflowApi:
     def log(
         self, run: DagRun, task_id: str, attempt: int, map_index: int = -1
     ) -> list[dict[str, Any]]:
-        """Return the log lines of one attempt: ``timestamp``, ``event``, and the logger's fields."""
+        """Return the log lines of one attempt: ``timestamp``, ``event``, the logger's fields."""
         log = self._call(
             "GET",
             f"{_path(run)}/taskInstances/{task_id}/logs/{attempt}",
@@ -143,7 +143,8 @@ class AirflowApi:
             if not page[name] or len(entries) >= page["total_entries"]:
                 return entries
 
-    def _call(self, method: str, path: str, **content: Any) -> dict[str, Any]:  # noqa: ANN401 - passed on to httpx
+    # The content is passed on to httpx.
+    def _call(self, method: str, path: str, **content: Any) -> dict[str, Any]:  # noqa: ANN401
         """Send one request; a token that has expired is renewed once.
 
         Raises:

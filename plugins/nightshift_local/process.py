@@ -147,7 +147,7 @@ class ServerProcess:
         self._record.unlink(missing_ok=True)
 
     def end_idle_leftovers(self) -> None:
-        """End the idle workers of an earlier, killed process; a busy worker and its task continue."""
+        """End the idle workers of an earlier, killed process; busy ones finish their tasks."""
         leader = self.find()
         members = self.members()
         pids = {member.pid for member in members}

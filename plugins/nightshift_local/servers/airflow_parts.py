@@ -128,7 +128,7 @@ class AirflowPart(Part):
         """Become one `airflow` command under the settings of the parts."""
         launch = self._launch()
         program = launch.argv[0]
-        os.execve(program, [program, *arguments], {**os.environ, **launch.env})  # noqa: S606 - argv is ours
+        os.execve(program, [program, *arguments], {**os.environ, **launch.env})  # noqa: S606
 
     def _launch(self) -> Launch:
         scripts = sysconfig.get_path("scripts")

@@ -31,7 +31,8 @@ READS = {
         rf"{_API}/("
         r"artifacts/list|experiments/(get|get-by-name|search)|logged-models/[\w-]+|"
         r"metrics/(get-history|get-history-bulk|get-history-bulk-interval)|"
-        r"model-versions/(get|search)|registered-models/(alias|get|get-latest-versions|search)|runs/get"
+        r"model-versions/(get|search)|runs/get|"
+        r"registered-models/(alias|get|get-latest-versions|search)"
         r")|/(ajax-api|api)/3\.0/mlflow/(server-info|workspaces)"
     ),
     "POST": re.compile(

@@ -45,7 +45,8 @@ class MlflowServer(Part):
     def is_healthy(self) -> bool:
         """Return whether the server answers."""
         try:
-            with urllib.request.urlopen(f"{self.address}/health", timeout=5) as answer:  # noqa: S310 - http, our own port
+            url = f"{self.address}/health"
+            with urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310 - our own port
                 return bool(answer.status == HTTPStatus.OK)
         except (OSError, ValueError):
             return False

@@ -87,7 +87,7 @@ def _security_text() -> str:
 
 
 def _write_certificates(folder: Path) -> None:
-    """Sign one certificate for all parts; the authority's key is not stored, it signs nothing else."""
+    """Sign one certificate for all parts; the authority's key is not stored."""
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec

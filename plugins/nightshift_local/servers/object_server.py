@@ -121,7 +121,7 @@ class ObjectServer(Part):
         raise ServiceError(
             "The S3 server did not start.",
             got=self.process.log_tail(),
-            todo=f"Read {self.process.log_file}; `nightshift doctor` checks disk, ports and rights.",
+            todo=f"Read {self.process.log_file}; `nightshift doctor` checks disk and ports.",
         )
 
     def _launch(self) -> Launch:
@@ -143,8 +143,7 @@ class ObjectServer(Part):
             "-s3.port.lance=0",
         ]
         volumes = ["-volume.max=2000", "-master.volumeSizeLimitMB=1024"]
-        # The master gives a write token for any object to every HTTP client; the S3 gateway does not
-        # need it.
+        # By HTTP the master gives everybody a write token for any object; the gateway needs none.
         closed = [
             "-disableHttp",
             f"-s3.config={IDENTITIES_FILE}",

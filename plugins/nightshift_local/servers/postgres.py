@@ -205,7 +205,7 @@ class PostgresServer(Part):
         raise ServiceError(
             "PostgreSQL did not start.",
             got=self.process.log_tail(),
-            todo=f"Read {self.process.log_file}; `nightshift doctor` checks disk, ports and rights.",
+            todo=f"Read {self.process.log_file}; `nightshift doctor` checks disk and ports.",
         )
 
     def _ensure_databases(self) -> None:
