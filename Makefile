@@ -70,7 +70,7 @@ docs: install ## Renew the generated pages: docs/DAGS.md, docs/specs.md and docs
 	@home=$$(mktemp -d) && trap 'rm -rf "$$home"' EXIT && \
 	    AIRFLOW_HOME="$$home" $(BIN)/python -m nightshift.orchestration.dag_docs dags docs/DAGS.md >/dev/null
 	@$(BIN)/python -m nightshift.contracts.reference_page > docs/specs.md
-	@$(BIN)/python -m nightshift_local.listeners > docs/listeners.md
+	@$(BIN)/python -m tests.integration.local.listeners > docs/listeners.md
 
 backtest: install ## Report the model's quality for every month of 2013 from April on
 	@$(BIN)/python -m examples.flights backtest

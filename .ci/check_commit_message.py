@@ -24,15 +24,15 @@ def main() -> int:
     parser.add_argument("file", nargs="?", type=Path, help="File with one message.")
     parser.add_argument("--range", dest="commits", help="Commits to check, for example main..HEAD.")
     arguments = parser.parse_args()
-    messages = (
-        read_commits(arguments.commits)
-        if arguments.commits
-        else {"message": arguments.file.read_text()}
-    )
-    problems = [
-        f"{name}: {problem}" for name, text in messages.items() for problem in find_problems(text)
-    ]
-    print("\n".join(problems) or f"{len(messages)} commit message(s) are well formed.")  # noqa: T201
+    if arguments.commits:
+        messages = read_commits(arguments.commits)
+    else:
+        messages = {"message": arguments.file.read_text()}
+    problems = []
+    for name, text in messages.items():
+        problems += [f"{name}: {problem}" for problem in find_problems(text)]
+    success = f"{len(messages)} commit message(s) are well formed."
+    print("\n".join(problems) or success)  # noqa: T201
     return 1 if problems else 0
 
 
@@ -52,7 +52,8 @@ def find_problems(message: str) -> list[str]:
     problems = []
     if not SUBJECT.fullmatch(subject):
         problems.append(
-            f"the subject is not `kind(scope): what it does`, kind one of {', '.join(KINDS)}: {subject!r}"
+            "the subject is not `kind(scope): what it does`,"
+            f" kind one of {', '.join(KINDS)}: {subject!r}"
         )
     if len(subject) > SUBJECT_LENGTH:
         problems.append(f"the subject has {len(subject)} characters, at most {SUBJECT_LENGTH}")

@@ -12,14 +12,13 @@ from ruamel.yaml.error import YAMLError
 
 def main() -> int:
     """Return 1 if a tracked or new YAML file is broken, else 0."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "*.yaml", "*.yml"],  # noqa: S607
-        check=True,
-        capture_output=True,
-        text=True,
-    )
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    command += ["*.yaml", "*.yml"]
+    listed = subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603
     paths = [Path(name) for name in listed.stdout.split("\0") if name]
-    problems = [problem for path in paths if path.exists() and (problem := _problem(path))]
+    # A deleted file is still listed until the deletion is staged.
+    results = [_problem(path) for path in paths if path.exists()]
+    problems = [problem for problem in results if problem]
     print("\n".join(problems) or f"{len(paths)} YAML files are well formed.")  # noqa: T201
     return 1 if problems else 0
 

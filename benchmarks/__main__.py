@@ -1,4 +1,4 @@
-"""Run the benchmarks one after another, keep their results, and write docs/performance.md from them.
+"""Run the benchmarks one after another, store their results, and write docs/performance.md.
 
     PYTHONPATH=plugins .venv/bin/python -m benchmarks [--quick] [--only scoring,ingest] [--against
     HEAD~1] [--page-only]
@@ -6,7 +6,7 @@
 A full run takes an hour or two on two cores and replaces ``benchmarks/results/*.json``; ``--quick``
 takes minutes, compares with the last full results, leaves the slowest peers out, and writes
 nothing. ``--against`` runs each benchmark of another commit just before ours, with the same
-packages, and keeps the ratios of all figures beside ours.
+packages, and stores the ratios of all figures with ours.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from benchmarks.page import RESULTS, read_results, write_page
 
@@ -65,80 +66,86 @@ BENCHMARKS = (
 
 
 def main() -> int:
-    """Run what was asked for; return 1 when something failed or a limit is missed."""
+    """Run the requested benchmarks; return 1 when one failed or missed a limit."""
+    arguments = _parse_arguments()
+    if arguments.page_only:
+        write_page()
+        return 0
+    selected = _select(arguments.only, is_quick=arguments.quick)
+    with tempfile.TemporaryDirectory() as folder, _checkout(arguments.against) as other:
+        results = Path(folder) if arguments.quick else RESULTS
+        other_results = Path(folder) / "against"
+        ended = {}
+        for benchmark in selected:
+            if other is not None:
+                _run(benchmark, other_results, is_quick=arguments.quick, project=other)
+            ended[benchmark.module] = _run(benchmark, results, is_quick=arguments.quick)
+            file = f"{benchmark.module}.json"
+            _store_ratios(results / file, other_results / file)
+        _print_summary(ended, read_results(results), is_quick=arguments.quick)
+    if arguments.quick:
+        return 0
+    write_page()
+    return int(any(code for code, _ in ended.values()))
+
+
+def _parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--quick", action="store_true", help="small sizes; results are shown and not kept"
+        "--quick", action="store_true", help="small sizes; results are shown and not stored"
     )
     parser.add_argument("--only", default="", help="comma separated names")
     parser.add_argument("--against", default="", help="a commit, run in the same call")
     parser.add_argument(
-        "--page-only", action="store_true", help="write the page from the results that are there"
+        "--page-only", action="store_true", help="write the page from the stored results"
     )
-    given = parser.parse_args()
-    if given.page_only:
-        write_page()
-        return 0
-    wanted = given.only.split(",") if given.only else [one.module for one in BENCHMARKS]
-    chosen = [
-        one
-        for one in BENCHMARKS
-        if one.module in wanted and not (given.quick and one.quick is None)
-    ]
-    with tempfile.TemporaryDirectory() as folder, _checkout(given.against) as other:
-        kept = Path(folder) if given.quick else RESULTS
-        ended = {}
-        for one in chosen:
-            theirs = Path(folder) / "against"
-            if other is not None:
-                _run(one, theirs, is_quick=given.quick, project=other)
-            ended[one.module] = _run(one, kept, is_quick=given.quick)
-            _keep_ratios(kept / f"{one.module}.json", theirs / f"{one.module}.json")
-        before, now = read_results(RESULTS), read_results(kept)
+    return parser.parse_args()
+
+
+def _select(only: str, *, is_quick: bool) -> list[Benchmark]:
+    names = only.split(",") if only else [benchmark.module for benchmark in BENCHMARKS]
+    selected = [benchmark for benchmark in BENCHMARKS if benchmark.module in names]
+    if is_quick:
+        selected = [benchmark for benchmark in selected if benchmark.quick is not None]
+    return selected
+
+
+def _print_summary(
+    ended: dict[str, tuple[int, float]], results: dict[str, Any], *, is_quick: bool
+) -> None:
+    """Print one line per benchmark, and its figures at full size and at the other commit."""
+    full_results = read_results(RESULTS)
     print("\n=== summary")
     for name, (code, seconds) in ended.items():
-        print(
-            f"{name:16} {'limits met' if code == 0 else 'MISSED a limit, or failed':26} {seconds:6.0f} s"
-        )
-        if given.quick and name in before and name in now:
-            print(
-                "".join(
-                    f"    {line}\n"
-                    for line in _beside(before[name]["limited"], now[name]["limited"])
-                ),
-                end="",
-            )
-        if against := now.get(name, {}).get("against"):
-            print(
-                "".join(
-                    f"    {what}: {ratio:.2f} x that of {against['commit']}\n"
-                    for what, ratio in against["ratios"].items()
-                ),
-                end="",
-            )
-    if not given.quick:
-        write_page()
-    return int(any(code for code, _ in ended.values()) and not given.quick)
+        status = "limits met" if code == 0 else "MISSED a limit, or failed"
+        print(f"{name:16} {status:26} {seconds:6.0f} s")
+        result = results.get(name, {})
+        if is_quick and result and name in full_results:
+            _print_full_size(full_results[name]["limited"], result["limited"])
+        if against := result.get("against"):
+            for what, ratio in against["ratios"].items():
+                print(f"    {what}: {ratio:.2f} x that of {against['commit']}")
+
+
+def _print_full_size(full: dict[str, Any], quick: dict[str, Any]) -> None:
+    """Print the limited figures next to those at full size; only their order is comparable."""
+    for name, limited in quick.items():
+        if name in full:
+            print(f"    {name}: {limited['value']:.3g}, at full size {full[name]['value']:.3g}")
 
 
 def _run(
-    one: Benchmark, folder: Path, *, is_quick: bool, project: Path = PROJECT_ROOT
+    benchmark: Benchmark, folder: Path, *, is_quick: bool, project: Path = PROJECT_ROOT
 ) -> tuple[int, float]:
-    arguments = (one.quick or ()) if is_quick else one.full
-    print(
-        f"\n=== {one.module} {' '.join(arguments)}{'' if project == PROJECT_ROOT else ' (the other commit)'}",
-        flush=True,
-    )
+    """Run one benchmark; return its exit code and its seconds."""
+    arguments = (benchmark.quick or ()) if is_quick else benchmark.full
+    note = "" if project == PROJECT_ROOT else " (the other commit)"
+    print(f"\n=== {benchmark.module} {' '.join(arguments)}{note}", flush=True)
     started = time.monotonic()
-    command = [
-        sys.executable,
-        "-m",
-        f"benchmarks.{one.module}",
-        *arguments,
-        f"--json={folder / f'{one.module}.json'}",
-    ]
+    result = f"--json={folder / f'{benchmark.module}.json'}"
+    command = [sys.executable, "-m", f"benchmarks.{benchmark.module}", *arguments, result]
     environment = {**os.environ, "PYTHONPATH": str(project / "plugins")}
     code = subprocess.run(command, cwd=project, env=environment, check=False).returncode
     return code, time.monotonic() - started
@@ -159,34 +166,25 @@ def _checkout(commit: str) -> Iterator[Path | None]:
             subprocess.run([*git, "remove", "--force", f"{folder}/tree"], check=True)
 
 
-def _keep_ratios(ours: Path, theirs: Path) -> None:
-    """Write into our result how its figures stand to the other commit's, where both have them."""
+def _store_ratios(ours: Path, theirs: Path) -> None:
+    """Add to our result the ratios of its figures to those of the other commit."""
     if not (ours.is_file() and theirs.is_file()):
         return
-    now, before = (json.loads(path.read_text(encoding="utf-8")) for path in (ours, theirs))
-    numbers = [
-        {**one["figures"], **{name: limited["value"] for name, limited in one["limited"].items()}}
-        for one in (now, before)
-    ]
-    ratios = {
-        name: number / numbers[1][name]
-        for name, number in numbers[0].items()
-        if numbers[1].get(name)
-    }
-    ours.write_text(
-        json.dumps({**now, "against": {"commit": before["commit"], "ratios": ratios}}, indent=1)
-        + "\n",
-        encoding="utf-8",
-    )
+    result = json.loads(ours.read_text(encoding="utf-8"))
+    other = json.loads(theirs.read_text(encoding="utf-8"))
+    other_figures = _figures(other)
+    ratios = {}
+    for name, value in _figures(result).items():
+        if other_figures.get(name):
+            ratios[name] = value / other_figures[name]
+    result["against"] = {"commit": other["commit"], "ratios": ratios}
+    ours.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
-def _beside(before: dict[str, dict[str, float]], now: dict[str, dict[str, float]]) -> list[str]:
-    """Return the limited figures of this run beside those of the last full one; other sizes, so only their order says something."""
-    return [
-        f"{name}: {now[name]['value']:.3g}, at full size {before[name]['value']:.3g}"
-        for name in now
-        if name in before
-    ]
+def _figures(result: dict[str, Any]) -> dict[str, float]:
+    """Return all numbers of a result, those with a limit included."""
+    limited = {name: limited["value"] for name, limited in result["limited"].items()}
+    return {**result["figures"], **limited}
 
 
 if __name__ == "__main__":

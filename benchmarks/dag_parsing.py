@@ -1,4 +1,4 @@
-"""How long Airflow's DAG files take to read with many model specs, after what they take from Airflow is imported.
+"""How long Airflow's DAG files take to read with many model specs, Airflow itself imported.
 
     PYTHONPATH=plugins .venv/bin/python -m benchmarks.dag_parsing [--specs 50] [--repeats 5]
 

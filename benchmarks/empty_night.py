@@ -1,4 +1,4 @@
-"""A night on which nothing happens, through the real scheduler: what of a night is fixed cost, from the start to published predictions.
+"""The fixed cost of a night: files without rows go through the real scheduler.
 
     PYTHONPATH=plugins .venv/bin/python -m benchmarks.empty_night [--repeats 2] [--json FILE]
 
@@ -23,13 +23,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks.result import Limited, Result
-from examples.flights.airflow_night import run_night
+from examples.flights.airflow_run import run_partition
 from examples.flights.clock import advance_clock, delivery_time
 from examples.flights.demo import expected_dags
 from examples.flights.flights_2013 import read_by_partition
 from examples.flights.upstream import deliver
 
-from nightshift.cli.critical_path import find_path, print_path
+from nightshift.cli.operations.critical_path import find_path, print_path
 from nightshift.contracts.model_spec import load_specs
 from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.lake.drops import NewDrop, write_drop
@@ -41,32 +41,34 @@ from nightshift_local.local_env import read_env
 from nightshift_local.watchdog import ends_with_us
 
 if TYPE_CHECKING:
-    from nightshift.cli.critical_path import Step
+    from nightshift.cli.operations.critical_path import Step
 
 LONGEST_SECONDS = 45
 FIRST_DAY, LAST_DAY = "2013-01-01", "2013-02-03"
 DAILY = ("flight_outcomes", "flight_schedules", "weather")
 HISTORY = f"""
-from examples.flights.demo import Stopwatch, load_history
+from examples.flights.demo import load_history
+from examples.flights.stopwatch import Stopwatch
 from nightshift.contracts.model_spec import load_specs
 from nightshift.contracts.partitions import PartitionRange
 from nightshift.contracts.run import RunContext
 from nightshift.settings import load_admin_settings
 settings = load_admin_settings()
 history = PartitionRange.of("{FIRST_DAY}", "{LAST_DAY}")
-load_history(settings, load_specs(settings.models_dir), history, RunContext("bench/history", actor="bench"), Stopwatch())
+run = RunContext("bench/history", actor="bench")
+load_history(settings, load_specs(settings.models_dir), history, run, Stopwatch())
 """
 SMALL_SPEC = {"minimum_days": 25, "validation_days": 5, "holdout_days": 5, "num_boost_round": 30}
 
 
 def copy_project(folder: Path) -> dict[str, str]:
-    """Copy what declares datasets, models and checks, edited so that a night may be empty, and return the settings that point there."""
-    places = {
+    """Copy the project, edited so that a night may be empty; return the settings of the copy."""
+    folders = {
         "dags": "DAGS_DIR",
         "dbt_project": "DBT_PROJECT_DIR",
         "expectations": "EXPECTATIONS_DIR",
     }
-    for name in places:
+    for name in folders:
         shutil.copytree(
             PROJECT_ROOT / name,
             folder / name,
@@ -79,15 +81,16 @@ def copy_project(folder: Path) -> dict[str, str]:
     for path in (folder / "dags" / "models").glob("*.yaml"):
         for key, value in SMALL_SPEC.items():
             _edit(path, rf"^  {key}: \d+", f"  {key}: {value}")
-    _edit(folder / "dbt_project" / "models" / "features" / "flights" / "_features.yml", r"\{entity_key: flight_id\}",
-          "{entity_key: flight_id, may_be_empty: true}")  # fmt: skip
+    features = folder / "dbt_project" / "models" / "features" / "flights" / "_features.yml"
+    may_be_empty = "{entity_key: flight_id, may_be_empty: true}"
+    _edit(features, r"\{entity_key: flight_id\}", may_be_empty)
     for path in (folder / "expectations").glob("*/*.json"):
         _edit(
             path,
             r'("expect_table_row_count_to_be_between",\s+"kwargs": \{\s+"min_value": )1\b',
             r"\g<1>0",
         )
-    return {f"NIGHTSHIFT_{variable}": str(folder / name) for name, variable in places.items()}
+    return {f"NIGHTSHIFT_{variable}": str(folder / name) for name, variable in folders.items()}
 
 
 def _edit(path: Path, pattern: str, value: str) -> None:
@@ -120,8 +123,8 @@ def run(env: dict[str, str], *arguments: str) -> None:
         sys.exit(done.stdout[-3000:] + done.stderr[-3000:])
 
 
-def nights(home: Path, n_empty: int) -> list[list[Step]]:
-    """Run one usual night and some empty ones, and return what the predictions of each empty one waited for."""
+def run_nights(home: Path, n_empty: int) -> list[list[Step]]:
+    """Run one usual night and some empty ones; return the critical path of each empty one."""
     os.environ |= read_env(home)
     settings, api = load_settings(), AirflowApi.local(home)
     dags = expected_dags(load_specs(settings.models_dir))
@@ -129,14 +132,15 @@ def nights(home: Path, n_empty: int) -> list[list[Step]]:
     for dag_id in dags:
         api.unpause(dag_id)
     deliver(settings, PartitionRange.single(usual))
-    run_night(api, usual.key, dags)
+    run_partition(api, usual.key, dags)
     for number in range(1, n_empty + 1):
         day = usual.shift(number)
         deliver_nothing(settings, day)
-        run_night(api, day.key, dags)
+        run_partition(api, day.key, dags)
         with connect(settings, "bench") as conn:
             rows = conn.execute(
-                "select dataset, n_rows from ops.published p join ops.loads l using (dataset, partition_date, load_id)"
+                "select dataset, n_rows from ops.published p"
+                " join ops.loads l using (dataset, partition_date, load_id)"
                 " where partition_date = %s and dataset like 'predictions/%%'",
                 [day.day],
             ).fetchall()
@@ -166,7 +170,7 @@ def main() -> int:
             try:
                 run(env, "-m", "nightshift.cli", "up", "--only", "postgres,s3,airflow")
                 run(env, "-c", HISTORY)
-                paths = nights(home, given.repeats)
+                paths = run_nights(home, given.repeats)
             finally:
                 run(env, "-m", "nightshift.cli", "down", "--delete-data", "--yes")
     seconds = [sum(step.seconds for step in path) for path in paths]

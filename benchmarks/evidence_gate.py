@@ -1,4 +1,4 @@
-"""Time and memory of one decision: challenger against champion on 100,000 hold-out rows, with all criteria, record and page.
+"""Time and memory of one promotion decision on 100,000 hold-out rows, with record and page.
 
 ``python -m benchmarks.evidence_gate [--rows 100000] [--days 28]`` starts its own PostgreSQL and S3
 server, makes the rows and both models, and runs ``decide`` in a fresh process whose seconds and
@@ -61,16 +61,16 @@ def main() -> int:
         "evidence_gate",
         f"{given.rows:,} hold-out rows of {given.days} days, {N_FEATURES + 1} features",
     )
-    for what, found in zip(("first champion", "against a champion"), measured, strict=True):
+    for what, costs in zip(("first champion", "against a champion"), measured, strict=True):
         result.figures |= {
-            f"{what}, criteria": found["n_criteria"],
-            f"{what}, processor s": found["processor_seconds"],
+            f"{what}, criteria": costs["n_criteria"],
+            f"{what}, processor s": costs["processor_seconds"],
         }
         result.limited[f"{what}, whole decision"] = Limited(
-            found["seconds"], "at most", LIMIT_SECONDS, "s"
+            costs["seconds"], "at most", LIMIT_SECONDS, "s"
         )
         result.limited[f"{what}, peak memory"] = Limited(
-            found["peak_mb"], "at most", LIMIT_MB, "MiB"
+            costs["peak_mb"], "at most", LIMIT_MB, "MiB"
         )
     return result.tell(given.json)
 
@@ -84,7 +84,7 @@ def _decide(n_days: int, version: int) -> int:
     decision = decide(
         load_settings(), _spec(n_days), version, RunContext("benchmark", 1, "benchmark")
     )
-    found = {
+    costs = {
         "seconds": round(time.perf_counter() - started, 1),
         "processor_seconds": round(time.process_time() - cpu, 1),
         "peak_mb": round(peak_mib()),
@@ -92,7 +92,7 @@ def _decide(n_days: int, version: int) -> int:
         "n_criteria": len(decision.numbers["criteria"]),
         **decision.numbers["rows"],
     }
-    print(json.dumps(found))
+    print(json.dumps(costs))
     return 0
 
 
@@ -197,7 +197,7 @@ def _prepare(n_holdout: int, n_days: int) -> list[int]:
         _rows(n_holdout, n_days),
         RunContext("benchmark", 1, "benchmark"),
     )
-    night = Partition(FIRST_DAY).shift(3 * n_days + 3)
+    partition = Partition(FIRST_DAY).shift(3 * n_days + 3)
     with connect(settings, "benchmark") as conn:
         migrate(conn, load_contracts(settings.datasets_dir))
         columns = ", ".join(f"f{i} double precision" for i in range(N_FEATURES))
@@ -229,7 +229,7 @@ def _prepare(n_holdout: int, n_days: int) -> list[int]:
             "insert into ops.published (dataset, partition_date, load_id, token) select distinct 'features/bench', partition_date, 1, 1"
             " from features.feat_bench"
         )
-    training_set = build_training_set(settings, spec, night, run)
+    training_set = build_training_set(settings, spec, partition, run)
     store = ObjectStore.open(settings)
     known, split = read_rows(store, training_set), split_window(training_set.window, spec.training)
     versions = []
@@ -251,7 +251,7 @@ def _prepare(n_holdout: int, n_days: int) -> list[int]:
             training={"training_set": training_set.key, "split": str(split)},
         )
         origin = Origin(
-            training_set.key, night, split.validation.last.day, spec.digest, "benchmark"
+            training_set.key, partition, split.validation.last.day, spec.digest, "benchmark"
         )
         versions.append(
             register(settings, store_candidate(store, model, origin, [], {}), run).version

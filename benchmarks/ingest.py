@@ -1,4 +1,4 @@
-"""Bring one drop of very many flights from S3 into ``raw``, hashed, checked and published, beside a bare COPY of the same local file.
+"""Ingest one large drop of flights from S3, against a bare COPY of the same local file.
 
     PYTHONPATH=plugins .venv/bin/python -m benchmarks.ingest [--rows 5000000] [--repeats 3]
     [--format csv] [--json FILE]
@@ -53,7 +53,7 @@ create table bare_flights (flight_date date, carrier text, flight_number integer
 
 
 def make_flights(n_rows: int) -> pa.Table:
-    """Return made-up flights of one day: as many as asked, keys unique, every fiftieth aircraft unknown."""
+    """Return generated flights of one day: unique keys, every fiftieth aircraft unknown."""
     dice = np.random.default_rng(1)
     number = np.arange(n_rows)
     signs = "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
@@ -79,12 +79,12 @@ def make_flights(n_rows: int) -> pa.Table:
     )
 
 
-def as_file(flights: pa.Table, kind: str) -> bytes:
+def as_file(flights: pa.Table, suffix: str) -> bytes:
     """Return the flights as upstream delivers them."""
     sink = pa.BufferOutputStream()
-    if kind == "parquet":
+    if suffix == "parquet":
         parquet.write_table(flights, sink)
-    elif kind == "csv.gz":
+    elif suffix == "csv.gz":
         with pa.CompressedOutputStream(sink, "gzip") as stream:
             csv.write_csv(flights, stream, csv.WriteOptions(quoting_style="needed"))
     else:
@@ -92,7 +92,7 @@ def as_file(flights: pa.Table, kind: str) -> bytes:
     return bytes(sink.getvalue())
 
 
-def deliver(settings: Settings, content: bytes, n_rows: int, kind: str) -> None:
+def deliver(settings: Settings, content: bytes, n_rows: int, suffix: str) -> None:
     """Put the drop and its manifest into the lake."""
     delivered_at = dt.datetime(2013, 7, 2, 4, 5, tzinfo=dt.UTC)
     write_drop(
@@ -104,21 +104,21 @@ def deliver(settings: Settings, content: bytes, n_rows: int, kind: str) -> None:
             content,
             n_rows,
             "bench",
-            suffix=f".{kind}",
+            suffix=f".{suffix}",
         ),
     )
 
 
 def bare_copy(settings: Settings, path: Path) -> float:
     """Let the server read the file itself, in one statement."""
-    place = {
+    address = {
         "host": settings.warehouse_host,
         "port": settings.warehouse_port,
         "dbname": settings.warehouse_database,
     }
     password = settings.warehouse_admin_password.get_secret_value()
     with psycopg.connect(
-        user=settings.warehouse_admin_user, password=password, autocommit=True, **place
+        user=settings.warehouse_admin_user, password=password, autocommit=True, **address
     ) as admin:
         admin.execute("drop table if exists bare_flights")
         admin.execute(BARE)
@@ -145,14 +145,14 @@ print(json.dumps({{"seconds": seconds, "n_rows": done.n_rows, "peak": peak_mib()
 
 def ours(settings: Settings) -> dict[str, float]:
     """Ingest in a process of its own, from an empty table."""
-    place = {
+    address = {
         "host": settings.warehouse_host,
         "port": settings.warehouse_port,
         "dbname": settings.warehouse_database,
     }
     password = settings.warehouse_admin_password.get_secret_value()
     with psycopg.connect(
-        user=settings.warehouse_admin_user, password=password, autocommit=True, **place
+        user=settings.warehouse_admin_user, password=password, autocommit=True, **address
     ) as admin:
         admin.execute(
             f"truncate raw.{DATASET}, raw.ingested_drops, ops.published, ops.loads, ops.fences"
@@ -196,10 +196,10 @@ def main() -> int:
         peaks: list[float] = []
         for _ in range(given.repeats):
             seconds["bare COPY FROM"].append(bare_copy(settings, local))
-            found = ours(settings)
-            assert found["n_rows"] == given.rows, found
-            seconds["nightshift"].append(found["seconds"])
-            peaks.append(found["peak"])
+            measured = ours(settings)
+            assert measured["n_rows"] == given.rows, measured
+            seconds["nightshift"].append(measured["seconds"])
+            peaks.append(measured["peak"])
         n_bytes = local.stat().st_size
     median = {name: statistics.median(values) for name, values in seconds.items()}
     result = Result(

@@ -31,10 +31,10 @@ OURS, PEER = "#1b6ca8", "#b8bec4"
 
 def read_results(folder: Path) -> dict[str, dict[str, Any]]:
     """Return the results by benchmark, in the order of the page."""
-    found = {
+    results = {
         path.stem: json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("*.json")
     }
-    return {name: found[name] for name in TITLES if name in found}
+    return {name: results[name] for name in TITLES if name in results}
 
 
 def write_page() -> None:
@@ -46,7 +46,7 @@ def write_page() -> None:
         "Written by `make bench` from `benchmarks/results/`. Sides are run in the same call, in turns, and medians are compared; a ratio",
         "says more than seconds, since machines differ. `make bench-quick` runs all of it in a few minutes with small sizes.",
         "",
-        "![What was measured beside each other](figures/performance.svg)",
+        "![What was measured next to each other](figures/performance.svg)",
     ]
     for name, result in results.items():
         lines += [
@@ -67,8 +67,8 @@ def write_page() -> None:
             f"|---|---|---|---|{line}",
         ]
         lines += [
-            f"{_limited(what, found)}{_ratio(against, what)}"
-            for what, found in result["limited"].items()
+            f"{_limited(what, limited)}{_ratio(against, what)}"
+            for what, limited in result["limited"].items()
         ]
         lines += [
             f"| {what} | {number:,.4g} | | |{_ratio(against, what)}"
@@ -85,13 +85,13 @@ def _ratio(against: dict[str, Any], what: str) -> str:
     return f" {against['ratios'][what]:.2f} |" if what in against["ratios"] else " |"
 
 
-def _limited(what: str, found: dict[str, Any]) -> str:
+def _limited(what: str, limited: dict[str, Any]) -> str:
     is_met = (
-        found["value"] >= found["limit"]
-        if found["kind"] == "at least"
-        else found["value"] <= found["limit"]
+        limited["value"] >= limited["limit"]
+        if limited["kind"] == "at least"
+        else limited["value"] <= limited["limit"]
     )
-    return f"| **{what}** | {found['value']:,.4g} {found['unit']} | {found['kind']} {found['limit']:g} | {'met' if is_met else 'missed'} |"
+    return f"| **{what}** | {limited['value']:,.4g} {limited['unit']} | {limited['kind']} {limited['limit']:g} | {'met' if is_met else 'missed'} |"
 
 
 def _draw(results: dict[str, dict[str, Any]]) -> None:
@@ -122,8 +122,8 @@ def _draw_one(ax: Axes, title: str, result: dict[str, Any]) -> None:
     names, values = list(result["bars"]), list(result["bars"].values())
     ours = [name.startswith(("nightshift", "whole protocol")) for name in names]
     ax.barh(names[::-1], values[::-1], color=[OURS if is_ours else PEER for is_ours in ours[::-1]])
-    for place, value in enumerate(values[::-1]):
-        ax.text(value, place, f" {value:,.0f}", va="center", fontsize=8)
+    for position, value in enumerate(values[::-1]):
+        ax.text(value, position, f" {value:,.0f}", va="center", fontsize=8)
     ax.set_title(f"{title}: {result['unit']}", fontsize=10, loc="left")
     ax.set_xlim(0, max(values) * 1.18)
     ax.tick_params(labelsize=8)

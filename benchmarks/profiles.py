@@ -1,4 +1,4 @@
-"""Profile a partition in the warehouse and compare it with another: nightshift's one scan beside pandas and Evidently.
+"""Profile a partition and compare it with another: one scan against pandas and Evidently.
 
     PYTHONPATH=plugins .venv/bin/python -m benchmarks.profiles [--rows 10000000] [--peer-rows
     500000] [--repeats 3]
@@ -43,7 +43,7 @@ RUN = RunContext("bench/profiles", 1, "bench")
 
 
 def prepare(n_rows: int) -> None:
-    """Publish a partition, and put a second load beside it, whose first column is shifted."""
+    """Publish a partition, and add a second load, whose first column is shifted."""
     from nightshift.warehouse.connection import connect
     from nightshift.warehouse.migrate import migrate
 
@@ -51,10 +51,10 @@ def prepare(n_rows: int) -> None:
         migrate(conn, {})
         make_features(conn, n_rows)
         conn.execute("set statement_timeout = 0")
-        others = ", ".join([*NUMERIC[1:], *CATEGORICAL])
+        columns = ", ".join([*NUMERIC[1:], *CATEGORICAL])
         conn.execute(
             "insert into features.feat_bench (partition_date, load_id, thing_id, event_timestamp, as_of, n00, "
-            f"{others}) select partition_date, {OTHER_LOAD}, thing_id, event_timestamp, as_of, n00 + 0.4, {others}"
+            f"{columns}) select partition_date, {OTHER_LOAD}, thing_id, event_timestamp, as_of, n00 + 0.4, {columns}"
             f" from features.feat_bench limit {min(n_rows, 1_000_000)}".encode()
         )
         conn.execute("analyze features.feat_bench")
@@ -91,33 +91,37 @@ def nightshift(_: int) -> dict[str, Any]:
         assert row is not None
         conn.execute("delete from monitoring.profiles where load_id = %s", row)
         started = time.perf_counter()
-        found = scan_load(settings, conn, _load(row[0]), RUN, counter)
-        keep_profile(conn, _load(row[0]), found, RUN)
+        sketches = scan_load(settings, conn, _load(row[0]), RUN, counter)
+        keep_profile(conn, _load(row[0]), sketches, RUN)
         in_range = [
-            one.minimum is None or (one.minimum > -10 and one.maximum < 1e10)
-            for one in found.values()
+            sketch.minimum is None or (sketch.minimum > -10 and sketch.maximum < 1e10)
+            for sketch in sketches.values()
         ]
         few_missing = [
-            one.n_missing <= (SHAPE.missing + 0.05) * one.n_rows for one in found.values()
+            sketch.n_missing <= (SHAPE.missing + 0.05) * sketch.n_rows
+            for sketch in sketches.values()
         ]
         drift = {
-            name: (stability_index(reference[name], one), jensen_shannon(reference[name], one))
-            for name, one in found.items()
+            name: (
+                stability_index(reference[name], sketch),
+                jensen_shannon(reference[name], sketch),
+            )
+            for name, sketch in sketches.items()
             if name in NUMERIC
         }
         moved = {
-            name: wasserstein(reference[name], one)
-            for name, one in found.items()
-            if isinstance(one, NumberSketch) and name in NUMERIC
+            name: wasserstein(reference[name], sketch)
+            for name, sketch in sketches.items()
+            if isinstance(sketch, NumberSketch) and name in NUMERIC
         }
         seconds = time.perf_counter() - started
-    binned = counter.columns(found)
-    assert all(sum(one.counts) + one.n_missing == one.n_rows for one in binned.values())
+    binned = counter.columns(sketches)
+    assert all(sum(sketch.counts) + sketch.n_missing == sketch.n_rows for sketch in binned.values())
     assert all(in_range)
     assert all(few_missing)
     assert [name for name, (index, _) in drift.items() if index > 0.1] == ["n00"]
     assert max(moved, key=lambda name: moved[name]) == "n00"
-    return {"seconds": seconds, "rows": found["n00"].n_rows}
+    return {"seconds": seconds, "rows": sketches["n00"].n_rows}
 
 
 def evidently(peer_rows: int) -> dict[str, Any]:
@@ -145,7 +149,7 @@ def evidently(peer_rows: int) -> dict[str, Any]:
     report = Report(
         [ValueDrift(column=name, method="psi") for name in [*NUMERIC, *CATEGORICAL]]
     ).run(*sides)
-    drifted = [one for one in report.dict()["metrics"] if float(one["value"]) > 0.1]
+    drifted = [metric for metric in report.dict()["metrics"] if float(metric["value"]) > 0.1]
     assert len(drifted) == 1
     return {"seconds": time.perf_counter() - started, "rows": peer_rows}
 
@@ -190,12 +194,12 @@ def run_way(way: str, peer_rows: int) -> dict[str, Any]:
         "--peer-rows",
         str(peer_rows),
     ]
-    found: dict[str, Any] = json.loads(
+    measured: dict[str, Any] = json.loads(
         subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()[
             -1
         ]
     )
-    return found
+    return measured
 
 
 def main() -> int:
@@ -212,8 +216,8 @@ def main() -> int:
     parser.add_argument("--child", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.child:
-        found = WAYS[given.child](given.peer_rows)
-        print(json.dumps({**found, "peak_mib": peak_mib()}))
+        measured = WAYS[given.child](given.peer_rows)
+        print(json.dumps({**measured, "peak_mib": peak_mib()}))
         return 0
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     runs: dict[str, list[dict[str, Any]]] = {way: [] for way in WAYS}
@@ -230,9 +234,9 @@ def main() -> int:
 def report(runs: dict[str, list[dict[str, Any]]], given: argparse.Namespace) -> int:
     """Print and store medians and limits."""
     seconds = {
-        way: statistics.median(run["seconds"] for run in found) for way, found in runs.items()
+        way: statistics.median(run["seconds"] for run in repeats) for way, repeats in runs.items()
     }
-    peaks = {way: max(run["peak_mib"] for run in found) for way, found in runs.items()}
+    peaks = {way: max(run["peak_mib"] for run in repeats) for way, repeats in runs.items()}
     speed = {
         way: runs[way][0]["rows"] / seconds[way] for way in ("pandas and Evidently", "nightshift")
     }

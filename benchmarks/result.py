@@ -1,4 +1,4 @@
-"""What every benchmark reports: facts, figures, and figures that have a limit; as lines for people and as JSON for the page."""
+"""What every benchmark reports: facts, figures, and figures with a limit; as text and JSON."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Result:
         sizes: What was given, in words.
         figures: Numbers by their name with its unit, medians unless the name says otherwise.
         limited: Figures with a limit.
-        bars: What the page draws beside each other, in one unit.
+        bars: What the page draws next to each other, in one unit.
         unit: That unit.
     """
 
@@ -67,17 +67,17 @@ class Result:
     @property
     def is_good(self) -> bool:
         """Return whether every limit is met."""
-        return all(found.is_met for found in self.limited.values())
+        return all(limited.is_met for limited in self.limited.values())
 
     def tell(self, path: Path | None) -> int:
-        """Print everything, write it as JSON where asked, and return the exit code: 1 when a limit is missed."""
+        """Print everything, write it as JSON on request; return 1 when a limit is missed, else 0."""
         facts = measured_on()
         for name, value in {**facts, "sizes": self.sizes}.items():
             print(f"{name:9} {value}")
         for name, number in self.figures.items():
             print(f"  {name:44} {number:,.4g}")
-        for name, found in self.limited.items():
-            print(f"  {name:44} {found}")
+        for name, limited in self.limited.items():
+            print(f"  {name:44} {limited}")
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(

@@ -1,4 +1,4 @@
-"""How time and memory grow with the rows of one partition: ingest, scoring and profile, each at several sizes.
+"""How time and memory of ingest, scoring and profile grow with the rows of one partition.
 
     PYTHONPATH=plugins .venv/bin/python -m benchmarks.scaling [--rows
     100000,1000000,10000000,30000000] [--parts ingest,scoring]
@@ -49,9 +49,9 @@ def measure(part: str, n_rows: int) -> tuple[float, float]:
             f"--json={path}",
         ]
         subprocess.run(command, cwd=PROJECT_ROOT, check=False, stdout=subprocess.DEVNULL)
-        found = json.loads(path.read_text(encoding="utf-8"))
-    figures = found["figures"] | {
-        name: limited["value"] for name, limited in found["limited"].items()
+        measured = json.loads(path.read_text(encoding="utf-8"))
+    figures = measured["figures"] | {
+        name: limited["value"] for name, limited in measured["limited"].items()
     }
     return figures[seconds], figures[memory]
 

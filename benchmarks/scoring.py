@@ -1,4 +1,4 @@
-"""Score a partition of a feature view in the warehouse and publish it: nightshift beside what one would write instead.
+"""Score and publish a partition: nightshift against what a person would write instead.
 
     PYTHONPATH=plugins .venv/bin/python -m benchmarks.scoring [--rows 5000000] [--trees 300]
     [--leaves 63] [--repeats 3] [--json FILE]
@@ -141,7 +141,7 @@ def make_features(conn: psycopg.Connection[Any], n_rows: int) -> None:
     numbers = ", ".join(
         f"case when random() >= {SHAPE.missing} then random_normal() end" for _ in NUMERIC
     )
-    texts = ", ".join(
+    categories = ", ".join(
         f"case when random() >= {SHAPE.missing} then 'level ' || floor(random() * {N_LEVELS})::int end"
         for _ in CATEGORICAL
     )
@@ -149,7 +149,7 @@ def make_features(conn: psycopg.Connection[Any], n_rows: int) -> None:
     conn.execute("select setseed(0.5)")
     conn.execute(
         f"insert into features.feat_bench select '2013-07-01', {write.load_id}, 'thing ' || lpad(i::text, 9, '0'),"
-        f" '2013-07-02 12:00+00', '2013-07-02 04:30+00', {numbers}, {texts} from generate_series(1, {n_rows}) i".encode()
+        f" '2013-07-02 12:00+00', '2013-07-02 04:30+00', {numbers}, {categories} from generate_series(1, {n_rows}) i".encode()
     )
     audit(conn, write)
     publish(conn, write)
@@ -199,13 +199,13 @@ def fit(spec: ModelSpec) -> tuple[TrainedModel, pa.Table]:
     signal = values[:, :4].sum(axis=1) + values[:, 5] * values[:, 6] + levels[:, 0] % 3
     label = (signal + dice.normal(size=N_TRAIN) > 1).astype(float)
     values[dice.random(values.shape) < SHAPE.missing] = np.nan
-    texts = {
+    categories = {
         name: pa.array([f"level {level}" for level in levels[:, i]])
         for i, name in enumerate(CATEGORICAL)
     }
     rows = pa.table(
         {name: pa.array(values[:, i], from_pandas=True) for i, name in enumerate(NUMERIC)}
-        | texts
+        | categories
         | {"is_late": label}
     )
     model = fit_model(spec, rows.slice(0, N_TRAIN - 10_000), rows.slice(N_TRAIN - 10_000))
@@ -324,14 +324,14 @@ def compare(settings: Settings, home: Path) -> int:
     query = sql.SQL(
         "select score from predictions.bench t join ops.published p using (load_id) where p.dataset = 'predictions/bench' order by thing_id"
     )
-    found = np.concatenate(
+    published = np.concatenate(
         [batch.column("score").to_numpy() for batch in stream_arrow(settings, query)]
     )
     expected = np.load(home / "expected.npy")
     return (
-        int((found.view(np.int64) != expected.view(np.int64)).sum())
-        if found.shape == expected.shape
-        else max(len(found), len(expected))
+        int((published.view(np.int64) != expected.view(np.int64)).sum())
+        if published.shape == expected.shape
+        else max(len(published), len(expected))
     )
 
 
@@ -354,14 +354,14 @@ def spark_script(settings: Settings, home: Path, *, has_warehouse: bool) -> dict
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | {
         "PYSPARK_PYTHON": command[0]
     }
-    with tempfile.TemporaryFile("w+") as said, tempfile.TemporaryFile("w+") as complained:
-        process = subprocess.Popen(command, stdout=said, stderr=complained, env=environment)
+    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as complained:
+        process = subprocess.Popen(command, stdout=output, stderr=complained, env=environment)
         peak = _peak_of_tree(process)
-        said.seek(0)
+        output.seek(0)
         complained.seek(0)
         if process.wait():
             raise SystemExit(complained.read()[-3000:])
-        found: dict[str, Any] = json.loads(said.read().splitlines()[-1])
+        measured: dict[str, Any] = json.loads(output.read().splitlines()[-1])
     if has_warehouse:
         table = read_arrow(
             settings, sql.SQL("select score from predictions.spark_predictions order by thing_id")
@@ -372,7 +372,7 @@ def spark_script(settings: Settings, home: Path, *, has_warehouse: bool) -> dict
     expected = (
         np.load(home / "expected_raw.npy") if (home / "expected_raw.npy").exists() else scores
     )
-    return found | {"peak_mib": peak, "n_different": int((scores != expected).sum())}
+    return measured | {"peak_mib": peak, "n_different": int((scores != expected).sum())}
 
 
 def _prepare_spark(settings: Settings, folder: Path) -> None:
@@ -404,15 +404,15 @@ def _prepare_spark(settings: Settings, folder: Path) -> None:
 
 
 def _peak_of_tree(process: subprocess.Popen[str]) -> float:
-    """Return the most memory that a process and its children have held together, in MiB, looked at four times a second."""
+    """Return the peak memory of a process and its children in MiB, sampled four times a second."""
     import psutil
 
     peak, root = 0.0, psutil.Process(process.pid)
     while process.poll() is None:
         held = 0
-        for one in [root, *root.children(recursive=True)]:
+        for member in [root, *root.children(recursive=True)]:
             with suppress(psutil.Error):
-                held += one.memory_full_info().pss
+                held += member.memory_full_info().pss
         peak = max(peak, held / 1024**2)
         time.sleep(0.25)
     return peak
@@ -432,11 +432,11 @@ WAYS: dict[str, Any] = {
 def child(way: str, home: Path) -> None:
     """Run one way in this process and print what it measured."""
     settings = load_settings().model_copy(update={"expectations_dir": home / "expectations"})
-    found = WAYS[way](settings, home)
-    found.setdefault("peak_mib", peak_mib())
+    measured = WAYS[way](settings, home)
+    measured.setdefault("peak_mib", peak_mib())
     if way.startswith("nightshift") and (home / "expected.npy").exists():
-        found["n_different"] = compare(settings, home)
-    print(json.dumps(found))
+        measured["n_different"] = compare(settings, home)
+    print(json.dumps(measured))
 
 
 def run_way(way: str, home: Path) -> dict[str, Any]:
@@ -447,11 +447,11 @@ def run_way(way: str, home: Path) -> dict[str, Any]:
         text=True,
     )
     assert process.stdout is not None
-    said = process.stdout.read()
+    output = process.stdout.read()
     if process.wait():
         raise SystemExit(f"{way} ended with {process.returncode}")
-    found: dict[str, Any] = json.loads(said.splitlines()[-1])
-    return found
+    measured: dict[str, Any] = json.loads(output.splitlines()[-1])
+    return measured
 
 
 def write_suite(home: Path) -> None:
@@ -512,12 +512,12 @@ def main() -> None:
                 f"once, uncounted                {run_way('nightshift quickscorer', Path(home))}",
                 flush=True,
             )
-        found: dict[str, list[dict[str, Any]]] = {way: [] for way in ways}
+        runs_by_way: dict[str, list[dict[str, Any]]] = {way: [] for way in ways}
         for number in range(given.repeats):
             for way in ways:
-                found[way].append(run_way(way, Path(home)))
-                print(f"round {number + 1} {way:30} {found[way][-1]}", flush=True)
-    sys.exit(report(found, given))
+                runs_by_way[way].append(run_way(way, Path(home)))
+                print(f"round {number + 1} {way:30} {runs_by_way[way][-1]}", flush=True)
+    sys.exit(report(runs_by_way, given))
 
 
 def prepare(home: Path, given: argparse.Namespace) -> None:
@@ -537,25 +537,25 @@ def prepare(home: Path, given: argparse.Namespace) -> None:
         train_champion(settings, conn, given)
 
 
-def report(found: dict[str, list[dict[str, Any]]], given: argparse.Namespace) -> int:
+def report(runs_by_way: dict[str, list[dict[str, Any]]], given: argparse.Namespace) -> int:
     """Print and store medians, ratios and limits."""
     medians = {
-        way: statistics.median(run["seconds"] for run in runs) for way, runs in found.items()
+        way: statistics.median(run["seconds"] for run in runs) for way, runs in runs_by_way.items()
     }
-    peaks = {way: max(run["peak_mib"] for run in runs) for way, runs in found.items()}
+    peaks = {way: max(run["peak_mib"] for run in runs) for way, runs in runs_by_way.items()}
     model = f"{given.trees} trees of {given.leaves} leaves, {SHAPE}"
     result = Result("scoring", f"{given.rows:,} rows, {model}, {given.repeats} rounds")
     for way, seconds in medians.items():
         result.figures |= {f"{way}, s": seconds, f"{way}, peak MiB": peaks[way]}
-    for name, (limit, kind) in LIMITS.items():
+    for name, (limit, bound) in LIMITS.items():
         first, second = name.split(" / ")
         if first in medians and second in medians:
-            result.limited[name] = Limited(medians[first] / medians[second], kind, limit)
+            result.limited[name] = Limited(medians[first] / medians[second], bound, limit)
     for way in medians:
         if way.startswith("nightshift") and not way.endswith("reasons"):
             result.limited[f"{way}, peak memory"] = Limited(peaks[way], "at most", PEAK_MIB, "MiB")
     compared = [
-        run["n_different"] for runs in found.values() for run in runs if "n_different" in run
+        run["n_different"] for runs in runs_by_way.values() for run in runs if "n_different" in run
     ]
     if compared:
         result.limited["scores that are not LightGBM's own"] = Limited(sum(compared), "at most", 0)

@@ -1,4 +1,4 @@
-"""The shape of made-up features, the same for every benchmark: 26 numbers, 4 categories of 30 levels, every twentieth value missing.
+"""The shape of generated features: 26 numbers, 4 categories of 30 levels, 5 % missing.
 
 That of the real ones. ``NIGHTSHIFT_BENCH_SHAPE`` names another one, in whole or in part, for this
 process and those that it starts:

@@ -1,4 +1,4 @@
-"""The peer of a team with Spark: MLflow's ``spark_udf`` on local PySpark; run by ``scoring.py`` in an environment of its own.
+"""The peer of a team with Spark: MLflow's ``spark_udf`` on local PySpark; run by ``scoring.py``.
 
     python -m benchmarks.spark_peer <folder> [<jar>]
 
@@ -106,8 +106,8 @@ def _from_warehouse(spark: Any) -> Any:  # noqa: ANN401  (without types here)
 
 
 def _url() -> str:
-    place = (os.environ[f"NIGHTSHIFT_WAREHOUSE_{part}"] for part in ("HOST", "PORT", "DATABASE"))
-    return "jdbc:postgresql://{}:{}/{}".format(*place)
+    address = (os.environ[f"NIGHTSHIFT_WAREHOUSE_{part}"] for part in ("HOST", "PORT", "DATABASE"))
+    return "jdbc:postgresql://{}:{}/{}".format(*address)
 
 
 def _login() -> dict[str, str]:

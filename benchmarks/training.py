@@ -1,4 +1,4 @@
-"""Train from a snapshot in the object store, against LightGBM alone on the same rows as an array that is in memory already.
+"""Train from a snapshot in the object store, against LightGBM alone on an array in memory.
 
     PYTHONPATH=plugins .venv/bin/python -m benchmarks.training [--rows 5000000] [--trees 300]
     [--repeats 3]
@@ -44,11 +44,11 @@ def make_rows(n_rows: int) -> tuple[np.ndarray, np.ndarray]:
     """Return a matrix, categories as codes, some values missing, and labels."""
     dice = np.random.default_rng(1)
     matrix = np.empty((n_rows, N_NUMERIC + N_CATEGORICAL))
-    for place in range(N_NUMERIC + N_CATEGORICAL):
-        matrix[:, place] = (
-            dice.normal(size=n_rows) if place < N_NUMERIC else dice.integers(0, N_LEVELS, n_rows)
+    for index in range(N_NUMERIC + N_CATEGORICAL):
+        matrix[:, index] = (
+            dice.normal(size=n_rows) if index < N_NUMERIC else dice.integers(0, N_LEVELS, n_rows)
         )
-        matrix[dice.random(n_rows) < SHAPE.missing, place] = np.nan
+        matrix[dice.random(n_rows) < SHAPE.missing, index] = np.nan
     signal = (
         np.nan_to_num(matrix[:, 0])
         + np.nan_to_num(matrix[:, 1]) * np.nan_to_num(matrix[:, 2])
@@ -68,12 +68,12 @@ def prepare(home: Path, n_rows: int) -> None:
     np.save(home / "matrix.npy", matrix)
     np.save(home / "label.npy", label)
     columns: dict[str, pa.Array] = {
-        name: pa.array(matrix[:, place], from_pandas=True) for place, name in enumerate(NUMERIC)
+        name: pa.array(matrix[:, index], from_pandas=True) for index, name in enumerate(NUMERIC)
     }
     levels = pa.array([f"level {number:02d}" for number in range(N_LEVELS)])
-    for place, name in enumerate(CATEGORICAL, start=N_NUMERIC):
+    for index, name in enumerate(CATEGORICAL, start=N_NUMERIC):
         codes = pa.array(
-            np.nan_to_num(matrix[:, place]).astype(np.int32), mask=np.isnan(matrix[:, place])
+            np.nan_to_num(matrix[:, index]).astype(np.int32), mask=np.isnan(matrix[:, index])
         )
         columns[name] = levels.take(codes)
     snapshot = write_snapshot(store, pa.table({**columns, "is_late": label}), "bench")
@@ -90,20 +90,20 @@ def lightgbm_alone(home: Path, trees: int) -> float:
     matrix, label = np.load(home / "matrix.npy"), np.load(home / "label.npy")
     n_train = len(label) - len(label) // VALIDATION_SHARE
     spec = make_spec("auto", 0, trees=trees, leaves=LEAVES)
-    places = list(range(N_NUMERIC, N_NUMERIC + N_CATEGORICAL))
+    indices = list(range(N_NUMERIC, N_NUMERIC + N_CATEGORICAL))
     plan = FitPlan(
         "binary",
         spec.training.params,
         spec.training.seed,
         trees,
         trees,
-        places,
+        indices,
         [*NUMERIC, *CATEGORICAL],
         thread_count(),
     )
     started = time.perf_counter()
     data = lgb.Dataset(
-        matrix[:n_train], label[:n_train], params=params_of(plan, 0), categorical_feature=places
+        matrix[:n_train], label[:n_train], params=params_of(plan, 0), categorical_feature=indices
     )
     watched = lgb.Dataset(
         matrix[n_train:], label[n_train:], reference=data, params=params_of(plan, 0)
@@ -113,12 +113,12 @@ def lightgbm_alone(home: Path, trees: int) -> float:
 
 
 def on_dask(home: Path, trees: int) -> float:
-    """Do what ``nightshift`` does with ``training.engine: dask``, on as many workers here as there are threads; return the seconds."""
+    """Train with ``training.engine: dask``, one local worker per thread; return the seconds."""
     return nightshift(home, trees, "dask")
 
 
 def again(home: Path, trees: int) -> float:
-    """Fit the rows that ``nightshift`` has binned, as another trial on the same night does; return the seconds."""
+    """Fit rows that are binned already, as a second trial does; return the seconds."""
     return nightshift(home, trees, is_first=False)
 
 
@@ -170,12 +170,12 @@ def run_way(way: str, home: Path, trees: int) -> dict[str, Any]:
         "--trees",
         str(trees),
     ]
-    found: dict[str, Any] = json.loads(
+    measured: dict[str, Any] = json.loads(
         subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()[
             -1
         ]
     )
-    return found
+    return measured
 
 
 def main() -> int:
@@ -199,28 +199,28 @@ def main() -> int:
         print(json.dumps({"seconds": seconds, "peak_mib": peak_mib()}))
         return 0
     ways = [way for number, way in enumerate(WAYS) if number < 2 or way in given.ways.split(",")]
-    found: dict[str, list[dict[str, Any]]] = {way: [] for way in ways}
+    runs_by_way: dict[str, list[dict[str, Any]]] = {way: [] for way in ways}
     with tempfile.TemporaryDirectory() as folder, LocalServers(Path(folder) / "servers") as servers:
         os.environ.update(servers.env)
         prepare(Path(folder), given.rows)
         for number in range(given.repeats):
             for way in ways:
-                found[way].append(run_way(way, Path(folder), given.trees))
-                print(f"round {number + 1} {way:18} {found[way][-1]}", flush=True)
-    return report(found, given)
+                runs_by_way[way].append(run_way(way, Path(folder), given.trees))
+                print(f"round {number + 1} {way:18} {runs_by_way[way][-1]}", flush=True)
+    return report(runs_by_way, given)
 
 
-def report(found: dict[str, list[dict[str, Any]]], given: argparse.Namespace) -> int:
+def report(runs_by_way: dict[str, list[dict[str, Any]]], given: argparse.Namespace) -> int:
     """Print and store medians and ratios."""
     seconds = {
-        way: statistics.median(run["seconds"] for run in runs) for way, runs in found.items()
+        way: statistics.median(run["seconds"] for run in runs) for way, runs in runs_by_way.items()
     }
-    peaks = {way: max(run["peak_mib"] for run in runs) for way, runs in found.items()}
+    peaks = {way: max(run["peak_mib"] for run in runs) for way, runs in runs_by_way.items()}
     result = Result(
         "training",
         f"{given.rows:,} rows, {SHAPE}, {given.trees} trees of {LEAVES} leaves, {given.repeats} rounds",
     )
-    for way in found:
+    for way in runs_by_way:
         result.figures |= {f"{way}, s": seconds[way], f"{way}, peak MiB": peaks[way]}
     ours, alone = "nightshift", "LightGBM alone"
     result.limited["nightshift / LightGBM alone, time"] = Limited(
@@ -230,7 +230,7 @@ def report(found: dict[str, list[dict[str, Any]]], given: argparse.Namespace) ->
         peaks[ours] / peaks[alone], "at most", LARGEST_MEMORY
     )
     result.bars, result.unit = (
-        {way: given.rows / seconds[way] for way in found},
+        {way: given.rows / seconds[way] for way in runs_by_way},
         "rows trained on a second",
     )
     return result.tell(given.json)

@@ -1,10 +1,10 @@
-"""What the write path costs: begin, stage, audit, publish, against a bare COPY of the same rows into an equal table.
+"""The cost of the write path, against a bare COPY of the same rows into an equal table.
 
     PYTHONPATH=plugins .venv/bin/python -m benchmarks.write_path [--rows 336776] [--partitions 1]
     [--repeats 7]
 
 The table is that of predictions: a primary key from the start, 14 columns. Both sides send the same
-bytes by ``copy_in``. A B B A …, one warm-up round, medians, and processor times beside them; every
+bytes by ``copy_in``. A B B A …, one warm-up round, medians, and their processor times; every
 round starts with an empty table after a checkpoint. The server is one of our own, with its usual
 settings.
 """
@@ -121,7 +121,7 @@ def protocol(
 
 
 def cpu_seconds(conn: Connection) -> float:
-    """Return the processor time of this process and of its backend: what a busy neighbour does not change much."""
+    """Return the processor time of this process and its backend: stable next to busy neighbours."""
     backend = psutil.Process(conn.info.backend_pid).cpu_times()
     return time.process_time() + backend.user + backend.system
 
@@ -139,28 +139,28 @@ def measure(
 ) -> dict[str, list[float]]:
     """Alternate both sides, and which one begins; return the seconds of each step by round."""
     seconds: dict[str, list[float]] = {}
-    place = {
+    address = {
         "host": settings.warehouse_host,
         "port": settings.warehouse_port,
         "dbname": settings.warehouse_database,
     }
     password = settings.warehouse_admin_password.get_secret_value()
     with psycopg.connect(
-        user=settings.warehouse_admin_user, password=password, autocommit=True, **place
+        user=settings.warehouse_admin_user, password=password, autocommit=True, **address
     ) as admin:
         for number in range(repeats + 1):
             for side in ("bare", "protocol") if number % 2 else ("protocol", "bare"):
                 clean(admin)
                 with connect(settings, "benchmark") as conn:
                     before = cpu_seconds(conn)
-                    found = (
+                    seconds_of_step = (
                         bare_copy(conn, rows)
                         if side == "bare"
                         else protocol(conn, rows, days, number)
                     )
-                    found[f"CPU of {side}"] = cpu_seconds(conn) - before
+                    seconds_of_step[f"CPU of {side}"] = cpu_seconds(conn) - before
                 if number:
-                    for name, value in found.items():
+                    for name, value in seconds_of_step.items():
                         seconds.setdefault(name, []).append(value)
     return seconds
 
@@ -202,8 +202,8 @@ def report(seconds: dict[str, list[float]], given: argparse.Namespace) -> int:
     """Print and store medians and ratios."""
     median = {name: statistics.median(values) for name, values in seconds.items()}
     ratios = [
-        whole / bare
-        for whole, bare in zip(seconds["whole protocol"], seconds["bare COPY"], strict=True)
+        complete / bare
+        for complete, bare in zip(seconds["whole protocol"], seconds["bare COPY"], strict=True)
     ]
     result = Result(
         "write_path",

@@ -1,4 +1,4 @@
-"""Exit with 0 if the part of this container answers; NIGHTSHIFT_HEALTH_URL names where, the API server by default."""  # noqa: INP001 - a script
+"""Exit with 0 if this container's server answers at NIGHTSHIFT_HEALTH_URL."""  # noqa: INP001
 
 import os
 import sys

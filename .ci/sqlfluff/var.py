@@ -1,4 +1,4 @@
-"""dbt's ``var()`` for sqlfluff's Jinja templater, which takes modules by name: this module is callable.
+"""dbt's ``var()`` for sqlfluff's Jinja templater, which imports it by name: a callable module.
 
 The values only have to be of the right type, so that every branch of the SQL is rendered and
 linted.

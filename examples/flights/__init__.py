@@ -1,1 +1,1 @@
-"""The flights that left New York in 2013: their upstream system, its faults, the demo and the backtests."""
+"""An example project: the flights that left New York in 2013, replayed as an upstream system."""

@@ -1,4 +1,4 @@
-"""The virtual clock: which instant the upstream system plays, and when it delivers what."""
+"""The virtual clock of the upstream system, and the time of each delivery."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ class ClockError(NightshiftError):
 
 
 def delivery_time(dataset: str, partition: Partition) -> dt.datetime:
-    """Return when a dataset's file of that day is delivered, UTC."""
+    """Return the time at which a dataset's file of a day is delivered, UTC."""
     return partition.end + dt.timedelta(minutes=DELIVERY_MINUTES[dataset])
 
 
 def read_clock(settings: Settings) -> dt.datetime | None:
-    """Return the virtual now, UTC; None before anything was played.
+    """Return the virtual now, UTC; None before the first delivery.
 
     Raises:
-        ClockError: Its file holds no time.
+        ClockError: Its file does not hold a time.
     """
     path = settings.home / "replay_clock"
     if not path.is_file():
@@ -48,14 +48,14 @@ def read_clock(settings: Settings) -> dt.datetime | None:
         return dt.datetime.fromisoformat(path.read_text().strip()).astimezone(dt.UTC)
     except ValueError:
         raise ClockError(
-            f"{path} holds no time.",
+            f"{path} does not hold a time.",
             expected="an ISO time with offset",
             todo=f"Delete {path.name} and deliver again.",
         ) from None
 
 
 def advance_clock(settings: Settings, now: dt.datetime) -> dt.datetime:
-    """Move the virtual now forward and return it; an earlier time leaves it where it is."""
+    """Move the virtual now forward and return it; an earlier time changes nothing."""
     before = read_clock(settings)
     after = now if before is None else max(before, now)
     settings.home.mkdir(parents=True, exist_ok=True)

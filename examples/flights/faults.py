@@ -14,9 +14,10 @@ from hashlib import sha256
 from nightshift.lake.drops import NewDrop
 
 Rows = list[list[str]]
+"""A CSV file: the header first, then the rows."""
 
 
-class FaultKind(StrEnum):
+class FaultType(StrEnum):
     """The faults that upstream can show."""
 
     LATE = "late"
@@ -41,8 +42,8 @@ class Fault:
     """One fault of one drop.
 
     Attributes:
-        kind: What goes wrong.
-        dataset: Whose drop.
+        type: What goes wrong.
+        dataset: The dataset of the drop.
         day: Operating day of the drop.
         column: The delivered column that it concerns; needed for column faults, bad rows and
             corrections.
@@ -52,7 +53,7 @@ class Fault:
         seed: Chooses the rows.
     """
 
-    kind: FaultKind
+    type: FaultType
     dataset: str
     day: dt.date
     column: str = ""
@@ -64,7 +65,18 @@ class Fault:
 
 def apply_fault(fault: Fault, drop: NewDrop) -> list[NewDrop]:
     """Return the drops that arrive instead of a good one; none for ``absent``."""
-    return _ACTIONS[fault.kind](fault, drop)
+    if fault.type in _DELIVERY_FAULTS:
+        return _DELIVERY_FAULTS[fault.type](fault, drop)
+    return [_with_changed_rows(fault, drop)]
+
+
+def _with_changed_rows(fault: Fault, drop: NewDrop) -> NewDrop:
+    """Return the drop with other content, digest and count: only the contract can see it."""
+    rows = list(csv.reader(io.StringIO(drop.data.decode(), newline="")))
+    changed = _CONTENT_FAULTS[fault.type](fault, rows)
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\n").writerows(changed)
+    return replace(drop, data=text.getvalue().encode(), n_rows=len(changed) - 1)
 
 
 def _late(fault: Fault, drop: NewDrop) -> list[NewDrop]:
@@ -72,130 +84,111 @@ def _late(fault: Fault, drop: NewDrop) -> list[NewDrop]:
 
 
 def _twice(fault: Fault, drop: NewDrop) -> list[NewDrop]:
-    return [
-        drop,
-        replace(drop, name=f"{drop.name}_again", delivered_at=drop.delivered_at + fault.delay),
-    ]
+    return [drop, *_late(fault, replace(drop, name=f"{drop.name}_again"))]
 
 
 def _renamed(fault: Fault, drop: NewDrop) -> list[NewDrop]:
-    return [replace(drop, name=fault.value if fault.value != "?" else f"{drop.name}_renamed")]
-
-
-def _reordered_rows(fault: Fault, drop: NewDrop) -> list[NewDrop]:
-    header, rows = _read(drop)
-    random.Random(fault.seed).shuffle(rows)  # noqa: S311 - a replay, not a secret
-    return [_written(drop, header, rows)]
-
-
-def _reordered_columns(_: Fault, drop: NewDrop) -> list[NewDrop]:
-    header, rows = _read(drop)
-    return [_written(drop, header[::-1], [row[::-1] for row in rows])]
-
-
-def _duplicated_rows(fault: Fault, drop: NewDrop) -> list[NewDrop]:
-    header, rows = _read(drop)
-    return [_written(drop, header, rows + rows[: fault.n_rows])]
+    name = f"{drop.name}_renamed" if fault.value == "?" else fault.value
+    return [replace(drop, name=name)]
 
 
 def _truncated(fault: Fault, drop: NewDrop) -> list[NewDrop]:
-    """Lose the last rows before the digest was taken: the manifest still counts them."""
-    header, rows = _read(drop)
-    return [replace(_written(drop, header, rows[: -fault.n_rows]), n_rows=drop.n_rows)]
+    """Lose the last rows before the digest is taken: the manifest still counts them."""
+    return [replace(_with_changed_rows(fault, drop), n_rows=drop.n_rows)]
 
 
 def _corrupted(_: Fault, drop: NewDrop) -> list[NewDrop]:
-    """Change one byte behind the header after the digest was taken."""
-    place = (drop.data.index(b"\n") + len(drop.data)) // 2
-    data = drop.data[:place] + bytes([drop.data[place] ^ 1]) + drop.data[place + 1 :]
-    return [replace(drop, data=data, claimed_sha256=sha256(drop.data).hexdigest())]
-
-
-def _wrong_type(fault: Fault, drop: NewDrop) -> list[NewDrop]:
-    header, rows = _read(drop)
-    return [_written(drop, header, _with_value(header, rows, fault, range(len(rows))))]
-
-
-def _missing_column(fault: Fault, drop: NewDrop) -> list[NewDrop]:
-    header, rows = _read(drop)
-    gone = header.index(fault.column)
-    return [
-        _written(
-            drop, header[:gone] + header[gone + 1 :], [row[:gone] + row[gone + 1 :] for row in rows]
-        )
-    ]
-
-
-def _renamed_column(fault: Fault, drop: NewDrop) -> list[NewDrop]:
-    header, rows = _read(drop)
-    return [
-        _written(drop, [fault.value if name == fault.column else name for name in header], rows)
-    ]
-
-
-def _added_column(fault: Fault, drop: NewDrop) -> list[NewDrop]:
-    header, rows = _read(drop)
-    return [_written(drop, [*header, fault.column], [[*row, fault.value] for row in rows])]
-
-
-def _bad_rows(fault: Fault, drop: NewDrop) -> list[NewDrop]:
-    header, rows = _read(drop)
-    return [_written(drop, header, _with_value(header, rows, fault, _chosen(fault, rows)))]
+    """Change one byte after the header when the digest has been taken."""
+    data = bytearray(drop.data)
+    position = (drop.data.index(b"\n") + len(data)) // 2
+    data[position] ^= 1
+    return [replace(drop, data=bytes(data), claimed_sha256=sha256(drop.data).hexdigest())]
 
 
 def _correction(fault: Fault, drop: NewDrop) -> list[NewDrop]:
-    """Deliver the file, and later a second one in which some rows say something else."""
-    header, rows = _read(drop)
-    corrected = _written(drop, header, _with_value(header, rows, fault, _chosen(fault, rows)))
-    return [
-        drop,
-        replace(
-            corrected, name=f"{drop.name}_correction", delivered_at=drop.delivered_at + fault.delay
-        ),
-    ]
+    """Deliver the file, and later a second one in which some rows have another value."""
+    corrected = _with_changed_rows(fault, drop)
+    return [drop, *_late(fault, replace(corrected, name=f"{drop.name}_correction"))]
 
 
 def _absent(_: Fault, __: NewDrop) -> list[NewDrop]:
     return []
 
 
-def _chosen(fault: Fault, rows: Rows) -> list[int]:
-    return random.Random(fault.seed).sample(range(len(rows)), min(fault.n_rows, len(rows)))  # noqa: S311 - a replay, not a secret
+def _reordered_rows(fault: Fault, rows: Rows) -> Rows:
+    header, *body = rows
+    random.Random(fault.seed).shuffle(body)  # noqa: S311 - a replay, not a secret
+    return [header, *body]
 
 
-def _with_value(header: list[str], rows: Rows, fault: Fault, chosen: range | list[int]) -> Rows:
-    place, changed = header.index(fault.column), set(chosen)
-    return [
-        [*row[:place], fault.value, *row[place + 1 :]] if i in changed else row
-        for i, row in enumerate(rows)
-    ]
+def _reordered_columns(_: Fault, rows: Rows) -> Rows:
+    return [row[::-1] for row in rows]
 
 
-def _read(drop: NewDrop) -> tuple[list[str], Rows]:
-    header, *rows = csv.reader(io.StringIO(drop.data.decode(), newline=""))
-    return header, rows
+def _duplicated_rows(fault: Fault, rows: Rows) -> Rows:
+    return rows + rows[1 : fault.n_rows + 1]
 
 
-def _written(drop: NewDrop, header: list[str], rows: Rows) -> NewDrop:
-    text = io.StringIO(newline="")
-    csv.writer(text, lineterminator="\n").writerows([header, *rows])
-    return replace(drop, data=text.getvalue().encode(), n_rows=len(rows))
+def _lost_rows(fault: Fault, rows: Rows) -> Rows:
+    return rows[: -fault.n_rows]
 
 
-_ACTIONS: dict[FaultKind, Callable[[Fault, NewDrop], list[NewDrop]]] = {
-    FaultKind.LATE: _late,
-    FaultKind.TWICE: _twice,
-    FaultKind.RENAMED: _renamed,
-    FaultKind.REORDERED_ROWS: _reordered_rows,
-    FaultKind.REORDERED_COLUMNS: _reordered_columns,
-    FaultKind.DUPLICATED_ROWS: _duplicated_rows,
-    FaultKind.TRUNCATED: _truncated,
-    FaultKind.CORRUPTED: _corrupted,
-    FaultKind.WRONG_TYPE: _wrong_type,
-    FaultKind.MISSING_COLUMN: _missing_column,
-    FaultKind.RENAMED_COLUMN: _renamed_column,
-    FaultKind.ADDED_COLUMN: _added_column,
-    FaultKind.BAD_ROWS: _bad_rows,
-    FaultKind.CORRECTION: _correction,
-    FaultKind.ABSENT: _absent,
+def _wrong_type(fault: Fault, rows: Rows) -> Rows:
+    return _with_value(fault, rows, set(range(1, len(rows))))
+
+
+def _missing_column(fault: Fault, rows: Rows) -> Rows:
+    index = rows[0].index(fault.column)
+    return [row[:index] + row[index + 1 :] for row in rows]
+
+
+def _renamed_column(fault: Fault, rows: Rows) -> Rows:
+    header, *body = rows
+    renamed = [fault.value if name == fault.column else name for name in header]
+    return [renamed, *body]
+
+
+def _added_column(fault: Fault, rows: Rows) -> Rows:
+    header, *body = rows
+    return [[*header, fault.column], *([*row, fault.value] for row in body)]
+
+
+def _bad_rows(fault: Fault, rows: Rows) -> Rows:
+    n_body = len(rows) - 1
+    chooser = random.Random(fault.seed)  # noqa: S311 - a replay, not a secret
+    chosen = chooser.sample(range(n_body), min(fault.n_rows, n_body))
+    return _with_value(fault, rows, {index + 1 for index in chosen})
+
+
+def _with_value(fault: Fault, rows: Rows, chosen: set[int]) -> Rows:
+    """Return the rows with the fault's value in its column at the chosen indices."""
+    column = rows[0].index(fault.column)
+    changed = []
+    for index, row in enumerate(rows):
+        if index in chosen:
+            row = [*row[:column], fault.value, *row[column + 1 :]]  # noqa: PLW2901
+        changed.append(row)
+    return changed
+
+
+_DELIVERY_FAULTS: dict[FaultType, Callable[[Fault, NewDrop], list[NewDrop]]] = {
+    FaultType.LATE: _late,
+    FaultType.TWICE: _twice,
+    FaultType.RENAMED: _renamed,
+    FaultType.TRUNCATED: _truncated,
+    FaultType.CORRUPTED: _corrupted,
+    FaultType.CORRECTION: _correction,
+    FaultType.ABSENT: _absent,
+}
+_CONTENT_FAULTS: dict[FaultType, Callable[[Fault, Rows], Rows]] = {
+    FaultType.REORDERED_ROWS: _reordered_rows,
+    FaultType.REORDERED_COLUMNS: _reordered_columns,
+    FaultType.DUPLICATED_ROWS: _duplicated_rows,
+    FaultType.TRUNCATED: _lost_rows,
+    FaultType.WRONG_TYPE: _wrong_type,
+    FaultType.MISSING_COLUMN: _missing_column,
+    FaultType.RENAMED_COLUMN: _renamed_column,
+    FaultType.ADDED_COLUMN: _added_column,
+    FaultType.BAD_ROWS: _bad_rows,
+    FaultType.CORRECTION: _bad_rows,
 }

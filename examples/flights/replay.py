@@ -1,19 +1,19 @@
-"""Play the upstream system: ``python -m examples.flights replay``."""
+"""``python -m examples.flights replay``: deliver a range of days as upstream would."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
+
+import typer
 
 from examples.flights.flights_2013 import DATASETS
 from examples.flights.upstream import deliver
-from nightshift.cli.console import say
-from nightshift.cli.history import First, Last
+from nightshift.cli.arguments import First, Last
 from nightshift.contracts.partitions import PartitionRange
 from nightshift.settings import load_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from nightshift.settings import Settings
 
 REFERENCE_DATASETS = ("airports", "carriers", "planes")
@@ -26,9 +26,10 @@ def replay(first: First, last: Last = "") -> None:
 
 
 def deliver_range(
-    settings: Settings, partitions: PartitionRange, datasets: Sequence[str] | None = None
+    settings: Settings, partitions: PartitionRange, datasets: Sequence[str] = DATASETS
 ) -> None:
-    """Deliver a range of days and print what was delivered; a drop that is there already stays."""
-    summary = deliver(settings, partitions, datasets=datasets or DATASETS)
-    n_drops, n_rows = sum(summary.n_drops.values()), sum(summary.n_rows.values())
-    say(f"      {n_drops} drops, {n_rows:,} rows in landing/")
+    """Deliver a range of days and print the counts; a drop that exists already is left alone."""
+    summary = deliver(settings, partitions, datasets=datasets)
+    n_drops = sum(summary.n_drops.values())
+    n_rows = sum(summary.n_rows.values())
+    typer.echo(f"      {n_drops} drops, {n_rows:,} rows in landing/")

@@ -1,4 +1,4 @@
-"""Play the upstream system: write the drops of a range of operating days into the landing prefix."""
+"""Play the upstream system: write the drops of a range of operating days into the lake."""
 
 from __future__ import annotations
 
@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING
 from examples.flights.clock import advance_clock, delivery_time
 from examples.flights.faults import Fault, apply_fault
 from examples.flights.flights_2013 import DATASETS, read_by_partition
-from nightshift.contracts.partitions import Partition
 from nightshift.lake.drops import PARALLEL_REQUESTS, NewDrop, write_drop
 from nightshift.lake.object_store import ObjectStore
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from nightshift.contracts.partitions import PartitionRange
+    from nightshift.contracts.partitions import Partition, PartitionRange
     from nightshift.settings import Settings
 
 
@@ -28,7 +27,7 @@ class DeliverySummary:
     """What was delivered.
 
     Attributes:
-        partitions: The operating days asked for.
+        partitions: The requested operating days.
         n_drops: Drops by dataset.
         n_rows: Rows by dataset.
         silent: Days and daily datasets for which upstream has nothing, as ``<dataset>/<day>``.
@@ -48,12 +47,12 @@ def deliver(
     faults: Sequence[Fault] = (),
     datasets: Sequence[str] = DATASETS,
 ) -> DeliverySummary:
-    """Deliver the files of a range of operating days; delivering again changes nothing.
+    """Deliver the files of a range of operating days; a repeated delivery changes nothing.
 
     Args:
-        settings: Where the lake is, and the folder of the virtual clock.
+        settings: The lake, and the folder of the virtual clock.
         partitions: The days.
-        faults: What goes wrong, each for its dataset and day; in this order.
+        faults: What goes wrong, each for its dataset and day; applied in this order.
         datasets: Which datasets; all by default.
 
     Raises:
@@ -63,37 +62,31 @@ def deliver(
     """
     store = ObjectStore.open(settings)
     store.ensure_bucket()
-    drops = list(_with_faults(_drops(partitions, datasets), faults))
-    with ThreadPoolExecutor(PARALLEL_REQUESTS) as pool:
-        list(pool.map(lambda drop: write_drop(store, drop), drops))
-    now = advance_clock(
-        settings, max([partitions.last.cutoff, *(drop.delivered_at for drop in drops)])
-    )
-    n_drops, n_rows = Counter(drop.dataset for drop in drops), Counter[str]()
-    for drop in drops:
-        n_rows[drop.dataset] += drop.n_rows
-    return DeliverySummary(
-        partitions, dict(n_drops), dict(n_rows), tuple(_silent(partitions, datasets)), now
-    )
-
-
-def _drops(partitions: PartitionRange, datasets: Iterable[str]) -> Iterator[NewDrop]:
+    drops: list[NewDrop] = []
+    silent: list[str] = []
     for dataset in datasets:
         tables = read_by_partition(dataset)
         for partition in partitions:
-            if partition.day in tables:
-                yield _drop(dataset, partition, tables[partition.day])
+            table = tables.get(partition.day)
+            if table is not None:
+                drops += _apply_faults(_drop(dataset, partition, table), faults)
+            elif len(tables) > 1:  # reference data has one day only
+                silent.append(f"{dataset}/{partition.day}")
+    with ThreadPoolExecutor(PARALLEL_REQUESTS) as pool:
+        list(pool.map(lambda drop: write_drop(store, drop), drops))
+
+    delivered_at = [drop.delivered_at for drop in drops]
+    now = advance_clock(settings, max([partitions.last.cutoff, *delivered_at]))
+    n_drops = Counter(drop.dataset for drop in drops)
+    n_rows: Counter[str] = Counter()
+    for drop in drops:
+        n_rows[drop.dataset] += drop.n_rows
+    return DeliverySummary(partitions, dict(n_drops), dict(n_rows), tuple(silent), now)
 
 
 def _drop(dataset: str, partition: Partition, table: pa.Table) -> NewDrop:
-    return NewDrop(
-        dataset,
-        partition.day,
-        delivery_time(dataset, partition),
-        _csv(table),
-        table.num_rows,
-        dataset,
-    )
+    delivered_at = delivery_time(dataset, partition)
+    return NewDrop(dataset, partition.day, delivered_at, _csv(table), table.num_rows, dataset)
 
 
 def _csv(table: pa.Table) -> bytes:
@@ -106,17 +99,13 @@ def _csv(table: pa.Table) -> bytes:
     return data
 
 
-def _with_faults(drops: Iterable[NewDrop], faults: Sequence[Fault]) -> Iterator[NewDrop]:
-    for drop in drops:
-        played = [drop]
-        for fault in faults:
-            if (fault.dataset, fault.day) == (drop.dataset, drop.partition):
-                played = [after for before in played for after in apply_fault(fault, before)]
-        yield from played
-
-
-def _silent(partitions: PartitionRange, datasets: Iterable[str]) -> Iterator[str]:
-    for dataset in datasets:
-        tables = read_by_partition(dataset)
-        if len(tables) > 1:
-            yield from (f"{dataset}/{day}" for day in partitions.days if day not in tables)
+def _apply_faults(drop: NewDrop, faults: Iterable[Fault]) -> Iterator[NewDrop]:
+    """Yield the drops that arrive instead of a good one; faults of other drops do nothing."""
+    arriving = [drop]
+    for fault in faults:
+        if (fault.dataset, fault.day) != (drop.dataset, drop.partition):
+            continue
+        before, arriving = arriving, []
+        for damaged in before:
+            arriving += apply_fault(fault, damaged)
+    yield from arriving

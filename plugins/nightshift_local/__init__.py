@@ -1,1 +1,1 @@
-"""Local services: PostgreSQL, S3, Airflow and MLflow as supervised processes under one home folder."""
+"""Local services: PostgreSQL, S3, Airflow and MLflow as supervised processes in one folder."""

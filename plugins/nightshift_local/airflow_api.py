@@ -1,4 +1,4 @@
-"""A small client of Airflow's public REST API: start a partition's run, and follow it through the DAGs that it wakes."""
+"""A small client of Airflow's REST API: start runs, follow them, read their logs."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nightshift.errors import ServiceError
-from nightshift_local.airflow_parts import API_SERVER
-from nightshift_local.airflow_settings import USER
 from nightshift_local.credentials import Credentials
 from nightshift_local.ports import LOOPBACK, Ports
+from nightshift_local.servers.airflow_parts import API_SERVER
+from nightshift_local.servers.airflow_settings import USER
 
 if TYPE_CHECKING:
     import httpx
 
 TIMEOUT_SECONDS = 20.0
 PAGE_ENTRIES = 100
-"""Airflow's own upper limit of a page; it cuts a larger wish without a word."""
+"""Airflow's upper limit of a page; it silently cuts a larger request."""
 
 
 @dataclass(frozen=True)
@@ -92,34 +92,33 @@ class AirflowApi:
 
     def runs(self, partition_key: str) -> list[DagRun]:
         """Return all runs of all DAGs for one partition, the oldest first."""
-        found = self._all(
-            "/dags/~/dagRuns", "dag_runs", partition_key_pattern=partition_key, order_by="id"
-        )
-        return [run for run in map(_dag_run, found) if run.partition_key == partition_key]
+        path, pattern = "/dags/~/dagRuns", partition_key
+        rows = self._all(path, "dag_runs", partition_key_pattern=pattern, order_by="id")
+        # The pattern also matches longer keys.
+        return [run for run in map(_dag_run, rows) if run.partition_key == partition_key]
 
     def tasks(self, run: DagRun) -> list[dict[str, Any]]:
-        """Return the task instances of one run: ``task_id``, ``map_index``, ``state``, ``try_number``, ``duration`` in seconds."""
-        return self._all(
-            f"/dags/{run.dag_id}/dagRuns/{run.run_id}/taskInstances",
-            "task_instances",
-            order_by="id",
-        )
+        """Return the task instances of one run as Airflow describes them.
+
+        Among their fields: ``task_id``, ``map_index``, ``state``, ``try_number`` and ``duration``
+        in seconds.
+        """
+        return self._all(f"{_path(run)}/taskInstances", "task_instances", order_by="id")
 
     def log(
         self, run: DagRun, task_id: str, attempt: int, map_index: int = -1
     ) -> list[dict[str, Any]]:
-        """Return the lines that one try has written: ``timestamp``, ``event``, and what the logger added."""
-        path = f"/dags/{run.dag_id}/dagRuns/{run.run_id}/taskInstances/{task_id}/logs/{attempt}"
-        found = self._call(
+        """Return the log lines of one attempt: ``timestamp``, ``event``, the logger's fields."""
+        log = self._call(
             "GET",
-            path,
+            f"{_path(run)}/taskInstances/{task_id}/logs/{attempt}",
             params={"full_content": "true", "map_index": map_index},
             headers={"Accept": "application/json"},
         )
-        return [line for line in found["content"] if isinstance(line, dict)]
+        return [line for line in log["content"] if isinstance(line, dict)]
 
     def clear(self, run: DagRun, task_ids: list[str] | None = None) -> int:
-        """Clear tasks of one run so that they run again, and return how many task instances that touched."""
+        """Clear tasks of one run so that they run again; return the number of task instances."""
         body = {
             "dag_run_id": run.run_id,
             "dry_run": False,
@@ -127,28 +126,25 @@ class AirflowApi:
             "reset_dag_runs": True,
             "task_ids": task_ids,
         }
-        return len(
-            self._call("POST", f"/dags/{run.dag_id}/clearTaskInstances", json=body)[
-                "task_instances"
-            ]
-        )
+        cleared = self._call("POST", f"/dags/{run.dag_id}/clearTaskInstances", json=body)
+        return len(cleared["task_instances"])
 
     def fail(self, run: DagRun) -> None:
-        """Mark a run as failed; its tasks end, and what waits behind it starts."""
-        self._call("PATCH", f"/dags/{run.dag_id}/dagRuns/{run.run_id}", json={"state": "failed"})
+        """Mark a run as failed; its tasks end, and the runs that wait for it start."""
+        self._call("PATCH", _path(run), json={"state": "failed"})
 
     def _all(self, path: str, name: str, **query: str) -> list[dict[str, Any]]:
-        """Return all entries of a listing: Airflow gives no more than a page at once, whatever limit one asks for."""
+        """Return all entries of a listing, page by page."""
         entries: list[dict[str, Any]] = []
         while True:
-            page = self._call(
-                "GET", path, params={**query, "limit": PAGE_ENTRIES, "offset": len(entries)}
-            )
+            parameters = {**query, "limit": PAGE_ENTRIES, "offset": len(entries)}
+            page = self._call("GET", path, params=parameters)
             entries += page[name]
             if not page[name] or len(entries) >= page["total_entries"]:
                 return entries
 
-    def _call(self, method: str, path: str, **content: Any) -> dict[str, Any]:  # noqa: ANN401 - passed on to httpx
+    # The content is passed on to httpx.
+    def _call(self, method: str, path: str, **content: Any) -> dict[str, Any]:  # noqa: ANN401
         """Send one request; a token that has expired is renewed once.
 
         Raises:
@@ -157,37 +153,39 @@ class AirflowApi:
         import httpx
 
         try:
-            answer = self._authorised().request(method, f"/api/v2{path}", **content)
-            if answer.status_code == httpx.codes.UNAUTHORIZED:
+            response = self._authorised().request(method, f"/api/v2{path}", **content)
+            # The token has expired: log in again, once.
+            if response.status_code == httpx.codes.UNAUTHORIZED:
                 self._client = None
-                answer = self._authorised().request(method, f"/api/v2{path}", **content)
+                response = self._authorised().request(method, f"/api/v2{path}", **content)
         except httpx.HTTPError as error:
             raise ServiceError(
                 f"Airflow at {self.url} does not answer {method} {path}.",
                 got=repr(error),
                 todo="Run `nightshift status`.",
             ) from None
-        if answer.is_error:
+        if response.is_error:
             raise ServiceError(
                 f"Airflow refused {method} {path}.",
-                got=f"{answer.status_code} {answer.text[:500]}",
+                got=f"{response.status_code} {response.text[:500]}",
                 todo="Run `nightshift doctor`.",
             )
-        return answer.json() if answer.content else {}
+        return response.json() if response.content else {}
 
     def _authorised(self) -> httpx.Client:
         import httpx
 
         if self._client is None:
+            # A proxy of the environment must not see requests to loopback.
             client = httpx.Client(base_url=self.url, timeout=TIMEOUT_SECONDS, trust_env=False)
-            token = (
-                client.post("/auth/token", json=self._login)
-                .raise_for_status()
-                .json()["access_token"]
-            )
-            client.headers["Authorization"] = f"Bearer {token}"
+            answer = client.post("/auth/token", json=self._login).raise_for_status().json()
+            client.headers["Authorization"] = f"Bearer {answer['access_token']}"
             self._client = client
         return self._client
+
+
+def _path(run: DagRun) -> str:
+    return f"/dags/{run.dag_id}/dagRuns/{run.run_id}"
 
 
 def _dag_run(run: dict[str, Any]) -> DagRun:

@@ -1,4 +1,4 @@
-"""Generate the local services' own passwords and keys once, one file each with mode 0600."""
+"""Generate the passwords and keys of local services once, one file (mode 0600) each."""
 
 from __future__ import annotations
 
@@ -51,11 +51,12 @@ class Credentials:
         return path.read_text()
 
     def _create(self, path: Path, value: str) -> None:
-        """Write a whole secret at once; of two processes the first one wins."""
+        """Write a secret in one step; of two processes the first one wins."""
         self._dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.{os.getpid()}")
         with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
             file.write(value)
+        # A link fails if the name exists, and no reader sees a partially written secret.
         try:
             os.link(partial, path)
         except FileExistsError:

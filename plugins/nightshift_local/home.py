@@ -1,4 +1,4 @@
-"""Recognise a home: a folder that nightshift made, and may therefore close, fill and delete."""
+"""Recognise a home: a folder that nightshift created and may therefore fill and delete."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ MARKER_TEXT = (
 )
 OWN_NAMES = frozenset(
     {
-        ".replay_clock.partial", "admin-env", "airflow", "binned_rows", "checkpoints", "dbt", "drops", "env",
-        "kernels", "logs", "policy_backtest", "ports.json", "ports.lock", "ports.partial", "postgres", "private-root",
-        "programs", "replay_clock", "run", "s3", "secrets",
+        ".replay_clock.partial", "admin-env", "airflow", "binned_rows", "checkpoints", "dbt",
+        "drops", "env", "kernels", "logs", "policy_backtest", "ports.json", "ports.lock",
+        "ports.partial", "postgres", "private-root", "programs", "replay_clock", "run", "s3",
+        "secrets",
     }
 )  # fmt: skip
 """What stages and servers write into a home; a worker's home has some of it before any `up`."""
@@ -38,14 +39,16 @@ def claim_home(home: Path) -> None:
         home: An existing folder.
 
     Raises:
-        ServiceError: Its content is somebody else's.
+        ServiceError: It holds files of others.
     """
     if is_home(home):
         return
     foreign = sorted(path.name for path in home.iterdir() if path.name not in OWN_NAMES)
-    if foreign or home.stat().st_uid != os.geteuid():
-        n_files = f"{len(foreign)} other files or folders in it"
-        raise _foreign(home, n_files if foreign else "another user's folder")
+    if foreign:
+        raise _foreign(home, f"{len(foreign)} other files or folders in it")
+    if home.stat().st_uid != os.geteuid():
+        raise _foreign(home, "another user's folder")
+    # O_NOFOLLOW: a prepared link must not make us write elsewhere.
     marker = os.open(home / MARKER, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     with os.fdopen(marker, "w") as file:
         file.write(MARKER_TEXT)

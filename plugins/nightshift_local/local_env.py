@@ -1,17 +1,17 @@
-"""The NIGHTSHIFT_* settings of local servers, in ``<home>/env`` or for the length of a with block."""
+"""The NIGHTSHIFT_* settings of local servers: in ``<home>/env``, or during a with block."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Self
 
-from nightshift_local.object_server import ObjectServer
+from nightshift_local.home_files import write_private
 from nightshift_local.placement import prepare_home, remove_placed_files
 from nightshift_local.ports import LOOPBACK
-from nightshift_local.postgres import SUPERUSER, PostgresServer
+from nightshift_local.servers.object_server import REGION, ObjectServer
+from nightshift_local.servers.postgres import SUPERUSER, PostgresServer
 
 FILE_NAME = "env"
 ADMIN_FILE_NAME = "admin-env"
@@ -35,11 +35,7 @@ def warehouse_settings(server: PostgresServer) -> dict[str, str]:
 
 def mlflow_settings(server: PostgresServer) -> dict[str, str]:
     """Return the settings that point MLflow's tracking store at the local PostgreSQL."""
-    return {
-        "NIGHTSHIFT_MLFLOW_TRACKING_URI": server.url("mlflow").replace(
-            "postgresql:", "postgresql+psycopg2:"
-        )
-    }
+    return {"NIGHTSHIFT_MLFLOW_TRACKING_URI": server.sqlalchemy_url("mlflow")}
 
 
 def object_store_settings(server: ObjectServer) -> dict[str, str]:
@@ -47,7 +43,7 @@ def object_store_settings(server: ObjectServer) -> dict[str, str]:
     endpoint = server.endpoint
     return {
         "NIGHTSHIFT_S3_ENDPOINT_URL": endpoint.url,
-        "NIGHTSHIFT_S3_REGION": "us-east-1",
+        "NIGHTSHIFT_S3_REGION": REGION,
         "NIGHTSHIFT_S3_ACCESS_KEY_ID": endpoint.access_key_id,
         "NIGHTSHIFT_S3_SECRET_ACCESS_KEY": endpoint.secret_access_key,
         "NIGHTSHIFT_S3_BUCKET": endpoint.bucket,
@@ -55,49 +51,44 @@ def object_store_settings(server: ObjectServer) -> dict[str, str]:
 
 
 def write_env(home: Path, settings: Mapping[str, str]) -> Path:
-    """Replace ``<home>/env`` and ``<home>/admin-env`` (mode 0600) with the given settings; return the path of the first.
+    """Replace ``<home>/env`` and ``<home>/admin-env`` (mode 0600); return the path of the first.
 
     Args:
         home: Folder of local state.
         settings: Variables; those of the superuser go into the second file.
     """
     admin = {name: value for name, value in settings.items() if name.startswith(ADMIN_PREFIX)}
+    ordinary = {name: value for name, value in settings.items() if name not in admin}
     _write(home / ADMIN_FILE_NAME, admin)
-    return _write(
-        home / FILE_NAME, {name: value for name, value in settings.items() if name not in admin}
-    )
+    _write(home / FILE_NAME, ordinary)
+    return home / FILE_NAME
 
 
-def _write(target: Path, settings: Mapping[str, str]) -> Path:
+def _write(path: Path, settings: Mapping[str, str]) -> None:
     """Replace a file of variables, quoted for a shell."""
-    partial = target.parent / "run" / f"{target.name}.{os.getpid()}"
     lines = ["# Written by `nightshift up`. Variables of the process win over this file."]
     lines += [f"{name}='{value}'" for name, value in settings.items()]
-    partial.parent.mkdir(mode=0o700, exist_ok=True)
-    partial.unlink(missing_ok=True)
-    with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write("\n".join(lines) + "\n")
-    partial.replace(target)
-    return target
+    write_private(path, "\n".join(lines) + "\n")
 
 
 def read_env(home: Path, file_name: str = FILE_NAME) -> dict[str, str]:
-    """Return what a file of variables in the home says, ``env`` by default; empty if there is no such file."""
+    """Return the variables of a file of the home, ``env`` by default; empty without the file."""
     path = home / file_name
+    variables: dict[str, str] = {}
     if not path.is_file():
-        return {}
-    pairs = (
-        line.split("=", 1)
-        for line in path.read_text().splitlines()
-        if "=" in line and not line.startswith("#")
-    )
-    return {name: value.removeprefix("'").removesuffix("'") for name, value in pairs}
+        return variables
+    for line in path.read_text().splitlines():
+        name, separator, value = line.partition("=")
+        if separator and not line.startswith("#"):
+            variables[name] = value.removeprefix("'").removesuffix("'")
+    return variables
 
 
 class LocalServers:
-    """PostgreSQL and S3 without a supervisor, stopped at the end of a with block; for tests and benchmarks.
+    """PostgreSQL and S3 without a supervisor, for the length of a with block.
 
-    They also end when this process is killed within the block; their data stays then.
+    For tests and benchmarks. The servers also end when this process is killed within the block;
+    their data remains then.
 
     Args:
         home: Folder of local state.
@@ -108,7 +99,8 @@ class LocalServers:
 
     def __init__(self, home: Path) -> None:
         self._home = prepare_home(home)
-        self._postgres, self._object_server = PostgresServer(self._home), ObjectServer(self._home)
+        self._postgres = PostgresServer(self._home)
+        self._object_server = ObjectServer(self._home)
         self._exits = ExitStack()
         self.env: dict[str, str] = {}
 
@@ -116,7 +108,7 @@ class LocalServers:
         """Start both servers.
 
         Raises:
-            ServiceError: One of them did not start; the other is stopped.
+            ServiceError: A server did not start; both are stopped.
         """
         from nightshift_local.watchdog import ends_with_us
 
@@ -125,15 +117,15 @@ class LocalServers:
             self._postgres.ensure_started()
             self._object_server.ensure_started()
         except BaseException:
+            # The watchdog must not outlive a failed start.
             self.__exit__()
             raise
-        own = {"NIGHTSHIFT_HOME": str(self._home)}
-        self.env = (
-            own
-            | warehouse_settings(self._postgres)
-            | mlflow_settings(self._postgres)
-            | object_store_settings(self._object_server)
-        )
+        self.env = {
+            "NIGHTSHIFT_HOME": str(self._home),
+            **warehouse_settings(self._postgres),
+            **mlflow_settings(self._postgres),
+            **object_store_settings(self._object_server),
+        }
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -53,9 +53,10 @@ class Placement:
             os.chown(path, self.uid, self.gid, follow_symlinks=False)
 
     def reachable(self, path: Path) -> Path:
-        """Return ``path``, or a copy of it that the servers' user can read (hard links where possible)."""
+        """Return a path, or a copy of it (hard links) that the servers' user can read."""
         if self.uid is None or _can_traverse(path):
             return path
+        # An updated program gets a copy of its own; a running server keeps the old one.
         stamp = f"{path.stat().st_mtime_ns:x}-{path.stat().st_ino:x}"
         copy = self.root / "programs" / f"{path.name}-{stamp}"
         if not copy.exists():
@@ -84,6 +85,7 @@ def place_servers(home: Path) -> Placement:
     """Return where the servers of a prepared home keep their files and as whom they run."""
     if os.geteuid() != 0:
         return Placement(home)
+    # PostgreSQL refuses to run as root.
     user = pwd.getpwnam(UNPRIVILEGED_USER)
     root = home if _can_traverse(home) else _private_root(home)
     return Placement(root, user.pw_uid, user.pw_gid)
@@ -100,11 +102,11 @@ def remove_placed_files(home: Path) -> None:
 def _private_root(home: Path) -> Path:
     """Return the folder outside of an unreachable home; its random name is kept in the home."""
     pointer = home / "private-root"
-    root = _pointed_root(pointer)
-    if root is not None:
+    if (root := _pointed_root(pointer)) is not None:
         return root
     SYSTEM_STATE_DIR.mkdir(parents=True, exist_ok=True)
     SYSTEM_STATE_DIR.chmod(TRAVERSABLE)
+    # The name cannot be guessed: nobody can prepare files under it.
     root = Path(tempfile.mkdtemp(prefix=ROOT_PREFIX, dir=SYSTEM_STATE_DIR))
     root.chmod(TRAVERSABLE)
     pointer.write_text(str(root))
@@ -112,21 +114,19 @@ def _private_root(home: Path) -> Path:
 
 
 def _pointed_root(pointer: Path) -> Path | None:
-    """Return the folder that a home's pointer names; None unless it is one that we made, since it is deleted with the home."""
+    """Return the folder that a home's pointer names; None unless nightshift created it."""
     if not pointer.is_file():
         return None
     root = Path(pointer.read_text().strip())
-    is_ours = (
-        root.parent == SYSTEM_STATE_DIR
-        and root.name.startswith(ROOT_PREFIX)
-        and not root.is_symlink()
-    )
-    return root if is_ours and root.is_dir() else None
+    # The folder is deleted with the home: a pointer to another place must not be followed.
+    is_ours = root.parent == SYSTEM_STATE_DIR and root.name.startswith(ROOT_PREFIX)
+    return root if is_ours and root.is_dir() and not root.is_symlink() else None
 
 
 def _can_traverse(path: Path) -> bool:
     """Return whether every user can reach ``path`` and, through its own mode, use it."""
-    return all(p.stat().st_mode & stat.S_IXOTH for p in [path.resolve(), *path.resolve().parents])
+    path = path.resolve()
+    return all(folder.stat().st_mode & stat.S_IXOTH for folder in (path, *path.parents))
 
 
 def _copy(source: Path, target: Path) -> None:

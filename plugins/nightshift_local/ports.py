@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import random
 import socket
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 
 from nightshift.errors import ServiceError
+from nightshift_local.home_files import exclusive, write_private
 
 LOOPBACK = "127.0.0.1"
 FIRST_PORT, LAST_PORT = 15_000, 22_000
 """Below the kernel's ephemeral range (32768 and up), also with SeaweedFS's gRPC twins at +10000."""
+MAX_TRIES = 200
 PATIENCE_SECONDS = 10.0
-"""A killed server is gone from the process table before the kernel has closed its last socket."""
+"""The kernel closes the last socket of a killed server after its process is gone."""
 
 
 def is_free(port: int) -> bool:
@@ -49,10 +48,10 @@ class Ports:
         return json.loads(self._file.read_text()) if self._file.exists() else {}
 
     def usable(self, name: str, is_usable: Callable[[int], bool] = is_free) -> int:
-        """Return the remembered port of a service that is not running, or remember a new one if another program took it.
+        """Return a port for a service that is not running: the remembered one if it is usable.
 
-        A port that is taken by no living program is waited for: clients that still run were told
-        this one.
+        A port that no living program holds is waited for, because running clients know it. A port
+        that another program took is replaced.
 
         Args:
             name: Service name.
@@ -61,37 +60,26 @@ class Ports:
         Raises:
             ServiceError: No port is usable.
         """
-        with self._locked():
+        with exclusive(self._file.with_suffix(".lock")):
             ports = self.remembered()
             if name not in ports or not _becomes_usable(ports[name], is_usable):
-                ports[name] = self._choose(set(ports.values()), is_usable)
-                self._write(ports)
+                ports[name] = _choose(set(ports.values()), is_usable)
+                text = json.dumps(ports, indent=2, sort_keys=True)
+                write_private(self._file, f"{text}\n")
             return ports[name]
 
-    def _choose(self, taken: set[int], is_usable: Callable[[int], bool]) -> int:
-        for _ in range(200):
-            port = random.randrange(FIRST_PORT, LAST_PORT, 10)  # noqa: S311 - a port is no secret
-            if port not in taken and is_usable(port):
-                return port
-        raise ServiceError(
-            "No free loopback port was found.",
-            expected=f"a free port between {FIRST_PORT} and {LAST_PORT}",
-            todo="See what listens there with `ss -ltn`; `nightshift down` ends this home's own services.",
-        )
 
-    def _write(self, ports: dict[str, int]) -> None:
-        partial = self._file.with_suffix(".partial")
-        partial.write_text(json.dumps(ports, indent=2, sort_keys=True) + "\n")
-        partial.replace(self._file)
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        lock = os.open(self._file.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(lock)
+def _choose(taken: set[int], is_usable: Callable[[int], bool]) -> int:
+    for _ in range(MAX_TRIES):
+        # Steps of 10: SeaweedFS listens on the ports after its first one too.
+        port = random.randrange(FIRST_PORT, LAST_PORT, 10)  # noqa: S311 - a port is no secret
+        if port not in taken and is_usable(port):
+            return port
+    raise ServiceError(
+        "No free loopback port was found.",
+        expected=f"a free port between {FIRST_PORT} and {LAST_PORT}",
+        todo="See what listens there with `ss -ltn`; `nightshift down` ends this home's services.",
+    )
 
 
 def _becomes_usable(port: int, is_usable: Callable[[int], bool]) -> bool:
@@ -105,6 +93,10 @@ def _becomes_usable(port: int, is_usable: Callable[[int], bool]) -> bool:
 
 
 def _has_living_listener(port: int) -> bool:
-    """Return whether a program that we can see listens there; a dying one has lost its list of open files."""
-    listeners = (c for c in psutil.net_connections("tcp") if c.status == psutil.CONN_LISTEN)
-    return any(c.pid is not None and c.laddr.port == port for c in listeners)
+    """Return whether a living program that we can see listens on a port."""
+    for connection in psutil.net_connections("tcp"):
+        is_listener = connection.status == psutil.CONN_LISTEN and connection.laddr.port == port
+        # A dying program has lost its list of open files, so that its socket shows no pid.
+        if is_listener and connection.pid is not None:
+            return True
+    return False

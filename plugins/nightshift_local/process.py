@@ -1,4 +1,4 @@
-"""Start, recognise and end one server process by its recorded pid and start time, never by its name."""
+"""Start, recognise and end a server process by its recorded pid and start time."""
 
 from __future__ import annotations
 
@@ -9,15 +9,19 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import psutil
 
+from nightshift_local.home_files import write_private
+
 START_TIME_TOLERANCE_SECONDS = 2.0
 MAX_LOG_BYTES = 20_000_000
 MARK = "NIGHTSHIFT_PROCESS"
+"""Variable that marks every process of a part with home and name."""
 PYTHON = os.path.realpath(sys.executable)
 
 
@@ -43,14 +47,13 @@ class Launch:
 
     @property
     def digest(self) -> str:
-        """Return a digest of what the process is told; another digest means that a running process is outdated."""
-        return hashlib.sha256(
-            json.dumps([list(self.argv), dict(self.env), str(self.cwd)], sort_keys=True).encode()
-        ).hexdigest()
+        """Return a digest of the settings; a process with another digest is outdated."""
+        settings = [list(self.argv), dict(self.env), str(self.cwd)]
+        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
 class ServerProcess:
-    """One detached server process of a home, found again by any later program.
+    """One detached server process of a home; any later program finds it again.
 
     Args:
         home: Folder of local state, prepared.
@@ -65,7 +68,7 @@ class ServerProcess:
 
     @property
     def was_started(self) -> bool:
-        """Return whether a start is recorded that no stop has ended, whatever became of the process."""
+        """Return whether a start is recorded that no stop has ended; the process may be dead."""
         return self._record.exists()
 
     def find(self) -> psutil.Process | None:
@@ -73,27 +76,29 @@ class ServerProcess:
         record = self._read_record()
         try:
             process = psutil.Process(record["pid"])
-            if abs(process.create_time() - record["started_at"]) > START_TIME_TOLERANCE_SECONDS:
+            # The pid of an ended process may belong to another program by now.
+            age_difference = abs(process.create_time() - record["started_at"])
+            if age_difference > START_TIME_TOLERANCE_SECONDS or _is_ended(process):
                 return None
-            return None if _is_ended(process) else process
         except (KeyError, psutil.NoSuchProcess):
             return None
+        return process
 
     def is_outdated(self, launch: Launch) -> bool:
-        """Return whether the recorded process was started with other arguments or settings than these."""
+        """Return whether the recorded process was started with other arguments or settings."""
         return self._read_record().get("launch") != launch.digest
 
     def start(self, launch: Launch) -> psutil.Process:
         """Start the process in its own session, with its output in the log file, and record it.
 
-        What a killed predecessor left behind is ended first, except for workers that are busy (they
-        have children).
+        Idle workers of a killed predecessor are ended first; busy ones have children and continue.
         """
         self.end_idle_leftovers()
+        inherited = dict(os.environ) if launch.inherits_env else {}
         with self._open_log() as log:
             child = subprocess.Popen(  # noqa: S603 - argv is ours
                 list(launch.argv),
-                env={**(os.environ if launch.inherits_env else {}), **launch.env, MARK: self._mark},
+                env=inherited | dict(launch.env) | {MARK: self._mark},
                 cwd=launch.cwd,
                 user=launch.uid,
                 group=launch.gid,
@@ -104,8 +109,10 @@ class ServerProcess:
                 start_new_session=True,
                 umask=0o077,
             )
-        child.returncode = 0  # detached on purpose: it outlives us, and find() reaps it
+        # Detached on purpose: the child outlives this process, and find() reaps it.
+        child.returncode = 0
         process = psutil.Process(child.pid)
+        # Busy workers of a predecessor keep their session, so that stop() still finds them.
         sessions = sorted({os.getsid(member.pid) for member in self.members()} | {child.pid})
         self._write_record(
             pid=child.pid, started_at=process.create_time(), launch=launch.digest, sessions=sessions
@@ -119,7 +126,7 @@ class ServerProcess:
         *,
         with_children: bool = True,
     ) -> None:
-        """End the process and whatever it has left behind; the polite signal comes first, then SIGKILL.
+        """End the process and its leftovers: by a polite signal first, then by SIGKILL.
 
         Args:
             polite: Signal that asks the process to end.
@@ -127,48 +134,48 @@ class ServerProcess:
             with_children: Whether its children end too when they have opened a session of their
                 own.
         """
-        process = self.find()
-        family = process.children(recursive=True) if process is not None and with_children else []
-        if process is not None:
+        survivors: list[psutil.Process] = []
+        if (process := self.find()) is not None:
+            survivors.append(process)
+            # Children are listed before the signal: afterwards nobody knows whose they were.
+            if with_children:
+                survivors += process.children(recursive=True)
             process.send_signal(polite)
-            _gone(process, grace_seconds)
-        for survivor in {*family, *self.members(), *([process] if process else [])}:
+            _wait_for_end(process, grace_seconds)
+        for survivor in {*survivors, *self.members()}:
             _kill(survivor)
         self._record.unlink(missing_ok=True)
 
     def end_idle_leftovers(self) -> None:
-        """End the idle workers that an earlier, killed process of this part has left behind; a busy one and its task go on to their end."""
+        """End the idle workers of an earlier, killed process; busy ones finish their tasks."""
         leader = self.find()
         members = self.members()
         pids = {member.pid for member in members}
         for member in members:
-            if (
-                (leader is None or os.getsid(member.pid) != leader.pid)
-                and not member.children()
-                and member.ppid() not in pids
-            ):
+            is_current = leader is not None and os.getsid(member.pid) == leader.pid
+            is_task = member.ppid() in pids
+            if not (is_current or is_task or member.children()):
                 _kill(member)
 
     def members(self) -> list[psutil.Process]:
-        """Return the running processes in the sessions that this part has opened, also after the part itself was killed."""
+        """Return the running processes of this part's sessions, also when the part was killed."""
         sessions = set(self._read_record().get("sessions", []))
-        return [
-            process
-            for process in psutil.process_iter()
-            if sessions and self._is_member(process, sessions)
-        ]
+        if not sessions:
+            return []
+        return [member for member in psutil.process_iter() if self._is_member(member, sessions)]
 
     def _is_member(self, process: psutil.Process, sessions: set[int]) -> bool:
-        """Return whether a process is in one of the sessions and carries our mark, or had it overwritten by its title."""
+        """Return whether a process is in one of the sessions and carries our mark."""
         try:
             if os.getsid(process.pid) not in sessions or _is_ended(process):
                 return False
-            environment = process.environ()
-            return environment.get(MARK, self._mark) == self._mark and bool(
-                MARK in environment or process.exe() == PYTHON
-            )
+            mark = process.environ().get(MARK)
+            if mark is None:
+                # A process title overwrites the environment: our own interpreter counts as ours.
+                return bool(process.exe() == PYTHON)
         except (OSError, psutil.Error):
             return False
+        return bool(mark == self._mark)
 
     def log_tail(self, n_lines: int = 12) -> str:
         """Return the last lines of the log file."""
@@ -184,37 +191,29 @@ class ServerProcess:
         return record
 
     def _write_record(self, **content: object) -> None:
-        partial = self._record.with_suffix(".partial")
-        partial.write_text(json.dumps(content))
-        partial.replace(self._record)
+        write_private(self._record, json.dumps(content))
 
     def _open_log(self) -> BinaryIO:
         if self.log_file.exists() and self.log_file.stat().st_size > MAX_LOG_BYTES:
             self.log_file.replace(self.log_file.with_suffix(".log.1"))
-        return os.fdopen(
-            os.open(self.log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab"
-        )
+        descriptor = os.open(self.log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        return os.fdopen(descriptor, "ab")
 
 
 def _is_ended(process: psutil.Process) -> bool:
     """Return whether the process is dead; a dead child of ours is reaped."""
     if process.status() != psutil.STATUS_ZOMBIE:
         return False
-    _gone(process, 0)
+    _wait_for_end(process, 0)
     return True
 
 
-def _gone(process: psutil.Process, seconds: float) -> bool:
-    try:
+def _wait_for_end(process: psutil.Process, seconds: float) -> None:
+    with suppress(psutil.TimeoutExpired):
         process.wait(seconds)
-    except psutil.TimeoutExpired:
-        return False
-    return True
 
 
 def _kill(process: psutil.Process) -> None:
-    try:
+    with suppress(psutil.NoSuchProcess, psutil.TimeoutExpired):
         process.kill()
         process.wait(5)
-    except (psutil.NoSuchProcess, psutil.TimeoutExpired):
-        return

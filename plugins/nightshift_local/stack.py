@@ -1,60 +1,34 @@
-"""Put together the parts that a home runs itself, leaving out what the environment says is elsewhere."""
+"""Compose the parts that a home runs itself; the environment can place servers elsewhere."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from nightshift.errors import ServiceError
-from nightshift_local.airflow_parts import COMMANDS, AirflowPart
 from nightshift_local.local_env import (
     mlflow_settings,
     object_store_settings,
     read_env,
     warehouse_settings,
 )
-from nightshift_local.mlflow_server import MlflowServer
-from nightshift_local.object_server import ObjectServer
+from nightshift_local.part import Part
 from nightshift_local.placement import prepare_home
-from nightshift_local.postgres import PostgresServer
-from nightshift_local.process import ServerProcess
+from nightshift_local.servers.airflow_parts import COMMANDS, AirflowPart
+from nightshift_local.servers.mlflow_server import MlflowServer
+from nightshift_local.servers.object_server import ObjectServer
+from nightshift_local.servers.postgres import PostgresServer
 
 GROUPS = ("postgres", "s3", "airflow", "mlflow")
+BASE_GROUPS = ("postgres", "s3")
+"""What Airflow and MLflow use: warehouse and bucket."""
 DEFAULT_GROUPS = ("postgres", "s3", "airflow")
 """What `nightshift up` starts. MLflow's pages are for people, so a person asks for them:
 `nightshift up --with mlflow`.
 """
 AIRFLOW_DATABASE = "NIGHTSHIFT_AIRFLOW_DATABASE_URL"
-
-
-class Part(Protocol):
-    """One server that the supervisor keeps running."""
-
-    name: str
-    group: str
-    is_optional: bool
-    unhealthy_limit_seconds: float | None
-    process: ServerProcess
-
-    @property
-    def port(self) -> int:
-        """Return its TCP port, 0 for none."""
-
-    @property
-    def address(self) -> str:
-        """Return where a person reaches it, empty for nowhere."""
-
-    def ensure_started(self) -> object:
-        """Start it unless it runs."""
-
-    def stop(self) -> None:
-        """Stop it."""
-
-    def is_healthy(self) -> bool:
-        """Return whether it does its work."""
 
 
 @dataclass(frozen=True)
@@ -83,11 +57,11 @@ class Surroundings:
     """
 
     def __init__(self, home: Path, environment: Mapping[str, str]) -> None:
-        own = read_env(home)
+        own = read_env(home).items()
         self.variables = {
-            k: v
-            for k, v in environment.items()
-            if k.startswith("NIGHTSHIFT_") and v and own.get(k) != v
+            name: value
+            for name, value in environment.items() - own
+            if name.startswith("NIGHTSHIFT_") and value
         }
 
     def has(self, *names: str) -> bool:
@@ -104,7 +78,7 @@ class Surroundings:
             )
             if AIRFLOW_DATABASE not in self.variables:
                 reasons["airflow"] = (
-                    f"the local PostgreSQL is not started; set {AIRFLOW_DATABASE} to run Airflow here."
+                    f"the local PostgreSQL is not started; set {AIRFLOW_DATABASE} to run it."
                 )
         if self.has("S3_ENDPOINT_URL", "S3_ACCESS_KEY_ID"):
             reasons["s3"] = "NIGHTSHIFT_S3_* names another store."
@@ -118,7 +92,7 @@ def compose(
     groups: Collection[str] = DEFAULT_GROUPS,
     environment: Mapping[str, str] | None = None,
 ) -> Stack:
-    """Return the parts of the asked groups that this home runs itself.
+    """Return the parts of the requested groups that this home runs itself.
 
     Args:
         home: Folder of local state.
@@ -128,24 +102,28 @@ def compose(
     Raises:
         ServiceError: A group is unknown.
     """
-    if unknown := set(groups) - set(GROUPS):
+    unknown = set(groups) - set(GROUPS)
+    if unknown:
         raise ServiceError(
             f"Unknown service: {', '.join(sorted(unknown))}.", expected=", ".join(GROUPS)
         )
     home = prepare_home(home)
-    around = Surroundings(home, os.environ if environment is None else environment)
-    left_out = around.left_out()
-    chosen = [group for group in GROUPS if group in groups and group not in left_out]
-    notices = tuple(
-        f"{group} is not started here: {left_out[group]}"
-        for group in GROUPS
-        if group in groups and group in left_out
-    )
-    return Stack(tuple(_parts(home, chosen, around)), notices, _settings(home, left_out))
+    surroundings = Surroundings(home, os.environ if environment is None else environment)
+    left_out = surroundings.left_out()
+    parts: list[Part] = []
+    notices: list[str] = []
+    for group in GROUPS:
+        if group not in groups:
+            continue
+        if group in left_out:
+            notices.append(f"{group} is not started: {left_out[group]}")
+        else:
+            parts += _parts(home, group, surroundings)
+    return Stack(tuple(parts), tuple(notices), _settings(home, left_out))
 
 
 def expected_groups(home: Path) -> list[str]:
-    """Return the groups that should run: what `nightshift up` starts, and what was started beside it and never stopped."""
+    """Return the groups that should run: the default ones, and those that were started extra."""
     started = {part.group for part in all_parts(home) if part.process.was_started}
     return [group for group in GROUPS if group in DEFAULT_GROUPS or group in started]
 
@@ -157,27 +135,28 @@ def running_groups(home: Path) -> set[str]:
 
 def all_parts(home: Path) -> tuple[Part, ...]:
     """Return every part that this home could have started, whatever the environment says now."""
+    # An empty environment places nothing elsewhere.
     return compose(home, GROUPS, {}).parts
 
 
-def _parts(home: Path, groups: Iterable[str], around: Surroundings) -> Iterable[Part]:
-    for group in groups:
-        if group == "postgres":
-            yield PostgresServer(home)
-        elif group == "s3":
-            yield ObjectServer(home)
-        elif group == "airflow":
-            yield from (
-                AirflowPart(home, name, around.variables.get(AIRFLOW_DATABASE)) for name in COMMANDS
-            )
-        else:
-            yield MlflowServer(home, around.variables)
+def _parts(home: Path, group: str, surroundings: Surroundings) -> list[Part]:
+    """Return the parts of a group in the order in which they start."""
+    if group == "postgres":
+        return [PostgresServer(home)]
+    if group == "s3":
+        return [ObjectServer(home)]
+    if group == "mlflow":
+        return [MlflowServer(home, surroundings.variables)]
+    database_url = surroundings.variables.get(AIRFLOW_DATABASE)
+    return [AirflowPart(home, name, database_url) for name in COMMANDS]
 
 
 def _settings(home: Path, left_out: Collection[str]) -> dict[str, str]:
-    """Return the settings of the local servers, also of those that are not asked for now but were once started."""
-    postgres, store = PostgresServer(home), ObjectServer(home)
+    """Return the settings of the local servers, also of those that were only started earlier."""
+    postgres = PostgresServer(home)
+    store = ObjectServer(home)
     settings = {"NIGHTSHIFT_HOME": str(home)}
+    # A port is remembered from the first start on.
     if postgres.port and "postgres" not in left_out:
         settings |= warehouse_settings(postgres)
     if postgres.port and "mlflow" not in left_out:

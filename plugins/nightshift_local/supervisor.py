@@ -1,8 +1,7 @@
 """Keep the parts of a home running: start, watch, restart with growing pauses.
 
-The supervisor is one small process. It is not the parts' parent in any way that matters: each part
-is found again by its recorded pid and start time, so a supervisor that was killed is replaced by
-`nightshift up` without touching a part.
+The supervisor is one small process. Each part is found by its recorded pid and start time, so that
+`nightshift up` can replace a killed supervisor without restarting a part.
 """
 
 from __future__ import annotations
@@ -23,12 +22,14 @@ from typing import TYPE_CHECKING
 import psutil
 
 from nightshift.settings import PROJECT_ROOT
-from nightshift_local.airflow_parts import API_SERVER, DAG_PROCESSOR, SCHEDULER
 from nightshift_local.home import is_home
+from nightshift_local.home_files import open_lock, write_private
 from nightshift_local.local_env import write_env
+from nightshift_local.part import Part
 from nightshift_local.placement import prepare_home
-from nightshift_local.process import Launch, ServerProcess
-from nightshift_local.stack import Part, compose
+from nightshift_local.process import MARK, Launch, ServerProcess
+from nightshift_local.servers.airflow_parts import API_SERVER, DAG_PROCESSOR, SCHEDULER
+from nightshift_local.stack import compose
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -40,22 +41,22 @@ FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 60.0
 STABLE_AFTER_SECONDS = 60.0
 SILENT_INTERVAL_SECONDS = 2.0
-"""Between two checks of a part that does not answer, so that what waits for it goes on soon."""
+"""Between two checks of a part that does not answer, so that what waits for it continues soon."""
 SILENT_CHECKS = 6
 """Checks in a row without an answer after which a running part counts as away, half a minute or
 more: late answers of a busy machine are no outage. One whose process is gone is away at once.
 """
 SETTLE_SECONDS = 20.0
-"""How long a part answers before what was held back goes on: tasks that have waited for it send
-their heartbeats first, or the scheduler would take them for dead. Workers ask again every 15
-seconds at the latest (``airflow_settings``).
+"""How long a part must answer before what was held back continues: waiting tasks send their
+heartbeats first, or the scheduler would take them for dead. Workers retry every 15 seconds at the
+latest (``airflow_settings``).
 """
 HELD_BACK_BY: Mapping[str, str] = {SCHEDULER: API_SERVER}
 """Parts that do not run while another one does not answer: each task that is dispatched
 meanwhile loses a try.
 """
-JUDGED_THROUGH: Mapping[str, str] = {SCHEDULER: API_SERVER, DAG_PROCESSOR: API_SERVER}
-"""Parts whose health another one reports: while that is away, nobody knows theirs."""
+HEALTH_REPORTED_BY: Mapping[str, str] = {SCHEDULER: API_SERVER, DAG_PROCESSOR: API_SERVER}
+"""Parts whose health another part reports: while that is away, their health is unknown."""
 
 log = logging.getLogger(__name__)
 
@@ -93,18 +94,18 @@ class PartState:
         return self.n_silent >= SILENT_CHECKS
 
     def note_answer(self, now: float, *, is_healthy: bool) -> None:
-        """Remember what a check came to."""
+        """Record the result of a health check."""
         if is_healthy and self.is_away:
             self.answers_since = now
         self.n_silent = 0 if is_healthy else self.n_silent + 1
 
     def note_end(self) -> None:
-        """Remember that the process is gone."""
+        """Record that the process is gone."""
         self.n_silent = SILENT_CHECKS
 
 
 class Supervisor:
-    """Keeps some groups of parts running until it is told to end.
+    """Keeps some groups of parts running until it is asked to end.
 
     Args:
         home: Folder of local state, prepared.
@@ -121,7 +122,8 @@ class Supervisor:
         self._is_ending = True
 
     def run(self) -> None:
-        """Watch the parts until asked to end, or until the home is deleted, which a start would make anew."""
+        """Watch the parts until asked to end, or until the home is deleted."""
+        # A start would create a deleted home again.
         while not self._is_ending and is_home(self._home):
             self.watch_once()
             time.sleep(TICK_SECONDS)
@@ -134,7 +136,8 @@ class Supervisor:
             state = self._states.setdefault(part.name, PartState())
             try:
                 self._watch(part, state, time.monotonic())
-            except Exception as error:  # noqa: BLE001 - whatever one part raises, the others are still watched
+            # Whatever this part raises, the remaining parts must still be watched.
+            except Exception as error:  # noqa: BLE001
                 self._note_failure(part, state, str(error))
 
     def _watch(self, part: Part, state: PartState, now: float) -> None:
@@ -150,16 +153,17 @@ class Supervisor:
             self._start(part, state, now)
         elif now >= state.next_check_at:
             self._check(part, state, now)
-            state.next_check_at = now + (
-                SILENT_INTERVAL_SECONDS if state.n_silent else HEALTH_INTERVAL_SECONDS
-            )
+            interval = SILENT_INTERVAL_SECONDS if state.n_silent else HEALTH_INTERVAL_SECONDS
+            state.next_check_at = now + interval
 
     def _is_held_back(self, part: Part, process: psutil.Process | None, now: float) -> bool:
-        """Return whether a part must not run now; one that runs is stopped by SIGSTOP, since its end would end its tasks."""
-        if (leader := self._states.get(HELD_BACK_BY.get(part.name, ""))) is None:
+        """Return whether a part must not run now; a running one is suspended."""
+        leader = self._states.get(HELD_BACK_BY.get(part.name, ""))
+        if leader is None:
             return False
         is_suspended = process is not None and process.status() == psutil.STATUS_STOPPED
         if leader.is_away:
+            # SIGSTOP instead of an end, which would end the part's tasks too.
             if process is not None and not is_suspended:
                 log.warning("%s is suspended: %s is away", part.name, HELD_BACK_BY[part.name])
                 process.suspend()
@@ -168,11 +172,12 @@ class Supervisor:
             return False
         if now - leader.answers_since < SETTLE_SECONDS:
             return True
-        log.info("%s goes on", part.name)
+        log.info("%s continues", part.name)
         process.resume()
         return False
 
     def _start(self, part: Part, state: PartState, now: float) -> None:
+        # A start that did not last counts as a failure: the next pause is longer.
         if state.n_starts and now - state.started_at < STABLE_AFTER_SECONDS:
             self._pause(state, now)
         else:
@@ -185,26 +190,24 @@ class Supervisor:
         self._publish()
 
     def _check(self, part: Part, state: PartState, now: float) -> None:
+        # Workers of a killed predecessor hold connections and memory.
         part.process.end_idle_leftovers()
-        judge = self._states.get(JUDGED_THROUGH.get(part.name, ""))
-        if judge is not None and judge.is_away:
+        reporter = self._states.get(HEALTH_REPORTED_BY.get(part.name, ""))
+        if reporter is not None and reporter.is_away:
             state.healthy_at = now
             return
         is_healthy = part.is_healthy()
         state.note_answer(now, is_healthy=is_healthy)
         if is_healthy:
             state.healthy_at = now
+            # Restarts a part whose settings have changed.
             part.ensure_started()
-        elif (
-            part.unhealthy_limit_seconds is not None
-            and state.healthy_at
-            and now - state.healthy_at > part.unhealthy_limit_seconds
-        ):
-            log.warning(
-                "%s does not answer since %.0f s: restarting it", part.name, now - state.healthy_at
-            )
-            part.stop()
+            return
         state.healthy_at = state.healthy_at or now
+        limit, seconds = part.unhealthy_limit_seconds, now - state.healthy_at
+        if limit is not None and seconds > limit:
+            log.warning("%s has not answered for %.0f s: restarting it", part.name, seconds)
+            part.stop()
 
     def _note_failure(self, part: Part, state: PartState, reason: str) -> None:
         state.last_error = reason
@@ -215,39 +218,38 @@ class Supervisor:
     @staticmethod
     def _pause(state: PartState, now: float) -> None:
         state.n_failures += 1
-        state.next_try_at = now + min(
-            FIRST_PAUSE_SECONDS * 2**state.n_failures, LONGEST_PAUSE_SECONDS
-        )
+        pause = FIRST_PAUSE_SECONDS * 2**state.n_failures
+        state.next_try_at = now + min(pause, LONGEST_PAUSE_SECONDS)
 
     def _publish(self) -> None:
-        """Rewrite the env file (a part may have got another port) and what `status` shows."""
+        """Rewrite the env file, since a part may have another port, and the recorded states."""
         write_env(self._home, compose(self._home, self._groups).settings)
-        state_file = self._home / "run" / "states.json"
-        partial = state_file.with_suffix(".partial")
-        partial.write_text(
-            json.dumps({name: asdict(state) for name, state in self._states.items()})
-        )
-        partial.replace(state_file)
+        states = {name: asdict(state) for name, state in self._states.items()}
+        write_private(_state_file(self._home), json.dumps(states))
 
 
 def read_states(home: Path) -> dict[str, PartState]:
-    """Return what the running supervisor last said of each part; empty if none runs."""
-    state_file = home / "run" / "states.json"
+    """Return the last recorded state of each part; empty if no supervisor runs."""
+    state_file = _state_file(home)
     if ServerProcess(home, NAME).find() is None or not state_file.is_file():
         return {}
-    return {name: PartState(**state) for name, state in json.loads(state_file.read_text()).items()}
+    states = json.loads(state_file.read_text())
+    return {name: PartState(**state) for name, state in states.items()}
+
+
+def _state_file(home: Path) -> Path:
+    return home / "run" / "states.json"
 
 
 def ensure_supervisor(home: Path, groups: Sequence[str]) -> None:
-    """Start the supervisor of a home for these groups, replacing one that watches others or was told other settings."""
+    """Start the supervisor of a home; replace one with other groups or settings."""
     process = ServerProcess(home, NAME)
     argv = [sys.executable, "-m", __name__, "--home", str(home), "--groups", ",".join(groups)]
-    own = {
-        name: value
-        for name, value in os.environ.items()
-        if name.startswith("NIGHTSHIFT_") and name != "NIGHTSHIFT_PROCESS"
-    }
-    launch = Launch(argv, {**own, "NIGHTSHIFT_HOME": str(home)}, PROJECT_ROOT, inherits_env=True)
+    # Other settings make a running supervisor outdated; MARK only names who started this process.
+    settings = {name: value for name, value in os.environ.items() if name.startswith("NIGHTSHIFT_")}
+    settings.pop(MARK, None)
+    settings["NIGHTSHIFT_HOME"] = str(home)
+    launch = Launch(argv, settings, PROJECT_ROOT, inherits_env=True)
     if process.find() is not None:
         if not process.is_outdated(launch):
             return
@@ -256,7 +258,7 @@ def ensure_supervisor(home: Path, groups: Sequence[str]) -> None:
 
 
 def stop_supervisor(home: Path) -> None:
-    """End the supervisor; the parts, which are its children or were adopted, keep running."""
+    """End the supervisor; the parts keep running."""
     ServerProcess(home, NAME).stop(with_children=False)
 
 
@@ -269,15 +271,16 @@ def main() -> None:
     os.umask(0o077)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     home = prepare_home(arguments.home)
-    lock = os.open(home / "run" / "supervisor.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    lock = open_lock(home / "run" / "supervisor.lock")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         sys.exit("Another supervisor watches this home.")
-    (home / "run" / "states.json").unlink(missing_ok=True)
+    _state_file(home).unlink(missing_ok=True)
     supervisor = Supervisor(home, arguments.groups)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: supervisor.end())
+    # The terminal that started the supervisor may close.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     supervisor.run()
 

@@ -1,4 +1,4 @@
-"""One `nightshift up` at a time for each home: a second one waits, or says that it gave up."""
+"""Allow one `nightshift up` at a time for each home: a second one waits, then gives up."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from nightshift.errors import ServiceError
+from nightshift_local.home_files import open_lock
 
 FILE_NAME = "up.lock"
 WAIT_SECONDS = 300.0
@@ -18,30 +19,37 @@ POLL_SECONDS = 0.2
 
 @contextmanager
 def only_up(
-    home: Path, say: Callable[[str], None], wait_seconds: float = WAIT_SECONDS
+    home: Path, report: Callable[[str], None], wait_seconds: float = WAIT_SECONDS
 ) -> Iterator[None]:
     """Hold a home's lock during the block; the kernel releases it when the holder dies.
 
     Args:
         home: Folder of local state, prepared.
-        say: Told once when somebody else holds the lock.
-        wait_seconds: How long to wait for the other.
+        report: Called once when another process holds the lock.
+        wait_seconds: How long to wait for that process.
 
     Raises:
-        ServiceError: The other did not end in time.
+        ServiceError: It did not end in time.
     """
-    lock = os.open(home / "run" / FILE_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    lock = open_lock(home / "run" / FILE_NAME)
     try:
-        if not _take(lock, 0):
-            say("  another `nightshift up` works on this home: waiting for it")
-            if not _take(lock, wait_seconds):
-                raise _busy(home, wait_seconds)
+        if not _acquire(lock, 0):
+            report("  another `nightshift up` works on this home: waiting for it")
+            if not _acquire(lock, wait_seconds):
+                raise ServiceError(
+                    f"Another `nightshift up` still works on {home} after {wait_seconds:g} s.",
+                    expected="one at a time",
+                    todo="Wait for it, or end it and run `nightshift up` again;"
+                    " its services keep running.",
+                    code="NS-SERVICE-014",
+                )
         yield
     finally:
         os.close(lock)
 
 
-def _take(lock: int, wait_seconds: float) -> bool:
+def _acquire(lock: int, wait_seconds: float) -> bool:
+    """Return whether the lock was acquired in time."""
     deadline = time.monotonic() + wait_seconds
     while True:
         try:
@@ -52,12 +60,3 @@ def _take(lock: int, wait_seconds: float) -> bool:
             time.sleep(POLL_SECONDS)
         else:
             return True
-
-
-def _busy(home: Path, seconds: float) -> ServiceError:
-    return ServiceError(
-        f"Another `nightshift up` still works on {home} after {seconds:g} s.",
-        expected="one at a time",
-        todo="Wait for it, or end it and run `nightshift up` again; its services go on.",
-        code="NS-SERVICE-014",
-    )

@@ -31,7 +31,7 @@ NAME = "watchdog"
 
 @contextmanager
 def ends_with_us(home: Path) -> Iterator[None]:
-    """Stop each server of a home that runs when the block ends, or this process, in whatever way.
+    """Stop each server of a home when the block or this process ends, in whatever way.
 
     Args:
         home: Folder of local state; the block starts its servers.
@@ -45,7 +45,7 @@ def ends_with_us(home: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        # Not by its record, which is gone when the block deleted the home.
+        # The child is killed by its handle: its record is gone when the block deleted the home.
         child.kill()
         child.wait()
         if home.is_dir():
@@ -69,7 +69,7 @@ def wait_for_end(pid: int, started_at: float) -> None:
 
 
 def stop_everything(home: Path) -> None:
-    """Stop the supervisor, which would start the others again, then every part; data stays."""
+    """Stop the supervisor, which would restart the parts, then every part; data remains."""
     stop_supervisor(home)
     started = [part for part in all_parts(home) if part.process.was_started]
     with ThreadPoolExecutor(max(len(started), 1)) as pool:
@@ -82,10 +82,10 @@ def main() -> None:
     parser.add_argument("--home", type=Path, required=True)
     parser.add_argument("--pid", type=int, required=True)
     parser.add_argument("--started-at", type=float, required=True)
-    given = parser.parse_args()
-    wait_for_end(given.pid, given.started_at)
-    if given.home.is_dir():
-        stop_everything(prepare_home(given.home))
+    arguments = parser.parse_args()
+    wait_for_end(arguments.pid, arguments.started_at)
+    if arguments.home.is_dir():
+        stop_everything(prepare_home(arguments.home))
 
 
 if __name__ == "__main__":

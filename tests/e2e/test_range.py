@@ -11,7 +11,7 @@ from tests.whole_night import Whole, expected_dags, not_green
 from nightshift.contracts.partitions import PartitionRange
 from nightshift.warehouse.connection import connect
 from nightshift_local.airflow_api import AirflowApi, DagRun
-from nightshift_local.airflow_parts import API_SERVER, AirflowPart
+from nightshift_local.servers.airflow_parts import API_SERVER, AirflowPart
 
 pytestmark = [
     pytest.mark.airflow,

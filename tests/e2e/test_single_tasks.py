@@ -10,7 +10,7 @@ from tests.whole_night import NIGHT, Whole
 
 from nightshift.registry.rollback import history
 from nightshift.warehouse.connection import connect
-from nightshift_local.airflow_settings import USER
+from nightshift_local.servers.airflow_settings import USER
 
 pytestmark = [pytest.mark.airflow, pytest.mark.integration, pytest.mark.timeout(900)]
 

@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from nightshift.settings import PROJECT_ROOT
-from nightshift_local.airflow_settings import QUIET_VENDORS, pools_document
-from nightshift_local.mlflow_app import PASSWORD_VARIABLE
+from nightshift_local.servers.airflow_settings import QUIET_VENDORS, pools_document
+from nightshift_local.servers.mlflow_app import PASSWORD_VARIABLE
 
 DOCKER = PROJECT_ROOT / "docker"
 COMPOSE = (DOCKER / "compose.yaml").read_text(encoding="utf-8")
@@ -125,7 +125,7 @@ def test_scheduler_serves_its_health_to_its_own_container_and_no_logs():
 
 def test_mlflow_is_served_by_our_page_behind_its_login():
     command = SERVICES["mlflow"]["command"]
-    assert command[-1] == "nightshift_local.mlflow_app:create()"
+    assert command[-1] == "nightshift_local.servers.mlflow_app:create()"
     assert "mlflow" not in command
     assert PASSWORD_VARIABLE in SERVICES["mlflow"]["environment"]
 

@@ -1,4 +1,4 @@
-"""The night on Celery: Redis, two worker processes, the shards of one partition on both; and one worker is lost in the middle.
+"""A night on Celery: the shards of one partition run on two workers, and one worker is lost.
 
 A target of its own, ``make test-celery``: it needs a whole Airflow with another executor.
 """
@@ -33,7 +33,7 @@ from tests.chaos.scheduler.disturbance import (
 from tests.whole_night import NIGHT, Whole, open_whole
 
 from nightshift.warehouse.connection import connect
-from nightshift_local.airflow_parts import AirflowPart
+from nightshift_local.servers.airflow_parts import AirflowPart
 
 pytestmark = [
     pytest.mark.airflow,
@@ -190,7 +190,9 @@ def shards_by_worker(workers: Workers) -> dict[str, int]:
 def n_publications(night: Whole) -> list[int]:
     """Return how often each load of the predictions was published."""
     query = """
-        select count(*) from ops.ledger where dataset = %s and partition_date = %s and event = 'published' group by load_id order by load_id
+        select count(*) from ops.ledger
+        where dataset = %s and partition_date = %s and event = 'published'
+        group by load_id order by load_id
     """
     with connect(night.settings, "test") as conn:
         return [n for (n,) in conn.execute(query, [PREDICTIONS, NIGHT])]
@@ -202,7 +204,8 @@ def test_one_partition_is_scored_by_two_workers_and_published_once(
 ) -> None:
     query = """
         select count(*), count(distinct flight_id), count(distinct shard)
-        from predictions.flight_delayed join ops.published using (partition_date, load_id) where dataset = %s and partition_date = %s
+        from predictions.flight_delayed join ops.published using (partition_date, load_id)
+        where dataset = %s and partition_date = %s
     """
     with connect(night.settings, "test") as conn:
         n_rows, n_flights, n_shards = conn.execute(query, [PREDICTIONS, NIGHT]).fetchone() or (

@@ -1,1 +1,1 @@
-"""What a person types."""
+"""The `nightshift` command: one file per subcommand, one folder per panel of its help."""

@@ -1,4 +1,4 @@
-"""The ``nightshift`` command: what a person types. Each command imports what it needs when it runs."""
+"""The `nightshift` command: its subcommands, in panels and in the order of a user's day."""
 
 from __future__ import annotations
 
@@ -7,37 +7,37 @@ import sys
 
 import typer
 
-from nightshift.cli import (
-    airflow,
-    analyst,
-    check_freshness,
+from nightshift.cli.data import (
+    backfill,
     contract,
-    critical_path,
-    doctor,
+    deliver,
+    deliver_history,
     drop,
-    end_run,
-    evidence,
-    history,
-    models,
     profile,
-    psql,
     quarantine,
     redo,
-    report,
-    repro,
-    rescue,
-    services,
-    setup,
-    void,
-    why,
 )
+from nightshift.cli.models import evidence, models, rollback, train
+from nightshift.cli.operations import (
+    analyst,
+    check_freshness,
+    critical_path,
+    end_run,
+    rescue,
+    void,
+)
+from nightshift.cli.predictions import monitor, report, repro, score, why
+from nightshift.cli.services import airflow, doctor, down, migrate, psql, status, up
 from nightshift.errors import NightshiftError
 from nightshift.resource_errors import translate_resource_errors
 
 SPIN_COUNT = "10000"
-"""OpenMP threads that spin beside busy neighbours make a training ten times slower. Source:
+"""OpenMP threads that spin next to busy neighbours make a training ten times slower. Source:
 docs/adr/0002-local-services.md.
 """
+
+SERVICES, DATA, MODELS = "Services", "Data", "Models"
+PREDICTIONS, OPERATIONS = "Predictions", "Operations"
 
 app = typer.Typer(
     help="A nightly batch-ML pipeline that a team can leave alone with its pager.",
@@ -45,53 +45,48 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.command()(services.up)
-app.command()(services.down)
-app.command()(services.status)
-app.command()(setup.migrate)
-for command in (
-    history.deliver,
-    history.deliver_history,
-    history.backfill,
-    history.train,
-    history.score,
-    history.monitor,
-):
-    app.command()(command)
-app.command()(doctor.doctor)
-app.command()(psql.psql)
-app.add_typer(analyst.app, name="analyst")
-app.add_typer(quarantine.app, name="quarantine")
-app.add_typer(contract.app, name="contract")
-app.add_typer(drop.app, name="drop")
-app.command()(redo.redo)
-app.command()(models.models)
-app.command()(models.rollback)
-app.command()(evidence.evidence)
-app.command()(report.report)
-app.command()(critical_path.critical_path)
-app.command()(profile.profile)
-app.command()(repro.repro)
-app.command()(why.why)
-app.command()(rescue.rescue)
-app.command()(void.void)
-app.command()(check_freshness.check_freshness)
-app.command()(end_run.end_run)
-app.command(context_settings=airflow.CONTEXT)(airflow.airflow)
+# Each command imports the heavy libraries when it runs, so that `nightshift --help` is quick.
+COMMANDS = {
+    SERVICES: (up.up, status.status, doctor.doctor, down.down, migrate.migrate, psql.psql),
+    DATA: (
+        deliver.deliver,
+        deliver_history.deliver_history,
+        backfill.backfill,
+        redo.redo,
+        profile.profile,
+    ),
+    MODELS: (train.train, models.models, evidence.evidence, rollback.rollback),
+    PREDICTIONS: (score.score, monitor.monitor, report.report, why.why, repro.repro),
+    OPERATIONS: (
+        check_freshness.check_freshness,
+        rescue.rescue,
+        critical_path.critical_path,
+        end_run.end_run,
+        void.void,
+    ),
+}
+for panel, commands in COMMANDS.items():
+    for command in commands:
+        app.command(rich_help_panel=panel)(command)
+app.command(context_settings=airflow.CONTEXT, rich_help_panel=SERVICES)(airflow.airflow)
+app.add_typer(drop.app, name="drop", rich_help_panel=DATA)
+app.add_typer(contract.app, name="contract", rich_help_panel=DATA)
+app.add_typer(quarantine.app, name="quarantine", rich_help_panel=DATA)
+app.add_typer(analyst.app, name="analyst", rich_help_panel=OPERATIONS)
 
 
 def main() -> None:
-    """Run the ``nightshift`` command."""
+    """Run the `nightshift` command."""
     run_app(app, "nightshift")
 
 
-def run_app(command: typer.Typer, name: str) -> None:
-    """Run a command line; print an error of ours with its code and without a traceback, and exit with 1."""
+def run_app(command_line: typer.Typer, name: str) -> None:
+    """Run a command line; print our own errors without a traceback and exit with 1."""
     os.umask(0o077)
     os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
     try:
         with translate_resource_errors():
-            command(prog_name=name)
+            command_line(prog_name=name)
     except NightshiftError as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(1)

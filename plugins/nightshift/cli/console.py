@@ -1,4 +1,4 @@
-"""Print tables and lines: coloured on a terminal, plain elsewhere."""
+"""Print tables: coloured on a terminal, plain elsewhere."""
 
 from __future__ import annotations
 
@@ -18,22 +18,15 @@ STYLES = {
     "down": "bold red",
 }
 PLAIN_WIDTH = 200
+"""Columns when the output is no terminal: wide enough that no line wraps."""
 
 
-def console() -> Console:
-    """Return the console of standard output, wide enough to wrap no line when it is not a terminal."""
-    return Console(highlight=False, width=None if sys.stdout.isatty() else PLAIN_WIDTH)
-
-
-def print_table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print aligned columns; words of STYLES are coloured."""
+def print_table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print aligned columns; the words of STYLES are coloured."""
     table = Table(*headers, box=None, pad_edge=False, header_style="bold")
     for row in rows:
-        table.add_row(*(Text(cell, style=STYLES.get(cell, "")) for cell in row))
-    console().print(table)
-
-
-def say(line: str) -> None:
-    """Print one line at once, as it is."""
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
+        words = map(str, row)
+        # Text, since rich would read markup in a value such as `[b]`.
+        table.add_row(*(Text(word, style=STYLES.get(word, "")) for word in words))
+    width = None if sys.stdout.isatty() else PLAIN_WIDTH
+    Console(highlight=False, width=width).print(table)

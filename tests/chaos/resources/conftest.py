@@ -15,8 +15,8 @@ from examples.flights.upstream import deliver
 from psycopg import sql
 
 from nightshift.contracts.partitions import PartitionRange
-from nightshift_local.object_server import ObjectServer, ObjectServerEndpoint
 from nightshift_local.placement import place_servers
+from nightshift_local.servers.object_server import ObjectServer, ObjectServerEndpoint
 
 DISK_BYTES = 24 * 1024**2
 

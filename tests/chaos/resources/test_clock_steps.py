@@ -6,7 +6,7 @@ import datetime as dt
 from contextlib import contextmanager
 
 import pytest
-from examples.flights.faults import Fault, FaultKind
+from examples.flights.faults import Fault, FaultType
 from examples.flights.upstream import deliver
 
 from nightshift.contracts.partitions import PartitionRange
@@ -104,7 +104,7 @@ def test_raw_versions_are_in_the_order_of_delivery_when_the_clock_steps_back(
 ):
     days = PartitionRange.of("2013-03-09", "2013-03-11")
     corrected = Fault(
-        FaultKind.CORRECTION, "weather", dt.date(2013, 3, 10), column="temperature_f", value="41.5"
+        FaultType.CORRECTION, "weather", dt.date(2013, 3, 10), column="temperature_f", value="41.5"
     )
     deliver(settings, days, (), datasets=("weather",))
     ingest(settings, "weather", days, run)

@@ -21,8 +21,8 @@ from tests.whole_night import IMPATIENT, NIGHT, Whole, not_green
 
 from nightshift.settings import PROJECT_ROOT
 from nightshift.warehouse.connection import connect
-from nightshift_local.airflow_parts import API_SERVER, DAG_PROCESSOR, SCHEDULER
 from nightshift_local.process import ServerProcess
+from nightshift_local.servers.airflow_parts import API_SERVER, DAG_PROCESSOR, SCHEDULER
 from nightshift_local.supervisor import NAME as SUPERVISOR
 
 pytestmark = [

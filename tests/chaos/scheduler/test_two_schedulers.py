@@ -13,7 +13,7 @@ from tests.chaos.scheduler.disturbance import contents, end_of, start, wait_unti
 from tests.whole_night import NIGHT, Whole
 
 from nightshift.warehouse.connection import connect
-from nightshift_local.airflow_parts import AirflowPart
+from nightshift_local.servers.airflow_parts import AirflowPart
 
 pytestmark = [
     pytest.mark.airflow,

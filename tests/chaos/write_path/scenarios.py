@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import pyarrow as pa
-from examples.flights.faults import Fault, FaultKind
+from examples.flights.faults import Fault, FaultType
 from examples.flights.upstream import deliver
 from tests.integration.monitoring import conftest as parcels
 from tests.integration.scoring import conftest as scoring
@@ -277,17 +277,17 @@ SCENARIOS: Mapping[str, Scenario] = {
     "store": Scenario(lambda _: None, _store, (P.PUT_BEFORE, P.PUT_AFTER, P.GET_BEFORE)),
     "ingest": Scenario(_deliver(), _ingest, (P.INGEST_CHECKED, P.INGEST_STAGE_AFTER)),
     "refuse drop": Scenario(
-        _deliver(Fault(FaultKind.MISSING_COLUMN, "carriers", _DAY, column="name")),
+        _deliver(Fault(FaultType.MISSING_COLUMN, "carriers", _DAY, column="name")),
         _refuse_drop,
         (P.KEEP_DROP_AFTER,),
     ),
     "settle": Scenario(
-        _deliver(Fault(FaultKind.BAD_ROWS, "airports", _DAY, column="lat")),
+        _deliver(Fault(FaultType.BAD_ROWS, "airports", _DAY, column="lat")),
         _settle,
         (P.SETTLE_ROWS_AFTER,),
     ),
     "correct": Scenario(
-        _deliver(Fault(FaultKind.BAD_ROWS, "airports", _DAY, column="lat")),
+        _deliver(Fault(FaultType.BAD_ROWS, "airports", _DAY, column="lat")),
         _correct,
         (P.CORRECT_ROW_AFTER,),
     ),

@@ -42,7 +42,7 @@ from nightshift.warehouse.partition_write import (
 )
 from nightshift_local.local_env import warehouse_settings
 from nightshift_local.placement import remove_placed_files
-from nightshift_local.postgres import SUPERUSER, PostgresServer
+from nightshift_local.servers.postgres import SUPERUSER, PostgresServer
 
 FORK = multiprocessing.get_context("fork")
 TARGET = Target("features/thing", "features", "feat_thing", ("thing_id",))

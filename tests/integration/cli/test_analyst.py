@@ -6,10 +6,10 @@ import psycopg
 import pytest
 from typer.testing import CliRunner
 
-from nightshift.cli import analyst
-from nightshift.cli.setup import as_admin
-from nightshift.warehouse.analysts.grants import apply_grants
+from nightshift.cli.operations import analyst
+from nightshift.cli.services.migrate import as_admin
 from nightshift.warehouse.connection import connect
+from nightshift.warehouse.grants import apply_grants
 
 pytestmark = pytest.mark.integration
 

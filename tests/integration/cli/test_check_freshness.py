@@ -21,9 +21,12 @@ from nightshift.warehouse.partition_write import LoadManifest, audit, begin, pub
 pytestmark = [pytest.mark.integration, pytest.mark.promise("R20"), pytest.mark.mlts("mon-1")]
 BLOCKER = """
 import sys
+BLOCKED = {
+    "airflow", "boto3", "mlflow", "dbt", "great_expectations", "lightgbm", "evidently",
+}
 class Blocker:
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in {"airflow", "boto3", "mlflow", "dbt", "great_expectations", "lightgbm", "evidently"}:
+        if name.split(".")[0] in BLOCKED:
             raise ImportError(name + " must not be needed")
 sys.meta_path.insert(0, Blocker())
 sys.argv = ["nightshift", "check-freshness", *sys.argv[1:]]
@@ -79,8 +82,9 @@ def publish_night(conn):
             LoadManifest(RunContext("test"), {"n": "1"}),
         )
         conn.execute(
-            f"insert into predictions.{model} (partition_date, load_id, shard, flight_id, event_timestamp, score, decile, features_as_of,"
-            " score_source, run_id) values (%s, %s, 0, 'f', now(), 0.5, 1, now(), %s, 'r')".encode(),
+            f"insert into predictions.{model} (partition_date, load_id, shard, flight_id,"
+            " event_timestamp, score, decile, features_as_of, score_source, run_id)"
+            " values (%s, %s, 0, 'f', now(), 0.5, 1, now(), %s, 'r')".encode(),
             [day, write.load_id, source],
         )
         audit(conn, write)
@@ -185,7 +189,7 @@ def test_it_could_not_look_when_the_warehouse_is_down(settings, tmp_path):
 )
 def test_it_could_not_look_when_something_else_is_wrong(settings, args, changed):
     done = look(settings, *args, **changed)
-    assert (done.returncode, done.stderr.splitlines()[0]) == (2, "Could not look.")
+    assert (done.returncode, done.stderr.splitlines()[0]) == (2, "The check could not run.")
 
 
 def test_a_failed_notification_is_reported_and_the_exit_code_stays(settings, both):

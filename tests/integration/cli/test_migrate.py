@@ -1,4 +1,4 @@
-"""Setting up with wrong files: everything else is set up, each wrong file is named, and the exit code is not 0."""
+"""Setting up with wrong files: everything else is set up, and each wrong file is named."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from nightshift.cli.setup import set_up
+from nightshift.cli.services.migrate import set_up
 from nightshift.contracts.model_spec import ModelSpec, load_spec
 from nightshift.errors import SpecError
 from nightshift.scoring.spec_check import check_spec
@@ -95,6 +95,13 @@ def spec(**changes: object) -> ModelSpec:
     return load_spec(MODELS, "flight_delayed").model_copy(update=changes)
 
 
+def create_view_table(conn: Connection, column_type: str) -> None:
+    """Create the table of the feature view with the column of the spec's rule."""
+    rule = spec().scoring.fallback.feature
+    columns = f"partition_date date, load_id bigint, {rule} {column_type}"
+    conn.execute(f"create table features.feat_flight ({columns})".encode())
+
+
 def view_of(spec: ModelSpec, **types: str) -> FeatureView:
     columns = dict.fromkeys((spec.entity.key, spec.event_timestamp), "text")
     columns |= dict.fromkeys(spec.features.names, "double precision") | types
@@ -104,9 +111,7 @@ def view_of(spec: ModelSpec, **types: str) -> FeatureView:
 def test_a_label_that_the_view_shows_and_a_text_among_numbers_are_found(
     settings: Settings, conn: Connection
 ) -> None:
-    conn.execute(
-        f"create table features.feat_flight (partition_date date, load_id bigint, {spec().scoring.fallback.feature} real)".encode()
-    )
+    create_view_table(conn, "real")
     found = check_spec(
         conn, settings, spec(), [view_of(spec(), is_delayed="boolean", distance_miles="text")]
     )
@@ -121,20 +126,20 @@ def test_a_rule_whose_column_is_no_probability_is_found_before_a_night_needs_it(
     settings: Settings, conn: Connection, value: float, is_refused: bool
 ) -> None:
     rule = spec().scoring.fallback.feature
-    conn.execute(
-        f"create table features.feat_flight (partition_date date, load_id bigint, {rule} double precision)".encode()
-    )
+    create_view_table(conn, "double precision")
     conn.execute(
         "insert into features.feat_flight values ('2013-03-04', 1, %s), ('2013-03-04', 1, null)",
         [value],
     )
     conn.execute(
         "insert into ops.loads"
-        " (load_id, dataset, partition_date, token, state, run_id, attempt, actor, code_version, inputs, inputs_digest)"
-        " values (1, 'features/flight', '2013-03-04', 1, 'published', 'r', 1, 'test', 'c', '{}', '')"
+        " (load_id, dataset, partition_date, token, state, run_id, attempt, actor, code_version,"
+        " inputs, inputs_digest) values (1, 'features/flight', '2013-03-04', 1, 'published', 'r',"
+        " 1, 'test', 'c', '{}', '')"
     )
     conn.execute(
-        "insert into ops.published (dataset, partition_date, load_id, token) values ('features/flight', '2013-03-04', 1, 1)"
+        "insert into ops.published (dataset, partition_date, load_id, token)"
+        " values ('features/flight', '2013-03-04', 1, 1)"
     )
     found = str(check_spec(conn, settings, spec(), [view_of(spec())]))
     assert (f"{rule} is no probability, 0 to 1, in 1 rows" in found) == is_refused

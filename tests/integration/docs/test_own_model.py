@@ -1,4 +1,4 @@
-"""The files of docs/own-model.md are a whole project: they ingest, build features, and score a night."""
+"""The files of docs/own-model.md are a complete project: they ingest, build and score."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from nightshift.cli import history
-from nightshift.cli.setup import set_up
+from nightshift.cli.data import backfill, deliver_history
+from nightshift.cli.predictions import score
+from nightshift.cli.services.migrate import set_up
 from nightshift.contracts.model_spec import load_spec
 from nightshift.contracts.partitions import Partition
 from nightshift.contracts.run import RunContext
@@ -45,12 +46,13 @@ def own(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         "expectations_dir": tmp_path / "expectations",
     }
     changed = settings.model_copy(update={**folders, "home": tmp_path / "home"})
-    monkeypatch.setattr(history, "load_settings", lambda: changed)
+    for command in (backfill, deliver_history, score):
+        monkeypatch.setattr(command, "load_settings", lambda: changed)
     return changed
 
 
 def write_days(folder: Path) -> None:
-    """Write a file a day; a shop has 10 visitors an hour for each day that has passed, the other one five more."""
+    """Write a file a day: 10 visitors an hour per day that has passed, five more on the hill."""
     folder.mkdir()
     for i in range(N_DAYS):
         day = FIRST + dt.timedelta(days=i)
@@ -73,15 +75,16 @@ def test_the_page_is_a_whole_project_when_its_files_are_written_into_an_empty_on
 ) -> None:
     write_days(tmp_path / "files")
     set_up(own)
-    history.deliver_history("shop_hours", tmp_path / "files", at_cutoff=True)
-    history.backfill("2013-01-01", "2013-01-10")
-    history.score("shop_visitors", "2013-01-09", "2013-01-10")
+    deliver_history.deliver_history("shop_hours", tmp_path / "files", at_cutoff=True)
+    backfill.backfill("2013-01-01", "2013-01-10")
+    score.score("shop_visitors", "2013-01-09", "2013-01-10")
 
     assert (
         "4 by fallback rule: no champion is promoted for this partition" in capsys.readouterr().out
     )
     found = conn.execute(
-        "select shop_day, score, outcome, is_mature from analytics.shop_visitors_outcomes order by 1"
+        "select shop_day, score, outcome, is_mature from analytics.shop_visitors_outcomes"
+        " order by 1"
     ).fetchall()
     assert found == [
         ("2013-01-10_hill", 110.0, 190, False),

@@ -1,4 +1,4 @@
-"""Every statement that a runbook tells somebody to type at 03:00 is one that the warehouse understands."""
+"""The warehouse understands every statement that a runbook shows."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ PAGES = sorted(
     [*(PROJECT_ROOT / "docs" / "runbooks").glob("*.md"), PROJECT_ROOT / "docs" / "production.md"]
 )
 EXAMPLES = {
-    "<day>": "2013-03-10", "<first>": "2013-03-01", "<last>": "2013-03-10", "<hole>": "2013-03-02", "<model>": "flight_delayed",
-    "<dataset>": "weather", "<view>": "flight", "<column>": "distance_miles", "<load_id>": "1", "<label_relation>": "fct_flight_labels",
+    "<day>": "2013-03-10", "<first>": "2013-03-01", "<last>": "2013-03-10", "<hole>": "2013-03-02",
+    "<model>": "flight_delayed",
+    "<dataset>": "weather", "<view>": "flight", "<column>": "distance_miles", "<load_id>": "1",
+    "<label_relation>": "fct_flight_labels",
     "<label>": "is_delayed", "<login>": "nobody", "<database>": "warehouse", "<user>": "nightshift",
 }  # fmt: skip
 

@@ -170,7 +170,7 @@ def test_refused_rows_are_not_shown_when_the_role_may_not_see_them(settings, con
 
 
 def test_a_person_lists_shows_corrects_and_replays_a_row_by_command(things, conn, monkeypatch):
-    from nightshift.cli import quarantine
+    from nightshift.cli.data import quarantine
 
     settings, row_id = things
     monkeypatch.setattr(quarantine, "load_settings", lambda: settings)
@@ -200,7 +200,7 @@ def test_a_person_lists_shows_corrects_and_replays_a_row_by_command(things, conn
 
 
 def test_the_difference_and_what_adopts_it_are_printed_by_command(things, monkeypatch):
-    from nightshift.cli import contract
+    from nightshift.cli.data import contract
 
     settings, _ = things
     monkeypatch.setattr(contract, "load_settings", lambda: settings)
@@ -217,8 +217,8 @@ def test_the_difference_and_what_adopts_it_are_printed_by_command(things, monkey
 
 
 def test_the_plan_of_a_redo_is_printed_by_command(things, monkeypatch):
-    from nightshift.cli import redo
     from nightshift.cli.app import app
+    from nightshift.cli.data import redo
 
     settings, _ = things
     monkeypatch.setattr(redo, "load_settings", lambda: settings)
@@ -229,14 +229,14 @@ def test_the_plan_of_a_redo_is_printed_by_command(things, monkeypatch):
     )
 
     assert done.exit_code == 0
-    assert "late arrivals: 1 drop(s) that landed and are not in" in done.output
+    assert "late arrivals: 1 drop(s) that landed and are not loaded" in done.output
     assert "landing/things/dt=2013-03-10/second.csv" in done.output
     assert "added column ignored: extra" in done.output
 
 
 def correct_by_cli(settings, monkeypatch, row_id, *values):
-    from nightshift.cli import quarantine
     from nightshift.cli.app import app
+    from nightshift.cli.data import quarantine
 
     monkeypatch.setattr(quarantine, "load_settings", lambda: settings)
     given = [part for value in values for part in ("--set", value)]

@@ -503,7 +503,7 @@ def test_a_withdrawn_drop_is_not_taken_when_it_was_not_in_yet(world, day):
 
 
 def test_a_person_lists_and_withdraws_by_command(world, day, monkeypatch, capsys):
-    from nightshift.cli import drop as command
+    from nightshift.cli.data import drop as command
 
     monkeypatch.setattr(command, "load_settings", lambda: world.settings)
     wrong = world.bring(day, good_file(day, 3), 3)

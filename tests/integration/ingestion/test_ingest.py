@@ -4,7 +4,7 @@ import datetime as dt
 import json
 
 import pytest
-from examples.flights.faults import Fault, FaultKind
+from examples.flights.faults import Fault, FaultType
 from examples.flights.upstream import deliver
 from tests.conftest import write_suite
 from tests.quarantine_counts import count_rows
@@ -136,11 +136,11 @@ def test_both_hours_are_there_when_the_clock_was_set_back(settings, conn, run):
 @pytest.mark.parametrize(
     "kind",
     [
-        FaultKind.TWICE,
-        FaultKind.RENAMED,
-        FaultKind.REORDERED_ROWS,
-        FaultKind.REORDERED_COLUMNS,
-        FaultKind.DUPLICATED_ROWS,
+        FaultType.TWICE,
+        FaultType.RENAMED,
+        FaultType.REORDERED_ROWS,
+        FaultType.REORDERED_COLUMNS,
+        FaultType.DUPLICATED_ROWS,
     ],
 )
 def test_the_rows_are_those_of_the_clean_file_when_it_comes_otherwise(settings, conn, run, kind):
@@ -174,7 +174,7 @@ def test_ingesting_again_changes_nothing_when_nothing_new_came(settings, conn, r
 @pytest.mark.parametrize("in_one_call", [True, False])
 def test_a_correction_is_a_new_version_when_it_comes_later(settings, conn, run, in_one_call):
     correction = fault(
-        FaultKind.CORRECTION, column="temperature_f", value="55.5", n_rows=2, delay=30 * HOURS
+        FaultType.CORRECTION, column="temperature_f", value="55.5", n_rows=2, delay=30 * HOURS
     )
     if not in_one_call:
         play(settings)
@@ -192,13 +192,13 @@ def test_a_correction_is_a_new_version_when_it_comes_later(settings, conn, run, 
 
 
 def test_an_older_drop_does_not_replace_a_newer_one_when_it_is_ingested_later(settings, conn, run):
-    play(settings, fault(FaultKind.LATE, delay=9 * HOURS))
+    play(settings, fault(FaultType.LATE, delay=9 * HOURS))
     ingest(settings, "weather", DAYS, run)
     rows = visible(conn)
     play(
         settings,
-        fault(FaultKind.RENAMED),
-        fault(FaultKind.BAD_ROWS, column="temperature_f", value="11.5"),
+        fault(FaultType.RENAMED),
+        fault(FaultType.BAD_ROWS, column="temperature_f", value="11.5"),
     )
 
     ingest(settings, "weather", DAYS, run)
@@ -208,7 +208,7 @@ def test_an_older_drop_does_not_replace_a_newer_one_when_it_is_ingested_later(se
 
 
 def test_a_missing_day_is_named_when_it_is_due(settings, conn, run):
-    play(settings, fault(FaultKind.ABSENT))
+    play(settings, fault(FaultType.ABSENT))
 
     with pytest.raises(
         DropMissingError, match="1 of 3 days have no drop, the first is 2013-03-10"
@@ -234,25 +234,25 @@ def test_a_missing_day_is_no_error_when_the_dataset_comes_on_change(settings, ru
 @pytest.mark.parametrize(
     ("broken", "error", "says"),
     [
-        (fault(FaultKind.TRUNCATED), RowCountError, "expected: 69 rows\n  got:      68 rows"),
-        (fault(FaultKind.CORRUPTED), DigestError, "corrupt or truncated"),
+        (fault(FaultType.TRUNCATED), RowCountError, "expected: 69 rows\n  got:      68 rows"),
+        (fault(FaultType.CORRUPTED), DigestError, "corrupt or truncated"),
         (
-            fault(FaultKind.MISSING_COLUMN, column="pressure_mb", value=""),
+            fault(FaultType.MISSING_COLUMN, column="pressure_mb", value=""),
             ColumnsError,
             "- pressure_mb  (missing)",
         ),
         (
-            fault(FaultKind.RENAMED_COLUMN, column="pressure_mb", value="pressure_mbar"),
+            fault(FaultType.RENAMED_COLUMN, column="pressure_mb", value="pressure_mbar"),
             ColumnsError,
             "- pressure_mb  (missing)",
         ),
         (
-            fault(FaultKind.WRONG_TYPE, column="pressure_mb", value="high"),
+            fault(FaultType.WRONG_TYPE, column="pressure_mb", value="high"),
             TypeChangedError,
             "expected number, 69 of 69 values",
         ),
         (
-            fault(FaultKind.WRONG_TYPE, column="humidity_pct", value="101"),
+            fault(FaultType.WRONG_TYPE, column="humidity_pct", value="101"),
             RefusedRatioError,
             "0 good, 69 refused: 69 out_of_range",
         ),
@@ -277,10 +277,10 @@ def test_only_its_own_day_is_missing_when_a_file_breaks_its_contract(
 
 
 def test_a_broken_file_is_passed_over_when_upstream_delivered_it_again(settings, conn, run):
-    play(settings, fault(FaultKind.RENAMED, value="broken"), fault(FaultKind.CORRUPTED))
+    play(settings, fault(FaultType.RENAMED, value="broken"), fault(FaultType.CORRUPTED))
     with pytest.raises(ContractError):
         ingest(settings, "weather", DAYS, run)
-    play(settings, fault(FaultKind.LATE, delay=3 * HOURS))
+    play(settings, fault(FaultType.LATE, delay=3 * HOURS))
 
     result = ingest(settings, "weather", DAYS, run)
 
@@ -289,7 +289,7 @@ def test_a_broken_file_is_passed_over_when_upstream_delivered_it_again(settings,
 
 
 def test_an_added_column_is_ignored_and_noted_when_it_comes(settings, conn, run):
-    play(settings, fault(FaultKind.ADDED_COLUMN, column="cloud_cover", value="8"))
+    play(settings, fault(FaultType.ADDED_COLUMN, column="cloud_cover", value="8"))
 
     assert ingest(settings, "weather", DAYS, run).n_rows == 213
     notes = conn.execute(
@@ -299,7 +299,7 @@ def test_an_added_column_is_ignored_and_noted_when_it_comes(settings, conn, run)
 
 
 def test_single_bad_rows_are_quarantined_and_counted_when_within_the_limit(settings, conn, run):
-    play(settings, fault(FaultKind.BAD_ROWS, column="temperature_f", value="cold", n_rows=3))
+    play(settings, fault(FaultType.BAD_ROWS, column="temperature_f", value="cold", n_rows=3))
 
     result = ingest(settings, "weather", DAYS, run)
 
@@ -317,7 +317,7 @@ def test_single_bad_rows_are_quarantined_and_counted_when_within_the_limit(setti
 
 
 def test_too_many_bad_rows_refuse_the_file_when_over_the_limit(settings, conn, run):
-    play(settings, fault(FaultKind.BAD_ROWS, column="temperature_f", value="cold", n_rows=4))
+    play(settings, fault(FaultType.BAD_ROWS, column="temperature_f", value="cold", n_rows=4))
 
     with pytest.raises(
         RefusedRatioError,
@@ -327,15 +327,15 @@ def test_too_many_bad_rows_refuse_the_file_when_over_the_limit(settings, conn, r
 
 
 def test_the_same_bad_rows_are_kept_once_when_the_file_comes_reordered(settings, conn, run):
-    bad = fault(FaultKind.BAD_ROWS, column="temperature_f", value="cold", n_rows=2)
+    bad = fault(FaultType.BAD_ROWS, column="temperature_f", value="cold", n_rows=2)
     play(settings, bad)
     ingest(settings, "weather", DAYS, run)
     play(
         settings,
         bad,
-        fault(FaultKind.REORDERED_ROWS),
-        fault(FaultKind.RENAMED),
-        fault(FaultKind.LATE),
+        fault(FaultType.REORDERED_ROWS),
+        fault(FaultType.RENAMED),
+        fault(FaultType.LATE),
     )
 
     ingest(settings, "weather", DAYS, run)
@@ -346,7 +346,7 @@ def test_the_same_bad_rows_are_kept_once_when_the_file_comes_reordered(settings,
 def test_schedules_are_refused_when_they_are_not_for_the_next_day(settings, conn, run):
     one_day = PartitionRange.of("2013-03-10")
     bad = Fault(
-        FaultKind.BAD_ROWS,
+        FaultType.BAD_ROWS,
         "flight_schedules",
         DAY,
         column="flight_date",
@@ -442,7 +442,7 @@ def test_a_rerun_ends_the_same_when_an_attempt_was_killed_before_publishing(
 ):
     from nightshift.ingestion import raw_load
 
-    play(settings, fault(FaultKind.BAD_ROWS, column="temperature_f", value="cold", n_rows=2))
+    play(settings, fault(FaultType.BAD_ROWS, column="temperature_f", value="cold", n_rows=2))
     real = raw_load.publish
 
     def killed(*_):

@@ -50,7 +50,7 @@ class Index:
 
 @pytest.fixture(scope="module")
 def index(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Index]:
-    """Serve uv and two small packages; one requires the other with an extra that the lock leaves out."""
+    """Serve uv and two small packages; one requires an extra that the lock leaves out."""
     folder = tmp_path_factory.mktemp("index")
     wheels = [
         pack_uv(folder),
@@ -97,7 +97,7 @@ def project(tmp_path: Path, index: Index) -> Path:
 def install(
     project: Path, pip_conf: str, more: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run the installation with a pip configuration that is not the user's own, and no other setting."""
+    """Run the installation with a foreign pip configuration, and no other setting."""
     home = project.parent / "home"
     home.mkdir()
     # Not `/etc/pip.conf`, which a test must not write; `pip config get` misses this file as well.
@@ -160,8 +160,12 @@ def pack(folder: Path, name: str, requires: str) -> Path:
     """Write a wheel with one empty module."""
     contents = {
         f"{name}.py": b"",
-        f"{name}-1.0.dist-info/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n{requires}".encode(),
-        f"{name}-1.0.dist-info/WHEEL": b"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        f"{name}-1.0.dist-info/METADATA": (
+            f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n{requires}".encode()
+        ),
+        f"{name}-1.0.dist-info/WHEEL": (
+            b"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        ),
     }
     return write_wheel(folder, f"{name}-1.0-py3-none-any.whl", contents)
 

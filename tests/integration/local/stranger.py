@@ -19,20 +19,24 @@ import botocore
 import grpc
 import psycopg
 from botocore.config import Config
+from tests.integration.local.listeners import AIRFLOW_OPEN, Listener
 
-from nightshift_local.listeners import AIRFLOW_OPEN, Listener
 from nightshift_local.ports import LOOPBACK
 
 UID = 1
 SECONDS = 20
 PATHS = (
-    *AIRFLOW_OPEN, "/healthz", "/health", "/status", "/version", "/metrics", "/admin", "/debug/pprof/", "/api/v2/dags",
-    "/api/v2/connections", "/api/v2/config", "/api/v2/variables", "/api/v2/eventLogs", "/ui/config", "/execution/variables/a",
-    "/execution/task-instances/1/run", "/auth/token", "/nightshift", "/nightshift/landing/", "/nightshift/x", "/buckets/", "/dir/assign",
-    "/dir/status", "/dir/lookup?volumeId=1", "/vol/grow?count=1", "/vol/status", "/cluster/status", "/col/delete?collection=x", "/submit",
-    "/graphql", "/get-artifact?path=a&run_uuid=b", "/gateway/", "/ajax-api/2.0/mlflow/experiments/search?max_results=5",
-    "/ajax-api/3.0/mlflow/assistant/config", "/ajax-api/3.0/mlflow/assistant/message", "/ajax-api/3.0/mlflow/server-info",
-    "/api/2.0/mlflow/experiments/create", "/ajax-api/2.0/mlflow/upload-artifact", "/model-versions/get-artifact", "/v1/traces",
+    *AIRFLOW_OPEN, "/healthz", "/health", "/status", "/version", "/metrics", "/admin",
+    "/debug/pprof/", "/api/v2/dags", "/api/v2/connections", "/api/v2/config",
+    "/api/v2/variables", "/api/v2/eventLogs", "/ui/config", "/execution/variables/a",
+    "/execution/task-instances/1/run", "/auth/token", "/nightshift", "/nightshift/landing/",
+    "/nightshift/x", "/buckets/", "/dir/assign", "/dir/status", "/dir/lookup?volumeId=1",
+    "/vol/grow?count=1", "/vol/status", "/cluster/status", "/col/delete?collection=x",
+    "/submit", "/graphql", "/get-artifact?path=a&run_uuid=b", "/gateway/",
+    "/ajax-api/2.0/mlflow/experiments/search?max_results=5",
+    "/ajax-api/3.0/mlflow/assistant/config", "/ajax-api/3.0/mlflow/assistant/message",
+    "/ajax-api/3.0/mlflow/server-info", "/api/2.0/mlflow/experiments/create",
+    "/ajax-api/2.0/mlflow/upload-artifact", "/model-versions/get-artifact", "/v1/traces",
     "/ajax-api/3.0/jobs/", "/ajax-api/2.0/mlflow/webhooks", "/static-files/index.html",
 )  # fmt: skip
 GRPC_CALLS = (
@@ -45,7 +49,7 @@ GRPC_CALLS = (
 
 
 def as_stranger(attempt: Callable[[], list[str]]) -> list[str]:
-    """Run an attempt in a child that has become another user with an empty environment; an ordinary user stays who it is."""
+    """Run an attempt as another user with an empty environment; an ordinary user stays."""
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
@@ -81,7 +85,7 @@ def attempt(port: int, listener: Listener) -> list[str]:
 
 
 def try_http(port: int, listener: Listener) -> list[str]:
-    """Ask for many paths with every method; only refusals, and the open paths for reading, are right."""
+    """Request many paths with every method; only refusals and the open paths are right."""
     found = []
     for path in PATHS:
         for method in ("GET", "POST", "PUT", "DELETE"):
@@ -135,8 +139,9 @@ def try_postgres(port: int) -> list[str]:
 def try_s3(port: int) -> list[str]:
     """List, read, write and delete anonymously and with a key that nobody gave out."""
     found = []
-    for name, signing in (("anonymous", {"config": Config(signature_version=botocore.UNSIGNED, retries={"total_max_attempts": 1})}),
-                          ("wrong key", {"aws_access_key_id": "any", "aws_secret_access_key": "any"})):  # fmt: skip
+    unsigned = Config(signature_version=botocore.UNSIGNED, retries={"total_max_attempts": 1})
+    wrong_key = {"aws_access_key_id": "any", "aws_secret_access_key": "any"}
+    for name, signing in (("anonymous", {"config": unsigned}), ("wrong key", wrong_key)):
         client = boto3.client(
             "s3", endpoint_url=f"http://{LOOPBACK}:{port}", region_name="us-east-1", **signing
         )
@@ -177,7 +182,7 @@ def try_tls(port: int, host: str = LOOPBACK) -> list[str]:
 
 
 def try_grpc(port: int, host: str = LOOPBACK) -> list[str]:
-    """Call methods of the inner parts; a server that does not even answer "unauthenticated" is what we want."""
+    """Call methods of the inner parts: a secure server does not even answer."""
     found = []
     with grpc.insecure_channel(f"{host}:{port}") as channel:
         for call in GRPC_CALLS:

@@ -17,6 +17,7 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
+from tests.integration.local.listeners import COMPOSE_FILE, MLFLOW, local_listeners, page
 from tests.integration.local.stranger import (
     UID,
     as_stranger,
@@ -28,12 +29,11 @@ from tests.integration.local.stranger import (
 
 from nightshift.lake.object_store import ObjectStore
 from nightshift.settings import PROJECT_ROOT, Settings
-from nightshift_local.listeners import COMPOSE_FILE, MLFLOW, local_listeners, page
-from nightshift_local.mlflow_server import MlflowServer
-from nightshift_local.object_server import ObjectServer
 from nightshift_local.placement import place_servers, prepare_home, remove_placed_files
 from nightshift_local.ports import LOOPBACK, Ports
-from nightshift_local.postgres import PostgresServer
+from nightshift_local.servers.mlflow_server import MlflowServer
+from nightshift_local.servers.object_server import ObjectServer
+from nightshift_local.servers.postgres import PostgresServer
 from nightshift_local.stack import all_parts
 from nightshift_local.watchdog import ends_with_us, stop_everything
 
@@ -175,7 +175,7 @@ def test_seaweedfs_own_shell_works_with_the_certificates_and_for_nobody_else(hom
 
 
 def _shell(program, server, uid, folder, *commands):
-    """Return what SeaweedFS's shell printed for some commands; without a certificate it tries to reach the master for ever."""
+    """Return the output of SeaweedFS's shell; without a certificate it never reaches the master."""
     try:
         done = subprocess.run(
             [
@@ -245,10 +245,11 @@ def test_mlflow_key_reads_its_own_prefix_and_nothing_else(home):
 
 
 def test_object_server_of_compose_opens_its_gateway_only(tmp_path):
-    """Its own command, with another address of loopback for the containers' network, and ports that are free here."""
+    """Its own command, with another loopback address for the network, and free ports."""
     service = yaml.safe_load(COMPOSE_FILE.read_text(encoding="utf-8"))["services"]["s3"]
     port = Ports(prepare_home(tmp_path / "home")).usable("s3")
-    moved = f"-master.port={port + 1} -volume.port={port + 2} -filer.port={port + 3} -s3.ip.bind={NETWORK_ADDRESS}"
+    moved = f"-master.port={port + 1} -volume.port={port + 2} -filer.port={port + 3}"
+    moved += f" -s3.ip.bind={NETWORK_ADDRESS}"
     script = (
         service["command"][-1]
         .replace("-s3.port=8333", f"-s3.port={port} {moved}")
@@ -304,7 +305,7 @@ def _answers(url):
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         try:
-            with urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310 - http, our own port
+            with urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310
                 return answer.status == 200
         except OSError:
             time.sleep(0.2)

@@ -1,4 +1,4 @@
-"""The bundled servers: closed to others, kept alive, and found again, in a home with a space in its path."""
+"""The bundled servers are closed to others and kept alive, in a home with a space in its path."""
 
 import os
 import signal
@@ -15,11 +15,11 @@ import psycopg
 import pytest
 
 from nightshift_local.local_env import ADMIN_FILE_NAME, LocalServers, read_env
-from nightshift_local.object_server import ObjectServer
 from nightshift_local.placement import prepare_home, remove_placed_files
 from nightshift_local.ports import LOOPBACK
-from nightshift_local.postgres import PostgresServer
 from nightshift_local.process import ServerProcess
+from nightshift_local.servers.object_server import ObjectServer
+from nightshift_local.servers.postgres import PostgresServer
 from nightshift_local.watchdog import ends_with_us
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
@@ -221,7 +221,8 @@ from pathlib import Path
 import psycopg
 from nightshift_local.local_env import LocalServers
 with LocalServers(Path(sys.argv[1])) as servers:
-    login = {key: servers.env[f"NIGHTSHIFT_WAREHOUSE_{key.upper()}"] for key in ("host", "port", "user", "password")}
+    keys = ("host", "port", "user", "password")
+    login = {key: servers.env[f"NIGHTSHIFT_WAREHOUSE_{key.upper()}"] for key in keys}
     with psycopg.connect(**login, dbname="warehouse") as connection:
         connection.execute("create table kept as select 42 as a")
     print("started", flush=True)
@@ -250,7 +251,7 @@ def test_servers_end_and_their_data_is_sound_when_their_starter_was_killed(tmp_p
 
 
 def _is_alive(process):
-    """Return whether a process runs; a dead one whose new parent has not asked for it yet does not."""
+    """Return whether a process runs; a zombie that its new parent has not reaped does not."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:

@@ -207,7 +207,9 @@ def test_a_training_set_is_rebuilt_from_its_manifest_when_its_features_were_publ
 def test_differences_are_shown_column_by_column_when_rows_were_changed_by_hand(
     played: Played, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nightshift.cli.repro.load_settings", lambda: played.world.settings)
+    monkeypatch.setattr(
+        "nightshift.cli.predictions.repro.load_settings", lambda: played.world.settings
+    )
     monkeypatch.setattr("nightshift.contracts.model_spec.load_spec", lambda *_: played.spec)
     made = played.made
     command = ["repro", played.spec.name, made.key]
@@ -236,7 +238,9 @@ def test_differences_are_shown_column_by_column_when_rows_were_changed_by_hand(
 def test_a_training_set_that_was_changed_by_hand_is_not_equal(
     played: Played, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nightshift.cli.repro.load_settings", lambda: played.world.settings)
+    monkeypatch.setattr(
+        "nightshift.cli.predictions.repro.load_settings", lambda: played.world.settings
+    )
     flight = read_rows(ObjectStore.open(played.world.settings), played.training_set)["flight_id"][
         0
     ].as_py()

@@ -13,8 +13,8 @@ import pyarrow as pa
 import pytest
 from typer.testing import CliRunner
 
-from nightshift.cli import profile
 from nightshift.cli.app import app
+from nightshift.cli.data import profile
 from nightshift.contracts.partitions import PartitionRange
 from nightshift.quality.drift_statistics import jensen_shannon, stability_index, wasserstein
 from nightshift.quality.profiles import (

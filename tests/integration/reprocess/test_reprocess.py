@@ -6,11 +6,11 @@ What is touched, in which order, and that doing it again ends it.
 import datetime as dt
 
 import pytest
-from examples.flights.faults import Fault, FaultKind
+from examples.flights.faults import Fault, FaultType
 from examples.flights.upstream import deliver
 from pydantic import SecretStr
 
-from nightshift.cli.redo import print_plan
+from nightshift.cli.data.redo import print_plan
 from nightshift.contracts.model_spec import load_specs
 from nightshift.contracts.partitions import PartitionRange
 from nightshift.ingestion.load import ingest
@@ -55,7 +55,7 @@ def test_only_what_a_late_drop_touches_is_redone_in_order_when_it_comes(
     settings, conn, run, capsys
 ):
     specs = load_specs(settings.models_dir)
-    deliver(settings, DAYS, [Fault(FaultKind.ABSENT, "weather", SECOND)])
+    deliver(settings, DAYS, [Fault(FaultType.ABSENT, "weather", SECOND)])
     for name in ("airports", "carriers", "planes", "flight_schedules", "flight_outcomes"):
         ingest(settings, name, DAYS, run)
     for day in (FIRST, THIRD):
@@ -76,7 +76,7 @@ def test_only_what_a_late_drop_touches_is_redone_in_order_when_it_comes(
     deliver(
         settings,
         PartitionRange.of(str(SECOND)),
-        [Fault(FaultKind.LATE, "weather", SECOND, delay=72 * HOURS)],
+        [Fault(FaultType.LATE, "weather", SECOND, delay=72 * HOURS)],
         ("weather",),
     )
     plan = make_plan(settings, conn, Scope())
@@ -112,7 +112,7 @@ def test_only_what_a_late_drop_touches_is_redone_in_order_when_it_comes(
     # An outcome of the first day is corrected, known a day later: the first night knew nothing of
     # it and stays.
     correction = Fault(
-        FaultKind.CORRECTION,
+        FaultType.CORRECTION,
         "flight_outcomes",
         FIRST,
         column="arrival_delay_minutes",

@@ -11,7 +11,7 @@ import pytest
 from psycopg import errors, sql
 from tests.integration.scoring.conftest import make_spec
 
-from nightshift.cli.setup import as_admin
+from nightshift.cli.services.migrate import as_admin
 from nightshift.contracts.datasets import load_contracts
 from nightshift.errors import WarehouseError
 from nightshift.scoring.prediction_tables import ensure_prediction_relations

@@ -12,7 +12,7 @@ import pytest
 from psycopg import sql
 
 from nightshift import errors
-from nightshift.cli.setup import as_admin
+from nightshift.cli.services.migrate import as_admin
 from nightshift.settings import Settings
 from nightshift.warehouse import faults
 from nightshift.warehouse.connection import connect

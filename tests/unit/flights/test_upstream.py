@@ -5,7 +5,7 @@ import uuid
 
 import pytest
 from examples.flights.clock import ClockError, advance_clock, read_clock
-from examples.flights.faults import Fault, FaultKind
+from examples.flights.faults import Fault, FaultType
 from examples.flights.flights_2013 import DATASETS
 from examples.flights.upstream import deliver
 from tests.drop_listing import list_drops
@@ -65,9 +65,9 @@ def test_silent_days_are_named_when_upstream_has_nothing(settings):
 def test_faults_reach_only_their_drop_when_a_range_is_played(settings):
     day = dt.date(2013, 1, 2)
     faults = [
-        Fault(FaultKind.LATE, "weather", day, delay=dt.timedelta(hours=9)),
-        Fault(FaultKind.TWICE, "weather", day, delay=dt.timedelta(hours=1)),
-        Fault(FaultKind.ABSENT, "flight_outcomes", day),
+        Fault(FaultType.LATE, "weather", day, delay=dt.timedelta(hours=9)),
+        Fault(FaultType.TWICE, "weather", day, delay=dt.timedelta(hours=1)),
+        Fault(FaultType.ABSENT, "flight_outcomes", day),
     ]
 
     summary = deliver(settings, DAYS, faults, datasets=("weather", "flight_outcomes"))

@@ -5,7 +5,7 @@ import datetime as dt
 import pytest
 from ruamel.yaml import YAML
 
-from nightshift.cli.contract import delimiter_note, describe
+from nightshift.cli.data.contract import delimiter_note, describe
 from nightshift.contracts.datasets import DatasetContract
 from nightshift.ingestion.schema_diff import adoption_obstacles, adoption_yaml, compare_schema
 from nightshift.lake.drops import DropManifest

@@ -1,4 +1,4 @@
-"""Only a folder that nightshift made is closed, filled or deleted, whatever NIGHTSHIFT_HOME says."""
+"""Only a folder that nightshift created is closed, filled or deleted."""
 
 import os
 import stat

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from nightshift_local.mlflow_app import READS, ReadOnlyApp
+from nightshift_local.servers.mlflow_app import READS, ReadOnlyApp
 
 LIST_ROUTES = """
 from mlflow.server import app
@@ -17,7 +17,8 @@ for rule in app.url_map.iter_rules():
         print(method, rule)
 """
 WRITES = re.compile(
-    r"create|delete|update|upload|set-|log-|rename|transition|restore|gateway|webhook|assistant|invoke|jobs|presigned|mpu|scorers|secrets"
+    r"create|delete|update|upload|set-|log-|rename|transition|restore|gateway|webhook|assistant|"
+    r"invoke|jobs|presigned|mpu|scorers|secrets"
 )
 
 
@@ -43,7 +44,7 @@ def _ask(method, path, login="admin:a password"):
 
 @pytest.fixture(scope="module")
 def routes():
-    """Return method and path of everything that MLflow's web application answers, with an example for each placeholder."""
+    """Return method and path of each route of MLflow's application, placeholders filled."""
     environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"}
     done = subprocess.run(
         [sys.executable, "-c", LIST_ROUTES],

@@ -18,7 +18,8 @@ PARENT = Launch(
     [
         sys.executable,
         "-c",
-        "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; time.sleep(60)'])",
+        "import subprocess, sys\n"  # noqa: ISC004 - one program
+        "subprocess.run([sys.executable, '-c', 'import time; time.sleep(60)'])",
     ],
     {"PATH": "/usr/bin:/bin"},
 )

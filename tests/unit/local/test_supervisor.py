@@ -7,8 +7,8 @@ import psutil
 import pytest
 
 from nightshift_local import supervisor as module
-from nightshift_local.airflow_parts import API_SERVER, DAG_PROCESSOR, SCHEDULER
 from nightshift_local.placement import prepare_home
+from nightshift_local.servers.airflow_parts import API_SERVER, DAG_PROCESSOR, SCHEDULER
 from nightshift_local.supervisor import Supervisor
 
 

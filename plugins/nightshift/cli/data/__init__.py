@@ -1,0 +1,1 @@
+"""Commands that bring data in, check it and repair it."""

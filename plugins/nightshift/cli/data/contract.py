@@ -1,0 +1,156 @@
+"""``nightshift contract diff``: how a delivered file differs from its contract."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from nightshift.cli.arguments import Dataset
+from nightshift.contracts.partitions import Partition, PartitionRange
+from nightshift.settings import load_settings
+
+if TYPE_CHECKING:
+    from nightshift.contracts.datasets import DatasetContract
+    from nightshift.ingestion.schema_diff import SchemaDiff
+    from nightshift.lake.drops import DropManifest
+    from nightshift.lake.object_store import ObjectStore
+    from nightshift.settings import Settings
+
+MAX_SAMPLE_CHARACTERS = 40
+"""Characters of a value that a terminal shows."""
+DELIMITERS = (";", "\t", "|")
+
+app = typer.Typer(help="Compare delivered files with their contracts.", no_args_is_help=True)
+
+
+# A callback keeps `diff` a subcommand: Typer would else run the only command without its name.
+@app.callback()
+def contract() -> None:
+    """Compare delivered files with their contracts."""
+
+
+@app.command()
+def diff(
+    dataset: Dataset,
+    partition: Annotated[
+        str, typer.Argument(help="Operating day of the drop, YYYY-MM-DD; its newest drop is read.")
+    ],
+) -> None:
+    """Compare the newest drop of a day with its contract, and print the YAML that adopts it.
+
+    Writes nothing. Exits with 1 when they differ, with 2 when the file cannot be read. Shows up
+    to three values of a column whose type differs.
+    """
+    from nightshift.contracts.datasets import load_contract
+    from nightshift.ingestion.schema_diff import compare_schema
+    from nightshift.lake.drops import read_data
+    from nightshift.lake.object_store import ObjectStore
+    from nightshift.quality.file_blocks import UnreadableFileError
+
+    settings = load_settings()
+    contract = load_contract(settings.datasets_dir, dataset)
+    store = ObjectStore.open(settings)
+    drop = _newest_drop(settings, store, contract, partition)
+    try:
+        difference = compare_schema(contract, drop, read_data(store, [drop])[0])
+    except UnreadableFileError as error:
+        typer.echo(f"{drop.data_key} cannot be compared: {error}.")
+        typer.echo("Ask upstream to deliver it again.")
+        raise typer.Exit(2) from None
+    if difference.is_empty:
+        typer.echo(f"{drop.data_key}: matches its contract")
+        return
+    _print_difference(contract, drop, difference)
+    _print_adoption(contract, drop, difference)
+    raise typer.Exit(1)
+
+
+def _newest_drop(
+    settings: Settings, store: ObjectStore, contract: DatasetContract, partition: str
+) -> DropManifest:
+    from nightshift.errors import SpecError
+    from nightshift.ingestion.deliveries import read_deliveries
+    from nightshift.warehouse.connection import connect
+
+    days = PartitionRange.single(Partition.parse(partition, contract.timezone))
+    with connect(settings, "nightshift contract diff") as conn:
+        drops = read_deliveries(conn, store, contract.name, days).drops
+    if not drops:
+        raise SpecError(
+            f"{contract.name} of {partition} has no drop.",
+            todo="Look at `nightshift redo --plan`.",
+            code="NS-INGEST-002",
+        )
+    # Sorted by delivery: the newest is the last.
+    return drops[-1]
+
+
+def _print_difference(
+    contract: DatasetContract, drop: DropManifest, difference: SchemaDiff
+) -> None:
+    version = contract.version_for(drop.partition, drop.schema_version)
+    typer.echo(f"{drop.data_key}, schema version {version}:")
+    for line in describe(difference):
+        typer.echo(f"  {line}")
+
+
+def _print_adoption(contract: DatasetContract, drop: DropManifest, difference: SchemaDiff) -> None:
+    """Print the YAML that adopts the difference, or why it cannot be adopted."""
+    from nightshift.ingestion.schema_diff import adoption, objections
+
+    obstacles = [*objections(contract, difference), *delimiter_note(difference)]
+    if obstacles:
+        typer.echo("\nThis cannot be adopted:")
+        for line in obstacles:
+            typer.echo(f"  {line}")
+        typer.echo("\nAsk upstream for the file in its old form; nothing was written.")
+        return
+    if difference.is_only_noted:
+        typer.echo("\nNothing of this can be adopted: ask upstream for column names.")
+        typer.echo("Nothing was written.")
+        return
+    typer.echo(f"\nTo adopt it, edit dags/datasets/{contract.name}.yaml:\n")
+    for line in adoption(contract, drop, difference):
+        typer.echo(line)
+    day = drop.partition.isoformat()
+    typer.echo("\nThen: nightshift migrate")
+    typer.echo(f"      nightshift redo --dataset {contract.name} --from {day} --reread")
+    typer.echo("A renaming or a type is guessed: confirm it with upstream. Nothing was written.")
+
+
+def delimiter_note(difference: SchemaDiff) -> list[str]:
+    """Return a sentence if the only column of a file holds several, split by another delimiter."""
+    names = [*difference.added, *difference.renamed.values()]
+    if len(names) != 1 or not difference.removed:
+        return []
+    [name] = names
+    delimiter = max(DELIMITERS, key=name.count)
+    n_delimiters = name.count(delimiter)
+    if not n_delimiters:
+        return []
+    note = f"The header is one column with {n_delimiters} {delimiter!r}: another delimiter?"
+    return [f"{note} Only commas are read."]
+
+
+def describe(difference: SchemaDiff) -> list[str]:
+    """Return one line per difference."""
+    lines = [f"- {column.delivered_name}  (missing)" for column in difference.removed]
+    for name, new_name in difference.renamed.items():
+        lines.append(f"~ {name}  (missing; renamed to {new_name}?)")
+    for name, new_type in difference.retyped.items():
+        lines.append(f"! {name}  (its values are {new_type} now{_samples(difference, name)})")
+    for name, added_type in difference.added.items():
+        lines.append(f"+ {name}  (unknown, {added_type}; ignored until adopted)")
+    return [*lines, *(f"! {note}" for note in difference.notes)]
+
+
+def _samples(difference: SchemaDiff, name: str) -> str:
+    samples = [_shortened(value) for value in difference.samples.get(name, ())]
+    return f", like {', '.join(samples)}" if samples else ""
+
+
+def _shortened(value: str) -> str:
+    if len(value) > MAX_SAMPLE_CHARACTERS:
+        value = f"{value[:MAX_SAMPLE_CHARACTERS]}…"
+    return repr(value)

@@ -1,0 +1,154 @@
+"""``nightshift profile``: statistics of the columns of a dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from nightshift.cli.arguments import command_run
+from nightshift.cli.console import print_table
+from nightshift.contracts.partitions import PartitionRange
+from nightshift.settings import load_settings
+
+if TYPE_CHECKING:
+    from nightshift.quality.sketch import Sketch
+    from nightshift.settings import Settings
+    from nightshift.warehouse.connection import Connection
+
+QUANTILES = (0.05, 0.5, 0.95)
+MAX_LEVELS = 3
+"""Values of a text column that its line shows, the most frequent first."""
+SUMMARY_HEADERS = (
+    "column", "rows", "missing", "distinct", "minimum", "5 %", "median", "95 %", "maximum",
+    "mean", "std",
+)  # fmt: skip
+
+
+def profile(
+    dataset: Annotated[
+        str, typer.Argument(help="raw/<dataset>, features/<view> or predictions/<model>.")
+    ],
+    first: Annotated[str, typer.Option("--from", help="First day, YYYY-MM-DD.")],
+    last: Annotated[str, typer.Option("--to", help="Last day; the first by default.")] = "",
+    against_first: Annotated[
+        str, typer.Option("--against-from", help="First day to compare with.")
+    ] = "",
+    against_last: Annotated[
+        str, typer.Option("--against-to", help="Last day to compare with.")
+    ] = "",
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--check",
+            help="Check the dataset's suite against the profile; exits with 1 when it is broken.",
+        ),
+    ] = False,
+) -> None:
+    """Summarise every column of the published days, check their suite, or measure their drift.
+
+    Each day is read once; its profile is stored.
+    """
+    from nightshift.warehouse.connection import connect
+
+    settings = load_settings()
+    days = PartitionRange.of(first, last or first)
+    with connect(settings, "nightshift profile") as conn:
+        sketches = _read_profiles(settings, conn, dataset, days)
+        if check:
+            raise typer.Exit(_print_checks(settings, dataset, sketches, len(days)))
+        if not against_first:
+            rows = [_summary(name, sketch) for name, sketch in sketches.items()]
+            print_table(SUMMARY_HEADERS, rows)
+            return
+        other_days = PartitionRange.of(against_first, against_last or against_first)
+        references = _read_profiles(settings, conn, dataset, other_days)
+    print_table(
+        ("column", "PSI", "Jensen-Shannon", "Wasserstein, in std"),
+        [
+            _distances(name, references[name], sketch)
+            for name, sketch in sketches.items()
+            if name in references
+        ],
+    )
+
+
+def _read_profiles(
+    settings: Settings, conn: Connection, dataset: str, days: PartitionRange
+) -> dict[str, Sketch]:
+    """Return the sketch of each column over the published days; missing profiles are computed."""
+    from nightshift.quality.profiles import LoadTable, profile_load, read_profiles
+    from nightshift.warehouse.ledger import published_loads
+
+    run = command_run(f"profile/{dataset}")
+    published = sorted(published_loads(conn, dataset, days))
+    # Without a published day, the first one raises the error that names it.
+    for day in published or [days.first.day]:
+        profile_load(settings, conn, LoadTable.published(conn, dataset, day), run)
+    typer.echo(f"{dataset}, {len(published)} published day(s) from {days.first} to {days.last}")
+    return read_profiles(conn, dataset, days)
+
+
+def _print_checks(
+    settings: Settings, dataset: str, sketches: dict[str, Sketch], n_days: int
+) -> int:
+    """Print the verdict of each expectation; return 1 when one is broken, else 0."""
+    from nightshift.quality.gates import read_expectations
+    from nightshift.quality.profile_checks import Verdict, check_profile
+
+    expectations = read_expectations(settings.expectations_dir, dataset)
+    checks = check_profile(sketches, expectations, n_days)
+    rows = [(check.kind, check.column, check.verdict, check.observed) for check in checks]
+    print_table(("expectation", "column", "verdict", "outside"), rows)
+    n_settled = sum(check.verdict is not Verdict.UNKNOWN for check in checks)
+    typer.echo(
+        f"{n_settled} of {len(checks)} expectations are settled by the profile;"
+        " the gate has settled all of them on each day"
+    )
+    return int(any(check.verdict is Verdict.BROKEN for check in checks))
+
+
+def _summary(name: str, sketch: Sketch) -> tuple[str, ...]:
+    """Return the line of one column; a text column shows its most frequent values."""
+    from nightshift.quality.sketch import TextSketch
+
+    missing = f"{sketch.n_missing / sketch.n_rows:.2%}" if sketch.n_rows else ""
+    head = (name, f"{sketch.n_rows:,}", missing, f"{sketch.n_distinct:,}")
+    if isinstance(sketch, TextSketch):
+        levels = sketch.levels.most_common(MAX_LEVELS)
+        shares = ", ".join(f"{level} {n / sketch.n_known:.0%}" for level, n in levels)
+        return _padded((*head, shares))
+    if sketch.minimum is None:
+        return _padded(head)
+    quantiles = [sketch.quantile(share) for share in QUANTILES]
+    statistics = [sketch.minimum, *quantiles, sketch.maximum, sketch.mean, sketch.std]
+    return (*head, *map(_number, statistics))
+
+
+def _padded(cells: Iterable[str]) -> tuple[str, ...]:
+    cells = tuple(cells)
+    return cells + ("",) * (len(SUMMARY_HEADERS) - len(cells))
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.6g}"
+
+
+def _distances(name: str, reference: Sketch, current: Sketch) -> tuple[str, ...]:
+    """Return the line of one column; a distance that is not defined shows its reason."""
+    from nightshift.quality.distances import jensen_shannon, stability_index, wasserstein
+    from nightshift.quality.sketch import NumberSketch
+
+    try:
+        index = f"{stability_index(reference, current):.4f}"
+    except TypeError as error:
+        return (name, str(error), "", "")
+    try:
+        divergence = f"{jensen_shannon(reference, current):.4f}"
+        distance = ""
+        if isinstance(reference, NumberSketch) and isinstance(current, NumberSketch):
+            distance = f"{wasserstein(reference, current):.4f}"
+    except ValueError as error:
+        return (name, index, str(error), "")
+    return (name, index, divergence, distance)

@@ -1,0 +1,57 @@
+"""``nightshift train``: train one challenger and decide about it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from nightshift.cli.arguments import Model, command_run
+from nightshift.contracts.partitions import Partition
+from nightshift.settings import load_settings
+
+if TYPE_CHECKING:
+    from nightshift.contracts.model_spec import ModelSpec
+    from nightshift.contracts.run import RunContext
+    from nightshift.settings import Settings
+
+
+def train(
+    model: Model,
+    partition: Annotated[str, typer.Argument(help="Partition whose night trains, YYYY-MM-DD.")],
+) -> None:
+    """Train one challenger as the night of that partition would, and promote or refuse it."""
+    from nightshift.contracts.model_spec import load_spec
+
+    settings = load_settings()
+    spec = load_spec(settings.models_dir, model)
+    day = Partition.parse(partition)
+    run = command_run(f"train__{model}/{day}")
+    typer.echo(train_and_decide(settings, spec, day, run))
+
+
+def train_and_decide(
+    settings: Settings, spec: ModelSpec, partition: Partition, run: RunContext
+) -> str:
+    """Train and register a challenger, and return the promotion decision in one line."""
+    from nightshift.registry.model_versions import register
+    from nightshift.registry.promotion import decide
+    from nightshift.training.pipeline import train as fit
+    from nightshift.training.point_in_time_probe import probe_features
+    from nightshift.training.training_set import build_training_set, mature_window
+
+    window = mature_window(spec, partition)
+    # Before the training: a feature that knows the future would look like a good model.
+    typer.echo(f"probing the features of {window} for knowledge of the future")
+    probe_features(settings, spec, window, run)
+
+    typer.echo(f"building the training set of {window}")
+    training_set = build_training_set(settings, spec, partition, run)
+
+    typer.echo(f"training on {training_set.n_rows:,} rows of {training_set.window}")
+    candidate = fit(settings, spec, training_set.key, run)
+    version = register(settings, candidate, run).version
+
+    typer.echo(f"checking version {version}")
+    decision = decide(settings, spec, version, run)
+    return f"version {version}, {decision.verdict}: {'; '.join(decision.reasons)}"

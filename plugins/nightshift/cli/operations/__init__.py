@@ -1,0 +1,1 @@
+"""Commands for operators: deadlines, stuck runs, analysts."""

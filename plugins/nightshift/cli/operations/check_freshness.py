@@ -1,0 +1,255 @@
+"""``nightshift check-freshness``: compare publications with deadlines, from cron or by hand.
+
+The check needs no Airflow: a scheduler that hangs cannot report that it hangs.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import sys
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+from zoneinfo import ZoneInfo
+
+import typer
+
+from nightshift.cli.console import print_table
+from nightshift.contracts.document_folder import joined
+from nightshift.contracts.partitions import OPERATING_TIMEZONE
+from nightshift.errors import NightshiftError
+from nightshift.settings import load_settings
+
+if TYPE_CHECKING:
+    from nightshift.contracts.model_spec import ModelSpec
+    from nightshift.errors import SpecError
+    from nightshift.monitoring.freshness import Age, Freshness, Punctuality
+    from nightshift.settings import Settings
+
+LATE, CHECK_FAILED, WRONG_FILE = 1, 2, 3
+"""Exit codes. Source: docs/freshness.md."""
+INSTANT = "%Y-%m-%d %H:%M"
+
+
+class LateError(NightshiftError):
+    """Predictions are not published although their deadline is over."""
+
+    code = "NS-FRESH-001"
+
+
+class WrongFileError(NightshiftError):
+    """A spec or contract cannot be read; all others were checked."""
+
+    code = "NS-SPEC-003"
+
+
+class InstantError(NightshiftError):
+    """``--at`` is not an instant."""
+
+    code = "NS-FRESH-003"
+
+
+def check_freshness(
+    at: Annotated[
+        str,
+        typer.Option(
+            help="Check as of this instant, ISO 8601; operating time without an offset; now by"
+            " default."
+        ),
+    ] = "",
+    notify: Annotated[
+        bool,
+        typer.Option(
+            "--notify",
+            help="Notify NIGHTSHIFT_NOTIFY_COMMAND and NIGHTSHIFT_NOTIFY_URL when late.",
+        ),
+    ] = False,
+) -> None:
+    """Compare what is published with each spec's deadline; needs no Airflow.
+
+    Exits with 0: on time; 1: late; 2: the check could not run; 3: on time as far as the specs can
+    be read, and a spec or contract is wrong.
+    """
+    settings: Settings | None = None
+    try:
+        settings = load_settings()
+        freshness, wrong_files = _check(settings, _parse_instant(at))
+    # Whatever kept the check from running: it must not be taken for "on time".
+    except Exception as error:  # noqa: BLE001
+        reason = _describe(error)
+        sys.stderr.write(f"The check could not run.\n{reason}\n")
+        if settings is not None and notify:
+            _notify(settings, {"event": "could not look", "reason": reason})
+        raise typer.Exit(CHECK_FAILED) from None
+
+    _print_freshness(freshness)
+    problems = [problem for problem in (_late_error(freshness), wrong_files) if problem]
+    for problem in problems:
+        sys.stderr.write(f"{problem}\n")
+    if problems:
+        if notify:
+            _notify(settings, _document(freshness, wrong_files))
+        raise typer.Exit(LATE if freshness.late else WRONG_FILE)
+
+
+def _parse_instant(text: str) -> dt.datetime:
+    """Return an instant in UTC; now for an empty text.
+
+    Raises:
+        InstantError: The text is not ISO 8601.
+    """
+    if not text:
+        return dt.datetime.now(dt.UTC)
+    try:
+        at = dt.datetime.fromisoformat(text)
+    except ValueError:
+        raise InstantError(
+            "--at is not an instant.",
+            expected="ISO 8601, for example 2013-03-05T04:30",
+            got=repr(text),
+            todo="Correct --at.",
+        ) from None
+    if at.tzinfo is None:
+        at = at.replace(tzinfo=ZoneInfo(OPERATING_TIMEZONE))
+    return at.astimezone(dt.UTC)
+
+
+def _check(settings: Settings, at: dt.datetime) -> tuple[Freshness, WrongFileError | None]:
+    """Check every model; one whose file is wrong is checked by its last good spec.
+
+    Returns:
+        The result, and which files are wrong.
+    """
+    from nightshift.contracts.datasets import Delivery, read_contracts
+    from nightshift.contracts.model_spec import read_specs
+    from nightshift.monitoring.freshness import check
+
+    contracts = read_contracts(settings.datasets_dir)
+    specs = read_specs(settings.models_dir)
+    if not (specs.documents or specs.problems):
+        raise InstantError(
+            "There is no model to check.",
+            expected=f"specs in {settings.models_dir}",
+            todo="Set NIGHTSHIFT_DAGS_DIR.",
+        )
+    # A wrong file must not hide a late model: its last good spec has the deadline.
+    last_good = _last_good_specs(settings, sorted(specs.broken))
+    checkable = specs.documents | last_good
+    problems = [*specs.problems.values(), *contracts.problems.values()]
+    if not checkable:
+        raise joined(problems)
+    daily = [
+        contract for contract in contracts.documents.values() if contract.delivery is Delivery.DAILY
+    ]
+    unchecked = [name for name in specs.broken if name not in last_good]
+    return check(settings, checkable, daily, at), _wrong_file_error(problems, unchecked)
+
+
+def _last_good_specs(settings: Settings, models: Sequence[str]) -> dict[str, ModelSpec]:
+    from nightshift.warehouse.connection import connect
+    from nightshift.warehouse.last_good_specs import last_good_spec
+
+    # The warehouse is only read when a file is wrong.
+    if not models:
+        return {}
+    specs = {}
+    with connect(settings, "nightshift check-freshness") as conn:
+        for name in models:
+            spec = last_good_spec(conn, name)
+            if spec is not None:
+                specs[name] = spec
+    return specs
+
+
+def _wrong_file_error(
+    problems: Sequence[SpecError], unchecked: Sequence[str]
+) -> WrongFileError | None:
+    if not problems:
+        return None
+    error = joined(problems)
+    names = ", ".join(unchecked) or "none"
+    return WrongFileError(
+        error.what,
+        got=f"{error.got or ''} not checked: {names}".strip(),
+        todo="Correct the files; a model whose file is wrong was checked by its last good spec.",
+    )
+
+
+def _late_error(freshness: Freshness) -> LateError | None:
+    if not freshness.late:
+        return None
+    return LateError(
+        f"Late: {', '.join(_describe_late(model) for model in freshness.late)}.",
+        expected="predictions published before their deadline",
+        todo="docs/runbooks/README.md, 'The night did not publish';"
+        " `nightshift rescue <model> --night <day>` publishes what is possible.",
+    )
+
+
+def _describe_late(model: Punctuality) -> str:
+    if model.missing_before:
+        days = ", ".join(map(str, model.missing_before))
+        return f"{model.model} of {days}, and the last due partition is {model.partition}"
+    return f"{model.model} of {model.partition} (due {model.deadline:%H:%M} UTC)"
+
+
+def _describe(error: Exception) -> str:
+    if isinstance(error, NightshiftError):
+        return str(error)
+    return f"{type(error).__name__}: {error}"
+
+
+def _document(freshness: Freshness, wrong_files: WrongFileError | None) -> dict[str, Any]:
+    """Return the JSON document of a notification."""
+    document = freshness.document()
+    if wrong_files is not None:
+        event = "late" if freshness.late else "wrong file"
+        document |= {"event": event, "wrong": str(wrong_files)}
+    return document
+
+
+def _notify(settings: Settings, document: dict[str, Any]) -> None:
+    """Send a notification; a failure is printed and leaves the exit code as it is."""
+    from nightshift.monitoring.notification import NotificationError, notify
+
+    try:
+        channels = notify(settings, document)
+    except NotificationError as error:
+        sys.stderr.write(f"{error}\n")
+    else:
+        typer.echo(f"Notified via {' and '.join(channels)}.")
+
+
+def _print_freshness(freshness: Freshness) -> None:
+    typer.echo(f"As of {freshness.at:{INSTANT}} UTC")
+    print_table(
+        ("model", "partition", "deadline", "published", "rows", "status"),
+        map(_model_row, freshness.models),
+    )
+    print_table(("input", "newest partition", "days behind"), _input_rows(freshness.inputs))
+
+
+def _model_row(model: Punctuality) -> tuple[object, ...]:
+    deadline = model.deadline.astimezone(ZoneInfo(OPERATING_TIMEZONE))
+    published = f"no; newest is {model.newest or 'none'}"
+    if model.published_at:
+        published = f"{model.published_at:{INSTANT}} UTC"
+    rows = ", ".join(f"{n} {source}" for source, n in model.n_rows.items())
+    status = model.status
+    if model.missing_before:
+        status += f", {len(model.missing_before)} before it missing"
+    return (
+        model.model,
+        model.partition,
+        f"{deadline:{INSTANT} %Z}",
+        published,
+        rows or "-",
+        status,
+    )
+
+
+def _input_rows(inputs: Iterable[Age]) -> list[tuple[object, ...]]:
+    rows: list[tuple[object, ...]] = []
+    for age in inputs:
+        days_behind = "-" if age.days_behind is None else max(age.days_behind, 0)
+        rows.append((age.dataset, age.newest or "none", days_behind))
+    return rows

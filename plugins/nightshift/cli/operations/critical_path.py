@@ -1,0 +1,194 @@
+"""``nightshift critical-path``: the tasks that a partition's predictions waited for."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from nightshift.cli.console import print_table
+from nightshift.errors import NightshiftError
+from nightshift.settings import default_home
+
+if TYPE_CHECKING:
+    from nightshift_local.airflow_api import AirflowApi, DagRun
+
+STAGES = ("ingest", "transform", "score__")
+"""Stages of the path, in order: names of DAGs, or their prefixes."""
+PHASES = ("waiting", "starting", "importing", "working")
+BODY_BEGINS = "The task's own code begins"
+"""What ``orchestration.task_scope`` writes into the log."""
+
+
+class NoPathError(NightshiftError):
+    """No run of the partition in Airflow has published predictions."""
+
+    code = "NS-AIRFLOW-010"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One task of the path; all times in seconds.
+
+    Attributes:
+        task: ``<dag>.<task>``.
+        waiting: From the end of the previous task until Airflow queues this one.
+        starting: Until its process runs.
+        importing: Until its own code begins: DAG file, library, Airflow itself.
+        working: Until it ends.
+    """
+
+    task: str
+    waiting: float
+    starting: float
+    importing: float
+    working: float
+
+    @property
+    def seconds(self) -> float:
+        """Return the sum of all phases."""
+        return self.waiting + self.starting + self.importing + self.working
+
+
+def critical_path(
+    partition: Annotated[
+        str, typer.Argument(help="Partition, YYYY-MM-DD, that went through Airflow.")
+    ],
+) -> None:
+    """Print the tasks that a partition's predictions waited for, and where the time went."""
+    from nightshift_local.airflow_api import AirflowApi
+
+    print_path(find_path(AirflowApi.local(default_home()), partition))
+
+
+def print_path(steps: Sequence[Step]) -> None:
+    """Print one line per task, and the share of each phase."""
+    rows = []
+    for step in steps:
+        seconds = [f"{getattr(step, phase):.1f}" for phase in PHASES]
+        rows.append((step.task, *seconds))
+    print_table(("task", *PHASES), rows)
+    total = sum(step.seconds for step in steps) or 1.0
+    shares = []
+    for phase in PHASES:
+        share = sum(getattr(step, phase) for step in steps) / total
+        shares.append(f"{phase} {share:.0%}")
+    typer.echo(f"{total:.1f} s: {', '.join(shares)}")
+
+
+def find_path(api: AirflowApi, partition_key: str) -> list[Step]:
+    """Return the tasks that the last prediction table of a partition waited for, in order.
+
+    Each task waited for the task that ended last before it: in its own run, or, for the first of
+    a run, in the DAG of the previous stage.
+
+    Raises:
+        NoPathError: No run of the partition has published predictions.
+        ServiceError: Airflow does not answer.
+    """
+    tasks = _successful_tasks(api, partition_key)
+    last_stage = len(STAGES) - 1
+    scoring = [task for task in tasks if task.stage == last_stage]
+    if not scoring:
+        raise NoPathError(
+            f"No run of {partition_key} has published predictions.",
+            todo="Name a partition that went through Airflow.",
+        )
+    path = [max(scoring, key=lambda task: task.ended_at)]
+    while (previous := _previous(path[0], tasks)) is not None:
+        path.insert(0, previous)
+
+    started_at = path[0].run.started_at
+    previous_end = _instant(started_at) if started_at else path[0].started_at
+    steps = []
+    for task in path:
+        steps.append(_step(api, task, previous_end))
+        previous_end = task.ended_at
+    return steps
+
+
+@dataclass(frozen=True)
+class _Task:
+    """A task instance as Airflow's API describes it, and its run."""
+
+    run: DagRun
+    fields: dict[str, Any]
+
+    @property
+    def stage(self) -> int:
+        """Return its index in STAGES, -1 outside."""
+        for index, prefix in enumerate(STAGES):
+            if self.run.dag_id.startswith(prefix):
+                return index
+        return -1
+
+    @property
+    def started_at(self) -> dt.datetime:
+        """Return when its process began."""
+        return _instant(self.fields["start_date"])
+
+    @property
+    def ended_at(self) -> dt.datetime:
+        """Return when it ended."""
+        return _instant(self.fields["end_date"])
+
+
+def _successful_tasks(api: AirflowApi, partition_key: str) -> list[_Task]:
+    """Return the tasks that succeeded in the newest run of each DAG of the path."""
+    tasks = []
+    for run in _newest_runs(api.runs(partition_key)):
+        tasks += [_Task(run, fields) for fields in api.tasks(run) if fields["end_date"]]
+    return [task for task in tasks if task.fields["state"] == "success"]
+
+
+def _newest_runs(runs: Iterable[DagRun]) -> Iterable[DagRun]:
+    # The API lists the oldest run first, so that a later one replaces it here.
+    return {run.dag_id: run for run in runs if run.dag_id.startswith(STAGES)}.values()
+
+
+def _previous(task: _Task, tasks: Sequence[_Task]) -> _Task | None:
+    """Return the task that ended last before this one began; None for the first of the path."""
+    earlier = [
+        candidate
+        for candidate in tasks
+        if candidate.ended_at <= task.started_at and candidate is not task
+    ]
+    same_run = [candidate for candidate in earlier if candidate.run == task.run]
+    upstream = [candidate for candidate in earlier if candidate.stage == task.stage - 1]
+    return max(same_run or upstream, key=lambda candidate: candidate.ended_at, default=None)
+
+
+def _step(api: AirflowApi, task: _Task, previous_end: dt.datetime) -> Step:
+    fields = task.fields
+    # A task can be queued before the previous one ends; its wait begins with that end.
+    queued_at = max(_instant(fields["queued_when"] or fields["start_date"]), previous_end)
+    body_at = _body_began_at(api, task) or task.started_at
+    index = f"[{fields['map_index']}]" if fields["map_index"] >= 0 else ""
+    return Step(
+        task=f"{task.run.dag_id}.{fields['task_id']}{index}",
+        waiting=_seconds(previous_end, queued_at),
+        starting=max(_seconds(queued_at, task.started_at), 0.0),
+        importing=max(_seconds(task.started_at, body_at), 0.0),
+        working=_seconds(max(body_at, queued_at), task.ended_at),
+    )
+
+
+def _body_began_at(api: AirflowApi, task: _Task) -> dt.datetime | None:
+    """Return when the task's own code began, from its log; None if the log does not say."""
+    fields = task.fields
+    lines = api.log(task.run, fields["task_id"], fields["try_number"], fields["map_index"])
+    for line in lines:
+        if BODY_BEGINS in str(line.get("event")):
+            return _instant(line["timestamp"])
+    return None
+
+
+def _seconds(start: dt.datetime, end: dt.datetime) -> float:
+    return (end - start).total_seconds()
+
+
+def _instant(text: str) -> dt.datetime:
+    return dt.datetime.fromisoformat(text)

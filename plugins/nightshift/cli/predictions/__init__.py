@@ -1,0 +1,1 @@
+"""Commands that publish predictions, monitor them and explain them."""

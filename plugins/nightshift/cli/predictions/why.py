@@ -1,0 +1,98 @@
+"""``nightshift why``: the lineage of a published prediction, and its reasons in words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import typer
+
+from nightshift.cli.arguments import AsJson, Key, Model, PredictedOn
+from nightshift.contracts.partitions import Partition
+from nightshift.settings import load_settings
+
+# The templates are filled with the facts that `provenance.lineage.explain` returns.
+PREDICTION = (
+    "{key}, predicted by the night of {partition}: score {score!r}, probability {probability!r},"
+    " decile {decile} ({score_source})"
+)
+PUBLICATION = (
+    "publication   load {load_id}, token {token}, run {run_id}, by {actor}, at {published_at};"
+    " code {code_version}"
+)
+NO_MODEL = "model         none: this step of the fallback chain needs no model"
+MODEL = (
+    "model         version {version}, digest {digest}, trained by the night of"
+    " {trained_on_partition}; code {code_version}"
+)
+PROMOTION = "  promotion   {verdict} by {actor}, evidence {evidence_sha256}"
+NO_PROMOTION = {"verdict": "none", "actor": None, "evidence_sha256": None}
+TRAINING_SET = (
+    "training set  {training_set}\n"
+    "  content     {n_rows:,} rows of {first_day} to {last_day} known at {as_of},"
+    " from {n_feature_loads} feature loads; SHA-256 {sha256}; code {code_version}"
+)
+FEATURES = (
+    "features      {dataset} load {load_id}, as of {as_of}, {n_values} values; code {code_version}"
+)
+OWN_ROW = "  own row     {source_uri} row {source_row}, SHA-256 {source_sha256}"
+FILES = (
+    "  files       {dataset}: {n_files}, {first} to {partition}, {n_total:,} rows;"
+    " the last {source_uri}, SHA-256 {source_sha256}"
+)
+
+
+def why(
+    model: Model,
+    key: Key,
+    partition: PredictedOn = "",
+    as_json: AsJson = False,
+) -> None:
+    """Print the lineage of a prediction: files, features, model, training set, code; and why."""
+    from nightshift.contracts.model_spec import load_spec
+    from nightshift.provenance.lineage import as_json as to_json
+    from nightshift.provenance.lineage import explain
+    from nightshift.provenance.predictions import find_prediction
+    from nightshift.warehouse.connection import connect
+
+    settings = load_settings()
+    spec = load_spec(settings.models_dir, model)
+    day = Partition.parse(partition) if partition else None
+    with connect(settings, "nightshift why") as conn:
+        prediction = find_prediction(conn, spec, key, day)
+    facts = explain(settings, spec, prediction)
+    lines = [to_json(facts)] if as_json else _describe(facts)
+    for line in lines:
+        typer.echo(line)
+
+
+def _describe(facts: dict[str, Any]) -> list[str]:
+    """Return one line per step, from the prediction back to its files."""
+    lines = [PREDICTION.format_map(facts["prediction"])]
+    lines += [f"  because {reason}" for reason in facts["reasons"]]
+    lines.append(PUBLICATION.format_map(facts["publication"]))
+    if facts["model"] is None:
+        return [*lines, NO_MODEL]
+    promotion = NO_PROMOTION | (facts["model"]["promotion"] or {})
+    lines += [
+        MODEL.format_map(facts["model"]),
+        PROMOTION.format_map(promotion),
+        TRAINING_SET.format_map(facts["training_set"]),
+    ]
+    return [*lines, *_feature_lines(facts)]
+
+
+def _feature_lines(facts: dict[str, Any]) -> list[str]:
+    features = facts["features"]
+    lines = [FEATURES.format(**features, n_values=len(features["row"]))]
+    lines += [OWN_ROW.format_map(row) for row in facts["rows"]]
+    files_by_dataset: dict[str, list[dict[str, Any]]] = {}
+    for file in facts["files"]:
+        files_by_dataset.setdefault(file["dataset"], []).append(file)
+    for files in files_by_dataset.values():
+        summary = {
+            "n_files": len(files),
+            "first": files[0]["partition"],
+            "n_total": sum(file["n_rows"] for file in files),
+        }
+        lines.append(FILES.format(**files[-1], **summary))
+    return lines

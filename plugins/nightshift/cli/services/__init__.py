@@ -1,0 +1,1 @@
+"""Commands that run the local services and prepare the warehouse."""

@@ -1,0 +1,78 @@
+"""``nightshift status``: what runs, where, and whether it is healthy."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import typer
+
+from nightshift.cli.console import print_table
+from nightshift.errors import cause_of
+from nightshift.settings import default_home, load_settings
+
+if TYPE_CHECKING:
+    from nightshift_local.part import Part
+
+STARTING_SECONDS = 60.0
+"""A part that is younger and not healthy yet is shown as starting, not as broken."""
+
+
+def status() -> None:
+    """Show each part's state, process id, address and health, and what waits or is degraded.
+
+    Exits with 1 if something is down.
+    """
+    from nightshift_local.placement import prepare_home
+    from nightshift_local.process import ServerProcess
+    from nightshift_local.stack import compose, expected_groups
+    from nightshift_local.supervisor import NAME
+
+    home = prepare_home(default_home())
+    supervisor = ServerProcess(home, NAME).find()
+    # Also shows groups that were started extra and never stopped.
+    stack = compose(home, expected_groups(home))
+    rows = [_part_row(part) for part in stack.parts]
+    supervisor_state = ("ok", supervisor.pid) if supervisor else ("down", "-")
+    print_table(
+        ("part", "state", "pid", "address", "health"),
+        [(NAME, *supervisor_state, "", ""), *rows],
+    )
+    for notice in (*stack.notices, *_pipeline_notices()):
+        typer.echo(notice)
+
+    is_running = all(health in {"healthy", "starting"} for *_, health in rows)
+    if supervisor is None or not is_running:
+        typer.echo(f"To start what is down: nightshift up. Logs: {home / 'logs'}")
+        raise typer.Exit(1)
+
+
+def _part_row(part: Part) -> tuple[str, str, object, str, str]:
+    process = part.process.find()
+    if process is None:
+        return (part.name, "down", "-", part.address, "-")
+    health = "broken"
+    if part.is_healthy():
+        health = "healthy"
+    elif time.time() - process.create_time() < STARTING_SECONDS:
+        health = "starting"
+    return (part.name, "ok", process.pid, part.address, health)
+
+
+def _pipeline_notices() -> list[str]:
+    """Return the partitions that no champion scored and the tasks that wait for upstream."""
+    from nightshift.contracts.model_spec import load_specs
+    from nightshift.scoring.degraded import degraded_nights
+    from nightshift.warehouse.connection import connect
+    from nightshift.warehouse.waiting_tasks import waiting_tasks
+
+    notices: list[str] = []
+    try:
+        settings = load_settings()
+        with connect(settings, "nightshift status") as conn:
+            for spec in load_specs(settings.models_dir).values():
+                notices += [str(entry.describe()) for entry in degraded_nights(conn, spec)]
+            notices += [str(task.describe()) for task in waiting_tasks(conn)]
+    except Exception as error:  # noqa: BLE001 - without a warehouse the table above is the answer
+        return [f"The state of the pipeline is unknown: {cause_of(error)}"]
+    return notices

@@ -1,0 +1,36 @@
+"""Write and lock the files of a home."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def write_private(path: Path, text: str) -> None:
+    """Replace a file (mode 0600) in one step: a reader sees the old or the new content."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.unlink(missing_ok=True)
+    # O_EXCL: nobody else has prepared a file, or a link, of this name.
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text)
+    partial.replace(path)
+
+
+def open_lock(path: Path) -> int:
+    """Return the descriptor of a lock file; the kernel releases the lock when its holder dies."""
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+
+@contextmanager
+def exclusive(path: Path) -> Iterator[None]:
+    """Hold a lock file during the block; wait for it without a limit."""
+    lock = open_lock(path)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)

