@@ -13,7 +13,7 @@ from nightshift.training.splits import rows_between
 
 if TYPE_CHECKING:
     from nightshift.backtest.nightly_models import Fleet
-    from nightshift.training.confidence_intervals import Estimate
+    from nightshift.training.statistics.confidence_intervals import Estimate
 
 AGES = (1, 3, 7, 14, 30)
 """Days between the evening that trained and the evening that scores."""

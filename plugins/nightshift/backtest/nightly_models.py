@@ -23,7 +23,7 @@ from nightshift.contracts.model_spec import ModelSpec
 from nightshift.contracts.partitions import Partition
 from nightshift.models.signature import Signature
 from nightshift.models.trained_model import TrainedModel
-from nightshift.training.pipeline import fit_and_judge, with_reference
+from nightshift.training.pipeline import fit_and_evaluate, with_reference
 from nightshift.training.splits import rows_between, split_window
 from nightshift.training.training_set import mature_window
 
@@ -155,7 +155,7 @@ def train_as_of(spec: ModelSpec, rows: pa.Table, night: dt.date) -> TrainedModel
     bare = spec.model_copy(update={"promotion": spec.promotion.model_copy(update={"slices": ()})})
     window = mature_window(spec, Partition(night))
     split = split_window(window, spec.training)
-    return fit_and_judge(
+    return fit_and_evaluate(
         bare, rows_between(rows, window.first.day, window.last.day), split, str(night)
     )[0]
 

@@ -15,7 +15,7 @@ from nightshift.contracts.partitions import Partition
 from nightshift.lake.object_store import ObjectStore
 from nightshift.models.predictions import joined
 from nightshift.registry import fairness_checks, performance_checks, sanity_checks
-from nightshift.registry.checks import Check, answer
+from nightshift.registry.checks import Check, run_checks
 from nightshift.registry.model_versions import ModelVersion
 from nightshift.registry.promotion_context import ChampionStatus, PromotionContext
 from nightshift.training.splits import split_window
@@ -97,7 +97,7 @@ def passes(settings: Settings, fleet: Fleet, challenger: dt.date, champion: dt.d
     versions = (version_of(fleet, challenger), version_of(fleet, champion))
     case = ReplayedCase(settings, _store(settings), fleet.spec, training_set, {}, *versions, fleet)
     return all(
-        not any(one.is_refusal for one in answer(case, {name: question}))
+        not any(one.is_refusal for one in run_checks(case, {name: question}))
         for name, question in QUESTIONS.items()
     )
 

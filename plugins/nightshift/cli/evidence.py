@@ -12,7 +12,7 @@ from nightshift.settings import load_settings
 
 if TYPE_CHECKING:
     from nightshift.lake.object_store import ObjectStore
-    from nightshift.registry.evidence import Entry
+    from nightshift.registry.evidence import EvidenceEntry
     from nightshift.settings import Settings
 
 HEADERS = ("criterion", "verdict", "limit", "number", "interval")
@@ -65,7 +65,7 @@ def _number(value: object) -> str:
     return f"{value:.5g}" if isinstance(value, float) else "" if value is None else str(value)
 
 
-def _signed(settings: Settings, entry: Entry) -> str:
+def _signed(settings: Settings, entry: EvidenceEntry) -> str:
     return (
         " and its signature"
         if entry.kept.signature and settings.evidence_key.get_secret_value()

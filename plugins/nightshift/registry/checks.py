@@ -13,14 +13,14 @@ from nightshift.errors import NightshiftError
 
 if TYPE_CHECKING:
     from nightshift.registry.promotion_context import PromotionContext
-    from nightshift.training.confidence_intervals import Estimate
+    from nightshift.training.statistics.confidence_intervals import Estimate
 
 logger = logging.getLogger(__name__)
 
 _REASON_LENGTH = 400
 
 
-class Verdict(StrEnum):
+class CriterionVerdict(StrEnum):
     """What a criterion says."""
 
     PASSED = "passed"
@@ -44,7 +44,7 @@ class Criterion:
     """
 
     name: str
-    verdict: Verdict
+    verdict: CriterionVerdict
     reason: str
     limit: float | str | None = None
     number: float | None = None
@@ -59,7 +59,7 @@ class Criterion:
     @property
     def is_refusal(self) -> bool:
         """Return whether the challenger must not serve because of it."""
-        return self.verdict in {Verdict.FAILED, Verdict.UNKNOWN}
+        return self.verdict in {CriterionVerdict.FAILED, CriterionVerdict.UNKNOWN}
 
     @property
     def objection(self) -> str:
@@ -104,7 +104,7 @@ def held(
         of: The number, or its estimate with bounds.
         facts: What else was measured.
     """
-    verdict = Verdict.PASSED if is_held else Verdict.FAILED
+    verdict = CriterionVerdict.PASSED if is_held else CriterionVerdict.FAILED
     if of is None or isinstance(of, int | float):
         return Criterion(name, verdict, reason, limit, of, None, facts)
     return Criterion(
@@ -114,10 +114,10 @@ def held(
 
 def not_applicable(name: str, reason: str, **facts: object) -> Criterion:
     """Return a criterion that asks for something which does not exist here, and says what."""
-    return Criterion(name, Verdict.NOT_APPLICABLE, reason, facts=facts)
+    return Criterion(name, CriterionVerdict.NOT_APPLICABLE, reason, facts=facts)
 
 
-def answer(case: PromotionContext, questions: dict[str, Check]) -> list[Criterion]:
+def run_checks(case: PromotionContext, questions: dict[str, Check]) -> list[Criterion]:
     """Ask every question; one that crashes, or answers nothing, is unknown and refuses.
 
     Args:
@@ -157,4 +157,4 @@ def _asked(case: PromotionContext, name: str, question: Check) -> list[Criterion
 
 
 def _unknown(name: str, reason: str) -> Criterion:
-    return Criterion(name, Verdict.UNKNOWN, f"no verdict, {reason}"[:_REASON_LENGTH])
+    return Criterion(name, CriterionVerdict.UNKNOWN, f"no verdict, {reason}"[:_REASON_LENGTH])

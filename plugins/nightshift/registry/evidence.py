@@ -39,7 +39,7 @@ class NoEvidenceError(NightshiftError):
 
 
 @dataclass(frozen=True)
-class Kept:
+class StoredRecord:
     """Where a record is.
 
     Attributes:
@@ -54,7 +54,7 @@ class Kept:
 
 
 @dataclass(frozen=True)
-class Entry:
+class EvidenceEntry:
     """Where the evidence of one decision is.
 
     Attributes:
@@ -62,13 +62,13 @@ class Entry:
         page: Object key of the page for people; its name has its digest.
     """
 
-    kept: Kept
+    kept: StoredRecord
     page: str
 
 
 def write_record(
     settings: Settings, store: ObjectStore, model: str, document: dict[str, Any]
-) -> Kept:
+) -> StoredRecord:
     """Write a record; the same content lands at the same key.
 
     Raises:
@@ -84,10 +84,10 @@ def write_record(
     ).encode()
     key = content_key(f"{PREFIX}/{model}", data, ".json")
     store.put(key, data, "application/json")
-    return Kept(key, sha256(data).hexdigest(), _signature(settings, data))
+    return StoredRecord(key, sha256(data).hexdigest(), _signature(settings, data))
 
 
-def read_record(settings: Settings, store: ObjectStore, kept: Kept) -> dict[str, Any]:
+def read_record(settings: Settings, store: ObjectStore, kept: StoredRecord) -> dict[str, Any]:
     """Read a record, verified by its digest, and by its signature where there are one and a key.
 
     Raises:
@@ -114,7 +114,7 @@ def last_digest(conn: Connection, model: str) -> str | None:
     return None if row is None else str(row[0])
 
 
-def find_entry(conn: Connection, model: str, version: int | None = None) -> Entry:
+def find_entry(conn: Connection, model: str, version: int | None = None) -> EvidenceEntry:
     """Return where the evidence of the last decision is, over all versions or about one.
 
     Raises:
@@ -133,7 +133,7 @@ def find_entry(conn: Connection, model: str, version: int | None = None) -> Entr
             f"Nothing was decided about {f'version {version}' if version else 'any version'} of {model}.",
             todo="`nightshift models` lists the decisions; a rollback is one without evidence of its own.",
         )
-    return Entry(Kept(*row[:3]), row[3])
+    return EvidenceEntry(StoredRecord(*row[:3]), row[3])
 
 
 def verify_chain(settings: Settings, store: ObjectStore, conn: Connection, model: str) -> int:
@@ -155,7 +155,7 @@ def verify_chain(settings: Settings, store: ObjectStore, conn: Connection, model
     ).fetchall()
     previous = None
     for key, digest, signature, version, verdict, reasons in rows:
-        record = read_record(settings, store, Kept(key, digest, signature))
+        record = read_record(settings, store, StoredRecord(key, digest, signature))
         expected = {
             "previous": previous,
             "model": model,

@@ -7,17 +7,22 @@ from collections.abc import Iterator
 from html import escape
 from typing import TYPE_CHECKING
 
-from nightshift.registry.checks import Criterion, Verdict
-from nightshift.training.comparison_figures import Bar, draw_forest, draw_lift, draw_reliability
+from nightshift.registry.checks import Criterion, CriterionVerdict
+from nightshift.training.statistics.comparison_figures import (
+    Bar,
+    draw_forest,
+    draw_lift,
+    draw_reliability,
+)
 
 if TYPE_CHECKING:
     from nightshift.registry.promotion_context import PromotionContext
 
 _MARKS = {
-    Verdict.PASSED: "✓ passed",
-    Verdict.FAILED: "✗ failed",
-    Verdict.UNKNOWN: "? unknown",
-    Verdict.NOT_APPLICABLE: "- not asked",
+    CriterionVerdict.PASSED: "✓ passed",
+    CriterionVerdict.FAILED: "✗ failed",
+    CriterionVerdict.UNKNOWN: "? unknown",
+    CriterionVerdict.NOT_APPLICABLE: "- not asked",
 }
 _COMPARISONS = ("superiority", "baseline", "slice")
 _STYLE = """
@@ -101,7 +106,7 @@ def _subtitle(case: PromotionContext) -> str:
 
 
 def _verdict(verdict: str, objections: list[str], criteria: list[Criterion]) -> Iterator[str]:
-    counts = {kind: sum(criterion.verdict is kind for criterion in criteria) for kind in Verdict}
+    counts = {kind: sum(criterion.verdict is kind for criterion in criteria) for kind in CriterionVerdict}
     summary = ", ".join(f"{n} {kind.value.replace('_', ' ')}" for kind, n in counts.items() if n)
     yield f'<div class="verdict {verdict}"><strong>{verdict.capitalize()}.</strong> {escape(summary)}.'
     if objections:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from nightshift.registry.promotion_context import PromotionContext
-    from nightshift.training.block_bootstrap import Statistic
+    from nightshift.training.statistics.block_bootstrap import Statistic
 
     Matrix = npt.NDArray[np.float64]
     Vector = npt.NDArray[np.float64]

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from nightshift.contracts.run import RunContext
     from nightshift.settings import Settings
     from nightshift.training.candidate import Candidate
-    from nightshift.training.evaluation import Measured
+    from nightshift.training.evaluation import MetricValue
     from nightshift.warehouse.connection import Connection
 
 __all__ = [
@@ -67,7 +67,7 @@ def lock_model(conn: Connection, model: str) -> None:
 
 
 def record_evidence(
-    conn: Connection, about: Candidate | ModelVersion, measured: list[Measured], run: RunContext
+    conn: Connection, about: Candidate | ModelVersion, measured: list[MetricValue], run: RunContext
 ) -> None:
     """Append measured numbers about a version; those that stand already are kept."""
     rows = [{**vars(about), **vars(part), "run_id": run.run_id} for part in measured]

@@ -6,16 +6,16 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from nightshift.models.calibration import log_odds_of
-from nightshift.registry.checks import Criterion, Verdict, held, not_applicable
-from nightshift.training.block_bootstrap import calibration_error, ratio
-from nightshift.training.confidence_intervals import (
+from nightshift.registry.checks import Criterion, CriterionVerdict, held, not_applicable
+from nightshift.training.evaluation import slice_masks
+from nightshift.training.statistics.block_bootstrap import calibration_error, ratio
+from nightshift.training.statistics.confidence_intervals import (
     Estimate,
     NoEstimateError,
     difference,
     holm,
     slope_estimate,
 )
-from nightshift.training.evaluation import slice_masks
 
 if TYPE_CHECKING:
     from nightshift.registry.promotion_context import Mask, Matrix, PromotionContext, Vector
@@ -243,7 +243,7 @@ def churn(case: PromotionContext) -> Iterator[Criterion]:
     reason = f"The rank correlation with the champion's scores is {rho:.3f}; {limit:g} is needed."
     yield Criterion(
         "churn[ranks]",
-        Verdict.PASSED if rho >= limit else Verdict.FAILED,
+        CriterionVerdict.PASSED if rho >= limit else CriterionVerdict.FAILED,
         reason,
         limit,
         rho,

@@ -16,7 +16,7 @@ from nightshift.errors import NightshiftError
 from nightshift.failpoints import Failpoint, hit
 from nightshift.lake.content_keys import content_key
 from nightshift.lake.object_store import ObjectStore
-from nightshift.registry.evidence import PREFIX, Kept, last_digest, write_record
+from nightshift.registry.evidence import PREFIX, StoredRecord, last_digest, write_record
 from nightshift.registry.evidence_page import draw_figures, render_page
 from nightshift.registry.model_versions import (
     ModelVersion,
@@ -26,9 +26,9 @@ from nightshift.registry.model_versions import (
     record_evidence,
 )
 from nightshift.registry.promotion_context import PromotionContext
-from nightshift.registry.promotion_gate import judge, objections
-from nightshift.training.confidence_intervals import N_DRAWS
-from nightshift.training.evaluation import Measured, evidence, overall
+from nightshift.registry.promotion_gate import failures, run_gate
+from nightshift.training.evaluation import MetricValue, evidence, overall
+from nightshift.training.statistics.confidence_intervals import N_DRAWS
 from nightshift.training.training_set import find_training_set
 from nightshift.warehouse.connection import connect, lose
 from nightshift.warehouse.retrain_requests import consume, open_ones
@@ -174,7 +174,7 @@ class GateResult:
 
     criteria: list[Criterion]
     remarks: list[str]
-    measured: list[Measured]
+    measured: list[MetricValue]
     rows: dict[str, Any]
     page: str
     champion_status: str
@@ -182,7 +182,7 @@ class GateResult:
     @property
     def objections(self) -> list[str]:
         """Return why the challenger must not serve; empty promotes it."""
-        return objections(self.criteria)
+        return failures(self.criteria)
 
     def verdict(self, champion: ModelVersion | None) -> str:
         """Return the verdict of ``ml.promotions``."""
@@ -223,7 +223,7 @@ class GateResult:
 
 def _judge(case: PromotionContext) -> GateResult:
     """Ask the gate, measure what can be measured, and write the page."""
-    criteria = judge(case)
+    criteria = run_gate(case)
     can_score = any(
         criterion.name == "scores" and not criterion.is_refusal for criterion in criteria
     )
@@ -251,7 +251,7 @@ def _judge(case: PromotionContext) -> GateResult:
         else []
     )
     page = render_page(
-        case, criteria, objections(criteria), draw_figures(case, criteria) if can_score else {}
+        case, criteria, failures(criteria), draw_figures(case, criteria) if can_score else {}
     )
     key = content_key(f"{PREFIX}/{case.spec.name}", page, ".html")
     case.store.put(key, page, "text/html; charset=utf-8")
@@ -349,7 +349,7 @@ def _refuse_race(judged: ModelVersion | None, now: ModelVersion | None) -> None:
 
 
 def _append(
-    conn: Connection, case: PromotionContext, judged: GateResult, kept: Kept, run: RunContext
+    conn: Connection, case: PromotionContext, judged: GateResult, kept: StoredRecord, run: RunContext
 ) -> None:
     challenger, champion = case.challenger, case.champion
     conn.execute(

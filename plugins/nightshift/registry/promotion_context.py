@@ -13,9 +13,14 @@ from nightshift.models.model_text import ModelTextError
 from nightshift.models.signature import SignatureError, numbers
 from nightshift.registry.model_versions import ModelVersion, load_model
 from nightshift.training.baselines import Baselines
-from nightshift.training.block_bootstrap import Days, Statistic, draw_days, statistic
-from nightshift.training.confidence_intervals import N_DRAWS, Estimate, difference, estimate
 from nightshift.training.splits import Split, rows_between, split_window
+from nightshift.training.statistics.block_bootstrap import Days, Statistic, draw_days, statistic
+from nightshift.training.statistics.confidence_intervals import (
+    N_DRAWS,
+    Estimate,
+    difference,
+    estimate,
+)
 from nightshift.training.training_set import TrainingSet, read_rows
 
 if TYPE_CHECKING:
@@ -39,7 +44,7 @@ so nobody can be compared with it. ``unreadable``: its files are missing or dama
 """
 
 
-class NoEvidenceError(NightshiftError):
+class NoComparisonRowsError(NightshiftError):
     """There is no row on which a challenger can be judged."""
 
     code = "NS-REGISTRY-003"
@@ -160,7 +165,7 @@ class PromotionContext:
             NoEvidenceError: There is no row.
         """
         if self.rows.num_rows == 0:
-            raise NoEvidenceError(
+            raise NoComparisonRowsError(
                 "No row is later than everything that champion and challenger were fitted on."
             )
         return numbers(self.rows, self.spec.label.column)

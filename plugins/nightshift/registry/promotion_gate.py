@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from nightshift.registry import fairness_checks, performance_checks, sanity_checks
-from nightshift.registry.checks import Check, Criterion, Verdict, answer
+from nightshift.registry.checks import Check, Criterion, CriterionVerdict, run_checks
 
 if TYPE_CHECKING:
     from nightshift.registry.promotion_context import PromotionContext
 
-QUESTIONS: dict[str, Check] = {
+CHECKS: dict[str, Check] = {
     "provenance": sanity_checks.provenance,
     "signature": sanity_checks.signature,
     "training_window": sanity_checks.training_window,
@@ -32,24 +32,24 @@ QUESTIONS: dict[str, Check] = {
 """By family of criteria; each family must be in the record, whatever it says."""
 
 
-def judge(case: PromotionContext) -> list[Criterion]:
+def run_gate(case: PromotionContext) -> list[Criterion]:
     """Ask every question of the gate.
 
     Raises:
         NightshiftError: Something that a later try may have back.
         OperationalError: The same of the warehouse.
     """
-    return answer(case, QUESTIONS)
+    return run_checks(case, CHECKS)
 
 
-def objections(criteria: list[Criterion]) -> list[str]:
+def failures(criteria: list[Criterion]) -> list[str]:
     """Return why the challenger must not serve, in the order of the questions; empty promotes it. A family without a verdict objects."""
     refusals: dict[str, list[str]] = {}
     for criterion in criteria:
         if criterion.is_refusal:
             refusals.setdefault(criterion.reason, []).append(criterion.name)
     absent = [
-        name for name in QUESTIONS if name not in {criterion.family for criterion in criteria}
+        name for name in CHECKS if name not in {criterion.family for criterion in criteria}
     ]
     return [f"{', '.join(names)}: {reason}" for reason, names in refusals.items()] + [
         f"{name}: no verdict is recorded." for name in absent
@@ -58,4 +58,4 @@ def objections(criteria: list[Criterion]) -> list[str]:
 
 def failed_names(criteria: list[Criterion]) -> list[str]:
     """Return the names of the criteria that say no, without those that could not be asked."""
-    return [criterion.name for criterion in criteria if criterion.verdict is Verdict.FAILED]
+    return [criterion.name for criterion in criteria if criterion.verdict is CriterionVerdict.FAILED]

@@ -13,7 +13,7 @@ from nightshift.models.booster import trees_digest
 if TYPE_CHECKING:
     from nightshift.lake.object_store import ObjectStore
     from nightshift.models.trained_model import TrainedModel
-    from nightshift.training.evaluation import Measured
+    from nightshift.training.evaluation import MetricValue
 
 
 @dataclass(frozen=True)
@@ -57,12 +57,12 @@ class Candidate:
     code_version: str
     metrics: dict[str, dict[str, float | None]]
     figures: dict[str, str]
-    measured: list[Measured] = field(default_factory=list)
+    measured: list[MetricValue] = field(default_factory=list)
     engine_proof: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
-class Origin:
+class Provenance:
     """Where a model comes from.
 
     Attributes:
@@ -83,8 +83,8 @@ class Origin:
 def store_candidate(
     store: ObjectStore,
     trained: TrainedModel,
-    origin: Origin,
-    measured: list[Measured],
+    origin: Provenance,
+    measured: list[MetricValue],
     figures: dict[str, bytes],
 ) -> Candidate:
     """Write the files of a model under its digest, and its figures; again is harmless.

@@ -33,7 +33,7 @@ class EvaluationError(NightshiftError):
 
 
 @dataclass(frozen=True)
-class Measured:
+class MetricValue:
     """One measured number.
 
     Attributes:
@@ -185,7 +185,7 @@ def best_threshold(label: Vector, probability: Vector) -> float:
 
 def evidence(
     spec: ModelSpec, sample: str, rows: pa.Table, label: Vector, by_source: dict[str, Predictions]
-) -> list[Measured]:
+) -> list[MetricValue]:
     """Measure each source on the same rows, overall and by the declared slices.
 
     Args:
@@ -207,7 +207,7 @@ def evidence(
         ),
     ]
     return [
-        Measured(sample, source, column, level, metric, value, int(mask.sum()))
+        MetricValue(sample, source, column, level, metric, value, int(mask.sum()))
         for column, level, mask in parts
         for source, predictions in by_source.items()
         for metric, value in measure(spec.task, label[mask], predictions.at(mask)).items()
@@ -231,7 +231,7 @@ def slice_masks(
 
 
 def overall(
-    measured: list[Measured], source: str, sample: str = "holdout"
+    measured: list[MetricValue], source: str, sample: str = "holdout"
 ) -> dict[str, float | None]:
     """Return the metrics of one source over all rows of a sample."""
     return {

@@ -22,11 +22,9 @@ from nightshift.models.engine_equivalence import prove_engines
 from nightshift.models.predictions import Predictions
 from nightshift.models.signature import encode, encode_columns, learn_signature, numbers
 from nightshift.models.trained_model import TrainedModel
-from nightshift.training.boosting import FitPlan, fit_trees
-from nightshift.training.candidate import Candidate, Origin, store_candidate
-from nightshift.training.dask_trees import fit_trees_on_dask
+from nightshift.training.candidate import Candidate, Provenance, store_candidate
 from nightshift.training.evaluation import (
-    Measured,
+    MetricValue,
     best_threshold,
     evidence,
     measure,
@@ -37,6 +35,8 @@ from nightshift.training.figures import draw_binary, draw_by_day, draw_importanc
 from nightshift.training.reference_profile import describe
 from nightshift.training.splits import Split, backtest_folds, rows_between, rows_of, split_window
 from nightshift.training.training_set import count_published_days, find_training_set, read_rows
+from nightshift.training.trees.boosting import FitPlan, fit_trees
+from nightshift.training.trees.dask_trees import fit_trees_on_dask
 from nightshift.training.window_checks import check_window, is_trainable
 from nightshift.warehouse.connection import connect
 from nightshift.warehouse.retrain_requests import closed_by, open_ones
@@ -124,7 +124,7 @@ def train(settings: Settings, spec: ModelSpec, training_set_key: str, run: RunCo
         return known
     rows = read_rows(store, training_set)
     checkpoint = settings.home / "checkpoints" / f"{_fit_identity(spec, training_set)}.json"
-    workplace = Workplace(checkpoint, settings.home / "binned_rows", settings.dask_scheduler)
+    workplace = FitPaths(checkpoint, settings.home / "binned_rows", settings.dask_scheduler)
     split = split_window(training_set.window, spec.training)
     trained, measured, figures = train_rows(spec, rows, split, training_set.key, workplace)
     proof = prove_engines(trained, rows_of(rows, split.holdout))
@@ -138,7 +138,7 @@ def train(settings: Settings, spec: ModelSpec, training_set_key: str, run: RunCo
 
 
 @dataclass(frozen=True)
-class Workplace:
+class FitPaths:
     """What a fit may use beside its rows.
 
     Attributes:
@@ -152,7 +152,7 @@ class Workplace:
     dask_scheduler: str = ""
 
 
-_NOTHING = Workplace()
+_NOTHING = FitPaths()
 
 
 def train_rows(
@@ -160,8 +160,8 @@ def train_rows(
     rows: pa.Table,
     split: Split,
     training_set: str,
-    workplace: Workplace = _NOTHING,
-) -> tuple[TrainedModel, list[Measured], dict[str, bytes]]:
+    workplace: FitPaths = _NOTHING,
+) -> tuple[TrainedModel, list[MetricValue], dict[str, bytes]]:
     """Fit, calibrate and measure a model on rows in their total order.
 
     Returns:
@@ -172,14 +172,14 @@ def train_rows(
         for n, fold in enumerate(backtest_folds(_window(split), spec.training), 1)
         if is_trainable(spec, rows, fold)
     ]
-    trained, final = fit_and_judge(spec, rows, split, training_set, workplace)
+    trained, final = fit_and_evaluate(spec, rows, split, training_set, workplace)
     trained = with_reference(trained, rows, split)
     measured = [part for judged in (final, *folds) for part in judged.measured]
     return trained, measured, _draw(spec, [final, *folds])
 
 
 @dataclass(frozen=True)
-class Judged:
+class HoldoutResult:
     """A model with its predictions on the hold-out of one split.
 
     Attributes:
@@ -191,15 +191,15 @@ class Judged:
     """
 
     trained: TrainedModel
-    measured: list[Measured]
+    measured: list[MetricValue]
     rows: pa.Table
     challenger: Predictions
     baseline: Predictions
 
 
 def _fit_and_judge(
-    spec: ModelSpec, rows: pa.Table, split: Split, sample: str, workplace: Workplace = _NOTHING
-) -> Judged:
+    spec: ModelSpec, rows: pa.Table, split: Split, sample: str, workplace: FitPaths = _NOTHING
+) -> HoldoutResult:
     check_window(spec, rows, split)
     trained = fit_model(
         spec, rows_of(rows, split.train), rows_of(rows, split.validation), workplace
@@ -217,16 +217,16 @@ def _fit_and_judge(
     measured = evidence(
         spec, sample, holdout, label, {"challenger": challenger, "baseline": baseline}
     )
-    return Judged(trained, measured, holdout, challenger, baseline)
+    return HoldoutResult(trained, measured, holdout, challenger, baseline)
 
 
-def fit_and_judge(
+def fit_and_evaluate(
     spec: ModelSpec,
     rows: pa.Table,
     split: Split,
     training_set: str,
-    workplace: Workplace = _NOTHING,
-) -> tuple[TrainedModel, Judged]:
+    workplace: FitPaths = _NOTHING,
+) -> tuple[TrainedModel, HoldoutResult]:
     """Fit and calibrate a model on rows in their total order, and judge it; nothing is drawn.
 
     Returns:
@@ -257,7 +257,7 @@ def _unseen_scores(trained: TrainedModel, rows: pa.Table, split: Split) -> Vecto
 
 
 def fit_model(
-    spec: ModelSpec, train_part: pa.Table, validation: pa.Table, workplace: Workplace = _NOTHING
+    spec: ModelSpec, train_part: pa.Table, validation: pa.Table, workplace: FitPaths = _NOTHING
 ) -> TrainedModel:
     """Fit trees on one part; stop, calibrate and choose the threshold on a later one.
 
@@ -331,7 +331,7 @@ def _decile_edges(score: Vector) -> tuple[float, ...]:
     return tuple(np.quantile(score, np.arange(1, 10) / 10).tolist())
 
 
-def _draw(spec: ModelSpec, judged: list[Judged]) -> dict[str, bytes]:
+def _draw(spec: ModelSpec, judged: list[HoldoutResult]) -> dict[str, bytes]:
     final = judged[0]
     label = numbers(final.rows, spec.label.column)
     draw = draw_binary if spec.task == Task.BINARY else draw_regression
@@ -342,7 +342,7 @@ def _draw(spec: ModelSpec, judged: list[Judged]) -> dict[str, bytes]:
     }
 
 
-def _by_day(spec: ModelSpec, judged: list[Judged]) -> dict[str, dict[str, float]]:
+def _by_day(spec: ModelSpec, judged: list[HoldoutResult]) -> dict[str, dict[str, float]]:
     """Return the primary metric of each day of every hold-out, by source."""
     import numpy as np
 
@@ -371,8 +371,8 @@ def _fit_identity(spec: ModelSpec, training_set: TrainingSet) -> str:
     return sha256(f"{training_set.key} {spec.digest} {code_version()}".encode()).hexdigest()
 
 
-def _origin(spec: ModelSpec, training_set: TrainingSet, split: Split) -> Origin:
-    return Origin(
+def _origin(spec: ModelSpec, training_set: TrainingSet, split: Split) -> Provenance:
+    return Provenance(
         training_set.key,
         training_set.partition,
         split.validation.last.day,

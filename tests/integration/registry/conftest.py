@@ -28,7 +28,7 @@ from nightshift.registry.model_versions import ModelVersion, register
 from nightshift.registry.promotion import Decision, decide
 from nightshift.registry.promotion_context import PromotionContext
 from nightshift.settings import Settings
-from nightshift.training.candidate import Origin, store_candidate
+from nightshift.training.candidate import Provenance, store_candidate
 from nightshift.training.pipeline import fit_model
 from nightshift.training.splits import rows_of, split_window
 from nightshift.training.training_set import (
@@ -187,7 +187,7 @@ class Court:
         training_set = training_set or self.training_set
         split = split_window(self.training_set.window, self.spec.training)
         end = dt.date.fromisoformat(fit_end) if fit_end else split.validation.last.day
-        origin = Origin(training_set.key, night, end, self.spec.digest, "test")
+        origin = Provenance(training_set.key, night, end, self.spec.digest, "test")
         return register(self.settings, store_candidate(self.store, model, origin, [], {}), RUN)
 
     def judge(self, model: TrainedModel, spec: ModelSpec | None = None, **origin: Any) -> Decision:

@@ -16,7 +16,7 @@ from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.registry import promotion, promotion_gate
 from nightshift.registry.model_versions import register
 from nightshift.registry.performance_checks import churn
-from nightshift.training.candidate import Origin, store_candidate
+from nightshift.training.candidate import Provenance, store_candidate
 
 pytestmark = [pytest.mark.integration, pytest.mark.mlts("infra-4")]
 
@@ -196,7 +196,7 @@ def test_refused_when_a_leaf_is_not_a_number(court):
     broken = store_candidate(
         court.store,
         model,
-        Origin(court.training_set.key, NIGHT, dt.date(2020, 2, 2), "", "test"),
+        Provenance(court.training_set.key, NIGHT, dt.date(2020, 2, 2), "", "test"),
         [],
         {},
     )
@@ -316,22 +316,22 @@ def test_refused_by_rule_when_it_gains_too_little_on_it(court):
 
 
 def test_refused_when_a_criterion_crashes(court, monkeypatch):
-    monkeypatch.setitem(promotion_gate.QUESTIONS, "leakage", lambda case: 1 / 0)
+    monkeypatch.setitem(promotion_gate.CHECKS, "leakage", lambda case: 1 / 0)
     decision = court.judge(court.fit(num_leaves=17))
     assert court.refusals(decision)["leakage"] == "unknown"
     assert "leakage: no verdict, it crashed with ZeroDivisionError" in " ".join(decision.reasons)
 
 
 def test_refused_when_a_criterion_answers_nothing(court, monkeypatch):
-    monkeypatch.setitem(promotion_gate.QUESTIONS, "slice", lambda case: [])
+    monkeypatch.setitem(promotion_gate.CHECKS, "slice", lambda case: [])
     assert court.refusals(court.judge(court.fit(num_leaves=18)))["slice"] == "unknown"
 
 
 def test_refused_when_a_family_of_evidence_is_missing(court, monkeypatch):
-    whole = promotion.judge
+    whole = promotion.run_gate
     monkeypatch.setattr(
         promotion,
-        "judge",
+        "run_gate",
         lambda case: [part for part in whole(case) if part.family != "calibration"],
     )
     decision = court.judge(court.fit(num_leaves=19))

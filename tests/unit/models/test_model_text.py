@@ -12,7 +12,7 @@ from nightshift.models.booster import load_booster, predict_raw
 from nightshift.models.golden import golden_rows
 from nightshift.models.model_text import ModelTextError, check_model_text
 from nightshift.models.signature import Signature
-from nightshift.training.boosting import FitPlan, fit_trees
+from nightshift.training.trees.boosting import FitPlan, fit_trees
 
 pytestmark = [pytest.mark.promise("R8"), pytest.mark.mlts("infra-4")]
 

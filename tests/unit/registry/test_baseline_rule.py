@@ -10,7 +10,7 @@ import pytest
 from nightshift.contracts.promotion_spec import Promotion
 from nightshift.registry.performance_checks import baselines
 from nightshift.registry.promotion_context import PromotionContext
-from nightshift.training.confidence_intervals import Estimate
+from nightshift.training.statistics.confidence_intervals import Estimate
 
 
 def verdict(name: str, value: float, low: float, high: float, minimum: float = 0.0) -> str:

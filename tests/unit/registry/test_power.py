@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from nightshift.models.predictions import Predictions
-from nightshift.training.block_bootstrap import Days, draw_days, statistic
-from nightshift.training.confidence_intervals import difference, estimate
+from nightshift.training.statistics.block_bootstrap import Days, draw_days, statistic
+from nightshift.training.statistics.confidence_intervals import difference, estimate
 
 N_ROWS_A_DAY = 400
 NEEDED = 0.95

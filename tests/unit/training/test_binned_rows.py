@@ -13,8 +13,8 @@ import pyarrow as pa
 import pytest
 from tests.unit.training.test_boosting import _SAMPLED, _STRONG, EVERY_OTHER, PLAN, make_parts
 
-from nightshift.training import binned_rows, boosting
-from nightshift.training.boosting import fit_trees
+from nightshift.training.trees import binned_rows, boosting
+from nightshift.training.trees.boosting import fit_trees
 
 TUNED = {"num_leaves": 5, "learning_rate": 0.3, "feature_fraction": 0.5, "lambda_l2": 1.0}
 """Differs from the plan in nothing that decides about bins."""

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from nightshift.models.booster import contributions, load_booster, predict_raw, trees_digest
-from nightshift.training import boosting
-from nightshift.training.boosting import FitPlan, fit_trees
+from nightshift.training.trees import boosting
+from nightshift.training.trees.boosting import FitPlan, fit_trees
 
 NAMES = ["a", "b", "c", "kind"]
 PLAN = FitPlan(

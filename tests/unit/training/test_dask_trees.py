@@ -13,9 +13,9 @@ import pyarrow as pa
 import pytest
 
 from nightshift.models.booster import load_booster, predict_raw
-from nightshift.training import dask_trees
-from nightshift.training.boosting import FitPlan, fit_trees
-from nightshift.training.dask_trees import DaskError, fit_trees_on_dask, losses_of
+from nightshift.training.trees import dask_trees
+from nightshift.training.trees.boosting import FitPlan, fit_trees
+from nightshift.training.trees.dask_trees import DaskError, fit_trees_on_dask, losses_of
 
 NAMES = ["a", "b", "kind"]
 PLAN = FitPlan(

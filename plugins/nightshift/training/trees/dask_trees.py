@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from nightshift.errors import NightshiftError
 from nightshift.models.booster import load_booster, portable
-from nightshift.training.boosting import params_of, stop_at_best
+from nightshift.training.trees.boosting import params_of, stop_at_best
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from dask.distributed import Client
 
-    from nightshift.training.boosting import Fit, FitPlan
+    from nightshift.training.trees.boosting import Fit, FitPlan
 
     Matrix = npt.NDArray[np.float64]
     Vector = npt.NDArray[np.float64]

@@ -188,7 +188,7 @@ def _binned(rows: tuple[Matrix | pa.Table, Vector], plan: FitPlan, folder: Path)
     """Return the training rows as they were binned before, or bin them and keep that."""
     import lightgbm as lgb
 
-    from nightshift.training.binned_rows import BinnedRows
+    from nightshift.training.trees.binned_rows import BinnedRows
 
     facts = {
         "lightgbm": lgb.__version__,

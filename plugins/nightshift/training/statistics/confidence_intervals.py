@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from nightshift.training.block_bootstrap import Days, Statistic
+    from nightshift.training.statistics.block_bootstrap import Days, Statistic
 
     Vector = npt.NDArray[np.float64]
     Matrix = npt.NDArray[np.float64]
