@@ -184,7 +184,7 @@ def _prepare(n_holdout: int, n_days: int) -> list[int]:
     from nightshift.registry.model_versions import register
     from nightshift.settings import load_settings
     from nightshift.training.candidate import Provenance, store_candidate
-    from nightshift.training.pipeline import fit_model
+    from nightshift.training.model_fit import fit_model
     from nightshift.training.splits import rows_of, split_window
     from nightshift.training.training_set import build_training_set, read_rows
     from nightshift.warehouse.arrow_io import copy_in

@@ -191,7 +191,7 @@ def train_champion(
 
 def fit(spec: ModelSpec) -> tuple[TrainedModel, pa.Table]:
     """Return a model of full size, and the rows that it was fitted on."""
-    from nightshift.training.pipeline import fit_model
+    from nightshift.training.model_fit import fit_model
 
     dice = np.random.default_rng(1)
     values = dice.normal(size=(N_TRAIN, N_NUMERIC))

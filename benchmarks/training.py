@@ -126,7 +126,7 @@ def nightshift(home: Path, trees: int, engine: str = "local", *, is_first: bool 
     """Read the snapshot and fit a model; return the seconds."""
     from nightshift.lake.object_store import ObjectStore
     from nightshift.lake.snapshots import read_snapshot
-    from nightshift.training.pipeline import FitPaths, fit_model
+    from nightshift.training.model_fit import FitPaths, fit_model
 
     if is_first:
         shutil.rmtree(home / "binned_rows", ignore_errors=True)

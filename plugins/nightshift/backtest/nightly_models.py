@@ -23,7 +23,7 @@ from nightshift.contracts.model_spec import ModelSpec
 from nightshift.contracts.partitions import Partition
 from nightshift.models.signature import Signature
 from nightshift.models.trained_model import TrainedModel
-from nightshift.training.pipeline import fit_and_evaluate, with_reference
+from nightshift.training.holdout import fit_and_evaluate, with_reference
 from nightshift.training.splits import rows_between, split_window
 from nightshift.training.training_set import mature_window
 

@@ -1,4 +1,4 @@
-"""The query by which feature rows are read to be scored; who checks that training saw the same values uses the very same one."""
+"""The feature query, shared by scoring and the training/serving skew check."""
 
 from __future__ import annotations
 
@@ -14,34 +14,29 @@ if TYPE_CHECKING:
 
 
 def features_target(spec: ModelSpec) -> Target:
-    """Return where the rows of the feature view are."""
+    """Return the table of the feature view, with its dataset and key."""
     return Target(spec.features_dataset, "features", spec.feature_table, (spec.entity.key,))
 
 
 def select_rows(
     spec: ModelSpec, features: Sequence[str], condition: sql.Composed, *, is_ordered: bool = True
 ) -> sql.Composed:
-    """Return the query: partition, entity key, event timestamp, as-of and the features.
+    """Return the query of partition, entity key, event timestamp, as-of and features.
 
     Args:
         spec: The model.
         features: Columns of the feature view.
         condition: Which rows, of which loads.
-        is_ordered: Whether by partition and key; a stream of millions of rows does without the
-            sort.
+        is_ordered: Order by partition and key; a stream of millions of rows skips the sort.
     """
     from psycopg import sql
 
-    names = dict.fromkeys(
-        ["partition_date", spec.entity.key, spec.event_timestamp, "as_of", *features]
-    )
+    names = ["partition_date", spec.entity.key, spec.event_timestamp, "as_of", *features]
     query = sql.SQL("select {} from {} where {}").format(
-        sql.SQL(", ").join(map(sql.Identifier, names)),
+        sql.SQL(", ").join(map(sql.Identifier, dict.fromkeys(names))),
         sql.Identifier("features", spec.feature_table),
         condition,
     )
-    return (
-        query + sql.SQL(" order by partition_date, {}").format(sql.Identifier(spec.entity.key))
-        if is_ordered
-        else query
-    )
+    if not is_ordered:
+        return query
+    return query + sql.SQL(" order by partition_date, {}").format(sql.Identifier(spec.entity.key))

@@ -35,7 +35,7 @@ from nightshift.registry.model_versions import register
 from nightshift.scoring.publication import score
 from nightshift.settings import PROJECT_ROOT, Settings
 from nightshift.training.candidate import Provenance, store_candidate
-from nightshift.training.pipeline import fit_model
+from nightshift.training.model_fit import fit_model
 from nightshift.training.training_set import TrainingSet, build_training_set, read_rows
 from nightshift.transformation.build import build
 from nightshift.transformation.feature_manifest import OriginLostError, loads_named

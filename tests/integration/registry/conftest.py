@@ -29,7 +29,7 @@ from nightshift.registry.promotion import Decision, decide
 from nightshift.registry.promotion_context import PromotionContext
 from nightshift.settings import Settings
 from nightshift.training.candidate import Provenance, store_candidate
-from nightshift.training.pipeline import fit_model
+from nightshift.training.model_fit import fit_model
 from nightshift.training.splits import rows_of, split_window
 from nightshift.training.training_set import (
     TrainingSet,

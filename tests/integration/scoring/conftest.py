@@ -22,7 +22,7 @@ from nightshift.registry.model_versions import ModelVersion, register
 from nightshift.scoring.prediction_tables import ensure_prediction_relations
 from nightshift.settings import Settings
 from nightshift.training.candidate import Provenance, store_candidate
-from nightshift.training.pipeline import fit_model
+from nightshift.training.model_fit import fit_model
 from nightshift.warehouse.partition_write import (
     LoadManifest,
     PublishedLoad,

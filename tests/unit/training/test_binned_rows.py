@@ -52,7 +52,9 @@ def test_the_trees_are_those_of_the_rows(parts, tmp_path, n_binned, objective, p
         *parts,
         replace(
             plan,
-            params={name: value for name, value in params.items() if name in boosting._BINS_ON}
+            params={
+                name: value for name, value in params.items() if name in boosting._BINNING_PARAMS
+            }
             | TUNED,
         ),
         None,

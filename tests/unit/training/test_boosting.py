@@ -108,11 +108,13 @@ def test_same_text_when_each_segment_starts_from_the_text(
     parts, monkeypatch, objective, grows_on, params
 ):
     plan = replace(PLAN, objective=objective, params=params, patience_rounds=45)
-    n_grown, grow_on = [], boosting._grow_on
-    monkeypatch.setattr(boosting, "_grow_on", lambda *args: n_grown.append(1) or grow_on(*args))
+    n_grown, grow_on = [], boosting._continue_booster
+    monkeypatch.setattr(
+        boosting, "_continue_booster", lambda *args: n_grown.append(1) or grow_on(*args)
+    )
     grown = fit_trees(*parts, plan)
     assert len(n_grown) == (4 if grows_on else 0)
-    monkeypatch.setattr(boosting, "_may_grow_on", lambda _: False)
+    monkeypatch.setattr(boosting, "_can_continue", lambda _: False)
     assert fit_trees(*parts, plan) == grown
 
 
@@ -120,7 +122,7 @@ def test_every_parameter_with_which_a_booster_grows_on_is_fitted_both_ways():
     tried = (
         _SAMPLED.keys() | _STRONG.keys() | EVERY_OTHER.keys() | {"alpha", "feature_fraction_bynode"}
     )
-    assert tried == boosting._GROWS_ON
+    assert tried == boosting._CONTINUABLE_PARAMS
 
 
 @pytest.mark.parametrize("n_finished", [1, 2, 3])

@@ -138,7 +138,7 @@ PROGRAM = """
 if __name__ != "__main__":
     raise RuntimeError("a worker has imported the program")
 import sys
-from nightshift.training import dask_trees
+from nightshift.training.trees import dask_trees
 with dask_trees._cluster("", 2) as client:
     client.wait_for_workers(2, timeout=30)
     assert client.submit(sum, [1, 2]).result() == 3

@@ -11,10 +11,9 @@ from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.training.baselines import Baselines
 from nightshift.training.evaluation import overall
 from nightshift.training.pipeline import train_rows
-from nightshift.training.splits import rows_of, split_window
+from nightshift.training.splits import WindowError, check_window, rows_of, split_window
 from nightshift.training.statistics.block_bootstrap import Days
 from nightshift.training.statistics.confidence_intervals import NoEstimateError, slope_estimate
-from nightshift.training.window_checks import WindowError, check_window
 
 N_DAYS, ROWS_A_DAY = 30, 40
 DAYS = np.repeat(np.arange(N_DAYS), ROWS_A_DAY)

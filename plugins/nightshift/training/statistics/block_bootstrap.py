@@ -1,8 +1,9 @@
-"""Metrics as functions of how often each day counts: what a bootstrap blocked by day needs, without touching the rows again per draw.
+"""Metrics as functions of how often each day counts, for a bootstrap blocked by day.
 
 Rows of one day share its weather, holiday and traffic, so days are drawn, never rows. Each metric
 is reduced once to sums by day (the area under the ROC curve to a table of won pairs by day and
-day); thousands of draws are then small matrix products. Source: docs/adr/0017-evidence-gate.md.
+day). Thousands of draws are then small matrix products that do not read the rows again. Source:
+docs/adr/0017-evidence-gate.md.
 """
 
 from __future__ import annotations
@@ -11,21 +12,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+import numpy.typing as npt
+
 from nightshift.errors import NightshiftError
 from nightshift.models.calibration import EDGE
-from nightshift.training.evaluation import CALIBRATION_BINS
+from nightshift.training.evaluation import calibration_bins
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
     from nightshift.models.predictions import Predictions
 
-    Vector = npt.NDArray[np.float64]
-    Matrix = npt.NDArray[np.float64]
-    Codes = npt.NDArray[np.int64]
+Vector = npt.NDArray[np.float64]
+Matrix = npt.NDArray[np.float64]
 
-Statistic = Callable[["Matrix"], "Vector"]
+Statistic = Callable[[Matrix], Vector]
 """From weights of shape (draws, days) to one value per draw; NaN where the drawn days do not
 define it.
 """
@@ -42,43 +42,34 @@ class Days:
     """The day of each row.
 
     Attributes:
-        codes: Place of the row's day, 0 to n - 1; shape (rows,).
+        codes: Number of the row's day, 0 to n - 1; shape (rows,).
         n: Number of days.
     """
 
-    codes: Codes
+    codes: npt.NDArray[np.int64]
     n: int
 
     @classmethod
     def of(cls, dates: npt.NDArray[np.datetime64]) -> Days:
         """Return the days of some dates, shape (rows,)."""
-        import numpy as np
-
         names, codes = np.unique(dates, return_inverse=True)
         return cls(codes.astype(np.int64), int(names.size))
 
     def at(self, mask: npt.NDArray[np.bool_]) -> Days:
-        """Return the days of some rows; days that none of them has stay days, with no row."""
+        """Return the days of some rows; a day without a row stays a day."""
         return Days(self.codes[mask], self.n)
 
     def sums(self, *columns: Vector) -> Matrix:
         """Return the sum of each column by day; shape (days, columns)."""
-        import numpy as np
-
-        return np.column_stack(
-            [np.bincount(self.codes, weights=column, minlength=self.n) for column in columns]
-        )
+        by_day = [np.bincount(self.codes, weights=column, minlength=self.n) for column in columns]
+        return np.column_stack(by_day)
 
 
 def draw_days(n_days: int, n_draws: int, seed: int) -> Matrix:
-    """Return how often each day is drawn, shape (n_draws, n_days); each row adds up to ``n_days``."""
-    import numpy as np
-
-    return (
-        np.random.default_rng(seed)
-        .multinomial(n_days, np.full(n_days, 1 / n_days), size=n_draws)
-        .astype(np.float64)
-    )
+    """Return how often each day is drawn, shape (n_draws, n_days); each row sums to ``n_days``."""
+    dice = np.random.default_rng(seed)
+    draws = dice.multinomial(n_days, np.full(n_days, 1 / n_days), size=n_draws)
+    return draws.astype(np.float64)
 
 
 def statistic(metric: str, label: Vector, predictions: Predictions, days: Days) -> Statistic:
@@ -93,146 +84,123 @@ def statistic(metric: str, label: Vector, predictions: Predictions, days: Days) 
     Raises:
         NoStatisticError: The metric has no such form.
     """
+    score, probability = predictions.score, predictions.probability
     if metric == "roc_auc":
-        return _auc(label, predictions.score, days)
+        return _auc(label, score, days)
     if metric == "average_precision":
-        return _average_precision(label, predictions.score, days)
+        return _average_precision(label, score, days)
     if metric == "calibration_error":
-        return calibration_error(
-            label,
-            predictions.score if predictions.probability is None else predictions.probability,
-            days,
+        return calibration_error(label, score if probability is None else probability, days)
+    if metric == "r2" and probability is None:
+        return _r2(label, score, days)
+    ratios = (
+        _regression_ratios(label, score)
+        if probability is None
+        else _binary_ratios(label, probability, predictions.threshold)
+    )
+    if metric not in ratios:
+        raise NoStatisticError(
+            f"{metric} cannot be computed by day.",
+            expected="a metric of a binary or regression task with a better side",
         )
-    if metric in {"precision", "recall", "f1"} and predictions.probability is not None:
-        return _called(metric, label, predictions.probability >= predictions.threshold, days)
-    return _mean_metric(metric, label, predictions, days)
+    value = ratio(days.sums(*ratios[metric]))
+    if metric == "rmse":
+        return lambda weights: np.sqrt(value(weights))
+    return value
 
 
 def ratio(sums: Matrix) -> Statistic:
     """Return the ratio of the first to the second of two columns of sums, shape (days, 2)."""
-
-    def value(weights: Matrix) -> Vector:
-        import numpy as np
-
-        over, under = (weights @ sums).T
-        return np.asarray(np.divide(over, under, out=np.full(over.shape, np.nan), where=under > 0))
-
-    return value
+    return lambda weights: _divide(*(weights @ sums).T)
 
 
 def calibration_error(label: Vector, predicted: Vector, days: Days) -> Statistic:
-    """Return the mean distance of prediction and outcome over ten equally filled bins, which are those of all rows; 0 is best."""
-    import numpy as np
-
-    edges = np.unique(
-        np.quantile(predicted, np.arange(1, CALIBRATION_BINS) / CALIBRATION_BINS, method="higher")
-    )
-    bins = np.searchsorted(edges, predicted, side="right")
-    gaps = np.column_stack(
-        [
-            days.sums(np.where(bins == number, predicted - label, 0.0))[:, 0]
-            for number in range(edges.size + 1)
-        ]
-    )
+    """Return the expected calibration error by day, over the bins of all rows; 0 is best."""
+    bins = calibration_bins(predicted)
+    gaps = [np.where(bins == number, predicted - label, 0.0) for number in range(bins.max() + 1)]
+    gap_sums = days.sums(*gaps)
     n_rows = days.sums(np.ones(label.size))[:, 0]
-
-    def value(weights: Matrix) -> Vector:
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return np.asarray(np.abs(weights @ gaps).sum(axis=1) / (weights @ n_rows))
-
-    return value
+    return lambda weights: _divide(np.abs(weights @ gap_sums).sum(axis=1), weights @ n_rows)
 
 
 def _auc(label: Vector, score: Vector, days: Days) -> Statistic:
-    """Return the area under the ROC curve: won pairs over all pairs, both by day of the positive and day of the negative row."""
-    import numpy as np
+    """Return the area under the ROC curve: won pairs over all pairs.
 
+    Both are counted by the day of the positive and the day of the negative row.
+    """
     is_positive = label > 0
-    n_positive, n_negative = days.sums(
-        (label > 0).astype(np.float64), (label <= 0).astype(np.float64)
-    ).T
-    score_positive, day_positive = score[is_positive], days.codes[is_positive]
+    positive_scores, positive_days = score[is_positive], days.codes[is_positive]
+    ones = np.ones(label.size)
+    n_positive, n_negative = days.sums(ones * is_positive, ones * ~is_positive).T
     won = np.zeros((days.n, days.n))
     for day in np.flatnonzero(n_negative):
         negatives = np.sort(score[~is_positive & (days.codes == day)])
-        beaten = np.searchsorted(negatives, score_positive, side="left") + np.searchsorted(
-            negatives, score_positive, side="right"
-        )
-        won[:, day] = np.bincount(day_positive, weights=beaten / 2, minlength=days.n)
+        # A tie is half a won pair.
+        n_lower = np.searchsorted(negatives, positive_scores, side="left")
+        n_not_higher = np.searchsorted(negatives, positive_scores, side="right")
+        wins = (n_lower + n_not_higher) / 2
+        won[:, day] = np.bincount(positive_days, weights=wins, minlength=days.n)
 
     def value(weights: Matrix) -> Vector:
-        pairs = (weights @ n_positive) * (weights @ n_negative)
-        return np.asarray(
-            np.divide(
-                ((weights @ won) * weights).sum(axis=1),
-                pairs,
-                out=np.full(pairs.shape, np.nan),
-                where=pairs > 0,
-            )
-        )
+        n_pairs = (weights @ n_positive) * (weights @ n_negative)
+        return _divide(((weights @ won) * weights).sum(axis=1), n_pairs)
 
     return value
 
 
 def _average_precision(label: Vector, score: Vector, days: Days) -> Statistic:
-    import numpy as np
-
     order = np.argsort(-score, kind="stable")
     positive, codes = label[order], days.codes[order]
+    # The last row of each run of equal scores: ties are called positive together.
     ends = np.flatnonzero(np.append(np.diff(score[order]) != 0, True))
 
-    def one(weights: Vector) -> float:
-        drawn = weights[codes]
-        found, n_rows = np.cumsum(drawn * positive)[ends], np.cumsum(drawn)[ends]
-        if found[-1] == 0:
+    def of_draw(weights: Vector) -> float:
+        row_weights = weights[codes]
+        n_hits = np.cumsum(row_weights * positive)[ends]
+        n_rows = np.cumsum(row_weights)[ends]
+        if n_hits[-1] == 0:
             return float("nan")
-        precision = np.divide(found, n_rows, out=np.zeros(found.shape), where=n_rows > 0)
-        return float((np.diff(found, prepend=0.0) * precision).sum() / found[-1])
+        precision = np.divide(n_hits, n_rows, out=np.zeros(n_hits.shape), where=n_rows > 0)
+        return float((np.diff(n_hits, prepend=0.0) * precision).sum() / n_hits[-1])
 
-    return lambda weights: np.array([one(draw) for draw in weights])
-
-
-def _called(metric: str, label: Vector, called: npt.NDArray[np.bool_], days: Days) -> Statistic:
-    import numpy as np
-
-    positive = called.astype(np.float64)
-    under = {"precision": positive, "recall": label, "f1": (positive + label) / 2}[metric]
-    return ratio(days.sums(label * positive, under))
+    return lambda weights: np.array([of_draw(draw) for draw in weights])
 
 
-def _mean_metric(metric: str, label: Vector, predictions: Predictions, days: Days) -> Statistic:
-    import numpy as np
+def _r2(label: Vector, predicted: Vector, days: Days) -> Statistic:
+    squared_error = (predicted - label) ** 2
+    sums = days.sums(squared_error, label, label**2, np.ones(label.size))
 
-    ones, predicted = np.ones(label.size), predictions.score
-    if predictions.probability is not None:
-        clipped = np.clip(predictions.probability, EDGE, 1 - EDGE)
-        losses = {
-            "log_loss": -np.log(np.where(label > 0, clipped, 1 - clipped)),
-            "brier": (predictions.probability - label) ** 2,
-        }
-    else:
-        losses = {
-            "mae": np.abs(predicted - label),
-            "bias": predicted - label,
-            "rmse": (predicted - label) ** 2,
-        }
-    if metric in losses:
-        mean = ratio(days.sums(losses[metric], ones))
-        return (lambda weights: np.sqrt(mean(weights))) if metric == "rmse" else mean
-    if metric == "r2" and predictions.probability is None:
-        return _r2(days.sums((predicted - label) ** 2, label, label**2, ones))
-    raise NoStatisticError(
-        f"{metric} cannot be computed by day.",
-        expected="a metric of a binary or regression task with a better side",
-    )
-
-
-def _r2(sums: Matrix) -> Statistic:
     def value(weights: Matrix) -> Vector:
-        import numpy as np
-
-        squared_error, total, squares, n_rows = (weights @ sums).T
+        error, total, squares, n_rows = (weights @ sums).T
         with np.errstate(invalid="ignore", divide="ignore"):
-            return np.asarray(1 - squared_error / (squares - total**2 / n_rows))
+            return np.asarray(1 - error / (squares - total**2 / n_rows))
 
     return value
+
+
+def _binary_ratios(
+    label: Vector, probability: Vector, threshold: float
+) -> dict[str, tuple[Vector, Vector]]:
+    """Return, by metric, the two columns whose sums are divided."""
+    ones = np.ones(label.size)
+    positive = (probability >= threshold).astype(np.float64)
+    hits = label * positive
+    clipped = np.clip(probability, EDGE, 1 - EDGE)
+    return {
+        "precision": (hits, positive),
+        "recall": (hits, label),
+        "f1": (hits, (positive + label) / 2),
+        "log_loss": (-np.log(np.where(label > 0, clipped, 1 - clipped)), ones),
+        "brier": ((probability - label) ** 2, ones),
+    }
+
+
+def _regression_ratios(label: Vector, predicted: Vector) -> dict[str, tuple[Vector, Vector]]:
+    ones, error = np.ones(label.size), predicted - label
+    return {"mae": (np.abs(error), ones), "bias": (error, ones), "rmse": (error**2, ones)}
+
+
+def _divide(numerator: Vector, denominator: Vector) -> Vector:
+    """Return the quotients; NaN where the denominator is not positive."""
+    undefined = np.full(numerator.shape, np.nan)
+    return np.asarray(np.divide(numerator, denominator, out=undefined, where=denominator > 0))
