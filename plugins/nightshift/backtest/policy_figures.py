@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from nightshift.backtest.policies import Rhythm
 from nightshift.contracts.metrics import METRICS
-from nightshift.training.statistics.comparison_figures import svg
+from nightshift.training.figures import svg
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

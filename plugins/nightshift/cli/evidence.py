@@ -12,7 +12,7 @@ from nightshift.settings import load_settings
 
 if TYPE_CHECKING:
     from nightshift.lake.object_store import ObjectStore
-    from nightshift.registry.evidence import EvidenceEntry
+    from nightshift.registry.evidence import StoredRecord
     from nightshift.settings import Settings
 
 HEADERS = ("criterion", "verdict", "limit", "number", "interval")
@@ -38,10 +38,10 @@ def evidence(
     say(
         f"{model}: {n_records} records verified, each by its digest and its predecessor{_signed(settings, entry)}."
     )
-    record = read_record(settings, store, entry.kept)
+    record = read_record(settings, store, entry)
     say(f"Version {record['version']} was {record['verdict']}: {' '.join(record['reasons'])}")
     print_table(HEADERS, [criterion_line(criterion) for criterion in record["criteria"]])
-    for key, digest in ((entry.kept.key, entry.kept.sha256), (entry.page, None)):
+    for key, digest in ((entry.key, entry.sha256), (entry.page, None)):
         say(
             str(
                 _fetch(store, key, digest, into / f"{model}-v{record['version']}{Path(key).suffix}")
@@ -65,10 +65,10 @@ def _number(value: object) -> str:
     return f"{value:.5g}" if isinstance(value, float) else "" if value is None else str(value)
 
 
-def _signed(settings: Settings, entry: EvidenceEntry) -> str:
+def _signed(settings: Settings, entry: StoredRecord) -> str:
     return (
         " and its signature"
-        if entry.kept.signature and settings.evidence_key.get_secret_value()
+        if entry.signature and settings.evidence_key.get_secret_value()
         else ""
     )
 

@@ -12,7 +12,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from nightshift.contracts.metrics import Task
 from nightshift.models.signature import encode, learn_signature, numbers
@@ -24,9 +23,8 @@ if TYPE_CHECKING:
     from nightshift.contracts.model_spec import ModelSpec
     from nightshift.models.predictions import Predictions
     from nightshift.models.signature import Signature
+    from nightshift.training.evaluation import Matrix, Vector
 
-Vector = npt.NDArray[np.float64]
-Matrix = npt.NDArray[np.float64]
 
 MAXIMUM_ROWS = 50_000
 """Rows that a baseline is fitted on, evenly spaced; twice as many moved no metric of 2013 by
@@ -108,7 +106,7 @@ def _prior(spec: ModelSpec, label: Vector, n_rows: int) -> Vector:
     return np.full(n_rows, float(np.median(label) if is_median else label.mean()))
 
 
-def _linear_model(spec: ModelSpec, signature: Signature) -> Any:  # noqa: ANN401 - scikit-learn has no types
+def _linear_model(spec: ModelSpec, signature: Signature) -> Any:  # noqa: ANN401 - untyped
     from sklearn.linear_model import LogisticRegression, Ridge
     from sklearn.pipeline import make_pipeline
 
@@ -120,7 +118,7 @@ def _linear_model(spec: ModelSpec, signature: Signature) -> Any:  # noqa: ANN401
     return make_pipeline(_preprocessing(signature, is_linear=True), model)
 
 
-def _tree_model(spec: ModelSpec, signature: Signature) -> Any:  # noqa: ANN401 - scikit-learn has no types
+def _tree_model(spec: ModelSpec, signature: Signature) -> Any:  # noqa: ANN401 - untyped
     from sklearn.pipeline import make_pipeline
     from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
@@ -133,8 +131,8 @@ def _tree_model(spec: ModelSpec, signature: Signature) -> Any:  # noqa: ANN401 -
     return make_pipeline(_preprocessing(signature, is_linear=False), tree)
 
 
-def _preprocessing(signature: Signature, *, is_linear: bool) -> Any:  # noqa: ANN401 - scikit-learn has no types
-    """Fill missing values; for the linear model also scale numbers and one-hot encode categories."""
+def _preprocessing(signature: Signature, *, is_linear: bool) -> Any:  # noqa: ANN401 - untyped
+    """Fill missing values; for the linear model also scale numbers and encode categories."""
     from sklearn.compose import make_column_transformer
     from sklearn.impute import SimpleImputer
     from sklearn.pipeline import make_pipeline
@@ -154,7 +152,7 @@ def _preprocessing(signature: Signature, *, is_linear: bool) -> Any:  # noqa: AN
 
 
 def _fit_and_predict(
-    model: Any,  # noqa: ANN401 - scikit-learn has no types
+    model: Any,  # noqa: ANN401 - untyped
     spec: ModelSpec,
     fit_matrix: Matrix,
     label: Vector,

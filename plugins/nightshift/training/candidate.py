@@ -89,6 +89,7 @@ def store_candidate(
     Raises:
         ObjectStoreError: The object store cannot be reached.
     """
+    # Every key has the digest of its content, so a rerun writes the same objects.
     files = trained.files
     prefix = f"models/{trained.model}/{trained.digest}"
     digests = {
@@ -120,7 +121,7 @@ def store_candidate(
 def find_candidate(
     conn: Connection, spec: ModelSpec, training_set: TrainingSet
 ) -> Candidate | None:
-    """Return the registered version of the same training set, spec and code, None if there is none."""
+    """Return the registered version of the same training set, spec and code, None without."""
     names = [part.name for part in fields(Candidate) if part.name not in {"partition", "measured"}]
     query = f"""
         select {", ".join(names)} from ml.model_versions
@@ -128,6 +129,8 @@ def find_candidate(
             and model_bytes is not null
         order by version limit 1
     """  # noqa: S608 - field names of our own type
+    # A version without a size was registered before golden predictions: it cannot be loaded, so it
+    # is trained again.
     values = [spec.name, training_set.key, spec.digest, code_version()]
     row = conn.execute(query.encode(), values).fetchone()
     if row is None:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from nightshift.contracts.promotion_spec import Fairness, Slice
 
 Vector = npt.NDArray[np.float64]
+Matrix = npt.NDArray[np.float64]
+Mask = npt.NDArray[np.bool_]
 
 CALIBRATION_BINS = 10
 
@@ -86,9 +88,7 @@ def evidence(
     return measured
 
 
-def slice_masks(
-    declared: Slice | Fairness, rows: pa.Table
-) -> Iterator[tuple[str, npt.NDArray[np.bool_]]]:
+def slice_masks(declared: Slice | Fairness, rows: pa.Table) -> Iterator[tuple[str, Mask]]:
     """Yield each level of a slice, sorted, with a mask of its rows; null is ``(missing)``."""
     values = rows.column(declared.column).to_pylist()
     levels = np.array(["(missing)" if value is None else str(value) for value in values])
@@ -145,9 +145,11 @@ def _measure_binary(
     from sklearn import metrics
 
     predicted = probability >= predictions.threshold
+    # A model that selects no row has precision 0; without this scikit-learn warns.
     precision, recall, f1, _ = metrics.precision_recall_fscore_support(
         label, predicted, average="binary", zero_division=0.0
     )
+    # The area under a curve is not defined on rows of one class.
     has_both = 0.0 < label.mean() < 1.0
     auc = average_precision = slope = math.nan
     if has_both:
@@ -158,6 +160,7 @@ def _measure_binary(
     return {
         "roc_auc": auc,
         "average_precision": average_precision,
+        # scikit-learn needs the labels named where the rows have one of them only.
         "log_loss": metrics.log_loss(label, probability, labels=[0.0, 1.0]),
         "brier": metrics.brier_score_loss(label, probability, pos_label=1.0),
         "calibration_error": calibration_error(label, probability),
@@ -192,6 +195,7 @@ def calibration_error(label: Vector, probability: Vector) -> float:
 
 def reliability(label: Vector, predicted: Vector) -> list[tuple[float, float, int]]:
     """Return mean prediction, mean outcome and number of rows of each calibration bin."""
+    # Ties make bins fewer, so only the numbers that occur are listed.
     bins = calibration_bins(predicted)
     masks = [bins == number for number in np.unique(bins)]
     return [
@@ -227,6 +231,7 @@ def as_predictions(task: Task, score: Vector, threshold: float) -> Predictions:
     """Return scores as predictions; those of a binary task are clipped to probabilities."""
     if task != Task.BINARY:
         return Predictions(score)
+    # Rows are ordered by the score as it is; log-odds need a probability between 0 and 1.
     return Predictions(score, score.clip(EDGE, 1 - EDGE), threshold)
 
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from nightshift.warehouse.damage import published_records, refuse_damaged
 from nightshift.warehouse.write_types import Target
 
 if TYPE_CHECKING:
     from psycopg import sql
 
     from nightshift.contracts.model_spec import ModelSpec
+    from nightshift.contracts.partitions import PartitionRange
+    from nightshift.warehouse.connection import Connection
 
 
 def features_target(spec: ModelSpec) -> Target:
@@ -40,3 +43,13 @@ def select_rows(
     if not is_ordered:
         return query
     return query + sql.SQL(" order by partition_date, {}").format(sql.Identifier(spec.entity.key))
+
+
+def refuse_damaged_features(conn: Connection, spec: ModelSpec, window: PartitionRange) -> None:
+    """Refuse published feature rows that vanished or changed since their publication.
+
+    Raises:
+        DamagedInputError: There are such rows.
+    """
+    records = published_records(conn, spec.features_dataset, window.days)
+    refuse_damaged(conn, features_target(spec), records)

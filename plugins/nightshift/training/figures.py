@@ -17,15 +17,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from nightshift.contracts.model_spec import ModelSpec
+    from nightshift.training.evaluation import Vector
     from nightshift.training.holdout import HoldoutResult
 
-    Vector = npt.NDArray[np.float64]
     Lines = dict[str, Vector]
 
 COLOURS = {
     "challenger": "#1f5f8b",
     "champion": "#c46210",
-    "rule baseline": "#c46210",
     "baseline": "#c46210",
     "rule": "#7a7a7a",
 }
@@ -64,24 +63,22 @@ def draw_training(
         result: The model on its hold-out.
         by_day: The primary metric by source and day (ISO).
     """
-    label = result.label
-    challenger, baseline = result.predictions["challenger"], result.predictions["baseline"]
-    figures = {}
+    scores = {source: part.score for source, part in result.predictions.items()}
     if spec.task == Task.BINARY:
         probabilities = {
-            "challenger": challenger.probability,
-            "rule baseline": baseline.probability,
+            source: part.probability
+            for source, part in result.predictions.items()
+            if part.probability is not None
         }
-        known = {name: values for name, values in probabilities.items() if values is not None}
-        figures["reliability.png"] = png(_reliability_figure(label, known, "probability"))
-    scores = {"challenger": challenger.score, "rule baseline": baseline.score}
-    if spec.task == Task.BINARY:
-        figures["curves.png"] = png(_curves_figure(label, scores))
+        drawn = {
+            "reliability.png": _reliability_figure(result.label, probabilities, "probability"),
+            "curves.png": _curves_figure(result.label, scores),
+        }
     else:
-        figures["predicted.png"] = png(_predicted_figure(label, scores))
-    figures["importance.png"] = png(_importance_figure(importance(result.trained.booster)))
-    figures["backtest.png"] = png(_by_day_figure(spec.promotion.metric, by_day))
-    return figures
+        drawn = {"predicted.png": _predicted_figure(result.label, scores)}
+    drawn["importance.png"] = _importance_figure(importance(result.trained.booster))
+    drawn["backtest.png"] = _by_day_figure(spec.promotion.metric, by_day)
+    return {name: png(figure) for name, figure in drawn.items()}
 
 
 def draw_reliability(label: Vector, predicted: Lines, unit: str) -> str:
@@ -189,7 +186,7 @@ def _importance_figure(shares: dict[str, float]) -> Figure:
 
 def _by_day_figure(metric: str, by_source: dict[str, dict[str, float]]) -> Figure:
     figure, (axes,) = _canvas(1, width=8)
-    days = sorted({day for values in by_source.values() for day in values})
+    days = sorted(set().union(*by_source.values()))
     for source, values in by_source.items():
         positions = [days.index(day) for day in days if day in values]
         _plot(axes, source, positions, [values[days[position]] for position in positions])
@@ -242,7 +239,7 @@ def svg(figure: Figure) -> str:
 
     sink = StringIO()
     style = {"svg.hashsalt": "nightshift", "svg.fonttype": "none", "font.family": "sans-serif"}
-    with mpl.rc_context(style):
+    with mpl.rc_context(style):  # type: ignore[arg-type]
         figure.savefig(sink, format="svg", metadata={"Date": None, "Creator": None})
     text = sink.getvalue()
     return text[text.index("<svg") :]

@@ -1,13 +1,14 @@
-"""Fit a model on one split and evaluate it on the split's hold-out."""
+"""Fit models on splits and evaluate them on the hold-outs: the final fit, and the backtest."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
+from nightshift.contracts.partitions import PartitionRange
 from nightshift.models.signature import numbers
 from nightshift.training.evaluation import (
     MetricValue,
@@ -16,9 +17,17 @@ from nightshift.training.evaluation import (
     overall,
     rule_predictions,
 )
+from nightshift.training.figures import draw_training
 from nightshift.training.model_fit import NO_PATHS, FitPaths, choose_threshold, fit_model
 from nightshift.training.reference_profile import describe
-from nightshift.training.splits import Split, check_window, rows_between, rows_of
+from nightshift.training.splits import (
+    Split,
+    backtest_folds,
+    check_window,
+    is_trainable,
+    rows_between,
+    rows_of,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -26,8 +35,7 @@ if TYPE_CHECKING:
     from nightshift.contracts.model_spec import ModelSpec
     from nightshift.models.predictions import Predictions
     from nightshift.models.trained_model import TrainedModel
-
-Vector = npt.NDArray[np.float64]
+    from nightshift.training.evaluation import Vector
 
 
 @dataclass(frozen=True)
@@ -49,6 +57,29 @@ class HoldoutResult:
     predictions: dict[str, Predictions]
 
 
+def train_rows(
+    spec: ModelSpec, rows: pa.Table, split: Split, training_set: str, paths: FitPaths = NO_PATHS
+) -> tuple[TrainedModel, list[MetricValue], dict[str, bytes]]:
+    """Fit, calibrate and evaluate a model on rows in their total order.
+
+    Returns:
+        The model, the metrics (hold-out and backtest) and figures by file name.
+    """
+    # The checkpoint belongs to the final fit.
+    fold_paths = replace(paths, checkpoint=None)
+    window = PartitionRange(split.train.first, split.holdout.last)
+    folds = []
+    for number, fold in enumerate(backtest_folds(window, spec.training), 1):
+        if is_trainable(spec, rows, fold):
+            folds.append(evaluate_split(spec, rows, fold, f"backtest-{number}", fold_paths))
+
+    trained, final = fit_and_evaluate(spec, rows, split, training_set, paths)
+    trained = with_reference(trained, rows, split)
+    results = [final, *folds]
+    measured = list(chain.from_iterable(result.measured for result in results))
+    return trained, measured, draw_training(spec, final, metric_by_day(spec, results))
+
+
 def fit_and_evaluate(
     spec: ModelSpec, rows: pa.Table, split: Split, training_set: str, paths: FitPaths = NO_PATHS
 ) -> tuple[TrainedModel, HoldoutResult]:
@@ -58,6 +89,7 @@ def fit_and_evaluate(
         The model with its hold-out metrics and deciles, and its hold-out result.
     """
     result = evaluate_split(spec, rows, split, "holdout", paths)
+    # Scores of the rows that the trees were fitted on are too extreme for deciles.
     score = _unseen_scores(result.trained, rows, split)
     edges = np.quantile(score, np.arange(1, 10) / 10)
     trained = replace(
@@ -108,6 +140,7 @@ def metric_by_day(spec: ModelSpec, results: list[HoldoutResult]) -> dict[str, di
             for source, predictions in result.predictions.items():
                 values = measure(spec.task, result.label[mask], predictions.at(mask))
                 value = values[spec.promotion.metric]
+                # A day with one class has no AUC: the figure leaves it out.
                 if value is not None:
                     by_source[source][str(day)] = value
     return by_source
@@ -116,6 +149,7 @@ def metric_by_day(spec: ModelSpec, results: list[HoldoutResult]) -> dict[str, di
 def _rule_baseline(spec: ModelSpec, validation: pa.Table, holdout: pa.Table) -> Predictions:
     """Return the rule's predictions, with its threshold chosen like the model's."""
     rule = spec.scoring.fallback
+    # The rule gets the same chance as the model: no threshold is chosen on the hold-out.
     label = numbers(validation, spec.label.column)
     threshold = choose_threshold(spec, label, rule_predictions(spec.task, rule, validation))
     return rule_predictions(spec.task, rule, holdout, threshold)

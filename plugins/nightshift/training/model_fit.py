@@ -18,15 +18,13 @@ from nightshift.training.trees.boosting import FitPlan, fit_trees
 from nightshift.training.trees.dask_trees import fit_trees_on_dask
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
     import pyarrow as pa
 
     from nightshift.contracts.model_spec import ModelSpec
     from nightshift.models.predictions import Predictions
     from nightshift.models.signature import Signature
+    from nightshift.training.evaluation import Vector
 
-    Vector = npt.NDArray[np.float64]
 
 _OBJECTIVES = {Task.BINARY: "binary", Task.REGRESSION: "regression"}
 DEFAULT_THRESHOLD = 0.5
@@ -66,6 +64,7 @@ def fit_model(
         SignatureError: The rows do not fit the spec.
         DaskError: The spec asks for Dask, and its cluster failed.
     """
+    # Levels of categories are learnt from the training part alone.
     signature = learn_signature(spec.features, train_rows)
     plan = _fit_plan(spec, signature)
     matrix, label = encode(validation, signature), numbers(validation, spec.label.column)
@@ -96,6 +95,7 @@ def fit_model(
             "loss": min(fit.losses),
         },
     )
+    # The threshold is one of calibrated probabilities, so it is chosen last.
     return replace(model, threshold=choose_threshold(spec, label, model.from_raw(raw)))
 
 

@@ -79,6 +79,7 @@ def probe_features(
     with connect(settings, run.application_name) as conn:
         published = _published_partitions(conn, spec, window)
         n_sampled = min(settings.leakage_probe_days, len(published))
+        # A rerun probes the same partitions; the next window probes others.
         dice = random.Random(f"{spec.training.seed} {window}")  # noqa: S311 - a reproducible sample
         sampled = sorted(dice.sample(published, n_sampled))
         n_rows = sum(_probe_partition(conn, settings, spec, partition) for partition in sampled)
@@ -110,6 +111,7 @@ def _probe_partition(
     """Rebuild a partition twice, compare it thrice; return its number of rows."""
     load = find_feature_load(conn, spec, partition.day)
     as_of = {partition: load.as_of}
+    # Both rebuilds read the raw loads that the published features were built from.
     hidden = Knowledge(as_of, load.raw_loads, "hidden")
     shown = Knowledge(as_of, load.raw_loads, "shown")
     n_rows = build_from(conn, settings, spec.feature_table, hidden, BLIND_TABLE)

@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from nightshift.models.signature import numbers
 from nightshift.quality.distances import SAME_NUMBER
@@ -18,8 +17,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from nightshift.models.signature import Signature
+    from nightshift.training.evaluation import Vector
 
-Vector = npt.NDArray[np.float64]
 
 BINS = 10
 """Quantile bins of a feature; ties make them fewer. Source: Siddiqi, Credit Risk Scorecards
@@ -52,25 +51,18 @@ def describe(rows: pa.Table, signature: Signature, score: Vector) -> dict[str, A
 
 def profile_numbers(values: Vector) -> dict[str, Any]:
     """Return edges, shares, share of NaN, mean and standard deviation of numbers of shape (n,)."""
+    # Missing values have a share of their own and are in no bin.
     known = values[~np.isnan(values)]
-    if known.size == 0:
-        return {
-            "edges": [],
-            "shares": [0.0],
-            "missing_share": 1.0,
-            "mean": None,
-            "std": None,
-            "n": int(values.size),
-        }
-    edges = quantile_edges(known, BINS)
+    has_values = known.size > 0
+    edges = quantile_edges(known, BINS) if has_values else []
     bins = np.searchsorted(edges, known, side="right")
     counts = np.bincount(bins, minlength=len(edges) + 1)
     return {
         "edges": edges,
-        "shares": (counts / known.size).tolist(),
-        "missing_share": float(1 - known.size / values.size),
-        "mean": float(known.mean()),
-        "std": float(known.std()),
+        "shares": (counts / max(known.size, 1)).tolist(),
+        "missing_share": float(1 - known.size / max(values.size, 1)),
+        "mean": float(known.mean()) if has_values else None,
+        "std": float(known.std()) if has_values else None,
         "n": int(values.size),
     }
 
@@ -88,6 +80,7 @@ def quantile_edges(values: Vector, n_bins: int) -> list[float]:
     counts = np.array([np.count_nonzero(values == candidate) for candidate in candidates])
     frequent = candidates[counts * n_bins >= values.size]
     reach = max(SAME_NUMBER * float(np.abs(values).max()), float(np.finfo(np.float64).tiny))
+    # A frequent value is enclosed by two edges, closer than two different numbers can be.
     rare = np.setdiff1d(edges, frequent)
     inner: list[float] = np.unique([*rare, *(frequent - reach), *(frequent + reach)]).tolist()
     return inner

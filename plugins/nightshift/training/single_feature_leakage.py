@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from nightshift.contracts.metrics import Task
 from nightshift.models.signature import encode, numbers
@@ -16,8 +15,8 @@ if TYPE_CHECKING:
 
     from nightshift.contracts.model_spec import ModelSpec
     from nightshift.models.signature import Signature
+    from nightshift.training.evaluation import Vector
 
-Vector = npt.NDArray[np.float64]
 
 MAXIMUM_ROWS = 20_000
 
@@ -40,6 +39,8 @@ def best_separation(
     sample = evenly_spaced(rows, MAXIMUM_ROWS)
     matrix, label = encode(sample, signature), numbers(sample, spec.label.column)
     fit_matrix, fit_label = encode(fit_rows, signature), numbers(fit_rows, spec.label.column)
+    # Level codes have no order. The means come from earlier rows, so a level of one row tells
+    # nothing.
     for column in signature.categorical_positions:
         matrix[:, column] = _level_means(fit_matrix[:, column], fit_label, matrix[:, column])
     separation = {
@@ -68,21 +69,21 @@ def _separation(values: Vector, label: Vector, task: Task) -> float:
         return 0.0
     if not is_missing.any():
         return _rank_separation(values, label, task)
+    # That a value is missing can be the leak itself: missing values get an extreme rank.
     below, above = np.nanmin(values) - 1, np.nanmax(values) + 1
     filled = [np.where(is_missing, fill, values) for fill in (below, above)]
     return max(_rank_separation(candidate, label, task) for candidate in filled)
 
 
 def _rank_separation(values: Vector, label: Vector, task: Task) -> float:
-    from scipy.stats import rankdata
+    from scipy.stats import spearmanr
+    from sklearn.metrics import roc_auc_score
 
-    ranks = rankdata(values)
-    if np.ptp(ranks) == 0:
+    # A constant separates nothing, and has no correlation.
+    if np.ptp(values) == 0:
         return 0.0
     if task != Task.BINARY:
-        return float(abs(np.corrcoef(ranks, rankdata(label))[0, 1]))
-    n_positive = float(label.sum())
-    n_negative = label.size - n_positive
-    rank_sum = ranks[label > 0].sum() - n_positive * (n_positive + 1) / 2
-    area = rank_sum / (n_positive * n_negative)
-    return float(max(area, 1 - area))
+        return float(abs(spearmanr(values, label).statistic))
+    # A feature that is high for negatives leaks as much as one that is high for positives.
+    area = float(roc_auc_score(label, values))
+    return max(area, 1 - area)

@@ -54,6 +54,7 @@ def split_window(window: PartitionRange, training: Training) -> Split:
     The window has at least ``training.minimum_days`` days. The spec guarantees that then at least
     one day is left to train on.
     """
+    # The parts are laid out backwards from the last day: the latest rows are the hold-out.
     holdout = _days_until(window.last, training.holdout_days)
     gap = -1 - training.gap_days
     validation = _days_until(holdout.first.shift(gap), training.validation_days)
@@ -70,6 +71,7 @@ def backtest_folds(window: PartitionRange, training: Training) -> list[Split]:
     for number in range(1, training.backtest_folds + 1):
         last = window.last.shift(-number * training.holdout_days)
         n_days = (last.day - window.first.day).days + 1
+        # A shorter fold would measure models that would never be trained.
         if n_days >= training.minimum_days:
             folds.append(split_window(PartitionRange(window.first, last), training))
     return folds
@@ -141,6 +143,7 @@ def rows_between(rows: pa.Table, first: dt.date, last: dt.date) -> pa.Table:
 
 def evenly_spaced(rows: pa.Table, maximum: int) -> pa.Table:
     """Return at most ``maximum`` rows, evenly spaced, in the given order."""
+    # Fewer rows than positions give each row once.
     positions = np.linspace(0, rows.num_rows - 1, maximum).astype(np.int64)
     return rows.take(np.unique(positions))
 

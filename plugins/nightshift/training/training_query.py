@@ -8,12 +8,15 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from nightshift.contracts.partitions import Partition, PartitionRange
+from nightshift.warehouse.arrow_io import read_arrow
 from nightshift.warehouse.connection import label_queries
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from psycopg import sql
 
     from nightshift.contracts.model_spec import ModelSpec
+    from nightshift.settings import Settings
     from nightshift.warehouse.connection import Connection
 
 LOAD_COLUMNS = ("load_id", "run_id", "loaded_at")
@@ -50,6 +53,8 @@ class TrainingQuery:
         """
         from psycopg import sql
 
+        # All columns of the view are kept: slices, the rule and later specs read more than the
+        # features.
         names = relation_columns(self.conn, "features", self.spec.feature_table)
         columns = [_column("f", name) for name in names if name not in LOAD_COLUMNS]
         return sql.SQL(
@@ -71,6 +76,10 @@ class TrainingQuery:
             features=self._published_features,
             in_sample=_in_sample(_column("f", self.spec.entity.key), sampled_share),
         )
+
+    def read(self, settings: Settings, query: sql.Composed, application_name: str) -> pa.Table:
+        """Run the query of the rows, planned for label relations, and return its result."""
+        return read_arrow(settings, query, application_name, is_label_query=True)
 
     def count_rows(self) -> int:
         """Return the number of published feature rows, with or without a label."""
@@ -153,6 +162,7 @@ class TrainingQuery:
 
         dataset = f"marts/{self.spec.label.relation}"
         query = "select exists (select from ops.published where dataset = %s)"
+        # A view over all versions has no pointer; ``superseded_at`` ends its versions.
         if self.conn.execute(query, [dataset]).fetchone() != (True,):
             return sql.Composed([])
         return sql.SQL(
@@ -198,6 +208,7 @@ def _in_sample(key: sql.Composable, share: float) -> sql.Composable:
 
     if share >= 1:
         return sql.SQL("true")
+    # Sampling by key keeps all days of an entity, and a rerun takes the same rows.
     return sql.SQL("(hashtextextended({}::text, {}) & {}) < {}").format(
         key,
         sql.Literal(SAMPLE_SEED),

@@ -21,12 +21,10 @@ from nightshift.failpoints import Failpoint, hit
 from nightshift.lake.object_store import ObjectStore
 from nightshift.lake.snapshots import read_snapshot, write_snapshot
 from nightshift.models.signature import check_columns, numbers
-from nightshift.training.feature_query import features_target
+from nightshift.training.feature_query import refuse_damaged_features
 from nightshift.training.splits import check_window, split_window
 from nightshift.training.training_query import TrainingQuery, feature_as_of, relation_columns
-from nightshift.warehouse.arrow_io import read_arrow
 from nightshift.warehouse.connection import connect, lose
-from nightshift.warehouse.damage import published_records, refuse_damaged
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -84,16 +82,17 @@ def build_training_set(
         loads = _published_loads(conn, spec, mature_window(spec, partition))
         window = _complete_window(spec, loads, partition)
         _refuse_unfit_relations(conn, spec)
-        records = published_records(conn, spec.features_dataset, window.days)
-        refuse_damaged(conn, features_target(spec), records)
+        # Rows that vanished or changed since their publication would be trained on silently.
+        refuse_damaged_features(conn, spec, window)
 
         as_of = feature_as_of(conn, spec, partition)
         training_query = TrainingQuery(conn, spec, window, partition, as_of)
         _refuse_recurring_keys(training_query)
         sampled_share = _sampled_share(training_query)
         query = training_query.rows(sampled_share)
-        rows = read_arrow(settings, query, run.application_name, is_label_query=True)
+        rows = training_query.read(settings, query, run.application_name)
         check_rows(spec, rows)
+        # Refuse now what a fit would refuse after minutes.
         check_window(spec, rows, split_window(window, spec.training))
 
         store = ObjectStore.open(settings)
@@ -154,7 +153,7 @@ def read_rows(store: ObjectStore, training_set: TrainingSet) -> pa.Table:
 
 
 def mature_window(spec: ModelSpec, partition: Partition) -> PartitionRange:
-    """Return the ``window_days`` feature partitions whose predicted day is mature at a partition."""
+    """Return the last ``window_days`` feature partitions whose predicted day is mature."""
     last = partition.shift(-1 - spec.label.maturity_days)
     return PartitionRange(last.shift(1 - spec.training.window_days), last)
 
@@ -181,6 +180,7 @@ def _complete_window(
     spec: ModelSpec, loads: list[dict[str, Any]], partition: Partition
 ) -> PartitionRange:
     """Return the window from its first published day on, without a missing day."""
+    # The history may start within the window: days before the first published one are not missing.
     published = [str(load["partition"]) for load in loads]
     if not published:
         raise _too_few_days(spec, 0)
@@ -310,6 +310,7 @@ def _record(
 ) -> None:
     """Write the manifest into the bucket and the warehouse; the first one of a key stands."""
     document = json.dumps(manifest, indent=1, sort_keys=True)
+    # Another manifest of the same rows (other code, same content) gets a key of its own.
     digest = sha256(document.encode()).hexdigest()
     key = f"{training_set.key.removesuffix('.parquet')}.manifest.{digest[:16]}.json"
     store.put(key, document.encode(), "application/json")

@@ -328,11 +328,11 @@ def test_refused_when_a_criterion_answers_nothing(court, monkeypatch):
 
 
 def test_refused_when_a_family_of_evidence_is_missing(court, monkeypatch):
-    whole = promotion.run_gate
+    run_gate = promotion_gate.run_gate
     monkeypatch.setattr(
-        promotion,
+        promotion_gate,
         "run_gate",
-        lambda case: [part for part in whole(case) if part.family != "calibration"],
+        lambda context: [part for part in run_gate(context) if part.family != "calibration"],
     )
     decision = court.judge(court.fit(num_leaves=19))
     assert "calibration: no verdict is recorded." in decision.reasons

@@ -12,7 +12,8 @@ from nightshift.contracts.partitions import Partition
 from nightshift.lake.object_store import ObjectStore
 from nightshift.registry.model_versions import load_model, register
 from nightshift.registry.promotion import decide
-from nightshift.training.pipeline import is_due, train
+from nightshift.training.pipeline import train
+from nightshift.training.schedule import is_due
 from nightshift.training.training_set import build_training_set, read_rows
 from nightshift.training.trees import boosting
 from nightshift.warehouse.retrain_requests import consume, open_decision, open_ones

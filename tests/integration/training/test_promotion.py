@@ -211,14 +211,14 @@ def test_a_champion_that_reads_a_column_that_the_spec_has_no_more_is_replaced_an
 def test_race_is_refused_when_champion_changes_during_the_comparison(world, monkeypatch):
     seat_weak_champion(world)
     challenger, other = make_version(world), make_version(world, seed=5)
-    compare = promotion._judge
+    compare = promotion.evaluate_challenger
 
     def compare_while_other_is_promoted(*args):
-        monkeypatch.setattr(promotion, "_judge", compare)
+        monkeypatch.setattr(promotion, "evaluate_challenger", compare)
         assert judge(world, other).verdict == "promoted"
         return compare(*args)
 
-    monkeypatch.setattr(promotion, "_judge", compare_while_other_is_promoted)
+    monkeypatch.setattr(promotion, "evaluate_challenger", compare_while_other_is_promoted)
     with pytest.raises(PromotionRaceError):
         judge(world, challenger)
     assert n_promotions(world) == 2

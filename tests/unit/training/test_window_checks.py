@@ -10,7 +10,7 @@ from tests.integration.training.conftest import FIRST_DAY, tiny_spec
 from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.training.baselines import Baselines
 from nightshift.training.evaluation import overall
-from nightshift.training.pipeline import train_rows
+from nightshift.training.holdout import train_rows
 from nightshift.training.splits import WindowError, check_window, rows_of, split_window
 from nightshift.training.statistics.block_bootstrap import Days
 from nightshift.training.statistics.confidence_intervals import NoEstimateError, slope_estimate

@@ -17,13 +17,11 @@ import numpy.typing as npt
 
 from nightshift.errors import NightshiftError
 from nightshift.models.calibration import EDGE
-from nightshift.training.evaluation import calibration_bins
+from nightshift.training.evaluation import Mask, Matrix, Vector, calibration_bins
 
 if TYPE_CHECKING:
     from nightshift.models.predictions import Predictions
 
-Vector = npt.NDArray[np.float64]
-Matrix = npt.NDArray[np.float64]
 
 Statistic = Callable[[Matrix], Vector]
 """From weights of shape (draws, days) to one value per draw; NaN where the drawn days do not
@@ -55,7 +53,7 @@ class Days:
         names, codes = np.unique(dates, return_inverse=True)
         return cls(codes.astype(np.int64), int(names.size))
 
-    def at(self, mask: npt.NDArray[np.bool_]) -> Days:
+    def at(self, mask: Mask) -> Days:
         """Return the days of some rows; a day without a row stays a day."""
         return Days(self.codes[mask], self.n)
 
@@ -84,6 +82,7 @@ def statistic(metric: str, label: Vector, predictions: Predictions, days: Days) 
     Raises:
         NoStatisticError: The metric has no such form.
     """
+    # A regression has no probability.
     score, probability = predictions.score, predictions.probability
     if metric == "roc_auc":
         return _auc(label, score, days)
@@ -116,6 +115,7 @@ def ratio(sums: Matrix) -> Statistic:
 
 def calibration_error(label: Vector, predicted: Vector, days: Days) -> Statistic:
     """Return the expected calibration error by day, over the bins of all rows; 0 is best."""
+    # Bins stay those of all rows in every draw; only the weights change.
     bins = calibration_bins(predicted)
     gaps = [np.where(bins == number, predicted - label, 0.0) for number in range(bins.max() + 1)]
     gap_sums = days.sums(*gaps)
@@ -132,6 +132,7 @@ def _auc(label: Vector, score: Vector, days: Days) -> Statistic:
     positive_scores, positive_days = score[is_positive], days.codes[is_positive]
     ones = np.ones(label.size)
     n_positive, n_negative = days.sums(ones * is_positive, ones * ~is_positive).T
+    # A draw weighs each pair by the weights of its two days, so days x days sums are enough.
     won = np.zeros((days.n, days.n))
     for day in np.flatnonzero(n_negative):
         negatives = np.sort(score[~is_positive & (days.codes == day)])

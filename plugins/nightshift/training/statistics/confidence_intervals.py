@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from nightshift.contracts.metrics import METRICS
 from nightshift.errors import NightshiftError
 
 if TYPE_CHECKING:
-    from nightshift.training.statistics.block_bootstrap import Days, Matrix, Statistic, Vector
+    from nightshift.training.evaluation import Matrix, Vector
+    from nightshift.training.statistics.block_bootstrap import Days, Statistic
 
 N_DRAWS = 2_000
 """Draws of days; the bounds of seven days then rest on 36 draws beyond them."""
@@ -59,6 +61,7 @@ class Estimate:
         from scipy.stats import t
 
         distance = self.value - limit
+        # Equal models differ on no draw: Student's t is not defined, and nothing is proved.
         if self.standard_error <= _NO_SPREAD:
             return 0.5 if abs(distance) <= _NO_SPREAD else float(distance > 0)
         return float(t.cdf(distance / self.standard_error, self.n_days - 1))
@@ -96,15 +99,22 @@ def estimate(value: Statistic, draws: Matrix, confidence: float) -> Estimate:
             expected="a finite value on nearly every draw of days",
             got=f"{defined.size}/{drawn.size}",
         )
+    # Plain percentiles of few days are too narrow (Hesterberg 2015).
     tail = _expanded_tail(n_days, confidence)
-    low, high = np.quantile(defined, [tail, 1 - tail])
-    standard_error = defined.std() * _small_sample(n_days)
-    return Estimate(observed, float(low), float(high), float(standard_error), n_days)
+    low, high = np.quantile(defined, [tail, 1 - tail]).tolist()
+    standard_error = float(defined.std()) * _small_sample(n_days)
+    return Estimate(observed, low, high, standard_error, n_days)
 
 
 def difference(first: Statistic, second: Statistic, sign: float = 1.0) -> Statistic:
     """Return ``sign * (first - second)`` on the same draws: a paired comparison."""
     return lambda weights: sign * (first(weights) - second(weights))
+
+
+def gain_over(metric: str, first: Statistic, second: Statistic) -> Statistic:
+    """Return by how much the first is better than the second in a metric, on the same draws."""
+    is_higher_better = METRICS[metric].better == "higher"
+    return difference(first, second, 1.0 if is_higher_better else -1.0)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -113,6 +123,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     by_p_value = sorted(range(len(p_values)), key=p_values.__getitem__)
     for rank, position in enumerate(by_p_value):
         p_value = min(1.0, (len(p_values) - rank) * p_values[position])
+        # An adjusted p-value is never smaller than that of a smaller p-value.
         highest = max(highest, p_value)
         adjusted[position] = highest
     return adjusted
@@ -154,6 +165,7 @@ def slope_estimate(
         beta = np.linalg.lstsq(design, label, rcond=None)[0]
         fitted, spread = design @ beta, np.ones(label.size)
 
+    # Errors of one day are correlated, so scores are summed by day before they are squared.
     scores = days.sums(*(design * (label - fitted)[:, None]).T)
     variance = _sandwich(design.T @ (design * spread[:, None]), scores.T @ scores)
     error = float(np.sqrt(variance * days.n / (days.n - 1)))
@@ -178,6 +190,7 @@ def _sandwich(information: Matrix, noise: Matrix) -> float:
             "The predictions do not define a slope.",
             expected="outcomes that the predictions do not separate perfectly",
         )
+    # Rounding may give a tiny negative variance.
     return max(variance, 0.0)
 
 

@@ -53,6 +53,7 @@ class BinnedRows:
         arrays = columns.columns if isinstance(columns, pa.Table) else [columns]
         for array in (*arrays, label):
             values = np.ascontiguousarray(array)
+            # Types and shapes are hashed too: equal bytes may stand for other columns.
             digest.update(f"{values.dtype} {values.shape}".encode())
             digest.update(values.data)
         self._key = digest.hexdigest()
@@ -85,9 +86,11 @@ class BinnedRows:
             self._folder.mkdir(parents=True, exist_ok=True)
             draft.unlink(missing_ok=True)
             save(str(draft))
+            # A file appears complete under its final name, or not at all.
             draft.replace(self._folder / f"{self._key}-{_digest(draft)}.bin")
             self._delete_old_files()
-        except Exception as error:  # noqa: BLE001  (a full disk, another process: the rows are in memory)
+        # A full disk, or another process: the fit goes on, since its rows are in memory.
+        except Exception as error:  # noqa: BLE001
             logger.warning("Binned rows are not kept: %s: %s", type(error).__name__, error)
         finally:
             with suppress(OSError):
@@ -96,6 +99,7 @@ class BinnedRows:
     def _delete_old_files(self) -> None:
         files = sorted(self._folder.glob("[!.]*.bin"), key=lambda path: path.stat().st_mtime)
         drafts = self._folder.glob(".*")
+        # Drafts of a running process are younger and stay.
         oldest = time.time() - _MAXIMUM_SAVE_SECONDS
         left_drafts = [draft for draft in drafts if draft.stat().st_mtime < oldest]
         for path in [*files[:-N_KEPT], *left_drafts]:

@@ -19,12 +19,10 @@ from nightshift.models.booster import load_booster, portable
 
 if TYPE_CHECKING:
     import lightgbm as lgb
-    import numpy as np
-    import numpy.typing as npt
     import pyarrow as pa
 
-    Matrix = npt.NDArray[np.float64]
-    Vector = npt.NDArray[np.float64]
+    from nightshift.training.evaluation import Matrix, Vector
+
     Rows = tuple[Matrix | pa.Table, Vector]
 
 SEGMENT_ROUNDS = 100
@@ -146,6 +144,7 @@ def stop_at_best(text: str, losses: Sequence[float], plan: FitPlan) -> Fit:
         plan: Its patience counts.
     """
     n_watched = 1
+    # The first round at which patience ends stops the fit, as it would have while growing.
     while n_watched < len(losses) and not _has_stalled(losses[:n_watched], plan):
         n_watched += 1
     return _cut_at_best_round(Fit(text, tuple(losses[:n_watched])))
@@ -158,6 +157,7 @@ def params_of(plan: FitPlan, segment: int) -> dict[str, Any]:
     return {
         **plan.params,
         "objective": plan.objective,
+        # The same trees on any number of threads, and on any machine of the same kind.
         "deterministic": True,
         "force_col_wise": True,
         "num_threads": plan.n_threads,
@@ -199,6 +199,7 @@ def _binned_dataset(rows: Rows, plan: FitPlan, folder: Path) -> lgb.Dataset:
         "seed": plan.seed,
         "params": {k: value for k, value in plan.params.items() if k in _BINNING_PARAMS},
     }
+    # Whatever changes the bins is part of the file's name.
     binned = BinnedRows(folder, *rows, facts)
     path = binned.find()
     if path is not None:
@@ -230,6 +231,7 @@ def _fit_segment(
             raise lgb.callback.EarlyStopException(env.iteration, env.evaluation_result_list)
 
     params, n_rounds = _next_segment(state, plan)
+    # The callback stops the fit. LightGBM's own early stopping would count within one segment.
     booster = lgb.train(
         params,
         data,
@@ -289,6 +291,7 @@ def _best_round(losses: Sequence[float]) -> int:
 
 
 def _cut_at_best_round(state: Fit) -> Fit:
+    # The file holds the trees that count, not those of the patience.
     text = load_booster(state.text).model_to_string(num_iteration=state.best_round)
     return replace(state, text=portable(text))
 

@@ -1,8 +1,8 @@
-"""Fit trees on a Dask cluster, for rows that take one machine too long. Only this module knows Dask.
+"""Fit trees on a Dask cluster, for rows that take one machine too long.
 
 LightGBM's distributed training has neither early stopping nor checkpoints. So all rounds are grown,
-and the validation rows decide afterwards how many of them count. Source:
-docs/adr/0029-training-on-dask.md.
+and the validation rows decide afterwards how many of them count. This is the only module that knows
+Dask. Source: docs/adr/0029-training-on-dask.md.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from nightshift.errors import NightshiftError
 from nightshift.models.booster import load_booster, portable
@@ -26,10 +25,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from dask.distributed import Client
 
+    from nightshift.training.evaluation import Matrix, Vector
     from nightshift.training.trees.boosting import Fit, FitPlan
 
-Matrix = npt.NDArray[np.float64]
-Vector = npt.NDArray[np.float64]
 
 logger = logging.getLogger(__name__)
 
@@ -82,6 +80,7 @@ def losses_of(text: str, plan: FitPlan, validation: tuple[Matrix, Vector]) -> li
     matrix, label = validation
     loss = _LOSSES[plan.objective]
     booster = load_booster(text, plan.names)
+    # Predictions are summed tree by tree, which is one pass for all rounds.
     raw, losses = np.zeros(len(label)), []
     for number in range(booster.num_trees()):
         raw += booster.predict(
@@ -128,11 +127,13 @@ def _cluster(scheduler: str, n_local: int) -> Iterator[Client]:
     """
     from dask.distributed import Client, LocalCluster
 
+    # A failure of any kind within the block leaves no worker process behind.
     cluster = None
     try:
         if not scheduler:
             options: dict[str, Any] = {
                 "threads_per_worker": 1,
+                # No port is open to the network, no dashboard, and no limit that kills a worker.
                 "host": "127.0.0.1",
                 "dashboard_address": None,
                 "memory_limit": 0,
@@ -146,8 +147,8 @@ def _cluster(scheduler: str, n_local: int) -> Iterator[Client]:
         raise DaskError(
             "The trees were not grown on the Dask cluster.",
             got=f"{type(error).__name__}: {str(error)[:300]}",
-            todo="Look at the scheduler and its workers (NIGHTSHIFT_DASK_SCHEDULER), then rerun the "
-            "task; or set `training.engine: local`.",
+            todo="Look at the scheduler and its workers (NIGHTSHIFT_DASK_SCHEDULER), then rerun "
+            "the task; or set `training.engine: local`.",
         ) from error
     finally:
         if cluster is not None:
@@ -179,6 +180,7 @@ def _distributed(client: Client, rows: pa.Table, label: Vector) -> tuple[Any, An
     share = math.ceil(len(label) / len(workers))
     matrices, labels = [], []
     for number, worker in enumerate(workers, 1):
+        # The last workers may get fewer rows, or none.
         first, end = (number - 1) * share, min(number * share, len(label))
         for start in range(first, end, PIECE_ROWS):
             piece = rows.slice(start, min(PIECE_ROWS, end - start))
@@ -191,19 +193,6 @@ def _distributed(client: Client, rows: pa.Table, label: Vector) -> tuple[Any, An
         n_rows = f"{max(end - first, 0):,}"
         logger.info("Worker %s of %s holds %s rows.", number, len(workers), n_rows)
     return da.concatenate(matrices), da.concatenate(labels)
-
-
-# The losses of LightGBM's objectives, by row: raw prediction, label, parameters.
-def _binary(raw: Vector, label: Vector, _: Mapping[str, Any]) -> Vector:
-    return np.logaddexp(0, np.where(label > 0, -raw, raw))
-
-
-def _l2(raw: Vector, label: Vector, _: Mapping[str, Any]) -> Vector:
-    return (raw - label) ** 2
-
-
-def _l1(raw: Vector, label: Vector, _: Mapping[str, Any]) -> Vector:
-    return abs(raw - label)
 
 
 def _huber(raw: Vector, label: Vector, params: Mapping[str, Any]) -> Vector:
@@ -221,16 +210,13 @@ def _quantile(raw: Vector, label: Vector, params: Mapping[str, Any]) -> Vector:
     return np.where(distance < 0, (alpha - 1) * distance, alpha * distance)
 
 
-def _mape(raw: Vector, label: Vector, _: Mapping[str, Any]) -> Vector:
-    return abs(raw - label) / np.maximum(1, abs(label))
-
-
+# LightGBM's objectives: the loss of each row from raw prediction, label and parameters.
 _LOSSES: dict[str, Callable[[Vector, Vector, Mapping[str, Any]], Vector]] = {
-    "binary": _binary,
-    "regression": _l2,
-    "regression_l1": _l1,
+    "binary": lambda raw, label, _: np.logaddexp(0, np.where(label > 0, -raw, raw)),
+    "regression": lambda raw, label, _: (raw - label) ** 2,
+    "regression_l1": lambda raw, label, _: abs(raw - label),
+    "mape": lambda raw, label, _: abs(raw - label) / np.maximum(1, abs(label)),
     "huber": _huber,
     "fair": _fair,
     "quantile": _quantile,
-    "mape": _mape,
 }
