@@ -1,4 +1,7 @@
-"""Challengers that must not serve, each refused by the criterion that names its fault; they share a court, since none changes anything."""
+"""Challengers that must not serve, each refused by the criterion that names its fault.
+
+They share a court, since none changes anything.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,7 @@ def flipped(court, mask):
 
 
 def refused_by(court, decision):
-    """Return the names of the refusing criteria, after a look at whether the champion is still the first version."""
+    """Return the names of the refusing criteria; the champion is still the first version."""
     assert decision.verdict == "refused"
     assert promotion.champion_for(court.conn, court.spec.name, NIGHT.shift(1)).version == 1
     return set(court.refusals(decision))

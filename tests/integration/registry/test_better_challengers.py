@@ -1,4 +1,4 @@
-"""Challengers that must be promoted, the record that they leave, and the clock that retires a champion for want of proof."""
+"""Challengers that must be promoted, their records, and the retirement of a stale champion."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ pytestmark = [pytest.mark.integration, pytest.mark.mlts("infra-4")]
 
 @pytest.fixture(scope="module")
 def decided(empty_court):
-    """Return a court with a decent champion, a better one after it, and one refused as equal; each in the model's chain."""
+    """Return a court with a decent champion, a better one after it, and one refused as equal.
+
+    Each is in the model's chain.
+    """
     court = empty_court(make_spec())
     weak = court.fit(make_spec(training={"num_boost_round": 8}), num_leaves=5)
     return court, [

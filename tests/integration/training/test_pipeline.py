@@ -23,7 +23,8 @@ pytestmark = pytest.mark.integration
 
 _VERSION_OF_ANOTHER_NIGHT = b"""
     insert into ml.model_versions
-    select (jsonb_populate_record(v, jsonb_build_object('version', 2, 'digest', 'another', 'partition_date', %s::date))).*
+    select (jsonb_populate_record(v, jsonb_build_object(
+        'version', 2, 'digest', 'another', 'partition_date', %s::date))).*
     from ml.model_versions v
 """
 
@@ -124,7 +125,8 @@ def test_same_digest_when_killed_after_every_checkpoint(world, training_set, mon
 def test_evidence_is_append_only_and_holds_slices(world, candidate):
     register(world.settings, candidate, world.run)
     found = world.conn.execute(
-        "select distinct sample, source, slice_column, slice_level from ml.evaluations where metric = 'roc_auc' order by 1, 2, 3, 4"
+        "select distinct sample, source, slice_column, slice_level from ml.evaluations"
+        " where metric = 'roc_auc' order by 1, 2, 3, 4"
     ).fetchall()
     levels = [("", ""), ("carrier", "A"), ("carrier", "B"), ("carrier", "C")]
     sources = [
@@ -226,7 +228,10 @@ def test_order_of_the_monitor_makes_due_and_is_consumed_once(world, candidate):
     assert consume(world.conn, order.decision_id, saturday, world.run, {}) is False
     assert is_due(world.settings, world.spec, saturday)
     assert not is_due(world.settings, world.spec, saturday.shift(-1))
-    query = "select state, closed_partition, outcome->>'verdict' from monitoring.retrain_decisions where decision_id = %s"
+    query = """
+        select state, closed_partition, outcome->>'verdict' from monitoring.retrain_decisions
+        where decision_id = %s
+    """
     row = world.conn.execute(query, [order.decision_id])
     assert row.fetchone() == ("consumed", saturday.day, "first")
 

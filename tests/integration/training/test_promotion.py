@@ -50,7 +50,8 @@ def seat_weak_champion(world):
 def seat(world, version):
     """Make a version champion as a person would, without a judgement."""
     world.conn.execute(
-        "insert into ml.promotions (model, version, verdict, partition_date, effective_partition, reasons, numbers, run_id, actor)"
+        "insert into ml.promotions (model, version, verdict, partition_date, effective_partition,"
+        " reasons, numbers, run_id, actor)"
         " values (%s, %s, 'first', %s, %s, '{}', '{}', 'test', 'test')",
         [version.model, version.version, version.partition_date, world.night.shift(1).day],
     )
@@ -99,8 +100,10 @@ def test_worse_challenger_is_refused_and_champion_stays(world):
 
 
 def test_first_version_is_refused_when_worse_than_the_rule(world):
-    know_it_all = "update features.feat_parcel f set late_rate_7d = l.is_late::int from marts.fct_parcel_labels l"
-    world.conn.execute(f"{know_it_all} where f.parcel_id = l.parcel_id")
+    world.conn.execute(
+        "update features.feat_parcel f set late_rate_7d = l.is_late::int"
+        " from marts.fct_parcel_labels l where f.parcel_id = l.parcel_id"
+    )
     decision = judge(world, make_version(world))
     assert decision.verdict == "refused"
     assert decision.numbers["overall"]["baseline"]["roc_auc"] == 1.0
@@ -155,7 +158,10 @@ def test_refused_when_no_row_is_later_than_the_champions_fit(world):
         "refused",
         0,
     )
-    reason = "NS-REGISTRY-003: No row is later than everything that champion and challenger were fitted on."
+    reason = (
+        "NS-REGISTRY-003: No row is later than everything that champion and challenger were "
+        "fitted on."
+    )
     assert reason in decision.reasons[0]
     assert decision.reasons[0].startswith("evidence_rows, ")
 
@@ -163,7 +169,7 @@ def test_refused_when_no_row_is_later_than_the_champions_fit(world):
 def test_nobody_is_promoted_without_comparison_when_the_champion_cannot_be_loaded(
     world, monkeypatch
 ):
-    """Neither is a decision recorded while the machine is too busy to load it: the task is repeated."""
+    """No decision is recorded while the machine is too busy to load it: the task is retried."""
     champion = make_version(world)
     judge(world, champion)
     challenger = make_version(world, seed=5)

@@ -1,4 +1,4 @@
-"""Rows that were binned before give the trees that the rows themselves give; a file that is damaged, or of others, is never used."""
+"""Binned rows give the trees of the rows themselves; a damaged or foreign file is never used."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ PLAN = FitPlan(
 
 
 def make_parts():
-    """Return training and validation rows: three numbers, one with gaps, and a kind that matters."""
+    """Return training and validation rows: three numbers, one with gaps, and a category."""
     random = np.random.default_rng(3)
     matrix = random.normal(size=(1500, 4))
     matrix[:, 3] = random.integers(0, 5, 1500)
@@ -162,7 +162,10 @@ def test_same_text_when_killed_within_a_segment(parts, fit, tmp_path, monkeypatc
 
 
 def damaged(content: bytes) -> dict[str, bytes]:
-    """Return what a power cut, a full disk or a turned bit leave of a checkpoint; also of one without a digest, from before."""
+    """Return what a power cut, a full disk or a flipped bit leave of a checkpoint.
+
+    Older checkpoints have no digest.
+    """
     digest, _, document = content.partition(b"\n")
     leaf = document.index(b"leaf_value=") + len(b"leaf_value=") + 3
     other = b"1" if document[leaf : leaf + 1] != b"1" else b"2"

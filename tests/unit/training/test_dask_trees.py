@@ -1,4 +1,7 @@
-"""Trees from Dask workers: the same rule for the best round, the same kind of model, and one error for whatever a cluster does."""
+"""Trees from Dask workers: the same rule for the best round and the same type of model.
+
+Whatever fails in a cluster is one error.
+"""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ REGRESSION = {
 
 
 def make_rows(part: str, change: str) -> pa.Table:
-    """Return a training set in which the labels of one part are all false, all true, or not there."""
+    """Return a training set in which the labels of one part are all false, all true, or absent."""
     random = np.random.default_rng(4)
     wind = random.normal(size=DAYS.size)
     is_late = (2 * wind + random.normal(size=DAYS.size)) > 1
@@ -71,7 +71,7 @@ def test_part_of_one_class_needs_a_person(part: str, label: str) -> None:
 
 @pytest.mark.parametrize("calibration", ["platt", "isotonic", "none"])
 def test_holdout_of_one_class_is_measured_and_drawn(calibration: str) -> None:
-    """The gate refuses it then; features that say nothing, and a backtest of one class, stop no training."""
+    """The gate refuses it; empty features and a backtest of one class do not stop a training."""
     training = tiny_spec().training.model_dump(mode="json") | {"calibration": calibration}
     spec = tiny_spec(training=training)
     rows = make_rows("holdout", "false")
