@@ -6,8 +6,8 @@ The gate fails closed: a check that crashes, or gives no criterion of its name, 
 
 from __future__ import annotations
 
+import json
 import logging
-import math
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
@@ -67,7 +67,9 @@ class Criterion:
 
     def as_json(self) -> dict[str, Any]:
         """Return plain values; an undefined number, such as an AUC of one class, is None."""
-        plain: dict[str, Any] = _finite({**asdict(self), "verdict": self.verdict.value})
+        # JSON knows neither NaN nor infinity.
+        text = json.dumps(asdict(self))
+        plain: dict[str, Any] = json.loads(text, parse_constant=lambda _: None)
         return plain
 
 
@@ -155,14 +157,3 @@ def _run_check(context: PromotionContext, family: str, check: Check) -> list[Cri
 
 def _unknown(name: str, reason: str) -> Criterion:
     return Criterion(name, CriterionVerdict.UNKNOWN, f"no verdict, {reason}"[:_REASON_LENGTH])
-
-
-def _finite(value: Any) -> Any:  # noqa: ANN401 - plain values of any depth
-    if isinstance(value, dict):
-        return {key: _finite(part) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(part) for part in value]
-    # JSON knows neither NaN nor infinity.
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value

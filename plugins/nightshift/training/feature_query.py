@@ -34,6 +34,7 @@ def select_rows(
     """
     from psycopg import sql
 
+    # A feature may also be the event timestamp: ``dict.fromkeys`` selects it once.
     names = ["partition_date", spec.entity.key, spec.event_timestamp, "as_of", *features]
     query = sql.SQL("select {} from {} where {}").format(
         sql.SQL(", ").join(map(sql.Identifier, dict.fromkeys(names))),

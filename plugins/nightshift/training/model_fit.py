@@ -75,6 +75,7 @@ def fit_model(
         fit = fit_trees(train, (matrix, label), plan, paths.checkpoint, paths.binned_rows)
 
     raw = predict_raw(load_booster(fit.text, signature.names), matrix)
+    # A regression predicts the label itself, so nothing is calibrated.
     calibration: dict[str, Any] = {"method": "none"}
     if spec.task == Task.BINARY:
         calibration = fit_calibration(spec.training.calibration, raw, label)

@@ -48,6 +48,7 @@ def train(settings: Settings, spec: ModelSpec, training_set_key: str, run: RunCo
     fit_identity = f"{training_set.key} {spec.digest} {code_version()}"
     checkpoint_name = sha256(fit_identity.encode()).hexdigest()
     checkpoint = settings.home / "checkpoints" / f"{checkpoint_name}.json"
+    # Binned rows are found by their content, so all fits share one folder.
     paths = FitPaths(checkpoint, settings.home / "binned_rows", settings.dask_scheduler)
     trained, measured, figures = train_rows(spec, rows, split, training_set.key, paths)
 
@@ -60,7 +61,9 @@ def train(settings: Settings, spec: ModelSpec, training_set_key: str, run: RunCo
         spec_digest=spec.digest,
         code_version=code_version(),
     )
+    # A model knows what it was made from; the sanity checks compare this with its files.
     candidate = store_candidate(store, trained, provenance, measured, figures)
+    # A kill between these two lines leaves a checkpoint that the rerun uses and deletes.
     hit(Failpoint.TRAIN_STORED)
     # Only a stored candidate makes the checkpoint useless.
     checkpoint.unlink(missing_ok=True)

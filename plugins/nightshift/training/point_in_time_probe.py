@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from nightshift.contracts.partitions import Partition
 from nightshift.errors import NightshiftError
+from nightshift.training.training_query import relation_columns
+from nightshift.training.training_set import published_loads
 from nightshift.transformation.feature_manifest import FeatureLoad, find_feature_load
 from nightshift.transformation.point_in_time_rebuild import Knowledge, build_from
 from nightshift.warehouse.connection import connect
@@ -77,7 +79,8 @@ def probe_features(
     """
     started = time.monotonic()
     with connect(settings, run.application_name) as conn:
-        published = _published_partitions(conn, spec, window)
+        loads = published_loads(conn, spec, window)
+        published = [Partition.parse(load["partition"]) for load in loads]
         n_sampled = min(settings.leakage_probe_days, len(published))
         # A rerun probes the same partitions; the next window probes others.
         dice = random.Random(f"{spec.training.seed} {window}")  # noqa: S311 - a reproducible sample
@@ -92,17 +95,6 @@ def probe_features(
         probe.seconds,
     )
     return probe
-
-
-def _published_partitions(
-    conn: Connection, spec: ModelSpec, window: PartitionRange
-) -> list[Partition]:
-    query = """
-        select partition_date from ops.published
-        where dataset = %s and partition_date between %s and %s order by 1
-    """
-    rows = conn.execute(query, [spec.features_dataset, window.first.day, window.last.day])
-    return [Partition(day) for (day,) in rows]
 
 
 def _probe_partition(
@@ -166,7 +158,9 @@ def _differing_columns(
     from psycopg import sql
 
     not_compared = {"load_id", spec.entity.key, "partition_date"}
-    columns = [name for name in _blind_columns(conn) if name not in not_compared]
+    columns = [
+        name for name in relation_columns(conn, "pg_temp", BLIND_TABLE) if name not in not_compared
+    ]
     # record_send compares bytes: two NaN are equal, and 0.0 differs from -0.0.
     column_differs = sql.SQL(
         "coalesce(bool_or(record_send(row(a.{0})) <> record_send(row(b.{0}))), false)"
@@ -189,11 +183,3 @@ def _differing_columns(
     ).fetchone()
     flags = zip(["rows", *columns], row or (), strict=True)
     return [name for name, is_different in flags if is_different]
-
-
-def _blind_columns(conn: Connection) -> list[str]:
-    query = """
-        select attname from pg_attribute
-        where attrelid = to_regclass(%s) and attnum > 0 and not attisdropped order by attnum
-    """
-    return [str(name) for (name,) in conn.execute(query, [f"pg_temp.{BLIND_TABLE}"])]

@@ -38,15 +38,18 @@ def is_due(settings: Settings, spec: ModelSpec, partition: Partition) -> bool:
                 training.minimum_days,
             )
             return False
+        # ``weekly`` has its day; ``never`` trains on request only.
         if training.schedule == "nightly":
             return True
         if training.schedule == "weekly" and _is_due_this_week(conn, spec, partition):
             return True
+        # A request that this partition has closed counts too: a rerun must train again.
         return bool(open_ones(conn, spec.name, partition) or closed_by(conn, spec.name, partition))
 
 
 def _is_due_this_week(conn: Connection, spec: ModelSpec, partition: Partition) -> bool:
     """Return whether it is the model's weekday, or no partition has trained since that day."""
+    # Python and ``Weekday`` both count from Monday.
     days_late = (partition.day.weekday() - _WEEKDAYS.index(spec.training.weekday)) % 7
     if days_late == 0:
         return True

@@ -56,7 +56,7 @@ class TrainingQuery:
         # All columns of the view are kept: slices, the rule and later specs read more than the
         # features.
         names = relation_columns(self.conn, "features", self.spec.feature_table)
-        columns = [_column("f", name) for name in names if name not in LOAD_COLUMNS]
+        columns = [sql.Identifier("f", name) for name in names if name not in LOAD_COLUMNS]
         return sql.SQL(
             """
             with labels as (
@@ -74,7 +74,7 @@ class TrainingQuery:
             columns=sql.SQL(", ").join(columns),
             known_labels=self._known_labels,
             features=self._published_features,
-            in_sample=_in_sample(_column("f", self.spec.entity.key), sampled_share),
+            in_sample=_in_sample(sql.Identifier("f", self.spec.entity.key), sampled_share),
         )
 
     def read(self, settings: Settings, query: sql.Composed, application_name: str) -> pa.Table:
@@ -215,9 +215,3 @@ def _in_sample(key: sql.Composable, share: float) -> sql.Composable:
         sql.Literal(SAMPLE_MASK),
         sql.Literal(round(share * (SAMPLE_MASK + 1))),
     )
-
-
-def _column(alias: str, name: str) -> sql.Identifier:
-    from psycopg import sql
-
-    return sql.Identifier(alias, name)

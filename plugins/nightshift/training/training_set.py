@@ -79,7 +79,7 @@ def build_training_set(
         ObjectStoreError: The object store cannot be reached.
     """
     with connect(settings, run.application_name) as conn:
-        loads = _published_loads(conn, spec, mature_window(spec, partition))
+        loads = published_loads(conn, spec, mature_window(spec, partition))
         window = _complete_window(spec, loads, partition)
         _refuse_unfit_relations(conn, spec)
         # Rows that vanished or changed since their publication would be trained on silently.
@@ -160,12 +160,13 @@ def mature_window(spec: ModelSpec, partition: Partition) -> PartitionRange:
 
 def count_published_days(conn: Connection, spec: ModelSpec, partition: Partition) -> int:
     """Return how many feature partitions of the training window are published."""
-    return len(_published_loads(conn, spec, mature_window(spec, partition)))
+    return len(published_loads(conn, spec, mature_window(spec, partition)))
 
 
-def _published_loads(
+def published_loads(
     conn: Connection, spec: ModelSpec, window: PartitionRange
 ) -> list[dict[str, Any]]:
+    """Return ``partition``, ``load_id`` and ``content_hash`` of the published feature loads."""
     query = """
         select p.partition_date::text, p.load_id, l.content_hash
         from ops.published p join ops.loads l using (dataset, partition_date, load_id)

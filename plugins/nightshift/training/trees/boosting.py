@@ -119,10 +119,10 @@ def fit_trees(
     state = _load_checkpoint(checkpoint)
     # A segment that starts from a text needs the values themselves, not their bins.
     if binned_rows is None or state.text or not _can_continue(plan):
-        data = _dataset(train, plan)
+        data = _dataset(*train, plan)
     else:
         data = _binned_dataset(train, plan, binned_rows)
-    valid = _dataset(validation, plan, data)
+    valid = _dataset(*validation, plan, data)
 
     booster = None
     while len(state.losses) < plan.n_rounds and not _has_stalled(state.losses, plan):
@@ -170,20 +170,23 @@ def params_of(plan: FitPlan, segment: int) -> dict[str, Any]:
     }
 
 
-def _dataset(rows: Rows, plan: FitPlan, reference: lgb.Dataset | None = None) -> lgb.Dataset:
+def _dataset(
+    data: Matrix | pa.Table | str,
+    label: Vector | None,
+    plan: FitPlan,
+    reference: lgb.Dataset | None = None,
+) -> lgb.Dataset:
     import lightgbm as lgb
 
-    matrix, label = rows
-    params = params_of(plan, 0)
-    return lgb.Dataset(matrix, label, reference=reference, params=params, **_dataset_options(plan))
-
-
-def _dataset_options(plan: FitPlan) -> dict[str, Any]:
-    return {
-        "free_raw_data": False,
-        "feature_name": plan.names,
-        "categorical_feature": plan.categorical_positions,
-    }
+    return lgb.Dataset(
+        data,
+        label,
+        reference=reference,
+        params=params_of(plan, 0),
+        free_raw_data=False,
+        feature_name=plan.names,
+        categorical_feature=plan.categorical_positions,
+    )
 
 
 def _binned_dataset(rows: Rows, plan: FitPlan, folder: Path) -> lgb.Dataset:
@@ -204,11 +207,10 @@ def _binned_dataset(rows: Rows, plan: FitPlan, folder: Path) -> lgb.Dataset:
     path = binned.find()
     if path is not None:
         try:
-            data = lgb.Dataset(str(path), params=params_of(plan, 0), **_dataset_options(plan))
-            return data.construct()
+            return _dataset(str(path), None, plan).construct()
         except lgb.basic.LightGBMError:
             binned.drop(path)
-    data = _dataset(rows, plan).construct()
+    data = _dataset(*rows, plan).construct()
     binned.keep(data.save_binary)
     return data
 
