@@ -25,7 +25,14 @@ _REASON_LENGTH = 400
 
 
 class CriterionVerdict(StrEnum):
-    """The verdict of a criterion."""
+    """The verdict of a criterion.
+
+    Attributes:
+        PASSED: The number keeps the limit.
+        FAILED: It does not; the challenger is refused.
+        NOT_APPLICABLE: There is nothing to check, such as a champion; nobody is refused.
+        UNKNOWN: The check crashed, or gave no criterion; the challenger is refused.
+    """
 
     PASSED = "passed"
     FAILED = "failed"
@@ -74,6 +81,10 @@ class Criterion:
 
 
 Check = Callable[["PromotionContext"], Criterion | Iterable[Criterion]]
+"""A check returns one criterion, or one for each part of its family.
+
+All of them carry the family's name, so that ``run_checks`` sees what is missing.
+"""
 
 
 def passed_if(

@@ -41,10 +41,15 @@ _MLFLOW_ENVIRONMENT = {
     "MLFLOW_LOGGING_LEVEL": "WARNING",
     "GIT_PYTHON_REFRESH": "quiet",
 }
+"""No telemetry, no progress bars, and timeouts that a run can afford."""
 
 
 def mirror_version(settings: Settings, conn: Connection, version: ModelVersion) -> str | None:
-    """Show one version in MLflow, unless it is shown; record and return a warning, or None."""
+    """Show one version in MLflow, unless it is shown; record and return a warning, or None.
+
+    A warning is recorded in ``ml.mlflow_mirror``, and ``sync_mlflow`` tries again. Nothing is
+    raised for a failure of MLflow: the warehouse has the version.
+    """
     if not settings.mlflow_tracking_uri.get_secret_value() or _is_mirrored(conn, version):
         return None
     run_id = mlflow_version = warning = None
@@ -121,10 +126,12 @@ def mirror_aliases(settings: Settings, conn: Connection, model: str) -> str | No
 
 
 def _application_name(conn: Connection) -> str:
+    """Return the connection's name, which MLflow's connections get too."""
     return conn.info.get_parameters().get("application_name", "nightshift")
 
 
 def _is_mirrored(conn: Connection, version: ModelVersion) -> bool:
+    """Return whether MLflow shows a version already."""
     query = """
         select 1 from ml.mlflow_mirror
         where model = %s and digest = %s and mirrored_at is not null
@@ -217,7 +224,12 @@ def _mlflow(settings: Settings, application_name: str) -> Iterator[ModuleType]:
 
 
 def tracking_uri(settings: Settings, application_name: str) -> str:
-    """Return MLflow's address; its PostgreSQL connections get the limits and name of our own."""
+    """Return MLflow's address; its PostgreSQL connections get the limits and name of our own.
+
+    Args:
+        settings: The address as configured, and the limits.
+        application_name: Name that the server lists for the connections.
+    """
     # A hanging MLflow database must time out like our own connections.
     uri = settings.mlflow_tracking_uri.get_secret_value()
     if not uri.startswith("postgresql"):
@@ -231,6 +243,7 @@ def tracking_uri(settings: Settings, application_name: str) -> str:
 
 
 def _warn(settings: Settings, model: str, error: Exception) -> str:
+    """Log why MLflow does not show a model; return the reason."""
     password = urlsplit(settings.mlflow_tracking_uri.get_secret_value()).password or "\0"
     reason = f"{type(error).__name__}: {error}".replace(password, "***")
     # A driver's message may contain the address with its password.

@@ -53,6 +53,8 @@ class NoComparisonRowsError(NightshiftError):
 class PromotionContext:
     """A challenger, its champion and their rows.
 
+    A property that cannot be read raises when a check needs it, and only that check is unknown.
+
     Attributes:
         settings: Warehouse and bucket.
         store: The bucket.
@@ -95,7 +97,7 @@ class PromotionContext:
 
     @cached_property
     def _tried_champion(self) -> tuple[TrainedModel | None, str, ChampionStatus]:
-        """Load the champion and let it score a row.
+        """Load the champion and let it score a row; return model, problem and status.
 
         Raises:
             NightshiftError: An error that a retry may cure, such as a machine too busy to load a
@@ -212,7 +214,11 @@ class PromotionContext:
         return self.spec.task == "binary"
 
     def of(self, source: str) -> Predictions:
-        """Return the predictions of a model or a baseline."""
+        """Return the predictions of a model or a baseline for the rows of the comparison.
+
+        Args:
+            source: ``challenger``, ``champion``, ``prior``, ``rule``, ``linear`` or ``tree``.
+        """
         is_model = source in ("challenger", "champion")
         return self.predictions[source] if is_model else self.baselines[source]
 
@@ -230,13 +236,20 @@ class PromotionContext:
             over: The source that is compared with.
             mask: Some of the rows, shape (n,); None for all.
             source: The source whose gain it is.
+
+        Raises:
+            NoEstimateError: There are too few days, or the rows do not define the metric.
         """
         # Both are drawn on the same days, so the noise of a day cancels.
         first, second = self._primary_metric(source, mask), self._primary_metric(over, mask)
         return self.estimate(gain_over(self.spec.promotion.metric, first, second))
 
     def estimate(self, value: Statistic) -> Estimate:
-        """Estimate a statistic on the draws of this context."""
+        """Estimate a statistic on the draws of this context, with the spec's confidence.
+
+        Raises:
+            NoEstimateError: There are too few days, or they do not define the statistic.
+        """
         return estimate(value, self.draws, self.spec.promotion.confidence)
 
     @cached_property

@@ -136,6 +136,7 @@ def failures(criteria: list[Criterion]) -> list[str]:
 
 
 def _verdict(context: PromotionContext, failed: list[str]) -> str:
+    """Return the verdict of ``ml.promotions``."""
     if failed:
         return "refused"
     return "promoted" if context.champion else "first"

@@ -116,6 +116,7 @@ def _probe_partition(
 def _refuse_leak(
     conn: Connection, spec: ModelSpec, partition: Partition, load: FeatureLoad
 ) -> None:
+    """Refuse features that change when later rows are hidden."""
     changed = _differing_columns(conn, spec, partition, ("pg_temp", SEEING_TABLE), 0)
     if changed:
         raise LeakError(
@@ -132,6 +133,7 @@ def _refuse_leak(
 def _refuse_skew(
     conn: Connection, spec: ModelSpec, partition: Partition, load: FeatureLoad
 ) -> None:
+    """Refuse published features that the blind rebuild does not reproduce."""
     published = ("features", spec.feature_table)
     changed = _differing_columns(conn, spec, partition, published, load.load_id)
     # Other columns of the view may change with its SQL; this model does not read them.
@@ -153,7 +155,15 @@ def _differing_columns(
 ) -> list[str]:
     """Return the columns whose bytes differ between the blind rebuild and another table.
 
-    ``rows`` stands for the entities: it is returned if one of them is only on one side.
+    Args:
+        conn: Connection of the rebuilds, which are temporary tables.
+        spec: The model; rows are matched by its entity key.
+        partition: The partition to compare.
+        table: Schema and name of the other table.
+        load_id: Its load; 0 for a rebuild.
+
+    Returns:
+        Names of columns; ``rows`` if an entity is on one side only.
     """
     from psycopg import sql
 

@@ -222,6 +222,7 @@ def _refuse_unfit_relations(conn: Connection, spec: ModelSpec) -> None:
 
 
 def _refuse_missing_columns(relation: str, expected: set[str], columns: list[str]) -> None:
+    """Refuse a relation without the expected columns; one without any does not exist."""
     missing = sorted(expected - set(columns))
     if missing:
         raise TrainingSetError(
@@ -293,6 +294,7 @@ def check_rows(spec: ModelSpec, rows: pa.Table) -> None:
 
 
 def _too_few_days(spec: ModelSpec, n_days: int) -> TrainingSetError:
+    """Return the error of a history that is shorter than ``training.minimum_days``."""
     return TrainingSetError(
         f"Too few labelled days to train {spec.name}.",
         expected=f"at least {spec.training.minimum_days} (training.minimum_days)",

@@ -97,6 +97,7 @@ class BinnedRows:
                 draft.unlink(missing_ok=True)
 
     def _delete_old_files(self) -> None:
+        """Delete the files that were used longest ago, and drafts of killed processes."""
         files = sorted(self._folder.glob("[!.]*.bin"), key=lambda path: path.stat().st_mtime)
         drafts = self._folder.glob(".*")
         # Drafts of a running process are younger and stay.
@@ -107,5 +108,6 @@ class BinnedRows:
 
 
 def _digest(path: Path) -> str:
+    """Return the digest that a file's name must have."""
     with path.open("rb") as file:
         return file_digest(file, "sha256").hexdigest()[:32]

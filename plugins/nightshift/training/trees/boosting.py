@@ -176,6 +176,14 @@ def _dataset(
     plan: FitPlan,
     reference: lgb.Dataset | None = None,
 ) -> lgb.Dataset:
+    """Return rows as a dataset of LightGBM.
+
+    Args:
+        data: Values, or the file of a binned dataset.
+        label: Shape (n,); None where the file has it.
+        plan: Parameters and columns.
+        reference: Dataset whose bins are used; None makes new ones.
+    """
     import lightgbm as lgb
 
     return lgb.Dataset(
@@ -285,14 +293,17 @@ def _next_segment(state: Fit, plan: FitPlan) -> tuple[dict[str, Any], int]:
 
 
 def _has_stalled(losses: Sequence[float], plan: FitPlan) -> bool:
+    """Return whether the best loss is ``patience_rounds`` rounds old."""
     return bool(losses) and len(losses) - _best_round(losses) >= plan.patience_rounds
 
 
 def _best_round(losses: Sequence[float]) -> int:
+    """Return the number of the round with the lowest loss, the first of equals; 0 without any."""
     return losses.index(min(losses)) + 1 if losses else 0
 
 
 def _cut_at_best_round(state: Fit) -> Fit:
+    """Return the fit without the trees after its best round."""
     # The file holds the trees that count, not those of the patience.
     text = load_booster(state.text).model_to_string(num_iteration=state.best_round)
     return replace(state, text=portable(text))
@@ -308,6 +319,7 @@ def _load_checkpoint(checkpoint: Path | None) -> Fit:
 
 
 def _save_checkpoint(checkpoint: Path | None, state: Fit) -> None:
+    """Replace the checkpoint with the current state."""
     if checkpoint is not None:
         document = json.dumps({"text": state.text, "losses": state.losses})
         sealed_file.write(checkpoint, document.encode())
