@@ -32,8 +32,8 @@ from nightshift.monitoring.trigger import Decided, NightStatus
 from nightshift.monitoring.verdict import earlier_nights
 from nightshift.quality.bin_counts import BinCounter
 from nightshift.quality.profiles import LoadTable, scan_load
+from nightshift.registry.champions import champion_for
 from nightshift.registry.model_versions import find_version, load_model
-from nightshift.registry.promotion import champion_for
 from nightshift.scoring.batch_scorer import predictions_target
 from nightshift.training.feature_query import features_target
 from nightshift.training.training_set import find_training_set, read_rows

@@ -10,6 +10,7 @@ import datetime as dt
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, LiteralString
 
+from nightshift.contracts.partitions import Partition
 from nightshift.errors import NightshiftError
 from nightshift.lake.object_store import ObjectStore
 from nightshift.models.model_text import ModelTextError, check_model_text
@@ -72,6 +73,11 @@ class ModelVersion:
     metrics: dict[str, dict[str, float | None]]
     figures: dict[str, str]
     engine_proof: dict[str, Any] | None = None
+
+    @property
+    def partition(self) -> Partition:
+        """Return the partition that trained it."""
+        return Partition(self.partition_date)
 
 
 def find_version(conn: Connection, model: str, version: int) -> ModelVersion:

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from nightshift.contracts.partitions import Partition
 from nightshift.contracts.run import code_version
 from nightshift.errors import NightshiftError
 from nightshift.failpoints import Failpoint, hit
 from nightshift.lake.object_store import ObjectStore
+from nightshift.registry.champions import champion_for
 from nightshift.registry.evidence import last_digest, write_record
 from nightshift.registry.model_versions import (
     ModelVersion,
@@ -122,7 +122,7 @@ def _record(
 ) -> Decision:
     """Append decision and evidence, and close the open retrain requests, in one transaction."""
     challenger = context.challenger
-    partition = Partition(challenger.partition_date)
+    partition = challenger.partition
     with conn.transaction():
         # Under the lock nobody else decides. A decision that was recorded meanwhile stands.
         lock_model(conn, challenger.model)
@@ -189,7 +189,7 @@ def _evidence_document(
 ) -> dict[str, Any]:
     """Return the evidence record: versions, limits, rows, every criterion, every number."""
     challenger, champion, training_set = context.challenger, context.champion, context.training_set
-    partition = Partition(challenger.partition_date)
+    partition = challenger.partition
     return {
         "model": challenger.model,
         "version": challenger.version,
@@ -230,50 +230,6 @@ def find_decision(conn: Connection, model: str, version: int) -> Decision | None
         return cursor.execute(query, [model, version]).fetchone()
 
 
-def champion_for(conn: Connection, model: str, partition: Partition) -> ModelVersion | None:
-    """Return the version that serves a partition, None without a champion.
-
-    It is that of the last promotion whose effective partition is not later. Promotions are ordered
-    by effective partition, then by when they were decided: an old partition that is trained late
-    does not replace the champion of later ones. A rollback revokes the earlier promotions that
-    would count from its own partition on.
-    """
-    row = conn.execute(
-        """
-        select version from ml.succession where model = %s and effective_partition <= %s
-        order by effective_partition desc, promotion_id desc limit 1
-        """,
-        [model, partition.day],
-    ).fetchone()
-    return None if row is None else find_version(conn, model, row[0])
-
-
 def _incumbent(conn: Connection, challenger: ModelVersion) -> ModelVersion | None:
     """Return the champion that a challenger would replace."""
-    partition = Partition(challenger.partition_date)
-    return champion_for(conn, challenger.model, partition.shift(1))
-
-
-def promoted_versions(conn: Connection, model: str, partition: Partition, n: int) -> list[int]:
-    """Return the last ``n`` versions that were promoted for a partition, the champion first.
-
-    A version that was rolled back is left out.
-    """
-    rows = conn.execute(
-        """
-        with promoted as (
-            select distinct on (version) version, effective_partition, promotion_id
-            from ml.succession
-            where model = %(model)s and effective_partition <= %(day)s
-            order by version, effective_partition desc, promotion_id desc
-        )
-        select version from promoted where not exists (
-            select from ml.promotions r
-            where r.model = %(model)s and r.verdict = 'rolled_back'
-                and r.effective_partition <= %(day)s and r.champion_version = promoted.version
-                and r.promotion_id > promoted.promotion_id)
-        order by effective_partition desc, promotion_id desc limit %(n)s
-        """,
-        {"model": model, "day": partition.day, "n": n},
-    )
-    return [version for (version,) in rows]
+    return champion_for(conn, challenger.model, challenger.partition.shift(1))

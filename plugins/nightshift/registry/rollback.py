@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 from nightshift.contracts.partitions import Partition
 from nightshift.errors import NightshiftError
 from nightshift.failpoints import Failpoint, hit
+from nightshift.registry.champions import champion_for
 from nightshift.registry.model_versions import find_version, lock_model
-from nightshift.registry.promotion import champion_for
 from nightshift.warehouse.connection import lose
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ def record_rollback(
         RegistryError: There is no such version.
     """
     target = find_version(conn, model, version)
-    first_allowed = Partition(target.partition_date).shift(1)
+    first_allowed = target.partition.shift(1)
     # Predictions of a partition must not come from a model that has seen its outcome.
     if first_allowed.day > since.day:
         raise RollbackRefusedError(

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nightshift.contracts.partitions import Partition
 from nightshift.registry.checks import Criterion, at_most, passed_if
 from nightshift.registry.feature_agreement import compare_features
 from nightshift.training.single_feature_leakage import best_separation
@@ -64,8 +63,7 @@ def signature(context: PromotionContext) -> Criterion:
 def training_window(context: PromotionContext) -> Criterion:
     """Check that the training set reaches the last mature day, and has no long gap."""
     window = context.training_set.window
-    partition = Partition(context.challenger.partition_date)
-    last_mature = mature_window(context.spec, partition).last
+    last_mature = mature_window(context.spec, context.challenger.partition).last
     days = np.unique(context.all_rows.column("partition_date").to_numpy().astype("datetime64[D]"))
     # A missing first or last day of the window is a gap too.
     edges = [np.datetime64(window.first.day) - 1, *days, np.datetime64(window.last.day) + 1]

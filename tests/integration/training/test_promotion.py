@@ -7,8 +7,9 @@ from nightshift.lake.object_store import ObjectStore
 from nightshift.models.model_text import ModelTextError
 from nightshift.models.sandboxed_load import LoadTimeoutError
 from nightshift.registry import evidence_page, promotion, promotion_context
+from nightshift.registry.champions import champion_for
 from nightshift.registry.model_versions import RegistryError, find_version, load_model, register
-from nightshift.registry.promotion import PromotionRaceError, champion_for, decide
+from nightshift.registry.promotion import PromotionRaceError, decide
 from nightshift.training.pipeline import train
 from nightshift.training.splits import split_window
 from nightshift.training.training_set import build_training_set, mature_window
