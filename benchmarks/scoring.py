@@ -163,7 +163,7 @@ def train_champion(
     from nightshift.lake.object_store import ObjectStore
     from nightshift.models.engines.equivalence import prove_engines
     from nightshift.registry.model_versions import register
-    from nightshift.training.candidate import Origin, store_candidate
+    from nightshift.training.candidate import Provenance, store_candidate
 
     spec, day = (
         make_spec("auto", 0, trees=given.trees, leaves=given.leaves),
@@ -178,7 +178,7 @@ def train_champion(
     store = ObjectStore.open(settings)
     store.ensure_bucket()
     candidate = store_candidate(
-        store, trained, Origin("bench", day, day.day, spec.digest, "bench"), [], {}
+        store, trained, Provenance("bench", day, day.day, spec.digest, "bench"), [], {}
     )
     candidate = replace(candidate, engine_proof=prove_engines(trained, rows.slice(0, 20_000)))
     version = register(settings, candidate, RunContext("train/bench", 1, "bench"))
@@ -191,7 +191,7 @@ def train_champion(
 
 def fit(spec: ModelSpec) -> tuple[TrainedModel, pa.Table]:
     """Return a model of full size, and the rows that it was fitted on."""
-    from nightshift.training.pipeline import fit_model
+    from nightshift.training.model_fit import fit_model
 
     dice = np.random.default_rng(1)
     values = dice.normal(size=(N_TRAIN, N_NUMERIC))

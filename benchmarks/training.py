@@ -85,7 +85,7 @@ def lightgbm_alone(home: Path, trees: int) -> float:
     import lightgbm as lgb
 
     from nightshift.kernels import thread_count
-    from nightshift.training.boosting import FitPlan, params_of
+    from nightshift.training.trees.boosting import FitPlan, params_of
 
     matrix, label = np.load(home / "matrix.npy"), np.load(home / "label.npy")
     n_train = len(label) - len(label) // VALIDATION_SHARE
@@ -126,7 +126,7 @@ def nightshift(home: Path, trees: int, engine: str = "local", *, is_first: bool 
     """Read the snapshot and fit a model; return the seconds."""
     from nightshift.lake.object_store import ObjectStore
     from nightshift.lake.snapshots import read_snapshot
-    from nightshift.training.pipeline import Workplace, fit_model
+    from nightshift.training.model_fit import FitPaths, fit_model
 
     if is_first:
         shutil.rmtree(home / "binned_rows", ignore_errors=True)
@@ -142,7 +142,7 @@ def nightshift(home: Path, trees: int, engine: str = "local", *, is_first: bool 
         spec,
         rows.slice(0, n_train),
         rows.slice(n_train),
-        Workplace(checkpoint, home / "binned_rows"),
+        FitPaths(checkpoint, home / "binned_rows"),
     )
     seconds = time.perf_counter() - started
     assert len(model.text) > 1000

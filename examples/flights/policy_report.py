@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from examples.flights.stopwatch import Stopwatch
     from nightshift.backtest.policy_backtest import PolicyBacktest
     from nightshift.backtest.policy_quality import PolicyResult
-    from nightshift.training.confidence_intervals import Estimate
+    from nightshift.training.statistics.confidence_intervals import Estimate
 
 _ABOUT = """\
 Upstream is replayed on its virtual clock, without Airflow: every night sees the features and the

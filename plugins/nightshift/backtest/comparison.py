@@ -9,9 +9,14 @@ from typing import TYPE_CHECKING
 
 from nightshift.contracts.metrics import METRICS
 from nightshift.models.signature import numbers
-from nightshift.training.block_bootstrap import Days, Statistic, draw_days, statistic
-from nightshift.training.confidence_intervals import N_DRAWS, Estimate, difference, estimate
 from nightshift.training.evaluation import measure
+from nightshift.training.statistics.block_bootstrap import Days, Statistic, draw_days, statistic
+from nightshift.training.statistics.confidence_intervals import (
+    N_DRAWS,
+    Estimate,
+    difference,
+    estimate,
+)
 
 if TYPE_CHECKING:
     import numpy as np

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from nightshift.backtest.policies import Schedule
 from nightshift.contracts.metrics import METRICS
-from nightshift.training.comparison_figures import svg
+from nightshift.training.figures import svg
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

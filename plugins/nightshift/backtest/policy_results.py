@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from nightshift.backtest.nightly_models import NightlyModels
     from nightshift.contracts.model_spec import ModelSpec
     from nightshift.contracts.partitions import PartitionRange
-    from nightshift.training.block_bootstrap import Statistic
-    from nightshift.training.confidence_intervals import Estimate
+    from nightshift.training.statistics.block_bootstrap import Statistic
+    from nightshift.training.statistics.confidence_intervals import Estimate
 
 
 @dataclass(frozen=True)

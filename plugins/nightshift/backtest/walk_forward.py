@@ -17,7 +17,7 @@ from nightshift.lake.object_store import ObjectStore
 from nightshift.models.predictions import Predictions, joined
 from nightshift.models.signature import numbers
 from nightshift.training.evaluation import measure, rule_predictions
-from nightshift.training.pipeline import fit_model
+from nightshift.training.model_fit import fit_model
 from nightshift.training.splits import rows_between, rows_of, split_window
 from nightshift.training.training_set import build_training_set, mature_window, read_rows
 

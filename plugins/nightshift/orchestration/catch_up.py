@@ -113,7 +113,7 @@ order by p.partition_date
 
 def untrained(settings: Settings, conn: Connection, model: str) -> list[Partition]:
     """Return the newest night's partition if its training is due and was not begun, or an order to retrain has been open for some time."""
-    from nightshift.training.pipeline import is_due
+    from nightshift.training.schedule import is_due
 
     spec = load_spec(settings.models_dir, model)
     row = conn.execute(

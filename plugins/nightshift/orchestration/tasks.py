@@ -300,7 +300,7 @@ def announce_retraining(verdict: dict[str, Any]) -> int:
 
 def is_training_due(model: str) -> bool:
     """Return whether the spec's schedule or an open decision asks for a training now."""
-    from nightshift.training.pipeline import is_due
+    from nightshift.training.schedule import is_due
 
     with task_scope() as scope:
         return is_due(scope.settings, scope.spec(model), scope.partition)

@@ -1,27 +1,38 @@
-"""A criterion of the evidence gate: a name, limit, number, interval and verdict. What crashed or was not asked counts as failed."""
+"""Checks of the promotion gate and their criteria: name, limit, number, interval and verdict.
+
+The gate fails closed: a check that crashes, or gives no criterion of its name, is ``unknown``, and
+``unknown`` refuses the challenger like ``failed``.
+"""
 
 from __future__ import annotations
 
+import json
 import logging
-import math
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from nightshift.errors import NightshiftError
+from nightshift.training.statistics.confidence_intervals import Estimate
 
 if TYPE_CHECKING:
     from nightshift.registry.promotion_context import PromotionContext
-    from nightshift.training.confidence_intervals import Estimate
 
 logger = logging.getLogger(__name__)
 
 _REASON_LENGTH = 400
 
 
-class Verdict(StrEnum):
-    """What a criterion says."""
+class CriterionVerdict(StrEnum):
+    """The verdict of a criterion.
+
+    Attributes:
+        PASSED: The number keeps the limit.
+        FAILED: It does not; the challenger is refused.
+        NOT_APPLICABLE: There is nothing to check, such as a champion; nobody is refused.
+        UNKNOWN: The check crashed, or gave no criterion; the challenger is refused.
+    """
 
     PASSED = "passed"
     FAILED = "failed"
@@ -31,20 +42,20 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True)
 class Criterion:
-    """One answered question about a challenger.
+    """The result of one check of a challenger.
 
     Attributes:
         name: Stable name; parts of a family stand in brackets, as in ``slice[carrier=UA]``.
         verdict: ``unknown`` refuses like ``failed``.
         reason: One sentence for people.
-        limit: What the number is held against; None where the spec declares none.
+        limit: What the number is compared with; None where the spec declares none.
         number: What was measured.
         interval: Bounds of the number, each with the spec's confidence.
-        facts: What else was measured on the way.
+        facts: Further measurements.
     """
 
     name: str
-    verdict: Verdict
+    verdict: CriterionVerdict
     reason: str
     limit: float | str | None = None
     number: float | None = None
@@ -59,102 +70,101 @@ class Criterion:
     @property
     def is_refusal(self) -> bool:
         """Return whether the challenger must not serve because of it."""
-        return self.verdict in {Verdict.FAILED, Verdict.UNKNOWN}
-
-    @property
-    def objection(self) -> str:
-        """Return the sentence of a refusal, the name first."""
-        return f"{self.name}: {self.reason}"
+        return self.verdict in {CriterionVerdict.FAILED, CriterionVerdict.UNKNOWN}
 
     def as_json(self) -> dict[str, Any]:
-        """Return plain values; a number that is undefined, as an AUC of one class, is None."""
-        plain: dict[str, Any] = _defined({**asdict(self), "verdict": self.verdict.value})
+        """Return plain values; an undefined number, such as an AUC of one class, is None."""
+        # JSON knows neither NaN nor infinity.
+        text = json.dumps(asdict(self))
+        plain: dict[str, Any] = json.loads(text, parse_constant=lambda _: None)
         return plain
 
 
-def _defined(value: Any) -> Any:  # noqa: ANN401 - plain values of any depth
-    if isinstance(value, dict):
-        return {key: _defined(part) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [_defined(part) for part in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
+Check = Callable[["PromotionContext"], Criterion | Iterable[Criterion]]
+"""A check returns one criterion, or one for each part of its family.
+
+All of them carry the family's name, so that ``run_checks`` sees what is missing.
+"""
 
 
-Check = Callable[["PromotionContext"], "Criterion | Iterable[Criterion]"]
-
-
-def held(
+def passed_if(
+    is_passed: bool,
     name: str,
-    *,
-    is_held: bool,
-    reason: str,
+    measured: Estimate | float | None,
     limit: float | str | None,
-    of: Estimate | float | None = None,
+    reason: str,
     **facts: object,
 ) -> Criterion:
-    """Return a criterion that passes when its limit is held.
+    """Return a criterion that passes on a condition.
 
     Args:
+        is_passed: The condition.
         name: Its name.
-        is_held: Whether the number keeps the limit; NaN keeps none.
+        measured: The number, or its estimate with bounds.
+        limit: What the number is compared with.
         reason: One sentence for people.
-        limit: The limit.
-        of: The number, or its estimate with bounds.
-        facts: What else was measured.
+        facts: Further measurements.
     """
-    verdict = Verdict.PASSED if is_held else Verdict.FAILED
-    if of is None or isinstance(of, int | float):
-        return Criterion(name, verdict, reason, limit, of, None, facts)
-    return Criterion(
-        name, verdict, reason, limit, of.value, (of.low, of.high), {"n_days": of.n_days, **facts}
-    )
+    verdict = CriterionVerdict.PASSED if is_passed else CriterionVerdict.FAILED
+    if not isinstance(measured, Estimate):
+        return Criterion(name, verdict, reason, limit, measured, None, facts)
+    interval = (measured.low, measured.high)
+    facts = {"n_days": measured.n_days, **facts}
+    return Criterion(name, verdict, reason, limit, measured.value, interval, facts)
+
+
+def at_most(
+    name: str, measured: Estimate | float, limit: float, reason: str, **facts: object
+) -> Criterion:
+    """Return a criterion that passes when the number is at most the limit; NaN fails."""
+    number = measured.value if isinstance(measured, Estimate) else measured
+    return passed_if(number <= limit, name, measured, limit, reason, **facts)
 
 
 def not_applicable(name: str, reason: str, **facts: object) -> Criterion:
-    """Return a criterion that asks for something which does not exist here, and says what."""
-    return Criterion(name, Verdict.NOT_APPLICABLE, reason, facts=facts)
+    """Return a criterion whose subject does not exist for this challenger."""
+    return Criterion(name, CriterionVerdict.NOT_APPLICABLE, reason, facts=facts)
 
 
-def answer(case: PromotionContext, questions: dict[str, Check]) -> list[Criterion]:
-    """Ask every question; one that crashes, or answers nothing, is unknown and refuses.
+def run_checks(context: PromotionContext, checks: dict[str, Check]) -> list[Criterion]:
+    """Run every check; one that crashes, or gives no criterion, is unknown and refuses.
 
     Args:
-        case: What is judged.
-        questions: By the family's name, in the order of the record.
+        context: What is decided about.
+        checks: By the family's name, in the order of the record.
 
     Raises:
-        NightshiftError: Something that a later try may have back: a decision must not stand on it
-            for ever.
+        NightshiftError: An error that a retry may cure: no final decision may rest on it.
         OperationalError: The same of the warehouse.
     """
-    return [
-        criterion
-        for name, question in questions.items()
-        for criterion in _asked(case, name, question)
-    ]
+    criteria = []
+    for family, check in checks.items():
+        criteria += _run_check(context, family, check)
+    return criteria
 
 
-def _asked(case: PromotionContext, name: str, question: Check) -> list[Criterion]:
+def _run_check(context: PromotionContext, family: str, check: Check) -> list[Criterion]:
     import psycopg
 
     try:
-        found = question(case)
-        criteria = [found] if isinstance(found, Criterion) else list(found)
+        result = check(context)
+        criteria = [result] if isinstance(result, Criterion) else list(result)
     except NightshiftError as error:
+        # A decision is final, so no passing trouble may be recorded as its reason.
         if error.is_retryable:
             raise
-        return [_unknown(name, f"{error.code}: {error.what}")]
+        return [_unknown(family, f"{error.code}: {error.what}")]
+    # The warehouse may be back on the next try.
     except psycopg.OperationalError:
         raise
+    # Fail closed: a bug in a check refuses the challenger, and never promotes it.
     except Exception as error:
-        logger.warning("Criterion %s crashed.", name, exc_info=True)
-        return [_unknown(name, f"it crashed with {type(error).__name__}: {error}")]
-    if not criteria or any(criterion.family != name for criterion in criteria):
-        return [*criteria, _unknown(name, "it gave no answer.")]
+        logger.warning("Check %s crashed.", family, exc_info=True)
+        return [_unknown(family, f"it crashed with {type(error).__name__}: {error}")]
+    if not criteria or any(criterion.family != family for criterion in criteria):
+        return [*criteria, _unknown(family, "the check returned no criterion of its name.")]
     return criteria
 
 
 def _unknown(name: str, reason: str) -> Criterion:
-    return Criterion(name, Verdict.UNKNOWN, f"no verdict, {reason}"[:_REASON_LENGTH])
+    return Criterion(name, CriterionVerdict.UNKNOWN, f"no verdict, {reason}"[:_REASON_LENGTH])

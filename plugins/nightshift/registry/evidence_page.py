@@ -1,35 +1,44 @@
-"""The evidence of a decision on one page for people: the verdict first, then figures, then every criterion. One file, no script."""
+"""Render the evidence page of a decision: verdict, figures, every criterion.
+
+The page is one HTML file without a script.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections import Counter
 from html import escape
 from typing import TYPE_CHECKING
 
-from nightshift.registry.checks import Criterion, Verdict
-from nightshift.training.comparison_figures import Bar, draw_forest, draw_lift, draw_reliability
+from nightshift.registry.checks import Criterion, CriterionVerdict
+from nightshift.training.figures import (
+    Bar,
+    draw_forest,
+    draw_lift,
+    draw_reliability,
+)
 
 if TYPE_CHECKING:
     from nightshift.registry.promotion_context import PromotionContext
 
-_MARKS = {
-    Verdict.PASSED: "✓ passed",
-    Verdict.FAILED: "✗ failed",
-    Verdict.UNKNOWN: "? unknown",
-    Verdict.NOT_APPLICABLE: "- not asked",
+MARKS = {
+    CriterionVerdict.PASSED: "✓ passed",
+    CriterionVerdict.FAILED: "✗ failed",
+    CriterionVerdict.UNKNOWN: "? unknown",
+    CriterionVerdict.NOT_APPLICABLE: "- not applicable",
 }
-_COMPARISONS = ("superiority", "baseline", "slice")
-_STYLE = """
-:root { color-scheme: light; --ink: #1d232a; --quiet: #5b6570; --line: #dde2e7; --good: #1b6e3c; --bad: #b3261e; --paper: #fff; }
+STYLE = """
+:root { color-scheme: light; --ink: #1d232a; --quiet: #5b6570; --line: #dde2e7; }
+:root { --good: #1b6e3c; --bad: #b3261e; --paper: #fff; }
 * { box-sizing: border-box; }
-body { margin: 0 auto; padding: 2rem 1.25rem 4rem; max-width: 70rem; font: 15px/1.5 system-ui, sans-serif; }
-body { color: var(--ink); background: var(--paper); }
+body { margin: 0 auto; padding: 2rem 1.25rem 4rem; max-width: 70rem; }
+body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); }
 h1 { font-size: 1.5rem; line-height: 1.25; margin: 0 0 .25rem; }
 h2 { font-size: 1.1rem; margin: 2.25rem 0 .75rem; }
 p { margin: .25rem 0; max-width: 60rem; }
 .quiet { color: var(--quiet); }
-.verdict { border-left: .4rem solid var(--good); padding: .6rem 1rem; margin: 1.25rem 0; background: #f1f7f3; }
+.verdict { border-left: .4rem solid var(--good); background: #f1f7f3; }
+.verdict { padding: .6rem 1rem; margin: 1.25rem 0; }
 .verdict.refused { border-color: var(--bad); background: #fcf1f0; }
 .verdict ul { margin: .4rem 0 0; padding-left: 1.2rem; }
 .figures { display: flex; flex-wrap: wrap; gap: 1rem; }
@@ -38,7 +47,8 @@ p { margin: .25rem 0; max-width: 60rem; }
 svg { width: 100%; height: auto; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-size: .9rem; }
-th, td { text-align: left; vertical-align: top; padding: .4rem .7rem .4rem 0; border-bottom: 1px solid var(--line); }
+th, td { text-align: left; vertical-align: top; padding: .4rem .7rem .4rem 0; }
+th, td { border-bottom: 1px solid var(--line); }
 th { font-weight: 600; color: var(--quiet); }
 td.number { font-variant-numeric: tabular-nums; white-space: nowrap; }
 td.name { white-space: nowrap; font-weight: 600; }
@@ -51,119 +61,141 @@ dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1rem; mar
 dt { color: var(--quiet); } dd { margin: 0; }
 @media (max-width: 40rem) { dl { grid-template-columns: 1fr; } dd { margin-bottom: .4rem; } }
 """
+PAGE = """\
+<!doctype html><html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy"
+ content="default-src 'none'; style-src 'unsafe-inline'; img-src data:">
+<title>{title}</title><style>{style}</style></head><body>
+<h1>{title}</h1>
+<p class="quiet">{subtitle}</p>
+<div class="verdict {verdict}"><strong>{headline}.</strong> {summary}.
+{failures}
+</div>
+{figures}
+<h2>Criteria</h2><div class="scroll"><table>
+<thead><tr><th>criterion</th><th>verdict</th><th>number</th><th>interval</th><th>limit</th>
+<th>in words</th></tr></thead>
+<tbody>
+{criteria}
+</tbody></table></div>
+<h2>What was compared</h2><dl>
+{facts}
+</dl>
+</body></html>"""
+CRITERION = """\
+<tr class="{verdict}"><td class="name">{name}</td><td class="mark">{mark}</td>
+<td class="number">{number}</td><td class="number">{interval}</td><td>{limit}</td>
+<td>{reason}</td></tr>"""
 
 
-def draw_figures(case: PromotionContext, criteria: list[Criterion]) -> dict[str, str]:
+def draw_figures(context: PromotionContext, criteria: list[Criterion]) -> dict[str, str]:
     """Return reliability, lift and gains as SVG, by name."""
-    sources = ["challenger", *(["champion"] if case.champion_model else []), "rule"]
-    predicted = {source: case.predicted(source) for source in sources}
-    unit = "probability" if case.is_binary else case.spec.label.column
+    sources = (
+        ["challenger", "champion", "rule"] if context.champion_model else ["challenger", "rule"]
+    )
+    predicted = {source: context.predicted(source) for source in sources}
+    unit = "probability" if context.is_binary else context.spec.label.column
     return {
-        "reliability": draw_reliability(case.label, predicted, unit),
-        "lift": draw_lift(case.label, predicted),
-        "gains": draw_forest(_bars(criteria), case.spec.promotion.metric),
+        "reliability": draw_reliability(context.label, predicted, unit),
+        "lift": draw_lift(context.label, predicted),
+        "gains": draw_forest(_bars(criteria), context.spec.promotion.metric),
     }
 
 
 def render_page(
-    case: PromotionContext,
+    context: PromotionContext,
     criteria: list[Criterion],
-    objections: list[str],
+    failures: list[str],
     figures: dict[str, str],
 ) -> bytes:
     """Return the page, UTF-8; names and levels of the data are escaped, and nothing of it runs."""
-    name = f"{case.spec.name} version {case.challenger.version}"
-    verdict = "refused" if objections else "promoted"
-    parts = [
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">',
-        '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; img-src data:\">",
-        f"<title>{escape(name)}: {verdict}</title><style>{_STYLE}</style></head><body>",
-        f"<h1>{escape(name)}: {verdict}</h1>",
-        f'<p class="quiet">{escape(_subtitle(case))}</p>',
-        *_verdict(verdict, objections, criteria),
-        *(_figures(figures) if figures else ["<p>No figures: the challenger could not score.</p>"]),
-        *_table(criteria),
-        *_facts(case),
-        "</body></html>",
+    verdict = "refused" if failures else "promoted"
+    title = f"{context.spec.name} version {context.challenger.version}: {verdict}"
+    counts = Counter(criterion.verdict for criterion in criteria)
+    summary = [f"{counts[name]} {name.replace('_', ' ')}" for name in MARKS if counts[name]]
+    # A reader looks for the reason of a refusal first.
+    refusals_first = sorted(criteria, key=lambda criterion: not criterion.is_refusal)
+    items = "".join(f"<li>{escape(failure)}</li>" for failure in failures)
+    facts = [
+        f"<dt>{name}</dt><dd><code>{escape(value)}</code></dd>"
+        for name, value in _facts(context).items()
     ]
-    return "\n".join(parts).encode()
-
-
-def _subtitle(case: PromotionContext) -> str:
-    champion = (
-        f"against champion version {case.champion.version}"
-        if case.champion
-        else "with no champion yet"
+    # Names and levels come from data: each is escaped before it enters the page.
+    page = PAGE.format(
+        title=escape(title),
+        style=STYLE,
+        subtitle=escape(_subtitle(context)),
+        verdict=verdict,
+        headline=verdict.capitalize(),
+        summary=", ".join(summary),
+        failures=f"<ul>{items}</ul>" if items else "",
+        figures=_figures(figures),
+        criteria="\n".join(_criterion_row(criterion) for criterion in refusals_first),
+        facts="\n".join(facts),
     )
-    days = f"{case.first_day} to {case.split.holdout.last}" if case.n_rows else "none"
-    return f"Trained on the night of {case.challenger.partition_date}, {champion}. Rows that neither has seen: {case.n_rows:,} ({days})."
+    return page.encode()
 
 
-def _verdict(verdict: str, objections: list[str], criteria: list[Criterion]) -> Iterator[str]:
-    counts = {kind: sum(criterion.verdict is kind for criterion in criteria) for kind in Verdict}
-    summary = ", ".join(f"{n} {kind.value.replace('_', ' ')}" for kind, n in counts.items() if n)
-    yield f'<div class="verdict {verdict}"><strong>{verdict.capitalize()}.</strong> {escape(summary)}.'
-    if objections:
-        yield f"<ul>{''.join(f'<li>{escape(objection)}</li>' for objection in objections)}</ul>"
-    yield "</div>"
+def _subtitle(context: PromotionContext) -> str:
+    champion, n_rows = context.champion, context.n_rows
+    opponent = f"against champion version {champion.version}" if champion else "no champion yet"
+    days = f"{context.first_day} to {context.split.holdout.last}" if n_rows else "none"
+    return (
+        f"Trained on the night of {context.challenger.partition_date}, {opponent}. "
+        f"Rows that neither has seen: {n_rows:,} ({days})."
+    )
 
 
-def _figures(figures: dict[str, str]) -> Iterator[str]:
-    yield '<div class="figures">'
+def _figures(figures: dict[str, str]) -> str:
+    if not figures:
+        return "<p>No figures: the challenger could not score.</p>"
+    drawn = []
     for name, svg in figures.items():
-        yield f'<figure class="{"wide" if name == "gains" else "half"}">{svg}</figure>'
-    yield "</div>"
+        width = "wide" if name == "gains" else "half"
+        drawn.append(f'<figure class="{width}">{svg}</figure>')
+    return f'<div class="figures">{"".join(drawn)}</div>'
 
 
-def _table(criteria: list[Criterion]) -> Iterator[str]:
-    yield '<h2>Criteria</h2><div class="scroll"><table><thead><tr><th>criterion</th><th>verdict</th><th>number</th><th>interval</th>'
-    yield "<th>limit</th><th>in words</th></tr></thead><tbody>"
-    for criterion in sorted(criteria, key=lambda criterion: not criterion.is_refusal):
-        interval = (
-            ""
-            if criterion.interval is None
-            else f"{_short(criterion.interval[0])} … {_short(criterion.interval[1])}"
-        )
-        yield (
-            f'<tr class="{criterion.verdict.value}"><td class="name">{escape(criterion.name)}</td>'
-            f'<td class="mark">{_MARKS[criterion.verdict]}</td><td class="number">{_short(criterion.number)}</td>'
-            f'<td class="number">{interval}</td><td>{escape(_short(criterion.limit))}</td>'
-            f"<td>{escape(criterion.reason)}</td></tr>"
-        )
-    yield "</tbody></table></div>"
-
-
-def _facts(case: PromotionContext) -> Iterator[str]:
-    declared = case.spec.promotion
-    facts = {
-        "Interval": f"bootstrap over {case.days.n if case.n_rows else 0} days, each bound holds with probability {declared.confidence:g}",
-        "Challenger": case.challenger.digest,
-        "Champion": case.champion.digest if case.champion else "none",
-        "Training set": case.training_set.key,
-        "Spec": case.spec.digest,
-    }
-    yield "<h2>What was judged</h2><dl>"
-    yield from (
-        f"<dt>{name}</dt><dd><code>{escape(value)}</code></dd>" for name, value in facts.items()
+def _criterion_row(criterion: Criterion) -> str:
+    interval = " … ".join(_short(bound) for bound in criterion.interval or ())
+    return CRITERION.format(
+        verdict=criterion.verdict.value,
+        name=escape(criterion.name),
+        mark=MARKS[criterion.verdict],
+        number=_short(criterion.number),
+        interval=interval,
+        limit=escape(_short(criterion.limit)),
+        reason=escape(criterion.reason),
     )
-    yield "</dl>"
+
+
+def _facts(context: PromotionContext) -> dict[str, str]:
+    n_days = context.days.n if context.n_rows else 0
+    confidence = context.spec.promotion.confidence
+    return {
+        "Interval": f"bootstrap over {n_days} days, each bound holds with probability "
+        f"{confidence:g}",
+        "Challenger": context.challenger.digest,
+        "Champion": context.champion.digest if context.champion else "none",
+        "Training set": context.training_set.key,
+        "Spec": context.spec.digest,
+    }
 
 
 def _bars(criteria: list[Criterion]) -> list[Bar]:
-    names = {"superiority": "champion", "baseline": "", "slice": ""}
-    return [
-        Bar(_label(names[part.family], part.name), part.number, *part.interval, part.is_refusal)
-        for part in criteria
-        if part.family in _COMPARISONS and part.number is not None and part.interval is not None
-    ]
-
-
-def _label(plain: str, name: str) -> str:
-    inner = name.partition("[")[2].removesuffix("]")
-    return (
-        f"over the {plain}" if plain else (inner if "=" in inner else f"over the {inner} baseline")
-    )
+    bars = []
+    for criterion in criteria:
+        number, interval = criterion.number, criterion.interval
+        part = criterion.name.partition("[")[2].removesuffix("]")
+        names = {
+            "superiority": "over the champion",
+            "baseline": f"over the {part} baseline",
+            "slice": part,
+        }
+        if criterion.family in names and number is not None and interval is not None:
+            bars.append(Bar(names[criterion.family], number, *interval, criterion.is_refusal))
+    return bars
 
 
 def _short(value: float | str | None) -> str:

@@ -1,105 +1,86 @@
-"""Criteria about declared groups of people or things: called positive as often, and as well calibrated. Binary only."""
+"""Fairness checks: declared groups are selected equally often and equally well calibrated."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from nightshift.contracts.promotion_spec import Fairness
-from nightshift.registry.checks import Criterion, held, not_applicable
+from nightshift.registry.checks import Criterion, at_most, not_applicable, passed_if
 from nightshift.training.evaluation import slice_masks
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
     from nightshift.registry.promotion_context import PromotionContext
-    from nightshift.training.block_bootstrap import Statistic
+    from nightshift.training.evaluation import Matrix, Vector
 
-    Matrix = npt.NDArray[np.float64]
-    Vector = npt.NDArray[np.float64]
-
-_A_PAIR = 2
+_MINIMUM_GROUPS = 2
 
 
-def fairness(case: PromotionContext) -> Iterator[Criterion]:
-    """Ask, for each declared group, for the ratio of selection rates and the gap in calibration."""
-    if not case.spec.promotion.fairness:
+def fairness(context: PromotionContext) -> Iterator[Criterion]:
+    """Check selection rates and calibration of the groups of each declared column; binary only."""
+    if not context.spec.promotion.fairness:
         yield not_applicable("fairness", "The spec declares no group.")
-    for declared in case.spec.promotion.fairness:
-        if case.is_binary:
-            yield from _judge(case, declared)
+    for declared in context.spec.promotion.fairness:
+        if context.is_binary:
+            yield from _check_groups(context, declared)
         else:
-            yield not_applicable(
-                f"fairness[{declared.column}]", "Only a binary model selects rows."
-            )
+            reason = "Only a binary model selects rows."
+            yield not_applicable(f"fairness[{declared.column}]", reason)
 
 
-def _judge(case: PromotionContext, declared: Fairness) -> Iterator[Criterion]:
-    import numpy as np
-
-    predictions, column = case.of("challenger"), declared.column
+def _check_groups(context: PromotionContext, declared: Fairness) -> Iterator[Criterion]:
+    column = declared.column
+    # Rates of a few rows say nothing about a group.
     masks = {
         level: mask
-        for level, mask in slice_masks(declared, case.rows)
+        for level, mask in slice_masks(declared, context.rows)
         if mask.sum() >= declared.minimum_rows
     }
-    if len(masks) < _A_PAIR:
-        yield not_applicable(
-            f"fairness[{column}]", f"Fewer than two groups have {declared.minimum_rows} rows."
-        )
+    if len(masks) < _MINIMUM_GROUPS:
+        reason = f"Fewer than two groups have {declared.minimum_rows} rows."
+        yield not_applicable(f"fairness[{column}]", reason)
         return
-    probability = case.predicted("challenger")
-    selected = probability >= predictions.threshold
-    columns = np.array([selected, probability, case.label, np.ones(case.label.size)])
-    sums = np.stack([case.days.sums(*(columns * mask)) for mask in masks.values()])
-    rates = {level: float(selected[mask].mean()) for level, mask in masks.items()}
-    ratio = case.estimate(_selection_ratio(sums))
-    limit = declared.minimum_selection_ratio
-    extremes = (
-        f"lowest {min(rates, key=rates.__getitem__)}, highest {max(rates, key=rates.__getitem__)}"
+
+    probability = context.predicted("challenger")
+    is_selected = probability >= context.of("challenger").threshold
+    columns = np.array([is_selected, probability, context.label, np.ones(context.label.size)])
+    # One draw of days counts for all groups: they share weather and traffic.
+    sums = np.stack([context.days.sums(*(columns * mask)) for mask in masks.values()])
+
+    rates = {level: float(is_selected[mask].mean()) for level, mask in masks.items()}
+    ratio = context.estimate(lambda weights: _selection_ratio(weights @ sums))
+    minimum = declared.minimum_selection_ratio
+    lowest, highest = min(rates, key=rates.__getitem__), max(rates, key=rates.__getitem__)
+    reason = (
+        f"The lowest selection rate is {ratio.value:.3f} of the highest (lowest {lowest}, highest "
+        f"{highest}); required ≥ {minimum:g}."
     )
-    reason = f"The lowest selection rate is {ratio.value:.3f} of the highest ({extremes}); {limit:g} is needed."
-    yield held(
-        f"fairness[{column} selection]",
-        is_held=ratio.value >= limit,
-        reason=reason,
-        limit=limit,
-        of=ratio,
-        rates=rates,
+    is_passed = ratio.value >= minimum
+    name = f"fairness[{column} selection]"
+    yield passed_if(is_passed, name, ratio, minimum, reason, rates=rates)
+
+    gap = context.estimate(lambda weights: _calibration_gap(weights @ sums))
+    maximum = declared.maximum_calibration_gap
+    reason = (
+        f"Mean probability minus positive rate differs by {gap.value:.4f} between groups; allowed "
+        f"≤ {maximum:g}."
     )
-    gap, limit = case.estimate(_calibration_gap(sums)), declared.maximum_calibration_gap
-    reason = f"Mean probability minus positive rate differs by {gap.value:.4f} between groups; {limit:g} is allowed."
-    yield held(
-        f"fairness[{column} calibration]",
-        is_held=gap.value <= limit,
-        reason=reason,
-        limit=limit,
-        of=gap,
-    )
+    yield at_most(f"fairness[{column} calibration]", gap, maximum, reason)
 
 
-def _selection_ratio(sums: Matrix) -> Statistic:
-    """Return the lowest over the highest selection rate; ``sums`` has shape (groups, days, 4)."""
-
-    def value(weights: Matrix) -> Vector:
-        import numpy as np
-
-        drawn = weights @ sums
-        with np.errstate(invalid="ignore", divide="ignore"):
-            rates = drawn[:, :, 0] / drawn[:, :, 3]
-            return np.where(rates.max(axis=0) > 0, rates.min(axis=0) / rates.max(axis=0), 1.0)
-
-    return value
+# The sums have shape (groups, draws, 4): selected rows, probabilities, positive labels, rows.
+def _selection_ratio(sums: Matrix) -> Vector:
+    """Return the lowest over the highest selection rate; 1 where no row is selected."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        rates = sums[:, :, 0] / sums[:, :, 3]
+        highest = rates.max(axis=0)
+        return np.where(highest > 0, rates.min(axis=0) / highest, 1.0)
 
 
-def _calibration_gap(sums: Matrix) -> Statistic:
-    def value(weights: Matrix) -> Vector:
-        import numpy as np
-
-        drawn = weights @ sums
-        with np.errstate(invalid="ignore", divide="ignore"):
-            excess = (drawn[:, :, 1] - drawn[:, :, 2]) / drawn[:, :, 3]
-            return np.asarray(excess.max(axis=0) - excess.min(axis=0))
-
-    return value
+def _calibration_gap(sums: Matrix) -> Vector:
+    """Return the greatest difference between groups of mean probability minus positive rate."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        excess = (sums[:, :, 1] - sums[:, :, 2]) / sums[:, :, 3]
+        return np.asarray(np.ptp(excess, axis=0))

@@ -1,117 +1,86 @@
-"""Rebuild a sample of the training set's rows as scoring reads them, and compare every value bit by bit."""
+"""Compare a sample of the training set with the rows that scoring reads, bit by bit."""
 
 from __future__ import annotations
 
 import datetime as dt
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
 
 from nightshift.models.signature import encode
 from nightshift.training.feature_query import select_rows
-from nightshift.training.splits import rows_between
-from nightshift.warehouse.fast_io.arrow_io import read_arrow
+from nightshift.training.splits import evenly_spaced, rows_between
+from nightshift.warehouse.arrow_io import read_arrow
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
     import pyarrow as pa
 
     from nightshift.registry.promotion_context import PromotionContext
+    from nightshift.training.evaluation import Mask, Matrix
 
-SAMPLE_DAYS = 3
 DAY_ROWS = 1_000
-"""Rows of a day that are compared at most, evenly spaced."""
+"""Maximum number of rows of a day that are compared, evenly spaced."""
 
 
-@dataclass(frozen=True)
-class Agreement:
-    """What a comparison found.
+def compare_features(context: PromotionContext) -> tuple[int, Mask]:
+    """Compare the first and last day of the fit, and the last day of the hold-out.
 
-    Attributes:
-        n_rows: Rows found on both sides.
-        n_missing: Sampled rows of the training set that scoring does not read.
-        n_values: Values compared.
-        n_differing: Values whose bits differ.
-        columns: Features with such a value.
+    Scoring's side is read from the loads that the training set's manifest names.
+
+    Returns:
+        The number of sampled rows that scoring does not read, and whether the bits of each value of
+            the other sampled rows differ; shape (rows, features).
     """
-
-    n_rows: int
-    n_missing: int
-    n_values: int
-    n_differing: int
-    columns: tuple[str, ...]
-
-
-def compare_features(case: PromotionContext) -> Agreement:
-    """Compare the first and the last day of the fit and the last day of the comparison, from the loads that the training set names."""
-    import numpy as np
-
-    loads = {
-        dt.date.fromisoformat(part["partition"]): int(part["load_id"])
-        for part in case.manifest["partitions"]
+    load_ids = {
+        dt.date.fromisoformat(load["partition"]): int(load["load_id"])
+        for load in context.manifest["partitions"]
     }
-    days = [
-        case.fit_rows.column("partition_date")[0].as_py(),
-        case.challenger.fit_end,
-        case.split.holdout.last.day,
-    ]
-    parts = [_compare_day(case, day, loads[day]) for day in dict.fromkeys(days) if day in loads]
-    names, differs = case.trained.signature.names, np.concatenate([differs for _, differs in parts])
-    return Agreement(
-        n_rows=differs.shape[0],
-        n_missing=sum(n_missing for n_missing, _ in parts),
-        n_values=differs.size,
-        n_differing=int(differs.sum()),
-        columns=tuple(name for name, column in zip(names, differs.T, strict=True) if column.any()),
-    )
+    # Three days find a view that was changed and rebuilt in a part of the window.
+    first_day = context.fit_rows.column("partition_date")[0].as_py()
+    days = dict.fromkeys([first_day, context.challenger.fit_end, context.split.holdout.last.day])
+    n_missing, parts = 0, []
+    for day in days:
+        if day in load_ids:
+            n_missing_rows, is_different = _compare_day(context, day, load_ids[day])
+            n_missing += n_missing_rows
+            parts.append(is_different)
+    return n_missing, np.concatenate(parts)
 
 
-def _compare_day(
-    case: PromotionContext, day: dt.date, load_id: int
-) -> tuple[int, npt.NDArray[np.bool_]]:
+def _compare_day(context: PromotionContext, day: dt.date, load_id: int) -> tuple[int, Mask]:
     """Return how many sampled rows are missing, and which values differ; shape (rows, features)."""
-    import numpy as np
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    key, signature = case.spec.entity.key, case.trained.signature
-    trained = rows_between(case.all_rows, day, day)
-    trained = trained.take(
-        np.unique(np.linspace(0, trained.num_rows - 1, DAY_ROWS).astype(np.int64))
-    )
-    served = _read(case, day, load_id, trained.column(key).to_pylist())
-    place = pc.index_in(
-        trained.column(key).cast(pa.string()),
-        value_set=served.column(key).cast(pa.string()).combine_chunks(),
-    )
-    both, other = (
-        trained.filter(pc.is_valid(place)),
-        served.take(pc.drop_null(place).cast(pa.int64())),
-    )
-    return trained.num_rows - both.num_rows, _differing(
-        encode(both, signature), encode(other, signature)
-    )
+    key, signature = context.spec.entity.key, context.trained.signature
+    trained = evenly_spaced(rows_between(context.all_rows, day, day), DAY_ROWS)
+    served = _read_as_scoring(context, day, load_id, trained.column(key).to_pylist())
+    served_keys = served.column(key).cast(pa.string()).combine_chunks()
+    # The two sides may be ordered by different collations, so rows are matched by key.
+    position = pc.index_in(trained.column(key).cast(pa.string()), value_set=served_keys)
+    common = trained.filter(pc.is_valid(position))
+    served = served.take(pc.drop_null(position).cast(pa.int64()))
+    is_different = _bits(encode(common, signature)) != _bits(encode(served, signature))
+    return trained.num_rows - common.num_rows, np.asarray(is_different)
 
 
-def _read(case: PromotionContext, day: dt.date, load_id: int, keys: list[str]) -> pa.Table:
+def _read_as_scoring(
+    context: PromotionContext, day: dt.date, load_id: int, keys: list[str]
+) -> pa.Table:
     from psycopg import sql
 
     condition = sql.SQL("partition_date = {}::date and load_id = {} and {} = any({})").format(
         sql.Literal(day),
         sql.Literal(load_id),
-        sql.Identifier(case.spec.entity.key),
+        sql.Identifier(context.spec.entity.key),
         sql.Literal(keys),
     )
-    return read_arrow(
-        case.settings, select_rows(case.spec, case.trained.signature.names, condition)
-    )
+    query = select_rows(context.spec, context.trained.signature.names, condition)
+    return read_arrow(context.settings, query)
 
 
-def _differing(
-    first: npt.NDArray[np.float64], second: npt.NDArray[np.float64]
-) -> npt.NDArray[np.bool_]:
-    """Return where the bits differ; all missing values have the same."""
-    import numpy as np
-
-    bits = [np.where(np.isnan(values), np.nan, values).view(np.int64) for values in (first, second)]
-    return np.asarray(bits[0] != bits[1])
+def _bits(values: Matrix) -> npt.NDArray[np.int64]:
+    """Return the bits of numbers; all missing values have the same."""
+    # NaN has many bit patterns; 0.0 and -0.0 stay different.
+    return np.where(np.isnan(values), np.nan, values).view(np.int64)

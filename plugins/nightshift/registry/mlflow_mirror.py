@@ -1,6 +1,6 @@
-"""MLflow shows people what the warehouse holds: parameters, metrics, figures, models, aliases. The only module that knows MLflow.
+"""Mirror model versions and aliases to MLflow, for people. Only this module knows MLflow.
 
-MLflow may be down, slow or empty: training, promotion and scoring go on, and ``sync_mlflow``
+MLflow may be down, slow or empty: training, promotion and scoring continue, and ``sync_mlflow``
 catches up later.
 """
 
@@ -41,23 +41,30 @@ _MLFLOW_ENVIRONMENT = {
     "MLFLOW_LOGGING_LEVEL": "WARNING",
     "GIT_PYTHON_REFRESH": "quiet",
 }
+"""No telemetry, no progress bars, and timeouts that a run can afford."""
 
 
 def mirror_version(settings: Settings, conn: Connection, version: ModelVersion) -> str | None:
-    """Show one version in MLflow unless it does already; record what went wrong, and return it, or None."""
+    """Show one version in MLflow, unless it is shown; record and return a warning, or None.
+
+    A warning is recorded in ``ml.mlflow_mirror``, and ``sync_mlflow`` tries again. Nothing is
+    raised for a failure of MLflow: the warehouse has the version.
+    """
     if not settings.mlflow_tracking_uri.get_secret_value() or _is_mirrored(conn, version):
         return None
     run_id = mlflow_version = warning = None
     try:
-        run_id, mlflow_version = _log_version(settings, version, _name(conn))
-    except Exception as error:  # noqa: BLE001 - MLflow is a view for people; nothing of it may stop a night
+        run_id, mlflow_version = _log_version(settings, version, _application_name(conn))
+    except Exception as error:  # noqa: BLE001 - MLflow is a view for people; it must not stop a run
         warning = _warn(settings, version.model, error)
     conn.execute(
         """
-        insert into ml.mlflow_mirror (model, digest, mlflow_run_id, mlflow_version, warning, mirrored_at)
+        insert into ml.mlflow_mirror (model, digest, mlflow_run_id, mlflow_version, warning,
+            mirrored_at)
         values (%s, %s, %s, %s, %s, case when %s::text is null then clock_timestamp() end)
-        on conflict (model, digest) do update set mlflow_run_id = excluded.mlflow_run_id, mlflow_version = excluded.mlflow_version,
-            warning = excluded.warning, mirrored_at = excluded.mirrored_at, tried_at = clock_timestamp()
+        on conflict (model, digest) do update set mlflow_run_id = excluded.mlflow_run_id,
+            mlflow_version = excluded.mlflow_version, warning = excluded.warning,
+            mirrored_at = excluded.mirrored_at, tried_at = clock_timestamp()
         where mlflow_mirror.mirrored_at is null
         """,
         [version.model, version.digest, run_id, mlflow_version, warning, warning],
@@ -72,17 +79,23 @@ def sync_mlflow(settings: Settings, model: str) -> list[str]:
         Warnings; empty when MLflow shows everything, or is switched off.
     """
     with connect(settings, f"nightshift sync {model}"[:63]) as conn:
-        shown = "select from ml.mlflow_mirror m where m.model = v.model and m.digest = v.digest and m.mirrored_at is not null"
-        versions = select_versions(
-            conn, f"where v.model = %s and not exists ({shown}) order by v.version", [model]
-        )
+        condition = """
+            where v.model = %s and not exists (
+                select from ml.mlflow_mirror m
+                where m.model = v.model and m.digest = v.digest and m.mirrored_at is not null)
+            order by v.version
+        """
+        versions = select_versions(conn, condition, [model])
         warnings = [mirror_version(settings, conn, version) for version in versions]
         warnings.append(mirror_aliases(settings, conn, model))
     return [warning for warning in warnings if warning]
 
 
 def mirror_aliases(settings: Settings, conn: Connection, model: str) -> str | None:
-    """Point MLflow's ``champion`` at the last promoted version and ``challenger`` at the last one tried; return a warning, or None."""
+    """Set MLflow's aliases ``champion`` and ``challenger``; return a warning, or None.
+
+    They are the last promoted version and the last one that was decided about.
+    """
     if not settings.mlflow_tracking_uri.get_secret_value():
         return None
     rows = conn.execute(
@@ -91,30 +104,38 @@ def mirror_aliases(settings: Settings, conn: Connection, model: str) -> str | No
             (select 'champion', version from ml.succession where model = %(model)s
             order by effective_partition desc, promotion_id desc limit 1)
             union all
-            (select 'challenger', version from ml.promotions where model = %(model)s and verdict <> 'rolled_back'
+            (select 'challenger', version from ml.promotions
+            where model = %(model)s and verdict <> 'rolled_back'
             order by promotion_id desc limit 1)
         )
-        select alias, mlflow_version from named join ml.model_versions v using (version) join ml.mlflow_mirror m using (model, digest)
-        where model = %(model)s
+        select alias, mlflow_version
+        from named
+        join ml.model_versions v using (version)
+        join ml.mlflow_mirror m using (model, digest)
+        where model = %(model)s and mlflow_version is not null
         """,
         {"model": model},
     ).fetchall()
     try:
-        with _mlflow(settings, _name(conn)) as mlflow:
+        with _mlflow(settings, _application_name(conn)) as mlflow:
             for alias, mlflow_version in rows:
-                if mlflow_version:
-                    mlflow.MlflowClient().set_registered_model_alias(model, alias, mlflow_version)
-    except Exception as error:  # noqa: BLE001 - MLflow is a view for people; nothing of it may stop a night
+                mlflow.MlflowClient().set_registered_model_alias(model, alias, mlflow_version)
+    except Exception as error:  # noqa: BLE001 - MLflow is a view for people; it must not stop a run
         return _warn(settings, model, error)
     return None
 
 
-def _name(conn: Connection) -> str:
+def _application_name(conn: Connection) -> str:
+    """Return the connection's name, which MLflow's connections get too."""
     return conn.info.get_parameters().get("application_name", "nightshift")
 
 
 def _is_mirrored(conn: Connection, version: ModelVersion) -> bool:
-    query = "select 1 from ml.mlflow_mirror where model = %s and digest = %s and mirrored_at is not null"
+    """Return whether MLflow shows a version already."""
+    query = """
+        select 1 from ml.mlflow_mirror
+        where model = %s and digest = %s and mirrored_at is not null
+    """
     return conn.execute(query, [version.model, version.digest]).fetchone() is not None
 
 
@@ -124,45 +145,39 @@ def _log_version(
     """Log parameters, metrics, figures and the model; return MLflow's run id and version."""
     store = ObjectStore.open(settings)
     trained = load_model(store, version)
-    # It prints what it registers, to neither of its loggers.
+    model, run_name = version.model, f"{version.partition_date} v{version.version}"
+    # MLflow prints what it registers, and uses neither of its loggers for that.
     with (
         _mlflow(settings, application_name) as mlflow,
         redirect_stdout(StringIO()),
         redirect_stderr(StringIO()),
     ):
-        experiment_id = _experiment_id(mlflow, version.model, store.uri(f"mlflow/{version.model}"))
-        with mlflow.start_run(
-            experiment_id=experiment_id, run_name=f"{version.partition_date} v{version.version}"
-        ) as active:
+        experiment_id = _experiment_id(mlflow, model, store.uri(f"mlflow/{model}"))
+        with mlflow.start_run(experiment_id=experiment_id, run_name=run_name) as active:
             return active.info.run_id, _log_run(mlflow, store, version, trained)
 
 
 def _experiment_id(mlflow: ModuleType, model: str, artifacts: str) -> str:
-    """Return the model's experiment; a tracking URL that is a database would else put artefacts into the working folder."""
-    found = mlflow.get_experiment_by_name(model)
-    return str(
-        found.experiment_id
-        if found
-        else mlflow.create_experiment(model, artifact_location=artifacts)
-    )
+    """Return the model's experiment; create it if it does not exist."""
+    experiment = mlflow.get_experiment_by_name(model)
+    if experiment:
+        return str(experiment.experiment_id)
+    # With a database as tracking URL, MLflow's default location is the working folder.
+    return str(mlflow.create_experiment(model, artifact_location=artifacts))
 
 
 def _log_run(
     mlflow: ModuleType, store: ObjectStore, version: ModelVersion, trained: TrainedModel
 ) -> str:
     parameters = {
-        **trained.training,
         "digest": version.digest,
         "version": version.version,
         "partition": version.partition_date.isoformat(),
     }
-    values = {
-        f"{source}.{name}": value
-        for source, found in version.metrics.items()
-        for name, value in found.items()
-    }
-    mlflow.log_params(parameters)
-    mlflow.log_metrics({name: value for name, value in values.items() if value is not None})
+    mlflow.log_params(trained.training | parameters)
+    for source, values in version.metrics.items():
+        known = {f"{source}.{name}": value for name, value in values.items() if value is not None}
+        mlflow.log_metrics(known)
     with TemporaryDirectory() as folder:
         for name, key in version.figures.items():
             store.download(key, Path(folder) / name, digest_in(key))
@@ -182,9 +197,10 @@ def _log_run(
 
 @contextmanager
 def _mlflow(settings: Settings, application_name: str) -> Iterator[ModuleType]:
-    """Import MLflow, pointed at our tracking server and store; its settings are process-wide variables and are put back afterwards."""
+    """Import MLflow with our tracking server and store; restore the environment afterwards."""
     uri = tracking_uri(settings, application_name)
-    given = {
+    # MLflow is configured by variables of the process.
+    variables = {
         **_MLFLOW_ENVIRONMENT,
         "MLFLOW_TRACKING_URI": uri,
         "MLFLOW_S3_ENDPOINT_URL": settings.s3_endpoint_url,
@@ -192,8 +208,8 @@ def _mlflow(settings: Settings, application_name: str) -> Iterator[ModuleType]:
         "AWS_SECRET_ACCESS_KEY": settings.s3_secret_access_key.get_secret_value(),
         "AWS_DEFAULT_REGION": settings.s3_region,
     }
-    before = {name: os.environ.get(name) for name in given}
-    os.environ.update({name: value for name, value in given.items() if value})
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update({name: value for name, value in variables.items() if value})
     try:
         import mlflow
         import mlflow.lightgbm
@@ -208,22 +224,30 @@ def _mlflow(settings: Settings, application_name: str) -> Iterator[ModuleType]:
 
 
 def tracking_uri(settings: Settings, application_name: str) -> str:
-    """Return the address for MLflow; the connections to a PostgreSQL are limited and named like our own."""
+    """Return MLflow's address; its PostgreSQL connections get the limits and name of our own.
+
+    Args:
+        settings: The address as configured, and the limits.
+        application_name: Name that the server lists for the connections.
+    """
+    # A hanging MLflow database must time out like our own connections.
     uri = settings.mlflow_tracking_uri.get_secret_value()
     if not uri.startswith("postgresql"):
         return uri
     from sqlalchemy.engine import make_url
 
     limits = conninfo(settings, application_name)
-    ours = {name: str(limits[name]) for name in ("application_name", "connect_timeout", "options")}
-    return make_url(uri).update_query_dict(ours).render_as_string(hide_password=False)
+    names = ("application_name", "connect_timeout", "options")
+    url = make_url(uri).update_query_dict({name: str(limits[name]) for name in names})
+    return url.render_as_string(hide_password=False)
 
 
 def _warn(settings: Settings, model: str, error: Exception) -> str:
+    """Log why MLflow does not show a model; return the reason."""
     password = urlsplit(settings.mlflow_tracking_uri.get_secret_value()).password or "\0"
-    reason = f"{type(error).__name__}: {error!s}".replace(password, "***").splitlines()[0][
-        :_REASON_LENGTH
-    ]
+    reason = f"{type(error).__name__}: {error}".replace(password, "***")
+    # A driver's message may contain the address with its password.
+    reason = reason.splitlines()[0][:_REASON_LENGTH]
     logger.warning(
         "MLflow does not show %s yet (%s); the warehouse has it, `sync_mlflow` tries again.",
         model,

@@ -1,6 +1,6 @@
-"""Stored versions of a model: find them in the warehouse, and load them only after every check.
+"""Find versions of a model in the warehouse, and load them from the bucket after every check.
 
-The warehouse says what a file must be: the bucket is never asked about itself. Source:
+Sizes and digests come from the warehouse, so a changed file in the bucket is noticed. Source:
 docs/adr/0016-loading-a-model.md.
 """
 
@@ -10,10 +10,10 @@ import datetime as dt
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, LiteralString
 
+from nightshift.contracts.partitions import Partition
 from nightshift.errors import NightshiftError
 from nightshift.lake.object_store import ObjectStore
-from nightshift.models.model_format.reader import read_model
-from nightshift.models.model_format.tokens import ModelTextError
+from nightshift.models.model_text import ModelTextError, check_model_text
 from nightshift.models.trained_model import TrainedModel
 
 if TYPE_CHECKING:
@@ -51,11 +51,11 @@ class ModelVersion:
             predictions.
         metadata_bytes: Size of ``model.json``; likewise.
         training_set: Key of its training set.
-        partition_date: The night that trained it.
+        partition_date: The partition that trained it.
         fit_end: Last feature partition that a fit has seen.
         metrics: Hold-out metrics by source and name.
         figures: File name to object key.
-        engine_proof: Of ``training.engine_proof``; None for versions of before.
+        engine_proof: Of ``models.engine_equivalence``; None for older versions.
     """
 
     model: str
@@ -74,12 +74,10 @@ class ModelVersion:
     figures: dict[str, str]
     engine_proof: dict[str, Any] | None = None
 
-
-_SELECT = """
-select v.model, v.version, v.digest, v.model_key, v.model_sha256, v.model_bytes, v.metadata_key, v.metadata_sha256, v.metadata_bytes,
-    v.training_set, v.partition_date, v.fit_end, v.metrics, v.figures, v.engine_proof
-from ml.model_versions v
-"""
+    @property
+    def partition(self) -> Partition:
+        """Return the partition that trained it."""
+        return Partition(self.partition_date)
 
 
 def find_version(conn: Connection, model: str, version: int) -> ModelVersion:
@@ -88,27 +86,29 @@ def find_version(conn: Connection, model: str, version: int) -> ModelVersion:
     Raises:
         RegistryError: It does not exist.
     """
-    found = select_versions(conn, "where v.model = %s and v.version = %s", [model, version])
-    if not found:
+    versions = select_versions(conn, "where v.model = %s and v.version = %s", [model, version])
+    if not versions:
         raise RegistryError(
             f"There is no version {version} of {model}.", todo="Look at ml.model_versions."
         )
-    return found[0]
+    return versions[0]
 
 
 def select_versions(
     conn: Connection, condition: LiteralString, values: list[str | int]
 ) -> list[ModelVersion]:
     """Return the versions ``v`` for which a condition in SQL holds."""
-    rows = conn.execute(_SELECT + condition, values).fetchall()
-    return [
-        ModelVersion(**dict(zip(ModelVersion.__dataclass_fields__, row, strict=True)))
-        for row in rows
-    ]
+    query = """
+        select v.model, v.version, v.digest, v.model_key, v.model_sha256, v.model_bytes,
+            v.metadata_key, v.metadata_sha256, v.metadata_bytes, v.training_set, v.partition_date,
+            v.fit_end, v.metrics, v.figures, v.engine_proof
+        from ml.model_versions v
+    """
+    return [ModelVersion(*row) for row in conn.execute(query + condition, values)]
 
 
 def load_model(store: ObjectStore, version: ModelVersion) -> TrainedModel:
-    """Load a version: what ``open_model`` does, then a load in a child process, and golden predictions.
+    """Open a version and load its trees: in a child process first, then with golden predictions.
 
     Raises:
         ObjectStoreError: A file is missing or was changed.
@@ -116,43 +116,43 @@ def load_model(store: ObjectStore, version: ModelVersion) -> TrainedModel:
         ModelTextError: The trees are refused; the code says by which check.
     """
     trained = open_model(store, version)
-    # Loads the trees now: a broken version must fail here, where the caller can still fall back.
+    # Loads the trees now: a broken version must fail where the caller can still fall back.
     trained.booster  # noqa: B018
     return trained
 
 
 def open_model(store: ObjectStore, version: ModelVersion) -> TrainedModel:
-    """Read a version: sizes and digests of the warehouse, the text's structure. LightGBM is not needed before something asks for it.
+    """Read a version and check sizes, digests and the text's structure, without LightGBM.
 
     Raises:
         ObjectStoreError: A file is missing or was changed.
         ModelSizeError: A file is too large, or its size is not known.
         ModelTextError: The trees are refused; the code says by which check.
     """
-    model_lgb = _file(store, version.model_key, version.model_sha256, version.model_bytes)
-    model_json = _file(store, version.metadata_key, version.metadata_sha256, version.metadata_bytes)
-    trained = replace(
-        TrainedModel.from_files(model_lgb, model_json), engine_proof=version.engine_proof
+    model_lgb = _read_file(store, version.model_key, version.model_sha256, version.model_bytes)
+    model_json = _read_file(
+        store, version.metadata_key, version.metadata_sha256, version.metadata_bytes
     )
-    read_model(trained.text, trained.signature.names)
-    return trained
+    trained = TrainedModel.from_files(model_lgb, model_json)
+    # The structure of the text is checked before LightGBM, which crashes on a broken one, sees it.
+    check_model_text(trained.text, trained.signature.names)
+    return replace(trained, engine_proof=version.engine_proof)
 
 
-def _file(store: ObjectStore, key: str, sha256: str, n_bytes: int | None) -> bytes:
-    """Read one file, after a look at the size that the warehouse holds."""
+def _read_file(store: ObjectStore, key: str, sha256: str, n_bytes: int | None) -> bytes:
+    """Read one file, after a check of the size that the warehouse holds."""
+    # An object is not read before its size is known to be safe.
     if n_bytes is None:
-        todo = "Train again, or roll back to a later version."
         raise ModelSizeError(
             f"{key} was registered without golden predictions.",
-            expected="a version of now",
-            todo=todo,
+            expected="a version whose size is registered",
+            todo="Train again, or roll back to a later version.",
         )
     if n_bytes > MAX_FILE_BYTES:
-        todo = "Train fewer or smaller trees."
         raise ModelSizeError(
             f"{key} is too large to be loaded.",
             expected=f"at most {MAX_FILE_BYTES} bytes",
             got=str(n_bytes),
-            todo=todo,
+            todo="Train fewer or smaller trees.",
         )
     return store.get(key, sha256, n_bytes)

@@ -1,7 +1,7 @@
-"""Model versions: registered in the warehouse, which is the truth, and shown by MLflow, if that is up.
+"""Register model versions in the warehouse, which is the truth, and mirror them to MLflow.
 
-The front of the registry: ``stored_version`` finds and loads versions, ``mlflow_mirror`` shows
-them.
+This module is the front of the registry: ``model_loader`` finds and loads versions,
+``mlflow_mirror`` shows them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from nightshift.contracts.run import RunContext
     from nightshift.settings import Settings
     from nightshift.training.candidate import Candidate
-    from nightshift.training.evaluation import Measured
+    from nightshift.training.evaluation import MetricValue
     from nightshift.warehouse.connection import Connection
 
 __all__ = [
@@ -43,19 +43,22 @@ __all__ = [
 
 
 def register(settings: Settings, candidate: Candidate, run: RunContext) -> ModelVersion:
-    """Record a candidate and its evidence, and mirror it to MLflow; the same digest keeps its version.
+    """Record a candidate and its evidence, and mirror it to MLflow.
+
+    A digest that is registered already keeps its version.
 
     Raises:
         WarehouseError: The warehouse cannot be reached.
     """
     with connect(settings, run.application_name) as conn:
         with conn.transaction():
+            # Two runs that register at once must not take the same version number.
             lock_model(conn, candidate.model)
-            if _find(conn, candidate.model, candidate.digest) is None:
+            if _find(conn, candidate) is None:
                 _insert(conn, candidate, run)
                 record_evidence(conn, candidate, candidate.measured, run)
         hit(Failpoint.REGISTER_AFTER, lambda: lose(conn))
-        version = _find(conn, candidate.model, candidate.digest)
+        version = _find(conn, candidate)
         assert version is not None  # noqa: S101 - inserted above
         mirror_version(settings, conn, version)
     return version
@@ -67,49 +70,51 @@ def lock_model(conn: Connection, model: str) -> None:
 
 
 def record_evidence(
-    conn: Connection, about: Candidate | ModelVersion, measured: list[Measured], run: RunContext
+    conn: Connection, about: Candidate | ModelVersion, measured: list[MetricValue], run: RunContext
 ) -> None:
-    """Append measured numbers about a version; those that stand already are kept."""
-    rows = [{**vars(about), **vars(part), "run_id": run.run_id} for part in measured]
+    """Append metrics of a version; those that are recorded already stay."""
+    # A rerun measures the same numbers: the recorded ones stand.
+    rows = [{**vars(about), **vars(value), "run_id": run.run_id} for value in measured]
     with conn.cursor() as cursor:
         cursor.executemany(
             """
-            insert into ml.evaluations (model, digest, training_set, sample, source, slice_column, slice_level, metric, value,
-                n_rows, run_id)
-            values (%(model)s, %(digest)s, %(training_set)s, %(sample)s, %(source)s, %(slice_column)s, %(slice_level)s, %(metric)s,
-                %(value)s, %(n_rows)s, %(run_id)s)
+            insert into ml.evaluations (model, digest, training_set, sample, source, slice_column,
+                slice_level, metric, value, n_rows, run_id)
+            values (%(model)s, %(digest)s, %(training_set)s, %(sample)s, %(source)s,
+                %(slice_column)s, %(slice_level)s, %(metric)s, %(value)s, %(n_rows)s, %(run_id)s)
             on conflict do nothing
             """,
             rows,
         )
 
 
-def _find(conn: Connection, model: str, digest: str) -> ModelVersion | None:
-    found = select_versions(conn, "where v.model = %s and v.digest = %s", [model, digest])
-    return found[0] if found else None
+def _find(conn: Connection, candidate: Candidate) -> ModelVersion | None:
+    condition = "where v.model = %s and v.digest = %s"
+    versions = select_versions(conn, condition, [candidate.model, candidate.digest])
+    return versions[0] if versions else None
 
 
 def _insert(conn: Connection, candidate: Candidate, run: RunContext) -> None:
+    proof = candidate.engine_proof
     conn.execute(
         """
-        insert into ml.model_versions (model, version, digest, model_key, model_sha256, model_bytes, metadata_key, metadata_sha256,
-            metadata_bytes, trees_sha256, training_set, partition_date, fit_end, spec_digest, code_version, metrics, figures, run_id,
+        insert into ml.model_versions (model, version, digest, model_key, model_sha256, model_bytes,
+            metadata_key, metadata_sha256, metadata_bytes, trees_sha256, training_set,
+            partition_date, fit_end, spec_digest, code_version, metrics, figures, run_id,
             engine_proof)
-        select %(model)s, coalesce(max(version), 0) + 1, %(digest)s, %(model_key)s, %(model_sha256)s, %(model_bytes)s, %(metadata_key)s,
-            %(metadata_sha256)s, %(metadata_bytes)s, %(trees_sha256)s, %(training_set)s, %(day)s, %(fit_end)s, %(spec_digest)s,
-            %(code_version)s, %(metrics)s, %(figures)s, %(run_id)s, %(engine_proof)s
+        select %(model)s, coalesce(max(version), 0) + 1, %(digest)s, %(model_key)s,
+            %(model_sha256)s, %(model_bytes)s, %(metadata_key)s, %(metadata_sha256)s,
+            %(metadata_bytes)s, %(trees_sha256)s, %(training_set)s, %(day)s, %(fit_end)s,
+            %(spec_digest)s, %(code_version)s, %(metrics)s, %(figures)s, %(run_id)s,
+            %(engine_proof)s
         from ml.model_versions where model = %(model)s
         """,
         {
-            **{
-                name: value
-                for name, value in vars(candidate).items()
-                if name not in {"partition", "measured"}
-            },
+            **vars(candidate),
             "metrics": json.dumps(candidate.metrics),
             "figures": json.dumps(candidate.figures),
             "day": candidate.partition.day,
             "run_id": run.run_id,
-            "engine_proof": json.dumps(candidate.engine_proof) if candidate.engine_proof else None,
+            "engine_proof": json.dumps(proof) if proof else None,
         },
     )

@@ -1,25 +1,33 @@
-"""A case before the gate: a challenger, the champion it would replace, and the rows that neither has seen. Everything is read once."""
+"""What the promotion gate reads: challenger, champion, and rows that neither has seen.
+
+Everything is read once, when a check first needs it.
+"""
 
 from __future__ import annotations
 
 import datetime as dt
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from nightshift.contracts.metrics import METRICS, Metric, Task
+import numpy as np
+
 from nightshift.errors import NightshiftError, ObjectStoreError
 from nightshift.models.model_format.tokens import ModelTextError
 from nightshift.models.signature import SignatureError, numbers
 from nightshift.registry.model_versions import ModelVersion, load_model
 from nightshift.training.baselines import Baselines
-from nightshift.training.block_bootstrap import Days, Statistic, draw_days, statistic
-from nightshift.training.confidence_intervals import N_DRAWS, Estimate, difference, estimate
 from nightshift.training.splits import Split, rows_between, split_window
+from nightshift.training.statistics.block_bootstrap import Days, Statistic, draw_days, statistic
+from nightshift.training.statistics.confidence_intervals import (
+    N_DRAWS,
+    Estimate,
+    estimate,
+    gain_over,
+)
 from nightshift.training.training_set import TrainingSet, read_rows
 
 if TYPE_CHECKING:
-    import numpy as np
     import numpy.typing as npt
     import pyarrow as pa
 
@@ -29,25 +37,23 @@ if TYPE_CHECKING:
     from nightshift.models.trained_model import TrainedModel
     from nightshift.settings import Settings
 
-    Vector = npt.NDArray[np.float64]
-    Matrix = npt.NDArray[np.float64]
-    Mask = npt.NDArray[np.bool_]
-
 ChampionStatus = Literal["none", "compared", "outdated", "unreadable"]
-"""``none``: the model never had one. ``outdated``: it reads columns that the spec has no more,
-so nobody can be compared with it. ``unreadable``: its files are missing or damaged.
+"""``none``: the model never had one. ``outdated``: it reads columns that the spec does not have any
+more, so nothing can be compared. ``unreadable``: its files are missing or damaged.
 """
 
 
-class NoEvidenceError(NightshiftError):
-    """There is no row on which a challenger can be judged."""
+class NoComparisonRowsError(NightshiftError):
+    """There is no row on which a challenger can be evaluated."""
 
     code = "NS-REGISTRY-003"
 
 
 @dataclass(frozen=True)
 class PromotionContext:
-    """What is judged.
+    """A challenger, its champion and their rows.
+
+    A property that cannot be read raises when a check needs it, and only that check is unknown.
 
     Attributes:
         settings: Warehouse and bucket.
@@ -57,6 +63,7 @@ class PromotionContext:
         manifest: What the training set was built from, of ``ml.training_sets``.
         challenger: The version that wants to serve.
         champion: The version that serves; None for the first.
+        n_draws: Number of draws of days.
     """
 
     settings: Settings
@@ -66,15 +73,16 @@ class PromotionContext:
     manifest: dict[str, Any]
     challenger: ModelVersion
     champion: ModelVersion | None
+    n_draws: ClassVar[int] = N_DRAWS
 
     @cached_property
     def trained(self) -> TrainedModel:
         """Return the challenger's model, its files verified."""
         return load_model(self.store, self.challenger)
 
-    @cached_property
+    @property
     def champion_model(self) -> TrainedModel | None:
-        """Return the champion's model; None without a champion, or with one that cannot be compared with (``champion_problem``)."""
+        """Return the champion's model; None if nothing can be compared (``champion_problem``)."""
         return self._tried_champion[0]
 
     @property
@@ -84,36 +92,36 @@ class PromotionContext:
 
     @property
     def champion_status(self) -> ChampionStatus:
-        """Return what became of the champion; only an unreadable one keeps every challenger out."""
+        """Return the champion's status; ``unreadable`` refuses every challenger."""
         return self._tried_champion[2]
 
     @cached_property
     def _tried_champion(self) -> tuple[TrainedModel | None, str, ChampionStatus]:
-        """Load the champion and let it score a row.
+        """Load the champion and let it score a row; return model, problem and status.
 
         Raises:
-            NightshiftError: Something that a later try may have back, such as a machine too busy to
-                load a model: a decision without a comparison must not stand on it.
+            NightshiftError: An error that a retry may cure, such as a machine too busy to load a
+                model: no decision without a comparison may rest on it.
         """
         if self.champion is None:
             return None, "there is no champion yet", "none"
-        version = self.champion.version
+        name = f"champion version {self.champion.version}"
         try:
             model = load_model(self.store, self.champion)
         except (ObjectStoreError, ModelTextError) as error:
             if error.is_retryable:
                 raise
-            return None, f"champion version {version} cannot be loaded ({error.code})", "unreadable"
-        if left := sorted({*model.signature.names} - {*self.spec.features.names}):
-            return (
-                None,
-                f"champion version {version} reads {', '.join(left)}, which the spec has no more",
-                "outdated",
-            )
+            return None, f"{name} cannot be loaded ({error.code})", "unreadable"
+        # Such a champion cannot score the rows of this spec; a challenger of the new spec replaces
+        # it.
+        removed = sorted(set(model.signature.names) - set(self.spec.features.names))
+        if removed:
+            problem = f"{name} reads {', '.join(removed)}, which the spec has no more"
+            return None, problem, "outdated"
         try:
             model.predictions(self.rows.slice(0, 1))
         except SignatureError as error:
-            return None, f"champion version {version} cannot score ({error.code})", "unreadable"
+            return None, f"{name} cannot score ({error.code})", "unreadable"
         return model, "", "compared"
 
     @cached_property
@@ -123,7 +131,7 @@ class PromotionContext:
 
     @cached_property
     def all_rows(self) -> pa.Table:
-        """Return the challenger's whole training set, verified."""
+        """Return the challenger's complete training set, verified."""
         return read_rows(self.store, self.training_set)
 
     @cached_property
@@ -133,11 +141,12 @@ class PromotionContext:
 
     @property
     def first_day(self) -> dt.date:
-        """Return the first day that is later, by the gap, than everything that challenger and champion have seen."""
-        seen = max([self.challenger.fit_end, *([self.champion.fit_end] if self.champion else [])])
-        return max(
-            self.split.holdout.first.day, seen + dt.timedelta(days=1 + self.spec.training.gap_days)
-        )
+        """Return the first hold-out day that neither challenger nor champion has seen."""
+        versions = [self.challenger, self.champion] if self.champion else [self.challenger]
+        last_seen = max(version.fit_end for version in versions)
+        # The gap days may share labels and look-backs with the fit.
+        gap = dt.timedelta(days=1 + self.spec.training.gap_days)
+        return max(self.split.holdout.first.day, last_seen + gap)
 
     @cached_property
     def rows(self) -> pa.Table:
@@ -153,14 +162,14 @@ class PromotionContext:
             return 0
 
     @cached_property
-    def label(self) -> Vector:
+    def label(self) -> npt.NDArray[np.float64]:
         """Return their labels, shape (n,).
 
         Raises:
-            NoEvidenceError: There is no row.
+            NoComparisonRowsError: There is no row.
         """
         if self.rows.num_rows == 0:
-            raise NoEvidenceError(
+            raise NoComparisonRowsError(
                 "No row is later than everything that champion and challenger were fitted on."
             )
         return numbers(self.rows, self.spec.label.column)
@@ -168,19 +177,13 @@ class PromotionContext:
     @cached_property
     def days(self) -> Days:
         """Return their days."""
-        import numpy as np
-
-        return Days.of(
-            self.rows.column("partition_date")
-            .to_numpy()
-            .astype("datetime64[D]")
-            .astype(np.datetime64)
-        )
+        dates = self.rows.column("partition_date").to_numpy().astype("datetime64[D]")
+        return Days.of(dates.astype(np.datetime64))
 
     @cached_property
-    def draws(self) -> Matrix:
-        """Return how often each day is drawn, the same for every criterion; shape (draws, days)."""
-        return draw_days(self.days.n, N_DRAWS, self.seed)
+    def draws(self) -> npt.NDArray[np.float64]:
+        """Return how often each day is drawn, the same for every check; shape (draws, days)."""
+        return draw_days(self.days.n, self.n_draws, self.seed)
 
     @property
     def seed(self) -> int:
@@ -189,12 +192,11 @@ class PromotionContext:
 
     @cached_property
     def predictions(self) -> dict[str, Predictions]:
-        """Return the models' predictions: ``challenger``, and ``champion`` where it can score."""
-        models = {
-            "challenger": self.trained,
-            **({"champion": self.champion_model} if self.champion_model else {}),
-        }
-        return {name: model.predictions(self.rows) for name, model in models.items()}
+        """Return the predictions of ``challenger``, and of ``champion`` where it can score."""
+        predictions = {"challenger": self.trained.predictions(self.rows)}
+        if self.champion_model:
+            predictions["champion"] = self.champion_model.predictions(self.rows)
+        return predictions
 
     @cached_property
     def baselines(self) -> Baselines:
@@ -203,56 +205,64 @@ class PromotionContext:
 
     @property
     def reference(self) -> str:
-        """Return whom slices and calibration are compared with: the champion, else the rule."""
+        """Return the source that slices and calibration are compared with: champion, else rule."""
         return "champion" if self.champion_model else "rule"
-
-    @property
-    def metric(self) -> Metric:
-        """Return the primary metric."""
-        return METRICS[self.spec.promotion.metric]
 
     @property
     def is_binary(self) -> bool:
         """Return whether labels are 0 or 1."""
-        return self.spec.task == Task.BINARY
+        return self.spec.task == "binary"
 
     def of(self, source: str) -> Predictions:
-        """Return the predictions of a model or a baseline."""
-        return (
-            self.predictions[source]
-            if source in ("challenger", "champion")
-            else self.baselines[source]
-        )
+        """Return the predictions of a model or a baseline for the rows of the comparison.
 
-    def predicted(self, source: str) -> Vector:
-        """Return what is compared with the outcome: the probability, or the value; shape (n,)."""
+        Args:
+            source: ``challenger``, ``champion``, ``prior``, ``rule``, ``linear`` or ``tree``.
+        """
+        is_model = source in ("challenger", "champion")
+        return self.predictions[source] if is_model else self.baselines[source]
+
+    def predicted(self, source: str) -> npt.NDArray[np.float64]:
+        """Return the probability, or the value of a regression; shape (n,)."""
         predictions = self.of(source)
         return predictions.score if predictions.probability is None else predictions.probability
 
-    def primary(self, source: str, mask: Mask | None = None) -> Statistic:
-        """Return the primary metric of a source, over all rows or some."""
-        if mask is None:
-            return statistic(self.spec.promotion.metric, self.label, self.of(source), self.days)
-        return statistic(
-            self.spec.promotion.metric,
-            self.label[mask],
-            self.of(source).at(mask),
-            self.days.at(mask),
-        )
+    def gain(
+        self, over: str, mask: npt.NDArray[np.bool_] | None = None, source: str = "challenger"
+    ) -> Estimate:
+        """Estimate the gain of a source over another in the primary metric, blocked by day.
 
-    def gain(self, over: str, mask: Mask | None = None, source: str = "challenger") -> Estimate:
-        """Estimate by how much a source is better than another, paired and blocked by day, in the metric's unit."""
-        sign = 1.0 if self.metric.better == "higher" else -1.0
-        return self.estimate(difference(self.primary(source, mask), self.primary(over, mask), sign))
+        Args:
+            over: The source that is compared with.
+            mask: Some of the rows, shape (n,); None for all.
+            source: The source whose gain it is.
+
+        Raises:
+            NoEstimateError: There are too few days, or the rows do not define the metric.
+        """
+        # Both are drawn on the same days, so the noise of a day cancels.
+        first, second = self._primary_metric(source, mask), self._primary_metric(over, mask)
+        return self.estimate(gain_over(self.spec.promotion.metric, first, second))
 
     def estimate(self, value: Statistic) -> Estimate:
-        """Estimate a statistic on the draws of this case."""
+        """Estimate a statistic on the draws of this context, with the spec's confidence.
+
+        Raises:
+            NoEstimateError: There are too few days, or they do not define the statistic.
+        """
         return estimate(value, self.draws, self.spec.promotion.confidence)
 
     @cached_property
     def advantage(self) -> float:
-        """Return what the champion (without one: the challenger) gains on the prior, at least 0: the scale of relative margins."""
-        return max(
-            0.0,
-            self.gain("prior", source="champion" if self.champion_model else "challenger").value,
-        )
+        """Return the gain of the champion over the prior, at least 0; it scales relative margins.
+
+        Without a champion it is the gain of the challenger.
+        """
+        source = "champion" if self.champion_model else "challenger"
+        return max(0.0, self.gain("prior", source=source).value)
+
+    def _primary_metric(self, source: str, mask: npt.NDArray[np.bool_] | None) -> Statistic:
+        label, predictions, days = self.label, self.of(source), self.days
+        if mask is not None:
+            label, predictions, days = label[mask], predictions.at(mask), days.at(mask)
+        return statistic(self.spec.promotion.metric, label, predictions, days)

@@ -1,16 +1,23 @@
-"""The evidence gate: every question that a challenger must answer, in the order of the record, and the verdict that follows."""
+"""The promotion gate: every check of a challenger, and the result that a decision rests on."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
+from nightshift.lake.content_keys import content_key
 from nightshift.registry import fairness_checks, performance_checks, sanity_checks
-from nightshift.registry.checks import Check, Criterion, Verdict, answer
+from nightshift.registry.checks import Check, Criterion, run_checks
+from nightshift.registry.evidence import PREFIX
+from nightshift.registry.evidence_page import draw_figures, render_page
+from nightshift.training.evaluation import MetricValue, evidence, overall
 
 if TYPE_CHECKING:
     from nightshift.registry.promotion_context import PromotionContext
 
-QUESTIONS: dict[str, Check] = {
+SAMPLE = "promotion"
+
+CHECKS: dict[str, Check] = {
     "provenance": sanity_checks.provenance,
     "signature": sanity_checks.signature,
     "training_window": sanity_checks.training_window,
@@ -29,33 +36,115 @@ QUESTIONS: dict[str, Check] = {
     "fairness": fairness_checks.fairness,
     "churn": performance_checks.churn,
 }
-"""By family of criteria; each family must be in the record, whatever it says."""
+"""By family of criteria, in the order of the record; each family must have a criterion."""
 
 
-def judge(case: PromotionContext) -> list[Criterion]:
-    """Ask every question of the gate.
+@dataclass(frozen=True)
+class PromotionResult:
+    """The result of the gate.
+
+    Attributes:
+        verdict: ``first`` (champion without a predecessor), ``promoted`` or ``refused``.
+        reasons: Why, one sentence each.
+        criteria: Every criterion, in the order of the record.
+        measured: All metrics, by source and slice; empty where the challenger cannot score.
+        rows: First day, last day and number of the compared rows.
+        page: Object key of the page for people.
+        champion_status: Of the context; ``not asked`` where the challenger cannot score.
+    """
+
+    verdict: str
+    reasons: list[str]
+    criteria: list[Criterion]
+    measured: list[MetricValue]
+    rows: dict[str, Any]
+    page: str
+    champion_status: str
+
+    @property
+    def numbers(self) -> dict[str, Any]:
+        """Return the rows, every verdict, and every metric: by source overall, and by slice."""
+        sources = dict.fromkeys(value.source for value in self.measured)
+        slices: dict[str, Any] = {}
+        for value in self.measured:
+            if value.slice_column:
+                levels = slices.setdefault(value.slice_column, {})
+                level = levels.setdefault(value.slice_level, {"n_rows": value.n_rows})
+                level.setdefault(value.source, {})[value.metric] = value.value
+        return {
+            "rows": self.rows,
+            "criteria": {criterion.name: criterion.verdict.value for criterion in self.criteria},
+            "overall": {source: overall(self.measured, source, SAMPLE) for source in sources},
+            "slices": slices,
+            "champion_status": self.champion_status,
+        }
+
+
+def evaluate_challenger(context: PromotionContext) -> PromotionResult:
+    """Run the gate, measure what can be measured, and store the page."""
+    criteria = run_gate(context)
+    failed = failures(criteria)
+    can_score = any(part.name == "scores" and not part.is_refusal for part in criteria)
+    figures = draw_figures(context, criteria) if can_score else {}
+    page = render_page(context, criteria, failed, figures)
+    page_key = content_key(f"{PREFIX}/{context.spec.name}", page, ".html")
+    # The page is stored before the decision that names it.
+    context.store.put(page_key, page, "text/html; charset=utf-8")
+
+    reasons = failed or ["Every criterion is met: better than the champion."]
+    if not failed and context.champion is None:
+        reasons = ["Every criterion is met; there is no champion yet."]
+    if context.champion and can_score and context.champion_problem:
+        reasons = [*reasons, f"Not compared: {context.champion_problem}."]
+    return PromotionResult(
+        verdict=_verdict(context, failed),
+        reasons=reasons,
+        criteria=criteria,
+        measured=_measure(context) if can_score else [],
+        rows={
+            "first": context.first_day.isoformat(),
+            "last": context.split.holdout.last.key,
+            "n_rows": context.n_rows,
+        },
+        page=page_key,
+        champion_status=context.champion_status if can_score else "not asked",
+    )
+
+
+def run_gate(context: PromotionContext) -> list[Criterion]:
+    """Run every check of the gate.
 
     Raises:
-        NightshiftError: Something that a later try may have back.
+        NightshiftError: An error that a retry may cure.
         OperationalError: The same of the warehouse.
     """
-    return answer(case, QUESTIONS)
+    return run_checks(context, CHECKS)
 
 
-def objections(criteria: list[Criterion]) -> list[str]:
-    """Return why the challenger must not serve, in the order of the questions; empty promotes it. A family without a verdict objects."""
-    refusals: dict[str, list[str]] = {}
+def failures(criteria: list[Criterion]) -> list[str]:
+    """Return why the challenger must not serve, in the order of the checks; empty promotes it."""
+    names_by_reason: dict[str, list[str]] = {}
+    # One cause may fail many checks: its reason is told once, with all their names.
     for criterion in criteria:
         if criterion.is_refusal:
-            refusals.setdefault(criterion.reason, []).append(criterion.name)
-    absent = [
-        name for name in QUESTIONS if name not in {criterion.family for criterion in criteria}
-    ]
-    return [f"{', '.join(names)}: {reason}" for reason, names in refusals.items()] + [
-        f"{name}: no verdict is recorded." for name in absent
-    ]
+            names_by_reason.setdefault(criterion.reason, []).append(criterion.name)
+    failed = [f"{', '.join(names)}: {reason}" for reason, names in names_by_reason.items()]
+    # The gate fails closed: a family without a criterion refuses.
+    recorded = {criterion.family for criterion in criteria}
+    absent = [f"{family}: no verdict is recorded." for family in CHECKS if family not in recorded]
+    return failed + absent
 
 
-def failed_names(criteria: list[Criterion]) -> list[str]:
-    """Return the names of the criteria that say no, without those that could not be asked."""
-    return [criterion.name for criterion in criteria if criterion.verdict is Verdict.FAILED]
+def _verdict(context: PromotionContext, failed: list[str]) -> str:
+    """Return the verdict of ``ml.promotions``."""
+    if failed:
+        return "refused"
+    return "promoted" if context.champion else "first"
+
+
+def _measure(context: PromotionContext) -> list[MetricValue]:
+    """Measure challenger, rule and champion on the rows of the comparison."""
+    by_source = {"challenger": context.of("challenger"), "baseline": context.of("rule")}
+    if context.champion_model:
+        by_source["champion"] = context.of("champion")
+    return evidence(context.spec, SAMPLE, context.rows, context.label, by_source)

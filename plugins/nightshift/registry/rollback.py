@@ -1,19 +1,21 @@
-"""Put an earlier champion back: the record of it. ``scoring.repair`` publishes what it means for partitions that are published already.
+"""Record a rollback, which makes an earlier champion the champion again.
 
+``scoring.republish`` then publishes its predictions for partitions that are published already.
 Source: docs/adr/0018-rollback.md.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nightshift.contracts.partitions import Partition
 from nightshift.errors import NightshiftError
 from nightshift.failpoints import Failpoint, hit
+from nightshift.registry.champions import champion_for
 from nightshift.registry.model_versions import find_version, lock_model
-from nightshift.registry.promotion import champion_for
 from nightshift.warehouse.connection import lose
 
 if TYPE_CHECKING:
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class RollbackRefusedError(NightshiftError):
-    """A version cannot be put back as asked; nothing moved."""
+    """A version cannot be put back as requested; nothing was changed."""
 
     code = "NS-ROLLBACK-001"
 
@@ -38,7 +40,7 @@ class Succession:
         at: When it was decided, UTC.
         version: The version that it is about.
         verdict: ``first``, ``promoted``, ``refused`` or ``rolled_back``.
-        champion_version: Who was champion before it; None for the first.
+        champion_version: The champion before it; None for the first.
         effective_partition: First partition for which it counts.
         reasons: Why, one sentence each.
         actor: Who or what decided.
@@ -52,61 +54,64 @@ class Succession:
     verdict: str
     champion_version: int | None
     effective_partition: dt.date
-    reasons: tuple[str, ...]
+    reasons: Sequence[str]
     actor: str
     run_id: str
     stands: bool
 
+    @property
+    def order(self) -> tuple[dt.date, int]:
+        """Return the sort key of champions: by effective partition, then by decision."""
+        return self.effective_partition, self.promotion_id
+
 
 def history(conn: Connection, model: str) -> list[Succession]:
     """Return every decision about who is champion, the oldest first."""
-    rows = conn.execute(
-        """
-        select p.promotion_id, p.at, p.version, p.verdict, p.champion_version, p.effective_partition, p.reasons, p.actor,
-            p.run_id, s.promotion_id is not null
-        from ml.promotions p left join ml.succession s using (promotion_id) where p.model = %s order by p.promotion_id
-        """,
-        [model],
-    )
-    return [
-        Succession(row[0], row[1], row[2], row[3], row[4], row[5], tuple(row[6]), *row[7:])
-        for row in rows
-    ]
+    from psycopg.rows import class_row
+
+    query = """
+        select p.promotion_id, p.at, p.version, p.verdict, p.champion_version,
+            p.effective_partition, p.reasons, p.actor, p.run_id,
+            s.promotion_id is not null as stands
+        from ml.promotions p left join ml.succession s using (promotion_id)
+        where p.model = %s order by p.promotion_id
+    """
+    with conn.cursor(row_factory=class_row(Succession)) as cursor:
+        return cursor.execute(query, [model]).fetchall()
 
 
 def decision_after(conn: Connection, model: str, run_id: str) -> Succession | None:
-    """Return the last decision that made another one champion after a run's own rollback; None if the run has none, or it is the last."""
-    deciding = [entry for entry in history(conn, model) if entry.verdict != "refused"]
-    has_decided = any(
-        entry.run_id == run_id and entry.verdict == "rolled_back" for entry in deciding
-    )
-    return deciding[-1] if has_decided and deciding[-1].run_id != run_id else None
+    """Return the last decision that another run made after this run's rollback, None without."""
+    decisions = [entry for entry in history(conn, model) if entry.verdict != "refused"]
+    own = [entry for entry in decisions if entry.run_id == run_id]
+    if not any(entry.verdict == "rolled_back" for entry in own):
+        return None
+    return None if decisions[-1].run_id == run_id else decisions[-1]
 
 
 def first_partition_since(conn: Connection, model: str, version: int) -> Partition:
-    """Return from which partition on other versions took over from this one; for a rollback that stands, its own.
+    """Return the first partition for which other versions replaced a former champion.
+
+    For a rollback that stands it is the rollback's own partition.
 
     Raises:
         RollbackRefusedError: The version never was champion, or nothing came after it.
     """
     standing = [entry for entry in history(conn, model) if entry.stands]
-    mine = [entry for entry in standing if entry.version == version]
-    if not mine:
+    own = [entry for entry in standing if entry.version == version]
+    if not own:
         raise RollbackRefusedError(
             f"Version {version} of {model} is no former champion.",
             expected=f"one of {sorted({entry.version for entry in standing})}",
             got=str(version),
-            todo=f"`nightshift models {model}` shows who was champion when.",
+            todo=f"`nightshift models {model}` lists the champions of each partition.",
         )
-    newest = max(standing, key=lambda entry: (entry.effective_partition, entry.promotion_id))
+    newest = max(standing, key=lambda entry: entry.order)
+    # A rerun starts from the partition of the rollback that stands.
     if newest.version == version and newest.verdict == "rolled_back":
         return Partition(newest.effective_partition)
-    last = max((entry.effective_partition, entry.promotion_id) for entry in mine)
-    later = [
-        entry.effective_partition
-        for entry in standing
-        if (entry.effective_partition, entry.promotion_id) > last
-    ]
+    last_own = max(entry.order for entry in own)
+    later = [entry.effective_partition for entry in standing if entry.order > last_own]
     if not later:
         raise RollbackRefusedError(
             f"Version {version} of {model} is the champion.",
@@ -118,34 +123,35 @@ def first_partition_since(conn: Connection, model: str, version: int) -> Partiti
 def record_rollback(
     conn: Connection, model: str, version: int, since: Partition, reason: str, run: RunContext
 ) -> int:
-    """Append the rollback and return its ``promotion_id``; one that stands already is returned and not repeated.
+    """Append the rollback and return its ``promotion_id``; one that stands is not repeated.
 
     Raises:
         RollbackRefusedError: The version was trained on what came after the partition.
         RegistryError: There is no such version.
     """
     target = find_version(conn, model, version)
-    if Partition(target.partition_date).shift(1).day > since.day:
+    first_allowed = target.partition.shift(1)
+    # Predictions of a partition must not come from a model that has seen its outcome.
+    if first_allowed.day > since.day:
         raise RollbackRefusedError(
-            f"Version {version} of {model} was trained on {target.partition_date}: it would know the future of {since}.",
-            expected=f"a first partition from {Partition(target.partition_date).shift(1)} on",
+            f"Version {version} of {model} was trained on {target.partition_date}: it would know "
+            f"the future of {since}.",
+            expected=f"a first partition from {first_allowed} on",
             got=since.key,
             todo="Name a later --since, or an older version.",
         )
     with conn.transaction():
         lock_model(conn, model)
         last = history(conn, model)[-1]
-        if (last.verdict, last.version, last.effective_partition) == (
-            "rolled_back",
-            version,
-            since.day,
-        ):
+        rollback = ("rolled_back", version, since.day)
+        # A rerun of the task must not append a second rollback.
+        if (last.verdict, last.version, last.effective_partition) == rollback:
             return last.promotion_id
         champion = champion_for(conn, model, since)
         row = conn.execute(
             """
-            insert into ml.promotions (model, version, verdict, champion_version, partition_date, effective_partition, reasons, numbers,
-                run_id, actor)
+            insert into ml.promotions (model, version, verdict, champion_version, partition_date,
+                effective_partition, reasons, numbers, run_id, actor)
             values (%s, %s, 'rolled_back', %s, %s, %s, %s, %s, %s, %s) returning promotion_id
             """,
             [

@@ -1,7 +1,7 @@
-"""What any model must beat: the prior, the spec's rule, a linear model and one small tree, fitted on the rows that it was fitted on.
+"""Baselines that a model must beat: the prior, the spec's rule, a linear model, one small tree.
 
-The judge fits them from the immutable training set, so no challenger can bring weak opponents of
-its own.
+They are fitted on the rows that the model was fitted on. The gate fits them from the immutable
+training set, so no challenger can bring weak baselines of its own.
 """
 
 from __future__ import annotations
@@ -11,41 +11,39 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from nightshift.contracts.metrics import Task
-from nightshift.models.calibration import EDGE
-from nightshift.models.predictions import Predictions
 from nightshift.models.signature import encode, learn_signature, numbers
-from nightshift.training.evaluation import rule_predictions
+from nightshift.training.evaluation import as_predictions, rule_predictions
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
     import pyarrow as pa
 
     from nightshift.contracts.model_spec import ModelSpec
+    from nightshift.models.predictions import Predictions
     from nightshift.models.signature import Signature
+    from nightshift.training.evaluation import Matrix, Vector
 
-    Vector = npt.NDArray[np.float64]
-    Matrix = npt.NDArray[np.float64]
 
 MAXIMUM_ROWS = 50_000
 """Rows that a baseline is fitted on, evenly spaced; twice as many moved no metric of 2013 by
 more than 0.002.
 """
+MAXIMUM_LEVELS = 50
+"""Levels of a category that the linear model knows; rarer ones count as missing."""
 _LEAVES = 8
 _LEAF_ROWS = 50
 _ITERATIONS = 100
-_MAXIMUM_LEVELS = 50
-"""Levels of a category that the linear model knows; rarer ones count as missing."""
 _MEDIAN_METRICS = {"mae"}
 
 
 @dataclass(frozen=True, eq=False)
-class Baselines(Mapping[str, Predictions]):
-    """Predictions of ``prior``, ``rule``, ``linear`` and ``tree`` for some rows; each is made when it is first asked for.
+class Baselines(Mapping[str, "Predictions"]):
+    """Predictions of ``prior``, ``rule``, ``linear`` and ``tree``, each made on first access.
 
-    The same rows give the same predictions. Whoever asks gets a ``SignatureError`` when the rows do
-    not fit the spec.
+    The same rows give the same predictions. Rows that do not fit the spec raise a
+    ``SignatureError`` on access.
 
     Attributes:
         spec: Task, features, rule and seed.
@@ -59,129 +57,117 @@ class Baselines(Mapping[str, Predictions]):
     fit_rows: pa.Table
     rows: pa.Table
     threshold: float
-    _made: dict[str, Predictions] = field(default_factory=dict)
+    _predictions: dict[str, Predictions] = field(default_factory=dict)
 
     def __iter__(self) -> Iterator[str]:
         """Return the names."""
         return iter(("prior", "rule", "linear", "tree"))
 
     def __len__(self) -> int:
-        """Return how many there are."""
+        """Return the number of baselines."""
         return 4
 
     def __getitem__(self, name: str) -> Predictions:
-        """Return the predictions of one."""
-        if name not in self._made:
-            self._made[name] = self._make(name)
-        return self._made[name]
+        """Return the predictions of a baseline."""
+        if name not in self._predictions:
+            self._predictions[name] = self._predict(name)
+        return self._predictions[name]
+
+    def _predict(self, name: str) -> Predictions:
+        spec = self.spec
+        if name == "rule":
+            return rule_predictions(spec.task, spec.scoring.fallback, self.rows, self.threshold)
+        label = numbers(self._sample, spec.label.column)
+        if name == "prior":
+            values = _prior(spec, label, self.rows.num_rows)
+        else:
+            signature, fit_matrix, matrix = self._encoded
+            model = {"linear": _linear_model, "tree": _tree_model}[name](spec, signature)
+            values = _fit_and_predict(model, spec, fit_matrix, label, matrix)
+        return as_predictions(spec.task, values, self.threshold)
 
     @cached_property
     def _sample(self) -> pa.Table:
-        return _evenly(self.fit_rows)
+        n_rows = self.fit_rows.num_rows
+        if n_rows <= MAXIMUM_ROWS:
+            return self.fit_rows
+        positions = np.linspace(0, n_rows - 1, MAXIMUM_ROWS).round()
+        return self.fit_rows.take(positions.astype(np.int64))
 
     @cached_property
     def _encoded(self) -> tuple[Signature, Matrix, Matrix]:
         signature = learn_signature(self.spec.features, self._sample)
         return signature, encode(self._sample, signature), encode(self.rows, signature)
 
-    def _make(self, name: str) -> Predictions:
-        if name == "rule":
-            return rule_predictions(
-                self.spec.task, self.spec.scoring.fallback, self.rows, self.threshold
-            )
-        label = numbers(self._sample, self.spec.label.column)
-        if name == "prior":
-            return _wrap(self.spec, _prior(self.spec, label, self.rows.num_rows), self.threshold)
-        signature, train, later = self._encoded
-        model = {"linear": _linear, "tree": _tree}[name](self.spec, signature)
-        return _wrap(self.spec, _fit(model, self.spec, train, label, later), self.threshold)
-
-
-def _evenly(rows: pa.Table) -> pa.Table:
-    import numpy as np
-
-    if rows.num_rows <= MAXIMUM_ROWS:
-        return rows
-    return rows.take(np.linspace(0, rows.num_rows - 1, MAXIMUM_ROWS).round().astype(np.int64))
-
 
 def _prior(spec: ModelSpec, label: Vector, n_rows: int) -> Vector:
-    """Return the best constant: the mean, or the median where the metric asks for it."""
-    import numpy as np
-
-    middle = np.median(label) if spec.promotion.metric in _MEDIAN_METRICS else label.mean()
-    return np.full(n_rows, float(middle))
+    """Return the best constant: the mean, or the median if it minimizes the metric."""
+    is_median = spec.promotion.metric in _MEDIAN_METRICS
+    return np.full(n_rows, float(np.median(label) if is_median else label.mean()))
 
 
-def _linear(spec: ModelSpec, signature: Signature) -> Any:  # noqa: ANN401 - scikit-learn has no types
+def _linear_model(spec: ModelSpec, signature: Signature) -> Any:  # noqa: ANN401 - untyped
     from sklearn.linear_model import LogisticRegression, Ridge
     from sklearn.pipeline import make_pipeline
 
-    # A solver's own tolerance ends the fit early on purpose: a baseline in its last digits costs
-    # minutes and beats nobody.
-    head = (
-        LogisticRegression(C=1.0, max_iter=_ITERATIONS, tol=1e-3)
-        if spec.task == Task.BINARY
-        else Ridge(alpha=1.0)
-    )
-    return make_pipeline(_columns(signature, is_linear=True), head)
+    # The loose tolerance ends the fit early on purpose: the last digits of a baseline cost minutes
+    # and change no decision.
+    model = Ridge(alpha=1.0)
+    if spec.task == Task.BINARY:
+        model = LogisticRegression(C=1.0, max_iter=_ITERATIONS, tol=1e-3)
+    return make_pipeline(_preprocessing(signature, is_linear=True), model)
 
 
-def _tree(spec: ModelSpec, signature: Signature) -> Any:  # noqa: ANN401 - scikit-learn has no types
+def _tree_model(spec: ModelSpec, signature: Signature) -> Any:  # noqa: ANN401 - untyped
     from sklearn.pipeline import make_pipeline
     from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
-    kind = DecisionTreeClassifier if spec.task == Task.BINARY else DecisionTreeRegressor
-    tree = kind(
-        max_leaf_nodes=_LEAVES, min_samples_leaf=_LEAF_ROWS, random_state=spec.training.seed % 2**32
+    tree_type = DecisionTreeClassifier if spec.task == Task.BINARY else DecisionTreeRegressor
+    tree = tree_type(
+        max_leaf_nodes=_LEAVES,
+        min_samples_leaf=_LEAF_ROWS,
+        random_state=spec.training.seed % 2**32,
     )
-    return make_pipeline(_columns(signature, is_linear=False), tree)
+    return make_pipeline(_preprocessing(signature, is_linear=False), tree)
 
 
-def _columns(signature: Signature, *, is_linear: bool) -> Any:  # noqa: ANN401 - scikit-learn has no types
-    """Fill missing numbers by their median, and turn categories into one column a level for the linear model."""
+def _preprocessing(signature: Signature, *, is_linear: bool) -> Any:  # noqa: ANN401 - untyped
+    """Fill missing values; for the linear model also scale numbers and encode categories."""
     from sklearn.compose import make_column_transformer
     from sklearn.impute import SimpleImputer
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
     numeric = SimpleImputer(strategy="median", keep_empty_features=True)
-    # A category that is empty in the whole window is kept as one level: the column says nothing.
+    # A category that is empty in the complete window is kept as one level: it carries no signal.
     levels: Any = SimpleImputer(strategy="constant", fill_value=-1.0, keep_empty_features=True)
     if is_linear:
         numeric = make_pipeline(numeric, StandardScaler())
-        levels = make_pipeline(
-            levels,
-            OneHotEncoder(max_categories=_MAXIMUM_LEVELS, handle_unknown="infrequent_if_exist"),
-        )
+        encoder = OneHotEncoder(max_categories=MAXIMUM_LEVELS, handle_unknown="infrequent_if_exist")
+        levels = make_pipeline(levels, encoder)
+    numeric_positions = list(range(len(signature.numeric)))
     return make_column_transformer(
-        (numeric, list(range(len(signature.numeric)))), (levels, signature.categorical_positions)
+        (numeric, numeric_positions), (levels, signature.categorical_positions)
     )
 
 
-def _fit(model: Any, spec: ModelSpec, train: Matrix, label: Vector, later: Matrix) -> Vector:  # noqa: ANN401 - scikit-learn has no types
+def _fit_and_predict(
+    model: Any,  # noqa: ANN401 - untyped
+    spec: ModelSpec,
+    fit_matrix: Matrix,
+    label: Vector,
+    matrix: Matrix,
+) -> Vector:
     import warnings
 
-    import numpy as np
     from sklearn.exceptions import ConvergenceWarning
 
     # An even sample of a very rare event may miss it: then the best model is a constant.
     if np.ptp(label) == 0:
-        return np.full(later.shape[0], float(label[0]))
+        return np.full(matrix.shape[0], float(label[0]))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        model.fit(train, label)
-    return np.asarray(
-        model.predict_proba(later)[:, 1] if spec.task == Task.BINARY else model.predict(later),
-        dtype=np.float64,
-    )
-
-
-def _wrap(spec: ModelSpec, value: Vector, threshold: float) -> Predictions:
-    import numpy as np
-
-    return (
-        Predictions(value, np.clip(value, EDGE, 1 - EDGE), threshold)
-        if spec.task == Task.BINARY
-        else Predictions(value)
-    )
+        model.fit(fit_matrix, label)
+    if spec.task == Task.BINARY:
+        return np.asarray(model.predict_proba(matrix)[:, 1], dtype=np.float64)
+    return np.asarray(model.predict(matrix), dtype=np.float64)

@@ -1,24 +1,49 @@
-"""A candidate: a trained model whose files lie in the object store, with the evidence about it, before anybody has judged it."""
+"""A candidate: a trained model, stored with its evidence, that no gate has decided about yet."""
 
 from __future__ import annotations
 
 import datetime as dt
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from nightshift.contracts.partitions import Partition
+from nightshift.contracts.run import code_version
 from nightshift.lake.content_keys import content_key
 from nightshift.models.booster import trees_digest
 
 if TYPE_CHECKING:
+    from nightshift.contracts.model_spec import ModelSpec
     from nightshift.lake.object_store import ObjectStore
     from nightshift.models.trained_model import TrainedModel
-    from nightshift.training.evaluation import Measured
+    from nightshift.training.evaluation import MetricValue
+    from nightshift.training.training_set import TrainingSet
+    from nightshift.warehouse.connection import Connection
+
+_CONTENT_TYPES = {"model.lgb": "text/plain", "model.json": "application/json"}
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """What a training hands to the registry.
+class Provenance:
+    """Where a model comes from.
+
+    Attributes:
+        training_set: Key of the training set.
+        partition: The partition that trained.
+        fit_end: Last feature partition that a fit has seen.
+        spec_digest: Digest of the spec.
+        code_version: Version of the code.
+    """
+
+    training_set: str
+    partition: Partition
+    fit_end: dt.date
+    spec_digest: str
+    code_version: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate(Provenance):
+    """What a training hands to the registry, with the attributes of its ``Provenance``.
 
     Attributes:
         model: Name of the spec.
@@ -30,15 +55,11 @@ class Candidate:
         metadata_sha256: Its digest, hex.
         metadata_bytes: Its size.
         trees_sha256: Digest of the trees without parameters, hex.
-        training_set: Key of the training set.
-        partition: The night that trained.
-        fit_end: Last feature partition that a fit has seen.
-        spec_digest: Digest of the spec.
-        code_version: Version of the code.
         metrics: Hold-out metrics by source and name.
         figures: File name to object key of the PNGs.
         measured: All evidence; empty when the version was registered before.
-        engine_proof: Of ``training.engine_proof``; None leaves the version to the reference engine.
+        engine_proof: Of ``models.engine_equivalence``; None leaves the version to the reference
+            engine.
     """
 
     model: str
@@ -50,76 +71,68 @@ class Candidate:
     metadata_sha256: str
     metadata_bytes: int
     trees_sha256: str
-    training_set: str
-    partition: Partition
-    fit_end: dt.date
-    spec_digest: str
-    code_version: str
     metrics: dict[str, dict[str, float | None]]
     figures: dict[str, str]
-    measured: list[Measured] = field(default_factory=list)
+    measured: list[MetricValue] = field(default_factory=list)
     engine_proof: dict[str, Any] | None = None
-
-
-@dataclass(frozen=True)
-class Origin:
-    """Where a model comes from.
-
-    Attributes:
-        training_set: Key of the training set.
-        partition: The night that trained.
-        fit_end: Last feature partition that a fit has seen.
-        spec_digest: Digest of the spec.
-        code_version: Version of the code.
-    """
-
-    training_set: str
-    partition: Partition
-    fit_end: dt.date
-    spec_digest: str
-    code_version: str
 
 
 def store_candidate(
     store: ObjectStore,
     trained: TrainedModel,
-    origin: Origin,
-    measured: list[Measured],
+    provenance: Provenance,
+    measured: list[MetricValue],
     figures: dict[str, bytes],
 ) -> Candidate:
-    """Write the files of a model under its digest, and its figures; again is harmless.
+    """Write a model's files under its digest, and its figures; idempotent.
 
     Raises:
         ObjectStoreError: The object store cannot be reached.
     """
-    files, digest = trained.files, trained.digest
-    prefix = f"models/{trained.model}/{digest}"
-    types = {"model.lgb": "text/plain", "model.json": "application/json"}
-    shas = {
-        name: store.put(f"{prefix}/{name}", content, types[name]) for name, content in files.items()
+    # Every key has the digest of its content, so a rerun writes the same objects.
+    files = trained.files
+    prefix = f"models/{trained.model}/{trained.digest}"
+    digests = {
+        name: store.put(f"{prefix}/{name}", content, _CONTENT_TYPES[name])
+        for name, content in files.items()
     }
-    # A picture may come out otherwise with another drawing library: its key has its own digest.
-    keys = {
-        name: content_key(f"{prefix}/figures", png, f"-{name}") for name, png in figures.items()
-    }
+    figure_keys = {}
     for name, png in figures.items():
-        store.put(keys[name], png, "image/png")
+        # Another drawing library may give other bytes, so a figure's key has its own digest.
+        figure_keys[name] = content_key(f"{prefix}/figures", png, f"-{name}")
+        store.put(figure_keys[name], png, "image/png")
     return Candidate(
+        **vars(provenance),
         model=trained.model,
-        digest=digest,
+        digest=trained.digest,
         model_key=f"{prefix}/model.lgb",
-        model_sha256=shas["model.lgb"],
+        model_sha256=digests["model.lgb"],
         model_bytes=len(files["model.lgb"]),
         metadata_key=f"{prefix}/model.json",
-        metadata_sha256=shas["model.json"],
+        metadata_sha256=digests["model.json"],
         metadata_bytes=len(files["model.json"]),
         trees_sha256=trees_digest(trained.text),
         metrics=trained.metrics,
-        figures=keys,
+        figures=figure_keys,
         measured=measured,
-        training_set=origin.training_set,
-        partition=origin.partition,
-        fit_end=origin.fit_end,
-        spec_digest=origin.spec_digest,
-        code_version=origin.code_version,
     )
+
+
+def find_candidate(
+    conn: Connection, spec: ModelSpec, training_set: TrainingSet
+) -> Candidate | None:
+    """Return the registered version of the same training set, spec and code, None without."""
+    names = [part.name for part in fields(Candidate) if part.name not in {"partition", "measured"}]
+    query = f"""
+        select {", ".join(names)} from ml.model_versions
+        where model = %s and training_set = %s and spec_digest = %s and code_version = %s
+            and model_bytes is not null
+        order by version limit 1
+    """  # noqa: S608 - field names of our own type
+    # A version without a size was registered before golden predictions: it cannot be loaded, so it
+    # is trained again.
+    values = [spec.name, training_set.key, spec.digest, code_version()]
+    row = conn.execute(query.encode(), values).fetchone()
+    if row is None:
+        return None
+    return Candidate(partition=training_set.partition, **dict(zip(names, row, strict=True)))

@@ -1,4 +1,7 @@
-"""Measure predictions: overall, by declared slice, and beside the rule baseline. ``contracts.metrics`` says which value is best."""
+"""Measure predictions: overall, by declared slice, and against the rule baseline.
+
+``contracts.metrics`` says which value of a metric is best.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+import numpy.typing as npt
+
 from nightshift.contracts.metrics import Task
 from nightshift.errors import NightshiftError
 from nightshift.models.calibration import EDGE, fit_logistic, log_odds_of
@@ -14,15 +20,15 @@ from nightshift.models.predictions import Predictions
 from nightshift.models.signature import numbers
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
     import pyarrow as pa
 
     from nightshift.contracts.model_spec import ModelSpec
     from nightshift.contracts.promotion_spec import Fairness, Slice
     from nightshift.contracts.scoring_spec import FallbackRule
 
-    Vector = npt.NDArray[np.float64]
+Vector = npt.NDArray[np.float64]
+Matrix = npt.NDArray[np.float64]
+Mask = npt.NDArray[np.bool_]
 
 CALIBRATION_BINS = 10
 
@@ -34,8 +40,8 @@ class EvaluationError(NightshiftError):
 
 
 @dataclass(frozen=True)
-class Measured:
-    """One measured number.
+class MetricValue:
+    """One measured metric.
 
     Attributes:
         sample: Which rows: ``holdout``, ``backtest-<n>`` or ``promotion``.
@@ -56,6 +62,53 @@ class Measured:
     n_rows: int
 
 
+def evidence(
+    spec: ModelSpec, sample: str, rows: pa.Table, label: Vector, by_source: dict[str, Predictions]
+) -> list[MetricValue]:
+    """Measure each source on the same rows, overall and by the declared slices.
+
+    Args:
+        spec: Task and slices.
+        sample: Name of these rows.
+        rows: The rows, with the columns of the slices; shape (n, any).
+        label: Shape (n,).
+        by_source: Predictions for these rows, by who made them.
+    """
+    parts = [("", "", np.ones(label.size, dtype=bool))]
+    for declared in spec.promotion.slices:
+        for level, mask in slice_masks(declared, rows):
+            parts.append((declared.column, level, mask))
+
+    measured = []
+    for column, level, mask in parts:
+        n_rows = int(mask.sum())
+        for source, predictions in by_source.items():
+            values = measure(spec.task, label[mask], predictions.at(mask))
+            for metric, value in values.items():
+                measured.append(MetricValue(sample, source, column, level, metric, value, n_rows))
+    return measured
+
+
+def slice_masks(declared: Slice | Fairness, rows: pa.Table) -> Iterator[tuple[str, Mask]]:
+    """Yield each level of a slice, sorted, with a mask of its rows; null is ``(missing)``."""
+    values = rows.column(declared.column).to_pylist()
+    levels = np.array(["(missing)" if value is None else str(value) for value in values])
+    for level in np.unique(levels):
+        yield str(level), levels == level
+
+
+def overall(
+    measured: list[MetricValue], source: str, sample: str = "holdout"
+) -> dict[str, float | None]:
+    """Return the metrics of one source over all rows of a sample."""
+    key = (sample, source, "")
+    return {
+        part.metric: part.value
+        for part in measured
+        if (part.sample, part.source, part.slice_column) == key
+    }
+
+
 def measure(task: Task, label: Vector, predictions: Predictions) -> dict[str, float | None]:
     """Compute all metrics of a binary or regression task.
 
@@ -68,16 +121,14 @@ def measure(task: Task, label: Vector, predictions: Predictions) -> dict[str, fl
         Metric to value; None where the rows do not define it.
 
     Raises:
-        EvaluationError: There is no row, or the task is another.
+        EvaluationError: There is no row, or the task has no metrics of single rows.
     """
     if label.size == 0:
         raise EvaluationError(
             "There is no row to measure.", expected="at least one labelled row", got="none"
         )
     if task == Task.BINARY and predictions.probability is not None:
-        values = _measure_binary(
-            label, predictions.score, predictions.probability, predictions.threshold
-        )
+        values = _measure_binary(label, predictions, predictions.probability)
     elif task == Task.REGRESSION:
         values = _measure_regression(label, predictions.score)
     else:
@@ -86,47 +137,51 @@ def measure(task: Task, label: Vector, predictions: Predictions) -> dict[str, fl
             expected="binary with probabilities, or regression",
             got=task,
         )
-    return {name: None if math.isnan(value) else value for name, value in values.items()}
+    return {name: None if math.isnan(value) else float(value) for name, value in values.items()}
 
 
 def _measure_binary(
-    label: Vector, score: Vector, probability: Vector, threshold: float
+    label: Vector, predictions: Predictions, probability: Vector
 ) -> dict[str, float]:
     from sklearn import metrics
 
-    has_both = 0.0 < label.mean() < 1.0
-    called = probability >= threshold
+    predicted = probability >= predictions.threshold
+    # A model that selects no row has precision 0; without this scikit-learn warns.
     precision, recall, f1, _ = metrics.precision_recall_fscore_support(
-        label, called, average="binary", zero_division=0.0
+        label, predicted, average="binary", zero_division=0.0
     )
+    # The area under a curve is not defined on rows of one class.
+    has_both = 0.0 < label.mean() < 1.0
+    auc = average_precision = slope = math.nan
+    if has_both:
+        auc = metrics.roc_auc_score(label, predictions.score)
+        average_precision = metrics.average_precision_score(label, predictions.score)
+    if has_both and probability.std() > 0:
+        slope, _ = fit_logistic(log_odds_of(probability), label)
     return {
-        "roc_auc": float(metrics.roc_auc_score(label, score)) if has_both else math.nan,
-        "average_precision": float(metrics.average_precision_score(label, score))
-        if has_both
-        else math.nan,
-        "log_loss": float(metrics.log_loss(label, probability, labels=[0.0, 1.0])),
-        "brier": float(metrics.brier_score_loss(label, probability, pos_label=1.0)),
+        "roc_auc": auc,
+        "average_precision": average_precision,
+        # scikit-learn needs the labels named where the rows have one of them only.
+        "log_loss": metrics.log_loss(label, probability, labels=[0.0, 1.0]),
+        "brier": metrics.brier_score_loss(label, probability, pos_label=1.0),
         "calibration_error": calibration_error(label, probability),
-        "calibration_slope": fit_logistic(log_odds_of(probability), label)[0]
-        if has_both and probability.std() > 0
-        else math.nan,
-        "precision": float(precision),
-        "recall": float(recall),
-        "f1": float(f1),
-        "positive_rate": float(label.mean()),
+        "calibration_slope": slope,
+        "precision": precision,
+        "recall": recall,
+        "f1": f1,
+        "positive_rate": label.mean(),
     }
 
 
 def _measure_regression(label: Vector, value: Vector) -> dict[str, float]:
     from sklearn import metrics
 
+    has_spread = label.size > 1 and label.std() > 0
     return {
-        "rmse": float(metrics.root_mean_squared_error(label, value)),
-        "mae": float(metrics.mean_absolute_error(label, value)),
-        "r2": float(metrics.r2_score(label, value))
-        if label.size > 1 and label.std() > 0
-        else math.nan,
-        "bias": float((value - label).mean()),
+        "rmse": metrics.root_mean_squared_error(label, value),
+        "mae": metrics.mean_absolute_error(label, value),
+        "r2": metrics.r2_score(label, value) if has_spread else math.nan,
+        "bias": (value - label).mean(),
     }
 
 
@@ -135,108 +190,57 @@ def calibration_error(label: Vector, probability: Vector) -> float:
 
     Source: Nixon et al. (2019), Measuring calibration in deep learning (adaptive bins).
     """
-    return (
-        sum(abs(mean - rate) * n for mean, rate, n in reliability(label, probability)) / label.size
-    )
+    bins = reliability(label, probability)
+    return sum(abs(mean - rate) * n_rows for mean, rate, n_rows in bins) / label.size
 
 
-def reliability(label: Vector, probability: Vector) -> list[tuple[float, float, int]]:
-    """Return mean probability, positive rate and number of rows of up to ten bins, by rising probability; equal rows share a bin."""
-    import numpy as np
-
-    edges = np.unique(
-        np.quantile(probability, np.arange(1, CALIBRATION_BINS) / CALIBRATION_BINS, method="higher")
-    )
-    bins = np.searchsorted(edges, probability, side="right")
-    parts = [bins == number for number in np.unique(bins)]
+def reliability(label: Vector, predicted: Vector) -> list[tuple[float, float, int]]:
+    """Return mean prediction, mean outcome and number of rows of each calibration bin."""
+    # Ties make bins fewer, so only the numbers that occur are listed.
+    bins = calibration_bins(predicted)
+    masks = [bins == number for number in np.unique(bins)]
     return [
-        (float(probability[part].mean()), float(label[part].mean()), int(part.sum()))
-        for part in parts
+        (float(predicted[mask].mean()), float(label[mask].mean()), int(mask.sum()))
+        for mask in masks
     ]
+
+
+def calibration_bins(predicted: Vector) -> npt.NDArray[np.intp]:
+    """Return the bin of each row, 0 to 9 at most, by rising prediction; equal rows share a bin.
+
+    Bins are equally filled where ties allow it. A calibration error, by rows or by days, and the
+    reliability figure use these bins.
+    """
+    shares = np.arange(1, CALIBRATION_BINS) / CALIBRATION_BINS
+    edges = np.unique(np.quantile(predicted, shares, method="higher"))
+    return np.searchsorted(edges, predicted, side="right")
 
 
 def rule_predictions(
     task: Task, rule: FallbackRule, rows: pa.Table, threshold: float = 0.5
 ) -> Predictions:
-    """Return what the rule baseline says: its column, or its default where that is null.
+    """Return the predictions of the rule baseline: its column, or its default where that is null.
 
     Raises:
         SignatureError: The rule's column is missing or no number.
     """
-    import numpy as np
-
     values = numbers(rows, rule.feature)
-    score = np.where(np.isnan(values), rule.default, values)
-    return (
-        Predictions(score, np.clip(score, EDGE, 1 - EDGE), threshold)
-        if task == Task.BINARY
-        else Predictions(score)
-    )
+    return as_predictions(task, np.where(np.isnan(values), rule.default, values), threshold)
+
+
+def as_predictions(task: Task, score: Vector, threshold: float) -> Predictions:
+    """Return scores as predictions; those of a binary task are clipped to probabilities."""
+    if task != Task.BINARY:
+        return Predictions(score)
+    # Rows are ordered by the score as it is; log-odds need a probability between 0 and 1.
+    return Predictions(score, score.clip(EDGE, 1 - EDGE), threshold)
 
 
 def best_threshold(label: Vector, probability: Vector) -> float:
-    """Return the probability from which on calling rows positive has the best F1 score; the lowest of equals."""
-    import numpy as np
+    """Return the threshold with the best F1 score, the lowest of equals."""
     from sklearn.metrics import precision_recall_curve
 
     precision, recall, thresholds = precision_recall_curve(label, probability)
     f1 = 2 * precision * recall / np.maximum(precision + recall, EDGE)
+    # The last point of the curve, recall 0, has no threshold.
     return float(thresholds[int(np.argmax(f1[:-1]))])
-
-
-def evidence(
-    spec: ModelSpec, sample: str, rows: pa.Table, label: Vector, by_source: dict[str, Predictions]
-) -> list[Measured]:
-    """Measure each source on the same rows, overall and by the declared slices.
-
-    Args:
-        spec: Task and slices.
-        sample: Name of these rows.
-        rows: The rows, with the columns of the slices; shape (n, any).
-        label: Shape (n,).
-        by_source: Predictions for these rows, by who made them.
-    """
-    import numpy as np
-
-    everything = np.ones(label.size, dtype=bool)
-    parts = [
-        ("", "", everything),
-        *(
-            (part.column, level, mask)
-            for part in spec.promotion.slices
-            for level, mask in slice_masks(part, rows)
-        ),
-    ]
-    return [
-        Measured(sample, source, column, level, metric, value, int(mask.sum()))
-        for column, level, mask in parts
-        for source, predictions in by_source.items()
-        for metric, value in measure(spec.task, label[mask], predictions.at(mask)).items()
-    ]
-
-
-def slice_masks(
-    part: Slice | Fairness, rows: pa.Table
-) -> Iterator[tuple[str, npt.NDArray[np.bool_]]]:
-    """Yield each level of a slice, sorted, with a mask of its rows; null has the level ``(missing)``."""
-    import numpy as np
-
-    levels = np.array(
-        [
-            "(missing)" if value is None else str(value)
-            for value in rows.column(part.column).to_pylist()
-        ]
-    )
-    for level in np.unique(levels):
-        yield str(level), levels == level
-
-
-def overall(
-    measured: list[Measured], source: str, sample: str = "holdout"
-) -> dict[str, float | None]:
-    """Return the metrics of one source over all rows of a sample."""
-    return {
-        part.metric: part.value
-        for part in measured
-        if (part.sample, part.source, part.slice_column) == (sample, source, "")
-    }

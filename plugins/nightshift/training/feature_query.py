@@ -1,47 +1,56 @@
-"""The query by which feature rows are read to be scored; who checks that training saw the same values uses the very same one."""
+"""The feature query, shared by scoring and the training/serving skew check."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from nightshift.warehouse.damage import published_records, refuse_damaged
 from nightshift.warehouse.write_types import Target
 
 if TYPE_CHECKING:
     from psycopg import sql
 
     from nightshift.contracts.model_spec import ModelSpec
+    from nightshift.contracts.partitions import PartitionRange
+    from nightshift.warehouse.connection import Connection
 
 
 def features_target(spec: ModelSpec) -> Target:
-    """Return where the rows of the feature view are."""
+    """Return the table of the feature view, with its dataset and key."""
     return Target(spec.features_dataset, "features", spec.feature_table, (spec.entity.key,))
 
 
 def select_rows(
     spec: ModelSpec, features: Sequence[str], condition: sql.Composed, *, is_ordered: bool = True
 ) -> sql.Composed:
-    """Return the query: partition, entity key, event timestamp, as-of and the features.
+    """Return the query of partition, entity key, event timestamp, as-of and features.
 
     Args:
         spec: The model.
         features: Columns of the feature view.
         condition: Which rows, of which loads.
-        is_ordered: Whether by partition and key; a stream of millions of rows does without the
-            sort.
+        is_ordered: Order by partition and key; a stream of millions of rows skips the sort.
     """
     from psycopg import sql
 
-    names = dict.fromkeys(
-        ["partition_date", spec.entity.key, spec.event_timestamp, "as_of", *features]
-    )
+    # A feature may also be the event timestamp: ``dict.fromkeys`` selects it once.
+    names = ["partition_date", spec.entity.key, spec.event_timestamp, "as_of", *features]
     query = sql.SQL("select {} from {} where {}").format(
-        sql.SQL(", ").join(map(sql.Identifier, names)),
+        sql.SQL(", ").join(map(sql.Identifier, dict.fromkeys(names))),
         sql.Identifier("features", spec.feature_table),
         condition,
     )
-    return (
-        query + sql.SQL(" order by partition_date, {}").format(sql.Identifier(spec.entity.key))
-        if is_ordered
-        else query
-    )
+    if not is_ordered:
+        return query
+    return query + sql.SQL(" order by partition_date, {}").format(sql.Identifier(spec.entity.key))
+
+
+def refuse_damaged_features(conn: Connection, spec: ModelSpec, window: PartitionRange) -> None:
+    """Refuse published feature rows that vanished or changed since their publication.
+
+    Raises:
+        DamagedInputError: There are such rows.
+    """
+    records = published_records(conn, spec.features_dataset, window.days)
+    refuse_damaged(conn, features_target(spec), records)

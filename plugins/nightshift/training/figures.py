@@ -1,11 +1,13 @@
-"""Draw the evidence: reliability, ROC and precision-recall or residuals, importance, metric by day. PNG bytes, for people."""
+"""Draw the evidence about a model: PNG files of a training, SVG figures of a promotion page."""
 
 from __future__ import annotations
 
-from io import BytesIO
+from dataclasses import dataclass
+from io import BytesIO, StringIO
 from typing import TYPE_CHECKING
 
-from nightshift.contracts.metrics import METRICS
+from nightshift.contracts.metrics import METRICS, Task
+from nightshift.models.booster import importance
 from nightshift.training.evaluation import reliability
 
 if TYPE_CHECKING:
@@ -14,154 +16,230 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from nightshift.models.predictions import Predictions
+    from nightshift.contracts.model_spec import ModelSpec
+    from nightshift.training.evaluation import Vector
+    from nightshift.training.holdout import HoldoutResult
 
-    Vector = npt.NDArray[np.float64]
+    Lines = dict[str, Vector]
 
-_MODEL, _BASELINE, _GUIDE = "#1f5f8b", "#c46210", "#8a8a8a"
-_N_IMPORTANT = 20
-_DPI = 90
+COLOURS = {
+    "challenger": "#1f5f8b",
+    "champion": "#c46210",
+    "baseline": "#c46210",
+    "rule": "#7a7a7a",
+}
+_GUIDE = "#8a8a8a"
+_REFUSAL = "#b3261e"
+_MAX_FEATURES = 20
+_PNG_DPI = 90
 
 
-def draw_binary(label: Vector, challenger: Predictions, baseline: Predictions) -> dict[str, bytes]:
-    """Return ``reliability.png`` and ``curves.png`` of some hold-out rows; labels and predictions of shape (n,)."""
-    return {
-        "reliability.png": _draw_reliability(label, challenger, baseline),
-        "curves.png": _draw_curves(label, challenger, baseline),
-    }
+@dataclass(frozen=True)
+class Bar:
+    """One line of a forest plot.
+
+    Attributes:
+        name: What was compared.
+        value: The gain.
+        low: Lower bound.
+        high: Upper bound.
+        is_refusal: Whether it speaks against the challenger.
+    """
+
+    name: str
+    value: float
+    low: float
+    high: float
+    is_refusal: bool
 
 
-def draw_regression(
-    label: Vector, challenger: Predictions, baseline: Predictions
+def draw_training(
+    spec: ModelSpec, result: HoldoutResult, by_day: dict[str, dict[str, float]]
 ) -> dict[str, bytes]:
-    """Return ``predicted.png``: mean label against mean prediction in twenty equally filled bins; arrays of shape (n,)."""
+    """Return the figures of a training as PNG, by file name.
+
+    Args:
+        spec: Task and primary metric.
+        result: The model on its hold-out.
+        by_day: The primary metric by source and day (ISO).
+    """
+    scores = {source: part.score for source, part in result.predictions.items()}
+    if spec.task == Task.BINARY:
+        probabilities = {
+            source: part.probability
+            for source, part in result.predictions.items()
+            if part.probability is not None
+        }
+        drawn = {
+            "reliability.png": _reliability_figure(result.label, probabilities, "probability"),
+            "curves.png": _curves_figure(result.label, scores),
+        }
+    else:
+        drawn = {"predicted.png": _predicted_figure(result.label, scores)}
+    drawn["importance.png"] = _importance_figure(importance(result.trained.booster))
+    drawn["backtest.png"] = _by_day_figure(spec.promotion.metric, by_day)
+    return {name: png(figure) for name, figure in drawn.items()}
+
+
+def draw_reliability(label: Vector, predicted: Lines, unit: str) -> str:
+    """Return mean outcome against mean prediction in ten equally filled bins as SVG.
+
+    Args:
+        label: Shape (n,).
+        predicted: Predictions by source; shape (n,) each.
+        unit: Unit of the predictions.
+    """
+    return svg(_reliability_figure(label, predicted, unit))
+
+
+def draw_lift(label: Vector, predicted: Lines) -> str:
+    """Return the mean outcome in each tenth of the rows, highest scores first, as SVG.
+
+    A binary outcome is shown in multiples of its mean.
+    """
     import numpy as np
 
-    figure, axes = _canvas(1)
-    for name, predictions, colour in (
-        ("challenger", challenger, _MODEL),
-        ("rule baseline", baseline, _BASELINE),
-    ):
-        parts = [
-            part
-            for part in np.array_split(np.argsort(predictions.score, kind="stable"), 20)
-            if part.size
-        ]
-        axes[0].plot(
-            [predictions.score[p].mean() for p in parts],
-            [label[p].mean() for p in parts],
-            "o-",
-            ms=4,
-            color=colour,
-            label=name,
-        )
-    _finish(axes[0], "Prediction against outcome", "mean prediction", "mean outcome")
-    axes[0].axline((0, 0), slope=1, color=_GUIDE, lw=1, ls="--")
-    return {"predicted.png": _png(figure)}
-
-
-def draw_importance(importance: dict[str, float]) -> bytes:
-    """Return a PNG of the most important features; values are shares of the total gain."""
-    names = list(importance)[:_N_IMPORTANT][::-1]
-    figure, axes = _canvas(1, height=1.5 + 0.22 * len(names))
-    axes[0].barh(names, [100 * importance[name] for name in names], color=_MODEL)
-    axes[0].tick_params(axis="y", labelsize=8)
-    _finish(axes[0], "Importance", "share of total gain, %", "", has_legend=False)
-    return _png(figure)
-
-
-def draw_by_day(metric: str, by_source: dict[str, dict[str, float]]) -> bytes:
-    """Return a PNG of one metric per day; ``by_source`` maps source to day (ISO) to value."""
-    figure, axes = _canvas(1, width=8)
-    days = sorted({day for values in by_source.values() for day in values})
-    for (source, values), colour in zip(
-        by_source.items(), (_MODEL, _BASELINE, _GUIDE), strict=False
-    ):
-        shown = [day for day in days if day in values]
-        axes[0].plot(
-            [days.index(day) for day in shown],
-            [values[day] for day in shown],
-            "o-",
-            ms=3,
-            color=colour,
-            label=source,
-        )
-    step = max(1, len(days) // 8)
-    axes[0].set_xticks(range(0, len(days), step), days[::step], fontsize=8)
+    figure, (axes,) = _canvas(1, 5.2, 4.2)
+    mean = float(label.mean())
+    is_ratio = bool(np.isin(label, (0.0, 1.0)).all()) and mean > 0
+    for source, values in predicted.items():
+        tenths = _equal_parts(-values, 10)
+        means = [float(label[part].mean() / (mean if is_ratio else 1.0)) for part in tenths]
+        _plot(axes, source, range(1, len(means) + 1), means)
+    axes.axhline(1.0 if is_ratio else mean, color=_GUIDE, lw=1, ls="--", label="all rows")
+    axes.set_xticks(range(1, 11))
+    unit = "times the mean" if is_ratio else "outcome"
     _finish(
-        axes[0],
-        f"Backtest by day ({METRICS[metric].better} is better)",
-        "predicted from the evening of",
-        metric,
+        axes, "Lift: outcome by tenth of the score", "tenth of the rows, highest scores first", unit
     )
-    return _png(figure)
+    return svg(figure)
 
 
-def _draw_reliability(label: Vector, challenger: Predictions, baseline: Predictions) -> bytes:
-    figure, axes = _canvas(1)
-    highest = 0.0
-    for name, predictions, colour in (
-        ("challenger", challenger, _MODEL),
-        ("rule baseline", baseline, _BASELINE),
-    ):
-        if predictions.probability is not None:
-            bins = reliability(label, predictions.probability)
-            highest = max([highest, *(max(mean, rate) for mean, rate, _ in bins)])
-            axes[0].plot(
-                [mean for mean, _, _ in bins],
-                [rate for _, rate, _ in bins],
-                "o-",
-                ms=4,
-                color=colour,
-                label=name,
-            )
-    axes[0].plot([0, highest], [0, highest], color=_GUIDE, lw=1, ls="--", label="perfect")
-    _finish(
-        axes[0], "Reliability, ten equally filled bins", "mean probability", "share of positives"
-    )
-    return _png(figure)
+def draw_forest(bars: list[Bar], metric: str) -> str:
+    """Return gains with their intervals as SVG, one line for each comparison."""
+    figure, (axes,) = _canvas(1, 8.4, 0.9 + 0.28 * len(bars))
+    heights = list(range(len(bars), 0, -1))
+    for height, bar in zip(heights, bars, strict=True):
+        colour = _REFUSAL if bar.is_refusal else COLOURS["challenger"]
+        axes.plot([bar.low, bar.high], [height, height], color=colour, lw=1.6)
+        axes.plot([bar.value], [height], "o", ms=4.5, color=colour)
+    axes.axvline(0, color=_GUIDE, lw=1, ls="--")
+    axes.set_yticks(heights, [bar.name for bar in bars], fontsize=8.5)
+    axes.set_ylim(0.4, len(bars) + 0.6)
+    x_label = f"gain in {metric}; right of zero the challenger is better"
+    _finish(axes, "Gains with their intervals", x_label, "", has_legend=False)
+    return svg(figure)
 
 
-def _draw_curves(label: Vector, challenger: Predictions, baseline: Predictions) -> bytes:
+def _reliability_figure(label: Vector, predicted: Lines, unit: str) -> Figure:
+    figure, (axes,) = _canvas(1, 5.2, 4.2)
+    ends = []
+    for source, values in predicted.items():
+        bins = reliability(label, values)
+        means, rates = [mean for mean, _, _ in bins], [rate for _, rate, _ in bins]
+        _plot(axes, source, means, rates)
+        ends += [*means, *rates]
+    diagonal = [min(ends), max(ends)]
+    axes.plot(diagonal, diagonal, color=_GUIDE, lw=1, ls="--", label="perfect")
+    title = "Reliability, ten equally filled bins"
+    _finish(axes, title, f"mean prediction ({unit})", f"mean outcome ({unit})")
+    return figure
+
+
+def _curves_figure(label: Vector, scores: Lines) -> Figure:
     from sklearn.metrics import precision_recall_curve, roc_curve
 
-    figure, axes = _canvas(2)
-    for name, predictions, colour in (
-        ("challenger", challenger, _MODEL),
-        ("rule baseline", baseline, _BASELINE),
-    ):
-        false_rate, true_rate, _ = roc_curve(label, predictions.score)
-        precision, recall, _ = precision_recall_curve(label, predictions.score)
-        axes[0].plot(false_rate, true_rate, color=colour, label=name)
+    figure, (roc, recalls) = _canvas(2)
+    for source, score in scores.items():
+        false_rate, true_rate, _ = roc_curve(label, score)
+        roc.plot(false_rate, true_rate, color=COLOURS[source], label=source)
+        precision, recall, _ = precision_recall_curve(label, score)
         # The curve's end at recall 0 is a convention, not a measured point.
-        axes[1].step(
-            recall, [*precision[:-1], precision[-2]], where="post", color=colour, label=name
-        )
-    axes[0].plot([0, 1], [0, 1], color=_GUIDE, lw=1, ls="--", label="chance")
-    axes[1].axhline(float(label.mean()), color=_GUIDE, lw=1, ls="--", label="chance")
-    _finish(axes[0], "ROC", "false positive rate", "true positive rate")
-    _finish(axes[1], "Precision and recall", "recall", "precision")
-    axes[1].set_ylim(0, 1)
-    return _png(figure)
+        measured = [*precision[:-1], precision[-2]]
+        recalls.step(recall, measured, where="post", color=COLOURS[source], label=source)
+    roc.plot([0, 1], [0, 1], color=_GUIDE, lw=1, ls="--", label="chance")
+    _finish(roc, "ROC", "false positive rate", "true positive rate")
+    recalls.axhline(float(label.mean()), color=_GUIDE, lw=1, ls="--", label="chance")
+    recalls.set_ylim(0, 1)
+    _finish(recalls, "Precision and recall", "recall", "precision")
+    return figure
 
 
-def _canvas(n: int, width: float = 5, height: float = 4) -> tuple[Figure, list[Axes]]:
+def _predicted_figure(label: Vector, scores: Lines) -> Figure:
+    figure, (axes,) = _canvas(1)
+    for source, score in scores.items():
+        parts = _equal_parts(score, 20)
+        means = [score[part].mean() for part in parts]
+        _plot(axes, source, means, [label[part].mean() for part in parts])
+    axes.axline((0, 0), slope=1, color=_GUIDE, lw=1, ls="--")
+    _finish(axes, "Prediction against outcome", "mean prediction", "mean outcome")
+    return figure
+
+
+def _importance_figure(shares: dict[str, float]) -> Figure:
+    names = list(shares)[:_MAX_FEATURES][::-1]
+    figure, (axes,) = _canvas(1, height=1.5 + 0.22 * len(names))
+    axes.barh(names, [100 * shares[name] for name in names], color=COLOURS["challenger"])
+    _finish(axes, "Importance", "share of total gain, %", "", has_legend=False)
+    return figure
+
+
+def _by_day_figure(metric: str, by_source: dict[str, dict[str, float]]) -> Figure:
+    figure, (axes,) = _canvas(1, width=8)
+    days = sorted(set().union(*by_source.values()))
+    for source, values in by_source.items():
+        positions = [days.index(day) for day in days if day in values]
+        _plot(axes, source, positions, [values[days[position]] for position in positions])
+    step = max(1, len(days) // 8)
+    axes.set_xticks(range(0, len(days), step), days[::step])
+    title = f"Backtest by day ({METRICS[metric].better} is better)"
+    _finish(axes, title, "predicted from the evening of", metric)
+    return figure
+
+
+def _equal_parts(values: Vector, n_parts: int) -> list[npt.NDArray[np.intp]]:
+    """Return row positions in equally filled parts, by rising value, without empty parts."""
+    import numpy as np
+
+    parts = np.array_split(np.argsort(values, kind="stable"), n_parts)
+    return [part for part in parts if part.size]
+
+
+def _plot(axes: Axes, source: str, x: range | list[int] | list[float], y: list[float]) -> None:
+    axes.plot(x, y, "o-", ms=4, color=COLOURS[source], label=source)
+
+
+def _canvas(n_axes: int, width: float = 5, height: float = 4) -> tuple[Figure, list[Axes]]:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width * n, height), dpi=_DPI, layout="constrained")
-    return figure, list(figure.subplots(1, n, squeeze=False)[0])
+    figure = Figure(figsize=(width * n_axes, height), layout="constrained")
+    return figure, list(figure.subplots(1, n_axes, squeeze=False)[0])
 
 
 def _finish(axes: Axes, title: str, x: str, y: str, *, has_legend: bool = True) -> None:
-    axes.set_title(title, fontsize=11)
-    axes.set_xlabel(x)
-    axes.set_ylabel(y)
+    axes.set_title(title, fontsize=11, loc="left")
+    axes.set_xlabel(x, fontsize=9)
+    axes.set_ylabel(y, fontsize=9)
+    axes.tick_params(labelsize=8.5)
     axes.spines[["top", "right"]].set_visible(False)
     if has_legend:
-        axes.legend(frameon=False, fontsize=8)
+        axes.legend(frameon=False, fontsize=8.5)
 
 
-def _png(figure: Figure) -> bytes:
+def png(figure: Figure) -> bytes:
+    """Return a drawing as PNG."""
     sink = BytesIO()
-    figure.savefig(sink, format="png", metadata={"Software": None})
+    figure.savefig(sink, format="png", dpi=_PNG_DPI, metadata={"Software": None})
     return sink.getvalue()
+
+
+def svg(figure: Figure) -> str:
+    """Return a drawing as an SVG element, the same for the same numbers: no date, no random ids."""
+    import matplotlib as mpl
+
+    sink = StringIO()
+    style = {"svg.hashsalt": "nightshift", "svg.fonttype": "none", "font.family": "sans-serif"}
+    with mpl.rc_context(style):  # type: ignore[arg-type]
+        figure.savefig(sink, format="svg", metadata={"Date": None, "Creator": None})
+    text = sink.getvalue()
+    return text[text.index("<svg") :]

@@ -1,7 +1,7 @@
-"""Before training: rebuild features of sampled nights with the future hidden, and with all of it in view; nothing may change.
+"""Refuse features that know the future: rebuild sampled partitions with and without later rows.
 
-Both clocks count: rows of later partitions and later events, and rows that were delivered later.
-Source: docs/adr/0019-replay-of-predictions.md.
+The two rebuilds must be equal. Later rows are rows of later partitions or events, and rows that
+were delivered later. Source: docs/adr/0019-replay-of-predictions.md.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from nightshift.contracts.partitions import Partition
 from nightshift.errors import NightshiftError
+from nightshift.training.training_query import relation_columns
+from nightshift.training.training_set import published_loads
 from nightshift.transformation.feature_manifest import FeatureLoad, find_feature_load
 from nightshift.transformation.point_in_time_rebuild import Knowledge, build_from
 from nightshift.warehouse.connection import connect
@@ -27,30 +29,30 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_BLIND, _SEEING = "features_without_future", "features_with_future"
-_NOT_CONTENT = {"load_id"}
+BLIND_TABLE = "features_without_future"
+SEEING_TABLE = "features_with_future"
 
 
 class LeakError(NightshiftError):
-    """A feature changes with what nobody could know."""
+    """A feature changes with rows of the future."""
 
     code = "NS-LEAK-001"
 
 
 class SkewError(NightshiftError):
-    """Published features are not what their SQL makes of what was known."""
+    """Published features differ from what their SQL computes from the same raw versions."""
 
     code = "NS-LEAK-002"
 
 
 @dataclass(frozen=True)
 class Probe:
-    """What a probe looked at.
+    """The result of a probe.
 
     Attributes:
-        partitions: The sampled nights.
+        partitions: The sampled partitions.
         n_rows: Feature rows that were rebuilt, twice each.
-        seconds: How long it took.
+        seconds: Duration.
     """
 
     partitions: tuple[Partition, ...]
@@ -61,124 +63,133 @@ class Probe:
 def probe_features(
     settings: Settings, spec: ModelSpec, window: PartitionRange, run: RunContext
 ) -> Probe:
-    """Refuse to train on features that know the future; looks at ``settings.leakage_probe_days`` nights of the window, chosen by the seed.
+    """Rebuild ``settings.leakage_probe_days`` partitions of a window and refuse leaks and skew.
 
     Args:
-        settings: Warehouse, dbt project, number of nights.
-        spec: The model; its seed and the window's end choose the nights.
-        window: Feature partitions to train on; those that are not published are passed over.
-        run: Who trains.
+        settings: Warehouse, dbt project, number of partitions.
+        spec: The model; its seed and the window choose the partitions.
+        window: Feature partitions to train on; those that are not published are skipped.
+        run: The run that trains.
 
     Raises:
-        LeakError: A value changes when what came later is hidden.
-        SkewError: The published values of the model's features are not those that were rebuilt.
-        UnknownViewError: The dbt project has no such view: its rows cannot be rebuilt, so nobody
-            can vouch for them.
-        HiddenSourceError: A feature reads something whose past nobody knows.
+        LeakError: A value changes when later rows are hidden.
+        SkewError: The published values of the model's features are not the rebuilt ones.
+        UnknownViewError: The dbt project has no such view, so its rows cannot be rebuilt.
+        HiddenSourceError: A feature reads a source whose past is not recorded.
     """
     started = time.monotonic()
     with connect(settings, run.application_name) as conn:
-        days = _published_days(conn, spec, window)
-        n_days = min(settings.leakage_probe_days, len(days))
-        chosen = sorted(random.Random(f"{spec.training.seed} {window}").sample(days, n_days))  # noqa: S311 - a reproducible sample
-        n_rows = sum(_probe_day(conn, settings, spec, partition) for partition in chosen)
-    probe = Probe(tuple(chosen), n_rows, time.monotonic() - started)
+        loads = published_loads(conn, spec, window)
+        published = [Partition.parse(load["partition"]) for load in loads]
+        n_sampled = min(settings.leakage_probe_days, len(published))
+        # A rerun probes the same partitions; the next window probes others.
+        dice = random.Random(f"{spec.training.seed} {window}")  # noqa: S311 - a reproducible sample
+        sampled = sorted(dice.sample(published, n_sampled))
+        n_rows = sum(_probe_partition(conn, settings, spec, partition) for partition in sampled)
+    probe = Probe(tuple(sampled), n_rows, time.monotonic() - started)
     logger.info(
         "Leakage probe of %s: %s rows of %s, %.1f s.",
         spec.name,
         n_rows,
-        ", ".join(map(str, chosen)) or "no night",
+        ", ".join(map(str, sampled)) or "no partition",
         probe.seconds,
     )
     return probe
 
 
-def _published_days(conn: Connection, spec: ModelSpec, window: PartitionRange) -> list[Partition]:
-    rows = conn.execute(
-        "select partition_date from ops.published where dataset = %s and partition_date between %s and %s order by 1",
-        [spec.features_dataset, window.first.day, window.last.day],
-    )
-    return [Partition(day) for (day,) in rows]
-
-
-def _probe_day(conn: Connection, settings: Settings, spec: ModelSpec, partition: Partition) -> int:
+def _probe_partition(
+    conn: Connection, settings: Settings, spec: ModelSpec, partition: Partition
+) -> int:
+    """Rebuild a partition twice, compare it thrice; return its number of rows."""
     load = find_feature_load(conn, spec, partition.day)
     as_of = {partition: load.as_of}
-    n_rows = build_from(
-        conn, settings, spec.feature_table, Knowledge(as_of, load.raw_loads, "hidden"), _BLIND
-    )
-    build_from(
-        conn, settings, spec.feature_table, Knowledge(as_of, load.raw_loads, "shown"), _SEEING
-    )
-    if changed := _differing(conn, spec, partition, (("pg_temp", _SEEING), 0)):
-        raise LeakError(
-            f"{len(changed)} column(s) of {spec.feature_table} on {partition} change with what came later: {', '.join(changed[:10])}.",
-            expected=f"the same bytes, whatever happened or was delivered after {load.as_of.isoformat()}",
-            got="other values once the later rows are hidden",
-            todo="Let the model read versions through int_visible_versions and partitions up to its own only; then rebuild the features.",
-        )
+    # Both rebuilds read the raw loads that the published features were built from.
+    hidden = Knowledge(as_of, load.raw_loads, "hidden")
+    shown = Knowledge(as_of, load.raw_loads, "shown")
+    n_rows = build_from(conn, settings, spec.feature_table, hidden, BLIND_TABLE)
+    build_from(conn, settings, spec.feature_table, shown, SEEING_TABLE)
+    _refuse_leak(conn, spec, partition, load)
     _refuse_skew(conn, spec, partition, load)
     return n_rows
+
+
+def _refuse_leak(
+    conn: Connection, spec: ModelSpec, partition: Partition, load: FeatureLoad
+) -> None:
+    """Refuse features that change when later rows are hidden."""
+    changed = _differing_columns(conn, spec, partition, ("pg_temp", SEEING_TABLE), 0)
+    if changed:
+        raise LeakError(
+            f"{len(changed)} column(s) of {spec.feature_table} on {partition} change with what "
+            f"came later: {', '.join(changed[:10])}.",
+            expected="the same bytes, whatever happened or was delivered after "
+            f"{load.as_of.isoformat()}",
+            got="other values once the later rows are hidden",
+            todo="Let the model read versions through int_visible_versions and partitions up to "
+            "its own only; then rebuild the features.",
+        )
 
 
 def _refuse_skew(
     conn: Connection, spec: ModelSpec, partition: Partition, load: FeatureLoad
 ) -> None:
+    """Refuse published features that the blind rebuild does not reproduce."""
+    published = ("features", spec.feature_table)
+    changed = _differing_columns(conn, spec, partition, published, load.load_id)
+    # Other columns of the view may change with its SQL; this model does not read them.
     own = {*spec.features.names, spec.entity.key, "as_of", "rows"}
-    changed = [
-        name
-        for name in _differing(
-            conn, spec, partition, (("features", spec.feature_table), load.load_id)
-        )
-        if name in own
-    ]
+    changed = [name for name in changed if name in own]
     if changed:
         raise SkewError(
-            f"{len(changed)} feature(s) of {spec.name} on {partition} are not what their SQL makes of what was known: "
-            f"{', '.join(changed[:10])}.",
+            f"{len(changed)} feature(s) of {spec.name} on {partition} are not what their SQL "
+            f"makes of what was known: {', '.join(changed[:10])}.",
             expected=f"the values of load {load.load_id}, built by code {load.code_version}",
             got="other values from the same raw versions",
-            todo=f"If the SQL was changed since, rebuild the window: `nightshift backfill {partition}` and its neighbours; else look why.",
+            todo="If the SQL was changed since, rebuild the window: "
+            f"`nightshift backfill {partition}` and its neighbours; else look why.",
         )
 
 
-def _differing(
-    conn: Connection, spec: ModelSpec, partition: Partition, other: tuple[tuple[str, str], int]
+def _differing_columns(
+    conn: Connection, spec: ModelSpec, partition: Partition, table: tuple[str, str], load_id: int
 ) -> list[str]:
-    """Return the columns whose bytes differ between the blind rebuild and another table; ``rows`` when the entities are others."""
+    """Return the columns whose bytes differ between the blind rebuild and another table.
+
+    Args:
+        conn: Connection of the rebuilds, which are temporary tables.
+        spec: The model; rows are matched by its entity key.
+        partition: The partition to compare.
+        table: Schema and name of the other table.
+        load_id: Its load; 0 for a rebuild.
+
+    Returns:
+        Names of columns; ``rows`` if an entity is on one side only.
+    """
     from psycopg import sql
 
+    not_compared = {"load_id", spec.entity.key, "partition_date"}
     columns = [
-        name
-        for name in _columns(conn)
-        if name not in {*_NOT_CONTENT, spec.entity.key, "partition_date"}
+        name for name in relation_columns(conn, "pg_temp", BLIND_TABLE) if name not in not_compared
     ]
-    differs = sql.SQL(", ").join(
-        sql.SQL(
-            "coalesce(bool_or(record_send(row(a.{0})) <> record_send(row(b.{0}))), false)"
-        ).format(sql.Identifier(name))
-        for name in columns
+    # record_send compares bytes: two NaN are equal, and 0.0 differs from -0.0.
+    column_differs = sql.SQL(
+        "coalesce(bool_or(record_send(row(a.{0})) <> record_send(row(b.{0}))), false)"
     )
-    key = sql.Identifier(spec.entity.key)
     query = sql.SQL(
-        "select count(*) filter (where a.{key} is null or b.{key} is null) > 0, {differs}"
-        " from (select * from {blind} where partition_date = %s) a"
-        " full join (select * from {other} where partition_date = %s and load_id = %s) b using ({key})"
+        """
+        select count(*) filter (where a.{key} is null or b.{key} is null) > 0, {differs}
+        from (select * from {blind} where partition_date = %s) a
+        full join (select * from {table} where partition_date = %s and load_id = %s) b
+            using ({key})
+        """
     ).format(
-        key=key,
-        differs=differs,
-        blind=sql.Identifier("pg_temp", _BLIND),
-        other=sql.Identifier(*other[0]),
+        key=sql.Identifier(spec.entity.key),
+        differs=sql.SQL(", ").join(column_differs.format(sql.Identifier(name)) for name in columns),
+        blind=sql.Identifier("pg_temp", BLIND_TABLE),
+        table=sql.Identifier(*table),
     )
-    found: tuple[Any, ...] = (
-        conn.execute(query, [partition.day, partition.day, other[1]]).fetchone() or ()
-    )
-    return [name for name, is_other in zip(["rows", *columns], found, strict=True) if is_other]
-
-
-def _columns(conn: Connection) -> list[str]:
-    rows = conn.execute(
-        "select attname from pg_attribute where attrelid = to_regclass(%s) and attnum > 0 and not attisdropped order by attnum",
-        [f"pg_temp.{_BLIND}"],
-    )
-    return [str(name) for (name,) in rows]
+    row: tuple[Any, ...] | None = conn.execute(
+        query, [partition.day, partition.day, load_id]
+    ).fetchone()
+    flags = zip(["rows", *columns], row or (), strict=True)
+    return [name for name, is_different in flags if is_different]

@@ -1,4 +1,4 @@
-"""Describe the rows a model was trained on, so that drift is measured against them with SQL alone.
+"""The reference profile of a model: its training rows in bins, so that SQL can measure drift.
 
 Bins are half-open to the right, ``[edge, next edge)``, as PostgreSQL's ``width_bucket(value,
 edges)`` counts them.
@@ -8,17 +8,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from nightshift.models.signature import numbers
 from nightshift.quality.drift_statistics import SAME_NUMBER
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
     import pyarrow as pa
 
     from nightshift.models.signature import Signature
+    from nightshift.training.evaluation import Vector
 
-    Vector = npt.NDArray[np.float64]
 
 BINS = 10
 """Quantile bins of a feature; ties make them fewer. Source: Siddiqi, Credit Risk Scorecards
@@ -32,14 +32,14 @@ def describe(rows: pa.Table, signature: Signature, score: Vector) -> dict[str, A
     Args:
         rows: The rows that describe normal: those of the fit and the validation.
         signature: The model's columns.
-        score: Scores of rows that the trees were not fitted on, as they are published; shape
+        score: Scores, as they are published, of rows that the trees were not fitted on; shape
             (any,).
 
     Returns:
         ``numeric``: name to ``edges`` (m inner edges), ``shares`` (m + 1, of the rows that are not
-            null), ``missing_share``, ``mean``,
-        ``std``, ``n``; ``categorical``: name to ``shares`` of every level seen (of the rows that
-            are not null), ``missing_share``, ``n``;
+            null), ``missing_share``, ``mean``, ``std``, ``n``;
+        ``categorical``: name to ``shares`` of every level seen (of the rows that are not null),
+            ``missing_share``, ``n``;
         ``score``: like one numeric column.
     """
     return {
@@ -51,59 +51,46 @@ def describe(rows: pa.Table, signature: Signature, score: Vector) -> dict[str, A
 
 def profile_numbers(values: Vector) -> dict[str, Any]:
     """Return edges, shares, share of NaN, mean and standard deviation of numbers of shape (n,)."""
-    import numpy as np
-
+    # Missing values have a share of their own and are in no bin.
     known = values[~np.isnan(values)]
-    if known.size == 0:
-        return {
-            "edges": [],
-            "shares": [0.0],
-            "missing_share": 1.0,
-            "mean": None,
-            "std": None,
-            "n": int(values.size),
-        }
-    edges = quantile_edges(known, BINS)
-    shares = (
-        np.bincount(np.searchsorted(edges, known, side="right"), minlength=len(edges) + 1)
-        / known.size
-    )
+    has_values = known.size > 0
+    edges = quantile_edges(known, BINS) if has_values else []
+    bins = np.searchsorted(edges, known, side="right")
+    counts = np.bincount(bins, minlength=len(edges) + 1)
     return {
         "edges": edges,
-        "shares": shares.tolist(),
-        "missing_share": float(1 - known.size / values.size),
-        "mean": float(known.mean()),
-        "std": float(known.std()),
+        "shares": (counts / max(known.size, 1)).tolist(),
+        "missing_share": float(1 - known.size / max(values.size, 1)),
+        "mean": float(known.mean()) if has_values else None,
+        "std": float(known.std()) if has_values else None,
         "n": int(values.size),
     }
 
 
 def quantile_edges(values: Vector, n_bins: int) -> list[float]:
-    """Return the distinct inner edges of equally filled bins; a value that fills a bin has its own.
+    """Return the distinct inner edges of equally filled bins.
 
-    Without bins of their own, a constant column would have a single bin, and a value that fills
-    most rows would share one with all that is smaller or greater: no drift could be seen.
+    A value that fills a bin alone gets a bin of its own. Otherwise a constant column would have a
+    single bin, and a value that fills most rows would share one with all smaller or greater values:
+    no drift could be seen.
     """
-    import numpy as np
-
     edges = np.quantile(values, np.arange(1, n_bins) / n_bins, method="higher")
     # A value with this share of the rows is one of the edges, or the smallest or greatest.
     candidates = np.unique([*edges, values.min(), values.max()])
-    counts = np.array([np.count_nonzero(values == one) for one in candidates])
+    counts = np.array([np.count_nonzero(values == candidate) for candidate in candidates])
     frequent = candidates[counts * n_bins >= values.size]
     reach = max(SAME_NUMBER * float(np.abs(values).max()), float(np.finfo(np.float64).tiny))
-    others = np.setdiff1d(edges, frequent)
-    inner: list[float] = np.unique([*others, *(frequent - reach), *(frequent + reach)]).tolist()
+    # A frequent value is enclosed by two edges, closer than two different numbers can be.
+    rare = np.setdiff1d(edges, frequent)
+    inner: list[float] = np.unique([*rare, *(frequent - reach), *(frequent + reach)]).tolist()
     return inner
 
 
 def _profile_levels(rows: pa.Table, name: str) -> dict[str, Any]:
     import pyarrow as pa
 
-    counts = {
-        part["values"]: part["counts"]
-        for part in rows.column(name).cast(pa.string()).value_counts().to_pylist()
-    }
+    levels = rows.column(name).cast(pa.string()).value_counts().to_pylist()
+    counts = {level["values"]: level["counts"] for level in levels}
     n_missing = counts.pop(None, 0)
     n_known = sum(counts.values())
     return {

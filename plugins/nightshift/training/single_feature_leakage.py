@@ -1,22 +1,22 @@
-"""How well one feature alone tells the outcome: what a leak looks like from outside."""
+"""Measure how well one feature alone separates the labels: a leak separates them almost fully."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from nightshift.contracts.metrics import Task
 from nightshift.models.signature import encode, numbers
+from nightshift.training.splits import evenly_spaced
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
     import pyarrow as pa
 
     from nightshift.contracts.model_spec import ModelSpec
     from nightshift.models.signature import Signature
+    from nightshift.training.evaluation import Vector
 
-    Vector = npt.NDArray[np.float64]
-    Matrix = npt.NDArray[np.float64]
 
 MAXIMUM_ROWS = 20_000
 
@@ -28,70 +28,62 @@ def best_separation(
 
     Args:
         signature: What the model reads; a category counts as the mean label of its level.
-        fit_rows: Where these means are taken.
-        rows: Where the separation is measured; at most 20,000 of them, evenly spaced.
+        fit_rows: Rows from which these means are taken.
+        rows: Rows on which the separation is measured; at most 20,000 of them, evenly spaced.
         spec: Label and task.
 
     Returns:
         Name, and the area under the ROC curve in the better direction (binary) or the size of
             Spearman's correlation (regression).
     """
-    import numpy as np
-
-    later = rows.take(np.unique(np.linspace(0, rows.num_rows - 1, MAXIMUM_ROWS).astype(np.int64)))
-    matrix, label = encode(later, signature), numbers(later, spec.label.column)
-    known, outcome = encode(fit_rows, signature), numbers(fit_rows, spec.label.column)
-    for place in signature.categorical_positions:
-        matrix[:, place] = _level_means(known[:, place], outcome, matrix[:, place])
-    found = {
-        name: _separation(matrix[:, place], label, spec.task)
-        for place, name in enumerate(signature.names)
+    sample = evenly_spaced(rows, MAXIMUM_ROWS)
+    matrix, label = encode(sample, signature), numbers(sample, spec.label.column)
+    fit_matrix, fit_label = encode(fit_rows, signature), numbers(fit_rows, spec.label.column)
+    # Level codes have no order. The means come from earlier rows, so a level of one row tells
+    # nothing.
+    for column in signature.categorical_positions:
+        matrix[:, column] = _level_means(fit_matrix[:, column], fit_label, matrix[:, column])
+    separation = {
+        name: _separation(values, label, spec.task)
+        for name, values in zip(signature.names, matrix.T, strict=True)
     }
-    best = max(found, key=lambda name: found[name])
-    return best, found[best]
+    best = max(separation, key=separation.__getitem__)
+    return best, separation[best]
 
 
-def _level_means(known: Vector, outcome: Vector, codes: Vector) -> Vector:
+def _level_means(fit_codes: Vector, fit_label: Vector, codes: Vector) -> Vector:
     """Return the mean outcome of each code's level; missing is a level of its own."""
-    import numpy as np
-
-    before, after = (
-        np.nan_to_num(values, nan=-1.0).astype(np.int64) + 1 for values in (known, codes)
-    )
-    n_levels = int(max(before.max(initial=0), after.max(initial=0))) + 1
-    counts = np.bincount(before, minlength=n_levels)
-    means = np.bincount(before, weights=outcome, minlength=n_levels) / np.maximum(counts, 1)
-    return np.asarray(means[after], dtype=np.float64)
+    fit_levels = np.nan_to_num(fit_codes, nan=-1.0).astype(np.int64) + 1
+    levels = np.nan_to_num(codes, nan=-1.0).astype(np.int64) + 1
+    n_levels = int(max(fit_levels.max(initial=0), levels.max(initial=0))) + 1
+    counts = np.bincount(fit_levels, minlength=n_levels)
+    sums = np.bincount(fit_levels, weights=fit_label, minlength=n_levels)
+    means: Vector = (sums / np.maximum(counts, 1))[levels]
+    return means
 
 
 def _separation(values: Vector, label: Vector, task: Task) -> float:
-    """Return the better of two: missing values below all others, or above."""
-    import numpy as np
-
+    """Return the better separation of two: missing values below all others, or above."""
     is_missing = np.isnan(values)
     if is_missing.all():
         return 0.0
-    sides = [
-        values.min(where=~is_missing, initial=np.inf) - 1,
-        values.max(where=~is_missing, initial=-np.inf) + 1,
-    ]
-    filled = [
-        np.where(is_missing, side, values) for side in (sides if is_missing.any() else sides[:1])
-    ]
-    return max(_one_sided(each, label, task) for each in filled)
+    if not is_missing.any():
+        return _rank_separation(values, label, task)
+    # That a value is missing can be the leak itself: missing values get an extreme rank.
+    below, above = np.nanmin(values) - 1, np.nanmax(values) + 1
+    filled = [np.where(is_missing, fill, values) for fill in (below, above)]
+    return max(_rank_separation(candidate, label, task) for candidate in filled)
 
 
-def _one_sided(values: Vector, label: Vector, task: Task) -> float:
-    import numpy as np
-    from scipy.stats import rankdata
+def _rank_separation(values: Vector, label: Vector, task: Task) -> float:
+    from scipy.stats import spearmanr
+    from sklearn.metrics import roc_auc_score
 
-    ranks = rankdata(values)
-    if np.ptp(ranks) == 0:
+    # A constant separates nothing, and has no correlation.
+    if np.ptp(values) == 0:
         return 0.0
     if task != Task.BINARY:
-        return float(abs(np.corrcoef(ranks, rankdata(label))[0, 1]))
-    n_positive = float(label.sum())
-    area = (ranks[label > 0].sum() - n_positive * (n_positive + 1) / 2) / (
-        n_positive * (label.size - n_positive)
-    )
-    return float(max(area, 1 - area))
+        return float(abs(spearmanr(values, label).statistic))
+    # A feature that is high for negatives leaks as much as one that is high for positives.
+    area = float(roc_auc_score(label, values))
+    return max(area, 1 - area)

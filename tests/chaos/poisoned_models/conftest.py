@@ -8,7 +8,7 @@ import pytest
 
 from nightshift.contracts.model_spec import ModelSpec
 from nightshift.models.trained_model import TrainedModel
-from nightshift.training.pipeline import fit_model
+from nightshift.training.model_fit import fit_model
 
 
 def _spec(task: str) -> ModelSpec:

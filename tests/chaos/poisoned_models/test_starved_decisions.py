@@ -14,7 +14,7 @@ from nightshift.models import sandboxed_load
 from nightshift.models.sandboxed_load import LoadTimeoutError
 from nightshift.models.trained_model import TrainedModel
 from nightshift.registry import promotion_context as case_module
-from nightshift.registry.checks import answer
+from nightshift.registry.checks import run_checks
 from nightshift.registry.model_versions import ModelVersion
 from nightshift.registry.performance_checks import non_inferiority
 from nightshift.registry.promotion_context import PromotionContext
@@ -88,7 +88,7 @@ def test_the_gate_repeats_the_decision_instead_of_answering_without_the_champion
     monkeypatch.setattr(sandboxed_load, "_proved", set())
     starve(monkeypatch, Random(1), 1.0)  # noqa: S311 - reproducible starvation, no secret
     with pytest.raises(LoadTimeoutError, match="too busy") as caught:
-        answer(
+        run_checks(
             judged(models["binary"].files, monkeypatch, _spec("binary")),
             {"non_inferiority": non_inferiority},
         )

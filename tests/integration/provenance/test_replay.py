@@ -34,8 +34,8 @@ from nightshift.provenance.training_set import rebuild_training_set
 from nightshift.registry.model_versions import register
 from nightshift.scoring.pipeline import score
 from nightshift.settings import PROJECT_ROOT, Settings
-from nightshift.training.candidate import Origin, store_candidate
-from nightshift.training.pipeline import fit_model
+from nightshift.training.candidate import Provenance, store_candidate
+from nightshift.training.model_fit import fit_model
 from nightshift.training.training_set import TrainingSet, build_training_set, read_rows
 from nightshift.transformation.build import build
 from nightshift.transformation.feature_manifest import OriginLostError, loads_named
@@ -157,7 +157,7 @@ def promote(world: World, spec: ModelSpec, night: Partition) -> TrainingSet:
         fit_model(spec, rows.slice(0, 28), rows.slice(28)),
         decile_edges=tuple(i / 10 for i in range(1, 10)),
     )
-    origin = Origin(training_set.key, night, night.day, spec.digest, "test")
+    origin = Provenance(training_set.key, night, night.day, spec.digest, "test")
     version = register(world.settings, store_candidate(store, model, origin, [], {}), RUN).version
     world.conn.execute(
         "insert into ml.promotions (model, version, verdict, partition_date, effective_partition, reasons, numbers, run_id, actor)"

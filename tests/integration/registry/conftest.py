@@ -1,4 +1,7 @@
-"""One world for all challengers: 46 days of parcels with a known truth, one training set, and one champion that they want to replace."""
+"""One world for all challengers: 46 days of parcels with a known truth.
+
+There is one training set, and one champion that the challengers want to replace.
+"""
 
 from __future__ import annotations
 
@@ -28,8 +31,8 @@ from nightshift.registry.model_versions import ModelVersion, register
 from nightshift.registry.promotion import Decision, decide
 from nightshift.registry.promotion_context import PromotionContext
 from nightshift.settings import Settings
-from nightshift.training.candidate import Origin, store_candidate
-from nightshift.training.pipeline import fit_model
+from nightshift.training.candidate import Provenance, store_candidate
+from nightshift.training.model_fit import fit_model
 from nightshift.training.splits import rows_of, split_window
 from nightshift.training.training_set import (
     TrainingSet,
@@ -88,7 +91,11 @@ def make_spec(name: str = "parcel_late", **changes: Any) -> ModelSpec:
 
 
 def make_rows(seed: int = 1) -> tuple[pa.Table, pa.Table]:
-    """Return features and labels; lateness comes from wind, its square, carrier, and fragile parcels in the wind, each day with its own."""
+    """Return features and labels.
+
+    Lateness comes from wind, its square, carrier, and fragile parcels in the wind; each day adds
+    its own.
+    """
     dice = np.random.default_rng(seed)
     n = N_DAYS * ROWS_A_DAY
     number = np.repeat(np.arange(N_DAYS), ROWS_A_DAY)
@@ -187,7 +194,7 @@ class Court:
         training_set = training_set or self.training_set
         split = split_window(self.training_set.window, self.spec.training)
         end = dt.date.fromisoformat(fit_end) if fit_end else split.validation.last.day
-        origin = Origin(training_set.key, night, end, self.spec.digest, "test")
+        origin = Provenance(training_set.key, night, end, self.spec.digest, "test")
         return register(self.settings, store_candidate(self.store, model, origin, [], {}), RUN)
 
     def judge(self, model: TrainedModel, spec: ModelSpec | None = None, **origin: Any) -> Decision:
@@ -201,9 +208,10 @@ class Court:
             self.store, rows, f"training_sets/{self.spec.name}/{uuid.uuid4().hex}"
         )
         self.conn.execute(
-            "insert into ml.training_sets (training_set, model, partition_date, as_of, first_day, last_day, n_rows, sha256, spec_digest,"
-            " code_version, manifest, run_id) select %s, model, partition_date, as_of, %s, %s, %s, %s, spec_digest, code_version, manifest,"
-            " run_id from ml.training_sets where training_set = %s",
+            "insert into ml.training_sets (training_set, model, partition_date, as_of, first_day,"
+            " last_day, n_rows, sha256, spec_digest, code_version, manifest, run_id)"
+            " select %s, model, partition_date, as_of, %s, %s, %s, %s, spec_digest, code_version,"
+            " manifest, run_id from ml.training_sets where training_set = %s",
             [
                 snapshot.key,
                 kept.window.first.day,
@@ -224,7 +232,7 @@ class Court:
         return self.rows[name].to_numpy()
 
     def record(self, decision: Decision) -> dict[str, Any]:
-        """Return the evidence record of a decision as an independent script reads it: bytes, digest, JSON."""
+        """Return the evidence record of a decision as an independent script reads it."""
         key, digest = self.conn.execute(
             "select evidence_key, evidence_sha256 from ml.promotions where promotion_id = %s",
             [decision.promotion_id],
@@ -282,7 +290,10 @@ def empty_court(
 
 @pytest.fixture(scope="module")
 def court(empty_court: Callable[..., Court]) -> Court:
-    """Return a court with a decent champion; what is refused changes nothing, so all tests of a module share it."""
+    """Return a court with a decent champion.
+
+    What is refused changes nothing, so all tests of a module share it.
+    """
     court = empty_court(make_spec())
     assert court.judge(court.fit(num_leaves=5)).verdict == "first"
     return court
@@ -292,11 +303,13 @@ def _fill(conn: Connection) -> None:
     features, labels = make_rows()
     conn.execute(
         """
-        create table features.feat_parcel (partition_date date, load_id bigint, parcel_id text, event_timestamp timestamptz,
-            as_of timestamptz, wind double precision, weight double precision, is_fragile boolean, distance double precision,
+        create table features.feat_parcel (partition_date date, load_id bigint, parcel_id text,
+            event_timestamp timestamptz, as_of timestamptz, wind double precision,
+            weight double precision, is_fragile boolean, distance double precision,
             hint double precision, late_rate_7d double precision, carrier text, depot text);
-        create table marts.fct_parcel_labels (partition_date date, load_id bigint, parcel_id text, event_timestamp timestamptz,
-            known_at timestamptz, superseded_at timestamptz, is_late boolean);
+        create table marts.fct_parcel_labels (partition_date date, load_id bigint, parcel_id text,
+            event_timestamp timestamptz, known_at timestamptz, superseded_at timestamptz,
+            is_late boolean);
         """
     )
     with conn.transaction():
@@ -307,12 +320,14 @@ def _fill(conn: Connection) -> None:
         ("marts/fct_parcel_labels", "marts.fct_parcel_labels"),
     ):
         conn.execute(
-            "insert into ops.loads (dataset, partition_date, load_id, token, state, run_id, attempt, actor, code_version, inputs,"
-            " inputs_digest, content_hash) select distinct %s, partition_date, 1, 1, 'published', 'test', 1, 'test', 'test', '{}'::jsonb,"
-            f" 'test', 'hash' from {table}",
+            "insert into ops.loads (dataset, partition_date, load_id, token, state, run_id,"
+            " attempt, actor, code_version, inputs, inputs_digest, content_hash)"
+            " select distinct %s, partition_date, 1, 1, 'published', 'test', 1, 'test', 'test',"
+            f" '{{}}'::jsonb, 'test', 'hash' from {table}",
             [dataset],
         )
         conn.execute(
-            f"insert into ops.published (dataset, partition_date, load_id, token) select distinct %s, partition_date, 1, 1 from {table}",
+            "insert into ops.published (dataset, partition_date, load_id, token)"
+            f" select distinct %s, partition_date, 1, 1 from {table}",
             [dataset],
         )

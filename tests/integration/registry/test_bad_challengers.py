@@ -1,4 +1,7 @@
-"""Challengers that must not serve, each refused by the criterion that names its fault; they share a court, since none changes anything."""
+"""Challengers that must not serve, each refused by the criterion that names its fault.
+
+They share a court, since none changes anything.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.registry import promotion, promotion_gate
 from nightshift.registry.model_versions import register
 from nightshift.registry.performance_checks import churn
-from nightshift.training.candidate import Origin, store_candidate
+from nightshift.training.candidate import Provenance, store_candidate
 
 pytestmark = [pytest.mark.integration, pytest.mark.mlts("infra-4")]
 
@@ -27,7 +30,7 @@ def flipped(court, mask):
 
 
 def refused_by(court, decision):
-    """Return the names of the refusing criteria, after a look at whether the champion is still the first version."""
+    """Return the names of the refusing criteria; the champion is still the first version."""
     assert decision.verdict == "refused"
     assert promotion.champion_for(court.conn, court.spec.name, NIGHT.shift(1)).version == 1
     return set(court.refusals(decision))
@@ -196,7 +199,7 @@ def test_refused_when_a_leaf_is_not_a_number(court):
     broken = store_candidate(
         court.store,
         model,
-        Origin(court.training_set.key, NIGHT, dt.date(2020, 2, 2), "", "test"),
+        Provenance(court.training_set.key, NIGHT, dt.date(2020, 2, 2), "", "test"),
         [],
         {},
     )
@@ -316,23 +319,23 @@ def test_refused_by_rule_when_it_gains_too_little_on_it(court):
 
 
 def test_refused_when_a_criterion_crashes(court, monkeypatch):
-    monkeypatch.setitem(promotion_gate.QUESTIONS, "leakage", lambda case: 1 / 0)
+    monkeypatch.setitem(promotion_gate.CHECKS, "leakage", lambda case: 1 / 0)
     decision = court.judge(court.fit(num_leaves=17))
     assert court.refusals(decision)["leakage"] == "unknown"
     assert "leakage: no verdict, it crashed with ZeroDivisionError" in " ".join(decision.reasons)
 
 
 def test_refused_when_a_criterion_answers_nothing(court, monkeypatch):
-    monkeypatch.setitem(promotion_gate.QUESTIONS, "slice", lambda case: [])
+    monkeypatch.setitem(promotion_gate.CHECKS, "slice", lambda case: [])
     assert court.refusals(court.judge(court.fit(num_leaves=18)))["slice"] == "unknown"
 
 
 def test_refused_when_a_family_of_evidence_is_missing(court, monkeypatch):
-    whole = promotion.judge
+    run_gate = promotion_gate.run_gate
     monkeypatch.setattr(
-        promotion,
-        "judge",
-        lambda case: [part for part in whole(case) if part.family != "calibration"],
+        promotion_gate,
+        "run_gate",
+        lambda context: [part for part in run_gate(context) if part.family != "calibration"],
     )
     decision = court.judge(court.fit(num_leaves=19))
     assert "calibration: no verdict is recorded." in decision.reasons

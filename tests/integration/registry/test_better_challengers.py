@@ -1,4 +1,4 @@
-"""Challengers that must be promoted, the record that they leave, and the clock that retires a champion for want of proof."""
+"""Challengers that must be promoted, their records, and the retirement of a stale champion."""
 
 from __future__ import annotations
 
@@ -11,17 +11,20 @@ from pydantic import SecretStr
 from tests.integration.registry.conftest import NIGHT, make_spec
 
 from nightshift.cli import evidence
-from nightshift.errors import ObjectStoreError
+from nightshift.lake.object_store import ObjectStoreError
+from nightshift.registry.champions import champion_for
 from nightshift.registry.evidence import EvidenceError, NoEvidenceError, verify_chain
-from nightshift.registry.promotion import champion_for
-from nightshift.registry.promotion_gate import QUESTIONS, judge, objections
+from nightshift.registry.promotion_gate import CHECKS, failures, run_gate
 
 pytestmark = [pytest.mark.integration, pytest.mark.mlts("infra-4")]
 
 
 @pytest.fixture(scope="module")
 def decided(empty_court):
-    """Return a court with a decent champion, a better one after it, and one refused as equal; each in the model's chain."""
+    """Return a court with a decent champion, a better one after it, and one refused as equal.
+
+    Each is in the model's chain.
+    """
     court = empty_court(make_spec())
     weak = court.fit(make_spec(training={"num_boost_round": 8}), num_leaves=5)
     return court, [
@@ -41,7 +44,7 @@ def test_better_challenger_is_promoted_and_an_equal_one_is_not(decided):
 def test_record_has_every_criterion_with_limit_number_interval_and_verdict(decided):
     court, decisions = decided
     record = court.record(decisions[1])
-    assert {part["name"].partition("[")[0] for part in record["criteria"]} == set(QUESTIONS)
+    assert {part["name"].partition("[")[0] for part in record["criteria"]} == set(CHECKS)
     assert {part["verdict"] for part in record["criteria"]} <= {"passed", "not_applicable"}
     superiority = next(part for part in record["criteria"] if part["name"] == "superiority")
     assert superiority["interval"][0] < superiority["number"] < superiority["interval"][1]
@@ -134,10 +137,10 @@ def test_stale_champion_is_replaced_by_one_that_is_not_inferior(decided):
             for name in _FILES
         },
     )
-    assert objections(judge(court.case(version, champion))) == []
+    assert failures(run_gate(court.case(version, champion))) == []
     young = replace(champion, partition_date=NIGHT.shift(-27).day)
     assert [
-        reason.partition(":")[0] for reason in objections(judge(court.case(version, young)))
+        reason.partition(":")[0] for reason in failures(run_gate(court.case(version, young)))
     ] == ["superiority"]
 
 
@@ -146,7 +149,7 @@ def test_stale_champion_stays_when_the_challenger_is_itself(decided):
     champion = champion_for(court.conn, court.spec.name, NIGHT.shift(1))
     old = replace(champion, partition_date=NIGHT.shift(-99).day)
     assert [
-        reason.partition(":")[0] for reason in objections(judge(court.case(champion, old)))
+        reason.partition(":")[0] for reason in failures(run_gate(court.case(champion, old)))
     ] == ["superiority"]
 
 

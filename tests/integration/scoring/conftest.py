@@ -21,8 +21,8 @@ from nightshift.models.trained_model import TrainedModel
 from nightshift.registry.model_versions import ModelVersion, register
 from nightshift.scoring.prediction_tables import ensure_prediction_relations
 from nightshift.settings import Settings
-from nightshift.training.candidate import Origin, store_candidate
-from nightshift.training.pipeline import fit_model
+from nightshift.training.candidate import Provenance, store_candidate
+from nightshift.training.model_fit import fit_model
 from nightshift.warehouse.partition_write import (
     LoadManifest,
     PublishedLoad,
@@ -165,7 +165,7 @@ class Registry:
             " '{}', 'r') on conflict do nothing",
             [training_set, self.spec.name, day.day, day.day, day.day],
         )
-        origin = Origin(training_set, day, day.day, self.spec.digest, "test")
+        origin = Provenance(training_set, day, day.day, self.spec.digest, "test")
         candidate = replace(
             store_candidate(self.store, trained, origin, [], {}), engine_proof=proof
         )

@@ -17,7 +17,7 @@ from tests.integration.scoring.conftest import Registry, publish_features
 from nightshift.contracts.model_spec import ModelSpec
 from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.contracts.run import RunContext
-from nightshift.registry.promotion import champion_for, promoted_versions
+from nightshift.registry.champions import champion_for, promoted_versions
 from nightshift.registry.rollback import RollbackRefusedError, history
 from nightshift.scoring.pipeline import score
 from nightshift.scoring.republish import RollbackResult, plan_rollback, roll_back

@@ -1,4 +1,7 @@
-"""A small world with a known truth: deliveries are late when the wind blows, more so for carrier B; half the rest is chance."""
+"""A small world with a known truth: deliveries are late when the wind blows.
+
+More so for carrier B; half the rest is chance.
+"""
 
 from __future__ import annotations
 
@@ -79,11 +82,13 @@ def create_tables(conn: Connection) -> None:
     """Create the feature view and the label relation as dbt would."""
     conn.execute(
         """
-        create table features.feat_parcel (partition_date date, load_id bigint, parcel_id text, event_timestamp timestamptz,
-            as_of timestamptz, wind double precision, weight double precision, is_fragile boolean, late_rate_7d double precision,
+        create table features.feat_parcel (partition_date date, load_id bigint, parcel_id text,
+            event_timestamp timestamptz, as_of timestamptz, wind double precision,
+            weight double precision, is_fragile boolean, late_rate_7d double precision,
             carrier text);
-        create table marts.fct_parcel_labels (partition_date date, load_id bigint, parcel_id text, event_timestamp timestamptz,
-            known_at timestamptz, superseded_at timestamptz, is_late boolean, delay_minutes double precision);
+        create table marts.fct_parcel_labels (partition_date date, load_id bigint, parcel_id text,
+            event_timestamp timestamptz, known_at timestamptz, superseded_at timestamptz,
+            is_late boolean, delay_minutes double precision);
         """
     )
 
@@ -150,9 +155,11 @@ def publish(conn: Connection, dataset: str, day: dt.date, load_id: int) -> None:
     """Flip the pointer as the write path would."""
     conn.execute(
         """
-        insert into ops.loads (dataset, partition_date, load_id, token, state, run_id, attempt, actor, code_version, inputs,
+        insert into ops.loads (dataset, partition_date, load_id, token, state, run_id, attempt,
+            actor, code_version, inputs,
             inputs_digest, content_hash)
-        values (%s, %s, %s, 1, 'published', 'test', 1, 'test', 'test', '{}', 'test', 'hash') on conflict do nothing
+        values (%s, %s, %s, 1, 'published', 'test', 1, 'test', 'test', '{}', 'test', 'hash')
+        on conflict do nothing
         """,
         [dataset, day, load_id],
     )

@@ -73,7 +73,8 @@ def shop(conn):
             from raw.till_versions v, generate_series(1, {N_CUSTOMERS}) c;
         insert into ops.loads (dataset, partition_date, load_id, token, state, run_id, attempt,
                 actor, code_version, inputs, inputs_digest, content_hash, known_at)
-            select d, partition_date, 1, 1, 'published', 'r', 1, 'a', 'c', '{{}}', 'i', 'h', known_at
+            select d, partition_date, 1, 1, 'published', 'r', 1, 'a', 'c', '{{}}', 'i', 'h',
+                known_at
             from raw.till_versions,
                 unnest(array['features/parcel', 'predictions/parcel_late', 'raw/till_lines']) d;
         create index on raw.till_lines (partition_date, load_id);
@@ -102,7 +103,7 @@ def shop_spec():
 
 
 def loops(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yield the nested loops that compare rows; a cross join, which can be nothing else, is none."""
+    """Yield the nested loops that compare rows; a cross join cannot be anything else."""
     is_lookup = any("Index Cond" in part for part in plan.get("Plans", ()))
     if plan["Node Type"] == "Nested Loop" and ("Join Filter" in plan or is_lookup):
         yield plan

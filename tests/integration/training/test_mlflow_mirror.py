@@ -34,7 +34,9 @@ def tracking_uri(world):
     """Return a tracking store whose tables MLflow makes in the test's own database."""
     settings = world.settings
     password = quote(settings.warehouse_password.get_secret_value(), safe="")
-    return f"postgresql://{settings.warehouse_user}:{password}@{settings.warehouse_host}:{settings.warehouse_port}/{settings.warehouse_database}"
+    server = f"{settings.warehouse_host}:{settings.warehouse_port}"
+    user, database = settings.warehouse_user, settings.warehouse_database
+    return f"postgresql://{user}:{password}@{server}/{database}"
 
 
 def with_mlflow(world, uri):
@@ -112,7 +114,8 @@ def test_the_night_goes_on_when_somebody_holds_mlflows_tables(world, version, tr
 
 def mirror_aliases_of_all(settings, conn):
     conn.execute(
-        "insert into ml.mlflow_mirror (model, digest, mlflow_version, mirrored_at) select model, digest, '1', now() from ml.model_versions"
+        "insert into ml.mlflow_mirror (model, digest, mlflow_version, mirrored_at)"
+        " select model, digest, '1', now() from ml.model_versions"
     )
     return mlflow_mirror.mirror_aliases(settings, conn, "parcel_late")
 

@@ -7,26 +7,24 @@ from hashlib import sha256
 import psycopg
 import pytest
 
+from nightshift.contracts.model_spec import Weekday
 from nightshift.contracts.partitions import Partition
-from nightshift.contracts.training_spec import Weekday
 from nightshift.lake.object_store import ObjectStore
 from nightshift.registry.model_versions import load_model, register
 from nightshift.registry.promotion import decide
-from nightshift.training import boosting
-from nightshift.training.pipeline import is_due, train
+from nightshift.training.pipeline import train
+from nightshift.training.schedule import is_due
 from nightshift.training.training_set import build_training_set, read_rows
-from nightshift.warehouse.control_tables.retrain_requests import (
-    close_request,
-    open_request,
-    open_requests,
-)
+from nightshift.training.trees import boosting
+from nightshift.warehouse.retrain_requests import consume, open_decision, open_ones
 
 pytestmark = pytest.mark.integration
 
 
 _VERSION_OF_ANOTHER_NIGHT = b"""
     insert into ml.model_versions
-    select (jsonb_populate_record(v, jsonb_build_object('version', 2, 'digest', 'another', 'partition_date', %s::date))).*
+    select (jsonb_populate_record(v, jsonb_build_object(
+        'version', 2, 'digest', 'another', 'partition_date', %s::date))).*
     from ml.model_versions v
 """
 
@@ -127,7 +125,8 @@ def test_same_digest_when_killed_after_every_checkpoint(world, training_set, mon
 def test_evidence_is_append_only_and_holds_slices(world, candidate):
     register(world.settings, candidate, world.run)
     found = world.conn.execute(
-        "select distinct sample, source, slice_column, slice_level from ml.evaluations where metric = 'roc_auc' order by 1, 2, 3, 4"
+        "select distinct sample, source, slice_column, slice_level from ml.evaluations"
+        " where metric = 'roc_auc' order by 1, 2, 3, 4"
     ).fetchall()
     levels = [("", ""), ("carrier", "A"), ("carrier", "B"), ("carrier", "C")]
     sources = [
@@ -215,21 +214,24 @@ def test_nightly_model_is_not_due_when_the_history_is_too_short(world):
 def test_order_of_the_monitor_makes_due_and_is_consumed_once(world, candidate):
     saturday = world.night
     version = register(world.settings, candidate, world.run)
-    later = open_request(world.conn, "parcel_late", saturday.shift(1), ["later"], {}, world.run)
-    order = open_request(
+    later = open_decision(world.conn, "parcel_late", saturday.shift(1), ["later"], {}, world.run)
+    order = open_decision(
         world.conn, "parcel_late", saturday.shift(-1), ["drift"], {"psi": 0.4}, world.run
     )
     assert (
-        open_request(world.conn, "parcel_late", saturday.shift(-1), ["again"], {}, world.run)
+        open_decision(world.conn, "parcel_late", saturday.shift(-1), ["again"], {}, world.run)
         == order
     )
     assert is_due(world.settings, world.spec, saturday)
     decide(world.settings, world.spec, version.version, world.run)
-    assert [o.decision_id for o in open_requests(world.conn, "parcel_late")] == [later.decision_id]
-    assert close_request(world.conn, order.decision_id, saturday, world.run, {}) is False
+    assert [o.decision_id for o in open_ones(world.conn, "parcel_late")] == [later.decision_id]
+    assert consume(world.conn, order.decision_id, saturday, world.run, {}) is False
     assert is_due(world.settings, world.spec, saturday)
     assert not is_due(world.settings, world.spec, saturday.shift(-1))
-    query = "select state, closed_partition, outcome->>'verdict' from monitoring.retrain_decisions where decision_id = %s"
+    query = """
+        select state, closed_partition, outcome->>'verdict' from monitoring.retrain_decisions
+        where decision_id = %s
+    """
     row = world.conn.execute(query, [order.decision_id])
     assert row.fetchone() == ("consumed", saturday.day, "first")
 

@@ -7,8 +7,9 @@ from nightshift.lake.object_store import ObjectStore
 from nightshift.models.model_format.tokens import ModelTextError
 from nightshift.models.sandboxed_load import LoadTimeoutError
 from nightshift.registry import evidence_page, promotion, promotion_context
+from nightshift.registry.champions import champion_for
 from nightshift.registry.model_versions import RegistryError, find_version, load_model, register
-from nightshift.registry.promotion import PromotionRaceError, champion_for, decide
+from nightshift.registry.promotion import PromotionRaceError, decide
 from nightshift.training.pipeline import train
 from nightshift.training.splits import split_window
 from nightshift.training.training_set import build_training_set, mature_window
@@ -50,7 +51,8 @@ def seat_weak_champion(world):
 def seat(world, version):
     """Make a version champion as a person would, without a judgement."""
     world.conn.execute(
-        "insert into ml.promotions (model, version, verdict, partition_date, effective_partition, reasons, numbers, run_id, actor)"
+        "insert into ml.promotions (model, version, verdict, partition_date, effective_partition,"
+        " reasons, numbers, run_id, actor)"
         " values (%s, %s, 'first', %s, %s, '{}', '{}', 'test', 'test')",
         [version.model, version.version, version.partition_date, world.night.shift(1).day],
     )
@@ -99,8 +101,10 @@ def test_worse_challenger_is_refused_and_champion_stays(world):
 
 
 def test_first_version_is_refused_when_worse_than_the_rule(world):
-    know_it_all = "update features.feat_parcel f set late_rate_7d = l.is_late::int from marts.fct_parcel_labels l"
-    world.conn.execute(f"{know_it_all} where f.parcel_id = l.parcel_id")
+    world.conn.execute(
+        "update features.feat_parcel f set late_rate_7d = l.is_late::int"
+        " from marts.fct_parcel_labels l where f.parcel_id = l.parcel_id"
+    )
     decision = judge(world, make_version(world))
     assert decision.verdict == "refused"
     assert decision.numbers["overall"]["baseline"]["roc_auc"] == 1.0
@@ -155,7 +159,10 @@ def test_refused_when_no_row_is_later_than_the_champions_fit(world):
         "refused",
         0,
     )
-    reason = "NS-REGISTRY-003: No row is later than everything that champion and challenger were fitted on."
+    reason = (
+        "NS-REGISTRY-003: No row is later than everything that champion and challenger were "
+        "fitted on."
+    )
     assert reason in decision.reasons[0]
     assert decision.reasons[0].startswith("evidence_rows, ")
 
@@ -163,7 +170,7 @@ def test_refused_when_no_row_is_later_than_the_champions_fit(world):
 def test_nobody_is_promoted_without_comparison_when_the_champion_cannot_be_loaded(
     world, monkeypatch
 ):
-    """Neither is a decision recorded while the machine is too busy to load it: the task is repeated."""
+    """No decision is recorded while the machine is too busy to load it: the task is retried."""
     champion = make_version(world)
     judge(world, champion)
     challenger = make_version(world, seed=5)
@@ -211,14 +218,14 @@ def test_a_champion_that_reads_a_column_that_the_spec_has_no_more_is_replaced_an
 def test_race_is_refused_when_champion_changes_during_the_comparison(world, monkeypatch):
     seat_weak_champion(world)
     challenger, other = make_version(world), make_version(world, seed=5)
-    compare = promotion._judge
+    compare = promotion.evaluate_challenger
 
     def compare_while_other_is_promoted(*args):
-        monkeypatch.setattr(promotion, "_judge", compare)
+        monkeypatch.setattr(promotion, "evaluate_challenger", compare)
         assert judge(world, other).verdict == "promoted"
         return compare(*args)
 
-    monkeypatch.setattr(promotion, "_judge", compare_while_other_is_promoted)
+    monkeypatch.setattr(promotion, "evaluate_challenger", compare_while_other_is_promoted)
     with pytest.raises(PromotionRaceError):
         judge(world, challenger)
     assert n_promotions(world) == 2

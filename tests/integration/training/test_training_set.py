@@ -70,10 +70,12 @@ def test_manifest_names_query_partitions_and_code(world):
 def test_unpublished_load_is_not_read(world):
     before = build(world)
     world.conn.execute(
-        "insert into features.feat_parcel select partition_date, 2, parcel_id || 'x' from features.feat_parcel"
+        "insert into features.feat_parcel"
+        " select partition_date, 2, parcel_id || 'x' from features.feat_parcel"
     )
     world.conn.execute(
-        "insert into marts.fct_parcel_labels select partition_date, 2, parcel_id, event_timestamp, known_at, superseded_at, not is_late, 0"
+        "insert into marts.fct_parcel_labels select partition_date, 2, parcel_id, event_timestamp,"
+        " known_at, superseded_at, not is_late, 0"
         " from marts.fct_parcel_labels"
     )
     assert build(world).key == before.key
@@ -88,11 +90,14 @@ def test_correction_counts_only_when_known_at_as_of(world, known_at, counts):
     before = label_of(world, parcel)
     where = {"parcel": parcel, "known_at": known_at}
     world.conn.execute(
-        "update marts.fct_parcel_labels set superseded_at = %(known_at)s where parcel_id = %(parcel)s",
+        "update marts.fct_parcel_labels set superseded_at = %(known_at)s"
+        " where parcel_id = %(parcel)s",
         where,
     )
     world.conn.execute(
-        "insert into marts.fct_parcel_labels select partition_date, load_id, parcel_id, event_timestamp, %(known_at)s, null, not is_late, 0"
+        "insert into marts.fct_parcel_labels"
+        " select partition_date, load_id, parcel_id, event_timestamp, %(known_at)s, null,"
+        " not is_late, 0"
         " from marts.fct_parcel_labels where parcel_id = %(parcel)s",
         where,
     )
@@ -159,7 +164,8 @@ def test_refused_when_a_key_stands_for_the_outcomes_of_several_days(world):
 def test_built_when_a_key_of_one_day_has_its_outcome_told_on_two(world):
     world.conn.execute(
         "insert into marts.fct_parcel_labels"
-        " select partition_date + 1, load_id, parcel_id, event_timestamp, known_at, superseded_at, is_late, 0"
+        " select partition_date + 1, load_id, parcel_id, event_timestamp, known_at, superseded_at,"
+        " is_late, 0"
         " from marts.fct_parcel_labels where partition_date = '2020-01-05'"
     )
     assert build(world).n_rows == 30 * 57
@@ -196,11 +202,13 @@ def test_refused_when_answer_stands_in_the_feature_view(world):
 def test_as_of_is_that_of_the_nights_own_features(world):
     assert build(world).as_of == dt.datetime(2020, 2, 2, 5, 30, tzinfo=dt.UTC)
     world.conn.execute(
-        "update features.feat_parcel set as_of = '2020-02-03 07:00+00' where partition_date = '2020-02-01'"
+        "update features.feat_parcel set as_of = '2020-02-03 07:00+00'"
+        " where partition_date = '2020-02-01'"
     )
     assert build(world).as_of == dt.datetime(2020, 2, 3, 7, tzinfo=dt.UTC)
     world.conn.execute(
-        "delete from ops.published where dataset = 'features/parcel' and partition_date = '2020-02-01'"
+        "delete from ops.published"
+        " where dataset = 'features/parcel' and partition_date = '2020-02-01'"
     )
     assert build(world).as_of == dt.datetime(2020, 2, 2, 5, 30, tzinfo=dt.UTC)
 
@@ -242,7 +250,8 @@ def test_refused_when_published_feature_rows_have_vanished(world):
     world.conn.execute(f"update ops.loads l set n_rows = {counted}".encode())
     build(world)
     world.conn.execute(
-        "delete from features.feat_parcel where partition_date = '2020-01-15' and parcel_id like '%-00_'"
+        "delete from features.feat_parcel"
+        " where partition_date = '2020-01-15' and parcel_id like '%-00_'"
     )
     with pytest.raises(DamagedInputError, match="not what was published, on 1 day") as caught:
         build(world)

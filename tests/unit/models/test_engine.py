@@ -17,7 +17,7 @@ from nightshift.models.engines.equivalence import prove_engines
 from nightshift.models.engines.quickscorer import QuickScorer
 from nightshift.models.trained_model import TrainedModel
 from nightshift.scoring.scorer import score_rows
-from nightshift.training.pipeline import fit_model
+from nightshift.training.model_fit import fit_model
 
 ENGINES = ["lightgbm", "quickscorer"]
 

@@ -8,7 +8,7 @@ import pytest
 from nightshift.models.golden import N_ROWS, Golden, GoldenError, golden_rows
 from nightshift.models.model_format.reader import read_model
 from nightshift.models.signature import Signature
-from nightshift.training.boosting import FitPlan, fit_trees
+from nightshift.training.trees.boosting import FitPlan, fit_trees
 
 pytestmark = [pytest.mark.promise("R8"), pytest.mark.mlts("mon-5")]
 SIGNATURE = Signature(("a", "b"), (("kind", ("w", "x", "y", "z")),))

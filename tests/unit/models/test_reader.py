@@ -13,7 +13,7 @@ from nightshift.models.golden import golden_rows
 from nightshift.models.model_format.reader import read_model
 from nightshift.models.model_format.tokens import ModelTextError
 from nightshift.models.signature import Signature
-from nightshift.training.boosting import FitPlan, fit_trees
+from nightshift.training.trees.boosting import FitPlan, fit_trees
 
 pytestmark = [pytest.mark.promise("R8"), pytest.mark.mlts("infra-4")]
 

@@ -13,7 +13,7 @@ from nightshift.models.signature import SignatureError
 from nightshift.models.trained_model import TrainedModel
 from nightshift.scoring import scorer
 from nightshift.scoring.scorer import Scorer, score_rows, try_model
-from nightshift.training.pipeline import fit_model
+from nightshift.training.model_fit import fit_model
 
 SPEC = ModelSpec.model_validate(
     {

@@ -10,11 +10,14 @@ import pytest
 from nightshift.contracts.promotion_spec import Promotion
 from nightshift.registry.performance_checks import baselines
 from nightshift.registry.promotion_context import PromotionContext
-from nightshift.training.confidence_intervals import Estimate
+from nightshift.training.statistics.confidence_intervals import Estimate
 
 
 def verdict(name: str, value: float, low: float, high: float, minimum: float = 0.0) -> str:
-    """Return the verdict on a gain over one baseline; the champion's advantage would allow a loss of 0.0196."""
+    """Return the verdict on a gain over one baseline.
+
+    The champion's advantage would allow a loss of 0.0196.
+    """
     declared = Promotion(metric="roc_auc", minimum_gain_over_baseline=minimum)
     gain = Estimate(value, low, high, (high - low) / 4, 7)
     context = SimpleNamespace(

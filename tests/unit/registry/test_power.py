@@ -1,4 +1,7 @@
-"""What the decision rule sees: how often equal models pass, how small a gain is found, and whether intervals hold, on simulated weeks."""
+"""Power of the decision rule on simulated weeks.
+
+How often equal models pass, how small a gain is detected, and whether intervals hold.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +9,17 @@ import numpy as np
 import pytest
 
 from nightshift.models.predictions import Predictions
-from nightshift.training.block_bootstrap import Days, draw_days, statistic
-from nightshift.training.confidence_intervals import difference, estimate
+from nightshift.training.statistics.block_bootstrap import Days, draw_days, statistic
+from nightshift.training.statistics.confidence_intervals import difference, estimate
 
 N_ROWS_A_DAY = 400
 NEEDED = 0.95
 
 
 def week(dice, gain, n_days):
-    """Return labels and two scores of one hold-out; ``gain`` is how much more of the truth the challenger knows.
+    """Return labels and two scores of one hold-out.
+
+    ``gain`` is how much more of the truth the challenger knows.
 
     Days differ in their rate of positives, and each model errs on each day in a way of its own.
     """

@@ -1,4 +1,4 @@
-"""Rows that were binned before give the trees that the rows themselves give; a file that is damaged, or of others, is never used."""
+"""Binned rows give the trees of the rows themselves; a damaged or foreign file is never used."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import pyarrow as pa
 import pytest
 from tests.unit.training.test_boosting import _SAMPLED, _STRONG, EVERY_OTHER, PLAN, make_parts
 
-from nightshift.training import binned_rows, boosting
-from nightshift.training.boosting import fit_trees
+from nightshift.training.trees import binned_rows, boosting
+from nightshift.training.trees.boosting import fit_trees
 
 TUNED = {"num_leaves": 5, "learning_rate": 0.3, "feature_fraction": 0.5, "lambda_l2": 1.0}
 """Differs from the plan in nothing that decides about bins."""
@@ -52,7 +52,9 @@ def test_the_trees_are_those_of_the_rows(parts, tmp_path, n_binned, objective, p
         *parts,
         replace(
             plan,
-            params={name: value for name, value in params.items() if name in boosting._BINS_ON}
+            params={
+                name: value for name, value in params.items() if name in boosting._BINNING_PARAMS
+            }
             | TUNED,
         ),
         None,

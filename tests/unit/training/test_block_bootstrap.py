@@ -4,8 +4,14 @@ import numpy as np
 import pytest
 
 from nightshift.models.predictions import Predictions
-from nightshift.training.block_bootstrap import Days, NoStatisticError, draw_days, statistic
-from nightshift.training.confidence_intervals import (
+from nightshift.training.evaluation import best_threshold, measure
+from nightshift.training.statistics.block_bootstrap import (
+    Days,
+    NoStatisticError,
+    draw_days,
+    statistic,
+)
+from nightshift.training.statistics.confidence_intervals import (
     Estimate,
     NoEstimateError,
     difference,
@@ -13,7 +19,6 @@ from nightshift.training.confidence_intervals import (
     holm,
     slope_estimate,
 )
-from nightshift.training.evaluation import best_threshold, measure
 
 BINARY = [
     "roc_auc",

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from nightshift.models.booster import contributions, load_booster, predict_raw, trees_digest
-from nightshift.training import boosting
-from nightshift.training.boosting import FitPlan, fit_trees
+from nightshift.training.trees import boosting
+from nightshift.training.trees.boosting import FitPlan, fit_trees
 
 NAMES = ["a", "b", "c", "kind"]
 PLAN = FitPlan(
@@ -29,7 +29,7 @@ PLAN = FitPlan(
 
 
 def make_parts():
-    """Return training and validation rows: three numbers, one with gaps, and a kind that matters."""
+    """Return training and validation rows: three numbers, one with gaps, and a category."""
     random = np.random.default_rng(3)
     matrix = random.normal(size=(1500, 4))
     matrix[:, 3] = random.integers(0, 5, 1500)
@@ -108,11 +108,13 @@ def test_same_text_when_each_segment_starts_from_the_text(
     parts, monkeypatch, objective, grows_on, params
 ):
     plan = replace(PLAN, objective=objective, params=params, patience_rounds=45)
-    n_grown, grow_on = [], boosting._grow_on
-    monkeypatch.setattr(boosting, "_grow_on", lambda *args: n_grown.append(1) or grow_on(*args))
+    n_grown, grow_on = [], boosting._continue_booster
+    monkeypatch.setattr(
+        boosting, "_continue_booster", lambda *args: n_grown.append(1) or grow_on(*args)
+    )
     grown = fit_trees(*parts, plan)
     assert len(n_grown) == (4 if grows_on else 0)
-    monkeypatch.setattr(boosting, "_may_grow_on", lambda _: False)
+    monkeypatch.setattr(boosting, "_can_continue", lambda _: False)
     assert fit_trees(*parts, plan) == grown
 
 
@@ -120,7 +122,7 @@ def test_every_parameter_with_which_a_booster_grows_on_is_fitted_both_ways():
     tried = (
         _SAMPLED.keys() | _STRONG.keys() | EVERY_OTHER.keys() | {"alpha", "feature_fraction_bynode"}
     )
-    assert tried == boosting._GROWS_ON
+    assert tried == boosting._CONTINUABLE_PARAMS
 
 
 @pytest.mark.parametrize("n_finished", [1, 2, 3])
@@ -160,7 +162,10 @@ def test_same_text_when_killed_within_a_segment(parts, fit, tmp_path, monkeypatc
 
 
 def damaged(content: bytes) -> dict[str, bytes]:
-    """Return what a power cut, a full disk or a turned bit leave of a checkpoint; also of one without a digest, from before."""
+    """Return what a power cut, a full disk or a flipped bit leave of a checkpoint.
+
+    Older checkpoints have no digest.
+    """
     digest, _, document = content.partition(b"\n")
     leaf = document.index(b"leaf_value=") + len(b"leaf_value=") + 3
     other = b"1" if document[leaf : leaf + 1] != b"1" else b"2"

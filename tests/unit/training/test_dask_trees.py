@@ -1,4 +1,7 @@
-"""Trees from Dask workers: the same rule for the best round, the same kind of model, and one error for whatever a cluster does."""
+"""Trees from Dask workers: the same rule for the best round and the same type of model.
+
+Whatever fails in a cluster is one error.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +16,9 @@ import pyarrow as pa
 import pytest
 
 from nightshift.models.booster import load_booster, predict_raw
-from nightshift.training import dask_trees
-from nightshift.training.boosting import FitPlan, fit_trees
-from nightshift.training.dask_trees import DaskError, fit_trees_on_dask, losses_of
+from nightshift.training.trees import dask_trees
+from nightshift.training.trees.boosting import FitPlan, fit_trees
+from nightshift.training.trees.dask_trees import DaskError, fit_trees_on_dask, losses_of
 
 NAMES = ["a", "b", "kind"]
 PLAN = FitPlan(
@@ -138,7 +141,7 @@ PROGRAM = """
 if __name__ != "__main__":
     raise RuntimeError("a worker has imported the program")
 import sys
-from nightshift.training import dask_trees
+from nightshift.training.trees import dask_trees
 with dask_trees._cluster("", 2) as client:
     client.wait_for_workers(2, timeout=30)
     assert client.submit(sum, [1, 2]).result() == 3

@@ -23,15 +23,16 @@ TRAINING = Training(
 
 def test_parts_are_in_order_with_a_gap_between():
     assert str(split_window(WINDOW, TRAINING)) == (
-        "train 2013-01-01..2013-01-20 | validation 2013-01-22..2013-01-26 | hold-out 2013-01-28..2013-01-31"
+        "train 2013-01-01..2013-01-20 | validation 2013-01-22..2013-01-26"
+        " | hold-out 2013-01-28..2013-01-31"
     )
 
 
 def test_parts_touch_when_gap_is_zero():
     split = split_window(WINDOW, TRAINING.model_copy(update={"gap_days": 0}))
     assert (
-        str(split)
-        == "train 2013-01-01..2013-01-22 | validation 2013-01-23..2013-01-27 | hold-out 2013-01-28..2013-01-31"
+        str(split) == "train 2013-01-01..2013-01-22 | validation 2013-01-23..2013-01-27"
+        " | hold-out 2013-01-28..2013-01-31"
     )
 
 

@@ -9,12 +9,11 @@ from tests.integration.training.conftest import FIRST_DAY, tiny_spec
 
 from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.training.baselines import Baselines
-from nightshift.training.block_bootstrap import Days
-from nightshift.training.confidence_intervals import NoEstimateError, slope_estimate
 from nightshift.training.evaluation import overall
-from nightshift.training.pipeline import train_rows
-from nightshift.training.splits import rows_of, split_window
-from nightshift.training.window_checks import WindowError, check_window
+from nightshift.training.holdout import train_rows
+from nightshift.training.splits import WindowError, check_window, rows_of, split_window
+from nightshift.training.statistics.block_bootstrap import Days
+from nightshift.training.statistics.confidence_intervals import NoEstimateError, slope_estimate
 
 N_DAYS, ROWS_A_DAY = 30, 40
 DAYS = np.repeat(np.arange(N_DAYS), ROWS_A_DAY)
@@ -27,7 +26,7 @@ REGRESSION = {
 
 
 def make_rows(part: str, change: str) -> pa.Table:
-    """Return a training set in which the labels of one part are all false, all true, or not there."""
+    """Return a training set in which the labels of one part are all false, all true, or absent."""
     random = np.random.default_rng(4)
     wind = random.normal(size=DAYS.size)
     is_late = (2 * wind + random.normal(size=DAYS.size)) > 1
@@ -72,7 +71,7 @@ def test_part_of_one_class_needs_a_person(part: str, label: str) -> None:
 
 @pytest.mark.parametrize("calibration", ["platt", "isotonic", "none"])
 def test_holdout_of_one_class_is_measured_and_drawn(calibration: str) -> None:
-    """The gate refuses it then; features that say nothing, and a backtest of one class, stop no training."""
+    """The gate refuses it; empty features and a backtest of one class do not stop a training."""
     training = tiny_spec().training.model_dump(mode="json") | {"calibration": calibration}
     spec = tiny_spec(training=training)
     rows = make_rows("holdout", "false")

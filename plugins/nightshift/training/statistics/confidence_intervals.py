@@ -1,4 +1,4 @@
-"""Intervals and probabilities from draws of days, honest also for few days.
+"""Confidence intervals and probabilities from draws of days, valid also for few days.
 
 Sources: Hesterberg (2015), What teachers should know about the bootstrap (expanded percentiles);
 Holm (1979), A simple sequentially rejective multiple test procedure; Liang & Zeger (1986),
@@ -11,21 +11,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from nightshift.contracts.metrics import METRICS
 from nightshift.errors import NightshiftError
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
-    from nightshift.training.block_bootstrap import Days, Statistic
-
-    Vector = npt.NDArray[np.float64]
-    Matrix = npt.NDArray[np.float64]
+    from nightshift.training.evaluation import Matrix, Vector
+    from nightshift.training.statistics.block_bootstrap import Days, Statistic
 
 N_DRAWS = 2_000
 """Draws of days; the bounds of seven days then rest on 36 draws beyond them."""
-_FEWEST_DAYS = 2
-_MOST_UNDEFINED = 0.1
+_MINIMUM_DAYS = 2
+_MAXIMUM_UNDEFINED = 0.1
 """Share of draws that may be undefined, such as an AUC of days without a positive row."""
 _NO_SPREAD = 1e-12
 
@@ -38,7 +36,7 @@ class NoEstimateError(NightshiftError):
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number with what its days say about it.
+    """A number with its confidence interval.
 
     Attributes:
         value: On all rows.
@@ -46,7 +44,7 @@ class Estimate:
         high: One-sided upper bound; together an interval that misses on either side with
             probability ``1 - confidence``.
         standard_error: Corrected for few days.
-        n_days: Days that it stands on.
+        n_days: Number of days that were drawn.
     """
 
     value: float
@@ -56,22 +54,24 @@ class Estimate:
     n_days: int
 
     def probability_above(self, limit: float) -> float:
-        """Return how probable it is that the truth lies above a limit, by Student's t with a day less than there are; 0.5 where equal."""
+        """Return the probability that the true value is above a limit; 0.5 where equal.
+
+        It follows Student's t with ``n_days - 1`` degrees of freedom.
+        """
         from scipy.stats import t
 
         distance = self.value - limit
+        # Equal models differ on no draw: Student's t is not defined, and nothing is proved.
         if self.standard_error <= _NO_SPREAD:
             return 0.5 if abs(distance) <= _NO_SPREAD else float(distance > 0)
         return float(t.cdf(distance / self.standard_error, self.n_days - 1))
 
     def smallest_visible(self, confidence: float, power: float = 0.8) -> float:
-        """Return the true value that would be found above 0 with this confidence in ``power`` of all cases."""
+        """Return the true value that is detected above 0 with ``power`` at this confidence."""
         from scipy.stats import t
 
-        return float(
-            (t.ppf(confidence, self.n_days - 1) + t.ppf(power, self.n_days - 1))
-            * self.standard_error
-        )
+        n_errors = t.ppf(confidence, self.n_days - 1) + t.ppf(power, self.n_days - 1)
+        return float(n_errors * self.standard_error)
 
 
 def estimate(value: Statistic, draws: Matrix, confidence: float) -> Estimate:
@@ -85,26 +85,25 @@ def estimate(value: Statistic, draws: Matrix, confidence: float) -> Estimate:
     Raises:
         NoEstimateError: There are fewer than two days, or the statistic is not defined on them.
     """
-    import numpy as np
-
     n_days = draws.shape[1]
-    if n_days < _FEWEST_DAYS:
+    if n_days < _MINIMUM_DAYS:
         raise NoEstimateError(
             "One day has no interval.", expected="at least 2 days", got=str(n_days)
         )
-    observed, drawn = float(value(np.ones((1, n_days)))[0]), value(draws)
+    observed = float(value(np.ones((1, n_days)))[0])
+    drawn = value(draws)
     defined = drawn[np.isfinite(drawn)]
-    if not np.isfinite(observed) or defined.size < (1 - _MOST_UNDEFINED) * drawn.size:
+    if not np.isfinite(observed) or defined.size < (1 - _MAXIMUM_UNDEFINED) * drawn.size:
         raise NoEstimateError(
             "The days do not define the number.",
             expected="a finite value on nearly every draw of days",
             got=f"{defined.size}/{drawn.size}",
         )
+    # Plain percentiles of few days are too narrow (Hesterberg 2015).
     tail = _expanded_tail(n_days, confidence)
-    low, high = np.quantile(defined, [tail, 1 - tail])
-    return Estimate(
-        observed, float(low), float(high), float(defined.std() * _small_sample(n_days)), n_days
-    )
+    low, high = np.quantile(defined, [tail, 1 - tail]).tolist()
+    standard_error = float(defined.std()) * _small_sample(n_days)
+    return Estimate(observed, low, high, standard_error, n_days)
 
 
 def difference(first: Statistic, second: Statistic, sign: float = 1.0) -> Statistic:
@@ -112,19 +111,30 @@ def difference(first: Statistic, second: Statistic, sign: float = 1.0) -> Statis
     return lambda weights: sign * (first(weights) - second(weights))
 
 
+def gain_over(metric: str, first: Statistic, second: Statistic) -> Statistic:
+    """Return by how much the first is better than the second in a metric, on the same draws."""
+    is_higher_better = METRICS[metric].better == "higher"
+    return difference(first, second, 1.0 if is_higher_better else -1.0)
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Return p-values adjusted for their number: below a level, they are wrong with at most that probability all together."""
+    """Return p-values adjusted for their number by Holm's procedure, in the given order."""
     adjusted, highest = [0.0] * len(p_values), 0.0
-    for rank, place in enumerate(sorted(range(len(p_values)), key=lambda place: p_values[place])):
-        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[place]))
-        adjusted[place] = highest
+    by_p_value = sorted(range(len(p_values)), key=p_values.__getitem__)
+    for rank, position in enumerate(by_p_value):
+        p_value = min(1.0, (len(p_values) - rank) * p_values[position])
+        # An adjusted p-value is never smaller than that of a smaller p-value.
+        highest = max(highest, p_value)
+        adjusted[position] = highest
     return adjusted
 
 
 def slope_estimate(
     label: Vector, predicted: Vector, days: Days, confidence: float, *, is_logistic: bool
 ) -> Estimate:
-    """Estimate the slope of the outcome on the prediction, with a sandwich variance clustered by day; 1 is best.
+    """Estimate the slope of the outcome on the prediction; 1 is best.
+
+    The variance is a sandwich estimate, clustered by day.
 
     Args:
         label: Shape (n,).
@@ -136,12 +146,12 @@ def slope_estimate(
     Raises:
         NoEstimateError: There are fewer than two days, or all predictions are equal.
     """
-    import numpy as np
     from scipy.stats import t
 
     from nightshift.models.calibration import fit_logistic, sigmoid
 
-    if days.n < _FEWEST_DAYS or predicted.std() <= _NO_SPREAD or label.std() <= _NO_SPREAD:
+    has_spread = predicted.std() > _NO_SPREAD and label.std() > _NO_SPREAD
+    if days.n < _MINIMUM_DAYS or not has_spread:
         raise NoEstimateError(
             "A slope needs two days, and predictions and outcomes that differ.",
             got=f"{days.n} day(s)",
@@ -154,11 +164,13 @@ def slope_estimate(
     else:
         beta = np.linalg.lstsq(design, label, rcond=None)[0]
         fitted, spread = design @ beta, np.ones(label.size)
+
+    # Errors of one day are correlated, so scores are summed by day before they are squared.
     scores = days.sums(*(design * (label - fitted)[:, None]).T)
     variance = _sandwich(design.T @ (design * spread[:, None]), scores.T @ scores)
     error = float(np.sqrt(variance * days.n / (days.n - 1)))
-    reach = float(t.ppf(confidence, days.n - 1)) * error
-    return Estimate(float(beta[0]), float(beta[0]) - reach, float(beta[0]) + reach, error, days.n)
+    slope, reach = float(beta[0]), float(t.ppf(confidence, days.n - 1)) * error
+    return Estimate(slope, slope - reach, slope + reach, error, days.n)
 
 
 def _sandwich(information: Matrix, noise: Matrix) -> float:
@@ -167,8 +179,6 @@ def _sandwich(information: Matrix, noise: Matrix) -> float:
     Raises:
         NoEstimateError: It has none: predictions that separate the outcomes perfectly.
     """
-    import numpy as np
-
     try:
         bread = np.linalg.inv(information)
         with np.errstate(invalid="ignore", over="ignore"):
@@ -176,8 +186,11 @@ def _sandwich(information: Matrix, noise: Matrix) -> float:
     except np.linalg.LinAlgError:
         variance = float("nan")
     if not np.isfinite(variance):
-        expected = "outcomes that the predictions do not separate perfectly"
-        raise NoEstimateError("The predictions do not define a slope.", expected=expected)
+        raise NoEstimateError(
+            "The predictions do not define a slope.",
+            expected="outcomes that the predictions do not separate perfectly",
+        )
+    # Rounding may give a tiny negative variance.
     return max(variance, 0.0)
 
 

@@ -1,7 +1,7 @@
-"""Training rows as LightGBM has binned them, on disk by the hash of their content: another fit of the same rows need not bin them.
+"""Keep training rows on disk as LightGBM has binned them, by the hash of their content.
 
-A file is a copy of what can be made again. Whatever is wrong with one, it goes, and the rows are
-binned. Source: docs/adr/0033-binned-rows.md.
+Another fit of the same rows then skips the binning. A file is a copy of what can be made again: one
+that cannot be used is deleted, and the rows are binned. Source: docs/adr/0033-binned-rows.md.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 N_KEPT = 4
 """Files that are kept, those that were used last: a window's rows and its folds'."""
-_LONGEST_SAVE_SECONDS = 3600
+_MAXIMUM_SAVE_SECONDS = 3600
 """A draft that is older was left by a killed process."""
 
 
@@ -34,10 +34,11 @@ class BinnedRows:
     """One file of a folder.
 
     Args:
-        folder: Of all files; it is made when one is kept.
-        columns: What is binned, shape (n, k), in order.
+        folder: Folder of all files; it is created when a file is kept.
+        columns: The rows to bin, shape (n, k), in order.
         label: shape (n,).
-        facts: What else decides about bins: parameters, names, LightGBM's version; as JSON.
+        facts: Everything else that decides about bins: parameters, names, LightGBM's version; as
+            JSON.
     """
 
     def __init__(
@@ -49,18 +50,19 @@ class BinnedRows:
     ) -> None:
         self._folder = folder
         digest = sha256(json.dumps(facts, sort_keys=True).encode())
-        for column in [*(columns.columns if isinstance(columns, pa.Table) else [columns]), label]:
-            values = np.ascontiguousarray(column)
+        arrays = columns.columns if isinstance(columns, pa.Table) else [columns]
+        for array in (*arrays, label):
+            values = np.ascontiguousarray(array)
+            # Types and shapes are hashed too: equal bytes may stand for other columns.
             digest.update(f"{values.dtype} {values.shape}".encode())
             digest.update(values.data)
         self._key = digest.hexdigest()
 
     def find(self) -> Path | None:
-        """Return the file if it is there and whole."""
+        """Return the file if it exists and its content has the digest of its name."""
         for path in self._folder.glob(f"{self._key}-*.bin"):
-            with suppress(
-                OSError
-            ):  # another fit has deleted it, or it cannot be read: then it is not there
+            # Another fit may delete the file meanwhile: then it does not exist.
+            with suppress(OSError):
                 if path.stem == f"{self._key}-{_digest(path)}":
                     path.touch()
                     return path
@@ -74,7 +76,7 @@ class BinnedRows:
             path.unlink()
 
     def keep(self, save: Callable[[str], object]) -> None:
-        """Keep the file that ``save`` writes, and delete the oldest ones; a fit goes on without.
+        """Keep the file that ``save`` writes, and delete the oldest ones; errors are only logged.
 
         Args:
             save: Writes to the path that it is given; the file does not exist.
@@ -84,24 +86,28 @@ class BinnedRows:
             self._folder.mkdir(parents=True, exist_ok=True)
             draft.unlink(missing_ok=True)
             save(str(draft))
+            # A file appears complete under its final name, or not at all.
             draft.replace(self._folder / f"{self._key}-{_digest(draft)}.bin")
-            self._tidy()
-        except Exception as error:  # noqa: BLE001  (a full disk, another process: the rows are in memory)
+            self._delete_old_files()
+        # A full disk, or another process: the fit goes on, since its rows are in memory.
+        except Exception as error:  # noqa: BLE001
             logger.warning("Binned rows are not kept: %s: %s", type(error).__name__, error)
         finally:
             with suppress(OSError):
                 draft.unlink(missing_ok=True)
 
-    def _tidy(self) -> None:
-        for path in sorted(self._folder.glob("[!.]*.bin"), key=lambda path: path.stat().st_mtime)[
-            :-N_KEPT
-        ]:
+    def _delete_old_files(self) -> None:
+        """Delete the files that were used longest ago, and drafts of killed processes."""
+        files = sorted(self._folder.glob("[!.]*.bin"), key=lambda path: path.stat().st_mtime)
+        drafts = self._folder.glob(".*")
+        # Drafts of a running process are younger and stay.
+        oldest = time.time() - _MAXIMUM_SAVE_SECONDS
+        left_drafts = [draft for draft in drafts if draft.stat().st_mtime < oldest]
+        for path in [*files[:-N_KEPT], *left_drafts]:
             path.unlink(missing_ok=True)
-        for path in self._folder.glob(".*"):
-            if time.time() - path.stat().st_mtime > _LONGEST_SAVE_SECONDS:
-                path.unlink(missing_ok=True)
 
 
 def _digest(path: Path) -> str:
+    """Return the digest that a file's name must have."""
     with path.open("rb") as file:
         return file_digest(file, "sha256").hexdigest()[:32]

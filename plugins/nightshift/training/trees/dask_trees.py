@@ -1,7 +1,8 @@
-"""Grow trees on the workers of a Dask cluster, for rows that take one machine too long. The only module that knows Dask.
+"""Fit trees on a Dask cluster, for rows that take one machine too long.
 
-LightGBM's distributed training has neither early stopping nor checkpoints: all rounds are grown,
-and the validation rows say here how many of them count. Source: docs/adr/0029-training-on-dask.md.
+LightGBM's distributed training has neither early stopping nor checkpoints. So all rounds are grown,
+and the validation rows decide afterwards how many of them count. This is the only module that knows
+Dask. Source: docs/adr/0029-training-on-dask.md.
 """
 
 from __future__ import annotations
@@ -14,32 +15,31 @@ from contextlib import contextmanager
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from nightshift.errors import NightshiftError
 from nightshift.models.booster import load_booster, portable
-from nightshift.training.boosting import params_of, stop_at_best
+from nightshift.training.trees.boosting import params_of, stop_at_best
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
     import pyarrow as pa
     from dask.distributed import Client
 
-    from nightshift.training.boosting import Fit, FitPlan
+    from nightshift.training.evaluation import Matrix, Vector
+    from nightshift.training.trees.boosting import Fit, FitPlan
 
-    Matrix = npt.NDArray[np.float64]
-    Vector = npt.NDArray[np.float64]
 
 logger = logging.getLogger(__name__)
 
 PIECE_ROWS = 250_000
-"""Rows that go to a worker at once."""
+"""Rows that are sent to a worker at once."""
 CONNECT_SECONDS = 30
 NETWORK_MINUTES = 5
 """How long LightGBM's workers wait for each other before the fit fails."""
 
 
 class DaskError(NightshiftError):
-    """The Dask cluster cannot be reached, has no workers, or lost one in the middle; nothing was stored."""
+    """The Dask cluster cannot be reached, has no workers, or lost one; nothing was stored."""
 
     code = "NS-TRAIN-014"
     is_retryable = True
@@ -51,18 +51,18 @@ def fit_trees_on_dask(
     """Grow all rounds on a cluster, and keep those up to the best one by the rule of ``fit_trees``.
 
     Each worker holds one consecutive part of the rows. LightGBM numbers the workers anew in each
-    fit, and the sums of histograms are rounded in that order: another fit gives other trees, as
-    good ones.
+    fit, and the sums of histograms are rounded in that order. So another fit gives other trees of
+    the same quality.
 
     Args:
         train: Columns of ``encode_columns`` and label (n,), in a total order.
         validation: Matrix of ``encode``, (m, k), and label (m,), of the later rows.
-        plan: What to do.
-        scheduler: Address of the cluster's scheduler; empty starts ``plan.n_threads`` workers here
+        plan: Parameters of the fit.
+        scheduler: Address of the cluster's scheduler; empty starts ``plan.n_threads`` local workers
             for the time of the fit.
 
     Raises:
-        DaskError: The cluster failed, or the objective's loss is not known here.
+        DaskError: The cluster failed, or the loss of the objective is not known.
     """
     if plan.objective not in _LOSSES:
         raise DaskError(
@@ -75,103 +75,13 @@ def fit_trees_on_dask(
     return stop_at_best(text, losses_of(text, plan, validation), plan)
 
 
-def _grow(client: Client, train: tuple[pa.Table, Vector], plan: FitPlan) -> str:
-    """Return the model of all rounds as text."""
-    import lightgbm as lgb
-
-    kind = lgb.DaskLGBMClassifier if plan.objective == "binary" else lgb.DaskLGBMRegressor
-    params = {
-        name: value for name, value in params_of(plan, 0).items() if name != "num_threads"
-    }  # each worker has its own number
-    matrix, label = _distributed(client, *train)
-    model = kind(
-        client=client,
-        n_estimators=plan.n_rounds,
-        tree_learner="data",
-        time_out=NETWORK_MINUTES,
-        **params,
-    )
-    model.fit(
-        matrix, label, categorical_feature=plan.categorical_positions, feature_name=plan.names
-    )
-    return portable(model.booster_.model_to_string(num_iteration=-1))
-
-
-@contextmanager
-def _cluster(scheduler: str, n_local: int) -> Iterator[Client]:
-    """Connect to a cluster, or start one on the loopback address; whatever fails within is Dask's or LightGBM's network's failure."""
-    from dask.distributed import Client, LocalCluster
-
-    cluster = None
-    try:
-        if not scheduler:
-            options: dict[str, Any] = {
-                "threads_per_worker": 1,
-                "host": "127.0.0.1",
-                "dashboard_address": None,
-                "memory_limit": 0,
-            }
-            with _nothing_as_main():
-                cluster = LocalCluster(n_workers=n_local, processes=True, **options)
-        with Client(cluster or scheduler, timeout=CONNECT_SECONDS) as client:
-            client.wait_for_workers(1, timeout=CONNECT_SECONDS)
-            yield client
-    except Exception as error:
-        raise DaskError(
-            "The trees were not grown on the Dask cluster.",
-            got=f"{type(error).__name__}: {str(error)[:300]}",
-            todo="Look at the scheduler and its workers (NIGHTSHIFT_DASK_SCHEDULER), then rerun the task; or set `training.engine: local`.",
-        ) from error
-    finally:
-        if cluster is not None:
-            cluster.close()
-
-
-@contextmanager
-def _nothing_as_main() -> Iterator[None]:
-    """Let processes that are spawned meanwhile not import the program that runs here: that of an Airflow task looks for a database."""
-    main = sys.modules["__main__"]
-    sys.modules["__main__"] = ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = main
-
-
-def _distributed(client: Client, rows: pa.Table, label: Vector) -> tuple[Any, Any]:
-    """Give each worker its consecutive share of the rows, piece by piece: no more than a piece is here twice."""
-    import dask.array as da
-    import numpy as np
-
-    workers = sorted(client.scheduler_info(n_workers=-1)["workers"])
-    share = math.ceil(len(label) / len(workers))
-    matrices, labels = [], []
-    for place, worker in enumerate(workers):
-        end = min((place + 1) * share, len(label))
-        for start in range(place * share, end, PIECE_ROWS):
-            part = rows.slice(start, min(PIECE_ROWS, end - start))
-            matrix = np.column_stack(
-                [column.to_numpy().astype(np.float64, copy=False) for column in part.itercolumns()]
-            )
-            values = label[start : start + part.num_rows]
-            held = client.scatter([matrix, values], workers=[worker], hash=False)
-            matrices.append(da.from_delayed(held[0], matrix.shape, np.float64))
-            labels.append(da.from_delayed(held[1], values.shape, np.float64))
-        logger.info(
-            "Worker %s of %s holds %s rows.",
-            place + 1,
-            len(workers),
-            f"{max(end - place * share, 0):,}",
-        )
-    return da.concatenate(matrices), da.concatenate(labels)
-
-
 def losses_of(text: str, plan: FitPlan, validation: tuple[Matrix, Vector]) -> list[float]:
-    """Return the validation loss after each round, as LightGBM measures it while growing, to rounding."""
-    import numpy as np
-
-    (matrix, label), loss = validation, _LOSSES[plan.objective]
-    booster, raw, losses = load_booster(text, plan.names), np.zeros(len(label)), []
+    """Return the validation loss after each round, as LightGBM measures it, to rounding."""
+    matrix, label = validation
+    loss = _LOSSES[plan.objective]
+    booster = load_booster(text, plan.names)
+    # Predictions are summed tree by tree, which is one pass for all rounds.
+    raw, losses = np.zeros(len(label)), []
     for number in range(booster.num_trees()):
         raw += booster.predict(
             matrix,
@@ -184,54 +94,129 @@ def losses_of(text: str, plan: FitPlan, validation: tuple[Matrix, Vector]) -> li
     return losses
 
 
-def _binary(raw: Vector, label: Vector, _: Mapping[str, Any]) -> Vector:
-    import numpy as np
+def _grow(client: Client, train: tuple[pa.Table, Vector], plan: FitPlan) -> str:
+    """Return the model of all rounds as text."""
+    import lightgbm as lgb
 
-    signed = np.where(label > 0, raw, -raw)
-    return np.logaddexp(0, -signed)
+    is_binary = plan.objective == "binary"
+    model_type = lgb.DaskLGBMClassifier if is_binary else lgb.DaskLGBMRegressor
+    params = params_of(plan, 0)
+    # Each worker has its own number of threads.
+    del params["num_threads"]
+    model = model_type(
+        client=client,
+        n_estimators=plan.n_rounds,
+        tree_learner="data",
+        time_out=NETWORK_MINUTES,
+        **params,
+    )
+    matrix, label = _distributed(client, *train)
+    model.fit(
+        matrix, label, categorical_feature=plan.categorical_positions, feature_name=plan.names
+    )
+    return portable(model.booster_.model_to_string(num_iteration=-1))
 
 
-def _l2(raw: Vector, label: Vector, _: Mapping[str, Any]) -> Vector:
-    return (raw - label) ** 2
+@contextmanager
+def _cluster(scheduler: str, n_local: int) -> Iterator[Client]:
+    """Connect to a cluster, or start a local one.
+
+    Raises:
+        DaskError: Anything failed within the block: it is Dask's failure, or that of LightGBM's
+            network.
+    """
+    from dask.distributed import Client, LocalCluster
+
+    # A failure of any kind within the block leaves no worker process behind.
+    cluster = None
+    try:
+        if not scheduler:
+            options: dict[str, Any] = {
+                "threads_per_worker": 1,
+                # No port is open to the network, no dashboard, and no limit that kills a worker.
+                "host": "127.0.0.1",
+                "dashboard_address": None,
+                "memory_limit": 0,
+            }
+            with _empty_main_module():
+                cluster = LocalCluster(n_workers=n_local, processes=True, **options)
+        with Client(cluster or scheduler, timeout=CONNECT_SECONDS) as client:
+            client.wait_for_workers(1, timeout=CONNECT_SECONDS)
+            yield client
+    except Exception as error:
+        raise DaskError(
+            "The trees were not grown on the Dask cluster.",
+            got=f"{type(error).__name__}: {str(error)[:300]}",
+            todo="Look at the scheduler and its workers (NIGHTSHIFT_DASK_SCHEDULER), then rerun "
+            "the task; or set `training.engine: local`.",
+        ) from error
+    finally:
+        if cluster is not None:
+            cluster.close()
 
 
-def _l1(raw: Vector, label: Vector, _: Mapping[str, Any]) -> Vector:
-    return abs(raw - label)
+@contextmanager
+def _empty_main_module() -> Iterator[None]:
+    """Replace ``__main__``, so that processes spawned meanwhile do not import this program.
+
+    The program of an Airflow task looks for a database when it is imported.
+    """
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+
+
+def _distributed(client: Client, rows: pa.Table, label: Vector) -> tuple[Any, Any]:
+    """Send each worker its consecutive share of the rows.
+
+    Rows are sent in pieces, so that no more than one piece is in memory twice.
+    """
+    import dask.array as da
+
+    workers = sorted(client.scheduler_info(n_workers=-1)["workers"])
+    share = math.ceil(len(label) / len(workers))
+    matrices, labels = [], []
+    for number, worker in enumerate(workers, 1):
+        # The last workers may get fewer rows, or none.
+        first, end = (number - 1) * share, min(number * share, len(label))
+        for start in range(first, end, PIECE_ROWS):
+            piece = rows.slice(start, min(PIECE_ROWS, end - start))
+            columns = [column.to_numpy().astype(np.float64, copy=False) for column in piece.columns]
+            matrix = np.column_stack(columns)
+            piece_label = label[start : start + piece.num_rows]
+            sent = client.scatter([matrix, piece_label], workers=[worker], hash=False)
+            matrices.append(da.from_delayed(sent[0], matrix.shape, np.float64))
+            labels.append(da.from_delayed(sent[1], piece_label.shape, np.float64))
+        n_rows = f"{max(end - first, 0):,}"
+        logger.info("Worker %s of %s holds %s rows.", number, len(workers), n_rows)
+    return da.concatenate(matrices), da.concatenate(labels)
 
 
 def _huber(raw: Vector, label: Vector, params: Mapping[str, Any]) -> Vector:
-    import numpy as np
-
     alpha, distance = float(params.get("alpha", 0.9)), abs(raw - label)
     return np.where(distance <= alpha, 0.5 * distance**2, alpha * (distance - 0.5 * alpha))
 
 
 def _fair(raw: Vector, label: Vector, params: Mapping[str, Any]) -> Vector:
-    import numpy as np
-
     width, distance = float(params.get("fair_c", 1.0)), abs(raw - label)
     return width * distance - width * width * np.log1p(distance / width)
 
 
 def _quantile(raw: Vector, label: Vector, params: Mapping[str, Any]) -> Vector:
-    import numpy as np
-
     alpha, distance = float(params.get("alpha", 0.9)), label - raw
     return np.where(distance < 0, (alpha - 1) * distance, alpha * distance)
 
 
-def _mape(raw: Vector, label: Vector, _: Mapping[str, Any]) -> Vector:
-    import numpy as np
-
-    return abs(raw - label) / np.maximum(1, abs(label))
-
-
+# LightGBM's objectives: the loss of each row from raw prediction, label and parameters.
 _LOSSES: dict[str, Callable[[Vector, Vector, Mapping[str, Any]], Vector]] = {
-    "binary": _binary,
-    "regression": _l2,
-    "regression_l1": _l1,
+    "binary": lambda raw, label, _: np.logaddexp(0, np.where(label > 0, -raw, raw)),
+    "regression": lambda raw, label, _: (raw - label) ** 2,
+    "regression_l1": lambda raw, label, _: abs(raw - label),
+    "mape": lambda raw, label, _: abs(raw - label) / np.maximum(1, abs(label)),
     "huber": _huber,
     "fair": _fair,
     "quantile": _quantile,
-    "mape": _mape,
 }

@@ -1,0 +1,1 @@
+"""Statistics of a model comparison: block bootstrap over days, confidence intervals, figures."""

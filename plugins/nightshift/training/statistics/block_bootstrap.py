@@ -1,0 +1,207 @@
+"""Metrics as functions of how often each day counts, for a bootstrap blocked by day.
+
+Rows of one day share its weather, holiday and traffic, so days are drawn, never rows. Each metric
+is reduced once to sums by day (the area under the ROC curve to a table of won pairs by day and
+day). Thousands of draws are then small matrix products that do not read the rows again. Source:
+docs/adr/0017-evidence-gate.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from nightshift.errors import NightshiftError
+from nightshift.models.calibration import EDGE
+from nightshift.training.evaluation import Mask, Matrix, Vector, calibration_bins
+
+if TYPE_CHECKING:
+    from nightshift.models.predictions import Predictions
+
+
+Statistic = Callable[[Matrix], Vector]
+"""From weights of shape (draws, days) to one value per draw; NaN where the drawn days do not
+define it.
+"""
+
+
+class NoStatisticError(NightshiftError):
+    """A metric cannot be computed by day."""
+
+    code = "NS-TRAIN-012"
+
+
+@dataclass(frozen=True)
+class Days:
+    """The day of each row.
+
+    Attributes:
+        codes: Number of the row's day, 0 to n - 1; shape (rows,).
+        n: Number of days.
+    """
+
+    codes: npt.NDArray[np.int64]
+    n: int
+
+    @classmethod
+    def of(cls, dates: npt.NDArray[np.datetime64]) -> Days:
+        """Return the days of some dates, shape (rows,)."""
+        names, codes = np.unique(dates, return_inverse=True)
+        return cls(codes.astype(np.int64), int(names.size))
+
+    def at(self, mask: Mask) -> Days:
+        """Return the days of some rows; a day without a row stays a day."""
+        return Days(self.codes[mask], self.n)
+
+    def sums(self, *columns: Vector) -> Matrix:
+        """Return the sum of each column by day; shape (days, columns)."""
+        by_day = [np.bincount(self.codes, weights=column, minlength=self.n) for column in columns]
+        return np.column_stack(by_day)
+
+
+def draw_days(n_days: int, n_draws: int, seed: int) -> Matrix:
+    """Return how often each day is drawn, shape (n_draws, n_days); each row sums to ``n_days``."""
+    dice = np.random.default_rng(seed)
+    draws = dice.multinomial(n_days, np.full(n_days, 1 / n_days), size=n_draws)
+    return draws.astype(np.float64)
+
+
+def statistic(metric: str, label: Vector, predictions: Predictions, days: Days) -> Statistic:
+    """Reduce rows to a metric that can be drawn by day.
+
+    Args:
+        metric: Name in ``contracts.metrics``, of a binary or a regression task.
+        label: Shape (n,).
+        predictions: For the same rows.
+        days: Of the same rows.
+
+    Raises:
+        NoStatisticError: The metric has no such form.
+    """
+    # A regression has no probability.
+    score, probability = predictions.score, predictions.probability
+    if metric == "roc_auc":
+        return _auc(label, score, days)
+    if metric == "average_precision":
+        return _average_precision(label, score, days)
+    if metric == "calibration_error":
+        return calibration_error(label, score if probability is None else probability, days)
+    if metric == "r2" and probability is None:
+        return _r2(label, score, days)
+    ratios = (
+        _regression_ratios(label, score)
+        if probability is None
+        else _binary_ratios(label, probability, predictions.threshold)
+    )
+    if metric not in ratios:
+        raise NoStatisticError(
+            f"{metric} cannot be computed by day.",
+            expected="a metric of a binary or regression task with a better side",
+        )
+    value = ratio(days.sums(*ratios[metric]))
+    if metric == "rmse":
+        return lambda weights: np.sqrt(value(weights))
+    return value
+
+
+def ratio(sums: Matrix) -> Statistic:
+    """Return the ratio of the first to the second of two columns of sums, shape (days, 2)."""
+    return lambda weights: _divide(*(weights @ sums).T)
+
+
+def calibration_error(label: Vector, predicted: Vector, days: Days) -> Statistic:
+    """Return the expected calibration error by day, over the bins of all rows; 0 is best."""
+    # Bins stay those of all rows in every draw; only the weights change.
+    bins = calibration_bins(predicted)
+    gaps = [np.where(bins == number, predicted - label, 0.0) for number in range(bins.max() + 1)]
+    gap_sums = days.sums(*gaps)
+    n_rows = days.sums(np.ones(label.size))[:, 0]
+    return lambda weights: _divide(np.abs(weights @ gap_sums).sum(axis=1), weights @ n_rows)
+
+
+def _auc(label: Vector, score: Vector, days: Days) -> Statistic:
+    """Return the area under the ROC curve: won pairs over all pairs.
+
+    Both are counted by the day of the positive and the day of the negative row.
+    """
+    is_positive = label > 0
+    positive_scores, positive_days = score[is_positive], days.codes[is_positive]
+    ones = np.ones(label.size)
+    n_positive, n_negative = days.sums(ones * is_positive, ones * ~is_positive).T
+    # A draw weighs each pair by the weights of its two days, so days x days sums are enough.
+    won = np.zeros((days.n, days.n))
+    for day in np.flatnonzero(n_negative):
+        negatives = np.sort(score[~is_positive & (days.codes == day)])
+        # A tie is half a won pair.
+        n_lower = np.searchsorted(negatives, positive_scores, side="left")
+        n_not_higher = np.searchsorted(negatives, positive_scores, side="right")
+        wins = (n_lower + n_not_higher) / 2
+        won[:, day] = np.bincount(positive_days, weights=wins, minlength=days.n)
+
+    def value(weights: Matrix) -> Vector:
+        n_pairs = (weights @ n_positive) * (weights @ n_negative)
+        return _divide(((weights @ won) * weights).sum(axis=1), n_pairs)
+
+    return value
+
+
+def _average_precision(label: Vector, score: Vector, days: Days) -> Statistic:
+    order = np.argsort(-score, kind="stable")
+    positive, codes = label[order], days.codes[order]
+    # The last row of each run of equal scores: ties are called positive together.
+    ends = np.flatnonzero(np.append(np.diff(score[order]) != 0, True))
+
+    def of_draw(weights: Vector) -> float:
+        row_weights = weights[codes]
+        n_hits = np.cumsum(row_weights * positive)[ends]
+        n_rows = np.cumsum(row_weights)[ends]
+        if n_hits[-1] == 0:
+            return float("nan")
+        precision = np.divide(n_hits, n_rows, out=np.zeros(n_hits.shape), where=n_rows > 0)
+        return float((np.diff(n_hits, prepend=0.0) * precision).sum() / n_hits[-1])
+
+    return lambda weights: np.array([of_draw(draw) for draw in weights])
+
+
+def _r2(label: Vector, predicted: Vector, days: Days) -> Statistic:
+    squared_error = (predicted - label) ** 2
+    sums = days.sums(squared_error, label, label**2, np.ones(label.size))
+
+    def value(weights: Matrix) -> Vector:
+        error, total, squares, n_rows = (weights @ sums).T
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.asarray(1 - error / (squares - total**2 / n_rows))
+
+    return value
+
+
+def _binary_ratios(
+    label: Vector, probability: Vector, threshold: float
+) -> dict[str, tuple[Vector, Vector]]:
+    """Return, by metric, the two columns whose sums are divided."""
+    ones = np.ones(label.size)
+    positive = (probability >= threshold).astype(np.float64)
+    hits = label * positive
+    clipped = np.clip(probability, EDGE, 1 - EDGE)
+    return {
+        "precision": (hits, positive),
+        "recall": (hits, label),
+        "f1": (hits, (positive + label) / 2),
+        "log_loss": (-np.log(np.where(label > 0, clipped, 1 - clipped)), ones),
+        "brier": ((probability - label) ** 2, ones),
+    }
+
+
+def _regression_ratios(label: Vector, predicted: Vector) -> dict[str, tuple[Vector, Vector]]:
+    ones, error = np.ones(label.size), predicted - label
+    return {"mae": (np.abs(error), ones), "bias": (error, ones), "rmse": (error**2, ones)}
+
+
+def _divide(numerator: Vector, denominator: Vector) -> Vector:
+    """Return the quotients; NaN where the denominator is not positive."""
+    undefined = np.full(numerator.shape, np.nan)
+    return np.asarray(np.divide(numerator, denominator, out=undefined, where=denominator > 0))

@@ -1,0 +1,217 @@
+"""SQL of a training set: published features, joined to the labels that were known at the as-of."""
+
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from nightshift.contracts.partitions import Partition, PartitionRange
+from nightshift.warehouse.arrow_io import read_arrow
+from nightshift.warehouse.connection import label_queries
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from psycopg import sql
+
+    from nightshift.contracts.model_spec import ModelSpec
+    from nightshift.settings import Settings
+    from nightshift.warehouse.connection import Connection
+
+LOAD_COLUMNS = ("load_id", "run_id", "loaded_at")
+"""Columns that describe the load of a row. They would give equal rows another content hash."""
+
+# Another seed than that of the scoring shards, so that a sample is not a set of shards.
+SAMPLE_SEED = 20130101
+SAMPLE_MASK = (1 << 40) - 1
+
+
+@dataclass(frozen=True)
+class TrainingQuery:
+    """The queries of one training set; all of them read the same rows.
+
+    Attributes:
+        conn: Warehouse connection.
+        spec: Feature view, label and entity key.
+        window: Feature partitions of the rows.
+        partition: Partition of the training, the last one in which a label may stand.
+        as_of: Cut-off of the labels, UTC, included.
+    """
+
+    conn: Connection
+    spec: ModelSpec
+    window: PartitionRange
+    partition: Partition
+    as_of: dt.datetime
+
+    def rows(self, sampled_share: float) -> sql.Composed:
+        """Return the query of the labelled rows, ordered by partition and entity key.
+
+        Each key gets the latest version of its label that was known, and not superseded, at
+        ``as_of``.
+        """
+        from psycopg import sql
+
+        # All columns of the view are kept: slices, the rule and later specs read more than the
+        # features.
+        names = relation_columns(self.conn, "features", self.spec.feature_table)
+        columns = [sql.Identifier("f", name) for name in names if name not in LOAD_COLUMNS]
+        return sql.SQL(
+            """
+            with labels as (
+                select distinct on (l.{key}) l.{key}, l.{label} {known_labels}
+                order by l.{key}, l.known_at desc, l.partition_date desc
+            )
+            select {columns}, labels.{label} {features}
+            join labels on labels.{key} = f.{key}
+            where labels.{label} is not null and {in_sample}
+            order by f.partition_date, f.{key} collate "C"
+            """
+        ).format(
+            key=sql.Identifier(self.spec.entity.key),
+            label=sql.Identifier(self.spec.label.column),
+            columns=sql.SQL(", ").join(columns),
+            known_labels=self._known_labels,
+            features=self._published_features,
+            in_sample=_in_sample(sql.Identifier("f", self.spec.entity.key), sampled_share),
+        )
+
+    def read(self, settings: Settings, query: sql.Composed, application_name: str) -> pa.Table:
+        """Run the query of the rows, planned for label relations, and return its result."""
+        return read_arrow(settings, query, application_name, is_label_query=True)
+
+    def count_rows(self) -> int:
+        """Return the number of published feature rows, with or without a label."""
+        from psycopg import sql
+
+        query = sql.SQL("select count(*) {}").format(self._published_features)
+        (n_rows,) = self.conn.execute(query).fetchone() or (0,)
+        return int(n_rows)
+
+    def find_recurring_keys(self) -> tuple[int, Any]:
+        """Return how many keys have features of several days and labels of several days, and one.
+
+        A key with many feature rows and one outcome (predicted every evening until it is known) is
+        not among them, nor is one with one feature row whose outcome was delivered twice.
+        """
+        from psycopg import sql
+
+        query = sql.SQL(
+            """
+            select count(*), min(labelled.{key}) from (
+                select l.{key} {known_labels}
+                group by l.{key} having min(l.partition_date) < max(l.partition_date)
+            ) labelled
+            join (
+                select f.{key} {features}
+                group by f.{key} having min(f.partition_date) < max(f.partition_date)
+            ) predicted on predicted.{key} = labelled.{key}
+            """
+        ).format(
+            key=sql.Identifier(self.spec.entity.key),
+            known_labels=self._known_labels,
+            features=self._published_features,
+        )
+        with label_queries(self.conn):
+            return self.conn.execute(query).fetchone() or (0, None)
+
+    @cached_property
+    def _published_features(self) -> sql.Composed:
+        """Return the from-clause of the published feature rows, ``f``."""
+        from psycopg import sql
+
+        # ``nightshift repro`` puts the recorded loads in the place of the text "join ops.published
+        # p on", which therefore stands once in the query of the rows.
+        return sql.SQL(
+            """
+            from features.{table} f
+            join ops.published p on p.dataset = {dataset}
+                and p.partition_date = f.partition_date and p.load_id = f.load_id
+                and f.partition_date between {first} and {last}
+            """
+        ).format(
+            table=sql.Identifier(self.spec.feature_table),
+            dataset=sql.Literal(self.spec.features_dataset),
+            first=sql.Literal(self.window.first.day),
+            last=sql.Literal(self.window.last.day),
+        )
+
+    @cached_property
+    def _known_labels(self) -> sql.Composed:
+        """Return the from-clause of the label versions, ``l``, that were known at ``as_of``."""
+        from psycopg import sql
+
+        return sql.SQL(
+            """
+            from marts.{labels} l {pointer}
+            where l.partition_date between {first} and {last} and l.known_at <= {as_of}
+                and (l.superseded_at is null or l.superseded_at > {as_of})
+            """
+        ).format(
+            labels=sql.Identifier(self.spec.label.relation),
+            pointer=self._label_pointer(),
+            first=sql.Literal(self.window.first.day),
+            last=sql.Literal(self.partition.day),
+            as_of=sql.Literal(self.as_of),
+        )
+
+    def _label_pointer(self) -> sql.Composed:
+        """Return the join that follows the label's pointer; empty for a view of all versions."""
+        from psycopg import sql
+
+        dataset = f"marts/{self.spec.label.relation}"
+        query = "select exists (select from ops.published where dataset = %s)"
+        # A view over all versions has no pointer; ``superseded_at`` ends its versions.
+        if self.conn.execute(query, [dataset]).fetchone() != (True,):
+            return sql.Composed([])
+        return sql.SQL(
+            """
+            join ops.published lp on lp.dataset = {}
+                and lp.partition_date = l.partition_date and lp.load_id = l.load_id
+            """
+        ).format(sql.Literal(dataset))
+
+
+def feature_as_of(conn: Connection, spec: ModelSpec, partition: Partition) -> dt.datetime:
+    """Return the as-of of the features that a partition published.
+
+    A partition without published features, as in a backtest, has its nominal cut-off.
+    """
+    from psycopg import sql
+
+    query = sql.SQL(
+        """
+        select max(f.as_of) from ops.published p
+        join features.{} f on f.partition_date = p.partition_date and f.load_id = p.load_id
+        where p.dataset = %s and p.partition_date = %s
+        """
+    ).format(sql.Identifier(spec.feature_table))
+    row = conn.execute(query, [spec.features_dataset, partition.day]).fetchone()
+    return (row and row[0]) or partition.cutoff
+
+
+def relation_columns(conn: Connection, schema: str, relation: str) -> list[str]:
+    """Return the columns of a relation by name; none if it does not exist."""
+    query = """
+        select attname from pg_attribute
+        where attrelid = to_regclass(format('%%I.%%I', %s::text, %s::text))
+            and attnum > 0 and not attisdropped
+        order by attname
+    """
+    return [str(name) for (name,) in conn.execute(query, [schema, relation])]
+
+
+def _in_sample(key: sql.Composable, share: float) -> sql.Composable:
+    """Return the condition of a sample by key: the same keys on all days and in every run."""
+    from psycopg import sql
+
+    if share >= 1:
+        return sql.SQL("true")
+    # Sampling by key keeps all days of an entity, and a rerun takes the same rows.
+    return sql.SQL("(hashtextextended({}::text, {}) & {}) < {}").format(
+        key,
+        sql.Literal(SAMPLE_SEED),
+        sql.Literal(SAMPLE_MASK),
+        sql.Literal(round(share * (SAMPLE_MASK + 1))),
+    )

@@ -1,0 +1,1 @@
+"""Boosted trees: fit them here or on a Dask cluster, with checkpoints and binned rows on disk."""

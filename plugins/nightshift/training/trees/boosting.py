@@ -1,0 +1,325 @@
+"""Fit gradient-boosted trees in segments, so that a killed fit can resume.
+
+A fit runs in segments of fixed length. Each starts from the text of the previous one, with random
+streams of its own. A killed fit therefore resumes from its last segment and gives the same trees
+as an undisturbed one. Source: docs/adr/0007-training-and-promotion.md.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nightshift import sealed_file
+from nightshift.failpoints import Failpoint, hit
+from nightshift.models.booster import load_booster, portable
+
+if TYPE_CHECKING:
+    import lightgbm as lgb
+    import pyarrow as pa
+
+    from nightshift.training.evaluation import Matrix, Vector
+
+    Rows = tuple[Matrix | pa.Table, Vector]
+
+SEGMENT_ROUNDS = 100
+"""Trees between two checkpoints; part of what a fit is: another length gives other trees."""
+_BINNING_PARAMS = frozenset({"max_bin", "min_data_in_bin", "min_data_in_leaf"})
+"""Parameters that decide how values are binned, or whether a column is worth it."""
+_CONTINUABLE_PARAMS = _BINNING_PARAMS | {
+    "alpha",
+    "bagging_fraction",
+    "bagging_freq",
+    "cat_l2",
+    "cat_smooth",
+    "feature_fraction",
+    "feature_fraction_bynode",
+    "lambda_l1",
+    "lambda_l2",
+    "learning_rate",
+    "max_cat_to_onehot",
+    "max_depth",
+    "min_data_per_group",
+    "min_gain_to_split",
+    "min_sum_hessian_in_leaf",
+    "num_leaves",
+    "path_smooth",
+}
+"""Parameters with which a booster that continues is proved to give the trees of one that starts
+from the text.
+"""
+
+
+@dataclass(frozen=True)
+class FitPlan:
+    """Everything that defines a fit, apart from its rows.
+
+    Attributes:
+        objective: LightGBM's name of the loss.
+        params: Free parameters of the spec.
+        seed: Seed of every random choice.
+        n_rounds: Upper limit of trees.
+        patience_rounds: Rounds without a better validation loss after which the fit stops.
+        categorical_positions: Columns of the matrix that hold level codes.
+        names: Names of the matrix' columns.
+        n_threads: Threads; the trees do not depend on it.
+        segment_rounds: Trees between two checkpoints.
+    """
+
+    objective: str
+    params: dict[str, bool | int | float | str]
+    seed: int
+    n_rounds: int
+    patience_rounds: int
+    categorical_positions: list[int]
+    names: list[str]
+    n_threads: int = 1
+    segment_rounds: int = SEGMENT_ROUNDS
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A finished fit, or one at a checkpoint.
+
+    Attributes:
+        text: The model as text; up to the best round once finished.
+        losses: Validation loss after each round.
+    """
+
+    text: str
+    losses: tuple[float, ...]
+
+    @property
+    def best_round(self) -> int:
+        """Return the number of trees with the lowest validation loss, the first of equals."""
+        return _best_round(self.losses)
+
+
+def fit_trees(
+    train: Rows,
+    validation: tuple[Matrix, Vector],
+    plan: FitPlan,
+    checkpoint: Path | None = None,
+    binned_rows: Path | None = None,
+) -> Fit:
+    """Fit trees with early stopping on the validation rows.
+
+    Args:
+        train: Columns of ``encode_columns`` (or a matrix, (n, k)) and label (n,), in a total order:
+            another order of rows gives other trees.
+        validation: The same for the later rows.
+        plan: Parameters of the fit.
+        checkpoint: File of the last finished segment; read if it exists, replaced after every
+            segment.
+        binned_rows: Folder of rows that earlier fits have binned; None bins them.
+    """
+    state = _load_checkpoint(checkpoint)
+    # A segment that starts from a text needs the values themselves, not their bins.
+    if binned_rows is None or state.text or not _can_continue(plan):
+        data = _dataset(*train, plan)
+    else:
+        data = _binned_dataset(train, plan, binned_rows)
+    valid = _dataset(*validation, plan, data)
+
+    booster = None
+    while len(state.losses) < plan.n_rounds and not _has_stalled(state.losses, plan):
+        if booster is not None and _can_continue(plan):
+            state = _continue_booster(booster, state, plan)
+        else:
+            booster, state = _fit_segment(state, data, valid, plan)
+        _save_checkpoint(checkpoint, state)
+        hit(Failpoint.CHECKPOINT_AFTER)
+    return _cut_at_best_round(state)
+
+
+def stop_at_best(text: str, losses: Sequence[float], plan: FitPlan) -> Fit:
+    """Apply early stopping to a fit of which all rounds were grown at once.
+
+    Args:
+        text: The model.
+        losses: Validation loss after each round.
+        plan: Its patience counts.
+    """
+    n_watched = 1
+    # The first round at which patience ends stops the fit, as it would have while growing.
+    while n_watched < len(losses) and not _has_stalled(losses[:n_watched], plan):
+        n_watched += 1
+    return _cut_at_best_round(Fit(text, tuple(losses[:n_watched])))
+
+
+def params_of(plan: FitPlan, segment: int) -> dict[str, Any]:
+    """Return LightGBM's parameters of a segment."""
+    # The random streams that are drawn while growing trees start anew in every segment.
+    stream = plan.seed + segment
+    return {
+        **plan.params,
+        "objective": plan.objective,
+        # The same trees on any number of threads, and on any machine of the same kind.
+        "deterministic": True,
+        "force_col_wise": True,
+        "num_threads": plan.n_threads,
+        "seed": plan.seed,
+        "data_random_seed": plan.seed,
+        "bagging_seed": stream,
+        "feature_fraction_seed": stream,
+        "extra_seed": stream,
+        "verbosity": -1,
+    }
+
+
+def _dataset(
+    data: Matrix | pa.Table | str,
+    label: Vector | None,
+    plan: FitPlan,
+    reference: lgb.Dataset | None = None,
+) -> lgb.Dataset:
+    """Return rows as a dataset of LightGBM.
+
+    Args:
+        data: Values, or the file of a binned dataset.
+        label: Shape (n,); None where the file has it.
+        plan: Parameters and columns.
+        reference: Dataset whose bins are used; None makes new ones.
+    """
+    import lightgbm as lgb
+
+    return lgb.Dataset(
+        data,
+        label,
+        reference=reference,
+        params=params_of(plan, 0),
+        free_raw_data=False,
+        feature_name=plan.names,
+        categorical_feature=plan.categorical_positions,
+    )
+
+
+def _binned_dataset(rows: Rows, plan: FitPlan, folder: Path) -> lgb.Dataset:
+    """Return the training rows as an earlier fit binned them, or bin them and keep the result."""
+    import lightgbm as lgb
+
+    from nightshift.training.trees.binned_rows import BinnedRows
+
+    facts = {
+        "lightgbm": lgb.__version__,
+        "names": plan.names,
+        "categorical": plan.categorical_positions,
+        "seed": plan.seed,
+        "params": {k: value for k, value in plan.params.items() if k in _BINNING_PARAMS},
+    }
+    # Whatever changes the bins is part of the file's name.
+    binned = BinnedRows(folder, *rows, facts)
+    path = binned.find()
+    if path is not None:
+        try:
+            return _dataset(str(path), None, plan).construct()
+        except lgb.basic.LightGBMError:
+            binned.drop(path)
+    data = _dataset(*rows, plan).construct()
+    binned.keep(data.save_binary)
+    return data
+
+
+def _fit_segment(
+    state: Fit, data: lgb.Dataset, valid: lgb.Dataset, plan: FitPlan
+) -> tuple[lgb.Booster, Fit]:
+    """Grow one segment from the text of the previous one.
+
+    Returns:
+        The booster, which can continue, and the state.
+    """
+    import lightgbm as lgb
+
+    losses = list(state.losses)
+
+    def watch(env: lgb.callback.CallbackEnv) -> None:
+        losses.append(float(env.evaluation_result_list[0][2]))
+        if _has_stalled(losses, plan):
+            raise lgb.callback.EarlyStopException(env.iteration, env.evaluation_result_list)
+
+    params, n_rounds = _next_segment(state, plan)
+    # The callback stops the fit. LightGBM's own early stopping would count within one segment.
+    booster = lgb.train(
+        params,
+        data,
+        num_boost_round=n_rounds,
+        valid_sets=[valid],
+        init_model=load_booster(state.text) if state.text else None,
+        callbacks=[watch],
+        keep_training_booster=True,
+    )
+    return booster, Fit(booster.model_to_string(num_iteration=-1), tuple(losses))
+
+
+def _can_continue(plan: FitPlan) -> bool:
+    """Return whether a booster that continues gives the trees of one that starts from the text."""
+    # LightGBM draws bags by the round's number, which begins anew in a booster from a text. So a
+    # segment must hold a whole number of bagging periods.
+    bagging_rounds = int(plan.params.get("bagging_freq", 0)) or 1
+    return plan.params.keys() <= _CONTINUABLE_PARAMS and plan.segment_rounds % bagging_rounds == 0
+
+
+def _continue_booster(booster: lgb.Booster, state: Fit, plan: FitPlan) -> Fit:
+    """Grow the next segment in the booster of the last one.
+
+    It gives the same trees as a start from its text, in half of the time.
+    """
+    params, n_rounds = _next_segment(state, plan)
+    bagging_fraction = float(plan.params.get("bagging_fraction", 1))
+    # LightGBM restarts a random stream when its seed changes, but that of the bagging only when a
+    # fraction changes: hence the detour by another fraction. At 1 no bag is drawn, and the detour
+    # would leave the bagging on.
+    if bagging_fraction < 1:
+        previous = params_of(plan, len(state.losses) // plan.segment_rounds - 1)
+        booster.reset_parameter({**previous, "bagging_fraction": bagging_fraction / 2})
+    booster.reset_parameter({**params, "num_iterations": n_rounds})
+    losses = list(state.losses)
+    for _ in range(n_rounds):
+        booster.update()
+        losses.append(float(booster.eval_valid()[0][2]))
+        if _has_stalled(losses, plan):
+            break
+    return Fit(booster.model_to_string(num_iteration=-1), tuple(losses))
+
+
+def _next_segment(state: Fit, plan: FitPlan) -> tuple[dict[str, Any], int]:
+    """Return the parameters and the number of rounds of the next segment."""
+    n_done = len(state.losses)
+    n_rounds = min(plan.segment_rounds, plan.n_rounds - n_done)
+    return params_of(plan, n_done // plan.segment_rounds), n_rounds
+
+
+def _has_stalled(losses: Sequence[float], plan: FitPlan) -> bool:
+    """Return whether the best loss is ``patience_rounds`` rounds old."""
+    return bool(losses) and len(losses) - _best_round(losses) >= plan.patience_rounds
+
+
+def _best_round(losses: Sequence[float]) -> int:
+    """Return the number of the round with the lowest loss, the first of equals; 0 without any."""
+    return losses.index(min(losses)) + 1 if losses else 0
+
+
+def _cut_at_best_round(state: Fit) -> Fit:
+    """Return the fit without the trees after its best round."""
+    # The file holds the trees that count, not those of the patience.
+    text = load_booster(state.text).model_to_string(num_iteration=state.best_round)
+    return replace(state, text=portable(text))
+
+
+def _load_checkpoint(checkpoint: Path | None) -> Fit:
+    """Return the last finished segment; an empty state if the file is missing or damaged."""
+    content = None if checkpoint is None else sealed_file.read(checkpoint)
+    if content is None:
+        return Fit("", ())
+    document = json.loads(content)
+    return Fit(document["text"], tuple(document["losses"]))
+
+
+def _save_checkpoint(checkpoint: Path | None, state: Fit) -> None:
+    """Replace the checkpoint with the current state."""
+    if checkpoint is not None:
+        document = json.dumps({"text": state.text, "losses": state.losses})
+        sealed_file.write(checkpoint, document.encode())
