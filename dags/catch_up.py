@@ -20,7 +20,7 @@ from airflow.sdk import CronTriggerTimetable, dag, task
 
 from nightshift.contracts.datasets import Delivery, read_contracts
 from nightshift.contracts.model_spec import read_specs
-from nightshift.orchestration import assets, catch_up, defaults, reruns
+from nightshift.orchestration import assets, defaults, reconcile, reruns
 
 HERE = Path(__file__).parent
 CONTRACTS = read_contracts(HERE / "datasets").documents.values()
@@ -38,7 +38,7 @@ WOKEN_BY = {
 
 
 @dag(
-    dag_id=catch_up.DAG_ID,
+    dag_id=reconcile.DAG_ID,
     schedule=CronTriggerTimetable("*/10 * * * *", timezone="UTC"),
     default_args=defaults.task_defaults("data-platform", timeout_minutes=5),
     **defaults.dag_defaults(__doc__, "catch_up", longest_run=dt.timedelta(minutes=20)),
@@ -47,10 +47,10 @@ def build() -> None:
     """Wire one look, and a wake-up per joint: only the assets of the joint that is stranded have an event."""
     common = {"pool": defaults.POOL_WAREHOUSE, "priority_weight": defaults.PRIORITY_NIGHT}
     inlets = [asset for group in WOKEN_BY.values() for asset in group]
-    found = task(task_id="find_stranded", inlets=inlets, **common)(catch_up.find_stranded)()
+    found = task(task_id="find_stranded", inlets=inlets, **common)(reconcile.find_stranded)()
     task(task_id="rerun_unfinished", **common)(reruns.rerun_unfinished)()
     for joint, group in WOKEN_BY.items():
-        task(task_id=f"wake_{joint}", outlets=group, **common)(catch_up.wake)(
+        task(task_id=f"wake_{joint}", outlets=group, **common)(reconcile.emit_again)(
             [asset.name for asset in group], found
         )
 

@@ -50,9 +50,9 @@ def ingest() -> None:
         outlets=[assets.raw(contract.name) for contract in DAILY],
         trigger_rule=TriggerRule.ALL_DONE,
         **common,
-    )(tasks.announce_raw)
+    )(tasks.emit_raw_assets)
     failures = task(task_id="tell_failures", trigger_rule=TriggerRule.ONE_FAILED, **common)(
-        tasks.tell_failures
+        tasks.watcher
     )
     [reference, *loads] >> announce()
     [reference, *loads] >> failures()

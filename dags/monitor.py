@@ -30,7 +30,7 @@ def build_dag(spec: ModelSpec) -> DAG:
     ) as dag:
         verdict = task(task_id="measure", **common)(tasks.measure_model)(spec.name)
         task(task_id="announce_retraining", outlets=[assets.retrain(spec)], **common)(
-            tasks.announce_retraining
+            tasks.emit_retrain_asset
         )(verdict)
     return dag
 

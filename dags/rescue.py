@@ -57,7 +57,7 @@ def build_dag(spec: ModelSpec) -> DAG:
     ) as dag:
         found = task(task_id="rescue", **common)(rescue_tasks.rescue_predictions)(spec.name)
         task(task_id="announce", outlets=[assets.predictions(spec)], **common)(
-            rescue_tasks.announce_rescued
+            rescue_tasks.emit_predictions_asset
         )(found)
     return dag
 

@@ -46,7 +46,7 @@ def transform() -> None:
     built = build()
     for view in VIEWS:
         task(task_id=f"announce_{view}", outlets=[assets.features(view)], **common)(
-            tasks.announce_features
+            tasks.emit_feature_view_asset
         )(view, built)
 
 

@@ -25,7 +25,7 @@ from nightshift.monitoring.maturity import LabelCount
 from nightshift.monitoring.monitor import judge
 from nightshift.monitoring.outcomes import evaluated_partition, published_features
 from nightshift.monitoring.performance import Performance, measure_performance
-from nightshift.monitoring.trigger import Decided, NightStatus
+from nightshift.monitoring.trigger import PartitionStatus, RetrainHistory
 from nightshift.quality.bin_counts import BinCounter
 from nightshift.quality.profiles import scan
 from nightshift.warehouse.arrow_io import read_arrow
@@ -113,12 +113,12 @@ class ReplayedNight(MonitoringContext):
         n_labels = self.fleet.rows_on(evaluated).num_rows if evaluated in self.served else 0
         return LabelCount(n_labels, n_labels, 0)
 
-    def decided(self) -> Decided:
+    def decided(self) -> RetrainHistory:
         """Return the orders that this policy's monitor has opened."""
-        return Decided(own=False, others=self.decided_days)
+        return RetrainHistory(own=False, others=self.decided_days)
 
     @cached_property
-    def earlier(self) -> list[NightStatus]:
+    def earlier(self) -> list[PartitionStatus]:
         """Return what earlier nights found about the same champion."""
         own = self.champion.version.version
         return [
@@ -166,7 +166,7 @@ class Watch:
         return verdict.has_triggered
 
 
-def status_of(verdict: Verdict) -> NightStatus:
+def status_of(verdict: Verdict) -> PartitionStatus:
     """Return what a verdict says to the nights after it."""
     statuses = (
         verdict.drift_status,
@@ -174,7 +174,7 @@ def status_of(verdict: Verdict) -> NightStatus:
         verdict.performance_status,
         verdict.severe_loss_status,
     )
-    return NightStatus(verdict.partition_date, *statuses)
+    return PartitionStatus(verdict.partition_date, *statuses)
 
 
 def _outcomes(fleet: Fleet, trained_on: dt.date, night: dt.date) -> pa.Table:

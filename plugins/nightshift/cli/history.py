@@ -163,11 +163,11 @@ def monitor(
 ) -> None:
     """Measure drift and matured predictions of a range of nights as they would, and give each verdict."""
     from nightshift.contracts.model_spec import load_spec
-    from nightshift.monitoring.monitor import measure
+    from nightshift.monitoring.monitor import monitor
 
     settings, partitions = load_settings(), PartitionRange.of(first, last or None)
     run = RunContext(f"monitor__{model}/{partitions}", actor=f"cli:{getpass.getuser()}")
-    verdict = measure(settings, load_spec(settings.models_dir, model), partitions, run)
+    verdict = monitor(settings, load_spec(settings.models_dir, model), partitions, run)
     found = {
         "drift": verdict.drift_status,
         "score drift": verdict.score_drift_status,

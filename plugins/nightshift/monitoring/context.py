@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from nightshift.contracts.partitions import PartitionRange
 from nightshift.lake.object_store import ObjectStore
-from nightshift.monitoring.data_quality import red_reasons
+from nightshift.monitoring.data_quality import data_quality_problems
 from nightshift.monitoring.drift import (
     SCORE,
     Drift,
@@ -28,8 +28,8 @@ from nightshift.monitoring.outcomes import (
     read_outcomes,
 )
 from nightshift.monitoring.performance import Performance, measure_performance
-from nightshift.monitoring.trigger import Decided, NightStatus
-from nightshift.monitoring.verdict import earlier_nights
+from nightshift.monitoring.trigger import PartitionStatus, RetrainHistory
+from nightshift.monitoring.verdict import earlier_statuses
 from nightshift.quality.bin_counts import BinCounter
 from nightshift.quality.profiles import LoadTable, scan_load
 from nightshift.registry.model_versions import find_version, load_model
@@ -177,9 +177,9 @@ class MonitoringContext:
     def red(self) -> list[str]:
         """Return why the data of the night, and of what its loss stands on, cannot be trusted."""
         days = PartitionRange(evaluated_partition(self.spec, self.partition), self.partition)
-        return red_reasons(self.conn, self.spec, days, self.settings.datasets_dir)
+        return data_quality_problems(self.conn, self.spec, days, self.settings.datasets_dir)
 
-    def decided(self) -> Decided:
+    def decided(self) -> RetrainHistory:
         """Return the model's orders near enough to matter; read under its lock."""
         limits = self.spec.monitoring
         near = decided_days(
@@ -188,15 +188,15 @@ class MonitoringContext:
             self.partition,
             max(limits.cooldown_days, limits.retrain_budget.days),
         )
-        return Decided(
+        return RetrainHistory(
             own=self.partition.day in near,
             others=[day for day in near if day != self.partition.day],
         )
 
     @cached_property
-    def earlier(self) -> list[NightStatus]:
+    def earlier(self) -> list[PartitionStatus]:
         """Return what the nights of the window before this one found about the same champion."""
-        return earlier_nights(
+        return earlier_statuses(
             self.conn,
             self.spec,
             self.partition,

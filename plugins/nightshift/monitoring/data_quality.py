@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from nightshift.warehouse.connection import Connection
 
 
-def red_reasons(
+def data_quality_problems(
     conn: Connection, spec: ModelSpec, partitions: PartitionRange, datasets_dir: Path
 ) -> list[str]:
     """Return what was refused or missing, and not repaired, when the last night of a range was first judged; empty if all was well.

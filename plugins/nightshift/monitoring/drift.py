@@ -135,7 +135,7 @@ def _compare(
     expected = expected_shares(reference)
     psi = stability_index([*current.counts, current.n_missing], expected, int(reference["n"]))
     threshold = yardstick.score_psi_threshold if kind == "score" else yardstick.psi_threshold
-    effect = (total_variation if kind == "categorical" else largest_gap)(
+    effect = (total_variation if kind == "categorical" else ks_distance)(
         current.counts, expected[:-1]
     )
     change = max(effect, abs(current.missing_share - expected[-1]))
@@ -180,7 +180,7 @@ def stability_index(counts: Sequence[int], expected: Sequence[float], n_referenc
     return math.fsum((p - q) * math.log(p / q) for p, q in pairs)
 
 
-def largest_gap(counts: Sequence[int], expected: Sequence[float]) -> float:
+def ks_distance(counts: Sequence[int], expected: Sequence[float]) -> float:
     """Return the Kolmogorov-Smirnov distance of binned numbers, missing ones left out; 0 to 1, 0 is best."""
     n, total = sum(counts), math.fsum(expected)
     if n == 0 or total == 0:

@@ -79,7 +79,7 @@ class Punctuality:
 
 
 @dataclass(frozen=True)
-class Age:
+class InputAge:
     """How old the newest partition of an input is.
 
     Attributes:
@@ -106,7 +106,7 @@ class Freshness:
 
     at: dt.datetime
     models: tuple[Punctuality, ...]
-    inputs: tuple[Age, ...]
+    inputs: tuple[InputAge, ...]
 
     @property
     def late(self) -> tuple[Punctuality, ...]:
@@ -203,9 +203,9 @@ def _steps(conn: Connection, spec: ModelSpec, partition: Partition, load_id: int
     )
 
 
-def _age(conn: Connection, dataset: str, due: Partition) -> Age:
+def _age(conn: Connection, dataset: str, due: Partition) -> InputAge:
     newest = _newest(conn, dataset)
-    return Age(dataset, newest, (due.day - newest).days if newest else None)
+    return InputAge(dataset, newest, (due.day - newest).days if newest else None)
 
 
 def _newest(conn: Connection, dataset: str) -> dt.date | None:

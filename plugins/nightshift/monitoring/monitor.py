@@ -16,9 +16,14 @@ from nightshift.monitoring.context import Champion, MonitoringContext
 from nightshift.monitoring.drift import Drift
 from nightshift.monitoring.outcomes import evaluated_partition, published_features
 from nightshift.monitoring.performance import ALL_ROWS, Performance, metric_loss
-from nightshift.monitoring.report import Sample, Shown, make_report
-from nightshift.monitoring.trigger import Decided, NightStatus, rule, status
-from nightshift.monitoring.verdict import Verdict, publish_night, read_verdict
+from nightshift.monitoring.report import Sample, ShownDrift, make_report
+from nightshift.monitoring.trigger import (
+    PartitionStatus,
+    RetrainHistory,
+    apply_trigger_rule,
+    condition_status,
+)
+from nightshift.monitoring.verdict import Verdict, publish_verdict, read_verdict
 from nightshift.quality.profiles import LoadTable, keep_profile, profile_load
 from nightshift.warehouse.arrow_io import read_arrow
 from nightshift.warehouse.connection import connect, lose
@@ -41,7 +46,7 @@ class VerdictLostError(NightshiftError):
     is_retryable = True
 
 
-def measure(
+def monitor(
     settings: Settings, spec: ModelSpec, partitions: PartitionRange, run: RunContext
 ) -> Verdict:
     """Measure each night of a range in order, publish its verdict, and open a decision where the evidence asks for it.
@@ -112,7 +117,7 @@ def _measure_night(night: MonitoringContext, *, wants_report: bool) -> Verdict:
     manifest = LoadManifest(
         night.run, inputs | {"decided": str(decided.others)}, reads=night.reads()
     )
-    publish_night(
+    publish_verdict(
         night.conn, verdict, drifts, [asdict(one) | beside for one in performance], manifest
     )
     seen = read_verdict(night.conn, night.spec.name, night.partition)
@@ -130,7 +135,7 @@ def judge(
     drifts: list[Drift],
     performance: list[Performance],
     predicted_by: int | None,
-    decided: Decided,
+    decided: RetrainHistory,
 ) -> Verdict:
     """Return the verdict that a night's drift and matured performance, beside earlier verdicts and orders, give; nothing is written."""
     limits, version = (
@@ -147,20 +152,20 @@ def judge(
     loss = _matured_loss(
         night, watched, expected, is_champion=predicted_by is not None and predicted_by == version
     )
-    today = NightStatus(
+    today = PartitionStatus(
         night.partition.day,
-        drift=status(
+        drift=condition_status(
             sum(features) / len(features) >= limits.drifted_features_ratio if features else None
         ),
-        score_drift=status(score.is_drifted if score else None),
-        performance=status(None if loss is None else loss > limits.maximum_metric_loss),
-        severe_loss=status(
+        score_drift=condition_status(score.is_drifted if score else None),
+        performance=condition_status(None if loss is None else loss > limits.maximum_metric_loss),
+        severe_loss=condition_status(
             None
             if loss is None or limits.triggers.severe_loss_factor is None
             else loss > limits.triggers.severe_loss_factor * limits.maximum_metric_loss
         ),
     )
-    ruling = rule(night.spec, today, night.earlier, decided, night.red)
+    ruling = apply_trigger_rule(night.spec, today, night.earlier, decided, night.red)
     return Verdict(
         model=night.spec.name,
         partition_date=night.partition.day,
@@ -279,8 +284,8 @@ def _samples(night: MonitoringContext, champion: Champion) -> tuple[Sample, Samp
     )
 
 
-def _shown(night: MonitoringContext, champion: Champion, drifts: list[Drift]) -> Shown:
-    return Shown(
+def _shown(night: MonitoringContext, champion: Champion, drifts: list[Drift]) -> ShownDrift:
+    return ShownDrift(
         psi={one.feature: one.psi for one in drifts},
         drifted=[one.feature for one in drifts if one.is_drifted],
         drifted_ratio=night.spec.monitoring.drifted_features_ratio,

@@ -88,7 +88,7 @@ class Report:
 
 
 @dataclass(frozen=True)
-class Shown:
+class ShownDrift:
     """What the report says about drift: the verdict's own numbers over all rows, never those of the sample.
 
     Attributes:
@@ -104,7 +104,7 @@ class Shown:
     categorical: list[str]
 
 
-def make_report(reference: Sample, current: Sample, shown: Shown) -> Report:
+def make_report(reference: Sample, current: Sample, shown: ShownDrift) -> Report:
     """Draw two samples beside each other, column by column.
 
     Args:
@@ -168,7 +168,7 @@ def _write_report(folder: Path) -> None:
     from evidently.metrics import ValueDrift
     from evidently.presets import DataDriftPreset
 
-    shown = Shown(**json.loads((folder / "plan.json").read_text()))
+    shown = ShownDrift(**json.loads((folder / "plan.json").read_text()))
     frames = [pd.read_parquet(folder / f"{name}.parquet") for name in ("current", "reference")]
     columns = [name for name in shown.psi if all(frame[name].notna().any() for frame in frames)]
     categorical = [name for name in shown.categorical if name in columns]

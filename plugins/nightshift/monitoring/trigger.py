@@ -15,7 +15,7 @@ CONDITIONS = ("drift", "score_drift", "performance", "severe_loss")
 
 
 @dataclass(frozen=True)
-class NightStatus:
+class PartitionStatus:
     """What one night found about one champion; ``unknown`` counts as not breached."""
 
     partition_date: dt.date
@@ -26,7 +26,7 @@ class NightStatus:
 
 
 @dataclass(frozen=True)
-class Decided:
+class RetrainHistory:
     """The model's orders near a night.
 
     Attributes:
@@ -63,11 +63,11 @@ def loss_lag_days(spec: ModelSpec) -> int:
     return 1 + spec.label.maturity_days
 
 
-def rule(
+def apply_trigger_rule(
     spec: ModelSpec,
-    today: NightStatus,
-    earlier: Sequence[NightStatus],
-    decided: Decided,
+    today: PartitionStatus,
+    earlier: Sequence[PartitionStatus],
+    decided: RetrainHistory,
     red: Sequence[str],
 ) -> TriggerDecision:
     """Apply conditions, windows, and what blocks an order.
@@ -108,7 +108,7 @@ def rule(
 
 
 def _breached_days(
-    spec: ModelSpec, today: NightStatus, earlier: Sequence[NightStatus]
+    spec: ModelSpec, today: PartitionStatus, earlier: Sequence[PartitionStatus]
 ) -> dict[str, list[dt.date]]:
     nights, lag = [*earlier, today], loss_lag_days(spec)
     reach = {
@@ -126,7 +126,9 @@ def _breached_days(
     }
 
 
-def _evidence(spec: ModelSpec, today: NightStatus, breached: dict[str, list[dt.date]]) -> list[str]:
+def _evidence(
+    spec: ModelSpec, today: PartitionStatus, breached: dict[str, list[dt.date]]
+) -> list[str]:
     """Return what asks for a retraining, in words; empty if nothing does."""
     window, triggers, night = (
         spec.monitoring.windows,
@@ -158,6 +160,6 @@ def _evidence(spec: ModelSpec, today: NightStatus, breached: dict[str, list[dt.d
     return []
 
 
-def status(is_breached: bool | None) -> Status:
+def condition_status(is_breached: bool | None) -> Status:
     """Return ``unknown`` for None."""
     return "unknown" if is_breached is None else "breached" if is_breached else "ok"

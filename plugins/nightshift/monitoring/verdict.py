@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from nightshift.contracts.partitions import Partition, PartitionRange
-from nightshift.monitoring.trigger import NightStatus, Status, loss_lag_days
+from nightshift.monitoring.trigger import PartitionStatus, Status, loss_lag_days
 from nightshift.warehouse.partition_write import LoadManifest, Target, audit, begin, publish
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from nightshift.warehouse.connection import Connection
 
 SCHEMA = "monitoring"
-BESIDE = frozenset({"retrain_decision_id", "report_key", "report_problem"})
+FOLLOW_UP_FIELDS = frozenset({"retrain_decision_id", "report_key", "report_problem"})
 """Fields that stand in tables of their own: they say what followed from a verdict, not what it
 found.
 """
@@ -126,7 +126,7 @@ def targets(model: str) -> tuple[Target, Target, Target]:
     )
 
 
-def publish_night(
+def publish_verdict(
     conn: Connection,
     verdict: Verdict,
     drifts: Sequence[Drift],
@@ -158,7 +158,7 @@ def publish_night(
         "model": verdict.model,
     }
     version = {"model_version": verdict.model_version}
-    whole = {name: value for name, value in asdict(verdict).items() if name not in BESIDE}
+    whole = {name: value for name, value in asdict(verdict).items() if name not in FOLLOW_UP_FIELDS}
     document = {
         name: json.dumps(whole[name]) for name in ("breached_days", "red_reasons", "reasons")
     }
@@ -216,9 +216,9 @@ def read_verdict(conn: Connection, model: str, partition: Partition) -> Verdict 
     return None if row is None else Verdict(**dict(zip(names, row, strict=True)))
 
 
-def earlier_nights(
+def earlier_statuses(
     conn: Connection, spec: ModelSpec, partition: Partition, model_version: int | None
-) -> list[NightStatus]:
+) -> list[PartitionStatus]:
     """Return what the nights before this one found about the same champion, as far as its drift window goes, oldest first."""
     rows = conn.execute(
         """
@@ -234,4 +234,4 @@ def earlier_nights(
             model_version,
         ],
     )
-    return [NightStatus(*row) for row in rows]
+    return [PartitionStatus(*row) for row in rows]

@@ -31,7 +31,7 @@ class PostConditionError(NightshiftError):
 
 
 @dataclass(frozen=True)
-class Seen:
+class VisibleLoad:
     """What readers see of one partition of a dataset.
 
     Attributes:
@@ -47,7 +47,7 @@ class Seen:
 
 def require_published(
     scope: TaskScope, datasets: Iterable[str], claims: Mapping[str, int] | None = None
-) -> dict[str, Seen]:
+) -> dict[str, VisibleLoad]:
     """Return what readers see of each dataset: the pointer's load, and as many rows as it was published with, counted.
 
     Args:
@@ -68,7 +68,7 @@ def require_published(
     """
     with connect(scope.settings, scope.run.application_name) as conn:
         seen = {
-            dataset: Seen(*row)
+            dataset: VisibleLoad(*row)
             for dataset, *row in conn.execute(query, [scope.partition.day, wanted])
         }
         if missing := [dataset for dataset in wanted if dataset not in seen]:
@@ -95,7 +95,7 @@ back itself.
 """
 
 
-def _count_rows(conn: Connection, scope: TaskScope, dataset: str, load: Seen) -> int:
+def _count_rows(conn: Connection, scope: TaskScope, dataset: str, load: VisibleLoad) -> int:
     """Return how many rows of a load there are; the recorded number for a layer that shares its tables."""
     layer, _, name = dataset.partition("/")
     if layer not in _TABLES:

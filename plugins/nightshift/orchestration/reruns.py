@@ -37,7 +37,7 @@ PATIENCE = dt.timedelta(minutes=20)
 partition.
 """
 HORIZON = dt.timedelta(days=7)
-MAXIMUM_RERUNS = 3
+MAX_RERUNS = 3
 """Times that a partition's run is started again: what fails so often needs a person."""
 
 
@@ -102,7 +102,9 @@ def lost_ingests(settings: Settings, conn: Connection) -> list[Rerun]:
             [day, expected],
         ).fetchall()
         if missing := sorted({*expected} - {dataset for (dataset,) in published}):
-            found.append(Rerun("ingest", dag_run_id, day, str(lost_tries(", ".join(missing)))))
+            found.append(
+                Rerun("ingest", dag_run_id, day, str(lost_tries_error(", ".join(missing))))
+            )
     return found
 
 
@@ -125,7 +127,7 @@ order by partition_date
 """
 
 
-def silent_loads(settings: Settings, dag_run_id: str) -> list[str]:
+def loads_without_outcome(settings: Settings, dag_run_id: str) -> list[str]:
     """Return the loads of a failed ingest whose tries left no word, if none has failed by its own doing; else nothing."""
     query = """
         select distinct on (task_id) task_id, outcome from ops.task_tries
@@ -147,7 +149,7 @@ def silent_loads(settings: Settings, dag_run_id: str) -> list[str]:
     return [name for name in names if outcomes.get(name) is None] or names
 
 
-def lost_tries(what: str) -> LostTriesError:
+def lost_tries_error(what: str) -> LostTriesError:
     """Return the error for tries that left nothing behind."""
     return LostTriesError(
         f"Tries ended without a word: {what}.",
@@ -202,9 +204,7 @@ def _may_rerun(conn: Connection, dag_id: str, day: dt.date) -> bool:
         select count(*) < %s and coalesce(max(at) < clock_timestamp() - %s::interval, true) from ops.reruns
         where dag_id = %s and partition_date = %s and at > clock_timestamp() - %s::interval
     """
-    return conn.execute(query, [MAXIMUM_RERUNS, PATIENCE, dag_id, day, HORIZON]).fetchone() == (
-        True,
-    )
+    return conn.execute(query, [MAX_RERUNS, PATIENCE, dag_id, day, HORIZON]).fetchone() == (True,)
 
 
 def _claim(conn: Connection, one: Rerun) -> bool:

@@ -69,7 +69,7 @@ def _rescue(scope: TaskScope, spec: ModelSpec) -> dict[str, Any]:
     }
 
 
-def announce_rescued(found: dict[str, Any]) -> int:
+def emit_predictions_asset(found: dict[str, Any]) -> int:
     """Emit the predictions' event after a scoring of features; else the task is skipped: the monitor has nothing to measure, or had it."""
     if found["outcome"] != "scored":
         raise AirflowSkipException(f"Nothing to announce: {found['outcome']}.")

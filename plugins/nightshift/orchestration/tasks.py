@@ -18,9 +18,9 @@ from nightshift.contracts.datasets import DatasetContract, Delivery, load_contra
 from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.errors import NightshiftError, StaleTokenError
 from nightshift.orchestration.post_conditions import count_shard, require_published, require_row
-from nightshift.orchestration.reruns import lost_tries, silent_loads
+from nightshift.orchestration.reruns import loads_without_outcome, lost_tries_error
 from nightshift.orchestration.task_scope import TaskScope, task_scope, waiting
-from nightshift.orchestration.upstream import only_what_can_come, refuse_impossible, wait_for_drop
+from nightshift.orchestration.upstream import drop_wait, fail_on_permanent_holes, require_runnable
 from nightshift.warehouse.damage import VanishedRowsError
 from nightshift.warehouse.ledger import LOOKBACK_DAYS
 
@@ -50,7 +50,7 @@ def load_reference() -> dict[str, int]:
         NightshiftError: One of them failed; all others were loaded.
     """
     with task_scope() as scope, waiting(LONGEST_WAIT):
-        refuse_impossible(scope)
+        require_runnable(scope)
         counts: dict[str, int] = {}
         errors: list[NightshiftError] = []
         for contract in _contracts(scope, Delivery.ON_CHANGE):
@@ -93,7 +93,7 @@ def load_dataset(dataset: str) -> dict[str, int]:
     from nightshift.ingestion.load import ingest
 
     with task_scope() as scope, waiting(_longest_wait(scope, dataset)):
-        refuse_impossible(scope)
+        require_runnable(scope)
         result = ingest(scope.settings, dataset, scope.partitions, scope.run)
         contracts = [
             contract for contract in _contracts(scope, Delivery.DAILY) if contract.name == dataset
@@ -139,10 +139,10 @@ def _sweep(scope: TaskScope, contract: DatasetContract, first: dt.date) -> int:
 
 
 def _longest_wait(scope: TaskScope, dataset: str) -> dt.timedelta:
-    return wait_for_drop(load_contract(scope.settings.datasets_dir, dataset), scope.partition)
+    return drop_wait(load_contract(scope.settings.datasets_dir, dataset), scope.partition)
 
 
-def announce_raw() -> str:
+def emit_raw_assets() -> str:
     """Emit the events of all raw datasets from one task, and return the partition key.
 
     Two tasks that end at the same moment make two half-filled entries in Airflow's queue, and
@@ -150,14 +150,14 @@ def announce_raw() -> str:
     apache/airflow#71070.
     """
     with task_scope() as scope:
-        refuse_impossible(scope)
+        require_runnable(scope)
         require_published(
             scope, [contract.dataset for contract in _contracts(scope, Delivery.DAILY)]
         )
         return scope.partition.key
 
 
-def tell_failures() -> None:
+def watcher() -> None:
     """Fail, so that a run does not end green in which a load failed and the event was emitted all the same.
 
     Raises:
@@ -166,8 +166,8 @@ def tell_failures() -> None:
         LoadFailedError: One did. Airflow starts the task only after a failure.
     """
     with task_scope() as scope:
-        if silent := silent_loads(scope.settings, get_current_context()["dag_run"].run_id):
-            raise lost_tries(", ".join(silent))
+        if silent := loads_without_outcome(scope.settings, get_current_context()["dag_run"].run_id):
+            raise lost_tries_error(", ".join(silent))
     raise LoadFailedError(
         "A load of this night failed; see the red tasks beside this one.",
         expected="every dataset loaded, or waited for",
@@ -189,14 +189,14 @@ def build_features() -> dict[str, Any]:
     """
     from nightshift.transformation.build import build
 
-    with task_scope() as scope, waiting(LONGEST_WAIT), only_what_can_come(scope):
+    with task_scope() as scope, waiting(LONGEST_WAIT), fail_on_permanent_holes(scope):
         result = build(scope.settings, scope.partitions, scope.run)
         claims = _claims(result.published)
         require_published(scope, claims, claims)
         return result.summary()
 
 
-def announce_features(view: str, built: dict[str, Any]) -> str:
+def emit_feature_view_asset(view: str, built: dict[str, Any]) -> str:
     """Emit the event of one feature view if it is published, and return the partition key.
 
     Raises:
@@ -285,15 +285,15 @@ def publish_predictions(model: str, plan: dict[str, Any]) -> dict[str, Any]:
 
 def measure_model(model: str) -> dict[str, Any]:
     """Measure performance and drift, and give the verdict; return it with the decision that it opened."""
-    from nightshift.monitoring.monitor import measure
+    from nightshift.monitoring.monitor import monitor
 
     with task_scope() as scope:
-        verdict = measure(scope.settings, scope.spec(model), scope.partitions, scope.run)
+        verdict = monitor(scope.settings, scope.spec(model), scope.partitions, scope.run)
         require_published(scope, [f"monitoring/{model}"])
         return verdict.summary()
 
 
-def announce_retraining(verdict: dict[str, Any]) -> int:
+def emit_retrain_asset(verdict: dict[str, Any]) -> int:
     """Wake training for an open decision; without one the task is skipped and nothing is emitted."""
     decision_id = verdict["retrain_decision_id"]
     if decision_id is None:

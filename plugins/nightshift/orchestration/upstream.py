@@ -26,11 +26,11 @@ EARLY_START = dt.timedelta(hours=2)
 """How long before its cut-off a night may start and wait; the scheduled one starts half an hour
 before it.
 """
-ASKED_FOR = dt.timedelta(minutes=30)
+PAST_DAY_WAIT = dt.timedelta(minutes=30)
 """How long a day of the past waits for its own drop: somebody has started it, so the drop may be
 on its way.
 """
-UNDER_WAY = dt.timedelta(minutes=30)
+ACTIVE_INGEST_WINDOW = dt.timedelta(minutes=30)
 """An ingest that was seen so short ago may still fill a hole."""
 _SHOWN_HOLES = 10
 
@@ -55,13 +55,13 @@ class BeforeHistoryError(NightshiftError):
     code = "NS-TIME-003"
 
 
-class HoleStaysError(NightshiftError):
+class PermanentHoleError(NightshiftError):
     """The look-back has a hole that waiting does not fill."""
 
     code = "NS-AIRFLOW-009"
 
 
-def refuse_impossible(scope: TaskScope) -> None:
+def require_runnable(scope: TaskScope) -> None:
     """Refuse a day that has no data, and keep a night from starting before its as-of: what came in between would change a rerun.
 
     Raises:
@@ -92,17 +92,17 @@ def refuse_impossible(scope: TaskScope) -> None:
         )
 
 
-def wait_for_drop(
+def drop_wait(
     contract: DatasetContract, partition: Partition, now: dt.datetime | None = None
 ) -> dt.timedelta:
     """Return how long a task waits from its first look for the partition's own drop."""
     granted = dt.timedelta(minutes=contract.maximum_wait_minutes)
     is_over = (now or dt.datetime.now(dt.UTC)) > _latest(contract, partition.day)
-    return min(granted, ASKED_FOR) if is_over else granted
+    return min(granted, PAST_DAY_WAIT) if is_over else granted
 
 
 @contextmanager
-def only_what_can_come(scope: TaskScope) -> Iterator[None]:
+def fail_on_permanent_holes(scope: TaskScope) -> Iterator[None]:
     """Let the block's look-back error pass if every hole can still be filled; else say which cannot.
 
     Raises:
@@ -122,10 +122,10 @@ def only_what_can_come(scope: TaskScope) -> Iterator[None]:
         raise _hole_stays(scope.partition, staying) from error
 
 
-def _hole_stays(partition: Partition, staying: list[tuple[str, dt.date]]) -> HoleStaysError:
+def _hole_stays(partition: Partition, staying: list[tuple[str, dt.date]]) -> PermanentHoleError:
     shown = ", ".join(f"{dataset} {day}" for dataset, day in staying[:_SHOWN_HOLES])
     more = f" and {len(staying) - _SHOWN_HOLES} more" if len(staying) > _SHOWN_HOLES else ""
-    return HoleStaysError(
+    return PermanentHoleError(
         f"The look-back of {partition} has {len(staying)} hole(s) that waiting does not fill: {shown}{more}.",
         expected="drops whose cut-off and maximum wait are not over, or an ingest that is under way",
         got="days that nobody delivers any more",
@@ -161,4 +161,6 @@ def _can_come(
             and started_at > clock_timestamp() - %s::interval
         )
     """
-    return conn.execute(query, [f"load_{contract.name}", day, UNDER_WAY]).fetchone() == (True,)
+    return conn.execute(query, [f"load_{contract.name}", day, ACTIVE_INGEST_WINDOW]).fetchone() == (
+        True,
+    )

@@ -52,7 +52,7 @@ class Prediction:
     score_source: str
 
 
-VALUES = (
+PREDICTION_COLUMNS = (
     "score",
     "probability",
     "decile",
@@ -119,14 +119,20 @@ def _select(
         " left join ops.published p on p.dataset = l.dataset and p.partition_date = l.partition_date and p.load_id = l.load_id where "
     ).format(
         key=column,
-        columns=sql.SQL(", ").join(sql.Identifier("t", name) for name in VALUES),
+        columns=sql.SQL(", ").join(sql.Identifier("t", name) for name in PREDICTION_COLUMNS),
         table=sql.Identifier("predictions", spec.name),
         dataset=sql.Literal(spec.predictions_dataset),
     )
     rows = conn.execute(query + sql.SQL(condition).format(key=column), values)
     return [
         Prediction(
-            key, day, load_id, is_current, version, dict(zip(VALUES, values, strict=True)), source
+            key,
+            day,
+            load_id,
+            is_current,
+            version,
+            dict(zip(PREDICTION_COLUMNS, values, strict=True)),
+            source,
         )
         for key, day, load_id, is_current, version, source, *values in rows
     ]

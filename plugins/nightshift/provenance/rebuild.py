@@ -24,7 +24,7 @@ than a second build.
 _SCRATCH = "rebuilt_features"
 
 Row = dict[str, Any]
-Place = tuple[int, dt.date, str]
+RowKey = tuple[int, dt.date, str]
 """Feature load, partition and entity key."""
 
 
@@ -38,7 +38,7 @@ class _Version:
 
 def rebuild_rows(
     settings: Settings, spec: ModelSpec, wanted: Iterable[tuple[FeatureLoad, str]]
-) -> tuple[dict[Place, Row], dict[Place, Row]]:
+) -> tuple[dict[RowKey, Row], dict[RowKey, Row]]:
     """Return the stored and the rebuilt feature rows of some entities; a row that one side lacks is absent there.
 
     Nothing is published, staged or locked: the builds live in the temporary schema of their
@@ -56,8 +56,8 @@ def rebuild_rows(
     keys: dict[FeatureLoad, set[str]] = {}
     for load, key in wanted:
         keys.setdefault(load, set()).add(key)
-    stored: dict[Place, Row] = {}
-    rebuilt: dict[Place, Row] = {}
+    stored: dict[RowKey, Row] = {}
+    rebuilt: dict[RowKey, Row] = {}
     with connect(settings, "nightshift repro") as conn:
         for group in _groups(conn, list(keys)):
             knowledge = Knowledge(
@@ -81,7 +81,7 @@ def _rows(
     table: tuple[str, str],
     load_id: int,
     keys: list[str],
-) -> dict[Place, Row]:
+) -> dict[RowKey, Row]:
     from psycopg import sql
     from psycopg.rows import dict_row
 

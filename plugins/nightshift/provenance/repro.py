@@ -11,7 +11,12 @@ from typing import TYPE_CHECKING
 
 from nightshift.errors import NightshiftError
 from nightshift.models.shap_values import METHOD
-from nightshift.provenance.predictions import VALUES, Prediction, feature_loads, reason_methods
+from nightshift.provenance.predictions import (
+    PREDICTION_COLUMNS,
+    Prediction,
+    feature_loads,
+    reason_methods,
+)
 from nightshift.provenance.rebuild import Row, rebuild_rows
 from nightshift.scoring.champion import load_version
 from nightshift.scoring.scorer import score_rows
@@ -186,7 +191,7 @@ def _compare(
     }
     replayed = {
         **{f"feature {name}": value for name, value in features[1].items()},
-        **{name: scored.get(name) for name in VALUES},
+        **{name: scored.get(name) for name in PREDICTION_COLUMNS},
     }
     remark = ""
     if method != METHOD:

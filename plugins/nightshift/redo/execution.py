@@ -13,7 +13,7 @@ from nightshift.contracts.model_spec import load_specs
 from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.errors import NightshiftError
 from nightshift.ingestion.late_arrivals import sweep
-from nightshift.monitoring.monitor import measure
+from nightshift.monitoring.monitor import monitor
 from nightshift.redo.plan import (
     Lineage,
     Scope,
@@ -152,7 +152,7 @@ def _measure(
     done = set[dt.date]()
     while stale := [one for one in find_stale() if one.day not in done]:
         say(f"monitor   {spec.name} {stale[0].day}: {stale[0].reason}")
-        measure(settings, spec, PartitionRange.single(Partition(stale[0].day)), run)
+        monitor(settings, spec, PartitionRange.single(Partition(stale[0].day)), run)
         done.add(stale[0].day)
     return len(done)
 

@@ -235,7 +235,7 @@ def _monitor(settings: Settings, run: RunContext) -> None:
     module.make_report = lambda *_: Report(
         b"<html></html>", b"{}"
     )  # Evidently takes seconds and has its own test
-    module.measure(
+    module.monitor(
         settings,
         ModelSpec.model_validate(parcels.SPEC),
         PartitionRange.of(STORMY[0], STORMY[-1]),

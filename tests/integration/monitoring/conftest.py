@@ -16,7 +16,7 @@ from nightshift.contracts.model_spec import ModelSpec
 from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.contracts.run import RunContext, code_version
 from nightshift.lake.object_store import ObjectStore
-from nightshift.monitoring.monitor import measure
+from nightshift.monitoring.monitor import monitor
 from nightshift.monitoring.verdict import Verdict
 from nightshift.registry.model_versions import find_version, load_model, register
 from nightshift.registry.promotion import decide
@@ -194,7 +194,7 @@ class World:
             if changes
             else self.spec
         )
-        return measure(self.settings, spec, PartitionRange.of(first, last), self.run)
+        return monitor(self.settings, spec, PartitionRange.of(first, last), self.run)
 
     def decisions(self) -> list[tuple[str, str]]:
         rows = self.conn.execute(

@@ -159,7 +159,7 @@ def test_fifty_duplicated_monitor_runs_and_consumers_make_one_retraining(world) 
     def monitor(i: int) -> None:
         run = RunContext(f"duplicate-{i}", actor="test")
         with suppress(NightshiftError):  # a newer attempt owns the night
-            module.measure(world.settings, spec, PartitionRange.of(NIGHTS[i % 4]), run)
+            module.monitor(world.settings, spec, PartitionRange.of(NIGHTS[i % 4]), run)
 
     with ThreadPoolExecutor(10) as pool:
         list(pool.map(monitor, range(50)))

@@ -8,7 +8,7 @@ import pytest
 
 from nightshift.models.signature import Signature
 from nightshift.monitoring import report as module
-from nightshift.monitoring.report import ReportError, Sample, Shown, make_report
+from nightshift.monitoring.report import ReportError, Sample, ShownDrift, make_report
 
 SIGNATURE = Signature(("wind",), (("carrier", ("A", "B")),))
 
@@ -39,7 +39,7 @@ def test_sample_holds_all_rows_when_there_are_fewer() -> None:
     assert sample(rows(50)).columns["score"].tolist() == list(map(float, range(50)))
 
 
-SHOWN = Shown({"wind": 4.2, "carrier": 0.01, "score": 0.3}, ["wind"], 0.3, ["carrier"])
+SHOWN = ShownDrift({"wind": 4.2, "carrier": 0.01, "score": 0.3}, ["wind"], 0.3, ["carrier"])
 
 
 @pytest.mark.slow
@@ -59,5 +59,5 @@ def test_report_fails_in_time_when_its_process_hangs(monkeypatch: pytest.MonkeyP
 
 def test_report_names_the_reason_when_its_process_fails() -> None:
     with pytest.raises(ReportError, match="KeyError") as caught:
-        make_report(sample(rows(50)), sample(rows(50)), Shown({"unknown": 1.0}, [], 0.3, []))
+        make_report(sample(rows(50)), sample(rows(50)), ShownDrift({"unknown": 1.0}, [], 0.3, []))
     assert caught.value.code == "NS-MONITOR-002"

@@ -11,7 +11,7 @@ from airflow.sdk.exceptions import AirflowSkipException
 
 from nightshift.contracts.partitions import Partition
 from nightshift.orchestration import reruns
-from nightshift.orchestration.reruns import MAXIMUM_RERUNS, Rerun, improvable_scorings, lost_ingests
+from nightshift.orchestration.reruns import MAX_RERUNS, Rerun, improvable_scorings, lost_ingests
 from nightshift.scoring.degraded import DegradedNight
 from nightshift.settings import Settings
 
@@ -195,7 +195,7 @@ def test_a_run_is_started_again_three_times_at_most_and_not_at_once(
     )
     monkeypatch.setattr(reruns, "_is_over", lambda _: True)
     monkeypatch.setattr(reruns, "_clear", cleared.append)
-    for number in range(MAXIMUM_RERUNS):
+    for number in range(MAX_RERUNS):
         assert reruns.rerun_unfinished() == [f"score__{MODEL} {DAY}"]
         with pytest.raises(AirflowSkipException):
             reruns.rerun_unfinished()

@@ -53,7 +53,7 @@ LIES: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
         lambda: tasks.load_dataset("weather"),
         {"nightshift.ingestion.load.ingest": INGESTED},
     ),
-    "announce_raw": (tasks.announce_raw, {}),
+    "announce_raw": (tasks.emit_raw_assets, {}),
     "build_features": (
         tasks.build_features,
         {
@@ -62,7 +62,7 @@ LIES: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
             )
         },
     ),
-    "announce_features": (lambda: tasks.announce_features("flight", {"failures": {}}), {}),
+    "announce_features": (lambda: tasks.emit_feature_view_asset("flight", {"failures": {}}), {}),
     "begin_scoring": (
         lambda: tasks.begin_scoring(MODEL),
         {"nightshift.scoring.batch_scorer.begin": PLAN},
@@ -94,12 +94,12 @@ LIES: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
     "measure_model": (
         lambda: tasks.measure_model(MODEL),
         {
-            "nightshift.monitoring.monitor.measure": SimpleNamespace(
+            "nightshift.monitoring.monitor.monitor": SimpleNamespace(
                 summary=lambda: {"retrain_decision_id": None}
             )
         },
     ),
-    "announce_retraining": (lambda: tasks.announce_retraining({"retrain_decision_id": 7}), {}),
+    "announce_retraining": (lambda: tasks.emit_retrain_asset({"retrain_decision_id": 7}), {}),
     "build_training_set": (
         lambda: tasks.build_training_set(MODEL),
         {
@@ -225,12 +225,12 @@ def test_task_fails_when_readers_see_fewer_rows_than_were_published(
         conn.execute(statement.encode(), [DAY, write.load_id])
         audit(conn, write)
         publish(conn, write)
-    assert tasks.announce_raw() == DAY.isoformat()
+    assert tasks.emit_raw_assets() == DAY.isoformat()
 
     conn.execute("delete from raw.weather where source_row > 3")
 
     with pytest.raises(PostConditionError) as raised:
-        tasks.announce_raw()
+        tasks.emit_raw_assets()
     assert (raised.value.expected, raised.value.got) == (
         "5 rows of raw/weather, as published",
         "3 rows",

@@ -18,7 +18,7 @@ from nightshift.orchestration import task_scope as scopes
 from nightshift.orchestration.defaults import StageRetryPolicy, task_defaults
 from nightshift.orchestration.task_scope import task_scope
 from nightshift.orchestration.task_tries import TriesUsedUpError
-from nightshift.orchestration.tasks import tell_failures
+from nightshift.orchestration.tasks import watcher
 from nightshift.settings import Settings
 
 if TYPE_CHECKING:
@@ -181,11 +181,11 @@ def test_the_night_says_that_tries_were_lost_when_no_load_failed_by_its_own_doin
     attempts.run(lambda: None)
     attempts.instance.task_id = "tell_failures"
     with pytest.raises(reruns.LostTriesError, match="load_reference") as raised:
-        tell_failures()
+        watcher()
     assert raised.value.code == "NS-AIRFLOW-007"
     assert "load_weather" not in raised.value.what
     conn.execute(
         "update ops.task_tries set outcome = 'NS-CONTRACT-001' where task_id = 'load_weather'"
     )
     with pytest.raises(Exception, match="NS-AIRFLOW-006"):
-        tell_failures()
+        watcher()

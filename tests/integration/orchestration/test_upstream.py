@@ -15,14 +15,14 @@ from nightshift.orchestration import task_scope as scopes
 from nightshift.orchestration import tasks
 from nightshift.orchestration.task_scope import TaskScope
 from nightshift.orchestration.upstream import (
-    ASKED_FOR,
+    PAST_DAY_WAIT,
     BeforeHistoryError,
     CutoffAheadError,
     FutureDayError,
-    HoleStaysError,
-    only_what_can_come,
-    refuse_impossible,
-    wait_for_drop,
+    PermanentHoleError,
+    drop_wait,
+    fail_on_permanent_holes,
+    require_runnable,
 )
 from nightshift.settings import Settings
 from nightshift.transformation.build import LookbackIncomplete, build
@@ -48,7 +48,7 @@ def today() -> dt.date:
 def look_back(settings: Settings, day: dt.date) -> None:
     """Build as the task does, up to the look at the inputs."""
     scope = scope_of(settings, day)
-    with only_what_can_come(scope):
+    with fail_on_permanent_holes(scope):
         build(settings, PartitionRange.single(scope.partition), scope.run)
 
 
@@ -62,7 +62,7 @@ def no_dbt(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_night_fails_at_once_when_its_look_back_has_holes_of_the_past(
     settings: Settings, no_dbt: None
 ) -> None:
-    with pytest.raises(HoleStaysError, match=r"raw/flight_outcomes 2013-05-08") as raised:
+    with pytest.raises(PermanentHoleError, match=r"raw/flight_outcomes 2013-05-08") as raised:
         look_back(settings, OLD.day)
     assert (raised.value.code, raised.value.is_waiting) == ("NS-AIRFLOW-009", False)
 
@@ -88,7 +88,7 @@ def test_it_waits_while_somebody_ingests_the_missing_days(
         """,
         [ago, outcome],
     )
-    with pytest.raises(LookbackIncomplete if waits else HoleStaysError):
+    with pytest.raises(LookbackIncomplete if waits else PermanentHoleError):
         look_back(settings, OLD.day)
 
 
@@ -96,17 +96,17 @@ def test_last_night_waits_for_its_own_drops_only(
     settings: Settings, conn: Connection, no_dbt: None
 ) -> None:
     """The days before it have no drop in this warehouse, and theirs is overdue."""
-    with pytest.raises(HoleStaysError) as raised:
+    with pytest.raises(PermanentHoleError) as raised:
         look_back(settings, today())
     assert f"raw/weather {today() - dt.timedelta(days=5)}" not in str(
         raised.value.__cause__.holes[:1]
     )  # type: ignore[union-attr]
     contract = load_contract(settings.datasets_dir, "weather")
     just_after = Partition(today()).cutoff + dt.timedelta(minutes=1)
-    assert wait_for_drop(contract, Partition(today()), just_after) == dt.timedelta(
+    assert drop_wait(contract, Partition(today()), just_after) == dt.timedelta(
         minutes=contract.maximum_wait_minutes
     )
-    assert wait_for_drop(contract, OLD, just_after) == ASKED_FOR
+    assert drop_wait(contract, OLD, just_after) == PAST_DAY_WAIT
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_a_day_without_data_is_refused_with_a_code(
 ) -> None:
     day = today() + dt.timedelta(days=1) if key == "tomorrow" else dt.date.fromisoformat(key)
     with pytest.raises(error):
-        refuse_impossible(scope_of(settings, day))
+        require_runnable(scope_of(settings, day))
 
 
 def test_status_names_a_run_that_waits(conn: Connection) -> None:
@@ -139,7 +139,7 @@ def test_status_names_a_run_that_waits(conn: Connection) -> None:
 
 
 def test_a_day_of_the_history_is_not_refused(settings: Settings) -> None:
-    refuse_impossible(scope_of(settings, dt.date(2013, 1, 1)))
+    require_runnable(scope_of(settings, dt.date(2013, 1, 1)))
 
 
 def test_the_scheduled_night_waits_for_its_cut_off(
@@ -155,7 +155,7 @@ def test_the_scheduled_night_waits_for_its_cut_off(
         SimpleNamespace(datetime=Clock, timedelta=dt.timedelta, UTC=dt.UTC),
     )
     with pytest.raises(CutoffAheadError):
-        refuse_impossible(scope_of(settings, OLD.day))
+        require_runnable(scope_of(settings, OLD.day))
 
 
 @pytest.mark.parametrize("key", ["0001-01-01", "1899-12-31", "2200-01-01", "9999-12-31"])
@@ -169,7 +169,7 @@ def test_a_key_beyond_the_calendar_is_refused_by_every_task(
     }
     monkeypatch.setattr(scopes, "get_current_context", lambda: context)
     monkeypatch.setattr(scopes, "load_settings", lambda: settings)
-    for task in (tasks.load_reference, tasks.announce_raw, tasks.build_features):
+    for task in (tasks.load_reference, tasks.emit_raw_assets, tasks.build_features):
         with pytest.raises(CalendarError) as raised:
             task()
         assert raised.value.code == "NS-TIME-004"
@@ -186,7 +186,11 @@ def test_ingest_announces_nothing_for_a_day_without_data(
     }
     monkeypatch.setattr(scopes, "get_current_context", lambda: context)
     monkeypatch.setattr(scopes, "load_settings", lambda: settings)
-    for task in (tasks.load_reference, lambda: tasks.load_dataset("weather"), tasks.announce_raw):
+    for task in (
+        tasks.load_reference,
+        lambda: tasks.load_dataset("weather"),
+        tasks.emit_raw_assets,
+    ):
         with pytest.raises((BeforeHistoryError, FutureDayError)):
             task()
     assert conn.execute("select count(*) from ops.loads").fetchone() == (0,)

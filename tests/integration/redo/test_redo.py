@@ -11,7 +11,7 @@ from nightshift.cli.redo import print_plan
 from nightshift.contracts.model_spec import load_specs
 from nightshift.contracts.partitions import PartitionRange
 from nightshift.ingestion.load import ingest
-from nightshift.monitoring.monitor import measure
+from nightshift.monitoring.monitor import monitor
 from nightshift.redo.execution import redo
 from nightshift.redo.plan import Hole, Scope, make_plan
 from nightshift.scoring.publication import score
@@ -59,7 +59,7 @@ def test_only_what_a_late_drop_touches_is_redone_in_order_when_it_comes(
     build(settings, night, run)
     for spec in specs.values():
         score(settings, spec, night, run)
-        measure(settings, spec, night, run)
+        monitor(settings, spec, night, run)
     with pytest.raises(LookbackIncomplete):
         build(settings, PartitionRange.of(str(THIRD)), run)
 

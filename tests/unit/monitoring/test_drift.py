@@ -12,7 +12,7 @@ from nightshift.monitoring.drift import (
     expected_shares,
     feature_drift,
     features_to_count,
-    largest_gap,
+    ks_distance,
     stability_index,
     total_variation,
 )
@@ -47,15 +47,15 @@ def test_bin_that_is_empty_on_both_sides_changes_nothing() -> None:
 
 
 def test_largest_gap_is_the_distance_of_cumulated_shares() -> None:
-    assert largest_gap([10, 20, 70], [0.5, 0.3, 0.2]) == pytest.approx(0.5)
-    assert largest_gap([5, 3, 2], [0.5, 0.3, 0.2]) == pytest.approx(0.0)
+    assert ks_distance([10, 20, 70], [0.5, 0.3, 0.2]) == pytest.approx(0.5)
+    assert ks_distance([5, 3, 2], [0.5, 0.3, 0.2]) == pytest.approx(0.0)
 
 
 def test_total_variation_is_half_the_sum_of_differences() -> None:
     assert total_variation([5, 0, 5], [0.5, 0.5, 0.0]) == pytest.approx(0.5)
 
 
-@pytest.mark.parametrize("distance", [largest_gap, total_variation])
+@pytest.mark.parametrize("distance", [ks_distance, total_variation])
 def test_distance_is_one_when_only_one_side_has_values(distance) -> None:
     assert distance([0, 0], [0.5, 0.5]) == 1.0
     assert distance([1, 0], [0.0, 0.0]) == 1.0

@@ -34,7 +34,7 @@ PATIENCE = dt.timedelta(minutes=20)
 """How long after a publication, or after the last attempt downstream, nothing is wrong yet."""
 HORIZON = dt.timedelta(days=7)
 """Older publications are left to a person."""
-MAXIMUM_WAKES = 3
+MAX_EMISSIONS = 3
 """Times that one partition of one asset is announced again: what fails so often needs a person,
 and has a red run.
 """
@@ -53,7 +53,7 @@ class Link:
     downstream: str
 
 
-def links(settings: Settings) -> list[Link]:
+def asset_chain(settings: Settings) -> list[Link]:
     """Return the chain from raw data to monitoring, without training: that is due, not owed."""
     contracts = read_contracts(settings.datasets_dir).documents.values()
     specs = read_specs(settings.models_dir).documents.values()
@@ -67,7 +67,7 @@ def links(settings: Settings) -> list[Link]:
     return chain
 
 
-def stranded(conn: Connection, link: Link) -> list[Partition]:
+def stranded_partitions(conn: Connection, link: Link) -> list[Partition]:
     """Return the partitions that a night has published upstream of a joint and that did not get past it, oldest first.
 
     Partitions that only a person has loaded, in a range, are none: nobody promised to score a
@@ -111,7 +111,7 @@ order by p.partition_date
 """
 
 
-def untrained(settings: Settings, conn: Connection, model: str) -> list[Partition]:
+def untrained_partitions(settings: Settings, conn: Connection, model: str) -> list[Partition]:
     """Return the newest night's partition if its training is due and was not begun, or an order to retrain has been open for some time."""
     from nightshift.training.pipeline import is_due
 
@@ -161,13 +161,13 @@ def find_stranded() -> dict[str, list[str]]:
         connect(settings, f"nightshift {DAG_ID}") as conn,
     ):
         end_hindering_sessions(conn)
-        for link in links(settings):
-            for partition in stranded(conn, link):
+        for link in asset_chain(settings):
+            for partition in stranded_partitions(conn, link):
                 for dataset in link.upstream:
                     wanted.setdefault(dataset, set()).add(partition.key)
         for model in read_specs(settings.models_dir).documents:
             wanted.setdefault(f"retrain/{model}", set()).update(
-                partition.key for partition in untrained(settings, conn, model)
+                partition.key for partition in untrained_partitions(settings, conn, model)
             )
     due = {
         name: sorted(key for key in keys if _may_wake(context, name, key))
@@ -189,10 +189,10 @@ def _may_wake(context: Any, name: str, key: str) -> bool:  # noqa: ANN401 - Airf
         for event in events
         if event.source_dag_id == DAG_ID and event.partition_key == key
     ]
-    return len(earlier) < MAXIMUM_WAKES and all(at < now - PATIENCE for at in earlier)
+    return len(earlier) < MAX_EMISSIONS and all(at < now - PATIENCE for at in earlier)
 
 
-def wake(names: Iterable[str], found: dict[str, list[str]]) -> list[str]:
+def emit_again(names: Iterable[str], found: dict[str, list[str]]) -> list[str]:
     """Emit one event for each stranded partition of these assets; without one the task is skipped and emits nothing.
 
     Raises:
