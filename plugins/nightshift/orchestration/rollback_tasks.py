@@ -1,12 +1,16 @@
-"""Task bodies of the rollback: what a person asked for in the form, tried first, then done, as often as the run is cleared."""
+"""Task bodies of the rollback: plan what a person requested in the form, then repair it.
+
+A run can be cleared any number of times: it continues its own rollback.
+"""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import get_current_context
+from airflow.sdk import task
 from airflow.sdk.exceptions import AirflowSkipException
 
 from nightshift.contracts.partitions import Partition
@@ -23,16 +27,16 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Form:
-    """What a person asked for.
+    """The request of a person.
 
     Attributes:
-        model: Whose champion.
-        version: Who shall serve again.
-        since: First partition to repair; None takes the one from which others took over.
+        model: The model.
+        version: Version that shall serve again.
+        since: First partition to repair; None for the one from which other versions took over.
         reason: Why.
-        only_plan: Whether nothing may move.
-        asked_by: Name of the person in Airflow.
-        asked_in: The DAG run, the same in each of its tries.
+        only_plan: Whether to change nothing.
+        requested_by: The person's name in Airflow.
+        dag_run_id: The DAG run, the same in each of its tries.
     """
 
     model: str
@@ -40,83 +44,88 @@ class Form:
     since: Partition | None
     reason: str
     only_plan: bool
-    asked_by: str
-    asked_in: str
+    requested_by: str
+    dag_run_id: str
+
+    @classmethod
+    def read(cls, params: Mapping[str, Any], dag_run: Any) -> Form:  # noqa: ANN401 - Airflow's run
+        """Return the form that a run was triggered with."""
+        return cls(
+            model=params["model"],
+            version=params["to_version"],
+            since=Partition.parse(params["since"]) if params["since"] else None,
+            reason=params["reason"],
+            only_plan=params["only_plan"],
+            requested_by=getattr(dag_run, "triggering_user_name", None) or "unknown",
+            dag_run_id=dag_run.run_id,
+        )
+
+    def run(self, scope: TaskScope) -> RunContext:
+        """Return the identity that the rollback is recorded under."""
+        dag_and_partition = scope.run.run_id.rpartition("/")[0]
+        run_id = f"{dag_and_partition}/{self.dag_run_id}"
+        return replace(scope.run, run_id=run_id, actor=f"airflow:{self.requested_by}")
 
 
-def plan_repair() -> dict[str, Any]:
-    """Try the version on every affected partition and log what would be published again; nothing is written."""
+@task(task_id="plan")
+def plan_repair(params: Mapping[str, Any], dag_run: Any) -> dict[str, Any]:  # noqa: ANN401 - as above
+    """Try the version on every affected partition and log the plan; nothing is written."""
     from nightshift.scoring.republish import plan_rollback
 
-    form = _form()
-    with task_scope(_first_partition(form)) as scope:
-        plan = plan_rollback(
-            scope.settings, scope.spec(form.model), form.version, scope.partition, _run(scope, form)
-        )
+    form = Form.read(params, dag_run)
+    with task_scope(_first_partition(form).key) as scope:
+        spec, run = scope.spec(form.model), form.run(scope)
+        plan = plan_rollback(scope.settings, spec, form.version, scope.partition, run)
         logger.info(
             "Version %d loads, passes its guard and scores; it would serve from %s on.",
             plan.version,
             plan.since,
         )
         for stretch in plan.stretches:
-            logger.info(
-                "To repair: %s, %s",
-                stretch.partitions,
-                "from kept loads" if stretch.kept else "to be scored again",
-            )
+            source = "from kept loads" if stretch.kept else "to be scored again"
+            logger.info("To repair: %s, %s", stretch.partitions, source)
         return {"version": plan.version, "since": plan.since.key, "n_partitions": plan.n_partitions}
 
 
-def repair_partitions(plan: dict[str, Any]) -> dict[str, Any]:
-    """Record the rollback, publish what it means, and read it back.
+@task(task_id="repair")
+def repair_partitions(
+    plan: dict[str, Any],
+    params: Mapping[str, Any],
+    dag_run: Any,  # noqa: ANN401 - as above
+) -> dict[str, Any]:
+    """Record the rollback, publish the affected partitions again, and read the record back.
 
-    A run that is cleared goes on with what it recorded, from the same partition on. If somebody has
-    decided since, it is skipped.
+    Raises:
+        AirflowSkipException: Only the plan was requested, or a later decision made another version
+            champion.
     """
     from nightshift.scoring.republish import plan_rollback, roll_back
 
-    form = _form()
-    with task_scope(Partition.parse(plan["since"])) as scope:
+    form = Form.read(params, dag_run)
+    with task_scope(plan["since"]) as scope:
         if form.only_plan:
+            n_partitions = plan["n_partitions"]
             raise AirflowSkipException(
-                f"Only the plan was wanted: {plan['n_partitions']} partition(s) would be published again."
+                f"Only the plan was requested: {n_partitions} partition(s) would be published again."
             )
-        run, spec = _run(scope, form), scope.spec(form.model)
+        run, spec = form.run(scope), scope.spec(form.model)
         _skip_if_overtaken(scope, form.model, run)
-        found = plan_rollback(scope.settings, spec, form.version, scope.partition, run)
-        repaired = roll_back(scope.settings, spec, found, form.reason, run, logger.info)
+        rollback = plan_rollback(scope.settings, spec, form.version, scope.partition, run)
+        repaired = roll_back(scope.settings, spec, rollback, form.reason, run, logger.info)
+        promotion_id = repaired.promotion_id
         require_row(
             scope,
             "promotion",
-            promotion_id=repaired.promotion_id,
+            promotion_id=promotion_id,
             model=form.model,
             version=form.version,
         )
         n_changed = sum(load.is_new for load in repaired.published)
-        return {**plan, "promotion_id": repaired.promotion_id, "n_changed": n_changed}
-
-
-def _form() -> Form:
-    context = get_current_context()
-    params, run = context["params"], context["dag_run"]
-    return Form(
-        model=params["model"],
-        version=params["to_version"],
-        since=Partition.parse(params["since"]) if params["since"] else None,
-        reason=params["reason"],
-        only_plan=params["only_plan"],
-        asked_by=getattr(run, "triggering_user_name", None) or "unknown",
-        asked_in=run.run_id,
-    )
-
-
-def _run(scope: TaskScope, form: Form) -> RunContext:
-    run_id = f"{scope.run.run_id.rpartition('/')[0]}/{form.asked_in}"
-    return replace(scope.run, run_id=run_id, actor=f"airflow:{form.asked_by}")
+        return {**plan, "promotion_id": promotion_id, "n_changed": n_changed}
 
 
 def _first_partition(form: Form) -> Partition:
-    """Return what the form says, or the partition from which other versions took over."""
+    """Return the form's first partition, or the one from which other versions took over."""
     from nightshift.registry.rollback import first_partition_since
     from nightshift.warehouse.connection import connect
 
@@ -134,6 +143,7 @@ def _skip_if_overtaken(scope: TaskScope, model: str, run: RunContext) -> None:
         later = decision_after(conn, model, run.run_id)
     if later is not None:
         raise AirflowSkipException(
-            f"This run's rollback was done, and record {later.promotion_id} made version {later.version} champion since, decided by"
-            f" {later.actor}: it stands. To roll back again, start a new run."
+            f"This run's rollback is done, and record {later.promotion_id} made version"
+            f" {later.version} champion since, decided by {later.actor}: that decision stands."
+            " To roll back again, start a new run."
         )

@@ -196,10 +196,10 @@ def test_a_run_is_started_again_three_times_at_most_and_not_at_once(
     monkeypatch.setattr(reruns, "_is_over", lambda _: True)
     monkeypatch.setattr(reruns, "_clear", cleared.append)
     for number in range(MAX_RERUNS):
-        assert reruns.rerun_unfinished() == [f"score__{MODEL} {DAY}"]
+        assert reruns.rerun_unfinished.function() == [f"score__{MODEL} {DAY}"]
         with pytest.raises(AirflowSkipException):
-            reruns.rerun_unfinished()
+            reruns.rerun_unfinished.function()
         conn.execute("update ops.reruns set at = at - interval '30 minutes'")
         assert len(cleared) == number + 1
     with pytest.raises(AirflowSkipException):
-        reruns.rerun_unfinished()
+        reruns.rerun_unfinished.function()

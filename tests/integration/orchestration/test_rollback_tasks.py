@@ -52,24 +52,25 @@ def ask(two_champions: Registry, spec: ModelSpec, monkeypatch: pytest.MonkeyPatc
     """Return a function that runs both tasks as Airflow does after somebody has filled in the form."""
 
     def run_both(asked_in: str = "manual__1", **form: object) -> dict[str, Any]:
+        params = {
+            "model": spec.name,
+            "to_version": 1,
+            "since": None,
+            "reason": "scores look wrong",
+            "only_plan": False,
+            **form,
+        }
+        dag_run = SimpleNamespace(
+            dag_id="rollback", run_id=asked_in, partition_key=None, triggering_user_name="ann"
+        )
         given = {
-            "params": {
-                "model": spec.name,
-                "to_version": 1,
-                "since": None,
-                "reason": "scores look wrong",
-                "only_plan": False,
-                **form,
-            },
-            "dag_run": SimpleNamespace(
-                dag_id="rollback", run_id=asked_in, partition_key=None, triggering_user_name="ann"
-            ),
+            "dag_run": dag_run,
             "ti": SimpleNamespace(task_id="a_task", try_number=1, map_index=-1),
             "task": SimpleNamespace(execution_timeout=dt.timedelta(minutes=5)),
         }
-        for module in (scopes, rollback_tasks):
-            monkeypatch.setattr(module, "get_current_context", lambda: given)
-        return rollback_tasks.repair_partitions(rollback_tasks.plan_repair())
+        monkeypatch.setattr(scopes, "get_current_context", lambda: given)
+        plan = rollback_tasks.plan_repair.function(params, dag_run)
+        return rollback_tasks.repair_partitions.function(plan, params, dag_run)
 
     for module in (scopes, rollback_tasks):
         monkeypatch.setattr(module, "load_settings", lambda: two_champions.settings)

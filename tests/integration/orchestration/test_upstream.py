@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -163,7 +164,7 @@ def test_a_key_beyond_the_calendar_is_refused_by_every_task(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, key: str
 ) -> None:
     context: dict[str, Any] = {
-        "dag_run": SimpleNamespace(dag_id="ingest", run_id="r", partition_key=key),
+        "dag_run": SimpleNamespace(dag_id="ingest", run_id="r"),
         "ti": SimpleNamespace(task_id="announce_raw", try_number=1, map_index=-1, max_tries=8),
         "task": SimpleNamespace(execution_timeout=None, retries=8),
     }
@@ -171,7 +172,7 @@ def test_a_key_beyond_the_calendar_is_refused_by_every_task(
     monkeypatch.setattr(scopes, "load_settings", lambda: settings)
     for task in (tasks.load_reference, tasks.emit_raw_assets, tasks.build_features):
         with pytest.raises(CalendarError) as raised:
-            task()
+            task.function(partition_key=key)
         assert raised.value.code == "NS-TIME-004"
 
 
@@ -180,17 +181,15 @@ def test_ingest_announces_nothing_for_a_day_without_data(
     settings: Settings, conn: Connection, monkeypatch: pytest.MonkeyPatch, key: str
 ) -> None:
     context: dict[str, Any] = {
-        "dag_run": SimpleNamespace(dag_id="ingest", run_id="r", partition_key=key),
+        "dag_run": SimpleNamespace(dag_id="ingest", run_id="r"),
         "ti": SimpleNamespace(task_id="announce_raw", try_number=1, map_index=-1, max_tries=8),
         "task": SimpleNamespace(execution_timeout=None, retries=8),
     }
     monkeypatch.setattr(scopes, "get_current_context", lambda: context)
     monkeypatch.setattr(scopes, "load_settings", lambda: settings)
-    for task in (
-        tasks.load_reference,
-        lambda: tasks.load_dataset("weather"),
-        tasks.emit_raw_assets,
-    ):
+    load_weather = partial(tasks.load_dataset.function, "weather")
+    loads = (tasks.load_reference.function, load_weather)
+    for body in (*loads, tasks.emit_raw_assets.function):
         with pytest.raises((BeforeHistoryError, FutureDayError)):
-            task()
+            body(partition_key=key)
     assert conn.execute("select count(*) from ops.loads").fetchone() == (0,)
