@@ -12,19 +12,23 @@ from nightshift.backtest.promotion_replay import version_of
 from nightshift.contracts.partitions import Partition
 from nightshift.contracts.run import RunContext
 from nightshift.models.signature import numbers
-from nightshift.monitoring.context import Champion, MonitoringContext
+from nightshift.monitoring.context import (
+    Champion,
+    DriftResult,
+    MaturedResult,
+    MonitoringContext,
+)
 from nightshift.monitoring.drift import (
     SCORE,
-    Drift,
     feature_drift,
     features_to_count,
     score_drift,
     score_to_count,
 )
 from nightshift.monitoring.maturity import LabelCount
-from nightshift.monitoring.monitor import judge
+from nightshift.monitoring.monitor import decide_retrain, make_verdict, measure
 from nightshift.monitoring.outcomes import evaluated_partition, published_features
-from nightshift.monitoring.performance import Performance, measure_performance
+from nightshift.monitoring.performance import measure_performance
 from nightshift.monitoring.trigger import PartitionStatus, RetrainHistory
 from nightshift.quality.bin_counts import BinCounter
 from nightshift.quality.profiles import scan
@@ -61,10 +65,10 @@ class ReplayedNight(MonitoringContext):
             )
         return self.champions[trained_on.toordinal()]
 
-    def drifts(self) -> list[Drift]:
+    def measure_drift(self) -> DriftResult:
         """Return the drift of all features, and of the score over all rows of the night."""
-        yardstick = self.yardstick(self.champion)
-        numeric, categorical = features_to_count(yardstick.reference)
+        reference = self.drift_reference(self.champion)
+        numeric, categorical = features_to_count(reference.profile)
         columns: dict[str, Any] = {
             column.name: numbers(self.features, column.name) for column in numeric
         }
@@ -73,8 +77,10 @@ class ReplayedNight(MonitoringContext):
         }
         features = _counted(columns, BinCounter(numeric, categorical))
         score = self.champion.trained.predictions(self.features).score
-        scores = _counted({SCORE: score}, BinCounter([score_to_count(yardstick.reference)], []))
-        return [*feature_drift(features, yardstick), score_drift(scores[SCORE], yardstick)]
+        scores = _counted({SCORE: score}, BinCounter([score_to_count(reference.profile)], []))
+        return DriftResult(
+            [*feature_drift(features, reference), score_drift(scores[SCORE], reference)]
+        )
 
     @cached_property
     def features(self) -> pa.Table:
@@ -88,16 +94,16 @@ class ReplayedNight(MonitoringContext):
         )
         return read_arrow(self.settings, order, self.run.application_name)
 
-    def performance(self) -> tuple[list[Performance], int | None]:
+    def measure_matured(self) -> MaturedResult:
         """Return the metrics of the predictions that mature tonight, and the version that made them."""
         evaluated = evaluated_partition(self.spec, self.partition).day
         if evaluated not in self.served:
-            return [], None
+            return MaturedResult([], None)
         rows = _outcomes(self.fleet, self.served[evaluated], evaluated)
         bare = self.spec.model_copy(
             update={"promotion": self.spec.promotion.model_copy(update={"slices": ()})}
         )
-        return measure_performance(bare, rows), self.served[evaluated].toordinal()
+        return MaturedResult(measure_performance(bare, rows), self.served[evaluated].toordinal())
 
     def expected_metric(self, version: int | None) -> float | None:
         """Return the watched metric on the hold-out of a version."""
@@ -113,9 +119,9 @@ class ReplayedNight(MonitoringContext):
         n_labels = self.fleet.rows_on(evaluated).num_rows if evaluated in self.served else 0
         return LabelCount(n_labels, n_labels, 0)
 
-    def decided(self) -> RetrainHistory:
+    def retrain_history(self) -> RetrainHistory:
         """Return the orders that this policy's monitor has opened."""
-        return RetrainHistory(own=False, others=self.decided_days)
+        return RetrainHistory(other_days=self.decided_days)
 
     @cached_property
     def earlier(self) -> list[PartitionStatus]:
@@ -159,9 +165,9 @@ class Watch:
             decided_days=tuple(course.decided),
             verdicts=self.verdicts,
         )
-        drifts = replayed.drifts()
-        performance, predicted_by = replayed.performance()
-        verdict = judge(replayed, drifts, performance, predicted_by, replayed.decided())
+        measurement = measure(replayed)
+        decision = decide_retrain(replayed, measurement, replayed.retrain_history())
+        verdict = make_verdict(replayed, measurement, decision)
         self.verdicts[night] = verdict
         return verdict.has_triggered
 

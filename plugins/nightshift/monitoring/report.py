@@ -1,7 +1,7 @@
-"""A report for people by Evidently: a bounded, seeded sample of the reference beside the night. The only module that knows Evidently.
+"""The drift report for people, by Evidently: seeded samples of the reference and the partition.
 
-It runs in a process of its own with a deadline: its import is heavy, and neither its failure nor
-its slowness may touch a verdict.
+Evidently runs in a child process with a deadline: its import is heavy, and neither its failure nor
+its slowness may affect a verdict.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ if TYPE_CHECKING:
     from nightshift.models.signature import Signature
 
 DEADLINE_SECONDS = 120
-"""Ten times what a report takes on two busy cores."""
+"""Ten times the duration of a report on two busy cores."""
 SCORE = "score"
 
 
 class ReportError(NightshiftError):
-    """The report could not be made in time."""
+    """The report failed, or was not finished in time."""
 
     code = "NS-MONITOR-002"
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Rows and their scores; the columns are those of the signature, categories as codes."""
+    """Rows and their scores; the columns of the signature, categories as codes."""
 
     columns: dict[str, npt.NDArray[np.float64]]
 
@@ -50,13 +50,13 @@ class Sample:
         n_rows: int,
         seed: int,
     ) -> Sample:
-        """Draw at most ``n_rows`` rows without replacement; the same seed and rows give the same sample.
+        """Draw rows without replacement; the same seed and rows give the same sample.
 
         Args:
             rows: Shape (n, any).
-            score: Shape (n,), or scores of other rows to draw from on their own.
+            score: Shape (n,), or scores of other rows, which are drawn separately.
             signature: Names, order and levels.
-            n_rows: Upper limit.
+            n_rows: Maximum number of rows.
             seed: Seed of the draw.
         """
         import numpy as np
@@ -64,12 +64,12 @@ class Sample:
         from nightshift.models.signature import encode
 
         random = np.random.default_rng(seed)
-        places = np.sort(random.permutation(rows.num_rows)[:n_rows])
-        matrix = encode(rows.take(places), signature)
-        drawn = score[places] if score.size == rows.num_rows else random.choice(score, places.size)
-        return cls(
-            {name: matrix[:, place] for place, name in enumerate(signature.names)} | {SCORE: drawn}
-        )
+        index = np.sort(random.permutation(rows.num_rows)[:n_rows])
+        matrix = encode(rows.take(index), signature)
+        columns = {name: matrix[:, column] for column, name in enumerate(signature.names)}
+        is_paired = score.size == rows.num_rows
+        columns[SCORE] = score[index] if is_paired else random.choice(score, index.size)
+        return cls(columns)
 
     def write(self, path: Path) -> None:
         """Write the sample as a Parquet file."""
@@ -89,12 +89,12 @@ class Report:
 
 @dataclass(frozen=True)
 class ShownDrift:
-    """What the report says about drift: the verdict's own numbers over all rows, never those of the sample.
+    """The drift that the report shows: the verdict's numbers over all rows, not the sample's.
 
     Attributes:
         psi: Stability index by column; a column without one is left out.
         drifted: The columns that drifted.
-        drifted_ratio: Share of drifted features, 0 to 1, from which the night counts as drifted.
+        drifted_ratio: Share of drifted features, 0 to 1, from which the partition has drifted.
         categorical: The columns that are codes of levels.
     """
 
@@ -105,11 +105,11 @@ class ShownDrift:
 
 
 def make_report(reference: Sample, current: Sample, shown: ShownDrift) -> Report:
-    """Draw two samples beside each other, column by column.
+    """Return a report that compares two samples column by column.
 
     Args:
         reference: Rows of the champion's training set.
-        current: Rows of the night.
+        current: Rows of the partition.
         shown: The verdict's numbers.
 
     Raises:
@@ -125,6 +125,7 @@ def make_report(reference: Sample, current: Sample, shown: ShownDrift) -> Report
 
 
 def _run_child(folder: Path) -> None:
+    # No secret reaches the child process.
     environment = {
         name: value
         for name, value in os.environ.items()
@@ -138,7 +139,7 @@ def _run_child(folder: Path) -> None:
     }
     command = [sys.executable, "-m", "nightshift.monitoring.report", str(folder)]
     try:
-        done = subprocess.run(  # noqa: S603
+        process = subprocess.run(  # noqa: S603
             command,
             env=environment,
             cwd=folder,
@@ -153,8 +154,8 @@ def _run_child(folder: Path) -> None:
             got=type(error).__name__,
             todo="The verdict stands without it.",
         ) from None
-    if done.returncode != 0:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+    if process.returncode != 0:
+        last = (process.stderr.strip().splitlines() or ["no message"])[-1]
         raise ReportError(
             "The report's process failed.", got=last[:300], todo="The verdict stands without it."
         )
@@ -176,10 +177,12 @@ def _write_report(folder: Path) -> None:
         numerical_columns=[name for name in columns if name not in categorical],
         categorical_columns=categorical,
     )
-    whole = [frame[columns].astype(dict.fromkeys(categorical, "Int64")) for frame in frames]
-    current, reference = (Dataset.from_pandas(frame, definition) for frame in whole)
+    codes = dict.fromkeys(categorical, "Int64")
+    current, reference = (
+        Dataset.from_pandas(frame[columns].astype(codes), definition) for frame in frames
+    )
     methods = {
-        name: _given_answer(name, shown.psi[name], name in shown.drifted) for name in columns
+        name: _register_result(name, shown.psi[name], name in shown.drifted) for name in columns
     }
     features = [name for name in columns if name != SCORE]
     metrics: list[Any] = [
@@ -187,14 +190,15 @@ def _write_report(folder: Path) -> None:
             columns=features, per_column_method=methods, drift_share=shown.drifted_ratio
         )
     ]
-    metrics += [ValueDrift(column=SCORE, method=methods[SCORE])] if SCORE in columns else []
+    if SCORE in columns:
+        metrics.append(ValueDrift(column=SCORE, method=methods[SCORE]))
     snapshot = EvidentlyReport(metrics).run(current, reference)
     (folder / "report.html").write_text(snapshot.get_html_str(as_iframe=False), encoding="utf-8")
     (folder / "report.json").write_text(snapshot.json(), encoding="utf-8")
 
 
-def _given_answer(column: str, psi: float, is_drifted: bool) -> str:
-    """Register a drift test with Evidently that answers what is known already; return its name."""
+def _register_result(column: str, psi: float, is_drifted: bool) -> str:
+    """Register a drift test with Evidently that returns the known result; return its name."""
     from evidently.legacy.calculations.stattests import StatTest, register_stattest
     from evidently.legacy.core import ColumnType
 

@@ -242,7 +242,7 @@ def world(history: World) -> World:
 @pytest.fixture
 def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave the report away: Evidently takes seconds and has its own test."""
-    from nightshift.monitoring import monitor as module
+    from nightshift.monitoring import verdict_report as module
     from nightshift.monitoring.report import Report
 
     monkeypatch.setattr(module, "make_report", lambda *_: Report(b"<html></html>", b"{}"))

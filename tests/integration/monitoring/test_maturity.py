@@ -9,7 +9,8 @@ import pytest
 from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.contracts.run import RunContext
 from nightshift.errors import NightshiftError
-from nightshift.monitoring import monitor as module
+from nightshift.monitoring import verdict_report as module
+from nightshift.monitoring.monitor import monitor
 from nightshift.monitoring.report import ReportError
 from nightshift.monitoring.verdict import read_verdict
 from nightshift.warehouse.connection import connect
@@ -156,15 +157,15 @@ def test_fifty_duplicated_monitor_runs_and_consumers_make_one_retraining(world) 
     for key in NIGHTS:  # statuses stand; the decisions are raced for below
         world.measure(key, drifted_features_ratio=0.99)
 
-    def monitor(i: int) -> None:
+    def run_monitor(i: int) -> None:
         run = RunContext(f"duplicate-{i}", actor="test")
         with suppress(NightshiftError):  # a newer attempt owns the night
-            module.monitor(world.settings, spec, PartitionRange.of(NIGHTS[i % 4]), run)
+            monitor(world.settings, spec, PartitionRange.of(NIGHTS[i % 4]), run)
 
     with ThreadPoolExecutor(10) as pool:
-        list(pool.map(monitor, range(50)))
+        list(pool.map(run_monitor, range(50)))
         for key in NIGHTS:
-            monitor(NIGHTS.index(key))
+            run_monitor(NIGHTS.index(key))
         assert len(world.decisions()) == 1
         order = open_ones(world.conn, "parcel_late")[0]
 

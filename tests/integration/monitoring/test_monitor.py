@@ -6,7 +6,7 @@ import pytest
 
 from nightshift.contracts.partitions import Partition
 from nightshift.lake.object_store import ObjectStore
-from nightshift.monitoring import monitor as module
+from nightshift.monitoring import verdict_report as module
 from nightshift.monitoring.outcomes import FeaturesNotPublishedError
 from nightshift.monitoring.report import ReportError
 from nightshift.monitoring.verdict import read_verdict

@@ -110,9 +110,9 @@ def drift_of(then: pa.Array, now: pa.Array):
     )()
     counter = BinCounter(*features_to_count(reference))
     scanned = scan(pa.table({"x": now}).to_batches(), counter)
-    yardstick = DriftReference(reference, training_noise(trained, rows), 0.2, 0.2, 0.1)
+    reference_point = DriftReference(reference, training_noise(trained, rows), 0.2, 0.2, 0.1)
     before = scan(pa.table({"x": then}).to_batches())["x"]
-    [drift] = feature_drift(counter.columns(scanned), yardstick)
+    [drift] = feature_drift(counter.columns(scanned), reference_point)
     return drift, distances.stability_index(before, scanned["x"])
 
 
