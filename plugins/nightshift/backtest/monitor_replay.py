@@ -27,12 +27,11 @@ from nightshift.monitoring.drift import (
 )
 from nightshift.monitoring.maturity import LabelCount
 from nightshift.monitoring.monitor import decide_retrain, make_verdict, measure
-from nightshift.monitoring.outcomes import evaluated_partition, published_features
+from nightshift.monitoring.outcomes import evaluated_partition, read_features
 from nightshift.monitoring.performance import measure_performance
 from nightshift.monitoring.trigger import PartitionStatus, RetrainHistory
 from nightshift.quality.bin_counts import BinCounter
 from nightshift.quality.profiles import scan
-from nightshift.warehouse.arrow_io import read_arrow
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -79,20 +78,13 @@ class ReplayedNight(MonitoringContext):
         score = self.champion.trained.predictions(self.features).score
         scores = _counted({SCORE: score}, BinCounter([score_to_count(reference.profile)], []))
         return DriftResult(
-            [*feature_drift(features, reference), score_drift(scores[SCORE], reference)]
+            feature_drift(features, reference), score_drift(scores[SCORE], reference)
         )
 
     @cached_property
     def features(self) -> pa.Table:
         """Return all published feature rows of the night."""
-        from psycopg import sql
-
-        order = sql.SQL("select t.* from {} order by t.{} collate {}").format(
-            published_features(self.spec, self.partition, self.partition),
-            sql.Identifier(self.spec.entity.key),
-            sql.Identifier("C"),
-        )
-        return read_arrow(self.settings, order, self.run.application_name)
+        return read_features(self.settings, self.spec, self.partition, self.run.application_name)
 
     def measure_matured(self) -> MaturedResult:
         """Return the metrics of the predictions that mature tonight, and the version that made them."""

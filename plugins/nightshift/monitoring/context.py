@@ -22,7 +22,7 @@ from nightshift.monitoring.drift import (
 )
 from nightshift.monitoring.drift_baseline import training_noise
 from nightshift.monitoring.performance import Performance, measure_performance
-from nightshift.monitoring.trigger import PartitionStatus, RetrainHistory
+from nightshift.monitoring.trigger import PartitionStatus, RetrainHistory, loss_lag_days
 from nightshift.monitoring.verdict import earlier_statuses
 from nightshift.quality.bin_counts import BinCounter
 from nightshift.quality.profiles import LoadTable, scan_load
@@ -69,14 +69,15 @@ class Champion:
 
 
 class DriftResult(NamedTuple):
-    """The drift of all columns that could be compared; the note tells why columns are missing."""
+    """The drift of the features and the score; the note tells why some could not be compared."""
 
-    drifts: list[Drift]
+    features: list[Drift]
+    score: Drift | None
     note: str | None = None
 
 
 class MaturedResult(NamedTuple):
-    """Metrics of the matured predictions, the version that made them, and a note if there are none."""
+    """Metrics of the matured predictions and the version that made them; a note if there are none."""
 
     performance: list[Performance]
     version: int | None
@@ -129,30 +130,25 @@ class MonitoringContext:
 
     def drift_reference(self, champion: Champion) -> DriftReference:
         """Return the reference that this partition is compared with."""
-        limits = self.spec.monitoring
-        return DriftReference(
-            champion.trained.reference,
-            champion.noise,
-            limits.psi_threshold,
-            limits.score_psi_threshold,
-            limits.minimum_effect,
-        )
+        profile = champion.trained.reference
+        return DriftReference(profile, champion.noise, self.spec.monitoring)
 
     def measure_drift(self) -> DriftResult:
         """Measure the drift of all features, and of the champion's scores if they are published."""
         if self.champion is None:
-            return DriftResult([], "there is no champion yet")
+            return DriftResult([], None, "there is no champion yet")
         reference = self.drift_reference(self.champion)
         feature_counter = BinCounter(*features_to_count(reference.profile))
         features = self._counted(self.spec.features_dataset, feature_counter)
         if not features:
-            return DriftResult([], f"the night has no {self.spec.entity.name}")
+            return DriftResult([], None, f"the night has no {self.spec.entity.name}")
         drifts = feature_drift(features, reference)
         if not self._published_versions(self.partition):
-            return DriftResult(drifts, "no scores of the champion are published for this night")
+            note = "no scores of the champion are published for this night"
+            return DriftResult(drifts, None, note)
         score_counter = BinCounter([score_to_count(reference.profile)], [])
         scores = self._counted(self.spec.predictions_dataset, score_counter)
-        return DriftResult([*drifts, score_drift(scores[SCORE], reference)])
+        return DriftResult(drifts, score_drift(scores[SCORE], reference))
 
     def _counted(self, dataset: str, counter: BinCounter) -> dict[str, BinnedColumn]:
         """Count the bins of the published load in one scan, which also gives its profile."""
@@ -241,20 +237,17 @@ class MonitoringContext:
 
     def reads(self) -> dict[str, int]:
         """Return the datasets that the verdict reads, with the days before the partition."""
-        n_days = (self.partition.day - self.evaluated.day).days
-        return {self.spec.features_dataset: n_days, self.spec.predictions_dataset: n_days}
+        datasets = (self.spec.features_dataset, self.spec.predictions_dataset)
+        return dict.fromkeys(datasets, loss_lag_days(self.spec))
 
     def _published_versions(self, partition: Partition) -> list[int]:
         """Return the versions whose predictions are published, newest first; none for the rule."""
         from psycopg import sql
 
-        relation = self.conn.execute(
-            "select to_regclass(format('predictions.%%I', %s::text))", [self.spec.name]
-        ).fetchone()
-        if relation == (None,):
+        if not outcomes.columns_of(self.conn, "predictions", self.spec.name):
             return []
         query = sql.SQL(
             "select distinct model_version from {}"
             " where model_version is not null order by model_version desc"
-        ).format(outcomes.published_predictions(self.spec, partition, partition))
+        ).format(outcomes.predictions_query(self.spec, partition))
         return [version for (version,) in self.conn.execute(query)]

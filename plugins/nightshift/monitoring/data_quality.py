@@ -1,4 +1,4 @@
-"""Data quality problems of a partition: they block a retrain, since broken data repairs no model."""
+"""Data quality problems of a partition; they block a retrain request."""
 
 from __future__ import annotations
 

@@ -11,12 +11,15 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from nightshift.quality.bin_counts import BinnedColumn, CategoricalColumn, NumericColumn
 
+if TYPE_CHECKING:
+    from nightshift.contracts.model_spec import Monitoring
+
+# Added to every bin, so that the logarithm of an empty bin is finite. Source: Jeffreys' prior.
 PSEUDO_COUNT = 0.5
-"""Added to every bin, so that the logarithm of an empty bin is finite. Source: Jeffreys' prior."""
 SCORE = "score"
 Kind = Literal["numeric", "categorical", "score"]
 
@@ -58,16 +61,12 @@ class DriftReference:
     Attributes:
         profile: The ``reference`` section of the champion's ``model.json``.
         noise: Index that one in twenty training partitions exceeds, by column.
-        psi_threshold: Index up to which no feature drifts.
-        score_psi_threshold: The same for the score.
-        minimum_effect: Effect size, or change of the missing share, below which nothing drifts.
+        limits: Thresholds of the index and of the effect size.
     """
 
     profile: Mapping[str, Any]
     noise: Mapping[str, float]
-    psi_threshold: float
-    score_psi_threshold: float
-    minimum_effect: float
+    limits: Monitoring
 
 
 def features_to_count(
@@ -129,7 +128,8 @@ def _compare(
     counts = [*current.counts, current.n_missing]
     psi = stability_index(counts, [*known, missing], int(profile["n"]))
     noise = reference.noise[name]
-    threshold = reference.score_psi_threshold if kind == "score" else reference.psi_threshold
+    limits = reference.limits
+    threshold = limits.score_psi_threshold if kind == "score" else limits.psi_threshold
 
     distance = total_variation if kind == "categorical" else ks_distance
     effect = distance(current.counts, known)
@@ -145,7 +145,7 @@ def _compare(
         mean=current.mean,
         reference_mean=profile.get("mean"),
         n_rows=current.n_rows,
-        is_drifted=psi > max(threshold, noise) and change >= reference.minimum_effect,
+        is_drifted=psi > max(threshold, noise) and change >= limits.minimum_effect,
     )
 
 

@@ -20,10 +20,9 @@ if TYPE_CHECKING:
 
     Bins = npt.NDArray[np.int64]
 
+# One in twenty training partitions is further away. Source: docs/adr/0009-gates-and-monitoring.md,
+# measured on 2013.
 NOISE_QUANTILE = 0.95
-"""One in twenty training partitions is further away. Source: docs/adr/0009-gates-and-monitoring.md,
-measured on 2013.
-"""
 
 
 def training_noise(trained: TrainedModel, rows: pa.Table) -> dict[str, float]:
@@ -59,7 +58,7 @@ def _number_bins(values: npt.NDArray[np.float64], profile: Mapping[str, Any]) ->
 
 
 def _level_bins(rows: pa.Table, name: str, profile: Mapping[str, Any]) -> Bins:
-    """Return the index of each level; other levels are in the bin before last, missing ones last."""
+    """Return the index of each level; then come the bins of other levels and of missing ones."""
     import pyarrow as pa
     import pyarrow.compute as pc
 

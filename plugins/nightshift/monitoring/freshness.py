@@ -7,7 +7,9 @@ systemd (docs/freshness.md). It needs one warehouse connection, no Airflow and n
 from __future__ import annotations
 
 import datetime as dt
+import json
 from dataclasses import asdict, dataclass
+from operator import methodcaller
 from typing import TYPE_CHECKING, Any
 
 from nightshift.warehouse.connection import connect
@@ -21,12 +23,12 @@ if TYPE_CHECKING:
     from nightshift.settings import Settings
     from nightshift.warehouse.connection import Connection
 
+# Partitions before the due one that must be published too.
 LOOK_BACK_DAYS = 7
-"""Partitions before the due one that must be published too."""
+# The check fails rather than wait for a busy warehouse.
 STATEMENT_TIMEOUT_SECONDS = 30
-"""The check fails rather than wait for a busy warehouse."""
+# Score sources that are not degraded: the champion, or a version that a person named.
 BEST_SOURCES = frozenset({"champion", "named_version"})
-"""Score sources that are not degraded: the champion, or a version that a person named."""
 
 
 @dataclass(frozen=True)
@@ -73,13 +75,7 @@ class Punctuality:
 
 @dataclass(frozen=True)
 class InputAge:
-    """The age of an input's newest partition.
-
-    Attributes:
-        dataset: Name in the ledger.
-        newest: The newest published partition; None if there is none.
-        days_behind: Operating days behind the last due partition; None if there is none.
-    """
+    """The newest published partition of an input, and the operating days since then."""
 
     dataset: str
     newest: dt.date | None
@@ -112,7 +108,7 @@ class Freshness:
         return {
             "event": "late" if self.late else "ok",
             "late": [model.model for model in self.late],
-            **_plain(facts),
+            **json.loads(json.dumps(facts, default=methodcaller("isoformat"))),
         }
 
 
@@ -209,11 +205,3 @@ def _newest(conn: Connection, dataset: str) -> dt.date | None:
         "select max(partition_date) from ops.published where dataset = %s", [dataset]
     ).fetchone()
     return row[0] if row else None
-
-
-def _plain(value: Any) -> Any:  # noqa: ANN401 - any JSON
-    if isinstance(value, dict):
-        return {name: _plain(part) for name, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(part) for part in value]
-    return value.isoformat() if isinstance(value, dt.date) else value

@@ -13,6 +13,7 @@ from nightshift.monitoring.performance import ALL_ROWS, metric_loss
 from nightshift.monitoring.trigger import (
     PartitionStatus,
     RetrainHistory,
+    Status,
     TriggerDecision,
     apply_trigger_rule,
     condition_status,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+# Fields of a verdict that are recorded with a retrain request.
 EVIDENCE = (
     "n_drifted",
     "n_features",
@@ -46,7 +48,6 @@ EVIDENCE = (
     "label_share",
     "model_version",
 )
-"""Fields of a verdict that are recorded with a retrain request."""
 
 
 class VerdictLostError(NightshiftError):
@@ -61,7 +62,8 @@ class Measurement:
     """What was measured of a partition.
 
     Attributes:
-        drifts: Drift of the features, and of the score if there are scores.
+        features: Drift of the features.
+        score: Drift of the score; None without scores.
         performance: Metrics of the predictions that mature now.
         predicted_by: Version that made these predictions.
         watched: The watched metric over all matured rows.
@@ -70,7 +72,8 @@ class Measurement:
         notes: What could not be measured, for people.
     """
 
-    drifts: list[Drift]
+    features: list[Drift]
+    score: Drift | None
     performance: list[Performance]
     predicted_by: int | None
     watched: Performance | None
@@ -79,14 +82,14 @@ class Measurement:
     notes: list[str]
 
     @property
-    def feature_drift(self) -> list[Drift]:
-        """Return the drift of the features alone."""
-        return [drift for drift in self.drifts if drift.kind != "score"]
+    def drifts(self) -> list[Drift]:
+        """Return the drift of all columns."""
+        return self.features if self.score is None else [*self.features, self.score]
 
     @property
-    def score_drift(self) -> Drift | None:
-        """Return the drift of the score; None without scores."""
-        return next((drift for drift in self.drifts if drift.kind == "score"), None)
+    def n_drifted(self) -> int:
+        """Return the number of features that drifted."""
+        return sum(drift.is_drifted for drift in self.features)
 
 
 class MaturedLoss(NamedTuple):
@@ -160,13 +163,13 @@ def monitor_partition(context: MonitoringContext, *, wants_report: bool) -> Verd
 
 def measure(context: MonitoringContext) -> Measurement:
     """Measure the partition's drift and the performance of the predictions that mature now."""
-    drifts, drift_note = context.measure_drift()
+    features, score, drift_note = context.measure_drift()
     performance, predicted_by, performance_note = context.measure_matured()
     watched = _watched_metric(performance, context.spec.monitoring)
     expected = context.expected_metric(predicted_by)
     loss, loss_note = matured_loss(context, watched, predicted_by, expected)
     notes = [note for note in (drift_note, performance_note, loss_note) if note]
-    return Measurement(drifts, performance, predicted_by, watched, expected, loss, notes)
+    return Measurement(features, score, performance, predicted_by, watched, expected, loss, notes)
 
 
 def _watched_metric(performance: list[Performance], limits: Monitoring) -> Performance | None:
@@ -208,41 +211,35 @@ def decide_retrain(
 ) -> TriggerDecision:
     """Decide whether the evidence triggers a retrain request; nothing is written."""
     limits = context.spec.monitoring
-    score_drift = measurement.score_drift
+    loss, score = measurement.loss, measurement.score
+    has_drifted: bool | None = None
+    if measurement.features:
+        drifted_ratio = measurement.n_drifted / len(measurement.features)
+        has_drifted = drifted_ratio >= limits.drifted_features_ratio
     today = PartitionStatus(
         context.partition.day,
-        drift=condition_status(_has_drifted(measurement.feature_drift, limits)),
-        score_drift=condition_status(score_drift.is_drifted if score_drift else None),
-        performance=condition_status(_exceeds(measurement.loss, limits, factor=1.0)),
-        severe_loss=condition_status(
-            _exceeds(measurement.loss, limits, factor=limits.triggers.severe_loss_factor)
-        ),
+        drift=condition_status(has_drifted),
+        score_drift=condition_status(score.is_drifted if score else None),
+        performance=_loss_status(loss, limits, factor=1.0),
+        severe_loss=_loss_status(loss, limits, factor=limits.triggers.severe_loss_factor),
     )
     return apply_trigger_rule(
         context.spec, today, context.earlier, history, context.data_quality_problems
     )
 
 
-def _has_drifted(drifts: list[Drift], limits: Monitoring) -> bool | None:
-    """Return whether too large a share of the features has drifted; None without features."""
-    if not drifts:
-        return None
-    n_drifted = sum(drift.is_drifted for drift in drifts)
-    return n_drifted / len(drifts) >= limits.drifted_features_ratio
-
-
-def _exceeds(loss: float | None, limits: Monitoring, *, factor: float | None) -> bool | None:
-    """Return whether a loss exceeds a multiple of the limit; None without either."""
+def _loss_status(loss: float | None, limits: Monitoring, *, factor: float | None) -> Status:
+    """Return whether a loss exceeds a multiple of the limit; unknown without either."""
     if loss is None or factor is None:
-        return None
-    return loss > factor * limits.maximum_metric_loss
+        return "unknown"
+    return condition_status(loss > factor * limits.maximum_metric_loss)
 
 
 def make_verdict(
     context: MonitoringContext, measurement: Measurement, decision: TriggerDecision
 ) -> Verdict:
     """Return the verdict, without report and request."""
-    watched, score_drift = measurement.watched, measurement.score_drift
+    watched, score = measurement.watched, measurement.score
     labels, status = context.labels, decision.status
     return Verdict(
         model=context.spec.name,
@@ -252,9 +249,9 @@ def make_verdict(
         score_drift_status=status.score_drift,
         performance_status=status.performance,
         severe_loss_status=status.severe_loss,
-        n_features=len(measurement.feature_drift),
-        n_drifted=sum(drift.is_drifted for drift in measurement.feature_drift),
-        score_psi=score_drift.psi if score_drift else None,
+        n_features=len(measurement.features),
+        n_drifted=measurement.n_drifted,
+        score_psi=score.psi if score else None,
         metric=context.spec.monitoring.metric,
         metric_value=watched.value if watched else None,
         metric_baseline=watched.baseline_value if watched else None,

@@ -85,7 +85,7 @@ def _post(url: str, body: bytes) -> str | None:
     if not url.startswith(("https://", "http://")):
         return "not an http(s) URL"
     headers = {"Content-Type": "application/json"}
-    request = urllib.request.Request(url, body, headers, method="POST")  # noqa: S310 - checked above
+    request = urllib.request.Request(url, body, headers, method="POST")  # noqa: S310
     try:
         with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS):  # noqa: S310
             return None

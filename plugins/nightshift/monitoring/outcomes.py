@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from nightshift.errors import NightshiftError
 from nightshift.monitoring.maturity import LabelCount
+from nightshift.monitoring.trigger import loss_lag_days
 from nightshift.warehouse.arrow_io import read_arrow
 from nightshift.warehouse.connection import label_queries
 
@@ -29,7 +30,7 @@ class FeaturesNotPublishedError(NightshiftError):
 
 def evaluated_partition(spec: ModelSpec, partition: Partition) -> Partition:
     """Return the partition whose predictions mature: the outcomes of its next day are final."""
-    return partition.shift(-1 - spec.label.maturity_days)
+    return partition.shift(-loss_lag_days(spec))
 
 
 def knowledge_cutoff(conn: Connection, spec: ModelSpec, partition: Partition) -> dt.datetime:
@@ -46,7 +47,7 @@ def knowledge_cutoff(conn: Connection, spec: ModelSpec, partition: Partition) ->
             select from ops.published where dataset = {} and partition_date = {})
         """
     ).format(
-        published_features(spec, partition, partition),
+        _features_query(spec, partition),
         sql.Literal(spec.features_dataset),
         sql.Literal(partition.day),
     )
@@ -61,19 +62,30 @@ def knowledge_cutoff(conn: Connection, spec: ModelSpec, partition: Partition) ->
     return as_of or partition.cutoff
 
 
-def published_features(spec: ModelSpec, first: Partition, last: Partition) -> sql.Composed:
-    """Return the published feature rows, both partitions included, as a sub-query named ``t``."""
-    return _published("features", spec.feature_table, spec.features_dataset, (first, last))
+def read_features(
+    settings: Settings, spec: ModelSpec, partition: Partition, application_name: str
+) -> pa.Table:
+    """Return the published feature rows of a partition, sorted by entity key."""
+    from psycopg import sql
+
+    query = sql.SQL("select t.* from {} order by t.{} collate {}").format(
+        _features_query(spec, partition),
+        sql.Identifier(spec.entity.key),
+        sql.Identifier("C"),
+    )
+    return read_arrow(settings, query, application_name)
 
 
-def published_predictions(spec: ModelSpec, first: Partition, last: Partition) -> sql.Composed:
-    """Return the published predictions, both partitions included, as a sub-query named ``t``."""
-    return _published("predictions", spec.name, spec.predictions_dataset, (first, last))
+def _features_query(spec: ModelSpec, partition: Partition) -> sql.Composed:
+    return _published("features", spec.feature_table, spec.features_dataset, partition)
 
 
-def _published(
-    schema: str, table: str, dataset: str, days: tuple[Partition, Partition]
-) -> sql.Composed:
+def predictions_query(spec: ModelSpec, partition: Partition) -> sql.Composed:
+    """Return a sub-query, named ``t``, of the published predictions of a partition."""
+    return _published("predictions", spec.name, spec.predictions_dataset, partition)
+
+
+def _published(schema: str, table: str, dataset: str, partition: Partition) -> sql.Composed:
     from psycopg import sql
 
     return sql.SQL(
@@ -81,13 +93,12 @@ def _published(
         select r.* from {table} r
         join ops.published p on p.dataset = {dataset}
             and p.partition_date = r.partition_date and p.load_id = r.load_id
-        where r.partition_date between {first} and {last}
+        where r.partition_date = {day}
         ) t"""
     ).format(
         table=sql.Identifier(schema, table),
         dataset=sql.Literal(dataset),
-        first=sql.Literal(days[0].day),
-        last=sql.Literal(days[1].day),
+        day=sql.Literal(partition.day),
     )
 
 
@@ -134,8 +145,8 @@ def read_outcomes(
     ).format(
         key=sql.Identifier(spec.entity.key),
         labels=labels,
-        features=published_features(spec, evaluated, evaluated),
-        predictions=published_predictions(spec, evaluated, evaluated),
+        features=_features_query(spec, evaluated),
+        predictions=predictions_query(spec, evaluated),
         columns=sql.SQL(", ").join(sql.Identifier("features", name) for name in columns),
     )
     rows = read_arrow(settings, query, is_label_query=True)
@@ -162,7 +173,7 @@ def count_labels(
     ).format(
         key=sql.Identifier(spec.entity.key),
         labels=labels,
-        predictions=published_predictions(spec, evaluated, evaluated),
+        predictions=predictions_query(spec, evaluated),
     )
     with label_queries(conn):
         row = conn.execute(query).fetchone()
@@ -175,8 +186,8 @@ def _labels(
     """Return a query of the labels as known, one row per entity; None before their tables exist."""
     from psycopg import sql
 
-    label_columns = _columns(conn, "marts", spec.label.relation)
-    if not label_columns or not _columns(conn, "predictions", spec.name):
+    label_columns = columns_of(conn, "marts", spec.label.relation)
+    if not label_columns or not columns_of(conn, "predictions", spec.name):
         return None
     pointer = sql.Composed([])
     if "load_id" in label_columns:
@@ -205,7 +216,7 @@ def _labels(
     )
 
 
-def _columns(conn: Connection, schema: str, relation: str) -> set[str]:
+def columns_of(conn: Connection, schema: str, relation: str) -> set[str]:
     """Return the columns of a relation; none if it does not exist."""
     rows = conn.execute(
         """

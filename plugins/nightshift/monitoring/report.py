@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
     from nightshift.models.signature import Signature
 
+# Ten times the duration of a report on two busy cores.
 DEADLINE_SECONDS = 120
-"""Ten times the duration of a report on two busy cores."""
 SCORE = "score"
 
 
@@ -33,50 +33,6 @@ class ReportError(NightshiftError):
     """The report failed, or was not finished in time."""
 
     code = "NS-MONITOR-002"
-
-
-@dataclass(frozen=True)
-class Sample:
-    """Rows and their scores; the columns of the signature, categories as codes."""
-
-    columns: dict[str, npt.NDArray[np.float64]]
-
-    @classmethod
-    def draw(
-        cls,
-        rows: pa.Table,
-        score: npt.NDArray[np.float64],
-        signature: Signature,
-        n_rows: int,
-        seed: int,
-    ) -> Sample:
-        """Draw rows without replacement; the same seed and rows give the same sample.
-
-        Args:
-            rows: Shape (n, any).
-            score: Shape (n,), or scores of other rows, which are drawn separately.
-            signature: Names, order and levels.
-            n_rows: Maximum number of rows.
-            seed: Seed of the draw.
-        """
-        import numpy as np
-
-        from nightshift.models.signature import encode
-
-        random = np.random.default_rng(seed)
-        index = np.sort(random.permutation(rows.num_rows)[:n_rows])
-        matrix = encode(rows.take(index), signature)
-        columns = {name: matrix[:, column] for column, name in enumerate(signature.names)}
-        is_paired = score.size == rows.num_rows
-        columns[SCORE] = score[index] if is_paired else random.choice(score, index.size)
-        return cls(columns)
-
-    def write(self, path: Path) -> None:
-        """Write the sample as a Parquet file."""
-        import pyarrow as pa
-        from pyarrow import parquet
-
-        parquet.write_table(pa.table(self.columns), path)
 
 
 @dataclass(frozen=True)
@@ -104,21 +60,52 @@ class ShownDrift:
     categorical: list[str]
 
 
-def make_report(reference: Sample, current: Sample, shown: ShownDrift) -> Report:
+def draw_sample(
+    rows: pa.Table, score: npt.NDArray[np.float64], signature: Signature, n_rows: int, seed: int
+) -> pa.Table:
+    """Draw rows without replacement; the same seed and rows give the same sample.
+
+    Args:
+        rows: Shape (n, any).
+        score: Shape (n,), or scores of other rows, which are drawn separately.
+        signature: Names, order and levels.
+        n_rows: Maximum number of rows.
+        seed: Seed of the draw.
+
+    Returns:
+        The columns of the signature, categories as codes, and ``score``.
+    """
+    import numpy as np
+    import pyarrow as pa
+
+    from nightshift.models.signature import encode
+
+    random = np.random.default_rng(seed)
+    index = np.sort(random.permutation(rows.num_rows)[:n_rows])
+    matrix = encode(rows.take(index), signature)
+    columns = {name: matrix[:, column] for column, name in enumerate(signature.names)}
+    is_paired = score.size == rows.num_rows
+    columns[SCORE] = score[index] if is_paired else random.choice(score, index.size)
+    return pa.table(columns)
+
+
+def make_report(reference: pa.Table, current: pa.Table, shown: ShownDrift) -> Report:
     """Return a report that compares two samples column by column.
 
     Args:
-        reference: Rows of the champion's training set.
-        current: Rows of the partition.
+        reference: Sample of the champion's training set.
+        current: Sample of the partition.
         shown: The verdict's numbers.
 
     Raises:
-        ReportError: The report's process failed or did not finish in time.
+        ReportError: The child process failed or did not finish in time.
     """
+    from pyarrow import parquet
+
     with TemporaryDirectory(prefix="nightshift-report-") as name:
         folder = Path(name)
-        reference.write(folder / "reference.parquet")
-        current.write(folder / "current.parquet")
+        parquet.write_table(reference, folder / "reference.parquet")
+        parquet.write_table(current, folder / "current.parquet")
         (folder / "plan.json").write_text(json.dumps(asdict(shown)))
         _run_child(folder)
         return Report((folder / "report.html").read_bytes(), (folder / "report.json").read_bytes())

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from nightshift.warehouse.connection import Connection
 
 SCHEMA = "monitoring"
+# Fields with tables of their own: what followed from a verdict, not what it measured.
 FOLLOW_UP_FIELDS = frozenset({"retrain_decision_id", "report_key", "report_problem"})
-"""Fields with tables of their own: what followed from a verdict, not what it measured."""
 SUMMARY = (
     "model",
     "model_version",

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 from nightshift.errors import NightshiftError
 from nightshift.lake.content_keys import content_key
 from nightshift.lake.object_store import ObjectStore
-from nightshift.monitoring.outcomes import published_features
-from nightshift.monitoring.report import Sample, ShownDrift, make_report
-from nightshift.warehouse.arrow_io import read_arrow
+from nightshift.monitoring.outcomes import read_features
+from nightshift.monitoring.report import ShownDrift, draw_sample, make_report
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from nightshift.monitoring.context import Champion, MonitoringContext
     from nightshift.monitoring.drift import Drift
     from nightshift.monitoring.verdict import Verdict
@@ -78,21 +79,16 @@ def _store_report(
     return key
 
 
-def _samples(context: MonitoringContext, champion: Champion) -> tuple[Sample, Sample]:
+def _samples(context: MonitoringContext, champion: Champion) -> tuple[pa.Table, pa.Table]:
     """Return the reference (training rows, scores of unseen rows) and the partition's sample."""
-    from psycopg import sql
-
     size, seed = context.spec.monitoring.report_rows, context.spec.training.seed
     trained, rows = champion.trained, champion.rows
     n_seen = rows.num_rows - champion.n_unseen
     unseen_scores = trained.predictions(rows.slice(n_seen)).score
-    reference = Sample.draw(rows.slice(0, n_seen), unseen_scores, trained.signature, size, seed)
+    reference = draw_sample(rows.slice(0, n_seen), unseen_scores, trained.signature, size, seed)
 
-    query = sql.SQL("select t.* from {} order by t.{} collate {}").format(
-        published_features(context.spec, context.partition, context.partition),
-        sql.Identifier(context.spec.entity.key),
-        sql.Identifier("C"),
+    current = read_features(
+        context.settings, context.spec, context.partition, context.run.application_name
     )
-    current = read_arrow(context.settings, query, context.run.application_name)
     scores = trained.predictions(current).score
-    return reference, Sample.draw(current, scores, trained.signature, size, seed)
+    return reference, draw_sample(current, scores, trained.signature, size, seed)

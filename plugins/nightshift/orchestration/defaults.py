@@ -14,13 +14,13 @@ from nightshift.settings import load_settings
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
+# Tries that Airflow may lose before a task's code begins, on top of our own three.
 N_LOST_TRIES = 6
-"""Tries that Airflow may lose before a task's code begins, on top of our own three."""
+# Pause after an error of our own code. After lost tries the pauses double from here.
 RETRY_DELAY = dt.timedelta(seconds=20)
-"""Pause after an error of our own code. After lost tries the pauses double from here."""
 MAX_RETRY_DELAY = dt.timedelta(minutes=10)
+# Active runs of a DAG whose tasks wait for upstream; a few mistyped days must not block it.
 WAITING_RUNS = 16
-"""Active runs of a DAG whose tasks wait for upstream; a few mistyped days must not block it."""
 
 
 class Lane(NamedTuple):

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from nightshift.errors import NightshiftError
-from nightshift.warehouse.connection import connect
 from nightshift.warehouse.content_hash import count_loads
 from nightshift.warehouse.write_types import Target
 
@@ -31,13 +30,7 @@ class PostConditionError(NightshiftError):
 
 @dataclass(frozen=True)
 class VisibleLoad:
-    """The load of a partition that readers see.
-
-    Attributes:
-        load_id: The published load.
-        n_rows: Its rows.
-        content_hash: Its content.
-    """
+    """The published load of a partition, with its recorded rows and content."""
 
     load_id: int
     n_rows: int
@@ -65,7 +58,7 @@ def require_published(
         from ops.published p join ops.loads l using (dataset, partition_date, load_id)
         where p.partition_date = %s and p.dataset = any(%s)
     """
-    with connect(scope.settings, scope.run.application_name) as conn:
+    with scope.connect() as conn:
         rows = conn.execute(query, [scope.partition.day, required])
         visible = {dataset: VisibleLoad(*row) for dataset, *row in rows}
         missing = [dataset for dataset in required if dataset not in visible]
@@ -84,10 +77,9 @@ def require_published(
     return visible
 
 
+# Table name of a dataset by layer. The monitor's tables hold several models, so it reads its own
+# result back.
 _TABLES = {"raw": "{}", "features": "feat_{}", "predictions": "{}"}
-"""Table name of a dataset by layer. The monitor's tables hold several models, so it reads its own
-result back.
-"""
 
 
 def _count_rows(conn: Connection, scope: TaskScope, dataset: str, load: VisibleLoad) -> int:
@@ -106,7 +98,7 @@ def require_row(scope: TaskScope, fact: str, **values: Any) -> Any:  # noqa: ANN
     Raises:
         PostConditionError: There is no such row.
     """
-    with connect(scope.settings, scope.run.application_name) as conn:
+    with scope.connect() as conn:
         row = conn.execute(FACTS[fact].encode(), {"day": scope.partition.day, **values}).fetchone()
     if row is None:
         key = ", ".join(f"{name}={value}" for name, value in values.items())
@@ -121,11 +113,12 @@ def count_shard(scope: TaskScope, spec: ModelSpec, load_id: int, shard: int) -> 
     query = sql.SQL(
         "select count(*) from {} where partition_date = %s and load_id = %s and shard = %s"
     ).format(sql.Identifier("predictions", spec.name))
-    with connect(scope.settings, scope.run.application_name) as conn:
+    with scope.connect() as conn:
         row = conn.execute(query, [scope.partition.day, load_id, shard]).fetchone()
     return int(row[0]) if row else 0
 
 
+# Results that are not a published partition, by name; each query selects one row or none.
 FACTS = {
     "load": """
         select load_id from ops.loads
@@ -146,7 +139,6 @@ FACTS = {
         where promotion_id = %(promotion_id)s and model = %(model)s and version = %(version)s
     """,
 }
-"""Results that are not a published partition, by name; each query selects one row or none."""
 
 
 def _violation(scope: TaskScope, fact: str, got: str = "no such row") -> PostConditionError:

@@ -31,12 +31,12 @@ if TYPE_CHECKING:
     from nightshift.warehouse.connection import Connection
 
 DAG_ID = "catch_up"
+# Time after a publication, or after the last attempt downstream, in which nothing is wrong yet.
 PATIENCE = dt.timedelta(minutes=20)
-"""Time after a publication, or after the last attempt downstream, in which nothing is wrong yet."""
+# Maximum age of a publication; older ones are left to a person.
 HORIZON = dt.timedelta(days=7)
-"""Maximum age of a publication; older ones are left to a person."""
+# Repeated events per asset and partition: what fails so often needs a person.
 MAX_EMISSIONS = 3
-"""Repeated events per asset and partition: what fails so often needs a person."""
 
 
 @dataclass(frozen=True)

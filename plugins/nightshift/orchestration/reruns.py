@@ -32,11 +32,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+# Time after a run's last sign of life, and between two reruns of one partition.
 PATIENCE = dt.timedelta(minutes=20)
-"""Time after a run's last sign of life, and between two reruns of one partition."""
 HORIZON = dt.timedelta(days=7)
+# Reruns per partition: what fails so often needs a person.
 MAX_RERUNS = 3
-"""Reruns per partition: what fails so often needs a person."""
 
 
 class LostTriesError(NightshiftError):
@@ -47,14 +47,7 @@ class LostTriesError(NightshiftError):
 
 @dataclass(frozen=True)
 class Rerun:
-    """A run to clear.
-
-    Attributes:
-        dag_id: Its DAG.
-        dag_run_id: Airflow's name of it.
-        day: Its partition.
-        reason: For the log, beginning with a code.
-    """
+    """A run to clear; its reason begins with an error code."""
 
     dag_id: str
     dag_run_id: str

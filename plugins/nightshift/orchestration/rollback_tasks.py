@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import task
 from airflow.sdk.exceptions import AirflowSkipException
 
-from nightshift.contracts.partitions import Partition
 from nightshift.orchestration.post_conditions import require_row
 from nightshift.orchestration.task_scope import task_scope
 from nightshift.settings import load_settings
+from nightshift.warehouse.connection import connect
 
 if TYPE_CHECKING:
     from nightshift.contracts.run import RunContext
@@ -25,57 +25,15 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Form:
-    """The request of a person.
-
-    Attributes:
-        model: The model.
-        version: Version that shall serve again.
-        since: First partition to repair; None for the one from which other versions took over.
-        reason: Why.
-        only_plan: Whether to change nothing.
-        requested_by: The person's name in Airflow.
-        dag_run_id: The DAG run, the same in each of its tries.
-    """
-
-    model: str
-    version: int
-    since: Partition | None
-    reason: str
-    only_plan: bool
-    requested_by: str
-    dag_run_id: str
-
-    @classmethod
-    def read(cls, params: Mapping[str, Any], dag_run: Any) -> Form:  # noqa: ANN401 - Airflow's run
-        """Return the form that a run was triggered with."""
-        return cls(
-            model=params["model"],
-            version=params["to_version"],
-            since=Partition.parse(params["since"]) if params["since"] else None,
-            reason=params["reason"],
-            only_plan=params["only_plan"],
-            requested_by=getattr(dag_run, "triggering_user_name", None) or "unknown",
-            dag_run_id=dag_run.run_id,
-        )
-
-    def run(self, scope: TaskScope) -> RunContext:
-        """Return the identity that the rollback is recorded under."""
-        dag_and_partition = scope.run.run_id.rpartition("/")[0]
-        run_id = f"{dag_and_partition}/{self.dag_run_id}"
-        return replace(scope.run, run_id=run_id, actor=f"airflow:{self.requested_by}")
-
-
 @task(task_id="plan")
-def plan_repair(params: Mapping[str, Any], dag_run: Any) -> dict[str, Any]:  # noqa: ANN401 - as above
+def plan_repair(params: Mapping[str, Any], dag_run: Any) -> dict[str, Any]:  # noqa: ANN401
     """Try the version on every affected partition and log the plan; nothing is written."""
     from nightshift.scoring.republish import plan_rollback
 
-    form = Form.read(params, dag_run)
-    with task_scope(_first_partition(form).key) as scope:
-        spec, run = scope.spec(form.model), form.run(scope)
-        plan = plan_rollback(scope.settings, spec, form.version, scope.partition, run)
+    model, version = params["model"], params["to_version"]
+    with task_scope(params["since"] or _first_partition(model, version)) as scope:
+        run = _rollback_run(scope, dag_run)
+        plan = plan_rollback(scope.settings, scope.spec(model), version, scope.partition, run)
         logger.info(
             "Version %d loads, passes its guard and scores; it would serve from %s on.",
             plan.version,
@@ -91,7 +49,7 @@ def plan_repair(params: Mapping[str, Any], dag_run: Any) -> dict[str, Any]:  # n
 def repair_partitions(
     plan: dict[str, Any],
     params: Mapping[str, Any],
-    dag_run: Any,  # noqa: ANN401 - as above
+    dag_run: Any,  # noqa: ANN401 - Airflow's run
 ) -> dict[str, Any]:
     """Record the rollback, publish the affected partitions again, and read the record back.
 
@@ -101,45 +59,43 @@ def repair_partitions(
     """
     from nightshift.scoring.republish import plan_rollback, roll_back
 
-    form = Form.read(params, dag_run)
+    model, version = params["model"], params["to_version"]
     with task_scope(plan["since"]) as scope:
-        if form.only_plan:
-            n_partitions = plan["n_partitions"]
+        if params["only_plan"]:
             raise AirflowSkipException(
-                f"Only the plan was requested: {n_partitions} partition(s) would be published again."
+                "Only the plan was requested:"
+                f" {plan['n_partitions']} partition(s) would be published again."
             )
-        run, spec = form.run(scope), scope.spec(form.model)
-        _skip_if_overtaken(scope, form.model, run)
-        rollback = plan_rollback(scope.settings, spec, form.version, scope.partition, run)
-        repaired = roll_back(scope.settings, spec, rollback, form.reason, run, logger.info)
+        run, spec = _rollback_run(scope, dag_run), scope.spec(model)
+        _skip_if_overtaken(scope, model, run)
+        rollback = plan_rollback(scope.settings, spec, version, scope.partition, run)
+        repaired = roll_back(scope.settings, spec, rollback, params["reason"], run, logger.info)
         promotion_id = repaired.promotion_id
-        require_row(
-            scope,
-            "promotion",
-            promotion_id=promotion_id,
-            model=form.model,
-            version=form.version,
-        )
+        require_row(scope, "promotion", promotion_id=promotion_id, model=model, version=version)
         n_changed = sum(load.is_new for load in repaired.published)
         return {**plan, "promotion_id": promotion_id, "n_changed": n_changed}
 
 
-def _first_partition(form: Form) -> Partition:
-    """Return the form's first partition, or the one from which other versions took over."""
+def _first_partition(model: str, version: int) -> str:
+    """Return the partition from which other versions took over."""
     from nightshift.registry.rollback import first_partition_since
-    from nightshift.warehouse.connection import connect
 
-    if form.since:
-        return form.since
     with connect(load_settings(), "nightshift rollback") as conn:
-        return first_partition_since(conn, form.model, form.version)
+        return first_partition_since(conn, model, version).key
+
+
+def _rollback_run(scope: TaskScope, dag_run: Any) -> RunContext:  # noqa: ANN401 - Airflow's run
+    """Return the identity of the rollback: the same in all tries and clears of a run."""
+    person = getattr(dag_run, "triggering_user_name", None) or "unknown"
+    dag_and_partition = scope.run.run_id.rpartition("/")[0]
+    run_id = f"{dag_and_partition}/{dag_run.run_id}"
+    return replace(scope.run, run_id=run_id, actor=f"airflow:{person}")
 
 
 def _skip_if_overtaken(scope: TaskScope, model: str, run: RunContext) -> None:
     from nightshift.registry.rollback import decision_after
-    from nightshift.warehouse.connection import connect
 
-    with connect(scope.settings, run.application_name) as conn:
+    with scope.connect() as conn:
         later = decision_after(conn, model, run.run_id)
     if later is not None:
         raise AirflowSkipException(

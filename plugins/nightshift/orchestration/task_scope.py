@@ -14,7 +14,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import TYPE_CHECKING
@@ -29,19 +29,21 @@ from nightshift.errors import NightshiftError
 from nightshift.orchestration.task_tries import TaskTry, recorded
 from nightshift.resource_errors import translate_resource_errors
 from nightshift.settings import load_settings
+from nightshift.warehouse.connection import connect
 
 if TYPE_CHECKING:
     from nightshift.contracts.model_spec import ModelSpec
     from nightshift.settings import Settings
+    from nightshift.warehouse.connection import Connection
 
 logger = logging.getLogger(__name__)
 
+# Pause between two checks for late upstream data.
 WAIT_DELAY = dt.timedelta(minutes=2)
-"""Pause between two checks for late upstream data."""
+# Time that an overdue try has to notice its limit before its process is ended.
 GRACE_SECONDS = 10.0
-"""Time that an overdue try has to notice its limit before its process is ended."""
+# EX_TEMPFAIL of sysexits.h: Airflow tries again, if tries are left.
 OVERDUE_EXIT_CODE = 75
-"""EX_TEMPFAIL of sysexits.h: Airflow tries again, if tries are left."""
 _STDERR = 2
 
 
@@ -91,6 +93,10 @@ class TaskScope:
     def partitions(self) -> PartitionRange:
         """Return the partition as a range."""
         return PartitionRange.single(self.partition)
+
+    def connect(self) -> AbstractContextManager[Connection]:
+        """Open a connection to the warehouse under the name of this try."""
+        return connect(self.settings, self.run.application_name)
 
     def spec(self, model: str) -> ModelSpec:
         """Return one model's spec."""
@@ -179,8 +185,6 @@ def _terminated(scope: TaskScope, signal_number: int) -> TaskTerminatedError:
 
 def _published_by_this_dag(scope: TaskScope) -> str:
     """Return what this DAG has published of the partition, as text for people."""
-    from nightshift.warehouse.connection import connect
-
     # Needed because a person may mark the task as failed after its commit.
     query = """
         select p.dataset, p.load_id,
@@ -190,7 +194,7 @@ def _published_by_this_dag(scope: TaskScope) -> str:
     """
     dag_and_partition = scope.run.run_id.rpartition("/")[0] + "/"
     try:
-        with connect(scope.settings, scope.run.application_name) as conn:
+        with scope.connect() as conn:
             rows = conn.execute(query, [scope.partition.day, dag_and_partition]).fetchall()
     except Exception as error:  # noqa: BLE001 - the task is ending; report what is known
         return f"the published state could not be read ({type(error).__name__})"

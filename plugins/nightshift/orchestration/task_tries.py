@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 APPLICATION = "nightshift task tries"
+# Tries of our own code per round; clearing a task begins a new round.
 N_TRIES = 3
-"""Tries of our own code per round; clearing a task begins a new round."""
 TERMINATED = "NS-AIRFLOW-001"
+# Outcomes of tries that ended without an error of their own.
 NOT_FAILED = ("success", "waiting", "skipped")
-"""Outcomes of tries that ended without an error of their own."""
+# Outcomes of tries that do not count as failed tries.
 UNCOUNTED = (*NOT_FAILED, TERMINATED)
-"""Outcomes of tries that do not count as failed tries."""
 
 
 class TriesUsedUpError(NightshiftError):
@@ -46,9 +46,6 @@ class TaskTry:
     """One try of one task of one run, as Airflow counts it.
 
     Attributes:
-        dag_id: The DAG.
-        dag_run_id: Airflow's name of the run.
-        task_id: The task.
         map_index: Its shard, -1 for an unmapped task.
         attempt: Number of the try, counted through all rounds.
         first: Number of the first try of this round.
@@ -87,11 +84,11 @@ def recorded(settings: Settings, this: TaskTry, day: dt.date) -> Iterator[int]:
     Raises:
         TriesUsedUpError: As many tries as a round has ended without an outcome.
     """
-    n_failed = _begin(settings, this, day)
+    n_failed = _execute(settings, _BEGIN, this, day=day) or 0
     if n_failed >= N_TRIES:
-        _end(settings, this, TriesUsedUpError.code)
+        _execute(settings, _END, this, outcome=TriesUsedUpError.code)
         raise TriesUsedUpError(
-            f"{n_failed} tries of {this.dag_id}.{this.task_id} began, and none reported an outcome.",
+            f"{n_failed} tries of {this.dag_id}.{this.task_id} began without reporting an outcome.",
             expected="a try that ends with a result or an error",
             got="processes that vanished: killed from outside, or out of memory",
             todo="Find out what ended them (`dmesg`, the scheduler's log), then clear the task.",
@@ -103,7 +100,7 @@ def recorded(settings: Settings, this: TaskTry, day: dt.date) -> Iterator[int]:
         outcome = outcome_of(error)
         raise
     finally:
-        _end(settings, this, outcome)
+        _execute(settings, _END, this, outcome=outcome)
 
 
 def outcome_of(error: BaseException) -> str:
@@ -121,55 +118,39 @@ def outcome_of(error: BaseException) -> str:
 
 def failed_tries(settings: Settings, this: TaskTry) -> int | None:
     """Return the failed tries of this round, including this one; None if they cannot be counted."""
-    try:
-        with connect(settings, APPLICATION) as conn:
-            row = conn.execute(_COUNT_FAILED, _parameters(this)).fetchone()
-    except Exception:
-        logger.warning("The tries of this task cannot be counted.", exc_info=True)
-        return None
-    return int(row[0]) if row else None
+    return _execute(settings, f"{_COUNT_FAILED} <= %(attempt)s", this)
 
 
 _COUNT_FAILED = """
-select count(*) as n_failed from ops.task_tries
+select count(*) from ops.task_tries
 where (dag_id, dag_run_id, task_id, map_index)
         = (%(dag_id)s, %(dag_run_id)s, %(task_id)s, %(map_index)s)
-    and attempt between %(first)s and %(attempt)s
     and (outcome is null or outcome <> all(%(uncounted)s))
-"""
-_BEGIN = """
-insert into ops.task_tries (dag_id, dag_run_id, task_id, map_index, attempt, partition_date)
-values (%(dag_id)s, %(dag_run_id)s, %(task_id)s, %(map_index)s, %(attempt)s, %(day)s)
-on conflict (dag_id, dag_run_id, task_id, map_index, attempt)
-do update set started_at = clock_timestamp(), ended_at = null, outcome = null
-"""
+    and attempt >= %(first)s and attempt"""
+_BEGIN = f"""
+with begun as (
+    insert into ops.task_tries (dag_id, dag_run_id, task_id, map_index, attempt, partition_date)
+    values (%(dag_id)s, %(dag_run_id)s, %(task_id)s, %(map_index)s, %(attempt)s, %(day)s)
+    on conflict (dag_id, dag_run_id, task_id, map_index, attempt)
+    do update set started_at = clock_timestamp(), ended_at = null, outcome = null
+)
+{_COUNT_FAILED} < %(attempt)s
+"""  # noqa: S608 - our own text
 _END = """
 update ops.task_tries set ended_at = clock_timestamp(), outcome = %(outcome)s
 where (dag_id, dag_run_id, task_id, map_index, attempt)
     = (%(dag_id)s, %(dag_run_id)s, %(task_id)s, %(map_index)s, %(attempt)s)
+returning 0
 """
 
 
-def _parameters(this: TaskTry, **more: object) -> dict[str, Any]:
-    return {**asdict(this), "uncounted": list(UNCOUNTED), **more}
-
-
-def _begin(settings: Settings, this: TaskTry, day: dt.date) -> int:
-    """Record the start; return the failed tries before it, 0 if they cannot be counted."""
-    earlier = _parameters(this, attempt=this.attempt - 1)
+def _execute(settings: Settings, query: str, this: TaskTry, **more: object) -> int | None:
+    """Run a statement and return its number; log a warehouse that is down, and return None."""
+    parameters = {**asdict(this), "uncounted": list(UNCOUNTED), **more}
     try:
         with connect(settings, APPLICATION) as conn:
-            row = conn.execute(_COUNT_FAILED, earlier).fetchone()
-            conn.execute(_BEGIN, _parameters(this, day=day))
-    except Exception:  # noqa: BLE001 - the task goes on, and reports the same fault itself
-        logger.warning("The start of this try could not be recorded.")
-        return 0
-    return int(row[0]) if row else 0
-
-
-def _end(settings: Settings, this: TaskTry, outcome: str) -> None:
-    try:
-        with connect(settings, APPLICATION) as conn:
-            conn.execute(_END, _parameters(this, outcome=outcome))
-    except Exception:  # noqa: BLE001 - as above
-        logger.warning("The end of this try could not be recorded.")
+            row = conn.execute(query.encode(), parameters).fetchone()
+    except Exception:
+        logger.warning("The tries of this task cannot be recorded or counted.", exc_info=True)
+        return None
+    return int(row[0]) if row else None

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+# Maximum wait where no contract sets one: for the cut-off, and for holes in the look-back.
 MAX_WAIT = dt.timedelta(minutes=180)
-"""Maximum wait where no contract sets one: for the cut-off, and for holes in the look-back."""
 
 
 class LoadFailedError(NightshiftError):
@@ -62,7 +62,8 @@ def load_reference(partition_key: str) -> dict[str, int]:
         errors: list[NightshiftError] = []
         for contract in _contracts(scope, Delivery.ON_CHANGE):
             try:
-                n_rows[contract.name] = _load_changes(scope, contract)
+                counts = _ingest(scope, contract, contract.history_start)
+                n_rows[contract.name] = counts["n_rows"]
             except NightshiftError as error:
                 logger.error("%s was not loaded:\n%s", contract.dataset, error)  # noqa: TRY400
                 errors.append(error)
@@ -72,36 +73,30 @@ def load_reference(partition_key: str) -> dict[str, int]:
         return n_rows
 
 
-def _load_changes(scope: TaskScope, contract: DatasetContract) -> int:
-    """Ingest one dataset that arrives on change; return its accepted rows."""
-    from nightshift.ingestion.load import ingest
-
-    result = ingest(scope.settings, contract.name, scope.partitions, scope.run)
-    # Without a change there is no partition of this day, and nothing to read back.
-    datasets = [contract.dataset] if result.partitions else []
-    published = require_published(scope, datasets)
-    _load_late_drops(scope, contract, contract.history_start)
-    return sum(load.n_rows for load in published.values())
-
-
 @task
 def load_dataset(dataset: str, partition_key: str) -> dict[str, int]:
     """Ingest one daily dataset; wait for its drop as long as the contract allows."""
-    from nightshift.ingestion.load import ingest
-
     with task_scope(partition_key) as scope:
         contract = load_contract(scope.settings.datasets_dir, dataset)
         with waiting(drop_wait(contract, scope.partition)):
             require_runnable(scope)
-            result = ingest(scope.settings, dataset, scope.partitions, scope.run)
-            has_history = contract.history_start <= scope.partition.day
-            published = require_published(scope, [contract.dataset] if has_history else [])
-            first = scope.partition.shift(-LOOKBACK_DAYS).day
-            return {
-                "n_rows": sum(load.n_rows for load in published.values()),
-                "n_refused": result.n_refused,
-                "n_late_drops": _load_late_drops(scope, contract, first),
-            }
+            return _ingest(scope, contract, scope.partition.shift(-LOOKBACK_DAYS).day)
+
+
+def _ingest(scope: TaskScope, contract: DatasetContract, late_since: dt.date) -> dict[str, int]:
+    """Ingest the partition of one dataset, and its late drops; return the counts."""
+    from nightshift.ingestion.load import ingest
+
+    result = ingest(scope.settings, contract.name, scope.partitions, scope.run)
+    # A dataset that arrives on change has no partition on a day without one.
+    is_delivered = contract.delivery is Delivery.DAILY or bool(result.partitions)
+    is_expected = is_delivered and contract.history_start <= scope.partition.day
+    published = require_published(scope, [contract.dataset] if is_expected else [])
+    return {
+        "n_rows": sum(load.n_rows for load in published.values()),
+        "n_refused": result.n_refused,
+        "n_late_drops": _load_late_drops(scope, contract, late_since),
+    }
 
 
 def _load_late_drops(scope: TaskScope, contract: DatasetContract, first: dt.date) -> int:

@@ -16,20 +16,18 @@ from nightshift.contracts.datasets import DatasetContract, Delivery, load_contra
 from nightshift.contracts.partitions import Partition
 from nightshift.errors import NightshiftError
 from nightshift.transformation.build import LookbackIncomplete
-from nightshift.warehouse.connection import connect
 
 if TYPE_CHECKING:
     from nightshift.orchestration.task_scope import TaskScope
     from nightshift.warehouse.connection import Connection
 
+# Time before its cut-off from which a run may start and wait; the scheduled run starts half an hour
+# before it.
 EARLY_START = dt.timedelta(hours=2)
-"""Time before its cut-off from which a run may start and wait; the scheduled run starts half an
-hour before it.
-"""
+# Maximum wait for the drop of a past day: somebody started the run, so it may be on its way.
 PAST_DAY_WAIT = dt.timedelta(minutes=30)
-"""Maximum wait for the drop of a past day: somebody started the run, so it may be on its way."""
+# An ingest that was seen within this time may still fill a hole.
 ACTIVE_INGEST_WINDOW = dt.timedelta(minutes=30)
-"""An ingest that was seen within this time may still fill a hole."""
 _MAX_SHOWN_HOLES = 10
 
 
@@ -118,7 +116,7 @@ def fail_on_permanent_holes(scope: TaskScope) -> Iterator[None]:
             contract.dataset: contract
             for contract in load_contracts(scope.settings.datasets_dir).values()
         }
-        with connect(scope.settings, scope.run.application_name) as conn:
+        with scope.connect() as conn:
             permanent = [
                 (dataset, day)
                 for dataset, day in error.holes
@@ -134,7 +132,8 @@ def _permanent_holes(partition: Partition, holes: list[tuple[str, dt.date]]) -> 
     if len(holes) > _MAX_SHOWN_HOLES:
         shown += f" and {len(holes) - _MAX_SHOWN_HOLES} more"
     return PermanentHoleError(
-        f"The look-back of {partition} has {len(holes)} hole(s) that waiting does not fill: {shown}.",
+        f"The look-back of {partition} has {len(holes)} hole(s) that waiting does not fill:"
+        f" {shown}.",
         expected="drops within their maximum wait, or an ingest that is active",
         got="days that upstream does not deliver any more",
         todo="Ingest the missing days, then clear this task. No other run waits for this one.",

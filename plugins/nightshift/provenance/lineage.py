@@ -54,17 +54,26 @@ def explain(settings: Settings, spec: ModelSpec, prediction: Prediction) -> Fact
         "model": None,
         "training_set": None,
     }
+    parameters = {
+        "dataset": spec.predictions_dataset,
+        "day": prediction.day,
+        "load_id": prediction.load_id,
+        "model": spec.name,
+        "version": prediction.version,
+    }
     with connect(settings, "nightshift why") as conn:
-        lineage["publication"] = _publication(conn, spec.predictions_dataset, prediction)
+        lineage["publication"] = _first(conn, _PUBLICATION, parameters)
         if prediction.version:
             load = feature_loads(conn, spec, [prediction])[prediction.load_id, prediction.day]
-            contracts = load_contracts(settings.datasets_dir).values()
+            contracts = list(load_contracts(settings.datasets_dir).values())
             raw_loads = _raw_loads(conn, load)
             lineage["features"] = _features(conn, spec, prediction, load)
-            lineage["files"] = _files(conn, list(contracts), load, raw_loads)
-            lineage["rows"] = _own_rows(conn, list(contracts), spec, prediction, raw_loads)
-            lineage["model"] = model = _model(conn, spec, prediction.version)
-            lineage["training_set"] = model and _training_set(conn, model["training_set"])
+            lineage["files"] = _files(conn, contracts, load, raw_loads)
+            lineage["rows"] = _own_rows(conn, contracts, spec, prediction, raw_loads)
+            lineage["training_set"] = _first(conn, _TRAINING_SET, parameters)
+            model = _first(conn, _MODEL, parameters)
+            if model is not None:
+                lineage["model"] = {**model, "promotion": _first(conn, _PROMOTION, parameters)}
     descriptions = column_descriptions(settings, spec.feature_table)
     lineage["reasons"] = reasons_in_words(prediction.values["reasons"], descriptions)
     return lineage
@@ -99,7 +108,7 @@ def _plain(values: Facts) -> Facts:
     }
 
 
-def _dicts(conn: Connection, query: str | sql.Composed, parameters: Sequence[Any]) -> list[Facts]:
+def _rows(conn: Connection, query: str | sql.Composed, parameters: Any) -> list[Facts]:  # noqa: ANN401
     """Return the rows of a query as plain dictionaries."""
     from psycopg.rows import dict_row
 
@@ -108,17 +117,35 @@ def _dicts(conn: Connection, query: str | sql.Composed, parameters: Sequence[Any
         return [_plain(row) for row in cursor.execute(statement, parameters)]
 
 
-def _first(rows: list[Facts]) -> Facts | None:
+def _first(conn: Connection, query: str | sql.Composed, parameters: Any) -> Facts | None:  # noqa: ANN401
+    rows = _rows(conn, query, parameters)
     return rows[0] if rows else None
 
 
-def _publication(conn: Connection, dataset: str, prediction: Prediction) -> Facts | None:
-    query = """
-        select load_id, token, run_id, attempt, actor, code_version, started_at, published_at,
-            superseded_at, n_rows, content_hash
-        from ops.loads where dataset = %s and partition_date = %s and load_id = %s
-    """
-    return _first(_dicts(conn, query, [dataset, prediction.day, prediction.load_id]))
+_PUBLICATION = """
+select load_id, token, run_id, attempt, actor, code_version, started_at, published_at,
+    superseded_at, n_rows, content_hash
+from ops.loads
+where dataset = %(dataset)s and partition_date = %(day)s and load_id = %(load_id)s
+"""
+_MODEL = """
+select version, digest, model_key, partition_date as trained_on_partition, fit_end,
+    training_set, spec_digest, code_version, run_id
+from ml.model_versions where model = %(model)s and version = %(version)s
+"""
+_PROMOTION = """
+select promotion_id, at, verdict, effective_partition, actor, run_id, evidence_key, evidence_sha256
+from ml.promotions
+where model = %(model)s and version = %(version)s and verdict <> 'refused'
+order by promotion_id limit 1
+"""
+_TRAINING_SET = """
+select s.training_set, s.sha256, s.n_rows, s.partition_date, s.first_day, s.last_day, s.as_of,
+    s.spec_digest, s.code_version, s.run_id,
+    jsonb_array_length(s.manifest -> 'partitions') as n_feature_loads
+from ml.training_sets s join ml.model_versions v using (training_set)
+where v.model = %(model)s and v.version = %(version)s
+"""
 
 
 def _features(
@@ -133,7 +160,6 @@ def _features(
         sql.Identifier("features", spec.feature_table),
         sql.Identifier(spec.entity.key),
     )
-    rows = _dicts(conn, query, [load.day, load.load_id, prediction.key])
     return {
         "dataset": spec.features_dataset,
         "load_id": load.load_id,
@@ -141,7 +167,7 @@ def _features(
         "run_id": load.run_id,
         "code_version": load.code_version,
         "content_hash": load.content_hash,
-        "row": _first(rows) or {},
+        "row": _first(conn, query, [load.day, load.load_id, prediction.key]) or {},
     }
 
 
@@ -180,7 +206,7 @@ def _files(
     for raw_load in raw_loads:
         dataset, day, _ = raw_load
         if day >= first_days[dataset]:
-            files += _dicts(conn, query, raw_load)
+            files += _rows(conn, query, raw_load)
     return files
 
 
@@ -216,36 +242,8 @@ def _own_rows(
                 and concat_ws('_', {}) = %s
             """
         ).format(sql.Identifier(*dataset.split("/")), key)
-        rows += _dicts(conn, query, [dataset, day, load_id, prediction.key])
+        rows += _rows(conn, query, [dataset, day, load_id, prediction.key])
     return rows
-
-
-def _model(conn: Connection, spec: ModelSpec, version: int) -> Facts | None:
-    query = """
-        select version, digest, model_key, partition_date as trained_on_partition, fit_end,
-            training_set, spec_digest, code_version, run_id
-        from ml.model_versions where model = %s and version = %s
-    """
-    model = _first(_dicts(conn, query, [spec.name, version]))
-    if model is None:
-        return None
-    query = """
-        select promotion_id, at, verdict, effective_partition, actor, run_id, evidence_key,
-            evidence_sha256
-        from ml.promotions
-        where model = %s and version = %s and verdict <> 'refused' order by promotion_id limit 1
-    """
-    return {**model, "promotion": _first(_dicts(conn, query, [spec.name, version]))}
-
-
-def _training_set(conn: Connection, key: str) -> Facts | None:
-    query = """
-        select training_set, sha256, n_rows, partition_date, first_day, last_day, as_of,
-            spec_digest, code_version, run_id,
-            jsonb_array_length(manifest -> 'partitions') as n_feature_loads
-        from ml.training_sets where training_set = %s
-    """
-    return _first(_dicts(conn, query, [key]))
 
 
 def as_json(facts: Facts) -> str:

@@ -52,6 +52,7 @@ class Prediction:
     score_source: str
 
 
+# Columns of a prediction that a replay must reproduce.
 PREDICTION_COLUMNS = (
     "score",
     "probability",
@@ -61,7 +62,6 @@ PREDICTION_COLUMNS = (
     "event_timestamp",
     "features_as_of",
 )
-"""Columns of a prediction that a replay must reproduce."""
 
 
 def find_prediction(

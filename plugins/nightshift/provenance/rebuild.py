@@ -20,15 +20,14 @@ if TYPE_CHECKING:
     from nightshift.settings import Settings
     from nightshift.warehouse.connection import Connection
 
+# Days further apart are built separately: a trailing window over a range with holes takes longer
+# than a second build.
 LARGEST_GAP_DAYS = 7
-"""Days further apart are built separately: a trailing window over a range with holes takes longer
-than a second build.
-"""
 _SCRATCH = "rebuilt_features"
 
 Row = dict[str, Any]
+# Feature load, partition and entity key.
 RowKey = tuple[int, dt.date, str]
-"""Feature load, partition and entity key."""
 
 
 @dataclass(frozen=True)

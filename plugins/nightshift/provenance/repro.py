@@ -39,13 +39,7 @@ class NotReplayableError(NightshiftError):
 
 @dataclass(frozen=True)
 class Difference:
-    """One value that the replay did not reproduce.
-
-    Attributes:
-        column: A feature, or a column of the prediction.
-        published: The value in the warehouse.
-        replayed: The value of the replay.
-    """
+    """One value, of a feature or a column of the prediction, that the replay did not reproduce."""
 
     column: str
     published: object

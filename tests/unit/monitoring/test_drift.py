@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -70,6 +71,7 @@ def test_expected_shares_hold_other_levels_and_missing_rows() -> None:
 
 
 N = 400
+LIMITS = SimpleNamespace(psi_threshold=0.2, score_psi_threshold=0.2, minimum_effect=0.1)
 RANDOM = np.random.default_rng(3)
 SPREAD = RANDOM.normal(size=N)
 EMPTY = np.full(N, np.nan)
@@ -110,7 +112,7 @@ def drift_of(then: pa.Array, now: pa.Array):
     )()
     counter = BinCounter(*features_to_count(reference))
     scanned = scan(pa.table({"x": now}).to_batches(), counter)
-    reference_point = DriftReference(reference, training_noise(trained, rows), 0.2, 0.2, 0.1)
+    reference_point = DriftReference(reference, training_noise(trained, rows), LIMITS)
     before = scan(pa.table({"x": then}).to_batches())["x"]
     [drift] = feature_drift(counter.columns(scanned), reference_point)
     return drift, distances.stability_index(before, scanned["x"])
