@@ -1,4 +1,5 @@
-"""A whole nightshift in a home of its own: PostgreSQL, S3 and Airflow with the real scheduler, a month of history, trained models.
+"""A whole nightshift in a home of its own: PostgreSQL, S3 and Airflow with the real scheduler, a
+month of history, trained models.
 
 Tests of several folders share it. Airflow notices a dead task after seconds instead of minutes,
 retries after two seconds, and every DAG file runs ``hook`` when it is read, so that a test can put
@@ -36,7 +37,8 @@ from examples.flights.upstream import deliver
 from nightshift.settings import load_admin_settings
 settings = load_admin_settings()
 history = PartitionRange.of("{FIRST_DAY}", "{LAST_DAY}")
-load_history(settings, load_specs(settings.models_dir), history, RunContext("test/history", actor="test"), Stopwatch())
+load_history(settings, load_specs(settings.models_dir), history, RunContext("test/history",
+    actor="test"), Stopwatch())
 deliver(settings, PartitionRange.of("{NIGHT}"))
 """
 IMPATIENT = {
@@ -149,7 +151,8 @@ def expected_dags(settings: Settings) -> set[str]:
 
 
 def not_green(api: AirflowApi, runs: list[DagRun]) -> list[str]:
-    """Return the runs that did not succeed, each with its tasks: ``score__m failed: begin success, publish failed``."""
+    """Return the runs that did not succeed, each with its tasks: ``score__m failed: begin success,
+    publish failed``."""
     return [
         f"{run.dag_id} {run.state}: "
         + ", ".join(f"{task['task_id']} {task['state']}" for task in api.tasks(run))

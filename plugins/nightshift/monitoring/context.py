@@ -77,7 +77,7 @@ class DriftResult(NamedTuple):
 
 
 class MaturedResult(NamedTuple):
-    """Metrics of the matured predictions and the version that made them; a note if there are none."""
+    """Metrics of the matured predictions, and the version that made them; or a note."""
 
     performance: list[Performance]
     version: int | None
@@ -99,6 +99,7 @@ class MonitoringContext:
     @cached_property
     def champion(self) -> Champion | None:
         """Return the version that scored this partition, or else the one that serves it."""
+        # The version that scored is measured, even if another one serves by now.
         scored_by = self._published_versions(self.partition)
         serving = (
             find_version(self.conn, self.spec.name, scored_by[0])
@@ -107,6 +108,7 @@ class MonitoringContext:
         )
         if serving is None:
             return None
+        # A champion serves many partitions of a range: its files are read once.
         if serving.version not in self.champions:
             store = ObjectStore.open(self.settings)
             rows = read_rows(store, find_training_set(self.conn, serving.training_set))
@@ -154,6 +156,7 @@ class MonitoringContext:
         """Count the bins of the published load in one scan, which also gives its profile."""
         load = LoadTable.published(self.conn, dataset, self.partition.day)
         scanned = scan_load(self.settings, self.conn, load, self.run, counter)
+        # The profile for people comes from the same scan, so the rows are read once.
         self.profiles[load] = scanned
         return counter.columns(scanned) if scanned else {}
 
@@ -191,6 +194,7 @@ class MonitoringContext:
         limits = self.spec.monitoring
         reach = max(limits.cooldown_days, limits.retrain_budget.days)
         days = decided_days(self.conn, self.spec.name, self.partition, reach)
+        # The own request is no obstacle: a rerun must decide as the first run did.
         own = self.partition.day
         return RetrainHistory(own in days, [day for day in days if day != own])
 
@@ -206,6 +210,7 @@ class MonitoringContext:
             DamagedInputError: Published features or predictions are not what was published.
         """
         partitions = PartitionRange(self.evaluated, self.partition)
+        # A verdict about damaged rows would be recorded as if it were about the published ones.
         for target in (features_target(self.spec), predictions_target(self.spec)):
             records = published_records(self.conn, target.dataset, partitions.days)
             refuse_damaged(self.conn, target, records)

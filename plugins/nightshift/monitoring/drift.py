@@ -131,6 +131,7 @@ def _compare(
     limits = reference.limits
     threshold = limits.score_psi_threshold if kind == "score" else limits.psi_threshold
 
+    # The index grows with the number of rows; the effect tells whether a difference matters.
     distance = total_variation if kind == "categorical" else ks_distance
     effect = distance(current.counts, known)
     change = max(effect, abs(current.missing_share - missing))

@@ -62,6 +62,7 @@ class Punctuality:
     @property
     def is_late(self) -> bool:
         """Return whether the partition or an earlier one is missing, or has lost rows."""
+        # Counted rows: a pointer to a load whose rows are gone does not count as published.
         has_lost_rows = sum(self.n_rows.values()) != self.n_published
         return self.published_at is None or has_lost_rows or bool(self.missing_before)
 
@@ -130,6 +131,7 @@ def check(
         WarehouseError: The warehouse cannot be reached, or does not answer in time.
     """
     impatient = settings.model_copy(update={"statement_timeout_seconds": STATEMENT_TIMEOUT_SECONDS})
+    # Several models may share a feature view.
     views = sorted({spec.features_dataset for spec in specs.values()})
     datasets = [*(contract.dataset for contract in contracts), *views]
     with connect(impatient, "nightshift check-freshness") as conn:

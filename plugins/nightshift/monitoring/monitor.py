@@ -142,6 +142,7 @@ def monitor_partition(context: MonitoringContext, *, wants_report: bool) -> Verd
         verdict = make_verdict(context, measurement, decision)
         if verdict.has_triggered:
             _open_request(context, verdict)
+    # A crash from here on loses nothing: the request is committed, and a rerun finds it.
     if verdict.has_triggered:
         hit(Failpoint.DECISION_AFTER, lambda: lose(context.conn))
 
@@ -286,6 +287,7 @@ def _open_request(context: MonitoringContext, verdict: Verdict) -> None:
 
 
 def _read_back(context: MonitoringContext, verdict: Verdict) -> Verdict:
+    # Read on its own: the write path may have kept an earlier load with equal content.
     seen = read_verdict(context.conn, context.spec.name, context.partition)
     if seen != verdict or (seen.has_triggered and seen.retrain_decision_id is None):
         raise VerdictLostError(

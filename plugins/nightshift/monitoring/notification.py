@@ -89,6 +89,7 @@ def _post(url: str, body: bytes) -> str | None:
     try:
         with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS):  # noqa: S310
             return None
+    # The messages of these errors would show the secret URL.
     except urllib.error.HTTPError as error:
         return f"HTTP {error.code}"
     except (OSError, ValueError) as error:

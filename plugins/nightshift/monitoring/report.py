@@ -80,6 +80,7 @@ def draw_sample(
 
     from nightshift.models.signature import encode
 
+    # Sorted, so that the sample keeps the order of the rows.
     random = np.random.default_rng(seed)
     index = np.sort(random.permutation(rows.num_rows)[:n_rows])
     matrix = encode(rows.take(index), signature)
@@ -189,6 +190,7 @@ def _register_result(column: str, psi: float, is_drifted: bool) -> str:
     from evidently.legacy.calculations.stattests import StatTest, register_stattest
     from evidently.legacy.core import ColumnType
 
+    # The report must show the verdict's number, not one that Evidently computes from the sample.
     name = f"psi_of_{column}"
     test = StatTest(name=name, display_name="PSI, all rows", allowed_feature_types=list(ColumnType))
     register_stattest(test, lambda *_: (psi, is_drifted))

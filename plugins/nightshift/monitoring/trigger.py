@@ -84,25 +84,22 @@ def apply_trigger_rule(
     breached = _breached_days(spec, today, earlier)
     evidence = _evidence(limits, today, breached)
 
-    before = [other for other in history.other_days if other < day]
-    in_cooldown = [other for other in before if (day - other).days <= limits.cooldown_days]
     budget = limits.retrain_budget
-    spent = [other for other in before if (day - other).days < budget.days]
+    ages = {request_day: (day - request_day).days for request_day in history.other_days}
+    in_cooldown = [past for past, age in ages.items() if 0 < age <= limits.cooldown_days]
+    spent = [past for past, age in ages.items() if 0 < age < budget.days]
     is_over_budget = len(spent) >= budget.retrainings
 
     blocks = [f"blocked, data quality is red: {problem}" for problem in problems]
     if in_cooldown:
         blocks.append(_cooldown_reason(limits, max(in_cooldown)))
     if is_over_budget:
-        spent_days = _listed(spent)
         blocks.append(
-            f"over budget: {len(spent)} decisions within {budget.days} days, {spent_days}"
+            f"over budget: {len(spent)} decisions within {budget.days} days, {_listed(spent)}"
         )
     # Later requests count only if nothing else blocks: an old partition that is rerun then opens
     # no second request, and its reasons stay the same.
-    after = [
-        other for other in history.other_days if 0 < (other - day).days <= limits.cooldown_days
-    ]
+    after = [later for later, age in ages.items() if -limits.cooldown_days <= age < 0]
     if after and not blocks:
         blocks.append(_cooldown_reason(limits, min(after)))
 
@@ -145,7 +142,7 @@ def _evidence(
     holds: dict[str, bool] = {}
     reasons: dict[str, str] = {}
     for name, breached_days in breached.items():
-        recent = [other for other in breached_days if (day - other).days < window.m]
+        recent = [past for past in breached_days if (day - past).days < window.m]
         holds[name] = len(recent) >= window.n and day in recent
         reasons[name] = (
             f"{name} held on {len(recent)} of the last {window.m} nights: {_listed(recent)}"

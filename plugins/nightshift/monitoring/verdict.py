@@ -161,6 +161,7 @@ def publish_verdict(
         "maturity": verdict.maturity,
         "evaluated_partition": verdict.evaluated_partition,
     }
+    # All three tables in one transaction: an attempt that dies leaves no rows behind.
     with conn.transaction():
         _insert(conn, "verdicts", [_content(verdict) | key])
         _insert(conn, "drift", [asdict(drift) | drift_key for drift in drifts])

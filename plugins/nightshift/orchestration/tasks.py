@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import task
@@ -241,7 +242,7 @@ def publish_predictions(model: str, plan: dict[str, Any], partition_key: str) ->
         logger.info("Published: %s", published)
         dataset = spec.predictions_dataset
         load = require_published(scope, [dataset], _claims(published))[dataset]
-        return {"load_id": load.load_id, "n_rows": load.n_rows, "content_hash": load.content_hash}
+        return asdict(load)
 
 
 def _publish_or_rescore(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nightshift.contracts.datasets import load_contracts
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from nightshift.warehouse.connection import Connection
 
     RawLoad = tuple[str, dt.date, int]
+    Query = str | sql.Composed
+    Parameters = Sequence[Any] | Mapping[str, Any]
 
 Facts = dict[str, Any]
 
@@ -108,7 +110,7 @@ def _plain(values: Facts) -> Facts:
     }
 
 
-def _rows(conn: Connection, query: str | sql.Composed, parameters: Any) -> list[Facts]:  # noqa: ANN401
+def _rows(conn: Connection, query: Query, parameters: Parameters) -> list[Facts]:
     """Return the rows of a query as plain dictionaries."""
     from psycopg.rows import dict_row
 
@@ -117,7 +119,7 @@ def _rows(conn: Connection, query: str | sql.Composed, parameters: Any) -> list[
         return [_plain(row) for row in cursor.execute(statement, parameters)]
 
 
-def _first(conn: Connection, query: str | sql.Composed, parameters: Any) -> Facts | None:  # noqa: ANN401
+def _first(conn: Connection, query: Query, parameters: Parameters) -> Facts | None:
     rows = _rows(conn, query, parameters)
     return rows[0] if rows else None
 
@@ -191,7 +193,8 @@ def _files(
 ) -> list[Facts]:
     """Return the source files: of daily datasets all of the look-back, of others the latest."""
     first_day = Partition(load.day).shift(-LOOKBACK_DAYS).day
-    first_days = {dataset: day for dataset, day, _ in raw_loads}  # the latest: days are ascending
+    # Days are ascending, so the last day of a dataset wins.
+    first_days = {dataset: day for dataset, day, _ in raw_loads}
     first_days |= {
         contract.dataset: first_day for contract in contracts if contract.delivery == "daily"
     }

@@ -123,6 +123,7 @@ def _compatible(loads: list[FeatureLoad], raw_loads: list[_RawLoad]) -> Iterator
     ):
         yield loads
         return
+    # A load of one day may hide a raw version from the next day: smaller groups see less of it.
     half = len(loads) // 2
     yield from _compatible(loads[:half], raw_loads)
     yield from _compatible(loads[half:], raw_loads)

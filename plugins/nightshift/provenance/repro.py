@@ -102,6 +102,7 @@ def replay_predictions(
         versions = sorted({p.version for p in predictions if p.version is not None})
         models = {version: load_version(settings, conn, spec, version) for version in versions}
 
+    # The connection is closed here: a rebuild takes minutes, and opens its own.
     scored_on = [loads[p.load_id, p.day] for p in predictions]
     entities = [(load, p.key) for load, p in zip(scored_on, predictions, strict=True)]
     stored, rebuilt = rebuild_rows(settings, spec, entities)

@@ -1,4 +1,5 @@
-"""Fifteen nights through the real scheduler beside twenty busy processes, each with another fault of upstream."""
+"""Fifteen nights through the real scheduler beside twenty busy processes, each with another fault
+of upstream."""
 
 from __future__ import annotations
 
@@ -108,7 +109,8 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Whole]:
 def test_every_night_is_published_by_the_champion_on_a_busy_machine(
     own: Whole, record_figure: Callable[[str, float], None]
 ) -> None:
-    """Each before its deadline, whatever upstream did; nothing is degraded when its run has ended."""
+    """Each before its deadline, whatever upstream did; nothing is degraded when its run has
+    ended."""
     keys = [Partition.parse(FIRST_NIGHT).shift(i).key for i in range(N_NIGHTS)]
     seconds: list[float] = []
     for i, key in enumerate(keys):
@@ -122,7 +124,8 @@ def test_every_night_is_published_by_the_champion_on_a_busy_machine(
 
 
 def run_troubled_night(own: Whole, key: str, trouble: Trouble) -> float:
-    """Deliver a night with its trouble, start it, act as upstream and as on-call do, and return its seconds to publication."""
+    """Deliver a night with its trouble, start it, act as upstream and as on-call do, and return
+    its seconds to publication."""
     day = PartitionRange.of(key)
     fault = Fault(trouble.kind, trouble.dataset, day.first.day, trouble.column, trouble.value)
     others = [dataset for dataset in DATASETS if dataset != trouble.dataset]
@@ -144,7 +147,8 @@ def run_troubled_night(own: Whole, key: str, trouble: Trouble) -> float:
 
 
 def repair(own: Whole, key: str, trouble: Trouble, run_id: str) -> None:
-    """Deliver the good file under another name a moment later; clear the load that a wrong file has failed."""
+    """Deliver the good file under another name a moment later; clear the load that a wrong file
+    has failed."""
     if trouble.kind is FaultKind.ABSENT:
         time.sleep(BETWEEN_SECONDS)
     else:
@@ -190,6 +194,9 @@ def is_published(own: Whole, key: str) -> bool:
 
 def sources_of(own: Whole, model: str, keys: list[str]) -> set[tuple[str, str]]:
     """Return who made the rows that readers have, by night."""
-    query = f"select distinct partition_date::text, score_source from analytics.{model}_current where partition_date = any(%s::date[])"
+    query = (
+        "select distinct partition_date::text, score_source from "
+        f"analytics.{model}_current where partition_date = any(%s::date[])"
+    )
     with connect(own.settings, "test") as conn:
         return {(key, source) for key, source in conn.execute(query.encode(), [keys])}

@@ -1,4 +1,5 @@
-"""Wake-ups that never came, and two runs of one partition at once: the night still ends, once, with the same content."""
+"""Wake-ups that never came, and two runs of one partition at once: the night still ends, once,
+with the same content."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""A task that a person marks as failed, and one that is over its limit in C code or in SQL: the state in Airflow is true."""
+"""A task that a person marks as failed, and one that is over its limit in C code or in SQL: the
+state in Airflow is true."""
 
 from __future__ import annotations
 

@@ -33,7 +33,10 @@ def add_nights(world, **how) -> None:
 
 
 def hashes(world) -> list[tuple[object, ...]]:
-    query = "select dataset, partition_date, content_hash from ops.published p join ops.loads using (dataset, partition_date, load_id)"
+    query = (
+        "select dataset, partition_date, content_hash from ops.published p join "
+        "ops.loads using (dataset, partition_date, load_id)"
+    )
     return world.conn.execute(f"{query} where dataset like 'monitoring%' order by 1, 2").fetchall()
 
 
@@ -54,7 +57,10 @@ def test_verdict_and_metrics_say_on_how_many_labels_they_stand(world) -> None:
         "select distinct maturity from monitoring.performance_published"
     ).fetchall()
     assert rows == [("mature",)]
-    query = "select partition_date::text, maturity, n_labels from monitoring.label_maturity where model = 'parcel_late' order by 1"
+    query = (
+        "select partition_date::text, maturity, n_labels from "
+        "monitoring.label_maturity where model = 'parcel_late' order by 1"
+    )
     assert world.conn.execute(query).fetchall() == [
         ("2020-02-02", "mature", 114),
         ("2020-02-03", "immature", 0),
@@ -66,7 +72,8 @@ def test_verdict_and_metrics_say_on_how_many_labels_they_stand(world) -> None:
 def test_metrics_of_a_maturing_night_never_trigger(world) -> None:
     add_nights(world, is_turned=True)
     world.conn.execute(
-        "delete from marts.fct_parcel_labels where parcel_id like '2020-02-%' and parcel_id like '%1'"
+        "delete from marts.fct_parcel_labels where parcel_id like '2020-02-%' "
+        "and parcel_id like '%1'"
     )
     verdict = world.measure("2020-02-04", "2020-02-05")
     assert (verdict.maturity, verdict.n_labels, verdict.performance_status) == (
@@ -83,7 +90,8 @@ def test_metrics_of_a_maturing_night_never_trigger(world) -> None:
 
 def load(world, dataset: str, day: str, load_id: int, state: str) -> None:
     world.conn.execute(
-        "insert into ops.loads (dataset, partition_date, load_id, token, state, run_id, attempt, actor, code_version, inputs,"
+        "insert into ops.loads (dataset, partition_date, load_id, token, state, "
+        "run_id, attempt, actor, code_version, inputs,"
         " inputs_digest) values (%s, %s, %s, 2, %s, 'test', 1, 'test', 'test', '{}', 'test')",
         [dataset, day, load_id, state],
     )
@@ -117,8 +125,10 @@ def test_missing_and_refused_sources_are_red_when_features_were_built_from_them(
         """update ops.loads set inputs = '{"raw/weather": "x"}' where dataset = 'features/parcel'"""
     )
     world.conn.execute(
-        "insert into quarantine.refused_drops (dataset, partition_date, known_at, source_uri, source_sha256, code, reason, run_id)"
-        " values ('raw/weather', '2020-02-02', now(), 's3://x', 'x', 'NS-CONTRACT-003', 'too many refused rows', 'test')"
+        "insert into quarantine.refused_drops (dataset, partition_date, "
+        "known_at, source_uri, source_sha256, code, reason, run_id)"
+        " values ('raw/weather', '2020-02-02', now(), 's3://x', 'x', "
+        "'NS-CONTRACT-003', 'too many refused rows', 'test')"
     )
     red = world.measure("2020-02-02").red_reasons
     assert "raw/weather of 2020-02-02 is missing" in red

@@ -31,7 +31,8 @@ def load(
     is_published: bool = True,
     day: dt.date = DAY,
 ) -> None:
-    """Record a load that was begun some time ago, and that readers see since then if it is published."""
+    """Record a load that was begun some time ago, and that readers see since then if it is
+    published."""
     row = conn.execute("select nextval('ops.load_id_seq')").fetchone()
     assert row is not None
     at = dt.datetime.now(dt.UTC)
@@ -47,8 +48,10 @@ def load(
     conn.execute(
         """
         insert into ops.loads (
-            dataset, partition_date, load_id, token, state, run_id, attempt, actor, code_version, inputs, inputs_digest, started_at)
-        values (%(dataset)s, %(day)s, %(load_id)s, 1, 'staged', %(run_id)s, 1, %(actor)s, 'c', '{}', 'd', %(at)s - %(ago)s::interval)
+            dataset, partition_date, load_id, token, state, run_id, attempt, actor, code_version,
+                inputs, inputs_digest, started_at)
+        values (%(dataset)s, %(day)s, %(load_id)s, 1, 'staged', %(run_id)s, 1, %(actor)s, 'c',
+            '{}', 'd', %(at)s - %(ago)s::interval)
         """,
         values,
     )

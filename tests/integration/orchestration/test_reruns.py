@@ -1,4 +1,5 @@
-"""Which runs are started again: those that left the night unfinished although nothing of ours has failed for good."""
+"""Which runs are started again: those that left the night unfinished although nothing of ours has
+failed for good."""
 
 from __future__ import annotations
 
@@ -38,8 +39,10 @@ def tried(
     """Record a try that began some time ago."""
     conn.execute(
         """
-        insert into ops.task_tries (dag_id, dag_run_id, task_id, map_index, attempt, partition_date, started_at, ended_at, outcome)
-        select %(dag)s, %(run)s, %(task)s, -1, %(attempt)s, %(day)s, at, case when %(outcome)s::text is not null then at end, %(outcome)s
+        insert into ops.task_tries (dag_id, dag_run_id, task_id, map_index, attempt,
+            partition_date, started_at, ended_at, outcome)
+        select %(dag)s, %(run)s, %(task)s, -1, %(attempt)s, %(day)s, at,
+            case when %(outcome)s::text is not null then at end, %(outcome)s
         from (select clock_timestamp() - %(ago)s::interval as at) t
         """,
         {
@@ -57,7 +60,8 @@ def tried(
 def publish(conn: Connection, *datasets: str) -> None:
     for dataset in datasets:
         conn.execute(
-            "insert into ops.published (dataset, partition_date, load_id, token) values (%s, %s, 1, 1)",
+            "insert into ops.published (dataset, partition_date, load_id, token) "
+            "values (%s, %s, 1, 1)",
             [dataset, DAY],
         )
 

@@ -1,4 +1,5 @@
-"""A rollback that a person asks for in Airflow's form, and what becomes of it when its run is cleared later."""
+"""A rollback that a person asks for in Airflow's form, and what becomes of it when its run is
+cleared later."""
 
 from __future__ import annotations
 
@@ -49,7 +50,8 @@ def two_champions(conn: Connection, registry: Registry, spec: ModelSpec) -> Regi
 
 @pytest.fixture
 def ask(two_champions: Registry, spec: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ask]:
-    """Return a function that runs both tasks as Airflow does after somebody has filled in the form."""
+    """Return a function that runs both tasks as Airflow does after somebody has filled in the
+    form."""
 
     def run_both(asked_in: str = "manual__1", **form: object) -> dict[str, Any]:
         params = {
@@ -83,8 +85,10 @@ def ask(two_champions: Registry, spec: ModelSpec, monkeypatch: pytest.MonkeyPatc
 def served(conn: Connection) -> list[int]:
     """Return which version scored each published night, the oldest first."""
     query = (
-        "select min(t.model_version) from predictions.parcel_late t join ops.published p using (partition_date, load_id)"
-        " where p.dataset = 'predictions/parcel_late' group by partition_date order by partition_date"
+        "select min(t.model_version) from predictions.parcel_late t join "
+        "ops.published p using (partition_date, load_id)"
+        " where p.dataset = 'predictions/parcel_late' group by partition_date "
+        "order by partition_date"
     )
     return [version for (version,) in conn.execute(query)]
 

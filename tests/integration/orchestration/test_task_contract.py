@@ -1,4 +1,5 @@
-"""Every task looks for its result in the warehouse: a stage that returns without having done its work makes no task succeed."""
+"""Every task looks for its result in the warehouse: a stage that returns without having done its
+work makes no task succeed."""
 
 from __future__ import annotations
 
@@ -89,7 +90,8 @@ LIES: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
         },
     ),
 }
-"""By task: its arguments, and stages that only claim to have done their work, with their results."""
+"""By task: its arguments, and stages that only claim to have done their work, with their
+results."""
 
 
 def task_bodies() -> dict[str, Callable[..., Any]]:
@@ -125,7 +127,8 @@ def task_of_airflow(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iter
 
 
 def test_every_task_has_its_contract() -> None:
-    """A new task body needs a post-condition (``nightshift.orchestration.post_conditions``) and a line in ``LIES``."""
+    """A new task body needs a post-condition (``nightshift.orchestration.post_conditions``) and a
+    line in ``LIES``."""
     assert task_bodies().keys() == LIES.keys() | READ_ONLY
 
 
@@ -191,7 +194,10 @@ def test_task_fails_when_readers_see_fewer_rows_than_were_published(
             MANIFEST.run, MANIFEST.inputs, dt.datetime(2013, 1, 6, tzinfo=dt.UTC)
         )
         write = begin(conn, [target], PartitionRange.single(Partition(DAY)), manifest)
-        statement = f"insert into raw.{dataset} (partition_date, load_id, known_at, source_row) select %s, %s, now(), generate_series(1, 5)"
+        statement = (
+            f"insert into raw.{dataset} (partition_date, load_id, known_at, "
+            "source_row) select %s, %s, now(), generate_series(1, 5)"
+        )
         conn.execute(statement.encode(), [DAY, write.load_id])
         audit(conn, write)
         publish(conn, write)

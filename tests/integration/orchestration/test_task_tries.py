@@ -154,7 +154,8 @@ def test_the_record_says_how_a_try_ended(
 def test_a_task_whose_processes_vanish_ends_with_a_code(
     attempts: Attempts, conn: Connection
 ) -> None:
-    """What the out-of-memory killer ends is tried three times, not as often as Airflow may lose tries."""
+    """What the out-of-memory killer ends is tried three times, not as often as Airflow may lose
+    tries."""
     for _ in range(3):
         attempts.run(lambda: None)
     conn.execute("update ops.task_tries set outcome = null, ended_at = null")

@@ -82,8 +82,10 @@ def test_it_waits_while_somebody_ingests_the_missing_days(
 ) -> None:
     conn.execute(
         """
-        insert into ops.task_tries (dag_id, dag_run_id, task_id, map_index, attempt, partition_date, started_at, outcome)
-        select 'ingest', 'r' || day, 'load_' || dataset, -1, 1, day, clock_timestamp() - %s::interval, %s
+        insert into ops.task_tries (dag_id, dag_run_id, task_id, map_index, attempt,
+            partition_date, started_at, outcome)
+        select 'ingest', 'r' || day, 'load_' || dataset, -1, 1, day,
+            clock_timestamp() - %s::interval, %s
         from generate_series('2013-05-08'::date, '2013-06-05', '1 day') day,
             unnest('{flight_outcomes,flight_schedules,weather}'::text[]) dataset
         """,
@@ -129,7 +131,8 @@ def test_a_day_without_data_is_refused_with_a_code(
 
 def test_status_names_a_run_that_waits(conn: Connection) -> None:
     conn.execute(
-        "insert into ops.task_tries (dag_id, dag_run_id, task_id, map_index, attempt, partition_date, outcome)"
+        "insert into ops.task_tries (dag_id, dag_run_id, task_id, map_index, "
+        "attempt, partition_date, outcome)"
         " values ('transform', 'r', 'build_features', -1, 1, '2013-06-05', 'waiting'),"
         " ('ingest', 'q', 'load_weather', -1, 1, '2013-06-05', null)"
     )

@@ -102,7 +102,8 @@ SAME_NUMBERS = {
 
 
 def drift_of(then: pa.Array, now: pa.Array):
-    """Return the drift of one column, as the monitor measures it, and the index that `profile` shows."""
+    """Return the drift of one column, as the monitor measures it, and the index that `profile`
+    shows."""
     is_text = pa.types.is_string(then.type)
     signature = Signature((), (("x", ()),)) if is_text else Signature(("x",), ())
     rows = pa.table({"x": then, "partition_date": np.arange(N) % 8})

@@ -154,7 +154,8 @@ def test_terminated_task_raises_when_a_stage_swallows_the_signal(context: dict[s
 
 
 def test_no_stage_mistakes_the_signal_for_a_failure_of_its_own(context: dict[str, Any]) -> None:
-    """What a stage makes of an exception, for example a broken champion, must not happen because somebody ended the task."""
+    """What a stage makes of an exception, for example a broken champion, must not happen because
+    somebody ended the task."""
     blamed = []
 
     def stage() -> None:
@@ -185,8 +186,12 @@ def test_a_second_signal_does_not_interrupt_the_clean_up(context: dict[str, Any]
 
 @pytest.mark.parametrize("call", ["time.sleep(30)", "ctypes.PyDLL(None).sleep(30)"])
 def test_process_ends_with_code_and_stacks_when_c_code_outlives_the_limit(call: str) -> None:
-    """``PyDLL`` keeps the interpreter's lock, as a vendor's C code may: no thread of Python runs then."""
-    code = "import ctypes, datetime, time; from nightshift.orchestration.task_scope import ended_when_overdue as ended\n"
+    """``PyDLL`` keeps the interpreter's lock, as a vendor's C code may: no thread of Python runs
+    then."""
+    code = (
+        "import ctypes, datetime, time; from nightshift.orchestration.task_scope "
+        "import ended_when_overdue as ended\n"
+    )
     code += "import signal; signal.signal(signal.SIGALRM, lambda *_: None)\n"
     code += f"with ended(datetime.timedelta(seconds=1), grace_seconds=1.0): {call}"
     env = {**os.environ, "PYTHONPATH": str(PROJECT_ROOT / "plugins")}
