@@ -12,12 +12,8 @@ from nightshift.backtest.promotion_replay import version_of
 from nightshift.contracts.partitions import Partition
 from nightshift.contracts.run import RunContext
 from nightshift.models.signature import numbers
-from nightshift.monitoring.context import (
-    Champion,
-    DriftResult,
-    MaturedResult,
-    MonitoringContext,
-)
+from nightshift.monitoring.champion import Champion
+from nightshift.monitoring.context import DriftResult, MaturedResult, MonitoringContext
 from nightshift.monitoring.drift import (
     SCORE,
     feature_drift,

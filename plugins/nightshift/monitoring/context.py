@@ -8,8 +8,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 from nightshift.contracts.partitions import PartitionRange
-from nightshift.lake.object_store import ObjectStore
 from nightshift.monitoring import outcomes
+from nightshift.monitoring.champion import Champion
 from nightshift.monitoring.data_quality import data_quality_problems
 from nightshift.monitoring.drift import (
     SCORE,
@@ -20,52 +20,27 @@ from nightshift.monitoring.drift import (
     score_drift,
     score_to_count,
 )
-from nightshift.monitoring.drift_baseline import training_noise
 from nightshift.monitoring.performance import Performance, measure_performance
 from nightshift.monitoring.trigger import PartitionStatus, RetrainHistory, loss_lag_days
 from nightshift.monitoring.verdict import earlier_statuses
 from nightshift.quality.bin_counts import BinCounter
 from nightshift.quality.profiles import LoadTable, scan_load
-from nightshift.registry.model_versions import find_version, load_model
+from nightshift.registry.model_versions import find_version
 from nightshift.registry.promotion import champion_for
 from nightshift.scoring.batch_scorer import predictions_target
 from nightshift.training.feature_query import features_target
-from nightshift.training.training_set import find_training_set, read_rows
 from nightshift.warehouse.damage import published_records, refuse_damaged
 from nightshift.warehouse.retrain_requests import decided_days
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from nightshift.contracts.model_spec import ModelSpec
     from nightshift.contracts.partitions import Partition
     from nightshift.contracts.run import RunContext
-    from nightshift.models.trained_model import TrainedModel
     from nightshift.monitoring.maturity import LabelCount
     from nightshift.quality.bin_counts import BinnedColumn
     from nightshift.quality.sketch import Sketch
-    from nightshift.registry.model_versions import ModelVersion
     from nightshift.settings import Settings
     from nightshift.warehouse.connection import Connection
-
-
-@dataclass
-class Champion:
-    """The measured model version with its training set; read once per run."""
-
-    version: ModelVersion
-    trained: TrainedModel
-    rows: pa.Table
-
-    @cached_property
-    def noise(self) -> dict[str, float]:
-        """Return, by column, the drift that one in twenty training partitions exceeds."""
-        return training_noise(self.trained, self.rows)
-
-    @property
-    def n_unseen(self) -> int:
-        """Return the number of last rows whose scores are the reference."""
-        return int(self.trained.reference[SCORE]["n"])
 
 
 class DriftResult(NamedTuple):
@@ -110,9 +85,7 @@ class MonitoringContext:
             return None
         # A champion serves many partitions of a range: its files are read once.
         if serving.version not in self.champions:
-            store = ObjectStore.open(self.settings)
-            rows = read_rows(store, find_training_set(self.conn, serving.training_set))
-            self.champions[serving.version] = Champion(serving, load_model(store, serving), rows)
+            self.champions[serving.version] = Champion.load(self.settings, self.conn, serving)
         return self.champions[serving.version]
 
     @property

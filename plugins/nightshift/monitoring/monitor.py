@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from nightshift.errors import NightshiftError
 from nightshift.failpoints import Failpoint, hit
-from nightshift.monitoring.context import Champion, MonitoringContext
+from nightshift.monitoring.champion import Champion
+from nightshift.monitoring.context import MonitoringContext
 from nightshift.monitoring.performance import ALL_ROWS, metric_loss
 from nightshift.monitoring.trigger import (
     PartitionStatus,

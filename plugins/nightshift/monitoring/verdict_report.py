@@ -17,7 +17,8 @@ from nightshift.monitoring.report import ShownDrift, draw_sample, make_report
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from nightshift.monitoring.context import Champion, MonitoringContext
+    from nightshift.monitoring.champion import Champion
+    from nightshift.monitoring.context import MonitoringContext
     from nightshift.monitoring.drift import Drift
     from nightshift.monitoring.verdict import Verdict
 
