@@ -17,7 +17,7 @@ from nightshift.provenance.predictions import (
     feature_loads,
     reason_methods,
 )
-from nightshift.provenance.rebuild import Row, rebuild_rows
+from nightshift.provenance.rebuild import Row, RowKey, rebuild_rows
 from nightshift.scoring.champion import load_version
 from nightshift.scoring.scorer import score_rows
 from nightshift.training.feature_query import select_rows
@@ -103,30 +103,30 @@ def replay_predictions(
         models = {version: load_version(settings, conn, spec, version) for version in versions}
 
     # The connection is closed here: a rebuild takes minutes, and opens its own.
-    scored_on = [loads[p.load_id, p.day] for p in predictions]
-    entities = [(load, p.key) for load, p in zip(scored_on, predictions, strict=True)]
+    entities = [(loads[p.load_id, p.day], p.key) for p in predictions]
     stored, rebuilt = rebuild_rows(settings, spec, entities)
-
     row_keys = [(load.load_id, load.day, key) for load, key in entities]
-    scored: dict[int, Row] = {}
+
+    scores: dict[tuple[int | None, RowKey], Row] = {}
     for version, model in models.items():
         # All rows of a version are scored in one batch.
-        indices = [
-            index
-            for index, prediction in enumerate(predictions)
-            if prediction.version == version and row_keys[index] in rebuilt
+        keys = [
+            key
+            for prediction, key in zip(predictions, row_keys, strict=True)
+            if prediction.version == version and key in rebuilt
         ]
-        rows = _score(settings, spec, model, [rebuilt[row_keys[index]] for index in indices])
-        scored |= zip(indices, rows, strict=True)
+        rows = _score(settings, spec, model, [rebuilt[key] for key in keys])
+        scores |= {(version, key): row for key, row in zip(keys, rows, strict=True)}
 
     replays: list[Replay] = []
-    for index, prediction in enumerate(predictions):
-        row_key = row_keys[index]
-        published = _named_values(stored.get(row_key, {}), prediction.values)
-        scores = {name: scored.get(index, {}).get(name) for name in PREDICTION_COLUMNS}
-        replayed = _named_values(rebuilt.get(row_key, {}), scores)
+    for prediction, (load, _), key in zip(predictions, entities, row_keys, strict=True):
+        score = scores.get((prediction.version, key), {})
+        published = _named_values(stored.get(key, {}), prediction.values)
+        replayed = _named_values(
+            rebuilt.get(key, {}), {name: score.get(name) for name in PREDICTION_COLUMNS}
+        )
         method = methods.get(prediction.load_id)
-        replays.append(_compare(prediction, scored_on[index], published, replayed, method))
+        replays.append(_compare(prediction, load, published, replayed, method))
     return replays
 
 
