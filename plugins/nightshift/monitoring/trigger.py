@@ -80,38 +80,36 @@ def apply_trigger_rule(
         problems: Data quality problems, which block: a model that learns from broken data is no
             repair.
     """
-    limits, day = spec.monitoring, today.partition_date
+    limits = spec.monitoring
     breached = _breached_days(spec, today, earlier)
     evidence = _evidence(limits, today, breached)
 
     budget = limits.retrain_budget
-    ages = {request_day: (day - request_day).days for request_day in history.other_days}
+    # Days since each request; negative for a request of a later partition.
+    ages = {past: (today.partition_date - past).days for past in history.other_days}
     in_cooldown = [past for past, age in ages.items() if 0 < age <= limits.cooldown_days]
     spent = [past for past, age in ages.items() if 0 < age < budget.days]
     is_over_budget = len(spent) >= budget.retrainings
 
+    cooldown = f"in cooldown: {limits.cooldown_days} days around the decision of"
     blocks = [f"blocked, data quality is red: {problem}" for problem in problems]
     if in_cooldown:
-        blocks.append(_cooldown_reason(limits, max(in_cooldown)))
+        blocks.append(f"{cooldown} {max(in_cooldown)}")
     if is_over_budget:
         blocks.append(
             f"over budget: {len(spent)} decisions within {budget.days} days, {_listed(spent)}"
         )
     # Later requests count only if nothing else blocks: an old partition that is rerun then opens
     # no second request, and its reasons stay the same.
-    after = [later for later, age in ages.items() if -limits.cooldown_days <= age < 0]
-    if after and not blocks:
-        blocks.append(_cooldown_reason(limits, min(after)))
+    later = [day for day, age in ages.items() if -limits.cooldown_days <= age < 0]
+    if later and not blocks:
+        blocks.append(f"{cooldown} {min(later)}")
 
     has_triggered = bool(evidence) and (history.is_requested or not blocks)
     reasons = evidence + blocks if evidence and not has_triggered else evidence
     return TriggerDecision(
         today, breached, bool(in_cooldown), is_over_budget, has_triggered, reasons
     )
-
-
-def _cooldown_reason(limits: Monitoring, day: dt.date) -> str:
-    return f"in cooldown: {limits.cooldown_days} days around the decision of {day}"
 
 
 def loss_lag_days(spec: ModelSpec) -> int:
@@ -124,14 +122,16 @@ def _breached_days(
 ) -> dict[str, list[dt.date]]:
     # The loss of today is about predictions of some days ago: drift of those days explains it.
     window, lag = spec.monitoring.windows.m, loss_lag_days(spec)
-    reach = dict.fromkeys(CONDITIONS, window) | {"drift": window + lag, "score_drift": window + lag}
-    breached: dict[str, list[dt.date]] = {name: [] for name in CONDITIONS}
-    for status in [*earlier, today]:
-        age = (today.partition_date - status.partition_date).days
-        for name in CONDITIONS:
-            if 0 <= age < reach[name] and getattr(status, name) == "breached":
-                breached[name].append(status.partition_date)
-    return {name: sorted(days) for name, days in breached.items()}
+    breached: dict[str, list[dt.date]] = {}
+    for name in CONDITIONS:
+        reach = window + lag if name in ("drift", "score_drift") else window
+        breached[name] = sorted(
+            status.partition_date
+            for status in [*earlier, today]
+            if getattr(status, name) == "breached"
+            and 0 <= (today.partition_date - status.partition_date).days < reach
+        )
+    return breached
 
 
 def _evidence(
@@ -139,28 +139,26 @@ def _evidence(
 ) -> list[str]:
     """Return the reasons to retrain, for people; empty if there are none."""
     window, triggers, day = limits.windows, limits.triggers, today.partition_date
-    holds: dict[str, bool] = {}
-    reasons: dict[str, str] = {}
-    for name, breached_days in breached.items():
-        recent = [past for past in breached_days if (day - past).days < window.m]
-        holds[name] = len(recent) >= window.n and day in recent
-        reasons[name] = (
-            f"{name} held on {len(recent)} of the last {window.m} nights: {_listed(recent)}"
-        )
+    holding: dict[str, str] = {}  # the reason of each condition that holds
+    for name, days in breached.items():
+        recent = [past for past in days if (day - past).days < window.m]
+        if len(recent) >= window.n and day in recent:
+            n_days = f"{len(recent)} of the last {window.m} nights"
+            holding[name] = f"{name} held on {n_days}: {_listed(recent)}"
 
     explained_by = [name for name in triggers.drift if len(breached[name]) >= window.n]
-    if holds["performance"] and explained_by:
+    if "performance" in holding and explained_by:
         drift_reasons = [
             f"{name} held on {len(breached[name])} nights: {_listed(breached[name])}"
             for name in explained_by
         ]
-        return [*drift_reasons, reasons["performance"]]
-    if holds["severe_loss"]:
-        return [reasons["severe_loss"], "acts on matured loss alone: it is severe"]
-    drifted = [name for name in triggers.drift if holds[name]]
+        return [*drift_reasons, holding["performance"]]
+    if "severe_loss" in holding:
+        return [holding["severe_loss"], "acts on matured loss alone: it is severe"]
+    drifted = [holding[name] for name in triggers.drift if name in holding]
     if drifted and triggers.may_act_on_drift_alone and today.performance == "unknown":
         alone = "acts on drift alone: no matured loss confirms or contradicts it tonight"
-        return [*(reasons[name] for name in drifted), alone]
+        return [*drifted, alone]
     return []
 
 
