@@ -231,6 +231,7 @@ def _own_rows(
         for contract in contracts
         if set(parts) <= {column.name for column in contract.columns}
     }
+    # An entity key is its parts joined by "_".
     key = sql.SQL(", ").join(sql.SQL("{}::text").format(sql.Identifier(part)) for part in parts)
     rows: list[Facts] = []
     for dataset, day, load_id in raw_loads:

@@ -96,6 +96,7 @@ def sample_predictions(
     Raises:
         NoPredictionError: No model has made any.
     """
+    # The hash gives a random order that is the same for the same seed.
     condition = """
         t.score_source = any(%s) and (%s::date is null or t.partition_date = %s)
         order by hashtextextended(t.{key} || t.partition_date::text || t.load_id::text, %s),
@@ -152,6 +153,7 @@ def feature_loads(
         OriginLostError: The prediction load's manifest names features that are not kept, or the
             features' manifest names no raw loads.
     """
+    # One look-up per prediction load: its manifest names the features of all its partitions.
     days_by_load: dict[int, set[dt.date]] = {}
     for prediction in predictions:
         days_by_load.setdefault(prediction.load_id, set()).add(prediction.day)

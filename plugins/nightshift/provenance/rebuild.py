@@ -59,6 +59,7 @@ def rebuild_rows(
         keys.setdefault(load, set()).add(key)
     stored: dict[RowKey, Row] = {}
     rebuilt: dict[RowKey, Row] = {}
+    # One connection: the builds are in its temporary schema.
     with connect(settings, "nightshift repro") as conn:
         for group in _groups(conn, list(keys)):
             as_of = {Partition(load.day): load.as_of for load in group}
@@ -105,6 +106,7 @@ def _runs(loads: Iterable[FeatureLoad]) -> list[list[FeatureLoad]]:
     """Split into runs of days without large gaps; a second load of a day is in another run."""
     runs: list[list[FeatureLoad]] = []
     for load in loads:
+        # 0 is excluded: a build has one knowledge cut-off per day.
         for run in runs:
             if 0 < (load.day - run[-1].day).days <= LARGEST_GAP_DAYS:
                 run.append(load)

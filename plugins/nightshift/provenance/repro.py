@@ -180,6 +180,7 @@ def _compare(
         replayed.pop("reasons", None)
         made_by = method or "path attribution"
         remark = f"reasons not compared: they were made by {made_by}, this code makes {METHOD}"
+    # Columns of both sides: a column that only one side has is a difference too.
     names = list(dict.fromkeys([*published, *replayed]))
     differences: list[Difference] = []
     for name in names:

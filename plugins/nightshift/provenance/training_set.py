@@ -90,6 +90,7 @@ def _pinned(manifest: dict[str, Any], dataset: str, key: str) -> sql.Composed:
     """Return the recorded query, reading the recorded loads instead of the published ones."""
     from psycopg import sql
 
+    # The pointer moved on since: only the recorded loads give the recorded rows.
     before, pointer, after = str(manifest["query"]).partition(_POINTER)
     if not pointer or _POINTER in after:
         raise ManifestUnreadableError(
