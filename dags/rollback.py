@@ -1,12 +1,15 @@
-"""Puts an earlier champion back and publishes again what its successors scored. One DAG for all models; a person starts it with a form.
+"""Restores an earlier champion and republishes what its successors scored.
 
-**Reads** `ml.*`, the model files in the lake, `ops.published`, published features. **Writes**
-`ml.promotions` (verdict `rolled_back`, with who and why), `predictions.<model>` of every partition
-from the first one on, the alias in MLflow. **Starts** by hand: "Trigger" asks for the model, the
-version, the first partition, the reason, and whether only the plan is wanted. **Rerun, clear,
-backfill**: a run that is cleared goes on with its own rollback, and changes nothing once somebody
-has decided since; there is no schedule to backfill. From a terminal: `nightshift rollback <model>
---to <version>`.
+One DAG for all models; a person starts it with a form.
+
+**Reads** `ml.*`, the model files in the lake, `ops.published`, published features.
+**Writes** `ml.promotions` (verdict `rolled_back`, with who and why), `predictions.<model>` of every
+partition from the first one on, the alias in MLflow.
+**Starts** by hand: "Trigger" asks for the model, the version, the first partition, the reason, and
+whether to show only the plan.
+**Rerun, clear, backfill**: a cleared run continues its own rollback, and changes nothing after a
+later decision; there is no schedule to backfill. From a terminal: `nightshift rollback <model> --to
+<version>`.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from __future__ import annotations
 import datetime as dt
 from pathlib import Path
 
-from airflow.sdk import Param, dag, task
+from airflow.sdk import Param, dag
 
 from nightshift.contracts.model_spec import read_specs
 from nightshift.orchestration import defaults, rollback_tasks
@@ -57,16 +60,14 @@ FORM = {
     schedule=None,
     is_paused_upon_creation=False,
     params=FORM,
-    default_args=defaults.task_defaults("data-platform", timeout_minutes=60),
+    default_args=defaults.task_defaults("data-platform", defaults.SCORING, timeout_minutes=60),
     **defaults.dag_defaults(
         __doc__, "rollback", longest_run=dt.timedelta(hours=12), max_active_runs=4
     ),
 )
-def build() -> None:
-    """Wire the trial, which changes nothing, and the repair."""
-    common = {"pool": defaults.POOL_SCORING, "priority_weight": defaults.PRIORITY_SCORE}
-    plan = task(task_id="plan", **common)(rollback_tasks.plan_repair)()
-    task(task_id="repair", **common)(rollback_tasks.repair_partitions)(plan)
+def rollback() -> None:
+    """Try the version, which changes nothing, then repair the partitions."""
+    rollback_tasks.repair_partitions(rollback_tasks.plan_repair())
 
 
-build()
+rollback()

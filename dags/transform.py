@@ -1,12 +1,13 @@
 """Builds marts and feature views with dbt, and publishes them.
 
-**Reads** the raw partitions of the look-back, as known at the partition's as-of. **Writes**
-`marts.*`, `features.*`; emits `features/<view>` for each feature view that a spec names. **Starts**
-when every daily raw dataset of the partition is there; waits while the look-back has holes that can
-still be filled. **A view that fails** makes its own `announce_<view>` red; the other views are
-published, and their models go on. **Rerun, clear, backfill** are safe: readers keep the published
-load until the new one has passed its gate. One build at a time; a run that waits keeps no other
-from building.
+**Reads** the raw partitions of the look-back, as known at the partition's as-of.
+**Writes** `marts.*`, `features.*`; emits `features/<view>` for each feature view that a spec names.
+**Starts** when every daily raw dataset of the partition is published; waits while the look-back has
+holes that can still be filled.
+**A view that fails** fails its own `announce_<view>`; the other views are published, and their
+models go on.
+**Rerun, clear, backfill** are safe: readers keep the published load until the new one has passed
+its gate. One build at a time; a run that waits does not block other builds.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 import datetime as dt
 from pathlib import Path
 
-from airflow.sdk import PartitionedAssetTimetable, dag, task
+from airflow.sdk import PartitionedAssetTimetable, dag
 
 from nightshift.contracts.datasets import Delivery, read_contracts
 from nightshift.contracts.model_spec import read_specs
@@ -31,7 +32,7 @@ VIEWS = sorted({spec.feature_view for spec in SPECS})
     schedule=PartitionedAssetTimetable(
         assets=assets.all_of(assets.raw(contract.name) for contract in DAILY)
     ),
-    default_args=defaults.task_defaults("data-platform", timeout_minutes=60),
+    default_args=defaults.task_defaults("data-platform", defaults.WAREHOUSE, timeout_minutes=60),
     **defaults.dag_defaults(
         __doc__,
         "transform",
@@ -40,15 +41,16 @@ VIEWS = sorted({spec.feature_view for spec in SPECS})
     ),
 )
 def transform() -> None:
-    """One fat task, since starting dbt costs more than most models, and one event for each view."""
-    common = {"pool": defaults.POOL_WAREHOUSE, "priority_weight": defaults.PRIORITY_NIGHT}
-    build = task(task_id="build_features", max_active_tis_per_dag=1, **common)(tasks.build_features)
-    built = build()
+    """Build everything in one task, then emit one event per view."""
+    # One task for all models: starting dbt costs more than most models take.
+    built = tasks.build_features.override(max_active_tis_per_dag=1)()
     for view in VIEWS:
-        task(task_id=f"announce_{view}", outlets=[assets.features(view)], **common)(
-            tasks.announce_features
-        )(view, built)
+        emit_asset = tasks.emit_feature_view_asset.override(
+            task_id=f"announce_{view}", outlets=[assets.features(view)]
+        )
+        emit_asset(view, built)
 
 
-if DAILY:  # without a contract nothing can be waited for
+# Without a daily contract there is no asset to start on.
+if DAILY:
     transform()

@@ -1,9 +1,9 @@
-"""Shows every spec and contract that cannot be read as an import error of Airflow; it has no DAG of its own.
+"""Reports every invalid spec and contract as an import error of Airflow; it has no DAG of its own.
 
-A file of `dags/models` or `dags/datasets` is read by itself: a wrong one takes away the DAGs of its
-model, or the loading of its dataset, and nothing else. Here, and only here, the names of all wrong
-files end in an error, so that `nightshift airflow dags list-import-errors` and the page of Airflow
-show them. Source: docs/adr/0039-one-wrong-file.md.
+Each file of `dags/models` or `dags/datasets` is read on its own: an invalid one removes the DAGs of
+its model, or the loading of its dataset, and nothing else. Only this file raises for all invalid
+files, so that `nightshift airflow dags list-import-errors` and Airflow's page show them.
+Source: docs/adr/0039-one-wrong-file.md.
 """
 
 from __future__ import annotations

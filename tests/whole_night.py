@@ -1,4 +1,5 @@
-"""A complete nightshift in a home of its own: all servers, a month of history, trained models.
+"""A whole nightshift in a home of its own: PostgreSQL, S3 and Airflow with the real scheduler, a
+month of history, trained models.
 
 Tests of several folders share it. Airflow notices a dead task after seconds instead of minutes,
 retries after two seconds, and every DAG file runs ``hook`` when it is read, so that a test can put
@@ -17,9 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from examples.flights.airflow_run import PartitionTiming, run_partition
+from examples.flights.airflow_night import Night, run_night
 
-from nightshift.cli.operations.critical_path import Step, find_path
+from nightshift.cli.critical_path import Step, find_path
 from nightshift.contracts.model_spec import load_specs
 from nightshift.settings import PROJECT_ROOT, Settings
 from nightshift_local.airflow_api import AirflowApi, DagRun
@@ -28,8 +29,7 @@ from nightshift_local.watchdog import ends_with_us
 
 FIRST_DAY, LAST_DAY, NIGHT = "2013-01-01", "2013-02-03", "2013-02-04"
 _HISTORY = f"""
-from examples.flights.demo import load_history
-from examples.flights.stopwatch import Stopwatch
+from examples.flights.demo import Stopwatch, load_history
 from nightshift.contracts.model_spec import load_specs
 from nightshift.contracts.partitions import PartitionRange
 from nightshift.contracts.run import RunContext
@@ -37,8 +37,8 @@ from examples.flights.upstream import deliver
 from nightshift.settings import load_admin_settings
 settings = load_admin_settings()
 history = PartitionRange.of("{FIRST_DAY}", "{LAST_DAY}")
-run = RunContext("test/history", actor="test")
-load_history(settings, load_specs(settings.models_dir), history, run, Stopwatch())
+load_history(settings, load_specs(settings.models_dir), history, RunContext("test/history",
+    actor="test"), Stopwatch())
 deliver(settings, PartitionRange.of("{NIGHT}"))
 """
 IMPATIENT = {
@@ -68,7 +68,7 @@ class Whole:
 
     settings: Settings
     api: AirflowApi
-    night: PartitionTiming
+    night: Night
     path: Sequence[Step]
 
     @contextmanager
@@ -132,9 +132,9 @@ def open_whole(
             api = AirflowApi.local(home)
             with beside(home):
                 night = (
-                    run_partition(api, NIGHT, expected_dags(settings), timeout_seconds=800)
+                    run_night(api, NIGHT, expected_dags(settings), timeout_seconds=800)
                     if is_new
-                    else PartitionTiming(NIGHT, 0, 0.0, 0.0)
+                    else Night(NIGHT, 0, 0.0, 0.0)
                 )
                 yield Whole(settings, api, night, find_path(api, NIGHT) if is_new else ())
         finally:
@@ -151,7 +151,8 @@ def expected_dags(settings: Settings) -> set[str]:
 
 
 def not_green(api: AirflowApi, runs: list[DagRun]) -> list[str]:
-    """Return the runs that did not succeed, each with the states of its tasks."""
+    """Return the runs that did not succeed, each with its tasks: ``score__m failed: begin success,
+    publish failed``."""
     return [
         f"{run.dag_id} {run.state}: "
         + ", ".join(f"{task['task_id']} {task['state']}" for task in api.tasks(run))

@@ -1,4 +1,5 @@
-"""The DAGs as Airflow's own processor reads them, in a process of its own with a home of its own."""
+"""The DAGs as Airflow's own processor reads them, in a process of its own with a home of its
+own."""
 
 from __future__ import annotations
 
@@ -17,19 +18,24 @@ _READ = """
 import json, sys
 from airflow.dag_processing.dagbag import DagBag
 bag = DagBag(sys.argv[1])
-heavy = {"pandas", "numpy", "lightgbm", "boto3", "great_expectations", "evidently", "mlflow", "pyarrow", "psycopg", "sklearn"}
+heavy = {"pandas", "numpy", "lightgbm", "boto3", "great_expectations", "evidently", "mlflow",
+    "pyarrow", "psycopg", "sklearn"}
 print("RESULT" + json.dumps({
     "errors": bag.import_errors,
     "heavy": sorted(heavy & set(sys.modules)),
     "dags": {dag.dag_id: {
-        "doc": dag.doc_md, "tags": sorted(dag.tags), "max_active_runs": dag.max_active_runs, "catchup": dag.catchup,
+        "doc": dag.doc_md, "tags": sorted(dag.tags), "max_active_runs": dag.max_active_runs,
+            "catchup": dag.catchup,
         "longest_run_seconds": dag.dagrun_timeout.total_seconds() if dag.dagrun_timeout else 0,
         "start_date": str(dag.start_date) if dag.start_date else None,
         "timetable": type(dag.timetable).__name__,
         "tasks": {task.task_id: {
-            "owner": task.owner, "retries": task.retries, "pool": task.pool, "policy": type(task.retry_policy).__name__,
-            "timeout_seconds": task.execution_timeout.total_seconds() if task.execution_timeout else None,
-            "outlets": sorted(outlet.name for outlet in task.outlets), "downstream": sorted(task.downstream_task_ids),
+            "owner": task.owner, "retries": task.retries, "pool": task.pool,
+                "policy": type(task.retry_policy).__name__,
+            "timeout_seconds": task.execution_timeout.total_seconds() if task.execution_timeout
+                else None,
+            "outlets": sorted(outlet.name for outlet in task.outlets),
+                "downstream": sorted(task.downstream_task_ids),
             "trigger_rule": str(getattr(task.trigger_rule, "value", task.trigger_rule)),
         } for task in dag.tasks},
     } for dag in bag.dags.values()},

@@ -94,7 +94,8 @@ def test_assets_chain_the_dags(parsed: dict[str, Any]) -> None:
 def test_assets_that_are_waited_for_together_are_emitted_by_one_task(
     parsed: dict[str, Any],
 ) -> None:
-    """Events of two tasks that end at the same moment are lost: docs/adr/0003-partitions-and-assets.md."""
+    """Events of two tasks that end at the same moment are lost:
+    docs/adr/0003-partitions-and-assets.md."""
     emitting = {
         name: task["outlets"]
         for name, task in parsed["dags"]["ingest"]["tasks"].items()

@@ -19,7 +19,8 @@ RERUN_TIMEOUT_SECONDS = 240
 def published(settings: Settings) -> dict[str, tuple[str, int]]:
     """Return content hash and rows of everything that readers see of the night."""
     query = """
-        select p.dataset, l.content_hash, l.n_rows from ops.published p join ops.loads l using (dataset, partition_date, load_id)
+        select p.dataset, l.content_hash,
+            l.n_rows from ops.published p join ops.loads l using (dataset, partition_date, load_id)
         where p.partition_date = %s and p.dataset not like 'monitoring%%'
     """
     with connect(settings, "test") as conn:
@@ -69,13 +70,15 @@ def test_every_scheduled_flight_of_the_next_day_is_scored_once_by_the_champion(
     whole: Whole,
 ) -> None:
     query = """
-        select count(*), count(distinct flight_id), min(model_version), max(model_version), min(score_source), max(score_source)
+        select count(*), count(distinct flight_id), min(model_version), max(model_version),
+            min(score_source), max(score_source)
         from analytics.flight_delayed_current where partition_date = %s
     """
     with connect(whole.settings, "test") as conn:
         scored = conn.execute(query, [NIGHT]).fetchone()
         scheduled = conn.execute(
-            "select n_rows from ops.loads where dataset = 'raw/flight_schedules' and partition_date = %s",
+            "select n_rows from ops.loads where dataset = 'raw/flight_schedules' and "
+            "partition_date = %s",
             [NIGHT],
         )
         n_flights = scheduled.fetchall()[-1][0]

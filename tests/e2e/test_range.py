@@ -73,7 +73,8 @@ def test_backfilled_nights_run_in_order_through_every_dag_while_another_day_wait
 def _expect_tasks(
     api: AirflowApi, run: DagRun, expected: dict[str, tuple[str | None, int]]
 ) -> None:
-    """Wait until the tasks have these states and tries; a waiting task runs for some seconds every two minutes."""
+    """Wait until the tasks have these states and tries; a waiting task runs for some seconds every
+    two minutes."""
     started = time.monotonic()
     while (
         states := {task["task_id"]: (task["state"], task["try_number"]) for task in api.tasks(run)}
@@ -83,7 +84,8 @@ def _expect_tasks(
 
 
 def _wait_for(api: AirflowApi, dag_ids: set[str], nights: PartitionRange) -> list[DagRun]:
-    """Return the runs of the nights when every DAG has run for each of them and none is active, in three polls in a row."""
+    """Return the runs of the nights when every DAG has run for each of them and none is active, in
+    three polls in a row."""
     n_quiet, started = 0, time.monotonic()
     while n_quiet < 3:
         time.sleep(1)
@@ -108,6 +110,9 @@ def _datasets(whole: Whole) -> set[str]:
 
 
 def _published(whole: Whole, nights: PartitionRange) -> set[tuple[str, str]]:
-    query = "select dataset, partition_date::text from ops.published where partition_date between %s and %s and dataset not like 'monitoring%%'"
+    query = (
+        "select dataset, partition_date::text from ops.published where "
+        "partition_date between %s and %s and dataset not like 'monitoring%%'"
+    )
     with connect(whole.settings, "test") as conn:
         return set(conn.execute(query, [nights.first.day, nights.last.day]).fetchall())

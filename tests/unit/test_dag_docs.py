@@ -18,7 +18,8 @@ PAGE = PROJECT_ROOT / "docs" / "DAGS.md"
 
 
 def generate(folder: Path, tmp_path: Path) -> str:
-    """Run the generator as ``make docs`` does, in a process of its own with an Airflow home of its own."""
+    """Run the generator as ``make docs`` does, in a process of its own with an Airflow home of its
+    own."""
     target = tmp_path / "DAGS.md"
     env = {
         **os.environ,

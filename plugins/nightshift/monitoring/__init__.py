@@ -1,1 +1,1 @@
-"""From outcomes and features to performance, drift, verdicts and retrain decisions."""
+"""Outcomes, performance, drift, verdicts and retrain requests."""

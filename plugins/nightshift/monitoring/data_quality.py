@@ -1,4 +1,4 @@
-"""Whether the data of a night is red: then a verdict opens no decision, since a model that learns from broken data is no repair."""
+"""Data quality problems of a partition; they block a retrain request."""
 
 from __future__ import annotations
 
@@ -14,59 +14,74 @@ if TYPE_CHECKING:
     from nightshift.warehouse.connection import Connection
 
 
-def red_reasons(
+def data_quality_problems(
     conn: Connection, spec: ModelSpec, partitions: PartitionRange, datasets_dir: Path
 ) -> list[str]:
-    """Return what was refused or missing, and not repaired, when the last night of a range was first judged; empty if all was well.
-
-    Everything is read as of the first attempt to publish the night's verdict, so that a rerun sees
-    the same. A repair after it counts for the nights that follow.
+    """Return what was refused or missing, and not repaired, when the last partition was monitored.
 
     Args:
         conn: Any connection.
-        spec: The model: its features, predictions and labels count, and the raw data that the
-            features were built from.
-        partitions: From the night whose predictions are evaluated to the night that is judged.
-        datasets_dir: Contracts, which say what is delivered daily.
+        spec: The model: its features, predictions and labels count, and the raw data behind the
+            features.
+        partitions: From the evaluated partition to the monitored one.
+        datasets_dir: Contracts, which tell what is delivered daily.
     """
     contracts = read_contracts(datasets_dir).documents.values()
-    daily = [one.dataset for one in contracts if one.delivery is Delivery.DAILY]
-    own = [spec.features_dataset, spec.predictions_dataset, f"marts/{spec.label.relation}"]
+    daily = [contract.dataset for contract in contracts if contract.delivery is Delivery.DAILY]
+    labels = f"marts/{spec.label.relation}"
     parameters = {
-        "verdicts": f"monitoring/{spec.name}", "features": spec.features_dataset, "daily": daily, "own": own,
-        "first": partitions.first.day, "night": partitions.last.day,
-    }  # fmt: skip
-    return [reason for (reason,) in conn.execute(_RED, parameters)]
+        "verdicts": f"monitoring/{spec.name}",
+        "features": spec.features_dataset,
+        "daily": daily,
+        "own": [spec.features_dataset, spec.predictions_dataset, labels],
+        "first": partitions.first.day,
+        "last": partitions.last.day,
+    }
+    return [problem for (problem,) in conn.execute(_PROBLEMS, parameters)]
 
 
-_RED = """
+# Everything is read as of the first attempt to publish the partition's verdict (`look`), so that a
+# rerun sees the same. A later repair counts for later partitions.
+_PROBLEMS = """
 with look as (
-    select coalesce(min(started_at), clock_timestamp()) as at from ops.loads where dataset = %(verdicts)s and partition_date = %(night)s
+    select coalesce(min(started_at), clock_timestamp()) as at from ops.loads
+    where dataset = %(verdicts)s and partition_date = %(last)s
 ), sources as (
     select d.dataset from unnest(%(daily)s::text[]) d (dataset)
     where exists (
         select from ops.published p join ops.loads l using (dataset, partition_date, load_id)
-        where p.dataset = %(features)s and p.partition_date = %(night)s and l.inputs ? d.dataset
+        where p.dataset = %(features)s and p.partition_date = %(last)s and l.inputs ? d.dataset
     )
 ), good as (
     select l.dataset, l.partition_date, l.load_id, l.started_at from ops.loads l, look
-    where l.partition_date between %(first)s and %(night)s and l.state in ('published', 'duplicate') and l.started_at <= look.at
+    where l.partition_date between %(first)s and %(last)s
+        and l.state in ('published', 'duplicate') and l.started_at <= look.at
 )
-select l.dataset || ' of ' || l.partition_date || ' was refused by its gate' as reason
+select l.dataset || ' of ' || l.partition_date || ' was refused by its gate' as problem
 from ops.loads l, look
-where (l.dataset = any(%(own)s) or l.dataset in (select dataset from sources)) and l.partition_date between %(first)s and %(night)s
+where (l.dataset = any(%(own)s) or l.dataset in (select dataset from sources))
+    and l.partition_date between %(first)s and %(last)s
     and l.state = 'refused' and l.started_at <= look.at
-    and not exists (select from good g where g.dataset = l.dataset and g.partition_date = l.partition_date and g.load_id > l.load_id)
+    and not exists (
+        select from good g
+        where g.dataset = l.dataset and g.partition_date = l.partition_date
+            and g.load_id > l.load_id
+    )
 union
 select d.dataset || ' of ' || d.partition_date || ' has a refused file (' || d.code || ')'
 from quarantine.refused_drops d, look
-where d.dataset in (select dataset from sources) and d.partition_date between %(first)s and %(night)s and d.quarantined_at <= look.at
+where d.dataset in (select dataset from sources)
+    and d.partition_date between %(first)s and %(last)s and d.quarantined_at <= look.at
     and not exists (
-        select from good g where g.dataset = d.dataset and g.partition_date = d.partition_date and g.started_at > d.quarantined_at
+        select from good g
+        where g.dataset = d.dataset and g.partition_date = d.partition_date
+            and g.started_at > d.quarantined_at
     )
 union
 select s.dataset || ' of ' || day::date || ' is missing'
-from sources s, generate_series(%(first)s::date, %(night)s::date, interval '1 day') day
-where not exists (select from good g where g.dataset = s.dataset and g.partition_date = day::date)
-order by reason
+from sources s, generate_series(%(first)s::date, %(last)s::date, interval '1 day') day
+where not exists (
+    select from good g where g.dataset = s.dataset and g.partition_date = day::date
+)
+order by problem
 """

@@ -1,8 +1,8 @@
-"""Drift: all rows of a night against the reference that the champion was trained on, from exact counts.
+"""Drift: the distance of a partition's columns from the champion's reference, from exact counts.
 
-A night always differs from a season: all its flights share one weather and one day of the week. So
-a column drifts only when the night is further from the reference than the training set's own nights
-are. Source: docs/adr/0009-gates-and-monitoring.md.
+All rows of a day share one weather and one day of the week, so a day always differs from a season.
+A column drifts only if it is further from the reference than the training set's own partitions.
+Source: docs/adr/0009-gates-and-monitoring.md.
 """
 
 from __future__ import annotations
@@ -11,26 +11,28 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from nightshift.quality.sketches.bin_counts import BinnedColumn, CategoricalColumn, NumericColumn
 
+if TYPE_CHECKING:
+    from nightshift.contracts.model_spec import Monitoring
+
+# Added to every bin, so that the logarithm of an empty bin is finite. Source: Jeffreys' prior.
 PSEUDO_COUNT = 0.5
-"""Added to every bin, so that an empty one has a finite logarithm. Source: Jeffreys' prior of a
-proportion.
-"""
 SCORE = "score"
+Kind = Literal["numeric", "categorical", "score"]
 
 
 @dataclass(frozen=True)
 class Drift:
-    """How far one column of a partition is from the reference.
+    """The distance of one column of a partition from the reference.
 
     Attributes:
         feature: Column; ``score`` for the model's own output.
-        kind: What was compared.
+        kind: Type of the column.
         psi: Population stability index in nats; 0 is best.
-        psi_noise: What the index exceeded in one of twenty nights of the training set.
+        psi_noise: Index that one in twenty training partitions exceeds.
         effect: Kolmogorov-Smirnov distance of the binned numbers, total variation distance of the
             levels; 0 to 1, 0 is best.
         missing_share: Share of null rows, 0 to 1; with that of the reference.
@@ -40,7 +42,7 @@ class Drift:
     """
 
     feature: str
-    kind: Literal["numeric", "categorical", "score"]
+    kind: Kind
     psi: float
     psi_noise: float
     effect: float
@@ -54,111 +56,104 @@ class Drift:
 
 @dataclass(frozen=True)
 class DriftReference:
-    """What the nights are measured against.
+    """The reference that partitions are compared with, and the thresholds.
 
     Attributes:
-        reference: The ``reference`` section of the champion's ``model.json``.
-        noise: Index that one of twenty training nights exceeds, by column.
-        psi_threshold: Index below which nothing counts as drift, for features.
-        score_psi_threshold: The same for the score.
-        minimum_effect: Effect size, or change of the missing share, below which nothing counts as
-            drift.
+        profile: The ``reference`` section of the champion's ``model.json``.
+        noise: Index that one in twenty training partitions exceeds, by column.
+        limits: Thresholds of the index and of the effect size.
     """
 
-    reference: Mapping[str, Any]
+    profile: Mapping[str, Any]
     noise: Mapping[str, float]
-    psi_threshold: float
-    score_psi_threshold: float
-    minimum_effect: float
+    limits: Monitoring
 
 
 def features_to_count(
-    reference: Mapping[str, Any],
+    profile: Mapping[str, Any],
 ) -> tuple[list[NumericColumn], list[CategoricalColumn]]:
-    """Return the features and their bins in the reference, numeric ones first, each in the order of their names."""
-    numeric, categorical = reference["numeric"], reference["categorical"]
-    return (
-        [NumericColumn(name, tuple(numeric[name]["edges"])) for name in sorted(numeric)],
-        [
-            CategoricalColumn(name, tuple(sorted(categorical[name]["shares"])))
-            for name in sorted(categorical)
-        ],
-    )
+    """Return the features with their bins: numeric and categorical ones, each sorted by name."""
+    numeric = [
+        NumericColumn(name, tuple(part["edges"]))
+        for name, part in sorted(profile["numeric"].items())
+    ]
+    categorical = [
+        CategoricalColumn(name, tuple(sorted(part["shares"])))
+        for name, part in sorted(profile["categorical"].items())
+    ]
+    return numeric, categorical
 
 
-def score_to_count(reference: Mapping[str, Any]) -> NumericColumn:
-    """Return the score and its bins in the reference."""
-    return NumericColumn(SCORE, tuple(reference[SCORE]["edges"]))
+def score_to_count(profile: Mapping[str, Any]) -> NumericColumn:
+    """Return the score with its bins."""
+    return NumericColumn(SCORE, tuple(profile[SCORE]["edges"]))
 
 
-def feature_drift(columns: Mapping[str, BinnedColumn], yardstick: DriftReference) -> list[Drift]:
-    """Compare all features of a night with the reference, in the order of ``features_to_count``.
+def feature_drift(columns: Mapping[str, BinnedColumn], reference: DriftReference) -> list[Drift]:
+    """Compare all features of a partition, in the order of ``features_to_count``."""
+    numeric, categorical = features_to_count(reference.profile)
+    kinds: list[tuple[str, Kind]] = [(column.name, "numeric") for column in numeric]
+    kinds += [(column.name, "categorical") for column in categorical]
+    return [
+        _compare(name, kind, columns[name], reference.profile[kind][name], reference)
+        for name, kind in kinds
+    ]
 
-    Args:
-        columns: What was counted of the night.
-        yardstick: Reference, noise and threshold.
+
+def score_drift(column: BinnedColumn, reference: DriftReference) -> Drift:
+    """Compare the published scores with the champion's scores of unseen training rows."""
+    return _compare(SCORE, "score", column, reference.profile[SCORE], reference)
+
+
+def expected_shares(profile: Mapping[str, Any]) -> list[float]:
+    """Return the reference's share of each bin, and of missing rows last; they sum to 1.
+
+    Of a categorical column the bins are its levels, sorted, and then all other levels.
     """
-    numeric, categorical = yardstick.reference["numeric"], yardstick.reference["categorical"]
-    numbers = [
-        _compare(name, "numeric", columns[name], numeric[name], yardstick)
-        for name in sorted(numeric)
-    ]
-    return numbers + [
-        _compare(name, "categorical", columns[name], categorical[name], yardstick)
-        for name in sorted(categorical)
-    ]
-
-
-def score_drift(column: BinnedColumn, yardstick: DriftReference) -> Drift:
-    """Compare the published scores of a night with those that the champion gave to unseen rows of its training."""
-    return _compare(SCORE, "score", column, yardstick.reference[SCORE], yardstick)
-
-
-def expected_shares(reference: Mapping[str, Any]) -> list[float]:
-    """Return the reference's share of each bin or level, of all other levels if it has levels, and of missing rows; they sum to 1."""
-    missing, shares = float(reference["missing_share"]), reference["shares"]
-    known = (
-        [*(shares[level] for level in sorted(shares)), 0.0]
-        if isinstance(shares, Mapping)
-        else shares
-    )
-    return [share * (1 - missing) for share in known] + [missing]
+    missing = float(profile["missing_share"])
+    shares = profile["shares"]
+    if isinstance(shares, Mapping):
+        shares = [*(shares[level] for level in sorted(shares)), 0.0]
+    return [share * (1 - missing) for share in shares] + [missing]
 
 
 def _compare(
     name: str,
-    kind: Literal["numeric", "categorical", "score"],
+    kind: Kind,
     current: BinnedColumn,
-    reference: Mapping[str, Any],
-    yardstick: DriftReference,
+    profile: Mapping[str, Any],
+    reference: DriftReference,
 ) -> Drift:
-    expected = expected_shares(reference)
-    psi = stability_index([*current.counts, current.n_missing], expected, int(reference["n"]))
-    threshold = yardstick.score_psi_threshold if kind == "score" else yardstick.psi_threshold
-    effect = (total_variation if kind == "categorical" else largest_gap)(
-        current.counts, expected[:-1]
-    )
-    change = max(effect, abs(current.missing_share - expected[-1]))
+    *known, missing = expected_shares(profile)
+    counts = [*current.counts, current.n_missing]
+    psi = stability_index(counts, [*known, missing], int(profile["n"]))
+    noise = reference.noise[name]
+    limits = reference.limits
+    threshold = limits.score_psi_threshold if kind == "score" else limits.psi_threshold
+
+    # The index grows with the number of rows; the effect tells whether a difference matters.
+    distance = total_variation if kind == "categorical" else ks_distance
+    effect = distance(current.counts, known)
+    change = max(effect, abs(current.missing_share - missing))
     return Drift(
         feature=name,
         kind=kind,
         psi=psi,
-        psi_noise=yardstick.noise[name],
+        psi_noise=noise,
         effect=effect,
         missing_share=current.missing_share,
-        reference_missing_share=expected[-1],
+        reference_missing_share=missing,
         mean=current.mean,
-        reference_mean=reference.get("mean"),
+        reference_mean=profile.get("mean"),
         n_rows=current.n_rows,
-        is_drifted=psi > max(threshold, yardstick.noise[name])
-        and change >= yardstick.minimum_effect,
+        is_drifted=psi > max(threshold, noise) and change >= limits.minimum_effect,
     )
 
 
 def stability_index(counts: Sequence[int], expected: Sequence[float], n_reference: int) -> float:
-    """Return the population stability index of some rows against expected shares, in nats; 0 is best.
+    """Return the population stability index against expected shares, in nats; 0 is best.
 
-    Bins that are empty on both sides are left out.
+    Bins that are empty on both sides are ignored.
 
     Args:
         counts: Rows per bin; shape (k,).
@@ -172,31 +167,40 @@ def stability_index(counts: Sequence[int], expected: Sequence[float], n_referenc
         for n, share in zip(counts, expected, strict=True)
         if n > 0 or share > 0
     ]
-    n_rows, n_expected = (
-        sum(n for n, _ in used) + PSEUDO_COUNT * len(used),
-        sum(n for _, n in used) + PSEUDO_COUNT * len(used),
-    )
-    pairs = [((n + PSEUDO_COUNT) / n_rows, (m + PSEUDO_COUNT) / n_expected) for n, m in used]
-    return math.fsum((p - q) * math.log(p / q) for p, q in pairs)
+    n_rows = sum(n for n, _ in used) + PSEUDO_COUNT * len(used)
+    n_expected = sum(n for _, n in used) + PSEUDO_COUNT * len(used)
+    terms = []
+    for n, n_in_reference in used:
+        share = (n + PSEUDO_COUNT) / n_rows
+        expected_share = (n_in_reference + PSEUDO_COUNT) / n_expected
+        terms.append((share - expected_share) * math.log(share / expected_share))
+    return math.fsum(terms)
 
 
-def largest_gap(counts: Sequence[int], expected: Sequence[float]) -> float:
-    """Return the Kolmogorov-Smirnov distance of binned numbers, missing ones left out; 0 to 1, 0 is best."""
+def ks_distance(counts: Sequence[int], expected: Sequence[float]) -> float:
+    """Return the Kolmogorov-Smirnov distance of binned numbers; 0 to 1, 0 is best.
+
+    Missing numbers are ignored.
+    """
     n, total = sum(counts), math.fsum(expected)
     if n == 0 or total == 0:
-        return float((n == 0) != (total == 0))
-    return max(
-        abs(have / n - want / total)
-        for have, want in zip(accumulate(counts), accumulate(expected), strict=True)
-    )
+        return _distance_from_empty(n, total)
+    cumulated = zip(accumulate(counts), accumulate(expected), strict=True)
+    return max(abs(count / n - share / total) for count, share in cumulated)
 
 
 def total_variation(counts: Sequence[int], expected: Sequence[float]) -> float:
-    """Return half the sum of the differences of the shares, missing ones left out; 0 to 1, 0 is best."""
+    """Return half the sum of the differences of the shares; 0 to 1, 0 is best.
+
+    Missing values are ignored.
+    """
     n, total = sum(counts), math.fsum(expected)
     if n == 0 or total == 0:
-        return float((n == 0) != (total == 0))
-    return (
-        math.fsum(abs(have / n - want / total) for have, want in zip(counts, expected, strict=True))
-        / 2
-    )
+        return _distance_from_empty(n, total)
+    pairs = zip(counts, expected, strict=True)
+    return math.fsum(abs(count / n - share / total) for count, share in pairs) / 2
+
+
+def _distance_from_empty(n: int, total: float) -> float:
+    """Return the distance if a side has no values: 0 if both have none, else 1."""
+    return float((n == 0) != (total == 0))

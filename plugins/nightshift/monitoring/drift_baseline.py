@@ -1,6 +1,6 @@
-"""How far the nights of the training set themselves lie from the reference: what is usual cannot be drift.
+"""The drift baseline: how far the partitions of the training set itself are from the reference.
 
-The training set is immutable, so the same champion gives the same noise on every rerun.
+The training set is immutable, so a champion has the same baseline on every rerun.
 """
 
 from __future__ import annotations
@@ -18,73 +18,70 @@ if TYPE_CHECKING:
 
     from nightshift.models.trained_model import TrainedModel
 
+    Bins = npt.NDArray[np.int64]
+
+# One in twenty training partitions is further away. Source: docs/adr/0009-gates-and-monitoring.md,
+# measured on 2013.
 NOISE_QUANTILE = 0.95
-"""One of twenty training nights lies beyond. Source: docs/adr/0009-gates-and-monitoring.md,
-measured on 2013.
-"""
 
 
 def training_noise(trained: TrainedModel, rows: pa.Table) -> dict[str, float]:
-    """Return, by column and for ``score``, the stability index that one of twenty nights of the training set exceeds.
+    """Return the stability index that one in twenty training partitions exceeds.
 
     Args:
         trained: The champion.
-        rows: Its whole training set. The scores of all its nights count: the few unseen ones show
-            too little of how nights differ.
+        rows: Its complete training set.
+
+    Returns:
+        By feature, and for ``score``.
     """
     reference = trained.reference
-    noise = {
-        name: _nightly_quantile(rows, _bins_of_numbers(numbers(rows, name), part), part)
-        for name, part in reference["numeric"].items()
-    }
-    noise |= {
-        name: _nightly_quantile(rows, _bins_of_levels(rows, name, part), part)
-        for name, part in reference["categorical"].items()
-    }
-    scores = _bins_of_numbers(trained.predictions(rows).score, reference[SCORE])
-    return noise | {SCORE: _nightly_quantile(rows, scores, reference[SCORE])}
+    noise: dict[str, float] = {}
+    for name, profile in reference["numeric"].items():
+        noise[name] = _quantile(rows, _number_bins(numbers(rows, name), profile), profile)
+    for name, profile in reference["categorical"].items():
+        noise[name] = _quantile(rows, _level_bins(rows, name, profile), profile)
+    # The scores of all partitions count: the few unseen ones show too little of the variation.
+    profile = reference[SCORE]
+    scores = _number_bins(trained.predictions(rows).score, profile)
+    noise[SCORE] = _quantile(rows, scores, profile)
+    return noise
 
 
-def _bins_of_numbers(
-    values: npt.NDArray[np.float64], reference: Mapping[str, Any]
-) -> npt.NDArray[np.int64]:
+def _number_bins(values: npt.NDArray[np.float64], profile: Mapping[str, Any]) -> Bins:
+    """Return the bin of each value; missing ones are in the last bin."""
     import numpy as np
 
-    edges = reference["edges"]
-    return np.where(
-        np.isnan(values), len(edges) + 1, np.searchsorted(edges, values, side="right")
-    ).astype(np.int64)
+    edges = profile["edges"]
+    bins = np.searchsorted(edges, values, side="right")
+    return np.where(np.isnan(values), len(edges) + 1, bins).astype(np.int64)
 
 
-def _bins_of_levels(
-    rows: pa.Table, name: str, reference: Mapping[str, Any]
-) -> npt.NDArray[np.int64]:
+def _level_bins(rows: pa.Table, name: str, profile: Mapping[str, Any]) -> Bins:
+    """Return the index of each level; then come the bins of other levels and of missing ones."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    levels = sorted(reference["shares"])
-    texts = rows.column(name).cast(pa.string())
-    place = pc.fill_null(pc.index_in(texts, value_set=pa.array(levels, pa.string())), len(levels))
-    found: npt.NDArray[np.int64] = (
-        pc.if_else(pc.is_null(texts), len(levels) + 1, place).cast(pa.int64()).to_numpy()
-    )
-    return found
+    levels = sorted(profile["shares"])
+    values = rows.column(name).cast(pa.string())
+    index = pc.index_in(values, value_set=pa.array(levels, pa.string()))
+    index = pc.fill_null(index, len(levels))
+    bins: Bins = pc.if_else(pc.is_null(values), len(levels) + 1, index).cast(pa.int64()).to_numpy()
+    return bins
 
 
-def _nightly_quantile(
-    rows: pa.Table, bins: npt.NDArray[np.int64], reference: Mapping[str, Any]
-) -> float:
+def _quantile(rows: pa.Table, bins: Bins, profile: Mapping[str, Any]) -> float:
+    """Return the quantile of the partitions' stability indices."""
     import numpy as np
 
-    expected = expected_shares(reference)
-    _, night = np.unique(rows.column("partition_date").to_numpy(), return_inverse=True)
-    n_nights = int(night.max()) + 1
-    counts = np.bincount(night * len(expected) + bins, minlength=n_nights * len(expected)).reshape(
-        n_nights, len(expected)
-    )
-    n_reference = int(reference["n"])
-    return float(
-        np.quantile(
-            [stability_index(one.tolist(), expected, n_reference) for one in counts], NOISE_QUANTILE
-        )
-    )
+    expected = expected_shares(profile)
+    _, partition = np.unique(rows.column("partition_date").to_numpy(), return_inverse=True)
+    n_partitions, n_bins = int(partition.max()) + 1, len(expected)
+    # One bincount over (partition, bin) pairs counts all partitions at once.
+    counts = np.bincount(partition * n_bins + bins, minlength=n_partitions * n_bins)
+    n_reference = int(profile["n"])
+    indices = [
+        stability_index(row.tolist(), expected, n_reference)
+        for row in counts.reshape(n_partitions, n_bins)
+    ]
+    return float(np.quantile(indices, NOISE_QUANTILE))

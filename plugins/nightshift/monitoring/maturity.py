@@ -1,4 +1,4 @@
-"""How far the labels of a night's predictions are: immature, maturing or mature."""
+"""How many labels of a partition's predictions are known: immature, maturing or mature."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ Maturity = Literal["immature", "maturing", "mature"]
 
 @dataclass(frozen=True)
 class LabelCount:
-    """What was known of the labels of one night's predictions.
+    """The known labels of one partition's predictions.
 
     Attributes:
         n_predictions: Published predictions.
         n_labels: Of these, with a label.
-        n_never: Of these, known never to get one (the label row is there, its label is null).
+        n_never: Of these, known never to get one: the label row exists, and its label is null.
     """
 
     n_predictions: int = 0
@@ -27,14 +27,13 @@ class LabelCount:
 
     @property
     def share(self) -> float | None:
-        """Return the share of the predictions that can get a label whose label was known, 1 is best; None if none can."""
+        """Return the share of known labels among those that can exist, 1 is best; None of none."""
         possible = self.n_predictions - self.n_never
         return self.n_labels / possible if possible else None
 
     def maturity(self, spec: ModelSpec) -> Maturity:
-        """Return ``immature`` without any label, ``mature`` from the spec's minimum share on; the maturity days have passed."""
+        """Return ``mature`` from the spec's minimum share on, ``immature`` without any label."""
         if not self.n_labels:
             return "immature"
-        return (
-            "mature" if (self.share or 0.0) >= spec.monitoring.minimum_label_share else "maturing"
-        )
+        is_mature = (self.share or 0.0) >= spec.monitoring.minimum_label_share
+        return "mature" if is_mature else "maturing"

@@ -1,4 +1,4 @@
-"""Measure published predictions against their outcomes, overall and by slice, beside the rule baseline on the same rows."""
+"""Measure published predictions against their outcomes, next to the rule on the same rows."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from nightshift.contracts.metrics import METRICS, Task
 from nightshift.models.calibration import EDGE
 from nightshift.models.predictions import Predictions
 from nightshift.models.signature import numbers
-from nightshift.training.evaluation import MetricValue, evidence, rule_predictions
+from nightshift.training.evaluation import Measured, evidence, rule_predictions
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -22,7 +22,7 @@ ALL_ROWS = "all"
 
 @dataclass(frozen=True)
 class Performance:
-    """One metric of one slice of a night's predictions; ``slice_name`` is ``all`` for all rows."""
+    """One metric of one slice of the predictions; ``slice_name`` is ``all`` for all rows."""
 
     slice_name: str
     slice_value: str
@@ -40,30 +40,28 @@ def measure_performance(spec: ModelSpec, rows: pa.Table) -> list[Performance]:
         rows: As ``outcomes.read_outcomes`` returns them, at least one.
     """
     published = _published(spec.task, rows)
-    by_source = {
-        "model": published,
-        "baseline": rule_predictions(spec.task, spec.scoring.fallback, rows, published.threshold),
-    }
+    rule = rule_predictions(spec.task, spec.scoring.fallback, rows, published.threshold)
+    by_source = {"model": published, "baseline": rule}
     measured = evidence(spec, _SAMPLE, rows, numbers(rows, "label"), by_source)
-    baseline = {_place(part): part.value for part in measured if part.source == "baseline"}
+    baseline = {_key(part): part.value for part in measured if part.source == "baseline"}
     return [
-        Performance(*_place(part), part.value, baseline[_place(part)], part.n_rows)
+        Performance(*_key(part), part.value, baseline[_key(part)], part.n_rows)
         for part in measured
         if part.source == "model"
     ]
 
 
 def metric_loss(metric: str, value: float, expected: float) -> float:
-    """Return by how much a metric is worse than expected, in its own unit; negative if it is better."""
+    """Return by how much a metric is worse than expected, in its unit; negative if better."""
     return -METRICS[metric].gain(value, expected)
 
 
-def _place(part: MetricValue) -> tuple[str, str, str]:
+def _key(part: Measured) -> tuple[str, str, str]:
     return part.slice_column or ALL_ROWS, part.slice_level, part.metric
 
 
 def _published(task: Task, rows: pa.Table) -> Predictions:
-    """Return the predictions as they were published; the threshold is the lowest probability that was called positive."""
+    """Return the predictions as they were published."""
     import numpy as np
 
     score = numbers(rows, "score")
@@ -71,6 +69,6 @@ def _published(task: Task, rows: pa.Table) -> Predictions:
         return Predictions(score)
     probability = np.clip(np.nan_to_num(numbers(rows, "probability"), nan=0.5), EDGE, 1 - EDGE)
     is_positive = np.nan_to_num(numbers(rows, "is_positive")) > 0
-    return Predictions(
-        score, probability, float(probability[is_positive].min()) if is_positive.any() else np.inf
-    )
+    # The threshold is not published: it is the lowest probability that was called positive.
+    threshold = float(probability[is_positive].min()) if is_positive.any() else np.inf
+    return Predictions(score, probability, threshold)

@@ -1,7 +1,7 @@
-"""A report for people by Evidently: a bounded, seeded sample of the reference beside the night. The only module that knows Evidently.
+"""The drift report for people, by Evidently: seeded samples of the reference and the partition.
 
-It runs in a process of its own with a deadline: its import is heavy, and neither its failure nor
-its slowness may touch a verdict.
+Evidently runs in a child process with a deadline: its import is heavy, and neither its failure nor
+its slowness may affect a verdict.
 """
 
 from __future__ import annotations
@@ -24,59 +24,15 @@ if TYPE_CHECKING:
 
     from nightshift.models.signature import Signature
 
+# Ten times the duration of a report on two busy cores.
 DEADLINE_SECONDS = 120
-"""Ten times what a report takes on two busy cores."""
 SCORE = "score"
 
 
 class ReportError(NightshiftError):
-    """The report could not be made in time."""
+    """The report failed, or was not finished in time."""
 
     code = "NS-MONITOR-002"
-
-
-@dataclass(frozen=True)
-class Sample:
-    """Rows and their scores; the columns are those of the signature, categories as codes."""
-
-    columns: dict[str, npt.NDArray[np.float64]]
-
-    @classmethod
-    def draw(
-        cls,
-        rows: pa.Table,
-        score: npt.NDArray[np.float64],
-        signature: Signature,
-        n_rows: int,
-        seed: int,
-    ) -> Sample:
-        """Draw at most ``n_rows`` rows without replacement; the same seed and rows give the same sample.
-
-        Args:
-            rows: Shape (n, any).
-            score: Shape (n,), or scores of other rows to draw from on their own.
-            signature: Names, order and levels.
-            n_rows: Upper limit.
-            seed: Seed of the draw.
-        """
-        import numpy as np
-
-        from nightshift.models.signature import encode
-
-        random = np.random.default_rng(seed)
-        places = np.sort(random.permutation(rows.num_rows)[:n_rows])
-        matrix = encode(rows.take(places), signature)
-        drawn = score[places] if score.size == rows.num_rows else random.choice(score, places.size)
-        return cls(
-            {name: matrix[:, place] for place, name in enumerate(signature.names)} | {SCORE: drawn}
-        )
-
-    def write(self, path: Path) -> None:
-        """Write the sample as a Parquet file."""
-        import pyarrow as pa
-        from pyarrow import parquet
-
-        parquet.write_table(pa.table(self.columns), path)
 
 
 @dataclass(frozen=True)
@@ -88,13 +44,13 @@ class Report:
 
 
 @dataclass(frozen=True)
-class Shown:
-    """What the report says about drift: the verdict's own numbers over all rows, never those of the sample.
+class ShownDrift:
+    """The drift that the report shows: the verdict's numbers over all rows, not the sample's.
 
     Attributes:
         psi: Stability index by column; a column without one is left out.
         drifted: The columns that drifted.
-        drifted_ratio: Share of drifted features, 0 to 1, from which the night counts as drifted.
+        drifted_ratio: Share of drifted features, 0 to 1, from which the partition has drifted.
         categorical: The columns that are codes of levels.
     """
 
@@ -104,27 +60,60 @@ class Shown:
     categorical: list[str]
 
 
-def make_report(reference: Sample, current: Sample, shown: Shown) -> Report:
-    """Draw two samples beside each other, column by column.
+def draw_sample(
+    rows: pa.Table, score: npt.NDArray[np.float64], signature: Signature, n_rows: int, seed: int
+) -> pa.Table:
+    """Draw rows without replacement; the same seed and rows give the same sample.
 
     Args:
-        reference: Rows of the champion's training set.
-        current: Rows of the night.
+        rows: Shape (n, any).
+        score: Shape (n,), or scores of other rows, which are drawn separately.
+        signature: Names, order and levels.
+        n_rows: Maximum number of rows.
+        seed: Seed of the draw.
+
+    Returns:
+        The columns of the signature, categories as codes, and ``score``.
+    """
+    import numpy as np
+    import pyarrow as pa
+
+    from nightshift.models.signature import encode
+
+    # Sorted, so that the sample keeps the order of the rows.
+    random = np.random.default_rng(seed)
+    index = np.sort(random.permutation(rows.num_rows)[:n_rows])
+    matrix = encode(rows.take(index), signature)
+    columns = {name: matrix[:, column] for column, name in enumerate(signature.names)}
+    is_paired = score.size == rows.num_rows
+    columns[SCORE] = score[index] if is_paired else random.choice(score, index.size)
+    return pa.table(columns)
+
+
+def make_report(reference: pa.Table, current: pa.Table, shown: ShownDrift) -> Report:
+    """Return a report that compares two samples column by column.
+
+    Args:
+        reference: Sample of the champion's training set.
+        current: Sample of the partition.
         shown: The verdict's numbers.
 
     Raises:
-        ReportError: The report's process failed or did not finish in time.
+        ReportError: The child process failed or did not finish in time.
     """
+    from pyarrow import parquet
+
     with TemporaryDirectory(prefix="nightshift-report-") as name:
         folder = Path(name)
-        reference.write(folder / "reference.parquet")
-        current.write(folder / "current.parquet")
+        parquet.write_table(reference, folder / "reference.parquet")
+        parquet.write_table(current, folder / "current.parquet")
         (folder / "plan.json").write_text(json.dumps(asdict(shown)))
         _run_child(folder)
         return Report((folder / "report.html").read_bytes(), (folder / "report.json").read_bytes())
 
 
 def _run_child(folder: Path) -> None:
+    # No secret reaches the child process.
     environment = {
         name: value
         for name, value in os.environ.items()
@@ -138,7 +127,7 @@ def _run_child(folder: Path) -> None:
     }
     command = [sys.executable, "-m", "nightshift.monitoring.report", str(folder)]
     try:
-        done = subprocess.run(  # noqa: S603
+        process = subprocess.run(  # noqa: S603
             command,
             env=environment,
             cwd=folder,
@@ -153,8 +142,8 @@ def _run_child(folder: Path) -> None:
             got=type(error).__name__,
             todo="The verdict stands without it.",
         ) from None
-    if done.returncode != 0:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+    if process.returncode != 0:
+        last = (process.stderr.strip().splitlines() or ["no message"])[-1]
         raise ReportError(
             "The report's process failed.", got=last[:300], todo="The verdict stands without it."
         )
@@ -168,7 +157,7 @@ def _write_report(folder: Path) -> None:
     from evidently.metrics import ValueDrift
     from evidently.presets import DataDriftPreset
 
-    shown = Shown(**json.loads((folder / "plan.json").read_text()))
+    shown = ShownDrift(**json.loads((folder / "plan.json").read_text()))
     frames = [pd.read_parquet(folder / f"{name}.parquet") for name in ("current", "reference")]
     columns = [name for name in shown.psi if all(frame[name].notna().any() for frame in frames)]
     categorical = [name for name in shown.categorical if name in columns]
@@ -176,10 +165,12 @@ def _write_report(folder: Path) -> None:
         numerical_columns=[name for name in columns if name not in categorical],
         categorical_columns=categorical,
     )
-    whole = [frame[columns].astype(dict.fromkeys(categorical, "Int64")) for frame in frames]
-    current, reference = (Dataset.from_pandas(frame, definition) for frame in whole)
+    codes = dict.fromkeys(categorical, "Int64")
+    current, reference = (
+        Dataset.from_pandas(frame[columns].astype(codes), definition) for frame in frames
+    )
     methods = {
-        name: _given_answer(name, shown.psi[name], name in shown.drifted) for name in columns
+        name: _register_result(name, shown.psi[name], name in shown.drifted) for name in columns
     }
     features = [name for name in columns if name != SCORE]
     metrics: list[Any] = [
@@ -187,17 +178,19 @@ def _write_report(folder: Path) -> None:
             columns=features, per_column_method=methods, drift_share=shown.drifted_ratio
         )
     ]
-    metrics += [ValueDrift(column=SCORE, method=methods[SCORE])] if SCORE in columns else []
+    if SCORE in columns:
+        metrics.append(ValueDrift(column=SCORE, method=methods[SCORE]))
     snapshot = EvidentlyReport(metrics).run(current, reference)
     (folder / "report.html").write_text(snapshot.get_html_str(as_iframe=False), encoding="utf-8")
     (folder / "report.json").write_text(snapshot.json(), encoding="utf-8")
 
 
-def _given_answer(column: str, psi: float, is_drifted: bool) -> str:
-    """Register a drift test with Evidently that answers what is known already; return its name."""
+def _register_result(column: str, psi: float, is_drifted: bool) -> str:
+    """Register a drift test with Evidently that returns the known result; return its name."""
     from evidently.legacy.calculations.stattests import StatTest, register_stattest
     from evidently.legacy.core import ColumnType
 
+    # The report must show the verdict's number, not one that Evidently computes from the sample.
     name = f"psi_of_{column}"
     test = StatTest(name=name, display_name="PSI, all rows", allowed_feature_types=list(ColumnType))
     register_stattest(test, lambda *_: (psi, is_drifted))

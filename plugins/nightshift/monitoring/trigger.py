@@ -1,4 +1,7 @@
-"""From evidence to a decision: which conditions must hold together, on N of the last M nights of one champion, and what blocks an order."""
+"""The trigger rule: which conditions must hold together, and what blocks a retrain request.
+
+A condition holds if it was breached on N of the last M partitions of one champion.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +11,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from nightshift.contracts.model_spec import ModelSpec
+    from nightshift.contracts.model_spec import ModelSpec, Monitoring
 
 Status = Literal["ok", "breached", "unknown"]
 CONDITIONS = ("drift", "score_drift", "performance", "severe_loss")
 
 
 @dataclass(frozen=True)
-class NightStatus:
-    """What one night found about one champion; ``unknown`` counts as not breached."""
+class PartitionStatus:
+    """The conditions of one partition and champion; ``unknown`` counts as not breached."""
 
     partition_date: dt.date
     drift: Status
@@ -26,31 +29,33 @@ class NightStatus:
 
 
 @dataclass(frozen=True)
-class Decided:
-    """The model's orders near a night.
+class RetrainHistory:
+    """The model's retrain requests near a partition.
 
     Attributes:
-        own: Whether the night itself has one; it stands, so that a rerun rules the same.
-        others: Partitions of the others, in order.
+        is_requested: Whether the partition has a request; it stands, so a rerun decides the same.
+        other_days: Other partitions with a request, in order.
     """
 
-    own: bool = False
-    others: Sequence[dt.date] = ()
+    is_requested: bool = False
+    other_days: Sequence[dt.date] = ()
 
 
 @dataclass(frozen=True)
 class TriggerDecision:
-    """Whether the evidence asks for a retraining.
+    """Whether a retrain request must exist for a partition.
 
     Attributes:
-        breached_days: Per condition, the nights on which it held: of the window, for drift also
-            those that the window's loss is about.
-        in_cooldown: Whether an earlier decision is too near.
-        is_over_budget: Whether the earlier decisions have used up the budget.
-        has_triggered: Whether a decision must stand for this partition.
+        status: The conditions of the partition.
+        breached_days: Per condition, the days on which it was breached: in the window, for drift
+            also in the days that the window's loss is about.
+        in_cooldown: Whether an earlier request is too near.
+        is_over_budget: Whether the earlier requests have used up the budget.
+        has_triggered: Whether a request must exist.
         reasons: Why or why not, for people.
     """
 
+    status: PartitionStatus
     breached_days: dict[str, list[dt.date]]
     in_cooldown: bool
     is_over_budget: bool
@@ -58,106 +63,111 @@ class TriggerDecision:
     reasons: list[str]
 
 
-def loss_lag_days(spec: ModelSpec) -> int:
-    """Return how many nights after a prediction its loss is measured."""
-    return 1 + spec.label.maturity_days
-
-
-def rule(
+def apply_trigger_rule(
     spec: ModelSpec,
-    today: NightStatus,
-    earlier: Sequence[NightStatus],
-    decided: Decided,
-    red: Sequence[str],
+    today: PartitionStatus,
+    earlier: Sequence[PartitionStatus],
+    history: RetrainHistory,
+    problems: Sequence[str],
 ) -> TriggerDecision:
-    """Apply conditions, windows, and what blocks an order.
+    """Decide whether the evidence triggers a retrain request.
 
     Args:
         spec: Windows, cooldown, budget and the conditions that must hold together.
-        today: The night that is judged.
-        earlier: Nights before it that measured the same champion; those outside of the window are
-            left out.
-        decided: The model's orders. Those after the night matter only when nothing else blocks, so
-            that an old night that is rerun opens no second order and gives no other reasons.
-        red: Why the data of the night cannot be trusted; empty if it can.
+        today: Status of the partition.
+        earlier: Earlier statuses of the same champion; those outside of the window are ignored.
+        history: The model's retrain requests.
+        problems: Data quality problems, which block: a model that learns from broken data is no
+            repair.
     """
-    limits, night = spec.monitoring, today.partition_date
+    limits = spec.monitoring
     breached = _breached_days(spec, today, earlier)
-    evidence = _evidence(spec, today, breached)
-    before = [day for day in decided.others if day < night]
-    cooldown = [day for day in before if (night - day).days <= limits.cooldown_days]
-    spent = [day for day in before if (night - day).days < limits.retrain_budget.days]
-    is_over_budget = len(spent) >= limits.retrain_budget.retrainings
-    blocks = [f"blocked, data quality is red: {why}" for why in red]
-    if cooldown:
-        blocks.append(
-            f"in cooldown: {limits.cooldown_days} days around the decision of {max(cooldown)}"
-        )
+    evidence = _evidence(limits, today, breached)
+
+    budget = limits.retrain_budget
+    # Days since each request; negative for a request of a later partition.
+    ages = {past: (today.partition_date - past).days for past in history.other_days}
+    in_cooldown = [past for past, age in ages.items() if 0 < age <= limits.cooldown_days]
+    spent = [past for past, age in ages.items() if 0 < age < budget.days]
+    is_over_budget = len(spent) >= budget.retrainings
+
+    cooldown = f"in cooldown: {limits.cooldown_days} days around the decision of"
+    blocks = [f"blocked, data quality is red: {problem}" for problem in problems]
+    if in_cooldown:
+        blocks.append(f"{cooldown} {max(in_cooldown)}")
     if is_over_budget:
         blocks.append(
-            f"over budget: {len(spent)} decisions within {limits.retrain_budget.days} days, {', '.join(map(str, spent))}"
+            f"over budget: {len(spent)} decisions within {budget.days} days, {_listed(spent)}"
         )
-    after = [day for day in decided.others if 0 < (day - night).days <= limits.cooldown_days]
-    if not blocks and after:
-        blocks.append(
-            f"in cooldown: {limits.cooldown_days} days around the decision of {min(after)}"
-        )
-    has_triggered = bool(evidence) and (decided.own or not blocks)
-    reasons = evidence + ([] if has_triggered or not evidence else blocks)
-    return TriggerDecision(breached, bool(cooldown), is_over_budget, has_triggered, reasons)
+    # Later requests count only if nothing else blocks: an old partition that is rerun then opens
+    # no second request, and its reasons stay the same.
+    later = [day for day, age in ages.items() if -limits.cooldown_days <= age < 0]
+    if later and not blocks:
+        blocks.append(f"{cooldown} {min(later)}")
+
+    has_triggered = bool(evidence) and (history.is_requested or not blocks)
+    reasons = evidence + blocks if evidence and not has_triggered else evidence
+    return TriggerDecision(
+        today, breached, bool(in_cooldown), is_over_budget, has_triggered, reasons
+    )
+
+
+def loss_lag_days(spec: ModelSpec) -> int:
+    """Return the number of days from a prediction until its loss is measured."""
+    return 1 + spec.label.maturity_days
 
 
 def _breached_days(
-    spec: ModelSpec, today: NightStatus, earlier: Sequence[NightStatus]
+    spec: ModelSpec, today: PartitionStatus, earlier: Sequence[PartitionStatus]
 ) -> dict[str, list[dt.date]]:
-    nights, lag = [*earlier, today], loss_lag_days(spec)
-    reach = {
-        name: spec.monitoring.windows.m + (lag if name in ("drift", "score_drift") else 0)
-        for name in CONDITIONS
-    }
-    return {
-        name: sorted(
-            one.partition_date
-            for one in nights
-            if 0 <= (today.partition_date - one.partition_date).days < reach[name]
-            and getattr(one, name) == "breached"
+    # The loss of today is about predictions of some days ago: drift of those days explains it.
+    window, lag = spec.monitoring.windows.m, loss_lag_days(spec)
+    breached: dict[str, list[dt.date]] = {}
+    for name in CONDITIONS:
+        reach = window + lag if name in ("drift", "score_drift") else window
+        breached[name] = sorted(
+            status.partition_date
+            for status in [*earlier, today]
+            if getattr(status, name) == "breached"
+            and 0 <= (today.partition_date - status.partition_date).days < reach
         )
-        for name in CONDITIONS
-    }
+    return breached
 
 
-def _evidence(spec: ModelSpec, today: NightStatus, breached: dict[str, list[dt.date]]) -> list[str]:
-    """Return what asks for a retraining, in words; empty if nothing does."""
-    window, triggers, night = (
-        spec.monitoring.windows,
-        spec.monitoring.triggers,
-        today.partition_date,
-    )
-    recent = {
-        name: [day for day in days if (night - day).days < window.m]
-        for name, days in breached.items()
-    }
-    held = {name: len(days) >= window.n and night in days for name, days in recent.items()}
-    words = {
-        name: f"{name} held on {len(days)} of the last {window.m} nights: {', '.join(map(str, days))}"
-        for name, days in recent.items()
-    }
-    lagged = [name for name in triggers.drift if len(breached[name]) >= window.n]
-    if held["performance"] and lagged:
-        return [
-            f"{name} held on {len(breached[name])} nights: {', '.join(map(str, breached[name]))}"
-            for name in lagged
-        ] + [words["performance"]]
-    if held["severe_loss"]:
-        return [words["severe_loss"], "acts on matured loss alone: it is severe"]
-    drifted = [name for name in triggers.drift if held[name]]
-    if drifted and triggers.may_act_on_drift_alone and today.performance == "unknown":
-        return [words[name] for name in drifted] + [
-            "acts on drift alone: no matured loss confirms or contradicts it tonight"
+def _evidence(
+    limits: Monitoring, today: PartitionStatus, breached: dict[str, list[dt.date]]
+) -> list[str]:
+    """Return the reasons to retrain, for people; empty if there are none."""
+    window, triggers, day = limits.windows, limits.triggers, today.partition_date
+    holding: dict[str, str] = {}  # the reason of each condition that holds
+    for name, days in breached.items():
+        recent = [past for past in days if (day - past).days < window.m]
+        if len(recent) >= window.n and day in recent:
+            n_days = f"{len(recent)} of the last {window.m} nights"
+            holding[name] = f"{name} held on {n_days}: {_listed(recent)}"
+
+    explained_by = [name for name in triggers.drift if len(breached[name]) >= window.n]
+    if "performance" in holding and explained_by:
+        drift_reasons = [
+            f"{name} held on {len(breached[name])} nights: {_listed(breached[name])}"
+            for name in explained_by
         ]
+        return [*drift_reasons, holding["performance"]]
+    if "severe_loss" in holding:
+        return [holding["severe_loss"], "acts on matured loss alone: it is severe"]
+    drifted = [holding[name] for name in triggers.drift if name in holding]
+    if drifted and triggers.may_act_on_drift_alone and today.performance == "unknown":
+        alone = "acts on drift alone: no matured loss confirms or contradicts it tonight"
+        return [*drifted, alone]
     return []
 
 
-def status(is_breached: bool | None) -> Status:
-    """Return ``unknown`` for None."""
-    return "unknown" if is_breached is None else "breached" if is_breached else "ok"
+def _listed(days: Sequence[dt.date]) -> str:
+    return ", ".join(map(str, days))
+
+
+def condition_status(is_breached: bool | None) -> Status:
+    """Return the status of a condition; ``unknown`` for None."""
+    if is_breached is None:
+        return "unknown"
+    return "breached" if is_breached else "ok"

@@ -1,4 +1,4 @@
-"""The recorded answer of a night, and its way into the warehouse: verdict, drift and performance are published together."""
+"""The verdict of a partition, published together with its drift and performance rows."""
 
 from __future__ import annotations
 
@@ -9,52 +9,63 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from nightshift.contracts.partitions import Partition, PartitionRange
-from nightshift.monitoring.trigger import NightStatus, Status, loss_lag_days
+from nightshift.monitoring.trigger import PartitionStatus, Status, loss_lag_days
 from nightshift.warehouse.partition_write import LoadManifest, Target, audit, begin, publish
 
 if TYPE_CHECKING:
     from nightshift.contracts.model_spec import ModelSpec
     from nightshift.monitoring.drift import Drift
     from nightshift.monitoring.maturity import Maturity
+    from nightshift.monitoring.performance import Performance
     from nightshift.warehouse.connection import Connection
 
 SCHEMA = "monitoring"
-BESIDE = frozenset({"retrain_decision_id", "report_key", "report_problem"})
-"""Fields that stand in tables of their own: they say what followed from a verdict, not what it
-found.
-"""
+# Fields with tables of their own: what followed from a verdict, not what it measured.
+FOLLOW_UP_FIELDS = frozenset({"retrain_decision_id", "report_key", "report_problem"})
+SUMMARY = (
+    "model",
+    "model_version",
+    "n_features",
+    "n_drifted",
+    "n_labels",
+    "maturity",
+    "report_key",
+    "retrain_decision_id",
+    "drift_status",
+    "score_drift_status",
+    "performance_status",
+)
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What one night says about one model.
+    """The result of monitoring one partition of one model.
 
     Attributes:
         model: Name of the spec.
-        partition_date: The night.
+        partition_date: The partition.
         model_version: The champion that was measured; None without one.
-        drift_status: Whether enough features drifted, ``unknown`` without a champion; and so on for
-            the other conditions.
-        n_features: Features compared; ``n_drifted`` of them drifted.
-        severe_loss_status: Whether the matured loss is above ``severe_loss_factor`` times the
-            limit.
+        drift_status: Whether enough features drifted, ``unknown`` without a champion; so for the
+            other conditions.
+        n_features: Features compared, of which ``n_drifted`` drifted.
+        severe_loss_status: Whether the matured loss exceeds ``severe_loss_factor`` times the limit.
         score_psi: Population stability index of the scores.
         metric: The watched metric; ``metric_value`` over all matured rows, ``metric_baseline`` of
             the rule on the same rows, ``metric_expected`` of the predicting version's hold-out.
-        n_labels: Matured labels that the metrics stand on, of ``n_predictions``;
-            ``n_never_labelled`` of these never get one.
+        n_labels: Matured labels behind the metrics, of ``n_predictions``; ``n_never_labelled`` of
+            these never get one.
         label_share: Known labels among the predictions that can get one, 1 is best.
-        maturity: Of the evaluated night; only ``mature`` metrics trigger.
-        evaluated_partition: The night that made the predictions that matured.
-        breached_days: Per condition, the nights of the window on which it held.
-        in_cooldown: Whether an earlier decision is too near.
-        is_over_budget: Whether earlier decisions have used up the budget.
-        red_reasons: Why the data cannot be trusted; blocks a decision.
-        has_triggered: Whether a decision stands for this night.
+        maturity: Of the evaluated partition; only ``mature`` metrics trigger.
+        evaluated_partition: The partition whose predictions matured.
+        breached_days: Per condition, the days of the window on which it was breached.
+        in_cooldown: Whether an earlier request is too near.
+        is_over_budget: Whether earlier requests have used up the budget.
+        red_reasons: Data quality problems; they block a request.
+        has_triggered: Whether a retrain request exists for this partition.
         reasons: Why, for people.
-        report_key: Object key of the HTML report; None when it could not be made,
-            ``report_problem`` then says why. Neither is content.
-        retrain_decision_id: The decision of this night; None when it did not trigger.
+        report_key: Object key of the HTML report; None without one, ``report_problem`` then tells
+            why. Neither is part of the content.
+        retrain_decision_id: The request of this partition; None if it did not trigger.
     """
 
     model: str
@@ -89,24 +100,12 @@ class Verdict:
 
     def summary(self) -> dict[str, Any]:
         """Return keys and counts that fit into an XCom."""
-        names = (
-            "model",
-            "model_version",
-            "n_features",
-            "n_drifted",
-            "n_labels",
-            "maturity",
-            "report_key",
-            "retrain_decision_id",
-        )
-        statuses = ("drift_status", "score_drift_status", "performance_status")
-        return {"partition": self.partition_date.isoformat()} | {
-            name: getattr(self, name) for name in names + statuses
-        }
+        fields = {name: getattr(self, name) for name in SUMMARY}
+        return {"partition": self.partition_date.isoformat(), **fields}
 
 
 def targets(model: str) -> tuple[Target, Target, Target]:
-    """Return the datasets that one night publishes together."""
+    """Return the datasets that one partition publishes together."""
     return (
         Target(f"monitoring/{model}", SCHEMA, "verdicts", ("model",)),
         Target(
@@ -126,61 +125,73 @@ def targets(model: str) -> tuple[Target, Target, Target]:
     )
 
 
-def publish_night(
+def publish_verdict(
     conn: Connection,
     verdict: Verdict,
     drifts: Sequence[Drift],
-    performance: Sequence[Mapping[str, Any]],
+    performance: Sequence[Performance],
+    predicted_by: int | None,
     manifest: LoadManifest,
 ) -> None:
-    """Stage, audit and publish what one night measured, then link its report.
+    """Stage, audit and publish the verdict with its measurements, then link its report.
 
     Args:
         conn: A connection outside of a transaction.
         verdict: One row of ``monitoring.verdicts``.
         drifts: Rows of ``monitoring.drift``.
-        performance: Rows of ``monitoring.performance``, with the version that made the predictions.
-        manifest: What all of it depends on.
+        performance: Rows of ``monitoring.performance``.
+        predicted_by: Version that made the matured predictions.
+        manifest: Everything that the verdict depends on.
 
     Raises:
-        StaleTokenError: A newer attempt owns the night.
+        StaleTokenError: A newer attempt owns the partition.
         AuditError: Keys are not unique.
     """
-    write = begin(
-        conn,
-        targets(verdict.model),
-        PartitionRange.single(Partition(verdict.partition_date)),
-        manifest,
-    )
-    place = {
+    partitions = PartitionRange.single(Partition(verdict.partition_date))
+    write = begin(conn, targets(verdict.model), partitions, manifest)
+    key = {
         "partition_date": verdict.partition_date,
         "load_id": write.load_id,
         "model": verdict.model,
     }
-    version = {"model_version": verdict.model_version}
-    whole = {name: value for name, value in asdict(verdict).items() if name not in BESIDE}
-    document = {
-        name: json.dumps(whole[name]) for name in ("breached_days", "red_reasons", "reasons")
+    drift_key = {**key, "model_version": verdict.model_version}
+    performance_key = {
+        **key,
+        "model_version": predicted_by,
+        "maturity": verdict.maturity,
+        "evaluated_partition": verdict.evaluated_partition,
     }
-    evaluated = {"evaluated_partition": verdict.evaluated_partition}
+    # All three tables in one transaction: an attempt that dies leaves no rows behind.
     with conn.transaction():
-        _insert(conn, "verdicts", [whole | document | place])
-        _insert(conn, "drift", [asdict(one) | version | place for one in drifts])
-        _insert(conn, "performance", [dict(one) | evaluated | place for one in performance])
+        _insert(conn, "verdicts", [_content(verdict) | key])
+        _insert(conn, "drift", [asdict(drift) | drift_key for drift in drifts])
+        _insert(conn, "performance", [asdict(part) | performance_key for part in performance])
     audit(conn, write)
     publish(conn, write)
     if verdict.report_key or verdict.report_problem:
         _link_report(conn, verdict)
 
 
+def _content(verdict: Verdict) -> dict[str, Any]:
+    """Return the columns of ``monitoring.verdicts``; nested values as JSON."""
+    content = {
+        name: value for name, value in asdict(verdict).items() if name not in FOLLOW_UP_FIELDS
+    }
+    for name in ("breached_days", "red_reasons", "reasons"):
+        content[name] = json.dumps(content[name])
+    return content
+
+
 def _link_report(conn: Connection, verdict: Verdict) -> None:
-    """Put the report beside the load that readers see, which is an older one when the content is the same."""
+    """Link the report to the load that readers see."""
+    # With equal content that load is an earlier one than the load just written.
     conn.execute(
         """
         insert into monitoring.reports (model, partition_date, load_id, report_key, problem)
         select %(model)s, partition_date, load_id, %(key)s, %(problem)s from ops.published
         where dataset = %(dataset)s and partition_date = %(day)s
-        on conflict (model, partition_date, load_id) do update set report_key = excluded.report_key, problem = excluded.problem
+        on conflict (model, partition_date, load_id)
+        do update set report_key = excluded.report_key, problem = excluded.problem
         """,
         {
             "model": verdict.model,
@@ -195,43 +206,49 @@ def _link_report(conn: Connection, verdict: Verdict) -> None:
 def _insert(conn: Connection, table: str, rows: Sequence[Mapping[str, Any]]) -> None:
     from psycopg import sql
 
-    if rows:
-        names = list(rows[0])
-        statement = sql.SQL("insert into {} ({}) values ({})").format(
-            sql.Identifier(SCHEMA, table),
-            sql.SQL(", ").join(map(sql.Identifier, names)),
-            sql.SQL(", ").join(map(sql.Placeholder, names)),
-        )
-        with conn.cursor() as cursor:
-            cursor.executemany(statement, rows)
+    if not rows:
+        return
+    names = list(rows[0])
+    statement = sql.SQL("insert into {} ({}) values ({})").format(
+        sql.Identifier(SCHEMA, table),
+        sql.SQL(", ").join(map(sql.Identifier, names)),
+        sql.SQL(", ").join(map(sql.Placeholder, names)),
+    )
+    with conn.cursor() as cursor:
+        cursor.executemany(statement, rows)
 
 
 def read_verdict(conn: Connection, model: str, partition: Partition) -> Verdict | None:
-    """Return what readers see of a night."""
+    """Return the verdict that readers see; None if there is none."""
     names = list(Verdict.__dataclass_fields__)
-    query = f"select {', '.join(names).replace('retrain_decision_id', 'decision_id')} from monitoring.verdicts_published"  # noqa: S608
-    row = conn.execute(
-        f"{query} where model = %s and partition_date = %s".encode(), [model, partition.day]
-    ).fetchone()
+    columns = ", ".join(names).replace("retrain_decision_id", "decision_id")
+    query = (
+        f"select {columns} from monitoring.verdicts_published"  # noqa: S608 - our own names
+        " where model = %s and partition_date = %s"
+    )
+    row = conn.execute(query.encode(), [model, partition.day]).fetchone()
     return None if row is None else Verdict(**dict(zip(names, row, strict=True)))
 
 
-def earlier_nights(
+def earlier_statuses(
     conn: Connection, spec: ModelSpec, partition: Partition, model_version: int | None
-) -> list[NightStatus]:
-    """Return what the nights before this one found about the same champion, as far as its drift window goes, oldest first."""
+) -> list[PartitionStatus]:
+    """Return the statuses of the same champion within the drift window, oldest first."""
     rows = conn.execute(
         """
-        select partition_date, drift_status, score_drift_status, performance_status, severe_loss_status from monitoring.verdicts_published
-        where model = %s and partition_date > %s::date - %s and partition_date < %s and model_version is not distinct from %s
+        select partition_date, drift_status, score_drift_status, performance_status,
+            severe_loss_status
+        from monitoring.verdicts_published
+        where model = %(model)s
+            and partition_date > %(day)s::date - %(reach)s and partition_date < %(day)s
+            and model_version is not distinct from %(version)s
         order by partition_date
         """,
-        [
-            spec.name,
-            partition.day,
-            spec.monitoring.windows.m + loss_lag_days(spec),
-            partition.day,
-            model_version,
-        ],
+        {
+            "model": spec.name,
+            "day": partition.day,
+            "reach": spec.monitoring.windows.m + loss_lag_days(spec),
+            "version": model_version,
+        },
     )
-    return [NightStatus(*row) for row in rows]
+    return [PartitionStatus(*row) for row in rows]

@@ -1,1 +1,1 @@
-"""The joint to Airflow: assets, defaults and task bodies."""
+"""The interface to Airflow: assets, defaults and task bodies."""

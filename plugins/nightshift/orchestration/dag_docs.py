@@ -1,4 +1,4 @@
-"""Write ``docs/DAGS.md``: every DAG as Airflow reads it, so that the page cannot drift. ``make docs`` renews it."""
+"""Generate ``docs/DAGS.md`` from the DAGs as Airflow parses them; ``make docs`` runs it."""
 
 from __future__ import annotations
 
@@ -15,14 +15,20 @@ if TYPE_CHECKING:
 
 _HEAD = """# DAGs
 
-Generated from `dags/` by `make docs`; a test compares. Every run carries one partition key, `YYYY-MM-DD`: the operating day.
-`<model>` stands for each spec in `dags/models`. Why they start when they do: [ADR 3](adr/0003-partitions-and-assets.md).
+Generated from `dags/` by `make docs`; a test compares. Every run carries one partition key,
+`YYYY-MM-DD`: the operating day. `<model>` stands for each spec in `dags/models`.
+What triggers a DAG, and why: [ADR 3](adr/0003-partitions-and-assets.md).
 What an error code means: [runbooks](runbooks/README.md).
-Tries are those of our own code; Airflow may lose some more before a task's code begins ([ADR 38](adr/0038-lost-tries.md)).
+Tries are those of our own code; Airflow may lose more of them before a task's code begins
+([ADR 38](adr/0038-lost-tries.md)).
 
 | DAG | starts on | emits | owner |
 |---|---|---|---|
 """
+_TASK_HEAD = [
+    "| task | after | pool | tries | limit of a try | emits |",
+    "|---|---|---|---|---|---|",
+]
 
 
 def render(dags: Sequence[DAG]) -> str:
@@ -31,57 +37,50 @@ def render(dags: Sequence[DAG]) -> str:
     Args:
         dags: All DAGs of the folder, in any order.
     """
-    ordered = sorted(dags, key=lambda dag: (str(dag.fileloc), str(dag.dag_id)))
-    overview = "\n".join(
-        _overview_row(dag) for dag in sorted(dags, key=lambda dag: str(dag.dag_id))
-    )
-    sections = [
-        _section(Path(file).name, list(group))
-        for file, group in groupby(ordered, key=lambda dag: str(dag.fileloc))
-    ]
-    return _HEAD + "\n\n".join([overview, *sections]) + "\n"
+    by_id = sorted(dags, key=lambda dag: str(dag.dag_id))
+    by_file = sorted(by_id, key=lambda dag: str(dag.fileloc))
+    blocks = ["\n".join(_overview_row(dag) for dag in by_id)]
+    for file, group in groupby(by_file, key=lambda dag: str(dag.fileloc)):
+        blocks.append(_section(Path(file).name, list(group)))
+    return _HEAD + "\n\n".join(blocks) + "\n"
 
 
 def _overview_row(dag: DAG) -> str:
-    return f"| `{dag.dag_id}` | {_start(dag)} | {_names(outlet.name for task in dag.tasks for outlet in task.outlets)} | {dag.owner} |"
+    emitted = _names(outlet.name for task in dag.tasks for outlet in task.outlets)
+    return f"| `{dag.dag_id}` | {_start(dag)} | {emitted} | {dag.owner} |"
 
 
 def _section(file: str, dags: list[DAG]) -> str:
-    """Return heading, documentation and the tables of tasks that differ by more than the model's name."""
+    """Return heading, documentation and the tables of tasks that differ beyond the model's name."""
     ids = ", ".join(f"`{dag.dag_id}`" for dag in dags)
-    limits = "; ".join(
-        sorted(
-            {
-                f"At most {dag.max_active_runs} active run(s) and {dag.max_active_tasks} active tasks"
-                for dag in dags
-            }
-        )
-    )
-    tables = list(dict.fromkeys(_task_table(dag) for dag in dags))
+    limits = {
+        f"At most {dag.max_active_runs} active run(s) and {dag.max_active_tasks} active tasks"
+        for dag in dags
+    }
+    tables = dict.fromkeys(_task_table(dag) for dag in dags)
     documentation = (dags[0].doc_md or "").strip().replace("\n**", "\n\n**")
-    return "\n\n".join([f"## `dags/{file}`", ids, documentation, f"{limits}.", *tables])
+    limit = "; ".join(sorted(limits)) + "."
+    return "\n\n".join([f"## `dags/{file}`", ids, documentation, limit, *tables])
 
 
 def _task_table(dag: DAG) -> str:
     rows = [_task_row(task) for task in dag.topological_sort()]
-    table = "\n".join(
-        [
-            "| task | after | pool | tries | limit of a try | emits |",
-            "|---|---|---|---|---|---|",
-            *rows,
-        ]
-    )
+    table = "\n".join([*_TASK_HEAD, *rows])
     model = str(dag.dag_id).partition("__")[2]
     return table.replace(model, "<model>") if model else table
 
 
 def _task_row(task: Any) -> str:  # noqa: ANN401 - an operator, mapped or not
     mapped = " (mapped)" if task.is_mapped else ""
-    minutes = f"{task.execution_timeout.total_seconds() / 60:.0f} min"
-    before, emitted = _names(task.upstream_task_ids), _names(outlet.name for outlet in task.outlets)
-    return (
-        f"| `{task.task_id}`{mapped} | {before} | {task.pool} | {N_TRIES} | {minutes} | {emitted} |"
-    )
+    cells = [
+        f"`{task.task_id}`{mapped}",
+        _names(task.upstream_task_ids),
+        task.pool,
+        str(N_TRIES),
+        f"{task.execution_timeout.total_seconds() / 60:.0f} min",
+        _names(outlet.name for outlet in task.outlets),
+    ]
+    return f"| {' | '.join(cells)} |"
 
 
 def _names(names: Iterator[str] | Sequence[str]) -> str:
@@ -89,15 +88,15 @@ def _names(names: Iterator[str] | Sequence[str]) -> str:
 
 
 def _start(dag: DAG) -> str:
-    """Return when the DAG starts: by hand, by a cron expression with its zone, or by assets of the same partition."""
+    """Return what starts the DAG: a person, a cron expression with its zone, or assets."""
     timetable = dag.timetable
     if not timetable.can_be_scheduled:
         return "by hand, with a form"
     condition = getattr(timetable, "asset_condition", None)
-    if condition is None:
-        is_partitioned = hasattr(timetable, "run_offset")
-        return f"cron `{timetable.expression}` {timetable.timezone}{', for the day that ended' if is_partitioned else ''}"
-    return _condition(condition)
+    if condition is not None:
+        return _condition(condition)
+    day = ", for the day that ended" if hasattr(timetable, "run_offset") else ""
+    return f"cron `{timetable.expression}` {timetable.timezone}{day}"
 
 
 def _condition(condition: Any) -> str:  # noqa: ANN401 - an asset, or assets joined by & and |
@@ -110,7 +109,7 @@ def _condition(condition: Any) -> str:  # noqa: ANN401 - an asset, or assets joi
 
 
 def read_dags(folder: Path) -> list[DAG]:
-    """Return the DAGs of a folder as Airflow's processor reads them.
+    """Return the DAGs of a folder as Airflow's processor parses them.
 
     Raises:
         ImportError: A DAG file cannot be read, or there is no DAG.

@@ -1,9 +1,9 @@
-"""What every DAG and task decides: owner, retries, time limits, pools, and which errors are worth a retry."""
+"""Defaults of every DAG and task: owner, pools, time limits, retries, and which errors to retry."""
 
 from __future__ import annotations
 
 import datetime as dt
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from airflow.sdk import RetryDecision, RetryPolicy
 
@@ -14,36 +14,31 @@ from nightshift.settings import load_settings
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
+# Tries that Airflow may lose before a task's code begins, on top of our own three.
 N_LOST_TRIES = 6
-"""Tries beside our own three that Airflow may lose before a task's code begins: its API server
-was away, a worker died.
-"""
+# Pause after an error of our own code. After lost tries the pauses double from here.
 RETRY_DELAY = dt.timedelta(seconds=20)
-"""Pause after an error of our own code; after a lost try it is the first pause, and each is
-twice as long as the one before.
-"""
-LONGEST_RETRY_DELAY = dt.timedelta(minutes=10)
+MAX_RETRY_DELAY = dt.timedelta(minutes=10)
+# Active runs of a DAG whose tasks wait for upstream; a few mistyped days must not block it.
 WAITING_RUNS = 16
-"""Runs of a DAG whose tasks wait for upstream: so many that some mistyped days hold back no
-night. Pools and ``max_active_tis_per_dag`` say how many work at the same time.
-"""
-POOL_WAREHOUSE, POOL_SCORING, POOL_TRAINING, POOL_RESCUE = (
-    "warehouse",
-    "scoring",
-    "training",
-    "rescue",
-)
-PRIORITY_RESCUE, PRIORITY_NIGHT, PRIORITY_SCORE, PRIORITY_MONITOR, PRIORITY_TRAIN = (
-    200,
-    50,
-    100,
-    20,
-    10,
-)
+
+
+class Lane(NamedTuple):
+    """A pool, and the priority that its tasks have in Airflow's queue."""
+
+    pool: str
+    priority_weight: int
+
+
+RESCUE = Lane("rescue", 200)
+SCORING = Lane("scoring", 100)
+WAREHOUSE = Lane("warehouse", 50)
+MONITORING = Lane("warehouse", 20)
+TRAINING = Lane("training", 10)
 
 
 class StageRetryPolicy(RetryPolicy):  # type: ignore[misc]  # airflow.sdk exports it lazily, untyped
-    """Retry what can heal by itself; fail at once what needs a person, was waited for in vain, or has failed often enough."""
+    """Retry transient errors of a stage, up to ``N_TRIES`` tries of our own code."""
 
     def evaluate(
         self,
@@ -52,46 +47,47 @@ class StageRetryPolicy(RetryPolicy):  # type: ignore[misc]  # airflow.sdk export
         max_tries: int,  # noqa: ARG002
         context: Context | None = None,
     ) -> RetryDecision:
-        """Decide by the error's own word and by the tries that our code has had; Airflow calls it in the worker."""
+        """Decide by the type of error and by our own count of tries; Airflow calls it."""
         if isinstance(exception, StaleTokenError):
             return RetryDecision.retry(
-                RETRY_DELAY, "another run took the partition; the next try finds its content there"
+                RETRY_DELAY, "another run owns the partition; the next try finds its content"
             )
         if isinstance(exception, NightshiftError):
             if exception.is_waiting:
-                return RetryDecision.fail(f"{exception.code} was waited for in vain")
+                return RetryDecision.fail(f"{exception.code}: the maximum wait is over")
             if not exception.is_retryable:
                 return RetryDecision.fail(f"{exception.code} needs a person")
+        name = type(exception).__name__
         if context is None:
-            return RetryDecision.retry(RETRY_DELAY, type(exception).__name__)
-        return _retry_by_count(exception, TaskTry.of(context))
+            return RetryDecision.retry(RETRY_DELAY, name)
+
+        this = TaskTry.of(context)
+        n_failed = failed_tries(load_settings(), this)
+        if n_failed is None:
+            # The warehouse that counts tries is down, maybe for long: back off, and let Airflow's
+            # own limit end the task.
+            pause = RETRY_DELAY * 2 ** (this.attempt - this.first)
+            return RetryDecision.retry(min(pause, MAX_RETRY_DELAY), name)
+        if n_failed >= N_TRIES:
+            return RetryDecision.fail(f"{n_failed} tries of the task's own code failed")
+        return RetryDecision.retry(RETRY_DELAY, name)
 
 
-def _retry_by_count(exception: BaseException, this: TaskTry) -> RetryDecision:
-    name, n_failed = type(exception).__name__, failed_tries(load_settings(), this)
-    if n_failed is None:
-        # The warehouse that counts them is away, as long as that lasts: the pauses grow, and
-        # Airflow's own limit holds.
-        pause = RETRY_DELAY * 2 ** (this.attempt - this.first)
-        return RetryDecision.retry(min(pause, LONGEST_RETRY_DELAY), name)
-    if n_failed >= N_TRIES:
-        return RetryDecision.fail(f"{n_failed} tries of the task's own code have failed")
-    return RetryDecision.retry(RETRY_DELAY, name)
-
-
-def task_defaults(owner: str, *, timeout_minutes: int) -> dict[str, Any]:
-    """Return ``default_args`` of a DAG.
+def task_defaults(owner: str, lane: Lane, *, timeout_minutes: int) -> dict[str, Any]:
+    """Return the ``default_args`` of a DAG.
 
     Args:
         owner: Team that answers for it.
+        lane: Pool and priority of its tasks.
         timeout_minutes: Limit of one try; waiting for upstream does not count.
     """
     return {
         "owner": owner,
+        **lane._asdict(),
         "retries": N_TRIES - 1 + N_LOST_TRIES,
         "retry_delay": RETRY_DELAY,
         "retry_exponential_backoff": 2.0,
-        "max_retry_delay": LONGEST_RETRY_DELAY,
+        "max_retry_delay": MAX_RETRY_DELAY,
         "retry_policy": StageRetryPolicy(),
         "execution_timeout": dt.timedelta(minutes=timeout_minutes),
         "depends_on_past": False,
@@ -101,18 +97,17 @@ def task_defaults(owner: str, *, timeout_minutes: int) -> dict[str, Any]:
 def dag_defaults(
     doc: str | None, *tags: str, longest_run: dt.timedelta, max_active_runs: int = 1
 ) -> dict[str, Any]:
-    """Return the arguments that all DAGs share: no catch-up, documentation and tags, one active run unless said otherwise.
-
-    There is no start date: with one, Airflow starts the run of the last midnight as soon as it
-    reads a DAG, and that run waits in vain.
+    """Return the arguments that all DAGs share.
 
     Args:
         doc: The DAG's documentation.
-        tags: Beside ``nightshift``.
-        longest_run: After it a run fails: one whose task is lost to Airflow but never ends would
-            keep all later nights waiting. More than all tries and waits of its tasks take.
+        tags: Tags in addition to ``nightshift``.
+        longest_run: Limit of a run, longer than all tries and waits of its tasks. Without it, a
+            task that Airflow lost would block all later runs.
         max_active_runs: Runs at the same time.
     """
+    # No start date: with one, Airflow starts the run of the last midnight as soon as it parses the
+    # DAG, and that run waits in vain.
     return {
         "catchup": False,
         "dagrun_timeout": longest_run,

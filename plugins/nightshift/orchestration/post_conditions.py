@@ -1,8 +1,7 @@
-"""What must stand in the warehouse when a task says success: read there by the task itself, on a connection of its own.
+"""Read a task's result back from the warehouse, on a connection of its own, before it succeeds.
 
-A stage reads its results back too. This is the second look, from outside of the stage, so that no
-way of leaving a stage early (a swallowed signal, a skipped step, a mocked call) can become a green
-task without its effect.
+A stage reads its results back too. This second check is outside the stage, so that no early exit of
+a stage (a swallowed signal, a skipped step, a mocked call) makes a task succeed without its effect.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from nightshift.errors import NightshiftError
-from nightshift.warehouse.connection import connect
 from nightshift.warehouse.content_hash import count_loads
 from nightshift.warehouse.write_types import Target
 
@@ -24,21 +22,15 @@ if TYPE_CHECKING:
 
 
 class PostConditionError(NightshiftError):
-    """A task's stage returned, but the warehouse does not have what it should have left there."""
+    """A task's stage returned, but its result is not in the warehouse."""
 
     code = "NS-AIRFLOW-005"
     is_retryable = True
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What readers see of one partition of a dataset.
-
-    Attributes:
-        load_id: The published load.
-        n_rows: Its rows.
-        content_hash: Its content.
-    """
+class VisibleLoad:
+    """The published load of a partition, with its recorded rows and content."""
 
     load_id: int
     n_rows: int
@@ -47,56 +39,51 @@ class Seen:
 
 def require_published(
     scope: TaskScope, datasets: Iterable[str], claims: Mapping[str, int] | None = None
-) -> dict[str, Seen]:
-    """Return what readers see of each dataset: the pointer's load, and as many rows as it was published with, counted.
+) -> dict[str, VisibleLoad]:
+    """Return the load that readers see of each dataset, after counting its rows.
 
     Args:
         scope: The task.
-        datasets: Which must be published for its partition.
-        claims: Loads that the stage says it left there, by dataset: readers must see that load, or
-            one that came after it.
+        datasets: Datasets that must be published for its partition.
+        claims: Loads that the stage reports as published, by dataset: readers must see that load
+            or a later one.
 
     Raises:
-        PostConditionError: One of them is not published for the partition, readers see a load from
-            before, or another number of rows.
+        PostConditionError: A dataset is not published for the partition, readers see an earlier
+            load, or another number of rows.
     """
-    wanted = list(datasets)
+    required = list(datasets)
     query = """
         select p.dataset, p.load_id, l.n_rows, l.content_hash
         from ops.published p join ops.loads l using (dataset, partition_date, load_id)
         where p.partition_date = %s and p.dataset = any(%s)
     """
-    with connect(scope.settings, scope.run.application_name) as conn:
-        seen = {
-            dataset: Seen(*row)
-            for dataset, *row in conn.execute(query, [scope.partition.day, wanted])
-        }
-        if missing := [dataset for dataset in wanted if dataset not in seen]:
-            raise _broken(scope, f"{', '.join(missing)} published")
+    with scope.connect() as conn:
+        rows = conn.execute(query, [scope.partition.day, required])
+        visible = {dataset: VisibleLoad(*row) for dataset, *row in rows}
+        missing = [dataset for dataset in required if dataset not in visible]
+        if missing:
+            raise _violation(scope, f"{', '.join(missing)} published")
         for dataset, load_id in (claims or {}).items():
-            if seen[dataset].load_id < load_id:
-                raise _broken(
-                    scope,
-                    f"{dataset} load {load_id} or a later one",
-                    f"load {seen[dataset].load_id}",
-                )
-        for dataset, load in seen.items():
+            seen = visible[dataset].load_id
+            if seen < load_id:
+                expected = f"{dataset} load {load_id} or a later one"
+                raise _violation(scope, expected, f"load {seen}")
+        for dataset, load in visible.items():
             n_rows = _count_rows(conn, scope, dataset, load)
             if n_rows != load.n_rows:
-                raise _broken(
-                    scope, f"{load.n_rows} rows of {dataset}, as published", f"{n_rows} rows"
-                )
-    return seen
+                expected = f"{load.n_rows} rows of {dataset}, as published"
+                raise _violation(scope, expected, f"{n_rows} rows")
+    return visible
 
 
+# Table name of a dataset by layer. The monitor's tables hold several models, so it reads its own
+# result back.
 _TABLES = {"raw": "{}", "features": "feat_{}", "predictions": "{}"}
-"""Name of a dataset's table within the schema of its layer; what the monitor publishes, it reads
-back itself.
-"""
 
 
-def _count_rows(conn: Connection, scope: TaskScope, dataset: str, load: Seen) -> int:
-    """Return how many rows of a load there are; the recorded number for a layer that shares its tables."""
+def _count_rows(conn: Connection, scope: TaskScope, dataset: str, load: VisibleLoad) -> int:
+    """Return the rows of a load; the recorded number for a layer that shares its tables."""
     layer, _, name = dataset.partition("/")
     if layer not in _TABLES:
         return load.n_rows
@@ -105,52 +92,60 @@ def _count_rows(conn: Connection, scope: TaskScope, dataset: str, load: Seen) ->
     return n_rows
 
 
-def require_row(scope: TaskScope, fact: str, **values: Any) -> Any:  # noqa: ANN401 - values and results of SQL
-    """Return the first column of the one row that a fact of ``FACTS`` stands for.
+def require_row(scope: TaskScope, fact: str, **values: Any) -> Any:  # noqa: ANN401 - values of SQL
+    """Return the first column of the row that a query of ``FACTS`` selects.
 
     Raises:
         PostConditionError: There is no such row.
     """
-    with connect(scope.settings, scope.run.application_name) as conn:
+    with scope.connect() as conn:
         row = conn.execute(FACTS[fact].encode(), {"day": scope.partition.day, **values}).fetchone()
     if row is None:
-        raise _broken(
-            scope, f"{fact} {', '.join(f'{name}={value}' for name, value in values.items())}"
-        )
+        key = ", ".join(f"{name}={value}" for name, value in values.items())
+        raise _violation(scope, f"{fact} {key}")
     return row[0]
 
 
 def count_shard(scope: TaskScope, spec: ModelSpec, load_id: int, shard: int) -> int:
-    """Return the rows of one shard of a load, 0 where the load was refused and its rows collected."""
+    """Return the rows of one shard of a load; 0 if the load was refused and its rows collected."""
     from psycopg import sql
 
     query = sql.SQL(
         "select count(*) from {} where partition_date = %s and load_id = %s and shard = %s"
-    )
-    with connect(scope.settings, scope.run.application_name) as conn:
-        row = conn.execute(
-            query.format(sql.Identifier("predictions", spec.name)),
-            [scope.partition.day, load_id, shard],
-        ).fetchone()
+    ).format(sql.Identifier("predictions", spec.name))
+    with scope.connect() as conn:
+        row = conn.execute(query, [scope.partition.day, load_id, shard]).fetchone()
     return int(row[0]) if row else 0
 
 
+# Results that are not a published partition, by name; each query selects one row or none.
 FACTS = {
-    "load": "select load_id from ops.loads where load_id = %(load_id)s and dataset = %(dataset)s and partition_date = %(day)s",
-    "decision": "select decision_id from monitoring.retrain_decisions where decision_id = %(decision_id)s",
-    "training set": "select training_set from ml.training_sets where training_set = %(key)s and model = %(model)s",
-    "model version": "select version from ml.model_versions where model = %(model)s and version = %(version)s",
-    "promotion": "select verdict from ml.promotions where promotion_id = %(promotion_id)s and model = %(model)s and version = %(version)s",
+    "load": """
+        select load_id from ops.loads
+        where load_id = %(load_id)s and dataset = %(dataset)s and partition_date = %(day)s
+    """,
+    "decision": """
+        select decision_id from monitoring.retrain_decisions where decision_id = %(decision_id)s
+    """,
+    "training set": """
+        select training_set from ml.training_sets
+        where training_set = %(key)s and model = %(model)s
+    """,
+    "model version": """
+        select version from ml.model_versions where model = %(model)s and version = %(version)s
+    """,
+    "promotion": """
+        select verdict from ml.promotions
+        where promotion_id = %(promotion_id)s and model = %(model)s and version = %(version)s
+    """,
 }
-"""The facts that are no published partition, by the word for them; each query finds one row or
-none.
-"""
 
 
-def _broken(scope: TaskScope, fact: str, got: str = "no such row") -> PostConditionError:
+def _violation(scope: TaskScope, fact: str, got: str = "no such row") -> PostConditionError:
     return PostConditionError(
-        f"The stage returned, but the warehouse does not have its result for {scope.partition}.",
+        f"The stage returned, but its result for {scope.partition} is not in the warehouse.",
         expected=fact,
         got=got,
-        todo="Rerun the task. If it stays so, something deleted rows or the task runs against another warehouse.",
+        todo="Rerun the task. If it fails again, rows were deleted,"
+        " or the task runs against another warehouse.",
     )

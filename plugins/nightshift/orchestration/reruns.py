@@ -1,9 +1,9 @@
-"""Start runs again that ended and left the night unfinished or degraded, although what stopped them is gone.
+"""Rerun runs that ended without a complete result although their cause is gone.
 
-Two kinds: an ``ingest`` whose tasks died before their own code began or in the middle of it
-(``ops.task_tries``), since no asset wakes an ingest; and a scoring that stepped down because the
-store or a model could not be read (``scoring.degraded``). Bounded: three times a partition, twenty
-minutes apart. Source: docs/adr/0038-lost-tries.md.
+Two types of runs: an ``ingest`` whose tasks died before or within their own code
+(``ops.task_tries``), since no asset triggers an ingest; and a scoring that was downgraded because
+the store or a model could not be read (``scoring.degraded``). At most three reruns per partition,
+twenty minutes apart. Source: docs/adr/0038-lost-tries.md.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from airflow.sdk import get_current_context
+from airflow.sdk import get_current_context, task
 from airflow.sdk.exceptions import AirflowSkipException
 
-from nightshift.contracts.datasets import Delivery, load_contracts
+from nightshift.contracts.datasets import DatasetContract, Delivery, load_contracts
 from nightshift.contracts.model_spec import load_specs
 from nightshift.errors import NightshiftError, stack_of
 from nightshift.orchestration.task_scope import ended_when_overdue
-from nightshift.orchestration.task_tries import UNCOUNTED
-from nightshift.scoring.degraded import better_choice, degraded_partitions
+from nightshift.orchestration.task_tries import NOT_FAILED
+from nightshift.scoring.degraded import better_choice, degraded_nights
 from nightshift.settings import load_settings
 from nightshift.warehouse.connection import connect
 
@@ -32,31 +32,22 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+# Time after a run's last sign of life, and between two reruns of one partition.
 PATIENCE = dt.timedelta(minutes=20)
-"""How long after the last sign of a run nothing is wrong yet, and between two starts of one
-partition.
-"""
 HORIZON = dt.timedelta(days=7)
-MAXIMUM_RERUNS = 3
-"""Times that a partition's run is started again: what fails so often needs a person."""
+# Reruns per partition: what fails so often needs a person.
+MAX_RERUNS = 3
 
 
 class LostTriesError(NightshiftError):
-    """Tries ended before their own code began, or in the middle of it, without an error."""
+    """Tries ended before or within their own code, without an error."""
 
     code = "NS-AIRFLOW-007"
 
 
 @dataclass(frozen=True)
 class Rerun:
-    """A run to clear.
-
-    Attributes:
-        dag_id: Its DAG.
-        dag_run_id: Airflow's name of it.
-        day: Its partition.
-        reason: For the log, beginning with a code.
-    """
+    """A run to clear; its reason begins with an error code."""
 
     dag_id: str
     dag_run_id: str
@@ -64,57 +55,60 @@ class Rerun:
     reason: str
 
 
+@task
 def rerun_unfinished() -> list[str]:
-    """Clear the runs that deserve another go, and return them; without one the task is skipped.
+    """Clear the runs that can complete now; return them.
 
     Raises:
-        AirflowSkipException: There is none.
+        AirflowSkipException: There is no such run.
     """
-    context, settings = get_current_context(), load_settings()
+    settings = load_settings()
     cleared: list[str] = []
     with (
-        ended_when_overdue(context["task"].execution_timeout),
+        ended_when_overdue(get_current_context()["task"].execution_timeout),
         connect(settings, "nightshift catch_up") as conn,
     ):
-        for one in [*lost_ingests(settings, conn), *improvable_scorings(settings, conn)]:
-            if _is_over(one) and _claim(conn, one):
-                logger.warning("%s of %s runs again:\n%s", one.dag_id, one.day, one.reason)
-                _clear(one)
-                cleared.append(f"{one.dag_id} {one.day}")
+        for rerun in [*lost_ingests(settings, conn), *improvable_scorings(settings, conn)]:
+            if _is_over(rerun) and _claim(conn, rerun):
+                logger.warning("Rerun %s of %s:\n%s", rerun.dag_id, rerun.day, rerun.reason)
+                _clear(rerun)
+                cleared.append(f"{rerun.dag_id} {rerun.day}")
     if not cleared:
-        raise AirflowSkipException("No run deserves another go.")
+        raise AirflowSkipException("No run can be completed.")
     return cleared
 
 
 def lost_ingests(settings: Settings, conn: Connection) -> list[Rerun]:
-    """Return the newest ``ingest`` run of each day that is not all published, if no load of it has failed by its own doing."""
-    contracts = [
-        contract
-        for contract in load_contracts(settings.datasets_dir).values()
-        if contract.delivery is Delivery.DAILY
-    ]
-    values = {"horizon": HORIZON, "patience": PATIENCE, "uncounted": [*UNCOUNTED[:3]]}
-    found: list[Rerun] = []
-    for dag_run_id, day in conn.execute(_LOST_INGESTS, values).fetchall():
-        expected = [contract.dataset for contract in contracts if contract.history_start <= day]
-        published = conn.execute(
+    """Return the newest ``ingest`` run of each incomplete day, unless one of its loads failed."""
+    contracts = _daily_contracts(settings)
+    parameters = {"horizon": HORIZON, "patience": PATIENCE, "not_failed": list(NOT_FAILED)}
+    reruns: list[Rerun] = []
+    for dag_run_id, day in conn.execute(_UNFAILED_INGESTS, parameters).fetchall():
+        expected = {contract.dataset for contract in contracts if contract.history_start <= day}
+        rows = conn.execute(
             "select dataset from ops.published where partition_date = %s and dataset = any(%s)",
-            [day, expected],
-        ).fetchall()
-        if missing := sorted({*expected} - {dataset for (dataset,) in published}):
-            found.append(Rerun("ingest", dag_run_id, day, str(lost_tries(", ".join(missing)))))
-    return found
+            [day, sorted(expected)],
+        )
+        missing = sorted(expected - {dataset for (dataset,) in rows})
+        if missing:
+            reason = str(lost_tries_error(", ".join(missing)))
+            reruns.append(Rerun("ingest", dag_run_id, day, reason))
+    return reruns
 
 
-_LOST_INGESTS = """
+_UNFAILED_INGESTS = """
 with tries as (
-    select distinct on (dag_run_id, task_id) dag_run_id, partition_date, task_id, outcome, greatest(started_at, ended_at) as seen_at
+    select distinct on (dag_run_id, task_id) dag_run_id, partition_date, task_id, outcome,
+        greatest(started_at, ended_at) as seen_at
     from ops.task_tries
     where dag_id = 'ingest' and started_at > clock_timestamp() - %(horizon)s::interval
     order by dag_run_id, task_id, attempt desc
 ), runs as (
     select dag_run_id, partition_date, max(seen_at) as seen_at,
-        coalesce(bool_or(outcome <> all(%(uncounted)s)) filter (where starts_with(task_id, 'load_')), false) as has_failed
+        coalesce(
+            bool_or(outcome <> all(%(not_failed)s)) filter (where starts_with(task_id, 'load_')),
+            false
+        ) as has_failed
     from tries group by dag_run_id, partition_date
 ), newest as (
     select distinct on (partition_date) * from runs order by partition_date, seen_at desc
@@ -125,8 +119,8 @@ order by partition_date
 """
 
 
-def silent_loads(settings: Settings, dag_run_id: str) -> list[str]:
-    """Return the loads of a failed ingest whose tries left no word, if none has failed by its own doing; else nothing."""
+def loads_without_outcome(settings: Settings, dag_run_id: str) -> list[str]:
+    """Return the loads of a failed ingest that recorded no outcome; none if a load failed."""
     query = """
         select distinct on (task_id) task_id, outcome from ops.task_tries
         where dag_id = 'ingest' and dag_run_id = %s and starts_with(task_id, 'load_')
@@ -134,110 +128,113 @@ def silent_loads(settings: Settings, dag_run_id: str) -> list[str]:
     """
     with connect(settings, "nightshift tell_failures") as conn:
         outcomes = dict(conn.execute(query, [dag_run_id]).fetchall())
-    if any(outcome is not None and outcome not in UNCOUNTED[:3] for outcome in outcomes.values()):
+    if not set(outcomes.values()) <= {None, *NOT_FAILED}:
         return []
-    daily = [
-        contract
-        for contract in load_contracts(settings.datasets_dir).values()
-        if contract.delivery is Delivery.DAILY
-    ]
-    names = ["load_reference", *(f"load_{contract.name}" for contract in daily)]
-    # A load that succeeded and is red all the same was ended while it told Airflow so: then all of
-    # them are named.
+    names = ["load_reference"]
+    names += [f"load_{contract.name}" for contract in _daily_contracts(settings)]
+    # A load that succeeded but failed in Airflow was ended while it reported its result. It cannot
+    # be told apart then, so all loads are returned.
     return [name for name in names if outcomes.get(name) is None] or names
 
 
-def lost_tries(what: str) -> LostTriesError:
-    """Return the error for tries that left nothing behind."""
+def _daily_contracts(settings: Settings) -> list[DatasetContract]:
+    contracts = load_contracts(settings.datasets_dir).values()
+    return [contract for contract in contracts if contract.delivery is Delivery.DAILY]
+
+
+def lost_tries_error(lost: str) -> LostTriesError:
+    """Return the error for tries that left no result and no error."""
     return LostTriesError(
-        f"Tries ended without a word: {what}.",
+        f"Tries ended without a result or an error: {lost}.",
         expected="a try that reaches its own code and ends with a result or an error",
-        got="a try that is not in ops.task_tries, or has no outcome there; its log is empty or breaks off",
-        todo="Airflow's API server was away, or the process was killed. See that `nightshift status` is healthy, then clear the task.",
+        got="a try without a row or an outcome in ops.task_tries; its log is empty or breaks off",
+        todo="Airflow's API server was down, or the process was killed."
+        " Check that `nightshift status` is healthy, then clear the task.",
     )
 
 
 def improvable_scorings(settings: Settings, conn: Connection) -> list[Rerun]:
-    """Return the scoring of each degraded night that the champion, tried now on its rows, would score better."""
-    found: list[Rerun] = []
+    """Return the scorings of degraded partitions that the champion could score better now."""
+    reruns: list[Rerun] = []
     for spec in load_specs(settings.models_dir).values():
         try:
-            found += _improvable(settings, conn, spec)
-        except Exception as error:  # noqa: BLE001 - the nights of one model must not keep those of another one degraded
-            logger.warning(
-                "Whether %s can be improved is not known:\n%s", spec.name, stack_of(error)
-            )
-    return found
+            reruns += _improvable(settings, conn, spec)
+        except Exception as error:  # noqa: BLE001 - one model must not block the others
+            logger.warning("The scoring of %s was not checked:\n%s", spec.name, stack_of(error))
+    return reruns
 
 
 def _improvable(settings: Settings, conn: Connection, spec: ModelSpec) -> list[Rerun]:
-    found: list[Rerun] = []
     now, dag_id = dt.datetime.now(dt.UTC), f"score__{spec.name}"
-    for night in degraded_partitions(conn, spec):
-        run_id = _newest_run(conn, dag_id, night.partition.day)
-        may_run = run_id is not None and _may_rerun(conn, dag_id, night.partition.day)
-        if (
-            run_id is None
-            or not may_run
-            or not night.by_airflow
-            or not night.is_looked_after(spec, now)
-        ):
+    reruns: list[Rerun] = []
+    for degraded in degraded_nights(conn, spec):
+        day = degraded.partition.day
+        dag_run_id = _newest_run(conn, dag_id, day)
+        if dag_run_id is None or not _may_rerun(conn, dag_id, day):
             continue
-        if better_choice(settings, spec, conn, night) is not None:
-            found.append(Rerun(dag_id, run_id, night.partition.day, str(night.describe())))
-    return found
+        if not degraded.by_airflow or not degraded.is_looked_after(spec, now):
+            continue
+        # Checked last: it loads the champion and scores a sample.
+        if better_choice(settings, spec, conn, degraded) is not None:
+            reruns.append(Rerun(dag_id, dag_run_id, day, str(degraded.describe())))
+    return reruns
 
 
 def _newest_run(conn: Connection, dag_id: str, day: dt.date) -> str | None:
-    row = conn.execute(
-        "select dag_run_id from ops.task_tries where dag_id = %s and partition_date = %s order by started_at desc limit 1",
-        [dag_id, day],
-    ).fetchone()
+    query = """
+        select dag_run_id from ops.task_tries
+        where dag_id = %s and partition_date = %s order by started_at desc limit 1
+    """
+    row = conn.execute(query, [dag_id, day]).fetchone()
     return str(row[0]) if row else None
 
 
 def _may_rerun(conn: Connection, dag_id: str, day: dt.date) -> bool:
-    """Return whether the partition's run was started again neither just now nor too often."""
+    """Return whether the partition was rerun neither recently nor too often."""
     query = """
-        select count(*) < %s and coalesce(max(at) < clock_timestamp() - %s::interval, true) from ops.reruns
+        select count(*) < %s and coalesce(max(at) < clock_timestamp() - %s::interval, true)
+        from ops.reruns
         where dag_id = %s and partition_date = %s and at > clock_timestamp() - %s::interval
     """
-    return conn.execute(query, [MAXIMUM_RERUNS, PATIENCE, dag_id, day, HORIZON]).fetchone() == (
-        True,
-    )
+    row = conn.execute(query, [MAX_RERUNS, PATIENCE, dag_id, day, HORIZON]).fetchone()
+    return row == (True,)
 
 
-def _claim(conn: Connection, one: Rerun) -> bool:
-    """Record that a run is started again, before it is, so that the bound holds whatever comes next."""
-    if not _may_rerun(conn, one.dag_id, one.day):
+def _claim(conn: Connection, rerun: Rerun) -> bool:
+    """Record a rerun if it is allowed, before it happens: the limit then holds after any crash."""
+    if not _may_rerun(conn, rerun.dag_id, rerun.day):
         return False
     conn.execute(
-        "insert into ops.reruns (dag_id, dag_run_id, partition_date, reason) values (%s, %s, %s, %s)",
-        [one.dag_id, one.dag_run_id, one.day, one.reason],
+        "insert into ops.reruns (dag_id, dag_run_id, partition_date, reason)"
+        " values (%s, %s, %s, %s)",
+        [rerun.dag_id, rerun.dag_run_id, rerun.day, rerun.reason],
     )
     return True
 
 
-def _is_over(one: Rerun) -> bool:
-    """Return whether Airflow is done with the run; one that is still tried, or was deleted, is left alone."""
+def _is_over(rerun: Rerun) -> bool:
+    """Return whether Airflow has finished the run; False if it is still active or was deleted."""
     from airflow.sdk.execution_time.comms import DagRunResult, GetDagRun
     from airflow.sdk.execution_time.task_runner import SUPERVISOR_COMMS
 
     try:
-        answer = SUPERVISOR_COMMS.send(GetDagRun(dag_id=one.dag_id, run_id=one.dag_run_id))
-    except Exception as error:  # noqa: BLE001 - Airflow raises its own for a run that is gone
+        answer = SUPERVISOR_COMMS.send(GetDagRun(dag_id=rerun.dag_id, run_id=rerun.dag_run_id))
+    except Exception as error:  # noqa: BLE001 - Airflow raises its own for a deleted run
         logger.warning(
-            "%s %s is not there any more (%s).", one.dag_id, one.dag_run_id, type(error).__name__
+            "Run %s of %s cannot be read (%s).",
+            rerun.dag_run_id,
+            rerun.dag_id,
+            type(error).__name__,
         )
         return False
     return isinstance(answer, DagRunResult) and str(answer.state.value) in {"failed", "success"}
 
 
-def _clear(one: Rerun) -> None:
-    """Clear a run that exists: what Airflow makes of a trigger that may reset."""
+def _clear(rerun: Rerun) -> None:
+    """Clear a run: Airflow does so for a trigger of an existing run that may reset it."""
     from airflow.sdk.execution_time.comms import TriggerDagRun
     from airflow.sdk.execution_time.task_runner import SUPERVISOR_COMMS
 
     SUPERVISOR_COMMS.send(
-        TriggerDagRun(dag_id=one.dag_id, run_id=one.dag_run_id, reset_dag_run=True)
+        TriggerDagRun(dag_id=rerun.dag_id, run_id=rerun.dag_run_id, reset_dag_run=True)
     )

@@ -1,10 +1,11 @@
-"""Task bodies of the rescue: look before the deadline, publish what is possible, wake the monitor if it has something to measure."""
+"""Task bodies of the rescue: before the deadline, publish the best predictions that can be made."""
 
 from __future__ import annotations
 
 import datetime as dt
 from typing import TYPE_CHECKING, Any
 
+from airflow.sdk import task
 from airflow.sdk.exceptions import AirflowSkipException
 
 from nightshift.errors import SpecError
@@ -17,20 +18,22 @@ if TYPE_CHECKING:
     from nightshift.orchestration.task_scope import TaskScope
 
 
-def rescue_predictions(model: str) -> dict[str, Any]:
-    """Publish the best possible step of the ladder unless the partition is published; return what the look came to."""
-    with task_scope() as scope:
+@task(task_id="rescue")
+def rescue_predictions(model: str, partition_key: str) -> dict[str, Any]:
+    """Publish by the best step of the fallback chain, unless the partition is published."""
+    with task_scope(partition_key) as scope:
         return _rescue(scope, scope.spec(model))
 
 
+@task(task_id="rescue")
 def rescue_by_last_good_spec(model: str) -> dict[str, Any]:
-    """Do the same for the partition whose rescue time is over, while the model's file is wrong.
+    """Rescue the partition that is due, with the last good spec, while the spec file is invalid.
 
     Raises:
-        AirflowSkipException: No good spec of the model is known: nobody has scored it yet.
+        AirflowSkipException: There is no good spec of the model: it was never scored.
     """
     from nightshift.warehouse.connection import connect
-    from nightshift.warehouse.control_tables.last_good_specs import spec_for_rescue
+    from nightshift.warehouse.last_good_specs import spec_for_rescue
 
     settings = load_settings()
     try:
@@ -39,38 +42,43 @@ def rescue_by_last_good_spec(model: str) -> dict[str, Any]:
     except SpecError as error:
         raise AirflowSkipException(f"No good spec of {model} is known: {error.what}") from None
     partition = spec.last_to_rescue(dt.datetime.now(dt.UTC))
-    with task_scope(partition) as scope:
+    with task_scope(partition.key) as scope:
         return _rescue(scope, spec)
 
 
 def _rescue(scope: TaskScope, spec: ModelSpec) -> dict[str, Any]:
-    """Look, and rescue; a scoring that has just begun may finish while more than half of the time until the deadline is left."""
-    from nightshift.scoring.deadline_fallback import publish_by_deadline
+    """Run the fallback chain; return its outcome and the load that readers see."""
+    from nightshift.scoring.deadline_fallback import rescue
 
+    # A scoring that is running may finish in the first half of the time until the deadline.
     patience = dt.timedelta(minutes=spec.scoring.rescue_minutes_before_deadline / 2)
     may_wait = dt.datetime.now(dt.UTC) < spec.deadline_of(scope.partition) - patience
+    # A try that died before our code cannot have hung in a model, so it must not make the rescue
+    # skip one: only failed tries of our own code count.
+    attempt = scope.n_failed + 1
     with waiting(patience):
-        # A try that died before our code has hung in no model: it must not make the rescue skip
-        # one.
-        attempt = scope.n_failed + 1
-        found = publish_by_deadline(
+        result = rescue(
             scope.settings, spec, scope.partition, scope.run, may_wait=may_wait, attempt=attempt
         )
-    if found.load_id is None:
-        raise AirflowSkipException(f"Not in operation: {found.reason}.")
-    seen = require_published(
-        scope, [spec.predictions_dataset], {spec.predictions_dataset: found.load_id}
-    )[spec.predictions_dataset]
+    if result.load_id is None:
+        raise AirflowSkipException(f"Not in operation: {result.reason}.")
+    dataset = spec.predictions_dataset
+    load = require_published(scope, [dataset], {dataset: result.load_id})[dataset]
     return {
-        "outcome": found.outcome,
-        "reason": found.reason,
-        "load_id": seen.load_id,
-        "n_rows": seen.n_rows,
+        "outcome": result.outcome,
+        "reason": result.reason,
+        "load_id": load.load_id,
+        "n_rows": load.n_rows,
     }
 
 
-def announce_rescued(found: dict[str, Any]) -> int:
-    """Emit the predictions' event after a scoring of features; else the task is skipped: the monitor has nothing to measure, or had it."""
-    if found["outcome"] != "scored":
-        raise AirflowSkipException(f"Nothing to announce: {found['outcome']}.")
-    return int(found["load_id"])
+@task(task_id="announce")
+def emit_predictions_asset(rescued: dict[str, Any]) -> int:
+    """Emit the predictions' event if features were scored; else skip, nothing is to be monitored.
+
+    Raises:
+        AirflowSkipException: The partition was published before, or without features.
+    """
+    if rescued["outcome"] != "scored":
+        raise AirflowSkipException(f"Nothing to emit: {rescued['outcome']}.")
+    return int(rescued["load_id"])

@@ -1,8 +1,8 @@
-"""Record which tries reached our own code: a try that Airflow counts and that is not recorded died before it.
+"""Record the tries that reached our own code; Airflow also counts tries that died before it.
 
 A worker that cannot reach Airflow's API server ends before a task's code begins, and Airflow counts
-that as a try like any other. So Airflow gets more tries than we want (``defaults.N_LOST_TRIES``),
-and we count ours here. Source: docs/adr/0038-lost-tries.md.
+that as a try. So Airflow gets more tries than we want (``defaults.N_LOST_TRIES``), and we count our
+own. Source: docs/adr/0038-lost-tries.md.
 """
 
 from __future__ import annotations
@@ -26,15 +26,17 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 APPLICATION = "nightshift task tries"
+# Tries of our own code per round; clearing a task begins a new round.
 N_TRIES = 3
-"""Tries of our own code in one round; clearing a task begins another round."""
-ENDED_BY_AIRFLOW = "NS-AIRFLOW-001"
-UNCOUNTED = ("success", "waiting", "skipped", ENDED_BY_AIRFLOW)
-"""Outcomes of tries that did not fail by themselves, although Airflow took them for failed."""
+TERMINATED = "NS-AIRFLOW-001"
+# Outcomes of tries that ended without an error of their own.
+NOT_FAILED = ("success", "waiting", "skipped")
+# Outcomes of tries that do not count as failed tries.
+UNCOUNTED = (*NOT_FAILED, TERMINATED)
 
 
 class TriesUsedUpError(NightshiftError):
-    """The tries of a round have begun, and none of them came back."""
+    """All tries of a round began, and none of them ended with a result or an error."""
 
     code = "NS-AIRFLOW-008"
 
@@ -44,10 +46,7 @@ class TaskTry:
     """One try of one task of one run, as Airflow counts it.
 
     Attributes:
-        dag_id: The DAG.
-        dag_run_id: Airflow's name of the run.
-        task_id: The task.
-        map_index: Its shard, -1 for a task without.
+        map_index: Its shard, -1 for an unmapped task.
         attempt: Number of the try, counted through all rounds.
         first: Number of the first try of this round.
     """
@@ -61,31 +60,38 @@ class TaskTry:
 
     @classmethod
     def of(cls, context: Any) -> TaskTry:  # noqa: ANN401 - Airflow's context
-        """Return the running try; a clear raises ``max_tries`` by the retries of the task, which tells where its round began."""
+        """Return the running try."""
         run, instance = context["dag_run"], context["ti"]
         retries = getattr(context["task"], "retries", 0) or 0
+        # A clear raises `max_tries` by the task's retries, which tells where the round began.
         first = max(1, getattr(instance, "max_tries", 0) - retries + 1)
-        attempt = instance.try_number
-        return cls(run.dag_id, run.run_id, instance.task_id, instance.map_index, attempt, first)
+        return cls(
+            run.dag_id,
+            run.run_id,
+            instance.task_id,
+            instance.map_index,
+            instance.try_number,
+            first,
+        )
 
 
 @contextmanager
 def recorded(settings: Settings, this: TaskTry, day: dt.date) -> Iterator[int]:
-    """Record the start of a try and how it ended; the block gets the number of tries that failed before it in this round.
+    """Record the start and the outcome of a try; yield the failed tries of its round so far.
 
-    A record that cannot be written stops no task: what it works with will say why.
+    A record that cannot be written stops no task: the task meets the same fault and reports it.
 
     Raises:
-        TriesUsedUpError: As many tries as a round has have begun, and ended without an answer.
+        TriesUsedUpError: As many tries as a round has ended without an outcome.
     """
-    n_failed = _begin(settings, this, day)
+    n_failed = _execute(settings, _BEGIN, this, day=day) or 0
     if n_failed >= N_TRIES:
-        _end(settings, this, TriesUsedUpError.code)
+        _execute(settings, _END, this, outcome=TriesUsedUpError.code)
         raise TriesUsedUpError(
-            f"{n_failed} tries of {this.dag_id}.{this.task_id} have begun, and none of them came back.",
+            f"{n_failed} tries of {this.dag_id}.{this.task_id} began without reporting an outcome.",
             expected="a try that ends with a result or an error",
             got="processes that vanished: killed from outside, or out of memory",
-            todo="Find out who ended them (`dmesg`, the log of the scheduler), then clear the task.",
+            todo="Find out what ended them (`dmesg`, the scheduler's log), then clear the task.",
         )
     outcome = "success"
     try:
@@ -94,70 +100,57 @@ def recorded(settings: Settings, this: TaskTry, day: dt.date) -> Iterator[int]:
         outcome = outcome_of(error)
         raise
     finally:
-        _end(settings, this, outcome)
+        _execute(settings, _END, this, outcome=outcome)
 
 
 def outcome_of(error: BaseException) -> str:
-    """Return how a try ended, for its record: a word, a code, or the class of a foreign exception."""
+    """Return the recorded outcome: a word, an error code, or the class of a foreign exception."""
     if isinstance(error, NightshiftError):
         return error.code
     if isinstance(error, AirflowRescheduleException):
         return "waiting"
     if isinstance(error, AirflowSkipException):
         return "skipped"
-    return ENDED_BY_AIRFLOW if isinstance(error, KeyboardInterrupt) else type(error).__name__
+    if isinstance(error, KeyboardInterrupt):
+        return TERMINATED
+    return type(error).__name__
 
 
 def failed_tries(settings: Settings, this: TaskTry) -> int | None:
-    """Return how many tries of our own code have failed in this round, this one included; None if nobody knows."""
-    try:
-        with connect(settings, APPLICATION) as conn:
-            row = conn.execute(_COUNT_FAILED, _values(this)).fetchone()
-    except Exception:
-        logger.warning("The tries of this task cannot be counted.", exc_info=True)
-        return None
-    return int(row[0]) if row else None
+    """Return the failed tries of this round, including this one; None if they cannot be counted."""
+    return _execute(settings, f"{_COUNT_FAILED} <= %(attempt)s", this)
 
 
 _COUNT_FAILED = """
-select count(*) as n_failed from ops.task_tries
-where (dag_id, dag_run_id, task_id, map_index) = (%(dag_id)s, %(dag_run_id)s, %(task_id)s, %(map_index)s)
-    and attempt between %(first)s and %(attempt)s
+select count(*) from ops.task_tries
+where (dag_id, dag_run_id, task_id, map_index)
+        = (%(dag_id)s, %(dag_run_id)s, %(task_id)s, %(map_index)s)
     and (outcome is null or outcome <> all(%(uncounted)s))
+    and attempt >= %(first)s and attempt"""
+_BEGIN = f"""
+with begun as (
+    insert into ops.task_tries (dag_id, dag_run_id, task_id, map_index, attempt, partition_date)
+    values (%(dag_id)s, %(dag_run_id)s, %(task_id)s, %(map_index)s, %(attempt)s, %(day)s)
+    on conflict (dag_id, dag_run_id, task_id, map_index, attempt)
+    do update set started_at = clock_timestamp(), ended_at = null, outcome = null
+)
+{_COUNT_FAILED} < %(attempt)s
+"""  # noqa: S608 - our own text
+_END = """
+update ops.task_tries set ended_at = clock_timestamp(), outcome = %(outcome)s
+where (dag_id, dag_run_id, task_id, map_index, attempt)
+    = (%(dag_id)s, %(dag_run_id)s, %(task_id)s, %(map_index)s, %(attempt)s)
+returning 0
 """
-_BEGIN = """
-insert into ops.task_tries (dag_id, dag_run_id, task_id, map_index, attempt, partition_date)
-values (%(dag_id)s, %(dag_run_id)s, %(task_id)s, %(map_index)s, %(attempt)s, %(day)s)
-on conflict (dag_id, dag_run_id, task_id, map_index, attempt)
-do update set started_at = clock_timestamp(), ended_at = null, outcome = null
-"""
 
 
-def _values(this: TaskTry) -> dict[str, Any]:
-    return {**asdict(this), "uncounted": list(UNCOUNTED)}
-
-
-def _begin(settings: Settings, this: TaskTry, day: dt.date) -> int:
-    """Record the start, and return how many tries failed before it; 0 if nobody knows."""
-    values = _values(this)
+def _execute(settings: Settings, query: str, this: TaskTry, **more: object) -> int | None:
+    """Run a statement and return its number; log a warehouse that is down, and return None."""
+    parameters = {**asdict(this), "uncounted": list(UNCOUNTED), **more}
     try:
         with connect(settings, APPLICATION) as conn:
-            row = conn.execute(_COUNT_FAILED, {**values, "attempt": this.attempt - 1}).fetchone()
-            conn.execute(_BEGIN, {**values, "day": day})
-    except Exception:  # noqa: BLE001 - the task goes on, and whatever is wrong shows there
-        logger.warning("The start of this try could not be recorded.")
-        return 0
-    return int(row[0]) if row else 0
-
-
-def _end(settings: Settings, this: TaskTry, outcome: str) -> None:
-    query = """
-        update ops.task_tries set ended_at = clock_timestamp(), outcome = %(outcome)s
-        where (dag_id, dag_run_id, task_id, map_index, attempt)
-            = (%(dag_id)s, %(dag_run_id)s, %(task_id)s, %(map_index)s, %(attempt)s)
-    """
-    try:
-        with connect(settings, APPLICATION) as conn:
-            conn.execute(query, {**_values(this), "outcome": outcome})
-    except Exception:  # noqa: BLE001 - as above
-        logger.warning("The end of this try could not be recorded.")
+            row = conn.execute(query.encode(), parameters).fetchone()
+    except Exception:
+        logger.warning("The tries of this task cannot be recorded or counted.", exc_info=True)
+        return None
+    return int(row[0]) if row else None

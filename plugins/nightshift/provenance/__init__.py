@@ -1,1 +1,1 @@
-"""Where published predictions come from, and the proof: made again from what was known, bit by bit."""
+"""Provenance of published predictions, and their replay bit by bit from what was known."""

@@ -1,4 +1,4 @@
-"""Find published predictions, the feature loads that they were scored on, and what those loads had read."""
+"""Find published predictions and the feature loads that they were scored on."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from nightshift.errors import NightshiftError
-from nightshift.scoring.plan import MODEL_STEPS
+from nightshift.scoring.plan import MODEL_MADE
 from nightshift.transformation.feature_manifest import (
     FeatureLoad,
     OriginLostError,
@@ -36,11 +36,11 @@ class Prediction:
     Attributes:
         key: The entity.
         day: Its partition.
-        load_id: The load that wrote it; readers see it now or saw it once.
+        load_id: The load that wrote it, which is or was published.
         is_current: Whether readers see it now.
-        version: The model version; None where no model scored.
-        values: What analysts read: score, probability, decile, is_positive, reasons and the times.
-        score_source: The step of the ladder.
+        version: The model version; None if no model scored it.
+        values: ``PREDICTION_COLUMNS`` as analysts read them.
+        score_source: The step of the fallback chain.
     """
 
     key: str
@@ -52,7 +52,8 @@ class Prediction:
     score_source: str
 
 
-VALUES = (
+# Columns of a prediction that a replay must reproduce.
+PREDICTION_COLUMNS = (
     "score",
     "probability",
     "decile",
@@ -61,49 +62,55 @@ VALUES = (
     "event_timestamp",
     "features_as_of",
 )
-"""Columns of a prediction that must come out again."""
 
 
 def find_prediction(
     conn: Connection, spec: ModelSpec, key: str, partition: Partition | None = None
 ) -> Prediction:
-    """Return the prediction that readers see of an entity; of its last partition if none is named.
+    """Return the prediction that readers see of an entity, by default of its last partition.
 
     Raises:
         NoPredictionError: There is none.
     """
-    condition = "p.load_id is not null and t.{key} = %s and (%s::date is null or t.partition_date = %s) order by t.partition_date desc limit 1"
+    condition = """
+        p.load_id is not null and t.{key} = %s and (%s::date is null or t.partition_date = %s)
+        order by t.partition_date desc limit 1
+    """
     day = partition.day if partition else None
-    found = _select(conn, spec, condition, [key, day, day])
-    if not found:
+    predictions = _select(conn, spec, condition, [key, day, day])
+    if not predictions:
         when = f" for {partition}" if partition else ""
         raise NoPredictionError(
             f"No prediction of {spec.entity.key} {key!r} by {spec.name} is published{when}.",
             expected=f"a value of {spec.entity.key} in analytics.{spec.name}_current",
-            todo="Look there; the partition is the night that predicted, not the day that was predicted.",
+            todo="Look there. The partition is the day of scoring, not the predicted day.",
         )
-    return found[0]
+    return predictions[0]
 
 
 def sample_predictions(
     conn: Connection, spec: ModelSpec, n: int, seed: int, partition: Partition | None = None
 ) -> list[Prediction]:
-    """Return random predictions of models among all that were ever published, superseded ones too; the same seed gives the same ones.
+    """Return random predictions of models, superseded ones included; a seed gives the same ones.
 
     Raises:
         NoPredictionError: No model has made any.
     """
-    condition = (
-        "t.score_source = any(%s) and (%s::date is null or t.partition_date = %s)"
-        " order by hashtextextended(t.{key} || t.partition_date::text || t.load_id::text, %s), t.{key}, t.load_id limit %s"
-    )
+    # The hash gives a random order that is the same for the same seed.
+    condition = """
+        t.score_source = any(%s) and (%s::date is null or t.partition_date = %s)
+        order by hashtextextended(t.{key} || t.partition_date::text || t.load_id::text, %s),
+            t.{key}, t.load_id
+        limit %s
+    """
     day = partition.day if partition else None
-    found = _select(conn, spec, condition, [list(MODEL_STEPS), day, day, seed, n])
-    if not found:
+    predictions = _select(conn, spec, condition, [list(MODEL_MADE), day, day, seed, n])
+    if not predictions:
         raise NoPredictionError(
-            f"No model has made a published prediction of {spec.name}.", todo="Score a night first."
+            f"No model has made a published prediction of {spec.name}.",
+            todo="Score a partition first.",
         )
-    return found
+    return predictions
 
 
 def _select(
@@ -111,104 +118,114 @@ def _select(
 ) -> list[Prediction]:
     from psycopg import sql
 
-    column = sql.Identifier(spec.entity.key)
+    key = sql.Identifier(spec.entity.key)
     query = sql.SQL(
-        "select t.{key}, t.partition_date, t.load_id, p.load_id is not null, t.model_version, t.score_source, {columns} from {table} t"
-        " join ops.loads l on l.dataset = {dataset} and l.partition_date = t.partition_date and l.load_id = t.load_id"
-        " and l.state = 'published'"
-        " left join ops.published p on p.dataset = l.dataset and p.partition_date = l.partition_date and p.load_id = l.load_id where "
+        """
+        select t.{key}, t.partition_date, t.load_id, p.load_id is not null, t.model_version,
+            t.score_source, {columns}
+        from {table} t
+        join ops.loads l on l.dataset = {dataset} and l.partition_date = t.partition_date
+            and l.load_id = t.load_id and l.state = 'published'
+        left join ops.published p on p.dataset = l.dataset
+            and p.partition_date = l.partition_date and p.load_id = l.load_id
+        where {condition}
+        """
     ).format(
-        key=column,
-        columns=sql.SQL(", ").join(sql.Identifier("t", name) for name in VALUES),
+        key=key,
+        columns=sql.SQL(", ").join(sql.Identifier("t", name) for name in PREDICTION_COLUMNS),
         table=sql.Identifier("predictions", spec.name),
         dataset=sql.Literal(spec.predictions_dataset),
+        condition=sql.SQL(condition).format(key=key),
     )
-    rows = conn.execute(query + sql.SQL(condition).format(key=column), values)
-    return [
-        Prediction(
-            key, day, load_id, is_current, version, dict(zip(VALUES, values, strict=True)), source
-        )
-        for key, day, load_id, is_current, version, source, *values in rows
-    ]
+    predictions: list[Prediction] = []
+    for entity, day, load_id, is_current, version, source, *columns in conn.execute(query, values):
+        by_name = dict(zip(PREDICTION_COLUMNS, columns, strict=True))
+        predictions.append(Prediction(entity, day, load_id, is_current, version, by_name, source))
+    return predictions
 
 
 def feature_loads(
     conn: Connection, spec: ModelSpec, predictions: Iterable[Prediction]
 ) -> dict[tuple[int, dt.date], FeatureLoad]:
-    """Return the feature load of each (prediction load, partition): the one whose content the prediction load's manifest names.
+    """Return the feature load that each (prediction load, partition) was scored on.
 
     Raises:
-        OriginLostError: The manifest names features that are not kept, or the features' manifest
-            names no raw loads.
+        OriginLostError: The prediction load's manifest names features that are not kept, or the
+            features' manifest names no raw loads.
     """
-    wanted: dict[int, set[dt.date]] = {}
+    # One look-up per prediction load: its manifest names the features of all its partitions.
+    days_by_load: dict[int, set[dt.date]] = {}
     for prediction in predictions:
-        wanted.setdefault(prediction.load_id, set()).add(prediction.day)
-    return {
-        (load_id, day): found
-        for load_id, days in sorted(wanted.items())
-        for day, found in _read_by(conn, spec, load_id, days).items()
-    }
+        days_by_load.setdefault(prediction.load_id, set()).add(prediction.day)
+    loads: dict[tuple[int, dt.date], FeatureLoad] = {}
+    for load_id, days in sorted(days_by_load.items()):
+        scored_on = _feature_load_ids(conn, spec, load_id)
+        if not days <= scored_on.keys():
+            raise OriginLostError(
+                f"The features of load {load_id} of {spec.predictions_dataset} cannot be found.",
+                expected=f"published loads of {spec.features_dataset} with the content digest of"
+                " the load's manifest",
+                got="no published loads with that content",
+                todo="Check ops.loads: was the history of the feature view collected or edited?",
+            )
+        for day in sorted(days):
+            loads[load_id, day] = find_feature_load(conn, spec, day, scored_on[day])
+    return loads
 
 
-def _read_by(
-    conn: Connection, spec: ModelSpec, load_id: int, days: set[dt.date]
-) -> dict[dt.date, FeatureLoad]:
+def _feature_load_ids(conn: Connection, spec: ModelSpec, load_id: int) -> dict[dt.date, int]:
+    """Return, by partition, the feature load with the content that a manifest names; else none."""
+    # Candidates by partition, first the one that was published when the scoring began.
     candidates: dict[dt.date, list[tuple[int, str]]] = {}
-    named = ""
-    asked = {
+    parameters = {
         "dataset": spec.predictions_dataset,
         "load": load_id,
         "features": spec.features_dataset,
     }
-    for day, feature_load, content_hash, digest in conn.execute(_CANDIDATES, asked):
-        candidates.setdefault(day, []).append((feature_load, content_hash))
-        named = digest
-    seen = {day: loads[0] for day, loads in candidates.items()}
-    if _digest({day: content for day, (_, content) in seen.items()}) != named:
-        others = (
-            [{day: load} for day, loads in candidates.items() for load in loads]
-            if len(candidates) == 1
-            else []
-        )
-        seen = next(
-            (
-                one
-                for one in others
-                if _digest({day: content for day, (_, content) in one.items()}) == named
-            ),
-            {},
-        )
-    if not days <= seen.keys():
-        raise OriginLostError(
-            f"The features that load {load_id} of {spec.predictions_dataset} was scored on cannot be found.",
-            expected=f"published loads of {spec.features_dataset} whose content has the digest in the load's manifest",
-            got=f"{len(candidates)} partition(s) with candidates, none of that content",
-            todo="Look at ops.loads: was the feature view's history collected or edited by hand?",
-        )
-    return {day: find_feature_load(conn, spec, day, seen[day][0]) for day in sorted(days)}
+    rows = conn.execute(_CANDIDATES, parameters).fetchall()
+    for day, feature_load_id, content_hash, _ in rows:
+        candidates.setdefault(day, []).append((feature_load_id, content_hash))
+    digest = rows[0][3] if rows else None
+
+    attempts = [{day: loads[0] for day, loads in candidates.items()}]
+    # One digest covers all partitions of a load, so other loads can be tried only for a single one.
+    if len(candidates) == 1:
+        ((day, loads),) = candidates.items()
+        attempts += [{day: load} for load in loads[1:]]
+    for attempt in attempts:
+        if _digest({day: content_hash for day, (_, content_hash) in attempt.items()}) == digest:
+            return {day: feature_load_id for day, (feature_load_id, _) in attempt.items()}
+    return {}
+
+
+_CANDIDATES = """
+select p.partition_date, f.load_id, f.content_hash, p.inputs ->> 'features'
+from ops.loads p
+join ops.loads f on f.dataset = %(features)s and f.partition_date = p.partition_date
+    and f.state = 'published'
+where p.dataset = %(dataset)s and p.load_id = %(load)s
+order by p.partition_date,
+    (
+        f.published_at <= p.started_at
+        and (f.superseded_at is null or f.superseded_at > p.started_at)
+    ) desc,
+    f.load_id desc
+"""
+
+
+def _digest(contents: dict[dt.date, str]) -> str:
+    """Return the digest that ``scoring.batch_scorer`` records for the features that it reads."""
+    document = [[str(day), content_hash] for day, content_hash in sorted(contents.items())]
+    return sha256(json.dumps(document).encode()).hexdigest()
 
 
 def reason_methods(
     conn: Connection, spec: ModelSpec, predictions: Iterable[Prediction]
 ) -> dict[int, str | None]:
-    """Return, by load, how its reasons were made; None for loads of before this was noted: path attribution."""
+    """Return, by load, the method of its reasons; None for early loads: path attribution."""
     loads = sorted({prediction.load_id for prediction in predictions})
-    query = "select distinct load_id, inputs ->> 'reasons' from ops.loads where dataset = %s and load_id = any(%s)"
+    query = """
+        select distinct load_id, inputs ->> 'reasons' from ops.loads
+        where dataset = %s and load_id = any(%s)
+    """
     return dict(conn.execute(query, [spec.predictions_dataset, loads]).fetchall())
-
-
-_CANDIDATES = """
-select p.partition_date, f.load_id, f.content_hash, p.inputs ->> 'features'
-from ops.loads p join ops.loads f on f.dataset = %(features)s and f.partition_date = p.partition_date and f.state = 'published'
-where p.dataset = %(dataset)s and p.load_id = %(load)s
-order by p.partition_date,
-    (f.published_at <= p.started_at and (f.superseded_at is null or f.superseded_at > p.started_at)) desc, f.load_id desc
-"""
-
-
-def _digest(contents: dict[dt.date, str]) -> str:
-    """Return the digest that ``scoring.batch_scorer`` notes of the features that it reads."""
-    return sha256(
-        json.dumps([[str(day), content] for day, content in sorted(contents.items())]).encode()
-    ).hexdigest()

@@ -1,4 +1,4 @@
-"""Rebuild a training set from its manifest: the recorded query over the recorded loads gives the recorded bytes."""
+"""Rebuild a training set from its manifest: the recorded query over the recorded loads."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ _POINTER = "join ops.published p on"
 
 
 class ManifestUnreadableError(NightshiftError):
-    """A training set's manifest cannot be followed."""
+    """A training set's manifest cannot be used to rebuild it."""
 
     code = "NS-REPRO-004"
 
 
 @dataclass(frozen=True)
 class RebuiltTrainingSet:
-    """A training set made again.
+    """A training set and its rebuild.
 
     Attributes:
         key: Its object key.
         n_rows: Rows as recorded.
-        n_rows_rebuilt: Rows that came out now.
+        n_rows_rebuilt: Rows of the rebuild.
         sha256: Recorded content hash, hex.
-        sha256_rebuilt: Content hash of what came out now.
+        sha256_rebuilt: Content hash of the rebuild.
     """
 
     key: str
@@ -45,15 +45,15 @@ class RebuiltTrainingSet:
 
     @property
     def is_equal(self) -> bool:
-        """Return whether the same bytes came out."""
+        """Return whether the rebuild has the same bytes."""
         return self.sha256 == self.sha256_rebuilt
 
 
 def rebuild_training_set(settings: Settings, model: str, version: int) -> RebuiltTrainingSet:
-    """Run the manifest's query on the feature loads that it names, whatever is published now, and hash what comes out; nothing is written.
+    """Run the manifest's query on the loads that it names, and hash the rows; nothing is written.
 
     Raises:
-        RegistryError: There is no such version.
+        RegistryError: The version does not exist.
         ManifestUnreadableError: The manifest has no query or no loads.
     """
     from nightshift.registry.model_loader import find_version
@@ -69,30 +69,33 @@ def rebuild_training_set(settings: Settings, model: str, version: int) -> Rebuil
 def _recorded(conn: Connection, key: str) -> tuple[int, str, dict[str, Any], str]:
     row = conn.execute(
         """
-        select t.n_rows, t.sha256, t.manifest, (select l.dataset from ops.loads l
-            where l.load_id = (t.manifest #>> '{partitions,0,load_id}')::bigint and l.dataset like 'features/%%' limit 1)
+        select t.n_rows, t.sha256, t.manifest, (
+            select l.dataset from ops.loads l
+            where l.load_id = (t.manifest #>> '{partitions,0,load_id}')::bigint
+                and l.dataset like 'features/%%' limit 1)
         from ml.training_sets t where t.training_set = %s
         """,
         [key],
     ).fetchone()
     if row is None or row[3] is None or not row[2].get("query"):
         raise ManifestUnreadableError(
-            f"The manifest of {key} cannot be followed.",
+            f"The manifest of {key} cannot be used.",
             expected="a query and feature loads",
-            todo="Only recorded sets can be rebuilt.",
+            todo="Only training sets with a recorded manifest can be rebuilt.",
         )
     return row[0], row[1], row[2], row[3]
 
 
 def _pinned(manifest: dict[str, Any], dataset: str, key: str) -> sql.Composed:
-    """Return the recorded query with the recorded loads in the place of the pointer."""
+    """Return the recorded query, reading the recorded loads instead of the published ones."""
     from psycopg import sql
 
-    before, found, after = str(manifest["query"]).partition(_POINTER)
-    if not found or _POINTER in after:
+    # The pointer moved on since: only the recorded loads give the recorded rows.
+    before, pointer, after = str(manifest["query"]).partition(_POINTER)
+    if not pointer or _POINTER in after:
         raise ManifestUnreadableError(
-            f"The query of {key} does not follow the pointer once.",
-            todo="It was made by other code: check it out.",
+            f"The query of {key} does not join ops.published exactly once.",
+            todo="Another code version made it: check out that version.",
         )
     loads = sql.SQL(", ").join(
         sql.SQL("({}, {}::date, {}::bigint)").format(

@@ -1,4 +1,5 @@
-"""Hold a task of the running Airflow at one place, find its processes, do it harm, and see what became of the night."""
+"""Hold a task of the running Airflow at one place, find its processes, do it harm, and see what
+became of the night."""
 
 from __future__ import annotations
 
@@ -28,7 +29,8 @@ _HOLDS = """
 create table if not exists public.chaos_holds (application_name text primary key);
 create or replace function public.chaos_hold() returns trigger language plpgsql as $$
 begin
-    while exists (select from public.chaos_holds where application_name = current_setting('application_name')) loop
+    while exists (select from public.chaos_holds where application_name =
+        current_setting('application_name')) loop
         perform pg_sleep(0.1);
     end loop;
     return null;
@@ -48,7 +50,8 @@ def eventually(look: Callable[[], Found | None], seconds: float, what: str) -> F
 def contents(whole: Whole) -> Contents:
     """Return content hash and rows of everything that readers see of the night."""
     query = """
-        select p.dataset, l.content_hash, l.n_rows from ops.published p join ops.loads l using (dataset, partition_date, load_id)
+        select p.dataset, l.content_hash,
+            l.n_rows from ops.published p join ops.loads l using (dataset, partition_date, load_id)
         where p.partition_date = %s
     """
     with connect(whole.settings, "test") as conn:
@@ -60,7 +63,8 @@ def contents(whole: Whole) -> Contents:
 
 @contextmanager
 def unpublished(whole: Whole, *datasets: str) -> Iterator[None]:
-    """Take the datasets away from the night's readers; at the end they must be back, published anew with the content of before.
+    """Take the datasets away from the night's readers; at the end they must be back, published
+    anew with the content of before.
 
     Nothing may be under way when they vanish, and it leaves no run red. When the block fails they
     come back, so that other tests go on.
@@ -116,7 +120,8 @@ def held(
     attempt: int = 1,
     map_index: int = -1,
 ) -> Iterator[Callable[[], Held]]:
-    """Stop one try of a task before its statements on a table; the block gets a function that waits until it is there.
+    """Stop one try of a task before its statements on a table; the block gets a function that
+    waits until it is there.
 
     The task goes on when the block ends.
     """
@@ -126,7 +131,8 @@ def held(
         conn.execute(_HOLDS)
         conn.execute("insert into public.chaos_holds values (%s)", [name])
         conn.execute(
-            f"create trigger chaos_hold before {event} on {table} for each statement execute function public.chaos_hold()"
+            f"create trigger chaos_hold before {event} on {table} for each statement "
+            "execute function public.chaos_hold()"
         )
     try:
         yield lambda: _wait_until_held(whole, run, task_id, name, map_index)
@@ -215,7 +221,8 @@ def is_gone(process: psutil.Process) -> bool:
 
 
 def expect_nothing_left(whole: Whole, victim: Held, seconds: float = 10) -> float:
-    """Wait until neither the task's process nor a backend of it is there; return how long that took, in seconds."""
+    """Wait until neither the task's process nor a backend of it is there; return how long that
+    took, in seconds."""
     started = time.monotonic()
     eventually(lambda: is_gone(victim.task), seconds, "the process is gone")
     eventually(

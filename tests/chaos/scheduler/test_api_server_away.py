@@ -1,4 +1,5 @@
-"""Airflow's API server is away in the middle of a night, or everything of Airflow is killed: the night ends by itself."""
+"""Airflow's API server is away in the middle of a night, or everything of Airflow is killed: the
+night ends by itself."""
 
 from __future__ import annotations
 
@@ -75,7 +76,8 @@ def failed_tries(whole: Whole, since: float) -> list[tuple[str, str]]:
     """Return the tries whose own code has failed since then."""
     query = """
         select dag_id || '.' || task_id, outcome from ops.task_tries
-        where started_at > to_timestamp(%s) and outcome <> all('{success,skipped,waiting,NS-AIRFLOW-001}')
+        where started_at > to_timestamp(%s) and outcome <>
+            all('{success,skipped,waiting,NS-AIRFLOW-001}')
     """
     with connect(whole.settings, "test") as conn:
         return conn.execute(query, [since]).fetchall()

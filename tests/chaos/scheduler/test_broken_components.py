@@ -1,4 +1,5 @@
-"""One component of the running night really breaks: a whole partition stands before the deadline, and the champion's after the repair."""
+"""One component of the running night really breaks: a whole partition stands before the deadline,
+and the champion's after the repair."""
 
 from __future__ import annotations
 
@@ -47,7 +48,8 @@ def _fail(*args, **kwargs):
 _GATE = _HOOK + "from nightshift.quality import gates\ngates.evaluate_by_great_expectations = {}\n"
 _REPORT = (
     _HOOK
-    + "from nightshift.monitoring import report\nreport.DEADLINE_SECONDS = 3\nreport.sys = types.SimpleNamespace(executable={!r})\n"
+    + "from nightshift.monitoring import report\nreport.DEADLINE_SECONDS = 3\n"
+    + "report.sys = types.SimpleNamespace(executable={!r})\n"
 )
 
 
@@ -146,7 +148,8 @@ BREAKS = {
 def test_the_last_step_stands_until_the_repair_when_a_component_breaks(
     whole: Whole, tmp_path: Path, name: str
 ) -> None:
-    """Airflow says which task broke; the rescue publishes every row; after the repair the failed run is cleared, and all is as before."""
+    """Airflow says which task broke; the rescue publishes every row; after the repair the failed
+    run is cleared, and all is as before."""
     broken = BREAKS[name]
     models = [model for model in MODELS if f"predictions/{model}" in broken.vanish]
     with unpublished(whole, *broken.vanish):
@@ -177,7 +180,11 @@ def test_the_last_step_stands_until_the_repair_when_a_component_breaks(
 def test_scoring_takes_the_last_step_by_itself_when_the_bucket_cannot_be_reached(
     whole: Whole,
 ) -> None:
-    is_down = "import os\nos.environ.update(NIGHTSHIFT_S3_ENDPOINT_URL='http://127.0.0.1:9', NIGHTSHIFT_S3_REQUEST_ATTEMPTS='1')\n"
+    is_down = (
+        "import os\n"
+        "os.environ.update(NIGHTSHIFT_S3_ENDPOINT_URL='http://127.0.0.1:9',"
+        " NIGHTSHIFT_S3_REQUEST_ATTEMPTS='1')\n"
+    )
     with unpublished(whole, "predictions/flight_delayed"):
         with whole.inject(is_down):
             run = start(whole, "score__flight_delayed")
@@ -243,9 +250,11 @@ def _forget_reports(whole: Whole) -> None:
 
 
 def _sources(whole: Whole, model: str) -> set[str]:
-    """Return how the night's published rows were made, after looking that they are one whole batch: each flight once, a score in each."""
+    """Return how the night's published rows were made, after looking that they are one whole
+    batch: each flight once, a score in each."""
     query = f"""
-        select coalesce(array_agg(distinct score_source), '{{}}'), count(*) - count(distinct flight_id),
+        select coalesce(array_agg(distinct score_source), '{{}}'),
+            count(*) - count(distinct flight_id),
             count(*) filter (where score is null),
             count(*) filter (where (score_source = '{CHAMPION}') <> (score_source_reason is null))
         from analytics.{model}_current where partition_date = %s

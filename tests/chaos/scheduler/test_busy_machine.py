@@ -1,4 +1,5 @@
-"""Fifteen nights through the real scheduler beside twenty busy processes, each with another fault of upstream."""
+"""Fifteen nights through the real scheduler beside twenty busy processes, each with another fault
+of upstream."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from examples.flights.faults import Fault, FaultType
+from examples.flights.faults import Fault, FaultKind
 from examples.flights.flights_2013 import DATASETS
 from examples.flights.upstream import deliver
 from tests.chaos.scheduler.disturbance import ENDED, eventually
@@ -54,7 +55,7 @@ class Trouble:
         is_repaired: Whether upstream delivers the good file a moment after the wrong one.
     """
 
-    kind: FaultType
+    kind: FaultKind
     dataset: str
     column: str = ""
     value: str = "?"
@@ -62,21 +63,21 @@ class Trouble:
 
 
 TROUBLES = (
-    Trouble(FaultType.TWICE, "weather"),
-    Trouble(FaultType.ABSENT, "flight_schedules", is_repaired=True),
-    Trouble(FaultType.BAD_ROWS, "weather", "temperature_f", "warm"),
-    Trouble(FaultType.CORRUPTED, "flight_outcomes", is_repaired=True),
-    Trouble(FaultType.REORDERED_COLUMNS, "flight_schedules"),
-    Trouble(FaultType.TRUNCATED, "weather", is_repaired=True),
-    Trouble(FaultType.DUPLICATED_ROWS, "flight_outcomes"),
-    Trouble(FaultType.MISSING_COLUMN, "flight_schedules", "destination", is_repaired=True),
-    Trouble(FaultType.ADDED_COLUMN, "weather", "lucky_number", "7"),
-    Trouble(FaultType.ABSENT, "flight_outcomes", is_repaired=True),
-    Trouble(FaultType.RENAMED, "flight_schedules", value="another_name"),
-    Trouble(FaultType.WRONG_TYPE, "weather", "temperature_f", "cold", is_repaired=True),
-    Trouble(FaultType.REORDERED_ROWS, "flight_outcomes"),
-    Trouble(FaultType.ABSENT, "weather", is_repaired=True),
-    Trouble(FaultType.LATE, "flight_schedules"),
+    Trouble(FaultKind.TWICE, "weather"),
+    Trouble(FaultKind.ABSENT, "flight_schedules", is_repaired=True),
+    Trouble(FaultKind.BAD_ROWS, "weather", "temperature_f", "warm"),
+    Trouble(FaultKind.CORRUPTED, "flight_outcomes", is_repaired=True),
+    Trouble(FaultKind.REORDERED_COLUMNS, "flight_schedules"),
+    Trouble(FaultKind.TRUNCATED, "weather", is_repaired=True),
+    Trouble(FaultKind.DUPLICATED_ROWS, "flight_outcomes"),
+    Trouble(FaultKind.MISSING_COLUMN, "flight_schedules", "destination", is_repaired=True),
+    Trouble(FaultKind.ADDED_COLUMN, "weather", "lucky_number", "7"),
+    Trouble(FaultKind.ABSENT, "flight_outcomes", is_repaired=True),
+    Trouble(FaultKind.RENAMED, "flight_schedules", value="another_name"),
+    Trouble(FaultKind.WRONG_TYPE, "weather", "temperature_f", "cold", is_repaired=True),
+    Trouble(FaultKind.REORDERED_ROWS, "flight_outcomes"),
+    Trouble(FaultKind.ABSENT, "weather", is_repaired=True),
+    Trouble(FaultKind.LATE, "flight_schedules"),
 )
 
 
@@ -108,7 +109,8 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Whole]:
 def test_every_night_is_published_by_the_champion_on_a_busy_machine(
     own: Whole, record_figure: Callable[[str, float], None]
 ) -> None:
-    """Each before its deadline, whatever upstream did; nothing is degraded when its run has ended."""
+    """Each before its deadline, whatever upstream did; nothing is degraded when its run has
+    ended."""
     keys = [Partition.parse(FIRST_NIGHT).shift(i).key for i in range(N_NIGHTS)]
     seconds: list[float] = []
     for i, key in enumerate(keys):
@@ -122,7 +124,8 @@ def test_every_night_is_published_by_the_champion_on_a_busy_machine(
 
 
 def run_troubled_night(own: Whole, key: str, trouble: Trouble) -> float:
-    """Deliver a night with its trouble, start it, act as upstream and as on-call do, and return its seconds to publication."""
+    """Deliver a night with its trouble, start it, act as upstream and as on-call do, and return
+    its seconds to publication."""
     day = PartitionRange.of(key)
     fault = Fault(trouble.kind, trouble.dataset, day.first.day, trouble.column, trouble.value)
     others = [dataset for dataset in DATASETS if dataset != trouble.dataset]
@@ -144,8 +147,9 @@ def run_troubled_night(own: Whole, key: str, trouble: Trouble) -> float:
 
 
 def repair(own: Whole, key: str, trouble: Trouble, run_id: str) -> None:
-    """Deliver the good file under another name a moment later; clear the load that a wrong file has failed."""
-    if trouble.kind is FaultType.ABSENT:
+    """Deliver the good file under another name a moment later; clear the load that a wrong file
+    has failed."""
+    if trouble.kind is FaultKind.ABSENT:
         time.sleep(BETWEEN_SECONDS)
     else:
         eventually(
@@ -153,14 +157,14 @@ def repair(own: Whole, key: str, trouble: Trouble, run_id: str) -> None:
         )
     day = PartitionRange.of(key)
     later = dt.timedelta(minutes=1)
-    good = Fault(FaultType.RENAMED, trouble.dataset, day.first.day, value=f"{trouble.dataset}_good")
+    good = Fault(FaultKind.RENAMED, trouble.dataset, day.first.day, value=f"{trouble.dataset}_good")
     deliver(
         own.settings,
         day,
-        [good, Fault(FaultType.LATE, trouble.dataset, day.first.day, delay=later)],
+        [good, Fault(FaultKind.LATE, trouble.dataset, day.first.day, delay=later)],
         [trouble.dataset],
     )
-    if trouble.kind is not FaultType.ABSENT:
+    if trouble.kind is not FaultKind.ABSENT:
         run = own.api.run("ingest", run_id)
         red = {
             str(task["task_id"])
@@ -190,6 +194,9 @@ def is_published(own: Whole, key: str) -> bool:
 
 def sources_of(own: Whole, model: str, keys: list[str]) -> set[tuple[str, str]]:
     """Return who made the rows that readers have, by night."""
-    query = f"select distinct partition_date::text, score_source from analytics.{model}_current where partition_date = any(%s::date[])"
+    query = (
+        "select distinct partition_date::text, score_source from "
+        f"analytics.{model}_current where partition_date = any(%s::date[])"
+    )
     with connect(own.settings, "test") as conn:
         return {(key, source) for key, source in conn.execute(query.encode(), [keys])}

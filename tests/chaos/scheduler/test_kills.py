@@ -1,4 +1,5 @@
-"""``kill -9`` of a task, of its supervisor, of the scheduler: the night ends with the content of an undisturbed one."""
+"""``kill -9`` of a task, of its supervisor, of the scheduler: the night ends with the content of
+an undisturbed one."""
 
 from __future__ import annotations
 
@@ -74,7 +75,8 @@ _build.audit = _late_audit
 def test_two_live_tries_publish_once_when_the_supervisor_is_killed(
     whole: Whole, record_figure: Callable[[str, float], None]
 ) -> None:
-    """The first try stands before its audit while the second runs from beginning to end; then it wakes up."""
+    """The first try stands before its audit while the second runs from beginning to end; then it
+    wakes up."""
     hold = whole.settings.dags_dir / "hold"
     (whole.settings.dags_dir / "armed").touch()
     with unpublished(whole, FEATURES), whole.inject(_FIRST_TRY_WAITS):
@@ -125,7 +127,8 @@ def test_running_task_ends_as_success_when_the_scheduler_is_killed(whole: Whole)
 
 def _attempt_of_published(whole: Whole, dataset: str) -> int:
     query = """
-        select attempt from ops.published p join ops.loads l using (dataset, partition_date, load_id)
+        select attempt from ops.published p join ops.loads l using (dataset, partition_date,
+            load_id)
         where p.dataset = %s and p.partition_date = %s
     """
     with connect(whole.settings, "test") as conn:

@@ -1,4 +1,5 @@
-"""Wake-ups that never came, and two runs of one partition at once: the night still ends, once, with the same content."""
+"""Wake-ups that never came, and two runs of one partition at once: the night still ends, once,
+with the same content."""
 
 from __future__ import annotations
 
@@ -36,9 +37,9 @@ SCORES, FEATURES, VERDICT = (
     "monitoring/flight_delayed",
 )
 _IMPATIENT = """
-from nightshift.orchestration import catch_up
-catch_up.PATIENCE = datetime.timedelta(seconds=1)
-catch_up.MAXIMUM_WAKES = 1000
+from nightshift.orchestration import reconcile
+reconcile.PATIENCE = datetime.timedelta(seconds=1)
+reconcile.MAX_EMISSIONS = 1000
 """
 
 

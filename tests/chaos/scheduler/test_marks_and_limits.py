@@ -1,4 +1,5 @@
-"""A task that a person marks as failed, and one that is over its limit in C code or in SQL: the state in Airflow is true."""
+"""A task that a person marks as failed, and one that is over its limit in C code or in SQL: the
+state in Airflow is true."""
 
 from __future__ import annotations
 
@@ -73,9 +74,11 @@ def test_the_log_says_what_readers_see_when_the_task_is_marked_failed_after_the_
 _LIMIT = """
 import pathlib
 _task_defaults = defaults.task_defaults
-def _limited(owner, *, timeout_minutes):
-    limit = {"execution_timeout": datetime.timedelta(seconds=20)} if pathlib.Path(__file__).name == "score.py" else {}
-    return _task_defaults(owner, timeout_minutes=timeout_minutes) | limit
+def _limited(*arguments, **options):
+    given = _task_defaults(*arguments, **options)
+    if pathlib.Path(__file__).name == "score.py":
+        given["execution_timeout"] = datetime.timedelta(seconds=20)
+    return given
 defaults.task_defaults = _limited
 """
 _LOST_IN_C = """

@@ -1,4 +1,5 @@
-"""A second scheduler beside the first, and one of them killed in between: nothing takes effect twice."""
+"""A second scheduler beside the first, and one of them killed in between: nothing takes effect
+twice."""
 
 from __future__ import annotations
 
@@ -47,10 +48,12 @@ def second_scheduler(whole: Whole) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def repeated_effects(whole: Whole) -> list[tuple[str, int, int]]:
-    """Return loads of the night that took effect more than once: dataset, load, entries in the ledger."""
+    """Return loads of the night that took effect more than once: dataset, load, entries in the
+    ledger."""
     query = """
         select dataset, load_id, count(*) from ops.ledger
-        where partition_date = %s and event in ('published', 'duplicate') group by 1, 2 having count(*) > 1
+        where partition_date = %s and event in ('published', 'duplicate') group by 1,
+            2 having count(*) > 1
     """
     with connect(whole.settings, "test") as conn:
         return conn.execute(query, [NIGHT]).fetchall()

@@ -231,13 +231,13 @@ def _prepare_monitoring(settings: Settings) -> None:
 
 
 def _monitor(settings: Settings, run: RunContext) -> None:
-    from nightshift.monitoring import monitor as module
+    from nightshift.monitoring import verdict_report
+    from nightshift.monitoring.monitor import monitor
     from nightshift.monitoring.report import Report
 
-    module.make_report = lambda *_: Report(
-        b"<html></html>", b"{}"
-    )  # Evidently takes seconds and has its own test
-    module.measure(
+    # Evidently takes seconds and has its own test.
+    verdict_report.make_report = lambda *_: Report(b"<html></html>", b"{}")
+    monitor(
         settings,
         ModelSpec.model_validate(parcels.SPEC),
         PartitionRange.of(STORMY[0], STORMY[-1]),

@@ -1,4 +1,5 @@
-"""A small world with a champion: parcels are late when the wind blows. Nights can be quiet or stormy, outcomes fair or turned around."""
+"""A small world with a champion: parcels are late when the wind blows. Nights can be quiet or
+stormy, outcomes fair or turned around."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ from nightshift.contracts.model_spec import ModelSpec
 from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.contracts.run import RunContext, code_version
 from nightshift.lake.object_store import ObjectStore
-from nightshift.monitoring.monitor import measure
+from nightshift.monitoring.monitor import monitor
 from nightshift.monitoring.verdict import Verdict
 from nightshift.registry.model_versions import find_version, load_model, register
 from nightshift.registry.promotion import decide
@@ -132,12 +133,15 @@ class World:
     def flip(self, dataset: str, day: dt.date, load_id: int) -> None:
         """Move the pointer as the write path would."""
         self.conn.execute(
-            "insert into ops.loads (dataset, partition_date, load_id, token, state, run_id, attempt, actor, code_version, inputs,"
-            " inputs_digest, content_hash) values (%s, %s, %s, 1, 'published', 'test', 1, 'test', 'test', '{}', 'test', %s)",
+            "insert into ops.loads (dataset, partition_date, load_id, token, state, "
+            "run_id, attempt, actor, code_version, inputs,"
+            " inputs_digest, content_hash) values (%s, %s, %s, 1, 'published', "
+            "'test', 1, 'test', 'test', '{}', 'test', %s)",
             [dataset, day, load_id, f"hash of {load_id}"],
         )
         self.conn.execute(
-            "insert into ops.published (dataset, partition_date, load_id, token) values (%s, %s, %s, 1)"
+            "insert into ops.published (dataset, partition_date, load_id, token) "
+            "values (%s, %s, %s, 1)"
             " on conflict (dataset, partition_date) do update set load_id = excluded.load_id",
             [dataset, day, load_id],
         )
@@ -179,7 +183,10 @@ class World:
             )
             for row, score, p in zip(rows.to_pylist(), found.score, found.probability, strict=True)
         ]
-        columns = "partition_date, load_id, shard, parcel_id, event_timestamp, score, probability, decile, is_positive, model_version"
+        columns = (
+            "partition_date, load_id, shard, parcel_id, event_timestamp, score, "
+            "probability, decile, is_positive, model_version"
+        )
         self.copy(
             f"predictions.parcel_late ({columns}, features_as_of, score_source, run_id)", records
         )
@@ -194,7 +201,7 @@ class World:
             if changes
             else self.spec
         )
-        return measure(self.settings, spec, PartitionRange.of(first, last), self.run)
+        return monitor(self.settings, spec, PartitionRange.of(first, last), self.run)
 
     def decisions(self) -> list[tuple[str, str]]:
         rows = self.conn.execute(
@@ -216,10 +223,13 @@ def history(
     code_version.cache_clear()
     conn.execute(
         """
-        create table features.feat_parcel (partition_date date, load_id bigint, parcel_id text, event_timestamp timestamptz,
-            as_of timestamptz, wind double precision, weight double precision, is_fragile boolean, late_rate_7d double precision,
+        create table features.feat_parcel (partition_date date, load_id bigint, parcel_id text,
+            event_timestamp timestamptz,
+            as_of timestamptz, wind double precision, weight double precision, is_fragile boolean,
+                late_rate_7d double precision,
             carrier text);
-        create table marts.fct_parcel_labels (partition_date date, load_id bigint, parcel_id text, event_timestamp timestamptz,
+        create table marts.fct_parcel_labels (partition_date date, load_id bigint, parcel_id text,
+            event_timestamp timestamptz,
             known_at timestamptz, superseded_at timestamptz, is_late boolean);
         """
     )
@@ -242,7 +252,7 @@ def world(history: World) -> World:
 @pytest.fixture
 def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave the report away: Evidently takes seconds and has its own test."""
-    from nightshift.monitoring import monitor as module
+    from nightshift.monitoring import verdict_report as module
     from nightshift.monitoring.report import Report
 
     monkeypatch.setattr(module, "make_report", lambda *_: Report(b"<html></html>", b"{}"))

@@ -9,7 +9,8 @@ import pytest
 from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.contracts.run import RunContext
 from nightshift.errors import NightshiftError
-from nightshift.monitoring import monitor as module
+from nightshift.monitoring import verdict_report as module
+from nightshift.monitoring.monitor import monitor
 from nightshift.monitoring.report import ReportError
 from nightshift.monitoring.verdict import read_verdict
 from nightshift.warehouse.connection import connect
@@ -32,7 +33,10 @@ def add_nights(world, **how) -> None:
 
 
 def hashes(world) -> list[tuple[object, ...]]:
-    query = "select dataset, partition_date, content_hash from ops.published p join ops.loads using (dataset, partition_date, load_id)"
+    query = (
+        "select dataset, partition_date, content_hash from ops.published p join "
+        "ops.loads using (dataset, partition_date, load_id)"
+    )
     return world.conn.execute(f"{query} where dataset like 'monitoring%' order by 1, 2").fetchall()
 
 
@@ -53,7 +57,10 @@ def test_verdict_and_metrics_say_on_how_many_labels_they_stand(world) -> None:
         "select distinct maturity from monitoring.performance_published"
     ).fetchall()
     assert rows == [("mature",)]
-    query = "select partition_date::text, maturity, n_labels from monitoring.label_maturity where model = 'parcel_late' order by 1"
+    query = (
+        "select partition_date::text, maturity, n_labels from "
+        "monitoring.label_maturity where model = 'parcel_late' order by 1"
+    )
     assert world.conn.execute(query).fetchall() == [
         ("2020-02-02", "mature", 114),
         ("2020-02-03", "immature", 0),
@@ -65,7 +72,8 @@ def test_verdict_and_metrics_say_on_how_many_labels_they_stand(world) -> None:
 def test_metrics_of_a_maturing_night_never_trigger(world) -> None:
     add_nights(world, is_turned=True)
     world.conn.execute(
-        "delete from marts.fct_parcel_labels where parcel_id like '2020-02-%' and parcel_id like '%1'"
+        "delete from marts.fct_parcel_labels where parcel_id like '2020-02-%' "
+        "and parcel_id like '%1'"
     )
     verdict = world.measure("2020-02-04", "2020-02-05")
     assert (verdict.maturity, verdict.n_labels, verdict.performance_status) == (
@@ -82,7 +90,8 @@ def test_metrics_of_a_maturing_night_never_trigger(world) -> None:
 
 def load(world, dataset: str, day: str, load_id: int, state: str) -> None:
     world.conn.execute(
-        "insert into ops.loads (dataset, partition_date, load_id, token, state, run_id, attempt, actor, code_version, inputs,"
+        "insert into ops.loads (dataset, partition_date, load_id, token, state, "
+        "run_id, attempt, actor, code_version, inputs,"
         " inputs_digest) values (%s, %s, %s, 2, %s, 'test', 1, 'test', 'test', '{}', 'test')",
         [dataset, day, load_id, state],
     )
@@ -116,8 +125,10 @@ def test_missing_and_refused_sources_are_red_when_features_were_built_from_them(
         """update ops.loads set inputs = '{"raw/weather": "x"}' where dataset = 'features/parcel'"""
     )
     world.conn.execute(
-        "insert into quarantine.refused_drops (dataset, partition_date, known_at, source_uri, source_sha256, code, reason, run_id)"
-        " values ('raw/weather', '2020-02-02', now(), 's3://x', 'x', 'NS-CONTRACT-003', 'too many refused rows', 'test')"
+        "insert into quarantine.refused_drops (dataset, partition_date, "
+        "known_at, source_uri, source_sha256, code, reason, run_id)"
+        " values ('raw/weather', '2020-02-02', now(), 's3://x', 'x', "
+        "'NS-CONTRACT-003', 'too many refused rows', 'test')"
     )
     red = world.measure("2020-02-02").red_reasons
     assert "raw/weather of 2020-02-02 is missing" in red
@@ -156,15 +167,15 @@ def test_fifty_duplicated_monitor_runs_and_consumers_make_one_retraining(world) 
     for key in NIGHTS:  # statuses stand; the decisions are raced for below
         world.measure(key, drifted_features_ratio=0.99)
 
-    def monitor(i: int) -> None:
+    def run_monitor(i: int) -> None:
         run = RunContext(f"duplicate-{i}", actor="test")
         with suppress(NightshiftError):  # a newer attempt owns the night
-            module.measure(world.settings, spec, PartitionRange.of(NIGHTS[i % 4]), run)
+            monitor(world.settings, spec, PartitionRange.of(NIGHTS[i % 4]), run)
 
     with ThreadPoolExecutor(10) as pool:
-        list(pool.map(monitor, range(50)))
+        list(pool.map(run_monitor, range(50)))
         for key in NIGHTS:
-            monitor(NIGHTS.index(key))
+            run_monitor(NIGHTS.index(key))
         assert len(world.decisions()) == 1
         order = open_requests(world.conn, "parcel_late")[0]
 

@@ -6,7 +6,7 @@ import pytest
 
 from nightshift.contracts.partitions import Partition
 from nightshift.lake.object_store import ObjectStore
-from nightshift.monitoring import monitor as module
+from nightshift.monitoring import verdict_report as module
 from nightshift.monitoring.outcomes import FeaturesNotPublishedError
 from nightshift.monitoring.report import ReportError
 from nightshift.monitoring.verdict import read_verdict
@@ -64,7 +64,8 @@ def test_rows_of_a_night_are_read_once_for_drift_and_profile(world, monkeypatch)
 
     assert len(queries) == 2  # features and predictions
     kept = world.conn.execute(
-        "select dataset, count(*) > 3 from monitoring.profiles where partition_date = '2020-02-02' group by 1 order by 1"
+        "select dataset, count(*) > 3 from monitoring.profiles where "
+        "partition_date = '2020-02-02' group by 1 order by 1"
     )
     assert kept.fetchall() == [("features/parcel", True), ("predictions/parcel_late", True)]
 
@@ -109,7 +110,10 @@ def test_rerun_gives_the_same_verdict_and_no_second_decision(world) -> None:
     for key in ("2020-02-02", "2020-02-03", "2020-02-04"):
         world.add_night(key, wind=3.0)
     once = world.measure("2020-02-02", "2020-02-04", drifted_features_ratio=0.25)
-    hashes = "select dataset, partition_date, content_hash from ops.published p join ops.loads using (dataset, partition_date, load_id)"
+    hashes = (
+        "select dataset, partition_date, content_hash from ops.published p join "
+        "ops.loads using (dataset, partition_date, load_id)"
+    )
     before = world.conn.execute(
         f"{hashes} where dataset like 'monitoring%' order by 1, 2"
     ).fetchall()
@@ -195,7 +199,8 @@ def test_outcome_that_is_delivered_too_late_counts_for_nothing(world) -> None:
         world.add_night(key)
         world.score_night(key)
     world.conn.execute(
-        "update marts.fct_parcel_labels set known_at = '2020-03-01' where partition_date = '2020-02-03' and parcel_id like '%1'"
+        "update marts.fct_parcel_labels set known_at = '2020-03-01' where "
+        "partition_date = '2020-02-03' and parcel_id like '%1'"
     )
     assert world.measure("2020-02-04").n_labels == 102
 
@@ -208,9 +213,11 @@ def test_corrected_outcome_counts_only_from_when_it_was_known(world) -> None:
     world.conn.execute(
         """
         with old as (
-            update marts.fct_parcel_labels set superseded_at = '2020-03-01' where partition_date = '2020-02-03' returning *
+            update marts.fct_parcel_labels set superseded_at = '2020-03-01' where partition_date =
+                '2020-02-03' returning *
         ) insert into marts.fct_parcel_labels
-        select partition_date, load_id, parcel_id, event_timestamp, '2020-03-01', null, not is_late from old
+        select partition_date, load_id, parcel_id, event_timestamp, '2020-03-01', null,
+            not is_late from old
         """
     )
     assert world.measure("2020-02-04").metric_value == before
@@ -292,7 +299,10 @@ def test_the_verdict_is_published_again_when_its_rows_are_damaged(world) -> None
         assert world.conn.execute("select count(*) from monitoring.drift_published").fetchone() == (
             5,
         )
-        repaired = "select count(distinct load_id) from ops.ledger where dataset like 'monitoring%' and reason like 'repairs%'"
+        repaired = (
+            "select count(distinct load_id) from ops.ledger where dataset like "
+            "'monitoring%' and reason like 'repairs%'"
+        )
         assert world.conn.execute(repaired).fetchone() == (number,)
 
 
@@ -301,11 +311,13 @@ def test_nothing_is_measured_when_published_rows_have_vanished(world, table) -> 
     world.add_night("2020-02-02")
     world.score_night("2020-02-02")
     world.conn.execute(
-        "update ops.loads set n_rows = 120 where partition_date = '2020-02-02' and dataset !~ 'marts'"
+        "update ops.loads set n_rows = 120 where partition_date = '2020-02-02' "
+        "and dataset !~ 'marts'"
     )
     world.measure("2020-02-02")
     world.conn.execute(
-        f"delete from {table} where partition_date = '2020-02-02' and parcel_id like '%-00_'".encode()
+        f"delete from {table} where partition_date = '2020-02-02' and parcel_id "
+        "like '%-00_'".encode()
     )
     with pytest.raises(DamagedInputError) as caught:
         world.measure("2020-02-02")

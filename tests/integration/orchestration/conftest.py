@@ -1,4 +1,5 @@
-"""Airflow makes its home when it is imported; these tests must not make one in the user's folder."""
+"""Airflow makes its home when it is imported; these tests must not make one in the user's
+folder."""
 
 from __future__ import annotations
 

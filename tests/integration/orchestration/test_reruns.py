@@ -1,4 +1,5 @@
-"""Which runs are started again: those that left the night unfinished although nothing of ours has failed for good."""
+"""Which runs are started again: those that left the night unfinished although nothing of ours has
+failed for good."""
 
 from __future__ import annotations
 
@@ -11,8 +12,8 @@ from airflow.sdk.exceptions import AirflowSkipException
 
 from nightshift.contracts.partitions import Partition
 from nightshift.orchestration import reruns
-from nightshift.orchestration.reruns import MAXIMUM_RERUNS, Rerun, improvable_scorings, lost_ingests
-from nightshift.scoring.degraded import DegradedPartition
+from nightshift.orchestration.reruns import MAX_RERUNS, Rerun, improvable_scorings, lost_ingests
+from nightshift.scoring.degraded import DegradedNight
 from nightshift.settings import Settings
 
 if TYPE_CHECKING:
@@ -38,8 +39,10 @@ def tried(
     """Record a try that began some time ago."""
     conn.execute(
         """
-        insert into ops.task_tries (dag_id, dag_run_id, task_id, map_index, attempt, partition_date, started_at, ended_at, outcome)
-        select %(dag)s, %(run)s, %(task)s, -1, %(attempt)s, %(day)s, at, case when %(outcome)s::text is not null then at end, %(outcome)s
+        insert into ops.task_tries (dag_id, dag_run_id, task_id, map_index, attempt,
+            partition_date, started_at, ended_at, outcome)
+        select %(dag)s, %(run)s, %(task)s, -1, %(attempt)s, %(day)s, at,
+            case when %(outcome)s::text is not null then at end, %(outcome)s
         from (select clock_timestamp() - %(ago)s::interval as at) t
         """,
         {
@@ -57,7 +60,8 @@ def tried(
 def publish(conn: Connection, *datasets: str) -> None:
     for dataset in datasets:
         conn.execute(
-            "insert into ops.published (dataset, partition_date, load_id, token) values (%s, %s, 1, 1)",
+            "insert into ops.published (dataset, partition_date, load_id, token) "
+            "values (%s, %s, 1, 1)",
             [dataset, DAY],
         )
 
@@ -131,9 +135,9 @@ def test_it_is_not_found_when_all_of_the_day_is_published(
 
 
 @pytest.fixture
-def degraded(monkeypatch: pytest.MonkeyPatch, conn: Connection) -> DegradedPartition:
+def degraded(monkeypatch: pytest.MonkeyPatch, conn: Connection) -> DegradedNight:
     """Have one degraded night, which the champion would score better."""
-    night = DegradedPartition(
+    night = DegradedNight(
         MODEL,
         Partition(DAY),
         "fallback_rule",
@@ -150,7 +154,7 @@ def degraded(monkeypatch: pytest.MonkeyPatch, conn: Connection) -> DegradedParti
 
 
 def test_the_scoring_of_a_degraded_night_runs_again(
-    settings: Settings, conn: Connection, degraded: DegradedPartition
+    settings: Settings, conn: Connection, degraded: DegradedNight
 ) -> None:
     (one,) = improvable_scorings(settings, conn)
     assert (one.dag_id, one.dag_run_id) == (f"score__{MODEL}", "scored")
@@ -163,7 +167,7 @@ def test_the_scoring_of_a_degraded_night_runs_again(
 def test_it_does_not_when(
     settings: Settings,
     conn: Connection,
-    degraded: DegradedPartition,
+    degraded: DegradedNight,
     monkeypatch: pytest.MonkeyPatch,
     why: str,
 ) -> None:
@@ -174,7 +178,7 @@ def test_it_does_not_when(
         "made by hand": {"by_airflow": False},
         "too late": {"published_at": dt.datetime(2013, 3, 11, tzinfo=dt.UTC)},
     }
-    changed = DegradedPartition(**{**vars(degraded), **changes.get(why, {})})
+    changed = DegradedNight(**{**vars(degraded), **changes.get(why, {})})
     monkeypatch.setattr(reruns, "degraded_nights", lambda *_: [changed])
     if why in {"nothing is better", "it breaks"}:
         monkeypatch.setattr(
@@ -186,7 +190,7 @@ def test_it_does_not_when(
 
 
 def test_a_run_is_started_again_three_times_at_most_and_not_at_once(
-    settings: Settings, conn: Connection, degraded: DegradedPartition, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, conn: Connection, degraded: DegradedNight, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cleared: list[Rerun] = []
     monkeypatch.setattr(reruns, "load_settings", lambda: settings)
@@ -195,11 +199,11 @@ def test_a_run_is_started_again_three_times_at_most_and_not_at_once(
     )
     monkeypatch.setattr(reruns, "_is_over", lambda _: True)
     monkeypatch.setattr(reruns, "_clear", cleared.append)
-    for number in range(MAXIMUM_RERUNS):
-        assert reruns.rerun_unfinished() == [f"score__{MODEL} {DAY}"]
+    for number in range(MAX_RERUNS):
+        assert reruns.rerun_unfinished.function() == [f"score__{MODEL} {DAY}"]
         with pytest.raises(AirflowSkipException):
-            reruns.rerun_unfinished()
+            reruns.rerun_unfinished.function()
         conn.execute("update ops.reruns set at = at - interval '30 minutes'")
         assert len(cleared) == number + 1
     with pytest.raises(AirflowSkipException):
-        reruns.rerun_unfinished()
+        reruns.rerun_unfinished.function()

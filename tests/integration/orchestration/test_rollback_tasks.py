@@ -1,4 +1,5 @@
-"""A rollback that a person asks for in Airflow's form, and what becomes of it when its run is cleared later."""
+"""A rollback that a person asks for in Airflow's form, and what becomes of it when its run is
+cleared later."""
 
 from __future__ import annotations
 
@@ -49,27 +50,29 @@ def two_champions(conn: Connection, registry: Registry, spec: ModelSpec) -> Regi
 
 @pytest.fixture
 def ask(two_champions: Registry, spec: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ask]:
-    """Return a function that runs both tasks as Airflow does after somebody has filled in the form."""
+    """Return a function that runs both tasks as Airflow does after somebody has filled in the
+    form."""
 
     def run_both(asked_in: str = "manual__1", **form: object) -> dict[str, Any]:
+        params = {
+            "model": spec.name,
+            "to_version": 1,
+            "since": None,
+            "reason": "scores look wrong",
+            "only_plan": False,
+            **form,
+        }
+        dag_run = SimpleNamespace(
+            dag_id="rollback", run_id=asked_in, partition_key=None, triggering_user_name="ann"
+        )
         given = {
-            "params": {
-                "model": spec.name,
-                "to_version": 1,
-                "since": None,
-                "reason": "scores look wrong",
-                "only_plan": False,
-                **form,
-            },
-            "dag_run": SimpleNamespace(
-                dag_id="rollback", run_id=asked_in, partition_key=None, triggering_user_name="ann"
-            ),
+            "dag_run": dag_run,
             "ti": SimpleNamespace(task_id="a_task", try_number=1, map_index=-1),
             "task": SimpleNamespace(execution_timeout=dt.timedelta(minutes=5)),
         }
-        for module in (scopes, rollback_tasks):
-            monkeypatch.setattr(module, "get_current_context", lambda: given)
-        return rollback_tasks.repair_partitions(rollback_tasks.plan_repair())
+        monkeypatch.setattr(scopes, "get_current_context", lambda: given)
+        plan = rollback_tasks.plan_repair.function(params, dag_run)
+        return rollback_tasks.repair_partitions.function(plan, params, dag_run)
 
     for module in (scopes, rollback_tasks):
         monkeypatch.setattr(module, "load_settings", lambda: two_champions.settings)
@@ -82,8 +85,10 @@ def ask(two_champions: Registry, spec: ModelSpec, monkeypatch: pytest.MonkeyPatc
 def served(conn: Connection) -> list[int]:
     """Return which version scored each published night, the oldest first."""
     query = (
-        "select min(t.model_version) from predictions.parcel_late t join ops.published p using (partition_date, load_id)"
-        " where p.dataset = 'predictions/parcel_late' group by partition_date order by partition_date"
+        "select min(t.model_version) from predictions.parcel_late t join "
+        "ops.published p using (partition_date, load_id)"
+        " where p.dataset = 'predictions/parcel_late' group by partition_date "
+        "order by partition_date"
     )
     return [version for (version,) in conn.execute(query)]
 

@@ -1,4 +1,5 @@
-"""Every task looks for its result in the warehouse: a stage that returns without having done its work makes no task succeed."""
+"""Every task looks for its result in the warehouse: a stage that returns without having done its
+work makes no task succeed."""
 
 from __future__ import annotations
 
@@ -43,80 +44,45 @@ INGESTED = SimpleNamespace(partitions=(SimpleNamespace(n_rows=5),), n_rows=5, n_
 PUBLISHED = SimpleNamespace(load_id=999, n_rows=5, content_hash="h", dataset="features/flight")
 MANIFEST = LoadManifest(RunContext("test/run", 1, "test"), {"input": "a"})
 
-READ_ONLY = {"tell_failures", "is_training_due", "shards_of", "announce_rescued"}
-"""They answer a question from what they are given or from the warehouse, and leave nothing
-behind.
-"""
-LIES: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
-    "load_reference": (tasks.load_reference, {"nightshift.ingestion.load.ingest": INGESTED}),
-    "load_dataset": (
-        lambda: tasks.load_dataset("weather"),
-        {"nightshift.ingestion.load.ingest": INGESTED},
-    ),
-    "announce_raw": (tasks.announce_raw, {}),
-    "build_features": (
-        tasks.build_features,
-        {
-            "nightshift.transformation.build.build": SimpleNamespace(
-                published=(PUBLISHED,), summary=lambda: {"n_rows": 5}
-            )
-        },
-    ),
-    "announce_features": (lambda: tasks.announce_features("flight", {"failures": {}}), {}),
-    "begin_scoring": (
-        lambda: tasks.begin_scoring(MODEL),
-        {"nightshift.scoring.pipeline.begin": PLAN},
-    ),
+READ_ONLY = {"watcher", "is_training_due", "emit_predictions_asset"}
+"""They read, or decide by what they are given, and leave nothing behind."""
+PLAN_DOCUMENT = PLAN.model_dump(mode="json")
+SCORED = SimpleNamespace(outcome="scored", reason=None, load_id=999, n_rows=5)
+BUILT = SimpleNamespace(published=(PUBLISHED,), summary=lambda: {"n_rows": 5})
+MEASURED = SimpleNamespace(summary=lambda: {"retrain_decision_id": None})
+TRAINING_SET = "training-sets/none.parquet"
+LIES: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
+    "load_reference": ((), {"nightshift.ingestion.load.ingest": INGESTED}),
+    "load_dataset": (("weather",), {"nightshift.ingestion.load.ingest": INGESTED}),
+    "emit_raw_assets": ((), {}),
+    "build_features": ((), {"nightshift.transformation.build.build": BUILT}),
+    "emit_feature_view_asset": (("flight", {"failures": {}}), {}),
+    "begin_scoring": ((MODEL,), {"nightshift.scoring.batch_scorer.begin": PLAN}),
     "score_shard": (
-        lambda: tasks.score_shard(MODEL, PLAN.model_dump(mode="json"), 0),
-        {"nightshift.scoring.pipeline.score_shard": {"shard": 0, "n_rows": 5}},
+        (MODEL, PLAN_DOCUMENT, 0),
+        {"nightshift.scoring.batch_scorer.score_shard": {"shard": 0, "n_rows": 5}},
     ),
     "publish_predictions": (
-        lambda: tasks.publish_predictions(MODEL, PLAN.model_dump(mode="json")),
-        {"nightshift.scoring.pipeline.publish": [PUBLISHED]},
+        (MODEL, PLAN_DOCUMENT),
+        {"nightshift.scoring.publication.publish": [PUBLISHED]},
     ),
-    "rescue_predictions": (
-        lambda: rescue_tasks.rescue_predictions(MODEL),
-        {
-            "nightshift.scoring.deadline_fallback.publish_by_deadline": SimpleNamespace(
-                outcome="scored", reason=None, load_id=999, n_rows=5
-            )
-        },
-    ),
-    "rescue_by_last_good_spec": (
-        lambda: rescue_tasks.rescue_by_last_good_spec(MODEL),
-        {
-            "nightshift.scoring.deadline_fallback.publish_by_deadline": SimpleNamespace(
-                outcome="scored", reason=None, load_id=999, n_rows=5
-            )
-        },
-    ),
-    "measure_model": (
-        lambda: tasks.measure_model(MODEL),
-        {
-            "nightshift.monitoring.monitor.measure": SimpleNamespace(
-                summary=lambda: {"retrain_decision_id": None}
-            )
-        },
-    ),
-    "announce_retraining": (lambda: tasks.announce_retraining({"retrain_decision_id": 7}), {}),
+    "rescue_predictions": ((MODEL,), {"nightshift.scoring.deadline_fallback.rescue": SCORED}),
+    "rescue_by_last_good_spec": ((MODEL,), {"nightshift.scoring.deadline_fallback.rescue": SCORED}),
+    "measure_model": ((MODEL,), {"nightshift.monitoring.monitor.monitor": MEASURED}),
+    "emit_retrain_asset": (({"retrain_decision_id": 7},), {}),
     "build_training_set": (
-        lambda: tasks.build_training_set(MODEL),
-        {
-            "nightshift.training.training_set.build_training_set": SimpleNamespace(
-                key="training-sets/none.parquet"
-            )
-        },
+        (MODEL,),
+        {"nightshift.training.training_set.build_training_set": SimpleNamespace(key=TRAINING_SET)},
     ),
     "train_model": (
-        lambda: tasks.train_model(MODEL, "training-sets/none.parquet"),
+        (MODEL, TRAINING_SET),
         {
             "nightshift.training.pipeline.train": None,
             "nightshift.registry.model_versions.register": SimpleNamespace(version=7),
         },
     ),
     "decide_promotion": (
-        lambda: tasks.decide_promotion(MODEL, 7),
+        (MODEL, 7),
         {
             "nightshift.registry.promotion.decide": SimpleNamespace(
                 promotion_id=7, verdict="promoted", reasons=()
@@ -124,17 +90,31 @@ LIES: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
         },
     ),
 }
-"""Each task, called while its stage only says that it has done its work; by the task's name,
-with the stages and what they say.
-"""
+"""By task: its arguments, and stages that only claim to have done their work, with their
+results."""
+
+
+def task_bodies() -> dict[str, Callable[..., Any]]:
+    """Return every task body of both modules, by name."""
+    return {
+        name: member.function
+        for module in (tasks, rescue_tasks)
+        for name, member in inspect.getmembers(module, lambda member: hasattr(member, "function"))
+    }
+
+
+def run(name: str) -> Any:
+    """Run a task as Airflow does: with its arguments, and the partition key if it takes one."""
+    body, (arguments, _) = task_bodies()[name], LIES[name]
+    takes_key = "partition_key" in inspect.signature(body).parameters
+    return body(*arguments, **({"partition_key": DAY.isoformat()} if takes_key else {}))
 
 
 @pytest.fixture
 def task_of_airflow(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Be a task of Airflow's on an empty warehouse."""
-    run = SimpleNamespace(dag_id="a_dag", run_id="r", partition_key=DAY.isoformat())
     given = {
-        "dag_run": run,
+        "dag_run": SimpleNamespace(dag_id="a_dag", run_id="r"),
         "ti": SimpleNamespace(task_id="a_task", try_number=1, map_index=-1),
         "task": SimpleNamespace(execution_timeout=dt.timedelta(minutes=5)),
     }
@@ -147,25 +127,19 @@ def task_of_airflow(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iter
 
 
 def test_every_task_has_its_contract() -> None:
-    """A new task body needs a post-condition (``nightshift.orchestration.post_conditions``) and a line in ``LIES``."""
-    bodies = {
-        name
-        for module in (tasks, rescue_tasks)
-        for name, body in inspect.getmembers(module, inspect.isfunction)
-        if body.__module__ == module.__name__ and name[0] != "_"
-    }
-    assert bodies == LIES.keys() | READ_ONLY
+    """A new task body needs a post-condition (``nightshift.orchestration.post_conditions``) and a
+    line in ``LIES``."""
+    assert task_bodies().keys() == LIES.keys() | READ_ONLY
 
 
 @pytest.mark.parametrize("name", sorted(LIES))
 def test_task_fails_when_its_stage_returns_without_a_result_in_the_warehouse(
     task_of_airflow: None, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    task, stages = LIES[name]
-    for stage, answer in stages.items():
+    for stage, answer in LIES[name][1].items():
         monkeypatch.setattr(stage, lambda *_, _answer=answer, **__: _answer)
     with pytest.raises(PostConditionError) as raised:
-        task()
+        run(name)
     assert raised.value.code == "NS-AIRFLOW-005"
 
 
@@ -204,11 +178,10 @@ def test_task_fails_when_readers_see_a_load_from_before_its_own(
             outcome="scored", reason=None, load_id=load.load_id, n_rows=1
         ),
     }
-    body, stages = LIES[task]
-    for stage in stages:
+    for stage in LIES[task][1]:
         monkeypatch.setattr(stage, lambda *_, **__: says[task])
     with pytest.raises(PostConditionError) as raised:
-        body()
+        run(task)
     assert raised.value.got == f"load {older.load_id}"
 
 
@@ -221,16 +194,19 @@ def test_task_fails_when_readers_see_fewer_rows_than_were_published(
             MANIFEST.run, MANIFEST.inputs, dt.datetime(2013, 1, 6, tzinfo=dt.UTC)
         )
         write = begin(conn, [target], PartitionRange.single(Partition(DAY)), manifest)
-        statement = f"insert into raw.{dataset} (partition_date, load_id, known_at, source_row) select %s, %s, now(), generate_series(1, 5)"
+        statement = (
+            f"insert into raw.{dataset} (partition_date, load_id, known_at, "
+            "source_row) select %s, %s, now(), generate_series(1, 5)"
+        )
         conn.execute(statement.encode(), [DAY, write.load_id])
         audit(conn, write)
         publish(conn, write)
-    assert tasks.announce_raw() == DAY.isoformat()
+    assert run("emit_raw_assets") == DAY.isoformat()
 
     conn.execute("delete from raw.weather where source_row > 3")
 
     with pytest.raises(PostConditionError) as raised:
-        tasks.announce_raw()
+        run("emit_raw_assets")
     assert (raised.value.expected, raised.value.got) == (
         "5 rows of raw/weather, as published",
         "3 rows",

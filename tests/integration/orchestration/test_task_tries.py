@@ -15,10 +15,10 @@ from airflow.sdk.exceptions import AirflowRescheduleException, AirflowSkipExcept
 from nightshift.errors import SettingsError, WarehouseError
 from nightshift.orchestration import defaults, reruns
 from nightshift.orchestration import task_scope as scopes
-from nightshift.orchestration.defaults import StageRetryPolicy, task_defaults
+from nightshift.orchestration.defaults import WAREHOUSE, StageRetryPolicy, task_defaults
 from nightshift.orchestration.task_scope import task_scope
 from nightshift.orchestration.task_tries import TriesUsedUpError
-from nightshift.orchestration.tasks import tell_failures
+from nightshift.orchestration.tasks import watcher
 from nightshift.settings import Settings
 
 if TYPE_CHECKING:
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.integration, pytest.mark.promise("R18")]
 
 DAY = dt.date(2013, 3, 10)
-RETRIES = task_defaults("team", timeout_minutes=5)["retries"]
+KEY = DAY.isoformat()
+RETRIES = task_defaults("team", WAREHOUSE, timeout_minutes=5)["retries"]
 
 
 class Attempts:
@@ -38,22 +39,19 @@ class Attempts:
             task_id="load_weather", try_number=1, map_index=-1, max_tries=RETRIES
         )
         self.context: dict[str, Any] = {
-            "dag_run": SimpleNamespace(dag_id="ingest", run_id="r", partition_key=DAY.isoformat()),
+            "dag_run": SimpleNamespace(dag_id="ingest", run_id="r"),
             "ti": self.instance,
             "task": SimpleNamespace(execution_timeout=None, retries=RETRIES),
         }
         for module in (scopes, reruns):
             monkeypatch.setattr(module, "get_current_context", lambda: self.context)
-        monkeypatch.setattr(
-            "nightshift.orchestration.tasks.get_current_context", lambda: self.context
-        )
         for module in (scopes, defaults):
             monkeypatch.setattr(module, "load_settings", lambda: settings)
 
     def run(self, body: Callable[[], None]) -> RetryAction | None:
         """Run a try, and return what Airflow does next; the next call is the next try."""
         try:
-            with task_scope():
+            with task_scope(KEY):
                 body()
         except Exception as error:  # noqa: BLE001 - whatever it is, the policy decides
             return (
@@ -156,11 +154,12 @@ def test_the_record_says_how_a_try_ended(
 def test_a_task_whose_processes_vanish_ends_with_a_code(
     attempts: Attempts, conn: Connection
 ) -> None:
-    """What the out-of-memory killer ends is tried three times, not as often as Airflow may lose tries."""
+    """What the out-of-memory killer ends is tried three times, not as often as Airflow may lose
+    tries."""
     for _ in range(3):
         attempts.run(lambda: None)
     conn.execute("update ops.task_tries set outcome = null, ended_at = null")
-    with pytest.raises(TriesUsedUpError), task_scope():
+    with pytest.raises(TriesUsedUpError), task_scope(KEY):
         pytest.fail("the body ran")
     assert outcomes(conn)[-1] == (4, "NS-AIRFLOW-008")
 
@@ -181,11 +180,11 @@ def test_the_night_says_that_tries_were_lost_when_no_load_failed_by_its_own_doin
     attempts.run(lambda: None)
     attempts.instance.task_id = "tell_failures"
     with pytest.raises(reruns.LostTriesError, match="load_reference") as raised:
-        tell_failures()
+        watcher.function(KEY, "r")
     assert raised.value.code == "NS-AIRFLOW-007"
     assert "load_weather" not in raised.value.what
     conn.execute(
         "update ops.task_tries set outcome = 'NS-CONTRACT-001' where task_id = 'load_weather'"
     )
     with pytest.raises(Exception, match="NS-AIRFLOW-006"):
-        tell_failures()
+        watcher.function(KEY, "r")

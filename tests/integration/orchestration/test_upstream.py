@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -15,14 +16,14 @@ from nightshift.orchestration import task_scope as scopes
 from nightshift.orchestration import tasks
 from nightshift.orchestration.task_scope import TaskScope
 from nightshift.orchestration.upstream import (
-    ASKED_FOR,
+    PAST_DAY_WAIT,
     BeforeHistoryError,
     CutoffAheadError,
     FutureDayError,
-    HoleStaysError,
-    only_what_can_come,
-    refuse_impossible,
-    wait_for_drop,
+    PermanentHoleError,
+    drop_wait,
+    fail_on_permanent_holes,
+    require_runnable,
 )
 from nightshift.settings import Settings
 from nightshift.transformation.build import LookbackIncomplete, build
@@ -48,7 +49,7 @@ def today() -> dt.date:
 def look_back(settings: Settings, day: dt.date) -> None:
     """Build as the task does, up to the look at the inputs."""
     scope = scope_of(settings, day)
-    with only_what_can_come(scope):
+    with fail_on_permanent_holes(scope):
         build(settings, PartitionRange.single(scope.partition), scope.run)
 
 
@@ -62,7 +63,7 @@ def no_dbt(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_night_fails_at_once_when_its_look_back_has_holes_of_the_past(
     settings: Settings, no_dbt: None
 ) -> None:
-    with pytest.raises(HoleStaysError, match=r"raw/flight_outcomes 2013-05-08") as raised:
+    with pytest.raises(PermanentHoleError, match=r"raw/flight_outcomes 2013-05-08") as raised:
         look_back(settings, OLD.day)
     assert (raised.value.code, raised.value.is_waiting) == ("NS-AIRFLOW-009", False)
 
@@ -81,14 +82,16 @@ def test_it_waits_while_somebody_ingests_the_missing_days(
 ) -> None:
     conn.execute(
         """
-        insert into ops.task_tries (dag_id, dag_run_id, task_id, map_index, attempt, partition_date, started_at, outcome)
-        select 'ingest', 'r' || day, 'load_' || dataset, -1, 1, day, clock_timestamp() - %s::interval, %s
+        insert into ops.task_tries (dag_id, dag_run_id, task_id, map_index, attempt,
+            partition_date, started_at, outcome)
+        select 'ingest', 'r' || day, 'load_' || dataset, -1, 1, day,
+            clock_timestamp() - %s::interval, %s
         from generate_series('2013-05-08'::date, '2013-06-05', '1 day') day,
             unnest('{flight_outcomes,flight_schedules,weather}'::text[]) dataset
         """,
         [ago, outcome],
     )
-    with pytest.raises(LookbackIncomplete if waits else HoleStaysError):
+    with pytest.raises(LookbackIncomplete if waits else PermanentHoleError):
         look_back(settings, OLD.day)
 
 
@@ -96,17 +99,17 @@ def test_last_night_waits_for_its_own_drops_only(
     settings: Settings, conn: Connection, no_dbt: None
 ) -> None:
     """The days before it have no drop in this warehouse, and theirs is overdue."""
-    with pytest.raises(HoleStaysError) as raised:
+    with pytest.raises(PermanentHoleError) as raised:
         look_back(settings, today())
     assert f"raw/weather {today() - dt.timedelta(days=5)}" not in str(
         raised.value.__cause__.holes[:1]
     )  # type: ignore[union-attr]
     contract = load_contract(settings.datasets_dir, "weather")
     just_after = Partition(today()).cutoff + dt.timedelta(minutes=1)
-    assert wait_for_drop(contract, Partition(today()), just_after) == dt.timedelta(
+    assert drop_wait(contract, Partition(today()), just_after) == dt.timedelta(
         minutes=contract.maximum_wait_minutes
     )
-    assert wait_for_drop(contract, OLD, just_after) == ASKED_FOR
+    assert drop_wait(contract, OLD, just_after) == PAST_DAY_WAIT
 
 
 @pytest.mark.parametrize(
@@ -123,12 +126,13 @@ def test_a_day_without_data_is_refused_with_a_code(
 ) -> None:
     day = today() + dt.timedelta(days=1) if key == "tomorrow" else dt.date.fromisoformat(key)
     with pytest.raises(error):
-        refuse_impossible(scope_of(settings, day))
+        require_runnable(scope_of(settings, day))
 
 
 def test_status_names_a_run_that_waits(conn: Connection) -> None:
     conn.execute(
-        "insert into ops.task_tries (dag_id, dag_run_id, task_id, map_index, attempt, partition_date, outcome)"
+        "insert into ops.task_tries (dag_id, dag_run_id, task_id, map_index, "
+        "attempt, partition_date, outcome)"
         " values ('transform', 'r', 'build_features', -1, 1, '2013-06-05', 'waiting'),"
         " ('ingest', 'q', 'load_weather', -1, 1, '2013-06-05', null)"
     )
@@ -139,7 +143,7 @@ def test_status_names_a_run_that_waits(conn: Connection) -> None:
 
 
 def test_a_day_of_the_history_is_not_refused(settings: Settings) -> None:
-    refuse_impossible(scope_of(settings, dt.date(2013, 1, 1)))
+    require_runnable(scope_of(settings, dt.date(2013, 1, 1)))
 
 
 def test_the_scheduled_night_waits_for_its_cut_off(
@@ -155,7 +159,7 @@ def test_the_scheduled_night_waits_for_its_cut_off(
         SimpleNamespace(datetime=Clock, timedelta=dt.timedelta, UTC=dt.UTC),
     )
     with pytest.raises(CutoffAheadError):
-        refuse_impossible(scope_of(settings, OLD.day))
+        require_runnable(scope_of(settings, OLD.day))
 
 
 @pytest.mark.parametrize("key", ["0001-01-01", "1899-12-31", "2200-01-01", "9999-12-31"])
@@ -163,15 +167,15 @@ def test_a_key_beyond_the_calendar_is_refused_by_every_task(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, key: str
 ) -> None:
     context: dict[str, Any] = {
-        "dag_run": SimpleNamespace(dag_id="ingest", run_id="r", partition_key=key),
+        "dag_run": SimpleNamespace(dag_id="ingest", run_id="r"),
         "ti": SimpleNamespace(task_id="announce_raw", try_number=1, map_index=-1, max_tries=8),
         "task": SimpleNamespace(execution_timeout=None, retries=8),
     }
     monkeypatch.setattr(scopes, "get_current_context", lambda: context)
     monkeypatch.setattr(scopes, "load_settings", lambda: settings)
-    for task in (tasks.load_reference, tasks.announce_raw, tasks.build_features):
+    for task in (tasks.load_reference, tasks.emit_raw_assets, tasks.build_features):
         with pytest.raises(CalendarError) as raised:
-            task()
+            task.function(partition_key=key)
         assert raised.value.code == "NS-TIME-004"
 
 
@@ -180,13 +184,15 @@ def test_ingest_announces_nothing_for_a_day_without_data(
     settings: Settings, conn: Connection, monkeypatch: pytest.MonkeyPatch, key: str
 ) -> None:
     context: dict[str, Any] = {
-        "dag_run": SimpleNamespace(dag_id="ingest", run_id="r", partition_key=key),
+        "dag_run": SimpleNamespace(dag_id="ingest", run_id="r"),
         "ti": SimpleNamespace(task_id="announce_raw", try_number=1, map_index=-1, max_tries=8),
         "task": SimpleNamespace(execution_timeout=None, retries=8),
     }
     monkeypatch.setattr(scopes, "get_current_context", lambda: context)
     monkeypatch.setattr(scopes, "load_settings", lambda: settings)
-    for task in (tasks.load_reference, lambda: tasks.load_dataset("weather"), tasks.announce_raw):
+    load_weather = partial(tasks.load_dataset.function, "weather")
+    loads = (tasks.load_reference.function, load_weather)
+    for body in (*loads, tasks.emit_raw_assets.function):
         with pytest.raises((BeforeHistoryError, FutureDayError)):
-            task()
+            body(partition_key=key)
     assert conn.execute("select count(*) from ops.loads").fetchone() == (0,)

@@ -1,4 +1,5 @@
-"""Predictions are made again bit by bit from raw rows, also after corrections; what differs is shown; the chain names every link."""
+"""Predictions are made again bit by bit from raw rows, also after corrections; what differs is
+shown; the chain names every link."""
 
 from __future__ import annotations
 
@@ -45,8 +46,14 @@ pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(600
 
 RUN = RunContext("test/replay", 1, "test")
 DAYS = [FIRST + dt.timedelta(days=i) for i in range(13)]
-NUMERIC = ("departure_minute_of_day", "all_delay_rate_7d", "carrier_delay_rate_7d", "route_delay_rate_28d", "temperature_f_last",
-           "aircraft_arrival_delay_last_3d")  # fmt: skip
+NUMERIC = (
+    "departure_minute_of_day",
+    "all_delay_rate_7d",
+    "carrier_delay_rate_7d",
+    "route_delay_rate_28d",
+    "temperature_f_last",
+    "aircraft_arrival_delay_last_3d",
+)
 
 
 def small_spec() -> ModelSpec:
@@ -85,7 +92,10 @@ class Played:
     @contextmanager
     def changed(self, table: str, column: str, value: str, flight_id: str) -> Iterator[None]:
         """Change a column of one flight by hand, and put it back."""
-        kept = f"create table kept as select load_id, partition_date, {column} as was from {table} where flight_id = '{flight_id}'"
+        kept = (
+            f"create table kept as select load_id, partition_date, {column} as was "
+            f"from {table} where flight_id = '{flight_id}'"
+        )
         conn = self.world.conn
         conn.execute(kept.encode())
         conn.execute(
@@ -94,13 +104,15 @@ class Played:
         yield
         conn.execute(
             f"update {table} t set {column} = was from kept k where t.flight_id = '{flight_id}'"
-            f" and (t.load_id, t.partition_date) = (k.load_id, k.partition_date); drop table kept".encode()
+            " and (t.load_id, t.partition_date) = (k.load_id, k.partition_date); "
+            "drop table kept".encode()
         )
 
 
 @pytest.fixture(scope="module")
 def played(session_settings: Settings, template_database: str) -> Iterator[Played]:
-    """Return three nights that a champion scored: two in one range, one alone; then a correction and a late drop, and two nights again."""
+    """Return three nights that a champion scored: two in one range, one alone; then a correction
+    and a late drop, and two nights again."""
     name = f"test_{uuid.uuid4().hex[:12]}"
     _admin(session_settings, f"create database {name} template {template_database}")
     changes = {
@@ -149,7 +161,8 @@ def score_days(world: World, spec: ModelSpec, first: int, last: int) -> None:
 
 
 def promote(world: World, spec: ModelSpec, night: Partition) -> TrainingSet:
-    """Train a tiny model on the night's real training set and make it champion from the first night that is scored."""
+    """Train a tiny model on the night's real training set and make it champion from the first
+    night that is scored."""
     training_set = build_training_set(world.settings, spec, night, RUN)
     store = ObjectStore.open(world.settings)
     rows = read_rows(store, training_set)
@@ -160,7 +173,8 @@ def promote(world: World, spec: ModelSpec, night: Partition) -> TrainingSet:
     origin = Provenance(training_set.key, night, night.day, spec.digest, "test")
     version = register(world.settings, store_candidate(store, model, origin, [], {}), RUN).version
     world.conn.execute(
-        "insert into ml.promotions (model, version, verdict, partition_date, effective_partition, reasons, numbers, run_id, actor)"
+        "insert into ml.promotions (model, version, verdict, partition_date, "
+        "effective_partition, reasons, numbers, run_id, actor)"
         " values (%s, %s, 'promoted', %s, %s, '{}', '{}', 'r', 'test')",
         [spec.name, version, night.day, night.day],
     )
@@ -175,7 +189,10 @@ def test_every_prediction_is_replayed_when_corrections_came_in_since_and_superse
     played: Played,
 ) -> None:
     world, spec = played.world, played.spec
-    counted = "select (select count(*) from ops.loads), (select sum(token) from ops.fences), (select count(*) from features.feat_flight)"
+    counted = (
+        "select (select count(*) from ops.loads), (select sum(token) from "
+        "ops.fences), (select count(*) from features.feat_flight)"
+    )
     before = world.conn.execute(counted).fetchone()
 
     replays = replay_predictions(
@@ -263,7 +280,10 @@ def test_predictions_that_cannot_be_replayed_are_named(played: Played) -> None:
         replay_predictions(
             world.settings, played.spec, [replace(made, version=None, score_source="fallback_rule")]
         )
-    edit = "update ops.loads set content_hash = reverse(content_hash) where dataset = 'features/flight' and partition_date = %s"
+    edit = (
+        "update ops.loads set content_hash = reverse(content_hash) where dataset "
+        "= 'features/flight' and partition_date = %s"
+    )
     world.conn.execute(edit, [made.day])
     with pytest.raises(OriginLostError, match=f"load {made.load_id}"):
         replay_predictions(world.settings, played.spec, [made])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -12,14 +13,14 @@ from nightshift.monitoring.drift import (
     expected_shares,
     feature_drift,
     features_to_count,
-    largest_gap,
+    ks_distance,
     stability_index,
     total_variation,
 )
 from nightshift.monitoring.drift_baseline import training_noise
-from nightshift.quality import drift_statistics
+from nightshift.quality import distances
+from nightshift.quality.bin_counts import BinCounter
 from nightshift.quality.profiles import scan
-from nightshift.quality.sketches.bin_counts import BinCounter
 from nightshift.training.reference_profile import describe
 
 
@@ -47,15 +48,15 @@ def test_bin_that_is_empty_on_both_sides_changes_nothing() -> None:
 
 
 def test_largest_gap_is_the_distance_of_cumulated_shares() -> None:
-    assert largest_gap([10, 20, 70], [0.5, 0.3, 0.2]) == pytest.approx(0.5)
-    assert largest_gap([5, 3, 2], [0.5, 0.3, 0.2]) == pytest.approx(0.0)
+    assert ks_distance([10, 20, 70], [0.5, 0.3, 0.2]) == pytest.approx(0.5)
+    assert ks_distance([5, 3, 2], [0.5, 0.3, 0.2]) == pytest.approx(0.0)
 
 
 def test_total_variation_is_half_the_sum_of_differences() -> None:
     assert total_variation([5, 0, 5], [0.5, 0.5, 0.0]) == pytest.approx(0.5)
 
 
-@pytest.mark.parametrize("distance", [largest_gap, total_variation])
+@pytest.mark.parametrize("distance", [ks_distance, total_variation])
 def test_distance_is_one_when_only_one_side_has_values(distance) -> None:
     assert distance([0, 0], [0.5, 0.5]) == 1.0
     assert distance([1, 0], [0.0, 0.0]) == 1.0
@@ -70,6 +71,7 @@ def test_expected_shares_hold_other_levels_and_missing_rows() -> None:
 
 
 N = 400
+LIMITS = SimpleNamespace(psi_threshold=0.2, score_psi_threshold=0.2, minimum_effect=0.1)
 RANDOM = np.random.default_rng(3)
 SPREAD = RANDOM.normal(size=N)
 EMPTY = np.full(N, np.nan)
@@ -100,7 +102,8 @@ SAME_NUMBERS = {
 
 
 def drift_of(then: pa.Array, now: pa.Array):
-    """Return the drift of one column, as the monitor measures it, and the index that `profile` shows."""
+    """Return the drift of one column, as the monitor measures it, and the index that `profile`
+    shows."""
     is_text = pa.types.is_string(then.type)
     signature = Signature((), (("x", ()),)) if is_text else Signature(("x",), ())
     rows = pa.table({"x": then, "partition_date": np.arange(N) % 8})
@@ -110,10 +113,10 @@ def drift_of(then: pa.Array, now: pa.Array):
     )()
     counter = BinCounter(*features_to_count(reference))
     scanned = scan(pa.table({"x": now}).to_batches(), counter)
-    yardstick = DriftReference(reference, training_noise(trained, rows), 0.2, 0.2, 0.1)
+    reference_point = DriftReference(reference, training_noise(trained, rows), LIMITS)
     before = scan(pa.table({"x": then}).to_batches())["x"]
-    [drift] = feature_drift(counter.columns(scanned), yardstick)
-    return drift, drift_statistics.stability_index(before, scanned["x"])
+    [drift] = feature_drift(counter.columns(scanned), reference_point)
+    return drift, distances.stability_index(before, scanned["x"])
 
 
 class Scores:

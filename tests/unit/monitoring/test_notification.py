@@ -91,7 +91,7 @@ def test_a_command_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_the_other_channel_is_told_when_one_fails(hook: type[Hook]):
-    with pytest.raises(NotificationError, match="Not everybody") as caught:
+    with pytest.raises(NotificationError, match="Some notification channels") as caught:
         notify(settings_with("/no/such/pager", hook.url), DOCUMENT)
     assert hook.received == [DOCUMENT]
     assert "secret" not in str(caught.value)

@@ -5,7 +5,12 @@ import datetime as dt
 import pytest
 
 from nightshift.contracts.model_spec import ModelSpec, load_spec
-from nightshift.monitoring.trigger import Decided, NightStatus, rule, status
+from nightshift.monitoring.trigger import (
+    PartitionStatus,
+    RetrainHistory,
+    apply_trigger_rule,
+    condition_status,
+)
 from nightshift.settings import PROJECT_ROOT
 
 SPEC = load_spec(PROJECT_ROOT / "dags" / "models", "arrival_delay_minutes")
@@ -28,16 +33,18 @@ def night(
     score_drift: str = "ok",
     performance: str = "unknown",
     severe_loss: str = "unknown",
-) -> NightStatus:
-    return NightStatus(dt.date(2013, 9, day), drift, score_drift, performance, severe_loss)
+) -> PartitionStatus:
+    return PartitionStatus(dt.date(2013, 9, day), drift, score_drift, performance, severe_loss)
 
 
 def days(*numbers: int) -> list[dt.date]:
     return [dt.date(2013, 9, number) for number in numbers]
 
 
-def judge(spec: ModelSpec, today: NightStatus, earlier=(), others=(), *, own: bool = False, red=()):
-    return rule(spec, today, earlier, Decided(own, others), red)
+def judge(
+    spec: ModelSpec, today: PartitionStatus, earlier=(), others=(), *, own: bool = False, red=()
+):
+    return apply_trigger_rule(spec, today, earlier, RetrainHistory(own, others), red)
 
 
 @pytest.mark.mlts("mon-7")
@@ -176,4 +183,8 @@ def test_rerun_rules_the_same_when_later_nights_have_decided_meanwhile() -> None
 
 
 def test_status_is_unknown_when_it_cannot_be_said() -> None:
-    assert [status(None), status(True), status(False)] == ["unknown", "breached", "ok"]
+    assert [condition_status(None), condition_status(True), condition_status(False)] == [
+        "unknown",
+        "breached",
+        "ok",
+    ]

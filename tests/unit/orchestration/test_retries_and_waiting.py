@@ -20,7 +20,12 @@ from airflow.sdk.exceptions import AirflowRescheduleException
 
 from nightshift.errors import AuditError, StaleTokenError, WarehouseError
 from nightshift.orchestration import task_scope as scopes
-from nightshift.orchestration.defaults import N_TRIES, StageRetryPolicy, task_defaults
+from nightshift.orchestration.defaults import (
+    N_TRIES,
+    WAREHOUSE,
+    StageRetryPolicy,
+    task_defaults,
+)
 from nightshift.orchestration.task_scope import (
     OVERDUE_EXIT_CODE,
     NotPartitionedError,
@@ -32,6 +37,7 @@ from nightshift.orchestration.task_scope import (
 from nightshift.settings import PROJECT_ROOT
 from nightshift.transformation.build import LookbackIncomplete
 
+KEY = "2013-03-10"
 LIMIT = dt.timedelta(minutes=60)
 
 
@@ -54,7 +60,7 @@ class Instance:
 def context(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
     """Be a task of Airflow's; the handler of SIGTERM is restored afterwards."""
     given: dict[str, Any] = {
-        "dag_run": SimpleNamespace(dag_id="transform", run_id="r", partition_key="2013-03-10"),
+        "dag_run": SimpleNamespace(dag_id="transform", run_id="r"),
         "ti": Instance(),
     }
     given["task"] = SimpleNamespace(execution_timeout=None)
@@ -88,7 +94,7 @@ def test_policy_asks_the_error_when_a_task_fails(
 
 
 def test_airflow_may_lose_tries_beside_the_three_of_our_own_code() -> None:
-    defaults = task_defaults("team", timeout_minutes=5)
+    defaults = task_defaults("team", WAREHOUSE, timeout_minutes=5)
     assert (N_TRIES, defaults["retries"]) == (3, 8)
     pauses = [20 * defaults["retry_exponential_backoff"] ** number for number in range(8)]
     longest = defaults["max_retry_delay"].total_seconds()
@@ -122,7 +128,7 @@ def test_task_does_not_wait_when_nothing_is_owed(context: dict[str, Any]) -> Non
 def test_scope_has_the_run_partition_and_an_identity_without_the_try(
     context: dict[str, Any],
 ) -> None:
-    with task_scope() as scope:
+    with task_scope(KEY) as scope:
         assert scope.partition.key == "2013-03-10"
         assert [day.key for day in scope.partitions] == ["2013-03-10"]
         assert (scope.run.run_id, scope.run.attempt, scope.run.actor) == (
@@ -133,23 +139,23 @@ def test_scope_has_the_run_partition_and_an_identity_without_the_try(
 
 
 def test_scope_refuses_a_run_without_a_partition(context: dict[str, Any]) -> None:
-    context["dag_run"].partition_key = None
-    with pytest.raises(NotPartitionedError), task_scope():
+    with pytest.raises(NotPartitionedError), task_scope(None):
         pytest.fail("the body ran")
 
 
 def test_terminated_task_raises_when_the_signal_comes(context: dict[str, Any]) -> None:
-    with pytest.raises(TaskTerminatedError), task_scope():
+    with pytest.raises(TaskTerminatedError), task_scope(KEY):
         os.kill(os.getpid(), signal.SIGTERM)
 
 
 def test_terminated_task_raises_when_a_stage_swallows_the_signal(context: dict[str, Any]) -> None:
-    with pytest.raises(TaskTerminatedError), task_scope(), contextlib.suppress(BaseException):
+    with pytest.raises(TaskTerminatedError), task_scope(KEY), contextlib.suppress(BaseException):
         os.kill(os.getpid(), signal.SIGTERM)
 
 
 def test_no_stage_mistakes_the_signal_for_a_failure_of_its_own(context: dict[str, Any]) -> None:
-    """What a stage makes of an exception, for example a broken champion, must not happen because somebody ended the task."""
+    """What a stage makes of an exception, for example a broken champion, must not happen because
+    somebody ended the task."""
     blamed = []
 
     def stage() -> None:
@@ -158,7 +164,7 @@ def test_no_stage_mistakes_the_signal_for_a_failure_of_its_own(context: dict[str
         except Exception:  # noqa: BLE001 - as a stage would
             blamed.append("the champion")
 
-    with pytest.raises(TaskTerminatedError), task_scope():
+    with pytest.raises(TaskTerminatedError), task_scope(KEY):
         stage()
     assert blamed == []
 
@@ -173,15 +179,19 @@ def test_a_second_signal_does_not_interrupt_the_clean_up(context: dict[str, Any]
             os.kill(os.getpid(), signal.SIGTERM)
             cleaned.append("rolled back")
 
-    with pytest.raises(TaskTerminatedError), task_scope():
+    with pytest.raises(TaskTerminatedError), task_scope(KEY):
         stage()
     assert cleaned == ["rolled back"]
 
 
 @pytest.mark.parametrize("call", ["time.sleep(30)", "ctypes.PyDLL(None).sleep(30)"])
 def test_process_ends_with_code_and_stacks_when_c_code_outlives_the_limit(call: str) -> None:
-    """``PyDLL`` keeps the interpreter's lock, as a vendor's C code may: no thread of Python runs then."""
-    code = "import ctypes, datetime, time; from nightshift.orchestration.task_scope import ended_when_overdue as ended\n"
+    """``PyDLL`` keeps the interpreter's lock, as a vendor's C code may: no thread of Python runs
+    then."""
+    code = (
+        "import ctypes, datetime, time; from nightshift.orchestration.task_scope "
+        "import ended_when_overdue as ended\n"
+    )
     code += "import signal; signal.signal(signal.SIGALRM, lambda *_: None)\n"
     code += f"with ended(datetime.timedelta(seconds=1), grace_seconds=1.0): {call}"
     env = {**os.environ, "PYTHONPATH": str(PROJECT_ROOT / "plugins")}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from nightshift.orchestration.catch_up import Link, links, stranded
+from nightshift.orchestration.reconcile import Link, asset_chain, stranded_partitions
 from nightshift.settings import Settings
 
 if TYPE_CHECKING:
@@ -31,7 +31,8 @@ def load(
     is_published: bool = True,
     day: dt.date = DAY,
 ) -> None:
-    """Record a load that was begun some time ago, and that readers see since then if it is published."""
+    """Record a load that was begun some time ago, and that readers see since then if it is
+    published."""
     row = conn.execute("select nextval('ops.load_id_seq')").fetchone()
     assert row is not None
     at = dt.datetime.now(dt.UTC)
@@ -47,8 +48,10 @@ def load(
     conn.execute(
         """
         insert into ops.loads (
-            dataset, partition_date, load_id, token, state, run_id, attempt, actor, code_version, inputs, inputs_digest, started_at)
-        values (%(dataset)s, %(day)s, %(load_id)s, 1, 'staged', %(run_id)s, 1, %(actor)s, 'c', '{}', 'd', %(at)s - %(ago)s::interval)
+            dataset, partition_date, load_id, token, state, run_id, attempt, actor, code_version,
+                inputs, inputs_digest, started_at)
+        values (%(dataset)s, %(day)s, %(load_id)s, 1, 'staged', %(run_id)s, 1, %(actor)s, 'c',
+            '{}', 'd', %(at)s - %(ago)s::interval)
         """,
         values,
     )
@@ -61,7 +64,7 @@ def load(
 
 
 def is_stranded(conn: Connection, link: Link = SCORE) -> bool:
-    return [partition.day for partition in stranded(conn, link)] == [DAY]
+    return [partition.day for partition in stranded_partitions(conn, link)] == [DAY]
 
 
 def test_a_partition_is_stranded_when_nobody_scores_its_features(conn: Connection) -> None:
@@ -93,7 +96,7 @@ def test_nights_before_the_first_of_a_view_are_left_to_a_person(conn: Connection
     for night in nights:
         load(conn, "features/flight", day=night)
     load(conn, "predictions/flight_delayed", day=nights[2])
-    found = [partition.day for partition in stranded(conn, SCORE)]
+    found = [partition.day for partition in stranded_partitions(conn, SCORE)]
     assert found == [nights[1], nights[0]]
 
 
@@ -124,7 +127,7 @@ def test_it_is_only_when_all_of_upstream_is_there(conn: Connection) -> None:
 
 
 def test_the_chain_goes_from_raw_data_to_the_verdict_of_each_model(settings: Settings) -> None:
-    assert [(link.upstream, link.downstream) for link in links(settings)] == [
+    assert [(link.upstream, link.downstream) for link in asset_chain(settings)] == [
         (("raw/flight_outcomes", "raw/flight_schedules", "raw/weather"), "features/flight"),
         (("features/flight",), "predictions/arrival_delay_minutes"),
         (("predictions/arrival_delay_minutes",), "monitoring/arrival_delay_minutes"),
