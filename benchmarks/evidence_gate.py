@@ -183,8 +183,8 @@ def _prepare(n_holdout: int, n_days: int) -> list[int]:
     from nightshift.lake.object_store import ObjectStore
     from nightshift.registry.model_versions import register
     from nightshift.settings import load_settings
-    from nightshift.training.candidate import Origin, store_candidate
-    from nightshift.training.pipeline import fit_model
+    from nightshift.training.candidate import Provenance, store_candidate
+    from nightshift.training.model_fit import fit_model
     from nightshift.training.splits import rows_of, split_window
     from nightshift.training.training_set import build_training_set, read_rows
     from nightshift.warehouse.connection import connect
@@ -250,7 +250,7 @@ def _prepare(n_holdout: int, n_days: int) -> list[int]:
             decile_edges=edges,
             training={"training_set": training_set.key, "split": str(split)},
         )
-        origin = Origin(
+        origin = Provenance(
             training_set.key, partition, split.validation.last.day, spec.digest, "benchmark"
         )
         versions.append(

@@ -107,9 +107,9 @@ def _reasons(booster: lgb.Booster, matrix: Matrix, rounds: int) -> dict[str, Any
 
     from nightshift.kernels import jit
     from nightshift.models.booster import contributions
-    from nightshift.models.shap_values import _explain, _in_threads
-    from nightshift.models.shapley_kernel import explain as loops
-    from nightshift.models.tree_arrays import read_forest
+    from nightshift.models.shapley.kernel import explain as loops
+    from nightshift.models.shapley.shap_values import _explain, _in_threads
+    from nightshift.models.shapley.tree_arrays import read_forest
     from nightshift.scoring.reasons import top_reasons
 
     forest, forest_seconds = _timed(lambda: read_forest(booster.model_to_string()))
@@ -140,7 +140,7 @@ def _reasons(booster: lgb.Booster, matrix: Matrix, rounds: int) -> dict[str, Any
 
 def _engines(booster: lgb.Booster, matrix: Matrix, rounds: int) -> dict[str, Any]:
     from nightshift.models.booster import predict_raw
-    from nightshift.models.quickscorer import QuickScorer
+    from nightshift.models.engines.quickscorer import QuickScorer
 
     quick, load_seconds = _timed(lambda: QuickScorer(booster.model_to_string()))
     ways = (partial(predict_raw, booster, matrix), partial(quick.raw, matrix))

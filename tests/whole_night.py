@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from examples.flights.airflow_night import Night, run_night
+from examples.flights.airflow_run import Night, run_partition
 
-from nightshift.cli.critical_path import Step, find_path
+from nightshift.cli.operations.critical_path import Step, find_path
 from nightshift.contracts.model_spec import load_specs
 from nightshift.settings import PROJECT_ROOT, Settings
 from nightshift_local.airflow_api import AirflowApi, DagRun
@@ -132,7 +132,7 @@ def open_whole(
             api = AirflowApi.local(home)
             with beside(home):
                 night = (
-                    run_night(api, NIGHT, expected_dags(settings), timeout_seconds=800)
+                    run_partition(api, NIGHT, expected_dags(settings), timeout_seconds=800)
                     if is_new
                     else Night(NIGHT, 0, 0.0, 0.0)
                 )

@@ -18,7 +18,7 @@ from nightshift.settings import PROJECT_ROOT, load_admin_settings
 from nightshift.warehouse.ledger import LOOKBACK_DAYS
 
 if TYPE_CHECKING:
-    from nightshift.backtest.backtest import MonthResult
+    from nightshift.backtest.walk_forward import MonthResult
     from nightshift.contracts.model_spec import ModelSpec
     from nightshift.settings import Settings
 
@@ -54,8 +54,8 @@ def backtest(
 
 def backtest_months(every_days: int, *, report: bool) -> None:
     """Measure each month, print it, and write the page on request."""
-    from nightshift.backtest.backtest import backtest as measure
-    from nightshift.backtest.backtest import labelled_rows
+    from nightshift.backtest.walk_forward import labelled_rows
+    from nightshift.backtest.walk_forward import walk_forward_backtest as measure
     from nightshift.contracts.model_spec import load_specs
 
     settings = open_backtest_warehouse()
@@ -136,7 +136,7 @@ def month_table(
     spec: ModelSpec, results: Sequence[MonthResult]
 ) -> tuple[tuple[str, ...], list[list[str]]]:
     """Return headers and one line per month: the model, and the rule in brackets."""
-    from nightshift.backtest.backtest import shown_metrics
+    from nightshift.backtest.walk_forward import shown_metrics
 
     metrics = shown_metrics(spec)
     lines = []

@@ -19,9 +19,9 @@ from zoneinfo import ZoneInfo
 
 import numpy as np
 
-from nightshift.contracts.partitions import OPERATING_TIMEZONE, Partition
+from nightshift.contracts.partitions import Partition, operating_timezone
 from nightshift.errors import NightshiftError
-from nightshift.ingestion.local_time import to_utc, to_wall
+from nightshift.ingestion.rows.local_time import to_utc, to_wall
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -207,7 +207,7 @@ def _weather() -> dict[dt.date, pa.Table]:
     hours = _seconds(weather["time_hour"])
     # Each distinct hour is converted once: there are 8,700 of them in 26,000 rows.
     values, positions = np.unique(hours, return_inverse=True)
-    zone = ZoneInfo(OPERATING_TIMEZONE)
+    zone = ZoneInfo(operating_timezone())
     local = np.array(
         [value.replace(tzinfo=dt.UTC).astimezone(zone).isoformat() for value in values.tolist()]
     )

@@ -19,7 +19,7 @@ from nightshift.contracts.run import RunContext
 from nightshift.warehouse.ledger import LOOKBACK_DAYS
 
 if TYPE_CHECKING:
-    from nightshift.backtest.nightly_models import Fleet
+    from nightshift.backtest.nightly_models import NightlyModels
     from nightshift.backtest.policy_backtest import PolicyBacktest
     from nightshift.contracts.model_spec import ModelSpec
     from nightshift.settings import Settings
@@ -62,15 +62,18 @@ def policy(
 
 
 def compare_fleets(
-    settings: Settings, fleets: Sequence[Fleet], partitions: PartitionRange, watch: Stopwatch
+    settings: Settings,
+    fleets: Sequence[NightlyModels],
+    partitions: PartitionRange,
+    watch: Stopwatch,
 ) -> list[PolicyBacktest]:
     """Train the models of each fleet, and compare its policies while the next fleet trains."""
-    from nightshift.backtest.policy_backtest import compare_policies, planned, train_models
-    from nightshift.backtest.progress import Progress
+    from nightshift.backtest.policy_backtest import compare_policies, plan_work, train_models
+    from nightshift.backtest.progress_log import ProgressLog
 
-    progress = Progress(planned(fleets, partitions), lambda line: typer.echo(f"  {line}"))
+    progress = ProgressLog(plan_work(fleets, partitions), lambda line: typer.echo(f"  {line}"))
 
-    def compare(fleet: Fleet, n_kept: int) -> PolicyBacktest:
+    def compare(fleet: NightlyModels) -> PolicyBacktest:
         with watch.step(f"{fleet.spec.name}: policies and ages"):
             return compare_policies(
                 settings,
@@ -78,7 +81,6 @@ def compare_fleets(
                 partitions,
                 progress,
                 lambda result: typer.echo(f"    {', '.join(policy_cells(result))}"),
-                n_kept,
             )
 
     jobs = []
@@ -89,7 +91,7 @@ def compare_fleets(
             ):
                 n_kept = train_models(fleet, partitions, progress)
                 typer.echo(f"      {n_kept} trainings kept from an earlier run")
-            jobs.append(pool.submit(compare, fleet, n_kept))
+            jobs.append(pool.submit(compare, fleet))
     return [job.result() for job in jobs]
 
 
@@ -102,20 +104,20 @@ def needed_days(specs: Sequence[ModelSpec], partitions: PartitionRange) -> Parti
 
 def open_fleet(
     settings: Settings, spec: ModelSpec, partitions: PartitionRange, run: RunContext
-) -> Fleet:
+) -> NightlyModels:
     """Return the labelled rows of a spec and the folder of its nightly models.
 
     An earlier run of the same rows, spec and code has left its models in that folder.
     """
-    from nightshift.backtest.backtest import labelled_set
-    from nightshift.backtest.nightly_models import Fleet
-    from nightshift.backtest.policy_backtest import fleet_folder
+    from nightshift.backtest.nightly_models import NightlyModels
+    from nightshift.backtest.policy_backtest import models_folder
+    from nightshift.backtest.walk_forward import labelled_set
     from nightshift.lake.object_store import ObjectStore
     from nightshift.training.training_set import read_rows
 
     training_set = labelled_set(settings, spec, partitions.last, run)
     rows = read_rows(ObjectStore.open(settings), training_set)
-    return Fleet(spec, rows, fleet_folder(settings.home, spec, training_set.sha256))
+    return NightlyModels(spec, rows, models_folder(settings.home, spec, training_set.sha256))
 
 
 def print_backtest(backtest: PolicyBacktest) -> None:

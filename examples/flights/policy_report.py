@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from examples.flights.stopwatch import Stopwatch
     from nightshift.backtest.policy_backtest import PolicyBacktest
-    from nightshift.backtest.policy_quality import PolicyResult
+    from nightshift.backtest.policy_results import PolicyResult
     from nightshift.training.statistics.confidence_intervals import Estimate
 
 _ABOUT = """\
@@ -40,11 +40,11 @@ def headers(backtest: PolicyBacktest) -> tuple[str, ...]:
 
 def policy_cells(result: PolicyResult) -> list[str]:
     """Return one line of the table of policies."""
-    course = result.course
+    run = result.run
     return [
         str(result.policy),
-        str(len(course.trained)),
-        str(len(course.promoted)),
+        str(len(run.trained)),
+        str(len(run.promoted)),
         f"{result.processor_seconds:.0f}",
         f"{result.mean_age_days:.1f}",
         *map(_number, result.values.values()),
@@ -54,9 +54,9 @@ def policy_cells(result: PolicyResult) -> list[str]:
 
 def staleness_rows(backtest: PolicyBacktest) -> tuple[tuple[str, ...], list[list[str]]]:
     """Return headers and lines of the table of ages; no lines when there are too few nights."""
-    if backtest.staleness is None:
+    if backtest.age_comparison is None:
         return ("days old",), []
-    ages = backtest.staleness.ages
+    ages = backtest.age_comparison.ages
     gains = [f"gain on 1 day: {metric}" for metric in ages[-1].gains]
     lines = []
     for age in ages:
@@ -101,7 +101,7 @@ def _model_section(backtest: PolicyBacktest, figures: Path) -> list[str]:
         "",
         f"## {name}",
         "",
-        f"{backtest.n_rows:,} flights of the nights {backtest.nights}.",
+        f"{backtest.n_rows:,} flights of the nights {backtest.partitions}.",
         "",
         f"![Gain of each policy](figures/{figure})",
         "",
@@ -113,12 +113,12 @@ def _model_section(backtest: PolicyBacktest, figures: Path) -> list[str]:
         "",
         *_triggered(backtest),
     ]
-    staleness = backtest.staleness
+    staleness = backtest.age_comparison
     if staleness is None:
         return lines
     figure = f"staleness-{name}.svg"
     (figures / figure).write_text(draw_staleness(backtest))
-    flights = f"{staleness.n_rows:,} flights of the nights {staleness.nights}"
+    flights = f"{staleness.n_rows:,} flights of the nights {staleness.partitions}"
     return [
         *lines,
         "",
@@ -144,8 +144,8 @@ def _triggered(backtest: PolicyBacktest) -> list[str]:
     """Return one line per policy whose trainings the monitor requested."""
     lines = []
     for result in backtest.results:
-        if result.course.decided:
-            days = ", ".join(map(str, result.course.decided))
+        if result.run.triggered:
+            days = ", ".join(map(str, result.run.triggered))
             lines.append(f"{result.policy} trained on {days}.  ")
     return lines or ["The monitor asked for no training."]
 

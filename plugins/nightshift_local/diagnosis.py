@@ -185,7 +185,7 @@ def check_settings(_home: Path) -> Iterator[Finding]:
 
 def _check_warehouse(conn: Connection) -> Iterator[Finding]:
     """Yield whether the login may write, no pooler is in front, and analysts have limits."""
-    from nightshift.warehouse.analyst_logins import gaps
+    from nightshift.warehouse.analysts.logins import gaps
 
     release = conn.info.parameter_status("server_version")
     yield Finding("warehouse", "ok", f"PostgreSQL {release} accepts the login")

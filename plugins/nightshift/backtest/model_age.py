@@ -14,8 +14,8 @@ from nightshift.training.splits import rows_of
 
 if TYPE_CHECKING:
     from nightshift.backtest.nightly_models import NightlyModels
-    from nightshift.training.block_bootstrap import Statistic
-    from nightshift.training.confidence_intervals import Estimate
+    from nightshift.training.statistics.block_bootstrap import Statistic
+    from nightshift.training.statistics.confidence_intervals import Estimate
 
 AGES = (1, 3, 7, 14, 30)
 """Days between the training partition and the scored one; 1 is the freshest model possible."""

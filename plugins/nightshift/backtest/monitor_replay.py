@@ -13,23 +13,22 @@ from nightshift.backtest.promotion_replay import version_of
 from nightshift.contracts.partitions import Partition
 from nightshift.contracts.run import RunContext
 from nightshift.models.signature import numbers
-from nightshift.monitoring.context import Champion, MonitoringContext
+from nightshift.monitoring.champion import Champion
+from nightshift.monitoring.context import DriftResult, MaturedResult, MonitoringContext
 from nightshift.monitoring.drift import (
     SCORE,
-    Drift,
     feature_drift,
     features_to_count,
     score_drift,
     score_to_count,
 )
 from nightshift.monitoring.maturity import LabelCount
-from nightshift.monitoring.monitor import judge
-from nightshift.monitoring.outcomes import evaluated_partition, published_features
-from nightshift.monitoring.performance import Performance, measure_performance
-from nightshift.monitoring.trigger import Decided, NightStatus
-from nightshift.quality.bin_counts import BinCounter
+from nightshift.monitoring.monitor import decide_retrain, make_verdict, measure
+from nightshift.monitoring.outcomes import evaluated_partition, read_features
+from nightshift.monitoring.performance import measure_performance
+from nightshift.monitoring.trigger import PartitionStatus, RetrainHistory
 from nightshift.quality.profiles import scan
-from nightshift.warehouse.fast_io.arrow_io import read_arrow
+from nightshift.quality.sketches.bin_counts import BinCounter
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -37,7 +36,7 @@ if TYPE_CHECKING:
     from nightshift.backtest.nightly_models import NightlyModels
     from nightshift.backtest.policies import PolicyRun
     from nightshift.monitoring.verdict import Verdict
-    from nightshift.quality.bin_counts import BinnedColumn
+    from nightshift.quality.sketches.bin_counts import BinnedColumn
     from nightshift.settings import Settings
     from nightshift.warehouse.connection import Connection
 
@@ -72,10 +71,10 @@ class ReplayedContext(MonitoringContext):
             self.champions[number] = Champion(version, model, self.models.window(trained_on))
         return self.champions[number]
 
-    def drifts(self) -> list[Drift]:
+    def measure_drift(self) -> DriftResult:
         """Return the drift of all features, and of the score over all rows of the partition."""
-        reference = self.yardstick(self.champion)
-        numeric, categorical = features_to_count(reference.reference)
+        reference = self.drift_reference(self.champion)
+        numeric, categorical = features_to_count(reference.profile)
         columns: dict[str, Any] = {
             column.name: numbers(self.features, column.name) for column in numeric
         }
@@ -83,30 +82,26 @@ class ReplayedContext(MonitoringContext):
             columns[column.name] = self.features.column(column.name).cast("string")
         features = _count_bins(columns, BinCounter(numeric, categorical))
         score = self.champion.trained.predictions(self.features).score
-        score_counter = BinCounter([score_to_count(reference.reference)], [])
+        score_counter = BinCounter([score_to_count(reference.profile)], [])
         scores = _count_bins({SCORE: score}, score_counter)
-        return [*feature_drift(features, reference), score_drift(scores[SCORE], reference)]
+        return DriftResult(
+            feature_drift(features, reference), score_drift(scores[SCORE], reference)
+        )
 
     @cached_property
     def features(self) -> pa.Table:
         """Return all published feature rows of the partition."""
-        from psycopg import sql
+        return read_features(self.settings, self.spec, self.partition, self.run.application_name)
 
-        query = sql.SQL("select t.* from {} order by t.{} collate {}").format(
-            published_features(self.spec, self.partition, self.partition),
-            sql.Identifier(self.spec.entity.key),
-            sql.Identifier("C"),
-        )
-        return read_arrow(self.settings, query, self.run.application_name)
-
-    def performance(self) -> tuple[list[Performance], int | None]:
+    def measure_matured(self) -> MaturedResult:
         """Return the metrics of the predictions that mature now, and the version that made them."""
         evaluated = evaluated_partition(self.spec, self.partition).day
         if evaluated not in self.served:
-            return [], None
+            return MaturedResult([], None)
         trained_on = self.served[evaluated]
         rows = _outcomes(self.models, trained_on, evaluated)
-        return measure_performance(without_slices(self.spec), rows), trained_on.toordinal()
+        performance = measure_performance(without_slices(self.spec), rows)
+        return MaturedResult(performance, trained_on.toordinal())
 
     def expected_metric(self, version: int | None) -> float | None:
         """Return the monitored metric on the hold-out of a version."""
@@ -122,12 +117,12 @@ class ReplayedContext(MonitoringContext):
         n_labels = self.models.rows_on(evaluated).num_rows if evaluated in self.served else 0
         return LabelCount(n_labels, n_labels, 0)
 
-    def decided(self) -> Decided:
+    def retrain_history(self) -> RetrainHistory:
         """Return the retrains that this policy's monitor has requested."""
-        return Decided(own=False, others=self.triggered)
+        return RetrainHistory(other_days=self.triggered)
 
     @cached_property
-    def earlier(self) -> list[NightStatus]:
+    def earlier(self) -> list[PartitionStatus]:
         """Return the statuses of earlier partitions with the same champion."""
         champion = self.champion.version.version
         return [
@@ -168,16 +163,16 @@ class MonitorReplay:
             triggered=tuple(run.triggered),
             verdicts=self.verdicts,
         )
-        drifts = context.drifts()
-        performance, predicted_by = context.performance()
-        verdict = judge(context, drifts, performance, predicted_by, context.decided())
+        measurement = measure(context)
+        decision = decide_retrain(context, measurement, context.retrain_history())
+        verdict = make_verdict(context, measurement, decision)
         self.verdicts[day] = verdict
         return verdict.has_triggered
 
 
-def status_of(verdict: Verdict) -> NightStatus:
+def status_of(verdict: Verdict) -> PartitionStatus:
     """Return the status that later partitions read of a verdict."""
-    return NightStatus(
+    return PartitionStatus(
         verdict.partition_date,
         verdict.drift_status,
         verdict.score_drift_status,

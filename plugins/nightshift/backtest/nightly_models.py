@@ -23,7 +23,7 @@ from nightshift.contracts.model_spec import ModelSpec
 from nightshift.contracts.partitions import Partition
 from nightshift.models.signature import Signature
 from nightshift.models.trained_model import TrainedModel
-from nightshift.training.pipeline import fit_and_judge, with_reference
+from nightshift.training.holdout import fit_and_evaluate, with_reference
 from nightshift.training.splits import rows_between, rows_of, split_window
 from nightshift.training.training_set import mature_window
 
@@ -158,7 +158,7 @@ def train_as_of(spec: ModelSpec, rows: pa.Table, day: dt.date) -> TrainedModel:
     """
     window = mature_window(spec, Partition(day))
     split = split_window(window, spec.training)
-    return fit_and_judge(without_slices(spec), rows_of(rows, window), split, str(day))[0]
+    return fit_and_evaluate(without_slices(spec), rows_of(rows, window), split, str(day))[0]
 
 
 def without_slices(spec: ModelSpec) -> ModelSpec:

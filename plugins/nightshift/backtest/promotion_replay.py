@@ -15,7 +15,7 @@ from nightshift.contracts.partitions import Partition
 from nightshift.lake.object_store import ObjectStore
 from nightshift.models.predictions import joined
 from nightshift.registry import fairness_checks, performance_checks, sanity_checks
-from nightshift.registry.checks import Check, answer
+from nightshift.registry.checks import Check, run_checks
 from nightshift.registry.model_versions import ModelVersion
 from nightshift.registry.promotion_context import ChampionStatus, PromotionContext
 from nightshift.training.training_set import TrainingSet, mature_window
@@ -96,7 +96,7 @@ def passes_gate(
         settings, _store(settings), models.spec, training_set, {}, *versions, models
     )
     for name, check in CHECKS.items():
-        results = answer(promotion, {name: check})
+        results = run_checks(promotion, {name: check})
         if any(result.is_refusal for result in results):
             return False
     return True

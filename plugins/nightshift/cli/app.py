@@ -10,6 +10,7 @@ import typer
 from nightshift.cli.data import (
     backfill,
     contract,
+    dbt,
     deliver,
     deliver_history,
     drop,
@@ -69,6 +70,7 @@ for panel, commands in COMMANDS.items():
     for command in commands:
         app.command(rich_help_panel=panel)(command)
 app.command(context_settings=airflow.CONTEXT, rich_help_panel=SERVICES)(airflow.airflow)
+app.command(context_settings=dbt.CONTEXT, rich_help_panel=DATA)(dbt.dbt)
 app.add_typer(drop.app, name="drop", rich_help_panel=DATA)
 app.add_typer(contract.app, name="contract", rich_help_panel=DATA)
 app.add_typer(quarantine.app, name="quarantine", rich_help_panel=DATA)

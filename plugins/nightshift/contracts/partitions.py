@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime as dt
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cache, total_ordering
 from pathlib import Path
@@ -195,3 +195,15 @@ class PartitionRange:
     def __str__(self) -> str:
         """Return ``first`` or ``first..last``."""
         return self.first.key if self.first == self.last else f"{self.first.key}..{self.last.key}"
+
+
+def consecutive_ranges(days: Iterable[dt.date]) -> list[PartitionRange]:
+    """Return the ranges of consecutive days, in order."""
+    ranges: list[PartitionRange] = []
+    for day in sorted(days):
+        partition = Partition(day)
+        if ranges and partition == ranges[-1].last.shift(1):
+            ranges[-1] = PartitionRange(ranges[-1].first, partition)
+        else:
+            ranges.append(PartitionRange.single(partition))
+    return ranges

@@ -7,12 +7,13 @@ import subprocess
 from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
+from pathlib import Path
 
-from nightshift.settings import PROJECT_ROOT
+from nightshift.settings import LIBRARY_ROOT, PROJECT_ROOT
 
 _NAME_BYTES = 63
 _CODE_SUFFIXES = {".py", ".sql", ".yml", ".yaml", ".json"}
-_CODE_FOLDERS = ("plugins/nightshift", "dbt_project", "dags", "expectations")
+_PROJECT_FOLDERS = ("dbt_project", "dags", "expectations")
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,13 @@ def code_version() -> str:
     commit = _git("rev-parse", "--short=12", "HEAD")
     if commit is None:
         return f"tree.{_code_digest()}"
-    is_dirty = _git("status", "--porcelain", "--", *_CODE_FOLDERS) != ""
+    is_dirty = _git("status", "--porcelain", "--", *map(str, _code_folders())) != ""
     return f"{commit}-dirty.{_code_digest()}" if is_dirty else commit
+
+
+def _code_folders() -> list[Path]:
+    """Return where the code is: the library, which may be installed elsewhere, and the project."""
+    return [LIBRARY_ROOT / "nightshift", *(PROJECT_ROOT / name for name in _PROJECT_FOLDERS)]
 
 
 def _git(*args: str) -> str | None:
@@ -75,9 +81,9 @@ def _git(*args: str) -> str | None:
 
 def _code_digest() -> str:
     digest = sha256()
-    for folder in _CODE_FOLDERS:
-        for path in sorted((PROJECT_ROOT / folder).rglob("*")):
+    for folder in _code_folders():
+        for path in sorted(folder.rglob("*")):
             if path.suffix in _CODE_SUFFIXES and "target" not in path.parts:
-                name = str(path.relative_to(PROJECT_ROOT)).encode()
+                name = str(path.relative_to(folder)).encode()
                 digest.update(name + b"\0" + path.read_bytes())
     return digest.hexdigest()[:12]

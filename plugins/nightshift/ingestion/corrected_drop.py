@@ -22,11 +22,12 @@ from nightshift.ingestion.deliveries import identity, read_deliveries
 from nightshift.ingestion.load import ingest
 from nightshift.ingestion.rows.cast import cast_texts
 from nightshift.ingestion.rows.row_check import check_rows
-from nightshift.lake.drops import NewDrop, manifest_of, read_data, write_drop
+from nightshift.lake.drops import NewDrop, manifest_of, write_drop
+from nightshift.lake.landing import read_data
 from nightshift.lake.object_store import ObjectStore
 from nightshift.quality.contract_check import accepted_form, check_file
-from nightshift.quality.correction import Correction, corrections_of, settle_corrected
-from nightshift.quality.file_blocks import read_cells
+from nightshift.quality.correction import Correction, list_corrections, settle_corrected
+from nightshift.quality.files.file_blocks import read_cells
 from nightshift.quality.quarantine import QuarantineError
 from nightshift.warehouse.connection import connect
 
@@ -82,7 +83,7 @@ def replay_corrections(
     store = ObjectStore.open(settings)
     partitions = PartitionRange.single(Partition(day, contract.timezone))
     with connect(settings, run.application_name) as conn:
-        corrections = corrections_of(conn, contract.dataset, day)
+        corrections = list_corrections(conn, contract.dataset, day)
         if not corrections:
             return ReplayResult()
         drops = read_deliveries(conn, store, dataset, partitions).drops

@@ -8,8 +8,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from nightshift.ingestion.drop_decisions import DropAction, read_decisions
-from nightshift.lake.drops import read_landing
-from nightshift.quality.contract_check import BackdatedError
+from nightshift.lake.landing import read_landing
+from nightshift.quality.contract_errors import BackdatedError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from nightshift.contracts.datasets import DatasetContract
     from nightshift.contracts.partitions import PartitionRange
     from nightshift.ingestion.drop_decisions import DropDecision
-    from nightshift.lake.drops import DropManifest, Landing, WrongManifest
+    from nightshift.lake.drops import DropManifest
+    from nightshift.lake.landing import Landing, WrongManifest
     from nightshift.lake.object_store import ObjectStore
     from nightshift.warehouse.connection import Connection
 

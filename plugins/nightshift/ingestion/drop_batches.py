@@ -19,17 +19,12 @@ from nightshift.ingestion.file_faults import refusal_of
 from nightshift.ingestion.large_drop import is_large, write_large
 from nightshift.ingestion.raw_load import CheckedDrops, IngestCall, write_version
 from nightshift.ingestion.rows.row_check import check_rows
-from nightshift.lake.drops import find_data
-from nightshift.quality.contract_check import (
-    ContractError,
-    DeliveredFile,
-    LargeFileError,
-    check_file,
-    over_limit,
-)
-from nightshift.quality.gates import GateError
+from nightshift.lake.landing import find_data
+from nightshift.quality.contract_check import DeliveredFile, LargeFileError, check_file
+from nightshift.quality.contract_errors import ContractError, over_limit
+from nightshift.quality.files.decompression import OverLimitError
+from nightshift.quality.gate_errors import GateError
 from nightshift.quality.quarantine import keep_drop
-from nightshift.quality.unpacked_stream import OverLimitError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

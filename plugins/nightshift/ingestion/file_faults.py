@@ -25,13 +25,8 @@ from typing import TYPE_CHECKING
 from nightshift.errors import MemoryShortError, NightshiftError, causes_of
 from nightshift.ingestion.rows.row_check import check_rows
 from nightshift.lake.drops import DropManifest
-from nightshift.quality.contract_check import (
-    IN_MEMORY_BYTES,
-    ContractError,
-    LargeFileError,
-    ReaderFailedError,
-    check_file,
-)
+from nightshift.quality.contract_check import IN_MEMORY_BYTES, LargeFileError, check_file
+from nightshift.quality.contract_errors import ContractError, ReaderFailedError
 from nightshift.resource_errors import resource_error_of
 
 if TYPE_CHECKING:

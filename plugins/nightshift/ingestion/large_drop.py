@@ -3,7 +3,7 @@
 Memory holds blocks, not the file. The rules are those of ``row_check``. Only one of them looks
 beyond a row: rows that share a key. So each staged row leaves a 64-bit hash of its key; if a hash
 is there twice, its rows are read again, resolved together by the usual rule, and those that lose
-are withdrawn. Source: docs/adr/0027-large-drops.md, docs/adr/0034-rows-while-the-file-is-coming.md.
+are withdrawn. Source: docs/adr/0027-large-drops.md, docs/adr/0027-large-drops.md.
 """
 
 from __future__ import annotations
@@ -40,17 +40,12 @@ from nightshift.ingestion.rows.row_check import (
     resolve_repeated_keys,
 )
 from nightshift.ingestion.rows.typed_rows import DUPLICATE, GOOD, TypedRows, type_rows
-from nightshift.lake.object_store import ObjectCorruptError
+from nightshift.lake.object_errors import ObjectCorruptError
 from nightshift.lake.object_stream import ObjectStream
 from nightshift.prefetch import Prefetcher
-from nightshift.quality.contract_check import (
-    IN_MEMORY_BYTES,
-    DeliveredFile,
-    check_head,
-    digest_error,
-    read_rows,
-)
-from nightshift.quality.gates import count_passing
+from nightshift.quality.contract_check import IN_MEMORY_BYTES, DeliveredFile, check_head, read_rows
+from nightshift.quality.contract_errors import digest_error
+from nightshift.quality.gates import streaming_evaluator
 from nightshift.quality.quarantine import RefusedRow
 from nightshift.warehouse.fast_io.copy_stream import append_stream
 from nightshift.warehouse.migrate import ensure_large_table
@@ -176,7 +171,7 @@ class _RowStream:
         self._call, self.drop = call, drop
         self.n_good = self.n_duplicated = 0
         self.lost: Numbers = np.empty(0, dtype=np.int64)
-        self.passing = count_passing(call.settings, call.contract.dataset)
+        self.passing = streaming_evaluator(call.settings, call.contract.dataset)
         self._refused: dict[tuple[object, ...], RefusedRow] = {}
         self._reasons: Counter[str] = Counter()
         self._malformed: list[tuple[int, str]] = []

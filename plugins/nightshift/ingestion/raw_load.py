@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from nightshift.lake.object_store import ObjectStore
     from nightshift.quality.contract_check import DeliveredFile
     from nightshift.quality.quarantine import RefusedRow
-    from nightshift.quality.streaming_checks import PassingRows
+    from nightshift.quality.suites.streaming_checks import StreamingEvaluator
     from nightshift.settings import Settings
     from nightshift.warehouse.connection import Connection
 
@@ -163,7 +163,7 @@ def publish_version(
     write: PartitionWrite,
     counts: Mapping[str, int],
     sent: Mapping[dt.date, int] | None = None,
-    passing: PassingRows | None = None,
+    passing: StreamingEvaluator | None = None,
 ) -> set[dt.date]:
     """Audit, gate and publish what is staged, and return the days that got a new version.
 
@@ -307,9 +307,10 @@ def with_origin(
     return values.append_column("load_id", load_ids)
 
 
-def _gate(call: IngestCall, write: PartitionWrite, passing: PassingRows | None) -> None:
+def _gate(call: IngestCall, write: PartitionWrite, passing: StreamingEvaluator | None) -> None:
     """Run the dataset's suite; without one nothing is published."""
-    from nightshift.quality.gates import GateError, run_gate
+    from nightshift.quality.gate_errors import GateError
+    from nightshift.quality.gates import run_gate
 
     try:
         run_gate(

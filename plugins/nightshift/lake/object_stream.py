@@ -1,6 +1,6 @@
 """Read an object as a file while it is still being received; its digest is compared at the end.
 
-Source: docs/adr/0034-rows-while-the-file-is-coming.md.
+Source: docs/adr/0027-large-drops.md.
 """
 
 from __future__ import annotations

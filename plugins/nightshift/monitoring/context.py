@@ -23,22 +23,22 @@ from nightshift.monitoring.drift import (
 from nightshift.monitoring.performance import Performance, measure_performance
 from nightshift.monitoring.trigger import PartitionStatus, RetrainHistory, loss_lag_days
 from nightshift.monitoring.verdict import earlier_statuses
-from nightshift.quality.bin_counts import BinCounter
 from nightshift.quality.profiles import LoadTable, scan_load
+from nightshift.quality.sketches.bin_counts import BinCounter
+from nightshift.registry.champions import champion_for
 from nightshift.registry.model_versions import find_version
-from nightshift.registry.promotion import champion_for
-from nightshift.scoring.batch_scorer import predictions_target
+from nightshift.scoring.prediction_tables import predictions_target
 from nightshift.training.feature_query import features_target
+from nightshift.warehouse.control_tables.retrain_requests import requested_days
 from nightshift.warehouse.damage import published_records, refuse_damaged
-from nightshift.warehouse.retrain_requests import decided_days
 
 if TYPE_CHECKING:
     from nightshift.contracts.model_spec import ModelSpec
     from nightshift.contracts.partitions import Partition
     from nightshift.contracts.run import RunContext
     from nightshift.monitoring.maturity import LabelCount
-    from nightshift.quality.bin_counts import BinnedColumn
-    from nightshift.quality.sketch import Sketch
+    from nightshift.quality.sketches.bin_counts import BinnedColumn
+    from nightshift.quality.sketches.sketch import Sketch
     from nightshift.settings import Settings
     from nightshift.warehouse.connection import Connection
 
@@ -166,7 +166,7 @@ class MonitoringContext:
         """Return the model's retrain requests near this partition; read under the model's lock."""
         limits = self.spec.monitoring
         reach = max(limits.cooldown_days, limits.retrain_budget.days)
-        days = decided_days(self.conn, self.spec.name, self.partition, reach)
+        days = requested_days(self.conn, self.spec.name, self.partition, reach)
         # The own request is no obstacle: a rerun must decide as the first run did.
         own = self.partition.day
         return RetrainHistory(own in days, [day for day in days if day != own])

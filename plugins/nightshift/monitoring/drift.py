@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from nightshift.quality.sketches.bin_counts import BinnedColumn, CategoricalColumn, NumericColumn
 
 if TYPE_CHECKING:
-    from nightshift.contracts.model_spec import Monitoring
+    from nightshift.contracts.monitoring_spec import Monitoring
 
 # Added to every bin, so that the logarithm of an empty bin is finite. Source: Jeffreys' prior.
 PSEUDO_COUNT = 0.5

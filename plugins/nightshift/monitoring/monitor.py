@@ -23,11 +23,12 @@ from nightshift.monitoring.verdict import Verdict, publish_verdict, read_verdict
 from nightshift.monitoring.verdict_report import with_report
 from nightshift.quality.profiles import LoadTable, keep_profile, profile_load
 from nightshift.warehouse.connection import connect, lose
+from nightshift.warehouse.control_tables.retrain_requests import open_request, retrain_request_lock
 from nightshift.warehouse.partition_write import LoadManifest
-from nightshift.warehouse.retrain_requests import decide_alone, open_decision
 
 if TYPE_CHECKING:
-    from nightshift.contracts.model_spec import ModelSpec, Monitoring
+    from nightshift.contracts.model_spec import ModelSpec
+    from nightshift.contracts.monitoring_spec import Monitoring
     from nightshift.contracts.partitions import PartitionRange
     from nightshift.contracts.run import RunContext
     from nightshift.monitoring.drift import Drift
@@ -137,7 +138,7 @@ def monitor_partition(context: MonitoringContext, *, wants_report: bool) -> Verd
 
     # Deciding and opening the request share the model's lock: two partitions that are monitored at
     # the same time must not both find the cooldown free.
-    with decide_alone(context.conn, context.spec.name):
+    with retrain_request_lock(context.conn, context.spec.name):
         history = context.retrain_history()
         decision = decide_retrain(context, measurement, history)
         verdict = make_verdict(context, measurement, decision)
@@ -277,7 +278,7 @@ def make_verdict(
 
 def _open_request(context: MonitoringContext, verdict: Verdict) -> None:
     evidence = {name: getattr(verdict, name) for name in EVIDENCE}
-    open_decision(
+    open_request(
         context.conn,
         context.spec.name,
         context.partition,

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from nightshift.errors import NightshiftError
 from nightshift.monitoring.maturity import LabelCount
 from nightshift.monitoring.trigger import loss_lag_days
-from nightshift.warehouse.arrow_io import read_arrow
 from nightshift.warehouse.connection import label_queries
+from nightshift.warehouse.fast_io.arrow_io import read_arrow
 
 if TYPE_CHECKING:
     import pyarrow as pa

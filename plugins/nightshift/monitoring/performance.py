@@ -9,7 +9,7 @@ from nightshift.contracts.metrics import METRICS, Task
 from nightshift.models.calibration import EDGE
 from nightshift.models.predictions import Predictions
 from nightshift.models.signature import numbers
-from nightshift.training.evaluation import Measured, evidence, rule_predictions
+from nightshift.training.evaluation import MetricValue, evidence, rule_predictions
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -56,7 +56,7 @@ def metric_loss(metric: str, value: float, expected: float) -> float:
     return -METRICS[metric].gain(value, expected)
 
 
-def _key(part: Measured) -> tuple[str, str, str]:
+def _key(part: MetricValue) -> tuple[str, str, str]:
     return part.slice_column or ALL_ROWS, part.slice_level, part.metric
 
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from nightshift.contracts.model_spec import ModelSpec, Monitoring
+    from nightshift.contracts.model_spec import ModelSpec
+    from nightshift.contracts.monitoring_spec import Monitoring
 
 Status = Literal["ok", "breached", "unknown"]
 CONDITIONS = ("drift", "score_drift", "performance", "severe_loss")

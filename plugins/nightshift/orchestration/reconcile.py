@@ -21,7 +21,7 @@ from nightshift.contracts.model_spec import load_spec, read_specs
 from nightshift.contracts.partitions import Partition
 from nightshift.orchestration.task_scope import ended_when_overdue
 from nightshift.settings import load_settings
-from nightshift.warehouse.analyst_sessions import end_hindering_sessions
+from nightshift.warehouse.analysts.sessions import end_hindering_sessions
 from nightshift.warehouse.connection import connect
 
 if TYPE_CHECKING:
@@ -187,7 +187,7 @@ order by p.partition_date
 
 def untrained_partition(settings: Settings, conn: Connection, model: str) -> Partition | None:
     """Return the newest partition if its training is due, or a retrain request is overdue."""
-    from nightshift.training.pipeline import is_due
+    from nightshift.training.schedule import is_due
 
     spec = load_spec(settings.models_dir, model)
     row = conn.execute(

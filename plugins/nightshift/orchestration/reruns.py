@@ -21,7 +21,7 @@ from nightshift.contracts.model_spec import load_specs
 from nightshift.errors import NightshiftError, stack_of
 from nightshift.orchestration.task_scope import ended_when_overdue
 from nightshift.orchestration.task_tries import NOT_FAILED
-from nightshift.scoring.degraded import better_choice, degraded_nights
+from nightshift.scoring.degraded import better_choice, degraded_partitions
 from nightshift.settings import load_settings
 from nightshift.warehouse.connection import connect
 
@@ -167,7 +167,7 @@ def improvable_scorings(settings: Settings, conn: Connection) -> list[Rerun]:
 def _improvable(settings: Settings, conn: Connection, spec: ModelSpec) -> list[Rerun]:
     now, dag_id = dt.datetime.now(dt.UTC), f"score__{spec.name}"
     reruns: list[Rerun] = []
-    for degraded in degraded_nights(conn, spec):
+    for degraded in degraded_partitions(conn, spec):
         day = degraded.partition.day
         dag_run_id = _newest_run(conn, dag_id, day)
         if dag_run_id is None or not _may_rerun(conn, dag_id, day):

@@ -33,7 +33,7 @@ def rescue_by_last_good_spec(model: str) -> dict[str, Any]:
         AirflowSkipException: There is no good spec of the model: it was never scored.
     """
     from nightshift.warehouse.connection import connect
-    from nightshift.warehouse.last_good_specs import spec_for_rescue
+    from nightshift.warehouse.control_tables.last_good_specs import spec_for_rescue
 
     settings = load_settings()
     try:
@@ -48,7 +48,7 @@ def rescue_by_last_good_spec(model: str) -> dict[str, Any]:
 
 def _rescue(scope: TaskScope, spec: ModelSpec) -> dict[str, Any]:
     """Run the fallback chain; return its outcome and the load that readers see."""
-    from nightshift.scoring.deadline_fallback import rescue
+    from nightshift.scoring.deadline_fallback import publish_by_deadline
 
     # A scoring that is running may finish in the first half of the time until the deadline.
     patience = dt.timedelta(minutes=spec.scoring.rescue_minutes_before_deadline / 2)
@@ -57,7 +57,7 @@ def _rescue(scope: TaskScope, spec: ModelSpec) -> dict[str, Any]:
     # skip one: only failed tries of our own code count.
     attempt = scope.n_failed + 1
     with waiting(patience):
-        result = rescue(
+        result = publish_by_deadline(
             scope.settings, spec, scope.partition, scope.run, may_wait=may_wait, attempt=attempt
         )
     if result.load_id is None:

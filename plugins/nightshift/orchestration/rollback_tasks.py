@@ -39,9 +39,9 @@ def plan_repair(params: Mapping[str, Any], dag_run: Any) -> dict[str, Any]:  # n
             plan.version,
             plan.since,
         )
-        for stretch in plan.stretches:
-            source = "from kept loads" if stretch.kept else "to be scored again"
-            logger.info("To repair: %s, %s", stretch.partitions, source)
+        for partition_run in plan.partition_runs:
+            source = "from stored loads" if partition_run.reusable_loads else "to be scored again"
+            logger.info("To repair: %s, %s", partition_run.partitions, source)
         return {"version": plan.version, "since": plan.since.key, "n_partitions": plan.n_partitions}
 
 

@@ -102,7 +102,7 @@ def _ingest(scope: TaskScope, contract: DatasetContract, late_since: dt.date) ->
 
 def _load_late_drops(scope: TaskScope, contract: DatasetContract, first: dt.date) -> int:
     """Load late drops of earlier partitions; return their number. Failures are only logged."""
-    from nightshift.ingestion.late_arrivals import sweep
+    from nightshift.ingestion.late_arrivals import load_late_drops
 
     first = max(first, contract.history_start)
     last = scope.partition.shift(-1)
@@ -110,7 +110,7 @@ def _load_late_drops(scope: TaskScope, contract: DatasetContract, first: dt.date
         return 0
     partitions = PartitionRange(Partition(first), last)
     try:
-        result = sweep(scope.settings, contract.name, partitions, scope.run)
+        result = load_late_drops(scope.settings, contract.name, partitions, scope.run)
     except NightshiftError as error:
         # Late data must not fail the run of today: the next run finds the same drops.
         logger.warning("Late drops of %s are left to the next run:\n%s", contract.name, error)
@@ -208,7 +208,7 @@ def emit_feature_view_asset(view: str, built: dict[str, Any], partition_key: str
 @task(task_id="begin")
 def begin_scoring(model: str, partition_key: str) -> dict[str, Any]:
     """Choose and verify the model, and begin the write; return the plan."""
-    from nightshift.scoring.batch_scorer import begin
+    from nightshift.scoring.pipeline import begin
 
     with task_scope(partition_key) as scope:
         spec = scope.spec(model)
@@ -220,7 +220,7 @@ def begin_scoring(model: str, partition_key: str) -> dict[str, Any]:
 @task(task_id="score_shard")
 def score_shard(model: str, plan: dict[str, Any], shard: int, partition_key: str) -> int:
     """Score one shard into the begun write; return its rows."""
-    from nightshift.scoring.batch_scorer import score_shard as score
+    from nightshift.scoring.pipeline import score_shard as score
     from nightshift.scoring.plan import ScorePlan
 
     with task_scope(partition_key) as scope:
@@ -253,12 +253,8 @@ def _publish_or_rescore(
     A plan is obsolete if shards are missing (somebody cleared ``begin`` alone), if a newer attempt
     took over but published nothing, or if published rows have vanished.
     """
-    from nightshift.scoring.publication import (
-        IncompletePredictionsError,
-        has_successor,
-        publish,
-        score,
-    )
+    from nightshift.scoring.pipeline import has_successor, publish, score
+    from nightshift.scoring.row_checks import IncompletePredictionsError
 
     try:
         return publish(scope.settings, spec, plan, scope.run)
@@ -301,7 +297,7 @@ def emit_retrain_asset(verdict: dict[str, Any], partition_key: str) -> int:
 @task.short_circuit(task_id="is_due")
 def is_training_due(model: str, partition_key: str) -> bool:
     """Return whether the spec's schedule or an open retrain request calls for training now."""
-    from nightshift.training.pipeline import is_due
+    from nightshift.training.schedule import is_due
 
     with task_scope(partition_key) as scope:
         return is_due(scope.settings, scope.spec(model), scope.partition)

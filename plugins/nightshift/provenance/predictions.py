@@ -10,7 +10,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from nightshift.errors import NightshiftError
-from nightshift.scoring.plan import MODEL_MADE
+from nightshift.scoring.plan import MODEL_STEPS
 from nightshift.transformation.feature_manifest import (
     FeatureLoad,
     OriginLostError,
@@ -104,7 +104,7 @@ def sample_predictions(
         limit %s
     """
     day = partition.day if partition else None
-    predictions = _select(conn, spec, condition, [list(MODEL_MADE), day, day, seed, n])
+    predictions = _select(conn, spec, condition, [list(MODEL_STEPS), day, day, seed, n])
     if not predictions:
         raise NoPredictionError(
             f"No model has made a published prediction of {spec.name}.",

@@ -10,7 +10,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from nightshift.errors import NightshiftError
-from nightshift.models.shap_values import METHOD
+from nightshift.models.shapley.shap_values import METHOD
 from nightshift.provenance.predictions import (
     PREDICTION_COLUMNS,
     Prediction,
@@ -18,12 +18,12 @@ from nightshift.provenance.predictions import (
     reason_methods,
 )
 from nightshift.provenance.rebuild import Row, RowKey, rebuild_rows
-from nightshift.scoring.champion import load_version
 from nightshift.scoring.scorer import score_rows
+from nightshift.scoring.version_choice import load_version
 from nightshift.training.feature_query import select_rows
 from nightshift.transformation.feature_manifest import FeatureLoad
-from nightshift.warehouse.arrow_io import read_arrow
 from nightshift.warehouse.connection import connect
+from nightshift.warehouse.fast_io.arrow_io import read_arrow
 
 if TYPE_CHECKING:
     from nightshift.contracts.model_spec import ModelSpec

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from nightshift.errors import NightshiftError
 from nightshift.prefetch import Prefetcher
 from nightshift.quality.sketches.sketch import NumberSketch, Sketch, TextSketch
-from nightshift.warehouse.arrow_io import stream_arrow
+from nightshift.warehouse.fast_io.arrow_io import stream_arrow
 
 if TYPE_CHECKING:
     import pyarrow as pa

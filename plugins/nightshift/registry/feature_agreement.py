@@ -11,7 +11,7 @@ import numpy.typing as npt
 from nightshift.models.signature import encode
 from nightshift.training.feature_query import select_rows
 from nightshift.training.splits import evenly_spaced, rows_between
-from nightshift.warehouse.arrow_io import read_arrow
+from nightshift.warehouse.fast_io.arrow_io import read_arrow
 
 if TYPE_CHECKING:
     import pyarrow as pa

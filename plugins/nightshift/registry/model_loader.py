@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, LiteralString
 from nightshift.contracts.partitions import Partition
 from nightshift.errors import NightshiftError
 from nightshift.lake.object_store import ObjectStore
-from nightshift.models.model_text import ModelTextError, check_model_text
+from nightshift.models.model_format.reader import read_model
+from nightshift.models.model_format.tokens import ModelTextError
 from nightshift.models.trained_model import TrainedModel
 
 if TYPE_CHECKING:
@@ -135,7 +136,7 @@ def open_model(store: ObjectStore, version: ModelVersion) -> TrainedModel:
     )
     trained = TrainedModel.from_files(model_lgb, model_json)
     # The structure of the text is checked before LightGBM, which crashes on a broken one, sees it.
-    check_model_text(trained.text, trained.signature.names)
+    read_model(trained.text, trained.signature.names)
     return replace(trained, engine_proof=version.engine_proof)
 
 

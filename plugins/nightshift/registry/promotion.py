@@ -28,7 +28,7 @@ from nightshift.registry.promotion_context import PromotionContext
 from nightshift.registry.promotion_gate import PromotionResult, evaluate_challenger
 from nightshift.training.training_set import find_training_set
 from nightshift.warehouse.connection import connect, lose
-from nightshift.warehouse.retrain_requests import consume, open_ones
+from nightshift.warehouse.control_tables.retrain_requests import close_request, open_requests
 
 if TYPE_CHECKING:
     from nightshift.contracts.model_spec import ModelSpec
@@ -139,8 +139,8 @@ def _record(
             "promotion_id": decision.promotion_id,
         }
         # Requests are closed with the decision: no crash may leave one open, or close it without.
-        for request in open_ones(conn, challenger.model, partition):
-            consume(conn, request.decision_id, partition, run, outcome)
+        for request in open_requests(conn, challenger.model, partition):
+            close_request(conn, request.decision_id, partition, run, outcome)
     return decision
 
 

@@ -14,8 +14,8 @@ from nightshift.contracts.datasets import load_contracts
 from nightshift.contracts.model_spec import load_specs
 from nightshift.contracts.partitions import Partition, PartitionRange, consecutive_ranges
 from nightshift.errors import NightshiftError
-from nightshift.ingestion.late_arrivals import sweep
-from nightshift.monitoring.monitor import measure
+from nightshift.ingestion.late_arrivals import load_late_drops
+from nightshift.monitoring.monitor import monitor
 from nightshift.reprocess.scope import Lineage, Scope
 from nightshift.reprocess.stale import (
     find_features,
@@ -26,7 +26,7 @@ from nightshift.reprocess.stale import (
 from nightshift.scoring.pipeline import score
 from nightshift.transformation.build import build
 from nightshift.warehouse.connection import connect
-from nightshift.warehouse.dbt_compiled import raw_lineage
+from nightshift.warehouse.dbt.project import raw_lineage
 
 if TYPE_CHECKING:
     from nightshift.contracts.model_spec import ModelSpec
@@ -122,7 +122,7 @@ class _Job:
             days = self.scope.range_of(contract)
             if days is None:
                 continue
-            swept = sweep(self.settings, name, days, self.run, reread=self.scope.reread)
+            swept = load_late_drops(self.settings, name, days, self.run, reread=self.scope.reread)
             for drop in swept.loaded:
                 news = "a new version" if drop.partition in swept.published else "nothing new"
                 self.report(f"ingest    {name} {drop.partition}: {drop.data_key}, {news}")
@@ -161,7 +161,7 @@ class _Job:
                 return len(done)
             day, reason = stale[0].day, stale[0].reason
             self.report(f"monitor   {spec.name} {day}: {reason}")
-            measure(self.settings, spec, PartitionRange.single(Partition(day)), self.run)
+            monitor(self.settings, spec, PartitionRange.single(Partition(day)), self.run)
             done.add(day)
 
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 from nightshift.contracts.datasets import Delivery, load_contracts
 from nightshift.contracts.model_spec import load_specs
 from nightshift.contracts.partitions import Partition, PartitionRange
-from nightshift.ingestion.late_arrivals import late_drops
+from nightshift.ingestion.late_arrivals import find_late_drops
 from nightshift.ingestion.raw_load import contract_digest
-from nightshift.lake.drops import list_undelivered
+from nightshift.lake.landing import list_undelivered
 from nightshift.lake.object_store import ObjectStore
 from nightshift.reprocess.scope import Lineage, Scope
 from nightshift.reprocess.stale import (
@@ -22,7 +22,7 @@ from nightshift.reprocess.stale import (
     find_verdicts,
     read_knowledge,
 )
-from nightshift.warehouse.dbt_compiled import raw_lineage
+from nightshift.warehouse.dbt.project import raw_lineage
 from nightshift.warehouse.ledger import lookback_of
 from nightshift.warehouse.staleness import RawKnowledge, StalePartition
 
@@ -116,7 +116,7 @@ def _find_late_drops(
     for name, contract in contracts.items():
         digest = contract_digest(contract) if scope.reread else None
         if days := scope.range_of(contract):
-            late += late_drops(conn, store, name, days, digest)
+            late += find_late_drops(conn, store, name, days, digest)
     return late
 
 

@@ -12,7 +12,7 @@ from nightshift.contracts.partitions import Partition, PartitionRange
 if TYPE_CHECKING:
     from nightshift.contracts.datasets import DatasetContract
     from nightshift.warehouse.ledger import RawVersion
-    from nightshift.warehouse.staleness import Counts
+    from nightshift.warehouse.staleness import VersionFilter
 
 FAR = dt.date(9999, 1, 1)
 """A day after all data."""
@@ -66,7 +66,7 @@ class Lineage:
     by_model: Mapping[str, frozenset[str]]
     scope: Scope
 
-    def of(self, model: str) -> Counts:
+    def of(self, model: str) -> VersionFilter:
         """Return the test whether a version is in the scope, and its dataset read by a model."""
         datasets = self.by_model.get(model)
         return lambda version: (

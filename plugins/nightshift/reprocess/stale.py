@@ -32,7 +32,7 @@ def read_knowledge(
         # A load id that no load has: nothing can have read this version.
         version = RawVersion(dataset, drop.partition, -number, drop.delivered_at, None, "")
         versions.append(version)
-    return RawKnowledge(contracts, versions, staleness.versions_done(conn))
+    return RawKnowledge(contracts, versions, staleness.raw_arrivals(conn))
 
 
 def data_days(knowledge: RawKnowledge) -> list[dt.date]:
@@ -50,7 +50,7 @@ def find_features(
     days = data_days(knowledge)
     stale: list[StalePartition] = []
     for dataset, table in sorted({(spec.features_dataset, spec.feature_table) for spec in specs}):
-        built, counts = staleness.last_done(conn, dataset), lineage.of(table)
+        built, counts = staleness.last_completed_loads(conn, dataset), lineage.of(table)
         stale += staleness.stale_features(knowledge, dataset, built, days, counts)
     return _first_per_day(stale)
 
@@ -66,8 +66,8 @@ def find_predictions(
     ``rebuilt`` are features that will be built first, ``only`` the days of a narrow scope.
     """
     dataset = spec.predictions_dataset
-    scored = staleness.last_done(conn, dataset)
-    features = staleness.pointed(conn, spec.features_dataset)
+    scored = staleness.last_completed_loads(conn, dataset)
+    features = staleness.visible_loads(conn, spec.features_dataset)
     rebuilt_days = {partition.day for partition in rebuilt}
     inputs, offsets = {spec.features_dataset: features}, {spec.features_dataset: [0]}
 
@@ -101,8 +101,8 @@ def find_verdicts(
         spec.predictions_dataset: [0, lag],
         dataset: list(range(1 - spec.monitoring.windows.m, 0)),
     }
-    given = staleness.last_done(conn, dataset)
-    inputs = {name: staleness.pointed(conn, name) for name in offsets}
+    given = staleness.last_completed_loads(conn, dataset)
+    inputs = {name: staleness.visible_loads(conn, name) for name in offsets}
     monitorable = inputs[spec.predictions_dataset].keys() & inputs[spec.features_dataset].keys()
 
     touched = _touched_by_outcomes(knowledge, spec, lineage, dataset, given, lag)

@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import TYPE_CHECKING, Literal
 
-from nightshift.contracts.model_spec import CarryOver
 from nightshift.contracts.partitions import PartitionRange
+from nightshift.contracts.scoring_spec import CarryOver
 from nightshift.errors import NightshiftError, StaleTokenError, WarehouseError, cause_of, stack_of
 from nightshift.scoring.pipeline import score
 from nightshift.scoring.plan import DayPlan, ScorePlan
@@ -267,7 +267,7 @@ def _run_gate(settings: Settings, spec: ModelSpec, plan: ScorePlan, run: RunCont
     Raises:
         GateError: The gate refused the rows.
     """
-    from nightshift.quality.gates import GateCrashError, GateError, SuiteError
+    from nightshift.quality.gate_errors import GateCrashError, GateError, SuiteError
 
     try:
         pass_gate(settings, spec, plan, run)

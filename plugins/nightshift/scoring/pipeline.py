@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from nightshift.contracts.partitions import PartitionRange, consecutive_ranges
 from nightshift.errors import NightshiftError
 from nightshift.failpoints import Failpoint, hit
-from nightshift.models.shap_values import METHOD
+from nightshift.models.shapley.shap_values import METHOD
 from nightshift.scoring.plan import MODEL_STEPS, DayPlan, ScorePlan, ScoreSource, is_downgrade
 from nightshift.scoring.prediction_tables import (
     ensure_prediction_relations,
@@ -34,14 +34,14 @@ from nightshift.scoring.without_model.last_score import past_digest, past_scores
 from nightshift.warehouse import partition_write
 from nightshift.warehouse.cancel_attempts import end_older_attempts
 from nightshift.warehouse.connection import connect, lose
-from nightshift.warehouse.last_good_specs import keep_spec
+from nightshift.warehouse.control_tables.last_good_specs import keep_spec
 
 if TYPE_CHECKING:
     import datetime as dt
 
     from nightshift.contracts.model_spec import ModelSpec
     from nightshift.contracts.run import RunContext
-    from nightshift.quality.gates import GateError
+    from nightshift.quality.gate_errors import GateError
     from nightshift.scoring.plan import PastScores
     from nightshift.scoring.version_choice import PinnedVersion, VersionChoice
     from nightshift.settings import Settings
@@ -180,7 +180,7 @@ def publish(
         StaleTokenError: A newer attempt owns a partition.
         ContentConflictError: The same features, model and spec gave other predictions.
     """
-    from nightshift.quality.gates import GateError
+    from nightshift.quality.gate_errors import GateError
 
     target = predictions_target(spec)
     while True:
@@ -213,7 +213,7 @@ def publish(
 
 def _audit(conn: Connection, spec: ModelSpec, plan: ScorePlan, write: PartitionWrite) -> None:
     # The checks scan rows that were just written: the planner must know of them.
-    partition_write.refresh_grown(conn, write)
+    partition_write.analyze_grown_tables(conn, write)
     refuse_damaged_features(conn, spec, plan)
     refuse_incomplete(conn, spec, plan)
     partition_write.audit(conn, write)
@@ -224,7 +224,7 @@ def _refused_versions(plan: ScorePlan, error: GateError) -> dict[int, str]:
 
     Empty if the gate could not be evaluated: that says nothing about the scores.
     """
-    from nightshift.quality.gates import GateCrashError, SuiteError
+    from nightshift.quality.gate_errors import GateCrashError, SuiteError
 
     if isinstance(error, GateCrashError | SuiteError):
         return {}

@@ -30,8 +30,8 @@ from nightshift.scoring.prediction_tables import (
 from nightshift.scoring.version_choice import VersionChoice, VersionChooser
 from nightshift.warehouse.connection import connect
 from nightshift.warehouse.damage import find_damage_cheaply, version_records
-from nightshift.warehouse.ledger import published_loads
 from nightshift.warehouse.partition_write import hold_stage
+from nightshift.warehouse.published import published_loads
 
 if TYPE_CHECKING:
     from nightshift.contracts.model_spec import ModelSpec

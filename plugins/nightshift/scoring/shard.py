@@ -18,8 +18,8 @@ from nightshift.scoring.prediction_tables import SCHEMA, model_query
 from nightshift.scoring.scorer import ChampionBrokenError, Scorer
 from nightshift.scoring.version_choice import LOADING_SECONDS, load_version
 from nightshift.scoring.without_model.rows import stage_without_model
-from nightshift.warehouse.arrow_io import stream_arrow
-from nightshift.warehouse.copy_stream import append_stream
+from nightshift.warehouse.fast_io.arrow_io import stream_arrow
+from nightshift.warehouse.fast_io.copy_stream import append_stream
 from nightshift.warehouse.partition_write import hold_stage
 
 if TYPE_CHECKING:

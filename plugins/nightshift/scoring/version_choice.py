@@ -14,8 +14,8 @@ from nightshift.contracts.partitions import Partition
 from nightshift.errors import NightshiftError, cause_of, stack_of
 from nightshift.lake.object_store import ObjectStore
 from nightshift.models.sandboxed_load import retry_starved
+from nightshift.registry.champions import promoted_versions
 from nightshift.registry.model_versions import find_version, open_model
-from nightshift.registry.promotion import promoted_versions
 from nightshift.scoring.feature_rows import published_features, read_sample
 from nightshift.scoring.prediction_tables import model_query
 from nightshift.scoring.scorer import ChampionBrokenError, try_model

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from nightshift.contracts.run import code_version
 from nightshift.failpoints import Failpoint, hit
 from nightshift.lake.object_store import ObjectStore
-from nightshift.models.engine_equivalence import prove_engines
+from nightshift.models.engines.equivalence import prove_engines
 from nightshift.training.candidate import Candidate, Provenance, find_candidate, store_candidate
 from nightshift.training.holdout import train_rows
 from nightshift.training.model_fit import FitPaths

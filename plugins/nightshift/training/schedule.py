@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from nightshift.contracts.model_spec import Weekday
+from nightshift.contracts.training_spec import Weekday
 from nightshift.training.training_set import count_published_days
 from nightshift.warehouse.connection import connect
-from nightshift.warehouse.retrain_requests import closed_by, open_ones
+from nightshift.warehouse.control_tables.retrain_requests import open_requests, requests_closed_by
 
 if TYPE_CHECKING:
     from nightshift.contracts.model_spec import ModelSpec
@@ -44,7 +44,10 @@ def is_due(settings: Settings, spec: ModelSpec, partition: Partition) -> bool:
         if training.schedule == "weekly" and _is_due_this_week(conn, spec, partition):
             return True
         # A request that this partition has closed counts too: a rerun must train again.
-        return bool(open_ones(conn, spec.name, partition) or closed_by(conn, spec.name, partition))
+        return bool(
+            open_requests(conn, spec.name, partition)
+            or requests_closed_by(conn, spec.name, partition)
+        )
 
 
 def _is_due_this_week(conn: Connection, spec: ModelSpec, partition: Partition) -> bool:

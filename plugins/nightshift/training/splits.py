@@ -20,7 +20,8 @@ from nightshift.models.signature import numbers
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from nightshift.contracts.model_spec import ModelSpec, Training
+    from nightshift.contracts.model_spec import ModelSpec
+    from nightshift.contracts.training_spec import Training
 
 
 class WindowError(NightshiftError):

@@ -8,8 +8,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from nightshift.contracts.partitions import Partition, PartitionRange
-from nightshift.warehouse.arrow_io import read_arrow
 from nightshift.warehouse.connection import label_queries
+from nightshift.warehouse.fast_io.arrow_io import read_arrow
 
 if TYPE_CHECKING:
     import pyarrow as pa

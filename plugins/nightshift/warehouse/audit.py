@@ -47,7 +47,7 @@ def audit(
         detail: Stored with each load.
         sent: Number of rows by day, of a write with one target whose writer has compared the keys
             before it sent very many rows. Then this number must be there, and the keys are not
-            sorted again. Source: docs/adr/0028-ingest-at-size.md.
+            sorted again. Source: docs/adr/0027-large-drops.md.
 
     Returns:
         Rows by dataset and day; every partition of the range is there.

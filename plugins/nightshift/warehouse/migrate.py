@@ -140,7 +140,7 @@ def _refuse_changed_types(contract: DatasetContract, existing: dict[str, str]) -
 def ensure_large_table(conn: Connection, contract: DatasetContract) -> str:
     """Create the part of a raw table that takes very many rows at once, and return its name.
 
-    Queries of the raw table read it too. Source: docs/adr/0032-large-raw-loads.md.
+    Queries of the raw table read it too. Source: docs/adr/0027-large-drops.md.
     """
     name = f"{contract.name}$large"  # no contract can have this name
     change_schema(conn, lambda: _create_large_table(conn, contract, name))

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from pathlib import Path
 
-from nightshift.settings import PROJECT_ROOT
+from nightshift.settings import LIBRARY_ROOT
 from nightshift_local.credentials import Credentials
 from nightshift_local.part import Part
 from nightshift_local.ports import LOOPBACK
@@ -65,7 +65,7 @@ class MlflowServer(Part):
             **QUIET_VENDORS,
             "HOME": str(self._home),
             "PATH": "/usr/bin:/bin",
-            "PYTHONPATH": str(PROJECT_ROOT / "plugins"),
+            "PYTHONPATH": str(LIBRARY_ROOT),
             "MLFLOW_BACKEND_STORE_URI": PostgresServer(self._home).url("mlflow"),
             "MLFLOW_DEFAULT_ARTIFACT_ROOT": f"s3://{bucket}/mlflow",
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",

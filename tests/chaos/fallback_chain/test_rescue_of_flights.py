@@ -13,7 +13,7 @@ from tests.integration.transformation.conftest import world
 from nightshift.contracts.model_spec import load_spec
 from nightshift.contracts.partitions import Partition
 from nightshift.scoring.deadline_fallback import publish_by_deadline
-from nightshift.warehouse.dbt_runner import ensure_relations
+from nightshift.warehouse.dbt.runner import ensure_relations
 
 __all__ = ["world"]
 pytestmark = [pytest.mark.integration, pytest.mark.promise("R18"), pytest.mark.long]

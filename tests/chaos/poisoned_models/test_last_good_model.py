@@ -25,7 +25,7 @@ from nightshift.errors import ObjectStoreError
 from nightshift.registry.model_loader import MAX_FILE_BYTES, ModelSizeError
 from nightshift.registry.model_versions import ModelVersion, find_version, load_model, register
 from nightshift.scoring.pipeline import score
-from nightshift.training.candidate import Origin, store_candidate
+from nightshift.training.candidate import Provenance, store_candidate
 
 __all__ = ["registry", "scoring_settings", "spec", "warehouse"]
 pytestmark = [pytest.mark.integration, pytest.mark.promise("R8"), pytest.mark.mlts("infra-4")]
@@ -67,7 +67,7 @@ def promote_poisoned(registry: Registry, effective: str, damage) -> ModelVersion
     sound = store_candidate(
         registry.store,
         model,
-        Origin("training/1", day, day.day, registry.spec.digest, "test"),
+        Provenance("training/1", day, day.day, registry.spec.digest, "test"),
         [],
         {},
     )

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from examples.flights.faults import Fault, FaultKind
+from examples.flights.faults import Fault, FaultType
 from examples.flights.flights_2013 import DATASETS
 from examples.flights.upstream import deliver
 from tests.chaos.scheduler.disturbance import ENDED, eventually
@@ -55,7 +55,7 @@ class Trouble:
         is_repaired: Whether upstream delivers the good file a moment after the wrong one.
     """
 
-    kind: FaultKind
+    kind: FaultType
     dataset: str
     column: str = ""
     value: str = "?"
@@ -63,21 +63,21 @@ class Trouble:
 
 
 TROUBLES = (
-    Trouble(FaultKind.TWICE, "weather"),
-    Trouble(FaultKind.ABSENT, "flight_schedules", is_repaired=True),
-    Trouble(FaultKind.BAD_ROWS, "weather", "temperature_f", "warm"),
-    Trouble(FaultKind.CORRUPTED, "flight_outcomes", is_repaired=True),
-    Trouble(FaultKind.REORDERED_COLUMNS, "flight_schedules"),
-    Trouble(FaultKind.TRUNCATED, "weather", is_repaired=True),
-    Trouble(FaultKind.DUPLICATED_ROWS, "flight_outcomes"),
-    Trouble(FaultKind.MISSING_COLUMN, "flight_schedules", "destination", is_repaired=True),
-    Trouble(FaultKind.ADDED_COLUMN, "weather", "lucky_number", "7"),
-    Trouble(FaultKind.ABSENT, "flight_outcomes", is_repaired=True),
-    Trouble(FaultKind.RENAMED, "flight_schedules", value="another_name"),
-    Trouble(FaultKind.WRONG_TYPE, "weather", "temperature_f", "cold", is_repaired=True),
-    Trouble(FaultKind.REORDERED_ROWS, "flight_outcomes"),
-    Trouble(FaultKind.ABSENT, "weather", is_repaired=True),
-    Trouble(FaultKind.LATE, "flight_schedules"),
+    Trouble(FaultType.TWICE, "weather"),
+    Trouble(FaultType.ABSENT, "flight_schedules", is_repaired=True),
+    Trouble(FaultType.BAD_ROWS, "weather", "temperature_f", "warm"),
+    Trouble(FaultType.CORRUPTED, "flight_outcomes", is_repaired=True),
+    Trouble(FaultType.REORDERED_COLUMNS, "flight_schedules"),
+    Trouble(FaultType.TRUNCATED, "weather", is_repaired=True),
+    Trouble(FaultType.DUPLICATED_ROWS, "flight_outcomes"),
+    Trouble(FaultType.MISSING_COLUMN, "flight_schedules", "destination", is_repaired=True),
+    Trouble(FaultType.ADDED_COLUMN, "weather", "lucky_number", "7"),
+    Trouble(FaultType.ABSENT, "flight_outcomes", is_repaired=True),
+    Trouble(FaultType.RENAMED, "flight_schedules", value="another_name"),
+    Trouble(FaultType.WRONG_TYPE, "weather", "temperature_f", "cold", is_repaired=True),
+    Trouble(FaultType.REORDERED_ROWS, "flight_outcomes"),
+    Trouble(FaultType.ABSENT, "weather", is_repaired=True),
+    Trouble(FaultType.LATE, "flight_schedules"),
 )
 
 
@@ -149,7 +149,7 @@ def run_troubled_night(own: Whole, key: str, trouble: Trouble) -> float:
 def repair(own: Whole, key: str, trouble: Trouble, run_id: str) -> None:
     """Deliver the good file under another name a moment later; clear the load that a wrong file
     has failed."""
-    if trouble.kind is FaultKind.ABSENT:
+    if trouble.kind is FaultType.ABSENT:
         time.sleep(BETWEEN_SECONDS)
     else:
         eventually(
@@ -157,14 +157,14 @@ def repair(own: Whole, key: str, trouble: Trouble, run_id: str) -> None:
         )
     day = PartitionRange.of(key)
     later = dt.timedelta(minutes=1)
-    good = Fault(FaultKind.RENAMED, trouble.dataset, day.first.day, value=f"{trouble.dataset}_good")
+    good = Fault(FaultType.RENAMED, trouble.dataset, day.first.day, value=f"{trouble.dataset}_good")
     deliver(
         own.settings,
         day,
-        [good, Fault(FaultKind.LATE, trouble.dataset, day.first.day, delay=later)],
+        [good, Fault(FaultType.LATE, trouble.dataset, day.first.day, delay=later)],
         [trouble.dataset],
     )
-    if trouble.kind is not FaultKind.ABSENT:
+    if trouble.kind is not FaultType.ABSENT:
         run = own.api.run("ingest", run_id)
         red = {
             str(task["task_id"])

@@ -22,7 +22,7 @@ from nightshift.contracts.partitions import Partition
 from nightshift.contracts.run import RunContext
 from nightshift.warehouse.connection import connect
 from nightshift.warehouse.control_tables import retrain_requests
-from nightshift_local.airflow_parts import API_SERVER, AirflowPart
+from nightshift_local.servers.airflow_parts import API_SERVER, AirflowPart
 
 pytestmark = [
     pytest.mark.airflow,
@@ -96,7 +96,9 @@ def test_an_order_to_retrain_is_followed_once_when_its_event_was_lost(whole: Who
             conn, model, night, ["a test"], {}, RunContext("test/order", 1, "test")
         )
         catch_up(whole)
-        eventually(lambda: not retrain_requests.open_requests(conn, model), 180, "the order is closed")
+        eventually(
+            lambda: not retrain_requests.open_requests(conn, model), 180, "the order is closed"
+        )
         wait_until_quiet(whole)
         closed = retrain_requests.requests_closed_by(conn, model, night)
     assert [one.decision_id for one in closed] == [order.decision_id]

@@ -8,8 +8,8 @@ from typer.testing import CliRunner
 
 from nightshift.cli.operations import analyst
 from nightshift.cli.services.migrate import as_admin
+from nightshift.warehouse.analysts.grants import apply_grants
 from nightshift.warehouse.connection import connect
-from nightshift.warehouse.grants import apply_grants
 
 pytestmark = pytest.mark.integration
 

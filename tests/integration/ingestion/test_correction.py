@@ -14,8 +14,18 @@ from nightshift.ingestion.corrected_drop import CorrectionRefusedError, replay_c
 from nightshift.ingestion.load import ingest
 from nightshift.lake.drops import NewDrop, write_drop
 from nightshift.lake.object_store import ObjectStore
-from nightshift.quality.correction import QuarantineRightError, correct_row, find_row, require_right
-from nightshift.quality.quarantine import QuarantineError, QuarantineState, list_rows, settle_rows
+from nightshift.quality.correction import (
+    QuarantineAccessError,
+    correct_row,
+    require_quarantine_access,
+)
+from nightshift.quality.quarantine import (
+    QuarantineError,
+    QuarantineState,
+    find_row,
+    list_rows,
+    settle_rows,
+)
 from nightshift.warehouse.analysts.grants import ANALYST, apply_grants
 from nightshift.warehouse.connection import connect
 from nightshift.warehouse.migrate import migrate
@@ -154,7 +164,7 @@ def test_a_row_is_not_corrected_when_it_is_settled_or_nothing_says_why(things, c
 
 
 def test_refused_rows_are_not_shown_when_the_role_may_not_see_them(settings, conn):
-    require_right(conn)
+    require_quarantine_access(conn)
     changed = {
         "warehouse_user": settings.warehouse_admin_user,
         "warehouse_password": settings.warehouse_admin_password,
@@ -164,9 +174,9 @@ def test_refused_rows_are_not_shown_when_the_role_may_not_see_them(settings, con
     changed = {"warehouse_user": ANALYST, "warehouse_password": settings.analyst_password}
     with (
         connect(settings.model_copy(update=changed), "test analyst") as analyst,
-        pytest.raises(QuarantineRightError, match="role analyst"),
+        pytest.raises(QuarantineAccessError, match="role analyst"),
     ):
-        require_right(analyst)
+        require_quarantine_access(analyst)
 
 
 def test_a_person_lists_shows_corrects_and_replays_a_row_by_command(things, conn, monkeypatch):

@@ -193,7 +193,10 @@ def test_fifty_duplicated_monitor_runs_and_consumers_make_one_retraining(world) 
 def test_fifty_nights_that_race_open_one_order_per_cooldown(history) -> None:
     def decide(i: int) -> bool:
         night = Partition(dt.date(2020, 2, 1) + dt.timedelta(days=i % 8))
-        with connect(history.settings, f"event {i}") as conn, retrain_request_lock(conn, "parcel_late"):
+        with (
+            connect(history.settings, f"event {i}") as conn,
+            retrain_request_lock(conn, "parcel_late"),
+        ):
             if requested_days(conn, "parcel_late", night, 7):
                 return False
             open_request(conn, "parcel_late", night, ["drift"], {}, history.run)

@@ -13,7 +13,7 @@ from airflow.sdk.exceptions import AirflowSkipException
 from nightshift.contracts.partitions import Partition
 from nightshift.orchestration import reruns
 from nightshift.orchestration.reruns import MAX_RERUNS, Rerun, improvable_scorings, lost_ingests
-from nightshift.scoring.degraded import DegradedNight
+from nightshift.scoring.degraded import DegradedPartition
 from nightshift.settings import Settings
 
 if TYPE_CHECKING:
@@ -135,9 +135,9 @@ def test_it_is_not_found_when_all_of_the_day_is_published(
 
 
 @pytest.fixture
-def degraded(monkeypatch: pytest.MonkeyPatch, conn: Connection) -> DegradedNight:
+def degraded(monkeypatch: pytest.MonkeyPatch, conn: Connection) -> DegradedPartition:
     """Have one degraded night, which the champion would score better."""
-    night = DegradedNight(
+    night = DegradedPartition(
         MODEL,
         Partition(DAY),
         "fallback_rule",
@@ -154,7 +154,7 @@ def degraded(monkeypatch: pytest.MonkeyPatch, conn: Connection) -> DegradedNight
 
 
 def test_the_scoring_of_a_degraded_night_runs_again(
-    settings: Settings, conn: Connection, degraded: DegradedNight
+    settings: Settings, conn: Connection, degraded: DegradedPartition
 ) -> None:
     (one,) = improvable_scorings(settings, conn)
     assert (one.dag_id, one.dag_run_id) == (f"score__{MODEL}", "scored")
@@ -167,7 +167,7 @@ def test_the_scoring_of_a_degraded_night_runs_again(
 def test_it_does_not_when(
     settings: Settings,
     conn: Connection,
-    degraded: DegradedNight,
+    degraded: DegradedPartition,
     monkeypatch: pytest.MonkeyPatch,
     why: str,
 ) -> None:
@@ -178,7 +178,7 @@ def test_it_does_not_when(
         "made by hand": {"by_airflow": False},
         "too late": {"published_at": dt.datetime(2013, 3, 11, tzinfo=dt.UTC)},
     }
-    changed = DegradedNight(**{**vars(degraded), **changes.get(why, {})})
+    changed = DegradedPartition(**{**vars(degraded), **changes.get(why, {})})
     monkeypatch.setattr(reruns, "degraded_nights", lambda *_: [changed])
     if why in {"nothing is better", "it breaks"}:
         monkeypatch.setattr(
@@ -190,7 +190,10 @@ def test_it_does_not_when(
 
 
 def test_a_run_is_started_again_three_times_at_most_and_not_at_once(
-    settings: Settings, conn: Connection, degraded: DegradedNight, monkeypatch: pytest.MonkeyPatch
+    settings: Settings,
+    conn: Connection,
+    degraded: DegradedPartition,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     cleared: list[Rerun] = []
     monkeypatch.setattr(reruns, "load_settings", lambda: settings)

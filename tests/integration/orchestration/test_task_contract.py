@@ -57,17 +57,23 @@ LIES: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "emit_raw_assets": ((), {}),
     "build_features": ((), {"nightshift.transformation.build.build": BUILT}),
     "emit_feature_view_asset": (("flight", {"failures": {}}), {}),
-    "begin_scoring": ((MODEL,), {"nightshift.scoring.batch_scorer.begin": PLAN}),
+    "begin_scoring": ((MODEL,), {"nightshift.scoring.pipeline.begin": PLAN}),
     "score_shard": (
         (MODEL, PLAN_DOCUMENT, 0),
-        {"nightshift.scoring.batch_scorer.score_shard": {"shard": 0, "n_rows": 5}},
+        {"nightshift.scoring.pipeline.score_shard": {"shard": 0, "n_rows": 5}},
     ),
     "publish_predictions": (
         (MODEL, PLAN_DOCUMENT),
-        {"nightshift.scoring.publication.publish": [PUBLISHED]},
+        {"nightshift.scoring.pipeline.publish": [PUBLISHED]},
     ),
-    "rescue_predictions": ((MODEL,), {"nightshift.scoring.deadline_fallback.rescue": SCORED}),
-    "rescue_by_last_good_spec": ((MODEL,), {"nightshift.scoring.deadline_fallback.rescue": SCORED}),
+    "rescue_predictions": (
+        (MODEL,),
+        {"nightshift.scoring.deadline_fallback.publish_by_deadline": SCORED},
+    ),
+    "rescue_by_last_good_spec": (
+        (MODEL,),
+        {"nightshift.scoring.deadline_fallback.publish_by_deadline": SCORED},
+    ),
     "measure_model": ((MODEL,), {"nightshift.monitoring.monitor.monitor": MEASURED}),
     "emit_retrain_asset": (({"retrain_decision_id": 7},), {}),
     "build_training_set": (

@@ -10,8 +10,8 @@ import pytest
 from pydantic import SecretStr
 from tests.integration.registry.conftest import NIGHT, make_spec
 
-from nightshift.cli import evidence
-from nightshift.lake.object_store import ObjectStoreError
+from nightshift.cli.models import evidence
+from nightshift.errors import ObjectStoreError
 from nightshift.registry.champions import champion_for
 from nightshift.registry.evidence import EvidenceError, NoEvidenceError, verify_chain
 from nightshift.registry.promotion_gate import CHECKS, failures, run_gate

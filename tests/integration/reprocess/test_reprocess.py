@@ -14,7 +14,7 @@ from nightshift.cli.data.redo import print_plan
 from nightshift.contracts.model_spec import load_specs
 from nightshift.contracts.partitions import PartitionRange
 from nightshift.ingestion.load import ingest
-from nightshift.monitoring.monitor import measure
+from nightshift.monitoring.monitor import monitor
 from nightshift.reprocess.execution import reprocess
 from nightshift.reprocess.plan import MissingDrop, make_plan
 from nightshift.reprocess.scope import Scope
@@ -64,7 +64,7 @@ def test_only_what_a_late_drop_touches_is_redone_in_order_when_it_comes(
     build(settings, night, run)
     for spec in specs.values():
         score(settings, spec, night, run)
-        measure(settings, spec, night, run)
+        monitor(settings, spec, night, run)
     with pytest.raises(LookbackIncomplete):
         build(settings, PartitionRange.of(str(THIRD)), run)
 

@@ -16,13 +16,13 @@ from tests.integration.scoring.conftest import DAY, make_spec, publish_features,
 from nightshift.contracts.partitions import PartitionRange
 from nightshift.contracts.run import RunContext
 from nightshift.errors import ObjectStoreError
-from nightshift.quality.gates import GateError
+from nightshift.quality.gate_errors import GateError
 from nightshift.scoring.feature_rows import FeaturesMissingError, shard_query
 from nightshift.scoring.pipeline import begin, publish, score, score_shard, score_shards
 from nightshift.scoring.plan import ScorePlan
 from nightshift.scoring.row_checks import IncompletePredictionsError
-from nightshift.warehouse.arrow_io import read_arrow
 from nightshift.warehouse.connection import connect
+from nightshift.warehouse.fast_io.arrow_io import read_arrow
 
 pytestmark = pytest.mark.integration
 CURRENT = "select {} from analytics.parcel_late_current order by partition_date, parcel_id"

@@ -7,8 +7,8 @@ from hashlib import sha256
 import psycopg
 import pytest
 
-from nightshift.contracts.model_spec import Weekday
 from nightshift.contracts.partitions import Partition
+from nightshift.contracts.training_spec import Weekday
 from nightshift.lake.object_store import ObjectStore
 from nightshift.registry.model_versions import load_model, register
 from nightshift.registry.promotion import decide
@@ -16,7 +16,11 @@ from nightshift.training.pipeline import train
 from nightshift.training.schedule import is_due
 from nightshift.training.training_set import build_training_set, read_rows
 from nightshift.training.trees import boosting
-from nightshift.warehouse.retrain_requests import consume, open_decision, open_ones
+from nightshift.warehouse.control_tables.retrain_requests import (
+    close_request,
+    open_request,
+    open_requests,
+)
 
 pytestmark = pytest.mark.integration
 
@@ -214,18 +218,18 @@ def test_nightly_model_is_not_due_when_the_history_is_too_short(world):
 def test_order_of_the_monitor_makes_due_and_is_consumed_once(world, candidate):
     saturday = world.night
     version = register(world.settings, candidate, world.run)
-    later = open_decision(world.conn, "parcel_late", saturday.shift(1), ["later"], {}, world.run)
-    order = open_decision(
+    later = open_request(world.conn, "parcel_late", saturday.shift(1), ["later"], {}, world.run)
+    order = open_request(
         world.conn, "parcel_late", saturday.shift(-1), ["drift"], {"psi": 0.4}, world.run
     )
     assert (
-        open_decision(world.conn, "parcel_late", saturday.shift(-1), ["again"], {}, world.run)
+        open_request(world.conn, "parcel_late", saturday.shift(-1), ["again"], {}, world.run)
         == order
     )
     assert is_due(world.settings, world.spec, saturday)
     decide(world.settings, world.spec, version.version, world.run)
-    assert [o.decision_id for o in open_ones(world.conn, "parcel_late")] == [later.decision_id]
-    assert consume(world.conn, order.decision_id, saturday, world.run, {}) is False
+    assert [o.decision_id for o in open_requests(world.conn, "parcel_late")] == [later.decision_id]
+    assert close_request(world.conn, order.decision_id, saturday, world.run, {}) is False
     assert is_due(world.settings, world.spec, saturday)
     assert not is_due(world.settings, world.spec, saturday.shift(-1))
     query = """

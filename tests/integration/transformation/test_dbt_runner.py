@@ -16,14 +16,10 @@ import pytest
 from nightshift.contracts.partitions import PartitionRange
 from nightshift.settings import PROJECT_ROOT, Settings
 from nightshift.transformation.build import build
-from nightshift.warehouse import dbt_runner
-from nightshift.warehouse.dbt_runner import (
-    DbtError,
-    DbtProcessError,
-    ensure_relations,
-    feature_views,
-    parsed_project,
-)
+from nightshift.warehouse.dbt import runner
+from nightshift.warehouse.dbt.invocation import DbtError, DbtProcessError
+from nightshift.warehouse.dbt.project import feature_views, parsed_project
+from nightshift.warehouse.dbt.runner import ensure_relations
 
 if TYPE_CHECKING:
     from nightshift.contracts.run import RunContext
@@ -181,7 +177,7 @@ def test_the_project_is_parsed_again_when_what_was_kept_of_it_is_damaged(
             (target / name).write_text("select delay")
         return 0, ""
 
-    monkeypatch.setattr(dbt_runner, "_call_dbt", parse)
+    monkeypatch.setattr(runner, "_call_dbt", parse)
     folder = parsed_project(settings)
     assert parsed_project(settings) == folder
     assert parses == [["parse"]]
@@ -196,7 +192,7 @@ def test_the_project_is_parsed_again_when_what_was_kept_of_it_is_damaged(
 
 @pytest.mark.mlts("data-7")
 def test_unit_tests_of_the_project_pass(settings: Settings, world, run: RunContext) -> None:
-    from nightshift.warehouse.dbt_runner import _call_dbt, _target_folder
+    from nightshift.warehouse.dbt.runner import _call_dbt, _target_folder
 
     world.deliver_day(PartitionRange.of("2013-01-01").first.day, seed=1)
     build(settings, PartitionRange.of("2013-01-01"), run)

@@ -7,8 +7,8 @@ import datetime as dt
 import pytest
 
 from nightshift.backtest.policies import POLICIES, Policy, PolicyRun, Schedule, run_policy
-from nightshift.contracts.model_spec import Weekday
 from nightshift.contracts.partitions import PartitionRange
+from nightshift.contracts.training_spec import Weekday
 
 NIGHTS = PartitionRange.of("2013-07-01", "2013-07-10")
 """A Monday to the Wednesday of the week after; July 7 is a Sunday."""

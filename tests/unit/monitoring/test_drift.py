@@ -18,9 +18,9 @@ from nightshift.monitoring.drift import (
     total_variation,
 )
 from nightshift.monitoring.drift_baseline import training_noise
-from nightshift.quality import distances
-from nightshift.quality.bin_counts import BinCounter
+from nightshift.quality import drift_statistics
 from nightshift.quality.profiles import scan
+from nightshift.quality.sketches.bin_counts import BinCounter
 from nightshift.training.reference_profile import describe
 
 
@@ -116,7 +116,7 @@ def drift_of(then: pa.Array, now: pa.Array):
     reference_point = DriftReference(reference, training_noise(trained, rows), LIMITS)
     before = scan(pa.table({"x": then}).to_batches())["x"]
     [drift] = feature_drift(counter.columns(scanned), reference_point)
-    return drift, distances.stability_index(before, scanned["x"])
+    return drift, drift_statistics.stability_index(before, scanned["x"])
 
 
 class Scores:

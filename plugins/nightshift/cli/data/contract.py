@@ -44,9 +44,9 @@ def diff(
     """
     from nightshift.contracts.datasets import load_contract
     from nightshift.ingestion.schema_diff import compare_schema
-    from nightshift.lake.drops import read_data
+    from nightshift.lake.landing import read_data
     from nightshift.lake.object_store import ObjectStore
-    from nightshift.quality.file_blocks import UnreadableFileError
+    from nightshift.quality.files.file_blocks import UnreadableFileError
 
     settings = load_settings()
     contract = load_contract(settings.datasets_dir, dataset)
@@ -97,9 +97,9 @@ def _print_difference(
 
 def _print_adoption(contract: DatasetContract, drop: DropManifest, difference: SchemaDiff) -> None:
     """Print the YAML that adopts the difference, or why it cannot be adopted."""
-    from nightshift.ingestion.schema_diff import adoption, objections
+    from nightshift.ingestion.schema_diff import adoption_obstacles, adoption_yaml
 
-    obstacles = [*objections(contract, difference), *delimiter_note(difference)]
+    obstacles = [*adoption_obstacles(contract, difference), *delimiter_note(difference)]
     if obstacles:
         typer.echo("\nThis cannot be adopted:")
         for line in obstacles:
@@ -111,7 +111,7 @@ def _print_adoption(contract: DatasetContract, drop: DropManifest, difference: S
         typer.echo("Nothing was written.")
         return
     typer.echo(f"\nTo adopt it, edit dags/datasets/{contract.name}.yaml:\n")
-    for line in adoption(contract, drop, difference):
+    for line in adoption_yaml(contract, drop, difference):
         typer.echo(line)
     day = drop.partition.isoformat()
     typer.echo("\nThen: nightshift migrate")

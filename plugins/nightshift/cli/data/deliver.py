@@ -90,8 +90,8 @@ def new_drop(contract: DatasetContract, delivery: FileDelivery) -> NewDrop:
         typer.BadParameter: The file is not what its suffix says.
     """
     from nightshift.lake.drops import NewDrop
-    from nightshift.quality.file_blocks import UnreadableFileError, count_rows, suffix_of
-    from nightshift.quality.unpacked_stream import OverLimitError
+    from nightshift.quality.files.decompression import OverLimitError
+    from nightshift.quality.files.file_blocks import UnreadableFileError, count_rows, suffix_of
 
     file = delivery.file
     suffix = suffix_of(file.name) or ".csv"
@@ -119,7 +119,7 @@ def describe_check(contract: DatasetContract, delivery: FileDelivery) -> str:
     Raises:
         ContractError: Ingest would refuse the file.
     """
-    from nightshift.ingestion.row_check import check_rows
+    from nightshift.ingestion.rows.row_check import check_rows
     from nightshift.lake.drops import manifest_of
     from nightshift.quality.contract_check import LargeFileError, check_file
 

@@ -34,7 +34,7 @@ def deliver_history(
 ) -> None:
     """Put a folder of your own files, one for each day, into the lake: one drop a day."""
     from nightshift.contracts.datasets import load_contract
-    from nightshift.quality.file_blocks import suffix_of
+    from nightshift.quality.files.file_blocks import suffix_of
 
     settings = load_settings()
     contract = load_contract(settings.datasets_dir, dataset)

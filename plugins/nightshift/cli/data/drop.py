@@ -14,7 +14,7 @@ from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.settings import load_settings
 
 if TYPE_CHECKING:
-    from nightshift.lake.drops import Landing
+    from nightshift.lake.landing import Landing
     from nightshift.warehouse.connection import Connection
 
 app = typer.Typer(
@@ -101,7 +101,7 @@ def set_aside(key: Key, reason: Reason) -> None:
 @contextmanager
 def _landing(dataset: str, partitions: PartitionRange) -> Iterator[tuple[Connection, Landing]]:
     """Yield a connection, and the delivered objects of a range."""
-    from nightshift.lake.drops import read_landing
+    from nightshift.lake.landing import read_landing
     from nightshift.lake.object_store import ObjectStore
     from nightshift.warehouse.connection import connect
 

@@ -13,7 +13,7 @@ from nightshift.contracts.partitions import PartitionRange
 from nightshift.settings import load_settings
 
 if TYPE_CHECKING:
-    from nightshift.quality.sketch import Sketch
+    from nightshift.quality.sketches.sketch import Sketch
     from nightshift.settings import Settings
     from nightshift.warehouse.connection import Connection
 
@@ -79,7 +79,7 @@ def _read_profiles(
 ) -> dict[str, Sketch]:
     """Return the sketch of each column over the published days; missing profiles are computed."""
     from nightshift.quality.profiles import LoadTable, profile_load, read_profiles
-    from nightshift.warehouse.ledger import published_loads
+    from nightshift.warehouse.published import published_loads
 
     run = command_run(f"profile/{dataset}")
     published = sorted(published_loads(conn, dataset, days))
@@ -94,12 +94,12 @@ def _print_checks(
     settings: Settings, dataset: str, sketches: dict[str, Sketch], n_days: int
 ) -> int:
     """Print the verdict of each expectation; return 1 when one is broken, else 0."""
-    from nightshift.quality.gates import read_expectations
-    from nightshift.quality.profile_checks import Verdict, check_profile
+    from nightshift.quality.suites.profile_checks import Verdict, check_profile
+    from nightshift.quality.suites.suite import read_suite
 
-    expectations = read_expectations(settings.expectations_dir, dataset)
-    checks = check_profile(sketches, expectations, n_days)
-    rows = [(check.kind, check.column, check.verdict, check.observed) for check in checks]
+    suite = read_suite(settings.expectations_dir, dataset)
+    checks = check_profile(sketches, suite.expectations, n_days)
+    rows = [(check.type, check.column, check.verdict, check.observed) for check in checks]
     print_table(("expectation", "column", "verdict", "outside"), rows)
     n_settled = sum(check.verdict is not Verdict.UNKNOWN for check in checks)
     typer.echo(
@@ -111,7 +111,7 @@ def _print_checks(
 
 def _summary(name: str, sketch: Sketch) -> tuple[str, ...]:
     """Return the line of one column; a text column shows its most frequent values."""
-    from nightshift.quality.sketch import TextSketch
+    from nightshift.quality.sketches.sketch import TextSketch
 
     missing = f"{sketch.n_missing / sketch.n_rows:.2%}" if sketch.n_rows else ""
     head = (name, f"{sketch.n_rows:,}", missing, f"{sketch.n_distinct:,}")
@@ -137,8 +137,8 @@ def _number(value: float | None) -> str:
 
 def _distances(name: str, reference: Sketch, current: Sketch) -> tuple[str, ...]:
     """Return the line of one column; a distance that is not defined shows its reason."""
-    from nightshift.quality.distances import jensen_shannon, stability_index, wasserstein
-    from nightshift.quality.sketch import NumberSketch
+    from nightshift.quality.drift_statistics import jensen_shannon, stability_index, wasserstein
+    from nightshift.quality.sketches.sketch import NumberSketch
 
     try:
         index = f"{stability_index(reference, current):.4f}"

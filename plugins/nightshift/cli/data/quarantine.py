@@ -59,7 +59,7 @@ def list_refused(
 @app.command()
 def show(row: Row) -> None:
     """Show one refused row as it was delivered, and its state."""
-    from nightshift.quality.correction import find_row
+    from nightshift.quality.quarantine import find_row
 
     with _quarantine() as conn:
         refused = find_row(conn, row)
@@ -96,7 +96,8 @@ def correct(
     """Record the right values of a refused row; `replay` then ingests it."""
     from nightshift.contracts.datasets import load_contract
     from nightshift.ingestion.corrected_drop import refuse_unreadable
-    from nightshift.quality.correction import correct_row, find_row
+    from nightshift.quality.correction import correct_row
+    from nightshift.quality.quarantine import find_row
 
     known_at = dt.datetime.now(dt.UTC)
     if at:
@@ -158,9 +159,9 @@ def _quarantine() -> Iterator[Connection]:
     Raises:
         QuarantineRightError: The role may not.
     """
-    from nightshift.quality.correction import require_right
+    from nightshift.quality.correction import require_quarantine_access
     from nightshift.warehouse.connection import connect
 
     with connect(load_settings(), "nightshift quarantine") as conn:
-        require_right(conn)
+        require_quarantine_access(conn)
         yield conn

@@ -15,8 +15,8 @@ from nightshift.contracts.partitions import Partition
 from nightshift.settings import load_settings
 
 if TYPE_CHECKING:
-    from nightshift.redo.execution import RedoResult
-    from nightshift.redo.plan import Plan
+    from nightshift.reprocess.execution import ReprocessResult
+    from nightshift.reprocess.plan import ReprocessPlan
 
 MAX_ROWS = 40
 """Rows of one table that a terminal shows."""
@@ -51,8 +51,9 @@ def redo(
     Exits with 1 when something remains.
     """
     from nightshift.contracts.datasets import load_contract
-    from nightshift.redo.execution import redo as reprocess
-    from nightshift.redo.plan import Scope, make_plan
+    from nightshift.reprocess.execution import reprocess
+    from nightshift.reprocess.plan import make_plan
+    from nightshift.reprocess.scope import Scope
     from nightshift.warehouse.connection import connect
 
     settings = load_settings()
@@ -77,12 +78,12 @@ def _day(key: str) -> dt.date | None:
     return Partition.parse(key).day if key else None
 
 
-def print_plan(plan: Plan) -> None:
+def print_plan(plan: ReprocessPlan) -> None:
     """Print holes, late arrivals, and the partitions to reprocess in order, with the reason."""
-    typer.echo(f"holes: {len(plan.holes)} drop(s) that upstream has not delivered")
+    typer.echo(f"holes: {len(plan.missing_drops)} drop(s) that upstream has not delivered")
     _print_rows(
         ("dataset", "day", "there is", "nights that wait"),
-        [(hole.dataset, hole.day, hole.why, hole.n_nights) for hole in plan.holes],
+        [(drop.dataset, drop.day, drop.status, drop.n_waiting) for drop in plan.missing_drops],
     )
     typer.echo(f"late arrivals: {len(plan.late)} drop(s) that landed and are not loaded")
     _print_rows(
@@ -111,7 +112,7 @@ def print_plan(plan: Plan) -> None:
         typer.echo(f"not reprocessed: {note}")
 
 
-def print_result(result: RedoResult) -> None:
+def print_result(result: ReprocessResult) -> None:
     """Print what changed for readers, with the hashes before and after, and what remains."""
     n_changed = len(result.changes)
     typer.echo(f"\n{result.n_done} partition(s) reprocessed, {n_changed} changed for readers")

@@ -35,19 +35,19 @@ def evidence(
         entry = find_entry(conn, model, version)
         # A record proves something only if the chain before it is intact.
         n_records = verify_chain(settings, store, conn, model)
-    has_signature = entry.kept.signature and settings.evidence_key.get_secret_value()
+    has_signature = entry.signature and settings.evidence_key.get_secret_value()
     proofs = "its digest, its predecessor and its signature"
     if not has_signature:
         proofs = "its digest and its predecessor"
     typer.echo(f"{model}: {n_records} records verified, each by {proofs}.")
 
-    record = read_record(settings, store, entry.kept)
+    record = read_record(settings, store, entry)
     typer.echo(
         f"Version {record['version']} was {record['verdict']}: {' '.join(record['reasons'])}"
     )
     print_table(HEADERS, [_criterion_row(criterion) for criterion in record["criteria"]])
     target = into / f"{model}-v{record['version']}"
-    for key, digest in ((entry.kept.key, entry.kept.sha256), (entry.page, None)):
+    for key, digest in ((entry.key, entry.sha256), (entry.page, None)):
         typer.echo(str(_download(store, key, digest, target)))
 
 

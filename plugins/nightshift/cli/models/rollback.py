@@ -12,7 +12,7 @@ from nightshift.contracts.partitions import Partition
 from nightshift.settings import load_settings
 
 if TYPE_CHECKING:
-    from nightshift.scoring.republish import RepairPlan
+    from nightshift.scoring.republish import RollbackPlan
 
 
 def rollback(
@@ -59,12 +59,12 @@ def rollback(
     )
 
 
-def _print_plan(plan: RepairPlan) -> None:
+def _print_plan(plan: RollbackPlan) -> None:
     typer.echo(
         f"Version {plan.version} loads, passes its checks and scores;"
         f" it serves from {plan.since} on."
     )
     typer.echo(f"{plan.n_partitions} published partition(s) to repair:")
-    for stretch in plan.stretches:
-        source = "from kept loads" if stretch.kept else "to be scored again"
-        typer.echo(f"  {stretch.partitions}: {source}")
+    for partition_run in plan.partition_runs:
+        source = "from stored loads" if partition_run.reusable_loads else "to be scored again"
+        typer.echo(f"  {partition_run.partitions}: {source}")

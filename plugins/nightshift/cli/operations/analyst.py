@@ -30,7 +30,7 @@ def add(
     ] = True,
 ) -> None:
     """Create a login with all limits, or renew the password and the limits of an existing one."""
-    from nightshift.warehouse.analyst_logins import add_login
+    from nightshift.warehouse.analysts.logins import add_login
 
     password = secrets.token_urlsafe(PASSWORD_BYTES) if with_password else None
     with _warehouse() as conn:
@@ -44,7 +44,7 @@ def add(
 @app.command("list")
 def list_logins() -> None:
     """Show every login that reads analytics, and the limits that it lacks."""
-    from nightshift.warehouse.analyst_logins import logins
+    from nightshift.warehouse.analysts.logins import logins
 
     with _warehouse() as conn:
         rows = [
@@ -57,7 +57,7 @@ def list_logins() -> None:
 @app.command()
 def remove(login: Login) -> None:
     """Remove the membership, end the login's sessions and forbid it to log in."""
-    from nightshift.warehouse.analyst_logins import remove_login
+    from nightshift.warehouse.analysts.logins import remove_login
 
     with _warehouse() as conn:
         remove_login(conn, login)

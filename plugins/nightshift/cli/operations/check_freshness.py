@@ -14,15 +14,15 @@ from zoneinfo import ZoneInfo
 import typer
 
 from nightshift.cli.console import print_table
-from nightshift.contracts.document_folder import joined
-from nightshift.contracts.partitions import OPERATING_TIMEZONE
+from nightshift.contracts.document_folder import combined_error
+from nightshift.contracts.partitions import operating_timezone
 from nightshift.errors import NightshiftError
 from nightshift.settings import load_settings
 
 if TYPE_CHECKING:
     from nightshift.contracts.model_spec import ModelSpec
     from nightshift.errors import SpecError
-    from nightshift.monitoring.freshness import Age, Freshness, Punctuality
+    from nightshift.monitoring.freshness import Freshness, InputAge, Punctuality
     from nightshift.settings import Settings
 
 LATE, CHECK_FAILED, WRONG_FILE = 1, 2, 3
@@ -109,7 +109,7 @@ def _parse_instant(text: str) -> dt.datetime:
             todo="Correct --at.",
         ) from None
     if at.tzinfo is None:
-        at = at.replace(tzinfo=ZoneInfo(OPERATING_TIMEZONE))
+        at = at.replace(tzinfo=ZoneInfo(operating_timezone()))
     return at.astimezone(dt.UTC)
 
 
@@ -136,7 +136,7 @@ def _check(settings: Settings, at: dt.datetime) -> tuple[Freshness, WrongFileErr
     checkable = specs.documents | last_good
     problems = [*specs.problems.values(), *contracts.problems.values()]
     if not checkable:
-        raise joined(problems)
+        raise combined_error(problems)
     daily = [
         contract for contract in contracts.documents.values() if contract.delivery is Delivery.DAILY
     ]
@@ -146,7 +146,7 @@ def _check(settings: Settings, at: dt.datetime) -> tuple[Freshness, WrongFileErr
 
 def _last_good_specs(settings: Settings, models: Sequence[str]) -> dict[str, ModelSpec]:
     from nightshift.warehouse.connection import connect
-    from nightshift.warehouse.last_good_specs import last_good_spec
+    from nightshift.warehouse.control_tables.last_good_specs import last_good_spec
 
     # The warehouse is only read when a file is wrong.
     if not models:
@@ -165,7 +165,7 @@ def _wrong_file_error(
 ) -> WrongFileError | None:
     if not problems:
         return None
-    error = joined(problems)
+    error = combined_error(problems)
     names = ", ".join(unchecked) or "none"
     return WrongFileError(
         error.what,
@@ -229,7 +229,7 @@ def _print_freshness(freshness: Freshness) -> None:
 
 
 def _model_row(model: Punctuality) -> tuple[object, ...]:
-    deadline = model.deadline.astimezone(ZoneInfo(OPERATING_TIMEZONE))
+    deadline = model.deadline.astimezone(ZoneInfo(operating_timezone()))
     published = f"no; newest is {model.newest or 'none'}"
     if model.published_at:
         published = f"{model.published_at:{INSTANT}} UTC"
@@ -247,7 +247,7 @@ def _model_row(model: Punctuality) -> tuple[object, ...]:
     )
 
 
-def _input_rows(inputs: Iterable[Age]) -> list[tuple[object, ...]]:
+def _input_rows(inputs: Iterable[InputAge]) -> list[tuple[object, ...]]:
     rows: list[tuple[object, ...]] = []
     for age in inputs:
         days_behind = "-" if age.days_behind is None else max(age.days_behind, 0)

@@ -25,9 +25,9 @@ def rescue(
 
     Does the same as the DAG rescue__<model>, for a person, or for cron when Airflow is down.
     """
-    from nightshift.scoring.deadline_fallback import rescue as publish_fallback
+    from nightshift.scoring.deadline_fallback import publish_by_deadline as publish_fallback
     from nightshift.warehouse.connection import connect
-    from nightshift.warehouse.last_good_specs import spec_for_rescue
+    from nightshift.warehouse.control_tables.last_good_specs import spec_for_rescue
 
     settings = load_settings()
     # A wrong spec file must not stop a rescue: the last good spec scores then.

@@ -12,12 +12,12 @@ from nightshift.settings import load_settings
 def monitor(model: Model, first: First, last: Last = "") -> None:
     """Measure drift and matured performance of a range of partitions, and publish the verdicts."""
     from nightshift.contracts.model_spec import load_spec
-    from nightshift.monitoring.monitor import measure
+    from nightshift.monitoring.monitor import monitor
 
     settings = load_settings()
     partitions = PartitionRange.of(first, last or None)
     spec = load_spec(settings.models_dir, model)
-    verdict = measure(settings, spec, partitions, command_run(f"monitor__{model}/{partitions}"))
+    verdict = monitor(settings, spec, partitions, command_run(f"monitor__{model}/{partitions}"))
     typer.echo(
         f"{model} on {partitions.last}: drift {verdict.drift_status},"
         f" score drift {verdict.score_drift_status},"

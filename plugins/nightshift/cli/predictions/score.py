@@ -27,8 +27,8 @@ def score(
 ) -> None:
     """Score and publish a range of partitions as their nights would, or with a version you name."""
     from nightshift.contracts.model_spec import load_spec
-    from nightshift.scoring.champion import PinnedVersion
-    from nightshift.scoring.publication import score as score_range
+    from nightshift.scoring.pipeline import score as score_range
+    from nightshift.scoring.version_choice import PinnedVersion
 
     settings = load_settings()
     partitions = PartitionRange.of(first, last or None)

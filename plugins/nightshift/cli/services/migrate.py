@@ -34,9 +34,9 @@ def set_up(settings: Settings) -> None:
         SpecError: Specs or contracts are wrong or do not fit; everything else was done.
         NightshiftError: A server cannot be reached or refuses.
     """
-    from nightshift.contracts.document_folder import joined
+    from nightshift.contracts.document_folder import combined_error
     from nightshift.lake.object_store import ObjectStore
-    from nightshift.warehouse.analyst_sessions import hindering_sessions_ended
+    from nightshift.warehouse.analysts.sessions import hindering_sessions_ended
     from nightshift.warehouse.schema_lock import set_up_alone
 
     with set_up_alone(settings), hindering_sessions_ended(settings):
@@ -44,7 +44,7 @@ def set_up(settings: Settings) -> None:
         n_pending, problems = _create_relations(settings)
         _grant(settings)
     if problems:
-        raise joined(problems)
+        raise combined_error(problems)
     typer.echo(f"  warehouse and bucket are ready, {n_pending} migrations applied")
 
 
@@ -88,8 +88,9 @@ def _set_up_models(
     """Create dbt's and the models' relations; return one error per spec that does not fit."""
     from nightshift.scoring.prediction_tables import ensure_prediction_relations
     from nightshift.scoring.spec_check import check_spec
-    from nightshift.warehouse.dbt_runner import ensure_relations, feature_views
-    from nightshift.warehouse.last_good_specs import keep_spec
+    from nightshift.warehouse.control_tables.last_good_specs import keep_spec
+    from nightshift.warehouse.dbt.project import feature_views
+    from nightshift.warehouse.dbt.runner import ensure_relations
 
     # The prediction relations refer to dbt's relations.
     ensure_relations(settings)
@@ -108,9 +109,9 @@ def _set_up_models(
 
 def _grant(settings: Settings) -> None:
     """Apply the analyst's grants and limits; print what this login could not close."""
-    from nightshift.warehouse.analyst_logins import gaps
+    from nightshift.warehouse.analysts.grants import apply_grants
+    from nightshift.warehouse.analysts.logins import gaps
     from nightshift.warehouse.connection import connect
-    from nightshift.warehouse.grants import apply_grants
 
     with connect(as_admin(settings), "nightshift migrate") as conn:
         apply_grants(conn)

@@ -62,16 +62,16 @@ def _part_row(part: Part) -> tuple[str, str, object, str, str]:
 def _pipeline_notices() -> list[str]:
     """Return the partitions that no champion scored and the tasks that wait for upstream."""
     from nightshift.contracts.model_spec import load_specs
-    from nightshift.scoring.degraded import degraded_nights
+    from nightshift.scoring.degraded import degraded_partitions
     from nightshift.warehouse.connection import connect
-    from nightshift.warehouse.waiting_tasks import waiting_tasks
+    from nightshift.warehouse.control_tables.waiting_tasks import waiting_tasks
 
     notices: list[str] = []
     try:
         settings = load_settings()
         with connect(settings, "nightshift status") as conn:
             for spec in load_specs(settings.models_dir).values():
-                notices += [str(entry.describe()) for entry in degraded_nights(conn, spec)]
+                notices += [str(entry.describe()) for entry in degraded_partitions(conn, spec)]
             notices += [str(task.describe()) for task in waiting_tasks(conn)]
     except Exception as error:  # noqa: BLE001 - without a warehouse the table above is the answer
         return [f"The state of the pipeline is unknown: {cause_of(error)}"]

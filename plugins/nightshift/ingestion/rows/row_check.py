@@ -3,7 +3,7 @@
 A row that is there twice with the same content counts once. Rows of one file with the same key and
 different content are all refused: nobody can tell which is right. So are rows whose keys differ
 only by which of two equal hours is meant, on the day the clock is set back. Every delivered row is
-accepted, repeated or refused. Source: docs/adr/0041-values-and-counts.md.
+accepted, repeated or refused. Source: docs/adr/0005-raw-versions.md.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from nightshift.contracts.partitions import Partition
 from nightshift.ingestion.rows.cast import Reason
 from nightshift.ingestion.rows.local_time import clock_changes
 from nightshift.ingestion.rows.typed_rows import DUPLICATE, GOOD, REASONS, TypedRows, type_rows
-from nightshift.quality.contract_check import ContractError, check_refused, check_types
+from nightshift.quality.contract_check import check_refused, check_types
+from nightshift.quality.contract_errors import ContractError
 from nightshift.quality.quarantine import RefusedRow
 
 if TYPE_CHECKING:

@@ -1,6 +1,6 @@
 """Parse delivered text as integers, numbers, booleans, dates and times, a whole array at once.
 
-A text of another form becomes null; nothing is guessed. docs/adr/0041-values-and-counts.md lists
+A text of another form becomes null; nothing is guessed. docs/adr/0005-raw-versions.md lists
 the accepted forms.
 """
 

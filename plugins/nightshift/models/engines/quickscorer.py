@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from nightshift.kernels import in_threads, jit
+from nightshift.kernels import jit, run_in_threads
 from nightshift.models.engines.quickscorer_kernel import CHUNK_WORDS, DE_BRUIJN, add_leaves
 from nightshift.models.model_format.trees import UnsuitableTreesError
 
@@ -60,7 +60,7 @@ class QuickScorer:
     def raw(self, matrix: Doubles) -> Doubles:
         """Return raw scores, shape (n,), of a matrix of ``TrainedModel.encode``, shape (n, k)."""
         total = np.empty(len(matrix))
-        in_threads(lambda rows: self._add_leaves(matrix[rows], total[rows]), len(matrix))
+        run_in_threads(lambda rows: self._add_leaves(matrix[rows], total[rows]), len(matrix))
         return total
 
 

@@ -106,9 +106,9 @@ def _explain(kernel: Callable[..., None], matrix: Matrix) -> Matrix:
     """Explain all rows in threads; a row's values do not depend on how rows are divided."""
     import numpy as np
 
-    from nightshift.kernels import in_threads
+    from nightshift.kernels import run_in_threads
 
     matrix = np.ascontiguousarray(matrix)
     added = np.empty_like(matrix)
-    in_threads(lambda rows: kernel(matrix[rows], added[rows]), len(matrix))
+    run_in_threads(lambda rows: kernel(matrix[rows], added[rows]), len(matrix))
     return added

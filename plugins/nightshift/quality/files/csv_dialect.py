@@ -2,7 +2,7 @@
 
 Arrow accepts misplaced quotes: it reads ``"x"y`` as ``xy``, and a quote that is never closed
 swallows rows. So each line that does not follow the dialect is replaced by one malformed row, and
-every line is counted without a parser. Source: docs/adr/0041-values-and-counts.md.
+every line is counted without a parser. Source: docs/adr/0005-raw-versions.md.
 """
 
 from __future__ import annotations

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from psycopg import sql
 
     from nightshift.contracts.model_spec import ModelSpec
-    from nightshift.contracts.model_spec import Spine as SpineSpec
     from nightshift.contracts.partitions import Partition
+    from nightshift.contracts.scoring_spec import Spine as SpineSpec
     from nightshift.scoring.plan import PastScores
     from nightshift.warehouse.connection import Connection
 

@@ -1,7 +1,7 @@
 """Keep training rows on disk as LightGBM has binned them, by the hash of their content.
 
 Another fit of the same rows then skips the binning. A file is a copy of what can be made again: one
-that cannot be used is deleted, and the rows are binned. Source: docs/adr/0033-binned-rows.md.
+that cannot be used is deleted, and the rows are binned. Source: docs/adr/0029-training-at-size.md.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 LightGBM's distributed training has neither early stopping nor checkpoints. So all rounds are grown,
 and the validation rows decide afterwards how many of them count. This is the only module that knows
-Dask. Source: docs/adr/0029-training-on-dask.md.
+Dask. Source: docs/adr/0029-training-at-size.md.
 """
 
 from __future__ import annotations

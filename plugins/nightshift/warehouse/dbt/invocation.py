@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nightshift.errors import NightshiftError
-from nightshift.settings import PROJECT_ROOT
+from nightshift.settings import LIBRARY_ROOT
 from nightshift.warehouse.connection import connection_options
 
 if TYPE_CHECKING:
@@ -107,10 +107,11 @@ def call_dbt(
         "--target-path": target,
         "--log-path": logs,
     }
-    path_arguments = [f"{option}={path}" for option, path in paths.items()]
+    # Only this call may touch what analysts and models read; a developer's dbt has another target.
+    fixed_arguments = ["--target=warehouse", *(f"{name}={path}" for name, path in paths.items())]
     request = {
         "parent": os.getpid(),
-        "arguments": [*arguments, *path_arguments, "--quiet"],
+        "arguments": [*arguments, *fixed_arguments, "--quiet"],
         "parsed_project": str(parsed) if parsed else None,
     }
     process = subprocess.Popen(
@@ -119,7 +120,7 @@ def call_dbt(
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env=_environment(settings, application_name),
+        env=dbt_environment(settings, application_name),
         start_new_session=True,
     )
     try:
@@ -132,9 +133,9 @@ def call_dbt(
     return process.returncode, output
 
 
-def _environment(settings: Settings, application_name: str) -> dict[str, str]:
+def dbt_environment(settings: Settings, application_name: str) -> dict[str, str]:
     """Return the child's environment: the only way that the password takes."""
-    python_path = [str(PROJECT_ROOT / "plugins"), os.environ.get("PYTHONPATH", "")]
+    python_path = [str(LIBRARY_ROOT), os.environ.get("PYTHONPATH", "")]
     return os.environ | {
         "PYTHONPATH": os.pathsep.join(filter(None, python_path)),
         "NIGHTSHIFT_WAREHOUSE_HOST": settings.warehouse_host,

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _MSGPACK, _MANIFEST = "partial_parse.msgpack", "manifest.json"
 _DIGESTS = "digests"
 """File in the folder of a parsed project with the digests of the two others."""
-_PROJECT_SUFFIXES = {".sql", ".yml", ".csv"}
+_PROJECT_SUFFIXES = {".sql", ".yml", ".yaml", ".md", ".csv"}
 _WRITTEN_FOLDERS = {"target", "logs"}
 _FEATURE_PREFIX = "feat_"
 

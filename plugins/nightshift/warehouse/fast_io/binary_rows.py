@@ -4,7 +4,7 @@ Every double keeps its bits.
 
 A row is its number of fields, and of each field its length (-1 for null) and its bytes, the most
 significant first. Source: PostgreSQL's documentation of COPY, "Binary Format";
-docs/adr/0031-binary-rows.md.
+docs/adr/0025-large-loads.md.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Read the rows of a COPY from libpq in a compiled loop: the one user of psycopg's private parts.
 
 A driver written in Python takes and returns the interpreter's lock for each row: next to other busy
-threads that is four times as slow. Source: docs/adr/0031-binary-rows.md.
+threads that is four times as slow. Source: docs/adr/0025-large-loads.md.
 
 Private are the address of psycopg's connection and the libpq that its wheel brings. Both are
 checked before they are used; where one is missing or has changed, psycopg's own COPY reads.
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nightshift.kernels import external, jit
+from nightshift.kernels import c_function, jit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -164,9 +164,9 @@ def compiled_collect() -> Callable[..., int]:
     # The loop calls them by these names, which must be there when it is compiled.
     global _get, _free, _copy  # noqa: PLW0603
     library = _library()
-    _get = external(library, "PQgetCopyData", "int32", "uintp", "uintp", "int32")
-    _free = external(library, "PQfreemem", "void", "uintp")
-    _copy = external(None, "memcpy", "uintp", "uintp", "uintp", "uintp")
+    _get = c_function(library, "PQgetCopyData", "int32", "uintp", "uintp", "int32")
+    _free = c_function(library, "PQfreemem", "void", "uintp")
+    _copy = c_function(None, "memcpy", "uintp", "uintp", "uintp", "uintp")
     collect = jit(collect_rows)
     collect(0, np.empty(0, np.uint8), 0, np.zeros(1, np.uintp), np.zeros(2, np.int64))
     return collect

@@ -1,0 +1,29 @@
+"""``nightshift dbt …``: dbt's own command, connected to the warehouse, on the developer's target."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import typer
+
+from nightshift.settings import load_settings
+
+CONTEXT = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+
+
+def dbt(context: typer.Context) -> None:
+    """Run dbt on schemas of your own (dev_<you>_*), for example: nightshift dbt build."""
+    from nightshift.warehouse.dbt.invocation import DbtProcessError, dbt_environment
+
+    settings = load_settings()
+    program = shutil.which("dbt", path=str(Path(sys.executable).parent)) or shutil.which("dbt")
+    if program is None:
+        raise DbtProcessError("dbt is not installed.", todo="Run `make install`.")
+    project = str(settings.dbt_project_dir)
+    # A developer's own choice of these wins.
+    folders = {"DBT_PROJECT_DIR": project, "DBT_PROFILES_DIR": project}
+    environment = {**folders, **dbt_environment(settings, "nightshift dbt")}
+    os.execve(program, [program, *context.args], environment)  # noqa: S606 - our own argv, no shell
