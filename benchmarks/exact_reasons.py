@@ -1,6 +1,4 @@
-"""Exact reasons and raw scores in rows a second, against LightGBM's own functions.
-
-The Shapley kernel is compared with ``pred_contrib``, the engines with ``predict``.
+"""Exact reasons and raw scores, rows a second: the kernel against LightGBM's ``pred_contrib``, engines against its ``predict``.
 
 ``python -m benchmarks.exact_reasons [--trees 300] [--leaves 63] [--rounds 3]`` trains a model on
 made-up rows with missing values, then runs each pair A B A B on the same threads
@@ -105,19 +103,17 @@ def _reasons(booster: lgb.Booster, matrix: Matrix, rounds: int) -> dict[str, Any
     import numpy as np
     import pyarrow as pa
 
-    from nightshift.kernels import jit
     from nightshift.models.booster import contributions
-    from nightshift.models.shapley.kernel import explain as loops
-    from nightshift.models.shapley.shap_values import _explain, _in_threads
-    from nightshift.models.shapley.tree_arrays import read_forest
+    from nightshift.models.model_format.reader import read_model
+    from nightshift.models.shapley.shap_values import shapley_kernel
     from nightshift.scoring.reasons import top_reasons
 
-    forest, forest_seconds = _timed(lambda: read_forest(booster.model_to_string()))
-    explain = partial(_explain, jit(loops), forest)
-    _, first_seconds = _timed(lambda: explain(matrix[:10], np.empty_like(matrix[:10])))
+    trees = read_model(booster.model_to_string()).trees
+    explain, forest_seconds = _timed(lambda: shapley_kernel(trees))
+    _, first_seconds = _timed(lambda: explain(matrix[:10]))
     rows, names = matrix[:KERNEL_ROWS], booster.feature_name()
-    table = pa.table({name: rows[:, index] for index, name in enumerate(names)})
-    ours: Callable[[], Any] = partial(_in_threads, explain, rows)
+    table = pa.table({name: rows[:, place] for place, name in enumerate(names)})
+    ours: Callable[[], Any] = partial(explain, rows)
     peer, kernel = _side_by_side(
         (partial(contributions, booster, matrix[:CONTRIB_ROWS]), ours), rounds
     )
@@ -141,17 +137,19 @@ def _reasons(booster: lgb.Booster, matrix: Matrix, rounds: int) -> dict[str, Any
 def _engines(booster: lgb.Booster, matrix: Matrix, rounds: int) -> dict[str, Any]:
     from nightshift.models.booster import predict_raw
     from nightshift.models.engines.quickscorer import QuickScorer
+    from nightshift.models.model_format.reader import read_model
 
-    quick, load_seconds = _timed(lambda: QuickScorer(booster.model_to_string()))
+    trees = read_model(booster.model_to_string()).trees
+    quick, load_seconds = _timed(lambda: QuickScorer(trees))
     ways = (partial(predict_raw, booster, matrix), partial(quick.raw, matrix))
     quick.raw(matrix[:1])  # reads the machine code, or makes it
     reference, by_quick = _side_by_side(ways, rounds)
-    expected, *variants = (way().tobytes() for way in ways)
+    expected, *others = (way().tobytes() for way in ways)
     return {
         "lightgbm_rows_per_second": round(len(matrix) / reference),
         "quickscorer_rows_per_second": round(len(matrix) / by_quick),
         "quickscorer_ratio": reference / by_quick,
-        "n_unequal": sum(variant != expected for variant in variants),
+        "n_unequal": sum(other != expected for other in others),
         "load_seconds": load_seconds,
     }
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from examples.flights.airflow_run import Night, run_partition
+from examples.flights.airflow_run import PartitionTiming, run_partition
 
 from nightshift.cli.operations.critical_path import Step, find_path
 from nightshift.contracts.model_spec import load_specs
@@ -68,7 +68,7 @@ class Whole:
 
     settings: Settings
     api: AirflowApi
-    night: Night
+    night: PartitionTiming
     path: Sequence[Step]
 
     @contextmanager
@@ -134,7 +134,7 @@ def open_whole(
                 night = (
                     run_partition(api, NIGHT, expected_dags(settings), timeout_seconds=800)
                     if is_new
-                    else Night(NIGHT, 0, 0.0, 0.0)
+                    else PartitionTiming(NIGHT, 0, 0.0, 0.0)
                 )
                 yield Whole(settings, api, night, find_path(api, NIGHT) if is_new else ())
         finally:

@@ -16,8 +16,8 @@ import pytest
 from nightshift.contracts.partitions import PartitionRange
 from nightshift.settings import PROJECT_ROOT, Settings
 from nightshift.transformation.build import build
-from nightshift.warehouse.dbt import runner
-from nightshift.warehouse.dbt.invocation import DbtError, DbtProcessError
+from nightshift.warehouse.dbt import project
+from nightshift.warehouse.dbt.invocation import DbtError, DbtProcessError, run_dbt
 from nightshift.warehouse.dbt.project import feature_views, parsed_project
 from nightshift.warehouse.dbt.runner import ensure_relations
 
@@ -74,8 +74,7 @@ def relations(conn: Connection) -> set[str]:
     return {
         row[0]
         for row in conn.execute(
-            "select relname from pg_class c join pg_namespace n on n.oid = relnamespace where"
-            " nspname = 'features'"
+            "select relname from pg_class c join pg_namespace n on n.oid = relnamespace where nspname = 'features'"
         )
     }
 
@@ -177,31 +176,30 @@ def test_the_project_is_parsed_again_when_what_was_kept_of_it_is_damaged(
             (target / name).write_text("select delay")
         return 0, ""
 
-    monkeypatch.setattr(runner, "_call_dbt", parse)
-    folder = parsed_project(settings)
-    assert parsed_project(settings) == folder
+    monkeypatch.setattr(project, "call_dbt", parse)
+    folder = parsed_project(settings).folder
+    assert parsed_project(settings).folder == folder
     assert parses == [["parse"]]
 
     content = (folder / damaged).read_bytes()
     (folder / damaged).write_bytes(bytes([content[0] ^ 1]) + content[1:])
 
-    assert parsed_project(settings) == folder
+    assert parsed_project(settings).folder == folder
     assert len(parses) == 2
     assert (folder / "manifest.json").read_text() == "select delay"
 
 
 @pytest.mark.mlts("data-7")
-def test_unit_tests_of_the_project_pass(settings: Settings, world, run: RunContext) -> None:
-    from nightshift.warehouse.dbt.runner import _call_dbt, _target_folder
-
+def test_unit_tests_of_the_project_pass(
+    settings: Settings, world, run: RunContext
+) -> None:
     world.deliver_day(PartitionRange.of("2013-01-01").first.day, seed=1)
     build(settings, PartitionRange.of("2013-01-01"), run)
-    with _target_folder(settings) as target:
-        code, output = _call_dbt(settings, ["test"], target, None, "test dbt")
-        results = json.loads((target / "run_results.json").read_text())["results"]
-    failed = [result["unique_id"] for result in results if result["status"] != "pass"]
-    assert (code, failed) == (0, []), output
-    assert sum(result["unique_id"].startswith("unit_test.") for result in results) >= 7
+    tested = run_dbt(settings, ["test"], None, "test dbt")
+    failed = [result["unique_id"] for result in tested.results if result["status"] != "pass"]
+    assert (tested.exit_code, failed) == (0, []), tested.output
+    n_unit_tests = sum(r["unique_id"].startswith("unit_test.") for r in tested.results)
+    assert n_unit_tests >= 7
 
 
 @pytest.mark.promise("R17")
@@ -210,11 +208,9 @@ def test_dbt_ends_when_its_parent_is_killed(
 ) -> None:
     ensure_relations(settings)
     script = (
-        "from nightshift.settings import Settings; from nightshift.warehouse import dbt_runner as"
-        " d; import os\n"
+        "from nightshift.settings import Settings; from nightshift.warehouse.dbt import runner as d; import os\n"
         f"s = Settings(_env_file=None, warehouse_database={settings.warehouse_database!r})\n"
-        "d.run_models(s, ['feat_flight'], {'load_id': 1, 'as_of': {'2013-01-01':"
-        " '2013-01-02T05:30:00+00:00'}}, 'to be killed')\n"
+        "d.run_models(s, ['feat_flight'], {'load_id': 1, 'as_of': {'2013-01-01': '2013-01-02T05:30:00+00:00'}}, 'to be killed')\n"
     )
     env = os.environ | {"PYTHONPATH": str(PROJECT_ROOT / "plugins")}
     with conn.transaction():

@@ -17,6 +17,7 @@ from nightshift.settings import Settings
 from nightshift.warehouse import faults
 from nightshift.warehouse.connection import connect
 from nightshift.warehouse.dbt import runner
+from nightshift.warehouse.dbt.invocation import DbtOutcome
 from nightshift.warehouse.fast_io import arrow_io
 from nightshift.warehouse.fast_io.copy_stream import append_stream
 from nightshift_local import diagnosis
@@ -233,9 +234,9 @@ def test_dbt_names_what_the_warehouse_refused(text, code):
     """Of an error dbt keeps the words only."""
     run = runner.ModelRun("feat_x", "error", 1.0, f"Database Error in model feat_x\n  {text}")
     with pytest.raises(errors.WarehouseError) as by_model:
-        runner._raise_for_failures([run], 1, "", 1)
+        runner._raise_for_failed_model([run])
     with pytest.raises(errors.WarehouseError) as by_dbt:
-        runner._raise_for_failures([], 2, f"Runtime Error\n  {text}", 1)
+        runner._raise_for_failed_process([], DbtOutcome(2, f"Runtime Error\n  {text}", []), 1)
     assert (by_model.value.code, by_dbt.value.code) == (code, code)
     assert by_model.value.got == text
 
@@ -244,7 +245,7 @@ def test_a_mistake_in_a_model_stays_dbts():
     text = 'Database Error\n  column "wnid" does not exist'
     run = runner.ModelRun("feat_x", "error", 1.0, text)
     with pytest.raises(runner.DbtError):
-        runner._raise_for_failures([run], 1, "", 1)
+        runner._raise_for_failed_model([run])
     assert faults.fault_in(text) is None
 
 
