@@ -112,7 +112,7 @@ def _reasons(booster: lgb.Booster, matrix: Matrix, rounds: int) -> dict[str, Any
     explain, forest_seconds = _timed(lambda: shapley_kernel(trees))
     _, first_seconds = _timed(lambda: explain(matrix[:10]))
     rows, names = matrix[:KERNEL_ROWS], booster.feature_name()
-    table = pa.table({name: rows[:, place] for place, name in enumerate(names)})
+    table = pa.table({name: rows[:, position] for position, name in enumerate(names)})
     ours: Callable[[], Any] = partial(explain, rows)
     peer, kernel = _side_by_side(
         (partial(contributions, booster, matrix[:CONTRIB_ROWS]), ours), rounds
@@ -144,12 +144,12 @@ def _engines(booster: lgb.Booster, matrix: Matrix, rounds: int) -> dict[str, Any
     ways = (partial(predict_raw, booster, matrix), partial(quick.raw, matrix))
     quick.raw(matrix[:1])  # reads the machine code, or makes it
     reference, by_quick = _side_by_side(ways, rounds)
-    expected, *others = (way().tobytes() for way in ways)
+    expected, *further_results = (way().tobytes() for way in ways)
     return {
         "lightgbm_rows_per_second": round(len(matrix) / reference),
         "quickscorer_rows_per_second": round(len(matrix) / by_quick),
         "quickscorer_ratio": reference / by_quick,
-        "n_unequal": sum(other != expected for other in others),
+        "n_unequal": sum(other != expected for other in further_results),
         "load_seconds": load_seconds,
     }
 

@@ -201,7 +201,7 @@ class Project:
 
 
 def write_project(folder: Path) -> None:
-    """Write the shop's files beside the parts of a dbt project that every project has."""
+    """Write the shop's files next to the parts of a dbt project that every project has."""
     ignored = shutil.ignore_patterns("target", "logs", "flights")
     shutil.copytree(PROJECT_ROOT / "dbt_project", folder / "dbt_project", ignore=ignored)
     models = folder / "dbt_project" / "models"
@@ -293,7 +293,7 @@ def measure(project: Project, n_labels: int) -> dict[str, float]:
 
 
 def main() -> int:
-    """Print the seconds of each step beside its limit; return 1 if one is over it."""
+    """Print the seconds of each step and its limit; return 1 if one is over it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--labels", type=int, default=500_000)
     parser.add_argument("--json", type=Path)

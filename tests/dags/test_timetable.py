@@ -57,7 +57,7 @@ def test_ingest_has_this_timetable_in_the_operating_timezone(parsed):
 
     assert parsed["dags"]["ingest"]["timetable"] == "CronPartitionTimetable"
     timetable = (
-        'CronPartitionTimetable("0 0 * * *", timezone=OPERATING_TIMEZONE, run_offset=-1,'
+        'CronPartitionTimetable("0 0 * * *", timezone=operating_timezone(), run_offset=-1,'
         ' key_format="%Y-%m-%d")'
     )
     # The formatter may break the call into several lines.

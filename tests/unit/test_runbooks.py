@@ -122,17 +122,22 @@ def test_links_and_commands_exist(page: Path):
 
 def test_index_of_decisions_is_current():
     folder = PROJECT_ROOT / "docs" / "adr"
-    pages = sorted(folder.glob("0*.md"))
-    titles = [
-        page.read_text(encoding="utf-8").splitlines()[0].removeprefix("# ").split(". ", 1)[1]
-        for page in pages
-    ]
     rows = [
-        line
+        [cell.strip() for cell in line.strip("|").split("|")]
         for line in (folder / "README.md").read_text(encoding="utf-8").splitlines()
-        if line.startswith("| [")
+        if re.match(r"\| \[?\d{4}", line)
     ]
-    assert rows == [
-        f"| [{page.stem[:4]}]({page.name}) | {title} |"
-        for page, title in zip(pages, titles, strict=True)
-    ]
+    listed = [row for row in rows if row[0].startswith("[")]
+    expected = []
+    for page in sorted(folder.glob("0*.md")):
+        text = page.read_text(encoding="utf-8")
+        title = text.splitlines()[0].removeprefix("# ").split(". ", 1)[1]
+        head = re.search(r"^Status: (\w+) · Date: ([\d-]+) · Area: ([^·\n]+)", text, re.MULTILINE)
+        status, date, area = (part.strip() for part in head.groups())
+        expected.append([f"[{page.stem[:4]}]({page.name})", title, area, status, date])
+    assert listed == expected
+    # A page that is gone says which one contains it, and no number is given twice.
+    merged = [row for row in rows if not row[0].startswith("[")]
+    assert all(re.fullmatch(r"merged into \[\d{4}\]\((.+)\)", row[3]) for row in merged)
+    assert all((folder / re.search(r"\((.+)\)", row[3]).group(1)).is_file() for row in merged)
+    assert [row[0].strip("[]")[:4] for row in rows] == [f"{i:04d}" for i in range(1, len(rows) + 1)]

@@ -27,39 +27,7 @@ CODE = {
     "nightshift_local": PROJECT_ROOT / "plugins" / "nightshift_local",
     **{folder.name: folder for folder in LIBRARY.iterdir() if (folder / "__init__.py").is_file()},
 }
-PENDING = {
-    "backtest", "contracts", "dags", "ingestion", "lake", "models", "monitoring",
-    "orchestration", "provenance", "quality", "redo", "registry", "scoring", "training",
-    "transformation", "warehouse",
-}  # fmt: skip
-"""Packages whose words are not done yet: remove a package when it passes."""
-PENDING_MODULES = {
-    "failpoints", "kernels", "prefetch", "redaction", "resource_errors", "settings",
-}  # fmt: skip
 HISTORY = ("docs/adr/", "docs/reliability.md", "docs/ml-test-score.md", "CHANGELOG.md")
-PENDING_PAGES = {
-    "README.md",
-    "docs/own-model.md",
-    "docs/runbooks/NS-AIRFLOW-011.md",
-    "docs/runbooks/NS-LAKE-001.md",
-    "docs/runbooks/NS-LAKE-002.md",
-    "docs/runbooks/NS-LAKE-004.md",
-    "docs/runbooks/NS-LAKE-019.md",
-    "docs/runbooks/NS-MEMORY-001.md",
-    "docs/runbooks/NS-MODEL-003.md",
-    "docs/runbooks/NS-MODEL-004.md",
-    "docs/runbooks/NS-MODEL-005.md",
-    "docs/runbooks/NS-MODEL-006.md",
-    "docs/runbooks/NS-MODEL-007.md",
-    "docs/runbooks/NS-REGISTRY-002.md",
-    "docs/runbooks/NS-REPRO-003.md",
-    "docs/runbooks/NS-ROLLBACK-001.md",
-    "docs/runbooks/NS-SCORE-002.md",
-    "docs/runbooks/NS-SCORE-004.md",
-    "docs/runbooks/NS-SCORE-007.md",
-    "docs/runbooks/NS-TRAIN-014.md",
-    "docs/specs.md",
-}
 
 MODULES = {
     "ahead": "prefetch",
@@ -140,8 +108,8 @@ NAMES = {
     "wanted": "requested, or what it is",
     "whole": "complete",
 }
-STORED = {("result.py", "kind")}
-"""Names of stored keys, which keep their word: the results of benchmarks are JSON."""
+STORED = {("catch_up.py", "catch_up"), ("drift.py", "kind"), ("result.py", "kind")}
+"""Stored names keep their word: the id of a DAG, a column of monitoring.drift, a key of results."""
 PHRASES = {
     r"as often as you like": "idempotent",
     r"beside": "alongside, next to",
@@ -227,16 +195,12 @@ def name_of(page: Path) -> str:
     return str(page.relative_to(PROJECT_ROOT))
 
 
-def parameters(items: dict[str, Path], pending: set[str]) -> list[object]:
-    """Return one test per item; those that are not done yet may fail."""
-    mark = pytest.mark.xfail(reason="its words are not done yet", strict=False)
-    return [
-        pytest.param(path, id=name, marks=[mark] if name in pending else [])
-        for name, path in items.items()
-    ]
+def parameters(items: dict[str, Path]) -> list[object]:
+    """Return one test per item."""
+    return [pytest.param(path, id=name) for name, path in items.items()]
 
 
-@pytest.mark.parametrize("folder", parameters(CODE, PENDING))
+@pytest.mark.parametrize("folder", parameters(CODE))
 def test_code_has_no_old_words(folder: Path) -> None:
     problems = findings(folder)
     assert problems == []
@@ -244,7 +208,7 @@ def test_code_has_no_old_words(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    parameters({path.stem: path for path in sorted(LIBRARY.glob("*.py"))}, PENDING_MODULES),
+    parameters({path.stem: path for path in sorted(LIBRARY.glob("*.py"))}),
 )
 def test_modules_of_the_library_have_no_old_names(path: Path) -> None:
     assert path.stem not in MODULES
@@ -252,9 +216,7 @@ def test_modules_of_the_library_have_no_old_names(path: Path) -> None:
     assert problems == []
 
 
-@pytest.mark.parametrize(
-    "page", parameters({name_of(page): page for page in pages()}, PENDING_PAGES)
-)
+@pytest.mark.parametrize("page", parameters({name_of(page): page for page in pages()}))
 def test_pages_have_no_old_words(page: Path) -> None:
     problems = list(old_phrases(page))
     assert problems == []

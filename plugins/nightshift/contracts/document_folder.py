@@ -1,4 +1,4 @@
-"""Read a folder of YAML documents file by file: a wrong file never takes the others away.
+"""Read a folder of YAML documents file by file: a wrong file never takes away the rest.
 
 Source: docs/adr/0039-one-wrong-file.md.
 """

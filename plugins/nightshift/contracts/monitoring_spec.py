@@ -70,7 +70,7 @@ class Monitoring(Frozen):
         maximum_metric_loss: Allowed loss against the champion's hold-out, in the metric's unit.
         windows: Days on which a condition must hold.
         cooldown_days: Operating days without another decision after one.
-        retrain_budget: How many decisions are allowed in how many days, beside the cooldown.
+        retrain_budget: How many decisions are allowed in how many days, besides the cooldown.
         triggers: Which conditions must hold together.
         minimum_labels: Matured labels below which performance gives no verdict.
         minimum_label_share: Share of a partition's predictions, those that never get a label left

@@ -90,13 +90,17 @@ def replay_corrections(
         base = _newest_ingested(conn, contract, drops)
         data = read_data(store, [base])[0]
         refused = _refused_rows(contract, base, data)
-        present = [one for one in corrections if one.row_digest in refused]
-        superseded = tuple(one.row_id for one in corrections if one.row_digest not in refused)
+        present = [correction for correction in corrections if correction.row_digest in refused]
+        superseded = tuple(
+            correction.row_id for correction in corrections if correction.row_digest not in refused
+        )
         settle_corrected(conn, list(superseded), "superseded", run.actor)
         if not present:
             return ReplayResult(superseded=superseded)
 
-        by_number = {refused[one.row_digest].row_number: one for one in present}
+        by_number = {
+            refused[correction.row_digest].row_number: correction for correction in present
+        }
         drop = _corrected_drop(contract, base, data, by_number)
         _refuse_bad(contract, drop, refused, by_number)
         manifest = write_drop(store, drop)
@@ -197,7 +201,7 @@ def _refuse_bad(
     """Refuse the drop unless its refused rows are those of before without the corrected ones.
 
     Raises:
-        CorrectionRefusedError: At least one other row is refused.
+        CorrectionRefusedError: Another row is refused.
     """
     corrected = {correction.row_digest for correction in corrections.values()}
     refused = _refused_rows(contract, manifest_of(drop), drop.data)

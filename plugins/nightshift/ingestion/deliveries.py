@@ -92,9 +92,9 @@ def read_deliveries(
     received_at = _read_received(conn, store, landing, f"raw/{dataset}", partitions)
     ingested = read_ingested(conn, f"raw/{dataset}", partitions)
 
-    withdrawals = [one for one in decisions if one.action is DropAction.WITHDRAWN]
+    withdrawals = [decision for decision in decisions if decision.action is DropAction.WITHDRAWN]
     withdrawn = {(decision.key, decision.sha256) for decision in withdrawals}
-    set_aside = {one.key for one in decisions if one.action is DropAction.SET_ASIDE}
+    set_aside = {decision.key for decision in decisions if decision.action is DropAction.SET_ASIDE}
     successors = _successors(sorted(landing.drops, key=_order), withdrawals, ingested)
     received_at |= {drop: drop.delivered_at for drop in successors}
     standing = [drop for drop in landing.drops if _object_of(drop) not in withdrawn]

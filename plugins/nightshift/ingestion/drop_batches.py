@@ -113,7 +113,7 @@ def load_drops(drops: Sequence[DropManifest], refusals: Refusals) -> set[dt.date
 
 
 def _refuse_backdated(drops: Sequence[DropManifest], refusals: Refusals) -> list[DropManifest]:
-    """Refuse the backdated drops and return the others."""
+    """Refuse the backdated drops and return the rest."""
     backdated = find_backdated(refusals.call.contract, refusals.deliveries, drops)
     for drop, error in backdated.items():
         refusals.add(drop, error)
@@ -136,7 +136,7 @@ def _read_batches(
             _refuse(drop, error, refusals)
             continue
         batch.append((drop, file))
-        n_bytes += file.texts.nbytes
+        n_bytes += file.strings.nbytes
         if n_bytes >= BATCH_TEXT_BYTES:
             yield batch
             batch, n_bytes = [], 0

@@ -1,6 +1,6 @@
 """Load one drop of very many rows: streamed block by block from the lake into one COPY.
 
-Memory holds blocks, not the file. The rules are those of ``row_check``. Only one of them looks
+Memory holds blocks, not the file. The rules are those of ``row_check``. Only one rule looks
 beyond a row: rows that share a key. So each staged row leaves a 64-bit hash of its key; if a hash
 is there twice, its rows are read again, resolved together by the usual rule, and those that lose
 are withdrawn. Source: docs/adr/0027-large-drops.md, docs/adr/0027-large-drops.md.
@@ -221,7 +221,7 @@ class _RowStream:
     ) -> Iterator[TypedRows]:
         names = [column.name for column in self.head.columns]
         for block in read_rows(self.drop, self.head, source, malformed):
-            file = DeliveredFile(block.texts.rename_columns(names), block.row_numbers, (), ())
+            file = DeliveredFile(block.strings.rename_columns(names), block.row_numbers, (), ())
             yield type_rows(self._call.contract, [self.drop], [file])
 
     def _accept_block(self, rows: TypedRows, load_id: int) -> pa.Table:

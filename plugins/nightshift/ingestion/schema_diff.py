@@ -108,11 +108,11 @@ def compare_schema(contract: DatasetContract, drop: DropManifest, data: bytes) -
     retyped: dict[str, ColumnType] = {}
     samples: dict[str, tuple[str, ...]] = {}
     for name, column in expected.items():
-        texts = values.get(name, [])
-        wrong = _wrong_values(texts, column, contract.timezone)
-        n_values = sum(text is not None for text in texts)
-        if is_other_type(len(wrong), n_values, len(texts)):
-            retyped[column.name] = _guess_type(texts, contract.timezone)
+        strings = values.get(name, [])
+        wrong = _wrong_values(strings, column, contract.timezone)
+        n_values = sum(text is not None for text in strings)
+        if is_other_type(len(wrong), n_values, len(strings)):
+            retyped[column.name] = _guess_type(strings, contract.timezone)
             samples[column.name] = tuple(dict.fromkeys(wrong))[:_N_SAMPLES]
     return SchemaDiff(
         added={name: _guess_type(values[name], contract.timezone) for name in added},
@@ -144,17 +144,17 @@ def _notes(header: Sequence[str]) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _wrong_values(texts: Texts, column: Column, timezone: str) -> list[str]:
+def _wrong_values(strings: Texts, column: Column, timezone: str) -> list[str]:
     """Return the values that cannot be read as a column's type."""
-    is_wrong = cast_texts(texts, column, timezone).problems.get(Reason.WRONG_TYPE)
+    is_wrong = cast_texts(strings, column, timezone).problems.get(Reason.WRONG_TYPE)
     if is_wrong is None:
         return []
-    return [texts[i] or "" for i in np.flatnonzero(is_wrong).tolist()]
+    return [strings[i] or "" for i in np.flatnonzero(is_wrong).tolist()]
 
 
-def _guess_type(texts: Texts, timezone: str) -> ColumnType:
+def _guess_type(strings: Texts, timezone: str) -> ColumnType:
     """Return the narrowest type that all values have; of no values, text."""
-    values = [text for text in texts if text is not None]
+    values = [text for text in strings if text is not None]
     if not values or any(_CODE.fullmatch(text) for text in values):
         return ColumnType.TEXT
     for column_type in _NARROW_TYPES:
@@ -187,7 +187,7 @@ def adoption_obstacles(contract: DatasetContract, diff: SchemaDiff) -> list[str]
 
 
 def _is_other_spelling(samples: Sequence[str], column_type: ColumnType) -> bool:
-    """Return whether texts look like another spelling of a type: 2,50 or 20.11.2026 or ja."""
+    """Return whether strings look like another spelling of a type: 2,50 or 20.11.2026 or ja."""
     if column_type is ColumnType.BOOLEAN:
         return len(samples) < _N_SAMPLES
     n_with_digits = sum(re.search(r"\d", text) is not None for text in samples)
@@ -221,7 +221,7 @@ def adoption_yaml(contract: DatasetContract, drop: DropManifest, diff: SchemaDif
 
     version = contract.schema_version + 1
     lines = [f"schema_version: {version}"]
-    lines += ["columns:  # replace those of the same name, add the others"]
+    lines += ["columns:  # replace those of the same name, add the rest"]
     for column in columns:
         lines.append(f"  - {_flow(column.model_dump(mode='json', exclude_defaults=True))}")
     lines += ["versions:", f"  {version}:", f"    since: {drop.partition}"]

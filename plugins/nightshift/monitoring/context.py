@@ -165,8 +165,8 @@ class MonitoringContext:
     def retrain_history(self) -> RetrainHistory:
         """Return the model's retrain requests near this partition; read under the model's lock."""
         limits = self.spec.monitoring
-        reach = max(limits.cooldown_days, limits.retrain_budget.days)
-        days = requested_days(self.conn, self.spec.name, self.partition, reach)
+        n_days = max(limits.cooldown_days, limits.retrain_budget.days)
+        days = requested_days(self.conn, self.spec.name, self.partition, n_days)
         # The own request is no obstacle: a rerun must decide as the first run did.
         own = self.partition.day
         return RetrainHistory(own in days, [day for day in days if day != own])

@@ -125,12 +125,12 @@ def _breached_days(
     window, lag = spec.monitoring.windows.m, loss_lag_days(spec)
     breached: dict[str, list[dt.date]] = {}
     for name in CONDITIONS:
-        reach = window + lag if name in ("drift", "score_drift") else window
+        n_days = window + lag if name in ("drift", "score_drift") else window
         breached[name] = sorted(
             status.partition_date
             for status in [*earlier, today]
             if getattr(status, name) == "breached"
-            and 0 <= (today.partition_date - status.partition_date).days < reach
+            and 0 <= (today.partition_date - status.partition_date).days < n_days
         )
     return breached
 

@@ -159,7 +159,7 @@ def improvable_scorings(settings: Settings, conn: Connection) -> list[Rerun]:
     for spec in load_specs(settings.models_dir).values():
         try:
             reruns += _improvable(settings, conn, spec)
-        except Exception as error:  # noqa: BLE001 - one model must not block the others
+        except Exception as error:  # noqa: BLE001 - one model must not block the rest
             logger.warning("The scoring of %s was not checked:\n%s", spec.name, stack_of(error))
     return reruns
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from nightshift.contracts.partitions import Partition
 from nightshift.transformation.feature_manifest import FeatureLoad
-from nightshift.transformation.point_in_time_rebuild import Knowledge, build_from
+from nightshift.transformation.point_in_time_rebuild import RebuildCutoff, build_from
 from nightshift.warehouse.connection import connect
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def rebuild_rows(
     with connect(settings, "nightshift repro") as conn:
         for group in _groups(conn, list(keys)):
             as_of = {Partition(load.day): load.as_of for load in group}
-            knowledge = Knowledge(as_of, _all_raw_loads(group))
+            knowledge = RebuildCutoff(as_of, _all_raw_loads(group))
             build_from(conn, settings, spec.feature_table, knowledge, _SCRATCH)
             for load in group:
                 names = sorted(keys[load])

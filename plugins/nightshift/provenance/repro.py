@@ -57,7 +57,7 @@ class Replay:
         n_values: Values compared: features and columns of the prediction.
         row_hash: SHA-256 of the replayed prediction and its features, hex.
         published_hash: The same of what is published.
-        remark: What could not be compared, and why; empty if everything was.
+        note: What could not be compared, and why; empty if everything was.
     """
 
     prediction: Prediction
@@ -66,7 +66,7 @@ class Replay:
     n_values: int
     row_hash: str
     published_hash: str
-    remark: str = ""
+    note: str = ""
 
     @property
     def is_equal(self) -> bool:
@@ -173,13 +173,13 @@ def _named_values(features: Row, scores: Row) -> Row:
 def _compare(
     prediction: Prediction, load: FeatureLoad, published: Row, replayed: Row, method: str | None
 ) -> Replay:
-    remark = ""
+    note = ""
     if method != METHOD:
         # This code cannot make reasons of another method; everything else must still be equal.
         published.pop("reasons", None)
         replayed.pop("reasons", None)
         made_by = method or "path attribution"
-        remark = f"reasons not compared: they were made by {made_by}, this code makes {METHOD}"
+        note = f"reasons not compared: they were made by {made_by}, this code makes {METHOD}"
     # Columns of both sides: a column that only one side has is a difference too.
     names = list(dict.fromkeys([*published, *replayed]))
     differences: list[Difference] = []
@@ -195,7 +195,7 @@ def _compare(
         len(names),
         row_hash(replayed),
         row_hash(published),
-        remark,
+        note,
     )
 
 

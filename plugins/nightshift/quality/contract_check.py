@@ -82,14 +82,14 @@ class DeliveredFile:
     """A file that keeps its contract; its single rows are still to be checked.
 
     Attributes:
-        texts: shape (n_rows, n_columns), text, one column per contract column that the schema
+        strings: shape (n_rows, n_columns), text, one column per contract column that the schema
             version has, by its warehouse name.
         row_numbers: Position of each row in the file, 1 for the first after the header.
         malformed: Position and text of rows with another number of fields than the header.
         notes: Columns that the contract does not know and does not need.
     """
 
-    texts: pa.Table
+    strings: pa.Table
     row_numbers: npt.NDArray[np.int64]
     malformed: tuple[tuple[int, str], ...]
     notes: tuple[str, ...]
@@ -132,7 +132,7 @@ def check_file(contract: DatasetContract, drop: DropManifest, data: bytes) -> De
     n_bytes = 0
     for block in read_rows(drop, head, data, malformed):
         # Counted while it is read: the size in the manifest cannot be trusted.
-        n_bytes += block.texts.nbytes
+        n_bytes += block.strings.nbytes
         if n_bytes > IN_MEMORY_BYTES:
             raise LargeFileError
         blocks.append(block)
@@ -140,10 +140,10 @@ def check_file(contract: DatasetContract, drop: DropManifest, data: bytes) -> De
     names = [column.name for column in head.columns]
     # The empty table gives the columns and their types to a file without rows.
     empty = pa.table({name: pa.array([], pa.string()) for name in names})
-    texts = pa.concat_tables([empty, *(block.texts.rename_columns(names) for block in blocks)])
+    strings = pa.concat_tables([empty, *(block.strings.rename_columns(names) for block in blocks)])
     no_numbers = np.empty(0, dtype=np.int64)
     row_numbers = np.concatenate([no_numbers, *(block.row_numbers for block in blocks)])
-    return DeliveredFile(texts, row_numbers, tuple(malformed), head.notes)
+    return DeliveredFile(strings, row_numbers, tuple(malformed), head.notes)
 
 
 def check_head(contract: DatasetContract, drop: DropManifest, source: bytes | Path) -> FileHead:

@@ -32,7 +32,7 @@ class Correction:
         row_digest: Its digest: the same row refused again has the same.
         source_row: Its position in the file that brought it first.
         known_at: When the right values became known, UTC.
-        corrected: The complete row after the correction, texts by column.
+        corrected: The complete row after the correction, strings by column.
     """
 
     row_id: int
@@ -136,7 +136,7 @@ def _refuse_unusable(
         return
     raise QuarantineError(
         f"The correction of row {row.row_id} cannot be used.",
-        expected=f"new texts for columns out of {', '.join(row.delivered)}, and a reason",
+        expected=f"new strings for columns out of {', '.join(row.delivered)}, and a reason",
         got=problem,
         todo="nightshift quarantine correct <row> --set <column>=<text> --note <why>",
     )

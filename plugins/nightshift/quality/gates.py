@@ -172,7 +172,7 @@ def _evaluate(
     run: RunContext,
     streamed: StreamingEvaluator | None,
 ) -> list[dict[str, Any]]:
-    """Return one result document per expectation: the fast passes first, then the others."""
+    """Return one result document per expectation: the fast passes first, then the rest."""
     passed = _evaluate_fast(settings, suite, batch, run, streamed)
     met = [check.expectation for check in passed]
     documents = [check.as_document() for check in passed]

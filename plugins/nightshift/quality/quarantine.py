@@ -46,7 +46,7 @@ class RefusedRow:
         row_number: Position in the file, 1 for the first after the header.
         reason: Stable code of the reason.
         column: The column at fault; None if the whole row is.
-        delivered: Its texts by column, as they came.
+        delivered: Its strings by column, as they came.
     """
 
     row_number: int

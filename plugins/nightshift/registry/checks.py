@@ -45,7 +45,7 @@ class Criterion:
     """The result of one check of a challenger.
 
     Attributes:
-        name: Stable name; parts of a family stand in brackets, as in ``slice[carrier=UA]``.
+        name: Stable name; parts of a family stand in brackets, as in ``slice[region=north]``.
         verdict: ``unknown`` refuses like ``failed``.
         reason: One sentence for people.
         limit: What the number is compared with; None where the spec declares none.

@@ -235,7 +235,7 @@ def _describe_view(spec: ModelSpec, suffix: str) -> str:
         "current": f"The predictions that count now. Grain: {grain}.",
         "history": "Every load that was ever published, also the superseded ones."
         f" Grain: {grain} and load.",
-        "outcomes": f"The predictions that count now beside what came true. Grain: {grain}.",
+        "outcomes": f"The predictions that count now, and what came true. Grain: {grain}.",
     }
     return f"{spec.description} {content[suffix]} Owner: {spec.owner}."
 

@@ -161,7 +161,7 @@ def _measure_binary(
     return {
         "roc_auc": auc,
         "average_precision": average_precision,
-        # scikit-learn needs the labels named where the rows have one of them only.
+        # scikit-learn needs the labels named where the rows have a single one.
         "log_loss": metrics.log_loss(label, probability, labels=[0.0, 1.0]),
         "brier": metrics.brier_score_loss(label, probability, pos_label=1.0),
         "calibration_error": calibration_error(label, probability),

@@ -17,7 +17,7 @@ from nightshift.errors import NightshiftError
 from nightshift.training.training_query import relation_columns
 from nightshift.training.training_set import published_loads
 from nightshift.transformation.feature_manifest import FeatureLoad, find_feature_load
-from nightshift.transformation.point_in_time_rebuild import Knowledge, build_from
+from nightshift.transformation.point_in_time_rebuild import RebuildCutoff, build_from
 from nightshift.warehouse.connection import connect
 
 if TYPE_CHECKING:
@@ -104,8 +104,8 @@ def _probe_partition(
     load = find_feature_load(conn, spec, partition.day)
     as_of = {partition: load.as_of}
     # Both rebuilds read the raw loads that the published features were built from.
-    hidden = Knowledge(as_of, load.raw_loads, "hidden")
-    shown = Knowledge(as_of, load.raw_loads, "shown")
+    hidden = RebuildCutoff(as_of, load.raw_loads, "hidden")
+    shown = RebuildCutoff(as_of, load.raw_loads, "shown")
     n_rows = build_from(conn, settings, spec.feature_table, hidden, BLIND_TABLE)
     build_from(conn, settings, spec.feature_table, shown, SEEING_TABLE)
     _refuse_leak(conn, spec, partition, load)

@@ -79,10 +79,12 @@ def quantile_edges(values: Vector, n_bins: int) -> list[float]:
     candidates = np.unique([*edges, values.min(), values.max()])
     counts = np.array([np.count_nonzero(values == candidate) for candidate in candidates])
     frequent = candidates[counts * n_bins >= values.size]
-    reach = max(SAME_NUMBER * float(np.abs(values).max()), float(np.finfo(np.float64).tiny))
+    tolerance = max(SAME_NUMBER * float(np.abs(values).max()), float(np.finfo(np.float64).tiny))
     # A frequent value is enclosed by two edges, closer than two different numbers can be.
     rare = np.setdiff1d(edges, frequent)
-    inner: list[float] = np.unique([*rare, *(frequent - reach), *(frequent + reach)]).tolist()
+    inner: list[float] = np.unique(
+        [*rare, *(frequent - tolerance), *(frequent + tolerance)]
+    ).tolist()
     return inner
 
 

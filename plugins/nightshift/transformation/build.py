@@ -1,6 +1,6 @@
 """Build the feature views of a partition range: check the look-back, run dbt, audit, publish.
 
-A view that fails does not stop the others: they are built once more without it, and published.
+A view that fails does not stop the rest: they are built once more without it, and published.
 Source: docs/adr/0006-dbt-loads.md.
 """
 
@@ -62,7 +62,7 @@ class InputsChangedError(NightshiftError):
 
 
 class _ViewsFailedError(Exception):
-    """Some feature views failed; the others can be built without them."""
+    """Some feature views failed; the rest can be built without them."""
 
     def __init__(self, names: Sequence[str], error: NightshiftError) -> None:
         self.names, self.error = names, error

@@ -41,7 +41,7 @@ class HiddenSourceError(NightshiftError):
 
 
 @dataclass(frozen=True)
-class Knowledge:
+class RebuildCutoff:
     """What may be read.
 
     Attributes:
@@ -63,7 +63,7 @@ class Knowledge:
 
 
 def build_from(
-    conn: Connection, settings: Settings, table: str, knowledge: Knowledge, scratch: str
+    conn: Connection, settings: Settings, table: str, knowledge: RebuildCutoff, scratch: str
 ) -> int:
     """Build a feature view from what was known, as the temporary table ``pg_temp.<scratch>``.
 
@@ -79,7 +79,7 @@ def build_from(
 
     Raises:
         UnknownViewError: The project has no such view.
-        HiddenSourceError: A model reads data beside the raw tables.
+        HiddenSourceError: A model reads data outside the raw tables.
         DbtProcessError: dbt cannot compile the view.
     """
     from psycopg import sql
@@ -130,7 +130,7 @@ def _drop_view(conn: Connection, relation: str) -> None:
 
 
 def _create_sources(
-    conn: Connection, settings: Settings, view: CompiledView, knowledge: Knowledge
+    conn: Connection, settings: Settings, view: CompiledView, knowledge: RebuildCutoff
 ) -> None:
     """Create the table of known versions, and a cut view of each raw table.
 

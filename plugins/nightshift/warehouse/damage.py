@@ -325,8 +325,7 @@ def void_loads(
     if not rows:
         raise LoadStateError(
             f"Nothing was ever published of {dataset} of {day}.",
-            expected="a dataset of the ledger, such as predictions/flight_delayed,"
-            " and one of its days",
+            expected="a dataset of the ledger, such as predictions/churn, and one of its days",
             todo='List them: nightshift psql -c "select distinct dataset from ops.published"',
         )
     return [load_id for (load_id,) in rows]

@@ -60,7 +60,7 @@ def _apply_pending(
         conn.execute("insert into ops.schema_migrations (name) values (%s)", [name])
     problems: list[SpecError] = []
     for contract in contracts.values():
-        # A contract that does not fit leaves its table as it was, and does not stop the others.
+        # A contract that does not fit leaves its table as it was, and does not stop the next.
         try:
             with conn.transaction():
                 ensure_raw_table(conn, contract)

@@ -20,7 +20,7 @@ def join_published(dataset: str, rows: str, pointer: str = "p") -> sql.Composed:
     """Return the join that keeps the rows that readers see.
 
     Args:
-        dataset: Name in the ledger, for example ``features/flight``.
+        dataset: Name in the ledger, for example ``features/customer``.
         rows: Alias of the table with the rows; it has ``partition_date`` and ``load_id``.
         pointer: Alias of the pointer; a second join in the same query needs another one.
     """

@@ -23,7 +23,7 @@ class Target:
     """One dataset that a write publishes, and the table that holds its loads.
 
     Attributes:
-        dataset: Name in the ledger, for example ``features/flight``.
+        dataset: Name in the ledger, for example ``features/customer``.
         schema: Schema of the table.
         table: Table with ``partition_date`` and ``load_id``.
         key: Columns that are unique and not null within a partition.

@@ -390,14 +390,14 @@ MUTATORS: dict[str, Mutator] = {
 }
 
 
-def mutant(seed: int, number: int, texts: list[str]) -> tuple[str, str]:
+def mutant(seed: int, number: int, strings: list[str]) -> tuple[str, str]:
     """Return type and text of a mutant: all types of damage to one model, then to the next.
 
     One in five is damaged twice; most have true sizes.
     """
     die = Random(f"{seed} {number}")  # noqa: S311 - reproducible damage, no secret
     kind = list(MUTATORS)[number % len(MUTATORS)]
-    text = MUTATORS[kind](die, texts[number // len(MUTATORS) % len(texts)])
+    text = MUTATORS[kind](die, strings[number // len(MUTATORS) % len(strings)])
     if text and die.random() < 0.2:
         text = MUTATORS[die.choice(list(MUTATORS))](die, text)
     return kind, with_true_sizes(text) if die.random() < 0.8 else text

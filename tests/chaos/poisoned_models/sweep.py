@@ -73,9 +73,9 @@ def judge(number: int, kind: str, text: str, model: TrainedModel) -> Outcome:
 def sweep(seed: int, first: int, last: int) -> Iterator[Outcome]:
     """Judge the mutants of a seed from ``first`` up to, not including, ``last``."""
     models = list(make_models().values())
-    texts = [model.text for model in models]
+    strings = [model.text for model in models]
     for number in range(first, last):
-        kind, text = mutant(seed, number, texts)
+        kind, text = mutant(seed, number, strings)
         yield judge(number, kind, text, models[number // len(MUTATORS) % len(models)])
 
 

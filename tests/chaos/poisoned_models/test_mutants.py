@@ -83,12 +83,12 @@ def test_no_mutant_of_thousands_harms_the_caller(seed, record_figure):
 
 
 def test_every_kind_of_damage_changes_the_text(models):
-    texts = [model.text for model in models.values()]
+    strings = [model.text for model in models.values()]
     changed = Counter(
         kind
         for number in range(8 * len(MUTATORS))
-        for kind, text in [mutant(5, number, texts)]
-        if text not in texts
+        for kind, text in [mutant(5, number, strings)]
+        if text not in strings
     )
     assert set(changed) == set(MUTATORS)
 

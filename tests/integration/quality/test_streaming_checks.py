@@ -65,7 +65,7 @@ def test_nothing_passes_that_great_expectations_refuses(
     assert n_passed < N_TABLES * N_EXPECTATIONS
     assert (
         n_passed_too >= 0.4 * n_passed
-    )  # conditions, and texts of which some are unexpected, are left to the scan
+    )  # conditions, and strings of which some are unexpected, are left to the scan
     record_figure(
         "expectations judged alike on passing rows and by Great Expectations", n_passed_too
     )

@@ -190,9 +190,7 @@ def test_the_project_is_parsed_again_when_what_was_kept_of_it_is_damaged(
 
 
 @pytest.mark.mlts("data-7")
-def test_unit_tests_of_the_project_pass(
-    settings: Settings, world, run: RunContext
-) -> None:
+def test_unit_tests_of_the_project_pass(settings: Settings, world, run: RunContext) -> None:
     world.deliver_day(PartitionRange.of("2013-01-01").first.day, seed=1)
     build(settings, PartitionRange.of("2013-01-01"), run)
     tested = run_dbt(settings, ["test"], None, "test dbt")

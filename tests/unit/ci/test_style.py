@@ -57,9 +57,9 @@ LIMITS = check_style.Limits(
 )
 
 
-def check(folder: Path, *texts: str) -> list[str]:
+def check(folder: Path, *strings: str) -> list[str]:
     """Return the findings of a package with a module per text."""
-    for index, text in enumerate(texts):
+    for index, text in enumerate(strings):
         (folder / f"module_{index}.py").write_text(text)
     return check_style.check_folders([folder], LIMITS)
 

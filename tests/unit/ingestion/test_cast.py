@@ -11,9 +11,9 @@ from nightshift.ingestion.rows import cast as module
 from nightshift.ingestion.rows.cast import Reason, cast_column
 
 
-def cast(texts, timezone="America/New_York", **column):
+def cast(strings, timezone="America/New_York", **column):
     return cast_column(
-        pa.chunked_array([pa.array(texts, pa.string())]), Column(name="x", **column), timezone
+        pa.chunked_array([pa.array(strings, pa.string())]), Column(name="x", **column), timezone
     )
 
 
@@ -26,7 +26,7 @@ def utc(*args):
 
 
 @pytest.mark.parametrize(
-    ("column_type", "texts", "values"),
+    ("column_type", "strings", "values"),
     [
         ("text", ["a", "a", "ü"], ["a", "a", "ü"]),
         ("integer", ["1", "-20", "007"], [1, -20, 7]),
@@ -51,8 +51,8 @@ def utc(*args):
         ("local_timestamp", ["2013-07-01T12:00:00+05:30"], [utc(2013, 7, 1, 6, 30)]),
     ],
 )
-def test_values_are_read_when_they_have_the_columns_type(column_type, texts, values):
-    result = cast(texts, type=column_type)
+def test_values_are_read_when_they_have_the_columns_type(column_type, strings, values):
+    result = cast(strings, type=column_type)
 
     assert result.values.to_pylist() == values
     assert refused(result) == {}

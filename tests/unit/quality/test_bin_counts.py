@@ -74,21 +74,21 @@ def test_infinite_numbers_are_in_the_outer_bins():
 
 def test_it_is_the_same_to_the_bit_when_rows_come_in_another_order():
     dice = np.random.default_rng(0)
-    values, texts = (
+    values, strings = (
         np.sqrt(dice.random(3_000)) * 1e-3,
         np.array(list("abcd"))[dice.integers(0, 4, 3_000)],
     )
     wanted = (NumericColumn("x", (0.0003, 0.0007)), CategoricalColumn("t", ("a", "c")))
     order = dice.permutation(3_000)
 
-    found = counted({"x": values, "t": texts}, *wanted, size=700)
+    found = counted({"x": values, "t": strings}, *wanted, size=700)
 
-    assert counted({"x": values[order], "t": texts[order]}, *wanted, size=11) == found
+    assert counted({"x": values[order], "t": strings[order]}, *wanted, size=11) == found
     assert found["x"].counts == tuple(
         int(n) for n in np.histogram(values, [0, 0.0003, 0.0007, 1])[0]
     )
     assert found["t"].counts == (
-        int((texts == "a").sum()),
-        int((texts == "c").sum()),
-        int(np.isin(texts, ["b", "d"]).sum()),
+        int((strings == "a").sum()),
+        int((strings == "c").sum()),
+        int(np.isin(strings, ["b", "d"]).sum()),
     )

@@ -64,7 +64,7 @@ def check(data: bytes, **changed):
 def test_a_file_passes_when_it_keeps_its_contract(data):
     file = check(data)
 
-    assert file.texts.to_pydict() == {"origin": ["EWR", "JFK"], "temperature_f": ["39.5", None]}
+    assert file.strings.to_pydict() == {"origin": ["EWR", "JFK"], "temperature_f": ["39.5", None]}
     assert list(file.row_numbers) == [1, 2]
     assert (file.malformed, file.notes) == ((), ())
 
@@ -72,7 +72,7 @@ def test_a_file_passes_when_it_keeps_its_contract(data):
 def test_an_added_column_is_noted_when_the_contract_does_not_know_it():
     file = check(b"origin,gust,temp\nEWR,1,39.5\nJFK,2,\n")
 
-    assert file.texts.column_names == ["origin", "temperature_f"]
+    assert file.strings.column_names == ["origin", "temperature_f"]
     assert file.notes == ("added column ignored: gust",)
 
 
@@ -144,13 +144,13 @@ def test_a_file_is_refused_when_it_breaks_its_contract(data, changed, error, say
 def test_a_malformed_row_is_set_aside_when_the_rest_is_readable():
     file = check(b"origin,temp\nEWR,1\nJFK,2,3\nLGA,4\n", n_rows=3)
 
-    assert file.texts.to_pydict()["origin"] == ["EWR", "LGA"]
+    assert file.strings.to_pydict()["origin"] == ["EWR", "LGA"]
     assert list(file.row_numbers) == [1, 3]
     assert file.malformed == ((2, "JFK,2,3"),)
 
 
 def test_an_empty_file_with_a_header_is_whole_when_the_manifest_says_so():
-    assert check(b"origin,temp\n", n_rows=0).texts.num_rows == 0
+    assert check(b"origin,temp\n", n_rows=0).strings.num_rows == 0
 
 
 def test_types_are_judged_by_most_values_when_some_are_wrong():

@@ -39,12 +39,12 @@ def test_it_never_contradicts_the_values(seed):
             int(dice.integers(0, 4))
         )
         missing = dice.random(n) < dice.choice([0, 0.02, 0.5])
-        texts = [f"t{i}" for i in dice.integers(0, dice.choice([3, 2000]), n)]
-        columns = {"x": pa.array(numbers, mask=missing), "t": pa.array(texts, mask=missing)}
+        strings = [f"t{i}" for i in dice.integers(0, dice.choice([3, 2000]), n)]
+        columns = {"x": pa.array(numbers, mask=missing), "t": pa.array(strings, mask=missing)}
         profile = scan(pa.table(columns).to_batches(max_chunksize=700))
         known, known_texts = (
             numbers[~missing],
-            [text for text, gone in zip(texts, missing, strict=True) if not gone],
+            [text for text, gone in zip(strings, missing, strict=True) if not gone],
         )
         mostly = chance.choice([1.0, 0.99, 0.5])
         low, high = sorted(chance.choice([*numbers.tolist(), -1e9, 1e9, 0.0]) for _ in range(2))

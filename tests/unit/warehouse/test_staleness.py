@@ -157,7 +157,11 @@ def test_a_night_that_was_never_built_is_due_when_the_scope_has_one_of_its_input
     assert stale(counts=Lineage({}, Scope("places")).of("feat_x")) == []
 
 
-def test_models_of_the_project_name_the_datasets_that_they_read():
+def test_models_of_the_project_name_the_datasets_that_they_read(tmp_path, monkeypatch):
+    # dbt parses the project without a warehouse, but its profile names one.
+    monkeypatch.setenv("NIGHTSHIFT_HOME", str(tmp_path))
+    for name in ("HOST", "PASSWORD"):
+        monkeypatch.setenv(f"NIGHTSHIFT_WAREHOUSE_{name}", "unused")
     lineage = raw_lineage(load_settings())
     assert {"raw/flight_schedules", "raw/weather"} <= lineage["feat_flight"]
     assert lineage["stg_weather"] == {"raw/weather"}

@@ -13,7 +13,7 @@ from nightshift.settings import load_settings
 
 def void(
     dataset: Annotated[
-        str, typer.Argument(help="Name in the ledger, for example predictions/flight_delayed.")
+        str, typer.Argument(help="Name in the ledger, for example predictions/churn.")
     ],
     partition: Day,
     reason: Reason,

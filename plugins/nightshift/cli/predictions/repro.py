@@ -116,7 +116,7 @@ def _document(replay: Replay) -> dict[str, Any]:
         "is_equal": replay.is_equal,
         "published_hash": replay.published_hash,
         "row_hash": replay.row_hash,
-        "remark": replay.remark,
+        "note": replay.note,
         "differences": [vars(difference) for difference in replay.differences],
     }
 
@@ -136,8 +136,8 @@ def _print_replay(replay: Replay) -> None:
         typer.echo(f"equal: {replay.n_values} values, bit by bit")
     else:
         _print_differences([replay])
-    if replay.remark:
-        typer.echo(replay.remark)
+    if replay.note:
+        typer.echo(replay.note)
 
 
 def _print_summary(replays: Sequence[Replay]) -> None:
@@ -150,7 +150,7 @@ def _print_summary(replays: Sequence[Replay]) -> None:
         f"{n_equal:,} of {len(replays):,} predictions equal, bit by bit: {n_nights} night(s),"
         f" {n_versions} model version(s), {n_superseded:,} superseded"
     )
-    notes = Counter(replay.remark for replay in replays if replay.remark)
+    notes = Counter(replay.note for replay in replays if replay.note)
     for note, n in notes.items():
         typer.echo(f"{n:,} with {note}")
     if different:

@@ -47,7 +47,7 @@ _PARSERS = {
     ColumnType.BOOLEAN: parse_booleans,
     ColumnType.DATE: parse_dates,
 }
-# Distinct texts of a column that are remembered; a column with more is text that hardly repeats.
+# Distinct strings of a column that are remembered; a column with more is text that hardly repeats.
 _MAX_KNOWN_TEXTS = 1 << 14
 
 
@@ -81,16 +81,16 @@ class CastColumn:
     was_twice: Mask | None = None
 
 
-def cast_column(texts: pa.ChunkedArray, column: Column, timezone: str) -> CastColumn:
-    """Read delivered texts as the contract's type and check the contract's limits.
+def cast_column(strings: pa.ChunkedArray, column: Column, timezone: str) -> CastColumn:
+    """Read delivered strings as the contract's type and check the contract's limits.
 
     Args:
-        texts: shape (n,), text; null where the file is empty.
+        strings: shape (n,), text; null where the file is empty.
         column: Type and limits.
         timezone: Zone of local timestamps without an offset: a time that was twice is its first,
             one that never was is refused.
     """
-    encoded = texts.combine_chunks().dictionary_encode()
+    encoded = strings.combine_chunks().dictionary_encode()
     distinct = _cached_cast(column, timezone).cast(encoded.dictionary)
     values = distinct.values.take(encoded.indices)
     wrong = {reason: mask for reason, mask in distinct.problems.items() if mask.any()}
@@ -108,9 +108,9 @@ def cast_column(texts: pa.ChunkedArray, column: Column, timezone: str) -> CastCo
     return CastColumn(values, problems, was_twice)
 
 
-def cast_texts(texts: Sequence[str | None], column: Column, timezone: str) -> CastColumn:
-    """Cast texts of a Python list, as ``cast_column`` does."""
-    return cast_column(pa.chunked_array([pa.array(texts, pa.string())]), column, timezone)
+def cast_texts(strings: Sequence[str | None], column: Column, timezone: str) -> CastColumn:
+    """Cast strings of a Python list, as ``cast_column`` does."""
+    return cast_column(pa.chunked_array([pa.array(strings, pa.string())]), column, timezone)
 
 
 class _CachedCast:
@@ -122,41 +122,41 @@ class _CachedCast:
         self._empty = no_texts, self._cast_distinct(no_texts)
         self._known = self._empty
 
-    def cast(self, texts: pa.Array) -> CastColumn:
-        """Return the values of distinct texts."""
-        if len(texts) > _MAX_KNOWN_TEXTS:
-            return self._cast_distinct(texts)
-        # Threads may replace the known texts at the same time: at worst some are cast twice.
+    def cast(self, strings: pa.Array) -> CastColumn:
+        """Return the values of distinct strings."""
+        if len(strings) > _MAX_KNOWN_TEXTS:
+            return self._cast_distinct(strings)
+        # Threads may replace the known strings at the same time: at worst some are cast twice.
         known, cast = self._known
-        positions = pc.index_in(texts, value_set=known)
+        positions = pc.index_in(strings, value_set=known)
         if positions.null_count:
-            new = texts.filter(positions.is_null())
+            new = strings.filter(positions.is_null())
             if len(known) + len(new) > _MAX_KNOWN_TEXTS:
-                (known, cast), new = self._empty, texts
+                (known, cast), new = self._empty, strings
             known = pa.concat_arrays([known, new])
             cast = _concat(cast, self._cast_distinct(new))
             self._known = known, cast
-            positions = pc.index_in(texts, value_set=known)
+            positions = pc.index_in(strings, value_set=known)
         chosen = np.asarray(positions)
         problems = {reason: mask[chosen] for reason, mask in cast.problems.items()}
         return CastColumn(cast.values.take(positions), problems)
 
-    def _cast_distinct(self, texts: pa.Array) -> CastColumn:
+    def _cast_distinct(self, strings: pa.Array) -> CastColumn:
         column = self._column
         delivered_type = column.delivered_as or column.type
         problems: dict[Reason, Mask] = {}
-        is_explained = is_too_far = np.zeros(len(texts), dtype=bool)
+        is_explained = is_too_far = np.zeros(len(strings), dtype=bool)
         if delivered_type in _PARSERS:
-            values = _PARSERS[delivered_type](texts)
+            values = _PARSERS[delivered_type](strings)
         else:
             is_utc = delivered_type is ColumnType.UTC_TIMESTAMP
-            times = parse_timestamps(texts, "UTC" if is_utc else self._timezone)
+            times = parse_timestamps(strings, "UTC" if is_utc else self._timezone)
             values, is_too_far = times.values, times.is_too_far
             is_explained = times.is_nonexistent | is_too_far
             problems[Reason.NONEXISTENT_TIME] = times.is_nonexistent
             problems[Reason.REPEATED_HOUR] = times.was_twice
         if delivered_type is not column.type:
-            values = _convert(values, texts, column.type)
+            values = _convert(values, strings, column.type)
         problems[Reason.WRONG_TYPE] = np.asarray(values.is_null()) & ~is_explained
         problems[Reason.OUT_OF_RANGE] = is_too_far | _is_outside_limits(values, column)
         if column.levels:
@@ -176,10 +176,10 @@ def _concat(first: CastColumn, second: CastColumn) -> CastColumn:
     return CastColumn(pa.concat_arrays([first.values, second.values]), problems)
 
 
-def _convert(values: pa.Array, texts: pa.Array, column_type: ColumnType) -> pa.Array:
+def _convert(values: pa.Array, strings: pa.Array, column_type: ColumnType) -> pa.Array:
     """Return values as another type, null where one has no counterpart: 12.5 is no integer."""
     if column_type is ColumnType.TEXT:
-        return where(values.is_valid(), texts)
+        return where(values.is_valid(), strings)
     arrow_type = ARROW_TYPES[column_type]
     try:
         return values.cast(arrow_type)
@@ -187,7 +187,7 @@ def _convert(values: pa.Array, texts: pa.Array, column_type: ColumnType) -> pa.A
         if len(values) == 1:
             return pa.nulls(1, arrow_type)
     # Arrow does not say which value it is.
-    return pa.concat_arrays([_convert(value, texts, column_type) for value in _singles(values)])
+    return pa.concat_arrays([_convert(value, strings, column_type) for value in _singles(values)])
 
 
 def _singles(values: pa.Array) -> list[pa.Array]:

@@ -178,10 +178,10 @@ def refused_by_file(
             row = RefusedRow(number, Reason.MALFORMED_ROW, None, {"line": text})
             by_content[index].setdefault((text,), row)
 
-    names = rows.texts.column_names
+    names = rows.strings.column_names
     is_listed = (rows.verdict >= 0) & ~np.isin(rows.file_index, list(left_out))
     listed = rows.take(np.flatnonzero(is_listed))
-    for i, delivered in enumerate(listed.texts.to_pylist()):
+    for i, delivered in enumerate(listed.strings.to_pylist()):
         culprit = listed.culprit[i]
         column = names[culprit] if culprit >= 0 else None
         reason = REASONS[listed.verdict[i]]

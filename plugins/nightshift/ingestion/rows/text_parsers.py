@@ -62,44 +62,44 @@ class ParsedTimes:
     is_too_far: Mask
 
 
-def parse_text(texts: pa.Array) -> pa.Array:
-    """Return the texts without those that have a NUL, which PostgreSQL cannot store."""
-    return where(pc.invert(pc.match_substring(texts, "\0")), texts)
+def parse_text(strings: pa.Array) -> pa.Array:
+    """Return the strings without those that have a NUL, which PostgreSQL cannot store."""
+    return where(pc.invert(pc.match_substring(strings, "\0")), strings)
 
 
-def parse_integers(texts: pa.Array) -> pa.Array:
+def parse_integers(strings: pa.Array) -> pa.Array:
     """Return integers of 64 bits, exact, whatever digits or zeros after a point they have."""
-    is_short = pc.match_substring_regex(texts, _SHORT_INTEGER)
-    values = where(is_short, texts).cast(pa.int64())
+    is_short = pc.match_substring_regex(strings, _SHORT_INTEGER)
+    values = where(is_short, strings).cast(pa.int64())
     if not values.null_count:
         return values
-    rest = where(pc.invert(is_short), texts)
+    rest = where(pc.invert(is_short), strings)
     return pc.coalesce(values, _parse_long_integers(rest), _parse_integral_doubles(rest))
 
 
-def parse_numbers(texts: pa.Array) -> pa.Array:
+def parse_numbers(strings: pa.Array) -> pa.Array:
     """Return finite doubles."""
-    number_texts = where(pc.match_substring_regex(texts, _NUMBER), texts)
+    number_texts = where(pc.match_substring_regex(strings, _NUMBER), strings)
     # Arrow reads no leading plus sign.
     values = pc.replace_substring_regex(number_texts, r"^\+", "").cast(pa.float64())
     return where(pc.is_finite(values), values)
 
 
-def parse_booleans(texts: pa.Array) -> pa.Array:
+def parse_booleans(strings: pa.Array) -> pa.Array:
     """Return truth values."""
-    lower = pc.utf8_lower(texts)
+    lower = pc.utf8_lower(strings)
     is_boolean = pc.is_in(lower, pa.array(_TRUE + _FALSE))
     return where(is_boolean, pc.is_in(lower, pa.array(_TRUE)))
 
 
-def parse_dates(texts: pa.Array) -> pa.Array:
+def parse_dates(strings: pa.Array) -> pa.Array:
     """Return days."""
-    return pa.array(_days(pc.extract_regex(texts, _DATE)), pa.date32())
+    return pa.array(_days(pc.extract_regex(strings, _DATE)), pa.date32())
 
 
-def parse_timestamps(texts: pa.Array, timezone: str) -> ParsedTimes:
+def parse_timestamps(strings: pa.Array, timezone: str) -> ParsedTimes:
     """Return instants; a time without an offset is one of the timezone's clock."""
-    parts = pc.extract_regex(texts, _TIMESTAMP)
+    parts = pc.extract_regex(strings, _TIMESTAMP)
     wall = _wall_times(parts)
     has_zone = is_true(pc.not_equal(pc.struct_field(parts, "zone"), ""))
     without_zone = np.where(has_zone, np.datetime64("NaT", "s"), wall)
@@ -124,9 +124,9 @@ def is_true(mask: pa.Array) -> Mask:
     return np.asarray(mask.fill_null(False))
 
 
-def _parse_long_integers(texts: pa.Array) -> pa.Array:
-    """Return integers of up to 19 digits; null for other texts and beyond 64 bits."""
-    parts = pc.extract_regex(texts, _LONG_INTEGER)
+def _parse_long_integers(strings: pa.Array) -> pa.Array:
+    """Return integers of up to 19 digits; null for other strings and beyond 64 bits."""
+    parts = pc.extract_regex(strings, _LONG_INTEGER)
     digits = pc.struct_field(parts, "digits")
     is_negative = pc.equal(pc.struct_field(parts, "sign"), "-")
     largest = pc.if_else(is_negative, _LARGEST_NEGATIVE, _LARGEST_POSITIVE)
@@ -136,10 +136,10 @@ def _parse_long_integers(texts: pa.Array) -> pa.Array:
     return where(fits, signed).cast(pa.int64())
 
 
-def _parse_integral_doubles(texts: pa.Array) -> pa.Array:
+def _parse_integral_doubles(strings: pa.Array) -> pa.Array:
     """Return integers that are written with an exponent, as a double of a Parquet file is."""
-    has_exponent = pc.match_substring(texts, "e", ignore_case=True)
-    numbers = parse_numbers(where(has_exponent, texts))
+    has_exponent = pc.match_substring(strings, "e", ignore_case=True)
+    numbers = parse_numbers(where(has_exponent, strings))
     is_integral = pc.equal(numbers, pc.trunc(numbers))
     is_exact = pc.less_equal(pc.abs(numbers), _LARGEST_EXACT)
     return where(pc.and_(is_integral, is_exact), numbers).cast(pa.int64())

@@ -34,7 +34,7 @@ class TypedRows:
     """Rows of some files: as delivered, typed, and each with a verdict.
 
     Attributes:
-        texts: shape (n, n_columns), the contract's columns as delivered.
+        strings: shape (n, n_columns), the contract's columns as delivered.
         values: shape (n, n_columns), the same, typed.
         file_index: shape (n,), index of each row's file.
         row_numbers: shape (n,), position of each row in its file.
@@ -46,7 +46,7 @@ class TypedRows:
         n_wrong: By column, shape (n_files,), those among them of another type.
     """
 
-    texts: pa.Table
+    strings: pa.Table
     values: pa.Table
     file_index: Numbers
     row_numbers: Numbers
@@ -59,7 +59,7 @@ class TypedRows:
     def take(self, indices: Numbers) -> TypedRows:
         """Return only these rows; the counts of columns stay those of all rows."""
         arrays: dict[str, Any] = {name: getattr(self, name)[indices] for name in _ROW_ARRAYS}
-        tables = {"texts": self.texts.take(indices), "values": self.values.take(indices)}
+        tables = {"strings": self.strings.take(indices), "values": self.values.take(indices)}
         return replace(self, **tables, **arrays)
 
     @classmethod
@@ -71,7 +71,7 @@ class TypedRows:
             name: np.concatenate([getattr(part, name) for part in parts]) for name in _ROW_ARRAYS
         }
         return cls(
-            texts=pa.concat_tables([part.texts for part in parts]),
+            strings=pa.concat_tables([part.strings for part in parts]),
             values=pa.concat_tables([part.values for part in parts]).combine_chunks(),
             n_values=_sum_by_column([part.n_values for part in parts]),
             n_wrong=_sum_by_column([part.n_wrong for part in parts]),
@@ -122,11 +122,11 @@ def _type_version(
 ) -> TypedRows:
     """Type the rows of those files that have one schema version."""
     members = [files[index] for index in indices]
-    lengths = [member.texts.num_rows for member in members]
+    lengths = [member.strings.num_rows for member in members]
     names = [column.name for column in contract.columns]
     n_rows = sum(lengths)
     rows = TypedRows(
-        texts=pa.concat_tables([_with_all_columns(member.texts, names) for member in members]),
+        strings=pa.concat_tables([_with_all_columns(member.strings, names) for member in members]),
         values=pa.table({}),
         file_index=np.repeat(np.array(indices, dtype=np.int64), lengths),
         row_numbers=np.concatenate(
@@ -144,7 +144,7 @@ def _type_version(
         if column.name not in delivered:
             values[column.name] = _defaults(column, n_rows, contract.timezone)
             continue
-        cast = cast_column(rows.texts[column.name], delivered[column.name], contract.timezone)
+        cast = cast_column(rows.strings[column.name], delivered[column.name], contract.timezone)
         values[column.name] = cast.values.cast(ARROW_TYPES[column.type])
         if cast.was_twice is not None and column.name in contract.key:
             rows.was_twice |= cast.was_twice
@@ -153,13 +153,13 @@ def _type_version(
     return rows
 
 
-def _with_all_columns(texts: pa.Table, names: Sequence[str]) -> pa.Table:
+def _with_all_columns(strings: pa.Table, names: Sequence[str]) -> pa.Table:
     """Return the contract's columns; one that the file lacks is null."""
-    delivered = set(texts.column_names)
+    delivered = set(strings.column_names)
     for name in names:
         if name not in delivered:
-            texts = texts.append_column(name, pa.nulls(texts.num_rows, pa.string()))
-    return texts.select(names)
+            strings = strings.append_column(name, pa.nulls(strings.num_rows, pa.string()))
+    return strings.select(names)
 
 
 def _defaults(column: Column, n_rows: int, timezone: str) -> pa.Array:
@@ -172,10 +172,10 @@ def _defaults(column: Column, n_rows: int, timezone: str) -> pa.Array:
 def _record_problems(rows: TypedRows, index: int, name: str, cast: CastColumn) -> None:
     """Count the values of a column and refuse the rows with a problem."""
     n_files = len(rows.n_values[name])
-    texts = rows.texts[name]
+    strings = rows.strings[name]
     with_value = rows.file_index
-    if texts.null_count:
-        with_value = with_value[np.asarray(texts.is_valid())]
+    if strings.null_count:
+        with_value = with_value[np.asarray(strings.is_valid())]
     rows.n_values[name] += np.bincount(with_value, minlength=n_files)
     for reason in REASONS:
         mask = cast.problems.get(reason)

@@ -88,7 +88,7 @@ def add_leaves(  # noqa: C901, PLR0912, PLR0913, PLR0915, PLR0917
     n_rows, n_groups, n_sets = len(matrix), len(feature), len(set_feature)
     # Indexes of inner loops are unsigned: a negative one would count from the end, which costs a
     # test at every access.
-    lanes, nothing, one = np.uint64(LANES), np.uint64(0), np.uint64(1)
+    lanes, nothing, unit = np.uint64(LANES), np.uint64(0), np.uint64(1)
     shift, number = np.uint64(58), np.uint64(DE_BRUIJN)
     everything = ~nothing
     # Aligned to 64 bytes: vectors that cross a line of the cache are half as fast.
@@ -145,7 +145,7 @@ def add_leaves(  # noqa: C901, PLR0912, PLR0913, PLR0915, PLR0917
                     for lane in range(lanes):
                         passes = value[offset + lane] <= limit
                         words[at + lane] &= everything if passes else kept_leaves
-                    node += one
+                    node += unit
             for group in range(n_sets):
                 offset = np.uint64(group * LANES)
                 for table in range(
@@ -162,7 +162,7 @@ def add_leaves(  # noqa: C901, PLR0912, PLR0913, PLR0915, PLR0917
                     at, row = np.uint64(w - base) * lanes, np.uint64(w)
                     for lane in range(lanes):
                         word_bits = words[at + lane]
-                        slot[lane] = ((word_bits & (~word_bits + one)) * number) >> shift
+                        slot[lane] = ((word_bits & (~word_bits + unit)) * number) >> shift
                     if w == first_word[tree + 1] - 1:
                         for lane in range(lanes):
                             leaf[lane] = leaf_value[row, slot[lane]]

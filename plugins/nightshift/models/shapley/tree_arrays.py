@@ -111,12 +111,12 @@ class _Step:
     Attributes:
         node: LightGBM's number.
         splits: Feature to (index, side, share of rows) of the path's last node that tests it.
-        reach: Share of the rows that reach the node.
+        cover_ratio: Share of the rows that arrive at the node.
     """
 
     node: int
     splits: dict[int, tuple[int, int, float]]
-    reach: float
+    cover_ratio: float
 
 
 def _walk(tree: Tree) -> _Walk:
@@ -132,12 +132,12 @@ def _walk(tree: Tree) -> _Walk:
             is_node = child >= 0
             n_rows = tree.node_counts[child] if is_node else tree.leaf_counts[~child]
             part = n_rows / tree.node_counts[node]
-            share, reach = before * part, step.reach * part
+            share, cover_ratio = before * part, step.cover_ratio * part
             splits = {**step.splits, feature: (index, side, share)}
             walk.max_features = max(walk.max_features, len(splits))
             if is_node:
-                stack.append(_Step(child, splits, reach))
-            row += [share, 1.0 if is_node else reach * tree.leaf_values[~child]]
+                stack.append(_Step(child, splits, cover_ratio))
+            row += [share, 1.0 if is_node else cover_ratio * tree.leaf_values[~child]]
         walk.shares.append(tuple(row))
         walk.above.append((above, side_above))
     return walk
@@ -168,7 +168,7 @@ def _constants(shares: Doubles, n_points: int) -> Doubles:
     Args:
         shares: Per node whether its feature was tested above, the share of rows along the path as
             far as that feature decides it, then for the right and the left child that share and
-            the weight (value times reach) of a leaf, 1 for a node; shape (nodes, 6).
+            the weight (value times cover_ratio) of a leaf, 1 for a node; shape (nodes, 6).
         n_points: Points of the quadrature.
 
     Returns:

@@ -28,10 +28,10 @@ class Block:
     """Consecutive rows of a file.
 
     Attributes:
-        texts: shape (n, n_columns), text as delivered; null where the file is empty.
+        strings: shape (n, n_columns), text as delivered; null where the file is empty.
         row_numbers: shape (n,), position of each row in the file, 1 for the first after the
             header.
     """
 
-    texts: pa.Table
+    strings: pa.Table
     row_numbers: npt.NDArray[np.int64]

@@ -60,12 +60,12 @@ def csv_blocks(
             # threads, which wait for bytes.
             parser = _open_parser(lines, header, columns, malformed)
             for batches in _group_batches(parser):
-                texts = pa.Table.from_batches(batches)
-                _check_cells(texts, limits.cell_characters)
-                numbers = _row_numbers(first, texts.num_rows, malformed.positions)
+                strings = pa.Table.from_batches(batches)
+                _check_cells(strings, limits.cell_characters)
+                numbers = _row_numbers(first, strings.num_rows, malformed.positions)
                 n_rows += len(numbers)
                 first = int(numbers[-1]) + 1 if len(numbers) else first
-                yield Block(texts, numbers)
+                yield Block(strings, numbers)
         except pa.ArrowInvalid as error:
             malformed.refuse_too_many()
             if any(message in str(error) for message in _NO_ROWS_MESSAGES):
@@ -170,7 +170,7 @@ class _MalformedRows:
         return len(self.positions) > self._max_rows or self._n_bytes > MALFORMED_TEXT_BYTES
 
 
-def _check_cells(texts: pa.Table, max_bytes: int) -> None:
+def _check_cells(strings: pa.Table, max_bytes: int) -> None:
     """Refuse values that are too long.
 
     Raises:
@@ -178,7 +178,7 @@ def _check_cells(texts: pa.Table, max_bytes: int) -> None:
     """
     from pyarrow import compute as pc
 
-    for column in texts.columns:
+    for column in strings.columns:
         longest = pc.max(pc.binary_length(column)).as_py() or 0
         if longest > max_bytes:
             raise OverLimitError("cell_characters", max_bytes, f"a value of {longest}")

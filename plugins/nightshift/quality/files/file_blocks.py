@@ -135,7 +135,7 @@ def read_cells(source: bytes | Path, name: str) -> tuple[list[str], list[list[st
         names = [str(position) for position in range(len(header))]
     rows: dict[int, list[str] | str] = {}
     for block in read_blocks(source, name, names, names, rows.__setitem__, _ANY_CELL):
-        columns = [column.fill_null("").to_pylist() for column in block.texts.columns]
+        columns = [column.fill_null("").to_pylist() for column in block.strings.columns]
         cells = map(list, zip(*columns, strict=True))
         rows |= dict(zip(block.row_numbers.tolist(), cells, strict=True))
     return header, [rows[number] for number in sorted(rows)]

@@ -65,10 +65,10 @@ def parquet_blocks(
     file = open_parquet(source, limits)
     _refuse_nested(file, columns)
     _refuse_bombs(source, file, columns, limits)
-    # A value may be stored once and repeated in a million rows: texts stay dictionaries until a
+    # A value may be stored once and repeated in a million rows: strings stay dictionaries until a
     # block is made, and a block is bounded by its text.
-    texts = [name for name in columns if _is_text(file.schema_arrow.field(name).type)]
-    file = parquet.ParquetFile(_as_file(source), read_dictionary=texts)
+    strings = [name for name in columns if _is_text(file.schema_arrow.field(name).type)]
+    file = parquet.ParquetFile(_as_file(source), read_dictionary=strings)
     first = 1
     for batch in file.iter_batches(BLOCK_ROWS, columns=list(columns), use_threads=False):
         for part in _split_by_text(batch, limits.cell_characters):
@@ -153,11 +153,11 @@ def _as_texts(batch: pa.RecordBatch, columns: Sequence[str]) -> pa.Table:
     import pyarrow as pa
     from pyarrow import compute as pc
 
-    texts = {}
+    strings = {}
     for name in columns:
         values = batch.column(name)
         if pa.types.is_dictionary(values.type):
             values = values.dictionary_decode()
         text = values.cast(pa.string())
-        texts[name] = pc.if_else(pc.equal(text, ""), pa.scalar(None, pa.string()), text)
-    return pa.table(texts)
+        strings[name] = pc.if_else(pc.equal(text, ""), pa.scalar(None, pa.string()), text)
+    return pa.table(strings)

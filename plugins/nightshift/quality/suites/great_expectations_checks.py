@@ -1,6 +1,6 @@
 """Evaluate expectations with Great Expectations; the only module that knows the library.
 
-It has the last word: whatever the fast evaluators do not pass is evaluated here. Source:
+It decides: whatever the fast evaluators do not pass is evaluated here. Source:
 docs/adr/0009-gates-and-monitoring.md.
 """
 

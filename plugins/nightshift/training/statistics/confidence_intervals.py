@@ -169,8 +169,8 @@ def slope_estimate(
     scores = days.sums(*(design * (label - fitted)[:, None]).T)
     variance = _sandwich(design.T @ (design * spread[:, None]), scores.T @ scores)
     error = float(np.sqrt(variance * days.n / (days.n - 1)))
-    slope, reach = float(beta[0]), float(t.ppf(confidence, days.n - 1)) * error
-    return Estimate(slope, slope - reach, slope + reach, error, days.n)
+    slope, half_width = float(beta[0]), float(t.ppf(confidence, days.n - 1)) * error
+    return Estimate(slope, slope - half_width, slope + half_width, error, days.n)
 
 
 def _sandwich(information: Matrix, noise: Matrix) -> float:

@@ -157,24 +157,24 @@ def remove_login(conn: Connection, name: str) -> None:
 def gaps(conn: Connection) -> list[str]:
     """Return what a reader could use to hold up a run, in words; empty if nothing is open."""
     analysts = logins(conn)
-    found = [
+    problems = [
         f"login {login.name} lacks its {', '.join(login.missing_limits)}"
         for login in analysts
         if login.missing_limits
     ]
     open_functions = [name for (name,) in conn.execute(_OPEN_FUNCTIONS, [ANALYST])]
     if open_functions:
-        found.append(f"{ANALYST} may execute {', '.join(open_functions)}")
+        problems.append(f"{ANALYST} may execute {', '.join(open_functions)}")
     row = conn.execute(_SLOTS).fetchone()
     n_readers = sum(max(login.max_connections, 0) for login in analysts)
     if row:
         n_connections, is_reserved = row
         if not is_reserved and n_readers > n_connections - _OWNER_CONNECTIONS:
-            found.append(
+            problems.append(
                 f"analysts may take {n_readers} of {n_connections} connections and none is"
                 " reserved: set reserved_connections"
             )
-    return found
+    return problems
 
 
 _LOGINS = """

@@ -73,7 +73,7 @@ def compile_view(settings: Settings, table: str, variables: Mapping[str, Any]) -
 
     Args:
         settings: Where the project is.
-        table: The model, for example ``feat_flight``.
+        table: The model, for example ``feat_customer``.
         variables: dbt variables; values come from typed code only, since dbt renders them into SQL.
 
     Raises:
@@ -108,16 +108,18 @@ def _compile(
     sql = _compiled_sql(settings, project, [node["name"] for node in models.values()], variables)
     nodes = project.models | sources
     relations = {key: node["relation_name"] for key, node in nodes.items() if node["relation_name"]}
-    compiled = []
+    compiled_models = []
     for key, model in models.items():
         if key in relations:
             reads = sorted(relation for relation in relations.values() if relation in sql[key])
-            compiled.append(CompiledModel(model["name"], relations[key], sql[key], tuple(reads)))
+            compiled_models.append(
+                CompiledModel(model["name"], relations[key], sql[key], tuple(reads))
+            )
     columns = project.models[view_id]["columns"]
     return CompiledView(
         table,
         {name: column["data_type"] for name, column in columns.items()},
-        tuple(compiled),
+        tuple(compiled_models),
         {relations[key]: f"{s['schema']}/{s['identifier']}" for key, s in sources.items()},
     )
 
@@ -129,14 +131,14 @@ def _compiled_sql(
     arguments = ["compile", "--no-populate-cache", "--indirect-selection", "empty"]
     arguments += ["--vars", json.dumps(dict(variables)), "--select", *names]
     outcome = run_dbt(settings, arguments, project.msgpack, "nightshift dbt compile")
-    compiled = [result for result in outcome.results if result["status"] == "success"]
-    if outcome.exit_code or len(compiled) < len(names):
+    compiled_models = [result for result in outcome.results if result["status"] == "success"]
+    if outcome.exit_code or len(compiled_models) < len(names):
         raise fault_in(outcome.output) or DbtProcessError(
-            f"dbt compiled {len(compiled)} of {len(names)} models.",
+            f"dbt compiled {len(compiled_models)} of {len(names)} models.",
             got=outcome.last_output,
             todo="Correct the model; dbt's log is in <home>/logs/dbt.",
         )
-    return {result["unique_id"]: result["compiled_code"] for result in compiled}
+    return {result["unique_id"]: result["compiled_code"] for result in compiled_models}
 
 
 def _store(path: Path, view: CompiledView) -> None:

@@ -56,7 +56,7 @@ def append_stream(  # noqa: PLR0913, PLR0917  (what, where to, and for whom)
         application_name: Shown by the warehouse.
         n_connections: Connections that share the batches, each with a transaction of its own. They
             commit when all of them have stored their rows; when one is lost in that moment, the
-            rows of the others stay. So more than one is for rows that an audit counts.
+            rows of the remaining ones stay. So more than one is for rows that an audit counts.
 
     Returns:
         Number of rows that the server reports to have taken; 0 if they are not needed.
@@ -101,7 +101,7 @@ class _SharedBatches:
     Attributes:
         error: The first error of any connection.
         all_stored: Barrier that each connection passes when all have stored their rows. It is
-            broken when one of them never will.
+            broken when a connection never will.
     """
 
     def __init__(self, batches: Iterable[pa.Table], n_connections: int) -> None:
@@ -122,7 +122,7 @@ class _SharedBatches:
             return next(self._source, None)
 
     def fail(self, error: BaseException) -> None:
-        """Keep the first error, which is the cause of the others; let no connection wait longer."""
+        """Keep the first error, which causes all later ones; let no connection wait longer."""
         self.error = self.error or error
         self.all_stored.abort()
 
