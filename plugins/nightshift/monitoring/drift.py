@@ -7,19 +7,21 @@ Source: docs/adr/0009-gates-and-monitoring.md.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Literal
 
+from nightshift.quality.drift_statistics import (
+    binned_stability_index,
+    kolmogorov_smirnov,
+    total_variation,
+)
 from nightshift.quality.sketches.bin_counts import BinnedColumn, CategoricalColumn, NumericColumn
 
 if TYPE_CHECKING:
     from nightshift.contracts.monitoring_spec import Monitoring
 
 # Added to every bin, so that the logarithm of an empty bin is finite. Source: Jeffreys' prior.
-PSEUDO_COUNT = 0.5
 SCORE = "score"
 Kind = Literal["numeric", "categorical", "score"]
 
@@ -126,13 +128,13 @@ def _compare(
 ) -> Drift:
     *known, missing = expected_shares(profile)
     counts = [*current.counts, current.n_missing]
-    psi = stability_index(counts, [*known, missing], int(profile["n"]))
+    psi = binned_stability_index(counts, [*known, missing], int(profile["n"]))
     noise = reference.noise[name]
     limits = reference.limits
     threshold = limits.score_psi_threshold if kind == "score" else limits.psi_threshold
 
     # The index grows with the number of rows; the effect tells whether a difference matters.
-    distance = total_variation if kind == "categorical" else ks_distance
+    distance = total_variation if kind == "categorical" else kolmogorov_smirnov
     effect = distance(current.counts, known)
     change = max(effect, abs(current.missing_share - missing))
     return Drift(
@@ -148,59 +150,3 @@ def _compare(
         n_rows=current.n_rows,
         is_drifted=psi > max(threshold, noise) and change >= limits.minimum_effect,
     )
-
-
-def stability_index(counts: Sequence[int], expected: Sequence[float], n_reference: int) -> float:
-    """Return the population stability index against expected shares, in nats; 0 is best.
-
-    Bins that are empty on both sides are ignored.
-
-    Args:
-        counts: Rows per bin; shape (k,).
-        expected: Share per bin in the reference, sums to 1; shape (k,).
-        n_reference: Rows of the reference.
-
-    Source: Siddiqi, Credit Risk Scorecards (2006), chapter 9.
-    """
-    used = [
-        (n, share * n_reference)
-        for n, share in zip(counts, expected, strict=True)
-        if n > 0 or share > 0
-    ]
-    n_rows = sum(n for n, _ in used) + PSEUDO_COUNT * len(used)
-    n_expected = sum(n for _, n in used) + PSEUDO_COUNT * len(used)
-    terms = []
-    for n, n_in_reference in used:
-        share = (n + PSEUDO_COUNT) / n_rows
-        expected_share = (n_in_reference + PSEUDO_COUNT) / n_expected
-        terms.append((share - expected_share) * math.log(share / expected_share))
-    return math.fsum(terms)
-
-
-def ks_distance(counts: Sequence[int], expected: Sequence[float]) -> float:
-    """Return the Kolmogorov-Smirnov distance of binned numbers; 0 to 1, 0 is best.
-
-    Missing numbers are ignored.
-    """
-    n, total = sum(counts), math.fsum(expected)
-    if n == 0 or total == 0:
-        return _distance_from_empty(n, total)
-    cumulated = zip(accumulate(counts), accumulate(expected), strict=True)
-    return max(abs(count / n - share / total) for count, share in cumulated)
-
-
-def total_variation(counts: Sequence[int], expected: Sequence[float]) -> float:
-    """Return half the sum of the differences of the shares; 0 to 1, 0 is best.
-
-    Missing values are ignored.
-    """
-    n, total = sum(counts), math.fsum(expected)
-    if n == 0 or total == 0:
-        return _distance_from_empty(n, total)
-    pairs = zip(counts, expected, strict=True)
-    return math.fsum(abs(count / n - share / total) for count, share in pairs) / 2
-
-
-def _distance_from_empty(n: int, total: float) -> float:
-    """Return the distance if a side has no values: 0 if both have none, else 1."""
-    return float((n == 0) != (total == 0))

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from nightshift.models.signature import numbers
-from nightshift.monitoring.drift import SCORE, expected_shares, stability_index
+from nightshift.monitoring.drift import SCORE, expected_shares
+from nightshift.quality.drift_statistics import binned_stability_index
 
 if TYPE_CHECKING:
     import numpy as np
@@ -81,7 +82,7 @@ def _quantile(rows: pa.Table, bins: Bins, profile: Mapping[str, Any]) -> float:
     counts = np.bincount(partition * n_bins + bins, minlength=n_partitions * n_bins)
     n_reference = int(profile["n"])
     indices = [
-        stability_index(row.tolist(), expected, n_reference)
+        binned_stability_index(row.tolist(), expected, n_reference)
         for row in counts.reshape(n_partitions, n_bins)
     ]
     return float(np.quantile(indices, NOISE_QUANTILE))

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, LiteralString
 from nightshift.contracts.partitions import Partition
 from nightshift.errors import NightshiftError
 from nightshift.lake.object_store import ObjectStore
-from nightshift.models.model_format.reader import read_model
 from nightshift.models.model_format.tokens import ModelTextError
 from nightshift.models.trained_model import TrainedModel
 
@@ -135,9 +134,10 @@ def open_model(store: ObjectStore, version: ModelVersion) -> TrainedModel:
         store, version.metadata_key, version.metadata_sha256, version.metadata_bytes
     )
     trained = TrainedModel.from_files(model_lgb, model_json)
+    opened = replace(trained, engine_proof=version.engine_proof)
     # The structure of the text is checked before LightGBM, which crashes on a broken one, sees it.
-    read_model(trained.text, trained.signature.names)
-    return replace(trained, engine_proof=version.engine_proof)
+    opened.parsed  # noqa: B018 - parsed here, kept for engines and reasons
+    return opened
 
 
 def _read_file(store: ObjectStore, key: str, sha256: str, n_bytes: int | None) -> bytes:

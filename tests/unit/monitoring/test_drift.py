@@ -13,50 +13,52 @@ from nightshift.monitoring.drift import (
     expected_shares,
     feature_drift,
     features_to_count,
-    ks_distance,
-    stability_index,
-    total_variation,
 )
 from nightshift.monitoring.drift_baseline import training_noise
 from nightshift.quality import drift_statistics
+from nightshift.quality.drift_statistics import (
+    binned_stability_index,
+    kolmogorov_smirnov,
+    total_variation,
+)
 from nightshift.quality.profiles import scan
 from nightshift.quality.sketches.bin_counts import BinCounter
 from nightshift.training.reference_profile import describe
 
 
 def test_index_is_zero_when_shares_are_equal() -> None:
-    assert stability_index([50, 30, 20], [0.5, 0.3, 0.2], 100) == 0.0
+    assert binned_stability_index([50, 30, 20], [0.5, 0.3, 0.2], 100) == 0.0
 
 
 def test_index_is_the_textbook_value_when_counts_are_large() -> None:
     expected = (0.5 - 0.25) * math.log(0.5 / 0.25) + (0.5 - 0.75) * math.log(0.5 / 0.75)
-    assert stability_index([5_000_000, 5_000_000], [0.25, 0.75], 10_000_000) == pytest.approx(
-        expected, abs=1e-6
-    )
+    assert binned_stability_index(
+        [5_000_000, 5_000_000], [0.25, 0.75], 10_000_000
+    ) == pytest.approx(expected, abs=1e-6)
 
 
 def test_index_is_finite_when_a_bin_is_empty_on_one_side() -> None:
-    assert stability_index([0, 100], [0.5, 0.5], 100) == pytest.approx(
+    assert binned_stability_index([0, 100], [0.5, 0.5], 100) == pytest.approx(
         (100.5 / 101 - 0.5) * math.log((100.5 / 101) / (0.5 / 101)), rel=1e-9
     )
 
 
 def test_bin_that_is_empty_on_both_sides_changes_nothing() -> None:
-    assert stability_index([40, 0, 60], [0.5, 0.0, 0.5], 100) == stability_index(
+    assert binned_stability_index([40, 0, 60], [0.5, 0.0, 0.5], 100) == binned_stability_index(
         [40, 60], [0.5, 0.5], 100
     )
 
 
 def test_largest_gap_is_the_distance_of_cumulated_shares() -> None:
-    assert ks_distance([10, 20, 70], [0.5, 0.3, 0.2]) == pytest.approx(0.5)
-    assert ks_distance([5, 3, 2], [0.5, 0.3, 0.2]) == pytest.approx(0.0)
+    assert kolmogorov_smirnov([10, 20, 70], [0.5, 0.3, 0.2]) == pytest.approx(0.5)
+    assert kolmogorov_smirnov([5, 3, 2], [0.5, 0.3, 0.2]) == pytest.approx(0.0)
 
 
 def test_total_variation_is_half_the_sum_of_differences() -> None:
     assert total_variation([5, 0, 5], [0.5, 0.5, 0.0]) == pytest.approx(0.5)
 
 
-@pytest.mark.parametrize("distance", [ks_distance, total_variation])
+@pytest.mark.parametrize("distance", [kolmogorov_smirnov, total_variation])
 def test_distance_is_one_when_only_one_side_has_values(distance) -> None:
     assert distance([0, 0], [0.5, 0.5]) == 1.0
     assert distance([1, 0], [0.0, 0.0]) == 1.0

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
+from nightshift.quality.sketches.kmv_sketch import mix_bits
+
 if TYPE_CHECKING:
     import numpy.typing as npt
 
@@ -23,7 +25,7 @@ def hash_rows(columns: list[pa.Array]) -> Hashes:
     """
     hashes = np.zeros(len(columns[0]) if columns else 0, dtype=np.uint64)
     for column in columns:
-        own = _mix_bits(_numbers(column))
+        own = mix_bits(_numbers(column))
         hashes ^= own + _GOLDEN + (hashes << np.uint64(6)) + (hashes >> np.uint64(2))
     return hashes
 
@@ -45,13 +47,3 @@ def _numbers(column: pa.Array) -> Hashes:
         distinct = np.array([hash(value) for value in encoded.dictionary.to_pylist()], np.int64)
         numbers = distinct[encoded.indices.to_numpy()]
     return np.asarray(numbers.astype(np.uint64))
-
-
-def _mix_bits(numbers: Hashes) -> Hashes:
-    """Return numbers of which each bit depends on all bits of the given ones.
-
-    Source: finalizer of SplitMix64.
-    """
-    mixed = (numbers ^ (numbers >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return mixed ^ (mixed >> np.uint64(31))
