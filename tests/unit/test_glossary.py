@@ -35,3 +35,30 @@ def test_a_word_has_a_sentence_and_a_file_that_exists(row: list[str]) -> None:
 def test_a_word_stands_in_one_row() -> None:
     words = [row[0] for row in ROWS]
     assert sorted(set(words)) == sorted(words)
+
+
+ROOM = re.compile(r"^\| `(\w+/)` \|.*\| `(\w+\.py)` \|$", re.MULTILINE)
+NAMED = re.compile(r"`([\w./-]+/[\w.-]+\.(?:py|md|sql|yaml|json)|[\w./-]+/)[:`]")
+
+
+def read(page: str) -> str:
+    return (PROJECT_ROOT / "docs" / page).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("page", ["architecture.md", "recipes.md"])
+def test_each_file_of_the_library_that_a_page_names_exists(page: str) -> None:
+    names = [name for name in NAMED.findall(read(page)) if not name.startswith("landing/")]
+    assert len(names) > 10
+    missing = [
+        name
+        for name in names
+        if not any((root / name).exists() for root in (LIBRARY, PROJECT_ROOT))
+    ]
+    assert missing == []
+
+
+def test_architecture_lists_every_room_and_the_module_to_open_first() -> None:
+    rooms = dict(ROOM.findall(read("architecture.md")))
+    packages = {f"{path.parent.name}/" for path in LIBRARY.glob("*/__init__.py")}
+    assert set(rooms) == packages
+    assert [room for room, module in rooms.items() if not (LIBRARY / room / module).is_file()] == []
