@@ -62,14 +62,16 @@ lint: install ## Check style, types, layers, SQL and YAML
 	@$(BIN)/lint-imports --no-cache
 	@$(BIN)/sqlfluff lint --disable-progress-bar dbt_project/models
 	@$(BIN)/python .ci/check_yaml.py
+	@$(BIN)/check-jsonschema --quiet --schemafile docs/schemas/model.json dags/models/*.yaml
+	@$(BIN)/check-jsonschema --quiet --schemafile docs/schemas/dataset.json dags/datasets/*.yaml
 
 format: install ## Format the Python code
 	@$(BIN)/ruff check --fix . && $(BIN)/ruff format .
 
-docs: install ## Renew the generated pages: docs/DAGS.md, docs/specs.md and docs/listeners.md
+docs: install ## Renew the generated pages: docs/DAGS.md, docs/specs.md, docs/schemas and docs/listeners.md
 	@home=$$(mktemp -d) && trap 'rm -rf "$$home"' EXIT && \
 	    AIRFLOW_HOME="$$home" $(BIN)/python -m nightshift.orchestration.dag_docs dags docs/DAGS.md >/dev/null
-	@$(BIN)/python -m nightshift.contracts.reference_page > docs/specs.md
+	@$(BIN)/python -m nightshift.contracts.reference_page docs
 	@$(BIN)/python -m tests.integration.local.listeners > docs/listeners.md
 
 backtest: install ## Report the model's quality for every month of 2013 from April on

@@ -1,7 +1,7 @@
-"""Write ``docs/specs.md``: every key of a model spec and a dataset contract.
+"""Describe every key of a model spec and a dataset contract: a page, and JSON Schemas for editors.
 
-The page is read from the types themselves, so that it cannot drift from them.
-``python -m nightshift.contracts.reference_page`` prints it.
+Both are read from the types themselves, so that they cannot drift from them.
+``python -m nightshift.contracts.reference_page docs`` writes ``specs.md`` and ``schemas/``.
 """
 
 from __future__ import annotations
@@ -10,8 +10,10 @@ import datetime as dt
 import inspect
 import json
 import re
+import sys
 from collections.abc import Iterator
 from enum import Enum
+from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -28,7 +30,7 @@ _HEAD = """# Model specs and dataset contracts
 Every key of `dags/models/<model>.yaml` and `dags/datasets/<dataset>.yaml`. An unknown key or a \
 wrong value is refused with file, line and
 what was expected. This page is generated: \
-`python -m nightshift.contracts.reference_page > docs/specs.md`.
+`make docs`.
 """
 _TYPE_NAMES = {
     str: "text",
@@ -39,6 +41,8 @@ _TYPE_NAMES = {
     dt.date: "day",
     dt.time: "time",
 }
+SCHEMAS: dict[str, type[BaseModel]] = {"model": ModelSpec, "dataset": DatasetContract}
+"""Documents by the name of their schema file."""
 _SIGNS = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"}
 
 
@@ -48,6 +52,42 @@ def render() -> str:
     lines += ["## Dataset contract\n", *_sections(DatasetContract, "", set())]
     lines += [*_metrics(), *_parameters()]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def json_schema(model: type[BaseModel]) -> dict[str, Any]:
+    """Return the JSON Schema of a document, with the meaning of each key for editors."""
+    schema = model.model_json_schema()
+    types = {model.__name__: model, **{part.__name__: part for part in _parts_of(model)}}
+    definitions = {**schema.get("$defs", {}), model.__name__: schema}
+    for name, definition in definitions.items():
+        # An enum has no docstring for people, and no keys.
+        if name not in types:
+            continue
+        definition["description"] = _summary(types[name])
+        meanings = _described(types[name])
+        fields = types[name].model_fields
+        for key, value in definition.get("properties", {}).items():
+            value["description"] = meanings.get(key, _summary(_part(fields[key].annotation)))
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def write(folder: Path) -> None:
+    """Write the page and the schemas into the folder of the documentation."""
+    (folder / "specs.md").write_text(render(), encoding="utf-8")
+    for name, model in SCHEMAS.items():
+        path = folder / "schemas" / f"{name}.json"
+        path.parent.mkdir(exist_ok=True)
+        text = json.dumps(json_schema(model), indent=2, ensure_ascii=False)
+        path.write_text(text + "\n", encoding="utf-8")
+
+
+def _parts_of(model: type[BaseModel]) -> Iterator[type[BaseModel]]:
+    """Yield the types within a type, however deep."""
+    for field in model.model_fields.values():
+        part = _part(field.annotation)
+        if part is not None:
+            yield part
+            yield from _parts_of(part)
 
 
 def _sections(model: type[BaseModel], path: str, seen: set[type[BaseModel]]) -> Iterator[str]:
@@ -152,4 +192,4 @@ def _parameters() -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    print(render(), end="")  # noqa: T201 - what the command is for
+    write(Path(sys.argv[1]))
