@@ -61,6 +61,7 @@ lint: install ## Check style, types, layers, SQL and YAML
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache
 	@$(BIN)/sqlfluff lint --disable-progress-bar dbt_project/models
+	@$(BIN)/python .ci/check_style.py
 	@$(BIN)/python .ci/check_yaml.py
 	@$(BIN)/check-jsonschema --quiet --schemafile docs/schemas/model.json dags/models/*.yaml
 	@$(BIN)/check-jsonschema --quiet --schemafile docs/schemas/dataset.json dags/datasets/*.yaml

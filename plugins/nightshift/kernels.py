@@ -96,7 +96,7 @@ def _seal(kernel: Any) -> None:  # noqa: ANN401  (numba's dispatcher)
     own_cache._cache_file = SealedCacheFile(files._cache_path, base, files._source_stamp)
 
 
-def c_function(library: Path | None, name: str, result: str, *arguments: str) -> Any:  # noqa: ANN401
+def c_function(library: Path | None, name: str, result: str, *arguments: str) -> Callable[..., Any]:
     """Return a C function that compiled loops may call.
 
     It gets a symbol of ours: several libraries of a process may have one of the same name.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -205,7 +206,7 @@ def _n_values(node: yaml.Node, sizes: dict[yaml.Node, float]) -> float:
         sizes[node] = float("inf")
         parts = node.value
         if isinstance(node, yaml.MappingNode):
-            parts = [part for pair in node.value for part in pair]
+            parts = list(chain.from_iterable(node.value))
         sizes[node] = 1 + sum(_n_values(part, sizes) for part in parts)
     return sizes[node]
 

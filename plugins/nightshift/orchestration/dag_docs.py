@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from itertools import groupby
+from itertools import chain, groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +46,8 @@ def render(dags: Sequence[DAG]) -> str:
 
 
 def _overview_row(dag: DAG) -> str:
-    emitted = _names(outlet.name for task in dag.tasks for outlet in task.outlets)
+    outlets = chain.from_iterable(task.outlets for task in dag.tasks)
+    emitted = _names(outlet.name for outlet in outlets)
     return f"| `{dag.dag_id}` | {_start(dag)} | {emitted} | {dag.owner} |"
 
 

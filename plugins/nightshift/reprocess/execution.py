@@ -153,8 +153,7 @@ class _Job:
         knowledge = read_knowledge(self.settings, self.conn)
         done = set[dt.date]()
         while True:
-            # Day by day: a verdict reads those before it, and may become stale because an earlier one
-            # has changed.
+            # Day by day: a verdict reads earlier ones, and becomes stale when one of those changes.
             verdicts = find_verdicts(self.conn, knowledge, spec, self.lineage, remade=remade)
             stale = [part for part in verdicts if part.day not in done]
             if not stale:

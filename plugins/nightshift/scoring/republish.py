@@ -274,7 +274,7 @@ def _read_back(conn: Connection, spec: ModelSpec, partitions: PartitionRange, ve
     if row != (len(partitions), 0):
         raise LoadStateError(
             f"After the rollback of {spec.name}, {partitions} has rows of other versions.",
-            expected=f"({len(partitions)}, 0) partitions, and rows of other versions than {version}",
+            expected=f"({len(partitions)}, 0) partitions, and rows not of version {version}",
             got=str(row),
             todo="Another run has published meanwhile: run the rollback again.",
         )

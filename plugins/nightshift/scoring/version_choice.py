@@ -218,7 +218,8 @@ class VersionChooser:
                 lambda: try_model(model, rows, scoring.reasons, scoring.engine), LOADING_SECONDS
             )
             digest = find_version(self.conn, self.spec.name, version).digest
-        except Exception as error:  # noqa: BLE001  (a model may break in any way; the partition is published all the same)
+        # A model may break in any way; the partition is published all the same.
+        except Exception as error:  # noqa: BLE001
             self._require_warehouse()
             logger.warning("Version %s cannot score:\n%s", version, stack_of(error))
             return _Trial("", f"version {version} cannot score ({cause_of(error)})")

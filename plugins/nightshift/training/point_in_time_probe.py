@@ -146,8 +146,8 @@ def _refuse_skew(
             expected=f"the values of load {load.load_id}, built by code {load.code_version}",
             got="other values from the same raw versions",
             todo="If the SQL was changed since, rebuild the window: "
-            f"`nightshift backfill {partition}` and its neighbours. A sum of doubles depends on the "
-            "order of rows: sum integers or numeric.",
+            f"`nightshift backfill {partition}` and its neighbours. A sum of doubles depends on "
+            "the order of rows: sum integers or numeric.",
         )
 
 

@@ -44,7 +44,8 @@ logger = logging.getLogger(__name__)
 _MAX_SHOWN = 10
 
 
-class LookbackIncomplete(NightshiftError):  # noqa: N818  (a state of the data that passes, not a defect)
+# A state of the data that passes, not a defect.
+class LookbackIncomplete(NightshiftError):  # noqa: N818
     """A drop that the look-back needs is not published yet; the task waits for it."""
 
     code = "NS-TRANSFORM-001"

@@ -1,4 +1,4 @@
-"""``nightshift dbt …``: dbt's own command, connected to the warehouse, on the developer's target."""
+"""``nightshift dbt …``: dbt's own command on the warehouse, with the developer's target."""
 
 from __future__ import annotations
 

@@ -81,11 +81,20 @@ def knows_entities(conn: Connection, spec: ModelSpec) -> bool:
     return True
 
 
+def _past_loads(days: Iterable[DayPlan]) -> list[tuple[dt.date, PastScores]]:
+    """Return each day with each of its old loads."""
+    loads = []
+    for day in days:
+        loads += [(day.partition_date, load) for load in day.past]
+    return loads
+
+
 def past_digest(conn: Connection, spec: ModelSpec, days: Iterable[DayPlan]) -> str:
     """Return a digest of all inputs of the last scores: the old loads and the versions of keys."""
     from psycopg import sql
 
-    past = sorted({(load.partition_date, load.load_id) for day in days for load in day.past})
+    days = list(days)
+    past = sorted({(load.partition_date, load.load_id) for _, load in _past_loads(days)})
     partition_dates = sorted({day.partition_date for day in days} | {day for day, _ in past})
     # The spine's relation may get newer loads, which identify entities anew: they are inputs too.
     versions: list[tuple[object, ...]] = []
@@ -111,7 +120,7 @@ def fill_last_scores(
     conn.execute("set local enable_nestloop = off")
     conn.execute("drop table if exists pg_temp.last_scores")
     conn.execute(_EMPTY)
-    loads = [(day.partition_date, load) for day in days for load in day.past]
+    loads = _past_loads(days)
     if not loads:
         return
     from_days = [load.partition_date for _, load in loads]
