@@ -214,7 +214,7 @@ order by p.partition_date,
 
 
 def _digest(contents: dict[dt.date, str]) -> str:
-    """Return the digest that ``scoring.batch_scorer`` records for the features that it reads."""
+    """Return the digest that ``scoring.shard`` records for the features that it reads."""
     document = [[str(day), content_hash] for day, content_hash in sorted(contents.items())]
     return sha256(json.dumps(document).encode()).hexdigest()
 
