@@ -286,7 +286,7 @@ def test_training_is_refused_when_a_planted_feature_reads_the_future(
             Partition(day).cutoff + dt.timedelta(days=20),
         )
 
-    with pytest.raises(LeakError, match=r"feat_leaking .*: happened, delivered\.") as leak:
+    with pytest.raises(LeakError, match=r"feat_leaking .*: delivered, happened\.") as leak:
         probe_features(planted.settings, spec_of("leaking"), built, run)
     assert leak.value.code == "NS-LEAK-001"
     with pytest.raises(HiddenSourceError, match=r"feat_hidden reads raw\.flight_outcomes"):

@@ -115,7 +115,7 @@ def test_a_label_that_the_view_shows_and_a_text_among_numbers_are_found(
     found = check_spec(
         conn, settings, spec(), [view_of(spec(), is_delayed="boolean", distance_miles="text")]
     )
-    assert "label.column: is_delayed stands in feat_flight too" in str(found)
+    assert "label.column: is_delayed is also in feat_flight" in str(found)
     assert "distance_miles is no number in feat_flight but text" in str(found)
 
 

@@ -156,7 +156,7 @@ def test_a_replay_ends_the_same_when_it_was_killed_before_it_was_recorded(
 def test_a_row_is_not_corrected_when_it_is_settled_or_nothing_says_why(things, conn):
     _, row_id = things
     for values, note in (({"colour": "red"}, "why"), ({}, "why"), ({"size": "5"}, " ")):
-        with pytest.raises(QuarantineError, match="cannot be corrected so"):
+        with pytest.raises(QuarantineError, match="cannot be used"):
             correct_row(conn, row_id, values, CORRECTED, "cli:ann", note)
     settle_rows(conn, [row_id], QuarantineState.DISMISSED, "cli:ann", "nobody needs it")
     with pytest.raises(QuarantineError, match="is settled"):
@@ -285,7 +285,7 @@ def test_malformed_lines_stay_as_they_are_when_another_row_is_replayed(
     from nightshift.contracts.datasets import load_contracts
 
     (tmp_path / "datasets").mkdir()
-    (tmp_path / "datasets" / "things.yaml").write_text(CONTRACT.replace("0.5}", "0.9}"))
+    (tmp_path / "datasets" / "things.yaml").write_text(CONTRACT.replace("ratio: 0.5", "ratio: 0.9"))
     suites = write_suite(tmp_path / "expectations", "raw/things")
     moved = settings.model_copy(update={"dags_dir": tmp_path, "expectations_dir": suites})
     migrate(conn, load_contracts(moved.datasets_dir))

@@ -113,7 +113,7 @@ def test_an_added_column_is_ignored_and_noted_until_it_is_adopted(things, conn, 
     lines = printed(settings, drop, data)
     assert lines == [
         "schema_version: 2",
-        "columns:  # replace those of the same name, add the others",
+        "columns:  # replace those of the same name, add the rest",
         "  - {name: colour, source: colour, type: text, is_nullable: true}",
         "versions:",
         "  2:",

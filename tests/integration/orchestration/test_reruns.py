@@ -146,7 +146,7 @@ def degraded(monkeypatch: pytest.MonkeyPatch, conn: Connection) -> DegradedParti
         by_airflow=True,
     )
     monkeypatch.setattr(
-        reruns, "degraded_nights", lambda _, spec: [night] if spec.name == MODEL else []
+        reruns, "degraded_partitions", lambda _, spec: [night] if spec.name == MODEL else []
     )
     monkeypatch.setattr(reruns, "better_choice", lambda *_: "the champion")
     tried(conn, "publish", "success", dag_id=f"score__{MODEL}", run="scored")
@@ -179,7 +179,7 @@ def test_it_does_not_when(
         "too late": {"published_at": dt.datetime(2013, 3, 11, tzinfo=dt.UTC)},
     }
     changed = DegradedPartition(**{**vars(degraded), **changes.get(why, {})})
-    monkeypatch.setattr(reruns, "degraded_nights", lambda *_: [changed])
+    monkeypatch.setattr(reruns, "degraded_partitions", lambda *_: [changed])
     if why in {"nothing is better", "it breaks"}:
         monkeypatch.setattr(
             reruns, "better_choice", breaks if why == "it breaks" else lambda *_: None

@@ -108,9 +108,9 @@ def test_form_puts_the_version_back_under_the_name_of_who_asked(
         "promotion_id": last.promotion_id,
         "n_changed": 2,
     }
-    assert (last.actor, last.reasons, last.run_id) == (
+    assert (last.actor, list(last.reasons), last.run_id) == (
         "airflow:ann",
-        ("scores look wrong",),
+        ["scores look wrong"],
         "rollback/2013-07-03/manual__1",
     )
 

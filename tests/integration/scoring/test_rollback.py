@@ -92,7 +92,11 @@ def test_tables_are_what_the_old_version_would_have_published(
         last.champion_version,
         last.effective_partition.isoformat(),
     ) == (1, "rolled_back", 2, NEW)
-    assert (last.actor, last.reasons, last.stands) == ("on-call", ("the scores look wrong",), True)
+    assert (last.actor, list(last.reasons), last.stands) == (
+        "on-call",
+        ["the scores look wrong"],
+        True,
+    )
     assert [entry.stands for entry in history(conn, spec.name)] == [True, False, False, True]
 
 
