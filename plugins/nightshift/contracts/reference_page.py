@@ -68,6 +68,10 @@ def json_schema(model: type[BaseModel]) -> dict[str, Any]:
         fields = types[name].model_fields
         for key, value in definition.get("properties", {}).items():
             value["description"] = meanings.get(key, _summary(_part(fields[key].annotation)))
+            # JSON Schema's time has seconds and a zone; ours is on the wall clock.
+            if value.get("format") == "time":
+                del value["format"]
+                value["pattern"] = r"^\d{2}:\d{2}(:\d{2})?$"
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
