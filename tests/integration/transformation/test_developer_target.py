@@ -25,8 +25,15 @@ PREFIX = "dev_tester"
 LAYERS = ("staging", "marts", "features", "analytics")
 
 
-def dbt(settings: Settings, target_path: Path, *arguments: str) -> str:
-    """Run plain ``dbt`` as an editor would, with the warehouse in the environment; return its output."""
+DBT = (str(Path(sys.executable).parent / "dbt"),)
+"""As an editor runs it, with the warehouse in the environment."""
+NIGHTSHIFT_DBT = (sys.executable, "-m", "nightshift.cli", "dbt")
+
+
+def run_dbt(
+    program: tuple[str, ...], settings: Settings, target_path: Path, *arguments: str
+) -> None:
+    """Run a dbt command; it must succeed."""
     environment = {
         **os.environ,
         "NIGHTSHIFT_WAREHOUSE_HOST": settings.warehouse_host,
@@ -41,12 +48,15 @@ def dbt(settings: Settings, target_path: Path, *arguments: str) -> str:
         "DBT_LOG_PATH": str(target_path),
         "DO_NOT_TRACK": "1",
     }
-    command = [str(Path(sys.executable).parent / "dbt"), *arguments]
     result = subprocess.run(
-        command, env=environment, cwd=PROJECT_ROOT, capture_output=True, text=True, check=False
+        [*program, *arguments],
+        env=environment,
+        cwd=PROJECT_ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert result.returncode == 0, result.stdout + result.stderr
-    return result.stdout
 
 
 def fingerprint(conn: Connection) -> list[tuple[str, ...]]:
@@ -70,8 +80,8 @@ def test_build_makes_the_developers_relations_and_leaves_the_warehouse_alone(
     before = fingerprint(conn)
 
     # The newest partition is built when nobody names one; a second run replaces the first one's rows.
-    dbt(settings, tmp_path, "build")
-    dbt(settings, tmp_path, "run", "--select", "feat_flight")
+    run_dbt(DBT, settings, tmp_path, "build")
+    run_dbt(NIGHTSHIFT_DBT, settings, tmp_path, "run", "--select", "feat_flight")
 
     assert fingerprint(conn) == before
     layers = conn.execute(
@@ -92,5 +102,5 @@ def test_build_makes_the_developers_relations_and_leaves_the_warehouse_alone(
     assert built == published
     # The warehouse's target never guesses: it makes relations, and no rows.
     n_rows = conn.execute("select count(*) from features.feat_flight").fetchone()
-    dbt(settings, tmp_path, "run", "--target", "warehouse", "--select", "feat_flight")
+    run_dbt(DBT, settings, tmp_path, "run", "--target", "warehouse", "--select", "feat_flight")
     assert conn.execute("select count(*) from features.feat_flight").fetchone() == n_rows
