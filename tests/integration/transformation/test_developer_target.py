@@ -1,4 +1,4 @@
-"""``dbt build`` in a developer's shell makes relations of the developer, and leaves the warehouse's alone."""
+"""``dbt build`` in a developer's shell makes only the developer's relations."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LAYERS = ("staging", "marts", "features", "analytics")
 
 
 def dbt(settings: Settings, target_path: Path, *arguments: str) -> str:
-    """Run plain ``dbt`` as an editor would, with the warehouse in the environment; return its output."""
+    """Run ``dbt`` as an editor would, with the warehouse in its environment; return its output."""
     environment = {
         **os.environ,
         "NIGHTSHIFT_WAREHOUSE_HOST": settings.warehouse_host,
@@ -69,7 +69,8 @@ def test_build_makes_the_developers_relations_and_leaves_the_warehouse_alone(
     build(settings, DAYS, run)
     before = fingerprint(conn)
 
-    # The newest partition is built when nobody names one; a second run replaces the first one's rows.
+    # The newest partition is built when nobody names one; a second run replaces the first one's
+    # rows.
     dbt(settings, tmp_path, "build")
     dbt(settings, tmp_path, "run", "--select", "feat_flight")
 
