@@ -81,7 +81,8 @@ def main() -> int:
         ][1:]
     result = Result(
         "dag_parsing",
-        f"{given.specs} specs, {runs[0]['n_dags']} DAGs, {given.repeats} processes after one to warm up",
+        f"{given.specs} specs, {runs[0]['n_dags']} DAGs,"
+        f" {given.repeats} processes after one to warm up",
     )
     result.figures = {
         f"{name}, s": statistics.median(run["seconds"][name] for run in runs)

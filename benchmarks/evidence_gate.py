@@ -202,9 +202,11 @@ def _prepare(n_holdout: int, n_days: int) -> list[int]:
         migrate(conn, load_contracts(settings.datasets_dir))
         columns = ", ".join(f"f{i} double precision" for i in range(N_FEATURES))
         conn.execute(
-            f"create table features.feat_bench (partition_date date, load_id bigint, row_id text, event_timestamp timestamptz,"
-            f" as_of timestamptz, {columns}, carrier text); create table marts.fct_bench (partition_date date, row_id text,"
-            " event_timestamp timestamptz, known_at timestamptz, superseded_at timestamptz, label boolean)"
+            f"create table features.feat_bench (partition_date date, load_id bigint, row_id text,"
+            f" event_timestamp timestamptz, as_of timestamptz, {columns}, carrier text);"
+            " create table marts.fct_bench (partition_date date, row_id text,"
+            " event_timestamp timestamptz, known_at timestamptz, superseded_at timestamptz,"
+            " label boolean)"
         )
         with conn.transaction():
             loads = pa.array(np.ones(rows.num_rows, np.int64))
@@ -221,13 +223,14 @@ def _prepare(n_holdout: int, n_days: int) -> list[int]:
         conn.execute("create index on features.feat_bench (partition_date, load_id, row_id)")
         conn.execute("analyze features.feat_bench, marts.fct_bench")
         conn.execute(
-            "insert into ops.loads (dataset, partition_date, load_id, token, state, run_id, attempt, actor, code_version, inputs,"
-            " inputs_digest, content_hash) select distinct 'features/bench', partition_date, 1, 1, 'published', 'b', 1, 'b', 'b',"
-            " '{}'::jsonb, 'b', 'b' from features.feat_bench"
+            "insert into ops.loads (dataset, partition_date, load_id, token, state, run_id,"
+            " attempt, actor, code_version, inputs, inputs_digest, content_hash)"
+            " select distinct 'features/bench', partition_date, 1, 1, 'published', 'b', 1, 'b',"
+            " 'b', '{}'::jsonb, 'b', 'b' from features.feat_bench"
         )
         conn.execute(
-            "insert into ops.published (dataset, partition_date, load_id, token) select distinct 'features/bench', partition_date, 1, 1"
-            " from features.feat_bench"
+            "insert into ops.published (dataset, partition_date, load_id, token)"
+            " select distinct 'features/bench', partition_date, 1, 1 from features.feat_bench"
         )
     training_set = build_training_set(settings, spec, partition, run)
     store = ObjectStore.open(settings)

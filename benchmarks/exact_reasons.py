@@ -1,4 +1,6 @@
-"""Exact reasons and raw scores, rows a second: the kernel against LightGBM's ``pred_contrib``, engines against its ``predict``.
+"""This benchmark compares exact reasons and raw scores with LightGBM's, in rows a second.
+
+The kernel runs against ``pred_contrib``, the engines against ``predict``.
 
 ``python -m benchmarks.exact_reasons [--trees 300] [--leaves 63] [--rounds 3]`` trains a model on
 made-up rows with missing values, then runs each pair A B A B on the same threads

@@ -46,8 +46,10 @@ if TYPE_CHECKING:
 DATASET, DAY = "flight_schedules", "2013-07-01"
 SMALLEST_RATIO = 0.6
 BARE = """
-create table bare_flights (flight_date date, carrier text, flight_number integer, tail_number text, origin text, destination text,
-    scheduled_departure_local timestamp, scheduled_arrival_hhmm integer, distance_miles integer) with (autovacuum_enabled = off)
+create table bare_flights (flight_date date, carrier text, flight_number integer, \
+tail_number text, origin text, destination text,
+    scheduled_departure_local timestamp, scheduled_arrival_hhmm integer, \
+distance_miles integer) with (autovacuum_enabled = off)
 """
 """No autovacuum, which would clean up behind this side while the other one is measured."""
 
@@ -137,7 +139,8 @@ from nightshift.ingestion.load import ingest
 from nightshift.settings import load_settings
 import boto3, nightshift.ingestion.large_drop, pandas, pgpq, psycopg, pyarrow.csv
 started = time.perf_counter()
-done = ingest(load_settings(), "{DATASET}", PartitionRange.of("{DAY}"), RunContext("bench/ingest", 1, "bench"))
+done = ingest(load_settings(), "{DATASET}", PartitionRange.of("{DAY}"), \
+RunContext("bench/ingest", 1, "bench"))
 seconds = time.perf_counter() - started
 print(json.dumps({{"seconds": seconds, "n_rows": done.n_rows, "peak": peak_mib()}}))
 """
@@ -204,7 +207,8 @@ def main() -> int:
     median = {name: statistics.median(values) for name, values in seconds.items()}
     result = Result(
         "ingest",
-        f"{given.rows:,} flights, {n_bytes / 1e6:,.0f} MB of CSV, delivered as {given.format}, {given.repeats} rounds A B",
+        f"{given.rows:,} flights, {n_bytes / 1e6:,.0f} MB of CSV, delivered as {given.format},"
+        f" {given.repeats} rounds A B",
     )
     result.figures = {f"{name}, s": value for name, value in median.items()} | {
         "peak memory, MiB": max(peaks)

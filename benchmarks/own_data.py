@@ -1,12 +1,14 @@
-"""A shop's own project, brought as a new user would: training, monitoring and an analyst's query on half a million labels.
+"""This benchmark times a new user's own project, a shop, on half a million labels.
+
+It times training, monitoring and an analyst's query.
 
     PYTHONPATH=plugins .venv/bin/python -m benchmarks.own_data [--labels 500000] [--json FILE]
 
-Till lines of made-up customers, and the question who comes tomorrow. A customer who did not come has
-a label too, so the label mart crosses versions with customers and joins sums: the shape for which
-PostgreSQL expects one row and plans nested loops (docs/adr/0036-analysts-and-the-warehouse.md).
-Everything runs by the ``nightshift`` command, on a project and servers of its own; tables are
-analysed before anything is timed.
+Till lines of made-up customers, and the question who comes tomorrow. A customer who did not come
+has a label too, so the label mart crosses versions with customers and joins sums: the shape for
+which PostgreSQL expects one row and plans nested loops
+(docs/adr/0036-analysts-and-the-warehouse.md). Everything runs by the ``nightshift`` command, on a
+project and servers of its own; tables are analysed before anything is timed.
 """
 
 from __future__ import annotations
@@ -100,7 +102,8 @@ visits as (
         count(*) as n_lines, sum(lines.revenue::numeric) as revenue
     from versions
     inner join {{ ref("stg_till_lines") }} as lines
-        on versions.source_partition_date = lines.partition_date and versions.source_load_id = lines.load_id
+        on versions.source_partition_date = lines.partition_date \
+and versions.source_load_id = lines.load_id
     group by versions.partition_date, lines.customer, versions.age_days
 ),
 sums as (
@@ -112,10 +115,12 @@ sums as (
 )
 select
     to_char(clocks.partition_date + 1, 'YYYY-MM-DD') || '_' || customers.customer as customer_day,
-    (clocks.partition_date + 1)::timestamp at time zone '{{ var("operating_timezone") }}' as event_timestamp,
+    (clocks.partition_date + 1)::timestamp at time zone '{{ var("operating_timezone") }}' \
+as event_timestamp,
     clocks.as_of, clocks.partition_date, {{ var("load_id") }}::bigint as load_id,
     extract(isodow from clocks.partition_date + 1)::double precision as day_of_week,
-    {% for name in ["days_since_visit", "visits_7d", "visits_28d", "visits_same_weekday_28d", "lines_28d", "revenue_28d"] -%}
+    {% for name in ["days_since_visit", "visits_7d", "visits_28d", "visits_same_weekday_28d", \
+"lines_28d", "revenue_28d"] -%}
     coalesce({{ name }}, 0)::double precision as {{ name }},
     {% endfor -%}
     (coalesce(visits_28d, 0) / 28.0)::double precision as visit_rate_28d

@@ -43,8 +43,14 @@ def write_page() -> None:
     lines = [
         "# Performance",
         "",
-        "Written by `make bench` from `benchmarks/results/`. Sides are run in the same call, in turns, and medians are compared; a ratio",
-        "says more than seconds, since machines differ. `make bench-quick` runs all of it in a few minutes with small sizes.",
+        (
+            "Written by `make bench` from `benchmarks/results/`. Sides are run in the same call, in"
+            " turns, and medians are compared; a ratio"
+        ),
+        (
+            "says more than seconds, since machines differ. `make bench-quick` runs all of it in"
+            " a few minutes with small sizes."
+        ),
         "",
         "![What was measured next to each other](figures/performance.svg)",
     ]
@@ -91,7 +97,10 @@ def _limited(what: str, limited: dict[str, Any]) -> str:
         if limited["kind"] == "at least"
         else limited["value"] <= limited["limit"]
     )
-    return f"| **{what}** | {limited['value']:,.4g} {limited['unit']} | {limited['kind']} {limited['limit']:g} | {'met' if is_met else 'missed'} |"
+    return (
+        f"| **{what}** | {limited['value']:,.4g} {limited['unit']}"
+        f" | {limited['kind']} {limited['limit']:g} | {'met' if is_met else 'missed'} |"
+    )
 
 
 def _draw(results: dict[str, dict[str, Any]]) -> None:

@@ -53,8 +53,10 @@ def prepare(n_rows: int) -> None:
         conn.execute("set statement_timeout = 0")
         columns = ", ".join([*NUMERIC[1:], *CATEGORICAL])
         conn.execute(
-            "insert into features.feat_bench (partition_date, load_id, thing_id, event_timestamp, as_of, n00, "
-            f"{columns}) select partition_date, {OTHER_LOAD}, thing_id, event_timestamp, as_of, n00 + 0.4, {columns}"
+            "insert into features.feat_bench"
+            f" (partition_date, load_id, thing_id, event_timestamp, as_of, n00, {columns})"
+            f" select partition_date, {OTHER_LOAD}, thing_id, event_timestamp, as_of,"
+            f" n00 + 0.4, {columns}"
             f" from features.feat_bench limit {min(n_rows, 1_000_000)}".encode()
         )
         conn.execute("analyze features.feat_bench")
@@ -138,7 +140,8 @@ def evidently(peer_rows: int) -> dict[str, Any]:
         Dataset.from_pandas(
             pd.read_sql(
                 sa.text(
-                    f"select {names} from features.feat_bench where load_id {which} {OTHER_LOAD} limit {peer_rows}"
+                    f"select {names} from features.feat_bench"
+                    f" where load_id {which} {OTHER_LOAD} limit {peer_rows}"
                 ),
                 engine,
             ),
@@ -162,15 +165,22 @@ def merging(_: int) -> dict[str, Any]:
     days = PartitionRange(DAY.first.shift(1), DAY.first.shift(N_DAYS))
     with connect(load_settings(), "bench") as conn:
         span = [days.first.day, days.last.day]
-        columns = "place, column_name, kind, n_rows, n_missing, minimum, maximum, mean, std, n_distinct, sketch, run_id"
+        columns = (
+            "place, column_name, kind, n_rows, n_missing, minimum, maximum, mean, std,"
+            " n_distinct, sketch, run_id"
+        )
         conn.execute(
-            "insert into ops.published (dataset, partition_date, load_id, token) select dataset, d::date, load_id, token"
-            " from ops.published, generate_series(%s::date, %s, '1 day') d where dataset = 'features/bench' on conflict do nothing",
+            "insert into ops.published (dataset, partition_date, load_id, token)"
+            " select dataset, d::date, load_id, token"
+            " from ops.published, generate_series(%s::date, %s, '1 day') d"
+            " where dataset = 'features/bench' on conflict do nothing",
             span,
         )
         conn.execute(
-            f"insert into monitoring.profiles (dataset, partition_date, load_id, {columns}) select dataset, d::date, load_id, {columns}"
-            f" from monitoring.profiles p, generate_series(%s::date, %s, '1 day') d where p.load_id <> {OTHER_LOAD}"
+            f"insert into monitoring.profiles (dataset, partition_date, load_id, {columns})"
+            f" select dataset, d::date, load_id, {columns}"
+            " from monitoring.profiles p, generate_series(%s::date, %s, '1 day') d"
+            f" where p.load_id <> {OTHER_LOAD}"
             f" and p.partition_date = '{DAY.first.day}' on conflict do nothing".encode(),
             span,
         )
@@ -240,7 +250,10 @@ def report(runs: dict[str, list[dict[str, Any]]], given: argparse.Namespace) -> 
     speed = {
         way: runs[way][0]["rows"] / seconds[way] for way in ("pandas and Evidently", "nightshift")
     }
-    sizes = f"{given.rows:,} rows, {SHAPE}; Evidently on {given.peer_rows:,} rows of each side; {given.repeats} rounds"
+    sizes = (
+        f"{given.rows:,} rows, {SHAPE}; Evidently on {given.peer_rows:,} rows of each side;"
+        f" {given.repeats} rounds"
+    )
     result = Result("profiles", sizes)
     result.figures = {f"{way}, s": value for way, value in seconds.items()} | {
         f"{way}, peak MiB": value for way, value in peaks.items()

@@ -70,7 +70,7 @@ class Result:
         return all(limited.is_met for limited in self.limited.values())
 
     def tell(self, path: Path | None) -> int:
-        """Print everything, write it as JSON on request; return 1 when a limit is missed, else 0."""
+        """Print everything and write JSON on request; return 1 when a limit is missed, else 0."""
         facts = measured_on()
         for name, value in {**facts, "sizes": self.sizes}.items():
             print(f"{name:9} {value}")
@@ -107,8 +107,14 @@ def measured_on() -> dict[str, Any]:
         check=False,
     )
     return {
-        "command": f"PYTHONPATH=plugins python -m {'.'.join(shown.with_suffix('').parts)} {shlex.join(_shown_arguments())}".strip(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, Python {platform.python_version()}",
+        "command": (
+            f"PYTHONPATH=plugins python -m {'.'.join(shown.with_suffix('').parts)}"
+            f" {shlex.join(_shown_arguments())}"
+        ).strip(),
+        "machine": (
+            f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f},"
+            f" Python {platform.python_version()}"
+        ),
         "commit": commit.stdout.strip(),
     }
 

@@ -124,13 +124,15 @@ def make_features(conn: psycopg.Connection[Any], n_rows: int) -> None:
         ]
     )
     conn.execute(
-        "create table features.feat_bench (partition_date date not null, load_id bigint not null, thing_id text not null,"
-        f" event_timestamp timestamptz not null, as_of timestamptz not null, {columns})".encode()
+        "create table features.feat_bench (partition_date date not null, load_id bigint not null,"
+        " thing_id text not null, event_timestamp timestamptz not null,"
+        f" as_of timestamptz not null, {columns})".encode()
     )
     conn.execute("create index on features.feat_bench (load_id, partition_date)")
     conn.execute(
-        "create table marts.fct_bench_labels (thing_id text, partition_date date, event_timestamp timestamptz,"
-        " known_at timestamptz, superseded_at timestamptz, is_late integer)"
+        "create table marts.fct_bench_labels (thing_id text, partition_date date,"
+        " event_timestamp timestamptz, known_at timestamptz, superseded_at timestamptz,"
+        " is_late integer)"
     )
     write = begin(
         conn,
@@ -142,14 +144,17 @@ def make_features(conn: psycopg.Connection[Any], n_rows: int) -> None:
         f"case when random() >= {SHAPE.missing} then random_normal() end" for _ in NUMERIC
     )
     categories = ", ".join(
-        f"case when random() >= {SHAPE.missing} then 'level ' || floor(random() * {N_LEVELS})::int end"
+        f"case when random() >= {SHAPE.missing}"
+        f" then 'level ' || floor(random() * {N_LEVELS})::int end"
         for _ in CATEGORICAL
     )
     conn.execute("set statement_timeout = 0")
     conn.execute("select setseed(0.5)")
     conn.execute(
-        f"insert into features.feat_bench select '2013-07-01', {write.load_id}, 'thing ' || lpad(i::text, 9, '0'),"
-        f" '2013-07-02 12:00+00', '2013-07-02 04:30+00', {numbers}, {categories} from generate_series(1, {n_rows}) i".encode()
+        f"insert into features.feat_bench select '2013-07-01', {write.load_id},"
+        " 'thing ' || lpad(i::text, 9, '0'),"
+        f" '2013-07-02 12:00+00', '2013-07-02 04:30+00', {numbers}, {categories}"
+        f" from generate_series(1, {n_rows}) i".encode()
     )
     audit(conn, write)
     publish(conn, write)
@@ -171,8 +176,9 @@ def train_champion(
     )
     trained, rows = fit(spec)
     conn.execute(
-        "insert into ml.training_sets (training_set, model, partition_date, as_of, first_day, last_day, n_rows, sha256, spec_digest,"
-        " code_version, manifest, run_id) values ('bench', 'bench', %s, now(), %s, %s, 1, '', '', '', '{}', 'r')",
+        "insert into ml.training_sets (training_set, model, partition_date, as_of, first_day,"
+        " last_day, n_rows, sha256, spec_digest, code_version, manifest, run_id)"
+        " values ('bench', 'bench', %s, now(), %s, %s, 1, '', '', '', '{}', 'r')",
         [day.day] * 3,
     )
     store = ObjectStore.open(settings)
@@ -183,7 +189,8 @@ def train_champion(
     candidate = replace(candidate, engine_proof=prove_engines(trained, rows.slice(0, 20_000)))
     version = register(settings, candidate, RunContext("train/bench", 1, "bench"))
     conn.execute(
-        "insert into ml.promotions (model, version, verdict, partition_date, effective_partition, reasons, numbers, run_id, actor)"
+        "insert into ml.promotions (model, version, verdict, partition_date, effective_partition,"
+        " reasons, numbers, run_id, actor)"
         " values ('bench', %s, 'promoted', %s, '2013-07-01', '{}', '{}', 'r', 'bench')",
         [version.version, day.day],
     )
@@ -322,7 +329,8 @@ def compare(settings: Settings, home: Path) -> int:
     from nightshift.warehouse.fast_io.arrow_io import stream_arrow
 
     query = sql.SQL(
-        "select score from predictions.bench t join ops.published p using (load_id) where p.dataset = 'predictions/bench' order by thing_id"
+        "select score from predictions.bench t join ops.published p using (load_id)"
+        " where p.dataset = 'predictions/bench' order by thing_id"
     )
     published = np.concatenate(
         [batch.column("score").to_numpy() for batch in stream_arrow(settings, query)]
@@ -336,7 +344,7 @@ def compare(settings: Settings, home: Path) -> int:
 
 
 def spark_script(settings: Settings, home: Path, *, has_warehouse: bool) -> dict[str, Any]:
-    """Let the peer score the same rows, and compare its raw scores with LightGBM's to the last bit."""
+    """Let the peer score the same rows; compare its raw scores with LightGBM's bit by bit."""
     from psycopg import sql
     from pyarrow import parquet
 

@@ -33,7 +33,10 @@ class Shape:
     missing: float = 0.05
 
     def __str__(self) -> str:
-        return f"{self.numbers} numbers and {self.categories} categories of {self.levels} levels, {self.missing:.0%} missing"
+        return (
+            f"{self.numbers} numbers and {self.categories} categories of {self.levels} levels,"
+            f" {self.missing:.0%} missing"
+        )
 
 
 def read_shape() -> Shape:

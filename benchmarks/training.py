@@ -218,7 +218,8 @@ def report(runs_by_way: dict[str, list[dict[str, Any]]], given: argparse.Namespa
     peaks = {way: max(run["peak_mib"] for run in runs) for way, runs in runs_by_way.items()}
     result = Result(
         "training",
-        f"{given.rows:,} rows, {SHAPE}, {given.trees} trees of {LEAVES} leaves, {given.repeats} rounds",
+        f"{given.rows:,} rows, {SHAPE}, {given.trees} trees of {LEAVES} leaves,"
+        f" {given.repeats} rounds",
     )
     for way in runs_by_way:
         result.figures |= {f"{way}, s": seconds[way], f"{way}, peak MiB": peaks[way]}

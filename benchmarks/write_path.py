@@ -50,9 +50,12 @@ if TYPE_CHECKING:
 LARGEST_RATIO = 1.15
 TARGET = Target("predictions/bench", "predictions", "bench", ("flight_id",))
 COLUMNS = """
-    partition_date date not null, load_id bigint not null, flight_id text not null, event_timestamp timestamptz not null,
-    score double precision not null, probability double precision, decile smallint, is_positive boolean, reasons jsonb,
-    model_version bigint, features_as_of timestamptz not null, score_source text not null, shard integer, run_id text not null,
+    partition_date date not null, load_id bigint not null, flight_id text not null, \
+event_timestamp timestamptz not null,
+    score double precision not null, probability double precision, decile smallint, \
+is_positive boolean, reasons jsonb,
+    model_version bigint, features_as_of timestamptz not null, score_source text not null, \
+shard integer, run_id text not null,
     primary key (partition_date, load_id, flight_id)
 """
 REASONS = '[{"feature": "arrival_delay_mean_28d", "value": 12.5, "contribution": 0.31}]'
@@ -207,7 +210,8 @@ def report(seconds: dict[str, list[float]], given: argparse.Namespace) -> int:
     ]
     result = Result(
         "write_path",
-        f"{given.rows:,} rows in {given.partitions} partition(s), 14 columns, {given.repeats} rounds A B B A",
+        f"{given.rows:,} rows in {given.partitions} partition(s), 14 columns,"
+        f" {given.repeats} rounds A B B A",
     )
     result.figures = {f"{name}, s": value for name, value in median.items()}
     result.figures["median of the rounds' ratios"] = statistics.median(ratios)

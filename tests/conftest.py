@@ -1,4 +1,7 @@
-"""Real parts for every test: one PostgreSQL and one S3 server a session, a fresh database and bucket a test."""
+"""Every test uses real parts.
+
+A session has one PostgreSQL and one S3 server, a test has a fresh database and bucket.
+"""
 
 from __future__ import annotations
 
@@ -39,13 +42,19 @@ _WITH_AIRFLOW = {"e2e", "scheduler"}
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
-    """Begin with the tests of the running Airflow, whatever the shuffle did: they take longest, and another process does the rest."""
+    """Begin with the tests of the running Airflow, whatever the shuffle did.
+
+    They take longest, and another process does the rest.
+    """
     yield
     items.sort(key=lambda item: not _WITH_AIRFLOW & {*item.path.parts})
 
 
 class ByServers(LoadScopeScheduling):
-    """Keep a module's tests in one process, and all tests of the running Airflow: what they share is started once."""
+    """Keep a module's tests in one process, and all tests of the running Airflow in one.
+
+    What they share is started once.
+    """
 
     def _split_scope(self, nodeid: str) -> str:
         module = nodeid.partition("::")[0]
@@ -96,7 +105,10 @@ def session_settings(
 
 @pytest.fixture(scope="session")
 def fast_server(session_settings: Settings) -> None:
-    """Let the test server skip fsync: no test cuts the machine's power, and every test creates a database."""
+    """Let the test server skip fsync.
+
+    No test cuts the machine's power, and every test creates a database.
+    """
     _admin(session_settings, "alter system set fsync = off")
     _admin(session_settings, "select pg_reload_conf()")
 
@@ -132,7 +144,10 @@ def conn(settings: Settings) -> Iterator[Connection]:
 
 
 def write_suite(expectations_dir: Path, dataset: str) -> Path:
-    """Write the least suite that a dataset needs, a table of any size, and return the folder of suites."""
+    """Write the least suite that a dataset needs, and return the folder of suites.
+
+    The suite allows a table of any size.
+    """
     expectation = {"type": "expect_table_row_count_to_be_between", "kwargs": {"min_value": 0}}
     path = expectations_dir / f"{dataset}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -148,7 +163,10 @@ def run() -> RunContext:
 
 @pytest.fixture
 def record_figure(request: pytest.FixtureRequest) -> Callable[[str, float], None]:
-    """Return a function that keeps a measured number (name with its unit, value) for the generated reliability page."""
+    """Return a function that keeps a measured number for the generated reliability page.
+
+    It takes a name with its unit, and a value.
+    """
 
     def record(name: str, value: float) -> None:
         request.node.user_properties.append((name, value))

@@ -109,7 +109,7 @@ def open_backtest_warehouse() -> Settings:
 def load_year(
     settings: Settings, run: RunContext, watch: Stopwatch, days: PartitionRange = YEAR
 ) -> None:
-    """Deliver, ingest and transform the whole year, or a part of it, in one load each.
+    """Deliver, ingest and transform the whole year, or a part of it, in one range each.
 
     A part gets features from the first day whose look-back is complete.
     """

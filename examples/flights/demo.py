@@ -1,4 +1,4 @@
-"""``python -m examples.flights demo``: a history in one load, then nights through Airflow."""
+"""``python -m examples.flights demo``: a history in one range, then nights through Airflow."""
 
 from __future__ import annotations
 
@@ -81,10 +81,10 @@ def load_history(
     with watch.step(f"Upstream delivers {len(raw)} days ({raw})"):
         deliver_range(settings, REFERENCE_DAY, REFERENCE_DATASETS)
         deliver_range(settings, raw)
-    with watch.step("Ingest them in one load: contract, COPY, gate, publish"):
+    with watch.step("Ingest them in one range: contract, COPY, gate, publish"):
         ingest_datasets(settings, raw, run)
     n_nights = len(history)
-    with watch.step(f"Build the features of {n_nights} nights in one load: dbt, gate, publish"):
+    with watch.step(f"Build the features of {n_nights} nights in one range: dbt, gate, publish"):
         build_features(settings, history, run)
     for spec in specs.values():
         with watch.step(f"Train {spec.name} on what was known on {history.last}"):

@@ -16,7 +16,10 @@ PAGES = sorted(RUNBOOKS.glob("NS-*.md"))
 
 
 def codes_of(path: Path) -> set[str]:
-    """Return the codes that a module gives to errors: ``code = "…"`` in a class and ``code="…"`` in a call."""
+    """Return the error codes of a module.
+
+    They stand as ``code = "…"`` in a class and as ``code="…"`` in a call.
+    """
     found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         values: list[ast.expr | None] = []

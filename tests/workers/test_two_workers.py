@@ -115,9 +115,10 @@ def running_redis(folder: Path) -> Iterator[str]:
     )
     configuration = folder / "redis.conf"
     configuration.write_text(
-        f"bind {LOOPBACK}\nport {port}\nrequirepass {password}\nsave ''\nappendonly no\ndir {folder}\n".replace(
-            "''", '""'
-        )
+        (
+            f"bind {LOOPBACK}\nport {port}\nrequirepass {password}\n"
+            f"save ''\nappendonly no\ndir {folder}\n"
+        ).replace("''", '""')
     )
     with (folder / "redis.log").open("wb") as log:
         process = subprocess.Popen(

@@ -129,7 +129,7 @@ def change_one_outcome(world: World, day: dt.date) -> None:
 
 
 @pytest.mark.promise("R6")
-def test_features_equal_the_oracle_on_300_histories_and_keep_their_bytes_when_all_that_came_later_is_poisoned(
+def test_features_equal_the_oracle_on_300_histories_and_keep_their_bytes_when_all_that_came_later_is_poisoned(  # noqa: E501
     world: World, record_figure: Callable[[str, float], None]
 ) -> None:
     """A history is what one flight's row could see.

@@ -1,4 +1,4 @@
-"""A clock that steps back during a run changes nothing: order is tokens, load ids and upstream's own times."""
+"""A clock that steps back changes nothing: tokens, load ids and upstream's times give the order."""
 
 from __future__ import annotations
 
@@ -25,15 +25,20 @@ N_WRITES = 6
 
 @pytest.fixture
 def stepping_clock(settings, conn, admin):
-    """Set the warehouse's clock back by an hour at each reading: unqualified calls find a clock of ours first."""
+    """Set the warehouse's clock back by an hour at each reading.
+
+    Unqualified calls find the fake clock first.
+    """
     conn.execute("create schema fake")
     conn.execute("create sequence fake.n_readings")
     conn.execute(
         "create function fake.clock_timestamp() returns timestamptz volatile language sql as"
-        " $$ select pg_catalog.clock_timestamp() - nextval('fake.n_readings') * interval '1 hour' $$"
+        " $$ select pg_catalog.clock_timestamp()"
+        " - nextval('fake.n_readings') * interval '1 hour' $$"
     )
     admin.execute(
-        f"alter database {settings.warehouse_database} set search_path = fake, pg_catalog, public".encode()
+        f"alter database {settings.warehouse_database}"
+        " set search_path = fake, pg_catalog, public".encode()
     )
     with connect(settings, "test stepping clock") as stepping:
         before, after = (
@@ -55,14 +60,16 @@ def write(conn, run, inputs):
 
 def test_newest_token_is_what_readers_see_when_the_clock_steps_back(conn, run, stepping_clock):
     conn.execute(
-        "create table features.feat_thing (partition_date date, load_id bigint, thing_id text, name text)"
+        "create table features.feat_thing"
+        " (partition_date date, load_id bigint, thing_id text, name text)"
     )
 
     loads = [write(stepping_clock, run, f"content {n}") for n in range(N_WRITES)]
 
     assert [load.is_new for load in loads] == [True] * N_WRITES
     rows = conn.execute(
-        "select token, load_id, published_at, superseded_at from ops.loads where dataset = 'features/thing' order by load_id"
+        "select token, load_id, published_at, superseded_at from ops.loads"
+        " where dataset = 'features/thing' order by load_id"
     ).fetchall()
     assert [token for token, *_ in rows] == list(range(1, N_WRITES + 1))
     assert (
@@ -81,14 +88,16 @@ def test_history_has_no_load_that_ends_before_it_began_when_the_clock_steps_back
     conn, run, stepping_clock
 ):
     conn.execute(
-        "create table features.feat_thing (partition_date date, load_id bigint, thing_id text, name text)"
+        "create table features.feat_thing"
+        " (partition_date date, load_id bigint, thing_id text, name text)"
     )
 
     for n in range(N_WRITES):
         write(stepping_clock, run, f"content {n}")
 
     spans = conn.execute(
-        "select published_at, superseded_at from ops.loads where dataset = 'features/thing' order by load_id"
+        "select published_at, superseded_at from ops.loads"
+        " where dataset = 'features/thing' order by load_id"
     ).fetchall()
     assert all(
         superseded_at is None or published_at <= superseded_at
@@ -114,12 +123,14 @@ def test_raw_versions_are_in_the_order_of_delivery_when_the_clock_steps_back(
 
     assert [partition.is_new for partition in result.partitions] == [False, True, False]
     versions = conn.execute(
-        "select load_id, known_at, superseded_at from ops.raw_versions where partition_date = '2013-03-10' order by known_at"
+        "select load_id, known_at, superseded_at from ops.raw_versions"
+        " where partition_date = '2013-03-10' order by known_at"
     ).fetchall()
     assert versions[0][2] == versions[1][1]
     assert versions[1][2] is None
     pointer = conn.execute(
-        "select load_id from ops.published where dataset = 'raw/weather' and partition_date = '2013-03-10'"
+        "select load_id from ops.published"
+        " where dataset = 'raw/weather' and partition_date = '2013-03-10'"
     ).fetchone()
     assert pointer == (versions[1][0],)
     assert ingest(settings, "weather", days, run).is_new is False
@@ -136,7 +147,10 @@ def suppress_skew(error_class):
 
 
 def test_store_is_read_and_written_when_this_machine_runs_an_hour_behind(settings, monkeypatch):
-    """Requests are signed with the time: a server refuses a wrong one, with a name; nothing is read or written wrong."""
+    """A request's signature holds the time, and the server refuses a wrong time by name.
+
+    Nothing is read or written wrong.
+    """
     import botocore.auth
 
     store = ObjectStore.open(settings)

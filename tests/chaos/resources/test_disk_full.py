@@ -1,4 +1,4 @@
-"""A full disk: readers keep what is published, the error names the cause, and a rerun succeeds when there is space again."""
+"""A full disk ends in a named error; readers keep what is published, and a later rerun succeeds."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ PLAIN = Target("features/thing", "features", "feat_thing", ("thing_id",))
 def visible(conn):
     return conn.execute(
         """
-        select partition_date::text, count(*) from raw.weather join ops.published using (partition_date, load_id)
+        select partition_date::text, count(*) from raw.weather \
+join ops.published using (partition_date, load_id)
         where dataset = 'raw/weather' group by 1 order by 1
         """
     ).fetchall()
@@ -56,9 +57,13 @@ def test_ingest_names_the_disk_and_a_rerun_succeeds_when_the_warehouse_is_full(
 
 @pytest.fixture
 def limited(conn, settings):
-    """Return a warehouse connection whose server process may write no file beyond the limit: a full disk without a mount."""
+    """Return a function that limits the file size of a connection's server process.
+
+    It stands for a full disk, without a mount.
+    """
     conn.execute(
-        "create table features.feat_thing (partition_date date, load_id bigint, thing_id text, filling text)"
+        "create table features.feat_thing"
+        " (partition_date date, load_id bigint, thing_id text, filling text)"
     )
     conn.execute("alter table features.feat_thing alter column filling set storage plain")
 
@@ -82,7 +87,9 @@ def limited(conn, settings):
 
 def stage(connection, write, n_rows):
     connection.execute(
-        "insert into features.feat_thing select '2013-07-01', %s, n::text, repeat(md5(n::text), 100) from generate_series(1, %s) n",
+        "insert into features.feat_thing"
+        " select '2013-07-01', %s, n::text, repeat(md5(n::text), 100)"
+        " from generate_series(1, %s) n",
         [write.load_id, n_rows],
     )
     audit(connection, write)

@@ -1,4 +1,7 @@
-"""Ingest of days on which the clocks change, in zones that change them by an hour, by half an hour, or never: no row lost, none twice."""
+"""Ingest loses no row and repeats none on days on which the clocks change.
+
+The zones change them by an hour, by half an hour, or never.
+"""
 
 from __future__ import annotations
 
@@ -143,7 +146,10 @@ def half_hours(first, last):
 def test_day_and_its_neighbours_hold_each_half_hour_once_when_clocks_change(
     readings, conn, run, local_day
 ):
-    """Each file also holds the last half hour of the day before and the first of the day after: they are refused, by that name."""
+    """Ingest refuses rows of the day before and of the day after as ``outside_partition``.
+
+    Each file also holds the last half hour of the one and the first of the other.
+    """
     zone, key, n, first, last = local_day
     settings, day = readings(zone), dt.date.fromisoformat(key)
     inside = half_hours(dt.datetime.fromisoformat(first), dt.datetime.fromisoformat(last))
@@ -167,7 +173,10 @@ def test_day_and_its_neighbours_hold_each_half_hour_once_when_clocks_change(
         (key, n, 2),
         (days[2], 20, 1),
     ]
-    query = "select read_at from raw.readings join ops.published p using (partition_date, load_id) where p.dataset = 'raw/readings' order by 1"
+    query = (
+        "select read_at from raw.readings join ops.published p using (partition_date, load_id)"
+        " where p.dataset = 'raw/readings' order by 1"
+    )
     assert [read_at for (read_at,) in conn.execute(query)] == half_hours(
         inside[0] - 20 * STEP, inside[-1] + 20 * STEP
     )

@@ -1,4 +1,4 @@
-"""Short memory ends in a named error or a dead process; what is published stays, and a rerun succeeds."""
+"""Short memory gives a named error or a dead process; published rows stay, a rerun succeeds."""
 
 from __future__ import annotations
 
@@ -56,7 +56,8 @@ def run_child(settings, day: str, room: str) -> subprocess.CompletedProcess[str]
 def visible(conn):
     return conn.execute(
         """
-        select partition_date::text, count(*) from raw.weather join ops.published using (partition_date, load_id)
+        select partition_date::text, count(*) from raw.weather \
+join ops.published using (partition_date, load_id)
         where dataset = 'raw/weather' group by 1 order by 1
         """
     ).fetchall()
@@ -69,7 +70,10 @@ def visible(conn):
 def test_ingest_names_the_memory_or_dies_and_a_rerun_succeeds_when_memory_is_short(
     settings, conn, run, play, room_mib
 ):
-    """A limit beyond what the imports have taken: too little at once, in the middle, and near the end."""
+    """The limit counts from what the imports have taken.
+
+    Memory is short at once, in the middle, or near the end.
+    """
     ingest(settings, "weather", play(FIRST), run)
     second = play(SECOND)
 

@@ -1,4 +1,4 @@
-"""The library installs as a package: everything that it needs is in the wheel, and nothing of ours beside it."""
+"""The library installs as a package; the wheel holds all that it needs and nothing else of ours."""
 
 from __future__ import annotations
 
@@ -49,8 +49,10 @@ def test_installed_library_works_on_the_project_it_is_called_in(
     for name in ("dags", "dbt_project", "expectations"):
         shutil.copytree(PROJECT_ROOT / name, tmp_path / name)
     code = (
-        "from nightshift import settings as s; from nightshift.contracts.model_spec import load_specs;"
-        "print(s.LIBRARY_ROOT, s.PROJECT_ROOT, sorted(load_specs(s.PROJECT_ROOT / 'dags' / 'models')))"
+        "from nightshift import settings as s;"
+        " from nightshift.contracts.model_spec import load_specs;"
+        "print(s.LIBRARY_ROOT, s.PROJECT_ROOT,"
+        " sorted(load_specs(s.PROJECT_ROOT / 'dags' / 'models')))"
     )
     environment = {**os.environ, "PYTHONPATH": str(installed)}
     environment.pop("NIGHTSHIFT_HOME", None)

@@ -74,7 +74,8 @@ def relations(conn: Connection) -> set[str]:
     return {
         row[0]
         for row in conn.execute(
-            "select relname from pg_class c join pg_namespace n on n.oid = relnamespace where nspname = 'features'"
+            "select relname from pg_class c join pg_namespace n on n.oid = relnamespace"
+            " where nspname = 'features'"
         )
     }
 
@@ -208,9 +209,11 @@ def test_dbt_ends_when_its_parent_is_killed(
 ) -> None:
     ensure_relations(settings)
     script = (
-        "from nightshift.settings import Settings; from nightshift.warehouse.dbt import runner as d; import os\n"
+        "from nightshift.settings import Settings;"
+        " from nightshift.warehouse.dbt import runner as d; import os\n"
         f"s = Settings(_env_file=None, warehouse_database={settings.warehouse_database!r})\n"
-        "d.run_models(s, ['feat_flight'], {'load_id': 1, 'as_of': {'2013-01-01': '2013-01-02T05:30:00+00:00'}}, 'to be killed')\n"
+        "d.run_models(s, ['feat_flight'], {'load_id': 1,"
+        " 'as_of': {'2013-01-01': '2013-01-02T05:30:00+00:00'}}, 'to be killed')\n"
     )
     env = os.environ | {"PYTHONPATH": str(PROJECT_ROOT / "plugins")}
     with conn.transaction():

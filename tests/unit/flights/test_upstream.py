@@ -105,5 +105,6 @@ def test_a_delivered_file_is_csv_with_the_contracts_names_when_read(settings):
     assert header.split(",")[:4] == ["flight_date", "carrier", "flight_number", "tail_number"]
     assert (
         first.replace('"', "")
-        == "2013-01-01,UA,1545,N14228,EWR,IAH,2013-01-01 05:15,arrived,2,11,227,2013-01-01T14:30:00Z"
+        == "2013-01-01,UA,1545,N14228,EWR,IAH,2013-01-01 05:15,arrived,2,11,227,"
+        "2013-01-01T14:30:00Z"
     )
