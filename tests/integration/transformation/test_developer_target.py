@@ -1,4 +1,4 @@
-"""``dbt build`` in a developer's shell makes only the developer's relations."""
+"""``dbt build`` in a shell makes relations of the developer, and no other relation changes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,6 @@ PREFIX = "dev_tester"
 LAYERS = ("staging", "marts", "features", "analytics")
 
 
-<<<<<<< HEAD
 DBT = (str(Path(sys.executable).parent / "dbt"),)
 """As an editor runs it, with the warehouse in the environment."""
 NIGHTSHIFT_DBT = (sys.executable, "-m", "nightshift.cli", "dbt")
@@ -35,10 +34,6 @@ def run_dbt(
     program: tuple[str, ...], settings: Settings, target_path: Path, *arguments: str
 ) -> None:
     """Run a dbt command; it must succeed."""
-=======
-def dbt(settings: Settings, target_path: Path, *arguments: str) -> str:
-    """Run ``dbt`` as an editor would, with the warehouse in its environment; return its output."""
->>>>>>> e501
     environment = {
         **os.environ,
         "NIGHTSHIFT_WAREHOUSE_HOST": settings.warehouse_host,
@@ -84,16 +79,9 @@ def test_build_makes_the_developers_relations_and_leaves_the_warehouse_alone(
     build(settings, DAYS, run)
     before = fingerprint(conn)
 
-<<<<<<< HEAD
-    # The newest partition is built when nobody names one; a second run replaces the first one's rows.
+    # Without a name the newest partition is built; a second run replaces the rows of the first.
     run_dbt(DBT, settings, tmp_path, "build")
     run_dbt(NIGHTSHIFT_DBT, settings, tmp_path, "run", "--select", "feat_flight")
-=======
-    # The newest partition is built when nobody names one; a second run replaces the first one's
-    # rows.
-    dbt(settings, tmp_path, "build")
-    dbt(settings, tmp_path, "run", "--select", "feat_flight")
->>>>>>> e501
 
     assert fingerprint(conn) == before
     layers = conn.execute(

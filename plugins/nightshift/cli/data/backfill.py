@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def backfill(first: First, last: Last = "") -> None:
-    """Ingest and transform a range of partitions at once; Airflow runs one partition a night instead."""
+    """Ingest and transform a range of partitions at once; Airflow runs one a night."""
     settings = load_settings()
     partitions = PartitionRange.of(first, last or None)
     run = command_run(f"backfill/{partitions}")
