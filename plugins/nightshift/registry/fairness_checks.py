@@ -13,7 +13,7 @@ from nightshift.training.evaluation import slice_masks
 
 if TYPE_CHECKING:
     from nightshift.registry.promotion_context import PromotionContext
-    from nightshift.training.evaluation import Matrix, Vector
+    from nightshift.models.arrays import Matrix, Vector
 
 _MINIMUM_GROUPS = 2
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from nightshift.registry.promotion_context import PromotionContext
-    from nightshift.training.evaluation import Mask, Matrix
+    from nightshift.models.arrays import Integers, Mask, Matrix
 
 DAY_ROWS = 1_000
 """Maximum number of rows of a day that are compared, evenly spaced."""
@@ -80,7 +80,7 @@ def _read_as_scoring(
     return read_arrow(context.settings, query)
 
 
-def _bits(values: Matrix) -> npt.NDArray[np.int64]:
+def _bits(values: Matrix) -> Integers:
     """Return the bits of numbers; all missing values have the same."""
     # NaN has many bit patterns; 0.0 and -0.0 stay different.
     return np.where(np.isnan(values), np.nan, values).view(np.int64)

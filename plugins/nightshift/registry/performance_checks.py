@@ -22,7 +22,7 @@ from nightshift.training.statistics.confidence_intervals import (
 
 if TYPE_CHECKING:
     from nightshift.registry.promotion_context import PromotionContext
-    from nightshift.training.evaluation import Matrix, Vector
+    from nightshift.models.arrays import Matrix, Vector
 
 RELATIVE_MARGIN = 0.1
 """Share of the champion's advantage over the prior that a challenger may lose."""

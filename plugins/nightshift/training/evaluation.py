@@ -22,13 +22,11 @@ from nightshift.models.signature import numbers
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from nightshift.models.arrays import Mask, Vector
+
     from nightshift.contracts.model_spec import ModelSpec
     from nightshift.contracts.promotion_spec import Fairness, Slice
     from nightshift.contracts.scoring_spec import FallbackRule
-
-Vector = npt.NDArray[np.float64]
-Matrix = npt.NDArray[np.float64]
-Mask = npt.NDArray[np.bool_]
 
 CALIBRATION_BINS = 10
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from nightshift.contracts.model_spec import ModelSpec
-    from nightshift.training.evaluation import Vector
+    from nightshift.models.arrays import Vector
     from nightshift.training.holdout import HoldoutResult
 
     Lines = dict[str, Vector]

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from nightshift.contracts.model_spec import ModelSpec
     from nightshift.models.predictions import Predictions
     from nightshift.models.trained_model import TrainedModel
-    from nightshift.training.evaluation import Vector
+    from nightshift.models.arrays import Vector
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from nightshift.contracts.model_spec import ModelSpec
     from nightshift.models.predictions import Predictions
     from nightshift.models.signature import Signature
-    from nightshift.training.evaluation import Vector
+    from nightshift.models.arrays import Vector
 
 
 _OBJECTIVES = {Task.BINARY: "binary", Task.REGRESSION: "regression"}

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from nightshift.models.signature import Signature
-    from nightshift.training.evaluation import Vector
+    from nightshift.models.arrays import Vector
 
 
 BINS = 10

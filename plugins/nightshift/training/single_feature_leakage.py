@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from nightshift.contracts.model_spec import ModelSpec
     from nightshift.models.signature import Signature
-    from nightshift.training.evaluation import Vector
+    from nightshift.models.arrays import Vector
 
 
 MAXIMUM_ROWS = 20_000

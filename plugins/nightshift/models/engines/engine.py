@@ -9,14 +9,10 @@ from nightshift.models.booster import predict_raw
 from nightshift.models.engines.equivalence import ACCELERATED, objection_to_proof
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
     from nightshift.contracts.scoring_spec import EngineChoice
+    from nightshift.models.arrays import Matrix, Vector
     from nightshift.models.trained_model import TrainedModel
 
-    Vector = npt.NDArray[np.float64]
-    Matrix = npt.NDArray[np.float64]
 
 logger = logging.getLogger(__name__)
 

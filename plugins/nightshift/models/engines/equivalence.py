@@ -12,15 +12,12 @@ from nightshift.models.booster import predict_raw
 from nightshift.models.model_format.trees import UnsuitableTreesError
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
     import pyarrow as pa
 
+    from nightshift.models.arrays import Matrix, Vector
     from nightshift.models.model_format.trees import Tree
     from nightshift.models.trained_model import TrainedModel
 
-    Matrix = npt.NDArray[np.float64]
-    Vector = npt.NDArray[np.float64]
 
 ACCELERATED = "quickscorer"
 """The accelerated engine's name in specs, proofs and logs."""

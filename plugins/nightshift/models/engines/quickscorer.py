@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Hashable, Iterator, Sequence
 from functools import partial
 from itertools import product
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -23,14 +23,9 @@ from nightshift.models.engines.quickscorer_kernel import CHUNK_WORDS, DE_BRUIJN,
 from nightshift.models.model_format.trees import UnsuitableTreesError
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
-
+    from nightshift.models.arrays import Arrays, Integers, Mask, Matrix, Vector, Words
     from nightshift.models.model_format.trees import Tree
 
-    Arrays = dict[str, npt.NDArray[Any]]
-    Doubles = npt.NDArray[np.float64]
-    Integers = npt.NDArray[np.int64]
-    Words = npt.NDArray[np.uint64]
 
 VERSION = "1"
 """Proofs of equivalence name it: a changed engine gets another version, and needs new proofs."""
@@ -57,7 +52,7 @@ class QuickScorer:
     def __init__(self, trees: list[Tree]) -> None:
         self._add_leaves = partial(jit(add_leaves), **build_leaf_masks(trees))
 
-    def raw(self, matrix: Doubles) -> Doubles:
+    def raw(self, matrix: Matrix) -> Vector:
         """Return raw scores, shape (n,), of a matrix of ``TrainedModel.encode``, shape (n, k)."""
         total = np.empty(len(matrix))
         run_in_threads(lambda rows: self._add_leaves(matrix[rows], total[rows]), len(matrix))
@@ -74,7 +69,7 @@ def build_leaf_masks(trees: list[Tree]) -> Arrays:
     first_word, first_tree = np.cumsum([0, *n_words]), _divide_into_chunks(n_words)
     nodes: list[_NumericNode] = []
     tables = _LevelTables(_count_levels(trees))
-    leaf_values: list[Doubles] = []
+    leaf_values: list[Vector] = []
     for number, tree in enumerate(trees):
         chunk = bisect_right(first_tree, number) - 1
         # Words are numbered within the chunk that the kernel works on at once.
@@ -137,9 +132,7 @@ class _LevelTables:
         self._n_bytes = 0
         self._masks: dict[tuple[int, int, int], Words] = {}  # by chunk, feature and word
 
-    def clear_leaves(
-        self, position: tuple[int, int, int], passes: npt.NDArray[np.bool_], mask: int
-    ) -> None:
+    def clear_leaves(self, position: tuple[int, int, int], passes: Mask, mask: int) -> None:
         """Clear the leaves outside a mask for each level that does not pass, known or unknown."""
         n_masks = self._n_levels[position[1]] + 1
         if position not in self._masks:
@@ -201,7 +194,7 @@ def _count_levels(trees: list[Tree]) -> dict[int, int]:
     return dict(sorted(n_levels.items()))
 
 
-def _levels_that_pass(tree: Tree, node: int) -> npt.NDArray[np.bool_]:
+def _levels_that_pass(tree: Tree, node: int) -> Mask:
     start, end = tree.level_words(node)
     words = np.array(tree.set_words[start:end], "<u4")
     return np.unpackbits(words.view(np.uint8), bitorder="little").astype(np.bool_)
@@ -237,7 +230,7 @@ def _masks_without(low: int, high: int) -> Iterator[tuple[int, int]]:
         yield word, _ALL_LEAVES & ~(((1 << (end - first)) - 1) << first)
 
 
-def _leaf_value_rows(values: list[float]) -> Iterator[Doubles]:
+def _leaf_value_rows(values: list[float]) -> Iterator[Vector]:
     """Yield the values of each word's leaves, in the order in which ``DE_BRUIJN`` numbers bits."""
     slots = [((DE_BRUIJN << bit) & _ALL_LEAVES) >> (_WORD_BITS - 6) for bit in range(_WORD_BITS)]
     for start in range(0, len(values), _WORD_BITS):

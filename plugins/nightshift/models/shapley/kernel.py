@@ -22,10 +22,8 @@ from nightshift.models.model_format.trees import (
 from nightshift.models.shapley.tree_arrays import LEFT, N_CONSTANTS, RIGHT
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
+    from nightshift.models.arrays import Integers, Matrix, Vector
 
-    Doubles = npt.NDArray[np.float64]
-    Integers = npt.NDArray[np.int64]
 
 LANES = 64
 """Rows in one block: what one tree needs of them fits the second cache level.
@@ -38,10 +36,10 @@ _OFF_PATH = 0
 
 # One loop nest over plain arrays is what numba makes fast.
 def explain(  # noqa: C901, PLR0912, PLR0913, PLR0915, PLR0917
-    matrix: Doubles,
-    added: Doubles,
+    matrix: Matrix,
+    added: Matrix,
     feature: Integers,
-    threshold: Doubles,
+    threshold: Vector,
     decision: Integers,
     left: Integers,
     right: Integers,
@@ -51,7 +49,7 @@ def explain(  # noqa: C901, PLR0912, PLR0913, PLR0915, PLR0917
     n_levels: Integers,
     words: Integers,
     tree_start: Integers,
-    constants: Doubles,
+    constants: Vector,
     constants_start: Integers,
     n_points: Integers,
 ) -> None:

@@ -11,10 +11,8 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
+    from nightshift.models.arrays import Vector
 
-    Vector = npt.NDArray[np.float64]
 
 # Decimal arithmetic, rounded once at the end: points and weights are the same bits on every
 # machine, whatever its libraries, and so are the Shapley values.

@@ -12,7 +12,7 @@ al. (2020), From local explanations to global understanding; docs/adr/0023-exact
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,12 +20,9 @@ from nightshift.models.model_format.trees import UnsuitableTreesError
 from nightshift.models.shapley.quadrature import gauss_legendre
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
-
+    from nightshift.models.arrays import Arrays, Vector
     from nightshift.models.model_format.trees import Tree
 
-    Arrays = dict[str, npt.NDArray[Any]]
-    Doubles = npt.NDArray[np.float64]
 
 N_CONSTANTS = 9
 """Per node and point of the quadrature; ``_constants`` names them."""
@@ -57,7 +54,7 @@ def build_tree_arrays(trees: list[Tree]) -> Arrays:
     rows: list[tuple[float, ...]] = []
     words: list[int] = []
     starts = [0]
-    constants: list[Doubles] = []
+    constants: list[Vector] = []
     n_bytes = 0
     for tree in trees:
         if not tree.features:
@@ -162,7 +159,7 @@ def _node_rows(tree: Tree, walk: _Walk, first_word: int) -> list[tuple[float, ..
     return rows
 
 
-def _constants(shares: Doubles, n_points: int) -> Doubles:
+def _constants(shares: Vector, n_points: int) -> Vector:
     """Return the constants of a tree's nodes.
 
     Args:

@@ -17,7 +17,8 @@ import numpy.typing as npt
 
 from nightshift.errors import NightshiftError
 from nightshift.models.calibration import EDGE
-from nightshift.training.evaluation import Mask, Matrix, Vector, calibration_bins
+from nightshift.models.arrays import Integers, Mask, Matrix, Vector
+from nightshift.training.evaluation import calibration_bins
 
 if TYPE_CHECKING:
     from nightshift.models.predictions import Predictions
@@ -44,7 +45,7 @@ class Days:
         n: Number of days.
     """
 
-    codes: npt.NDArray[np.int64]
+    codes: Integers
     n: int
 
     @classmethod

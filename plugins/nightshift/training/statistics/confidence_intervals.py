@@ -17,7 +17,7 @@ from nightshift.contracts.metrics import METRICS
 from nightshift.errors import NightshiftError
 
 if TYPE_CHECKING:
-    from nightshift.training.evaluation import Matrix, Vector
+    from nightshift.models.arrays import Matrix, Vector
     from nightshift.training.statistics.block_bootstrap import Days, Statistic
 
 N_DRAWS = 2_000

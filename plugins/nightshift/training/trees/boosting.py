@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import lightgbm as lgb
     import pyarrow as pa
 
-    from nightshift.training.evaluation import Matrix, Vector
+    from nightshift.models.arrays import Matrix, Vector
 
     Rows = tuple[Matrix | pa.Table, Vector]
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from dask.distributed import Client
 
-    from nightshift.training.evaluation import Matrix, Vector
+    from nightshift.models.arrays import Matrix, Vector
     from nightshift.training.trees.boosting import Fit, FitPlan
 
 
