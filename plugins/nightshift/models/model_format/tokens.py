@@ -39,7 +39,7 @@ def refused(problem: str, expected: str, got: str) -> ModelTextError:
 
 
 def parse_fields(lines: list[str], names: list[str], where: str) -> dict[str, str]:
-    """Return the values of ``name=value`` lines, which must have exactly these names in this order.
+    """Return the values of ``name=value`` lines of exactly these names, in this order.
 
     Raises:
         ModelTextError: A line is missing, repeated, unknown or out of order.
@@ -52,7 +52,8 @@ def parse_fields(lines: list[str], names: list[str], where: str) -> dict[str, st
             ", ".join(names),
             ", ".join(line_names),
         )
-    return {name: line.partition("=")[2] for name, line in zip(names, lines, strict=True)}
+    values = [line.partition("=")[2] for line in lines]
+    return dict(zip(names, values, strict=True))
 
 
 def parse_integers(text: str, where: str, n: int | None = None) -> list[int]:
@@ -105,11 +106,13 @@ def _split(
 ) -> list[str]:
     """Return the words of a line that has a form, and the required count of words."""
     if text and not form.fullmatch(text):
+        beginning = text[:40]
         raise refused(
             f"{where} holds something other than {expected}",
             expected,
-            text[:40],
+            beginning,
         )
+    # An empty line holds no word; ``split`` alone would give an empty one.
     words = text.split(" ") if text else []
     if n is not None and len(words) != n:
         raise refused(
