@@ -19,7 +19,8 @@ from nightshift.models.model_format.trees import (
     NAN_MISSING,
     ZERO_MISSING,
 )
-from nightshift.models.shapley.tree_arrays import LEFT, N_CONSTANTS, RIGHT
+from nightshift.models.shapley.tree_arrays import N_CONSTANTS
+from nightshift.models.shapley.tree_walk import LEFT, RIGHT
 
 if TYPE_CHECKING:
     from nightshift.models.arrays import Integers, Matrix, Vector
@@ -119,9 +120,8 @@ def explain(  # noqa: C901, PLR0912, PLR0913, PLR0915, PLR0917
                         for lane in range(LANES):
                             x = value[f, lane]
                             is_missing = x != x or x == 0.0  # noqa: PLR0124
-                            side_taken[node, lane] = (
-                                default if is_missing else (LEFT if x <= limit else RIGHT)
-                            )
+                            goes = LEFT if x <= limit else RIGHT
+                            side_taken[node, lane] = default if is_missing else goes
                     else:
                         # Where nothing counts as missing, LightGBM reads NaN as zero.
                         if missing != NAN_MISSING:
@@ -129,16 +129,15 @@ def explain(  # noqa: C901, PLR0912, PLR0913, PLR0915, PLR0917
                         for lane in range(LANES):
                             x = value[f, lane]
                             is_missing = x != x  # noqa: PLR0124
-                            side_taken[node, lane] = (
-                                default if is_missing else (LEFT if x <= limit else RIGHT)
-                            )
+                            goes = LEFT if x <= limit else RIGHT
+                            side_taken[node, lane] = default if is_missing else goes
                 above = same_feature_above[at]
                 if above >= 0:
                     side = side_above[at]
                     for lane in range(LANES):
-                        side_taken[node, lane] = (
-                            side_taken[node, lane] if side_taken[above, lane] == side else _OFF_PATH
-                        )
+                        goes = side_taken[node, lane]
+                        is_on_path = side_taken[above, lane] == side
+                        side_taken[node, lane] = goes if is_on_path else _OFF_PATH
             for point in range(n_points[tree]):
                 known = constants_start[tree] + point * n_nodes * N_CONSTANTS
                 for lane in range(LANES):
@@ -152,16 +151,16 @@ def explain(  # noqa: C901, PLR0912, PLR0913, PLR0915, PLR0917
                         on, off = constants[c], constants[c + 1]
                         for lane in range(LANES):
                             goes = side_taken[node, lane]
-                            path[left_node, lane] = path[node, lane] * (
-                                on if goes == LEFT else (off if goes == RIGHT else 1.0)
-                            )
+                            other = off if goes == RIGHT else 1.0
+                            factor = on if goes == LEFT else other
+                            path[left_node, lane] = path[node, lane] * factor
                     if right_node < n_nodes:
                         on, off = constants[c + 3], constants[c + 4]
                         for lane in range(LANES):
                             goes = side_taken[node, lane]
-                            path[right_node, lane] = path[node, lane] * (
-                                on if goes == RIGHT else (off if goes == LEFT else 1.0)
-                            )
+                            other = off if goes == LEFT else 1.0
+                            factor = on if goes == RIGHT else other
+                            path[right_node, lane] = path[node, lane] * factor
                 # Up: the sum over the leaves below each node replaces the product, and adds to the
                 # total of the node's feature. The four cases (which children are leaves) are
                 # written out: a test per lane would keep the loops from becoming vector
@@ -179,42 +178,36 @@ def explain(  # noqa: C901, PLR0912, PLR0913, PLR0915, PLR0917
                             goes = side_taken[node, lane]
                             sum_l, sum_r = path[left_node, lane], path[right_node, lane]
                             path[node, lane] = sum_l + sum_r
-                            gain_l = (
-                                worth_l if goes == LEFT else (worth_out if goes == RIGHT else 0.0)
-                            )
-                            gain_r = (
-                                worth_r if goes == RIGHT else (worth_out if goes == LEFT else 0.0)
-                            )
+                            out_l = worth_out if goes == RIGHT else 0.0
+                            out_r = worth_out if goes == LEFT else 0.0
+                            gain_l = worth_l if goes == LEFT else out_l
+                            gain_r = worth_r if goes == RIGHT else out_r
                             total[f, lane] += sum_l * gain_l + sum_r * gain_r
                     elif left_node < n_nodes:
                         for lane in range(LANES):
                             goes = side_taken[node, lane]
                             sum_l = path[left_node, lane]
-                            sum_r = path[node, lane] * (
-                                on_r if goes == RIGHT else (off_r if goes == LEFT else gone_r)
-                            )
+                            other = off_r if goes == LEFT else gone_r
+                            factor = on_r if goes == RIGHT else other
+                            sum_r = path[node, lane] * factor
                             path[node, lane] = sum_l + sum_r
-                            gain_l = (
-                                worth_l if goes == LEFT else (worth_out if goes == RIGHT else 0.0)
-                            )
-                            gain_r = (
-                                worth_r if goes == RIGHT else (worth_out if goes == LEFT else 0.0)
-                            )
+                            out_l = worth_out if goes == RIGHT else 0.0
+                            out_r = worth_out if goes == LEFT else 0.0
+                            gain_l = worth_l if goes == LEFT else out_l
+                            gain_r = worth_r if goes == RIGHT else out_r
                             total[f, lane] += sum_l * gain_l + sum_r * gain_r
                     elif right_node < n_nodes:
                         for lane in range(LANES):
                             goes = side_taken[node, lane]
-                            sum_l = path[node, lane] * (
-                                on_l if goes == LEFT else (off_l if goes == RIGHT else gone_l)
-                            )
+                            other = off_l if goes == RIGHT else gone_l
+                            factor = on_l if goes == LEFT else other
+                            sum_l = path[node, lane] * factor
                             sum_r = path[right_node, lane]
                             path[node, lane] = sum_l + sum_r
-                            gain_l = (
-                                worth_l if goes == LEFT else (worth_out if goes == RIGHT else 0.0)
-                            )
-                            gain_r = (
-                                worth_r if goes == RIGHT else (worth_out if goes == LEFT else 0.0)
-                            )
+                            out_l = worth_out if goes == RIGHT else 0.0
+                            out_r = worth_out if goes == LEFT else 0.0
+                            gain_l = worth_l if goes == LEFT else out_l
+                            gain_r = worth_r if goes == RIGHT else out_r
                             total[f, lane] += sum_l * gain_l + sum_r * gain_r
                     else:
                         # Two leaves: their sums depend on the side only, not on the lane.
@@ -224,12 +217,12 @@ def explain(  # noqa: C901, PLR0912, PLR0913, PLR0915, PLR0917
                         for lane in range(LANES):
                             goes = side_taken[node, lane]
                             product = path[node, lane]
-                            path[node, lane] = product * (
-                                both_l if goes == LEFT else (both_r if goes == RIGHT else both_gone)
-                            )
-                            total[f, lane] += product * (
-                                gain_l if goes == LEFT else (gain_r if goes == RIGHT else 0.0)
-                            )
+                            other = both_r if goes == RIGHT else both_gone
+                            factor = both_l if goes == LEFT else other
+                            path[node, lane] = product * factor
+                            out = gain_r if goes == RIGHT else 0.0
+                            gain = gain_l if goes == LEFT else out
+                            total[f, lane] += product * gain
         for lane in range(end - first):
             for f in range(n_features):
                 added[first + lane, f] = total[f, lane]
