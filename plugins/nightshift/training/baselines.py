@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from nightshift.contracts.model_spec import ModelSpec
+    from nightshift.models.arrays import Matrix, Vector
     from nightshift.models.predictions import Predictions
     from nightshift.models.signature import Signature
-    from nightshift.models.arrays import Matrix, Vector
 
 
 MAXIMUM_ROWS = 50_000

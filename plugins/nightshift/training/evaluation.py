@@ -22,11 +22,10 @@ from nightshift.models.signature import numbers
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from nightshift.models.arrays import Mask, Vector
-
     from nightshift.contracts.model_spec import ModelSpec
     from nightshift.contracts.promotion_spec import Fairness, Slice
     from nightshift.contracts.scoring_spec import FallbackRule
+    from nightshift.models.arrays import Mask, Vector
 
 CALIBRATION_BINS = 10
 

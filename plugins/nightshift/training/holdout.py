@@ -33,9 +33,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from nightshift.contracts.model_spec import ModelSpec
+    from nightshift.models.arrays import Vector
     from nightshift.models.predictions import Predictions
     from nightshift.models.trained_model import TrainedModel
-    from nightshift.models.arrays import Vector
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from nightshift.quality.drift_statistics import SAME_NUMBER
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from nightshift.models.signature import Signature
     from nightshift.models.arrays import Vector
+    from nightshift.models.signature import Signature
 
 
 BINS = 10

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from nightshift.contracts.model_spec import ModelSpec
-    from nightshift.models.signature import Signature
     from nightshift.models.arrays import Vector
+    from nightshift.models.signature import Signature
 
 
 MAXIMUM_ROWS = 20_000

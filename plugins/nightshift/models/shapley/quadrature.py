@@ -61,6 +61,7 @@ def _point(n: int, i: int) -> tuple[float, float]:
         root -= value / slope
     # The slope at the root itself, not at the last approximation of it.
     _, slope = _legendre(n, root)
+    # On [-1, 1] the weight is twice as large.
     weight = 1 / ((1 - root * root) * slope * slope)
     point = (1 - root) / 2
     return float(point), float(weight)

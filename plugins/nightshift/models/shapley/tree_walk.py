@@ -57,6 +57,7 @@ def walk_down(tree: Tree) -> list[WalkedNode]:
     stack = [_Step(0, {}, 1.0)]
     while stack:
         node, splits, cover_ratio = stack.pop()
+        index = len(nodes)
         feature = tree.features[node]
         above, side_above, before = splits.get(feature, (-1, 0, 1.0))
         shares = [float(above >= 0), before]
@@ -75,7 +76,8 @@ def walk_down(tree: Tree) -> list[WalkedNode]:
             child_ratio = cover_ratio * part
             weight = 1.0
             if is_node:
-                child_splits = {**splits, feature: (len(nodes), side, share)}
+                # Nodes below that test this feature again start from this share.
+                child_splits = {**splits, feature: (index, side, share)}
                 stack.append(_Step(child, child_splits, child_ratio))
             else:
                 weight = child_ratio * tree.leaf_values[~child]

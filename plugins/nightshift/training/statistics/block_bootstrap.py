@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from nightshift.errors import NightshiftError
-from nightshift.models.calibration import EDGE
 from nightshift.models.arrays import Integers, Mask, Matrix, Vector
+from nightshift.models.calibration import EDGE
 from nightshift.training.evaluation import calibration_bins
 
 if TYPE_CHECKING:
