@@ -12,8 +12,8 @@ from nightshift.registry.checks import Criterion, at_most, not_applicable, passe
 from nightshift.training.evaluation import slice_masks
 
 if TYPE_CHECKING:
-    from nightshift.registry.promotion_context import PromotionContext
     from nightshift.models.arrays import Matrix, Vector
+    from nightshift.registry.promotion_context import PromotionContext
 
 _MINIMUM_GROUPS = 2
 

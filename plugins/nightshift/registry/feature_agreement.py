@@ -6,7 +6,6 @@ import datetime as dt
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from nightshift.models.signature import encode
 from nightshift.training.feature_query import select_rows
@@ -16,8 +15,8 @@ from nightshift.warehouse.fast_io.arrow_io import read_arrow
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from nightshift.registry.promotion_context import PromotionContext
     from nightshift.models.arrays import Integers, Mask, Matrix
+    from nightshift.registry.promotion_context import PromotionContext
 
 DAY_ROWS = 1_000
 """Maximum number of rows of a day that are compared, evenly spaced."""

@@ -12,17 +12,17 @@ from nightshift.models.calibration import log_odds_of
 from nightshift.registry.checks import Criterion, at_most, not_applicable, passed_if
 from nightshift.training.evaluation import slice_masks
 from nightshift.training.statistics.block_bootstrap import calibration_error, ratio
+from nightshift.training.statistics.calibration_slope import slope_estimate
 from nightshift.training.statistics.confidence_intervals import (
     Estimate,
     NoEstimateError,
     difference,
     holm,
-    slope_estimate,
 )
 
 if TYPE_CHECKING:
-    from nightshift.registry.promotion_context import PromotionContext
     from nightshift.models.arrays import Matrix, Vector
+    from nightshift.registry.promotion_context import PromotionContext
 
 RELATIVE_MARGIN = 0.1
 """Share of the champion's advantage over the prior that a challenger may lose."""

@@ -13,7 +13,8 @@ from nightshift.training.evaluation import overall
 from nightshift.training.holdout import train_rows
 from nightshift.training.splits import WindowError, check_window, rows_of, split_window
 from nightshift.training.statistics.block_bootstrap import Days
-from nightshift.training.statistics.confidence_intervals import NoEstimateError, slope_estimate
+from nightshift.training.statistics.calibration_slope import slope_estimate
+from nightshift.training.statistics.confidence_intervals import NoEstimateError
 
 N_DAYS, ROWS_A_DAY = 30, 40
 DAYS = np.repeat(np.arange(N_DAYS), ROWS_A_DAY)
