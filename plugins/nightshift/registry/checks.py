@@ -105,14 +105,14 @@ def passed_if(
         reason: One sentence for people.
         facts: Further measurements.
     """
-    number: float | None
-    interval = None
+    number = interval = None
     if isinstance(measured, Estimate):
         number = measured.value
         interval = (measured.low, measured.high)
         facts = {"n_days": measured.n_days, **facts}
-    else:
-        number = measured
+    elif measured is not None:
+        # A count is recorded as a number like all others.
+        number = float(measured)
     verdict = CriterionVerdict.PASSED if is_passed else CriterionVerdict.FAILED
     return Criterion(name, verdict, reason, limit, number, interval, facts)
 
