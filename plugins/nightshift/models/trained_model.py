@@ -23,7 +23,7 @@ from nightshift.models.booster import (
 from nightshift.models.calibration import apply_calibration, sigmoid
 from nightshift.models.golden import Golden, golden_rows
 from nightshift.models.model_document import FORMAT, read_document, seal
-from nightshift.models.model_format.reader import ParsedModel, read_model
+from nightshift.models.model_format.reader import read_model
 from nightshift.models.model_format.tokens import refused
 from nightshift.models.predictions import Predictions
 from nightshift.models.sandboxed_load import check_in_child
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from nightshift.models.arrays import Integers, Matrix, Vector
+    from nightshift.models.model_format.trees import Tree
 
 
 _UNREADABLE = (
@@ -170,13 +171,13 @@ class TrainedModel:
         return sha256("".join(digests).encode()).hexdigest()
 
     def _golden_answers(self) -> Golden:
-        matrix = golden_rows(self.parsed.trees, self.signature)
+        matrix = golden_rows(self.trees, self.signature)
         raw = predict_raw(self.booster, matrix)
         added = contributions(self.booster, matrix)
         return Golden.of(matrix, raw, added, self.from_raw(raw).probability)
 
     @cached_property
-    def parsed(self) -> ParsedModel:
+    def trees(self) -> list[Tree]:
         """Return the trees as plain lists, parsed once for the loader, engines and reasons.
 
         Raises:
@@ -195,7 +196,7 @@ class TrainedModel:
             ModelTextError: The text is refused; its subclasses report a dead child process or
                 different answers.
         """
-        self.parsed  # noqa: B018  (an unchecked text may end this process in LightGBM)
+        self.trees  # noqa: B018  (an unchecked text may end this process in LightGBM)
         if self.golden is None:
             return load_checked(self.text)
         check_in_child(self.text, self.golden, library_path())

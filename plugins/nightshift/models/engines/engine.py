@@ -83,7 +83,7 @@ class AcceleratedEngine:
         from nightshift.models.engines.quickscorer import QuickScorer
 
         self._model = model
-        self._scorer = QuickScorer(model.parsed.trees)
+        self._scorer = QuickScorer(model.trees)
         if model.golden is None:
             raise ValueError("the model has no golden scores")
         # The proof was made on the machine that trained; these scores are compared on this one.

@@ -42,7 +42,7 @@ def prove_engines(model: TrainedModel, rows: pa.Table) -> dict[str, Any]:
     raw = predict_raw(model.booster, matrix)
     proof = {
         "version": VERSION,
-        "objection": _compare(model.parsed.trees, matrix, raw),
+        "objection": _compare(model.trees, matrix, raw),
     }
     return {
         "n_rows": len(raw),

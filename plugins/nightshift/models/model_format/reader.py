@@ -8,7 +8,6 @@ docs/adr/0016-loading-a-model.md.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 from nightshift.models.model_format.tokens import (
     parse_fields,
@@ -27,7 +26,11 @@ _START = "tree\nversion=v4\n"
 _AFTER_TREES = "end of trees\n\nfeature_importances:\n"
 # Codes of levels come from the signature, so a model of ours has no raw category values.
 _END = "\nend of parameters\n\npandas_categorical:null\n"
-_ONE_SCORE_PER_ROW = {"num_class": "1", "num_tree_per_iteration": "1", "label_index": "0"}
+_ONE_SCORE_PER_ROW = {
+    "num_class": "1",
+    "num_tree_per_iteration": "1",
+    "label_index": "0",
+}
 _MONOTONE = "monotone_constraints"
 _HEADER_LINES = [
     *_ONE_SCORE_PER_ROW,
@@ -60,21 +63,8 @@ _OBJECTIVE = re.compile(
 _PARAMETER = re.compile(r"\[[a-z_0-9]+: [\w.,+\-\[\] ]*\]", re.ASCII)
 
 
-@dataclass(frozen=True)
-class ParsedModel:
-    """A text model that passed all checks.
-
-    Attributes:
-        names: Feature names, in the order of the matrix' columns.
-        trees: At least one.
-    """
-
-    names: list[str]
-    trees: list[Tree]
-
-
-def read_model(text: str, names: list[str] | None = None) -> ParsedModel:
-    """Parse a text model and refuse it if its parts do not fit together.
+def read_model(text: str, names: list[str] | None = None) -> list[Tree]:
+    """Return the trees of a text model, at least one; refuse it if its parts do not fit together.
 
     Args:
         text: A text model of LightGBM's version 4 format, with one raw score per row.
@@ -100,6 +90,7 @@ def read_model(text: str, names: list[str] | None = None) -> ParsedModel:
         )
     header = _read_header(header_text.split("\n"))
     own_names = _read_names(header, names)
+    # The length of each tree, from ``Tree=`` to the next.
     sizes = parse_integers(header["tree_sizes"], "tree_sizes")
     # A size below 1 would let the parser read backwards.
     if not 1 <= len(sizes) <= MAX_TREES or min(sizes) < 1:
@@ -112,8 +103,7 @@ def read_model(text: str, names: list[str] | None = None) -> ParsedModel:
     # The end first: a truncated file is refused before all its trees are parsed.
     end = body[sum(sizes) :]
     _check_after_trees(end, own_names)
-    trees = _read_trees(body, sizes, len(own_names))
-    return ParsedModel(own_names, trees)
+    return _read_trees(body, sizes, len(own_names))
 
 
 def _read_header(lines: list[str]) -> dict[str, str]:

@@ -75,7 +75,7 @@ def _checked_kernel(model: TrainedModel) -> Callable[[Matrix], Matrix]:
     """
     import numpy as np
 
-    explain = shapley_kernel(model.parsed.trees)
+    explain = shapley_kernel(model.trees)
     if model.golden is not None:
         expected = np.array(model.golden.contributions)[:, :-1]
         difference = np.abs(explain(model.golden.matrix) - expected).max()
