@@ -11,6 +11,7 @@ import numpy as np
 
 from nightshift.models.calibration import log_odds_of
 from nightshift.registry.checks import Criterion, at_most, not_applicable, passed_if
+from nightshift.training.baselines import NAMES
 from nightshift.training.evaluation import slice_masks
 from nightshift.training.statistics.block_bootstrap import calibration_error, ratio
 from nightshift.training.statistics.calibration_slope import slope_estimate
@@ -103,7 +104,7 @@ def baselines(context: PromotionContext) -> Iterator[Criterion]:
     """
     promotion = context.spec.promotion
     minimum = promotion.minimum_gain_over_baseline
-    for baseline in context.baselines:
+    for baseline in NAMES:
         name, gain = f"baseline[{baseline}]", context.gain(baseline)
         text = f"The gain in {promotion.metric} over the {baseline} baseline is {_text(gain)}"
         if baseline in ("prior", "rule"):
