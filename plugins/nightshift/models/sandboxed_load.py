@@ -95,7 +95,7 @@ def check_in_child(text: str, golden: Golden, library: Path) -> None:
         GoldenError: The answers differ.
         ModelTextError: LightGBM refuses the text.
     """
-    # The library's path is part of it: another version of LightGBM must prove the text again.
+    # A proof counts for the library that the child has loaded.
     digest = sha256(f"{library} {text}".encode()).hexdigest()
     if digest in _proved:
         return

@@ -103,7 +103,7 @@ def draw_lift(label: Vector, predicted: Lines) -> str:
     mean = float(label.mean())
     is_binary = bool(np.isin(label, (0.0, 1.0)).all())
     scale, unit = mean, "times the mean"
-    # A regression's mean may be 0 or negative: it is shown in its own unit.
+    # A regression is shown in its own unit, and no mean of 0 is a scale.
     if not is_binary or mean <= 0:
         scale, unit = 1.0, "outcome"
     figure, (axes,) = _canvas(1, 5.2, 4.2)

@@ -52,7 +52,8 @@ def _point(n: int, i: int) -> tuple[float, float]:
         n: Number of points.
         i: Number of the point. The largest root is number 0, so the points rise.
     """
-    # Tricomi's approximation, rounded: the last digits of a cosine differ between machines.
+    # The main term of Tricomi's approximation. It is rounded, since the last digits of a cosine
+    # differ between machines.
     angle = math.pi * (i + 0.75) / (n + 0.5)
     start = round(math.cos(angle), 6)
     root = Decimal(start)

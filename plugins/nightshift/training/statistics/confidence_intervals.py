@@ -72,7 +72,7 @@ class Estimate:
         """Return the true value that is detected above 0 with ``power`` at this confidence."""
         from scipy.stats import t
 
-        # Both must hold: the bound excludes 0, and the estimate reaches the bound.
+        # So far above 0 that the lower bound stays above 0 in that share of all samples.
         student = t(self.n_days - 1)
         n_errors = student.ppf(confidence) + student.ppf(power)
         return float(n_errors * self.standard_error)

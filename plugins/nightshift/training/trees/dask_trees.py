@@ -179,7 +179,7 @@ def _distributed(client: Client, rows: pa.Table, label: Vector) -> tuple[Any, An
     """
     import dask.array as da
 
-    # Workers in a fixed order, each with consecutive rows, as far as LightGBM lets us fix it.
+    # A fixed order of ours; LightGBM numbers the workers anew in each fit all the same.
     workers = sorted(client.scheduler_info(n_workers=-1)["workers"])
     n_rows = len(label)
     share = math.ceil(n_rows / len(workers))
