@@ -72,7 +72,7 @@ def superiority(context: PromotionContext) -> Criterion:
         and age >= stale_after
         # Without any difference the challenger is the champion's equal: a copy retires nobody.
         and gain.standard_error > 0
-        # Only a stale champion asks for the margin: it may need the prior, fitted on all rows.
+        # Only a stale champion asks for the margin, which may need the gain on the prior.
         and gain.low >= -_margin(context, promotion.non_inferiority_margin, RELATIVE_MARGIN)
     )
     reason = (
