@@ -22,12 +22,12 @@ def verdict(name: str, value: float, low: float, high: float, minimum: float = 0
     gain = Estimate(value, low, high, (high - low) / 4, 7)
     context = SimpleNamespace(
         spec=SimpleNamespace(promotion=declared),
-        baselines=[name],
         gain=lambda _: gain,
         advantage=0.196,
     )
-    (criterion,) = baselines(cast("PromotionContext", context))
-    return criterion.verdict.value
+    criteria = {part.name: part for part in baselines(cast("PromotionContext", context))}
+    assert len(criteria) == 4
+    return criteria[f"baseline[{name}]"].verdict.value
 
 
 @pytest.mark.parametrize("name", ["linear", "tree"])
