@@ -12,10 +12,10 @@ import typer
 from examples.flights.stopwatch import Stopwatch
 from nightshift.cli.arguments import command_run
 from nightshift.cli.console import print_table
+from nightshift.contracts.dbt_variables import lookback_days
 from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.contracts.run import RunContext
 from nightshift.settings import PROJECT_ROOT, load_admin_settings
-from nightshift.warehouse.ledger import LOOKBACK_DAYS
 
 if TYPE_CHECKING:
     from nightshift.backtest.walk_forward import MonthResult
@@ -127,7 +127,7 @@ def load_year(
         ingest(settings, "flight_outcomes", last_outcomes, run)
     partitions = days
     if days.first != YEAR.first:
-        partitions = PartitionRange(days.first.shift(LOOKBACK_DAYS), days.last)
+        partitions = PartitionRange(days.first.shift(lookback_days()), days.last)
     with watch.step(f"features of {len(partitions)} nights in one range"):
         build_features(settings, partitions, run)
 

@@ -10,14 +10,12 @@ from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from nightshift.contracts.datasets import DatasetContract, Delivery
+from nightshift.contracts.dbt_variables import lookback_days
 from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.errors import NightshiftError
 
 if TYPE_CHECKING:
     from nightshift.warehouse.connection import Connection
-
-LOOKBACK_DAYS = 28
-"""Partitions before a partition that its features may need. Source: docs/adr/0001-time.md."""
 
 
 class MissingDropError(NightshiftError):
@@ -70,11 +68,11 @@ def raw_versions(
 def lookback_of(contract: DatasetContract, partition: Partition) -> list[dt.date]:
     """Return the days of a dataset that a partition needs; none for reference data.
 
-    These are the partition and its last 28 days, but no day before the dataset's history.
+    These are the partition and the days of its look-back, but no day before the dataset's history.
     """
     if contract.delivery is not Delivery.DAILY:
         return []
-    first = max(contract.history_start, partition.shift(-LOOKBACK_DAYS).day)
+    first = max(contract.history_start, partition.shift(-lookback_days()).day)
     return [first + dt.timedelta(days=i) for i in range((partition.day - first).days + 1)]
 
 
