@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.warehouse.connection import label_queries
 from nightshift.warehouse.fast_io.arrow_io import read_arrow
+from nightshift.warehouse.relations.columns import table_columns
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -55,7 +56,7 @@ class TrainingQuery:
 
         # All columns of the view are kept: slices, the rule and later specs read more than the
         # features.
-        names = relation_columns(self.conn, "features", self.spec.feature_table)
+        names = sorted(table_columns(self.conn, "features", self.spec.feature_table))
         columns = [sql.Identifier("f", name) for name in names if name not in LOAD_COLUMNS]
         return sql.SQL(
             """
@@ -189,17 +190,6 @@ def feature_as_of(conn: Connection, spec: ModelSpec, partition: Partition) -> dt
     ).format(sql.Identifier(spec.feature_table))
     row = conn.execute(query, [spec.features_dataset, partition.day]).fetchone()
     return (row and row[0]) or partition.cutoff
-
-
-def relation_columns(conn: Connection, schema: str, relation: str) -> list[str]:
-    """Return the columns of a relation by name; none if it does not exist."""
-    query = """
-        select attname from pg_attribute
-        where attrelid = to_regclass(format('%%I.%%I', %s::text, %s::text))
-            and attnum > 0 and not attisdropped
-        order by attname
-    """
-    return [str(name) for (name,) in conn.execute(query, [schema, relation])]
 
 
 def _in_sample(key: sql.Composable, share: float) -> sql.Composable:

@@ -17,6 +17,7 @@ from nightshift.failpoints import Failpoint, hit
 from nightshift.warehouse.connection import CANCEL_TIMEOUT_SECONDS, connect, lose
 from nightshift.warehouse.fast_io.arrow_io import as_csv, copy_statement, first_line, streaming
 from nightshift.warehouse.faults import fault_of
+from nightshift.warehouse.relations.columns import table_columns
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -178,8 +179,10 @@ def _copy(conn: Connection, stream: _Stream) -> int:
     first = next(source, None)
     if first is None:
         return 0
-    types = _column_types(conn, stream.schema, stream.table)
-    columns = {name: types[name] for name in first.column_names}
+    existing = table_columns(conn, stream.schema, stream.table)
+    types = {name: column.type_name for name, column in existing.items()}
+    # The server names what is missing when it gets the statement.
+    columns = {name: types.get(name, "unknown") for name in first.column_names}
     encoder = _encoder(columns)
     tables = chain([first], source)
     parts = _binary_parts(*encoder, tables) if encoder else map(as_csv, tables)
@@ -190,19 +193,6 @@ def _copy(conn: Connection, stream: _Stream) -> int:
             for part in parts:
                 copy.write(part)
         return cursor.rowcount
-
-
-def _column_types(conn: Connection, schema: str, table: str) -> dict[str, str]:
-    """Return PostgreSQL's type of each column of a table, by name."""
-    rows = conn.execute(
-        """
-        select attname, typname from pg_attribute join pg_type on pg_type.oid = atttypid
-        where attrelid = format('%%I.%%I', %s::text, %s::text)::regclass
-            and attnum > 0 and not attisdropped
-        """,
-        [schema, table],
-    )
-    return dict(rows.fetchall())
 
 
 def _encoder(columns: dict[str, str]) -> tuple[pa.Schema, ArrowToPostgresBinaryEncoder] | None:
