@@ -12,10 +12,10 @@ import typer
 from examples.flights.stopwatch import Stopwatch
 from nightshift.cli.arguments import command_run
 from nightshift.cli.console import print_table
-from nightshift.contracts.dbt_variables import lookback_days
 from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.contracts.run import RunContext
 from nightshift.settings import PROJECT_ROOT, load_admin_settings
+from nightshift.warehouse.ledger import lookback_days
 
 if TYPE_CHECKING:
     from nightshift.backtest.walk_forward import MonthResult

@@ -14,11 +14,11 @@ from nightshift.cli.arguments import command_run
 from nightshift.cli.data.backfill import build_features, ingest_datasets
 from nightshift.cli.models.train import train_and_decide
 from nightshift.cli.services.migrate import set_up
-from nightshift.contracts.dbt_variables import lookback_days
 from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.contracts.run import RunContext
 from nightshift.errors import ServiceError
 from nightshift.settings import default_home, load_admin_settings
+from nightshift.warehouse.ledger import lookback_days
 
 if TYPE_CHECKING:
     from nightshift.contracts.model_spec import ModelSpec
@@ -73,7 +73,8 @@ def load_history(
     watch: Stopwatch,
 ) -> None:
     """Create a warehouse and load a history into it, up to one trained champion per model."""
-    first_raw_day = max(history.first.shift(-lookback_days()), REFERENCE_DAY.first)
+    first_needed = history.first.shift(-lookback_days())
+    first_raw_day = max(first_needed, REFERENCE_DAY.first)
     raw = PartitionRange(first_raw_day, history.last)
     with watch.step("Create the warehouse and the bucket"):
         set_up(settings)

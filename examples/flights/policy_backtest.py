@@ -14,9 +14,9 @@ from examples.flights.policy_report import headers, policy_cells, staleness_rows
 from examples.flights.stopwatch import Stopwatch
 from nightshift.cli.arguments import command_run
 from nightshift.cli.console import print_table
-from nightshift.contracts.dbt_variables import lookback_days
 from nightshift.contracts.partitions import PartitionRange
 from nightshift.contracts.run import RunContext
+from nightshift.warehouse.ledger import lookback_days
 
 if TYPE_CHECKING:
     from nightshift.backtest.nightly_models import NightlyModels
@@ -99,7 +99,9 @@ def needed_days(specs: Sequence[ModelSpec], partitions: PartitionRange) -> Parti
     """Return the days that the nights need: the first model's window and its look-back."""
     windows = [spec.training.window_days + spec.label.maturity_days for spec in specs]
     n_days = max(windows) + 2 + lookback_days()
-    return PartitionRange(max(YEAR.first, partitions.first.shift(-n_days)), partitions.last)
+    # Upstream has no flights of an earlier year.
+    first = max(YEAR.first, partitions.first.shift(-n_days))
+    return PartitionRange(first, partitions.last)
 
 
 def open_fleet(

@@ -9,11 +9,10 @@ import pytest
 import yaml
 
 from nightshift.contracts.datasets import load_contracts
-from nightshift.contracts.dbt_variables import lookback_days
 from nightshift.contracts.partitions import Partition
 from nightshift.errors import SettingsError
 from nightshift.settings import PROJECT_ROOT
-from nightshift.warehouse.ledger import lookback_of
+from nightshift.warehouse.ledger import lookback_days, lookback_of
 
 PROJECT = PROJECT_ROOT / "dbt_project"
 VARIABLES = yaml.safe_load((PROJECT / "dbt_project.yml").read_text(encoding="utf-8"))["vars"]

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
-from nightshift.errors import SettingsError
 from nightshift.settings import PROJECT_ROOT
 
 
@@ -33,24 +32,3 @@ def _variables(folder: Path) -> Mapping[str, object]:
 
     document = yaml.safe_load((folder / "dbt_project.yml").read_text(encoding="utf-8"))
     return document.get("vars") or {}
-
-
-def lookback_days() -> int:
-    """Return how many partitions before its own a feature may need.
-
-    Trailing windows reach back that far, and a partition waits for the drops of these days. Source:
-    docs/adr/0001-time.md.
-
-    Raises:
-        SettingsError: The variable is missing, or is no whole number from 1 on.
-    """
-    days = dbt_variable("lookback_days")
-    # True is an integer in Python, and no number of days.
-    if not isinstance(days, int) or isinstance(days, bool) or days < 1:
-        raise SettingsError(
-            "The look-back of the dbt project is no number of days.",
-            expected="vars.lookback_days, a whole number from 1 on",
-            got=repr(days),
-            todo=f"Correct it in {dbt_folder() / 'dbt_project.yml'}.",
-        )
-    return days

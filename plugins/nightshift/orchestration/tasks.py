@@ -16,7 +16,6 @@ from airflow.sdk import task
 from airflow.sdk.exceptions import AirflowSkipException
 
 from nightshift.contracts.datasets import DatasetContract, Delivery, load_contract, read_contracts
-from nightshift.contracts.dbt_variables import lookback_days
 from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.errors import NightshiftError, StaleTokenError
 from nightshift.orchestration.post_conditions import count_shard, require_published, require_row
@@ -24,6 +23,7 @@ from nightshift.orchestration.reruns import loads_without_outcome, lost_tries_er
 from nightshift.orchestration.task_scope import TaskScope, task_scope, waiting
 from nightshift.orchestration.upstream import drop_wait, fail_on_permanent_holes, require_runnable
 from nightshift.warehouse.damage import VanishedRowsError
+from nightshift.warehouse.ledger import lookback_days
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nightshift.contracts.datasets import load_contracts
-from nightshift.contracts.dbt_variables import lookback_days
 from nightshift.contracts.partitions import Partition
 from nightshift.provenance.predictions import Prediction, feature_loads
 from nightshift.warehouse.connection import connect
 from nightshift.warehouse.dbt.project import column_descriptions
+from nightshift.warehouse.ledger import lookback_days
 
 if TYPE_CHECKING:
     import datetime as dt

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from nightshift.contracts.partitions import Partition
 from nightshift.errors import NightshiftError
+from nightshift.training.training_query import relation_columns
 from nightshift.training.training_set import published_loads
 from nightshift.transformation.feature_manifest import FeatureLoad, find_feature_load
 from nightshift.transformation.point_in_time_rebuild import RebuildCutoff, build_from
 from nightshift.warehouse.connection import connect
-from nightshift.warehouse.relations.columns import table_columns
 
 if TYPE_CHECKING:
     from nightshift.contracts.model_spec import ModelSpec
@@ -170,9 +170,7 @@ def _differing_columns(
 
     not_compared = {"load_id", spec.entity.key, "partition_date"}
     columns = [
-        name
-        for name in sorted(table_columns(conn, "pg_temp", BLIND_TABLE))
-        if name not in not_compared
+        name for name in relation_columns(conn, "pg_temp", BLIND_TABLE) if name not in not_compared
     ]
     # record_send compares bytes: two NaN are equal, and 0.0 differs from -0.0.
     column_differs = sql.SQL(

@@ -56,7 +56,7 @@ class TrainingQuery:
 
         # All columns of the view are kept: slices, the rule and later specs read more than the
         # features.
-        names = sorted(table_columns(self.conn, "features", self.spec.feature_table))
+        names = relation_columns(self.conn, "features", self.spec.feature_table)
         columns = [sql.Identifier("f", name) for name in names if name not in LOAD_COLUMNS]
         return sql.SQL(
             """
@@ -190,6 +190,11 @@ def feature_as_of(conn: Connection, spec: ModelSpec, partition: Partition) -> dt
     ).format(sql.Identifier(spec.feature_table))
     row = conn.execute(query, [spec.features_dataset, partition.day]).fetchone()
     return (row and row[0]) or partition.cutoff
+
+
+def relation_columns(conn: Connection, schema: str, relation: str) -> list[str]:
+    """Return the names of a relation's columns in alphabetical order; none if it does not exist."""
+    return sorted(table_columns(conn, schema, relation))
 
 
 def _in_sample(key: sql.Composable, share: float) -> sql.Composable:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import datetime as dt
 import json
 import logging
-from collections.abc import Collection
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
@@ -24,9 +23,8 @@ from nightshift.lake.snapshots import read_snapshot, write_snapshot
 from nightshift.models.signature import check_columns, numbers
 from nightshift.training.feature_query import refuse_damaged_features
 from nightshift.training.splits import check_window, split_window
-from nightshift.training.training_query import TrainingQuery, feature_as_of
+from nightshift.training.training_query import TrainingQuery, feature_as_of, relation_columns
 from nightshift.warehouse.connection import connect, lose
-from nightshift.warehouse.relations.columns import table_columns
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -209,10 +207,10 @@ def _refuse_unfit_relations(conn: Connection, spec: ModelSpec) -> None:
     label_relation, feature_view = f"marts.{spec.label.relation}", f"features.{spec.feature_table}"
     keys = {spec.entity.key, "partition_date"}
     label_names = keys | {"known_at", "superseded_at", spec.label.column}
-    label_columns = table_columns(conn, "marts", spec.label.relation)
+    label_columns = relation_columns(conn, "marts", spec.label.relation)
     _refuse_missing_columns(label_relation, label_names, label_columns)
 
-    columns = table_columns(conn, "features", spec.feature_table)
+    columns = relation_columns(conn, "features", spec.feature_table)
     _refuse_missing_columns(feature_view, keys | {"load_id", "as_of"}, columns)
     if spec.label.column in columns:
         raise TrainingSetError(
@@ -223,14 +221,14 @@ def _refuse_unfit_relations(conn: Connection, spec: ModelSpec) -> None:
         )
 
 
-def _refuse_missing_columns(relation: str, expected: set[str], columns: Collection[str]) -> None:
+def _refuse_missing_columns(relation: str, expected: set[str], columns: list[str]) -> None:
     """Refuse a relation without the expected columns; one without any does not exist."""
     missing = sorted(expected - set(columns))
     if missing:
         raise TrainingSetError(
             f"{relation} lacks {', '.join(missing)}.",
             expected=", ".join(sorted(expected)),
-            got=", ".join(sorted(columns)) or "no such relation",
+            got=", ".join(columns) or "no such relation",
             todo="Correct its dbt model, or the spec.",
             code="NS-TRAIN-004",
         )

@@ -32,6 +32,7 @@ def table_columns(conn: Connection, schema: str, relation: str) -> dict[str, Tab
     return {name: TableColumn(*values) for name, *values in rows}
 
 
+# The type without its modifier is what content hashes contain: it must stay as it is.
 _COLUMNS = """
 select
     a.attname,
