@@ -23,6 +23,7 @@ from nightshift.warehouse.dbt.invocation import DbtError, DbtProcessError, run_d
 from nightshift.warehouse.dbt.prediction_models import PREDICTION_MODELS
 from nightshift.warehouse.dbt.project import feature_views, parsed_project
 from nightshift.warehouse.dbt.runner import ensure_relations
+from nightshift.warehouse.relations.columns import table_columns
 
 if TYPE_CHECKING:
     from nightshift.contracts.run import RunContext
@@ -238,6 +239,25 @@ def test_dbt_makes_the_same_views_of_predictions_as_a_scoring_run(
     assert run.exit_code == 0, run.output
     assert len(run.results) == 3 * len(specs)
     assert [conn.execute(query.encode()).fetchall() for query in queries] == before
+
+
+def test_every_model_and_each_of_its_columns_is_described(
+    settings: Settings, conn: Connection
+) -> None:
+    ensure_relations(settings)
+    for spec in load_specs(settings.models_dir).values():
+        ensure_prediction_relations(conn, spec)
+
+    wrong = []
+    for model in parsed_project(settings).models.values():
+        columns = {name: column["description"] for name, column in model["columns"].items()}
+        existing = table_columns(conn, model["schema"], model["name"])
+        is_ephemeral = model["config"]["materialized"] == "ephemeral"
+        # An ephemeral model has no relation to compare with.
+        is_complete = is_ephemeral or columns.keys() == existing.keys()
+        if not (is_complete and columns and all(columns.values()) and model["description"]):
+            wrong.append(model["name"])
+    assert wrong == []
 
 
 def test_lineage_goes_from_predictions_and_labels_to_the_analysts_views(settings: Settings) -> None:
