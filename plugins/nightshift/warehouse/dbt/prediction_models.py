@@ -185,7 +185,7 @@ def _properties(spec: ModelSpec, view: PredictionView) -> dict[str, Any]:
         if column.data_type:
             typed["data_type"] = column.data_type
         columns.append({**typed, "description": _text(column.description)})
-    properties = {
+    properties: dict[str, Any] = {
         "name": f"{spec.name}_{view.suffix}",
         "description": _text(view.description),
         "columns": columns,
@@ -219,8 +219,13 @@ def _yaml(document: Mapping[str, Any]) -> str:
     import yaml
 
     # One line per column: a change of one is one line of a diff.
-    options = {"sort_keys": False, "allow_unicode": True, "default_flow_style": None}
-    text: str = yaml.safe_dump(document, width=sys.maxsize, **options)
+    text: str = yaml.safe_dump(
+        document,
+        sort_keys=False,
+        allow_unicode=True,
+        default_flow_style=None,
+        width=sys.maxsize,
+    )
     return text
 
 
