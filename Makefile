@@ -69,10 +69,11 @@ lint: install ## Check style, types, layers, SQL and YAML
 format: install ## Format the Python code
 	@$(BIN)/ruff check --fix . && $(BIN)/ruff format .
 
-docs: install ## Renew the generated pages: docs/DAGS.md, docs/specs.md, docs/schemas and docs/listeners.md
+docs: install ## Renew what is generated: docs/DAGS.md, docs/specs.md, docs/schemas, docs/listeners.md and dbt's models of predictions
 	@home=$$(mktemp -d) && trap 'rm -rf "$$home"' EXIT && \
 	    AIRFLOW_HOME="$$home" $(BIN)/python -m nightshift.orchestration.dag_docs dags docs/DAGS.md >/dev/null
 	@$(BIN)/python -m nightshift.contracts.reference_page docs
+	@$(BIN)/python -m nightshift.warehouse.dbt.prediction_models dags/models dbt_project
 	@$(BIN)/python -m tests.integration.local.listeners > docs/listeners.md
 
 backtest: install ## Report the model's quality for every month of 2013 from April on

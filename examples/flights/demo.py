@@ -18,6 +18,7 @@ from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.contracts.run import RunContext
 from nightshift.errors import ServiceError
 from nightshift.settings import default_home, load_admin_settings
+from nightshift.warehouse.ledger import lookback_days
 
 if TYPE_CHECKING:
     from nightshift.contracts.model_spec import ModelSpec
@@ -72,9 +73,8 @@ def load_history(
     watch: Stopwatch,
 ) -> None:
     """Create a warehouse and load a history into it, up to one trained champion per model."""
-    from nightshift.warehouse.ledger import LOOKBACK_DAYS
-
-    first_raw_day = max(history.first.shift(-LOOKBACK_DAYS), REFERENCE_DAY.first)
+    first_needed = history.first.shift(-lookback_days())
+    first_raw_day = max(first_needed, REFERENCE_DAY.first)
     raw = PartitionRange(first_raw_day, history.last)
     with watch.step("Create the warehouse and the bucket"):
         set_up(settings)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Iterable
 from enum import StrEnum
 from functools import lru_cache
 from pathlib import Path
@@ -273,6 +274,11 @@ class DatasetContract(NamedDocument):
     def columns_for(self, day: dt.date, declared: int) -> tuple[Column, ...] | None:
         """Return the columns of a file, None for an unknown version; as ``version_for``."""
         return self.columns_of(self.version_for(day, declared))
+
+
+def daily_contracts(contracts: Iterable[DatasetContract]) -> list[DatasetContract]:
+    """Return the contracts of datasets of which a drop is due each operating day."""
+    return [contract for contract in contracts if contract.delivery is Delivery.DAILY]
 
 
 @lru_cache(maxsize=64)

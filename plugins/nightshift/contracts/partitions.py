@@ -7,16 +7,14 @@ in UTC, half-open.
 from __future__ import annotations
 
 import datetime as dt
-import os
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cache, total_ordering
 from pathlib import Path
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+from nightshift.contracts.dbt_variables import dbt_folder, dbt_variable
 from nightshift.errors import NightshiftError
-from nightshift.settings import PROJECT_ROOT
 
 # Local time on the day after at which the knowledge of a partition ends at the earliest. Source:
 # docs/adr/0001-time.md.
@@ -52,15 +50,12 @@ def operating_timezone() -> str:
     Raises:
         TimezoneError: It names none that exists.
     """
-    return _timezone_of(os.environ.get("NIGHTSHIFT_DBT_PROJECT_DIR"))
+    return _timezone_of(dbt_folder())
 
 
 @cache
-def _timezone_of(dbt_project_dir: str | None) -> str:
-    path = Path(dbt_project_dir or PROJECT_ROOT / "dbt_project") / "dbt_project.yml"
-    text = path.read_text(encoding="utf-8")
-    line = re.search(r"^ +operating_timezone: *['\"]?([\w/+-]+)", text, re.MULTILINE)
-    name = line[1] if line else ""
+def _timezone_of(folder: Path) -> str:
+    name = str(dbt_variable("operating_timezone") or "")
     try:
         ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError):
@@ -68,7 +63,7 @@ def _timezone_of(dbt_project_dir: str | None) -> str:
             "The operating timezone does not exist.",
             expected="vars.operating_timezone with a name of the IANA database (Europe/Berlin)",
             got=name or "none",
-            todo=f"Correct it in {path}.",
+            todo=f"Correct it in {folder / 'dbt_project.yml'}.",
         ) from None
     return name
 

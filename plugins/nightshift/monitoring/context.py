@@ -222,7 +222,7 @@ class MonitoringContext:
         """Return the versions whose predictions are published, newest first; none for the rule."""
         from psycopg import sql
 
-        if not outcomes.columns_of(self.conn, "predictions", self.spec.name):
+        if not outcomes.has_predictions(self.conn, self.spec):
             return []
         query = sql.SQL(
             "select distinct model_version from {}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nightshift.contracts.datasets import Delivery, read_contracts
+from nightshift.contracts.datasets import daily_contracts, read_contracts
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,7 +27,7 @@ def data_quality_problems(
         datasets_dir: Contracts, which tell what is delivered daily.
     """
     contracts = read_contracts(datasets_dir).documents.values()
-    daily = [contract.dataset for contract in contracts if contract.delivery is Delivery.DAILY]
+    daily = [contract.dataset for contract in daily_contracts(contracts)]
     labels = f"marts/{spec.label.relation}"
     parameters = {
         "verdicts": f"monitoring/{spec.name}",

@@ -10,6 +10,7 @@ from nightshift.monitoring.maturity import LabelCount
 from nightshift.monitoring.trigger import loss_lag_days
 from nightshift.warehouse.connection import label_queries
 from nightshift.warehouse.fast_io.arrow_io import read_arrow
+from nightshift.warehouse.relations.columns import table_columns
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -186,8 +187,8 @@ def _labels(
     """Return a query of the labels as known, one row per entity; None before their tables exist."""
     from psycopg import sql
 
-    label_columns = columns_of(conn, "marts", spec.label.relation)
-    if not label_columns or not columns_of(conn, "predictions", spec.name):
+    label_columns = table_columns(conn, "marts", spec.label.relation)
+    if not label_columns or not has_predictions(conn, spec):
         return None
     pointer = sql.Composed([])
     if "load_id" in label_columns:
@@ -216,13 +217,6 @@ def _labels(
     )
 
 
-def columns_of(conn: Connection, schema: str, relation: str) -> set[str]:
-    """Return the columns of a relation; none if it does not exist."""
-    rows = conn.execute(
-        """
-        select attname from pg_attribute
-        where attrelid = to_regclass(format('%%I.%%I', %s::text, %s::text)) and attnum > 0
-        """,
-        [schema, relation],
-    )
-    return {name for (name,) in rows}
+def has_predictions(conn: Connection, spec: ModelSpec) -> bool:
+    """Return whether the model's prediction table exists: not before its first scoring."""
+    return bool(table_columns(conn, "predictions", spec.name))

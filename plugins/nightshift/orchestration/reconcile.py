@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import Asset, get_current_context, task
 from airflow.sdk.exceptions import AirflowSkipException
 
-from nightshift.contracts.datasets import Delivery, read_contracts
+from nightshift.contracts.datasets import daily_contracts, read_contracts
 from nightshift.contracts.model_spec import load_spec, read_specs
 from nightshift.contracts.partitions import Partition
 from nightshift.orchestration.task_scope import ended_when_overdue
@@ -124,7 +124,7 @@ def asset_chain(settings: Settings) -> list[Link]:
     """Return the links from raw data to monitoring; training has a schedule of its own."""
     contracts = read_contracts(settings.datasets_dir).documents.values()
     specs = read_specs(settings.models_dir).documents.values()
-    daily = [contract.dataset for contract in contracts if contract.delivery is Delivery.DAILY]
+    daily = [contract.dataset for contract in daily_contracts(contracts)]
     raw = tuple(sorted(daily))
     chain = [Link(raw, view) for view in sorted({spec.features_dataset for spec in specs})]
     for spec in specs:

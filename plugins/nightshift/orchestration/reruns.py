@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from airflow.sdk import get_current_context, task
 from airflow.sdk.exceptions import AirflowSkipException
 
-from nightshift.contracts.datasets import DatasetContract, Delivery, load_contracts
+from nightshift.contracts.datasets import DatasetContract, daily_contracts, load_contracts
 from nightshift.contracts.model_spec import load_specs
 from nightshift.errors import NightshiftError, stack_of
 from nightshift.orchestration.task_scope import ended_when_overdue
@@ -138,8 +138,7 @@ def loads_without_outcome(settings: Settings, dag_run_id: str) -> list[str]:
 
 
 def _daily_contracts(settings: Settings) -> list[DatasetContract]:
-    contracts = load_contracts(settings.datasets_dir).values()
-    return [contract for contract in contracts if contract.delivery is Delivery.DAILY]
+    return daily_contracts(load_contracts(settings.datasets_dir).values())
 
 
 def lost_tries_error(lost: str) -> LostTriesError:

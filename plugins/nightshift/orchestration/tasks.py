@@ -23,7 +23,7 @@ from nightshift.orchestration.reruns import loads_without_outcome, lost_tries_er
 from nightshift.orchestration.task_scope import TaskScope, task_scope, waiting
 from nightshift.orchestration.upstream import drop_wait, fail_on_permanent_holes, require_runnable
 from nightshift.warehouse.damage import VanishedRowsError
-from nightshift.warehouse.ledger import LOOKBACK_DAYS
+from nightshift.warehouse.ledger import lookback_days
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -81,7 +81,7 @@ def load_dataset(dataset: str, partition_key: str) -> dict[str, int]:
         contract = load_contract(scope.settings.datasets_dir, dataset)
         with waiting(drop_wait(contract, scope.partition)):
             require_runnable(scope)
-            return _ingest(scope, contract, scope.partition.shift(-LOOKBACK_DAYS).day)
+            return _ingest(scope, contract, scope.partition.shift(-lookback_days()).day)
 
 
 def _ingest(scope: TaskScope, contract: DatasetContract, late_since: dt.date) -> dict[str, int]:

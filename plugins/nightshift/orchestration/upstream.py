@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from nightshift.contracts.datasets import DatasetContract, Delivery, load_contracts
+from nightshift.contracts.datasets import DatasetContract, daily_contracts, load_contracts
 from nightshift.contracts.partitions import Partition
 from nightshift.errors import NightshiftError
 from nightshift.transformation.build import LookbackIncomplete
@@ -67,8 +67,8 @@ def require_runnable(scope: TaskScope) -> None:
     """
     partition, now = scope.partition, dt.datetime.now(dt.UTC)
     contracts = load_contracts(scope.settings.datasets_dir).values()
-    daily = [contract for contract in contracts if contract.delivery is Delivery.DAILY]
-    first = min((contract.history_start for contract in daily), default=None)
+    first_days = [contract.history_start for contract in daily_contracts(contracts)]
+    first = min(first_days, default=None)
     if first is not None and partition.day < first:
         raise BeforeHistoryError(
             f"{partition} is before the history.",

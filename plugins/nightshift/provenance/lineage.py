@@ -11,7 +11,7 @@ from nightshift.contracts.partitions import Partition
 from nightshift.provenance.predictions import Prediction, feature_loads
 from nightshift.warehouse.connection import connect
 from nightshift.warehouse.dbt.project import column_descriptions
-from nightshift.warehouse.ledger import LOOKBACK_DAYS
+from nightshift.warehouse.ledger import lookback_days
 
 if TYPE_CHECKING:
     import datetime as dt
@@ -192,7 +192,7 @@ def _files(
     raw_loads: Sequence[RawLoad],
 ) -> list[Facts]:
     """Return the source files: of daily datasets all of the look-back, of others the latest."""
-    first_day = Partition(load.day).shift(-LOOKBACK_DAYS).day
+    first_day = Partition(load.day).shift(-lookback_days()).day
     # Days are ascending, so the last day of a dataset wins.
     first_days = {dataset: day for dataset, day, _ in raw_loads}
     first_days |= {

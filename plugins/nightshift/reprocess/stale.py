@@ -6,7 +6,7 @@ import datetime as dt
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from nightshift.contracts.datasets import Delivery, load_contracts
+from nightshift.contracts.datasets import daily_contracts, load_contracts
 from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.monitoring.outcomes import evaluated_partition
 from nightshift.reprocess.scope import FAR, Lineage
@@ -37,8 +37,8 @@ def read_knowledge(
 
 def data_days(knowledge: RawKnowledge) -> list[dt.date]:
     """Return every day from the first to the last that any daily dataset has."""
-    contracts = knowledge.contracts.values()
-    daily = {contract.dataset for contract in contracts if contract.delivery is Delivery.DAILY}
+    contracts = daily_contracts(knowledge.contracts.values())
+    daily = {contract.dataset for contract in contracts}
     days = {version.day for version in knowledge.versions if version.dataset in daily}
     return PartitionRange(Partition(min(days)), Partition(max(days))).days if days else []
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from nightshift.contracts.metrics import Task
 from nightshift.errors import SpecError
-from nightshift.scoring.prediction_tables import column_types, model_query
+from nightshift.scoring.prediction_tables import model_query
+from nightshift.warehouse.relations.columns import table_columns
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -106,7 +107,7 @@ def _missing_columns(
     conn: Connection, part: str, schema: str, relation: str, required: frozenset[str]
 ) -> Iterator[str]:
     """Yield a problem if a relation of the warehouse, or a column of it, is missing."""
-    columns = column_types(conn, schema, relation)
+    columns = table_columns(conn, schema, relation)
     missing = sorted(required - columns.keys())
     if not columns:
         yield f"{part}.relation: there is no {schema}.{relation}"

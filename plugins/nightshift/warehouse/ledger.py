@@ -10,14 +10,12 @@ from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from nightshift.contracts.datasets import DatasetContract, Delivery
+from nightshift.contracts.dbt_variables import dbt_folder, dbt_variable
 from nightshift.contracts.partitions import Partition, PartitionRange
-from nightshift.errors import NightshiftError
+from nightshift.errors import NightshiftError, SettingsError
 
 if TYPE_CHECKING:
     from nightshift.warehouse.connection import Connection
-
-LOOKBACK_DAYS = 28
-"""Partitions before a partition that its features may need. Source: docs/adr/0001-time.md."""
 
 
 class MissingDropError(NightshiftError):
@@ -67,14 +65,35 @@ def raw_versions(
     return [RawVersion(*row) for row in rows]
 
 
+def lookback_days() -> int:
+    """Return how many partitions before its own a feature may need.
+
+    Trailing windows reach back that far, and a partition waits for the drops of these days. Source:
+    docs/adr/0001-time.md.
+
+    Raises:
+        SettingsError: The variable is missing, or is no whole number from 1 on.
+    """
+    days = dbt_variable("lookback_days")
+    # True is an integer in Python, and no number of days.
+    if not isinstance(days, int) or isinstance(days, bool) or days < 1:
+        raise SettingsError(
+            "The look-back of the dbt project is no number of days.",
+            expected="vars.lookback_days, a whole number from 1 on",
+            got=repr(days),
+            todo=f"Correct it in {dbt_folder() / 'dbt_project.yml'}.",
+        )
+    return days
+
+
 def lookback_of(contract: DatasetContract, partition: Partition) -> list[dt.date]:
     """Return the days of a dataset that a partition needs; none for reference data.
 
-    These are the partition and its last 28 days, but no day before the dataset's history.
+    These are the partition and the days of its look-back, but no day before the dataset's history.
     """
     if contract.delivery is not Delivery.DAILY:
         return []
-    first = max(contract.history_start, partition.shift(-LOOKBACK_DAYS).day)
+    first = max(contract.history_start, partition.shift(-lookback_days()).day)
     return [first + dt.timedelta(days=i) for i in range((partition.day - first).days + 1)]
 
 

@@ -15,10 +15,16 @@ CONTEXT = {"allow_extra_args": True, "ignore_unknown_options": True, "help_optio
 
 
 def dbt(context: typer.Context) -> None:
-    """Run dbt on schemas of your own (dev_<you>_*), for example: nightshift dbt build."""
+    """Run dbt on schemas of your own (dev_<you>_*), for example: nightshift dbt build.
+
+    The models of predictions are written from the specs before.
+    """
     from nightshift.warehouse.dbt.invocation import DbtProcessError, dbt_environment
+    from nightshift.warehouse.dbt.prediction_models import write_prediction_models
 
     settings = load_settings()
+    # A new spec must be in the lineage, and its views in the build.
+    write_prediction_models(settings.models_dir, settings.dbt_project_dir)
     program = shutil.which("dbt", path=str(Path(sys.executable).parent)) or shutil.which("dbt")
     if program is None:
         raise DbtProcessError("dbt is not installed.", todo="Run `make install`.")

@@ -119,7 +119,7 @@ def _check(settings: Settings, at: dt.datetime) -> tuple[Freshness, WrongFileErr
     Returns:
         The result, and which files are wrong.
     """
-    from nightshift.contracts.datasets import Delivery, read_contracts
+    from nightshift.contracts.datasets import daily_contracts, read_contracts
     from nightshift.contracts.model_spec import read_specs
     from nightshift.monitoring.freshness import check
 
@@ -137,9 +137,7 @@ def _check(settings: Settings, at: dt.datetime) -> tuple[Freshness, WrongFileErr
     problems = [*specs.problems.values(), *contracts.problems.values()]
     if not checkable:
         raise combined_error(problems)
-    daily = [
-        contract for contract in contracts.documents.values() if contract.delivery is Delivery.DAILY
-    ]
+    daily = daily_contracts(contracts.documents.values())
     unchecked = [name for name in specs.broken if name not in last_good]
     return check(settings, checkable, daily, at), _wrong_file_error(problems, unchecked)
 

@@ -17,6 +17,7 @@ from nightshift.failpoints import Failpoint, hit
 from nightshift.warehouse.connection import CANCEL_TIMEOUT_SECONDS, connect, lose
 from nightshift.warehouse.fast_io.arrow_io import as_csv, copy_statement, first_line, streaming
 from nightshift.warehouse.faults import fault_of
+from nightshift.warehouse.relations.columns import table_columns
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -72,8 +73,11 @@ def append_stream(  # noqa: PLR0913, PLR0917  (what, where to, and for whom)
         thread.start()
     try:
         # The main thread waits in short steps: C code would keep a signal waiting.
-        while not shared.error and (alive := [t for t in threads if t.is_alive()]):
-            alive[0].join(_POLL_SECONDS)
+        while not shared.error:
+            running = [thread for thread in threads if thread.is_alive()]
+            if not running:
+                break
+            running[0].join(_POLL_SECONDS)
         if shared.error:
             _raise(shared.error)
     except BaseException:
@@ -86,13 +90,16 @@ def append_stream(  # noqa: PLR0913, PLR0917  (what, where to, and for whom)
 def _raise(error: BaseException) -> NoReturn:
     import psycopg
 
-    if isinstance(error, psycopg.Error):
-        raise fault_of(error) or WarehouseError(
+    if not isinstance(error, psycopg.Error):
+        raise error
+    fault = fault_of(error)
+    if fault is None:
+        fault = WarehouseError(
             "The warehouse did not take rows that were sent to it.",
             got=first_line(error),
             todo="Rerun the task; nothing was published.",
-        ) from error
-    raise error
+        )
+    raise fault from error
 
 
 class _SharedBatches:
@@ -178,31 +185,24 @@ def _copy(conn: Connection, stream: _Stream) -> int:
     first = next(source, None)
     if first is None:
         return 0
-    types = _column_types(conn, stream.schema, stream.table)
-    columns = {name: types[name] for name in first.column_names}
+    existing = table_columns(conn, stream.schema, stream.table)
+    columns = {}
+    for name in first.column_names:
+        columns[name] = existing[name].type_name
     encoder = _encoder(columns)
     tables = chain([first], source)
-    parts = _binary_parts(*encoder, tables) if encoder else map(as_csv, tables)
-    copy_format: Literal["binary", "csv"] = "binary" if encoder else "csv"
+    parts: Iterable[bytes | memoryview] = map(as_csv, tables)
+    copy_format: Literal["binary", "csv"] = "csv"
+    if encoder:
+        # Every type has a binary form here: the server parses no text.
+        parts = _binary_parts(*encoder, tables)
+        copy_format = "binary"
     statement = copy_statement(stream.schema, stream.table, list(columns), copy_format)
     with conn.cursor() as cursor:
         with cursor.copy(statement) as copy:
             for part in parts:
                 copy.write(part)
         return cursor.rowcount
-
-
-def _column_types(conn: Connection, schema: str, table: str) -> dict[str, str]:
-    """Return PostgreSQL's type of each column of a table, by name."""
-    rows = conn.execute(
-        """
-        select attname, typname from pg_attribute join pg_type on pg_type.oid = atttypid
-        where attrelid = format('%%I.%%I', %s::text, %s::text)::regclass
-            and attnum > 0 and not attisdropped
-        """,
-        [schema, table],
-    )
-    return dict(rows.fetchall())
 
 
 def _encoder(columns: dict[str, str]) -> tuple[pa.Schema, ArrowToPostgresBinaryEncoder] | None:
