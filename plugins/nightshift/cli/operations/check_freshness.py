@@ -189,6 +189,9 @@ def _describe_late(model: Punctuality) -> str:
     if model.missing_before:
         days = ", ".join(map(str, model.missing_before))
         return f"{model.model} of {days}, and the last due partition is {model.partition}"
+    if model.has_lost_rows:
+        n_rows = f"{sum(model.n_rows.values())} of {model.n_published} rows are there"
+        return f"{model.model} of {model.partition} ({n_rows})"
     return f"{model.model} of {model.partition} (due {model.deadline:%H:%M} UTC)"
 
 
