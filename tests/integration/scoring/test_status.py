@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.promise("R1")]
 
 @pytest.fixture
 def notices(
-    registry, warehouse, scoring_settings, spec, run, tmp_path, monkeypatch
+    registry, scoring_settings, spec, run, tmp_path, monkeypatch
 ) -> Callable[[], list[str]]:
     """Score a night, and return a function that looks at the pipeline as the command does."""
     models = tmp_path / "dags" / "models"
@@ -24,7 +24,7 @@ def notices(
     (models / f"{spec.name}.yaml").write_text(spec.model_dump_json())
     values = dict(scoring_settings) | {"dags_dir": models.parent}
     monkeypatch.setattr(status, "load_settings", lambda: Settings(**values))
-    publish_features(warehouse)
+    publish_features(registry.conn)
     registry.promote("2013-07-01")
     score(scoring_settings, spec, DAY, run)
     return status._pipeline_notices
