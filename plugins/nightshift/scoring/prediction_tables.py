@@ -5,14 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from nightshift.contracts.metrics import Task
-from nightshift.errors import NightshiftError
 from nightshift.warehouse.analysts.logins import ANALYST
 from nightshift.warehouse.schema_lock import change_schema
 from nightshift.warehouse.write_types import Target
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from psycopg import sql
 
     from nightshift.contracts.model_spec import ModelSpec
@@ -53,12 +50,6 @@ _OUTCOME_COLUMNS = {
     "is_mature": "Whether so many days of outcomes have been delivered since"
     " that it counts as final.",
 }
-
-
-class ViewsMissingError(NightshiftError):
-    """Views that analysts read do not exist."""
-
-    code = "NS-WAREHOUSE-010"
 
 
 def model_query(spec: ModelSpec, query: str, **parts: sql.Composable) -> sql.Composed:
@@ -119,26 +110,6 @@ def _create_missing(conn: Connection, spec: ModelSpec, *, replace_views: bool) -
     for suffix, query in views.items():
         if replace_views or not _exists(conn, "analytics", f"{spec.name}_{suffix}"):
             _create_view(conn, spec, suffix, query)
-
-
-def missing_views(conn: Connection, spec: ModelSpec) -> list[str]:
-    """Return the analytics views of a model that do not exist; none before its first scoring."""
-    if not _exists(conn, SCHEMA, spec.name):
-        return []
-    suffixes = ["current", "history"]
-    if spec.label.column in column_types(conn, "marts", spec.label.relation):
-        suffixes.append("outcomes")
-    views = [f"{spec.name}_{suffix}" for suffix in suffixes]
-    return [f"analytics.{view}" for view in views if not _exists(conn, "analytics", view)]
-
-
-def describe_missing_views(spec: ModelSpec, views: Sequence[str]) -> ViewsMissingError:
-    """Return the message for a person about missing analytics views of a model."""
-    return ViewsMissingError(
-        f"Views of {spec.name} that analysts read do not exist: {', '.join(views)}.",
-        expected="the views that every scoring creates",
-        todo="`nightshift migrate` creates them again, with their grants. No row was lost.",
-    )
 
 
 def _exists(conn: Connection, schema: str, relation: str) -> bool:

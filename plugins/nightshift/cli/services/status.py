@@ -70,7 +70,7 @@ def _pipeline_notices() -> list[str]:
     """
     from nightshift.contracts.model_spec import read_specs
     from nightshift.scoring.degraded import degraded_partitions
-    from nightshift.scoring.prediction_tables import describe_missing_views, missing_views
+    from nightshift.scoring.missing_views import missing_views
     from nightshift.warehouse.connection import connect
     from nightshift.warehouse.control_tables.waiting_tasks import waiting_tasks
     from nightshift.warehouse.damage import describe_damages, recently_lost_rows
@@ -84,9 +84,9 @@ def _pipeline_notices() -> list[str]:
         with connect(settings, "nightshift status") as conn:
             for spec in specs.documents.values():
                 notices += [str(entry.describe()) for entry in degraded_partitions(conn, spec)]
-                views = missing_views(conn, spec)
-                if views:
-                    notices.append(str(describe_missing_views(spec, views)))
+                no_views = missing_views(conn, spec)
+                if no_views:
+                    notices.append(str(no_views))
             notices += [str(task.describe()) for task in waiting_tasks(conn)]
             lost = recently_lost_rows(conn, PUBLISHED_WITHIN)
             notices += [str(describe_damages(damages)) for damages in lost.values()]
