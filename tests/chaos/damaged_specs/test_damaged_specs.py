@@ -111,9 +111,7 @@ class Nights:
         errors = {Path(file).name: text for file, text in found["errors"].items()}
         said = errors.get("wrong_files.py", "")
         names_it = list(errors) == ["wrong_files.py"] and "[NS-SPEC-001]" in said
-        self.expect(
-            damage, f"the import errors are {errors}", holds=names_it and f"{damaged}" in said
-        )
+        self.expect(damage, f"the import errors are {errors}", holds=names_it and damaged in said)
 
     def score(self, damage: str, model: str, night: Partition) -> None:
         run = open_run(self.settings, f"score__{model}", night.key)
