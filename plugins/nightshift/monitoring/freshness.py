@@ -60,11 +60,15 @@ class Punctuality:
     runbook: str
 
     @property
+    def has_lost_rows(self) -> bool:
+        """Return whether readers see another number of rows than was published."""
+        return self.published_at is not None and sum(self.n_rows.values()) != self.n_published
+
+    @property
     def is_late(self) -> bool:
         """Return whether the partition or an earlier one is missing, or has lost rows."""
         # Counted rows: a pointer to a load whose rows are gone does not count as published.
-        has_lost_rows = sum(self.n_rows.values()) != self.n_published
-        return self.published_at is None or has_lost_rows or bool(self.missing_before)
+        return self.published_at is None or self.has_lost_rows or bool(self.missing_before)
 
     @property
     def status(self) -> str:

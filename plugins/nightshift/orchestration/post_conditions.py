@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from nightshift.errors import NightshiftError
 from nightshift.warehouse.content_hash import count_loads
-from nightshift.warehouse.write_types import Target
+from nightshift.warehouse.write_types import target_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -77,17 +77,12 @@ def require_published(
     return visible
 
 
-# Table name of a dataset by layer. The monitor's tables hold several models, so it reads its own
-# result back.
-_TABLES = {"raw": "{}", "features": "feat_{}", "predictions": "{}"}
-
-
 def _count_rows(conn: Connection, scope: TaskScope, dataset: str, load: VisibleLoad) -> int:
     """Return the rows of a load; the recorded number for a layer that shares its tables."""
-    layer, _, name = dataset.partition("/")
-    if layer not in _TABLES:
+    # The monitor's tables hold several models, so it reads its own result back.
+    target = target_of(dataset)
+    if target is None:
         return load.n_rows
-    target = Target(dataset, layer, _TABLES[layer].format(name), ())
     (n_rows,) = count_loads(conn, target, [(scope.partition.day, load.load_id)]).values()
     return n_rows
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from nightshift.contracts.partitions import Partition
-from nightshift.errors import NightshiftError, cause_of, stack_of
+from nightshift.errors import NightshiftError, WarehouseError, cause_of, stack_of
 from nightshift.lake.object_store import ObjectStore
 from nightshift.models.sandboxed_load import retry_starved
 from nightshift.registry.champions import promoted_versions
@@ -117,6 +117,7 @@ class VersionChooser:
             FeaturesMissingError: The feature view is not published for a partition.
             DamagedInputError: Its rows differ from what was published.
             RegistryError: There is no version of the name that was given.
+            WarehouseError: The warehouse refuses a query or a second connection.
         """
         loads = published_features(self.conn, self.spec, partitions)
         return [self.choose(features) for features in loads]
@@ -218,6 +219,10 @@ class VersionChooser:
                 lambda: try_model(model, rows, scoring.reasons, scoring.engine), LOADING_SECONDS
             )
             digest = find_version(self.conn, self.spec.name, version).digest
+        except WarehouseError:
+            # The sample is read by a connection of its own. When the warehouse refuses it, no model
+            # is to blame, and a lower step would replace the champion for nothing.
+            raise
         # A model may break in any way; the partition is published all the same.
         except Exception as error:  # noqa: BLE001
             self._require_warehouse()

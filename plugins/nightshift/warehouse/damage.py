@@ -22,11 +22,12 @@ from nightshift.warehouse.content_hash import (
     hash_basis,
     measure_loads,
 )
+from nightshift.warehouse.write_types import Target, target_of
 
 if TYPE_CHECKING:
     from nightshift.contracts.run import RunContext
     from nightshift.warehouse.connection import Connection
-    from nightshift.warehouse.write_types import PartitionWrite, PublishedLoad, Target
+    from nightshift.warehouse.write_types import PartitionWrite, PublishedLoad
 
 logger = logging.getLogger(__name__)
 
@@ -127,16 +128,51 @@ def refuse_damaged(conn: Connection, target: Target, records: Iterable[LoadRecor
     """
     damages = find_damage_cheaply(conn, target, records)
     if damages:
-        first = damages[0]
-        raise DamagedInputError(
-            f"Published rows of {target.dataset} are not what was published,"
-            f" on {len(damages)} day(s).",
-            expected=f"the rows of load {first.load_id} on {first.partition_date},"
-            " as recorded in the ledger",
-            got=first.what,
-            todo=f"Publish {target.dataset} of these days again, then rerun:"
-            " docs/runbooks/NS-WRITE-007.md has the commands.",
-        )
+        raise describe_damages(damages)
+
+
+def describe_damages(damages: Sequence[Damage]) -> DamagedInputError:
+    """Return the message for a person about damages of one dataset; at least one."""
+    first = damages[0]
+    return DamagedInputError(
+        f"Published rows of {first.dataset} are not what was published, on {len(damages)} day(s).",
+        expected=f"the rows of load {first.load_id} on {first.partition_date},"
+        " as recorded in the ledger",
+        got=first.what,
+        todo=f"Publish {first.dataset} of these days again, then rerun:"
+        " docs/runbooks/NS-WRITE-007.md has the commands.",
+    )
+
+
+def recently_lost_rows(conn: Connection, within: dt.timedelta) -> dict[str, list[Damage]]:
+    """Count the rows that readers see of recent publications; return those that differ, by dataset.
+
+    Args:
+        conn: Any connection.
+        within: How long ago a partition was published, at most.
+    """
+    records: dict[str, list[LoadRecord]] = defaultdict(list)
+    for dataset, *values in conn.execute(_RECENT_LOADS, [within]):
+        records[dataset].append(LoadRecord(*values))
+    lost: dict[str, list[Damage]] = {}
+    for dataset, loads in records.items():
+        target = target_of(dataset)
+        if target is None or sum(load.n_rows or 0 for load in loads) > MAX_COUNTED_ROWS:
+            continue
+        counts = count_loads(conn, target, [load.key for load in loads])
+        compared = [_wrong_count(target, load, counts[load.key]) for load in loads]
+        damages = [damage for damage in compared if damage]
+        if damages:
+            lost[dataset] = damages
+    return lost
+
+
+_RECENT_LOADS = """
+select p.dataset, l.partition_date, l.load_id, l.n_rows, l.content_hash
+from ops.published p join ops.loads l using (dataset, partition_date, load_id)
+where p.published_at > clock_timestamp() - %s::interval and l.n_rows is not null
+order by p.dataset, l.partition_date
+"""
 
 
 def find_damage_cheaply(

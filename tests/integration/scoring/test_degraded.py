@@ -9,11 +9,12 @@ import datetime as dt
 import logging
 
 import pytest
+from tests.conftest import _admin
 from tests.integration.scoring.conftest import DAY, publish_features
 
 from nightshift.contracts.partitions import Partition
 from nightshift.contracts.run import RunContext
-from nightshift.errors import WarehouseError
+from nightshift.errors import NoConnectionLeftError, WarehouseError
 from nightshift.scoring.degraded import (
     LATE_WINDOW,
     DegradedPartition,
@@ -171,4 +172,20 @@ def test_no_model_is_blamed_when_the_warehouse_stops(
     with pytest.raises(WarehouseError) as raised:
         score(scoring_settings, spec, DAY, RUN)
     assert raised.value.code == "NS-WAREHOUSE-001"
+    assert degraded_partitions(warehouse, spec) == []
+
+
+def test_no_model_is_blamed_when_the_warehouse_has_one_connection_left(
+    registry, warehouse, scoring_settings, spec
+):
+    """Scoring reads the sample by a second connection, which the server refuses."""
+    publish_features(warehouse)
+    registry.promote("2013-07-01")
+    # One for the test, one for scoring.
+    _admin(
+        scoring_settings,
+        f"alter database {scoring_settings.warehouse_database} connection limit 2",
+    )
+    with pytest.raises(NoConnectionLeftError):
+        score(scoring_settings, spec, DAY, RUN)
     assert degraded_partitions(warehouse, spec) == []

@@ -184,10 +184,17 @@ def _late_error(freshness: Freshness) -> LateError | None:
 
 
 def _describe_late(model: Punctuality) -> str:
+    name = model.model
+    partition = model.partition
     if model.missing_before:
         days = ", ".join(map(str, model.missing_before))
-        return f"{model.model} of {days}, and the last due partition is {model.partition}"
-    return f"{model.model} of {model.partition} (due {model.deadline:%H:%M} UTC)"
+        return f"{name} of {days}, and the last due partition is {partition}"
+    # It was published in time: the repair is another than that of a night that did not run.
+    if model.has_lost_rows:
+        n_rows = sum(model.n_rows.values())
+        n_published = model.n_published
+        return f"{name} of {partition} ({n_rows} of {n_published} rows are there)"
+    return f"{name} of {partition} (due {model.deadline:%H:%M} UTC)"
 
 
 def _describe(error: Exception) -> str:
