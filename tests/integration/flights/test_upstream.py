@@ -14,6 +14,8 @@ from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.lake.landing import read_data
 from nightshift.lake.object_store import ObjectStore
 
+pytestmark = pytest.mark.integration
+
 DAYS = PartitionRange.of("2013-01-01", "2013-01-02")
 
 
