@@ -24,7 +24,7 @@ CUTOFF = dt.time(0, 30)
 # Days that every library here can hold with its zone, its look-back and its nanoseconds (1677 to
 # 2262).
 EARLIEST_DAY, LATEST_DAY = dt.date(1900, 1, 1), dt.date(2199, 12, 31)
-# Files beside the zones: the machine's own zone, none at all, and copies with other rules.
+# Files next to the zones: the machine's own zone, none at all, and copies with other rules.
 _OF_ONE_MACHINE = re.compile(r"localtime|Factory|posixrules|(posix|right)/.*")
 
 
