@@ -185,10 +185,10 @@ def page(compose: Mapping[str, Any]) -> str:
         "## Wrong logins",
         (
             "Each wrong login is recorded: by PostgreSQL as `password authentication failed`, by"
-            " Airflow as `POST /auth/token`"
+            " Airflow as `path=/auth/token`"
         ),
         (
-            "with status 401, by MLflow as `a wrong login was refused`; locally in"
+            "with `status_code=401`, by MLflow as `a wrong login was refused`; locally in"
             " `<home>/logs`. None is slowed down."
         ),
         (
