@@ -13,7 +13,7 @@ from pydantic import Field, field_validator, model_validator
 
 from nightshift.contracts.document_folder import DocumentFolder, read_folder, read_named
 from nightshift.contracts.drop_limits import DropLimits
-from nightshift.contracts.partitions import operating_timezone
+from nightshift.contracts.partitions import is_timezone, operating_timezone
 from nightshift.contracts.reserved_names import refuse_column, refuse_dataset
 from nightshift.contracts.yaml_document import Frozen, Identifier, NamedDocument
 
@@ -185,6 +185,13 @@ class DatasetContract(NamedDocument):
     def _name_is_free(cls, name: str) -> str:
         refuse_dataset(name)
         return name
+
+    @field_validator("timezone")
+    @classmethod
+    def _timezone_exists(cls, timezone: str) -> str:
+        if not is_timezone(timezone):
+            raise ValueError("a timezone of the IANA database, for example Europe/Berlin")
+        return timezone
 
     @model_validator(mode="after")
     def _columns_exist(self) -> DatasetContract:

@@ -7,6 +7,7 @@ in UTC, half-open.
 from __future__ import annotations
 
 import datetime as dt
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cache, total_ordering
@@ -22,6 +23,8 @@ CUTOFF = dt.time(0, 30)
 # Days that every library here can hold with its zone, its look-back and its nanoseconds (1677 to
 # 2262).
 EARLIEST_DAY, LATEST_DAY = dt.date(1900, 1, 1), dt.date(2199, 12, 31)
+# Files next to the zones: the machine's own zone, none at all, and copies with other rules.
+_OF_ONE_MACHINE = re.compile(r"localtime|Factory|posixrules|(posix|right)/.*")
 
 
 class TimezoneError(NightshiftError):
@@ -56,16 +59,26 @@ def operating_timezone() -> str:
 @cache
 def _timezone_of(folder: Path) -> str:
     name = str(dbt_variable("operating_timezone") or "")
-    try:
-        ZoneInfo(name)
-    except (ZoneInfoNotFoundError, ValueError):
+    if not is_timezone(name):
         raise TimezoneError(
             "The operating timezone does not exist.",
             expected="vars.operating_timezone with a name of the IANA database (Europe/Berlin)",
             got=name or "none",
             todo=f"Correct it in {folder / 'dbt_project.yml'}.",
-        ) from None
+        )
     return name
+
+
+def is_timezone(name: str) -> bool:
+    """Return whether a name is one of the IANA database, with the same rules on every machine."""
+    if _OF_ONE_MACHINE.fullmatch(name):
+        return False
+    try:
+        ZoneInfo(name)
+    # A folder of the database, such as Europe, is an OSError.
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        return False
+    return True
 
 
 @total_ordering

@@ -12,6 +12,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hmac
+import logging
 import os
 import re
 from collections.abc import Callable, Iterable
@@ -19,6 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+
+logger = logging.getLogger(__name__)
 
 USER = "admin"
 PASSWORD_VARIABLE = "NIGHTSHIFT_MLFLOW_PASSWORD"  # noqa: S105 - the name of the variable
@@ -65,7 +68,11 @@ class ReadOnlyApp:
         method, path = str(environ["REQUEST_METHOD"]), str(environ.get("PATH_INFO", ""))
         if (method, path) == ("GET", HEALTH_PATH):
             return _answer(start_response, "200 OK", "OK")
-        if not self._has_login(str(environ.get("HTTP_AUTHORIZATION", ""))):
+        header = str(environ.get("HTTP_AUTHORIZATION", ""))
+        if not self._has_login(header):
+            # A browser's first request has no header; only a wrong one is a try.
+            if header:
+                logger.warning("MLflow: a wrong login was refused.")
             challenge = ("WWW-Authenticate", 'Basic realm="MLflow", charset="UTF-8"')
             return _answer(start_response, "401 Unauthorized", "A login is needed.", challenge)
         if method not in READS or not READS[method].fullmatch(path):

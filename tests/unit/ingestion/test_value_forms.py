@@ -96,7 +96,7 @@ def test_the_page_has_spellings_of_all_types_but_text():
         "integer", "number", "boolean", "date", "utc_timestamp", "local_timestamp",
     }  # fmt: skip
     assert len(SPELLINGS) > 60
-    assert len(ARROW) == 24
+    assert len(ARROW) == 25
 
 
 @pytest.fixture(scope="module")

@@ -26,8 +26,8 @@ _SHORT_INTEGER = r"^-?[0-9]{1,18}$"
 _LONG_INTEGER = r"^(?P<sign>[+-]?)0*(?P<digits>[0-9]{1,19})(?:\.0+)?$"
 _NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?$"
 _DAY = r"^(?P<year>[0-9]{4})-(?P<month>[0-9]{2})-(?P<day>[0-9]{2})"
-# A day; pandas and numpy write one as its midnight.
-_DATE = _DAY + r"(?:[Tt ]00:00(?::00(?:\.0{1,9})?)?)?$"
+# A day; pandas and numpy write one as its midnight, BigQuery as its midnight in UTC.
+_DATE = _DAY + r"(?:[Tt ]00:00(?::00(?:\.0{1,9})?)?(?: ?(?:[Zz]|UTC|[+-]00(?::?00)?))?)?$"
 # A time as ISO 8601, PostgreSQL, BigQuery, pandas, numpy and Java write it. An offset has at most
 # 15 hours, the limit of PostgreSQL.
 _TIMESTAMP = (
@@ -39,8 +39,8 @@ _TIMESTAMP = (
 _TRUE, _FALSE = ("true", "t", "1", "1.0", "yes"), ("false", "f", "0", "0.0", "no")
 # Largest magnitudes of an integer of 64 bits.
 _LARGEST_POSITIVE, _LARGEST_NEGATIVE = "9223372036854775807", "9223372036854775808"
-# Up to here a double holds every integer.
-_LARGEST_EXACT = float(2**53)
+# Below this magnitude a double is one integer only: 2**53 is also what 2**53 + 1 is rounded to.
+_FIRST_INEXACT = float(2**53)
 # The instants that Python can hold, and so every reader of the warehouse: from, and before.
 _FIRST_INSTANT, _END_OF_TIME = np.datetime64("0001-01-01", "us"), np.datetime64("10000-01-01", "us")
 
@@ -141,7 +141,7 @@ def _parse_integral_doubles(strings: pa.Array) -> pa.Array:
     has_exponent = pc.match_substring(strings, "e", ignore_case=True)
     numbers = parse_numbers(where(has_exponent, strings))
     is_integral = pc.equal(numbers, pc.trunc(numbers))
-    is_exact = pc.less_equal(pc.abs(numbers), _LARGEST_EXACT)
+    is_exact = pc.less(pc.abs(numbers), _FIRST_INEXACT)
     return where(pc.and_(is_integral, is_exact), numbers).cast(pa.int64())
 
 

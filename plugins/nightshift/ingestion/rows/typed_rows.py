@@ -11,7 +11,9 @@ import numpy as np
 import pyarrow as pa
 
 from nightshift.contracts.partitions import Partition
+from nightshift.errors import SpecError
 from nightshift.ingestion.rows.cast import ARROW_TYPES, CastColumn, Reason, cast_column, cast_texts
+from nightshift.quality.contract_check import accepted_form
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -103,6 +105,9 @@ def type_rows(
             null.
         drops: The manifests of the files.
         files: The files, at least one.
+
+    Raises:
+        SpecError: The default of such a column is no value of its type.
     """
     by_version: dict[int, list[int]] = {}
     for index, drop in enumerate(drops):
@@ -166,6 +171,15 @@ def _defaults(column: Column, n_rows: int, timezone: str) -> pa.Array:
     if column.default is None:
         return pa.nulls(n_rows, ARROW_TYPES[column.type])
     value = cast_texts([column.default], column, timezone).values[0]
+    # Rows without a value would be stored silently, also in a column that has one in each row.
+    if column.default and not value.is_valid:
+        delivered_type = column.delivered_as or column.type
+        raise SpecError(
+            f"The default of column {column.name} is no {delivered_type}.",
+            expected=accepted_form(delivered_type),
+            got=repr(column.default),
+            todo="Correct it in the dataset's contract.",
+        )
     return pa.repeat(value, n_rows)
 
 

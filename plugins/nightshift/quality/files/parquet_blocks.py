@@ -25,8 +25,10 @@ if TYPE_CHECKING:
 
 _MAX_PAGE_BYTES = 128 * 1024**2
 """Arrow unpacks a complete page at once. Writers make pages of 1 MiB, or of a row group at most."""
-_MAX_VALUE_CHARACTERS = 32
-"""The longest text of a value that is no text: a timestamp with its zone."""
+_MAX_VALUE_CHARACTERS = 36
+"""The longest text of a value that is no text: a UUID; a timestamp with its zone is shorter."""
+_UNREAD_ENCODINGS = frozenset({"DELTA_BYTE_ARRAY", "DELTA_LENGTH_BYTE_ARRAY"})
+"""Text encodings of writers of version 2 of the format."""
 _MAX_FOOTER_ITEMS = 1_000_000
 _MAX_FOOTER_TEXT = 16 * 1024**2
 
@@ -67,6 +69,7 @@ def parquet_blocks(
     _refuse_bombs(source, file, columns, limits)
     # A value may be stored once and repeated in a million rows: strings stay dictionaries until a
     # block is made, and a block is bounded by its text.
+    _refuse_unread_encodings(file, columns)
     strings = [name for name in columns if _is_text(file.schema_arrow.field(name).type)]
     file = parquet.ParquetFile(_as_file(source), read_dictionary=strings)
     first = 1
@@ -91,6 +94,22 @@ def _refuse_nested(file: pa.parquet.ParquetFile, columns: Sequence[str]) -> None
             raise pa.ArrowInvalid(
                 f"column {name} holds lists or structures, expected one value for each row"
             )
+
+
+def _refuse_unread_encodings(file: pa.parquet.ParquetFile, columns: Sequence[str]) -> None:
+    """Refuse text in an encoding that Arrow cannot read as a dictionary, by its name."""
+    import pyarrow as pa
+
+    for group in range(file.metadata.num_row_groups):
+        metadata = file.metadata.row_group(group)
+        for index in range(metadata.num_columns):
+            column = metadata.column(index)
+            unread = sorted(_UNREAD_ENCODINGS.intersection(column.encodings))
+            if unread and column.path_in_schema in columns:
+                raise pa.ArrowInvalid(
+                    f"column {column.path_in_schema} has the encoding {unread[0]}, expected PLAIN"
+                    " or a dictionary"
+                )
 
 
 def _refuse_bombs(
@@ -158,6 +177,13 @@ def _as_texts(batch: pa.RecordBatch, columns: Sequence[str]) -> pa.Table:
         values = batch.column(name)
         if pa.types.is_dictionary(values.type):
             values = values.dictionary_decode()
-        text = values.cast(pa.string())
+        text = _uuid_texts(values) if values.type == pa.uuid() else values.cast(pa.string())
         strings[name] = pc.if_else(pc.equal(text, ""), pa.scalar(None, pa.string()), text)
     return pa.table(strings)
+
+
+def _uuid_texts(values: pa.Array) -> pa.Array:
+    """Return UUIDs, which Parquet stores as 16 bytes, as other tools write them."""
+    import pyarrow as pa
+
+    return pa.array([None if uuid is None else str(uuid) for uuid in values.to_pylist()])
