@@ -11,7 +11,6 @@ from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.settings import load_settings
 
 if TYPE_CHECKING:
-    from nightshift.contracts.datasets import DatasetContract
     from nightshift.contracts.run import RunContext
     from nightshift.settings import Settings
 
@@ -25,9 +24,13 @@ def backfill(first: First, last: Last = "") -> None:
     build_features(settings, partitions, run)
 
 
-def ingest_datasets(settings: Settings, partitions: PartitionRange, run: RunContext) -> None:
+def ingest_datasets(
+    settings: Settings,
+    partitions: PartitionRange,
+    run: RunContext,
+) -> None:
     """Ingest every dataset over a range; reference data from its first delivery on."""
-    from nightshift.contracts.datasets import read_contracts
+    from nightshift.contracts.datasets import Delivery, read_contracts
     from nightshift.ingestion.load import ingest
 
     contracts = read_contracts(settings.datasets_dir)
@@ -35,25 +38,27 @@ def ingest_datasets(settings: Settings, partitions: PartitionRange, run: RunCont
     for problem in contracts.problems.values():
         typer.echo(f"      not loaded: {problem}")
     for name, contract in contracts.documents.items():
-        result = ingest(settings, name, _delivered_range(contract, partitions), run)
-        typer.echo(f"      raw/{name:<18} {result.n_rows:>9,} rows, {result.n_refused} refused")
+        first = partitions.first
+        # The newest delivery of reference data may be older than the range that reads it.
+        if contract.delivery is Delivery.ON_CHANGE:
+            history_start = Partition(contract.history_start)
+            first = min(history_start, first)
+        delivered = PartitionRange(first, partitions.last)
+        result = ingest(settings, name, delivered, run)
+        counts = f"{result.n_rows:>9,} rows, {result.n_refused} refused"
+        typer.echo(f"      raw/{name:<18} {counts}")
 
 
-def _delivered_range(contract: DatasetContract, partitions: PartitionRange) -> PartitionRange:
-    from nightshift.contracts.datasets import Delivery
-
-    if contract.delivery is not Delivery.ON_CHANGE:
-        return partitions
-    # The newest delivery of reference data may be older than the range that reads it.
-    history_start = Partition(contract.history_start)
-    return PartitionRange(min(history_start, partitions.first), partitions.last)
-
-
-def build_features(settings: Settings, partitions: PartitionRange, run: RunContext) -> None:
+def build_features(
+    settings: Settings,
+    partitions: PartitionRange,
+    run: RunContext,
+) -> None:
     """Build and publish the feature views of a range."""
     from nightshift.transformation.build import build
 
     result = build(settings, partitions, run)
-    typer.echo(f"      {result.n_rows:,} rows of features in {len(partitions)} partition(s)")
+    n_partitions = len(partitions)
+    typer.echo(f"      {result.n_rows:,} rows of features in {n_partitions} partition(s)")
     # A view that failed does not keep the remaining views from being published.
     result.require_all()

@@ -27,11 +27,15 @@ def train(
     spec = load_spec(settings.models_dir, model)
     day = Partition.parse(partition)
     run = command_run(f"train__{model}/{day}")
-    typer.echo(train_and_decide(settings, spec, day, run))
+    outcome = train_and_decide(settings, spec, day, run)
+    typer.echo(outcome)
 
 
 def train_and_decide(
-    settings: Settings, spec: ModelSpec, partition: Partition, run: RunContext
+    settings: Settings,
+    spec: ModelSpec,
+    partition: Partition,
+    run: RunContext,
 ) -> str:
     """Train and register a challenger, and return the promotion decision in one line."""
     from nightshift.registry.model_versions import register
@@ -50,8 +54,11 @@ def train_and_decide(
 
     typer.echo(f"training on {training_set.n_rows:,} rows of {training_set.window}")
     candidate = fit(settings, spec, training_set.key, run)
-    version = register(settings, candidate, run).version
+    registered = register(settings, candidate, run)
+    version = registered.version
 
+    # A registered version does not serve: only a recorded decision makes it champion.
     typer.echo(f"checking version {version}")
     decision = decide(settings, spec, version, run)
-    return f"version {version}, {decision.verdict}: {'; '.join(decision.reasons)}"
+    reasons = "; ".join(decision.reasons)
+    return f"version {version}, {decision.verdict}: {reasons}"
