@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 
 def backfill(first: First, last: Last = "") -> None:
-    """Ingest and transform a range of partitions at once; Airflow runs one a night."""
+    """Ingest and transform a range of partitions at once; Airflow runs one a night.
+
+    Safe to repeat: equal content is not published again.
+    """
     settings = load_settings()
     partitions = PartitionRange.of(first, last or None)
     run = command_run(f"backfill/{partitions}")
@@ -29,7 +32,11 @@ def ingest_datasets(
     partitions: PartitionRange,
     run: RunContext,
 ) -> None:
-    """Ingest every dataset over a range; reference data from its first delivery on."""
+    """Ingest every dataset over a range; reference data from its first delivery on.
+
+    Raises:
+        NightshiftError: A dataset failed; the ones before it are loaded.
+    """
     from nightshift.contracts.datasets import Delivery, read_contracts
     from nightshift.ingestion.load import ingest
 
@@ -45,6 +52,7 @@ def ingest_datasets(
             first = min(history_start, first)
         delivered = PartitionRange(first, partitions.last)
         result = ingest(settings, name, delivered, run)
+        # Refused rows do not stop a load: `nightshift quarantine` lists them.
         counts = f"{result.n_rows:>9,} rows, {result.n_refused} refused"
         typer.echo(f"      raw/{name:<18} {counts}")
 
@@ -54,7 +62,11 @@ def build_features(
     partitions: PartitionRange,
     run: RunContext,
 ) -> None:
-    """Build and publish the feature views of a range."""
+    """Build and publish the feature views of a range.
+
+    Raises:
+        NightshiftError: The error of a view that was not published; all others were.
+    """
     from nightshift.transformation.build import build
 
     result = build(settings, partitions, run)

@@ -166,7 +166,8 @@ def replay(dataset: Dataset, partition: Day) -> None:
 
     run = command_run(f"quarantine/{dataset}/{partition}")
     day = Partition.parse(partition).day
-    # Held only for its check: who may not read refused rows may not replay them either.
+    # Opened only for its check: a role that may not read refused rows may not replay them either.
+    # `replay_corrections` opens a connection of its own.
     with _quarantine():
         result = replay_corrections(load_settings(), dataset, day, run)
     for row_id in result.superseded:

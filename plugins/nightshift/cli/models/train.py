@@ -18,9 +18,15 @@ if TYPE_CHECKING:
 
 def train(
     model: Model,
-    partition: Annotated[str, typer.Argument(help="Partition whose night trains, YYYY-MM-DD.")],
+    partition: Annotated[
+        str,
+        typer.Argument(help="Partition whose night trains, YYYY-MM-DD."),
+    ],
 ) -> None:
-    """Train one challenger as the night of that partition would, and promote or refuse it."""
+    """Train one challenger as the night of that partition would, and promote or refuse it.
+
+    Trains also when no training is due.
+    """
     from nightshift.contracts.model_spec import load_spec
 
     settings = load_settings()
@@ -37,7 +43,10 @@ def train_and_decide(
     partition: Partition,
     run: RunContext,
 ) -> str:
-    """Train and register a challenger, and return the promotion decision in one line."""
+    """Train and register a challenger, and return the promotion decision in one line.
+
+    The steps are those of the DAG ``train__<model>``, without its schedule.
+    """
     from nightshift.registry.model_versions import register
     from nightshift.registry.promotion import decide
     from nightshift.training.pipeline import train as fit
@@ -52,6 +61,7 @@ def train_and_decide(
     typer.echo(f"building the training set of {window}")
     training_set = build_training_set(settings, spec, partition, run)
 
+    # The training set is a file named by its content: the same inputs train on the same rows.
     typer.echo(f"training on {training_set.n_rows:,} rows of {training_set.window}")
     candidate = fit(settings, spec, training_set.key, run)
     registered = register(settings, candidate, run)

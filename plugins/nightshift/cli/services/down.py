@@ -21,7 +21,10 @@ def down(
         bool,
         typer.Option("--delete-data", help="Delete the home with all databases and objects too."),
     ] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Delete without a question.")] = False,
+    yes: Annotated[
+        bool,
+        typer.Option("--yes", help="Delete without a question."),
+    ] = False,
 ) -> None:
     """Stop the local services; on request, delete their data."""
     from nightshift_local.placement import prepare_home, remove_placed_files
