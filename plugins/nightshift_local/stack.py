@@ -57,12 +57,12 @@ class Surroundings:
     """
 
     def __init__(self, home: Path, environment: Mapping[str, str]) -> None:
+        self.variables: dict[str, str] = {}
         own = read_env(home).items()
-        self.variables = {
-            name: value
-            for name, value in environment.items() - own
-            if name.startswith("NIGHTSHIFT_") and value
-        }
+        for name, value in environment.items() - own:
+            # An empty variable counts as one that is not set, as in `Settings`.
+            if name.startswith("NIGHTSHIFT_") and value:
+                self.variables[name] = value
 
     def has(self, *names: str) -> bool:
         """Return whether one of the variables is given."""
@@ -104,11 +104,15 @@ def compose(
     """
     unknown = set(groups) - set(GROUPS)
     if unknown:
+        names = ", ".join(sorted(unknown))
         raise ServiceError(
-            f"Unknown service: {', '.join(sorted(unknown))}.", expected=", ".join(GROUPS)
+            f"Unknown service: {names}.",
+            expected=", ".join(GROUPS),
         )
     home = prepare_home(home)
-    surroundings = Surroundings(home, os.environ if environment is None else environment)
+    if environment is None:
+        environment = os.environ
+    surroundings = Surroundings(home, environment)
     left_out = surroundings.left_out()
     parts: list[Part] = []
     notices: list[str] = []
@@ -119,18 +123,21 @@ def compose(
             notices.append(f"{group} is not started: {left_out[group]}")
         else:
             parts += _parts(home, group, surroundings)
-    return Stack(tuple(parts), tuple(notices), _settings(home, left_out))
+    settings = _settings(home, left_out)
+    return Stack(tuple(parts), tuple(notices), settings)
 
 
 def expected_groups(home: Path) -> list[str]:
     """Return the groups that should run: the default ones, and those that were started extra."""
     started = {part.group for part in all_parts(home) if part.process.was_started}
-    return [group for group in GROUPS if group in DEFAULT_GROUPS or group in started]
+    expected = started.union(DEFAULT_GROUPS)
+    return [group for group in GROUPS if group in expected]
 
 
 def running_groups(home: Path) -> set[str]:
     """Return the groups of which a recorded process runs now."""
-    return {part.group for part in all_parts(home) if part.process.find() is not None}
+    running = [part for part in all_parts(home) if part.process.find() is not None]
+    return {part.group for part in running}
 
 
 def all_parts(home: Path) -> tuple[Part, ...]:

