@@ -61,6 +61,7 @@ def deliver(
         ObjectStoreError: The store cannot be written.
     """
     store = ObjectStore.open(settings)
+    # Upstream may deliver before `migrate` has made the bucket.
     store.ensure_bucket()
     drops: list[NewDrop] = []
     silent: list[str] = []
@@ -69,32 +70,49 @@ def deliver(
         for partition in partitions:
             table = tables.get(partition.day)
             if table is not None:
-                drops += _apply_faults(_drop(dataset, partition, table), faults)
-            elif len(tables) > 1:  # reference data has one day only
+                drop = _drop(dataset, partition, table)
+                drops += _apply_faults(drop, faults)
+            # Reference data has one day only: on any other day it is not silent.
+            elif len(tables) > 1:
                 silent.append(f"{dataset}/{partition.day}")
     with ThreadPoolExecutor(PARALLEL_REQUESTS) as pool:
         list(pool.map(lambda drop: write_drop(store, drop), drops))
 
-    delivered_at = [drop.delivered_at for drop in drops]
-    now = advance_clock(settings, max([partitions.last.cutoff, *delivered_at]))
-    n_drops = Counter(drop.dataset for drop in drops)
+    # The virtual now is after everything that was delivered, also after what arrived late.
+    arrivals = [drop.delivered_at for drop in drops]
+    now = advance_clock(settings, max([partitions.last.cutoff, *arrivals]))
+    n_drops: Counter[str] = Counter()
     n_rows: Counter[str] = Counter()
     for drop in drops:
+        n_drops[drop.dataset] += 1
         n_rows[drop.dataset] += drop.n_rows
-    return DeliverySummary(partitions, dict(n_drops), dict(n_rows), tuple(silent), now)
+    return DeliverySummary(
+        partitions,
+        dict(n_drops),
+        dict(n_rows),
+        tuple(silent),
+        now,
+    )
 
 
 def _drop(dataset: str, partition: Partition, table: pa.Table) -> NewDrop:
-    delivered_at = delivery_time(dataset, partition)
-    return NewDrop(dataset, partition.day, delivered_at, _csv(table), table.num_rows, dataset)
+    return NewDrop(
+        dataset,
+        partition.day,
+        delivery_time(dataset, partition),
+        _csv(table),
+        table.num_rows,
+        name=dataset,
+    )
 
 
 def _csv(table: pa.Table) -> bytes:
     import pyarrow as pa
     from pyarrow import csv
 
+    options = csv.WriteOptions(quoting_style="needed", quoting_header="none")
     sink = pa.BufferOutputStream()
-    csv.write_csv(table, sink, csv.WriteOptions(quoting_style="needed", quoting_header="none"))
+    csv.write_csv(table, sink, options)
     data: bytes = sink.getvalue().to_pybytes()
     return data
 
@@ -105,6 +123,7 @@ def _apply_faults(drop: NewDrop, faults: Iterable[Fault]) -> Iterator[NewDrop]:
     for fault in faults:
         if (fault.dataset, fault.day) != (drop.dataset, drop.partition):
             continue
+        # A fault applies to each drop that an earlier fault made: a late copy may be wrong too.
         before, arriving = arriving, []
         for damaged in before:
             arriving += apply_fault(fault, damaged)
