@@ -68,9 +68,9 @@ def demo(
 
     api = _wait_for_airflow(specs, watch)
     timings = []
-    nights = PartitionRange(begin, begin.shift(n_nights - 1))
+    partitions = PartitionRange(begin, begin.shift(n_nights - 1))
     # One after another, as real nights: a night's drop is delivered when the last one is over.
-    for partition in nights:
+    for partition in partitions:
         with watch.step(f"Night {partition}: upstream delivers, Airflow does the rest"):
             deliver_range(settings, PartitionRange.single(partition))
             timing = run_partition(api, partition.key, expected_dags(specs))

@@ -200,6 +200,7 @@ class DatasetContract(NamedDocument):
 
     @model_validator(mode="after")
     def _versions_fit(self) -> DatasetContract:
+        # The first version has nothing before it that it could have changed.
         expected = list(range(2, self.schema_version + 1))
         if sorted(self.versions) != expected:
             raise ValueError(
@@ -263,6 +264,7 @@ class DatasetContract(NamedDocument):
         # From today's version back: undo one change after the other.
         for number in range(self.schema_version, schema_version, -1):
             change = self.versions[number]
+            # Before a change its removed columns still existed, and its added ones did not yet.
             absent = absent - set(change.removed) | set(change.added)
             for name, source in change.renamed.items():
                 columns[name] = columns[name].model_copy(update={"source": source})
@@ -275,6 +277,7 @@ class DatasetContract(NamedDocument):
         return self.columns_of(self.version_for(day, declared))
 
 
+# A process reads a contract once: all stages of a task work with the same one.
 @lru_cache(maxsize=64)
 def load_contract(datasets_dir: Path, name: str) -> DatasetContract:
     """Read one contract, ``<datasets_dir>/<name>.yaml``.

@@ -140,7 +140,9 @@ class Partition:
         return Partition(self.day + dt.timedelta(days=days), self.timezone)
 
     def _instant(self, day: dt.date, time: dt.time) -> dt.datetime:
-        return dt.datetime.combine(day, time, ZoneInfo(self.timezone)).astimezone(dt.UTC)
+        # Computed on the wall clock: 24 hours after a midnight need not be the next one.
+        local = dt.datetime.combine(day, time, ZoneInfo(self.timezone))
+        return local.astimezone(dt.UTC)
 
     def __lt__(self, other: Partition) -> bool:
         """Order by day."""
@@ -186,6 +188,7 @@ class PartitionRange:
 
     def __iter__(self) -> Iterator[Partition]:
         """Iterate over the partitions in order."""
+        # The zone of the range, which may be a contract's own.
         return (Partition(day, self.first.timezone) for day in self.days)
 
     def __len__(self) -> int:
@@ -194,7 +197,9 @@ class PartitionRange:
 
     def __str__(self) -> str:
         """Return ``first`` or ``first..last``."""
-        return self.first.key if self.first == self.last else f"{self.first.key}..{self.last.key}"
+        if self.first == self.last:
+            return self.first.key
+        return f"{self.first.key}..{self.last.key}"
 
 
 def consecutive_ranges(days: Iterable[dt.date]) -> list[PartitionRange]:

@@ -103,7 +103,10 @@ _TABLES = {"raw": "{}", "features": "feat_{}", "predictions": "{}"}
 
 
 def _count_rows(conn: Connection, scope: TaskScope, dataset: str, load: VisibleLoad) -> int:
-    """Return the rows of a load; the recorded number for a layer that shares its tables."""
+    """Return the rows of a load; the recorded number for a layer that shares its tables.
+
+    The count is of one partition of one load, whatever else the table holds.
+    """
     layer, _, name = dataset.partition("/")
     if layer not in _TABLES:
         return load.n_rows

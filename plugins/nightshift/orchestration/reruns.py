@@ -82,7 +82,10 @@ def rerun_unfinished() -> list[str]:
 
 
 def lost_ingests(settings: Settings, conn: Connection) -> list[Rerun]:
-    """Return the newest ``ingest`` run of each incomplete day, unless one of its loads failed."""
+    """Return the newest ``ingest`` run of each incomplete day, unless one of its loads failed.
+
+    A load that failed has reported its error: a person acts on that.
+    """
     contracts = _daily_contracts(settings)
     parameters = {
         "horizon": HORIZON,

@@ -46,9 +46,9 @@ def list_refused(
     from nightshift.quality.quarantine import QuarantineState, list_rows
 
     partitions = PartitionRange.of(first, last)
-    wanted = QuarantineState(state)
+    requested = QuarantineState(state)
     with _quarantine() as conn:
-        refused = list_rows(conn, f"raw/{dataset}", partitions, wanted)
+        refused = list_rows(conn, f"raw/{dataset}", partitions, requested)
     # Refused values may be personal data: the list never shows them.
     rows = [
         (

@@ -144,9 +144,11 @@ def _select(conn: Connection, condition: str, parameters: list[Any]) -> list[Ret
         where {condition}
         order by partition_date
     """  # noqa: S608  (our own conditions)
-    return [
-        RetrainRequest(decision_id, model, day, state, tuple(reasons), closed_partition)
-        for decision_id, model, day, state, reasons, closed_partition in conn.execute(
-            query.encode(), parameters
-        )
-    ]
+    requests = []
+    for decision_id, model, day, state, reasons, closed_partition in conn.execute(
+        query.encode(), parameters
+    ):
+        # psycopg reads an array as a list, which a frozen request must not hold.
+        request = RetrainRequest(decision_id, model, day, state, tuple(reasons), closed_partition)
+        requests.append(request)
+    return requests
