@@ -83,6 +83,7 @@ def _visible_loads(
     conn: Connection, scope: TaskScope, datasets: list[str]
 ) -> dict[str, VisibleLoad]:
     """Return the records of the loads that readers see of the partition, by dataset."""
+    # Records of several datasets and no rows: there is nothing for `join_published` to join.
     query = """
         select p.dataset, p.load_id, l.n_rows, l.content_hash
         from ops.published p join ops.loads l using (dataset, partition_date, load_id)

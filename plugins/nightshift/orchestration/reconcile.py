@@ -160,6 +160,7 @@ def stranded_partitions(conn: Connection, link: Link) -> list[Partition]:
     return [Partition(day) for day in days if day >= first]
 
 
+# Both queries compare records of loads and read no rows, so they do without `join_published`.
 _STRANDED = """
 select p.partition_date
 from ops.published p

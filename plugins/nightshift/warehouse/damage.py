@@ -90,6 +90,7 @@ class Damage:
 
 def published_records(conn: Connection, dataset: str, days: Sequence[dt.date]) -> list[LoadRecord]:
     """Return the records of the loads that readers see, by day."""
+    # The record is what the rows are compared with, so it is read without them.
     rows = conn.execute(
         """
         select l.partition_date, l.load_id, l.n_rows, l.content_hash, l.detail ->> 'hash_basis'

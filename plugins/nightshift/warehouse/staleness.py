@@ -87,6 +87,7 @@ def last_completed_loads(conn: Connection, dataset: str) -> dict[dt.date, Comple
 
 def visible_loads(conn: Connection, dataset: str) -> dict[dt.date, CompletedLoad]:
     """Return the load that readers see of each partition, with the time at which they began to."""
+    # Only the ledger is read, no rows: so there is no `join_published`.
     rows = conn.execute(
         """
         select distinct on (p.partition_date)

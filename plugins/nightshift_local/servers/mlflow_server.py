@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import sys
-import urllib.request
 from collections.abc import Mapping
-from http import HTTPStatus
 from pathlib import Path
 
 from nightshift.settings import LIBRARY_ROOT
 from nightshift_local.credentials import Credentials
-from nightshift_local.part import Part
+from nightshift_local.part import Part, get
 from nightshift_local.ports import LOOPBACK
 from nightshift_local.process import Launch
 from nightshift_local.servers.airflow_settings import QUIET_VENDORS
-from nightshift_local.servers.mlflow_app import PASSWORD_VARIABLE
+from nightshift_local.servers.mlflow_app import HEALTH_PATH, PASSWORD_VARIABLE
 from nightshift_local.servers.object_server import BUCKET, REGION, ObjectServer
 from nightshift_local.servers.postgres import PostgresServer
 
@@ -44,12 +42,7 @@ class MlflowServer(Part):
 
     def is_healthy(self) -> bool:
         """Return whether the server answers."""
-        try:
-            url = f"{self.address}/health"
-            with urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310 - our own port
-                return bool(answer.status == HTTPStatus.OK)
-        except (OSError, ValueError):
-            return False
+        return get(self.port, HEALTH_PATH) is not None
 
     # gunicorn directly: MLflow's own server adds routers that take writes (mlflow_app).
     def _launch(self) -> Launch:

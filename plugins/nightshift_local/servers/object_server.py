@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import http.client
 import os
 import sysconfig
-import time
 from pathlib import Path
 
-from nightshift.errors import ServiceError
 from nightshift_local.credentials import Credentials, new_hex_key
-from nightshift_local.part import Part
+from nightshift_local.part import Part, get
 from nightshift_local.placement import place_servers
 from nightshift_local.ports import LOOPBACK, is_free
 from nightshift_local.process import Launch
@@ -63,7 +60,8 @@ class ObjectServer(Part):
             ServiceError: It did not answer in time; the message has the end of its log.
         """
         super().ensure_started()
-        self._wait_until_healthy()
+        if not self.becomes_healthy(START_TIMEOUT_SECONDS):
+            raise self.start_error("The S3 server did not start.")
 
     def _prepare(self) -> None:
         """Choose the ports; write the certificates and the identities of the S3 gateway."""
@@ -83,26 +81,7 @@ class ObjectServer(Part):
 
     def is_healthy(self) -> bool:
         """Return whether the S3 gateway answers and knows its bucket."""
-        connection = http.client.HTTPConnection(LOOPBACK, self.port, timeout=3)
-        try:
-            connection.request("GET", "/healthz")
-            return connection.getresponse().status == http.HTTPStatus.OK
-        except (OSError, http.client.HTTPException):
-            return False
-        finally:
-            connection.close()
-
-    def _wait_until_healthy(self) -> None:
-        deadline = time.monotonic() + START_TIMEOUT_SECONDS
-        while time.monotonic() < deadline and self.process.find() is not None:
-            if self.is_healthy():
-                return
-            time.sleep(0.05)
-        raise ServiceError(
-            "The S3 server did not start.",
-            got=self.process.log_tail(),
-            todo=f"Read {self.process.log_file}; `nightshift doctor` checks disk and ports.",
-        )
+        return get(self.port, "/healthz") is not None
 
     def _launch(self) -> Launch:
         placement = place_servers(self._home)

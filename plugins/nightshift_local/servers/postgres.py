@@ -25,6 +25,7 @@ SUPERUSER = "postgres"
 DATABASE_OWNERS = {"warehouse": "nightshift", "airflow": "airflow", "mlflow": "mlflow"}
 START_TIMEOUT_SECONDS = 60.0
 ORPHANS_TIMEOUT_SECONDS = 15.0
+NOT_STARTED = "PostgreSQL did not start."
 
 CONFIGURATION = """\
 # Written at every start. Your own settings go into postgresql.local.conf in this folder.
@@ -80,7 +81,9 @@ class PostgresServer(Part):
     @property
     def data_dir(self) -> Path:
         """Return PostgreSQL's data folder, which may lie outside of the home."""
-        return place_servers(self._home).own_dir(NAME) / "data"
+        folder = place_servers(self._home).own_dir(NAME)
+        # A level below: initdb refuses a folder with files, and our own lie next to it.
+        return folder / "data"
 
     @property
     def address(self) -> str:
@@ -112,8 +115,8 @@ class PostgresServer(Part):
             self._prepare()
             self._ensure_data()
             self._start_and_wait()
-        else:
-            self._wait_until_healthy()
+        elif not self.becomes_healthy(START_TIMEOUT_SECONDS):
+            raise self.start_error(NOT_STARTED)
         self._ensure_databases()
 
     def stop(self) -> None:
@@ -196,29 +199,16 @@ class PostgresServer(Part):
 
     def _start_and_wait(self) -> None:
         launch = self._launch()
-        # After a kill -9 the first starts fail until the old server's orphans have ended.
         give_up_at = time.monotonic() + ORPHANS_TIMEOUT_SECONDS
         self.process.start(launch)
-        while not self._wait_until_healthy(may_die=time.monotonic() < give_up_at):
+        may_die = True
+        while not self.becomes_healthy(START_TIMEOUT_SECONDS):
+            # After a kill -9 the first starts fail until the old server's orphans have ended.
+            if not may_die or self.process.find() is not None:
+                raise self.start_error(NOT_STARTED)
             time.sleep(0.5)
+            may_die = time.monotonic() < give_up_at
             self.process.start(launch)
-
-    def _wait_until_healthy(self, *, may_die: bool = False) -> bool:
-        """Return whether the server answers; False if it died and is allowed to."""
-        deadline = time.monotonic() + START_TIMEOUT_SECONDS
-        while time.monotonic() < deadline:
-            if self.is_healthy():
-                return True
-            if self.process.find() is None:
-                if may_die:
-                    return False
-                break
-            time.sleep(0.05)
-        raise ServiceError(
-            "PostgreSQL did not start.",
-            got=self.process.log_tail(),
-            todo=f"Read {self.process.log_file}; `nightshift doctor` checks disk and ports.",
-        )
 
     def _ensure_databases(self) -> None:
         """Create the roles and databases once; a killed first start is completed by the next."""
