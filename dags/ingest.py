@@ -19,12 +19,12 @@ from pathlib import Path
 
 from airflow.sdk import CronPartitionTimetable, TriggerRule, dag
 
-from nightshift.contracts.datasets import Delivery, read_contracts
+from nightshift.contracts.datasets import read_contracts
 from nightshift.contracts.partitions import operating_timezone
 from nightshift.orchestration import assets, data_tasks, defaults
 
 CONTRACTS = read_contracts(Path(__file__).parent / "datasets").documents.values()
-DAILY = [contract for contract in CONTRACTS if contract.delivery is Delivery.DAILY]
+DAILY = [contract for contract in CONTRACTS if contract.is_daily]
 
 
 @dag(

@@ -17,12 +17,12 @@ from pathlib import Path
 
 from airflow.sdk import PartitionedAssetTimetable, dag
 
-from nightshift.contracts.datasets import Delivery, read_contracts
+from nightshift.contracts.datasets import read_contracts
 from nightshift.contracts.model_spec import read_specs
 from nightshift.orchestration import assets, data_tasks, defaults
 
 CONTRACTS = read_contracts(Path(__file__).parent / "datasets").documents.values()
-DAILY = [contract for contract in CONTRACTS if contract.delivery is Delivery.DAILY]
+DAILY = [contract for contract in CONTRACTS if contract.is_daily]
 SPECS = read_specs(Path(__file__).parent / "models").documents.values()
 VIEWS = sorted({spec.feature_view for spec in SPECS})
 

@@ -22,7 +22,7 @@ REFERENCE_DATASETS = ("airports", "carriers", "planes")
 
 def replay(first: First, last: Last = "") -> None:
     """Write the drops of real flights of 2013 into the lake."""
-    partitions = PartitionRange.of(first, last or None)
+    partitions = PartitionRange.of(first, last)
     deliver_range(load_settings(), partitions)
 
 

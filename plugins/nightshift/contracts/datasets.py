@@ -8,12 +8,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from nightshift.contracts.document_folder import DocumentFolder, read_folder, read_named
 from nightshift.contracts.drop_limits import DropLimits
 from nightshift.contracts.partitions import operating_timezone
-from nightshift.contracts.reserved_names import refuse_column, refuse_dataset
+from nightshift.contracts.reserved_names import ColumnName, DatasetName
 from nightshift.contracts.yaml_document import Frozen, Identifier, NamedDocument
 
 
@@ -70,7 +70,7 @@ class Column(Frozen):
         description: For the data dictionary.
     """
 
-    name: Identifier
+    name: ColumnName
     source: str = ""
     type: ColumnType
     delivered_as: ColumnType | None = None
@@ -80,12 +80,6 @@ class Column(Frozen):
     levels: tuple[str, ...] = ()
     default: str | None = None
     description: str = ""
-
-    @field_validator("name")
-    @classmethod
-    def _name_is_free(cls, name: str) -> str:
-        refuse_column(name)
-        return name
 
     @model_validator(mode="after")
     def _limits_fit_the_type(self) -> Column:
@@ -161,6 +155,7 @@ class DatasetContract(NamedDocument):
             load.
     """
 
+    name: DatasetName
     description: str
     schema_version: int = Field(ge=1)
     timezone: str = Field(default_factory=operating_timezone)
@@ -178,12 +173,6 @@ class DatasetContract(NamedDocument):
     maximum_backdating_days: Annotated[int, Field(ge=0)] | Literal["unlimited"] = 3
     limits: DropLimits = Field(default_factory=DropLimits)
     versions: dict[int, SchemaChange] = Field(default_factory=dict)
-
-    @field_validator("name")
-    @classmethod
-    def _name_is_free(cls, name: str) -> str:
-        refuse_dataset(name)
-        return name
 
     @model_validator(mode="after")
     def _columns_exist(self) -> DatasetContract:
@@ -232,6 +221,11 @@ class DatasetContract(NamedDocument):
     def dataset(self) -> str:
         """Return the dataset's name in the ledger, ``raw/<name>``."""
         return f"raw/{self.name}"
+
+    @property
+    def is_daily(self) -> bool:
+        """Return whether a drop is due on each operating day."""
+        return self.delivery is Delivery.DAILY
 
     @property
     def identifying_columns(self) -> set[str]:

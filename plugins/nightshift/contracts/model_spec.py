@@ -16,7 +16,7 @@ from nightshift.contracts.metrics import METRICS, NOT_SUPPORTED, Task, metrics_o
 from nightshift.contracts.monitoring_spec import Monitoring
 from nightshift.contracts.partitions import CUTOFF, Partition, operating_timezone
 from nightshift.contracts.promotion_spec import Promotion
-from nightshift.contracts.reserved_names import FEATURE_COLUMNS, refuse_entity_key, refuse_model
+from nightshift.contracts.reserved_names import FEATURE_COLUMNS, EntityKey, ModelName
 from nightshift.contracts.scoring_spec import Scoring
 from nightshift.contracts.training_spec import Training
 from nightshift.contracts.yaml_document import (
@@ -43,14 +43,8 @@ class Entity(Frozen):
     """
 
     name: Identifier
-    key: Identifier
+    key: EntityKey
     recurs: bool = False
-
-    @field_validator("key")
-    @classmethod
-    def _key_is_free(cls, key: str) -> str:
-        refuse_entity_key(key)
-        return key
 
 
 class CategoricalFeature(Frozen):
@@ -126,6 +120,7 @@ class ModelSpec(NamedDocument):
             chooses the best F1 on validation.
     """
 
+    name: ModelName
     description: str
     task: Task
     owner: str
@@ -141,12 +136,6 @@ class ModelSpec(NamedDocument):
     scoring: Scoring
     monitoring: Monitoring
     positive_threshold: Ratio | None = None
-
-    @field_validator("name")
-    @classmethod
-    def _name_is_free(cls, name: str) -> str:
-        refuse_model(name)
-        return name
 
     # Before the enum: its own message would not say that the task may come.
     @field_validator("task", mode="before")

@@ -172,8 +172,8 @@ class PartitionRange:
             )
 
     @classmethod
-    def of(cls, first: str, last: str | None = None) -> PartitionRange:
-        """Read a range from one or two partition keys."""
+    def of(cls, first: str, last: str = "") -> PartitionRange:
+        """Read a range from its partition keys; without a last one, of one partition."""
         return cls(Partition.parse(first), Partition.parse(last or first))
 
     @classmethod

@@ -14,7 +14,7 @@ from typing import Any
 
 from airflow.sdk import task
 
-from nightshift.contracts.datasets import DatasetContract, Delivery, load_contract, read_contracts
+from nightshift.contracts.datasets import DatasetContract, load_contract, read_contracts
 from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.errors import NightshiftError
 from nightshift.orchestration.post_conditions import claims_of, require_published
@@ -54,7 +54,7 @@ def load_reference(partition_key: str) -> dict[str, int]:
         require_runnable(scope)
         n_rows: dict[str, int] = {}
         errors: list[NightshiftError] = []
-        for contract in _contracts(scope, Delivery.ON_CHANGE):
+        for contract in _contracts(scope, is_daily=False):
             try:
                 counts = _ingest(scope, contract, contract.history_start)
                 n_rows[contract.name] = counts["n_rows"]
@@ -85,7 +85,7 @@ def _ingest(scope: TaskScope, contract: DatasetContract, late_since: dt.date) ->
 
     result = ingest(scope.settings, contract.name, scope.partitions, scope.run)
     # A dataset that arrives on change has no partition on a day without one.
-    is_delivered = contract.delivery is Delivery.DAILY or bool(result.partitions)
+    is_delivered = contract.is_daily or bool(result.partitions)
     is_expected = is_delivered and contract.history_start <= scope.partition.day
     expected = [contract.dataset] if is_expected else []
     published = require_published(scope, expected)
@@ -132,7 +132,7 @@ def emit_raw_assets(partition_key: str) -> str:
     # neither starts `transform`: docs/adr/0003-partitions-and-assets.md, apache/airflow#71070.
     with task_scope(partition_key) as scope:
         require_runnable(scope)
-        contracts = _contracts(scope, Delivery.DAILY)
+        contracts = _contracts(scope, is_daily=True)
         require_published(scope, [contract.dataset for contract in contracts])
         return scope.partition.key
 
@@ -157,10 +157,10 @@ def watcher(partition_key: str, run_id: str) -> None:
     )
 
 
-def _contracts(scope: TaskScope, delivery: Delivery) -> list[DatasetContract]:
-    """Return the contracts of one delivery type whose history includes the partition."""
+def _contracts(scope: TaskScope, *, is_daily: bool) -> list[DatasetContract]:
+    """Return the daily contracts, or all others, whose history includes the partition."""
     contracts = read_contracts(scope.settings.datasets_dir).documents.values()
-    of_type = [contract for contract in contracts if contract.delivery is delivery]
+    of_type = [contract for contract in contracts if contract.is_daily is is_daily]
     day = scope.partition.day
     return [contract for contract in of_type if contract.history_start <= day]
 

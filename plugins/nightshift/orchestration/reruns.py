@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING
 from airflow.sdk import get_current_context, task
 from airflow.sdk.exceptions import AirflowSkipException
 
-from nightshift.contracts.datasets import DatasetContract, Delivery, load_contracts
+from nightshift.contracts.datasets import DatasetContract, load_contracts
 from nightshift.contracts.model_spec import load_specs
 from nightshift.errors import NightshiftError, stack_of
+from nightshift.orchestration.reconcile import DAG_ID, HORIZON, PATIENCE
 from nightshift.orchestration.task_scope import ended_when_overdue
 from nightshift.orchestration.task_tries import NOT_FAILED
 from nightshift.scoring.degraded import better_choice, degraded_partitions
@@ -32,9 +33,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Time after a run's last sign of life, and between two reruns of one partition.
-PATIENCE = dt.timedelta(minutes=20)
-HORIZON = dt.timedelta(days=7)
+
 # Reruns per partition: what fails so often needs a person.
 MAX_RERUNS = 3
 
@@ -67,7 +66,7 @@ def rerun_unfinished() -> list[str]:
     cleared: list[str] = []
     with (
         ended_when_overdue(limit),
-        connect(settings, "nightshift catch_up") as conn,
+        connect(settings, f"nightshift {DAG_ID}") as conn,
     ):
         reruns = lost_ingests(settings, conn) + improvable_scorings(settings, conn)
         for rerun in reruns:
@@ -150,7 +149,7 @@ def loads_without_outcome(settings: Settings, dag_run_id: str) -> list[str]:
 
 def _daily_contracts(settings: Settings) -> list[DatasetContract]:
     contracts = load_contracts(settings.datasets_dir).values()
-    return [contract for contract in contracts if contract.delivery is Delivery.DAILY]
+    return [contract for contract in contracts if contract.is_daily]
 
 
 def lost_tries_error(lost: str) -> LostTriesError:

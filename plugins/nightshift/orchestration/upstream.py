@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from nightshift.contracts.datasets import DatasetContract, Delivery, load_contracts
+from nightshift.contracts.datasets import DatasetContract, load_contracts
 from nightshift.contracts.partitions import Partition
 from nightshift.errors import NightshiftError
 from nightshift.transformation.build import LookbackIncomplete
@@ -70,9 +70,7 @@ def require_runnable(scope: TaskScope) -> None:
     partition = scope.partition
     now = dt.datetime.now(dt.UTC)
     contracts = load_contracts(scope.settings.datasets_dir).values()
-    starts = [
-        contract.history_start for contract in contracts if contract.delivery is Delivery.DAILY
-    ]
+    starts = [contract.history_start for contract in contracts if contract.is_daily]
     first = min(starts, default=partition.day)
     if partition.day < first:
         raise BeforeHistoryError(

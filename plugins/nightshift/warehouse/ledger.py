@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
-from nightshift.contracts.datasets import DatasetContract, Delivery
+from nightshift.contracts.datasets import DatasetContract
 from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.errors import NightshiftError
 
@@ -72,7 +72,7 @@ def lookback_of(contract: DatasetContract, partition: Partition) -> list[dt.date
 
     These are the partition and its last 28 days, but no day before the dataset's history.
     """
-    if contract.delivery is not Delivery.DAILY:
+    if not contract.is_daily:
         return []
     first = max(contract.history_start, partition.shift(-LOOKBACK_DAYS).day)
     return [first + dt.timedelta(days=i) for i in range((partition.day - first).days + 1)]

@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from nightshift.contracts.datasets import DatasetContract, Delivery
+from nightshift.contracts.datasets import DatasetContract
 from nightshift.contracts.partitions import Partition
 from nightshift.warehouse.ledger import (
     MissingDropError,
@@ -180,10 +180,9 @@ class RawKnowledge:
         It reads its look-back of daily data, and reference data of all days up to its own.
         """
         contracts = self.contracts.values()
+        daily = [contract for contract in contracts if contract.is_daily]
         lookback = {
-            contract.dataset: set(lookback_of(contract, Partition(day)))
-            for contract in contracts
-            if contract.delivery is Delivery.DAILY
+            contract.dataset: set(lookback_of(contract, Partition(day))) for contract in daily
         }
         for version in self.versions:
             days = lookback.get(version.dataset)

@@ -21,7 +21,7 @@ def backfill(first: First, last: Last = "") -> None:
     Safe to repeat: equal content is not published again.
     """
     settings = load_settings()
-    partitions = PartitionRange.of(first, last or None)
+    partitions = PartitionRange.of(first, last)
     run = command_run(f"backfill/{partitions}")
     ingest_datasets(settings, partitions, run)
     build_features(settings, partitions, run)
@@ -37,7 +37,7 @@ def ingest_datasets(
     Raises:
         NightshiftError: A dataset failed; the ones before it are loaded.
     """
-    from nightshift.contracts.datasets import Delivery, read_contracts
+    from nightshift.contracts.datasets import read_contracts
     from nightshift.ingestion.load import ingest
 
     contracts = read_contracts(settings.datasets_dir)
@@ -47,7 +47,7 @@ def ingest_datasets(
     for name, contract in contracts.documents.items():
         first = partitions.first
         # The newest delivery of reference data may be older than the range that reads it.
-        if contract.delivery is Delivery.ON_CHANGE:
+        if not contract.is_daily:
             history_start = Partition(contract.history_start)
             first = min(history_start, first)
         delivered = PartitionRange(first, partitions.last)

@@ -29,7 +29,7 @@ def list_drops(dataset: Dataset, first: First, last: Last = "") -> None:
     """List what was delivered for some days: when, how large, and what was decided about it."""
     from nightshift.ingestion.drop_decisions import read_decisions
 
-    partitions = PartitionRange.of(first, last or None)
+    partitions = PartitionRange.of(first, last)
     with _landing(dataset, partitions) as (conn, landing):
         decisions = read_decisions(conn, f"raw/{dataset}", partitions)
     decided = {}

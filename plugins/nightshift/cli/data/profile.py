@@ -62,7 +62,7 @@ def profile(
     from nightshift.warehouse.connection import connect
 
     settings = load_settings()
-    days = PartitionRange.of(first, last or first)
+    days = PartitionRange.of(first, last)
     with connect(settings, "nightshift profile") as conn:
         sketches = _read_profiles(settings, conn, dataset, days)
         if check:
@@ -71,7 +71,7 @@ def profile(
             rows = [_summary(name, sketch) for name, sketch in sketches.items()]
             print_table(SUMMARY_HEADERS, rows)
             return
-        other_days = PartitionRange.of(against_first, against_last or against_first)
+        other_days = PartitionRange.of(against_first, against_last)
         references = _read_profiles(settings, conn, dataset, other_days)
     rows = []
     for name, sketch in sketches.items():

@@ -121,7 +121,7 @@ def _check(settings: Settings, at: dt.datetime) -> tuple[Freshness, WrongFileErr
     Returns:
         The result, and which files are wrong.
     """
-    from nightshift.contracts.datasets import Delivery, read_contracts
+    from nightshift.contracts.datasets import read_contracts
     from nightshift.contracts.model_spec import read_specs
     from nightshift.monitoring.freshness import check
 
@@ -141,7 +141,7 @@ def _check(settings: Settings, at: dt.datetime) -> tuple[Freshness, WrongFileErr
         raise combined_error(problems)
 
     datasets = contracts.documents.values()
-    daily = [contract for contract in datasets if contract.delivery is Delivery.DAILY]
+    daily = [contract for contract in datasets if contract.is_daily]
     freshness = check(settings, checkable, daily, at)
     unchecked = [name for name in specs.broken if name not in last_good]
     return freshness, _wrong_file_error(problems, unchecked)

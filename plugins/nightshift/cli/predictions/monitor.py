@@ -22,7 +22,7 @@ def monitor(
     from nightshift.monitoring.monitor import monitor
 
     settings = load_settings()
-    partitions = PartitionRange.of(first, last or None)
+    partitions = PartitionRange.of(first, last)
     spec = load_spec(settings.models_dir, model)
     run = command_run(f"monitor__{model}/{partitions}")
     # In order: a verdict depends on those of the days before it.

@@ -31,7 +31,7 @@ def score(
     from nightshift.scoring.version_choice import PinnedVersion
 
     settings = load_settings()
-    partitions = PartitionRange.of(first, last or None)
+    partitions = PartitionRange.of(first, last)
     spec = load_spec(settings.models_dir, model)
     run = command_run(f"score__{model}/{partitions}")
     # Recorded with the person's name: the choice of a version bypasses the promotion gate.
