@@ -82,11 +82,6 @@ class Damage:
     load_id: int
     what: str
 
-    @property
-    def key(self) -> LoadKey:
-        """Return the day and the load."""
-        return self.partition_date, self.load_id
-
 
 def published_records(conn: Connection, dataset: str, days: Sequence[dt.date]) -> list[LoadRecord]:
     """Return the records of the loads that readers see, by day."""
@@ -250,8 +245,9 @@ def check_published_rows(conn: Connection, write: PartitionWrite) -> PublishedRo
         records = [LoadRecord(*row) for row in conn.execute(_COMPARED_LOADS, parameters)]
         damages = find_damage(conn, target, records)
         published.damages.extend(damages)
-        damaged = {damage.key for damage in damages}
-        published.intact[target.dataset] = [r.key for r in records if r.key not in damaged]
+        damaged = {(damage.partition_date, damage.load_id) for damage in damages}
+        keys = [record.key for record in records]
+        published.intact[target.dataset] = [key for key in keys if key not in damaged]
 
         repairs = published.repairs[target.dataset]
         for (day,) in conn.execute(_LOST_POINTERS, parameters):

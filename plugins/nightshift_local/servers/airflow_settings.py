@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
 from pathlib import Path
 
 from nightshift.settings import PROJECT_ROOT
@@ -128,9 +127,9 @@ def write_logins(home: Path) -> None:
     credentials.get("airflow-logins.json", lambda: json.dumps({USER: password}))
 
 
-def pools_document(pools: Mapping[str, tuple[int, str]] = POOLS) -> str:
+def pools_document() -> str:
     """Return the pools in the format of ``airflow pools import``."""
     rows = {}
-    for name, (n_slots, text) in pools.items():
+    for name, (n_slots, text) in POOLS.items():
         rows[name] = {"slots": n_slots, "description": text, "include_deferred": False}
     return json.dumps(rows, indent=2)

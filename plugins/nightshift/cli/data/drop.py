@@ -46,26 +46,21 @@ def _landing_rows(landing: Landing, decided: dict[str, str]) -> list[tuple[str, 
     rows: list[tuple[str, ...]] = []
 
     for drop in landing.drops:
-        key = drop.data_key
-        delivered_at = drop.delivered_at.isoformat()
+        state = decided.get(drop.data_key, "delivered")
         received_at = landing.received_at(drop).isoformat()
         n_bytes = f"{landing.n_bytes(drop):,}"
-        state = decided.get(key, "delivered")
-        rows.append((delivered_at, received_at, n_bytes, key, state))
+        rows.append((drop.delivered_at.isoformat(), received_at, n_bytes, drop.data_key, state))
 
     for drop in landing.absent:
-        key = drop.data_key
-        delivered_at = drop.delivered_at.isoformat()
-        state = decided.get(key, "its file is absent")
-        rows.append((delivered_at, "-", "-", key, state))
+        state = decided.get(drop.data_key, "its file is absent")
+        rows.append((drop.delivered_at.isoformat(), "-", "-", drop.data_key, state))
 
     # A manifest that cannot be read has no time of delivery, only its object's own time.
     for wrong in landing.wrong:
-        key = wrong.object.key
-        received_at = wrong.object.received_at.isoformat()
-        n_bytes = f"{wrong.object.n_bytes:,}"
-        state = decided.get(key, wrong.error.code)
-        rows.append(("-", received_at, n_bytes, key, state))
+        manifest = wrong.object
+        state = decided.get(manifest.key, wrong.error.code)
+        received_at = manifest.received_at.isoformat()
+        rows.append(("-", received_at, f"{manifest.n_bytes:,}", manifest.key, state))
 
     return rows
 

@@ -34,10 +34,10 @@ def evidence(
         entry = find_entry(conn, model, version)
         # A record proves something only if the chain before it is intact.
         n_records = verify_chain(settings, store, conn, model)
-    has_signature = entry.signature and settings.evidence_key.get_secret_value()
-    proofs = "its digest, its predecessor and its signature"
-    if not has_signature:
-        proofs = "its digest and its predecessor"
+    proofs = "its digest and its predecessor"
+    # Without the key of the signatures nobody can verify them, so they prove nothing here.
+    if entry.signature and settings.evidence_key.get_secret_value():
+        proofs = "its digest, its predecessor and its signature"
     typer.echo(f"{model}: {n_records} records verified, each by {proofs}.")
 
     record = read_record(settings, store, entry)
