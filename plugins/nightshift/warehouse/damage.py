@@ -147,12 +147,16 @@ def find_damage_cheaply(
     n_rows = sum(record.n_rows or 0 for record in known)
     if not known or n_rows > MAX_COUNTED_ROWS:
         return []
+    # No record has an empty basis: beyond the limit all of them are only counted.
     basis = hash_basis(conn, target) if n_rows <= MAX_HASHED_ROWS else ""
     hashed = [record for record in known if record.basis == basis]
     counted = [record for record in known if record.basis != basis]
+    damages = find_damage(conn, target, hashed)
     counts = count_loads(conn, target, [record.key for record in counted])
-    wrong_counts = [_wrong_count(target, record, counts[record.key]) for record in counted]
-    return find_damage(conn, target, hashed) + [damage for damage in wrong_counts if damage]
+    for record in counted:
+        if damage := _wrong_count(target, record, counts[record.key]):
+            damages.append(damage)
+    return damages
 
 
 def find_damage(conn: Connection, target: Target, records: Sequence[LoadRecord]) -> list[Damage]:
@@ -200,9 +204,10 @@ def refuse_vanished(
             # A version that came late publishes without becoming visible: the pointer stays on a
             # newer one, whose rows another write has audited.
             loads = [load for load in loads if load.load_id == write.load_id]
-        counts = count_loads(conn, target, [(load.partition_date, load.load_id) for load in loads])
-        for load in loads:
-            n_rows = counts[load.partition_date, load.load_id]
+        keys = [(load.partition_date, load.load_id) for load in loads]
+        counts = count_loads(conn, target, keys)
+        for load, key in zip(loads, keys, strict=True):
+            n_rows = counts[key]
             if n_rows != load.n_rows:
                 raise VanishedRowsError(
                     "Readers do not see what was published of"
