@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection
+from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
@@ -99,6 +101,19 @@ class Part(ABC):
     def _prepare(self) -> None:
         """Choose its port, and whatever else a start needs."""
         self._ports.usable(self.name)
+
+
+def stop_parts(parts: Collection[Part], report: Callable[[str], None] | None = None) -> None:
+    """Stop parts at the same time; the first failure is raised after all were tried."""
+
+    def stop(part: Part) -> None:
+        part.stop()
+        if report is not None:
+            report(f"  {part.name:<22} stopped")
+
+    # PostgreSQL alone may take its full grace of 30 s.
+    with ThreadPoolExecutor(max(len(parts), 1)) as pool:
+        list(pool.map(stop, parts))
 
 
 def get(port: int, path: str) -> bytes | None:

@@ -14,13 +14,13 @@ import os
 import select
 import sys
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 
 from nightshift.settings import LIBRARY_ROOT
+from nightshift_local.part import stop_parts
 from nightshift_local.placement import prepare_home
 from nightshift_local.process import START_TIME_TOLERANCE_SECONDS, Launch, ServerProcess
 from nightshift_local.stack import all_parts
@@ -74,10 +74,7 @@ def wait_for_end(pid: int, started_at: float) -> None:
 def stop_everything(home: Path) -> None:
     """Stop the supervisor, which would restart the parts, then every part; data remains."""
     stop_supervisor(home)
-    # At the same time: a shutdown of PostgreSQL may take its full grace of 30 s.
-    started = [part for part in all_parts(home) if part.process.was_started]
-    with ThreadPoolExecutor(max(len(started), 1)) as pool:
-        list(pool.map(lambda part: part.stop(), started))
+    stop_parts([part for part in all_parts(home) if part.process.was_started])
 
 
 def main() -> None:
