@@ -77,13 +77,7 @@ def read_folder(folder: Path, read: Callable[[str], DocumentT]) -> DocumentFolde
 
 
 def read_named(folder: Path, name: str, model: type[NamedT], noun: str) -> NamedT:
-    """Read one document, ``<folder>/<name>.yaml``.
-
-    Args:
-        folder: Where it is.
-        name: Its name, which must be that of the file.
-        model: Its type.
-        noun: What it describes, for people.
+    """Read one document, ``<folder>/<name>.yaml``; ``noun`` is what it describes, for people.
 
     Raises:
         SpecError: It is absent or wrong, or its name is not the file's.

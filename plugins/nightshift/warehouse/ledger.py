@@ -125,11 +125,7 @@ def knowledge_cutoff(
 
     It is the nominal one, or later when the first versions of the look-back came later. Only first
     versions count: a correction never moves it, so that a rerun reads what the first run read.
-
-    Args:
-        contracts: All contracts.
-        first: ``first_deliveries`` of all raw versions.
-        partition: The partition.
+    ``first`` is what ``first_deliveries`` returns of all raw versions.
 
     Raises:
         MissingDropError: A drop of the look-back is missing.

@@ -78,14 +78,7 @@ def retrain_request_lock(conn: Connection, model: str) -> Iterator[None]:
 
 
 def requested_days(conn: Connection, model: str, partition: Partition, days: int) -> list[dt.date]:
-    """Return the partitions of a model's requests of any state, in order.
-
-    Args:
-        conn: Any connection.
-        model: The model.
-        partition: The partition in the middle.
-        days: How many days before and after it count.
-    """
+    """Return the days of a model's requests of any state, ``days`` before to ``days`` after one."""
     rows = conn.execute(
         """
         select partition_date from monitoring.retrain_decisions
