@@ -84,6 +84,7 @@ def main() -> None:
 
 def run_app(command_line: typer.Typer, name: str) -> None:
     """Run a command line; print our own errors without a traceback and exit with 1."""
+    # Files of a person's run may hold rows; nobody else on the machine reads them.
     os.umask(0o077)
     os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
     try:
@@ -93,4 +94,5 @@ def run_app(command_line: typer.Typer, name: str) -> None:
         sys.stderr.write(f"{error}\n")
         sys.exit(1)
     except KeyboardInterrupt:
+        # What a shell reports for a program that SIGINT ended.
         sys.exit(130)

@@ -148,7 +148,9 @@ class Partition:
         return Partition(self.day + dt.timedelta(days=days), self.timezone)
 
     def _instant(self, day: dt.date, time: dt.time) -> dt.datetime:
-        return dt.datetime.combine(day, time, ZoneInfo(self.timezone)).astimezone(dt.UTC)
+        # Computed on the wall clock: 24 hours after a midnight need not be the next one.
+        local = dt.datetime.combine(day, time, ZoneInfo(self.timezone))
+        return local.astimezone(dt.UTC)
 
     def __lt__(self, other: Partition) -> bool:
         """Order by day."""
@@ -178,8 +180,8 @@ class PartitionRange:
             )
 
     @classmethod
-    def of(cls, first: str, last: str | None = None) -> PartitionRange:
-        """Read a range from one or two partition keys."""
+    def of(cls, first: str, last: str = "") -> PartitionRange:
+        """Read a range from its partition keys; without a last one, of one partition."""
         return cls(Partition.parse(first), Partition.parse(last or first))
 
     @classmethod
@@ -194,6 +196,7 @@ class PartitionRange:
 
     def __iter__(self) -> Iterator[Partition]:
         """Iterate over the partitions in order."""
+        # The zone of the range, which may be a contract's own.
         return (Partition(day, self.first.timezone) for day in self.days)
 
     def __len__(self) -> int:
@@ -202,7 +205,9 @@ class PartitionRange:
 
     def __str__(self) -> str:
         """Return ``first`` or ``first..last``."""
-        return self.first.key if self.first == self.last else f"{self.first.key}..{self.last.key}"
+        if self.first == self.last:
+            return self.first.key
+        return f"{self.first.key}..{self.last.key}"
 
 
 def consecutive_ranges(days: Iterable[dt.date]) -> list[PartitionRange]:

@@ -83,14 +83,10 @@ class Damage:
     load_id: int
     what: str
 
-    @property
-    def key(self) -> LoadKey:
-        """Return the day and the load."""
-        return self.partition_date, self.load_id
-
 
 def published_records(conn: Connection, dataset: str, days: Sequence[dt.date]) -> list[LoadRecord]:
     """Return the records of the loads that readers see, by day."""
+    # The record is what the rows are compared with, so it is read without them.
     rows = conn.execute(
         """
         select l.partition_date, l.load_id, l.n_rows, l.content_hash, l.detail ->> 'hash_basis'
@@ -187,12 +183,16 @@ def find_damage_cheaply(
     n_rows = sum(record.n_rows or 0 for record in known)
     if not known or n_rows > MAX_COUNTED_ROWS:
         return []
+    # No record has an empty basis: beyond the limit all of them are only counted.
     basis = hash_basis(conn, target) if n_rows <= MAX_HASHED_ROWS else ""
     hashed = [record for record in known if record.basis == basis]
     counted = [record for record in known if record.basis != basis]
+    damages = find_damage(conn, target, hashed)
     counts = count_loads(conn, target, [record.key for record in counted])
-    wrong_counts = [_wrong_count(target, record, counts[record.key]) for record in counted]
-    return find_damage(conn, target, hashed) + [damage for damage in wrong_counts if damage]
+    for record in counted:
+        if damage := _wrong_count(target, record, counts[record.key]):
+            damages.append(damage)
+    return damages
 
 
 def find_damage(conn: Connection, target: Target, records: Sequence[LoadRecord]) -> list[Damage]:
@@ -240,9 +240,10 @@ def refuse_vanished(
             # A version that came late publishes without becoming visible: the pointer stays on a
             # newer one, whose rows another write has audited.
             loads = [load for load in loads if load.load_id == write.load_id]
-        counts = count_loads(conn, target, [(load.partition_date, load.load_id) for load in loads])
-        for load in loads:
-            n_rows = counts[load.partition_date, load.load_id]
+        keys = [(load.partition_date, load.load_id) for load in loads]
+        counts = count_loads(conn, target, keys)
+        for load, key in zip(loads, keys, strict=True):
+            n_rows = counts[key]
             if n_rows != load.n_rows:
                 raise VanishedRowsError(
                     "Readers do not see what was published of"
@@ -285,8 +286,9 @@ def check_published_rows(conn: Connection, write: PartitionWrite) -> PublishedRo
         records = [LoadRecord(*row) for row in conn.execute(_COMPARED_LOADS, parameters)]
         damages = find_damage(conn, target, records)
         published.damages.extend(damages)
-        damaged = {damage.key for damage in damages}
-        published.intact[target.dataset] = [r.key for r in records if r.key not in damaged]
+        damaged = {(damage.partition_date, damage.load_id) for damage in damages}
+        keys = [record.key for record in records]
+        published.intact[target.dataset] = [key for key in keys if key not in damaged]
 
         repairs = published.repairs[target.dataset]
         for (day,) in conn.execute(_LOST_POINTERS, parameters):

@@ -1,7 +1,8 @@
 """Which rows readers see: SQL that follows the pointer, and SQL of what was known at an instant.
 
 A table keeps the rows of many loads of a partition. ``ops.published`` points to the one load whose
-rows readers see. Every query of published rows joins it; these functions write that join.
+rows readers see. Every query of published rows joins it; these functions write that join. A query
+of the loads' records instead of their rows joins ``ops.loads`` by its key of three columns.
 """
 
 from __future__ import annotations

@@ -65,7 +65,9 @@ class ReadOnlyApp:
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Answer one request."""
-        method, path = str(environ["REQUEST_METHOD"]), str(environ.get("PATH_INFO", ""))
+        method = str(environ["REQUEST_METHOD"])
+        path = str(environ.get("PATH_INFO", ""))
+        # The supervisor asks without a login; the answer tells nothing else.
         if (method, path) == ("GET", HEALTH_PATH):
             return _answer(start_response, "200 OK", "OK")
         header = str(environ.get("HTTP_AUTHORIZATION", ""))
@@ -82,24 +84,34 @@ class ReadOnlyApp:
     def _has_login(self, header: str) -> bool:
         """Return whether a header is the Basic login; compared in constant time."""
         scheme, _, text = header.partition(" ")
+        if scheme.lower() != "basic":
+            return False
         try:
             given = base64.b64decode(text, validate=True)
         except (binascii.Error, ValueError):
             return False
-        return scheme.lower() == "basic" and hmac.compare_digest(given, self._expected)
+        return hmac.compare_digest(given, self._expected)
 
 
 def _answer(
-    start_response: StartResponse, status: str, text: str, *headers: tuple[str, str]
+    start_response: StartResponse,
+    status: str,
+    text: str,
+    *more_headers: tuple[str, str],
 ) -> Iterable[bytes]:
     body = f"{text}\n".encode()
-    fixed = [("Content-Type", "text/plain"), ("Content-Length", str(len(body)))]
-    start_response(status, [*fixed, *headers])
+    headers = [
+        ("Content-Type", "text/plain"),
+        ("Content-Length", str(len(body))),
+        *more_headers,
+    ]
+    start_response(status, headers)
     return [body]
 
 
 def create() -> Callable[..., Any]:
     """Return the application for gunicorn; its settings come from the environment only."""
+    # Taken out of the environment: MLflow's code must not see it.
     password = os.environ.pop(PASSWORD_VARIABLE, "")
     # These are the variables by which MLflow's own command configures its web application.
     os.environ["_MLFLOW_SERVER_FILE_STORE"] = os.environ["MLFLOW_BACKEND_STORE_URI"]

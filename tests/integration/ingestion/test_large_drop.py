@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 import pytest
-from examples.flights.upstream import deliver
 from pyarrow import csv, parquet
+from tests.faults import deliver
 
 from nightshift import failpoints
 from nightshift.contracts.partitions import PartitionRange

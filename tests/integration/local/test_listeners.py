@@ -246,11 +246,11 @@ def _shell(program, server, uid, folder, *commands):
 
 
 def _keys(server):
-    endpoint = server.endpoint
+    keys = server.keys
     return {
-        "s3_endpoint_url": endpoint.url,
-        "s3_access_key_id": endpoint.access_key_id,
-        "s3_secret_access_key": endpoint.secret_access_key,
+        "s3_endpoint_url": server.address,
+        "s3_access_key_id": keys.key_id,
+        "s3_secret_access_key": keys.secret,
     }
 
 
@@ -268,7 +268,7 @@ def test_mlflow_key_reads_its_own_prefix_and_nothing_else(home):
         "aws_secret_access_key": keys.secret,
         "region_name": "us-east-1",
     }
-    client = boto3.client("s3", endpoint_url=server.endpoint.url, **login)
+    client = boto3.client("s3", endpoint_url=server.address, **login)
     assert (
         client.get_object(Bucket="nightshift", Key="mlflow/m/figure")["Body"].read() == b"content"
     )

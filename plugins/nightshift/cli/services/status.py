@@ -36,30 +36,32 @@ def status() -> None:
     # Also shows groups that were started extra and never stopped.
     stack = compose(home, expected_groups(home))
     rows = [_part_row(part) for part in stack.parts]
-    supervisor_state = ("ok", supervisor.pid) if supervisor else ("down", "-")
-    print_table(
-        ("part", "state", "pid", "address", "health"),
-        [(NAME, *supervisor_state, "", ""), *rows],
-    )
+    supervisor_row = (NAME, "down", "-", "", "")
+    if supervisor is not None:
+        supervisor_row = (NAME, "ok", str(supervisor.pid), "", "")
+    headers = ("part", "state", "pid", "address", "health")
+    print_table(headers, [supervisor_row, *rows])
     for notice in (*stack.notices, *_pipeline_notices()):
         typer.echo(notice)
 
-    is_running = all(health in {"healthy", "starting"} for *_, health in rows)
-    if supervisor is None or not is_running:
+    health = {row[-1] for row in rows}
+    # Only the supervisor restarts a part that dies: without it nothing is really up.
+    if supervisor is None or not health <= {"healthy", "starting"}:
         typer.echo(f"To start what is down: nightshift up. Logs: {home / 'logs'}")
         raise typer.Exit(1)
 
 
-def _part_row(part: Part) -> tuple[str, str, object, str, str]:
+def _part_row(part: Part) -> tuple[str, str, str, str, str]:
     process = part.process.find()
     if process is None:
         return (part.name, "down", "-", part.address, "-")
     health = "broken"
+    age_seconds = time.time() - process.create_time()
     if part.is_healthy():
         health = "healthy"
-    elif time.time() - process.create_time() < STARTING_SECONDS:
+    elif age_seconds < STARTING_SECONDS:
         health = "starting"
-    return (part.name, "ok", process.pid, part.address, health)
+    return (part.name, "ok", str(process.pid), part.address, health)
 
 
 def _pipeline_notices() -> list[str]:
