@@ -162,6 +162,15 @@ def _row_codes(rows: TypedRows, chosen: Numbers, names: Iterable[str]) -> Number
     return codes
 
 
+def malformed_rows(lines: MalformedRows) -> list[RefusedRow]:
+    """Return the distinct rows among the malformed ones of a file."""
+    distinct: dict[str, RefusedRow] = {}
+    for number, text in lines:
+        row = RefusedRow(number, Reason.MALFORMED_ROW, None, {"line": text})
+        distinct.setdefault(text, row)
+    return list(distinct.values())
+
+
 def refused_by_file(
     malformed: Sequence[MalformedRows], rows: TypedRows, left_out: Collection[int] = ()
 ) -> list[tuple[RefusedRow, ...]]:
@@ -172,22 +181,25 @@ def refused_by_file(
         rows: All other rows.
         left_out: Indices of files whose rows are not listed.
     """
-    by_content: list[dict[tuple[Any, ...], RefusedRow]] = [{} for _ in malformed]
-    for index, of_file in enumerate(malformed):
-        for number, text in () if index in left_out else of_file:
-            row = RefusedRow(number, Reason.MALFORMED_ROW, None, {"line": text})
-            by_content[index].setdefault((text,), row)
-
+    distinct: list[dict[tuple[Any, ...], RefusedRow]] = [{} for _ in malformed]
     names = rows.strings.column_names
     is_listed = (rows.verdict >= 0) & ~np.isin(rows.file_index, list(left_out))
     listed = rows.take(np.flatnonzero(is_listed))
     for i, delivered in enumerate(listed.strings.to_pylist()):
         culprit = listed.culprit[i]
-        column = names[culprit] if culprit >= 0 else None
-        reason = REASONS[listed.verdict[i]]
-        row = RefusedRow(int(listed.row_numbers[i]), reason, column, delivered)
-        by_content[listed.file_index[i]].setdefault(tuple(delivered.values()), row)
-    return [tuple(distinct.values()) for distinct in by_content]
+        row = RefusedRow(
+            row_number=int(listed.row_numbers[i]),
+            reason=REASONS[listed.verdict[i]],
+            column=names[culprit] if culprit >= 0 else None,
+            delivered=delivered,
+        )
+        distinct[listed.file_index[i]].setdefault(tuple(delivered.values()), row)
+
+    refused = []
+    for index, of_file in enumerate(distinct):
+        first = [] if index in left_out else malformed_rows(malformed[index])
+        refused.append((*first, *of_file.values()))
+    return refused
 
 
 def reasons_by_file(malformed: Sequence[MalformedRows], rows: TypedRows) -> list[Counter[str]]:
