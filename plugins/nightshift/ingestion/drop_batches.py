@@ -31,13 +31,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+# Text of the files that are checked together; their rows need about ten times as much until they
+# are staged.
 BATCH_TEXT_BYTES = 16 * 1024**2
-"""Text of the files that are checked together; their rows need about ten times as much until they
-are staged.
-"""
+# Files that are read in parallel, as they are stored in the lake.
 _READ_BYTES = 8 * 1024**2
 _READ_FILES = 256
-"""Files that are read in parallel, as they are stored in the lake."""
 
 CheckedFile = tuple["DropManifest", DeliveredFile]
 

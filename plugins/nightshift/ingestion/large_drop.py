@@ -28,12 +28,11 @@ if TYPE_CHECKING:
     from nightshift.warehouse.connection import Connection
     from nightshift.warehouse.write_types import PartitionWrite
 
+# From so many rows on a drop is a load of its own that streams; below, all drops of a call are
+# checked and loaded together.
 LARGE_ROWS = 500_000
-"""From so many rows on a drop is a load of its own that streams; below, all drops of a call are
-checked and loaded together.
-"""
+# Connections that store one drop: a server stores rows more slowly than they are checked.
 N_CONNECTIONS = 2
-"""Connections that store one drop: a server stores rows more slowly than they are checked."""
 
 
 def is_large(drop: DropManifest, n_bytes: int) -> bool:

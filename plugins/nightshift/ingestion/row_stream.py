@@ -54,8 +54,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _PROGRESS_ROWS = 1_000_000
+# A copy that is older belongs to nobody: a task is ended long before.
 _LONGEST_LOAD_SECONDS = 24 * 3600
-"""A copy that is older belongs to nobody: a task is ended long before."""
 
 
 class RowStream:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     Texts = Sequence[str | None]
 
+# Types that are guessed, the narrowest first: whatever is an integer is a number too.
 _NARROW_TYPES = (
     ColumnType.INTEGER,
     ColumnType.NUMBER,
@@ -37,18 +38,17 @@ _NARROW_TYPES = (
     ColumnType.DATE,
     ColumnType.UTC_TIMESTAMP,
 )
-"""Types that are guessed, the narrowest first: whatever is an integer is a number too."""
 _INSTANTS = {ColumnType.UTC_TIMESTAMP, ColumnType.LOCAL_TIMESTAMP}
+# Delivered type and type of the column.
 _CONVERTIBLE = {
     (ColumnType.INTEGER, ColumnType.NUMBER),
     (ColumnType.DATE, ColumnType.UTC_TIMESTAMP),
 }
-"""Delivered type and type of the column."""
 _N_SAMPLES = 3
+# A number with leading zeros is a code: as a number it would lose them.
 _CODE = re.compile(r"[+-]?0[0-9]+")
-"""A number with leading zeros is a code: as a number it would lose them."""
+# Source: PostgreSQL's limit of an identifier, in bytes.
 _MAX_NAME_LENGTH = 63
-"""Source: PostgreSQL's limit of an identifier, in bytes."""
 _YAML_WORDS = {"true", "false", "null", "yes", "no", "on", "off", "y", "n"}
 
 
