@@ -125,7 +125,13 @@ def cast_texts(
     column: Column,
     timezone: str,
 ) -> CastColumn:
-    """Cast strings of a Python list, as ``cast_column`` does."""
+    """Cast strings of a Python list, as ``cast_column`` does.
+
+    Args:
+        strings: shape (n,).
+        column: Type and limits.
+        timezone: Zone of local timestamps without an offset.
+    """
     array = pa.array(
         strings,
         pa.string(),

@@ -317,7 +317,12 @@ def count_values(
     rows: TypedRows,
     index: int,
 ) -> tuple[ByColumn, ByColumn]:
-    """Return how many values each column of a file has, and how many of another type."""
+    """Return how many values each column of a file has, and how many of another type.
+
+    Args:
+        rows: Rows of several files.
+        index: The file.
+    """
     n_values = {name: int(by_file[index]) for name, by_file in rows.n_values.items()}
     n_wrong = {name: int(by_file[index]) for name, by_file in rows.n_wrong.items()}
     return n_values, n_wrong
