@@ -14,16 +14,14 @@ from typing import TYPE_CHECKING
 from nightshift.errors import NightshiftError
 from nightshift.ingestion.rows.cast import cast_texts
 from nightshift.ingestion.rows.row_check import check_rows
-from nightshift.lake.drops import NewDrop, manifest_of
+from nightshift.lake.drops import DropManifest, NewDrop, manifest_of
 from nightshift.quality.contract_check import accepted_form, check_file
 from nightshift.quality.files.file_blocks import read_cells
-from nightshift.quality.quarantine import QuarantineError
+from nightshift.quality.quarantine import QuarantinedRow, QuarantineError, RefusedRow
 
 if TYPE_CHECKING:
     from nightshift.contracts.datasets import Column, DatasetContract
-    from nightshift.lake.drops import DropManifest
     from nightshift.quality.correction import Correction
-    from nightshift.quality.quarantine import QuarantinedRow, RefusedRow
 
     Cells = list[str] | str
     """A row's cells; of a malformed row its line."""

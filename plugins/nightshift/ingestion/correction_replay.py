@@ -14,18 +14,16 @@ from typing import TYPE_CHECKING
 from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.errors import LoadStateError
 from nightshift.ingestion.corrected_drop import corrected_drop, refuse_bad_rows, refused_rows
-from nightshift.ingestion.deliveries import identity, read_deliveries
+from nightshift.ingestion.deliveries import Deliveries, identity, read_deliveries
 from nightshift.ingestion.ingest_call import IngestCall, open_call
 from nightshift.ingestion.load import ingest
-from nightshift.lake.drops import write_drop
+from nightshift.lake.drops import DropManifest, write_drop
 from nightshift.lake.landing import read_data
 from nightshift.quality.correction import list_corrections, settle_corrected
 from nightshift.warehouse.published import join_published
 
 if TYPE_CHECKING:
     from nightshift.contracts.run import RunContext
-    from nightshift.ingestion.deliveries import Deliveries
-    from nightshift.lake.drops import DropManifest
     from nightshift.settings import Settings
 
 

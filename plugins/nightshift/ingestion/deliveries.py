@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from nightshift.ingestion.drop_decisions import DropAction, read_decisions
-from nightshift.lake.landing import read_landing
+from nightshift.ingestion.drop_decisions import DropAction, DropDecision, read_decisions
+from nightshift.lake.landing import Landing, WrongManifest, read_landing
 from nightshift.quality.contract_errors import BackdatedError, describe_file
 
 if TYPE_CHECKING:
@@ -16,9 +16,7 @@ if TYPE_CHECKING:
 
     from nightshift.contracts.datasets import DatasetContract
     from nightshift.contracts.partitions import PartitionRange
-    from nightshift.ingestion.drop_decisions import DropDecision
     from nightshift.lake.drops import DropManifest
-    from nightshift.lake.landing import Landing, WrongManifest
     from nightshift.lake.object_store import ObjectStore
     from nightshift.warehouse.connection import Connection
 

@@ -29,7 +29,7 @@ from nightshift.ingestion.deliveries import (
 from nightshift.ingestion.drop_batches import load_drops
 from nightshift.ingestion.ingest_call import IngestCall, open_call
 from nightshift.ingestion.refusals import Refusals
-from nightshift.lake.drops import partition_prefix
+from nightshift.lake.drops import DropManifest, partition_prefix
 from nightshift.lake.landing import list_undelivered
 from nightshift.warehouse.content_hash import LoadKey, hash_basis
 from nightshift.warehouse.damage import LoadRecord, find_damage, find_damage_cheaply
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 
     from nightshift.contracts.partitions import PartitionRange
     from nightshift.contracts.run import RunContext
-    from nightshift.lake.drops import DropManifest
     from nightshift.settings import Settings
 
 logger = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.errors import AuditError
 from nightshift.failpoints import Failpoint, hit
 from nightshift.ingestion.file_faults import refusal_of_values
-from nightshift.ingestion.staging import stage_drops
+from nightshift.ingestion.staging import CheckedDrops, stage_drops
 from nightshift.warehouse.connection import lose
 from nightshift.warehouse.partition_write import (
     LoadManifest,
@@ -25,7 +25,6 @@ from nightshift.warehouse.partition_write import (
 
 if TYPE_CHECKING:
     from nightshift.ingestion.ingest_call import IngestCall
-    from nightshift.ingestion.staging import CheckedDrops
     from nightshift.lake.drops import DropManifest
     from nightshift.quality.suites.streaming_checks import StreamingEvaluator
 

@@ -34,7 +34,7 @@ from nightshift.ingestion.rows.typed_rows import DUPLICATE, GOOD, TypedRows, typ
 from nightshift.ingestion.staging import with_origin
 from nightshift.lake.object_errors import ObjectCorruptError
 from nightshift.lake.object_stream import ObjectStream
-from nightshift.quality.contract_check import DeliveredFile, check_head, read_rows
+from nightshift.quality.contract_check import DeliveredFile, FileHead, check_head, read_rows
 from nightshift.quality.contract_errors import digest_error
 from nightshift.quality.gates import streaming_evaluator
 
@@ -45,7 +45,6 @@ if TYPE_CHECKING:
     from nightshift.ingestion.ingest_call import IngestCall
     from nightshift.ingestion.rows.key_hashes import Hashes
     from nightshift.lake.drops import DropManifest
-    from nightshift.quality.contract_check import FileHead
     from nightshift.quality.quarantine import RefusedRow
 
     Mask = npt.NDArray[np.bool_]

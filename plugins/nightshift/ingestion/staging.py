@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from nightshift.quality.quarantine import keep_rows
+from nightshift.quality.quarantine import RefusedRow, keep_rows
 from nightshift.warehouse.fast_io.arrow_io import copy_in
 from nightshift.warehouse.partition_write import hold_stage
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from nightshift.ingestion.rows.row_check import CheckedRows
     from nightshift.lake.drops import DropManifest
     from nightshift.quality.contract_check import DeliveredFile
-    from nightshift.quality.quarantine import RefusedRow
     from nightshift.warehouse.write_types import PartitionWrite
 
     Numbers = npt.NDArray[np.int64]

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import compute as pc
 
-from nightshift.contracts.datasets import ColumnType
+from nightshift.contracts.datasets import Column, ColumnType
 from nightshift.ingestion.rows.text_parsers import (
     is_true,
     parse_booleans,
@@ -26,8 +26,6 @@ from nightshift.ingestion.rows.text_parsers import (
 
 if TYPE_CHECKING:
     import numpy.typing as npt
-
-    from nightshift.contracts.datasets import Column
 
     Mask = npt.NDArray[np.bool_]
 

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from nightshift.contracts.datasets import ColumnType
+from nightshift.contracts.datasets import ColumnType, DatasetContract
 from nightshift.contracts.partitions import Partition
 from nightshift.ingestion.rows.cast import Reason
 from nightshift.ingestion.rows.local_time import clock_changes
 from nightshift.ingestion.rows.typed_rows import DUPLICATE, GOOD, REASONS, TypedRows, type_rows
-from nightshift.quality.contract_check import check_refused, check_types
+from nightshift.quality.contract_check import DeliveredFile, check_refused, check_types
 from nightshift.quality.contract_errors import ContractError
 from nightshift.quality.quarantine import RefusedRow
 
@@ -28,9 +28,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import pyarrow as pa
 
-    from nightshift.contracts.datasets import DatasetContract
     from nightshift.lake.drops import DropManifest
-    from nightshift.quality.contract_check import DeliveredFile
 
     Mask = npt.NDArray[np.bool_]
     Numbers = npt.NDArray[np.int64]

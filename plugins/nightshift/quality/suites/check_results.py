@@ -11,12 +11,11 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from nightshift.quality.suites.suite import RowCount, is_blocking, severity_of
+from nightshift.quality.suites.suite import Expectation, RowCount, is_blocking, severity_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from nightshift.quality.suites.suite import Expectation
 
 _COLUMN_ARGUMENTS = ("column", "column_A", "column_B", "column_list")
 _MISSING_COLUMN = re.compile(

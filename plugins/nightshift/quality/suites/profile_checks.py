@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING
 
 from nightshift.quality.sketches.number_sketch import NumberSketch
 from nightshift.quality.sketches.text_sketch import TextSketch
-from nightshift.quality.suites.suite import Between, InSet, NotNull, RowCount
+from nightshift.quality.suites.suite import Between, Expectation, InSet, NotNull, RowCount
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from nightshift.quality.sketches.sketch import Sketch
-    from nightshift.quality.suites.suite import Expectation
 
     Counts = tuple[int, int, int]
     """Considered rows, and the minimum and maximum number of unexpected ones among them."""
