@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nightshift.contracts.datasets import ColumnType
+from nightshift.contracts.datasets import Column, ColumnType, DatasetContract
 from nightshift.quality.contract_errors import (
     ColumnsError,
     RefusedRatioError,
@@ -43,7 +43,6 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import pyarrow as pa
 
-    from nightshift.contracts.datasets import Column, DatasetContract
     from nightshift.contracts.drop_limits import DropLimits
     from nightshift.lake.drops import DropManifest
     from nightshift.quality.files.block import Block, Source

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from nightshift.contracts.datasets import Delivery, load_contracts
 from nightshift.contracts.model_spec import load_specs
 from nightshift.contracts.partitions import Partition, PartitionRange
+from nightshift.ingestion.ingest_call import contract_digest
 from nightshift.ingestion.late_arrivals import find_late_drops
-from nightshift.ingestion.raw_load import contract_digest
 from nightshift.lake.landing import list_undelivered
 from nightshift.lake.object_store import ObjectStore
 from nightshift.reprocess.scope import Lineage, Scope

@@ -22,7 +22,7 @@ from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.contracts.run import RunContext
 from nightshift.errors import AuditError, NightshiftError
 from nightshift.failpoints import Failpoint
-from nightshift.ingestion.corrected_drop import replay_corrections
+from nightshift.ingestion.correction_replay import replay_corrections
 from nightshift.ingestion.load import ingest
 from nightshift.lake.object_store import ObjectStore
 from nightshift.lake.snapshots import read_snapshot, write_snapshot

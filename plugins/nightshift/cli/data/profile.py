@@ -129,7 +129,7 @@ def _print_checks(
 
 def _summary(name: str, sketch: Sketch) -> tuple[str, ...]:
     """Return the line of one column; a text column shows its most frequent values."""
-    from nightshift.quality.sketches.sketch import TextSketch
+    from nightshift.quality.sketches.text_sketch import TextSketch
 
     missing = ""
     if sketch.n_rows:
@@ -166,7 +166,7 @@ def _number(value: float | None) -> str:
 def _distances(name: str, reference: Sketch, current: Sketch) -> tuple[str, ...]:
     """Return the line of one column; a distance that is not defined shows its reason."""
     from nightshift.quality.drift_statistics import jensen_shannon, stability_index, wasserstein
-    from nightshift.quality.sketches.sketch import NumberSketch
+    from nightshift.quality.sketches.number_sketch import NumberSketch
 
     try:
         index = f"{stability_index(reference, current):.4f}"

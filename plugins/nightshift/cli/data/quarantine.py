@@ -162,7 +162,7 @@ def dismiss(row: Row, note: Reason) -> None:
 @app.command()
 def replay(dataset: Dataset, partition: Day) -> None:
     """Ingest a day's newest file with its corrected rows as a new delivery; safe to repeat."""
-    from nightshift.ingestion.corrected_drop import replay_corrections
+    from nightshift.ingestion.correction_replay import replay_corrections
 
     run = command_run(f"quarantine/{dataset}/{partition}")
     day = Partition.parse(partition).day

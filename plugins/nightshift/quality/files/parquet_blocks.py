@@ -48,12 +48,18 @@ def open_parquet(source: bytes | Path, limits: DropLimits) -> pa.parquet.Parquet
     )
     n_columns = file.metadata.num_columns
     if n_columns > limits.columns:
-        raise OverLimitError("columns", limits.columns, str(n_columns))
+        raise OverLimitError(
+            "columns",
+            limits.columns,
+            str(n_columns),
+        )
     return file
 
 
 def parquet_blocks(
-    source: bytes | Path, columns: Sequence[str], limits: DropLimits
+    source: bytes | Path,
+    columns: Sequence[str],
+    limits: DropLimits,
 ) -> Iterator[Block]:
     """Yield the rows of a file from first to last.
 
@@ -66,16 +72,29 @@ def parquet_blocks(
 
     file = open_parquet(source, limits)
     _refuse_nested(file, columns)
-    _refuse_bombs(source, file, columns, limits)
+    _refuse_bombs(
+        source,
+        file,
+        columns,
+        limits,
+    )
     # A value may be stored once and repeated in a million rows: strings stay dictionaries until a
     # block is made, and a block is bounded by its text.
     _refuse_unread_encodings(file, columns)
     strings = [name for name in columns if _is_text(file.schema_arrow.field(name).type)]
     file = parquet.ParquetFile(_as_file(source), read_dictionary=strings)
     first = 1
-    for batch in file.iter_batches(BLOCK_ROWS, columns=list(columns), use_threads=False):
+    for batch in file.iter_batches(
+        BLOCK_ROWS,
+        columns=list(columns),
+        use_threads=False,
+    ):
         for part in _split_by_text(batch, limits.cell_characters):
-            numbers = np.arange(first, first + part.num_rows, dtype=np.int64)
+            numbers = np.arange(
+                first,
+                first + part.num_rows,
+                dtype=np.int64,
+            )
             yield Block(_as_texts(part, columns), numbers)
             first += part.num_rows
 
@@ -113,16 +132,27 @@ def _refuse_unread_encodings(file: pa.parquet.ParquetFile, columns: Sequence[str
 
 
 def _refuse_bombs(
-    source: bytes | Path, file: pa.parquet.ParquetFile, columns: Sequence[str], limits: DropLimits
+    source: bytes | Path,
+    file: pa.parquet.ParquetFile,
+    columns: Sequence[str],
+    limits: DropLimits,
 ) -> None:
     n_bytes = len(source) if isinstance(source, bytes) else source.stat().st_size
     # The heads of the pages are read before Arrow unpacks one.
     maximum, error = max_decompressed(n_bytes, limits)
-    total, largest = unpacked_bytes(source, file.metadata, set(columns))
+    total, largest = unpacked_bytes(
+        source,
+        file.metadata,
+        set(columns),
+    )
     if total > maximum:
         raise error
     if largest > _MAX_PAGE_BYTES:
-        raise OverLimitError("decompressed_bytes of one page", _MAX_PAGE_BYTES, str(largest))
+        raise OverLimitError(
+            "decompressed_bytes of one page",
+            _MAX_PAGE_BYTES,
+            str(largest),
+        )
 
 
 def _is_text(data_type: pa.DataType) -> bool:
@@ -162,7 +192,11 @@ def _widths(column: pa.Array, max_bytes: int) -> npt.NDArray[np.int64] | int:
     lengths = pc.binary_length(values)
     longest = pc.max(lengths).as_py() or 0
     if longest > max_bytes:
-        raise OverLimitError("cell_characters", max_bytes, f"a value of {longest}")
+        raise OverLimitError(
+            "cell_characters",
+            max_bytes,
+            f"a value of {longest}",
+        )
     row_lengths = lengths.take(column.indices) if is_dictionary else lengths
     return np.asarray(row_lengths.fill_null(0)).astype(np.int64)
 
