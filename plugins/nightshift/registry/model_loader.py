@@ -136,7 +136,7 @@ def open_model(store: ObjectStore, version: ModelVersion) -> TrainedModel:
     trained = TrainedModel.from_files(model_lgb, model_json)
     opened = replace(trained, engine_proof=version.engine_proof)
     # The structure of the text is checked before LightGBM, which crashes on a broken one, sees it.
-    opened.parsed  # noqa: B018 - parsed here, kept for engines and reasons
+    opened.trees  # noqa: B018 - parsed here, kept for engines and reasons
     return opened
 
 

@@ -8,7 +8,7 @@ of the loads' records instead of their rows joins ``ops.loads`` by its key of th
 from __future__ import annotations
 
 import datetime as dt
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, LiteralString
 
 if TYPE_CHECKING:
     from psycopg import sql
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from nightshift.warehouse.connection import Connection
 
 
-def join_published(dataset: str, rows: str, pointer: str = "p") -> sql.Composed:
+def join_published(dataset: str, rows: str, pointer: LiteralString = "p") -> sql.Composed:
     """Return the join that keeps the rows that readers see.
 
     Args:
@@ -33,7 +33,8 @@ def join_published(dataset: str, rows: str, pointer: str = "p") -> sql.Composed:
         " and {pointer}.load_id = {rows}.load_id"
     )
     return join.format(
-        pointer=sql.Identifier(pointer),
+        # Not quoted: ``nightshift repro`` finds the join of a recorded query by its text.
+        pointer=sql.SQL(pointer),
         rows=sql.Identifier(rows),
         dataset=sql.Literal(dataset),
     )

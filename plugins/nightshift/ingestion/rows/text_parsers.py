@@ -38,9 +38,9 @@ _TIMESTAMP = (
 )
 _TRUE = ("true", "t", "1", "1.0", "yes")
 _FALSE = ("false", "f", "0", "0.0", "no")
-# Largest magnitudes of an integer of 64 bits.
 # Below this magnitude a double is one integer only: 2**53 is also what 2**53 + 1 is rounded to.
 _FIRST_INEXACT = float(2**53)
+# Largest magnitudes of an integer of 64 bits.
 _LARGEST_POSITIVE = "9223372036854775807"
 _LARGEST_NEGATIVE = "9223372036854775808"
 _MAX_DIGITS = 19
