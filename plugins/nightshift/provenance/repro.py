@@ -19,7 +19,7 @@ from nightshift.provenance.predictions import (
 )
 from nightshift.provenance.rebuild import Row, RowKey, rebuild_rows
 from nightshift.scoring.scorer import score_rows
-from nightshift.scoring.version_choice import load_version
+from nightshift.scoring.model_loading import load_version
 from nightshift.training.feature_query import select_rows
 from nightshift.transformation.feature_manifest import FeatureLoad
 from nightshift.warehouse.connection import connect

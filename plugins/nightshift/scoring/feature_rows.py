@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from nightshift.errors import NightshiftError
 from nightshift.training.feature_query import features_target, select_rows
-from nightshift.warehouse.damage import published_records, refuse_damaged
+from nightshift.warehouse import partition_write
+from nightshift.warehouse.damage import DamagedInputError, published_records, refuse_damaged
 from nightshift.warehouse.fast_io.arrow_io import read_arrow
 
 if TYPE_CHECKING:
@@ -52,6 +53,26 @@ def published_features(
         )
     refuse_damaged(conn, features_target(spec), loads)
     return loads
+
+
+def refuse_damaged_features(conn: Connection, spec: ModelSpec, plan: ScorePlan) -> None:
+    """Refuse the load if feature rows vanished or changed while it was scored.
+
+    Raises:
+        DamagedInputError: They have.
+    """
+    scored = {(day.partition_date, day.feature_load_id) for day in plan.days}
+    records = [
+        record
+        for record in published_records(conn, spec.features_dataset, plan.partitions.days)
+        if (record.partition_date, record.load_id) in scored
+    ]
+    try:
+        refuse_damaged(conn, features_target(spec), records)
+    except DamagedInputError as error:
+        reason = f"{error.code}: {error.what}"
+        partition_write.refuse(conn, plan.write(spec), reason)
+        raise
 
 
 def shard_query(

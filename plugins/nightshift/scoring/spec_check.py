@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from nightshift.contracts.metrics import Task
 from nightshift.errors import SpecError
 from nightshift.scoring.prediction_tables import column_types, model_query
+from nightshift.warehouse.published import join_published, newest_published_day
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,14 +38,19 @@ def check_spec(
     conn: Connection, settings: Settings, spec: ModelSpec, views: Iterable[FeatureView]
 ) -> UnfitSpecError | None:
     """Return how a spec does not fit the dbt project, the warehouse and the suites, if so."""
-    view = next((view for view in views if view.name == spec.feature_view), None)
     required = _LABEL_COLUMNS | {spec.entity.key, spec.label.column}
     problems = list(_missing_columns(conn, "label", "marts", spec.label.relation, required))
+    view = {view.name: view for view in views}.get(spec.feature_view)
     if view is None:
         problems.append(f"feature_view: the dbt project has no model {spec.feature_table}")
     else:
-        problems += [*_view_problems(spec, view), *_rule_problems(conn, spec, view)]
-    problems += _spine_problems(conn, spec)
+        problems += _view_problems(spec, view)
+        problems += _rule_problems(conn, spec, view)
+    spine = spec.scoring.spine
+    if spine is not None:
+        key = spine.key_parts or [spec.entity.key]
+        required = _SPINE_COLUMNS | {spine.event_timestamp, *key}
+        problems += _missing_columns(conn, "scoring.spine", "staging", spine.relation, required)
     for dataset in (spec.features_dataset, spec.predictions_dataset):
         problems += suite_problems(settings.expectations_dir, dataset)
     return unfit(f"{spec.name}.yaml", problems)
@@ -77,12 +83,13 @@ def suite_problems(expectations_dir: Path, dataset: str) -> Iterator[str]:
 
 def _view_problems(spec: ModelSpec, view: FeatureView) -> Iterator[str]:
     """Yield the columns that the feature view lacks, or has with a wrong key or type."""
-    table, rule, types = spec.feature_table, spec.scoring.fallback.feature, view.columns
+    table, types = spec.feature_table, view.columns
+    rule = spec.scoring.fallback.feature
     if view.entity_key != spec.entity.key:
         yield f"entity.key: {table} has the key {view.entity_key}, not {spec.entity.key}"
-    slices = {part.column for part in spec.promotion.slices}
-    groups = {part.column for part in spec.promotion.fairness}
-    required = {*spec.features.names, spec.event_timestamp, rule, *slices, *groups}
+    parts = (*spec.promotion.slices, *spec.promotion.fairness)
+    evaluated = {part.column for part in parts}
+    required = {*spec.features.names, spec.event_timestamp, rule, *evaluated}
     missing = sorted(required - types.keys())
     if missing:
         yield f"{table} lacks {', '.join(missing)}"
@@ -92,14 +99,6 @@ def _view_problems(spec: ModelSpec, view: FeatureView) -> Iterator[str]:
     label = spec.label.column
     if label in types:
         yield f"label.column: {label} is also in {table}, the model would read the answer"
-
-
-def _spine_problems(conn: Connection, spec: ModelSpec) -> Iterator[str]:
-    spine = spec.scoring.spine
-    if spine is not None:
-        key = spine.key_parts or [spec.entity.key]
-        required = _SPINE_COLUMNS | {spine.event_timestamp, *key}
-        yield from _missing_columns(conn, "scoring.spine", "staging", spine.relation, required)
 
 
 def _missing_columns(
@@ -127,11 +126,14 @@ def _rule_problems(conn: Connection, spec: ModelSpec, view: FeatureView) -> Iter
         return
     query = model_query(
         spec,
-        "select count(*) filter (where f.{rule} < 0 or f.{rule} > 1) from {features} f"
-        " join (select partition_date, load_id from ops.published where dataset = %s"
-        " order by partition_date desc limit 1) p using (partition_date, load_id)",
+        """
+        select count(*) filter (where f.{rule} < 0 or f.{rule} > 1)
+        from {features} f {published} where f.partition_date = %s
+        """,
+        published=join_published(spec.features_dataset, "f"),
     )
-    row = conn.execute(query, [spec.features_dataset]).fetchone()
+    newest = newest_published_day(conn, spec.features_dataset)
+    row = conn.execute(query, [newest]).fetchone()
     if row and row[0]:
         yield (
             f"scoring.fallback.feature: {feature} is no probability, 0 to 1,"

@@ -6,11 +6,13 @@ import datetime as dt
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from nightshift.contracts.partitions import PartitionRange
 from nightshift.errors import NightshiftError
 from nightshift.scoring.prediction_tables import model_query
 from nightshift.scoring.without_model.last_score import recurring_key, spine_relation
 from nightshift.training.feature_query import features_target
 from nightshift.warehouse.damage import find_damage_cheaply, published_records
+from nightshift.warehouse.published import published_loads
 
 if TYPE_CHECKING:
     from psycopg import sql
@@ -126,11 +128,20 @@ def _find_list(conn: Connection, spec: ModelSpec, day: dt.date) -> SpineSource |
     return SpineSource("list" if row[0] == day else "repeated list", *row)
 
 
+def newest_rule_load(
+    conn: Connection, spec: ModelSpec, partition: Partition
+) -> tuple[dt.date, int] | None:
+    """Return day and load of the newest published features whose rule values still serve."""
+    days = PartitionRange(partition.shift(-RULE_DAYS), partition)
+    return max(published_loads(conn, spec.features_dataset, days).items(), default=None)
+
+
 def prepare_spine(
     conn: Connection,
     spec: ModelSpec,
     partition: Partition,
     source: SpineSource,
+    rule_load: tuple[dt.date, int] | None,
     past: tuple[PastScores, ...],
 ) -> None:
     """Create the temporary table ``prepared_spine``: entities with their last known rule value.
@@ -144,13 +155,15 @@ def prepare_spine(
     conn.execute(sql.SQL("drop table if exists {}").format(relation))
     entities, rule_values = _entities(spec, partition, source), _rule_values(spec)
     query = model_query(spec, _PREPARE, entities=entities, rule_values=rule_values)
+    # Without a load the rule gives its default, as for an entity that the load does not name.
+    rule_day, rule_load_id = rule_load or (None, None)
     values = {
         "day": partition.day,
         "from_day": source.partition_date,
         "load_id": source.load_id,
         "cutoff": partition.cutoff,
-        "features": spec.features_dataset,
-        "oldest_rule": partition.day - dt.timedelta(days=RULE_DAYS),
+        "rule_day": rule_day,
+        "rule_load_id": rule_load_id,
         "past_days": [load.partition_date for load in past],
         "past_loads": [load.load_id for load in past],
     }
@@ -247,11 +260,7 @@ where r.partition_date = %(from_day)s and r.load_id = %(load_id)s {condition}
 _RULE_VALUES = """
 select {recurring} as recurring, r.{rule}::double precision as value, r.as_of
 from {features} r {joined}
-where (r.partition_date, r.load_id) = (
-    select p.partition_date, p.load_id from ops.published p
-    where p.dataset = %(features)s and p.partition_date between %(oldest_rule)s and %(day)s
-    order by p.partition_date desc limit 1
-)
+where r.partition_date = %(rule_day)s::date and r.load_id = %(rule_load_id)s::bigint
 """
 # Entities with the same recurring key may repeat in the rule values: the largest counts.
 _PREPARE = """
