@@ -18,8 +18,8 @@ from nightshift.provenance.predictions import (
     reason_methods,
 )
 from nightshift.provenance.rebuild import Row, RowKey, rebuild_rows
-from nightshift.scoring.scorer import score_rows
 from nightshift.scoring.model_loading import load_version
+from nightshift.scoring.scorer import score_rows
 from nightshift.training.feature_query import select_rows
 from nightshift.transformation.feature_manifest import FeatureLoad
 from nightshift.warehouse.connection import connect
