@@ -110,21 +110,20 @@ def replay_predictions(
     scores: dict[tuple[int | None, RowKey], Row] = {}
     for version, model in models.items():
         # All rows of a version are scored in one batch.
-        keys = [
-            key
-            for prediction, key in zip(predictions, row_keys, strict=True)
-            if prediction.version == version and key in rebuilt
-        ]
+        keys = []
+        for prediction, key in zip(predictions, row_keys, strict=True):
+            if prediction.version == version and key in rebuilt:
+                keys.append(key)
         rows = _score(settings, spec, model, [rebuilt[key] for key in keys])
-        scores |= {(version, key): row for key, row in zip(keys, rows, strict=True)}
+        for key, row in zip(keys, rows, strict=True):
+            scores[version, key] = row
 
     replays: list[Replay] = []
     for prediction, (load, _), key in zip(predictions, entities, row_keys, strict=True):
         score = scores.get((prediction.version, key), {})
+        replayed_values = {name: score.get(name) for name in PREDICTION_COLUMNS}
         published = _named_values(stored.get(key, {}), prediction.values)
-        replayed = _named_values(
-            rebuilt.get(key, {}), {name: score.get(name) for name in PREDICTION_COLUMNS}
-        )
+        replayed = _named_values(rebuilt.get(key, {}), replayed_values)
         method = methods.get(prediction.load_id)
         replays.append(_compare(prediction, load, published, replayed, method))
     return replays
@@ -151,23 +150,20 @@ def _score(settings: Settings, spec: ModelSpec, model: TrainedModel, rows: list[
     # An empty read of the feature query has the exact types that scoring reads.
     query = select_rows(spec, model.signature.names, sql.SQL("false").format())
     schema = read_arrow(settings, query).schema
-    table = pa.Table.from_pylist(
-        [{name: row[name] for name in schema.names} for row in rows], schema=schema
-    )
-    scores = score_rows(model, table, spec.scoring.reasons, spec.scoring.engine).to_pylist()
-    return [
-        {
-            **score,
-            "reasons": json.loads(score["reasons"]),
-            "event_timestamp": row[spec.event_timestamp],
-            "features_as_of": row["as_of"],
-        }
-        for score, row in zip(scores, rows, strict=True)
-    ]
+    selected = [{name: row[name] for name in schema.names} for row in rows]
+    table = pa.Table.from_pylist(selected, schema=schema)
+    scored = score_rows(model, table, spec.scoring.reasons, spec.scoring.engine)
+    scores: list[Row] = scored.to_pylist()
+    for score, row in zip(scores, rows, strict=True):
+        score["reasons"] = json.loads(score["reasons"])
+        score["event_timestamp"] = row[spec.event_timestamp]
+        score["features_as_of"] = row["as_of"]
+    return scores
 
 
 def _named_values(features: Row, scores: Row) -> Row:
-    return {**{f"feature {name}": value for name, value in features.items()}, **scores}
+    named = {f"feature {name}": value for name, value in features.items()}
+    return named | scores
 
 
 def _compare(
@@ -181,10 +177,11 @@ def _compare(
         made_by = method or "path attribution"
         note = f"reasons not compared: they were made by {made_by}, this code makes {METHOD}"
     # Columns of both sides: a column that only one side has is a difference too.
-    names = list(dict.fromkeys([*published, *replayed]))
+    names = (published | replayed).keys()
     differences: list[Difference] = []
     for name in names:
-        before, after = published.get(name, "no value"), replayed.get(name, "no value")
+        before = published.get(name, "no value")
+        after = replayed.get(name, "no value")
         is_in_both = name in published and name in replayed
         if not is_in_both or _exact(before) != _exact(after):
             differences.append(Difference(name, before, after))

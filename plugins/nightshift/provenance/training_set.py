@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from nightshift.warehouse.connection import Connection
 
 _POINTER = "join ops.published p on"
+"""What the recorded query joins, as ``training.feature_query`` writes it."""
 
 
 class ManifestUnreadableError(NightshiftError):
@@ -67,6 +68,7 @@ def rebuild_training_set(settings: Settings, model: str, version: int) -> Rebuil
 
 
 def _recorded(conn: Connection, key: str) -> tuple[int, str, dict[str, Any], str]:
+    # The manifest names loads; the ledger knows whose feature view they are.
     row = conn.execute(
         """
         select t.n_rows, t.sha256, t.manifest, (
@@ -77,13 +79,14 @@ def _recorded(conn: Connection, key: str) -> tuple[int, str, dict[str, Any], str
         """,
         [key],
     ).fetchone()
-    if row is None or row[3] is None or not row[2].get("query"):
+    n_rows, sha256, manifest, dataset = row or (0, "", {}, None)
+    if dataset is None or not manifest.get("query"):
         raise ManifestUnreadableError(
             f"The manifest of {key} cannot be used.",
             expected="a query and feature loads",
             todo="Only training sets with a recorded manifest can be rebuilt.",
         )
-    return row[0], row[1], row[2], row[3]
+    return n_rows, sha256, manifest, dataset
 
 
 def _pinned(manifest: dict[str, Any], dataset: str, key: str) -> sql.Composed:
@@ -91,17 +94,21 @@ def _pinned(manifest: dict[str, Any], dataset: str, key: str) -> sql.Composed:
     from psycopg import sql
 
     # The pointer moved on since: only the recorded loads give the recorded rows.
-    before, pointer, after = str(manifest["query"]).partition(_POINTER)
+    query = str(manifest["query"])
+    before, pointer, after = query.partition(_POINTER)
     if not pointer or _POINTER in after:
         raise ManifestUnreadableError(
             f"The query of {key} does not join ops.published exactly once.",
             todo="Another code version made it: check out that version.",
         )
-    loads = sql.SQL(", ").join(
-        sql.SQL("({}, {}::date, {}::bigint)").format(
-            sql.Literal(dataset), sql.Literal(part["partition"]), sql.Literal(part["load_id"])
+    loads = []
+    for part in manifest["partitions"]:
+        load = sql.SQL("({}, {}::date, {}::bigint)").format(
+            sql.Literal(dataset),
+            sql.Literal(part["partition"]),
+            sql.Literal(part["load_id"]),
         )
-        for part in manifest["partitions"]
-    )
-    pinned = sql.SQL("join (values {}) as p (dataset, partition_date, load_id) on").format(loads)
-    return sql.SQL(before) + pinned + sql.SQL(after)
+        loads.append(load)
+    pinned = sql.SQL("join (values {}) as p (dataset, partition_date, load_id) on")
+    values = sql.SQL(", ").join(loads)
+    return sql.SQL(before) + pinned.format(values) + sql.SQL(after)
