@@ -51,6 +51,8 @@ class MonitorReplay:
             triggered=tuple(run.triggered),
             verdicts=self.verdicts,
         )
+        # As ``monitor_partition``, without its lock, its request and its writes: one process
+        # replays one policy, and nothing of it is published.
         measurement = measure(context)
         decision = decide_retrain(context, measurement, context.retrain_history())
         verdict = make_verdict(context, measurement, decision)
