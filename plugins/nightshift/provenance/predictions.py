@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import datetime as dt
-import json
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
-from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from nightshift.errors import NightshiftError
-from nightshift.scoring.plan import MODEL_STEPS
+from nightshift.scoring.plan import MODEL_STEPS, digest_rows
 from nightshift.transformation.feature_manifest import (
     FeatureLoad,
     OriginLostError,
@@ -204,8 +202,9 @@ def _feature_load_ids(conn: Connection, spec: ModelSpec, load_id: int) -> dict[d
         ((day, loads),) = candidates.items()
         attempts += [{day: load} for load in loads[1:]]
     for attempt in attempts:
-        contents = {day: content_hash for day, (_, content_hash) in attempt.items()}
-        if _digest(contents) == digest:
+        # As scoring records it for the features that it reads.
+        contents = [[str(day), attempt[day][1]] for day in sorted(attempt)]
+        if digest_rows(contents) == digest:
             return {day: feature_load_id for day, (feature_load_id, _) in attempt.items()}
     return {}
 
@@ -223,12 +222,6 @@ order by p.partition_date,
     ) desc,
     f.load_id desc
 """
-
-
-def _digest(contents: dict[dt.date, str]) -> str:
-    """Return the digest that ``scoring.shard`` records for the features that it reads."""
-    document = [[str(day), content_hash] for day, content_hash in sorted(contents.items())]
-    return sha256(json.dumps(document).encode()).hexdigest()
 
 
 def reason_methods(

@@ -213,9 +213,9 @@ def _has_empty_partition(conn: Connection, spec: ModelSpec, plan: ScorePlan) -> 
             using (partition_date, load_id)
         where dataset = %s and state = 'published'
     """
-    days = [day.partition_date for day in plan.days]
     feature_loads = [day.feature_load_id for day in plan.days]
-    row = conn.execute(query, [days, feature_loads, spec.features_dataset]).fetchone()
+    values = [plan.partitions.days, feature_loads, spec.features_dataset]
+    row = conn.execute(query, values).fetchone()
     return row == (True,)
 
 

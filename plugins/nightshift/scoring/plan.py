@@ -88,15 +88,16 @@ def inputs_of(spec: ModelSpec, choices: Iterable[VersionChoice]) -> dict[str, st
         features.append([day, choice.features.content_hash])
         models.append([day, f"{choice.source} {choice.digest} {choice.reason or ''}"])
     return {
-        "features": _digest(features),
-        "models": _digest(models),
+        "features": digest_rows(features),
+        "models": digest_rows(models),
         "spec": spec.digest,
         # Another method of the reasons gives other content for the same model.
         "reasons": METHOD,
     }
 
 
-def _digest(rows: list[list[str]]) -> str:
+def digest_rows(rows: list[list[str]]) -> str:
+    """Return the digest that a load's manifest records for rows of strings."""
     return sha256(json.dumps(rows).encode()).hexdigest()
 
 
@@ -167,11 +168,12 @@ class ScorePlan(Frozen):
     @property
     def days_by_version(self) -> dict[int, tuple[DayPlan, ...]]:
         """Return the days of each version, ordered by version."""
-        versions = {day.model_version for day in self.days if day.model_version is not None}
-        return {
-            version: tuple(day for day in self.days if day.model_version == version)
-            for version in sorted(versions)
-        }
+        by_version: dict[int, tuple[DayPlan, ...]] = {}
+        for day in self.days:
+            version = day.model_version
+            if version is not None:
+                by_version[version] = (*by_version.get(version, ()), day)
+        return dict(sorted(by_version.items()))
 
     @property
     def shards(self) -> list[int]:

@@ -110,6 +110,7 @@ def plan_rollback(
         since = since or first_partition_since(conn, spec.name, version)
         partitions = PartitionRange(since, Partition(_LAST_DAY))
         affected = published_loads(conn, spec.predictions_dataset, partitions)
+        # One for all partitions: the version is loaded and tried once.
         chooser = VersionChooser(settings, spec, conn, only=version)
         partition_runs = []
         for days in consecutive_ranges(affected):

@@ -125,7 +125,7 @@ def _find_problems(
     conn: Connection, spec: ModelSpec, plan: ScorePlan, spine: sql.Identifier
 ) -> list[str]:
     values = {
-        "days": [day.partition_date for day in plan.days],
+        "days": plan.partitions.days,
         "feature_loads": [day.feature_load_id for day in plan.days],
         "versions": [day.model_version for day in plan.days],
         "load_id": plan.load_id,

@@ -105,8 +105,10 @@ def score_rows(
     import pyarrow as pa
 
     scorer = Scorer(model, n_reasons, engine)
+    # No rows make one empty batch, which gives the columns their types.
     starts = range(0, max(rows.num_rows, 1), BATCH_ROWS)
-    return pa.concat_tables(scorer.score(rows.slice(start, BATCH_ROWS)) for start in starts)
+    batches = [rows.slice(start, BATCH_ROWS) for start in starts]
+    return pa.concat_tables(map(scorer.score, batches))
 
 
 def _refuse_unusable(score: Vector, probability: Vector | None) -> None:
@@ -143,7 +145,8 @@ def try_model(
         return
     # Raw score minus contributions is the model's base value: the same for every row.
     matrix = model.encode(rows)
-    base = scorer.engine.raw(matrix) - scorer.contributions.of(matrix).sum(axis=1)
+    added = scorer.contributions.of(matrix).sum(axis=1)
+    base = scorer.engine.raw(matrix) - added
     if rows.num_rows and not np.allclose(base, base[0], rtol=TOLERANCE, atol=TOLERANCE):
         raise ChampionBrokenError(
             "The champion's contributions do not add up to its scores.",

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from nightshift.contracts.metrics import Task
@@ -38,19 +38,12 @@ def check_spec(
     conn: Connection, settings: Settings, spec: ModelSpec, views: Iterable[FeatureView]
 ) -> UnfitSpecError | None:
     """Return how a spec does not fit the dbt project, the warehouse and the suites, if so."""
-    required = _LABEL_COLUMNS | {spec.entity.key, spec.label.column}
-    problems = list(_missing_columns(conn, "label", "marts", spec.label.relation, required))
-    view = {view.name: view for view in views}.get(spec.feature_view)
-    if view is None:
-        problems.append(f"feature_view: the dbt project has no model {spec.feature_table}")
-    else:
-        problems += _view_problems(spec, view)
-        problems += _rule_problems(conn, spec, view)
-    spine = spec.scoring.spine
-    if spine is not None:
-        key = spine.key_parts or [spec.entity.key]
-        required = _SPINE_COLUMNS | {spine.event_timestamp, *key}
-        problems += _missing_columns(conn, "scoring.spine", "staging", spine.relation, required)
+    label_columns = _LABEL_COLUMNS | {spec.entity.key, spec.label.column}
+    problems = [
+        *_missing_columns(conn, "label", "marts", spec.label.relation, label_columns),
+        *_view_problems(conn, spec, views),
+        *_spine_problems(conn, spec),
+    ]
     for dataset in (spec.features_dataset, spec.predictions_dataset):
         problems += suite_problems(settings.expectations_dir, dataset)
     return unfit(f"{spec.name}.yaml", problems)
@@ -81,24 +74,41 @@ def suite_problems(expectations_dir: Path, dataset: str) -> Iterator[str]:
         yield f"expectations/{dataset}.json is empty"
 
 
-def _view_problems(spec: ModelSpec, view: FeatureView) -> Iterator[str]:
+def _view_problems(
+    conn: Connection, spec: ModelSpec, views: Iterable[FeatureView]
+) -> Iterator[str]:
     """Yield the columns that the feature view lacks, or has with a wrong key or type."""
-    table, types = spec.feature_table, view.columns
-    rule = spec.scoring.fallback.feature
+    table = spec.feature_table
+    view = next((view for view in views if view.name == spec.feature_view), None)
+    if view is None:
+        yield f"feature_view: the dbt project has no model {table}"
+        return
+    types = view.columns
     if view.entity_key != spec.entity.key:
         yield f"entity.key: {table} has the key {view.entity_key}, not {spec.entity.key}"
+    rule = spec.scoring.fallback.feature
     parts = (*spec.promotion.slices, *spec.promotion.fairness)
     evaluated = {part.column for part in parts}
     required = {*spec.features.names, spec.event_timestamp, rule, *evaluated}
     missing = sorted(required - types.keys())
     if missing:
         yield f"{table} lacks {', '.join(missing)}"
-    for name in sorted({*spec.features.numeric, rule} & types.keys()):
+    numbers = {*spec.features.numeric, rule}
+    for name in sorted(numbers & types.keys()):
         if types[name].lower().startswith(_NO_NUMBERS):
             yield f"{name} is no number in {table} but {types[name]}"
     label = spec.label.column
     if label in types:
         yield f"label.column: {label} is also in {table}, the model would read the answer"
+    yield from _rule_problems(conn, spec, types)
+
+
+def _spine_problems(conn: Connection, spec: ModelSpec) -> Iterator[str]:
+    spine = spec.scoring.spine
+    if spine is not None:
+        key = spine.key_parts or [spec.entity.key]
+        required = _SPINE_COLUMNS | {spine.event_timestamp, *key}
+        yield from _missing_columns(conn, "scoring.spine", "staging", spine.relation, required)
 
 
 def _missing_columns(
@@ -113,16 +123,16 @@ def _missing_columns(
         yield f"{part}: {schema}.{relation} lacks {', '.join(missing)}"
 
 
-def _rule_problems(conn: Connection, spec: ModelSpec, view: FeatureView) -> Iterator[str]:
+def _rule_problems(conn: Connection, spec: ModelSpec, types: Mapping[str, str]) -> Iterator[str]:
     """Yield a problem if the rule of a binary model gives values that are no probabilities.
 
     The newest published features show it.
     """
     feature = spec.scoring.fallback.feature
-    if spec.task is not Task.BINARY or feature not in view.columns:
+    if spec.task is not Task.BINARY or feature not in types:
         return
     # A boolean is a probability of 0 or 1; a type that is no number is reported already.
-    if view.columns[feature].lower().startswith(("boolean", *_NO_NUMBERS)):
+    if types[feature].lower().startswith(("boolean", *_NO_NUMBERS)):
         return
     query = model_query(
         spec,

@@ -45,7 +45,7 @@ class _Candidate:
 @dataclass(frozen=True)
 class _Trial:
     digest: str
-    objection: str | None
+    objection: str | None = None
 
 
 @dataclass
@@ -184,7 +184,7 @@ class VersionChooser:
             self._require_warehouse()
             logger.warning("Version %s cannot score:\n%s", version, stack_of(error))
             return _Trial("", f"version {version} cannot score ({cause_of(error)})")
-        return _Trial(digest, None)
+        return _Trial(digest)
 
     def _require_warehouse(self) -> None:
         """Raise if the warehouse is away: no model is to blame, and no step could be published."""
