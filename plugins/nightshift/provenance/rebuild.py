@@ -5,7 +5,7 @@ Partitions are built together as long as that gives the same rows as a build of 
 
 from __future__ import annotations
 
-import datetime as dt
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -26,12 +26,12 @@ LARGEST_GAP_DAYS = 7
 _SCRATCH = "rebuilt_features"
 
 Row = dict[str, Any]
-# Feature load, partition and entity key.
-RowKey = tuple[int, dt.date, str]
+# Feature load, which is of one partition, and entity key.
+RowKey = tuple[FeatureLoad, str]
 
 
 def rebuild_rows(
-    settings: Settings, spec: ModelSpec, entities: Iterable[tuple[FeatureLoad, str]]
+    settings: Settings, spec: ModelSpec, entities: Iterable[RowKey]
 ) -> tuple[dict[RowKey, Row], dict[RowKey, Row]]:
     """Return the stored and the rebuilt feature rows; a row that a side lacks is absent there.
 
@@ -46,9 +46,9 @@ def rebuild_rows(
         HiddenSourceError: A feature reads something whose past is unknown.
         DbtProcessError: dbt cannot compile the view.
     """
-    keys: dict[FeatureLoad, set[str]] = {}
+    keys: defaultdict[FeatureLoad, set[str]] = defaultdict(set)
     for load, key in entities:
-        keys.setdefault(load, set()).add(key)
+        keys[load].add(key)
     stored: dict[RowKey, Row] = {}
     rebuilt: dict[RowKey, Row] = {}
     # One connection: the builds are in its temporary schema.
@@ -87,7 +87,7 @@ def _rows(
         for row in cursor.execute(query, [load.day, load_id, keys]):
             # Differs between the stored and the rebuilt row by design.
             del row["load_id"]
-            rows[load.load_id, load.day, row[spec.entity.key]] = row
+            rows[load, row[spec.entity.key]] = row
     return rows
 
 

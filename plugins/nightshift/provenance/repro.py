@@ -103,29 +103,28 @@ def replay_predictions(
         models = {version: load_version(settings, conn, spec, version) for version in versions}
 
     # The connection is closed here: a rebuild takes minutes, and opens its own.
-    entities = [(loads[p.load_id, p.day], p.key) for p in predictions]
-    stored, rebuilt = rebuild_rows(settings, spec, entities)
-    row_keys = [(load.load_id, load.day, key) for load, key in entities]
+    rows = [(loads[p.load_id, p.day], p.key) for p in predictions]
+    stored, rebuilt = rebuild_rows(settings, spec, rows)
 
     scores: dict[tuple[int | None, RowKey], Row] = {}
     for version, model in models.items():
         # All rows of a version are scored in one batch.
-        keys = []
-        for prediction, key in zip(predictions, row_keys, strict=True):
-            if prediction.version == version and key in rebuilt:
-                keys.append(key)
-        rows = _score(settings, spec, model, [rebuilt[key] for key in keys])
-        for key, row in zip(keys, rows, strict=True):
-            scores[version, key] = row
+        batch = []
+        for prediction, row in zip(predictions, rows, strict=True):
+            if prediction.version == version and row in rebuilt:
+                batch.append(row)
+        scored = _score(settings, spec, model, [rebuilt[row] for row in batch])
+        for row, score in zip(batch, scored, strict=True):
+            scores[version, row] = score
 
     replays: list[Replay] = []
-    for prediction, (load, _), key in zip(predictions, entities, row_keys, strict=True):
-        score = scores.get((prediction.version, key), {})
+    for prediction, row in zip(predictions, rows, strict=True):
+        score = scores.get((prediction.version, row), {})
         replayed_values = {name: score.get(name) for name in PREDICTION_COLUMNS}
-        published = _named_values(stored.get(key, {}), prediction.values)
-        replayed = _named_values(rebuilt.get(key, {}), replayed_values)
+        published = _named_values(stored.get(row, {}), prediction.values)
+        replayed = _named_values(rebuilt.get(row, {}), replayed_values)
         method = methods.get(prediction.load_id)
-        replays.append(_compare(prediction, load, published, replayed, method))
+        replays.append(_compare(prediction, row[0], published, replayed, method))
     return replays
 
 
