@@ -81,7 +81,7 @@ def compare_ages(
         parts = [models.predictions(day - lag, day) for day in common.days]
         predictions = joined(parts)
         statistics = comparison.statistics(predictions, estimated)
-        # The first age is the freshest, which the others are compared with.
+        # The first age is the freshest: older models are compared with it.
         gains: dict[str, Estimate] = {}
         if results:
             gains = comparison.gains(statistics, freshest)
