@@ -12,7 +12,11 @@ from nightshift.contracts.partitions import consecutive_ranges
 from nightshift.errors import NightshiftError
 from nightshift.failpoints import Failpoint, hit
 from nightshift.scoring.plan import MODEL_STEPS, DayPlan, ScorePlan, inputs_of, is_downgrade
-from nightshift.scoring.prediction_tables import model_query, predictions_target
+from nightshift.scoring.prediction_tables import (
+    ensure_prediction_relations,
+    model_query,
+    predictions_target,
+)
 from nightshift.scoring.without_model.last_score import past_digest, past_scores
 from nightshift.warehouse import partition_write
 from nightshift.warehouse.control_tables.last_good_specs import keep_spec
@@ -49,11 +53,17 @@ def plan_scoring(chooser: VersionChooser, partitions: PartitionRange, run: RunCo
     conn, spec = chooser.conn, chooser.spec
     # The deadline fallback takes this spec if the file is broken by then.
     keep_spec(conn, spec)
-    choices = chooser.choose_all(partitions)
+    choices = choose_versions(chooser, partitions)
     # A person who names a version wants it also where a better step has scored.
     if chooser.named is None:
         _refuse_downgrade(conn, spec, choices)
     return begin_plan(conn, spec, choices, run, chooser.broken)
+
+
+def choose_versions(chooser: VersionChooser, partitions: PartitionRange) -> list[VersionChoice]:
+    """Return the chooser's choices, before a write; the model's relations exist from then on."""
+    ensure_prediction_relations(chooser.conn, chooser.spec)
+    return chooser.choose_all(partitions)
 
 
 def _refuse_downgrade(conn: Connection, spec: ModelSpec, choices: Sequence[VersionChoice]) -> None:

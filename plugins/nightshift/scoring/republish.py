@@ -22,7 +22,7 @@ from nightshift.registry.rollback import (
 )
 from nightshift.scoring.pipeline import publish, score_shards
 from nightshift.scoring.plan import VersionChoice, inputs_of
-from nightshift.scoring.planning import begin_plan, copy_rows
+from nightshift.scoring.planning import begin_plan, choose_versions, copy_rows
 from nightshift.scoring.row_checks import has_damaged_rows, require_version
 from nightshift.scoring.version_choice import VersionChooser
 from nightshift.warehouse.connection import connect
@@ -158,7 +158,7 @@ def roll_back(
 
 
 def _choose(chooser: VersionChooser, partitions: PartitionRange) -> tuple[VersionChoice, ...]:
-    choices = chooser.choose_all(partitions)
+    choices = choose_versions(chooser, partitions)
     for choice in choices:
         if choice.source != "champion":
             raise RollbackRefusedError(

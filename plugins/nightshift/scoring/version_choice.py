@@ -17,7 +17,7 @@ from nightshift.registry.model_versions import find_version
 from nightshift.scoring.feature_rows import published_features
 from nightshift.scoring.model_loading import try_version
 from nightshift.scoring.plan import PinnedVersion, ScoreSource, VersionChoice
-from nightshift.scoring.prediction_tables import ensure_prediction_relations, model_query
+from nightshift.scoring.prediction_tables import model_query
 from nightshift.scoring.scorer import ChampionBrokenError
 from nightshift.warehouse.published import join_published
 
@@ -76,8 +76,6 @@ class VersionChooser:
             RegistryError: There is no version of the name that was given.
             ChampionBrokenError: The named version cannot score.
         """
-        # The published predictions are read too, so their table must exist.
-        ensure_prediction_relations(self.conn, self.spec)
         loads = published_features(self.conn, self.spec, partitions)
         choices = [self._choose(features) for features in loads]
         for choice in choices:
