@@ -22,8 +22,13 @@ from nightshift.registry.rollback import (
 )
 from nightshift.scoring.pipeline import publish, score_shards
 from nightshift.scoring.plan import VersionChoice, inputs_of
-from nightshift.scoring.planning import begin_plan, choose_versions, copy_rows
-from nightshift.scoring.row_checks import has_damaged_rows, require_version
+from nightshift.scoring.planning import (
+    begin_plan,
+    choose_versions,
+    copy_rows,
+    has_damaged_rows,
+)
+from nightshift.scoring.row_checks import require_version
 from nightshift.scoring.version_choice import VersionChooser
 from nightshift.warehouse.connection import connect
 from nightshift.warehouse.published import newest_published_day, published_loads
