@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from nightshift.errors import NightshiftError
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from nightshift.scoring.plan import DayPlan, ScorePlan
     from nightshift.settings import Settings
     from nightshift.warehouse.connection import Connection
+    from nightshift.warehouse.content_hash import LoadKey
     from nightshift.warehouse.damage import LoadRecord
 
 SAMPLE_ROWS = 1_000
@@ -62,11 +63,9 @@ def refuse_damaged_features(conn: Connection, spec: ModelSpec, plan: ScorePlan) 
         DamagedInputError: They have.
     """
     scored = {(day.partition_date, day.feature_load_id) for day in plan.days}
-    records = [
-        record
-        for record in published_records(conn, spec.features_dataset, plan.partitions.days)
-        if (record.partition_date, record.load_id) in scored
-    ]
+    published = published_records(conn, spec.features_dataset, plan.partitions.days)
+    # A newer feature load that was published meanwhile was not scored.
+    records = [record for record in published if record.key in scored]
     try:
         refuse_damaged(conn, features_target(spec), records)
     except DamagedInputError as error:
@@ -85,8 +84,7 @@ def shard_query(
     """
     from psycopg import sql
 
-    loads = [_load_literal(day.partition_date, day.feature_load_id) for day in days]
-    condition = sql.SQL("(partition_date, load_id) in ({})").format(sql.SQL(", ").join(loads))
+    condition = _in_loads((day.partition_date, day.feature_load_id) for day in days)
     # Hashing every key costs time, and one shard has all of them.
     if plan.n_shards > 1:
         condition += sql.SQL(" and ") + shard_condition(spec, plan.n_shards, shard)
@@ -100,17 +98,18 @@ def read_sample(
     from psycopg import sql
 
     # Any rows serve: an order would read the complete load.
-    condition = sql.SQL("(partition_date, load_id) = {}").format(
-        _load_literal(load.partition_date, load.load_id)
-    )
-    rows = select_rows(spec, features, condition, is_ordered=False)
-    return read_arrow(settings, rows + sql.SQL(" limit {}").format(sql.Literal(SAMPLE_ROWS)))
+    rows = select_rows(spec, features, _in_loads([load.key]), is_ordered=False)
+    limit = sql.SQL(" limit {}").format(sql.Literal(SAMPLE_ROWS))
+    return read_arrow(settings, rows + limit)
 
 
-def _load_literal(day: object, load_id: int) -> sql.Composed:
+def _in_loads(loads: Iterable[LoadKey]) -> sql.Composed:
+    """Return the SQL condition that keeps the rows of some loads, each of one day."""
     from psycopg import sql
 
-    return sql.SQL("({}::date, {})").format(sql.Literal(day), sql.Literal(load_id))
+    pair = sql.SQL("({}::date, {})")
+    pairs = [pair.format(sql.Literal(day), sql.Literal(load_id)) for day, load_id in loads]
+    return sql.SQL("(partition_date, load_id) in ({})").format(sql.SQL(", ").join(pairs))
 
 
 def shard_condition(spec: ModelSpec, n_shards: int, shard: int) -> sql.Composed:
