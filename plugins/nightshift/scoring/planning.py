@@ -138,7 +138,7 @@ def has_damaged_rows(conn: Connection, spec: ModelSpec, loads: Mapping[dt.date, 
     """Return whether rows of retained loads, by day, vanished or changed since."""
     # A copy would publish the damage.
     retained = version_records(conn, spec.predictions_dataset, min(loads), max(loads))
-    records = [record for record in retained if loads.get(record.partition_date) == record.load_id]
+    records = [record for record in retained if record.key in loads.items()]
     return bool(find_damage_cheaply(conn, predictions_target(spec), records))
 
 
