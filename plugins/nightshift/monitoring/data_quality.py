@@ -67,7 +67,7 @@ def data_quality_problems(
     return [problem for (problem,) in conn.execute(_PROBLEMS, parameters)]
 
 
-# The ledger is read, not what readers see: refused loads count, and repairs of them.
+# The ledger is read, not rows that readers see: refused loads count, and repairs of them.
 # Everything is read as of the first attempt to publish the partition's verdict (`look`), so that a
 # rerun sees the same. A later repair counts for later partitions.
 _PROBLEMS = """

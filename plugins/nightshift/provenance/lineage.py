@@ -140,6 +140,7 @@ def _files(
     for contract in contracts:
         if contract.delivery == "daily":
             first_days[contract.dataset] = lookback_start
+    # The versions that were read, which need not be those that readers see.
     query = """
         select dataset, partition_date as partition, load_id, d.source_uri, d.source_sha256,
             d.known_at, l.n_rows

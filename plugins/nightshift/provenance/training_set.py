@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +17,8 @@ if TYPE_CHECKING:
     from nightshift.settings import Settings
     from nightshift.warehouse.connection import Connection
 
-_POINTER = "join ops.published p on"
-"""What the recorded query joins, as ``training.feature_query`` writes it."""
+_POINTER = re.compile(r'join ops\.published "?p"? on')
+"""What a recorded query joins; a release may quote the alias, and old queries stay as they are."""
 
 
 class ManifestUnreadableError(NightshiftError):
@@ -95,8 +96,7 @@ def _pinned(manifest: dict[str, Any], dataset: str, key: str) -> sql.Composed:
 
     # The pointer moved on since: only the recorded loads give the recorded rows.
     query = str(manifest["query"])
-    before, pointer, after = query.partition(_POINTER)
-    if not pointer or _POINTER in after:
+    if len(_POINTER.findall(query)) != 1:
         raise ManifestUnreadableError(
             f"The query of {key} does not join ops.published exactly once.",
             todo="Another code version made it: check out that version.",
@@ -111,4 +111,5 @@ def _pinned(manifest: dict[str, Any], dataset: str, key: str) -> sql.Composed:
         loads.append(load)
     pinned = sql.SQL("join (values {}) as p (dataset, partition_date, load_id) on")
     values = sql.SQL(", ").join(loads)
-    return sql.SQL(before) + pinned.format(values) + sql.SQL(after)
+    before, after = map(sql.SQL, _POINTER.split(query))
+    return before + pinned.format(values) + after

@@ -29,7 +29,7 @@ def training_notes(conn: Connection, days: Sequence[dt.date]) -> list[str]:
 
 def column_notes(conn: Connection) -> list[str]:
     """Name delivered columns that no contract has adopted."""
-    # Of the drops that readers see: what a newer drop no longer brings needs no decision.
+    # The drops that readers see: their loads are joined, not the rows of a table.
     rows = conn.execute(
         """
         select d.dataset, note, min(d.partition_date), max(d.partition_date), count(*)
