@@ -96,19 +96,17 @@ def _label(result: PolicyResult) -> str:
 
 
 def _draw_months(axes: Axes, backtest: PolicyBacktest) -> None:
-    import numpy as np
-
     metric = backtest.spec.promotion.metric
     never, *challengers = backtest.results
     months = [f"{month:%b}" for month in never.by_month]
-    sign = 1 if METRICS[metric].better == "higher" else -1
     baseline = _monthly(never, metric)
     axes.axhline(0, **_ZERO_LINE)
     for result in challengers:
         is_gated = result.policy.is_gated
+        gains = map(METRICS[metric].gain, _monthly(result, metric), baseline)
         axes.plot(
             months,
-            np.multiply(sign, np.subtract(_monthly(result, metric), baseline)),
+            list(gains),
             "o--" if is_gated else "o-",
             ms=4,
             lw=1.3,
