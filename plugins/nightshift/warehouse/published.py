@@ -40,6 +40,13 @@ def join_published(dataset: str, rows: str, pointer: LiteralString = "p") -> sql
     )
 
 
+def newest_published_day(conn: Connection, dataset: str) -> dt.date | None:
+    """Return the last day that readers see of a dataset; None if nothing is published."""
+    query = "select max(partition_date) from ops.published where dataset = %s"
+    row = conn.execute(query, [dataset]).fetchone()
+    return row[0] if row else None
+
+
 def known_at_condition(as_of: dt.datetime, versions: str) -> sql.Composed:
     """Return the condition that keeps the versions that were the newest known ones at an instant.
 

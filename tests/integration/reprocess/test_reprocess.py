@@ -15,7 +15,8 @@ from nightshift.contracts.partitions import PartitionRange
 from nightshift.ingestion.load import ingest
 from nightshift.monitoring.monitor import monitor
 from nightshift.reprocess.execution import reprocess
-from nightshift.reprocess.plan import MissingDrop, make_plan
+from nightshift.reprocess.missing_drops import MissingDrop
+from nightshift.reprocess.plan import make_plan
 from nightshift.reprocess.scope import Scope
 from nightshift.scoring.pipeline import score
 from nightshift.transformation.build import LookbackIncomplete, build

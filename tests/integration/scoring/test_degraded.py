@@ -22,7 +22,7 @@ from nightshift.scoring.degraded import (
     degraded_partitions,
 )
 from nightshift.scoring.pipeline import score
-from nightshift.scoring.version_choice import PinnedVersion
+from nightshift.scoring.plan import PinnedVersion
 from nightshift.warehouse.connection import connect
 
 pytestmark = [pytest.mark.integration, pytest.mark.promise("R18")]
@@ -140,12 +140,12 @@ def test_the_log_says_where_the_champion_broke_and_quotes_no_value(
     def quote(*_):
         raise ValueError(message)
 
-    monkeypatch.setattr("nightshift.scoring.version_choice.try_model", quote)
+    monkeypatch.setattr("nightshift.scoring.model_loading.try_model", quote)
     with caplog.at_level(logging.WARNING):
         score(scoring_settings, spec, DAY, RUN)
     (night,) = degraded_partitions(warehouse, spec)
     assert night.reason == "version 1 cannot score (ValueError: cannot convert … at … …)"
-    assert "version_choice.py" in caplog.text
+    assert "model_loading.py" in caplog.text
     assert "in quote" in caplog.text
     assert "secret" not in caplog.text
 
@@ -168,7 +168,7 @@ def test_no_model_is_blamed_when_the_warehouse_stops(
             )
         raise OSError("the stream broke")
 
-    monkeypatch.setattr("nightshift.scoring.version_choice.read_sample", end_all)
+    monkeypatch.setattr("nightshift.scoring.model_loading.read_sample", end_all)
     with pytest.raises(WarehouseError) as raised:
         score(scoring_settings, spec, DAY, RUN)
     assert raised.value.code == "NS-WAREHOUSE-001"

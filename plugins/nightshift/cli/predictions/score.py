@@ -28,7 +28,7 @@ def score(
     """Score and publish a range of partitions as their nights would, or with a version you name."""
     from nightshift.contracts.model_spec import load_spec
     from nightshift.scoring.pipeline import score as score_range
-    from nightshift.scoring.version_choice import PinnedVersion
+    from nightshift.scoring.plan import PinnedVersion
 
     settings = load_settings()
     partitions = PartitionRange.of(first, last)
