@@ -192,7 +192,7 @@ def find_backdated(
         known_since = first_received.get(drop.partition, received_at)
         is_old = received_at - drop.delivered_at > bound
         was_known = received_at - known_since > bound
-        # A drop that is in stays in, also if the bound was tightened since.
+        # A drop that is in was accepted before, so it may be read again.
         if is_old and was_known and identity(drop) not in deliveries.ingested:
             errors[drop] = BackdatedError(
                 f"{describe_file(drop)} is dated long before we received it, and its partition"

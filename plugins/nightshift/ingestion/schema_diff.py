@@ -190,7 +190,7 @@ def adoption_obstacles(contract: DatasetContract, diff: SchemaDiff) -> list[str]
             obstacles.append(
                 f"{name} seems to be {delivered_type} in a form that is not read. {accepted}"
             )
-        # A key of another type would make other keys out of the rows that are in.
+        # It would get a column of its own, and no version can be without what identifies a row.
         elif name in identifying and not _is_convertible(new_type, column.type):
             obstacles.append(f"{name} identifies a row, so its type stays. {accepted}")
     return obstacles

@@ -69,7 +69,7 @@ def stage_drops(
         rows.row_numbers[is_staged],
     )
     n_accepted = np.bincount(rows.file_index, minlength=len(checked.drops))
-    # One transaction: rows without the record of their drop would be loaded a second time.
+    # One transaction: the load is refused if its rows are not those that its drops record.
     with call.conn.transaction():
         hold_stage(call.conn, write)
         copy_in(call.conn, "raw", call.contract.name, table)

@@ -194,7 +194,7 @@ class _CachedCast:
         known, cast = self._known
         new = strings.filter(positions.is_null())
         if len(known) + len(new) > _MAX_KNOWN_TEXTS:
-            # The oldest are forgotten with all others, so that memory stays bounded.
+            # All known ones are forgotten, so that memory stays bounded.
             known, cast = self._empty
             new = strings
         return (

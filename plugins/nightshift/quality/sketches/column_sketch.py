@@ -38,7 +38,7 @@ class ColumnSketch:
     @property
     def n_distinct(self) -> int:
         """Return the approximate number of distinct values."""
-        # An estimate may be larger than the number of values; nobody should read that.
+        # An estimate may exceed the number of values.
         return min(self.distinct.estimate, self.n_known)
 
     def merge_counts(self, other: ColumnSketch) -> None:

@@ -56,7 +56,7 @@ class TextSketch(ColumnSketch):
         self.n_rows += len(strings)
         self.n_missing += levels.pop(None, 0)
         self.distinct.add(hash_strings(levels))
-        # The strings of an identifier may be persons', so they are not kept.
+        # A profile must not contain identifiers.
         if self.keeps_levels:
             self._count(levels)
 
