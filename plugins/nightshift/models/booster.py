@@ -1,6 +1,6 @@
 """Load and read a LightGBM model: scores, contributions, importance, digest.
 
-With ``training.boosting``, which fits, the only module that knows LightGBM.
+With ``training.trees``, which fits, the only module that knows LightGBM.
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ class ModelVersion:
         fit_end: Last feature partition that a fit has seen.
         metrics: Hold-out metrics by source and name.
         figures: File name to object key.
-        engine_proof: Of ``models.engine_equivalence``; None for older versions.
+        engine_proof: Of ``models.engines.equivalence``; None for older versions.
     """
 
     model: str

@@ -46,9 +46,10 @@ def non_inferiority(context: PromotionContext) -> Criterion:
     if context.champion_model is None:
         return _not_compared(context, name)
     gain = context.gain("champion")
-    limit = -margin_of(context)
+    promotion = context.spec.promotion
+    limit = -_margin(context, promotion.non_inferiority_margin, RELATIVE_MARGIN)
     reason = (
-        f"The gain in {context.spec.promotion.metric} is {_text(gain)}; its lower bound must not "
+        f"The gain in {promotion.metric} is {_text(gain)}; its lower bound must not "
         f"lie below {limit:+.4f}."
     )
     return passed_if(gain.low >= limit, name, gain, limit, reason)
@@ -71,7 +72,8 @@ def superiority(context: PromotionContext) -> Criterion:
         and age >= stale_after
         # Without any difference the challenger is the champion's equal: a copy retires nobody.
         and gain.standard_error > 0
-        and gain.low >= -margin_of(context)
+        # Only a stale champion asks for the margin, which may need the gain on the prior.
+        and gain.low >= -_margin(context, promotion.non_inferiority_margin, RELATIVE_MARGIN)
     )
     reason = (
         f"Better with probability {probability:.3f}, required ≥ {needed:g} (gain {_text(gain)}; "
@@ -193,7 +195,7 @@ def slices(context: PromotionContext) -> Iterator[Criterion]:
                     gains[name] = context.gain(context.reference, mask)
 
     p_values = holm([gain.probability_above(0.0) for gain in gains.values()])
-    limit = -slice_margin_of(context)
+    limit = -_margin(context, promotion.slice_margin, RELATIVE_SLICE_MARGIN)
     alpha = 1 - promotion.confidence
     for (name, gain), p_value in zip(gains.items(), p_values, strict=True):
         # A slice of few rows is noisy: it refuses only what is proved and large.
@@ -245,16 +247,9 @@ def churn(context: PromotionContext) -> Iterator[Criterion]:
     yield replace(criterion, interval=(bounds.low, bounds.high))
 
 
-def margin_of(context: PromotionContext) -> float:
-    """Return the non-inferiority margin in the metric's unit."""
-    margin = context.spec.promotion.non_inferiority_margin
-    return context.advantage * RELATIVE_MARGIN if margin is None else margin
-
-
-def slice_margin_of(context: PromotionContext) -> float:
-    """Return the allowed loss within a slice, in the metric's unit."""
-    margin = context.spec.promotion.slice_margin
-    return context.advantage * RELATIVE_SLICE_MARGIN if margin is None else margin
+def _margin(context: PromotionContext, declared: float | None, share: float) -> float:
+    """Return a margin in the metric's unit: the declared one, or a share of the advantage."""
+    return context.advantage * share if declared is None else declared
 
 
 def _not_compared(context: PromotionContext, name: str) -> Criterion:

@@ -10,9 +10,8 @@ docs/adr/0022-engines.md.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -20,7 +19,7 @@ from nightshift.models.engines.quickscorer_kernel import CHUNK_WORDS, DE_BRUIJN
 from nightshift.models.model_format.trees import UnsuitableTreesError
 
 if TYPE_CHECKING:
-    from nightshift.models.arrays import Arrays, Mask, Vector, Words
+    from nightshift.models.arrays import Arrays, Mask, Vector
     from nightshift.models.model_format.trees import Tree
 
 MAX_LEAVES = 512
@@ -30,6 +29,8 @@ a walk's time. Source: docs/adr/0022-engines.md.
 MAX_SET_BYTES = 64 << 20
 """Of all tables of level sets."""
 _WORD_BITS = 64
+_LEVELS_PER_WORD = 32
+"""LightGBM's words of a level set."""
 _ALL_LEAVES = (1 << _WORD_BITS) - 1
 _DECISION_BITS = 4
 """LightGBM's decision of a node fits into so many bits."""
@@ -58,7 +59,7 @@ def build_leaf_masks(trees: list[Tree]) -> Arrays:
     first_tree = _divide_into_chunks(n_words)
     n_chunks = len(first_tree) - 1
     nodes: list[tuple[float, ...]] = []
-    tables = _LevelTables(_count_levels(trees))
+    level_nodes: list[_LevelNode] = []
     leaf_values: list[Vector] = []
     for number, tree in enumerate(trees):
         chunk = bisect_right(first_tree, number) - 1
@@ -74,12 +75,12 @@ def build_leaf_masks(trees: list[Tree]) -> Arrays:
             for word, mask in _masks_without(*span):
                 if tree.is_categorical(node):
                     position = (chunk, feature, start + word)
-                    tables.clear_leaves(position, _levels_that_pass(tree, node), mask)
+                    level_nodes.append(_LevelNode(position, mask, tree, node))
                 else:
                     nodes.append((chunk, group, threshold, start + word, mask))
     return {
         **_numeric_arrays(nodes, n_chunks),
-        **tables.arrays(n_chunks),
+        **_level_arrays(level_nodes, n_chunks),
         "first_tree": np.array(first_tree),
         "first_word": first_word,
         "leaf_value": np.array(leaf_values),
@@ -106,50 +107,58 @@ def _numeric_arrays(nodes: list[tuple[float, ...]], n_chunks: int) -> Arrays:
     }
 
 
-class _LevelTables:
-    """Masks by level of each word that a categorical feature changes.
+class _LevelNode(NamedTuple):
+    """One word that a categorical node changes.
 
-    Args:
-        n_levels: By feature, in order.
+    Attributes:
+        position: Chunk, feature and word.
+        mask: The leaves that stay when a row's level does not pass.
+        tree: The node's tree.
+        node: Its number.
     """
 
-    def __init__(self, n_levels: dict[int, int]) -> None:
-        self._n_levels = n_levels
-        self._n_bytes = 0
-        self._masks: dict[tuple[int, int, int], Words] = {}  # by chunk, feature and word
+    position: tuple[int, int, int]
+    mask: int
+    tree: Tree
+    node: int
 
-    def clear_leaves(self, position: tuple[int, int, int], passes: Mask, mask: int) -> None:
-        """Clear the leaves outside a mask for each level that does not pass, known or unknown."""
-        n_masks = self._n_levels[position[1]] + 1
-        if position not in self._masks:
-            self._masks[position] = np.full(n_masks, _ALL_LEAVES, np.uint64)
-            # Counted while they are made, so that a refused model never fills the memory.
-            self._n_bytes += self._masks[position].nbytes
-            if self._n_bytes > MAX_SET_BYTES:
-                raise UnsuitableTreesError(
-                    f"its sets of levels take more than {MAX_SET_BYTES >> 20} MB"
-                )
-        # The last mask stands for every level without bits, and for a missing value.
-        stops = np.ones(n_masks, np.bool_)
+
+def _level_arrays(nodes: list[_LevelNode], n_chunks: int) -> Arrays:
+    """Return the arrays about categorical features: for each word a table of masks by level.
+
+    Raises:
+        UnsuitableTreesError: The tables are too large.
+    """
+    # The tables of a feature are as long as the longest level set of its nodes.
+    n_levels: dict[int, int] = {}
+    for (_, feature, _), _, tree, node in nodes:
+        start, end = tree.level_words(node)
+        n_levels[feature] = max(n_levels.get(feature, 0), _LEVELS_PER_WORD * (end - start))
+    features = sorted(n_levels)
+    positions = sorted({node.position for node in nodes})
+    keys = [chunk * len(features) + features.index(feature) for chunk, feature, _ in positions]
+    # The last mask stands for every level without bits, and for a missing value.
+    lengths = [n_levels[feature] + 1 for _, feature, _ in positions]
+    starts = np.cumsum([0, *lengths])
+    n_masks = int(starts[-1])
+    # Checked before the masks are made, so that a refused model never fills the memory.
+    if n_masks * _WORD_BITS // 8 > MAX_SET_BYTES:
+        raise UnsuitableTreesError(f"its sets of levels take more than {MAX_SET_BYTES >> 20} MB")
+    masks = np.full(n_masks, _ALL_LEAVES, np.uint64)
+    tables = dict(zip(positions, np.split(masks, starts[1:-1]), strict=True)) if nodes else {}
+    for position, mask, tree, node in nodes:
+        passes = _levels_that_pass(tree, node)
+        stops = np.ones(len(tables[position]), np.bool_)
         stops[: len(passes)] = ~passes
-        self._masks[position][stops] &= np.uint64(mask)
-
-    def arrays(self, n_chunks: int) -> Arrays:
-        """Return the arrays about categorical features."""
-        features = list(self._n_levels)
-        n_features = len(features)
-        positions = sorted(self._masks)
-        masks = [self._masks[position] for position in positions]
-        keys = [chunk * n_features + features.index(feature) for chunk, feature, _ in positions]
-        lengths = [len(mask) for mask in masks]
-        return {
-            "set_feature": np.array(features, np.int64),
-            "n_levels": np.array(list(self._n_levels.values()), np.int64),
-            "first_set": np.searchsorted(keys, np.arange(n_chunks * n_features + 1)),
-            "set_word": np.array([word for _, _, word in positions], np.int64),
-            "set_start": np.cumsum([0, *lengths])[:-1],
-            "set_mask": np.concatenate([np.zeros(0, np.uint64), *masks]),
-        }
+        tables[position][stops] &= np.uint64(mask)
+    return {
+        "set_feature": np.array(features, np.int64),
+        "n_levels": np.array([n_levels[feature] for feature in features], np.int64),
+        "first_set": np.searchsorted(keys, np.arange(n_chunks * len(features) + 1)),
+        "set_word": np.array([word for _, _, word in positions], np.int64),
+        "set_start": starts[:-1],
+        "set_mask": masks,
+    }
 
 
 def _count_words(tree: Tree) -> int:
@@ -172,17 +181,6 @@ def _divide_into_chunks(n_words: Sequence[int]) -> list[int]:
             n_filled = 0
         n_filled += n
     return [*first_trees, len(n_words)]
-
-
-def _count_levels(trees: list[Tree]) -> dict[int, int]:
-    """Return for each categorical feature, in order, the most levels that a node has bits for."""
-    n_levels: Counter[int] = Counter()
-    for tree in trees:
-        for node, feature in enumerate(tree.features):
-            if tree.is_categorical(node):
-                n_bits = len(_levels_that_pass(tree, node))
-                n_levels[feature] = max(n_levels[feature], n_bits)
-    return dict(sorted(n_levels.items()))
 
 
 def _levels_that_pass(tree: Tree, node: int) -> Mask:
