@@ -79,8 +79,7 @@ def first_record(conn: Connection, query: Query, parameters: Sequence[Any]) -> F
 
 def plain(values: Facts) -> Facts:
     """Return the values with everything that JSON does not know as text."""
-    facts: Facts = {}
-    for name, value in values.items():
-        is_plain = isinstance(value, str | int | float | bool | list | None)
-        facts[name] = value if is_plain else str(value)
-    return facts
+    return {
+        name: value if isinstance(value, str | int | float | bool | list | None) else str(value)
+        for name, value in values.items()
+    }
