@@ -79,8 +79,7 @@ def first_record(conn: Connection, query: Query, parameters: Sequence[Any]) -> F
 
 def plain(values: Facts) -> Facts:
     """Return the values with everything that JSON does not know as text."""
-    json_types = str | int | float | bool | list | None
     return {
-        name: value if isinstance(value, json_types) else str(value)
+        name: value if isinstance(value, str | int | float | bool | list | None) else str(value)
         for name, value in values.items()
     }

@@ -22,8 +22,7 @@ from nightshift.warehouse.published import join_published
 
 if TYPE_CHECKING:
     from nightshift.contracts.model_spec import ModelSpec
-    from nightshift.scoring.plan import ScoreSource
-    from nightshift.scoring.version_choice import VersionChoice
+    from nightshift.scoring.plan import ScoreSource, VersionChoice
     from nightshift.settings import Settings
     from nightshift.warehouse.connection import Connection
 

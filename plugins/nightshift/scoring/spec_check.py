@@ -88,9 +88,9 @@ def _view_problems(
     if view.entity_key != spec.entity.key:
         yield f"entity.key: {table} has the key {view.entity_key}, not {spec.entity.key}"
     rule = spec.scoring.fallback.feature
-    parts = (*spec.promotion.slices, *spec.promotion.fairness)
-    evaluated = {part.column for part in parts}
-    required = {*spec.features.names, spec.event_timestamp, rule, *evaluated}
+    slices = {part.column for part in spec.promotion.slices}
+    groups = {part.column for part in spec.promotion.fairness}
+    required = {*spec.features.names, spec.event_timestamp, rule, *slices, *groups}
     missing = sorted(required - types.keys())
     if missing:
         yield f"{table} lacks {', '.join(missing)}"

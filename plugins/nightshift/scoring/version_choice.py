@@ -114,9 +114,12 @@ class VersionChooser:
         for candidate in candidates:
             trial = self._trial(candidate.version, features)
             if trial.objection is None:
-                reason = "; ".join(objections) or candidate.reason
                 return VersionChoice(
-                    features, candidate.version, trial.digest, candidate.source, reason
+                    features,
+                    candidate.version,
+                    trial.digest,
+                    candidate.source,
+                    reason="; ".join(objections) or candidate.reason,
                 )
             objections.append(trial.objection)
         reason = "; ".join(objections) or NO_CHAMPION
