@@ -216,6 +216,7 @@ def _copy(conn: Connection, stream: _Stream) -> int:
         with cursor.copy(statement) as copy:
             for part in parts:
                 copy.write(part)
+        # The server's answer to the end of the COPY has set it.
         return cursor.rowcount
 
 
