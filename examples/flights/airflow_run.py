@@ -128,8 +128,7 @@ def _timeout(
 ) -> ServiceError:
     """Return the error that names the runs that are missing or still active."""
     unended = [run for run in runs if run.state not in ENDED]
-    # Two causes: a run that hangs is active, and an event that was lost has started no run. Only
-    # the first one leaves a log.
+    # A run that hangs is active; an event that was lost has started no run.
     active = ", ".join(f"{run.dag_id} ({run.state})" for run in unended) or "none"
     absent = ", ".join(sorted(missing)) or "none"
     return ServiceError(

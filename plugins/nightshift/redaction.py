@@ -42,7 +42,7 @@ def redact(error: BaseException) -> None:
     """
     current: BaseException | None = error
     while current is not None:
-        # The mark of a driver's error; other messages are ours and hold no value of a row.
+        # Only the error of a database driver has it: its message may quote a row.
         if hasattr(current, "sqlstate"):
             current.args = tuple(map(_without_values, current.args))
         current = current.__cause__ or current.__context__

@@ -113,7 +113,10 @@ def stop_parts(parts: Collection[Part], report: Callable[[str], None] | None = N
 
     # PostgreSQL alone may take its full grace of 30 s.
     with ThreadPoolExecutor(max(len(parts), 1)) as pool:
-        list(pool.map(stop, parts))
+        results = [pool.submit(stop, part) for part in parts]
+    # Read after the block: `pool.map` would cancel what has not begun when the first one fails.
+    for result in results:
+        result.result()
 
 
 def get(port: int, path: str) -> bytes | None:

@@ -67,7 +67,7 @@ class ReadOnlyApp:
         """Answer one request."""
         method = str(environ["REQUEST_METHOD"])
         path = str(environ.get("PATH_INFO", ""))
-        # The supervisor asks without a login; the answer tells nothing else.
+        # The health check has no login; the answer tells nothing else.
         if (method, path) == ("GET", HEALTH_PATH):
             return _answer(start_response, "200 OK", "OK")
         header = str(environ.get("HTTP_AUTHORIZATION", ""))

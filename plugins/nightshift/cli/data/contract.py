@@ -100,7 +100,7 @@ def _print_adoption(contract: DatasetContract, drop: DropManifest, difference: S
     from nightshift.ingestion.schema_diff import adoption_obstacles, adoption_yaml
 
     obstacles = [*adoption_obstacles(contract, difference), *delimiter_note(difference)]
-    # Half a change is worse than none: one obstacle and no YAML is shown.
+    # No YAML then: ingest would refuse the file with a part of the change too.
     if obstacles:
         typer.echo("\nThis cannot be adopted:")
         for line in obstacles:

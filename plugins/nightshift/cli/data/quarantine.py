@@ -81,7 +81,7 @@ def show(row: Row) -> None:
     typer.echo(f"state {refused.state}; refused for {reason}")
     rows = []
     for name, value in refused.delivered.items():
-        # `repr` shows blanks at the ends, a frequent reason of a refusal.
+        # `repr` shows blanks at the ends, which would not be seen.
         delivered = "(empty)" if value is None else repr(value)
         rows.append((name, delivered))
     print_table(("column", "delivered"), rows)

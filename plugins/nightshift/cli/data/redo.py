@@ -86,7 +86,7 @@ def redo(
 
 def _day(key: str) -> dt.date | None:
     partition = optional_partition(key)
-    return partition and partition.day
+    return partition.day if partition else None
 
 
 def print_plan(plan: ReprocessPlan) -> None:

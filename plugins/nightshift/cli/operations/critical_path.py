@@ -103,10 +103,10 @@ def find_path(api: AirflowApi, partition_key: str) -> list[Step]:
         )
     # Backwards from the end: only then is it known which of two parallel tasks was waited for.
     path: list[_Task] = []
-    task: _Task | None = max(scoring, key=lambda task: task.ended_at)
-    while task is not None:
-        path.insert(0, task)
-        task = _previous(task, tasks)
+    latest: _Task | None = max(scoring, key=lambda task: task.ended_at)
+    while latest is not None:
+        path.insert(0, latest)
+        latest = _previous(latest, tasks)
 
     first = path[0]
     started_at = first.run.started_at

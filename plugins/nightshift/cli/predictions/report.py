@@ -71,7 +71,7 @@ def _find_report(
     """
     from nightshift.warehouse.connection import connect
 
-    day = partition and partition.day
+    day = partition.day if partition else None
     with connect(settings, "nightshift report") as conn:
         row = conn.execute(_REPORT, {"model": model, "day": day}).fetchone()
     if row is None:

@@ -220,6 +220,7 @@ def _copy(conn: Connection, stream: _Stream) -> int:
         with cursor.copy(statement) as copy:
             for part in parts:
                 copy.write(part)
+        # The server's answer to the end of the COPY has set it.
         return cursor.rowcount
 
 
@@ -241,11 +242,10 @@ def _encoder(columns: dict[str, str]) -> tuple[pa.Schema, ArrowToPostgresBinaryE
         arrow_type = pa.string() if data_type in _JSON_TYPES else TYPES[data_type][0]
         field = pa.field(name, arrow_type)
         fields.append(field)
+        encoders[name] = ArrowToPostgresBinaryEncoder.infer_encoder(field)
         if data_type == "jsonb":
             # Its wire format is not that of text: a byte with the version comes first.
             encoders[name] = StringEncoderBuilder.new_with_output(field, Jsonb())
-        else:
-            encoders[name] = ArrowToPostgresBinaryEncoder.infer_encoder(field)
     schema = pa.schema(fields)
     return schema, ArrowToPostgresBinaryEncoder.new_with_encoders(schema, encoders)
 
