@@ -249,7 +249,7 @@ def _find_damaged(call: IngestCall, records: list[LoadRecord]) -> set[LoadKey]:
     counted = [record for record in records if record.basis not in (None, basis)]
     damages = find_damage(call.conn, call.target, hashed)
     damages += find_damage_cheaply(call.conn, call.target, counted)
-    damaged = {damage.key for damage in damages}
+    damaged = {(damage.partition_date, damage.load_id) for damage in damages}
     for day, load_id in sorted(damaged):
         logger.warning(
             "Rows of load %s of %s of %s vanished or changed; its drop is read again.",

@@ -270,12 +270,12 @@ def _is_convertible(delivered: ColumnType, column_type: ColumnType) -> bool:
     return (delivered, column_type) in _CONVERTIBLE
 
 
-def _free_names(wanted: Iterable[str], taken: Iterable[str]) -> list[str]:
-    """Return a column name for each wanted one, no two alike and none that is taken."""
+def _free_names(proposed: Iterable[str], taken: Iterable[str]) -> list[str]:
+    """Return a column name for each proposed one, no two alike and none that is taken."""
     used = {*taken, *RAW_COLUMNS, *SYSTEM_COLUMNS}
     names = []
-    for wanted_name in wanted:
-        name = base = _identifier(wanted_name)
+    for proposed_name in proposed:
+        name = base = _identifier(proposed_name)
         for number in itertools.count(2):
             if name not in used:
                 break
