@@ -110,7 +110,7 @@ def _reasons(booster: lgb.Booster, matrix: Matrix, rounds: int) -> dict[str, Any
     from nightshift.models.shapley.shap_values import shapley_kernel
     from nightshift.scoring.reasons import top_reasons
 
-    trees = read_model(booster.model_to_string()).trees
+    trees = read_model(booster.model_to_string())
     explain, forest_seconds = _timed(lambda: shapley_kernel(trees))
     _, first_seconds = _timed(lambda: explain(matrix[:10]))
     rows, names = matrix[:KERNEL_ROWS], booster.feature_name()
@@ -141,7 +141,7 @@ def _engines(booster: lgb.Booster, matrix: Matrix, rounds: int) -> dict[str, Any
     from nightshift.models.engines.quickscorer import QuickScorer
     from nightshift.models.model_format.reader import read_model
 
-    trees = read_model(booster.model_to_string()).trees
+    trees = read_model(booster.model_to_string())
     quick, load_seconds = _timed(lambda: QuickScorer(trees))
     ways = (partial(predict_raw, booster, matrix), partial(quick.raw, matrix))
     quick.raw(matrix[:1])  # reads the machine code, or makes it

@@ -132,7 +132,7 @@ def open_whole(
             api = AirflowApi.local(home)
             with beside(home):
                 night = (
-                    run_partition(api, NIGHT, expected_dags(settings), timeout_seconds=800)
+                    run_partition(api, NIGHT, expected_dags(settings), timeout_seconds=1500)
                     if is_new
                     else PartitionTiming(NIGHT, 0, 0.0, 0.0)
                 )
@@ -198,7 +198,7 @@ def _run(env: dict[str, str], *arguments: str) -> None:
         env=env,
         capture_output=True,
         text=True,
-        timeout=500,
+        timeout=1500,
         check=False,
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]

@@ -1,6 +1,6 @@
 """Load and read a LightGBM model: scores, contributions, importance, digest.
 
-With ``training.boosting``, which fits, the only module that knows LightGBM.
+With ``training.trees``, which fits, the only module that knows LightGBM.
 """
 
 from __future__ import annotations
@@ -17,11 +17,14 @@ from nightshift.models.model_format.tokens import ModelTextError
 
 if TYPE_CHECKING:
     import lightgbm as lgb
-    import numpy as np
-    import numpy.typing as npt
 
-    Matrix = npt.NDArray[np.float64]
-    Vector = npt.NDArray[np.float64]
+    from nightshift.models.arrays import Matrix, Vector
+
+_PORTABLE_PARAMETERS = {
+    "num_threads": "1",
+    "local_listen_port": "12400",
+    "machines": "",
+}
 
 
 def load_booster(text: str, names: list[str] | None = None) -> lgb.Booster:
@@ -67,11 +70,7 @@ def library_path() -> Path:
 
 def predict_raw(booster: lgb.Booster, matrix: Matrix) -> Vector:
     """Return raw scores (log-odds, or the label's unit), shape (n,), of a matrix of ``encode``."""
-    import numpy as np
-
-    return np.asarray(
-        booster.predict(matrix, raw_score=True, num_threads=thread_count()), dtype=np.float64
-    )
+    return _predict(booster, matrix, raw_score=True)
 
 
 def contributions(booster: lgb.Booster, matrix: Matrix) -> Matrix:
@@ -80,31 +79,44 @@ def contributions(booster: lgb.Booster, matrix: Matrix) -> Matrix:
     About 300 times slower than ``predict_raw``. Source: Lundberg & Lee (2017), A unified approach
     to interpreting model predictions.
     """
+    return _predict(booster, matrix, pred_contrib=True)
+
+
+def _predict(booster: lgb.Booster, matrix: Matrix, **output: bool) -> Matrix:
     import numpy as np
 
-    return np.asarray(
-        booster.predict(matrix, pred_contrib=True, num_threads=thread_count()), dtype=np.float64
-    )
+    # The number of threads changes no bit: LightGBM adds the trees of each row in one thread.
+    values = booster.predict(matrix, num_threads=thread_count(), **output)
+    return np.asarray(values, dtype=np.float64)
 
 
 def importance(booster: lgb.Booster) -> dict[str, float]:
     """Return the share of the total gain of each feature, 0 to 1, the largest first."""
     gains = booster.feature_importance("gain").tolist()
+    # A model without a split has no gain at all.
     total = sum(gains) or 1.0
-    by_name = zip(booster.feature_name(), gains, strict=True)
-    ranked = sorted(by_name, key=lambda item: (-item[1], item[0]))
-    return {name: gain / total for name, gain in ranked}
+    shares = {}
+    for name, gain in zip(booster.feature_name(), gains, strict=True):
+        shares[name] = gain / total
+    ranked = sorted(shares.items(), key=lambda item: (-item[1], item[0]))
+    return dict(ranked)
 
 
 def trees_digest(text: str) -> str:
     """Return the SHA-256, hex, of a text model without its ``parameters:`` block."""
     # Parameters hold threads and paths of the machine, which change no score.
-    trees = re.sub(r"\nparameters:.*?end of parameters\n", "\n", text, flags=re.DOTALL)
+    trees = re.sub(
+        r"\nparameters:.*?end of parameters\n",
+        "\n",
+        text,
+        flags=re.DOTALL,
+    )
     return sha256(trees.encode()).hexdigest()
 
 
 def portable(text: str) -> str:
     """Return the text without the machine's threads, addresses and ports in its parameters."""
-    for name, value in (("num_threads", "1"), ("local_listen_port", "12400"), ("machines", "")):
-        text = re.sub(rf"^\[{name}: [^\]\n]*\]$", f"[{name}: {value}]", text, flags=re.MULTILINE)
+    for name, value in _PORTABLE_PARAMETERS.items():
+        line = re.compile(rf"^\[{name}: [^\]\n]*\]$", re.MULTILINE)
+        text = line.sub(f"[{name}: {value}]", text)
     return text

@@ -5,12 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
     from nightshift.contracts.training_spec import Calibration
+    from nightshift.models.arrays import Vector
 
-    Vector = npt.NDArray[np.float64]
 
 EDGE = 1e-6
 """Smallest distance of a probability from 0 and 1, so that no row makes the log loss infinite."""
@@ -39,11 +36,21 @@ def fit_calibration(method: Calibration, raw: Vector, label: Vector) -> dict[str
         slope, intercept = fit_logistic(raw, label)
         # A falling curve would reverse the order: these days cannot tell the scale.
         if slope > 0:
-            return {"method": "platt", "slope": slope, "intercept": intercept}
+            return {
+                "method": "platt",
+                "slope": slope,
+                "intercept": intercept,
+            }
     if method == "isotonic":
         from sklearn.isotonic import IsotonicRegression
 
-        steps = IsotonicRegression(y_min=0.0, y_max=1.0, out_of_bounds="clip").fit(raw, label)
+        # Beyond the fitted scores the nearest step holds: a later score may be higher than all.
+        steps = IsotonicRegression(
+            y_min=0.0,
+            y_max=1.0,
+            out_of_bounds="clip",
+        )
+        steps.fit(raw, label)
         return {
             "method": "isotonic",
             "raw": steps.X_thresholds_.tolist(),
@@ -56,11 +63,12 @@ def apply_calibration(calibration: dict[str, Any], raw: Vector) -> Vector:
     """Return probabilities, strictly between 0 and 1, for raw scores of shape (n,)."""
     import numpy as np
 
-    if calibration["method"] == "platt":
+    method = calibration["method"]
+    if method == "platt":
         with np.errstate(over="ignore"):  # infinity becomes a probability at the edge
             log_odds = calibration["slope"] * raw + calibration["intercept"]
         probability = sigmoid(log_odds)
-    elif calibration["method"] == "isotonic":
+    elif method == "isotonic":
         probability = np.interp(raw, calibration["raw"], calibration["probability"])
     else:
         probability = sigmoid(raw)
@@ -83,15 +91,19 @@ def fit_logistic(log_odds: Vector, label: Vector) -> tuple[float, float]:
     # A tight tolerance: the result must not depend on where the solver stopped.
     curve = LogisticRegression(C=np.inf, tol=1e-10, max_iter=1000)
     curve.fit(log_odds.reshape(-1, 1), label)
-    return _rounded(curve.coef_[0, 0]), _rounded(curve.intercept_[0])
+    slope = _rounded(curve.coef_[0, 0])
+    intercept = _rounded(curve.intercept_[0])
+    return slope, intercept
 
 
 def sigmoid(log_odds: Vector) -> Vector:
     """Return ``1 / (1 + exp(-x))`` for any shape, without overflow."""
     import numpy as np
 
+    # exp overflows to infinity for very negative log-odds: the quotient is then exactly 0.
     with np.errstate(over="ignore"):
-        return np.asarray(1.0 / (1.0 + np.exp(-log_odds)), dtype=np.float64)
+        probability = 1.0 / (1.0 + np.exp(-log_odds))
+    return np.asarray(probability, dtype=np.float64)
 
 
 def log_odds_of(probability: Vector) -> Vector:
@@ -99,7 +111,8 @@ def log_odds_of(probability: Vector) -> Vector:
     import numpy as np
 
     clipped = np.clip(probability, EDGE, 1 - EDGE)
-    return np.asarray(np.log(clipped / (1 - clipped)), dtype=np.float64)
+    odds = clipped / (1 - clipped)
+    return np.asarray(np.log(odds), dtype=np.float64)
 
 
 def _rounded(value: float) -> float:

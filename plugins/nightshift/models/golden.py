@@ -15,14 +15,10 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from nightshift.models.model_format.tokens import ModelTextError
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
+    from nightshift.models.arrays import Matrix, Vector
     from nightshift.models.model_format.trees import Tree
     from nightshift.models.signature import Signature
 
-    Matrix = npt.NDArray[np.float64]
-    Vector = npt.NDArray[np.float64]
 
 N_ROWS = 48
 CONTRIBUTION_TOLERANCE = 1e-9
@@ -66,11 +62,17 @@ class Golden(BaseModel):
 
     @model_validator(mode="after")
     def _has_one_shape(self) -> Self:
-        n_answers = {len(self.rows), len(self.raw), len(self.contributions)}
+        answers = [self.rows, self.raw, self.contributions]
         if self.probability is not None:
-            n_answers.add(len(self.probability))
-        n_features = {*map(len, self.rows), *(len(row) - 1 for row in self.contributions)}
-        if n_answers != {N_ROWS} or len(n_features) != 1:
+            answers.append(self.probability)
+        n_features = len(self.rows[0]) if self.rows else 0
+        # A damaged file is refused here with a name: ragged lists make no matrix later.
+        fits = (
+            all(len(part) == N_ROWS for part in answers)
+            and all(len(row) == n_features for row in self.rows)
+            and all(len(row) == n_features + 1 for row in self.contributions)
+        )
+        if not fits:
             raise ValueError(f"{N_ROWS} rows, each with a contribution per feature and a base")
         return self
 
@@ -79,10 +81,13 @@ class Golden(BaseModel):
         cls, matrix: Matrix, raw: Vector, contributions: Matrix, probability: Vector | None
     ) -> Golden:
         """Freeze the answers of a model."""
-        rows = [[None if math.isnan(value) else value for value in row] for row in matrix.tolist()]
+        import numpy as np
+
+        # JSON has no NaN.
+        rows = np.where(np.isnan(matrix), None, matrix)
         # Not validated: answers that are not finite are refused by ``compare``, with their name.
         return cls.model_construct(
-            rows=rows,
+            rows=rows.tolist(),
             raw=raw.tolist(),
             contributions=contributions.tolist(),
             probability=None if probability is None else probability.tolist(),
@@ -111,9 +116,12 @@ class Golden(BaseModel):
         if not np.isfinite(raw).all() or not np.isfinite(contributions).all():
             n_infinite = int((~np.isfinite(raw)).sum())
             raise _different(
-                "some of its answers are not finite", "finite scores", f"{n_infinite} are not"
+                "some of its answers are not finite",
+                "finite scores",
+                f"{n_infinite} are not",
             )
         expected = np.array(self.raw)
+        # Bytes: an equal comparison would take 0.0 for -0.0.
         if raw.tobytes() != expected.tobytes():
             first = int(np.argmax(raw != expected))
             raise _different(
@@ -121,12 +129,13 @@ class Golden(BaseModel):
                 f"{expected[first]!r}",
                 f"{raw[first]!r}",
             )
-        if not np.allclose(
+        is_close = np.allclose(
             contributions,
-            np.array(self.contributions),
+            self.contributions,
             rtol=CONTRIBUTION_TOLERANCE,
             atol=CONTRIBUTION_TOLERANCE,
-        ):
+        )
+        if not is_close:
             raise _different(
                 "it explains scores differently from when it was stored",
                 "the frozen contributions",
@@ -143,10 +152,14 @@ class Golden(BaseModel):
 
         if self.probability is None:
             return
-        expected = np.array(self.probability)
-        if probability is None or not np.allclose(
-            probability, expected, rtol=PROBABILITY_TOLERANCE, atol=0
-        ):
+        # No absolute tolerance: a rare event's probability may be far below it.
+        is_close = probability is not None and np.allclose(
+            probability,
+            self.probability,
+            rtol=PROBABILITY_TOLERANCE,
+            atol=0,
+        )
+        if not is_close:
             raise _different(
                 "it calibrates scores differently from when it was stored",
                 "the frozen probabilities",
@@ -169,14 +182,18 @@ def golden_rows(trees: list[Tree], signature: Signature) -> Matrix:
     matrix = np.full((N_ROWS, len(candidates)), np.nan)
     for column, values in enumerate(candidates):
         for row in range(N_ROWS):
-            # Bits of the digest choose: above or not, missing or not, which value.
-            number = int.from_bytes(sha256(f"{row} {column}".encode()).digest()[:8])
-            is_missing = number // 2 % _MISSING_SHARE == 0
-            if is_missing:
+            # Bits of the digest choose: above or not, missing or not, which value. A random
+            # generator might give other rows after an upgrade.
+            digest = sha256(f"{row} {column}".encode()).digest()
+            number, is_above = divmod(int.from_bytes(digest[:8]), 2)
+            number, is_present = divmod(number, _MISSING_SHARE)
+            if not is_present:
                 continue
-            value = values[number // (2 * _MISSING_SHARE) % len(values)]
-            is_above = number % 2 == 1 and column < n_numeric
-            matrix[row, column] = np.nextafter(value, np.inf) if is_above else value
+            value = values[number % len(values)]
+            # The next double goes to the other side of the split. A level has no next one.
+            if is_above and column < n_numeric:
+                value = np.nextafter(value, np.inf)
+            matrix[row, column] = value
     return matrix
 
 
@@ -187,9 +204,12 @@ def _candidate_values(trees: list[Tree], signature: Signature) -> list[list[floa
         for feature, threshold in zip(tree.features, tree.thresholds, strict=True):
             if math.isfinite(threshold):
                 thresholds[feature].add(threshold)
-    numeric = thresholds[: len(signature.numeric)]
-    codes = [{float(code) for code in range(len(levels))} for _, levels in signature.categorical]
-    return [sorted(values) or [0.0] for values in (*numeric, *codes)]
+    # A categorical node's threshold is the number of a set, so its codes replace it.
+    for position, (_, levels) in zip(
+        signature.categorical_positions, signature.categorical, strict=True
+    ):
+        thresholds[position] = {float(code) for code in range(len(levels))}
+    return [sorted(values) or [0.0] for values in thresholds]
 
 
 def _different(problem: str, expected: str, got: str) -> GoldenError:

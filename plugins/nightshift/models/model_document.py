@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 from hashlib import sha256
-from itertools import pairwise
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -27,7 +26,11 @@ _MAX_PARTS_NAMED = 5
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+    model_config = ConfigDict(
+        strict=True,
+        extra="forbid",
+        frozen=True,
+    )
 
 
 class NoCalibration(_Strict):
@@ -53,11 +56,16 @@ class IsotonicCalibration(_Strict):
 
     @model_validator(mode="after")
     def _rises(self) -> Self:
-        is_rising = all(left < right for left, right in pairwise(self.raw))
+        # np.interp gives nonsense, and no error, for steps out of order.
+        is_rising = self.raw == sorted(set(self.raw))
         is_ordered = self.probability == sorted(self.probability)
-        if len(self.raw) != len(self.probability) or not is_rising or not is_ordered:
+        has_pairs = len(self.raw) == len(self.probability)
+        if not (is_rising and is_ordered and has_pairs):
             raise ValueError("as many probabilities as raw scores, both in order")
         return self
+
+
+_AnyCalibration = NoCalibration | PlattCalibration | IsotonicCalibration
 
 
 class _NumericProfile(_Strict):
@@ -100,12 +108,11 @@ class ModelDocument(_Strict):
     signature: _Signature
     signature_digest: str
     trees_sha256: str
-    calibration: Annotated[
-        NoCalibration | PlattCalibration | IsotonicCalibration, Field(discriminator="method")
-    ]
+    calibration: Annotated[_AnyCalibration, Field(discriminator="method")]
     threshold: Finite
     decile_edges: Annotated[list[Finite], Field(max_length=_N_DECILES - 1)]
     metrics: dict[str, dict[str, Finite | None]]
+    # A model that never serves, as in a backtest, has no reference profile.
     reference: _Reference | Annotated[dict[str, Any], Field(max_length=0)]
     training: dict[str, Any]
     golden: Golden
@@ -113,11 +120,12 @@ class ModelDocument(_Strict):
 
     @model_validator(mode="after")
     def _is_of_one_format(self) -> Self:
-        is_sealed = self.format == FORMAT
+        must_be_sealed = self.format == FORMAT
+        must_have_probability = must_be_sealed and self.task == "binary"
+        is_sealed = self.document_sha256 is not None
         has_probability = self.golden.probability is not None
-        if (self.document_sha256 is not None) != is_sealed or has_probability != (
-            is_sealed and self.task == "binary"
-        ):
+        # A file must not pass as an older one, which needs no digest.
+        if is_sealed != must_be_sealed or has_probability != must_have_probability:
             raise ValueError("its digest and golden probabilities, as its format has them")
         return self
 
@@ -147,28 +155,35 @@ def read_document(content: bytes) -> tuple[ModelDocument, dict[str, Any]]:
     document = json.loads(content, parse_constant=_refuse_constant, parse_float=_finite)
     if not isinstance(document, dict):
         raise refused("model.json is not an object", "an object", type(document).__name__)
-    unsealed = {name: value for name, value in document.items() if name != SEAL}
-    if document.get("format") == FORMAT and document.get(SEAL) != _digest(unsealed):
+    unsealed = dict(document)
+    stored_digest = unsealed.pop(SEAL, None)
+    digest = _digest(unsealed)
+    if document.get("format") == FORMAT and stored_digest != digest:
         raise refused(
             "model.json is not what its trainer wrote",
-            f"digest {document.get(SEAL)}",
-            _digest(unsealed),
+            f"digest {stored_digest}",
+            digest,
         )
     try:
         return ModelDocument.model_validate(document), document
     except ValidationError as error:
+        parts = set()
         # Names of parts only: their values may be levels that came from data.
-        locations = [part["loc"][:3] for part in error.errors(include_input=False)]
-        parts = {".".join(map(str, location)) or "the document" for location in locations}
+        for detail in error.errors(include_input=False):
+            location = ".".join(map(str, detail["loc"][:3]))
+            parts.add(location or "the document")
+        named = sorted(parts)[:_MAX_PARTS_NAMED]
         raise refused(
             "model.json cannot be read",
             "the parts that a trainer writes",
-            f"wrong: {', '.join(sorted(parts)[:_MAX_PARTS_NAMED])}",
+            f"wrong: {', '.join(named)}",
         ) from None
 
 
 def _digest(content: dict[str, Any]) -> str:
-    return sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    # Sorted keys: the digest must not depend on the order of the parts.
+    text = json.dumps(content, sort_keys=True)
+    return sha256(text.encode()).hexdigest()
 
 
 def _refuse_constant(name: str) -> float:

@@ -7,10 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
-    Vector = npt.NDArray[np.float64]
+    from nightshift.models.arrays import Mask, Vector
 
 
 @dataclass(frozen=True)
@@ -28,7 +25,7 @@ class Predictions:
     probability: Vector | None = None
     threshold: float = 0.5
 
-    def at(self, mask: npt.NDArray[np.bool_]) -> Predictions:
+    def at(self, mask: Mask) -> Predictions:
         """Return the predictions of some rows."""
         probability = None if self.probability is None else self.probability[mask]
         return Predictions(self.score[mask], probability, self.threshold)
@@ -44,5 +41,6 @@ def joined(parts: Sequence[Predictions]) -> Predictions:
 
     score = np.concatenate([part.score for part in parts])
     probabilities = [part.probability for part in parts if part.probability is not None]
+    # Either every part has probabilities (a binary model) or none has.
     probability = np.concatenate(probabilities) if probabilities else None
     return Predictions(score, probability, parts[-1].threshold)

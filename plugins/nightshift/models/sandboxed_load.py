@@ -24,11 +24,8 @@ from nightshift.models.golden import Golden
 from nightshift.models.model_format.tokens import ModelTextError, refused
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
+    from nightshift.models.arrays import Matrix, Vector
 
-    Matrix = npt.NDArray[np.float64]
-    Vector = npt.NDArray[np.float64]
 
 Result = TypeVar("Result")
 logger = logging.getLogger(__name__)
@@ -98,6 +95,7 @@ def check_in_child(text: str, golden: Golden, library: Path) -> None:
         GoldenError: The answers differ.
         ModelTextError: LightGBM refuses the text.
     """
+    # A proof counts for the library that the child has loaded.
     digest = sha256(f"{library} {text}".encode()).hexdigest()
     if digest in _proved:
         return
@@ -126,6 +124,7 @@ def _answers(text: str, matrix: Matrix, library: Path) -> tuple[Vector, Matrix]:
             todo=_TODO,
         )
     values = np.frombuffer(answer, dtype=np.float64)
+    # The child wrote n scores, then n rows of contributions.
     return values[:n_rows], values[n_rows:].reshape(n_rows, n_columns + 1)
 
 
@@ -164,6 +163,7 @@ def _run_with_patience(content: bytes) -> subprocess.CompletedProcess[bytes]:
             )
         except subprocess.TimeoutExpired:
             used = _seconds_of_children() - used_before
+            # It had the processor and did not finish: the model is to blame, not the machine.
             if used >= STARVED_SECONDS:
                 raise LoadTrialError(
                     "Loading the model took too long.",
@@ -181,12 +181,14 @@ def _run_with_patience(content: bytes) -> subprocess.CompletedProcess[bytes]:
 def _seconds_of_children() -> float:
     """Return the processor time of all children that have ended."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    # RLIMIT_CPU counts the kernel's share too.
     return used.ru_utime + used.ru_stime
 
 
 def _ending(code: int) -> str:
     if code >= 0:
         return f"exit code {code}"
+    # Real-time signals have no name.
     try:
         return signal.Signals(-code).name
     except ValueError:

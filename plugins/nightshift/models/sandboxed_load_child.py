@@ -40,11 +40,14 @@ def main() -> int:
     os.dup2(2, 1)
     library = ctypes.CDLL(request["library"])
     library.LGBM_GetLastError.restype = ctypes.c_char_p
-    shape = (request["n_rows"], request["n_columns"])
+    n_rows, n_columns = shape = (request["n_rows"], request["n_columns"])
     try:
         booster = _load(library, text)
-        answer.write(_predict(library, booster, matrix, shape, _RAW, 1))
-        answer.write(_predict(library, booster, matrix, shape, _CONTRIBUTIONS, shape[1] + 1))
+        raw = _predict(library, booster, matrix, shape, _RAW, n_rows)
+        answer.write(raw)
+        n_contributions = n_rows * (n_columns + 1)
+        added = _predict(library, booster, matrix, shape, _CONTRIBUTIONS, n_contributions)
+        answer.write(added)
         answer.close()
     except ValueError as error:
         sys.stderr.write(str(error))
@@ -53,15 +56,22 @@ def main() -> int:
 
 
 def _load(library: ctypes.CDLL, text: bytes) -> ctypes.c_void_p:
-    booster, n_iterations = ctypes.c_void_p(), ctypes.c_int()
+    booster = ctypes.c_void_p()
+    n_iterations = ctypes.c_int()
     code = library.LGBM_BoosterLoadModelFromString(
-        text, ctypes.byref(n_iterations), ctypes.byref(booster)
+        text,
+        ctypes.byref(n_iterations),
+        ctypes.byref(booster),
     )
     _check(library, code)
     # The Python package reads the parameters at every load, so the child must survive that too.
-    n_bytes, buffer = ctypes.c_int64(), ctypes.create_string_buffer(1 << 20)
+    n_bytes = ctypes.c_int64()
+    buffer = ctypes.create_string_buffer(1 << 20)
     code = library.LGBM_BoosterGetLoadedParam(
-        booster, ctypes.c_int64(len(buffer)), ctypes.byref(n_bytes), buffer
+        booster,
+        ctypes.c_int64(len(buffer)),
+        ctypes.byref(n_bytes),
+        buffer,
     )
     _check(library, code)
     return booster
@@ -73,22 +83,23 @@ def _predict(
     matrix: bytes,
     shape: tuple[int, int],
     prediction: int,
-    width: int,
+    n_values: int,
 ) -> ctypes.Array[ctypes.c_double]:
-    """Return values of shape (rows, width)."""
-    n_values, values = ctypes.c_int64(), (ctypes.c_double * (shape[0] * width))()
+    """Return the values of one prediction, row by row."""
+    values = (ctypes.c_double * n_values)()
+    n_written = ctypes.c_int64()
     options = (_DOUBLES, *shape, _ROW_MAJOR, prediction, 0, -1)
     code = library.LGBM_BoosterPredictForMat(
         booster,
         matrix,
         *map(ctypes.c_int, options),
         b"num_threads=1",
-        ctypes.byref(n_values),
+        ctypes.byref(n_written),
         values,
     )
     _check(library, code)
-    if n_values.value != len(values):
-        raise ValueError(f"{n_values.value} values instead of {len(values)}")
+    if n_written.value != n_values:
+        raise ValueError(f"{n_written.value} values instead of {n_values}")
     return values
 
 

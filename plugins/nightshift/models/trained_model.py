@@ -23,7 +23,7 @@ from nightshift.models.booster import (
 from nightshift.models.calibration import apply_calibration, sigmoid
 from nightshift.models.golden import Golden, golden_rows
 from nightshift.models.model_document import FORMAT, read_document, seal
-from nightshift.models.model_format.reader import ParsedModel, read_model
+from nightshift.models.model_format.reader import read_model
 from nightshift.models.model_format.tokens import refused
 from nightshift.models.predictions import Predictions
 from nightshift.models.sandboxed_load import check_in_child
@@ -31,12 +31,11 @@ from nightshift.models.signature import Signature, encode
 
 if TYPE_CHECKING:
     import lightgbm as lgb
-    import numpy as np
-    import numpy.typing as npt
     import pyarrow as pa
 
-    Vector = npt.NDArray[np.float64]
-    Matrix = npt.NDArray[np.float64]
+    from nightshift.models.arrays import Integers, Matrix, Vector
+    from nightshift.models.model_format.trees import Tree
+
 
 _UNREADABLE = (
     ValueError,
@@ -108,6 +107,7 @@ class TrainedModel:
 
         document, content = read_document(model_json)
         text = model_lgb.decode("ascii")
+        # Each file is whole, but one could come from another version.
         if document.trees_sha256 != trees_digest(text):
             raise refused(
                 "model.json and model.lgb do not belong together",
@@ -134,6 +134,7 @@ class TrainedModel:
             format=document.format,
             **{name: content[name] for name in plain},
         )
+        # The calibration is checked without LightGBM: before any tree is loaded.
         predictions = model.from_raw(np.array(document.golden.raw))
         document.golden.compare_probability(predictions.probability)
         return model
@@ -157,6 +158,7 @@ class TrainedModel:
             "training": self.training,
             "golden": golden.as_json(),
         }
+        # A file of format 2 is written again as it was, without a digest of its own.
         if self.format == FORMAT:
             document = seal(document)
         metadata = json.dumps(document, indent=1, sort_keys=True, allow_nan=False)
@@ -169,13 +171,13 @@ class TrainedModel:
         return sha256("".join(digests).encode()).hexdigest()
 
     def _golden_answers(self) -> Golden:
-        matrix = golden_rows(self.parsed.trees, self.signature)
+        matrix = golden_rows(self.trees, self.signature)
         raw = predict_raw(self.booster, matrix)
         added = contributions(self.booster, matrix)
         return Golden.of(matrix, raw, added, self.from_raw(raw).probability)
 
     @cached_property
-    def parsed(self) -> ParsedModel:
+    def trees(self) -> list[Tree]:
         """Return the trees as plain lists, parsed once for the loader, engines and reasons.
 
         Raises:
@@ -194,10 +196,11 @@ class TrainedModel:
             ModelTextError: The text is refused; its subclasses report a dead child process or
                 different answers.
         """
-        self.parsed  # noqa: B018  (an unchecked text may end this process in LightGBM)
+        self.trees  # noqa: B018  (an unchecked text may end this process in LightGBM)
         if self.golden is None:
             return load_checked(self.text)
         check_in_child(self.text, self.golden, library_path())
+        # Compared here too: no child was started for a text that has passed before.
         booster = load_checked(self.text)
         matrix = self.golden.matrix
         self.golden.compare(predict_raw(booster, matrix), contributions(booster, matrix))
@@ -231,13 +234,9 @@ class TrainedModel:
         probability = apply_calibration(self.calibration, raw)
         return Predictions(sigmoid(raw), probability, self.threshold)
 
-    def deciles(self, score: Vector) -> npt.NDArray[np.int64]:
+    def deciles(self, score: Vector) -> Integers:
         """Return the decile of each score, 1 (lowest) to 10 (highest); shape (n,)."""
         import numpy as np
 
         edges = np.asarray(self.decile_edges)
         return np.searchsorted(edges, score, side="right").astype(np.int64) + 1
-
-    def contributions(self, rows: pa.Table) -> Matrix:
-        """Return what each feature adds to the raw score, shape (n, k), without the base value."""
-        return contributions(self.booster, self.encode(rows))[:, :-1]

@@ -31,9 +31,10 @@ if TYPE_CHECKING:
     from nightshift.warehouse.connection import Connection
 
 DAG_ID = "catch_up"
-# Time after a publication, or after the last attempt downstream, in which nothing is wrong yet.
+# Time after a publication, after the last attempt downstream, or after a run's last sign of life,
+# in which nothing is wrong yet; also the time between two reruns of one partition.
 PATIENCE = dt.timedelta(minutes=20)
-# Maximum age of a publication; older ones are left to a person.
+# Maximum age of a publication or a run; older ones are left to a person.
 HORIZON = dt.timedelta(days=7)
 # Repeated events per asset and partition: what fails so often needs a person.
 MAX_EMISSIONS = 3
@@ -160,6 +161,7 @@ def stranded_partitions(conn: Connection, link: Link) -> list[Partition]:
     return [Partition(day) for day in days if day >= first]
 
 
+# Both queries compare records of loads and read no rows, so they do without `join_published`.
 _STRANDED = """
 select p.partition_date
 from ops.published p

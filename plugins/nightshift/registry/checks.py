@@ -105,12 +105,16 @@ def passed_if(
         reason: One sentence for people.
         facts: Further measurements.
     """
+    number = interval = None
+    if isinstance(measured, Estimate):
+        number = measured.value
+        interval = (measured.low, measured.high)
+        facts = {"n_days": measured.n_days, **facts}
+    elif measured is not None:
+        # A count is recorded as a number like all others.
+        number = float(measured)
     verdict = CriterionVerdict.PASSED if is_passed else CriterionVerdict.FAILED
-    if not isinstance(measured, Estimate):
-        return Criterion(name, verdict, reason, limit, measured, None, facts)
-    interval = (measured.low, measured.high)
-    facts = {"n_days": measured.n_days, **facts}
-    return Criterion(name, verdict, reason, limit, measured.value, interval, facts)
+    return Criterion(name, verdict, reason, limit, number, interval, facts)
 
 
 def at_most(
@@ -148,6 +152,7 @@ def _run_check(context: PromotionContext, family: str, check: Check) -> list[Cri
 
     try:
         result = check(context)
+        # A check of several parts is a generator: it runs, and may crash, here.
         criteria = [result] if isinstance(result, Criterion) else list(result)
     except NightshiftError as error:
         # A decision is final, so no passing trouble may be recorded as its reason.
@@ -161,7 +166,9 @@ def _run_check(context: PromotionContext, family: str, check: Check) -> list[Cri
     except Exception as error:
         logger.warning("Check %s crashed.", family, exc_info=True)
         return [_unknown(family, f"it crashed with {type(error).__name__}: {error}")]
-    if not criteria or any(criterion.family != family for criterion in criteria):
+    # Fail closed here too: a renamed criterion would leave its family without a verdict.
+    families = {criterion.family for criterion in criteria}
+    if families != {family}:
         return [*criteria, _unknown(family, "the check returned no criterion of its name.")]
     return criteria
 

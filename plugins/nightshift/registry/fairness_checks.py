@@ -12,8 +12,8 @@ from nightshift.registry.checks import Criterion, at_most, not_applicable, passe
 from nightshift.training.evaluation import slice_masks
 
 if TYPE_CHECKING:
+    from nightshift.models.arrays import Matrix, Vector
     from nightshift.registry.promotion_context import PromotionContext
-    from nightshift.training.evaluation import Matrix, Vector
 
 _MINIMUM_GROUPS = 2
 
@@ -32,27 +32,28 @@ def fairness(context: PromotionContext) -> Iterator[Criterion]:
 
 def _check_groups(context: PromotionContext, declared: Fairness) -> Iterator[Criterion]:
     column = declared.column
-    # Rates of a few rows say nothing about a group.
-    masks = {
-        level: mask
-        for level, mask in slice_masks(declared, context.rows)
-        if mask.sum() >= declared.minimum_rows
-    }
-    if len(masks) < _MINIMUM_GROUPS:
+    label = context.label
+    probability = context.predicted("challenger")
+    is_selected = probability >= context.of("challenger").threshold
+    measured = np.array([is_selected, probability, label, np.ones(label.size)])
+    sums_by_group = []
+    rates = {}
+    for level, mask in slice_masks(declared, context.rows):
+        # Rates of a few rows say nothing about a group.
+        if mask.sum() >= declared.minimum_rows:
+            sums_by_group.append(context.days.sums(*(measured * mask)))
+            rates[level] = float(is_selected[mask].mean())
+    if len(rates) < _MINIMUM_GROUPS:
         reason = f"Fewer than two groups have {declared.minimum_rows} rows."
         yield not_applicable(f"fairness[{column}]", reason)
         return
 
-    probability = context.predicted("challenger")
-    is_selected = probability >= context.of("challenger").threshold
-    columns = np.array([is_selected, probability, context.label, np.ones(context.label.size)])
     # One draw of days counts for all groups: they share weather and traffic.
-    sums = np.stack([context.days.sums(*(columns * mask)) for mask in masks.values()])
-
-    rates = {level: float(is_selected[mask].mean()) for level, mask in masks.items()}
+    sums = np.stack(sums_by_group)
     ratio = context.estimate(lambda weights: _selection_ratio(weights @ sums))
     minimum = declared.minimum_selection_ratio
-    lowest, highest = min(rates, key=rates.__getitem__), max(rates, key=rates.__getitem__)
+    lowest = min(rates, key=rates.__getitem__)
+    highest = max(rates, key=rates.__getitem__)
     reason = (
         f"The lowest selection rate is {ratio.value:.3f} of the highest (lowest {lowest}, highest "
         f"{highest}); required ≥ {minimum:g}."
@@ -70,17 +71,20 @@ def _check_groups(context: PromotionContext, declared: Fairness) -> Iterator[Cri
     yield at_most(f"fairness[{column} calibration]", gap, maximum, reason)
 
 
-# The sums have shape (groups, draws, 4): selected rows, probabilities, positive labels, rows.
+# The sums have shape (groups, draws, 4): selected rows, probabilities, positive labels, rows. A
+# draw may have no row of a group: its value is undefined then, and no estimate counts it.
 def _selection_ratio(sums: Matrix) -> Vector:
     """Return the lowest over the highest selection rate; 1 where no row is selected."""
+    selected, _, _, n_rows = np.moveaxis(sums, -1, 0)
     with np.errstate(invalid="ignore", divide="ignore"):
-        rates = sums[:, :, 0] / sums[:, :, 3]
+        rates = selected / n_rows
         highest = rates.max(axis=0)
         return np.where(highest > 0, rates.min(axis=0) / highest, 1.0)
 
 
 def _calibration_gap(sums: Matrix) -> Vector:
     """Return the greatest difference between groups of mean probability minus positive rate."""
+    _, probability, positive, n_rows = np.moveaxis(sums, -1, 0)
     with np.errstate(invalid="ignore", divide="ignore"):
-        excess = (sums[:, :, 1] - sums[:, :, 2]) / sums[:, :, 3]
+        excess = (probability - positive) / n_rows
         return np.asarray(np.ptp(excess, axis=0))

@@ -6,7 +6,6 @@ import datetime as dt
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from nightshift.models.signature import encode
 from nightshift.training.feature_query import select_rows
@@ -16,8 +15,8 @@ from nightshift.warehouse.fast_io.arrow_io import read_arrow
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from nightshift.models.arrays import Integers, Mask, Matrix
     from nightshift.registry.promotion_context import PromotionContext
-    from nightshift.training.evaluation import Mask, Matrix
 
 DAY_ROWS = 1_000
 """Maximum number of rows of a day that are compared, evenly spaced."""
@@ -32,17 +31,17 @@ def compare_features(context: PromotionContext) -> tuple[int, Mask]:
         The number of sampled rows that scoring does not read, and whether the bits of each value of
             the other sampled rows differ; shape (rows, features).
     """
-    load_ids = {
-        dt.date.fromisoformat(load["partition"]): int(load["load_id"])
-        for load in context.manifest["partitions"]
-    }
-    # Three days find a view that was changed and rebuilt in a part of the window.
     first_day = context.fit_rows.column("partition_date")[0].as_py()
-    days = dict.fromkeys([first_day, context.challenger.fit_end, context.split.holdout.last.day])
-    n_missing, parts = 0, []
-    for day in days:
-        if day in load_ids:
-            n_missing_rows, is_different = _compare_day(context, day, load_ids[day])
+    last_fit_day = context.challenger.fit_end
+    last_day = context.split.holdout.last.day
+    # Three days find a view that was changed and rebuilt in a part of the window.
+    days = {str(day): day for day in (first_day, last_fit_day, last_day)}
+    n_missing = 0
+    parts = []
+    for load in context.manifest["partitions"]:
+        day = days.get(load["partition"])
+        if day is not None:
+            n_missing_rows, is_different = _compare_day(context, day, load["load_id"])
             n_missing += n_missing_rows
             parts.append(is_different)
     return n_missing, np.concatenate(parts)
@@ -53,16 +52,19 @@ def _compare_day(context: PromotionContext, day: dt.date, load_id: int) -> tuple
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    key, signature = context.spec.entity.key, context.trained.signature
+    signature = context.trained.signature
     trained = evenly_spaced(rows_between(context.all_rows, day, day), DAY_ROWS)
-    served = _read_as_scoring(context, day, load_id, trained.column(key).to_pylist())
-    served_keys = served.column(key).cast(pa.string()).combine_chunks()
+    keys = trained.column(context.spec.entity.key)
+    served = _read_as_scoring(context, day, load_id, keys.to_pylist())
+    served_keys = served.column(context.spec.entity.key).cast(pa.string())
     # The two sides may be ordered by different collations, so rows are matched by key.
-    position = pc.index_in(trained.column(key).cast(pa.string()), value_set=served_keys)
+    position = pc.index_in(keys.cast(pa.string()), value_set=served_keys.combine_chunks())
     common = trained.filter(pc.is_valid(position))
     served = served.take(pc.drop_null(position).cast(pa.int64()))
-    is_different = _bits(encode(common, signature)) != _bits(encode(served, signature))
-    return trained.num_rows - common.num_rows, np.asarray(is_different)
+    trained_bits = _bits(encode(common, signature))
+    served_bits = _bits(encode(served, signature))
+    is_different = np.asarray(trained_bits != served_bits)
+    return trained.num_rows - common.num_rows, is_different
 
 
 def _read_as_scoring(
@@ -80,7 +82,7 @@ def _read_as_scoring(
     return read_arrow(context.settings, query)
 
 
-def _bits(values: Matrix) -> npt.NDArray[np.int64]:
+def _bits(values: Matrix) -> Integers:
     """Return the bits of numbers; all missing values have the same."""
     # NaN has many bit patterns; 0.0 and -0.0 stay different.
     return np.where(np.isnan(values), np.nan, values).view(np.int64)

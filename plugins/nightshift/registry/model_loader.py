@@ -55,7 +55,7 @@ class ModelVersion:
         fit_end: Last feature partition that a fit has seen.
         metrics: Hold-out metrics by source and name.
         figures: File name to object key.
-        engine_proof: Of ``models.engine_equivalence``; None for older versions.
+        engine_proof: Of ``models.engines.equivalence``; None for older versions.
     """
 
     model: str
@@ -136,7 +136,7 @@ def open_model(store: ObjectStore, version: ModelVersion) -> TrainedModel:
     trained = TrainedModel.from_files(model_lgb, model_json)
     opened = replace(trained, engine_proof=version.engine_proof)
     # The structure of the text is checked before LightGBM, which crashes on a broken one, sees it.
-    opened.parsed  # noqa: B018 - parsed here, kept for engines and reasons
+    opened.trees  # noqa: B018 - parsed here, kept for engines and reasons
     return opened
 
 

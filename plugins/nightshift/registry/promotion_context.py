@@ -106,6 +106,7 @@ class PromotionContext:
         if self.champion is None:
             return None, "there is no champion yet", "none"
         name = f"champion version {self.champion.version}"
+        # Whether a champion is gone or broken, a person decides: it is never skipped silently.
         try:
             model = load_model(self.store, self.champion)
         except (ObjectStoreError, ModelTextError) as error:
@@ -156,6 +157,7 @@ class PromotionContext:
     @property
     def n_rows(self) -> int:
         """Return the number of rows of the comparison; 0 where they cannot be read."""
+        # The page of a refusal needs it too, also where the training set is damaged.
         try:
             return int(self.rows.num_rows)
         except NightshiftError:
@@ -194,6 +196,7 @@ class PromotionContext:
     def predictions(self) -> dict[str, Predictions]:
         """Return the predictions of ``challenger``, and of ``champion`` where it can score."""
         predictions = {"challenger": self.trained.predictions(self.rows)}
+        # Both score the same rows, so that their errors are paired.
         if self.champion_model:
             predictions["champion"] = self.champion_model.predictions(self.rows)
         return predictions

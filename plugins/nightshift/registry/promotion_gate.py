@@ -10,7 +10,7 @@ from nightshift.registry import fairness_checks, performance_checks, sanity_chec
 from nightshift.registry.checks import Check, Criterion, run_checks
 from nightshift.registry.evidence import PREFIX
 from nightshift.registry.evidence_page import draw_figures, render_page
-from nightshift.training.evaluation import MetricValue, evidence, overall
+from nightshift.training.evaluation import MetricValue, evidence
 
 if TYPE_CHECKING:
     from nightshift.registry.promotion_context import PromotionContext
@@ -64,17 +64,18 @@ class PromotionResult:
     @property
     def numbers(self) -> dict[str, Any]:
         """Return the rows, every verdict, and every metric: by source overall, and by slice."""
-        sources = dict.fromkeys(value.source for value in self.measured)
+        metrics_by_source: dict[str, Any] = {}
         slices: dict[str, Any] = {}
         for value in self.measured:
+            measured = metrics_by_source
             if value.slice_column:
                 levels = slices.setdefault(value.slice_column, {})
-                level = levels.setdefault(value.slice_level, {"n_rows": value.n_rows})
-                level.setdefault(value.source, {})[value.metric] = value.value
+                measured = levels.setdefault(value.slice_level, {"n_rows": value.n_rows})
+            measured.setdefault(value.source, {})[value.metric] = value.value
         return {
             "rows": self.rows,
             "criteria": {criterion.name: criterion.verdict.value for criterion in self.criteria},
-            "overall": {source: overall(self.measured, source, SAMPLE) for source in sources},
+            "overall": metrics_by_source,
             "slices": slices,
             "champion_status": self.champion_status,
         }
@@ -91,23 +92,32 @@ def evaluate_challenger(context: PromotionContext) -> PromotionResult:
     # The page is stored before the decision that names it.
     context.store.put(page_key, page, "text/html; charset=utf-8")
 
-    reasons = failed or ["Every criterion is met: better than the champion."]
-    if not failed and context.champion is None:
-        reasons = ["Every criterion is met; there is no champion yet."]
-    if context.champion and can_score and context.champion_problem:
-        reasons = [*reasons, f"Not compared: {context.champion_problem}."]
+    if failed:
+        verdict, reasons = "refused", failed
+    elif context.champion:
+        verdict, reasons = "promoted", ["Every criterion is met: better than the champion."]
+    else:
+        verdict, reasons = "first", ["Every criterion is met; there is no champion yet."]
+    # A challenger that cannot score is not compared: its champion is not even loaded.
+    champion_status = "not asked"
+    measured: list[MetricValue] = []
+    if can_score:
+        champion_status = context.champion_status
+        measured = _measure(context)
+        if context.champion and context.champion_problem:
+            reasons = [*reasons, f"Not compared: {context.champion_problem}."]
     return PromotionResult(
-        verdict=_verdict(context, failed),
+        verdict=verdict,
         reasons=reasons,
         criteria=criteria,
-        measured=_measure(context) if can_score else [],
+        measured=measured,
         rows={
             "first": context.first_day.isoformat(),
             "last": context.split.holdout.last.key,
             "n_rows": context.n_rows,
         },
         page=page_key,
-        champion_status=context.champion_status if can_score else "not asked",
+        champion_status=champion_status,
     )
 
 
@@ -133,13 +143,6 @@ def failures(criteria: list[Criterion]) -> list[str]:
     recorded = {criterion.family for criterion in criteria}
     absent = [f"{family}: no verdict is recorded." for family in CHECKS if family not in recorded]
     return failed + absent
-
-
-def _verdict(context: PromotionContext, failed: list[str]) -> str:
-    """Return the verdict of ``ml.promotions``."""
-    if failed:
-        return "refused"
-    return "promoted" if context.champion else "first"
 
 
 def _measure(context: PromotionContext) -> list[MetricValue]:

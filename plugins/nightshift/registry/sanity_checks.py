@@ -20,11 +20,11 @@ TIMED_ROWS = 100_000
 
 def provenance(context: PromotionContext) -> Criterion:
     """Check that the files are those of the registered version, task and training set."""
-    model, version = context.trained, context.challenger
+    model = context.trained
+    version = context.challenger
     # "train 2013-01-01..2013-05-01 | validation 2013-05-03..2013-05-09 | hold-out …"
-    split = str(model.training.get("split", ""))
-    validation = split.partition("validation ")[2].partition(" |")[0]
-    fit_end = validation.partition("..")[2]
+    _, _, validation = str(model.training.get("split", "")).partition("validation ")
+    _, _, fit_end = validation.partition(" |")[0].partition("..")
     # The files are written by the training, the version by the registry: they must agree.
     compared = {
         "the model": (model.model, version.model),
@@ -45,8 +45,10 @@ def provenance(context: PromotionContext) -> Criterion:
 
 def signature(context: PromotionContext) -> Criterion:
     """Check that the model reads the features of the spec, in its order."""
-    expected, got = context.spec.features.names, tuple(context.trained.signature.names)
-    missing, extra = sorted(set(expected) - set(got)), sorted(set(got) - set(expected))
+    expected = list(context.spec.features.names)
+    got = context.trained.signature.names
+    missing = sorted(set(expected) - set(got))
+    extra = sorted(set(got) - set(expected))
     differences = []
     if missing:
         differences.append(f"lacks {', '.join(missing)}")
@@ -56,57 +58,62 @@ def signature(context: PromotionContext) -> Criterion:
         order = "in its order" if got == expected else "in another order"
         differences.append(f"reads the spec's features {order}")
     reason = f"The model {'; '.join(differences)}."
-    limit = "the spec's features"
-    return passed_if(got == expected, "signature", float(len(got)), limit, reason)
+    return passed_if(got == expected, "signature", len(got), "the spec's features", reason)
 
 
 def training_window(context: PromotionContext) -> Criterion:
     """Check that the training set reaches the last mature day, and has no long gap."""
     window = context.training_set.window
     last_mature = mature_window(context.spec, context.challenger.partition).last
-    days = np.unique(context.all_rows.column("partition_date").to_numpy().astype("datetime64[D]"))
+    dates = context.all_rows.column("partition_date").to_numpy()
+    days = np.unique(dates.astype("datetime64[D]"))
     # A missing first or last day of the window is a gap too.
-    edges = [np.datetime64(window.first.day) - 1, *days, np.datetime64(window.last.day) + 1]
-    gap = int(np.diff(np.array(edges)).astype(int).max()) - 1
+    before = np.datetime64(window.first.day) - 1
+    after = np.datetime64(window.last.day) + 1
+    steps = np.diff(np.array([before, *days, after]))
+    gap = int(steps.astype(int).max()) - 1
     age = (last_mature.day - window.last.day).days
     reason = (
         f"At most {gap} day(s) in a row have no row; the window ends {age} day(s) before the last "
         f"mature one, {last_mature}."
     )
     limit = context.spec.promotion.maximum_gap_days
-    worst = float(max(gap, age))
-    return at_most("training_window", worst, limit, reason, window=str(window))
+    return at_most("training_window", max(gap, age), limit, reason, window=str(window))
 
 
 def unique_rows(context: PromotionContext) -> Criterion:
     """Check that every entity of a partition is in the training set once."""
     # A copy could be in the fit and in the hold-out.
     keys = context.all_rows.select(["partition_date", context.spec.entity.key])
-    n_copies = keys.num_rows - keys.group_by(keys.column_names).aggregate([]).num_rows
+    distinct = keys.group_by(keys.column_names).aggregate([])
+    n_copies = keys.num_rows - distinct.num_rows
     reason = f"{n_copies} of {keys.num_rows} rows are copies of another one."
-    return at_most("unique_rows", float(n_copies), 0, reason)
+    return at_most("unique_rows", n_copies, 0, reason)
 
 
 def evidence_rows(context: PromotionContext) -> Criterion:
     """Check that enough rows and days are later than all that champion and challenger saw."""
-    promotion, n_rows, n_days = context.spec.promotion, context.label.size, context.days.n
+    minimum_days = context.spec.promotion.minimum_evidence_days
+    minimum_rows = context.spec.promotion.minimum_evidence_rows
+    n_rows = context.label.size
+    n_days = context.days.n
     has_both_labels = context.label.std() > 0
-    is_enough = (
-        n_days >= promotion.minimum_evidence_days
-        and n_rows >= promotion.minimum_evidence_rows
-        and has_both_labels
-    )
+    is_enough = n_days >= minimum_days and n_rows >= minimum_rows
     days = context.rows.column("partition_date")
     one_label = "" if has_both_labels else ", all with one label"
     reason = f"{n_rows} rows of {n_days} day(s), {days[0]} to {days[-1]}{one_label}."
-    limit = f"{promotion.minimum_evidence_days} days, {promotion.minimum_evidence_rows} rows"
-    return passed_if(is_enough, "evidence_rows", float(n_rows), limit, reason)
+    limit = f"{minimum_days} days, {minimum_rows} rows"
+    is_passed = bool(is_enough and has_both_labels)
+    return passed_if(is_passed, "evidence_rows", n_rows, limit, reason)
 
 
 def leakage(context: PromotionContext) -> Criterion:
     """Check that no feature alone separates the labels: it would be a leaked outcome."""
     name, separation = best_separation(
-        context.trained.signature, context.fit_rows, context.rows, context.spec
+        context.trained.signature,
+        context.fit_rows,
+        context.rows,
+        context.spec,
     )
     limit = context.spec.promotion.maximum_feature_separation
     reason = f"Of all features alone, {name} separates the labels best: {separation:.3f}."
@@ -116,31 +123,38 @@ def leakage(context: PromotionContext) -> Criterion:
 def feature_agreement(context: PromotionContext) -> Criterion:
     """Check that rows read as scoring reads them have the same bits as in the training set."""
     n_missing, is_different = compare_features(context)
-    n_rows, n_differing = len(is_different), int(is_different.sum())
-    names = np.array(context.trained.signature.names)[is_different.any(axis=0)]
-    columns = f", in {', '.join(names[:5])}" if n_differing else ""
+    n_rows = len(is_different)
+    n_differing = int(is_different.sum())
+    columns = ""
+    if n_differing:
+        names = np.array(context.trained.signature.names)
+        differing = names[is_different.any(axis=0)]
+        columns = f", in {', '.join(differing[:5])}"
     reason = f"{n_differing} of {is_different.size} values of {n_rows} rows differ{columns}."
     if n_missing:
         n_sampled = n_rows + n_missing
         missing = f"{n_missing} of {n_sampled} rows are not found as scoring reads them."
         reason = f"{missing} {reason}"
+    # No compared row is no evidence.
     is_passed = n_rows > 0 and n_missing == 0 and n_differing == 0
-    name = "feature_agreement"
-    return passed_if(is_passed, name, float(n_differing), 0, reason, n_rows=n_rows)
+    return passed_if(is_passed, "feature_agreement", n_differing, 0, reason, n_rows=n_rows)
 
 
 def scores(context: PromotionContext) -> Criterion:
     """Check that scores are finite and not all equal, and probabilities lie in 0 to 1."""
-    predictions = context.predictions["challenger"]
-    n_bad = int((~np.isfinite(predictions.score)).sum())
-    probability = predictions.probability
+    score = context.of("challenger").score
+    probability = context.of("challenger").probability
+    is_bad = ~np.isfinite(score)
+    n_bad = int(is_bad.sum())
     if probability is not None:
-        n_bad += int((~((probability >= 0) & (probability <= 1))).sum())
-    n_distinct = int(np.unique(predictions.score).size)
+        # Written so that a NaN is out of range too.
+        is_in_range = (probability >= 0) & (probability <= 1)
+        n_bad += int((~is_in_range).sum())
+    n_distinct = int(np.unique(score).size)
     # Equal scores order no rows.
     is_passed = n_bad == 0 and n_distinct > 1
     reason = f"{n_bad} scores are unusable, {n_distinct} are distinct."
-    return passed_if(is_passed, "scores", float(n_bad), 0, reason, n_distinct=n_distinct)
+    return passed_if(is_passed, "scores", n_bad, 0, reason, n_distinct=n_distinct)
 
 
 def scoring_time(context: PromotionContext) -> Criterion:
@@ -152,7 +166,8 @@ def scoring_time(context: PromotionContext) -> Criterion:
         started = time.process_time()
         context.trained.predictions(rows)
         durations.append(time.process_time() - started)
-    seconds = min(durations) * TIMED_ROWS / max(1, rows.num_rows)
+    n_rows = max(1, rows.num_rows)
+    seconds = min(durations) * TIMED_ROWS / n_rows
     reason = f"{seconds:.2f} processor seconds for 100,000 rows."
     limit = context.spec.promotion.maximum_scoring_seconds
     return at_most("scoring_time", seconds, limit, reason)
@@ -163,4 +178,4 @@ def model_size(context: PromotionContext) -> Criterion:
     n_bytes = sum(map(len, context.trained.files.values()))
     limit = context.spec.promotion.maximum_model_bytes
     reason = f"The model's files have {n_bytes:,} bytes."
-    return at_most("model_size", float(n_bytes), limit, reason)
+    return at_most("model_size", n_bytes, limit, reason)

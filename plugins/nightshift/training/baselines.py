@@ -6,7 +6,6 @@ training set, so no challenger can bring weak baselines of its own.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -21,11 +20,12 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from nightshift.contracts.model_spec import ModelSpec
+    from nightshift.models.arrays import Matrix, Vector
     from nightshift.models.predictions import Predictions
     from nightshift.models.signature import Signature
-    from nightshift.training.evaluation import Matrix, Vector
 
 
+NAMES = ("prior", "rule", "linear", "tree")
 MAXIMUM_ROWS = 50_000
 """Rows that a baseline is fitted on, evenly spaced; twice as many moved no metric of 2013 by
 more than 0.002.
@@ -39,8 +39,8 @@ _MEDIAN_METRICS = {"mae"}
 
 
 @dataclass(frozen=True, eq=False)
-class Baselines(Mapping[str, "Predictions"]):
-    """Predictions of ``prior``, ``rule``, ``linear`` and ``tree``, each made on first access.
+class Baselines:
+    """Predictions of the baselines in ``NAMES``, each made on first access.
 
     The same rows give the same predictions. Rows that do not fit the spec raise a
     ``SignatureError`` on access.
@@ -59,14 +59,6 @@ class Baselines(Mapping[str, "Predictions"]):
     threshold: float
     _predictions: dict[str, Predictions] = field(default_factory=dict)
 
-    def __iter__(self) -> Iterator[str]:
-        """Return the names."""
-        return iter(("prior", "rule", "linear", "tree"))
-
-    def __len__(self) -> int:
-        """Return the number of baselines."""
-        return 4
-
     def __getitem__(self, name: str) -> Predictions:
         """Return the predictions of a baseline."""
         if name not in self._predictions:
@@ -82,7 +74,8 @@ class Baselines(Mapping[str, "Predictions"]):
             values = _prior(spec, label, self.rows.num_rows)
         else:
             signature, fit_matrix, matrix = self._encoded
-            model = {"linear": _linear_model, "tree": _tree_model}[name](spec, signature)
+            make_model = _linear_model if name == "linear" else _tree_model
+            model = make_model(spec, signature)
             values = _fit_and_predict(model, spec, fit_matrix, label, matrix)
         return as_predictions(spec.task, values, self.threshold)
 
@@ -91,6 +84,7 @@ class Baselines(Mapping[str, "Predictions"]):
         n_rows = self.fit_rows.num_rows
         if n_rows <= MAXIMUM_ROWS:
             return self.fit_rows
+        # Evenly spaced rows are of all days: the rows are ordered by day.
         positions = np.linspace(0, n_rows - 1, MAXIMUM_ROWS).round()
         return self.fit_rows.take(positions.astype(np.int64))
 
@@ -103,7 +97,8 @@ class Baselines(Mapping[str, "Predictions"]):
 def _prior(spec: ModelSpec, label: Vector, n_rows: int) -> Vector:
     """Return the best constant: the mean, or the median if it minimizes the metric."""
     is_median = spec.promotion.metric in _MEDIAN_METRICS
-    return np.full(n_rows, float(np.median(label) if is_median else label.mean()))
+    constant = np.median(label) if is_median else label.mean()
+    return np.full(n_rows, float(constant))
 
 
 def _linear_model(spec: ModelSpec, signature: Signature) -> Any:  # noqa: ANN401 - untyped

@@ -58,7 +58,7 @@ class Candidate(Provenance):
         metrics: Hold-out metrics by source and name.
         figures: File name to object key of the PNGs.
         measured: All evidence; empty when the version was registered before.
-        engine_proof: Of ``models.engine_equivalence``; None leaves the version to the reference
+        engine_proof: Of ``models.engines.equivalence``; None leaves the version to the reference
             engine.
     """
 

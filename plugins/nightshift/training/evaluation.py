@@ -25,10 +25,7 @@ if TYPE_CHECKING:
     from nightshift.contracts.model_spec import ModelSpec
     from nightshift.contracts.promotion_spec import Fairness, Slice
     from nightshift.contracts.scoring_spec import FallbackRule
-
-Vector = npt.NDArray[np.float64]
-Matrix = npt.NDArray[np.float64]
-Mask = npt.NDArray[np.bool_]
+    from nightshift.models.arrays import Mask, Vector
 
 CALIBRATION_BINS = 10
 
@@ -191,18 +188,21 @@ def calibration_error(label: Vector, probability: Vector) -> float:
     Source: Nixon et al. (2019), Measuring calibration in deep learning (adaptive bins).
     """
     bins = reliability(label, probability)
-    return sum(abs(mean - rate) * n_rows for mean, rate, n_rows in bins) / label.size
+    error = sum(abs(mean - rate) * n_rows for mean, rate, n_rows in bins)
+    return error / label.size
 
 
 def reliability(label: Vector, predicted: Vector) -> list[tuple[float, float, int]]:
     """Return mean prediction, mean outcome and number of rows of each calibration bin."""
     # Ties make bins fewer, so only the numbers that occur are listed.
     bins = calibration_bins(predicted)
-    masks = [bins == number for number in np.unique(bins)]
-    return [
-        (float(predicted[mask].mean()), float(label[mask].mean()), int(mask.sum()))
-        for mask in masks
-    ]
+    points = []
+    for number in np.unique(bins):
+        mask = bins == number
+        mean = float(predicted[mask].mean())
+        rate = float(label[mask].mean())
+        points.append((mean, rate, int(mask.sum())))
+    return points
 
 
 def calibration_bins(predicted: Vector) -> npt.NDArray[np.intp]:
@@ -225,7 +225,8 @@ def rule_predictions(
         SignatureError: The rule's column is missing or no number.
     """
     values = numbers(rows, rule.feature)
-    return as_predictions(task, np.where(np.isnan(values), rule.default, values), threshold)
+    score = np.where(np.isnan(values), rule.default, values)
+    return as_predictions(task, score, threshold)
 
 
 def as_predictions(task: Task, score: Vector, threshold: float) -> Predictions:
@@ -243,4 +244,5 @@ def best_threshold(label: Vector, probability: Vector) -> float:
     precision, recall, thresholds = precision_recall_curve(label, probability)
     f1 = 2 * precision * recall / np.maximum(precision + recall, EDGE)
     # The last point of the curve, recall 0, has no threshold.
-    return float(thresholds[int(np.argmax(f1[:-1]))])
+    best = int(np.argmax(f1[:-1]))
+    return float(thresholds[best])

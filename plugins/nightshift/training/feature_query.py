@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from nightshift.warehouse.damage import published_records, refuse_damaged
 from nightshift.warehouse.write_types import Target
 
 if TYPE_CHECKING:
     from psycopg import sql
 
     from nightshift.contracts.model_spec import ModelSpec
-    from nightshift.contracts.partitions import PartitionRange
-    from nightshift.warehouse.connection import Connection
 
 
 def features_target(spec: ModelSpec) -> Target:
@@ -34,23 +31,16 @@ def select_rows(
     """
     from psycopg import sql
 
-    # A feature may also be the event timestamp: ``dict.fromkeys`` selects it once.
     names = ["partition_date", spec.entity.key, spec.event_timestamp, "as_of", *features]
+    # A feature may also be the event timestamp: ``dict.fromkeys`` selects it once.
+    columns = map(sql.Identifier, dict.fromkeys(names))
     query = sql.SQL("select {} from {} where {}").format(
-        sql.SQL(", ").join(map(sql.Identifier, dict.fromkeys(names))),
+        sql.SQL(", ").join(columns),
         sql.Identifier("features", spec.feature_table),
         condition,
     )
     if not is_ordered:
         return query
-    return query + sql.SQL(" order by partition_date, {}").format(sql.Identifier(spec.entity.key))
-
-
-def refuse_damaged_features(conn: Connection, spec: ModelSpec, window: PartitionRange) -> None:
-    """Refuse published feature rows that vanished or changed since their publication.
-
-    Raises:
-        DamagedInputError: There are such rows.
-    """
-    records = published_records(conn, spec.features_dataset, window.days)
-    refuse_damaged(conn, features_target(spec), records)
+    # The key is unique within a partition, so this is a total order.
+    order = sql.SQL(" order by partition_date, {}").format(sql.Identifier(spec.entity.key))
+    return query + order

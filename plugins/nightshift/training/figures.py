@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO, StringIO
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nightshift.contracts.metrics import METRICS, Task
 from nightshift.models.booster import importance
 from nightshift.training.evaluation import reliability
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from nightshift.contracts.model_spec import ModelSpec
-    from nightshift.training.evaluation import Vector
+    from nightshift.models.arrays import Integers, Vector
     from nightshift.training.holdout import HoldoutResult
 
     Lines = dict[str, Vector]
@@ -28,7 +27,8 @@ COLOURS = {
     "baseline": "#c46210",
     "rule": "#7a7a7a",
 }
-_GUIDE = "#8a8a8a"
+_GUIDE: dict[str, Any] = {"color": "#8a8a8a", "lw": 1, "ls": "--"}
+"""Style of a line that nothing was measured for."""
 _REFUSAL = "#b3261e"
 _MAX_FEATURES = 20
 _PNG_DPI = 90
@@ -63,6 +63,7 @@ def draw_training(
         result: The model on its hold-out.
         by_day: The primary metric by source and day (ISO).
     """
+    label = result.label
     scores = {source: part.score for source, part in result.predictions.items()}
     if spec.task == Task.BINARY:
         probabilities = {
@@ -71,14 +72,14 @@ def draw_training(
             if part.probability is not None
         }
         drawn = {
-            "reliability.png": _reliability_figure(result.label, probabilities, "probability"),
-            "curves.png": _curves_figure(result.label, scores),
+            "reliability.png": _reliability_figure(label, probabilities, "probability"),
+            "curves.png": _curves_figure(label, scores),
         }
     else:
-        drawn = {"predicted.png": _predicted_figure(result.label, scores)}
+        drawn = {"predicted.png": _predicted_figure(label, scores)}
     drawn["importance.png"] = _importance_figure(importance(result.trained.booster))
     drawn["backtest.png"] = _by_day_figure(spec.promotion.metric, by_day)
-    return {name: png(figure) for name, figure in drawn.items()}
+    return {name: _png(figure) for name, figure in drawn.items()}
 
 
 def draw_reliability(label: Vector, predicted: Lines, unit: str) -> str:
@@ -99,19 +100,21 @@ def draw_lift(label: Vector, predicted: Lines) -> str:
     """
     import numpy as np
 
-    figure, (axes,) = _canvas(1, 5.2, 4.2)
     mean = float(label.mean())
-    is_ratio = bool(np.isin(label, (0.0, 1.0)).all()) and mean > 0
+    is_binary = bool(np.isin(label, (0.0, 1.0)).all())
+    scale, unit = mean, "times the mean"
+    # A regression is shown in its own unit, and no mean of 0 is a scale.
+    if not is_binary or mean <= 0:
+        scale, unit = 1.0, "outcome"
+    figure, (axes,) = _canvas(1, 5.2, 4.2)
     for source, values in predicted.items():
         tenths = _equal_parts(-values, 10)
-        means = [float(label[part].mean() / (mean if is_ratio else 1.0)) for part in tenths]
+        means = [float(label[part].mean()) / scale for part in tenths]
         _plot(axes, source, range(1, len(means) + 1), means)
-    axes.axhline(1.0 if is_ratio else mean, color=_GUIDE, lw=1, ls="--", label="all rows")
+    axes.axhline(mean / scale, **_GUIDE, label="all rows")
     axes.set_xticks(range(1, 11))
-    unit = "times the mean" if is_ratio else "outcome"
-    _finish(
-        axes, "Lift: outcome by tenth of the score", "tenth of the rows, highest scores first", unit
-    )
+    title = "Lift: outcome by tenth of the score"
+    _finish(axes, title, "tenth of the rows, highest scores first", unit)
     return svg(figure)
 
 
@@ -123,7 +126,7 @@ def draw_forest(bars: list[Bar], metric: str) -> str:
         colour = _REFUSAL if bar.is_refusal else COLOURS["challenger"]
         axes.plot([bar.low, bar.high], [height, height], color=colour, lw=1.6)
         axes.plot([bar.value], [height], "o", ms=4.5, color=colour)
-    axes.axvline(0, color=_GUIDE, lw=1, ls="--")
+    axes.axvline(0, **_GUIDE)
     axes.set_yticks(heights, [bar.name for bar in bars], fontsize=8.5)
     axes.set_ylim(0.4, len(bars) + 0.6)
     x_label = f"gain in {metric}; right of zero the challenger is better"
@@ -133,14 +136,14 @@ def draw_forest(bars: list[Bar], metric: str) -> str:
 
 def _reliability_figure(label: Vector, predicted: Lines, unit: str) -> Figure:
     figure, (axes,) = _canvas(1, 5.2, 4.2)
-    ends = []
+    ends: list[float] = []
     for source, values in predicted.items():
-        bins = reliability(label, values)
-        means, rates = [mean for mean, _, _ in bins], [rate for _, rate, _ in bins]
+        means, rates, _ = zip(*reliability(label, values), strict=True)
         _plot(axes, source, means, rates)
         ends += [*means, *rates]
+    # Bins end where predictions and outcomes do; a perfect model lies on the diagonal.
     diagonal = [min(ends), max(ends)]
-    axes.plot(diagonal, diagonal, color=_GUIDE, lw=1, ls="--", label="perfect")
+    axes.plot(diagonal, diagonal, **_GUIDE, label="perfect")
     title = "Reliability, ten equally filled bins"
     _finish(axes, title, f"mean prediction ({unit})", f"mean outcome ({unit})")
     return figure
@@ -157,9 +160,9 @@ def _curves_figure(label: Vector, scores: Lines) -> Figure:
         # The curve's end at recall 0 is a convention, not a measured point.
         measured = [*precision[:-1], precision[-2]]
         recalls.step(recall, measured, where="post", color=COLOURS[source], label=source)
-    roc.plot([0, 1], [0, 1], color=_GUIDE, lw=1, ls="--", label="chance")
+    roc.plot([0, 1], [0, 1], **_GUIDE, label="chance")
     _finish(roc, "ROC", "false positive rate", "true positive rate")
-    recalls.axhline(float(label.mean()), color=_GUIDE, lw=1, ls="--", label="chance")
+    recalls.axhline(float(label.mean()), **_GUIDE, label="chance")
     recalls.set_ylim(0, 1)
     _finish(recalls, "Precision and recall", "recall", "precision")
     return figure
@@ -170,16 +173,19 @@ def _predicted_figure(label: Vector, scores: Lines) -> Figure:
     for source, score in scores.items():
         parts = _equal_parts(score, 20)
         means = [score[part].mean() for part in parts]
-        _plot(axes, source, means, [label[part].mean() for part in parts])
-    axes.axline((0, 0), slope=1, color=_GUIDE, lw=1, ls="--")
+        outcomes = [label[part].mean() for part in parts]
+        _plot(axes, source, means, outcomes)
+    axes.axline((0, 0), slope=1, **_GUIDE)
     _finish(axes, "Prediction against outcome", "mean prediction", "mean outcome")
     return figure
 
 
 def _importance_figure(shares: dict[str, float]) -> Figure:
+    # Bars are drawn from below, and the largest share belongs on top.
     names = list(shares)[:_MAX_FEATURES][::-1]
+    percent = [100 * shares[name] for name in names]
     figure, (axes,) = _canvas(1, height=1.5 + 0.22 * len(names))
-    axes.barh(names, [100 * shares[name] for name in names], color=COLOURS["challenger"])
+    axes.barh(names, percent, color=COLOURS["challenger"])
     _finish(axes, "Importance", "share of total gain, %", "", has_legend=False)
     return figure
 
@@ -188,8 +194,10 @@ def _by_day_figure(metric: str, by_source: dict[str, dict[str, float]]) -> Figur
     figure, (axes,) = _canvas(1, width=8)
     days = sorted(set().union(*by_source.values()))
     for source, values in by_source.items():
-        positions = [days.index(day) for day in days if day in values]
-        _plot(axes, source, positions, [values[days[position]] for position in positions])
+        known = [day for day in days if day in values]
+        positions = [days.index(day) for day in known]
+        _plot(axes, source, positions, [values[day] for day in known])
+    # About eight dates are readable.
     step = max(1, len(days) // 8)
     axes.set_xticks(range(0, len(days), step), days[::step])
     title = f"Backtest by day ({METRICS[metric].better} is better)"
@@ -197,15 +205,16 @@ def _by_day_figure(metric: str, by_source: dict[str, dict[str, float]]) -> Figur
     return figure
 
 
-def _equal_parts(values: Vector, n_parts: int) -> list[npt.NDArray[np.intp]]:
+def _equal_parts(values: Vector, n_parts: int) -> list[Integers]:
     """Return row positions in equally filled parts, by rising value, without empty parts."""
     import numpy as np
 
-    parts = np.array_split(np.argsort(values, kind="stable"), n_parts)
+    order = np.argsort(values, kind="stable")
+    parts = np.array_split(order, n_parts)
     return [part for part in parts if part.size]
 
 
-def _plot(axes: Axes, source: str, x: range | list[int] | list[float], y: list[float]) -> None:
+def _plot(axes: Axes, source: str, x: Sequence[float], y: Sequence[float]) -> None:
     axes.plot(x, y, "o-", ms=4, color=COLOURS[source], label=source)
 
 
@@ -226,7 +235,7 @@ def _finish(axes: Axes, title: str, x: str, y: str, *, has_legend: bool = True) 
         axes.legend(frameon=False, fontsize=8.5)
 
 
-def png(figure: Figure) -> bytes:
+def _png(figure: Figure) -> bytes:
     """Return a drawing as PNG."""
     sink = BytesIO()
     figure.savefig(sink, format="png", dpi=_PNG_DPI, metadata={"Software": None})
@@ -238,7 +247,12 @@ def svg(figure: Figure) -> str:
     import matplotlib as mpl
 
     sink = StringIO()
-    style = {"svg.hashsalt": "nightshift", "svg.fonttype": "none", "font.family": "sans-serif"}
+    style = {
+        "svg.hashsalt": "nightshift",
+        # Text stays text: smaller, and readable by a screen reader.
+        "svg.fonttype": "none",
+        "font.family": "sans-serif",
+    }
     with mpl.rc_context(style):  # type: ignore[arg-type]
         figure.savefig(sink, format="svg", metadata={"Date": None, "Creator": None})
     text = sink.getvalue()

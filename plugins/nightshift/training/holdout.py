@@ -33,9 +33,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from nightshift.contracts.model_spec import ModelSpec
+    from nightshift.models.arrays import Vector
     from nightshift.models.predictions import Predictions
     from nightshift.models.trained_model import TrainedModel
-    from nightshift.training.evaluation import Vector
 
 
 @dataclass(frozen=True)
@@ -71,13 +71,15 @@ def train_rows(
     folds = []
     for number, fold in enumerate(backtest_folds(window, spec.training), 1):
         if is_trainable(spec, rows, fold):
-            folds.append(evaluate_split(spec, rows, fold, f"backtest-{number}", fold_paths))
+            sample = f"backtest-{number}"
+            folds.append(evaluate_split(spec, rows, fold, sample, fold_paths))
 
     trained, final = fit_and_evaluate(spec, rows, split, training_set, paths)
     trained = with_reference(trained, rows, split)
     results = [final, *folds]
     measured = list(chain.from_iterable(result.measured for result in results))
-    return trained, measured, draw_training(spec, final, metric_by_day(spec, results))
+    figures = draw_training(spec, final, metric_by_day(spec, results))
+    return trained, measured, figures
 
 
 def fit_and_evaluate(
@@ -92,10 +94,12 @@ def fit_and_evaluate(
     # Scores of the rows that the trees were fitted on are too extreme for deciles.
     score = _unseen_scores(result.trained, rows, split)
     edges = np.quantile(score, np.arange(1, 10) / 10)
+    metrics = {source: overall(result.measured, source) for source in result.predictions}
     trained = replace(
         result.trained,
         decile_edges=tuple(edges.tolist()),
-        metrics={source: overall(result.measured, source) for source in result.predictions},
+        metrics=metrics,
+        # The gate compares it with the registered version.
         training={**result.trained.training, "training_set": training_set},
     )
     return trained, result
@@ -110,8 +114,10 @@ def evaluate_split(
         WindowError: A part of the split cannot be used.
     """
     check_window(spec, rows, split)
-    validation, holdout = rows_of(rows, split.validation), rows_of(rows, split.holdout)
-    trained = fit_model(spec, rows_of(rows, split.train), validation, paths)
+    train = rows_of(rows, split.train)
+    validation = rows_of(rows, split.validation)
+    holdout = rows_of(rows, split.holdout)
+    trained = fit_model(spec, train, validation, paths)
     trained = replace(trained, training={**trained.training, "split": str(split)})
 
     label = numbers(holdout, spec.label.column)
@@ -133,13 +139,14 @@ def with_reference(trained: TrainedModel, rows: pa.Table, split: Split) -> Train
 def metric_by_day(spec: ModelSpec, results: list[HoldoutResult]) -> dict[str, dict[str, float]]:
     """Return the primary metric of each hold-out day, by source and day (ISO)."""
     by_source: dict[str, dict[str, float]] = {"challenger": {}, "baseline": {}}
+    metric = spec.promotion.metric
     for result in results:
-        days = np.array([str(day) for day in result.rows.column("partition_date").to_pylist()])
+        days = result.rows.column("partition_date").to_numpy()
         for day in np.unique(days):
             mask = days == day
+            label = result.label[mask]
             for source, predictions in result.predictions.items():
-                values = measure(spec.task, result.label[mask], predictions.at(mask))
-                value = values[spec.promotion.metric]
+                value = measure(spec.task, label, predictions.at(mask))[metric]
                 # A day with one class has no AUC: the figure leaves it out.
                 if value is not None:
                     by_source[source][str(day)] = value

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from nightshift.contracts.model_spec import ModelSpec
+    from nightshift.models.arrays import Vector
     from nightshift.models.predictions import Predictions
     from nightshift.models.signature import Signature
-    from nightshift.training.evaluation import Vector
 
 
 _OBJECTIVES = {Task.BINARY: "binary", Task.REGRESSION: "regression"}

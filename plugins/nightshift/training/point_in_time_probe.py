@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 from nightshift.contracts.partitions import Partition
 from nightshift.errors import NightshiftError
 from nightshift.training.training_query import relation_columns
-from nightshift.training.training_set import published_loads
 from nightshift.transformation.feature_manifest import FeatureLoad, find_feature_load
 from nightshift.transformation.point_in_time_rebuild import RebuildCutoff, build_from
 from nightshift.warehouse.connection import connect
+from nightshift.warehouse.published import published_loads
 
 if TYPE_CHECKING:
     from nightshift.contracts.model_spec import ModelSpec
@@ -79,12 +79,11 @@ def probe_features(
     """
     started = time.monotonic()
     with connect(settings, run.application_name) as conn:
-        loads = published_loads(conn, spec, window)
-        published = [Partition.parse(load["partition"]) for load in loads]
+        published = list(published_loads(conn, spec.features_dataset, window))
         n_sampled = min(settings.leakage_probe_days, len(published))
         # A rerun probes the same partitions; the next window probes others.
         dice = random.Random(f"{spec.training.seed} {window}")  # noqa: S311 - a reproducible sample
-        sampled = sorted(dice.sample(published, n_sampled))
+        sampled = [Partition(day) for day in sorted(dice.sample(published, n_sampled))]
         n_rows = sum(_probe_partition(conn, settings, spec, partition) for partition in sampled)
     probe = Probe(tuple(sampled), n_rows, time.monotonic() - started)
     logger.info(

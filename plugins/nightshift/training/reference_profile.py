@@ -16,8 +16,8 @@ from nightshift.quality.drift_statistics import SAME_NUMBER
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from nightshift.models.arrays import Vector
     from nightshift.models.signature import Signature
-    from nightshift.training.evaluation import Vector
 
 
 BINS = 10
@@ -53,16 +53,19 @@ def profile_numbers(values: Vector) -> dict[str, Any]:
     """Return edges, shares, share of NaN, mean and standard deviation of numbers of shape (n,)."""
     # Missing values have a share of their own and are in no bin.
     known = values[~np.isnan(values)]
-    has_values = known.size > 0
-    edges = quantile_edges(known, BINS) if has_values else []
+    edges: list[float] = []
+    mean = std = None
+    if known.size:
+        edges = quantile_edges(known, BINS)
+        mean, std = float(known.mean()), float(known.std())
     bins = np.searchsorted(edges, known, side="right")
     counts = np.bincount(bins, minlength=len(edges) + 1)
     return {
         "edges": edges,
         "shares": (counts / max(known.size, 1)).tolist(),
         "missing_share": float(1 - known.size / max(values.size, 1)),
-        "mean": float(known.mean()) if has_values else None,
-        "std": float(known.std()) if has_values else None,
+        "mean": mean,
+        "std": std,
         "n": int(values.size),
     }
 
@@ -79,12 +82,13 @@ def quantile_edges(values: Vector, n_bins: int) -> list[float]:
     candidates = np.unique([*edges, values.min(), values.max()])
     counts = np.array([np.count_nonzero(values == candidate) for candidate in candidates])
     frequent = candidates[counts * n_bins >= values.size]
-    tolerance = max(SAME_NUMBER * float(np.abs(values).max()), float(np.finfo(np.float64).tiny))
-    # A frequent value is enclosed by two edges, closer than two different numbers can be.
     rare = np.setdiff1d(edges, frequent)
-    inner: list[float] = np.unique(
-        [*rare, *(frequent - tolerance), *(frequent + tolerance)]
-    ).tolist()
+    largest = float(np.abs(values).max())
+    # Zeros alone would give a tolerance of 0, and two equal edges.
+    tolerance = max(SAME_NUMBER * largest, float(np.finfo(np.float64).tiny))
+    # A frequent value is enclosed by two edges, closer than two different numbers can be.
+    enclosing = [*(frequent - tolerance), *(frequent + tolerance)]
+    inner: list[float] = np.unique([*rare, *enclosing]).tolist()
     return inner
 
 

@@ -6,9 +6,10 @@ import logging
 from typing import TYPE_CHECKING
 
 from nightshift.contracts.training_spec import Weekday
-from nightshift.training.training_set import count_published_days
+from nightshift.training.training_set import mature_window
 from nightshift.warehouse.connection import connect
 from nightshift.warehouse.control_tables.retrain_requests import open_requests, requests_closed_by
+from nightshift.warehouse.published import published_loads
 
 if TYPE_CHECKING:
     from nightshift.contracts.model_spec import ModelSpec
@@ -31,7 +32,8 @@ def is_due(settings: Settings, spec: ModelSpec, partition: Partition) -> bool:
     """
     training = spec.training
     with connect(settings, f"nightshift is_due {spec.name}"[:63]) as conn:
-        if count_published_days(conn, spec, partition) < training.minimum_days:
+        published = published_loads(conn, spec.features_dataset, mature_window(spec, partition))
+        if len(published) < training.minimum_days:
             logger.info(
                 "%s has fewer published days than training.minimum_days, %s.",
                 spec.features_dataset,

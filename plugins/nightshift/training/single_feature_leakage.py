@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from nightshift.contracts.model_spec import ModelSpec
+    from nightshift.models.arrays import Vector
     from nightshift.models.signature import Signature
-    from nightshift.training.evaluation import Vector
 
 
 MAXIMUM_ROWS = 20_000
@@ -37,29 +37,30 @@ def best_separation(
             Spearman's correlation (regression).
     """
     sample = evenly_spaced(rows, MAXIMUM_ROWS)
-    matrix, label = encode(sample, signature), numbers(sample, spec.label.column)
-    fit_matrix, fit_label = encode(fit_rows, signature), numbers(fit_rows, spec.label.column)
+    matrix = encode(sample, signature)
+    label = numbers(sample, spec.label.column)
+    fit_matrix = encode(fit_rows, signature)
+    fit_label = numbers(fit_rows, spec.label.column)
     # Level codes have no order. The means come from earlier rows, so a level of one row tells
     # nothing.
     for column in signature.categorical_positions:
         matrix[:, column] = _level_means(fit_matrix[:, column], fit_label, matrix[:, column])
-    separation = {
-        name: _separation(values, label, spec.task)
-        for name, values in zip(signature.names, matrix.T, strict=True)
-    }
-    best = max(separation, key=separation.__getitem__)
-    return best, separation[best]
+    separations = [_separation(values, label, spec.task) for values in matrix.T]
+    best = int(np.argmax(separations))
+    return signature.names[best], separations[best]
 
 
 def _level_means(fit_codes: Vector, fit_label: Vector, codes: Vector) -> Vector:
     """Return the mean outcome of each code's level; missing is a level of its own."""
-    fit_levels = np.nan_to_num(fit_codes, nan=-1.0).astype(np.int64) + 1
-    levels = np.nan_to_num(codes, nan=-1.0).astype(np.int64) + 1
-    n_levels = int(max(fit_levels.max(initial=0), levels.max(initial=0))) + 1
-    counts = np.bincount(fit_levels, minlength=n_levels)
-    sums = np.bincount(fit_levels, weights=fit_label, minlength=n_levels)
-    means: Vector = (sums / np.maximum(counts, 1))[levels]
-    return means
+    # Missing becomes -1, which is the last place of the arrays.
+    fit_levels = np.nan_to_num(fit_codes, nan=-1.0).astype(np.int64)
+    levels = np.nan_to_num(codes, nan=-1.0).astype(np.int64)
+    n_levels = max(fit_levels.max(initial=0), levels.max(initial=0)) + 2
+    counts = np.bincount(fit_levels % n_levels, minlength=n_levels)
+    sums = np.bincount(fit_levels % n_levels, weights=fit_label, minlength=n_levels)
+    # A level that no fit row has gets 0.
+    means = sums / np.maximum(counts, 1)
+    return np.asarray(means[levels])
 
 
 def _separation(values: Vector, label: Vector, task: Task) -> float:
@@ -70,9 +71,12 @@ def _separation(values: Vector, label: Vector, task: Task) -> float:
     if not is_missing.any():
         return _rank_separation(values, label, task)
     # That a value is missing can be the leak itself: missing values get an extreme rank.
-    below, above = np.nanmin(values) - 1, np.nanmax(values) + 1
-    filled = [np.where(is_missing, fill, values) for fill in (below, above)]
-    return max(_rank_separation(candidate, label, task) for candidate in filled)
+    lowest = np.where(is_missing, np.nanmin(values) - 1, values)
+    highest = np.where(is_missing, np.nanmax(values) + 1, values)
+    return max(
+        _rank_separation(lowest, label, task),
+        _rank_separation(highest, label, task),
+    )
 
 
 def _rank_separation(values: Vector, label: Vector, task: Task) -> float:

@@ -87,7 +87,11 @@ def check_window(spec: ModelSpec, rows: pa.Table, split: Split) -> None:
     Raises:
         WindowError: A part has no labelled row (015), or a single label value (016).
     """
-    parts = {"train": split.train, "validation": split.validation, "hold-out": split.holdout}
+    parts = {
+        "train": split.train,
+        "validation": split.validation,
+        "hold-out": split.holdout,
+    }
     # A regression can be stopped on validation rows of one value. A class that the validation rows
     # lack leaves the calibration and the threshold undefined.
     needs_two = {"train", "validation"} if spec.task == Task.BINARY else {"train"}
@@ -131,15 +135,15 @@ def rows_between(rows: pa.Table, first: dt.date, last: dt.date) -> pa.Table:
     """Return the rows from ``first`` to ``last``, both included, in the given order."""
     import pyarrow as pa
 
-    days = rows.column("partition_date").cast(pa.date32()).cast(pa.int32()).to_numpy()
-    epoch = dt.date(1970, 1, 1)
-    first_number, last_number = (first - epoch).days, (last - epoch).days
+    days = rows.column("partition_date").cast(pa.date32()).to_numpy()
+    first_day, last_day = np.datetime64(first), np.datetime64(last)
     # A slice of rows that are sorted by day copies nothing.
     if bool(np.all(days[1:] >= days[:-1])):
-        start = np.searchsorted(days, first_number)
-        stop = np.searchsorted(days, last_number, side="right")
+        start = np.searchsorted(days, first_day)
+        stop = np.searchsorted(days, last_day, side="right")
         return rows.slice(start, max(stop - start, 0))
-    return rows.filter(pa.array((days >= first_number) & (days <= last_number)))
+    is_within = (days >= first_day) & (days <= last_day)
+    return rows.filter(pa.array(is_within))
 
 
 def evenly_spaced(rows: pa.Table, maximum: int) -> pa.Table:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.warehouse.connection import label_queries
 from nightshift.warehouse.fast_io.arrow_io import read_arrow
+from nightshift.warehouse.published import join_published, known_at_condition
 from nightshift.warehouse.relations.columns import table_columns
 
 if TYPE_CHECKING:
@@ -124,16 +125,15 @@ class TrainingQuery:
 
         # ``nightshift repro`` puts the recorded loads in the place of the text "join ops.published
         # p on", which therefore stands once in the query of the rows.
-        return sql.SQL(
+        query = sql.SQL(
             """
-            from features.{table} f
-            join ops.published p on p.dataset = {dataset}
-                and p.partition_date = f.partition_date and p.load_id = f.load_id
+            from {view} f {pointer}
                 and f.partition_date between {first} and {last}
             """
-        ).format(
-            table=sql.Identifier(self.spec.feature_table),
-            dataset=sql.Literal(self.spec.features_dataset),
+        )
+        return query.format(
+            view=sql.Identifier("features", self.spec.feature_table),
+            pointer=join_published(self.spec.features_dataset, "f"),
             first=sql.Literal(self.window.first.day),
             last=sql.Literal(self.window.last.day),
         )
@@ -143,18 +143,18 @@ class TrainingQuery:
         """Return the from-clause of the label versions, ``l``, that were known at ``as_of``."""
         from psycopg import sql
 
-        return sql.SQL(
+        query = sql.SQL(
             """
-            from marts.{labels} l {pointer}
-            where l.partition_date between {first} and {last} and l.known_at <= {as_of}
-                and (l.superseded_at is null or l.superseded_at > {as_of})
+            from {labels} l {pointer}
+            where l.partition_date between {first} and {last} and {is_known}
             """
-        ).format(
-            labels=sql.Identifier(self.spec.label.relation),
+        )
+        return query.format(
+            labels=sql.Identifier("marts", self.spec.label.relation),
             pointer=self._label_pointer(),
             first=sql.Literal(self.window.first.day),
             last=sql.Literal(self.partition.day),
-            as_of=sql.Literal(self.as_of),
+            is_known=known_at_condition(self.as_of, "l"),
         )
 
     def _label_pointer(self) -> sql.Composed:
@@ -166,12 +166,7 @@ class TrainingQuery:
         # A view over all versions has no pointer; ``superseded_at`` ends its versions.
         if self.conn.execute(query, [dataset]).fetchone() != (True,):
             return sql.Composed([])
-        return sql.SQL(
-            """
-            join ops.published lp on lp.dataset = {}
-                and lp.partition_date = l.partition_date and lp.load_id = l.load_id
-            """
-        ).format(sql.Literal(dataset))
+        return join_published(dataset, "l", "lp")
 
 
 def feature_as_of(conn: Connection, spec: ModelSpec, partition: Partition) -> dt.datetime:
@@ -181,14 +176,12 @@ def feature_as_of(conn: Connection, spec: ModelSpec, partition: Partition) -> dt
     """
     from psycopg import sql
 
-    query = sql.SQL(
-        """
-        select max(f.as_of) from ops.published p
-        join features.{} f on f.partition_date = p.partition_date and f.load_id = p.load_id
-        where p.dataset = %s and p.partition_date = %s
-        """
-    ).format(sql.Identifier(spec.feature_table))
-    row = conn.execute(query, [spec.features_dataset, partition.day]).fetchone()
+    query = sql.SQL("select max(f.as_of) from {} f {} where f.partition_date = {}").format(
+        sql.Identifier("features", spec.feature_table),
+        join_published(spec.features_dataset, "f"),
+        sql.Literal(partition.day),
+    )
+    row = conn.execute(query).fetchone()
     return (row and row[0]) or partition.cutoff
 
 

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
-from nightshift.contracts.metrics import Task
 from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.contracts.run import code_version
 from nightshift.errors import NightshiftError
@@ -21,10 +20,11 @@ from nightshift.failpoints import Failpoint, hit
 from nightshift.lake.object_store import ObjectStore
 from nightshift.lake.snapshots import read_snapshot, write_snapshot
 from nightshift.models.signature import check_columns, numbers
-from nightshift.training.feature_query import refuse_damaged_features
+from nightshift.training.feature_query import features_target
 from nightshift.training.splits import check_window, split_window
 from nightshift.training.training_query import TrainingQuery, feature_as_of, relation_columns
 from nightshift.warehouse.connection import connect, lose
+from nightshift.warehouse.damage import published_records, refuse_damaged
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from nightshift.contracts.run import RunContext
     from nightshift.settings import Settings
     from nightshift.warehouse.connection import Connection
+    from nightshift.warehouse.damage import LoadRecord
 
 logger = logging.getLogger(__name__)
 
@@ -79,11 +80,13 @@ def build_training_set(
         ObjectStoreError: The object store cannot be reached.
     """
     with connect(settings, run.application_name) as conn:
-        loads = published_loads(conn, spec, mature_window(spec, partition))
-        window = _complete_window(spec, loads, partition)
+        days = mature_window(spec, partition).days
+        loads = published_records(conn, spec.features_dataset, days)
+        published = [load.partition_date for load in loads]
+        window = _complete_window(spec, published, partition)
         _refuse_unfit_relations(conn, spec)
         # Rows that vanished or changed since their publication would be trained on silently.
-        refuse_damaged_features(conn, spec, window)
+        refuse_damaged(conn, features_target(spec), loads)
 
         as_of = feature_as_of(conn, spec, partition)
         training_query = TrainingQuery(conn, spec, window, partition, as_of)
@@ -92,15 +95,23 @@ def build_training_set(
         query = training_query.rows(sampled_share)
         rows = training_query.read(settings, query, run.application_name)
         check_rows(spec, rows)
+        # The split is the one that the fit will use.
+        split = split_window(window, spec.training)
         # Refuse now what a fit would refuse after minutes.
-        check_window(spec, rows, split_window(window, spec.training))
+        check_window(spec, rows, split)
 
         store = ObjectStore.open(settings)
         store.ensure_bucket()
         snapshot = write_snapshot(store, rows, f"training_sets/{spec.name}/{partition}")
         training_set = TrainingSet(
-            snapshot.key, snapshot.sha256, rows.num_rows, partition, window, as_of
+            key=snapshot.key,
+            sha256=snapshot.sha256,
+            n_rows=rows.num_rows,
+            partition=partition,
+            window=window,
+            as_of=as_of,
         )
+        # What ``nightshift repro`` needs to make the same rows again.
         manifest = {
             "key": snapshot.key,
             "sha256": snapshot.sha256,
@@ -109,7 +120,7 @@ def build_training_set(
             "as_of": as_of.isoformat(),
             "window": str(window),
             "query": query.as_string(None),
-            "partitions": loads,
+            "partitions": [_as_json(load) for load in loads],
             "sampled_share": sampled_share,
             "features": list(spec.features.names),
             "label": spec.label.column,
@@ -138,7 +149,14 @@ def find_training_set(conn: Connection, key: str) -> TrainingSet:
         )
     key, digest, n_rows, day, first_day, last_day, as_of = row
     window = PartitionRange(Partition(first_day), Partition(last_day))
-    return TrainingSet(key, digest, n_rows, Partition(day), window, as_of)
+    return TrainingSet(
+        key=key,
+        sha256=digest,
+        n_rows=n_rows,
+        partition=Partition(day),
+        window=window,
+        as_of=as_of,
+    )
 
 
 def read_rows(store: ObjectStore, training_set: TrainingSet) -> pa.Table:
@@ -158,40 +176,21 @@ def mature_window(spec: ModelSpec, partition: Partition) -> PartitionRange:
     return PartitionRange(last.shift(1 - spec.training.window_days), last)
 
 
-def count_published_days(conn: Connection, spec: ModelSpec, partition: Partition) -> int:
-    """Return how many feature partitions of the training window are published."""
-    return len(published_loads(conn, spec, mature_window(spec, partition)))
-
-
-def published_loads(
-    conn: Connection, spec: ModelSpec, window: PartitionRange
-) -> list[dict[str, Any]]:
-    """Return ``partition``, ``load_id`` and ``content_hash`` of the published feature loads."""
-    query = """
-        select p.partition_date::text, p.load_id, l.content_hash
-        from ops.published p join ops.loads l using (dataset, partition_date, load_id)
-        where p.dataset = %s and p.partition_date between %s and %s order by p.partition_date
-    """
-    rows = conn.execute(query, [spec.features_dataset, window.first.day, window.last.day])
-    names = ("partition", "load_id", "content_hash")
-    return [dict(zip(names, row, strict=True)) for row in rows]
-
-
 def _complete_window(
-    spec: ModelSpec, loads: list[dict[str, Any]], partition: Partition
+    spec: ModelSpec, published: list[dt.date], partition: Partition
 ) -> PartitionRange:
     """Return the window from its first published day on, without a missing day."""
     # The history may start within the window: days before the first published one are not missing.
-    published = [str(load["partition"]) for load in loads]
     if not published:
         raise _too_few_days(spec, 0)
-    first = Partition.parse(published[0])
-    window = PartitionRange(first, mature_window(spec, partition).last)
-    missing = sorted({day.key for day in window} - set(published))
+    last = mature_window(spec, partition).last
+    window = PartitionRange(Partition(published[0]), last)
+    missing = sorted(set(window.days) - set(published))
     if missing:
+        named = [str(day) for day in missing[:10]]
         raise TrainingSetError(
             f"{len(missing)} feature partition(s) of the training window are not published: "
-            f"{', '.join(missing[:10])}.",
+            f"{', '.join(named)}.",
             expected=f"{spec.features_dataset} published for {window}",
             got=f"{len(published)} of {len(window)} days",
             todo="Backfill these days, then rerun the training.",
@@ -202,36 +201,49 @@ def _complete_window(
     return window
 
 
+def _as_json(load: LoadRecord) -> dict[str, Any]:
+    """Return a feature load as the manifest has it."""
+    return {
+        "partition": load.partition_date.isoformat(),
+        "load_id": load.load_id,
+        "content_hash": load.content_hash,
+    }
+
+
 def _refuse_unfit_relations(conn: Connection, spec: ModelSpec) -> None:
     """Refuse a label relation or a feature view that lacks columns, or features with the label."""
-    label_relation, feature_view = f"marts.{spec.label.relation}", f"features.{spec.feature_table}"
     keys = {spec.entity.key, "partition_date"}
-    label_names = keys | {"known_at", "superseded_at", spec.label.column}
-    label_columns = relation_columns(conn, "marts", spec.label.relation)
-    _refuse_missing_columns(label_relation, label_names, label_columns)
-
-    columns = relation_columns(conn, "features", spec.feature_table)
-    _refuse_missing_columns(feature_view, keys | {"load_id", "as_of"}, columns)
-    if spec.label.column in columns:
+    label = spec.label.column
+    label_columns = {*keys, "known_at", "superseded_at", label}
+    _read_columns(conn, "marts", spec.label.relation, label_columns)
+    feature_columns = {*keys, "load_id", "as_of"}
+    columns = _read_columns(conn, "features", spec.feature_table, feature_columns)
+    if label in columns:
         raise TrainingSetError(
-            f"{feature_view} contains the label {spec.label.column!r}: "
+            f"features.{spec.feature_table} contains the label {label!r}: "
             "the model would read the answer.",
             todo="Take it out of the feature view, or give the label another name.",
             code="NS-TRAIN-004",
         )
 
 
-def _refuse_missing_columns(relation: str, expected: set[str], columns: list[str]) -> None:
-    """Refuse a relation without the expected columns; one without any does not exist."""
+def _read_columns(conn: Connection, schema: str, relation: str, expected: set[str]) -> list[str]:
+    """Return the columns of a relation; one without any does not exist.
+
+    Raises:
+        TrainingSetError: Expected columns are missing.
+    """
+    columns = relation_columns(conn, schema, relation)
     missing = sorted(expected - set(columns))
     if missing:
         raise TrainingSetError(
-            f"{relation} lacks {', '.join(missing)}.",
+            f"{schema}.{relation} lacks {', '.join(missing)}.",
             expected=", ".join(sorted(expected)),
             got=", ".join(columns) or "no such relation",
             todo="Correct its dbt model, or the spec.",
             code="NS-TRAIN-004",
         )
+    return columns
 
 
 def _refuse_recurring_keys(query: TrainingQuery) -> None:
@@ -254,7 +266,8 @@ def _refuse_recurring_keys(query: TrainingQuery) -> None:
 def _sampled_share(query: TrainingQuery) -> float:
     """Return the share of the rows that the training set takes, 1 for all."""
     # Rows without a label count too, so the sample is rather too small than too large.
-    n_rows, maximum = query.count_rows(), query.spec.training.maximum_rows
+    n_rows = query.count_rows()
+    maximum = query.spec.training.maximum_rows
     if n_rows <= maximum:
         return 1.0
     share = maximum / n_rows
@@ -275,15 +288,19 @@ def check_rows(spec: ModelSpec, rows: pa.Table) -> None:
     """
     import numpy as np
 
-    slices = tuple(part.column for part in spec.promotion.slices)
-    check_columns((*spec.features.names, *slices, spec.scoring.fallback.feature), rows)
+    slices = [part.column for part in spec.promotion.slices]
+    # The gate also reads the slices and the rule's column, from these same rows.
+    names = [*spec.features.names, *slices, spec.scoring.fallback.feature]
+    check_columns(names, rows)
     n_days = len(rows.column("partition_date").unique())
     if n_days < spec.training.minimum_days:
         raise _too_few_days(spec, n_days)
 
-    is_binary = spec.task == Task.BINARY
-    values = np.unique(numbers(rows, spec.label.column)).tolist()
-    if len(values) == 1 or (is_binary and values != [0.0, 1.0]):
+    is_binary = spec.task == "binary"
+    label = numbers(rows, spec.label.column)
+    values = np.unique(label).tolist()
+    is_fit = values == [0.0, 1.0] if is_binary else len(values) != 1
+    if not is_fit:
         raise TrainingSetError(
             f"Label {spec.label.column!r} does not fit task {spec.task}.",
             expected="both 0 and 1" if is_binary else "more than one value",
@@ -311,12 +328,14 @@ def _record(
     manifest: dict[str, Any],
     run: RunContext,
 ) -> None:
-    """Write the manifest into the bucket and the warehouse; the first one of a key stands."""
+    """Write the manifest into the bucket and the warehouse."""
     document = json.dumps(manifest, indent=1, sort_keys=True)
     # Another manifest of the same rows (other code, same content) gets a key of its own.
     digest = sha256(document.encode()).hexdigest()
-    key = f"{training_set.key.removesuffix('.parquet')}.manifest.{digest[:16]}.json"
+    stem = training_set.key.removesuffix(".parquet")
+    key = f"{stem}.manifest.{digest[:16]}.json"
     store.put(key, document.encode(), "application/json")
+    # The first manifest of a key stands: a rerun made the same rows of it.
     conn.execute(
         """
         insert into ml.training_sets (training_set, model, partition_date, as_of, first_day,

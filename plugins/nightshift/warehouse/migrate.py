@@ -105,11 +105,11 @@ def ensure_raw_table(conn: Connection, contract: DatasetContract) -> None:
         conn.execute(add_column.format(table, name, sql_type))
     existing = table_columns(conn, "raw", contract.name)
     _refuse_changed_types(contract, existing)
-    for old_name in ("source_uri", "source_sha256"):
+    for existing_name, existing_column in existing.items():
         # Only older code fills these two columns; they stay as long as it may still run.
-        if old_name in existing and existing[old_name].is_not_null:
+        if existing_name in {"source_uri", "source_sha256"} and existing_column.is_not_null:
             drop_not_null = sql.SQL("alter table {} alter column {} drop not null")
-            conn.execute(drop_not_null.format(table, sql.Identifier(old_name)))
+            conn.execute(drop_not_null.format(table, sql.Identifier(existing_name)))
     create_index = sql.SQL("create index if not exists {} on {} (partition_date, load_id)")
     conn.execute(create_index.format(sql.Identifier(f"{contract.name}_by_partition"), table))
 

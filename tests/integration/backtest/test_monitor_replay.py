@@ -16,7 +16,7 @@ from tests.integration.monitoring.conftest import (  # noqa: F401  (fixtures)
 )
 
 from nightshift.backtest import policy_backtest
-from nightshift.backtest.monitor_replay import MonitorReplay, status_of
+from nightshift.backtest.monitor_replay import MonitorReplay
 from nightshift.backtest.nightly_models import NightlyModels, SharedModels
 from nightshift.backtest.policies import POLICIES, Policy, PolicyRun, Schedule
 from nightshift.backtest.policy_backtest import (
@@ -100,11 +100,11 @@ def test_verdicts_are_those_of_the_product_when_the_weather_changes(stormy: Worl
     }
     assert run.triggered == [dt.date.fromisoformat(day) for day, _ in stormy.decisions()]
     assert run.triggered
-    assert {status_of(monitor.verdicts[night]).score_drift for night in NIGHTS} == {
+    assert {monitor.verdicts[night].status.score_drift for night in NIGHTS} == {
         "ok",
         "breached",
     }
-    assert {status_of(monitor.verdicts[night]).performance for night in NIGHTS} == {
+    assert {monitor.verdicts[night].status.performance for night in NIGHTS} == {
         "unknown",
         "ok",
         "breached",

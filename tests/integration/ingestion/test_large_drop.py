@@ -21,15 +21,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 import pytest
-from examples.flights.upstream import deliver
 from pyarrow import csv, parquet
+from tests.faults import deliver
 
 from nightshift import failpoints
 from nightshift.contracts.partitions import PartitionRange
 from nightshift.contracts.run import RunContext
 from nightshift.errors import NightshiftError, ObjectStoreError
 from nightshift.failpoints import Failpoint, InjectedFaultError
-from nightshift.ingestion import large_drop
+from nightshift.ingestion import large_drop, row_stream
 from nightshift.ingestion.late_arrivals import load_late_drops
 from nightshift.ingestion.load import IngestResult, ingest
 from nightshift.lake import object_stream, transfer
@@ -277,7 +277,7 @@ def test_its_stage_is_scanned_for_what_has_come_into_the_suite_since(
     ]
     monkeypatch.setattr(gates, "ONE_SCAN_ROWS", 1)
     monkeypatch.setattr(
-        large_drop,
+        row_stream,
         "streaming_evaluator",
         lambda *_: StreamingEvaluator(
             [parse_expectation(each) for each in [*suite[7:4:-1], {"type": "gone", "kwargs": {}}]]
@@ -400,9 +400,9 @@ def come_in_chunks(patch: pytest.MonkeyPatch, before: Callable[[int], None]) -> 
 
 def test_rows_are_staged_before_the_file_has_come(world, streaming, day, monkeypatch):
     header, rows = day
-    some_are_staged, real = threading.Event(), large_drop.with_origin
+    some_are_staged, real = threading.Event(), row_stream.with_origin
     monkeypatch.setattr(
-        large_drop, "with_origin", lambda *given: (some_are_staged.set(), real(*given))[1]
+        row_stream, "with_origin", lambda *given: (some_are_staged.set(), real(*given))[1]
     )
 
     def wait_for_rows(n_bytes: int) -> None:

@@ -14,10 +14,11 @@ from nightshift.contracts.partitions import PartitionRange
 from nightshift.contracts.run import RunContext
 from nightshift.quality.gate_errors import GateError
 from nightshift.registry.model_versions import RegistryError
-from nightshift.scoring.pipeline import DowngradeError, begin, publish, score, score_shard
+from nightshift.scoring.pipeline import begin, publish, score, score_shard
+from nightshift.scoring.plan import PinnedVersion
+from nightshift.scoring.planning import DowngradeError
 from nightshift.scoring.prediction_tables import ensure_prediction_relations
 from nightshift.scoring.scorer import ChampionBrokenError
-from nightshift.scoring.version_choice import PinnedVersion
 
 pytestmark = [pytest.mark.integration, pytest.mark.promise("R18")]
 YESTERDAY = PartitionRange.of("2013-06-30")

@@ -10,6 +10,7 @@ import pytest
 from nightshift.contracts.partitions import Partition
 from nightshift.contracts.training_spec import Weekday
 from nightshift.lake.object_store import ObjectStore
+from nightshift.models.booster import contributions
 from nightshift.registry.model_versions import load_model, register
 from nightshift.registry.promotion import decide
 from nightshift.training.pipeline import train
@@ -160,7 +161,7 @@ def test_loaded_model_scores_as_trained_and_reference_describes_fit_rows(
     predictions = model.predictions(rows)
     assert predictions.score.shape == (5,)
     assert ((predictions.probability > 0) & (predictions.probability < 1)).all()
-    assert model.contributions(rows).shape == (5, 4)
+    assert contributions(model.booster, model.encode(rows)).shape == (5, 5)
     assert set(model.deciles(predictions.score)) <= set(range(1, 11))
     document = json.loads(store.get(version.metadata_key))
     reference = document["reference"]

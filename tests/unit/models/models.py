@@ -56,7 +56,7 @@ def make_booster(seed: int, n: int = 1500, **params: object) -> lgb.Booster:
 
 
 def trees_of(booster: lgb.Booster) -> list[Tree]:
-    return read_model(booster.model_to_string()).trees
+    return read_model(booster.model_to_string())
 
 
 SHAPES: dict[str, dict[str, object]] = {

@@ -34,7 +34,7 @@ def frozen() -> Golden:
 
 
 def test_rows_are_always_the_same_and_hold_thresholds_levels_and_gaps(text):
-    trees = read_model(text).trees
+    trees = read_model(text)
     rows = golden_rows(trees, SIGNATURE)
     assert rows.tobytes() == golden_rows(trees, SIGNATURE).tobytes()
     assert rows.shape == (N_ROWS, 3)

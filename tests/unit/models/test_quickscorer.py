@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from tests.unit.models.models import N_NUMERIC, make_booster, make_matrix, trees_of
 
-from nightshift.models.engines import quickscorer
-from nightshift.models.engines.quickscorer import MAX_LEAVES, QuickScorer, build_leaf_masks
+from nightshift.models.engines import leaf_masks
+from nightshift.models.engines.leaf_masks import MAX_LEAVES, build_leaf_masks
+from nightshift.models.engines.quickscorer import QuickScorer
 from nightshift.models.engines.quickscorer_kernel import LANES, add_leaves
 from nightshift.models.model_format.trees import UnsuitableTreesError
 
@@ -75,7 +76,7 @@ def test_trees_of_more_leaves_are_refused():
 
 
 def test_sets_of_too_many_levels_are_refused(monkeypatch):
-    monkeypatch.setattr(quickscorer, "MAX_SET_BYTES", 1_000)
+    monkeypatch.setattr(leaf_masks, "MAX_SET_BYTES", 1_000)
 
     with pytest.raises(UnsuitableTreesError, match="sets of levels"):
         QuickScorer(trees_of(make_booster(9, num_leaves=31)))

@@ -30,7 +30,7 @@ def text():
 
 
 def test_whole_model_passes(text):
-    trees = read_model(text, ["a", "b", "kind"]).trees
+    trees = read_model(text, ["a", "b", "kind"])
     assert len(trees) == text.count("Tree=")
     assert {len(tree.leaf_values) - len(tree.thresholds) for tree in trees} == {1}
     assert load_booster(text).num_trees() > 0
@@ -55,7 +55,7 @@ def missing():
 def test_model_passes_when_a_node_asks_only_whether_a_value_is_missing(missing):
     text, matrix = missing
     assert re.search(r"threshold=.*\binf\b", text)
-    trees = read_model(text, ["a", "b"]).trees
+    trees = read_model(text, ["a", "b"])
     assert math.inf in [threshold for tree in trees for threshold in tree.thresholds]
     raw = predict_raw(load_booster(text), matrix)
     assert raw[np.isnan(matrix[:, 0])].mean() > raw[~np.isnan(matrix[:, 0])].mean() + 1
@@ -64,7 +64,7 @@ def test_model_passes_when_a_node_asks_only_whether_a_value_is_missing(missing):
 
 
 def test_golden_rows_are_finite_or_missing_when_a_threshold_is_infinite(missing):
-    rows = golden_rows(read_model(missing[0]).trees, Signature(("a", "b"), ()))
+    rows = golden_rows(read_model(missing[0]), Signature(("a", "b"), ()))
     assert not np.isinf(rows).any()
     assert np.isnan(rows[:, 0]).any()
 
@@ -180,7 +180,7 @@ def test_constant_model_passes():
     matrix = np.zeros((60, 2))
     plan = FitPlan("regression", {}, 1, 3, 3, [], ["a", "b"])
     rows = (matrix, np.full(60, 3.0))
-    [tree] = read_model(fit_trees(rows, rows, plan).text).trees
+    [tree] = read_model(fit_trees(rows, rows, plan).text)
     assert (tree.features, tree.leaf_values) == ([], [3.0])
 
 
@@ -204,7 +204,7 @@ def test_what_lightgbm_writes_passes_when_objective_and_parameters_are_others(ob
         objective, {"num_leaves": 6, "min_data_in_leaf": 5, **params}, 1, 4, 4, [], ["a", "b", "c"]
     )
     text = fit_trees((matrix[:200], label[:200]), (matrix[200:], label[200:]), plan).text
-    assert len(read_model(text, ["a", "b", "c"]).trees) == text.count("Tree=")
+    assert len(read_model(text, ["a", "b", "c"])) == text.count("Tree=")
 
 
 @pytest.mark.parametrize(

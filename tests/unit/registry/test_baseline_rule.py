@@ -22,12 +22,12 @@ def verdict(name: str, value: float, low: float, high: float, minimum: float = 0
     gain = Estimate(value, low, high, (high - low) / 4, 7)
     context = SimpleNamespace(
         spec=SimpleNamespace(promotion=declared),
-        baselines=[name],
         gain=lambda _: gain,
         advantage=0.196,
     )
-    (criterion,) = baselines(cast("PromotionContext", context))
-    return criterion.verdict.value
+    criteria = baselines(cast("PromotionContext", context))
+    by_name = {criterion.name: criterion.verdict.value for criterion in criteria}
+    return by_name[f"baseline[{name}]"]
 
 
 @pytest.mark.parametrize("name", ["linear", "tree"])

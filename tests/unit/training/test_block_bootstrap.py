@@ -11,13 +11,13 @@ from nightshift.training.statistics.block_bootstrap import (
     draw_days,
     statistic,
 )
+from nightshift.training.statistics.calibration_slope import slope_estimate
 from nightshift.training.statistics.confidence_intervals import (
     Estimate,
     NoEstimateError,
     difference,
     estimate,
     holm,
-    slope_estimate,
 )
 
 BINARY = [

@@ -8,12 +8,13 @@ import pytest
 from tests.integration.training.conftest import FIRST_DAY, tiny_spec
 
 from nightshift.contracts.partitions import Partition, PartitionRange
-from nightshift.training.baselines import Baselines
+from nightshift.training.baselines import NAMES, Baselines
 from nightshift.training.evaluation import overall
 from nightshift.training.holdout import train_rows
 from nightshift.training.splits import WindowError, check_window, rows_of, split_window
 from nightshift.training.statistics.block_bootstrap import Days
-from nightshift.training.statistics.confidence_intervals import NoEstimateError, slope_estimate
+from nightshift.training.statistics.calibration_slope import slope_estimate
+from nightshift.training.statistics.confidence_intervals import NoEstimateError
 
 N_DAYS, ROWS_A_DAY = 30, 40
 DAYS = np.repeat(np.arange(N_DAYS), ROWS_A_DAY)
@@ -93,7 +94,7 @@ def test_baselines_do_without_columns_that_say_nothing(part: str, task: dict[str
     baselines = Baselines(
         spec, rows_of(rows, getattr(split, part)), rows_of(rows, split.holdout), 0.5
     )
-    for name in baselines:
+    for name in NAMES:
         score = baselines[name].score
         assert score.shape == (rows_of(rows, split.holdout).num_rows,)
         assert np.isfinite(score).all()

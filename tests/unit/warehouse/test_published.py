@@ -7,8 +7,8 @@ from nightshift.warehouse.published import join_published, known_at_condition
 
 def test_the_join_follows_the_pointer_of_one_dataset():
     assert join_published("features/o'hare", "f", pointer="fp").as_string(None) == (
-        "join ops.published \"fp\" on \"fp\".dataset = 'features/o''hare'"
-        ' and "fp".partition_date = "f".partition_date and "fp".load_id = "f".load_id'
+        "join ops.published fp on fp.dataset = 'features/o''hare'"
+        ' and fp.partition_date = "f".partition_date and fp.load_id = "f".load_id'
     )
 
 

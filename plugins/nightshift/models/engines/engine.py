@@ -9,14 +9,10 @@ from nightshift.models.booster import predict_raw
 from nightshift.models.engines.equivalence import ACCELERATED, objection_to_proof
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
     from nightshift.contracts.scoring_spec import EngineChoice
+    from nightshift.models.arrays import Matrix, Vector
     from nightshift.models.trained_model import TrainedModel
 
-    Vector = npt.NDArray[np.float64]
-    Matrix = npt.NDArray[np.float64]
 
 logger = logging.getLogger(__name__)
 
@@ -60,8 +56,10 @@ class LightGbmEngine:
         cell = np.zeros(len(matrix), np.int16)
         for feature in self._most_split:
             values = np.nan_to_num(matrix[:, feature])
+            # An eighth of the rows is enough to find them: the cells decide about time only.
             quartiles = np.quantile(values[::8], (0.25, 0.5, 0.75))
-            cell = cell * 4 + np.searchsorted(quartiles, values).astype(np.int16)
+            quarter = np.searchsorted(quartiles, values)
+            cell = cell * 4 + quarter.astype(np.int16)
         order = np.argsort(cell, kind="stable")
         raw = np.empty(len(matrix))
         raw[order] = predict_raw(self._booster, matrix[order])
@@ -84,11 +82,14 @@ class AcceleratedEngine:
 
         from nightshift.models.engines.quickscorer import QuickScorer
 
-        self._model, self._scorer = model, QuickScorer(model.parsed.trees)
+        self._model = model
+        self._scorer = QuickScorer(model.trees)
         if model.golden is None:
             raise ValueError("the model has no golden scores")
+        # The proof was made on the machine that trained; these scores are compared on this one.
         golden_raw = self._scorer.raw(model.golden.matrix)
-        if golden_raw.tobytes() != np.array(model.golden.raw).tobytes():
+        expected = np.array(model.golden.raw)
+        if golden_raw.tobytes() != expected.tobytes():
             raise ValueError("it does not give the model's golden scores")
 
     def raw(self, matrix: Matrix) -> Vector:
@@ -102,7 +103,9 @@ class AcceleratedEngine:
         except Exception as error:  # noqa: BLE001
             problem = f"{type(error).__name__}: {error}"
         logger.warning(
-            "Engine %s failed while it scored (%s); lightgbm scores this batch.", self.name, problem
+            "Engine %s failed while it scored (%s); lightgbm scores this batch.",
+            self.name,
+            problem,
         )
         return LightGbmEngine(self._model).raw(matrix)
 
@@ -125,8 +128,9 @@ def choose_engine(model: TrainedModel, choice: EngineChoice) -> Engine:
             return AcceleratedEngine(model)
         except Exception as error:  # noqa: BLE001  (as in ``raw``)
             objection = f"{type(error).__name__}: {error}"
+    level = logging.INFO if choice == "auto" else logging.ERROR
     logger.log(
-        logging.INFO if choice == "auto" else logging.ERROR,
+        level,
         "Engine lightgbm scores %s though scoring.engine is %s. %s: %s.",
         model.model,
         choice,

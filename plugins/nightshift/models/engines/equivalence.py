@@ -12,15 +12,12 @@ from nightshift.models.booster import predict_raw
 from nightshift.models.model_format.trees import UnsuitableTreesError
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
     import pyarrow as pa
 
+    from nightshift.models.arrays import Matrix, Vector
     from nightshift.models.model_format.trees import Tree
     from nightshift.models.trained_model import TrainedModel
 
-    Matrix = npt.NDArray[np.float64]
-    Vector = npt.NDArray[np.float64]
 
 ACCELERATED = "quickscorer"
 """The accelerated engine's name in specs, proofs and logs."""
@@ -43,9 +40,15 @@ def prove_engines(model: TrainedModel, rows: pa.Table) -> dict[str, Any]:
 
     matrix = model.encode(rows)
     raw = predict_raw(model.booster, matrix)
-    proof = {"version": VERSION, "objection": _compare(model.parsed.trees, matrix, raw)}
-    raw_sha256 = sha256(raw.tobytes()).hexdigest()
-    return {"n_rows": len(raw), "raw_sha256": raw_sha256, "engines": {ACCELERATED: proof}}
+    proof = {
+        "version": VERSION,
+        "objection": _compare(model.trees, matrix, raw),
+    }
+    return {
+        "n_rows": len(raw),
+        "raw_sha256": sha256(raw.tobytes()).hexdigest(),
+        "engines": {ACCELERATED: proof},
+    }
 
 
 def _compare(trees: list[Tree], matrix: Matrix, expected: Vector) -> str | None:
@@ -60,9 +63,12 @@ def _compare(trees: list[Tree], matrix: Matrix, expected: Vector) -> str | None:
         return str(error)
     except Exception as error:  # noqa: BLE001  (an accelerated engine must not stop a training)
         return f"it cannot score the model ({type(error).__name__})"
+    # Bytes: a comparison of values would take -0.0 for 0.0.
     if raw.tobytes() == expected.tobytes():
         return None
-    n_different = int((raw != expected).sum()) if raw.shape == expected.shape else len(expected)
+    n_different = len(expected)
+    if raw.shape == expected.shape:
+        n_different = int((raw != expected).sum())
     return f"{n_different} of {len(expected)} raw scores differ"
 
 
@@ -78,6 +84,7 @@ def objection_to_proof(proof: dict[str, Any] | None) -> str | None:
         return "the version was registered without its proof"
     if engine["objection"] is not None:
         return f"it was not proved equal: {engine['objection']}"
+    # A fix of the engine may change its scores.
     if engine["version"] != VERSION:
         return f"it was proved with version {engine['version']}, installed is {VERSION}"
     return None

@@ -20,11 +20,8 @@ from nightshift.models.model_format.trees import (
 )
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
+    from nightshift.models.arrays import Integers, Matrix, Vector, Words
 
-    Doubles = npt.NDArray[np.float64]
-    Integers = npt.NDArray[np.int64]
-    Words = npt.NDArray[np.uint64]
 
 LANES = 128
 """Rows in one block."""
@@ -40,12 +37,12 @@ each. That finds a word's lowest bit by arithmetic only. Source: Leiserson et al
 
 # One loop nest over plain arrays is what numba makes fast.
 def add_leaves(  # noqa: C901, PLR0912, PLR0913, PLR0915, PLR0917
-    matrix: Doubles,
-    total: Doubles,
+    matrix: Matrix,
+    total: Vector,
     feature: Integers,
     missing: Integers,
     first_node: Integers,
-    threshold: Doubles,
+    threshold: Vector,
     word: Integers,
     mask: Words,
     set_feature: Integers,
@@ -56,7 +53,7 @@ def add_leaves(  # noqa: C901, PLR0912, PLR0913, PLR0915, PLR0917
     set_mask: Words,
     first_tree: Integers,
     first_word: Integers,
-    leaf_value: Doubles,
+    leaf_value: Vector,
 ) -> None:
     """Write the sum of each row's leaves.
 

@@ -8,7 +8,6 @@ docs/adr/0016-loading-a-model.md.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 from nightshift.models.model_format.tokens import (
     parse_fields,
@@ -27,32 +26,45 @@ _START = "tree\nversion=v4\n"
 _AFTER_TREES = "end of trees\n\nfeature_importances:\n"
 # Codes of levels come from the signature, so a model of ours has no raw category values.
 _END = "\nend of parameters\n\npandas_categorical:null\n"
-_ONE_SCORE_PER_ROW = {"num_class": "1", "num_tree_per_iteration": "1", "label_index": "0"}
+_ONE_SCORE_PER_ROW = {
+    "num_class": "1",
+    "num_tree_per_iteration": "1",
+    "label_index": "0",
+}
 _MONOTONE = "monotone_constraints"
+_HEADER_LINES = [
+    *_ONE_SCORE_PER_ROW,
+    "max_feature_idx",
+    "objective",
+    "feature_names",
+    "feature_infos",
+    "tree_sizes",
+]
 _NUMBER = r"-?\d+(?:\.\d+)?(?:e[+-]\d+)?"
+# A column that is constant in the training rows is written as none.
 _FEATURE_INFO = re.compile(rf"none|\[{_NUMBER}:{_NUMBER}\]|-?\d+(?::-?\d+)*", re.ASCII)
-_OBJECTIVES = (
-    "binary|cross_entropy|regression|regression_l1|huber|fair|poisson|quantile|mape|gamma|tweedie"
+_OBJECTIVES = [
+    "binary",
+    "cross_entropy",
+    "regression",
+    "regression_l1",
+    "huber",
+    "fair",
+    "poisson",
+    "quantile",
+    "mape",
+    "gamma",
+    "tweedie",
+]
+_OBJECTIVE = re.compile(
+    rf"(?:{'|'.join(_OBJECTIVES)})(?: (?:sqrt|[a-z_]+:{_NUMBER}))*",
+    re.ASCII,
 )
-_OBJECTIVE = re.compile(rf"(?:{_OBJECTIVES})(?: (?:sqrt|[a-z_]+:{_NUMBER}))*", re.ASCII)
 _PARAMETER = re.compile(r"\[[a-z_0-9]+: [\w.,+\-\[\] ]*\]", re.ASCII)
 
 
-@dataclass(frozen=True)
-class ParsedModel:
-    """A text model that passed all checks.
-
-    Attributes:
-        names: Feature names, in the order of the matrix' columns.
-        trees: At least one.
-    """
-
-    names: list[str]
-    trees: list[Tree]
-
-
-def read_model(text: str, names: list[str] | None = None) -> ParsedModel:
-    """Parse a text model and refuse it if its parts do not fit together.
+def read_model(text: str, names: list[str] | None = None) -> list[Tree]:
+    """Return the trees of a text model, at least one; refuse it if its parts do not fit together.
 
     Args:
         text: A text model of LightGBM's version 4 format, with one raw score per row.
@@ -68,40 +80,51 @@ def read_model(text: str, names: list[str] | None = None) -> ParsedModel:
             "plain ASCII that begins with tree, version=v4",
             repr(text[:20]),
         )
-    header_text, separator, rest = text[len(_START) :].partition("\n\nTree=0\n")
+    content = text.removeprefix(_START)
+    header_text, separator, rest = content.partition("\n\nTree=0\n")
     if not separator:
-        raise refused("it has no trees", "a header and Tree=0", f"{len(text)} characters")
+        raise refused(
+            "it has no trees",
+            "a header and Tree=0",
+            f"{len(text)} characters",
+        )
     header = _read_header(header_text.split("\n"))
     own_names = _read_names(header, names)
+    # The length of each tree, from ``Tree=`` to the next.
     sizes = parse_integers(header["tree_sizes"], "tree_sizes")
+    # A size below 1 would let the parser read backwards.
     if not 1 <= len(sizes) <= MAX_TREES or min(sizes) < 1:
         raise refused(
-            "its trees have impossible sizes", f"1 to {MAX_TREES} trees", f"{len(sizes)} trees"
+            "its trees have impossible sizes",
+            f"1 to {MAX_TREES} trees",
+            f"{len(sizes)} trees",
         )
     body = f"Tree=0\n{rest}"
     # The end first: a truncated file is refused before all its trees are parsed.
-    _check_after_trees(body[sum(sizes) :], own_names)
-    return ParsedModel(own_names, _read_trees(body, sizes, len(own_names)))
+    end = body[sum(sizes) :]
+    _check_after_trees(end, own_names)
+    return _read_trees(body, sizes, len(own_names))
 
 
 def _read_header(lines: list[str]) -> dict[str, str]:
-    is_monotone = any(line.startswith(_MONOTONE) for line in lines)
-    line_names = [
-        *_ONE_SCORE_PER_ROW,
-        *("max_feature_idx", "objective", "feature_names"),
-        *([_MONOTONE] if is_monotone else []),
-        *("feature_infos", "tree_sizes"),
-    ]
+    line_names = list(_HEADER_LINES)
+    # LightGBM writes this line only for a model with such constraints.
+    if any(line.startswith(_MONOTONE) for line in lines):
+        line_names.insert(-2, _MONOTONE)
     header = parse_fields(lines, line_names, "its header")
-    if {name: header[name] for name in _ONE_SCORE_PER_ROW} != _ONE_SCORE_PER_ROW:
+    for name, expected in _ONE_SCORE_PER_ROW.items():
+        if header[name] != expected:
+            raise refused(
+                "it gives more than one score per row",
+                f"{name}={expected}",
+                f"{name}={header[name]}",
+            )
+    objective = header["objective"]
+    if not _OBJECTIVE.fullmatch(objective):
         raise refused(
-            "it gives more than one score per row",
-            ", ".join(f"{name}={value}" for name, value in _ONE_SCORE_PER_ROW.items()),
-            ", ".join(f"{name}={header[name]}" for name in _ONE_SCORE_PER_ROW),
-        )
-    if not _OBJECTIVE.fullmatch(header["objective"]):
-        raise refused(
-            "it has an unknown objective", _OBJECTIVES.replace("|", ", "), header["objective"]
+            "it has an unknown objective",
+            ", ".join(_OBJECTIVES),
+            objective,
         )
     return header
 
@@ -111,14 +134,19 @@ def _read_names(header: dict[str, str], expected: list[str] | None) -> list[str]
     names = header["feature_names"].split(" ")
     if expected is not None and names != expected:
         raise refused(
-            "its features are not those of the signature", " ".join(expected), " ".join(names)
+            "its features are not those of the signature",
+            " ".join(expected),
+            " ".join(names),
         )
+    n_features = len(names)
     infos = header["feature_infos"].split(" ")
-    is_consistent = header["max_feature_idx"] == str(len(names) - 1) and len(infos) == len(names)
-    if not is_consistent or len({*names}) != len(names) or not all(names):
+    is_distinct = len(set(names)) == n_features and all(names)
+    # By this index LightGBM reserves memory for each thread's row.
+    has_index = header["max_feature_idx"] == str(n_features - 1)
+    if not (is_distinct and has_index and len(infos) == n_features):
         raise refused(
             "its header counts other features than it names",
-            f"{len(names)} different features",
+            f"{n_features} different features",
             f"{len(infos)} infos",
         )
     if not all(map(_FEATURE_INFO.fullmatch, infos)):
@@ -128,19 +156,25 @@ def _read_names(header: dict[str, str], expected: list[str] | None) -> list[str]
             header["feature_infos"],
         )
     if _MONOTONE in header:
-        parse_integers(header[_MONOTONE], _MONOTONE, len(names))
+        parse_integers(header[_MONOTONE], _MONOTONE, n_features)
     return names
 
 
 def _read_trees(body: str, sizes: list[int], n_features: int) -> list[Tree]:
-    trees, start = [], 0
+    trees = []
+    start = 0
+    largest_score = 0.0
     for number, size in enumerate(sizes):
-        trees.append(read_tree(number, body[start : start + size], n_features))
-        start += size
-    largest = sum(max(map(abs, tree.leaf_values)) for tree in trees)
-    if largest > MAX_SCORE:
+        end = start + size
+        tree = read_tree(number, body[start:end], n_features)
+        trees.append(tree)
+        largest_score += max(map(abs, tree.leaf_values))
+        start = end
+    if largest_score > MAX_SCORE:
         raise refused(
-            "its leaves add up to an impossible score", f"at most {MAX_SCORE:g}", f"{largest:g}"
+            "its leaves add up to an impossible score",
+            f"at most {MAX_SCORE:g}",
+            f"{largest_score:g}",
         )
     return trees
 
@@ -153,32 +187,44 @@ def _check_after_trees(text: str, names: list[str]) -> None:
             "end of trees, no raw category values",
             text[:20],
         )
-    content = text[len(_AFTER_TREES) : -len(_END)]
+    content = text.removeprefix(_AFTER_TREES).removesuffix(_END)
     importances, separator, parameters = content.partition("\nparameters:\n")
     if not separator:
-        raise refused("it has no parameters", "parameters:", "none")
-    _check_importances(importances.split("\n")[:-1], names)
-    _check_parameters(parameters.split("\n"))
-
-
-def _check_importances(lines: list[str], names: list[str]) -> None:
-    parts = [line.partition("=") for line in lines]
-    line_names = [name for name, _, _ in parts]
-    # A set of known names as long as the list: none is unknown and none is repeated.
-    if len({*line_names} & {*names}) != len(line_names):
         raise refused(
-            "it names importances of other features", ", ".join(names), ", ".join(line_names)
+            "it has no parameters",
+            "parameters:",
+            "none",
         )
-    for name, _, value in parts:
+    _check_importances(importances, names)
+    _check_parameters(parameters)
+
+
+def _check_importances(text: str, names: list[str]) -> None:
+    """Refuse importances of features that the model does not have, and anything but a number."""
+    unseen = set(names)
+    # An empty line ends the block.
+    *lines, _ = text.split("\n")
+    for line in lines:
+        name, _, value = line.partition("=")
+        # A feature without a split has no line, but none has two.
+        if name not in unseen:
+            raise refused(
+                "it names importances of other features",
+                ", ".join(names),
+                name,
+            )
+        unseen.remove(name)
         parse_numbers(value, f"importance of {name}", 1)
 
 
-def _check_parameters(lines: list[str]) -> None:
+def _check_parameters(text: str) -> None:
     """Refuse parameters in another form: LightGBM's reader of parameters trusts it too."""
-    *parameters, last = lines
-    line_names = {line.partition(":")[0] for line in parameters}
-    is_unique = len(line_names) == len(parameters)
-    if last or not is_unique or not all(map(_PARAMETER.fullmatch, parameters)):
+    *lines, last = text.split("\n")
+    names = {line.partition(":")[0] for line in lines}
+    is_unique = len(names) == len(lines)
+    is_written = all(map(_PARAMETER.fullmatch, lines))
+    # The block ends with an empty line.
+    if last or not is_unique or not is_written:
         raise refused(
             "its parameters are not written as LightGBM writes them",
             "[name: value], each once",

@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import math
 import re
-from typing import TypeVar
 
 from nightshift.errors import NightshiftError
-
-Number = TypeVar("Number", int, float)
 
 LARGEST_INTEGER = 2**31 - 1
 """LightGBM counts and indexes with signed 32-bit integers."""
 # Digits are bounded, so that no damaged line can hold a number that takes long to convert.
 _INTEGERS = re.compile(r"-?\d{1,10}(?: -?\d{1,10})*", re.ASCII)
 _NUMBER = r"-?\d{1,20}(?:\.\d{1,20})?(?:e[+-]\d{1,3})?"
+_MAX_GOT = 200
 _NUMBERS = re.compile(rf"{_NUMBER}(?: {_NUMBER})*", re.ASCII)
 
 
@@ -30,29 +28,32 @@ class ModelTextError(NightshiftError):
 
 def refused(problem: str, expected: str, got: str) -> ModelTextError:
     """Return the error of a refused model file; its to-do is always safe to follow."""
+    # A damaged file may hold a line of any length.
+    got = got[:_MAX_GOT]
     return ModelTextError(
         f"The model file is refused: {problem}.",
         expected=expected,
-        got=got[:200],
+        got=got,
         todo="Load another version, or train again; never edit the file.",
     )
 
 
 def parse_fields(lines: list[str], names: list[str], where: str) -> dict[str, str]:
-    """Return the values of ``name=value`` lines, which must have exactly these names in this order.
+    """Return the values of ``name=value`` lines of exactly these names, in this order.
 
     Raises:
         ModelTextError: A line is missing, repeated, unknown or out of order.
     """
-    parts = [line.partition("=") for line in lines]
-    line_names = [name for name, _, _ in parts]
-    if line_names != names or not all(separator for _, separator, _ in parts):
+    line_names = [line.partition("=")[0] for line in lines]
+    has_values = all("=" in line for line in lines)
+    if line_names != names or not has_values:
         raise refused(
             f"{where} does not have the lines that LightGBM writes",
             ", ".join(names),
             ", ".join(line_names),
         )
-    return {name: value for name, _, value in parts}
+    values = [line.partition("=")[2] for line in lines]
+    return dict(zip(names, values, strict=True))
 
 
 def parse_integers(text: str, where: str, n: int | None = None) -> list[int]:
@@ -66,13 +67,16 @@ def parse_integers(text: str, where: str, n: int | None = None) -> list[int]:
     Raises:
         ModelTextError: The text has another form, a value beyond 32 bits, or the wrong count.
     """
-    values = [int(word) for word in _split(text, where, "integers", _INTEGERS)]
+    words = _split(text, where, "integers", _INTEGERS, n)
+    values = [int(word) for word in words]
     largest = max(values, key=abs, default=0)
     if abs(largest) > LARGEST_INTEGER:
         raise refused(
-            f"{where} holds a number beyond 32 bits", f"at most {LARGEST_INTEGER}", str(largest)
+            f"{where} holds a number beyond 32 bits",
+            f"at most {LARGEST_INTEGER}",
+            str(largest),
         )
-    return _counted(values, where, n)
+    return values
 
 
 def parse_numbers(text: str, where: str, n: int | None = None) -> list[float]:
@@ -81,23 +85,39 @@ def parse_numbers(text: str, where: str, n: int | None = None) -> list[float]:
     Raises:
         ModelTextError: The text has another form, an infinite value, or the wrong count.
     """
-    values = [float(word) for word in _split(text, where, "finite numbers", _NUMBERS)]
+    words = _split(text, where, "finite numbers", _NUMBERS, n)
+    values = [float(word) for word in words]
+    # The form excludes "inf", but 1e999 has it and becomes infinite.
     if not all(map(math.isfinite, values)):
         raise refused(
-            f"{where} holds a number that is too large for a double", "finite numbers", "infinity"
+            f"{where} holds a number that is too large for a double",
+            "finite numbers",
+            "infinity",
         )
-    return _counted(values, where, n)
-
-
-def _split(text: str, where: str, expected: str, form: re.Pattern[str]) -> list[str]:
-    if not text:
-        return []
-    if not form.fullmatch(text):
-        raise refused(f"{where} holds something other than {expected}", expected, text[:40])
-    return text.split(" ")
-
-
-def _counted(values: list[Number], where: str, n: int | None) -> list[Number]:
-    if n is not None and len(values) != n:
-        raise refused(f"{where} has the wrong number of values", str(n), str(len(values)))
     return values
+
+
+def _split(
+    text: str,
+    where: str,
+    expected: str,
+    form: re.Pattern[str],
+    n: int | None,
+) -> list[str]:
+    """Return the words of a line that has a form, and the required count of words."""
+    if text and not form.fullmatch(text):
+        beginning = text[:40]
+        raise refused(
+            f"{where} holds something other than {expected}",
+            expected,
+            beginning,
+        )
+    # An empty line holds no word; ``split`` alone would give an empty one.
+    words = text.split(" ") if text else []
+    if n is not None and len(words) != n:
+        raise refused(
+            f"{where} has the wrong number of values",
+            str(n),
+            str(len(words)),
+        )
+    return words

@@ -33,9 +33,20 @@ MISSING_SHIFT = 2
 NOTHING_MISSING, ZERO_MISSING, NAN_MISSING = range(3)
 
 _NODE_LINES = [
-    *("num_leaves", "num_cat", "split_feature", "split_gain", "threshold", "decision_type"),
-    *("left_child", "right_child", "leaf_value", "leaf_weight", "leaf_count"),
-    *("internal_value", "internal_weight", "internal_count"),
+    "num_leaves",
+    "num_cat",
+    "split_feature",
+    "split_gain",
+    "threshold",
+    "decision_type",
+    "left_child",
+    "right_child",
+    "leaf_value",
+    "leaf_weight",
+    "leaf_count",
+    "internal_value",
+    "internal_weight",
+    "internal_count",
 ]
 _LEVEL_LINES = ["cat_boundaries", "cat_threshold"]
 _LAST_LINES = ["is_linear", "shrinkage"]
@@ -99,7 +110,8 @@ class _TreeLines:
 
     def __init__(self, number: int, text: str) -> None:
         self.where = f"tree {number}"
-        if not text.startswith(f"Tree={number}\nnum_leaves=") or not text.endswith("\n\n\n"):
+        begins = text.startswith(f"Tree={number}\nnum_leaves=")
+        if not begins or not text.endswith("\n\n\n"):
             raise self.error(
                 "does not begin and end where the header says",
                 f"Tree={number} and two empty lines",
@@ -112,6 +124,8 @@ class _TreeLines:
         if self.has_level_sets:
             names = [*_NODE_LINES, *_LEVEL_LINES, *_LAST_LINES]
         self._fields = parse_fields(lines, names, self.where)
+        self.n_leaves = self.count("num_leaves", 1)
+        self.n_nodes = self.n_leaves - 1
 
     def __getitem__(self, name: str) -> str:
         return self._fields[name]
@@ -123,10 +137,13 @@ class _TreeLines:
         return parse_numbers(self[name], f"{self.where}, {name}", n)
 
     def count(self, name: str, minimum: int) -> int:
-        count = self.integers(name, 1)[0]
+        [count] = self.integers(name, 1)
+        # Checked before anything of this length is made.
         if not minimum <= count <= MAX_LEAVES:
             raise refused(
-                f"{self.where}, {name} is out of range", f"{minimum} to {MAX_LEAVES}", str(count)
+                f"{self.where}, {name} is out of range",
+                f"{minimum} to {MAX_LEAVES}",
+                str(count),
             )
         return count
 
@@ -146,15 +163,16 @@ def read_tree(number: int, text: str, n_features: int) -> Tree:
         ModelTextError: The first thing that is wrong.
     """
     lines = _TreeLines(number, text)
-    n_leaves = lines.count("num_leaves", 1)
-    n_nodes = n_leaves - 1
-    node_counts, leaf_counts = _read_statistics(lines, n_leaves)
-    left, right = _read_children(lines, n_leaves)
-    features = _read_features(lines, n_nodes, n_features)
-    decisions = _read_decisions(lines, n_nodes)
+    node_counts, leaf_counts = _read_statistics(lines)
+    left, right = _read_children(lines)
+    features = _read_features(lines, n_features)
+    decisions = _read_decisions(lines)
     thresholds = _read_thresholds(lines, decisions)
-    nodes = zip(thresholds, decisions, strict=True)
-    set_numbers = [threshold for threshold, decision in nodes if decision & IS_CATEGORICAL]
+    set_numbers = [
+        threshold
+        for threshold, decision in zip(thresholds, decisions, strict=True)
+        if decision & IS_CATEGORICAL
+    ]
     set_bounds, set_words = _read_level_sets(lines, set_numbers)
     return Tree(
         features=features,
@@ -164,82 +182,108 @@ def read_tree(number: int, text: str, n_features: int) -> Tree:
         right=right,
         node_counts=node_counts,
         leaf_counts=leaf_counts,
-        leaf_values=lines.numbers("leaf_value", n_leaves),
+        leaf_values=lines.numbers("leaf_value", lines.n_leaves),
         set_bounds=set_bounds,
         set_words=set_words,
     )
 
 
-def _read_statistics(lines: _TreeLines, n_leaves: int) -> tuple[Integers, Integers]:
-    """Return the rows of nodes and leaves after a check of all training statistics.
-
-    Contributions divide by these counts, so none may be zero.
-    """
-    n_nodes = n_leaves - 1
+def _read_statistics(lines: _TreeLines) -> tuple[Integers, Integers]:
+    """Return the rows of nodes and leaves after a check of all training statistics."""
+    n_nodes = lines.n_nodes
     for name in ("split_gain", "internal_value", "internal_weight"):
         lines.numbers(name, n_nodes)
     # A tree of one leaf has no weight, and only newer versions write its count.
-    n_leaf_values = n_leaves if n_nodes else None
+    n_leaf_values = lines.n_leaves if n_nodes else None
     lines.numbers("leaf_weight", n_leaf_values)
     leaf_counts = lines.integers("leaf_count", n_leaf_values)
     node_counts = lines.integers("internal_count", n_nodes)
+    # Contributions divide by these counts.
     smallest = min(leaf_counts + node_counts, default=1)
     if n_nodes and smallest < 1:
-        raise lines.error("has a node without rows", "counts of 1 or more", str(smallest))
-    if lines["is_linear"] != "0":
-        raise lines.error("has linear leaves", "is_linear=0", f"is_linear={lines['is_linear']}")
+        raise lines.error(
+            "has a node without rows",
+            "counts of 1 or more",
+            str(smallest),
+        )
+    is_linear = lines["is_linear"]
+    if is_linear != "0":
+        raise lines.error(
+            "has linear leaves",
+            "is_linear=0",
+            f"is_linear={is_linear}",
+        )
     lines.numbers("shrinkage", 1)
     return node_counts, leaf_counts
 
 
-def _read_children(lines: _TreeLines, n_leaves: int) -> tuple[Integers, Integers]:
+def _read_children(lines: _TreeLines) -> tuple[Integers, Integers]:
     """Return left and right children; each node and leaf must be reached exactly once."""
-    n_nodes = n_leaves - 1
-    left, right = lines.integers("left_child", n_nodes), lines.integers("right_child", n_nodes)
+    n_nodes = lines.n_nodes
+    left = lines.integers("left_child", n_nodes)
+    right = lines.integers("right_child", n_nodes)
+    if not n_nodes:
+        return left, right
     # Leaf i is written as -i - 1, the root is node 0 and nobody's child.
-    if n_nodes and sorted(left + right) != [*range(-n_leaves, 0), *range(1, n_nodes)]:
+    expected = [*range(-lines.n_leaves, 0), *range(1, n_nodes)]
+    if sorted(left + right) != expected:
         raise lines.error(
-            "does not reach each node and leaf once", f"{n_leaves} leaves", "other children"
+            "does not reach each node and leaf once",
+            f"{lines.n_leaves} leaves",
+            "other children",
         )
-    if n_nodes:
-        _check_depth(lines, left, right)
+    _check_depth(lines, left, right)
     return left, right
 
 
 def _check_depth(lines: _TreeLines, left: Integers, right: Integers) -> None:
     """Refuse a path that is too long, and nodes that the root does not reach."""
-    stack, n_reached = [(0, 1)], 0
+    stack = [(0, 1)]
+    n_reached = 0
     while stack:
         node, depth = stack.pop()
         n_reached += 1
         if depth > MAX_DEPTH:
-            raise lines.error("is too deep", f"at most {MAX_DEPTH} splits on a path", "more")
+            raise lines.error(
+                "is too deep",
+                f"at most {MAX_DEPTH} splits on a path",
+                "more",
+            )
         children = (left[node], right[node])
         stack += [(child, depth + 1) for child in children if child >= 0]
     # Every node is some node's child, so one that the root does not reach is part of a cycle.
     if n_reached != len(left):
-        raise lines.error("has nodes that its root does not reach", str(len(left)), str(n_reached))
-
-
-def _read_features(lines: _TreeLines, n_nodes: int, n_features: int) -> Integers:
-    features = lines.integers("split_feature", n_nodes)
-    if features and not 0 <= min(features) <= max(features) < n_features:
         raise lines.error(
-            "splits on a feature that does not exist",
-            f"0 to {n_features - 1}",
-            f"{min(features)} to {max(features)}",
+            "has nodes that its root does not reach",
+            str(len(left)),
+            str(n_reached),
         )
+
+
+def _read_features(lines: _TreeLines, n_features: int) -> Integers:
+    features = lines.integers("split_feature", lines.n_nodes)
+    for feature in features:
+        if not 0 <= feature < n_features:
+            raise lines.error(
+                "splits on a feature that does not exist",
+                f"0 to {n_features - 1}",
+                str(feature),
+            )
     return features
 
 
-def _read_decisions(lines: _TreeLines, n_nodes: int) -> Integers:
-    decisions = lines.integers("decision_type", n_nodes)
+def _read_decisions(lines: _TreeLines) -> Integers:
+    decisions = lines.integers("decision_type", lines.n_nodes)
     # A level set has no default side, so these two bits never come together.
     impossible = IS_CATEGORICAL | DEFAULT_LEFT
     for decision in decisions:
         is_known = 0 <= decision >> MISSING_SHIFT <= NAN_MISSING
         if not is_known or decision & impossible == impossible:
-            raise lines.error("has an unknown decision type", "a decision type", str(decision))
+            raise lines.error(
+                "has an unknown decision type",
+                "a decision type",
+                str(decision),
+            )
     return decisions
 
 
@@ -248,19 +292,21 @@ def _read_thresholds(lines: _TreeLines, decisions: Integers) -> Doubles:
 
     LightGBM writes ``inf`` for a node that only separates missing values from all others.
     """
-    words = lines["threshold"].split(" ") if lines["threshold"] else []
-    finite_text = " ".join("0" if word == _INFINITY else word for word in words)
+    text = lines["threshold"]
+    words = text.split(" ") if text else []
+    finite_words = ["0" if word == _INFINITY else word for word in words]
     where = f"{lines.where}, threshold"
-    thresholds = parse_numbers(finite_text, where, len(decisions))
+    thresholds = parse_numbers(" ".join(finite_words), where, len(decisions))
     for node, word in enumerate(words):
         if word != _INFINITY:
             continue
         # Equality refuses a categorical node too: its lowest bit is set.
-        if decisions[node] & ~DEFAULT_LEFT != NAN_MISSING << MISSING_SHIFT:
+        decision = decisions[node]
+        if decision & ~DEFAULT_LEFT != NAN_MISSING << MISSING_SHIFT:
             raise lines.error(
                 "has an infinite threshold at a node without missing values",
                 "a finite number",
-                f"decision type {decisions[node]}",
+                f"decision type {decision}",
             )
         thresholds[node] = math.inf
     return thresholds
@@ -269,7 +315,8 @@ def _read_thresholds(lines: _TreeLines, decisions: Integers) -> Doubles:
 def _read_level_sets(lines: _TreeLines, set_numbers: Doubles) -> tuple[Integers, Integers]:
     """Return bounds and words of the level sets; categorical nodes number them from 0 in order."""
     n_sets = lines.count("num_cat", 0)
-    if set_numbers != list(range(n_sets)) or bool(n_sets) != lines.has_level_sets:
+    is_numbered = set_numbers == list(range(n_sets))
+    if not is_numbered or bool(n_sets) != lines.has_level_sets:
         raise lines.error(
             "has level sets that do not match its nodes",
             f"{len(set_numbers)}, numbered from 0",
@@ -279,9 +326,12 @@ def _read_level_sets(lines: _TreeLines, set_numbers: Doubles) -> tuple[Integers,
         return [], []
     bounds = lines.integers("cat_boundaries", n_sets + 1)
     # LightGBM never writes an empty set.
-    if bounds[0] != 0 or any(end <= start for start, end in pairwise(bounds)):
+    is_rising = all(start < end for start, end in pairwise(bounds))
+    if bounds[0] != 0 or not is_rising:
         raise lines.error(
-            "has an empty level set", "rising boundaries from 0", lines["cat_boundaries"]
+            "has an empty level set",
+            "rising boundaries from 0",
+            lines["cat_boundaries"],
         )
     words = lines["cat_threshold"].split(" ")
     # These words are unsigned 32-bit integers, too large for ``parse_integers``.

@@ -16,13 +16,10 @@ from nightshift.models.golden import CONTRIBUTION_TOLERANCE
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    import numpy as np
-    import numpy.typing as npt
-
+    from nightshift.models.arrays import Matrix
     from nightshift.models.model_format.trees import Tree
     from nightshift.models.trained_model import TrainedModel
 
-    Matrix = npt.NDArray[np.float64]
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +75,7 @@ def _checked_kernel(model: TrainedModel) -> Callable[[Matrix], Matrix]:
     """
     import numpy as np
 
-    explain = shapley_kernel(model.parsed.trees)
+    explain = shapley_kernel(model.trees)
     if model.golden is not None:
         expected = np.array(model.golden.contributions)[:, :-1]
         difference = np.abs(explain(model.golden.matrix) - expected).max()

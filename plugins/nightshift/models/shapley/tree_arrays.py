@@ -11,27 +11,22 @@ al. (2020), From local explanations to global understanding; docs/adr/0023-exact
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from nightshift.models.model_format.trees import UnsuitableTreesError
 from nightshift.models.shapley.quadrature import gauss_legendre
+from nightshift.models.shapley.tree_walk import WalkedNode, walk_down
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
-
+    from nightshift.models.arrays import Arrays, Vector
     from nightshift.models.model_format.trees import Tree
 
-    Arrays = dict[str, npt.NDArray[Any]]
-    Doubles = npt.NDArray[np.float64]
 
 N_CONSTANTS = 9
 """Per node and point of the quadrature; ``_constants`` names them."""
 MAX_CONSTANTS_BYTES = 512 << 20
-LEFT, RIGHT = 1, 2
-"""Sides of a node."""
 _LEVELS_PER_WORD = 32
 _NODE = np.dtype(
     [
@@ -57,23 +52,26 @@ def build_tree_arrays(trees: list[Tree]) -> Arrays:
     rows: list[tuple[float, ...]] = []
     words: list[int] = []
     starts = [0]
-    constants: list[Doubles] = []
+    constants: list[Vector] = []
     n_bytes = 0
     for tree in trees:
         if not tree.features:
             continue
-        walk = _walk(tree)
-        rows += _node_rows(tree, walk, len(words))
+        walked = walk_down(tree)
+        rows += _node_rows(tree, walked, len(words))
         words += tree.set_words
         starts.append(len(rows))
-        n_points = (walk.max_features + 1) // 2
+        # The integrand's degree is below the number of distinct features on the path.
+        max_features = max(node.n_features for node in walked)
+        n_points = (max_features + 1) // 2
         # Checked before the constants are made, so that a refused model never takes the memory.
-        n_bytes += 8 * N_CONSTANTS * n_points * len(walk.index)
+        n_bytes += 8 * N_CONSTANTS * n_points * len(walked)
         if n_bytes > MAX_CONSTANTS_BYTES:
             raise UnsuitableTreesError(
                 f"the constants of its trees take more than {MAX_CONSTANTS_BYTES >> 20} MB"
             )
-        constants.append(_constants(np.array(walk.shares), n_points))
+        shares = np.array([node.shares for node in walked])
+        constants.append(_constants(shares, n_points))
     nodes = np.array(rows, _NODE)
     sizes = [part.size for part in constants]
     return {
@@ -81,94 +79,35 @@ def build_tree_arrays(trees: list[Tree]) -> Arrays:
         **{name: np.ascontiguousarray(nodes[name]) for name in _NODE.names or ()},
         "words": np.array(words or [0], np.int64),
         "tree_start": np.array(starts, np.int64),
-        "constants": np.concatenate([np.zeros(0), *(part.ravel() for part in constants)]),
+        "constants": np.concatenate([np.zeros(0), *map(np.ravel, constants)]),
         "constants_start": np.cumsum([0, *sizes], dtype=np.int64)[:-1],
         "n_points": np.array([len(part) for part in constants], np.int64),
     }
 
 
-@dataclass
-class _Walk:
-    """What a walk down one tree collects, node by node, in an order of parents first.
-
-    Attributes:
-        index: LightGBM's node number to the index in this order.
-        above: Of each node (``same_feature_above``, ``side_above``).
-        shares: Of each node the row that ``_constants`` reads.
-        max_features: Largest number of distinct features on a path.
-    """
-
-    index: dict[int, int] = field(default_factory=dict)
-    above: list[tuple[int, int]] = field(default_factory=list)
-    shares: list[tuple[float, ...]] = field(default_factory=list)
-    max_features: int = 0
-
-
-@dataclass(frozen=True)
-class _Step:
-    """One node on the way down.
-
-    Attributes:
-        node: LightGBM's number.
-        splits: Feature to (index, side, share of rows) of the path's last node that tests it.
-        cover_ratio: Share of the rows that arrive at the node.
-    """
-
-    node: int
-    splits: dict[int, tuple[int, int, float]]
-    cover_ratio: float
-
-
-def _walk(tree: Tree) -> _Walk:
-    walk = _Walk()
-    stack = [_Step(0, {}, 1.0)]
-    while stack:
-        step = stack.pop()
-        node, feature = step.node, tree.features[step.node]
-        index = walk.index[node] = len(walk.index)
-        above, side_above, before = step.splits.get(feature, (-1, 0, 1.0))
-        row = [float(above >= 0), before]
-        for side, child in ((RIGHT, tree.right[node]), (LEFT, tree.left[node])):
-            is_node = child >= 0
-            n_rows = tree.node_counts[child] if is_node else tree.leaf_counts[~child]
-            part = n_rows / tree.node_counts[node]
-            share, cover_ratio = before * part, step.cover_ratio * part
-            splits = {**step.splits, feature: (index, side, share)}
-            walk.max_features = max(walk.max_features, len(splits))
-            if is_node:
-                stack.append(_Step(child, splits, cover_ratio))
-            row += [share, 1.0 if is_node else cover_ratio * tree.leaf_values[~child]]
-        walk.shares.append(tuple(row))
-        walk.above.append((above, side_above))
-    return walk
-
-
-def _node_rows(tree: Tree, walk: _Walk, first_word: int) -> list[tuple[float, ...]]:
+def _node_rows(tree: Tree, walked: list[WalkedNode], first_word: int) -> list[tuple[float, ...]]:
     """Return the rows of ``_NODE`` of one tree, whose level sets begin at a word."""
-    n_nodes = len(walk.index)
+    n_nodes = len(walked)
+    indexes = {node.number: index for index, node in enumerate(walked)}
     rows: list[tuple[float, ...]] = []
-    for node, above in zip(walk.index, walk.above, strict=True):
-        start, end = tree.level_words(node) if tree.is_categorical(node) else (0, 0)
-        rows.append(
-            (
-                *(tree.features[node], tree.thresholds[node], tree.decisions[node]),
-                # Leaves are not in the index: they get the number of nodes.
-                walk.index.get(tree.left[node], n_nodes),
-                walk.index.get(tree.right[node], n_nodes),
-                *above,
-                *(first_word + start, _LEVELS_PER_WORD * (end - start)),
-            )
-        )
+    for node, above, side_above, *_ in walked:
+        start = end = 0
+        if tree.is_categorical(node):
+            start, end = tree.level_words(node)
+        n_levels = _LEVELS_PER_WORD * (end - start)
+        # Leaves are not in the index: they get the number of nodes.
+        left = indexes.get(tree.left[node], n_nodes)
+        right = indexes.get(tree.right[node], n_nodes)
+        test = (tree.features[node], tree.thresholds[node], tree.decisions[node])
+        rows.append((*test, left, right, above, side_above, first_word + start, n_levels))
     return rows
 
 
-def _constants(shares: Doubles, n_points: int) -> Doubles:
+def _constants(shares: Vector, n_points: int) -> Vector:
     """Return the constants of a tree's nodes.
 
     Args:
-        shares: Per node whether its feature was tested above, the share of rows along the path as
-            far as that feature decides it, then for the right and the left child that share and
-            the weight (value times cover_ratio) of a leaf, 1 for a node; shape (nodes, 6).
+        shares: Of each node, as ``WalkedNode`` has them; shape (nodes, 6).
         n_points: Points of the quadrature.
 
     Returns:
@@ -179,17 +118,23 @@ def _constants(shares: Doubles, n_points: int) -> Doubles:
         and for either if it leaves the path at this node.
     """
     points, weights = gauss_legendre(n_points)
+    t = points[:, None]
+    off = 1 - t
+    w = weights[:, None]
     was_tested, before, share_right, weight_right, share_left, weight_left = shares.T[:, None, :]
-    t, off, w = points[:, None], 1 - points[:, None], weights[:, None]
     # Each factor is divided by its share, which the leaf's weight holds: a path that was left
     # before needs no factor then.
     on_before = np.where(was_tested, t / before + off, 1.0)
     worth_before = np.where(was_tested, (1 / before - 1) / on_before, 0.0)
-    factors, worths = [], []
+    factors = []
+    worths = []
     for share, weight in ((share_left, weight_left), (share_right, weight_right)):
         on = t / share + off
-        factors += [on / on_before * weight, off / on_before * weight]
+        factors.append(on / on_before * weight)
+        factors.append(off / on_before * weight)
         factors.append(np.broadcast_to(weight, on.shape))
-        worths.append(w * ((1 / share - 1) / on - worth_before))
+        worth = (1 / share - 1) / on - worth_before
+        worths.append(w * worth)
     worths.append(w * (-1 / off - worth_before))
-    return np.ascontiguousarray(np.stack(factors + worths, axis=-1))
+    constants = np.stack(factors + worths, axis=-1)
+    return np.ascontiguousarray(constants)

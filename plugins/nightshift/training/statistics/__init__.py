@@ -1,1 +1,1 @@
-"""Statistics of a model comparison: block bootstrap over days, confidence intervals, figures."""
+"""Statistics of a model comparison: block bootstrap over days, intervals, calibration slope."""

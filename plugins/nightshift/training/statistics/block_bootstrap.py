@@ -16,8 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from nightshift.errors import NightshiftError
+from nightshift.models.arrays import Integers, Mask, Matrix, Vector
 from nightshift.models.calibration import EDGE
-from nightshift.training.evaluation import Mask, Matrix, Vector, calibration_bins
+from nightshift.training.evaluation import calibration_bins
 
 if TYPE_CHECKING:
     from nightshift.models.predictions import Predictions
@@ -44,7 +45,7 @@ class Days:
         n: Number of days.
     """
 
-    codes: npt.NDArray[np.int64]
+    codes: Integers
     n: int
 
     @classmethod
@@ -66,7 +67,8 @@ class Days:
 def draw_days(n_days: int, n_draws: int, seed: int) -> Matrix:
     """Return how often each day is drawn, shape (n_draws, n_days); each row sums to ``n_days``."""
     dice = np.random.default_rng(seed)
-    draws = dice.multinomial(n_days, np.full(n_days, 1 / n_days), size=n_draws)
+    equal_chances = np.full(n_days, 1 / n_days)
+    draws = dice.multinomial(n_days, equal_chances, size=n_draws)
     return draws.astype(np.float64)
 
 
@@ -83,20 +85,21 @@ def statistic(metric: str, label: Vector, predictions: Predictions, days: Days) 
         NoStatisticError: The metric has no such form.
     """
     # A regression has no probability.
-    score, probability = predictions.score, predictions.probability
+    score = predictions.score
+    probability = predictions.probability
     if metric == "roc_auc":
         return _auc(label, score, days)
     if metric == "average_precision":
         return _average_precision(label, score, days)
     if metric == "calibration_error":
-        return calibration_error(label, score if probability is None else probability, days)
+        predicted = score if probability is None else probability
+        return calibration_error(label, predicted, days)
     if metric == "r2" and probability is None:
         return _r2(label, score, days)
-    ratios = (
-        _regression_ratios(label, score)
-        if probability is None
-        else _binary_ratios(label, probability, predictions.threshold)
-    )
+    if probability is None:
+        ratios = _regression_ratios(label, score)
+    else:
+        ratios = _binary_ratios(label, probability, predictions.threshold)
     if metric not in ratios:
         raise NoStatisticError(
             f"{metric} cannot be computed by day.",
@@ -117,10 +120,16 @@ def calibration_error(label: Vector, predicted: Vector, days: Days) -> Statistic
     """Return the expected calibration error by day, over the bins of all rows; 0 is best."""
     # Bins stay those of all rows in every draw; only the weights change.
     bins = calibration_bins(predicted)
-    gaps = [np.where(bins == number, predicted - label, 0.0) for number in range(bins.max() + 1)]
+    excess = predicted - label
+    gaps = [np.where(bins == number, excess, 0.0) for number in range(bins.max() + 1)]
     gap_sums = days.sums(*gaps)
     n_rows = days.sums(np.ones(label.size))[:, 0]
-    return lambda weights: _divide(np.abs(weights @ gap_sums).sum(axis=1), weights @ n_rows)
+
+    def value(weights: Matrix) -> Vector:
+        gaps_of_bins = np.abs(weights @ gap_sums)
+        return _divide(gaps_of_bins.sum(axis=1), weights @ n_rows)
+
+    return value
 
 
 def _auc(label: Vector, score: Vector, days: Days) -> Statistic:
@@ -129,13 +138,14 @@ def _auc(label: Vector, score: Vector, days: Days) -> Statistic:
     Both are counted by the day of the positive and the day of the negative row.
     """
     is_positive = label > 0
-    positive_scores, positive_days = score[is_positive], days.codes[is_positive]
-    ones = np.ones(label.size)
-    n_positive, n_negative = days.sums(ones * is_positive, ones * ~is_positive).T
+    positive_scores = score[is_positive]
+    positive_days = days.codes[is_positive]
+    n_positive, n_negative = days.sums(is_positive * 1.0, ~is_positive * 1.0).T
     # A draw weighs each pair by the weights of its two days, so days x days sums are enough.
     won = np.zeros((days.n, days.n))
     for day in np.flatnonzero(n_negative):
-        negatives = np.sort(score[~is_positive & (days.codes == day)])
+        is_negative = ~is_positive & (days.codes == day)
+        negatives = np.sort(score[is_negative])
         # A tie is half a won pair.
         n_lower = np.searchsorted(negatives, positive_scores, side="left")
         n_not_higher = np.searchsorted(negatives, positive_scores, side="right")
@@ -144,25 +154,32 @@ def _auc(label: Vector, score: Vector, days: Days) -> Statistic:
 
     def value(weights: Matrix) -> Vector:
         n_pairs = (weights @ n_positive) * (weights @ n_negative)
-        return _divide(((weights @ won) * weights).sum(axis=1), n_pairs)
+        n_won = ((weights @ won) * weights).sum(axis=1)
+        return _divide(n_won, n_pairs)
 
     return value
 
 
 def _average_precision(label: Vector, score: Vector, days: Days) -> Statistic:
+    """Return the average precision: its steps depend on all rows, so each draw takes a pass."""
     order = np.argsort(-score, kind="stable")
-    positive, codes = label[order], days.codes[order]
+    positive = label[order]
+    codes = days.codes[order]
     # The last row of each run of equal scores: ties are called positive together.
-    ends = np.flatnonzero(np.append(np.diff(score[order]) != 0, True))
+    is_last = np.append(np.diff(score[order]) != 0, True)
+    ends = np.flatnonzero(is_last)
 
     def of_draw(weights: Vector) -> float:
         row_weights = weights[codes]
         n_hits = np.cumsum(row_weights * positive)[ends]
         n_rows = np.cumsum(row_weights)[ends]
-        if n_hits[-1] == 0:
+        n_positive = n_hits[-1]
+        if n_positive == 0:
             return float("nan")
+        # The first rows may all be of days that were not drawn.
         precision = np.divide(n_hits, n_rows, out=np.zeros(n_hits.shape), where=n_rows > 0)
-        return float((np.diff(n_hits, prepend=0.0) * precision).sum() / n_hits[-1])
+        new_hits = np.diff(n_hits, prepend=0.0)
+        return float((new_hits * precision).sum() / n_positive)
 
     return lambda weights: np.array([of_draw(draw) for draw in weights])
 
@@ -173,8 +190,10 @@ def _r2(label: Vector, predicted: Vector, days: Days) -> Statistic:
 
     def value(weights: Matrix) -> Vector:
         error, total, squares, n_rows = (weights @ sums).T
+        # Outcomes without spread give an infinite or undefined value, which no draw counts.
         with np.errstate(invalid="ignore", divide="ignore"):
-            return np.asarray(1 - error / (squares - total**2 / n_rows))
+            spread = squares - total**2 / n_rows
+            return np.asarray(1 - error / spread)
 
     return value
 
@@ -187,21 +206,29 @@ def _binary_ratios(
     positive = (probability >= threshold).astype(np.float64)
     hits = label * positive
     clipped = np.clip(probability, EDGE, 1 - EDGE)
+    likelihood = np.where(label > 0, clipped, 1 - clipped)
     return {
         "precision": (hits, positive),
         "recall": (hits, label),
         "f1": (hits, (positive + label) / 2),
-        "log_loss": (-np.log(np.where(label > 0, clipped, 1 - clipped)), ones),
+        "log_loss": (-np.log(likelihood), ones),
         "brier": ((probability - label) ** 2, ones),
     }
 
 
 def _regression_ratios(label: Vector, predicted: Vector) -> dict[str, tuple[Vector, Vector]]:
-    ones, error = np.ones(label.size), predicted - label
-    return {"mae": (np.abs(error), ones), "bias": (error, ones), "rmse": (error**2, ones)}
+    """Return, by metric, the two columns whose sums are divided."""
+    ones = np.ones(label.size)
+    error = predicted - label
+    return {
+        "mae": (np.abs(error), ones),
+        "bias": (error, ones),
+        "rmse": (error**2, ones),
+    }
 
 
 def _divide(numerator: Vector, denominator: Vector) -> Vector:
     """Return the quotients; NaN where the denominator is not positive."""
     undefined = np.full(numerator.shape, np.nan)
-    return np.asarray(np.divide(numerator, denominator, out=undefined, where=denominator > 0))
+    quotients = np.divide(numerator, denominator, out=undefined, where=denominator > 0)
+    return np.asarray(quotients)

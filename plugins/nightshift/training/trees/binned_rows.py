@@ -49,13 +49,18 @@ class BinnedRows:
         facts: Mapping[str, Any],
     ) -> None:
         self._folder = folder
-        digest = sha256(json.dumps(facts, sort_keys=True).encode())
-        arrays = columns.columns if isinstance(columns, pa.Table) else [columns]
+        document = json.dumps(facts, sort_keys=True)
+        digest = sha256(document.encode())
+        arrays = [columns]
+        if isinstance(columns, pa.Table):
+            arrays = columns.columns
         for array in (*arrays, label):
             values = np.ascontiguousarray(array)
             # Types and shapes are hashed too: equal bytes may stand for other columns.
-            digest.update(f"{values.dtype} {values.shape}".encode())
+            form = f"{values.dtype} {values.shape}"
+            digest.update(form.encode())
             digest.update(values.data)
+        # Content, not a training set's name: a backtest's folds bin the same rows too.
         self._key = digest.hexdigest()
 
     def find(self) -> Path | None:
@@ -63,7 +68,9 @@ class BinnedRows:
         for path in self._folder.glob(f"{self._key}-*.bin"):
             # Another fit may delete the file meanwhile: then it does not exist.
             with suppress(OSError):
+                # A damaged file is found here, before LightGBM reads it.
                 if path.stem == f"{self._key}-{_digest(path)}":
+                    # The files that were used last are kept.
                     path.touch()
                     return path
                 self.drop(path)
@@ -72,6 +79,7 @@ class BinnedRows:
     def drop(self, path: Path) -> None:
         """Delete a file that cannot be used."""
         logger.warning("Binned rows in %s cannot be used; they are binned again.", path.name)
+        # Another fit may have deleted it.
         with suppress(OSError):
             path.unlink()
 
@@ -84,27 +92,38 @@ class BinnedRows:
         draft = self._folder / f".{self._key}.{os.getpid()}"
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
+            # A killed process of the same number may have left one.
             draft.unlink(missing_ok=True)
             save(str(draft))
+            name = f"{self._key}-{_digest(draft)}.bin"
             # A file appears complete under its final name, or not at all.
-            draft.replace(self._folder / f"{self._key}-{_digest(draft)}.bin")
+            draft.replace(self._folder / name)
             self._delete_old_files()
         # A full disk, or another process: the fit goes on, since its rows are in memory.
         except Exception as error:  # noqa: BLE001
-            logger.warning("Binned rows are not kept: %s: %s", type(error).__name__, error)
+            logger.warning(
+                "Binned rows are not kept: %s: %s",
+                type(error).__name__,
+                error,
+            )
         finally:
             with suppress(OSError):
                 draft.unlink(missing_ok=True)
 
     def _delete_old_files(self) -> None:
         """Delete the files that were used longest ago, and drafts of killed processes."""
-        files = sorted(self._folder.glob("[!.]*.bin"), key=lambda path: path.stat().st_mtime)
-        drafts = self._folder.glob(".*")
+        files = sorted(self._folder.glob("[!.]*.bin"), key=_used_at)
         # Drafts of a running process are younger and stay.
         oldest = time.time() - _MAXIMUM_SAVE_SECONDS
-        left_drafts = [draft for draft in drafts if draft.stat().st_mtime < oldest]
-        for path in [*files[:-N_KEPT], *left_drafts]:
+        drafts = self._folder.glob(".*")
+        left_drafts = [draft for draft in drafts if _used_at(draft) < oldest]
+        for path in (*files[:-N_KEPT], *left_drafts):
             path.unlink(missing_ok=True)
+
+
+def _used_at(path: Path) -> float:
+    """Return when a file was written or used last."""
+    return path.stat().st_mtime
 
 
 def _digest(path: Path) -> str:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import lightgbm as lgb
     import pyarrow as pa
 
-    from nightshift.training.evaluation import Matrix, Vector
+    from nightshift.models.arrays import Matrix, Vector
 
     Rows = tuple[Matrix | pa.Table, Vector]
 
@@ -191,6 +191,7 @@ def _dataset(
         label,
         reference=reference,
         params=params_of(plan, 0),
+        # A segment that starts from a text predicts the raw rows first.
         free_raw_data=False,
         feature_name=plan.names,
         categorical_feature=plan.categorical_positions,
@@ -203,14 +204,15 @@ def _binned_dataset(rows: Rows, plan: FitPlan, folder: Path) -> lgb.Dataset:
 
     from nightshift.training.trees.binned_rows import BinnedRows
 
+    binning_params = {name: value for name, value in plan.params.items() if name in _BINNING_PARAMS}
+    # Whatever changes the bins is part of the file's name.
     facts = {
         "lightgbm": lgb.__version__,
         "names": plan.names,
         "categorical": plan.categorical_positions,
         "seed": plan.seed,
-        "params": {k: value for k, value in plan.params.items() if k in _BINNING_PARAMS},
+        "params": binning_params,
     }
-    # Whatever changes the bins is part of the file's name.
     binned = BinnedRows(folder, *rows, facts)
     path = binned.find()
     if path is not None:
@@ -224,7 +226,10 @@ def _binned_dataset(rows: Rows, plan: FitPlan, folder: Path) -> lgb.Dataset:
 
 
 def _fit_segment(
-    state: Fit, data: lgb.Dataset, valid: lgb.Dataset, plan: FitPlan
+    state: Fit,
+    data: lgb.Dataset,
+    valid: lgb.Dataset,
+    plan: FitPlan,
 ) -> tuple[lgb.Booster, Fit]:
     """Grow one segment from the text of the previous one.
 
@@ -241,17 +246,21 @@ def _fit_segment(
             raise lgb.callback.EarlyStopException(env.iteration, env.evaluation_result_list)
 
     params, n_rounds = _next_segment(state, plan)
+    previous = load_booster(state.text) if state.text else None
     # The callback stops the fit. LightGBM's own early stopping would count within one segment.
     booster = lgb.train(
         params,
         data,
         num_boost_round=n_rounds,
         valid_sets=[valid],
-        init_model=load_booster(state.text) if state.text else None,
+        init_model=previous,
         callbacks=[watch],
+        # Otherwise the booster could not continue.
         keep_training_booster=True,
     )
-    return booster, Fit(booster.model_to_string(num_iteration=-1), tuple(losses))
+    # All trees, also those after the best round so far.
+    text = booster.model_to_string(num_iteration=-1)
+    return booster, Fit(text, tuple(losses))
 
 
 def _can_continue(plan: FitPlan) -> bool:
@@ -259,7 +268,8 @@ def _can_continue(plan: FitPlan) -> bool:
     # LightGBM draws bags by the round's number, which begins anew in a booster from a text. So a
     # segment must hold a whole number of bagging periods.
     bagging_rounds = int(plan.params.get("bagging_freq", 0)) or 1
-    return plan.params.keys() <= _CONTINUABLE_PARAMS and plan.segment_rounds % bagging_rounds == 0
+    is_proved = plan.params.keys() <= _CONTINUABLE_PARAMS
+    return is_proved and plan.segment_rounds % bagging_rounds == 0
 
 
 def _continue_booster(booster: lgb.Booster, state: Fit, plan: FitPlan) -> Fit:
@@ -282,19 +292,23 @@ def _continue_booster(booster: lgb.Booster, state: Fit, plan: FitPlan) -> Fit:
         losses.append(float(booster.eval_valid()[0][2]))
         if _has_stalled(losses, plan):
             break
-    return Fit(booster.model_to_string(num_iteration=-1), tuple(losses))
+    text = booster.model_to_string(num_iteration=-1)
+    return Fit(text, tuple(losses))
 
 
 def _next_segment(state: Fit, plan: FitPlan) -> tuple[dict[str, Any], int]:
     """Return the parameters and the number of rounds of the next segment."""
     n_done = len(state.losses)
+    segment = n_done // plan.segment_rounds
+    # The last segment may be shorter.
     n_rounds = min(plan.segment_rounds, plan.n_rounds - n_done)
-    return params_of(plan, n_done // plan.segment_rounds), n_rounds
+    return params_of(plan, segment), n_rounds
 
 
 def _has_stalled(losses: Sequence[float], plan: FitPlan) -> bool:
     """Return whether the best loss is ``patience_rounds`` rounds old."""
-    return bool(losses) and len(losses) - _best_round(losses) >= plan.patience_rounds
+    n_waited = len(losses) - _best_round(losses)
+    return bool(losses) and n_waited >= plan.patience_rounds
 
 
 def _best_round(losses: Sequence[float]) -> int:
@@ -305,7 +319,8 @@ def _best_round(losses: Sequence[float]) -> int:
 def _cut_at_best_round(state: Fit) -> Fit:
     """Return the fit without the trees after its best round."""
     # The file holds the trees that count, not those of the patience.
-    text = load_booster(state.text).model_to_string(num_iteration=state.best_round)
+    booster = load_booster(state.text)
+    text = booster.model_to_string(num_iteration=state.best_round)
     return replace(state, text=portable(text))
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from dask.distributed import Client
 
-    from nightshift.training.evaluation import Matrix, Vector
+    from nightshift.models.arrays import Matrix, Vector
     from nightshift.training.trees.boosting import Fit, FitPlan
 
 
@@ -72,7 +72,8 @@ def fit_trees_on_dask(
         )
     with _cluster(scheduler, plan.n_threads) as client:
         text = _grow(client, train, plan)
-    return stop_at_best(text, losses_of(text, plan, validation), plan)
+    losses = losses_of(text, plan, validation)
+    return stop_at_best(text, losses, plan)
 
 
 def losses_of(text: str, plan: FitPlan, validation: tuple[Matrix, Vector]) -> list[float]:
@@ -81,7 +82,8 @@ def losses_of(text: str, plan: FitPlan, validation: tuple[Matrix, Vector]) -> li
     loss = _LOSSES[plan.objective]
     booster = load_booster(text, plan.names)
     # Predictions are summed tree by tree, which is one pass for all rounds.
-    raw, losses = np.zeros(len(label)), []
+    raw = np.zeros(len(label))
+    losses = []
     for number in range(booster.num_trees()):
         raw += booster.predict(
             matrix,
@@ -90,7 +92,8 @@ def losses_of(text: str, plan: FitPlan, validation: tuple[Matrix, Vector]) -> li
             num_iteration=1,
             num_threads=plan.n_threads,
         )
-        losses.append(float(np.mean(loss(raw, label, plan.params))))
+        row_losses = loss(raw, label, plan.params)
+        losses.append(float(np.mean(row_losses)))
     return losses
 
 
@@ -176,37 +179,50 @@ def _distributed(client: Client, rows: pa.Table, label: Vector) -> tuple[Any, An
     """
     import dask.array as da
 
+    # A fixed order of ours; LightGBM numbers the workers anew in each fit all the same.
     workers = sorted(client.scheduler_info(n_workers=-1)["workers"])
-    share = math.ceil(len(label) / len(workers))
-    matrices, labels = [], []
+    n_rows = len(label)
+    share = math.ceil(n_rows / len(workers))
+    matrices = []
+    labels = []
     for number, worker in enumerate(workers, 1):
         # The last workers may get fewer rows, or none.
-        first, end = (number - 1) * share, min(number * share, len(label))
+        first = min((number - 1) * share, n_rows)
+        end = min(first + share, n_rows)
         for start in range(first, end, PIECE_ROWS):
-            piece = rows.slice(start, min(PIECE_ROWS, end - start))
-            columns = [column.to_numpy().astype(np.float64, copy=False) for column in piece.columns]
-            matrix = np.column_stack(columns)
-            piece_label = label[start : start + piece.num_rows]
-            sent = client.scatter([matrix, piece_label], workers=[worker], hash=False)
-            matrices.append(da.from_delayed(sent[0], matrix.shape, np.float64))
-            labels.append(da.from_delayed(sent[1], piece_label.shape, np.float64))
-        n_rows = f"{max(end - first, 0):,}"
-        logger.info("Worker %s of %s holds %s rows.", number, len(workers), n_rows)
+            piece = slice(start, min(start + PIECE_ROWS, end))
+            columns = rows.slice(start, piece.stop - start).columns
+            doubles = [column.to_numpy().astype(np.float64, copy=False) for column in columns]
+            matrices.append(_send(client, worker, np.column_stack(doubles)))
+            labels.append(_send(client, worker, label[piece]))
+        logger.info("Worker %s of %s holds %s rows.", number, len(workers), f"{end - first:,}")
     return da.concatenate(matrices), da.concatenate(labels)
 
 
+def _send(client: Client, worker: str, values: Matrix) -> Any:  # noqa: ANN401 - Dask's array
+    """Send values to a worker and return them as an array of Dask."""
+    import dask.array as da
+
+    # Without a hash each piece has a key of its own: pieces of equal content stay apart.
+    sent = client.scatter(values, workers=[worker], hash=False)
+    return da.from_delayed(sent, values.shape, np.float64)
+
+
 def _huber(raw: Vector, label: Vector, params: Mapping[str, Any]) -> Vector:
-    alpha, distance = float(params.get("alpha", 0.9)), abs(raw - label)
+    alpha = float(params.get("alpha", 0.9))
+    distance = abs(raw - label)
     return np.where(distance <= alpha, 0.5 * distance**2, alpha * (distance - 0.5 * alpha))
 
 
 def _fair(raw: Vector, label: Vector, params: Mapping[str, Any]) -> Vector:
-    width, distance = float(params.get("fair_c", 1.0)), abs(raw - label)
+    width = float(params.get("fair_c", 1.0))
+    distance = abs(raw - label)
     return width * distance - width * width * np.log1p(distance / width)
 
 
 def _quantile(raw: Vector, label: Vector, params: Mapping[str, Any]) -> Vector:
-    alpha, distance = float(params.get("alpha", 0.9)), label - raw
+    alpha = float(params.get("alpha", 0.9))
+    distance = label - raw
     return np.where(distance < 0, (alpha - 1) * distance, alpha * distance)
 
 

@@ -67,17 +67,20 @@ def append_stream(  # noqa: PLR0913, PLR0917  (what, where to, and for whom)
             stored.
     """
     shared = _SharedBatches(batches, n_connections)
-    stream = _Stream(settings, schema, table, begin, application_name, shared)
+    stream = _Stream(
+        settings,
+        schema,
+        table,
+        begin,
+        application_name,
+        shared,
+    )
     threads = [_CopyThread(stream) for _ in range(n_connections)]
     for thread in threads:
         thread.start()
     try:
-        # The main thread waits in short steps: C code would keep a signal waiting.
-        while not shared.error:
-            running = [thread for thread in threads if thread.is_alive()]
-            if not running:
-                break
-            running[0].join(_POLL_SECONDS)
+        for thread in threads:
+            _wait(thread, shared)
         if shared.error:
             _raise(shared.error)
     except BaseException:
@@ -87,7 +90,15 @@ def append_stream(  # noqa: PLR0913, PLR0917  (what, where to, and for whom)
     return sum(thread.n_rows for thread in threads)
 
 
+def _wait(thread: threading.Thread, shared: _SharedBatches) -> None:
+    """Return when a thread has ended, or when any connection has failed."""
+    while thread.is_alive() and not shared.error:
+        # In short steps: a join without a limit is C code, which would keep a signal waiting.
+        thread.join(_POLL_SECONDS)
+
+
 def _raise(error: BaseException) -> NoReturn:
+    """Raise what a thread met, an error of the driver as one of ours."""
     import psycopg
 
     if not isinstance(error, psycopg.Error):
@@ -130,13 +141,14 @@ class _SharedBatches:
 
     def fail(self, error: BaseException) -> None:
         """Keep the first error, which causes all later ones; let no connection wait longer."""
-        self.error = self.error or error
+        if self.error is None:
+            self.error = error
         self.all_stored.abort()
 
 
 @dataclass(frozen=True)
 class _Stream:
-    """One call of ``append_stream``."""
+    """One call of ``append_stream``: its arguments, and what its connections share."""
 
     settings: Settings
     schema: str
@@ -182,26 +194,33 @@ class _CopyThread(threading.Thread):
 def _copy(conn: Connection, stream: _Stream) -> int:
     """Send the batches that this connection gets; return the number of rows that were taken."""
     source = iter(stream.batches)
+    # The columns are those of the rows and not of the table, which may have more with a default.
     first = next(source, None)
     if first is None:
         return 0
     existing = table_columns(conn, stream.schema, stream.table)
-    columns = {}
-    for name in first.column_names:
-        columns[name] = existing[name].type_name
-    encoder = _encoder(columns)
+    columns = {name: existing[name].type_name for name in first.column_names}
     tables = chain([first], source)
-    parts: Iterable[bytes | memoryview] = map(as_csv, tables)
-    copy_format: Literal["binary", "csv"] = "csv"
-    if encoder:
-        # Every type has a binary form here: the server parses no text.
-        parts = _binary_parts(*encoder, tables)
-        copy_format = "binary"
-    statement = copy_statement(stream.schema, stream.table, list(columns), copy_format)
+    encoder = _encoder(columns)
+    parts: Iterable[bytes | memoryview]
+    copy_format: Literal["binary", "csv"]
+    if encoder is None:
+        # PostgreSQL itself reads text of any type.
+        parts, copy_format = map(as_csv, tables), "csv"
+    else:
+        parts, copy_format = _binary_parts(*encoder, tables), "binary"
+    # Columns by name: the table may have them in another order.
+    statement = copy_statement(
+        stream.schema,
+        stream.table,
+        list(columns),
+        copy_format,
+    )
     with conn.cursor() as cursor:
         with cursor.copy(statement) as copy:
             for part in parts:
                 copy.write(part)
+        # The server's answer to the end of the COPY has set it.
         return cursor.rowcount
 
 
@@ -216,22 +235,27 @@ def _encoder(columns: dict[str, str]) -> tuple[pa.Schema, ArrowToPostgresBinaryE
 
     if not set(columns.values()) <= TYPES.keys() | _JSON_TYPES:
         return None
-    fields = [
-        pa.field(name, pa.string() if data_type in _JSON_TYPES else TYPES[data_type][0])
-        for name, data_type in columns.items()
-    ]
-    encoders = {field.name: ArrowToPostgresBinaryEncoder.infer_encoder(field) for field in fields}
-    for field in fields:
-        if columns[field.name] == "jsonb":
+    fields = []
+    encoders = {}
+    for name, data_type in columns.items():
+        # The reader of binary rows knows no JSON, so its table has no type for it.
+        arrow_type = pa.string() if data_type in _JSON_TYPES else TYPES[data_type][0]
+        field = pa.field(name, arrow_type)
+        fields.append(field)
+        encoders[name] = ArrowToPostgresBinaryEncoder.infer_encoder(field)
+        if data_type == "jsonb":
             # Its wire format is not that of text: a byte with the version comes first.
-            encoders[field.name] = StringEncoderBuilder.new_with_output(field, Jsonb())
+            encoders[name] = StringEncoderBuilder.new_with_output(field, Jsonb())
     schema = pa.schema(fields)
     return schema, ArrowToPostgresBinaryEncoder.new_with_encoders(schema, encoders)
 
 
 def _binary_parts(
-    schema: pa.Schema, encoder: ArrowToPostgresBinaryEncoder, tables: Iterable[pa.Table]
+    schema: pa.Schema,
+    encoder: ArrowToPostgresBinaryEncoder,
+    tables: Iterable[pa.Table],
 ) -> Iterator[bytes | memoryview]:
+    """Yield the header, the rows of all tables, and the trailer of one COPY."""
     yield encoder.write_header()
     for table in tables:
         for batch in table.cast(schema).to_batches():
