@@ -19,7 +19,11 @@ from nightshift.scoring.deadline_fallback import ScoringInProgressError, publish
 from nightshift.scoring.pipeline import begin, score
 from nightshift.scoring.without_model.spine import NoSpineError
 
-pytestmark = [pytest.mark.integration, pytest.mark.promise("R18")]
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.promise("R18"),
+    pytest.mark.usefixtures("quick_gate"),
+]
 NIGHT = Partition(dt.date(2013, 7, 1))
 SPINE = {
     "relation": "stg_parcels",
