@@ -3,8 +3,10 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-builtin-rules
 BIN := .venv/bin
+# Two processes that share nothing; tests/conftest.py says which tests stay together.
+IN_TWO := $(BIN)/python -m pytest --numprocesses=2 --dist=loadscope --no-loadscope-reorder
 
-.PHONY: help install demo up down status test test-celery coverage storm evidence bench bench-quick lint format docs backtest policy-backtest lock clean
+.PHONY: help install demo up down status test chaos test-celery coverage storm evidence bench bench-quick lint format docs backtest policy-backtest lock clean
 
 help: ## Show these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -25,8 +27,12 @@ status: install ## Show what runs, where, and whether it is healthy
 	@$(BIN)/nightshift status
 
 test: export OMP_NUM_THREADS = 1
-test: install ## Run the tests in two processes; `make storm` runs the long ones
-	@$(BIN)/python -m pytest --numprocesses=2 --dist=loadscope --no-loadscope-reorder $(PYTEST_ARGS)
+test: install ## Run the unit, DAG, integration and end-to-end tests in two processes
+	@$(IN_TWO) --ignore=tests/chaos $(PYTEST_ARGS)
+
+chaos: export OMP_NUM_THREADS = 1
+chaos: install ## Break things: the short tests of tests/chaos; `make storm` runs the long ones
+	@$(IN_TWO) tests/chaos $(PYTEST_ARGS)
 
 test-celery: export OMP_NUM_THREADS = 1
 test-celery: install ## Run a night on Celery: Redis, two workers, and one of them lost in the middle; renews the same pages
@@ -34,13 +40,13 @@ test-celery: install ## Run a night on Celery: Redis, two workers, and one of th
 	@$(BIN)/python -m tests.evidence.pages
 
 coverage: export OMP_NUM_THREADS = 1
-coverage: install ## The same, and report the lines and branches that no test runs
+coverage: install ## Run `make test` and `make chaos` as one, and report the lines and branches that no test runs
 	@$(BIN)/coverage erase
-	@$(BIN)/python -m pytest --numprocesses=2 --dist=loadscope --no-loadscope-reorder --cov --cov-report=term $(PYTEST_ARGS)
+	@$(IN_TWO) --cov --cov-report=term $(PYTEST_ARGS)
 
 evidence: export OMP_NUM_THREADS = 1
 evidence: install ## Run the tests behind the promises, and renew docs/reliability.md and docs/ml-test-score.md
-	@$(BIN)/python -m pytest --numprocesses=2 --dist=loadscope --no-loadscope-reorder -m "(promise or mlts) and not long and not celery" \
+	@$(IN_TWO) -m "(promise or mlts) and not long and not celery" \
 	    --evidence tests/evidence/latest.json $(PYTEST_ARGS)
 	@$(BIN)/python -m tests.evidence.pages
 
@@ -69,10 +75,11 @@ lint: install ## Check style, types, layers, SQL and YAML
 format: install ## Format the Python code
 	@$(BIN)/ruff check --fix . && $(BIN)/ruff format .
 
-docs: install ## Renew the generated pages: docs/DAGS.md, docs/specs.md, docs/schemas and docs/listeners.md
+docs: install ## Renew what is generated: docs/DAGS.md, docs/specs.md, docs/schemas, docs/listeners.md and dbt's models of predictions
 	@home=$$(mktemp -d) && trap 'rm -rf "$$home"' EXIT && \
 	    AIRFLOW_HOME="$$home" $(BIN)/python -m nightshift.orchestration.dag_docs dags docs/DAGS.md >/dev/null
 	@$(BIN)/python -m nightshift.contracts.reference_page docs
+	@$(BIN)/python -m nightshift.warehouse.dbt.prediction_models dags/models dbt_project
 	@$(BIN)/python -m tests.integration.local.listeners > docs/listeners.md
 
 backtest: install ## Report the model's quality for every month of 2013 from April on

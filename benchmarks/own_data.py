@@ -207,7 +207,7 @@ class Project:
 
 def write_project(folder: Path) -> None:
     """Write the shop's files next to the parts of a dbt project that every project has."""
-    ignored = shutil.ignore_patterns("target", "logs", "flights")
+    ignored = shutil.ignore_patterns("target", "logs", "flights", "predictions")
     shutil.copytree(PROJECT_ROOT / "dbt_project", folder / "dbt_project", ignore=ignored)
     models = folder / "dbt_project" / "models"
     columns = {

@@ -73,7 +73,7 @@ def nightshift(_: int) -> dict[str, Any]:
     from nightshift.quality.drift_statistics import jensen_shannon, stability_index, wasserstein
     from nightshift.quality.profiles import keep_profile, profile_load, scan_load
     from nightshift.quality.sketches.bin_counts import BinCounter, CategoricalColumn, NumericColumn
-    from nightshift.quality.sketches.sketch import NumberSketch
+    from nightshift.quality.sketches.number_sketch import NumberSketch
     from nightshift.warehouse.connection import connect
 
     settings = load_settings()

@@ -233,7 +233,7 @@ def predict_only(settings: Settings, home: Path) -> dict[str, Any]:
 
 def champion(settings: Settings) -> TrainedModel:
     """Return the model as scoring loads it."""
-    from nightshift.scoring.version_choice import load_version
+    from nightshift.scoring.model_loading import load_version
     from nightshift.warehouse.connection import connect
 
     with connect(settings, "bench") as conn:

@@ -21,12 +21,12 @@ from pathlib import Path
 
 from airflow.sdk import CronTriggerTimetable, dag
 
-from nightshift.contracts.datasets import Delivery, read_contracts
+from nightshift.contracts.datasets import daily_contracts, read_contracts
 from nightshift.contracts.model_spec import read_specs
 from nightshift.orchestration import assets, defaults, reconcile, reruns
 
 CONTRACTS = read_contracts(Path(__file__).parent / "datasets").documents.values()
-DAILY = [contract for contract in CONTRACTS if contract.delivery is Delivery.DAILY]
+DAILY = daily_contracts(CONTRACTS)
 SPECS = list(read_specs(Path(__file__).parent / "models").documents.values())
 VIEWS = sorted({spec.feature_view for spec in SPECS})
 TRIGGERS = {

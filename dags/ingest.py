@@ -19,12 +19,12 @@ from pathlib import Path
 
 from airflow.sdk import CronPartitionTimetable, TriggerRule, dag
 
-from nightshift.contracts.datasets import Delivery, read_contracts
+from nightshift.contracts.datasets import daily_contracts, read_contracts
 from nightshift.contracts.partitions import operating_timezone
-from nightshift.orchestration import assets, defaults, tasks
+from nightshift.orchestration import assets, data_tasks, defaults
 
 CONTRACTS = read_contracts(Path(__file__).parent / "datasets").documents.values()
-DAILY = [contract for contract in CONTRACTS if contract.delivery is Delivery.DAILY]
+DAILY = daily_contracts(CONTRACTS)
 
 
 @dag(
@@ -39,17 +39,17 @@ DAILY = [contract for contract in CONTRACTS if contract.delivery is Delivery.DAI
 )
 def ingest() -> None:
     """Load all datasets in parallel, then emit the events of the daily ones from one task."""
-    loads = [tasks.load_reference()]
+    loads = [data_tasks.load_reference()]
     for contract in DAILY:
-        load_dataset = tasks.load_dataset.override(task_id=f"load_{contract.name}")
+        load_dataset = data_tasks.load_dataset.override(task_id=f"load_{contract.name}")
         loads.append(load_dataset(contract.name))
 
     # ALL_DONE: a refused reference file must not stop the daily data. Downstream goes on with the
     # earlier reference data, and the watcher fails the run.
-    emit_raw_assets = tasks.emit_raw_assets.override(
+    emit_raw_assets = data_tasks.emit_raw_assets.override(
         outlets=[assets.raw(contract.name) for contract in DAILY], trigger_rule=TriggerRule.ALL_DONE
     )
-    watcher = tasks.watcher.override(trigger_rule=TriggerRule.ONE_FAILED)
+    watcher = data_tasks.watcher.override(trigger_rule=TriggerRule.ONE_FAILED)
     loads >> emit_raw_assets()
     loads >> watcher()
 

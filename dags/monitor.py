@@ -18,7 +18,7 @@ from pathlib import Path
 from airflow.sdk import PartitionedAssetTimetable, dag
 
 from nightshift.contracts.model_spec import ModelSpec, read_specs
-from nightshift.orchestration import assets, defaults, tasks
+from nightshift.orchestration import assets, defaults, monitor_tasks
 
 
 def build_dag(spec: ModelSpec) -> None:
@@ -31,8 +31,8 @@ def build_dag(spec: ModelSpec) -> None:
         **defaults.dag_defaults(__doc__, "monitor", spec.name, longest_run=dt.timedelta(hours=6)),
     )
     def monitor() -> None:
-        verdict = tasks.measure_model(spec.name)
-        tasks.emit_retrain_asset.override(outlets=[assets.retrain(spec)])(verdict)
+        verdict = monitor_tasks.measure_model(spec.name)
+        monitor_tasks.emit_retrain_asset.override(outlets=[assets.retrain(spec)])(verdict)
 
     monitor()
 

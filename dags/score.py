@@ -20,7 +20,7 @@ from pathlib import Path
 from airflow.sdk import PartitionedAssetTimetable, dag
 
 from nightshift.contracts.model_spec import ModelSpec, read_specs
-from nightshift.orchestration import assets, defaults, tasks
+from nightshift.orchestration import assets, defaults, score_tasks
 
 
 def build_dag(spec: ModelSpec) -> None:
@@ -33,9 +33,9 @@ def build_dag(spec: ModelSpec) -> None:
         **defaults.dag_defaults(__doc__, "score", spec.name, longest_run=dt.timedelta(hours=8)),
     )
     def score() -> None:
-        plan = tasks.begin_scoring(spec.name)
-        score_shard = tasks.score_shard.partial(model=spec.name, plan=plan)
-        publish = tasks.publish_predictions.override(outlets=[assets.predictions(spec)])
+        plan = score_tasks.begin_scoring(spec.name)
+        score_shard = score_tasks.score_shard.partial(model=spec.name, plan=plan)
+        publish = score_tasks.publish_predictions.override(outlets=[assets.predictions(spec)])
         shards = score_shard.expand(shard=list(range(spec.scoring.shards)))
         shards >> publish(spec.name, plan)
 

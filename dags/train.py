@@ -17,7 +17,7 @@ from pathlib import Path
 from airflow.sdk import PartitionedAssetTimetable, dag
 
 from nightshift.contracts.model_spec import ModelSpec, read_specs
-from nightshift.orchestration import assets, defaults, tasks
+from nightshift.orchestration import assets, defaults, train_tasks
 
 
 def build_dag(spec: ModelSpec) -> None:
@@ -32,10 +32,10 @@ def build_dag(spec: ModelSpec) -> None:
         **defaults.dag_defaults(__doc__, "train", spec.name, longest_run=dt.timedelta(hours=24)),
     )
     def train() -> None:
-        is_due = tasks.is_training_due(spec.name)
-        training_set = tasks.build_training_set(spec.name)
-        version = tasks.train_model(spec.name, training_set)
-        decide = tasks.decide_promotion.override(outlets=[assets.model(spec)])
+        is_due = train_tasks.is_training_due(spec.name)
+        training_set = train_tasks.build_training_set(spec.name)
+        version = train_tasks.train_model(spec.name, training_set)
+        decide = train_tasks.decide_promotion.override(outlets=[assets.model(spec)])
         is_due >> training_set
         decide(spec.name, version)
 

@@ -17,12 +17,12 @@ from pathlib import Path
 
 from airflow.sdk import PartitionedAssetTimetable, dag
 
-from nightshift.contracts.datasets import Delivery, read_contracts
+from nightshift.contracts.datasets import daily_contracts, read_contracts
 from nightshift.contracts.model_spec import read_specs
-from nightshift.orchestration import assets, defaults, tasks
+from nightshift.orchestration import assets, data_tasks, defaults
 
 CONTRACTS = read_contracts(Path(__file__).parent / "datasets").documents.values()
-DAILY = [contract for contract in CONTRACTS if contract.delivery is Delivery.DAILY]
+DAILY = daily_contracts(CONTRACTS)
 SPECS = read_specs(Path(__file__).parent / "models").documents.values()
 VIEWS = sorted({spec.feature_view for spec in SPECS})
 
@@ -43,9 +43,9 @@ VIEWS = sorted({spec.feature_view for spec in SPECS})
 def transform() -> None:
     """Build everything in one task, then emit one event per view."""
     # One task for all models: starting dbt costs more than most models take.
-    built = tasks.build_features.override(max_active_tis_per_dag=1)()
+    built = data_tasks.build_features.override(max_active_tis_per_dag=1)()
     for view in VIEWS:
-        emit_asset = tasks.emit_feature_view_asset.override(
+        emit_asset = data_tasks.emit_feature_view_asset.override(
             task_id=f"announce_{view}", outlets=[assets.features(view)]
         )
         emit_asset(view, built)

@@ -5,7 +5,7 @@
     that came late, are added up per partition that sees them. All sums are exact integers: neither the order of rows nor the size of
     the range can change a bit. Measured in docs/adr/0006-dbt-loads.md. -#}
 {% macro trailing_outcomes(group_columns) -%}
-{%- set windows = [1, 7, 28] -%}
+{%- set windows = var("short_windows_days") + [var("lookback_days")] -%}
 {%- set measures = ["n_flights", "n_arrived", "n_delayed", "delay_minutes", "n_air_times", "air_time_minutes"] -%}
 {%- set days = as_of_by_partition().keys() | sort -%}
 {%- set first, last = (days | first, days | last) if days else ("0001-01-01", "0001-01-01") -%}

@@ -15,7 +15,7 @@ from nightshift.cli.console import print_table
 from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.contracts.run import RunContext
 from nightshift.settings import PROJECT_ROOT, load_admin_settings
-from nightshift.warehouse.ledger import LOOKBACK_DAYS
+from nightshift.warehouse.ledger import lookback_days
 
 if TYPE_CHECKING:
     from nightshift.backtest.walk_forward import MonthResult
@@ -127,7 +127,7 @@ def load_year(
         ingest(settings, "flight_outcomes", last_outcomes, run)
     partitions = days
     if days.first != YEAR.first:
-        partitions = PartitionRange(days.first.shift(LOOKBACK_DAYS), days.last)
+        partitions = PartitionRange(days.first.shift(lookback_days()), days.last)
     with watch.step(f"features of {len(partitions)} nights in one range"):
         build_features(settings, partitions, run)
 

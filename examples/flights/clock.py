@@ -59,6 +59,7 @@ def advance_clock(settings: Settings, now: dt.datetime) -> dt.datetime:
     before = read_clock(settings)
     after = now if before is None else max(before, now)
     settings.home.mkdir(parents=True, exist_ok=True)
+    # Replaced in one step: a killed delivery leaves the old time and no empty file.
     partial = settings.home / ".replay_clock.partial"
     partial.write_text(after.isoformat() + "\n")
     partial.replace(settings.home / "replay_clock")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -18,6 +19,7 @@ from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.contracts.run import RunContext
 from nightshift.errors import ServiceError
 from nightshift.settings import default_home, load_admin_settings
+from nightshift.warehouse.ledger import lookback_days
 
 if TYPE_CHECKING:
     from nightshift.contracts.model_spec import ModelSpec
@@ -36,9 +38,13 @@ AIRFLOW_TIMEOUT_SECONDS = 300
 
 def demo(
     first_night: Annotated[
-        str, typer.Option(help="First night that runs through Airflow, YYYY-MM-DD.")
+        str,
+        typer.Option(help="First night that runs through Airflow, YYYY-MM-DD."),
     ] = FIRST_NIGHT,
-    n_nights: Annotated[int, typer.Option("--nights", min=1, help="Number of nights.")] = N_NIGHTS,
+    n_nights: Annotated[
+        int,
+        typer.Option("--nights", min=1, help="Number of nights."),
+    ] = N_NIGHTS,
 ) -> None:
     """Load a history of real flights, train, and run nights through Airflow; services stay up."""
     from examples.flights.summary import print_summary
@@ -48,19 +54,28 @@ def demo(
 
     watch = Stopwatch()
     begin = Partition.parse(first_night)
+    # Airflow is waited for only after the history, which is loaded without it.
     with watch.step("Start PostgreSQL and the S3 server; Airflow starts in the background"):
-        launch(DEFAULT_GROUPS, wait_for=BASE_GROUPS, report=typer.echo)
+        launch(
+            DEFAULT_GROUPS,
+            wait_for=BASE_GROUPS,
+            report=typer.echo,
+        )
     settings = load_admin_settings()
     specs = load_specs(settings.models_dir)
     history = PartitionRange(begin.shift(-HISTORY_DAYS), begin.shift(-1))
-    load_history(settings, specs, history, command_run(f"demo/{first_night}"), watch)
+    run = command_run(f"demo/{first_night}")
+    load_history(settings, specs, history, run, watch)
 
     api = _wait_for_airflow(specs, watch)
     timings = []
-    for partition in PartitionRange(begin, begin.shift(n_nights - 1)):
+    partitions = PartitionRange(begin, begin.shift(n_nights - 1))
+    # One after another, as real nights: a night's drop is delivered when the last one is over.
+    for partition in partitions:
         with watch.step(f"Night {partition}: upstream delivers, Airflow does the rest"):
             deliver_range(settings, PartitionRange.single(partition))
-            timings.append(run_partition(api, partition.key, expected_dags(specs)))
+            timing = run_partition(api, partition.key, expected_dags(specs))
+            timings.append(timing)
     print_summary(settings, specs, timings, watch, api)
 
 
@@ -71,11 +86,17 @@ def load_history(
     run: RunContext,
     watch: Stopwatch,
 ) -> None:
-    """Create a warehouse and load a history into it, up to one trained champion per model."""
-    from nightshift.warehouse.ledger import LOOKBACK_DAYS
+    """Create a warehouse and load a history into it, up to one trained champion per model.
 
-    first_raw_day = max(history.first.shift(-LOOKBACK_DAYS), REFERENCE_DAY.first)
+    A repeated or killed demo does it again: what is published with equal content stays.
+
+    Raises:
+        NightshiftError: A step failed; the steps before it are done.
+    """
+    # The first features need the look-back before them, as far as there are flights.
+    first_raw_day = max(history.first.shift(-lookback_days()), REFERENCE_DAY.first)
     raw = PartitionRange(first_raw_day, history.last)
+    # The same command that an operator runs: `nightshift migrate`.
     with watch.step("Create the warehouse and the bucket"):
         set_up(settings)
     with watch.step(f"Upstream delivers {len(raw)} days ({raw})"):
@@ -88,19 +109,29 @@ def load_history(
         build_features(settings, history, run)
     for spec in specs.values():
         with watch.step(f"Train {spec.name} on what was known on {history.last}"):
-            typer.echo(f"      {train_and_decide(settings, spec, history.last, run)}")
+            outcome = train_and_decide(settings, spec, history.last, run)
+            typer.echo(f"      {outcome}")
 
 
 def expected_dags(specs: dict[str, ModelSpec]) -> set[str]:
-    """Return the DAGs that run for each partition."""
+    """Return the DAGs that run for each partition.
+
+    Training runs too, and is skipped within its run when it is not due.
+    """
     dags = {"ingest", "transform"}
     for name in specs:
-        dags |= {f"score__{name}", f"monitor__{name}", f"train__{name}"}
+        dags |= {
+            f"score__{name}",
+            f"monitor__{name}",
+            f"train__{name}",
+        }
     return dags
 
 
 def _wait_for_airflow(specs: dict[str, ModelSpec], watch: Stopwatch) -> AirflowApi:
     """Wait until Airflow knows the DAGs, and unpause them.
+
+    The supervisor has started it already; a second launch only waits.
 
     Raises:
         ServiceError: A DAG was not read in time.
@@ -111,18 +142,29 @@ def _wait_for_airflow(specs: dict[str, ModelSpec], watch: Stopwatch) -> AirflowA
 
     dags = expected_dags(specs)
     with watch.step("Wait until Airflow is healthy and has read the DAGs"):
-        launch(DEFAULT_GROUPS, wait_for=("airflow",), report=typer.echo)
+        launch(
+            DEFAULT_GROUPS,
+            wait_for=("airflow",),
+            report=typer.echo,
+        )
         api = AirflowApi.local(default_home())
         deadline = time.monotonic() + AIRFLOW_TIMEOUT_SECONDS
+        # A healthy Airflow may not have read every file of DAGs yet.
         while missing := dags - api.dag_ids():
             if time.monotonic() > deadline:
-                raise ServiceError(
-                    f"Airflow did not read: {', '.join(sorted(missing))}.",
-                    got="; ".join(api.import_errors()) or "no import error",
-                    todo="Run `nightshift doctor`.",
-                    code="NS-SERVICE-012",
-                )
+                raise _not_read(api, missing)
             time.sleep(1)
+        # A DAG that a person has paused would make the demo wait until its limit.
         for dag_id in dags:
             api.unpause(dag_id)
     return api
+
+
+def _not_read(api: AirflowApi, missing: Collection[str]) -> ServiceError:
+    names = ", ".join(sorted(missing))
+    return ServiceError(
+        f"Airflow did not read: {names}.",
+        got="; ".join(api.import_errors()) or "no import error",
+        todo="Run `nightshift doctor`.",
+        code="NS-SERVICE-012",
+    )

@@ -16,7 +16,7 @@ from nightshift.cli.arguments import command_run
 from nightshift.cli.console import print_table
 from nightshift.contracts.partitions import PartitionRange
 from nightshift.contracts.run import RunContext
-from nightshift.warehouse.ledger import LOOKBACK_DAYS
+from nightshift.warehouse.ledger import lookback_days
 
 if TYPE_CHECKING:
     from nightshift.backtest.nightly_models import NightlyModels
@@ -98,8 +98,10 @@ def compare_fleets(
 def needed_days(specs: Sequence[ModelSpec], partitions: PartitionRange) -> PartitionRange:
     """Return the days that the nights need: the first model's window and its look-back."""
     windows = [spec.training.window_days + spec.label.maturity_days for spec in specs]
-    n_days = max(windows) + 2 + LOOKBACK_DAYS
-    return PartitionRange(max(YEAR.first, partitions.first.shift(-n_days)), partitions.last)
+    n_days = max(windows) + 2 + lookback_days()
+    # Upstream has no flights of an earlier year.
+    first = max(YEAR.first, partitions.first.shift(-n_days))
+    return PartitionRange(first, partitions.last)
 
 
 def open_fleet(

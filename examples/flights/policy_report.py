@@ -69,9 +69,9 @@ def write_report(
     backtests: Sequence[PolicyBacktest],
     watch: Stopwatch,
     command: str,
-    docs: Path = PROJECT_ROOT / "docs",
 ) -> Path:
     """Write the page and two figures per model; return the page's path."""
+    docs = PROJECT_ROOT / "docs"
     figures = docs / "figures"
     figures.mkdir(exist_ok=True)
     lines = _head(backtests, command)

@@ -22,11 +22,14 @@ REFERENCE_DATASETS = ("airports", "carriers", "planes")
 
 def replay(first: First, last: Last = "") -> None:
     """Write the drops of real flights of 2013 into the lake."""
-    deliver_range(load_settings(), PartitionRange.of(first, last or None))
+    partitions = PartitionRange.of(first, last)
+    deliver_range(load_settings(), partitions)
 
 
 def deliver_range(
-    settings: Settings, partitions: PartitionRange, datasets: Sequence[str] = DATASETS
+    settings: Settings,
+    partitions: PartitionRange,
+    datasets: Sequence[str] = DATASETS,
 ) -> None:
     """Deliver a range of days and print the counts; a drop that exists already is left alone."""
     summary = deliver(settings, partitions, datasets=datasets)

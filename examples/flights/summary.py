@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from nightshift.warehouse.connection import Connection
     from nightshift_local.airflow_api import AirflowApi
 
+# The days come first, so that a night without anything published has its line. The record of a
+# load is joined and not its rows, so there is no `join_published`.
 _NIGHTS = """
 with days as (select unnest(%(days)s::date[]) as partition_date),
 published as (
@@ -92,6 +94,7 @@ def print_summary(
     last_night = timings[-1].partition_key
     typer.echo(f"\nWhat the predictions of {last_night} waited for, in seconds")
     print_path(find_path(api, last_night))
+    # Its path and not the password: a terminal may be recorded.
     password = default_home() / "secrets" / "airflow-admin"
     model = next(iter(specs))
     query = f"select * from analytics.{model}_current limit 5"  # noqa: S608 - shown, not run
@@ -116,8 +119,9 @@ def _quality(conn: Connection, spec: ModelSpec, day: dt.date) -> tuple[str, ...]
     """Return who scored a partition, its metric, its drift, its loss, and whether it retrains."""
     from psycopg import sql
 
-    view = sql.SQL(_SOURCE).format(view=sql.Identifier(f"{spec.name}_current"))
-    source = conn.execute(view, [day]).fetchone()
+    # From the view that analysts read: what it shows is what a person would see.
+    view = sql.Identifier(f"{spec.name}_current")
+    source = conn.execute(sql.SQL(_SOURCE).format(view=view), [day]).fetchone()
     metric = spec.promotion.metric
     performance = conn.execute(_PERFORMANCE, [spec.name, day, metric]).fetchone()
     verdict = conn.execute(_VERDICT, [spec.name, day]).fetchone()

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import datetime as dt
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from examples.flights.clock import advance_clock, delivery_time
-from examples.flights.faults import Fault, apply_fault
 from examples.flights.flights_2013 import DATASETS, read_by_partition
 from nightshift.lake.drops import PARALLEL_REQUESTS, NewDrop, write_drop
 from nightshift.lake.object_store import ObjectStore
@@ -44,16 +43,16 @@ class DeliverySummary:
 def deliver(
     settings: Settings,
     partitions: PartitionRange,
-    faults: Sequence[Fault] = (),
     datasets: Sequence[str] = DATASETS,
+    arriving: Callable[[NewDrop], Iterable[NewDrop]] = lambda drop: [drop],
 ) -> DeliverySummary:
     """Deliver the files of a range of operating days; a repeated delivery changes nothing.
 
     Args:
         settings: The lake, and the folder of the virtual clock.
         partitions: The days.
-        faults: What goes wrong, each for its dataset and day; applied in this order.
         datasets: Which datasets; all by default.
+        arriving: Returns what arrives instead of a good drop; tests let something go wrong.
 
     Raises:
         SourceDataError: The data files are absent.
@@ -61,6 +60,7 @@ def deliver(
         ObjectStoreError: The store cannot be written.
     """
     store = ObjectStore.open(settings)
+    # Upstream may deliver before `migrate` has made the bucket.
     store.ensure_bucket()
     drops: list[NewDrop] = []
     silent: list[str] = []
@@ -69,43 +69,47 @@ def deliver(
         for partition in partitions:
             table = tables.get(partition.day)
             if table is not None:
-                drops += _apply_faults(_drop(dataset, partition, table), faults)
-            elif len(tables) > 1:  # reference data has one day only
+                drops += arriving(_drop(dataset, partition, table))
+            # Reference data has one day only: on any other day it is not silent.
+            elif len(tables) > 1:
                 silent.append(f"{dataset}/{partition.day}")
     with ThreadPoolExecutor(PARALLEL_REQUESTS) as pool:
         list(pool.map(lambda drop: write_drop(store, drop), drops))
 
-    delivered_at = [drop.delivered_at for drop in drops]
-    now = advance_clock(settings, max([partitions.last.cutoff, *delivered_at]))
-    n_drops = Counter(drop.dataset for drop in drops)
+    # The virtual now is after everything that was delivered, also after what arrived late.
+    arrivals = [drop.delivered_at for drop in drops]
+    now = advance_clock(settings, max([partitions.last.cutoff, *arrivals]))
+    n_drops: Counter[str] = Counter()
     n_rows: Counter[str] = Counter()
     for drop in drops:
+        n_drops[drop.dataset] += 1
         n_rows[drop.dataset] += drop.n_rows
-    return DeliverySummary(partitions, dict(n_drops), dict(n_rows), tuple(silent), now)
+    return DeliverySummary(
+        partitions,
+        dict(n_drops),
+        dict(n_rows),
+        tuple(silent),
+        now,
+    )
 
 
 def _drop(dataset: str, partition: Partition, table: pa.Table) -> NewDrop:
-    delivered_at = delivery_time(dataset, partition)
-    return NewDrop(dataset, partition.day, delivered_at, _csv(table), table.num_rows, dataset)
+    return NewDrop(
+        dataset,
+        partition.day,
+        delivery_time(dataset, partition),
+        _csv(table),
+        table.num_rows,
+        name=dataset,
+    )
 
 
 def _csv(table: pa.Table) -> bytes:
     import pyarrow as pa
     from pyarrow import csv
 
+    options = csv.WriteOptions(quoting_style="needed", quoting_header="none")
     sink = pa.BufferOutputStream()
-    csv.write_csv(table, sink, csv.WriteOptions(quoting_style="needed", quoting_header="none"))
+    csv.write_csv(table, sink, options)
     data: bytes = sink.getvalue().to_pybytes()
     return data
-
-
-def _apply_faults(drop: NewDrop, faults: Iterable[Fault]) -> Iterator[NewDrop]:
-    """Yield the drops that arrive instead of a good one; faults of other drops do nothing."""
-    arriving = [drop]
-    for fault in faults:
-        if (fault.dataset, fault.day) != (drop.dataset, drop.partition):
-            continue
-        before, arriving = arriving, []
-        for damaged in before:
-            arriving += apply_fault(fault, damaged)
-    yield from arriving

@@ -87,6 +87,7 @@ def _parse(text: str) -> _Fault | None:
     if not text:
         return None
     point, n_passages, fault_type = text.split(":")
+    # A misspelled point is refused here: a test whose fault never comes would pass.
     fault = _Fault(Failpoint(point), int(n_passages), fault_type)
     types = fault.point.fault_types
     if fault_type not in types or fault.n_passages < 1:
@@ -114,14 +115,17 @@ def hit(point: Failpoint, lose_answer: Callable[[], object] | None = None) -> No
         point: The failpoint.
         lose_answer: Breaks the connection as a real loss would, and raises what that raises.
     """
-    if _enabled is not None and _enabled.point is point:
-        _enabled.n_passages -= 1
-        if _enabled.n_passages == 0:
-            _fail(point, _enabled.fault_type, lose_answer)
+    if _enabled is None or _enabled.point is not point:
+        return
+    _enabled.n_passages -= 1
+    # Only the n-th passage fails: a rerun in the same process passes.
+    if _enabled.n_passages == 0:
+        _fail(point, _enabled.fault_type, lose_answer)
 
 
 def _fail(point: Failpoint, fault_type: str, lose_answer: Callable[[], object] | None) -> NoReturn:
     if fault_type == "crash":
+        # No `finally` and no exit handler runs, as when the machine is lost.
         os.kill(os.getpid(), signal.SIGKILL)
     if fault_type == "lost_answer" and lose_answer is not None:
         lose_answer()

@@ -129,6 +129,8 @@ def run_in_threads(work: Callable[[slice], None], n_rows: int) -> None:
     The result of a row must not depend on other rows.
     """
     parts = [slice(start, start + TASK_ROWS) for start in range(0, n_rows, TASK_ROWS)]
-    with ThreadPoolExecutor(max(1, min(len(parts), thread_count()))) as threads:
+    n_threads = max(1, min(len(parts), thread_count()))
+    with ThreadPoolExecutor(n_threads) as threads:
+        # The results are read so that an error of a part is raised here.
         for _ in threads.map(work, parts):
             pass

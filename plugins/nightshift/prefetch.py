@@ -38,6 +38,7 @@ class Prefetcher(Generic[Item]):
             n_waiting
         )
         self._is_stopped = threading.Event()
+        # A daemon: a source that never answers must not keep the process alive.
         name = f"prefetch for {threading.current_thread().name}"
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
@@ -88,6 +89,7 @@ class Prefetcher(Generic[Item]):
         else:
             self._offer((None, None, True))
         finally:
+            # In the thread that ran it: its connections and files are closed at once.
             if isinstance(self._source, Generator):
                 self._source.close()
 

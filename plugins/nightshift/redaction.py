@@ -24,12 +24,15 @@ _VALUE_BEFORE = re.compile(r"value \"[^\"\n]*\" (is out of range)")
 
 def without_values(message: str) -> str:
     """Return a database's message without the lines and quotes that may hold a value of a row."""
+    # Whole lines first: what stands in them needs no pattern of its own.
     message = _QUOTING_LINE.sub("", message)
     message = _COPIED_ROW.sub(r"\1", message)
     message = _QUOTED_VALUE.sub(r"\1…", message)
+    # A statement is worth keeping, its literals are not.
     message = _STATEMENT_LINE.sub(lambda line: _LITERAL.sub("'…'", line[0]), message)
     message = _VALUE_BEFORE.sub(r"a value \1", message)
-    return "\n".join(line for line in message.splitlines() if line.strip())
+    lines = [line for line in message.splitlines() if line.strip()]
+    return "\n".join(lines)
 
 
 def redact(error: BaseException) -> None:
@@ -39,8 +42,11 @@ def redact(error: BaseException) -> None:
     """
     current: BaseException | None = error
     while current is not None:
+        # Only the error of a database driver has it: its message may quote a row.
         if hasattr(current, "sqlstate"):
-            current.args = tuple(
-                without_values(part) if isinstance(part, str) else part for part in current.args
-            )
+            current.args = tuple(map(_without_values, current.args))
         current = current.__cause__ or current.__context__
+
+
+def _without_values(argument: object) -> object:
+    return without_values(argument) if isinstance(argument, str) else argument

@@ -29,7 +29,8 @@ def write(path: Path, content: bytes) -> None:
         dir=path.parent, prefix=f".{path.name}.", delete=False
     ) as draft:
         try:
-            draft.write(_digest(path, content) + b"\n" + content)
+            digest = _digest(path, content)
+            draft.write(digest + b"\n" + content)
             draft.flush()
             # Otherwise the rename may reach the disk before the content.
             os.fsync(draft.fileno())

@@ -135,11 +135,16 @@ def load_settings(*env_files: str) -> Settings:
         SettingsError: A setting is missing or has a wrong type; the message names the variables.
     """
     paths = [default_home() / name for name in env_files or ("env",)]
+    existing = [path for path in paths if path.is_file()]
     try:
-        return Settings(_env_file=[path for path in paths if path.is_file()] or None)
+        return Settings(_env_file=existing or None)
     except ValidationError as error:
         problems = error.errors()
-        names = ["NIGHTSHIFT_" + "_".join(map(str, p["loc"])).upper() for p in problems]
+        names = []
+        for problem in problems:
+            field = "_".join(map(str, problem["loc"]))
+            names.append(f"NIGHTSHIFT_{field.upper()}")
+        # Names and messages, but no value: it may be a password.
         raise SettingsError(
             f"Settings are missing or wrong: {', '.join(names)}.",
             got="; ".join(problem["msg"] for problem in problems),

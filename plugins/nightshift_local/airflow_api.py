@@ -67,11 +67,12 @@ class AirflowApi:
 
     def import_errors(self) -> list[str]:
         """Return the files that do not load, with the last line of their traceback."""
-        errors = self._call("GET", "/importErrors", params={"limit": 50})["import_errors"]
-        return [
-            f"{error['filename']}: {error['stack_trace'].strip().splitlines()[-1]}"
-            for error in errors
-        ]
+        page = self._call("GET", "/importErrors", params={"limit": 50})
+        lines = []
+        for error in page["import_errors"]:
+            stack = error["stack_trace"].strip().splitlines()
+            lines.append(f"{error['filename']}: {stack[-1]}")
+        return lines
 
     def unpause(self, dag_id: str) -> None:
         """Let the scheduler start runs of the DAG."""
@@ -92,10 +93,15 @@ class AirflowApi:
 
     def runs(self, partition_key: str) -> list[DagRun]:
         """Return all runs of all DAGs for one partition, the oldest first."""
-        path, pattern = "/dags/~/dagRuns", partition_key
-        rows = self._all(path, "dag_runs", partition_key_pattern=pattern, order_by="id")
+        rows = self._all(
+            "/dags/~/dagRuns",
+            "dag_runs",
+            partition_key_pattern=partition_key,
+            order_by="id",
+        )
+        runs = map(_dag_run, rows)
         # The pattern also matches longer keys.
-        return [run for run in map(_dag_run, rows) if run.partition_key == partition_key]
+        return [run for run in runs if run.partition_key == partition_key]
 
     def tasks(self, run: DagRun) -> list[dict[str, Any]]:
         """Return the task instances of one run as Airflow describes them.
@@ -153,11 +159,11 @@ class AirflowApi:
         import httpx
 
         try:
-            response = self._authorised().request(method, f"/api/v2{path}", **content)
+            response = self._send(method, path, content)
             # The token has expired: log in again, once.
             if response.status_code == httpx.codes.UNAUTHORIZED:
                 self._client = None
-                response = self._authorised().request(method, f"/api/v2{path}", **content)
+                response = self._send(method, path, content)
         except httpx.HTTPError as error:
             raise ServiceError(
                 f"Airflow at {self.url} does not answer {method} {path}.",
@@ -172,16 +178,18 @@ class AirflowApi:
             )
         return response.json() if response.content else {}
 
-    def _authorised(self) -> httpx.Client:
+    def _send(self, method: str, path: str, content: dict[str, Any]) -> httpx.Response:
+        """Send one request with a token; the first one logs in."""
         import httpx
 
         if self._client is None:
             # A proxy of the environment must not see requests to loopback.
             client = httpx.Client(base_url=self.url, timeout=TIMEOUT_SECONDS, trust_env=False)
-            answer = client.post("/auth/token", json=self._login).raise_for_status().json()
-            client.headers["Authorization"] = f"Bearer {answer['access_token']}"
+            answer = client.post("/auth/token", json=self._login)
+            token = answer.raise_for_status().json()["access_token"]
+            client.headers["Authorization"] = f"Bearer {token}"
             self._client = client
-        return self._client
+        return self._client.request(method, f"/api/v2{path}", **content)
 
 
 def _path(run: DagRun) -> str:

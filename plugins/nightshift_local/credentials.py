@@ -54,7 +54,9 @@ class Credentials:
         """Write a secret in one step; of two processes the first one wins."""
         self._dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.{os.getpid()}")
-        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        # The mode belongs to the creation: a later chmod would leave the secret open for a moment.
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as file:
             file.write(value)
         # A link fails if the name exists, and no reader sees a partially written secret.
         try:

@@ -160,15 +160,23 @@ def check_disk(home: Path) -> Iterator[Finding]:
 
 def check_permissions(home: Path) -> Iterator[Finding]:
     """Yield secret files that others could read."""
-    paths = [*(home / "secrets").glob("*"), home / "env", home / "admin-env"]
-    paths.append(home / "airflow" / "airflow.cfg")
+    paths = [
+        *(home / "secrets").glob("*"),
+        home / "env",
+        home / "admin-env",
+        home / "airflow" / "airflow.cfg",
+    ]
+    n_closed = 0
     secrets = [path for path in paths if path.is_file()]
-    readable = [path for path in secrets if stat.S_IMODE(path.stat().st_mode) & 0o077]
-    for path in readable:
-        what = f"{path} is readable by others"
-        yield Finding("permissions", "broken", what, f"chmod 600 '{path}'")
-    if not readable:
-        yield Finding("permissions", "ok", f"{len(secrets)} secret files are closed to others")
+    for path in secrets:
+        mode = stat.S_IMODE(path.stat().st_mode)
+        if mode & 0o077:
+            what = f"{path} is readable by others"
+            yield Finding("permissions", "broken", what, f"chmod 600 '{path}'")
+        else:
+            n_closed += 1
+    if n_closed == len(secrets):
+        yield Finding("permissions", "ok", f"{n_closed} secret files are closed to others")
 
 
 def check_settings(_home: Path) -> Iterator[Finding]:
@@ -257,12 +265,15 @@ def check_dags(home: Path) -> Iterator[Finding]:
         # The command fails when there are errors, and prints them all the same.
         errors = _json_rows(error.got or "")
     for row in errors:
-        reason = " ".join(str(row.get("error", "")).strip().splitlines()[-1:])
+        # The last line of a traceback has the error.
+        traceback = str(row.get("error", "")).strip()
+        reason = traceback.rpartition("\n")[2]
         fix = "Repair the file; it is read again within 30 s"
         yield Finding("dags", "broken", f"{row.get('filepath')}: {reason}", fix)
     if errors:
         return
-    n_dags = len(_json_rows(part.run("dags", "list", "--output", "json")))
+    listed = part.run("dags", "list", "--output", "json")
+    n_dags = len(_json_rows(listed))
     what = f"{n_dags} DAGs, no import errors"
     if n_dags:
         yield Finding("dags", "ok", what)

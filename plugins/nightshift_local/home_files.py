@@ -12,6 +12,7 @@ from pathlib import Path
 def write_private(path: Path, text: str) -> None:
     """Replace a file (mode 0600) in one step: a reader sees the old or the new content."""
     partial = path.with_name(f".{path.name}.{os.getpid()}")
+    # A killed process may have had our pid.
     partial.unlink(missing_ok=True)
     # O_EXCL: nobody else has prepared a file, or a link, of this name.
     descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -21,16 +22,26 @@ def write_private(path: Path, text: str) -> None:
 
 
 def open_lock(path: Path) -> int:
-    """Return the descriptor of a lock file; the kernel releases the lock when its holder dies."""
-    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    """Return the descriptor of a lock file; the kernel releases the lock when its holder dies.
+
+    The file is never deleted: a waiter would get the lock of a file that the next one does not see.
+    """
+    # O_CLOEXEC: a server that is started meanwhile must not inherit the lock.
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+    return os.open(path, flags, 0o600)
 
 
 @contextmanager
 def exclusive(path: Path) -> Iterator[None]:
-    """Hold a lock file during the block; wait for it without a limit."""
+    """Hold a lock file during the block; wait for it without a limit.
+
+    Args:
+        path: The lock file; its folder exists.
+    """
     lock = open_lock(path)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
     finally:
+        # Closing the descriptor releases the lock.
         os.close(lock)

@@ -48,7 +48,8 @@ def launch(
             report(f"  {notice}")
         if stack.parts:
             ensure_supervisor(home, ordered)
-            _wait(home, [part for part in stack.parts if part.group in wait_for], report)
+            waited = [part for part in stack.parts if part.group in wait_for]
+            _wait(home, waited, report)
         # Ports are known only now: the env file points at the parts that really started.
         write_env(home, compose(home, ordered).settings)
     return stack
@@ -67,10 +68,12 @@ def _wait(home: Path, parts: Sequence[Part], report: Callable[[str], None]) -> N
         for part in list(waiting):
             if part.is_healthy():
                 waiting.remove(part)
-                report(f"  {part.name:<22} healthy after {seconds:4.1f} s   {part.address}")
+                age = f"healthy after {seconds:4.1f} s"
+                report(f"  {part.name:<22} {age}   {part.address}")
+        if not waiting:
+            return
         # The supervisor reports failed starts: waiting for the timeout would teach nothing.
-        is_too_late = seconds > START_TIMEOUT_SECONDS
-        if waiting and (is_too_late or _is_hopeless(home, waiting)):
+        if seconds > START_TIMEOUT_SECONDS or _is_hopeless(home, waiting):
             raise _not_healthy(home, waiting, seconds)
         time.sleep(POLL_SECONDS)
 
@@ -83,14 +86,13 @@ def _is_hopeless(home: Path, waiting: Sequence[Part]) -> bool:
 
 
 def _not_healthy(home: Path, waiting: Sequence[Part], seconds: float) -> ServiceError:
-    errors = [
-        f"{name}: {state.last_error}"
-        for name, state in read_states(home).items()
-        if state.last_error
-    ]
+    names = ", ".join(part.name for part in waiting)
+    states = read_states(home).items()
+    errors = [f"{name}: {state.last_error}" for name, state in states if state.last_error]
+    # Without a failed start only the logs can tell.
     logs = [part.process.log_tail() for part in waiting]
     return ServiceError(
-        f"Not healthy after {seconds:.0f} s: {', '.join(part.name for part in waiting)}.",
+        f"Not healthy after {seconds:.0f} s: {names}.",
         got="\n".join(errors or logs),
         todo=f"Read the logs in {home / 'logs'}, then run `nightshift doctor`.",
     )

@@ -10,7 +10,7 @@ from typing import Self
 from nightshift_local.home_files import write_private
 from nightshift_local.placement import prepare_home, remove_placed_files
 from nightshift_local.ports import LOOPBACK
-from nightshift_local.servers.object_server import REGION, ObjectServer
+from nightshift_local.servers.object_server import BUCKET, REGION, ObjectServer
 from nightshift_local.servers.postgres import SUPERUSER, PostgresServer
 
 FILE_NAME = "env"
@@ -35,18 +35,19 @@ def warehouse_settings(server: PostgresServer) -> dict[str, str]:
 
 def mlflow_settings(server: PostgresServer) -> dict[str, str]:
     """Return the settings that point MLflow's tracking store at the local PostgreSQL."""
-    return {"NIGHTSHIFT_MLFLOW_TRACKING_URI": server.sqlalchemy_url("mlflow")}
+    url = server.sqlalchemy_url("mlflow")
+    return {"NIGHTSHIFT_MLFLOW_TRACKING_URI": url}
 
 
 def object_store_settings(server: ObjectServer) -> dict[str, str]:
     """Return the settings that point at the local S3 server."""
-    endpoint = server.endpoint
+    keys = server.keys
     return {
-        "NIGHTSHIFT_S3_ENDPOINT_URL": endpoint.url,
+        "NIGHTSHIFT_S3_ENDPOINT_URL": server.address,
         "NIGHTSHIFT_S3_REGION": REGION,
-        "NIGHTSHIFT_S3_ACCESS_KEY_ID": endpoint.access_key_id,
-        "NIGHTSHIFT_S3_SECRET_ACCESS_KEY": endpoint.secret_access_key,
-        "NIGHTSHIFT_S3_BUCKET": endpoint.bucket,
+        "NIGHTSHIFT_S3_ACCESS_KEY_ID": keys.key_id,
+        "NIGHTSHIFT_S3_SECRET_ACCESS_KEY": keys.secret,
+        "NIGHTSHIFT_S3_BUCKET": BUCKET,
     }
 
 
@@ -57,27 +58,35 @@ def write_env(home: Path, settings: Mapping[str, str]) -> Path:
         home: Folder of local state.
         settings: Variables; those of the superuser go into the second file.
     """
-    admin = {name: value for name, value in settings.items() if name.startswith(ADMIN_PREFIX)}
-    ordinary = {name: value for name, value in settings.items() if name not in admin}
+    # Every task reads the first file: the superuser's password must not be in it.
+    ordinary = dict(settings)
+    admin_names = [name for name in settings if name.startswith(ADMIN_PREFIX)]
+    admin = {name: ordinary.pop(name) for name in admin_names}
     _write(home / ADMIN_FILE_NAME, admin)
-    _write(home / FILE_NAME, ordinary)
-    return home / FILE_NAME
+    env_file = home / FILE_NAME
+    _write(env_file, ordinary)
+    return env_file
 
 
 def _write(path: Path, settings: Mapping[str, str]) -> None:
-    """Replace a file of variables, quoted for a shell."""
+    """Replace a file of variables, quoted for a shell: a person may source it.
+
+    ``Settings`` reads it too, and ``read_env`` below.
+    """
     lines = ["# Written by `nightshift up`. Variables of the process win over this file."]
     lines += [f"{name}='{value}'" for name, value in settings.items()]
-    write_private(path, "\n".join(lines) + "\n")
+    text = "\n".join(lines)
+    write_private(path, f"{text}\n")
 
 
 def read_env(home: Path, file_name: str = FILE_NAME) -> dict[str, str]:
     """Return the variables of a file of the home, ``env`` by default; empty without the file."""
     path = home / file_name
-    variables: dict[str, str] = {}
     if not path.is_file():
-        return variables
+        return {}
+    variables: dict[str, str] = {}
     for line in path.read_text().splitlines():
+        # The first `=` separates: passwords and URLs may contain more.
         name, separator, value = line.partition("=")
         if separator and not line.startswith("#"):
             variables[name] = value.removeprefix("'").removesuffix("'")
@@ -110,9 +119,11 @@ class LocalServers:
         Raises:
             ServiceError: A server did not start; both are stopped.
         """
+        # Here, since the watchdog imports the stack, and the stack these settings.
         from nightshift_local.watchdog import ends_with_us
 
         try:
+            # First, so that a kill in the middle of a start leaves no server behind.
             self._exits.enter_context(ends_with_us(self._home))
             self._postgres.ensure_started()
             self._object_server.ensure_started()
@@ -132,5 +143,6 @@ class LocalServers:
         """Stop both servers and delete what they keep outside of the home."""
         self._postgres.stop()
         self._object_server.stop()
+        # The watchdog ends last: until here it would stop what this process could not.
         self._exits.close()
         remove_placed_files(self._home)

@@ -119,26 +119,29 @@ def _pointed_root(pointer: Path) -> Path | None:
         return None
     root = Path(pointer.read_text().strip())
     # The folder is deleted with the home: a pointer to another place must not be followed.
-    is_ours = root.parent == SYSTEM_STATE_DIR and root.name.startswith(ROOT_PREFIX)
-    return root if is_ours and root.is_dir() and not root.is_symlink() else None
+    if root.parent != SYSTEM_STATE_DIR or not root.name.startswith(ROOT_PREFIX):
+        return None
+    return root if root.is_dir() and not root.is_symlink() else None
 
 
 def _can_traverse(path: Path) -> bool:
     """Return whether every user can reach ``path`` and, through its own mode, use it."""
     path = path.resolve()
-    return all(folder.stat().st_mode & stat.S_IXOTH for folder in (path, *path.parents))
+    modes = [folder.stat().st_mode for folder in (path, *path.parents)]
+    return all(mode & stat.S_IXOTH for mode in modes)
 
 
 def _copy(source: Path, target: Path) -> None:
     """Copy a file or tree under a temporary name first, so that a killed copy is never used."""
-    partial = Path(tempfile.mkdtemp(dir=target.parent))
-    partial.chmod(0o755)
+    folder = Path(tempfile.mkdtemp(dir=target.parent))
+    folder.chmod(0o755)
+    partial = folder / target.name
     if source.is_dir():
-        shutil.copytree(source, partial / target.name, copy_function=_link_or_copy, symlinks=True)
+        shutil.copytree(source, partial, copy_function=_link_or_copy, symlinks=True)
     else:
-        _link_or_copy(str(source), str(partial / target.name))
-    (partial / target.name).rename(target)
-    partial.rmdir()
+        _link_or_copy(str(source), str(partial))
+    partial.rename(target)
+    folder.rmdir()
 
 
 def _link_or_copy(source: str, target: str) -> None:

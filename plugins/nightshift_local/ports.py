@@ -20,11 +20,13 @@ FIRST_PORT, LAST_PORT = 15_000, 22_000
 MAX_TRIES = 200
 PATIENCE_SECONDS = 10.0
 """The kernel closes the last socket of a killed server after its process is gone."""
+POLL_SECONDS = 0.05
 
 
 def is_free(port: int) -> bool:
     """Return whether a server could listen on this loopback port now."""
     with socket.socket() as probe:
+        # As servers do: connections of the last server that still close do not count.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((LOOPBACK, port))
@@ -45,9 +47,16 @@ class Ports:
 
     def remembered(self) -> dict[str, int]:
         """Return the ports by service name, as last remembered."""
-        return json.loads(self._file.read_text()) if self._file.exists() else {}
+        if not self._file.exists():
+            return {}
+        ports: dict[str, int] = json.loads(self._file.read_text())
+        return ports
 
-    def usable(self, name: str, is_usable: Callable[[int], bool] = is_free) -> int:
+    def usable(
+        self,
+        name: str,
+        is_usable: Callable[[int], bool] = is_free,
+    ) -> int:
         """Return a port for a service that is not running: the remembered one if it is usable.
 
         A port that no living program holds is waited for, because running clients know it. A port
@@ -60,16 +69,22 @@ class Ports:
         Raises:
             ServiceError: No port is usable.
         """
-        with exclusive(self._file.with_suffix(".lock")):
+        lock_file = self._file.with_suffix(".lock")
+        # Parts start at the same time; two of them must not choose the same port.
+        with exclusive(lock_file):
             ports = self.remembered()
-            if name not in ports or not _becomes_usable(ports[name], is_usable):
-                ports[name] = _choose(set(ports.values()), is_usable)
-                text = json.dumps(ports, indent=2, sort_keys=True)
-                write_private(self._file, f"{text}\n")
+            port = ports.get(name)
+            if port is not None and _becomes_usable(port, is_usable):
+                return port
+            taken = set(ports.values())
+            ports[name] = _choose(taken, is_usable)
+            text = json.dumps(ports, indent=2, sort_keys=True)
+            write_private(self._file, f"{text}\n")
             return ports[name]
 
 
 def _choose(taken: set[int], is_usable: Callable[[int], bool]) -> int:
+    # At random: two homes that start at the same time must rarely try the same port.
     for _ in range(MAX_TRIES):
         # Steps of 10: SeaweedFS listens on the ports after its first one too.
         port = random.randrange(FIRST_PORT, LAST_PORT, 10)  # noqa: S311 - a port is no secret
@@ -86,17 +101,19 @@ def _becomes_usable(port: int, is_usable: Callable[[int], bool]) -> bool:
     """Return whether a port is usable, waiting for the sockets of a dead server to close."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while not is_usable(port):
+        # What lives will not let go of the port: nobody waits for it.
         if time.monotonic() > deadline or _has_living_listener(port):
             return False
-        time.sleep(0.05)
+        time.sleep(POLL_SECONDS)
     return True
 
 
 def _has_living_listener(port: int) -> bool:
     """Return whether a living program that we can see listens on a port."""
     for connection in psutil.net_connections("tcp"):
-        is_listener = connection.status == psutil.CONN_LISTEN and connection.laddr.port == port
+        if connection.status != psutil.CONN_LISTEN or connection.laddr.port != port:
+            continue
         # A dying program has lost its list of open files, so that its socket shows no pid.
-        if is_listener and connection.pid is not None:
+        if connection.pid is not None:
             return True
     return False

@@ -20,6 +20,7 @@ from nightshift_local.home_files import write_private
 
 START_TIME_TOLERANCE_SECONDS = 2.0
 MAX_LOG_BYTES = 20_000_000
+TAIL_LINES = 12
 MARK = "NIGHTSHIFT_PROCESS"
 """Variable that marks every process of a part with home and name."""
 PYTHON = os.path.realpath(sys.executable)
@@ -177,11 +178,12 @@ class ServerProcess:
             return False
         return bool(mark == self._mark)
 
-    def log_tail(self, n_lines: int = 12) -> str:
+    def log_tail(self) -> str:
         """Return the last lines of the log file."""
         if not self.log_file.exists():
             return ""
-        return "\n".join(self.log_file.read_text(errors="replace").splitlines()[-n_lines:])
+        lines = self.log_file.read_text(errors="replace").splitlines()
+        return "\n".join(lines[-TAIL_LINES:])
 
     def _read_record(self) -> dict[str, Any]:
         try:

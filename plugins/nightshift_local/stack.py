@@ -46,45 +46,30 @@ class Stack:
     settings: Mapping[str, str]
 
 
-class Surroundings:
-    """Which servers the environment places elsewhere.
+def _elsewhere(home: Path, environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables by which the environment places servers elsewhere."""
+    own = read_env(home).items()
+    # What only repeats this home's own env file is not elsewhere. An empty variable counts as one
+    # that is not set, as in `Settings`.
+    foreign = {name: value for name, value in environment.items() - own if value}
+    return {name: value for name, value in foreign.items() if name.startswith("NIGHTSHIFT_")}
 
-    A variable that only repeats what this home's own env file says is not elsewhere.
 
-    Args:
-        home: Folder of local state.
-        environment: The variables of the process.
-    """
-
-    def __init__(self, home: Path, environment: Mapping[str, str]) -> None:
-        own = read_env(home).items()
-        self.variables = {
-            name: value
-            for name, value in environment.items() - own
-            if name.startswith("NIGHTSHIFT_") and value
-        }
-
-    def has(self, *names: str) -> bool:
-        """Return whether one of the variables is given."""
-        return any(f"NIGHTSHIFT_{name}" in self.variables for name in names)
-
-    def left_out(self) -> dict[str, str]:
-        """Return the groups that must not be started, with the reason."""
-        reasons = {}
-        if self.has("WAREHOUSE_HOST"):
-            reasons["postgres"] = "NIGHTSHIFT_WAREHOUSE_HOST names another server."
-            reasons["mlflow"] = (
-                "its database would be in the local PostgreSQL, which is not started."
+def _left_out(elsewhere: Mapping[str, str]) -> dict[str, str]:
+    """Return the groups that must not be started, with the reason."""
+    reasons = {}
+    if "NIGHTSHIFT_WAREHOUSE_HOST" in elsewhere:
+        reasons["postgres"] = "NIGHTSHIFT_WAREHOUSE_HOST names another server."
+        reasons["mlflow"] = "its database would be in the local PostgreSQL, which is not started."
+        if AIRFLOW_DATABASE not in elsewhere:
+            reasons["airflow"] = (
+                f"the local PostgreSQL is not started; set {AIRFLOW_DATABASE} to run it."
             )
-            if AIRFLOW_DATABASE not in self.variables:
-                reasons["airflow"] = (
-                    f"the local PostgreSQL is not started; set {AIRFLOW_DATABASE} to run it."
-                )
-        if self.has("S3_ENDPOINT_URL", "S3_ACCESS_KEY_ID"):
-            reasons["s3"] = "NIGHTSHIFT_S3_* names another store."
-        if self.has("MLFLOW_TRACKING_URI"):
-            reasons["mlflow"] = "NIGHTSHIFT_MLFLOW_TRACKING_URI names another server."
-        return reasons
+    if elsewhere.keys() & {"NIGHTSHIFT_S3_ENDPOINT_URL", "NIGHTSHIFT_S3_ACCESS_KEY_ID"}:
+        reasons["s3"] = "NIGHTSHIFT_S3_* names another store."
+    if "NIGHTSHIFT_MLFLOW_TRACKING_URI" in elsewhere:
+        reasons["mlflow"] = "NIGHTSHIFT_MLFLOW_TRACKING_URI names another server."
+    return reasons
 
 
 def compose(
@@ -104,12 +89,14 @@ def compose(
     """
     unknown = set(groups) - set(GROUPS)
     if unknown:
+        names = ", ".join(sorted(unknown))
         raise ServiceError(
-            f"Unknown service: {', '.join(sorted(unknown))}.", expected=", ".join(GROUPS)
+            f"Unknown service: {names}.",
+            expected=", ".join(GROUPS),
         )
     home = prepare_home(home)
-    surroundings = Surroundings(home, os.environ if environment is None else environment)
-    left_out = surroundings.left_out()
+    elsewhere = _elsewhere(home, os.environ if environment is None else environment)
+    left_out = _left_out(elsewhere)
     parts: list[Part] = []
     notices: list[str] = []
     for group in GROUPS:
@@ -118,19 +105,22 @@ def compose(
         if group in left_out:
             notices.append(f"{group} is not started: {left_out[group]}")
         else:
-            parts += _parts(home, group, surroundings)
-    return Stack(tuple(parts), tuple(notices), _settings(home, left_out))
+            parts += _parts(home, group, elsewhere)
+    settings = _settings(home, left_out)
+    return Stack(tuple(parts), tuple(notices), settings)
 
 
 def expected_groups(home: Path) -> list[str]:
     """Return the groups that should run: the default ones, and those that were started extra."""
     started = {part.group for part in all_parts(home) if part.process.was_started}
-    return [group for group in GROUPS if group in DEFAULT_GROUPS or group in started]
+    expected = started.union(DEFAULT_GROUPS)
+    return [group for group in GROUPS if group in expected]
 
 
 def running_groups(home: Path) -> set[str]:
     """Return the groups of which a recorded process runs now."""
-    return {part.group for part in all_parts(home) if part.process.find() is not None}
+    running = [part for part in all_parts(home) if part.process.find() is not None]
+    return {part.group for part in running}
 
 
 def all_parts(home: Path) -> tuple[Part, ...]:
@@ -139,15 +129,15 @@ def all_parts(home: Path) -> tuple[Part, ...]:
     return compose(home, GROUPS, {}).parts
 
 
-def _parts(home: Path, group: str, surroundings: Surroundings) -> list[Part]:
+def _parts(home: Path, group: str, elsewhere: Mapping[str, str]) -> list[Part]:
     """Return the parts of a group in the order in which they start."""
     if group == "postgres":
         return [PostgresServer(home)]
     if group == "s3":
         return [ObjectServer(home)]
     if group == "mlflow":
-        return [MlflowServer(home, surroundings.variables)]
-    database_url = surroundings.variables.get(AIRFLOW_DATABASE)
+        return [MlflowServer(home, elsewhere)]
+    database_url = elsewhere.get(AIRFLOW_DATABASE)
     return [AirflowPart(home, name, database_url) for name in COMMANDS]
 
 

@@ -244,9 +244,12 @@ def _state_file(home: Path) -> Path:
 def ensure_supervisor(home: Path, groups: Sequence[str]) -> None:
     """Start the supervisor of a home; replace one with other groups or settings."""
     process = ServerProcess(home, NAME)
-    argv = [sys.executable, "-m", __name__, "--home", str(home), "--groups", ",".join(groups)]
+    argv = [sys.executable, "-m", __name__]
+    argv += ["--home", str(home)]
+    argv += ["--groups", ",".join(groups)]
+    variables = os.environ.items()
+    settings = {name: value for name, value in variables if name.startswith("NIGHTSHIFT_")}
     # Other settings make a running supervisor outdated; MARK only names who started this process.
-    settings = {name: value for name, value in os.environ.items() if name.startswith("NIGHTSHIFT_")}
     settings.pop(MARK, None)
     settings["NIGHTSHIFT_HOME"] = str(home)
     launch = Launch(argv, settings, PROJECT_ROOT, inherits_env=True)
@@ -271,11 +274,13 @@ def main() -> None:
     os.umask(0o077)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     home = prepare_home(arguments.home)
+    # Held until this process ends, however it ends.
     lock = open_lock(home / "run" / "supervisor.lock")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         sys.exit("Another supervisor watches this home.")
+    # What a dead supervisor recorded says nothing about the parts of now.
     _state_file(home).unlink(missing_ok=True)
     supervisor = Supervisor(home, arguments.groups)
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -14,13 +14,13 @@ import os
 import select
 import sys
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 
 from nightshift.settings import LIBRARY_ROOT
+from nightshift_local.part import stop_parts
 from nightshift_local.placement import prepare_home
 from nightshift_local.process import START_TIME_TOLERANCE_SECONDS, Launch, ServerProcess
 from nightshift_local.stack import all_parts
@@ -38,10 +38,13 @@ def ends_with_us(home: Path) -> Iterator[None]:
     """
     process = ServerProcess(prepare_home(home), NAME)
     started_at = psutil.Process().create_time()
-    starter = ["--pid", str(os.getpid()), "--started-at", str(started_at)]
-    argv = [sys.executable, "-m", __name__, "--home", str(home), *starter]
+    argv = [sys.executable, "-m", __name__]
+    argv += ["--home", str(home)]
+    # The start time too: the pid may belong to another program when the child looks.
+    argv += ["--pid", str(os.getpid()), "--started-at", str(started_at)]
     environment = {"PYTHONPATH": str(LIBRARY_ROOT)}
-    child = process.start(Launch(argv, environment, Path("/"), inherits_env=True))
+    launch = Launch(argv, environment, inherits_env=True)
+    child = process.start(launch)
     try:
         yield
     finally:
@@ -59,8 +62,8 @@ def wait_for_end(pid: int, started_at: float) -> None:
     except ProcessLookupError:
         return
     try:
-        is_same = abs(psutil.Process(pid).create_time() - started_at) < START_TIME_TOLERANCE_SECONDS
-        if is_same:
+        age_difference = abs(psutil.Process(pid).create_time() - started_at)
+        if age_difference < START_TIME_TOLERANCE_SECONDS:
             select.select([starter], [], [])
     except psutil.NoSuchProcess:
         return
@@ -71,9 +74,7 @@ def wait_for_end(pid: int, started_at: float) -> None:
 def stop_everything(home: Path) -> None:
     """Stop the supervisor, which would restart the parts, then every part; data remains."""
     stop_supervisor(home)
-    started = [part for part in all_parts(home) if part.process.was_started]
-    with ThreadPoolExecutor(max(len(started), 1)) as pool:
-        list(pool.map(lambda part: part.stop(), started))
+    stop_parts([part for part in all_parts(home) if part.process.was_started])
 
 
 def main() -> None:
@@ -84,8 +85,10 @@ def main() -> None:
     parser.add_argument("--started-at", type=float, required=True)
     arguments = parser.parse_args()
     wait_for_end(arguments.pid, arguments.started_at)
+    # A home that is deleted by now must not be created again.
     if arguments.home.is_dir():
-        stop_everything(prepare_home(arguments.home))
+        home = prepare_home(arguments.home)
+        stop_everything(home)
 
 
 if __name__ == "__main__":

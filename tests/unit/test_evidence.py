@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from tests.evidence.pages import PAGES, read_latest, read_yaml, reliability_page, score_page
 
 _PASSED = {
@@ -44,6 +46,31 @@ def test_score_is_the_least_section() -> None:
     page = score_page(rubric, _PASSED)
     assert "**Score: 0.5** (Data 1, Model 0.5; seven checks each)" in page
     assert "| y-2 | No. | 0 | not yet |" in page
+
+
+def test_modules_with_many_tests_are_named_once() -> None:
+    many = {
+        f"tests/c.py::test_{name}": _PASSED["tests/b.py::test_b"] | {"mlts": ["x-1"]}
+        for name in "abcd"
+    }
+    page = score_page({"Data": {"x-1": {"check": "Good."}}}, _PASSED | many)
+    assert "| x-1 | Good. | 1 | [b](../tests/b.py); 4 tests of [c.py](../tests/c.py) |" in page
+
+
+def test_pages_that_a_person_wrote_exist() -> None:
+    rubric = read_yaml("ml_test_score.yaml")
+    by_hand = [
+        check["by_hand"]
+        for checks in rubric.values()
+        for check in checks.values()
+        if "by_hand" in check
+    ]
+    assert by_hand
+    for text in by_hand:
+        link = re.search(r"\]\(([^)#]+)#([^)]+)\)", text)
+        assert link, f"{text} links to no heading"
+        page, heading = link.groups()
+        assert f"## {heading}" in (PAGES["mlts"].parent / page).read_text().splitlines()
 
 
 def test_pages_in_docs_are_current_and_every_mark_is_known() -> None:

@@ -12,7 +12,7 @@ import pytest
 from nightshift.prefetch import N_WAITING, Prefetcher
 
 
-def eventually(look: Callable[[], bool], seconds: float = 2.0) -> None:
+def eventually(look: Callable[[], bool], seconds: float = 10.0) -> None:
     started = time.monotonic()
     while not look():
         assert time.monotonic() - started < seconds
@@ -38,11 +38,11 @@ def test_source_is_only_a_few_items_ahead_when_its_reader_is_slow() -> None:
             yield number
 
     with Prefetcher(source()) as items:
-        assert next(items) == 0
-        eventually(lambda: len(taken) == N_WAITING + 2)
-        time.sleep(0.3)
-        # One was read, some wait, and one is held until there is room.
-        assert len(taken) == N_WAITING + 2
+        for n_read, number in enumerate(itertools.islice(items, 20), 1):
+            assert number == n_read - 1
+            # Some wait, and one is held until there is room. A source that ran on would be far
+            # beyond this number after a few items.
+            eventually(lambda n_read=n_read: len(taken) == n_read + N_WAITING + 1)
 
 
 def test_error_of_the_source_is_raised_after_the_items_before_it() -> None:
@@ -86,16 +86,17 @@ def test_sources_are_closed_and_threads_end_when_the_reader_fails() -> None:
 
 
 def test_stages_overlap() -> None:
-    def slow(items: Iterator[int]) -> Iterator[int]:
+    """Each stage works on an item of its own until all three do."""
+    all_work = threading.Barrier(3, timeout=10)
+
+    def stage(items: Iterator[int], waits_at: int) -> Iterator[int]:
         for item in items:
-            time.sleep(0.05)
+            if item == waits_at:
+                all_work.wait()
             yield item
 
-    started = time.monotonic()
-    with Prefetcher(slow(iter(range(10)))) as first, Prefetcher(slow(first)) as second:
-        for _ in second:
-            time.sleep(0.05)
-    assert time.monotonic() - started < 1.2  # one after the other: 1.5
+    with Prefetcher(stage(iter(range(10)), 2)) as first, Prefetcher(stage(first, 1)) as second:
+        assert list(stage(second, 0)) == list(range(10))
 
 
 def test_reader_in_another_thread_is_told_when_the_block_ends_while_it_waits() -> None:
@@ -110,6 +111,7 @@ def test_reader_in_another_thread_is_told_when_the_block_ends_while_it_waits() -
 
     def read(items: Iterator[int]) -> None:
         try:
+            told.append(next(items))
             told.extend(items)
             told.append("end")
         except InterruptedError as error:
@@ -118,7 +120,7 @@ def test_reader_in_another_thread_is_told_when_the_block_ends_while_it_waits() -
     def interrupted() -> None:
         with Prefetcher(source()) as items:
             threading.Thread(target=read, args=(items,)).start()
-            time.sleep(0.2)
+            eventually(lambda: told == [1])  # it asks for the second
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

@@ -123,6 +123,26 @@ def test_links_and_commands_exist(page: Path):
     assert set(re.findall(r"(?:^|`)nightshift ([a-z-]+)", text, re.MULTILINE)) <= known
 
 
+TELLS_NOT_TO_CLEAR = {"NS-WRITE-002"}
+CLEAR = re.compile(
+    r"nightshift airflow dags clear \S+ --partition-key <day> (--only-failed )?--yes"
+)
+
+
+@pytest.mark.parametrize(
+    "page",
+    [page for page in PAGES if page.stem not in TELLS_NOT_TO_CLEAR],
+    ids=lambda page: page.stem,
+)
+def test_a_page_that_tells_to_clear_gives_the_command(page: Path):
+    text = " ".join(page.read_text(encoding="utf-8").split())
+    advice = text.partition("**Do.**")[2].partition("**Escalate**")[0]
+    if re.search(r"\bclear\b", advice, re.IGNORECASE):
+        assert CLEAR.search(advice)
+    commands = re.findall(r"`nightshift airflow dags clear[^`]*`", advice)
+    assert [command for command in commands if not CLEAR.fullmatch(command.strip("`"))] == []
+
+
 def test_index_of_decisions_is_current():
     folder = PROJECT_ROOT / "docs" / "adr"
     rows = [

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import datetime as dt
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
     Vector = npt.NDArray[np.float64]
     Matrix = npt.NDArray[np.float64]
+    Mask = npt.NDArray[np.bool_]
     Metrics = dict[str, float | None]
     Statistics = dict[str, Statistic]
 
@@ -49,8 +51,9 @@ class Comparison:
     @classmethod
     def of(cls, spec: ModelSpec, rows: pa.Table) -> Comparison:
         """Return the comparison on labelled rows."""
-        dates = rows.column("partition_date").to_numpy().astype("datetime64[D]")
-        return cls(spec, numbers(rows, spec.label.column), dates)
+        dates = rows.column("partition_date").to_numpy()
+        label = numbers(rows, spec.label.column)
+        return cls(spec, label, dates.astype("datetime64[D]"))
 
     @cached_property
     def days(self) -> Days:
@@ -60,16 +63,26 @@ class Comparison:
     @cached_property
     def draws(self) -> Matrix:
         """Return how often each day is drawn, the same for all comparisons; shape (draws, days)."""
-        return draw_days(self.days.n, N_DRAWS, self.spec.training.seed % 2**32)
+        # NumPy's generator takes seeds of 32 bits.
+        seed = self.spec.training.seed % 2**32
+        return draw_days(self.days.n, N_DRAWS, seed)
 
     def values(self, predictions: Predictions, metrics: Sequence[str]) -> Metrics:
         """Measure predictions over all rows."""
         measured = measure(self.spec.task, self.label, predictions)
         return {name: measured[name] for name in metrics}
 
-    def at(self, mask: npt.NDArray[np.bool_]) -> Comparison:
-        """Return the comparison on some of the rows."""
-        return Comparison(self.spec, self.label[mask], self.dates[mask])
+    def by_month(self) -> Iterator[tuple[dt.date, Mask, Comparison]]:
+        """Yield the first day of each predicted month, its rows, and the comparison on them."""
+        import numpy as np
+
+        # A partition predicts the day after it.
+        predicted_days = self.dates + np.timedelta64(1, "D")
+        months = predicted_days.astype("datetime64[M]")
+        for month in np.unique(months):
+            mask = months == month
+            first_day = month.astype("datetime64[D]").item()
+            yield first_day, mask, Comparison(self.spec, self.label[mask], self.dates[mask])
 
     def statistics(self, predictions: Predictions, metrics: Sequence[str]) -> Statistics:
         """Reduce predictions to what can be drawn by day, once for all comparisons."""
@@ -77,9 +90,11 @@ class Comparison:
 
     def gains(self, first: Statistics, second: Statistics) -> dict[str, Estimate]:
         """Estimate by how much the first is better, paired by row, in the metric's unit."""
-        return {name: self._gain(name, first[name], second[name]) for name in first}
-
-    def _gain(self, metric: str, first: Statistic, second: Statistic) -> Estimate:
-        # A gain is positive when it is better, also for errors.
-        sign = 1.0 if METRICS[metric].better == "higher" else -1.0
-        return estimate(difference(first, second, sign), self.draws, self.spec.promotion.confidence)
+        confidence = self.spec.promotion.confidence
+        gains = {}
+        for name in first:
+            # A gain is positive when it is better, also for errors.
+            sign = 1.0 if METRICS[name].better == "higher" else -1.0
+            gain = difference(first[name], second[name], sign)
+            gains[name] = estimate(gain, self.draws, confidence)
+        return gains

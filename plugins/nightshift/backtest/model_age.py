@@ -13,6 +13,7 @@ from nightshift.models.predictions import joined
 from nightshift.training.splits import rows_of
 
 if TYPE_CHECKING:
+    from nightshift.backtest.comparison import Metrics
     from nightshift.backtest.nightly_models import NightlyModels
     from nightshift.training.statistics.block_bootstrap import Statistic
     from nightshift.training.statistics.confidence_intervals import Estimate
@@ -35,7 +36,7 @@ class AgeResult:
     """
 
     days: int
-    values: dict[str, float | None]
+    values: Metrics
     gains: dict[str, Estimate]
 
 
@@ -77,8 +78,10 @@ def compare_ages(
     freshest: dict[str, Statistic] = {}
     for age in ages:
         lag = dt.timedelta(days=age)
-        predictions = joined([models.predictions(day - lag, day) for day in common.days])
+        parts = [models.predictions(day - lag, day) for day in common.days]
+        predictions = joined(parts)
         statistics = comparison.statistics(predictions, estimated)
+        # The first age is the freshest: older models are compared with it.
         gains: dict[str, Estimate] = {}
         if results:
             gains = comparison.gains(statistics, freshest)

@@ -11,13 +11,14 @@ import json
 import os
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nightshift.backtest.worker_processes import worker_processes
 from nightshift.contracts.metrics import Task
 from nightshift.contracts.model_spec import ModelSpec
 from nightshift.contracts.partitions import Partition
@@ -109,6 +110,7 @@ class NightlyModels:
 
     def predictions(self, trained_on: dt.date, day: dt.date) -> Predictions:
         """Return the predictions of one day's model for the labelled rows of another day."""
+        # Policies share models and days: each pair is scored once.
         key = (trained_on, day)
         if key not in self._predictions:
             model = self.of(trained_on).model
@@ -136,21 +138,6 @@ class SharedModels:
         return NightlyModels(spec, _mapped(self.rows), self.folder)
 
 
-@contextmanager
-def worker_processes(n_processes: int) -> Iterator[ProcessPoolExecutor]:
-    """Give processes of one thread each, which end with this process, however it ends."""
-    import multiprocessing
-
-    # Spawned, not forked: a fork would copy the threads' locks of LightGBM and Arrow.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(n_processes, context, _begin_worker) as pool:
-        try:
-            yield pool
-        finally:
-            # When the block fails, jobs that have not begun are dropped.
-            pool.shutdown(cancel_futures=True)
-
-
 def train_as_of(spec: ModelSpec, rows: pa.Table, day: dt.date) -> TrainedModel:
     """Train as the run of that day would: its window, its split, its hold-out metrics.
 
@@ -158,7 +145,9 @@ def train_as_of(spec: ModelSpec, rows: pa.Table, day: dt.date) -> TrainedModel:
     """
     window = mature_window(spec, Partition(day))
     split = split_window(window, spec.training)
-    return fit_and_evaluate(without_slices(spec), rows_of(rows, window), split, str(day))[0]
+    training_rows = rows_of(rows, window)
+    model, *_ = fit_and_evaluate(without_slices(spec), training_rows, split, str(day))
+    return model
 
 
 def without_slices(spec: ModelSpec) -> ModelSpec:
@@ -171,11 +160,13 @@ def _train_into_file(shared: SharedModels, day: dt.date) -> dt.date:
     models = shared.open()
     started = time.process_time()
     model = train_as_of(models.spec, models.rows, day)
-    document = {name: getattr(model, name) for name in _PLAIN_FIELDS} | {
+    seconds = time.process_time() - started
+    document = {name: getattr(model, name) for name in _PLAIN_FIELDS}
+    document |= {
         "task": model.task.value,
         "signature": model.signature.as_json(),
         "decile_edges": list(model.decile_edges),
-        "processor_seconds": time.process_time() - started,
+        "processor_seconds": seconds,
     }
     path = _file(models.folder, day)
     # Renamed when complete: a kill leaves no half of a model.
@@ -218,20 +209,3 @@ def _mapped(path: Path) -> pa.Table:
     import pyarrow as pa
 
     return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
-
-
-def _begin_worker() -> None:
-    """Use one thread, and end with the parent process, however it ends."""
-    import threading
-    from multiprocessing import connection, parent_process
-
-    # There are as many processes as processors.
-    os.environ["OMP_NUM_THREADS"] = "1"
-    parent = parent_process()
-
-    def end_with_parent() -> None:
-        if parent is not None:
-            connection.wait([parent.sentinel])
-            os._exit(1)
-
-    threading.Thread(target=end_with_parent, daemon=True).start()

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING
 
 from nightshift.backtest.model_age import AgeComparison, compare_ages
 from nightshift.backtest.monitor_replay import MonitorReplay
-from nightshift.backtest.nightly_models import NightlyModels, SharedModels, worker_processes
+from nightshift.backtest.nightly_models import NightlyModels, SharedModels
 from nightshift.backtest.policies import POLICIES, Policy, PolicyRun, Schedule, run_policy
 from nightshift.backtest.policy_results import PolicyResult, PolicyScoring, estimated_metrics
 from nightshift.backtest.progress_log import ProgressLog, RemainingWork
 from nightshift.backtest.promotion_replay import passes_gate
 from nightshift.backtest.walk_forward import shown_metrics
+from nightshift.backtest.worker_processes import worker_processes
 from nightshift.contracts.run import code_version
 from nightshift.warehouse.connection import connect
 
@@ -71,7 +72,8 @@ def plan_work(
     models_by_spec: Sequence[NightlyModels], partitions: PartitionRange
 ) -> dict[str, RemainingWork]:
     """Return the work of a backtest by type, without the rare gates of triggered policies."""
-    days, n = training_days(partitions), len(partitions)
+    days = training_days(partitions)
+    n = len(partitions)
     n_gates = {Schedule.NIGHTLY: n, Schedule.WEEKLY: n // 7}
     gated = [policy.schedule for policy in POLICIES if policy.is_gated]
     n_triggered = sum(policy.schedule is Schedule.TRIGGERED for policy in POLICIES)
@@ -136,7 +138,12 @@ def compare_policies(
     days = training_days(partitions)
     seconds = sum(models.of(day).processor_seconds for day in days)
     return PolicyBacktest(
-        spec, partitions, scoring.n_rows, results, age_comparison, seconds / len(days)
+        spec=spec,
+        partitions=partitions,
+        n_rows=len(scoring.comparison.label),
+        results=results,
+        age_comparison=age_comparison,
+        mean_training_seconds=seconds / len(days),
     )
 
 

@@ -57,6 +57,7 @@ def draw_staleness(backtest: PolicyBacktest) -> str:
     for age, gain in gains:
         axes.plot([age, age], [gain.low, gain.high], color=colour, lw=1.6)
     axes.plot(days[1:], values[1:], "o", ms=5, color=colour)
+    # The freshest model has no gain on itself: a hollow point.
     axes.plot(days[:1], [0], "o", ms=5, color=colour, mfc="white")
     axes.set_xticks(days)
     _finish(
@@ -73,6 +74,7 @@ def _draw_gains(axes: Axes, backtest: PolicyBacktest) -> None:
     heights = range(len(results), 0, -1)
     for result, height in zip(results, heights, strict=True):
         gain, colour = result.gains[metric], _COLOURS[result.policy.schedule]
+        # A policy has the colour of its schedule, and a hollow point if it is gated.
         fill = "white" if result.policy.is_gated else colour
         axes.plot([gain.low, gain.high], [height, height], color=colour, lw=1.6)
         axes.plot([gain.value], [height], "o", ms=5, color=colour, mfc=fill)
@@ -94,19 +96,17 @@ def _label(result: PolicyResult) -> str:
 
 
 def _draw_months(axes: Axes, backtest: PolicyBacktest) -> None:
-    import numpy as np
-
     metric = backtest.spec.promotion.metric
     never, *challengers = backtest.results
     months = [f"{month:%b}" for month in never.by_month]
-    sign = 1 if METRICS[metric].better == "higher" else -1
     baseline = _monthly(never, metric)
     axes.axhline(0, **_ZERO_LINE)
     for result in challengers:
         is_gated = result.policy.is_gated
+        gains = map(METRICS[metric].gain, _monthly(result, metric), baseline)
         axes.plot(
             months,
-            np.multiply(sign, np.subtract(_monthly(result, metric), baseline)),
+            list(gains),
             "o--" if is_gated else "o-",
             ms=4,
             lw=1.3,

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from nightshift.backtest.comparison import Comparison
 from nightshift.backtest.policies import Policy, PolicyRun, Schedule
-from nightshift.models.predictions import Predictions, joined
+from nightshift.models.predictions import joined
 from nightshift.training.splits import rows_of
 
 if TYPE_CHECKING:
+    from nightshift.backtest.comparison import Metrics
     from nightshift.backtest.nightly_models import NightlyModels
     from nightshift.contracts.model_spec import ModelSpec
     from nightshift.contracts.partitions import PartitionRange
+    from nightshift.models.predictions import Predictions
     from nightshift.training.statistics.block_bootstrap import Statistic
     from nightshift.training.statistics.confidence_intervals import Estimate
 
@@ -37,8 +40,8 @@ class PolicyResult:
     run: PolicyRun
     processor_seconds: float
     mean_age_days: float
-    values: dict[str, float | None]
-    by_month: dict[dt.date, dict[str, float | None]]
+    values: Metrics
+    by_month: dict[dt.date, Metrics]
     gains: dict[str, Estimate]
 
     @property
@@ -49,63 +52,73 @@ class PolicyResult:
 
 def estimated_metrics(spec: ModelSpec) -> tuple[str, ...]:
     """Return the metrics that get an interval: those of promotion and monitoring."""
-    return tuple(dict.fromkeys((spec.promotion.metric, spec.monitoring.metric)))
+    metrics = (spec.promotion.metric, spec.monitoring.metric)
+    # They may be the same one.
+    return tuple(dict.fromkeys(metrics))
 
 
+@dataclass
 class PolicyScoring:
     """Measures policies on the same partitions, against ``never``.
 
-    Args:
+    Attributes:
         models: The models of the partitions.
         partitions: The scored ones.
         metrics: What is measured.
     """
 
-    def __init__(
-        self, models: NightlyModels, partitions: PartitionRange, metrics: Sequence[str]
-    ) -> None:
-        import numpy as np
+    models: NightlyModels
+    partitions: PartitionRange
+    metrics: Sequence[str]
+    _never: dict[str, Statistic] = field(default_factory=dict)
 
-        self._models = models
-        self._metrics = metrics
-        self._comparison = Comparison.of(models.spec, rows_of(models.rows, partitions))
-        # A partition predicts the day after it.
-        predicted_day = self._comparison.dates + np.timedelta64(1, "D")
-        self._months = predicted_day.astype("datetime64[M]")
-        self._never: dict[str, Statistic] = {}
+    @cached_property
+    def comparison(self) -> Comparison:
+        """Return the labelled rows.
 
-    @property
-    def n_rows(self) -> int:
-        """Return the number of labelled rows."""
-        return int(self._comparison.label.size)
+        Gains are paired by row, so all policies are measured on the same ones.
+        """
+        rows = rows_of(self.models.rows, self.partitions)
+        return Comparison.of(self.models.spec, rows)
 
     def result(self, run: PolicyRun) -> PolicyResult:
-        """Measure the run of a policy; that of ``never`` comes first."""
-        comparison, models = self._comparison, self._models
-        predictions = joined([models.predictions(by, day) for day, by in run.served.items()])
-        statistics = comparison.statistics(predictions, estimated_metrics(models.spec))
-        # Every gain is on never retraining, so its statistics are kept for the other policies.
-        if run.policy.schedule is Schedule.NEVER:
-            self._never, gains = statistics, {}
-        else:
-            gains = comparison.gains(statistics, self._never)
-        ages = [(day - by).days for day, by in run.served.items()]
+        """Measure the run of a policy.
+
+        Args:
+            run: Of all partitions; that of ``never`` comes first.
+        """
+        parts, ages = [], []
+        for day, trained_on in run.served.items():
+            parts.append(self.models.predictions(trained_on, day))
+            ages.append((day - trained_on).days)
+        predictions = joined(parts)
+        # The first model is the same for all policies, so it is no cost of any.
+        seconds = [self.models.of(day).processor_seconds for day in run.trained]
+        # Each partition counts once, however many rows it has.
+        mean_age_days = sum(ages) / len(ages)
         return PolicyResult(
             run=run,
-            processor_seconds=sum(models.of(day).processor_seconds for day in run.trained),
-            mean_age_days=sum(ages) / len(ages),
-            values=comparison.values(predictions, self._metrics),
+            processor_seconds=sum(seconds),
+            mean_age_days=mean_age_days,
+            values=self.comparison.values(predictions, self.metrics),
             by_month=self._by_month(predictions),
-            gains=gains,
+            gains=self._gains(run, predictions),
         )
 
-    def _by_month(self, predictions: Predictions) -> dict[dt.date, dict[str, float | None]]:
-        import numpy as np
-
+    def _by_month(self, predictions: Predictions) -> dict[dt.date, Metrics]:
+        """Measure each month; few rows make a month's numbers uncertain."""
         values = {}
-        for month in np.unique(self._months):
-            is_month = self._months == month
-            first_day = month.astype("datetime64[D]").item()
-            comparison = self._comparison.at(is_month)
-            values[first_day] = comparison.values(predictions.at(is_month), self._metrics)
+        for first_day, is_month, comparison in self.comparison.by_month():
+            of_month = predictions.at(is_month)
+            values[first_day] = comparison.values(of_month, self.metrics)
         return values
+
+    def _gains(self, run: PolicyRun, predictions: Predictions) -> dict[str, Estimate]:
+        """Estimate the gains on ``never``; empty for itself."""
+        estimated = estimated_metrics(self.models.spec)
+        statistics = self.comparison.statistics(predictions, estimated)
+        # Every gain is on never retraining, so its statistics are kept for the other policies.
+        if run.policy.schedule is Schedule.NEVER:
+            self._never = statistics
+            return {}
+        return self.comparison.gains(statistics, self._never)

@@ -90,10 +90,17 @@ def passes_gate(
     """
     partition = Partition(challenger)
     window = mature_window(models.spec, partition)
+    # Only what the checks read: no file stands behind this training set.
     training_set = TrainingSet("", "", 0, partition, window, partition.cutoff)
-    versions = (version_of(models, challenger), version_of(models, champion))
     promotion = ReplayedPromotion(
-        settings, _store(settings), models.spec, training_set, {}, *versions, models
+        settings,
+        _store(settings),
+        models.spec,
+        training_set,
+        {},
+        version_of(models, challenger),
+        version_of(models, champion),
+        models,
     )
     for name, check in CHECKS.items():
         results = run_checks(promotion, {name: check})

@@ -11,12 +11,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from nightshift.backtest.comparison import Comparison
 from nightshift.contracts.metrics import Task
 from nightshift.contracts.partitions import Partition
 from nightshift.lake.object_store import ObjectStore
 from nightshift.models.predictions import Predictions, joined
-from nightshift.models.signature import numbers
-from nightshift.training.evaluation import measure, rule_predictions
+from nightshift.training.evaluation import rule_predictions
 from nightshift.training.model_fit import fit_model
 from nightshift.training.splits import rows_between, rows_of, split_window
 from nightshift.training.training_set import build_training_set, mature_window, read_rows
@@ -54,7 +54,8 @@ def labelled_rows(
     settings: Settings, spec: ModelSpec, last: Partition, run: RunContext
 ) -> pa.Table:
     """Return the rows of ``labelled_set``, in total order."""
-    return read_rows(ObjectStore.open(settings), labelled_set(settings, spec, last, run))
+    training_set = labelled_set(settings, spec, last, run)
+    return read_rows(ObjectStore.open(settings), training_set)
 
 
 def labelled_set(
@@ -66,7 +67,9 @@ def labelled_set(
     """
     training = spec.training.model_copy(update={"window_days": _ALL_DAYS})
     complete = spec.model_copy(update={"training": training})
-    return build_training_set(settings, complete, last.shift(1 + spec.label.maturity_days), run)
+    # The first partition at which the labels of the last one count as mature.
+    mature = last.shift(1 + spec.label.maturity_days)
+    return build_training_set(settings, complete, mature, run)
 
 
 def walk_forward_backtest(
@@ -91,12 +94,15 @@ def walk_forward_backtest(
     predictions: list[Predictions] = []
     start = first
     while start <= last:
-        end = _last_of_month(start) if every_days is None else start.shift(every_days - 1)
+        end = _last_of_month(start)
+        if every_days is not None:
+            end = start.shift(every_days - 1)
         end = min(end, last)
         current = rows_between(rows, start.day, end.day)
-        scored.append(current)
-        predictions.append(_train_and_predict(spec, rows, start, current))
+        # A model serves from the partition after the one that trained it.
         trained_on = start.shift(-1)
+        scored.append(current)
+        predictions.append(_train_and_predict(spec, rows, trained_on, current))
         progress(f"trained as of {trained_on}, scored {start}..{end}: {current.num_rows:,} rows")
         start = end.shift(1)
     return _measure_months(spec, scored, joined(predictions))
@@ -105,39 +111,39 @@ def walk_forward_backtest(
 def _last_of_month(partition: Partition) -> Partition:
     """Return the last partition that predicts a day of the same month."""
     first_day = partition.shift(1).day.replace(day=1)
+    # No month has 32 days.
     next_month = (first_day + dt.timedelta(days=32)).replace(day=1)
     return Partition(next_month - dt.timedelta(days=2))
 
 
 def _train_and_predict(
-    spec: ModelSpec, rows: pa.Table, start: Partition, current: pa.Table
+    spec: ModelSpec, rows: pa.Table, trained_on: Partition, current: pa.Table
 ) -> Predictions:
-    """Train on the day before ``start`` and predict the current rows."""
-    split = split_window(mature_window(spec, start.shift(-1)), spec.training)
-    model = fit_model(spec, rows_of(rows, split.train), rows_of(rows, split.validation))
+    """Train as the run of a partition would, and predict the current rows."""
+    window = mature_window(spec, trained_on)
+    split = split_window(window, spec.training)
+    train, validation = rows_of(rows, split.train), rows_of(rows, split.validation)
+    model = fit_model(spec, train, validation)
     return model.predictions(current)
 
 
 def _measure_months(
     spec: ModelSpec, scored: list[pa.Table], predictions: Predictions
 ) -> list[MonthResult]:
-    import numpy as np
     import pyarrow as pa
 
     rows = pa.concat_tables(scored)
-    # A partition predicts the day after it.
-    predicted_days = rows.column("partition_date").to_numpy() + np.timedelta64(1, "D")
-    months = predicted_days.astype("datetime64[M]")
+    metrics = shown_metrics(spec)
     rule = rule_predictions(spec.task, spec.scoring.fallback, rows)
-    label = numbers(rows, spec.label.column)
     results = []
-    for month in np.unique(months):
-        is_month = months == month
-        measured = [
-            measure(spec.task, label[is_month], p.at(is_month)) for p in (predictions, rule)
-        ]
-        first_day = month.astype("datetime64[D]").item()
-        results.append(MonthResult(first_day, int(is_month.sum()), *measured))
+    for first_day, is_month, comparison in Comparison.of(spec, rows).by_month():
+        result = MonthResult(
+            month=first_day,
+            n_rows=int(is_month.sum()),
+            model=comparison.values(predictions.at(is_month), metrics),
+            baseline=comparison.values(rule.at(is_month), metrics),
+        )
+        results.append(result)
     return results
 
 

@@ -48,29 +48,18 @@ app = typer.Typer(
 )
 # Each command imports the heavy libraries when it runs, so that `nightshift --help` is quick.
 COMMANDS = {
-    SERVICES: (up.up, status.status, doctor.doctor, down.down, migrate.migrate, psql.psql),
-    DATA: (
-        deliver.deliver,
-        deliver_history.deliver_history,
-        backfill.backfill,
-        redo.redo,
-        profile.profile,
-    ),
-    MODELS: (train.train, models.models, evidence.evidence, rollback.rollback),
-    PREDICTIONS: (score.score, monitor.monitor, report.report, why.why, repro.repro),
-    OPERATIONS: (
-        check_freshness.check_freshness,
-        rescue.rescue,
-        critical_path.critical_path,
-        end_run.end_run,
-        void.void,
-    ),
+    SERVICES: (up, status, doctor, down, migrate, psql, airflow),
+    DATA: (deliver, deliver_history, backfill, redo, profile, dbt),
+    MODELS: (train, models, evidence, rollback),
+    PREDICTIONS: (score, monitor, report, why, repro),
+    OPERATIONS: (check_freshness, rescue, critical_path, end_run, void),
 }
-for panel, commands in COMMANDS.items():
-    for command in commands:
-        app.command(rich_help_panel=panel)(command)
-app.command(context_settings=airflow.CONTEXT, rich_help_panel=SERVICES)(airflow.airflow)
-app.command(context_settings=dbt.CONTEXT, rich_help_panel=DATA)(dbt.dbt)
+for panel, modules in COMMANDS.items():
+    for module in modules:
+        # The command of a module is its function of the same name.
+        command = getattr(module, module.__name__.rpartition(".")[2])
+        context = getattr(module, "CONTEXT", None)
+        app.command(context_settings=context, rich_help_panel=panel)(command)
 app.add_typer(drop.app, name="drop", rich_help_panel=DATA)
 app.add_typer(contract.app, name="contract", rich_help_panel=DATA)
 app.add_typer(quarantine.app, name="quarantine", rich_help_panel=DATA)
@@ -84,6 +73,7 @@ def main() -> None:
 
 def run_app(command_line: typer.Typer, name: str) -> None:
     """Run a command line; print our own errors without a traceback and exit with 1."""
+    # Files of a person's run may hold rows; nobody else on the machine reads them.
     os.umask(0o077)
     os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
     try:
@@ -93,4 +83,5 @@ def run_app(command_line: typer.Typer, name: str) -> None:
         sys.stderr.write(f"{error}\n")
         sys.exit(1)
     except KeyboardInterrupt:
+        # What a shell reports for a program that SIGINT ended.
         sys.exit(130)

@@ -25,8 +25,14 @@ def print_table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
     """Print aligned columns; the words of STYLES are coloured."""
     table = Table(*headers, box=None, pad_edge=False, header_style="bold")
     for row in rows:
-        words = map(str, row)
-        # Text, since rich would read markup in a value such as `[b]`.
-        table.add_row(*(Text(word, style=STYLES.get(word, "")) for word in words))
+        table.add_row(*map(_styled, row))
+    # A pipe has no width of its own; rich would wrap at 80 columns, and `grep` would miss.
     width = None if sys.stdout.isatty() else PLAIN_WIDTH
-    Console(highlight=False, width=width).print(table)
+    console = Console(highlight=False, width=width)
+    console.print(table)
+
+
+def _styled(value: object) -> Text:
+    # Text, since rich would read markup in a value such as `[b]`.
+    word = str(value)
+    return Text(word, style=STYLES.get(word, ""))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Iterable
 from enum import StrEnum
 from functools import lru_cache
 from pathlib import Path
@@ -12,8 +13,8 @@ from pydantic import Field, field_validator, model_validator
 
 from nightshift.contracts.document_folder import DocumentFolder, read_folder, read_named
 from nightshift.contracts.drop_limits import DropLimits
-from nightshift.contracts.partitions import operating_timezone
-from nightshift.contracts.reserved_names import refuse_column, refuse_dataset
+from nightshift.contracts.partitions import is_timezone, operating_timezone
+from nightshift.contracts.reserved_names import ColumnName, DatasetName
 from nightshift.contracts.yaml_document import Frozen, Identifier, NamedDocument
 
 
@@ -70,7 +71,7 @@ class Column(Frozen):
         description: For the data dictionary.
     """
 
-    name: Identifier
+    name: ColumnName
     source: str = ""
     type: ColumnType
     delivered_as: ColumnType | None = None
@@ -80,12 +81,6 @@ class Column(Frozen):
     levels: tuple[str, ...] = ()
     default: str | None = None
     description: str = ""
-
-    @field_validator("name")
-    @classmethod
-    def _name_is_free(cls, name: str) -> str:
-        refuse_column(name)
-        return name
 
     @model_validator(mode="after")
     def _limits_fit_the_type(self) -> Column:
@@ -161,6 +156,7 @@ class DatasetContract(NamedDocument):
             load.
     """
 
+    name: DatasetName
     description: str
     schema_version: int = Field(ge=1)
     timezone: str = Field(default_factory=operating_timezone)
@@ -179,11 +175,12 @@ class DatasetContract(NamedDocument):
     limits: DropLimits = Field(default_factory=DropLimits)
     versions: dict[int, SchemaChange] = Field(default_factory=dict)
 
-    @field_validator("name")
+    @field_validator("timezone")
     @classmethod
-    def _name_is_free(cls, name: str) -> str:
-        refuse_dataset(name)
-        return name
+    def _timezone_exists(cls, timezone: str) -> str:
+        if not is_timezone(timezone):
+            raise ValueError("a timezone of the IANA database, for example Europe/Berlin")
+        return timezone
 
     @model_validator(mode="after")
     def _columns_exist(self) -> DatasetContract:
@@ -200,6 +197,7 @@ class DatasetContract(NamedDocument):
 
     @model_validator(mode="after")
     def _versions_fit(self) -> DatasetContract:
+        # The first version has nothing before it that it could have changed.
         expected = list(range(2, self.schema_version + 1))
         if sorted(self.versions) != expected:
             raise ValueError(
@@ -233,6 +231,11 @@ class DatasetContract(NamedDocument):
         return f"raw/{self.name}"
 
     @property
+    def is_daily(self) -> bool:
+        """Return whether a drop is due on each operating day."""
+        return self.delivery is Delivery.DAILY
+
+    @property
     def identifying_columns(self) -> set[str]:
         """Return the columns that say which row it is, and of which partition."""
         optional = {self.event_timestamp, self.day_column} - {None}
@@ -263,6 +266,7 @@ class DatasetContract(NamedDocument):
         # From today's version back: undo one change after the other.
         for number in range(self.schema_version, schema_version, -1):
             change = self.versions[number]
+            # Before a change its removed columns still existed, and its added ones did not yet.
             absent = absent - set(change.removed) | set(change.added)
             for name, source in change.renamed.items():
                 columns[name] = columns[name].model_copy(update={"source": source})
@@ -275,6 +279,12 @@ class DatasetContract(NamedDocument):
         return self.columns_of(self.version_for(day, declared))
 
 
+def daily_contracts(contracts: Iterable[DatasetContract]) -> list[DatasetContract]:
+    """Return the contracts of datasets of which a drop is due each operating day."""
+    return [contract for contract in contracts if contract.is_daily]
+
+
+# A process reads a contract once: all stages of a task work with the same one.
 @lru_cache(maxsize=64)
 def load_contract(datasets_dir: Path, name: str) -> DatasetContract:
     """Read one contract, ``<datasets_dir>/<name>.yaml``.

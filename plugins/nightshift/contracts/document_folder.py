@@ -32,6 +32,7 @@ class DocumentFolder(Generic[DocumentT]):
     @property
     def broken(self) -> dict[str, SpecError]:
         """Return the names for which there is only a wrong file, and what is wrong with it."""
+        # A wrong `x.yml` next to a good `x.yaml` does not make x broken.
         by_name = {Path(file).stem: error for file, error in self.problems.items()}
         return {name: error for name, error in by_name.items() if name not in self.documents}
 
@@ -76,13 +77,7 @@ def read_folder(folder: Path, read: Callable[[str], DocumentT]) -> DocumentFolde
 
 
 def read_named(folder: Path, name: str, model: type[NamedT], noun: str) -> NamedT:
-    """Read one document, ``<folder>/<name>.yaml``.
-
-    Args:
-        folder: Where it is.
-        name: Its name, which must be that of the file.
-        model: Its type.
-        noun: What it describes, for people.
+    """Read one document, ``<folder>/<name>.yaml``; ``noun`` is what it describes, for people.
 
     Raises:
         SpecError: It is absent or wrong, or its name is not the file's.
@@ -100,11 +95,13 @@ def read_named(folder: Path, name: str, model: type[NamedT], noun: str) -> Named
 def combined_error(problems: Iterable[SpecError]) -> SpecError:
     """Return one error that names all problems; at least one."""
     errors = list(problems)
+    # A single error keeps its own code and advice.
     if len(errors) == 1:
         return errors[0]
-    sentences = [
-        error.what if error.got is None else f"{error.what} ({error.got})" for error in errors
-    ]
+    sentences = []
+    for error in errors:
+        got = "" if error.got is None else f" ({error.got})"
+        sentences.append(f"{error.what}{got}")
     return SpecError(
         f"{len(errors)} files cannot be used:\n  " + "\n  ".join(sentences),
         todo="Correct each file, or take it out of the folder; all others are in use.",

@@ -49,6 +49,7 @@ class Metric:
             return value - reference
         if self.better == "lower":
             return reference - value
+        # Better is what is nearer to the best value, on either side.
         return abs(reference - self.best) - abs(value - self.best)
 
 

@@ -16,7 +16,7 @@ from nightshift.contracts.metrics import METRICS, NOT_SUPPORTED, Task, metrics_o
 from nightshift.contracts.monitoring_spec import Monitoring
 from nightshift.contracts.partitions import CUTOFF, Partition, operating_timezone
 from nightshift.contracts.promotion_spec import Promotion
-from nightshift.contracts.reserved_names import FEATURE_COLUMNS, refuse_entity_key, refuse_model
+from nightshift.contracts.reserved_names import FEATURE_COLUMNS, EntityKey, ModelName
 from nightshift.contracts.scoring_spec import Scoring
 from nightshift.contracts.training_spec import Training
 from nightshift.contracts.yaml_document import (
@@ -43,14 +43,8 @@ class Entity(Frozen):
     """
 
     name: Identifier
-    key: Identifier
+    key: EntityKey
     recurs: bool = False
-
-    @field_validator("key")
-    @classmethod
-    def _key_is_free(cls, key: str) -> str:
-        refuse_entity_key(key)
-        return key
 
 
 class CategoricalFeature(Frozen):
@@ -126,6 +120,7 @@ class ModelSpec(NamedDocument):
             chooses the best F1 on validation.
     """
 
+    name: ModelName
     description: str
     task: Task
     owner: str
@@ -142,12 +137,7 @@ class ModelSpec(NamedDocument):
     monitoring: Monitoring
     positive_threshold: Ratio | None = None
 
-    @field_validator("name")
-    @classmethod
-    def _name_is_free(cls, name: str) -> str:
-        refuse_model(name)
-        return name
-
+    # Before the enum: its own message would not say that the task may come.
     @field_validator("task", mode="before")
     @classmethod
     def _task_is_supported(cls, task: object) -> object:
@@ -160,11 +150,12 @@ class ModelSpec(NamedDocument):
     def _metric_fits_task(
         cls, part: Promotion | Monitoring, info: ValidationInfo
     ) -> Promotion | Monitoring:
+        # Without a task, the task itself is wrong: one mistake is reported once.
         task = info.data.get("task")
-        if task is not None and part.metric not in metrics_of(task):
-            names = ", ".join(metrics_of(task))
-            raise ValueError(f"a metric of task {task}: {names}; not {part.metric!r}")
-        return part
+        if task is None or part.metric in metrics_of(task):
+            return part
+        names = ", ".join(metrics_of(task))
+        raise ValueError(f"a metric of task {task}: {names}; not {part.metric!r}")
 
     @field_validator("promotion")
     @classmethod
@@ -242,14 +233,18 @@ class ModelSpec(NamedDocument):
 
     def last_due(self, at: dt.datetime) -> Partition:
         """Return the last partition whose deadline is not after an instant (with a timezone)."""
-        partition = Partition(at.astimezone(ZoneInfo(operating_timezone())).date())
+        local = at.astimezone(ZoneInfo(operating_timezone()))
+        partition = Partition(local.date())
+        # The deadline of a day is on the next morning, so today's is never due yet.
         while self.deadline_of(partition) > at:
             partition = partition.shift(-1)
         return partition
 
     def last_to_rescue(self, at: dt.datetime) -> Partition:
         """Return the last partition whose rescue time is not after an instant (with a timezone)."""
-        return self.last_due(at + dt.timedelta(minutes=self.scoring.rescue_minutes_before_deadline))
+        # A rescue is due when the deadline is so many minutes away.
+        lead = dt.timedelta(minutes=self.scoring.rescue_minutes_before_deadline)
+        return self.last_due(at + lead)
 
     @property
     def predictions_dataset(self) -> str:

@@ -22,6 +22,7 @@ class WindowRule(Frozen):
 
     @model_validator(mode="after")
     def _n_of_m(self) -> WindowRule:
+        # Such a rule could never hold, and nobody would notice.
         if self.n > self.m:
             raise ValueError("n <= m")
         return self

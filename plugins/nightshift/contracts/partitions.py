@@ -7,7 +7,6 @@ in UTC, half-open.
 from __future__ import annotations
 
 import datetime as dt
-import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -15,8 +14,8 @@ from functools import cache, total_ordering
 from pathlib import Path
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+from nightshift.contracts.dbt_variables import dbt_folder, dbt_variable
 from nightshift.errors import NightshiftError
-from nightshift.settings import PROJECT_ROOT
 
 # Local time on the day after at which the knowledge of a partition ends at the earliest. Source:
 # docs/adr/0001-time.md.
@@ -24,6 +23,8 @@ CUTOFF = dt.time(0, 30)
 # Days that every library here can hold with its zone, its look-back and its nanoseconds (1677 to
 # 2262).
 EARLIEST_DAY, LATEST_DAY = dt.date(1900, 1, 1), dt.date(2199, 12, 31)
+# Files next to the zones: the machine's own zone, none at all, and copies with other rules.
+_OF_ONE_MACHINE = re.compile(r"localtime|Factory|posixrules|(posix|right)/.*")
 
 
 class TimezoneError(NightshiftError):
@@ -52,25 +53,32 @@ def operating_timezone() -> str:
     Raises:
         TimezoneError: It names none that exists.
     """
-    return _timezone_of(os.environ.get("NIGHTSHIFT_DBT_PROJECT_DIR"))
+    return _timezone_of(dbt_folder())
 
 
 @cache
-def _timezone_of(dbt_project_dir: str | None) -> str:
-    path = Path(dbt_project_dir or PROJECT_ROOT / "dbt_project") / "dbt_project.yml"
-    text = path.read_text(encoding="utf-8")
-    line = re.search(r"^ +operating_timezone: *['\"]?([\w/+-]+)", text, re.MULTILINE)
-    name = line[1] if line else ""
-    try:
-        ZoneInfo(name)
-    except (ZoneInfoNotFoundError, ValueError):
+def _timezone_of(folder: Path) -> str:
+    name = str(dbt_variable("operating_timezone") or "")
+    if not is_timezone(name):
         raise TimezoneError(
             "The operating timezone does not exist.",
             expected="vars.operating_timezone with a name of the IANA database (Europe/Berlin)",
             got=name or "none",
-            todo=f"Correct it in {path}.",
-        ) from None
+            todo=f"Correct it in {folder / 'dbt_project.yml'}.",
+        )
     return name
+
+
+def is_timezone(name: str) -> bool:
+    """Return whether a name is one of the IANA database, with the same rules on every machine."""
+    if _OF_ONE_MACHINE.fullmatch(name):
+        return False
+    try:
+        ZoneInfo(name)
+    # A folder of the database, such as Europe, is an OSError.
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        return False
+    return True
 
 
 @total_ordering
@@ -140,7 +148,9 @@ class Partition:
         return Partition(self.day + dt.timedelta(days=days), self.timezone)
 
     def _instant(self, day: dt.date, time: dt.time) -> dt.datetime:
-        return dt.datetime.combine(day, time, ZoneInfo(self.timezone)).astimezone(dt.UTC)
+        # Computed on the wall clock: 24 hours after a midnight need not be the next one.
+        local = dt.datetime.combine(day, time, ZoneInfo(self.timezone))
+        return local.astimezone(dt.UTC)
 
     def __lt__(self, other: Partition) -> bool:
         """Order by day."""
@@ -170,8 +180,8 @@ class PartitionRange:
             )
 
     @classmethod
-    def of(cls, first: str, last: str | None = None) -> PartitionRange:
-        """Read a range from one or two partition keys."""
+    def of(cls, first: str, last: str = "") -> PartitionRange:
+        """Read a range from its partition keys; without a last one, of one partition."""
         return cls(Partition.parse(first), Partition.parse(last or first))
 
     @classmethod
@@ -186,6 +196,7 @@ class PartitionRange:
 
     def __iter__(self) -> Iterator[Partition]:
         """Iterate over the partitions in order."""
+        # The zone of the range, which may be a contract's own.
         return (Partition(day, self.first.timezone) for day in self.days)
 
     def __len__(self) -> int:
@@ -194,7 +205,9 @@ class PartitionRange:
 
     def __str__(self) -> str:
         """Return ``first`` or ``first..last``."""
-        return self.first.key if self.first == self.last else f"{self.first.key}..{self.last.key}"
+        if self.first == self.last:
+            return self.first.key
+        return f"{self.first.key}..{self.last.key}"
 
 
 def consecutive_ranges(days: Iterable[dt.date]) -> list[PartitionRange]:

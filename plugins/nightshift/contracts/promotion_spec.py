@@ -95,6 +95,7 @@ class Promotion(Frozen):
     non_inferiority_margin: Margin | None = None
     superiority_probability: float = Field(default=0.95, gt=0.5, lt=1)
     stale_after_days: PositiveInt | None = 28
+    # Finite: with minus infinity no baseline would have to be beaten.
     minimum_gain_over_baseline: float = Field(default=0.0, allow_inf_nan=False)
     minimum_evidence_days: int = Field(default=5, ge=2)
     minimum_evidence_rows: PositiveInt = 200

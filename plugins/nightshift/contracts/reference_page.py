@@ -48,31 +48,38 @@ _SIGNS = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"}
 
 def render() -> str:
     """Return the page as Markdown."""
-    lines = [_HEAD, "## Model spec\n", *_sections(ModelSpec, "", set())]
-    lines += ["## Dataset contract\n", *_sections(DatasetContract, "", set())]
-    lines += [*_metrics(), *_parameters()]
+    lines = [
+        _HEAD,
+        "## Model spec\n",
+        *_sections(ModelSpec, "", set()),
+        "## Dataset contract\n",
+        *_sections(DatasetContract, "", set()),
+        *_metrics(),
+        *_parameters(),
+    ]
     return "\n".join(lines).rstrip() + "\n"
 
 
 def json_schema(model: type[BaseModel]) -> dict[str, Any]:
     """Return the JSON Schema of a document, with the meaning of each key for editors."""
     schema = model.model_json_schema()
-    types = {model.__name__: model, **{part.__name__: part for part in _parts_of(model)}}
+    # An enum is among the definitions too; it has no docstring for people, and no keys.
     definitions = {**schema.get("$defs", {}), model.__name__: schema}
-    for name, definition in definitions.items():
-        # An enum has no docstring for people, and no keys.
-        if name not in types:
-            continue
-        definition["description"] = _summary(types[name])
-        meanings = _described(types[name])
-        fields = types[name].model_fields
-        for key, value in definition.get("properties", {}).items():
-            value["description"] = meanings.get(key, _summary(_part(fields[key].annotation)))
-            # JSON Schema's time has seconds and a zone; ours is on the wall clock.
-            if value.get("format") == "time":
-                del value["format"]
-                value["pattern"] = r"^\d{2}:\d{2}(:\d{2})?$"
+    for part in {model, *_parts_of(model)}:
+        _describe_definition(definitions[part.__name__], part)
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def _describe_definition(definition: dict[str, Any], part: type[BaseModel]) -> None:
+    """Add the meaning of a type and of its keys, which pydantic does not read from docstrings."""
+    definition["description"] = _summary(part)
+    meanings = _meanings(part)
+    for key, value in definition.get("properties", {}).items():
+        value["description"] = meanings[key]
+        # JSON Schema's time has seconds and a zone; ours is on the wall clock.
+        if value.get("format") == "time":
+            del value["format"]
+            value["pattern"] = r"^\d{2}:\d{2}(:\d{2})?$"
 
 
 def write(folder: Path) -> None:
@@ -96,26 +103,28 @@ def _parts_of(model: type[BaseModel]) -> Iterator[type[BaseModel]]:
 
 def _sections(model: type[BaseModel], path: str, seen: set[type[BaseModel]]) -> Iterator[str]:
     """Yield one table for a type, then one for each type within it that was not seen yet."""
-    meanings = _described(model)
     if path:
         yield f"### `{path}`\n\n{_summary(model)}\n"
     yield "| key | type | default | meaning |\n|---|---|---|---|"
+    meanings = _meanings(model)
     for name, field in model.model_fields.items():
-        meaning = meanings.get(name) or _summary(_part(field.annotation))
-        yield _row(name, field, meaning)
+        yield _row(name, field, meanings[name])
     yield ""
     for name, field in model.model_fields.items():
         inner = _part(field.annotation)
         if inner is not None and inner not in seen:
             seen.add(inner)
-            yield from _sections(inner, f"{path}.{name}".lstrip("."), seen)
+            inner_path = f"{path}.{name}".lstrip(".")
+            yield from _sections(inner, inner_path, seen)
 
 
 def _row(name: str, field: FieldInfo, meaning: str) -> str:
     default = "required"
     if not field.is_required():
-        default = f"`{_plain(field.get_default(call_default_factory=True))}`"
-    return f"| `{name}` | {_type_name(field.annotation)}{_limits(field)} | {default} | {meaning} |"
+        value = field.get_default(call_default_factory=True)
+        default = f"`{_plain(value)}`"
+    type_name = _type_name(field.annotation) + _limits(field)
+    return f"| `{name}` | {type_name} | {default} | {meaning} |"
 
 
 def _limits(field: FieldInfo) -> str:
@@ -137,8 +146,11 @@ def _type_name(annotation: Any) -> str:  # noqa: ANN401 - any type
         return " or ".join(map(_type_name, args))
     if origin is dict:
         return f"mapping of {_type_name(args[0])} to {_type_name(args[1])}"
+    if origin is tuple:
+        return f"list of {_type_name(args[0])}"
+    # What is left with arguments is `Annotated`: its limits have a function of their own.
     if args:
-        return f"list of {_type_name(args[0])}" if origin is tuple else _type_name(args[0])
+        return _type_name(args[0])
     if issubclass(annotation, Enum):
         return " or ".join(f"`{member.value}`" for member in annotation)
     return "mapping, see below" if issubclass(annotation, BaseModel) else _TYPE_NAMES[annotation]
@@ -148,18 +160,26 @@ def _part(annotation: Any) -> type[BaseModel] | None:  # noqa: ANN401 - any type
     """Return the type of our own that stands in an annotation, None if there is none."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
-    parts = (_part(argument) for argument in get_args(annotation))
-    return next((part for part in parts if part is not None), None)
+    for argument in get_args(annotation):
+        part = _part(argument)
+        if part is not None:
+            return part
+    return None
 
 
-def _described(model: type[BaseModel]) -> dict[str, str]:
-    """Return the text of each field in the docstring's ``Attributes`` section."""
-    _, _, section = inspect.cleandoc(model.__doc__ or "").partition("Attributes:\n")
-    entries = re.findall(r"^    (\w+): (.*(?:\n {8}.*)*)", section, flags=re.MULTILINE)
+def _meanings(model: type[BaseModel]) -> dict[str, str]:
+    """Return the meaning of each field: its text in the docstring, or the summary of its type."""
     meanings = {}
+    for name, field in model.model_fields.items():
+        meanings[name] = _summary(_part(field.annotation))
+    _, _, section = inspect.cleandoc(model.__doc__ or "").partition("Attributes:\n")
+    # A field's text goes on as long as its lines are indented more deeply than its name.
+    entries = re.findall(r"^    (\w+): (.*(?:\n {8}.*)*)", section, flags=re.MULTILINE)
     for name, text in entries:
         on_one_line = re.sub(r"\s+", " ", text)
-        meanings[name] = re.sub(r"\bNone\b", "null", on_one_line).replace("``", "`")
+        # The reader writes YAML and not Python.
+        in_yaml = re.sub(r"\bNone\b", "null", on_one_line)
+        meanings[name] = in_yaml.replace("``", "`")
     return meanings
 
 
@@ -171,10 +191,14 @@ def _summary(model: type[BaseModel] | None) -> str:
 
 def _plain(value: Any) -> str:  # noqa: ANN401 - any default
     if isinstance(value, tuple):
-        return f"[{', '.join(map(_plain, value))}]"
+        items = ", ".join(map(_plain, value))
+        return f"[{items}]"
     if isinstance(value, bool | None):
         return json.dumps(value)
-    return str(value.value if isinstance(value, Enum) else value) or '""'
+    if isinstance(value, Enum):
+        value = value.value
+    # An empty text would be an empty cell of the table.
+    return str(value) or '""'
 
 
 def _metrics() -> Iterator[str]:
@@ -182,17 +206,23 @@ def _metrics() -> Iterator[str]:
     yield "Names for `promotion.metric` and `monitoring.metric`; they fit one task each.\n"
     yield "| metric | task | better | best value | unit | meaning |\n|---|---|---|---|---|---|"
     for name, metric in METRICS.items():
-        yield (
-            f"| `{name}` | {metric.task} | {metric.better} | {metric.best:g} | {metric.unit} |"
-            f" {metric.description} |"
-        )
+        cells = [
+            f"`{name}`",
+            metric.task,
+            metric.better,
+            f"{metric.best:g}",
+            metric.unit,
+            metric.description,
+        ]
+        yield f"| {' | '.join(cells)} |"
     yield ""
 
 
 def _parameters() -> Iterator[str]:
     yield "## Parameters that `training.params` refuses\n"
     yield "The trainer sets them, so that the same training set and spec give the same trees:\n"
-    yield ", ".join(f"`{name}`" for name in sorted(TRAINER_PARAMS)) + ".\n"
+    names = ", ".join(f"`{name}`" for name in sorted(TRAINER_PARAMS))
+    yield f"{names}.\n"
 
 
 if __name__ == "__main__":

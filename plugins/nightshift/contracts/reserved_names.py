@@ -5,6 +5,12 @@ A contract or spec that takes one is refused when it is read.
 
 from __future__ import annotations
 
+from typing import Annotated
+
+from pydantic import AfterValidator
+
+from nightshift.contracts.yaml_document import Identifier
+
 # Columns that every table has. Source:
 # https://www.postgresql.org/docs/current/ddl-system-columns.html
 SYSTEM_COLUMNS = frozenset({"tableoid", "xmin", "cmin", "xmax", "cmax", "ctid"})
@@ -30,24 +36,15 @@ _VIEWS = ("_current", "_history", "_outcomes")
 MAXIMUM_DATASET_LENGTH = 63 - len(_LARGE + _PARTITION_INDEX)
 
 
-def refuse_column(name: str) -> None:
-    """Refuse a column that cannot stand in a raw table.
-
-    Raises:
-        ValueError: The name is taken.
-    """
+def _refuse_column(name: str) -> str:
     if name in SYSTEM_COLUMNS:
         raise ValueError(f"{name} is a system column of PostgreSQL{_remedy(name)}")
     if name in RAW_COLUMNS:
         raise ValueError(f"{name} is a column of every raw table{_remedy(name)}")
+    return name
 
 
-def refuse_dataset(name: str) -> None:
-    """Refuse a dataset whose raw table would be another one.
-
-    Raises:
-        ValueError: The name is taken, or too long.
-    """
+def _refuse_dataset(name: str) -> str:
     if name in RAW_TABLES:
         raise ValueError(f"raw.{name} is a table of nightshift; choose another name")
     if name.endswith(_PARTITION_INDEX):
@@ -57,33 +54,36 @@ def refuse_dataset(name: str) -> None:
             f"name has at most {MAXIMUM_DATASET_LENGTH} characters,"
             " names of relations and indexes are built from it"
         )
+    return name
 
 
-def refuse_model(name: str) -> None:
-    """Refuse a model whose relations could be taken for another model's.
-
-    Raises:
-        ValueError: The name has an ending that nightshift adds itself.
-    """
+def _refuse_model(name: str) -> str:
     for ending in (*_VIEWS, _PRIMARY_KEY):
         if name.endswith(ending):
             raise ValueError(
                 f"a name that ends in {ending} is a relation of the model"
                 f" {name.removesuffix(ending)!r}; choose another name"
             )
+    return name
 
 
-def refuse_entity_key(name: str) -> None:
-    """Refuse an entity key that predictions have as another column.
-
-    Raises:
-        ValueError: The name is taken.
-    """
+def _refuse_entity_key(name: str) -> str:
     if name in PREDICTION_COLUMNS | SYSTEM_COLUMNS:
         raise ValueError(
             f"{name} is another column of every prediction table; rename it in the feature view"
         )
+    return name
 
 
 def _remedy(name: str) -> str:
     return f": choose another name, and set `source: {name}` if files have this one"
+
+
+ColumnName = Annotated[Identifier, AfterValidator(_refuse_column)]
+"""A column that can stand in a raw table."""
+DatasetName = Annotated[Identifier, AfterValidator(_refuse_dataset)]
+"""A dataset whose raw table is no other relation."""
+ModelName = Annotated[Identifier, AfterValidator(_refuse_model)]
+"""A model whose relations cannot be taken for another model's."""
+EntityKey = Annotated[Identifier, AfterValidator(_refuse_entity_key)]
+"""A column that predictions do not have as another one."""

@@ -37,11 +37,16 @@ class RunContext:
 
         PostgreSQL keeps 63 bytes; two attempts never share a name.
         """
-        name, attempt = f"nightshift {self.run_id}", f"#{self.attempt}"
-        if len(name.encode() + attempt.encode()) > _NAME_BYTES:
-            attempt = f"~{sha256(self.run_id.encode()).hexdigest()[:6]}{attempt}"
-            name = name.encode()[: _NAME_BYTES - len(attempt)].decode(errors="ignore")
-        return name + attempt
+        name = f"nightshift {self.run_id}"
+        attempt = f"#{self.attempt}"
+        if len(name.encode() + attempt.encode()) <= _NAME_BYTES:
+            return name + attempt
+        # Two long runs that begin alike differ by the digest of their complete names.
+        digest = sha256(self.run_id.encode()).hexdigest()[:6]
+        attempt = f"~{digest}{attempt}"
+        # The cut may fall into a character of several bytes, whose first bytes are dropped.
+        kept = name.encode()[: _NAME_BYTES - len(attempt)]
+        return kept.decode(errors="ignore") + attempt
 
 
 @cache
@@ -57,8 +62,10 @@ def code_version() -> str:
     commit = _git("rev-parse", "--short=12", "HEAD")
     if commit is None:
         return f"tree.{_code_digest()}"
-    is_dirty = _git("status", "--porcelain", "--", *map(str, _code_folders())) != ""
-    return f"{commit}-dirty.{_code_digest()}" if is_dirty else commit
+    # Only folders of code: a note next to it does not make other code of it.
+    folders = map(str, _code_folders())
+    changes = _git("status", "--porcelain", "--", *folders)
+    return commit if changes == "" else f"{commit}-dirty.{_code_digest()}"
 
 
 def _code_folders() -> list[Path]:

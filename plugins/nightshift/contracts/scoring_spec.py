@@ -63,6 +63,7 @@ class Spine(Frozen):
 
     @model_validator(mode="after")
     def _day_is_a_part(self) -> Spine:
+        # An expected list has the keys of an earlier one with its day replaced.
         if self.day is not None and self.day not in self.key_parts:
             raise ValueError("day is one of key_parts")
         return self

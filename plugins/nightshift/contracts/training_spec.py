@@ -106,6 +106,7 @@ class Training(Frozen):
 
     @model_validator(mode="after")
     def _window_holds_splits(self) -> Training:
+        # Two gaps: before the validation days and before the hold-out.
         if self.minimum_days <= self.validation_days + self.holdout_days + 2 * self.gap_days:
             raise ValueError("minimum_days > validation_days + holdout_days + 2 * gap_days")
         if self.window_days < self.minimum_days:

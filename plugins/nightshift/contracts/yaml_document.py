@@ -122,7 +122,9 @@ def _read_text(path: Path) -> str:
         raise _not_a_file(path)
     try:
         with path.open("rb") as file:
+            # One byte more than allowed shows that there is more.
             content = file.read(MAXIMUM_BYTES + 1)
+        # Some editors begin a file with a byte-order mark.
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise SpecError(f"{path.name} is not YAML.", expected="UTF-8", got=str(error)) from None
@@ -203,6 +205,7 @@ def _n_values(node: yaml.Node, sizes: dict[yaml.Node, float]) -> float:
     if isinstance(node, yaml.ScalarNode):
         return 1
     if node not in sizes:
+        # Until its parts are counted, so that a node that contains itself ends the recursion.
         sizes[node] = float("inf")
         parts = node.value
         if isinstance(node, yaml.MappingNode):
@@ -216,6 +219,7 @@ def _refuse_repeated_key(loader: _Loader, node: yaml.Node) -> None:
         return
     seen = set()
     for key, _ in node.value:
+        # Several merges may stand in one mapping.
         if not isinstance(key, yaml.ScalarNode) or key.tag == f"{_TAG}merge":
             continue
         name = loader.construct_object(key)

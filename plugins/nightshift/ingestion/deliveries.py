@@ -7,18 +7,16 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from nightshift.ingestion.drop_decisions import DropAction, read_decisions
-from nightshift.lake.landing import read_landing
-from nightshift.quality.contract_errors import BackdatedError
+from nightshift.ingestion.drop_decisions import DropAction, DropDecision, read_decisions
+from nightshift.lake.landing import Landing, WrongManifest, read_landing
+from nightshift.quality.contract_errors import BackdatedError, describe_file
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from nightshift.contracts.datasets import DatasetContract
     from nightshift.contracts.partitions import PartitionRange
-    from nightshift.ingestion.drop_decisions import DropDecision
     from nightshift.lake.drops import DropManifest
-    from nightshift.lake.landing import Landing, WrongManifest
     from nightshift.lake.object_store import ObjectStore
     from nightshift.warehouse.connection import Connection
 
@@ -87,21 +85,28 @@ def read_deliveries(
         dataset: Name of the contract.
         partitions: Both ends included.
     """
+    name = f"raw/{dataset}"
     landing = read_landing(store, dataset, partitions)
-    decisions = read_decisions(conn, f"raw/{dataset}", partitions)
-    received_at = _read_received(conn, store, landing, f"raw/{dataset}", partitions)
-    ingested = read_ingested(conn, f"raw/{dataset}", partitions)
+    decisions = read_decisions(conn, name, partitions)
+    received_at = _read_received(conn, store, landing, name, partitions)
+    ingested = read_ingested(conn, name, partitions)
 
     withdrawals = [decision for decision in decisions if decision.action is DropAction.WITHDRAWN]
     withdrawn = {(decision.key, decision.sha256) for decision in withdrawals}
     set_aside = {decision.key for decision in decisions if decision.action is DropAction.SET_ASIDE}
-    successors = _successors(sorted(landing.drops, key=_order), withdrawals, ingested)
-    received_at |= {drop: drop.delivered_at for drop in successors}
     standing = [drop for drop in landing.drops if _object_of(drop) not in withdrawn]
+
+    # Withdrawn drops are among these: what they replaced is known from their order.
+    ordered = sorted(landing.drops, key=_order)
+    successors = _successors(ordered, withdrawals, ingested)
+    received_at |= {drop: drop.delivered_at for drop in successors}
+    drops = sorted({*standing, *successors}, key=_order)
+    absent = [drop for drop in landing.absent if _object_of(drop) not in withdrawn]
+    wrong = [manifest for manifest in landing.wrong if manifest.object.key not in set_aside]
     return Deliveries(
-        drops=tuple(sorted({*standing, *successors}, key=_order)),
-        absent=tuple(drop for drop in landing.absent if _object_of(drop) not in withdrawn),
-        wrong=tuple(wrong for wrong in landing.wrong if wrong.object.key not in set_aside),
+        drops=tuple(drops),
+        absent=tuple(absent),
+        wrong=tuple(wrong),
         n_bytes={key: listed.n_bytes for key, listed in landing.files.items()},
         received_at=received_at,
         ingested=ingested,
@@ -119,6 +124,7 @@ def read_ingested(
         partitions: Both ends included.
         contract_digest: Only what was read under this contract; None takes any.
     """
+    # By state and not by pointer: a drop is in although a newer one has replaced it.
     rows = conn.execute(
         """
         select d.partition_date, d.source_sha256, d.known_at,
@@ -139,6 +145,7 @@ def read_ingested(
 def record_received(conn: Connection, store: ObjectStore, deliveries: Deliveries) -> None:
     """Record when each drop was received; an earlier record stays, whatever the store reports."""
     drops = list(deliveries.received_at)
+    # Nothing is overwritten: a manifest that is written again was still received when it first was.
     conn.execute(
         """
         insert into ops.received_drops (
@@ -183,11 +190,13 @@ def find_backdated(
     for drop in drops:
         received_at = deliveries.received_at[drop]
         known_since = first_received.get(drop.partition, received_at)
-        is_old = received_at - drop.delivered_at > bound and received_at - known_since > bound
-        if is_old and identity(drop) not in deliveries.ingested:
+        is_old = received_at - drop.delivered_at > bound
+        was_known = received_at - known_since > bound
+        # A drop that is in was accepted before, so it may be read again.
+        if is_old and was_known and identity(drop) not in deliveries.ingested:
             errors[drop] = BackdatedError(
-                f"{drop.dataset} of {drop.partition} ({drop.data_key}) is dated long before we"
-                " received it, and its partition was known already.",
+                f"{describe_file(drop)} is dated long before we received it, and its partition"
+                " was known already.",
                 expected=f"delivered_at at most {contract.maximum_backdating_days} day(s) before"
                 f" {received_at.isoformat()}",
                 got=drop.delivered_at.isoformat(),
@@ -218,6 +227,7 @@ def _read_received(
     )
     recorded = {tuple(key): received_at for *key, received_at in rows}
     received = {}
+    # The record comes first: the store gives a manifest that is written again a new time.
     for drop in landing.drops:
         key = (drop.partition, store.uri(drop.data_key), drop.sha256, drop.delivered_at)
         received[drop] = recorded.get(key) or landing.received_at(drop)
@@ -242,20 +252,29 @@ def _successors(
     gone: set[tuple[str, str]] = set()
     successors = []
     for decision in withdrawals:
-        withdrawn = decision.key, decision.sha256
-        standing = [
-            drop
-            for drop in drops
-            if drop.partition == decision.partition
-            and drop.delivered_at <= decision.at
-            and _object_of(drop) not in gone
-        ]
+        withdrawn = (decision.key, decision.sha256)
+        standing = _standing_at(decision, drops, gone)
         gone.add(withdrawn)
         if len(standing) < 2 or _object_of(standing[-1]) != withdrawn:  # noqa: PLR2004
             continue
         *earlier, newest = standing
-        if identity(newest) in ingested:
-            read_before = [drop for drop in earlier if identity(drop) in ingested]
-            successor = (read_before or earlier)[-1]
-            successors.append(successor.model_copy(update={"delivered_at": decision.at}))
+        if identity(newest) not in ingested:
+            continue
+        # One that was read before is preferred: its content is what was known until then.
+        read_before = [drop for drop in earlier if identity(drop) in ingested]
+        successor = (read_before or earlier)[-1]
+        successors.append(successor.model_copy(update={"delivered_at": decision.at}))
+    # A successor may itself have been withdrawn later.
     return [drop for drop in successors if _object_of(drop) not in gone]
+
+
+def _standing_at(
+    decision: DropDecision, drops: Iterable[DropManifest], gone: Collection[tuple[str, str]]
+) -> list[DropManifest]:
+    """Return the drops of a decision's partition that were delivered, and not withdrawn, then."""
+    standing = []
+    for drop in drops:
+        is_there = drop.partition == decision.partition and drop.delivered_at <= decision.at
+        if is_there and _object_of(drop) not in gone:
+            standing.append(drop)
+    return standing

@@ -10,26 +10,23 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
-from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
-from nightshift.ingestion.deliveries import Deliveries, Identity, find_backdated, identity
-from nightshift.ingestion.file_faults import refusal_of
+from nightshift.ingestion.deliveries import identity
 from nightshift.ingestion.large_drop import is_large, write_large
-from nightshift.ingestion.raw_load import CheckedDrops, IngestCall, write_version
+from nightshift.ingestion.raw_load import write_version
 from nightshift.ingestion.rows.row_check import check_rows
+from nightshift.ingestion.staging import CheckedDrops
 from nightshift.lake.landing import find_data
 from nightshift.quality.contract_check import DeliveredFile, LargeFileError, check_file
-from nightshift.quality.contract_errors import ContractError, over_limit
-from nightshift.quality.files.decompression import OverLimitError
+from nightshift.quality.contract_errors import ContractError
 from nightshift.quality.gate_errors import GateError
-from nightshift.quality.quarantine import keep_drop
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from nightshift.errors import NightshiftError
+    from nightshift.ingestion.refusals import Refusals
     from nightshift.lake.drops import DropManifest
 
 logger = logging.getLogger(__name__)
@@ -42,44 +39,6 @@ _READ_BYTES = 8 * 1024**2
 _READ_FILES = 256
 
 CheckedFile = tuple["DropManifest", DeliveredFile]
-
-
-@dataclass
-class Refusals:
-    """Refused files of a call: recorded at once, raised at the end.
-
-    Attributes:
-        call: Connections, contract and run of the call.
-        deliveries: The range.
-        is_late: No run waits for these drops, so a refusal is recorded but never raised.
-        codes: Code of the refusal by drop.
-    """
-
-    call: IngestCall
-    deliveries: Deliveries
-    is_late: bool
-    codes: dict[Identity, str] = field(default_factory=dict)
-    _blocking: list[NightshiftError] = field(default_factory=list)
-
-    def add(self, drop: DropManifest, error: NightshiftError) -> None:
-        """Record a refused file; it blocks unless a later drop of its partition replaces it."""
-        keep_drop(self.call.conn, drop, self.call.store.uri(drop.data_key), error, self.call.run)
-        self.codes[identity(drop)] = error.code
-        if self.deliveries.newest.get(drop.partition) == drop:
-            self.block(error)
-
-    def block(self, error: NightshiftError) -> None:
-        """Add an error that blocks a partition."""
-        self._blocking.append(error)
-
-    def raise_first(self) -> None:
-        """Raise what blocks a partition, after all other drops are in.
-
-        Raises:
-            NightshiftError: The first of the errors.
-        """
-        if self._blocking and not self.is_late:
-            raise self._blocking[0]
 
 
 def load_drops(drops: Sequence[DropManifest], refusals: Refusals) -> set[dt.date]:
@@ -96,28 +55,23 @@ def load_drops(drops: Sequence[DropManifest], refusals: Refusals) -> set[dt.date
     published: set[dt.date] = set()
     small: list[DropManifest] = []
     large: list[DropManifest] = []
-    for drop in _refuse_backdated(drops, refusals):
+    for drop in refusals.without_backdated(drops):
         n_bytes = refusals.deliveries.n_bytes[drop.data_key]
-        (large if is_large(drop, n_bytes) else small).append(drop)
+        if is_large(drop, n_bytes):
+            large.append(drop)
+        else:
+            small.append(drop)
+
     for batch in _read_batches(small, refusals, large):
         for checked in _check_together(batch, refusals):
-            good = [i for i in range(len(checked.drops)) if i not in checked.rows.errors]
-            for indices in _split_into_loads(checked.drops, good):
-                published |= _write_together(checked, indices, refusals)
+            published |= _write_checked(checked, refusals)
     # Large ones last: unpacking finds further large drops among the small ones.
     for drop in sorted(large, key=identity):
-        if _is_oversized(drop, refusals):
+        if refusals.has_refused_size(drop):
             continue
-        published |= _write(drop, partial(write_large, refusals.call, drop), refusals)
+        write = partial(write_large, refusals.call, drop)
+        published |= _write(drop, write, refusals)
     return published
-
-
-def _refuse_backdated(drops: Sequence[DropManifest], refusals: Refusals) -> list[DropManifest]:
-    """Refuse the backdated drops and return the rest."""
-    backdated = find_backdated(refusals.call.contract, refusals.deliveries, drops)
-    for drop, error in backdated.items():
-        refusals.add(drop, error)
-    return [drop for drop in drops if drop not in backdated]
 
 
 def _read_batches(
@@ -132,8 +86,8 @@ def _read_batches(
         except LargeFileError:
             large.append(drop)
             continue
-        except Exception as error:  # noqa: BLE001  (_refuse decides whose fault it is)
-            _refuse(drop, error, refusals)
+        except Exception as error:  # noqa: BLE001  (add_fault decides whose fault it is)
+            refusals.add_fault(drop, error)
             continue
         batch.append((drop, file))
         n_bytes += file.strings.nbytes
@@ -151,7 +105,7 @@ def _read(
     group: list[DropManifest] = []
     n_bytes = 0
     for drop in drops:
-        if _is_oversized(drop, refusals):
+        if refusals.has_refused_size(drop):
             continue
         size = refusals.deliveries.n_bytes[drop.data_key]
         if group and (n_bytes + size > _READ_BYTES or len(group) == _READ_FILES):
@@ -160,16 +114,6 @@ def _read(
         group.append(drop)
         n_bytes += size
     yield from _read_group(group, refusals)
-
-
-def _is_oversized(drop: DropManifest, refusals: Refusals) -> bool:
-    """Return whether a drop is larger than its contract allows, and refuse it if so."""
-    n_bytes = refusals.deliveries.n_bytes[drop.data_key]
-    limit = refusals.call.contract.limits.bytes
-    if n_bytes <= limit:
-        return False
-    refusals.add(drop, over_limit(drop, OverLimitError("bytes", limit, f"{n_bytes} bytes")))
-    return True
 
 
 def _read_group(
@@ -183,27 +127,17 @@ def _read_group(
             yield drop, data
 
 
-def _refuse(drop: DropManifest, error: Exception, refusals: Refusals) -> None:
-    """Record the refusal that an exception amounts to.
-
-    Raises:
-        Exception: The same exception, if the file is not at fault.
-    """
-    refusal = refusal_of(refusals.call.contract, drop, error)
-    if refusal is None:
-        raise error
-    refusals.add(drop, refusal)
-
-
 def _check_together(batch: Sequence[CheckedFile], refusals: Refusals) -> Iterator[CheckedDrops]:
     """Yield checked files: all of them at once, or each alone if one makes the check fail."""
-    drops, files = [drop for drop, _ in batch], [file for _, file in batch]
+    drops = [drop for drop, _ in batch]
+    files = [file for _, file in batch]
     try:
         rows = check_rows(refusals.call.contract, drops, files)
-    except Exception as error:  # noqa: BLE001  (_refuse decides whose fault it is)
+    except Exception as error:  # noqa: BLE001  (add_fault decides whose fault it is)
         if len(batch) == 1:
-            _refuse(drops[0], error, refusals)
+            refusals.add_fault(drops[0], error)
             return
+        # Alone, the file at fault is known.
         for member in batch:
             yield from _check_together([member], refusals)
         return
@@ -212,17 +146,28 @@ def _check_together(batch: Sequence[CheckedFile], refusals: Refusals) -> Iterato
     yield CheckedDrops(drops, files, rows)
 
 
+def _write_checked(checked: CheckedDrops, refusals: Refusals) -> set[dt.date]:
+    """Load the drops that are not refused, as few loads as possible."""
+    published: set[dt.date] = set()
+    good = [i for i in range(len(checked.drops)) if i not in checked.rows.errors]
+    for indices in _split_into_loads(checked.drops, good):
+        published |= _write_together(checked, indices, refusals)
+    return published
+
+
 def _write_together(
     checked: CheckedDrops, indices: Sequence[int], refusals: Refusals
 ) -> set[dt.date]:
     """Load drops together, and one by one when gate or warehouse refuse them together."""
+    write = partial(write_version, refusals.call, checked, indices)
     if len(indices) == 1:
-        drop = checked.drops[indices[0]]
-        return _write(drop, partial(write_version, refusals.call, checked, indices), refusals)
+        return _write(checked.drops[indices[0]], write, refusals)
     try:
-        return write_version(refusals.call, checked, indices)
-    except (ContractError, GateError) as error:
-        if isinstance(error, GateError) and not refusals.is_late:
+        return write()
+    except ContractError:
+        pass
+    except GateError:
+        if not refusals.is_late:
             raise
     published: set[dt.date] = set()
     for index in indices:
@@ -264,10 +209,17 @@ def _split_into_loads(drops: Sequence[DropManifest], indices: Sequence[int]) -> 
             waves.append(wave)
         wave[day] = index
     for wave in waves:
-        load: list[int] = []
-        for day in sorted(wave):
-            if load and day != drops[load[-1]].partition + dt.timedelta(days=1):
-                yield load
-                load = []
-            load.append(wave[day])
-        yield load
+        yield from _consecutive(wave)
+
+
+def _consecutive(index_of_day: Mapping[dt.date, int]) -> Iterator[list[int]]:
+    """Yield the indices of days in order, a new list after each gap."""
+    load: list[int] = []
+    previous: dt.date | None = None
+    for day, index in sorted(index_of_day.items()):
+        if previous and day - previous != dt.timedelta(days=1):
+            yield load
+            load = []
+        load.append(index)
+        previous = day
+    yield load

@@ -12,7 +12,6 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from nightshift.contracts.datasets import load_contract
 from nightshift.ingestion.deliveries import (
     Deliveries,
     Identity,
@@ -21,11 +20,11 @@ from nightshift.ingestion.deliveries import (
     read_ingested,
     record_received,
 )
-from nightshift.ingestion.drop_batches import Refusals, load_drops
-from nightshift.ingestion.load import FileAbsentError, absent_error, record_wrong_manifests
-from nightshift.ingestion.raw_load import IngestCall
+from nightshift.ingestion.drop_batches import load_drops
+from nightshift.ingestion.ingest_call import IngestCall, open_call
+from nightshift.ingestion.load import FileAbsentError, absent_error
+from nightshift.ingestion.refusals import Refusals
 from nightshift.lake.object_store import ObjectStore
-from nightshift.warehouse.connection import connect
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -102,50 +101,55 @@ def load_late_drops(
     Raises:
         StaleTokenError: A newer attempt has taken a partition.
     """
-    contract = load_contract(settings.datasets_dir, dataset)
-    store = ObjectStore.open(settings)
-    with connect(settings, run.application_name) as conn:
-        if not _try_lock(conn, contract.dataset):
-            return LateLoad(contract.dataset, is_busy=True)
-        call = IngestCall(settings, store, conn, contract, run)
-        digest = call.contract_digest if reread else None
-        deliveries = read_deliveries(conn, store, dataset, partitions)
-        record_received(conn, store, deliveries)
+    with open_call(settings, dataset, run) as call:
+        name = call.contract.dataset
+        if not _try_lock(call):
+            return LateLoad(name, is_busy=True)
+        deliveries = read_deliveries(call.conn, call.store, dataset, partitions)
+        record_received(call.conn, call.store, deliveries)
         refusals = Refusals(call, deliveries, is_late=True)
         _record_incomplete(call, refusals)
 
-        ingested = read_ingested(conn, contract.dataset, partitions, digest)
-        late = _late_drops(deliveries, ingested, _read_refused(conn, contract.dataset))
+        digest = call.contract_digest if reread else None
+        ingested = read_ingested(call.conn, name, partitions, digest)
+        late = _late_drops(deliveries, ingested, _read_refused(call.conn, name))
         published = load_drops(late, refusals)
-        ingested = read_ingested(conn, contract.dataset, partitions, digest)
-        codes = _read_refused(conn, contract.dataset) | refusals.codes
+        # Read back: what was loaded is what the warehouse says, not what was tried.
+        ingested = read_ingested(call.conn, name, partitions, digest)
+        codes = _read_refused(call.conn, name) | refusals.codes
     loaded = [drop for drop in late if identity(drop) in ingested]
-    left = [*deliveries.absent, *(drop for drop in late if identity(drop) not in ingested)]
+    refused = [drop for drop in late if identity(drop) not in ingested]
+    left = [*deliveries.absent, *refused]
     return LateLoad(
-        contract.dataset,
+        name,
         loaded=tuple(loaded),
         left=tuple((drop, codes.get(identity(drop), "?")) for drop in left),
         published=tuple(sorted(published)),
     )
 
 
-def _try_lock(conn: Connection, dataset: str) -> bool:
+def _try_lock(call: IngestCall) -> bool:
     """Return whether this connection may load late drops: one at a time, and no ``ingest``."""
+    # Held until the connection ends: two loads at once would take each other's tokens.
     query = "select pg_try_advisory_lock(hashtextextended(%s, 0))"
-    return conn.execute(query, [f"sweep {dataset}"]).fetchone() == (True,)
+    row = call.conn.execute(query, [f"sweep {call.contract.dataset}"]).fetchone()
+    return row == (True,)
 
 
 def _late_drops(
     deliveries: Deliveries, ingested: Collection[Identity], refused: Collection[Identity]
 ) -> list[DropManifest]:
+    """Return the drops that are not in; of refused ones only those that no newer one replaces."""
     late = [drop for drop in deliveries.drops if identity(drop) not in ingested]
+    # The newest one is tried again: since it was refused, a person may have edited the contract.
     newest = set(deliveries.newest.values())
     return [drop for drop in late if identity(drop) not in refused or drop in newest]
 
 
 def _record_incomplete(call: IngestCall, refusals: Refusals) -> None:
     """Record wrong manifests, and those whose file has not arrived: it may still come."""
-    record_wrong_manifests(call, refusals.deliveries)
+    # Only recorded: a run must not stop because of a drop that it does not need.
+    refusals.add_wrong_manifests()
     for wrong in refusals.deliveries.wrong:
         logger.warning("A manifest is ignored:\n%s", wrong.error)
     for drop in refusals.deliveries.absent:

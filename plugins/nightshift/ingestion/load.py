@@ -17,34 +17,30 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from nightshift.contracts.datasets import Delivery, load_contract
+from nightshift.contracts.datasets import DatasetContract, Delivery
 from nightshift.errors import LoadStateError, NightshiftError
 from nightshift.ingestion.deliveries import (
+    Deliveries,
     Identity,
     identity,
     read_deliveries,
     record_received,
 )
-from nightshift.ingestion.drop_batches import Refusals, load_drops
-from nightshift.ingestion.raw_load import IngestCall
-from nightshift.lake.drops import partition_prefix
+from nightshift.ingestion.drop_batches import load_drops
+from nightshift.ingestion.ingest_call import IngestCall, open_call
+from nightshift.ingestion.refusals import Refusals
+from nightshift.lake.drops import DropManifest, partition_prefix
 from nightshift.lake.landing import list_undelivered
-from nightshift.lake.object_store import ObjectStore
-from nightshift.quality.quarantine import keep_manifest
-from nightshift.warehouse.connection import connect
-from nightshift.warehouse.content_hash import hash_basis
-from nightshift.warehouse.damage import Damage, LoadRecord, find_damage, find_damage_cheaply
+from nightshift.warehouse.content_hash import LoadKey, hash_basis
+from nightshift.warehouse.damage import LoadRecord, find_damage, find_damage_cheaply
+from nightshift.warehouse.published import join_published
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Sequence
+    from collections.abc import Collection, Iterable
 
-    from nightshift.contracts.datasets import DatasetContract
     from nightshift.contracts.partitions import PartitionRange
     from nightshift.contracts.run import RunContext
-    from nightshift.ingestion.deliveries import Deliveries
-    from nightshift.lake.drops import DropManifest
     from nightshift.settings import Settings
-    from nightshift.warehouse.connection import Connection
 
 logger = logging.getLogger(__name__)
 
@@ -130,35 +126,35 @@ def ingest(
             files are in.
         StaleTokenError: A newer attempt has taken a partition.
     """
-    contract = load_contract(settings.datasets_dir, dataset)
-    store = ObjectStore.open(settings)
-    with connect(settings, run.application_name) as conn:
-        call = IngestCall(settings, store, conn, contract, run)
-        deliveries = read_deliveries(conn, store, dataset, partitions)
-        record_wrong_manifests(call, deliveries)
-        _refuse_missing(call, partitions, deliveries)
-        record_received(conn, store, deliveries)
-        hold_off_late_loads(conn, contract.dataset)
-
+    with open_call(settings, dataset, run) as call:
+        deliveries = read_deliveries(call.conn, call.store, dataset, partitions)
         refusals = Refusals(call, deliveries, is_late=False)
+        refusals.add_wrong_manifests()
+        _refuse_missing(call, partitions, deliveries)
+        record_received(call.conn, call.store, deliveries)
+        _hold_off_late_loads(call)
+
+        # After the lock: a load of late drops may have brought some of them in.
         known = _known_drops(call, deliveries.newest)
         new = [drop for drop in deliveries.drops if identity(drop) not in known]
         published = load_drops(new, refusals)
         for wrong in deliveries.standing_manifests:
             refusals.block(wrong.error)
+        # Last: one bad file must not keep the good ones of other days out.
         refusals.raise_first()
         return _read_back(call, deliveries.newest, published)
 
 
-def hold_off_late_loads(conn: Connection, dataset: str) -> None:
+def _hold_off_late_loads(call: IngestCall) -> None:
     """Wait for a load of late drops of this dataset, and let none start while the connection lives.
 
     Ordinary loads do not exclude each other: they share the lock.
     """
-    with conn.transaction():
-        conn.execute("set local lock_timeout = '120s'")
-        conn.execute(
-            "select pg_advisory_lock_shared(hashtextextended(%s, 0))", [f"sweep {dataset}"]
+    with call.conn.transaction():
+        call.conn.execute("set local lock_timeout = '120s'")
+        call.conn.execute(
+            "select pg_advisory_lock_shared(hashtextextended(%s, 0))",
+            [f"sweep {call.contract.dataset}"],
         )
 
 
@@ -168,10 +164,12 @@ def _refuse_missing(call: IngestCall, partitions: PartitionRange, deliveries: De
     Raises:
         DropMissingError: The first such day.
     """
-    contract, store = call.contract, call.store
+    contract = call.contract
     if contract.delivery is not Delivery.DAILY:
         return
-    delivered = set(deliveries.newest) | {wrong.partition for wrong in deliveries.wrong}
+    delivered = set(deliveries.newest)
+    # A wrong manifest is a fault of its own: waiting would not repair it.
+    delivered |= {wrong.partition for wrong in deliveries.wrong}
     due = [day for day in partitions.days if day >= contract.history_start]
     missing = [day for day in due if day not in delivered]
     if not missing:
@@ -180,13 +178,14 @@ def _refuse_missing(call: IngestCall, partitions: PartitionRange, deliveries: De
         if drop.partition in missing:
             raise absent_error(call, drop)
     folders = tuple(partition_prefix(contract.name, day) for day in missing)
-    undelivered = list_undelivered(store, contract.name, partitions)
+    undelivered = list_undelivered(call.store, contract.name, partitions)
     n_files = sum(key.startswith(folders) for key in undelivered)
+    got = f"{n_files} file(s) without a manifest" if n_files else "nothing"
     raise DropMissingError(
         f"{contract.name}: {len(missing)} of {len(partitions)} days have no drop,"
         f" the first is {missing[0]}.",
-        expected=f"a data file and its manifest under {store.uri(folders[0])}",
-        got=f"{n_files} file(s) without a manifest" if n_files else "nothing",
+        expected=f"a data file and its manifest under {call.store.uri(folders[0])}",
+        got=got,
         todo=_waiting_todo(contract),
     )
 
@@ -208,19 +207,13 @@ def _waiting_todo(contract: DatasetContract) -> str:
     )
 
 
-def record_wrong_manifests(call: IngestCall, deliveries: Deliveries) -> None:
-    """Record the manifests that describe no drop."""
-    for wrong in deliveries.wrong:
-        uri = call.store.uri(wrong.object.key)
-        keep_manifest(call.conn, call.contract.name, wrong, uri, call.run)
-
-
 def _known_drops(call: IngestCall, days: Iterable[dt.date]) -> set[Identity]:
     """Return the drops that need no load: read under this contract, published and undamaged.
 
     A pointer that somebody has lost comes back when its drops are read again, and so do rows that
     vanished or changed. Only a rerun has something to hash: the drops of an ordinary run are new.
     """
+    # Joined by hand: a duplicate is known as well, and the pointer is on the load that it equals.
     rows = call.conn.execute(
         """
         select d.partition_date, d.source_sha256, d.known_at, l.state,
@@ -233,24 +226,20 @@ def _known_drops(call: IngestCall, days: Iterable[dt.date]) -> set[Identity]:
         [call.contract.dataset, call.contract_digest, list(days)],
     ).fetchall()
     records = [LoadRecord(row[0], *row[4:]) for row in rows if row[3] == "published"]
-    damaged = {(damage.partition_date, damage.load_id) for damage in _find_damages(call, records)}
-    for day, load_id in sorted(damaged):
-        logger.warning(
-            "Rows of load %s of %s of %s vanished or changed; its drop is read again.",
-            load_id,
-            call.contract.dataset,
-            day,
-        )
+    damaged = _find_damaged(call, records)
     known: set[Identity] = set()
     damaged_drops: set[Identity] = set()
     for day, digest, known_at, _, load_id, *_ in rows:
         drop = (day, digest, known_at)
-        (damaged_drops if (day, load_id) in damaged else known).add(drop)
+        if (day, load_id) in damaged:
+            damaged_drops.add(drop)
+        else:
+            known.add(drop)
     # A drop may be in twice, the second time as a duplicate of the load that is damaged.
     return known - damaged_drops
 
 
-def _find_damages(call: IngestCall, records: Sequence[LoadRecord]) -> list[Damage]:
+def _find_damaged(call: IngestCall, records: list[LoadRecord]) -> set[LoadKey]:
     """Return the loads whose rows are not those that were published.
 
     A load that was hashed in another way is only counted.
@@ -259,30 +248,50 @@ def _find_damages(call: IngestCall, records: Sequence[LoadRecord]) -> list[Damag
     hashed = [record for record in records if record.basis in (None, basis)]
     counted = [record for record in records if record.basis not in (None, basis)]
     damages = find_damage(call.conn, call.target, hashed)
-    return damages + find_damage_cheaply(call.conn, call.target, counted)
+    damages += find_damage_cheaply(call.conn, call.target, counted)
+    damaged = {(damage.partition_date, damage.load_id) for damage in damages}
+    for day, load_id in sorted(damaged):
+        logger.warning(
+            "Rows of load %s of %s of %s vanished or changed; its drop is read again.",
+            load_id,
+            call.contract.dataset,
+            day,
+        )
+    return damaged
 
 
 def _read_back(
     call: IngestCall, days: Collection[dt.date], published: set[dt.date]
 ) -> IngestResult:
-    rows = call.conn.execute(
+    """Return the partitions as readers see them.
+
+    Raises:
+        LoadStateError: A delivered partition is not visible.
+    """
+    from psycopg import sql
+
+    statement = sql.SQL(
         """
-        select p.partition_date, l.n_rows, coalesce(d.n_refused, 0), p.load_id
-        from ops.published p join ops.loads l using (dataset, partition_date, load_id)
-        left join raw.ingested_drops d using (dataset, partition_date, load_id)
-        where p.dataset = %s and p.partition_date = any(%s) order by p.partition_date
-        """,
-        [call.contract.dataset, list(days)],
-    ).fetchall()
+        select l.partition_date, l.n_rows, coalesce(d.n_refused, 0), l.load_id
+        from ops.loads l {}
+        left join raw.ingested_drops d on (d.dataset, d.partition_date, d.load_id)
+            = (l.dataset, l.partition_date, l.load_id)
+        where l.dataset = %s and l.partition_date = any(%s)
+        order by l.partition_date
+        """
+    )
+    dataset = call.contract.dataset
+    query = statement.format(join_published(dataset, "l"))
+    rows = call.conn.execute(query, [dataset, list(days)]).fetchall()
     if len(rows) != len(days):
         raise LoadStateError(
-            f"{call.contract.dataset}: not every delivered partition became visible.",
+            f"{dataset}: not every delivered partition became visible.",
             expected=f"{len(days)} published partitions",
             got=str(len(rows)),
             todo="Rerun the task; if it stays so, read ops.loads of this run.",
         )
-    ingested = [
-        IngestedPartition(day, n_rows, n_refused, load_id, day in published)
-        for day, n_rows, n_refused, load_id in rows
-    ]
-    return IngestResult(call.contract.dataset, tuple(ingested))
+    ingested = []
+    for day, n_rows, n_refused, load_id in rows:
+        is_new = day in published
+        ingested.append(IngestedPartition(day, n_rows, n_refused, load_id, is_new))
+    return IngestResult(dataset, tuple(ingested))

@@ -1,94 +1,32 @@
-"""One load of raw rows: stage, record the source, audit, gate and publish."""
+"""One load of raw rows: begin, stage, audit, gate and publish."""
 
 from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING
-
-import numpy as np
-import pyarrow as pa
 
 from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.errors import AuditError
 from nightshift.failpoints import Failpoint, hit
 from nightshift.ingestion.file_faults import refusal_of_values
-from nightshift.quality.quarantine import keep_rows
+from nightshift.ingestion.staging import CheckedDrops, stage_drops
 from nightshift.warehouse.connection import lose
-from nightshift.warehouse.fast_io.arrow_io import copy_in
 from nightshift.warehouse.partition_write import (
     LoadManifest,
     PartitionWrite,
-    Target,
     audit,
     begin,
-    hold_stage,
     publish,
     refuse,
 )
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
-
-    from nightshift.contracts.datasets import DatasetContract
-    from nightshift.contracts.run import RunContext
-    from nightshift.ingestion.rows.row_check import CheckedRows
+    from nightshift.ingestion.ingest_call import IngestCall
     from nightshift.lake.drops import DropManifest
-    from nightshift.lake.object_store import ObjectStore
-    from nightshift.quality.contract_check import DeliveredFile
-    from nightshift.quality.quarantine import RefusedRow
     from nightshift.quality.suites.streaming_checks import StreamingEvaluator
-    from nightshift.settings import Settings
-    from nightshift.warehouse.connection import Connection
-
-    Numbers = npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class IngestCall:
-    """Connections, contract and run that all loads of one call share."""
-
-    settings: Settings
-    store: ObjectStore
-    conn: Connection
-    contract: DatasetContract
-    run: RunContext
-
-    @property
-    def target(self) -> Target:
-        """Return the raw table as the write path publishes it: every version stays readable."""
-        return Target(
-            self.contract.dataset,
-            "raw",
-            self.contract.name,
-            self.contract.key,
-            is_versioned=True,
-            may_be_empty=self.contract.minimum_rows == 0,
-        )
-
-    @property
-    def contract_digest(self) -> str:
-        """Return the SHA-256 of the contract, hex: drops are ingested again when it changed."""
-        return contract_digest(self.contract)
-
-
-def contract_digest(contract: DatasetContract) -> str:
-    """Return the SHA-256 of a contract, hex."""
-    # Which files may come says nothing about what their rows mean: a new bound re-reads nothing.
-    document = contract.model_dump_json(exclude={"limits", "maximum_backdating_days"})
-    return sha256(document.encode()).hexdigest()
-
-
-@dataclass(frozen=True)
-class CheckedDrops:
-    """Checked drops: the same index means a drop, its file, and the file of a row."""
-
-    drops: Sequence[DropManifest]
-    files: Sequence[DeliveredFile]
-    rows: CheckedRows
 
 
 def write_version(call: IngestCall, checked: CheckedDrops, indices: Sequence[int]) -> set[dt.date]:
@@ -116,7 +54,7 @@ def write_version(call: IngestCall, checked: CheckedDrops, indices: Sequence[int
     }
     write = begin_version(call, drops)
     with refused_when_unstorable(call, write, drops[0]):
-        _stage(call, write, checked, indices)
+        stage_drops(call, write, checked, indices)
         return publish_version(call, write, counts)
 
 
@@ -145,15 +83,17 @@ def refused_when_unstorable(
 def begin_version(call: IngestCall, drops: Sequence[DropManifest]) -> PartitionWrite:
     """Begin the load of drops of consecutive days, one each."""
     timezone = call.contract.timezone
-    partitions = PartitionRange(
-        Partition(drops[0].partition, timezone), Partition(drops[-1].partition, timezone)
-    )
+    first = Partition(drops[0].partition, timezone)
+    last = Partition(drops[-1].partition, timezone)
+    # The write path compares inputs: equal ones must give equal rows.
     lines = [f"{drop.partition} {drop.delivered_at.isoformat()} {drop.sha256}" for drop in drops]
     drops_digest = sha256("\n".join(lines).encode()).hexdigest()
-    inputs = {"contract": call.contract_digest, "drops": drops_digest}
-    known_at = {drop.partition: drop.delivered_at for drop in drops}
-    manifest = LoadManifest(call.run, inputs, known_at)
-    write = begin(call.conn, [call.target], partitions, manifest)
+    manifest = LoadManifest(
+        run=call.run,
+        inputs={"contract": call.contract_digest, "drops": drops_digest},
+        known_at={drop.partition: drop.delivered_at for drop in drops},
+    )
+    write = begin(call.conn, [call.target], PartitionRange(first, last), manifest)
     hit(Failpoint.INGEST_CHECKED)
     return write
 
@@ -189,6 +129,7 @@ def _compare_counts(call: IngestCall, write: PartitionWrite) -> None:
     Raises:
         AuditError: In at least one partition.
     """
+    # By load and not by pointer: the load is not published yet.
     wrong = call.conn.execute(
         """
         select l.partition_date, d.n_accepted, l.n_rows from raw.ingested_drops d
@@ -209,102 +150,6 @@ def _compare_counts(call: IngestCall, write: PartitionWrite) -> None:
         got=str(n_staged),
         todo="Nothing was published. Rerun the task.",
     )
-
-
-def _stage(
-    call: IngestCall, write: PartitionWrite, checked: CheckedDrops, indices: Sequence[int]
-) -> None:
-    drops, rows = checked.drops, checked.rows
-    chosen = np.isin(rows.file_index, indices)
-    origin = rows.file_index[chosen], rows.row_numbers[chosen]
-    table = with_origin(write.load_id, rows.values.filter(chosen), drops, *origin)
-    n_accepted = np.bincount(rows.file_index, minlength=len(drops))
-    with call.conn.transaction():
-        hold_stage(call.conn, write)
-        copy_in(call.conn, "raw", call.contract.name, table)
-        for index in indices:
-            source = Source(
-                drop=drops[index],
-                refused=rows.refused[index],
-                n_accepted=int(n_accepted[index]),
-                n_duplicated=rows.n_duplicated[index],
-                n_refused=rows.n_refused[index],
-                notes=checked.files[index].notes,
-            )
-            record_source(call, write, source)
-
-
-@dataclass(frozen=True)
-class Source:
-    """Record of a file in a load, in addition to its good rows.
-
-    Attributes:
-        drop: The file.
-        refused: Its distinct refused rows.
-        n_accepted: Rows that are loaded.
-        n_duplicated: Rows that repeat an earlier one.
-        n_refused: Refused rows, equal ones counted as often as they came.
-        notes: What the contract does not know.
-    """
-
-    drop: DropManifest
-    refused: Sequence[RefusedRow]
-    n_accepted: int
-    n_duplicated: int
-    n_refused: int
-    notes: Sequence[str]
-
-
-def record_source(call: IngestCall, write: PartitionWrite, source: Source) -> None:
-    """Record a file and its refused rows, in the caller's transaction."""
-    drop = source.drop
-    uri = call.store.uri(drop.data_key)
-    keep_rows(call.conn, write.load_id, drop, uri, source.refused)
-    call.conn.execute(
-        """
-        insert into raw.ingested_drops (
-            dataset, partition_date, load_id, known_at, source_uri, source_sha256, contract_digest,
-            n_delivered, n_accepted, n_duplicated, n_refused, notes
-        )
-        values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
-        """,
-        [
-            call.contract.dataset, drop.partition, write.load_id, drop.delivered_at, uri,
-            drop.sha256, call.contract_digest, drop.n_rows, source.n_accepted,
-            source.n_duplicated, source.n_refused, list(source.notes),
-        ],
-    )  # fmt: skip
-
-
-def with_origin(
-    load_id: int,
-    values: pa.Table,
-    drops: Sequence[DropManifest],
-    file_index: Numbers,
-    row_numbers: Numbers,
-) -> pa.Table:
-    """Return good rows with the columns that every raw table has.
-
-    The file itself is recorded once in ``raw.ingested_drops``.
-
-    Args:
-        load_id: The load.
-        values: shape (n, n_columns), the contract's columns.
-        drops: The drops of the rows.
-        file_index: shape (n,), index of each row's drop in ``drops``.
-        row_numbers: shape (n,), position of each row in its file.
-    """
-    days = pa.array([drop.partition for drop in drops], pa.date32())
-    times = pa.array([drop.delivered_at for drop in drops], pa.timestamp("us", "UTC"))
-    for name, of_drops in (("partition_date", days), ("known_at", times)):
-        if len(drops) > 1:
-            of_rows = of_drops.take(pa.array(file_index))
-        else:
-            of_rows = pa.repeat(of_drops[0], len(values))
-        values = values.append_column(name, of_rows)
-    load_ids = pa.repeat(pa.scalar(load_id, pa.int64()), len(values))
-    values = values.append_column("source_row", pa.array(row_numbers))
-    return values.append_column("load_id", load_ids)
 
 
 def _gate(call: IngestCall, write: PartitionWrite, passing: StreamingEvaluator | None) -> None:

@@ -5,6 +5,7 @@ A person decides; nothing here changes a contract.
 
 from __future__ import annotations
 
+import datetime as dt
 import itertools
 import json
 import re
@@ -17,18 +18,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nightshift.contracts.datasets import Column, ColumnType
+from nightshift.contracts.datasets import Column, ColumnType, DatasetContract
 from nightshift.contracts.reserved_names import RAW_COLUMNS, SYSTEM_COLUMNS
 from nightshift.ingestion.rows.cast import Reason, cast_texts
 from nightshift.quality.contract_check import SIMILARITY, accepted_form, is_other_type
 from nightshift.quality.files.file_blocks import UnreadableFileError, read_cells
 
 if TYPE_CHECKING:
-    from nightshift.contracts.datasets import DatasetContract
     from nightshift.lake.drops import DropManifest
 
     Texts = Sequence[str | None]
 
+# Types that are guessed, the narrowest first: whatever is an integer is a number too.
 _NARROW_TYPES = (
     ColumnType.INTEGER,
     ColumnType.NUMBER,
@@ -37,6 +38,7 @@ _NARROW_TYPES = (
     ColumnType.UTC_TIMESTAMP,
 )
 _INSTANTS = {ColumnType.UTC_TIMESTAMP, ColumnType.LOCAL_TIMESTAMP}
+# Delivered type and type of the column.
 _CONVERTIBLE = {
     (ColumnType.INTEGER, ColumnType.NUMBER),
     (ColumnType.DATE, ColumnType.UTC_TIMESTAMP),
@@ -95,6 +97,7 @@ def compare_schema(contract: DatasetContract, drop: DropManifest, data: bytes) -
     header, rows = read_cells(data, drop.data_key)
     if not header:
         raise UnreadableFileError("it is empty")
+    # Malformed rows say nothing about a column.
     well_formed = [row for row in rows if not isinstance(row, str)]
     values = {name: [row[i] or None for row in well_formed] for i, name in enumerate(header)}
 
@@ -104,6 +107,7 @@ def compare_schema(contract: DatasetContract, drop: DropManifest, data: bytes) -
     unknown = [name for name in values if name and name not in expected]
     renamed = _find_renamed(missing, unknown)
     added = [name for name in unknown if name not in renamed.values()]
+    removed = [column for column in missing.values() if column.name not in renamed]
 
     retyped: dict[str, ColumnType] = {}
     samples: dict[str, tuple[str, ...]] = {}
@@ -113,10 +117,11 @@ def compare_schema(contract: DatasetContract, drop: DropManifest, data: bytes) -
         n_values = sum(text is not None for text in strings)
         if is_other_type(len(wrong), n_values, len(strings)):
             retyped[column.name] = _guess_type(strings, contract.timezone)
-            samples[column.name] = tuple(dict.fromkeys(wrong))[:_N_SAMPLES]
+            distinct = tuple(dict.fromkeys(wrong))
+            samples[column.name] = distinct[:_N_SAMPLES]
     return SchemaDiff(
         added={name: _guess_type(values[name], contract.timezone) for name in added},
-        removed=tuple(column for column in missing.values() if column.name not in renamed),
+        removed=tuple(removed),
         renamed=renamed,
         retyped=retyped,
         samples=samples,
@@ -128,6 +133,7 @@ def _find_renamed(missing: Mapping[str, Column], unknown: Sequence[str]) -> dict
     """Return the new name of each missing column that resembles an unknown one."""
     renamed: dict[str, str] = {}
     for name, column in missing.items():
+        # One new name replaces one column only.
         candidates = set(unknown) - set(renamed.values())
         alike = get_close_matches(name, candidates, n=1, cutoff=SIMILARITY)
         if alike:
@@ -146,10 +152,12 @@ def _notes(header: Sequence[str]) -> tuple[str, ...]:
 
 def _wrong_values(strings: Texts, column: Column, timezone: str) -> list[str]:
     """Return the values that cannot be read as a column's type."""
-    is_wrong = cast_texts(strings, column, timezone).problems.get(Reason.WRONG_TYPE)
+    cast = cast_texts(strings, column, timezone)
+    is_wrong = cast.problems.get(Reason.WRONG_TYPE)
     if is_wrong is None:
         return []
-    return [strings[i] or "" for i in np.flatnonzero(is_wrong).tolist()]
+    indices = np.flatnonzero(is_wrong).tolist()
+    return [strings[i] or "" for i in indices]
 
 
 def _guess_type(strings: Texts, timezone: str) -> ColumnType:
@@ -158,7 +166,8 @@ def _guess_type(strings: Texts, timezone: str) -> ColumnType:
     if not values or any(_CODE.fullmatch(text) for text in values):
         return ColumnType.TEXT
     for column_type in _NARROW_TYPES:
-        if not _wrong_values(values, Column(name="x", type=column_type), timezone):
+        column = Column(name="x", type=column_type)
+        if not _wrong_values(values, column, timezone):
             return column_type
     return ColumnType.TEXT
 
@@ -176,11 +185,12 @@ def adoption_obstacles(contract: DatasetContract, diff: SchemaDiff) -> list[str]
         column = by_name[name]
         delivered_type = column.delivered_as or column.type
         accepted = f"{delivered_type} is read as: {accepted_form(delivered_type)}."
-        is_text = new_type is ColumnType.TEXT
-        if is_text and _is_other_spelling(diff.samples.get(name, ()), delivered_type):
+        samples = diff.samples.get(name, ())
+        if new_type is ColumnType.TEXT and _is_other_spelling(samples, delivered_type):
             obstacles.append(
                 f"{name} seems to be {delivered_type} in a form that is not read. {accepted}"
             )
+        # It would get a column of its own, and no version can be without what identifies a row.
         elif name in identifying and not _is_convertible(new_type, column.type):
             obstacles.append(f"{name} identifies a row, so its type stays. {accepted}")
     return obstacles
@@ -189,6 +199,7 @@ def adoption_obstacles(contract: DatasetContract, diff: SchemaDiff) -> list[str]
 def _is_other_spelling(samples: Sequence[str], column_type: ColumnType) -> bool:
     """Return whether strings look like another spelling of a type: 2,50 or 20.11.2026 or ja."""
     if column_type is ColumnType.BOOLEAN:
+        # Two words: ja and nein. Three distinct ones are no truth values.
         return len(samples) < _N_SAMPLES
     n_with_digits = sum(re.search(r"\d", text) is not None for text in samples)
     return n_with_digits * 2 > len(samples)
@@ -203,36 +214,49 @@ def adoption_yaml(contract: DatasetContract, drop: DropManifest, diff: SchemaDif
     converted: dict[str, ColumnType] = {}
     replaced: dict[str, ColumnType] = {}
     for name, new_type in diff.retyped.items():
-        is_convertible = _is_convertible(new_type, by_name[name].type)
-        (converted if is_convertible else replaced)[name] = new_type
+        if _is_convertible(new_type, by_name[name].type):
+            converted[name] = new_type
+        else:
+            replaced[name] = new_type
     removed = [*(column.name for column in diff.removed), *replaced]
-    added_names = _free_names(diff.added, by_name)
-    # A column of a type that cannot be converted gets a column of its own.
-    own_names = [f"{name}_{new_type.value}" for name, new_type in replaced.items()]
-    replacements = _free_names(own_names, [*by_name, *added_names])
+
+    # A column of a type that cannot be converted gets a column of its own; the old one stays,
+    # because views depend on it and old rows were read with it.
+    sources = [*diff.added.items()]
+    wanted_names = [*diff.added]
+    for name, new_type in replaced.items():
+        sources.append((by_name[name].delivered_name, new_type))
+        wanted_names.append(f"{name}_{new_type.value}")
+    added_names = _free_names(wanted_names, by_name)
 
     columns = [_changed(by_name[name], source=source) for name, source in diff.renamed.items()]
     columns += [_changed(by_name[name], delivered_as=new) for name, new in converted.items()]
     columns += [_changed(by_name[name], is_nullable=True) for name in removed]
-    sources = [*diff.added.items()]
-    sources += [(by_name[name].delivered_name, new_type) for name, new_type in replaced.items()]
-    for name, (source, new_type) in zip([*added_names, *replacements], sources, strict=True):
+    for name, (source, new_type) in zip(added_names, sources, strict=True):
         columns.append(Column(name=name, source=source, type=new_type, is_nullable=True))
 
-    version = contract.schema_version + 1
-    lines = [f"schema_version: {version}"]
-    lines += ["columns:  # replace those of the same name, add the rest"]
-    for column in columns:
-        lines.append(f"  - {_flow(column.model_dump(mode='json', exclude_defaults=True))}")
-    lines += ["versions:", f"  {version}:", f"    since: {drop.partition}"]
     old_types = {name: by_name[name].delivered_as or by_name[name].type for name in converted}
-    change = {
-        "added": [*added_names, *replacements],
+    changes = {
+        "added": added_names,
         "removed": removed,
         "renamed": {name: by_name[name].delivered_name for name in diff.renamed},
         "retyped": {name: old_type.value for name, old_type in old_types.items()},
     }
-    return lines + [f"    {key}: {_flow(names)}" for key, names in change.items() if names]
+    return _yaml_lines(contract.schema_version + 1, drop.partition, columns, changes)
+
+
+def _yaml_lines(
+    version: int, since: dt.date, columns: Iterable[Column], changes: Mapping[str, object]
+) -> list[str]:
+    """Return the lines of a schema version; changes that name no column are left out."""
+    lines = [f"schema_version: {version}"]
+    lines.append("columns:  # replace those of the same name, add the rest")
+    for column in columns:
+        document = column.model_dump(mode="json", exclude_defaults=True)
+        lines.append(f"  - {_flow(document)}")
+    lines += ["versions:", f"  {version}:", f"    since: {since}"]
+    lines += [f"    {change}: {_flow(names)}" for change, names in changes.items() if names]
+    return lines
 
 
 def _changed(column: Column, **update: object) -> Column:
@@ -246,15 +270,16 @@ def _is_convertible(delivered: ColumnType, column_type: ColumnType) -> bool:
     return (delivered, column_type) in _CONVERTIBLE
 
 
-def _free_names(delivered: Iterable[str], taken: Iterable[str]) -> list[str]:
-    """Return a column name for each delivered one, no two alike and none that is taken."""
+def _free_names(proposed: Iterable[str], taken: Iterable[str]) -> list[str]:
+    """Return a column name for each proposed one, no two alike and none that is taken."""
     used = {*taken, *RAW_COLUMNS, *SYSTEM_COLUMNS}
     names = []
-    for delivered_name in delivered:
-        name = base = _identifier(delivered_name)
+    for proposed_name in proposed:
+        name = base = _identifier(proposed_name)
         for number in itertools.count(2):
             if name not in used:
                 break
+            # Room for the number, so that the name still fits.
             name = f"{base[: _MAX_NAME_LENGTH - 4]}_{number}"
         names.append(name)
         used.add(name)
@@ -265,13 +290,16 @@ def _identifier(name: str) -> str:
     """Return a name as an SQL identifier: no accents, lower case, no leading digit."""
     ascii_name = unicodedata.normalize("NFKD", name.lower()).encode("ascii", "ignore").decode()
     identifier = re.sub(r"[^a-z0-9]+", "_", ascii_name).strip("_") or "column"
-    return (f"_{identifier}" if identifier[0].isdigit() else identifier)[:_MAX_NAME_LENGTH]
+    if identifier[0].isdigit():
+        identifier = f"_{identifier}"
+    return identifier[:_MAX_NAME_LENGTH]
 
 
 def _flow(value: object) -> str:
     """Return a value as YAML on one line; a text is quoted where YAML may read something else."""
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{key}: {_flow(part)}" for key, part in value.items()) + "}"
+        parts = [f"{key}: {_flow(part)}" for key, part in value.items()]
+        return "{" + ", ".join(parts) + "}"
     if isinstance(value, list):
         return f"[{', '.join(map(_flow, value))}]"
     is_plain = isinstance(value, str) and value.isidentifier() and value.lower() not in _YAML_WORDS

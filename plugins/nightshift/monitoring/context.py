@@ -3,42 +3,38 @@
 from __future__ import annotations
 
 import datetime as dt
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 from nightshift.contracts.partitions import PartitionRange
 from nightshift.monitoring import outcomes
-from nightshift.monitoring.champion import Champion
-from nightshift.monitoring.data_quality import data_quality_problems
+from nightshift.monitoring.champion import Champion, holdout_metric, measured_version
+from nightshift.monitoring.data_quality import data_quality_problems, intact_contents
 from nightshift.monitoring.drift import (
     SCORE,
     Drift,
     DriftReference,
+    feature_counter,
     feature_drift,
-    features_to_count,
+    score_counter,
     score_drift,
-    score_to_count,
 )
 from nightshift.monitoring.performance import Performance, measure_performance
-from nightshift.monitoring.trigger import PartitionStatus, RetrainHistory, loss_lag_days
+from nightshift.monitoring.scans import PartitionScans
+from nightshift.monitoring.trigger import (
+    PartitionStatus,
+    RetrainHistory,
+    loss_lag_days,
+    read_retrain_history,
+)
 from nightshift.monitoring.verdict import earlier_statuses
-from nightshift.quality.profiles import LoadTable, scan_load
-from nightshift.quality.sketches.bin_counts import BinCounter
-from nightshift.registry.champions import champion_for
-from nightshift.registry.model_versions import find_version
-from nightshift.scoring.prediction_tables import predictions_target
-from nightshift.training.feature_query import features_target
-from nightshift.warehouse.control_tables.retrain_requests import requested_days
-from nightshift.warehouse.damage import published_records, refuse_damaged
+from nightshift.warehouse.partition_write import LoadManifest
 
 if TYPE_CHECKING:
     from nightshift.contracts.model_spec import ModelSpec
     from nightshift.contracts.partitions import Partition
     from nightshift.contracts.run import RunContext
-    from nightshift.monitoring.maturity import LabelCount
-    from nightshift.quality.sketches.bin_counts import BinnedColumn
-    from nightshift.quality.sketches.sketch import Sketch
     from nightshift.settings import Settings
     from nightshift.warehouse.connection import Connection
 
@@ -69,24 +65,23 @@ class MonitoringContext:
     partition: Partition
     run: RunContext
     champions: dict[int, Champion]
-    profiles: dict[LoadTable, dict[str, Sketch]] = field(default_factory=dict)
+
+    @cached_property
+    def scans(self) -> PartitionScans:
+        """Return the scans of the published rows."""
+        return PartitionScans(self.settings, self.conn, self.partition.day, self.run)
 
     @cached_property
     def champion(self) -> Champion | None:
         """Return the version that scored this partition, or else the one that serves it."""
-        # The version that scored is measured, even if another one serves by now.
         scored_by = self._published_versions(self.partition)
-        serving = (
-            find_version(self.conn, self.spec.name, scored_by[0])
-            if scored_by
-            else champion_for(self.conn, self.spec.name, self.partition)
-        )
-        if serving is None:
+        version = measured_version(self.conn, self.spec, self.partition, scored_by)
+        if version is None:
             return None
         # A champion serves many partitions of a range: its files are read once.
-        if serving.version not in self.champions:
-            self.champions[serving.version] = Champion.load(self.settings, self.conn, serving)
-        return self.champions[serving.version]
+        if version.version not in self.champions:
+            self.champions[version.version] = Champion.load(self.settings, self.conn, version)
+        return self.champions[version.version]
 
     @property
     def champion_version(self) -> int | None:
@@ -113,25 +108,16 @@ class MonitoringContext:
         if self.champion is None:
             return DriftResult([], None, "there is no champion yet")
         reference = self.drift_reference(self.champion)
-        feature_counter = BinCounter(*features_to_count(reference.profile))
-        features = self._counted(self.spec.features_dataset, feature_counter)
+        features = self.scans.count(self.spec.features_dataset, feature_counter(reference.profile))
         if not features:
             return DriftResult([], None, f"the night has no {self.spec.entity.name}")
         drifts = feature_drift(features, reference)
         if not self._published_versions(self.partition):
             note = "no scores of the champion are published for this night"
             return DriftResult(drifts, None, note)
-        score_counter = BinCounter([score_to_count(reference.profile)], [])
-        scores = self._counted(self.spec.predictions_dataset, score_counter)
+        counter = score_counter(reference.profile)
+        scores = self.scans.count(self.spec.predictions_dataset, counter)
         return DriftResult(drifts, score_drift(scores[SCORE], reference))
-
-    def _counted(self, dataset: str, counter: BinCounter) -> dict[str, BinnedColumn]:
-        """Count the bins of the published load in one scan, which also gives its profile."""
-        load = LoadTable.published(self.conn, dataset, self.partition.day)
-        scanned = scan_load(self.settings, self.conn, load, self.run, counter)
-        # The profile for people comes from the same scan, so the rows are read once.
-        self.profiles[load] = scanned
-        return counter.columns(scanned) if scanned else {}
 
     def measure_matured(self) -> MaturedResult:
         """Measure the predictions that mature now."""
@@ -146,13 +132,10 @@ class MonitoringContext:
 
     def expected_metric(self, version: int | None) -> float | None:
         """Return the watched metric of a version on its hold-out."""
-        if version is None:
-            return None
-        metrics = find_version(self.conn, self.spec.name, version).metrics.get("challenger", {})
-        return metrics.get(self.spec.monitoring.metric)
+        return None if version is None else holdout_metric(self.conn, self.spec, version)
 
     @cached_property
-    def labels(self) -> LabelCount:
+    def labels(self) -> outcomes.LabelCount:
         """Return how many labels of the evaluated partition are known."""
         return outcomes.count_labels(self.conn, self.spec, self.partition, self.as_of)
 
@@ -164,12 +147,7 @@ class MonitoringContext:
 
     def retrain_history(self) -> RetrainHistory:
         """Return the model's retrain requests near this partition; read under the model's lock."""
-        limits = self.spec.monitoring
-        n_days = max(limits.cooldown_days, limits.retrain_budget.days)
-        days = requested_days(self.conn, self.spec.name, self.partition, n_days)
-        # The own request is no obstacle: a rerun must decide as the first run did.
-        own = self.partition.day
-        return RetrainHistory(own in days, [day for day in days if day != own])
+        return read_retrain_history(self.conn, self.spec, self.partition)
 
     @cached_property
     def earlier(self) -> list[PartitionStatus]:
@@ -183,15 +161,12 @@ class MonitoringContext:
             DamagedInputError: Published features or predictions are not what was published.
         """
         partitions = PartitionRange(self.evaluated, self.partition)
-        # A verdict about damaged rows would be recorded as if it were about the published ones.
-        for target in (features_target(self.spec), predictions_target(self.spec)):
-            records = published_records(self.conn, target.dataset, partitions.days)
-            refuse_damaged(self.conn, target, records)
+        contents = intact_contents(self.conn, self.spec, partitions)
         # Manifests of earlier releases hold this text with the old name of the class and the old
         # keys. They stay, so that a rerun after an upgrade has equal inputs.
         earlier = str(self.earlier).replace("PartitionStatus(", "NightStatus(")
         return {
-            **self._published_contents(partitions),
+            **contents,
             "earlier": earlier,
             "red": str(self.data_quality_problems),
             "spec": self.spec.digest,
@@ -199,33 +174,29 @@ class MonitoringContext:
             "as_of": self.as_of.isoformat(),
         }
 
-    def _published_contents(self, partitions: PartitionRange) -> dict[str, str]:
-        labels = f"marts/{self.spec.label.relation}"
-        datasets = [self.spec.features_dataset, self.spec.predictions_dataset, labels]
-        rows = self.conn.execute(
-            """
-            select p.dataset, p.partition_date, l.content_hash
-            from ops.published p join ops.loads l using (dataset, partition_date, load_id)
-            where p.dataset = any(%s) and p.partition_date between %s and %s
-            order by p.dataset, p.partition_date
-            """,
-            [datasets, partitions.first.day, partitions.last.day],
-        )
-        return {f"{dataset} {day}": content_hash for dataset, day, content_hash in rows}
+    @property
+    def datasets(self) -> tuple[str, str]:
+        """Return the features and the predictions in the ledger."""
+        return self.spec.features_dataset, self.spec.predictions_dataset
 
-    def reads(self) -> dict[str, int]:
-        """Return the datasets that the verdict reads, with the days before the partition."""
-        datasets = (self.spec.features_dataset, self.spec.predictions_dataset)
-        return dict.fromkeys(datasets, loss_lag_days(self.spec))
+    def manifest(self, inputs: dict[str, str], history: RetrainHistory) -> LoadManifest:
+        """Return what the verdict is made from."""
+        # Requests near the partition decide too; they are known only under the lock.
+        inputs = inputs | {"decided": str(history.other_days)}
+        reads = dict.fromkeys(self.datasets, loss_lag_days(self.spec))
+        return LoadManifest(self.run, inputs, reads=reads)
 
     def _published_versions(self, partition: Partition) -> list[int]:
         """Return the versions whose predictions are published, newest first; none for the rule."""
         from psycopg import sql
 
-        if not outcomes.columns_of(self.conn, "predictions", self.spec.name):
+        # A model that has never scored has no table.
+        if not outcomes.has_predictions(self.conn, self.spec):
             return []
         query = sql.SQL(
-            "select distinct model_version from {}"
-            " where model_version is not null order by model_version desc"
+            """
+            select distinct model_version from {}
+            where model_version is not null order by model_version desc
+            """
         ).format(outcomes.predictions_query(self.spec, partition))
         return [version for (version,) in self.conn.execute(query)]

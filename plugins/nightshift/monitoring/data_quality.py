@@ -1,10 +1,13 @@
-"""Data quality problems of a partition; they block a retrain request."""
+"""Quality of what a verdict reads: damaged rows stop it, other problems block a retrain request."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nightshift.contracts.datasets import Delivery, read_contracts
+from nightshift.contracts.datasets import daily_contracts, read_contracts
+from nightshift.scoring.prediction_tables import predictions_target
+from nightshift.training.feature_query import features_target
+from nightshift.warehouse.damage import published_records, refuse_damaged
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -12,6 +15,30 @@ if TYPE_CHECKING:
     from nightshift.contracts.model_spec import ModelSpec
     from nightshift.contracts.partitions import PartitionRange
     from nightshift.warehouse.connection import Connection
+
+
+def intact_contents(
+    conn: Connection, spec: ModelSpec, partitions: PartitionRange
+) -> dict[str, str]:
+    """Return the content hashes of the published features, predictions and labels.
+
+    Raises:
+        DamagedInputError: Published features or predictions are not what was published.
+    """
+    targets = (features_target(spec), predictions_target(spec))
+    records = {}
+    for target in targets:
+        records[target.dataset] = published_records(conn, target.dataset, partitions.days)
+        # A verdict about damaged rows would be recorded as if it were about the published ones.
+        refuse_damaged(conn, target, records[target.dataset])
+    labels = f"marts/{spec.label.relation}"
+    records[labels] = published_records(conn, labels, partitions.days)
+
+    contents = {}
+    for dataset, loads in records.items():
+        for load in loads:
+            contents[f"{dataset} {load.partition_date}"] = load.content_hash
+    return contents
 
 
 def data_quality_problems(
@@ -27,7 +54,7 @@ def data_quality_problems(
         datasets_dir: Contracts, which tell what is delivered daily.
     """
     contracts = read_contracts(datasets_dir).documents.values()
-    daily = [contract.dataset for contract in contracts if contract.delivery is Delivery.DAILY]
+    daily = [contract.dataset for contract in daily_contracts(contracts)]
     labels = f"marts/{spec.label.relation}"
     parameters = {
         "verdicts": f"monitoring/{spec.name}",
@@ -40,6 +67,7 @@ def data_quality_problems(
     return [problem for (problem,) in conn.execute(_PROBLEMS, parameters)]
 
 
+# The ledger is read, not rows that readers see: refused loads count, and repairs of them.
 # Everything is read as of the first attempt to publish the partition's verdict (`look`), so that a
 # rerun sees the same. A later repair counts for later partitions.
 _PROBLEMS = """

@@ -16,12 +16,12 @@ from nightshift.quality.drift_statistics import (
     kolmogorov_smirnov,
     total_variation,
 )
-from nightshift.quality.sketches.bin_counts import BinnedColumn, CategoricalColumn, NumericColumn
+from nightshift.quality.sketches.bin_counts import BinCounter, CategoricalColumn, NumericColumn
 
 if TYPE_CHECKING:
     from nightshift.contracts.monitoring_spec import Monitoring
+    from nightshift.quality.sketches.bin_counts import BinnedColumn
 
-# Added to every bin, so that the logarithm of an empty bin is finite. Source: Jeffreys' prior.
 SCORE = "score"
 Kind = Literal["numeric", "categorical", "score"]
 
@@ -71,35 +71,35 @@ class DriftReference:
     limits: Monitoring
 
 
-def features_to_count(
-    profile: Mapping[str, Any],
-) -> tuple[list[NumericColumn], list[CategoricalColumn]]:
-    """Return the features with their bins: numeric and categorical ones, each sorted by name."""
+def feature_counter(profile: Mapping[str, Any]) -> BinCounter:
+    """Return the counter of the features in the reference's bins and levels."""
     numeric = [
-        NumericColumn(name, tuple(part["edges"]))
-        for name, part in sorted(profile["numeric"].items())
+        NumericColumn(name, tuple(part["edges"])) for name, part in profile["numeric"].items()
     ]
     categorical = [
         CategoricalColumn(name, tuple(sorted(part["shares"])))
-        for name, part in sorted(profile["categorical"].items())
+        for name, part in profile["categorical"].items()
     ]
-    return numeric, categorical
+    return BinCounter(numeric, categorical)
 
 
-def score_to_count(profile: Mapping[str, Any]) -> NumericColumn:
-    """Return the score with its bins."""
-    return NumericColumn(SCORE, tuple(profile[SCORE]["edges"]))
+def score_counter(profile: Mapping[str, Any]) -> BinCounter:
+    """Return the counter of the score in the reference's bins."""
+    edges = tuple(profile[SCORE]["edges"])
+    return BinCounter([NumericColumn(SCORE, edges)], [])
 
 
 def feature_drift(columns: Mapping[str, BinnedColumn], reference: DriftReference) -> list[Drift]:
-    """Compare all features of a partition, in the order of ``features_to_count``."""
-    numeric, categorical = features_to_count(reference.profile)
-    kinds: list[tuple[str, Kind]] = [(column.name, "numeric") for column in numeric]
-    kinds += [(column.name, "categorical") for column in categorical]
-    return [
-        _compare(name, kind, columns[name], reference.profile[kind][name], reference)
-        for name, kind in kinds
-    ]
+    """Compare all features of a partition: numeric ones, then categorical ones, each by name."""
+    drifts: list[Drift] = []
+    kinds: tuple[Kind, ...] = ("numeric", "categorical")
+    for kind in kinds:
+        profiles = reference.profile[kind]
+        drifts += [
+            _compare(name, kind, columns[name], profiles[name], reference)
+            for name in sorted(profiles)
+        ]
+    return drifts
 
 
 def score_drift(column: BinnedColumn, reference: DriftReference) -> Drift:
@@ -115,8 +115,11 @@ def expected_shares(profile: Mapping[str, Any]) -> list[float]:
     missing = float(profile["missing_share"])
     shares = profile["shares"]
     if isinstance(shares, Mapping):
-        shares = [*(shares[level] for level in sorted(shares)), 0.0]
-    return [share * (1 - missing) for share in shares] + [missing]
+        by_level = [shares[level] for level in sorted(shares)]
+        # The reference has no row of other levels.
+        shares = [*by_level, 0.0]
+    known = [share * (1 - missing) for share in shares]
+    return [*known, missing]
 
 
 def _compare(
@@ -127,16 +130,20 @@ def _compare(
     reference: DriftReference,
 ) -> Drift:
     *known, missing = expected_shares(profile)
+    # Missing rows are a bin of their own: a column that vanishes has drifted.
     counts = [*current.counts, current.n_missing]
-    psi = binned_stability_index(counts, [*known, missing], int(profile["n"]))
+    n_reference = int(profile["n"])
+    psi = binned_stability_index(counts, [*known, missing], n_reference)
     noise = reference.noise[name]
     limits = reference.limits
     threshold = limits.score_psi_threshold if kind == "score" else limits.psi_threshold
+    is_far = psi > max(threshold, noise)
 
     # The index grows with the number of rows; the effect tells whether a difference matters.
     distance = total_variation if kind == "categorical" else kolmogorov_smirnov
     effect = distance(current.counts, known)
-    change = max(effect, abs(current.missing_share - missing))
+    missing_change = abs(current.missing_share - missing)
+    has_effect = max(effect, missing_change) >= limits.minimum_effect
     return Drift(
         feature=name,
         kind=kind,
@@ -148,5 +155,5 @@ def _compare(
         mean=current.mean,
         reference_mean=profile.get("mean"),
         n_rows=current.n_rows,
-        is_drifted=psi > max(threshold, noise) and change >= limits.minimum_effect,
+        is_drifted=is_far and has_effect,
     )

@@ -39,9 +39,11 @@ def training_noise(trained: TrainedModel, rows: pa.Table) -> dict[str, float]:
     reference = trained.reference
     noise: dict[str, float] = {}
     for name, profile in reference["numeric"].items():
-        noise[name] = _quantile(rows, _number_bins(numbers(rows, name), profile), profile)
+        bins = _number_bins(numbers(rows, name), profile)
+        noise[name] = _quantile(rows, bins, profile)
     for name, profile in reference["categorical"].items():
-        noise[name] = _quantile(rows, _level_bins(rows, name, profile), profile)
+        bins = _level_bins(rows, name, profile)
+        noise[name] = _quantile(rows, bins, profile)
     # The scores of all partitions count: the few unseen ones show too little of the variation.
     profile = reference[SCORE]
     scores = _number_bins(trained.predictions(rows).score, profile)
@@ -67,7 +69,8 @@ def _level_bins(rows: pa.Table, name: str, profile: Mapping[str, Any]) -> Bins:
     values = rows.column(name).cast(pa.string())
     index = pc.index_in(values, value_set=pa.array(levels, pa.string()))
     index = pc.fill_null(index, len(levels))
-    bins: Bins = pc.if_else(pc.is_null(values), len(levels) + 1, index).cast(pa.int64()).to_numpy()
+    index = pc.if_else(pc.is_null(values), len(levels) + 1, index)
+    bins: Bins = index.cast(pa.int64()).to_numpy()
     return bins
 
 
@@ -76,10 +79,12 @@ def _quantile(rows: pa.Table, bins: Bins, profile: Mapping[str, Any]) -> float:
     import numpy as np
 
     expected = expected_shares(profile)
-    _, partition = np.unique(rows.column("partition_date").to_numpy(), return_inverse=True)
-    n_partitions, n_bins = int(partition.max()) + 1, len(expected)
+    dates = rows.column("partition_date").to_numpy()
+    days, partition = np.unique(dates, return_inverse=True)
+    n_partitions, n_bins = len(days), len(expected)
     # One bincount over (partition, bin) pairs counts all partitions at once.
-    counts = np.bincount(partition * n_bins + bins, minlength=n_partitions * n_bins)
+    pair = partition * n_bins + bins
+    counts = np.bincount(pair, minlength=n_partitions * n_bins)
     n_reference = int(profile["n"])
     indices = [
         binned_stability_index(row.tolist(), expected, n_reference)

@@ -13,6 +13,7 @@ from operator import methodcaller
 from typing import TYPE_CHECKING, Any
 
 from nightshift.warehouse.connection import connect
+from nightshift.warehouse.published import newest_published_day
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -60,11 +61,15 @@ class Punctuality:
     runbook: str
 
     @property
+    def has_lost_rows(self) -> bool:
+        """Return whether readers see another number of rows than was published."""
+        return self.published_at is not None and sum(self.n_rows.values()) != self.n_published
+
+    @property
     def is_late(self) -> bool:
         """Return whether the partition or an earlier one is missing, or has lost rows."""
         # Counted rows: a pointer to a load whose rows are gone does not count as published.
-        has_lost_rows = sum(self.n_rows.values()) != self.n_published
-        return self.published_at is None or has_lost_rows or bool(self.missing_before)
+        return self.published_at is None or self.has_lost_rows or bool(self.missing_before)
 
     @property
     def status(self) -> str:
@@ -104,12 +109,17 @@ class Freshness:
 
     def document(self) -> dict[str, Any]:
         """Return the content of a notification, as plain JSON."""
-        models = [{**asdict(model), "status": model.status} for model in self.models]
-        facts = {"at": self.at, "models": models, "inputs": [asdict(age) for age in self.inputs]}
+        facts = {
+            "at": self.at,
+            "models": [{**asdict(model), "status": model.status} for model in self.models],
+            "inputs": [asdict(age) for age in self.inputs],
+        }
+        # The only values that JSON does not know are days and instants.
+        text = json.dumps(facts, default=methodcaller("isoformat"))
         return {
             "event": "late" if self.late else "ok",
             "late": [model.model for model in self.late],
-            **json.loads(json.dumps(facts, default=methodcaller("isoformat"))),
+            **json.loads(text),
         }
 
 
@@ -142,7 +152,9 @@ def check(
 
 
 def _punctuality(conn: Connection, spec: ModelSpec, at: dt.datetime) -> Punctuality:
-    partition, dataset = spec.last_due(at), spec.predictions_dataset
+    partition = spec.last_due(at)
+    dataset = spec.predictions_dataset
+    # A pointer whose load is gone must be reported as late, not end the check: a left join.
     row = conn.execute(
         """
         select p.published_at, load_id, n_rows
@@ -152,13 +164,16 @@ def _punctuality(conn: Connection, spec: ModelSpec, at: dt.datetime) -> Punctual
         [dataset, partition.day],
     ).fetchone()
     published_at, load_id, n_published = row or (None, None, None)
+    n_rows: dict[str, int] = {}
+    if row is not None:
+        n_rows = _rows_by_source(conn, spec, partition, load_id)
     return Punctuality(
         model=spec.name,
         partition=partition.day,
         deadline=spec.deadline_of(partition),
         published_at=published_at,
-        newest=_newest(conn, dataset),
-        n_rows={} if row is None else _rows_by_source(conn, spec, partition, load_id),
+        newest=newest_published_day(conn, dataset),
+        n_rows=n_rows,
         n_published=n_published,
         missing_before=_missing_before(conn, dataset, partition),
         owner=spec.owner,
@@ -191,19 +206,17 @@ def _rows_by_source(
     from psycopg import sql
 
     query = sql.SQL(
-        "select score_source, count(*) from {}"
-        " where partition_date = %s and load_id = %s group by 1 order by 1"
+        """
+        select score_source, count(*) from {}
+        where partition_date = %s and load_id = %s
+        group by 1 order by 1
+        """
     ).format(sql.Identifier("predictions", spec.name))
     return dict(conn.execute(query, [partition.day, load_id]).fetchall())
 
 
 def _input_age(conn: Connection, dataset: str, due: Partition) -> InputAge:
-    newest = _newest(conn, dataset)
-    return InputAge(dataset, newest, (due.day - newest).days if newest else None)
-
-
-def _newest(conn: Connection, dataset: str) -> dt.date | None:
-    row = conn.execute(
-        "select max(partition_date) from ops.published where dataset = %s", [dataset]
-    ).fetchone()
-    return row[0] if row else None
+    newest = newest_published_day(conn, dataset)
+    if newest is None:
+        return InputAge(dataset, None, None)
+    return InputAge(dataset, newest, (due.day - newest).days)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
-from nightshift.errors import NightshiftError
 from nightshift.failpoints import Failpoint, hit
 from nightshift.monitoring.champion import Champion
 from nightshift.monitoring.context import MonitoringContext
@@ -19,23 +17,18 @@ from nightshift.monitoring.trigger import (
     apply_trigger_rule,
     condition_status,
 )
-from nightshift.monitoring.verdict import Verdict, publish_verdict, read_verdict
+from nightshift.monitoring.verdict import Verdict, publish_verdict, read_back
 from nightshift.monitoring.verdict_report import with_report
-from nightshift.quality.profiles import LoadTable, keep_profile, profile_load
 from nightshift.warehouse.connection import connect, lose
 from nightshift.warehouse.control_tables.retrain_requests import open_request, retrain_request_lock
-from nightshift.warehouse.partition_write import LoadManifest
 
 if TYPE_CHECKING:
     from nightshift.contracts.model_spec import ModelSpec
-    from nightshift.contracts.monitoring_spec import Monitoring
     from nightshift.contracts.partitions import PartitionRange
     from nightshift.contracts.run import RunContext
     from nightshift.monitoring.drift import Drift
     from nightshift.monitoring.performance import Performance
     from nightshift.settings import Settings
-
-logger = logging.getLogger(__name__)
 
 # Fields of a verdict that are recorded with a retrain request.
 EVIDENCE = (
@@ -50,13 +43,6 @@ EVIDENCE = (
     "label_share",
     "model_version",
 )
-
-
-class VerdictLostError(NightshiftError):
-    """The published verdict is not what readers see."""
-
-    code = "NS-MONITOR-003"
-    is_retryable = True
 
 
 @dataclass(frozen=True)
@@ -126,7 +112,7 @@ def monitor(
             context = MonitoringContext(settings, spec, conn, partition, run, champions)
             verdict = monitor_partition(context, wants_report=partition == partitions.last)
             decision_id = verdict.retrain_decision_id or decision_id
-            _keep_profiles(context)
+            context.scans.keep_profiles(context.datasets)
     return replace(verdict, retrain_decision_id=decision_id)
 
 
@@ -150,34 +136,31 @@ def monitor_partition(context: MonitoringContext, *, wants_report: bool) -> Verd
 
     wants_report = wants_report or verdict.has_triggered
     verdict = with_report(context, verdict, measurement.drifts, inputs, wants_report=wants_report)
-    manifest = LoadManifest(
-        context.run, inputs | {"decided": str(history.other_days)}, reads=context.reads()
-    )
     publish_verdict(
         context.conn,
         verdict,
         measurement.drifts,
         measurement.performance,
         measurement.predicted_by,
-        manifest,
+        context.manifest(inputs, history),
     )
-    return _read_back(context, verdict)
+    return read_back(context.conn, verdict)
 
 
 def measure(context: MonitoringContext) -> Measurement:
     """Measure the partition's drift and the performance of the predictions that mature now."""
     features, score, drift_note = context.measure_drift()
     performance, predicted_by, performance_note = context.measure_matured()
-    watched = _watched_metric(performance, context.spec.monitoring)
+    watched = _watched_metric(performance, context.spec.monitoring.metric)
     expected = context.expected_metric(predicted_by)
     loss, loss_note = matured_loss(context, watched, predicted_by, expected)
     notes = [note for note in (drift_note, performance_note, loss_note) if note]
     return Measurement(features, score, performance, predicted_by, watched, expected, loss, notes)
 
 
-def _watched_metric(performance: list[Performance], limits: Monitoring) -> Performance | None:
+def _watched_metric(performance: list[Performance], metric: str) -> Performance | None:
     for part in performance:
-        if (part.slice_name, part.metric) == (ALL_ROWS, limits.metric):
+        if (part.slice_name, part.metric) == (ALL_ROWS, metric):
             return part
     return None
 
@@ -219,23 +202,26 @@ def decide_retrain(
     if measurement.features:
         drifted_ratio = measurement.n_drifted / len(measurement.features)
         has_drifted = drifted_ratio >= limits.drifted_features_ratio
+    severe_loss: float | None = None
+    if limits.triggers.severe_loss_factor is not None:
+        severe_loss = limits.triggers.severe_loss_factor * limits.maximum_metric_loss
     today = PartitionStatus(
         context.partition.day,
         drift=condition_status(has_drifted),
         score_drift=condition_status(score.is_drifted if score else None),
-        performance=_loss_status(loss, limits, factor=1.0),
-        severe_loss=_loss_status(loss, limits, factor=limits.triggers.severe_loss_factor),
+        performance=_loss_status(loss, limits.maximum_metric_loss),
+        severe_loss=_loss_status(loss, severe_loss),
     )
     return apply_trigger_rule(
         context.spec, today, context.earlier, history, context.data_quality_problems
     )
 
 
-def _loss_status(loss: float | None, limits: Monitoring, *, factor: float | None) -> Status:
-    """Return whether a loss exceeds a multiple of the limit; unknown without either."""
-    if loss is None or factor is None:
+def _loss_status(loss: float | None, limit: float | None) -> Status:
+    """Return whether a loss exceeds a limit; unknown without either."""
+    if loss is None or limit is None:
         return "unknown"
-    return condition_status(loss > factor * limits.maximum_metric_loss)
+    return condition_status(loss > limit)
 
 
 def make_verdict(
@@ -286,28 +272,3 @@ def _open_request(context: MonitoringContext, verdict: Verdict) -> None:
         evidence,
         context.run,
     )
-
-
-def _read_back(context: MonitoringContext, verdict: Verdict) -> Verdict:
-    # Read on its own: the write path may have kept an earlier load with equal content.
-    seen = read_verdict(context.conn, context.spec.name, context.partition)
-    if seen != verdict or (seen.has_triggered and seen.retrain_decision_id is None):
-        raise VerdictLostError(
-            f"The verdict of {context.partition} is not what readers see.",
-            expected=str(verdict),
-            got=str(seen),
-        )
-    return seen
-
-
-def _keep_profiles(context: MonitoringContext) -> None:
-    """Store the profiles of the features and predictions, for people."""
-    for dataset in (context.spec.features_dataset, context.spec.predictions_dataset):
-        try:
-            load = LoadTable.published(context.conn, dataset, context.partition.day)
-            if load in context.profiles:
-                keep_profile(context.conn, load, context.profiles[load], context.run)
-            else:
-                profile_load(context.settings, context.conn, load, context.run)
-        except Exception as error:  # noqa: BLE001 - a view must not fail the task
-            logger.warning("%s of %s has no profile: %s", dataset, context.partition, error)

@@ -1,15 +1,17 @@
-"""Join published predictions to their outcomes, as known at a partition's as-of."""
+"""Join published predictions to their outcomes, as known at a partition's as-of; count labels."""
 
 from __future__ import annotations
 
 import datetime as dt
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 from nightshift.errors import NightshiftError
-from nightshift.monitoring.maturity import LabelCount
 from nightshift.monitoring.trigger import loss_lag_days
 from nightshift.warehouse.connection import label_queries
 from nightshift.warehouse.fast_io.arrow_io import read_arrow
+from nightshift.warehouse.published import join_published, known_at_condition
+from nightshift.warehouse.relations.columns import table_columns
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -19,6 +21,37 @@ if TYPE_CHECKING:
     from nightshift.contracts.partitions import Partition
     from nightshift.settings import Settings
     from nightshift.warehouse.connection import Connection
+
+
+Maturity = Literal["immature", "maturing", "mature"]
+
+
+@dataclass(frozen=True)
+class LabelCount:
+    """The known labels of one partition's predictions.
+
+    Attributes:
+        n_predictions: Published predictions.
+        n_labels: Of these, with a label.
+        n_never: Of these, known never to get one: the label row exists, and its label is null.
+    """
+
+    n_predictions: int = 0
+    n_labels: int = 0
+    n_never: int = 0
+
+    @property
+    def share(self) -> float | None:
+        """Return the share of known labels among those that can exist, 1 is best; None of none."""
+        possible = self.n_predictions - self.n_never
+        return self.n_labels / possible if possible else None
+
+    def maturity(self, spec: ModelSpec) -> Maturity:
+        """Return ``mature`` from the spec's minimum share on, ``immature`` without any label."""
+        if not self.n_labels:
+            return "immature"
+        is_mature = (self.share or 0.0) >= spec.monitoring.minimum_label_share
+        return "mature" if is_mature else "maturing"
 
 
 class FeaturesNotPublishedError(NightshiftError):
@@ -41,6 +74,8 @@ def knowledge_cutoff(conn: Connection, spec: ModelSpec, partition: Partition) ->
     """
     from psycopg import sql
 
+    # One statement, one snapshot: the rows are those of the pointer that was found. A night
+    # without rows is published too.
     query = sql.SQL(
         """
         select (select max(as_of) from {}), exists (
@@ -80,6 +115,11 @@ def _features_query(spec: ModelSpec, partition: Partition) -> sql.Composed:
     return _published("features", spec.feature_table, spec.features_dataset, partition)
 
 
+def has_predictions(conn: Connection, spec: ModelSpec) -> bool:
+    """Return whether the model has a table of predictions."""
+    return bool(table_columns(conn, "predictions", spec.name))
+
+
 def predictions_query(spec: ModelSpec, partition: Partition) -> sql.Composed:
     """Return a sub-query, named ``t``, of the published predictions of a partition."""
     return _published("predictions", spec.name, spec.predictions_dataset, partition)
@@ -88,16 +128,10 @@ def predictions_query(spec: ModelSpec, partition: Partition) -> sql.Composed:
 def _published(schema: str, table: str, dataset: str, partition: Partition) -> sql.Composed:
     from psycopg import sql
 
-    return sql.SQL(
-        """(
-        select r.* from {table} r
-        join ops.published p on p.dataset = {dataset}
-            and p.partition_date = r.partition_date and p.load_id = r.load_id
-        where r.partition_date = {day}
-        ) t"""
-    ).format(
+    query = sql.SQL("(select r.* from {table} r {published} where r.partition_date = {day}) t")
+    return query.format(
         table=sql.Identifier(schema, table),
-        dataset=sql.Literal(dataset),
+        published=join_published(dataset, "r"),
         day=sql.Literal(partition.day),
     )
 
@@ -186,43 +220,28 @@ def _labels(
     """Return a query of the labels as known, one row per entity; None before their tables exist."""
     from psycopg import sql
 
-    label_columns = columns_of(conn, "marts", spec.label.relation)
-    if not label_columns or not columns_of(conn, "predictions", spec.name):
+    relation = spec.label.relation
+    label_columns = table_columns(conn, "marts", relation)
+    if not label_columns or not has_predictions(conn, spec):
         return None
-    pointer = sql.Composed([])
+    # A view of raw versions has no loads of its own: known_at alone tells what was known.
+    published = sql.Composed([])
     if "load_id" in label_columns:
-        pointer = sql.SQL(
-            """
-            join ops.published lp on lp.dataset = {}
-                and lp.partition_date = l.partition_date and lp.load_id = l.load_id
-            """
-        ).format(sql.Literal(f"marts/{spec.label.relation}"))
-    return sql.SQL(
+        published = join_published(f"marts/{relation}", "l", "lp")
+    query = sql.SQL(
         """
         select distinct on (l.{key}) l.{key}, l.{label} as label
-        from marts.{labels} l {pointer}
-        where l.partition_date between {first} and {last} and l.known_at <= {as_of}
-            and (l.superseded_at is null or l.superseded_at > {as_of})
+        from marts.{labels} l {published}
+        where l.partition_date between {first} and {last} and {is_known}
         order by l.{key}, l.known_at desc, l.partition_date desc
         """
-    ).format(
+    )
+    return query.format(
         key=sql.Identifier(spec.entity.key),
         label=sql.Identifier(spec.label.column),
-        labels=sql.Identifier(spec.label.relation),
-        pointer=pointer,
+        labels=sql.Identifier(relation),
+        published=published,
         first=sql.Literal(evaluated_partition(spec, partition).day),
         last=sql.Literal(partition.day),
-        as_of=sql.Literal(as_of),
+        is_known=known_at_condition(as_of, "l"),
     )
-
-
-def columns_of(conn: Connection, schema: str, relation: str) -> set[str]:
-    """Return the columns of a relation; none if it does not exist."""
-    rows = conn.execute(
-        """
-        select attname from pg_attribute
-        where attrelid = to_regclass(format('%%I.%%I', %s::text, %s::text)) and attnum > 0
-        """,
-        [schema, relation],
-    )
-    return {name for (name,) in rows}

@@ -42,13 +42,15 @@ def measure_performance(spec: ModelSpec, rows: pa.Table) -> list[Performance]:
     published = _published(spec.task, rows)
     rule = rule_predictions(spec.task, spec.scoring.fallback, rows, published.threshold)
     by_source = {"model": published, "baseline": rule}
-    measured = evidence(spec, _SAMPLE, rows, numbers(rows, "label"), by_source)
+    label = numbers(rows, "label")
+    measured = evidence(spec, _SAMPLE, rows, label, by_source)
     baseline = {_key(part): part.value for part in measured if part.source == "baseline"}
-    return [
-        Performance(*_key(part), part.value, baseline[_key(part)], part.n_rows)
-        for part in measured
-        if part.source == "model"
-    ]
+    performance = []
+    for part in measured:
+        if part.source == "model":
+            key = _key(part)
+            performance.append(Performance(*key, part.value, baseline[key], part.n_rows))
+    return performance
 
 
 def metric_loss(metric: str, value: float, expected: float) -> float:
@@ -67,7 +69,8 @@ def _published(task: Task, rows: pa.Table) -> Predictions:
     score = numbers(rows, "score")
     if task is not Task.BINARY:
         return Predictions(score)
-    probability = np.clip(np.nan_to_num(numbers(rows, "probability"), nan=0.5), EDGE, 1 - EDGE)
+    probability = np.nan_to_num(numbers(rows, "probability"), nan=0.5)
+    probability = np.clip(probability, EDGE, 1 - EDGE)
     is_positive = np.nan_to_num(numbers(rows, "is_positive")) > 0
     # The threshold is not published: it is the lowest probability that was called positive.
     threshold = float(probability[is_positive].min()) if is_positive.any() else np.inf

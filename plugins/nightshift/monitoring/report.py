@@ -37,7 +37,12 @@ class ReportError(NightshiftError):
 
 @dataclass(frozen=True)
 class Report:
-    """A finished report."""
+    """A finished report.
+
+    Attributes:
+        html: The page for people, complete in itself.
+        json: The same numbers for programs.
+    """
 
     html: bytes
     json: bytes
@@ -80,13 +85,16 @@ def draw_sample(
 
     from nightshift.models.signature import encode
 
-    # Sorted, so that the sample keeps the order of the rows.
     random = np.random.default_rng(seed)
-    index = np.sort(random.permutation(rows.num_rows)[:n_rows])
+    drawn = random.permutation(rows.num_rows)[:n_rows]
+    # Sorted, so that the sample keeps the order of the rows.
+    index = np.sort(drawn)
     matrix = encode(rows.take(index), signature)
-    columns = {name: matrix[:, column] for column, name in enumerate(signature.names)}
-    is_paired = score.size == rows.num_rows
-    columns[SCORE] = score[index] if is_paired else random.choice(score, index.size)
+    columns = dict(zip(signature.names, matrix.T, strict=True))
+    if score.size == rows.num_rows:
+        columns[SCORE] = score[index]
+    else:
+        columns[SCORE] = random.choice(score, index.size)
     return pa.table(columns)
 
 
@@ -109,18 +117,24 @@ def make_report(reference: pa.Table, current: pa.Table, shown: ShownDrift) -> Re
         parquet.write_table(current, folder / "current.parquet")
         (folder / "plan.json").write_text(json.dumps(asdict(shown)))
         _run_child(folder)
-        return Report((folder / "report.html").read_bytes(), (folder / "report.json").read_bytes())
+        html = (folder / "report.html").read_bytes()
+        document = (folder / "report.json").read_bytes()
+        return Report(html, document)
 
 
 def _run_child(folder: Path) -> None:
+    """Run ``_write_report`` on a folder in a process of its own.
+
+    Raises:
+        ReportError: It failed, or was not finished in time.
+    """
     # No secret reaches the child process.
-    environment = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("NIGHTSHIFT_", "AWS_", "AIRFLOW_"))
-    }
+    secret = ("NIGHTSHIFT_", "AWS_", "AIRFLOW_")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(secret)}
+    plugins = Path(__file__).parents[2]
+    # Libraries write their caches into the temporary folder, and phone nowhere.
     environment |= {
-        "PYTHONPATH": str(Path(__file__).parents[2]),
+        "PYTHONPATH": str(plugins),
         "DO_NOT_TRACK": "1",
         "HOME": str(folder),
         "MPLCONFIGDIR": str(folder),
@@ -143,46 +157,65 @@ def _run_child(folder: Path) -> None:
             todo="The verdict stands without it.",
         ) from None
     if process.returncode != 0:
-        last = (process.stderr.strip().splitlines() or ["no message"])[-1]
+        # The last line of a traceback names the error.
+        lines = process.stderr.strip().splitlines() or ["no message"]
         raise ReportError(
-            "The report's process failed.", got=last[:300], todo="The verdict stands without it."
+            "The report's process failed.",
+            got=lines[-1][:300],
+            todo="The verdict stands without it.",
         )
 
 
 def _write_report(folder: Path) -> None:
-    """Run Evidently on the two samples of a folder; called in the child process."""
+    """Run Evidently on the two samples of a folder; called in the child process.
+
+    The folder has ``plan.json``, ``reference.parquet`` and ``current.parquet``, and gets
+    ``report.html`` and ``report.json``.
+    """
     import pandas as pd
     from evidently import DataDefinition, Dataset
     from evidently import Report as EvidentlyReport
-    from evidently.metrics import ValueDrift
-    from evidently.presets import DataDriftPreset
 
     shown = ShownDrift(**json.loads((folder / "plan.json").read_text()))
-    frames = [pd.read_parquet(folder / f"{name}.parquet") for name in ("current", "reference")]
-    columns = [name for name in shown.psi if all(frame[name].notna().any() for frame in frames)]
+    current = pd.read_parquet(folder / "current.parquet")
+    reference = pd.read_parquet(folder / "reference.parquet")
+
+    # A column without any value on one side has no distribution to show.
+    has_values = current.notna().any() & reference.notna().any()
+    columns = [name for name in shown.psi if has_values[name]]
     categorical = [name for name in shown.categorical if name in columns]
     definition = DataDefinition(
         numerical_columns=[name for name in columns if name not in categorical],
         categorical_columns=categorical,
     )
+    # Codes of levels are doubles in the sample, since a missing one is NaN.
     codes = dict.fromkeys(categorical, "Int64")
-    current, reference = (
-        Dataset.from_pandas(frame[columns].astype(codes), definition) for frame in frames
+    snapshot = EvidentlyReport(_metrics(shown, columns)).run(
+        Dataset.from_pandas(current[columns].astype(codes), definition),
+        Dataset.from_pandas(reference[columns].astype(codes), definition),
     )
-    methods = {
-        name: _register_result(name, shown.psi[name], name in shown.drifted) for name in columns
-    }
-    features = [name for name in columns if name != SCORE]
-    metrics: list[Any] = [
-        DataDriftPreset(
-            columns=features, per_column_method=methods, drift_share=shown.drifted_ratio
-        )
-    ]
+    html = snapshot.get_html_str(as_iframe=False)
+    (folder / "report.html").write_text(html, encoding="utf-8")
+    (folder / "report.json").write_text(snapshot.json(), encoding="utf-8")
+
+
+def _metrics(shown: ShownDrift, columns: list[str]) -> list[Any]:
+    """Return what Evidently shows: the drift of the features, and that of the score."""
+    from evidently.metrics import ValueDrift
+    from evidently.presets import DataDriftPreset
+
+    methods = {}
+    for name in columns:
+        methods[name] = _register_result(name, shown.psi[name], name in shown.drifted)
+    preset = DataDriftPreset(
+        columns=[name for name in columns if name != SCORE],
+        per_column_method=methods,
+        drift_share=shown.drifted_ratio,
+    )
+    metrics: list[Any] = [preset]
     if SCORE in columns:
         metrics.append(ValueDrift(column=SCORE, method=methods[SCORE]))
-    snapshot = EvidentlyReport(metrics).run(current, reference)
-    (folder / "report.html").write_text(snapshot.get_html_str(as_iframe=False), encoding="utf-8")
-    (folder / "report.json").write_text(snapshot.json(), encoding="utf-8")
+    return metrics
 
 
 def _register_result(column: str, psi: float, is_drifted: bool) -> str:
@@ -192,7 +225,11 @@ def _register_result(column: str, psi: float, is_drifted: bool) -> str:
 
     # The report must show the verdict's number, not one that Evidently computes from the sample.
     name = f"psi_of_{column}"
-    test = StatTest(name=name, display_name="PSI, all rows", allowed_feature_types=list(ColumnType))
+    test = StatTest(
+        name=name,
+        display_name="PSI, all rows",
+        allowed_feature_types=list(ColumnType),
+    )
     register_stattest(test, lambda *_: (psi, is_drifted))
     return name
 

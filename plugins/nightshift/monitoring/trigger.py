@@ -10,9 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from nightshift.warehouse.control_tables.retrain_requests import requested_days
+
 if TYPE_CHECKING:
     from nightshift.contracts.model_spec import ModelSpec
     from nightshift.contracts.monitoring_spec import Monitoring
+    from nightshift.contracts.partitions import Partition
+    from nightshift.warehouse.connection import Connection
 
 Status = Literal["ok", "breached", "unknown"]
 CONDITIONS = ("drift", "score_drift", "performance", "severe_loss")
@@ -113,6 +117,16 @@ def apply_trigger_rule(
     )
 
 
+def read_retrain_history(conn: Connection, spec: ModelSpec, partition: Partition) -> RetrainHistory:
+    """Return the model's retrain requests near a partition; read under the model's lock."""
+    limits = spec.monitoring
+    n_days = max(limits.cooldown_days, limits.retrain_budget.days)
+    days = requested_days(conn, spec.name, partition, n_days)
+    # The own request is no obstacle: a rerun must decide as the first run did.
+    own = partition.day
+    return RetrainHistory(own in days, [day for day in days if day != own])
+
+
 def loss_lag_days(spec: ModelSpec) -> int:
     """Return the number of days from a prediction until its loss is measured."""
     return 1 + spec.label.maturity_days
@@ -126,12 +140,13 @@ def _breached_days(
     breached: dict[str, list[dt.date]] = {}
     for name in CONDITIONS:
         n_days = window + lag if name in ("drift", "score_drift") else window
-        breached[name] = sorted(
-            status.partition_date
-            for status in [*earlier, today]
-            if getattr(status, name) == "breached"
-            and 0 <= (today.partition_date - status.partition_date).days < n_days
-        )
+        begin = today.partition_date - dt.timedelta(days=n_days)
+        breached[name] = []
+        for status in (*earlier, today):
+            is_recent = begin < status.partition_date <= today.partition_date
+            if is_recent and getattr(status, name) == "breached":
+                breached[name].append(status.partition_date)
+        breached[name].sort()
     return breached
 
 
@@ -140,19 +155,20 @@ def _evidence(
 ) -> list[str]:
     """Return the reasons to retrain, for people; empty if there are none."""
     window, triggers, day = limits.windows, limits.triggers, today.partition_date
-    holding: dict[str, str] = {}  # the reason of each condition that holds
+    # The reason of each condition that holds.
+    holding: dict[str, str] = {}
     for name, days in breached.items():
         recent = [past for past in days if (day - past).days < window.m]
         if len(recent) >= window.n and day in recent:
             n_days = f"{len(recent)} of the last {window.m} nights"
             holding[name] = f"{name} held on {n_days}: {_listed(recent)}"
 
-    explained_by = [name for name in triggers.drift if len(breached[name]) >= window.n]
-    if "performance" in holding and explained_by:
-        drift_reasons = [
-            f"{name} held on {len(breached[name])} nights: {_listed(breached[name])}"
-            for name in explained_by
-        ]
+    drift_reasons = []
+    for name in triggers.drift:
+        days = breached[name]
+        if len(days) >= window.n:
+            drift_reasons.append(f"{name} held on {len(days)} nights: {_listed(days)}")
+    if "performance" in holding and drift_reasons:
         return [*drift_reasons, holding["performance"]]
     if "severe_loss" in holding:
         return [holding["severe_loss"], "acts on matured loss alone: it is severe"]

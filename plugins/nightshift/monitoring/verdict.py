@@ -9,14 +9,16 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from nightshift.contracts.partitions import Partition, PartitionRange
-from nightshift.monitoring.trigger import PartitionStatus, Status, loss_lag_days
+from nightshift.errors import NightshiftError
+from nightshift.monitoring.trigger import PartitionStatus, loss_lag_days
 from nightshift.warehouse.partition_write import LoadManifest, Target, audit, begin, publish
 
 if TYPE_CHECKING:
     from nightshift.contracts.model_spec import ModelSpec
     from nightshift.monitoring.drift import Drift
-    from nightshift.monitoring.maturity import Maturity
+    from nightshift.monitoring.outcomes import Maturity
     from nightshift.monitoring.performance import Performance
+    from nightshift.monitoring.trigger import Status
     from nightshift.warehouse.connection import Connection
 
 SCHEMA = "monitoring"
@@ -35,6 +37,13 @@ SUMMARY = (
     "score_drift_status",
     "performance_status",
 )
+
+
+class VerdictLostError(NightshiftError):
+    """The published verdict is not what readers see."""
+
+    code = "NS-MONITOR-003"
+    is_retryable = True
 
 
 @dataclass(frozen=True)
@@ -97,6 +106,17 @@ class Verdict:
     report_key: str | None = None
     report_problem: str | None = None
     retrain_decision_id: int | None = field(default=None, compare=False)
+
+    @property
+    def status(self) -> PartitionStatus:
+        """Return the conditions, as later partitions read them."""
+        return PartitionStatus(
+            self.partition_date,
+            self.drift_status,
+            self.score_drift_status,
+            self.performance_status,
+            self.severe_loss_status,
+        )
 
     def summary(self) -> dict[str, Any]:
         """Return keys and counts that fit into an XCom."""
@@ -247,8 +267,27 @@ def earlier_statuses(
         {
             "model": spec.name,
             "day": partition.day,
+            # A loss is about predictions of some days ago, and their drift explains it.
             "reach": spec.monitoring.windows.m + loss_lag_days(spec),
             "version": model_version,
         },
     )
     return [PartitionStatus(*row) for row in rows]
+
+
+def read_back(conn: Connection, verdict: Verdict) -> Verdict:
+    """Return what readers see after a verdict was published.
+
+    Raises:
+        VerdictLostError: It is another verdict, or one whose request is missing.
+    """
+    partition = Partition(verdict.partition_date)
+    # Read on its own: the write path may have kept an earlier load with equal content.
+    seen = read_verdict(conn, verdict.model, partition)
+    if seen != verdict or (seen.has_triggered and seen.retrain_decision_id is None):
+        raise VerdictLostError(
+            f"The verdict of {partition} is not what readers see.",
+            expected=str(verdict),
+            got=str(seen),
+        )
+    return seen

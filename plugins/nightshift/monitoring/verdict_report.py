@@ -46,11 +46,12 @@ def with_report(
     folder = f"reports/{context.spec.name}/{context.partition}/{digest[:16]}"
     try:
         store = ObjectStore.open(context.settings)
-        key = next((key for key in store.list(f"{folder}/") if key.endswith(".html")), None)
-        if key is None and not wants_report:
+        stored = [key for key in store.list(f"{folder}/") if key.endswith(".html")]
+        if stored:
+            return replace(verdict, report_key=stored[0])
+        if not wants_report:
             return verdict
-        if key is None:
-            key = _store_report(context, champion, drifts, store, folder)
+        key = _store_report(context, champion, drifts, store, folder)
     except Exception as error:  # noqa: BLE001 - recorded; a report must not fail the verdict
         problem = error.what if isinstance(error, NightshiftError) else type(error).__name__
         logger.warning("%s %s: %s", context.spec.name, context.partition, error)
@@ -73,16 +74,18 @@ def _store_report(
     )
     reference, current = _samples(context, champion)
     report = make_report(reference, current, shown)
-    key = content_key(folder, report.html, ".html")
+    json_key = content_key(folder, report.json, ".json")
+    store.put(json_key, report.json, "application/json")
     # The HTML page is stored last: its presence tells that the report is complete.
-    store.put(content_key(folder, report.json, ".json"), report.json, "application/json")
-    store.put(key, report.html, "text/html; charset=utf-8")
-    return key
+    html_key = content_key(folder, report.html, ".html")
+    store.put(html_key, report.html, "text/html; charset=utf-8")
+    return html_key
 
 
 def _samples(context: MonitoringContext, champion: Champion) -> tuple[pa.Table, pa.Table]:
     """Return the reference (training rows, scores of unseen rows) and the partition's sample."""
-    size, seed = context.spec.monitoring.report_rows, context.spec.training.seed
+    size = context.spec.monitoring.report_rows
+    seed = context.spec.training.seed
     trained, rows = champion.trained, champion.rows
     n_seen = rows.num_rows - champion.n_unseen
     unseen_scores = trained.predictions(rows.slice(n_seen)).score

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from itertools import chain, groupby
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,17 +38,23 @@ def render(dags: Sequence[DAG]) -> str:
         dags: All DAGs of the folder, in any order.
     """
     by_id = sorted(dags, key=lambda dag: str(dag.dag_id))
-    by_file = sorted(by_id, key=lambda dag: str(dag.fileloc))
-    blocks = ["\n".join(_overview_row(dag) for dag in by_id)]
-    for file, group in groupby(by_file, key=lambda dag: str(dag.fileloc)):
-        blocks.append(_section(Path(file).name, list(group)))
-    return _HEAD + "\n\n".join(blocks) + "\n"
+    overview = "\n".join(map(_overview_row, by_id))
+    by_file: dict[str, list[DAG]] = {}
+    for dag in by_id:
+        by_file.setdefault(Path(dag.fileloc).name, []).append(dag)
+    sections = [_section(file, by_file[file]) for file in sorted(by_file)]
+    return _HEAD + "\n\n".join([overview, *sections]) + "\n"
 
 
 def _overview_row(dag: DAG) -> str:
     outlets = chain.from_iterable(task.outlets for task in dag.tasks)
-    emitted = _names(outlet.name for outlet in outlets)
-    return f"| `{dag.dag_id}` | {_start(dag)} | {emitted} | {dag.owner} |"
+    cells = [
+        f"`{dag.dag_id}`",
+        _start(dag),
+        _names(outlet.name for outlet in outlets),
+        dag.owner,
+    ]
+    return _table_row(cells)
 
 
 def _section(file: str, dags: list[DAG]) -> str:
@@ -58,16 +64,17 @@ def _section(file: str, dags: list[DAG]) -> str:
         f"At most {dag.max_active_runs} active run(s) and {dag.max_active_tasks} active tasks"
         for dag in dags
     }
-    tables = dict.fromkeys(_task_table(dag) for dag in dags)
+    # The DAGs of one file differ by their model: equal tables are shown once, in order.
+    tables = dict.fromkeys(map(_task_table, dags))
     documentation = (dags[0].doc_md or "").strip().replace("\n**", "\n\n**")
     limit = "; ".join(sorted(limits)) + "."
     return "\n\n".join([f"## `dags/{file}`", ids, documentation, limit, *tables])
 
 
 def _task_table(dag: DAG) -> str:
-    rows = [_task_row(task) for task in dag.topological_sort()]
+    rows = map(_task_row, dag.topological_sort())
     table = "\n".join([*_TASK_HEAD, *rows])
-    model = str(dag.dag_id).partition("__")[2]
+    _, _, model = str(dag.dag_id).partition("__")
     return table.replace(model, "<model>") if model else table
 
 
@@ -81,6 +88,10 @@ def _task_row(task: Any) -> str:  # noqa: ANN401 - an operator, mapped or not
         f"{task.execution_timeout.total_seconds() / 60:.0f} min",
         _names(outlet.name for outlet in task.outlets),
     ]
+    return _table_row(cells)
+
+
+def _table_row(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
@@ -124,4 +135,6 @@ def read_dags(folder: Path) -> list[DAG]:
 
 
 if __name__ == "__main__":
-    Path(sys.argv[2]).write_text(render(read_dags(Path(sys.argv[1]))), encoding="utf-8")
+    folder, page = map(Path, sys.argv[1:])
+    text = render(read_dags(folder))
+    page.write_text(text, encoding="utf-8")

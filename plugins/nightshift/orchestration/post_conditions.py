@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from nightshift.errors import NightshiftError
 from nightshift.warehouse.content_hash import count_loads
-from nightshift.warehouse.write_types import Target
+from nightshift.warehouse.write_types import target_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from nightshift.contracts.model_spec import ModelSpec
     from nightshift.orchestration.task_scope import TaskScope
     from nightshift.warehouse.connection import Connection
+    from nightshift.warehouse.write_types import PublishedLoad
 
 
 class PostConditionError(NightshiftError):
@@ -30,7 +31,10 @@ class PostConditionError(NightshiftError):
 
 @dataclass(frozen=True)
 class VisibleLoad:
-    """The published load of a partition, with its recorded rows and content."""
+    """The published load of a partition, with its recorded rows and content.
+
+    Its fields are what a task hands to Airflow, so they are values of JSON.
+    """
 
     load_id: int
     n_rows: int
@@ -53,22 +57,20 @@ def require_published(
             load, or another number of rows.
     """
     required = list(datasets)
-    query = """
-        select p.dataset, p.load_id, l.n_rows, l.content_hash
-        from ops.published p join ops.loads l using (dataset, partition_date, load_id)
-        where p.partition_date = %s and p.dataset = any(%s)
-    """
     with scope.connect() as conn:
-        rows = conn.execute(query, [scope.partition.day, required])
-        visible = {dataset: VisibleLoad(*row) for dataset, *row in rows}
+        visible = _visible_loads(conn, scope, required)
         missing = [dataset for dataset in required if dataset not in visible]
         if missing:
             raise _violation(scope, f"{', '.join(missing)} published")
+
         for dataset, load_id in (claims or {}).items():
+            # A later load is right: a newer attempt may have published since.
             seen = visible[dataset].load_id
             if seen < load_id:
                 expected = f"{dataset} load {load_id} or a later one"
                 raise _violation(scope, expected, f"load {seen}")
+
+        # The record proves what was published, only a count that it is still there.
         for dataset, load in visible.items():
             n_rows = _count_rows(conn, scope, dataset, load)
             if n_rows != load.n_rows:
@@ -77,17 +79,31 @@ def require_published(
     return visible
 
 
-# Table name of a dataset by layer. The monitor's tables hold several models, so it reads its own
-# result back.
-_TABLES = {"raw": "{}", "features": "feat_{}", "predictions": "{}"}
+def _visible_loads(
+    conn: Connection, scope: TaskScope, datasets: list[str]
+) -> dict[str, VisibleLoad]:
+    """Return the records of the loads that readers see of the partition, by dataset."""
+    # Records of several datasets and no rows: there is nothing for `join_published` to join.
+    query = """
+        select p.dataset, p.load_id, l.n_rows, l.content_hash
+        from ops.published p join ops.loads l using (dataset, partition_date, load_id)
+        where p.partition_date = %s and p.dataset = any(%s)
+    """
+    rows = conn.execute(query, [scope.partition.day, datasets])
+    return {dataset: VisibleLoad(*record) for dataset, *record in rows}
+
+
+def claims_of(published: Iterable[PublishedLoad]) -> dict[str, int]:
+    """Return the loads that a stage reports as published, by dataset."""
+    return {load.dataset: load.load_id for load in published}
 
 
 def _count_rows(conn: Connection, scope: TaskScope, dataset: str, load: VisibleLoad) -> int:
     """Return the rows of a load; the recorded number for a layer that shares its tables."""
-    layer, _, name = dataset.partition("/")
-    if layer not in _TABLES:
+    # The monitor's tables hold several models, so it reads its own result back.
+    target = target_of(dataset)
+    if target is None:
         return load.n_rows
-    target = Target(dataset, layer, _TABLES[layer].format(name), ())
     (n_rows,) = count_loads(conn, target, [(scope.partition.day, load.load_id)]).values()
     return n_rows
 
@@ -98,10 +114,13 @@ def require_row(scope: TaskScope, fact: str, **values: Any) -> Any:  # noqa: ANN
     Raises:
         PostConditionError: There is no such row.
     """
+    query = FACTS[fact].encode()
+    parameters = {"day": scope.partition.day, **values}
     with scope.connect() as conn:
-        row = conn.execute(FACTS[fact].encode(), {"day": scope.partition.day, **values}).fetchone()
+        row = conn.execute(query, parameters).fetchone()
     if row is None:
-        key = ", ".join(f"{name}={value}" for name, value in values.items())
+        conditions = [f"{name}={value}" for name, value in values.items()]
+        key = ", ".join(conditions)
         raise _violation(scope, f"{fact} {key}")
     return row[0]
 
@@ -113,12 +132,14 @@ def count_shard(scope: TaskScope, spec: ModelSpec, load_id: int, shard: int) -> 
     query = sql.SQL(
         "select count(*) from {} where partition_date = %s and load_id = %s and shard = %s"
     ).format(sql.Identifier("predictions", spec.name))
+    parameters = [scope.partition.day, load_id, shard]
     with scope.connect() as conn:
-        row = conn.execute(query, [scope.partition.day, load_id, shard]).fetchone()
+        row = conn.execute(query, parameters).fetchone()
     return int(row[0]) if row else 0
 
 
-# Results that are not a published partition, by name; each query selects one row or none.
+# Results that are not a published partition, by name; each query selects one row or none. Its
+# conditions name everything that the task knows, so that the row of another run does not count.
 FACTS = {
     "load": """
         select load_id from ops.loads

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import Asset, get_current_context, task
 from airflow.sdk.exceptions import AirflowSkipException
 
-from nightshift.contracts.datasets import Delivery, read_contracts
+from nightshift.contracts.datasets import daily_contracts, read_contracts
 from nightshift.contracts.model_spec import load_spec, read_specs
 from nightshift.contracts.partitions import Partition
 from nightshift.orchestration.task_scope import ended_when_overdue
@@ -31,9 +31,10 @@ if TYPE_CHECKING:
     from nightshift.warehouse.connection import Connection
 
 DAG_ID = "catch_up"
-# Time after a publication, or after the last attempt downstream, in which nothing is wrong yet.
+# Time after a publication, after the last attempt downstream, or after a run's last sign of life,
+# in which nothing is wrong yet; also the time between two reruns of one partition.
 PATIENCE = dt.timedelta(minutes=20)
-# Maximum age of a publication; older ones are left to a person.
+# Maximum age of a publication or a run; older ones are left to a person.
 HORIZON = dt.timedelta(days=7)
 # Repeated events per asset and partition: what fails so often needs a person.
 MAX_EMISSIONS = 3
@@ -124,7 +125,7 @@ def asset_chain(settings: Settings) -> list[Link]:
     """Return the links from raw data to monitoring; training has a schedule of its own."""
     contracts = read_contracts(settings.datasets_dir).documents.values()
     specs = read_specs(settings.models_dir).documents.values()
-    daily = [contract.dataset for contract in contracts if contract.delivery is Delivery.DAILY]
+    daily = [contract.dataset for contract in daily_contracts(contracts)]
     raw = tuple(sorted(daily))
     chain = [Link(raw, view) for view in sorted({spec.features_dataset for spec in specs})]
     for spec in specs:
@@ -160,6 +161,7 @@ def stranded_partitions(conn: Connection, link: Link) -> list[Partition]:
     return [Partition(day) for day in days if day >= first]
 
 
+# Both queries compare records of loads and read no rows, so they do without `join_published`.
 _STRANDED = """
 select p.partition_date
 from ops.published p

@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from airflow.sdk import get_current_context, task
 from airflow.sdk.exceptions import AirflowSkipException
 
-from nightshift.contracts.datasets import DatasetContract, Delivery, load_contracts
+from nightshift.contracts.datasets import DatasetContract, daily_contracts, load_contracts
 from nightshift.contracts.model_spec import load_specs
 from nightshift.errors import NightshiftError, stack_of
+from nightshift.orchestration.reconcile import DAG_ID, HORIZON, PATIENCE
 from nightshift.orchestration.task_scope import ended_when_overdue
 from nightshift.orchestration.task_tries import NOT_FAILED
 from nightshift.scoring.degraded import better_choice, degraded_partitions
@@ -32,9 +33,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Time after a run's last sign of life, and between two reruns of one partition.
-PATIENCE = dt.timedelta(minutes=20)
-HORIZON = dt.timedelta(days=7)
+
 # Reruns per partition: what fails so often needs a person.
 MAX_RERUNS = 3
 
@@ -63,12 +62,15 @@ def rerun_unfinished() -> list[str]:
         AirflowSkipException: There is no such run.
     """
     settings = load_settings()
+    limit = get_current_context()["task"].execution_timeout
     cleared: list[str] = []
     with (
-        ended_when_overdue(get_current_context()["task"].execution_timeout),
-        connect(settings, "nightshift catch_up") as conn,
+        ended_when_overdue(limit),
+        connect(settings, f"nightshift {DAG_ID}") as conn,
     ):
-        for rerun in [*lost_ingests(settings, conn), *improvable_scorings(settings, conn)]:
+        reruns = lost_ingests(settings, conn) + improvable_scorings(settings, conn)
+        for rerun in reruns:
+            # Airflow clears only a run that is over; the claim comes after, so that none is wasted.
             if _is_over(rerun) and _claim(conn, rerun):
                 logger.warning("Rerun %s of %s:\n%s", rerun.dag_id, rerun.day, rerun.reason)
                 _clear(rerun)
@@ -79,20 +81,26 @@ def rerun_unfinished() -> list[str]:
 
 
 def lost_ingests(settings: Settings, conn: Connection) -> list[Rerun]:
-    """Return the newest ``ingest`` run of each incomplete day, unless one of its loads failed."""
+    """Return the newest ``ingest`` run of each incomplete day, unless one of its loads failed.
+
+    A load that failed has reported its error: a person acts on that.
+    """
     contracts = _daily_contracts(settings)
-    parameters = {"horizon": HORIZON, "patience": PATIENCE, "not_failed": list(NOT_FAILED)}
+    parameters = {
+        "horizon": HORIZON,
+        "patience": PATIENCE,
+        "not_failed": list(NOT_FAILED),
+    }
+    runs = conn.execute(_UNFAILED_INGESTS, parameters).fetchall()
     reruns: list[Rerun] = []
-    for dag_run_id, day in conn.execute(_UNFAILED_INGESTS, parameters).fetchall():
+    for dag_run_id, day in runs:
         expected = {contract.dataset for contract in contracts if contract.history_start <= day}
-        rows = conn.execute(
-            "select dataset from ops.published where partition_date = %s and dataset = any(%s)",
-            [day, sorted(expected)],
-        )
-        missing = sorted(expected - {dataset for (dataset,) in rows})
+        rows = conn.execute("select dataset from ops.published where partition_date = %s", [day])
+        published = {dataset for (dataset,) in rows}
+        missing = sorted(expected - published)
         if missing:
-            reason = str(lost_tries_error(", ".join(missing)))
-            reruns.append(Rerun("ingest", dag_run_id, day, reason))
+            error = lost_tries_error(", ".join(missing))
+            reruns.append(Rerun("ingest", dag_run_id, day, str(error)))
     return reruns
 
 
@@ -127,19 +135,20 @@ def loads_without_outcome(settings: Settings, dag_run_id: str) -> list[str]:
         order by task_id, attempt desc
     """
     with connect(settings, "nightshift tell_failures") as conn:
-        outcomes = dict(conn.execute(query, [dag_run_id]).fetchall())
+        rows = conn.execute(query, [dag_run_id]).fetchall()
+    outcomes = dict(rows)
     if not set(outcomes.values()) <= {None, *NOT_FAILED}:
         return []
     names = ["load_reference"]
     names += [f"load_{contract.name}" for contract in _daily_contracts(settings)]
+    lost = [name for name in names if outcomes.get(name) is None]
     # A load that succeeded but failed in Airflow was ended while it reported its result. It cannot
     # be told apart then, so all loads are returned.
-    return [name for name in names if outcomes.get(name) is None] or names
+    return lost or names
 
 
 def _daily_contracts(settings: Settings) -> list[DatasetContract]:
-    contracts = load_contracts(settings.datasets_dir).values()
-    return [contract for contract in contracts if contract.delivery is Delivery.DAILY]
+    return daily_contracts(load_contracts(settings.datasets_dir).values())
 
 
 def lost_tries_error(lost: str) -> LostTriesError:
@@ -165,22 +174,26 @@ def improvable_scorings(settings: Settings, conn: Connection) -> list[Rerun]:
 
 
 def _improvable(settings: Settings, conn: Connection, spec: ModelSpec) -> list[Rerun]:
-    now, dag_id = dt.datetime.now(dt.UTC), f"score__{spec.name}"
+    now = dt.datetime.now(dt.UTC)
+    dag_id = f"score__{spec.name}"
     reruns: list[Rerun] = []
     for degraded in degraded_partitions(conn, spec):
         day = degraded.partition.day
         dag_run_id = _newest_run(conn, dag_id, day)
+        # Without a run there is nothing to clear: a person scored the partition.
         if dag_run_id is None or not _may_rerun(conn, dag_id, day):
             continue
         if not degraded.by_airflow or not degraded.is_looked_after(spec, now):
             continue
         # Checked last: it loads the champion and scores a sample.
         if better_choice(settings, spec, conn, degraded) is not None:
-            reruns.append(Rerun(dag_id, dag_run_id, day, str(degraded.describe())))
+            reason = str(degraded.describe())
+            reruns.append(Rerun(dag_id, dag_run_id, day, reason))
     return reruns
 
 
 def _newest_run(conn: Connection, dag_id: str, day: dt.date) -> str | None:
+    """Return Airflow's id of the run that last began a task of the partition."""
     query = """
         select dag_run_id from ops.task_tries
         where dag_id = %s and partition_date = %s order by started_at desc limit 1
@@ -191,12 +204,14 @@ def _newest_run(conn: Connection, dag_id: str, day: dt.date) -> str | None:
 
 def _may_rerun(conn: Connection, dag_id: str, day: dt.date) -> bool:
     """Return whether the partition was rerun neither recently nor too often."""
+    # The warehouse's clock decides, as for the times that it compares with.
     query = """
         select count(*) < %s and coalesce(max(at) < clock_timestamp() - %s::interval, true)
         from ops.reruns
         where dag_id = %s and partition_date = %s and at > clock_timestamp() - %s::interval
     """
-    row = conn.execute(query, [MAX_RERUNS, PATIENCE, dag_id, day, HORIZON]).fetchone()
+    parameters = [MAX_RERUNS, PATIENCE, dag_id, day, HORIZON]
+    row = conn.execute(query, parameters).fetchone()
     return row == (True,)
 
 
@@ -205,9 +220,11 @@ def _claim(conn: Connection, rerun: Rerun) -> bool:
     if not _may_rerun(conn, rerun.dag_id, rerun.day):
         return False
     conn.execute(
-        "insert into ops.reruns (dag_id, dag_run_id, partition_date, reason)"
-        " values (%s, %s, %s, %s)",
-        [rerun.dag_id, rerun.dag_run_id, rerun.day, rerun.reason],
+        """
+        insert into ops.reruns (dag_id, dag_run_id, partition_date, reason)
+        values (%(dag_id)s, %(dag_run_id)s, %(day)s, %(reason)s)
+        """,
+        asdict(rerun),
     )
     return True
 
@@ -227,7 +244,9 @@ def _is_over(rerun: Rerun) -> bool:
             type(error).__name__,
         )
         return False
-    return isinstance(answer, DagRunResult) and str(answer.state.value) in {"failed", "success"}
+    if not isinstance(answer, DagRunResult):
+        return False
+    return str(answer.state.value) in {"failed", "success"}
 
 
 def _clear(rerun: Rerun) -> None:
@@ -235,6 +254,5 @@ def _clear(rerun: Rerun) -> None:
     from airflow.sdk.execution_time.comms import TriggerDagRun
     from airflow.sdk.execution_time.task_runner import SUPERVISOR_COMMS
 
-    SUPERVISOR_COMMS.send(
-        TriggerDagRun(dag_id=rerun.dag_id, run_id=rerun.dag_run_id, reset_dag_run=True)
-    )
+    request = TriggerDagRun(dag_id=rerun.dag_id, run_id=rerun.dag_run_id, reset_dag_run=True)
+    SUPERVISOR_COMMS.send(request)

@@ -52,18 +52,25 @@ def _rescue(scope: TaskScope, spec: ModelSpec) -> dict[str, Any]:
 
     # A scoring that is running may finish in the first half of the time until the deadline.
     patience = dt.timedelta(minutes=spec.scoring.rescue_minutes_before_deadline / 2)
-    may_wait = dt.datetime.now(dt.UTC) < spec.deadline_of(scope.partition) - patience
+    latest_wait = spec.deadline_of(scope.partition) - patience
+    may_wait = dt.datetime.now(dt.UTC) < latest_wait
     # A try that died before our code cannot have hung in a model, so it must not make the rescue
     # skip one: only failed tries of our own code count.
     attempt = scope.n_failed + 1
     with waiting(patience):
         result = publish_by_deadline(
-            scope.settings, spec, scope.partition, scope.run, may_wait=may_wait, attempt=attempt
+            scope.settings,
+            spec,
+            scope.partition,
+            scope.run,
+            may_wait=may_wait,
+            attempt=attempt,
         )
     if result.load_id is None:
         raise AirflowSkipException(f"Not in operation: {result.reason}.")
     dataset = spec.predictions_dataset
-    load = require_published(scope, [dataset], {dataset: result.load_id})[dataset]
+    visible = require_published(scope, [dataset], {dataset: result.load_id})
+    load = visible[dataset]
     return {
         "outcome": result.outcome,
         "reason": result.reason,

@@ -31,9 +31,11 @@ def plan_repair(params: Mapping[str, Any], dag_run: Any) -> dict[str, Any]:  # n
     from nightshift.scoring.republish import plan_rollback
 
     model, version = params["model"], params["to_version"]
-    with task_scope(params["since"] or _first_partition(model, version)) as scope:
+    since = params["since"] or _first_partition(model, version)
+    with task_scope(since) as scope:
         run = _rollback_run(scope, dag_run)
-        plan = plan_rollback(scope.settings, scope.spec(model), version, scope.partition, run)
+        spec = scope.spec(model)
+        plan = plan_rollback(scope.settings, spec, version, scope.partition, run)
         logger.info(
             "Version %d loads, passes its guard and scores; it would serve from %s on.",
             plan.version,
@@ -42,7 +44,11 @@ def plan_repair(params: Mapping[str, Any], dag_run: Any) -> dict[str, Any]:  # n
         for partition_run in plan.partition_runs:
             source = "from stored loads" if partition_run.reusable_loads else "to be scored again"
             logger.info("To repair: %s, %s", partition_run.partitions, source)
-        return {"version": plan.version, "since": plan.since.key, "n_partitions": plan.n_partitions}
+        return {
+            "version": plan.version,
+            "since": plan.since.key,
+            "n_partitions": plan.n_partitions,
+        }
 
 
 @task(task_id="repair")
@@ -66,10 +72,13 @@ def repair_partitions(
                 "Only the plan was requested:"
                 f" {plan['n_partitions']} partition(s) would be published again."
             )
-        run, spec = _rollback_run(scope, dag_run), scope.spec(model)
+        run = _rollback_run(scope, dag_run)
+        spec = scope.spec(model)
         _skip_if_overtaken(scope, model, run)
+        # Planned again: between the two tasks another night may have been scored.
         rollback = plan_rollback(scope.settings, spec, version, scope.partition, run)
-        repaired = roll_back(scope.settings, spec, rollback, params["reason"], run, logger.info)
+        reason = params["reason"]
+        repaired = roll_back(scope.settings, spec, rollback, reason, run, logger.info)
         promotion_id = repaired.promotion_id
         require_row(scope, "promotion", promotion_id=promotion_id, model=model, version=version)
         n_changed = sum(load.is_new for load in repaired.published)
@@ -86,6 +95,7 @@ def _first_partition(model: str, version: int) -> str:
 
 def _rollback_run(scope: TaskScope, dag_run: Any) -> RunContext:  # noqa: ANN401 - Airflow's run
     """Return the identity of the rollback: the same in all tries and clears of a run."""
+    # The run id of the task's scope would differ between the two tasks.
     person = getattr(dag_run, "triggering_user_name", None) or "unknown"
     dag_and_partition = scope.run.run_id.rpartition("/")[0]
     run_id = f"{dag_and_partition}/{dag_run.run_id}"

@@ -185,7 +185,8 @@ def _terminated(scope: TaskScope, signal_number: int) -> TaskTerminatedError:
 
 def _published_by_this_dag(scope: TaskScope) -> str:
     """Return what this DAG has published of the partition, as text for people."""
-    # Needed because a person may mark the task as failed after its commit.
+    # Needed because a person may mark the task as failed after its commit. The records are read
+    # and no rows, so `join_published` has nothing to join.
     query = """
         select p.dataset, p.load_id,
             to_char(p.published_at at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS UTC')

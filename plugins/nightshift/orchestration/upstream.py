@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from nightshift.contracts.datasets import DatasetContract, Delivery, load_contracts
+from nightshift.contracts.datasets import DatasetContract, daily_contracts, load_contracts
 from nightshift.contracts.partitions import Partition
 from nightshift.errors import NightshiftError
 from nightshift.transformation.build import LookbackIncomplete
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from nightshift.orchestration.task_scope import TaskScope
     from nightshift.warehouse.connection import Connection
 
+# Maximum wait where no contract sets one: for the cut-off, and for holes in the look-back.
+MAX_WAIT = dt.timedelta(minutes=180)
 # Time before its cut-off from which a run may start and wait; the scheduled run starts half an hour
 # before it.
 EARLY_START = dt.timedelta(hours=2)
@@ -65,11 +67,12 @@ def require_runnable(scope: TaskScope) -> None:
         FutureDayError: The cut-off is hours ahead.
         CutoffAheadError: The cut-off is near: the task waits for it.
     """
-    partition, now = scope.partition, dt.datetime.now(dt.UTC)
+    partition = scope.partition
+    now = dt.datetime.now(dt.UTC)
     contracts = load_contracts(scope.settings.datasets_dir).values()
-    daily = [contract for contract in contracts if contract.delivery is Delivery.DAILY]
-    first = min((contract.history_start for contract in daily), default=None)
-    if first is not None and partition.day < first:
+    starts = [contract.history_start for contract in daily_contracts(contracts)]
+    first = min(starts, default=partition.day)
+    if partition.day < first:
         raise BeforeHistoryError(
             f"{partition} is before the history.",
             expected=f"{first} or later: `history_start` of the earliest daily dataset",
@@ -97,8 +100,10 @@ def drop_wait(
 ) -> dt.timedelta:
     """Return the maximum wait for the partition's own drop, from the task's first check on."""
     wait = dt.timedelta(minutes=contract.maximum_wait_minutes)
-    is_past = (now or dt.datetime.now(dt.UTC)) > _latest_delivery(contract, partition.day)
-    return min(wait, PAST_DAY_WAIT) if is_past else wait
+    now = now or dt.datetime.now(dt.UTC)
+    if now <= _latest_delivery(contract, partition.day):
+        return wait
+    return min(wait, PAST_DAY_WAIT)
 
 
 @contextmanager
@@ -112,25 +117,24 @@ def fail_on_permanent_holes(scope: TaskScope) -> Iterator[None]:
     try:
         yield
     except LookbackIncomplete as error:
-        contracts = {
-            contract.dataset: contract
-            for contract in load_contracts(scope.settings.datasets_dir).values()
-        }
+        contracts = load_contracts(scope.settings.datasets_dir)
+        permanent = []
         with scope.connect() as conn:
-            permanent = [
-                (dataset, day)
-                for dataset, day in error.holes
-                if not _can_arrive(conn, contracts[dataset], day)
-            ]
+            for dataset, day in error.holes:
+                contract = contracts[dataset.removeprefix("raw/")]
+                if not _can_arrive(conn, contract, day):
+                    permanent.append((dataset, day))
         if not permanent:
             raise
         raise _permanent_holes(scope.partition, permanent) from error
 
 
 def _permanent_holes(partition: Partition, holes: list[tuple[str, dt.date]]) -> PermanentHoleError:
-    shown = ", ".join(f"{dataset} {day}" for dataset, day in holes[:_MAX_SHOWN_HOLES])
-    if len(holes) > _MAX_SHOWN_HOLES:
-        shown += f" and {len(holes) - _MAX_SHOWN_HOLES} more"
+    names = [f"{dataset} {day}" for dataset, day in holes[:_MAX_SHOWN_HOLES]]
+    shown = ", ".join(names)
+    n_hidden = len(holes) - len(names)
+    if n_hidden:
+        shown += f" and {n_hidden} more"
     return PermanentHoleError(
         f"The look-back of {partition} has {len(holes)} hole(s) that waiting does not fill:"
         f" {shown}.",
@@ -157,5 +161,6 @@ def _can_arrive(conn: Connection, contract: DatasetContract, day: dt.date) -> bo
                 and started_at > clock_timestamp() - %s::interval
         )
     """
-    row = conn.execute(query, [f"load_{contract.name}", day, ACTIVE_INGEST_WINDOW]).fetchone()
+    parameters = [f"load_{contract.name}", day, ACTIVE_INGEST_WINDOW]
+    row = conn.execute(query, parameters).fetchone()
     return row == (True,)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import datetime as dt
-import json
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
-from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from nightshift.errors import NightshiftError
-from nightshift.scoring.plan import MODEL_STEPS
+from nightshift.scoring.plan import MODEL_STEPS, digest_rows
 from nightshift.transformation.feature_manifest import (
     FeatureLoad,
     OriginLostError,
@@ -73,7 +72,8 @@ def find_prediction(
         NoPredictionError: There is none.
     """
     condition = """
-        p.load_id is not null and t.{key} = %s and (%s::date is null or t.partition_date = %s)
+        p.load_id is not null and t.{key} = %s
+            and (%s::date is null or t.partition_date = %s)
         order by t.partition_date desc limit 1
     """
     day = partition.day if partition else None
@@ -96,11 +96,15 @@ def sample_predictions(
     Raises:
         NoPredictionError: No model has made any.
     """
-    # The hash gives a random order that is the same for the same seed.
+    # The hash gives a random order that is the same for the same seed. Key and load decide between
+    # rows of the same hash.
     condition = """
-        t.score_source = any(%s) and (%s::date is null or t.partition_date = %s)
-        order by hashtextextended(t.{key} || t.partition_date::text || t.load_id::text, %s),
-            t.{key}, t.load_id
+        t.score_source = any(%s)
+            and (%s::date is null or t.partition_date = %s)
+        order by
+            hashtextextended(t.{key} || t.partition_date::text || t.load_id::text, %s),
+            t.{key},
+            t.load_id
         limit %s
     """
     day = partition.day if partition else None
@@ -119,6 +123,8 @@ def _select(
     from psycopg import sql
 
     key = sql.Identifier(spec.entity.key)
+    columns = [sql.Identifier("t", name) for name in PREDICTION_COLUMNS]
+    # Superseded loads count too, so the ledger selects the rows; the pointer only marks them.
     query = sql.SQL(
         """
         select t.{key}, t.partition_date, t.load_id, p.load_id is not null, t.model_version,
@@ -132,15 +138,16 @@ def _select(
         """
     ).format(
         key=key,
-        columns=sql.SQL(", ").join(sql.Identifier("t", name) for name in PREDICTION_COLUMNS),
+        columns=sql.SQL(", ").join(columns),
         table=sql.Identifier("predictions", spec.name),
         dataset=sql.Literal(spec.predictions_dataset),
         condition=sql.SQL(condition).format(key=key),
     )
     predictions: list[Prediction] = []
-    for entity, day, load_id, is_current, version, source, *columns in conn.execute(query, values):
-        by_name = dict(zip(PREDICTION_COLUMNS, columns, strict=True))
-        predictions.append(Prediction(entity, day, load_id, is_current, version, by_name, source))
+    for entity, day, load_id, is_current, version, source, *cells in conn.execute(query, values):
+        by_name = dict(zip(PREDICTION_COLUMNS, cells, strict=True))
+        prediction = Prediction(entity, day, load_id, is_current, version, by_name, source)
+        predictions.append(prediction)
     return predictions
 
 
@@ -154,13 +161,14 @@ def feature_loads(
             features' manifest names no raw loads.
     """
     # One look-up per prediction load: its manifest names the features of all its partitions.
-    days_by_load: dict[int, set[dt.date]] = {}
+    days_by_load: defaultdict[int, set[dt.date]] = defaultdict(set)
     for prediction in predictions:
-        days_by_load.setdefault(prediction.load_id, set()).add(prediction.day)
+        days_by_load[prediction.load_id].add(prediction.day)
     loads: dict[tuple[int, dt.date], FeatureLoad] = {}
     for load_id, days in sorted(days_by_load.items()):
         scored_on = _feature_load_ids(conn, spec, load_id)
         if not days <= scored_on.keys():
+            # Never a guess: other features with the same day would give another score.
             raise OriginLostError(
                 f"The features of load {load_id} of {spec.predictions_dataset} cannot be found.",
                 expected=f"published loads of {spec.features_dataset} with the content digest of"
@@ -175,17 +183,18 @@ def feature_loads(
 
 def _feature_load_ids(conn: Connection, spec: ModelSpec, load_id: int) -> dict[dt.date, int]:
     """Return, by partition, the feature load with the content that a manifest names; else none."""
-    # Candidates by partition, first the one that was published when the scoring began.
-    candidates: dict[dt.date, list[tuple[int, str]]] = {}
     parameters = {
         "dataset": spec.predictions_dataset,
         "load": load_id,
         "features": spec.features_dataset,
     }
     rows = conn.execute(_CANDIDATES, parameters).fetchall()
-    for day, feature_load_id, content_hash, _ in rows:
-        candidates.setdefault(day, []).append((feature_load_id, content_hash))
-    digest = rows[0][3] if rows else None
+    digest: str | None = None
+    # By partition, first the one that was published when the scoring began.
+    candidates: defaultdict[dt.date, list[tuple[int, str]]] = defaultdict(list)
+    for day, feature_load_id, content_hash, recorded_digest in rows:
+        candidates[day].append((feature_load_id, content_hash))
+        digest = recorded_digest
 
     attempts = [{day: loads[0] for day, loads in candidates.items()}]
     # One digest covers all partitions of a load, so other loads can be tried only for a single one.
@@ -193,7 +202,9 @@ def _feature_load_ids(conn: Connection, spec: ModelSpec, load_id: int) -> dict[d
         ((day, loads),) = candidates.items()
         attempts += [{day: load} for load in loads[1:]]
     for attempt in attempts:
-        if _digest({day: content_hash for day, (_, content_hash) in attempt.items()}) == digest:
+        # As scoring records it for the features that it reads.
+        contents = [[str(day), attempt[day][1]] for day in sorted(attempt)]
+        if digest_rows(contents) == digest:
             return {day: feature_load_id for day, (feature_load_id, _) in attempt.items()}
     return {}
 
@@ -213,17 +224,12 @@ order by p.partition_date,
 """
 
 
-def _digest(contents: dict[dt.date, str]) -> str:
-    """Return the digest that ``scoring.shard`` records for the features that it reads."""
-    document = [[str(day), content_hash] for day, content_hash in sorted(contents.items())]
-    return sha256(json.dumps(document).encode()).hexdigest()
-
-
 def reason_methods(
     conn: Connection, spec: ModelSpec, predictions: Iterable[Prediction]
 ) -> dict[int, str | None]:
     """Return, by load, the method of its reasons; None for early loads: path attribution."""
     loads = sorted({prediction.load_id for prediction in predictions})
+    # The manifest of a load is in each of its rows of the ledger: one for each partition.
     query = """
         select distinct load_id, inputs ->> 'reasons' from ops.loads
         where dataset = %s and load_id = any(%s)

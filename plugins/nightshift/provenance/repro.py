@@ -18,8 +18,8 @@ from nightshift.provenance.predictions import (
     reason_methods,
 )
 from nightshift.provenance.rebuild import Row, RowKey, rebuild_rows
+from nightshift.scoring.model_loading import load_version
 from nightshift.scoring.scorer import score_rows
-from nightshift.scoring.version_choice import load_version
 from nightshift.training.feature_query import select_rows
 from nightshift.transformation.feature_manifest import FeatureLoad
 from nightshift.warehouse.connection import connect
@@ -103,30 +103,28 @@ def replay_predictions(
         models = {version: load_version(settings, conn, spec, version) for version in versions}
 
     # The connection is closed here: a rebuild takes minutes, and opens its own.
-    entities = [(loads[p.load_id, p.day], p.key) for p in predictions]
-    stored, rebuilt = rebuild_rows(settings, spec, entities)
-    row_keys = [(load.load_id, load.day, key) for load, key in entities]
+    rows = [(loads[p.load_id, p.day], p.key) for p in predictions]
+    stored, rebuilt = rebuild_rows(settings, spec, rows)
 
     scores: dict[tuple[int | None, RowKey], Row] = {}
     for version, model in models.items():
         # All rows of a version are scored in one batch.
-        keys = [
-            key
-            for prediction, key in zip(predictions, row_keys, strict=True)
-            if prediction.version == version and key in rebuilt
-        ]
-        rows = _score(settings, spec, model, [rebuilt[key] for key in keys])
-        scores |= {(version, key): row for key, row in zip(keys, rows, strict=True)}
+        batch = []
+        for prediction, row in zip(predictions, rows, strict=True):
+            if prediction.version == version and row in rebuilt:
+                batch.append(row)
+        scored = _score(settings, spec, model, [rebuilt[row] for row in batch])
+        for row, score in zip(batch, scored, strict=True):
+            scores[version, row] = score
 
     replays: list[Replay] = []
-    for prediction, (load, _), key in zip(predictions, entities, row_keys, strict=True):
-        score = scores.get((prediction.version, key), {})
-        published = _named_values(stored.get(key, {}), prediction.values)
-        replayed = _named_values(
-            rebuilt.get(key, {}), {name: score.get(name) for name in PREDICTION_COLUMNS}
-        )
+    for prediction, row in zip(predictions, rows, strict=True):
+        score = scores.get((prediction.version, row), {})
+        replayed_values = {name: score.get(name) for name in PREDICTION_COLUMNS}
+        published = _named_values(stored.get(row, {}), prediction.values)
+        replayed = _named_values(rebuilt.get(row, {}), replayed_values)
         method = methods.get(prediction.load_id)
-        replays.append(_compare(prediction, load, published, replayed, method))
+        replays.append(_compare(prediction, row[0], published, replayed, method))
     return replays
 
 
@@ -151,23 +149,20 @@ def _score(settings: Settings, spec: ModelSpec, model: TrainedModel, rows: list[
     # An empty read of the feature query has the exact types that scoring reads.
     query = select_rows(spec, model.signature.names, sql.SQL("false").format())
     schema = read_arrow(settings, query).schema
-    table = pa.Table.from_pylist(
-        [{name: row[name] for name in schema.names} for row in rows], schema=schema
-    )
-    scores = score_rows(model, table, spec.scoring.reasons, spec.scoring.engine).to_pylist()
-    return [
-        {
-            **score,
-            "reasons": json.loads(score["reasons"]),
-            "event_timestamp": row[spec.event_timestamp],
-            "features_as_of": row["as_of"],
-        }
-        for score, row in zip(scores, rows, strict=True)
-    ]
+    selected = [{name: row[name] for name in schema.names} for row in rows]
+    table = pa.Table.from_pylist(selected, schema=schema)
+    scored = score_rows(model, table, spec.scoring.reasons, spec.scoring.engine)
+    scores: list[Row] = scored.to_pylist()
+    for score, row in zip(scores, rows, strict=True):
+        score["reasons"] = json.loads(score["reasons"])
+        score["event_timestamp"] = row[spec.event_timestamp]
+        score["features_as_of"] = row["as_of"]
+    return scores
 
 
 def _named_values(features: Row, scores: Row) -> Row:
-    return {**{f"feature {name}": value for name, value in features.items()}, **scores}
+    named = {f"feature {name}": value for name, value in features.items()}
+    return named | scores
 
 
 def _compare(
@@ -181,10 +176,11 @@ def _compare(
         made_by = method or "path attribution"
         note = f"reasons not compared: they were made by {made_by}, this code makes {METHOD}"
     # Columns of both sides: a column that only one side has is a difference too.
-    names = list(dict.fromkeys([*published, *replayed]))
+    names = (published | replayed).keys()
     differences: list[Difference] = []
     for name in names:
-        before, after = published.get(name, "no value"), replayed.get(name, "no value")
+        before = published.get(name, "no value")
+        after = replayed.get(name, "no value")
         is_in_both = name in published and name in replayed
         if not is_in_both or _exact(before) != _exact(after):
             differences.append(Difference(name, before, after))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
     from nightshift.settings import Settings
     from nightshift.warehouse.connection import Connection
 
-_POINTER = "join ops.published p on"
+_POINTER = re.compile(r'join ops\.published "?p"? on')
+"""What a recorded query joins; a release may quote the alias, and old queries stay as they are."""
 
 
 class ManifestUnreadableError(NightshiftError):
@@ -67,6 +69,7 @@ def rebuild_training_set(settings: Settings, model: str, version: int) -> Rebuil
 
 
 def _recorded(conn: Connection, key: str) -> tuple[int, str, dict[str, Any], str]:
+    # The manifest names loads; the ledger knows whose feature view they are.
     row = conn.execute(
         """
         select t.n_rows, t.sha256, t.manifest, (
@@ -77,13 +80,14 @@ def _recorded(conn: Connection, key: str) -> tuple[int, str, dict[str, Any], str
         """,
         [key],
     ).fetchone()
-    if row is None or row[3] is None or not row[2].get("query"):
+    n_rows, sha256, manifest, dataset = row or (0, "", {}, None)
+    if dataset is None or not manifest.get("query"):
         raise ManifestUnreadableError(
             f"The manifest of {key} cannot be used.",
             expected="a query and feature loads",
             todo="Only training sets with a recorded manifest can be rebuilt.",
         )
-    return row[0], row[1], row[2], row[3]
+    return n_rows, sha256, manifest, dataset
 
 
 def _pinned(manifest: dict[str, Any], dataset: str, key: str) -> sql.Composed:
@@ -91,17 +95,21 @@ def _pinned(manifest: dict[str, Any], dataset: str, key: str) -> sql.Composed:
     from psycopg import sql
 
     # The pointer moved on since: only the recorded loads give the recorded rows.
-    before, pointer, after = str(manifest["query"]).partition(_POINTER)
-    if not pointer or _POINTER in after:
+    query = str(manifest["query"])
+    if len(_POINTER.findall(query)) != 1:
         raise ManifestUnreadableError(
             f"The query of {key} does not join ops.published exactly once.",
             todo="Another code version made it: check out that version.",
         )
-    loads = sql.SQL(", ").join(
-        sql.SQL("({}, {}::date, {}::bigint)").format(
-            sql.Literal(dataset), sql.Literal(part["partition"]), sql.Literal(part["load_id"])
+    loads = []
+    for part in manifest["partitions"]:
+        load = sql.SQL("({}, {}::date, {}::bigint)").format(
+            sql.Literal(dataset),
+            sql.Literal(part["partition"]),
+            sql.Literal(part["load_id"]),
         )
-        for part in manifest["partitions"]
-    )
-    pinned = sql.SQL("join (values {}) as p (dataset, partition_date, load_id) on").format(loads)
-    return sql.SQL(before) + pinned + sql.SQL(after)
+        loads.append(load)
+    pinned = sql.SQL("join (values {}) as p (dataset, partition_date, load_id) on")
+    values = sql.SQL(", ").join(loads)
+    before, after = map(sql.SQL, _POINTER.split(query))
+    return before + pinned.format(values) + after

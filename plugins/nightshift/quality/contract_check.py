@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nightshift.contracts.datasets import ColumnType
+from nightshift.contracts.datasets import Column, ColumnType, DatasetContract
 from nightshift.quality.contract_errors import (
     ColumnsError,
     RefusedRatioError,
@@ -43,7 +43,6 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import pyarrow as pa
 
-    from nightshift.contracts.datasets import Column, DatasetContract
     from nightshift.contracts.drop_limits import DropLimits
     from nightshift.lake.drops import DropManifest
     from nightshift.quality.files.block import Block, Source
@@ -71,6 +70,8 @@ _MAX_EXTRA_ROWS = 1_000_000
 _MAX_NAME_BYTES = 255
 """Names of PostgreSQL have at most 63 bytes, those of files a few more."""
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}")
+_OTHER_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "vertical bars"}
+"""What other tools put between columns, in words. Source: docs/values.md."""
 
 
 class LargeFileError(Exception):
@@ -353,7 +354,8 @@ def _check_names(header: Sequence[str], max_columns: int) -> None:
     for number, name in enumerate(header, 1):
         # PostgreSQL has no NUL, and a line of a log no line end.
         is_long = len(name.encode(errors="replace")) > _MAX_NAME_BYTES
-        if is_long or (name and not name.isprintable()):
+        # A header that tabs divide is refused later, in words about its separator.
+        if is_long or not name.replace("\t", "").isprintable():
             raise UnreadableFileError(
                 f"the name of column {number} is longer than {_MAX_NAME_BYTES} bytes, or has"
                 " control characters"
@@ -383,9 +385,20 @@ def _check_columns(
         "\n    ".join([title, *lines]),
         expected=", ".join(expected),
         got=f"{len(header) - len(added)} of them, and {len(added)} column(s) that the contract does"
-        " not know; is there a header?",
+        f" not know; {_guess_cause(header)}",
         todo=schema_todo(drop),
     )
+
+
+def _guess_cause(header: Sequence[str]) -> str:
+    """Return what may be wrong with a header in which columns are missing; no name is shown."""
+    text = ",".join(header)
+    separator = max(_OTHER_SEPARATORS, key=text.count)
+    n_separators = text.count(separator)
+    if n_separators >= max(len(header), 1):
+        words = _OTHER_SEPARATORS[separator]
+        return f"its header has {n_separators} {words}: a CSV file has commas between its columns"
+    return "is there a header?"
 
 
 def _shown_name(name: str) -> str:

@@ -142,19 +142,17 @@ def _refuse_unusable(
     )
 
 
-def list_corrections(
-    conn: Connection, dataset: str, day: dt.date, states: Sequence[str] = ("corrected",)
-) -> list[Correction]:
-    """Return the last correction of each row of a partition in some states, by row."""
+def list_corrections(conn: Connection, dataset: str, day: dt.date) -> list[Correction]:
+    """Return the last correction of each corrected row of a partition, by row."""
     rows = conn.execute(
         """
         select distinct on (r.row_id)
             r.row_id, r.row_digest, r.source_row, c.known_at, c.corrected
         from quarantine.refused_rows r join quarantine.corrections c using (row_id)
-        where r.dataset = %s and r.partition_date = %s and r.state = any(%s)
+        where r.dataset = %s and r.partition_date = %s and r.state = 'corrected'
         order by r.row_id, c.correction_id desc
         """,
-        [dataset, day, list(states)],
+        [dataset, day],
     )
     return [Correction(*row) for row in rows]
 

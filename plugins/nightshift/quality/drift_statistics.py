@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nightshift.quality.sketches.sketch import NumberSketch, TextSketch
+from nightshift.quality.sketches.number_sketch import NumberSketch
+from nightshift.quality.sketches.text_sketch import TextSketch
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -151,6 +152,7 @@ def wasserstein(reference: NumberSketch, current: NumberSketch) -> float:
     if not numbers.size or not current_numbers.size:
         raise ValueError("a distance to no numbers")
     area = float(wasserstein_distance(numbers, current_numbers, counts, current_counts))
+    # A constant column has no spread, and any change of it is far.
     return area / max(reference.std or 0.0, _SMALLEST_STD)
 
 
@@ -176,5 +178,6 @@ def _shared_edges(reference: NumberSketch, current: NumberSketch) -> Doubles:
         tolerance = SAME_NUMBER * np.abs(finite).max(initial=0.0)
         distinct = numbers[np.diff(numbers, prepend=-np.inf) > tolerance]
         return np.asarray((distinct[1:] + distinct[:-1]) / 2)
+    # Sturges' rule.
     n_bins = math.ceil(math.log2(reference.n_known + current.n_known) + 1)
     return np.linspace(finite.min(), finite.max(), n_bins + 1)[1:-1]

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nightshift.errors import NightshiftError
+from nightshift.errors import NightshiftError, WarehouseError
+from nightshift.warehouse.faults import fault_in
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from nightshift.contracts.partitions import PartitionRange
     from nightshift.quality.gates import GateResult
+    from nightshift.quality.suites.check_results import CheckResult
 
 
 class GateError(NightshiftError):
@@ -32,3 +37,26 @@ class GateCrashError(GateError):
 
     code = "NS-GATE-003"
     is_retryable = True
+
+
+def failed_gate(
+    result: GateResult, blocking: Sequence[CheckResult], partitions: PartitionRange
+) -> NightshiftError:
+    """Return the error of a batch that did not pass."""
+    crashes = [check.observed for check in blocking if check.has_crashed]
+    # The warehouse refused to evaluate: that is no verdict about the rows.
+    fault = fault_in("\n".join(crashes))
+    if fault and type(fault) is not WarehouseError:
+        return fault
+    error_class = GateCrashError if crashes else GateError
+    n_failed = f"{len(blocking)} of {result.n_expectations}"
+    title = f"{result.dataset} of {partitions} failed {n_failed} expectations:"
+    error = error_class(
+        "\n    ".join([title, *map(str, blocking)]),
+        expected="every critical expectation evaluated and met",
+        got=f"data docs: {result.docs_key or 'could not be stored'}",
+        todo="Nothing was published. Correct the data upstream or, if the suite is wrong, the"
+        " suite; then rerun the task.",
+    )
+    error.result = result
+    return error

@@ -7,21 +7,19 @@ docs/adr/0009-gates-and-monitoring.md.
 
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from nightshift.errors import WarehouseError
 from nightshift.failpoints import Failpoint, hit
-from nightshift.quality.gate_errors import GateCrashError, GateError, SuiteError
+from nightshift.quality.gate_errors import GateCrashError, SuiteError, failed_gate
 from nightshift.quality.suites.check_results import (
     CheckResult,
     PassedCheck,
     read_check_result,
     redact_message,
 )
-from nightshift.quality.suites.gate_page import render_page
+from nightshift.quality.suites.gate_page import render_page, store_page
 from nightshift.quality.suites.great_expectations_checks import (
     NO_VERDICT_TODO,
     crash_error,
@@ -32,7 +30,6 @@ from nightshift.quality.suites.suite import Suite, read_suite
 from nightshift.warehouse.audit import is_audited_unique
 from nightshift.warehouse.connection import connect
 from nightshift.warehouse.content_hash import has_unique_index
-from nightshift.warehouse.faults import fault_in
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -87,9 +84,13 @@ class _Batch:
         from psycopg import sql
 
         query = sql.SQL("select * from {} where load_id = {} and partition_date between {} and {}")
-        first, last = self.partitions.first.day, self.partitions.last.day
-        table = sql.Identifier(self.schema, self.table)
-        return query.format(table, sql.Literal(self.load_id), sql.Literal(first), sql.Literal(last))
+        # Literals and no parameters: Great Expectations takes a query as one string.
+        return query.format(
+            sql.Identifier(self.schema, self.table),
+            sql.Literal(self.load_id),
+            sql.Literal(self.partitions.first.day),
+            sql.Literal(self.partitions.last.day),
+        )
 
 
 def run_gate(  # noqa: PLR0913, PLR0917  (the staged batch is addressed by all of these)
@@ -127,9 +128,8 @@ def run_gate(  # noqa: PLR0913, PLR0917  (the staged batch is addressed by all o
     hit(Failpoint.GATE_BEFORE)
     # A suite that cannot be used stops the run before anything is evaluated.
     suite = read_suite(settings.expectations_dir, dataset)
-    documents = _evaluate(
-        settings, suite, _Batch(schema, table, load_id, partitions), run, streamed
-    )
+    batch = _Batch(schema, table, load_id, partitions)
+    documents = _evaluate(settings, suite, batch, run, streamed)
     checks = _read_results(suite, documents)
 
     blocking = [check for check in checks if check.is_blocking]
@@ -143,10 +143,11 @@ def run_gate(  # noqa: PLR0913, PLR0917  (the staged batch is addressed by all o
     }
     page = render_page(f"{dataset} · {partitions} · load {load_id}", not blocking, checks)
     key = f"data_docs/{dataset}/{partitions}/{load_id}-{run.attempt}"
-    docs_key = _store_docs(settings, key, page, evidence)
+    # Before the verdict is raised: a failed gate is what people want to read about.
+    docs_key = store_page(settings, key, page, evidence)
     result = GateResult(dataset, not blocking, len(checks), failed, docs_key)
     if blocking:
-        raise _failure(result, blocking, partitions)
+        raise failed_gate(result, blocking, partitions)
     hit(Failpoint.GATE_AFTER)
     return result
 
@@ -160,9 +161,10 @@ def streaming_evaluator(settings: Settings, dataset: str) -> StreamingEvaluator 
     from nightshift.quality.suites.streaming_checks import StreamingEvaluator
 
     try:
-        return StreamingEvaluator(read_suite(settings.expectations_dir, dataset).expectations)
+        suite = read_suite(settings.expectations_dir, dataset)
     except SuiteError:
         return None
+    return StreamingEvaluator(suite.expectations)
 
 
 def _evaluate(
@@ -246,42 +248,3 @@ def _read_results(suite: Suite, documents: list[dict[str, Any]]) -> list[CheckRe
             todo=NO_VERDICT_TODO,
         )
     return checks
-
-
-def _store_docs(settings: Settings, key: str, page: str, evidence: dict[str, Any]) -> str | None:
-    """Store page and JSON; return the page's key, or None if the bucket fails."""
-    from nightshift.lake.object_store import ObjectStore
-
-    document = json.dumps(evidence, indent=2, sort_keys=True).encode()
-    try:
-        store = ObjectStore.open(settings)
-        store.put(f"{key}.json", document, "application/json")
-        store.put(f"{key}.html", page.encode(), "text/html; charset=utf-8")
-    except Exception as error:  # noqa: BLE001  (the verdict stands in the log and in the ledger)
-        reason = str(error).splitlines()[0]
-        logger.warning("The data docs %s.html could not be stored: %s", key, reason)
-        return None
-    return f"{key}.html"
-
-
-def _failure(
-    result: GateResult, blocking: list[CheckResult], partitions: PartitionRange
-) -> Exception:
-    """Return the error of a batch that did not pass."""
-    crashes = [check.observed for check in blocking if check.has_crashed]
-    # The warehouse refused to evaluate: that is no verdict about the rows.
-    fault = fault_in("\n".join(crashes))
-    if fault and type(fault) is not WarehouseError:
-        return fault
-    error_class = GateCrashError if crashes else GateError
-    n_failed = f"{len(blocking)} of {result.n_expectations}"
-    title = f"{result.dataset} of {partitions} failed {n_failed} expectations:"
-    error = error_class(
-        "\n    ".join([title, *map(str, blocking)]),
-        expected="every critical expectation evaluated and met",
-        got=f"data docs: {result.docs_key or 'could not be stored'}",
-        todo="Nothing was published. Correct the data upstream or, if the suite is wrong, the"
-        " suite; then rerun the task.",
-    )
-    error.result = result
-    return error

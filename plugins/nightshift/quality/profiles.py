@@ -13,8 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from nightshift.errors import NightshiftError
 from nightshift.prefetch import Prefetcher
-from nightshift.quality.sketches.sketch import NumberSketch, Sketch, TextSketch
+from nightshift.quality.sketches.number_sketch import NumberSketch
+from nightshift.quality.sketches.sketch import Sketch
+from nightshift.quality.sketches.text_sketch import TextSketch
 from nightshift.warehouse.fast_io.arrow_io import stream_arrow
+from nightshift.warehouse.published import published_loads
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -96,6 +99,7 @@ def scan(batches: Iterable[pa.RecordBatch], counter: BinCounter | None = None) -
     """
     profile: dict[str, Sketch] = {}
     for batch in batches:
+        # In the same scan: reading a partition costs more than counting it.
         if counter:
             counter.add(batch)
         for name, column in zip(batch.schema.names, batch.columns, strict=True):
@@ -166,7 +170,9 @@ def scan_load(
         ProfileError: The table has no column that can be profiled.
         WarehouseError: The server cannot be reached, or ended the query.
     """
-    query = _query(conn, load, counter.types if counter else {})
+    counted_types = counter.types if counter else {}
+    query = _query(conn, load, counted_types)
+    # The next batch is read while this one is counted.
     stream = stream_arrow(settings, query, run.application_name, is_lean=True)
     with Prefetcher(stream) as batches:
         profile = scan(batches, counter)
@@ -181,10 +187,16 @@ def read_profiles(conn: Connection, dataset: str, partitions: PartitionRange) ->
     Raises:
         ProfileError: A published partition of the range has no profile.
     """
-    scope = [dataset, partitions.first.day, partitions.last.day]
-    loads = _select_loads(conn, "ops.published", scope)
-    profiled = _select_loads(conn, "monitoring.profiles", scope)
-    missing = sorted({*loads} - {*profiled})
+    loads = published_loads(conn, dataset, partitions).items()
+    profiled = conn.execute(
+        """
+        select distinct partition_date, load_id from monitoring.profiles
+        where dataset = %s and partition_date between %s and %s
+        """,
+        [dataset, partitions.first.day, partitions.last.day],
+    )
+    # A partition that was published again has a profile of its old load, which does not count.
+    missing = sorted(loads - set(profiled))
     if missing:
         raise ProfileError(
             f"{len(missing)} published partition(s) of {dataset} have no profile.",
@@ -194,21 +206,13 @@ def read_profiles(conn: Connection, dataset: str, partitions: PartitionRange) ->
     return _read(conn, dataset, loads)
 
 
-def _select_loads(conn: Connection, table: str, scope: list[Any]) -> list[tuple[dt.date, int]]:
-    from psycopg import sql
-
-    statement = sql.SQL(
-        "select distinct partition_date, load_id from {}"
-        " where dataset = %s and partition_date between %s and %s"
-    )
-    return conn.execute(statement.format(sql.Identifier(*table.split("."))), scope).fetchall()
-
-
 def _read(
     conn: Connection, dataset: str, loads: Iterable[tuple[dt.date, int]]
 ) -> dict[str, Sketch]:
     """Return the stored profiles of some loads, added up; empty if there is none."""
     pairs = list(loads)
+    days = [day for day, _ in pairs]
+    load_ids = [load_id for _, load_id in pairs]
     rows = conn.execute(
         """
         select column_name, kind, n_rows, n_missing, minimum, maximum, sketch
@@ -217,7 +221,7 @@ def _read(
             using (partition_date, load_id)
         where dataset = %s order by place, partition_date
         """,
-        [[day for day, _ in pairs], [load_id for _, load_id in pairs], dataset],
+        [days, load_ids, dataset],
     )
     profile: dict[str, Any] = {}
     for name, column_type, n_rows, n_missing, minimum, maximum, data in rows:
@@ -268,7 +272,8 @@ def _query(conn: Connection, load: LoadTable, counted_types: Mapping[str, str]) 
 
     table = sql.Identifier(load.schema, load.table)
     # The types are read from the table: views and raw tables have no other description.
-    described = conn.execute(sql.SQL("select * from {} limit 0").format(table)).description or []
+    statement = sql.SQL("select * from {} limit 0").format(table)
+    described = conn.execute(statement).description or []
     cells = []
     for column in described:
         name, code = column.name, column.type_code
@@ -284,8 +289,12 @@ def _query(conn: Connection, load: LoadTable, counted_types: Mapping[str, str]) 
             expected="numbers, times or texts",
             todo="Nothing.",
         )
-    return sql.SQL("select {} from {} where load_id = {} and partition_date = {}").format(
-        sql.SQL(", ").join(cells), table, sql.Literal(load.load_id), sql.Literal(load.day)
+    query = sql.SQL("select {} from {} where load_id = {} and partition_date = {}")
+    return query.format(
+        sql.SQL(", ").join(cells),
+        table,
+        sql.Literal(load.load_id),
+        sql.Literal(load.day),
     )
 
 

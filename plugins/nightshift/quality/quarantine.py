@@ -137,6 +137,7 @@ def _insert_refused_drop(
     run: RunContext,
 ) -> None:
     """Insert a refusal of a file: dataset, partition, time, URI and digest."""
+    # A later run refuses the same file again, and the first record stays.
     conn.execute(
         """
         insert into quarantine.refused_drops (

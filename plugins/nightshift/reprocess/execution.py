@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from nightshift.contracts.datasets import load_contracts
 from nightshift.contracts.model_spec import load_specs
 from nightshift.contracts.partitions import Partition, PartitionRange, consecutive_ranges
 from nightshift.errors import NightshiftError
 from nightshift.ingestion.late_arrivals import load_late_drops
 from nightshift.monitoring.monitor import monitor
+from nightshift.reprocess.changes import Change, find_changes, published_hashes
 from nightshift.reprocess.scope import Lineage, Scope
 from nightshift.reprocess.stale import (
     find_features,
@@ -26,7 +26,6 @@ from nightshift.reprocess.stale import (
 from nightshift.scoring.pipeline import score
 from nightshift.transformation.build import build
 from nightshift.warehouse.connection import connect
-from nightshift.warehouse.dbt.project import raw_lineage
 
 if TYPE_CHECKING:
     from nightshift.contracts.model_spec import ModelSpec
@@ -36,23 +35,6 @@ if TYPE_CHECKING:
     from nightshift.warehouse.staleness import StalePartition
 
 Report = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Change:
-    """One partition whose published content has changed.
-
-    Attributes:
-        dataset: Name in the ledger.
-        day: The partition.
-        before: Content hash that readers saw, None if there was nothing.
-        after: Content hash that they see now.
-    """
-
-    dataset: str
-    day: dt.date
-    before: str | None
-    after: str
 
 
 @dataclass(frozen=True)
@@ -80,11 +62,14 @@ def reprocess(settings: Settings, scope: Scope, run: RunContext, report: Report)
         NightshiftError: The features could not be built; no later stage was tried.
     """
     specs = list(load_specs(settings.models_dir).values())
+    lineage = Lineage.read(settings, scope)
     with connect(settings, run.application_name) as conn:
-        before = _published_hashes(conn)
-        job = _Job(settings, conn, scope, Lineage(raw_lineage(settings), scope), run, report)
+        before = published_hashes(conn)
+        job = _Job(settings, conn, scope, lineage, run, report)
         left = job.ingest()
-        features = find_features(conn, read_knowledge(settings, conn), specs, job.lineage)
+        # Read after the drops are loaded: their versions make features stale.
+        knowledge = read_knowledge(settings, conn)
+        features = find_features(conn, knowledge, specs, lineage)
         job.transform(features)
         n_done = len(features)
         for spec in specs:
@@ -95,13 +80,8 @@ def reprocess(settings: Settings, scope: Scope, run: RunContext, report: Report)
             except NightshiftError as error:
                 # One model must not stop the next.
                 left.append(f"{spec.name}: {error}")
-        after = _published_hashes(conn)
-    changes = [
-        Change(*partition, before.get(partition), content_hash)
-        for partition, content_hash in sorted(after.items())
-        if before.get(partition) != content_hash
-    ]
-    return ReprocessResult(tuple(changes), n_done, tuple(left))
+        after = published_hashes(conn)
+    return ReprocessResult(find_changes(before, after), n_done, tuple(left))
 
 
 @dataclass(frozen=True)
@@ -118,30 +98,36 @@ class _Job:
     def ingest(self) -> list[str]:
         """Load the late drops; return what could not be loaded."""
         left: list[str] = []
-        for name, contract in load_contracts(self.settings.datasets_dir).items():
-            days = self.scope.range_of(contract)
-            if days is None:
-                continue
-            swept = load_late_drops(self.settings, name, days, self.run, reread=self.scope.reread)
-            for drop in swept.loaded:
-                news = "a new version" if drop.partition in swept.published else "nothing new"
-                self.report(f"ingest    {name} {drop.partition}: {drop.data_key}, {news}")
-            for drop, code in swept.left:
-                left.append(
-                    f"{drop.data_key} was refused with {code}; read docs/runbooks/{code}.md"
-                )
-            if swept.is_busy:
-                left.append(f"{name}: another process is loading it; run this again")
+        for contract, days in self.scope.select(self.settings):
+            left += self._ingest_dataset(contract.name, days)
+        return left
+
+    def _ingest_dataset(self, name: str, days: PartitionRange) -> list[str]:
+        left: list[str] = []
+        swept = load_late_drops(self.settings, name, days, self.run, reread=self.scope.reread)
+        for drop in swept.loaded:
+            # A drop may be read again, or come twice, and hold what is published already.
+            news = "a new version" if drop.partition in swept.published else "nothing new"
+            self.report(f"ingest    {name} {drop.partition}: {drop.data_key}, {news}")
+        for drop, code in swept.left:
+            page = f"read docs/runbooks/{code}.md"
+            left.append(f"{drop.data_key} was refused with {code}; {page}")
+        if swept.is_busy:
+            left.append(f"{name}: another process is loading it; run this again")
         return left
 
     def transform(self, features: list[StalePartition]) -> None:
+        """Build the stale days."""
         for days, reason in _ranges_with_reason(features):
             self.report(f"transform {days}: {reason}")
             build(self.settings, days, self.run).require_all()
 
     def score(self, spec: ModelSpec, features: list[StalePartition]) -> list[StalePartition]:
         """Score the stale days; return them."""
-        only = [part.day for part in features] if self.scope.is_narrow else None
+        only: list[dt.date] | None = None
+        # A narrow scope must not score days whose features it did not touch.
+        if self.scope.is_narrow:
+            only = [part.day for part in features]
         predictions = find_predictions(self.conn, spec, only=only)
         for days, reason in _ranges_with_reason(predictions):
             self.report(f"score     {spec.name} {days}: {reason}")
@@ -158,10 +144,12 @@ class _Job:
             stale = [part for part in verdicts if part.day not in done]
             if not stale:
                 return len(done)
-            day, reason = stale[0].day, stale[0].reason
-            self.report(f"monitor   {spec.name} {day}: {reason}")
-            monitor(self.settings, spec, PartitionRange.single(Partition(day)), self.run)
-            done.add(day)
+            first = stale[0]
+            self.report(f"monitor   {spec.name} {first.day}: {first.reason}")
+            partition = PartitionRange.single(Partition(first.day))
+            monitor(self.settings, spec, partition, self.run)
+            # Once each: a verdict that stays stale would else be given for ever.
+            done.add(first.day)
 
 
 def _ranges_with_reason(stale: list[StalePartition]) -> Iterator[tuple[PartitionRange, str]]:
@@ -169,11 +157,3 @@ def _ranges_with_reason(stale: list[StalePartition]) -> Iterator[tuple[Partition
     reasons = {part.day: part.reason for part in stale}
     for days in consecutive_ranges(reasons):
         yield days, reasons[days.first.day]
-
-
-def _published_hashes(conn: Connection) -> dict[tuple[str, dt.date], str]:
-    rows = conn.execute(
-        "select p.dataset, p.partition_date, l.content_hash from ops.published p"
-        " join ops.loads l using (dataset, partition_date, load_id)"
-    )
-    return {(dataset, day): content_hash for dataset, day, content_hash in rows}

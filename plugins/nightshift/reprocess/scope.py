@@ -7,10 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from nightshift.contracts.datasets import load_contracts
 from nightshift.contracts.partitions import Partition, PartitionRange
+from nightshift.warehouse.dbt.project import raw_lineage
 
 if TYPE_CHECKING:
     from nightshift.contracts.datasets import DatasetContract
+    from nightshift.settings import Settings
     from nightshift.warehouse.ledger import RawVersion
     from nightshift.warehouse.staleness import VersionFilter
 
@@ -36,12 +39,30 @@ class Scope:
 
     def range_of(self, contract: DatasetContract) -> PartitionRange | None:
         """Return the days of a dataset to check; None excludes it."""
-        first = max(self.first or contract.history_start, contract.history_start)
+        if self.dataset not in {"", contract.name}:
+            return None
+        # No drop of an earlier day is due, whatever a person asks for.
+        first = contract.history_start
+        if self.first is not None:
+            first = max(first, self.first)
         last = self.last or FAR
-        if self.dataset not in {"", contract.name} or last < first:
+        if last < first:
             return None
         zone = contract.timezone
         return PartitionRange(Partition(first, zone), Partition(last, zone))
+
+    def select(self, settings: Settings) -> list[tuple[DatasetContract, PartitionRange]]:
+        """Return the datasets to check, each with its days.
+
+        Raises:
+            SpecError: A contract cannot be read; without it a wrong answer would be given.
+        """
+        selected = []
+        for contract in load_contracts(settings.datasets_dir).values():
+            days = self.range_of(contract)
+            if days is not None:
+                selected.append((contract, days))
+        return selected
 
     @property
     def is_narrow(self) -> bool:
@@ -50,8 +71,11 @@ class Scope:
 
     def takes(self, version: RawVersion) -> bool:
         """Return whether a version belongs to one of the drops."""
-        is_dataset = not self.dataset or version.dataset == f"raw/{self.dataset}"
-        return is_dataset and (self.first or dt.date.min) <= version.day <= (self.last or FAR)
+        if self.dataset and version.dataset != f"raw/{self.dataset}":
+            return False
+        first = self.first or dt.date.min
+        last = self.last or FAR
+        return first <= version.day <= last
 
 
 @dataclass(frozen=True)
@@ -66,9 +90,21 @@ class Lineage:
     by_model: Mapping[str, frozenset[str]]
     scope: Scope
 
+    @classmethod
+    def read(cls, settings: Settings, scope: Scope) -> Lineage:
+        """Return the lineage of the dbt project."""
+        return cls(raw_lineage(settings), scope)
+
     def of(self, model: str) -> VersionFilter:
-        """Return the test whether a version is in the scope, and its dataset read by a model."""
+        """Return the test whether a version counts for a model.
+
+        It counts if it is in the scope, and if the model reads its dataset.
+        """
         datasets = self.by_model.get(model)
-        return lambda version: (
-            self.scope.takes(version) and (datasets is None or version.dataset in datasets)
-        )
+
+        def counts(version: RawVersion) -> bool:
+            # Rather once too often: a model that dbt does not know may read everything.
+            is_read = datasets is None or version.dataset in datasets
+            return is_read and self.scope.takes(version)
+
+        return counts

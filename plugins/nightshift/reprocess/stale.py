@@ -6,9 +6,9 @@ import datetime as dt
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from nightshift.contracts.datasets import Delivery, load_contracts
+from nightshift.contracts.datasets import daily_contracts, load_contracts
 from nightshift.contracts.partitions import Partition, PartitionRange
-from nightshift.monitoring.outcomes import evaluated_partition
+from nightshift.monitoring.trigger import loss_lag_days
 from nightshift.reprocess.scope import FAR, Lineage
 from nightshift.warehouse import staleness
 from nightshift.warehouse.ledger import RawVersion, raw_versions
@@ -28,19 +28,29 @@ def read_knowledge(
     contracts = load_contracts(settings.datasets_dir)
     versions = raw_versions(conn, contracts.values(), Partition(FAR))
     for number, drop in enumerate(late, 1):
-        dataset = f"raw/{drop.dataset}"
-        # A load id that no load has: nothing can have read this version.
-        version = RawVersion(dataset, drop.partition, -number, drop.delivered_at, None, "")
+        version = RawVersion(
+            dataset=f"raw/{drop.dataset}",
+            day=drop.partition,
+            # A load id that no load has: nothing can have read this version.
+            load_id=-number,
+            known_at=drop.delivered_at,
+            superseded_at=None,
+            content_hash="",
+        )
         versions.append(version)
-    return RawKnowledge(contracts, versions, staleness.raw_arrivals(conn))
+    arrivals = staleness.raw_arrivals(conn)
+    return RawKnowledge(contracts, versions, arrivals)
 
 
 def data_days(knowledge: RawKnowledge) -> list[dt.date]:
     """Return every day from the first to the last that any daily dataset has."""
-    contracts = knowledge.contracts.values()
-    daily = {contract.dataset for contract in contracts if contract.delivery is Delivery.DAILY}
+    contracts = daily_contracts(knowledge.contracts.values())
+    daily = {contract.dataset for contract in contracts}
     days = {version.day for version in knowledge.versions if version.dataset in daily}
-    return PartitionRange(Partition(min(days)), Partition(max(days))).days if days else []
+    if not days:
+        return []
+    first, last = min(days), max(days)
+    return PartitionRange(Partition(first), Partition(last)).days
 
 
 def find_features(
@@ -48,10 +58,13 @@ def find_features(
 ) -> list[StalePartition]:
     """Return the days whose features miss raw data, or were never built although they can be."""
     days = data_days(knowledge)
+    # Several models may share a feature view.
+    views = {(spec.features_dataset, spec.feature_table) for spec in specs}
     stale: list[StalePartition] = []
-    for dataset, table in sorted({(spec.features_dataset, spec.feature_table) for spec in specs}):
-        built, counts = staleness.last_completed_loads(conn, dataset), lineage.of(table)
-        stale += staleness.stale_features(knowledge, dataset, built, days, counts)
+    for dataset, table in sorted(views):
+        built = staleness.last_completed_loads(conn, dataset)
+        is_read = lineage.of(table)
+        stale += staleness.stale_features(knowledge, dataset, built, days, is_read)
     return _first_per_day(stale)
 
 
@@ -69,13 +82,16 @@ def find_predictions(
     scored = staleness.last_completed_loads(conn, dataset)
     features = staleness.visible_loads(conn, spec.features_dataset)
     rebuilt_days = {partition.day for partition in rebuilt}
-    inputs, offsets = {spec.features_dataset: features}, {spec.features_dataset: [0]}
+    inputs = {spec.features_dataset: features}
+    offsets = {spec.features_dataset: [0]}
 
     stale = staleness.stale_after(dataset, scored, inputs, offsets)
     stale += _missing(dataset, features.keys() | rebuilt_days, scored, "were never made")
     for day in rebuilt_days & scored.keys():
         stale.append(StalePartition(dataset, day, "if the features change"))
-    return _first_per_day(part for part in stale if only is None or part.day in only)
+    if only is not None:
+        stale = [part for part in stale if part.day in only]
+    return _first_per_day(stale)
 
 
 def find_verdicts(
@@ -95,7 +111,8 @@ def find_verdicts(
     """
     dataset = f"monitoring/{spec.name}"
     # How many days before the verdict the outcomes are evaluated; negative.
-    lag = (evaluated_partition(spec, Partition(FAR)).day - FAR).days
+    lag = -loss_lag_days(spec)
+    # A verdict reads the earlier ones of its window.
     offsets = {
         spec.features_dataset: [0, lag],
         spec.predictions_dataset: [0, lag],
@@ -103,13 +120,15 @@ def find_verdicts(
     }
     given = staleness.last_completed_loads(conn, dataset)
     inputs = {name: staleness.visible_loads(conn, name) for name in offsets}
-    monitorable = inputs[spec.predictions_dataset].keys() & inputs[spec.features_dataset].keys()
+    scored, built = inputs[spec.predictions_dataset], inputs[spec.features_dataset]
 
     touched = _touched_by_outcomes(knowledge, spec, lineage, dataset, given, lag)
-    stale = staleness.stale_after(dataset, given, inputs, offsets) + touched
-    stale += _missing(dataset, monitorable, given, "was never given")
+    stale = staleness.stale_after(dataset, given, inputs, offsets)
+    stale += touched
+    stale += _missing(dataset, scored.keys() & built.keys(), given, "was never given")
     stale += _after_pending(dataset, given, offsets, pending)
     if lineage.scope.is_narrow:
+        # From the first touched day on: each verdict may change the next one.
         begin = min((part.day for part in (*pending, *remade, *touched)), default=FAR)
         stale = [part for part in stale if part.day >= begin]
     return _first_per_day(stale)
@@ -124,14 +143,16 @@ def _touched_by_outcomes(
     lag: int,
 ) -> list[StalePartition]:
     """Return verdicts that miss a raw version of the days since the evaluated predictions."""
-    counts = lineage.of(spec.label.relation)
+    is_read = lineage.of(spec.label.relation)
     stale = []
     for day, as_of in knowledge.as_of(given).items():
+        # Outcomes of the evaluated predictions are rows of their own day and of later ones.
         earliest = day + dt.timedelta(days=lag)
-        versions = knowledge.touching(day, as_of, given[day], counts)
-        versions = [version for version in versions if version.day >= earliest]
-        if versions:
-            reason = f"{versions[-1].dataset} of {versions[-1].day} came in later"
+        versions = knowledge.touching(day, as_of, given[day], is_read)
+        recent = [version for version in versions if version.day >= earliest]
+        if recent:
+            newest = recent[-1]
+            reason = f"{newest.dataset} of {newest.day} came in later"
             stale.append(StalePartition(dataset, day, reason))
     return stale
 
@@ -161,10 +182,12 @@ def _missing(
     """Return days after the first partition of a dataset that it lacks."""
     # A dataset begins with its first partition: earlier days are a backfill's.
     first = min(done, default=FAR)
-    return [StalePartition(dataset, day, reason) for day in days if day > first and day not in done]
+    missing = [day for day in days if day > first and day not in done]
+    return [StalePartition(dataset, day, reason) for day in missing]
 
 
 def _first_per_day(stale: Iterable[StalePartition]) -> list[StalePartition]:
+    # The first reason that was found is the one that people see.
     by_day: dict[dt.date, StalePartition] = {}
     for part in stale:
         by_day.setdefault(part.day, part)

@@ -18,11 +18,11 @@ from nightshift.scoring.plan import is_downgrade
 from nightshift.scoring.prediction_tables import model_query
 from nightshift.scoring.version_choice import VersionChooser
 from nightshift.warehouse.damage import published_records
+from nightshift.warehouse.published import join_published
 
 if TYPE_CHECKING:
     from nightshift.contracts.model_spec import ModelSpec
-    from nightshift.scoring.plan import ScoreSource
-    from nightshift.scoring.version_choice import VersionChoice
+    from nightshift.scoring.plan import ScoreSource, VersionChoice
     from nightshift.settings import Settings
     from nightshift.warehouse.connection import Connection
 
@@ -34,6 +34,7 @@ LATE_WINDOW = dt.timedelta(hours=3)
 Such are backfills, and days that upstream delivered late.
 """
 HORIZON = dt.timedelta(days=7)
+"""How long after its publication a partition is looked at."""
 
 
 class DegradedPartitionError(NightshiftError):
@@ -83,13 +84,14 @@ def degraded_partitions(conn: Connection, spec: ModelSpec) -> list[DegradedParti
     # A model that has never scored has no table.
     if conn.execute("select to_regclass(%s)", [table]).fetchone() == (None,):
         return []
-    values = {
-        "dataset": spec.predictions_dataset,
-        "horizon": HORIZON,
-        "final_steps": list(FINAL_STEPS),
-    }
+    query = model_query(
+        spec,
+        _DEGRADED,
+        published=join_published(spec.predictions_dataset, "t"),
+    )
+    values = {"horizon": HORIZON, "final_steps": list(FINAL_STEPS)}
     best: dict[Partition, DegradedPartition] = {}
-    rows = conn.execute(model_query(spec, _DEGRADED), values)
+    rows = conn.execute(query, values)
     for day, published_at, by_airflow, source, reason in rows:
         partition = Partition(day)
         # Rows of one partition may come from two steps: last scores, and the rule.
@@ -103,10 +105,10 @@ def degraded_partitions(conn: Connection, spec: ModelSpec) -> list[DegradedParti
 _DEGRADED = """
 select p.partition_date, p.published_at, l.actor = 'airflow', t.score_source,
     min(t.score_source_reason)
-from ops.published p
-join ops.loads l using (dataset, partition_date, load_id)
-join {predictions} t using (partition_date, load_id)
-where p.dataset = %(dataset)s and p.published_at > clock_timestamp() - %(horizon)s::interval
+from {predictions} t {published}
+join ops.loads l on (l.dataset, l.partition_date, l.load_id)
+    = (p.dataset, p.partition_date, p.load_id)
+where p.published_at > clock_timestamp() - %(horizon)s::interval
 group by p.partition_date, p.published_at, l.actor, t.score_source
 having t.score_source <> all(%(final_steps)s)
 order by p.partition_date

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from nightshift.errors import NightshiftError
 from nightshift.training.feature_query import features_target, select_rows
-from nightshift.warehouse.damage import published_records, refuse_damaged
+from nightshift.warehouse import partition_write
+from nightshift.warehouse.damage import DamagedInputError, published_records, refuse_damaged
 from nightshift.warehouse.fast_io.arrow_io import read_arrow
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from nightshift.scoring.plan import DayPlan, ScorePlan
     from nightshift.settings import Settings
     from nightshift.warehouse.connection import Connection
+    from nightshift.warehouse.content_hash import LoadKey
     from nightshift.warehouse.damage import LoadRecord
 
 SAMPLE_ROWS = 1_000
@@ -54,6 +56,24 @@ def published_features(
     return loads
 
 
+def refuse_damaged_features(conn: Connection, spec: ModelSpec, plan: ScorePlan) -> None:
+    """Refuse the load if feature rows vanished or changed while it was scored.
+
+    Raises:
+        DamagedInputError: They have.
+    """
+    scored = {(day.partition_date, day.feature_load_id) for day in plan.days}
+    published = published_records(conn, spec.features_dataset, plan.partitions.days)
+    # A newer feature load that was published meanwhile was not scored.
+    records = [record for record in published if record.key in scored]
+    try:
+        refuse_damaged(conn, features_target(spec), records)
+    except DamagedInputError as error:
+        reason = f"{error.code}: {error.what}"
+        partition_write.refuse(conn, plan.write(spec), reason)
+        raise
+
+
 def shard_query(
     spec: ModelSpec, plan: ScorePlan, days: Sequence[DayPlan], shard: int, features: Sequence[str]
 ) -> sql.Composed:
@@ -64,8 +84,7 @@ def shard_query(
     """
     from psycopg import sql
 
-    loads = [_load_literal(day.partition_date, day.feature_load_id) for day in days]
-    condition = sql.SQL("(partition_date, load_id) in ({})").format(sql.SQL(", ").join(loads))
+    condition = _in_loads((day.partition_date, day.feature_load_id) for day in days)
     # Hashing every key costs time, and one shard has all of them.
     if plan.n_shards > 1:
         condition += sql.SQL(" and ") + shard_condition(spec, plan.n_shards, shard)
@@ -79,17 +98,18 @@ def read_sample(
     from psycopg import sql
 
     # Any rows serve: an order would read the complete load.
-    condition = sql.SQL("(partition_date, load_id) = {}").format(
-        _load_literal(load.partition_date, load.load_id)
-    )
-    rows = select_rows(spec, features, condition, is_ordered=False)
-    return read_arrow(settings, rows + sql.SQL(" limit {}").format(sql.Literal(SAMPLE_ROWS)))
+    rows = select_rows(spec, features, _in_loads([load.key]), is_ordered=False)
+    limit = sql.SQL(" limit {}").format(sql.Literal(SAMPLE_ROWS))
+    return read_arrow(settings, rows + limit)
 
 
-def _load_literal(day: object, load_id: int) -> sql.Composed:
+def _in_loads(loads: Iterable[LoadKey]) -> sql.Composed:
+    """Return the SQL condition that keeps the rows of some loads, each of one day."""
     from psycopg import sql
 
-    return sql.SQL("({}::date, {})").format(sql.Literal(day), sql.Literal(load_id))
+    pair = sql.SQL("({}::date, {})")
+    pairs = [pair.format(sql.Literal(day), sql.Literal(load_id)) for day, load_id in loads]
+    return sql.SQL("(partition_date, load_id) in ({})").format(sql.SQL(", ").join(pairs))
 
 
 def shard_condition(spec: ModelSpec, n_shards: int, shard: int) -> sql.Composed:

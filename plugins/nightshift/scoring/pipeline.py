@@ -8,57 +8,35 @@ step. Source: docs/adr/0008-scoring.md, docs/adr/0015-always-on-time.md.
 
 from __future__ import annotations
 
-import json
 import logging
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
-from hashlib import sha256
 from typing import TYPE_CHECKING
 
-from nightshift.contracts.partitions import PartitionRange, consecutive_ranges
-from nightshift.errors import NightshiftError
 from nightshift.failpoints import Failpoint, hit
-from nightshift.models.shapley.shap_values import METHOD
-from nightshift.scoring.plan import MODEL_STEPS, DayPlan, ScorePlan, ScoreSource, is_downgrade
-from nightshift.scoring.prediction_tables import (
-    ensure_prediction_relations,
-    model_query,
-    predictions_target,
-)
-from nightshift.scoring.row_checks import pass_gate, refuse_damaged_features, refuse_incomplete
+from nightshift.scoring.plan import ScorePlan
+from nightshift.scoring.planning import plan_scoring
+from nightshift.scoring.row_checks import audit_rows, gate_refusal
 from nightshift.scoring.scorer import ChampionBrokenError
 from nightshift.scoring.shard import ShardJob, stage_shard
 from nightshift.scoring.version_choice import VersionChooser
-from nightshift.scoring.without_model.last_score import past_digest, past_scores
 from nightshift.warehouse import partition_write
 from nightshift.warehouse.cancel_attempts import end_older_attempts
 from nightshift.warehouse.connection import connect, lose
-from nightshift.warehouse.control_tables.last_good_specs import keep_spec
 
 if TYPE_CHECKING:
-    import datetime as dt
-
     from nightshift.contracts.model_spec import ModelSpec
+    from nightshift.contracts.partitions import PartitionRange
     from nightshift.contracts.run import RunContext
-    from nightshift.quality.gate_errors import GateError
-    from nightshift.scoring.plan import PastScores
-    from nightshift.scoring.version_choice import PinnedVersion, VersionChoice
+    from nightshift.scoring.plan import PinnedVersion
     from nightshift.settings import Settings
     from nightshift.warehouse.connection import Connection
-    from nightshift.warehouse.partition_write import PartitionWrite, PublishedLoad
 
 logger = logging.getLogger(__name__)
 
 CHAMPION_BROKE = "champion broke while scoring"
 """Begin of a load's refusal that tells ``publish`` to take the next step of the fallback chain."""
-
-
-class DowngradeError(NightshiftError):
-    """A rerun would replace a model's published scores by those of a lower fallback step."""
-
-    code = "NS-SCORE-004"
-    is_retryable = True
 
 
 def score(
@@ -67,7 +45,7 @@ def score(
     partitions: PartitionRange,
     run: RunContext,
     named: PinnedVersion | None = None,
-) -> list[PublishedLoad]:
+) -> list[partition_write.PublishedLoad]:
     """Plan, score and publish partitions in one process.
 
     A named version scores whichever version is champion, is named in every row, stays when the
@@ -107,17 +85,9 @@ def begin(
         ChampionBrokenError: The named version cannot score.
         WarehouseError: The warehouse cannot be reached.
     """
-    broken = broken or {}
     with connect(settings, run.application_name) as conn:
-        ensure_prediction_relations(conn, spec)
-        # The deadline fallback takes this spec if the file is broken by then.
-        keep_spec(conn, spec)
-        choices = VersionChooser(settings, spec, conn, broken, named=named).choose_all(partitions)
-        if named is None:
-            refuse_downgrade(conn, spec, choices)
-        else:
-            _refuse_unusable(spec, named, choices, partitions)
-        return begin_plan(conn, spec, choices, run, broken)
+        chooser = VersionChooser(settings, spec, conn, broken or {}, named=named)
+        return plan_scoring(chooser, partitions, run)
 
 
 def score_shard(
@@ -161,7 +131,7 @@ def publish(
     run: RunContext,
     *,
     may_fall_back: bool = True,
-) -> list[PublishedLoad]:
+) -> list[partition_write.PublishedLoad]:
     """Publish the staged rows of a plan; if its models fail, the rows of the next fallback step.
 
     Idempotent: a published plan is read back. A load that a broken model refused, or whose scores
@@ -180,27 +150,25 @@ def publish(
         StaleTokenError: A newer attempt owns a partition.
         ContentConflictError: The same features, model and spec gave other predictions.
     """
-    from nightshift.quality.gate_errors import GateError
-
-    target = predictions_target(spec)
     while True:
-        broken: dict[int, str] = {}
         with connect(settings, run.application_name) as conn:
+            (target,) = plan.write(spec).targets
             # Empty features have empty predictions. Any other empty partition lost its rows.
             target = replace(target, may_be_empty=_has_empty_partition(conn, spec, plan))
             write, state = partition_write.resume(conn, plan.load_id, [target], plan.partitions)
+            broken: dict[int, str] = {}
             if state == "refused" and may_fall_back:
                 broken = _broken_version(conn, plan)
             elif state in ("staged", "audited"):
-                _audit(conn, spec, plan, write)
-                try:
-                    pass_gate(settings, spec, plan, run)
-                except GateError as error:
-                    broken = _refused_versions(plan, error) if may_fall_back else {}
-                    if not broken:
-                        raise
-                    logger.warning("The next step of the fallback chain takes over:\n%s", error)
-                    partition_write.refuse(conn, write, f"{error.code}: {error.what}")
+                audit_rows(conn, spec, plan, write)
+                refusal = gate_refusal(settings, spec, plan, run)
+                if refusal is not None:
+                    # Without a model there is no other step that could be taken.
+                    if not may_fall_back or not plan.days_by_version:
+                        raise refusal
+                    logger.warning("The next step of the fallback chain takes over:\n%s", refusal)
+                    partition_write.refuse(conn, write, f"{refusal.code}: {refusal.what}")
+                    broken = _refused_versions(plan, refusal.code)
             if not broken:
                 published = partition_write.publish(conn, write)
                 partition_write.collect(conn, [target])
@@ -211,25 +179,10 @@ def publish(
         score_shards(settings, spec, plan, run)
 
 
-def _audit(conn: Connection, spec: ModelSpec, plan: ScorePlan, write: PartitionWrite) -> None:
-    # The checks scan rows that were just written: the planner must know of them.
-    partition_write.analyze_grown_tables(conn, write)
-    refuse_damaged_features(conn, spec, plan)
-    refuse_incomplete(conn, spec, plan)
-    partition_write.audit(conn, write)
-
-
-def _refused_versions(plan: ScorePlan, error: GateError) -> dict[int, str]:
-    """Return the versions whose scores a gate refused, with the reason.
-
-    Empty if the gate could not be evaluated: that says nothing about the scores.
-    """
-    from nightshift.quality.gate_errors import GateCrashError, SuiteError
-
-    if isinstance(error, GateCrashError | SuiteError):
-        return {}
+def _refused_versions(plan: ScorePlan, code: str) -> dict[int, str]:
+    """Return the versions whose scores a gate refused, with the reason."""
     return {
-        version: f"the scores of version {version} failed their gate ({error.code})"
+        version: f"the scores of version {version} failed their gate ({code})"
         for version in plan.days_by_version
     }
 
@@ -240,8 +193,10 @@ def _broken_version(conn: Connection, plan: ScorePlan) -> dict[int, str]:
     Empty if the load was refused for another reason.
     """
     row = conn.execute(
-        "select detail ->> 'refused' from ops.loads where load_id = %s"
-        " order by partition_date limit 1",
+        """
+        select detail ->> 'refused' from ops.loads where load_id = %s
+        order by partition_date limit 1
+        """,
         [plan.load_id],
     ).fetchone()
     refusal = row[0] if row and row[0] else ""
@@ -251,20 +206,22 @@ def _broken_version(conn: Connection, plan: ScorePlan) -> dict[int, str]:
 
 def _has_empty_partition(conn: Connection, spec: ModelSpec, plan: ScorePlan) -> bool:
     """Return whether the features of a partition have no row: its predictions have none then."""
+    # The planned loads count, also where a newer one is published by now.
     query = """
         select bool_or(n_rows = 0) from ops.loads
         join unnest(%s::date[], %s::bigint[]) d (partition_date, load_id)
             using (partition_date, load_id)
         where dataset = %s and state = 'published'
     """
-    days = [day.partition_date for day in plan.days]
     feature_loads = [day.feature_load_id for day in plan.days]
-    row = conn.execute(query, [days, feature_loads, spec.features_dataset]).fetchone()
+    values = [plan.partitions.days, feature_loads, spec.features_dataset]
+    row = conn.execute(query, values).fetchone()
     return row == (True,)
 
 
 def has_successor(settings: Settings, spec: ModelSpec, plan: ScorePlan, run: RunContext) -> bool:
     """Return whether a newer attempt has published every partition of the plan."""
+    # The fencing tokens of a partition order its attempts, so the pointer alone does not do.
     query = """
         select count(*) from ops.loads mine
         join ops.published p using (dataset, partition_date)
@@ -275,102 +232,3 @@ def has_successor(settings: Settings, spec: ModelSpec, plan: ScorePlan, run: Run
     with connect(settings, run.application_name) as conn:
         row = conn.execute(query, [spec.predictions_dataset, plan.load_id]).fetchone()
     return row == (len(plan.days),)
-
-
-def refuse_downgrade(conn: Connection, spec: ModelSpec, choices: Sequence[VersionChoice]) -> None:
-    """Keep published scores of a model from being replaced by a lower fallback step.
-
-    Raises:
-        DowngradeError: A choice would do so.
-    """
-    query = model_query(
-        spec,
-        "select distinct t.partition_date, t.score_source from {predictions} t"
-        " join ops.published p using (partition_date, load_id)"
-        " where p.dataset = %s and t.partition_date = any(%s) and t.score_source = any(%s)",
-    )
-    days = [choice.day for choice in choices]
-    rows = conn.execute(query, [spec.predictions_dataset, days, list(MODEL_STEPS)]).fetchall()
-    published: dict[dt.date, ScoreSource] = dict(rows)
-    downgraded = [
-        choice
-        for choice in choices
-        if choice.day in published and is_downgrade(choice.source, published[choice.day])
-    ]
-    if downgraded:
-        day, source = downgraded[0].day, downgraded[0].source
-        raise DowngradeError(
-            f"{len(downgraded)} published partition(s) of {spec.name} would be downgraded.",
-            expected=f"{published[day]} on {day}, as published",
-            got=f"only {source} can score now",
-            todo="The published rows stand. Repair or roll back the model, then clear the task.",
-        )
-
-
-def _refuse_unusable(
-    spec: ModelSpec,
-    named: PinnedVersion,
-    choices: Iterable[VersionChoice],
-    partitions: PartitionRange,
-) -> None:
-    for choice in choices:
-        if choice.version is None:
-            raise ChampionBrokenError(
-                f"Version {named.version} of {spec.name} cannot score: {choice.reason}.",
-                expected=f"a version with complete files that scores the features of {partitions}",
-                todo="Nothing was published. Name another version: `nightshift models`.",
-            )
-
-
-def begin_plan(
-    conn: Connection,
-    spec: ModelSpec,
-    choices: Sequence[VersionChoice],
-    run: RunContext,
-    broken: Mapping[int, str],
-) -> ScorePlan:
-    """Begin the write of consecutive partitions whose features and versions are chosen."""
-    past = past_scores(conn, spec, [choice.day for choice in choices if choice.version is None])
-    days = tuple(_plan_day(choice, past.get(choice.day, ())) for choice in choices)
-    inputs = inputs_of(spec, choices)
-    # Only then last scores are part of the content, and their loads of its inputs.
-    if past:
-        inputs["past scores"] = past_digest(conn, spec, days)
-    (partitions,) = consecutive_ranges(choice.day for choice in choices)
-    # If these features turn out to have been damaged, this load proves nothing about its inputs.
-    manifest = partition_write.LoadManifest(run, inputs, reads={spec.features_dataset: 0})
-    write = partition_write.begin(conn, [predictions_target(spec)], partitions, manifest)
-    hit(Failpoint.SCORE_BEGIN_AFTER)
-    n_shards = spec.scoring.shards
-    return ScorePlan(load_id=write.load_id, n_shards=n_shards, days=days, broken=dict(broken))
-
-
-def _plan_day(choice: VersionChoice, past: tuple[PastScores, ...]) -> DayPlan:
-    return DayPlan(
-        partition_date=choice.day,
-        feature_load_id=choice.features.load_id,
-        model_version=choice.version,
-        score_source="carried_over" if past else choice.source,
-        score_source_reason=choice.reason,
-        past=past,
-    )
-
-
-def inputs_of(spec: ModelSpec, choices: Iterable[VersionChoice]) -> dict[str, str]:
-    """Return digests of everything that determines the predictions, except past scores."""
-    features, models = [], []
-    for choice in choices:
-        day = str(choice.day)
-        features.append([day, choice.features.content_hash])
-        models.append([day, f"{choice.source} {choice.digest} {choice.reason or ''}"])
-    # Another method of the reasons gives other content, so it counts as an input.
-    return {
-        "features": _digest(features),
-        "models": _digest(models),
-        "spec": spec.digest,
-        "reasons": METHOD,
-    }
-
-
-def _digest(rows: list[list[str]]) -> str:
-    return sha256(json.dumps(rows).encode()).hexdigest()

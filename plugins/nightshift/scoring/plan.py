@@ -6,17 +6,23 @@ It is fixed before the first shard starts, and tasks pass it on as plain JSON.
 from __future__ import annotations
 
 import datetime as dt
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from hashlib import sha256
 from typing import TYPE_CHECKING, Literal, get_args
 
 from pydantic import Field
 
 from nightshift.contracts.partitions import PartitionRange, consecutive_ranges
 from nightshift.contracts.yaml_document import Frozen
+from nightshift.models.shapley.shap_values import METHOD
 from nightshift.scoring.prediction_tables import predictions_target
 from nightshift.warehouse.partition_write import PartitionWrite
 
 if TYPE_CHECKING:
     from nightshift.contracts.model_spec import ModelSpec
+    from nightshift.warehouse.damage import LoadRecord
 
 ScoreSource = Literal[
     "champion", "named_version", "previous_champion", "carried_over", "fallback_rule"
@@ -35,6 +41,64 @@ MODEL_STEPS: tuple[ScoreSource, ...] = ("champion", "named_version", "previous_c
 def is_downgrade(step: ScoreSource, from_step: ScoreSource) -> bool:
     """Return whether a step stands below another one in the fallback chain."""
     return FALLBACK_CHAIN.index(step) > FALLBACK_CHAIN.index(from_step)
+
+
+@dataclass(frozen=True)
+class PinnedVersion:
+    """A version that a person requests by name, whichever is champion.
+
+    Attributes:
+        version: The version.
+        actor: The person.
+    """
+
+    version: int
+    actor: str
+
+
+@dataclass(frozen=True)
+class VersionChoice:
+    """The version that scores a partition.
+
+    Attributes:
+        features: The load of the feature view that it scores.
+        version: The version; None when no model can score.
+        digest: The version's identity; empty without a version.
+        source: The step of the fallback chain.
+        reason: Why no better step scores; None for a champion.
+    """
+
+    features: LoadRecord
+    version: int | None
+    digest: str
+    source: ScoreSource
+    reason: str | None
+
+    @property
+    def day(self) -> dt.date:
+        """Return the partition."""
+        return self.features.partition_date
+
+
+def inputs_of(spec: ModelSpec, choices: Iterable[VersionChoice]) -> dict[str, str]:
+    """Return digests of everything that determines the predictions, except past scores."""
+    features, models = [], []
+    for choice in choices:
+        day = str(choice.day)
+        features.append([day, choice.features.content_hash])
+        models.append([day, f"{choice.source} {choice.digest} {choice.reason or ''}"])
+    return {
+        "features": digest_rows(features),
+        "models": digest_rows(models),
+        "spec": spec.digest,
+        # Another method of the reasons gives other content for the same model.
+        "reasons": METHOD,
+    }
+
+
+def digest_rows(rows: list[list[str]]) -> str:
+    """Return the digest that a load's manifest records for rows of strings."""
+    return sha256(json.dumps(rows).encode()).hexdigest()
 
 
 class PastScores(Frozen):
@@ -104,11 +168,12 @@ class ScorePlan(Frozen):
     @property
     def days_by_version(self) -> dict[int, tuple[DayPlan, ...]]:
         """Return the days of each version, ordered by version."""
-        versions = {day.model_version for day in self.days if day.model_version is not None}
-        return {
-            version: tuple(day for day in self.days if day.model_version == version)
-            for version in sorted(versions)
-        }
+        by_version: dict[int, tuple[DayPlan, ...]] = {}
+        for day in self.days:
+            version = day.model_version
+            if version is not None:
+                by_version[version] = (*by_version.get(version, ()), day)
+        return dict(sorted(by_version.items()))
 
     @property
     def shards(self) -> list[int]:

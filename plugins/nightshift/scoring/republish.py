@@ -9,39 +9,39 @@ Source: docs/adr/0018-rollback.md.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nightshift.contracts.partitions import Partition, PartitionRange, consecutive_ranges
-from nightshift.errors import LoadStateError
 from nightshift.registry.mlflow_mirror import mirror_aliases
 from nightshift.registry.rollback import (
     RollbackRefusedError,
     first_partition_since,
     record_rollback,
 )
-from nightshift.scoring.pipeline import begin_plan, inputs_of, publish, score_shards
-from nightshift.scoring.prediction_tables import (
-    ensure_prediction_relations,
-    model_query,
-    predictions_target,
+from nightshift.scoring.pipeline import publish, score_shards
+from nightshift.scoring.plan import VersionChoice, inputs_of
+from nightshift.scoring.planning import (
+    begin_plan,
+    choose_versions,
+    copy_rows,
+    has_damaged_rows,
 )
-from nightshift.scoring.version_choice import VersionChoice, VersionChooser
+from nightshift.scoring.row_checks import require_version
+from nightshift.scoring.version_choice import VersionChooser
 from nightshift.warehouse.connection import connect
-from nightshift.warehouse.damage import find_damage_cheaply, version_records
-from nightshift.warehouse.partition_write import hold_stage
-from nightshift.warehouse.published import published_loads
+from nightshift.warehouse.published import newest_published_day, published_loads
 
 if TYPE_CHECKING:
     from nightshift.contracts.model_spec import ModelSpec
     from nightshift.contracts.run import RunContext
-    from nightshift.scoring.plan import ScorePlan
     from nightshift.settings import Settings
     from nightshift.warehouse.connection import Connection
     from nightshift.warehouse.partition_write import PublishedLoad
 
 _LAST_DAY = dt.date(9999, 12, 30)
+"""Every partition from the first on: the last representable day has no next one."""
 
 
 @dataclass(frozen=True)
@@ -112,18 +112,21 @@ def plan_rollback(
         FeaturesMissingError: The features of an affected partition are not published.
     """
     with connect(settings, run.application_name) as conn:
-        ensure_prediction_relations(conn, spec)
         since = since or first_partition_since(conn, spec.name, version)
         partitions = PartitionRange(since, Partition(_LAST_DAY))
-        affected = sorted(published_loads(conn, spec.predictions_dataset, partitions))
+        affected = published_loads(conn, spec.predictions_dataset, partitions)
+        # One for all partitions: the version is loaded and tried once.
         chooser = VersionChooser(settings, spec, conn, only=version)
-        partition_runs = tuple(
-            _plan_run(conn, spec, chooser, days) for days in consecutive_ranges(affected)
-        )
+        partition_runs = []
+        for days in consecutive_ranges(affected):
+            choices = _choose(chooser, days)
+            reusable_loads = _find_reusable_loads(conn, spec, choices)
+            partition_runs.append(PartitionRun(choices, reusable_loads))
+        newest = newest_published_day(conn, spec.features_dataset)
         # Nothing to republish: the version must still prove that it can score.
-        if not partition_runs:
-            _try_on_latest(conn, spec, chooser)
-    return RollbackPlan(version, since, partition_runs)
+        if newest and not partition_runs:
+            _choose(chooser, PartitionRange.single(Partition(newest)))
+    return RollbackPlan(version, since, tuple(partition_runs))
 
 
 def roll_back(
@@ -144,6 +147,7 @@ def roll_back(
             stays.
     """
     with connect(settings, run.application_name) as conn:
+        # Recorded first: a rerun finds the record, and later partitions have the right champion.
         promotion_id = record_rollback(conn, spec.name, plan.version, plan.since, reason, run)
         mirror_aliases(settings, conn, spec.name)
     published: list[PublishedLoad] = []
@@ -151,21 +155,15 @@ def roll_back(
         published += _republish(settings, spec, partition_run, run)
         how = "from kept loads" if partition_run.reusable_loads else "scored again"
         report(f"{partition_run.partitions}: version {plan.version}, {how}")
+    # Read on its own at the end: another run may have published an earlier partition meanwhile.
     with connect(settings, run.application_name) as conn:
         for partition_run in plan.partition_runs:
-            _read_back(conn, spec, partition_run.partitions, plan.version)
+            require_version(conn, spec, partition_run.partitions, plan.version)
     return RollbackResult(promotion_id, tuple(published))
 
 
-def _plan_run(
-    conn: Connection, spec: ModelSpec, chooser: VersionChooser, partitions: PartitionRange
-) -> PartitionRun:
-    choices = _choose(chooser, partitions)
-    return PartitionRun(choices, _find_reusable_loads(conn, spec, choices))
-
-
 def _choose(chooser: VersionChooser, partitions: PartitionRange) -> tuple[VersionChoice, ...]:
-    choices = chooser.choose_all(partitions)
+    choices = choose_versions(chooser, partitions)
     for choice in choices:
         if choice.source != "champion":
             raise RollbackRefusedError(
@@ -174,13 +172,6 @@ def _choose(chooser: VersionChooser, partitions: PartitionRange) -> tuple[Versio
                 todo="Nothing was changed. Name another version: `nightshift models`.",
             )
     return tuple(choices)
-
-
-def _try_on_latest(conn: Connection, spec: ModelSpec, chooser: VersionChooser) -> None:
-    query = "select max(partition_date) from ops.published where dataset = %s"
-    row = conn.execute(query, [spec.features_dataset]).fetchone()
-    if row and row[0]:
-        _choose(chooser, PartitionRange.single(Partition(row[0])))
 
 
 def _find_reusable_loads(
@@ -192,11 +183,15 @@ def _find_reusable_loads(
     """
     rows = conn.execute(
         """
-        select load_id, array_agg(partition_date order by partition_date),
+        select
+            load_id,
+            array_agg(partition_date order by partition_date),
             array_agg(partition_date) filter (where state = 'published' and collected_at is null),
             (array_agg(inputs))[1]
-        from ops.loads where dataset = %s group by load_id
-        having max(partition_date) >= %s and min(partition_date) <= %s order by load_id
+        from ops.loads where dataset = %s
+        group by load_id
+        having max(partition_date) >= %s and min(partition_date) <= %s
+        order by load_id
         """,
         [spec.predictions_dataset, choices[0].day, choices[-1].day],
     )
@@ -206,19 +201,14 @@ def _find_reusable_loads(
         # The digest of the inputs covers all days of a load, so all of them must be affected.
         if not by_day.keys() >= set(days):
             continue
-        if inputs == inputs_of(spec, [by_day[day] for day in days]):
+        same_inputs = inputs_of(spec, [by_day[day] for day in days])
+        if inputs == same_inputs:
             # Loads come in the order of their numbers: the newest wins.
             loads |= dict.fromkeys(retained_days or [], load_id)
-    if loads.keys() != by_day.keys() or _are_damaged(conn, spec, loads):
+    is_complete = loads.keys() == by_day.keys()
+    if not is_complete or has_damaged_rows(conn, spec, loads):
         return ()
     return tuple(loads[day] for day in by_day)
-
-
-def _are_damaged(conn: Connection, spec: ModelSpec, loads: Mapping[dt.date, int]) -> bool:
-    """Return whether rows of retained loads vanished or changed: a copy would publish that."""
-    retained = version_records(conn, spec.predictions_dataset, min(loads), max(loads))
-    records = [record for record in retained if loads.get(record.partition_date) == record.load_id]
-    return bool(find_damage_cheaply(conn, predictions_target(spec), records))
 
 
 def _republish(
@@ -227,54 +217,7 @@ def _republish(
     with connect(settings, run.application_name) as conn:
         plan = begin_plan(conn, spec, partition_run.choices, run, {})
         if partition_run.reusable_loads:
-            _copy_rows(conn, spec, plan, partition_run.reusable_loads, run)
+            copy_rows(conn, spec, plan, partition_run.reusable_loads, run)
     if not partition_run.reusable_loads:
         score_shards(settings, spec, plan, run)
     return publish(settings, spec, plan, run, may_fall_back=False)
-
-
-def _copy_rows(
-    conn: Connection, spec: ModelSpec, plan: ScorePlan, from_loads: Sequence[int], run: RunContext
-) -> None:
-    """Copy the rows of retained loads into the begun write, in the warehouse."""
-    from psycopg import sql
-
-    cursor = conn.execute(model_query(spec, "select * from {predictions} limit 0"))
-    names = [column.name for column in cursor.description or []]
-    copied = [sql.Identifier(name) for name in names if name not in {"load_id", "run_id"}]
-    copy = model_query(
-        spec,
-        "insert into {predictions} (load_id, run_id, {copied})"
-        " select %(load_id)s, %(run_id)s, {copied} from {predictions} t"
-        " join unnest(%(days)s::date[], %(from_loads)s::bigint[]) d (partition_date, load_id)"
-        " using (partition_date, load_id)",
-        copied=sql.SQL(", ").join(copied),
-    )
-    values = {
-        "load_id": plan.load_id,
-        "run_id": run.run_id,
-        "days": plan.partitions.days,
-        "from_loads": list(from_loads),
-    }
-    with conn.transaction():
-        if hold_stage(conn, plan.write(spec)) == "staged":
-            conn.execute(copy, values)
-
-
-def _read_back(conn: Connection, spec: ModelSpec, partitions: PartitionRange, version: int) -> None:
-    query = model_query(
-        spec,
-        "select count(distinct t.partition_date), count(*) filter"
-        " (where t.model_version is distinct from %s or t.score_source <> 'champion')"
-        " from {predictions} t join ops.published p using (partition_date, load_id)"
-        " where p.dataset = %s and t.partition_date between %s and %s",
-    )
-    first, last = partitions.first.day, partitions.last.day
-    row = conn.execute(query, [version, spec.predictions_dataset, first, last]).fetchone()
-    if row != (len(partitions), 0):
-        raise LoadStateError(
-            f"After the rollback of {spec.name}, {partitions} has rows of other versions.",
-            expected=f"({len(partitions)}, 0) partitions, and rows not of version {version}",
-            got=str(row),
-            todo="Another run has published meanwhile: run the rollback again.",
-        )

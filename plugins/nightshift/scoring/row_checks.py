@@ -1,21 +1,23 @@
-"""Check staged predictions before they are published: rows against the spine, the suite's gate."""
+"""Check predictions: staged rows against the spine and the suite, published ones against loads."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nightshift.errors import AuditError
+from nightshift.errors import AuditError, LoadStateError
+from nightshift.scoring.feature_rows import refuse_damaged_features
 from nightshift.scoring.prediction_tables import SCHEMA, model_query
 from nightshift.scoring.without_model.last_score import spine_relation
-from nightshift.training.feature_query import features_target
 from nightshift.warehouse import partition_write
-from nightshift.warehouse.damage import DamagedInputError, published_records, refuse_damaged
+from nightshift.warehouse.published import join_published
 
 if TYPE_CHECKING:
     from psycopg import sql
 
     from nightshift.contracts.model_spec import ModelSpec
+    from nightshift.contracts.partitions import PartitionRange
     from nightshift.contracts.run import RunContext
+    from nightshift.quality.gate_errors import GateError
     from nightshift.scoring.plan import ScorePlan
     from nightshift.settings import Settings
     from nightshift.warehouse.connection import Connection
@@ -29,36 +31,70 @@ class IncompletePredictionsError(AuditError):
     code = "NS-SCORE-001"
 
 
-def pass_gate(settings: Settings, spec: ModelSpec, plan: ScorePlan, run: RunContext) -> None:
-    """Run the expectation suite of the predictions on the plan's load.
+def gate_refusal(
+    settings: Settings, spec: ModelSpec, plan: ScorePlan, run: RunContext
+) -> GateError | None:
+    """Run the expectation suite on the plan's load; return its refusal, None after a pass.
 
     Raises:
-        GateError: It refused, or could not be evaluated.
+        GateError: The suite could not be evaluated. That says nothing about the scores, so it is
+            never taken for a refusal.
     """
+    from nightshift.quality.gate_errors import GateCrashError, GateError, SuiteError
     from nightshift.quality.gates import run_gate
 
     dataset = spec.predictions_dataset
-    run_gate(settings, dataset, SCHEMA, spec.name, plan.load_id, plan.partitions, run)
+    try:
+        run_gate(settings, dataset, SCHEMA, spec.name, plan.load_id, plan.partitions, run)
+    except (GateCrashError, SuiteError):
+        raise
+    except GateError as refusal:
+        return refusal
+    return None
 
 
-def refuse_damaged_features(conn: Connection, spec: ModelSpec, plan: ScorePlan) -> None:
-    """Refuse the load if feature rows vanished or changed while it was scored.
+def audit_rows(
+    conn: Connection, spec: ModelSpec, plan: ScorePlan, write: partition_write.PartitionWrite
+) -> None:
+    """Check the staged rows and what they were made from; then run the write path's audit.
 
     Raises:
-        DamagedInputError: They have.
+        DamagedInputError: The feature rows that were scored differ from what was published.
+        IncompletePredictionsError: There is not one valid row per entity.
+        AuditError: The write path's audit refused the load.
     """
-    scored = {(day.partition_date, day.feature_load_id) for day in plan.days}
-    records = [
-        record
-        for record in published_records(conn, spec.features_dataset, plan.partitions.days)
-        if (record.partition_date, record.load_id) in scored
-    ]
-    try:
-        refuse_damaged(conn, features_target(spec), records)
-    except DamagedInputError as error:
-        reason = f"{error.code}: {error.what}"
-        partition_write.refuse(conn, plan.write(spec), reason)
-        raise
+    # The checks scan rows that were just written: the planner must know of them.
+    partition_write.analyze_grown_tables(conn, write)
+    refuse_damaged_features(conn, spec, plan)
+    refuse_incomplete(conn, spec, plan)
+    partition_write.audit(conn, write)
+
+
+def require_version(
+    conn: Connection, spec: ModelSpec, partitions: PartitionRange, version: int
+) -> None:
+    """Read back that a version, as champion, made every row that readers see of some partitions.
+
+    Raises:
+        LoadStateError: It did not; another run has published meanwhile.
+    """
+    query = model_query(
+        spec,
+        """
+        select count(distinct t.partition_date), count(*) filter
+            (where t.model_version is distinct from %s or t.score_source <> 'champion')
+        from {predictions} t {published} where t.partition_date between %s and %s
+        """,
+        published=join_published(spec.predictions_dataset, "t"),
+    )
+    row = conn.execute(query, [version, partitions.first.day, partitions.last.day]).fetchone()
+    if row != (len(partitions), 0):
+        raise LoadStateError(
+            f"After the rollback of {spec.name}, {partitions} has rows of other versions.",
+            expected=f"({len(partitions)}, 0) partitions, and rows not of version {version}",
+            got=str(row),
+            todo="Another run has published meanwhile: run the rollback again.",
+        )
 
 
 def refuse_incomplete(
@@ -89,7 +125,7 @@ def _find_problems(
     conn: Connection, spec: ModelSpec, plan: ScorePlan, spine: sql.Identifier
 ) -> list[str]:
     values = {
-        "days": [day.partition_date for day in plan.days],
+        "days": plan.partitions.days,
         "feature_loads": [day.feature_load_id for day in plan.days],
         "versions": [day.model_version for day in plan.days],
         "load_id": plan.load_id,

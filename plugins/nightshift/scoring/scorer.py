@@ -68,7 +68,8 @@ class Scorer:
 
         table = rows if isinstance(rows, pa.Table) else pa.Table.from_batches([rows])
         matrix = self._model.encode(table)
-        predicted = self._model.from_raw(self.engine.raw(matrix))
+        raw = self.engine.raw(matrix)
+        predicted = self._model.from_raw(raw)
         _refuse_unusable(predicted.score, predicted.probability)
         if predicted.probability is None:
             probability = pa.nulls(table.num_rows, pa.float64())
@@ -76,15 +77,18 @@ class Scorer:
         else:
             probability = pa.array(predicted.probability)
             is_positive = pa.array(predicted.probability >= predicted.threshold)
+        deciles = self._model.deciles(predicted.score)
+        # Without reasons nothing is explained, and any matrix will do.
         added = self.contributions.of(matrix) if self.contributions else matrix
         names = self._model.signature.names
+        reasons = top_reasons(added, names, table, self._n_reasons)
         return pa.table(
             {
                 "score": pa.array(predicted.score),
                 "probability": probability,
-                "decile": pa.array(self._model.deciles(predicted.score)),
+                "decile": pa.array(deciles),
                 "is_positive": is_positive,
-                "reasons": top_reasons(added, names, table, self._n_reasons),
+                "reasons": reasons,
             }
         )
 
@@ -101,17 +105,21 @@ def score_rows(
     import pyarrow as pa
 
     scorer = Scorer(model, n_reasons, engine)
+    # No rows make one empty batch, which gives the columns their types.
     starts = range(0, max(rows.num_rows, 1), BATCH_ROWS)
-    return pa.concat_tables(scorer.score(rows.slice(start, BATCH_ROWS)) for start in starts)
+    batches = [rows.slice(start, BATCH_ROWS) for start in starts]
+    return pa.concat_tables(map(scorer.score, batches))
 
 
 def _refuse_unusable(score: Vector, probability: Vector | None) -> None:
     import numpy as np
 
-    n_unusable = int((~np.isfinite(score)).sum())
+    is_unusable = ~np.isfinite(score)
+    n_unusable = int(is_unusable.sum())
     if probability is not None:
         # Written so that NaN counts as outside.
-        n_unusable += int((~((probability >= 0) & (probability <= 1))).sum())
+        is_inside = (probability >= 0) & (probability <= 1)
+        n_unusable += int((~is_inside).sum())
     if n_unusable:
         raise ChampionBrokenError(
             f"The champion gave {n_unusable} unusable score(s).",
@@ -137,7 +145,8 @@ def try_model(
         return
     # Raw score minus contributions is the model's base value: the same for every row.
     matrix = model.encode(rows)
-    base = scorer.engine.raw(matrix) - scorer.contributions.of(matrix).sum(axis=1)
+    added = scorer.contributions.of(matrix).sum(axis=1)
+    base = scorer.engine.raw(matrix) - added
     if rows.num_rows and not np.allclose(base, base[0], rtol=TOLERANCE, atol=TOLERANCE):
         raise ChampionBrokenError(
             "The champion's contributions do not add up to its scores.",

@@ -5,18 +5,13 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING
 
-from nightshift.errors import NightshiftError, WarehouseError, cause_of, stack_of
-from nightshift.models.sandboxed_load import retry_starved
 from nightshift.prefetch import Prefetcher
 from nightshift.scoring.feature_rows import in_key_order, shard_query
+from nightshift.scoring.model_loading import blame_model, load_scorer, load_version
 from nightshift.scoring.prediction_tables import SCHEMA, model_query
-from nightshift.scoring.scorer import ChampionBrokenError, Scorer
-from nightshift.scoring.version_choice import LOADING_SECONDS, load_version
 from nightshift.scoring.without_model.rows import stage_without_model
 from nightshift.warehouse.fast_io.arrow_io import stream_arrow
 from nightshift.warehouse.fast_io.copy_stream import append_stream
@@ -65,12 +60,13 @@ def stage_shard(conn: Connection, job: ShardJob) -> None:
     if not models:
         return
     name = f"shard {job.shard} of {job.spec.name}"
+    n_expected = _expected_rows(conn, job)
     with Prefetcher(_scored_batches(job, models)) as batches:
         append_stream(
             job.settings,
             SCHEMA,
             job.spec.name,
-            log_progress(batches, name, _expected_rows(conn, job)),
+            log_progress(batches, name, n_expected),
             lambda transaction: _clear_rows(transaction, job, job.plan.days_with_model),
             job.run.application_name,
         )
@@ -84,7 +80,7 @@ def load_models(conn: Connection, job: ShardJob) -> dict[int, TrainedModel]:
     """
     models = {}
     for version in job.plan.days_by_version:
-        with _blame_model(version, job.run):
+        with blame_model(version, job.run):
             models[version] = load_version(job.settings, conn, job.spec, version)
     return models
 
@@ -107,17 +103,18 @@ def _clear_rows(transaction: Transaction, job: ShardJob, days: Sequence[DayPlan]
     from psycopg import sql
 
     # One writer per shard: a later attempt waits here until the earlier one has ended.
-    lock = sql.Literal(f"score {job.plan.load_id} {job.shard}")
-    transaction.execute(
-        sql.SQL("select pg_advisory_xact_lock(hashtextextended({}, 0))::text").format(lock)
-    )
+    name = sql.Literal(f"score {job.plan.load_id} {job.shard}")
+    lock = sql.SQL("select pg_advisory_xact_lock(hashtextextended({}, 0))::text")
+    transaction.execute(lock.format(name))
     # The lock of the load keeps the audit away: nothing is staged after it.
     if hold_stage(transaction, job.plan.write(job.spec)) != "staged":
         return False
     delete = model_query(
         job.spec,
-        "delete from {predictions} where partition_date = any({days})"
-        " and load_id = {load_id} and shard = {shard}",
+        """
+        delete from {predictions}
+        where partition_date = any({days}) and load_id = {load_id} and shard = {shard}
+        """,
         days=sql.Literal([day.partition_date for day in days]),
         load_id=sql.Literal(job.plan.load_id),
         shard=sql.Literal(job.shard),
@@ -129,40 +126,18 @@ def _clear_rows(transaction: Transaction, job: ShardJob, days: Sequence[DayPlan]
 def _scored_batches(job: ShardJob, models: Mapping[int, TrainedModel]) -> Iterator[pa.Table]:
     """Yield the finished rows of the shard, batch by batch."""
     for version, days in job.plan.days_by_version.items():
-        model, scoring = models[version], job.spec.scoring
-        with _blame_model(version, job.run):
-            load_scorer = partial(Scorer, model, scoring.reasons, scoring.engine)
-            scorer = retry_starved(load_scorer, LOADING_SECONDS)
+        model = models[version]
+        with blame_model(version, job.run):
+            scorer = load_scorer(job.spec, model)
         query = shard_query(job.spec, job.plan, days, job.shard, model.signature.names)
-        with Prefetcher(
-            stream_arrow(job.settings, query, job.run.application_name)
-        ) as feature_batches:
+        stream = stream_arrow(job.settings, query, job.run.application_name)
+        with Prefetcher(stream) as feature_batches:
             for batch in feature_batches:
                 rows = in_key_order(job.spec, batch)
-                with _blame_model(version, job.run):
+                # Only what the model does is its fault: the stream and the writer are outside.
+                with blame_model(version, job.run):
                     scored = scorer.score(rows)
                 yield _prediction_rows(job, version, days, rows, scored)
-
-
-@contextmanager
-def _blame_model(version: int, run: RunContext) -> Iterator[None]:
-    """Turn every error of a model into ``ChampionBrokenError``; errors of the warehouse pass."""
-    import psycopg
-
-    try:
-        yield
-    except (psycopg.Error, WarehouseError, MemoryError):
-        # The machine or the warehouse is to blame: another model would fail as well.
-        raise
-    except Exception as error:
-        # The store may be back at the second attempt: only then the next step takes over.
-        if isinstance(error, NightshiftError) and error.is_retryable and run.attempt == 1:
-            raise
-        logger.warning("Version %s cannot score:\n%s", version, stack_of(error))
-        raise ChampionBrokenError(
-            f"version {version} cannot score ({cause_of(error)})",
-            todo="Roll the champion back.",
-        ) from error
 
 
 def _prediction_rows(
@@ -174,12 +149,14 @@ def _prediction_rows(
 
     # A batch may hold rows of several days, and each day has its own step and reason.
     dates = rows.column("partition_date")
-    day_index = pc.index_in(dates, pa.array([day.partition_date for day in days], pa.date32()))
+    planned_dates = pa.array([day.partition_date for day in days], pa.date32())
+    day_index = pc.index_in(dates, planned_dates)
     sources = pa.array([day.score_source for day in days], pa.string())
     reasons = pa.array([day.score_source_reason for day in days], pa.string())
+    key = job.spec.entity.key
     columns = {
         "partition_date": dates,
-        job.spec.entity.key: rows.column(job.spec.entity.key),
+        key: rows.column(key),
         "event_timestamp": rows.column(job.spec.event_timestamp),
         "features_as_of": rows.column("as_of"),
         **dict(zip(scored.column_names, scored.columns, strict=True)),
@@ -199,6 +176,7 @@ def _prediction_rows(
 
 def _expected_rows(conn: Connection, job: ShardJob) -> int:
     """Return about how many rows the shard has: an even part of the feature loads' rows."""
+    # The planned loads, which need not be those that readers see by now.
     query = """
         select coalesce(sum(n_rows), 0) from ops.loads
         where dataset = %s and load_id = any(%s) and partition_date between %s and %s
@@ -226,6 +204,7 @@ def log_progress(batches: Iterable[pa.Table], name: str, n_expected: int) -> Ite
         if now - logged >= LOG_SECONDS:
             logged = now
             rate = max(n_rows, 1) / (now - started)
+            # The expectation is an even part: a shard may have more.
             seconds_left = max(n_expected - n_rows, 0) / rate
             rows = f"{n_rows:,} of about {n_expected:,} rows, {rate:,.0f} rows/s"
             logger.info("%s: %s, %.0f s left", name, rows, seconds_left)

@@ -6,12 +6,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from nightshift.contracts.metrics import Task
 from nightshift.errors import SpecError
-from nightshift.scoring.prediction_tables import column_types, model_query
+from nightshift.scoring.prediction_tables import model_query
+from nightshift.warehouse.published import join_published, newest_published_day
+from nightshift.warehouse.relations.columns import table_columns
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,14 +39,12 @@ def check_spec(
     conn: Connection, settings: Settings, spec: ModelSpec, views: Iterable[FeatureView]
 ) -> UnfitSpecError | None:
     """Return how a spec does not fit the dbt project, the warehouse and the suites, if so."""
-    view = next((view for view in views if view.name == spec.feature_view), None)
-    required = _LABEL_COLUMNS | {spec.entity.key, spec.label.column}
-    problems = list(_missing_columns(conn, "label", "marts", spec.label.relation, required))
-    if view is None:
-        problems.append(f"feature_view: the dbt project has no model {spec.feature_table}")
-    else:
-        problems += [*_view_problems(spec, view), *_rule_problems(conn, spec, view)]
-    problems += _spine_problems(conn, spec)
+    label_columns = _LABEL_COLUMNS | {spec.entity.key, spec.label.column}
+    problems = [
+        *_missing_columns(conn, "label", "marts", spec.label.relation, label_columns),
+        *_view_problems(conn, spec, views),
+        *_spine_problems(conn, spec),
+    ]
     for dataset in (spec.features_dataset, spec.predictions_dataset):
         problems += suite_problems(settings.expectations_dir, dataset)
     return unfit(f"{spec.name}.yaml", problems)
@@ -75,23 +75,33 @@ def suite_problems(expectations_dir: Path, dataset: str) -> Iterator[str]:
         yield f"expectations/{dataset}.json is empty"
 
 
-def _view_problems(spec: ModelSpec, view: FeatureView) -> Iterator[str]:
+def _view_problems(
+    conn: Connection, spec: ModelSpec, views: Iterable[FeatureView]
+) -> Iterator[str]:
     """Yield the columns that the feature view lacks, or has with a wrong key or type."""
-    table, rule, types = spec.feature_table, spec.scoring.fallback.feature, view.columns
+    table = spec.feature_table
+    view = next((view for view in views if view.name == spec.feature_view), None)
+    if view is None:
+        yield f"feature_view: the dbt project has no model {table}"
+        return
+    types = view.columns
     if view.entity_key != spec.entity.key:
         yield f"entity.key: {table} has the key {view.entity_key}, not {spec.entity.key}"
+    rule = spec.scoring.fallback.feature
     slices = {part.column for part in spec.promotion.slices}
     groups = {part.column for part in spec.promotion.fairness}
     required = {*spec.features.names, spec.event_timestamp, rule, *slices, *groups}
     missing = sorted(required - types.keys())
     if missing:
         yield f"{table} lacks {', '.join(missing)}"
-    for name in sorted({*spec.features.numeric, rule} & types.keys()):
+    numbers = {*spec.features.numeric, rule}
+    for name in sorted(numbers & types.keys()):
         if types[name].lower().startswith(_NO_NUMBERS):
             yield f"{name} is no number in {table} but {types[name]}"
     label = spec.label.column
     if label in types:
         yield f"label.column: {label} is also in {table}, the model would read the answer"
+    yield from _rule_problems(conn, spec, types)
 
 
 def _spine_problems(conn: Connection, spec: ModelSpec) -> Iterator[str]:
@@ -106,7 +116,7 @@ def _missing_columns(
     conn: Connection, part: str, schema: str, relation: str, required: frozenset[str]
 ) -> Iterator[str]:
     """Yield a problem if a relation of the warehouse, or a column of it, is missing."""
-    columns = column_types(conn, schema, relation)
+    columns = table_columns(conn, schema, relation)
     missing = sorted(required - columns.keys())
     if not columns:
         yield f"{part}.relation: there is no {schema}.{relation}"
@@ -114,24 +124,27 @@ def _missing_columns(
         yield f"{part}: {schema}.{relation} lacks {', '.join(missing)}"
 
 
-def _rule_problems(conn: Connection, spec: ModelSpec, view: FeatureView) -> Iterator[str]:
+def _rule_problems(conn: Connection, spec: ModelSpec, types: Mapping[str, str]) -> Iterator[str]:
     """Yield a problem if the rule of a binary model gives values that are no probabilities.
 
     The newest published features show it.
     """
     feature = spec.scoring.fallback.feature
-    if spec.task is not Task.BINARY or feature not in view.columns:
+    if spec.task is not Task.BINARY or feature not in types:
         return
     # A boolean is a probability of 0 or 1; a type that is no number is reported already.
-    if view.columns[feature].lower().startswith(("boolean", *_NO_NUMBERS)):
+    if types[feature].lower().startswith(("boolean", *_NO_NUMBERS)):
         return
     query = model_query(
         spec,
-        "select count(*) filter (where f.{rule} < 0 or f.{rule} > 1) from {features} f"
-        " join (select partition_date, load_id from ops.published where dataset = %s"
-        " order by partition_date desc limit 1) p using (partition_date, load_id)",
+        """
+        select count(*) filter (where f.{rule} < 0 or f.{rule} > 1)
+        from {features} f {published} where f.partition_date = %s
+        """,
+        published=join_published(spec.features_dataset, "f"),
     )
-    row = conn.execute(query, [spec.features_dataset]).fetchone()
+    newest = newest_published_day(conn, spec.features_dataset)
+    row = conn.execute(query, [newest]).fetchone()
     if row and row[0]:
         yield (
             f"scoring.fallback.feature: {feature} is no probability, 0 to 1,"

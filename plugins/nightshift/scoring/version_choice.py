@@ -11,22 +11,19 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from nightshift.contracts.partitions import Partition
-from nightshift.errors import NightshiftError, cause_of, stack_of
-from nightshift.lake.object_store import ObjectStore
-from nightshift.models.sandboxed_load import retry_starved
+from nightshift.errors import NightshiftError, WarehouseError, cause_of, stack_of
 from nightshift.registry.champions import promoted_versions
-from nightshift.registry.model_versions import find_version, open_model
-from nightshift.scoring.feature_rows import published_features, read_sample
+from nightshift.registry.model_versions import find_version
+from nightshift.scoring.feature_rows import published_features
+from nightshift.scoring.model_loading import try_version
+from nightshift.scoring.plan import PinnedVersion, ScoreSource, VersionChoice
 from nightshift.scoring.prediction_tables import model_query
-from nightshift.scoring.scorer import ChampionBrokenError, try_model
+from nightshift.scoring.scorer import ChampionBrokenError
+from nightshift.warehouse.published import join_published
 
 if TYPE_CHECKING:
-    import datetime as dt
-
     from nightshift.contracts.model_spec import ModelSpec
     from nightshift.contracts.partitions import PartitionRange
-    from nightshift.models.trained_model import TrainedModel
-    from nightshift.scoring.plan import ScoreSource
     from nightshift.settings import Settings
     from nightshift.warehouse.connection import Connection
     from nightshift.warehouse.damage import LoadRecord
@@ -36,46 +33,6 @@ logger = logging.getLogger(__name__)
 NO_CHAMPION = "no champion is promoted for this partition"
 N_CANDIDATES = 2
 """The champion and the one before it. Older versions were beaten twice; last scores come next."""
-
-LOADING_SECONDS = 240
-"""How long loading a model is retried on a busy machine before the next step takes over."""
-
-
-@dataclass(frozen=True)
-class VersionChoice:
-    """The version that scores a partition.
-
-    Attributes:
-        features: The load of the feature view that it scores.
-        version: The version; None when no model can score.
-        digest: The version's identity; empty without a version.
-        source: The step of the fallback chain.
-        reason: Why no better step scores; None for a champion.
-    """
-
-    features: LoadRecord
-    version: int | None
-    digest: str
-    source: ScoreSource
-    reason: str | None
-
-    @property
-    def day(self) -> dt.date:
-        """Return the partition."""
-        return self.features.partition_date
-
-
-@dataclass(frozen=True)
-class PinnedVersion:
-    """A version that a person requests by name, whichever is champion.
-
-    Attributes:
-        version: The version.
-        actor: The person.
-    """
-
-    version: int
-    actor: str
 
 
 @dataclass(frozen=True)
@@ -88,7 +45,7 @@ class _Candidate:
 @dataclass(frozen=True)
 class _Trial:
     digest: str
-    objection: str | None
+    objection: str | None = None
 
 
 @dataclass
@@ -117,25 +74,35 @@ class VersionChooser:
             FeaturesMissingError: The feature view is not published for a partition.
             DamagedInputError: Its rows differ from what was published.
             RegistryError: There is no version of the name that was given.
+            WarehouseError: The warehouse refuses a query or a second connection.
+            ChampionBrokenError: The named version cannot score.
         """
         loads = published_features(self.conn, self.spec, partitions)
-        return [self.choose(features) for features in loads]
+        choices = [self._choose(features) for features in loads]
+        for choice in choices:
+            if self.named is not None and choice.version is None:
+                raise ChampionBrokenError(
+                    f"Version {self.named.version} of {self.spec.name} cannot score:"
+                    f" {choice.reason}.",
+                    expected="a version with complete files that scores the features of"
+                    f" {partitions}",
+                    todo="Nothing was published. Name another version: `nightshift models`.",
+                )
+        return choices
 
-    def choose(self, features: LoadRecord) -> VersionChoice:
+    def _choose(self, features: LoadRecord) -> VersionChoice:
         """Return the best version that can score a partition's features.
 
         A version whose predictions are published as the champion's, or as named, stays: a rerun
         gives the same. Every problem of the registry, the bucket or a model leads to the next step;
         only the warehouse is needed.
-
-        Raises:
-            RegistryError: There is no version of the name that was given.
         """
         import psycopg
 
         try:
             candidates = self._candidates(Partition(features.partition_date))
         except (NightshiftError, psycopg.ProgrammingError) as error:
+            # A version that a person named has no next step.
             if self.named is not None:
                 raise
             self._require_warehouse()
@@ -192,13 +159,15 @@ class VersionChooser:
         # One version made all rows of the partition: any row tells which.
         query = model_query(
             self.spec,
-            "select t.model_version, t.score_source, t.score_source_reason from {predictions} t"
-            " join ops.published p using (partition_date, load_id)"
-            " where p.dataset = %s and p.partition_date = %s"
-            " and t.score_source in ('champion', 'named_version') limit 1",
+            """
+            select t.model_version, t.score_source, t.score_source_reason
+            from {predictions} t {published}
+            where t.partition_date = %s and t.score_source in ('champion', 'named_version')
+            limit 1
+            """,
+            published=join_published(self.spec.predictions_dataset, "t"),
         )
-        values = [self.spec.predictions_dataset, partition.day]
-        row = self.conn.execute(query, values).fetchone()
+        row = self.conn.execute(query, [partition.day]).fetchone()
         return _Candidate(*row) if row else None
 
     def _trial(self, version: int, features: LoadRecord) -> _Trial:
@@ -210,42 +179,19 @@ class VersionChooser:
         return self._trials[version]
 
     def _try(self, version: int, features: LoadRecord) -> _Trial:
-        scoring = self.spec.scoring
         try:
-            model = load_version(self.settings, self.conn, self.spec, version)
-            rows = read_sample(self.settings, self.spec, features, model.signature.names)
-            retry_starved(
-                lambda: try_model(model, rows, scoring.reasons, scoring.engine), LOADING_SECONDS
-            )
-            digest = find_version(self.conn, self.spec.name, version).digest
+            digest = try_version(self.settings, self.conn, self.spec, version, features)
+        except WarehouseError:
+            # The sample is read by a connection of its own. When the warehouse refuses it, no model
+            # is to blame, and a lower step would replace the champion for nothing.
+            raise
         # A model may break in any way; the partition is published all the same.
         except Exception as error:  # noqa: BLE001
             self._require_warehouse()
             logger.warning("Version %s cannot score:\n%s", version, stack_of(error))
             return _Trial("", f"version {version} cannot score ({cause_of(error)})")
-        return _Trial(digest, None)
+        return _Trial(digest)
 
     def _require_warehouse(self) -> None:
         """Raise if the warehouse is away: no model is to blame, and no step could be published."""
         self.conn.execute("select 1")
-
-
-def load_version(
-    settings: Settings, conn: Connection, spec: ModelSpec, version: int
-) -> TrainedModel:
-    """Read a version of the model; its files are verified, and its trees tried by their engine.
-
-    Raises:
-        RegistryError: There is no such version.
-        ObjectStoreError: A file is missing or was changed.
-        ModelTextError: The trees are refused.
-        ChampionBrokenError: The file holds another model.
-    """
-    model = open_model(ObjectStore.open(settings), find_version(conn, spec.name, version))
-    if (model.model, model.task) != (spec.name, spec.task):
-        raise ChampionBrokenError(
-            "The champion's file holds another model.",
-            expected=f"{spec.name}, {spec.task}",
-            got=f"{model.model}, {model.task}",
-        )
-    return model

@@ -11,6 +11,7 @@ from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.warehouse.connection import label_queries
 from nightshift.warehouse.fast_io.arrow_io import read_arrow
 from nightshift.warehouse.published import join_published, known_at_condition
+from nightshift.warehouse.relations.columns import table_columns
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -185,14 +186,8 @@ def feature_as_of(conn: Connection, spec: ModelSpec, partition: Partition) -> dt
 
 
 def relation_columns(conn: Connection, schema: str, relation: str) -> list[str]:
-    """Return the columns of a relation by name; none if it does not exist."""
-    query = """
-        select attname from pg_attribute
-        where attrelid = to_regclass(format('%%I.%%I', %s::text, %s::text))
-            and attnum > 0 and not attisdropped
-        order by attname
-    """
-    return [str(name) for (name,) in conn.execute(query, [schema, relation])]
+    """Return the names of a relation's columns in alphabetical order; none if it does not exist."""
+    return sorted(table_columns(conn, schema, relation))
 
 
 def _in_sample(key: sql.Composable, share: float) -> sql.Composable:

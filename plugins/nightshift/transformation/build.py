@@ -235,6 +235,7 @@ def _build_views(
     with connect(settings, run.application_name) as conn:
         _check(conn, settings, write, inputs, run, views)
         published = publish(conn, write)
+        # What refused and abandoned attempts left behind.
         collect(conn, targets)
     return tuple(published), tuple(models)
 
@@ -269,7 +270,7 @@ def _lookback_incomplete(
         shown += f" and {len(missing) - _MAX_SHOWN} more"
     error = LookbackIncomplete(
         f"The look-back of {partitions} misses {len(missing)} drop(s): {shown}.",
-        expected=f"a published version of every daily dataset, {ledger.LOOKBACK_DAYS} days back",
+        expected=f"a published version of every daily dataset, {ledger.lookback_days()} days back",
         got=f"{len(missing)} without one",
         todo="Wait for upstream, or ingest the missing drops; the build then continues by itself.",
     )
@@ -286,7 +287,7 @@ def _refuse_damaged_raw(conn: Connection, settings: Settings, partitions: Partit
     for contract in read_contracts(settings.datasets_dir).documents.values():
         first = contract.history_start
         if contract.delivery is Delivery.DAILY:
-            first = partitions.first.shift(-ledger.LOOKBACK_DAYS).day
+            first = partitions.first.shift(-ledger.lookback_days()).day
         records = version_records(conn, contract.dataset, first, partitions.last.day)
         target = Target(contract.dataset, "raw", contract.name, contract.key, is_versioned=True)
         refuse_damaged(conn, target, records)

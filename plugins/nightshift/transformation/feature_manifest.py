@@ -97,6 +97,7 @@ def loads_named(inputs: Mapping[str, str]) -> frozenset[int]:
     """
     loads: set[int] = set()
     for dataset, text in inputs.items():
+        # The digest of the cut-offs names no loads, nor does an input that is no raw data.
         _, _, spans = text.partition(" loads ")
         if not spans or not dataset.startswith("raw/"):
             continue

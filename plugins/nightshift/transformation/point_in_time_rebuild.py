@@ -155,8 +155,12 @@ def _create_sources(
 
     day, as_of = knowledge.end
     conn.execute("drop table if exists pg_temp.known_versions cascade")
-    loads = sorted(knowledge.load_ids)
-    values = {"loads": loads, "later": knowledge.later, "day": day, "as_of": as_of}
+    values = {
+        "loads": sorted(knowledge.load_ids),
+        "later": knowledge.later,
+        "day": day,
+        "as_of": as_of,
+    }
     conn.execute(_KNOWN_VERSIONS, values)
     # A temporary table has no statistics of its own, and every cut view joins it.
     conn.execute("analyze pg_temp.known_versions")
@@ -164,6 +168,7 @@ def _create_sources(
     events = {
         contract.dataset: contract.event_timestamp for contract in contracts.documents.values()
     }
+    # A version that was known in time may still hold rows of later events.
     latest = as_of if knowledge.later == "hidden" else None
     for relation, name in view.sources.items():
         body: sql.Composable = sql.SQL(_ALL_VERSIONS)
@@ -199,9 +204,18 @@ def _known_rows(
     from psycopg import sql
 
     query = sql.SQL(
-        "select r.* from {} r where exists (select from pg_temp.known_versions v"
-        " where v.dataset = {} and v.partition_date = r.partition_date and v.load_id = r.load_id)"
-    ).format(sql.Identifier(*_names(relation)), sql.Literal(dataset))
+        """
+        select r.* from {raw} r
+        where exists (
+            select from pg_temp.known_versions v
+            where v.dataset = {dataset}
+                and v.partition_date = r.partition_date and v.load_id = r.load_id
+        )
+        """
+    ).format(
+        raw=sql.Identifier(*_names(relation)),
+        dataset=sql.Literal(dataset),
+    )
     if event is None or latest is None:
         return query
     is_past = sql.SQL(" and (r.{0} is null or r.{0} <= {1})")
@@ -222,6 +236,7 @@ def _create_view(conn: Connection, view: CompiledView, model: CompiledModel) -> 
         text = text.replace(relation, _temporary(relation).as_string(conn))
     name = _temporary_name(model.relation)
     conn.execute(sql.SQL("create temp view {} as ").format(sql.Identifier(name)) + sql.SQL(text))
+    # A permanent relation shows what is known today, whatever was cut.
     hidden = [row[0] for row in conn.execute(_PERMANENT_RELATIONS, [name])]
     if hidden:
         raise HiddenSourceError(

@@ -116,20 +116,20 @@ def find_problems(
     sent: Mapping[dt.date, int] | None,
 ) -> list[str]:
     """Return why these rows must not be published, one sentence each."""
-    name = target.dataset
+    name, key = target.dataset, ", ".join(target.key)
     problems = [
         f"{name} has rows of {day}, outside of the range" for day in sorted(unexpected_days)
     ]
     for day, load in by_day.items():
-        if load.n_rows == 0 and not target.may_be_empty:
+        n_rows = load.n_rows
+        if n_rows == 0 and not target.may_be_empty:
             problems.append(f"{name} has no rows of {day}")
-        n_sent = load.n_rows if sent is None else sent.get(day, 0)
-        if load.n_rows != n_sent:
-            rows = f"{load.n_rows} rows of {day}, not the {n_sent} that were sent"
-            problems.append(f"{name} has {rows}")
+        n_sent = n_rows if sent is None else sent.get(day, 0)
+        if n_rows != n_sent:
+            problems.append(f"{name} has {n_rows} rows of {day}, not the {n_sent} that were sent")
         if load.n_bad_keys:
-            keys = f"a null or repeated key ({', '.join(target.key)})"
-            problems.append(f"{name} has {load.n_bad_keys} rows of {day} with {keys}")
+            rows = f"{load.n_bad_keys} rows of {day}"
+            problems.append(f"{name} has {rows} with a null or repeated key ({key})")
     return problems
 
 
@@ -192,11 +192,11 @@ def is_audited_unique(conn: Connection, load_id: int, columns: Iterable[str]) ->
         [_UNIQUE_KEY, load_id],
     ).fetchall()
     columns = set(columns)
-    is_proved = [
-        state == "audited" and bool(key) and columns.issuperset(["partition_date", *key])
-        for state, key in rows
-    ]
-    return bool(is_proved) and all(is_proved)
+    for state, key in rows:
+        # The key is unique within a partition, so its columns need the day.
+        if state != "audited" or not key or not columns.issuperset(["partition_date", *key]):
+            return False
+    return bool(rows)
 
 
 def analyze_grown_tables(conn: Connection, write: PartitionWrite) -> None:

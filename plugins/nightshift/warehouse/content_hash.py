@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
+from nightshift.warehouse.relations.columns import table_columns
+
 if TYPE_CHECKING:
     from psycopg import sql
 
@@ -146,15 +148,8 @@ def _key_condition(keys: Collection[LoadKey]) -> sql.Composed:
 def _hashed_columns(conn: Connection, target: Target) -> dict[str, str]:
     """Return the type of each column that is content, by name, in the order of the names."""
     left_out = VOLATILE_COLUMNS | VERSION_COLUMNS if target.is_versioned else VOLATILE_COLUMNS
-    rows = conn.execute(
-        """
-        select attname, format_type(atttypid, null) from pg_attribute
-        where attrelid = to_regclass(format('%%I.%%I', %s::text, %s::text))
-            and attnum > 0 and not attisdropped
-        """,
-        [target.schema, target.table],
-    ).fetchall()
-    return {name: data_type for name, data_type in sorted(rows) if name not in left_out}
+    columns = table_columns(conn, target.schema, target.table)
+    return {name: columns[name].bare_type for name in sorted(columns.keys() - left_out)}
 
 
 def _content_hash(columns: Iterable[str], n_rows: int, row_hashes: int) -> str:

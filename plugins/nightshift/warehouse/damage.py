@@ -22,11 +22,12 @@ from nightshift.warehouse.content_hash import (
     hash_basis,
     measure_loads,
 )
+from nightshift.warehouse.write_types import Target, target_of
 
 if TYPE_CHECKING:
     from nightshift.contracts.run import RunContext
     from nightshift.warehouse.connection import Connection
-    from nightshift.warehouse.write_types import PartitionWrite, PublishedLoad, Target
+    from nightshift.warehouse.write_types import PartitionWrite, PublishedLoad
 
 logger = logging.getLogger(__name__)
 
@@ -82,14 +83,10 @@ class Damage:
     load_id: int
     what: str
 
-    @property
-    def key(self) -> LoadKey:
-        """Return the day and the load."""
-        return self.partition_date, self.load_id
-
 
 def published_records(conn: Connection, dataset: str, days: Sequence[dt.date]) -> list[LoadRecord]:
     """Return the records of the loads that readers see, by day."""
+    # The record is what the rows are compared with, so it is read without them.
     rows = conn.execute(
         """
         select l.partition_date, l.load_id, l.n_rows, l.content_hash, l.detail ->> 'hash_basis'
@@ -127,16 +124,51 @@ def refuse_damaged(conn: Connection, target: Target, records: Iterable[LoadRecor
     """
     damages = find_damage_cheaply(conn, target, records)
     if damages:
-        first = damages[0]
-        raise DamagedInputError(
-            f"Published rows of {target.dataset} are not what was published,"
-            f" on {len(damages)} day(s).",
-            expected=f"the rows of load {first.load_id} on {first.partition_date},"
-            " as recorded in the ledger",
-            got=first.what,
-            todo=f"Publish {target.dataset} of these days again, then rerun:"
-            " docs/runbooks/NS-WRITE-007.md has the commands.",
-        )
+        raise describe_damages(damages)
+
+
+def describe_damages(damages: Sequence[Damage]) -> DamagedInputError:
+    """Return the message for a person about damages of one dataset; at least one."""
+    first = damages[0]
+    return DamagedInputError(
+        f"Published rows of {first.dataset} are not what was published, on {len(damages)} day(s).",
+        expected=f"the rows of load {first.load_id} on {first.partition_date},"
+        " as recorded in the ledger",
+        got=first.what,
+        todo=f"Publish {first.dataset} of these days again, then rerun:"
+        " docs/runbooks/NS-WRITE-007.md has the commands.",
+    )
+
+
+def recently_lost_rows(conn: Connection, within: dt.timedelta) -> dict[str, list[Damage]]:
+    """Count the rows that readers see of recent publications; return those that differ, by dataset.
+
+    Args:
+        conn: Any connection.
+        within: How long ago a partition was published, at most.
+    """
+    records: dict[str, list[LoadRecord]] = defaultdict(list)
+    for dataset, *values in conn.execute(_RECENT_LOADS, [within]):
+        records[dataset].append(LoadRecord(*values))
+    lost: dict[str, list[Damage]] = {}
+    for dataset, loads in records.items():
+        target = target_of(dataset)
+        if target is None or sum(load.n_rows or 0 for load in loads) > MAX_COUNTED_ROWS:
+            continue
+        counts = count_loads(conn, target, [load.key for load in loads])
+        compared = [_wrong_count(target, load, counts[load.key]) for load in loads]
+        damages = [damage for damage in compared if damage]
+        if damages:
+            lost[dataset] = damages
+    return lost
+
+
+_RECENT_LOADS = """
+select p.dataset, l.partition_date, l.load_id, l.n_rows, l.content_hash
+from ops.published p join ops.loads l using (dataset, partition_date, load_id)
+where p.published_at > clock_timestamp() - %s::interval and l.n_rows is not null
+order by p.dataset, l.partition_date
+"""
 
 
 def find_damage_cheaply(
@@ -151,12 +183,16 @@ def find_damage_cheaply(
     n_rows = sum(record.n_rows or 0 for record in known)
     if not known or n_rows > MAX_COUNTED_ROWS:
         return []
+    # No record has an empty basis: beyond the limit all of them are only counted.
     basis = hash_basis(conn, target) if n_rows <= MAX_HASHED_ROWS else ""
     hashed = [record for record in known if record.basis == basis]
     counted = [record for record in known if record.basis != basis]
+    damages = find_damage(conn, target, hashed)
     counts = count_loads(conn, target, [record.key for record in counted])
-    wrong_counts = [_wrong_count(target, record, counts[record.key]) for record in counted]
-    return find_damage(conn, target, hashed) + [damage for damage in wrong_counts if damage]
+    for record in counted:
+        if damage := _wrong_count(target, record, counts[record.key]):
+            damages.append(damage)
+    return damages
 
 
 def find_damage(conn: Connection, target: Target, records: Sequence[LoadRecord]) -> list[Damage]:
@@ -204,9 +240,10 @@ def refuse_vanished(
             # A version that came late publishes without becoming visible: the pointer stays on a
             # newer one, whose rows another write has audited.
             loads = [load for load in loads if load.load_id == write.load_id]
-        counts = count_loads(conn, target, [(load.partition_date, load.load_id) for load in loads])
-        for load in loads:
-            n_rows = counts[load.partition_date, load.load_id]
+        keys = [(load.partition_date, load.load_id) for load in loads]
+        counts = count_loads(conn, target, keys)
+        for load, key in zip(loads, keys, strict=True):
+            n_rows = counts[key]
             if n_rows != load.n_rows:
                 raise VanishedRowsError(
                     "Readers do not see what was published of"
@@ -249,8 +286,9 @@ def check_published_rows(conn: Connection, write: PartitionWrite) -> PublishedRo
         records = [LoadRecord(*row) for row in conn.execute(_COMPARED_LOADS, parameters)]
         damages = find_damage(conn, target, records)
         published.damages.extend(damages)
-        damaged = {damage.key for damage in damages}
-        published.intact[target.dataset] = [r.key for r in records if r.key not in damaged]
+        damaged = {(damage.partition_date, damage.load_id) for damage in damages}
+        keys = [record.key for record in records]
+        published.intact[target.dataset] = [key for key in keys if key not in damaged]
 
         repairs = published.repairs[target.dataset]
         for (day,) in conn.execute(_LOST_POINTERS, parameters):

@@ -115,11 +115,8 @@ _CAUSES = (
 
 
 def fault_of(error: BaseException) -> WarehouseError | None:
-    """Return the error that names what the server refused; None for any other SQLSTATE.
-
-    Args:
-        error: An error of psycopg, ADBC or SQLAlchemy.
-    """
+    """Return the error that names what the server refused; None for any other SQLSTATE."""
+    # SQLAlchemy hides the driver's error in ``orig``; psycopg's and ADBC's are their own.
     driver_error = getattr(error, "orig", None) or error
     state = getattr(driver_error, "sqlstate", None)
     causes = [cause for cause in _CAUSES if state in cause.states]

@@ -9,15 +9,13 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
-from nightshift.contracts.datasets import DatasetContract, Delivery
+from nightshift.contracts.datasets import DatasetContract
+from nightshift.contracts.dbt_variables import dbt_folder, dbt_variable
 from nightshift.contracts.partitions import Partition, PartitionRange
-from nightshift.errors import NightshiftError
+from nightshift.errors import NightshiftError, SettingsError
 
 if TYPE_CHECKING:
     from nightshift.warehouse.connection import Connection
-
-LOOKBACK_DAYS = 28
-"""Partitions before a partition that its features may need. Source: docs/adr/0001-time.md."""
 
 
 class MissingDropError(NightshiftError):
@@ -45,7 +43,10 @@ class RawVersion:
 
     def is_visible(self, as_of: dt.datetime) -> bool:
         """Return whether this version was what we knew at that instant."""
-        return self.known_at <= as_of and (self.superseded_at is None or self.superseded_at > as_of)
+        # The same as `published.known_at_condition`, for versions that were read already.
+        if self.known_at > as_of:
+            return False
+        return self.superseded_at is None or self.superseded_at > as_of
 
 
 def raw_versions(
@@ -67,15 +68,38 @@ def raw_versions(
     return [RawVersion(*row) for row in rows]
 
 
+def lookback_days() -> int:
+    """Return how many partitions before its own a feature may need.
+
+    Trailing windows reach back that far, and a partition waits for the drops of these days. Source:
+    docs/adr/0001-time.md.
+
+    Raises:
+        SettingsError: The variable is missing, or is no whole number from 1 on.
+    """
+    days = dbt_variable("lookback_days")
+    # True is an integer in Python, and no number of days.
+    if not isinstance(days, int) or isinstance(days, bool) or days < 1:
+        raise SettingsError(
+            "The look-back of the dbt project is no number of days.",
+            expected="vars.lookback_days, a whole number from 1 on",
+            got=repr(days),
+            todo=f"Correct it in {dbt_folder() / 'dbt_project.yml'}.",
+        )
+    return days
+
+
 def lookback_of(contract: DatasetContract, partition: Partition) -> list[dt.date]:
     """Return the days of a dataset that a partition needs; none for reference data.
 
-    These are the partition and its last 28 days, but no day before the dataset's history.
+    These are the partition and the days of its look-back, but no day before the dataset's history.
     """
-    if contract.delivery is not Delivery.DAILY:
+    if not contract.is_daily:
         return []
-    first = max(contract.history_start, partition.shift(-LOOKBACK_DAYS).day)
-    return [first + dt.timedelta(days=i) for i in range((partition.day - first).days + 1)]
+    first = max(contract.history_start, partition.shift(-lookback_days()).day)
+    n_days = (partition.day - first).days + 1
+    # Empty before the history: the range of a negative number is.
+    return [first + dt.timedelta(days=offset) for offset in range(n_days)]
 
 
 def _lookback_keys(
@@ -94,8 +118,11 @@ def missing_drops(
     partitions: PartitionRange,
 ) -> list[tuple[str, dt.date]]:
     """Return the (dataset, day) that a range needs and nobody has published, in order."""
-    needed = set().union(*(_lookback_keys(contracts, partition) for partition in partitions))
-    return sorted(needed - {(version.dataset, version.day) for version in versions})
+    needed: set[tuple[str, dt.date]] = set()
+    for partition in partitions:
+        needed |= _lookback_keys(contracts, partition)
+    published = {(version.dataset, version.day) for version in versions}
+    return sorted(needed - published)
 
 
 def first_deliveries(versions: Iterable[RawVersion]) -> dict[tuple[str, dt.date], dt.datetime]:
@@ -103,6 +130,7 @@ def first_deliveries(versions: Iterable[RawVersion]) -> dict[tuple[str, dt.date]
     first: dict[tuple[str, dt.date], dt.datetime] = {}
     for version in versions:
         key = (version.dataset, version.day)
+        # Versions need not come in the order of their delivery.
         first[key] = min(first.get(key, version.known_at), version.known_at)
     return first
 
@@ -116,11 +144,7 @@ def knowledge_cutoff(
 
     It is the nominal one, or later when the first versions of the look-back came later. Only first
     versions count: a correction never moves it, so that a rerun reads what the first run read.
-
-    Args:
-        contracts: All contracts.
-        first: ``first_deliveries`` of all raw versions.
-        partition: The partition.
+    ``first`` is what ``first_deliveries`` returns of all raw versions.
 
     Raises:
         MissingDropError: A drop of the look-back is missing.
@@ -132,7 +156,8 @@ def knowledge_cutoff(
         raise MissingDropError(
             f"{dataset} of {day} is not published.", todo="Deliver and ingest it, then rerun."
         )
-    return max([partition.cutoff, *(first[key] for key in needed)])
+    deliveries = [first[key] for key in needed]
+    return max([partition.cutoff, *deliveries])
 
 
 def as_of_by_partition(
@@ -159,14 +184,23 @@ def input_digests(
     """
     visible: dict[str, list[RawVersion]] = defaultdict(list)
     for version in versions:
-        if any(version.day <= p.day and version.is_visible(at) for p, at in as_of.items()):
+        if _is_seen(version, as_of):
             visible[version.dataset].append(version)
     digests = {}
     for dataset, seen in visible.items():
+        # The loads stand in plain numbers too: `feature_manifest` reads them back.
         loads = _number_ranges({version.load_id for version in seen})
         digests[dataset] = f"{_digest(map(str, seen))} loads {loads}"
     cutoffs = [f"{partition} {instant.isoformat()}" for partition, instant in as_of.items()]
     return digests | {"as_of": _digest(cutoffs)}
+
+
+def _is_seen(version: RawVersion, as_of: Mapping[Partition, dt.datetime]) -> bool:
+    """Return whether one of the partitions sees a version, by its day and by its cut-off."""
+    for partition, instant in as_of.items():
+        if version.day <= partition.day and version.is_visible(instant):
+            return True
+    return False
 
 
 def _digest(lines: Iterable[str]) -> str:
@@ -175,10 +209,10 @@ def _digest(lines: Iterable[str]) -> str:
 
 def _number_ranges(numbers: set[int]) -> str:
     """Return numbers as short text, ``3-7,9``."""
-    ranges: list[tuple[int, int]] = []
+    ranges: list[list[int]] = []
     for number in sorted(numbers):
-        if ranges and number == ranges[-1][1] + 1:
-            ranges[-1] = (ranges[-1][0], number)
+        if ranges and number == ranges[-1][-1] + 1:
+            ranges[-1] = [ranges[-1][0], number]
         else:
-            ranges.append((number, number))
-    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in ranges)
+            ranges.append([number])
+    return ",".join("-".join(map(str, ends)) for ends in ranges)

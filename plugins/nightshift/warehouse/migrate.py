@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from nightshift.contracts.document_folder import combined_error
 from nightshift.errors import SpecError, WarehouseError
+from nightshift.warehouse.relations.columns import TableColumn, table_columns
 from nightshift.warehouse.schema_lock import change_schema
 
 if TYPE_CHECKING:
@@ -102,34 +103,26 @@ def ensure_raw_table(conn: Connection, contract: DatasetContract) -> None:
     for column in contract.columns:
         name, sql_type = sql.Identifier(column.name), sql.SQL(column.type.sql)
         conn.execute(add_column.format(table, name, sql_type))
-    existing = conn.execute(_COLUMNS, [contract.name]).fetchall()
-    _refuse_changed_types(contract, {name: sql_type for name, sql_type, _ in existing})
-    for name, _, is_not_null in existing:
+    existing = table_columns(conn, "raw", contract.name)
+    _refuse_changed_types(contract, existing)
+    for existing_name, existing_column in existing.items():
         # Only older code fills these two columns; they stay as long as it may still run.
-        if name in {"source_uri", "source_sha256"} and is_not_null:
+        if existing_name in {"source_uri", "source_sha256"} and existing_column.is_not_null:
             drop_not_null = sql.SQL("alter table {} alter column {} drop not null")
-            conn.execute(drop_not_null.format(table, sql.Identifier(name)))
+            conn.execute(drop_not_null.format(table, sql.Identifier(existing_name)))
     create_index = sql.SQL("create index if not exists {} on {} (partition_date, load_id)")
     conn.execute(create_index.format(sql.Identifier(f"{contract.name}_by_partition"), table))
 
 
-_COLUMNS = """
-select
-    attname,
-    replace(format_type(atttypid, atttypmod), 'timestamp with time zone', 'timestamptz'),
-    attnotnull
-from pg_attribute
-where attrelid = to_regclass(format('raw.%%I', %s::text)) and attnum > 0 and not attisdropped
-"""
-
-
-def _refuse_changed_types(contract: DatasetContract, existing: dict[str, str]) -> None:
+def _refuse_changed_types(contract: DatasetContract, existing: dict[str, TableColumn]) -> None:
     for column in contract.columns:
-        if existing[column.name] != column.type.sql:
+        # Contracts use the short name of the type.
+        sql_type = existing[column.name].sql_type.replace("timestamp with time zone", "timestamptz")
+        if sql_type != column.type.sql:
             raise SpecError(
                 f"raw.{contract.name}.{column.name} has another type in the warehouse than in the"
                 " contract.",
-                expected=existing[column.name],
+                expected=sql_type,
                 got=column.type.sql,
                 todo="Keep `type`, and put what files have in `delivered_as`; or add a column of"
                 " another name and list this one as removed.",

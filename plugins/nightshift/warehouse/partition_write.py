@@ -221,6 +221,8 @@ def read_back(conn: Connection, write: PartitionWrite) -> list[PublishedLoad]:
             write did not take place.
         VanishedRowsError: Readers see another number of rows than was published.
     """
+    # The pointer may name another load than this one (a duplicate, a newer version): so the record
+    # of that load is joined, not `join_published` of this one's rows.
     rows = conn.execute(
         """
         select p.dataset, p.partition_date, p.load_id, l.n_rows, l.content_hash,

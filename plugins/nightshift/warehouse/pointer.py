@@ -1,4 +1,7 @@
-"""The publishing transaction: lock the fencing tokens, refuse bad loads, move the pointers."""
+"""The publishing transaction: lock the fencing tokens, refuse bad loads, move the pointers.
+
+This module writes what ``published.join_published`` reads, so its statements name the tables.
+"""
 
 from __future__ import annotations
 

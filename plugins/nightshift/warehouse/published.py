@@ -1,7 +1,8 @@
 """Which rows readers see: SQL that follows the pointer, and SQL of what was known at an instant.
 
 A table keeps the rows of many loads of a partition. ``ops.published`` points to the one load whose
-rows readers see. Every query of published rows joins it; these functions write that join.
+rows readers see. Every query of published rows joins it; these functions write that join. A query
+of the loads' records instead of their rows joins ``ops.loads`` by its key of three columns.
 """
 
 from __future__ import annotations
@@ -37,6 +38,13 @@ def join_published(dataset: str, rows: str, pointer: LiteralString = "p") -> sql
         rows=sql.Identifier(rows),
         dataset=sql.Literal(dataset),
     )
+
+
+def newest_published_day(conn: Connection, dataset: str) -> dt.date | None:
+    """Return the last day that readers see of a dataset; None if nothing is published."""
+    query = "select max(partition_date) from ops.published where dataset = %s"
+    row = conn.execute(query, [dataset]).fetchone()
+    return row[0] if row else None
 
 
 def known_at_condition(as_of: dt.datetime, versions: str) -> sql.Composed:

@@ -8,13 +8,12 @@ made a partition stale. Source: docs/adr/0014-late-and-wrong-data.md.
 from __future__ import annotations
 
 import datetime as dt
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from nightshift.contracts.datasets import DatasetContract, Delivery
+from nightshift.contracts.datasets import DatasetContract, daily_contracts
 from nightshift.contracts.partitions import Partition
 from nightshift.warehouse.ledger import (
     MissingDropError,
@@ -87,6 +86,7 @@ def last_completed_loads(conn: Connection, dataset: str) -> dict[dt.date, Comple
 
 def visible_loads(conn: Connection, dataset: str) -> dict[dt.date, CompletedLoad]:
     """Return the load that readers see of each partition, with the time at which they began to."""
+    # Only the ledger is read, no rows: so there is no `join_published`.
     rows = conn.execute(
         """
         select distinct on (p.partition_date)
@@ -179,10 +179,9 @@ class RawKnowledge:
         It reads its look-back of daily data, and reference data of all days up to its own.
         """
         contracts = self.contracts.values()
+        daily = daily_contracts(contracts)
         lookback = {
-            contract.dataset: set(lookback_of(contract, Partition(day)))
-            for contract in contracts
-            if contract.delivery is Delivery.DAILY
+            contract.dataset: set(lookback_of(contract, Partition(day))) for contract in daily
         }
         for version in self.versions:
             days = lookback.get(version.dataset)
@@ -231,7 +230,8 @@ def stale_features(
 def _late_versions_reason(versions: Sequence[RawVersion]) -> str:
     newest = max(versions, key=lambda version: version.known_at)
     known_at = f"known at {newest.known_at:%Y-%m-%d %H:%M} UTC"
-    more = f" and {len(versions) - 1} more" if len(versions) > 1 else ""
+    n_more = len(versions) - 1
+    more = f" and {n_more} more" if n_more else ""
     return f"{newest.dataset} of {newest.day}, {known_at}{more}, came in later"
 
 
@@ -249,15 +249,16 @@ def stale_after(
         inputs: What readers see of each input, by dataset.
         needs: By input, the days that a partition reads, relative to its own: ``[0, -2]``.
     """
-    changed: dict[dt.date, set[str]] = defaultdict(set)
-    for name, offsets in needs.items():
-        for offset in offsets:
-            for day, load in done.items():
+    stale = []
+    for day, load in sorted(done.items()):
+        changed = set()
+        for name, offsets in needs.items():
+            for offset in offsets:
                 input_day = day + dt.timedelta(days=offset)
                 source = inputs[name].get(input_day)
                 if source is not None and load.may_have_missed(source):
-                    changed[day].add(f"{name} of {input_day}")
-    return [
-        StalePartition(dataset, day, f"{', '.join(sorted(names))} changed since")
-        for day, names in sorted(changed.items())
-    ]
+                    changed.add(f"{name} of {input_day}")
+        if changed:
+            names = ", ".join(sorted(changed))
+            stale.append(StalePartition(dataset, day, f"{names} changed since"))
+    return stale

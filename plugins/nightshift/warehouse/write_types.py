@@ -40,6 +40,18 @@ class Target:
     may_be_empty: bool = False
 
 
+# Table name of a dataset by layer. The monitor's tables hold several models, so they are no target.
+_TABLES = {"raw": "{}", "features": "feat_{}", "predictions": "{}"}
+
+
+def target_of(dataset: str) -> Target | None:
+    """Return the target of a dataset to count its rows, without a key; None for other layers."""
+    layer, _, name = dataset.partition("/")
+    if layer not in _TABLES:
+        return None
+    return Target(dataset, layer, _TABLES[layer].format(name), ())
+
+
 @dataclass(frozen=True)
 class LoadManifest:
     """What a load is made from.

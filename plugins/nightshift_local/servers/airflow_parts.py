@@ -7,16 +7,14 @@ import os
 import re
 import subprocess
 import sysconfig
-import urllib.request
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from nightshift.errors import ServiceError
 from nightshift_local.home_files import exclusive
-from nightshift_local.part import Part
-from nightshift_local.ports import LOOPBACK
+from nightshift_local.part import Part, get
 from nightshift_local.process import Launch
 from nightshift_local.servers.airflow_settings import (
     airflow_environment,
@@ -75,8 +73,13 @@ class AirflowPart(Part):
     def is_healthy(self) -> bool:
         """Return whether the API server answers, or has a heartbeat of this very process."""
         process = self.process.find()
-        health = _health(self._api_port)
-        if process is None or health is None:
+        if process is None:
+            return False
+        answer = get(self._api_port, "/api/v2/monitor/health")
+        try:
+            health = json.loads(answer or b"")
+        # Nobody answers, or another program has the port.
+        except ValueError:
             return False
         if self.name == API_SERVER:
             return bool(health["metadatabase"]["status"] == "healthy")
@@ -164,14 +167,3 @@ class AirflowPart(Part):
         url = re.sub(r"^postgresql\+\w+:", "postgresql:", self._database_url)
         with psycopg.connect(url, connect_timeout=10) as connection:
             return connection.execute("SELECT to_regclass('slot_pool')").fetchone() != (None,)
-
-
-def _health(port: int) -> dict[str, Any] | None:
-    """Return the API server's health report, or None if it does not answer."""
-    try:
-        url = f"http://{LOOPBACK}:{port}/api/v2/monitor/health"
-        with urllib.request.urlopen(url, timeout=5) as answer:
-            report: dict[str, Any] = json.load(answer)
-    except (OSError, ValueError):
-        return None
-    return report

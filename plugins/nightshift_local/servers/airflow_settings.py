@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
 from pathlib import Path
 
 from nightshift.settings import PROJECT_ROOT
@@ -97,6 +96,7 @@ def airflow_environment(home: Path, database_url: str, api_port: int) -> dict[st
         **QUIET_VENDORS,
         **TASK_DEFAULTS,
         **{name: os.environ.get(name, value) for name, value in TUNING.items()},
+        # From here on nothing can be changed from outside: the parts must find each other.
         "NIGHTSHIFT_HOME": str(home),
         "AIRFLOW_HOME": str(home / "airflow"),
         "AIRFLOW__CORE__DAGS_FOLDER": str(dags_dir()),
@@ -127,10 +127,9 @@ def write_logins(home: Path) -> None:
     credentials.get("airflow-logins.json", lambda: json.dumps({USER: password}))
 
 
-def pools_document(pools: Mapping[str, tuple[int, str]] = POOLS) -> str:
+def pools_document() -> str:
     """Return the pools in the format of ``airflow pools import``."""
-    rows = {
-        name: {"slots": n_slots, "description": text, "include_deferred": False}
-        for name, (n_slots, text) in pools.items()
-    }
+    rows = {}
+    for name, (n_slots, text) in POOLS.items():
+        rows[name] = {"slots": n_slots, "description": text, "include_deferred": False}
     return json.dumps(rows, indent=2)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hmac
+import logging
 import os
 import re
 from collections.abc import Callable, Iterable
@@ -19,6 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+
+logger = logging.getLogger(__name__)
 
 USER = "admin"
 PASSWORD_VARIABLE = "NIGHTSHIFT_MLFLOW_PASSWORD"  # noqa: S105 - the name of the variable
@@ -62,10 +65,16 @@ class ReadOnlyApp:
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Answer one request."""
-        method, path = str(environ["REQUEST_METHOD"]), str(environ.get("PATH_INFO", ""))
+        method = str(environ["REQUEST_METHOD"])
+        path = str(environ.get("PATH_INFO", ""))
+        # The health check has no login; the answer tells nothing else.
         if (method, path) == ("GET", HEALTH_PATH):
             return _answer(start_response, "200 OK", "OK")
-        if not self._has_login(str(environ.get("HTTP_AUTHORIZATION", ""))):
+        header = str(environ.get("HTTP_AUTHORIZATION", ""))
+        if not self._has_login(header):
+            # A browser's first request has no header; only a wrong one is a try.
+            if header:
+                logger.warning("MLflow: a wrong login was refused.")
             challenge = ("WWW-Authenticate", 'Basic realm="MLflow", charset="UTF-8"')
             return _answer(start_response, "401 Unauthorized", "A login is needed.", challenge)
         if method not in READS or not READS[method].fullmatch(path):
@@ -75,24 +84,34 @@ class ReadOnlyApp:
     def _has_login(self, header: str) -> bool:
         """Return whether a header is the Basic login; compared in constant time."""
         scheme, _, text = header.partition(" ")
+        if scheme.lower() != "basic":
+            return False
         try:
             given = base64.b64decode(text, validate=True)
         except (binascii.Error, ValueError):
             return False
-        return scheme.lower() == "basic" and hmac.compare_digest(given, self._expected)
+        return hmac.compare_digest(given, self._expected)
 
 
 def _answer(
-    start_response: StartResponse, status: str, text: str, *headers: tuple[str, str]
+    start_response: StartResponse,
+    status: str,
+    text: str,
+    *more_headers: tuple[str, str],
 ) -> Iterable[bytes]:
     body = f"{text}\n".encode()
-    fixed = [("Content-Type", "text/plain"), ("Content-Length", str(len(body)))]
-    start_response(status, [*fixed, *headers])
+    headers = [
+        ("Content-Type", "text/plain"),
+        ("Content-Length", str(len(body))),
+        *more_headers,
+    ]
+    start_response(status, headers)
     return [body]
 
 
 def create() -> Callable[..., Any]:
     """Return the application for gunicorn; its settings come from the environment only."""
+    # Taken out of the environment: MLflow's code must not see it.
     password = os.environ.pop(PASSWORD_VARIABLE, "")
     # These are the variables by which MLflow's own command configures its web application.
     os.environ["_MLFLOW_SERVER_FILE_STORE"] = os.environ["MLFLOW_BACKEND_STORE_URI"]

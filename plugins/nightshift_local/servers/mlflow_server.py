@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import sys
-import urllib.request
 from collections.abc import Mapping
-from http import HTTPStatus
 from pathlib import Path
 
 from nightshift.settings import LIBRARY_ROOT
 from nightshift_local.credentials import Credentials
-from nightshift_local.part import Part
+from nightshift_local.part import Part, get
 from nightshift_local.ports import LOOPBACK
 from nightshift_local.process import Launch
 from nightshift_local.servers.airflow_settings import QUIET_VENDORS
-from nightshift_local.servers.mlflow_app import PASSWORD_VARIABLE
+from nightshift_local.servers.mlflow_app import HEALTH_PATH, PASSWORD_VARIABLE
 from nightshift_local.servers.object_server import BUCKET, REGION, ObjectServer
 from nightshift_local.servers.postgres import PostgresServer
 
@@ -44,12 +42,7 @@ class MlflowServer(Part):
 
     def is_healthy(self) -> bool:
         """Return whether the server answers."""
-        try:
-            url = f"{self.address}/health"
-            with urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310 - our own port
-                return bool(answer.status == HTTPStatus.OK)
-        except (OSError, ValueError):
-            return False
+        return get(self.port, HEALTH_PATH) is not None
 
     # gunicorn directly: MLflow's own server adds routers that take writes (mlflow_app).
     def _launch(self) -> Launch:
@@ -75,11 +68,13 @@ class MlflowServer(Part):
 
     def _store_environment(self) -> dict[str, str]:
         if any(name.startswith("NIGHTSHIFT_S3_") for name in self._elsewhere):
+            # Without a key boto would ask the machine's cloud for one.
             return {"AWS_EC2_METADATA_DISABLED": "true"}
         server = ObjectServer(self._home)
+        keys = server.mlflow_keys
         return {
-            "MLFLOW_S3_ENDPOINT_URL": server.endpoint.url,
-            "AWS_ACCESS_KEY_ID": server.mlflow_keys.key_id,
-            "AWS_SECRET_ACCESS_KEY": server.mlflow_keys.secret,
+            "MLFLOW_S3_ENDPOINT_URL": server.address,
+            "AWS_ACCESS_KEY_ID": keys.key_id,
+            "AWS_SECRET_ACCESS_KEY": keys.secret,
             "AWS_DEFAULT_REGION": REGION,
         }

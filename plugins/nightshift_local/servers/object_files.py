@@ -55,26 +55,27 @@ def write_object_server_files(folder: Path, keys: Mapping[str, KeyPair], bucket:
     # One installation, one certificate: it is made at the first start.
     if not all((folder / name).exists() for name in CERTIFICATE_FILES):
         _write_certificates(folder)
+    identities = {"identities": _identities(keys, bucket)}
     write_private(folder / SECURITY_FILE, _security_text())
-    write_private(folder / IDENTITIES_FILE, json.dumps(_identities(keys, bucket), indent=2))
-    return [tls, *(folder / name for name in (*CERTIFICATE_FILES, SECURITY_FILE, IDENTITIES_FILE))]
+    write_private(folder / IDENTITIES_FILE, json.dumps(identities, indent=2))
+    names = (*CERTIFICATE_FILES, SECURITY_FILE, IDENTITIES_FILE)
+    return [tls, *(folder / name for name in names)]
 
 
-def _identities(keys: Mapping[str, KeyPair], bucket: str) -> dict[str, object]:
+def _identities(keys: Mapping[str, KeyPair], bucket: str) -> list[dict[str, object]]:
     actions = {
         "nightshift": ["Admin", "Read", "Write", "List", "Tagging"],
+        # Of a page for people: it never needs another prefix, and never writes.
         "mlflow": [f"Read:{bucket}/mlflow/*", f"List:{bucket}/mlflow/*"],
     }
-    return {
-        "identities": [
-            {
-                "name": name,
-                "credentials": [{"accessKey": pair.key_id, "secretKey": pair.secret}],
-                "actions": actions[name],
-            }
-            for name, pair in keys.items()
-        ]
-    }
+    return [
+        {
+            "name": name,
+            "credentials": [{"accessKey": pair.key_id, "secretKey": pair.secret}],
+            "actions": actions[name],
+        }
+        for name, pair in keys.items()
+    ]
 
 
 def _security_text() -> str:
@@ -110,7 +111,9 @@ def _write_certificates(folder: Path) -> None:
             .add_extension(x509.BasicConstraints(ca=is_authority, path_length=None), critical=True)
         )
 
-    authority_key, key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
+    # Only this function knows the authority's key: nobody can sign another certificate later.
+    authority_key = ec.generate_private_key(ec.SECP256R1())
+    key = ec.generate_private_key(ec.SECP256R1())
     authority = builder("nightshift object server authority", authority_key, is_authority=True)
     hosts = [x509.IPAddress(ipaddress.ip_address("127.0.0.1")), x509.DNSName("localhost")]
     usages = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import http.client
 import os
 import sysconfig
-import time
-from dataclasses import dataclass
 from pathlib import Path
 
-from nightshift.errors import ServiceError
 from nightshift_local.credentials import Credentials, new_hex_key
-from nightshift_local.part import Part
+from nightshift_local.part import Part, get
 from nightshift_local.placement import place_servers
 from nightshift_local.ports import LOOPBACK, is_free
 from nightshift_local.process import Launch
@@ -29,23 +25,6 @@ GRPC_PORT_OFFSET = 10_000
 LISTENER_OFFSETS = {"s3": 0, "master": 1, "volume": 2, "filer": 3, "admin": 6}
 
 
-@dataclass(frozen=True)
-class ObjectServerEndpoint:
-    """Where a running S3 server listens, and the key pair of its administrator.
-
-    Attributes:
-        url: Endpoint URL for S3 clients.
-        access_key_id: Key id.
-        secret_access_key: Secret key.
-        bucket: The bucket that is created at the start.
-    """
-
-    url: str
-    access_key_id: str
-    secret_access_key: str
-    bucket: str
-
-
 class ObjectServer(Part):
     """The S3 server of one home.
 
@@ -61,40 +40,39 @@ class ObjectServer(Part):
         self._credentials = Credentials(self._home)
 
     @property
-    def endpoint(self) -> ObjectServerEndpoint:
-        """Return where the server listens, with its keys."""
+    def keys(self) -> KeyPair:
+        """Return the key pair of the administrator."""
         key_id = self._credentials.get("s3-access-key-id")
         secret = self._credentials.get("s3-secret-access-key")
-        return ObjectServerEndpoint(self.address, key_id, secret, BUCKET)
+        return KeyPair(key_id, secret)
 
-    def ensure_started(self) -> ObjectServerEndpoint:
-        """Start the server unless it runs, wait until it answers, and return where.
+    @property
+    def mlflow_keys(self) -> KeyPair:
+        """Return the key pair that may read ``mlflow/`` in the bucket, and nothing else."""
+        key_id = self._credentials.get("s3-mlflow-access-key-id")
+        secret = self._credentials.get("s3-mlflow-secret-access-key")
+        return KeyPair(key_id, secret)
+
+    def ensure_started(self) -> None:
+        """Start the server unless it runs, and wait until it answers.
 
         Raises:
             ServiceError: It did not answer in time; the message has the end of its log.
         """
         super().ensure_started()
-        self._wait_until_healthy()
-        return self.endpoint
+        if not self.becomes_healthy(START_TIMEOUT_SECONDS):
+            raise self.start_error("The S3 server did not start.")
 
     def _prepare(self) -> None:
         """Choose the ports; write the certificates and the identities of the S3 gateway."""
         self._ports.usable(NAME, _are_listeners_free)
         _remove_stale_sockets(self.port)
         placement = place_servers(self._home)
-        endpoint = self.endpoint
-        keys = {
-            "nightshift": KeyPair(endpoint.access_key_id, endpoint.secret_access_key),
-            "mlflow": self.mlflow_keys,
-        }
-        for path in write_object_server_files(placement.own_dir(NAME), keys, BUCKET):
+        keys = {"nightshift": self.keys, "mlflow": self.mlflow_keys}
+        files = write_object_server_files(placement.own_dir(NAME), keys, BUCKET)
+        # The server may run as another user, who cannot read our files.
+        for path in files:
             placement.give(path)
-
-    @property
-    def mlflow_keys(self) -> KeyPair:
-        """Return the key pair that may read ``mlflow/`` in the bucket, and nothing else."""
-        key_id = self._credentials.get("s3-mlflow-access-key-id")
-        return KeyPair(key_id, self._credentials.get("s3-mlflow-secret-access-key"))
 
     def stop(self) -> None:
         """Stop the server."""
@@ -103,33 +81,20 @@ class ObjectServer(Part):
 
     def is_healthy(self) -> bool:
         """Return whether the S3 gateway answers and knows its bucket."""
-        connection = http.client.HTTPConnection(LOOPBACK, self.port, timeout=3)
-        try:
-            connection.request("GET", "/healthz")
-            return connection.getresponse().status == http.HTTPStatus.OK
-        except (OSError, http.client.HTTPException):
-            return False
-        finally:
-            connection.close()
-
-    def _wait_until_healthy(self) -> None:
-        deadline = time.monotonic() + START_TIMEOUT_SECONDS
-        while time.monotonic() < deadline and self.process.find() is not None:
-            if self.is_healthy():
-                return
-            time.sleep(0.05)
-        raise ServiceError(
-            "The S3 server did not start.",
-            got=self.process.log_tail(),
-            todo=f"Read {self.process.log_file}; `nightshift doctor` checks disk and ports.",
-        )
+        return get(self.port, "/healthz") is not None
 
     def _launch(self) -> Launch:
         placement = place_servers(self._home)
         data = placement.own_dir(NAME)
-        program = placement.reachable(Path(sysconfig.get_path("scripts")) / "weed")
-        argv = [str(program), "mini", *self._options()]
-        return Launch(argv, self._environment(data), data, placement.uid, placement.gid)
+        installed = Path(sysconfig.get_path("scripts")) / "weed"
+        program = placement.reachable(installed)
+        return Launch(
+            [str(program), "mini", *self._options()],
+            self._environment(data),
+            data,
+            placement.uid,
+            placement.gid,
+        )
 
     def _options(self) -> list[str]:
         """Return the flags of the server."""
@@ -169,15 +134,18 @@ class ObjectServer(Part):
 def _all_ports(port: int) -> list[int]:
     """Return the HTTP and gRPC ports of all inner listeners."""
     http_ports = [port + offset for offset in LISTENER_OFFSETS.values()]
-    return [*http_ports, *(http_port + GRPC_PORT_OFFSET for http_port in http_ports)]
+    grpc_ports = [http_port + GRPC_PORT_OFFSET for http_port in http_ports]
+    return http_ports + grpc_ports
 
 
 def _are_listeners_free(port: int) -> bool:
     """Return whether this user can open all listeners and their sockets in /tmp."""
-    foreign_sockets = [
-        path for path in _sockets(port) if os.geteuid() not in (0, path.stat().st_uid)
-    ]
-    return all(map(is_free, _all_ports(port))) and not foreign_sockets
+    user = os.geteuid()
+    for path in _sockets(port):
+        # Only root and its owner can remove a socket that another server left in /tmp.
+        if user not in (0, path.stat().st_uid):
+            return False
+    return all(map(is_free, _all_ports(port)))
 
 
 def _sockets(port: int) -> list[Path]:

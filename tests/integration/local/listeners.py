@@ -181,10 +181,29 @@ def page(compose: Mapping[str, Any]) -> str:
             f"Without login, Airflow answers: {', '.join(f'`{path}`' for path in AIRFLOW_OPEN)}"
             " (no data, no change)."
         ),
+        "",
+        "## Wrong logins",
         (
-            "It does not slow down wrong logins: put a proxy with a limit in front of it where"
-            " strangers can reach it."
+            "Each wrong login is recorded: by PostgreSQL as `password authentication failed`, by"
+            " Airflow as `path=/auth/token`"
         ),
+        (
+            "with `status_code=401`, by MLflow as `a wrong login was refused`; locally in"
+            " `<home>/logs`. None is slowed down."
+        ),
+        (
+            "Airflow's simple auth manager has no setting for a limit, and a lock-out would let"
+            " each user of the machine keep the"
+        ),
+        (
+            "on-call person out. The passwords are generated, 32 random characters: at a million"
+            " tries a second, guessing one"
+        ),
+        (
+            "takes 10^44 years. Where strangers can reach Airflow, use an auth manager with people"
+            " of its own, or put a proxy with"
+        ),
+        "a limit in front of it (docs/production.md).",
     ]
     return "\n".join(lines) + "\n"
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
+import http.client
+import json
 import os
 import re
 import shutil
@@ -15,6 +19,7 @@ import urllib.request
 from pathlib import Path
 
 import psutil
+import psycopg
 import pytest
 import yaml
 from tests.integration.local.listeners import COMPOSE_FILE, MLFLOW, local_listeners, page
@@ -41,6 +46,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 
 NETWORK_ADDRESS = "127.0.0.2"
+GUESS = "a-guess-of-this-test"
 
 
 @pytest.fixture(
@@ -143,6 +149,46 @@ def test_attempts_are_noticed_when_a_listener_is_open():
     assert any("GET /metrics 200" in hit for hit in found)
 
 
+def test_each_wrong_login_is_in_the_log_of_its_part_without_the_password(home):
+    parts = {part.name: part for part in all_parts(home) if part.process.find() is not None}
+    attempts = {
+        "postgres": (_try_postgres, "password authentication failed"),
+        "mlflow": (_try_mlflow, "a wrong login was refused"),
+        "airflow-api-server": (_try_airflow, "/auth/token"),
+    }
+    for name in attempts.keys() & parts.keys():
+        attempt_login, record = attempts[name]
+        log = parts[name].process.log_file
+        n_before = log.read_text(errors="replace").count(record)
+        for _ in range(3):
+            attempt_login(parts[name])
+        assert log.read_text(errors="replace").count(record) >= n_before + 3, name
+        assert GUESS not in log.read_text(errors="replace"), name
+
+
+def _try_postgres(part):
+    with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
+        psycopg.connect(host=LOOPBACK, port=part.port, user="nightshift", password=GUESS)
+
+
+def _try_mlflow(part):
+    login = base64.b64encode(f"admin:{GUESS}".encode()).decode()
+    assert _status(part.port, "GET", "/", headers={"Authorization": f"Basic {login}"}) == 401
+
+
+def _try_airflow(part):
+    body = json.dumps({"username": "admin", "password": GUESS})
+    headers = {"Content-Type": "application/json"}
+    assert _status(part.port, "POST", "/auth/token", body, headers) == 401
+
+
+def _status(port, *request, **named):
+    connection = http.client.HTTPConnection(LOOPBACK, port, timeout=30)
+    with contextlib.closing(connection):
+        connection.request(*request, **named)
+        return connection.getresponse().status
+
+
 @as_root
 def test_seaweedfs_own_shell_works_with_the_certificates_and_for_nobody_else(home):
     server = ObjectServer(home)
@@ -200,11 +246,11 @@ def _shell(program, server, uid, folder, *commands):
 
 
 def _keys(server):
-    endpoint = server.endpoint
+    keys = server.keys
     return {
-        "s3_endpoint_url": endpoint.url,
-        "s3_access_key_id": endpoint.access_key_id,
-        "s3_secret_access_key": endpoint.secret_access_key,
+        "s3_endpoint_url": server.address,
+        "s3_access_key_id": keys.key_id,
+        "s3_secret_access_key": keys.secret,
     }
 
 
@@ -222,7 +268,7 @@ def test_mlflow_key_reads_its_own_prefix_and_nothing_else(home):
         "aws_secret_access_key": keys.secret,
         "region_name": "us-east-1",
     }
-    client = boto3.client("s3", endpoint_url=server.endpoint.url, **login)
+    client = boto3.client("s3", endpoint_url=server.address, **login)
     assert (
         client.get_object(Bucket="nightshift", Key="mlflow/m/figure")["Body"].read() == b"content"
     )

@@ -128,7 +128,7 @@ def test_servers_run_as_unprivileged_user_when_root_starts_them(home):
 def test_env_points_at_the_servers_when_services_are_up(home):
     env = read_env(home)
     assert env["NIGHTSHIFT_WAREHOUSE_PORT"] == str(PostgresServer(home).port)
-    assert env["NIGHTSHIFT_S3_ENDPOINT_URL"] == ObjectServer(home).endpoint.url
+    assert env["NIGHTSHIFT_S3_ENDPOINT_URL"] == ObjectServer(home).address
 
 
 def test_committed_row_is_there_when_postgres_was_killed(home):

@@ -14,7 +14,13 @@ import pytest
 
 from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.contracts.run import RunContext
-from nightshift.orchestration import rescue_tasks, tasks
+from nightshift.orchestration import (
+    data_tasks,
+    monitor_tasks,
+    rescue_tasks,
+    score_tasks,
+    train_tasks,
+)
 from nightshift.orchestration import task_scope as scopes
 from nightshift.orchestration.post_conditions import PostConditionError
 from nightshift.scoring.plan import DayPlan, ScorePlan
@@ -100,13 +106,16 @@ LIES: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
 results."""
 
 
+MODULES = (data_tasks, monitor_tasks, rescue_tasks, score_tasks, train_tasks)
+
+
 def task_bodies() -> dict[str, Callable[..., Any]]:
-    """Return every task body of both modules, by name."""
-    return {
-        name: member.function
-        for module in (tasks, rescue_tasks)
-        for name, member in inspect.getmembers(module, lambda member: hasattr(member, "function"))
-    }
+    """Return every task body of the modules, by name."""
+    bodies = {}
+    for module in MODULES:
+        members = inspect.getmembers(module, lambda member: hasattr(member, "function"))
+        bodies.update({name: member.function for name, member in members})
+    return bodies
 
 
 def run(name: str) -> Any:

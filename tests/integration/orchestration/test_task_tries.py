@@ -15,10 +15,10 @@ from airflow.sdk.exceptions import AirflowRescheduleException, AirflowSkipExcept
 from nightshift.errors import SettingsError, WarehouseError
 from nightshift.orchestration import defaults, reruns
 from nightshift.orchestration import task_scope as scopes
+from nightshift.orchestration.data_tasks import watcher
 from nightshift.orchestration.defaults import WAREHOUSE, StageRetryPolicy, task_defaults
 from nightshift.orchestration.task_scope import task_scope
 from nightshift.orchestration.task_tries import TriesUsedUpError
-from nightshift.orchestration.tasks import watcher
 from nightshift.settings import Settings
 
 if TYPE_CHECKING:

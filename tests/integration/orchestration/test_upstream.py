@@ -12,8 +12,8 @@ import pytest
 from nightshift.contracts.datasets import load_contract
 from nightshift.contracts.partitions import CalendarError, Partition, PartitionRange
 from nightshift.contracts.run import RunContext
+from nightshift.orchestration import data_tasks
 from nightshift.orchestration import task_scope as scopes
-from nightshift.orchestration import tasks
 from nightshift.orchestration.task_scope import TaskScope
 from nightshift.orchestration.upstream import (
     PAST_DAY_WAIT,
@@ -173,7 +173,7 @@ def test_a_key_beyond_the_calendar_is_refused_by_every_task(
     }
     monkeypatch.setattr(scopes, "get_current_context", lambda: context)
     monkeypatch.setattr(scopes, "load_settings", lambda: settings)
-    for task in (tasks.load_reference, tasks.emit_raw_assets, tasks.build_features):
+    for task in (data_tasks.load_reference, data_tasks.emit_raw_assets, data_tasks.build_features):
         with pytest.raises(CalendarError) as raised:
             task.function(partition_key=key)
         assert raised.value.code == "NS-TIME-004"
@@ -190,9 +190,9 @@ def test_ingest_announces_nothing_for_a_day_without_data(
     }
     monkeypatch.setattr(scopes, "get_current_context", lambda: context)
     monkeypatch.setattr(scopes, "load_settings", lambda: settings)
-    load_weather = partial(tasks.load_dataset.function, "weather")
-    loads = (tasks.load_reference.function, load_weather)
-    for body in (*loads, tasks.emit_raw_assets.function):
+    load_weather = partial(data_tasks.load_dataset.function, "weather")
+    loads = (data_tasks.load_reference.function, load_weather)
+    for body in (*loads, data_tasks.emit_raw_assets.function):
         with pytest.raises((BeforeHistoryError, FutureDayError)):
             body(partition_key=key)
     assert conn.execute("select count(*) from ops.loads").fetchone() == (0,)

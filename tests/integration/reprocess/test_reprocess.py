@@ -6,9 +6,8 @@ What is touched, in which order, and that doing it again ends it.
 import datetime as dt
 
 import pytest
-from examples.flights.faults import Fault, FaultType
-from examples.flights.upstream import deliver
 from pydantic import SecretStr
+from tests.faults import Fault, FaultType, deliver
 
 from nightshift.cli.data.redo import print_plan
 from nightshift.contracts.model_spec import load_specs
@@ -16,7 +15,8 @@ from nightshift.contracts.partitions import PartitionRange
 from nightshift.ingestion.load import ingest
 from nightshift.monitoring.monitor import monitor
 from nightshift.reprocess.execution import reprocess
-from nightshift.reprocess.plan import MissingDrop, make_plan
+from nightshift.reprocess.missing_drops import MissingDrop
+from nightshift.reprocess.plan import make_plan
 from nightshift.reprocess.scope import Scope
 from nightshift.scoring.pipeline import score
 from nightshift.transformation.build import LookbackIncomplete, build
@@ -26,6 +26,7 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(600),
     pytest.mark.promise("R10"),
+    pytest.mark.usefixtures("warm_dbt"),
 ]
 
 DAYS = PartitionRange.of("2013-01-01", "2013-01-03")
@@ -35,8 +36,10 @@ HOURS = dt.timedelta(hours=1)
 
 
 @pytest.fixture
-def settings(settings, tmp_path):
-    return settings.model_copy(update={"home": tmp_path, "mlflow_tracking_uri": SecretStr("")})
+def settings(dbt_settings, tmp_path):
+    """Return settings with a clock of the test's own; the parsed dbt project is the session's."""
+    (tmp_path / "dbt").symlink_to(dbt_settings.home / "dbt")
+    return dbt_settings.model_copy(update={"home": tmp_path, "mlflow_tracking_uri": SecretStr("")})
 
 
 def published(conn):

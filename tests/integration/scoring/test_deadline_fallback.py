@@ -17,9 +17,14 @@ from nightshift.quality.gate_errors import GateError
 from nightshift.scoring import deadline_fallback as rescue_stage
 from nightshift.scoring.deadline_fallback import ScoringInProgressError, publish_by_deadline
 from nightshift.scoring.pipeline import begin, score
+from nightshift.scoring.without_model import last_step
 from nightshift.scoring.without_model.spine import NoSpineError
 
-pytestmark = [pytest.mark.integration, pytest.mark.promise("R18")]
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.promise("R18"),
+    pytest.mark.usefixtures("quick_gate"),
+]
 NIGHT = Partition(dt.date(2013, 7, 1))
 SPINE = {
     "relation": "stg_parcels",
@@ -340,7 +345,7 @@ def test_later_attempts_ask_neither_model_nor_gate_when_an_earlier_one_hung(
         "an earlier attempt of the rescue did not come back from scoring",
     )
     warehouse.execute("delete from ops.published where dataset = 'predictions/parcel_late'")
-    monkeypatch.setattr(rescue_stage, "pass_gate", hang)
+    monkeypatch.setattr(last_step, "gate_refusal", hang)
     third = publish_by_deadline(scoring_settings, spec, NIGHT, replace(run, attempt=3))
     assert third.outcome == "rescued"
     reasons = {reason for (reason,) in current(warehouse, "score_source_reason")}

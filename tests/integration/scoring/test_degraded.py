@@ -9,11 +9,12 @@ import datetime as dt
 import logging
 
 import pytest
+from tests.conftest import _admin
 from tests.integration.scoring.conftest import DAY, publish_features
 
 from nightshift.contracts.partitions import Partition
 from nightshift.contracts.run import RunContext
-from nightshift.errors import WarehouseError
+from nightshift.errors import NoConnectionLeftError, WarehouseError
 from nightshift.scoring.degraded import (
     LATE_WINDOW,
     DegradedPartition,
@@ -21,10 +22,14 @@ from nightshift.scoring.degraded import (
     degraded_partitions,
 )
 from nightshift.scoring.pipeline import score
-from nightshift.scoring.version_choice import PinnedVersion
+from nightshift.scoring.plan import PinnedVersion
 from nightshift.warehouse.connection import connect
 
-pytestmark = [pytest.mark.integration, pytest.mark.promise("R18")]
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.promise("R18"),
+    pytest.mark.usefixtures("quick_gate"),
+]
 
 RUN = RunContext("score__parcel_late/2013-07-01/publish", 1, "airflow")
 NIGHT = Partition.parse("2013-07-01")
@@ -139,12 +144,12 @@ def test_the_log_says_where_the_champion_broke_and_quotes_no_value(
     def quote(*_):
         raise ValueError(message)
 
-    monkeypatch.setattr("nightshift.scoring.version_choice.try_model", quote)
+    monkeypatch.setattr("nightshift.scoring.model_loading.try_model", quote)
     with caplog.at_level(logging.WARNING):
         score(scoring_settings, spec, DAY, RUN)
     (night,) = degraded_partitions(warehouse, spec)
     assert night.reason == "version 1 cannot score (ValueError: cannot convert … at … …)"
-    assert "version_choice.py" in caplog.text
+    assert "model_loading.py" in caplog.text
     assert "in quote" in caplog.text
     assert "secret" not in caplog.text
 
@@ -167,8 +172,24 @@ def test_no_model_is_blamed_when_the_warehouse_stops(
             )
         raise OSError("the stream broke")
 
-    monkeypatch.setattr("nightshift.scoring.version_choice.read_sample", end_all)
+    monkeypatch.setattr("nightshift.scoring.model_loading.read_sample", end_all)
     with pytest.raises(WarehouseError) as raised:
         score(scoring_settings, spec, DAY, RUN)
     assert raised.value.code == "NS-WAREHOUSE-001"
+    assert degraded_partitions(warehouse, spec) == []
+
+
+def test_no_model_is_blamed_when_the_warehouse_has_one_connection_left(
+    registry, warehouse, scoring_settings, spec
+):
+    """Scoring reads the sample by a second connection, which the server refuses."""
+    publish_features(warehouse)
+    registry.promote("2013-07-01")
+    # One for the test, one for scoring.
+    _admin(
+        scoring_settings,
+        f"alter database {scoring_settings.warehouse_database} connection limit 2",
+    )
+    with pytest.raises(NoConnectionLeftError):
+        score(scoring_settings, spec, DAY, RUN)
     assert degraded_partitions(warehouse, spec) == []

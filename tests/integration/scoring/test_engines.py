@@ -11,11 +11,11 @@ from nightshift.models.engines import quickscorer
 from nightshift.models.engines.quickscorer import VERSION
 from nightshift.models.shapley.shap_values import METHOD
 from nightshift.provenance.predictions import reason_methods, sample_predictions
-from nightshift.scoring import pipeline, scorer
+from nightshift.scoring import plan, scorer
 from nightshift.scoring.pipeline import score
 from nightshift.scoring.reasons import top_reasons
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("quick_gate")]
 PROOF = {
     "n_rows": 200,
     "raw_sha256": "0",
@@ -85,7 +85,7 @@ def test_a_rerun_is_a_new_load_when_the_method_of_the_reasons_has_changed(
 ):
     publish_features(warehouse)
     registry.promote("2013-07-01")
-    monkeypatch.setattr(pipeline, "METHOD", "path/1")
+    monkeypatch.setattr(plan, "METHOD", "path/1")
     with monkeypatch.context() as patch:
         patch.setattr(
             scorer, "top_reasons", lambda added, names, rows, n: top_reasons(added, names, rows, 0)

@@ -10,15 +10,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from nightshift.contracts.model_spec import load_specs
 from nightshift.contracts.partitions import PartitionRange
 from nightshift.contracts.run import RunContext
+from nightshift.scoring.prediction_tables import ensure_prediction_relations
 from nightshift.settings import PROJECT_ROOT, Settings
 from nightshift.transformation.build import build
 
 if TYPE_CHECKING:
     from nightshift.warehouse.connection import Connection
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("warm_dbt")]
 
 DAYS = PartitionRange.of("2013-01-01", "2013-01-02")
 PREFIX = "dev_tester"
@@ -77,6 +79,8 @@ def test_build_makes_the_developers_relations_and_leaves_the_warehouse_alone(
     for seed, day in enumerate(DAYS.days):
         world.deliver_day(day, seed=seed)
     build(settings, DAYS, run)
+    for spec in load_specs(settings.models_dir).values():
+        ensure_prediction_relations(conn, spec)
     before = fingerprint(conn)
 
     # Without a name the newest partition is built; a second run replaces the rows of the first.
@@ -100,6 +104,11 @@ def test_build_makes_the_developers_relations_and_leaves_the_warehouse_alone(
     ).fetchall()
     assert published[0][1] > 0
     assert built == published
+    own_views = conn.execute(
+        "select count(*) from pg_views where schemaname = %s and definition ~ 'predictions'",
+        [f"{PREFIX}_analytics"],
+    )
+    assert own_views.fetchone() == (6,)
     # The warehouse's target never guesses: it makes relations, and no rows.
     n_rows = conn.execute("select count(*) from features.feat_flight").fetchone()
     run_dbt(DBT, settings, tmp_path, "run", "--target", "warehouse", "--select", "feat_flight")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -10,13 +11,14 @@ from nightshift.contracts.partitions import PartitionRange
 from nightshift.errors import NightshiftError, WarehouseError
 from nightshift.quality.gate_errors import GateError
 from nightshift.transformation import build as stage
-from nightshift.transformation.build import build
+from nightshift.transformation.build import NoFeatureViewError, build
 from nightshift.warehouse.dbt.invocation import DbtError
 from nightshift.warehouse.dbt.project import FeatureView
 from nightshift.warehouse.dbt.runner import ModelRun
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from nightshift.contracts.run import RunContext
     from nightshift.settings import Settings
@@ -148,3 +150,21 @@ def test_no_view_is_to_blame_when_the_warehouse_stopped_under_dbt(
     with pytest.raises(WarehouseError):
         build(settings, NIGHT, run)
     assert published(project.conn) == set()
+
+
+def test_a_project_without_a_feature_view_is_refused_and_told_what_to_add(
+    settings: Settings, conn: Connection, run: RunContext, tmp_path: Path
+) -> None:
+    folder = tmp_path / "dbt_project"
+    shutil.copytree(
+        settings.dbt_project_dir, folder, ignore=shutil.ignore_patterns("features", "target")
+    )
+    changed = {"dbt_project_dir": folder, "home": tmp_path / "home"}
+
+    with pytest.raises(NoFeatureViewError) as caught:
+        build(settings.model_copy(update=changed), NIGHT, run)
+
+    assert (caught.value.code, caught.value.is_retryable) == ("NS-TRANSFORM-004", False)
+    assert "nightshift backfill 2013-03-10 2013-03-10" in str(caught.value)
+    assert "docs/own-model.md, step 2" in str(caught.value)
+    assert conn.execute("select count(*) from ops.loads").fetchone() == (0,)

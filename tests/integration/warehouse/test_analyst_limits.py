@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 import psycopg
 import pytest
-from psycopg import errors, sql
+from psycopg import Connection, errors, sql
 from tests.integration.scoring.conftest import make_spec
 
 from nightshift.cli.services.migrate import as_admin
@@ -159,6 +160,44 @@ def test_an_open_transaction_of_an_analyst_does_not_hold_up_a_deployment(setting
             own.execute("create or replace view analytics.seen as select 1 as value, 2 as more")
         with pytest.raises(psycopg.OperationalError):
             reader.execute("select 1")
+
+
+def shorten_rule(conn: Connection, admin: Connection, interval: str) -> None:
+    """Put an interval in the place of the rule's 30 minutes, for which no test waits."""
+    guard = "select pg_get_functiondef('ops.end_hindering_sessions'::regproc)"
+    (rule,) = conn.execute(guard).fetchone()
+    assert rule.count("interval '30 minutes'") == 1
+    admin.execute(rule.replace("interval '30 minutes'", f"interval '{interval}'").encode())
+
+
+def test_a_transaction_of_an_analyst_that_is_open_for_over_30_minutes_is_ended(
+    settings, conn, admin, login
+):
+    with session(settings, login) as reader, connect(settings) as own, own.transaction():
+        own.execute("select 1")
+        reader.execute("begin")
+        reader.execute("select 1")
+        assert sessions.end_hindering_sessions(conn) == []
+        assert reader.execute("select 2").fetchone() == (2,)
+
+        shorten_rule(conn, admin, "1 second")
+        time.sleep(1.2)
+
+        reason = "its transaction was open for over 30 minutes"
+        assert sessions.end_hindering_sessions(conn) == [f"session of {login} ended: {reason}"]
+        with pytest.raises(psycopg.OperationalError, match="terminating connection"):
+            reader.execute("select 3")
+        # The owner's transaction is older than the analyst's.
+        assert own.execute("select 3").fetchone() == (3,)
+
+
+def test_an_analyst_without_an_open_transaction_is_left(settings, conn, admin, login):
+    with session(settings, login) as reader:
+        reader.execute("select 1")
+        shorten_rule(conn, admin, "1 millisecond")
+        time.sleep(0.1)
+        assert sessions.end_hindering_sessions(conn) == []
+        assert reader.execute("select 2").fetchone() == (2,)
 
 
 def test_other_sessions_are_left(settings, conn, admin, login):

@@ -145,7 +145,13 @@ def test_operating_timezone_is_that_of_the_dbt_project(tmp_path, monkeypatch, li
 
 @pytest.mark.parametrize(
     "text",
-    ["vars:\n  operating_timezone: Mars/Olympus\n", "vars: {}\n", "vars:\n  operating_timezone:\n"],
+    [
+        "vars:\n  operating_timezone: Mars/Olympus\n",
+        "vars:\n  operating_timezone: Europe\n",
+        "vars:\n  operating_timezone: localtime\n",
+        "vars: {}\n",
+        "vars:\n  operating_timezone:\n",
+    ],
 )
 def test_operating_timezone_is_refused_when_it_does_not_exist(tmp_path, monkeypatch, text):
     (tmp_path / "dbt_project.yml").write_text(text)

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nightshift.contracts.datasets import DatasetContract
+from nightshift.errors import SpecError
 from nightshift.ingestion.rows.row_check import check_rows
 from nightshift.lake.drops import DropManifest
 from nightshift.quality.contract_check import check_file
@@ -325,3 +326,17 @@ def test_every_delivered_row_is_accepted_repeated_or_refused(lines):
 
     assert rows.values.num_rows + rows.n_duplicated[0] + rows.n_refused[0] == n_rows
     assert n_rows == sum(",".join(line) not in ("", "\r") for line in lines) or '"' in data.decode()
+
+
+@pytest.mark.parametrize(
+    ("default", "value"), [(None, None), ("", None), ("7", 7), ("many", None), ("12.5", None)]
+)
+def test_old_rows_get_the_default_or_the_contract_is_refused(default, value):
+    size = CONTRACT.columns[2].model_copy(update={"default": default})
+    contract = CONTRACT.model_copy(update={"columns": (*CONTRACT.columns[:2], size)})
+    old = b"key,at\na,2013-03-10 05:00\n", "2013-03-10", 1
+    if default in {"many", "12.5"}:
+        with pytest.raises(SpecError, match="The default of column size is no integer"):
+            check(old, contract=contract)
+        return
+    assert check(old, contract=contract).values.to_pydict()["size"] == [value]

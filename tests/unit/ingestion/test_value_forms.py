@@ -1,8 +1,10 @@
 """docs/values.md holds: each spelling means what the page says, the same in CSV and in Parquet."""
 
+import csv
 import datetime as dt
 import io
 import re
+from collections.abc import Sequence
 from decimal import Decimal
 from hashlib import sha256
 
@@ -21,7 +23,11 @@ SPELLINGS = re.findall(r"^\| (\w+) \| `(.+?)` \| (.+?) \|$", PAGE, re.MULTILINE)
 ARROW = re.findall(r"^\| (\w+) \| (\S.*?) \| (.+?) \| `(.+?)` \|$", PAGE, re.MULTILINE)
 
 
-def contract(column_type: str) -> DatasetContract:
+def contract(column_types: Sequence[str]) -> DatasetContract:
+    values = [
+        {"name": f"v{place}", "type": column_type, "is_nullable": True}
+        for place, column_type in enumerate(column_types)
+    ]
     return DatasetContract(
         name="values",
         description="d",
@@ -31,43 +37,57 @@ def contract(column_type: str) -> DatasetContract:
         history_start="2013-01-01",
         grain="g",
         key=("id",),
-        columns=(
-            {"name": "id", "type": "text"},
-            {"name": "v", "type": column_type, "is_nullable": True},
-        ),
+        columns=({"name": "id", "type": "text"}, *values),
         maximum_refused_ratio=1.0,
         minimum_rows=0,
     )
 
 
-def read(column_type: str, data: bytes, suffix: str) -> str:
-    """Return how the only value of a file is read, in the words of the page."""
+def read(column_types: Sequence[str], data: bytes, suffix: str) -> list[str]:
+    """Return how each value of a file is read, in the words of the page.
+
+    Row *i* has a value in column *i* only: each value is alone in its column, and alone decides
+    whether its row is refused. One file for all, since each Parquet file is read by a process of
+    its own.
+    """
     drop = DropManifest(
         dataset="values",
         partition="2013-09-05",
         delivered_at=dt.datetime(2013, 9, 6, 4, tzinfo=dt.UTC),
         data_key=f"landing/values/dt=2013-09-05/a{suffix}",
         sha256=sha256(data).hexdigest(),
-        n_rows=1,
+        n_rows=len(column_types),
         schema_version=1,
     )
-    rows = check_rows(
-        contract(column_type), [drop], [check_file(contract(column_type), drop, data)]
-    )
-    if rows.refused[0]:
-        reason = rows.refused[0][0].reason
-        return "refused" if reason == "wrong_type" else f"refused: {reason}"
-    return str(rows.values.column("v")[0].as_py())
+    agreed = contract(column_types)
+    rows = check_rows(agreed, [drop], [check_file(agreed, drop, data)])
+    meanings = {
+        number: str(rows.values.column(f"v{number - 1}")[at].as_py())
+        for at, number in enumerate(rows.row_numbers.tolist())
+    }
+    for row in rows.refused[0]:
+        is_plain = row.reason == "wrong_type"
+        meanings[row.row_number] = "refused" if is_plain else f"refused: {row.reason}"
+    return [meanings[number] for number in range(1, len(column_types) + 1)]
 
 
-def as_csv(text: str) -> bytes:
-    quoted = '"' + text.replace('"', '""') + '"'
-    return f"id,v\n1,{quoted if ',' in text else text}\n".encode()
+def as_csv(texts: Sequence[str]) -> bytes:
+    sink = io.StringIO()
+    writer = csv.writer(sink, lineterminator="\n")
+    writer.writerow(["id", *(f"v{place}" for place in range(len(texts)))])
+    for place, text in enumerate(texts):
+        writer.writerow([place, *[""] * place, text, *[""] * (len(texts) - place - 1)])
+    return sink.getvalue().encode()
 
 
-def as_parquet(values: pa.Array) -> bytes:
+def as_parquet(arrays: Sequence[pa.Array]) -> bytes:
+    """Write arrays of one value each."""
+    columns = {"id": [str(place) for place in range(len(arrays))]}
+    for place, value in enumerate(arrays):
+        before, after = pa.nulls(place, value.type), pa.nulls(len(arrays) - place - 1, value.type)
+        columns[f"v{place}"] = pa.chunked_array([before, value, after])
     sink = io.BytesIO()
-    parquet.write_table(pa.table({"id": ["1"], "v": values}), sink, version="2.6")
+    parquet.write_table(pa.table(columns), sink, version="2.6")
     return sink.getvalue()
 
 
@@ -76,13 +96,24 @@ def test_the_page_has_spellings_of_all_types_but_text():
         "integer", "number", "boolean", "date", "utc_timestamp", "local_timestamp",
     }  # fmt: skip
     assert len(SPELLINGS) > 60
-    assert len(ARROW) == 24
+    assert len(ARROW) == 25
 
 
-@pytest.mark.parametrize(("column_type", "text", "meaning"), SPELLINGS)
-def test_a_spelling_means_the_same_in_both_formats(column_type, text, meaning):
-    assert read(column_type, as_csv(text), ".csv") == meaning
-    assert read(column_type, as_parquet(pa.array([text])), ".parquet") == meaning
+@pytest.fixture(scope="module")
+def spellings() -> dict[str, list[str]]:
+    """Return how each spelling of the page is read, by format."""
+    column_types, texts = [case[0] for case in SPELLINGS], [case[1] for case in SPELLINGS]
+    return {
+        "csv": read(column_types, as_csv(texts), ".csv"),
+        "parquet": read(column_types, as_parquet([pa.array([t]) for t in texts]), ".parquet"),
+    }
+
+
+@pytest.mark.parametrize("place", range(len(SPELLINGS)), ids=[f"{c}-{t}" for c, t, _ in SPELLINGS])
+def test_a_spelling_means_the_same_in_both_formats(spellings, place):
+    meaning = SPELLINGS[place][2]
+    assert spellings["csv"][place] == meaning
+    assert spellings["parquet"][place] == meaning
 
 
 def array(arrow_type: str, value: str) -> pa.Array:
@@ -106,8 +137,18 @@ def array(arrow_type: str, value: str) -> pa.Array:
     return pa.array([value]).cast(pa.type_for_alias(arrow_type))
 
 
-@pytest.mark.parametrize(("column_type", "arrow_type", "value", "text"), ARROW)
-def test_a_typed_parquet_value_means_what_its_text_means(column_type, arrow_type, value, text):
-    assert read(column_type, as_parquet(array(arrow_type, value)), ".parquet") == read(
-        column_type, as_csv(text), ".csv"
+@pytest.fixture(scope="module")
+def typed_and_as_text() -> tuple[list[str], list[str]]:
+    """Return how each typed value of the page is read, and how its text is."""
+    column_types = [case[0] for case in ARROW]
+    arrays = [array(arrow_type, value) for _, arrow_type, value, _ in ARROW]
+    return (
+        read(column_types, as_parquet(arrays), ".parquet"),
+        read(column_types, as_csv([text for *_, text in ARROW]), ".csv"),
     )
+
+
+@pytest.mark.parametrize("place", range(len(ARROW)), ids=[f"{c}-{a}" for c, a, *_ in ARROW])
+def test_a_typed_parquet_value_means_what_its_text_means(typed_and_as_text, place):
+    typed, as_text = typed_and_as_text
+    assert typed[place] == as_text[place]

@@ -121,3 +121,9 @@ def test_other_paths_are_refused_when_the_person_is_logged_in(method, path):
 def test_pages_are_not_served_when_the_password_is_empty():
     with pytest.raises(ValueError, match="NIGHTSHIFT_MLFLOW_PASSWORD"):
         ReadOnlyApp(_behind, "")
+
+
+def test_each_wrong_login_is_recorded_without_what_was_tried(caplog):
+    for login in ("", "admin:a guess", "admin:a password", "somebody:a password"):
+        _ask("GET", "/", login)
+    assert caplog.messages == ["MLflow: a wrong login was refused."] * 2

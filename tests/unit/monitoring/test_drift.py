@@ -11,8 +11,8 @@ from nightshift.models.signature import Signature
 from nightshift.monitoring.drift import (
     DriftReference,
     expected_shares,
+    feature_counter,
     feature_drift,
-    features_to_count,
 )
 from nightshift.monitoring.drift_baseline import training_noise
 from nightshift.quality import drift_statistics
@@ -22,7 +22,6 @@ from nightshift.quality.drift_statistics import (
     total_variation,
 )
 from nightshift.quality.profiles import scan
-from nightshift.quality.sketches.bin_counts import BinCounter
 from nightshift.training.reference_profile import describe
 
 
@@ -113,7 +112,7 @@ def drift_of(then: pa.Array, now: pa.Array):
     trained = type(
         "Trained", (), {"reference": reference, "predictions": lambda _, rows: Scores(rows)}
     )()
-    counter = BinCounter(*features_to_count(reference))
+    counter = feature_counter(reference)
     scanned = scan(pa.table({"x": now}).to_batches(), counter)
     reference_point = DriftReference(reference, training_noise(trained, rows), LIMITS)
     before = scan(pa.table({"x": then}).to_batches())["x"]

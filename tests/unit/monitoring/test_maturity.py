@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from nightshift.contracts.model_spec import load_spec
-from nightshift.monitoring.maturity import LabelCount
+from nightshift.monitoring.outcomes import LabelCount
 from nightshift.settings import PROJECT_ROOT
 
 SPEC = load_spec(PROJECT_ROOT / "dags" / "models", "flight_delayed")

@@ -1,6 +1,7 @@
 """A complete file: digest, columns, number of rows; each passes once and is refused once."""
 
 import datetime as dt
+import re
 from hashlib import sha256
 
 import pytest
@@ -108,6 +109,25 @@ def test_the_name_of_an_added_column_is_told_only_if_it_is_a_word():
     file = check(b"origin,Anna Muster,temp\nEWR,1,39.5\nJFK,2,\n")
 
     assert file.notes == ("added column ignored: one whose name is no identifier",)
+
+
+@pytest.mark.parametrize(
+    ("data", "cause"),
+    [
+        (b"origin;temp\nEWR;39,5\nJFK;\n", "its header has 1 semicolons"),
+        (b"origin\ttemp\nEWR\t39.5\nJFK\t\n", "its header has 1 tabs"),
+        (b"sep=;\norigin;temp\nEWR;39,5\n", "its header has 1 semicolons"),
+        (b" origin | temp\n--------+-----\n EWR | 39.5\n", "its header has 1 vertical bars"),
+        (b"origin;Preis, netto;temp\nEWR;1;39,5\nJFK;2;\n", "its header has 2 semicolons"),
+        (b"origin,a;b\nEWR,39.5\nJFK,\n", "is there a header?"),
+        (b"Origin,Temp\nEWR,39.5\nJFK,\n", "is there a header?"),
+        (b"# an export\norigin,temp\nEWR,39.5\n", "is there a header?"),
+    ],
+)
+def test_a_header_with_other_separators_is_refused_in_words_about_them(data, cause):
+    with pytest.raises(ColumnsError, match=re.escape(cause)) as caught:
+        check(data)
+    assert "netto" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from nightshift.quality.sketches import log_linear_histogram
-from nightshift.quality.sketches.sketch import NumberSketch
+from nightshift.quality.sketches.number_sketch import NumberSketch
 
 
 def column(kind: str, n: int = 4_000) -> np.ndarray:

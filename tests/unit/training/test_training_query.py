@@ -19,7 +19,8 @@ class Catalog:
         self.has_pointer = has_pointer
 
     def execute(self, query: str, _: object):
-        self.rows = [("partition_date",), ("parcel_id",), ("wind",), ("load_id",)]
+        names = ("partition_date", "parcel_id", "wind", "load_id")
+        self.rows = [(name, "text", "text", "text", False) for name in names]
         if "exists" in query:
             self.rows = [(self.has_pointer,)]
         return self

@@ -1,3 +1,6 @@
+{% set windows = var("short_windows_days") + [var("lookback_days")] -%}
+{% set weight, weight_of_one = var("smoothing_weight"), var("smoothing_weight_of_one_aircraft") -%}
+{% set weight_of_mean = var("smoothing_weight_of_mean_delay") -%}
 with
 spine as (
     select * from {{ ref("int_flight_spine") }}
@@ -74,7 +77,7 @@ holiday as (
 day_rates as (
     select
         partition_date,
-        {% for window in [1, 7, 28] -%}
+        {% for window in windows -%}
         n_delayed_{{ window }}d / nullif(n_arrived_{{ window }}d, 0) as delay_rate_{{ window }}d,
         delay_minutes_{{ window }}d / nullif(n_arrived_{{ window }}d, 0) as arrival_delay_mean_{{ window }}d,
         {% endfor -%}
@@ -112,18 +115,18 @@ features as (
         schedule.origin_hour_flights_count::double precision as origin_hour_flights_count,
         schedule.origin_day_flights_count::double precision as origin_day_flights_count,
         schedule.destination_hour_flights_count::double precision as destination_hour_flights_count,
-        {% for window in [1, 7, 28] -%}
+        {% for window in windows -%}
         day_rates.delay_rate_{{ window }}d as all_delay_rate_{{ window }}d,
         {% for group, weight in [
-            ("carrier", 20), ("route", 20), ("destination", 20), ("origin_hour", 20), ("origin", 20),
-            ("carrier_hour", 20), ("carrier_origin", 20), ("aircraft", 5), ("flight_number", 5)
+            ("carrier", weight), ("route", weight), ("destination", weight), ("origin_hour", weight), ("origin", weight),
+            ("carrier_hour", weight), ("carrier_origin", weight), ("aircraft", weight_of_one), ("flight_number", weight_of_one)
         ] -%}
         {%- set delayed, arrived = "by_%s.n_delayed_%sd" % (group, window), "by_%s.n_arrived_%sd" % (group, window) %}
         {{ smoothed(delayed, arrived, "day_rates.delay_rate_%sd" % window, weight) }} as {{ group }}_delay_rate_{{ window }}d,
         {% endfor -%}
         {% endfor -%}
         {% for group in ["carrier", "route", "origin_hour", "aircraft", "flight_number"] -%}
-        {{ smoothed("by_%s.delay_minutes_28d" % group, "by_%s.n_arrived_28d" % group, "day_rates.arrival_delay_mean_28d", 10) }}
+        {{ smoothed("by_%s.delay_minutes_28d" % group, "by_%s.n_arrived_28d" % group, "day_rates.arrival_delay_mean_28d", weight_of_mean) }}
             as {{ group }}_arrival_delay_mean_28d,
         {% endfor -%}
         day_rates.arrival_delay_mean_1d as all_arrival_delay_mean_1d,
@@ -133,7 +136,7 @@ features as (
         coalesce(by_route.n_arrived_28d, 0) as route_arrivals_count_28d,
         coalesce(by_aircraft.n_arrived_28d, 0) as aircraft_arrivals_count_28d,
         last_arrival.arrival_delay_minutes::double precision as aircraft_arrival_delay_last_3d,
-        {{ smoothed("evening.n_delayed", "evening.n_arrived", "day_rates.delay_rate_1d", 5) }} as origin_evening_delay_rate_1d,
+        {{ smoothed("evening.n_delayed", "evening.n_arrived", "day_rates.delay_rate_1d", weight_of_one) }} as origin_evening_delay_rate_1d,
         weather.temperature_f_last,
         weather.dew_point_f_last,
         weather.humidity_pct_last,

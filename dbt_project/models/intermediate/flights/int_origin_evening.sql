@@ -1,6 +1,6 @@
 with
 outcomes as (
-    select * from {{ ref("int_outcomes_in_lookback") }} where scheduled_departure_hour >= 17
+    select * from {{ ref("int_outcomes_in_lookback") }} where scheduled_departure_hour >= {{ var("evening_begins_hour") }}
 ),
 
 versions as (

@@ -11,22 +11,32 @@ from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.settings import load_settings
 
 if TYPE_CHECKING:
-    from nightshift.contracts.datasets import DatasetContract
     from nightshift.contracts.run import RunContext
     from nightshift.settings import Settings
 
 
 def backfill(first: First, last: Last = "") -> None:
-    """Ingest and transform a range of partitions at once; Airflow runs one a night."""
+    """Ingest and transform a range of partitions at once; Airflow runs one a night.
+
+    Safe to repeat: equal content is not published again.
+    """
     settings = load_settings()
-    partitions = PartitionRange.of(first, last or None)
+    partitions = PartitionRange.of(first, last)
     run = command_run(f"backfill/{partitions}")
     ingest_datasets(settings, partitions, run)
     build_features(settings, partitions, run)
 
 
-def ingest_datasets(settings: Settings, partitions: PartitionRange, run: RunContext) -> None:
-    """Ingest every dataset over a range; reference data from its first delivery on."""
+def ingest_datasets(
+    settings: Settings,
+    partitions: PartitionRange,
+    run: RunContext,
+) -> None:
+    """Ingest every dataset over a range; reference data from its first delivery on.
+
+    Raises:
+        NightshiftError: A dataset failed; the ones before it are loaded.
+    """
     from nightshift.contracts.datasets import read_contracts
     from nightshift.ingestion.load import ingest
 
@@ -35,25 +45,32 @@ def ingest_datasets(settings: Settings, partitions: PartitionRange, run: RunCont
     for problem in contracts.problems.values():
         typer.echo(f"      not loaded: {problem}")
     for name, contract in contracts.documents.items():
-        result = ingest(settings, name, _delivered_range(contract, partitions), run)
-        typer.echo(f"      raw/{name:<18} {result.n_rows:>9,} rows, {result.n_refused} refused")
+        first = partitions.first
+        # The newest delivery of reference data may be older than the range that reads it.
+        if not contract.is_daily:
+            history_start = Partition(contract.history_start)
+            first = min(history_start, first)
+        delivered = PartitionRange(first, partitions.last)
+        result = ingest(settings, name, delivered, run)
+        # Refused rows do not stop a load: `nightshift quarantine` lists them.
+        counts = f"{result.n_rows:>9,} rows, {result.n_refused} refused"
+        typer.echo(f"      raw/{name:<18} {counts}")
 
 
-def _delivered_range(contract: DatasetContract, partitions: PartitionRange) -> PartitionRange:
-    from nightshift.contracts.datasets import Delivery
+def build_features(
+    settings: Settings,
+    partitions: PartitionRange,
+    run: RunContext,
+) -> None:
+    """Build and publish the feature views of a range.
 
-    if contract.delivery is not Delivery.ON_CHANGE:
-        return partitions
-    # The newest delivery of reference data may be older than the range that reads it.
-    history_start = Partition(contract.history_start)
-    return PartitionRange(min(history_start, partitions.first), partitions.last)
-
-
-def build_features(settings: Settings, partitions: PartitionRange, run: RunContext) -> None:
-    """Build and publish the feature views of a range."""
+    Raises:
+        NightshiftError: The error of a view that was not published; all others were.
+    """
     from nightshift.transformation.build import build
 
     result = build(settings, partitions, run)
-    typer.echo(f"      {result.n_rows:,} rows of features in {len(partitions)} partition(s)")
+    n_partitions = len(partitions)
+    typer.echo(f"      {result.n_rows:,} rows of features in {n_partitions} partition(s)")
     # A view that failed does not keep the remaining views from being published.
     result.require_all()

@@ -34,7 +34,8 @@ def contract() -> None:
 def diff(
     dataset: Dataset,
     partition: Annotated[
-        str, typer.Argument(help="Operating day of the drop, YYYY-MM-DD; its newest drop is read.")
+        str,
+        typer.Argument(help="Operating day of the drop, YYYY-MM-DD; its newest drop is read."),
     ],
 ) -> None:
     """Compare the newest drop of a day with its contract, and print the YAML that adopts it.
@@ -52,8 +53,9 @@ def diff(
     contract = load_contract(settings.datasets_dir, dataset)
     store = ObjectStore.open(settings)
     drop = _newest_drop(settings, store, contract, partition)
+    [data] = read_data(store, [drop])
     try:
-        difference = compare_schema(contract, drop, read_data(store, [drop])[0])
+        difference = compare_schema(contract, drop, data)
     except UnreadableFileError as error:
         typer.echo(f"{drop.data_key} cannot be compared: {error}.")
         typer.echo("Ask upstream to deliver it again.")
@@ -61,19 +63,26 @@ def diff(
     if difference.is_empty:
         typer.echo(f"{drop.data_key}: matches its contract")
         return
-    _print_difference(contract, drop, difference)
+    version = contract.version_for(drop.partition, drop.schema_version)
+    typer.echo(f"{drop.data_key}, schema version {version}:")
+    for line in describe(difference):
+        typer.echo(f"  {line}")
     _print_adoption(contract, drop, difference)
     raise typer.Exit(1)
 
 
 def _newest_drop(
-    settings: Settings, store: ObjectStore, contract: DatasetContract, partition: str
+    settings: Settings,
+    store: ObjectStore,
+    contract: DatasetContract,
+    partition: str,
 ) -> DropManifest:
     from nightshift.errors import SpecError
     from nightshift.ingestion.deliveries import read_deliveries
     from nightshift.warehouse.connection import connect
 
-    days = PartitionRange.single(Partition.parse(partition, contract.timezone))
+    day = Partition.parse(partition, contract.timezone)
+    days = PartitionRange.single(day)
     with connect(settings, "nightshift contract diff") as conn:
         drops = read_deliveries(conn, store, contract.name, days).drops
     if not drops:
@@ -86,20 +95,12 @@ def _newest_drop(
     return drops[-1]
 
 
-def _print_difference(
-    contract: DatasetContract, drop: DropManifest, difference: SchemaDiff
-) -> None:
-    version = contract.version_for(drop.partition, drop.schema_version)
-    typer.echo(f"{drop.data_key}, schema version {version}:")
-    for line in describe(difference):
-        typer.echo(f"  {line}")
-
-
 def _print_adoption(contract: DatasetContract, drop: DropManifest, difference: SchemaDiff) -> None:
     """Print the YAML that adopts the difference, or why it cannot be adopted."""
     from nightshift.ingestion.schema_diff import adoption_obstacles, adoption_yaml
 
     obstacles = [*adoption_obstacles(contract, difference), *delimiter_note(difference)]
+    # No YAML then: ingest would refuse the file with a part of the change too.
     if obstacles:
         typer.echo("\nThis cannot be adopted:")
         for line in obstacles:
@@ -114,6 +115,7 @@ def _print_adoption(contract: DatasetContract, drop: DropManifest, difference: S
     for line in adoption_yaml(contract, drop, difference):
         typer.echo(line)
     day = drop.partition.isoformat()
+    # Drops that were loaded under the old contract are read again from this day on.
     typer.echo("\nThen: nightshift migrate")
     typer.echo(f"      nightshift redo --dataset {contract.name} --from {day} --reread")
     typer.echo("A renaming or a type is guessed: confirm it with upstream. Nothing was written.")
@@ -139,15 +141,20 @@ def describe(difference: SchemaDiff) -> list[str]:
     for name, new_name in difference.renamed.items():
         lines.append(f"~ {name}  (missing; renamed to {new_name}?)")
     for name, new_type in difference.retyped.items():
-        lines.append(f"! {name}  (its values are {new_type} now{_samples(difference, name)})")
+        samples = _samples(difference, name)
+        lines.append(f"! {name}  (its values are {new_type} now{samples})")
     for name, added_type in difference.added.items():
         lines.append(f"+ {name}  (unknown, {added_type}; ignored until adopted)")
-    return [*lines, *(f"! {note}" for note in difference.notes)]
+    lines += [f"! {note}" for note in difference.notes]
+    return lines
 
 
 def _samples(difference: SchemaDiff, name: str) -> str:
-    samples = [_shortened(value) for value in difference.samples.get(name, ())]
-    return f", like {', '.join(samples)}" if samples else ""
+    values = difference.samples.get(name, ())
+    if not values:
+        return ""
+    samples = ", ".join(map(_shortened, values))
+    return f", like {samples}"
 
 
 def _shortened(value: str) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nightshift.cli.arguments import Dataset, Day
+from nightshift.cli.arguments import Dataset, Day, instant_or_now
 from nightshift.contracts.partitions import Partition
 from nightshift.settings import load_settings
 
@@ -44,10 +44,9 @@ def deliver(
 
     settings = load_settings()
     contract = load_contract(settings.datasets_dir, dataset)
-    known_at = dt.datetime.now(dt.UTC)
-    if delivered_at:
-        known_at = dt.datetime.fromisoformat(delivered_at).astimezone(dt.UTC)
-    delivery = FileDelivery(Partition.parse(partition, contract.timezone), file, known_at)
+    # The day is one of the contract's zone, whatever the operating zone is.
+    day = Partition.parse(partition, contract.timezone)
+    delivery = FileDelivery(day, file, instant_or_now(delivered_at))
     if dry_run:
         typer.echo(describe_check(contract, delivery))
     else:
@@ -129,6 +128,7 @@ def describe_check(contract: DatasetContract, delivery: FileDelivery) -> str:
     try:
         delivered = check_file(contract, drop, new.data)
     except LargeFileError:
+        # Ingest streams such a file into the warehouse and checks its rows there.
         return (
             f"{file}: columns and number of rows are right; it is too large to check its rows"
             " without a load. Nothing was written."

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nightshift.cli.arguments import Dataset, Reason, actor
+from nightshift.cli.arguments import Dataset, First, Last, Reason, actor
 from nightshift.cli.console import print_table
 from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.settings import load_settings
@@ -25,23 +25,17 @@ Key = Annotated[str, typer.Argument(help="landing/<dataset>/dt=<day>/<name>, as 
 
 
 @app.command("list")
-def list_drops(
-    dataset: Dataset,
-    first: Annotated[str, typer.Argument(help="First operating day, YYYY-MM-DD.")],
-    last: Annotated[
-        str, typer.Argument(help="Last operating day, included; the first by default.")
-    ] = "",
-) -> None:
+def list_drops(dataset: Dataset, first: First, last: Last = "") -> None:
     """List what was delivered for some days: when, how large, and what was decided about it."""
     from nightshift.ingestion.drop_decisions import read_decisions
 
-    partitions = PartitionRange.of(first, last or None)
+    partitions = PartitionRange.of(first, last)
     with _landing(dataset, partitions) as (conn, landing):
         decisions = read_decisions(conn, f"raw/{dataset}", partitions)
-    decided = {
-        decision.key: f"{decision.action.value} by {decision.actor}: {decision.reason}"
-        for decision in decisions
-    }
+    decided = {}
+    for decision in decisions:
+        action = f"{decision.action.value} by {decision.actor}"
+        decided[decision.key] = f"{action}: {decision.reason}"
     rows = _landing_rows(landing, decided)
     print_table(("delivered at", "received at", "bytes", "key", "state"), rows)
     typer.echo(f"{len(rows)} drop(s) and manifest(s)")
@@ -50,19 +44,24 @@ def list_drops(
 def _landing_rows(landing: Landing, decided: dict[str, str]) -> list[tuple[str, ...]]:
     """Return one row per drop, per manifest without its file, and per manifest that is wrong."""
     rows: list[tuple[str, ...]] = []
+
     for drop in landing.drops:
         state = decided.get(drop.data_key, "delivered")
         received_at = landing.received_at(drop).isoformat()
-        size = f"{landing.n_bytes(drop):,}"
-        rows.append((drop.delivered_at.isoformat(), received_at, size, drop.data_key, state))
+        n_bytes = f"{landing.n_bytes(drop):,}"
+        rows.append((drop.delivered_at.isoformat(), received_at, n_bytes, drop.data_key, state))
+
     for drop in landing.absent:
         state = decided.get(drop.data_key, "its file is absent")
         rows.append((drop.delivered_at.isoformat(), "-", "-", drop.data_key, state))
+
+    # A manifest that cannot be read has no time of delivery, only its object's own time.
     for wrong in landing.wrong:
         manifest = wrong.object
         state = decided.get(manifest.key, wrong.error.code)
         received_at = manifest.received_at.isoformat()
         rows.append(("-", received_at, f"{manifest.n_bytes:,}", manifest.key, state))
+
     return rows
 
 
@@ -72,9 +71,11 @@ def withdraw(key: Key, reason: Reason) -> None:
     from nightshift.ingestion import drop_decisions
 
     key, dataset, partition = _parse_key(key)
-    with _landing(dataset, PartitionRange.single(partition)) as (conn, landing):
+    days = PartitionRange.single(partition)
+    with _landing(dataset, days) as (conn, landing):
         withdrawn = drop_decisions.withdraw(conn, landing, key, actor(), reason)
-        remaining = [drop for drop in landing.drops if drop.data_key != withdrawn.data_key]
+    # The key may name the manifest: a drop is compared by its data file.
+    remaining = {drop.data_key for drop in landing.drops} - {withdrawn.data_key}
     typer.echo(f"{withdrawn.data_key} is withdrawn; the file is not deleted.")
     if not remaining:
         typer.echo(
@@ -89,8 +90,15 @@ def set_aside(key: Key, reason: Reason) -> None:
     from nightshift.ingestion import drop_decisions
 
     key, dataset, partition = _parse_key(key)
-    with _landing(dataset, PartitionRange.single(partition)) as (conn, landing):
-        drop_decisions.set_aside(conn, dataset, landing, key, (actor(), reason))
+    days = PartitionRange.single(partition)
+    with _landing(dataset, days) as (conn, landing):
+        drop_decisions.set_aside(
+            conn,
+            dataset,
+            landing,
+            key,
+            (actor(), reason),
+        )
     typer.echo(f"{key} is set aside; the object is not deleted.")
     typer.echo(
         f"Then: nightshift airflow dags clear ingest --partition-key {partition}"
@@ -107,7 +115,8 @@ def _landing(dataset: str, partitions: PartitionRange) -> Iterator[tuple[Connect
 
     settings = load_settings()
     with connect(settings, "nightshift drop") as conn:
-        yield conn, read_landing(ObjectStore.open(settings), dataset, partitions)
+        store = ObjectStore.open(settings)
+        yield conn, read_landing(store, dataset, partitions)
 
 
 def _parse_key(key: str) -> tuple[str, str, Partition]:

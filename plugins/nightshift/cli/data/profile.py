@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from operator import attrgetter
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -28,15 +28,24 @@ SUMMARY_HEADERS = (
 
 def profile(
     dataset: Annotated[
-        str, typer.Argument(help="raw/<dataset>, features/<view> or predictions/<model>.")
+        str,
+        typer.Argument(help="raw/<dataset>, features/<view> or predictions/<model>."),
     ],
-    first: Annotated[str, typer.Option("--from", help="First day, YYYY-MM-DD.")],
-    last: Annotated[str, typer.Option("--to", help="Last day; the first by default.")] = "",
+    first: Annotated[
+        str,
+        typer.Option("--from", help="First day, YYYY-MM-DD."),
+    ],
+    last: Annotated[
+        str,
+        typer.Option("--to", help="Last day; the first by default."),
+    ] = "",
     against_first: Annotated[
-        str, typer.Option("--against-from", help="First day to compare with.")
+        str,
+        typer.Option("--against-from", help="First day to compare with."),
     ] = "",
     against_last: Annotated[
-        str, typer.Option("--against-to", help="Last day to compare with.")
+        str,
+        typer.Option("--against-to", help="Last day to compare with."),
     ] = "",
     check: Annotated[
         bool,
@@ -53,7 +62,7 @@ def profile(
     from nightshift.warehouse.connection import connect
 
     settings = load_settings()
-    days = PartitionRange.of(first, last or first)
+    days = PartitionRange.of(first, last)
     with connect(settings, "nightshift profile") as conn:
         sketches = _read_profiles(settings, conn, dataset, days)
         if check:
@@ -62,20 +71,21 @@ def profile(
             rows = [_summary(name, sketch) for name, sketch in sketches.items()]
             print_table(SUMMARY_HEADERS, rows)
             return
-        other_days = PartitionRange.of(against_first, against_last or against_first)
+        other_days = PartitionRange.of(against_first, against_last)
         references = _read_profiles(settings, conn, dataset, other_days)
-    print_table(
-        ("column", "PSI", "Jensen-Shannon", "Wasserstein, in std"),
-        [
-            _distances(name, references[name], sketch)
-            for name, sketch in sketches.items()
-            if name in references
-        ],
-    )
+    rows = []
+    for name, sketch in sketches.items():
+        # A column that the earlier days did not have has nothing to be compared with.
+        if name in references:
+            rows.append(_distances(name, references[name], sketch))
+    print_table(("column", "PSI", "Jensen-Shannon", "Wasserstein, in std"), rows)
 
 
 def _read_profiles(
-    settings: Settings, conn: Connection, dataset: str, days: PartitionRange
+    settings: Settings,
+    conn: Connection,
+    dataset: str,
+    days: PartitionRange,
 ) -> dict[str, Sketch]:
     """Return the sketch of each column over the published days; missing profiles are computed."""
     from nightshift.quality.profiles import LoadTable, profile_load, read_profiles
@@ -85,13 +95,19 @@ def _read_profiles(
     published = sorted(published_loads(conn, dataset, days))
     # Without a published day, the first one raises the error that names it.
     for day in published or [days.first.day]:
-        profile_load(settings, conn, LoadTable.published(conn, dataset, day), run)
-    typer.echo(f"{dataset}, {len(published)} published day(s) from {days.first} to {days.last}")
+        load = LoadTable.published(conn, dataset, day)
+        profile_load(settings, conn, load, run)
+    n_days = len(published)
+    typer.echo(f"{dataset}, {n_days} published day(s) from {days.first} to {days.last}")
+    # Sketches merge: the profile of a range is that of its days, without reading rows again.
     return read_profiles(conn, dataset, days)
 
 
 def _print_checks(
-    settings: Settings, dataset: str, sketches: dict[str, Sketch], n_days: int
+    settings: Settings,
+    dataset: str,
+    sketches: dict[str, Sketch],
+    n_days: int,
 ) -> int:
     """Print the verdict of each expectation; return 1 when one is broken, else 0."""
     from nightshift.quality.suites.profile_checks import Verdict, check_profile
@@ -99,36 +115,48 @@ def _print_checks(
 
     suite = read_suite(settings.expectations_dir, dataset)
     checks = check_profile(sketches, suite.expectations, n_days)
-    rows = [(check.type, check.column, check.verdict, check.observed) for check in checks]
+    rows = map(attrgetter("type", "column", "verdict", "observed"), checks)
     print_table(("expectation", "column", "verdict", "outside"), rows)
-    n_settled = sum(check.verdict is not Verdict.UNKNOWN for check in checks)
+    verdicts = [check.verdict for check in checks]
+    # A sketch bounds its counts; with the limit between the bounds only the rows can tell.
+    n_settled = len(verdicts) - verdicts.count(Verdict.UNKNOWN)
     typer.echo(
-        f"{n_settled} of {len(checks)} expectations are settled by the profile;"
+        f"{n_settled} of {len(verdicts)} expectations are settled by the profile;"
         " the gate has settled all of them on each day"
     )
-    return int(any(check.verdict is Verdict.BROKEN for check in checks))
+    return int(Verdict.BROKEN in verdicts)
 
 
 def _summary(name: str, sketch: Sketch) -> tuple[str, ...]:
     """Return the line of one column; a text column shows its most frequent values."""
-    from nightshift.quality.sketches.sketch import TextSketch
+    from nightshift.quality.sketches.text_sketch import TextSketch
 
-    missing = f"{sketch.n_missing / sketch.n_rows:.2%}" if sketch.n_rows else ""
-    head = (name, f"{sketch.n_rows:,}", missing, f"{sketch.n_distinct:,}")
+    missing = ""
+    if sketch.n_rows:
+        missing = f"{sketch.n_missing / sketch.n_rows:.2%}"
+    cells = [
+        name,
+        f"{sketch.n_rows:,}",
+        missing,
+        f"{sketch.n_distinct:,}",
+    ]
     if isinstance(sketch, TextSketch):
         levels = sketch.levels.most_common(MAX_LEVELS)
-        shares = ", ".join(f"{level} {n / sketch.n_known:.0%}" for level, n in levels)
-        return _padded((*head, shares))
-    if sketch.minimum is None:
-        return _padded(head)
-    quantiles = [sketch.quantile(share) for share in QUANTILES]
-    statistics = [sketch.minimum, *quantiles, sketch.maximum, sketch.mean, sketch.std]
-    return (*head, *map(_number, statistics))
-
-
-def _padded(cells: Iterable[str]) -> tuple[str, ...]:
-    cells = tuple(cells)
-    return cells + ("",) * (len(SUMMARY_HEADERS) - len(cells))
+        shares = [f"{level} {n / sketch.n_known:.0%}" for level, n in levels]
+        cells.append(", ".join(shares))
+    elif sketch.minimum is not None:
+        quantiles = map(sketch.quantile, QUANTILES)
+        statistics = [
+            sketch.minimum,
+            *quantiles,
+            sketch.maximum,
+            sketch.mean,
+            sketch.std,
+        ]
+        cells += map(_number, statistics)
+    # A table of rich has the same number of cells in each row.
+    cells += [""] * (len(SUMMARY_HEADERS) - len(cells))
+    return tuple(cells)
 
 
 def _number(value: float | None) -> str:
@@ -138,7 +166,7 @@ def _number(value: float | None) -> str:
 def _distances(name: str, reference: Sketch, current: Sketch) -> tuple[str, ...]:
     """Return the line of one column; a distance that is not defined shows its reason."""
     from nightshift.quality.drift_statistics import jensen_shannon, stability_index, wasserstein
-    from nightshift.quality.sketches.sketch import NumberSketch
+    from nightshift.quality.sketches.number_sketch import NumberSketch
 
     try:
         index = f"{stability_index(reference, current):.4f}"

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from collections import Counter
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nightshift.cli.arguments import command_run
+from nightshift.cli.arguments import command_run, optional_partition
 from nightshift.cli.console import print_table
-from nightshift.contracts.partitions import Partition
 from nightshift.settings import load_settings
 
 if TYPE_CHECKING:
+    import datetime as dt
+
     from nightshift.reprocess.execution import ReprocessResult
     from nightshift.reprocess.plan import ReprocessPlan
 
@@ -22,27 +23,34 @@ MAX_ROWS = 40
 """Rows of one table that a terminal shows."""
 HASH_CHARACTERS = 12
 
+Row = tuple[object, ...]
+
 
 def redo(
     dataset: Annotated[
-        str, typer.Option(help="Only late drops of this dataset; all by default.")
+        str,
+        typer.Option(help="Only late drops of this dataset; all by default."),
     ] = "",
     first: Annotated[
-        str, typer.Option("--from", help="Only late drops of this operating day and later.")
+        str,
+        typer.Option("--from", help="Only late drops of this operating day and later."),
     ] = "",
     last: Annotated[
-        str, typer.Option("--to", help="Only late drops up to this operating day.")
+        str,
+        typer.Option("--to", help="Only late drops up to this operating day."),
     ] = "",
     reread: Annotated[
         bool,
         typer.Option(
-            "--reread", help="Reload drops that were loaded under another contract than today's."
+            "--reread",
+            help="Reload drops that were loaded under another contract than today's.",
         ),
     ] = False,
     plan: Annotated[
         bool,
         typer.Option(
-            "--plan", help="Only show holes, late arrivals and what they touch; write nothing."
+            "--plan",
+            help="Only show holes, late arrivals and what they touch; write nothing.",
         ),
     ] = False,
 ) -> None:
@@ -68,69 +76,88 @@ def redo(
     if plan or planned.is_empty:
         return
     typer.echo("")
-    result = reprocess(settings, scope, command_run(f"redo/{dataset or 'all'}"), typer.echo)
+    run = command_run(f"redo/{dataset or 'all'}")
+    # The plan is made again: more may have arrived while a person read this one.
+    result = reprocess(settings, scope, run, typer.echo)
     print_result(result)
     if result.left:
         raise typer.Exit(1)
 
 
 def _day(key: str) -> dt.date | None:
-    return Partition.parse(key).day if key else None
+    partition = optional_partition(key)
+    return partition.day if partition else None
 
 
 def print_plan(plan: ReprocessPlan) -> None:
     """Print holes, late arrivals, and the partitions to reprocess in order, with the reason."""
-    typer.echo(f"holes: {len(plan.missing_drops)} drop(s) that upstream has not delivered")
-    _print_rows(
-        ("dataset", "day", "there is", "nights that wait"),
-        [(drop.dataset, drop.day, drop.status, drop.n_waiting) for drop in plan.missing_drops],
-    )
-    typer.echo(f"late arrivals: {len(plan.late)} drop(s) that landed and are not loaded")
-    _print_rows(
-        ("dataset", "day", "known at", "file"),
-        [
-            (
-                drop.dataset,
-                drop.partition,
-                f"{drop.delivered_at:%Y-%m-%d %H:%M} UTC",
-                drop.data_key,
-            )
-            for drop in plan.late
-        ],
-    )
-    stages = (
-        ("transform", plan.features),
-        ("score", plan.predictions),
-        ("monitor", plan.verdicts),
-    )
-    rows: list[tuple[object, ...]] = []
-    for stage, partitions in stages:
-        rows += [(stage, stale.dataset, stale.day, stale.reason) for stale in partitions]
-    typer.echo(f"to reprocess: {len(rows)} partition(s), in this order")
-    _print_rows(("stage", "dataset", "day", "because"), rows)
+    n_missing = len(plan.missing_drops)
+    typer.echo(f"holes: {n_missing} drop(s) that upstream has not delivered")
+    headers = ("dataset", "day", "there is", "nights that wait")
+    holes = map(attrgetter("dataset", "day", "status", "n_waiting"), plan.missing_drops)
+    _print_rows(headers, list(holes))
+
+    n_late = len(plan.late)
+    typer.echo(f"late arrivals: {n_late} drop(s) that landed and are not loaded")
+    _print_rows(("dataset", "day", "known at", "file"), _late_rows(plan))
+
+    steps = _step_rows(plan)
+    typer.echo(f"to reprocess: {len(steps)} partition(s), in this order")
+    _print_rows(("stage", "dataset", "day", "because"), steps)
     for note in plan.notes:
         typer.echo(f"not reprocessed: {note}")
+
+
+def _late_rows(plan: ReprocessPlan) -> list[Row]:
+    rows: list[Row] = []
+    for drop in plan.late:
+        known_at = f"{drop.delivered_at:%Y-%m-%d %H:%M} UTC"
+        rows.append((drop.dataset, drop.partition, known_at, drop.data_key))
+    return rows
+
+
+def _step_rows(plan: ReprocessPlan) -> list[Row]:
+    """Return the stale partitions in the order of the work."""
+    # A stage reads what the one before it wrote.
+    stages = {
+        "transform": plan.features,
+        "score": plan.predictions,
+        "monitor": plan.verdicts,
+    }
+    rows: list[Row] = []
+    for stage, partitions in stages.items():
+        for stale in partitions:
+            row = (stage, stale.dataset, stale.day, stale.reason)
+            rows.append(row)
+    return rows
 
 
 def print_result(result: ReprocessResult) -> None:
     """Print what changed for readers, with the hashes before and after, and what remains."""
     n_changed = len(result.changes)
     typer.echo(f"\n{result.n_done} partition(s) reprocessed, {n_changed} changed for readers")
-    rows = []
+    rows: list[Row] = []
     for change in result.changes:
+        # A partition that was not published before has no hash.
         before = (change.before or "-")[:HASH_CHARACTERS]
         after = change.after[:HASH_CHARACTERS]
         rows.append((change.dataset, change.day, before, after))
     _print_rows(("dataset", "day", "before", "after"), rows)
     if n_changed > MAX_ROWS:
-        n_by_dataset = Counter(change.dataset for change in result.changes)
-        typer.echo(", ".join(f"{dataset}: {n}" for dataset, n in n_by_dataset.items()))
+        _print_totals(result)
     typer.echo("remaining:" if result.left else "remaining: none")
     for line in result.left:
         typer.echo(f"  {line}")
 
 
-def _print_rows(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+def _print_totals(result: ReprocessResult) -> None:
+    """Print the number of changed partitions of each dataset, for a table that was cut."""
+    totals = Counter(change.dataset for change in result.changes)
+    counts = [f"{dataset}: {n}" for dataset, n in totals.items()]
+    typer.echo(", ".join(counts))
+
+
+def _print_rows(headers: Sequence[str], rows: Sequence[Row]) -> None:
     """Print the first rows of a table and the number of the rows that are left out."""
     if rows:
         print_table(headers, rows[:MAX_ROWS])

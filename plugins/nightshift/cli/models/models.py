@@ -22,7 +22,10 @@ HEADERS = ("from partition", "version", "decision", "decided at", "by", "why")
 
 
 def models(
-    model: Annotated[str, typer.Argument(help="Name of a spec; all specs when left out.")] = "",
+    model: Annotated[
+        str,
+        typer.Argument(help="Name of a spec; all specs when left out."),
+    ] = "",
 ) -> None:
     """Show which version was champion from which partition on, who decided, when and why."""
     from nightshift.contracts.model_spec import load_spec, read_specs
@@ -39,21 +42,24 @@ def models(
     with connect(settings, "nightshift models") as conn:
         for name in names:
             typer.echo(name)
-            print_table(HEADERS, [_row(entry) for entry in history(conn, name)])
+            print_table(HEADERS, map(_row, history(conn, name)))
 
 
 def _row(entry: Succession) -> tuple[str, ...]:
-    is_refused = entry.verdict == "refused"
     decision = DECISIONS[entry.verdict]
     if entry.champion_version:
         decision += f" v{entry.champion_version}"
-    if not entry.stands and not is_refused:
-        decision += ", revoked later"
+    # A refused challenger never served: it has no first partition, and nothing to revoke.
+    since = "-"
+    if entry.verdict != "refused":
+        since = entry.effective_partition.isoformat()
+        if not entry.stands:
+            decision += ", revoked later"
     return (
-        "-" if is_refused else entry.effective_partition.isoformat(),
+        since,
         f"v{entry.version}",
         decision,
         f"{entry.at:%Y-%m-%d %H:%M} UTC",
         entry.actor,
-        entry.reasons[0] if entry.reasons else "",
+        next(iter(entry.reasons), ""),
     )

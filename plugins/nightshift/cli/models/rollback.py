@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nightshift.cli.arguments import command_run
-from nightshift.contracts.partitions import Partition
+from nightshift.cli.arguments import command_run, optional_partition
 from nightshift.settings import load_settings
 
 if TYPE_CHECKING:
@@ -16,15 +15,24 @@ if TYPE_CHECKING:
 
 
 def rollback(
-    model: Annotated[str, typer.Argument(help="Name of the spec.")],
-    to: Annotated[int, typer.Option("--to", help="The former champion's version.")],
+    model: Annotated[
+        str,
+        typer.Argument(help="Name of the spec."),
+    ],
+    to: Annotated[
+        int,
+        typer.Option("--to", help="The former champion's version."),
+    ],
     since: Annotated[
         str,
         typer.Option(
             help="First partition to repair; by default the first that its successors scored."
         ),
     ] = "",
-    reason: Annotated[str, typer.Option(help="Why; kept in the record.")] = "",
+    reason: Annotated[
+        str,
+        typer.Option(help="Why; kept in the record."),
+    ] = "",
     plan: Annotated[
         bool,
         typer.Option("--plan", help="Only try the version and show what would be republished."),
@@ -41,18 +49,21 @@ def rollback(
     settings = load_settings()
     spec = load_spec(settings.models_dir, model)
     run = command_run(f"rollback/{model}/v{to}")
-    first = Partition.parse(since) if since else None
+    first = optional_partition(since)
+    # A version that does not load or score fails here, before the champion changes.
     repair = plan_rollback(settings, spec, to, first, run)
     _print_plan(repair)
     if plan:
         return
 
-    repaired = roll_back(settings, spec, repair, reason or "no reason given", run, typer.echo)
+    reason = reason or "no reason given"
+    repaired = roll_back(settings, spec, repair, reason, run, typer.echo)
     # A partition whose published content is equal is not written again.
     n_changed = sum(load.is_new for load in repaired.published)
     n_equal = len(repaired.published) - n_changed
     seconds = time.monotonic() - started
-    typer.echo(f"Version {to} is champion from {repair.since} on (record {repaired.promotion_id}).")
+    record = repaired.promotion_id
+    typer.echo(f"Version {to} is champion from {repair.since} on (record {record}).")
     typer.echo(
         f"{n_changed} partition(s) changed, {n_equal} already held its predictions;"
         f" {seconds:.1f} s."
@@ -66,5 +77,7 @@ def _print_plan(plan: RollbackPlan) -> None:
     )
     typer.echo(f"{plan.n_partitions} published partition(s) to repair:")
     for partition_run in plan.partition_runs:
-        source = "from stored loads" if partition_run.reusable_loads else "to be scored again"
+        source = "to be scored again"
+        if partition_run.reusable_loads:
+            source = "from stored loads"
         typer.echo(f"  {partition_run.partitions}: {source}")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import datetime as dt
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 from zoneinfo import ZoneInfo
 
@@ -82,13 +82,15 @@ def check_freshness(
         raise typer.Exit(CHECK_FAILED) from None
 
     _print_freshness(freshness)
-    problems = [problem for problem in (_late_error(freshness), wrong_files) if problem]
+    problems = [error for error in (_late_error(freshness), wrong_files) if error]
+    if not problems:
+        return
     for problem in problems:
         sys.stderr.write(f"{problem}\n")
-    if problems:
-        if notify:
-            _notify(settings, _document(freshness, wrong_files))
-        raise typer.Exit(LATE if freshness.late else WRONG_FILE)
+    if notify:
+        _notify(settings, _document(freshness, wrong_files))
+    # A late model outranks a wrong file: cron's owner acts on the exit code alone.
+    raise typer.Exit(LATE if freshness.late else WRONG_FILE)
 
 
 def _parse_instant(text: str) -> dt.datetime:
@@ -119,7 +121,7 @@ def _check(settings: Settings, at: dt.datetime) -> tuple[Freshness, WrongFileErr
     Returns:
         The result, and which files are wrong.
     """
-    from nightshift.contracts.datasets import Delivery, read_contracts
+    from nightshift.contracts.datasets import daily_contracts, read_contracts
     from nightshift.contracts.model_spec import read_specs
     from nightshift.monitoring.freshness import check
 
@@ -137,11 +139,12 @@ def _check(settings: Settings, at: dt.datetime) -> tuple[Freshness, WrongFileErr
     problems = [*specs.problems.values(), *contracts.problems.values()]
     if not checkable:
         raise combined_error(problems)
-    daily = [
-        contract for contract in contracts.documents.values() if contract.delivery is Delivery.DAILY
-    ]
+
+    datasets = contracts.documents.values()
+    daily = daily_contracts(datasets)
+    freshness = check(settings, checkable, daily, at)
     unchecked = [name for name in specs.broken if name not in last_good]
-    return check(settings, checkable, daily, at), _wrong_file_error(problems, unchecked)
+    return freshness, _wrong_file_error(problems, unchecked)
 
 
 def _last_good_specs(settings: Settings, models: Sequence[str]) -> dict[str, ModelSpec]:
@@ -177,8 +180,9 @@ def _wrong_file_error(
 def _late_error(freshness: Freshness) -> LateError | None:
     if not freshness.late:
         return None
+    models = ", ".join(map(_describe_late, freshness.late))
     return LateError(
-        f"Late: {', '.join(_describe_late(model) for model in freshness.late)}.",
+        f"Late: {models}.",
         expected="predictions published before their deadline",
         todo="docs/runbooks/README.md, 'The night did not publish';"
         " `nightshift rescue <model> --night <day>` publishes what is possible.",
@@ -186,15 +190,23 @@ def _late_error(freshness: Freshness) -> LateError | None:
 
 
 def _describe_late(model: Punctuality) -> str:
+    name = model.model
+    partition = model.partition
     if model.missing_before:
         days = ", ".join(map(str, model.missing_before))
-        return f"{model.model} of {days}, and the last due partition is {model.partition}"
-    return f"{model.model} of {model.partition} (due {model.deadline:%H:%M} UTC)"
+        return f"{name} of {days}, and the last due partition is {partition}"
+    # It was published in time: the repair is another than that of a night that did not run.
+    if model.has_lost_rows:
+        n_rows = sum(model.n_rows.values())
+        n_published = model.n_published
+        return f"{name} of {partition} ({n_rows} of {n_published} rows are there)"
+    return f"{name} of {partition} (due {model.deadline:%H:%M} UTC)"
 
 
 def _describe(error: Exception) -> str:
     if isinstance(error, NightshiftError):
         return str(error)
+    # A library's own message may be empty or a bare number: its type tells more.
     return f"{type(error).__name__}: {error}"
 
 
@@ -225,15 +237,20 @@ def _print_freshness(freshness: Freshness) -> None:
         ("model", "partition", "deadline", "published", "rows", "status"),
         map(_model_row, freshness.models),
     )
-    print_table(("input", "newest partition", "days behind"), _input_rows(freshness.inputs))
+    print_table(
+        ("input", "newest partition", "days behind"),
+        map(_input_row, freshness.inputs),
+    )
 
 
 def _model_row(model: Punctuality) -> tuple[object, ...]:
-    deadline = model.deadline.astimezone(ZoneInfo(operating_timezone()))
+    # A deadline is a promise in operating time; people compare it with their own clock.
+    zone = ZoneInfo(operating_timezone())
+    deadline = model.deadline.astimezone(zone)
     published = f"no; newest is {model.newest or 'none'}"
     if model.published_at:
         published = f"{model.published_at:{INSTANT}} UTC"
-    rows = ", ".join(f"{n} {source}" for source, n in model.n_rows.items())
+    counts = [f"{n} {source}" for source, n in model.n_rows.items()]
     status = model.status
     if model.missing_before:
         status += f", {len(model.missing_before)} before it missing"
@@ -242,14 +259,14 @@ def _model_row(model: Punctuality) -> tuple[object, ...]:
         model.partition,
         f"{deadline:{INSTANT} %Z}",
         published,
-        rows or "-",
+        ", ".join(counts) or "-",
         status,
     )
 
 
-def _input_rows(inputs: Iterable[InputAge]) -> list[tuple[object, ...]]:
-    rows: list[tuple[object, ...]] = []
-    for age in inputs:
-        days_behind = "-" if age.days_behind is None else max(age.days_behind, 0)
-        rows.append((age.dataset, age.newest or "none", days_behind))
-    return rows
+def _input_row(age: InputAge) -> tuple[object, ...]:
+    days_behind: object = "-"
+    if age.days_behind is not None:
+        # A day that was published before it was due is no credit.
+        days_behind = max(age.days_behind, 0)
+    return (age.dataset, age.newest or "none", days_behind)

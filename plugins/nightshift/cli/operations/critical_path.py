@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -55,13 +55,16 @@ class Step:
 
 def critical_path(
     partition: Annotated[
-        str, typer.Argument(help="Partition, YYYY-MM-DD, that went through Airflow.")
+        str,
+        typer.Argument(help="Partition, YYYY-MM-DD, that went through Airflow."),
     ],
 ) -> None:
     """Print the tasks that a partition's predictions waited for, and where the time went."""
     from nightshift_local.airflow_api import AirflowApi
 
-    print_path(find_path(AirflowApi.local(default_home()), partition))
+    api = AirflowApi.local(default_home())
+    steps = find_path(api, partition)
+    print_path(steps)
 
 
 def print_path(steps: Sequence[Step]) -> None:
@@ -71,11 +74,12 @@ def print_path(steps: Sequence[Step]) -> None:
         seconds = [f"{getattr(step, phase):.1f}" for phase in PHASES]
         rows.append((step.task, *seconds))
     print_table(("task", *PHASES), rows)
+    # A path without any time has no shares; a division by zero would hide its table.
     total = sum(step.seconds for step in steps) or 1.0
     shares = []
     for phase in PHASES:
-        share = sum(getattr(step, phase) for step in steps) / total
-        shares.append(f"{phase} {share:.0%}")
+        seconds_of_phase = sum(getattr(step, phase) for step in steps)
+        shares.append(f"{phase} {seconds_of_phase / total:.0%}")
     typer.echo(f"{total:.1f} s: {', '.join(shares)}")
 
 
@@ -97,12 +101,16 @@ def find_path(api: AirflowApi, partition_key: str) -> list[Step]:
             f"No run of {partition_key} has published predictions.",
             todo="Name a partition that went through Airflow.",
         )
-    path = [max(scoring, key=lambda task: task.ended_at)]
-    while (previous := _previous(path[0], tasks)) is not None:
-        path.insert(0, previous)
+    # Backwards from the end: only then is it known which of two parallel tasks was waited for.
+    path: list[_Task] = []
+    latest: _Task | None = max(scoring, key=lambda task: task.ended_at)
+    while latest is not None:
+        path.insert(0, latest)
+        latest = _previous(latest, tasks)
 
-    started_at = path[0].run.started_at
-    previous_end = _instant(started_at) if started_at else path[0].started_at
+    first = path[0]
+    started_at = first.run.started_at
+    previous_end = _instant(started_at) if started_at else first.started_at
     steps = []
     for task in path:
         steps.append(_step(api, task, previous_end))
@@ -138,40 +146,44 @@ class _Task:
 
 def _successful_tasks(api: AirflowApi, partition_key: str) -> list[_Task]:
     """Return the tasks that succeeded in the newest run of each DAG of the path."""
+    runs: dict[str, DagRun] = {}
+    for run in api.runs(partition_key):
+        # The API lists the oldest run first, so that a later one replaces it here.
+        if run.dag_id.startswith(STAGES):
+            runs[run.dag_id] = run
     tasks = []
-    for run in _newest_runs(api.runs(partition_key)):
-        tasks += [_Task(run, fields) for fields in api.tasks(run) if fields["end_date"]]
-    return [task for task in tasks if task.fields["state"] == "success"]
-
-
-def _newest_runs(runs: Iterable[DagRun]) -> Iterable[DagRun]:
-    # The API lists the oldest run first, so that a later one replaces it here.
-    return {run.dag_id: run for run in runs if run.dag_id.startswith(STAGES)}.values()
+    for run in runs.values():
+        ended = [fields for fields in api.tasks(run) if fields["end_date"]]
+        tasks += [_Task(run, fields) for fields in ended if fields["state"] == "success"]
+    return tasks
 
 
 def _previous(task: _Task, tasks: Sequence[_Task]) -> _Task | None:
     """Return the task that ended last before this one began; None for the first of the path."""
-    earlier = [
-        candidate
-        for candidate in tasks
-        if candidate.ended_at <= task.started_at and candidate is not task
-    ]
-    same_run = [candidate for candidate in earlier if candidate.run == task.run]
-    upstream = [candidate for candidate in earlier if candidate.stage == task.stage - 1]
-    return max(same_run or upstream, key=lambda candidate: candidate.ended_at, default=None)
+    # A task without a duration ends at its own start.
+    ended = [other for other in tasks if other.ended_at <= task.started_at]
+    earlier = [other for other in ended if other is not task]
+    same_run = [other for other in earlier if other.run == task.run]
+    upstream = [other for other in earlier if other.stage == task.stage - 1]
+    candidates = same_run or upstream
+    return max(candidates, key=lambda other: other.ended_at, default=None)
 
 
 def _step(api: AirflowApi, task: _Task, previous_end: dt.datetime) -> Step:
     fields = task.fields
+    name = f"{task.run.dag_id}.{fields['task_id']}"
+    if fields["map_index"] >= 0:
+        name += f"[{fields['map_index']}]"
     # A task can be queued before the previous one ends; its wait begins with that end.
-    queued_at = max(_instant(fields["queued_when"] or fields["start_date"]), previous_end)
-    body_at = _body_began_at(api, task) or task.started_at
-    index = f"[{fields['map_index']}]" if fields["map_index"] >= 0 else ""
+    queued_at = _instant(fields["queued_when"] or fields["start_date"])
+    queued_at = max(queued_at, previous_end)
+    started_at = task.started_at
+    body_at = _body_began_at(api, task) or started_at
     return Step(
-        task=f"{task.run.dag_id}.{fields['task_id']}{index}",
+        name,
         waiting=_seconds(previous_end, queued_at),
-        starting=max(_seconds(queued_at, task.started_at), 0.0),
-        importing=max(_seconds(task.started_at, body_at), 0.0),
+        starting=max(_seconds(queued_at, started_at), 0.0),
+        importing=max(_seconds(started_at, body_at), 0.0),
         working=_seconds(max(body_at, queued_at), task.ended_at),
     )
 

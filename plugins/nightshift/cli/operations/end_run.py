@@ -13,15 +13,22 @@ ENDED = frozenset({"success", "failed"})
 
 
 def end_run(
-    dag: Annotated[str, typer.Argument(help="Name of the DAG.")],
-    day: Annotated[str, typer.Argument(help="Partition key of its run, also a mistyped one.")],
+    dag: Annotated[
+        str,
+        typer.Argument(help="Name of the DAG."),
+    ],
+    day: Annotated[
+        str,
+        typer.Argument(help="Partition key of its run, also a mistyped one."),
+    ],
 ) -> None:
     """Mark the queued and running runs of a DAG for a day as failed; no data is changed."""
     from nightshift_local.airflow_api import AirflowApi
 
     # The key is not parsed as a day: a mistyped key is what some of these runs have.
     api = AirflowApi.local(default_home())
-    active = [run for run in api.runs(day) if run.dag_id == dag and run.state not in ENDED]
+    runs = [run for run in api.runs(day) if run.dag_id == dag]
+    active = [run for run in runs if run.state not in ENDED]
     if not active:
         raise PartitionKeyError(
             f"{dag} has no active run of {day}.",

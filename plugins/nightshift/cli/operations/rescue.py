@@ -37,6 +37,7 @@ def rescue(
     if partition_key:
         partition = Partition.parse(partition_key)
     run = command_run(f"rescue__{model}/{partition}")
+    # Whoever calls this first publishes; the other one finds the partition published.
     result = publish_fallback(settings, spec, partition, run)
     line = f"predictions/{model} of {partition}: {result.outcome}"
     if result.load_id:

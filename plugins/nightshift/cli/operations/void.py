@@ -30,7 +30,8 @@ def void(
     run = command_run(f"void/{dataset}/{day}")
     with connect(settings, run.application_name) as conn:
         loads = void_loads(conn, dataset, day.day, reason, run)
+    voided = ", ".join(map(str, loads))
     typer.echo(
-        f"{dataset} of {day}: load(s) {', '.join(map(str, loads))} are void."
+        f"{dataset} of {day}: load(s) {voided} are void."
         " Nothing changes for readers until you rerun the stage."
     )

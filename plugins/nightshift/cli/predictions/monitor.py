@@ -9,15 +9,24 @@ from nightshift.contracts.partitions import PartitionRange
 from nightshift.settings import load_settings
 
 
-def monitor(model: Model, first: First, last: Last = "") -> None:
-    """Measure drift and matured performance of a range of partitions, and publish the verdicts."""
+def monitor(
+    model: Model,
+    first: First,
+    last: Last = "",
+) -> None:
+    """Measure drift and matured performance of a range of partitions, and publish the verdicts.
+
+    Safe to repeat: equal inputs give equal verdicts and request no second retraining.
+    """
     from nightshift.contracts.model_spec import load_spec
     from nightshift.monitoring.monitor import monitor
 
     settings = load_settings()
-    partitions = PartitionRange.of(first, last or None)
+    partitions = PartitionRange.of(first, last)
     spec = load_spec(settings.models_dir, model)
-    verdict = monitor(settings, spec, partitions, command_run(f"monitor__{model}/{partitions}"))
+    run = command_run(f"monitor__{model}/{partitions}")
+    # In order: a verdict depends on those of the days before it.
+    verdict = monitor(settings, spec, partitions, run)
     typer.echo(
         f"{model} on {partitions.last}: drift {verdict.drift_status},"
         f" score drift {verdict.score_drift_status},"

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from nightshift.cli.arguments import Into, Model
+from nightshift.cli.arguments import Into, Model, optional_partition
+from nightshift.contracts.partitions import Partition
 from nightshift.errors import NightshiftError
 from nightshift.settings import Settings, load_settings
 
@@ -33,36 +34,44 @@ where model = %s and partition_date > %s order by partition_date
 def report(
     model: Model,
     partition: Annotated[
-        str, typer.Option("--night", help="Partition, YYYY-MM-DD; the latest by default.")
+        str,
+        typer.Option("--night", help="Partition, YYYY-MM-DD; the latest by default."),
     ] = "",
     into: Into = Path(),
 ) -> None:
     """Download the drift report of a partition and print its path; open it in a browser."""
     from nightshift.contracts.model_spec import load_spec
-    from nightshift.contracts.partitions import Partition
     from nightshift.lake.content_keys import digest_in
     from nightshift.lake.object_store import ObjectStore
 
     settings = load_settings()
     spec = load_spec(settings.models_dir, model)
-    requested_day = Partition.parse(partition).key if partition else None
-    day, key = _find_report(settings, spec.name, requested_day)
-    path = into / f"{spec.name}-{day}{Path(key).suffix}"
+    requested = optional_partition(partition)
+    day, key = _find_report(settings, spec.name, requested)
+    store = ObjectStore.open(settings)
     # The key contains the digest: a changed report is refused.
-    path.write_bytes(ObjectStore.open(settings).get(key, digest_in(key)))
+    report = store.get(key, digest_in(key))
+    path = into / f"{spec.name}-{day}{Path(key).suffix}"
+    path.write_bytes(report)
     typer.echo(str(path.resolve()))
+    # Whoever asks for the newest one must see that it may not be of the last night.
     if not partition:
         typer.echo(_describe_age(settings, spec.name, day))
 
 
-def _find_report(settings: Settings, model: str, day: str | None) -> tuple[str, str]:
-    """Return day and object key of a report; without a day, of the newest.
+def _find_report(
+    settings: Settings,
+    model: str,
+    partition: Partition | None,
+) -> tuple[str, str]:
+    """Return day and object key of a partition's report; without a partition, of the newest.
 
     Raises:
         NoReportError: There is none.
     """
     from nightshift.warehouse.connection import connect
 
+    day = partition.day if partition else None
     with connect(settings, "nightshift report") as conn:
         row = conn.execute(_REPORT, {"model": model, "day": day}).fetchone()
     if row is None:

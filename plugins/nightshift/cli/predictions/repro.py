@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nightshift.cli.arguments import AsJson, Key, Model, PredictedOn
+from nightshift.cli.arguments import AsJson, Key, Model, PredictedOn, optional_partition
 from nightshift.cli.console import print_table
-from nightshift.contracts.partitions import Partition
 from nightshift.settings import load_settings
 
 if TYPE_CHECKING:
     from nightshift.contracts.model_spec import ModelSpec
+    from nightshift.contracts.partitions import Partition
     from nightshift.provenance.repro import Replay
     from nightshift.settings import Settings
 
@@ -31,9 +31,13 @@ def repro(  # noqa: PLR0913, PLR0917  (each is an option that a person types)
         int,
         typer.Option("--random", min=0, help="Number of random predictions, superseded ones too."),
     ] = 0,
-    seed: Annotated[int, typer.Option(help="Seed of the random choice.")] = 1,
+    seed: Annotated[
+        int,
+        typer.Option(help="Seed of the random choice."),
+    ] = 1,
     training_set: Annotated[
-        int, typer.Option(min=0, help="Rebuild the training set of this model version instead.")
+        int,
+        typer.Option(min=0, help="Rebuild the training set of this model version instead."),
     ] = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -44,8 +48,8 @@ def repro(  # noqa: PLR0913, PLR0917  (each is an option that a person types)
     from nightshift.contracts.model_spec import load_spec
 
     # A prediction, a sample or a training set: each has its own comparison.
-    n_targets = sum(map(bool, (key, sample, training_set)))
-    if n_targets != 1:
+    targets = [target for target in (key, sample, training_set) if target]
+    if len(targets) != 1:
         raise typer.BadParameter(
             "Name one prediction, or --random <n>, or --training-set <version>."
         )
@@ -54,9 +58,14 @@ def repro(  # noqa: PLR0913, PLR0917  (each is an option that a person types)
     if training_set:
         is_equal = _compare_training_set(settings, spec, training_set, as_json)
     else:
-        day = Partition.parse(partition) if partition else None
+        day = optional_partition(partition)
         replays = _replay(settings, spec, key, (sample, seed), day)
-        _print_replays(replays, as_json, bool(key))
+        if as_json:
+            _print_documents(replays)
+        elif key:
+            _print_replay(replays[0])
+        else:
+            _print_summary(replays)
         is_equal = all(replay.is_equal for replay in replays)
     if not is_equal:
         raise typer.Exit(1)
@@ -67,21 +76,25 @@ def _compare_training_set(settings: Settings, spec: ModelSpec, version: int, as_
     from nightshift.provenance.training_set import rebuild_training_set
 
     rebuilt = rebuild_training_set(settings, spec.name, version)
+    is_equal = rebuilt.is_equal
     if as_json:
-        typer.echo(json.dumps({**vars(rebuilt), "is_equal": rebuilt.is_equal}, indent=1))
-        return rebuilt.is_equal
-    result = "equal" if rebuilt.is_equal else "DIFFERENT"
-    typer.echo(
-        f"{rebuilt.key}: {rebuilt.n_rows:,} rows recorded, {rebuilt.n_rows_rebuilt:,} rebuilt"
-    )
-    typer.echo(
-        f"content hash {rebuilt.sha256} recorded, {rebuilt.sha256_rebuilt} rebuilt: {result}"
-    )
-    return rebuilt.is_equal
+        document = {**vars(rebuilt), "is_equal": is_equal}
+        typer.echo(json.dumps(document, indent=1))
+        return is_equal
+    result = "equal" if is_equal else "DIFFERENT"
+    counts = f"{rebuilt.n_rows:,} rows recorded, {rebuilt.n_rows_rebuilt:,} rebuilt"
+    hashes = f"{rebuilt.sha256} recorded, {rebuilt.sha256_rebuilt} rebuilt"
+    typer.echo(f"{rebuilt.key}: {counts}")
+    typer.echo(f"content hash {hashes}: {result}")
+    return is_equal
 
 
 def _replay(
-    settings: Settings, spec: ModelSpec, key: str, sample: tuple[int, int], day: Partition | None
+    settings: Settings,
+    spec: ModelSpec,
+    key: str,
+    sample: tuple[int, int],
+    day: Partition | None,
 ) -> list[Replay]:
     """Recompute one prediction, or a sample of ``(number, seed)``."""
     from nightshift.provenance.predictions import find_prediction, sample_predictions
@@ -96,14 +109,9 @@ def _replay(
     return replay_predictions(settings, spec, predictions)
 
 
-def _print_replays(replays: list[Replay], as_json: bool, is_single: bool) -> None:
-    if as_json:
-        documents = [_document(replay) for replay in replays]
-        typer.echo(json.dumps(documents, indent=1, default=str))
-    elif is_single:
-        _print_replay(replays[0])
-    else:
-        _print_summary(replays)
+def _print_documents(replays: Sequence[Replay]) -> None:
+    documents = [_document(replay) for replay in replays]
+    typer.echo(json.dumps(documents, indent=1, default=str))
 
 
 def _document(replay: Replay) -> dict[str, Any]:
@@ -122,12 +130,14 @@ def _document(replay: Replay) -> dict[str, Any]:
 
 
 def _print_replay(replay: Replay) -> None:
-    made, features = replay.prediction, replay.features
-    typer.echo(
-        f"{made.key}, partition {made.day}, load {made.load_id}, model version {made.version}"
-    )
-    typer.echo(f"features rebuilt from load {features.load_id} as of {features.as_of.isoformat()}")
+    made = replay.prediction
+    origin = f"load {made.load_id}, model version {made.version}"
+    typer.echo(f"{made.key}, partition {made.day}, {origin}")
+    features = replay.features
+    as_of = features.as_of.isoformat()
+    typer.echo(f"features rebuilt from load {features.load_id} as of {as_of}")
     rows = [("hash", replay.published_hash[:16], replay.row_hash[:16])]
+    # With equal hashes the replayed score is the published one.
     if replay.is_equal and "score" in made.values:
         score = repr(made.values["score"])
         rows.append(("score", score, score))
@@ -143,16 +153,17 @@ def _print_replay(replay: Replay) -> None:
 def _print_summary(replays: Sequence[Replay]) -> None:
     different = [replay for replay in replays if not replay.is_equal]
     n_equal = len(replays) - len(different)
-    n_nights = len({replay.prediction.day for replay in replays})
-    n_versions = len({replay.prediction.version for replay in replays})
-    n_superseded = sum(not replay.prediction.is_current for replay in replays)
+    predictions = [replay.prediction for replay in replays]
+    n_nights = len({made.day for made in predictions})
+    n_versions = len({made.version for made in predictions})
+    n_superseded = sum(not made.is_current for made in predictions)
     typer.echo(
         f"{n_equal:,} of {len(replays):,} predictions equal, bit by bit: {n_nights} night(s),"
         f" {n_versions} model version(s), {n_superseded:,} superseded"
     )
     notes = Counter(replay.note for replay in replays if replay.note)
-    for note, n in notes.items():
-        typer.echo(f"{n:,} with {note}")
+    for note, n_noted in notes.items():
+        typer.echo(f"{n_noted:,} with {note}")
     if different:
         _print_differences(different)
 
@@ -161,14 +172,19 @@ def _print_differences(replays: Sequence[Replay]) -> None:
     n_by_column: Counter[str] = Counter()
     for replay in replays:
         n_by_column.update(difference.column for difference in replay.differences)
-    columns = [f"{name} ({n})" for name, n in n_by_column.most_common(MAX_DIFFERENCES)]
-    typer.echo(f"{len(replays):,} differ, in: {', '.join(columns)}")
+    frequent = n_by_column.most_common(MAX_DIFFERENCES)
+    columns = ", ".join(f"{name} ({n})" for name, n in frequent)
+    typer.echo(f"{len(replays):,} differ, in: {columns}")
+
     rows = []
     for replay in replays[:MAX_DIFFERENCES]:
-        key, day = replay.prediction.key, replay.prediction.day
+        made = replay.prediction
         for difference in replay.differences:
-            values = (repr(difference.published), repr(difference.replayed))
-            rows.append((key, day, difference.column, *values))
+            published = repr(difference.published)
+            replayed = repr(difference.replayed)
+            rows.append((made.key, made.day, difference.column, published, replayed))
     print_table(("entity", "partition", "column", "published", "replayed"), rows)
+
+    # The first suspect: today's code builds the features again, not the code of that night.
     versions = sorted({replay.features.code_version for replay in replays})
     typer.echo(f"features were built by code {', '.join(versions)}")

@@ -28,22 +28,28 @@ def score(
     """Score and publish a range of partitions as their nights would, or with a version you name."""
     from nightshift.contracts.model_spec import load_spec
     from nightshift.scoring.pipeline import score as score_range
-    from nightshift.scoring.version_choice import PinnedVersion
+    from nightshift.scoring.plan import PinnedVersion
 
     settings = load_settings()
-    partitions = PartitionRange.of(first, last or None)
+    partitions = PartitionRange.of(first, last)
     spec = load_spec(settings.models_dir, model)
     run = command_run(f"score__{model}/{partitions}")
+    # Recorded with the person's name: the choice of a version bypasses the promotion gate.
     pinned = PinnedVersion(version, run.actor) if version else None
     published = score_range(settings, spec, partitions, run, named=pinned)
 
     n_rows = sum(load.n_rows for load in published)
-    typer.echo(f"predictions/{model}: {n_rows:,} rows in {len(published)} partition(s)")
+    n_partitions = len(published)
+    typer.echo(f"predictions/{model}: {n_rows:,} rows in {n_partitions} partition(s)")
     for line in _describe_sources(settings, model, partitions):
         typer.echo(f"      {line}")
 
 
-def _describe_sources(settings: Settings, model: str, partitions: PartitionRange) -> list[str]:
+def _describe_sources(
+    settings: Settings,
+    model: str,
+    partitions: PartitionRange,
+) -> list[str]:
     """Return for each score source of a range how many rows it made, and its reason."""
     from psycopg import sql
 
@@ -57,11 +63,13 @@ def _describe_sources(settings: Settings, model: str, partitions: PartitionRange
         """
     ).format(view)
     # Read back from the view that analysts read, not from what was meant to be written.
+    days = [partitions.first.day, partitions.last.day]
     with connect(settings, "nightshift score") as conn:
-        rows = conn.execute(query, [partitions.first.day, partitions.last.day]).fetchall()
+        rows = conn.execute(query, days).fetchall()
     lines = []
     for source, version, reason, n_rows in rows:
-        line = f"{n_rows:,} by {source.replace('_', ' ')}"
+        words = source.replace("_", " ")
+        line = f"{n_rows:,} by {words}"
         if version:
             line += f" v{version}"
         if reason:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 import typer
 
-from nightshift.cli.arguments import AsJson, Key, Model, PredictedOn
-from nightshift.contracts.partitions import Partition
+from nightshift.cli.arguments import AsJson, Key, Model, PredictedOn, optional_partition
 from nightshift.settings import load_settings
 
 # The templates are filled with the facts that `provenance.lineage.explain` returns.
@@ -56,12 +57,14 @@ def why(
 
     settings = load_settings()
     spec = load_spec(settings.models_dir, model)
-    day = Partition.parse(partition) if partition else None
+    day = optional_partition(partition)
     with connect(settings, "nightshift why") as conn:
         prediction = find_prediction(conn, spec, key, day)
     facts = explain(settings, spec, prediction)
-    lines = [to_json(facts)] if as_json else _describe(facts)
-    for line in lines:
+    if as_json:
+        typer.echo(to_json(facts))
+        return
+    for line in _describe(facts):
         typer.echo(line)
 
 
@@ -70,11 +73,13 @@ def _describe(facts: dict[str, Any]) -> list[str]:
     lines = [PREDICTION.format_map(facts["prediction"])]
     lines += [f"  because {reason}" for reason in facts["reasons"]]
     lines.append(PUBLICATION.format_map(facts["publication"]))
-    if facts["model"] is None:
+    model = facts["model"]
+    if model is None:
         return [*lines, NO_MODEL]
-    promotion = NO_PROMOTION | (facts["model"]["promotion"] or {})
+    # A version that a person pinned may never have been promoted.
+    promotion = NO_PROMOTION | (model["promotion"] or {})
     lines += [
-        MODEL.format_map(facts["model"]),
+        MODEL.format_map(model),
         PROMOTION.format_map(promotion),
         TRAINING_SET.format_map(facts["training_set"]),
     ]
@@ -82,17 +87,19 @@ def _describe(facts: dict[str, Any]) -> list[str]:
 
 
 def _feature_lines(facts: dict[str, Any]) -> list[str]:
+    """Return the lines of the feature load, of the entity's own raw rows, and of all files."""
     features = facts["features"]
-    lines = [FEATURES.format(**features, n_values=len(features["row"]))]
+    n_values = len(features["row"])
+    lines = [FEATURES.format(**features, n_values=n_values)]
     lines += [OWN_ROW.format_map(row) for row in facts["rows"]]
-    files_by_dataset: dict[str, list[dict[str, Any]]] = {}
-    for file in facts["files"]:
-        files_by_dataset.setdefault(file["dataset"], []).append(file)
-    for files in files_by_dataset.values():
+    # One line per dataset: a look-back of 28 days reads a file of each day.
+    for _, group in groupby(facts["files"], key=itemgetter("dataset")):
+        files = list(group)
+        last = files[-1]
         summary = {
             "n_files": len(files),
             "first": files[0]["partition"],
             "n_total": sum(file["n_rows"] for file in files),
         }
-        lines.append(FILES.format(**files[-1], **summary))
+        lines.append(FILES.format(**last, **summary))
     return lines

@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from nightshift.settings import default_home, named_home
-
-if TYPE_CHECKING:
-    from nightshift_local.part import Part
 
 
 def down(
@@ -21,9 +16,13 @@ def down(
         bool,
         typer.Option("--delete-data", help="Delete the home with all databases and objects too."),
     ] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Delete without a question.")] = False,
+    yes: Annotated[
+        bool,
+        typer.Option("--yes", help="Delete without a question."),
+    ] = False,
 ) -> None:
     """Stop the local services; on request, delete their data."""
+    from nightshift_local.part import stop_parts
     from nightshift_local.placement import prepare_home, remove_placed_files
     from nightshift_local.stack import BASE_GROUPS, all_parts
     from nightshift_local.supervisor import stop_supervisor
@@ -38,8 +37,9 @@ def down(
     stop_supervisor(home)
     started = [part for part in all_parts(home) if part.process.was_started]
     # Airflow and MLflow use the base groups, so the base groups end last.
-    _stop([part for part in started if part.group not in BASE_GROUPS])
-    _stop([part for part in started if part.group in BASE_GROUPS])
+    base = [part for part in started if part.group in BASE_GROUPS]
+    stop_parts([part for part in started if part not in base], typer.echo)
+    stop_parts(base, typer.echo)
     if delete_data:
         # The servers of root keep their files outside of the home.
         remove_placed_files(home)
@@ -60,14 +60,3 @@ def _confirm_deletion(*, is_confirmed: bool) -> None:
     if not is_confirmed:
         question = f"Delete {named_home()} with all its databases, objects and logs?"
         typer.confirm(question, abort=True)
-
-
-def _stop(parts: Sequence[Part]) -> None:
-    """Stop some parts at the same time; the first failure is raised after all were tried."""
-
-    def stop(part: Part) -> None:
-        part.stop()
-        typer.echo(f"  {part.name:<22} stopped")
-
-    with ThreadPoolExecutor(max_workers=max(len(parts), 1)) as pool:
-        list(pool.map(stop, parts))

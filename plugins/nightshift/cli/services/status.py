@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import time
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 STARTING_SECONDS = 60.0
 """A part that is younger and not healthy yet is shown as starting, not as broken."""
+PUBLISHED_WITHIN = dt.timedelta(days=7)
+"""The rows of older publications are not counted: a week of a large model takes seconds already."""
 
 
 def status() -> None:
@@ -33,46 +36,62 @@ def status() -> None:
     # Also shows groups that were started extra and never stopped.
     stack = compose(home, expected_groups(home))
     rows = [_part_row(part) for part in stack.parts]
-    supervisor_state = ("ok", supervisor.pid) if supervisor else ("down", "-")
-    print_table(
-        ("part", "state", "pid", "address", "health"),
-        [(NAME, *supervisor_state, "", ""), *rows],
-    )
+    supervisor_row = (NAME, "down", "-", "", "")
+    if supervisor is not None:
+        supervisor_row = (NAME, "ok", str(supervisor.pid), "", "")
+    headers = ("part", "state", "pid", "address", "health")
+    print_table(headers, [supervisor_row, *rows])
     for notice in (*stack.notices, *_pipeline_notices()):
         typer.echo(notice)
 
-    is_running = all(health in {"healthy", "starting"} for *_, health in rows)
-    if supervisor is None or not is_running:
+    health = {row[-1] for row in rows}
+    # Only the supervisor restarts a part that dies: without it nothing is really up.
+    if supervisor is None or not health <= {"healthy", "starting"}:
         typer.echo(f"To start what is down: nightshift up. Logs: {home / 'logs'}")
         raise typer.Exit(1)
 
 
-def _part_row(part: Part) -> tuple[str, str, object, str, str]:
+def _part_row(part: Part) -> tuple[str, str, str, str, str]:
     process = part.process.find()
     if process is None:
         return (part.name, "down", "-", part.address, "-")
     health = "broken"
+    age_seconds = time.time() - process.create_time()
     if part.is_healthy():
         health = "healthy"
-    elif time.time() - process.create_time() < STARTING_SECONDS:
+    elif age_seconds < STARTING_SECONDS:
         health = "starting"
-    return (part.name, "ok", process.pid, part.address, health)
+    return (part.name, "ok", str(process.pid), part.address, health)
 
 
 def _pipeline_notices() -> list[str]:
-    """Return the partitions that no champion scored and the tasks that wait for upstream."""
-    from nightshift.contracts.model_spec import load_specs
+    """Return what is wrong with the pipeline although no task failed.
+
+    Wrong spec files, partitions that no champion scored, analysts' views that are missing, tasks
+    that wait for upstream, and published rows that were lost.
+    """
+    from nightshift.contracts.model_spec import read_specs
     from nightshift.scoring.degraded import degraded_partitions
+    from nightshift.scoring.missing_views import missing_views
     from nightshift.warehouse.connection import connect
     from nightshift.warehouse.control_tables.waiting_tasks import waiting_tasks
+    from nightshift.warehouse.damage import describe_damages, recently_lost_rows
 
     notices: list[str] = []
     try:
         settings = load_settings()
+        specs = read_specs(settings.models_dir)
+        # A wrong file must not hide what is wrong with the other models.
+        notices += [str(problem) for problem in specs.problems.values()]
         with connect(settings, "nightshift status") as conn:
-            for spec in load_specs(settings.models_dir).values():
+            for spec in specs.documents.values():
                 notices += [str(entry.describe()) for entry in degraded_partitions(conn, spec)]
+                no_views = missing_views(conn, spec)
+                if no_views:
+                    notices.append(str(no_views))
             notices += [str(task.describe()) for task in waiting_tasks(conn)]
+            lost = recently_lost_rows(conn, PUBLISHED_WITHIN)
+            notices += [str(describe_damages(damages)) for damages in lost.values()]
     except Exception as error:  # noqa: BLE001 - without a warehouse the table above is the answer
-        return [f"The state of the pipeline is unknown: {cause_of(error)}"]
+        return [*notices, f"The state of the pipeline is unknown: {cause_of(error)}"]
     return notices

@@ -56,6 +56,8 @@ def _print_addresses(home: Path, stack: Stack) -> None:
         typer.echo("  warehouse   nightshift psql (analysts: nightshift psql --role analyst)")
     for group, title in (("airflow", "Airflow"), ("mlflow", "MLflow")):
         if group in addresses:
-            password = f"cat '{home / 'secrets' / f'{group}-admin'}'"
-            typer.echo(f"  {title:<11} {addresses[group]}  user admin, password: {password}")
+            # The command and not the password: a terminal's history outlives the session.
+            secret = home / "secrets" / f"{group}-admin"
+            login = f"user admin, password: cat '{secret}'"
+            typer.echo(f"  {title:<11} {addresses[group]}  {login}")
     typer.echo(f"  settings    {home / 'env'}")

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import compute as pc
 
-from nightshift.contracts.datasets import ColumnType
+from nightshift.contracts.datasets import Column, ColumnType
 from nightshift.ingestion.rows.text_parsers import (
     is_true,
     parse_booleans,
@@ -26,8 +26,6 @@ from nightshift.ingestion.rows.text_parsers import (
 
 if TYPE_CHECKING:
     import numpy.typing as npt
-
-    from nightshift.contracts.datasets import Column
 
     Mask = npt.NDArray[np.bool_]
 
@@ -81,7 +79,11 @@ class CastColumn:
     was_twice: Mask | None = None
 
 
-def cast_column(strings: pa.ChunkedArray, column: Column, timezone: str) -> CastColumn:
+def cast_column(
+    strings: pa.ChunkedArray,
+    column: Column,
+    timezone: str,
+) -> CastColumn:
     """Read delivered strings as the contract's type and check the contract's limits.
 
     Args:
@@ -89,9 +91,14 @@ def cast_column(strings: pa.ChunkedArray, column: Column, timezone: str) -> Cast
         column: Type and limits.
         timezone: Zone of local timestamps without an offset: a time that was twice is its first,
             one that never was is refused.
+
+    Returns:
+        Values and problems in the order of the strings.
     """
+    # Few values of a column differ: only the distinct ones are parsed.
     encoded = strings.combine_chunks().dictionary_encode()
-    distinct = _cached_cast(column, timezone).cast(encoded.dictionary)
+    cache = _cached_cast(column, timezone)
+    distinct = cache.cast(encoded.dictionary)
     values = distinct.values.take(encoded.indices)
     wrong = {reason: mask for reason, mask in distinct.problems.items() if mask.any()}
     refuses_null = encoded.null_count > 0 and not column.is_nullable
@@ -99,8 +106,11 @@ def cast_column(strings: pa.ChunkedArray, column: Column, timezone: str) -> Cast
         return CastColumn(values, {})
 
     indices = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False)
-    # The appended False is the element at -1: a null has no other problem than being null.
-    problems = {reason: np.append(mask, False)[indices] for reason, mask in wrong.items()}
+    problems: dict[Reason, Mask] = {}
+    for reason, mask in wrong.items():
+        # The appended False is the element at -1: a null has no other problem than being null.
+        with_null = np.append(mask, False)
+        problems[reason] = with_null[indices]
     if refuses_null:
         problems[Reason.MISSING_VALUE] = indices < 0
     # A time that was twice is refused only where it is part of a key that is there twice.
@@ -108,59 +118,133 @@ def cast_column(strings: pa.ChunkedArray, column: Column, timezone: str) -> Cast
     return CastColumn(values, problems, was_twice)
 
 
-def cast_texts(strings: Sequence[str | None], column: Column, timezone: str) -> CastColumn:
-    """Cast strings of a Python list, as ``cast_column`` does."""
-    return cast_column(pa.chunked_array([pa.array(strings, pa.string())]), column, timezone)
+def cast_texts(
+    strings: Sequence[str | None],
+    column: Column,
+    timezone: str,
+) -> CastColumn:
+    """Cast strings of a Python list, as ``cast_column`` does.
+
+    Args:
+        strings: shape (n,).
+        column: Type and limits.
+        timezone: Zone of local timestamps without an offset.
+    """
+    array = pa.array(
+        strings,
+        pa.string(),
+    )
+    return cast_column(
+        pa.chunked_array([array]),
+        column,
+        timezone,
+    )
 
 
 class _CachedCast:
     """Casts each distinct text of a column once, whatever file or block has it."""
 
-    def __init__(self, column: Column, timezone: str) -> None:
-        self._column, self._timezone = column, timezone
-        no_texts = pa.array([], pa.string())
-        self._empty = no_texts, self._cast_distinct(no_texts)
+    def __init__(
+        self,
+        column: Column,
+        timezone: str,
+    ) -> None:
+        self._column = column
+        self._timezone = timezone
+        no_texts = pa.array(
+            [],
+            pa.string(),
+        )
+        self._empty = (no_texts, self._cast_distinct(no_texts))
         self._known = self._empty
 
     def cast(self, strings: pa.Array) -> CastColumn:
-        """Return the values of distinct strings."""
+        """Return the values of distinct strings.
+
+        Args:
+            strings: shape (n,), text without nulls.
+        """
         if len(strings) > _MAX_KNOWN_TEXTS:
             return self._cast_distinct(strings)
         # Threads may replace the known strings at the same time: at worst some are cast twice.
         known, cast = self._known
         positions = pc.index_in(strings, value_set=known)
         if positions.null_count:
-            new = strings.filter(positions.is_null())
-            if len(known) + len(new) > _MAX_KNOWN_TEXTS:
-                (known, cast), new = self._empty, strings
-            known = pa.concat_arrays([known, new])
-            cast = _concat(cast, self._cast_distinct(new))
-            self._known = known, cast
+            known, cast = self._with_new(strings, positions)
+            self._known = (known, cast)
             positions = pc.index_in(strings, value_set=known)
         chosen = np.asarray(positions)
         problems = {reason: mask[chosen] for reason, mask in cast.problems.items()}
-        return CastColumn(cast.values.take(positions), problems)
+        return CastColumn(
+            cast.values.take(positions),
+            problems,
+        )
+
+    def _with_new(
+        self,
+        strings: pa.Array,
+        positions: pa.Array,
+    ) -> tuple[pa.Array, CastColumn]:
+        """Return the known strings and their values, those that are new included.
+
+        Args:
+            strings: shape (n,), distinct strings.
+            positions: shape (n,), index of each among the known ones; null for a new one.
+        """
+        known, cast = self._known
+        new = strings.filter(positions.is_null())
+        if len(known) + len(new) > _MAX_KNOWN_TEXTS:
+            # All known ones are forgotten, so that memory stays bounded.
+            known, cast = self._empty
+            new = strings
+        return (
+            pa.concat_arrays([known, new]),
+            _concat(
+                cast,
+                self._cast_distinct(new),
+            ),
+        )
 
     def _cast_distinct(self, strings: pa.Array) -> CastColumn:
+        """Return the values of strings that nobody has cast before.
+
+        Args:
+            strings: shape (n,), text without nulls.
+        """
         column = self._column
         delivered_type = column.delivered_as or column.type
+        is_explained = is_too_far = np.zeros(
+            len(strings),
+            dtype=bool,
+        )
         problems: dict[Reason, Mask] = {}
-        is_explained = is_too_far = np.zeros(len(strings), dtype=bool)
         if delivered_type in _PARSERS:
-            values = _PARSERS[delivered_type](strings)
+            parse = _PARSERS[delivered_type]
+            values = parse(strings)
         else:
             is_utc = delivered_type is ColumnType.UTC_TIMESTAMP
-            times = parse_timestamps(strings, "UTC" if is_utc else self._timezone)
-            values, is_too_far = times.values, times.is_too_far
+            timezone = "UTC" if is_utc else self._timezone
+            times = parse_timestamps(strings, timezone)
+            values = times.values
+            is_too_far = times.is_too_far
+            # Such a time has the form of a time, so its type is not wrong.
             is_explained = times.is_nonexistent | is_too_far
             problems[Reason.NONEXISTENT_TIME] = times.is_nonexistent
             problems[Reason.REPEATED_HOUR] = times.was_twice
         if delivered_type is not column.type:
-            values = _convert(values, strings, column.type)
-        problems[Reason.WRONG_TYPE] = np.asarray(values.is_null()) & ~is_explained
+            values = _convert(
+                values,
+                strings,
+                column.type,
+            )
+        is_null = np.asarray(values.is_null())
+        problems[Reason.WRONG_TYPE] = is_null & ~is_explained
         problems[Reason.OUT_OF_RANGE] = is_too_far | _is_outside_limits(values, column)
         if column.levels:
-            is_known = pc.is_in(values, pa.array(column.levels))
+            is_known = pc.is_in(
+                values,
+                pa.array(column.levels),
+            )
             problems[Reason.UNKNOWN_LEVEL] = is_true(pc.invert(is_known))
         return CastColumn(values, problems)
 
@@ -168,17 +252,33 @@ class _CachedCast:
 _cached_cast = lru_cache(maxsize=256)(_CachedCast)
 
 
-def _concat(first: CastColumn, second: CastColumn) -> CastColumn:
-    problems = {
-        reason: np.concatenate([mask, second.problems[reason]])
-        for reason, mask in first.problems.items()
-    }
-    return CastColumn(pa.concat_arrays([first.values, second.values]), problems)
+def _concat(
+    first: CastColumn,
+    second: CastColumn,
+) -> CastColumn:
+    """Return the values of both, in order."""
+    problems = {}
+    # Both were cast for the same column, so they have the same reasons.
+    for reason, mask in first.problems.items():
+        problems[reason] = np.concatenate([mask, second.problems[reason]])
+    values = pa.concat_arrays([first.values, second.values])
+    return CastColumn(values, problems)
 
 
-def _convert(values: pa.Array, strings: pa.Array, column_type: ColumnType) -> pa.Array:
-    """Return values as another type, null where one has no counterpart: 12.5 is no integer."""
+def _convert(
+    values: pa.Array,
+    strings: pa.Array,
+    column_type: ColumnType,
+) -> pa.Array:
+    """Return values as another type, null where one has no counterpart: 12.5 is no integer.
+
+    Args:
+        values: shape (n,), of the delivered type.
+        strings: shape (n,), the same as delivered.
+        column_type: Type of the contract's column.
+    """
     if column_type is ColumnType.TEXT:
+        # The text itself: 1.50 stays 1.50.
         return where(values.is_valid(), strings)
     arrow_type = ARROW_TYPES[column_type]
     try:
@@ -186,18 +286,27 @@ def _convert(values: pa.Array, strings: pa.Array, column_type: ColumnType) -> pa
     except pa.ArrowInvalid:
         if len(values) == 1:
             return pa.nulls(1, arrow_type)
-    # Arrow does not say which value it is.
-    return pa.concat_arrays([_convert(value, strings, column_type) for value in _singles(values)])
+    # Arrow does not say which value it is, so each is tried.
+    singles = [values.slice(i, 1) for i in range(len(values))]
+    return pa.concat_arrays([_convert(single, strings, column_type) for single in singles])
 
 
-def _singles(values: pa.Array) -> list[pa.Array]:
-    return [values.slice(i, 1) for i in range(len(values))]
+def _is_outside_limits(
+    values: pa.Array,
+    column: Column,
+) -> Mask:
+    """Return whether each value is below the contract's minimum or above its maximum.
 
-
-def _is_outside_limits(values: pa.Array, column: Column) -> Mask:
-    is_outside = np.zeros(len(values), dtype=bool)
+    A missing value lies within any limits.
+    """
+    is_outside = np.zeros(
+        len(values),
+        dtype=bool,
+    )
     if column.minimum is not None:
-        is_outside |= is_true(pc.less(values, column.minimum))
+        is_below = pc.less(values, column.minimum)
+        is_outside |= is_true(is_below)
     if column.maximum is not None:
-        is_outside |= is_true(pc.greater(values, column.maximum))
+        is_above = pc.greater(values, column.maximum)
+        is_outside |= is_true(is_above)
     return is_outside

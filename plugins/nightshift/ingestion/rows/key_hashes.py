@@ -16,34 +16,64 @@ if TYPE_CHECKING:
 
 # So that equal values in two columns do not cancel. Source: boost::hash_combine.
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_SHIFT_LEFT = np.uint64(6)
+_SHIFT_RIGHT = np.uint64(2)
 
 
 def hash_rows(columns: list[pa.Array]) -> Hashes:
-    """Return one number per row, shape (n,), of the values of some columns.
+    """Return one number per row of the values of some columns.
 
     Different rows have different numbers but for chance.
+
+    Args:
+        columns: Each of shape (n,).
+
+    Returns:
+        shape (n,).
     """
-    hashes = np.zeros(len(columns[0]) if columns else 0, dtype=np.uint64)
+    n_rows = len(columns[0]) if columns else 0
+    hashes = np.zeros(n_rows, dtype=np.uint64)
     for column in columns:
         own = mix_bits(_numbers(column))
-        hashes ^= own + _GOLDEN + (hashes << np.uint64(6)) + (hashes >> np.uint64(2))
+        # The order of the columns counts: (a, b) and (b, a) are different rows.
+        shifted = (hashes << _SHIFT_LEFT) + (hashes >> _SHIFT_RIGHT)
+        hashes ^= own + _GOLDEN + shifted
     return hashes
 
 
 def find_repeated(hashes: Hashes) -> Hashes:
-    """Sort hashes in place, and return those that are there more than once, in order."""
+    """Return the hashes that are there more than once, in order.
+
+    Args:
+        hashes: shape (n,); sorted in place, so that they are in memory once.
+    """
     hashes.sort()
-    return np.unique(hashes[1:][hashes[1:] == hashes[:-1]])
+    is_repeated = hashes[1:] == hashes[:-1]
+    return np.unique(hashes[1:][is_repeated])
 
 
 def _numbers(column: pa.Array) -> Hashes:
-    """Return a number for each value, shape (n,), equal for equal values; null has one too."""
+    """Return a number for each value, equal for equal values; null has one too.
+
+    Args:
+        column: shape (n,).
+
+    Returns:
+        shape (n,).
+    """
     if pa.types.is_date32(column.type):
         column = column.cast(pa.int32())  # Arrow has no way from days to int64
     if pa.types.is_integer(column.type) or pa.types.is_temporal(column.type):
-        numbers = column.cast(pa.int64()).fill_null(hash(None)).to_numpy()
-    else:
-        encoded = column.dictionary_encode("encode")
-        distinct = np.array([hash(value) for value in encoded.dictionary.to_pylist()], np.int64)
-        numbers = distinct[encoded.indices.to_numpy()]
+        integers = column.cast(pa.int64())
+        numbers = integers.fill_null(hash(None)).to_numpy()
+        return np.asarray(numbers.astype(np.uint64))
+
+    # Each distinct value is hashed once, not once for each row.
+    encoded = column.dictionary_encode("encode")
+    values = encoded.dictionary.to_pylist()
+    distinct = np.array(
+        [hash(value) for value in values],
+        np.int64,
+    )
+    numbers = distinct[encoded.indices.to_numpy()]
     return np.asarray(numbers.astype(np.uint64))

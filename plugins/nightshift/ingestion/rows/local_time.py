@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 _NAT = np.datetime64("NaT", "s")
 
 
-def to_utc(wall: Seconds, timezone: str) -> tuple[Seconds, Mask, Mask]:
+def to_utc(
+    wall: Seconds,
+    timezone: str,
+) -> tuple[Seconds, Mask, Mask]:
     """Convert wall-clock times.
 
     Args:
@@ -35,20 +38,42 @@ def to_utc(wall: Seconds, timezone: str) -> tuple[Seconds, Mask, Mask]:
         value is then NaT). shape (n,): whether the time was twice.
     """
     zone = ZoneInfo(timezone)
-    values, positions = np.unique(wall.astype("datetime64[s]"), return_inverse=True)
-    instants = [_first_instant(value, zone) for value in values.tolist()]
-    first = np.array([instant for instant, _ in instants], dtype="datetime64[s]")
-    was_twice = np.array([is_twice for _, is_twice in instants], dtype=bool)
+    # Python converts each distinct time once, not once for each row.
+    values, positions = _distinct(wall)
+    first = np.full(
+        len(values),
+        _NAT,
+    )
+    was_twice = np.zeros(
+        len(values),
+        dtype=bool,
+    )
+    for i, value in enumerate(values.tolist()):
+        if value is not None:
+            first[i], was_twice[i] = _first_instant(value, zone)
     never = np.isnat(first) & ~np.isnat(values)
-    return first[positions], never[positions], was_twice[positions]
+    return (
+        first[positions],
+        never[positions],
+        was_twice[positions],
+    )
 
 
-def to_wall(utc: Seconds, timezone: str) -> Seconds:
+def to_wall(
+    utc: Seconds,
+    timezone: str,
+) -> Seconds:
     """Convert UTC, shape (n,), ``datetime64[s]``, to the zone's clock; NaT stays NaT."""
     zone = ZoneInfo(timezone)
-    values, positions = np.unique(utc.astype("datetime64[s]"), return_inverse=True)
-    wall = [None if value is None else _wall(value, zone) for value in values.tolist()]
-    return np.array(wall, dtype="datetime64[s]")[positions]
+    values, positions = _distinct(utc)
+    wall = np.full(
+        len(values),
+        _NAT,
+    )
+    for i, value in enumerate(values.tolist()):
+        if value is not None:
+            wall[i] = _wall(value, zone)
+    return np.asarray(wall[positions])
 
 
 @dataclass(frozen=True)
@@ -66,37 +91,83 @@ class ClockChange:
     end: dt.datetime
 
     def __str__(self) -> str:
+        """Return a sentence for the refusal of a file."""
         span = f"{self.start:%Y-%m-%d %H:%M} to {self.end:%H:%M}"
-        return f"{span} was there twice" if self.was_set_back else f"{span} never was"
+        if self.was_set_back:
+            return f"{span} was there twice"
+        return f"{span} never was"
 
 
-def clock_changes(first: dt.datetime, end: dt.datetime, timezone: str) -> list[ClockChange]:
-    """Return when a zone's clock was set, between two instants, to the minute."""
+def clock_changes(
+    first: dt.datetime,
+    end: dt.datetime,
+    timezone: str,
+) -> list[ClockChange]:
+    """Return when a zone's clock was set.
+
+    Args:
+        first: The first instant.
+        end: The last one, excluded.
+        timezone: IANA name.
+
+    Returns:
+        The changes in order, to the minute.
+    """
     zone = ZoneInfo(timezone)
     changes = []
     instant = first.astimezone(dt.UTC)
-    before = _wall(instant, zone) - instant.replace(tzinfo=None)
+    before = _utc_offset(instant, zone)
     while instant < end:
-        utc = instant.replace(tzinfo=None)
-        after = _wall(instant, zone) - utc
+        after = _utc_offset(instant, zone)
         if after != before:
+            utc = instant.replace(tzinfo=None)
             start, stop = sorted((utc + before, utc + after))
-            changes.append(ClockChange(after < before, start, stop))
-        instant, before = instant + dt.timedelta(minutes=1), after
+            was_set_back = after < before
+            changes.append(ClockChange(was_set_back, start, stop))
+        # Zone data has no list of changes in Python, so each minute is asked.
+        instant += dt.timedelta(minutes=1)
+        before = after
     return changes
 
 
-def _first_instant(wall: dt.datetime | None, zone: ZoneInfo) -> tuple[np.datetime64, bool]:
-    """Return when the clock first showed a time, NaT for never, and whether it showed it twice."""
-    if wall is None:
-        return _NAT, False
-    before, after = (wall.replace(tzinfo=zone, fold=fold).utcoffset() for fold in (0, 1))
+def _distinct(times: Seconds) -> tuple[Seconds, npt.NDArray[np.int64]]:
+    """Return the distinct times, and the index of each time among them; shape (n,)."""
+    seconds = times.astype("datetime64[s]")
+    values, positions = np.unique(seconds, return_inverse=True)
+    return values, positions
+
+
+def _first_instant(
+    wall: dt.datetime,
+    zone: ZoneInfo,
+) -> tuple[np.datetime64, bool]:
+    """Return when a clock first showed a time, and whether it showed it twice.
+
+    Returns:
+        The instant in UTC; NaT if the clock never showed the time.
+    """
+    # The offsets before and after a change, if the time lies at one.
+    before = wall.replace(tzinfo=zone, fold=0).utcoffset()
+    after = wall.replace(tzinfo=zone, fold=1).utcoffset()
     # The clock was set forward over this time.
     if before is None or after is None or before < after:
         return _NAT, False
     # In the years 1 and 9999 the instant may not exist in Python, but it does in numpy.
-    return np.datetime64(wall, "s") - np.timedelta64(before, "s"), before > after
+    instant = np.datetime64(wall, "s") - np.timedelta64(before, "s")
+    return instant, before > after
 
 
-def _wall(utc: dt.datetime, zone: ZoneInfo) -> dt.datetime:
-    return utc.replace(tzinfo=dt.UTC).astimezone(zone).replace(tzinfo=None)
+def _wall(
+    utc: dt.datetime,
+    zone: ZoneInfo,
+) -> dt.datetime:
+    aware = utc.replace(tzinfo=dt.UTC)
+    return aware.astimezone(zone).replace(tzinfo=None)
+
+
+def _utc_offset(
+    instant: dt.datetime,
+    zone: ZoneInfo,
+) -> dt.timedelta:
+    offset = instant.astimezone(zone).utcoffset()
+    return offset or dt.timedelta()

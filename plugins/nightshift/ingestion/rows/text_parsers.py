@@ -26,8 +26,8 @@ _SHORT_INTEGER = r"^-?[0-9]{1,18}$"
 _LONG_INTEGER = r"^(?P<sign>[+-]?)0*(?P<digits>[0-9]{1,19})(?:\.0+)?$"
 _NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?$"
 _DAY = r"^(?P<year>[0-9]{4})-(?P<month>[0-9]{2})-(?P<day>[0-9]{2})"
-# A day; pandas and numpy write one as its midnight.
-_DATE = _DAY + r"(?:[Tt ]00:00(?::00(?:\.0{1,9})?)?)?$"
+# A day; pandas and numpy write one as its midnight, BigQuery as its midnight in UTC.
+_DATE = _DAY + r"(?:[Tt ]00:00(?::00(?:\.0{1,9})?)?(?: ?(?:[Zz]|UTC|[+-]00(?::?00)?))?)?$"
 # A time as ISO 8601, PostgreSQL, BigQuery, pandas, numpy and Java write it. An offset has at most
 # 15 hours, the limit of PostgreSQL.
 _TIMESTAMP = (
@@ -36,13 +36,19 @@ _TIMESTAMP = (
     r"(?P<zone> ?(?:[Zz]|UTC|(?P<sign>[+-])(?P<zone_hour>0[0-9]|1[0-5])"
     r"(?::?(?P<zone_minute>[0-5][0-9])(?::?(?P<zone_second>[0-5][0-9]))?)?))?$"
 )
-_TRUE, _FALSE = ("true", "t", "1", "1.0", "yes"), ("false", "f", "0", "0.0", "no")
+_TRUE = ("true", "t", "1", "1.0", "yes")
+_FALSE = ("false", "f", "0", "0.0", "no")
+# Below this magnitude a double is one integer only: 2**53 is also what 2**53 + 1 is rounded to.
+_FIRST_INEXACT = float(2**53)
 # Largest magnitudes of an integer of 64 bits.
-_LARGEST_POSITIVE, _LARGEST_NEGATIVE = "9223372036854775807", "9223372036854775808"
-# Up to here a double holds every integer.
-_LARGEST_EXACT = float(2**53)
+_LARGEST_POSITIVE = "9223372036854775807"
+_LARGEST_NEGATIVE = "9223372036854775808"
+_MAX_DIGITS = 19
 # The instants that Python can hold, and so every reader of the warehouse: from, and before.
-_FIRST_INSTANT, _END_OF_TIME = np.datetime64("0001-01-01", "us"), np.datetime64("10000-01-01", "us")
+_FIRST_INSTANT = np.datetime64("0001-01-01", "us")
+_END_OF_TIME = np.datetime64("10000-01-01", "us")
+_NO_DAY = np.datetime64("NaT", "D")
+_NO_TIME = np.datetime64("NaT", "s")
 
 
 @dataclass(frozen=True)
@@ -64,7 +70,8 @@ class ParsedTimes:
 
 def parse_text(strings: pa.Array) -> pa.Array:
     """Return the strings without those that have a NUL, which PostgreSQL cannot store."""
-    return where(pc.invert(pc.match_substring(strings, "\0")), strings)
+    has_nul = pc.match_substring(strings, "\0")
+    return where(pc.invert(has_nul), strings)
 
 
 def parse_integers(strings: pa.Array) -> pa.Array:
@@ -74,49 +81,113 @@ def parse_integers(strings: pa.Array) -> pa.Array:
     if not values.null_count:
         return values
     rest = where(pc.invert(is_short), strings)
-    return pc.coalesce(values, _parse_long_integers(rest), _parse_integral_doubles(rest))
+    return pc.coalesce(
+        values,
+        _parse_long_integers(rest),
+        _parse_integral_doubles(rest),
+    )
 
 
 def parse_numbers(strings: pa.Array) -> pa.Array:
     """Return finite doubles."""
-    number_texts = where(pc.match_substring_regex(strings, _NUMBER), strings)
+    is_number = pc.match_substring_regex(strings, _NUMBER)
+    numbers = where(is_number, strings)
     # Arrow reads no leading plus sign.
-    values = pc.replace_substring_regex(number_texts, r"^\+", "").cast(pa.float64())
-    return where(pc.is_finite(values), values)
+    unsigned = pc.replace_substring_regex(numbers, r"^\+", "")
+    values = unsigned.cast(pa.float64())
+    # 1e999 has the form of a number, and no double holds it.
+    return where(
+        pc.is_finite(values),
+        values,
+    )
 
 
 def parse_booleans(strings: pa.Array) -> pa.Array:
     """Return truth values."""
     lower = pc.utf8_lower(strings)
-    is_boolean = pc.is_in(lower, pa.array(_TRUE + _FALSE))
-    return where(is_boolean, pc.is_in(lower, pa.array(_TRUE)))
+    is_true_word = pc.is_in(
+        lower,
+        pa.array(_TRUE),
+    )
+    is_false_word = pc.is_in(
+        lower,
+        pa.array(_FALSE),
+    )
+    is_word = pc.or_(is_true_word, is_false_word)
+    return where(is_word, is_true_word)
 
 
 def parse_dates(strings: pa.Array) -> pa.Array:
     """Return days."""
-    return pa.array(_days(pc.extract_regex(strings, _DATE)), pa.date32())
+    parts = pc.extract_regex(strings, _DATE)
+    return pa.array(
+        _days(parts),
+        pa.date32(),
+    )
 
 
-def parse_timestamps(strings: pa.Array, timezone: str) -> ParsedTimes:
-    """Return instants; a time without an offset is one of the timezone's clock."""
+def parse_timestamps(
+    strings: pa.Array,
+    timezone: str,
+) -> ParsedTimes:
+    """Return instants.
+
+    Args:
+        strings: shape (n,).
+        timezone: IANA name; a time without an offset is one of this zone's clock.
+    """
     parts = pc.extract_regex(strings, _TIMESTAMP)
     wall = _wall_times(parts)
-    has_zone = is_true(pc.not_equal(pc.struct_field(parts, "zone"), ""))
-    without_zone = np.where(has_zone, np.datetime64("NaT", "s"), wall)
+    zone = pc.struct_field(parts, "zone")
+    has_zone = is_true(pc.not_equal(zone, ""))
+
+    # The zone's clock decides only about times that do not say which instant they mean.
+    without_zone = np.where(
+        has_zone,
+        _NO_TIME,
+        wall,
+    )
     local, is_nonexistent, was_twice = to_utc(without_zone, timezone)
+    with_zone = np.subtract(
+        wall,
+        _offsets(parts),
+    )
 
-    seconds = np.where(has_zone, np.subtract(wall, _offsets(parts)), local)
+    seconds = np.where(
+        has_zone,
+        with_zone,
+        local,
+    )
     microseconds = _fractions(parts).astype("timedelta64[us]")
-    instants = np.add(seconds.astype("datetime64[us]"), microseconds)
+    instants = np.add(
+        seconds.astype("datetime64[us]"),
+        microseconds,
+    )
     is_too_far = (instants < _FIRST_INSTANT) | (instants >= _END_OF_TIME)
-    instants[is_too_far] = np.datetime64("NaT")
-    values = pa.array(instants, pa.timestamp("us", "UTC"))
-    return ParsedTimes(values, is_nonexistent, was_twice, is_too_far)
+    instants[is_too_far] = _NO_TIME
+    values = pa.array(
+        instants,
+        pa.timestamp("us", "UTC"),
+    )
+    return ParsedTimes(
+        values,
+        is_nonexistent,
+        was_twice,
+        is_too_far,
+    )
 
 
-def where(condition: pa.Array, values: pa.Array) -> pa.Array:
+def where(
+    condition: pa.Array,
+    values: pa.Array,
+) -> pa.Array:
     """Return values, null where a condition does not hold."""
-    return pc.if_else(condition, values, pa.scalar(None, values.type))
+    null = pa.scalar(None, values.type)
+    return pc.if_else(
+        condition,
+        values,
+        null,
+    )
 
 
 def is_true(mask: pa.Array) -> Mask:
@@ -128,12 +199,26 @@ def _parse_long_integers(strings: pa.Array) -> pa.Array:
     """Return integers of up to 19 digits; null for other strings and beyond 64 bits."""
     parts = pc.extract_regex(strings, _LONG_INTEGER)
     digits = pc.struct_field(parts, "digits")
-    is_negative = pc.equal(pc.struct_field(parts, "sign"), "-")
-    largest = pc.if_else(is_negative, _LARGEST_NEGATIVE, _LARGEST_POSITIVE)
+    sign = pc.struct_field(parts, "sign")
+    is_negative = pc.equal(sign, "-")
+    largest = pc.if_else(
+        is_negative,
+        _LARGEST_NEGATIVE,
+        _LARGEST_POSITIVE,
+    )
+    is_shorter = pc.less(
+        pc.utf8_length(digits),
+        _MAX_DIGITS,
+    )
     # Texts of equal length are in the order of their numbers.
-    fits = pc.or_(pc.less(pc.utf8_length(digits), 19), pc.less_equal(digits, largest))
-    signed = pc.binary_join_element_wise(pc.if_else(is_negative, "-", ""), digits, "")
-    return where(fits, signed).cast(pa.int64())
+    is_smaller = pc.less_equal(digits, largest)
+    minus = pc.if_else(is_negative, "-", "")
+    signed = pc.binary_join_element_wise(minus, digits, "")
+    fitting = where(
+        pc.or_(is_shorter, is_smaller),
+        signed,
+    )
+    return fitting.cast(pa.int64())
 
 
 def _parse_integral_doubles(strings: pa.Array) -> pa.Array:
@@ -141,45 +226,105 @@ def _parse_integral_doubles(strings: pa.Array) -> pa.Array:
     has_exponent = pc.match_substring(strings, "e", ignore_case=True)
     numbers = parse_numbers(where(has_exponent, strings))
     is_integral = pc.equal(numbers, pc.trunc(numbers))
-    is_exact = pc.less_equal(pc.abs(numbers), _LARGEST_EXACT)
+    is_exact = pc.less(pc.abs(numbers), _FIRST_INEXACT)
     return where(pc.and_(is_integral, is_exact), numbers).cast(pa.int64())
 
 
 def _offsets(parts: pa.Array) -> npt.NDArray[np.timedelta64]:
-    """Return the offset from UTC that a text has, shape (n,), 0 where it has none."""
-    minutes = _numbers(parts, "zone_hour") * 60 + _numbers(parts, "zone_minute")
+    """Return the offset from UTC that a text has, 0 where it has none.
+
+    Args:
+        parts: shape (n,), groups of ``_TIMESTAMP``.
+
+    Returns:
+        shape (n,), ``timedelta64[s]``.
+    """
+    hours = _numbers(parts, "zone_hour")
+    minutes = hours * 60 + _numbers(parts, "zone_minute")
     seconds = minutes * 60 + _numbers(parts, "zone_second")
-    is_west = is_true(pc.equal(pc.struct_field(parts, "sign"), "-"))
-    return np.asarray(np.where(is_west, -seconds, seconds).astype("timedelta64[s]"))
+    sign = pc.struct_field(parts, "sign")
+    is_west = is_true(pc.equal(sign, "-"))
+    signed = np.where(
+        is_west,
+        -seconds,
+        seconds,
+    )
+    return np.asarray(signed.astype("timedelta64[s]"))
 
 
 def _wall_times(parts: pa.Array) -> npt.NDArray[np.datetime64]:
-    """Return the clock's times, shape (n,), ``datetime64[s]``; NaT where no such time exists."""
-    hour, minute, second = (_numbers(parts, name) for name in ("hour", "minute", "second"))
+    """Return the clock's times; NaT where no such time exists.
+
+    Args:
+        parts: shape (n,), groups of ``_TIMESTAMP``.
+
+    Returns:
+        shape (n,), ``datetime64[s]``.
+    """
+    hour = _numbers(parts, "hour")
+    minute = _numbers(parts, "minute")
+    second = _numbers(parts, "second")
     is_time = (hour <= 23) & (minute <= 59) & (second <= 59)  # noqa: PLR2004
-    seconds = ((hour * 60 + minute) * 60 + second).astype("timedelta64[s]")
-    return np.where(is_time, np.add(_days(parts), seconds), np.datetime64("NaT", "s"))
+    seconds = (hour * 60 + minute) * 60 + second
+    times = np.add(
+        _days(parts),
+        seconds.astype("timedelta64[s]"),
+    )
+    return np.where(
+        is_time,
+        times,
+        _NO_TIME,
+    )
 
 
 def _days(parts: pa.Array) -> npt.NDArray[np.datetime64]:
-    """Return the dates, shape (n,), ``datetime64[D]``; NaT where no such day exists."""
-    year, month, day = (_numbers(parts, name) for name in ("year", "month", "day"))
-    first = ((year - 1970) * 12 + month - 1).astype("datetime64[M]")
-    dates = np.add(first.astype("datetime64[D]"), (day - 1).astype("timedelta64[D]"))
-    is_date = np.asarray(parts.is_valid()) & (year >= 1)
+    """Return the dates; NaT where no such day exists.
+
+    Args:
+        parts: shape (n,), groups of ``_DATE`` or ``_TIMESTAMP``; null for a text of another form.
+
+    Returns:
+        shape (n,), ``datetime64[D]``.
+    """
+    year = _numbers(parts, "year")
+    month = _numbers(parts, "month")
+    day = _numbers(parts, "day")
+    months = (year - 1970) * 12 + month - 1
+    first = months.astype("datetime64[M]")
+    days = (day - 1).astype("timedelta64[D]")
+    dates = np.add(
+        first.astype("datetime64[D]"),
+        days,
+    )
+    is_date = np.asarray(parts.is_valid())
+    is_date &= year >= 1
     is_date &= (month >= 1) & (month <= 12)  # noqa: PLR2004
     # The 31st of a month of 30 days lies in the next month.
     is_date &= dates.astype("datetime64[M]") == first
-    return np.where(is_date, dates, np.datetime64("NaT", "D"))
+    return np.where(
+        is_date,
+        dates,
+        _NO_DAY,
+    )
 
 
-def _numbers(parts: pa.Array, name: str) -> npt.NDArray[np.int64]:
+def _numbers(
+    parts: pa.Array,
+    name: str,
+) -> npt.NDArray[np.int64]:
     """Return a group as numbers, 0 where it is absent."""
     digits = pc.struct_field(parts, name)
-    return np.asarray(where(pc.not_equal(digits, ""), digits).cast(pa.int64()).fill_null(0))
+    present = where(
+        pc.not_equal(digits, ""),
+        digits,
+    )
+    return np.asarray(present.cast(pa.int64()).fill_null(0))
 
 
 def _fractions(parts: pa.Array) -> npt.NDArray[np.int64]:
     """Return microseconds, cut off and not rounded: a rounded time may belong to the next day."""
-    digits = pc.utf8_rpad(pc.struct_field(parts, "fraction"), 6, "0")
-    return np.asarray(pc.utf8_slice_codeunits(digits, 0, 6).cast(pa.int64()).fill_null(0))
+    digits = pc.struct_field(parts, "fraction")
+    # .5 is half a second, so zeros are added behind.
+    padded = pc.utf8_rpad(digits, 6, "0")
+    microseconds = pc.utf8_slice_codeunits(padded, 0, 6).cast(pa.int64())
+    return np.asarray(microseconds.fill_null(0))

@@ -48,7 +48,12 @@ class DecompressedStream:
         error: Is raised when more come.
     """
 
-    def __init__(self, stream: pa.NativeFile, maximum: int, error: OverLimitError) -> None:
+    def __init__(
+        self,
+        stream: pa.NativeFile,
+        maximum: int,
+        error: OverLimitError,
+    ) -> None:
         self._stream, self._remaining, self._error = stream, maximum, error
 
     @property

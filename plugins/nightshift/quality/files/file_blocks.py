@@ -41,7 +41,11 @@ class UnreadableFileError(ValueError):
     """The bytes are not what the file's name says."""
 
 
-def read_header(source: bytes | Path, name: str, limits: DropLimits = _NO_LIMITS) -> list[str]:
+def read_header(
+    source: bytes | Path,
+    name: str,
+    limits: DropLimits = _NO_LIMITS,
+) -> list[str]:
     """Return the names of a file's columns, in order; none for an empty file.
 
     Args:
@@ -108,7 +112,13 @@ def count_rows(source: bytes | Path, name: str) -> int:
     if not header:
         return 0
     malformed: dict[int, str] = {}
-    blocks = read_blocks(source, name, header, header[:1], malformed.__setitem__)
+    blocks = read_blocks(
+        source,
+        name,
+        header,
+        header[:1],
+        malformed.__setitem__,
+    )
     return sum(len(block.row_numbers) for block in blocks) + len(malformed)
 
 
@@ -134,7 +144,14 @@ def read_cells(source: bytes | Path, name: str) -> tuple[list[str], list[list[st
         # Names of a CSV file may be empty or repeated, positions are not.
         names = [str(position) for position in range(len(header))]
     rows: dict[int, list[str] | str] = {}
-    for block in read_blocks(source, name, names, names, rows.__setitem__, _ANY_CELL):
+    for block in read_blocks(
+        source,
+        name,
+        names,
+        names,
+        rows.__setitem__,
+        _ANY_CELL,
+    ):
         columns = [column.fill_null("").to_pylist() for column in block.strings.columns]
         cells = map(list, zip(*columns, strict=True))
         rows |= dict(zip(block.row_numbers.tolist(), cells, strict=True))

@@ -25,8 +25,10 @@ if TYPE_CHECKING:
 
 _MAX_PAGE_BYTES = 128 * 1024**2
 """Arrow unpacks a complete page at once. Writers make pages of 1 MiB, or of a row group at most."""
-_MAX_VALUE_CHARACTERS = 32
-"""The longest text of a value that is no text: a timestamp with its zone."""
+_MAX_VALUE_CHARACTERS = 36
+"""The longest text of a value that is no text: a UUID; a timestamp with its zone is shorter."""
+_UNREAD_ENCODINGS = frozenset({"DELTA_BYTE_ARRAY", "DELTA_LENGTH_BYTE_ARRAY"})
+"""Text encodings of writers of version 2 of the format."""
 _MAX_FOOTER_ITEMS = 1_000_000
 _MAX_FOOTER_TEXT = 16 * 1024**2
 
@@ -46,12 +48,18 @@ def open_parquet(source: bytes | Path, limits: DropLimits) -> pa.parquet.Parquet
     )
     n_columns = file.metadata.num_columns
     if n_columns > limits.columns:
-        raise OverLimitError("columns", limits.columns, str(n_columns))
+        raise OverLimitError(
+            "columns",
+            limits.columns,
+            str(n_columns),
+        )
     return file
 
 
 def parquet_blocks(
-    source: bytes | Path, columns: Sequence[str], limits: DropLimits
+    source: bytes | Path,
+    columns: Sequence[str],
+    limits: DropLimits,
 ) -> Iterator[Block]:
     """Yield the rows of a file from first to last.
 
@@ -64,15 +72,29 @@ def parquet_blocks(
 
     file = open_parquet(source, limits)
     _refuse_nested(file, columns)
-    _refuse_bombs(source, file, columns, limits)
+    _refuse_bombs(
+        source,
+        file,
+        columns,
+        limits,
+    )
     # A value may be stored once and repeated in a million rows: strings stay dictionaries until a
     # block is made, and a block is bounded by its text.
+    _refuse_unread_encodings(file, columns)
     strings = [name for name in columns if _is_text(file.schema_arrow.field(name).type)]
     file = parquet.ParquetFile(_as_file(source), read_dictionary=strings)
     first = 1
-    for batch in file.iter_batches(BLOCK_ROWS, columns=list(columns), use_threads=False):
+    for batch in file.iter_batches(
+        BLOCK_ROWS,
+        columns=list(columns),
+        use_threads=False,
+    ):
         for part in _split_by_text(batch, limits.cell_characters):
-            numbers = np.arange(first, first + part.num_rows, dtype=np.int64)
+            numbers = np.arange(
+                first,
+                first + part.num_rows,
+                dtype=np.int64,
+            )
             yield Block(_as_texts(part, columns), numbers)
             first += part.num_rows
 
@@ -93,17 +115,44 @@ def _refuse_nested(file: pa.parquet.ParquetFile, columns: Sequence[str]) -> None
             )
 
 
+def _refuse_unread_encodings(file: pa.parquet.ParquetFile, columns: Sequence[str]) -> None:
+    """Refuse text in an encoding that Arrow cannot read as a dictionary, by its name."""
+    import pyarrow as pa
+
+    for group in range(file.metadata.num_row_groups):
+        metadata = file.metadata.row_group(group)
+        for index in range(metadata.num_columns):
+            column = metadata.column(index)
+            unread = sorted(_UNREAD_ENCODINGS.intersection(column.encodings))
+            if unread and column.path_in_schema in columns:
+                raise pa.ArrowInvalid(
+                    f"column {column.path_in_schema} has the encoding {unread[0]}, expected PLAIN"
+                    " or a dictionary"
+                )
+
+
 def _refuse_bombs(
-    source: bytes | Path, file: pa.parquet.ParquetFile, columns: Sequence[str], limits: DropLimits
+    source: bytes | Path,
+    file: pa.parquet.ParquetFile,
+    columns: Sequence[str],
+    limits: DropLimits,
 ) -> None:
     n_bytes = len(source) if isinstance(source, bytes) else source.stat().st_size
     # The heads of the pages are read before Arrow unpacks one.
     maximum, error = max_decompressed(n_bytes, limits)
-    total, largest = unpacked_bytes(source, file.metadata, set(columns))
+    total, largest = unpacked_bytes(
+        source,
+        file.metadata,
+        set(columns),
+    )
     if total > maximum:
         raise error
     if largest > _MAX_PAGE_BYTES:
-        raise OverLimitError("decompressed_bytes of one page", _MAX_PAGE_BYTES, str(largest))
+        raise OverLimitError(
+            "decompressed_bytes of one page",
+            _MAX_PAGE_BYTES,
+            str(largest),
+        )
 
 
 def _is_text(data_type: pa.DataType) -> bool:
@@ -143,7 +192,11 @@ def _widths(column: pa.Array, max_bytes: int) -> npt.NDArray[np.int64] | int:
     lengths = pc.binary_length(values)
     longest = pc.max(lengths).as_py() or 0
     if longest > max_bytes:
-        raise OverLimitError("cell_characters", max_bytes, f"a value of {longest}")
+        raise OverLimitError(
+            "cell_characters",
+            max_bytes,
+            f"a value of {longest}",
+        )
     row_lengths = lengths.take(column.indices) if is_dictionary else lengths
     return np.asarray(row_lengths.fill_null(0)).astype(np.int64)
 
@@ -158,6 +211,13 @@ def _as_texts(batch: pa.RecordBatch, columns: Sequence[str]) -> pa.Table:
         values = batch.column(name)
         if pa.types.is_dictionary(values.type):
             values = values.dictionary_decode()
-        text = values.cast(pa.string())
+        text = _uuid_texts(values) if values.type == pa.uuid() else values.cast(pa.string())
         strings[name] = pc.if_else(pc.equal(text, ""), pa.scalar(None, pa.string()), text)
     return pa.table(strings)
+
+
+def _uuid_texts(values: pa.Array) -> pa.Array:
+    """Return UUIDs, which Parquet stores as 16 bytes, as other tools write them."""
+    import pyarrow as pa
+
+    return pa.array([None if uuid is None else str(uuid) for uuid in values.to_pylist()])

@@ -22,36 +22,62 @@ _CRASHES = {-signal.SIGABRT, -signal.SIGSEGV, -signal.SIGBUS, -signal.SIGFPE, -s
 """Exit codes that the file causes. SIGKILL and SIGTERM come from the machine, or from a person."""
 
 
-def read_in_sandbox(source: bytes | Path, limits: DropLimits) -> None:
+def read_in_sandbox(
+    source: bytes | Path,
+    limits: DropLimits,
+) -> None:
     """Read a file in a child process; only a crash counts, because errors appear again later.
 
     Raises:
         BrokenPageError: The child crashed.
     """
-    path, content = ("-", source) if isinstance(source, bytes) else (str(source), b"")
-    command = [sys.executable, "-P", "-m", __name__, path, limits.model_dump_json()]
-    environment = {"PYTHONPATH": str(Path(__file__).parents[3]), "OMP_NUM_THREADS": "1"}
+    path = "-" if isinstance(source, bytes) else str(source)
+    content = source if isinstance(source, bytes) else b""
+    command = [sys.executable, "-P", "-m", __name__]
+    command += [path, limits.model_dump_json()]
+    # Nothing is inherited: the file must not reach a credential through its reader.
+    environment = {
+        "PYTHONPATH": str(Path(__file__).parents[3]),
+        "OMP_NUM_THREADS": "1",
+    }
     child = subprocess.run(  # noqa: S603  (our own interpreter and module)
-        command, input=content, capture_output=True, env=environment, check=False
+        command,
+        input=content,
+        capture_output=True,
+        env=environment,
+        check=False,
     )
     if child.returncode in _CRASHES:
-        raise BrokenPageError(f"its reader died of it ({signal.Signals(-child.returncode).name})")
+        name = signal.Signals(-child.returncode).name
+        raise BrokenPageError(f"its reader died of it ({name})")
 
 
 def main(path: str, limits: DropLimits) -> None:
     """Read every column by itself, so that a refused column does not hide the next ones."""
     from nightshift.quality.files.parquet_blocks import open_parquet, parquet_blocks
 
-    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
+    memory = (_MEMORY_BYTES, _MEMORY_BYTES)
+    resource.setrlimit(resource.RLIMIT_AS, memory)
+    # A crash is expected here: no core file of four gigabytes.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    source = sys.stdin.buffer.read() if path == "-" else Path(path)
+    source: bytes | Path = Path(path)
+    if path == "-":
+        source = sys.stdin.buffer.read()
+    # Errors are raised again where the file is read; only a crash is news.
     with suppress(Exception):
         names = open_parquet(source, limits).schema_arrow.names
         for name in dict.fromkeys(names):
             with suppress(Exception):
-                for _ in parquet_blocks(source, [name], limits):
+                for _ in parquet_blocks(
+                    source,
+                    [name],
+                    limits,
+                ):
                     pass
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], DropLimits.model_validate_json(sys.argv[2]))
+    main(
+        sys.argv[1],
+        DropLimits.model_validate_json(sys.argv[2]),
+    )

@@ -70,16 +70,31 @@ class BinCounter:
     """
 
     def __init__(
-        self, numeric: Sequence[NumericColumn], categorical: Sequence[CategoricalColumn]
+        self,
+        numeric: Sequence[NumericColumn],
+        categorical: Sequence[CategoricalColumn],
     ) -> None:
         import pyarrow as pa
 
-        self._edges = {column.name: np.array(column.edges, np.float64) for column in numeric}
-        self._levels = {column.name: pa.array(column.levels, pa.string()) for column in categorical}
-        self._counts: dict[str, Integers] = {
-            name: np.zeros(len(bins) + 1, np.int64)
-            for name, bins in [*self._edges.items(), *self._levels.items()]
-        }
+        self._edges = {}
+        self._levels = {}
+        self._counts: dict[str, Integers] = {}
+        for column in numeric:
+            self._edges[column.name] = np.array(column.edges, np.float64)
+            self._counts[column.name] = np.zeros(
+                len(column.edges) + 1,
+                np.int64,
+            )
+        for strings in categorical:
+            self._levels[strings.name] = pa.array(
+                strings.levels,
+                pa.string(),
+            )
+            # One more for all other levels.
+            self._counts[strings.name] = np.zeros(
+                len(strings.levels) + 1,
+                np.int64,
+            )
 
     @property
     def types(self) -> dict[str, str]:
@@ -92,9 +107,14 @@ class BinCounter:
             values = batch.column(name).to_numpy(zero_copy_only=False)
             known = values[~np.isnan(values)]
             # side="right": a number that equals an edge belongs to the bin that begins there.
-            self._add(name, np.searchsorted(edges, known, side="right"))
+            indices = np.searchsorted(edges, known, side="right")
+            self._add(name, indices)
         for name, levels in self._levels.items():
-            self._add(name, _level_indices(batch.column(name), levels))
+            indices = _level_indices(
+                batch.column(name),
+                levels,
+            )
+            self._add(name, indices)
 
     def _add(self, name: str, indices: Integers) -> None:
         counts = self._counts[name]
@@ -110,7 +130,11 @@ class BinCounter:
         for name, counts in self._counts.items():
             sketch = profile[name]
             columns[name] = BinnedColumn(
-                sketch.n_rows, sketch.n_missing, tuple(counts.tolist()), sketch.mean
+                n_rows=sketch.n_rows,
+                n_missing=sketch.n_missing,
+                counts=tuple(counts.tolist()),
+                # The sketch's mean is exact, and that of the bins would not be.
+                mean=sketch.mean,
             )
         return columns
 
@@ -119,5 +143,13 @@ def _level_indices(strings: pa.Array, levels: pa.Array) -> Integers:
     """Return the index of each string that is not null; that of other levels comes last."""
     import pyarrow.compute as pc
 
-    indices = pc.index_in(strings.drop_null(), value_set=levels).fill_null(len(levels))
-    return np.asarray(indices.to_numpy(), dtype=np.int64)
+    n_levels = len(levels)
+    indices = pc.index_in(
+        strings.drop_null(),
+        value_set=levels,
+    )
+    known_or_other = indices.fill_null(n_levels)
+    return np.asarray(
+        known_or_other.to_numpy(),
+        dtype=np.int64,
+    )

@@ -11,12 +11,11 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from nightshift.quality.suites.suite import RowCount, is_blocking, severity_of
+from nightshift.quality.suites.suite import Expectation, RowCount, is_blocking, severity_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from nightshift.quality.suites.suite import Expectation
 
 _COLUMN_ARGUMENTS = ("column", "column_A", "column_B", "column_list")
 _MISSING_COLUMN = re.compile(
@@ -42,10 +41,11 @@ class PassedCheck:
 
     def as_document(self) -> dict[str, Any]:
         """Return the result in the form of Great Expectations."""
+        percent = 100.0 * self.n_unexpected / max(self.n_considered, 1)
         measured: dict[str, Any] = {
             "element_count": self.n_considered,
             "unexpected_count": self.n_unexpected,
-            "unexpected_percent": 100.0 * self.n_unexpected / max(self.n_considered, 1),
+            "unexpected_percent": percent,
         }
         if isinstance(self.expectation.rule, RowCount):
             measured = {"observed_value": self.n_considered}
@@ -95,7 +95,9 @@ def read_check_result(document: dict[str, Any]) -> CheckResult:
         KeyError, TypeError, AttributeError: It is no result document.
     """
     config = document["expectation_config"]
-    arguments = {name: value for name, value in config["kwargs"].items() if name != "batch_id"}
+    arguments = {**config["kwargs"]}
+    # Great Expectations adds it, and it means nothing to a person.
+    arguments.pop("batch_id", None)
     columns: list[str] = []
     for name in _COLUMN_ARGUMENTS:
         given = arguments.pop(name, [])
@@ -114,13 +116,19 @@ def read_check_result(document: dict[str, Any]) -> CheckResult:
     )
 
 
-def redact_message(message: str, error_class: str) -> str:
+def redact_message(
+    message: str,
+    error_class: str,
+) -> str:
     """Return what holds no value of a row: the class of an error, and that a column is missing."""
     database_error = re.search(r"psycopg\.errors\.(\w+)", message)
     if database_error:
         return database_error[1]
+    # The name of a column is the suite's own word.
     missing = _MISSING_COLUMN.search(message)
-    return f"{error_class}: {missing[0]}" if missing else error_class
+    if missing:
+        return f"{error_class}: {missing[0]}"
+    return error_class
 
 
 def _describe_crash(exception_info: Mapping[str, Any]) -> str | None:
@@ -132,13 +140,18 @@ def _describe_crash(exception_info: Mapping[str, Any]) -> str | None:
             traceback = str(part.get("exception_traceback"))
             # The last line that begins with a class names the error that was raised first to last.
             pattern = r"^(?:\w+\.)*(\w+(?:Error|Exception))(?::|$)"
-            classes = [*re.findall(pattern, traceback, re.MULTILINE), "an error"]
-            message = redact_message(str(part.get("exception_message")), classes[0])
+            classes = re.findall(pattern, traceback, re.MULTILINE)
+            error_class = classes[0] if classes else "an error"
+            message = redact_message(
+                str(part.get("exception_message")),
+                error_class,
+            )
             return f"could not be evaluated: {message}"
     return None
 
 
 def _describe_counts(measured: Mapping[str, Any]) -> str:
+    """Return in words what was counted; an aggregate, never a value of a row."""
     if "unexpected_count" not in measured:
         if "observed_value" in measured:
             return f"observed {measured['observed_value']}"
@@ -146,5 +159,6 @@ def _describe_counts(measured: Mapping[str, Any]) -> str:
     n_unexpected = measured["unexpected_count"]
     if "element_count" not in measured:
         return f"{n_unexpected} unexpected"
+    n_rows = measured["element_count"]
     percent = measured.get("unexpected_percent") or 0.0
-    return f"{n_unexpected} of {measured['element_count']} rows unexpected ({percent:.2f} %)"
+    return f"{n_unexpected} of {n_rows} rows unexpected ({percent:.2f} %)"

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import logging
 from html import escape
 from operator import attrgetter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from nightshift.quality.suites.check_results import CheckResult
+    from nightshift.settings import Settings
+
+logger = logging.getLogger(__name__)
 
 _HEAD = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title>
@@ -37,6 +42,7 @@ def render_page(title: str, passed: bool, checks: Iterable[CheckResult]) -> str:
         passed: The verdict.
         checks: One per expectation.
     """
+    # Failures first: "not passed" sorts before "passed".
     ordered = sorted(checks, key=attrgetter("has_passed", "expectation", "arguments"))
     n_met = sum(check.has_passed for check in ordered)
     verdict = "passed" if passed else "failed"
@@ -55,9 +61,28 @@ def render_page(title: str, passed: bool, checks: Iterable[CheckResult]) -> str:
 def _row(check: CheckResult) -> str:
     is_critical = check.severity == "critical"
     if check.has_passed:
-        word, style = "met", ""
+        word = "met"
+        style = ""
     else:
         word = "not met" if is_critical else check.severity
+        # A crash blocks at every severity.
         style = "failed" if is_critical or check.has_crashed else "warned"
     cells = (word, check.expectation, check.arguments, check.observed)
-    return f'<tr class="{style}"><td>' + "<td>".join(map(escape, cells)) + "</tr>"
+    joined = "<td>".join(map(escape, cells))
+    return f'<tr class="{style}"><td>{joined}</tr>'
+
+
+def store_page(settings: Settings, key: str, page: str, evidence: dict[str, Any]) -> str | None:
+    """Store page and JSON; return the page's key, or None if the bucket fails."""
+    from nightshift.lake.object_store import ObjectStore
+
+    document = json.dumps(evidence, indent=2, sort_keys=True).encode()
+    try:
+        store = ObjectStore.open(settings)
+        store.put(f"{key}.json", document, "application/json")
+        store.put(f"{key}.html", page.encode(), "text/html; charset=utf-8")
+    except Exception as error:  # noqa: BLE001  (the verdict stands in the log and in the ledger)
+        reason = str(error).splitlines()[0]
+        logger.warning("The data docs %s.html could not be stored: %s", key, reason)
+        return None
+    return f"{key}.html"

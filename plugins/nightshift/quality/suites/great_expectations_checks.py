@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from nightshift.quality.gate_errors import GateCrashError, GateError, SuiteError
 from nightshift.quality.suites.check_results import redact_message
-from nightshift.quality.suites.suite import unusable_suite
+from nightshift.quality.suites.suite import Expectation, Suite, unusable_suite
 from nightshift.warehouse.connection import conninfo
 from nightshift.warehouse.faults import fault_of
 
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from great_expectations.core import ExpectationSuite
 
     from nightshift.contracts.run import RunContext
-    from nightshift.quality.suites.suite import Expectation, Suite
     from nightshift.settings import Settings
 
 # The library logs a hundred lines per import.

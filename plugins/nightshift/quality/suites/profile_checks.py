@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from nightshift.quality.sketches.sketch import NumberSketch, TextSketch
-from nightshift.quality.suites.suite import Between, InSet, NotNull, RowCount
+from nightshift.quality.sketches.number_sketch import NumberSketch
+from nightshift.quality.sketches.text_sketch import TextSketch
+from nightshift.quality.suites.suite import Between, Expectation, InSet, NotNull, RowCount
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from nightshift.quality.sketches.sketch import Sketch
-    from nightshift.quality.suites.suite import Expectation
 
     Counts = tuple[int, int, int]
     """Considered rows, and the minimum and maximum number of unexpected ones among them."""
@@ -50,7 +50,9 @@ class ProfileCheck:
 
 
 def check_profile(
-    profile: Mapping[str, Sketch], expectations: Sequence[Expectation], n_partitions: int = 1
+    profile: Mapping[str, Sketch],
+    expectations: Sequence[Expectation],
+    n_partitions: int = 1,
 ) -> list[ProfileCheck]:
     """Return what a profile shows about each expectation, in their order.
 
@@ -62,12 +64,20 @@ def check_profile(
     checks = []
     for expectation in expectations:
         verdict, observed = _evaluate(profile, expectation, n_partitions)
-        checks.append(ProfileCheck(expectation.type, expectation.column, verdict, observed))
+        check = ProfileCheck(
+            expectation.type,
+            expectation.column,
+            verdict,
+            observed,
+        )
+        checks.append(check)
     return checks
 
 
 def _evaluate(
-    profile: Mapping[str, Sketch], expectation: Expectation, n_partitions: int
+    profile: Mapping[str, Sketch],
+    expectation: Expectation,
+    n_partitions: int,
 ) -> tuple[Verdict, str]:
     if isinstance(expectation.rule, RowCount):
         # A suite limits the rows of one partition, which means nothing for several.
@@ -77,7 +87,10 @@ def _evaluate(
         is_met = expectation.is_met(n_rows, 0)
         return Verdict.MET if is_met else Verdict.BROKEN, f"{n_rows:,} rows"
 
-    counts = _count(profile.get(expectation.column), expectation)
+    counts = _count(
+        profile.get(expectation.column),
+        expectation,
+    )
     if counts is None:
         return Verdict.UNKNOWN, ""
     n_considered, minimum, maximum = counts
@@ -91,7 +104,10 @@ def _evaluate(
     return Verdict.UNKNOWN if may_be_met else Verdict.BROKEN, observed
 
 
-def _count(sketch: Sketch | None, expectation: Expectation) -> Counts | None:
+def _count(
+    sketch: Sketch | None,
+    expectation: Expectation,
+) -> Counts | None:
     """Return what a column's sketch knows; None if it knows nothing about the expectation."""
     if expectation.condition:
         return None
@@ -105,17 +121,25 @@ def _count(sketch: Sketch | None, expectation: Expectation) -> Counts | None:
     return None
 
 
-def _count_outside(rule: Between, sketch: NumberSketch) -> Counts:
+def _count_outside(
+    rule: Between,
+    sketch: NumberSketch,
+) -> Counts:
+    low = float("-inf") if rule.minimum is None else float(rule.minimum)
+    high = float("inf") if rule.maximum is None else float(rule.maximum)
     minimum, maximum = sketch.count_outside(
-        float("-inf") if rule.minimum is None else float(rule.minimum),
-        float("inf") if rule.maximum is None else float(rule.maximum),
+        low,
+        high,
         is_low_outside=rule.strict_min,
         is_high_outside=rule.strict_max,
     )
     return sketch.n_known, minimum, maximum
 
 
-def _count_other_strings(rule: InSet, sketch: TextSketch) -> Counts:
+def _count_other_strings(
+    rule: InSet,
+    sketch: TextSketch,
+) -> Counts:
     allowed = set(rule.allowed)
     n_allowed = sum(n for string, n in sketch.levels.items() if string in allowed)
     n_other = sum(sketch.levels.values()) - n_allowed

@@ -14,17 +14,18 @@ from psycopg import sql
 from nightshift.quality.suites.check_results import PassedCheck
 from nightshift.quality.suites.suite import (
     Between,
+    Expectation,
     InSet,
     MatchesRegex,
     NotNull,
     PairGreater,
+    RowCondition,
     UniqueTogether,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from nightshift.quality.suites.suite import Expectation, RowCondition
     from nightshift.warehouse.connection import Connection
 
     IsUnique = Callable[[Sequence[str]], bool]

@@ -16,6 +16,7 @@ from pyarrow import compute as pc
 from nightshift.quality.suites.check_results import PassedCheck
 from nightshift.quality.suites.suite import (
     Between,
+    Expectation,
     InSet,
     MatchesRegex,
     NotNull,
@@ -27,7 +28,6 @@ from nightshift.quality.suites.suite import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from nightshift.quality.suites.suite import Expectation
     from nightshift.warehouse.connection import Connection
 
     Counts = tuple[int, int]

@@ -147,7 +147,11 @@ class Expectation:
     def is_met(self, n_considered: int, n_unexpected: int) -> bool:
         """Return whether counts of considered and of unexpected rows meet it."""
         if isinstance(self.rule, RowCount):
-            return is_within(n_considered, self.rule.minimum, self.rule.maximum)
+            return is_within(
+                n_considered,
+                self.rule.minimum,
+                self.rule.maximum,
+            )
         # Nothing to consider is nothing unexpected, as in Great Expectations.
         n_met = n_considered - n_unexpected
         return n_considered == 0 or n_met / n_considered >= self.mostly
@@ -184,7 +188,11 @@ def read_suite(expectations_dir: Path, dataset: str) -> Suite:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
         expectations = tuple(map(parse_expectation, document["expectations"]))
-        suite = Suite(str(document["name"]), document, expectations)
+        suite = Suite(
+            str(document["name"]),
+            document,
+            expectations,
+        )
     except Exception as error:  # noqa: BLE001  (whatever is wrong, there is no verdict)
         raise unusable_suite(expectations_dir, dataset, error) from None
     _require_usable(dataset, suite)
@@ -253,10 +261,18 @@ def parse_expectation(document: dict[str, Any]) -> Expectation:
     is_share_unsupported = isinstance(rule, UniqueTogether) and mostly != 1
     if not isinstance(mostly, Number) or has_unknown_condition or is_share_unsupported:
         return Expectation(document)
-    return Expectation(document, rule, float(mostly), condition)
+    return Expectation(
+        document,
+        rule,
+        float(mostly),
+        condition,
+    )
 
 
-def _parse_rule(expectation_type: str, kwargs: dict[str, Any]) -> Rule | None:
+def _parse_rule(
+    expectation_type: str,
+    kwargs: dict[str, Any],
+) -> Rule | None:
     rule_class = _RULES.get(expectation_type)
     if rule_class is None:
         return None
@@ -272,7 +288,10 @@ def _parse_condition(restriction: object, parser: object) -> RowCondition | None
         return None
     if isinstance(restriction, str):
         written = _WRITTEN_CONDITION.fullmatch(restriction)
-        return RowCondition(written[1], written[2] == "==", written[3]) if written else None
+        if written is None:
+            return None
+        column, operator, value = written.groups()
+        return RowCondition(column, operator == "==", value)
     match restriction:
         case {
             "type": "comparison",
@@ -285,7 +304,11 @@ def _parse_condition(restriction: object, parser: object) -> RowCondition | None
     return None
 
 
-def is_within(number: float, minimum: float | None, maximum: float | None) -> bool:
+def is_within(
+    number: float,
+    minimum: float | None,
+    maximum: float | None,
+) -> bool:
     """Return whether a number lies within limits, both included; None is no limit."""
     is_enough = minimum is None or number >= minimum
     return is_enough and (maximum is None or number <= maximum)

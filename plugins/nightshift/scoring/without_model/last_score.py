@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from nightshift.scoring.plan import MODEL_STEPS, DayPlan, PastScores
 from nightshift.scoring.prediction_tables import model_query
+from nightshift.warehouse.published import join_published
 
 if TYPE_CHECKING:
     from psycopg import sql
@@ -54,6 +55,7 @@ def past_scores(
     return {day: tuple(of_day) for day, of_day in loads.items()}
 
 
+# Not join_published: the pointers lead, and one matching row of each old load is enough.
 _PAST = """
 select d.day, p.partition_date, p.load_id from unnest(%(days)s::date[]) d (day)
 join ops.published p
@@ -100,8 +102,10 @@ def past_digest(conn: Connection, spec: ModelSpec, days: Iterable[DayPlan]) -> s
     versions: list[tuple[object, ...]] = []
     if past and spec.scoring.carry_over.key and spec.scoring.spine:
         query = sql.SQL(
-            "select distinct partition_date, load_id from {}"
-            " where superseded_at is null and partition_date = any(%s)"
+            """
+            select distinct partition_date, load_id from {}
+            where superseded_at is null and partition_date = any(%s)
+            """
         ).format(sql.Identifier("staging", spec.scoring.spine.relation))
         versions = sorted(conn.execute(query, [partition_dates]))
     return sha256(json.dumps([past, versions], default=str).encode()).hexdigest()
@@ -158,22 +162,20 @@ def _old_keys(spec: ModelSpec) -> sql.Composed:
         query = "select distinct {columns} from {predictions} r where r.load_id = any(%(loads)s)"
     elif spec.scoring.spine:
         relation = sql.Identifier("staging", spec.scoring.spine.relation)
-        query = (
-            "select {columns} from {relation} r"
-            " where r.superseded_at is null and r.partition_date = any(%(days)s)"
-        )
+        query = """
+            select {columns} from {relation} r
+            where r.superseded_at is null and r.partition_date = any(%(days)s)
+        """
     else:
-        query = (
-            "select {columns} from {features} r"
-            " join ops.published p on p.dataset = {dataset}"
-            " and p.partition_date = r.partition_date and p.load_id = r.load_id"
-            " where r.partition_date = any(%(days)s)"
-        )
+        query = """
+            select {columns} from {features} r {published}
+            where r.partition_date = any(%(days)s)
+        """
     columns = sql.SQL("r.partition_date, r.{} as entity, {} as recurring").format(
         sql.Identifier(spec.entity.key), recurring_key(spec, "r")
     )
-    dataset = sql.Literal(spec.features_dataset)
-    return model_query(spec, query, columns=columns, relation=relation, dataset=dataset)
+    published = join_published(spec.features_dataset, "r")
+    return model_query(spec, query, columns=columns, relation=relation, published=published)
 
 
 def _new_keys(spec: ModelSpec, *, is_prepared: bool) -> sql.Composable:

@@ -6,11 +6,13 @@ import datetime as dt
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from nightshift.contracts.partitions import PartitionRange
 from nightshift.errors import NightshiftError
 from nightshift.scoring.prediction_tables import model_query
 from nightshift.scoring.without_model.last_score import recurring_key, spine_relation
 from nightshift.training.feature_query import features_target
 from nightshift.warehouse.damage import find_damage_cheaply, published_records
+from nightshift.warehouse.published import published_loads
 
 if TYPE_CHECKING:
     from psycopg import sql
@@ -126,11 +128,20 @@ def _find_list(conn: Connection, spec: ModelSpec, day: dt.date) -> SpineSource |
     return SpineSource("list" if row[0] == day else "repeated list", *row)
 
 
+def newest_rule_load(
+    conn: Connection, spec: ModelSpec, partition: Partition
+) -> tuple[dt.date, int] | None:
+    """Return day and load of the newest published features whose rule values still serve."""
+    days = PartitionRange(partition.shift(-RULE_DAYS), partition)
+    return max(published_loads(conn, spec.features_dataset, days).items(), default=None)
+
+
 def prepare_spine(
     conn: Connection,
     spec: ModelSpec,
     partition: Partition,
     source: SpineSource,
+    rule_load: tuple[dt.date, int] | None,
     past: tuple[PastScores, ...],
 ) -> None:
     """Create the temporary table ``prepared_spine``: entities with their last known rule value.
@@ -142,60 +153,49 @@ def prepare_spine(
 
     relation = spine_relation(spec, is_prepared=True)
     conn.execute(sql.SQL("drop table if exists {}").format(relation))
-    entities, rule_values = _entities(spec, partition, source), _rule_values(spec)
-    query = model_query(spec, _PREPARE, entities=entities, rule_values=rule_values)
+    n_days = (partition.day - source.partition_date).days
+    query = model_query(
+        spec,
+        _PREPARE,
+        entities=_entities(spec, source, n_days),
+        rule_values=_rule_values(spec),
+    )
+    # Without a load the rule gives its default, as for an entity that the load does not name.
+    rule_day, rule_load_id = rule_load or (None, None)
     values = {
         "day": partition.day,
         "from_day": source.partition_date,
+        "n_days": n_days,
+        "timezone": partition.timezone,
         "load_id": source.load_id,
         "cutoff": partition.cutoff,
-        "features": spec.features_dataset,
-        "oldest_rule": partition.day - dt.timedelta(days=RULE_DAYS),
+        "rule_day": rule_day,
+        "rule_load_id": rule_load_id,
         "past_days": [load.partition_date for load in past],
         "past_loads": [load.load_id for load in past],
     }
     conn.execute(query, values)
 
 
-def _entities(spec: ModelSpec, partition: Partition, source: SpineSource) -> sql.Composed:
+def _entities(spec: ModelSpec, source: SpineSource, n_days: int) -> sql.Composed:
     """Return the query of one load's entities, moved to the partition's day if repeated.
 
     Columns: the key, the event timestamp, ``known_at``, ``recurring`` and ``value``.
     """
     from psycopg import sql
 
-    n_days = (partition.day - source.partition_date).days
-    key = sql.Identifier("r", spec.entity.key)
     spine = spec.scoring.spine
-    if spine and source.is_list:
-        columns: dict[str, sql.Composable] = {
-            "source_key": _moved_key(spine, n_days) if n_days else key,
-            "happens": sql.Identifier("r", spine.event_timestamp),
-            "known_at": sql.Identifier("r", "known_at"),
-            "recurring": recurring_key(spec, "r"),
-            "value": sql.SQL("null"),
-            "relation": sql.Identifier("staging", spine.relation),
-            "joined": sql.SQL(""),
-            "condition": sql.SQL("and r.superseded_at is null"),
-        }
-    else:
+    if spine is None or not source.is_list:
         joined, recurring = _recurring_of_features(spec)
-        columns = {
-            "source_key": key,
-            "happens": sql.Identifier("r", spec.event_timestamp),
-            "known_at": sql.Identifier("r", "as_of"),
-            "recurring": recurring,
-            "value": sql.Identifier("r", spec.scoring.fallback.feature),
-            "relation": sql.Identifier("features", spec.feature_table),
-            "joined": joined,
-            "condition": sql.SQL(""),
-        }
+        return model_query(spec, _ENTITIES, joined=joined, recurring=recurring)
+    source_key = sql.Identifier("r", spec.entity.key)
     return model_query(
         spec,
-        _ENTITIES,
-        timezone=sql.Literal(partition.timezone),
-        n_days=sql.Literal(n_days),
-        **columns,
+        _LISTED_ENTITIES,
+        source_key=_moved_key(spine, n_days) if n_days else source_key,
+        happens=sql.Identifier("r", spine.event_timestamp),
+        recurring=recurring_key(spec, "r"),
+        relation=sql.Identifier("staging", spine.relation),
     )
 
 
@@ -236,22 +236,27 @@ def _rule_values(spec: ModelSpec) -> sql.Composed:
     return model_query(spec, _RULE_VALUES, recurring=recurring, joined=joined)
 
 
+# Local times are kept when a day is repeated, also over a change of the clocks.
 _ENTITIES = """
+select r.{key},
+    ((r.{event_timestamp} at time zone %(timezone)s::text) + make_interval(days => %(n_days)s))
+        at time zone %(timezone)s::text as {event_timestamp},
+    r.as_of as known_at, {recurring} as recurring, r.{rule}::double precision as value
+from {features} r {joined}
+where r.partition_date = %(from_day)s and r.load_id = %(load_id)s
+"""
+_LISTED_ENTITIES = """
 select {source_key} as {key},
-    (({happens} at time zone {timezone}) + make_interval(days => {n_days})) at time zone {timezone}
-        as {event_timestamp},
-    {known_at} as known_at, {recurring} as recurring, {value}::double precision as value
-from {relation} r {joined}
-where r.partition_date = %(from_day)s and r.load_id = %(load_id)s {condition}
+    (({happens} at time zone %(timezone)s::text) + make_interval(days => %(n_days)s))
+        at time zone %(timezone)s::text as {event_timestamp},
+    r.known_at, {recurring} as recurring, null::double precision as value
+from {relation} r
+where r.partition_date = %(from_day)s and r.load_id = %(load_id)s and r.superseded_at is null
 """
 _RULE_VALUES = """
 select {recurring} as recurring, r.{rule}::double precision as value, r.as_of
 from {features} r {joined}
-where (r.partition_date, r.load_id) = (
-    select p.partition_date, p.load_id from ops.published p
-    where p.dataset = %(features)s and p.partition_date between %(oldest_rule)s and %(day)s
-    order by p.partition_date desc limit 1
-)
+where r.partition_date = %(rule_day)s::date and r.load_id = %(rule_load_id)s::bigint
 """
 # Entities with the same recurring key may repeat in the rule values: the largest counts.
 _PREPARE = """

@@ -76,6 +76,7 @@ def limit_login(conn: Connection, login: AnalystLogin) -> None:
     """
     from psycopg import errors, sql
 
+    # Settings belong to this database: the same login may work in others.
     role = sql.Identifier(login.name)
     database = sql.Identifier(conn.info.dbname)
     set_limit = sql.SQL("alter role {} in database {} set {} = {}")
@@ -87,6 +88,7 @@ def limit_login(conn: Connection, login: AnalystLogin) -> None:
     if login.max_connections < 0:
         limit_connections = sql.SQL("alter role {} connection limit {}")
         statements.append(limit_connections.format(role, MAX_CONNECTIONS))
+    # Each in a savepoint: a limit that this session may not give must not undo the rest.
     for statement in statements:
         with suppress(errors.InsufficientPrivilege), conn.transaction():
             conn.execute(statement)
@@ -168,6 +170,7 @@ def gaps(conn: Connection) -> list[str]:
     row = conn.execute(_SLOTS).fetchone()
     n_readers = sum(max(login.max_connections, 0) for login in analysts)
     if row:
+        # Reserved connections are for the owner, so readers cannot take the last one.
         n_connections, is_reserved = row
         if not is_reserved and n_readers > n_connections - _OWNER_CONNECTIONS:
             problems.append(

@@ -78,14 +78,7 @@ def retrain_request_lock(conn: Connection, model: str) -> Iterator[None]:
 
 
 def requested_days(conn: Connection, model: str, partition: Partition, days: int) -> list[dt.date]:
-    """Return the partitions of a model's requests of any state, in order.
-
-    Args:
-        conn: Any connection.
-        model: The model.
-        partition: The partition in the middle.
-        days: How many days before and after it count.
-    """
+    """Return the days of a model's requests of any state, ``days`` before to ``days`` after one."""
     rows = conn.execute(
         """
         select partition_date from monitoring.retrain_decisions
@@ -144,9 +137,11 @@ def _select(conn: Connection, condition: str, parameters: list[Any]) -> list[Ret
         where {condition}
         order by partition_date
     """  # noqa: S608  (our own conditions)
-    return [
-        RetrainRequest(decision_id, model, day, state, tuple(reasons), closed_partition)
-        for decision_id, model, day, state, reasons, closed_partition in conn.execute(
-            query.encode(), parameters
-        )
-    ]
+    requests = []
+    for decision_id, model, day, state, reasons, closed_partition in conn.execute(
+        query.encode(), parameters
+    ):
+        # psycopg reads an array as a list, which a frozen request must not hold.
+        request = RetrainRequest(decision_id, model, day, state, tuple(reasons), closed_partition)
+        requests.append(request)
+    return requests

@@ -110,11 +110,14 @@ def _compile(
     relations = {key: node["relation_name"] for key, node in nodes.items() if node["relation_name"]}
     compiled_models = []
     for key, model in models.items():
-        if key in relations:
-            reads = sorted(relation for relation in relations.values() if relation in sql[key])
-            compiled_models.append(
-                CompiledModel(model["name"], relations[key], sql[key], tuple(reads))
-            )
+        # An ephemeral model has no relation: it is part of the SQL of those that read it.
+        if key not in relations:
+            continue
+        # dbt names what an ephemeral model reads at that model, so the SQL itself is searched.
+        reads = [relation for relation in relations.values() if relation in sql[key]]
+        compiled_models.append(
+            CompiledModel(model["name"], relations[key], sql[key], tuple(sorted(reads)))
+        )
     columns = project.models[view_id]["columns"]
     return CompiledView(
         table,

@@ -73,6 +73,7 @@ def run_dbt(
     with target_folder(settings) as target:
         exit_code, output = call_dbt(settings, arguments, target, parsed, application_name)
         results_path = target / "run_results.json"
+        # A dbt that failed before its first model leaves none.
         results = []
         if results_path.is_file():
             results = json.loads(results_path.read_text(encoding="utf-8"))["results"]
@@ -99,6 +100,7 @@ def call_dbt(
     application_name: str,
 ) -> tuple[int, str]:
     """Run dbt in a child process that ends when we do; return its exit code and what it printed."""
+    # One folder a day, so that somebody can delete the old ones.
     logs = settings.home / "logs" / "dbt" / time.strftime("%Y-%m-%d")
     logs.mkdir(parents=True, exist_ok=True)
     paths = {

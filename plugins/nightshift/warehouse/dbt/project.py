@@ -102,8 +102,10 @@ class ParsedProject:
         """Return the ids of all that a model reads, the deepest first and the model itself last."""
         model = self._manifest["nodes"].get(key, {})
         lineage: list[str] = []
+        # dbt refuses cycles, so this ends at the sources.
         for parent in model.get("depends_on", {}).get("nodes", []):
             lineage += self.lineage(parent)
+        # A parent of several models counts once, at its first and deepest place.
         return list(dict.fromkeys([*lineage, key]))
 
     def raw_datasets(self, key: str) -> frozenset[str]:
@@ -120,9 +122,10 @@ def feature_views(settings: Settings) -> list[FeatureView]:
         DbtError: A feature view names no entity key.
     """
     project = parsed_project(settings)
-    names = {model["name"]: key for key, model in project.models.items()}
-    view_names = sorted(name for name in names if name.startswith(_FEATURE_PREFIX))
-    return [_feature_view(project, names[name]) for name in view_names]
+    ids = {model["name"]: key for key, model in project.models.items()}
+    # The prefix is the convention by which dbt's models and the ledger's datasets meet.
+    view_names = [name for name in ids if name.startswith(_FEATURE_PREFIX)]
+    return [_feature_view(project, ids[name]) for name in sorted(view_names)]
 
 
 def _feature_view(project: ParsedProject, model_id: str) -> FeatureView:
@@ -203,6 +206,7 @@ def project_digest(settings: Settings) -> str:
     digest = sha256(f"{versions} {settings.warehouse_database}".encode())
     root = settings.dbt_project_dir
     paths = [path for path in root.rglob("*") if path.suffix in _PROJECT_SUFFIXES]
+    # Sorted: the order of a folder differs between machines.
     for path in sorted(path for path in paths if _WRITTEN_FOLDERS.isdisjoint(path.parts)):
         digest.update(f"\0{path.relative_to(root)}\0".encode() + path.read_bytes())
     return digest.hexdigest()[:16]

@@ -11,6 +11,7 @@ from nightshift.failpoints import Failpoint, hit
 from nightshift.redaction import without_values
 from nightshift.warehouse.connection import connect
 from nightshift.warehouse.dbt.invocation import DbtError, DbtOutcome, DbtProcessError, run_dbt
+from nightshift.warehouse.dbt.prediction_models import PREDICTION_MODELS
 from nightshift.warehouse.dbt.project import (
     FeatureView,
     feature_views,
@@ -64,7 +65,7 @@ def run_models(
 
     Args:
         settings: Where the warehouse is.
-        models: Names; empty runs all.
+        models: Names; empty runs all except the views of predictions.
         variables: dbt variables; values come from typed code only, since dbt renders them into SQL.
         application_name: Shown by the warehouse.
 
@@ -77,8 +78,8 @@ def run_models(
         DbtProcessError: dbt failed, or another number of models ran than was requested.
     """
     arguments = ["run", "--vars", json.dumps(variables)]
-    if models:
-        arguments += ["--select", *models]
+    # The views of predictions are made per spec, so that a wrong one stops no other model.
+    arguments += ["--select", *models] if models else ["--exclude", PREDICTION_MODELS]
     hit(Failpoint.DBT_BEFORE)
     parsed = parsed_project(settings)
     outcome = run_dbt(settings, arguments, parsed.msgpack, application_name)
@@ -106,18 +107,28 @@ def _raise_for_failed_model(runs: list[ModelRun]) -> None:
     broken = next((run for run in failed if run.status == "error"), failed[0])
     if fault := fault_in(broken.message):
         raise fault
-    todos = [todo for words, todo in _TODO_BY_WORDS.items() if words in broken.message]
     error = DbtError(
         f"dbt model {broken.model} failed ({len(failed)} of {len(runs)} models did not run).",
         got=broken.message.strip() or broken.status,
-        todo=todos[0] if todos else _TODO,
+        todo=_todo_of(broken.message),
     )
+    # The caller may go on without these models, so all of them are named.
     error.models = tuple(run.model for run in failed)
     raise error
 
 
+def _todo_of(message: str) -> str:
+    for words, todo in _TODO_BY_WORDS.items():
+        if words in message:
+            return todo
+    return _TODO
+
+
 def _raise_for_failed_process(runs: list[ModelRun], outcome: DbtOutcome, n_requested: int) -> None:
-    is_complete = len(runs) == n_requested if n_requested else bool(runs)
+    # dbt calls a selection that matches nothing a success.
+    is_complete = len(runs) == n_requested
+    if n_requested == 0:
+        is_complete = bool(runs)
     if outcome.exit_code == 0 and is_complete:
         return
     raise fault_in(outcome.output) or DbtProcessError(
@@ -154,6 +165,7 @@ def ensure_relations(settings: Settings) -> bool:
         for view in views:
             _add_columns(conn, view)
         run_models(settings, [], {"load_id": 0, "as_of": {}})
+        # Only now do the relations fit: an attempt that failed begins again.
         conn.execute(f"comment on schema staging is 'dbt project {digest}'".encode())
         return True
 

@@ -17,6 +17,7 @@ from nightshift.failpoints import Failpoint, hit
 from nightshift.warehouse.connection import CANCEL_TIMEOUT_SECONDS, connect, lose
 from nightshift.warehouse.fast_io.arrow_io import as_csv, copy_statement, first_line, streaming
 from nightshift.warehouse.faults import fault_of
+from nightshift.warehouse.relations.columns import table_columns
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -66,14 +67,20 @@ def append_stream(  # noqa: PLR0913, PLR0917  (what, where to, and for whom)
             stored.
     """
     shared = _SharedBatches(batches, n_connections)
-    stream = _Stream(settings, schema, table, begin, application_name, shared)
+    stream = _Stream(
+        settings,
+        schema,
+        table,
+        begin,
+        application_name,
+        shared,
+    )
     threads = [_CopyThread(stream) for _ in range(n_connections)]
     for thread in threads:
         thread.start()
     try:
-        # The main thread waits in short steps: C code would keep a signal waiting.
-        while not shared.error and (alive := [t for t in threads if t.is_alive()]):
-            alive[0].join(_POLL_SECONDS)
+        for thread in threads:
+            _wait(thread, shared)
         if shared.error:
             _raise(shared.error)
     except BaseException:
@@ -83,16 +90,27 @@ def append_stream(  # noqa: PLR0913, PLR0917  (what, where to, and for whom)
     return sum(thread.n_rows for thread in threads)
 
 
+def _wait(thread: threading.Thread, shared: _SharedBatches) -> None:
+    """Return when a thread has ended, or when any connection has failed."""
+    while thread.is_alive() and not shared.error:
+        # In short steps: a join without a limit is C code, which would keep a signal waiting.
+        thread.join(_POLL_SECONDS)
+
+
 def _raise(error: BaseException) -> NoReturn:
+    """Raise what a thread met, an error of the driver as one of ours."""
     import psycopg
 
-    if isinstance(error, psycopg.Error):
-        raise fault_of(error) or WarehouseError(
+    if not isinstance(error, psycopg.Error):
+        raise error
+    fault = fault_of(error)
+    if fault is None:
+        fault = WarehouseError(
             "The warehouse did not take rows that were sent to it.",
             got=first_line(error),
             todo="Rerun the task; nothing was published.",
-        ) from error
-    raise error
+        )
+    raise fault from error
 
 
 class _SharedBatches:
@@ -123,13 +141,14 @@ class _SharedBatches:
 
     def fail(self, error: BaseException) -> None:
         """Keep the first error, which causes all later ones; let no connection wait longer."""
-        self.error = self.error or error
+        if self.error is None:
+            self.error = error
         self.all_stored.abort()
 
 
 @dataclass(frozen=True)
 class _Stream:
-    """One call of ``append_stream``."""
+    """One call of ``append_stream``: its arguments, and what its connections share."""
 
     settings: Settings
     schema: str
@@ -175,34 +194,34 @@ class _CopyThread(threading.Thread):
 def _copy(conn: Connection, stream: _Stream) -> int:
     """Send the batches that this connection gets; return the number of rows that were taken."""
     source = iter(stream.batches)
+    # The columns are those of the rows and not of the table, which may have more with a default.
     first = next(source, None)
     if first is None:
         return 0
-    types = _column_types(conn, stream.schema, stream.table)
-    columns = {name: types[name] for name in first.column_names}
-    encoder = _encoder(columns)
+    existing = table_columns(conn, stream.schema, stream.table)
+    columns = {name: existing[name].type_name for name in first.column_names}
     tables = chain([first], source)
-    parts = _binary_parts(*encoder, tables) if encoder else map(as_csv, tables)
-    copy_format: Literal["binary", "csv"] = "binary" if encoder else "csv"
-    statement = copy_statement(stream.schema, stream.table, list(columns), copy_format)
+    encoder = _encoder(columns)
+    parts: Iterable[bytes | memoryview]
+    copy_format: Literal["binary", "csv"]
+    if encoder is None:
+        # PostgreSQL itself reads text of any type.
+        parts, copy_format = map(as_csv, tables), "csv"
+    else:
+        parts, copy_format = _binary_parts(*encoder, tables), "binary"
+    # Columns by name: the table may have them in another order.
+    statement = copy_statement(
+        stream.schema,
+        stream.table,
+        list(columns),
+        copy_format,
+    )
     with conn.cursor() as cursor:
         with cursor.copy(statement) as copy:
             for part in parts:
                 copy.write(part)
+        # The server's answer to the end of the COPY has set it.
         return cursor.rowcount
-
-
-def _column_types(conn: Connection, schema: str, table: str) -> dict[str, str]:
-    """Return PostgreSQL's type of each column of a table, by name."""
-    rows = conn.execute(
-        """
-        select attname, typname from pg_attribute join pg_type on pg_type.oid = atttypid
-        where attrelid = format('%%I.%%I', %s::text, %s::text)::regclass
-            and attnum > 0 and not attisdropped
-        """,
-        [schema, table],
-    )
-    return dict(rows.fetchall())
 
 
 def _encoder(columns: dict[str, str]) -> tuple[pa.Schema, ArrowToPostgresBinaryEncoder] | None:
@@ -216,22 +235,27 @@ def _encoder(columns: dict[str, str]) -> tuple[pa.Schema, ArrowToPostgresBinaryE
 
     if not set(columns.values()) <= TYPES.keys() | _JSON_TYPES:
         return None
-    fields = [
-        pa.field(name, pa.string() if data_type in _JSON_TYPES else TYPES[data_type][0])
-        for name, data_type in columns.items()
-    ]
-    encoders = {field.name: ArrowToPostgresBinaryEncoder.infer_encoder(field) for field in fields}
-    for field in fields:
-        if columns[field.name] == "jsonb":
+    fields = []
+    encoders = {}
+    for name, data_type in columns.items():
+        # The reader of binary rows knows no JSON, so its table has no type for it.
+        arrow_type = pa.string() if data_type in _JSON_TYPES else TYPES[data_type][0]
+        field = pa.field(name, arrow_type)
+        fields.append(field)
+        encoders[name] = ArrowToPostgresBinaryEncoder.infer_encoder(field)
+        if data_type == "jsonb":
             # Its wire format is not that of text: a byte with the version comes first.
-            encoders[field.name] = StringEncoderBuilder.new_with_output(field, Jsonb())
+            encoders[name] = StringEncoderBuilder.new_with_output(field, Jsonb())
     schema = pa.schema(fields)
     return schema, ArrowToPostgresBinaryEncoder.new_with_encoders(schema, encoders)
 
 
 def _binary_parts(
-    schema: pa.Schema, encoder: ArrowToPostgresBinaryEncoder, tables: Iterable[pa.Table]
+    schema: pa.Schema,
+    encoder: ArrowToPostgresBinaryEncoder,
+    tables: Iterable[pa.Table],
 ) -> Iterator[bytes | memoryview]:
+    """Yield the header, the rows of all tables, and the trailer of one COPY."""
     yield encoder.write_header()
     for table in tables:
         for batch in table.cast(schema).to_batches():

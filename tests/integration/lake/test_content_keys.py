@@ -7,6 +7,8 @@ import pytest
 from nightshift.lake.content_keys import content_key, digest_in
 from nightshift.lake.object_errors import ObjectCorruptError
 
+pytestmark = pytest.mark.integration
+
 HELLO = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824"
 
 

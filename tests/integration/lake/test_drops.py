@@ -16,6 +16,8 @@ from nightshift.lake.drops import (
 from nightshift.lake.landing import list_undelivered, read_data, read_landing
 from nightshift.lake.object_errors import ObjectConflictError, ObjectMissingError
 
+pytestmark = pytest.mark.integration
+
 DAY = dt.date(2013, 3, 10)
 AT = dt.datetime(2013, 3, 11, 4, 5, tzinfo=dt.UTC)
 DROP = NewDrop("weather", DAY, AT, b"a,b\n1,2\n", 1, "weather")

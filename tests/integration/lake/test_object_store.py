@@ -14,6 +14,8 @@ from nightshift.lake.object_errors import (
 )
 from nightshift.lake.object_store import ObjectStore
 
+pytestmark = pytest.mark.integration
+
 
 def test_get_returns_the_bytes_when_the_digest_is_right(store):
     digest = store.put("a/one", b"hello")

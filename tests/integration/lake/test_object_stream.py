@@ -16,6 +16,8 @@ from nightshift.lake.object_stream import ObjectStream
 from nightshift.quality.files import csv_blocks
 from nightshift.quality.files.file_blocks import read_blocks
 
+pytestmark = pytest.mark.integration
+
 LINES = b"a,b\n" + b"".join(b"%07d,some text\n" % i for i in range(200_000))
 """3.6 MB: more than whatever reads in advance holds of blocks of 50 KB."""
 DIGEST = sha256(LINES).hexdigest()
@@ -35,16 +37,19 @@ def read_all(stream: ObjectStream) -> bytes:
 
 
 class Stalling:
-    """Lets the transfer stop at a chunk until it is told to go on."""
+    """Lets the transfer stop at a chunk until it is told to go on; counts what came before."""
 
     def __init__(self, store, monkeypatch, n_chunks: int) -> None:
-        self.go_on, self._real, self._n_chunks = threading.Event(), store.chunks, n_chunks
+        self.go_on, self.is_stalled, self.n_bytes = threading.Event(), threading.Event(), 0
+        self._real, self._n_chunks = store.chunks, n_chunks
         monkeypatch.setattr(store, "chunks", self._chunks)
 
     def _chunks(self, key, start=0) -> Iterator[bytes]:
         for place, chunk in enumerate(self._real(key, start)):
             if place == self._n_chunks and not start:
+                self.is_stalled.set()
                 self.go_on.wait(20)
+            self.n_bytes += len(chunk)
             yield chunk
 
 
@@ -186,11 +191,20 @@ def read_some(lake) -> Iterator[int]:
 def test_nobody_waits_for_a_transfer_that_is_given_up(lake, monkeypatch):
     """Arrow reads in advance and would wait for its thread, which waits for bytes."""
     stalling = Stalling(lake, monkeypatch, 30)
+    lengths, real = [], ObjectStream.read
+
+    def read(stream, n_bytes=-1):
+        chunk = real(stream, n_bytes)
+        lengths.append(len(chunk))
+        return chunk
+
+    monkeypatch.setattr(ObjectStream, "read", read)
     monkeypatch.setattr(csv_blocks, "BLOCK_BYTES", 50_000)
     monkeypatch.setattr(csv_blocks, "BLOCK_ROWS", 1)
     some = read_some(lake)
     assert sum(next(some) for _ in range(3)) > 0
-    time.sleep(0.2)  # Arrow has read what there is, and waits
+    assert stalling.is_stalled.wait(20)
+    assert eventually(lambda: sum(lengths) == stalling.n_bytes)  # Arrow asks for more
 
     began = time.monotonic()
     some.close()
@@ -199,10 +213,13 @@ def test_nobody_waits_for_a_transfer_that_is_given_up(lake, monkeypatch):
     stalling.go_on.set()
 
 
-def test_nobody_waits_for_a_reader_that_never_came(lake):
-    began = time.monotonic()
-    with ObjectStream(lake, KEY, DIGEST):
-        time.sleep(0.2)  # chunks wait
+def test_nobody_waits_for_a_reader_that_never_came(lake, monkeypatch):
+    stalling = Stalling(lake, monkeypatch, 10_000)
+    with ObjectStream(lake, KEY, DIGEST) as stream:
+        # Nine chunks at least were received in advance: the queue is full, and its thread waits.
+        least = len(stream.first) + object_stream.N_AHEAD * 50_000
+        assert eventually(lambda: stalling.n_bytes > least)
+        began = time.monotonic()
 
     assert time.monotonic() - began < 5
 

@@ -8,6 +8,8 @@ import pytest
 from nightshift.lake.object_errors import ObjectCorruptError
 from nightshift.lake.snapshots import read_snapshot, write_snapshot
 
+pytestmark = pytest.mark.integration
+
 
 def table(n: int = 3) -> pa.Table:
     at = dt.datetime(2013, 3, 10, 7, tzinfo=dt.UTC)

@@ -6,12 +6,18 @@ import csv
 import datetime as dt
 import io
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import partial
 from hashlib import sha256
 
+from examples.flights import upstream
+from examples.flights.flights_2013 import DATASETS
+
+from nightshift.contracts.partitions import PartitionRange
 from nightshift.lake.drops import NewDrop
+from nightshift.settings import Settings
 
 Rows = list[list[str]]
 """A CSV file: the header first, then the rows."""
@@ -63,28 +69,58 @@ class Fault:
     seed: int = 0
 
 
+def deliver(
+    settings: Settings,
+    partitions: PartitionRange,
+    faults: Sequence[Fault] = (),
+    datasets: Sequence[str] = DATASETS,
+) -> upstream.DeliverySummary:
+    """Deliver a range as upstream does, with faults, each for its dataset and day, in order."""
+    return upstream.deliver(settings, partitions, datasets, partial(_apply_faults, faults))
+
+
+def _apply_faults(faults: Iterable[Fault], drop: NewDrop) -> Iterator[NewDrop]:
+    """Yield the drops that arrive instead of a good one; faults of other drops do nothing."""
+    arriving = [drop]
+    for fault in faults:
+        if (fault.dataset, fault.day) != (drop.dataset, drop.partition):
+            continue
+        # A fault applies to each drop that an earlier fault made: a late copy may be wrong too.
+        before, arriving = arriving, []
+        for damaged in before:
+            arriving += apply_fault(fault, damaged)
+    yield from arriving
+
+
 def apply_fault(fault: Fault, drop: NewDrop) -> list[NewDrop]:
     """Return the drops that arrive instead of a good one; none for ``absent``."""
-    if fault.type in _DELIVERY_FAULTS:
-        return _DELIVERY_FAULTS[fault.type](fault, drop)
+    delivery_fault = _DELIVERY_FAULTS.get(fault.type)
+    if delivery_fault is not None:
+        return delivery_fault(fault, drop)
     return [_with_changed_rows(fault, drop)]
 
 
 def _with_changed_rows(fault: Fault, drop: NewDrop) -> NewDrop:
     """Return the drop with other content, digest and count: only the contract can see it."""
-    rows = list(csv.reader(io.StringIO(drop.data.decode(), newline="")))
-    changed = _CONTENT_FAULTS[fault.type](fault, rows)
-    text = io.StringIO(newline="")
-    csv.writer(text, lineterminator="\n").writerows(changed)
-    return replace(drop, data=text.getvalue().encode(), n_rows=len(changed) - 1)
+    text = io.StringIO(drop.data.decode(), newline="")
+    change = _CONTENT_FAULTS[fault.type]
+    changed = change(fault, list(csv.reader(text)))
+    written = io.StringIO(newline="")
+    # The line ends of upstream's own files: only what the fault names differs.
+    csv.writer(written, lineterminator="\n").writerows(changed)
+    data = written.getvalue().encode()
+    return replace(drop, data=data, n_rows=len(changed) - 1)
 
 
 def _late(fault: Fault, drop: NewDrop) -> list[NewDrop]:
-    return [replace(drop, delivered_at=drop.delivered_at + fault.delay)]
+    delivered_at = drop.delivered_at + fault.delay
+    return [replace(drop, delivered_at=delivered_at)]
 
 
 def _twice(fault: Fault, drop: NewDrop) -> list[NewDrop]:
-    return [drop, *_late(fault, replace(drop, name=f"{drop.name}_again"))]
+    # Under another name: an object of the lake is never replaced.
+    copy = replace(drop, name=f"{drop.name}_again")
+    return [drop, *_late(fault, copy)]
 
 
 def _renamed(fault: Fault, drop: NewDrop) -> list[NewDrop]:
@@ -94,21 +130,26 @@ def _renamed(fault: Fault, drop: NewDrop) -> list[NewDrop]:
 
 def _truncated(fault: Fault, drop: NewDrop) -> list[NewDrop]:
     """Lose the last rows before the digest is taken: the manifest still counts them."""
-    return [replace(_with_changed_rows(fault, drop), n_rows=drop.n_rows)]
+    shortened = _with_changed_rows(fault, drop)
+    return [replace(shortened, n_rows=drop.n_rows)]
 
 
 def _corrupted(_: Fault, drop: NewDrop) -> list[NewDrop]:
     """Change one byte after the header when the digest has been taken."""
     data = bytearray(drop.data)
-    position = (drop.data.index(b"\n") + len(data)) // 2
+    # In the middle of the rows: the header stays readable, so only the digest tells.
+    header_end = drop.data.index(b"\n")
+    position = (header_end + len(data)) // 2
     data[position] ^= 1
-    return [replace(drop, data=bytes(data), claimed_sha256=sha256(drop.data).hexdigest())]
+    claimed = sha256(drop.data).hexdigest()
+    return [replace(drop, data=bytes(data), claimed_sha256=claimed)]
 
 
 def _correction(fault: Fault, drop: NewDrop) -> list[NewDrop]:
     """Deliver the file, and later a second one in which some rows have another value."""
     corrected = _with_changed_rows(fault, drop)
-    return [drop, *_late(fault, replace(corrected, name=f"{drop.name}_correction"))]
+    renamed = replace(corrected, name=f"{drop.name}_correction")
+    return [drop, *_late(fault, renamed)]
 
 
 def _absent(_: Fault, __: NewDrop) -> list[NewDrop]:
@@ -150,14 +191,17 @@ def _renamed_column(fault: Fault, rows: Rows) -> Rows:
 
 def _added_column(fault: Fault, rows: Rows) -> Rows:
     header, *body = rows
-    return [[*header, fault.column], *([*row, fault.value] for row in body)]
+    longer = [[*row, fault.value] for row in body]
+    return [[*header, fault.column], *longer]
 
 
 def _bad_rows(fault: Fault, rows: Rows) -> Rows:
-    n_body = len(rows) - 1
+    # Row 0 is the header. A small file has fewer rows than the fault wants.
+    indices = range(1, len(rows))
+    n_chosen = min(fault.n_rows, len(indices))
     chooser = random.Random(fault.seed)  # noqa: S311 - a replay, not a secret
-    chosen = chooser.sample(range(n_body), min(fault.n_rows, n_body))
-    return _with_value(fault, rows, {index + 1 for index in chosen})
+    chosen = chooser.sample(indices, n_chosen)
+    return _with_value(fault, rows, set(chosen))
 
 
 def _with_value(fault: Fault, rows: Rows, chosen: set[int]) -> Rows:
@@ -180,6 +224,7 @@ _DELIVERY_FAULTS: dict[FaultType, Callable[[Fault, NewDrop], list[NewDrop]]] = {
     FaultType.CORRECTION: _correction,
     FaultType.ABSENT: _absent,
 }
+# The content of TRUNCATED and CORRECTION is changed here, on behalf of their functions above.
 _CONTENT_FAULTS: dict[FaultType, Callable[[Fault, Rows], Rows]] = {
     FaultType.REORDERED_ROWS: _reordered_rows,
     FaultType.REORDERED_COLUMNS: _reordered_columns,

@@ -1,0 +1,67 @@
+"""What all loads of one call share: the dataset's contract, the lake, a connection and the run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import TYPE_CHECKING
+
+from nightshift.contracts.datasets import DatasetContract, load_contract
+from nightshift.contracts.run import RunContext
+from nightshift.lake.object_store import ObjectStore
+from nightshift.settings import Settings
+from nightshift.warehouse.connection import connect
+from nightshift.warehouse.write_types import Target
+
+if TYPE_CHECKING:
+    from nightshift.warehouse.connection import Connection
+
+
+@dataclass(frozen=True)
+class IngestCall:
+    """Connections, contract and run of one call."""
+
+    settings: Settings
+    store: ObjectStore
+    conn: Connection
+    contract: DatasetContract
+    run: RunContext
+
+    @property
+    def target(self) -> Target:
+        """Return the raw table as the write path publishes it: every version stays readable."""
+        return Target(
+            self.contract.dataset,
+            "raw",
+            self.contract.name,
+            self.contract.key,
+            is_versioned=True,
+            may_be_empty=self.contract.minimum_rows == 0,
+        )
+
+    @property
+    def contract_digest(self) -> str:
+        """Return the SHA-256 of the contract, hex: drops are ingested again when it changed."""
+        return contract_digest(self.contract)
+
+
+@contextmanager
+def open_call(settings: Settings, dataset: str, run: RunContext) -> Iterator[IngestCall]:
+    """Read the contract and connect; the connection is closed at the end of the block.
+
+    Raises:
+        WarehouseError: As ``connect``.
+    """
+    contract = load_contract(settings.datasets_dir, dataset)
+    store = ObjectStore.open(settings)
+    with connect(settings, run.application_name) as conn:
+        yield IngestCall(settings, store, conn, contract, run)
+
+
+def contract_digest(contract: DatasetContract) -> str:
+    """Return the SHA-256 of a contract, hex."""
+    # Which files may come says nothing about what their rows mean: a new bound re-reads nothing.
+    document = contract.model_dump_json(exclude={"limits", "maximum_backdating_days"})
+    return sha256(document.encode()).hexdigest()

@@ -1,0 +1,85 @@
+"""The warehouse's records about a prediction, as plain values: publication, model, training set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, LiteralString
+
+if TYPE_CHECKING:
+    from psycopg import sql
+
+    from nightshift.contracts.model_spec import ModelSpec
+    from nightshift.provenance.predictions import Prediction
+    from nightshift.warehouse.connection import Connection
+
+    Query = LiteralString | sql.Composed
+
+Facts = dict[str, Any]
+
+
+def read_publication(conn: Connection, spec: ModelSpec, prediction: Prediction) -> Facts | None:
+    """Return when and by whom the load of a prediction was published."""
+    # By the ledger, not by the pointer: the load may be superseded.
+    query = """
+        select load_id, token, run_id, attempt, actor, code_version, started_at, published_at,
+            superseded_at, n_rows, content_hash
+        from ops.loads
+        where dataset = %s and partition_date = %s and load_id = %s
+    """
+    return first_record(conn, query, [spec.predictions_dataset, prediction.day, prediction.load_id])
+
+
+def read_model(conn: Connection, spec: ModelSpec, prediction: Prediction) -> Facts | None:
+    """Return the version that made a prediction, with its first promotion."""
+    version = [spec.name, prediction.version]
+    query = """
+        select version, digest, model_key, partition_date as trained_on_partition, fit_end,
+            training_set, spec_digest, code_version, run_id
+        from ml.model_versions where model = %s and version = %s
+    """
+    model = first_record(conn, query, version)
+    if model is None:
+        return None
+    # A rollback promotes a version once more: the first promotion is the one that let it in.
+    query = """
+        select promotion_id, at, verdict, effective_partition, actor, run_id, evidence_key,
+            evidence_sha256
+        from ml.promotions
+        where model = %s and version = %s and verdict <> 'refused'
+        order by promotion_id limit 1
+    """
+    return {**model, "promotion": first_record(conn, query, version)}
+
+
+def read_training_set(conn: Connection, spec: ModelSpec, prediction: Prediction) -> Facts | None:
+    """Return the training set of the version that made a prediction."""
+    query = """
+        select s.training_set, s.sha256, s.n_rows, s.partition_date, s.first_day, s.last_day,
+            s.as_of, s.spec_digest, s.code_version, s.run_id,
+            jsonb_array_length(s.manifest -> 'partitions') as n_feature_loads
+        from ml.training_sets s join ml.model_versions v using (training_set)
+        where v.model = %s and v.version = %s
+    """
+    return first_record(conn, query, [spec.name, prediction.version])
+
+
+def read_records(conn: Connection, query: Query, parameters: Sequence[Any]) -> list[Facts]:
+    """Return the rows of a query as plain dictionaries."""
+    from psycopg.rows import dict_row
+
+    with conn.cursor(row_factory=dict_row) as cursor:
+        return [plain(row) for row in cursor.execute(query, parameters)]
+
+
+def first_record(conn: Connection, query: Query, parameters: Sequence[Any]) -> Facts | None:
+    """Return the first row of a query; None without any."""
+    records = read_records(conn, query, parameters)
+    return records[0] if records else None
+
+
+def plain(values: Facts) -> Facts:
+    """Return the values with everything that JSON does not know as text."""
+    return {
+        name: value if isinstance(value, str | int | float | bool | list | None) else str(value)
+        for name, value in values.items()
+    }

@@ -1,0 +1,1 @@
+"""Relations of the warehouse: their columns, and the views that analysts read."""

@@ -1,0 +1,238 @@
+"""Faults of the object store, of the warehouse, and of what stands in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tests.chaos.on_call.fault import Fault
+from tests.chaos.on_call.faults_models import (
+    CLEAR,
+    PREDICTIONS,
+    SCORE_AGAIN,
+    predictions_are_right,
+)
+from tests.chaos.on_call.history import HOLE, MODEL, NIGHT, SCORED
+from tests.chaos.on_call.world import INGEST, SCORE, World
+
+NOBODY_LISTENS = 9
+"""The port of the discard service."""
+
+
+def load_weather(world: World) -> str:
+    """Ingest the weather of the day after the night; return the log of the task."""
+    return world.start(INGEST, HOLE, only=("load_weather",)).log
+
+
+def score(world: World) -> str:
+    return world.start(SCORE, NIGHT).log
+
+
+def with_changed(act: Callable[[World], str], **values: object) -> Callable[[World], str]:
+    """Return an act under other settings."""
+
+    def changed(world: World) -> str:
+        world.change(**values)
+        return act(world)
+
+    return changed
+
+
+def after(statement: str, act: Callable[[World], str]) -> Callable[[World], str]:
+    """Return an act after a statement of the admin; ``{database}`` is this warehouse."""
+
+    def broken(world: World) -> str:
+        world.admin(statement.format(database=world.settings.warehouse_database))
+        return act(world)
+
+    return broken
+
+
+def view_is_dropped(world: World) -> str:
+    world.admin(f"drop view analytics.{MODEL}_current")
+    return world.status()
+
+
+def analysts_read_the_view(world: World) -> bool:
+    query = f"select count(*) from analytics.{MODEL}_current where partition_date = '{NIGHT}'"
+    code, output = world.nightshift("psql", "--role", "analyst", "--csv", "-c", query)
+    has_rows = code == 0 and int(output.split()[-1]) > 0
+    return has_rows and world.has(PREDICTIONS)
+
+
+def feature_rows_are_lost(world: World) -> str:
+    world.admin(
+        "delete from features.feat_flight where partition_date = %s and flight_id in"
+        " (select flight_id from features.feat_flight where partition_date = %s"
+        " order by 1 limit 100)",
+        *(NIGHT, NIGHT),
+    )
+    return score(world)
+
+
+def prediction_rows_are_lost(world: World) -> str:
+    world.admin(
+        f"delete from predictions.{MODEL} where partition_date = %s and flight_id in"
+        f" (select flight_id from predictions.{MODEL} where partition_date = %s"
+        " order by 1 limit 242)",
+        *(NIGHT, NIGHT),
+    )
+    return world.status()
+
+
+def published_in_time(world: World) -> bool:
+    """Return whether the check of freshness is content an hour after the deadline."""
+    code, _ = world.nightshift("check-freshness", "--at", "2013-01-22T05:00")
+    return code == 0 and world.has(PREDICTIONS)
+
+
+STORE = {
+    "commands": (CLEAR,),
+    "values": {"dag": INGEST, "day": HOLE},
+    "is_right": World.has_weather,
+}
+WAREHOUSE = {
+    "values": {"dag": SCORE},
+    "is_right": predictions_are_right,
+}
+LIMIT = 'nightshift psql --role admin -c "alter database <database> connection limit'
+GRANT = 'nightshift psql --role admin -c "grant all on all tables'
+
+FAULTS = (
+    Fault(
+        "the port of the object store is closed",
+        with_changed(
+            load_weather,
+            s3_endpoint_url=f"http://127.0.0.1:{NOBODY_LISTENS}",
+            s3_request_attempts=1,
+        ),
+        "NS-LAKE-001",
+        cause="Could not connect",
+        page="server down",
+        advice="check `NIGHTSHIFT_S3_*`",
+        cure=lambda world: world.restore("s3_endpoint_url", "s3_request_attempts"),
+        **STORE,
+    ),
+    Fault(
+        "the S3 secret is wrong while a drop is loaded",
+        with_changed(load_weather, s3_secret_access_key="wrong"),
+        "NS-LAKE-001",
+        cause="SignatureDoesNotMatch",
+        page="wrong key",
+        advice="check `NIGHTSHIFT_S3_*`",
+        cure=lambda world: world.restore("s3_secret_access_key"),
+        **STORE,
+    ),
+    Fault(
+        "the bucket does not exist",
+        with_changed(load_weather, s3_bucket="no-such-bucket"),
+        "NS-LAKE-019",
+        cause="no-such-bucket",
+        page="it has no bucket of the configured name",
+        advice="Correct the setting where the task runs",
+        cure=lambda world: world.restore("s3_bucket"),
+        **STORE,
+    ),
+    Fault(
+        "the port of the warehouse is closed",
+        with_changed(score, warehouse_port=NOBODY_LISTENS),
+        "NS-WAREHOUSE-001",
+        cause="Cannot connect",
+        page="There is no connection to PostgreSQL",
+        advice="check host, port and password",
+        cure=lambda world: world.restore("warehouse_port"),
+        commands=(CLEAR,),
+        **WAREHOUSE,
+    ),
+    Fault(
+        "the password of the warehouse is wrong",
+        with_changed(score, warehouse_password="wrong"),
+        "NS-WAREHOUSE-008",
+        cause="password",
+        page="wrong user, password or database",
+        advice="Correct `NIGHTSHIFT_WAREHOUSE_USER`, `_PASSWORD`",
+        cure=lambda world: world.restore("warehouse_password"),
+        commands=(CLEAR,),
+        **WAREHOUSE,
+    ),
+    Fault(
+        "the warehouse has no connection left",
+        after("alter database {database} connection limit 0", score),
+        "NS-WAREHOUSE-007",
+        cause="no connection left",
+        page="All connections of PostgreSQL",
+        commands=(LIMIT, CLEAR),
+        **WAREHOUSE,
+    ),
+    Fault(
+        "the warehouse has one connection left",
+        after("alter database {database} connection limit 1", score),
+        "NS-WAREHOUSE-007",
+        cause="no connection left",
+        page="All connections of PostgreSQL",
+        commands=(LIMIT, CLEAR),
+        **WAREHOUSE,
+    ),
+    Fault(
+        "the right to write is revoked",
+        after(f"revoke insert on predictions.{MODEL} from nightshift", score),
+        "NS-WAREHOUSE-005",
+        cause=MODEL,
+        page="a privilege was revoked",
+        advice="Put in your own schema",
+        edit=("schema raw", "schema predictions"),
+        commands=(GRANT, "nightshift migrate", CLEAR),
+        **WAREHOUSE,
+    ),
+    Fault(
+        "the right to read is revoked",
+        after("revoke select on features.feat_flight from nightshift", score),
+        "NS-WAREHOUSE-005",
+        cause="feat_flight",
+        page="a privilege was revoked",
+        advice="Put in your own schema",
+        edit=("schema raw", "schema features"),
+        commands=(GRANT, "nightshift migrate", CLEAR),
+        **WAREHOUSE,
+    ),
+    Fault(
+        "the warehouse is read-only",
+        after("alter database {database} set default_transaction_read_only = on", score),
+        "NS-WAREHOUSE-006",
+        cause="read-only",
+        page="somebody made the database read-only",
+        commands=(
+            'nightshift psql --role admin -c "set default_transaction_read_only = off"',
+            CLEAR,
+        ),
+        **WAREHOUSE,
+    ),
+    Fault(
+        "a view of the readers is dropped",
+        view_is_dropped,
+        "NS-WAREHOUSE-010",
+        cause=f"analytics.{MODEL}_current",
+        page="Somebody dropped it",
+        commands=("nightshift migrate",),
+        is_right=analysts_read_the_view,
+        stage=SCORED,
+    ),
+    Fault(
+        "published feature rows are lost",
+        feature_rows_are_lost,
+        "NS-WRITE-007",
+        cause="features/flight",
+        page="rows were deleted",
+        commands=("nightshift backfill <day>", CLEAR),
+        **WAREHOUSE,
+    ),
+    Fault(
+        "published prediction rows are lost",
+        prediction_rows_are_lost,
+        "NS-WRITE-007",
+        cause=PREDICTIONS,
+        page="rows were deleted",
+        commands=(SCORE_AGAIN,),
+        is_right=published_in_time,
+        stage=SCORED,
+    ),
+)

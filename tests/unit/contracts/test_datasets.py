@@ -1,0 +1,55 @@
+"""What a contract may say of a dataset: it is refused when it is read, not when a file comes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from nightshift.contracts.datasets import DatasetContract
+
+
+def contract(**changed: Any) -> dict[str, Any]:
+    return {
+        "name": "orders",
+        "description": "d",
+        "schema_version": 1,
+        "delivery": "daily",
+        "history_start": "2013-01-01",
+        "grain": "g",
+        "key": ["id"],
+        "columns": [{"name": "id", "type": "text"}],
+        **changed,
+    }
+
+
+@pytest.mark.parametrize(
+    "timezone",
+    [
+        "Europe/Berln",
+        "europe/berlin",
+        "Europe",
+        "W. Europe Standard Time",
+        "CEST",
+        "UTC+2",
+        "+02:00",
+        "",
+        " UTC",
+        "Europe/Berlin\n",
+        "/etc/localtime",
+        "../localtime",
+        "localtime",
+        "Factory",
+        "posix/Europe/Berlin",
+        "right/Europe/Berlin",
+    ],
+)
+def test_a_timezone_that_is_none_or_differs_by_machine_is_refused(timezone: str) -> None:
+    with pytest.raises(ValidationError, match="a timezone of the IANA database"):
+        DatasetContract.model_validate(contract(timezone=timezone))
+
+
+@pytest.mark.parametrize("timezone", ["UTC", "Europe/Berlin", "US/Eastern", "EST5EDT", "Etc/GMT+5"])
+def test_a_timezone_of_the_iana_database_is_accepted(timezone: str) -> None:
+    assert DatasetContract.model_validate(contract(timezone=timezone)).timezone == timezone

@@ -1,0 +1,49 @@
+"""Text columns of a Parquet file in the types and encodings of other tools."""
+
+from __future__ import annotations
+
+import io
+import uuid
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+from nightshift.contracts.drop_limits import DropLimits
+from nightshift.quality.files.parquet_blocks import parquet_blocks
+
+KEY = uuid.UUID("12345678-1234-5678-9abc-def012345678")
+STORED_UUIDS = pa.array([KEY.bytes, None], pa.binary(16))
+TEXTS = pa.array(["shared prefix 1", "shared prefix 2"])
+
+
+def read(values: pa.Array, **options: Any) -> list[str | None]:
+    """Return the texts that a file with one column has."""
+    file = io.BytesIO()
+    parquet.write_table(pa.table({"v": values}), file, **options)
+    blocks = parquet_blocks(file.getvalue(), ["v"], DropLimits())
+    return [text for block in blocks for text in block.strings["v"].to_pylist()]
+
+
+@pytest.mark.parametrize("stores_schema", [True, False], ids=["by Arrow", "by another writer"])
+def test_a_uuid_is_the_text_that_other_tools_write(stores_schema):
+    values = pa.ExtensionArray.from_storage(pa.uuid(), STORED_UUIDS)
+    assert read(values, store_schema=stores_schema) == [str(KEY), None]
+
+
+def test_text_without_a_dictionary_is_read():
+    options = {"use_dictionary": False, "column_encoding": {"v": "PLAIN"}}
+    assert read(TEXTS, **options) == TEXTS.to_pylist()
+
+
+@pytest.mark.parametrize("encoding", ["DELTA_BYTE_ARRAY", "DELTA_LENGTH_BYTE_ARRAY"])
+def test_text_in_an_encoding_that_is_not_read_is_refused_by_its_name(encoding):
+    options = {"use_dictionary": False, "column_encoding": {"v": encoding}}
+    with pytest.raises(pa.ArrowInvalid, match=f"column v has the encoding {encoding}, expected"):
+        read(TEXTS, **options)
+
+
+def test_numbers_in_an_encoding_of_differences_are_read():
+    options = {"use_dictionary": False, "column_encoding": {"v": "DELTA_BINARY_PACKED"}}
+    assert read(pa.array([7, 8, None]), **options) == ["7", "8", None]
