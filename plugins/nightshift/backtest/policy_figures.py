@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from nightshift.backtest.policies import Schedule
 from nightshift.contracts.metrics import METRICS
-from nightshift.training.figures import svg
+from nightshift.training.figures import GUIDE, finish, svg
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,7 +20,6 @@ _COLOURS = {
     Schedule.TRIGGERED: "#c46210",
     Schedule.NIGHTLY: "#3a7d44",
 }
-_ZERO_LINE: dict[str, Any] = {"color": "#8a8a8a", "lw": 1, "ls": "--"}
 
 
 def draw_policies(backtest: PolicyBacktest) -> str:
@@ -52,7 +51,7 @@ def draw_staleness(backtest: PolicyBacktest) -> str:
     colour = _COLOURS[Schedule.WEEKLY]
     figure = Figure(figsize=(6.4, 4), layout="constrained")
     axes = figure.subplots()
-    axes.axhline(0, **_ZERO_LINE)
+    axes.axhline(0, **GUIDE)
     axes.plot(days, values, color=colour, lw=1)
     for age, gain in gains:
         axes.plot([age, age], [gain.low, gain.high], color=colour, lw=1.6)
@@ -60,11 +59,12 @@ def draw_staleness(backtest: PolicyBacktest) -> str:
     # The freshest model has no gain on itself: a hollow point.
     axes.plot(days[:1], [0], "o", ms=5, color=colour, mfc="white")
     axes.set_xticks(days)
-    _finish(
+    finish(
         axes,
         f"{backtest.spec.name}: cost of staleness",
         "age of the model in days",
         f"gain in {metric} on the model of the evening before",
+        has_legend=False,
     )
     return svg(figure)
 
@@ -78,14 +78,15 @@ def _draw_gains(axes: Axes, backtest: PolicyBacktest) -> None:
         fill = "white" if result.policy.is_gated else colour
         axes.plot([gain.low, gain.high], [height, height], color=colour, lw=1.6)
         axes.plot([gain.value], [height], "o", ms=5, color=colour, mfc=fill)
-    axes.axvline(0, **_ZERO_LINE)
+    axes.axvline(0, **GUIDE)
     axes.set_yticks(list(heights), map(_label, results), fontsize=8.5)
     axes.set_ylim(0.4, len(results) + 0.6)
-    _finish(
+    finish(
         axes,
         f"{backtest.spec.name}: gain on never retraining",
         f"gain in {metric}; right of zero is better",
         "",
+        has_legend=False,
     )
 
 
@@ -100,7 +101,7 @@ def _draw_months(axes: Axes, backtest: PolicyBacktest) -> None:
     never, *challengers = backtest.results
     months = [f"{month:%b}" for month in never.by_month]
     baseline = _monthly(never, metric)
-    axes.axhline(0, **_ZERO_LINE)
+    axes.axhline(0, **GUIDE)
     for result in challengers:
         is_gated = result.policy.is_gated
         gains = map(METRICS[metric].gain, _monthly(result, metric), baseline)
@@ -114,7 +115,9 @@ def _draw_months(axes: Axes, backtest: PolicyBacktest) -> None:
             color=_COLOURS[result.policy.schedule],
             label=str(result.policy),
         )
-    _finish(axes, "The same by month of the predicted days", "", f"gain in {metric}")
+    finish(
+        axes, "The same by month of the predicted days", "", f"gain in {metric}", has_legend=False
+    )
     axes.legend(frameon=False, fontsize=8, ncols=2)
 
 
@@ -122,11 +125,3 @@ def _monthly(result: PolicyResult, metric: str) -> list[float]:
     # NaN leaves a gap in the line where a metric is not defined.
     values = [month[metric] for month in result.by_month.values()]
     return [float("nan") if value is None else value for value in values]
-
-
-def _finish(axes: Axes, title: str, x: str, y: str) -> None:
-    axes.set_title(title, fontsize=11, loc="left")
-    axes.set_xlabel(x, fontsize=9)
-    axes.set_ylabel(y, fontsize=9)
-    axes.tick_params(labelsize=8.5)
-    axes.spines[["top", "right"]].set_visible(False)

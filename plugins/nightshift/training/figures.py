@@ -27,7 +27,7 @@ COLOURS = {
     "baseline": "#c46210",
     "rule": "#7a7a7a",
 }
-_GUIDE: dict[str, Any] = {"color": "#8a8a8a", "lw": 1, "ls": "--"}
+GUIDE: dict[str, Any] = {"color": "#8a8a8a", "lw": 1, "ls": "--"}
 """Style of a line that nothing was measured for."""
 _REFUSAL = "#b3261e"
 _MAX_FEATURES = 20
@@ -111,10 +111,10 @@ def draw_lift(label: Vector, predicted: Lines) -> str:
         tenths = _equal_parts(-values, 10)
         means = [float(label[part].mean()) / scale for part in tenths]
         _plot(axes, source, range(1, len(means) + 1), means)
-    axes.axhline(mean / scale, **_GUIDE, label="all rows")
+    axes.axhline(mean / scale, **GUIDE, label="all rows")
     axes.set_xticks(range(1, 11))
     title = "Lift: outcome by tenth of the score"
-    _finish(axes, title, "tenth of the rows, highest scores first", unit)
+    finish(axes, title, "tenth of the rows, highest scores first", unit)
     return svg(figure)
 
 
@@ -126,11 +126,11 @@ def draw_forest(bars: list[Bar], metric: str) -> str:
         colour = _REFUSAL if bar.is_refusal else COLOURS["challenger"]
         axes.plot([bar.low, bar.high], [height, height], color=colour, lw=1.6)
         axes.plot([bar.value], [height], "o", ms=4.5, color=colour)
-    axes.axvline(0, **_GUIDE)
+    axes.axvline(0, **GUIDE)
     axes.set_yticks(heights, [bar.name for bar in bars], fontsize=8.5)
     axes.set_ylim(0.4, len(bars) + 0.6)
     x_label = f"gain in {metric}; right of zero the challenger is better"
-    _finish(axes, "Gains with their intervals", x_label, "", has_legend=False)
+    finish(axes, "Gains with their intervals", x_label, "", has_legend=False)
     return svg(figure)
 
 
@@ -143,9 +143,9 @@ def _reliability_figure(label: Vector, predicted: Lines, unit: str) -> Figure:
         ends += [*means, *rates]
     # Bins end where predictions and outcomes do; a perfect model lies on the diagonal.
     diagonal = [min(ends), max(ends)]
-    axes.plot(diagonal, diagonal, **_GUIDE, label="perfect")
+    axes.plot(diagonal, diagonal, **GUIDE, label="perfect")
     title = "Reliability, ten equally filled bins"
-    _finish(axes, title, f"mean prediction ({unit})", f"mean outcome ({unit})")
+    finish(axes, title, f"mean prediction ({unit})", f"mean outcome ({unit})")
     return figure
 
 
@@ -160,11 +160,11 @@ def _curves_figure(label: Vector, scores: Lines) -> Figure:
         # The curve's end at recall 0 is a convention, not a measured point.
         measured = [*precision[:-1], precision[-2]]
         recalls.step(recall, measured, where="post", color=COLOURS[source], label=source)
-    roc.plot([0, 1], [0, 1], **_GUIDE, label="chance")
-    _finish(roc, "ROC", "false positive rate", "true positive rate")
-    recalls.axhline(float(label.mean()), **_GUIDE, label="chance")
+    roc.plot([0, 1], [0, 1], **GUIDE, label="chance")
+    finish(roc, "ROC", "false positive rate", "true positive rate")
+    recalls.axhline(float(label.mean()), **GUIDE, label="chance")
     recalls.set_ylim(0, 1)
-    _finish(recalls, "Precision and recall", "recall", "precision")
+    finish(recalls, "Precision and recall", "recall", "precision")
     return figure
 
 
@@ -175,8 +175,8 @@ def _predicted_figure(label: Vector, scores: Lines) -> Figure:
         means = [score[part].mean() for part in parts]
         outcomes = [label[part].mean() for part in parts]
         _plot(axes, source, means, outcomes)
-    axes.axline((0, 0), slope=1, **_GUIDE)
-    _finish(axes, "Prediction against outcome", "mean prediction", "mean outcome")
+    axes.axline((0, 0), slope=1, **GUIDE)
+    finish(axes, "Prediction against outcome", "mean prediction", "mean outcome")
     return figure
 
 
@@ -186,7 +186,7 @@ def _importance_figure(shares: dict[str, float]) -> Figure:
     percent = [100 * shares[name] for name in names]
     figure, (axes,) = _canvas(1, height=1.5 + 0.22 * len(names))
     axes.barh(names, percent, color=COLOURS["challenger"])
-    _finish(axes, "Importance", "share of total gain, %", "", has_legend=False)
+    finish(axes, "Importance", "share of total gain, %", "", has_legend=False)
     return figure
 
 
@@ -201,7 +201,7 @@ def _by_day_figure(metric: str, by_source: dict[str, dict[str, float]]) -> Figur
     step = max(1, len(days) // 8)
     axes.set_xticks(range(0, len(days), step), days[::step])
     title = f"Backtest by day ({METRICS[metric].better} is better)"
-    _finish(axes, title, "predicted from the evening of", metric)
+    finish(axes, title, "predicted from the evening of", metric)
     return figure
 
 
@@ -225,7 +225,8 @@ def _canvas(n_axes: int, width: float = 5, height: float = 4) -> tuple[Figure, l
     return figure, list(figure.subplots(1, n_axes, squeeze=False)[0])
 
 
-def _finish(axes: Axes, title: str, x: str, y: str, *, has_legend: bool = True) -> None:
+def finish(axes: Axes, title: str, x: str, y: str, *, has_legend: bool = True) -> None:
+    """Write title and labels, and draw no frame above and to the right."""
     axes.set_title(title, fontsize=11, loc="left")
     axes.set_xlabel(x, fontsize=9)
     axes.set_ylabel(y, fontsize=9)
