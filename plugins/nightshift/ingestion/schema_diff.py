@@ -21,7 +21,8 @@ import numpy as np
 from nightshift.contracts.datasets import Column, ColumnType, DatasetContract
 from nightshift.contracts.reserved_names import RAW_COLUMNS, SYSTEM_COLUMNS
 from nightshift.ingestion.rows.cast import Reason, cast_texts
-from nightshift.quality.contract_check import SIMILARITY, accepted_form, is_other_type
+from nightshift.quality.contract_check import SIMILARITY, is_other_type
+from nightshift.quality.contract_errors import accepted_form
 from nightshift.quality.files.file_blocks import UnreadableFileError, read_cells
 
 if TYPE_CHECKING:
