@@ -25,9 +25,9 @@ def verdict(name: str, value: float, low: float, high: float, minimum: float = 0
         gain=lambda _: gain,
         advantage=0.196,
     )
-    criteria = {part.name: part for part in baselines(cast("PromotionContext", context))}
-    assert len(criteria) == 4
-    return criteria[f"baseline[{name}]"].verdict.value
+    criteria = baselines(cast("PromotionContext", context))
+    by_name = {criterion.name: criterion.verdict.value for criterion in criteria}
+    return by_name[f"baseline[{name}]"]
 
 
 @pytest.mark.parametrize("name", ["linear", "tree"])
