@@ -14,7 +14,7 @@ ROWS = [
     for line in (PROJECT_ROOT / "docs" / "glossary.md").read_text(encoding="utf-8").splitlines()
     if line.startswith("| ") and not line.startswith("| word")
 ]
-FILE = re.compile(r"`([\w./-]+/|[\w./-]+\.py)`")
+FILE = re.compile(r"`([\w./-]+/|[\w./-]+\.(?:py|sql))`")
 
 
 def test_the_glossary_is_read() -> None:
