@@ -77,6 +77,7 @@ def run_partition(
             ended[identity] = elapsed
             typer.echo(f"      {elapsed:5.0f} s  {run.dag_id:<32} {run.state}")
             _refuse_failure(api, run)
+            # The last model's scoring is what the night's readers waited for.
             if run.dag_id.startswith("score__"):
                 predicted_at = elapsed
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import datetime as dt
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from examples.flights.clock import advance_clock, delivery_time
+from examples.flights.faults import Fault, apply_fault
 from examples.flights.flights_2013 import DATASETS, read_by_partition
 from nightshift.lake.drops import PARALLEL_REQUESTS, NewDrop, write_drop
 from nightshift.lake.object_store import ObjectStore
@@ -43,16 +44,16 @@ class DeliverySummary:
 def deliver(
     settings: Settings,
     partitions: PartitionRange,
+    faults: Sequence[Fault] = (),
     datasets: Sequence[str] = DATASETS,
-    arriving: Callable[[NewDrop], Iterable[NewDrop]] = lambda drop: [drop],
 ) -> DeliverySummary:
     """Deliver the files of a range of operating days; a repeated delivery changes nothing.
 
     Args:
         settings: The lake, and the folder of the virtual clock.
         partitions: The days.
+        faults: What goes wrong, each for its dataset and day; applied in this order.
         datasets: Which datasets; all by default.
-        arriving: Returns what arrives instead of a good drop; tests let something go wrong.
 
     Raises:
         SourceDataError: The data files are absent.
@@ -69,7 +70,8 @@ def deliver(
         for partition in partitions:
             table = tables.get(partition.day)
             if table is not None:
-                drops += arriving(_drop(dataset, partition, table))
+                drop = _drop(dataset, partition, table)
+                drops += _apply_faults(drop, faults)
             # Reference data has one day only: on any other day it is not silent.
             elif len(tables) > 1:
                 silent.append(f"{dataset}/{partition.day}")
@@ -113,3 +115,16 @@ def _csv(table: pa.Table) -> bytes:
     csv.write_csv(table, sink, options)
     data: bytes = sink.getvalue().to_pybytes()
     return data
+
+
+def _apply_faults(drop: NewDrop, faults: Iterable[Fault]) -> Iterator[NewDrop]:
+    """Yield the drops that arrive instead of a good one; faults of other drops do nothing."""
+    arriving = [drop]
+    for fault in faults:
+        if (fault.dataset, fault.day) != (drop.dataset, drop.partition):
+            continue
+        # A fault applies to each drop that an earlier fault made: a late copy may be wrong too.
+        before, arriving = arriving, []
+        for damaged in before:
+            arriving += apply_fault(fault, damaged)
+    yield from arriving

@@ -5,8 +5,8 @@ from __future__ import annotations
 import datetime as dt
 
 import pytest
+from examples.flights.upstream import deliver
 from tests.chaos.damaged_rows.damages import DAMAGES, DOUBLED, Partition
-from tests.faults import deliver
 from tests.integration.scoring.conftest import DAY, publish_features
 
 from nightshift.contracts.partitions import PartitionRange

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from examples.flights.upstream import deliver
 from psycopg import sql
-from tests.faults import deliver
 
 from nightshift.contracts.partitions import PartitionRange
 from nightshift_local.placement import place_servers

@@ -6,7 +6,8 @@ import datetime as dt
 from contextlib import contextmanager
 
 import pytest
-from tests.faults import Fault, FaultType, deliver
+from examples.flights.faults import Fault, FaultType
+from examples.flights.upstream import deliver
 
 from nightshift.contracts.partitions import PartitionRange
 from nightshift.errors import ObjectStoreError

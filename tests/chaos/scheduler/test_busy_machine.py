@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from examples.flights.faults import Fault, FaultType
 from examples.flights.flights_2013 import DATASETS
+from examples.flights.upstream import deliver
 from tests.chaos.scheduler.disturbance import ENDED, eventually
-from tests.faults import Fault, FaultType, deliver
 from tests.whole_night import Whole, open_whole
 
 from nightshift.contracts.model_spec import load_specs

@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import pyarrow as pa
-from tests.faults import Fault, FaultType, deliver
+from examples.flights.faults import Fault, FaultType
+from examples.flights.upstream import deliver
 from tests.integration.monitoring import conftest as parcels
 from tests.integration.scoring import conftest as scoring
 from tests.integration.training import conftest as training

@@ -5,9 +5,10 @@ import uuid
 
 import pytest
 from examples.flights.clock import ClockError, advance_clock, read_clock
+from examples.flights.faults import Fault, FaultType
 from examples.flights.flights_2013 import DATASETS
+from examples.flights.upstream import deliver
 from tests.drop_listing import list_drops
-from tests.faults import Fault, FaultType, deliver
 
 from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.lake.landing import read_data

@@ -4,8 +4,9 @@ import datetime as dt
 import json
 
 import pytest
+from examples.flights.faults import Fault, FaultType
+from examples.flights.upstream import deliver
 from tests.conftest import write_suite
-from tests.faults import Fault, FaultType, deliver
 from tests.quarantine_counts import count_rows
 
 from nightshift.contracts.datasets import load_contracts

@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 import pytest
+from examples.flights.upstream import deliver
 from pyarrow import csv, parquet
 from tests.databases import new_name
-from tests.faults import deliver
 from tests.raw_bucket import s3_client
 
 from nightshift import failpoints

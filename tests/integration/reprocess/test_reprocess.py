@@ -6,8 +6,9 @@ What is touched, in which order, and that doing it again ends it.
 import datetime as dt
 
 import pytest
+from examples.flights.faults import Fault, FaultType
+from examples.flights.upstream import deliver
 from pydantic import SecretStr
-from tests.faults import Fault, FaultType, deliver
 
 from nightshift.cli.data.redo import print_plan
 from nightshift.contracts.model_spec import load_specs

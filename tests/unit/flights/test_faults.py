@@ -4,7 +4,7 @@ import datetime as dt
 from dataclasses import replace
 from hashlib import sha256
 
-from tests.faults import Fault, FaultType, apply_fault
+from examples.flights.faults import Fault, FaultType, apply_fault
 
 from nightshift.lake.drops import NewDrop
 

@@ -6,18 +6,12 @@ import csv
 import datetime as dt
 import io
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from functools import partial
 from hashlib import sha256
 
-from examples.flights import upstream
-from examples.flights.flights_2013 import DATASETS
-
-from nightshift.contracts.partitions import PartitionRange
 from nightshift.lake.drops import NewDrop
-from nightshift.settings import Settings
 
 Rows = list[list[str]]
 """A CSV file: the header first, then the rows."""
@@ -67,29 +61,6 @@ class Fault:
     n_rows: int = 1
     delay: dt.timedelta = dt.timedelta(hours=6)
     seed: int = 0
-
-
-def deliver(
-    settings: Settings,
-    partitions: PartitionRange,
-    faults: Sequence[Fault] = (),
-    datasets: Sequence[str] = DATASETS,
-) -> upstream.DeliverySummary:
-    """Deliver a range as upstream does, with faults, each for its dataset and day, in order."""
-    return upstream.deliver(settings, partitions, datasets, partial(_apply_faults, faults))
-
-
-def _apply_faults(faults: Iterable[Fault], drop: NewDrop) -> Iterator[NewDrop]:
-    """Yield the drops that arrive instead of a good one; faults of other drops do nothing."""
-    arriving = [drop]
-    for fault in faults:
-        if (fault.dataset, fault.day) != (drop.dataset, drop.partition):
-            continue
-        # A fault applies to each drop that an earlier fault made: a late copy may be wrong too.
-        before, arriving = arriving, []
-        for damaged in before:
-            arriving += apply_fault(fault, damaged)
-    yield from arriving
 
 
 def apply_fault(fault: Fault, drop: NewDrop) -> list[NewDrop]:
