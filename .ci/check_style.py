@@ -1,9 +1,7 @@
 """Check that the code reads easily: density of lines, size of modules and packages, nesting.
 
-The limits stand in ``[tool.nightshift.style]`` of pyproject.toml. A package that does not meet them
-yet has its own, weaker ones in ``[tool.nightshift.style.packages]``; an exception that is no longer
-needed is a finding too. Lines are non-blank lines; nodes are those of Python's syntax tree, so a
-denser line holds more of them.
+The limits stand in ``[tool.nightshift.style]`` of pyproject.toml and hold for every package. Lines
+are non-blank lines; nodes are those of Python's syntax tree, so a denser line holds more of them.
 
 ``check_style.py [FOLDER …]`` checks the given folders, by default those of pyproject.toml.
 """
@@ -16,8 +14,8 @@ import io
 import sys
 import tokenize
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
@@ -73,56 +71,24 @@ def main() -> int:
     arguments = parser.parse_args()
     table = tomllib.loads(PYPROJECT.read_text(encoding="utf-8"))["tool"]["nightshift"]["style"]
     folders = [Path(name) for name in table.pop("folders")]
-    exceptions = table.pop("packages")
-    problems = check_folders(arguments.folders or folders, Limits(**table), exceptions)
+    problems = check_folders(arguments.folders or folders, Limits(**table))
     for problem in problems:
         print(problem)  # noqa: T201
     return 1 if problems else 0
 
 
-def check_folders(
-    folders: Iterable[Path],
-    limits: Limits,
-    exceptions: Mapping[str, Mapping[str, float]] | None = None,
-) -> list[str]:
-    """Return one line per finding: ``file:line: what is wrong (limit …)``.
-
-    Args:
-        folders: With packages, at any depth.
-        limits: Of every package.
-        exceptions: By path of a package, the limits of its own by name.
-    """
-    exceptions = exceptions or {}
+def check_folders(folders: Iterable[Path], limits: Limits) -> list[str]:
+    """Return one line per finding: ``file:line: what is wrong (limit …)``."""
     packages: dict[Path, list[Module]] = {}
     for folder in folders:
         for path in sorted(folder.rglob("*.py")):
             packages.setdefault(path.parent, []).append(read_module(path))
     problems: list[str] = []
     for package, modules in packages.items():
-        own = exceptions.get(str(package), {})
-        problems += check_all(package, modules, replace(limits, **own))
-        problems += unneeded_exceptions(package, modules, limits, own)
+        problems += check_package(package, modules, limits)
+        for module in modules:
+            problems += check_module(module, limits)
     return problems
-
-
-def check_all(package: Path, modules: Sequence[Module], limits: Limits) -> list[str]:
-    """Return the findings of a package and of its modules."""
-    problems = list(check_package(package, modules, limits))
-    for module in modules:
-        problems += check_module(module, limits)
-    return problems
-
-
-def unneeded_exceptions(
-    package: Path, modules: Sequence[Module], limits: Limits, own: Mapping[str, float]
-) -> Iterator[str]:
-    """Yield each exception of a package that meets the common limit without it."""
-    for name in own:
-        unlimited = 0.0 if name.startswith("min_") else float("inf")
-        n_with_limit = len(check_all(package, modules, limits))
-        n_without = len(check_all(package, modules, replace(limits, **{name: unlimited})))
-        if n_with_limit == n_without:
-            yield f"{package}: the exception {name} is not needed, {asdict(limits)[name]:g} is met"
 
 
 def read_module(path: Path) -> Module:

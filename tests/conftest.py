@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,13 +18,14 @@ os.environ.setdefault(
     "NUMBA_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache" / "kernels")
 )
 
-import psycopg
 import pytest
+from tests.databases import own_database, run_as_admin
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
 from nightshift.contracts.datasets import load_contracts
 from nightshift.contracts.run import RunContext
+from nightshift.quality import gates
 from nightshift.settings import PROJECT_ROOT, Settings, load_settings
 from nightshift.warehouse.connection import connect
 from nightshift.warehouse.migrate import migrate
@@ -34,20 +34,35 @@ if TYPE_CHECKING:
     from nightshift.warehouse.connection import Connection
 
 
-pytest_plugins = ["tests.evidence.recorder", "tests.whole_night"]
+pytest_plugins = ["tests.evidence.recorder", "tests.ready_dbt", "tests.whole_night"]
 
 _WITH_AIRFLOW = {"e2e", "scheduler"}
 """Folders whose tests share one running Airflow."""
+_SHORT, _RANK_OF_SHORT = {"unit", "dags"}, 3
+"""Folders whose modules take seconds, and when they run."""
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
-    """Begin with the tests of the running Airflow, whatever the shuffle did.
+    """Put the modules that take longest first, whatever the shuffle did.
 
-    They take longest, and another process does the rest.
+    One process begins with the running Airflow, another with the rest. The many short modules
+    come last, so that all processes end at about the same time.
     """
     yield
-    items.sort(key=lambda item: not _WITH_AIRFLOW & {*item.path.parts})
+    ranks: dict[Path, int] = {}
+    for item in items:
+        ranks[item.path] = min(_rank(item), ranks.get(item.path, _RANK_OF_SHORT))
+    items.sort(key=lambda item: ranks[item.path])
+
+
+def _rank(item: pytest.Item) -> int:
+    folders = {*Path(item.location[0]).parts}
+    if folders & _WITH_AIRFLOW:
+        return 0
+    if folders & _SHORT:
+        return _RANK_OF_SHORT
+    return 1 if item.get_closest_marker("slow") else 2
 
 
 class ByServers(LoadScopeScheduling):
@@ -109,31 +124,24 @@ def fast_server(session_settings: Settings) -> None:
 
     No test cuts the machine's power, and every test creates a database.
     """
-    _admin(session_settings, "alter system set fsync = off")
-    _admin(session_settings, "select pg_reload_conf()")
+    run_as_admin(session_settings, "alter system set fsync = off")
+    run_as_admin(session_settings, "select pg_reload_conf()")
 
 
 @pytest.fixture(scope="session")
 def template_database(session_settings: Settings, fast_server: None) -> Iterator[str]:
     """Return the name of a migrated, empty database; every test gets a copy."""
-    name = f"template_{uuid.uuid4().hex[:12]}"
-    _admin(session_settings, f"create database {name}")
-    settings = session_settings.model_copy(update={"warehouse_database": name})
-    with connect(settings, "test template") as conn:
-        migrate(conn, load_contracts(PROJECT_ROOT / "dags" / "datasets"))
-    yield name
-    _admin(session_settings, f"drop database {name} with (force)")
+    with own_database(session_settings) as settings:
+        with connect(settings, "test template") as conn:
+            migrate(conn, load_contracts(PROJECT_ROOT / "dags" / "datasets"))
+        yield settings.warehouse_database
 
 
 @pytest.fixture
 def settings(session_settings: Settings, template_database: str) -> Iterator[Settings]:
     """Return settings of a fresh, migrated database and of a bucket that does not exist yet."""
-    name = f"test_{uuid.uuid4().hex[:12]}"
-    _admin(session_settings, f"create database {name} template {template_database}")
-    yield session_settings.model_copy(
-        update={"warehouse_database": name, "s3_bucket": name.replace("_", "-")}
-    )
-    _admin(session_settings, f"drop database {name} with (force)")
+    with own_database(session_settings, template_database) as own:
+        yield own
 
 
 @pytest.fixture
@@ -155,6 +163,17 @@ def write_suite(expectations_dir: Path, dataset: str) -> Path:
     return expectations_dir
 
 
+@pytest.fixture(scope="module")
+def quick_gate() -> Iterator[None]:
+    """Evaluate suites of small loads as those of large ones: in one scan first.
+
+    Great Expectations, which has tests of its own, then sees only what does not pass.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gates, "ONE_SCAN_ROWS", 0)
+        yield
+
+
 @pytest.fixture
 def run() -> RunContext:
     """Return the identity that tests write under."""
@@ -172,25 +191,3 @@ def record_figure(request: pytest.FixtureRequest) -> Callable[[str, float], None
         request.node.user_properties.append((name, value))
 
     return record
-
-
-def _admin(settings: Settings, statement: str) -> None:
-    """Run one statement in the maintenance database as a role that may create databases."""
-    user = settings.warehouse_admin_user or settings.warehouse_user
-    password = (
-        settings.warehouse_admin_password
-        if settings.warehouse_admin_user
-        else settings.warehouse_password
-    )
-    with psycopg.connect(
-        host=settings.warehouse_host,
-        port=settings.warehouse_port,
-        dbname="postgres",
-        user=user,
-        password=password.get_secret_value(),
-        autocommit=True,
-    ) as conn:
-        conn.execute(statement.encode())
-        if statement.startswith("create database"):
-            database = statement.split()[2]
-            conn.execute(f"alter database {database} owner to {settings.warehouse_user}".encode())

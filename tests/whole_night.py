@@ -12,8 +12,9 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,11 +31,14 @@ from nightshift_local.watchdog import ends_with_us
 FIRST_DAY, LAST_DAY, NIGHT = "2013-01-01", "2013-02-03", "2013-02-04"
 _HISTORY = f"""
 from examples.flights.demo import Stopwatch, load_history
+from nightshift_local.launch import launch
+from nightshift_local.stack import BASE_GROUPS
 from nightshift.contracts.model_spec import load_specs
 from nightshift.contracts.partitions import PartitionRange
 from nightshift.contracts.run import RunContext
 from examples.flights.upstream import deliver
 from nightshift.settings import load_admin_settings
+launch([*BASE_GROUPS, "airflow"], wait_for=BASE_GROUPS, report=print)
 settings = load_admin_settings()
 history = PartitionRange.of("{FIRST_DAY}", "{LAST_DAY}")
 load_history(settings, load_specs(settings.models_dir), history, RunContext("test/history",
@@ -47,6 +51,7 @@ IMPATIENT = {
     "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "5",
     "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "2",
 }
+DAGS_TIMEOUT_SECONDS = 120
 _QUICK_RETRY = """
 import datetime
 from nightshift.orchestration import defaults
@@ -82,17 +87,43 @@ class Whole:
             _replace(hook, _QUICK_RETRY)
 
 
-@pytest.fixture(scope="session")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Whole]:
+_OPENED = pytest.StashKey[tuple[ExitStack, Whole]]()
+
+
+@pytest.fixture
+def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Whole:
     """Start everything, load a history in one range, train, and run one night through Airflow.
 
-    ``NIGHTSHIFT_TEST_WHOLE`` names a folder in which all of this stays alive for the next call.
+    The tests of a process share it as long as one follows the other. ``NIGHTSHIFT_TEST_WHOLE``
+    names a folder in which all of this stays alive for the next call.
     """
-    kept = os.environ.get("NIGHTSHIFT_TEST_WHOLE")
-    with open_whole(
-        Path(kept) if kept else tmp_path_factory.mktemp("whole night"), is_kept=bool(kept)
-    ) as opened:
-        yield opened
+    stash = request.config.stash
+    if _OPENED not in stash:
+        kept = os.environ.get("NIGHTSHIFT_TEST_WHOLE")
+        base = Path(kept) if kept else tmp_path_factory.mktemp("whole night")
+        stack = ExitStack()
+        stash[_OPENED] = stack, stack.enter_context(open_whole(base, is_kept=bool(kept)))
+    return stash[_OPENED][1]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
+    """Stop Airflow after its last test: it would take processor time from all others."""
+    yield
+    if "whole" not in getattr(nextitem, "fixturenames", ()):
+        _close(item.config)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Stop Airflow also when the session ends early."""
+    _close(session.config)
+
+
+def _close(config: pytest.Config) -> None:
+    if _OPENED in config.stash:
+        stack, _ = config.stash[_OPENED]
+        del config.stash[_OPENED]
+        stack.close()
 
 
 @contextmanager
@@ -122,14 +153,17 @@ def open_whole(
         try:
             if is_new := not dags.exists():
                 _copy_small_dags(dags)
-                _run(env, "-m", "nightshift.cli", "up", "--only", "postgres,s3,airflow")
+                # Airflow starts in the background while the history is loaded.
                 _run(env, "-c", _HISTORY)
+                _run(env, "-m", "nightshift.cli", "up", "--only", "postgres,s3,airflow")
             given = read_env(home) | read_env(home, ADMIN_FILE_NAME)
             values = {
                 name.removeprefix("NIGHTSHIFT_").lower(): value for name, value in given.items()
             }
             settings = Settings(dags_dir=dags, **values)
             api = AirflowApi.local(home)
+            if is_new:
+                _wait_for_dags(api, expected_dags(settings))
             with beside(home):
                 night = (
                     run_partition(api, NIGHT, expected_dags(settings), timeout_seconds=1500)
@@ -148,6 +182,13 @@ def expected_dags(settings: Settings) -> set[str]:
     return {"ingest", "transform"} | {
         f"{stage}__{name}" for name in load_specs(settings.models_dir) for stage in stages
     }
+
+
+def _wait_for_dags(api: AirflowApi, dag_ids: set[str]) -> None:
+    deadline = time.monotonic() + DAGS_TIMEOUT_SECONDS
+    while missing := dag_ids - api.dag_ids():
+        assert time.monotonic() < deadline, (missing, api.import_errors())
+        time.sleep(0.5)
 
 
 def not_green(api: AirflowApi, runs: list[DagRun]) -> list[str]:

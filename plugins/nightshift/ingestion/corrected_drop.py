@@ -15,7 +15,8 @@ from nightshift.errors import NightshiftError
 from nightshift.ingestion.rows.cast import cast_texts
 from nightshift.ingestion.rows.row_check import check_rows
 from nightshift.lake.drops import DropManifest, NewDrop, manifest_of
-from nightshift.quality.contract_check import accepted_form, check_file
+from nightshift.quality.contract_check import check_file
+from nightshift.quality.contract_errors import accepted_form
 from nightshift.quality.files.file_blocks import read_cells
 from nightshift.quality.quarantine import QuarantinedRow, QuarantineError, RefusedRow
 

@@ -21,7 +21,8 @@ import numpy as np
 from nightshift.contracts.datasets import Column, ColumnType, DatasetContract
 from nightshift.contracts.reserved_names import RAW_COLUMNS, SYSTEM_COLUMNS
 from nightshift.ingestion.rows.cast import Reason, cast_texts
-from nightshift.quality.contract_check import SIMILARITY, accepted_form, is_other_type
+from nightshift.quality.contract_check import SIMILARITY, is_other_type
+from nightshift.quality.contract_errors import accepted_form
 from nightshift.quality.files.file_blocks import UnreadableFileError, read_cells
 
 if TYPE_CHECKING:
@@ -223,11 +224,11 @@ def adoption_yaml(contract: DatasetContract, drop: DropManifest, diff: SchemaDif
     # A column of a type that cannot be converted gets a column of its own; the old one stays,
     # because views depend on it and old rows were read with it.
     sources = [*diff.added.items()]
-    wanted_names = [*diff.added]
+    proposed_names = [*diff.added]
     for name, new_type in replaced.items():
         sources.append((by_name[name].delivered_name, new_type))
-        wanted_names.append(f"{name}_{new_type.value}")
-    added_names = _free_names(wanted_names, by_name)
+        proposed_names.append(f"{name}_{new_type.value}")
+    added_names = _free_names(proposed_names, by_name)
 
     columns = [_changed(by_name[name], source=source) for name, source in diff.renamed.items()]
     columns += [_changed(by_name[name], delivered_as=new) for name, new in converted.items()]

@@ -7,6 +7,7 @@ splits and hold nobody's data. Source: docs/adr/0016-loading-a-model.md.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from hashlib import sha256
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
@@ -62,7 +63,7 @@ class Golden(BaseModel):
 
     @model_validator(mode="after")
     def _has_one_shape(self) -> Self:
-        answers = [self.rows, self.raw, self.contributions]
+        answers: list[Sequence[object]] = [self.rows, self.raw, self.contributions]
         if self.probability is not None:
             answers.append(self.probability)
         n_features = len(self.rows[0]) if self.rows else 0
@@ -84,7 +85,8 @@ class Golden(BaseModel):
         import numpy as np
 
         # JSON has no NaN.
-        rows = np.where(np.isnan(matrix), None, matrix)
+        rows = matrix.astype(np.object_)
+        rows[np.isnan(matrix)] = None
         # Not validated: answers that are not finite are refused by ``compare``, with their name.
         return cls.model_construct(
             rows=rows.tolist(),

@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nightshift.contracts.datasets import Column, ColumnType, DatasetContract
+from nightshift.contracts.datasets import Column, DatasetContract
 from nightshift.quality.contract_errors import (
     ColumnsError,
     RefusedRatioError,
     TypeChangedError,
     UnreadableError,
+    accepted_form,
     describe_file,
     digest_error,
     over_limit,
@@ -266,24 +267,6 @@ def is_other_type(n_wrong: int, n_values: int, n_rows: int) -> bool:
     # Both: one odd value of a column that is otherwise empty shows nothing. Source: ADR 0041.
     is_majority = n_wrong > WRONG_TYPE_RATIO * n_values
     return is_majority and n_wrong >= max(_EVIDENCE_VALUES, _EVIDENCE_RATIO * n_rows)
-
-
-def accepted_form(column_type: ColumnType) -> str:
-    """Return in words how a value of a type is written; docs/values.md has every form."""
-    return _ACCEPTED_FORMS[column_type]
-
-
-_TIMESTAMP_FORM = "YYYY-MM-DD HH:MM[:SS[.ffffff]] {}, or with an offset like +02:00"
-_ACCEPTED_FORMS = {
-    ColumnType.TEXT: "text in UTF-8 without NUL characters",
-    ColumnType.INTEGER: "whole numbers of 64 bits, like 1200 or 12.0, without thousands separators",
-    ColumnType.NUMBER: "numbers with a decimal point, like 12.5 or 1e-3, without thousands"
-    " separators",
-    ColumnType.BOOLEAN: "true or false, t or f, yes or no, 1 or 0",
-    ColumnType.DATE: "YYYY-MM-DD",
-    ColumnType.UTC_TIMESTAMP: _TIMESTAMP_FORM.format("in UTC"),
-    ColumnType.LOCAL_TIMESTAMP: _TIMESTAMP_FORM.format("on the zone's clock"),
-}
 
 
 def check_refused(

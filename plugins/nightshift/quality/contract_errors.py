@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from nightshift.contracts.datasets import ColumnType
 from nightshift.errors import NightshiftError
 
 if TYPE_CHECKING:
@@ -130,3 +131,21 @@ def over_limit(drop: DropManifest, error: OverLimitError) -> LimitError:
         " limit in the contract, then:"
         f"\n      nightshift redo --dataset {drop.dataset} --from {drop.partition}",
     )
+
+
+def accepted_form(column_type: ColumnType) -> str:
+    """Return in words how a value of a type is written; docs/values.md has every form."""
+    return _ACCEPTED_FORMS[column_type]
+
+
+_TIMESTAMP_FORM = "YYYY-MM-DD HH:MM[:SS[.ffffff]] {}, or with an offset like +02:00"
+_ACCEPTED_FORMS = {
+    ColumnType.TEXT: "text in UTF-8 without NUL characters",
+    ColumnType.INTEGER: "whole numbers of 64 bits, like 1200 or 12.0, without thousands separators",
+    ColumnType.NUMBER: "numbers with a decimal point, like 12.5 or 1e-3, without thousands"
+    " separators",
+    ColumnType.BOOLEAN: "true or false, t or f, yes or no, 1 or 0",
+    ColumnType.DATE: "YYYY-MM-DD",
+    ColumnType.UTC_TIMESTAMP: _TIMESTAMP_FORM.format("in UTC"),
+    ColumnType.LOCAL_TIMESTAMP: _TIMESTAMP_FORM.format("on the zone's clock"),
+}

@@ -32,24 +32,24 @@ def fairness(context: PromotionContext) -> Iterator[Criterion]:
 
 def _check_groups(context: PromotionContext, declared: Fairness) -> Iterator[Criterion]:
     column = declared.column
-    label = context.label
-    probability = context.predicted("challenger")
-    is_selected = probability >= context.of("challenger").threshold
-    measured = np.array([is_selected, probability, label, np.ones(label.size)])
-    sums_by_group = []
-    rates = {}
-    for level, mask in slice_masks(declared, context.rows):
-        # Rates of a few rows say nothing about a group.
-        if mask.sum() >= declared.minimum_rows:
-            sums_by_group.append(context.days.sums(*(measured * mask)))
-            rates[level] = float(is_selected[mask].mean())
-    if len(rates) < _MINIMUM_GROUPS:
+    # Rates of a few rows say nothing about a group.
+    masks = {
+        level: mask
+        for level, mask in slice_masks(declared, context.rows)
+        if mask.sum() >= declared.minimum_rows
+    }
+    if len(masks) < _MINIMUM_GROUPS:
         reason = f"Fewer than two groups have {declared.minimum_rows} rows."
         yield not_applicable(f"fairness[{column}]", reason)
         return
 
+    label = context.label
+    probability = context.predicted("challenger")
+    is_selected = probability >= context.of("challenger").threshold
+    rates = {level: float(is_selected[mask].mean()) for level, mask in masks.items()}
     # One draw of days counts for all groups: they share weather and traffic.
-    sums = np.stack(sums_by_group)
+    measured = np.array([is_selected, probability, label, np.ones(label.size)])
+    sums = np.stack([context.days.sums(*(measured * mask)) for mask in masks.values()])
     ratio = context.estimate(lambda weights: _selection_ratio(weights @ sums))
     minimum = declared.minimum_selection_ratio
     lowest = min(rates, key=rates.__getitem__)

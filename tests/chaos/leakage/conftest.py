@@ -10,14 +10,14 @@ import random
 from typing import Any
 
 import pyarrow as pa
-from tests.integration.transformation.conftest import FIRST, World, weather, world
+from tests.integration.transformation.conftest import FIRST, World, settings, weather, world
 
 from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.contracts.run import RunContext
 from nightshift.warehouse.fast_io.arrow_io import copy_in
 from nightshift.warehouse.partition_write import LoadManifest, Target, audit, begin, publish
 
-__all__ = ["RandomHistory", "world"]
+__all__ = ["RandomHistory", "settings", "world"]
 
 CARRIERS, TAILS = ["UA", "B6", "DL", "EV"], ["N1", "N2", "N3", "N4", "N5", None]
 ROUTES = [(origin, to) for origin in ("EWR", "JFK", "LGA") for to in ("ORD", "BOS", "SJU")]

@@ -43,6 +43,7 @@ pytestmark = [
     pytest.mark.promise("R7"),
     pytest.mark.mlts("data-4"),
     pytest.mark.timeout(600),
+    pytest.mark.usefixtures("warm_dbt"),
 ]
 
 

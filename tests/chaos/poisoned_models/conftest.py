@@ -11,7 +11,7 @@ from nightshift.models.trained_model import TrainedModel
 from nightshift.training.model_fit import fit_model
 
 
-def _spec(task: str) -> ModelSpec:
+def spec_of(task: str) -> ModelSpec:
     return ModelSpec.model_validate(
         {
             "name": f"parcel_{task}",
@@ -79,7 +79,9 @@ def make_models() -> dict[str, TrainedModel]:
     models = {}
     for task, label in (("binary", (minutes > 30).astype(float)), ("regression", minutes)):
         labelled = rows.append_column("label", pa.array(label))
-        models[task] = stored(fit_model(_spec(task), labelled.slice(0, 1000), labelled.slice(1000)))
+        models[task] = stored(
+            fit_model(spec_of(task), labelled.slice(0, 1000), labelled.slice(1000))
+        )
     return models
 
 

@@ -18,6 +18,7 @@ from tests.integration.scoring.conftest import (
     tiny_model,
     warehouse,
 )
+from tests.raw_bucket import overwrite
 
 from nightshift.contracts.partitions import Partition
 from nightshift.contracts.run import RunContext
@@ -129,9 +130,7 @@ def test_last_good_model_scores_when_the_champion_is_poisoned_in_the_bucket(
     champion = registry.promote("2013-07-01", seed=2)
     text = registry.store.get(champion.model_key).decode()
     for damage in DAMAGES:
-        registry.store._client.put_object(
-            Bucket=registry.store.bucket, Key=champion.model_key, Body=damage(text).encode()
-        )
+        overwrite(scoring_settings, champion.model_key, damage(text).encode())
         with pytest.raises(ObjectStoreError) as refusal:
             load_model(registry.store, champion)
         assert refusal.value.code == "NS-LAKE-004"
@@ -141,9 +140,7 @@ def test_last_good_model_scores_when_the_champion_is_poisoned_in_the_bucket(
 
 def test_nothing_is_read_when_the_bucket_holds_more_than_the_warehouse_names(registry, monkeypatch):
     champion = registry.promote("2013-07-01")
-    registry.store._client.put_object(
-        Bucket=registry.store.bucket, Key=champion.model_key, Body=b"x" * (champion.model_bytes + 1)
-    )
+    overwrite(registry.settings, champion.model_key, b"x" * (champion.model_bytes + 1))
     monkeypatch.setattr(
         "nightshift.lake.object_store.receive", lambda *_, **__: pytest.fail("read")
     )

@@ -8,7 +8,7 @@ from collections import Counter
 from random import Random
 
 import pytest
-from tests.chaos.poisoned_models.conftest import _spec, make_rows
+from tests.chaos.poisoned_models.conftest import make_rows, spec_of
 
 from nightshift.models import sandboxed_load
 from nightshift.models.sandboxed_load import LoadTimeoutError
@@ -65,7 +65,7 @@ def starve(monkeypatch, dice: Random, share: float) -> None:
 def test_no_decision_is_made_without_comparison_when_the_machine_is_starved(
     models, monkeypatch, record_figure, n
 ):
-    files, spec = models["binary"].files, _spec("binary")
+    files, spec = models["binary"].files, spec_of("binary")
     dice = Random(5)  # noqa: S311 - reproducible starvation, no secret
     outcomes: Counter[str] = Counter()
     starve(monkeypatch, dice, 0.97)
@@ -89,7 +89,7 @@ def test_the_gate_repeats_the_decision_instead_of_answering_without_the_champion
     starve(monkeypatch, Random(1), 1.0)  # noqa: S311 - reproducible starvation, no secret
     with pytest.raises(LoadTimeoutError, match="too busy") as caught:
         run_checks(
-            judged(models["binary"].files, monkeypatch, _spec("binary")),
+            judged(models["binary"].files, monkeypatch, spec_of("binary")),
             {"non_inferiority": non_inferiority},
         )
     assert caught.value.is_retryable

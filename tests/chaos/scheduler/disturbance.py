@@ -61,6 +61,40 @@ def contents(whole: Whole) -> Contents:
         }
 
 
+def publisher(whole: Whole, dataset: str) -> str:
+    """Return the identity of the task that began the load that readers see of the night."""
+    query = """
+        select l.run_id from ops.published p
+        join ops.loads l using (dataset, partition_date, load_id)
+        where p.dataset = %s and p.partition_date = %s
+    """
+    with connect(whole.settings, "test") as conn:
+        ((identity,),) = conn.execute(query, [dataset, NIGHT]).fetchall()
+    return str(identity)
+
+
+def is_task_of(identity: str, run: DagRun) -> bool:
+    """Return whether a task's identity in the ledger belongs to this run and its partition."""
+    task_id = identity.rpartition("/")[2].partition("@")[0]
+    return identity == task_identity(run.dag_id, run.run_id, str(run.partition_key), task_id)
+
+
+def new_runs(whole: Whole, dag_id: str, earlier: list[DagRun]) -> list[DagRun]:
+    """Return the runs of a DAG for the night that were not there earlier."""
+    known = {(run.dag_id, run.run_id) for run in earlier}
+    return [
+        run
+        for run in whole.api.runs(NIGHT)
+        if run.dag_id == dag_id and (run.dag_id, run.run_id) not in known
+    ]
+
+
+def expect_published_by(whole: Whole, dataset: str, dag_id: str, earlier: list[DagRun]) -> None:
+    """What readers see of a dataset was made by a new run of this DAG, for the night."""
+    identity, runs = publisher(whole, dataset), new_runs(whole, dag_id, earlier)
+    assert any(is_task_of(identity, run) for run in runs), (identity, runs)
+
+
 @contextmanager
 def unpublished(whole: Whole, *datasets: str) -> Iterator[None]:
     """Take the datasets away from the night's readers; at the end they must be back, published

@@ -9,7 +9,6 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import boto3
 import pytest
 from tests.chaos.scheduler.disturbance import (
     contents,
@@ -21,9 +20,9 @@ from tests.chaos.scheduler.disturbance import (
     unpublished,
     wait_until_quiet,
 )
+from tests.raw_bucket import s3_client
 from tests.whole_night import NIGHT, Whole
 
-from nightshift.settings import Settings
 from nightshift.warehouse.connection import connect
 
 pytestmark = [
@@ -93,7 +92,7 @@ def dbt_model_raises(whole: Whole, folder: Path) -> Iterator[None]:
 @contextmanager
 def drop_is_damaged(whole: Whole, _: Path) -> Iterator[None]:
     """Flip a byte of the night's schedule in the bucket."""
-    client, bucket = _client(whole.settings), whole.settings.s3_bucket
+    client, bucket = s3_client(whole.settings), whole.settings.s3_bucket
     found = client.list_objects_v2(Bucket=bucket, Prefix=f"landing/flight_schedules/dt={NIGHT}/")[
         "Contents"
     ]
@@ -242,7 +241,7 @@ def test_the_champion_scores_on_time_when_training_dies(whole: Whole) -> None:
 
 def _forget_reports(whole: Whole) -> None:
     """Delete the night's reports: one that is there is not made again."""
-    client, bucket = _client(whole.settings), whole.settings.s3_bucket
+    client, bucket = s3_client(whole.settings), whole.settings.s3_bucket
     for one in client.list_objects_v2(Bucket=bucket, Prefix=f"reports/flight_delayed/{NIGHT}/").get(
         "Contents", []
     ):
@@ -264,13 +263,3 @@ def _sources(whole: Whole, model: str) -> set[str]:
     assert row is not None
     assert row[1:] == (0, 0, 0)
     return set(row[0])
-
-
-def _client(settings: Settings):
-    return boto3.client(
-        "s3",
-        endpoint_url=settings.s3_endpoint_url,
-        region_name=settings.s3_region,
-        aws_access_key_id=settings.s3_access_key_id,
-        aws_secret_access_key=settings.s3_secret_access_key.get_secret_value(),
-    )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -14,7 +13,7 @@ from itertools import count, product
 
 import pytest
 from tests.chaos.write_path.storm import COLUMNS, INSERT, TARGET
-from tests.conftest import _admin
+from tests.databases import own_database
 
 from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.contracts.run import RunContext, code_version
@@ -63,18 +62,15 @@ def conflicts(session_settings: Settings, template_database: str) -> Iterator[Se
     """Return settings of a database with one dataset; each cell has days of its own."""
     os.environ["NIGHTSHIFT_CODE_VERSION"] = "test"
     code_version.cache_clear()
-    name = f"conflicts_{uuid.uuid4().hex[:12]}"
-    _admin(session_settings, f"create database {name} template {template_database}")
-    settings = session_settings.model_copy(update={"warehouse_database": name})
-    with connect(settings) as conn:
-        conn.execute(
-            (
-                f"create table features.feat_thing ({COLUMNS},"
-                " primary key (partition_date, load_id, thing_id))"
-            ).encode()
-        )
-    yield settings
-    _admin(session_settings, f"drop database {name} with (force)")
+    with own_database(session_settings, template_database) as settings:
+        with connect(settings) as conn:
+            conn.execute(
+                (
+                    f"create table features.feat_thing ({COLUMNS},"
+                    " primary key (partition_date, load_id, thing_id))"
+                ).encode()
+            )
+        yield settings
     del os.environ["NIGHTSHIFT_CODE_VERSION"]
     code_version.cache_clear()
 

@@ -11,7 +11,6 @@ import signal
 import sys
 import time
 import traceback
-import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,13 +20,13 @@ import psycopg
 import pytest
 from pydantic import SecretStr
 from tests.chaos.write_path.scenarios import SCENARIOS, Scenario, left_behind
-from tests.conftest import _admin, write_suite
+from tests.conftest import write_suite
+from tests.databases import copy_bucket, create_database, drop_database
 
 from nightshift import failpoints
 from nightshift.contracts.run import RunContext, code_version
 from nightshift.errors import NightshiftError
 from nightshift.failpoints import Failpoint, InjectedFaultError
-from nightshift.lake.object_store import ObjectStore
 from nightshift.settings import PROJECT_ROOT, Settings
 
 pytestmark = [
@@ -80,12 +79,12 @@ def prepared(
             undisturbed = _copy(settings, tmp_path_factory.mktemp("home"))
             assert _in_child(lambda: scenario.step(undisturbed, _run(1))) == COMPLETED
             made[name] = Prepared(scenario, settings, left_behind(undisturbed))
-            _drop(undisturbed)
+            drop_database(undisturbed)
         return made[name]
 
     yield prepare
     for one in made.values():
-        _drop(one.settings)
+        drop_database(one.settings)
     del os.environ["NIGHTSHIFT_CODE_VERSION"]
     code_version.cache_clear()
 
@@ -105,7 +104,7 @@ def test_rerun_ends_like_an_undisturbed_run_when_a_fault_strikes(
         assert left_behind(settings) == before.expected
         assert any(before.expected.values())
     finally:
-        _drop(settings)
+        drop_database(settings)
     record_figure("fault_points_survived", 1)
 
 
@@ -202,8 +201,6 @@ def _has_struck() -> bool:
 
 
 def _fresh(settings: Settings, template: str, home: Path) -> Settings:
-    name = f"fault_{uuid.uuid4().hex[:12]}"
-    _admin(settings, f"create database {name} template {template}")
     for dataset in ("raw/airports", "raw/carriers"):
         write_suite(home / "expectations", dataset)
     places = {
@@ -211,9 +208,7 @@ def _fresh(settings: Settings, template: str, home: Path) -> Settings:
         "expectations_dir": home / "expectations",
         "mlflow_tracking_uri": SecretStr(""),
     }
-    return settings.model_copy(
-        update={"warehouse_database": name, "s3_bucket": name.replace("_", "-"), **places}
-    )
+    return create_database(settings, template).model_copy(update=places)
 
 
 def _copy(settings: Settings, home: Path) -> Settings:
@@ -221,16 +216,5 @@ def _copy(settings: Settings, home: Path) -> Settings:
     copied = _fresh(settings, settings.warehouse_database, home).model_copy(
         update={"expectations_dir": settings.expectations_dir}
     )
-    source, target = ObjectStore.open(settings), ObjectStore.open(copied)
-    try:
-        keys = list(source.list(""))
-    except NightshiftError:
-        return copied
-    target.ensure_bucket()
-    for key in keys:
-        target.put(key, source.get(key))
+    copy_bucket(settings, copied)
     return copied
-
-
-def _drop(settings: Settings) -> None:
-    _admin(settings, f"drop database {settings.warehouse_database} with (force)")

@@ -110,6 +110,16 @@ def wait_until(condition: Callable[[], bool], seconds: float) -> float:
     return time.monotonic() - began
 
 
+def kill_after(children: list[int], seconds: float) -> None:
+    """Wait for the children to end; kill those that have not in time, as Airflow does."""
+    deadline = time.monotonic() + seconds
+    while children and time.monotonic() < deadline:
+        time.sleep(0.05)
+        children[:] = [child for child in children if os.waitpid(child, os.WNOHANG) == (0, 0)]
+    for child in children:
+        os.kill(child, signal.SIGKILL)
+
+
 @pytest.mark.parametrize("way", ["SIGKILL", "SIGTERM", "time limit"])
 def test_no_backend_is_left_when_a_task_ends_by(
     conn, settings, tables, children, way, record_figure
@@ -122,16 +132,11 @@ def test_no_backend_is_left_when_a_task_ends_by(
     for run in runs.values():
         wait_until(lambda run=run: n_backends(conn, run) == 1, 20)
 
-    if way == "time limit":
-        time.sleep(limit)
-    for child in children:
-        if way != "time limit":
+    if way != "time limit":
+        for child in children:
             os.kill(child, signal.SIGKILL if way == "SIGKILL" else signal.SIGTERM)
     if way != "SIGKILL":
-        time.sleep(AIRFLOW_PATIENCE_SECONDS)
-        for child in children:
-            with suppress(ProcessLookupError):
-                os.kill(child, signal.SIGKILL)
+        kill_after(children, limit + AIRFLOW_PATIENCE_SECONDS)
 
     seconds = max(
         wait_until(lambda run=run: n_backends(conn, run) == 0, LIMIT_SECONDS)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tests.databases import copied
 from tests.integration.monitoring.conftest import (  # noqa: F401  (fixtures)
     TRAINED_ON,
     World,
-    history,
+    champion_state,
+    history_state,
     no_report,
-    world,
+    open_world,
 )
 
 from nightshift.backtest import policy_backtest
@@ -33,6 +36,7 @@ from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.lake.object_store import ObjectStore
 from nightshift.registry.model_versions import register
 from nightshift.registry.promotion import decide
+from nightshift.settings import Settings
 from nightshift.training.pipeline import train
 from nightshift.training.training_set import build_training_set, read_rows
 
@@ -60,20 +64,29 @@ SAME = (
 )
 
 
+@pytest.fixture(scope="module")
+def stormy_state(champion_state: Settings, tmp_path_factory) -> Iterator[Settings]:  # noqa: F811
+    """Return a database of the world after three quiet nights and four windy ones with reversed
+    outcomes, to be copied."""
+    with copied(champion_state) as own:
+        with open_world(own, tmp_path_factory.mktemp("stormy")) as world:
+            for night in NIGHTS:
+                world.add_night(
+                    night.isoformat(),
+                    wind=0.0 if night.day in QUIET else 3.0,
+                    is_turned=night.day in STORMY,
+                )
+                world.score_night(night.isoformat())
+        yield own
+
+
 @pytest.fixture
-def stormy(world: World, no_report: None) -> World:  # noqa: F811
-    """Return the world after three quiet nights and four windy ones with reversed outcomes."""
-    for night in NIGHTS:
-        world.add_night(
-            night.isoformat(),
-            wind=0.0 if night.day in QUIET else 3.0,
-            is_turned=night.day in STORMY,
-        )
-        world.score_night(night.isoformat())
-    return world
+def stormy(stormy_state: Settings, tmp_path: Path, no_report: None) -> Iterator[World]:  # noqa: F811
+    with copied(stormy_state) as own, open_world(own, tmp_path) as world:
+        yield world
 
 
-def models_of(world: World, tmp_path: Path, *nights: dt.date) -> NightlyModels:  # noqa: F811
+def models_of(world: World, tmp_path: Path, *nights: dt.date) -> NightlyModels:
     rows = labelled_set(world.settings, world.spec, Partition(NIGHTS[-1]), world.run)
     made = NightlyModels(
         world.spec, read_rows(ObjectStore.open(world.settings), rows), tmp_path / "models"

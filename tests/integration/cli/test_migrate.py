@@ -54,6 +54,7 @@ def write_model(settings: Settings, name: str, old: str = "", new: str = "") -> 
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm_dbt")
 def test_migrate_sets_up_the_others_and_names_each_wrong_file(
     own: Settings, conn: Connection
 ) -> None:

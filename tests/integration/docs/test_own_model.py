@@ -66,6 +66,7 @@ def write_days(folder: Path) -> None:
 
 @pytest.mark.integration
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm_dbt")
 def test_the_page_is_a_whole_project_when_its_files_are_written_into_an_empty_one(
     own: Settings,
     conn: Connection,

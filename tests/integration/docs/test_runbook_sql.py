@@ -36,14 +36,18 @@ def statements() -> list[tuple[str, str]]:
     return found
 
 
+@pytest.fixture
+def settings(dbt_settings: Settings) -> Settings:
+    """Return settings of a database in which dbt has made its relations."""
+    return dbt_settings
+
+
 @pytest.mark.integration
 @pytest.mark.slow
 def test_every_statement_of_a_page_runs(settings: Settings, conn: psycopg.Connection):
     from nightshift.contracts.model_spec import load_specs
     from nightshift.scoring.prediction_tables import ensure_prediction_relations
-    from nightshift.warehouse.dbt.runner import ensure_relations
 
-    ensure_relations(settings)
     for spec in load_specs(settings.models_dir).values():
         ensure_prediction_relations(conn, spec)
     every = statements()

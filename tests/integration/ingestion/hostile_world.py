@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tests.conftest import _admin
+from tests.databases import own_database
 
 if TYPE_CHECKING:
     from nightshift.warehouse.connection import Connection
@@ -165,23 +164,18 @@ def hostile_world(
     session_settings: Settings, template: str, folder: Path
 ) -> Iterator[HostileWorld]:
     """Yield a world with a database and a bucket of its own."""
-    name = f"test_{uuid.uuid4().hex[:12]}"
-    _admin(session_settings, f"create database {name} template {template}")
-    settings = session_settings.model_copy(
-        update={
-            "warehouse_database": name,
-            "s3_bucket": name.replace("_", "-"),
-            "home": folder,
-            "dags_dir": folder / "dags",
-            "expectations_dir": folder / "expectations",
-        }
-    )
-    try:
-        with connect(settings, "test") as conn:
-            world = HostileWorld(settings, conn)
-            world.store.ensure_bucket()
-            world.contract()
-            yield world
-    finally:
-        load_contract.cache_clear()
-        _admin(session_settings, f"drop database {name} with (force)")
+    folders = {
+        "home": folder,
+        "dags_dir": folder / "dags",
+        "expectations_dir": folder / "expectations",
+    }
+    with own_database(session_settings, template) as own:
+        settings = own.model_copy(update=folders)
+        try:
+            with connect(settings, "test") as conn:
+                world = HostileWorld(settings, conn)
+                world.store.ensure_bucket()
+                world.contract()
+                yield world
+        finally:
+            load_contract.cache_clear()

@@ -31,7 +31,11 @@ from nightshift.warehouse.analysts.grants import ANALYST, apply_grants
 from nightshift.warehouse.connection import connect
 from nightshift.warehouse.migrate import migrate
 
-pytestmark = [pytest.mark.integration, pytest.mark.promise("R5")]
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.promise("R5"),
+    pytest.mark.usefixtures("quick_gate"),
+]
 
 DAY = dt.date(2013, 3, 10)
 DAYS = PartitionRange.of("2013-03-10")

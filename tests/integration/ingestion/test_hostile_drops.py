@@ -31,7 +31,7 @@ from nightshift.lake.object_store import ObjectStore
 from nightshift.quality import contract_check
 from nightshift.quality.contract_errors import BackdatedError, ContractError, LimitError
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("quick_gate")]
 
 _days = count()
 

@@ -26,7 +26,7 @@ from nightshift.quality.gate_errors import GateError, SuiteError
 from nightshift.quality.quarantine import QuarantineState, list_rows
 from nightshift.warehouse.migrate import migrate
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("quick_gate")]
 
 DAYS = PartitionRange.of("2013-03-09", "2013-03-11")
 DAY = dt.date(2013, 3, 10)

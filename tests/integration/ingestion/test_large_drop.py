@@ -22,7 +22,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from pyarrow import csv, parquet
+from tests.databases import new_name
 from tests.faults import deliver
+from tests.raw_bucket import s3_client
 
 from nightshift import failpoints
 from nightshift.contracts.partitions import PartitionRange
@@ -54,7 +56,7 @@ from nightshift.settings import Settings
 if TYPE_CHECKING:
     from nightshift.warehouse.connection import Connection
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("quick_gate")]
 
 DAY = PartitionRange.of("2013-03-10")
 DATASET = "flight_schedules"
@@ -82,14 +84,24 @@ def streaming(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
     return switch
 
 
-@pytest.fixture
-def day(settings: Settings) -> tuple[Header, Rows]:
-    """Return a real day's file as upstream delivers it."""
-    elsewhere = settings.model_copy(update={"s3_bucket": f"{settings.s3_bucket}-real"})
+@pytest.fixture(scope="module")
+def delivered(
+    session_settings: Settings, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Header, Rows]:
+    """Return a real day's file as upstream delivers it; nobody may change it."""
+    places = {"s3_bucket": new_name().replace("_", "-"), "home": tmp_path_factory.mktemp("home")}
+    elsewhere = session_settings.model_copy(update=places)
     deliver(elsewhere, DAY, (), datasets=(DATASET,))
     store = ObjectStore.open(elsewhere)
     (key,) = [key for key in store.list("landing/") if key.endswith(".csv")]
     return file_blocks.read_cells(store.get(key), key)
+
+
+@pytest.fixture
+def day(delivered: tuple[Header, Rows]) -> tuple[Header, Rows]:
+    """Return a copy of a real day's file."""
+    header, rows = delivered
+    return list(header), [list(row) for row in rows]
 
 
 @dataclass(frozen=True)
@@ -295,8 +307,7 @@ def test_typed_columns_mean_the_same_when_the_file_is_parquet(world, streaming, 
     world.ingest()
     by_csv = world.one("select content_hash from ops.loads where state = 'published'")
     world.forget()
-    store = ObjectStore.open(world.settings)
-    store._client.delete_object(Bucket=store.bucket, Key=manifest)
+    s3_client(world.settings).delete_object(Bucket=world.settings.s3_bucket, Key=manifest)
 
     world.bring(as_parquet(header, rows), len(rows), ".parquet", hour=5)
     world.ingest()

@@ -19,7 +19,11 @@ from nightshift.lake.object_store import ObjectStore
 from nightshift.quality.contract_errors import ColumnsError, TypeChangedError
 from nightshift.warehouse.migrate import migrate
 
-pytestmark = [pytest.mark.integration, pytest.mark.mlts("data-1")]
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.mlts("data-1"),
+    pytest.mark.usefixtures("quick_gate"),
+]
 
 OLD, NEW = dt.date(2013, 3, 9), dt.date(2013, 3, 10)
 BOTH = PartitionRange.of("2013-03-09", "2013-03-10")

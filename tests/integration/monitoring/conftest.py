@@ -4,6 +4,8 @@ stormy, outcomes fair or turned around."""
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +14,7 @@ import numpy as np
 import pytest
 from psycopg import sql
 from pydantic import SecretStr
+from tests.databases import copied, own_database
 
 from nightshift.contracts.model_spec import ModelSpec
 from nightshift.contracts.partitions import Partition, PartitionRange
@@ -25,6 +28,7 @@ from nightshift.scoring.prediction_tables import ensure_prediction_relations
 from nightshift.settings import Settings
 from nightshift.training.pipeline import train
 from nightshift.training.training_set import build_training_set
+from nightshift.warehouse.connection import connect
 from nightshift.warehouse.fast_io.arrow_io import read_arrow
 
 if TYPE_CHECKING:
@@ -210,18 +214,9 @@ class World:
         return [(day, state) for day, state in rows]
 
 
-@pytest.fixture
-def history(
-    settings: Settings,
-    conn: Connection,
-    run: RunContext,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> World:
-    """Return thirty nights of features and labels, without a champion; MLflow is switched off."""
-    monkeypatch.setenv("NIGHTSHIFT_CODE_VERSION", "test")
-    code_version.cache_clear()
-    conn.execute(
+def create_history(world: World) -> None:
+    """Publish thirty nights of features and labels."""
+    world.conn.execute(
         """
         create table features.feat_parcel (partition_date date, load_id bigint, parcel_id text,
             event_timestamp timestamptz,
@@ -233,20 +228,57 @@ def history(
             known_at timestamptz, superseded_at timestamptz, is_late boolean);
         """
     )
-    quiet = settings.model_copy(update={"mlflow_tracking_uri": SecretStr(""), "home": tmp_path})
-    ObjectStore.open(quiet).ensure_bucket()
-    world = World(quiet, conn, run, ModelSpec.model_validate(SPEC))
-    ensure_prediction_relations(conn, world.spec)
+    ObjectStore.open(world.settings).ensure_bucket()
+    ensure_prediction_relations(world.conn, world.spec)
     for number in range(32):
         world.add_night((FIRST_DAY + dt.timedelta(days=number)).isoformat())
-    return world
+
+
+@contextmanager
+def open_world(settings: Settings, home: Path) -> Iterator[World]:
+    """Open a world in a database; MLflow is switched off."""
+    quiet = settings.model_copy(update={"mlflow_tracking_uri": SecretStr(""), "home": home})
+    with pytest.MonkeyPatch.context() as patch, connect(settings, "test") as conn:
+        patch.setenv("NIGHTSHIFT_CODE_VERSION", "test")
+        code_version.cache_clear()
+        yield World(quiet, conn, RunContext("test/run", 1, "test"), ModelSpec.model_validate(SPEC))
+    code_version.cache_clear()
+
+
+@pytest.fixture(scope="session")
+def history_state(
+    session_settings: Settings, template_database: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Settings]:
+    """Return a database of the history, to be copied."""
+    with own_database(session_settings, template_database) as own:
+        with open_world(own, tmp_path_factory.mktemp("history")) as world:
+            create_history(world)
+        yield own
+
+
+@pytest.fixture(scope="session")
+def champion_state(
+    history_state: Settings, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Settings]:
+    """Return a database of the history with a champion, to be copied."""
+    with copied(history_state) as own:
+        with open_world(own, tmp_path_factory.mktemp("champion")) as world:
+            world.train_champion()
+        yield own
 
 
 @pytest.fixture
-def world(history: World) -> World:
+def history(history_state: Settings, tmp_path: Path) -> Iterator[World]:
+    """Return thirty nights of features and labels, without a champion."""
+    with copied(history_state) as own, open_world(own, tmp_path) as world:
+        yield world
+
+
+@pytest.fixture
+def world(champion_state: Settings, tmp_path: Path) -> Iterator[World]:
     """Return the history with a champion that serves from 2020-02-02 on."""
-    history.train_champion()
-    return history
+    with copied(champion_state) as own, open_world(own, tmp_path) as world:
+        yield world
 
 
 @pytest.fixture

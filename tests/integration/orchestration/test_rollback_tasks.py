@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from airflow.sdk.exceptions import AirflowSkipException
+from tests.databases import copied, own_database
 from tests.integration.scoring.conftest import (
-    Registry,
+    open_registry,
     publish_features,
-    registry,
     scoring_settings,
     spec,
-    warehouse,
 )
 
 from nightshift.contracts.model_spec import ModelSpec
@@ -27,29 +26,47 @@ from nightshift.orchestration import rollback_tasks
 from nightshift.orchestration import task_scope as scopes
 from nightshift.registry.rollback import RollbackRefusedError, history
 from nightshift.scoring.pipeline import score
+from nightshift.settings import Settings
 
 if TYPE_CHECKING:
     from nightshift.warehouse.connection import Connection
 
-__all__ = ["registry", "scoring_settings", "spec", "warehouse"]
-pytestmark = [pytest.mark.integration]
+__all__ = ["scoring_settings", "spec"]
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("quick_gate")]
 
 DAYS = PartitionRange.of("2013-07-02", "2013-07-04")
 Ask = Callable[..., dict[str, Any]]
 
 
-@pytest.fixture
-def two_champions(conn: Connection, registry: Registry, spec: ModelSpec) -> Registry:
-    """Let version 1 score the first night, and version 2 the two after it."""
-    publish_features(conn, DAYS)
-    registry.promote("2013-07-02", seed=1)
-    registry.promote("2013-07-03", seed=2)
-    score(registry.settings, spec, DAYS, RunContext("score/test", 1, "test"))
-    return registry
+@pytest.fixture(scope="module")
+def two_champions(
+    session_settings: Settings, template_database: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Settings]:
+    """Let version 1 score the first night, and version 2 the two after it.
+
+    Return a database to be copied.
+    """
+    with own_database(session_settings, template_database) as own:
+        with open_registry(own, tmp_path_factory.mktemp("suites")) as registry:
+            publish_features(registry.conn, DAYS)
+            registry.promote("2013-07-02", seed=1)
+            registry.promote("2013-07-03", seed=2)
+            run = RunContext("score/test", 1, "test")
+            score(registry.settings, registry.spec, DAYS, run)
+        yield own
 
 
 @pytest.fixture
-def ask(two_champions: Registry, spec: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ask]:
+def settings(two_champions: Settings) -> Iterator[Settings]:
+    """Return settings of a copy of what two champions have scored."""
+    with copied(two_champions) as own:
+        yield own
+
+
+@pytest.fixture
+def ask(
+    scoring_settings: Settings, spec: ModelSpec, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Ask]:
     """Return a function that runs both tasks as Airflow does after somebody has filled in the
     form."""
 
@@ -75,7 +92,7 @@ def ask(two_champions: Registry, spec: ModelSpec, monkeypatch: pytest.MonkeyPatc
         return rollback_tasks.repair_partitions.function(plan, params, dag_run)
 
     for module in (scopes, rollback_tasks):
-        monkeypatch.setattr(module, "load_settings", lambda: two_champions.settings)
+        monkeypatch.setattr(module, "load_settings", lambda: scoring_settings)
     monkeypatch.setattr(scopes.TaskScope, "spec", lambda *_: spec)
     before = signal.getsignal(signal.SIGTERM)
     yield run_both

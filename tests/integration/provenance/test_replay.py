@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -13,7 +12,7 @@ from typing import Any
 
 import pytest
 from pydantic import SecretStr
-from tests.conftest import _admin
+from tests.databases import own_database
 from tests.integration.transformation.conftest import FIRST, World
 from typer.testing import CliRunner
 
@@ -110,21 +109,19 @@ class Played:
 
 
 @pytest.fixture(scope="module")
-def played(session_settings: Settings, template_database: str) -> Iterator[Played]:
+def played(
+    session_settings: Settings, dbt_database: tuple[str, str], warm_dbt: None
+) -> Iterator[Played]:
     """Return three nights that a champion scored: two in one range, one alone; then a correction
     and a late drop, and two nights again."""
-    name = f"test_{uuid.uuid4().hex[:12]}"
-    _admin(session_settings, f"create database {name} template {template_database}")
-    changes = {
-        "warehouse_database": name,
-        "s3_bucket": name.replace("_", "-"),
-        "mlflow_tracking_uri": SecretStr(""),
-    }
-    settings = session_settings.model_copy(update=changes)
-    with pytest.MonkeyPatch.context() as patch, connect(settings, "test") as conn:
+    quiet = session_settings.model_copy(update={"mlflow_tracking_uri": SecretStr("")})
+    with (
+        own_database(quiet, *dbt_database) as settings,
+        pytest.MonkeyPatch.context() as patch,
+        connect(settings, "test") as conn,
+    ):
         patch.setattr("nightshift.quality.gates.run_gate", lambda *_: None)
         yield play(World(settings, conn, load_contracts(settings.datasets_dir)), small_spec())
-    _admin(session_settings, f"drop database {name} with (force)")
 
 
 def play(world: World, spec: ModelSpec) -> Played:

@@ -19,7 +19,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pytest
 from pydantic import SecretStr
-from tests.conftest import _admin
+from tests.databases import own_database
 
 from nightshift.contracts.model_spec import ModelSpec
 from nightshift.contracts.partitions import Partition
@@ -270,15 +270,8 @@ def empty_court(
     with ExitStack() as stack:
 
         def make(spec: ModelSpec) -> Court:
-            name = f"test_{uuid.uuid4().hex[:12]}"
-            _admin(session_settings, f"create database {name} template {template_database}")
-            stack.callback(_admin, session_settings, f"drop database {name} with (force)")
-            changes = {
-                "warehouse_database": name,
-                "s3_bucket": name.replace("_", "-"),
-                "mlflow_tracking_uri": SecretStr(""),
-            }
-            settings = session_settings.model_copy(update=changes)
+            quiet = session_settings.model_copy(update={"mlflow_tracking_uri": SecretStr("")})
+            settings = stack.enter_context(own_database(quiet, template_database))
             conn = stack.enter_context(connect(settings, "test gate"))
             _fill(conn)
             training_set = build_training_set(settings, spec, NIGHT, RUN)

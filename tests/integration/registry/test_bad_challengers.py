@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 from tests.integration.registry.conftest import FEATURES, NIGHT, RUN, make_spec
+from tests.raw_bucket import overwrite
 
 from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.registry import promotion, promotion_gate
@@ -343,7 +344,7 @@ def test_refused_when_a_family_of_evidence_is_missing(court, monkeypatch):
 
 def test_refused_when_its_file_was_changed_in_the_bucket(court):
     version = court.register(court.fit(num_leaves=20))
-    court.store._client.put_object(Bucket=court.store.bucket, Key=version.metadata_key, Body=b"{}")
+    overwrite(court.settings, version.metadata_key, b"{}")
     with pytest.raises(Exception, match="NS-LAKE-004"):
         assert court.case(version, None).trained
     decision = promotion.decide(court.settings, court.spec, version.version, RUN)

@@ -9,6 +9,7 @@ from hashlib import sha256
 import pytest
 from pydantic import SecretStr
 from tests.integration.registry.conftest import NIGHT, make_spec
+from tests.raw_bucket import overwrite
 
 from nightshift.cli.models import evidence
 from nightshift.errors import ObjectStoreError
@@ -117,13 +118,11 @@ def test_chain_does_not_verify_when_a_record_was_changed(decided):
     ).fetchone()[0]
     whole = court.store.get(key)
     try:
-        court.store._client.put_object(
-            Bucket=court.store.bucket, Key=key, Body=whole.replace(b'"first"', b'"other"')
-        )
+        overwrite(court.settings, key, whole.replace(b'"first"', b'"other"'))
         with pytest.raises(ObjectStoreError):
             verify_chain(court.settings, court.store, court.conn, court.spec.name)
     finally:
-        court.store._client.put_object(Bucket=court.store.bucket, Key=key, Body=whole)
+        overwrite(court.settings, key, whole)
 
 
 def test_stale_champion_is_replaced_by_one_that_is_not_inferior(decided):

@@ -26,6 +26,7 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(600),
     pytest.mark.promise("R10"),
+    pytest.mark.usefixtures("warm_dbt"),
 ]
 
 DAYS = PartitionRange.of("2013-01-01", "2013-01-03")
@@ -35,8 +36,10 @@ HOURS = dt.timedelta(hours=1)
 
 
 @pytest.fixture
-def settings(settings, tmp_path):
-    return settings.model_copy(update={"home": tmp_path, "mlflow_tracking_uri": SecretStr("")})
+def settings(dbt_settings, tmp_path):
+    """Return settings with a clock of the test's own; the parsed dbt project is the session's."""
+    (tmp_path / "dbt").symlink_to(dbt_settings.home / "dbt")
+    return dbt_settings.model_copy(update={"home": tmp_path, "mlflow_tracking_uri": SecretStr("")})
 
 
 def published(conn):

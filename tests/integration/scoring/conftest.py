@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from pydantic import SecretStr
+from tests.raw_bucket import overwrite
 
 from nightshift.contracts.model_spec import ModelSpec
 from nightshift.contracts.partitions import Partition, PartitionRange
@@ -23,6 +26,7 @@ from nightshift.scoring.prediction_tables import ensure_prediction_relations
 from nightshift.settings import Settings
 from nightshift.training.candidate import Provenance, store_candidate
 from nightshift.training.model_fit import fit_model
+from nightshift.warehouse.connection import connect
 from nightshift.warehouse.partition_write import (
     LoadManifest,
     PublishedLoad,
@@ -125,6 +129,12 @@ def spec() -> ModelSpec:
 @pytest.fixture
 def warehouse(conn: Connection, spec: ModelSpec) -> Connection:
     """Return a warehouse with the feature table, the labels' relation and the model's relations."""
+    create_relations(conn, spec)
+    return conn
+
+
+def create_relations(conn: Connection, spec: ModelSpec) -> None:
+    """Create the feature table, the labels' relation and the model's relations."""
     conn.execute(
         "create table features.feat_parcel (partition_date date not null, load_id bigint not"
         " null, parcel_id text not null,"
@@ -137,7 +147,6 @@ def warehouse(conn: Connection, spec: ModelSpec) -> Connection:
         " known_at timestamptz, superseded_at timestamptz, is_late integer)"
     )
     ensure_prediction_relations(conn, spec)
-    return conn
 
 
 class Registry:
@@ -180,9 +189,7 @@ class Registry:
 
     def corrupt(self, version: ModelVersion) -> None:
         """Replace the trees in the bucket by others, as a person with a key could."""
-        self.store._client.put_object(
-            Bucket=self.store.bucket, Key=version.model_key, Body=b"tree\nversion=v4\n"
-        )
+        overwrite(self.settings, version.model_key, b"tree\nversion=v4\n")
 
 
 def tiny_model(spec: ModelSpec, seed: int) -> TrainedModel:
@@ -200,6 +207,11 @@ def tiny_model(spec: ModelSpec, seed: int) -> TrainedModel:
 @pytest.fixture
 def scoring_settings(settings: Settings, tmp_path: Path) -> Settings:
     """Return settings with a suite for the predictions, and without MLflow."""
+    return with_suite(settings, tmp_path)
+
+
+def with_suite(settings: Settings, folder: Path) -> Settings:
+    """Write a suite for the predictions; return settings with it, and without MLflow."""
     suite = {
         "name": "predictions/parcel_late",
         "expectations": [
@@ -211,11 +223,20 @@ def scoring_settings(settings: Settings, tmp_path: Path) -> Settings:
         ],
         "meta": {},
     }
-    (tmp_path / "predictions").mkdir()
-    (tmp_path / "predictions" / "parcel_late.json").write_text(json.dumps(suite))
+    (folder / "predictions").mkdir()
+    (folder / "predictions" / "parcel_late.json").write_text(json.dumps(suite))
     return settings.model_copy(
-        update={"expectations_dir": tmp_path, "mlflow_tracking_uri": SecretStr("")}
+        update={"expectations_dir": folder, "mlflow_tracking_uri": SecretStr("")}
     )
+
+
+@contextmanager
+def open_registry(settings: Settings, folder: Path) -> Iterator[Registry]:
+    """Open a registry in a migrated database, for a state that tests copy."""
+    spec = make_spec()
+    with connect(settings, "test") as conn:
+        create_relations(conn, spec)
+        yield Registry(with_suite(settings, folder), conn, spec)
 
 
 @pytest.fixture

@@ -20,7 +20,11 @@ from nightshift.scoring.pipeline import begin, score
 from nightshift.scoring.without_model import last_step
 from nightshift.scoring.without_model.spine import NoSpineError
 
-pytestmark = [pytest.mark.integration, pytest.mark.promise("R18")]
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.promise("R18"),
+    pytest.mark.usefixtures("quick_gate"),
+]
 NIGHT = Partition(dt.date(2013, 7, 1))
 SPINE = {
     "relation": "stg_parcels",

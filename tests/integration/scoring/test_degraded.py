@@ -25,7 +25,11 @@ from nightshift.scoring.pipeline import score
 from nightshift.scoring.plan import PinnedVersion
 from nightshift.warehouse.connection import connect
 
-pytestmark = [pytest.mark.integration, pytest.mark.promise("R18")]
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.promise("R18"),
+    pytest.mark.usefixtures("quick_gate"),
+]
 
 RUN = RunContext("score__parcel_late/2013-07-01/publish", 1, "airflow")
 NIGHT = Partition.parse("2013-07-01")

@@ -15,7 +15,7 @@ from nightshift.scoring import plan, scorer
 from nightshift.scoring.pipeline import score
 from nightshift.scoring.reasons import top_reasons
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("quick_gate")]
 PROOF = {
     "n_rows": 200,
     "raw_sha256": "0",

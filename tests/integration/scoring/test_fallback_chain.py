@@ -9,6 +9,7 @@ import json
 
 import pytest
 from tests.integration.scoring.conftest import DAY, make_spec, publish_features
+from tests.raw_bucket import overwrite
 
 from nightshift.contracts.partitions import PartitionRange
 from nightshift.contracts.run import RunContext
@@ -20,7 +21,11 @@ from nightshift.scoring.planning import DowngradeError
 from nightshift.scoring.prediction_tables import ensure_prediction_relations
 from nightshift.scoring.scorer import ChampionBrokenError
 
-pytestmark = [pytest.mark.integration, pytest.mark.promise("R18")]
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.promise("R18"),
+    pytest.mark.usefixtures("quick_gate"),
+]
 YESTERDAY = PartitionRange.of("2013-06-30")
 RECURRING = {
     "shards": 2,
@@ -169,9 +174,7 @@ def test_champion_replaces_the_previous_one_when_it_is_repaired(
     good = registry.store.get(champion.model_key)
     registry.corrupt(champion)
     score(scoring_settings, spec, DAY, run)
-    registry.store._client.put_object(
-        Bucket=registry.store.bucket, Key=champion.model_key, Body=good
-    )
+    overwrite(scoring_settings, champion.model_key, good)
     score(scoring_settings, spec, DAY, RunContext("test/again", 1, "test"))
 
     assert set(current(warehouse, "score_source, model_version")) == {("champion", 2)}

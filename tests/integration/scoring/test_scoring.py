@@ -24,7 +24,7 @@ from nightshift.scoring.row_checks import IncompletePredictionsError
 from nightshift.warehouse.connection import connect
 from nightshift.warehouse.fast_io.arrow_io import read_arrow
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("quick_gate")]
 CURRENT = "select {} from analytics.parcel_late_current order by partition_date, parcel_id"
 
 

@@ -23,7 +23,7 @@ from nightshift.scoring.pipeline import begin, publish, score, score_shard
 from nightshift.scoring.scorer import Scorer
 from nightshift.warehouse.fast_io.arrow_io import stream_arrow
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("quick_gate")]
 N_ROWS = 3_000
 
 

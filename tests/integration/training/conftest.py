@@ -6,6 +6,7 @@ More so for carrier B; half the rest is chance.
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,11 +14,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 from pydantic import SecretStr
+from tests.databases import own_database
 
 from nightshift.contracts.model_spec import ModelSpec
 from nightshift.contracts.partitions import Partition
 from nightshift.contracts.run import RunContext, code_version
+from nightshift.lake.object_store import ObjectStore
 from nightshift.settings import Settings
+from nightshift.training.candidate import Candidate
+from nightshift.training.pipeline import train
+from nightshift.training.training_set import TrainingSet
+from nightshift.warehouse.connection import connect
 
 if TYPE_CHECKING:
     from nightshift.warehouse.connection import Connection
@@ -189,6 +196,44 @@ class World:
         insert_day(self.conn, dt.date.fromisoformat(day), np.random.default_rng(seed), load_id)
 
 
+_TRAINED: dict[tuple[str, str, str], tuple[Candidate, dict[str, bytes]]] = {}
+"""What was trained in this process, with its files, by training set, its content, and spec."""
+
+
+def train_once(world: World, spec: ModelSpec, training_set: TrainingSet) -> Candidate:
+    """Train, or put the files of an equal training into the world's bucket.
+
+    The same training set and spec give the same candidate: that is tested by ``train`` itself.
+    """
+    key = (training_set.key, training_set.sha256, spec.digest)
+    store = ObjectStore.open(world.settings)
+    if key not in _TRAINED:
+        candidate = train(world.settings, spec, training_set.key, world.run)
+        names = list(store.list(f"models/{candidate.model}/{candidate.digest}/"))
+        _TRAINED[key] = candidate, {name: store.get(name) for name in names}
+    candidate, files = _TRAINED[key]
+    for name, content in files.items():
+        store.put(name, content)
+    return candidate
+
+
+@pytest.fixture(scope="session")
+def filled_database(session_settings: Settings, template_database: str) -> Iterator[str]:
+    """Return the name of a database with the days of the world, to be copied."""
+    with own_database(session_settings, template_database) as own:
+        with connect(own, "test") as conn:
+            create_tables(conn)
+            fill(conn, 32)
+        yield own.warehouse_database
+
+
+@pytest.fixture
+def settings(session_settings: Settings, filled_database: str) -> Iterator[Settings]:
+    """Return settings of a database of the test's own with the days of the world."""
+    with own_database(session_settings, filled_database) as own:
+        yield own
+
+
 @pytest.fixture
 def world(
     settings: Settings,
@@ -200,7 +245,5 @@ def world(
     """Return the world; MLflow is switched off."""
     monkeypatch.setenv("NIGHTSHIFT_CODE_VERSION", "test")
     code_version.cache_clear()
-    create_tables(conn)
-    fill(conn, 32)
     quiet = settings.model_copy(update={"mlflow_tracking_uri": SecretStr(""), "home": tmp_path})
     return World(quiet, conn, tiny_spec(), run, Partition.parse("2020-02-01"))

@@ -10,11 +10,13 @@ from typing import Any
 
 import psycopg
 import pytest
+from tests.databases import own_database
 from tests.integration.training.conftest import tiny_spec
 
 from nightshift.contracts.partitions import Partition
 from nightshift.monitoring import outcomes
 from nightshift.scoring.prediction_tables import ensure_prediction_relations
+from nightshift.settings import Settings
 from nightshift.training.training_set import build_training_set
 from nightshift.warehouse.analysts.grants import ANALYST, apply_grants
 
@@ -47,6 +49,13 @@ left join sums s
     on s.partition_date = v.partition_date and s.load_id = v.load_id and s.customer = c.customer
 """
 """A customer who did not come has a label too: versions, crossed with customers, sums joined."""
+
+
+@pytest.fixture
+def settings(session_settings: Settings, template_database: str) -> Iterator[Settings]:
+    """Return settings of a database without the parcels of the other tests."""
+    with own_database(session_settings, template_database) as own:
+        yield own
 
 
 @pytest.fixture

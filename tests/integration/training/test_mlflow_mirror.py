@@ -7,11 +7,11 @@ from urllib.parse import quote
 import pytest
 from pydantic import SecretStr
 from sqlalchemy import create_engine, text
+from tests.integration.training.conftest import train_once
 
 from nightshift.registry import mlflow_mirror
 from nightshift.registry.model_versions import register, sync_mlflow
 from nightshift.registry.promotion import decide
-from nightshift.training.pipeline import train
 from nightshift.training.training_set import build_training_set
 from nightshift.warehouse.connection import connect
 
@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(240
 def version(world):
     """Return a version that was registered and promoted while MLflow was down."""
     training_set = build_training_set(world.settings, world.spec, world.night, world.run)
-    candidate = train(world.settings, world.spec, training_set.key, world.run)
+    candidate = train_once(world, world.spec, training_set)
     down = with_mlflow(world, "http://127.0.0.1:9")
     version = register(down, candidate, world.run)
     assert decide(down, world.spec, version.version, world.run).verdict == "first"

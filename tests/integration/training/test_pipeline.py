@@ -6,6 +6,7 @@ from hashlib import sha256
 
 import psycopg
 import pytest
+from tests.integration.training.conftest import train_once
 
 from nightshift.contracts.partitions import Partition
 from nightshift.contracts.training_spec import Weekday
@@ -45,7 +46,7 @@ def training_set(world):
 
 @pytest.fixture
 def candidate(world, training_set):
-    return train(world.settings, world.spec, training_set.key, world.run)
+    return train_once(world, world.spec, training_set)
 
 
 def test_model_beats_rule_baseline_when_features_tell(candidate):

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import psycopg
 import pytest
+from tests.integration.training.conftest import train_once
+from tests.raw_bucket import overwrite
 
 from nightshift.lake.object_store import ObjectStore
 from nightshift.models.model_format.tokens import ModelTextError
@@ -23,9 +25,7 @@ def make_version(world, night=None, **training):
         training={**world.spec.training.model_dump(), "backtest_folds": 0, **training}
     )
     training_set = build_training_set(world.settings, spec, night or world.night, world.run)
-    return register(
-        world.settings, train(world.settings, spec, training_set.key, world.run), world.run
-    )
+    return register(world.settings, train_once(world, spec, training_set), world.run)
 
 
 def make_weak_version(world, night=None):
@@ -234,9 +234,7 @@ def test_race_is_refused_when_champion_changes_during_the_comparison(world, monk
 def test_changed_file_is_refused_when_loaded(world):
     version = make_version(world)
     store = ObjectStore.open(world.settings)
-    store._client.put_object(
-        Bucket=store.bucket, Key=version.model_key, Body=store.get(version.model_key)[:-100]
-    )
+    overwrite(world.settings, version.model_key, store.get(version.model_key)[:-100])
     with pytest.raises(Exception, match="NS-LAKE-004"):
         load_model(store, version)
 

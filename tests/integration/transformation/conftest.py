@@ -164,6 +164,12 @@ class World:
 
 
 @pytest.fixture
+def settings(dbt_settings: Settings) -> Settings:
+    """Return settings of a database in which dbt has made its relations."""
+    return dbt_settings
+
+
+@pytest.fixture
 def world(settings: Settings, conn: Connection) -> World:
     """Return a world in which nothing was delivered yet."""
     return World(settings, conn, load_contracts(settings.datasets_dir))

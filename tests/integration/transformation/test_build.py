@@ -16,7 +16,12 @@ if TYPE_CHECKING:
     from nightshift.contracts.run import RunContext
     from nightshift.warehouse.connection import Connection
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.slow,
+    pytest.mark.timeout(300),
+    pytest.mark.usefixtures("warm_dbt"),
+]
 
 FIRST = dt.date(2013, 1, 1)
 N_FLIGHTS = 5

@@ -12,13 +12,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.databases import own_database
+from tests.ready_dbt import patch_dbt
 
 from nightshift.contracts.partitions import PartitionRange
 from nightshift.settings import PROJECT_ROOT, Settings
 from nightshift.transformation.build import build
+from nightshift.warehouse.connection import connect
 from nightshift.warehouse.dbt import project
 from nightshift.warehouse.dbt.invocation import DbtError, DbtProcessError, run_dbt
-from nightshift.warehouse.dbt.project import feature_views, parsed_project
+from nightshift.warehouse.dbt.project import feature_views, parsed_project, raw_lineage
 from nightshift.warehouse.dbt.runner import ensure_relations
 from nightshift.warehouse.relations.columns import table_columns
 
@@ -55,20 +58,28 @@ models:
 
 @pytest.fixture
 def own_project(settings: Settings, tmp_path: Path) -> Settings:
-    """Return settings with a copy of the dbt project and the suites that a test may change."""
+    """Return settings with a copy of the dbt project and the suites that a test may change.
+
+    As long as nothing changes, its relations are there.
+    """
     shutil.copytree(
         PROJECT_ROOT / "dbt_project",
-        tmp_path / "dbt",
+        tmp_path / "dbt_project",
         ignore=shutil.ignore_patterns("target", "logs"),
     )
     shutil.copytree(PROJECT_ROOT / "expectations", tmp_path / "expectations")
     return settings.model_copy(
         update={
-            "dbt_project_dir": tmp_path / "dbt",
+            "dbt_project_dir": tmp_path / "dbt_project",
             "expectations_dir": tmp_path / "expectations",
-            "home": tmp_path,
         }
     )
+
+
+@pytest.fixture
+def warm_dbt_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Start dbt as a fork in one test; the start itself is the subject of others here."""
+    patch_dbt(monkeypatch)
 
 
 def relations(conn: Connection) -> set[str]:
@@ -82,19 +93,23 @@ def relations(conn: Connection) -> set[str]:
 
 
 def test_relations_are_made_once_when_two_callers_ask_at_the_same_time(
-    settings: Settings, conn: Connection
+    session_settings: Settings, template_database: str
 ) -> None:
-    with ThreadPoolExecutor(2) as pool:
-        made = list(pool.map(lambda _: ensure_relations(settings), range(2)))
+    with own_database(session_settings, template_database) as settings:
+        with ThreadPoolExecutor(2) as pool:
+            made = list(pool.map(lambda _: ensure_relations(settings), range(2)))
 
-    assert sorted(made) == [False, True]
-    assert "feat_flight" in relations(conn)
-    assert conn.execute("select count(*) from features.feat_flight").fetchone() == (0,)
-    assert conn.execute(
-        "select count(*) from analytics.data_dictionary where description is null"
-    ).fetchone() == (0,)
+        assert sorted(made) == [False, True]
+        with connect(settings, "test") as conn:
+            assert "feat_flight" in relations(conn)
+            n_rows = conn.execute("select count(*) from features.feat_flight").fetchone()
+            assert n_rows == (0,)
+            assert conn.execute(
+                "select count(*) from analytics.data_dictionary where description is null"
+            ).fetchone() == (0,)
 
 
+@pytest.mark.usefixtures("warm_dbt_here")
 def test_views_on_a_mart_stand_and_new_columns_come_when_the_project_changes(
     own_project: Settings, conn: Connection
 ) -> None:
@@ -115,6 +130,7 @@ def test_views_on_a_mart_stand_and_new_columns_come_when_the_project_changes(
 
 
 @pytest.mark.mlts("data-6")
+@pytest.mark.usefixtures("warm_dbt_here")
 def test_the_error_says_how_to_replace_a_view_when_it_loses_a_column(
     own_project: Settings, conn: Connection
 ) -> None:
@@ -130,6 +146,7 @@ def test_the_error_says_how_to_replace_a_view_when_it_loses_a_column(
     assert "may only gain columns" in str(caught.value)
 
 
+@pytest.mark.usefixtures("warm_dbt_here")
 def test_a_new_feature_view_is_published_when_a_model_and_a_suite_are_added(
     own_project: Settings, world, run: RunContext
 ) -> None:
@@ -155,6 +172,12 @@ def test_a_new_feature_view_is_published_when_a_model_and_a_suite_are_added(
         ("flight", "flight_id"),
         ("short", "flight_id"),
     ]
+
+
+def test_models_of_the_project_name_the_datasets_that_they_read(settings: Settings) -> None:
+    lineage = raw_lineage(settings)
+    assert {"raw/flight_schedules", "raw/weather"} <= lineage["feat_flight"]
+    assert lineage["stg_weather"] == {"raw/weather"}
 
 
 def test_the_error_shows_the_cause_when_the_project_cannot_be_parsed(own_project: Settings) -> None:
@@ -194,10 +217,11 @@ def test_the_project_is_parsed_again_when_what_was_kept_of_it_is_damaged(
 
 
 @pytest.mark.mlts("data-7")
+@pytest.mark.usefixtures("warm_dbt_here")
 def test_unit_tests_of_the_project_pass(settings: Settings, world, run: RunContext) -> None:
     world.deliver_day(PartitionRange.of("2013-01-01").first.day, seed=1)
     build(settings, PartitionRange.of("2013-01-01"), run)
-    tested = run_dbt(settings, ["test"], None, "test dbt")
+    tested = run_dbt(settings, ["test"], parsed_project(settings).msgpack, "test dbt")
     failed = [result["unique_id"] for result in tested.results if result["status"] != "pass"]
     assert (tested.exit_code, failed) == (0, []), tested.output
     n_unit_tests = sum(r["unique_id"].startswith("unit_test.") for r in tested.results)
@@ -239,7 +263,8 @@ def test_dbt_ends_when_its_parent_is_killed(
         parent = subprocess.Popen([sys.executable, "-c", script], env=env)
         _wait_for(lambda: _children_of(parent.pid))
         children = _children_of(parent.pid)
-        time.sleep(1)
+        with connect(settings, "test") as watch:
+            _wait_for(lambda: _waits_for_a_lock(watch, "to be killed"))
         parent.send_signal(signal.SIGKILL)
         parent.wait()
         _wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in children))
@@ -252,6 +277,11 @@ def test_dbt_ends_when_its_parent_is_killed(
         )
     )
     assert conn.execute("select count(*) from features.feat_flight").fetchone() == (0,)
+
+
+def _waits_for_a_lock(conn: Connection, application_name: str) -> bool:
+    query = "select wait_event_type from pg_stat_activity where application_name = %s"
+    return ("Lock",) in conn.execute(query, [application_name]).fetchall()
 
 
 def _children_of(pid: int) -> list[int]:

@@ -21,7 +21,7 @@ from nightshift.transformation.build import build
 if TYPE_CHECKING:
     from nightshift.warehouse.connection import Connection
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("warm_dbt")]
 
 DAYS = PartitionRange.of("2013-01-01", "2013-01-02")
 PREFIX = "dev_tester"

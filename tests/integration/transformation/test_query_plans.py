@@ -17,7 +17,11 @@ from nightshift.warehouse.dbt.runner import ensure_relations
 if TYPE_CHECKING:
     from nightshift.warehouse.connection import Connection
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.timeout(300),
+    pytest.mark.usefixtures("warm_dbt"),
+]
 
 DATASETS = ("flight_schedules", "flight_outcomes", "weather")
 A_MONTH, THREE_YEARS = 35, 3 * 365

@@ -6,6 +6,7 @@ import datetime as dt
 import socket
 import threading
 import time
+from collections.abc import Callable
 from itertools import permutations
 
 import pytest
@@ -37,6 +38,14 @@ from nightshift.warehouse.partition_write import (
 pytestmark = pytest.mark.integration
 ROWS = [("a", "x", 1.5), ("b", None, 2.5)]
 OTHER = [("a", "x", 1.5), ("b", "y", 2.5)]
+COMMIT_LOCK = 4711
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def _visible(conn) -> list[tuple]:
@@ -330,9 +339,10 @@ def test_resume_names_the_least_advanced_state(conn, tables):
 
 
 def test_rerun_reads_back_when_the_answer_of_the_commit_is_lost(conn, settings, tables):
+    """The connection breaks while the commit waits; then the commit goes on."""
     conn.execute(
         "create function ops.slow_commit() returns trigger language plpgsql as $$ begin perform"
-        " pg_sleep(0.6); return null; end $$"
+        f" pg_advisory_xact_lock({COMMIT_LOCK}); return null; end $$"
     )
     conn.execute(
         "create constraint trigger slow_commit after insert on ops.published deferrable initially"
@@ -342,15 +352,25 @@ def test_rerun_reads_back_when_the_answer_of_the_commit_is_lost(conn, settings, 
     write = begin(conn, [PLAIN], DAY, manifest())
     stage(conn, write, ROWS)
     audit(conn, write)
+    conn.execute("select pg_advisory_lock(%s)", [COMMIT_LOCK])
     with connect(settings) as doomed:
         line = socket.socket(fileno=doomed.fileno())
-        cut = threading.Timer(0.3, line.shutdown, [socket.SHUT_RD])
-        cut.start()
+
+        def cut() -> None:
+            waits = (
+                "select from pg_locks where locktype = 'advisory' and objid = %s and not granted"
+            )
+            wait_until(lambda: conn.execute(waits, [COMMIT_LOCK]).fetchone() is not None)
+            line.shutdown(socket.SHUT_RD)
+
+        cutter = threading.Thread(target=cut)
+        cutter.start()
         with pytest.raises(LostAnswerError, match="lost"):
             publish(doomed, write)
-        cut.join()
+        cutter.join()
         line.detach()
-    time.sleep(0.6)
+    conn.execute("select pg_advisory_unlock(%s)", [COMMIT_LOCK])
+    wait_until(lambda: conn.execute("select from ops.published").fetchone() is not None)
 
     assert [load.load_id for load in publish(conn, write)] == [write.load_id]
     assert _visible(conn) == ROWS

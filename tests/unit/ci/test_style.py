@@ -132,27 +132,3 @@ def test_the_command_reads_its_limits_from_the_project_and_fails_with_a_finding(
     )
     assert done.returncode == 1
     assert done.stdout == f"{tmp_path}/module.py:17: a comprehension with 2 `for`, at most 1\n"
-
-
-def test_an_exception_holds_for_its_package_only_as_far_as_it_goes(tmp_path: Path):
-    package, neighbour = tmp_path / "package", tmp_path / "neighbour"
-    for folder in (package, neighbour):
-        folder.mkdir()
-        (folder / "module.py").write_text(GOOD + "x = [a for b in c for a in b]\n")
-    own = {str(package): {"max_comprehension_fors": 2}}
-    (problem,) = check_style.check_folders([tmp_path], LIMITS, own)
-    assert problem.startswith(f"{neighbour}/module.py:")
-
-    (package / "module.py").write_text(GOOD + "x = [a for b in c for a in b for d in a]\n")
-    problems = check_style.check_folders([package], LIMITS, own)
-    assert [problem.partition(": ")[2] for problem in problems] == [
-        "a comprehension with 3 `for`, at most 2"
-    ]
-
-
-def test_an_exception_that_is_not_needed_any_more_is_named(tmp_path: Path):
-    (tmp_path / "module.py").write_text(GOOD)
-    own = {str(tmp_path): {"max_comprehension_fors": 2}}
-    assert check_style.check_folders([tmp_path], LIMITS, own) == [
-        f"{tmp_path}: the exception max_comprehension_fors is not needed, 1 is met"
-    ]

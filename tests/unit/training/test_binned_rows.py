@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from tests.unit.training.test_boosting import _SAMPLED, _STRONG, EVERY_OTHER, PLAN, make_parts
+from tests.unit.training.test_boosting import EVERY_OTHER, PLAN, SAMPLED, STRONG, make_parts
 
 from nightshift.training.trees import binned_rows, boosting
 from nightshift.training.trees.boosting import fit_trees
@@ -44,7 +44,7 @@ def n_binned(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 @pytest.mark.parametrize("objective", ["binary", "regression_l1", "huber"])
-@pytest.mark.parametrize("params", [PLAN.params, _SAMPLED, _SAMPLED | _STRONG, EVERY_OTHER])
+@pytest.mark.parametrize("params", [PLAN.params, SAMPLED, SAMPLED | STRONG, EVERY_OTHER])
 def test_the_trees_are_those_of_the_rows(parts, tmp_path, n_binned, objective, params):
     plan = replace(PLAN, objective=objective, params=params)
     undisturbed = fit_trees(*parts, plan)

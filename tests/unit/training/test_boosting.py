@@ -66,8 +66,8 @@ def test_other_trees_when_rows_are_shuffled(parts, fit):
     ) != trees_digest(fit.text)
 
 
-_SAMPLED = {"bagging_fraction": 0.8, "bagging_freq": 1, "feature_fraction": 0.5}
-_STRONG = {
+SAMPLED = {"bagging_fraction": 0.8, "bagging_freq": 1, "feature_fraction": 0.5}
+STRONG = {
     "lambda_l1": 1.0,
     "max_depth": 3,
     "min_data_in_leaf": 40,
@@ -93,14 +93,14 @@ EVERY_OTHER = {
     ("grows_on", "params"),
     [
         (True, {}),
-        (True, _SAMPLED),
-        (True, _SAMPLED | {"bagging_freq": 5, "feature_fraction_bynode": 0.5}),
-        (False, _SAMPLED | {"extra_trees": True}),
-        (True, _SAMPLED | _STRONG),
+        (True, SAMPLED),
+        (True, SAMPLED | {"bagging_freq": 5, "feature_fraction_bynode": 0.5}),
+        (False, SAMPLED | {"extra_trees": True}),
+        (True, SAMPLED | STRONG),
         (True, {"bagging_fraction": 0.5, "bagging_freq": 0, "alpha": 0.7}),
         (True, {"bagging_fraction": 1.0, "bagging_freq": 1}),
         (True, EVERY_OTHER),
-        (False, _SAMPLED | {"bagging_freq": 3}),
+        (False, SAMPLED | {"bagging_freq": 3}),
         (False, {"data_sample_strategy": "goss"}),
     ],
 )
@@ -120,7 +120,7 @@ def test_same_text_when_each_segment_starts_from_the_text(
 
 def test_every_parameter_with_which_a_booster_grows_on_is_fitted_both_ways():
     tried = (
-        _SAMPLED.keys() | _STRONG.keys() | EVERY_OTHER.keys() | {"alpha", "feature_fraction_bynode"}
+        SAMPLED.keys() | STRONG.keys() | EVERY_OTHER.keys() | {"alpha", "feature_fraction_bynode"}
     )
     assert tried == boosting._CONTINUABLE_PARAMS
 

@@ -7,8 +7,6 @@ import pytest
 
 from nightshift.contracts.datasets import DatasetContract
 from nightshift.reprocess.scope import Lineage, Scope
-from nightshift.settings import load_settings
-from nightshift.warehouse.dbt.project import raw_lineage
 from nightshift.warehouse.ledger import RawVersion
 from nightshift.warehouse.staleness import (
     CompletedLoad,
@@ -155,13 +153,3 @@ def test_a_night_that_was_never_built_is_due_when_the_scope_has_one_of_its_input
     never = DAY + dt.timedelta(days=1)
     assert stale(counts=Lineage({}, Scope("things", first=never)).of("feat_x")) == [never]
     assert stale(counts=Lineage({}, Scope("places")).of("feat_x")) == []
-
-
-def test_models_of_the_project_name_the_datasets_that_they_read(tmp_path, monkeypatch):
-    # dbt parses the project without a warehouse, but its profile names one.
-    monkeypatch.setenv("NIGHTSHIFT_HOME", str(tmp_path))
-    for name in ("HOST", "PASSWORD"):
-        monkeypatch.setenv(f"NIGHTSHIFT_WAREHOUSE_{name}", "unused")
-    lineage = raw_lineage(load_settings())
-    assert {"raw/flight_schedules", "raw/weather"} <= lineage["feat_flight"]
-    assert lineage["stg_weather"] == {"raw/weather"}

@@ -72,7 +72,7 @@ def _pipeline_notices() -> list[str]:
     """
     from nightshift.contracts.model_spec import read_specs
     from nightshift.scoring.degraded import degraded_partitions
-    from nightshift.scoring.missing_views import missing_views
+    from nightshift.warehouse.analysts.missing_views import missing_views
     from nightshift.warehouse.connection import connect
     from nightshift.warehouse.control_tables.waiting_tasks import waiting_tasks
     from nightshift.warehouse.damage import describe_damages, recently_lost_rows

@@ -65,6 +65,7 @@ def to_wall(
 ) -> Seconds:
     """Convert UTC, shape (n,), ``datetime64[s]``, to the zone's clock; NaT stays NaT."""
     zone = ZoneInfo(timezone)
+    # Rows share few times, and a conversion in Python is slow: each distinct time once.
     values, positions = _distinct(utc)
     wall = np.full(
         len(values),

@@ -223,11 +223,13 @@ def _parse_long_integers(strings: pa.Array) -> pa.Array:
 
 def _parse_integral_doubles(strings: pa.Array) -> pa.Array:
     """Return integers that are written with an exponent, as a double of a Parquet file is."""
+    # Only with an exponent: digits without one are exact integers, which a double may round.
     has_exponent = pc.match_substring(strings, "e", ignore_case=True)
     numbers = parse_numbers(where(has_exponent, strings))
     is_integral = pc.equal(numbers, pc.trunc(numbers))
     is_exact = pc.less(pc.abs(numbers), _FIRST_INEXACT)
-    return where(pc.and_(is_integral, is_exact), numbers).cast(pa.int64())
+    integers = where(pc.and_(is_integral, is_exact), numbers)
+    return integers.cast(pa.int64())
 
 
 def _offsets(parts: pa.Array) -> npt.NDArray[np.timedelta64]:
@@ -239,6 +241,7 @@ def _offsets(parts: pa.Array) -> npt.NDArray[np.timedelta64]:
     Returns:
         shape (n,), ``timedelta64[s]``.
     """
+    # Z and UTC have no hour: their offset is 0 like that of a text without a zone.
     hours = _numbers(parts, "zone_hour")
     minutes = hours * 60 + _numbers(parts, "zone_minute")
     seconds = minutes * 60 + _numbers(parts, "zone_second")

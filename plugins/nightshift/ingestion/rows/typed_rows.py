@@ -13,7 +13,7 @@ import pyarrow as pa
 from nightshift.contracts.partitions import Partition
 from nightshift.errors import SpecError
 from nightshift.ingestion.rows.cast import ARROW_TYPES, CastColumn, Reason, cast_column, cast_texts
-from nightshift.quality.contract_check import accepted_form
+from nightshift.quality.contract_errors import accepted_form
 
 if TYPE_CHECKING:
     import numpy.typing as npt

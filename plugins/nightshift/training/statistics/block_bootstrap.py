@@ -140,7 +140,8 @@ def _auc(label: Vector, score: Vector, days: Days) -> Statistic:
     is_positive = label > 0
     positive_scores = score[is_positive]
     positive_days = days.codes[is_positive]
-    n_positive, n_negative = days.sums(is_positive * 1.0, ~is_positive * 1.0).T
+    positives = is_positive.astype(np.float64)
+    n_positive, n_negative = days.sums(positives, 1 - positives).T
     # A draw weighs each pair by the weights of its two days, so days x days sums are enough.
     won = np.zeros((days.n, days.n))
     for day in np.flatnonzero(n_negative):

@@ -204,10 +204,13 @@ def _copy(conn: Connection, stream: _Stream) -> int:
     encoder = _encoder(columns)
     parts: Iterable[bytes | memoryview]
     copy_format: Literal["binary", "csv"]
+
+    # One format for the whole stream: a COPY cannot change it in the middle.
     if encoder is None:
         # PostgreSQL itself reads text of any type.
         parts, copy_format = map(as_csv, tables), "csv"
     else:
+        # Every type has a binary form here, so the server parses no text: less of its time.
         parts, copy_format = _binary_parts(*encoder, tables), "binary"
     # Columns by name: the table may have them in another order.
     statement = copy_statement(
