@@ -15,15 +15,12 @@ import pytest
 from tests.databases import own_database
 from tests.ready_dbt import patch_dbt
 
-from nightshift.contracts.model_spec import load_specs
 from nightshift.contracts.partitions import PartitionRange
-from nightshift.scoring.prediction_tables import ensure_prediction_relations
 from nightshift.settings import PROJECT_ROOT, Settings
 from nightshift.transformation.build import build
 from nightshift.warehouse.connection import connect
 from nightshift.warehouse.dbt import project
 from nightshift.warehouse.dbt.invocation import DbtError, DbtProcessError, run_dbt
-from nightshift.warehouse.dbt.prediction_models import PREDICTION_MODELS
 from nightshift.warehouse.dbt.project import feature_views, parsed_project, raw_lineage
 from nightshift.warehouse.dbt.runner import ensure_relations
 from nightshift.warehouse.relations.columns import table_columns
@@ -231,46 +228,10 @@ def test_unit_tests_of_the_project_pass(settings: Settings, world, run: RunConte
     assert n_unit_tests >= 7
 
 
-VIEWS_OF_PREDICTIONS = """
-select c.oid::text, c.relname, c.reloptions, pg_get_viewdef(c.oid), obj_description(c.oid),
-    array(
-        select col_description(c.oid, a.attnum) from pg_attribute a
-        where a.attrelid = c.oid and a.attnum > 0 order by a.attnum
-    )
-from pg_class c
-where c.relnamespace = 'analytics'::regnamespace and c.relname <> 'data_dictionary'
-order by c.relname
-"""
-LABEL_FUNCTIONS = """
-select oid::text, proname, prosrc, proconfig, prosecdef, prorows, pg_get_function_result(oid)
-from pg_proc where pronamespace = 'predictions'::regnamespace order by proname
-"""
-
-
-def test_dbt_makes_the_same_views_of_predictions_as_a_scoring_run(
-    settings: Settings, conn: Connection
-) -> None:
-    ensure_relations(settings)
-    specs = load_specs(settings.models_dir)
-    for spec in specs.values():
-        ensure_prediction_relations(conn, spec)
-    queries = (VIEWS_OF_PREDICTIONS, LABEL_FUNCTIONS)
-    before = [conn.execute(query.encode()).fetchall() for query in queries]
-    assert [len(rows) for rows in before] == [3 * len(specs), len(specs)]
-
-    run = run_dbt(settings, ["run", "--select", PREDICTION_MODELS], None, "test dbt")
-
-    assert run.exit_code == 0, run.output
-    assert len(run.results) == 3 * len(specs)
-    assert [conn.execute(query.encode()).fetchall() for query in queries] == before
-
-
 def test_every_model_and_each_of_its_columns_is_described(
     settings: Settings, conn: Connection
 ) -> None:
     ensure_relations(settings)
-    for spec in load_specs(settings.models_dir).values():
-        ensure_prediction_relations(conn, spec)
 
     wrong = []
     for model in parsed_project(settings).models.values():
@@ -282,16 +243,6 @@ def test_every_model_and_each_of_its_columns_is_described(
         if not (is_complete and columns and all(columns.values()) and model["description"]):
             wrong.append(model["name"])
     assert wrong == []
-
-
-def test_lineage_goes_from_predictions_and_labels_to_the_analysts_views(settings: Settings) -> None:
-    parsed = parsed_project(settings)
-    outcomes = parsed.find_model("flight_delayed_outcomes")
-    assert outcomes is not None
-    lineage = parsed.lineage(outcomes)
-    assert "source.nightshift.predictions.flight_delayed" in lineage
-    assert "model.nightshift.fct_flight_labels" in lineage
-    assert parsed.raw_datasets(outcomes) == {"flight_outcomes"}
 
 
 @pytest.mark.promise("R17")

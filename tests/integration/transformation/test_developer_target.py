@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -72,6 +73,34 @@ def fingerprint(conn: Connection) -> list[tuple[str, ...]]:
     return conn.execute(query, [list(LAYERS)]).fetchall()
 
 
+def analysts_views(conn: Connection, schema: str, functions: str) -> list[list[tuple[str, ...]]]:
+    """Return what the views of predictions and the functions of labels are, whatever the schema."""
+    definitions = """
+        select c.relname, array_to_string(c.reloptions, ','), pg_get_viewdef(c.oid),
+            obj_description(c.oid), (
+                select string_agg(col_description(c.oid, a.attnum), '; ' order by a.attnum)
+                from pg_attribute a where a.attrelid = c.oid and a.attnum > 0
+            )
+        from pg_class c
+        where c.relnamespace = %s::regnamespace and c.relname <> 'data_dictionary' order by 1
+    """
+    label_functions = """
+        select proname, prosrc, proconfig::text, prosecdef::text, prorows::text,
+            pg_get_function_result(oid)
+        from pg_proc where pronamespace = %s::regnamespace order by 1
+    """
+    result = []
+    for query, name in ((definitions, schema), (label_functions, functions)):
+        rows = conn.execute(query.encode(), [name]).fetchall()
+        result.append([tuple(map(_in_warehouse, row)) for row in rows])
+    return result
+
+
+def _in_warehouse(text: str) -> str:
+    """Return SQL of the developer's relations as it would be in the warehouse."""
+    return text.replace(f"{PREFIX}_analytics.", "predictions.").replace(f"{PREFIX}_", "")
+
+
 @pytest.mark.timeout(300)
 def test_build_makes_the_developers_relations_and_leaves_the_warehouse_alone(
     settings: Settings, world, run: RunContext, conn: Connection, tmp_path: Path
@@ -82,6 +111,8 @@ def test_build_makes_the_developers_relations_and_leaves_the_warehouse_alone(
     for spec in load_specs(settings.models_dir).values():
         ensure_prediction_relations(conn, spec)
     before = fingerprint(conn)
+    views = analysts_views(conn, "analytics", "predictions")
+    assert [len(rows) for rows in views] == [6, 2]
 
     # Without a name the newest partition is built; a second run replaces the rows of the first.
     run_dbt(DBT, settings, tmp_path, "build")
@@ -104,11 +135,13 @@ def test_build_makes_the_developers_relations_and_leaves_the_warehouse_alone(
     ).fetchall()
     assert published[0][1] > 0
     assert built == published
-    own_views = conn.execute(
-        "select count(*) from pg_views where schemaname = %s and definition ~ 'predictions'",
-        [f"{PREFIX}_analytics"],
-    )
-    assert own_views.fetchone() == (6,)
+    assert analysts_views(conn, f"{PREFIX}_analytics", f"{PREFIX}_analytics") == views
+    labels = "model.nightshift.fct_flight_labels"
+    outcomes = "model.nightshift.flight_delayed_outcomes"
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    parents = manifest["parent_map"][outcomes]
+    assert {labels, "source.nightshift.predictions.flight_delayed"} <= set(parents)
+    assert "exposure.nightshift.flight_delayed" in manifest["child_map"][labels]
     # The warehouse's target never guesses: it makes relations, and no rows.
     n_rows = conn.execute("select count(*) from features.feat_flight").fetchone()
     run_dbt(DBT, settings, tmp_path, "run", "--target", "warehouse", "--select", "feat_flight")

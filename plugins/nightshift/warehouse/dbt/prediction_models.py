@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
 FOLDER = Path("models", "analytics", "predictions")
 """Within the dbt project: a folder per model."""
-PREDICTION_MODELS = f"path:{FOLDER.as_posix()}"
-"""How dbt's command line names these models."""
 
 
 def write_prediction_models(models_dir: Path, dbt_project_dir: Path) -> list[Path]:

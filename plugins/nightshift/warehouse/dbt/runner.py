@@ -11,7 +11,6 @@ from nightshift.failpoints import Failpoint, hit
 from nightshift.redaction import without_values
 from nightshift.warehouse.connection import connect
 from nightshift.warehouse.dbt.invocation import DbtError, DbtOutcome, DbtProcessError, run_dbt
-from nightshift.warehouse.dbt.prediction_models import PREDICTION_MODELS
 from nightshift.warehouse.dbt.project import (
     FeatureView,
     feature_views,
@@ -65,7 +64,7 @@ def run_models(
 
     Args:
         settings: Where the warehouse is.
-        models: Names; empty runs all except the views of predictions.
+        models: Names; empty runs all.
         variables: dbt variables; values come from typed code only, since dbt renders them into SQL.
         application_name: Shown by the warehouse.
 
@@ -78,8 +77,8 @@ def run_models(
         DbtProcessError: dbt failed, or another number of models ran than was requested.
     """
     arguments = ["run", "--vars", json.dumps(variables)]
-    # The views of predictions are made per spec, so that a wrong one stops no other model.
-    arguments += ["--select", *models] if models else ["--exclude", PREDICTION_MODELS]
+    if models:
+        arguments += ["--select", *models]
     hit(Failpoint.DBT_BEFORE)
     parsed = parsed_project(settings)
     outcome = run_dbt(settings, arguments, parsed.msgpack, application_name)
