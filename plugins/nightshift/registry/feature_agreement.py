@@ -36,9 +36,11 @@ def compare_features(context: PromotionContext) -> tuple[int, Mask]:
         dt.date.fromisoformat(load["partition"]): int(load["load_id"])
         for load in context.manifest["partitions"]
     }
-    # Three days find a view that was changed and rebuilt in a part of the window.
-    first_day = context.fit_rows.column("partition_date")[0].as_py()
-    days = dict.fromkeys([first_day, context.challenger.fit_end, context.split.holdout.last.day])
+    # Three days find a view that was changed and rebuilt in a part of the window. The last days of
+    # a weekly model have no rows, so the last ones with rows are taken.
+    fit_days = context.fit_rows.column("partition_date")
+    last_day = context.all_rows.column("partition_date")[-1]
+    days = dict.fromkeys(day.as_py() for day in (fit_days[0], fit_days[-1], last_day))
     n_missing, parts = 0, []
     for day in days:
         if day in load_ids:
