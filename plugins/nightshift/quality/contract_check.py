@@ -300,8 +300,9 @@ def check_refused(
         f"{describe_file(drop)} does not have enough good rows.",
         expected=expected,
         got=f"{n_good} good, {n_refused} refused: {counts or 'none refused'}",
-        todo="Ask upstream for a corrected file; change the limit in the contract only if such rows"
-        f" are normal.{hint}",
+        todo=f"Ask upstream for a corrected file.{hint}"
+        "\n      Only if such rows are normal, change the limit in the contract, then:"
+        f"\n      nightshift redo --dataset {drop.dataset} --from {drop.partition}",
     )
 
 

@@ -31,17 +31,20 @@ def compare_features(context: PromotionContext) -> tuple[int, Mask]:
         The number of sampled rows that scoring does not read, and whether the bits of each value of
             the other sampled rows differ; shape (rows, features).
     """
-    first_day = context.fit_rows.column("partition_date")[0].as_py()
-    last_fit_day = context.challenger.fit_end
-    last_day = context.split.holdout.last.day
-    # Three days find a view that was changed and rebuilt in a part of the window.
-    days = {str(day): day for day in (first_day, last_fit_day, last_day)}
+    load_ids = {
+        dt.date.fromisoformat(load["partition"]): int(load["load_id"])
+        for load in context.manifest["partitions"]
+    }
+    # Three days find a view that was changed and rebuilt in a part of the window. The last days of
+    # a weekly model have no rows, so the last ones with rows are taken.
+    fit_days = context.fit_rows.column("partition_date")
+    last_day = context.all_rows.column("partition_date")[-1]
+    days = dict.fromkeys(day.as_py() for day in (fit_days[0], fit_days[-1], last_day))
     n_missing = 0
     parts = []
-    for load in context.manifest["partitions"]:
-        day = days.get(load["partition"])
-        if day is not None:
-            n_missing_rows, is_different = _compare_day(context, day, load["load_id"])
+    for day in days:
+        if day in load_ids:
+            n_missing_rows, is_different = _compare_day(context, day, load_ids[day])
             n_missing += n_missing_rows
             parts.append(is_different)
     return n_missing, np.concatenate(parts)

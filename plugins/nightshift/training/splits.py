@@ -148,7 +148,8 @@ def rows_between(rows: pa.Table, first: dt.date, last: dt.date) -> pa.Table:
 
 def evenly_spaced(rows: pa.Table, maximum: int) -> pa.Table:
     """Return at most ``maximum`` rows, evenly spaced, in the given order."""
-    # Fewer rows than positions give each row once.
+    if rows.num_rows <= maximum:  # also a day without rows
+        return rows
     positions = np.linspace(0, rows.num_rows - 1, maximum).astype(np.int64)
     return rows.take(np.unique(positions))
 

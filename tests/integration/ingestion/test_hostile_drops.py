@@ -169,11 +169,58 @@ FILES: dict[str, Kind] = {
     "a manifest larger than 64 KiB": lambda w, d: w.bring_manifest(
         d, b" " * (MAX_MANIFEST_BYTES + 1)
     ),
+    "UTF-16 of a big-endian machine": lambda w, d: w.bring(
+        d, (HEADER + row(d)).encode("utf-16-be"), 1
+    ),
+    "UTF-32 with a mark": lambda w, d: w.bring(d, (HEADER + row(d)).encode("utf-32"), 1),
+    "EBCDIC": lambda w, d: w.bring(d, (HEADER + row(d)).encode("cp500"), 1),
+    "Windows' encoding in the header": lambda w, d: w.bring(
+        d, f"{HEADER[:-1]},café\n{row(d, ',,x')}".encode("cp1252"), 1
+    ),
+    "Windows' encoding in a value": lambda w, d: w.bring(
+        d, (HEADER + f"café,{d} 10:00,3,\n").encode("cp1252"), 1
+    ),
+    "tabs between columns": lambda w, d: w.bring(
+        d, (HEADER + row(d)).replace(",", "\t").encode(), 1
+    ),
+    "semicolons and decimal commas": lambda w, d: w.bring(
+        d, (HEADER + row(d)).replace(",", ";").replace(";3;", ";3,0;").encode(), 1
+    ),
+    "a line that names the separator": lambda w, d: w.bring(
+        d, ("sep=,\n" + HEADER + row(d)).encode(), 2
+    ),
+    "an HTML page of a proxy": lambda w, d: w.bring(
+        d, b"<!DOCTYPE html><html><body>503, try later</body></html>\n", 1
+    ),
+    "lines of JSON": lambda w, d: w.bring(d, b'{"shop":"hill","visitors":3}\n' * 2, 1),
+    "gzip followed by other bytes": lambda w, d: w.bring(
+        d, gzip.compress(good_file(d)) + b"signature", 24, suffix=".csv.gz"
+    ),
+    "gzip within gzip": lambda w, d: w.bring(
+        d, gzip.compress(gzip.compress(good_file(d))), 24, suffix=".csv.gz"
+    ),
+    "a digest of another kind": lambda w, d: w.bring(
+        d, good_file(d), 24, sha256="sha1:" + "0" * 40
+    ),
+    "a time without a zone": lambda w, d: w.bring(
+        d, good_file(d), 24, delivered_at=f"{d}T23:00:00"
+    ),
+    "a manifest in a list": lambda w, d: w.bring_manifest(d, b"[{}]"),
 }
 
 
 CODES = {
-    **dict.fromkeys(["other columns", "no header"], "NS-CONTRACT-004"),
+    **dict.fromkeys(
+        [
+            "other columns",
+            "no header",
+            "tabs between columns",
+            "semicolons and decimal commas",
+            "a line that names the separator",
+            "an HTML page of a proxy",
+        ],
+        "NS-CONTRACT-004",
+    ),
     **dict.fromkeys(
         [
             "an empty file",
@@ -191,6 +238,14 @@ CODES = {
             "Parquet with lists",
             "a name that is no format",
             "an unknown schema version",
+            "UTF-16 of a big-endian machine",
+            "UTF-32 with a mark",
+            "EBCDIC",
+            "Windows' encoding in the header",
+            "Windows' encoding in a value",
+            "lines of JSON",
+            "gzip followed by other bytes",
+            "gzip within gzip",
         ],
         "NS-CONTRACT-007",
     ),

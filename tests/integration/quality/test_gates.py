@@ -405,7 +405,6 @@ AGGREGATES = [
     ("value_z_scores_to_be_less_than", {"threshold": 0.1, "double_sided": True}),
     ("values_to_be_between", {"min_value": 1, "max_value": 2}),
     ("values_to_be_in_set", {"value_set": [1]}),
-    ("values_to_be_of_type", {"type_": "TEXT"}),
 ]
 FORTY = {"min_value": 40, "max_value": 40}
 MET = [
@@ -471,7 +470,78 @@ def test_no_value_of_a_row_is_shown_whatever_the_expectation(
     assert "918273" not in "".join(shown)
 
 
-@pytest.mark.parametrize("kind", ["values_to_be_increasing", "values_to_be_json_parseable"])
+COLUMN, TEXT = {"column": "temperature_f"}, {"column": "origin"}
+PAIR = {"column_A": "temperature_f", "column_B": "humidity_pct"}
+LIST = {"column_list": ["temperature_f", "humidity_pct"]}
+NOT_MET = [
+    *(
+        (f"expect_column_{kind}", COLUMN | arguments)
+        for kind, arguments in AGGREGATES
+        if "z_scores" not in kind  # equal numbers have none
+    ),
+    ("expect_column_values_to_be_null", COLUMN),
+    ("expect_column_values_to_be_unique", COLUMN),
+    ("expect_column_values_to_not_be_in_set", COLUMN | {"value_set": [40]}),
+    ("expect_column_proportion_of_non_null_values_to_be_between", COLUMN | {"max_value": 0.5}),
+    ("expect_column_distinct_values_to_equal_set", TEXT | {"value_set": ["EWR"]}),
+    ("expect_column_distinct_values_to_be_in_set", TEXT | {"value_set": ["EWR"]}),
+    ("expect_column_distinct_values_to_contain_set", TEXT | {"value_set": ["EWR"]}),
+    ("expect_column_most_common_value_to_be_in_set", TEXT | {"value_set": ["EWR"]}),
+    ("expect_column_value_lengths_to_equal", TEXT | {"value": 4}),
+    ("expect_column_value_lengths_to_be_between", TEXT | {"min_value": 4}),
+    ("expect_column_values_to_match_regex", TEXT | {"regex": "^E"}),
+    ("expect_column_values_to_not_match_regex", TEXT | {"regex": "^J"}),
+    ("expect_column_values_to_match_regex_list", TEXT | {"regex_list": ["^E"]}),
+    ("expect_column_values_to_not_match_regex_list", TEXT | {"regex_list": ["^J"]}),
+    ("expect_column_values_to_match_like_pattern", TEXT | {"like_pattern": "E%"}),
+    ("expect_column_values_to_not_match_like_pattern", TEXT | {"like_pattern": "J%"}),
+    ("expect_column_to_exist", {"column": "no_such_column"}),
+    ("expect_column_pair_values_to_be_equal", PAIR),
+    ("expect_column_pair_values_a_to_be_greater_than_b", PAIR),
+    ("expect_column_pair_values_to_be_in_set", PAIR | {"value_pairs_set": [[1, 2]]}),
+    ("expect_multicolumn_sum_to_equal", LIST | {"sum_total": 7}),
+    ("expect_compound_columns_to_be_unique", LIST),
+    (
+        "expect_select_column_values_to_be_unique_within_record",
+        {"column_list": ["temperature_f", "temperature_f"]},
+    ),
+    ("expect_table_row_count_to_equal", {"value": 7}),
+    ("expect_table_column_count_to_equal", {"value": 7}),
+    ("expect_table_column_count_to_be_between", {"max_value": 7}),
+    ("expect_table_columns_to_match_set", {"column_set": ["origin"]}),
+    ("expect_table_columns_to_match_ordered_list", {"column_list": ["origin"]}),
+]
+"""Each is evaluated in a warehouse, and not met by the good batch."""
+
+
+def test_an_unmet_expectation_of_any_type_is_a_refusal_and_no_crash(
+    settings: Settings, conn: Connection, run: RunContext, tmp_path: Path
+) -> None:
+    schema, table = stage(conn, "raw/weather", DAY)
+    own = own_suite(settings, tmp_path, [])
+    suite = [{"type": kind, "kwargs": arguments} for kind, arguments in NOT_MET]
+    document = {"name": "raw/weather", "expectations": suite}
+    (tmp_path / "raw" / "weather.json").write_text(json.dumps(document))
+
+    with pytest.raises(GateError) as caught:
+        run_gate(own, "raw/weather", schema, table, 7, DAY, run)
+
+    result = caught.value.result
+    assert result is not None
+    assert [check.expectation for check in result.failed if check.has_crashed] == []
+    assert len(result.failed) == result.n_expectations == len(NOT_MET)
+    assert (caught.value.code, caught.value.is_retryable) == ("NS-GATE-001", False)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "values_to_be_increasing",
+        "values_to_be_json_parseable",
+        "values_to_be_of_type",
+        "values_to_be_in_type_list",
+    ],
+)
 def test_an_expectation_without_a_form_in_sql_is_refused_when_the_suite_is_read(
     settings: Settings, run: RunContext, tmp_path: Path, kind: str
 ) -> None:

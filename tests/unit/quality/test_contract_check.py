@@ -199,5 +199,8 @@ def test_the_refused_ratio_is_an_inclusive_limit_when_rows_are_refused():
     drop = manifest(GOOD)
 
     check_refused(CONTRACT, drop, 2, {"wrong_type": 1, "out_of_range": 1})
-    with pytest.raises(RefusedRatioError, match="2 good, 3 refused: 1 out_of_range, 2 wrong_type"):
+    with pytest.raises(
+        RefusedRatioError, match="2 good, 3 refused: 1 out_of_range, 2 wrong_type"
+    ) as caught:
         check_refused(CONTRACT, drop, 2, {"wrong_type": 2, "out_of_range": 1})
+    assert "nightshift redo --dataset weather --from 2013-03-10" in str(caught.value)

@@ -7,7 +7,12 @@ import pytest
 
 from nightshift.contracts.partitions import PartitionRange
 from nightshift.contracts.training_spec import Training
-from nightshift.training.splits import backtest_folds, rows_of, split_window
+from nightshift.training.splits import (
+    backtest_folds,
+    evenly_spaced,
+    rows_of,
+    split_window,
+)
 
 WINDOW = PartitionRange.of("2013-01-01", "2013-01-31")
 TRAINING = Training(
@@ -64,3 +69,12 @@ def test_rows_are_chosen_by_day_with_both_ends():
         2,
         3,
     ]
+
+
+@pytest.mark.parametrize(
+    ("n_rows", "maximum", "expected"),
+    [(0, 3, []), (2, 3, [0, 1]), (3, 3, [0, 1, 2]), (9, 3, [0, 4, 8]), (4, 1, [0])],
+)
+def test_an_even_sample_is_spread_over_the_rows_also_when_there_are_none(n_rows, maximum, expected):
+    rows = pa.table({"n": pa.array(range(n_rows), pa.int64())})
+    assert evenly_spaced(rows, maximum).column("n").to_pylist() == expected

@@ -26,8 +26,11 @@ _WITHOUT_SQL_FORM = frozenset({
     "expect_column_values_to_be_dateutil_parseable", "expect_column_values_to_be_json_parseable",
     "expect_column_values_to_match_json_schema", "expect_column_values_to_match_strftime_format",
     "expect_column_values_to_be_increasing", "expect_column_values_to_be_decreasing",
+    # Great Expectations knows the types of a table's columns, not those of a query's.
+    "expect_column_values_to_be_of_type", "expect_column_values_to_be_in_type_list",
+    "expect_column_type_to_be",
 })  # fmt: skip
-"""Expectations that Great Expectations can only evaluate on a frame of pandas or Spark."""
+"""Expectations that Great Expectations cannot evaluate on a query: most need a frame of pandas."""
 _NON_BLOCKING_SEVERITIES = frozenset({"warning", "info"})
 """Severities that stop nothing. Any other word stops the run, so a typo fails closed."""
 
