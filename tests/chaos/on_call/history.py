@@ -13,7 +13,7 @@ import yaml
 from examples.flights.demo import load_history
 from examples.flights.stopwatch import Stopwatch
 from examples.flights.upstream import deliver
-from tests.conftest import _admin
+from tests.databases import create_database, run_as_admin
 
 from nightshift.cli.data.backfill import build_features, ingest_datasets
 from nightshift.contracts.model_spec import ModelSpec, load_spec
@@ -71,7 +71,8 @@ def with_settings(settings: Settings, **changed: object) -> Settings:
 
 def clone_database(settings: Settings, source: str, name: str) -> None:
     """Copy a database to which nobody is connected."""
-    _admin(settings, f"create database {name} template {source} strategy file_copy")
+    copy = f"create database {name} template {source} strategy file_copy"
+    run_as_admin(settings, f"{copy} owner {settings.warehouse_user}")
 
 
 def copy_dags(folder: Path) -> None:
@@ -128,7 +129,7 @@ def open_history(session_settings: Settings, folder: Path) -> Iterator[History]:
         for stage, database in databases.items()
     }
     try:
-        _admin(settings, f"create database {databases[UNTRAINED]}")
+        create_database(settings, name=databases[UNTRAINED])
         spec = load_spec(settings.models_dir, MODEL)
         _load_until_last_day(at[UNTRAINED], spec)
         clone_database(settings, databases[UNTRAINED], databases[FEATURES])
@@ -138,7 +139,7 @@ def open_history(session_settings: Settings, folder: Path) -> Iterator[History]:
         yield History(settings, databases, published_contents(at[SCORED]), version.digest)
     finally:
         for database in databases.values():
-            _admin(settings, f"drop database if exists {database} with (force)")
+            run_as_admin(settings, f"drop database if exists {database} with (force)")
 
 
 def _load_until_last_day(settings: Settings, spec: ModelSpec) -> None:

@@ -27,7 +27,7 @@ from tests.chaos.on_call.history import (
     published_contents,
     with_settings,
 )
-from tests.conftest import _admin
+from tests.databases import run_as_admin
 
 from nightshift.contracts.partitions import PartitionRange
 from nightshift.contracts.run import code_version
@@ -66,7 +66,7 @@ class World:
             settings = with_settings(history.settings, warehouse_database=database)
             yield cls(history, settings, folder)
         finally:
-            _admin(history.settings, f"drop database {database} with (force)")
+            run_as_admin(history.settings, f"drop database {database} with (force)")
 
     # what breaks
 
