@@ -9,7 +9,7 @@ import datetime as dt
 import logging
 
 import pytest
-from tests.conftest import _admin
+from tests.databases import run_as_admin
 from tests.integration.scoring.conftest import DAY, publish_features
 
 from nightshift.contracts.partitions import Partition
@@ -186,7 +186,7 @@ def test_no_model_is_blamed_when_the_warehouse_has_one_connection_left(
     publish_features(warehouse)
     registry.promote("2013-07-01")
     # One for the test, one for scoring.
-    _admin(
+    run_as_admin(
         scoring_settings,
         f"alter database {scoring_settings.warehouse_database} connection limit 2",
     )
