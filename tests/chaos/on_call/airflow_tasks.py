@@ -20,8 +20,8 @@ from airflow.sdk.exceptions import AirflowRescheduleException, AirflowSkipExcept
 
 from nightshift.contracts.datasets import Delivery, load_contracts
 from nightshift.contracts.model_spec import load_spec
+from nightshift.orchestration import data_tasks, score_tasks, train_tasks
 from nightshift.orchestration import task_scope as scopes
-from nightshift.orchestration import tasks
 from nightshift.orchestration.defaults import WAREHOUSE, task_defaults
 from nightshift.settings import Settings, load_settings
 
@@ -171,23 +171,27 @@ def _ingest(settings: Settings, run_id: str) -> list[Step]:
     daily = [contract.name for contract in contracts if contract.delivery is Delivery.DAILY]
 
     def load(dataset: str) -> Callable[[Any, Results], Any]:
-        return lambda key, _: tasks.load_dataset.function(dataset, partition_key=key)
+        return lambda key, _: data_tasks.load_dataset.function(dataset, partition_key=key)
 
     # Loads run side by side: one that failed keeps none of the others from running.
     return [
-        Step("load_reference", lambda key, _: tasks.load_reference.function(key), "all_done"),
+        Step("load_reference", lambda key, _: data_tasks.load_reference.function(key), "all_done"),
         *(Step(f"load_{name}", load(name), "all_done") for name in daily),
-        Step("announce_raw", lambda key, _: tasks.emit_raw_assets.function(key), "all_done"),
-        Step("tell_failures", lambda key, _: tasks.watcher.function(key, run_id), "one_failed"),
+        Step("announce_raw", lambda key, _: data_tasks.emit_raw_assets.function(key), "all_done"),
+        Step(
+            "tell_failures",
+            lambda key, _: data_tasks.watcher.function(key, run_id),
+            "one_failed",
+        ),
     ]
 
 
 def _transform() -> list[Step]:
     def announce(key: str, results: Results) -> object:
-        return tasks.emit_feature_view_asset.function("flight", results["build_features"], key)
+        return data_tasks.emit_feature_view_asset.function("flight", results["build_features"], key)
 
     return [
-        Step("build_features", lambda key, _: tasks.build_features.function(key)),
+        Step("build_features", lambda key, _: data_tasks.build_features.function(key)),
         Step("announce_flight", announce),
     ]
 
@@ -196,13 +200,15 @@ def _score(settings: Settings, model: str) -> list[Step]:
     n_shards = load_spec(settings.models_dir, model).scoring.shards
 
     def score_shard(shard: int) -> Callable[[Any, Results], Any]:
-        return lambda key, results: tasks.score_shard.function(model, results["begin"], shard, key)
+        return lambda key, results: score_tasks.score_shard.function(
+            model, results["begin"], shard, key
+        )
 
     def publish(key: str, results: Results) -> object:
-        return tasks.publish_predictions.function(model, results["begin"], key)
+        return score_tasks.publish_predictions.function(model, results["begin"], key)
 
     return [
-        Step("begin", lambda key, _: tasks.begin_scoring.function(model, key)),
+        Step("begin", lambda key, _: score_tasks.begin_scoring.function(model, key)),
         *(Step(f"score_shard.{shard}", score_shard(shard)) for shard in range(n_shards)),
         Step("publish", publish),
     ]
@@ -212,7 +218,7 @@ def _train(model: str) -> list[Step]:
     """Return the tasks after the training set, whose key stands in the results."""
 
     def train(key: str, results: Results) -> object:
-        return tasks.train_model.function(model, results["build_training_set"], key)
+        return train_tasks.train_model.function(model, results["build_training_set"], key)
 
     return [Step("train", train)]
 
