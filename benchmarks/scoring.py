@@ -246,8 +246,8 @@ def read_features(settings: Settings) -> pa.Table:
 
     from nightshift.warehouse.fast_io.arrow_io import stream_arrow
 
-    names = ", ".join([*NUMERIC, *CATEGORICAL])
-    query = sql.SQL(f"select thing_id, {names} from features.feat_bench order by thing_id")  # type: ignore[arg-type]
+    names = sql.SQL(", ").join(map(sql.Identifier, [*NUMERIC, *CATEGORICAL]))
+    query = sql.SQL("select thing_id, {} from features.feat_bench order by thing_id").format(names)
     return pa.Table.from_batches(list(stream_arrow(settings, query)))
 
 

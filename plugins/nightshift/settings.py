@@ -45,7 +45,19 @@ def named_home() -> Path:
     return Path(os.environ.get("NIGHTSHIFT_HOME") or PROJECT_ROOT / ".nightshift").absolute()
 
 
-class Settings(BaseSettings):
+class ProjectSettings(BaseSettings):
+    """The folders of the project: what tasks run, and by which rules."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="NIGHTSHIFT_", frozen=True, extra="ignore", env_ignore_empty=True
+    )
+
+    dags_dir: Path = PROJECT_ROOT / "dags"
+    dbt_project_dir: Path = PROJECT_ROOT / "dbt_project"
+    expectations_dir: Path = PROJECT_ROOT / "expectations"
+
+
+class Settings(ProjectSettings):
     """Endpoints of the warehouse, the object store and MLflow, and the logins there.
 
     Attributes:
@@ -70,10 +82,6 @@ class Settings(BaseSettings):
         leakage_probe_days: Partitions that are rebuilt with the future hidden before each training.
     """
 
-    model_config = SettingsConfigDict(
-        env_prefix="NIGHTSHIFT_", frozen=True, extra="ignore", env_ignore_empty=True
-    )
-
     home: Path = Field(default_factory=default_home)
     warehouse_host: str
     warehouse_port: int = Field(default=5432, gt=0, lt=65536)
@@ -97,9 +105,6 @@ class Settings(BaseSettings):
     evidence_key: SecretStr = SecretStr("")
     notify_command: str = ""
     notify_url: SecretStr = SecretStr("")
-    dags_dir: Path = PROJECT_ROOT / "dags"
-    dbt_project_dir: Path = PROJECT_ROOT / "dbt_project"
-    expectations_dir: Path = PROJECT_ROOT / "expectations"
     statement_timeout_seconds: int = Field(default=600, gt=0)
     lock_timeout_seconds: int = Field(default=10, gt=0)
     leakage_probe_days: int = Field(default=1, gt=0, le=120)

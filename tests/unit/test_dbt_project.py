@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from nightshift.contracts.datasets import load_contracts
+from nightshift.contracts.dbt_variables import dbt_folder
 from nightshift.contracts.partitions import Partition
 from nightshift.errors import SettingsError
 from nightshift.settings import PROJECT_ROOT
@@ -34,6 +35,16 @@ def test_python_waits_for_the_days_that_dbt_looks_back_on(tmp_path, monkeypatch)
 
     days = lookback_of(contract, Partition.parse("2013-03-01"))
     assert (str(days[0]), len(days)) == ("2013-02-22", 8)
+
+
+def test_python_reads_the_dbt_project_that_the_homes_settings_name(tmp_path, monkeypatch):
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "env").write_text(f"NIGHTSHIFT_DBT_PROJECT_DIR={tmp_path / 'dbt'}\n")
+    monkeypatch.delenv("NIGHTSHIFT_DBT_PROJECT_DIR", raising=False)
+    monkeypatch.setenv("NIGHTSHIFT_HOME", str(home))
+
+    assert dbt_folder() == tmp_path / "dbt"
 
 
 @pytest.mark.parametrize("variables", ["", "lookback_days: 0", "lookback_days: x"])

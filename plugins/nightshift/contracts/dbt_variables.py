@@ -7,18 +7,20 @@ from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
-from nightshift.settings import PROJECT_ROOT
+from nightshift.settings import ProjectSettings, named_home
 
 
 def dbt_folder() -> Path:
-    """Return the folder of the dbt project, as ``Settings.dbt_project_dir`` names it."""
-    return _folder(os.environ.get("NIGHTSHIFT_DBT_PROJECT_DIR"))
+    """Return the folder of the dbt project, the one of ``load_settings().dbt_project_dir``."""
+    return _folder(os.environ.get("NIGHTSHIFT_DBT_PROJECT_DIR"), named_home() / "env")
 
 
-# Every partition asks for its timezone, so the path is made once.
+# Every partition asks for its timezone, so the file is read once.
 @cache
-def _folder(named: str | None) -> Path:
-    return Path(named or PROJECT_ROOT / "dbt_project")
+def _folder(_named: str | None, env_file: Path) -> Path:
+    # The whole settings would need a warehouse, and Airflow parses DAGs without one.
+    existing = env_file if env_file.is_file() else None
+    return ProjectSettings(_env_file=existing).dbt_project_dir
 
 
 def dbt_variable(name: str) -> object:

@@ -66,6 +66,15 @@ def test_a_spec_gets_its_models_when_it_comes_and_loses_them_when_it_goes(projec
     assert not folder.exists()
 
 
+def test_a_folder_of_somebody_else_is_never_deleted(project):
+    folder = project / "dbt" / FOLDER / "by_hand"
+    folder.mkdir()
+    (folder / "by_hand.sql").write_text("select 1 as n\n")
+
+    assert renew(project) == []
+    assert (folder / "by_hand.sql").is_file()
+
+
 def test_a_spec_keeps_its_models_while_its_file_is_wrong(project):
     (project / "specs" / "flight_delayed.yaml").write_text("name: flight_delayed\n")
 

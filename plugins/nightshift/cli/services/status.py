@@ -72,7 +72,7 @@ def _pipeline_notices() -> list[str]:
     """
     from nightshift.contracts.model_spec import read_specs
     from nightshift.scoring.degraded import degraded_partitions
-    from nightshift.warehouse.analysts.missing_views import missing_views
+    from nightshift.warehouse.analysts.missing_views import missing_views_error
     from nightshift.warehouse.connection import connect
     from nightshift.warehouse.control_tables.waiting_tasks import waiting_tasks
     from nightshift.warehouse.damage import describe_damages, recently_lost_rows
@@ -86,7 +86,7 @@ def _pipeline_notices() -> list[str]:
         with connect(settings, "nightshift status") as conn:
             for spec in specs.documents.values():
                 notices += [str(entry.describe()) for entry in degraded_partitions(conn, spec)]
-                no_views = missing_views(conn, spec)
+                no_views = missing_views_error(conn, spec)
                 if no_views:
                     notices.append(str(no_views))
             notices += [str(task.describe()) for task in waiting_tasks(conn)]

@@ -130,14 +130,8 @@ def type_rows(
         by_version.setdefault(version, []).append(index)
     parts = []
     for version, indices in sorted(by_version.items()):
-        parts.append(
-            _type_version(
-                contract,
-                version,
-                files,
-                indices,
-            )
-        )
+        part = _type_version(contract, version, files, indices)
+        parts.append(part)
     rows = TypedRows.concat(parts)
     _refuse_outside_partition(contract, drops, rows)
     return rows
@@ -193,13 +187,11 @@ def _untyped_rows(
     row_numbers = [np.asarray(member.row_numbers, dtype=np.int64) for member in members]
     n_rows = sum(lengths)
     n_files = len(files)
+    file_numbers = np.array(indices, dtype=np.int64)
     return TypedRows(
         strings=pa.concat_tables([_with_all_columns(member.strings, names) for member in members]),
         values=pa.table({}),
-        file_index=np.repeat(
-            np.array(indices, dtype=np.int64),
-            lengths,
-        ),
+        file_index=np.repeat(file_numbers, lengths),
         row_numbers=np.concatenate(row_numbers),
         verdict=np.full(n_rows, GOOD),
         culprit=np.full(n_rows, -1),

@@ -111,11 +111,8 @@ class HistogramBuilder:
         weights = (None, *halves, rounded * rounded)
         n_slots = self._sums.shape[1]
         for row, weight in enumerate(weights):
-            self._sums[row] += np.bincount(
-                slots,
-                weight,
-                n_slots,
-            ).astype(np.int64)
+            sums = np.bincount(slots, weight, n_slots)
+            self._sums[row] += sums.astype(np.int64)
         self.n_rows += bits.size
 
     def _add_pages(self, prefixes: Integers) -> None:
@@ -130,11 +127,8 @@ class HistogramBuilder:
         exponents = (self._prefixes & (_SIGN - 1))[:, np.newaxis]
         magnitudes = (exponents << _EXPONENT_SHIFT) + np.arange(SUB_BINS)
         is_negative = (self._prefixes >= _SIGN)[:, np.newaxis]
-        keys = np.where(
-            is_negative,
-            ~magnitudes,
-            magnitudes,
-        ).ravel()
+        keys_by_page = np.where(is_negative, ~magnitudes, magnitudes)
+        keys = keys_by_page.ravel()
         counts = self._sums[0]
         used = np.flatnonzero(counts)
         used = used[np.argsort(keys[used])]

@@ -172,39 +172,22 @@ class NumberSketch(ColumnSketch):
         if share >= 1:
             return self.maximum
         n_below = share * counts.sum()
-        index = int(
-            np.searchsorted(
-                np.cumsum(counts),
-                n_below,
-                side="right",
-            )
-        )
+        n_up_to = np.cumsum(counts)
+        index = int(np.searchsorted(n_up_to, n_below, side="right"))
         edge = edges[min(index, counts.size - 1)]
         # The first bin begins below the minimum, in nearly all columns.
-        return float(
-            np.clip(
-                edge,
-                self.minimum,
-                self.maximum,
-            )
-        )
+        within = np.clip(edge, self.minimum, self.maximum)
+        return float(within)
 
     def midpoints(self) -> tuple[Doubles, Integers]:
         """Return the middle of each bin, within the range of the numbers, and the counts."""
         edges, counts = self.bins()
         if not counts.size:
             return edges, counts
-        middle = np.clip(
-            midpoints(edges),
-            self.minimum,
-            self.maximum,
-        )
-        finite = np.where(
-            np.isfinite(middle),
-            middle,
-            edges,
-        )
-        return finite, counts
+        middle = np.clip(midpoints(edges), self.minimum, self.maximum)
+        # The middle of a bin next to infinity is infinite: its edge stands for it.
+        is_finite = np.isfinite(middle)
+        return np.where(is_finite, middle, edges), counts
 
     def histogram(self, inner_edges: Doubles) -> Integers:
         """Return how many numbers lie between given edges; shape (edges + 1,).
@@ -212,17 +195,10 @@ class NumberSketch(ColumnSketch):
         A bin counts where its middle lies.
         """
         middle, counts = self.midpoints()
-        indices = np.searchsorted(
-            inner_edges,
-            middle,
-            side="right",
-        )
+        indices = np.searchsorted(inner_edges, middle, side="right")
         n_bins = len(inner_edges) + 1
-        return np.bincount(
-            indices,
-            counts,
-            n_bins,
-        ).astype(np.int64)
+        n_numbers = np.bincount(indices, counts, n_bins)
+        return n_numbers.astype(np.int64)
 
     def as_bytes(self) -> bytes:
         """Return the stored form, compressed."""
@@ -256,17 +232,9 @@ class NumberSketch(ColumnSketch):
         head, arrays = unpack(data)
         n = head["n_bins"]
         offsets = np.frombuffer(arrays, "<i4", n).astype(np.int64)
-        counts = np.frombuffer(
-            arrays,
-            "<i8",
-            n,
-            4 * n,
-        ).astype(np.int64)
-        smallest = np.frombuffer(
-            arrays,
-            "<u8",
-            offset=12 * n,
-        ).astype(np.uint64)
+        # Counts follow the offsets of 4 bytes, and hashes the counts of 8.
+        counts = np.frombuffer(arrays, "<i8", n, 4 * n).astype(np.int64)
+        smallest = np.frombuffer(arrays, "<u8", offset=12 * n).astype(np.uint64)
         total, squares = int(head["total"], 16), int(head["squares"], 16)
         bins = Bins(
             offsets + head["first"],

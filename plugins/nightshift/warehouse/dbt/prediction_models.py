@@ -25,6 +25,8 @@ from nightshift.warehouse.relations.prediction_columns import (
 if TYPE_CHECKING:
     from nightshift.contracts.model_spec import ModelSpec
 
+_MARK = "Written by `nightshift dbt` from"
+"""In the first line of each file."""
 FOLDER = Path("models", "analytics", "predictions")
 """Within the dbt project: a folder per model."""
 
@@ -55,10 +57,16 @@ def write_prediction_models(models_dir: Path, dbt_project_dir: Path) -> list[Pat
 
     known = specs.documents.keys() | specs.broken.keys()
     for folder in sorted(root.glob("*/")):
-        if folder.name not in known:
+        if folder.name not in known and _is_written_by_us(folder):
             shutil.rmtree(folder)
             changed.append(folder)
     return changed
+
+
+def _is_written_by_us(folder: Path) -> bool:
+    """Return whether a folder holds nothing but files of ours: others are not ours to delete."""
+    paths = list(folder.iterdir())
+    return all(path.is_file() and _MARK in path.read_text(encoding="utf-8") for path in paths)
 
 
 def _has_text(path: Path, text: str) -> bool:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nightshift.contracts.dbt_variables import dbt_folder
+from nightshift.errors import SettingsError
 from nightshift.warehouse.relations.columns import table_columns
 from nightshift.warehouse.relations.prediction_columns import PredictionView, prediction_views
 
@@ -35,14 +36,27 @@ def create_prediction_views(conn: Connection, spec: ModelSpec, *, replace: bool)
         spec: The model; its prediction table exists.
         replace: Replace existing views too; it waits for their readers.
     """
+    macros = _Macros(conn, spec)
+    views = _possible_views(conn, spec) if replace else missing_views(conn, spec)
+    for view in views:
+        _create_view(conn, spec, view, macros)
+
+
+def missing_views(conn: Connection, spec: ModelSpec) -> list[PredictionView]:
+    """Return the views of a model's predictions that could exist and do not."""
+    return [
+        view
+        for view in _possible_views(conn, spec)
+        if not table_columns(conn, "analytics", f"{spec.name}_{view.suffix}")
+    ]
+
+
+def _possible_views(conn: Connection, spec: ModelSpec) -> list[PredictionView]:
     views = prediction_views(spec)
     # A wrong label in the spec must not keep predictions from being made.
     if spec.label.column not in table_columns(conn, "marts", spec.label.relation):
         del views["outcomes"]
-    macros = _Macros(conn, spec)
-    for view in views.values():
-        if replace or not table_columns(conn, "analytics", f"{spec.name}_{view.suffix}"):
-            _create_view(conn, spec, view, macros)
+    return list(views.values())
 
 
 def _create_view(conn: Connection, spec: ModelSpec, view: PredictionView, macros: _Macros) -> None:
@@ -75,7 +89,13 @@ class _Macros:
 
     @cached_property
     def _module(self) -> TemplateModule:
-        from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+        from jinja2 import (
+            Environment,
+            FileSystemLoader,
+            StrictUndefined,
+            TemplateNotFound,
+            select_autoescape,
+        )
 
         environment = Environment(
             loader=FileSystemLoader(dbt_folder()),
@@ -83,7 +103,14 @@ class _Macros:
             undefined=StrictUndefined,
             autoescape=select_autoescape([]),
         )
-        return environment.get_template(MACROS.as_posix()).module
+        try:
+            return environment.get_template(MACROS.as_posix()).module
+        except TemplateNotFound:
+            raise SettingsError(
+                f"The dbt project {dbt_folder()} has no {MACROS}.",
+                todo="Copy the file from nightshift's own dbt project: it makes the views that"
+                " analysts read.",
+            ) from None
 
     def label_function(self) -> sql.SQL:
         """Return the statement that makes the function that reads labels."""
