@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import datetime as dt
+import shutil
 
 import pytest
 from tests.integration.scoring.conftest import make_spec
 
 from nightshift.contracts.partitions import PartitionRange
 from nightshift.contracts.run import RunContext
+from nightshift.errors import SettingsError
 from nightshift.scoring.prediction_tables import ensure_prediction_relations
+from nightshift.settings import PROJECT_ROOT
 from nightshift.warehouse.partition_write import LoadManifest, Target, audit, begin, publish
 
 pytestmark = pytest.mark.integration
@@ -141,3 +144,19 @@ def test_one_entity_has_one_row_a_load_when_written_twice(warehouse):
             " load_id = %s",
             [load_id],
         )
+
+
+def test_the_error_says_what_to_copy_when_the_dbt_project_has_no_macros_of_predictions(
+    warehouse, tmp_path, monkeypatch
+):
+    """A project of before the macros: views that exist stay, and a missing one has a code."""
+    project = tmp_path / "dbt_project"
+    project.mkdir()
+    shutil.copy(PROJECT_ROOT / "dbt_project" / "dbt_project.yml", project)
+    monkeypatch.setenv("NIGHTSHIFT_DBT_PROJECT_DIR", str(project))
+    spec = make_spec()
+    ensure_prediction_relations(warehouse, spec)
+
+    warehouse.execute("drop view analytics.parcel_late_current")
+    with pytest.raises(SettingsError, match=r"has no macros/predictions\.sql"):
+        ensure_prediction_relations(warehouse, spec)
