@@ -78,6 +78,8 @@ class Settings(ProjectSettings):
         notify_command: Command that ``check-freshness --notify`` runs, without a shell, with JSON
             on standard input.
         notify_url: Webhook that receives the same JSON.
+        metrics_token: Bearer token of ``nightshift metrics``; empty takes that of the file
+            ``metrics-token`` in the home.
         statement_timeout_seconds: Server-side limit of one statement.
         leakage_probe_days: Partitions that are rebuilt with the future hidden before each training.
     """
@@ -105,6 +107,7 @@ class Settings(ProjectSettings):
     evidence_key: SecretStr = SecretStr("")
     notify_command: str = ""
     notify_url: SecretStr = SecretStr("")
+    metrics_token: SecretStr = SecretStr("")
     statement_timeout_seconds: int = Field(default=600, gt=0)
     lock_timeout_seconds: int = Field(default=10, gt=0)
     leakage_probe_days: int = Field(default=1, gt=0, le=120)

@@ -24,6 +24,7 @@ from nightshift.cli.operations import (
     check_freshness,
     critical_path,
     end_run,
+    metrics,
     rescue,
     void,
 )
@@ -52,7 +53,7 @@ COMMANDS = {
     DATA: (deliver, deliver_history, backfill, redo, profile, dbt),
     MODELS: (train, models, evidence, rollback),
     PREDICTIONS: (score, monitor, report, why, repro),
-    OPERATIONS: (check_freshness, rescue, critical_path, end_run, void),
+    OPERATIONS: (check_freshness, metrics, rescue, critical_path, end_run, void),
 }
 for panel, modules in COMMANDS.items():
     for module in modules:

@@ -1,0 +1,147 @@
+-- What people are told of incidents, and what Prometheus is given.
+alter table ops.loads add column peak_memory_bytes bigint;
+comment on column ops.loads.peak_memory_bytes is 'Largest resident memory of the process that audited the load, its children included, until then; null for loads before this column.';
+alter table ops.task_tries add column peak_memory_bytes bigint;
+comment on column ops.task_tries.peak_memory_bytes is 'Largest resident memory of the try''s process, its children included; null while it runs, or when its process died.';
+
+-- Each view of this schema is a set of metrics: text columns are labels, each number is the gauge nightshift_<view>_<column>, and the comment
+-- of a column is its help. The collector reads nothing else here; a null is no sample.
+create schema metrics;
+comment on schema metrics is 'What Prometheus is given; nightshift metrics reads every view of it. Times are seconds since 1970.';
+
+create view metrics.dataset as
+select
+    p.dataset,
+    l.n_rows as rows,
+    extract(epoch from p.partition_date::timestamp)::double precision as newest_partition_timestamp_seconds,
+    extract(epoch from p.published_at)::double precision as published_timestamp_seconds,
+    extract(epoch from l.published_at - l.started_at)::double precision as load_seconds,
+    (
+        (select sum(a.n_rows) from ops.loads a where a.load_id = l.load_id and a.dataset = l.dataset)
+        / nullif(extract(epoch from l.published_at - l.started_at), 0)
+    )::double precision as load_rows_per_second,
+    l.peak_memory_bytes as load_peak_memory_bytes
+from (select dataset, max(partition_date) as partition_date from ops.published group by dataset) newest
+join ops.published p using (dataset, partition_date)
+join ops.loads l using (dataset, partition_date, load_id);
+comment on view metrics.dataset is 'The newest published partition of each dataset, and the load that made it. Grain: dataset.';
+comment on column metrics.dataset.rows is 'Rows of the newest published partition.';
+comment on column metrics.dataset.newest_partition_timestamp_seconds is 'Midnight UTC of its operating day.';
+comment on column metrics.dataset.published_timestamp_seconds is 'When readers began to see its load.';
+comment on column metrics.dataset.load_seconds is 'From the begin of its load to its publication, gate included.';
+comment on column metrics.dataset.load_rows_per_second is 'Rows of its load, all partitions of a range, by the seconds of the load.';
+comment on column metrics.dataset.load_peak_memory_bytes is 'Largest resident memory of the process that loaded it; tasks of shards are in nightshift_task_peak_memory_bytes.';
+
+create view metrics.delivery as
+select
+    d.dataset,
+    i.n_delivered as delivered_rows,
+    i.n_refused as refused_rows,
+    coalesce(q.open_rows, 0) as open_refused_rows,
+    coalesce(f.refused_drops, 0) as refused_drops
+from (select dataset, max(partition_date) as partition_date from ops.published where dataset like 'raw/%' group by dataset) d
+join ops.published p using (dataset, partition_date)
+left join raw.ingested_drops i using (dataset, partition_date, load_id)
+left join (select dataset, count(*) as open_rows from quarantine.refused_rows where state = 'open' group by dataset) q using (dataset)
+left join (
+    select dataset, count(*) as refused_drops from quarantine.refused_drops
+    where quarantined_at > now() - interval '1 day' group by dataset
+) f using (dataset);
+comment on view metrics.delivery is 'The newest delivery of each raw dataset. Grain: dataset.';
+comment on column metrics.delivery.delivered_rows is 'Rows of the newest partition''s drop.';
+comment on column metrics.delivery.refused_rows is 'Rows of it that were refused.';
+comment on column metrics.delivery.open_refused_rows is 'Refused rows of all days about which nobody has decided.';
+comment on column metrics.delivery.refused_drops is 'Files that were refused as a whole in the last 24 hours.';
+
+create view metrics.stage as
+select
+    case
+        when dataset like 'raw/%' then 'ingest'
+        when dataset like 'predictions/%' then 'score'
+        when dataset like 'monitoring%' then 'monitor'
+        else 'transform'
+    end as stage,
+    extract(epoch from max(at))::double precision as last_success_timestamp_seconds
+from ops.ledger
+where event in ('published', 'duplicate')
+group by 1
+union all
+select 'train', extract(epoch from max(created_at))::double precision from ml.model_versions having count(*) > 0
+union all
+select 'promotion', extract(epoch from max(at))::double precision from ml.promotions having count(*) > 0;
+comment on view metrics.stage is 'When each stage last succeeded. Grain: stage.';
+comment on column metrics.stage.last_success_timestamp_seconds is 'Last publication, or last load whose content stood there already; of train the last version, of promotion the last decision.';
+
+create view metrics.champion as
+select distinct on (s.model)
+    s.model,
+    s.version as version,
+    coalesce(n.day, current_date) - v.fit_end as age_days,
+    extract(epoch from s.at)::double precision as promoted_timestamp_seconds
+from ml.succession s
+join ml.model_versions v using (model, version)
+left join (
+    select substr(dataset, length('predictions/') + 1) as model, max(partition_date) as day
+    from ops.published where dataset like 'predictions/%' group by dataset
+) n using (model)
+where s.effective_partition <= coalesce(n.day, 'infinity'::date)
+order by s.model, s.effective_partition desc, s.promotion_id desc;
+comment on view metrics.champion is 'The champion of the newest published partition. Grain: model.';
+comment on column metrics.champion.version is 'Its version.';
+comment on column metrics.champion.age_days is 'Operating days from the last day that its fit has seen to the newest published partition.';
+comment on column metrics.champion.promoted_timestamp_seconds is 'When it was promoted.';
+
+create view metrics.monitor as
+select distinct on (model)
+    model,
+    extract(epoch from partition_date::timestamp)::double precision as partition_timestamp_seconds,
+    n_features as features,
+    n_drifted as drifted_features,
+    score_psi as score_psi,
+    metric_expected as expected_quality,
+    (performance_status = 'breached')::int as is_loss_breached,
+    (drift_status = 'breached')::int as is_drift_breached
+from monitoring.verdicts_published
+order by model, partition_date desc;
+comment on view metrics.monitor is 'The newest verdict of each model. Grain: model.';
+comment on column metrics.monitor.partition_timestamp_seconds is 'Midnight UTC of the monitored day.';
+comment on column metrics.monitor.features is 'Features that were compared with the training set.';
+comment on column metrics.monitor.drifted_features is 'Features that drifted.';
+comment on column metrics.monitor.score_psi is 'Population stability index of the score.';
+comment on column metrics.monitor.expected_quality is 'The watched metric on the hold-out of the version that predicted.';
+comment on column metrics.monitor.is_loss_breached is '1 if the matured loss is over its limit.';
+comment on column metrics.monitor.is_drift_breached is '1 if too many features drifted.';
+
+create view metrics.quality as
+select distinct on (model, metric)
+    model,
+    metric,
+    value,
+    baseline_value as baseline,
+    n_labels as labels,
+    extract(epoch from partition_date::timestamp)::double precision as partition_timestamp_seconds
+from monitoring.performance_published
+where slice_name = 'all' and maturity = 'mature'
+order by model, metric, partition_date desc;
+comment on view metrics.quality is 'How good the newest night turned out whose outcomes are mature. Grain: model and metric.';
+comment on column metrics.quality.value is 'The metric on published predictions.';
+comment on column metrics.quality.baseline is 'The metric of the fallback rule on the same rows.';
+comment on column metrics.quality.labels is 'Known outcomes behind it.';
+comment on column metrics.quality.partition_timestamp_seconds is 'Midnight UTC of the night that predicted.';
+
+create view metrics.retrain as
+select m.model, count(d.decision_id) as open_requests, coalesce(max(extract(epoch from now() - d.opened_at)), 0)::double precision as oldest_seconds
+from (select model from ml.model_versions union select model from ops.last_good_specs) m
+left join monitoring.retrain_decisions d on d.model = m.model and d.state = 'open'
+group by m.model;
+comment on view metrics.retrain is 'Requests to retrain that no training has closed. Grain: model.';
+comment on column metrics.retrain.open_requests is 'Open requests.';
+comment on column metrics.retrain.oldest_seconds is 'Age of the oldest open request; 0 without one.';
+
+create view metrics.task as
+select dag_id as dag, task_id as task, max(peak_memory_bytes) as peak_memory_bytes
+from ops.task_tries
+where started_at > now() - interval '7 days' and peak_memory_bytes is not null
+group by dag_id, task_id;
+comment on view metrics.task is 'Tasks of Airflow in the last seven days. Grain: DAG and task.';
+comment on column metrics.task.peak_memory_bytes is 'Largest resident memory of a try, its children included.';
