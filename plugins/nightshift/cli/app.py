@@ -25,6 +25,7 @@ from nightshift.cli.operations import (
     critical_path,
     end_run,
     metrics,
+    notices,
     rescue,
     void,
 )
@@ -64,6 +65,7 @@ for panel, modules in COMMANDS.items():
 app.add_typer(drop.app, name="drop", rich_help_panel=DATA)
 app.add_typer(contract.app, name="contract", rich_help_panel=DATA)
 app.add_typer(quarantine.app, name="quarantine", rich_help_panel=DATA)
+app.add_typer(notices.app, name="notices", rich_help_panel=OPERATIONS)
 app.add_typer(analyst.app, name="analyst", rich_help_panel=OPERATIONS)
 
 

@@ -123,8 +123,8 @@ def make_champion(conn: Connection) -> None:
     conn.execute(
         """
         insert into ml.model_versions (model, version, digest, model_key, model_sha256,
-            metadata_key, metadata_sha256, trees_sha256, training_set, partition_date, fit_end, spec_digest,
-            code_version, metrics, figures, run_id)
+            metadata_key, metadata_sha256, trees_sha256, training_set, partition_date, fit_end,
+            spec_digest, code_version, metrics, figures, run_id)
         values (%s, 3, 'd', 'k', 's', 'k', 's', 's', 't', '2013-02-24', '2013-02-22', 'd', 'c',
             '{}', '{}', 'r')
         """,

@@ -145,3 +145,101 @@ where started_at > now() - interval '7 days' and peak_memory_bytes is not null
 group by dag_id, task_id;
 comment on view metrics.task is 'Tasks of Airflow in the last seven days. Grain: DAG and task.';
 comment on column metrics.task.peak_memory_bytes is 'Largest resident memory of a try, its children included.';
+
+create view metrics.incidents as
+select severity.name as severity, count(i.incident_id) as open, count(i.incident_id) filter (where i.state = 'open') as unacknowledged
+from unnest(array['critical', 'warning', 'info']) severity (name)
+left join ops.open_incidents i on i.severity = severity.name
+group by severity.name;
+comment on view metrics.incidents is 'What is broken now. Grain: severity.';
+comment on column metrics.incidents.open is 'Open incidents.';
+comment on column metrics.incidents.unacknowledged is 'Open incidents that nobody has acknowledged or snoozed.';
+
+-- An event that a channel was told of, or that needs no message of its own; written before the message is sent.
+create table ops.notices (
+    notice_id bigint generated always as identity primary key,
+    queued_at timestamptz not null default clock_timestamp(),
+    channel text not null,
+    incident_id bigint not null references ops.incidents (incident_id),
+    event_id bigint not null references ops.incident_events (event_id),
+    transition text not null check (transition in ('opened', 'worsened', 'closed')),
+    message_key text,
+    unique (channel, event_id)
+);
+create index notices_by_message on ops.notices (message_key);
+create index notices_by_incident on ops.notices (incident_id);
+create trigger notices_are_append_only before update or delete on ops.notices
+for each row execute function ops.refuse_change();
+create trigger notices_are_never_truncated before truncate on ops.notices
+for each statement execute function ops.refuse_change();
+comment on table ops.notices is 'Append-only: which event of an incident goes to which channel, and in which message. Grain: channel and event.';
+comment on column ops.notices.message_key is 'Message that tells it, the same in every try (idempotency key); several events may share one. Null: a later event of the incident says it too.';
+
+create table ops.notice_tries (
+    try_id bigint generated always as identity primary key,
+    at timestamptz not null default clock_timestamp(),
+    channel text not null,
+    message_key text not null,
+    attempt integer not null,
+    outcome text not null check (outcome in ('sent', 'failed', 'abandoned')),
+    reason text,
+    seconds double precision not null
+);
+create index notice_tries_by_message on ops.notice_tries (message_key);
+create index notice_tries_by_channel on ops.notice_tries (channel, try_id);
+create trigger notice_tries_are_append_only before update or delete on ops.notice_tries
+for each row execute function ops.refuse_change();
+create trigger notice_tries_are_never_truncated before truncate on ops.notice_tries
+for each statement execute function ops.refuse_change();
+comment on table ops.notice_tries is 'Append-only: each try to deliver a message, and how it ended. Grain: try.';
+comment on column ops.notice_tries.outcome is 'sent: the receiver took it; failed: tried again later; abandoned: not tried any more.';
+comment on column ops.notice_tries.reason is 'Why it failed; never an address, a secret or what the receiver said of a person.';
+
+create view ops.notice_channels as
+with told as (
+    select channel, max(at) filter (where outcome = 'sent') as last_sent_at
+    from ops.notice_tries group by channel
+),
+
+failing as (
+    select f.channel, min(f.at) as failing_since, count(*) as n_failed, (array_agg(f.reason order by f.try_id desc))[1] as reason
+    from ops.notice_tries f join told t using (channel)
+    where f.outcome <> 'sent' and f.at > coalesce(t.last_sent_at, '-infinity')
+    group by f.channel
+),
+
+pending as (
+    select n.channel, count(distinct n.message_key) as n_pending
+    from ops.notices n
+    where n.message_key is not null
+        and not exists (select from ops.notice_tries y where y.message_key = n.message_key and y.outcome <> 'failed')
+    group by n.channel
+)
+
+select
+    coalesce(t.channel, p.channel) as channel,
+    t.last_sent_at,
+    f.failing_since,
+    coalesce(f.n_failed, 0) as n_failed,
+    f.reason,
+    coalesce(p.n_pending, 0) as n_pending
+from told t
+full join pending p using (channel)
+left join failing f on f.channel = coalesce(t.channel, p.channel);
+comment on view ops.notice_channels is 'Whether each channel delivers. Grain: channel that was ever used.';
+comment on column ops.notice_channels.failing_since is 'First failed try since the last delivery, UTC; null while it delivers.';
+comment on column ops.notice_channels.n_pending is 'Messages that wait for delivery.';
+
+create view metrics.notices as
+select
+    channel,
+    n_pending as pending_messages,
+    n_failed as failed_tries,
+    coalesce(extract(epoch from now() - failing_since), 0)::double precision as failing_seconds,
+    extract(epoch from last_sent_at)::double precision as last_sent_timestamp_seconds
+from ops.notice_channels;
+comment on view metrics.notices is 'Channels of notices. Grain: channel.';
+comment on column metrics.notices.pending_messages is 'Messages that wait for delivery.';
+comment on column metrics.notices.failed_tries is 'Failed tries since the last delivery.';
+comment on column metrics.notices.failing_seconds is 'Since the first of them; 0 while it delivers.';
+comment on column metrics.notices.last_sent_timestamp_seconds is 'Last delivery.';
