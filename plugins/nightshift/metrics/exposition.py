@@ -9,6 +9,7 @@ import hmac
 import ipaddress
 import os
 import tempfile
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -103,8 +104,10 @@ class _Handler(BaseHTTPRequestHandler):
         for name, value in {"Content-Type": "text/plain; charset=utf-8", **(headers or {})}.items():
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
+        # A client that did not wait is no fault of the server's.
+        with suppress(OSError):
+            self.end_headers()
+            self.wfile.write(body)
 
     def log_message(self, *_: object) -> None:
         """Write no line for each scrape."""

@@ -57,7 +57,7 @@ def test_every_number_is_that_of_the_warehouse(conn, read):
     assert value(metrics, "delivery_refused_rows", dataset="raw/weather") == 30
     assert value(metrics, "delivery_open_refused_rows", dataset="raw/weather") == 1
     assert value(metrics, "champion_version", model=MODEL) == 3
-    assert value(metrics, "champion_age_days", model=MODEL) == 10
+    assert value(metrics, "champion_age_seconds", model=MODEL) == 10 * 86400
     assert value(metrics, "predictions_fallback_ratio", model=MODEL) == 0.25
     assert value(metrics, "predictions_rows", model=MODEL, source="fallback_rule") == 1
     assert value(metrics, "predictions_rows", model=MODEL, source="carried_over") == 0

@@ -21,12 +21,6 @@ NOT_TOLD, UNKNOWN = 1, 2
 MIN_SECONDS = 10
 
 
-class ChannelTestError(NightshiftError):
-    """A channel did not take a test message."""
-
-    code = "NS-NOTICE-002"
-
-
 @app.command()
 def send(
     every: Annotated[
@@ -86,13 +80,14 @@ def list_notices(
 
 
 @app.command("test")
-def test_channels(
+def probe(
     channel: Annotated[str, typer.Argument(help="Name of the channel; all by default.")] = "",
 ) -> None:
     """Send a test message now; exits with 1 if a channel does not take it."""
     from nightshift.notices.delivery import describe_refusal
     from nightshift.notices.messages import probe_message
     from nightshift.notices.notice_settings import load_notice_settings, select_channels
+    from nightshift.notices.senders import SendError
     from nightshift.notices.senders import send as send_message
 
     notices = load_notice_settings(load_settings())
@@ -106,7 +101,7 @@ def test_channels(
         else:
             typer.echo(f"{name}: taken")
     if failures:
-        raise ChannelTestError(
+        raise SendError(
             "Some channels did not take the test message.",
             expected="an answer that accepts it",
             got="; ".join(failures),

@@ -76,7 +76,7 @@ create view metrics.champion as
 select distinct on (s.model)
     s.model,
     s.version as version,
-    coalesce(n.day, current_date) - v.fit_end as age_days,
+    (coalesce(n.day, current_date) - v.fit_end) * 86400 as age_seconds,
     extract(epoch from s.at)::double precision as promoted_timestamp_seconds
 from ml.succession s
 join ml.model_versions v using (model, version)
@@ -88,7 +88,7 @@ where s.effective_partition <= coalesce(n.day, 'infinity'::date)
 order by s.model, s.effective_partition desc, s.promotion_id desc;
 comment on view metrics.champion is 'The champion of the newest published partition. Grain: model.';
 comment on column metrics.champion.version is 'Its version.';
-comment on column metrics.champion.age_days is 'Operating days from the last day that its fit has seen to the newest published partition.';
+comment on column metrics.champion.age_seconds is 'From the last day that its fit has seen to the newest published partition: whole days.';
 comment on column metrics.champion.promoted_timestamp_seconds is 'When it was promoted.';
 
 create view metrics.monitor as
