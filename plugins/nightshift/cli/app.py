@@ -24,6 +24,8 @@ from nightshift.cli.operations import (
     check_freshness,
     critical_path,
     end_run,
+    metrics,
+    notices,
     rescue,
     void,
 )
@@ -52,7 +54,7 @@ COMMANDS = {
     DATA: (deliver, deliver_history, backfill, redo, profile, dbt),
     MODELS: (train, models, evidence, rollback),
     PREDICTIONS: (score, monitor, report, why, repro),
-    OPERATIONS: (check_freshness, rescue, critical_path, end_run, void),
+    OPERATIONS: (check_freshness, metrics, rescue, critical_path, end_run, void),
 }
 for panel, modules in COMMANDS.items():
     for module in modules:
@@ -63,6 +65,7 @@ for panel, modules in COMMANDS.items():
 app.add_typer(drop.app, name="drop", rich_help_panel=DATA)
 app.add_typer(contract.app, name="contract", rich_help_panel=DATA)
 app.add_typer(quarantine.app, name="quarantine", rich_help_panel=DATA)
+app.add_typer(notices.app, name="notices", rich_help_panel=OPERATIONS)
 app.add_typer(analyst.app, name="analyst", rich_help_panel=OPERATIONS)
 
 
