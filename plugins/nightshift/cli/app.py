@@ -30,7 +30,7 @@ from nightshift.cli.operations import (
     void,
 )
 from nightshift.cli.predictions import monitor, report, repro, score, why
-from nightshift.cli.services import airflow, doctor, down, migrate, psql, status, up
+from nightshift.cli.services import airflow, doctor, down, migrate, page, psql, status, up
 from nightshift.errors import NightshiftError
 from nightshift.resource_errors import translate_resource_errors
 
@@ -50,7 +50,7 @@ app = typer.Typer(
 )
 # Each command imports the heavy libraries when it runs, so that `nightshift --help` is quick.
 COMMANDS = {
-    SERVICES: (up, status, doctor, down, migrate, psql, airflow),
+    SERVICES: (up, status, doctor, down, migrate, psql, page, airflow),
     DATA: (deliver, deliver_history, backfill, redo, profile, dbt),
     MODELS: (train, models, evidence, rollback),
     PREDICTIONS: (score, monitor, report, why, repro),
