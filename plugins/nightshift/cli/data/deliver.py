@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from nightshift.settings import Settings
 
 
-@recorded("deliver", unless="dry_run")
+@recorded("deliver", must_be_recorded=False, unless="dry_run")
 def deliver(
     dataset: Dataset,
     partition: Day,
