@@ -20,6 +20,7 @@ from nightshift.cli.data import (
 )
 from nightshift.cli.models import evidence, models, rollback, train
 from nightshift.cli.operations import (
+    acts,
     analyst,
     check_freshness,
     critical_path,
@@ -54,7 +55,7 @@ COMMANDS = {
     DATA: (deliver, deliver_history, backfill, redo, profile, dbt),
     MODELS: (train, models, evidence, rollback),
     PREDICTIONS: (score, monitor, report, why, repro),
-    OPERATIONS: (check_freshness, metrics, rescue, critical_path, end_run, void),
+    OPERATIONS: (acts, check_freshness, metrics, rescue, critical_path, end_run, void),
 }
 for panel, modules in COMMANDS.items():
     for module in modules:

@@ -41,6 +41,10 @@ def actor() -> str:
 
 def command_run(run_id: str) -> RunContext:
     """Return the run of one command, started by the person at the keyboard."""
+    from nightshift.warehouse.control_tables.acts import note_run
+
+    # What the run publishes is read back into the record of the act.
+    note_run(run_id)
     return RunContext(run_id, actor=actor())
 
 

@@ -10,6 +10,7 @@ from nightshift.registry import fairness_checks, performance_checks, sanity_chec
 from nightshift.registry.checks import Check, Criterion, run_checks
 from nightshift.registry.evidence import PREFIX
 from nightshift.registry.evidence_page import draw_figures, render_page
+from nightshift.registry.leaks.point_in_time import point_in_time
 from nightshift.training.evaluation import MetricValue, evidence
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ CHECKS: dict[str, Check] = {
     "unique_rows": sanity_checks.unique_rows,
     "evidence_rows": sanity_checks.evidence_rows,
     "leakage": sanity_checks.leakage,
+    "point_in_time": point_in_time,
     "feature_agreement": sanity_checks.feature_agreement,
     "scores": sanity_checks.scores,
     "scoring_time": sanity_checks.scoring_time,

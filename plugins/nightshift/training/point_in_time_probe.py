@@ -1,26 +1,42 @@
 """Refuse features that know the future: rebuild sampled partitions with and without later rows.
 
-The two rebuilds must be equal. Later rows are rows of later partitions or events, and rows that
-were delivered later. Source: docs/adr/0019-replay-of-predictions.md.
+A partition is rebuilt with later rows hidden, with all that came later, and with later rows that
+are invented, by both clocks of every source. All rebuilds must be equal, bit by bit: that proves
+more than any separation of labels, and does not depend on what the view's SQL says of time.
+Source: docs/adr/0019-replay-of-predictions.md, docs/adr/0050-plans-that-bind.md.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import random
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from nightshift.contracts.partitions import Partition
+from nightshift.contracts.run import code_version
 from nightshift.errors import NightshiftError
 from nightshift.training.training_query import relation_columns
 from nightshift.transformation.feature_manifest import FeatureLoad, find_feature_load
-from nightshift.transformation.point_in_time_rebuild import RebuildCutoff, build_from
+from nightshift.transformation.later_rows import (
+    Perturbation,
+    count_later_rows,
+    perturbations,
+)
+from nightshift.transformation.point_in_time_rebuild import (
+    RebuildCutoff,
+    build_from,
+    raw_sources,
+)
 from nightshift.warehouse.connection import connect
 from nightshift.warehouse.published import published_loads
 
 if TYPE_CHECKING:
+    import datetime as dt
+
     from nightshift.contracts.model_spec import ModelSpec
     from nightshift.contracts.partitions import PartitionRange
     from nightshift.contracts.run import RunContext
@@ -31,6 +47,8 @@ logger = logging.getLogger(__name__)
 
 BLIND_TABLE = "features_without_future"
 SEEING_TABLE = "features_with_future"
+_MAX_SHOWN = 10
+_SHOWN = "what really came later"
 
 
 class LeakError(NightshiftError):
@@ -46,12 +64,33 @@ class SkewError(NightshiftError):
 
 
 @dataclass(frozen=True)
+class PartitionProbe:
+    """What the probe of one partition found.
+
+    Attributes:
+        load: The probed load of the feature view.
+        n_rows: Its feature rows, each rebuilt at least three times.
+        n_later: Invented later rows, by perturbation.
+        leaks: By column, what changes it; ``rows`` if entities come or go. Empty without a leak.
+        skewed: The model's columns whose published values are not the rebuilt ones.
+        seconds: Duration.
+    """
+
+    load: FeatureLoad
+    n_rows: int
+    n_later: Mapping[str, int]
+    leaks: Mapping[str, list[str]]
+    skewed: list[str]
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Probe:
     """The result of a probe.
 
     Attributes:
         partitions: The sampled partitions.
-        n_rows: Feature rows that were rebuilt, twice each.
+        n_rows: Feature rows that were rebuilt.
         seconds: Duration.
     """
 
@@ -72,82 +111,180 @@ def probe_features(
         run: The run that trains.
 
     Raises:
-        LeakError: A value changes when later rows are hidden.
+        LeakError: A value changes with what came later.
         SkewError: The published values of the model's features are not the rebuilt ones.
         UnknownViewError: The dbt project has no such view, so its rows cannot be rebuilt.
         HiddenSourceError: A feature reads a source whose past is not recorded.
     """
     started = time.monotonic()
+    probes = []
     with connect(settings, run.application_name) as conn:
         published = list(published_loads(conn, spec.features_dataset, window))
         n_sampled = min(settings.leakage_probe_days, len(published))
         # A rerun probes the same partitions; the next window probes others.
         dice = random.Random(f"{spec.training.seed} {window}")  # noqa: S311 - a reproducible sample
-        sampled = [Partition(day) for day in sorted(dice.sample(published, n_sampled))]
-        n_rows = sum(_probe_partition(conn, settings, spec, partition) for partition in sampled)
-    probe = Probe(tuple(sampled), n_rows, time.monotonic() - started)
+        for day in sorted(dice.sample(published, n_sampled)):
+            probe = probe_partition(conn, settings, spec, day, run)
+            refuse_leak(spec, probe)
+            _refuse_skew(spec, probe)
+            probes.append(probe)
+    partitions = tuple(Partition(probe.load.day) for probe in probes)
+    n_rows = sum(probe.n_rows for probe in probes)
+    seconds = time.monotonic() - started
     logger.info(
         "Leakage probe of %s: %s rows of %s, %.1f s.",
         spec.name,
         n_rows,
-        ", ".join(map(str, sampled)) or "no partition",
-        probe.seconds,
+        ", ".join(map(str, partitions)) or "no partition",
+        seconds,
     )
-    return probe
+    return Probe(partitions, n_rows, seconds)
 
 
-def _probe_partition(
-    conn: Connection, settings: Settings, spec: ModelSpec, partition: Partition
-) -> int:
-    """Rebuild a partition twice, compare it thrice; return its number of rows."""
-    load = find_feature_load(conn, spec, partition.day)
-    as_of = {partition: load.as_of}
-    # Both rebuilds read the raw loads that the published features were built from.
-    hidden = RebuildCutoff(as_of, load.raw_loads, "hidden")
-    shown = RebuildCutoff(as_of, load.raw_loads, "shown")
-    n_rows = build_from(conn, settings, spec.feature_table, hidden, BLIND_TABLE)
-    build_from(conn, settings, spec.feature_table, shown, SEEING_TABLE)
-    _refuse_leak(conn, spec, partition, load)
-    _refuse_skew(conn, spec, partition, load)
-    return n_rows
+def probe_partition(
+    conn: Connection,
+    settings: Settings,
+    spec: ModelSpec,
+    day: dt.date,
+    run: RunContext,
+    load_id: int | None = None,
+) -> PartitionProbe:
+    """Rebuild one partition with and without later rows, compare, and record the probe.
 
+    Args:
+        conn: Holds the rebuilds, which are temporary tables; close it afterwards.
+        settings: Warehouse and dbt project.
+        spec: The model.
+        day: The partition.
+        run: The run that asks.
+        load_id: The load of the feature view; by default the published one.
 
-def _refuse_leak(
-    conn: Connection, spec: ModelSpec, partition: Partition, load: FeatureLoad
-) -> None:
-    """Refuse features that change when later rows are hidden."""
-    changed = _differing_columns(conn, spec, partition, ("pg_temp", SEEING_TABLE), 0)
-    if changed:
-        raise LeakError(
-            f"{len(changed)} column(s) of {spec.feature_table} on {partition} change with what "
-            f"came later: {', '.join(changed[:10])}.",
-            expected="the same bytes, whatever happened or was delivered after "
-            f"{load.as_of.isoformat()}",
-            got="other values once the later rows are hidden",
-            todo="Let the model read versions through int_visible_versions and partitions up to "
-            "its own only; then rebuild the features.",
-        )
+    Raises:
+        OriginLostError: The load does not say what it was built from.
+        UnknownViewError: The dbt project has no such view.
+        HiddenSourceError: A feature reads a source whose past is not recorded.
+    """
+    started = time.monotonic()
+    load = find_feature_load(conn, spec, day, load_id)
+    partition = Partition(day)
+    added = perturbations(raw_sources(settings, spec.feature_table, partition, load.as_of))
+    rebuild = _Rebuild(conn, settings, spec, load)
+    n_rows = rebuild.build(BLIND_TABLE, "hidden")
+    leaks: dict[str, list[str]] = {}
 
+    rebuild.build(SEEING_TABLE, "shown")
+    for column in rebuild.changed_columns():
+        leaks.setdefault(column, []).append(_SHOWN)
+    rebuild.build(SEEING_TABLE, "hidden", added)
+    n_later = count_later_rows(conn, added)
+    if leaks or rebuild.changed_columns():
+        # One by one now: a person must know which clock of which source leaks.
+        for perturbation in added:
+            rebuild.build(SEEING_TABLE, "hidden", (perturbation,))
+            for column in rebuild.changed_columns():
+                leaks.setdefault(column, []).append(str(perturbation))
 
-def _refuse_skew(
-    conn: Connection, spec: ModelSpec, partition: Partition, load: FeatureLoad
-) -> None:
-    """Refuse published features that the blind rebuild does not reproduce."""
     published = ("features", spec.feature_table)
     changed = _differing_columns(conn, spec, partition, published, load.load_id)
     # Other columns of the view may change with its SQL; this model does not read them.
     own = {*spec.features.names, spec.entity.key, "as_of", "rows"}
-    changed = [name for name in changed if name in own]
-    if changed:
-        raise SkewError(
-            f"{len(changed)} feature(s) of {spec.name} on {partition} are not what their SQL "
-            f"makes of what was known: {', '.join(changed[:10])}.",
-            expected=f"the values of load {load.load_id}, built by code {load.code_version}",
-            got="other values from the same raw versions",
-            todo="If the SQL was changed since, rebuild the window: "
-            f"`nightshift backfill {partition}` and its neighbours. A sum of doubles depends on "
-            "the order of rows: sum integers or numeric.",
+    skewed = [name for name in changed if name in own]
+    probe = PartitionProbe(load, n_rows, n_later, leaks, skewed, time.monotonic() - started)
+    _record(conn, spec, probe, run)
+    return probe
+
+
+@dataclass(frozen=True)
+class _Rebuild:
+    """The rebuilds of one partition, from the raw loads that its features were built from."""
+
+    conn: Connection
+    settings: Settings
+    spec: ModelSpec
+    load: FeatureLoad
+
+    def build(
+        self,
+        scratch: str,
+        later: Any,  # noqa: ANN401 - the literal of RebuildCutoff
+        added: Sequence[Perturbation] = (),
+    ) -> int:
+        """Build the view as a temporary table; return its number of rows."""
+        as_of = {Partition(self.load.day): self.load.as_of}
+        knowledge = RebuildCutoff(as_of, self.load.raw_loads, later, tuple(added))
+        return build_from(
+            self.conn,
+            self.settings,
+            self.spec.feature_table,
+            knowledge,
+            scratch,
         )
+
+    def changed_columns(self) -> list[str]:
+        """Return the columns that differ between the blind rebuild and the last other one."""
+        partition = Partition(self.load.day)
+        table = ("pg_temp", SEEING_TABLE)
+        return _differing_columns(self.conn, self.spec, partition, table, 0)
+
+
+def _record(conn: Connection, spec: ModelSpec, probe: PartitionProbe, run: RunContext) -> None:
+    conn.execute(
+        """
+        insert into ml.leak_probes (
+            model, partition_date, load_id, n_rows, perturbations, leaks, seconds, run_id,
+            code_version
+        )
+        values (%s, %s, %s, %s, %s, %s, %s, %s, %s)
+        """,
+        [
+            spec.name,
+            probe.load.day,
+            probe.load.load_id,
+            probe.n_rows,
+            json.dumps(dict(probe.n_later)),
+            json.dumps(dict(probe.leaks)),
+            probe.seconds,
+            run.run_id,
+            code_version(),
+        ],
+    )
+
+
+def refuse_leak(spec: ModelSpec, probe: PartitionProbe) -> None:
+    """Refuse features that change with what came later.
+
+    Raises:
+        LeakError: There is one.
+    """
+    if not probe.leaks:
+        return
+    columns = sorted(probe.leaks)
+    causes = sorted(set().union(*probe.leaks.values()))
+    raise LeakError(
+        f"{len(columns)} column(s) of {spec.feature_table} on {probe.load.day} change with what "
+        f"came later: {', '.join(columns[:_MAX_SHOWN])}.",
+        expected="the same bytes, whatever happened or was delivered after "
+        f"{probe.load.as_of.isoformat()}",
+        got=f"other values with {'; '.join(causes)}",
+        todo="Let the model read versions through int_visible_versions and partitions up to "
+        "its own only; then rebuild the features.",
+    )
+
+
+def _refuse_skew(spec: ModelSpec, probe: PartitionProbe) -> None:
+    """Refuse published features that the blind rebuild does not reproduce."""
+    if not probe.skewed:
+        return
+    day, load = probe.load.day, probe.load
+    raise SkewError(
+        f"{len(probe.skewed)} feature(s) of {spec.name} on {day} are not what their SQL "
+        f"makes of what was known: {', '.join(probe.skewed[:_MAX_SHOWN])}.",
+        expected=f"the values of load {load.load_id}, built by code {load.code_version}",
+        got="other values from the same raw versions",
+        todo="If the SQL was changed since, rebuild the window: "
+        f"`nightshift backfill {day}` and its neighbours. A sum of doubles depends on "
+        "the order of rows: sum integers or numeric.",
+    )
 
 
 def _differing_columns(

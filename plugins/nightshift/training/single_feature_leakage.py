@@ -45,7 +45,7 @@ def best_separation(
     # nothing.
     for column in signature.categorical_positions:
         matrix[:, column] = _level_means(fit_matrix[:, column], fit_label, matrix[:, column])
-    separations = [_separation(values, label, spec.task) for values in matrix.T]
+    separations = [separation(values, label, spec.task) for values in matrix.T]
     best = int(np.argmax(separations))
     return signature.names[best], separations[best]
 
@@ -63,7 +63,7 @@ def _level_means(fit_codes: Vector, fit_label: Vector, codes: Vector) -> Vector:
     return np.asarray(means[levels])
 
 
-def _separation(values: Vector, label: Vector, task: Task) -> float:
+def separation(values: Vector, label: Vector, task: Task) -> float:
     """Return the better separation of two: missing values below all others, or above."""
     is_missing = np.isnan(values)
     if is_missing.all():

@@ -14,8 +14,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from nightshift.contracts.datasets import read_contracts
+from nightshift.contracts.datasets import DatasetContract, read_contracts
 from nightshift.errors import NightshiftError
+from nightshift.transformation.later_rows import (
+    Clock,
+    Perturbation,
+    add_later_rows,
+    add_later_versions,
+)
 from nightshift.warehouse.dbt.compiled_views import CompiledModel, CompiledView, compile_view
 
 if TYPE_CHECKING:
@@ -49,11 +55,17 @@ class RebuildCutoff:
         load_ids: Raw loads; all other rows do not exist.
         later: What became known or happened after the last partition's as-of: ``listed`` shows the
             rows of the listed loads, ``hidden`` no row, ``shown`` all rows, also of other loads.
+        added: Later rows that are invented; for a single partition.
     """
 
     as_of: Mapping[Partition, dt.datetime]
     load_ids: frozenset[int]
     later: Literal["listed", "hidden", "shown"] = "listed"
+    added: tuple[Perturbation, ...] = ()
+
+    def clocks_of(self, dataset: str) -> list[Clock]:
+        """Return by which clocks a dataset gets later rows."""
+        return [part.clock for part in self.added if part.dataset == dataset]
 
     @property
     def end(self) -> tuple[dt.date, dt.datetime]:
@@ -162,21 +174,53 @@ def _create_sources(
         "as_of": as_of,
     }
     conn.execute(_KNOWN_VERSIONS, values)
+    conn.execute("drop table if exists pg_temp.visible_versions cascade")
+    if knowledge.added:
+        add_later_versions(conn, knowledge.added, day, as_of)
     # A temporary table has no statistics of its own, and every cut view joins it.
     conn.execute("analyze pg_temp.known_versions")
 
-    events = {
-        contract.dataset: contract.event_timestamp for contract in contracts.documents.values()
-    }
+    by_dataset = {contract.dataset: contract for contract in contracts.documents.values()}
     # A version that was known in time may still hold rows of later events.
     latest = as_of if knowledge.later == "hidden" else None
     for relation, name in view.sources.items():
         body: sql.Composable = sql.SQL(_ALL_VERSIONS)
         if name != _VERSIONS:
-            body = _known_rows(relation, name, events.get(name), latest)
+            contract = by_dataset.get(name)
+            event = contract.event_timestamp if contract else None
+            body = _known_rows(relation, name, event, latest)
+            body += _later_rows(conn, contract, knowledge)
         _drop_view(conn, relation)
         create = sql.SQL("create temp view {} as {}")
         conn.execute(create.format(sql.Identifier(_temporary_name(relation)), body))
+
+
+def _later_rows(
+    conn: Connection, contract: DatasetContract | None, knowledge: RebuildCutoff
+) -> sql.Composed:
+    """Return the part of a raw table's query that adds invented rows; empty without any."""
+    from psycopg import sql
+
+    clocks = knowledge.clocks_of(contract.dataset) if contract else []
+    if contract is None or not clocks:
+        return sql.Composed([])
+    _, as_of = knowledge.end
+    table = add_later_rows(conn, contract, clocks, as_of)
+    return sql.SQL(" union all select * from {}").format(table)
+
+
+def raw_sources(
+    settings: Settings, table: str, partition: Partition, as_of: dt.datetime
+) -> list[str]:
+    """Return the raw datasets that a feature view reads, by their names in the ledger.
+
+    Raises:
+        UnknownViewError: The project has no such view.
+        DbtProcessError: dbt cannot compile the view.
+    """
+    variables = {"load_id": 0, "as_of": {partition.key: as_of.isoformat()}}
+    view = compile_view(settings, table, variables)
+    return sorted({name for name in view.sources.values() if name.startswith(_RAW)})
 
 
 _KNOWN_VERSIONS = """

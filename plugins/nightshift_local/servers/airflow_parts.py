@@ -133,6 +133,13 @@ class AirflowPart(Part):
         program = launch.argv[0]
         os.execve(program, [program, *arguments], {**os.environ, **launch.env})  # noqa: S606
 
+    def call(self, *arguments: str) -> int:
+        """Run one `airflow` command as a child at the same terminal; return its exit code."""
+        launch = self._launch()
+        command = [launch.argv[0], *arguments]
+        environment = {**os.environ, **launch.env}
+        return subprocess.run(command, env=environment, check=False).returncode  # noqa: S603
+
     def _launch(self) -> Launch:
         scripts = sysconfig.get_path("scripts")
         environment = airflow_environment(self._home, self._database_url, self._api_port)

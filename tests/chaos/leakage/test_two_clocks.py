@@ -301,6 +301,37 @@ def test_training_is_refused_when_a_planted_feature_reads_the_future(
         probe_features(planted.settings, spec_of("honest"), built, run)
 
 
+def test_a_leak_is_found_on_the_newest_night_when_nothing_came_later_yet(
+    planted: World, run: RunContext
+) -> None:
+    history = RandomHistory(planted, 5, 0, seed=6)
+    publish(
+        planted.conn, stage_features(planted, history.days, [f"feat_{name}" for name in _PLANTED])
+    )
+    newest = PartitionRange.single(Partition(history.days[-1]))
+
+    with pytest.raises(LeakError, match=r"delivered, happened") as leak:
+        probe_features(planted.settings, spec_of("leaking"), newest, run)
+    probe_features(planted.settings, spec_of("honest"), newest, run)
+
+    # Clock and source are named, the innocent ones are not.
+    assert leak.value.got == (
+        "other values with raw/flight_outcomes delivered later; raw/flight_outcomes happened later"
+    )
+    probes = planted.conn.execute(
+        "select leaks, perturbations from ml.leak_probes order by probe_id"
+    ).fetchall()
+    leaks, invented = probes[0]
+    assert leaks == {
+        "delivered": ["raw/flight_outcomes delivered later"],
+        "happened": ["raw/flight_outcomes happened later"],
+    }
+    # A perturbation without a row would prove nothing.
+    assert len(invented) >= 2
+    assert min(invented.values()) >= N_FLIGHTS
+    assert probes[1][0] == {}
+
+
 def test_a_view_that_dbt_does_not_know_is_refused(settings: Settings) -> None:
     with pytest.raises(UnknownViewError, match="feat_nowhere"):
         compile_view(settings, "feat_nowhere", {})

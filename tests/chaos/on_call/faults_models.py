@@ -147,12 +147,12 @@ def rollback_to_a_version_that_never_served(world: World) -> str:
         version = train(world.settings, ModelSpec.model_validate(document))
         if n_rounds == 20:
             promote(world.settings, version, HOLE)
-    return world.nightshift("rollback", MODEL, "--to", "3")[1]
+    return world.nightshift("rollback", MODEL, "--to", "3", "--reason", "it broke")[1]
 
 
 def first_version_serves_again(world: World) -> bool:
     """Run the rollback whose plan was accepted, and look at the champion and the predictions."""
-    code, _ = world.nightshift("rollback", MODEL, "--to", "1")
+    code, _ = world.nightshift("rollback", MODEL, "--to", "1", "--reason", "it broke")
     champions = world.admin(
         "select version from ml.succession order by effective_partition desc, promotion_id desc"
     )

@@ -15,6 +15,7 @@ import pytest
 from psycopg import sql
 from pydantic import SecretStr
 from tests.databases import copied, own_database
+from tests.hand_made_features import hand_made_features
 
 from nightshift.contracts.model_spec import ModelSpec
 from nightshift.contracts.partitions import Partition, PartitionRange
@@ -33,6 +34,8 @@ from nightshift.warehouse.fast_io.arrow_io import read_arrow
 
 if TYPE_CHECKING:
     from nightshift.warehouse.connection import Connection
+
+__all__ = ["hand_made_features"]
 
 FIRST_DAY = dt.date(2020, 1, 1)
 TRAINED_ON = Partition.parse("2020-02-01")

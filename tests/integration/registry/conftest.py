@@ -20,6 +20,7 @@ import pyarrow as pa
 import pytest
 from pydantic import SecretStr
 from tests.databases import own_database
+from tests.hand_made_features import hand_made_features
 
 from nightshift.contracts.model_spec import ModelSpec
 from nightshift.contracts.partitions import Partition
@@ -45,6 +46,8 @@ from nightshift.warehouse.fast_io.arrow_io import copy_in
 
 if TYPE_CHECKING:
     from nightshift.warehouse.connection import Connection
+
+__all__ = ["hand_made_features"]
 
 FIRST_DAY, N_DAYS, ROWS_A_DAY = dt.date(2020, 1, 1), 46, 300
 NIGHT = Partition.parse("2020-02-15")

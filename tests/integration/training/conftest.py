@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from pydantic import SecretStr
 from tests.databases import own_database
+from tests.hand_made_features import hand_made_features
 
 from nightshift.contracts.model_spec import ModelSpec
 from nightshift.contracts.partitions import Partition
@@ -28,6 +29,8 @@ from nightshift.warehouse.connection import connect
 
 if TYPE_CHECKING:
     from nightshift.warehouse.connection import Connection
+
+__all__ = ["hand_made_features"]
 
 FIRST_DAY = dt.date(2020, 1, 1)
 ROWS_A_DAY = 60

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from nightshift.cli.arguments import First, Last, command_run
+from nightshift.cli.recorded_command import recorded
 from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.settings import load_settings
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from nightshift.settings import Settings
 
 
+@recorded("backfill")
 def backfill(first: First, last: Last = "") -> None:
     """Ingest and transform a range of partitions at once; Airflow runs one a night.
 

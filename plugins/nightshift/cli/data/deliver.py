@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nightshift.cli.arguments import Dataset, Day, instant_or_now
+from nightshift.cli.recorded_command import recorded
 from nightshift.contracts.partitions import Partition
 from nightshift.settings import load_settings
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from nightshift.settings import Settings
 
 
+@recorded("deliver", must_be_recorded=False, unless="dry_run")
 def deliver(
     dataset: Dataset,
     partition: Day,

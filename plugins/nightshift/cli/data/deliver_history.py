@@ -10,10 +10,12 @@ import typer
 
 from nightshift.cli.arguments import Dataset
 from nightshift.cli.data.deliver import FileDelivery, write_drops
+from nightshift.cli.recorded_command import recorded
 from nightshift.contracts.partitions import Partition
 from nightshift.settings import load_settings
 
 
+@recorded("deliver-history", must_be_recorded=False)
 def deliver_history(
     dataset: Dataset,
     folder: Annotated[

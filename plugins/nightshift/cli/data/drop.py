@@ -10,6 +10,7 @@ import typer
 
 from nightshift.cli.arguments import Dataset, First, Last, Reason, actor
 from nightshift.cli.console import print_table
+from nightshift.cli.recorded_command import recorded
 from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.settings import load_settings
 
@@ -66,6 +67,7 @@ def _landing_rows(landing: Landing, decided: dict[str, str]) -> list[tuple[str, 
 
 
 @app.command()
+@recorded("drop.withdraw", needs_reason=True)
 def withdraw(key: Key, reason: Reason) -> None:
     """Withdraw a drop: the newest remaining drop of its day counts from now on."""
     from nightshift.ingestion import drop_decisions
@@ -85,6 +87,7 @@ def withdraw(key: Key, reason: Reason) -> None:
 
 
 @app.command("set-aside")
+@recorded("drop.set-aside", needs_reason=True)
 def set_aside(key: Key, reason: Reason) -> None:
     """Set a wrong manifest aside, so that it does not block its day any more."""
     from nightshift.ingestion import drop_decisions

@@ -10,6 +10,7 @@ import typer
 
 from nightshift.cli.arguments import Dataset, Day, Reason, actor, command_run, instant_or_now
 from nightshift.cli.console import print_table
+from nightshift.cli.recorded_command import recorded
 from nightshift.contracts.partitions import EARLIEST_DAY, LATEST_DAY, Partition, PartitionRange
 from nightshift.settings import load_settings
 
@@ -88,6 +89,7 @@ def show(row: Row) -> None:
 
 
 @app.command()
+@recorded("quarantine.correct", needs_reason=True, private=("values",))
 def correct(
     row: Row,
     values: Annotated[
@@ -144,6 +146,7 @@ def _parse_corrections(values: list[str]) -> dict[str, str | None]:
 
 
 @app.command()
+@recorded("quarantine.dismiss", needs_reason=True)
 def dismiss(row: Row, note: Reason) -> None:
     """Settle a refused row that nobody needs; it stays on record."""
     from nightshift.quality.quarantine import QuarantineState, settle_rows
@@ -160,6 +163,7 @@ def dismiss(row: Row, note: Reason) -> None:
 
 
 @app.command()
+@recorded("quarantine.replay", needs_reason=True)
 def replay(dataset: Dataset, partition: Day) -> None:
     """Ingest a day's newest file with its corrected rows as a new delivery; safe to repeat."""
     from nightshift.ingestion.correction_replay import replay_corrections

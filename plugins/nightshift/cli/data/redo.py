@@ -11,6 +11,7 @@ import typer
 
 from nightshift.cli.arguments import command_run, optional_partition
 from nightshift.cli.console import print_table
+from nightshift.cli.recorded_command import recorded
 from nightshift.settings import load_settings
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ HASH_CHARACTERS = 12
 Row = tuple[object, ...]
 
 
+@recorded("redo", needs_reason=True, unless="plan")
 def redo(
     dataset: Annotated[
         str,

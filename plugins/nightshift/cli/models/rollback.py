@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nightshift.cli.arguments import command_run, optional_partition
+from nightshift.cli.recorded_command import recorded
 from nightshift.settings import load_settings
 
 if TYPE_CHECKING:
     from nightshift.scoring.republish import RollbackPlan
 
 
+@recorded("rollback", needs_reason=True, unless="plan")
 def rollback(
     model: Annotated[
         str,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nightshift.cli.arguments import Model, command_run
+from nightshift.cli.recorded_command import recorded
 from nightshift.contracts.partitions import Partition
 from nightshift.settings import load_settings
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from nightshift.settings import Settings
 
 
+@recorded("train")
 def train(
     model: Model,
     partition: Annotated[

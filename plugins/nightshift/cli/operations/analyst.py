@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nightshift.cli.console import print_table
+from nightshift.cli.recorded_command import recorded
 from nightshift.cli.services.migrate import as_admin
 from nightshift.settings import load_settings
 
@@ -23,6 +24,7 @@ Login = Annotated[str, typer.Argument(help="Name of the login in PostgreSQL.")]
 
 
 @app.command()
+@recorded("analyst.add")
 def add(
     login: Login,
     with_password: Annotated[
@@ -55,6 +57,7 @@ def list_logins() -> None:
 
 
 @app.command()
+@recorded("analyst.remove")
 def remove(login: Login) -> None:
     """Remove the membership, end the login's sessions and forbid it to log in."""
     from nightshift.warehouse.analysts.logins import remove_login

@@ -6,12 +6,14 @@ from typing import Annotated
 
 import typer
 
+from nightshift.cli.recorded_command import recorded
 from nightshift.contracts.partitions import PartitionKeyError
 from nightshift.settings import default_home
 
 ENDED = frozenset({"success", "failed"})
 
 
+@recorded("end-run", must_be_recorded=False)
 def end_run(
     dag: Annotated[
         str,

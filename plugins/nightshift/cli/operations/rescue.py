@@ -8,10 +8,12 @@ from typing import Annotated
 import typer
 
 from nightshift.cli.arguments import Model, command_run
+from nightshift.cli.recorded_command import recorded
 from nightshift.contracts.partitions import Partition
 from nightshift.settings import load_settings
 
 
+@recorded("rescue", must_be_recorded=False)
 def rescue(
     model: Model,
     partition_key: Annotated[

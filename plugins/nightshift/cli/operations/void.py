@@ -7,10 +7,12 @@ from typing import Annotated
 import typer
 
 from nightshift.cli.arguments import Day, Reason, command_run
+from nightshift.cli.recorded_command import recorded
 from nightshift.contracts.partitions import Partition
 from nightshift.settings import load_settings
 
 
+@recorded("void", needs_reason=True)
 def void(
     dataset: Annotated[
         str, typer.Argument(help="Name in the ledger, for example predictions/churn.")

@@ -5,10 +5,12 @@ from __future__ import annotations
 import typer
 
 from nightshift.cli.arguments import First, Last, Model, command_run
+from nightshift.cli.recorded_command import recorded
 from nightshift.contracts.partitions import PartitionRange
 from nightshift.settings import load_settings
 
 
+@recorded("monitor")
 def monitor(
     model: Model,
     first: First,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from nightshift.cli.arguments import First, Last, Model, command_run
+from nightshift.cli.recorded_command import recorded
 from nightshift.contracts.partitions import PartitionRange
 from nightshift.settings import load_settings
 
@@ -14,6 +15,12 @@ if TYPE_CHECKING:
     from nightshift.settings import Settings
 
 
+def _names_a_version(arguments: dict[str, Any]) -> bool:
+    """Return whether the version bypasses the promotion gate: that needs a reason."""
+    return bool(arguments["version"])
+
+
+@recorded("score", needs_reason=_names_a_version)
 def score(
     model: Model,
     first: First,

@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from nightshift.cli.recorded_command import recorded
 from nightshift.settings import load_admin_settings
 
 if TYPE_CHECKING:
     from nightshift.settings import Settings
 
 
+@recorded("migrate", must_be_recorded=False)
 def migrate() -> None:
     """Create or upgrade the warehouse, the bucket and the analysts' views; safe to repeat.
 

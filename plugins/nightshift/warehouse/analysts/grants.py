@@ -59,6 +59,7 @@ def _apply(conn: Connection) -> None:
     ensure_session_guard(conn, owner)
     if is_superuser:
         _reserve_for_owner(conn, owner)
+        _keep_acts_from_owner(conn, owner)
 
 
 _OWNER_AND_RIGHTS = """
@@ -130,6 +131,26 @@ def _reserve_for_owner(conn: Connection, owner: str) -> None:
     """
     if conn.execute(lacks_reserved_connections, [owner]).fetchone() is not None:
         conn.execute(sql.SQL("grant pg_use_reserved_connections to {}").format(name))
+
+
+def _keep_acts_from_owner(conn: Connection, owner: str) -> None:
+    """Let the pipeline's role write and read the acts of people, and never change one.
+
+    Triggers refuse a change by anybody; but an owner may disable them. Where this login is another
+    role than the pipeline's, it becomes the owner.
+    """
+    from psycopg import sql
+
+    row = conn.execute("select to_regclass('ops.acts'), current_user").fetchone()
+    # An older warehouse, which has no acts yet; or one role for everything.
+    if row is None or row[0] is None or row[1] == owner:
+        return
+    conn.execute("alter function ops.refuse_act_change() owner to current_user")
+    for table in ("acts", "act_outcomes"):
+        name = sql.Identifier("ops", table)
+        conn.execute(sql.SQL("alter table {} owner to current_user").format(name))
+        grant = sql.SQL("grant select, insert on {} to {}")
+        conn.execute(grant.format(name, sql.Identifier(owner)))
 
 
 def _functions_of_views(conn: Connection) -> list[str]:

@@ -1,0 +1,1 @@
+"""What runs in Airflow's API server: parts of its plugins."""

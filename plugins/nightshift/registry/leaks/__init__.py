@@ -1,0 +1,1 @@
+"""Checks of the promotion gate that a challenger knows nothing of the future."""

@@ -1,0 +1,5 @@
+"""Features are made by hand here."""
+
+from tests.hand_made_features import hand_made_features
+
+__all__ = ["hand_made_features"]

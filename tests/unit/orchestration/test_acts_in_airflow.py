@@ -1,0 +1,107 @@
+"""Requests to Airflow's API become acts with the user's name; looking is none."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+
+from nightshift.orchestration.api_server import acts as module
+from nightshift.orchestration.api_server.acts import RecordActs, act_of
+from nightshift.warehouse.control_tables.acts import RunningAct
+
+FORM = {"conf": {"model": "late", "to_version": 2, "reason": "it broke"}, "note": None}
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "name", "reason"),
+    [
+        ("POST", "/dags/rollback/dagRuns", FORM, "airflow.trigger", "it broke"),
+        (
+            "POST",
+            "/dags/ingest/clearTaskInstances",
+            {"dry_run": False, "note": "file is back"},
+            "airflow.clear",
+            "file is back",
+        ),
+        ("POST", "/dags/a/dagRuns/r1/clear", {"dry_run": False}, "airflow.clear", ""),
+        ("PATCH", "/dags/a/dagRuns/r1", {"state": "failed"}, "airflow.mark", ""),
+        ("PATCH", "/dags/a/dagRuns/r1/taskInstances/t", {}, "airflow.mark", ""),
+        ("PATCH", "/dags/a", {"is_paused": True}, "airflow.pause", ""),
+        ("POST", "/backfills", {"dag_id": "ingest"}, "airflow.backfill", ""),
+        ("PATCH", "/variables/x", {"value": "secret"}, "airflow.variables.patch", ""),
+    ],
+)
+def test_request_is_an_act(method: str, path: str, body: Any, name: str, reason: str):
+    act = act_of(method, path, json.dumps(body).encode(), "ann")
+    assert act is not None
+    assert (act.name, act.actor, act.reason, act.door) == (name, "airflow:ann", reason, "airflow")
+    # Bodies of other resources may hold secrets.
+    assert "secret" not in json.dumps(act.arguments)
+
+
+def test_a_clear_that_only_tries_is_no_act():
+    assert act_of("POST", "/dags/a/clearTaskInstances", b"{}", "ann") is None
+
+
+def serve(monkeypatch, *, path: str, user: str | None, status: int = 200) -> tuple[list, bytes]:
+    """Send one POST through the middleware; return what was recorded, and what Airflow read."""
+    recorded: list[Any] = []
+    read: list[bytes] = []
+
+    async def airflow(scope, receive, send):
+        message = await receive()
+        read.append(message["body"])
+        await send({"type": "http.response.start", "status": status, "headers": []})
+        await send({"type": "http.response.body", "body": b'{"dag_run_id": "r7"}'})
+
+    async def receive():
+        return {"type": "http.request", "body": b'{"conf": {}}', "more_body": False}
+
+    async def send(message):
+        return None
+
+    async def known(_):
+        return user
+
+    def begin(settings, act):
+        recorded.append(act.name)
+        return RunningAct(1)
+
+    def end(settings, act, running, code):
+        recorded.append((running.read_back, code))
+
+    monkeypatch.setattr(module, "user_of", known)
+    monkeypatch.setattr(module, "load_settings", lambda: None)
+    monkeypatch.setattr(module, "begin_act", begin)
+    monkeypatch.setattr(module, "end_act", end)
+    scope = {"type": "http", "method": "POST", "path": path}
+    asyncio.run(RecordActs(airflow)(scope, receive, send))
+    return recorded, b"".join(read)
+
+
+def test_an_act_is_recorded_with_the_run_that_came_of_it(monkeypatch):
+    recorded, read = serve(monkeypatch, path="/api/v2/dags/a/dagRuns", user="ann")
+    assert recorded == ["airflow.trigger", ({"status": 200, "dag_run_id": "r7"}, None)]
+    assert read == b'{"conf": {}}'
+
+
+def test_a_refused_request_is_a_failed_act(monkeypatch):
+    recorded, _ = serve(monkeypatch, path="/api/v2/dags/a/dagRuns", user="ann", status=403)
+    assert recorded[1][1] == "HTTP 403"
+
+
+@pytest.mark.parametrize(
+    ("path", "user"),
+    [
+        ("/api/v2/dags/a/dagRuns", None),
+        ("/api/v2/dags/~/dagRuns/list", "ann"),
+        ("/execution/task-instances/1/run", "ann"),
+    ],
+)
+def test_a_question_a_task_and_a_stranger_are_passed_on(monkeypatch, path: str, user: str | None):
+    recorded, read = serve(monkeypatch, path=path, user=user)
+    assert recorded == []
+    assert read == b'{"conf": {}}'
