@@ -26,7 +26,7 @@ STATUS_MARKS = {
 """Letters in the cells, so that colour alone carries no status."""
 MAX_LINKED_CELLS = 3000
 """Of a larger map the names of features are the links, in the table below it."""
-UNIT_CLASSES = (0.5, 1.0, 2.0, 4.0)
+UNIT_CLASSES = (1.0, 2.0, 4.0, 8.0)
 """Bounds of the five colours, in units of a feature's usual variation."""
 
 
