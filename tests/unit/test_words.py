@@ -110,12 +110,15 @@ NAMES = {
 }
 STORED = {
     ("catch_up.py", "catch_up"),
-    ("drift.py", "kind"),
-    ("result.py", "kind"),
+    ("column_drift.py", "kind"),
+    ("facts.py", "kind"),
+    ("fault_history.py", "kind"),
+    ("input_faults.py", "kind"),
     ("records.py", "kind"),
+    ("result.py", "kind"),
 }
-"""Stored names keep their word: the id of a DAG, a column of monitoring.drift and of ops.incidents,
-a key of results.
+"""Stored names keep their word: the id of a DAG, columns of monitoring.drift, of column_faults and
+of ops.incidents, a key of results.
 """
 PHRASES = {
     r"as often as you like": "idempotent",

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from nightshift.backtest.nightly_models import NightlyModels
     from nightshift.backtest.policies import PolicyRun
     from nightshift.monitoring.champion import Champion
+    from nightshift.monitoring.columns.fault_history import PublishedFault
     from nightshift.monitoring.verdict import Verdict
     from nightshift.settings import Settings
     from nightshift.warehouse.connection import Connection
@@ -29,12 +30,14 @@ class MonitorReplay:
         conn: A connection to it.
         models: The models.
         verdicts: By partition, in order.
+        faults: By partition, the columns that a broken feed explains.
     """
 
     settings: Settings
     conn: Connection
     models: NightlyModels
     verdicts: dict[dt.date, Verdict] = field(default_factory=dict)
+    faults: dict[dt.date, list[PublishedFault]] = field(default_factory=dict)
     _champions: dict[int, Champion] = field(default_factory=dict)
 
     def has_triggered(self, day: dt.date, run: PolicyRun) -> bool:
@@ -50,6 +53,7 @@ class MonitorReplay:
             served=run.served,
             triggered=tuple(run.triggered),
             verdicts=self.verdicts,
+            faults=self.faults,
         )
         # As ``monitor_partition``, without its lock, its request and its writes: one process
         # replays one policy, and nothing of it is published.
@@ -57,4 +61,5 @@ class MonitorReplay:
         decision = decide_retrain(context, measurement, context.retrain_history())
         verdict = make_verdict(context, measurement, decision)
         self.verdicts[day] = verdict
+        self.faults[day] = measurement.faults
         return verdict.has_triggered

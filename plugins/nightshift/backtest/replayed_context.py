@@ -3,34 +3,34 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from nightshift.backtest.nightly_models import without_slices
 from nightshift.backtest.promotion_replay import version_of
-from nightshift.models.signature import numbers
+from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.monitoring.champion import Champion
-from nightshift.monitoring.context import DriftResult, MaturedResult, MonitoringContext
-from nightshift.monitoring.drift import (
-    SCORE,
-    feature_counter,
-    feature_drift,
-    score_counter,
-    score_drift,
-)
+from nightshift.monitoring.columns.column_drift import SCORE
+from nightshift.monitoring.columns.fault_history import FaultHistory
+from nightshift.monitoring.columns.reference import ColumnReference, score_sketches
+from nightshift.monitoring.context import MaturedResult, MonitoringContext
 from nightshift.monitoring.outcomes import LabelCount, read_features
 from nightshift.monitoring.performance import measure_performance
 from nightshift.monitoring.trigger import PartitionStatus, RetrainHistory
-from nightshift.quality.profiles import scan
+from nightshift.quality.column_summary import ColumnSummary, summarize
+from nightshift.quality.sketches.number_sketch import NumberSketch
+from nightshift.training.training_set import mature_window
+from nightshift.warehouse.published import published_loads
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from nightshift.backtest.nightly_models import NightlyModels
+    from nightshift.monitoring.columns.fault_history import PublishedFault
+    from nightshift.monitoring.estimation import Estimate
     from nightshift.monitoring.verdict import Verdict
-    from nightshift.quality.sketches.bin_counts import BinCounter, BinnedColumn
 
 
 @dataclass(kw_only=True)
@@ -44,12 +44,14 @@ class ReplayedContext(MonitoringContext):
         served: By partition, the model that served it.
         triggered: Partitions whose monitor requested a retrain.
         verdicts: By partition, in order.
+        faults: By partition, the broken columns that its monitor found.
     """
 
     models: NightlyModels
     served: Mapping[dt.date, dt.date]
     triggered: tuple[dt.date, ...]
     verdicts: Mapping[dt.date, Verdict]
+    faults: Mapping[dt.date, Sequence[PublishedFault]]
 
     @cached_property
     def champion(self) -> Champion:
@@ -59,30 +61,53 @@ class ReplayedContext(MonitoringContext):
         number = trained_on.toordinal()
         if number not in self.champions:
             version = version_of(self.models, trained_on)
-            model = self.models.with_profile(trained_on)
-            self.champions[number] = Champion(version, model, self.models.window(trained_on))
+            window = mature_window(self.spec, Partition(trained_on))
+            rows = self.models.window(trained_on)
+            self.champions[number] = Champion(
+                version, self.models.of(trained_on).model, window, lambda: rows
+            )
         return self.champions[number]
 
-    def measure_drift(self) -> DriftResult:
-        """Return the drift of all features, and of the score over all rows of the partition."""
-        import pyarrow as pa
+    @cached_property
+    def reference(self) -> ColumnReference:
+        """Return what is usual of the columns of the model that served this partition."""
+        champion = self.champion
+        if champion.reference is None:
+            # The features are published in the backtest's warehouse; the scores are not.
+            days = champion.window
+            loads = published_loads(self.conn, self.spec.features_dataset, days)
+            sketches = score_sketches(
+                champion.rows, champion.trained.predictions(champion.rows).score
+            )
+            scores = {day: {SCORE: summarize(sketch)} for day, sketch in sketches.items()}
+            champion.reference = ColumnReference.of(
+                self.reader.summaries(loads),
+                self.reader.orders(loads),
+                scores,
+                self.spec.monitoring.drift_limit,
+            )
+        return champion.reference
 
-        reference = self.drift_reference(self.champion)
-        profile = reference.profile
-        columns: dict[str, Any] = {}
-        for name in profile["numeric"]:
-            columns[name] = numbers(self.features, name)
-        for name in profile["categorical"]:
-            columns[name] = self.features.column(name).cast("string")
-        features = _count(pa.table(columns), feature_counter(profile))
+    @cached_property
+    def fault_history(self) -> FaultHistory:
+        """Return the faults that this policy's monitor found before this partition."""
+        return FaultHistory.of(self.partition, self.faults)
 
-        # The monitor counts the published scores; in a replay nothing is published.
-        scored = self.champion.trained.predictions(self.features)
-        scores = _count(pa.table({SCORE: scored.score}), score_counter(profile))
-        return DriftResult(
-            feature_drift(features, reference),
-            score_drift(scores[SCORE], reference),
-        )
+    @cached_property
+    def earlier_faults(self) -> list[str]:
+        """Return the broken columns of the partitions since the evaluated one, for people."""
+        days = PartitionRange(self.evaluated, self.partition.shift(-1)).days
+        return [f"{day}: {fault}" for day in days for fault in self.faults.get(day, ())]
+
+    def score_summary(self) -> ColumnSummary:
+        """Return the summary of the scores of all rows: in a replay nothing is published."""
+        sketch = NumberSketch()
+        sketch.add(self.champion.trained.predictions(self.features).score)
+        return summarize(sketch)
+
+    def estimate(self) -> list[Estimate]:
+        """Return nothing: estimates request no retrain."""
+        return []
 
     @cached_property
     def features(self) -> pa.Table:
@@ -99,12 +124,12 @@ class ReplayedContext(MonitoringContext):
         performance = measure_performance(without_slices(self.spec), rows)
         return MaturedResult(performance, trained_on.toordinal())
 
-    def expected_metric(self, version: int | None) -> float | None:
-        """Return the monitored metric on the hold-out of a version."""
+    def expected_metric(self, version: int | None, source: str = "challenger") -> float | None:
+        """Return the monitored metric on the hold-out of a version, or of the rule there."""
         if version is None:
             return None
         model = self.models.of(dt.date.fromordinal(version)).model
-        return model.metrics["challenger"].get(self.spec.monitoring.metric)
+        return model.metrics[source].get(self.spec.monitoring.metric)
 
     @cached_property
     def labels(self) -> LabelCount:
@@ -150,8 +175,3 @@ def _outcomes(models: NightlyModels, trained_on: dt.date, day: dt.date) -> pa.Ta
             rule: rows.column(rule),
         }
     )
-
-
-def _count(rows: pa.Table, counter: BinCounter) -> dict[str, BinnedColumn]:
-    profile = scan(rows.to_batches(), counter)
-    return counter.columns(profile)

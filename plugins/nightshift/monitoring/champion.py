@@ -1,26 +1,30 @@
-"""The measured model version with its training set, and the baseline of its drift."""
+"""The measured model version, with its training set."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from nightshift.lake.object_store import ObjectStore
-from nightshift.monitoring.drift import SCORE
-from nightshift.monitoring.drift_baseline import training_noise
+from nightshift.monitoring.columns.column_drift import SCORE
+from nightshift.monitoring.columns.reference import ReferenceReader, score_sketches
 from nightshift.registry.champions import champion_for
 from nightshift.registry.model_versions import find_version, load_model
 from nightshift.training.training_set import find_training_set, read_rows
 
 if TYPE_CHECKING:
+    import datetime as dt
     from collections.abc import Sequence
 
     import pyarrow as pa
 
     from nightshift.contracts.model_spec import ModelSpec
-    from nightshift.contracts.partitions import Partition
+    from nightshift.contracts.partitions import Partition, PartitionRange
     from nightshift.models.trained_model import TrainedModel
+    from nightshift.monitoring.columns.reference import ColumnReference
+    from nightshift.quality.sketches.number_sketch import NumberSketch
     from nightshift.registry.model_versions import ModelVersion
     from nightshift.settings import Settings
     from nightshift.warehouse.connection import Connection
@@ -28,30 +32,63 @@ if TYPE_CHECKING:
 
 @dataclass
 class Champion:
-    """A model version, loaded, with the rows of its training set."""
+    """A model version, loaded.
+
+    Attributes:
+        version: The version.
+        trained: The model.
+        window: The partitions of its training set.
+        read_rows: Reads the rows of its training set, which few partitions need.
+        reference: What is usual of its columns; made when first needed.
+    """
 
     version: ModelVersion
     trained: TrainedModel
-    rows: pa.Table
+    window: PartitionRange
+    read_rows: Callable[[], pa.Table]
+    reference: ColumnReference | None = field(default=None)
 
     @classmethod
     def load(cls, settings: Settings, conn: Connection, version: ModelVersion) -> Champion:
-        """Read the model and its training set from the lake."""
+        """Read the model from the lake."""
         store = ObjectStore.open(settings)
         training_set = find_training_set(conn, version.training_set)
-        rows = read_rows(store, training_set)
-        return cls(version, load_model(store, version), rows)
+        return cls(
+            version,
+            load_model(store, version),
+            training_set.window,
+            lambda: read_rows(store, training_set),
+        )
 
     @cached_property
-    def noise(self) -> dict[str, float]:
-        """Return, by column, the drift that one in twenty training partitions exceeds."""
-        return training_noise(self.trained, self.rows)
+    def rows(self) -> pa.Table:
+        """Return the rows of the training set."""
+        return self.read_rows()
+
+    def training_scores(self) -> dict[dt.date, NumberSketch]:
+        """Return the sketches of the version's scores of its training rows, by day."""
+        return score_sketches(self.rows, self.trained.predictions(self.rows).score)
 
     @property
     def n_unseen(self) -> int:
         """Return the number of last rows, unseen in training, whose scores are the reference."""
         # The validation and hold-out rows are the last ones of the training set.
         return int(self.trained.reference[SCORE]["n"])
+
+
+def champion_reference(reader: ReferenceReader, champion: Champion) -> ColumnReference:
+    """Return what is usual of a champion's columns; read at most once."""
+    from nightshift.monitoring.columns.reference import ColumnReference
+
+    if champion.reference is None:
+        loads = reader.training_loads(champion.version.training_set, champion.window)
+        champion.reference = ColumnReference.of(
+            reader.summaries(loads),
+            reader.orders(loads),
+            reader.scores(champion),
+            reader.spec.monitoring.drift_limit,
+        )
+    return champion.reference
 
 
 def measured_version(
@@ -64,7 +101,9 @@ def measured_version(
     return champion_for(conn, spec.name, partition)
 
 
-def holdout_metric(conn: Connection, spec: ModelSpec, version: int) -> float | None:
-    """Return the watched metric of a version on its hold-out."""
-    metrics = find_version(conn, spec.name, version).metrics.get("challenger", {})
+def holdout_metric(
+    conn: Connection, spec: ModelSpec, version: int, source: str = "challenger"
+) -> float | None:
+    """Return the watched metric of a version, or of the rule, on the version's hold-out."""
+    metrics = find_version(conn, spec.name, version).metrics.get(source, {})
     return metrics.get(spec.monitoring.metric)

@@ -9,19 +9,24 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from nightshift.contracts.partitions import PartitionRange
 from nightshift.monitoring import outcomes
-from nightshift.monitoring.champion import Champion, holdout_metric, measured_version
-from nightshift.monitoring.data_quality import data_quality_problems, intact_contents
-from nightshift.monitoring.drift import (
-    SCORE,
-    Drift,
-    DriftReference,
-    feature_counter,
-    feature_drift,
-    score_counter,
-    score_drift,
+from nightshift.monitoring.champion import (
+    Champion,
+    champion_reference,
+    holdout_metric,
+    measured_version,
 )
+from nightshift.monitoring.columns.column_drift import SCORE, Drift
+from nightshift.monitoring.columns.fault_history import (
+    FaultHistory,
+    PublishedFault,
+    column_feeds,
+    faults_between,
+)
+from nightshift.monitoring.columns.reference import ColumnReference, ReferenceReader
+from nightshift.monitoring.data_quality import data_quality_problems, intact_contents
+from nightshift.monitoring.estimation import Estimate, estimate_performance
 from nightshift.monitoring.performance import Performance, measure_performance
-from nightshift.monitoring.scans import PartitionScans
+from nightshift.monitoring.scans import PartitionScans, Scan, feature_types
 from nightshift.monitoring.trigger import (
     PartitionStatus,
     RetrainHistory,
@@ -29,12 +34,16 @@ from nightshift.monitoring.trigger import (
     read_retrain_history,
 )
 from nightshift.monitoring.verdict import earlier_statuses
+from nightshift.quality.column_summary import ColumnSummary, summarize
 from nightshift.warehouse.partition_write import LoadManifest
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from nightshift.contracts.model_spec import ModelSpec
     from nightshift.contracts.partitions import Partition
     from nightshift.contracts.run import RunContext
+    from nightshift.quality.sketches.sketch import Sketch
     from nightshift.settings import Settings
     from nightshift.warehouse.connection import Connection
 
@@ -44,6 +53,7 @@ class DriftResult(NamedTuple):
 
     features: list[Drift]
     score: Drift | None
+    faults: list[PublishedFault]
     note: str | None = None
 
 
@@ -98,26 +108,86 @@ class MonitoringContext:
         """Return the knowledge cut-off, UTC, included."""
         return outcomes.knowledge_cutoff(self.conn, self.spec, self.partition)
 
-    def drift_reference(self, champion: Champion) -> DriftReference:
-        """Return the reference that this partition is compared with."""
-        profile = champion.trained.reference
-        return DriftReference(profile, champion.noise, self.spec.monitoring)
+    @cached_property
+    def reader(self) -> ReferenceReader:
+        """Return the reader of summaries."""
+        return ReferenceReader(self.settings, self.conn, self.spec, self.run)
+
+    @cached_property
+    def reference(self) -> ColumnReference:
+        """Return what is usual of the champion's columns."""
+        if self.champion is None:
+            raise ValueError("there is no champion")
+        return champion_reference(self.reader, self.champion)
+
+    @cached_property
+    def recent_loads(self) -> dict[dt.date, int]:
+        """Return the published feature loads before this partition, by day."""
+        return self.reader.recent_loads(self.partition)
+
+    @cached_property
+    def fault_history(self) -> FaultHistory:
+        """Return the input faults that were published before this partition."""
+        return FaultHistory.read(self.conn, self.spec, self.partition)
 
     def measure_drift(self) -> DriftResult:
         """Measure the drift of all features, and of the champion's scores if they are published."""
         if self.champion is None:
-            return DriftResult([], None, "there is no champion yet")
-        reference = self.drift_reference(self.champion)
-        features = self.scans.count(self.spec.features_dataset, feature_counter(reference.profile))
-        if not features:
-            return DriftResult([], None, f"the night has no {self.spec.entity.name}")
-        drifts = feature_drift(features, reference)
-        if not self._published_versions(self.partition):
+            return DriftResult([], None, [], "there is no champion yet")
+        scan = self.scan_features()
+        if not scan.profile:
+            return DriftResult([], None, [], f"the night has no {self.spec.entity.name}")
+        names = frozenset(self.spec.features.names)
+        profile = {
+            name: summarize(sketch) for name, sketch in scan.profile.items() if name in names
+        }
+        day = self.partition.day
+        drifts = self.reference.features.measure(day, profile)
+        faults = self._find_faults(profile, scan)
+
+        scores = self.score_summary()
+        if scores is None or self.reference.score is None:
             note = "no scores of the champion are published for this night"
-            return DriftResult(drifts, None, note)
-        counter = score_counter(reference.profile)
-        scores = self.scans.count(self.spec.predictions_dataset, counter)
-        return DriftResult(drifts, score_drift(scores[SCORE], reference))
+            return DriftResult(drifts, None, faults, note)
+        [score] = self.reference.score.measure(day, {SCORE: scores}, "score")
+        return DriftResult(drifts, score, faults)
+
+    def scan_features(self) -> Scan:
+        """Return the scan of the published feature rows."""
+        return self.scans.scan(self.spec.features_dataset, feature_types(self.spec))
+
+    def score_summary(self) -> ColumnSummary | None:
+        """Return the summary of the published scores; None if no model made them."""
+        scores = self.published_scores
+        return summarize(scores[SCORE]) if scores else None
+
+    @cached_property
+    def published_scores(self) -> Mapping[str, Sketch]:
+        """Return the sketches of the published predictions; empty if no model made them."""
+        if not self._published_versions(self.partition):
+            return {}
+        return self.scans.scan(self.spec.predictions_dataset, {SCORE: "float8"}).profile
+
+    def estimate(self) -> list[Estimate]:
+        """Return what the published predictions are worth before their labels are known."""
+        if not self.published_scores:
+            return []
+        return estimate_performance(self.conn, self.spec, self.partition, self.published_scores)
+
+    def _find_faults(self, profile: dict[str, ColumnSummary], scan: Scan) -> list[PublishedFault]:
+        """Return the columns that a broken feed explains."""
+        recent = self.reader.summaries(self.recent_loads)
+        history = self.fault_history
+        checks = self.reference.checks(recent, history.broken)
+        before = recent.get(self.partition.shift(-1).day)
+        faults = checks.find(self.partition.day, profile, before, scan.order)
+        if not faults:
+            return []
+        return history.publish(faults, self.feeds())
+
+    def feeds(self) -> dict[str, list[str]]:
+        """Return the raw datasets behind each feature."""
+        return column_feeds(self.conn, self.spec, self.partition, self.settings.datasets_dir)
 
     def measure_matured(self) -> MaturedResult:
         """Measure the predictions that mature now."""
@@ -130,9 +200,11 @@ class MonitoringContext:
         performance = measure_performance(self.spec, rows)
         return MaturedResult(performance, versions[0] if versions else None)
 
-    def expected_metric(self, version: int | None) -> float | None:
-        """Return the watched metric of a version on its hold-out."""
-        return None if version is None else holdout_metric(self.conn, self.spec, version)
+    def expected_metric(self, version: int | None, source: str = "challenger") -> float | None:
+        """Return the watched metric of a version, or of the rule, on the version's hold-out."""
+        if version is None:
+            return None
+        return holdout_metric(self.conn, self.spec, version, source)
 
     @cached_property
     def labels(self) -> outcomes.LabelCount:
@@ -143,7 +215,17 @@ class MonitoringContext:
     def data_quality_problems(self) -> list[str]:
         """Return the data quality problems from the evaluated partition to this one."""
         partitions = PartitionRange(self.evaluated, self.partition)
-        return data_quality_problems(self.conn, self.spec, partitions, self.settings.datasets_dir)
+        problems = data_quality_problems(
+            self.conn, self.spec, partitions, self.settings.datasets_dir
+        )
+        return problems + self.earlier_faults
+
+    @cached_property
+    def earlier_faults(self) -> list[str]:
+        """Return the broken columns of the partitions since the evaluated one, for people."""
+        # Labels and predictions of these days stand on them.
+        days = PartitionRange(self.evaluated, self.partition.shift(-1))
+        return faults_between(self.conn, self.spec, days)
 
     def retrain_history(self) -> RetrainHistory:
         """Return the model's retrain requests near this partition; read under the model's lock."""
@@ -169,6 +251,8 @@ class MonitoringContext:
             **contents,
             "earlier": earlier,
             "red": str(self.data_quality_problems),
+            "recent": str(sorted(self.recent_loads.items())),
+            "broken": str(sorted(self.fault_history.since.items())),
             "spec": self.spec.digest,
             "champion": self.champion.version.digest if self.champion else "none",
             "as_of": self.as_of.isoformat(),

@@ -17,7 +17,7 @@ from nightshift.monitoring.trigger import (
     apply_trigger_rule,
     condition_status,
 )
-from nightshift.monitoring.verdict import Verdict, publish_verdict, read_back
+from nightshift.monitoring.verdict import Verdict, VerdictRows, publish_verdict, read_back
 from nightshift.monitoring.verdict_report import with_report
 from nightshift.warehouse.connection import connect, lose
 from nightshift.warehouse.control_tables.retrain_requests import open_request, retrain_request_lock
@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from nightshift.contracts.model_spec import ModelSpec
     from nightshift.contracts.partitions import PartitionRange
     from nightshift.contracts.run import RunContext
-    from nightshift.monitoring.drift import Drift
+    from nightshift.monitoring.columns.column_drift import Drift
+    from nightshift.monitoring.columns.fault_history import PublishedFault
+    from nightshift.monitoring.estimation import Estimate
     from nightshift.monitoring.performance import Performance
     from nightshift.settings import Settings
 
@@ -34,7 +36,8 @@ if TYPE_CHECKING:
 EVIDENCE = (
     "n_drifted",
     "n_features",
-    "score_psi",
+    "score_distance",
+    "cause",
     "metric",
     "metric_value",
     "metric_expected",
@@ -52,16 +55,20 @@ class Measurement:
     Attributes:
         features: Drift of the features.
         score: Drift of the score; None without scores.
+        faults: Columns that a broken feed explains.
+        estimates: What the night's predictions are worth before their labels are known.
         performance: Metrics of the predictions that mature now.
         predicted_by: Version that made these predictions.
         watched: The watched metric over all matured rows.
         expected: The same metric of that version on its hold-out.
-        loss: By how much the champion is worse than expected; None if unknown.
+        loss: By how much the champion's advantage over the rule fell short; None if unknown.
         notes: What could not be measured, for people.
     """
 
     features: list[Drift]
     score: Drift | None
+    faults: list[PublishedFault]
+    estimates: list[Estimate]
     performance: list[Performance]
     predicted_by: int | None
     watched: Performance | None
@@ -136,26 +143,37 @@ def monitor_partition(context: MonitoringContext, *, wants_report: bool) -> Verd
 
     wants_report = wants_report or verdict.has_triggered
     verdict = with_report(context, verdict, measurement.drifts, inputs, wants_report=wants_report)
-    publish_verdict(
-        context.conn,
-        verdict,
+    rows = VerdictRows(
         measurement.drifts,
+        measurement.faults,
+        measurement.estimates,
         measurement.performance,
         measurement.predicted_by,
-        context.manifest(inputs, history),
     )
+    publish_verdict(context.conn, verdict, rows, context.manifest(inputs, history))
     return read_back(context.conn, verdict)
 
 
 def measure(context: MonitoringContext) -> Measurement:
     """Measure the partition's drift and the performance of the predictions that mature now."""
-    features, score, drift_note = context.measure_drift()
+    features, score, faults, drift_note = context.measure_drift()
     performance, predicted_by, performance_note = context.measure_matured()
     watched = _watched_metric(performance, context.spec.monitoring.metric)
     expected = context.expected_metric(predicted_by)
     loss, loss_note = matured_loss(context, watched, predicted_by, expected)
     notes = [note for note in (drift_note, performance_note, loss_note) if note]
-    return Measurement(features, score, performance, predicted_by, watched, expected, loss, notes)
+    return Measurement(
+        features=features,
+        score=score,
+        faults=faults,
+        estimates=context.estimate(),
+        performance=performance,
+        predicted_by=predicted_by,
+        watched=watched,
+        expected=expected,
+        loss=loss,
+        notes=notes,
+    )
 
 
 def _watched_metric(performance: list[Performance], metric: str) -> Performance | None:
@@ -184,12 +202,24 @@ def matured_loss(
     if watched.n_labels < limits.minimum_labels:
         note = f"only {watched.n_labels} labels, {limits.minimum_labels} are needed"
         return MaturedLoss(None, note)
-    # On a day on which every prediction is bad, a model that still beats the rule on the same rows
-    # gains nothing by another training.
-    baseline = watched.baseline_value
-    if baseline is not None and metric_loss(limits.metric, watched.value, baseline) < 0:
-        return MaturedLoss(0.0)
-    return MaturedLoss(metric_loss(limits.metric, watched.value, expected))
+    expected_rule = context.expected_metric(predicted_by, "baseline")
+    return MaturedLoss(lost_advantage(limits.metric, watched, expected, expected_rule))
+
+
+def lost_advantage(
+    metric: str, watched: Performance, expected: float, expected_rule: float | None
+) -> float:
+    """Return by how much less a champion beats the rule than on its hold-out; 0 or more is worse.
+
+    Both have the same rows, so a day on which everything is late is no loss. Without the rule's
+    figures the champion alone is compared with its hold-out.
+    """
+    if watched.value is None:
+        raise ValueError("nothing was measured")
+    if watched.baseline_value is None or expected_rule is None:
+        return metric_loss(metric, watched.value, expected)
+    advantage = metric_loss(metric, watched.value, watched.baseline_value)
+    return advantage - metric_loss(metric, expected, expected_rule)
 
 
 def decide_retrain(
@@ -211,10 +241,10 @@ def decide_retrain(
         score_drift=condition_status(score.is_drifted if score else None),
         performance=_loss_status(loss, limits.maximum_metric_loss),
         severe_loss=_loss_status(loss, severe_loss),
+        broken_input=condition_status(bool(measurement.faults)),
     )
-    return apply_trigger_rule(
-        context.spec, today, context.earlier, history, context.data_quality_problems
-    )
+    problems = [*context.data_quality_problems, *map(str, measurement.faults)]
+    return apply_trigger_rule(context.spec, today, context.earlier, history, problems)
 
 
 def _loss_status(loss: float | None, limit: float | None) -> Status:
@@ -240,7 +270,11 @@ def make_verdict(
         severe_loss_status=status.severe_loss,
         n_features=len(measurement.features),
         n_drifted=measurement.n_drifted,
-        score_psi=score.psi if score else None,
+        score_distance=score.distance if score else None,
+        n_faults=len(measurement.faults),
+        cause=decision.cause,
+        segment=None,
+        loss=measurement.loss,
         metric=context.spec.monitoring.metric,
         metric_value=watched.value if watched else None,
         metric_baseline=watched.baseline_value if watched else None,
@@ -258,8 +292,15 @@ def make_verdict(
         is_over_budget=decision.is_over_budget,
         red_reasons=context.data_quality_problems,
         has_triggered=decision.has_triggered,
-        reasons=[*decision.reasons, *measurement.notes],
+        reasons=[*decision.reasons, *fault_reasons(measurement, decision), *measurement.notes],
     )
+
+
+def fault_reasons(measurement: Measurement, decision: TriggerDecision) -> list[str]:
+    """Return the broken columns, for people, unless they are told as what blocks a request."""
+    lines = [f"broken input: {fault}" for fault in measurement.faults]
+    blocked = " ".join(decision.reasons)
+    return [line for line in lines if line.removeprefix("broken input: ") not in blocked]
 
 
 def _open_request(context: MonitoringContext, verdict: Verdict) -> None:

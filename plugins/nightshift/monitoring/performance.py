@@ -9,12 +9,14 @@ from nightshift.contracts.metrics import METRICS, Task
 from nightshift.models.calibration import EDGE
 from nightshift.models.predictions import Predictions
 from nightshift.models.signature import numbers
+from nightshift.monitoring.estimation import DECILE
 from nightshift.training.evaluation import MetricValue, evidence, rule_predictions
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from nightshift.contracts.model_spec import ModelSpec
+    from nightshift.models.arrays import Vector
 
 _SAMPLE = "published"
 ALL_ROWS = "all"
@@ -50,7 +52,22 @@ def measure_performance(spec: ModelSpec, rows: pa.Table) -> list[Performance]:
         if part.source == "model":
             key = _key(part)
             performance.append(Performance(*key, part.value, baseline[key], part.n_rows))
+    if spec.task is Task.REGRESSION and DECILE in rows.column_names:
+        performance += _by_decile(rows, published, label)
     return performance
+
+
+def _by_decile(rows: pa.Table, published: Predictions, label: Vector) -> list[Performance]:
+    """Return the mean loss of each decile of the predictions, which estimates are made from."""
+    import numpy as np
+
+    deciles = numbers(rows, DECILE)
+    size = np.abs(published.score - label)
+    return [
+        Performance(DECILE, f"{decile:.0f}", "mae", float(size[mask].mean()), None, int(mask.sum()))
+        for decile in np.unique(deciles)
+        if (mask := deciles == decile).any()
+    ]
 
 
 def metric_loss(metric: str, value: float, expected: float) -> float:

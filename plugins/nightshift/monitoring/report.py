@@ -53,13 +53,14 @@ class ShownDrift:
     """The drift that the report shows: the verdict's numbers over all rows, not the sample's.
 
     Attributes:
-        psi: Stability index by column; a column without one is left out.
+        distances: Distance from usual by column, in usual variations from night to night; a column
+            without one is left out.
         drifted: The columns that drifted.
         drifted_ratio: Share of drifted features, 0 to 1, from which the partition has drifted.
         categorical: The columns that are codes of levels.
     """
 
-    psi: dict[str, float]
+    distances: dict[str, float]
     drifted: list[str]
     drifted_ratio: float
     categorical: list[str]
@@ -182,7 +183,7 @@ def _write_report(folder: Path) -> None:
 
     # A column without any value on one side has no distribution to show.
     has_values = current.notna().any() & reference.notna().any()
-    columns = [name for name in shown.psi if has_values[name]]
+    columns = [name for name in shown.distances if has_values[name]]
     categorical = [name for name in shown.categorical if name in columns]
     definition = DataDefinition(
         numerical_columns=[name for name in columns if name not in categorical],
@@ -206,7 +207,7 @@ def _metrics(shown: ShownDrift, columns: list[str]) -> list[Any]:
 
     methods = {}
     for name in columns:
-        methods[name] = _register_result(name, shown.psi[name], name in shown.drifted)
+        methods[name] = _register_result(name, shown.distances[name], name in shown.drifted)
     preset = DataDriftPreset(
         columns=[name for name in columns if name != SCORE],
         per_column_method=methods,
@@ -218,19 +219,19 @@ def _metrics(shown: ShownDrift, columns: list[str]) -> list[Any]:
     return metrics
 
 
-def _register_result(column: str, psi: float, is_drifted: bool) -> str:
+def _register_result(column: str, distance: float, is_drifted: bool) -> str:
     """Register a drift test with Evidently that returns the known result; return its name."""
     from evidently.legacy.calculations.stattests import StatTest, register_stattest
     from evidently.legacy.core import ColumnType
 
     # The report must show the verdict's number, not one that Evidently computes from the sample.
-    name = f"psi_of_{column}"
+    name = f"distance_of_{column}"
     test = StatTest(
         name=name,
-        display_name="PSI, all rows",
+        display_name="usual variations from night to night, all rows",
         allowed_feature_types=list(ColumnType),
     )
-    register_stattest(test, lambda *_: (psi, is_drifted))
+    register_stattest(test, lambda *_: (distance, is_drifted))
     return name
 
 

@@ -4,20 +4,30 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
+from nightshift.quality.column_order import OrderCounter
 from nightshift.quality.profiles import LoadTable, keep_profile, profile_load, scan_load
+from nightshift.quality.stored_summaries import keep_order
 
 if TYPE_CHECKING:
+    from nightshift.contracts.model_spec import ModelSpec
     from nightshift.contracts.run import RunContext
-    from nightshift.quality.sketches.bin_counts import BinCounter, BinnedColumn
+    from nightshift.quality.column_order import ColumnOrder
     from nightshift.quality.sketches.sketch import Sketch
     from nightshift.settings import Settings
     from nightshift.warehouse.connection import Connection
 
 logger = logging.getLogger(__name__)
+
+
+class Scan(NamedTuple):
+    """What one scan learnt of a load: a sketch per column, and how the columns compare."""
+
+    profile: Mapping[str, Sketch]
+    order: ColumnOrder
 
 
 @dataclass
@@ -35,31 +45,60 @@ class PartitionScans:
     conn: Connection
     day: dt.date
     run: RunContext
-    _profiles: dict[LoadTable, dict[str, Sketch]] = field(default_factory=dict)
+    _scans: dict[LoadTable, Scan] = field(default_factory=dict)
 
-    def count(self, dataset: str, counter: BinCounter) -> dict[str, BinnedColumn]:
-        """Count the bins of a dataset's published load; empty without rows.
+    def scan(self, dataset: str, types: Mapping[str, str]) -> Scan:
+        """Scan a dataset's published load; its profile is empty without rows.
+
+        Args:
+            dataset: Name in the ledger.
+            types: PostgreSQL's type as which a column is read, where it is not its own.
 
         Raises:
             ProfileError: The partition is not published.
         """
         load = LoadTable.published(self.conn, dataset, self.day)
-        profile = scan_load(self.settings, self.conn, load, self.run, counter)
-        # The profile for people comes from the same scan, so the rows are read once.
-        self._profiles[load] = profile
-        return counter.columns(profile) if profile else {}
+        if load not in self._scans:
+            self._scans[load] = scan_with_order(self.settings, self.conn, load, self.run, types)
+        return self._scans[load]
 
     def keep_profiles(self, datasets: Iterable[str]) -> None:
         """Store the profiles of the published loads."""
         for dataset in datasets:
             try:
                 load = LoadTable.published(self.conn, dataset, self.day)
-                profile = self._profiles.get(load)
-                if profile is None:
+                scan = self._scans.get(load)
+                if scan is None:
                     # Not scanned: there is no champion, or no score of one.
                     profile_load(self.settings, self.conn, load, self.run)
                 else:
-                    keep_profile(self.conn, load, profile, self.run)
+                    keep_scan(self.conn, load, scan, self.run)
             # A view for people must not fail the task.
             except Exception as error:  # noqa: BLE001
                 logger.warning("%s of %s has no profile: %s", dataset, self.day, error)
+
+
+def feature_types(spec: ModelSpec) -> dict[str, str]:
+    """Return PostgreSQL's type of each feature as the model reads it."""
+    categories = dict.fromkeys([feature.name for feature in spec.features.categorical], "text")
+    return dict.fromkeys(spec.features.numeric, "float8") | categories
+
+
+def scan_with_order(
+    settings: Settings,
+    conn: Connection,
+    load: LoadTable,
+    run: RunContext,
+    types: Mapping[str, str],
+) -> Scan:
+    """Scan one partition of a load."""
+    counter = OrderCounter()
+    profile = scan_load(settings, conn, load, run, counter, types)
+    return Scan(profile, counter.order())
+
+
+def keep_scan(conn: Connection, load: LoadTable, scan: Scan, run: RunContext) -> None:
+    """Store a scan; what is stored already stays."""
+    keep_profile(conn, load, scan.profile, run)
+    if scan.profile and load.schema == "features":
+        keep_order(conn, load.dataset, load.day, load.load_id, scan.order)

@@ -1,6 +1,9 @@
-"""The trigger rule: which conditions must hold together, and what blocks a retrain request.
+"""The trigger rule: which evidence requests a retrain, and what blocks it. Causes have routes.
 
-A condition holds if it was breached on N of the last M partitions of one champion.
+A loss that lasts requests a retrain. A loss of a few nights is a shock, from which alone nothing is
+learnt. Drift without a loss is looked at, and acts only where the spec says so. A broken input
+blocks: a model that learns from broken data is no repair. A condition holds if it was breached on N
+of the last M partitions of one champion.
 """
 
 from __future__ import annotations
@@ -14,11 +17,11 @@ from nightshift.warehouse.control_tables.retrain_requests import requested_days
 
 if TYPE_CHECKING:
     from nightshift.contracts.model_spec import ModelSpec
-    from nightshift.contracts.monitoring_spec import Monitoring
     from nightshift.contracts.partitions import Partition
     from nightshift.warehouse.connection import Connection
 
 Status = Literal["ok", "breached", "unknown"]
+Cause = Literal["none", "broken input", "loss", "covariate shift", "shock"]
 CONDITIONS = ("drift", "score_drift", "performance", "severe_loss")
 
 
@@ -31,6 +34,12 @@ class PartitionStatus:
     score_drift: Status
     performance: Status
     severe_loss: Status
+    broken_input: Status = "ok"
+
+    @property
+    def has_loss(self) -> bool:
+        """Return whether the matured loss exceeds the limit."""
+        return "breached" in (self.performance, self.severe_loss)
 
 
 @dataclass(frozen=True)
@@ -57,6 +66,7 @@ class TriggerDecision:
         in_cooldown: Whether an earlier request is too near.
         is_over_budget: Whether the earlier requests have used up the budget.
         has_triggered: Whether a request must exist.
+        cause: What the evidence points at.
         reasons: Why or why not, for people.
     """
 
@@ -65,6 +75,7 @@ class TriggerDecision:
     in_cooldown: bool
     is_over_budget: bool
     has_triggered: bool
+    cause: Cause
     reasons: list[str]
 
 
@@ -82,12 +93,11 @@ def apply_trigger_rule(
         today: Status of the partition.
         earlier: Earlier statuses of the same champion; those outside of the window are ignored.
         history: The model's retrain requests.
-        problems: Data quality problems, which block: a model that learns from broken data is no
-            repair.
+        problems: Data quality problems and broken inputs, which block.
     """
     limits = spec.monitoring
     breached = _breached_days(spec, today, earlier)
-    evidence = _evidence(limits, today, breached)
+    evidence = _evidence(spec, today, earlier, breached)
 
     budget = limits.retrain_budget
     # Days since each request; negative for a request of a later partition.
@@ -113,8 +123,47 @@ def apply_trigger_rule(
     has_triggered = bool(evidence) and (history.is_requested or not blocks)
     reasons = evidence + blocks if evidence and not has_triggered else evidence
     return TriggerDecision(
-        today, breached, bool(in_cooldown), is_over_budget, has_triggered, reasons
+        today,
+        breached,
+        bool(in_cooldown),
+        is_over_budget,
+        has_triggered,
+        find_cause(spec, today, earlier),
+        reasons,
     )
+
+
+def find_cause(
+    spec: ModelSpec, today: PartitionStatus, earlier: Sequence[PartitionStatus]
+) -> Cause:
+    """Return what the evidence of a partition points at."""
+    if today.broken_input == "breached":
+        return "broken input"
+    if today.has_loss:
+        return "shock" if is_shock(spec, today, earlier) else "loss"
+    if "breached" in (today.drift, today.score_drift):
+        return "covariate shift"
+    return "none"
+
+
+def is_shock(spec: ModelSpec, today: PartitionStatus, earlier: Sequence[PartitionStatus]) -> bool:
+    """Return whether a loss has held on too few nights to learn from it."""
+    n_nights = spec.monitoring.triggers.shock_nights
+    first = today.partition_date - dt.timedelta(days=loss_days(spec))
+    lossy = {status.partition_date for status in (*earlier, today) if status.has_loss}
+    return sum(day > first for day in lossy) <= n_nights
+
+
+def loss_days(spec: ModelSpec) -> int:
+    """Return in how many of the last days a loss must have lasted longer than a shock."""
+    # A shock's nights and as many quiet ones: two shocks of a season do not add up.
+    return max(spec.monitoring.windows.m, 2 * spec.monitoring.triggers.shock_nights + 1)
+
+
+def status_days(spec: ModelSpec) -> int:
+    """Return of how many days before a partition the statuses count."""
+    # A loss is about predictions of some days ago, and their drift explains it.
+    return max(spec.monitoring.windows.m + loss_lag_days(spec), loss_days(spec))
 
 
 def read_retrain_history(conn: Connection, spec: ModelSpec, partition: Partition) -> RetrainHistory:
@@ -151,10 +200,14 @@ def _breached_days(
 
 
 def _evidence(
-    limits: Monitoring, today: PartitionStatus, breached: dict[str, list[dt.date]]
+    spec: ModelSpec,
+    today: PartitionStatus,
+    earlier: Sequence[PartitionStatus],
+    breached: dict[str, list[dt.date]],
 ) -> list[str]:
     """Return the reasons to retrain, for people; empty if there are none."""
-    window, triggers, day = limits.windows, limits.triggers, today.partition_date
+    limits, day = spec.monitoring, today.partition_date
+    window, triggers = limits.windows, limits.triggers
     # The reason of each condition that holds.
     holding: dict[str, str] = {}
     for name, days in breached.items():
@@ -163,15 +216,14 @@ def _evidence(
             n_days = f"{len(recent)} of the last {window.m} nights"
             holding[name] = f"{name} held on {n_days}: {_listed(recent)}"
 
-    drift_reasons = []
-    for name in triggers.drift:
-        days = breached[name]
-        if len(days) >= window.n:
-            drift_reasons.append(f"{name} held on {len(days)} nights: {_listed(days)}")
-    if "performance" in holding and drift_reasons:
-        return [*drift_reasons, holding["performance"]]
-    if "severe_loss" in holding:
-        return [holding["severe_loss"], "acts on matured loss alone: it is severe"]
+    losses = [holding[name] for name in ("performance", "severe_loss") if name in holding]
+    if losses and not is_shock(spec, today, earlier):
+        drift_reasons = [
+            f"{name} held on {len(breached[name])} nights: {_listed(breached[name])}"
+            for name in triggers.drift
+            if breached[name]
+        ]
+        return [*losses, *drift_reasons]
     drifted = [holding[name] for name in triggers.drift if name in holding]
     if drifted and triggers.may_act_on_drift_alone and today.performance == "unknown":
         alone = "acts on drift alone: no matured loss confirms or contradicts it tonight"

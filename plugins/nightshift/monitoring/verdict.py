@@ -6,19 +6,21 @@ import datetime as dt
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.errors import NightshiftError
-from nightshift.monitoring.trigger import PartitionStatus, loss_lag_days
+from nightshift.monitoring.trigger import PartitionStatus, status_days
 from nightshift.warehouse.partition_write import LoadManifest, Target, audit, begin, publish
 
 if TYPE_CHECKING:
     from nightshift.contracts.model_spec import ModelSpec
-    from nightshift.monitoring.drift import Drift
+    from nightshift.monitoring.columns.column_drift import Drift
+    from nightshift.monitoring.columns.fault_history import PublishedFault
+    from nightshift.monitoring.estimation import Estimate
     from nightshift.monitoring.outcomes import Maturity
     from nightshift.monitoring.performance import Performance
-    from nightshift.monitoring.trigger import Status
+    from nightshift.monitoring.trigger import Cause, Status
     from nightshift.warehouse.connection import Connection
 
 SCHEMA = "monitoring"
@@ -36,6 +38,8 @@ SUMMARY = (
     "drift_status",
     "score_drift_status",
     "performance_status",
+    "n_faults",
+    "cause",
 )
 
 
@@ -58,7 +62,11 @@ class Verdict:
             other conditions.
         n_features: Features compared, of which ``n_drifted`` drifted.
         severe_loss_status: Whether the matured loss exceeds ``severe_loss_factor`` times the limit.
-        score_psi: Population stability index of the scores.
+        score_distance: Distance of the scores, in usual variations from night to night.
+        n_faults: Columns that a broken feed explains.
+        cause: What the evidence points at, and so what follows.
+        segment: The part of the rows that explains most of a loss or shift; None without either.
+        loss: By how much the champion is worse than expected; None if unknown.
         metric: The watched metric; ``metric_value`` over all matured rows, ``metric_baseline`` of
             the rule on the same rows, ``metric_expected`` of the predicting version's hold-out.
         n_labels: Matured labels behind the metrics, of ``n_predictions``; ``n_never_labelled`` of
@@ -86,7 +94,11 @@ class Verdict:
     severe_loss_status: Status
     n_features: int
     n_drifted: int
-    score_psi: float | None
+    score_distance: float | None
+    n_faults: int
+    cause: Cause
+    segment: str | None
+    loss: float | None
     metric: str
     metric_value: float | None
     metric_baseline: float | None
@@ -116,6 +128,7 @@ class Verdict:
             self.score_drift_status,
             self.performance_status,
             self.severe_loss_status,
+            "breached" if self.n_faults else "ok",
         )
 
     def summary(self) -> dict[str, Any]:
@@ -124,7 +137,7 @@ class Verdict:
         return {"partition": self.partition_date.isoformat(), **fields}
 
 
-def targets(model: str) -> tuple[Target, Target, Target]:
+def targets(model: str) -> tuple[Target, ...]:
     """Return the datasets that one partition publishes together."""
     return (
         Target(f"monitoring/{model}", SCHEMA, "verdicts", ("model",)),
@@ -142,25 +155,50 @@ def targets(model: str) -> tuple[Target, Target, Target]:
             ("model", "slice_name", "slice_value", "metric"),
             may_be_empty=True,
         ),
+        Target(
+            f"monitoring_faults/{model}",
+            SCHEMA,
+            "column_faults",
+            ("model", "feature"),
+            may_be_empty=True,
+        ),
+        Target(
+            f"monitoring_estimates/{model}",
+            SCHEMA,
+            "estimates",
+            ("model", "span", "metric"),
+            may_be_empty=True,
+        ),
     )
 
 
+class VerdictRows(NamedTuple):
+    """The measurements that are published with a verdict.
+
+    Attributes:
+        drifts: Rows of ``monitoring.drift``.
+        faults: Rows of ``monitoring.column_faults``.
+        estimates: Rows of ``monitoring.estimates``.
+        performance: Rows of ``monitoring.performance``.
+        predicted_by: Version that made the matured predictions.
+    """
+
+    drifts: Sequence[Drift]
+    faults: Sequence[PublishedFault]
+    estimates: Sequence[Estimate]
+    performance: Sequence[Performance]
+    predicted_by: int | None
+
+
 def publish_verdict(
-    conn: Connection,
-    verdict: Verdict,
-    drifts: Sequence[Drift],
-    performance: Sequence[Performance],
-    predicted_by: int | None,
-    manifest: LoadManifest,
+    conn: Connection, verdict: Verdict, rows: VerdictRows, manifest: LoadManifest
 ) -> None:
     """Stage, audit and publish the verdict with its measurements, then link its report.
 
     Args:
         conn: A connection outside of a transaction.
         verdict: One row of ``monitoring.verdicts``.
-        drifts: Rows of ``monitoring.drift``.
-        performance: Rows of ``monitoring.performance``.
-        predicted_by: Version that made the matured predictions.
+        rows: Its measurements.
         manifest: Everything that the verdict depends on.
 
     Raises:
@@ -177,15 +215,18 @@ def publish_verdict(
     drift_key = {**key, "model_version": verdict.model_version}
     performance_key = {
         **key,
-        "model_version": predicted_by,
+        "model_version": rows.predicted_by,
         "maturity": verdict.maturity,
         "evaluated_partition": verdict.evaluated_partition,
     }
-    # All three tables in one transaction: an attempt that dies leaves no rows behind.
+    # All tables in one transaction: an attempt that dies leaves no rows behind.
     with conn.transaction():
         _insert(conn, "verdicts", [_content(verdict) | key])
-        _insert(conn, "drift", [asdict(drift) | drift_key for drift in drifts])
-        _insert(conn, "performance", [asdict(part) | performance_key for part in performance])
+        _insert(conn, "drift", [asdict(drift) | drift_key for drift in rows.drifts])
+        _insert(conn, "column_faults", [asdict(fault) | drift_key for fault in rows.faults])
+        _insert(conn, "estimates", [asdict(estimate) | drift_key for estimate in rows.estimates])
+        measured = [asdict(part) | performance_key for part in rows.performance]
+        _insert(conn, "performance", measured)
     audit(conn, write)
     publish(conn, write)
     if verdict.report_key or verdict.report_problem:
@@ -257,7 +298,7 @@ def earlier_statuses(
     rows = conn.execute(
         """
         select partition_date, drift_status, score_drift_status, performance_status,
-            severe_loss_status
+            severe_loss_status, case when n_faults > 0 then 'breached' else 'ok' end
         from monitoring.verdicts_published
         where model = %(model)s
             and partition_date > %(day)s::date - %(reach)s and partition_date < %(day)s
@@ -268,7 +309,7 @@ def earlier_statuses(
             "model": spec.name,
             "day": partition.day,
             # A loss is about predictions of some days ago, and their drift explains it.
-            "reach": spec.monitoring.windows.m + loss_lag_days(spec),
+            "reach": status_days(spec),
             "version": model_version,
         },
     )

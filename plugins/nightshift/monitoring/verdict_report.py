@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from nightshift.monitoring.champion import Champion
+    from nightshift.monitoring.columns.column_drift import Drift
     from nightshift.monitoring.context import MonitoringContext
-    from nightshift.monitoring.drift import Drift
     from nightshift.monitoring.verdict import Verdict
 
 logger = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ def _store_report(
     folder: str,
 ) -> str:
     shown = ShownDrift(
-        psi={drift.feature: drift.psi for drift in drifts},
+        distances={drift.feature: drift.distance for drift in drifts},
         drifted=[drift.feature for drift in drifts if drift.is_drifted],
         drifted_ratio=context.spec.monitoring.drifted_features_ratio,
         categorical=[name for name, _ in champion.trained.signature.categorical],

@@ -10,13 +10,15 @@ import json
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
-from nightshift.errors import NightshiftError
+from nightshift.errors import NightshiftError, stack_of
+from nightshift.lake.object_store import ObjectStore
 from nightshift.page import stored_pages
 from nightshift.page.documents import acts, data, drift, models, now, partitions
 from nightshift.page.documents.requests import MissingPageError, parse_day
@@ -293,7 +295,7 @@ class Routes:
         )
 
     def _stored(self, page: StoredPage) -> Response:
-        content = stored_pages.read_page(self._settings, page)
+        content = stored_pages.read_page(self._store, page)
         headers = {"Content-Security-Policy": page.policy}
         return Response(
             content,
@@ -338,10 +340,10 @@ class Routes:
         )
         # The digest of the registry: another reference would show another drift.
         try:
-            content = stored_pages.read_page(self._settings, page)
+            content = stored_pages.read_page(self._store, page)
         # The figures of the warehouse are shown all the same.
         except NightshiftError as error:
-            document["problem"] = f"The reference profile cannot be read: {error.what}"
+            document["problem"] = error.what
             return document
         document["bins"] = drift.distributions(
             document["measured"],
@@ -349,6 +351,11 @@ class Routes:
             content,
         )
         return document
+
+    @cached_property
+    def _store(self) -> ObjectStore:
+        """Return the bucket; a client takes 0.2 s to make, so the pages share one."""
+        return ObjectStore.open(self._settings)
 
     def _contracts(self) -> dict[str, DatasetContract]:
         from nightshift.contracts.datasets import read_contracts
@@ -376,8 +383,8 @@ async def answer_error(request: Request, error: Exception) -> Response:
     if isinstance(error, NightshiftError):
         document = {"code": error.code, "what": error.what, "todo": error.todo}
     else:
-        # The reader gets no text of a foreign error: it may hold a value.
-        logger.error("the page could not be made", exc_info=error)
+        # The text of a foreign error may hold a value: no reader gets it, the log without values.
+        logger.error("the page could not be made:\n%s", stack_of(error))
     if request.query_params.get("format") == "json":
         return JSONResponse(document, status)
     return HTMLResponse(

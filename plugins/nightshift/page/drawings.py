@@ -26,25 +26,22 @@ class Drawings:
     def __init__(self, root: str) -> None:
         self._root = root
 
-    def quality(self, rows: Sequence[Row], metric: str) -> Markup:
-        """Return a metric over the partitions that made the predictions, with the rule's."""
-        model = Series(
-            "model",
-            "accent",
-            _points(rows, "value"),
-            _intervals(rows),
-        )
-        baseline = Series(
-            "fallback rule",
-            "second",
-            _points(rows, "baseline_value"),
-        )
+    def quality(self, rows: Sequence[Row], estimates: Sequence[Row], metric: str) -> Markup:
+        """Return a metric over the partitions that made the predictions.
+
+        Args:
+            rows: What came true, and the fallback rule on the same rows.
+            estimates: What was expected before labels were known, with bands.
+            metric: Its name.
+        """
+        model = Series("model", "accent", _points(rows, "value"))
+        baseline = Series("fallback rule", "second", _points(rows, "baseline_value"))
+        known = [row for row in estimates if row["low"] is not None]
+        band = [(row["partition_date"], row["low"], row["high"]) for row in known]
+        expected = Series("estimate, 90 % band", "quiet-line", _points(estimates, "estimate"), band)
         title = f"{metric} of the model and of the fallback rule, by partition"
-        return day_lines(
-            title,
-            (baseline, model),
-            metric,
-        )
+        lines = (expected, baseline, model) if estimates else (baseline, model)
+        return day_lines(title, lines, metric)
 
     def metric(self, rows: Sequence[Row], metric: str) -> Markup:
         """Return one metric alone."""
@@ -124,22 +121,9 @@ class Drawings:
         )
 
     def distance(self, history: Sequence[Row]) -> Markup:
-        """Return a feature's distance over days, and what is usual for it."""
-        usual = Series(
-            "usual",
-            "second",
-            _points(history, "psi_noise"),
-        )
-        distance = Series(
-            "PSI",
-            "accent",
-            _points(history, "psi"),
-        )
-        return day_lines(
-            "Distance from the reference by day",
-            (usual, distance),
-            "PSI",
-        )
+        """Return a feature's distance over days, in units of its usual variation."""
+        line = Series("distance", "accent", _points(history, "distance"))
+        return day_lines("Distance from the usual by day", (line,), "units")
 
     def distributions(self, bins: Sequence[Row], title: str) -> Markup:
         """Return a feature's two distributions."""
@@ -215,9 +199,3 @@ class Drawings:
 def _points(rows: Iterable[Row], column: str) -> list[tuple[dt.date, float]]:
     known = [row for row in rows if row[column] is not None]
     return [(row["partition_date"], float(row[column])) for row in known]
-
-
-def _intervals(rows: Iterable[Row]) -> list[tuple[dt.date, float, float]]:
-    """Return the intervals of a metric, of warehouses whose view has them."""
-    known = [row for row in rows if None not in (row.get("value_low"), row.get("value_high"))]
-    return [(row["partition_date"], row["value_low"], row["value_high"]) for row in known]

@@ -16,6 +16,7 @@ from nightshift.warehouse.connection import conninfo
 
 if TYPE_CHECKING:
     import psycopg
+    from sqlalchemy.pool import PoolProxiedConnection
 
     from nightshift.settings import Settings
 
@@ -94,7 +95,7 @@ class PageReader:
         }
         # Settings of its own: a page must not wait as long as a load may.
         self._settings = settings.model_copy(update=limits)
-        # Without a dialect the pool cannot ask whether a session lives: `snapshot` does.
+        # Without a dialect the pool cannot ask whether a session lives: `_living_session` does.
         self._pool = QueuePool(
             self._connect,
             pool_size=MAX_SESSIONS,
@@ -117,7 +118,7 @@ class PageReader:
         from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
         try:
-            pooled = self._pool.connect()
+            pooled = self._living_session()
         except PoolTimeoutError:
             raise PageBusyError(
                 "All sessions of the page are in use.",
@@ -150,6 +151,22 @@ class PageReader:
     def close(self) -> None:
         """Close all sessions."""
         self._pool.dispose()
+
+    def _living_session(self) -> PoolProxiedConnection:
+        """Return a session of the pool that answers; one that the server has ended is replaced."""
+        import psycopg
+
+        pooled = self._pool.connect()
+        try:
+            session: Any = pooled.driver_connection
+            session.execute("select 1")
+        except psycopg.OperationalError:
+            pooled.invalidate()
+            pooled.close()
+            # A restarted server has ended all of them; a new session tells whether it is back.
+            self._pool = self._pool.recreate()
+            return self._pool.connect()
+        return pooled
 
     def _connect(self) -> Any:  # noqa: ANN401 - what the pool hands out
         import psycopg

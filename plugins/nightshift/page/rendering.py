@@ -96,6 +96,7 @@ def _environment() -> Environment:
         "path": lambda text: quote(str(text)),
         "ago": ago,
         "duration": duration,
+        "distance": distance,
         "words": words,
     }
     return environment
@@ -129,6 +130,12 @@ def duration(span: dt.timedelta | float | None) -> str:
         if abs(seconds) >= 2 * size:
             return f"{seconds / size:,.0f} {unit}"
     return f"{seconds:.0f} s"
+
+
+def distance(span: dt.timedelta) -> str:
+    """Return how far before or after a deadline something was."""
+    side = "before" if span.total_seconds() >= 0 else "after"
+    return f"{duration(abs(span))} {side} it"
 
 
 def words(values: Sequence[object] | None) -> str:

@@ -19,7 +19,6 @@ from nightshift.page.documents.requests import MissingPageError
 
 if TYPE_CHECKING:
     from nightshift.page.reader import Snapshot
-    from nightshift.settings import Settings
 
 MAX_OBJECT_BYTES = 32 * 1024**2
 """Evidently's reports have about 4 MB; a larger object is no page."""
@@ -155,7 +154,7 @@ def _only_key(snapshot: Snapshot, query: str, values: Mapping[str, object]) -> s
     return str(rows[0]["key"])
 
 
-def read_page(settings: Settings, page: StoredPage) -> bytes:
+def read_page(store: ObjectStore, page: StoredPage) -> bytes:
     """Read an object.
 
     Raises:
@@ -164,8 +163,6 @@ def read_page(settings: Settings, page: StoredPage) -> bytes:
     """
     from nightshift.lake.object_errors import ObjectMissingError
 
-    # Opened anew each time: these pages are rare, and a client keeps its credentials.
-    store = ObjectStore.open(settings)
     try:
         content = store.get(page.key, page.sha256)
     except ObjectMissingError:

@@ -1,13 +1,11 @@
 """Drift statistics: how far two distributions of a column are apart.
 
-There are two inputs. Profiles compare two sketches, whose bins both sides share. Monitoring
-compares exact counts with the shares of a reference.
+Profiles are compared as two sketches, whose bins both sides share.
 """
 
 from __future__ import annotations
 
 import math
-from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,7 +14,7 @@ from nightshift.quality.sketches.number_sketch import NumberSketch
 from nightshift.quality.sketches.text_sketch import TextSketch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
     import numpy.typing as npt
 
@@ -30,10 +28,6 @@ SMALLEST_SHARE = 1e-4
 """A bin that is empty on one side counts as this much, so that its logarithm is finite."""
 SAME_NUMBER = 1e-13
 """Distance, as a share of a column's greatest number, up to which sums in another order differ."""
-PSEUDO_COUNT = 0.5
-"""Added to every counted bin, so that an empty one has a finite logarithm. Source: Jeffreys' prior
-of a proportion.
-"""
 _SMALLEST_STD = 1e-12
 
 
@@ -52,30 +46,6 @@ def stability_index(reference: Sketch, current: Sketch) -> float:
     return _stability_index(*sides)
 
 
-def binned_stability_index(
-    counts: Sequence[int], expected: Sequence[float], n_reference: int
-) -> float:
-    """Return the population stability index of counted rows against shares, in nats; 0 is best.
-
-    Bins that are empty on both sides are left out.
-
-    Args:
-        counts: Rows per bin; shape (k,).
-        expected: Share per bin in the reference, sums to 1; shape (k,).
-        n_reference: Rows of the reference.
-    """
-    # A bin that is empty on both sides would add a pseudo-count and no evidence.
-    pairs = zip(counts, expected, strict=True)
-    used = [(n, share * n_reference) for n, share in pairs if n > 0 or share > 0]
-    n_pseudo = PSEUDO_COUNT * len(used)
-    n_current = sum(n for n, _ in used) + n_pseudo
-    n_expected = sum(n for _, n in used) + n_pseudo
-    return _stability_index(
-        ((n + PSEUDO_COUNT) / n_expected for _, n in used),
-        ((n + PSEUDO_COUNT) / n_current for n, _ in used),
-    )
-
-
 def _stability_index(reference: Iterable[float], current: Iterable[float]) -> float:
     """Return the index of positive shares.
 
@@ -83,40 +53,6 @@ def _stability_index(reference: Iterable[float], current: Iterable[float]) -> fl
     """
     pairs = zip(reference, current, strict=True)
     return math.fsum((after - before) * math.log(after / before) for before, after in pairs)
-
-
-def kolmogorov_smirnov(counts: Sequence[int], expected: Sequence[float]) -> float:
-    """Return the largest gap between the distribution functions of binned numbers; 0 is best.
-
-    Args:
-        counts: Rows per bin, missing ones left out; shape (k,).
-        expected: Share per bin in the reference, missing ones left out; shape (k,).
-
-    Returns:
-        0 to 1; 1 if only one side is empty.
-    """
-    n_rows, total = sum(counts), math.fsum(expected)
-    if n_rows == 0 or total == 0:
-        return float((n_rows == 0) != (total == 0))
-    pairs = zip(accumulate(counts), accumulate(expected), strict=True)
-    return max(abs(n / n_rows - share / total) for n, share in pairs)
-
-
-def total_variation(counts: Sequence[int], expected: Sequence[float]) -> float:
-    """Return half the sum of the differences of the levels' shares; 0 is best.
-
-    Args:
-        counts: Rows per level, missing ones left out; shape (k,).
-        expected: Share per level in the reference, missing ones left out; shape (k,).
-
-    Returns:
-        0 to 1; 1 if only one side is empty.
-    """
-    n_rows, total = sum(counts), math.fsum(expected)
-    if n_rows == 0 or total == 0:
-        return float((n_rows == 0) != (total == 0))
-    pairs = zip(counts, expected, strict=True)
-    return math.fsum(abs(n / n_rows - share / total) for n, share in pairs) / 2
 
 
 def jensen_shannon(reference: Sketch, current: Sketch) -> float:

@@ -7,12 +7,14 @@ batches; memory is bounded by the batch and the sketches. Source: docs/adr/0026-
 from __future__ import annotations
 
 import datetime as dt
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from nightshift.errors import NightshiftError
 from nightshift.prefetch import Prefetcher
+from nightshift.quality.column_summary import summarize
 from nightshift.quality.sketches.number_sketch import NumberSketch
 from nightshift.quality.sketches.sketch import Sketch
 from nightshift.quality.sketches.text_sketch import TextSketch
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 
     from nightshift.contracts.partitions import PartitionRange
     from nightshift.contracts.run import RunContext
-    from nightshift.quality.sketches.bin_counts import BinCounter
+    from nightshift.quality.column_order import OrderCounter
     from nightshift.settings import Settings
     from nightshift.warehouse.connection import Connection
 
@@ -90,16 +92,18 @@ class LoadTable:
         return cls(dataset, layer, _TABLES[layer].format(name), row[0], day)
 
 
-def scan(batches: Iterable[pa.RecordBatch], counter: BinCounter | None = None) -> dict[str, Sketch]:
+def scan(
+    batches: Iterable[pa.RecordBatch], counter: OrderCounter | None = None
+) -> dict[str, Sketch]:
     """Return the summary of every column of some rows.
 
     Args:
         batches: Columns of doubles and strings; all batches have the same schema.
-        counter: Counts the same rows in bins of its own.
+        counter: Compares the columns of the same rows.
     """
     profile: dict[str, Sketch] = {}
     for batch in batches:
-        # In the same scan: reading a partition costs more than counting it.
+        # In the same scan: reading a partition costs more than comparing its columns.
         if counter:
             counter.add(batch)
         for name, column in zip(batch.schema.names, batch.columns, strict=True):
@@ -155,7 +159,8 @@ def scan_load(
     conn: Connection,
     load: LoadTable,
     run: RunContext,
-    counter: BinCounter | None = None,
+    counter: OrderCounter | None = None,
+    types: Mapping[str, str] | None = None,
 ) -> dict[str, Sketch]:
     """Profile one partition of a load and store nothing; empty without rows.
 
@@ -164,14 +169,14 @@ def scan_load(
         conn: A connection outside of a transaction.
         load: What to profile.
         run: Names the connection.
-        counter: Counts the same rows in bins of its own, in the same scan.
+        counter: Compares the columns of the same rows, in the same scan.
+        types: PostgreSQL's type as which a column is read, where it is not its own.
 
     Raises:
         ProfileError: The table has no column that can be profiled.
         WarehouseError: The server cannot be reached, or ended the query.
     """
-    counted_types = counter.types if counter else {}
-    query = _query(conn, load, counted_types)
+    query = _query(conn, load, types or {})
     # The next batch is read while this one is counted.
     stream = stream_arrow(settings, query, run.application_name, is_lean=True)
     with Prefetcher(stream) as batches:
@@ -260,9 +265,11 @@ def keep_profile(
     statement = """
         insert into monitoring.profiles (
             dataset, partition_date, load_id, place, column_name, kind, n_rows, n_missing, minimum,
-            maximum, mean, std, n_distinct, sketch, run_id
+            maximum, mean, std, n_distinct, sketch, run_id, quantiles, zero_share, levels, hashes
         )
-        values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+        values (
+            %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s
+        )
         on conflict do nothing
     """
     rows = []
@@ -270,19 +277,26 @@ def keep_profile(
         column = (load.dataset, load.day, load.load_id, index, name, sketch.type)
         counts = (sketch.n_rows, sketch.n_missing, sketch.minimum, sketch.maximum)
         moments = (sketch.mean, sketch.std, sketch.n_distinct)
-        rows.append((*column, *counts, *moments, sketch.as_bytes(), run.run_id))
+        summary = summarize(sketch)
+        compared = (
+            list(summary.quantiles),
+            summary.zero_share,
+            json.dumps(summary.levels),
+            summary.hashes.astype("<u8").tobytes(),
+        )
+        rows.append((*column, *counts, *moments, sketch.as_bytes(), run.run_id, *compared))
     # One transaction: a reader sees a complete profile or none.
     with conn.transaction(), conn.cursor() as cursor:
         cursor.executemany(statement, rows)
 
 
-def _query(conn: Connection, load: LoadTable, counted_types: Mapping[str, str]) -> sql.Composed:
+def _query(conn: Connection, load: LoadTable, types: Mapping[str, str]) -> sql.Composed:
     """Return the query that reads a load's columns as doubles and strings.
 
     Args:
         conn: Warehouse connection.
         load: What to profile.
-        counted_types: Type of the columns that a counter demands.
+        types: Type of the columns that are not read as their own.
     """
     from psycopg import sql
 
@@ -293,8 +307,8 @@ def _query(conn: Connection, load: LoadTable, counted_types: Mapping[str, str]) 
     cells = []
     for column in described:
         name, code = column.name, column.type_code
-        if name in counted_types:
-            cells.append(_cell(name, code, counted_types[name]))
+        if name in types:
+            cells.append(_cell(name, code, types[name]))
         elif name not in _TECHNICAL and code in _NUMBERS | _TIMES:
             cells.append(_cell(name, code, "float8"))
         elif name not in _TECHNICAL and code in _TEXTS:

@@ -77,6 +77,11 @@ MLFLOW = Listener(
     "mlflow", "MLflow's pages, for reading; with `--with mlflow`", "http",
     "user and password (Basic)", "401, or that it is alive", ("/health",),
 )  # fmt: skip
+PAGE = Listener(
+    "page", "the page for people, for reading; by `nightshift page`", "http",
+    "password (form; session cookie)", "401 and the form; 421 under another host name",
+    ("/style.css",),
+)  # fmt: skip
 SOCKET = Listener(
     "s3",
     "sockets of the same parts below `/tmp`",
@@ -103,7 +108,7 @@ def _inner(part: str) -> Iterator[tuple[int, Listener]]:
 def local_listeners(home: Path) -> Mapping[int, Listener]:
     """Return what may listen on loopback for a home whose parts have run, by port."""
     ports = Ports(home).remembered()
-    known = (POSTGRES, S3, AIRFLOW, MLFLOW)
+    known = (POSTGRES, S3, AIRFLOW, MLFLOW, PAGE)
     listeners = {ports[listener.part]: listener for listener in known if listener.part in ports}
     if "s3" in ports:
         listeners |= {ports["s3"] + offset: listener for offset, listener in _inner("s3")}
@@ -181,6 +186,11 @@ def page(compose: Mapping[str, Any]) -> str:
             f"Without login, Airflow answers: {', '.join(f'`{path}`' for path in AIRFLOW_OPEN)}"
             " (no data, no change)."
         ),
+        (
+            "The page for people is below `/nightshift/` of the same server: every path there"
+            " answers 401 without Airflow's login,"
+        ),
+        "403 to a user who may not see the website or read DAGs, and changes nothing.",
         "",
         "## Wrong logins",
         (
@@ -188,8 +198,8 @@ def page(compose: Mapping[str, Any]) -> str:
             " Airflow as `path=/auth/token`"
         ),
         (
-            "with `status_code=401`, by MLflow as `a wrong login was refused`; locally in"
-            " `<home>/logs`. None is slowed down."
+            "with `status_code=401`, by MLflow and the page as `a wrong login was refused`; locally"
+            " in `<home>/logs` (`nightshift page`: its terminal). None is slowed down."
         ),
         (
             "Airflow's simple auth manager has no setting for a limit, and a lock-out would let"
@@ -214,7 +224,7 @@ def _local_rows() -> Iterator[str]:
     for offset, listener in _inner("s3"):
         yield _row("s3", f"P + {offset}", listener)
     yield _row("s3", "-", SOCKET)
-    for listener in (AIRFLOW, MLFLOW):
+    for listener in (AIRFLOW, MLFLOW, PAGE):
         yield _row(listener.part, "chosen", listener)
 
 

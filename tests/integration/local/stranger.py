@@ -37,7 +37,9 @@ PATHS = (
     "/ajax-api/3.0/mlflow/assistant/config", "/ajax-api/3.0/mlflow/assistant/message",
     "/ajax-api/3.0/mlflow/server-info", "/api/2.0/mlflow/experiments/create",
     "/ajax-api/2.0/mlflow/upload-artifact", "/model-versions/get-artifact", "/v1/traces",
-    "/ajax-api/3.0/jobs/", "/ajax-api/2.0/mlflow/webhooks", "/static-files/index.html",
+    "/ajax-api/3.0/jobs/", "/nightshift/models", "/models", "/login", "/style.css",
+    "/drift", "/stored/evidence/1?raw=1", "/ajax-api/2.0/mlflow/webhooks",
+    "/static-files/index.html",
 )  # fmt: skip
 GRPC_CALLS = (
     "/filer_pb.SeaweedFiler/GetFilerConfiguration",

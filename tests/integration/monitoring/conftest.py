@@ -79,7 +79,7 @@ SPEC = {
         "cooldown_days": 7,
         "minimum_labels": 50,
         "report_rows": 100,
-        "triggers": {"may_act_on_drift_alone": True},
+        "triggers": {"may_act_on_drift_alone": True, "shock_nights": 1},
     },
 }
 

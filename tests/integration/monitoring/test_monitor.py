@@ -15,6 +15,9 @@ from nightshift.warehouse.control_tables.retrain_requests import close_request
 from nightshift.warehouse.damage import DamagedInputError
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("no_report")]
+WINDY = 0.6
+"""A shift that is drift, some five usual variations from night to night, and no jump of a feed."""
+STORM = 3.0
 
 
 def test_verdict_says_so_when_there_is_no_champion_yet(history) -> None:
@@ -93,7 +96,7 @@ def test_an_empty_night_is_measured_as_one_and_is_no_drift(world) -> None:
 @pytest.mark.mlts("mon-3")
 def test_decision_opens_when_drift_holds_on_two_of_three_nights(world) -> None:
     for key in ("2020-02-02", "2020-02-03", "2020-02-04"):
-        world.add_night(key, wind=3.0 if key != "2020-02-03" else 0.0)
+        world.add_night(key, wind=WINDY if key != "2020-02-03" else 0.0)
     first = world.measure("2020-02-02", drifted_features_ratio=0.25)
     assert (first.drift_status, first.n_drifted, first.has_triggered) == ("breached", 1, False)
     assert not world.measure("2020-02-03", drifted_features_ratio=0.25).has_triggered
@@ -108,7 +111,7 @@ def test_decision_opens_when_drift_holds_on_two_of_three_nights(world) -> None:
 @pytest.mark.promise("R6")
 def test_rerun_gives_the_same_verdict_and_no_second_decision(world) -> None:
     for key in ("2020-02-02", "2020-02-03", "2020-02-04"):
-        world.add_night(key, wind=3.0)
+        world.add_night(key, wind=WINDY)
     once = world.measure("2020-02-02", "2020-02-04", drifted_features_ratio=0.25)
     hashes = (
         "select dataset, partition_date, content_hash from ops.published p join "
@@ -127,13 +130,13 @@ def test_rerun_gives_the_same_verdict_and_no_second_decision(world) -> None:
         world.conn.execute(f"{hashes} where dataset like 'monitoring%' order by 1, 2").fetchall()
         == before
     )
-    assert len(before) == 9
+    assert len(before) == 15
 
 
 @pytest.mark.promise("R6")
 def test_bulk_range_gives_what_night_by_night_gives(world) -> None:
     for key in ("2020-02-02", "2020-02-03"):
-        world.add_night(key, wind=3.0)
+        world.add_night(key, wind=WINDY)
         world.measure(key, drifted_features_ratio=0.25)
     nightly = [
         read_verdict(world.conn, "parcel_late", Partition.parse(f"2020-02-0{day}"))
@@ -153,7 +156,7 @@ def test_bulk_range_gives_what_night_by_night_gives(world) -> None:
 
 def test_cooldown_is_a_reason_when_it_stops_a_decision(world) -> None:
     for key in ("2020-02-02", "2020-02-03", "2020-02-04"):
-        world.add_night(key, wind=3.0)
+        world.add_night(key, wind=WINDY)
     verdict = world.measure("2020-02-02", "2020-02-04", drifted_features_ratio=0.25)
     last = read_verdict(world.conn, "parcel_late", Partition.parse("2020-02-04"))
     assert (last.in_cooldown, last.has_triggered) == (True, False)
@@ -184,14 +187,52 @@ def test_decision_opens_when_outcomes_turn_against_the_champion(world) -> None:
     for day in range(2, 6):
         world.add_night(f"2020-02-0{day}", is_turned=True)
         world.score_night(f"2020-02-0{day}")
-    verdict = world.measure("2020-02-04", "2020-02-05")
-    assert verdict.performance_status == "breached"
+    shock = world.measure("2020-02-04")
+    assert (shock.performance_status, shock.cause) == ("breached", "shock")
+    assert world.decisions() == []
+    verdict = world.measure("2020-02-05")
     assert verdict.metric_value > verdict.metric_expected + 0.3
+    assert (verdict.cause, verdict.loss > 0.3) == ("loss", True)
     assert world.decisions() == [("2020-02-05", "open")]
-    assert verdict.reasons == [
-        "severe_loss held on 2 of the last 3 nights: 2020-02-04, 2020-02-05",
-        "acts on matured loss alone: it is severe",
+    assert "performance held on 2 of the last 3 nights: 2020-02-04, 2020-02-05" in verdict.reasons
+
+
+def test_broken_column_is_named_with_its_feed_and_blocks_until_it_is_repaired(world) -> None:
+    for day in range(2, 6):
+        world.add_night(f"2020-02-0{day}", is_turned=True, wind=STORM if day == 5 else 0.0)
+        world.score_night(f"2020-02-0{day}")
+    verdict = world.measure("2020-02-04", "2020-02-05")
+    assert (verdict.n_faults, verdict.cause, verdict.has_triggered) == (1, "broken input", False)
+    assert any(reason.startswith("blocked") for reason in verdict.reasons)
+    faults = 'select night::text, "column", kind, since::text from monitoring.input_faults'
+    assert world.conn.execute(faults).fetchall() == [
+        ("2020-02-05", "wind", "shifted", "2020-02-05")
     ]
+    assert world.measure("2020-02-05") == verdict
+    # The feed is repaired, and the night is built again.
+    world.add_night("2020-02-05", is_turned=True, load_id=2_000_000)
+    repaired = world.measure("2020-02-05")
+    assert (repaired.n_faults, repaired.cause, repaired.has_triggered) == (0, "loss", True)
+    assert world.conn.execute(faults).fetchall() == []
+
+
+def test_estimate_stands_with_the_night_and_meets_its_realised_number(world) -> None:
+    for key in ("2020-02-02", "2020-02-03", "2020-02-04"):
+        world.add_night(key)
+        world.score_night(key)
+        world.measure(key)
+    rows = world.conn.execute(
+        "select partition_date::text, estimate, low, realised from monitoring.estimates_published"
+        " where span = 'night' and metric = 'log_loss' order by 1"
+    ).fetchall()
+    assert [(day, low) for day, _, low, _ in rows] == [
+        ("2020-02-02", None),
+        ("2020-02-03", None),
+        ("2020-02-04", None),
+    ]
+    # The labels of the first night are mature, and the champion is calibrated.
+    assert abs(rows[0][1] - rows[0][3]) < 0.15
+    assert [realised for *_, realised in rows[1:]] == [None, None]
 
 
 def test_outcome_that_is_delivered_too_late_counts_for_nothing(world) -> None:
@@ -271,14 +312,17 @@ def test_report_is_linked_and_not_made_again_when_night_is_rerun(
     assert world.measure("2020-02-02").report_key == key
 
 
-def test_loss_is_no_breach_when_the_rule_is_worse_on_the_same_rows(world) -> None:
+def test_loss_is_the_advantage_over_the_rule_that_is_missing(world) -> None:
     for key in ("2020-02-02", "2020-02-03", "2020-02-04"):
         world.add_night(key)
         world.score_night(key)
-    world.conn.execute("update predictions.parcel_late set probability = 0.5 * probability + 0.25")
-    verdict = world.measure("2020-02-04", maximum_metric_loss=0.01)
-    assert verdict.metric_expected + 0.01 < verdict.metric_value < verdict.metric_baseline
-    assert verdict.performance_status == "ok"
+    usual = world.measure("2020-02-04", maximum_metric_loss=0.2)
+    assert (usual.performance_status, usual.cause) == ("ok", "none")
+    world.conn.execute("update predictions.parcel_late set probability = 0.3")
+    as_the_rule = world.measure("2020-02-04", maximum_metric_loss=0.2)
+    assert as_the_rule.metric_value == pytest.approx(as_the_rule.metric_baseline)
+    assert as_the_rule.performance_status == "breached"
+    assert as_the_rule.loss > usual.loss + 0.2
 
 
 def test_the_verdict_is_published_again_when_its_rows_are_damaged(world) -> None:

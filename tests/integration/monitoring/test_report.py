@@ -45,7 +45,7 @@ SHOWN = ShownDrift({"wind": 4.2, "carrier": 0.01, "score": 0.3}, ["wind"], 0.3, 
 def test_report_shows_the_numbers_of_the_verdict_and_not_those_of_the_sample() -> None:
     made = make_report(sample(rows(500)), sample(rows(400)), SHOWN)
     found = {m["config"].get("column"): m["value"] for m in json.loads(made.json)["metrics"]}
-    assert {name: found[name] for name in SHOWN.psi} == SHOWN.psi
+    assert {name: found[name] for name in SHOWN.distances} == SHOWN.distances
     assert found[None] == {"count": 1.0, "share": 0.5}
     assert b"<html" in made.html[:2000].lower()
 

@@ -146,6 +146,8 @@ _STATEMENTS = (
     union all select 'predictions/' || model, 4000, model from ops.last_good_specs
     union all select 'monitoring/' || model, 1, model from ops.last_good_specs
     union all select 'monitoring_drift/' || model, 40, model from ops.last_good_specs
+    union all select 'monitoring_estimates/' || model, 2, model from ops.last_good_specs
+    union all select 'monitoring_faults/' || model, 2, model from ops.last_good_specs
     union all select 'monitoring_performance/' || model, 40, model from ops.last_good_specs
     """,
     """
@@ -245,18 +247,42 @@ _STATEMENTS = (
     from ml.model_versions v order by v.created_at, v.model
     """,
     """
-    insert into monitoring.drift
-    select days.day, l.load_id, s.model, 'feature_' || lpad(f::text, 2, '0'),
-        case when f %% 8 = 7 then 'categorical' else 'numeric' end, 1,
-        0.05 * exp(1.1 * sin(days.i / 58.0 + f) + 0.6 * sin(days.i * 12.9898 + f * 78.233))
-            * case when f < 6 and days.i between 38 and 41 then 6 else 1 end,
-        0.1, 0.1, 0.01, 0.01, sin(days.i / 58.0), 0, 4000,
-        0.05 * exp(1.1 * sin(days.i / 58.0 + f) + 0.6 * sin(days.i * 12.9898 + f * 78.233))
-            * case when f < 6 and days.i between 38 and 41 then 6 else 1 end > 0.2
+    insert into monitoring.drift (partition_date, load_id, model, feature, kind, model_version,
+        missing_share, reference_missing_share, mean, reference_mean, n_rows, distance, statistic,
+        value, usual, usual_variation, n_nights, is_drifted)
+    select d.day, d.load_id, d.model, 'feature_' || lpad(d.f::text, 2, '0'),
+        case when d.f %% 8 = 7 then 'categorical' else 'numeric' end, 1, 0.01, 0.01,
+        sin(d.i / 58.0), 0, 4000, d.distance, 'mean', sin(d.i / 58.0), 0.1, 0.4, 60,
+        d.distance > 4
+    from (
+        select days.day, days.i, l.load_id, s.model, f,
+            0.6 * exp(1.1 * sin(days.i / 58.0 + f) + 0.6 * sin(days.i * 12.9898 + f * 78.233))
+                * case when f < 6 and (days.i between 38 and 41 or days.i between 330 and 333)
+                    then 6 else 1 end as distance
+        from ops.last_good_specs s cross join days
+        cross join generate_series(0, %(features)s - 1) f
+        join ops.published l on l.dataset = 'monitoring_drift/' || s.model
+            and l.partition_date = days.day
+    ) d
+    """,
+    """
+    insert into monitoring.estimates (partition_date, load_id, model, model_version, span, metric,
+        estimate, low, high, n_calibration)
+    select days.day, l.load_id, s.model, 1, 'night', 'log_loss',
+        0.48 * (1 + 0.05 * sin(days.i / 58.0)),
+        0.43 * (1 + 0.05 * sin(days.i / 58.0)), 0.53 * (1 + 0.05 * sin(days.i / 58.0)), 40
     from ops.last_good_specs s cross join days
-    cross join generate_series(0, %(features)s - 1) f
-    join ops.published l on l.dataset = 'monitoring_drift/' || s.model
+    join ops.published l on l.dataset = 'monitoring_estimates/' || s.model
         and l.partition_date = days.day
+    """,
+    """
+    insert into monitoring.column_faults (partition_date, load_id, model, model_version, feature,
+        kind, distance, detail, since, feeds)
+    select l.partition_date, l.load_id, s.model, 1, 'feature_03', 'frozen', 9,
+        'the values of the night before', l.partition_date, array['raw/weather']
+    from ops.last_good_specs s
+    join ops.published l on l.dataset = 'monitoring_faults/' || s.model
+        and l.partition_date = %(last)s - 20
     """,
     """
     insert into monitoring.performance

@@ -33,8 +33,15 @@ def night(
     score_drift: str = "ok",
     performance: str = "unknown",
     severe_loss: str = "unknown",
+    broken_input: str = "ok",
 ) -> PartitionStatus:
-    return PartitionStatus(dt.date(2013, 9, day), drift, score_drift, performance, severe_loss)
+    return PartitionStatus(
+        dt.date(2013, 9, day), drift, score_drift, performance, severe_loss, broken_input
+    )
+
+
+def lossy(*numbers: int, **more: str) -> list[PartitionStatus]:
+    return [night(number, performance="breached", **more) for number in numbers]
 
 
 def days(*numbers: int) -> list[dt.date]:
@@ -48,21 +55,57 @@ def judge(
 
 
 @pytest.mark.mlts("mon-7")
-def test_triggers_when_drift_and_matured_loss_hold_together() -> None:
-    earlier = [night(4, "breached"), night(5, "breached", performance="breached")]
-    ruling = judge(spec_with(), night(6, performance="breached"), earlier)
-    assert ruling.has_triggered
+def test_triggers_when_matured_loss_lasts_longer_than_a_shock() -> None:
+    ruling = judge(spec_with(), *reversed_last(lossy(3, 4, 5, 6)))
+    assert (ruling.has_triggered, ruling.cause) == (True, "loss")
     assert ruling.reasons == [
-        "drift held on 2 nights: 2013-09-04, 2013-09-05",
-        "performance held on 2 of the last 3 nights: 2013-09-05, 2013-09-06",
+        "performance held on 3 of the last 3 nights: 2013-09-04, 2013-09-05, 2013-09-06"
     ]
 
 
-def test_drift_counts_when_it_is_as_old_as_the_loss_is_about() -> None:
-    earlier = [night(2, "breached"), night(3, "breached"), night(5, performance="breached")]
-    assert judge(spec_with(), night(6, performance="breached"), earlier).has_triggered
-    too_old = [night(1, "breached"), night(3, "breached"), night(5, performance="breached")]
-    assert not judge(spec_with(), night(6, performance="breached"), too_old).has_triggered
+def reversed_last(statuses: list[PartitionStatus]):
+    """Return tonight and the nights before it."""
+    return statuses[-1], statuses[:-1]
+
+
+@pytest.mark.parametrize("n_nights", [1, 2, 3])
+@pytest.mark.parametrize("severe", [{}, {"severe_loss": "breached"}])
+def test_nothing_is_learnt_from_a_shock_alone(n_nights: int, severe) -> None:
+    statuses = lossy(*range(10, 10 + n_nights), **severe)
+    ruling = judge(spec_with(), *reversed_last(statuses))
+    assert (ruling.has_triggered, ruling.cause, ruling.reasons) == (False, "shock", [])
+    # The quiet night after it asks for nothing either, and is no loss.
+    after = judge(spec_with(), night(10 + n_nights, performance="ok"), statuses)
+    assert (after.has_triggered, after.cause) == (False, "none")
+
+
+def test_two_shocks_far_apart_do_not_add_up() -> None:
+    statuses = lossy(2, 3, 12, 13)
+    assert judge(spec_with(), *reversed_last(statuses)).cause == "shock"
+
+
+def test_spec_says_how_long_a_shock_lasts() -> None:
+    spec = spec_with(triggers={"shock_nights": 0})
+    assert judge(spec, *reversed_last(lossy(5, 6))).has_triggered
+
+
+def test_drift_is_told_with_the_loss_that_it_explains() -> None:
+    earlier = [*lossy(3, 4), night(5, "breached", performance="breached")]
+    ruling = judge(spec_with(), night(6, "breached", performance="breached"), earlier)
+    assert ruling.reasons[-1] == "drift held on 2 nights: 2013-09-05, 2013-09-06"
+
+
+def test_broken_input_blocks_and_is_the_cause_whatever_else_holds() -> None:
+    statuses = lossy(3, 4, 5)
+    today = night(6, "breached", performance="breached", broken_input="breached")
+    ruling = judge(spec_with(), today, statuses, red=["distance is frozen since 2013-09-06"])
+    assert (ruling.has_triggered, ruling.cause) == (False, "broken input")
+    assert ruling.reasons[-1] == "blocked, data quality is red: distance is frozen since 2013-09-06"
+
+
+def test_covariate_shift_alone_is_looked_at() -> None:
+    ruling = judge(spec_with(), night(6, "breached"), [night(5, "breached"), night(4, "breached")])
+    assert (ruling.has_triggered, ruling.cause) == (False, "covariate shift")
 
 
 def test_drift_alone_waits_when_spec_does_not_allow_it() -> None:
@@ -85,19 +128,6 @@ def test_drift_alone_waits_when_matured_loss_contradicts_it() -> None:
     assert not judge(
         spec_with(triggers=ALONE), night(6, "breached", performance="ok"), [night(5, "breached")]
     ).has_triggered
-
-
-def test_loss_alone_waits_when_it_is_not_severe() -> None:
-    assert not judge(
-        spec_with(), night(6, performance="breached"), [night(5, performance="breached")]
-    ).has_triggered
-
-
-def test_loss_alone_acts_when_it_is_severe() -> None:
-    bad = {"performance": "breached", "severe_loss": "breached"}
-    ruling = judge(spec_with(), night(6, **bad), [night(5, **bad)])
-    assert ruling.has_triggered
-    assert ruling.reasons[-1] == "acts on matured loss alone: it is severe"
 
 
 @pytest.mark.parametrize(

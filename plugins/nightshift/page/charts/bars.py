@@ -17,12 +17,14 @@ from nightshift.page.charts.svg import (
     number,
     rect,
     text,
-    ticks,
 )
 
 ROW, TOP, BOTTOM = 22, 8, 26
 GANTT_LEFT, SHARE_LEFT = 300, 150
 LABEL_LENGTH = 40
+CLOCK_STEPS = (1, 5, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 21_600)
+"""Seconds between the lines of a clock."""
+MAX_CLOCK_LINES = 7
 
 
 @dataclass(frozen=True)
@@ -155,11 +157,11 @@ def gantt(title: str, spans: Sequence[Span], deadline: dt.datetime | None) -> Ma
 
 
 def _clock(x: Scale, start: dt.datetime, height: float) -> Iterator[str]:
-    for seconds in ticks(
-        0,
-        x.high - x.low,
-        6,
-    ):
+    # Steps that a clock has: 3 min 20 s would be round only in the decimal system.
+    step = next(
+        (step for step in CLOCK_STEPS if (x.high - x.low) / step <= MAX_CLOCK_LINES), 86_400
+    )
+    for seconds in range(0, int(x.high - x.low) + 1, step):
         position = x.at(x.low + seconds)
         moment = start + dt.timedelta(seconds=seconds)
         yield line(

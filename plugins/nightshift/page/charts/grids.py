@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -25,7 +26,7 @@ STATUS_MARKS = {
 """Letters in the cells, so that colour alone carries no status."""
 MAX_LINKED_CELLS = 3000
 """Of a larger map the names of features are the links, in the table below it."""
-UNIT_CLASSES = (0.5, 1.0, 2.0, 4.0)
+UNIT_CLASSES = (1.0, 2.0, 4.0, 8.0)
 """Bounds of the five colours, in units of a feature's usual variation."""
 
 
@@ -162,11 +163,7 @@ def heat_map(
     ]
     # A link and a tooltip take 150 bytes: a year of forty features would be 3 MB.
     if len(cells) > MAX_LINKED_CELLS:
-        positions = [(columns[cell.day] * pitch, rows[cell.feature] * ROW, cell) for cell in cells]
-        parts += _painted(
-            positions,
-            pitch,
-        )
+        parts += _painted(cells, rows, columns, pitch)
         cells = ()
     for cell in cells:
         x = MAP_LEFT + columns[cell.day] * pitch
@@ -197,7 +194,7 @@ def heat_class(units: float | None) -> str:
     """Return the CSS class of a distance."""
     if units is None:
         return "unmeasured"
-    return f"heat{sum(units >= bound for bound in UNIT_CLASSES)}"
+    return f"heat{bisect_right(UNIT_CLASSES, units)}"
 
 
 def _feature_names(features: Sequence[str]) -> Iterator[str]:
@@ -240,24 +237,26 @@ def _day_names(days: Sequence[dt.date], pitch: float) -> Iterator[str]:
         )
 
 
-def _painted(positions: Sequence[tuple[float, int, HeatCell]], pitch: float) -> Iterator[str]:
+def _painted(
+    cells: Sequence[HeatCell],
+    rows: Mapping[str, int],
+    columns: Mapping[dt.date, int],
+    pitch: float,
+) -> Iterator[str]:
     """Yield all cells of a colour as one shape, and all dots as another."""
     shapes: dict[str, list[str]] = {}
     width = f"{pitch - 0.4:.1f}"
-    for x, y, cell in positions:
-        corner = f"M{MAP_LEFT + x:.1f} {MAP_TOP + y}"
-        shape = f"{corner}h{width}v{ROW - 2}h-{width}z"
-        shapes.setdefault(
-            f"cell {heat_class(cell.units)}",
-            [],
-        ).append(shape)
+    # The same for every cell, so it is made once.
+    outline = f"h{width}v{ROW - 2}h-{width}z"
+    for cell in cells:
+        x = MAP_LEFT + columns[cell.day] * pitch
+        y = MAP_TOP + rows[cell.feature] * ROW
+        css = f"cell {heat_class(cell.units)}"
+        shapes.setdefault(css, []).append(f"M{x:.1f} {y}{outline}")
         # A dot of two units in the middle.
         if cell.is_drifted:
-            centre = f"M{MAP_LEFT + x + pitch / 2 - 1:.1f} {MAP_TOP + y + 6.5}"
-            shapes.setdefault(
-                "drifted",
-                [],
-            ).append(f"{centre}h2v2h-2z")
+            dot = f"M{x + pitch / 2 - 1:.1f} {y + 6}h2v2h-2z"
+            shapes.setdefault("drifted", []).append(dot)
     for css, paths in sorted(shapes.items()):
         yield f'<path class="{css}" d="{"".join(paths)}"/>'
 

@@ -31,6 +31,8 @@ Point = TypeVar(
 HEIGHT, TOP, BOTTOM, LEFT, RIGHT = 240, 28, 26, 70, 16
 MAX_GAP_DAYS = 3
 """A line is interrupted where more days than this have no value."""
+LETTER = 6.6
+"""Units that a letter takes on average."""
 MAX_MARKS = 60
 """Up to so many values, each has a dot."""
 

@@ -11,6 +11,8 @@ from markupsafe import Markup, escape
 
 WIDTH = 960
 """Units of a chart's width; the browser scales it to the column."""
+SMALLEST_WIDTH = 780
+"""Pixels; below them letters could not be read, so the chart scrolls."""
 N_TICKS = 5
 LARGE = 10_000
 """From here on digits after the point say nothing to a person."""
@@ -55,7 +57,7 @@ def figure(title: str, parts: Iterable[str], height: float, width: float = WIDTH
     body = "".join(parts)
     return Markup(  # noqa: S704 - parts are escaped where they are made
         f'<svg viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{escape(title)}"'
-        f' style="min-width:{min(width, 560):g}px">{body}</svg>'
+        f' style="min-width:{min(width, SMALLEST_WIDTH):g}px">{body}</svg>'
     )
 
 

@@ -27,14 +27,15 @@ SCORE = "score"
 MISSING, OTHER_LEVELS = "(missing)", "(all other levels)"
 
 _DRIFT = """
-select partition_date, feature, kind, model_version, psi, psi_noise,
-    case when psi_noise > 0 then psi / psi_noise end as units, is_drifted
+select partition_date, feature, kind, model_version, distance as units, statistic, change,
+    changed_since, is_drifted
 from monitoring.drift_published
 where model = %(model)s and partition_date between %(first)s and %(last)s
 order by feature, partition_date
 """
 _VERDICTS = """
-select partition_date, drift_status, score_drift_status, n_features, n_drifted, has_triggered,
+select partition_date, drift_status, score_drift_status, n_features, n_drifted, n_faults, cause,
+    segment, has_triggered,
     reasons, report_key is not null as has_report, decision_state
 from monitoring.verdicts_published
 where model = %(model)s and partition_date between %(first)s and %(last)s
@@ -45,10 +46,16 @@ select * from monitoring.drift_published
 where model = %(model)s and partition_date = %(day)s and feature = %(feature)s
 """
 _HISTORY = """
-select partition_date, psi, psi_noise, is_drifted from monitoring.drift_published
+select partition_date, distance, is_drifted from monitoring.drift_published
 where model = %(model)s and feature = %(feature)s
     and partition_date between %(day)s::date - 180 and %(day)s::date + 30
 order by partition_date
+"""
+_FAULTS = """
+select night, "column" as feature, kind, distance, detail, since, feeds
+from monitoring.input_faults
+where model = %(model)s and night between %(first)s and %(last)s
+order by night desc, distance desc limit 50
 """
 _PROFILE = """
 select r.kind, r.n_rows, r.n_missing, r.minimum, r.maximum, r.sketch
@@ -94,13 +101,14 @@ def drift_document(
     newest = newest_partition(snapshot, chosen)
     last = last or newest
     n_days = min(max(n_days, 1), MAX_DAYS)
-    document |= {"n_days": n_days, "last": last, "newest": newest, "verdicts": []}
+    document |= {"n_days": n_days, "last": last, "newest": newest, "verdicts": [], "faults": []}
     if last is None:
         return document
     first = last - dt.timedelta(days=n_days - 1)
     values = {"model": chosen, "first": first, "last": last}
     document["cells"] = snapshot.rows(_DRIFT, values)
     document["verdicts"] = snapshot.rows(_VERDICTS, values)
+    document["faults"] = snapshot.rows(_FAULTS, values)
     document["days"] = [first + dt.timedelta(days=index) for index in range(n_days)]
     document["features"] = _features(document["cells"])
     return document
@@ -123,6 +131,7 @@ def _features(cells: list[Row]) -> list[Row]:
                 "newest_day": newest["partition_date"],
                 "newest_units": newest["units"],
                 "largest_units": max(units, default=None),
+                "changed_since": newest["changed_since"],
                 "n_drifted": sum(row["is_drifted"] for row in rows),
             }
         )

@@ -76,6 +76,11 @@ select * from monitoring.performance_published
 where model = %(model)s and slice_name = 'all' and metric = any(%(metrics)s)
 order by metric, partition_date
 """
+_ESTIMATES = """
+select partition_date, estimate, low, high, n_calibration from monitoring.estimates_published
+where model = %(model)s and metric = %(metric)s and span = 'night'
+order by partition_date
+"""
 _SLICES = """
 select * from monitoring.performance_published
 where model = %(model)s and metric = %(metric)s and slice_name <> 'all'
@@ -111,6 +116,7 @@ def model_document(snapshot: Snapshot, model: str, metric: str | None) -> dict[s
     metrics: list[str] = []
     quality: list[Row] = []
     slices: list[Row] = []
+    estimates: list[Row] = []
     if newest is not None:
         rows = snapshot.rows(_METRICS, {"model": model, "newest": newest})
         metrics = [row["metric"] for row in rows]
@@ -119,6 +125,7 @@ def model_document(snapshot: Snapshot, model: str, metric: str | None) -> dict[s
         quality = snapshot.rows(_QUALITY, {"model": model, "metrics": shown})
         values = {"model": model, "metric": chosen, "day": newest}
         slices = snapshot.rows(_SLICES, values)
+        estimates = snapshot.rows(_ESTIMATES, {"model": model, "metric": chosen})
     return {
         "facts": facts,
         "metric": chosen,
@@ -128,6 +135,7 @@ def model_document(snapshot: Snapshot, model: str, metric: str | None) -> dict[s
         "decisions": snapshot.rows(_DECISIONS, {"model": model, "limit": MAX_DECISIONS}),
         "quality": [row for row in quality if row["metric"] == chosen],
         "calibration": [row for row in quality if row["metric"] in CALIBRATION_METRICS],
+        "estimates": estimates,
         "slices": slices,
         "newest_evaluated": newest,
     }

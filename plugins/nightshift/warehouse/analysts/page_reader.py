@@ -19,6 +19,8 @@ RELATIONS = (
     "ml.champion_periods",
     "ml.decisions",
     "monitoring.drift_published",
+    "monitoring.estimates_published",
+    "monitoring.input_faults",
     "monitoring.performance_published",
     "monitoring.profiles",
     "monitoring.verdicts_published",

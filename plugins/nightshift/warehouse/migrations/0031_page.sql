@@ -224,3 +224,6 @@ from ml.succession s
 join ml.model_versions v using (model, version);
 comment on view ml.champion_periods is 'Who was champion for which partitions. Grain: decision that stands.';
 comment on column ml.champion_periods.last_partition is 'Included; null for the champion of today; before first_partition where a later decision took effect on the same day.';
+
+-- A metric over all days is read by its slice; the key begins with the night that measured, which is another one.
+create index performance_by_slice on monitoring.performance (model, slice_name, metric, evaluated_partition);

@@ -1,0 +1,141 @@
+"""Drift: how far a partition's columns are from the partitions that the champion was trained on.
+
+Each distance is in usual variations from night to night, so the figures of all columns mean the
+same, and one limit decides. Source: docs/adr/0045-the-night-is-the-unit.md.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from nightshift.monitoring.columns.night_series import DRIFT_STATISTICS, Profile, SeriesTable
+from nightshift.monitoring.columns.usual_variation import UsualVariation
+
+if TYPE_CHECKING:
+    from nightshift.quality.column_summary import ColumnSummary
+
+SCORE = "score"
+Kind = Literal["numeric", "categorical", "score"]
+
+
+@dataclass(frozen=True)
+class Drift:
+    """The distance of one column of a partition from the training partitions.
+
+    Attributes:
+        feature: Column; ``score`` for the model's own output.
+        kind: Type of the column.
+        distance: Of the statistic that is furthest from usual, in usual variations; 0 is best.
+        statistic: Its name; None without a statistic to compare.
+        value: Its value, and the ``usual`` one, the median of the training partitions.
+        usual_variation: Its standard deviation from night to night.
+        n_nights: Independent nights that the training partitions are worth.
+        missing_share: Share of null rows, 0 to 1; with that of the training partitions.
+        mean: Mean of the numbers; with that of the training partitions.
+        n_rows: Rows of the partition.
+        is_drifted: Whether the distance exceeds the limit.
+    """
+
+    feature: str
+    kind: Kind
+    distance: float
+    statistic: str | None
+    value: float | None
+    usual: float | None
+    usual_variation: float | None
+    n_nights: float | None
+    missing_share: float
+    reference_missing_share: float
+    mean: float | None
+    reference_mean: float | None
+    n_rows: int
+    is_drifted: bool
+
+
+@dataclass(frozen=True)
+class ColumnDistances:
+    """Compares partitions with the training partitions.
+
+    Attributes:
+        table: The training partitions.
+        limit: Distance above which a column has drifted.
+    """
+
+    table: SeriesTable
+    limit: float
+
+    @cached_property
+    def usual(self) -> UsualVariation:
+        """Return how the series usually vary."""
+        return UsualVariation.of(self.table.values, self.table.weekdays, self.table.floors)
+
+    @cached_property
+    def _positions(self) -> dict[str, list[int]]:
+        """Return where the statistics that show drift stand, by column."""
+        positions: dict[str, list[int]] = {}
+        for position, (column, statistic) in enumerate(self.table.names):
+            known = positions.setdefault(column, [])
+            if statistic in DRIFT_STATISTICS:
+                known.append(position)
+        return positions
+
+    def measure(self, day: dt.date, profile: Profile, kind: Kind | None = None) -> list[Drift]:
+        """Compare the columns of a partition, by name.
+
+        Args:
+            day: The partition.
+            profile: Its columns.
+            kind: Of all columns; None tells numbers from strings.
+        """
+        values = np.array(self.table.row(profile, None), np.float64)
+        distances = self.usual.distances(values, day.weekday())
+        # A series without any training value cannot be far from usual.
+        sizes = np.nan_to_num(np.abs(distances), posinf=np.finfo(np.float64).max)
+        drifts = []
+        for column, positions in sorted(self._positions.items()):
+            if column not in profile:
+                continue
+            furthest = max(positions, key=lambda position: sizes[position])
+            drifts.append(self._drift(column, kind, profile[column], furthest, sizes, values))
+        return drifts
+
+    def _drift(
+        self,
+        column: str,
+        kind: Kind | None,
+        summary: ColumnSummary,
+        furthest: int,
+        sizes: np.ndarray,
+        values: np.ndarray,
+    ) -> Drift:
+        usual = self.usual
+        is_text = column in self.table.shares
+        distance = float(sizes[furthest])
+        is_known = bool(np.isfinite(usual.center[furthest]))
+        reference = [profile[column] for profile in self.table.profiles if column in profile]
+        means = [known.mean for known in reference if known.mean is not None]
+        return Drift(
+            feature=column,
+            kind=kind or ("categorical" if is_text else "numeric"),
+            distance=distance,
+            statistic=self.table.names[furthest].statistic if is_known else None,
+            value=_finite(values[furthest]),
+            usual=_finite(usual.center[furthest]),
+            usual_variation=_finite(usual.scale[furthest]),
+            n_nights=_finite(usual.n_effective[furthest]) if is_known else None,
+            missing_share=summary.missing_share,
+            reference_missing_share=float(np.mean([known.missing_share for known in reference])),
+            mean=summary.mean,
+            reference_mean=float(np.mean(means)) if means else None,
+            n_rows=summary.n_rows,
+            is_drifted=distance > self.limit,
+        )
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None

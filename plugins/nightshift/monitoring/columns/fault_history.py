@@ -1,0 +1,162 @@
+"""Input faults as they are published: since when a column is broken, and which feeds it has."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from nightshift.contracts.datasets import read_contracts
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from nightshift.contracts.model_spec import ModelSpec
+    from nightshift.contracts.partitions import Partition, PartitionRange
+    from nightshift.monitoring.columns.input_faults import InputFault
+    from nightshift.warehouse.connection import Connection
+
+RESET_DAYS = 7
+"""After so many days a broken column counts again as what is usual: a jump that stays is the world.
+
+Kinds that compare with the training partitions, as a frozen column, stay broken all the same.
+"""
+
+
+@dataclass(frozen=True)
+class PublishedFault:
+    """A row of ``monitoring.column_faults``.
+
+    Attributes:
+        feature: The column.
+        kind: What is wrong with it.
+        distance: In usual steps.
+        detail: The numbers, for people.
+        since: First of the consecutive partitions on which it was broken.
+        feeds: Raw datasets behind it.
+    """
+
+    feature: str
+    kind: str
+    distance: float
+    detail: str
+    since: dt.date
+    feeds: Sequence[str]
+
+    def __str__(self) -> str:
+        """Return one line for people."""
+        feeds = ", ".join(self.feeds) or "no raw dataset"
+        return f"{self.feature} is {self.kind} since {self.since}: {self.detail} (feed: {feeds})"
+
+
+@dataclass(frozen=True)
+class FaultHistory:
+    """The published faults of a model before a partition.
+
+    Attributes:
+        partition: The partition.
+        since: By day and column, the first of the consecutive partitions.
+    """
+
+    partition: Partition
+    since: Mapping[dt.date, Mapping[str, dt.date]]
+
+    @classmethod
+    def read(cls, conn: Connection, spec: ModelSpec, partition: Partition) -> FaultHistory:
+        """Read what was published of the days before a partition."""
+        rows = conn.execute(
+            """
+            select night, "column", since from monitoring.input_faults
+            where model = %s and night < %s and night >= %s::date - %s order by 1, 2
+            """,
+            [spec.name, partition.day, partition.day, RESET_DAYS],
+        )
+        since: dict[dt.date, dict[str, dt.date]] = {}
+        for day, column, first in rows:
+            since.setdefault(day, {})[column] = first
+        return cls(partition, since)
+
+    @classmethod
+    def of(
+        cls, partition: Partition, faults: Mapping[dt.date, Sequence[PublishedFault]]
+    ) -> FaultHistory:
+        """Return the history of faults by day; only those that ``read`` would read count."""
+        oldest = partition.day - dt.timedelta(days=RESET_DAYS)
+        since = {}
+        for day, of_day in faults.items():
+            if oldest <= day < partition.day and of_day:
+                since[day] = {fault.feature: fault.since for fault in of_day}
+        return cls(partition, since)
+
+    @property
+    def broken(self) -> dict[dt.date, frozenset[str]]:
+        """Return the columns that were broken, by day; those of long faults are left out."""
+        oldest = self.partition.day - dt.timedelta(days=RESET_DAYS)
+        broken = {}
+        for day, columns in self.since.items():
+            broken[day] = frozenset(name for name, first in columns.items() if first > oldest)
+        return broken
+
+    def publish(
+        self, faults: Sequence[InputFault], feeds: Mapping[str, Sequence[str]]
+    ) -> list[PublishedFault]:
+        """Return faults with the day since which each column is broken, and its feeds."""
+        before = self.since.get(self.partition.shift(-1).day, {})
+        published = []
+        for fault in faults:
+            first = before.get(fault.column, self.partition.day)
+            of_column = feeds.get(fault.column, ())
+            published.append(
+                PublishedFault(
+                    fault.column, fault.kind, fault.distance, fault.detail, first, of_column
+                )
+            )
+        return published
+
+
+def column_feeds(
+    conn: Connection, spec: ModelSpec, partition: Partition, datasets_dir: Path
+) -> dict[str, list[str]]:
+    """Return the raw datasets behind each feature, of those that the feature load read.
+
+    A dataset stands behind a feature whose name begins with that of a column of its contract, or
+    with the name of the dataset; where none does, all that the load read stand behind it.
+    """
+    row = conn.execute(
+        """
+        select l.inputs from ops.published p
+            join ops.loads l using (dataset, partition_date, load_id)
+        where p.dataset = %s and p.partition_date = %s
+        """,
+        [spec.features_dataset, partition.day],
+    ).fetchone()
+    contracts = read_contracts(datasets_dir).documents.values()
+    read = {
+        contract.dataset: contract for contract in contracts if row and contract.dataset in row[0]
+    }
+    feeds = {}
+    for feature in spec.features.names:
+        lengths = {}
+        for dataset, contract in read.items():
+            named = [column.name for column in contract.columns if feature.startswith(column.name)]
+            lengths[dataset] = max(map(len, named), default=0)
+        longest = max(lengths.values(), default=0)
+        chosen = [dataset for dataset, length in lengths.items() if length == longest]
+        feeds[feature] = sorted(chosen)
+    return feeds
+
+
+def faults_between(conn: Connection, spec: ModelSpec, partitions: PartitionRange) -> list[str]:
+    """Return the published faults of some partitions, one line a column and day."""
+    rows = conn.execute(
+        """
+        select night, "column", kind, feeds from monitoring.input_faults
+        where model = %s and night between %s and %s order by 1, 2
+        """,
+        [spec.name, partitions.first.day, partitions.last.day],
+    )
+    return [
+        f"{column} of {day} was {kind} (feed: {', '.join(feeds)})"
+        for day, column, kind, feeds in rows
+    ]

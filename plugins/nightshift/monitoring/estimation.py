@@ -1,0 +1,267 @@
+"""Estimate what a partition's predictions are worth before their labels are known.
+
+A calibrated probability tells its own expected loss (CBPE). A regression has the mean loss that
+predictions of the same size had lately (DLE by decile). Both know nothing of what all rows of a day
+share, tomorrow's weather, so each estimate has a band, learnt from the errors of matured nights.
+Neither sees that the world has changed. Source: docs/adr/0045-the-night-is-the-unit.md.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import numpy as np
+
+from nightshift.contracts.metrics import Task
+from nightshift.models.calibration import EDGE
+from nightshift.quality.sketches.number_sketch import NumberSketch
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from nightshift.contracts.model_spec import ModelSpec
+    from nightshift.contracts.partitions import Partition
+    from nightshift.quality.sketches.sketch import Sketch
+    from nightshift.warehouse.connection import Connection
+
+    Doubles = npt.NDArray[np.float64]
+
+BINARY_METRICS = ("positive_rate", "log_loss", "brier")
+REGRESSION_METRICS = ("mae",)
+DECILE = "decile"
+"""Slice of ``monitoring.performance`` that a regression's losses are read from."""
+MISS_RATE = 0.1
+"""Share of the nights that a band misses."""
+STEP_SIZE = 0.05
+"""How fast a band that missed widens. Source: Gibbs & Candès (2021), Adaptive conformal inference
+under distribution shift.
+"""
+MIN_NIGHTS = 20
+HISTORY_DAYS = 120
+LOSS_DAYS = 28
+WEEK = 7
+MIN_WEEK = 4
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """The expected value of one metric.
+
+    Attributes:
+        span: The night, or the week that ends with it.
+        metric: The metric.
+        estimate: Its expected value, in the metric's unit.
+        low, high: The band; None until enough nights have matured.
+        n_calibration: Matured nights that the band was learnt from.
+    """
+
+    span: Literal["night", "week"]
+    metric: str
+    estimate: float
+    low: float | None
+    high: float | None
+    n_calibration: int
+
+
+class MaturedEstimate(NamedTuple):
+    """An estimate of an earlier night, with the realised value once it is known."""
+
+    day: dt.date
+    estimate: float
+    realised: float | None
+
+
+def estimate_performance(
+    conn: Connection, spec: ModelSpec, partition: Partition, scores: Mapping[str, Sketch]
+) -> list[Estimate]:
+    """Return the estimates of a partition whose predictions a model published.
+
+    Args:
+        conn: Any connection.
+        spec: The model.
+        partition: The partition.
+        scores: Sketches of the published predictions.
+    """
+    if spec.task is Task.BINARY:
+        expected = binary_estimates(*_counted(scores.get("probability")))
+    else:
+        losses = _recent_losses(conn, spec, partition)
+        expected = regression_estimates(*_counted(scores.get(DECILE)), losses)
+    estimates = []
+    for metric, value in expected.items():
+        history = _read_history(conn, spec, partition, metric)
+        estimates += with_bands(metric, value, partition.day, history)
+    return estimates
+
+
+def binary_estimates(probability: Doubles, n_rows: Doubles) -> dict[str, float]:
+    """Return the expected metrics of probabilities that are right; shapes (k,).
+
+    Source: CBPE, NannyML; the expectation of each loss over the outcome.
+    """
+    total = n_rows.sum()
+    if not total:
+        return {}
+    p = np.clip(probability, EDGE, 1 - EDGE)
+    per_row = {
+        "positive_rate": p,
+        "log_loss": -p * np.log(p) - (1 - p) * np.log1p(-p),
+        "brier": p * (1 - p),
+    }
+    return {name: float((values * n_rows).sum() / total) for name, values in per_row.items()}
+
+
+def regression_estimates(
+    decile: Doubles, n_rows: Doubles, losses: Mapping[str, Mapping[int, float]]
+) -> dict[str, float]:
+    """Return the expected metrics of predictions by decile, given the losses of each decile.
+
+    Args:
+        decile: Deciles that the predictions have; shape (k,).
+        n_rows: Predictions of each; shape (k,).
+        losses: By metric, the mean loss of each decile.
+    """
+    expected = {}
+    for metric, by_decile in losses.items():
+        if not by_decile:
+            continue
+        usual = float(np.mean(list(by_decile.values())))
+        values = [by_decile.get(round(number), usual) for number in decile]
+        if n_rows.sum():
+            expected[metric] = float(np.average(values, weights=n_rows))
+    return expected
+
+
+def with_bands(
+    metric: str, value: float, day: dt.date, history: Sequence[MaturedEstimate]
+) -> list[Estimate]:
+    """Return the estimate of a night and of its week, with their bands.
+
+    Args:
+        metric: The metric.
+        value: The night's estimate.
+        day: The night.
+        history: Earlier estimates, by day.
+    """
+    estimates = [_banded("night", metric, value, history)]
+    series = [*history, MaturedEstimate(day, value, None)]
+    week = _week_ending(series, len(history))
+    if week is not None:
+        weeks = [_week_ending(series, last) for last in range(len(history))]
+        earlier = [past for past in weeks if past is not None]
+        estimates.append(_banded("week", metric, week.estimate, earlier))
+    return estimates
+
+
+def _week_ending(series: Sequence[MaturedEstimate], last: int) -> MaturedEstimate | None:
+    """Return the mean of the nights of a week; None for too few of them.
+
+    It has matured once all its nights have.
+    """
+    day = series[last].day
+    week = [known for known in series[: last + 1] if (day - known.day).days < WEEK]
+    if len(week) < MIN_WEEK:
+        return None
+    realised = [known.realised for known in week if known.realised is not None]
+    estimate = float(np.mean([known.estimate for known in week]))
+    if len(realised) < len(week):
+        return MaturedEstimate(day, estimate, None)
+    return MaturedEstimate(day, estimate, float(np.mean(realised)))
+
+
+def _banded(
+    span: Literal["night", "week"], metric: str, value: float, history: Sequence[MaturedEstimate]
+) -> Estimate:
+    errors = [known.realised - known.estimate for known in history if known.realised is not None]
+    band = error_band(np.array(errors, np.float64))
+    if band is None:
+        return Estimate(span, metric, value, None, None, len(errors))
+    # No metric that is estimated can be below zero.
+    return Estimate(span, metric, value, max(value + band[0], 0.0), value + band[1], len(errors))
+
+
+def error_band(errors: Doubles) -> tuple[float, float] | None:
+    """Return the band of the next error; None for too few of them.
+
+    The share that its quantiles leave out follows what earlier bands missed, so that the coverage
+    stays even where errors are larger in one season than in another.
+
+    Args:
+        errors: Realised minus estimated, oldest first; shape (n,).
+    """
+    if errors.size < MIN_NIGHTS:
+        return None
+    share = MISS_RATE
+    for index in range(MIN_NIGHTS, errors.size):
+        low, high = _quantiles(errors[:index], share)
+        has_missed = not low <= errors[index] <= high
+        share = float(np.clip(share + STEP_SIZE * (MISS_RATE - has_missed), 0.0, 0.5))
+    return _quantiles(errors, share)
+
+
+def _quantiles(errors: Doubles, share: float) -> tuple[float, float]:
+    """Return both ends of the band that leaves out a share of errors, widened for few of them."""
+    n = errors.size
+    # The next error is one of n + 1 that are equally likely in any order.
+    tail = max(share / 2 - 1 / (n + 1), 0.0)
+    low, high = np.quantile(errors, [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def _counted(sketch: Sketch | None) -> tuple[Doubles, Doubles]:
+    """Return numbers and how many rows have each."""
+    if not isinstance(sketch, NumberSketch):
+        return np.empty(0), np.empty(0)
+    numbers, counts = sketch.midpoints()
+    return numbers, counts.astype(np.float64)
+
+
+def _read_history(
+    conn: Connection, spec: ModelSpec, partition: Partition, metric: str
+) -> list[MaturedEstimate]:
+    """Return earlier estimates of a metric, with what was realised by the evening before."""
+    rows = conn.execute(
+        """
+        select e.partition_date, e.estimate,
+            case when r.measured_on < %(day)s and r.maturity = 'mature' then r.value end
+        from monitoring.estimates_published e
+        left join monitoring.performance_published r
+            on r.model = e.model and r.partition_date = e.partition_date and r.metric = e.metric
+            and r.slice_name = 'all'
+        where e.model = %(model)s and e.metric = %(metric)s and e.span = 'night'
+            and e.partition_date < %(day)s and e.partition_date >= %(day)s::date - %(reach)s
+        order by 1
+        """,
+        {"model": spec.name, "metric": metric, "day": partition.day, "reach": HISTORY_DAYS},
+    )
+    return [MaturedEstimate(*row) for row in rows]
+
+
+def _recent_losses(
+    conn: Connection, spec: ModelSpec, partition: Partition
+) -> dict[str, dict[int, float]]:
+    """Return the mean loss of each decile of the predictions over the last matured nights."""
+    rows = conn.execute(
+        """
+        select metric, slice_value::integer, sum(value * n_labels) / sum(n_labels)
+        from monitoring.performance_published
+        where model = %(model)s and slice_name = %(decile)s and metric = any(%(metrics)s)
+            and measured_on < %(day)s and partition_date >= %(day)s::date - %(reach)s
+            and value is not null and n_labels > 0
+        group by 1, 2 order by 1, 2
+        """,
+        {
+            "model": spec.name,
+            "decile": DECILE,
+            "metrics": list(REGRESSION_METRICS),
+            "day": partition.day,
+            "reach": LOSS_DAYS,
+        },
+    )
+    losses: dict[str, dict[int, float]] = {}
+    for metric, decile, loss in rows:
+        losses.setdefault(metric, {})[decile] = loss
+    return losses

@@ -1,0 +1,127 @@
+"""Charts: names are escaped, gaps stay gaps, scales are round."""
+
+from __future__ import annotations
+
+import datetime as dt
+import xml.etree.ElementTree as ET
+
+import pytest
+
+from nightshift.page.charts.bars import Period, Span, gantt, timeline, two_distributions
+from nightshift.page.charts.grids import HeatCell, calendar, heat_class, heat_map
+from nightshift.page.charts.lines import Series, day_lines
+from nightshift.page.charts.svg import month_starts, number, ticks
+
+DAY = dt.date(2024, 1, 1)
+HOSTILE = "<script>alert(1)</script>\"'&"
+
+
+def days(*offsets):
+    return [DAY + dt.timedelta(days=offset) for offset in offsets]
+
+
+def parse(chart):
+    """Return the elements; an unescaped name would be no XML, or a script element."""
+    elements = list(ET.fromstring(str(chart)).iter())  # noqa: S314 - our own charts
+    assert not [element for element in elements if element.tag.endswith("script")]
+    return elements
+
+
+def texts(chart):
+    return [element.text for element in parse(chart) if element.text]
+
+
+def test_every_chart_escapes_names():
+    start = dt.datetime(2024, 1, 1, tzinfo=dt.UTC)
+    span = Span(HOSTILE, start, start + dt.timedelta(minutes=1), "accent", HOSTILE)
+    cell = HeatCell(HOSTILE, DAY, 1.5, is_drifted=True)
+    charts = [
+        gantt(HOSTILE, [span], None),
+        timeline(
+            HOSTILE, [Period(HOSTILE, *days(0, 90), "period-a")], [Period(HOSTILE, DAY, DAY, "bad")]
+        ),
+        two_distributions(HOSTILE, [HOSTILE, "b"], [0.1, 0.9], [0.4, 0.6]),
+        heat_map(HOSTILE, [HOSTILE], [DAY], [cell], lambda cell: f"/drift/{cell.feature}"),
+        calendar(HOSTILE, {DAY: "hole"}, lambda day: f"/{day}?model={HOSTILE}"),
+        day_lines(
+            HOSTILE, [Series(HOSTILE, "accent", [(DAY, 1.0)]), Series("b", "second", [])], HOSTILE
+        ),
+    ]
+    for chart in charts:
+        assert HOSTILE not in str(chart)
+        parse(chart)
+    assert any(HOSTILE in words for words in texts(charts[0]))
+
+
+def test_a_line_is_interrupted_when_days_are_missing():
+    points = [(day, 1.0) for day in days(0, 1, 2, 30, 31)]
+    chart = day_lines("x", [Series("x", "accent", points)])
+    lines = [element for element in parse(chart) if element.tag == "polyline"]
+    assert [len(line.attrib["points"].split()) for line in lines] == [3, 2]
+
+
+def test_a_chart_without_values_says_so():
+    assert "No value yet." in str(day_lines("x", [Series("x", "accent", [])]))
+
+
+def test_intervals_are_drawn_under_their_line():
+    series = Series("x", "accent", [(DAY, 2.0)], [(DAY, 1.0, 3.0)])
+    assert "polygon" in [element.tag for element in parse(day_lines("x", [series]))]
+
+
+def test_a_large_map_has_shapes_instead_of_links():
+    features = [f"f{index}" for index in range(40)]
+    columns = days(*range(100))
+    cells = [
+        HeatCell(feature, day, 0.1, is_drifted=False) for feature in features for day in columns
+    ]
+    small = heat_map("x", features, columns, cells[:2000], lambda _: "/x")
+    large = heat_map("x", features, columns, cells, lambda _: "/x")
+    assert str(small).count("<a ") == 2000
+    assert "<a " not in str(large)
+    assert len(str(large)) < 150_000
+
+
+def test_a_deadline_is_drawn_when_it_is_near():
+    start = dt.datetime(2024, 1, 1, 1, tzinfo=dt.UTC)
+    span = Span("x", start, start + dt.timedelta(hours=1), "accent")
+    assert "deadline" in str(gantt("x", [span], start + dt.timedelta(hours=2)))
+    assert "deadline" not in str(gantt("x", [span], start + dt.timedelta(hours=20)))
+
+
+@pytest.mark.parametrize(
+    ("units", "css"),
+    [
+        (None, "unmeasured"),
+        (0.0, "heat0"),
+        (0.5, "heat1"),
+        (1.0, "heat2"),
+        (2.0, "heat3"),
+        (9.0, "heat4"),
+    ],
+)
+def test_a_distance_has_the_colour_of_its_class(units, css):
+    assert heat_class(units) == css
+
+
+def test_ticks_are_round_numbers_within_the_bounds():
+    assert ticks(0.43, 0.61) == pytest.approx([0.45, 0.5, 0.55, 0.6])
+    assert ticks(5.0, 5.0) == [5.0]
+
+
+def test_month_starts_of_a_short_span_is_its_first_day():
+    assert month_starts(dt.date(2024, 1, 3), dt.date(2024, 1, 9)) == [dt.date(2024, 1, 3)]
+    assert month_starts(dt.date(2024, 1, 3), dt.date(2024, 3, 9)) == [
+        dt.date(2024, 2, 1),
+        dt.date(2024, 3, 1),
+    ]
+
+
+def test_numbers_are_short():
+    assert [number(value) for value in (None, 0.123456, 12345, 12345.6, 3)] == [
+        "\N{EN DASH}",
+        "0.1235",
+        "12,345",
+        "12,346",
+        "3",
+    ]
