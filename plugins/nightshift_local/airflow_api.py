@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     import httpx
 
 TIMEOUT_SECONDS = 20.0
+QUICK_SECONDS = 4.0
+"""Timeout of a client that is asked each minute, or by a person who waits."""
 PAGE_ENTRIES = 100
 """Airflow's upper limit of a page; it silently cuts a larger request."""
 
@@ -48,18 +51,30 @@ class AirflowApi:
         url: Base URL.
         user: User of the auth manager.
         password: Its password.
+        timeout_seconds: Limit of one request.
     """
 
-    def __init__(self, url: str, user: str, password: str) -> None:
+    def __init__(
+        self, url: str, user: str, password: str, timeout_seconds: float = TIMEOUT_SECONDS
+    ) -> None:
         self.url = url
+        self._timeout_seconds = timeout_seconds
         self._login = {"username": user, "password": password}
         self._client: httpx.Client | None = None
 
     @classmethod
-    def local(cls, home: Path) -> AirflowApi:
+    def local(cls, home: Path, timeout_seconds: float = TIMEOUT_SECONDS) -> AirflowApi:
         """Return the client of the home's own Airflow."""
         port = Ports(home).remembered().get(API_SERVER, 0)
-        return cls(f"http://{LOOPBACK}:{port}", USER, Credentials(home).get("airflow-admin"))
+        password = Credentials(home).get("airflow-admin")
+        return cls(f"http://{LOOPBACK}:{port}", USER, password, timeout_seconds)
+
+    @classmethod
+    def find(cls, home: Path) -> AirflowApi | None:
+        """Return a quick client of the home's own Airflow; None if it was never started."""
+        if API_SERVER not in Ports(home).remembered():
+            return None
+        return cls.local(home, QUICK_SECONDS)
 
     def dag_ids(self) -> set[str]:
         """Return the DAGs that the DAG processor has read."""
@@ -73,6 +88,41 @@ class AirflowApi:
             stack = error["stack_trace"].strip().splitlines()
             lines.append(f"{error['filename']}: {stack[-1]}")
         return lines
+
+    def paused_dags(self) -> set[str]:
+        """Return the DAGs that a person has paused."""
+        dags = self._all("/dags", "dags", order_by="dag_id", paused="true")
+        return {dag["dag_id"] for dag in dags}
+
+    def failed_tasks(self, since: dt.datetime) -> list[dict[str, Any]]:
+        """Return the task instances that failed since then, each with its ``partition_key``."""
+        tasks = self._all(
+            "/dags/~/dagRuns/~/taskInstances",
+            "task_instances",
+            state="failed",
+            end_date_gte=since.isoformat(),
+            order_by="id",
+        )
+        if not tasks:
+            return []
+        runs = self._all("/dags/~/dagRuns", "dag_runs", end_date_gte=since.isoformat())
+        keys = {(run["dag_id"], run["dag_run_id"]): run.get("partition_key") for run in runs}
+        return [
+            {**task, "partition_key": keys.get((task["dag_id"], task["dag_run_id"]))}
+            for task in tasks
+        ]
+
+    def active_runs(self) -> list[DagRun]:
+        """Return the queued and running runs of all DAGs, the oldest first."""
+        runs: list[DagRun] = []
+        for state in ("running", "queued"):
+            rows = self._all("/dags/~/dagRuns", "dag_runs", state=state, order_by="id")
+            runs += map(_dag_run, rows)
+        return runs
+
+    def pools(self) -> list[dict[str, Any]]:
+        """Return the pools: ``name``, ``slots``, ``open_slots``, ``queued_slots``, …."""
+        return self._all("/pools", "pools")
 
     def unpause(self, dag_id: str) -> None:
         """Let the scheduler start runs of the DAG."""
@@ -184,7 +234,7 @@ class AirflowApi:
 
         if self._client is None:
             # A proxy of the environment must not see requests to loopback.
-            client = httpx.Client(base_url=self.url, timeout=TIMEOUT_SECONDS, trust_env=False)
+            client = httpx.Client(base_url=self.url, timeout=self._timeout_seconds, trust_env=False)
             answer = client.post("/auth/token", json=self._login)
             token = answer.raise_for_status().json()["access_token"]
             client.headers["Authorization"] = f"Bearer {token}"

@@ -113,6 +113,7 @@ STORED = {
     ("drift.py", "kind"),
     ("result.py", "kind"),
     ("records.py", "kind"),
+    ("facts.py", "kind"),
 }
 """Stored names keep their word: the id of a DAG, a column of monitoring.drift and of ops.incidents,
 a key of results.

@@ -24,10 +24,13 @@ from nightshift.cli.operations import (
     check_freshness,
     critical_path,
     end_run,
+    incidents,
     metrics,
     notices,
     rescue,
     void,
+    watch,
+    why_not,
 )
 from nightshift.cli.predictions import monitor, report, repro, score, why
 from nightshift.cli.services import airflow, doctor, down, migrate, psql, status, up
@@ -54,7 +57,16 @@ COMMANDS = {
     DATA: (deliver, deliver_history, backfill, redo, profile, dbt),
     MODELS: (train, models, evidence, rollback),
     PREDICTIONS: (score, monitor, report, why, repro),
-    OPERATIONS: (check_freshness, metrics, rescue, critical_path, end_run, void),
+    OPERATIONS: (
+        why_not,
+        watch,
+        check_freshness,
+        metrics,
+        rescue,
+        critical_path,
+        end_run,
+        void,
+    ),
 }
 for panel, modules in COMMANDS.items():
     for module in modules:
@@ -65,6 +77,7 @@ for panel, modules in COMMANDS.items():
 app.add_typer(drop.app, name="drop", rich_help_panel=DATA)
 app.add_typer(contract.app, name="contract", rich_help_panel=DATA)
 app.add_typer(quarantine.app, name="quarantine", rich_help_panel=DATA)
+app.add_typer(incidents.app, name="incidents", rich_help_panel=OPERATIONS)
 app.add_typer(notices.app, name="notices", rich_help_panel=OPERATIONS)
 app.add_typer(analyst.app, name="analyst", rich_help_panel=OPERATIONS)
 

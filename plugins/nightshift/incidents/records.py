@@ -98,7 +98,8 @@ class Incident:
 
     def document(self) -> dict[str, Any]:
         """Return the incident as plain JSON."""
-        return as_json(asdict(self))
+        document: dict[str, Any] = as_json(asdict(self))
+        return document
 
 
 @dataclass(frozen=True)
@@ -236,11 +237,7 @@ def read_health(conn: Connection) -> list[SubjectHealth]:
         order by subject_type, subject
         """
     )
-    healths = []
-    for *values, incident_ids, evaluated_at in rows:
-        # psycopg reads an array as a list, which a frozen record must not hold.
-        healths.append(SubjectHealth(*values, tuple(incident_ids), evaluated_at))
-    return healths
+    return [SubjectHealth(*_frozen(row)) for row in rows]
 
 
 def as_json(value: Any) -> Any:  # noqa: ANN401 - any tree of plain values
@@ -257,9 +254,9 @@ def as_json(value: Any) -> Any:  # noqa: ANN401 - any tree of plain values
 
 def _select(conn: Connection, condition: str, parameters: list[object]) -> list[Incident]:
     query = f"select {_COLUMNS} from ops.incidents where {condition}"  # noqa: S608 - our own text
-    incidents = []
-    for row in conn.execute(query.encode(), parameters):
-        # psycopg reads an array as a list, which a frozen record must not hold.
-        values = [tuple(value) if isinstance(value, list) else value for value in row]
-        incidents.append(Incident(*values))
-    return incidents
+    return [Incident(*_frozen(row)) for row in conn.execute(query.encode(), parameters)]
+
+
+def _frozen(row: tuple[Any, ...]) -> list[Any]:
+    """Return the values of a row; psycopg reads an array as a list, which no record may hold."""
+    return [tuple(value) if isinstance(value, list) else value for value in row]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.exceptions import AirflowRescheduleException, AirflowSkipException
 
-from nightshift.errors import NightshiftError
+from nightshift.errors import NightshiftError, StaleTokenError
 from nightshift.peak_memory import peak_memory_bytes
 from nightshift.warehouse.connection import connect
 
@@ -87,21 +87,36 @@ def recorded(settings: Settings, this: TaskTry, day: dt.date) -> Iterator[int]:
     """
     n_failed = _execute(settings, _BEGIN, this, day=day) or 0
     if n_failed >= N_TRIES:
-        _execute(settings, _END, this, outcome=TriesUsedUpError.code)
+        _execute(settings, _END, this, outcome=TriesUsedUpError.code, is_final=True)
         raise TriesUsedUpError(
             f"{n_failed} tries of {this.dag_id}.{this.task_id} began without reporting an outcome.",
             expected="a try that ends with a result or an error",
             got="processes that vanished: killed from outside, or out of memory",
             todo="Find out what ended them (`dmesg`, the scheduler's log), then clear the task.",
         )
-    outcome = "success"
+    outcome, is_final = "success", False
     try:
         yield n_failed
     except BaseException as error:
         outcome = outcome_of(error)
+        is_final = is_last_try(error, n_failed)
         raise
     finally:
-        _execute(settings, _END, this, outcome=outcome)
+        _execute(settings, _END, this, outcome=outcome, is_final=is_final)
+
+
+def is_last_try(error: BaseException, n_failed: int) -> bool:
+    """Return whether an error ends a task for good: ``defaults.StageRetryPolicy`` decides so too.
+
+    Args:
+        error: How the try ended.
+        n_failed: Failed tries of the round before it.
+    """
+    if outcome_of(error) in UNCOUNTED or isinstance(error, StaleTokenError):
+        return False
+    if isinstance(error, NightshiftError) and (error.is_waiting or not error.is_retryable):
+        return True
+    return n_failed + 1 >= N_TRIES
 
 
 def outcome_of(error: BaseException) -> str:
@@ -133,13 +148,14 @@ with begun as (
     insert into ops.task_tries (dag_id, dag_run_id, task_id, map_index, attempt, partition_date)
     values (%(dag_id)s, %(dag_run_id)s, %(task_id)s, %(map_index)s, %(attempt)s, %(day)s)
     on conflict (dag_id, dag_run_id, task_id, map_index, attempt)
-    do update set started_at = clock_timestamp(), ended_at = null, outcome = null
+    do update set started_at = clock_timestamp(), ended_at = null, outcome = null, is_final = false
 )
 {_COUNT_FAILED} < %(attempt)s
 """  # noqa: S608 - our own text
 _END = """
 update ops.task_tries
-set ended_at = clock_timestamp(), outcome = %(outcome)s, peak_memory_bytes = %(peak)s
+set ended_at = clock_timestamp(), outcome = %(outcome)s, is_final = %(is_final)s,
+    peak_memory_bytes = %(peak)s
 where (dag_id, dag_run_id, task_id, map_index, attempt)
     = (%(dag_id)s, %(dag_run_id)s, %(task_id)s, %(map_index)s, %(attempt)s)
 returning 0

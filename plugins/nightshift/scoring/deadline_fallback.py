@@ -92,7 +92,7 @@ def publish_by_deadline(
         if published := published_records(conn, spec.predictions_dataset, [partition.day]):
             (record,) = published
             return DeadlineResult("in time", record.load_id, record.n_rows or 0)
-        if _is_dormant(conn, partition):
+        if is_dormant(conn, partition):
             reason = f"nothing was published in the {DORMANT_DAYS} days before {partition}"
             return DeadlineResult("dormant", reason=reason)
         if may_wait:
@@ -120,7 +120,8 @@ def publish_by_deadline(
     return DeadlineResult("rescued", load.load_id, load.n_rows, reason)
 
 
-def _is_dormant(conn: Connection, partition: Partition) -> bool:
+def is_dormant(conn: Connection, partition: Partition) -> bool:
+    """Return whether nothing at all was published in the days before a partition."""
     # Of any dataset: a model without features is late, a pipeline without data is switched off.
     query = "select exists (select from ops.published where partition_date between %s and %s)"
     first = partition.shift(-DORMANT_DAYS)

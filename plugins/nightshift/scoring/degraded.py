@@ -18,7 +18,6 @@ from nightshift.scoring.plan import is_downgrade
 from nightshift.scoring.prediction_tables import model_query
 from nightshift.scoring.version_choice import VersionChooser
 from nightshift.warehouse.damage import published_records
-from nightshift.warehouse.published import join_published
 
 if TYPE_CHECKING:
     from nightshift.contracts.model_spec import ModelSpec
@@ -84,12 +83,12 @@ def degraded_partitions(conn: Connection, spec: ModelSpec) -> list[DegradedParti
     # A model that has never scored has no table.
     if conn.execute("select to_regclass(%s)", [table]).fetchone() == (None,):
         return []
-    query = model_query(
-        spec,
-        _DEGRADED,
-        published=join_published(spec.predictions_dataset, "t"),
-    )
-    values = {"horizon": HORIZON, "final_steps": list(FINAL_STEPS)}
+    query = model_query(spec, _DEGRADED)
+    values = {
+        "dataset": spec.predictions_dataset,
+        "horizon": HORIZON,
+        "final_steps": list(FINAL_STEPS),
+    }
     best: dict[Partition, DegradedPartition] = {}
     rows = conn.execute(query, values)
     for day, published_at, by_airflow, source, reason in rows:
@@ -102,16 +101,28 @@ def degraded_partitions(conn: Connection, spec: ModelSpec) -> list[DegradedParti
     return list(best.values())
 
 
+# All rows of a partition come from steps with a model, or all from steps without: its first row
+# tells whether it is degraded, and only the rows of degraded ones are counted.
 _DEGRADED = """
-select p.partition_date, p.published_at, l.actor = 'airflow', t.score_source,
-    min(t.score_source_reason)
-from {predictions} t {published}
-join ops.loads l on (l.dataset, l.partition_date, l.load_id)
-    = (p.dataset, p.partition_date, p.load_id)
-where p.published_at > clock_timestamp() - %(horizon)s::interval
-group by p.partition_date, p.published_at, l.actor, t.score_source
-having t.score_source <> all(%(final_steps)s)
-order by p.partition_date
+with recent as (
+    select p.partition_date, p.load_id, p.published_at, l.actor = 'airflow' as by_airflow
+    from ops.published p
+    join ops.loads l using (dataset, partition_date, load_id)
+    where p.dataset = %(dataset)s
+        and p.published_at > clock_timestamp() - %(horizon)s::interval
+), degraded as (
+    select recent.*
+    from recent
+    cross join lateral (
+        select score_source from {predictions} t
+        where (t.partition_date, t.load_id) = (recent.partition_date, recent.load_id) limit 1
+    ) first_row
+    where first_row.score_source <> all(%(final_steps)s)
+)
+select partition_date, published_at, by_airflow, t.score_source, min(t.score_source_reason)
+from degraded join {predictions} t using (partition_date, load_id)
+group by 1, 2, 3, 4
+order by partition_date
 """
 
 

@@ -147,20 +147,30 @@ def recently_lost_rows(conn: Connection, within: dt.timedelta) -> dict[str, list
         conn: Any connection.
         within: How long ago a partition was published, at most.
     """
-    records: dict[str, list[LoadRecord]] = defaultdict(list)
-    for dataset, *values in conn.execute(_RECENT_LOADS, [within]):
-        records[dataset].append(LoadRecord(*values))
     lost: dict[str, list[Damage]] = {}
-    for dataset, loads in records.items():
+    for dataset, loads in recent_records(conn, within).items():
         target = target_of(dataset)
         if target is None or sum(load.n_rows or 0 for load in loads) > MAX_COUNTED_ROWS:
             continue
-        counts = count_loads(conn, target, [load.key for load in loads])
-        compared = [_wrong_count(target, load, counts[load.key]) for load in loads]
-        damages = [damage for damage in compared if damage]
+        damages = count_damage(conn, target, loads)
         if damages:
             lost[dataset] = damages
     return lost
+
+
+def recent_records(conn: Connection, within: dt.timedelta) -> dict[str, list[LoadRecord]]:
+    """Return the records of recent publications that readers see, by dataset and day."""
+    records: dict[str, list[LoadRecord]] = defaultdict(list)
+    for dataset, *values in conn.execute(_RECENT_LOADS, [within]):
+        records[dataset].append(LoadRecord(*values))
+    return records
+
+
+def count_damage(conn: Connection, target: Target, records: Sequence[LoadRecord]) -> list[Damage]:
+    """Count the rows of published loads of one dataset, and return those that differ."""
+    counts = count_loads(conn, target, [record.key for record in records])
+    compared = [_wrong_count(target, record, counts[record.key]) for record in records]
+    return [damage for damage in compared if damage]
 
 
 _RECENT_LOADS = """

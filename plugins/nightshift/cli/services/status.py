@@ -1,31 +1,76 @@
-"""``nightshift status``: what runs, where, and whether it is healthy."""
+"""``nightshift status``: models, incidents, what runs, why nothing runs, and the services."""
 
 from __future__ import annotations
 
-import datetime as dt
+import json
+import logging
 import time
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.console import Console
 
+from nightshift.cli.arguments import AsJson
 from nightshift.cli.console import print_table
-from nightshift.errors import cause_of
+from nightshift.errors import NightshiftError, cause_of
 from nightshift.settings import default_home, load_settings
 
 if TYPE_CHECKING:
+    from nightshift.incidents.overview import ModelOverview, Overview
     from nightshift_local.part import Part
 
 STARTING_SECONDS = 60.0
 """A part that is younger and not healthy yet is shown as starting, not as broken."""
-PUBLISHED_WITHIN = dt.timedelta(days=7)
-"""The rows of older publications are not counted: a week of a large model takes seconds already."""
+REFRESH_SECONDS = 10
+INSTANT = "%Y-%m-%d %H:%M"
+MAX_SHOWN = 20
+"""Sentences of a list; a longer one has the number of the rest."""
 
 
-def status() -> None:
-    """Show each part's state, process id, address and health, and what waits or is degraded.
+@dataclass
+class Services:
+    """The local servers.
 
-    Exits with 1 if something is down.
+    Attributes:
+        rows: Name, state, process id, address and health of each part.
+        notices: Which parts are elsewhere.
+        is_healthy: Whether all that should run does.
     """
+
+    rows: list[tuple[str, str, str, str, str]] = field(default_factory=list)
+    notices: list[str] = field(default_factory=list)
+    is_healthy: bool = True
+
+
+def status(
+    *,
+    as_json: AsJson = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help=f"Show it again every {REFRESH_SECONDS} seconds.")
+    ] = False,
+) -> None:
+    """Show incidents, models, what runs, why nothing runs, and the services.
+
+    Exits with 1 if a service is down.
+    """
+    while True:
+        services = _read_services()
+        overview, problem = _read_overview()
+        if watch:
+            Console().clear()
+        if as_json:
+            _print_json(services, overview, problem)
+        else:
+            _print_status(services, overview, problem)
+        if not watch:
+            break
+        time.sleep(REFRESH_SECONDS)
+    if not services.is_healthy:
+        raise typer.Exit(1)
+
+
+def _read_services() -> Services:
     from nightshift_local.placement import prepare_home
     from nightshift_local.process import ServerProcess
     from nightshift_local.stack import compose, expected_groups
@@ -36,19 +81,11 @@ def status() -> None:
     # Also shows groups that were started extra and never stopped.
     stack = compose(home, expected_groups(home))
     rows = [_part_row(part) for part in stack.parts]
-    supervisor_row = (NAME, "down", "-", "", "")
-    if supervisor is not None:
-        supervisor_row = (NAME, "ok", str(supervisor.pid), "", "")
-    headers = ("part", "state", "pid", "address", "health")
-    print_table(headers, [supervisor_row, *rows])
-    for notice in (*stack.notices, *_pipeline_notices()):
-        typer.echo(notice)
-
     health = {row[-1] for row in rows}
     # Only the supervisor restarts a part that dies: without it nothing is really up.
-    if supervisor is None or not health <= {"healthy", "starting"}:
-        typer.echo(f"To start what is down: nightshift up. Logs: {home / 'logs'}")
-        raise typer.Exit(1)
+    is_healthy = supervisor is not None and health <= {"healthy", "starting"}
+    state, pid = ("ok", str(supervisor.pid)) if supervisor else ("down", "-")
+    return Services([(NAME, state, pid, "", ""), *rows], list(stack.notices), is_healthy)
 
 
 def _part_row(part: Part) -> tuple[str, str, str, str, str]:
@@ -64,34 +101,92 @@ def _part_row(part: Part) -> tuple[str, str, str, str, str]:
     return (part.name, "ok", str(process.pid), part.address, health)
 
 
-def _pipeline_notices() -> list[str]:
-    """Return what is wrong with the pipeline although no task failed.
+def _read_overview() -> tuple[Overview | None, str]:
+    """Evaluate and read everything; return a reason instead when it cannot be read."""
+    from nightshift.cli.operations.watch import evaluate_now
+    from nightshift.incidents.overview import current_overview
+    from nightshift_local.airflow_api import AirflowApi
 
-    Wrong spec files, partitions that no champion scored, analysts' views that are missing, tasks
-    that wait for upstream, and published rows that were lost.
-    """
-    from nightshift.contracts.model_spec import read_specs
-    from nightshift.scoring.degraded import degraded_partitions
-    from nightshift.warehouse.analysts.missing_views import missing_views_error
-    from nightshift.warehouse.connection import connect
-    from nightshift.warehouse.control_tables.waiting_tasks import waiting_tasks
-    from nightshift.warehouse.damage import describe_damages, recently_lost_rows
-
-    notices: list[str] = []
+    problem = ""
+    # The reason of a rule that failed is an incident; its stack is for the log of `watch`.
+    logging.getLogger("nightshift.incidents").setLevel(logging.ERROR)
     try:
-        settings = load_settings()
-        specs = read_specs(settings.models_dir)
-        # A wrong file must not hide what is wrong with the other models.
-        notices += [str(problem) for problem in specs.problems.values()]
-        with connect(settings, "nightshift status") as conn:
-            for spec in specs.documents.values():
-                notices += [str(entry.describe()) for entry in degraded_partitions(conn, spec)]
-                no_views = missing_views_error(conn, spec)
-                if no_views:
-                    notices.append(str(no_views))
-            notices += [str(task.describe()) for task in waiting_tasks(conn)]
-            lost = recently_lost_rows(conn, PUBLISHED_WITHIN)
-            notices += [str(describe_damages(damages)) for damages in lost.values()]
-    except Exception as error:  # noqa: BLE001 - without a warehouse the table above is the answer
-        return [*notices, f"The state of the pipeline is unknown: {cause_of(error)}"]
-    return notices
+        # Nobody may be running `nightshift watch`: what is shown must be true now.
+        evaluation = evaluate_now()
+        if evaluation.failed_rules:
+            problem = f"These rules could not be evaluated: {', '.join(evaluation.failed_rules)}."
+        airflow = AirflowApi.find(default_home())
+        overview, away = current_overview(load_settings(), evaluation.at, airflow)
+        return overview, f"{problem} {away}".strip()
+    except Exception as error:  # noqa: BLE001 - without a warehouse the services are the answer
+        return None, f"The state of the pipeline is unknown: {_describe(error)}"
+
+
+def _describe(error: Exception) -> str:
+    return str(error) if isinstance(error, NightshiftError) else cause_of(error)
+
+
+def _print_json(services: Services, overview: Overview | None, problem: str) -> None:
+    names = ("part", "state", "pid", "address", "health")
+    document: dict[str, Any] = {
+        "pipeline": overview.document() if overview else None,
+        "problem": problem,
+        "services": [dict(zip(names, row, strict=True)) for row in services.rows],
+        "notices": services.notices,
+    }
+    typer.echo(json.dumps(document, indent=2, sort_keys=True))
+
+
+def _print_status(services: Services, overview: Overview | None, problem: str) -> None:
+    # Incidents first: they are why somebody looks.
+    if overview is not None:
+        _print_incidents(overview)
+        headers = ("model", "health", "published", "since", "scored by", "champion", "quality")
+        print_table(headers, map(_model_row, overview.models))
+        typer.echo()
+        _print_list("Runs now", overview.running, "nothing")
+        _print_list("Waits", overview.waiting, "nothing")
+    if problem:
+        typer.echo(problem)
+    print_table(("part", "state", "pid", "address", "health"), services.rows)
+    for notice in services.notices:
+        typer.echo(notice)
+    if not services.is_healthy:
+        logs = default_home() / "logs"
+        typer.echo(f"To start what is down: nightshift up. Logs: {logs}")
+
+
+def _print_incidents(overview: Overview) -> None:
+    from nightshift.cli.operations.incidents import describe
+
+    for incident in overview.incidents:
+        if incident.state == "snoozed":
+            continue
+        typer.echo(f"incident {incident.incident_id}, {incident.severity}, {incident.state}")
+        for line in describe(incident)[:3]:
+            typer.echo(line)
+    n_snoozed = sum(incident.state == "snoozed" for incident in overview.incidents)
+    n_open = len(overview.incidents)
+    typer.echo(f"{n_open} incident(s) open, {n_snoozed} of them snoozed.\n")
+
+
+def _model_row(model: ModelOverview) -> tuple[object, ...]:
+    champion = "none"
+    if model.champion is not None:
+        champion = f"version {model.champion}, {model.champion_age_days} days old"
+    quality = "-"
+    if model.quality is not None and model.metric is not None:
+        quality = f"{model.metric} {model.quality:.4g} of {model.n_labels} labels"
+        if model.expected_quality is not None:
+            quality += f", hold-out {model.expected_quality:.4g}"
+    since = f"{model.published_at:{INSTANT}} UTC" if model.published_at else "-"
+    published = model.published or "nothing"
+    return (model.model, model.health, published, since, model.source or "-", champion, quality)
+
+
+def _print_list(title: str, sentences: tuple[str, ...], empty: str) -> None:
+    typer.echo(f"{title}: {empty if not sentences else ''}".rstrip())
+    for sentence in sentences[:MAX_SHOWN]:
+        typer.echo(f"  {sentence}")
+    if len(sentences) > MAX_SHOWN:
+        typer.echo(f"  … and {len(sentences) - MAX_SHOWN} more")

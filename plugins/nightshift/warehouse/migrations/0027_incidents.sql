@@ -49,7 +49,7 @@ comment on column ops.incidents.deadline_at is 'When that happens, UTC; null if 
 comment on column ops.incidents.command is 'The one command that is safe now.';
 comment on column ops.incidents.runbook is 'Page for on-call.';
 comment on column ops.incidents.touched_tables is 'Tables whose rows depend on its subject, the subject included.';
-comment on column ops.incidents.touched_consumers is 'Relations of analytics, and exposures of the dbt project, that people read.';
+comment on column ops.incidents.touched_consumers is 'Relations of analytics that people read.';
 comment on column ops.incidents.facts is 'Numbers and names behind it; no value of a row and no secret.';
 comment on column ops.incidents.worse_rank is 'How bad it has been at worst: 1,000,000 for each step of severity, and the number of things concerned.';
 comment on column ops.incidents.acknowledged_by is 'Who has said that they are at it.';
@@ -197,3 +197,7 @@ comment on view ops.health is 'Health in one word: the worst of its parts, in th
 comment on column ops.health.parts is 'Each part that is not healthy, with its word; upstream: something that it depends on is broken.';
 comment on column ops.health.since is 'Since when it is not healthy, UTC; null if it is, or if only the evaluation is missing.';
 comment on column ops.health.evaluated_at is 'When the rules last ran, UTC; after ten minutes without, everything is unknown.';
+
+-- A task whose tries are used up has nobody but a person left; what Airflow decides, the task knows itself.
+alter table ops.task_tries add column is_final boolean not null default false;
+comment on column ops.task_tries.is_final is 'Whether the task failed with this try for good: no try is left, or its error needs a person.';

@@ -1,0 +1,402 @@
+"""Evaluate the rules: open what is new, see what lasts, close what is gone.
+
+Each rule stands alone: one that fails becomes an incident and leaves the facts of all others, and
+its own earlier ones, as they are. One evaluation runs at a time.
+Source: docs/adr/0046-incidents.md.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from nightshift.errors import NightshiftError, cause_of, stack_of
+from nightshift.incidents.context import EvaluationContext
+from nightshift.incidents.facts import Fact, Rule, Unchecked
+from nightshift.incidents.records import as_json
+from nightshift.incidents.rules.declared import RULES
+from nightshift.incidents.runbook_commands import page_of
+from nightshift.warehouse.connection import connect
+
+if TYPE_CHECKING:
+    from nightshift.incidents.context import AirflowState
+    from nightshift.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+EVALUATOR = "evaluator"
+FAILED_RULE = "failed rule"
+# A rule that takes longer is cancelled by the warehouse, and becomes an incident itself.
+STATEMENT_TIMEOUT_SECONDS = 10
+
+
+class RuleFailedError(NightshiftError):
+    """A rule could not be evaluated: what it looks at is not known."""
+
+    code = "NS-INCIDENT-002"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What one evaluation did.
+
+    Attributes:
+        at: The instant that deadlines were compared with, UTC.
+        is_skipped: Another evaluation was in progress; nothing was done.
+        opened: Numbers of the incidents that it opened.
+        worsened: Those that have grown worse.
+        closed: Those whose fact is gone.
+        failed_rules: Rules that could not be evaluated.
+        seconds: How long it took.
+    """
+
+    at: dt.datetime
+    is_skipped: bool = False
+    opened: tuple[int, ...] = ()
+    worsened: tuple[int, ...] = ()
+    closed: tuple[int, ...] = ()
+    failed_rules: tuple[str, ...] = ()
+    seconds: float = 0.0
+
+
+@dataclass
+class RuleResult:
+    """The answer of one rule.
+
+    Attributes:
+        facts: What is wrong, by key.
+        unchecked: Keys that it did not look at.
+        error: Why there is no answer; None if there is one.
+        seconds: How long it took.
+    """
+
+    facts: dict[str, Fact]
+    unchecked: set[str]
+    error: Exception | None = None
+    seconds: float = 0.0
+
+
+def evaluate(
+    settings: Settings,
+    *,
+    at: dt.datetime | None = None,
+    airflow: AirflowState | None = None,
+    rules: Sequence[Rule] = RULES,
+) -> Evaluation:
+    """Evaluate the rules that are due, and bring ``ops.incidents`` up to date.
+
+    Idempotent, and safe from several places at once: a second one returns at once.
+
+    Args:
+        settings: Warehouse, object store and folders.
+        at: The instant that deadlines are compared with; now by default.
+        airflow: Airflow's API, where it can be reached.
+        rules: The rules; all by default.
+
+    Raises:
+        WarehouseError: The warehouse cannot be reached or written.
+    """
+    started = time.monotonic()
+    at = at or dt.datetime.now(dt.UTC)
+    impatient = settings.model_copy(update={"statement_timeout_seconds": STATEMENT_TIMEOUT_SECONDS})
+    with connect(impatient, "nightshift incidents") as conn:
+        # Held until the connection ends: an older evaluation must not overwrite a newer one.
+        row = conn.execute(
+            "select pg_try_advisory_lock(hashtextextended('nightshift incidents', 0))"
+        ).fetchone()
+        if row != (True,):
+            return Evaluation(at, is_skipped=True)
+        context = EvaluationContext(impatient, conn, at, airflow)
+        evaluation = _Evaluator(context, rules).run()
+    seconds = time.monotonic() - started
+    return Evaluation(
+        at,
+        opened=tuple(evaluation.opened),
+        worsened=tuple(evaluation.worsened),
+        closed=tuple(evaluation.closed),
+        failed_rules=tuple(evaluation.failed),
+        seconds=seconds,
+    )
+
+
+class _Evaluator:
+    """One evaluation in progress."""
+
+    def __init__(self, context: EvaluationContext, rules: Sequence[Rule]) -> None:
+        self.context, self.rules = context, rules
+        self.opened: list[int] = []
+        self.worsened: list[int] = []
+        self.closed: list[int] = []
+        self.failed: list[str] = []
+
+    def run(self) -> _Evaluator:
+        """Evaluate each rule that is due, and store its answer before the next one."""
+        conn = self.context.conn
+        rows = conn.execute("select kind, evaluated_at from ops.incident_rules").fetchall()
+        last: dict[str, dt.datetime] = dict(rows)
+        failures: dict[str, Fact] = {}
+        untouched: set[str] = set()
+        for rule in self.rules:
+            if rule.kind in last and last[rule.kind] > self.context.now - rule.pause:
+                untouched.add(rule.kind)
+                continue
+            result = _ask(self.context, rule)
+            if result.error is not None:
+                failures[rule.kind] = _failed_rule(rule, result.error)
+                self.failed.append(rule.kind)
+            self._store(rule, result)
+        # A rule that was not due keeps the incident about its own failure.
+        self._settle(FAILED_RULE, "evaluation", RuleResult(failures, untouched))
+        if self.rules is RULES:
+            self._forget_rules()
+        _keep_subjects(self.context)
+        return self
+
+    def _store(self, rule: Rule, result: RuleResult) -> None:
+        conn = self.context.conn
+        problem = None if result.error is None else cause_of(result.error)
+        with conn.transaction():
+            conn.execute(
+                _KEEP_RULE,
+                {
+                    "kind": rule.kind,
+                    "aspect": rule.aspect,
+                    "seconds": result.seconds,
+                    "n_found": len(result.facts),
+                    "problem": problem,
+                },
+            )
+            if result.error is None:
+                self._settle(rule.kind, rule.aspect, result)
+
+    def _settle(self, rule_name: str, aspect: str, result: RuleResult) -> None:
+        """Open, see again and close the incidents of one rule in one transaction."""
+        conn = self.context.conn
+        with conn.transaction():
+            rows = conn.execute(
+                "select fact_key, incident_id from ops.incidents"
+                " where kind = %s and closed_at is null",
+                [rule_name],
+            ).fetchall()
+            known: dict[str, int] = dict(rows)
+            for key, fact in result.facts.items():
+                parameters = _parameters(self.context, rule_name, aspect, fact)
+                if key in known:
+                    self._see_again(known[key], parameters)
+                else:
+                    self._open(parameters)
+            gone = [
+                incident_id
+                for key, incident_id in known.items()
+                if key not in result.facts and key not in result.unchecked
+            ]
+            self._close(gone, "its fact is gone")
+
+    # A row that another evaluator has opened is no second incident.
+    def _open(self, parameters: dict[str, Any]) -> None:
+        row = self.context.conn.execute(_OPEN, parameters).fetchone()
+        if row is not None:
+            self.opened.append(row[0])
+
+    def _see_again(self, incident_id: int, parameters: dict[str, Any]) -> None:
+        row = self.context.conn.execute(_SEE, {**parameters, "incident_id": incident_id}).fetchone()
+        if row is not None and row[0]:
+            self.worsened.append(incident_id)
+
+    def _close(self, incident_ids: list[int], reason: str) -> None:
+        if not incident_ids:
+            return
+        rows = self.context.conn.execute(
+            _CLOSE, {"incident_ids": incident_ids, "actor": EVALUATOR, "reason": reason}
+        )
+        self.closed += [incident_id for (incident_id,) in rows]
+
+    def _forget_rules(self) -> None:
+        """Close the incidents of rules that this code does not have any more."""
+        kinds = [FAILED_RULE, *(rule.kind for rule in self.rules)]
+        rows = self.context.conn.execute(
+            "select incident_id from ops.incidents where closed_at is null and kind <> all(%s)",
+            [kinds],
+        )
+        self._close([incident_id for (incident_id,) in rows], "its rule is gone")
+        self.context.conn.execute("delete from ops.incident_rules where kind <> all(%s)", [kinds])
+
+
+def _ask(context: EvaluationContext, rule: Rule) -> RuleResult:
+    """Return the answer of a rule, or why there is none."""
+    started = time.monotonic()
+    result = RuleResult({}, set())
+    try:
+        # In one snapshot, and without a right to write.
+        with context.conn.transaction():
+            context.conn.execute("set transaction isolation level repeatable read, read only")
+            for finding in rule.find(context):
+                if isinstance(finding, Unchecked):
+                    result.unchecked.add(finding.fact_key)
+                else:
+                    result.facts[finding.fact_key] = finding
+    except Exception as error:  # noqa: BLE001 - whatever a rule raises harms only its own answer
+        logger.warning("The rule %r could not be evaluated:\n%s", rule.kind, stack_of(error))
+        result.error = error
+    result.seconds = time.monotonic() - started
+    return result
+
+
+def _failed_rule(rule: Rule, error: Exception) -> Fact:
+    return Fact(
+        code=RuleFailedError.code,
+        severity="warning",
+        health="unknown",
+        subject_type="rule",
+        subject=rule.kind,
+        what=f"The rule {rule.kind!r} could not be evaluated: {cause_of(error)}",
+        consequence="What it looks for would not be seen; its earlier incidents stay open.",
+        command="nightshift doctor",
+        facts={"cause": cause_of(error)},
+    )
+
+
+def _parameters(
+    context: EvaluationContext, rule_name: str, aspect: str, fact: Fact
+) -> dict[str, Any]:
+    # Who depends on it is worked out now: specs and views change while an incident is open.
+    try:
+        tables, models, consumers = context.touched(fact.tables, fact.models)
+    except Exception as error:  # noqa: BLE001 - a fact is worth more than what depends on it
+        logger.warning("What %s touches is not known:\n%s", fact.subject, stack_of(error))
+        tables, models, consumers = list(fact.tables), list(fact.models), []
+    # Data has no owner of its own: those of the models that read it must know.
+    owner = fact.owner or ", ".join(sorted({context.owner_of(model) for model in models} - {""}))
+    return {
+        "kind": rule_name,
+        "fact_key": fact.fact_key,
+        "code": fact.code,
+        "severity": fact.severity,
+        "health": fact.health,
+        "aspect": aspect,
+        "subject_type": fact.subject_type,
+        "subject": fact.subject,
+        "partitions": list(fact.partitions),
+        "owner": owner,
+        "what": fact.what,
+        "consequence": fact.consequence,
+        "deadline_at": fact.deadline_at,
+        "command": fact.command,
+        "runbook": page_of(fact.code),
+        "tables": tables,
+        "models": models,
+        "consumers": consumers,
+        "facts": json.dumps(as_json(fact.facts)),
+        "worse_rank": fact.worse_rank,
+        "actor": EVALUATOR,
+    }
+
+
+def _keep_subjects(context: EvaluationContext) -> None:
+    """Record whose health is known: models and tables of the specs and contracts."""
+    subjects = {("model", spec.name): spec.owner for spec in context.specs.values()}
+    for spec in context.specs.values():
+        subjects["table", spec.predictions_dataset] = spec.owner
+        subjects["table", spec.features_dataset] = ""
+    for contract in context.contract_files.documents.values():
+        subjects["table", contract.dataset] = ""
+    types = [subject_type for subject_type, _ in subjects]
+    names = [name for _, name in subjects]
+    with context.conn.transaction():
+        context.conn.execute(
+            """
+            insert into ops.health_subjects (subject_type, subject, owner)
+            select * from unnest(%s::text[], %s::text[], %s::text[])
+            on conflict (subject_type, subject)
+            do update set owner = excluded.owner, seen_at = clock_timestamp()
+            """,
+            [types, names, list(subjects.values())],
+        )
+        context.conn.execute(
+            """
+            delete from ops.health_subjects s where not exists (
+                select from unnest(%s::text[], %s::text[]) as known (subject_type, subject)
+                where (known.subject_type, known.subject) = (s.subject_type, s.subject))
+            """,
+            [types, names],
+        )
+
+
+_KEEP_RULE = """
+insert into ops.incident_rules as kept
+    (kind, aspect, evaluated_at, succeeded_at, seconds, n_found, problem)
+values (
+    %(kind)s, %(aspect)s, clock_timestamp(),
+    case when %(problem)s::text is null then clock_timestamp() end,
+    %(seconds)s, %(n_found)s, %(problem)s
+)
+on conflict (kind) do update set
+    aspect = excluded.aspect, evaluated_at = excluded.evaluated_at, seconds = excluded.seconds,
+    problem = excluded.problem, succeeded_at = coalesce(excluded.succeeded_at, kept.succeeded_at),
+    n_found = case when excluded.problem is null then excluded.n_found else kept.n_found end
+"""
+_OPEN = """
+with opened as (
+    insert into ops.incidents (
+        kind, fact_key, code, severity, health, aspect, subject_type, subject, partitions, owner,
+        what, consequence, deadline_at, command, runbook, touched_tables, touched_models,
+        touched_consumers, facts, worse_rank
+    )
+    values (
+        %(kind)s, %(fact_key)s, %(code)s, %(severity)s, %(health)s, %(aspect)s, %(subject_type)s,
+        %(subject)s, %(partitions)s, %(owner)s, %(what)s, %(consequence)s, %(deadline_at)s,
+        %(command)s, %(runbook)s, %(tables)s, %(models)s, %(consumers)s, %(facts)s, %(worse_rank)s
+    )
+    on conflict (kind, fact_key) where closed_at is null do nothing
+    returning incident_id, what, severity, worse_rank
+)
+insert into ops.incident_events (incident_id, event, actor, reason, severity, worse_rank)
+select incident_id, 'opened', %(actor)s, what, severity, worse_rank from opened
+returning incident_id
+"""
+# A snooze ends early when the fact has grown worse than it ever was.
+_SEE = """
+with before as (
+    select incident_id, worse_rank, snoozed_until from ops.incidents
+    where incident_id = %(incident_id)s and closed_at is null for update
+), seen as (
+    update ops.incidents i set
+        code = %(code)s, severity = %(severity)s, health = %(health)s, partitions = %(partitions)s,
+        owner = %(owner)s, what = %(what)s, consequence = %(consequence)s,
+        deadline_at = %(deadline_at)s, command = %(command)s, runbook = %(runbook)s,
+        touched_tables = %(tables)s, touched_models = %(models)s,
+        touched_consumers = %(consumers)s, facts = %(facts)s,
+        last_seen_at = clock_timestamp(), n_seen = n_seen + 1,
+        worse_rank = greatest(i.worse_rank, %(worse_rank)s),
+        snoozed_until = case when %(worse_rank)s > i.worse_rank then null else i.snoozed_until end,
+        snoozed_by = case when %(worse_rank)s > i.worse_rank then null else i.snoozed_by end
+    from before where i.incident_id = before.incident_id
+    returning i.incident_id, %(worse_rank)s > before.worse_rank as is_worse,
+        before.snoozed_until > clock_timestamp() as was_snoozed, i.severity, i.worse_rank, i.what
+), events as (
+    insert into ops.incident_events (incident_id, event, actor, reason, severity, worse_rank)
+    select incident_id, event, %(actor)s, what, severity, worse_rank
+    from seen
+    cross join (values (1, 'worsened'), (2, 'woken')) as e (place, event)
+    where is_worse and (event = 'worsened' or was_snoozed)
+    order by place
+)
+select is_worse from seen
+"""
+_CLOSE = """
+with closed as (
+    update ops.incidents
+    set closed_at = clock_timestamp(), snoozed_until = null, snoozed_by = null
+    where incident_id = any(%(incident_ids)s) and closed_at is null
+    returning incident_id, severity, worse_rank
+), events as (
+    insert into ops.incident_events (incident_id, event, actor, reason, severity, worse_rank)
+    select incident_id, 'closed', %(actor)s, %(reason)s, severity, worse_rank from closed
+)
+select incident_id from closed order by incident_id
+"""

@@ -1,0 +1,38 @@
+"""The list of all rules, in the order in which they are evaluated."""
+
+from __future__ import annotations
+
+import datetime as dt
+
+from nightshift.incidents.facts import Rule
+from nightshift.incidents.rules import drops, models, publication, rows, runs, services
+
+# What reads rows or sends requests; a fault is still notified within five minutes.
+EVERY_TWO_MINUTES = dt.timedelta(minutes=2)
+EVERY_TEN_MINUTES = dt.timedelta(minutes=10)
+
+RULES: tuple[Rule, ...] = (
+    Rule("late predictions", "publication", publication.late_predictions),
+    Rule("missing views", "publication", publication.missing_views),
+    Rule("stranded partition", "publication", publication.stranded_partitions),
+    Rule("lost rows", "rows", rows.lost_rows),
+    Rule("fallback in use", "scores", rows.fallback_in_use),
+    Rule("rescued without gate", "scores", rows.rescued_without_gate),
+    Rule("missing drop", "inputs", publication.missing_drops),
+    Rule("refused drops", "inputs", drops.refused_drops),
+    Rule("rows in quarantine", "inputs", drops.rows_in_quarantine, EVERY_TEN_MINUTES),
+    Rule("failed tasks", "runs", runs.failed_tasks),
+    Rule("waiting runs", "runs", runs.waiting_runs),
+    Rule("airflow away", "services", runs.airflow_away),
+    Rule("lost tasks", "runs", runs.lost_tasks, EVERY_TWO_MINUTES),
+    Rule("paused DAGs", "runs", runs.paused_dags, EVERY_TWO_MINUTES),
+    Rule("open requests", "model", models.open_requests, EVERY_TEN_MINUTES),
+    Rule("old champion", "model", models.old_champions, EVERY_TEN_MINUTES),
+    Rule("refused challengers", "model", models.refused_challengers, EVERY_TEN_MINUTES),
+    Rule("blocked evidence", "drift", models.blocked_evidence, EVERY_TEN_MINUTES),
+    Rule("mirror behind", "model", models.mirror_behind, EVERY_TEN_MINUTES),
+    Rule("wrong files", "files", services.wrong_files),
+    Rule("object store", "services", services.object_store),
+    Rule("warehouse rights", "services", services.warehouse_rights),
+    Rule("disk space", "services", services.disk_space),
+)

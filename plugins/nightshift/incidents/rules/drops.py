@@ -1,0 +1,173 @@
+"""Rules about what upstream delivered: refused files, and rows that wait in quarantine."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from nightshift.incidents.context import deadline_of, describe_days, local_time
+from nightshift.incidents.facts import Fact
+
+if TYPE_CHECKING:
+    from nightshift.incidents.context import EvaluationContext
+
+# A manifest often arrives before its file; both are there after this time.
+ABSENT_FILE_PATIENCE = dt.timedelta(minutes=60)
+ABSENT_FILE = "NS-INGEST-003"
+HORIZON = dt.timedelta(days=28)
+# A person looks at refused rows within a week.
+QUARANTINE_PATIENCE = dt.timedelta(days=7)
+
+
+def refused_drops(context: EvaluationContext) -> Iterator[Fact]:
+    """Yield the datasets with refused files that no newer version and no person has settled.
+
+    A manifest without its file is left alone for an hour: the file mostly follows.
+    """
+    rows = context.conn.execute(
+        _REFUSED, {"horizon": HORIZON, "absent": ABSENT_FILE, "patience": ABSENT_FILE_PATIENCE}
+    )
+    # One incident for a dataset and a cause: ten files of one wrong export are one fault.
+    refused: dict[tuple[str, str], list[tuple[dt.date, str]]] = defaultdict(list)
+    for dataset, code, day, uri in rows:
+        refused[dataset, code].append((day, uri))
+    for (dataset, code), files in refused.items():
+        yield _refused(context, dataset, code, files)
+
+
+# A file is settled when a version that was delivered later, or the same file, is published; or when
+# a person has withdrawn it or set its manifest aside.
+_REFUSED = """
+select r.dataset, r.code, r.partition_date, r.source_uri
+from quarantine.refused_drops r
+where r.quarantined_at > clock_timestamp() - %(horizon)s::interval
+    and (r.code <> %(absent)s or r.quarantined_at < clock_timestamp() - %(patience)s::interval)
+    and not exists (
+        select from ops.loads l
+        where l.dataset = r.dataset and l.partition_date = r.partition_date
+            and l.state in ('published', 'duplicate')
+            and (l.known_at >= r.known_at or l.published_at > r.quarantined_at))
+    and not exists (
+        select from ops.drop_decisions d
+        where d.dataset = r.dataset and d.partition_date = r.partition_date
+            and right(r.source_uri, length(d.object_key)) = d.object_key)
+order by r.dataset, r.partition_date, r.quarantined_at
+"""
+
+
+def _refused(
+    context: EvaluationContext, dataset: str, code: str, files: list[tuple[dt.date, str]]
+) -> Fact:
+    """Return the fact about the files of a dataset that were refused for one reason.
+
+    Args:
+        context: The evaluation.
+        dataset: Name in the ledger.
+        code: Error code of the refusal.
+        files: Day and address of each file, by day.
+    """
+    # The newest file is the one to act on; all of them are in the facts.
+    days = tuple(sorted({day for day, _ in files}))
+    day, uri = files[-1]
+    name = dataset.partition("/")[2]
+    has_none = _unpublished(context, dataset, days)
+    _, models, _ = context.touched((dataset,), ())
+    deadline = deadline_of(context, models, day)
+    at = f" at {local_time(deadline)}" if deadline else ""
+    # A file that only corrects a published day keeps nobody waiting.
+    consequence = "Readers keep the version before it; the correction stays out."
+    if has_none:
+        consequence = f"No features of {has_none[-1]} are built; {', '.join(models)} get the last"
+        consequence += f" scores or the rule{at}."
+    return Fact(
+        code=code,
+        severity="warning" if has_none else "info",
+        health="degraded" if has_none else "caution",
+        subject_type="table",
+        subject=dataset,
+        what=f"{len(files)} file(s) of {dataset} of {describe_days(days)} were refused.",
+        consequence=consequence,
+        command=_command(code, name, day, uri),
+        key=f"{dataset} {code}",
+        partitions=days,
+        deadline_at=deadline if has_none else None,
+        tables=(dataset,) if has_none else (),
+        size=len(files),
+        facts={"files": [uri for _, uri in files[-10:]]},
+    )
+
+
+def _unpublished(
+    context: EvaluationContext, dataset: str, days: tuple[dt.date, ...]
+) -> list[dt.date]:
+    """Return the days of which readers have no version at all."""
+    # These keep features from being built; a refused correction does not.
+    rows = context.conn.execute(
+        "select partition_date from ops.published where dataset = %s and partition_date = any(%s)",
+        [dataset, list(days)],
+    )
+    published = {day for (day,) in rows}
+    return [day for day in days if day not in published]
+
+
+def _command(code: str, dataset: str, day: dt.date, uri: str) -> str:
+    """Return the first safe step, which reads or sets aside and never changes a file."""
+    if code == "NS-LAKE-010":
+        # The key of a manifest, without the bucket.
+        key = uri.partition("://")[2].partition("/")[2]
+        return f'nightshift drop set-aside {key} --reason "<why>"'
+    # Columns or types have changed: look at the difference before asking upstream.
+    if code in {"NS-CONTRACT-004", "NS-CONTRACT-005"}:
+        return f"nightshift contract diff {dataset} {day}"
+    # Upstream delivers a good file first; then the load runs again.
+    return f"nightshift airflow dags clear ingest --partition-key {day} --only-failed --yes"
+
+
+def rows_in_quarantine(context: EvaluationContext) -> Iterator[Fact]:
+    """Yield the datasets whose refused rows nobody has looked at for long, or are too many.
+
+    Some refused rows each night are ordinary: the contract says how many, and a person looks at
+    them within a week.
+    """
+    rows = context.conn.execute(_QUARANTINE, {"horizon": HORIZON})
+    for dataset, n_open, oldest, n_delivered, n_refused in rows:
+        name = dataset.partition("/")[2]
+        contract = context.contract_files.documents.get(name)
+        # The share of all files of the last weeks, as the contract limits it for one file.
+        # Without a contract no row may be refused.
+        limit = contract.maximum_refused_ratio if contract else 0.0
+        ratio = n_refused / n_delivered if n_delivered else 0.0
+        is_old = oldest < context.now - QUARANTINE_PATIENCE
+        # A single file over the limit is refused as a whole; many files may each stay under it.
+        if is_old or ratio > limit > 0:
+            yield Fact(
+                code="NS-INCIDENT-004",
+                severity="info",
+                health="caution",
+                subject_type="table",
+                subject=dataset,
+                what=f"{n_open} refused row(s) of {dataset} wait for a person since"
+                f" {oldest:%Y-%m-%d}.",
+                consequence="Readers do without these rows.",
+                command=f"nightshift quarantine list {name}",
+                size=n_open,
+                facts={"rows": n_open, "refused_ratio": round(ratio, 6), "limit": limit},
+            )
+
+
+_QUARANTINE = """
+select q.dataset, q.n_open, q.oldest, coalesce(d.n_delivered, 0), coalesce(d.n_refused, 0)
+from (
+    select dataset, count(*) as n_open, min(quarantined_at) as oldest
+    from quarantine.refused_rows where state = 'open' group by dataset
+) q
+left join (
+    select dataset, sum(n_delivered)::bigint as n_delivered, sum(n_refused)::bigint as n_refused
+    from raw.ingested_drops
+    where partition_date > current_date - %(horizon)s::interval
+    group by dataset
+) d using (dataset)
+order by q.dataset
+"""

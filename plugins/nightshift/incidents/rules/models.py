@@ -1,0 +1,176 @@
+"""Rules about models: requests that nobody trains, old champions, blocked evidence, the mirror."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from nightshift.incidents.facts import Fact
+
+if TYPE_CHECKING:
+    from nightshift.incidents.context import EvaluationContext
+
+# A training takes minutes to hours; a request that is open for a day was lost or cannot be met.
+REQUEST_PATIENCE = dt.timedelta(days=1)
+MIRROR_PATIENCE = dt.timedelta(days=1)
+# A refused challenger is the gate's daily work; several in a row say that the data has changed.
+MAX_REFUSALS = 3
+
+
+def open_requests(context: EvaluationContext) -> Iterator[Fact]:
+    """Yield the models with a retrain request that no training has consumed for long."""
+    rows = context.conn.execute(
+        """
+        select model, array_agg(partition_date order by partition_date), min(opened_at)
+        from monitoring.retrain_decisions
+        where state = 'open' and opened_at < clock_timestamp() - %s::interval
+        group by model
+        """,
+        [REQUEST_PATIENCE],
+    )
+    for model, days, opened_at in rows:
+        yield Fact(
+            code="NS-INCIDENT-005",
+            severity="info",
+            health="caution",
+            subject_type="model",
+            subject=model,
+            what=f"A retrain request of {model} is open since {opened_at:%Y-%m-%d %H:%M} UTC.",
+            consequence="The champion serves on although the evidence asks for another one.",
+            command=f"nightshift airflow dags clear train__{model} --partition-key {days[-1]}"
+            " --only-failed --yes",
+            partitions=tuple(days),
+            owner=context.owner_of(model),
+            models=(model,),
+        )
+
+
+def old_champions(context: EvaluationContext) -> Iterator[Fact]:
+    """Yield the models whose champion has learned from no day of today's training window."""
+    rows = context.conn.execute(
+        """
+        select distinct on (s.model) s.model, s.version, v.fit_end, newest.day
+        from ml.succession s
+        join ml.model_versions v using (model, version)
+        cross join lateral (
+            select max(partition_date) as day from ops.published
+            where dataset = 'predictions/' || s.model
+        ) newest
+        where s.effective_partition <= newest.day
+        order by s.model, s.effective_partition desc, s.promotion_id desc
+        """
+    )
+    for model, version, fit_end, newest in rows:
+        spec = context.specs.get(model)
+        if spec is None or (newest - fit_end).days <= spec.training.window_days:
+            continue
+        age = (newest - fit_end).days
+        yield Fact(
+            code="NS-INCIDENT-006",
+            severity="info",
+            health="caution",
+            subject_type="model",
+            subject=model,
+            what=f"The champion of {model}, version {version}, has seen no day after {fit_end}:"
+            f" {age} days ago.",
+            consequence="It serves on; its promises of quality are as old.",
+            command=f"nightshift train {model} {newest}",
+            owner=spec.owner,
+            models=(model,),
+            size=age,
+            facts={"version": version, "age_days": age, "window_days": spec.training.window_days},
+        )
+
+
+def refused_challengers(context: EvaluationContext) -> Iterator[Fact]:
+    """Yield the models of which several challengers in a row were refused."""
+    rows = context.conn.execute(
+        """
+        select p.model, count(*), max(p.version), max(p.partition_date)
+        from ml.promotions p
+        where p.verdict = 'refused' and p.promotion_id > coalesce((
+            select max(last.promotion_id) from ml.promotions last
+            where last.model = p.model and last.verdict <> 'refused'), 0)
+        group by p.model having count(*) >= %s
+        """,
+        [MAX_REFUSALS],
+    )
+    for model, n_refused, version, day in rows:
+        yield Fact(
+            code="NS-INCIDENT-006",
+            severity="info",
+            health="caution",
+            subject_type="model",
+            subject=model,
+            what=f"The last {n_refused} challengers of {model} were refused, the newest is version"
+            f" {version}.",
+            consequence="The champion serves on and grows old.",
+            command=f"nightshift evidence {model} {version}",
+            partitions=(day,),
+            owner=context.owner_of(model),
+            models=(model,),
+            size=n_refused,
+        )
+
+
+def blocked_evidence(context: EvaluationContext) -> Iterator[Fact]:
+    """Yield the models whose newest verdict asks for a retrain that may not be requested."""
+    rows = context.conn.execute(
+        """
+        select distinct on (model) model, partition_date, is_over_budget, severe_loss_status,
+            jsonb_array_length(red_reasons)
+        from monitoring.verdicts_published
+        order by model, partition_date desc
+        """
+    )
+    for model, day, is_over_budget, severe_loss, n_red in rows:
+        is_blocked = is_over_budget or n_red > 0
+        if model not in context.specs or not (is_blocked and severe_loss == "breached"):
+            continue
+        cause = "the budget of retrainings is used up"
+        if n_red > 0:
+            cause = "the data of the night cannot be trusted"
+        yield Fact(
+            code="NS-INCIDENT-005",
+            severity="warning",
+            health="degraded",
+            subject_type="model",
+            subject=model,
+            what=f"{model} has lost severely by {day}, and no retrain is requested: {cause}.",
+            consequence="The champion serves on with the measured loss.",
+            command=f"nightshift report {model} --night {day}",
+            partitions=(day,),
+            owner=context.owner_of(model),
+            models=(model,),
+        )
+
+
+def mirror_behind(context: EvaluationContext) -> Iterator[Fact]:
+    """Yield the models whose newest versions MLflow does not show."""
+    if not context.settings.mlflow_tracking_uri.get_secret_value():
+        return
+    rows = context.conn.execute(
+        """
+        select v.model, count(*), max(v.version), max(v.partition_date)
+        from ml.model_versions v
+        left join ml.mlflow_mirror m using (model, digest)
+        where m.mirrored_at is null and v.created_at < clock_timestamp() - %s::interval
+        group by v.model
+        """,
+        [MIRROR_PATIENCE],
+    )
+    for model, n_versions, version, day in rows:
+        yield Fact(
+            code="NS-INCIDENT-007",
+            severity="info",
+            health="caution",
+            subject_type="model",
+            subject=model,
+            what=f"MLflow does not show {n_versions} version(s) of {model}, up to {version}.",
+            consequence="Only people who look into MLflow miss them; scoring reads the warehouse.",
+            command=f"nightshift airflow dags clear train__{model} --partition-key {day} --yes",
+            owner=context.owner_of(model),
+            models=(model,),
+            size=n_versions,
+        )

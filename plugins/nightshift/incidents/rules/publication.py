@@ -1,0 +1,275 @@
+"""Rules about partitions that readers should have: late ones, holes, stranded ones, lost views."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from nightshift.contracts.partitions import Partition
+from nightshift.incidents.context import deadline_of, describe_days, local_time
+from nightshift.incidents.facts import Fact
+from nightshift.monitoring.freshness import missing_before
+from nightshift.warehouse.analysts.missing_views import missing_views_error
+from nightshift.warehouse.ledger import lookback_days
+from nightshift.warehouse.published import newest_published_day
+
+if TYPE_CHECKING:
+    from nightshift.contracts.datasets import DatasetContract
+    from nightshift.contracts.model_spec import ModelSpec
+    from nightshift.incidents.context import EvaluationContext
+
+# A rescue takes some minutes; after them the partition should be there.
+RESCUE_MINUTES = dt.timedelta(minutes=15)
+# Upstream may deliver a day after the next one; a hole is a hole after this time.
+HOLE_PATIENCE = dt.timedelta(minutes=30)
+# Time for the next stage, and for catch_up to emit its event again (twenty minutes).
+STRANDED_PATIENCE = dt.timedelta(minutes=45)
+STRANDED_HORIZON = dt.timedelta(days=7)
+
+
+def late_predictions(context: EvaluationContext) -> Iterator[Fact]:
+    """Yield the models whose predictions should be there by now.
+
+    A model is late for its due day and for each missing day of the week before, like in
+    ``nightshift check-freshness``.
+    """
+    for spec in context.specs.values():
+        # Between the rescue and the deadline there is time to act; it grows worse then.
+        due = spec.last_to_rescue(context.at - RESCUE_MINUTES)
+        if not context.is_expected(spec.predictions_dataset, due):
+            continue
+        missing = list(missing_before(context.conn, spec.predictions_dataset, due))
+        if not _is_published(context, spec.predictions_dataset, due.day):
+            missing.append(due.day)
+        if missing:
+            yield _late(context, spec, tuple(missing))
+
+
+def _late(context: EvaluationContext, spec: ModelSpec, missing: tuple[dt.date, ...]) -> Fact:
+    """Return the fact about a model that is late, before or after its deadline.
+
+    Args:
+        context: The evaluation.
+        spec: The model.
+        missing: The unpublished days, in order; at least one.
+    """
+    # The newest day decides how urgent it is: the deadlines of the days before are over.
+    last = Partition(missing[-1])
+    deadline = spec.deadline_of(last)
+    is_over = deadline <= context.at
+    # Readers keep it whatever happens: nothing is ever published partially.
+    newest = newest_published_day(context.conn, spec.predictions_dataset)
+    passed = f"the deadline {'was' if is_over else 'is'} {local_time(deadline)}"
+    readers = f"readers keep {newest}" if newest else "readers have nothing"
+    return Fact(
+        code="NS-FRESH-001",
+        severity="critical" if is_over else "warning",
+        health="degraded",
+        subject_type="model",
+        subject=spec.name,
+        what=f"{spec.name} of {describe_days(missing)} is not published; {passed}.",
+        consequence=f"{readers.capitalize()} until somebody publishes it."
+        if is_over
+        else f"At {local_time(deadline)} the promise is broken; {readers}.",
+        command=f"nightshift rescue {spec.name} --night {last}",
+        partitions=missing,
+        owner=spec.owner,
+        deadline_at=None if is_over else deadline,
+        tables=(spec.predictions_dataset,),
+        models=(spec.name,),
+        facts={"newest": newest, "deadline": deadline, "runbook_of_the_model": spec.runbook},
+    )
+
+
+def _is_published(context: EvaluationContext, dataset: str, day: dt.date) -> bool:
+    """Return whether readers have a version of a day."""
+    query = "select exists (select from ops.published where dataset = %s and partition_date = %s)"
+    return context.conn.execute(query, [dataset, day]).fetchone() == (True,)
+
+
+def missing_drops(context: EvaluationContext) -> Iterator[Fact]:
+    """Yield the daily datasets with days that upstream has not delivered.
+
+    These are days between two published ones within the look-back, and the due day of a dataset
+    that nights publish. A load that failed has reported its own error.
+    """
+    for contract in context.daily_contracts:
+        missing = _holes(context, contract)
+        due = _due_day(context, contract)
+        if due is not None and due not in missing:
+            missing.append(due)
+        reported = _failed_loads(context, contract)
+        missing = [day for day in missing if day not in reported]
+        if missing:
+            yield _missing_drop(context, contract, tuple(missing))
+
+
+def _holes(context: EvaluationContext, contract: DatasetContract) -> list[dt.date]:
+    """Return the missing days between published ones, within the look-back of the newest day."""
+    # Days before the first published one are a history that nobody has loaded.
+    newest = newest_published_day(context.conn, contract.dataset)
+    if newest is None:
+        return []
+    rows = context.conn.execute(
+        """
+        with seen as (
+            select partition_date, published_at from ops.published where dataset = %(dataset)s
+        )
+        select day::date
+        from generate_series(%(first)s::timestamp, %(newest)s, interval '1 day') day
+        where day::date not in (select partition_date from seen)
+            and day::date > (select min(partition_date) from seen)
+            and (
+                select min(published_at) from seen where partition_date > day::date
+            ) < clock_timestamp() - %(patience)s::interval
+        order by 1
+        """,
+        {
+            "dataset": contract.dataset,
+            "first": newest - dt.timedelta(days=lookback_days()),
+            "newest": newest,
+            "patience": HOLE_PATIENCE,
+        },
+    )
+    return [day for (day,) in rows if day >= contract.history_start]
+
+
+def _due_day(context: EvaluationContext, contract: DatasetContract) -> dt.date | None:
+    """Return the newest day whose maximum wait is over, if it should be there and is not."""
+    # Until then a run waits for the file.
+    # Only nights have a due day: a replayed history gets its days whenever it likes.
+    wait = dt.timedelta(minutes=contract.maximum_wait_minutes)
+    due = Partition(context.at.date())
+    while due.cutoff + wait > context.at:
+        due = due.shift(-1)
+    if contract.dataset not in context.nightly_datasets or due.day < contract.history_start:
+        return None
+    return None if _is_published(context, contract.dataset, due.day) else due.day
+
+
+def _failed_loads(context: EvaluationContext, contract: DatasetContract) -> set[dt.date]:
+    """Return the days of which a load has failed for good lately."""
+    # Its own code says more than that the day is missing.
+    query = """
+        select distinct partition_date from ops.task_tries
+        where dag_id = 'ingest' and task_id = %s and is_final
+            and started_at > clock_timestamp() - interval '7 days'
+    """
+    rows = context.conn.execute(query, [f"load_{contract.name}"])
+    return {day for (day,) in rows}
+
+
+def _missing_drop(
+    context: EvaluationContext, contract: DatasetContract, missing: tuple[dt.date, ...]
+) -> Fact:
+    """Return the fact about days of a dataset that upstream owes, with what waits for them."""
+    # What reads the dataset waits with it.
+    _, models, _ = context.touched((contract.dataset,), ())
+    deadline = deadline_of(context, models, missing[-1])
+    names = ", ".join(models) or "no model"
+    consequence = f"No features of {missing[-1]} are built; {names} get the last scores or the rule"
+    at = f" at {local_time(deadline)}" if deadline else ""
+    return Fact(
+        code="NS-INGEST-001",
+        severity="warning",
+        health="degraded",
+        subject_type="table",
+        subject=contract.dataset,
+        what=f"{contract.dataset} of {describe_days(missing)} is missing.",
+        consequence=f"{consequence}{at}.",
+        command=f"nightshift deliver {contract.name} {missing[-1]} <file>",
+        partitions=missing,
+        deadline_at=deadline,
+        tables=(contract.dataset,),
+    )
+
+
+def stranded_partitions(context: EvaluationContext) -> Iterator[Fact]:
+    """Yield the stages that have not begun although the stage before them has published."""
+    # The DAG before is run again: its equal content emits its event once more.
+    for dataset, dag_before, upstream in _stages(context):
+        rows = context.conn.execute(
+            _STRANDED,
+            {
+                "upstream": upstream,
+                "downstream": dataset,
+                "patience": STRANDED_PATIENCE,
+                "horizon": STRANDED_HORIZON,
+            },
+        )
+        days = tuple(day for (day,) in rows)
+        if days:
+            yield Fact(
+                code="NS-INCIDENT-003",
+                severity="warning",
+                health="degraded",
+                subject_type="table",
+                subject=dataset,
+                what=f"{dataset} of {describe_days(days)} has not begun although"
+                f" {', '.join(upstream)} is published.",
+                consequence="catch_up emits a lost event three times; then nothing begins by"
+                " itself.",
+                command=f"nightshift airflow dags clear {dag_before} --partition-key {days[-1]}"
+                " --yes",
+                partitions=days,
+                tables=(dataset,),
+            )
+
+
+def _stages(context: EvaluationContext) -> Iterator[tuple[str, str, list[str]]]:
+    """Yield each dataset with the DAG whose event starts its own, and what must be published.
+
+    Monitoring is left out: it can wait for the morning, and catch_up looks after it.
+    """
+    raw = [contract.dataset for contract in context.daily_contracts]
+    for view, models in context.models_of_view.items():
+        yield view, "ingest", raw
+        for model in models:
+            yield f"predictions/{model}", "transform", [view]
+
+
+# Only days that Airflow has published upstream: a history that a person loads need not be scored.
+# Days before the first one downstream are a history too. A stage that has begun reports its error.
+_STRANDED = """
+select p.partition_date
+from ops.published p
+join ops.loads l using (dataset, partition_date, load_id)
+where p.dataset = any(%(upstream)s)
+    and p.published_at > clock_timestamp() - %(horizon)s::interval
+    and p.partition_date >= (
+        select min(partition_date) from ops.published where dataset = %(downstream)s)
+    and not exists (
+        select from ops.published d
+        where d.dataset = %(downstream)s and d.partition_date = p.partition_date)
+    and not exists (
+        select from ops.loads d
+        where d.dataset = %(downstream)s and d.partition_date = p.partition_date
+            and d.started_at > p.published_at)
+group by p.partition_date
+having count(*) = cardinality(%(upstream)s)
+    and max(p.published_at) < clock_timestamp() - %(patience)s::interval
+    and bool_or(l.actor = 'airflow')
+order by p.partition_date
+"""
+
+
+def missing_views(context: EvaluationContext) -> Iterator[Fact]:
+    """Yield the models whose views for analysts do not exist."""
+    # A view that was dropped fails no task: only its readers notice.
+    for spec in context.specs.values():
+        error = missing_views_error(context.conn, spec)
+        if error is not None:
+            yield Fact(
+                code=error.code,
+                severity="critical",
+                health="degraded",
+                subject_type="model",
+                subject=spec.name,
+                what=error.what,
+                consequence="Queries of analysts fail until the next scoring makes the views.",
+                command="nightshift migrate",
+                owner=spec.owner,
+                tables=(spec.predictions_dataset,),
+                models=(spec.name,),
+            )

@@ -1,0 +1,173 @@
+"""Rules about published rows: lost ones, and scores that a lower fallback step has made."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from nightshift.incidents.context import describe_days
+from nightshift.incidents.facts import Fact, Findings, Unchecked
+from nightshift.scoring.degraded import degraded_partitions
+from nightshift.warehouse.damage import MAX_COUNTED_ROWS as MAX_ROWS_OF_A_WEEK
+from nightshift.warehouse.damage import LoadRecord, count_damage, recent_records
+from nightshift.warehouse.write_types import target_of
+
+if TYPE_CHECKING:
+    from nightshift.incidents.context import EvaluationContext
+    from nightshift.scoring.degraded import DegradedPartition
+    from nightshift.warehouse.damage import Damage
+
+# Older publications were counted when they were new; a restore touches new ones too.
+COUNTED_WITHIN = dt.timedelta(days=7)
+# Rows of one evaluation: less than a second. A larger warehouse is counted in turns.
+MAX_COUNTED_ROWS = 2_000_000
+MINUTE = dt.timedelta(minutes=1)
+
+
+def lost_rows(context: EvaluationContext) -> Findings:
+    """Yield the datasets whose readers see another number of rows than was published."""
+    records = recent_records(context.conn, COUNTED_WITHIN)
+    counted = _datasets_of_this_turn(context, records)
+    for dataset, loads in records.items():
+        target = target_of(dataset)
+        if target is None:
+            continue
+        if dataset not in counted:
+            yield Unchecked(dataset)
+            continue
+        # Of a very large dataset readers' newest partition has to be enough.
+        n_rows = sum(load.n_rows or 0 for load in loads)
+        affordable = loads if n_rows <= MAX_ROWS_OF_A_WEEK else loads[-1:]
+        damages = count_damage(context.conn, target, affordable)
+        if damages:
+            yield _lost_rows(context, dataset, damages)
+
+
+def _datasets_of_this_turn(
+    context: EvaluationContext, records: dict[str, list[LoadRecord]]
+) -> set[str]:
+    """Return the datasets that this evaluation can afford to count; another minute has others."""
+    sizes = {dataset: sum(load.n_rows or 0 for load in loads) for dataset, loads in records.items()}
+    turn = int(context.at.timestamp() // MINUTE.total_seconds())
+    names = sorted(sizes)
+    start = turn % max(len(names), 1)
+    chosen: set[str] = set()
+    n_rows = 0
+    for dataset in names[start:] + names[:start]:
+        n_rows += sizes[dataset]
+        # The first one is counted whatever its size: every dataset has its turn.
+        if chosen and n_rows > MAX_COUNTED_ROWS:
+            break
+        chosen.add(dataset)
+    return chosen
+
+
+def _lost_rows(context: EvaluationContext, dataset: str, damages: list[Damage]) -> Fact:
+    """Return the fact about a dataset whose published rows vanished or were copied.
+
+    Args:
+        context: The evaluation.
+        dataset: Name in the ledger.
+        damages: Its partitions with another number of rows; at least one.
+    """
+    # The commands of the page: the same inputs give the same rows, so readers lose nothing.
+    days = tuple(damage.partition_date for damage in damages)
+    layer, _, name = dataset.partition("/")
+    command = f"nightshift backfill {days[0]} {days[-1]}"
+    if layer == "predictions":
+        command = f"nightshift score {name} {days[-1]}"
+    return Fact(
+        code="NS-WRITE-007",
+        severity="critical",
+        health="degraded",
+        subject_type="table",
+        subject=dataset,
+        what=f"Readers of {dataset} do not see what was published of {describe_days(days)}:"
+        f" {damages[-1].what}.",
+        consequence="Readers see wrong totals now; stages that read it fail with NS-WRITE-007.",
+        command=command,
+        partitions=days,
+        owner=context.owner_of(name) if layer == "predictions" else "",
+        tables=(dataset,),
+        facts={"loads": [damage.load_id for damage in damages]},
+    )
+
+
+def fallback_in_use(context: EvaluationContext) -> Iterator[Fact]:
+    """Yield the models of which partitions are published that no champion has scored."""
+    for spec in context.specs.values():
+        degraded = degraded_partitions(context.conn, spec)
+        if degraded:
+            yield _fallback(context, degraded)
+
+
+def _fallback(context: EvaluationContext, degraded: list[DegradedPartition]) -> Fact:
+    """Return the fact about a model that a lower step than the champion has scored.
+
+    Args:
+        context: The evaluation.
+        degraded: Its partitions, the oldest first; at least one.
+    """
+    # People look at the newest one; a repaired older one closes nothing.
+    newest = degraded[-1]
+    spec = context.specs[newest.model]
+    days = tuple(partition.partition.day for partition in degraded)
+    error = newest.describe()
+    is_watched = newest.is_looked_after(spec, context.at)
+    deadline = spec.deadline_of(newest.partition)
+    consequence = "Nothing scores it again by itself: readers keep these scores."
+    if is_watched:
+        consequence = "catch_up tries the champion again until the deadline, then readers keep it."
+    return Fact(
+        code=error.code,
+        severity="warning",
+        health="degraded",
+        subject_type="model",
+        subject=spec.name,
+        what=f"{spec.name} of {describe_days(days)} is published by {newest.source}:"
+        f" {newest.reason or 'no reason was recorded'}",
+        consequence=consequence,
+        command=f"nightshift score {spec.name} {newest.partition}",
+        partitions=days,
+        owner=spec.owner,
+        deadline_at=deadline if deadline > context.at else None,
+        tables=(spec.predictions_dataset,),
+        models=(spec.name,),
+        facts={"sources": {str(entry.partition): entry.source for entry in degraded}},
+    )
+
+
+def rescued_without_gate(context: EvaluationContext) -> Iterator[Fact]:
+    """Yield the models of which readers see a partition that no gate has judged."""
+    rows = context.conn.execute(
+        """
+        select distinct r.model, r.partition_date
+        from ops.rescues r
+        join ops.published p on p.dataset = 'predictions/' || r.model
+            and (p.partition_date, p.load_id) = (r.partition_date, r.load_id)
+        where r.gate = 'no verdict' and r.at > clock_timestamp() - %s::interval
+        order by 1, 2
+        """,
+        [COUNTED_WITHIN],
+    )
+    days_of: dict[str, list[dt.date]] = defaultdict(list)
+    for model, day in rows:
+        days_of[model].append(day)
+    for model, days in days_of.items():
+        yield Fact(
+            code="NS-GATE-003",
+            severity="warning",
+            health="degraded",
+            subject_type="model",
+            subject=model,
+            what=f"{model} of {describe_days(tuple(days))} was published by the rescue without a"
+            " verdict of its gate.",
+            consequence="Readers keep rows that only the checks in SQL have seen.",
+            command=f"nightshift score {model} {days[-1]}",
+            partitions=tuple(days),
+            owner=context.owner_of(model),
+            tables=(f"predictions/{model}",),
+            models=(model,),
+        )

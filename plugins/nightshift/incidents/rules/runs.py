@@ -1,0 +1,324 @@
+"""Rules about runs: tasks that failed for good, runs that take every slot, and Airflow itself."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from nightshift.incidents.context import deadline_of, describe_days, local_time
+from nightshift.incidents.facts import Fact
+from nightshift.incidents.runbook_commands import page_command
+from nightshift.warehouse.control_tables.waiting_tasks import waiting_tasks
+
+if TYPE_CHECKING:
+    from nightshift.incidents.context import EvaluationContext
+
+HORIZON = dt.timedelta(days=7)
+# Half of the active runs of a DAG (`orchestration.defaults.WAITING_RUNS`).
+MANY_WAITING_RUNS = 8
+# The tasks that report that another task failed: that one has the cause.
+REPORTERS = {"tell_failures", "announce_raw"}
+
+
+@dataclass(frozen=True)
+class FailedTask:
+    """A task whose tries are used up, or that only a person can help.
+
+    Attributes:
+        dag_id: Its DAG.
+        task_id: The task.
+        day: Its partition.
+        outcome: Error code, or the class of a foreign exception.
+        ended_at: When its last try ended, UTC.
+    """
+
+    dag_id: str
+    task_id: str
+    day: dt.date
+    outcome: str
+    ended_at: dt.datetime
+
+    @property
+    def code(self) -> str:
+        """Return the error code; that of errors without one for a foreign exception."""
+        return self.outcome if self.outcome.startswith("NS-") else "NS-CORE-000"
+
+    @property
+    def stage(self) -> str:
+        """Return ``ingest``, ``transform``, ``score``, …."""
+        return self.dag_id.partition("__")[0]
+
+    @property
+    def model(self) -> str:
+        """Return the model of its DAG; empty for the DAGs of data."""
+        return self.dag_id.partition("__")[2]
+
+
+def failed_tasks(context: EvaluationContext) -> Iterator[Fact]:
+    """Yield the tasks that failed with no try left, one fact for each DAG and code."""
+    groups: dict[tuple[str, str], list[FailedTask]] = defaultdict(list)
+    for task in _failed_tasks(context):
+        groups[task.dag_id, task.code].append(task)
+    for (dag_id, code), tasks in groups.items():
+        if not _is_reported(context, code, tasks):
+            yield _failed(context, dag_id, code, tasks)
+
+
+def _failed_tasks(context: EvaluationContext) -> list[FailedTask]:
+    """Return the failed tasks whose work nobody has done since."""
+    failed = [FailedTask(*row) for row in context.conn.execute(_FAILED, {"horizon": HORIZON})]
+    unsettled = [task for task in failed if not _is_done(context, task)]
+    causes = {(task.dag_id, task.day) for task in unsettled if task.task_id not in REPORTERS}
+    return [
+        task
+        for task in unsettled
+        if task.task_id not in REPORTERS or (task.dag_id, task.day) not in causes
+    ]
+
+
+# Only the newest try of a task counts, over all runs of its partition: a clear, or another run, has
+# made a newer one.
+_FAILED = """
+with newest as (
+    select distinct on (dag_id, task_id, map_index, partition_date)
+        dag_id, task_id, partition_date, outcome, ended_at, is_final
+    from ops.task_tries
+    where started_at > clock_timestamp() - %(horizon)s::interval
+    order by dag_id, task_id, map_index, partition_date, started_at desc
+)
+select distinct on (dag_id, task_id, partition_date)
+    dag_id, task_id, partition_date, outcome, ended_at
+from newest where is_final
+order by dag_id, task_id, partition_date, ended_at desc
+"""
+
+
+def _is_done(context: EvaluationContext, task: FailedTask) -> bool:
+    """Return whether the partition of the task was published after it failed, by whatever way."""
+    if task.stage == "train":
+        # A later training has done what this one could not.
+        query = """
+            select exists (select from ml.model_versions where model = %s and created_at > %s)
+        """
+        row = context.conn.execute(query, [task.model, task.ended_at]).fetchone()
+        return row == (True,)
+    datasets = _datasets_of(context, task)
+    if not datasets:
+        return False
+    # A rerun with equal content leaves the pointer and the first time of publication alone.
+    query = """
+        select count(distinct l.dataset) from ops.loads l
+        where l.dataset = any(%s) and l.partition_date = %s
+            and l.state in ('published', 'duplicate')
+            and greatest(l.started_at, l.published_at) > %s
+    """
+    row = context.conn.execute(query, [datasets, task.day, task.ended_at]).fetchone()
+    return row == (len(datasets),)
+
+
+def _datasets_of(context: EvaluationContext, task: FailedTask) -> list[str]:
+    # A reference dataset has no partition on most days, so its load proves nothing.
+    if task.task_id == "load_reference":
+        return []
+    if task.stage == "ingest" and task.task_id.startswith("load_"):
+        return [f"raw/{task.task_id.removeprefix('load_')}"]
+    if task.stage == "ingest":
+        return [contract.dataset for contract in context.daily_contracts]
+    if task.stage == "transform":
+        return list(context.models_of_view)
+    if task.stage in {"score", "rescue"}:
+        return [f"predictions/{task.model}"]
+    return [f"monitoring/{task.model}"] if task.stage == "monitor" else []
+
+
+def _is_reported(context: EvaluationContext, code: str, tasks: Sequence[FailedTask]) -> bool:
+    """Return whether the refused files of these loads are an incident already."""
+    loads = [task for task in tasks if task.task_id.startswith("load_") and task.stage == "ingest"]
+    if len(loads) < len(tasks):
+        return False
+    query = """
+        select count(*) from unnest(%s::text[], %s::date[]) as t (dataset, day)
+        where exists (
+            select from quarantine.refused_drops r
+            where r.dataset = t.dataset and r.partition_date = t.day and r.code = %s)
+    """
+    datasets = [f"raw/{task.task_id.removeprefix('load_')}" for task in loads]
+    row = context.conn.execute(query, [datasets, [task.day for task in loads], code]).fetchone()
+    return row == (len(loads),)
+
+
+def _failed(
+    context: EvaluationContext, dag_id: str, code: str, tasks: Sequence[FailedTask]
+) -> Fact:
+    days = tuple(sorted({task.day for task in tasks}))
+    first = tasks[0]
+    datasets: set[str] = set()
+    for task in tasks:
+        datasets.update(_datasets_of(context, task))
+    models = (first.model,) if first.model else ()
+    _, touched, _ = context.touched(tuple(sorted(datasets)), models)
+    deadline = deadline_of(context, touched, days[-1])
+    names = sorted({task.task_id for task in tasks})
+    is_foreign = not first.outcome.startswith("NS-")
+    reason = f"{code} ({first.outcome})" if is_foreign else code
+    values = {"dag": dag_id, "day": str(days[-1]), "model": first.model}
+    # The night waits for these; what comes after the publication can wait for the morning.
+    is_urgent = first.stage in {"ingest", "transform", "score", "rescue"}
+    return Fact(
+        code=code,
+        severity="warning" if is_urgent else "info",
+        health="degraded" if is_urgent else "caution",
+        subject_type="run",
+        subject=dag_id,
+        what=f"{', '.join(names[:4])} of {dag_id} failed for {describe_days(days)} with {reason};"
+        " no try is left.",
+        consequence=_consequence(first, deadline),
+        command=page_command(code, values),
+        key=f"{dag_id} {code}",
+        partitions=days,
+        owner=context.owner_of(first.model),
+        deadline_at=deadline,
+        tables=tuple(sorted(datasets)) if is_urgent else (),
+        models=models,
+        size=len(tasks),
+        facts={"tasks": names, "last_try_ended_at": first.ended_at.isoformat()},
+    )
+
+
+def _consequence(task: FailedTask, deadline: dt.datetime | None) -> str:
+    """Return what happens to the partition if nobody acts."""
+    at = f"At {local_time(deadline)}" if deadline else "Until somebody acts"
+    if task.stage in {"ingest", "transform"}:
+        return f"{at} readers get the last scores or the rule of {task.day}, not the champion's."
+    if task.stage in {"score", "rescue"}:
+        return f"{at} readers have what the rescue could publish of {task.day}, else older scores."
+    if task.stage == "train":
+        return f"The champion of {task.model} serves on."
+    if task.stage == "monitor":
+        return f"Drift and loss of {task.model} on {task.day} are unknown."
+    return "Nothing that is published changes."
+
+
+def waiting_runs(context: EvaluationContext) -> Iterator[Fact]:
+    """Yield the DAGs of which runs that wait for upstream take many of the slots."""
+    waiting = waiting_tasks(context.conn)
+    n_runs = Counter(task.dag_id for task in waiting)
+    for dag_id, n in n_runs.items():
+        if n < MANY_WAITING_RUNS:
+            continue
+        days = tuple(sorted(task.day for task in waiting if task.dag_id == dag_id))
+        yield Fact(
+            code="NS-AIRFLOW-012",
+            severity="warning",
+            health="caution",
+            subject_type="run",
+            subject=dag_id,
+            what=f"{n} runs of {dag_id} wait for upstream: {describe_days(days)}.",
+            consequence="When sixteen wait, tonight's run stays queued.",
+            command=f"nightshift end-run {dag_id} {days[0]}",
+            partitions=days,
+            size=n,
+        )
+
+
+def airflow_away(context: EvaluationContext) -> Iterator[Fact]:
+    """Yield that Airflow's API does not answer, or that it has not read files."""
+    if context.airflow is None:
+        return
+    from nightshift.errors import ServiceError
+
+    try:
+        errors = context.airflow.import_errors()
+    except ServiceError as error:
+        yield Fact(
+            code="NS-SERVICE-001",
+            severity="warning",
+            health="degraded",
+            subject_type="service",
+            subject="airflow",
+            what=error.what,
+            consequence="No run begins; cron's rescue publishes before the deadline if it is set"
+            " up.",
+            command="nightshift up",
+        )
+        return
+    for line in errors:
+        path = line.partition(": ")[0]
+        yield Fact(
+            code="NS-SERVICE-012",
+            severity="warning",
+            health="degraded",
+            subject_type="file",
+            subject=path,
+            what=f"Airflow cannot read {line}"[:300],
+            consequence="The DAGs of that file do not run.",
+            command="nightshift airflow dags list-import-errors",
+        )
+
+
+def lost_tasks(context: EvaluationContext) -> Iterator[Fact]:
+    """Yield the DAGs whose tasks failed in Airflow although none of their tries has an error."""
+    if context.airflow is None:
+        return
+    from nightshift.errors import ServiceError
+
+    try:
+        failed = context.airflow.failed_tasks(context.now - HORIZON)
+    except ServiceError:
+        # `airflow_away` reports that.
+        return
+    known = context.conn.execute(
+        "select dag_id, dag_run_id, task_id from ops.task_tries where outcome is not null"
+    )
+    reported = set(known.fetchall())
+    lost: dict[str, set[dt.date]] = defaultdict(set)
+    for task in failed:
+        key = (task["dag_id"], task["dag_run_id"], task["task_id"])
+        day = task.get("partition_key") or ""
+        if key not in reported and len(day) == len("2024-01-01"):
+            lost[task["dag_id"]].add(dt.date.fromisoformat(day))
+    for dag_id, days in lost.items():
+        ordered = tuple(sorted(days))
+        yield Fact(
+            code="NS-AIRFLOW-007",
+            severity="warning",
+            health="degraded",
+            subject_type="run",
+            subject=dag_id,
+            what=f"Tasks of {dag_id} of {describe_days(ordered)} failed before their own code"
+            " began.",
+            consequence="Nothing runs them again by itself.",
+            command=f"nightshift airflow dags clear {dag_id} --partition-key {ordered[-1]}"
+            " --only-failed --yes",
+            partitions=ordered,
+        )
+
+
+def paused_dags(context: EvaluationContext) -> Iterator[Fact]:
+    """Yield the DAGs of nightly data that a person has paused."""
+    if context.airflow is None or not context.nightly_datasets:
+        return
+    from nightshift.errors import ServiceError
+
+    try:
+        paused = context.airflow.paused_dags()
+    except ServiceError:
+        return
+    needed = {"ingest", "transform", "catch_up"}
+    for model in context.specs:
+        if f"predictions/{model}" in context.nightly_datasets:
+            needed |= {f"score__{model}", f"rescue__{model}"}
+    for dag_id in sorted(paused & needed):
+        yield Fact(
+            code="NS-INCIDENT-008",
+            severity="warning",
+            health="caution",
+            subject_type="run",
+            subject=dag_id,
+            what=f"{dag_id} is paused.",
+            consequence="Its runs do not begin, and events for it are lost while it is paused.",
+            command=f"nightshift airflow dags unpause {dag_id}",
+        )

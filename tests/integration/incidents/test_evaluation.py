@@ -1,0 +1,207 @@
+"""The life of incidents: opened once, seen again, closed by themselves; failing rules harm none."""
+
+from __future__ import annotations
+
+import datetime as dt
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import pytest
+
+from nightshift.incidents.acts import ActRefusedError, acknowledge, snooze, wake
+from nightshift.incidents.evaluation import evaluate
+from nightshift.incidents.facts import Fact, Rule, Unchecked
+from nightshift.incidents.records import (
+    UnknownIncidentError,
+    find_incident,
+    incident_events,
+    open_incidents,
+)
+
+pytestmark = pytest.mark.integration
+
+FACT = Fact(
+    "NS-SCORE-007",
+    "warning",
+    "degraded",
+    "model",
+    "churn",
+    what="churn is scored by the rule.",
+    consequence="Readers keep it.",
+    command="nightshift score churn 2013-03-05",
+    partitions=(dt.date(2013, 3, 5),),
+    models=("churn",),
+)
+WORSE = replace(FACT, partitions=(dt.date(2013, 3, 5), dt.date(2013, 3, 6)))
+
+
+class World:
+    """Facts that a test changes, and the rule that finds them."""
+
+    def __init__(self, settings, tmp_path):
+        (tmp_path / "dags").mkdir()
+        self.settings = settings.__class__(**{**dict(settings), "dags_dir": tmp_path / "dags"})
+        self.facts: list[object] = []
+        self.error: Exception | None = None
+        self.other: list[object] = []
+
+    def find(self, context):
+        if self.error:
+            raise self.error
+        # A rule may only read.
+        context.conn.execute("select 1")
+        return self.facts
+
+    def evaluate(self):
+        rules = (
+            Rule("fallback", "scores", self.find),
+            Rule("other", "rows", lambda _: self.other),
+        )
+        return evaluate(self.settings, rules=rules)
+
+
+@pytest.fixture
+def world(settings, tmp_path):
+    return World(settings, tmp_path)
+
+
+def events(conn, number):
+    return [(event.event, event.actor) for event in incident_events(conn, incident_id=number)]
+
+
+def test_an_incident_opens_once_is_seen_again_and_closes_by_itself(world, conn):
+    world.facts = [FACT]
+    assert len(world.evaluate().opened) == 1
+    assert world.evaluate().opened == ()
+    (incident,) = open_incidents(conn)
+    assert (incident.n_seen, incident.state, incident.aspect) == (2, "open", "scores")
+    assert incident.touched_tables == ("predictions/churn",)
+    assert incident.touched_consumers == ("analytics.churn_current",)
+    assert incident.runbook == "docs/runbooks/NS-SCORE-007.md"
+
+    world.facts = []
+    assert world.evaluate().closed == (incident.incident_id,)
+    assert open_incidents(conn) == []
+    assert events(conn, incident.incident_id) == [("opened", "evaluator"), ("closed", "evaluator")]
+
+    # A fact that comes back is another incident.
+    world.facts = [FACT]
+    (second,) = world.evaluate().opened
+    assert second > incident.incident_id
+
+
+def test_a_snoozed_incident_comes_back_when_it_grows_worse_than_it_ever_was(world, conn):
+    world.facts = [FACT]
+    (number,) = world.evaluate().opened
+    until = snooze(conn, number, dt.timedelta(hours=8), "cli:ann", "known, upstream is told")
+    assert until.state == "snoozed"
+    assert world.evaluate().worsened == ()
+    assert find_incident(conn, number).state == "snoozed"
+
+    world.facts = [WORSE]
+    assert world.evaluate().worsened == (number,)
+    incident = find_incident(conn, number)
+    assert (incident.state, incident.snoozed_until, incident.snoozed_by) == ("open", None, None)
+    assert events(conn, number) == [
+        ("opened", "evaluator"),
+        ("snoozed", "cli:ann"),
+        ("worsened", "evaluator"),
+        ("woken", "evaluator"),
+    ]
+    # Better and worse again, but not worse than before: nothing new.
+    world.facts = [FACT]
+    world.evaluate()
+    world.facts = [WORSE]
+    assert world.evaluate().worsened == ()
+    # A step of severity outweighs the number of partitions.
+    world.facts = [replace(FACT, severity="critical")]
+    assert world.evaluate().worsened == (number,)
+
+
+def test_acts_need_an_actor_a_reason_and_an_open_incident(world, conn):
+    world.facts = [FACT]
+    (number,) = world.evaluate().opened
+    for actor, reason in (("", "why"), ("cli:ann", "  ")):
+        with pytest.raises(ActRefusedError):
+            acknowledge(conn, number, actor, reason)
+    for hours in (0, -1, 24 * 8):
+        with pytest.raises(ActRefusedError):
+            snooze(conn, number, dt.timedelta(hours=hours), "cli:ann", "why")
+    assert acknowledge(conn, number, "cli:ann", "at it").acknowledged_by == "cli:ann"
+    assert wake(conn, number, "cli:bob", "ann is ill").state == "open"
+
+    world.facts = []
+    world.evaluate()
+    with pytest.raises(UnknownIncidentError, match="NS-INCIDENT-001|cannot be acted on"):
+        acknowledge(conn, number, "cli:ann", "at it")
+    with pytest.raises(UnknownIncidentError):
+        wake(conn, 4711, "cli:ann", "why")
+
+
+def test_a_rule_that_fails_is_an_incident_and_harms_no_other(world, conn):
+    world.facts, world.other = [FACT], [replace(FACT, subject="sales", models=())]
+    world.evaluate()
+
+    world.error, world.other = ValueError("secret 'a' of 4711"), []
+    evaluation = world.evaluate()
+    assert evaluation.failed_rules == ("fallback",)
+    # The incident of the failed rule stays, that of the other one closed.
+    assert {(i.kind, i.subject, i.code) for i in open_incidents(conn)} == {
+        ("fallback", "churn", "NS-SCORE-007"),
+        ("failed rule", "fallback", "NS-INCIDENT-002"),
+    }
+    # Values of an exception are shown nowhere.
+    assert "4711" not in str([incident.document() for incident in open_incidents(conn)])
+
+    world.error = None
+    assert len(world.evaluate().closed) == 1
+    assert [incident.kind for incident in open_incidents(conn)] == ["fallback"]
+
+
+def test_a_rule_that_writes_or_breaks_its_transaction_is_an_incident(world, conn):
+    def write(context):
+        context.conn.execute("delete from ops.incident_rules")
+
+    def break_off(context):
+        context.conn.execute("select 1 / 0")
+
+    rules = (Rule("writes", "rows", write), Rule("breaks", "rows", break_off))
+    assert evaluate(world.settings, rules=rules).failed_rules == ("writes", "breaks")
+    assert conn.execute("select count(*) from ops.incident_rules").fetchone() == (2,)
+
+
+def test_what_a_rule_did_not_look_at_stays(world, conn):
+    world.facts = [FACT]
+    (number,) = world.evaluate().opened
+    world.facts = [Unchecked("churn")]
+    assert world.evaluate().closed == ()
+    assert find_incident(conn, number).n_seen == 1
+
+
+def test_a_rule_with_a_pause_is_not_asked_again_and_keeps_its_incidents(world, conn):
+    calls = []
+
+    def find(context):
+        calls.append(context)
+        return [FACT]
+
+    rules = (Rule("slow", "rows", find, dt.timedelta(minutes=10)),)
+    evaluate(world.settings, rules=rules)
+    evaluate(world.settings, rules=rules)
+    assert len(calls) == 1
+    assert len(open_incidents(conn)) == 1
+
+
+def test_evaluators_at_once_open_200_incidents_once_and_close_them(world, conn):
+    world.facts = [replace(FACT, subject=f"m{i}", models=(f"m{i}",)) for i in range(200)]
+    with ThreadPoolExecutor(4) as pool:
+        evaluations = list(pool.map(lambda _: world.evaluate(), range(8)))
+    assert len(open_incidents(conn)) == 200
+    assert sum(len(evaluation.opened) for evaluation in evaluations) == 200
+    assert conn.execute("select count(*) from ops.incident_events").fetchone() == (200,)
+
+    world.facts = []
+    evaluation = world.evaluate()
+    assert len(evaluation.closed) == 200
+    assert open_incidents(conn) == []
+    assert evaluation.seconds < 5
