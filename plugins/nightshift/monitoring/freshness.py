@@ -7,10 +7,8 @@ systemd (docs/freshness.md). It needs one warehouse connection, no Airflow and n
 from __future__ import annotations
 
 import datetime as dt
-import json
-from dataclasses import asdict, dataclass
-from operator import methodcaller
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from nightshift.warehouse.connection import connect
 from nightshift.warehouse.published import newest_published_day
@@ -106,21 +104,6 @@ class Freshness:
     def late(self) -> tuple[Punctuality, ...]:
         """Return the models whose predictions are late."""
         return tuple(model for model in self.models if model.is_late)
-
-    def document(self) -> dict[str, Any]:
-        """Return the content of a notification, as plain JSON."""
-        facts = {
-            "at": self.at,
-            "models": [{**asdict(model), "status": model.status} for model in self.models],
-            "inputs": [asdict(age) for age in self.inputs],
-        }
-        # The only values that JSON does not know are days and instants.
-        text = json.dumps(facts, default=methodcaller("isoformat"))
-        return {
-            "event": "late" if self.late else "ok",
-            "late": [model.model for model in self.late],
-            **json.loads(text),
-        }
 
 
 def check(

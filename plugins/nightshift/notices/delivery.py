@@ -92,8 +92,13 @@ def in_threads(
 
 def pause_after(n_tries: int) -> dt.timedelta:
     """Return how long a message waits after so many failed tries."""
-    doublings = min(max(n_tries - 1, 0), 10)
-    return min(FIRST_PAUSE * 2**doublings, LONGEST_PAUSE)
+    pause = FIRST_PAUSE
+    for _ in range(n_tries - 1):
+        # Stop early: after a day of tries the doubled number would be out of range.
+        if pause >= LONGEST_PAUSE:
+            break
+        pause *= 2
+    return min(pause, LONGEST_PAUSE)
 
 
 def _deliver_channel(settings: Settings, notices: NoticeSettings, result: ChannelResult) -> None:

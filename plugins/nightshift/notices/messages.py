@@ -27,6 +27,7 @@ _MAX_SUBJECT, _MAX_TEXT, _MAX_COMMAND = 120, 240, 400
 _LINES_OF_DIGEST = 10
 _MAX_DAYS, _MAX_NAMES = 3, 4
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
+_SEVERITIES = ("critical", "warning", "info")
 _VERBS = {"opened": "opened", "worsened": "worse", "closed": "ended"}
 
 
@@ -156,8 +157,10 @@ def _ended(item: Item, now: dt.datetime) -> list[str]:
 def _digest(items: Sequence[Item]) -> tuple[str, list[str]]:
     """Return subject and lines of a digest: how many of what, then the most severe ones."""
     n_open = sum(item.transition != "closed" for item in items)
-    severities = Counter(item.incident.severity for item in items if item.transition != "closed")
-    counts = [f"{severities[name]} {name}" for name in ("critical", "warning", "info")]
+    severities: Counter[str] = Counter()
+    for item in items:
+        severities[item.incident.severity] += item.transition != "closed"
+    counts = [f"{severities[name]} {name}" for name in _SEVERITIES]
     n_ended = len(items) - n_open
     subject = f"[digest] {n_open} incidents ({', '.join(counts)}), {n_ended} ended"
     lines = [f"{subject[len('[digest] ') :]}. One message for all, because they are many."]
@@ -165,10 +168,7 @@ def _digest(items: Sequence[Item]) -> tuple[str, list[str]]:
     frequent = [f"{code} {n} times" for code, n in codes.most_common(5)]
     lines.append(f"codes: {', '.join(frequent)}")
     # Of the same severity the open ones first: there is something to do.
-    order = {"critical": 0, "warning": 1, "info": 2}
-    worst_first = sorted(
-        items, key=lambda item: (order[item.incident.severity], item.transition == "closed")
-    )
+    worst_first = sorted(items, key=_urgency)
     for item in worst_first[:_LINES_OF_DIGEST]:
         incident = item.incident
         word = _VERBS[item.transition]
@@ -180,6 +180,10 @@ def _digest(items: Sequence[Item]) -> tuple[str, list[str]]:
         lines.append(f"and {n_left_out} more")
     lines.append("do: nightshift incidents list")
     return subject, lines
+
+
+def _urgency(item: Item) -> tuple[int, bool]:
+    return _SEVERITIES.index(item.incident.severity), item.transition == "closed"
 
 
 def _document(item: Item) -> dict[str, Any]:

@@ -53,6 +53,7 @@ class SecretReference(Frozen):
         Raises:
             NoticeSettingsError: The variable or file is missing or empty.
         """
+        # The place is shown, the value never is.
         place = f"variable {self.env}"
         value = os.environ.get(self.env or "", "")
         if self.file is not None:
@@ -157,7 +158,8 @@ class Channels(Frozen):
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> Channels:
-        n_channels = sum(map(len, (self.email, self.slack, self.webhook, self.command)))
+        n_channels = len(self.email) + len(self.slack) + len(self.webhook) + len(self.command)
+        # A name that two types have is there once.
         if len(self.by_name) < n_channels:
             raise ValueError("a name for each channel that no other channel has")
         return self
@@ -165,7 +167,12 @@ class Channels(Frozen):
     @property
     def by_name(self) -> dict[str, Channel]:
         """Return all channels by name."""
-        return {**self.email, **self.slack, **self.webhook, **self.command}
+        return {
+            **self.email,
+            **self.slack,
+            **self.webhook,
+            **self.command,
+        }
 
 
 class Route(Frozen):
@@ -220,6 +227,7 @@ class QuietHours(Frozen):
         time = at.astimezone(zone).time()
         if self.begin <= self.end:
             return self.begin <= time < self.end
+        # Over midnight: the evening or the morning.
         return time >= self.begin or time < self.end
 
 
@@ -252,7 +260,9 @@ class NoticeSettings(Frozen):
         named = set(self.otherwise)
         for route in self.routes:
             named |= set(route.channels)
-        unknown = sorted(named - self.channels.by_name.keys())
+        # A typo here would tell nobody, and nobody would notice.
+        known = self.channels.by_name.keys()
+        unknown = sorted(named - known)
         if unknown:
             raise ValueError(f"channels that exist; {', '.join(unknown)} are not among them")
         return self
@@ -311,8 +321,12 @@ def missing_secrets(notices: NoticeSettings) -> dict[str, str]:
 
 
 def _references(channel: Channel) -> list[SecretReference]:
-    values = [getattr(channel, field) for field in type(channel).model_fields]
-    return [value for value in values if isinstance(value, SecretReference)]
+    references = []
+    for field in type(channel).model_fields:
+        value = getattr(channel, field)
+        if isinstance(value, SecretReference):
+            references.append(value)
+    return references
 
 
 def _with_environment(notices: NoticeSettings, settings: Settings) -> NoticeSettings:
@@ -320,7 +334,8 @@ def _with_environment(notices: NoticeSettings, settings: Settings) -> NoticeSett
     channels = notices.channels
     added = []
     if settings.notify_command:
-        command = CommandChannel(command=tuple(_words(settings.notify_command)), timeout_seconds=30)
+        words = tuple(_words(settings.notify_command))
+        command = CommandChannel(command=words, timeout_seconds=30)
         commands = {**channels.command, COMMAND_OF_ENVIRONMENT: command}
         channels = channels.model_copy(update={"command": commands})
         added.append(COMMAND_OF_ENVIRONMENT)

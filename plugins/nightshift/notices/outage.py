@@ -1,7 +1,7 @@
-"""Tell people that the warehouse itself is away: what is told then is recorded in the home.
+"""Tell people that nobody can see what is broken: what is told then is recorded in the home.
 
-Without a warehouse there is no list of incidents and no record of notices. So one file of the home
-keeps what each channel was told; on two machines each tells once.
+Without a warehouse there is no list of incidents and no record of notices. So a file of the home
+keeps what each channel was told; of two machines each tells once.
 """
 
 from __future__ import annotations
@@ -17,27 +17,30 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nightshift import sealed_file
-from nightshift.errors import NightshiftError
+from nightshift.errors import NightshiftError, cause_of
 from nightshift.incidents.records import Incident
 from nightshift.notices.delivery import ChannelResult, describe_refusal, in_threads
 from nightshift.notices.messages import Item, compose
 from nightshift.notices.senders import send
 
 if TYPE_CHECKING:
+    from nightshift.incidents.records import State
     from nightshift.notices.messages import Transition
     from nightshift.notices.notice_settings import NoticeSettings
     from nightshift.settings import Settings
 
-FOLDER, STATE_FILE, LOCK_FILE = "notices", "outage.json", "outage.lock"
+FOLDER = "notices"
+FORGOTTEN_AFTER = dt.timedelta(days=7)
 
 
 @dataclass
 class Outage:
-    """The warehouse is away, as the home remembers it.
+    """Something keeps us from seeing what is broken, as the home remembers it.
 
     Attributes:
         key: Of its messages.
-        code: Code of the error that a connection gets.
+        name: What is away or fails: ``warehouse`` or ``freshness check``.
+        code: Code of the error.
         what: Its sentence.
         since: When it was first seen, ISO 8601.
         told: Channels that were told of its beginning.
@@ -45,6 +48,7 @@ class Outage:
     """
 
     key: str
+    name: str
     code: str
     what: str
     since: str
@@ -53,52 +57,81 @@ class Outage:
 
 
 def tell_outage(
-    settings: Settings, notices: NoticeSettings, error: NightshiftError
+    settings: Settings, notices: NoticeSettings, name: str, error: Exception
 ) -> list[ChannelResult]:
-    """Tell each channel once that the warehouse is away; a channel that failed is tried again."""
-    with _state(settings) as (path, known):
+    """Tell each channel once that nobody can look; a channel that failed is tried again.
+
+    Args:
+        settings: The home.
+        notices: The channels.
+        name: What is away or fails; each has a beginning and an end of its own.
+        error: What happened.
+    """
+    with _state(settings, name) as (path, known):
         outage = known or Outage(
             key=f"nightshift-outage-{uuid.uuid4().hex}",
-            code=error.code,
-            what=f"The warehouse does not answer: {error.what}",
+            name=name,
+            code=getattr(error, "code", NightshiftError.code),
+            what=f"Nobody can see what is broken: {name}: {cause_of(error)}",
             since=dt.datetime.now(dt.UTC).isoformat(),
         )
-        results = _tell(notices, outage, "opened", _critical_channels(notices), outage.told)
-        sealed_file.write(path, json.dumps(asdict(outage)).encode())
+        channels = _critical_channels(notices)
+        results = _tell(notices, outage, "opened", channels, outage.told)
+        _keep(path, outage)
     return results
 
 
-def tell_end_of_outage(settings: Settings, notices: NoticeSettings) -> list[ChannelResult]:
-    """Tell the channels that were told of an outage that it is over; nothing without one."""
+def tell_end_of_outage(
+    settings: Settings, notices: NoticeSettings, name: str
+) -> list[ChannelResult]:
+    """Tell each channel that an outage is over, also one that could not be told before."""
     # Without the lock first: this runs in every round of notices.
-    if not (settings.home / FOLDER / STATE_FILE).exists():
+    if not _path(settings, name).exists():
         return []
-    with _state(settings) as (path, outage):
+    with _state(settings, name) as (path, outage):
+        # Another sender has told the end since we looked.
         if outage is None:
             return []
-        results = _tell(notices, outage, "closed", set(outage.told), outage.told_end)
-        is_old = dt.datetime.now(dt.UTC) - dt.datetime.fromisoformat(outage.since)
-        if set(outage.told) <= set(outage.told_end) or is_old > dt.timedelta(days=7):
+        # Who did not hear of the beginning hears of both at the end.
+        channels = _critical_channels(notices) | set(outage.told)
+        results = _tell(notices, outage, "closed", channels, outage.told_end)
+        # A channel that never takes the end must not keep the record for ever.
+        age = dt.datetime.now(dt.UTC) - dt.datetime.fromisoformat(outage.since)
+        known = notices.channels.by_name.keys()
+        is_told = channels & known <= set(outage.told_end)
+        if is_told or age > FORGOTTEN_AFTER:
             path.unlink()
         else:
-            sealed_file.write(path, json.dumps(asdict(outage)).encode())
+            _keep(path, outage)
     return results
 
 
 @contextmanager
-def _state(settings: Settings) -> Iterator[tuple[Path, Outage | None]]:
+def _state(settings: Settings, name: str) -> Iterator[tuple[Path, Outage | None]]:
     """Hold the lock of the home's record; yield its path and what it says."""
-    folder = settings.home / FOLDER
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    path = folder / STATE_FILE
-    with (folder / LOCK_FILE).open("w") as lock:
+    path = _path(settings, name)
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with path.with_suffix(".lock").open("w") as lock:
         # Two senders at once: the second one finds what the first one has told.
+        # The kernel ends the lock with the process, however that ends.
         fcntl.flock(lock, fcntl.LOCK_EX)
         content = sealed_file.read(path)
         outage = None
+        # A damaged record counts as none: telling twice is better than not at all.
         if content is not None:
-            outage = Outage(**json.loads(content))
+            values = json.loads(content)
+            outage = Outage(**values)
         yield path, outage
+
+
+def _keep(path: Path, outage: Outage) -> None:
+    content = json.dumps(asdict(outage))
+    sealed_file.write(path, content.encode())
+
+
+def _path(settings: Settings, name: str) -> Path:
+    file_name = name.replace(" ", "-")
+    return settings.home / FOLDER / f"{file_name}.json"
 
 
 def _tell(
@@ -110,21 +143,30 @@ def _tell(
 ) -> list[ChannelResult]:
     """Send a message to the channels that were not told, and add those that took it."""
     now = dt.datetime.now(dt.UTC)
-    ended_at = now if transition == "closed" else None
-    item = Item(_as_incident(outage, ended_at), transition)
-    message = compose(f"{outage.key}-{transition}", [item], notices.runbooks_url, now)
+    ended_at = None
+    if transition == "closed":
+        ended_at = now
+    incident = _as_incident(outage, ended_at)
+    item = Item(incident, transition)
+    # The same key in every try, as for the messages that the warehouse records.
+    key = f"{outage.key}-{transition}"
+    message = compose(key, [item], notices.runbooks_url, now)
 
     def deliver(result: ChannelResult) -> None:
+        channel = notices.channels.by_name[result.channel]
         try:
-            send(notices.channels.by_name[result.channel], message)
+            send(channel, message)
         except NightshiftError as error:
             result.problem = describe_refusal(error)
         else:
             result.n_sent = 1
 
-    waiting = channels & notices.channels.by_name.keys() - set(told)
+    # A channel that was taken out of the settings can be told nothing.
+    known = channels & notices.channels.by_name.keys()
+    waiting = known - set(told)
     results = in_threads(sorted(waiting), deliver)
-    told += [result.channel for result in results if result.n_sent]
+    taken = [result.channel for result in results if result.n_sent]
+    told.extend(taken)
     return results
 
 
@@ -132,7 +174,9 @@ def _critical_channels(notices: NoticeSettings) -> set[str]:
     """Return the channels of critical incidents, whatever owner they are for."""
     names = set(notices.otherwise)
     for route in notices.routes:
-        if "critical" in route.severities:
+        # Owners do not count: what nobody can see may be anybody's.
+        is_critical = "critical" in route.severities
+        if is_critical:
             names |= set(route.channels)
     return names
 
@@ -140,24 +184,27 @@ def _critical_channels(notices: NoticeSettings) -> set[str]:
 def _as_incident(outage: Outage, closed_at: dt.datetime | None) -> Incident:
     """Return the outage in the form of the incident that nobody can record."""
     since = dt.datetime.fromisoformat(outage.since)
+    state: State = "open"
+    if closed_at is not None:
+        state = "closed"
     return Incident(
         incident_id=0,
-        kind="warehouse away",
+        kind="outage",
         code=outage.code,
         severity="critical",
         health="unknown",
         aspect="services",
         subject_type="service",
-        subject="warehouse",
+        subject=outage.name,
         partitions=(),
         owner="",
-        state="closed" if closed_at else "open",
+        state=state,
         opened_at=since,
         last_seen_at=dt.datetime.now(dt.UTC),
         closed_at=closed_at,
         n_seen=1,
         what=outage.what,
-        consequence="Nothing is loaded, scored or published, and readers cannot read.",
+        consequence="Whatever is broken besides stays unseen.",
         deadline_at=None,
         command="nightshift status",
         runbook=f"docs/runbooks/{outage.code}.md",

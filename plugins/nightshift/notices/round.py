@@ -15,7 +15,12 @@ from nightshift.warehouse.connection import connect
 if TYPE_CHECKING:
     import datetime as dt
 
+    from nightshift.incidents.context import AirflowState
+    from nightshift.incidents.evaluation import Evaluation
     from nightshift.settings import Settings
+
+WAREHOUSE, FRESHNESS_CHECK = "warehouse", "freshness check"
+"""What can keep us from seeing what is broken."""
 
 logger = logging.getLogger(__name__)
 
@@ -27,10 +32,12 @@ class Round:
     Attributes:
         results: What became of each channel.
         problem: Why what is broken is not known; empty if it was evaluated.
+        evaluation: What the evaluation changed; None without one.
     """
 
     results: list[ChannelResult] = field(default_factory=list)
     problem: str = ""
+    evaluation: Evaluation | None = None
 
     @property
     def failures(self) -> list[str]:
@@ -38,12 +45,18 @@ class Round:
         return [f"{one.channel}: {one.problem}" for one in self.results if one.problem]
 
 
-def tell(settings: Settings, at: dt.datetime | None = None) -> Round:
+def tell(
+    settings: Settings,
+    *,
+    at: dt.datetime | None = None,
+    airflow: AirflowState | None = None,
+) -> Round:
     """Evaluate the incidents, then tell all channels; a warehouse that is away is told too.
 
     Args:
         settings: Warehouse, home, and where the settings of notices are.
         at: The instant that deadlines are compared with; None is the present.
+        airflow: Airflow's API, where it can be reached.
 
     Raises:
         NoticeSettingsError: The settings of notices are wrong.
@@ -55,17 +68,35 @@ def tell(settings: Settings, at: dt.datetime | None = None) -> Round:
         with connect(settings, "nightshift notices") as conn:
             conn.execute("select 1")
     except WarehouseError as error:
-        return Round(tell_outage(settings, notices, error), cause_of(error))
+        return Round(tell_outage(settings, notices, WAREHOUSE, error), cause_of(error))
 
-    problem = ""
+    problem, evaluation = "", None
     try:
-        evaluate(settings, at=at)
+        evaluation = evaluate(settings, at=at, airflow=airflow)
     except NightshiftError as error:
         # What was found before, here or elsewhere, is told all the same.
         problem = cause_of(error)
-    ended = tell_end_of_outage(settings, notices)
+    ended = tell_end_of_outage(settings, notices, WAREHOUSE)
     results = ended + deliver(settings, notices)
-    return Round(results, problem)
+    return Round(results, problem, evaluation)
+
+
+def tell_blindness(settings: Settings, name: str, error: Exception) -> list[ChannelResult]:
+    """Tell people once that somebody could not look.
+
+    Raises:
+        NoticeSettingsError: The settings of notices are wrong.
+    """
+    return tell_outage(settings, load_notice_settings(settings), name, error)
+
+
+def end_blindness(settings: Settings, name: str) -> list[ChannelResult]:
+    """Tell those who were told of it that it is over.
+
+    Raises:
+        NoticeSettingsError: The settings of notices are wrong.
+    """
+    return tell_end_of_outage(settings, load_notice_settings(settings), name)
 
 
 def tell_quietly(settings: Settings) -> None:

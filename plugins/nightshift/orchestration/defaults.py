@@ -5,9 +5,10 @@ from __future__ import annotations
 import datetime as dt
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from airflow.sdk import RetryDecision, RetryPolicy
+from airflow.sdk import BaseNotifier, RetryDecision, RetryPolicy
 
 from nightshift.errors import NightshiftError, StaleTokenError
+from nightshift.notices.round import tell_quietly
 from nightshift.orchestration.task_tries import N_TRIES, TaskTry, failed_tries
 from nightshift.settings import load_settings
 
@@ -73,6 +74,18 @@ class StageRetryPolicy(RetryPolicy):  # type: ignore[misc]  # airflow.sdk export
         return RetryDecision.retry(RETRY_DELAY, name)
 
 
+class IncidentNotifier(BaseNotifier):  # type: ignore[misc]  # airflow.sdk exports it lazily
+    """Tell people what is broken, as an Airflow notifier: for tasks of ours, and of other DAGs.
+
+    Airflow cannot tell that Airflow is down, and lateness is no event of a task: those are told
+    from outside. Source: docs/notices.md.
+    """
+
+    def notify(self, context: Context) -> None:  # noqa: ARG002 - the warehouse knows what failed
+        """Evaluate the incidents and tell people; what goes wrong is logged and fails nothing."""
+        tell_quietly(load_settings())
+
+
 def task_defaults(owner: str, lane: Lane, *, timeout_minutes: int) -> dict[str, Any]:
     """Return the ``default_args`` of a DAG.
 
@@ -91,6 +104,8 @@ def task_defaults(owner: str, lane: Lane, *, timeout_minutes: int) -> dict[str, 
         "retry_policy": StageRetryPolicy(),
         "execution_timeout": dt.timedelta(minutes=timeout_minutes),
         "depends_on_past": False,
+        # Only after the last try: Airflow calls it when a task has failed for good.
+        "on_failure_callback": [IncidentNotifier()],
     }
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nightshift.cli.operations.metrics import DEFAULT_PORT
 from nightshift.settings import PROJECT_ROOT
 from nightshift_local.ports import LOOPBACK, Ports
 from nightshift_local.servers.object_server import GRPC_PORT_OFFSET, LISTENER_OFFSETS
@@ -82,6 +83,14 @@ PAGE = Listener(
     "password (form; session cookie)", "401 and the form; 421 under another host name",
     ("/style.css",),
 )  # fmt: skip
+METRICS = Listener(
+    "`nightshift metrics`",
+    "metrics for Prometheus, while it runs",
+    "http",
+    "bearer token",
+    "401, or that it is alive",
+    ("/healthz",),
+)
 SOCKET = Listener(
     "s3",
     "sockets of the same parts below `/tmp`",
@@ -173,6 +182,13 @@ def page(compose: Mapping[str, Any]) -> str:
         *(_local_rows()),
         "",
         "Airflow's scheduler and DAG processor, and the supervisor, listen nowhere.",
+        "",
+        "## Commands that listen while they run",
+        "Not part of `nightshift up`; without other options on loopback too.",
+        "",
+        "| command | port | what | who may use it | without that |",
+        "|---|---|---|---|---|",
+        _row(METRICS.part, f"{DEFAULT_PORT}, or `--port`", METRICS),
         "",
         "## `docker/compose.yaml`",
         (

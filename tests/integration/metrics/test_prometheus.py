@@ -18,6 +18,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+from tests.integration.local.listeners import METRICS
+from tests.integration.local.stranger import as_stranger, attempt
 from tests.integration.metrics.world import MODEL, make_world
 from tests.integration.notices.incident_rows import open_incident
 from tests.integration.notices.receivers import free_port
@@ -114,6 +116,9 @@ def test_only_the_token_opens_the_metrics(target):
     assert get(f"{url}/metrics", "a-wrong-token")[0] == 401
     assert get(f"{url}/healthz") == (200, "alive\n")
     assert get(f"{url}/", TOKEN)[0] == 404
+    # Another user of the machine, who knows the port, gets nothing either.
+    port = int(target.partition(":")[2])
+    assert as_stranger(lambda: attempt(port, METRICS)) == []
     status, text = get(f"{url}/metrics", TOKEN)
     assert status == 200
     assert "nightshift_up 1.0" in text

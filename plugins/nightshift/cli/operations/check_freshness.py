@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import datetime as dt
 import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Annotated
 from zoneinfo import ZoneInfo
 
 import typer
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from nightshift.contracts.model_spec import ModelSpec
     from nightshift.errors import SpecError
     from nightshift.monitoring.freshness import Freshness, InputAge, Punctuality
+    from nightshift.notices.delivery import ChannelResult
     from nightshift.settings import Settings
 
 LATE, CHECK_FAILED, WRONG_FILE = 1, 2, 3
@@ -60,7 +61,7 @@ def check_freshness(
         bool,
         typer.Option(
             "--notify",
-            help="Notify NIGHTSHIFT_NOTIFY_COMMAND and NIGHTSHIFT_NOTIFY_URL when late.",
+            help="Evaluate all incidents too, and tell the channels of notices.yaml.",
         ),
     ] = False,
 ) -> None:
@@ -78,17 +79,18 @@ def check_freshness(
         reason = _describe(error)
         sys.stderr.write(f"The check could not run.\n{reason}\n")
         if settings is not None and notify:
-            _notify(settings, {"event": "could not look", "reason": reason})
+            _tell_failed_check(settings, error)
         raise typer.Exit(CHECK_FAILED) from None
 
     _print_freshness(freshness)
+    # Also when all is well: then people are told that what was broken is gone.
+    if notify:
+        _tell(settings, freshness.at)
     problems = [error for error in (_late_error(freshness), wrong_files) if error]
     if not problems:
         return
     for problem in problems:
         sys.stderr.write(f"{problem}\n")
-    if notify:
-        _notify(settings, _document(freshness, wrong_files))
     # A late model outranks a wrong file: cron's owner acts on the exit code alone.
     raise typer.Exit(LATE if freshness.late else WRONG_FILE)
 
@@ -210,25 +212,37 @@ def _describe(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def _document(freshness: Freshness, wrong_files: WrongFileError | None) -> dict[str, Any]:
-    """Return the JSON document of a notification."""
-    document = freshness.document()
-    if wrong_files is not None:
-        event = "late" if freshness.late else "wrong file"
-        document |= {"event": event, "wrong": str(wrong_files)}
-    return document
-
-
-def _notify(settings: Settings, document: dict[str, Any]) -> None:
-    """Send a notification; a failure is printed and leaves the exit code as it is."""
-    from nightshift.monitoring.notification import NotificationError, notify
+def _tell(settings: Settings, at: dt.datetime) -> None:
+    """Tell people what is broken; a failure is printed and leaves the exit code as it is."""
+    from nightshift.notices.round import FRESHNESS_CHECK, end_blindness, tell
 
     try:
-        channels = notify(settings, document)
-    except NotificationError as error:
+        done = tell(settings, at=at)
+        results = [*end_blindness(settings, FRESHNESS_CHECK), *done.results]
+    except NightshiftError as error:
         sys.stderr.write(f"{error}\n")
-    else:
-        typer.echo(f"Notified via {' and '.join(channels)}.")
+        return
+    _print_results(results)
+
+
+def _tell_failed_check(settings: Settings, error: Exception) -> None:
+    """Tell people once that the check could not run."""
+    from nightshift.notices.round import FRESHNESS_CHECK, tell_blindness
+
+    try:
+        results = tell_blindness(settings, FRESHNESS_CHECK, error)
+    except NightshiftError as problem:
+        sys.stderr.write(f"{problem}\n")
+        return
+    _print_results(results)
+
+
+def _print_results(results: Iterable[ChannelResult]) -> None:
+    for result in results:
+        if result.n_sent:
+            typer.echo(f"Told through {result.channel}: {result.n_sent}.")
+        if result.problem:
+            sys.stderr.write(f"[NS-NOTICE-002] not taken by {result.channel}: {result.problem}\n")
 
 
 def _print_freshness(freshness: Freshness) -> None:

@@ -55,16 +55,26 @@ def metrics(
     from nightshift.metrics.exposition import MetricsServer, write_textfile
 
     settings = load_settings()
+    # Not the default registry: metrics of this process would say nothing of the warehouse.
     registry = CollectorRegistry()
-    registry.register(WarehouseCollector(settings, instant_or_now(at) if at else None))
+    # Without an instant each scrape takes its own.
+    instant = instant_or_now(at) if at else None
+    collector = WarehouseCollector(settings, instant)
+    registry.register(collector)
     if textfile is not None:
         write_textfile(textfile, registry)
         return
-    token = "" if without_token else _token(settings)
+
+    token = ""
+    if not without_token:
+        token = _token(settings)
     with MetricsServer((host, port), registry, token) as server:
+        # The port that was taken, also when 0 was asked for.
         name, bound_port = server.server_address[:2]
         typer.echo(f"Metrics: http://{name!s}:{bound_port}/metrics")
-        if token and not settings.metrics_token.get_secret_value():
+        # A token of the settings is known to whoever has set it.
+        is_of_home = bool(token) and not settings.metrics_token.get_secret_value()
+        if is_of_home:
             typer.echo(f"Token: in {settings.home / TOKEN_FILE}")
         sys.stdout.flush()
         _serve_until_told(server)
@@ -79,18 +89,23 @@ def _token(settings: Settings) -> str:
     settings.home.mkdir(parents=True, exist_ok=True)
     # Of two first starts at once, one writes the file and the other one reads it.
     with suppress(FileExistsError):
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+        descriptor = os.open(path, flags, 0o600)
+        token = secrets.token_urlsafe(_TOKEN_BYTES)
         with os.fdopen(descriptor, "w") as file:
-            file.write(secrets.token_urlsafe(_TOKEN_BYTES))
+            file.write(token)
     return path.read_text(encoding="utf-8").strip()
 
 
 def _serve_until_told(server: MetricsServer) -> None:
     """Serve until SIGTERM, which ends as quietly as a person's interrupt."""
 
+    # SIGINT needs no handler: a person's interrupt ends the command by itself.
     def stop(_signal: int, _frame: object) -> None:
         # `shutdown` waits for the loop, which this handler interrupts: another thread must call it.
-        threading.Thread(target=server.shutdown).start()
+        thread = threading.Thread(target=server.shutdown)
+        thread.start()
 
+    # What systemd and a container send to end a service.
     signal.signal(signal.SIGTERM, stop)
     server.serve_forever()
