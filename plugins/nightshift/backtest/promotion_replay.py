@@ -52,14 +52,14 @@ class ReplayedPromotion(PromotionContext):
 
     @cached_property
     def trained(self) -> TrainedModel:
-        """Return the challenger's model."""
-        return self.models.of(self.challenger.partition_date).model
+        """Return the challenger's evaluated model."""
+        return self.models.of(self.challenger.partition_date).evaluated
 
     @cached_property
     def _tried_champion(self) -> tuple[TrainedModel | None, str, ChampionStatus]:
         if self.champion is None:
             return None, "", "none"
-        return self.models.of(self.champion.partition_date).model, "", "compared"
+        return self.models.of(self.champion.partition_date).evaluated, "", "compared"
 
     @cached_property
     def predictions(self) -> dict[str, Predictions]:
@@ -70,7 +70,10 @@ class ReplayedPromotion(PromotionContext):
             versions["champion"] = self.champion
         predictions = {}
         for name, version in versions.items():
-            parts = [self.models.predictions(version.partition_date, day) for day in days]
+            parts = [
+                self.models.predictions(version.partition_date, day, is_evaluated=True)
+                for day in days
+            ]
             predictions[name] = joined(parts)
         return predictions
 
@@ -117,6 +120,8 @@ def _store(settings: Settings) -> ObjectStore:
 
 def version_of(models: NightlyModels, day: dt.date) -> ModelVersion:
     """Return the registry's description of the model of a day, without its files."""
+    split = models.split(day)
+    is_refit = models.spec.training.recipe.refit
     return ModelVersion(
         model=models.spec.name,
         version=day.toordinal(),
@@ -129,7 +134,8 @@ def version_of(models: NightlyModels, day: dt.date) -> ModelVersion:
         metadata_bytes=None,
         training_set=str(day),
         partition_date=day,
-        fit_end=models.split(day).validation.last.day,
+        fit_end=split.holdout.last.day if is_refit else split.validation.last.day,
         metrics=models.of(day).model.metrics,
         figures={},
+        evaluated={"fit_end": split.validation.last.key} if is_refit else None,
     )

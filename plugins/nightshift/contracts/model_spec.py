@@ -189,6 +189,21 @@ class ModelSpec(NamedDocument):
         return self
 
     @model_validator(mode="after")
+    def _recipe_fits_features(self) -> ModelSpec:
+        training = self.training
+        unknown = sorted(training.recipe.directions.keys() - set(self.features.numeric))
+        if unknown:
+            raise ValueError(
+                "training.recipe.increasing and decreasing name numeric features;"
+                f" {', '.join(unknown)} is none"
+            )
+        if training.weight_column in {*self.features.names, self.label.column}:
+            raise ValueError(
+                f"training.weight_column {training.weight_column!r} is neither feature nor label"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _rule_gives_a_probability(self) -> ModelSpec:
         default = self.scoring.fallback.default
         if self.task is Task.BINARY and not 0 <= default <= 1:

@@ -177,10 +177,23 @@ def _facts(context: PromotionContext) -> dict[str, str]:
         "Interval": f"bootstrap over {n_days} days, each bound holds with probability "
         f"{confidence:g}",
         "Challenger": context.challenger.digest,
+        "Evaluated": _evaluated(context),
         "Champion": context.champion.digest if context.champion else "none",
         "Training set": context.training_set.key,
         "Spec": context.spec.digest,
     }
+
+
+def _evaluated(context: PromotionContext) -> str:
+    """Return which model the figures are about."""
+    challenger = context.challenger
+    evaluated = challenger.as_evaluated
+    if challenger.evaluated is None:
+        return f"the challenger itself, fitted until {evaluated.fit_end}"
+    return (
+        f"{evaluated.digest}: the same recipe, fitted until {evaluated.fit_end}; the challenger is "
+        f"fitted until {challenger.fit_end}"
+    )
 
 
 def _bars(criteria: list[Criterion]) -> list[Bar]:

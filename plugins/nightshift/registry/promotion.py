@@ -194,6 +194,8 @@ def _evidence_document(
         "model": challenger.model,
         "version": challenger.version,
         "digest": challenger.digest,
+        # The metrics below are about this model; null: about the version itself.
+        "evaluated": challenger.evaluated,
         "champion": champion and {"version": champion.version, "digest": champion.digest},
         "partition": partition.key,
         "effective_partition": partition.shift(1).key,

@@ -76,13 +76,23 @@ class PromotionContext:
     n_draws: ClassVar[int] = N_DRAWS
 
     @cached_property
-    def trained(self) -> TrainedModel:
-        """Return the challenger's model, its files verified."""
+    def served(self) -> TrainedModel:
+        """Return the challenger's model that would serve, its files verified."""
         return load_model(self.store, self.challenger)
+
+    @cached_property
+    def trained(self) -> TrainedModel:
+        """Return the challenger's model that is evaluated: it never saw the hold-out."""
+        if self.challenger.evaluated is None:
+            return self.served
+        return load_model(self.store, self.challenger.as_evaluated)
 
     @property
     def champion_model(self) -> TrainedModel | None:
-        """Return the champion's model; None if nothing can be compared (``champion_problem``)."""
+        """Return the champion's evaluated model; None if nothing can be compared.
+
+        ``champion_problem`` says why.
+        """
         return self._tried_champion[0]
 
     @property
@@ -109,6 +119,8 @@ class PromotionContext:
         # Whether a champion is gone or broken, a person decides: it is never skipped silently.
         try:
             model = load_model(self.store, self.champion)
+            if self.champion.evaluated is not None:
+                model = load_model(self.store, self.champion.as_evaluated)
         except (ObjectStoreError, ModelTextError) as error:
             if error.is_retryable:
                 raise
@@ -137,14 +149,15 @@ class PromotionContext:
 
     @cached_property
     def fit_rows(self) -> pa.Table:
-        """Return the rows that the challenger was fitted, stopped and calibrated on."""
-        return rows_between(self.all_rows, self.split.train.first.day, self.challenger.fit_end)
+        """Return the rows that the evaluated challenger was fitted, stopped and calibrated on."""
+        fit_end = self.challenger.as_evaluated.fit_end
+        return rows_between(self.all_rows, self.split.train.first.day, fit_end)
 
     @property
     def first_day(self) -> dt.date:
-        """Return the first hold-out day that neither challenger nor champion has seen."""
+        """Return the first hold-out day that neither evaluated challenger nor champion has seen."""
         versions = [self.challenger, self.champion] if self.champion else [self.challenger]
-        last_seen = max(version.fit_end for version in versions)
+        last_seen = max(version.as_evaluated.fit_end for version in versions)
         # The gap days may share labels and look-backs with the fit.
         gap = dt.timedelta(days=1 + self.spec.training.gap_days)
         return max(self.split.holdout.first.day, last_seen + gap)

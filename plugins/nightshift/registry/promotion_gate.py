@@ -26,6 +26,7 @@ CHECKS: dict[str, Check] = {
     "leakage": sanity_checks.leakage,
     "feature_agreement": sanity_checks.feature_agreement,
     "scores": sanity_checks.scores,
+    "refit": sanity_checks.refit,
     "scoring_time": sanity_checks.scoring_time,
     "model_size": sanity_checks.model_size,
     "non_inferiority": performance_checks.non_inferiority,
