@@ -33,6 +33,10 @@ TRAINER_PARAMS = frozenset({
 # fmt: on
 
 
+_WIDE = 10
+"""Ratio from which a range is searched by its logarithm."""
+
+
 class Weekday(StrEnum):
     """Day of the week of a partition."""
 
@@ -139,6 +143,60 @@ class Recipe(Frozen):
         return self
 
 
+class SearchRange(Frozen):
+    """From where to where a parameter is searched.
+
+    Attributes:
+        low: The smallest value.
+        high: The largest value.
+    """
+
+    low: int | float
+    high: int | float
+
+    @model_validator(mode="after")
+    def _rises(self) -> SearchRange:
+        if self.low >= self.high:
+            raise ValueError("low < high")
+        return self
+
+    @property
+    def is_whole(self) -> bool:
+        """Return whether both ends are whole numbers: then so are the values."""
+        return isinstance(self.low, int) and isinstance(self.high, int)
+
+    @property
+    def is_wide(self) -> bool:
+        """Return whether it spans an order of magnitude."""
+        return self.low > 0 and self.high >= _WIDE * self.low
+
+
+class Search(Frozen):
+    """A search of parameters before each training, on the days before the validation days.
+
+    Attributes:
+        trials: Budget: sets of parameters that are tried. Ten of two folds cost about as much as
+            five trainings.
+        folds: Rolling blocks that each trial is measured on.
+        parameters: Ranges by name of LightGBM's parameter; the declared ``params`` are the first
+            trial if they lie within.
+    """
+
+    trials: int = Field(default=10, ge=1, le=200)
+    folds: PositiveInt = 2
+    parameters: dict[str, SearchRange]
+
+    @field_validator("parameters")
+    @classmethod
+    def _parameters_are_free(cls, parameters: dict[str, SearchRange]) -> dict[str, SearchRange]:
+        taken = sorted(TRAINER_PARAMS & parameters.keys())
+        if taken or not parameters:
+            raise ValueError(
+                f"parameters that the trainer does not set itself; not {', '.join(taken) or 'none'}"
+            )
+        return parameters
+
+
 class Training(Frozen):
     """How a challenger is made.
 
@@ -170,6 +228,7 @@ class Training(Frozen):
             (``NIGHTSHIFT_DASK_SCHEDULER``; without one, on workers that the task starts). The trees
             of ``dask`` differ from those of ``local``, but are of the same kind.
         recipe: What a model is made of.
+        search: A search of parameters before each training; None switches it off.
         weight_column: Column of the feature view with each row's weight in the fit, above 0; None
             weighs all rows alike. It is no feature.
         params: LightGBM parameters; the trainer sets threads, seeds, determinism, objective and
@@ -195,6 +254,7 @@ class Training(Frozen):
     calibration: Calibration = "platt"
     engine: Literal["local", "dask"] = "local"
     recipe: Recipe = Field(default_factory=Recipe)
+    search: Search | None = None
     weight_column: str | None = None
     params: dict[str, bool | int | float | str] = Field(default_factory=dict)
 
@@ -250,6 +310,7 @@ class Training(Frozen):
             "recipe": recipe,
             # A text model has at least one tree; with no share it adds nothing.
             "num_boost_round": 1,
+            "search": None,
             "backtest_folds": 0,
         }
         return self.model_copy(update=changes)

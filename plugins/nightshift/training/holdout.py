@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from nightshift.training.evaluation import MetricValue, evidence, measure, overa
 from nightshift.training.figures import draw_training
 from nightshift.training.model_fit import choose_threshold, fit_recipe, refit_recipe
 from nightshift.training.recipe.members import NO_PATHS, FitPaths
+from nightshift.training.recipe.search import searched
 from nightshift.training.reference_profile import describe
 from nightshift.training.splits import Split, backtest_folds, check_window, is_trainable, rows_of
 
@@ -32,6 +33,8 @@ class HoldoutResult:
     """A fitted recipe and its predictions on the hold-out of one split.
 
     Attributes:
+        spec: With the parameters that a search has found.
+        facts: The record of the search; empty without one.
         fit: The recipe, fitted on the days before the hold-out.
         measured: Metrics on the hold-out.
         rows: The hold-out rows.
@@ -39,6 +42,8 @@ class HoldoutResult:
         predictions: Predictions for them by source, ``challenger`` and ``baseline`` (the rule).
     """
 
+    spec: ModelSpec
+    facts: dict[str, Any]
     fit: RecipeFit
     measured: list[MetricValue]
     rows: pa.Table
@@ -137,7 +142,7 @@ def fit_and_evaluate(
         paths,
     )
     # The gate compares these with the registered version.
-    facts = {"training_set": training_set, "split": str(split)}
+    facts = {**result.facts, "training_set": training_set, "split": str(split)}
     metrics = {source: overall(result.measured, source) for source in result.predictions}
     evaluated_days = PartitionRange(split.train.first, split.validation.last)
     evaluated = _with_facts(result.fit, metrics, {**facts, "fit": str(evaluated_days)})
@@ -151,7 +156,7 @@ def fit_and_evaluate(
 
     window = PartitionRange(split.train.first, split.holdout.last)
     fitted = refit_recipe(
-        spec,
+        result.spec,
         rows_of(rows, window),
         result.fit,
         result.rows,
@@ -183,6 +188,8 @@ def evaluate_split(
     train = rows_of(rows, split.train)
     validation = rows_of(rows, split.validation)
     holdout = rows_of(rows, split.holdout)
+    # The days before the validation days are the only ones that a search looks at.
+    spec, facts = searched(spec, train, paths)
     fit = fit_recipe(
         spec,
         train,
@@ -203,6 +210,8 @@ def evaluate_split(
         predictions,
     )
     return HoldoutResult(
+        spec,
+        facts,
         fit,
         measured,
         holdout,
@@ -229,7 +238,7 @@ def _for_window(spec: ModelSpec, split: Split) -> ModelSpec:
 
 
 def _with_facts(
-    fit: RecipeFit, metrics: dict[str, dict[str, float | None]], facts: dict[str, str]
+    fit: RecipeFit, metrics: dict[str, dict[str, float | None]], facts: dict[str, Any]
 ) -> TrainedModel:
     """Return a recipe's model with deciles, metrics and facts about its training."""
     # Scores of the rows that the members were fitted on are too extreme for deciles.

@@ -143,7 +143,9 @@ def test_old_night_trained_late_does_not_replace_the_later_champion(world):
 
 def test_rows_that_the_champion_was_fitted_on_are_left_out(world):
     champion = make_version(world, validation_days=1, holdout_days=2, gap_days=0)
-    assert str(champion.fit_end) == "2020-01-28"
+    assert str(champion.as_evaluated.fit_end) == "2020-01-28"
+    # What serves has seen the hold-out too.
+    assert str(champion.fit_end) == "2020-01-30"
     seat(world, champion)
     decision = judge(world, make_version(world))
     assert decision.numbers["rows"] == {"first": "2020-01-30", "last": "2020-01-30", "n_rows": 57}
@@ -154,7 +156,8 @@ def test_refused_when_no_row_is_later_than_the_champions_fit(world):
     champion = make_version(world, validation_days=1, holdout_days=1, gap_days=0)
     seat(world, champion)
     decision = judge(world, make_version(world))
-    assert (str(champion.fit_end), decision.verdict, decision.numbers["rows"]["n_rows"]) == (
+    seen = str(champion.as_evaluated.fit_end)
+    assert (seen, decision.verdict, decision.numbers["rows"]["n_rows"]) == (
         "2020-01-29",
         "refused",
         0,

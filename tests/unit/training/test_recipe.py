@@ -25,6 +25,7 @@ from nightshift.training.recipe.out_of_fold import (
     level_offset,
     rolling_blocks,
 )
+from nightshift.training.recipe.search import searched
 from nightshift.training.splits import rows_between, rows_of, split_window
 
 WINDOW = PartitionRange.of("2020-01-01", "2020-01-30")
@@ -312,3 +313,46 @@ def test_a_cold_start_holds_its_parts_and_ends_at_the_minimum():
     training = spec_with(cold_start_days=12).training
     assert (training.first_days, training.for_days(20)) == (12, training)
     assert training.for_days(12).recipe.linear.shares == (1.0,)
+
+
+SEARCH = {
+    "trials": 4,
+    "parameters": {
+        "num_leaves": {"low": 2, "high": 15},
+        "learning_rate": {"low": 0.02, "high": 0.3},
+    },
+}
+
+
+def test_a_search_looks_at_no_day_that_chooses_or_evaluates(rows):
+    spec = spec_with(search=SEARCH)
+    train = rows_of(rows, SPLIT.train)
+
+    found, record = searched(spec, train)
+    again, _ = searched(spec, train)
+
+    assert found.training.params == again.training.params
+    assert record["search"]["trials"] == 4
+    assert record["search"]["params"].items() <= found.training.params.items()
+    assert isinstance(found.training.params["num_leaves"], int)
+    # Whatever validation days and hold-out hold, the same parameters are found and recorded.
+    turned = fit(spec, with_labels(rows, "2020-01-20", "2020-01-30")).served
+    assert turned.training["search"] == record["search"]
+    assert searched(spec_with(), train)[1] == {}
+
+
+def test_a_search_keeps_the_declared_parameters_if_nothing_is_better(rows):
+    declared = {"num_leaves": 7, "learning_rate": 0.1, "min_data_in_leaf": 20}
+    spec = spec_with(params=declared, search={**SEARCH, "trials": 1})
+
+    found, _ = searched(spec, rows_of(rows, SPLIT.train))
+
+    assert found.training.params == declared
+
+
+def test_a_search_of_what_the_trainer_sets_is_refused():
+    for parameters in ({"seed": {"low": 1, "high": 9}}, {}):
+        with pytest.raises(ValidationError, match="does not set itself"):
+            spec_with(search={"trials": 3, "parameters": parameters})
+    with pytest.raises(ValidationError, match="low < high"):
+        spec_with(search={"parameters": {"num_leaves": {"low": 9, "high": 9}}})
