@@ -7,15 +7,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nightshift.registry.checks import Criterion, at_most, passed_if
+from nightshift.models.booster import leaf_numbers
+from nightshift.registry.checks import Criterion, at_most, not_applicable, passed_if
 from nightshift.registry.feature_agreement import compare_features
 from nightshift.training.single_feature_leakage import best_separation
+from nightshift.training.splits import rows_of
 from nightshift.training.training_set import mature_window
 
 if TYPE_CHECKING:
     from nightshift.registry.promotion_context import PromotionContext
 
 TIMED_ROWS = 100_000
+_BAGGING = ("bagging_fraction", "subsample", "data_sample_strategy", "bagging", "boosting")
+"""Parameters by which a tree is grown on a part of the rows."""
 
 
 def provenance(context: PromotionContext) -> Criterion:
@@ -89,6 +93,41 @@ def unique_rows(context: PromotionContext) -> Criterion:
     n_copies = keys.num_rows - distinct.num_rows
     reason = f"{n_copies} of {keys.num_rows} rows are copies of another one."
     return at_most("unique_rows", n_copies, 0, reason)
+
+
+def fitted_rows(context: PromotionContext) -> Criterion:
+    """Check that the trees were grown on exactly the rows of the split that were meant for them.
+
+    A tree counts the rows of each of its leaves when it is grown. The same rows, sent through the
+    tree, must give the same counts: a model that saw days that judge it has other counts, whatever
+    it says of its training.
+    """
+    params = context.spec.training.params
+    sampled = sorted(set(_BAGGING) & params.keys())
+    if sampled:
+        reason = f"The spec grows each tree on a part of the rows ({', '.join(sampled)})."
+        return not_applicable("fitted_rows", reason)
+    model = context.trained
+    rows = rows_of(context.all_rows, context.split.train)
+    trees = [tree for tree in model.trees if len(tree.leaf_counts) > 1]
+    if not trees:
+        return not_applicable("fitted_rows", "No tree has a split.")
+    leaves = leaf_numbers(model.booster, model.encode(rows))
+    n_different = 0
+    n_grown = 0
+    for tree, reached in zip(model.trees, leaves.T, strict=True):
+        # A tree without a split may have no counts.
+        if len(tree.leaf_counts) <= 1:
+            continue
+        grown = np.asarray(tree.leaf_counts)
+        counts = np.bincount(reached.astype(np.int64), minlength=grown.size)
+        n_different += int(np.abs(counts - grown).sum())
+        n_grown = max(n_grown, int(grown.sum()))
+    reason = (
+        f"The trees were grown on {n_grown:,} rows, the split has {rows.num_rows:,} for them "
+        f"({context.split.train}); in {len(trees)} tree(s) the leaves differ by {n_different:,}."
+    )
+    return at_most("fitted_rows", n_different, 0, reason, n_grown=n_grown, n_rows=rows.num_rows)
 
 
 def evidence_rows(context: PromotionContext) -> Criterion:
