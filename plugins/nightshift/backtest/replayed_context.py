@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from nightshift.backtest.nightly_models import without_slices
-from nightshift.backtest.promotion_replay import version_of
+from nightshift.backtest.replayed_version import version_of
 from nightshift.models.signature import numbers
 from nightshift.monitoring.champion import Champion
 from nightshift.monitoring.context import DriftResult, MaturedResult, MonitoringContext

@@ -267,6 +267,11 @@ class ModelSpec(NamedDocument):
         return f"predictions/{self.name}"
 
     @property
+    def shadow_dataset(self) -> str:
+        """Return the ledger's name of the challengers' shadow scores."""
+        return f"shadow/{self.name}"
+
+    @property
     def features_dataset(self) -> str:
         """Return the ledger's name of the feature view."""
         return f"features/{self.feature_view}"

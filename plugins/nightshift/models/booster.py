@@ -88,6 +88,15 @@ def contributions(booster: lgb.Booster, matrix: Matrix) -> Matrix:
     return _predict(booster, matrix, pred_contrib=True)
 
 
+def leaf_numbers(booster: lgb.Booster, matrix: Matrix) -> Matrix:
+    """Return the number of the leaf that each row reaches in each tree; shape (n, trees).
+
+    A tree counts the rows of a leaf when it is grown, so the same rows give the same counts.
+    """
+    leaves = _predict(booster, matrix, pred_leaf=True)
+    return leaves.reshape(matrix.shape[0], -1)
+
+
 def _predict(booster: lgb.Booster, matrix: Matrix, **output: bool | int) -> Matrix:
     import numpy as np
 

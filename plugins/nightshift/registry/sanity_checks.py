@@ -6,15 +6,20 @@ import time
 from typing import TYPE_CHECKING
 
 import numpy as np
+from pyarrow import concat_tables
 
+from nightshift.models.booster import leaf_numbers
 from nightshift.models.calibration import EDGE
-from nightshift.registry.checks import Criterion, at_most, passed_if
+from nightshift.registry.checks import Criterion, at_most, not_applicable, passed_if
 from nightshift.registry.feature_agreement import compare_features
 from nightshift.training.recipe.out_of_fold import log_loss
 from nightshift.training.single_feature_leakage import best_separation
+from nightshift.training.splits import rows_of
 from nightshift.training.training_set import mature_window
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from nightshift.models.arrays import Vector
     from nightshift.models.predictions import Predictions
     from nightshift.models.trained_model import TrainedModel
@@ -25,6 +30,8 @@ MAXIMUM_REFIT_EXCESS = 0.1
 """Share by which the loss of the model that serves may exceed the evaluated one's on days that only
 the former was fitted on.
 """
+_BAGGING = ("bagging_fraction", "subsample", "data_sample_strategy", "bagging", "boosting")
+"""Parameters by which a tree is grown on a part of the rows."""
 
 
 def provenance(context: PromotionContext) -> Criterion:
@@ -144,6 +151,58 @@ def unique_rows(context: PromotionContext) -> Criterion:
     n_copies = keys.num_rows - distinct.num_rows
     reason = f"{n_copies} of {keys.num_rows} rows are copies of another one."
     return at_most("unique_rows", n_copies, 0, reason)
+
+
+def fitted_rows(context: PromotionContext) -> Criterion:
+    """Check that the trees were grown on exactly the rows that were meant for them.
+
+    A tree counts the rows of each of its leaves when it is grown. The same rows, sent through the
+    tree, must give the same counts: a model that saw days that judge it has other counts, whatever
+    it says of its training. The trees that serve must have seen every row of the window.
+    """
+    params = context.spec.training.params
+    sampled = sorted(set(_BAGGING) & params.keys())
+    if sampled:
+        reason = f"The spec grows each tree on a part of the rows ({', '.join(sampled)})."
+        return not_applicable("fitted_rows", reason)
+    split = context.split
+    # The gap between these parts was left out of the fit.
+    parts = [rows_of(context.all_rows, days) for days in (split.train, split.validation)]
+    rows = concat_tables(parts)
+    n_trees, n_grown, n_different = _compare_leaves(context.trained, rows)
+    if context.challenger.evaluated is not None:
+        n_trees_served, _, n_different_served = _compare_leaves(context.served, context.all_rows)
+        n_trees += n_trees_served
+        n_different += n_different_served
+    if not n_trees:
+        return not_applicable("fitted_rows", "No tree has a split.")
+    reason = (
+        f"The trees were grown on {n_grown:,} rows, the split has {rows.num_rows:,} for them "
+        f"({split.train}, {split.validation}); in {n_trees} tree(s) the leaves differ by "
+        f"{n_different:,}."
+    )
+    return at_most("fitted_rows", n_different, 0, reason, n_grown=n_grown, n_rows=rows.num_rows)
+
+
+def _compare_leaves(model: TrainedModel, rows: pa.Table) -> tuple[int, int, int]:
+    """Send rows through a model's trees.
+
+    Returns:
+        The number of trees with a split, the rows that they were grown on, and by how many rows
+        their leaves differ.
+    """
+    leaves = leaf_numbers(model.booster, model.encode(rows))
+    n_trees = n_grown = n_different = 0
+    for tree, reached in zip(model.trees, leaves.T, strict=True):
+        # A tree without a split may have no counts.
+        if len(tree.leaf_counts) <= 1:
+            continue
+        grown = np.asarray(tree.leaf_counts)
+        counts = np.bincount(reached.astype(np.int64), minlength=grown.size)
+        n_trees += 1
+        n_grown = max(n_grown, int(grown.sum()))
+        n_different += int(np.abs(counts - grown).sum())
+    return n_trees, n_grown, n_different
 
 
 def evidence_rows(context: PromotionContext) -> Criterion:

@@ -105,14 +105,14 @@ class Candidate(Provenance):
 
 
 def store_evaluated(
-    store: ObjectStore, evaluated: TrainedModel, fit_end: dt.date
+    store: ObjectStore, evaluated: TrainedModel, served: TrainedModel, fit_end: dt.date
 ) -> EvaluatedModel:
-    """Write the files of an evaluated model under its digest; idempotent.
+    """Write the files of an evaluated model next to those of the model that serves; idempotent.
 
     Raises:
         ObjectStoreError: The object store cannot be reached.
     """
-    prefix = f"models/{evaluated.model}/evaluated/{evaluated.digest}"
+    prefix = f"models/{served.model}/{served.digest}/evaluated-{evaluated.digest}"
     return EvaluatedModel(
         digest=evaluated.digest,
         fit_end=fit_end.isoformat(),

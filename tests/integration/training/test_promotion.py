@@ -8,7 +8,7 @@ from tests.raw_bucket import overwrite
 from nightshift.lake.object_store import ObjectStore
 from nightshift.models.model_format.tokens import ModelTextError
 from nightshift.models.sandboxed_load import LoadTimeoutError
-from nightshift.registry import evidence_page, promotion, promotion_context
+from nightshift.registry import champions, evidence_page, promotion
 from nightshift.registry.champions import champion_for
 from nightshift.registry.model_versions import RegistryError, find_version, load_model, register
 from nightshift.registry.promotion import PromotionRaceError, decide
@@ -178,7 +178,7 @@ def test_nobody_is_promoted_without_comparison_when_the_champion_cannot_be_loade
     judge(world, champion)
     challenger = make_version(world, seed=5)
     load, trouble = (
-        promotion_context.load_model,
+        champions.load_model,
         [LoadTimeoutError("busy"), ModelTextError("broken")],
     )
 
@@ -187,7 +187,7 @@ def test_nobody_is_promoted_without_comparison_when_the_champion_cannot_be_loade
             raise trouble[0]
         return load(store, version)
 
-    monkeypatch.setattr(promotion_context, "load_model", load_all_but_champion)
+    monkeypatch.setattr(champions, "load_model", load_all_but_champion)
     with pytest.raises(LoadTimeoutError):
         judge(world, challenger)
     assert n_promotions(world) == 1

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pytest
 
 from nightshift.backtest.nightly_models import NightlyModels, train_as_of
-from nightshift.backtest.promotion_replay import version_of
+from nightshift.backtest.replayed_version import version_of
 from nightshift.contracts.model_spec import ModelSpec
 from nightshift.settings import PROJECT_ROOT
 
